@@ -1,0 +1,120 @@
+"""Where anything went wrong and how it is told: Span, Diagnostic, NetError."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Source:
+    """A text with the name that people know it by."""
+
+    name: str
+    text: str
+
+    def position(self, offset: int) -> tuple[int, int]:
+        """Line and column of a character offset, both counted from 1."""
+        before = self.text[:offset]
+        return before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1
+
+    def line(self, number: int) -> str:
+        lines = self.text.split("\n")
+        return lines[number - 1] if number <= len(lines) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of a source: characters `start` up to, not including, `end`."""
+
+    source: Source
+    start: int
+    end: int
+
+    @property
+    def position(self) -> tuple[int, int]:
+        return self.source.position(self.start)
+
+    def to(self, other: Span) -> Span:
+        return replace(self, end=max(self.end, other.end))
+
+    def __str__(self) -> str:
+        line, column = self.position
+        return f"{self.source.name}:{line}:{column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One thing that is wrong: a sentence, its place, what to do, and lines that explain."""
+
+    message: str
+    span: Span | None = None
+    help: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def render(self) -> str:
+        """The diagnostic as people read it, with the line itself and the place underlined."""
+        parts = [f"error: {self.message}"]
+        if self.span is not None:
+            parts += [f"  {self.span}", *_excerpt(self.span)]
+        parts += [f"  {note}" for note in self.notes]
+        if self.help is not None:
+            parts.append(f"help: {self.help}")
+        return "\n".join(parts)
+
+
+_WIDEST = 120
+
+
+def _excerpt(span: Span) -> list[str]:
+    number, column = span.position
+    line = span.source.line(number).expandtabs(1)
+    first = max(0, column - 1 - _WIDEST // 2) if len(line) > _WIDEST else 0
+    shown = line[first : first + _WIDEST].rstrip()
+    indent = column - 1 - first
+    width = max(1, min(span.end - span.start, len(shown) - indent))
+    gutter = " " * len(str(number))
+    return [f"    {number} | {shown}", f"    {gutter} | {' ' * indent}{'^' * width}"]
+
+
+class NetError(Exception):
+    """Bad input of any sort; carries every diagnostic that was found, in the order of the text."""
+
+    def __init__(self, *diagnostics: Diagnostic) -> None:
+        super().__init__("\n".join(d.message for d in diagnostics))
+        self.diagnostics = diagnostics
+
+    def render(self) -> str:
+        return "\n\n".join(d.render() for d in self.diagnostics)
+
+    def located(self, span: Span | None) -> NetError:
+        """The same error, placed at `span` where it has no place of its own."""
+        return NetError(*(d if d.span else replace(d, span=span) for d in self.diagnostics))
+
+
+def fail(
+    message: str,
+    span: Span | None = None,
+    *,
+    help: str | None = None,
+    notes: Sequence[str] = (),
+) -> NetError:
+    """A NetError of one diagnostic, to be raised by the caller."""
+    return NetError(Diagnostic(message, span, help, tuple(notes)))
+
+
+def nearest(name: str, known: Iterable[str], what: str = "") -> str | None:
+    """A help line that offers the known name most like `name`, or lists them when they are few."""
+    names = sorted(set(known))
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean `{close[0]}`?"
+    if 0 < len(names) <= 40:
+        return f"{what or 'known names'}: {', '.join(names)}"
+    return None
+
+
+def internal(message: str) -> AssertionError:
+    """A broken promise inside netdsl itself, never the fault of who wrote the file."""
+    return AssertionError(f"internal error: {message}")

@@ -1,0 +1,1 @@
+"""Graphs of operators: building, verifying, differentiating, printing, evaluating."""

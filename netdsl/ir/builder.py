@@ -1,0 +1,147 @@
+"""Builder: emits nodes, infers and checks their types, and makes equal nodes one node."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from netdsl.errors import NetError, Span, internal
+from netdsl.ops import OPS
+from netdsl.signature import REQUIRED
+from netdsl.types import FLOATS, Attrs, Graph, Node, TensorType
+
+
+class Builder:
+    """Collects nodes for a Graph. `b.mul(x, y)` emits `mul`; a node's place comes from `at`.
+
+    Equal nodes (operator, operands, attributes) are emitted once, so work that two gradients
+    share is computed once. Raises NetError, placed in the text, where a shape rule refuses.
+    """
+
+    def __init__(self, graph: Graph | None = None, dtype: str = "float32") -> None:
+        self.dtype = dtype
+        self.nodes: dict[str, Node] = {}
+        self.span: Span | None = None
+        self._hint: str | None = None
+        self._known: dict[tuple[Any, ...], Node] = {}
+        self._count: dict[str, int] = {}
+        if graph is not None:
+            for node in graph.nodes.values():
+                self._add(node)
+
+    def __getattr__(self, op: str) -> Callable[..., Node]:
+        if op.startswith("_") or op not in OPS:
+            raise AttributeError(op)
+        return lambda *args, **attrs: self.emit(op, *args, **attrs)
+
+    @contextmanager
+    def at(self, span: Span | None, hint: str | None = None) -> Iterator[None]:
+        """Nodes emitted inside come from `span` and are named after `hint`."""
+        before = self.span, self._hint
+        self.span, self._hint = span, hint
+        try:
+            yield
+        finally:
+            self.span, self._hint = before
+
+    def emit(self, op: str, *args: Node, name: str | None = None, **attrs: Any) -> Node:
+        """The node of `op` on `args`; `name` is a wish, made unique where it is taken."""
+        record = OPS[op]
+        if not record.variadic and len(args) != len(record.operands):
+            raise internal(f"{op} takes {len(record.operands)} operands, not {len(args)}")
+        full = self._attributes(op, attrs)
+        key = (op, tuple(a.name for a in args), full)
+        if record.kind != "leaf" or op == "const":
+            known = self._known.get(key)
+            if known is not None:
+                return known
+        try:
+            kind = record.shape(*(a.type for a in args), **full)
+        except NetError as e:
+            raise e.located(self.span) from None
+        node = Node(self._unique(name or self._name(op)), op, key[1], full, kind, self.span)
+        return self._add(node)
+
+    def _add(self, node: Node) -> Node:
+        self.nodes[node.name] = node
+        self._known.setdefault((node.op, node.args, node.attrs), node)
+        return node
+
+    def _attributes(self, op: str, given: Mapping[str, Any]) -> Attrs:
+        full: dict[str, Any] = {}
+        for param in OPS[op].attrs:
+            value = given.get(param.name, param.default)
+            if value is REQUIRED:
+                raise internal(f"{op} needs the attribute {param.name}")
+            full[param.name] = value
+        extra = set(given) - set(full)
+        if extra:
+            raise internal(f"{op} has no attribute {', '.join(sorted(extra))}")
+        return Attrs(full)
+
+    def _name(self, op: str) -> str:
+        return f"{self._hint}.{op}" if self._hint else op
+
+    def _unique(self, name: str) -> str:
+        if name not in self.nodes:
+            return name
+        base = re.sub(r"~\d+$", "", name)
+        while True:
+            self._count[base] = self._count.get(base, 1) + 1
+            fresh = f"{base}~{self._count[base]}"
+            if fresh not in self.nodes:
+                return fresh
+
+    def input(self, name: str, kind: TensorType) -> Node:
+        """A value given at every run; the one that is there already, where the name is known."""
+        return self._named("input", name, shape=kind.shape, dtype=kind.dtype)
+
+    def state(
+        self, name: str, kind: TensorType, init: tuple[str, float], trainable: bool = True
+    ) -> Node:
+        """A value that stays between runs; the one that is there already where names agree."""
+        return self._named(
+            "state", name, shape=kind.shape, dtype=kind.dtype, init=init, trainable=trainable
+        )
+
+    def _named(self, op: str, name: str, **attrs: Any) -> Node:
+        node = self.nodes.get(name)
+        if node is None:
+            return self.emit(op, name=name, **attrs)
+        if node.op != op or node.attrs != self._attributes(op, attrs):
+            raise internal(f"{name} is already another {node.op}")
+        return node
+
+    def const(self, value: float | tuple[float, ...], dtype: str | None = None) -> Node:
+        """A constant scalar or vector, of the builder's own float type unless told."""
+        plain = tuple(map(float, value)) if isinstance(value, tuple) else float(value)
+        return self.emit("const", value=plain, dtype=dtype or self.dtype)
+
+    def sum_to(self, x: Node, shape: tuple[int, ...]) -> Node:
+        """`x` summed over the axes along which `shape` was broadcast to it."""
+        if x.type.shape == shape:
+            return x
+        extra = x.type.rank - len(shape)
+        full = (1,) * extra + shape
+        axes = tuple(a for a, s in enumerate(full) if s != x.type.shape[a] or a < extra)
+        return self.reshape(self.reduce_sum(x, axes=axes, keepdims=True), shape=shape)
+
+    def graph(
+        self,
+        outputs: Mapping[str, Node],
+        updates: Mapping[str, Node] | None = None,
+        name: str = "graph",
+    ) -> Graph:
+        """The graph of all nodes emitted so far."""
+        return Graph(
+            dict(self.nodes),
+            {k: n.name for k, n in outputs.items()},
+            {k: n.name for k, n in (updates or {}).items()},
+            name,
+        )
+
+
+def float_of(kind: TensorType) -> bool:
+    return kind.dtype in FLOATS

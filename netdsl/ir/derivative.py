@@ -1,0 +1,81 @@
+"""Numerical derivatives: what every gradient is held against.
+
+A gradient is checked along a random direction v with a random cotangent u: <u, J v> by central
+differences against <J' u, v> by the emitted IR, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from netdsl.ir.builder import Builder
+from netdsl.ir.evaluate import evaluate
+from netdsl.ir.grad import grad
+from netdsl.ops import OPS
+from netdsl.ops.draw import arrays
+from netdsl.ops.op import Example
+from netdsl.types import Array, Graph
+
+STEP = 1e-3
+KINK = 1e-4
+
+
+def slope_error(f: Callable[[float], float], predicted: float, floor: float = 1e-2) -> float | None:
+    """Relative error of `predicted` as the slope of `f` at 0; None where f has a kink there.
+
+    Two central differences, at h and h/2, agree to O(h^2) where f is smooth, and are extrapolated
+    (Richardson) to O(h^4); where they disagree the step crossed a kink.
+    """
+    wide = (f(STEP) - f(-STEP)) / (2 * STEP)
+    narrow = (f(STEP / 2) - f(-STEP / 2)) / STEP
+    scale = max(abs(wide), abs(narrow), abs(predicted), floor)
+    if abs(wide - narrow) > KINK * scale:
+        return None
+    return abs((4 * narrow - wide) / 3 - predicted) / scale
+
+
+def operand_error(
+    op: str, example: Example, operand: int, rng: np.random.Generator
+) -> float | None:
+    """Relative error of one vjp of `op` on an example; None where the example sits on a kink."""
+    b = Builder(dtype="float64")
+    operands = [b.input(f"x{i}", o.type) for i, o in enumerate(example.operands)]
+    y = b.emit(op, *operands, **example.attrs)
+    target, u = operands[operand], b.input("u", y.type)
+    g = grad(b, y, [target], cotangent=u)[target.name]
+    given = {n.name: a for n, a in zip(operands, arrays(example, rng), strict=True)}
+    given["u"] = rng.standard_normal(y.type.shape)
+    return _direction_error(b.graph({"y": y, "gradient": g}), given, target.name, rng)
+
+
+def _direction_error(
+    graph: Graph, given: dict[str, Array], name: str, rng: np.random.Generator
+) -> float | None:
+    """Error of the output `gradient` as the derivative of <u, y> by the input `name`."""
+    v = rng.standard_normal(given[name].shape)
+    v /= max(1.0, float(np.sqrt((v * v).sum())))
+    forward = _cone(graph, graph.outputs["y"])
+
+    def f(t: float) -> float:
+        shifted = {**given, name: given[name] + t * v}
+        return float((evaluate(forward, shifted)[graph.outputs["y"]] * given["u"]).sum())
+
+    predicted = float((evaluate(graph, given)[graph.outputs["gradient"]] * v).sum())
+    return slope_error(f, predicted)
+
+
+def _cone(graph: Graph, root: str) -> Graph:
+    """The part of a graph that one node needs."""
+    wanted = {root}
+    for node in reversed(graph.nodes.values()):
+        if node.name in wanted:
+            wanted.update(node.args)
+    return Graph({k: n for k, n in graph.nodes.items() if k in wanted}, {"root": root})
+
+
+def differentiable(op: str) -> list[int]:
+    """Which operands of an operator have a gradient."""
+    record = OPS[op]
+    return [i for i in range(len(record.operands)) if record.vjp_of(i) is not None]

@@ -1,0 +1,30 @@
+"""The reference interpreter: what a graph means, node after node on an array module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from netdsl.ops import OPS
+from netdsl.types import Array, Graph
+
+
+def evaluate(graph: Graph, given: Mapping[str, Array], xp: Any = np) -> dict[str, Array]:
+    """The value of every node; `given` holds inputs and states by name."""
+    values: dict[str, Array] = {}
+    for name, node in graph.nodes.items():
+        if node.op in ("input", "state"):
+            values[name] = given[name]
+        else:
+            args = (values[a] for a in node.args)
+            values[name] = OPS[node.op].reference(xp, *args, **node.attrs)
+    return values
+
+
+def results(graph: Graph, given: Mapping[str, Array], xp: Any = np) -> dict[str, Array]:
+    """The outputs by their names and the updates as `update STATE`."""
+    values = evaluate(graph, given, xp)
+    outputs = {label: values[name] for label, name in graph.outputs.items()}
+    return outputs | {f"update {state}": values[name] for state, name in graph.updates.items()}

@@ -1,0 +1,68 @@
+"""Reverse-mode differentiation: one walk over the graph that emits the gradients as IR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from netdsl.errors import fail
+from netdsl.ir.builder import Builder
+from netdsl.ops import OPS
+from netdsl.types import Node
+
+
+def grad(
+    b: Builder, loss: Node, wrt: Iterable[Node], cotangent: Node | None = None
+) -> dict[str, Node]:
+    """Gradients of the scalar `loss` for each node of `wrt`, emitted through `b`.
+
+    With a `cotangent` u of its own shape, `loss` may be any tensor: the gradients are of <u, loss>.
+
+    A node that the loss does not depend on gets zeros. Every emitted node is named `d.NAME` after
+    the node whose gradient it helps to compute, and inherits its span. Raises NetError where a
+    path runs through an operand that has no gradient.
+    """
+    targets = list(wrt)
+    forward = list(b.nodes.values())
+    needed = _dependents(forward, {n.name for n in targets})
+    cotangents = {loss.name: cotangent or b.const(1.0, loss.type.dtype)}
+    for node in reversed(forward):
+        g = cotangents.get(node.name)
+        if g is None or node.name not in needed:
+            continue
+        with b.at(node.span, f"d.{node.name}"):
+            _pull_back(b, node, g, needed, cotangents)
+    return {n.name: _gradient(b, n, cotangents) for n in targets}
+
+
+def _dependents(nodes: list[Node], targets: set[str]) -> set[str]:
+    """The targets and all that is computed from them."""
+    found = set(targets)
+    for node in nodes:
+        if any(a in found for a in node.args):
+            found.add(node.name)
+    return found
+
+
+def _pull_back(
+    b: Builder, node: Node, g: Node, needed: set[str], cotangents: dict[str, Node]
+) -> None:
+    args = [b.nodes[a] for a in node.args]
+    for i, arg in enumerate(args):
+        if arg.name not in needed:
+            continue
+        rule = OPS[node.op].vjp_of(i)
+        if rule is None:
+            operand = OPS[node.op].operands[i]
+            reason = OPS[node.op].nondiff[operand]
+            raise fail(f"`{node.op}` has no gradient for its {operand}: {reason}", node.span)
+        part = b.sum_to(rule(b, g, node, *args), arg.type.shape)
+        sofar = cotangents.get(arg.name)
+        cotangents[arg.name] = part if sofar is None else b.add(sofar, part)
+
+
+def _gradient(b: Builder, node: Node, cotangents: dict[str, Node]) -> Node:
+    found = cotangents.get(node.name)
+    if found is not None:
+        return found
+    with b.at(node.span, f"d.{node.name}"):
+        return b.broadcast(b.const(0.0, node.type.dtype), shape=node.type.shape)

@@ -1,0 +1,60 @@
+"""The verifier: what must hold in every graph, before and after every pass."""
+
+from __future__ import annotations
+
+from netdsl.errors import NetError, internal
+from netdsl.ir.text import line_of
+from netdsl.ops import OPS
+from netdsl.types import Graph, Node
+
+
+def verify(graph: Graph) -> Graph:
+    """`graph` itself, when it is sound. Raises AssertionError with the IR around the fault.
+
+    Every operator is known; every operand stands before its reader (so there is no cycle); every
+    type is what the operator's rule infers; an update has its state's type, and a state one update.
+    """
+    seen: set[str] = set()
+    for name, node in graph.nodes.items():
+        problem = _fault(graph, name, node, seen)
+        if problem:
+            raise internal(f"{problem}\n{window(graph, name)}")
+        seen.add(name)
+    _verify_roots(graph)
+    return graph
+
+
+def _fault(graph: Graph, name: str, node: Node, seen: set[str]) -> str | None:
+    if node.name != name:
+        return f"node {node.name} is filed as {name}"
+    if node.op not in OPS:
+        return f"no operator is called {node.op}"
+    missing = [a for a in node.args if a not in seen]
+    if missing:
+        return f"{name} reads {', '.join(missing)} before it is computed"
+    try:
+        inferred = OPS[node.op].shape(*(graph[a].type for a in node.args), **node.attrs)
+    except NetError as e:
+        return str(e)
+    if inferred != node.type:
+        return f"{name} is called {node.type}, its operator gives {inferred}"
+    return None
+
+
+def _verify_roots(graph: Graph) -> None:
+    for label, name in graph.outputs.items():
+        if name not in graph.nodes:
+            raise internal(f"output {label} is {name}, which no node computes")
+    for state, name in graph.updates.items():
+        if state not in graph.nodes or graph[state].op != "state":
+            raise internal(f"{state} is updated but is no state")
+        if name not in graph.nodes or graph[name].type != graph[state].type:
+            raise internal(f"the update of {state} does not have its type")
+
+
+def window(graph: Graph, name: str, around: int = 3) -> str:
+    """A few lines of IR with the node in the middle marked."""
+    names = list(graph.nodes)
+    at = names.index(name)
+    shown = names[max(0, at - around) : at + around + 1]
+    return "\n".join(("> " if n == name else "  ") + line_of(graph[n]) for n in shown)

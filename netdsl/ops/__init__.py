@@ -1,0 +1,34 @@
+"""The operator table: every operator of the IR by its name."""
+
+from __future__ import annotations
+
+from netdsl.ops import (
+    conv,
+    elementwise,
+    leaf,
+    linear,
+    loss,
+    norm,
+    optimizer,
+    pool,
+    random,
+    reduce,
+    shape,
+)
+from netdsl.ops.op import Op
+
+_FAMILIES = (
+    leaf,
+    elementwise,
+    reduce,
+    shape,
+    linear,
+    conv,
+    pool,
+    norm,
+    loss,
+    random,
+    optimizer,
+)
+
+OPS: dict[str, Op] = {op.name: op for family in _FAMILIES for op in family.OPS}

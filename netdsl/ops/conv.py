@@ -1,0 +1,279 @@
+"""Convolution, its two gradients, and im2col, which shows it as one matrix product.
+
+Images are N x H x W x C, weights K x R x S x C/groups. `conv2d_dgrad` read as a layer of its own
+is the transposed convolution.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from netdsl.ops.op import Draw, Example, Op, floats, image, require, same_dtype
+from netdsl.ops.windows import Pads, Pair, gather, out_size, scatter
+from netdsl.signature import Param, Whole
+from netdsl.types import Array, Node, TensorType, dims
+
+_GEOMETRY = (
+    Param("stride", default=(1, 1)),
+    Param("pad", default=((0, 0), (0, 0))),
+    Param("dilation", default=(1, 1)),
+)
+_CONV = (*_GEOMETRY, Param("groups", Whole(), 1))
+
+
+def _check_image(x: TensorType) -> None:
+    require(
+        x.rank == 4,
+        f"an image of height x width x channels is needed, not {dims(x.shape[1:])}",
+        "a fully connected layer flattens; put convolutions and pooling before it",
+    )
+
+
+def _conv2d_shape(
+    x: TensorType, w: TensorType, stride: Pair, pad: Pads, dilation: Pair, groups: int
+) -> TensorType:
+    _check_image(x)
+    require(w.rank == 4, f"a convolution's weight has 4 axes, not {w.rank}")
+    k, r, s, c = w.shape
+    whole = x.shape[3] % groups == 0 and k % groups == 0
+    require(whole, f"{x.shape[3]} channels in and {k} out do not divide into {groups} groups")
+    fits = c * groups == x.shape[3]
+    require(fits, f"the weight takes {c * groups} channels, the image has {x.shape[3]}")
+    oh, ow = out_size((x.shape[1], x.shape[2]), (r, s), stride, pad, dilation)
+    return TensorType((x.shape[0], oh, ow, k), same_dtype(x, w))
+
+
+def _columns(xp: Any, x: Array, kernel: Pair, groups: int, **geometry: Any) -> Array:
+    """Windows as matrices, one a group: [G, N*OH*OW, R*S*C/G]."""
+    windows = gather(xp, x, kernel, **geometry)
+    n, oh, ow, r, s, c = windows.shape
+    split = windows.reshape(n * oh * ow, r, s, groups, c // groups)
+    return xp.moveaxis(split, 3, 0).reshape(groups, n * oh * ow, -1)
+
+
+def _grouped(xp: Any, y: Array, groups: int) -> Array:
+    """The channels of an image split into groups: [G, N*H*W, K/G]."""
+    return xp.moveaxis(y.reshape(-1, groups, y.shape[3] // groups), 1, 0)
+
+
+def _conv2d(xp: Any, x: Array, w: Array, groups: int, **geometry: Any) -> Array:
+    oh, ow = out_size(x.shape[1:3], w.shape[1:3], **geometry)
+    columns = _columns(xp, x, w.shape[1:3], groups, **geometry)
+    weights = w.reshape(groups, w.shape[0] // groups, -1)
+    y = xp.matmul(columns, weights.swapaxes(1, 2))
+    return xp.moveaxis(y, 0, 1).reshape(x.shape[0], oh, ow, w.shape[0])
+
+
+def _dgrad(xp: Any, g: Array, w: Array, size: Pair, groups: int, **geometry: Any) -> Array:
+    k, r, s, c = w.shape
+    columns = xp.matmul(_grouped(xp, g, groups), w.reshape(groups, k // groups, -1))
+    windows = columns.reshape(groups, *g.shape[:3], r, s, c)
+    joined = xp.moveaxis(windows, 0, 5).reshape(*g.shape[:3], r, s, groups * c)
+    return scatter(xp, joined, size, **geometry)
+
+
+def _wgrad(xp: Any, g: Array, x: Array, kernel: Pair, groups: int, **geometry: Any) -> Array:
+    columns = _columns(xp, x, kernel, groups, **geometry)
+    w = xp.matmul(_grouped(xp, g, groups).swapaxes(1, 2), columns)
+    return w.reshape(g.shape[3], *kernel, x.shape[3] // groups)
+
+
+def _dgrad_shape(
+    g: TensorType,
+    w: TensorType,
+    size: Pair,
+    stride: Pair,
+    pad: Pads,
+    dilation: Pair,
+    groups: int,
+) -> TensorType:
+    _check_image(g)
+    k, r, s, c = w.shape
+    require(k == g.shape[3], f"the weight takes {k} channels, the image has {g.shape[3]}")
+    require(k % groups == 0, f"{k} channels do not divide into {groups} groups")
+    back = out_size(size, (r, s), stride, pad, dilation)
+    require(back == g.shape[1:3], f"no image of {dims(size)} gives {dims(g.shape[1:3])}")
+    return TensorType((g.shape[0], *size, c * groups), same_dtype(g, w))
+
+
+def _wgrad_shape(
+    g: TensorType,
+    x: TensorType,
+    kernel: Pair,
+    stride: Pair,
+    pad: Pads,
+    dilation: Pair,
+    groups: int,
+) -> TensorType:
+    _check_image(x)
+    size = out_size((x.shape[1], x.shape[2]), kernel, stride, pad, dilation)
+    require(g.shape[:3] == (x.shape[0], *size), f"{g} is no gradient of windows over {x}")
+    return TensorType((g.shape[3], *kernel, x.shape[3] // groups), same_dtype(g, x))
+
+
+def _settings(y: Node) -> dict[str, Any]:
+    return {k: y.attrs[k] for k in ("stride", "pad", "dilation", "groups")}
+
+
+def _to_image(b: Any, g: Node, w: Node, x: Node, y: Node) -> Node:
+    return b.conv2d_dgrad(g, w, size=x.type.shape[1:3], **_settings(y))
+
+
+def _to_weight(b: Any, g: Node, x: Node, kernel: Pair, y: Node) -> Node:
+    return b.conv2d_wgrad(g, x, kernel=kernel, **_settings(y))
+
+
+def _geometry(draw: Draw, size: Pair) -> tuple[Pair, dict[str, Any]]:
+    """A kernel that fits an image of `size`, and how it slides."""
+    pad = tuple((draw.whole(0, 2), draw.whole(0, 2)) for _ in range(2))
+    kernel, stride, dilation = [], [], []
+    for axis in (0, 1):
+        room = size[axis] + sum(pad[axis])
+        dilation.append(draw.whole(1, 2))
+        kernel.append(draw.whole(1, max(1, min(3, (room - 1) // dilation[axis] + 1))))
+        stride.append(draw.whole(1, 3))
+    slide = {"stride": tuple(stride), "pad": pad, "dilation": tuple(dilation)}
+    return (kernel[0], kernel[1]), slide
+
+
+def _conv_shapes(draw: Draw) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """Shapes of image, weight and output of a small convolution, with its attributes."""
+    groups = draw.pick((1, 1, 2, 3))
+    n, h, w, _ = image(draw)
+    c, k = groups * draw.whole(1, 2), groups * draw.whole(1, 2)
+    kernel, slide = _geometry(draw, (h, w))
+    oh, ow = out_size((h, w), kernel, **slide)
+    return (n, h, w, c), (k, *kernel, c // groups), (n, oh, ow, k), {**slide, "groups": groups}
+
+
+def _conv_example(draw: Draw) -> Example:
+    x, w, _, attrs = _conv_shapes(draw)
+    return Example(floats(x, w), attrs)
+
+
+def _dgrad_example(draw: Draw) -> Example:
+    x, w, y, attrs = _conv_shapes(draw)
+    return Example(floats(y, w), {**attrs, "size": x[1:3]})
+
+
+def _wgrad_example(draw: Draw) -> Example:
+    x, w, y, attrs = _conv_shapes(draw)
+    return Example(floats(y, x), {**attrs, "kernel": w[1:3]})
+
+
+def _im2col_shape(
+    x: TensorType, kernel: Pair, stride: Pair, pad: Pads, dilation: Pair
+) -> TensorType:
+    _check_image(x)
+    oh, ow = out_size((x.shape[1], x.shape[2]), kernel, stride, pad, dilation)
+    return x.with_shape((x.shape[0], oh, ow, kernel[0] * kernel[1] * x.shape[3]))
+
+
+def _im2col(xp: Any, x: Array, kernel: Pair, **slide: Any) -> Array:
+    windows = gather(xp, x, kernel, **slide)
+    return windows.reshape(*windows.shape[:3], -1)
+
+
+def _col2im_shape(
+    g: TensorType, size: Pair, kernel: Pair, stride: Pair, pad: Pads, dilation: Pair
+) -> TensorType:
+    _check_image(g)
+    back = out_size(size, kernel, stride, pad, dilation)
+    require(back == g.shape[1:3], f"no image of {dims(size)} gives {dims(g.shape[1:3])} windows")
+    return g.with_shape((g.shape[0], *size, g.shape[3] // (kernel[0] * kernel[1])))
+
+
+def _col2im(xp: Any, g: Array, size: Pair, kernel: Pair, **slide: Any) -> Array:
+    return scatter(xp, g.reshape(*g.shape[:3], *kernel, -1), size, **slide)
+
+
+def _slide(y: Node) -> dict[str, Any]:
+    return {k: y.attrs[k] for k in ("kernel", "stride", "pad", "dilation")}
+
+
+def _im2col_example(draw: Draw) -> Example:
+    shape = image(draw)
+    kernel, slide = _geometry(draw, shape[1:3])
+    return Example(floats(shape), {**slide, "kernel": kernel})
+
+
+def _col2im_example(draw: Draw) -> Example:
+    n, h, w, c = image(draw)
+    kernel, slide = _geometry(draw, (h, w))
+    oh, ow = out_size((h, w), kernel, **slide)
+    cols = (n, oh, ow, kernel[0] * kernel[1] * c)
+    return Example(floats(cols), {**slide, "kernel": kernel, "size": (h, w)})
+
+
+OPS = (
+    Op(
+        name="conv2d",
+        kind="anchor",
+        operands=("x", "w"),
+        shape=_conv2d_shape,
+        reference=_conv2d,
+        examples=_conv_example,
+        attrs=_CONV,
+        vjp=(
+            lambda b, g, y, x, w: _to_image(b, g, w, x, y),
+            lambda b, g, y, x, w: _to_weight(b, g, x, w.type.shape[1:3], y),
+        ),
+        macs=lambda out, x, w, **_: out.size * w.size // w.shape[0],
+        window=lambda types, attrs: (types[1].shape[1:3], attrs["stride"], attrs["dilation"]),
+        doc="sliding dot products of an image [N,H,W,C] with weights [K,R,S,C/groups]",
+    ),
+    Op(
+        name="conv2d_dgrad",
+        kind="anchor",
+        operands=("g", "w"),
+        shape=_dgrad_shape,
+        reference=_dgrad,
+        examples=_dgrad_example,
+        attrs=(Param("size"), *_CONV),
+        vjp=(
+            lambda b, ct, y, g, w: b.conv2d(ct, w, **_settings(y)),
+            lambda b, ct, y, g, w: _to_weight(b, g, ct, w.type.shape[1:3], y),
+        ),
+        macs=lambda out, g, w, **_: g.size * w.size // w.shape[0],
+        doc="conv2d's gradient for its image; as a layer, the transposed convolution",
+    ),
+    Op(
+        name="conv2d_wgrad",
+        kind="anchor",
+        operands=("g", "x"),
+        shape=_wgrad_shape,
+        reference=_wgrad,
+        examples=_wgrad_example,
+        attrs=(Param("kernel"), *_CONV),
+        vjp=(
+            lambda b, ct, y, g, x: b.conv2d(x, ct, **_settings(y)),
+            lambda b, ct, y, g, x: _to_image(b, g, ct, x, y),
+        ),
+        macs=lambda out, g, x, **_: g.size * out.size // out.shape[0],
+        doc="conv2d's gradient for its weight",
+    ),
+    Op(
+        name="im2col",
+        kind="opaque",
+        operands=("x",),
+        shape=_im2col_shape,
+        reference=_im2col,
+        examples=_im2col_example,
+        attrs=(Param("kernel"), *_GEOMETRY),
+        vjp=(lambda b, g, y, x: b.col2im(g, size=x.type.shape[1:3], **_slide(y)),),
+        flops_per_element=0,
+        window=lambda types, attrs: (attrs["kernel"], attrs["stride"], attrs["dilation"]),
+        doc="every window of an image as one row: [N,OH,OW,R*S*C]",
+    ),
+    Op(
+        name="col2im",
+        kind="opaque",
+        operands=("g",),
+        shape=_col2im_shape,
+        reference=_col2im,
+        examples=_col2im_example,
+        attrs=(Param("size"), Param("kernel"), *_GEOMETRY),
+        vjp=(lambda b, ct, y, g: b.im2col(ct, **_slide(y)),),
+        doc="the transpose of im2col: rows added back to the pixels they came from",
+    ),
+)

@@ -1,0 +1,65 @@
+"""Operators without operands: what a graph starts from (inputs, states, constants)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from netdsl.ops.op import Draw, Example, Op
+from netdsl.signature import Param
+from netdsl.types import Array, TensorType
+
+
+def _typed(**attrs: Any) -> TensorType:
+    return TensorType(tuple(attrs["shape"]), attrs["dtype"])
+
+
+def _const_shape(value: float | tuple[float, ...], dtype: str) -> TensorType:
+    return TensorType((len(value),) if isinstance(value, tuple) else (), dtype)
+
+
+def _const(xp: Any, value: float | tuple[float, ...], dtype: str) -> Array:
+    return xp.asarray(value, dtype=dtype)
+
+
+def _bound_outside(xp: Any, **attrs: Any) -> Array:
+    raise AssertionError("an input or a state is bound by the executor, never computed")
+
+
+def _example(draw: Draw) -> Example:
+    return Example((), {"shape": (draw.whole(1, 4),), "dtype": "float64"})
+
+
+_TYPE = (Param("shape"), Param("dtype"))
+
+OPS = (
+    Op(
+        name="input",
+        kind="leaf",
+        operands=(),
+        shape=_typed,
+        reference=_bound_outside,
+        examples=_example,
+        attrs=_TYPE,
+        doc="a value that is given at every run",
+    ),
+    Op(
+        name="state",
+        kind="leaf",
+        operands=(),
+        shape=_typed,
+        reference=_bound_outside,
+        examples=_example,
+        attrs=(*_TYPE, Param("init"), Param("trainable", default=True)),
+        doc="a value that stays between runs; `init` is (distribution, parameter)",
+    ),
+    Op(
+        name="const",
+        kind="leaf",
+        operands=(),
+        shape=_const_shape,
+        reference=_const,
+        examples=lambda draw: Example((), {"value": float(draw.whole(-3, 3)), "dtype": "float64"}),
+        attrs=(Param("value"), Param("dtype")),
+        doc="a number, or a vector of numbers",
+    ),
+)

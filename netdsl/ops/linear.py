@@ -1,0 +1,66 @@
+"""The matrix product, which fully connected layers, 1x1 convolutions and all their gradients are."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from netdsl.ops.op import Draw, Example, Op, floats, require, same_dtype, some_shape
+from netdsl.types import Array, Node, TensorType, dims
+
+
+def _batch(w: tuple[int, ...]) -> tuple[int, ...]:
+    return w[:-2]
+
+
+def _matmul_shape(x: TensorType, w: TensorType) -> TensorType:
+    require(w.rank >= 2 and x.rank >= w.rank - 1, f"no matrix product of {x} and {w}")
+    batch = _batch(w.shape)
+    fits = x.shape[-1] == w.shape[-1] and x.shape[: len(batch)] == batch
+    require(fits, f"no matrix product of {dims(x.shape)} and {dims(w.shape)}")
+    return TensorType((*x.shape[:-1], w.shape[-2]), same_dtype(x, w))
+
+
+def _matmul(xp: Any, x: Array, w: Array) -> Array:
+    batch = _batch(w.shape)
+    rows = x.reshape(*batch, -1, x.shape[-1])
+    return xp.matmul(rows, w.swapaxes(-1, -2)).reshape(*x.shape[:-1], w.shape[-2])
+
+
+def _swapped(b: Any, x: Node) -> Node:
+    rank = x.type.rank
+    return b.transpose(x, perm=(*range(rank - 2), rank - 1, rank - 2))
+
+
+def _rows(b: Any, x: Node, batch: tuple[int, ...]) -> Node:
+    """Everything between the batch axes and the last axis as one axis."""
+    count = math.prod(x.type.shape[len(batch) : -1])
+    return b.reshape(x, shape=(*batch, count, x.type.shape[-1]))
+
+
+def _matmul_dw(b: Any, g: Node, y: Node, x: Node, w: Node) -> Node:
+    batch = _batch(w.type.shape)
+    return b.matmul(_swapped(b, _rows(b, g, batch)), _swapped(b, _rows(b, x, batch)))
+
+
+def _matmul_example(draw: Draw) -> Example:
+    batch = some_shape(draw, 0, 2, 3)
+    rows = some_shape(draw, 0, 2, 3)
+    inner, outer = draw.whole(1, 4), draw.whole(1, 4)
+    return Example(floats((*batch, *rows, inner), (*batch, outer, inner)))
+
+
+OPS = (
+    Op(
+        name="matmul",
+        kind="anchor",
+        operands=("x", "w"),
+        shape=_matmul_shape,
+        reference=_matmul,
+        examples=_matmul_example,
+        vjp=(lambda b, g, y, x, w: b.matmul(g, _swapped(b, w)), _matmul_dw),
+        macs=lambda out, x, w: out.size * x.shape[-1],
+        doc="x contracted over its last axis with w of shape [..., out, in]; leading axes of w "
+        "are batch axes that x shares",
+    ),
+)

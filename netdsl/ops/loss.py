@@ -1,0 +1,145 @@
+"""Losses for each sample, the targets they compare with, and hits among the top k."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, same_dtype, some_shape
+from netdsl.ops.reduce import OPS as REDUCE_OPS
+from netdsl.signature import Number, Param, Whole
+from netdsl.types import Array, Node, TensorType, dims
+
+_log_softmax = next(op.reference for op in REDUCE_OPS if op.name == "log_softmax")
+_SMOOTHING = Param("smoothing", Number(0, below=1), 0.0, "share of the target spread evenly")
+_LABELS = "labels are whole numbers"
+
+
+def _check_labels(scores: TensorType, labels: TensorType) -> None:
+    fits = labels.shape == scores.shape[:-1] and labels.dtype.startswith("int")
+    require(fits, f"labels {labels} do not fit scores {dims(scores.shape)}")
+
+
+def _one_hot(
+    xp: Any, labels: Array, classes: int, smoothing: float, dtype: str
+) -> Array:
+    hit = labels[..., None] == xp.arange(classes)
+    return hit.astype(dtype) * (1 - smoothing) + xp.asarray(smoothing / classes, dtype=dtype)
+
+
+def _cross_entropy(xp: Any, logits: Array, labels: Array, smoothing: float) -> Array:
+    target = _one_hot(xp, labels, logits.shape[-1], smoothing, logits.dtype)
+    return -(target * _log_softmax(xp, logits)).sum(axis=-1)
+
+
+def _cross_entropy_shape(
+    logits: TensorType, labels: TensorType, smoothing: float
+) -> TensorType:
+    _check_labels(logits, labels)
+    return TensorType(labels.shape, logits.dtype)
+
+
+def _cross_entropy_vjp(b: Any, g: Node, y: Node, logits: Node, labels: Node) -> Node:
+    kind = logits.type
+    target = b.one_hot(
+        labels, classes=kind.shape[-1], smoothing=y.attrs["smoothing"], dtype=kind.dtype
+    )
+    return b.mul(b.reshape(g, shape=(*g.type.shape, 1)), b.sub(b.softmax(logits), target))
+
+
+def _labelled(draw: Draw) -> tuple[Operand, Operand]:
+    rows, classes = some_shape(draw, 1, 2), draw.whole(2, 5)
+    labels = Operand(TensorType(rows, "int32"), f"below:{classes}")
+    return floats((*rows, classes))[0], labels
+
+
+def _cross_entropy_example(draw: Draw) -> Example:
+    return Example(_labelled(draw), {"smoothing": draw.pick((0.0, 0.1))})
+
+
+def _one_hot_shape(
+    labels: TensorType, classes: int, smoothing: float, dtype: str
+) -> TensorType:
+    require(labels.dtype.startswith("int"), f"{_LABELS}, not {labels.dtype}")
+    return TensorType((*labels.shape, classes), dtype)
+
+
+def _one_hot_example(draw: Draw) -> Example:
+    labels = _labelled(draw)[1]
+    return Example((labels,), {"classes": 5, "smoothing": 0.1, "dtype": "float64"})
+
+
+def _squared_error_shape(x: TensorType, t: TensorType) -> TensorType:
+    require(x.shape == t.shape, f"{dims(x.shape)} cannot be compared with {dims(t.shape)}")
+    return TensorType(x.shape, same_dtype(x, t))
+
+
+def _squared_error_vjp(b: Any, g: Node, x: Node, t: Node) -> Node:
+    return b.mul(g, b.mul(b.const(2.0), b.sub(x, t)))
+
+
+def _squared_error_example(draw: Draw) -> Example:
+    shape = some_shape(draw)
+    return Example(floats(shape, shape))
+
+
+def _top_hit(xp: Any, scores: Array, labels: Array, k: int) -> Array:
+    own = xp.take_along_axis(scores, labels[..., None].astype("int64"), axis=-1)
+    return ((scores > own).sum(axis=-1) < k).astype(scores.dtype)
+
+
+def _top_hit_shape(scores: TensorType, labels: TensorType, k: int) -> TensorType:
+    _check_labels(scores, labels)
+    return TensorType(labels.shape, scores.dtype)
+
+
+OPS = (
+    Op(
+        name="cross_entropy",
+        kind="opaque",
+        operands=("logits", "labels"),
+        shape=_cross_entropy_shape,
+        reference=_cross_entropy,
+        examples=_cross_entropy_example,
+        attrs=(_SMOOTHING,),
+        vjp=(_cross_entropy_vjp, None),
+        nondiff={"labels": _LABELS},
+        flops_per_element=6,
+        doc="-sum(target * log softmax(logits)) a sample; smoothing after Szegedy et al. 2016",
+    ),
+    Op(
+        name="one_hot",
+        kind="opaque",
+        operands=("labels",),
+        shape=_one_hot_shape,
+        reference=_one_hot,
+        examples=_one_hot_example,
+        attrs=(Param("classes", Whole()), _SMOOTHING, Param("dtype")),
+        nondiff={"labels": _LABELS},
+        doc="1 at the label and 0 elsewhere, smoothed",
+    ),
+    Op(
+        name="squared_error",
+        kind="elementwise",
+        operands=("x", "target"),
+        shape=_squared_error_shape,
+        reference=lambda xp, x, t: (x - t) * (x - t),
+        examples=_squared_error_example,
+        vjp=(
+            lambda b, g, y, x, t: _squared_error_vjp(b, g, x, t),
+            lambda b, g, y, x, t: b.neg(_squared_error_vjp(b, g, x, t)),
+        ),
+        flops_per_element=2,
+        doc="(x - target) squared",
+    ),
+    Op(
+        name="top_hit",
+        kind="opaque",
+        operands=("scores", "labels"),
+        shape=_top_hit_shape,
+        reference=_top_hit,
+        examples=lambda draw: Example(_labelled(draw), {"k": draw.whole(1, 3)}),
+        attrs=(Param("k", Whole(), 1),),
+        nondiff={"scores": "a count is constant almost everywhere", "labels": _LABELS},
+        doc="1 where the label is among the k best scores, else 0",
+    ),
+)

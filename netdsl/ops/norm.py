@@ -1,0 +1,255 @@
+"""Normalisation: moments over any axes, normalize by them, their gradients, and LRN."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, same_dtype, some_shape
+from netdsl.signature import Number, Param, Whole
+from netdsl.types import Array, Node, TensorType, dims
+
+Axes = tuple[int, ...]
+
+
+def _kept(shape: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
+    return tuple(s for a, s in enumerate(shape) if a not in axes)
+
+
+def _moments_shape(x: TensorType, axes: Axes) -> TensorType:
+    require(all(0 <= a < x.rank for a in axes), f"axes {axes} are outside {dims(x.shape)}")
+    return x.with_shape((2, *_kept(x.shape, axes)))
+
+
+def _moments(xp: Any, x: Array, axes: Axes) -> Array:
+    return xp.stack((x.mean(axis=axes), x.var(axis=axes)))
+
+
+def _spread(m: Array, axes: Axes, rank: int) -> Array:
+    """A moment aligned with the tensor it was taken of."""
+    kept = iter(m.shape)
+    return m.reshape(tuple(1 if a in axes else next(kept) for a in range(rank)))
+
+
+def _moments_grad(xp: Any, g: Array, x: Array, m: Array, axes: Axes) -> Array:
+    count = math.prod(x.shape[a] for a in axes)
+    mean, dmean, dvar = (_spread(v, axes, x.ndim) for v in (m[0], g[0], g[1]))
+    return (dmean + 2 * (x - mean) * dvar) / count
+
+
+def _moments_grad_shape(g: TensorType, x: TensorType, m: TensorType, axes: Axes) -> TensorType:
+    require(g.shape == m.shape == _moments_shape(x, axes).shape, f"{g} are no moments of {x}")
+    return x
+
+
+def _normalize_shape(x: TensorType, m: TensorType, axes: Axes, eps: float) -> TensorType:
+    require(m.shape == _moments_shape(x, axes).shape, f"{m} are no moments of {x}")
+    return TensorType(x.shape, same_dtype(x, m))
+
+
+def _normalize(xp: Any, x: Array, m: Array, axes: Axes, eps: float) -> Array:
+    return _rescale(xp, x - _spread(m[0], axes, x.ndim), m, axes, eps)
+
+
+def _rescale(xp: Any, g: Array, m: Array, axes: Axes, eps: float) -> Array:
+    return g * _spread(1 / xp.sqrt(m[1] + eps), axes, g.ndim)
+
+
+def _normalize_dmoments(
+    xp: Any, g: Array, x: Array, m: Array, axes: Axes, eps: float
+) -> Array:
+    rstd = 1 / xp.sqrt(m[1] + eps)
+    total = g.sum(axis=axes)
+    centred = (g * (x - _spread(m[0], axes, x.ndim))).sum(axis=axes)
+    return xp.stack((-total * rstd, -0.5 * centred * rstd**3))
+
+
+def _dmoments_shape(
+    g: TensorType, x: TensorType, m: TensorType, axes: Axes, eps: float
+) -> TensorType:
+    require(g.shape == x.shape, f"{g} is no gradient of {x}")
+    return m
+
+
+def _with_axes(draw: Draw) -> tuple[tuple[int, ...], Axes]:
+    shape = (*some_shape(draw, 0, 3), draw.whole(2, 4))
+    first = draw.whole(0, len(shape) - 1)
+    axes = {a for a in range(len(shape)) if draw.pick((True, False))} | {first}
+    return shape, tuple(sorted(axes))
+
+
+def _normalize_operands(draw: Draw) -> tuple[tuple[Operand, ...], Axes]:
+    shape, axes = _with_axes(draw)
+    moments = floats((2, *_kept(shape, axes)), values="positive")
+    return (*floats(shape), *moments), axes
+
+
+def _moments_example(draw: Draw) -> Example:
+    shape, axes = _with_axes(draw)
+    return Example(floats(shape), {"axes": axes})
+
+
+def _moments_grad_example(draw: Draw) -> Example:
+    (x, m), axes = _normalize_operands(draw)
+    return Example((m, x, m), {"axes": axes})
+
+
+def _normalize_example(draw: Draw) -> Example:
+    operands, axes = _normalize_operands(draw)
+    return Example(operands, {"axes": axes, "eps": draw.pick((1e-5, 0.1))})
+
+
+def _dmoments_example(draw: Draw) -> Example:
+    (x, m), axes = _normalize_operands(draw)
+    return Example((x, x, m), {"axes": axes, "eps": 1e-3})
+
+
+def _window_sum(xp: Any, x: Array, size: int) -> Array:
+    """Sums over `size` neighbouring channels, centred, clipped at both ends."""
+    half, channels = size // 2, x.shape[-1]
+    wide = xp.zeros((*x.shape[:-1], channels + 2 * half), dtype=x.dtype)
+    wide[..., half : half + channels] = x
+    return sum(wide[..., i : i + channels] for i in range(size))
+
+
+def _lrn(
+    xp: Any, x: Array, size: int, alpha: float, beta: float, k: float
+) -> Array:
+    return x * (k + alpha * _window_sum(xp, x * x, size)) ** -beta
+
+
+def _lrn_grad(
+    xp: Any, g: Array, x: Array, size: int, alpha: float, beta: float, k: float
+) -> Array:
+    scale = k + alpha * _window_sum(xp, x * x, size)
+    shared = _window_sum(xp, g * x * scale ** (-beta - 1), size)
+    return g * scale**-beta - 2 * alpha * beta * x * shared
+
+
+def _lrn_shape(x: TensorType, size: int, **_: Any) -> TensorType:
+    require(size % 2 == 1, "local response normalisation wants an odd `size`, centred on a channel")
+    return x
+
+
+def _lrn_grad_shape(g: TensorType, x: TensorType, **_: Any) -> TensorType:
+    require(g.shape == x.shape, f"{g} is no gradient of {x}")
+    return x
+
+
+def _lrn_attrs(draw: Draw) -> dict[str, Any]:
+    return {"size": draw.pick((1, 3, 5)), "alpha": 0.3, "beta": 0.75, "k": draw.pick((1.0, 2.0))}
+
+
+def _lrn_example(draw: Draw) -> Example:
+    return Example(floats((*some_shape(draw, 1, 2), draw.whole(1, 7))), _lrn_attrs(draw))
+
+
+def _lrn_grad_example(draw: Draw) -> Example:
+    shape = (*some_shape(draw, 1, 2), draw.whole(1, 7))
+    return Example(floats(shape, shape), _lrn_attrs(draw))
+
+
+def _rescaled(b: Any, g: Node, y: Node, m: Node) -> Node:
+    return b.rescale(g, m, axes=y.attrs["axes"], eps=y.attrs["eps"])
+
+
+_SECOND = "second derivatives of normalisation are not needed"
+_AXES = (Param("axes"),)
+_EPS = (*_AXES, Param("eps", Number(above=0), 1e-5))
+_LRN = (
+    Param("size", Whole(1, 1024), 5, "how many neighbouring channels"),
+    Param("alpha", Number(), 1e-4, "weight of their squares, not divided by `size`"),
+    Param("beta", Number(), 0.75, "exponent"),
+    Param("k", Number(above=0), 2.0, "constant"),
+)
+
+OPS = (
+    Op(
+        name="moments",
+        kind="reduce",
+        operands=("x",),
+        shape=_moments_shape,
+        reference=_moments,
+        examples=_moments_example,
+        attrs=_AXES,
+        vjp=(lambda b, g, y, x: b.moments_grad(g, x, y, axes=y.attrs["axes"]),),
+        flops_per_element=3,
+        doc="mean and biased variance over axes, stacked: [2, kept axes]",
+    ),
+    Op(
+        name="moments_grad",
+        kind="elementwise",
+        operands=("g", "x", "m"),
+        shape=_moments_grad_shape,
+        reference=_moments_grad,
+        examples=_moments_grad_example,
+        attrs=_AXES,
+        nondiff={"g": _SECOND, "x": _SECOND, "m": _SECOND},
+        flops_per_element=4,
+        doc="moments' gradient: (g_mean + 2 (x - mean) g_var) / count",
+    ),
+    Op(
+        name="normalize",
+        kind="elementwise",
+        operands=("x", "m"),
+        shape=_normalize_shape,
+        reference=_normalize,
+        examples=_normalize_example,
+        attrs=_EPS,
+        vjp=(
+            lambda b, g, y, x, m: _rescaled(b, g, y, m),
+            lambda b, g, y, x, m: b.normalize_dmoments(g, x, m, **y.attrs),
+        ),
+        flops_per_element=2,
+        doc="(x - mean) / sqrt(variance + eps), Ioffe & Szegedy 2015",
+    ),
+    Op(
+        name="rescale",
+        kind="elementwise",
+        operands=("g", "m"),
+        shape=_normalize_shape,
+        reference=_rescale,
+        examples=_normalize_example,
+        attrs=_EPS,
+        vjp=(lambda b, ct, y, g, m: _rescaled(b, ct, y, m), None),
+        nondiff={"m": _SECOND},
+        doc="g / sqrt(variance + eps), normalize's gradient for its tensor",
+    ),
+    Op(
+        name="normalize_dmoments",
+        kind="reduce",
+        operands=("g", "x", "m"),
+        shape=_dmoments_shape,
+        reference=_normalize_dmoments,
+        examples=_dmoments_example,
+        attrs=_EPS,
+        nondiff={"g": _SECOND, "x": _SECOND, "m": _SECOND},
+        flops_per_element=4,
+        doc="normalize's gradient for the moments, both from one sweep over g and x",
+    ),
+    Op(
+        name="lrn",
+        kind="opaque",
+        operands=("x",),
+        shape=_lrn_shape,
+        reference=_lrn,
+        examples=_lrn_example,
+        attrs=_LRN,
+        vjp=(lambda b, g, y, x: b.lrn_grad(g, x, **y.attrs),),
+        flops_per_element=10,
+        layer=True,
+        doc="local response normalisation across channels, Krizhevsky et al. 2012, 3.3",
+    ),
+    Op(
+        name="lrn_grad",
+        kind="opaque",
+        operands=("g", "x"),
+        shape=_lrn_grad_shape,
+        reference=_lrn_grad,
+        examples=_lrn_grad_example,
+        attrs=_LRN,
+        nondiff={"g": _SECOND, "x": _SECOND},
+        flops_per_element=20,
+        doc="lrn's gradient",
+    ),
+)

@@ -1,0 +1,85 @@
+"""Dropout by counter-based random numbers: the same bits on every backend, nothing stored."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+
+from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, some_shape
+from netdsl.signature import Number, Param, Text
+from netdsl.types import Array, Node, TensorType
+
+_MULTIPLY = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_LOW = 0xFFFFFFFF
+_DOMAIN = 0x6E657464
+"""Second half of the Philox key: sets dropout's numbers apart from any other use of the seed."""
+
+
+def key_of(place: str) -> int:
+    """The 32-bit number of a place in the source, such as `head.dropout1`."""
+    return zlib.crc32(place.encode())
+
+
+def philox(xp: Any, counter: tuple[Array, ...], key: tuple[Array, ...]) -> Array:
+    """Philox4x32-10 (Salmon et al. 2011): 4 words of 32 bits a counter, on the last axis.
+
+    `counter` and `key` are uint64 arrays below 2^32 that broadcast together.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = c0 * _MULTIPLY[0], c2 * _MULTIPLY[1]
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & _LOW, (p0 >> 32) ^ c3 ^ k1, p0 & _LOW
+        k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
+    return xp.stack(xp.broadcast_arrays(c0, c1, c2, c3), axis=-1)
+
+
+def _mask(xp: Any, size: int, seed: Array, step: Array, key: str, rate: float) -> Array:
+    """Which of `size` elements stay."""
+    block = xp.arange((size + 3) // 4, dtype=np.uint64)
+    word = [xp.asarray(v).astype(np.uint64) & _LOW for v in (step, key_of(key), seed, _DOMAIN)]
+    bits = philox(xp, (block & _LOW, block >> 32, word[0], word[1]), (word[2], word[3]))
+    return bits.reshape(-1)[:size] >= round(rate * 2**32)
+
+
+def _dropout(xp: Any, x: Array, seed: Array, step: Array, key: str, rate: float) -> Array:
+    kept = _mask(xp, x.size, seed, step, key, rate).reshape(x.shape)
+    return x * kept * xp.asarray(1 / (1 - rate), dtype=x.dtype)
+
+
+def _dropout_shape(
+    x: TensorType, seed: TensorType, step: TensorType, key: str, rate: float
+) -> TensorType:
+    require(seed.shape == step.shape == (), "seed and step of dropout are scalars")
+    return x
+
+
+def _dropout_vjp(b: Any, g: Node, y: Node, x: Node, seed: Node, step: Node) -> Node:
+    return b.dropout(g, seed, step, **y.attrs)
+
+
+def _example(draw: Draw) -> Example:
+    scalar = Operand(TensorType((), "int32"), "below:1000")
+    attrs = {"key": draw.pick(("a", "b.dropout1")), "rate": draw.pick((0.0, 0.25, 0.5))}
+    return Example((*floats(some_shape(draw)), scalar, scalar), attrs)
+
+
+OPS = (
+    Op(
+        name="dropout",
+        kind="elementwise",
+        operands=("x", "seed", "step"),
+        shape=_dropout_shape,
+        reference=_dropout,
+        examples=_example,
+        attrs=(Param("key", Text()), Param("rate", Number(0, below=1))),
+        vjp=(_dropout_vjp, None, None),
+        nondiff={"seed": "a seed is a whole number", "step": "a step is a whole number"},
+        flops_per_element=2,
+        doc="zeroes a share `rate` of the values and scales the rest (Srivastava et al. 2014); "
+        "the mask is Philox(seed, key, step, element)",
+    ),
+)

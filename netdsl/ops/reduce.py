@@ -1,0 +1,125 @@
+"""Reductions over axes, and softmax over the last one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from netdsl.ops.op import Draw, Example, Op, floats, require, some_shape
+from netdsl.signature import Flag, Param
+from netdsl.types import Array, Node, TensorType
+
+_AXES = (Param("axes"), Param("keepdims", Flag(), False))
+
+
+def _reduced(x: TensorType, axes: tuple[int, ...], keepdims: bool) -> TensorType:
+    good = all(0 <= a < x.rank for a in axes) and len(set(axes)) == len(axes)
+    require(good, f"axes {axes} are not distinct axes of a tensor of rank {x.rank}")
+    kept = (s if a not in axes else 1 for a, s in enumerate(x.shape) if keepdims or a not in axes)
+    return x.with_shape(kept)
+
+
+def _spread(b: Any, value: Node, y: Node, x: Node) -> Node:
+    """A reduced value repeated along the axes that were reduced."""
+    if not y.attrs["keepdims"]:
+        axes = y.attrs["axes"]
+        value = b.reshape(value, shape=tuple(1 if a in axes else s for a, s in enumerate(x.type.shape)))
+    return b.broadcast(value, shape=x.type.shape)
+
+
+def _mean_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+    count = math.prod(x.type.shape[a] for a in y.attrs["axes"])
+    return _spread(b, b.mul(g, b.const(1 / count)), y, x)
+
+
+def _max_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+    hit = b.equal(x, _spread(b, y, y, x))
+    return b.select(hit, _spread(b, g, y, x), b.const(0.0))
+
+
+def _axes_example(draw: Draw) -> Example:
+    shape = some_shape(draw)
+    axes = tuple(a for a in range(len(shape)) if draw.pick((True, False)))
+    return Example(
+        floats(shape, values="distinct"), {"axes": axes, "keepdims": draw.pick((True, False))}
+    )
+
+
+def _row_shape(x: TensorType) -> TensorType:
+    require(x.rank >= 1, "softmax needs at least one axis")
+    return x
+
+
+def _log_softmax(xp: Any, x: Array) -> Array:
+    shifted = x - x.max(axis=-1, keepdims=True)
+    return shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def _softmax(xp: Any, x: Array) -> Array:
+    powers = xp.exp(x - x.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _row_sum(b: Any, x: Node) -> Node:
+    return b.reduce_sum(x, axes=(x.type.rank - 1,), keepdims=True)
+
+
+def _softmax_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+    return b.mul(y, b.sub(g, _row_sum(b, b.mul(g, y))))
+
+
+def _log_softmax_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+    return b.sub(g, b.mul(b.softmax(x), _row_sum(b, g)))
+
+
+def _reduction(name: str, reference: Any, vjp: Any, doc: str) -> Op:
+    return Op(
+        name=name,
+        kind="reduce",
+        operands=("x",),
+        shape=_reduced,
+        reference=reference,
+        examples=_axes_example,
+        attrs=_AXES,
+        vjp=(vjp,),
+        doc=doc,
+    )
+
+
+def _row_op(name: str, reference: Any, vjp: Any, doc: str) -> Op:
+    return Op(
+        name=name,
+        kind="opaque",
+        operands=("x",),
+        shape=_row_shape,
+        reference=reference,
+        examples=lambda draw: Example(floats((*some_shape(draw, 0, 2), draw.whole(2, 5)))),
+        vjp=(vjp,),
+        flops_per_element=5,
+        layer=True,
+        doc=doc,
+    )
+
+
+OPS = (
+    _reduction(
+        "reduce_sum",
+        lambda xp, x, axes, keepdims: x.sum(axis=axes, keepdims=keepdims),
+        lambda b, g, y, x: _spread(b, g, y, x),
+        "sum over axes",
+    ),
+    _reduction(
+        "reduce_mean",
+        lambda xp, x, axes, keepdims: x.mean(axis=axes, keepdims=keepdims),
+        _mean_vjp,
+        "mean over axes",
+    ),
+    _reduction(
+        "reduce_max",
+        lambda xp, x, axes, keepdims: x.max(axis=axes, keepdims=keepdims),
+        _max_vjp,
+        "maximum over axes; equal maxima each receive the gradient",
+    ),
+    _row_op("softmax", _softmax, _softmax_vjp, "e^x over its sum, along the last axis"),
+    _row_op("log_softmax", _log_softmax, _log_softmax_vjp, "logarithm of softmax, computed stably"),
+)

@@ -1,0 +1,70 @@
+"""What an expression of the language can be: the plain values that sections and calls receive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from netdsl.errors import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A size literal such as `3x3` or `224x224x3`."""
+
+    dims: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self.dims))
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A bare name that is no variable: `same`, `he`, `imagenet`."""
+
+    name: str
+    span: Span | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a call: `name` is None for a positional one."""
+
+    name: str | None
+    value: Value
+    span: Span | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call that is kept as a value: `sgd(lr=0.1)`, `folder("imagenet")`."""
+
+    name: str
+    arguments: tuple[Argument, ...]
+    span: Span | None = None
+
+    def __str__(self) -> str:
+        inside = ", ".join(
+            f"{a.name}={show(a.value)}" if a.name else show(a.value) for a in self.arguments
+        )
+        return f"{self.name}({inside})"
+
+
+Value = int | float | bool | str | None | Size | Symbol | Call | tuple["Value", ...]
+
+
+def show(value: object) -> str:
+    """A value as it would be written in a .net file."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(show, value)) + "]"
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    return str(value)

@@ -1,0 +1,45 @@
+"""Shared fixtures: a Draw on Hypothesis, where data sets lie, one deterministic profile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+settings.register_profile(
+    "netdsl",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.load_profile("netdsl")
+
+ROOT = Path(__file__).parent.parent
+
+
+class HypothesisDraw:
+    """The Draw of Op.examples, on a Hypothesis `data` object."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self.data = data
+
+    def whole(self, low: int, high: int) -> int:
+        return self.data.draw(st.integers(low, high))
+
+    def pick(self, options: Sequence[Any]) -> Any:
+        return self.data.draw(st.sampled_from(list(options)))
+
+
+@pytest.fixture
+def data_dir() -> Path:
+    """The folder of real data sets; the test skips, and says so, where there is none."""
+    folder = Path(os.environ.get("NETDSL_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no data sets in {folder}; set NETDSL_DATA to run this")
+    return folder
