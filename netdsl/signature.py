@@ -7,7 +7,7 @@ every unknown name, missing argument and value out of range is told in the same 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -198,11 +198,8 @@ class Chosen:
     span: Span | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        return f"{self.name}({', '.join(f'{k}={_plain(v)}' for k, v in self.arguments.items())})"
-
-
-def _plain(value: object) -> str:
-    return show(value) if not isinstance(value, Chosen) else str(value)
+        inside = ", ".join(f"{k}={show(v)}" for k, v in self.arguments.items())
+        return f"{self.name}({inside})" if inside else self.name
 
 
 @dataclass(frozen=True)
@@ -235,7 +232,10 @@ REQUIRED: Any = _Required()
 
 @dataclass(frozen=True)
 class Param:
-    """One parameter: its name, the kind of value it takes, its default and a phrase on it."""
+    """One parameter: its name, the kind of value it takes, its default and a phrase on it.
+
+    The default is written as in a file (`Symbol("he")`, 1) and goes through `kind` like any value.
+    """
 
     name: str
     kind: Kind = field(default_factory=Anything)
@@ -254,7 +254,6 @@ class Signature:
         self,
         arguments: Sequence[Argument],
         span: Span | None,
-        default: Callable[[Param], Any] = lambda param: param.default,
     ) -> dict[str, Any]:
         """Every parameter's value. Raises NetError with a diagnostic for each wrong argument."""
         errors: list[Diagnostic] = []
@@ -266,7 +265,7 @@ class Signature:
             elif param.default is REQUIRED:
                 errors.append(self._missing(param, span))
             else:
-                bound[param.name] = default(param)
+                bound[param.name] = param.kind.accept(param.default)
         if errors:
             raise NetError(*errors)
         return bound
@@ -324,7 +323,7 @@ class Signature:
 
     def __str__(self) -> str:
         inside = ", ".join(
-            p.name if p.default is REQUIRED else f"{p.name}={_plain(p.default)}"
+            p.name if p.default is REQUIRED else f"{p.name}={show(p.default)}"
             for p in self.params
         )
         return f"{self.name}({inside})"
@@ -332,7 +331,3 @@ class Signature:
 
 def _count(n: int, noun: str) -> str:
     return f"no {noun}s" if n == 0 else f"{n} {noun}" + ("s" if n > 1 else "")
-
-
-def names(params: Iterable[Param]) -> tuple[str, ...]:
-    return tuple(p.name for p in params)

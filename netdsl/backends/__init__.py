@@ -1,0 +1,33 @@
+"""Where graphs run: arrays and kernels, nothing else."""
+
+from __future__ import annotations
+
+from netdsl.backends.arrays import ArrayBackend, cuda, reference
+from netdsl.errors import fail, nearest
+from netdsl.types import Backend
+
+DEVICES = ("auto", "cuda", "reference")
+
+
+def open_backend(device: str = "auto") -> Backend:
+    """The backend for a device name; `auto` is CUDA where there is a GPU, else the reference.
+
+    Raises NetError with what to install where the device is not to be had.
+    """
+    if device == "reference":
+        return reference()
+    if device == "cuda":
+        return cuda()
+    if device == "auto":
+        return _automatic()
+    help = nearest(device, DEVICES, "devices are")
+    raise fail(f"there is no device `{device}`", help=help)
+
+
+def _automatic() -> ArrayBackend:
+    from netdsl.errors import NetError
+
+    try:
+        return cuda()
+    except NetError:
+        return reference()

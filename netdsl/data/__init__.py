@@ -1,0 +1,1 @@
+"""Data: where samples come from, how they are changed, and in which order they are learnt."""

@@ -1,0 +1,104 @@
+"""The `data` section: its keys, and the preprocessing that becomes part of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from netdsl.data.sources import SOURCES
+from netdsl.errors import NetError, fail
+from netdsl.ir.builder import Builder
+from netdsl.signature import Chosen, Many, Nothing, Number, OneFrom, OneOf, Param, Signature, Whole
+from netdsl.types import Node
+from netdsl.values import Argument
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and deviation of each channel, of pixels scaled to [0, 1]."""
+
+    signature: Signature
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+def _known(name: str, mean: Sequence[float], std: Sequence[float]) -> Statistics:
+    return Statistics(Signature(name), tuple(mean), tuple(std))
+
+
+_POSITIVE = Many(Number(above=0))
+STATISTICS: dict[str, Statistics] = {
+    x.signature.name: x
+    for x in (
+        _known("mnist", [0.1307], [0.3081]),
+        _known("fashion_mnist", [0.2860], [0.3530]),
+        _known("cifar10", [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
+        _known("imagenet", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        Statistics(
+            Signature("by", (Param("mean", Many(Number())), Param("std", _POSITIVE))),
+        ),
+    )
+}
+
+_SHARE = OneOf((Whole(0), Number(0, below=1)))
+SIGNATURE = Signature(
+    "data",
+    (
+        Param("source", OneFrom("source", SOURCES), doc="where images and labels come from"),
+        Param("batch", Whole(1, 65536), 64, "images in a training step"),
+        Param("validation", _SHARE, 0.1, "how many training images, or which share, are held out"),
+        Param(
+            "normalize",
+            OneOf((Nothing(), OneFrom("statistics", STATISTICS))),
+            None,
+            "mnist, imagenet, ..., or by(mean=[...], std=[...]); part of the graph",
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A resolved `data` section."""
+
+    source: Chosen
+    batch: int
+    validation: int | float
+    normalize: Chosen | None
+
+    def prepare(self, b: Builder, pixels: Node) -> Node:
+        """Bytes to floats: scaled to [0, 1], then centred and scaled by the statistics."""
+        x = b.cast(pixels, dtype=b.dtype)
+        if self.normalize is None:
+            return b.mul(x, b.const(1 / 255))
+        mean, std = _statistics(self.normalize)
+        channels = pixels.type.shape[-1]
+        for what in (mean, std):
+            if len(what) not in (1, channels):
+                raise fail(f"`normalize` has {len(what)} channels, the image has {channels}")
+        scale, shift = tuple(1 / (255 * s) for s in std), tuple(
+            m / s for m, s in zip(*_same_length(mean, std), strict=True)
+        )
+        return b.sub(b.mul(x, b.const(scale)), b.const(shift))
+
+
+def _statistics(chosen: Chosen) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    record: Statistics = chosen.record
+    given: Any = chosen.arguments
+    return (record.mean, record.std) if record.mean else (given["mean"], given["std"])
+
+
+def _same_length(
+    a: tuple[float, ...], b: tuple[float, ...]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    n = max(len(a), len(b))
+    return (a * n if len(a) == 1 else a), (b * n if len(b) == 1 else b)
+
+
+def resolve_data(entries: Sequence[Argument], span: Any) -> DataConfig:
+    """The configuration of a section's entries. Raises NetError for every wrong one."""
+    try:
+        return DataConfig(**SIGNATURE.bind(entries, span))
+    except NetError as e:
+        raise e.located(span) from None

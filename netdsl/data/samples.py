@@ -1,0 +1,76 @@
+"""Samples and datasets as arrays, and their seeded split and order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from netdsl.errors import fail
+from netdsl.types import Array
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images [N,H,W,C] and labels [N]."""
+
+    images: Array
+    labels: Array
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Array) -> Samples:
+        return Samples(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a source offers: samples to learn from, the names of the classes, and, read only when
+    asked for, samples to test with."""
+
+    train: Samples
+    classes: tuple[str, ...]
+    read_test: Callable[[], Samples] | None = None
+
+
+def _rng(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=np.array([*key, 0][:2], dtype=np.uint64)))
+
+
+def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, Samples]:
+    """A seeded split: `held_out` samples, or that share of them, apart for validation."""
+    n = len(samples)
+    count = held_out if isinstance(held_out, int) else round(held_out * n)
+    if count >= n:
+        raise fail(f"{count:,} samples cannot be held out of {n:,}")
+    order = _rng(seed, 2**32).permutation(n)
+    return samples.take(np.sort(order[count:])), samples.take(np.sort(order[:count]))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`weights` is 0 for samples that only fill the last batch up."""
+
+    images: Array
+    labels: Array
+    weights: Array
+
+
+def training_batches(samples: Samples, size: int, seed: int, epoch: int) -> Iterator[Batch]:
+    """A pass in an order that depends on seed and epoch alone; the incomplete batch is dropped."""
+    order = _rng(seed, epoch).permutation(len(samples))
+    ones = np.ones(size, dtype=np.float32)
+    for start in range(0, len(samples) - size + 1, size):
+        part = samples.take(order[start : start + size])
+        yield Batch(part.images, part.labels, ones)
+
+
+def evaluation_batches(samples: Samples, size: int) -> Iterator[Batch]:
+    """All samples in order; the last batch is filled up with samples of weight 0."""
+    for start in range(0, len(samples), size):
+        index = np.arange(start, start + size)
+        weights = (index < len(samples)).astype(np.float32)
+        part = samples.take(np.minimum(index, len(samples) - 1))
+        yield Batch(part.images, part.labels, weights)

@@ -1,0 +1,127 @@
+"""The table of sources: where images and labels come from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from netdsl.data.idx import find, read_idx
+from netdsl.data.samples import Dataset, Samples
+from netdsl.errors import fail
+from netdsl.signature import Nothing, OneOf, Param, Signature, Text
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """`load(folder, **arguments)` reads a dataset; `folder` is what `--data` gave, if anything."""
+
+    signature: Signature
+    load: Callable[..., Dataset]
+    doc: str = ""
+
+
+def cache_folder() -> Path:
+    """Where data sets are kept: $NETDSL_CACHE, else the user's cache folder."""
+    own = os.environ.get("NETDSL_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else (Path(base) if base else Path.home() / ".cache") / "netdsl"
+
+
+def _digits(folder: Path | None) -> Dataset:
+    """Scikit-learn's 1,797 digits, 8x8x1, scaled to bytes; every fifth one is for the test."""
+    try:
+        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    except ImportError:
+        raise fail(
+            "the source `digits` is read from scikit-learn, which is not installed",
+            help="pip install 'netdsl[digits]'",
+        ) from None
+    found = load_digits()
+    images = np.round(found.images * (255 / 16)).astype(np.uint8)[..., None]
+    whole = Samples(images, found.target.astype(np.int32))
+    test = np.arange(len(whole)) % 5 == 4
+    names = tuple(str(i) for i in range(10))
+    return Dataset(whole.take(~test), names, lambda: whole.take(test))
+
+
+_FASHION = (
+    *"T-shirt Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag".split(),
+    "Ankle boot",
+)
+_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+def _idx(name: str, classes: tuple[str, ...], folder: Path | None, path: str | None) -> Dataset:
+    here = _locate(name, folder, path)
+    read = partial(_idx_pair, here, len(classes))
+    return Dataset(read(*_FILES["train"]), classes, lambda: read(*_FILES["test"]))
+
+
+def _locate(name: str, folder: Path | None, path: str | None) -> Path:
+    """The folder that holds the four files: the one given, or one in the cache folder."""
+    given = folder or (Path(path) if path else None)
+    cached = cache_folder() / name
+    places = [given, given / name] if given else [cached]
+    for place in places:
+        if find(place, _FILES["train"][0]):
+            return place
+    files = ", ".join(f"{f}.gz" for pair in _FILES.values() for f in pair)
+    where = f"in {given}" if given else f"in {cached}"
+    raise fail(
+        f"the files of `{name}` are not {where}",
+        help=f"put {files} there, or give their folder with `--data DIR`",
+    )
+
+
+def _idx_pair(folder: Path, classes: int, images_name: str, labels_name: str) -> Samples:
+    images = read_idx(folder, images_name, 3)[..., None]
+    labels = read_idx(folder, labels_name, 1).astype(np.int32)
+    if len(images) != len(labels):
+        raise fail(
+            f"{folder}: {images_name} holds {len(images):,} images, "
+            f"{labels_name} {len(labels):,} labels"
+        )
+    if len(labels) == 0:
+        raise fail(f"{folder / images_name} holds no images")
+    if labels.max() >= classes:
+        raise fail(f"{folder / labels_name} holds the label {labels.max()}, there are {classes}")
+    return Samples(images, labels)
+
+
+def _idx_source(name: str, classes: tuple[str, ...], doc: str) -> DataSource:
+    path = Param("path", OneOf((Text(), Nothing())), None, "folder of the four files")
+    return DataSource(Signature(name, (path,)), partial(_idx, name, classes), doc)
+
+
+SOURCES: dict[str, DataSource] = {
+    source.signature.name: source
+    for source in (
+        DataSource(Signature("digits"), _digits, "1,797 digits of 8x8 pixels; nothing to download"),
+        _idx_source(
+            "mnist", tuple(map(str, range(10))), "70,000 digits of 28x28 pixels (LeCun et al. 1998)"
+        ),
+        _idx_source(
+            "fashion_mnist",
+            _FASHION,
+            "70,000 pictures of clothes, 28x28 (Xiao et al. 2017)",
+        ),
+    )
+}
+
+
+def load(chosen: Any, folder: str | None) -> Dataset:
+    """The dataset of a chosen source; `folder` is where the command line says that it lies."""
+    given = Path(folder) if folder else None
+    if given is not None and not given.is_dir():
+        raise fail(f"there is no folder {given}", help="`--data` names the folder of the files")
+    dataset: Dataset = chosen.record.load(given, **chosen.arguments)
+    return dataset

@@ -1,0 +1,197 @@
+"""Syntax errors that teach: what stands there, what is missing, and where it was opened."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+
+from netdsl.errors import Diagnostic, NetError, Source, Span
+
+_SECTION_START = re.compile(r"^(?:use|block|net|data|train|test)\b", re.MULTILINE)
+_WORDS = re.compile(
+    r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|\d+(?:x\d+)+(?!\w)|\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?|\w+'
+    r"|->|==|!=|<=|>=|//|[^\w\s]"
+)
+_CLOSES = {"(": ")", "[": "]", "{": "}"}
+_MOST_ERRORS = 20
+
+
+def diagnose(
+    source: Source, first: UnexpectedInput, parse: Callable[[Source], object]
+) -> list[Diagnostic]:
+    """Diagnostics for a text that does not parse: one for each top-level section that is wrong.
+
+    A section begins at the left margin with its word; each is parsed alone, so that an error in
+    one hides none in the next and a missing bracket is told where its section ends.
+    """
+    found = []
+    for start, end in _sections(source.text):
+        piece = Source(source.name, " " * start + source.text[start:end])
+        try:
+            parse(piece)
+        except UnexpectedInput as e:
+            found.append(_explain(source, start, end, e))
+        except NetError as e:
+            found.extend(e.diagnostics)
+    return found[:_MOST_ERRORS] or [_explain(source, 0, len(source.text), first)]
+
+
+def _sections(text: str) -> list[tuple[int, int]]:
+    starts = [m.start() for m in _SECTION_START.finditer(text)]
+    if not starts or text[: starts[0]].strip():
+        starts.insert(0, 0)
+    return list(zip(starts, [*starts[1:], len(text)], strict=True))
+
+
+def _explain(source: Source, start: int, end: int, error: UnexpectedInput) -> Diagnostic:
+    ended = isinstance(error, UnexpectedToken) and error.token.type == "$END"
+    at = end if ended or error.pos_in_stream is None else error.pos_in_stream
+    words = [w for w in _WORDS.finditer(source.text, start, end) if w[0][0] != "#"]
+    before = [w for w in words if w.start() < at]
+    word = next((w for w in words if w.start() >= at and w.end() > at), None)
+    last = before[-1] if before else None
+    if isinstance(error, UnexpectedCharacters):
+        glued = _glued(source, at)
+        if glued:
+            return glued
+    if word is None and last is None:
+        return Diagnostic("there is nothing to read here", Span(source, start, start + 1))
+    unclosed = _unclosed(source, before, word, error)
+    if unclosed:
+        return unclosed
+    if word is None and last is not None:
+        return Diagnostic("the text ends too early", _after(source, last), _wanted(error))
+    assert word is not None
+    where = Span(source, word.start(), word.end())
+    return _specific(word[0], last[0] if last else "", where, error) or Diagnostic(
+        f"`{word[0]}` does not belong here", where, _wanted(error)
+    )
+
+
+def _after(source: Source, word: re.Match[str]) -> Span:
+    return Span(source, word.end(), word.end() + 1)
+
+
+def _glued(source: Source, at: int) -> Diagnostic | None:
+    """A character that starts no word: a number run into a name, an open quote, a stranger."""
+    text = source.text
+    if text[at].isdigit():
+        m = re.compile(r"[\w.]+").match(text, at)
+        assert m is not None
+        help = "put an operator or a space between: a size is `3x3`, a product `4*c`"
+        if re.fullmatch(r"[\d.]+", m[0]):
+            help = "numbers are written `12`, `0.5` or `1e-4`"
+        return Diagnostic(f"`{m[0]}` is neither a number nor a name", _here(source, m), help)
+    if text[at] == '"':
+        end = text.find("\n", at)
+        where = Span(source, at, end if end > at else len(text))
+        return Diagnostic("this text has no closing quote", where, 'end it with `"` on its line')
+    if text[at] == "'":
+        return Diagnostic("texts are quoted with `\"`", Span(source, at, at + 1))
+    if not re.match(r'[\w\s(){}\[\]|,;:=+\-*/%<>~!."#]', text[at]):
+        return Diagnostic(f"`{text[at]}` has no meaning in a .net file", Span(source, at, at + 1))
+    return None
+
+
+def _here(source: Source, m: re.Match[str]) -> Span:
+    return Span(source, m.start(), m.end())
+
+
+def _unclosed(
+    source: Source,
+    before: list[re.Match[str]],
+    word: re.Match[str] | None,
+    error: UnexpectedInput,
+) -> Diagnostic | None:
+    """A bracket that was opened and not closed where it must have been, told where it is missing."""
+    opened = []
+    for m in before:
+        if m[0] in _CLOSES:
+            opened.append(m)
+        elif m[0] in _CLOSES.values() and opened:
+            opened.pop()
+    if word is not None and word[0] in _CLOSES.values():
+        if word[0] not in {_CLOSES[m[0]] for m in opened}:
+            where = _here(source, word)
+            return Diagnostic(f"`{word[0]}` closes nothing", where, "remove it, or open it before")
+    if not opened:
+        return None
+    needed = _CLOSES[opened[-1][0]]
+    last = before[-1]
+    next_line = word is None or "\n" in source.text[last.end() : word.start()]
+    other = word is not None and word[0] in _CLOSES.values() and word[0] != needed
+    if not (other or (next_line and (needed != "}" or word is None))):
+        return None
+    line, column = source.position(opened[-1].start())
+    place = f"the `{opened[-1][0]}` at {line}:{column} is not closed"
+    return Diagnostic(f"a `{needed}` is missing", _after(source, last), place)
+
+
+_NAME = re.compile(r"(?!\d)\w+")
+_KEYWORDS = {"let", "shared", "output", "if", "else", "for", "in", "and", "or", "not"}
+_PYTHON = {"def", "class", "return", "import", "lambda", "while"}
+
+
+def _specific(word: str, last: str, where: Span, error: UnexpectedInput) -> Diagnostic | None:
+    """The mistakes that people make most, each with its own remedy."""
+    expected = _expected(error)
+    starts_layer = _NAME.fullmatch(word) is not None and word not in _KEYWORDS
+    if word in _PYTHON or last in _PYTHON:
+        return Diagnostic(f"`{word}` does not belong here", where, "a .net file holds no Python")
+    if "_ARROW" in expected and (starts_layer or word == "("):
+        help = "layers are chained with `->`; a statement ends at the end of its line or at `;`"
+        return Diagnostic(f"`->` is missing before `{word}`", where, help)
+    if word in ("-", ">", ".") and "_ARROW" in expected:
+        return Diagnostic(f"`{word}` does not chain layers", where, "write `->`")
+    if word == "=" and last and "LPAR" in expected:
+        help = f"a label is written `{last}: ...`, a number `let {last} = ...`"
+        return Diagnostic("`=` does not belong here", where, help)
+    if word == ":" and "EQUAL" in expected:
+        return Diagnostic("`:` does not belong here", where, f"write `{last} = value`")
+    if last in ("|", "{") and word in ("|", "}"):
+        return Diagnostic("a branch is empty", where, "`identity` passes its input through")
+    if word == "|":
+        help = "`|` separates the branches of `add { a | b }` or `concat { a | b }`"
+        return Diagnostic("`|` does not belong here", where, help)
+    if last == "," or last == "->" or last == "(":
+        return Diagnostic(f"`{word}` does not belong after `{last}`", where, _wanted(error))
+    return None
+
+
+_FRIENDLY = {
+    "NAME": "a name",
+    "NUMBER": "a number",
+    "SIZE": "a size such as `3x3`",
+    "STRING": "a quoted text",
+    "_NL": "the end of the line",
+    "SEMICOLON": "`;`",
+    "LBRACE": "`{`",
+    "RBRACE": "`}`",
+    "LPAR": "`(`",
+    "RPAR": "`)`",
+    "LSQB": "`[`",
+    "RSQB": "`]`",
+    "COMMA": "`,`",
+    "EQUAL": "`=`",
+    "COLON": "`:`",
+    "VBAR": "`|`",
+    "STAR": "`*`",
+    "DOT": "`.`",
+    "_ARROW": "`->`",
+    "$END": "the end of the file",
+}
+_QUIET = {"MINUS", "SIGN", "TIMES", "COMPARE", "SEMICOLON", "OR", "AND", "NOT", "$END"}
+
+
+def _expected(error: UnexpectedInput) -> set[str]:
+    if isinstance(error, UnexpectedToken):
+        return set(error.accepts or error.expected or ())
+    return set(error.allowed or ()) if isinstance(error, UnexpectedCharacters) else set()
+
+
+def _wanted(error: UnexpectedInput) -> str | None:
+    names = _expected(error) - _QUIET
+    shown = [_FRIENDLY.get(n, f"`{n.lower()}`") for n in sorted(names)]
+    return f"expected {', '.join(shown)}" if 0 < len(shown) <= 9 else None

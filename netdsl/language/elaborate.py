@@ -1,0 +1,463 @@
+"""A net's text to its graph: blocks expanded, shapes inferred, every error told in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from netdsl.errors import Diagnostic, NetError, Span, fail, nearest
+from netdsl.ir.builder import Builder
+from netdsl.ir.verify import verify
+from netdsl.language import syntax as s
+from netdsl.language.evaluate import Broken, arguments, evaluate, truth
+from netdsl.language.flow import (
+    Absent,
+    CallSite,
+    Flow,
+    Flowing,
+    Frame,
+    Maker,
+    PathScope,
+    SharedChain,
+    call_text,
+    join,
+)
+from netdsl.language.network import LayerInfo, Network
+from netdsl.language.program import Program, bind_params, instance_chain
+from netdsl.layers import LAYERS, Layer, Site
+from netdsl.signature import Number, Param, Shape, Signature
+from netdsl.types import Node, TensorType
+from netdsl.values import Argument, show
+
+MOST_LAYERS = 50_000
+MOST_REPEATS = 10_000
+DEEPEST = 80
+MOST_ERRORS = 20
+LARGEST_TENSOR = 2**40
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a net is elaborated. `prepare` turns what the data gives (of type `pixels`) into what
+    the net sees; it becomes part of the graph."""
+
+    batch: int = 1
+    training: bool = False
+    dtype: str = "float32"
+    pixels: str | None = None
+    prepare: Callable[[Builder, Node], Node] | None = None
+
+
+def elaborate(
+    program: Program,
+    name: str | None = None,
+    settings: Settings = Settings(),
+    given: Sequence[Argument] = (),
+) -> Network:
+    """The network of a net or instance of `program` (its first unless named).
+
+    Raises NetError with every independent error found in it.
+    """
+    chosen = program.net(name)
+    net, instance_args = instance_chain(program, chosen)
+    values = {a.name or i: a for i, a in enumerate(instance_args)} | {a.name: a for a in given}
+    variables = bind_params(net, tuple(values.values()), program.nets[chosen].span)
+    return _Elaborator(program, settings).run(chosen, net, variables)
+
+
+_INPUT = Signature("input", (Param("shape", Shape()),))
+_OUTPUT = Signature("output", (Param("weight", Number(), 1.0),))
+
+
+class _Elaborator:
+    def __init__(self, program: Program, settings: Settings) -> None:
+        self.program = program
+        self.settings = settings
+        self.b = Builder(dtype=settings.dtype)
+        self.errors: dict[tuple[str, int, int], Diagnostic] = {}
+        self.warnings: dict[str, Diagnostic] = {}
+        self.layers: list[LayerInfo] = []
+        self.places: dict[str, str] = {}
+        self.outputs: dict[str, Node] = {}
+        self.weights: dict[str, float] = {}
+        self.updates: dict[str, Node] = {}
+        self.steps = 0
+        self.depth = 0
+
+    def run(self, name: str, net: s.Net, variables: dict[str, object]) -> Network:
+        frame = Frame(PathScope("", ""), variables, Absent.NOTHING)  # type: ignore[arg-type]
+        try:
+            end = self._body(net.body, Absent.NOTHING, frame)
+        except _TooMuch as e:
+            raise e.cause from None
+        if end is Absent.NOTHING and not self.errors:
+            help = "begin it with `input(height x width x channels)`, such as `input(28x28x1)`"
+            self._tell(fail(f"the net `{net.name}` takes no input", net.span, help=help), frame)
+        if self.errors:
+            ordered = sorted(self.errors.values(), key=lambda d: d.span.start if d.span else 0)
+            raise NetError(*ordered[:MOST_ERRORS])
+        assert isinstance(end, Flow)
+        outputs = {"main": end.node, **self.outputs}
+        graph = verify(self.b.graph(outputs, self.updates, name))
+        return Network(
+            name,
+            graph,
+            tuple(self.layers),
+            self.places,
+            {"main": 1.0, **self.weights},
+            self.settings.training,
+            tuple(self.warnings.values()),
+        )
+
+    # ---- errors
+
+    def _tell(self, error: NetError, frame: Frame, span: Span | None = None) -> None:
+        """Keeps an error, once, with the call of the block that it happened in."""
+        for d in error.located(span).diagnostics:
+            if frame.calls and not any("called at" in note for note in d.notes):
+                d = replace(d, notes=(*d.notes, f"in {frame.calls[-1].note()}"))
+            at = (d.span.start, d.span.end) if d.span else (0, 0)
+            self.errors.setdefault((d.message, *at), d)
+
+    def _check_limits(self, span: Span, frame: Frame) -> None:
+        self.steps += 1
+        if self.steps > MOST_LAYERS:
+            raise _TooMuch(fail(f"the net has more than {MOST_LAYERS:,} layers", span))
+        if self.depth > DEEPEST:
+            way = " in ".join(c.text.split("(")[0] for c in frame.calls[-1:-4:-1]) or "a chain"
+            message = f"blocks and groups are nested more than {DEEPEST} deep: {way} in ..."
+            raise _TooMuch(fail(message, span, help="does a block use itself without an end?"))
+
+    # ---- statements
+
+    def _body(self, body: s.Body, current: Flowing, frame: Frame) -> Flowing:
+        for statement in body.statements:
+            if len(self.errors) > MOST_ERRORS:
+                return Absent.BROKEN
+            current = self._statement(statement, current, frame)
+        return current
+
+    def _statement(self, statement: s.Statement, current: Flowing, frame: Frame) -> Flowing:
+        match statement:
+            case s.Chain():
+                return self._chain(statement, current, frame)
+            case s.Let():
+                self._let(statement, current, frame)
+            case s.Shared():
+                weights = join(frame.names.weights, statement.name)
+                frame.shared[statement.name] = SharedChain(statement.chain, weights, frame)
+            case s.Output():
+                self._output(statement, current, frame)
+        return current
+
+    def _let(self, let: s.Let, current: Flowing, frame: Frame) -> None:
+        try:
+            frame.variables[let.name] = evaluate(let.value, frame.scope(current))
+        except NetError as e:
+            frame.variables[let.name] = Broken()
+            self._tell(e, frame, let.span)
+
+    def _output(self, output: s.Output, current: Flowing, frame: Frame) -> None:
+        names = frame.names.child(output.name, numbered=False)
+        inner = replace(frame, names=names)
+        end = self._chain(output.chain, current, inner)
+        try:
+            given = arguments(output.args, frame.scope(current))
+            weight = _OUTPUT.bind(given, output.span)["weight"]
+            if names.path in self.outputs or names.path == "main":
+                raise fail(f"two outputs are called `{names.path}`", output.span)
+        except NetError as e:
+            self._tell(e, frame, output.span)
+            return
+        if isinstance(end, Flow):
+            self.outputs[names.path] = end.node
+            self.weights[names.path] = weight
+            self.places[names.path] = end.node.name
+
+    # ---- chains
+
+    def _chain(self, chain: s.Chain, current: Flowing, frame: Frame) -> Flowing:
+        """What flows out of a chain. A label names its value, and the single layer or block in it;
+        over several it is a scope of its own."""
+        if chain.label is None:
+            return self._elements(chain.elements, current, frame)
+        if chain.label in frame.labels and not frame.repeated:
+            self._tell(fail(f"the label `{chain.label}` stands twice here", chain.span), frame)
+        first = chain.elements[0]
+        if len(chain.elements) == 1 and isinstance(first, s.Step) and self._named_by(first, frame):
+            end = self._step(first, current, frame, chain.label, starts=True)
+        else:
+            inner = replace(frame, names=frame.names.child(chain.label, frame.repeated))
+            end = self._elements(chain.elements, current, inner)
+            if isinstance(end, Flow):
+                self.places[inner.names.path] = end.node.name
+        frame.labels[chain.label] = end
+        return end
+
+    def _named_by(self, step: s.Step, frame: Frame) -> bool:
+        """Whether a label takes the place of this step's own name in paths."""
+        return step.branches is None and step.name not in frame.labels
+
+    def _elements(
+        self, elements: Sequence[s.Element], current: Flowing, frame: Frame
+    ) -> Flowing:
+        for i, element in enumerate(elements):
+            current = self._element(element, current, frame, starts=i == 0)
+        return current
+
+    def _element(
+        self, element: s.Element, current: Flowing, frame: Frame, starts: bool = False
+    ) -> Flowing:
+        self.depth += 1
+        self._check_limits(element.span, frame)
+        try:
+            return self._within(element, current, frame, starts)
+        finally:
+            self.depth -= 1
+
+    def _within(
+        self, element: s.Element, current: Flowing, frame: Frame, starts: bool
+    ) -> Flowing:
+        match element:
+            case s.Step():
+                return self._step(element, current, frame, None, starts)
+            case s.Incoming():
+                return frame.incoming
+            case s.Group():
+                return self._chain(element.chain, current, frame)
+            case s.Repeat():
+                return self._repeat(element, current, frame)
+            case s.If():
+                return self._if(element, current, frame)
+            case s.For():
+                return self._for(element, current, frame)
+
+    def _repeat(self, repeat: s.Repeat, current: Flowing, frame: Frame) -> Flowing:
+        try:
+            times = evaluate(repeat.count, frame.scope(current))
+            if isinstance(times, bool) or not isinstance(times, int):
+                raise fail(f"repeats are a whole number, not {show(times)}", repeat.count.span)
+            if not 0 <= times <= MOST_REPEATS:
+                help = f"from 0 to {MOST_REPEATS:,} repeats are possible"
+                raise fail(f"{times:,} repeats", repeat.count.span, help=help)
+        except NetError as e:
+            self._tell(e, frame, repeat.span)
+            return Absent.BROKEN
+        inner = replace(frame, repeated=True)
+        for _ in range(times):
+            current = self._element(repeat.element, current, inner)
+        return current
+
+    def _if(self, choice: s.If, current: Flowing, frame: Frame) -> Flowing:
+        if current is Absent.BROKEN:
+            return current
+        try:
+            for condition, body in choice.arms:
+                if truth(condition, frame.scope(current)):
+                    return self._body(body, current, frame)
+        except NetError as e:
+            self._tell(e, frame, choice.span)
+            return Absent.BROKEN
+        return self._body(choice.otherwise, current, frame) if choice.otherwise else current
+
+    def _for(self, loop: s.For, current: Flowing, frame: Frame) -> Flowing:
+        try:
+            items = evaluate(loop.items, frame.scope(current))
+            if not isinstance(items, tuple):
+                raise fail(f"`for` goes through a list, not {show(items)}", loop.items.span)
+        except NetError as e:
+            self._tell(e, frame, loop.span)
+            return Absent.BROKEN
+        inner = replace(frame, repeated=True)
+        hidden = frame.variables.get(loop.variable)
+        for item in items:
+            frame.variables[loop.variable] = item
+            current = self._body(loop.body, current, inner)
+        frame.variables.pop(loop.variable, None)
+        if hidden is not None:
+            frame.variables[loop.variable] = hidden
+        return current
+
+    # ---- steps
+
+    def _step(
+        self, step: s.Step, current: Flowing, frame: Frame, label: str | None, starts: bool
+    ) -> Flowing:
+        bare = step.args is None and step.branches is None
+        if bare and step.name in frame.labels:
+            return self._start_from(step, frame, starts)
+        try:
+            if step.name in frame.shared:
+                return self._use_shared(step, current, frame, label)
+            if step.name in self.program.blocks:
+                return self._call_block(step, current, frame, label)
+            if step.name == "input":
+                return self._input(step, frame, label)
+            return self._call_layer(step, current, frame, label)
+        except NetError as e:
+            self._tell(e, frame, step.span)
+            return Absent.BROKEN
+
+    def _start_from(self, step: s.Step, frame: Frame, starts: bool) -> Flowing:
+        if not starts:
+            help = f"begin a branch or a statement with it: `{step.name} -> ...`"
+            message = f"the label `{step.name}` can only begin a chain"
+            self._tell(fail(message, step.span, help=help), frame)
+        return frame.labels[step.name]
+
+    def _names(self, frame: Frame, name: str, label: str | None) -> PathScope:
+        if label is None:
+            return frame.names.child(name)
+        return frame.names.child(label, numbered=frame.repeated)
+
+    def _no_branches(self, step: s.Step) -> None:
+        if step.branches is not None:
+            help = "branches stand after `add`, `mul` or `concat`"
+            raise fail(f"`{step.name}` takes no branches", step.name_span, help=help)
+
+    def _use_shared(
+        self, step: s.Step, current: Flowing, frame: Frame, label: str | None
+    ) -> Flowing:
+        self._no_branches(step)
+        if step.args:
+            raise fail(f"the shared `{step.name}` takes no arguments", step.span)
+        shared = frame.shared[step.name]
+        names = self._names(frame, step.name, label)
+        names.weights = shared.weights
+        call = CallSite(step.name, step.span)
+        inner = replace(
+            shared.frame, names=names, incoming=current, calls=(*frame.calls, call), labels={}
+        )
+        end = self._elements(shared.chain.elements, current, inner)
+        return self._left(end, names)
+
+    def _left(self, end: Flowing, names: PathScope) -> Flowing:
+        if isinstance(end, Flow):
+            self.places[names.path] = end.node.name
+        return end
+
+    def _call_block(
+        self, step: s.Step, current: Flowing, frame: Frame, label: str | None
+    ) -> Flowing:
+        self._no_branches(step)
+        block = self.program.blocks[step.name]
+        if step.name in LAYERS:
+            message = f"your block `{step.name}` hides the operator of that name"
+            self.warnings[step.name] = Diagnostic(message, block.span)
+        given = arguments(step.args, frame.scope(current))
+        variables = bind_params(block, given, step.span)
+        names = self._names(frame, step.name, label)
+        if current is Absent.BROKEN:
+            return current
+        shown = [Argument(p, v) for p, v in variables.items()]
+        call = CallSite(call_text(step.name, shown), step.span)
+        inner = Frame(names, dict(variables), current, (*frame.calls, call))
+        return self._left(self._body(block.body, current, inner), names)
+
+    def _input(self, step: s.Step, frame: Frame, label: str | None) -> Flowing:
+        self._no_branches(step)
+        given = arguments(step.args, frame.scope(Absent.NOTHING))
+        shape = _INPUT.bind(given, step.span)["shape"]
+        names = self._names(frame, "input", label or ("input" if "input" not in self.places else None))
+        settings = self.settings
+        kind = TensorType((settings.batch, *shape), settings.pixels or settings.dtype)
+        _check_size(kind, step.span)
+        with self.b.at(step.span, names.path):
+            raw = node = self.b.input(names.path, kind)
+            if settings.prepare is not None:
+                node = settings.prepare(self.b, raw)
+        self.places[names.path] = node.name
+        return Flow(node, Maker(call_text("input", given), step.span, None))
+
+    def _call_layer(
+        self, step: s.Step, current: Flowing, frame: Frame, label: str | None
+    ) -> Flowing:
+        layer = self._find_layer(step, frame)
+        given = arguments(step.args, frame.scope(current))
+        bound = layer.signature.bind(given, step.span)
+        text = call_text(step.name, given)
+        if layer.arity == "many":
+            flows = self._branches(step, current, frame)
+        else:
+            self._no_branches(step)
+            flows = [current]
+        names = self._names(frame, step.name, label)
+        real = [f for f in flows if isinstance(f, Flow)]
+        if len(real) < len(flows):
+            if Absent.NOTHING in flows:
+                help = "begin the net with `input(height x width x channels)`"
+                raise fail(f"nothing flows into `{step.name}`", step.name_span, help=help)
+            return Absent.BROKEN
+        return self._build(layer, step, real, bound, text, names, frame)
+
+    def _find_layer(self, step: s.Step, frame: Frame) -> Layer:
+        layer = LAYERS.get(step.name)
+        if layer is None:
+            known = [*LAYERS, *self.program.blocks, *frame.labels, *frame.shared, "input"]
+            help = nearest(step.name, known) or "a block is written `block NAME(...) { ... }`"
+            raise fail(f"unknown layer or block `{step.name}`", step.name_span, help=help)
+        if layer.arity == "many" and not step.branches:
+            help = f"write them as `{step.name} {{ a | b }}`"
+            raise fail(f"`{step.name}` needs branches", step.name_span, help=help)
+        return layer
+
+    def _branches(self, step: s.Step, current: Flowing, frame: Frame) -> list[Flowing]:
+        return [self._chain(branch, current, frame) for branch in step.branches or ()]
+
+    def _build(
+        self,
+        layer: Layer,
+        step: s.Step,
+        flows: list[Flow],
+        bound: dict[str, object],
+        text: str,
+        names: PathScope,
+        frame: Frame,
+    ) -> Flow:
+        site = Site(self.b, names.path, names.weights, self.settings.training)
+        before = len(self.b.nodes)
+        nodes = [f.node for f in flows]
+        try:
+            with self.b.at(step.span, names.path):
+                y = layer.build(site, nodes if layer.arity == "many" else nodes[0], **bound)
+        except NetError as e:
+            raise self._explained(e, step, flows) from None
+        emitted = [n for _, n in zip(range(len(self.b.nodes) - before), reversed(self.b.nodes))]
+        for node in emitted:
+            _check_size(self.b.nodes[node].type, step.span)
+        self.updates |= site.updates
+        self.places[names.path] = y.name
+        self.layers.append(
+            LayerInfo(names.path, text, step.name, y.name, tuple(emitted[::-1]), y.type, step.span)
+        )
+        if layer.arity == "one" and y.type.shape == flows[0].node.type.shape:
+            return Flow(y, flows[0].maker)
+        return Flow(y, Maker(text, step.span, frame.calls[-1] if frame.calls else None))
+
+    def _explained(self, error: NetError, step: s.Step, flows: list[Flow]) -> NetError:
+        """A layer's refusal with the chains that lead to it."""
+        if len(flows) > 1:
+            origins = [f"branch {i + 1}: {f.maker.note()}" for i, f in enumerate(flows)]
+            for i, branch in enumerate(step.branches or ()):
+                first = branch.elements[0]
+                if len(branch.elements) == 1 and getattr(first, "name", "") == "identity":
+                    origins[i] = f"branch {i + 1}: identity"
+        else:
+            origins = [f"what flows in: {flows[0].maker.note()}"]
+        wide = max(map(len, origins))
+        notes = tuple(f"{o:<{wide}}  {f.size()}" for o, f in zip(origins, flows, strict=True))
+        told = error.located(step.name_span if len(flows) > 1 else step.span)
+        return NetError(*(replace(d, notes=(*d.notes, *notes)) for d in told.diagnostics))
+
+
+class _TooMuch(Exception):
+    """A limit was passed: told at once and alone, since all that follows would only take time."""
+
+    def __init__(self, cause: NetError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def _check_size(kind: TensorType, span: Span) -> None:
+    if kind.size > LARGEST_TENSOR:
+        raise fail(f"a tensor of {kind.size:,} values is beyond any machine", span)

@@ -1,0 +1,247 @@
+"""Expressions to values: arithmetic, lists, comparisons and a few functions; nothing else."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from netdsl.errors import NetError, Span, fail, nearest
+from netdsl.language import syntax as s
+from netdsl.values import Argument, Call, Size, Symbol, Value, show
+
+LARGEST_NUMBER = 10**15
+LONGEST_LIST = 10_000
+
+
+class Broken:
+    """Stands for a variable whose definition was wrong: the error has been told already."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The variables that an expression sees, and what flows in where there is such a thing."""
+
+    variables: Mapping[str, Value | Broken] = field(default_factory=dict)
+    members: Mapping[str, int] | None = None
+
+
+def evaluate(expr: s.Expr, scope: Scope) -> Value:
+    """The value of an expression. Raises NetError with its place where it has none."""
+    return _RULES[type(expr)](expr, scope)
+
+
+def arguments(args: Sequence[s.Arg] | None, scope: Scope) -> tuple[Argument, ...]:
+    """Arguments with their values. Raises NetError with a diagnostic for each that has none."""
+    values, errors = [], []
+    for a in args or ():
+        try:
+            values.append(Argument(a.name, evaluate(a.value, scope), a.span))
+        except NetError as e:
+            errors.append(e)
+    if errors:
+        raise NetError(*(d for e in errors for d in e.diagnostics))
+    return tuple(values)
+
+
+def truth(expr: s.Expr, scope: Scope) -> bool:
+    value = evaluate(expr, scope)
+    if not isinstance(value, bool):
+        raise fail(f"a condition is `yes` or `no`, not {show(value)}", expr.span)
+    return value
+
+
+def _number(expr: s.Number, scope: Scope) -> Value:
+    return _bounded(expr.value, expr.span)
+
+
+def _bounded(value: int | float, span: Span) -> int | float:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise fail("this number is too large", span)
+    if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+        raise fail(f"whole numbers end at {LARGEST_NUMBER:,}", span)
+    return value
+
+
+_WORDS: dict[str, Value] = {"yes": True, "no": False, "none": None}
+
+
+def _name(expr: s.Name, scope: Scope) -> Value:
+    if expr.name in scope.variables:
+        value = scope.variables[expr.name]
+        if isinstance(value, Broken):
+            raise NetError()
+        return value
+    return _WORDS[expr.name] if expr.name in _WORDS else Symbol(expr.name, expr.span)
+
+
+def _listing(expr: s.Listing, scope: Scope) -> Value:
+    return tuple(evaluate(e, scope) for e in expr.items)
+
+
+def _pair(expr: s.Pair, scope: Scope) -> Value:
+    return evaluate(expr.first, scope), evaluate(expr.second, scope)
+
+
+def _member(expr: s.Member, scope: Scope) -> Value:
+    if scope.members is None:
+        raise fail("nothing flows in here, so `in` has no shape", expr.span)
+    if expr.name not in scope.members:
+        known = ["channels", "height", "width"]
+        message = f"what flows in has no `{expr.name}`"
+        if expr.name in known:
+            message += ": it is a vector, not an image"
+            known = ["channels"]
+        raise fail(message, expr.span, help=nearest(expr.name, known, "it has"))
+    return scope.members[expr.name]
+
+
+def _index(expr: s.Index, scope: Scope) -> Value:
+    value = evaluate(expr.base, scope)
+    for place in expr.indices:
+        at = evaluate(place, scope)
+        if isinstance(value, Size):
+            value = value.dims
+        if not isinstance(value, tuple):
+            raise fail(f"{show(value)} is no list, it has no entries", expr.span, help=_unknown(value))
+        if isinstance(at, bool) or not isinstance(at, int):
+            raise fail(f"an index is a whole number, not {show(at)}", place.span, help=_unknown(at))
+        if not -len(value) <= at < len(value):
+            raise fail(f"the list has {len(value)} entries, there is no [{at}]", place.span)
+        value = value[at]
+    return value
+
+
+def _unary(expr: s.Unary, scope: Scope) -> Value:
+    if expr.op == "not":
+        return not truth(expr.operand, scope)
+    return -_numeric(expr.operand, scope)
+
+
+def _numeric(expr: s.Expr, scope: Scope) -> Any:
+    value = evaluate(expr, scope)
+    return _as_number(value, expr.span)
+
+
+def _as_number(value: Value, span: Span) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise fail(f"a number is needed here, not {show(value)}", span, help=_unknown(value))
+    return value
+
+
+def _unknown(value: Value) -> str | None:
+    return f"no variable is called `{value.name}` here" if isinstance(value, Symbol) else None
+
+
+def _divide(a: Any, b: Any) -> int | float:
+    """Exact division of whole numbers stays whole, so that `c/4` is a channel count."""
+    whole = isinstance(a, int) and isinstance(b, int) and a % b == 0
+    return a // b if whole else a / b
+
+
+_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": _divide,
+    "//": operator.floordiv,
+    "%": operator.mod,
+}
+_ORDER: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def _flat(expr: s.Flat, scope: Scope) -> Value:
+    op = expr.rest[0][0]
+    if op in ("and", "or"):
+        stop = op == "or"
+        operands = [expr.first, *(e for _, e in expr.rest)]
+        return stop if any(truth(e, scope) == stop for e in operands) else not stop
+    value = evaluate(expr.first, scope)
+    for op, operand in expr.rest:
+        value = _combine(op, value, operand, expr, scope)
+    return value
+
+
+def _combine(op: str, left: Value, operand: s.Expr, whole: s.Flat, scope: Scope) -> Value:
+    right = evaluate(operand, scope)
+    if op in ("==", "!="):
+        return (_plain(left) == _plain(right)) == (op == "==")
+    if op == "~":
+        raise fail("`~` compares only in a `test` section", whole.span, help="use `==`")
+    if op == "+" and isinstance(left, tuple) and isinstance(right, tuple):
+        if len(left) + len(right) > LONGEST_LIST:
+            raise fail(f"a list ends at {LONGEST_LIST:,} entries", whole.span)
+        return left + right
+    a, b = _as_number(left, whole.first.span), _as_number(right, operand.span)
+    if op in _ORDER:
+        return _ORDER[op](a, b)
+    if op in ("/", "//", "%") and b == 0:
+        raise fail("division by zero", operand.span)
+    try:
+        return _bounded(_ARITHMETIC[op](a, b), whole.span)
+    except OverflowError:
+        raise fail("this number is too large", whole.span) from None
+
+
+def _plain(value: Value) -> Value:
+    """A value as it compares: a size is the list of its numbers."""
+    return value.dims if isinstance(value, Size) else value
+
+
+# ---- functions -------------------------------------------------------------------------------
+
+
+def _range(*ends: int) -> tuple[int, ...]:
+    if len(range(*ends)) > LONGEST_LIST:
+        raise ValueError(f"a list ends at {LONGEST_LIST:,} entries")
+    return tuple(range(*ends))
+
+
+_FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
+    "len": (lambda items: len(items), "len(list)"),
+    "range": (_range, "range(stop), range(start, stop) or range(start, stop, step)"),
+    "min": (min, "min(a, b, ...)"),
+    "max": (max, "max(a, b, ...)"),
+    "sum": (lambda items: sum(items), "sum(list of numbers)"),
+    "floor": (math.floor, "floor(number)"),
+    "ceil": (math.ceil, "ceil(number)"),
+    "round": (lambda x: round(x), "round(number)"),
+}
+
+
+def _call(expr: s.CallExpr, scope: Scope) -> Value:
+    given = arguments(expr.args, scope)
+    if expr.name not in _FUNCTIONS:
+        return Call(expr.name, given, expr.span)
+    function, usage = _FUNCTIONS[expr.name]
+    values = [a.value for a in given]
+    try:
+        if any(a.name for a in given) or any(isinstance(v, str | bool) for v in values):
+            raise TypeError
+        result: Value = function(*values)
+    except (TypeError, ValueError, OverflowError) as e:
+        reason = f": {e}" if isinstance(e, ValueError) and "list" in str(e) else ""
+        raise fail(f"`{expr.name}` cannot take this{reason}", expr.span, help=usage) from None
+    return _bounded(result, expr.span) if isinstance(result, int | float) else result
+
+
+_RULES: dict[type, Callable[[Any, Scope], Value]] = {
+    s.Number: _number,
+    s.Dims: lambda e, scope: e.value,
+    s.Text: lambda e, scope: e.value,
+    s.Name: _name,
+    s.Listing: _listing,
+    s.Pair: _pair,
+    s.CallExpr: _call,
+    s.Member: _member,
+    s.Index: _index,
+    s.Unary: _unary,
+    s.Flat: _flat,
+}

@@ -1,0 +1,120 @@
+"""What an elaborator carries along: values that flow, their makers, frames of calls, and paths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from netdsl.errors import Span
+from netdsl.language import syntax as s
+from netdsl.language.evaluate import Broken, Scope
+from netdsl.types import Node, dims
+from netdsl.values import Argument, Value, show
+
+
+class Absent(Enum):
+    """No value flows: nothing yet, or something broken whose error has been told."""
+
+    NOTHING = "nothing"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True)
+class CallSite:
+    """A block's call: what was called, with which values, where."""
+
+    text: str
+    span: Span
+
+    def note(self) -> str:
+        line, column = self.span.position
+        return f"block {self.text} called at {line}:{column}"
+
+
+@dataclass(frozen=True)
+class Maker:
+    """The call that gave a value its shape, and the block it stands in."""
+
+    text: str
+    span: Span
+    within: CallSite | None
+
+    def note(self) -> str:
+        line, column = self.span.position
+        inside = f", from {self.within.note()}" if self.within else ""
+        return f"{self.text} at {line}:{column}{inside}"
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A value on its way along a chain."""
+
+    node: Node
+    maker: Maker
+
+    def members(self) -> dict[str, int]:
+        """What `in.NAME` can ask."""
+        shape = self.node.type.shape
+        known = {"channels": shape[-1], "batch": shape[0]}
+        return known | ({"height": shape[1], "width": shape[2]} if len(shape) == 4 else {})
+
+    def size(self) -> str:
+        return dims(self.node.type.shape[1:])
+
+
+Flowing = Flow | Absent
+
+
+@dataclass
+class PathScope:
+    """Names for the things in one scope: same-named siblings are numbered from 1, always.
+
+    `weights` is where values live that uses of a shared chain have in common.
+    """
+
+    path: str
+    weights: str
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def child(self, name: str, numbered: bool = True) -> PathScope:
+        """The scope of the next thing called `name`; a label is numbered only when repeated."""
+        self.counts[name] = self.counts.get(name, 0) + 1
+        if numbered:
+            name = f"{name}{self.counts[name]}"
+        return PathScope(join(self.path, name), join(self.weights, name))
+
+
+def join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+@dataclass(frozen=True)
+class SharedChain:
+    """`shared enc = ...`: its chain and the frame that it was written in."""
+
+    chain: s.Chain
+    weights: str
+    frame: Frame
+
+
+@dataclass
+class Frame:
+    """One body being elaborated: its variables, labels, shared chains and place."""
+
+    names: PathScope
+    variables: dict[str, Value | Broken]
+    incoming: Flowing
+    calls: tuple[CallSite, ...] = ()
+    labels: dict[str, Flowing] = field(default_factory=dict)
+    shared: dict[str, SharedChain] = field(default_factory=dict)
+    repeated: bool = False
+
+    def scope(self, current: Flowing) -> Scope:
+        return Scope(self.variables, current.members() if isinstance(current, Flow) else None)
+
+
+def call_text(name: str, given: Sequence[Argument]) -> str:
+    """A call with its values, as the reader would have written it with numbers only."""
+    parts = [f"{a.name}={show(a.value)}" if a.name else show(a.value) for a in given]
+    return f"{name}({', '.join(parts)})" if parts else name

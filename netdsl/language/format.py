@@ -1,0 +1,426 @@
+"""The canonical layout of a .net file: one way to write each thing, comments kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from netdsl.language import syntax as s
+from netdsl.language.parse import parse
+from netdsl.values import show
+
+WIDTH = 100
+INDENT = "  "
+
+
+def format_text(text: str, name: str = "<text>") -> str:
+    """`text` in canonical layout. Raises NetError where it does not parse."""
+    return format_file(parse(text, name), text)
+
+
+def format_file(file: s.File, text: str = "") -> str:
+    """A syntax tree as text; `text` is what it was parsed from, for its comments and blank lines."""
+    return _Writer(_comments(text), text).file(file)
+
+
+# ---- comments ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Comment:
+    start: int
+    text: str
+    alone: bool
+
+
+_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|(#[^\n]*)')
+
+
+def _comments(text: str) -> list[_Comment]:
+    found = []
+    for m in _COMMENT.finditer(text):
+        if m[1]:
+            before = text[text.rfind("\n", 0, m.start()) + 1 : m.start()]
+            found.append(_Comment(m.start(), m[1].rstrip(), not before.strip()))
+    return found
+
+
+# ---- expressions, on one line ------------------------------------------------------------------
+
+_LEVEL = {"or": 1, "and": 2, "not": 3, "+": 5, "-": 5, "*": 6, "/": 6, "//": 6, "%": 6}
+_COMPARISON = 4
+_TIGHT = 7
+
+
+def _level(e: s.Expr) -> int:
+    if isinstance(e, s.Flat):
+        return _LEVEL.get(e.rest[0][0], _COMPARISON)
+    if isinstance(e, s.Unary):
+        return 3 if e.op == "not" else 6
+    return _TIGHT + 1
+
+
+def expression(e: s.Expr) -> str:
+    """An expression with no more brackets than it needs."""
+    match e:
+        case s.Number():
+            return e.text
+        case s.Dims():
+            return str(e.value)
+        case s.Text():
+            return show(e.value)
+        case s.Name():
+            return e.name
+        case s.Listing():
+            return f"[{', '.join(map(expression, e.items))}]"
+        case s.Pair():
+            return f"({expression(e.first)}, {expression(e.second)})"
+        case s.CallExpr():
+            return f"{e.name}{_args(e.args)}"
+        case s.Member():
+            return f"in.{e.name}"
+        case s.Index():
+            base = _inside(e.base, _TIGHT + 1)
+            return base + "".join(f"[{expression(i)}]" for i in e.indices)
+        case s.Unary():
+            space = " " if e.op == "not" else ""
+            return f"{e.op}{space}{_inside(e.operand, 4 if e.op == 'not' else _TIGHT + 1)}"
+        case s.Flat():
+            return _flat(e)
+
+
+def _inside(e: s.Expr, level: int) -> str:
+    return expression(e) if _level(e) >= level else f"({expression(e)})"
+
+
+def _flat(e: s.Flat) -> str:
+    level = _level(e)
+    parts = [_inside(e.first, level + 1)]
+    for op, operand in e.rest:
+        gap = "" if level == 6 and op in ("*", "/") else " "
+        parts.append(f"{gap}{op}{gap}{_inside(operand, level + 1)}")
+    return "".join(parts)
+
+
+def _args(args: Sequence[s.Arg] | None) -> str:
+    if args is None:
+        return ""
+    return "(" + ", ".join(f"{a.name}={expression(a.value)}" if a.name else expression(a.value) for a in args) + ")"
+
+
+# ---- layout ------------------------------------------------------------------------------------
+
+
+class _Writer:
+    """Lays a tree out in lines. Every piece first tries to stand on one line, as it did in the
+    text; what was written over several lines or grew too long is broken at its own seams."""
+
+    def __init__(self, comments: list[_Comment], text: str) -> None:
+        self.comments = comments
+        self.text = text
+        self.lines: list[str] = []
+
+    def file(self, file: s.File) -> str:
+        last_end = 0
+        for i, item in enumerate(file.items):
+            if i and self._blank_before(item, last_end, always=not _light(file.items[i - 1], item)):
+                self.lines.append("")
+            self._leading(item.span.start, "", separate=i == 0)
+            self._put(_ITEMS[type(item)](self, item), item, "")
+            last_end = item.span.end
+        self._leading(len(self.text) + 1, "")
+        return "\n".join(self.lines).strip("\n") + "\n" if self.lines else ""
+
+    def _blank_before(self, item: s.Tree, last_end: int, always: bool) -> bool:
+        gap = self.text[last_end : item.span.start]
+        return always or bool(re.search(r"\n[ \t]*\n", gap))
+
+    # ---- comments
+
+    def _leading(self, before: int, indent: str, separate: bool = False) -> None:
+        """Comments that stand before the next thing, each on its own line."""
+        while self.comments and self.comments[0].start < before:
+            comment = self.comments.pop(0)
+            self.lines.append(indent + comment.text)
+            after = self.text[comment.start : before]
+            if separate and re.match(r"#[^\n]*\n[ \t]*\n", after):
+                self.lines.append("")
+
+    def _put(self, lines: list[str], tree: s.Tree, indent: str) -> None:
+        """Lines of one thing, and the comment that stands at its end."""
+        self.lines += lines
+        end = self.text.find("\n", tree.span.end)
+        end = len(self.text) if end < 0 else end
+        if self.comments and tree.span.end <= self.comments[0].start < end:
+            if not self.comments[0].alone:
+                self.lines[-1] += "  " + self.comments.pop(0).text
+
+    def _has_comments(self, tree: s.Tree) -> bool:
+        return any(tree.span.start <= c.start < tree.span.end for c in self.comments)
+
+    def _one_line(self, tree: s.Tree) -> bool:
+        """Whether a thing stood on one line, and has no comment within."""
+        return "\n" not in self.text[tree.span.start : tree.span.end]
+
+    def _nested(self, write: Callable[[], None]) -> list[str]:
+        outer, self.lines = self.lines, []
+        write()
+        inner, self.lines = self.lines, outer
+        return inner
+
+    # ---- items
+
+    def use(self, item: s.Use) -> list[str]:
+        return [f"use {show(item.path)}"]
+
+    def block(self, item: s.Block | s.Net) -> list[str]:
+        word = "block" if isinstance(item, s.Block) else "net"
+        params = ", ".join(
+            p.name if p.default is None else f"{p.name}={expression(p.default)}" for p in item.params
+        )
+        head = f"{word} {item.name}({params})" if params else f"{word} {item.name}"
+        return self.braced(head, item.body, item)
+
+    def instance(self, item: s.Instance) -> list[str]:
+        return [f"net {item.name} = {item.base}{_args(item.args or None)}"]
+
+    def section(self, item: s.Section) -> list[str]:
+        head = item.kind + (f" {item.name}" if item.name else "")
+        return self._entries(head, item, item.entries, _entry)
+
+    def test(self, item: s.Test) -> list[str]:
+        head = "test" + (f" {item.net}" if item.net else "")
+        return self._entries(head, item, item.expectations, expression)
+
+    def _entries(
+        self, head: str, item: s.Tree, entries: Iterable[Any], text: Callable[[Any], str]
+    ) -> list[str]:
+        entries = list(entries)
+        if not entries and not self._has_comments(item):
+            return [head + " {}"]
+        flat = f"{head} {{ {', '.join(map(text, entries))} }}"
+        if len(flat) <= WIDTH and self._one_line(item):
+            return [flat]
+
+        def write() -> None:
+            for e in entries:
+                self._leading(e.span.start, INDENT)
+                self._put([INDENT + text(e)], e, INDENT)
+            self._leading(item.span.end, INDENT)
+
+        return [head + " {", *self._nested(write), "}"]
+
+    # ---- bodies
+
+    def braced(self, head: str, body: s.Body, whole: s.Tree, indent: str = "") -> list[str]:
+        """`head { statements }`, on one line where it was and fits."""
+        if not body.statements and not self._has_comments(whole):
+            return [f"{head} {{}}"]
+        if self._one_line(body) or not self.text:
+            flat = f"{head} {{ {'; '.join(map(_flat_statement, body.statements))} }}"
+            if len(indent + flat) <= WIDTH:
+                return [flat]
+        return [f"{head} {{", *self._statements(body, indent + INDENT), indent + "}"]
+
+    def _statements(self, body: s.Body, indent: str) -> list[str]:
+        widths = _label_widths(body, self.text)
+
+        def write() -> None:
+            last = body.span.start + 1
+            for i, st in enumerate(body.statements):
+                if i and self._blank_before(st, last, always=False):
+                    self.lines.append("")
+                self._leading(st.span.start, indent)
+                self._put(self.statement(st, indent, widths.get(i, 0)), st, indent)
+                last = st.span.end
+            self._leading(body.span.end, indent)
+
+        return self._nested(write)
+
+    def statement(self, st: s.Statement, indent: str, label_width: int = 0) -> list[str]:
+        match st:
+            case s.Let():
+                return [f"{indent}let {st.name} = {expression(st.value)}"]
+            case s.Shared():
+                return self.chain(f"{indent}shared {st.name} = ", st.chain, indent)
+            case s.Output():
+                args = _args(st.args or None)
+                return self.chain(f"{indent}output {st.name}{args}: ", st.chain, indent)
+            case s.Chain():
+                label = f"{st.label}:".ljust(label_width) + " " if st.label else ""
+                return self.chain(indent + label, st, indent, labelled=True)
+
+    def chain(
+        self, head: str, chain: s.Chain, indent: str, labelled: bool = False
+    ) -> list[str]:
+        """A chain behind `head`; broken before `->` where it does not fit its line."""
+        if chain.label and not labelled:
+            head += f"{chain.label}: "
+        flat = head + " -> ".join(map(_flat_element, chain.elements))
+        if len(flat) <= WIDTH and not self._must_break(chain):
+            return [flat]
+        lines = [head]
+        for i, element in enumerate(chain.elements):
+            arrow = " -> " if i else ""
+            full = len(lines[-1]) + len(arrow) + len(_flat_element(element)) > WIDTH
+            if i and full and not self._broken(element):
+                lines.append(f"{indent}{INDENT}-> ")
+                arrow = ""
+            piece = self.element(element, len(lines[-1]) + len(arrow), indent)
+            lines[-1] += arrow + piece[0]
+            lines += piece[1:]
+        return lines
+
+    def _must_break(self, chain: s.Chain) -> bool:
+        """Whether the chain holds a body or branches that were written over several lines."""
+        return any(self._broken(e) for e in chain.elements)
+
+    def _broken(self, e: s.Element) -> bool:
+        match e:
+            case s.Repeat():
+                return self._broken(e.element)
+            case s.Group():
+                return self._must_break(e.chain)
+            case s.Step():
+                return e.branches is not None and not self._one_line(e)
+            case s.If() | s.For():
+                return not self._one_line(e)
+        return False
+
+    def element(self, e: s.Element, column: int, indent: str) -> list[str]:
+        """An element whose first line starts at `column`; later lines come with their indent."""
+        flat = _flat_element(e)
+        if column + len(flat) <= WIDTH and not self._broken(e):
+            return [flat]
+        match e:
+            case s.Repeat():
+                inner = self.element(e.element, column, indent)
+                return [*inner[:-1], f"{inner[-1]} * {_inside(e.count, _TIGHT + 1)}"]
+            case s.Group():
+                inner = self.chain("(", e.chain, indent + INDENT)
+                return [*inner[:-1], inner[-1] + ")"]
+            case s.Step(branches=tuple()):
+                return self._branched(e, column, indent)
+            case s.If():
+                return self._if(e, indent)
+            case s.For():
+                return self.braced(f"for {e.variable} in {expression(e.items)}", e.body, e, indent)
+        return [flat]
+
+    def _branched(self, e: s.Step, column: int, indent: str) -> list[str]:
+        assert e.branches is not None
+        bar = " " * len(indent) + INDENT * 2 + "| "
+        lines = [f"{e.name}{_args(e.args)} {{ "]
+        for i, branch in enumerate(e.branches):
+            if i:
+                lines.append(bar)
+            used = column if len(lines) == 1 else 0
+            pad = " " * used
+            written = self.chain(pad + lines[-1], branch, indent + INDENT * 3)
+            lines = [*lines[:-1], written[0][len(pad) :], *written[1:]]
+        return [*lines[:-1], lines[-1] + " }"]
+
+    def _if(self, e: s.If, indent: str) -> list[str]:
+        lines: list[str] = []
+        arms = [(f"if {expression(c)}", body) for c, body in e.arms]
+        if e.otherwise is not None:
+            arms.append(("", e.otherwise))
+        for i, (condition, body) in enumerate(arms):
+            head = condition if i == 0 else f"else {condition}".rstrip()
+            written = self.braced(head, body, body, indent)
+            if i and lines[-1].strip() == "}":
+                written[0] = f"{lines.pop()} {written[0]}"
+            elif i:
+                written[0] = indent + written[0]
+            lines += written
+        return lines
+
+
+def _light(a: s.Item, b: s.Item) -> bool:
+    """Whether two neighbours may stand without a blank line between."""
+    kinds = {type(a), type(b)}
+    return "\n" not in _text_of(a) + _text_of(b) or kinds <= {s.Instance, s.Use}
+
+
+def _text_of(tree: s.Tree) -> str:
+    return tree.span.source.text[tree.span.start : tree.span.end]
+
+
+def _label_widths(body: s.Body, text: str) -> dict[int, int]:
+    """For each labelled statement the width that aligns it with its labelled neighbours."""
+    widths: dict[int, int] = {}
+    run: list[int] = []
+    for i, st in enumerate([*body.statements, None]):
+        labelled = isinstance(st, s.Chain) and st.label is not None
+        apart = run and st and re.search(
+            r"\n[ \t]*\n", text[body.statements[run[-1]].span.end : st.span.start]
+        )
+        if (not labelled or apart) and run:
+            widest = max(len(body.statements[j].label or "") for j in run) + 1  # type: ignore[union-attr]
+            widths |= dict.fromkeys(run, widest)
+            run = []
+        if labelled:
+            run.append(i)
+    return widths
+
+
+def _entry(e: s.Entry | s.Expect) -> str:
+    if isinstance(e, s.Expect):
+        return f"expect {expression(e.condition)}"
+    return f"{e.name} = {expression(e.value)}"
+
+
+def _flat_body(body: s.Body) -> str:
+    inside = "; ".join(map(_flat_statement, body.statements))
+    return f"{{ {inside} }}" if inside else "{}"
+
+
+def _flat_statement(st: s.Statement) -> str:
+    match st:
+        case s.Let():
+            return f"let {st.name} = {expression(st.value)}"
+        case s.Shared():
+            return f"shared {st.name} = {_flat_chain(st.chain)}"
+        case s.Output():
+            return f"output {st.name}{_args(st.args or None)}: {_flat_chain(st.chain)}"
+        case s.Chain():
+            return _flat_chain(st)
+
+
+def _flat_chain(chain: s.Chain) -> str:
+    label = f"{chain.label}: " if chain.label else ""
+    return label + " -> ".join(map(_flat_element, chain.elements))
+
+
+def _flat_element(e: s.Element) -> str:
+    match e:
+        case s.Step():
+            head = e.name + _args(e.args)
+            if e.branches is None:
+                return head
+            return f"{head} {{ {' | '.join(map(_flat_chain, e.branches))} }}"
+        case s.Incoming():
+            return "in"
+        case s.Group():
+            return f"({_flat_chain(e.chain)})"
+        case s.Repeat():
+            return f"{_flat_element(e.element)} * {_inside(e.count, _TIGHT + 1)}"
+        case s.For():
+            return f"for {e.variable} in {expression(e.items)} {_flat_body(e.body)}"
+        case s.If():
+            arms = [f"if {expression(c)} {_flat_body(body)}" for c, body in e.arms]
+            if e.otherwise is not None:
+                arms.append(_flat_body(e.otherwise))
+            return " else ".join(arms)
+
+
+_ITEMS: dict[type, Callable[[_Writer, Any], list[str]]] = {
+    s.Use: _Writer.use,
+    s.Block: _Writer.block,
+    s.Net: _Writer.block,
+    s.Instance: _Writer.instance,
+    s.Section: _Writer.section,
+    s.Test: _Writer.test,
+}

@@ -1,0 +1,90 @@
+"""What elaboration gives: the graph of a net, and its layers as people know them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from netdsl.errors import Diagnostic, Span, fail, nearest
+from netdsl.ops import OPS
+from netdsl.ops.op import Cost
+from netdsl.types import Graph, Node, TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """One layer in its place: what was called, what it gives, and the nodes it emitted."""
+
+    path: str
+    call: str
+    op: str
+    result: str
+    nodes: tuple[str, ...]
+    type: TensorType
+    span: Span
+
+
+@dataclass(frozen=True)
+class Network:
+    """An elaborated net.
+
+    `places` maps every path (label, block, layer) to the node that flows out of it; `weights` gives
+    each output's share of the loss; outputs other than `main` hang at the side.
+    """
+
+    name: str
+    graph: Graph
+    layers: tuple[LayerInfo, ...]
+    places: Mapping[str, str]
+    weights: Mapping[str, float]
+    training: bool
+    warnings: tuple[Diagnostic, ...] = ()
+
+    def place(self, path: str, span: Span | None = None) -> Node:
+        """What flows out of a path. Raises NetError where there is no such place."""
+        if path not in self.places:
+            raise fail(f"`{self.name}` has no place `{path}`", span, help=nearest(path, self.places))
+        return self.graph[self.places[path]]
+
+    @cached_property
+    def parameters(self) -> tuple[Node, ...]:
+        """The learnable states."""
+        return tuple(n for n in self.graph.states if n.attrs["trainable"])
+
+    @property
+    def params(self) -> int:
+        """Learnable values; running statistics are not counted."""
+        return sum(n.type.size for n in self.parameters)
+
+    def cost(self, layer: LayerInfo) -> Cost:
+        """Work of one layer for the whole batch, at evaluation or training as elaborated."""
+        costs = [node_cost(self.graph, self.graph[n]) for n in layer.nodes]
+        return Cost(
+            sum(c.macs for c in costs), sum(c.flops for c in costs), sum(c.bytes for c in costs)
+        )
+
+    def layer_params(self, layer: LayerInfo) -> int:
+        """Learnable values that a layer brings; a shared weight counts where it first stands."""
+        nodes = (self.graph[n] for n in layer.nodes)
+        return sum(n.type.size for n in nodes if n.op == "state" and n.attrs["trainable"])
+
+    @cached_property
+    def batch(self) -> int:
+        return next((n.type.shape[0] for n in self.graph.inputs if n.type.rank), 1)
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates of convolutions and fully connected layers, one image."""
+        return sum(node_cost(self.graph, n).macs for n in self.graph.nodes.values()) // self.batch
+
+    @cached_property
+    def activations(self) -> int:
+        """Output values of convolutions and fully connected layers, one image."""
+        anchors = (n for n in self.graph.nodes.values() if OPS[n.op].kind == "anchor")
+        return sum(n.type.size for n in anchors) // self.batch
+
+
+def node_cost(graph: Graph, node: Node) -> Cost:
+    types = (graph[a].type for a in node.args)
+    return OPS[node.op].cost(node.type, *types, **node.attrs)

@@ -1,0 +1,233 @@
+"""Text to syntax tree: Lark's LALR parser and the transformer that makes our records."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from lark import Lark, Token, Transformer, v_args
+from lark.exceptions import UnexpectedInput
+from lark.tree import Meta
+
+from netdsl.errors import NetError, Source, Span, fail
+from netdsl.language import syntax as s
+from netdsl.language.diagnose import diagnose
+from netdsl.values import Size
+
+LONGEST_FILE = 1_000_000
+DEEPEST_NESTING = 40
+
+
+def parse(text: str, name: str = "<text>") -> s.File:
+    """The syntax tree of a .net text. Raises NetError with every syntax error that was found."""
+    source = Source(name, text)
+    _check_limits(source)
+    try:
+        return _parse(source)
+    except UnexpectedInput as e:
+        raise NetError(*diagnose(source, e, _parse)) from None
+
+
+def parse_expression(text: str, name: str) -> s.Expr:
+    """The syntax tree of one expression, such as what follows `=` on the command line."""
+    prefix = "train { value = "
+    file = parse(f"{prefix}{text} }}", name)
+    entries = file.items[0].entries if len(file.items) == 1 else ()  # type: ignore[union-attr]
+    if len(entries) != 1 or not isinstance(entries[0], s.Entry):
+        raise fail(f"{name}: `{text}` is not one value")
+    return entries[0].value
+
+
+def _parse(source: Source) -> s.File:
+    tree = _lark().parse(source.text)
+    file = _Maker(source).transform(tree)
+    assert isinstance(file, s.File)
+    return file
+
+
+@cache
+def _lark() -> Lark:
+    grammar = files("netdsl").joinpath("grammar/netdsl.lark").read_text(encoding="utf-8")
+    return Lark(grammar, parser="lalr", propagate_positions=True, maybe_placeholders=True)
+
+
+_BRACKETS = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|([(\[{])|([)\]}])')
+
+
+def _check_limits(source: Source) -> None:
+    if len(source.text) > LONGEST_FILE:
+        raise fail(f"{source.name} has over {LONGEST_FILE:,} characters; a .net file is never so long")
+    depth = 0
+    for m in _BRACKETS.finditer(source.text):
+        depth += 1 if m[1] else -1 if m[2] else 0
+        if depth > DEEPEST_NESTING:
+            where = Span(source, m.start(), m.end())
+            raise fail(f"brackets nest more than {DEEPEST_NESTING} deep", where)
+
+
+def _unquote(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text[1:-1])
+
+
+def _present(children: list[Any]) -> list[Any]:
+    return [c for c in children if c is not None]
+
+
+@v_args(meta=True)
+class _Maker(Transformer[Any, Any]):
+    """One method a rule; each makes the record of that name."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(visit_tokens=False)
+        self.source = source
+
+    def _span(self, meta: Meta) -> Span:
+        if meta.empty:
+            return Span(self.source, 0, 0)
+        return Span(self.source, meta.start_pos, meta.end_pos)
+
+    def _token_span(self, token: Token) -> Span:
+        start = token.start_pos or 0
+        return Span(self.source, start, token.end_pos or start)
+
+    # ---- expressions
+
+    def number(self, meta: Meta, c: list[Any]) -> s.Number:
+        text = str(c[0])
+        plain = text.replace("_", "")
+        whole = plain.isdigit()
+        return s.Number(self._span(meta), int(plain) if whole else float(plain), text)
+
+    def size(self, meta: Meta, c: list[Any]) -> s.Dims:
+        return s.Dims(self._span(meta), Size(tuple(int(d) for d in c[0].split("x"))))
+
+    def text(self, meta: Meta, c: list[Any]) -> s.Text:
+        return s.Text(self._span(meta), _unquote(c[0]))
+
+    def name(self, meta: Meta, c: list[Any]) -> s.Name:
+        return s.Name(self._span(meta), str(c[0]))
+
+    def list(self, meta: Meta, c: list[Any]) -> s.Listing:
+        return s.Listing(self._span(meta), tuple(_present(c)))
+
+    def pair(self, meta: Meta, c: list[Any]) -> s.Pair:
+        return s.Pair(self._span(meta), c[0], c[1])
+
+    def arg(self, meta: Meta, c: list[Any]) -> s.Arg:
+        return s.Arg(self._span(meta), str(c[0]) if c[0] else None, c[1])
+
+    def args(self, meta: Meta, c: list[Any]) -> tuple[s.Arg, ...]:
+        return tuple(_present(c))
+
+    def call(self, meta: Meta, c: list[Any]) -> s.CallExpr:
+        return s.CallExpr(self._span(meta), str(c[0]), c[1])
+
+    def member(self, meta: Meta, c: list[Any]) -> s.Member:
+        return s.Member(self._span(meta), str(c[0]))
+
+    def index(self, meta: Meta, c: list[Any]) -> s.Index:
+        return s.Index(self._span(meta), c[0], tuple(c[1:]))
+
+    def negative(self, meta: Meta, c: list[Any]) -> s.Unary:
+        return s.Unary(self._span(meta), "-", c[0])
+
+    def denied(self, meta: Meta, c: list[Any]) -> s.Unary:
+        return s.Unary(self._span(meta), "not", c[0])
+
+    def sum(self, meta: Meta, c: list[Any]) -> s.Flat:
+        pairs = zip(c[1::2], c[2::2], strict=True)
+        return s.Flat(self._span(meta), c[0], tuple((str(op), e) for op, e in pairs))
+
+    product = sum
+    comparison = sum
+
+    def both(self, meta: Meta, c: list[Any]) -> s.Flat:
+        return s.Flat(self._span(meta), c[0], tuple(("and", e) for e in c[1:]))
+
+    def either(self, meta: Meta, c: list[Any]) -> s.Flat:
+        return s.Flat(self._span(meta), c[0], tuple(("or", e) for e in c[1:]))
+
+    # ---- bodies
+
+    def step(self, meta: Meta, c: list[Any]) -> s.Step:
+        name, args, branches = c
+        return s.Step(self._span(meta), str(name), args, branches, self._token_span(name))
+
+    def branches(self, meta: Meta, c: list[Any]) -> tuple[s.Chain, ...]:
+        return tuple(c)
+
+    def incoming(self, meta: Meta, c: list[Any]) -> s.Incoming:
+        return s.Incoming(self._span(meta))
+
+    def group(self, meta: Meta, c: list[Any]) -> s.Group:
+        return s.Group(self._span(meta), c[0])
+
+    def arm(self, meta: Meta, c: list[Any]) -> tuple[s.Expr, s.Body]:
+        return c[0], c[1]
+
+    def if_(self, meta: Meta, c: list[Any]) -> s.If:
+        return s.If(self._span(meta), tuple(c[:-1]), c[-1])
+
+    def for_(self, meta: Meta, c: list[Any]) -> s.For:
+        return s.For(self._span(meta), str(c[0]), c[1], c[2])
+
+    def repeat(self, meta: Meta, c: list[Any]) -> s.Repeat:
+        return s.Repeat(self._span(meta), c[0], c[-1])
+
+    def chain(self, meta: Meta, c: list[Any]) -> s.Chain:
+        return s.Chain(self._span(meta), str(c[0]) if c[0] else None, tuple(c[1:]))
+
+    def let(self, meta: Meta, c: list[Any]) -> s.Let:
+        return s.Let(self._span(meta), str(c[0]), c[1])
+
+    def shared(self, meta: Meta, c: list[Any]) -> s.Shared:
+        return s.Shared(self._span(meta), str(c[0]), c[1])
+
+    def output(self, meta: Meta, c: list[Any]) -> s.Output:
+        return s.Output(self._span(meta), str(c[0]), c[1] or (), c[2])
+
+    def body(self, meta: Meta, c: list[Any]) -> s.Body:
+        return s.Body(self._span(meta), tuple(_present(c)))
+
+    # ---- files
+
+    def param(self, meta: Meta, c: list[Any]) -> s.Parameter:
+        return s.Parameter(self._span(meta), str(c[0]), c[1] if len(c) > 1 else None)
+
+    def params(self, meta: Meta, c: list[Any]) -> tuple[s.Parameter, ...]:
+        return tuple(_present(c))
+
+    def use(self, meta: Meta, c: list[Any]) -> s.Use:
+        return s.Use(self._span(meta), _unquote(c[0]))
+
+    def block(self, meta: Meta, c: list[Any]) -> s.Block:
+        return s.Block(self._span(meta), str(c[0]), c[1] or (), c[2])
+
+    def net(self, meta: Meta, c: list[Any]) -> s.Net:
+        return s.Net(self._span(meta), str(c[0]), c[1] or (), c[2])
+
+    def instance(self, meta: Meta, c: list[Any]) -> s.Instance:
+        return s.Instance(self._span(meta), str(c[0]), str(c[1]), c[2] or ())
+
+    def entry(self, meta: Meta, c: list[Any]) -> s.Entry:
+        return s.Entry(self._span(meta), str(c[0]), c[1])
+
+    def expect(self, meta: Meta, c: list[Any]) -> s.Expect:
+        return s.Expect(self._span(meta), c[0])
+
+    def section(self, meta: Meta, c: list[Any]) -> s.Section:
+        name = str(c[1]) if c[1] else None
+        return s.Section(self._span(meta), str(c[0]), name, tuple(_present(c[2:])))
+
+    def test(self, meta: Meta, c: list[Any]) -> s.Test:
+        return s.Test(self._span(meta), str(c[0]) if c[0] else None, tuple(_present(c[1:])))
+
+    def start(self, meta: Meta, c: list[Any]) -> s.File:
+        whole = Span(self.source, 0, len(self.source.text))
+        return s.File(whole, tuple(_present(c)))
+
+
+setattr(_Maker, "if", _Maker.if_)
+setattr(_Maker, "for", _Maker.for_)

@@ -1,0 +1,210 @@
+"""A program: what a file and the files it uses define, by name, ready to be elaborated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from netdsl.errors import Diagnostic, NetError, Source, Span, fail, nearest
+from netdsl.language import syntax as s
+from netdsl.language.evaluate import Scope, arguments, evaluate
+from netdsl.language.parse import parse
+from netdsl.signature import REQUIRED, Anything, Param, Signature
+from netdsl.values import Argument, Value
+
+
+@dataclass(frozen=True)
+class Program:
+    """A checked file: its own items, and the blocks of the files it uses."""
+
+    name: str
+    items: tuple[s.Item, ...]
+    blocks: Mapping[str, s.Block]
+    nets: Mapping[str, s.Net | s.Instance]
+
+    @property
+    def tests(self) -> tuple[s.Test, ...]:
+        return tuple(i for i in self.items if isinstance(i, s.Test))
+
+    def sections(self, kind: str) -> tuple[s.Section, ...]:
+        return tuple(i for i in self.items if isinstance(i, s.Section) and i.kind == kind)
+
+    def net(self, name: str | None = None, span: Span | None = None) -> str:
+        """A net's name, checked; the file's first net where none is asked for."""
+        if name is None:
+            if not self.nets:
+                raise fail(f"{self.name} holds no `net`", help="a net is written `net NAME { ... }`")
+            return next(iter(self.nets))
+        if name not in self.nets:
+            help = nearest(name, self.nets, "nets here")
+            raise fail(f"{self.name} holds no net called `{name}`", span, help=help)
+        return name
+
+    def section(self, kind: str, name: str | None = None) -> s.Section | None:
+        """A section of a kind. Unasked: the last unnamed one, else the first; None if there is none.
+
+        A named one inherits the entries of the unnamed one that it does not give itself.
+        """
+        all_of = self.sections(kind)
+        unnamed = [x for x in all_of if x.name is None]
+        if name is None:
+            return (unnamed or list(all_of[:1]) or [None])[-1]
+        named = [x for x in all_of if x.name == name]
+        if not named:
+            known = [x.name for x in all_of if x.name]
+            help = nearest(name, known, f"{kind} sections here")
+            raise fail(f"{self.name} holds no `{kind}` section called `{name}`", help=help)
+        return _inherit(unnamed[-1], named[-1]) if unnamed else named[-1]
+
+
+def _inherit(base: s.Section, heir: s.Section) -> s.Section:
+    own = {e.name for e in heir.entries if isinstance(e, s.Entry)}
+    kept = tuple(e for e in base.entries if not (isinstance(e, s.Entry) and e.name in own))
+    return replace(heir, entries=kept + heir.entries)
+
+
+Reader = Callable[[str], str]
+
+
+def read_text(path: str) -> str:
+    """A file's text. Raises NetError where it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise fail(f"{path} is no UTF-8 text", help="is it a .net file?") from None
+    except OSError as e:
+        raise fail(f"cannot read {path}: {e.strerror or e}") from None
+
+
+def load(path: str, read: Reader = read_text) -> Program:
+    """The program in a file. Raises NetError with what is wrong in it or in a file it uses."""
+    return program(parse(read(path), path), read)
+
+
+def program(file: s.File, read: Reader = read_text) -> Program:
+    """The program of a syntax tree, with the blocks of every `use`."""
+    name = file.span.source.name
+    errors: list[Diagnostic] = []
+    blocks = _used(file, read, (str(Path(name)),), errors)
+    own: dict[str, s.Block] = {}
+    nets: dict[str, s.Net | s.Instance] = {}
+    for item in file.items:
+        if isinstance(item, s.Block):
+            _define(own, item, "block", errors)
+        elif isinstance(item, s.Net | s.Instance):
+            _define(nets, item, "net", errors)
+    _check_sections(file, errors)
+    if errors:
+        raise NetError(*errors)
+    return Program(name, file.items, {**blocks, **own}, nets)
+
+
+def _define(table: dict[str, Any], item: Any, what: str, errors: list[Diagnostic]) -> None:
+    if item.name in table:
+        first = table[item.name].span
+        note = f"the first stands at {first}"
+        errors.append(Diagnostic(f"two {what}s are called `{item.name}`", item.span, None, (note,)))
+    else:
+        table[item.name] = item
+
+
+def _check_sections(file: s.File, errors: list[Diagnostic]) -> None:
+    seen: set[tuple[str, str]] = set()
+    for item in file.items:
+        if not isinstance(item, s.Section):
+            continue
+        if item.name is not None and (item.kind, item.name) in seen:
+            message = f"two {item.kind} sections are called `{item.name}`"
+            errors.append(Diagnostic(message, item.span))
+        seen.add((item.kind, item.name or ""))
+        names = [e.name for e in item.entries if isinstance(e, s.Entry)]
+        for e in item.entries:
+            if isinstance(e, s.Entry) and names.count(e.name) > 1:
+                errors.append(Diagnostic(f"`{e.name}` is given twice", e.span))
+                names.remove(e.name)
+
+
+def _used(
+    file: s.File, read: Reader, path: tuple[str, ...], errors: list[Diagnostic]
+) -> dict[str, s.Block]:
+    """Blocks of the files that `file` uses, theirs included. `path` is the way that led here."""
+    blocks: dict[str, s.Block] = {}
+    here = Path(file.span.source.name).parent
+    for item in file.items:
+        if not isinstance(item, s.Use):
+            continue
+        target = str(here / item.path)
+        if target in path:
+            way = " uses ".join((*path[path.index(target) :], target))
+            errors.append(Diagnostic("files use each other in a circle", item.span, None, (way,)))
+            continue
+        try:
+            other = parse(read(target), target)
+        except NetError as e:
+            errors.extend(e.located(item.span).diagnostics)
+            continue
+        blocks |= _used(other, read, (*path, target), errors)
+        blocks |= {b.name: b for b in other.items if isinstance(b, s.Block)}
+    return blocks
+
+
+def self_contained(program: Program) -> s.File:
+    """One syntax tree that needs no other file: every `use` replaced by the blocks it brings."""
+    own = {i.name for i in program.items if isinstance(i, s.Block)}
+    brought = tuple(b for name, b in program.blocks.items() if name not in own)
+    kept = tuple(i for i in program.items if not isinstance(i, s.Use))
+    span = Span(Source(program.name, ""), 0, 0)
+    return s.File(span, brought + kept)
+
+
+def section_values(section: s.Section) -> tuple[Argument, ...]:
+    """A section's entries with their values."""
+    entries = [e for e in section.entries if isinstance(e, s.Entry)]
+    return arguments([s.Arg(e.span, e.name, e.value) for e in entries], Scope())
+
+
+def signature_of(item: s.Block | s.Net) -> Signature:
+    """The parameters of a block or net; defaults are evaluated where they are bound."""
+    params = (
+        Param(p.name, Anything(), REQUIRED if p.default is None else None) for p in item.params
+    )
+    return Signature(item.name, tuple(params))
+
+
+def bind_params(
+    item: s.Block | s.Net, given: Sequence[Argument], span: Span | None
+) -> dict[str, Value]:
+    """Values of all parameters; a default may use the parameters before it."""
+    bound = signature_of(item).bind(given, span)
+    present = {a.name for a in given if a.name} | {
+        p.name for p, a in zip(item.params, given, strict=False) if a.name is None
+    }
+    values: dict[str, Value] = {}
+    for p in item.params:
+        if p.name in present or p.default is None:
+            values[p.name] = bound[p.name]
+        else:
+            values[p.name] = evaluate(p.default, Scope(values))
+    return values
+
+
+def instance_chain(program: Program, name: str) -> tuple[s.Net, tuple[Argument, ...]]:
+    """The net behind a name, and the arguments that its instances give it.
+
+    An instance of an instance overrides its arguments. Raises NetError on a circle.
+    """
+    given: dict[str | int, Argument] = {}
+    seen: list[str] = []
+    item = program.nets[name]
+    while isinstance(item, s.Instance):
+        if item.name in seen:
+            raise fail(f"`{name}` is defined by itself: {' = '.join([*seen, item.name])}", item.span)
+        seen.append(item.name)
+        for place, a in enumerate(arguments(item.args, Scope())):
+            given.setdefault(a.name or place, a)
+        item = program.nets[program.net(item.base, item.span)]
+    return item, tuple(sorted(given.values(), key=lambda a: a.name is not None))
+
+

@@ -1,0 +1,26 @@
+"""The words of the language: layers with learnable values, and every operator marked as a layer."""
+
+from __future__ import annotations
+
+from netdsl.layers import convolution, dense, normalization, pooling, structure
+from netdsl.layers.layer import Layer, Site
+from netdsl.ops import OPS
+from netdsl.ops.op import Op
+from netdsl.signature import Signature
+from netdsl.types import Node
+
+
+def _plain(op: Op) -> Layer:
+    """An operator of one operand, as it stands in the table."""
+
+    def build(site: Site, x: Node, **attrs: object) -> Node:
+        return site.b.emit(op.name, x, **attrs)
+
+    return Layer(op.name, Signature(op.name, op.attrs), build, doc=op.doc)
+
+
+_FAMILIES = (convolution, dense, pooling, normalization, structure)
+
+LAYERS: dict[str, Layer] = {
+    layer.name: layer for family in _FAMILIES for layer in family.LAYERS
+} | {op.name: _plain(op) for op in OPS.values() if op.layer}

@@ -1,0 +1,46 @@
+"""Fully connected layers and dropout."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from netdsl.layers.convolution import BIAS, WEIGHT, biased, weight
+from netdsl.layers.layer import Layer, Site
+from netdsl.signature import Number, Param, Signature, Whole
+from netdsl.types import Node
+
+
+def flat(site: Site, x: Node) -> Node:
+    """One row of values a sample."""
+    n = x.type.shape[0]
+    return site.b.reshape(x, shape=(n, math.prod(x.type.shape[1:]))) if x.type.rank != 2 else x
+
+
+def _fc(site: Site, x: Node, units: int, **states: Any) -> Node:
+    x = flat(site, x)
+    w = weight(site, (units, x.type.shape[1]), states["weight"])
+    return biased(site, site.b.matmul(x, w), states["bias"])
+
+
+def _dropout(site: Site, x: Node, rate: float) -> Node:
+    if not site.training or rate == 0:
+        return x
+    return site.b.dropout(x, site.seed, site.step, key=site.path, rate=rate)
+
+
+LAYERS = (
+    Layer(
+        "fc",
+        Signature("fc", (Param("units", Whole(1, 10**9)), BIAS, WEIGHT)),
+        _fc,
+        doc="fully connected: flattens, then one weight for each input and unit",
+    ),
+    Layer("flatten", Signature("flatten"), flat, doc="height x width x channels as one row"),
+    Layer(
+        "dropout",
+        Signature("dropout", (Param("rate", Number(0, below=1), 0.5, "share that is zeroed"),)),
+        _dropout,
+        doc="zeroes a random share of the values in training (Srivastava et al. 2014)",
+    ),
+)

@@ -1,0 +1,91 @@
+"""Initialisers: the distributions that weights are first drawn from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from netdsl.signature import Chosen, Mismatch, Number, OneFrom, OneOf, Param, Signature
+from netdsl.values import Symbol, Value
+
+
+@dataclass(frozen=True)
+class Init:
+    """`law(shape, **arguments)` gives a distribution and its parameter: ("normal", 0.05).
+
+    Shapes are [out, ..., in]: the fan in is the product of all axes but the first.
+    """
+
+    signature: Signature
+    law: Callable[..., tuple[str, float]]
+
+
+def _fan_in(shape: tuple[int, ...]) -> int:
+    return max(1, math.prod(shape[1:]))
+
+
+def _fan_out(shape: tuple[int, ...]) -> int:
+    return max(1, shape[0] * math.prod(shape[1:-1])) if len(shape) > 1 else shape[0]
+
+
+def _he(shape: tuple[int, ...]) -> tuple[str, float]:
+    return "normal", math.sqrt(2 / _fan_in(shape))
+
+
+def _he_uniform(shape: tuple[int, ...]) -> tuple[str, float]:
+    return "uniform", math.sqrt(6 / _fan_in(shape))
+
+
+def _lecun(shape: tuple[int, ...]) -> tuple[str, float]:
+    return "normal", math.sqrt(1 / _fan_in(shape))
+
+
+def _xavier(shape: tuple[int, ...]) -> tuple[str, float]:
+    return "uniform", math.sqrt(6 / (_fan_in(shape) + _fan_out(shape)))
+
+
+def _xavier_normal(shape: tuple[int, ...]) -> tuple[str, float]:
+    return "normal", math.sqrt(2 / (_fan_in(shape) + _fan_out(shape)))
+
+
+def _entry(name: str, law: Any, *params: Param) -> Init:
+    return Init(Signature(name, params), law)
+
+
+INITS: dict[str, Init] = {
+    i.signature.name: i
+    for i in (
+        _entry("he", _he),  # He et al. 2015, fan in, for ReLU
+        _entry("he_uniform", _he_uniform),
+        _entry("lecun", _lecun),  # LeCun et al. 1998
+        _entry("xavier", _xavier),  # Glorot & Bengio 2010
+        _entry("xavier_normal", _xavier_normal),
+        _entry("normal", lambda shape, std: ("normal", std), Param("std", Number(0), 0.01)),
+        _entry("uniform", lambda shape, bound: ("uniform", bound), Param("bound", Number(0), 0.05)),
+        _entry("constant", lambda shape, value: ("constant", value), Param("value", Number())),
+        _entry("zeros", lambda shape: ("constant", 0.0)),
+        _entry("ones", lambda shape: ("constant", 1.0)),
+    )
+}
+
+
+@dataclass(frozen=True)
+class _Constant:
+    """A bare number, read as `constant(number)`."""
+
+    def accept(self, value: Value) -> Chosen:
+        number = Number().accept(value)
+        return Chosen("constant", INITS["constant"], {"value": number})
+
+
+INIT = OneOf((_Constant(), OneFrom("initialiser", INITS)))
+
+
+def initialiser(name: str) -> Chosen:
+    """The initialiser of that name with its defaults."""
+    chosen = INIT.accept(Symbol(name))
+    if not isinstance(chosen, Chosen):
+        raise Mismatch(name)
+    return chosen

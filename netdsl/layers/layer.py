@@ -1,0 +1,92 @@
+"""What a word of the language does: Layer, and the Site where it is put into a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from netdsl.errors import fail
+from netdsl.ir.builder import Builder
+from netdsl.layers.init import Init
+from netdsl.signature import Chosen, Signature
+from netdsl.types import Node, TensorType, dims
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A word of the language: `build(site, x, **arguments)` emits its nodes and returns the result.
+
+    A layer of arity `many` joins branches and is given a list of nodes. `prepare` is the IR that a
+    layer needs besides: none.
+    """
+
+    name: str
+    signature: Signature
+    build: Callable[..., Node]
+    arity: Literal["one", "many"] = "one"
+    doc: str = ""
+
+
+@dataclass
+class Site:
+    """One place in a network: the builder, the paths of its states, training or not.
+
+    `weights` is the path under which learnable values that are shared between uses live; `path`
+    the one of this very use. They differ only under `shared`.
+    """
+
+    b: Builder
+    path: str
+    weights: str
+    training: bool
+    updates: dict[str, Node] = field(default_factory=dict)
+
+    def param(self, name: str, shape: tuple[int, ...], init: Chosen, own: bool = False) -> Node:
+        """A learnable value; `own` keeps it apart for every use of a shared chain."""
+        record: Init = init.record
+        law = record.law(shape, **init.arguments)
+        return self._state(f"{self.path if own else self.weights}.{name}", shape, law, True)
+
+    def buffer(self, name: str, shape: tuple[int, ...], value: float) -> Node:
+        """A value that training renews without a gradient, such as a running mean."""
+        return self._state(f"{self.path}.{name}", shape, ("constant", value), False)
+
+    def _state(
+        self, path: str, shape: tuple[int, ...], law: tuple[str, float], trainable: bool
+    ) -> Node:
+        kind = TensorType(shape, self.b.dtype)
+        there = self.b.nodes.get(path)
+        if there is not None and there.type != kind:
+            raise fail(
+                f"the shared `{path}` is {dims(there.type.shape)}, here it would be {dims(shape)}",
+                help="a shared chain needs the same channels wherever it is used",
+            )
+        return self.b.state(path, kind, law, trainable)
+
+    def update(self, state: Node, value: Node) -> None:
+        """`value` replaces `state` at the end of a training step."""
+        self.updates[state.name] = value
+
+    @property
+    def seed(self) -> Node:
+        return self.b.input("seed", TensorType((), "int32"))
+
+    @property
+    def step(self) -> Node:
+        return self.b.input("step", TensorType((), "int32"))
+
+
+def channels(x: Node) -> int:
+    return x.type.shape[-1]
+
+
+def image_of(x: Node, what: str) -> tuple[int, int, int, int]:
+    """The shape of an image batch. Raises NetError where `x` is none."""
+    if x.type.rank != 4:
+        raise fail(
+            f"`{what}` needs an image of height x width x channels, not {dims(x.type.shape[1:])}",
+            help="put it before layers that flatten, such as `fc`",
+        )
+    n, h, w, c = x.type.shape
+    return n, h, w, c

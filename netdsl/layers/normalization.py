@@ -1,0 +1,120 @@
+"""Normalisation layers: batch, layer, instance and group, all by moments over some axes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from netdsl.errors import fail
+from netdsl.layers.init import INIT
+from netdsl.layers.layer import Layer, Site, channels, image_of
+from netdsl.signature import Chosen, Flag, Number, Param, Signature, Whole
+from netdsl.types import Node
+from netdsl.values import Symbol
+
+
+def _scaled(site: Site, x: Node, affine: bool, gamma: Chosen, beta: Chosen) -> Node:
+    """A learnable factor and offset for each channel."""
+    if not affine:
+        return x
+    shape = (channels(x),)
+    y = site.b.mul(x, site.param("gamma", shape, gamma, own=True))
+    return site.b.add(y, site.param("beta", shape, beta, own=True))
+
+
+def _batchnorm(site: Site, x: Node, momentum: float, eps: float, **scale: Any) -> Node:
+    """Ioffe & Szegedy 2015. Training uses the batch's moments and moves the running ones towards
+    them by `momentum` (unbiased variance); otherwise the running ones are used."""
+    b = site.b
+    axes = tuple(range(x.type.rank - 1))
+    c = channels(x)
+    mean = site.buffer("running_mean", (c,), 0.0)
+    variance = site.buffer("running_var", (c,), 1.0)
+    if site.training:
+        m = _batch_moments(site, x, axes, mean, variance, momentum)
+    else:
+        rows = [b.reshape(v, shape=(1, c)) for v in (mean, variance)]
+        m = b.concat(*rows, axis=0)
+    return _scaled(site, b.normalize(x, m, axes=axes, eps=eps), **scale)
+
+
+def _batch_moments(
+    site: Site, x: Node, axes: tuple[int, ...], mean: Node, variance: Node, momentum: float
+) -> Node:
+    b, c = site.b, channels(x)
+    count = math.prod(x.type.shape[a] for a in axes)
+    if count == 1:
+        raise fail(
+            "batch normalisation of a single value a channel has no variance",
+            help="use a larger batch, or `layernorm`, which does not look at the batch",
+        )
+    m = b.moments(x, axes=axes)
+    unbiased = (1.0, count / (count - 1))
+    for i, (state, factor) in enumerate(zip((mean, variance), unbiased, strict=True)):
+        row = b.slice(m, start=(i, 0), stop=(i + 1, c), step=(1, 1))
+        value = b.mul(b.reshape(row, shape=(c,)), b.const(factor))
+        site.update(state, b.ema(state, value, decay=1 - momentum))
+    return m
+
+
+def _over(site: Site, x: Node, axes: tuple[int, ...], eps: float) -> Node:
+    return site.b.normalize(x, site.b.moments(x, axes=axes), axes=axes, eps=eps)
+
+
+def _layernorm(site: Site, x: Node, eps: float, **scale: Any) -> Node:
+    """Ba et al. 2016: moments of each sample over all its values."""
+    return _scaled(site, _over(site, x, tuple(range(1, x.type.rank)), eps), **scale)
+
+
+def _instancenorm(site: Site, x: Node, eps: float, **scale: Any) -> Node:
+    """Ulyanov et al. 2016: moments of each sample and channel over the image."""
+    image_of(x, "instancenorm")
+    return _scaled(site, _over(site, x, (1, 2), eps), **scale)
+
+
+def _groupnorm(site: Site, x: Node, groups: int, eps: float, **scale: Any) -> Node:
+    """Wu & He 2018: moments of each sample over the image and a group of channels."""
+    c = channels(x)
+    if c % groups:
+        raise fail(f"{c} channels do not divide into {groups} groups")
+    shape = x.type.shape
+    split = site.b.reshape(x, shape=(*shape[:-1], groups, c // groups))
+    axes = (*range(1, x.type.rank - 1), x.type.rank)
+    y = site.b.reshape(_over(site, split, axes, eps), shape=shape)
+    return _scaled(site, y, **scale)
+
+
+_EPS = Param("eps", Number(above=0), 1e-5, "added to the variance")
+_AFFINE = (
+    Param("affine", Flag(), True, "learn a factor and an offset for each channel"),
+    Param("gamma", INIT, Symbol("ones"), "initial factor"),
+    Param("beta", INIT, Symbol("zeros"), "initial offset"),
+)
+_MOMENTUM = Param("momentum", Number(0, 1), 0.1, "weight of the new batch in the running moments")
+
+LAYERS = (
+    Layer(
+        "batchnorm",
+        Signature("batchnorm", (_MOMENTUM, _EPS, *_AFFINE)),
+        _batchnorm,
+        doc="normalise each channel over the batch (Ioffe & Szegedy 2015)",
+    ),
+    Layer(
+        "layernorm",
+        Signature("layernorm", (_EPS, *_AFFINE)),
+        _layernorm,
+        doc="normalise each sample over all its values (Ba et al. 2016)",
+    ),
+    Layer(
+        "instancenorm",
+        Signature("instancenorm", (_EPS, *_AFFINE)),
+        _instancenorm,
+        doc="normalise each channel of each sample (Ulyanov et al. 2016)",
+    ),
+    Layer(
+        "groupnorm",
+        Signature("groupnorm", (Param("groups", Whole(1, 65536), 32), _EPS, *_AFFINE)),
+        _groupnorm,
+        doc="normalise groups of channels of each sample (Wu & He 2018)",
+    ),
+)

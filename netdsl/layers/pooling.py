@@ -1,0 +1,96 @@
+"""Pooling layers: over windows, with padding and ceil mode, and over the whole image."""
+
+from __future__ import annotations
+
+from netdsl.layers.convolution import Padding, pads
+from netdsl.layers.layer import Layer, Site, image_of
+from netdsl.ops.windows import Pads, Pair
+from netdsl.signature import Extent, Flag, Nothing, OneOf, Param, Signature
+from netdsl.types import Node
+
+
+def _edges(size: Pair, kernel: Pair, stride: Pair, pad: Pads, ceil: bool) -> Pads:
+    """Padding that makes the last, partial window whole in ceil mode.
+
+    A window may not start beyond the image and its leading padding, as in Caffe and PyTorch.
+    """
+    if not ceil:
+        return pad
+    edges = []
+    for n, k, s, (low, high) in zip(size, kernel, stride, pad, strict=True):
+        count = -(-(n + low + high - k) // s) + 1
+        if (count - 1) * s >= n + low:
+            count -= 1
+        edges.append((low, max(high, (count - 1) * s + k - n - low)))
+    return edges[0], edges[1]
+
+
+def _geometry(
+    site: Site, x: Node, name: str, kernel: Pair, stride: Pair | None, pad: str | Pads, ceil: bool
+) -> dict[str, object]:
+    _, h, w, _ = image_of(x, name)
+    stride = stride or kernel
+    edges = _edges((h, w), kernel, stride, pads(pad, kernel), ceil)
+    return {"kernel": kernel, "stride": stride, "pad": edges}
+
+
+def _maxpool(
+    site: Site, x: Node, kernel: Pair, stride: Pair | None, pad: str | Pads, ceil: bool
+) -> Node:
+    return site.b.max_pool(x, **_geometry(site, x, "maxpool", kernel, stride, pad, ceil))
+
+
+def _avgpool(
+    site: Site,
+    x: Node,
+    kernel: Pair,
+    stride: Pair | None,
+    pad: str | Pads,
+    ceil: bool,
+    include_pad: bool,
+) -> Node:
+    geometry = _geometry(site, x, "avgpool", kernel, stride, pad, ceil)
+    return site.b.avg_pool(x, include_pad=include_pad, **geometry)
+
+
+def _globalavgpool(site: Site, x: Node) -> Node:
+    image_of(x, "globalavgpool")
+    return site.b.reduce_mean(x, axes=(1, 2), keepdims=True)
+
+
+def _globalmaxpool(site: Site, x: Node) -> Node:
+    image_of(x, "globalmaxpool")
+    return site.b.reduce_max(x, axes=(1, 2), keepdims=True)
+
+
+_WINDOW = (
+    Param("kernel", Extent()),
+    Param("stride", OneOf((Extent(), Nothing())), None, "the kernel unless given"),
+    Param("pad", Padding(), 0),
+    Param("ceil", Flag(), False, "keep the last, partial window"),
+)
+
+LAYERS = (
+    Layer("maxpool", Signature("maxpool", _WINDOW), _maxpool, doc="largest value of each window"),
+    Layer(
+        "avgpool",
+        Signature(
+            "avgpool",
+            (*_WINDOW, Param("include_pad", Flag(), False, "count padding as zeros in the mean")),
+        ),
+        _avgpool,
+        doc="mean of each window",
+    ),
+    Layer(
+        "globalavgpool",
+        Signature("globalavgpool"),
+        _globalavgpool,
+        doc="mean of each channel over the whole image: 1 x 1 x channels",
+    ),
+    Layer(
+        "globalmaxpool",
+        Signature("globalmaxpool"),
+        _globalmaxpool,
+        doc="largest value of each channel over the whole image: 1 x 1 x channels",
+    ),
+)

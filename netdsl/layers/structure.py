@@ -1,0 +1,159 @@
+"""Layers that join branches, cut, pad and enlarge; nothing in them is learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+from netdsl.errors import fail
+from netdsl.layers.layer import Layer, Site, image_of
+from netdsl.signature import Extent, Many, Mismatch, Nothing, Number, OneOf, Param, Signature, Whole
+from netdsl.types import Node, dims
+from netdsl.values import Value
+
+_COUNT = {2: "two", 3: "three", 4: "four"}
+
+
+def _sizes(xs: Sequence[Node]) -> str:
+    return " and ".join(dims(x.type.shape[1:]) for x in xs)
+
+
+def _branches(name: str, xs: Sequence[Node]) -> str:
+    return f"the {_COUNT.get(len(xs), str(len(xs)))} branches of `{name}` differ: {_sizes(xs)}"
+
+
+def _pairwise(name: str) -> Callable[[Site, Sequence[Node]], Node]:
+    """A layer that joins branches of one shape by an elementwise operator.
+
+    A branch of 1 x 1 x channels (or 1 channel) stretches, as a gate over the image must.
+    """
+
+    def build(site: Site, xs: Sequence[Node]) -> Node:
+        shapes = {x.type.shape for x in xs}
+        if len(shapes) > 1 and not _stretches(xs):
+            raise fail(_branches(name, xs), help=_remedy(xs))
+        return reduce(lambda x, z: site.b.emit(name, x, z), xs)
+
+    return build
+
+
+def _stretches(xs: Sequence[Node]) -> bool:
+    if any(x.type.rank != 4 for x in xs):
+        return False
+    return all(len({s for s in sizes if s != 1}) <= 1 for sizes in zip(*(x.type.shape for x in xs)))
+
+
+def _remedy(xs: Sequence[Node]) -> str:
+    spatial = {x.type.shape[1:-1] for x in xs}
+    if len(spatial) > 1:
+        return "make the heights and widths equal: look at `stride` and `pad` of both branches"
+    return "make the channels equal, for example with `conv(channels, 1x1)` in one branch"
+
+
+def _concat(site: Site, xs: Sequence[Node]) -> Node:
+    if len({x.type.shape[:-1] for x in xs}) > 1:
+        raise fail(
+            _branches("concat", xs),
+            help="branches are joined along channels; make their heights and widths equal",
+        )
+    return site.b.concat(*xs, axis=xs[0].type.rank - 1)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """[start, stop], the stop left out of what is kept."""
+
+    def accept(self, value: Value) -> tuple[int, int]:
+        if not isinstance(value, tuple) or len(value) != 2:
+            raise Mismatch("[start, stop]")
+        start, stop = (Whole(0).accept(v) for v in value)
+        if stop <= start:
+            raise Mismatch("[start, stop] with stop after start")
+        return start, stop
+
+
+def _slice(
+    site: Site,
+    x: Node,
+    height: tuple[int, int] | None,
+    width: tuple[int, int] | None,
+    channels: tuple[int, int] | None,
+    step: tuple[int, int],
+) -> Node:
+    shape = image_of(x, "slice")
+    cuts = [(0, shape[0])]
+    for size, cut, axis in zip(
+        shape[1:], (height, width, channels), ("height", "width", "channels"), strict=True
+    ):
+        if cut is not None and cut[1] > size:
+            raise fail(f"`{axis}` of the slice ends at {cut[1]}, the image has {size}")
+        cuts.append(cut or (0, size))
+    start, stop = zip(*cuts, strict=True)
+    return site.b.slice(x, start=start, stop=stop, step=(1, *step, 1))
+
+
+Amount = tuple[int, ...]
+
+
+def _pad(
+    site: Site, x: Node, height: Amount, width: Amount, channels: Amount, value: float
+) -> Node:
+    image_of(x, "pad")
+    pairs = [(0, 0)]
+    pairs += [(a[0], a[-1]) for a in (height, width, channels)]
+    low, high = zip(*pairs, strict=True)
+    return site.b.pad(x, low=low, high=high, interior=(0, 0, 0, 0), value=value)
+
+
+def _upsample(site: Site, x: Node, factor: tuple[int, int]) -> Node:
+    n, h, w, c = image_of(x, "upsample")
+    fh, fw = factor
+    column = site.b.reshape(x, shape=(n, h, 1, w, 1, c))
+    repeated = site.b.broadcast(column, shape=(n, h, fh, w, fw, c))
+    return site.b.reshape(repeated, shape=(n, h * fh, w * fw, c))
+
+
+_BOTH = OneOf((Many(Whole(0, 65536), 1), Many(Whole(0, 65536), 2)))
+_CUT = OneOf((_Cut(), Nothing()))
+
+LAYERS = (
+    Layer("add", Signature("add"), _pairwise("add"), "many", "sum of branches"),
+    Layer("mul", Signature("mul"), _pairwise("mul"), "many", "product of branches, such as a gate"),
+    Layer("concat", Signature("concat"), _concat, "many", "branches side by side along channels"),
+    Layer("identity", Signature("identity"), lambda site, x: x, doc="what flows in, unchanged"),
+    Layer(
+        "slice",
+        Signature(
+            "slice",
+            (
+                Param("height", _CUT, None),
+                Param("width", _CUT, None),
+                Param("channels", _CUT, None),
+                Param("step", Extent(), 1, "every so manieth pixel"),
+            ),
+        ),
+        _slice,
+        doc="part of an image, or every second pixel of it",
+    ),
+    Layer(
+        "pad",
+        Signature(
+            "pad",
+            (
+                Param("height", _BOTH, 0),
+                Param("width", _BOTH, 0),
+                Param("channels", _BOTH, 0),
+                Param("value", Number(), 0.0),
+            ),
+        ),
+        _pad,
+        doc="a border: one amount, or [before, after]",
+    ),
+    Layer(
+        "upsample",
+        Signature("upsample", (Param("factor", Extent()),)),
+        _upsample,
+        doc="every pixel repeated",
+    ),
+)

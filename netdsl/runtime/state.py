@@ -1,0 +1,64 @@
+"""The State store: values that stay between runs, by name, shared by every executor."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from netdsl.errors import fail, internal
+from netdsl.types import Array, Backend, Node, dims
+
+
+def draw(node: Node, seed: int) -> Array:
+    """A state's first value: a function of seed and name alone, whatever else the net holds."""
+    law, scale = node.attrs["init"]
+    kind = node.type
+    if law == "constant":
+        return np.full(kind.shape, scale, dtype=kind.dtype)
+    key = [seed, zlib.crc32(node.name.encode())]
+    rng = np.random.Generator(np.random.Philox(key=np.array(key, dtype=np.uint64)))
+    values = np.empty(kind.shape, dtype=np.float32)
+    if law == "normal":
+        rng.standard_normal(out=values, dtype=np.float32)
+        values *= np.float32(scale)
+    elif law == "uniform":
+        rng.random(out=values, dtype=np.float32)
+        values *= np.float32(2 * scale)
+        values -= np.float32(scale)
+    else:
+        raise internal(f"no distribution is called {law}")
+    return values.astype(kind.dtype, copy=False)
+
+
+class State:
+    """Arrays on a backend by state name."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.arrays: dict[str, Array] = {}
+
+    def initialise(self, states: Iterable[Node], seed: int) -> None:
+        """Draws every state that has no value yet."""
+        for node in states:
+            if node.name not in self.arrays:
+                self.arrays[node.name] = self.backend.upload(draw(node, seed))
+
+    def load(self, values: Mapping[str, Array], states: Iterable[Node], origin: str) -> None:
+        """Takes the values of `states`. Raises NetError, naming the state, where one is missing or
+        has another shape."""
+        for node in states:
+            value = values.get(node.name)
+            if value is None:
+                raise fail(f"{origin} holds no `{node.name}`, which the net needs")
+            if value.shape != node.type.shape:
+                raise fail(
+                    f"`{node.name}` is {dims(value.shape)} in {origin}, "
+                    f"the net wants {dims(node.type.shape)}"
+                )
+            self.arrays[node.name] = self.backend.upload(value.astype(node.type.dtype, copy=False))
+
+    def snapshot(self) -> dict[str, Array]:
+        """Every state as a NumPy array."""
+        return {name: self.backend.download(a) for name, a in self.arrays.items()}

@@ -1,0 +1,81 @@
+"""Checkpoints: states in a safetensors file that carries its own .net."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from netdsl import __version__
+from netdsl.errors import NetError, fail
+from netdsl.files import write_atomically
+from netdsl.language.parse import parse
+from netdsl.language.program import Program, program
+from netdsl.train.recipe import Recipe, resolve
+from netdsl.types import Array
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """States by name, and all that is needed to use them."""
+
+    states: Mapping[str, Array]
+    net_text: str
+    recipe_name: str | None
+    classes: tuple[str, ...]
+    metrics: Mapping[str, Any]
+    progress: Mapping[str, int]
+    origin: str = "checkpoint"
+
+    def program(self) -> Program:
+        return program(parse(self.net_text, f"{self.origin} (.net inside)"))
+
+    def recipe(self) -> Recipe:
+        return resolve(self.program(), self.recipe_name)
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint. Raises NetError where it cannot be written; what was there then stays."""
+    from safetensors.numpy import save as to_bytes
+
+    metadata = {
+        "format": "netdsl",
+        "version": __version__,
+        "net": checkpoint.net_text,
+        "recipe": json.dumps(checkpoint.recipe_name),
+        "classes": json.dumps(checkpoint.classes),
+        "metrics": json.dumps(checkpoint.metrics),
+        "progress": json.dumps(checkpoint.progress),
+    }
+    write_atomically(path, to_bytes(dict(checkpoint.states), metadata))
+
+
+def load(path: Path) -> Checkpoint:
+    """Reads a checkpoint. Raises NetError where the file is missing, damaged or not ours."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise fail(f"there is no checkpoint {path}")
+    try:
+        with safe_open(path, framework="numpy") as f:
+            metadata = f.metadata() or {}
+            states = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError) as e:
+        raise fail(f"{path} is no readable checkpoint: {e}") from None
+    if metadata.get("format") != "netdsl":
+        help = "weights carry their .net; `netdsl train` writes such files"
+        raise fail(f"{path} holds weights, but not of netdsl", help=help)
+    try:
+        return Checkpoint(
+            states,
+            metadata["net"],
+            json.loads(metadata["recipe"]),
+            tuple(json.loads(metadata["classes"])),
+            json.loads(metadata["metrics"]),
+            json.loads(metadata["progress"]),
+            str(path),
+        )
+    except (KeyError, ValueError, NetError) as e:
+        raise fail(f"{path} is damaged: {e}") from None

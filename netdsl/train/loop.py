@@ -1,0 +1,204 @@
+"""The training loop: epochs of steps, validation, checkpoints, and the test set once at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from netdsl.data import sources
+from netdsl.data.samples import Dataset, Samples, split, training_batches
+from netdsl.errors import fail
+from netdsl.files import write_atomically
+from netdsl.language.elaborate import elaborate
+from netdsl.language.format import format_file
+from netdsl.language.network import Network
+from netdsl.language.program import Program, self_contained
+from netdsl.runtime.executor import Executor
+from netdsl.runtime.state import State
+from netdsl.train import checkpoint
+from netdsl.train.metrics import Record, Score, evaluate, mean
+from netdsl.train.recipe import resolve
+from netdsl.train.step import evaluation_graph, training_graph
+from netdsl.types import Backend, dims
+
+EVALUATION_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, for whoever watches it."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float | None
+    images_per_second: float
+
+
+Watcher = Callable[[Progress], None]
+Teller = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: its last metrics, and where its best weights lie."""
+
+    metrics: dict[str, Any]
+    checkpoint: Path
+
+
+class Trainer:
+    """One run of one recipe. Building it reads the data and checks all that can be wrong, so that
+    a run that starts does not end for a reason that could have been known."""
+
+    def __init__(
+        self,
+        program: Program,
+        recipe_name: str | None,
+        backend: Backend,
+        out: Path,
+        data_folder: str | None = None,
+    ) -> None:
+        self.recipe_name = recipe_name
+        self.recipe = recipe = resolve(program, recipe_name)
+        self.net_text = format_file(self_contained(program))
+        self.out = out
+        network = elaborate(program, recipe.net, recipe.settings(training=True))
+        evaluating = elaborate(
+            program, recipe.net, recipe.settings(training=False, batch=EVALUATION_BATCH)
+        )
+        self.image = single_input(network)
+        step = training_graph(network, recipe)
+        dataset = sources.load(recipe.data.source, data_folder)
+        check_fit(network, dataset.train, dataset.classes)
+        self.dataset: Dataset = dataset
+        self.train, self.validation = split(dataset.train, recipe.data.validation, recipe.seed)
+        self.steps = len(self.train) // recipe.data.batch
+        if self.steps == 0:
+            message = f"a batch of {recipe.data.batch} is more than the {len(self.train)} images"
+            raise fail(message, help="set a smaller `batch` in the data section")
+        self.state = State(backend)
+        self.state.initialise(step.states, recipe.seed)
+        self.step = Executor(step, backend, self.state)
+        self.evaluation = Executor(evaluation_graph(evaluating, recipe), backend, self.state)
+
+    def run(self, watch: Watcher, tell: Teller) -> Result:
+        """Trains to the end. `watch` sees every step, `tell` every epoch's metrics."""
+        write_atomically(self.out / "recipe.net", self.net_text.encode())
+        record = Record(self.out / "metrics.jsonl")
+        best = -1.0
+        metrics: dict[str, Any] = {}
+        for epoch in range(self.recipe.epochs):
+            metrics = self._epoch(epoch, watch)
+            record.add(metrics)
+            self._save("last", metrics)
+            quality = metrics["val_accuracy"]
+            if quality is None or quality > best:
+                best = quality if quality is not None else best
+                self._save("best", metrics)
+            tell(metrics)
+        if self.dataset.read_test is not None:
+            metrics |= self._test(self.dataset.read_test())
+            record.add({"epoch": self.recipe.epochs, **_only(metrics, "test_")})
+        return Result(metrics, self.out / "best.safetensors")
+
+    def _epoch(self, epoch: int, watch: Watcher) -> dict[str, Any]:
+        recipe = self.recipe
+        lr = np.float32(recipe.optimizer.arguments["lr"])
+        losses, hits = [], []
+        started = time.perf_counter()
+        batches = training_batches(self.train, recipe.data.batch, recipe.seed, epoch)
+        for i, batch in enumerate(batches):
+            out = self.step.run(
+                {
+                    self.image: batch.images,
+                    "labels": batch.labels,
+                    "weights": batch.weights,
+                    "lr": np.asarray(lr),
+                    "step": np.asarray(epoch * self.steps + i, dtype=np.int32),
+                    "seed": np.asarray(recipe.seed, dtype=np.int32),
+                }
+            )
+            losses.append(out["loss"])
+            hits.append(out["accuracy"])
+            rate = (i + 1) * recipe.data.batch / (time.perf_counter() - started)
+            watch(Progress(epoch, recipe.epochs, i + 1, self.steps, float(losses[-1]), rate))
+        seconds = time.perf_counter() - started
+        validation = self._score(self.validation) if len(self.validation) else None
+        return {
+            "epoch": epoch + 1,
+            "step": (epoch + 1) * self.steps,
+            "train_loss": mean(losses),
+            "train_accuracy": mean(hits),
+            "val_loss": validation.loss if validation else None,
+            "val_accuracy": validation.accuracy if validation else None,
+            "lr": float(lr),
+            "seconds": seconds,
+            "images_per_second": self.steps * recipe.data.batch / seconds,
+        }
+
+    def _score(self, samples: Samples) -> Score:
+        return evaluate(self.evaluation, self.image, samples, EVALUATION_BATCH)
+
+    def _test(self, samples: Samples) -> dict[str, Any]:
+        """The test set, read once, with the weights that validated best."""
+        best = checkpoint.load(self.out / "best.safetensors")
+        self.state.load(best.states, self.evaluation.graph.states, best.origin)
+        score = self._score(samples)
+        return {
+            "test_loss": score.loss,
+            "test_accuracy": score.accuracy,
+            "test_top5": score.top5,
+            "test_images": score.images,
+        }
+
+    def _save(self, name: str, metrics: dict[str, Any]) -> None:
+        content = checkpoint.Checkpoint(
+            self.state.snapshot(),
+            self.net_text,
+            self.recipe_name,
+            self.dataset.classes,
+            metrics,
+            {"epoch": metrics["epoch"], "step": metrics["step"]},
+        )
+        checkpoint.save(self.out / f"{name}.safetensors", content)
+
+
+def _only(metrics: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {k: v for k, v in metrics.items() if k.startswith(prefix)}
+
+
+def single_input(network: Network) -> str:
+    """The name of a net's one image input. Raises NetError where there are several."""
+    images = [n for n in network.graph.inputs if n.type.rank > 1]
+    if len(images) != 1:
+        names = ", ".join(n.name for n in images)
+        raise fail(f"`{network.name}` has the inputs {names}; the data sources give one image")
+    return images[0].name
+
+
+def check_fit(network: Network, samples: Samples, classes: tuple[str, ...]) -> None:
+    """Raises NetError where images or classes do not fit the net."""
+    wanted = network.graph[single_input(network)]
+    if samples.images.shape[1:] != wanted.type.shape[1:]:
+        given = dims(samples.images.shape[1:])
+        raise fail(
+            f"the images are {given}, the net wants {dims(wanted.type.shape[1:])}",
+            wanted.span,
+            help=f"begin the net with `input({given})`, or choose another source",
+        )
+    out = network.graph[network.graph.outputs["main"]]
+    if out.type.shape[-1] != len(classes):
+        raise fail(
+            f"the data has {len(classes)} classes, the net gives {out.type.shape[-1]} scores",
+            out.span,
+            help=f"end the net with `fc({len(classes)})`",
+        )
+
+

@@ -1,0 +1,55 @@
+"""What is measured: sums over batches, and the record of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from netdsl.data.samples import Samples, evaluation_batches
+from netdsl.files import write_atomically
+from netdsl.runtime.executor import Executor
+from netdsl.types import Array
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over the images of a set."""
+
+    loss: float
+    accuracy: float
+    top5: float
+    images: int
+
+
+def evaluate(executor: Executor, image_input: str, samples: Samples, batch: int) -> Score:
+    """Loss and accuracy over all samples, every one counted once."""
+    sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
+    for part in evaluation_batches(samples, batch):
+        out = executor.run(
+            {image_input: part.images, "labels": part.labels, "weights": part.weights}
+        )
+        for key in sums:
+            sums[key] += float(out[key])
+    n = max(sums["count"], 1.0)
+    return Score(sums["loss"] / n, sums["top1"] / n, sums["top5"] / n, int(sums["count"]))
+
+
+@dataclass
+class Record:
+    """The lines of metrics.jsonl; the file is whole after every line."""
+
+    path: Path
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        self.lines.append(json.dumps(values))
+        write_atomically(self.path, ("\n".join(self.lines) + "\n").encode())
+
+
+def mean(values: Iterable[Array]) -> float | None:
+    """The mean of scalars; None of none."""
+    plain = [float(v) for v in values]
+    return sum(plain) / len(plain) if plain else None

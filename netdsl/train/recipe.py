@@ -1,0 +1,153 @@
+"""The `train` section: its keys, resolved with every default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from netdsl.data.config import DataConfig, resolve_data
+from netdsl.errors import NetError, fail, nearest
+from netdsl.language import syntax as s
+from netdsl.language.elaborate import Settings
+from netdsl.language.evaluate import Scope, truth
+from netdsl.language.format import expression
+from netdsl.language.program import Program, section_values
+from netdsl.signature import Chosen, Mismatch, Nothing, Number, OneFrom, OneOf, Param, Signature, Whole
+from netdsl.train.losses import LOSSES
+from netdsl.train.optimizers import OPTIMIZERS
+from netdsl.values import Symbol, Value
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A bare name of something else in the file."""
+
+    def accept(self, value: Value) -> Symbol:
+        if not isinstance(value, Symbol):
+            raise Mismatch("a name")
+        return value
+
+
+_NAMED = OneOf((Nothing(), _Name()))
+
+SIGNATURE = Signature(
+    "train",
+    (
+        Param("net", _NAMED, None, "which net, the file's first unless given"),
+        Param("data", _NAMED, None, "which data section, the unnamed one unless given"),
+        Param("loss", OneFrom("loss", LOSSES), Symbol("cross_entropy")),
+        Param("optimizer", OneFrom("optimizer", OPTIMIZERS), Symbol("sgd")),
+        Param("epochs", Whole(1, 1_000_000), 10, "passes over the training images"),
+        Param("seed", Whole(0, 2**31 - 1), 1, "of initial weights, order and dropout"),
+        Param(
+            "clip",
+            OneOf((Nothing(), Number(above=0))),
+            None,
+            "largest norm that all gradients together may have",
+        ),
+    ),
+)
+
+METRICS = (
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "test_loss",
+    "test_accuracy",
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A resolved `train` section with the data that it learns from."""
+
+    net: str
+    loss: Chosen
+    optimizer: Chosen
+    epochs: int
+    seed: int
+    clip: float | None
+    data: DataConfig
+    expectations: tuple[s.Expr, ...] = ()
+
+    def settings(self, training: bool, batch: int | None = None) -> Settings:
+        """How the net is elaborated under this recipe."""
+        size = self.data.batch if batch is None else batch
+        return Settings(size, training, pixels="uint8", prepare=self.data.prepare)
+
+
+def resolve(program: Program, name: str | None = None) -> Recipe:
+    """The recipe of a `train` section. Raises NetError for everything that is wrong in it."""
+    section = program.section("train", name)
+    if section is None:
+        help = "a recipe is written `train { optimizer = sgd(lr=0.1), epochs = 10 }`"
+        raise fail(f"{program.name} holds no `train` section", help=help)
+    try:
+        values = SIGNATURE.bind(section_values(section), section.span)
+    except NetError as e:
+        raise e.located(section.span) from None
+    net, data = values.pop("net"), values.pop("data")
+    expectations = tuple(e.condition for e in section.entries if isinstance(e, s.Expect))
+    for condition in expectations:
+        _check_names(condition)
+    return Recipe(
+        net=program.net(net.name if net else None, net.span if net else section.span),
+        data=_data(program, data.name if data else None, section),
+        expectations=expectations,
+        **values,
+    )
+
+
+def _data(program: Program, name: str | None, train: s.Section) -> DataConfig:
+    section = program.section("data", name)
+    if section is None:
+        help = "say what to learn from: `data { source = digits }`"
+        raise fail(f"{program.name} holds no `data` section", train.span, help=help)
+    return resolve_data(section_values(section), section.span)
+
+
+def check_sections(program: Program) -> None:
+    """Resolves every section. Raises NetError with the errors of all of them."""
+    errors: list[NetError] = []
+    for kind in ("data", "train"):
+        for section in program.sections(kind):
+            try:
+                if kind == "train":
+                    resolve(program, section.name)
+                else:
+                    found = program.section(kind, section.name)
+                    assert found is not None
+                    resolve_data(section_values(found), found.span)
+            except NetError as e:
+                errors.append(e)
+    unique = {(d.message, str(d.span)): d for e in errors for d in e.diagnostics}
+    if unique:
+        raise NetError(*unique.values())
+
+
+def _check_names(condition: s.Expr) -> None:
+    """Raises NetError where an expectation speaks of a metric that there is not."""
+    stack: list[Any] = [condition]
+    while stack:
+        e = stack.pop()
+        if isinstance(e, s.Name) and e.name not in METRICS:
+            help = nearest(e.name, METRICS, "metrics are")
+            raise fail(f"there is no metric `{e.name}`", e.span, help=help)
+        if isinstance(e, s.Flat):
+            stack += [e.first, *(operand for _, operand in e.rest)]
+        if isinstance(e, s.Unary):
+            stack.append(e.operand)
+
+
+def unmet(recipe: Recipe, metrics: Mapping[str, Any]) -> list[str]:
+    """The expectations that these metrics do not fulfil, each as a sentence."""
+    failed = []
+    for condition in recipe.expectations:
+        text = expression(condition)
+        known = {k: v for k, v in metrics.items() if v is not None}
+        if not truth(condition, Scope(known)):
+            seen = ", ".join(f"{k} is {v:.4f}" for k, v in known.items() if k in text)
+            failed.append(f"expected {text}: {seen}")
+    return failed
