@@ -10,7 +10,7 @@ from netdsl.errors import fail
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """The whole content or the old file, never a part. Raises NetError where it cannot be written."""
+    """The whole content or the old file, never a part. Raises NetError if it cannot be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

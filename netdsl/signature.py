@@ -303,7 +303,9 @@ class Signature:
         try:
             bound[param.name] = param.kind.accept(argument.value)
         except Mismatch as wanted:
-            message = f"`{param.name}` of `{self.name}` must be {wanted}, not {show(argument.value)}"
+            message = (
+                f"`{param.name}` of `{self.name}` must be {wanted}, not {show(argument.value)}"
+            )
             errors.append(Diagnostic(message, where, self._hint(argument.value)))
         except NetError as e:
             errors.extend(e.located(where).diagnostics)
@@ -323,8 +325,7 @@ class Signature:
 
     def __str__(self) -> str:
         inside = ", ".join(
-            p.name if p.default is REQUIRED else f"{p.name}={show(p.default)}"
-            for p in self.params
+            p.name if p.default is REQUIRED else f"{p.name}={show(p.default)}" for p in self.params
         )
         return f"{self.name}({inside})"
 

@@ -150,7 +150,8 @@ class Backend(Protocol):
     `bind` decides everything about a node once and returns a plain function of its operands.
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def upload(self, array: Array) -> Array: ...
 

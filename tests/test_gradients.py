@@ -32,7 +32,8 @@ def test_vjp_is_the_derivative(op: str, operand: int, data: st.DataObject) -> No
     which = data.draw(st.integers(0, len(example.operands) - 1)) if OPS[op].variadic else operand
     error = operand_error(op, example, which, rng)
     assume(error is not None)
-    assert error is not None and error < TOLERANCE
+    assert error is not None
+    assert error < TOLERANCE
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -39,7 +39,7 @@ def reference() -> ArrayBackend:
 def cuda() -> ArrayBackend:
     """CuPy's arrays on the first GPU. Raises NetError where CuPy or the GPU is missing."""
     try:
-        import cupy  # type: ignore[import-not-found]
+        import cupy
     except ImportError:
         raise fail(
             "`--device cuda` needs CuPy, which is not installed",

@@ -77,8 +77,9 @@ class DataConfig:
         for what in (mean, std):
             if len(what) not in (1, channels):
                 raise fail(f"`normalize` has {len(what)} channels, the image has {channels}")
-        scale, shift = tuple(1 / (255 * s) for s in std), tuple(
-            m / s for m, s in zip(*_same_length(mean, std), strict=True)
+        scale, shift = (
+            tuple(1 / (255 * s) for s in std),
+            tuple(m / s for m, s in zip(*_same_length(mean, std), strict=True)),
         )
         return b.sub(b.mul(x, b.const(scale)), b.const(shift))
 

@@ -51,7 +51,5 @@ def find(folder: Path, name: str) -> Path | None:
 
 def _shape(head: bytes, rank: int, path: Path) -> tuple[int, ...]:
     if len(head) < 4 + 4 * rank or head[:3] != b"\x00\x00\x08" or head[3] != rank:
-        raise fail(
-            f"{path} is no idx file of bytes with {rank} axes", help="is it the right file?"
-        )
+        raise fail(f"{path} is no idx file of bytes with {rank} axes", help="is it the right file?")
     return tuple(int(n) for n in np.frombuffer(head, dtype=">u4", offset=4))

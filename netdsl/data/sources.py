@@ -36,7 +36,7 @@ def cache_folder() -> Path:
 def _digits(folder: Path | None) -> Dataset:
     """Scikit-learn's 1,797 digits, 8x8x1, scaled to bytes; every fifth one is for the test."""
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits
     except ImportError:
         raise fail(
             "the source `digits` is read from scikit-learn, which is not installed",
@@ -51,7 +51,7 @@ def _digits(folder: Path | None) -> Dataset:
 
 
 _FASHION = (
-    *"T-shirt Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag".split(),
+    *["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag"],
     "Ankle boot",
 )
 _FILES = {

@@ -22,16 +22,22 @@ STEP = 1e-3
 KINK = 1e-4
 
 
-def slope_error(f: Callable[[float], float], predicted: float, floor: float = 1e-2) -> float | None:
+def slope_error(
+    f: Callable[[float], float],
+    predicted: float,
+    floor: float = 1e-2,
+    step: float = STEP,
+    kink: float = KINK,
+) -> float | None:
     """Relative error of `predicted` as the slope of `f` at 0; None where f has a kink there.
 
     Two central differences, at h and h/2, agree to O(h^2) where f is smooth, and are extrapolated
-    (Richardson) to O(h^4); where they disagree the step crossed a kink.
+    (Richardson) to O(h^4); where they disagree by more than `kink` the step crossed a kink.
     """
-    wide = (f(STEP) - f(-STEP)) / (2 * STEP)
-    narrow = (f(STEP / 2) - f(-STEP / 2)) / STEP
+    wide = (f(step) - f(-step)) / (2 * step)
+    narrow = (f(step / 2) - f(-step / 2)) / step
     scale = max(abs(wide), abs(narrow), abs(predicted), floor)
-    if abs(wide - narrow) > KINK * scale:
+    if abs(wide - narrow) > kink * scale:
         return None
     return abs((4 * narrow - wide) / 3 - predicted) / scale
 
@@ -69,7 +75,7 @@ def _direction_error(
 def _cone(graph: Graph, root: str) -> Graph:
     """The part of a graph that one node needs."""
     wanted = {root}
-    for node in reversed(graph.nodes.values()):
+    for node in reversed(list(graph.nodes.values())):
         if node.name in wanted:
             wanted.update(node.args)
     return Graph({k: n for k, n in graph.nodes.items() if k in wanted}, {"root": root})

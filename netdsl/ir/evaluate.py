@@ -12,10 +12,11 @@ from netdsl.types import Array, Graph
 
 
 def evaluate(graph: Graph, given: Mapping[str, Array], xp: Any = np) -> dict[str, Array]:
-    """The value of every node; `given` holds inputs and states by name."""
+    """The value of every node; `given` holds inputs and states by name, and whatever else is to be
+    taken instead of computed."""
     values: dict[str, Array] = {}
     for name, node in graph.nodes.items():
-        if node.op in ("input", "state"):
+        if name in given:
             values[name] = given[name]
         else:
             args = (values[a] for a in node.args)

@@ -89,7 +89,7 @@ def _glued(source: Source, at: int) -> Diagnostic | None:
         where = Span(source, at, end if end > at else len(text))
         return Diagnostic("this text has no closing quote", where, 'end it with `"` on its line')
     if text[at] == "'":
-        return Diagnostic("texts are quoted with `\"`", Span(source, at, at + 1))
+        return Diagnostic('texts are quoted with `"`', Span(source, at, at + 1))
     if not re.match(r'[\w\s(){}\[\]|,;:=+\-*/%<>~!."#]', text[at]):
         return Diagnostic(f"`{text[at]}` has no meaning in a .net file", Span(source, at, at + 1))
     return None
@@ -105,17 +105,17 @@ def _unclosed(
     word: re.Match[str] | None,
     error: UnexpectedInput,
 ) -> Diagnostic | None:
-    """A bracket that was opened and not closed where it must have been, told where it is missing."""
+    """A bracket that was not closed where it must have been, told where it is missing."""
     opened = []
     for m in before:
         if m[0] in _CLOSES:
             opened.append(m)
         elif m[0] in _CLOSES.values() and opened:
             opened.pop()
-    if word is not None and word[0] in _CLOSES.values():
-        if word[0] not in {_CLOSES[m[0]] for m in opened}:
-            where = _here(source, word)
-            return Diagnostic(f"`{word[0]}` closes nothing", where, "remove it, or open it before")
+    closers = {_CLOSES[m[0]] for m in opened}
+    if word is not None and word[0] in set(_CLOSES.values()) - closers:
+        where = _here(source, word)
+        return Diagnostic(f"`{word[0]}` closes nothing", where, "remove it, or open it before")
     if not opened:
         return None
     needed = _CLOSES[opened[-1][0]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from netdsl.errors import Diagnostic, NetError, Span, fail, nearest
 from netdsl.ir.builder import Builder
@@ -27,7 +28,7 @@ from netdsl.language.program import Program, bind_params, instance_chain
 from netdsl.layers import LAYERS, Layer, Site
 from netdsl.signature import Number, Param, Shape, Signature
 from netdsl.types import Node, TensorType
-from netdsl.values import Argument, show
+from netdsl.values import Argument, Value, show
 
 MOST_LAYERS = 50_000
 MOST_REPEATS = 10_000
@@ -84,8 +85,8 @@ class _Elaborator:
         self.steps = 0
         self.depth = 0
 
-    def run(self, name: str, net: s.Net, variables: dict[str, object]) -> Network:
-        frame = Frame(PathScope("", ""), variables, Absent.NOTHING)  # type: ignore[arg-type]
+    def run(self, name: str, net: s.Net, variables: dict[str, Value]) -> Network:
+        frame = Frame(PathScope("", ""), dict(variables), Absent.NOTHING)
         try:
             end = self._body(net.body, Absent.NOTHING, frame)
         except _TooMuch as e:
@@ -198,9 +199,7 @@ class _Elaborator:
         """Whether a label takes the place of this step's own name in paths."""
         return step.branches is None and step.name not in frame.labels
 
-    def _elements(
-        self, elements: Sequence[s.Element], current: Flowing, frame: Frame
-    ) -> Flowing:
+    def _elements(self, elements: Sequence[s.Element], current: Flowing, frame: Frame) -> Flowing:
         for i, element in enumerate(elements):
             current = self._element(element, current, frame, starts=i == 0)
         return current
@@ -215,9 +214,7 @@ class _Elaborator:
         finally:
             self.depth -= 1
 
-    def _within(
-        self, element: s.Element, current: Flowing, frame: Frame, starts: bool
-    ) -> Flowing:
+    def _within(self, element: s.Element, current: Flowing, frame: Frame, starts: bool) -> Flowing:
         match element:
             case s.Step():
                 return self._step(element, current, frame, None, starts)
@@ -358,7 +355,9 @@ class _Elaborator:
         self._no_branches(step)
         given = arguments(step.args, frame.scope(Absent.NOTHING))
         shape = _INPUT.bind(given, step.span)["shape"]
-        names = self._names(frame, "input", label or ("input" if "input" not in self.places else None))
+        names = self._names(
+            frame, "input", label or ("input" if "input" not in self.places else None)
+        )
         settings = self.settings
         kind = TensorType((settings.batch, *shape), settings.pixels or settings.dtype)
         _check_size(kind, step.span)
@@ -422,7 +421,7 @@ class _Elaborator:
                 y = layer.build(site, nodes if layer.arity == "many" else nodes[0], **bound)
         except NetError as e:
             raise self._explained(e, step, flows) from None
-        emitted = [n for _, n in zip(range(len(self.b.nodes) - before), reversed(self.b.nodes))]
+        emitted = list(islice(reversed(self.b.nodes), len(self.b.nodes) - before))
         for node in emitted:
             _check_size(self.b.nodes[node].type, step.span)
         self.updates |= site.updates

@@ -105,7 +105,9 @@ def _index(expr: s.Index, scope: Scope) -> Value:
         if isinstance(value, Size):
             value = value.dims
         if not isinstance(value, tuple):
-            raise fail(f"{show(value)} is no list, it has no entries", expr.span, help=_unknown(value))
+            raise fail(
+                f"{show(value)} is no list, it has no entries", expr.span, help=_unknown(value)
+            )
         if isinstance(at, bool) or not isinstance(at, int):
             raise fail(f"an index is a whole number, not {show(at)}", place.span, help=_unknown(at))
         if not -len(value) <= at < len(value):

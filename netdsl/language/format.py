@@ -21,7 +21,7 @@ def format_text(text: str, name: str = "<text>") -> str:
 
 
 def format_file(file: s.File, text: str = "") -> str:
-    """A syntax tree as text; `text` is what it was parsed from, for its comments and blank lines."""
+    """A syntax tree as text; `text` is what it was parsed from, for comments and blank lines."""
     return _Writer(_comments(text), text).file(file)
 
 
@@ -107,7 +107,13 @@ def _flat(e: s.Flat) -> str:
 def _args(args: Sequence[s.Arg] | None) -> str:
     if args is None:
         return ""
-    return "(" + ", ".join(f"{a.name}={expression(a.value)}" if a.name else expression(a.value) for a in args) + ")"
+    return (
+        "("
+        + ", ".join(
+            f"{a.name}={expression(a.value)}" if a.name else expression(a.value) for a in args
+        )
+        + ")"
+    )
 
 
 # ---- layout ------------------------------------------------------------------------------------
@@ -153,9 +159,9 @@ class _Writer:
         self.lines += lines
         end = self.text.find("\n", tree.span.end)
         end = len(self.text) if end < 0 else end
-        if self.comments and tree.span.end <= self.comments[0].start < end:
-            if not self.comments[0].alone:
-                self.lines[-1] += "  " + self.comments.pop(0).text
+        behind = self.comments and tree.span.end <= self.comments[0].start < end
+        if behind and not self.comments[0].alone:
+            self.lines[-1] += "  " + self.comments.pop(0).text
 
     def _has_comments(self, tree: s.Tree) -> bool:
         return any(tree.span.start <= c.start < tree.span.end for c in self.comments)
@@ -178,7 +184,8 @@ class _Writer:
     def block(self, item: s.Block | s.Net) -> list[str]:
         word = "block" if isinstance(item, s.Block) else "net"
         params = ", ".join(
-            p.name if p.default is None else f"{p.name}={expression(p.default)}" for p in item.params
+            p.name if p.default is None else f"{p.name}={expression(p.default)}"
+            for p in item.params
         )
         head = f"{word} {item.name}({params})" if params else f"{word} {item.name}"
         return self.braced(head, item.body, item)
@@ -252,9 +259,7 @@ class _Writer:
                 label = f"{st.label}:".ljust(label_width) + " " if st.label else ""
                 return self.chain(indent + label, st, indent, labelled=True)
 
-    def chain(
-        self, head: str, chain: s.Chain, indent: str, labelled: bool = False
-    ) -> list[str]:
+    def chain(self, head: str, chain: s.Chain, indent: str, labelled: bool = False) -> list[str]:
         """A chain behind `head`; broken before `->` where it does not fit its line."""
         if chain.label and not labelled:
             head += f"{chain.label}: "
@@ -354,8 +359,10 @@ def _label_widths(body: s.Body, text: str) -> dict[int, int]:
     run: list[int] = []
     for i, st in enumerate([*body.statements, None]):
         labelled = isinstance(st, s.Chain) and st.label is not None
-        apart = run and st and re.search(
-            r"\n[ \t]*\n", text[body.statements[run[-1]].span.end : st.span.start]
+        apart = (
+            run
+            and st
+            and re.search(r"\n[ \t]*\n", text[body.statements[run[-1]].span.end : st.span.start])
         )
         if (not labelled or apart) and run:
             widest = max(len(body.statements[j].label or "") for j in run) + 1  # type: ignore[union-attr]

@@ -44,7 +44,9 @@ class Network:
     def place(self, path: str, span: Span | None = None) -> Node:
         """What flows out of a path. Raises NetError where there is no such place."""
         if path not in self.places:
-            raise fail(f"`{self.name}` has no place `{path}`", span, help=nearest(path, self.places))
+            raise fail(
+                f"`{self.name}` has no place `{path}`", span, help=nearest(path, self.places)
+            )
         return self.graph[self.places[path]]
 
     @cached_property

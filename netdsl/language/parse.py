@@ -58,7 +58,9 @@ _BRACKETS = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|([(\[{])|([)\]}])')
 
 def _check_limits(source: Source) -> None:
     if len(source.text) > LONGEST_FILE:
-        raise fail(f"{source.name} has over {LONGEST_FILE:,} characters; a .net file is never so long")
+        raise fail(
+            f"{source.name} has over {LONGEST_FILE:,} characters; a .net file is never so long"
+        )
     depth = 0
     for m in _BRACKETS.finditer(source.text):
         depth += 1 if m[1] else -1 if m[2] else 0
@@ -109,7 +111,7 @@ class _Maker(Transformer[Any, Any]):
     def name(self, meta: Meta, c: list[Any]) -> s.Name:
         return s.Name(self._span(meta), str(c[0]))
 
-    def list(self, meta: Meta, c: list[Any]) -> s.Listing:
+    def listing(self, meta: Meta, c: list[Any]) -> s.Listing:
         return s.Listing(self._span(meta), tuple(_present(c)))
 
     def pair(self, meta: Meta, c: list[Any]) -> s.Pair:

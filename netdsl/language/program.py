@@ -35,7 +35,9 @@ class Program:
         """A net's name, checked; the file's first net where none is asked for."""
         if name is None:
             if not self.nets:
-                raise fail(f"{self.name} holds no `net`", help="a net is written `net NAME { ... }`")
+                raise fail(
+                    f"{self.name} holds no `net`", help="a net is written `net NAME { ... }`"
+                )
             return next(iter(self.nets))
         if name not in self.nets:
             help = nearest(name, self.nets, "nets here")
@@ -43,14 +45,15 @@ class Program:
         return name
 
     def section(self, kind: str, name: str | None = None) -> s.Section | None:
-        """A section of a kind. Unasked: the last unnamed one, else the first; None if there is none.
+        """A section of a kind. Unasked: the last unnamed one, else the first, if any.
 
         A named one inherits the entries of the unnamed one that it does not give itself.
         """
         all_of = self.sections(kind)
         unnamed = [x for x in all_of if x.name is None]
         if name is None:
-            return (unnamed or list(all_of[:1]) or [None])[-1]
+            found = unnamed or list(all_of[:1])
+            return found[-1] if found else None
         named = [x for x in all_of if x.name == name]
         if not named:
             known = [x.name for x in all_of if x.name]
@@ -200,11 +203,11 @@ def instance_chain(program: Program, name: str) -> tuple[s.Net, tuple[Argument, 
     item = program.nets[name]
     while isinstance(item, s.Instance):
         if item.name in seen:
-            raise fail(f"`{name}` is defined by itself: {' = '.join([*seen, item.name])}", item.span)
+            raise fail(
+                f"`{name}` is defined by itself: {' = '.join([*seen, item.name])}", item.span
+            )
         seen.append(item.name)
         for place, a in enumerate(arguments(item.args, Scope())):
             given.setdefault(a.name or place, a)
         item = program.nets[program.net(item.base, item.span)]
     return item, tuple(sorted(given.values(), key=lambda a: a.name is not None))
-
-

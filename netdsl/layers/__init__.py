@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from netdsl.layers import convolution, dense, normalization, pooling, structure
 from netdsl.layers.layer import Layer, Site
 from netdsl.ops import OPS
@@ -13,7 +15,7 @@ from netdsl.types import Node
 def _plain(op: Op) -> Layer:
     """An operator of one operand, as it stands in the table."""
 
-    def build(site: Site, x: Node, **attrs: object) -> Node:
+    def build(site: Site, x: Node, **attrs: Any) -> Node:
         return site.b.emit(op.name, x, **attrs)
 
     return Layer(op.name, Signature(op.name, op.attrs), build, doc=op.doc)
@@ -24,3 +26,5 @@ _FAMILIES = (convolution, dense, pooling, normalization, structure)
 LAYERS: dict[str, Layer] = {
     layer.name: layer for family in _FAMILIES for layer in family.LAYERS
 } | {op.name: _plain(op) for op in OPS.values() if op.layer}
+
+__all__ = ["LAYERS", "Layer", "Site"]

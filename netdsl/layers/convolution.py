@@ -79,7 +79,9 @@ class _Wrapped:
 
 _WEIGHT_NORM = _Wrapped(Signature("weightnorm", (Param("init", INIT, Symbol("he")),)))
 
-WEIGHT = Param("weight", Weight(), Symbol("he"), "initialiser of the weights, or weightnorm(initialiser)")
+WEIGHT = Param(
+    "weight", Weight(), Symbol("he"), "initialiser of the weights, or weightnorm(initialiser)"
+)
 BIAS = Param("bias", OneOf((Flag(), INIT)), True, "`no`, `yes` or an initialiser")
 
 
@@ -157,7 +159,7 @@ def _local(
 ) -> Node:
     """im2col, then for each place its own matrix: einsum nhwp,hwkp -> nhwk."""
     b = site.b
-    n, h, w, c = image_of(x, "local")
+    _, h, w, _ = image_of(x, "local")
     edges = pads(pad, kernel)
     oh, ow = out_size((h, w), kernel, stride, edges)
     columns = b.im2col(x, kernel=kernel, stride=stride, pad=edges)

@@ -41,7 +41,10 @@ def _pairwise(name: str) -> Callable[[Site, Sequence[Node]], Node]:
 def _stretches(xs: Sequence[Node]) -> bool:
     if any(x.type.rank != 4 for x in xs):
         return False
-    return all(len({s for s in sizes if s != 1}) <= 1 for sizes in zip(*(x.type.shape for x in xs)))
+    return all(
+        len({s for s in sizes if s != 1}) <= 1
+        for sizes in zip(*(x.type.shape for x in xs), strict=True)
+    )
 
 
 def _remedy(xs: Sequence[Node]) -> str:

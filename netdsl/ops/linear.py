@@ -1,4 +1,4 @@
-"""The matrix product, which fully connected layers, 1x1 convolutions and all their gradients are."""
+"""The matrix product: fully connected layers, 1x1 convolutions and all their gradients."""
 
 from __future__ import annotations
 

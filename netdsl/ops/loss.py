@@ -19,9 +19,7 @@ def _check_labels(scores: TensorType, labels: TensorType) -> None:
     require(fits, f"labels {labels} do not fit scores {dims(scores.shape)}")
 
 
-def _one_hot(
-    xp: Any, labels: Array, classes: int, smoothing: float, dtype: str
-) -> Array:
+def _one_hot(xp: Any, labels: Array, classes: int, smoothing: float, dtype: str) -> Array:
     hit = labels[..., None] == xp.arange(classes)
     return hit.astype(dtype) * (1 - smoothing) + xp.asarray(smoothing / classes, dtype=dtype)
 
@@ -31,9 +29,7 @@ def _cross_entropy(xp: Any, logits: Array, labels: Array, smoothing: float) -> A
     return -(target * _log_softmax(xp, logits)).sum(axis=-1)
 
 
-def _cross_entropy_shape(
-    logits: TensorType, labels: TensorType, smoothing: float
-) -> TensorType:
+def _cross_entropy_shape(logits: TensorType, labels: TensorType, smoothing: float) -> TensorType:
     _check_labels(logits, labels)
     return TensorType(labels.shape, logits.dtype)
 
@@ -56,9 +52,7 @@ def _cross_entropy_example(draw: Draw) -> Example:
     return Example(_labelled(draw), {"smoothing": draw.pick((0.0, 0.1))})
 
 
-def _one_hot_shape(
-    labels: TensorType, classes: int, smoothing: float, dtype: str
-) -> TensorType:
+def _one_hot_shape(labels: TensorType, classes: int, smoothing: float, dtype: str) -> TensorType:
     require(labels.dtype.startswith("int"), f"{_LABELS}, not {labels.dtype}")
     return TensorType((*labels.shape, classes), dtype)
 

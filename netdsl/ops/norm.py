@@ -55,9 +55,7 @@ def _rescale(xp: Any, g: Array, m: Array, axes: Axes, eps: float) -> Array:
     return g * _spread(1 / xp.sqrt(m[1] + eps), axes, g.ndim)
 
 
-def _normalize_dmoments(
-    xp: Any, g: Array, x: Array, m: Array, axes: Axes, eps: float
-) -> Array:
+def _normalize_dmoments(xp: Any, g: Array, x: Array, m: Array, axes: Axes, eps: float) -> Array:
     rstd = 1 / xp.sqrt(m[1] + eps)
     total = g.sum(axis=axes)
     centred = (g * (x - _spread(m[0], axes, x.ndim))).sum(axis=axes)
@@ -112,15 +110,11 @@ def _window_sum(xp: Any, x: Array, size: int) -> Array:
     return sum(wide[..., i : i + channels] for i in range(size))
 
 
-def _lrn(
-    xp: Any, x: Array, size: int, alpha: float, beta: float, k: float
-) -> Array:
+def _lrn(xp: Any, x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
     return x * (k + alpha * _window_sum(xp, x * x, size)) ** -beta
 
 
-def _lrn_grad(
-    xp: Any, g: Array, x: Array, size: int, alpha: float, beta: float, k: float
-) -> Array:
+def _lrn_grad(xp: Any, g: Array, x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
     scale = k + alpha * _window_sum(xp, x * x, size)
     shared = _window_sum(xp, g * x * scale ** (-beta - 1), size)
     return g * scale**-beta - 2 * alpha * beta * x * shared

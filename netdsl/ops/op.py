@@ -10,6 +10,7 @@ from netdsl.errors import NetError, fail
 from netdsl.signature import Param
 from netdsl.types import Array, Node, TensorType
 
+Pair = tuple[int, int]
 OpKind = Literal["leaf", "anchor", "elementwise", "reduce", "view", "opaque"]
 Vjp = Callable[..., Node]
 T = TypeVar("T")
@@ -58,8 +59,8 @@ class Op:
     `vjp[i](b, g, y, *args)` emits operand i's gradient from the result's gradient `g`; a gradient
     of a broadcast operand may keep the result's shape, `grad` sums it. A variadic operator has one
     entry, which is also given `operand=i`. An operand with neither vjp nor a reason in `nondiff`
-    is an error. `window(**attrs)` gives ((kernel, stride) of height and width) where the operator
-    looks at neighbours.
+    is an error. `window(types, attrs)` gives kernel, stride and dilation where the operator looks
+    at neighbours.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Op:
     nondiff: Mapping[str, str] = field(default_factory=dict)
     macs: Callable[..., int] | None = None
     flops_per_element: int = 1
-    window: Callable[..., tuple[tuple[int, int], tuple[int, int]]] | None = None
+    window: Callable[..., tuple[Pair, Pair, Pair]] | None = None
     variadic: bool = False
     layer: bool = False
     doc: str = ""

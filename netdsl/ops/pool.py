@@ -60,9 +60,7 @@ def _counts(
     return sum(tap for _, _, tap in taps(whole, out, kernel, stride))
 
 
-def _avg_pool(
-    xp: Any, x: Array, kernel: Pair, stride: Pair, pad: Pads, include_pad: bool
-) -> Array:
+def _avg_pool(xp: Any, x: Array, kernel: Pair, stride: Pair, pad: Pads, include_pad: bool) -> Array:
     size = out_size(x.shape[1:3], kernel, stride, pad)
     total = sum(tap for _, _, tap in taps(padded(xp, x, pad), size, kernel, stride))
     return total / _counts(xp, x.shape[1:3], kernel, stride, pad, include_pad, x.dtype)

@@ -23,7 +23,9 @@ def _spread(b: Any, value: Node, y: Node, x: Node) -> Node:
     """A reduced value repeated along the axes that were reduced."""
     if not y.attrs["keepdims"]:
         axes = y.attrs["axes"]
-        value = b.reshape(value, shape=tuple(1 if a in axes else s for a, s in enumerate(x.type.shape)))
+        value = b.reshape(
+            value, shape=tuple(1 if a in axes else s for a, s in enumerate(x.type.shape))
+        )
     return b.broadcast(value, shape=x.type.shape)
 
 

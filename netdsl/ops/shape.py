@@ -82,9 +82,7 @@ def _concat_vjp(b: Any, g: Node, y: Node, *xs: Node, operand: int) -> Node:
 def _concat_example(draw: Draw) -> Example:
     shape = some_shape(draw)
     axis = draw.whole(0, len(shape) - 1)
-    parts = [
-        (*shape[:axis], draw.whole(1, 3), *shape[axis + 1 :]) for _ in range(draw.whole(1, 3))
-    ]
+    parts = [(*shape[:axis], draw.whole(1, 3), *shape[axis + 1 :]) for _ in range(draw.whole(1, 3))]
     return Example(floats(*parts), {"axis": axis})
 
 
@@ -119,7 +117,9 @@ def _slice_example(draw: Draw) -> Example:
 
 
 def _pad_shape(x: TensorType, low: Ints, high: Ints, interior: Ints, value: float) -> TensorType:
-    require(len(low) == len(high) == len(interior) == x.rank, f"padding of {x} needs {x.rank} pairs")
+    require(
+        len(low) == len(high) == len(interior) == x.rank, f"padding of {x} needs {x.rank} pairs"
+    )
     require(min((*low, *high, *interior), default=0) >= 0, "padding cannot be negative")
     return x.with_shape(
         a + (s - 1) * (i + 1) + 1 + b

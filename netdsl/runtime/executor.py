@@ -29,7 +29,7 @@ class Executor:
         wanted = set(graph.roots)
         last: dict[str, str] = dict.fromkeys(graph.roots, "")
         order: list[Node] = []
-        for node in reversed(graph.nodes.values()):
+        for node in reversed(list(graph.nodes.values())):
             if node.name not in wanted:
                 continue
             order.append(node)

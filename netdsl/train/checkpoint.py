@@ -37,7 +37,7 @@ class Checkpoint:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint. Raises NetError where it cannot be written; what was there then stays."""
+    """Writes a checkpoint. Raises NetError if it cannot; what was there then stays."""
     from safetensors.numpy import save as to_bytes
 
     metadata = {

@@ -200,5 +200,3 @@ def check_fit(network: Network, samples: Samples, classes: tuple[str, ...]) -> N
             out.span,
             help=f"end the net with `fc({len(classes)})`",
         )
-
-

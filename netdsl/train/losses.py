@@ -41,9 +41,7 @@ LOSSES: dict[str, Loss] = {
         _cross_entropy,
         "-log of the probability that softmax gives the right class",
     ),
-    "mse": Loss(
-        Signature("mse"), _mean_squared, "mean squared difference from the one-hot target"
-    ),
+    "mse": Loss(Signature("mse"), _mean_squared, "mean squared difference from the one-hot target"),
 }
 
 

@@ -108,9 +108,7 @@ def _lars(u: Update, momentum: float, trust: float, weight_decay: float, eps: fl
     b = u.b
     step = b.mul(_decayed(u, weight_decay), u.lr)
     if u.weight.type.rank > 1:
-        ratio = b.trust_ratio(
-            u.weight, u.gradient, trust=trust, weight_decay=weight_decay, eps=eps
-        )
+        ratio = b.trust_ratio(u.weight, u.gradient, trust=trust, weight_decay=weight_decay, eps=eps)
         step = b.mul(step, ratio)
     slot = u.slot("velocity")
     v = u.keep(slot, b.momentum(slot, step, momentum=momentum))

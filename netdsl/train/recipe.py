@@ -13,7 +13,17 @@ from netdsl.language.elaborate import Settings
 from netdsl.language.evaluate import Scope, truth
 from netdsl.language.format import expression
 from netdsl.language.program import Program, section_values
-from netdsl.signature import Chosen, Mismatch, Nothing, Number, OneFrom, OneOf, Param, Signature, Whole
+from netdsl.signature import (
+    Chosen,
+    Mismatch,
+    Nothing,
+    Number,
+    OneFrom,
+    OneOf,
+    Param,
+    Signature,
+    Whole,
+)
 from netdsl.train.losses import LOSSES
 from netdsl.train.optimizers import OPTIMIZERS
 from netdsl.values import Symbol, Value

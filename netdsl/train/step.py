@@ -74,7 +74,7 @@ def _total(parts: Sequence[Node], b: Builder) -> Node:
 
 
 def evaluation_graph(network: Network, recipe: Recipe) -> Graph:
-    """Sums over a batch, by weight: `loss`, `top1`, `top5`, `count`; and the `scores` themselves."""
+    """Sums over a batch, by weight: `loss`, `top1`, `top5`, `count`; and the `scores`."""
     b = Builder(network.graph)
     labels, weights = _targets(b, network.batch)
     scores = class_scores(b, network.graph[network.graph.outputs["main"]])

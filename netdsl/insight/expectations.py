@@ -1,0 +1,158 @@
+"""The `test` sections: numbers that stand in the file and must come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from netdsl.errors import NetError, fail, nearest
+from netdsl.insight.gradcheck import gradcheck
+from netdsl.insight.receptive import receptive_field
+from netdsl.language import syntax as s
+from netdsl.language.elaborate import elaborate
+from netdsl.language.evaluate import Scope, evaluate
+from netdsl.language.format import expression
+from netdsl.language.network import Network
+from netdsl.language.program import Program
+from netdsl.values import Call, Size, Symbol, Value, show
+
+CLOSE = 0.01
+"""How near `~` must be: one part in a hundred."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One expectation: as written, whether it holds, and what was found where it does not."""
+
+    text: str
+    ok: bool
+    found: str = ""
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """The expectations of one `test` section."""
+
+    name: str
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(o.ok for o in self.outcomes)
+
+
+_FACTS: dict[str, Callable[[Network], Value]] = {
+    "params": lambda n: n.params,
+    "macs": lambda n: n.macs,
+    "activations": lambda n: n.activations,
+}
+
+
+def _shape(network: Network, place: str) -> Value:
+    return network.place(place).type.shape[1:]
+
+
+def _receptive(network: Network, place: str) -> Value:
+    return receptive_field(network.graph, network.place(place))
+
+
+_QUERIES: dict[str, Callable[[Network, str], Value]] = {
+    "shape": _shape,
+    "receptive_field": _receptive,
+}
+_KNOWN = [*_FACTS, "gradients", 'shape("place")', 'receptive_field("place")']
+
+
+def run_test(program: Program, test: s.Test) -> TestResult:
+    """The outcome of a `test` section. Raises NetError where it asks for what there is not."""
+    name = program.net(test.net, test.span)
+    network = elaborate(program, name)
+    errors, outcomes = [], []
+    for expectation in test.expectations:
+        try:
+            outcomes.append(_outcome(program, network, expectation))
+        except NetError as e:
+            errors.append(e.located(expectation.span))
+    if errors:
+        raise NetError(*(d for e in errors for d in e.diagnostics))
+    return TestResult(name, tuple(outcomes))
+
+
+def check_test(program: Program, test: s.Test) -> None:
+    """Raises NetError where a test asks for what there is not; nothing costly is run."""
+    name = program.net(test.net, test.span)
+    network = elaborate(program, name)
+    for expectation in test.expectations:
+        if not _is_gradients(expectation):
+            _outcome(program, network, expectation)
+
+
+def _is_gradients(e: s.Expr) -> bool:
+    return isinstance(e, s.Name) and e.name == "gradients"
+
+
+def _outcome(program: Program, network: Network, e: s.Expr) -> Outcome:
+    text = expression(e)
+    if _is_gradients(e):
+        wrong = [x for x in gradcheck(program, network.name) if not x.ok]
+        found = ", ".join(f"{x.name} off by {x.error:.1e}" for x in wrong)
+        return Outcome(text, not wrong, found)
+    if not isinstance(e, s.Flat) or len(e.rest) != 1 or e.rest[0][0] not in _COMPARE:
+        raise fail(
+            f"`{text}` is no expectation",
+            e.span,
+            help="compare something: `params == 61_706`, `macs ~ 1.8e9`; or write `gradients`",
+        )
+    op, right = e.rest[0]
+    a, b = _value(network, e.first), _value(network, right)
+    try:
+        ok = _COMPARE[op](a, b)
+    except TypeError:
+        raise fail(f"`{text}` compares unlike things", e.span) from None
+    found = "" if ok else f"it is {_shown(a)}"
+    return Outcome(text, ok, found)
+
+
+def _value(network: Network, e: s.Expr) -> Any:
+    value = evaluate(e, Scope({k: f(network) for k, f in _FACTS.items()}))
+    if isinstance(value, Call) and value.name in _QUERIES:
+        places = [a.value for a in value.arguments]
+        if len(places) != 1 or not isinstance(places[0], str):
+            raise fail(f'`{value.name}` takes one place: `{value.name}("conv1")`', e.span)
+        try:
+            return _QUERIES[value.name](network, places[0])
+        except NetError as error:
+            raise error.located(e.span) from None
+    if isinstance(value, Call | Symbol):
+        help = nearest(value.name, [*_FACTS, *_QUERIES, "gradients"], "known are")
+        raise fail(f"a test knows no `{value.name}`", e.span, help=help)
+    return value.dims if isinstance(value, Size) else value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return str(Size(value))
+    return f"{value:_}" if isinstance(value, int) and not isinstance(value, bool) else show(value)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """A bare number stands for a square: 5 equals 5x5."""
+    if isinstance(a, tuple) and isinstance(b, int):
+        return bool(a == (b,) * len(a))
+    return bool(a == b)
+
+
+def _close(a: Any, b: Any) -> bool:
+    return bool(abs(a - b) <= CLOSE * abs(b))
+
+
+_COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
+    "==": _equal,
+    "!=": lambda a, b: not _equal(a, b),
+    "~": _close,
+    "<": lambda a, b: bool(a < b),
+    "<=": lambda a, b: bool(a <= b),
+    ">": lambda a, b: bool(a > b),
+    ">=": lambda a, b: bool(a >= b),
+}

@@ -1,0 +1,62 @@
+"""The table of a net: layer, output, parameters, multiply-accumulates, memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from netdsl.language.network import Network
+from netdsl.types import dims
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer, for one image; `bytes` is the memory of its output."""
+
+    name: str
+    op: str
+    call: str
+    output: str
+    params: int
+    macs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A net in figures, one image, float32."""
+
+    net: str
+    params: int
+    macs: int
+    activations: int
+    layers: tuple[Row, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        layers = [
+            {"name": r.name, "op": r.op, "output": r.output, "params": r.params, "macs": r.macs}
+            for r in self.layers
+        ]
+        return {
+            "params": self.params,
+            "macs": self.macs,
+            "activations": self.activations,
+            "layers": layers,
+        }
+
+
+def summarise(network: Network) -> Summary:
+    """The figures of a network; no weight is allocated."""
+    rows = tuple(
+        Row(
+            layer.path,
+            layer.op,
+            layer.call,
+            dims(layer.type.shape[1:]),
+            network.layer_params(layer),
+            network.cost(layer).macs // network.batch,
+            layer.type.nbytes // network.batch,
+        )
+        for layer in network.layers
+    )
+    return Summary(network.name, network.params, network.macs, network.activations, rows)

@@ -1,0 +1,92 @@
+"""Trained weights put to use: evaluation on a data set, predictions for pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from netdsl.data import sources
+from netdsl.data.pictures import read_picture
+from netdsl.data.samples import Samples, evaluation_batches
+from netdsl.errors import fail
+from netdsl.language.elaborate import elaborate
+from netdsl.runtime.executor import Executor
+from netdsl.runtime.state import State
+from netdsl.train import checkpoint
+from netdsl.train.loop import EVALUATION_BATCH, check_fit, single_input
+from netdsl.train.metrics import Score, evaluate
+from netdsl.train.step import evaluation_graph
+from netdsl.types import Array, Backend
+
+TOP = 5
+Top = list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """An evaluation; `confusion[i, j]` counts images of class i that were called j."""
+
+    score: Score
+    classes: tuple[str, ...]
+    confusion: Array
+
+
+class Trained:
+    """A checkpoint ready to run. Raises NetError where it does not fit its own net."""
+
+    def __init__(self, path: Path, backend: Backend) -> None:
+        self.checkpoint = checkpoint.load(path)
+        self.backend = backend
+        self.recipe = self.checkpoint.recipe()
+        self.program = self.checkpoint.program()
+        self.state = State(backend)
+
+    def _executor(self, batch: int) -> tuple[Executor, str, tuple[int, ...]]:
+        settings = self.recipe.settings(training=False, batch=batch)
+        network = elaborate(self.program, self.recipe.net, settings)
+        graph = evaluation_graph(network, self.recipe)
+        self.state.load(self.checkpoint.states, graph.states, self.checkpoint.origin)
+        image = single_input(network)
+        executor = Executor(graph, self.backend, self.state)
+        return executor, image, network.graph[image].type.shape[1:]
+
+    def evaluate(self, folder: str | None) -> Report:
+        """The test images of the recipe's source (its training images where it has none)."""
+        dataset = sources.load(self.recipe.data.source, folder)
+        samples = dataset.read_test() if dataset.read_test else dataset.train
+        network = elaborate(self.program, self.recipe.net, self.recipe.settings(training=False))
+        check_fit(network, samples, dataset.classes)
+        executor, image, _ = self._executor(EVALUATION_BATCH)
+        score = evaluate(executor, image, samples, EVALUATION_BATCH)
+        return Report(score, dataset.classes, self._confusion(executor, image, samples))
+
+    def _confusion(self, executor: Executor, image: str, samples: Samples) -> Array:
+        n = len(self.checkpoint.classes)
+        counts = np.zeros((n, n), dtype=np.int64)
+        for batch in evaluation_batches(samples, EVALUATION_BATCH):
+            given = {image: batch.images, "labels": batch.labels, "weights": batch.weights}
+            scores = self.backend.download(executor.run(given)["scores"])
+            real = batch.weights > 0
+            np.add.at(counts, (batch.labels[real], scores.argmax(axis=1)[real]), 1)
+        return counts
+
+    def predict(self, images: Sequence[Path]) -> list[tuple[Path, Top]]:
+        """The likeliest classes of each picture, with their probabilities."""
+        executor, name, shape = self._executor(1)
+        found = []
+        for path in images:
+            if len(shape) != 3:
+                raise fail("the net does not take pictures")
+            picture = read_picture(path, (shape[0], shape[1], shape[2]))
+            given = {
+                name: picture[None],
+                "labels": np.zeros(1, np.int32),
+                "weights": np.ones(1, np.float32),
+            }
+            scores = self.backend.download(executor.run(given)["scores"])[0]
+            best = np.argsort(-scores, kind="stable")[:TOP]
+            found.append((path, [(self.checkpoint.classes[i], float(scores[i])) for i in best]))
+        return found
