@@ -316,8 +316,10 @@ class _Writer:
 
     def _branched(self, e: s.Step, column: int, indent: str) -> list[str]:
         assert e.branches is not None
-        bar = " " * len(indent) + INDENT * 2 + "| "
-        lines = [f"{e.name}{_args(e.args)} {{ "]
+        head = f"{e.name}{_args(e.args)} "
+        at = column + len(head)
+        bar = (" " * at if at <= WIDTH // 3 else indent + INDENT * 2) + "| "
+        lines = [head + "{ "]
         for i, branch in enumerate(e.branches):
             if i:
                 lines.append(bar)

@@ -92,15 +92,15 @@ class Trainer:
         """Trains to the end. `watch` sees every step, `tell` every epoch's metrics."""
         write_atomically(self.out / "recipe.net", self.net_text.encode())
         record = Record(self.out / "metrics.jsonl")
-        best = -1.0
+        best: tuple[float, float] | None = None
         metrics: dict[str, Any] = {}
         for epoch in range(self.recipe.epochs):
             metrics = self._epoch(epoch, watch)
             record.add(metrics)
             self._save("last", metrics)
-            quality = metrics["val_accuracy"]
-            if quality is None or quality > best:
-                best = quality if quality is not None else best
+            quality = _quality(metrics)
+            if best is None or quality > best:
+                best = quality
                 self._save("best", metrics)
             tell(metrics)
         if self.dataset.read_test is not None:
@@ -168,6 +168,14 @@ class Trainer:
             {"epoch": metrics["epoch"], "step": metrics["step"]},
         )
         checkpoint.save(self.out / f"{name}.safetensors", content)
+
+
+def _quality(metrics: dict[str, Any]) -> tuple[float, float]:
+    """What the best checkpoint is best at: validation accuracy, then loss; the training loss where
+    nothing is held out."""
+    if metrics["val_accuracy"] is None:
+        return 0.0, -metrics["train_loss"]
+    return metrics["val_accuracy"], -metrics["val_loss"]
 
 
 def _only(metrics: dict[str, Any], prefix: str) -> dict[str, Any]:

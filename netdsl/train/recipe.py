@@ -46,8 +46,8 @@ SIGNATURE = Signature(
     (
         Param("net", _NAMED, None, "which net, the file's first unless given"),
         Param("data", _NAMED, None, "which data section, the unnamed one unless given"),
-        Param("loss", OneFrom("loss", LOSSES), Symbol("cross_entropy")),
-        Param("optimizer", OneFrom("optimizer", OPTIMIZERS), Symbol("sgd")),
+        Param("loss", OneFrom("loss", LOSSES), Symbol("cross_entropy"), "what is minimised"),
+        Param("optimizer", OneFrom("optimizer", OPTIMIZERS), Symbol("sgd"), "how"),
         Param("epochs", Whole(1, 1_000_000), 10, "passes over the training images"),
         Param("seed", Whole(0, 2**31 - 1), 1, "of initial weights, order and dropout"),
         Param(

@@ -1,0 +1,19 @@
+"""Golden texts: what stands in tests/golden must come out; NETDSL_GOLDEN=write renews them."""
+
+from __future__ import annotations
+
+import os
+
+from tests.conftest import ROOT
+
+FOLDER = ROOT / "tests" / "golden"
+
+
+def matches_golden(name: str, text: str) -> None:
+    """Asserts that a text is the golden one of that name."""
+    path = FOLDER / name
+    if os.environ.get("NETDSL_GOLDEN") == "write":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert path.exists(), f"no golden {name}; look at the text and write it: NETDSL_GOLDEN=write"
+    assert text == path.read_text()
