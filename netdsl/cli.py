@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -122,11 +120,15 @@ def check(file: File, settings: Sets = None, as_json: Json = False) -> int:
 
     Example: netdsl check models/lenet.net
     """
+    from netdsl.insight.check import check_program
+
     path, name = _split(file)
     errors: tuple[Any, ...] = ()
     nets: list[str] = []
     try:
-        nets = _check(_load(path, settings, name), name)
+        nets, warnings = check_program(_load(path, settings, name), name)
+        for warning in warnings:
+            _say(warning.render().replace("error:", "warning:", 1))
     except NetError as e:
         if not as_json:
             raise
@@ -136,35 +138,6 @@ def check(file: File, settings: Sets = None, as_json: Json = False) -> int:
     else:
         _say(f"{path}: {', '.join(nets) or 'no nets'}: all well")
     return BAD_INPUT if errors else OK
-
-
-def _check(program: Program, name: str | None) -> list[str]:
-    """Elaborates nets for evaluation and training, and resolves sections and tests."""
-    from netdsl.insight.expectations import check_test
-    from netdsl.language.elaborate import Settings, elaborate
-    from netdsl.train.recipe import check_sections
-
-    nets = [program.net(name)] if name else list(program.nets)
-    jobs: list[Callable[[], Any]] = [partial(check_sections, program)]
-    for net in nets:
-        for training in (False, True):
-            settings = Settings(batch=2, training=training)
-            jobs.append(partial(elaborate, program, net, settings))
-    jobs += [partial(check_test, program, test) for test in program.tests]
-    found: dict[tuple[str, str], Any] = {}
-    for job in jobs:
-        try:
-            network = job()
-            for warning in getattr(network, "warnings", ()):
-                found_text = warning.render().replace("error:", "warning:", 1)
-                if name is None and not getattr(network, "training", False):
-                    _say(found_text)
-        except NetError as e:
-            for d in e.diagnostics:
-                found.setdefault((d.message, str(d.span)), d)
-    if found:
-        raise NetError(*found.values())
-    return nets
 
 
 def _as_json(diagnostic: Any) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def _excerpt(span: Span) -> list[str]:
     number, column = span.position
     line = span.source.line(number).expandtabs(1)
     first = max(0, column - 1 - _WIDEST // 2) if len(line) > _WIDEST else 0
-    shown = line[first : first + _WIDEST].rstrip()
+    shown = ("…" if first else "") + line[first + bool(first) : first + _WIDEST].rstrip()
     indent = column - 1 - first
     width = max(1, min(span.end - span.start, len(shown) - indent))
     gutter = " " * len(str(number))

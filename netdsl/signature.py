@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, Protocol
 
 from netdsl.errors import Diagnostic, NetError, Span, nearest
@@ -63,19 +64,25 @@ class Number:
 
     def _wanted(self) -> str:
         parts = []
+        if self.low > -math.inf or self.high < math.inf:
+            parts.append(_range(self.low, self.high))
         if self.above > -math.inf:
             parts.append(f"above {self.above:g}")
         if self.below < math.inf:
             parts.append(f"below {self.below:g}")
-        if self.low > -math.inf or self.high < math.inf:
-            parts.append(_range(self.low, self.high))
         return " and ".join(parts)
 
 
 def _range(low: float, high: float) -> str:
     if high in (math.inf, LARGEST):
-        return f"of at least {low:g}"
-    return f"of at most {high:g}" if low == -math.inf else f"from {low:g} to {high:g}"
+        return f"of at least {_figure(low)}"
+    if low == -math.inf:
+        return f"of at most {_figure(high)}"
+    return f"from {_figure(low)} to {_figure(high)}"
+
+
+def _figure(x: float) -> str:
+    return f"{x:,}" if isinstance(x, int) else f"{x:g}"
 
 
 @dataclass(frozen=True)
@@ -217,7 +224,10 @@ class OneFrom:
         record = self.table.get(value.name)
         if record is None:
             message = f"unknown {self.what} `{value.name}`"
-            raise NetError(Diagnostic(message, value.span, nearest(value.name, self.table)))
+            known = nearest(value.name, self.table, "known are")
+            boolean = value.name.lower() in ("true", "false")
+            help = "write `yes` or `no`" if boolean else known
+            raise NetError(Diagnostic(message, value.span, help))
         bound = record.signature.bind(value.arguments, value.span)
         return Chosen(value.name, record, bound, value.span)
 
@@ -249,6 +259,7 @@ class Signature:
 
     name: str
     params: tuple[Param, ...] = ()
+    noun: str = "parameter"
 
     def bind(
         self,
@@ -283,7 +294,7 @@ class Signature:
                 continue
             name = name if name is not None else names[index]
             if name not in names:
-                message = f"`{self.name}` has no parameter `{name}`"
+                message = f"`{self.name}` has no {self.noun} `{name}`"
                 errors.append(Diagnostic(message, where, nearest(name, names, "it has")))
             elif name in given:
                 errors.append(Diagnostic(f"`{name}` is given twice", where))
@@ -306,16 +317,9 @@ class Signature:
             message = (
                 f"`{param.name}` of `{self.name}` must be {wanted}, not {show(argument.value)}"
             )
-            errors.append(Diagnostic(message, where, self._hint(argument.value)))
+            errors.append(Diagnostic(message, where, _hint(argument.value)))
         except NetError as e:
             errors.extend(e.located(where).diagnostics)
-
-    def _hint(self, value: Value) -> str | None:
-        if isinstance(value, Symbol):
-            if value.name in ("true", "True", "false", "False"):
-                return "write `yes` or `no`"
-            return f"no variable is called `{value.name}` here"
-        return None
 
     def _missing(self, param: Param, span: Span | None) -> Diagnostic:
         return Diagnostic(f"`{self.name}` needs `{param.name}`", span, self._usage())
@@ -328,6 +332,20 @@ class Signature:
             p.name if p.default is REQUIRED else f"{p.name}={show(p.default)}" for p in self.params
         )
         return f"{self.name}({inside})"
+
+
+def unknown_name(symbol: Symbol) -> str:
+    """A help line for a bare name that stands where a value must."""
+    if symbol.name in ("true", "True", "false", "False"):
+        return "write `yes` or `no`"
+    near = get_close_matches(symbol.name, symbol.variables, n=1)
+    return f"no variable is called `{symbol.name}` here" + (
+        f"; did you mean `{near[0]}`?" if near else ""
+    )
+
+
+def _hint(value: Value) -> str | None:
+    return unknown_name(value) if isinstance(value, Symbol) else None
 
 
 def _count(n: int, noun: str) -> str:

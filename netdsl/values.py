@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from netdsl.errors import Span
 
@@ -19,10 +19,14 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A bare name that is no variable: `same`, `he`, `imagenet`."""
+    """A bare name that is no variable: `same`, `he`, `imagenet`.
+
+    `variables` are the names that could have been meant, for a message.
+    """
 
     name: str
     span: Span | None = None
+    variables: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __str__(self) -> str:
         return self.name

@@ -55,6 +55,7 @@ SIGNATURE = Signature(
             "mnist, imagenet, ..., or by(mean=[...], std=[...]); part of the graph",
         ),
     ),
+    noun="key",
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +66,19 @@ _KNOWN = [*_FACTS, "gradients", 'shape("place")', 'receptive_field("place")']
 
 def run_test(program: Program, test: s.Test) -> TestResult:
     """The outcome of a `test` section. Raises NetError where it asks for what there is not."""
+    return _run(program, test, test.expectations)
+
+
+def check_test(program: Program, test: s.Test) -> None:
+    """Raises NetError where a test asks for what there is not; nothing costly is run."""
+    _run(program, test, [e for e in test.expectations if not _is_gradients(e)])
+
+
+def _run(program: Program, test: s.Test, expectations: Sequence[s.Expr]) -> TestResult:
     name = program.net(test.net, test.span)
     network = elaborate(program, name)
     errors, outcomes = [], []
-    for expectation in test.expectations:
+    for expectation in expectations:
         try:
             outcomes.append(_outcome(program, network, expectation))
         except NetError as e:
@@ -77,15 +86,6 @@ def run_test(program: Program, test: s.Test) -> TestResult:
     if errors:
         raise NetError(*(d for e in errors for d in e.diagnostics))
     return TestResult(name, tuple(outcomes))
-
-
-def check_test(program: Program, test: s.Test) -> None:
-    """Raises NetError where a test asks for what there is not; nothing costly is run."""
-    name = program.net(test.net, test.span)
-    network = elaborate(program, name)
-    for expectation in test.expectations:
-        if not _is_gradients(expectation):
-            _outcome(program, network, expectation)
 
 
 def _is_gradients(e: s.Expr) -> bool:

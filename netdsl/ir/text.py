@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from netdsl.ops import OPS
@@ -9,34 +10,35 @@ from netdsl.types import Graph, Node, dims
 
 
 def to_text(graph: Graph) -> str:
-    """The whole graph, readable and diffable; the golden files of the passes are made of it."""
+    """The whole graph, readable and diffable; the golden files of the passes are made of it.
+
+    Constants stand where they are read, not on lines of their own.
+    """
+    consts = {n.name: _setting(n.attrs["value"]) for n in graph.of("const")}
     lines = [f"graph {graph.name} {{"]
-    lines += [f"  {line_of(node)}" for node in graph.nodes.values()]
-    lines += [f"  output {label}: {name}" for label, name in graph.outputs.items()]
-    lines += [f"  update {state}: {name}" for state, name in graph.updates.items()]
+    lines += [f"  {line_of(n, consts)}" for n in graph.nodes.values() if n.name not in consts]
+    lines += [f"  output {label}: {consts.get(v, v)}" for label, v in graph.outputs.items()]
+    lines += [f"  update {state}: {consts.get(v, v)}" for state, v in graph.updates.items()]
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def line_of(node: Node) -> str:
+def line_of(node: Node, consts: Mapping[str, str] | None = None) -> str:
     """`name = op(operands, attribute=value)  type`, attributes only where not the default."""
-    if node.op in ("input", "state"):
-        how = ""
-        if node.op == "state":
-            law, scale = node.attrs["init"]
-            how = f" {law}" if law in ("zeros", "ones") else f" {law}({scale:.6g})"
-            how += "" if node.attrs["trainable"] else " frozen"
-        return f"{node.op} {node.name}: {node.type}{how}"
-    inside = [*node.args, *_settings(node)]
+    if node.op == "input":
+        return f"input {node.name}: {node.type}"
+    if node.op == "state":
+        law, scale = node.attrs["init"]
+        kept = "" if node.attrs["trainable"] else " not learnt"
+        return f"state {node.name}: {node.type} {law}({scale:.6g}){kept}"
+    known = consts or {}
+    inside = [*(known.get(a, a) for a in node.args), *_settings(node)]
     return f"{node.name} = {node.op}({', '.join(inside)})  {node.type}"
 
 
 def _settings(node: Node) -> list[str]:
-    defaults = {p.name: p.default for p in OPS[node.op].attrs}
-    return [
-        f"{k}={_setting(v)}"
-        for k, v in node.attrs.items()
-        if v != defaults.get(k) and not (node.op == "const" and k == "dtype")
-    ]
+    params = OPS[node.op].attrs if node.op in OPS else ()
+    defaults = {p.name: p.default for p in params}
+    return [f"{k}={_setting(v)}" for k, v in node.attrs.items() if v != defaults.get(k)]
 
 
 def _setting(value: Any) -> str:

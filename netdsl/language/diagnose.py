@@ -122,7 +122,8 @@ def _unclosed(
     last = before[-1]
     next_line = word is None or "\n" in source.text[last.end() : word.start()]
     other = word is not None and word[0] in _CLOSES.values() and word[0] != needed
-    if not (other or (next_line and (needed != "}" or word is None))):
+    inside_branches = "VBAR" in _expected(error)
+    if not (other or (next_line and (needed != "}" or inside_branches or word is None))):
         return None
     line, column = source.position(opened[-1].start())
     place = f"the `{opened[-1][0]}` at {line}:{column} is not closed"

@@ -10,6 +10,7 @@ from typing import Any
 
 from netdsl.errors import NetError, Span, fail, nearest
 from netdsl.language import syntax as s
+from netdsl.signature import unknown_name
 from netdsl.values import Argument, Call, Size, Symbol, Value, show
 
 LARGEST_NUMBER = 10**15
@@ -25,7 +26,7 @@ class Scope:
     """The variables that an expression sees, and what flows in where there is such a thing."""
 
     variables: Mapping[str, Value | Broken] = field(default_factory=dict)
-    members: Mapping[str, int] | None = None
+    members: Mapping[str, int] | Broken | None = None
 
 
 def evaluate(expr: s.Expr, scope: Scope) -> Value:
@@ -74,7 +75,9 @@ def _name(expr: s.Name, scope: Scope) -> Value:
         if isinstance(value, Broken):
             raise NetError()
         return value
-    return _WORDS[expr.name] if expr.name in _WORDS else Symbol(expr.name, expr.span)
+    if expr.name in _WORDS:
+        return _WORDS[expr.name]
+    return Symbol(expr.name, expr.span, tuple(scope.variables))
 
 
 def _listing(expr: s.Listing, scope: Scope) -> Value:
@@ -86,6 +89,8 @@ def _pair(expr: s.Pair, scope: Scope) -> Value:
 
 
 def _member(expr: s.Member, scope: Scope) -> Value:
+    if isinstance(scope.members, Broken):
+        raise NetError()
     if scope.members is None:
         raise fail("nothing flows in here, so `in` has no shape", expr.span)
     if expr.name not in scope.members:
@@ -134,7 +139,7 @@ def _as_number(value: Value, span: Span) -> Any:
 
 
 def _unknown(value: Value) -> str | None:
-    return f"no variable is called `{value.name}` here" if isinstance(value, Symbol) else None
+    return unknown_name(value) if isinstance(value, Symbol) else None
 
 
 def _divide(a: Any, b: Any) -> int | float:

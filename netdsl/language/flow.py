@@ -111,7 +111,10 @@ class Frame:
     repeated: bool = False
 
     def scope(self, current: Flowing) -> Scope:
-        return Scope(self.variables, current.members() if isinstance(current, Flow) else None)
+        """What an expression sees here; what is broken stays quiet, its error has been told."""
+        if isinstance(current, Flow):
+            return Scope(self.variables, current.members())
+        return Scope(self.variables, Broken() if current is Absent.BROKEN else None)
 
 
 def call_text(name: str, given: Sequence[Argument]) -> str:

@@ -21,7 +21,7 @@ def _reduced(x: TensorType, axes: tuple[int, ...], keepdims: bool) -> TensorType
 
 def _spread(b: Any, value: Node, y: Node, x: Node) -> Node:
     """A reduced value repeated along the axes that were reduced."""
-    if not y.attrs["keepdims"]:
+    if value.type.rank and not y.attrs["keepdims"]:
         axes = y.attrs["axes"]
         value = b.reshape(
             value, shape=tuple(1 if a in axes else s for a, s in enumerate(x.type.shape))

@@ -57,6 +57,7 @@ SIGNATURE = Signature(
             "largest norm that all gradients together may have",
         ),
     ),
+    noun="key",
 )
 
 METRICS = (

@@ -1,0 +1,44 @@
+"""Checking a whole program: every net both ways, every section, every test's questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from netdsl.errors import Diagnostic, NetError
+from netdsl.insight.expectations import check_test
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.network import Network
+from netdsl.language.program import Program
+from netdsl.train.recipe import check_sections
+
+
+def check_program(program: Program, name: str | None = None) -> tuple[list[str], list[Diagnostic]]:
+    """The nets that were checked and the warnings. Raises NetError with all that is wrong.
+
+    Each net (or only `name`) is elaborated for evaluation and for training.
+    """
+    nets = [program.net(name)] if name else list(program.nets)
+    jobs: list[Callable[[], Network | None]] = [partial(check_sections, program)]
+    for net in nets:
+        for training in (False, True):
+            settings = Settings(batch=2, training=training)
+            jobs.append(partial(elaborate, program, net, settings))
+    jobs += [partial(check_test, program, test) for test in program.tests]
+    errors: dict[Any, Diagnostic] = {}
+    warnings: dict[str, Diagnostic] = {}
+    for job in jobs:
+        try:
+            network = job()
+        except NetError as e:
+            errors |= {d: d for d in e.diagnostics if d not in errors}
+        else:
+            warnings |= {w.message: w for w in network.warnings} if network else {}
+    if errors:
+        raise NetError(*sorted(errors.values(), key=_place))
+    return nets, list(warnings.values())
+
+
+def _place(d: Diagnostic) -> tuple[str, int]:
+    return (d.span.source.name, d.span.start) if d.span else ("", 0)
