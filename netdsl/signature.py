@@ -265,14 +265,20 @@ class Signature:
         self,
         arguments: Sequence[Argument],
         span: Span | None,
+        partial: bool = False,
     ) -> dict[str, Any]:
-        """Every parameter's value. Raises NetError with a diagnostic for each wrong argument."""
+        """Every parameter's value; only the given ones' if `partial`.
+
+        Raises NetError with a diagnostic for each wrong argument.
+        """
         errors: list[Diagnostic] = []
         given = self._place(arguments, span, errors)
         bound: dict[str, Any] = {}
         for param in self.params:
             if param.name in given:
                 self._convert(param, given[param.name], span, bound, errors)
+            elif partial:
+                continue
             elif param.default is REQUIRED:
                 errors.append(self._missing(param, span))
             else:

@@ -1,4 +1,4 @@
-"""Every operator's reference against its shape rule, against PyTorch, and on a foreign array module."""
+"""Every reference against its shape rule, and on an array module that is not NumPy."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ differences against <J' u, v> by the emitted IR, in float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -53,23 +53,31 @@ def operand_error(
     g = grad(b, y, [target], cotangent=u)[target.name]
     given = {n.name: a for n, a in zip(operands, arrays(example, rng), strict=True)}
     given["u"] = rng.standard_normal(y.type.shape)
-    return _direction_error(b.graph({"y": y, "gradient": g}), given, target.name, rng)
+    return direction_error(b.graph({"y": y}), given, {target.name: g.name}, rng)
 
 
-def _direction_error(
-    graph: Graph, given: dict[str, Array], name: str, rng: np.random.Generator
+def direction_error(
+    graph: Graph,
+    given: Mapping[str, Array],
+    gradients: Mapping[str, str],
+    rng: np.random.Generator,
+    step: float = STEP,
+    kink: float = KINK,
 ) -> float | None:
-    """Error of the output `gradient` as the derivative of <u, y> by the input `name`."""
-    v = rng.standard_normal(given[name].shape)
-    v /= max(1.0, float(np.sqrt((v * v).sum())))
-    forward = _cone(graph, graph.outputs["y"])
+    """Error of `gradients` (input or state -> the node that is called its gradient) along one
+    random direction of all of them together; `graph` gives `y`, and `u` is y's cotangent."""
+    directions = {name: rng.standard_normal(given[name].shape) for name in gradients}
+    length = np.sqrt(sum(float((v * v).sum()) for v in directions.values()))
+    directions = {name: v / max(1.0, length) for name, v in directions.items()}
+    forward, y = _cone(graph, graph.outputs["y"]), graph.outputs["y"]
 
     def f(t: float) -> float:
-        shifted = {**given, name: given[name] + t * v}
-        return float((evaluate(forward, shifted)[graph.outputs["y"]] * given["u"]).sum())
+        moved = {name: given[name] + t * v for name, v in directions.items()}
+        return float((evaluate(forward, {**given, **moved})[y] * given["u"]).sum())
 
-    predicted = float((evaluate(graph, given)[graph.outputs["gradient"]] * v).sum())
-    return slope_error(f, predicted)
+    values = evaluate(graph, given)
+    predicted = sum(float((values[gradients[n]] * v).sum()) for n, v in directions.items())
+    return slope_error(f, predicted, step=step, kink=kink)
 
 
 def _cone(graph: Graph, root: str) -> Graph:

@@ -53,15 +53,13 @@ def elaborate(
     program: Program,
     name: str | None = None,
     settings: Settings = Settings(),
-    given: Sequence[Argument] = (),
 ) -> Network:
     """The network of a net or instance of `program` (its first unless named).
 
     Raises NetError with every independent error found in it.
     """
     chosen = program.net(name)
-    net, instance_args = instance_chain(program, chosen)
-    values = {a.name or i: a for i, a in enumerate(instance_args)} | {a.name: a for a in given}
+    net, values = instance_chain(program, chosen)
     variables = bind_params(net, tuple(values.values()), program.nets[chosen].span)
     return _Elaborator(program, settings).run(chosen, net, variables)
 

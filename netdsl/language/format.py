@@ -157,10 +157,10 @@ class _Writer:
     def _put(self, lines: list[str], tree: s.Tree, indent: str) -> None:
         """Lines of one thing, and the comment that stands at its end."""
         self.lines += lines
-        end = self.text.find("\n", tree.span.end)
-        end = len(self.text) if end < 0 else end
-        behind = self.comments and tree.span.end <= self.comments[0].start < end
-        if behind and not self.comments[0].alone:
+        if not self.comments or self.comments[0].alone:
+            return
+        between = self.text[tree.span.end : self.comments[0].start]
+        if re.fullmatch(r"[ \t,;]*", between):
             self.lines[-1] += "  " + self.comments.pop(0).text
 
     def _has_comments(self, tree: s.Tree) -> bool:

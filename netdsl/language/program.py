@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -181,9 +181,7 @@ def bind_params(
 ) -> dict[str, Value]:
     """Values of all parameters; a default may use the parameters before it."""
     bound = signature_of(item).bind(given, span)
-    present = {a.name for a in given if a.name} | {
-        p.name for p, a in zip(item.params, given, strict=False) if a.name is None
-    }
+    present = {a.name for a in named(item.params, given)}
     values: dict[str, Value] = {}
     for p in item.params:
         if p.name in present or p.default is None:
@@ -193,21 +191,29 @@ def bind_params(
     return values
 
 
-def instance_chain(program: Program, name: str) -> tuple[s.Net, tuple[Argument, ...]]:
-    """The net behind a name, and the arguments that its instances give it.
+def instance_chain(program: Program, name: str) -> tuple[s.Net, dict[str, Argument]]:
+    """The net behind a name, and the arguments that its instances give it, by parameter.
 
     An instance of an instance overrides its arguments. Raises NetError on a circle.
     """
-    given: dict[str | int, Argument] = {}
     seen: list[str] = []
+    layers: list[tuple[Argument, ...]] = []
     item = program.nets[name]
     while isinstance(item, s.Instance):
         if item.name in seen:
-            raise fail(
-                f"`{name}` is defined by itself: {' = '.join([*seen, item.name])}", item.span
-            )
+            raise fail(f"`{name}` is defined by itself: {' = '.join([*seen, item.name])}", item.span)
         seen.append(item.name)
-        for place, a in enumerate(arguments(item.args, Scope())):
-            given.setdefault(a.name or place, a)
+        layers.append(arguments(item.args, Scope()))
         item = program.nets[program.net(item.base, item.span)]
-    return item, tuple(sorted(given.values(), key=lambda a: a.name is not None))
+    given: dict[str, Argument] = {}
+    for layer in reversed(layers):
+        signature_of(item).bind(layer, program.nets[name].span, partial=True)
+        given |= {a.name: a for a in named(item.params, layer)}
+    return item, given
+
+
+def named(params: Sequence[s.Parameter], given: Sequence[Argument]) -> Iterator[Argument]:
+    """Arguments with the names of the parameters that they fill."""
+    for i, a in enumerate(given):
+        unnamed = a.name is None and i < len(params)
+        yield replace(a, name=params[i].name) if unnamed else a

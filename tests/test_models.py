@@ -1,0 +1,93 @@
+"""The nets of models/: all check, their tests hold, their paths are what they are."""
+
+from __future__ import annotations
+
+import pytest
+
+from netdsl.insight.check import check_program
+from netdsl.insight.expectations import run_test
+from netdsl.insight.gradcheck import gradcheck
+from netdsl.ir.text import to_text
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.override import override
+from netdsl.language.parse import parse
+from netdsl.language.program import load, program
+from netdsl.train.recipe import resolve
+from netdsl.train.step import training_graph
+from tests.conftest import ROOT
+from tests.golden import matches_golden
+
+MODELS = sorted((ROOT / "models").rglob("*.net"))
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
+def test_a_model_checks_and_its_tests_hold(path: object) -> None:
+    p = load(str(path))
+    assert check_program(p)[1] == []
+    assert p.tests
+    for section in p.tests:
+        result = run_test(p, section)
+        assert result.ok, result
+
+
+def test_parameter_paths_of_resnet50() -> None:
+    network = elaborate(load(str(ROOT / "models" / "resnet.net")), "resnet50")
+    matches_golden("resnet50_paths.txt", "".join(f"{n.name}\n" for n in network.graph.states))
+
+
+def test_a_small_net_and_its_training_step_as_text() -> None:
+    text = """
+net tiny { input(6x6x1); c: conv(2, 3x3) -> batchnorm -> relu; fc(3) }
+data { source = digits, batch = 4 }
+train { optimizer = sgd(lr=0.1, momentum=0.9) }
+"""
+    p = program(parse(text))
+    recipe = resolve(p)
+    network = elaborate(p, None, recipe.settings(training=False))
+    matches_golden("tiny_eval.txt", to_text(network.graph))
+    network = elaborate(p, None, recipe.settings(training=True))
+    matches_golden("tiny_train.txt", to_text(training_graph(network, recipe)))
+
+
+@pytest.mark.parametrize(
+    ("name", "net", "settings"),
+    [
+        ("resnet", "resnet20", ["n=1"]),
+        ("densenet", "densenet121", ["blocks=[2, 2, 2, 2]", "growth=4", "classes=3"]),
+        ("inception", "inception_small", ["classes=4"]),
+        ("siamese", "siamese", []),
+    ],
+)
+def test_gradients_of_whole_nets(name: str, net: str, settings: list[str]) -> None:
+    text = (ROOT / "models" / f"{name}.net").read_text()
+    file = parse(text.replace("224x224", "32x32").replace("33x33x3", "11x11x2"))
+    rows = list(gradcheck(program(override(file, settings, net)), net))
+    assert len(rows) > 10
+    assert [r for r in rows if not r.ok] == []
+
+
+def test_gradcheck_finds_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from netdsl.ops import OPS
+
+    wrong = replace(OPS["tanh"], vjp=(lambda b, g, y, x: b.mul(g, b.const(1.001)),))
+    monkeypatch.setitem(OPS, "tanh", wrong)
+    rows = {r.name: r.ok for r in gradcheck(load(str(ROOT / "models" / "lenet.net")), "lenet5")}
+    assert {name for name, ok in rows.items() if not ok} == {
+        "c1.tanh1",
+        "c3.tanh1",
+        "c5.tanh1",
+        "f6.tanh1",
+        "the whole net",
+    }
+
+
+def test_large_nets_allocate_no_weight() -> None:
+    import tracemalloc
+
+    tracemalloc.start()
+    elaborate(load(str(ROOT / "models" / "mlp.net")), "dense", Settings(batch=256))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6

@@ -1,0 +1,116 @@
+"""Hypothesis strategies for syntax trees that a person could have written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from netdsl.errors import Source, Span
+from netdsl.language import syntax as s
+from netdsl.values import Size
+
+NOWHERE = Span(Source("drawn", ""), 0, 0)
+WORDS = {"let", "shared", "output", "if", "else", "for", "in", "and", "or", "not", "expect"}
+names = st.from_regex(r"[a-z_][a-z0-9_]{0,7}", fullmatch=True).filter(lambda n: n not in WORDS)
+
+
+def tree(record: type, *parts: Any) -> Any:
+    """A strategy for one kind of record from strategies for its parts."""
+    return st.builds(lambda *p: record(NOWHERE, *p), *parts)
+
+
+def several(item: Any, least: int = 0, most: int = 3) -> Any:
+    return st.lists(item, min_size=least, max_size=most).map(tuple)
+
+
+numbers = st.one_of(
+    st.integers(0, 10**9).map(lambda n: s.Number(NOWHERE, n, str(n))),
+    st.floats(0, 1e9, allow_nan=False).map(lambda x: s.Number(NOWHERE, x, _plain(x))),
+)
+
+
+def _plain(x: float) -> str:
+    text = repr(x)
+    return text if "." in text or "e" in text else f"{text}.0"
+
+
+sizes = several(st.integers(0, 999), 2, 4).map(lambda d: s.Dims(NOWHERE, Size(d)))
+texts = st.text(st.characters(blacklist_characters="\n\r", blacklist_categories=["Cs"]), max_size=8)
+atoms = st.one_of(numbers, sizes, tree(s.Text, texts), tree(s.Name, names), tree(s.Member, names))
+
+
+def _args(e: Any) -> Any:
+    return several(tree(s.Arg, st.none() | names, e))
+
+
+def _flat(e: Any, operators: list[str], most: int = 3) -> Any:
+    return tree(s.Flat, e, several(st.tuples(st.sampled_from(operators), e), 1, most))
+
+
+def _larger(e: Any) -> Any:
+    return st.one_of(
+        tree(s.Listing, several(e)),
+        tree(s.Pair, e, e),
+        tree(s.CallExpr, names, _args(e)),
+        tree(s.Index, e.filter(lambda x: not isinstance(x, s.Index)), several(e, 1, 2)),
+        tree(s.Unary, st.sampled_from(["-", "not"]), e),
+        _flat(e, ["+", "-"]),
+        _flat(e, ["*", "/", "//", "%"]),
+        _flat(e, ["==", "<", ">=", "~"], most=1),
+        _flat(e, ["and"]),
+        _flat(e, ["or"]),
+    )
+
+
+expressions = st.recursive(atoms, _larger, max_leaves=6)
+
+
+def steps(chain: Any) -> Any:
+    args = st.none() | _args(expressions)
+    return tree(s.Step, names, args, st.none() | several(chain, 1), st.just(NOWHERE))
+
+
+def _elements(chain: Any, body: Any) -> Any:
+    plain = st.one_of(
+        steps(chain),
+        tree(s.Incoming),
+        tree(s.Group, chain),
+        tree(s.If, several(st.tuples(expressions, body), 1, 2), st.none() | body),
+        tree(s.For, names, expressions, body),
+    )
+    return plain | tree(s.Repeat, plain, expressions)
+
+
+def _bodies(chain: Any) -> Any:
+    statement = st.one_of(
+        chain,
+        tree(s.Let, names, expressions),
+        tree(s.Shared, names, chain),
+        tree(s.Output, names, _args(expressions), chain),
+    )
+    return tree(s.Body, several(statement, 0, 3))
+
+
+_simple = tree(s.Chain, st.none() | names, several(steps(st.nothing()), 1, 2))
+chains = st.recursive(
+    _simple,
+    lambda chain: tree(s.Chain, st.none() | names, several(_elements(chain, _bodies(chain)), 1, 3)),
+    max_leaves=4,
+)
+bodies = _bodies(chains)
+parameters = several(tree(s.Parameter, names, st.none() | expressions))
+items = st.one_of(
+    tree(s.Use, texts),
+    tree(s.Block, names, parameters, bodies),
+    tree(s.Net, names, parameters, bodies),
+    tree(s.Instance, names, names, _args(expressions)),
+    tree(
+        s.Section,
+        st.sampled_from(["data", "train"]),
+        st.none() | names,
+        several(tree(s.Entry, names, expressions) | tree(s.Expect, expressions)),
+    ),
+    tree(s.Test, st.none() | names, several(expressions)),
+)
+files = several(items, 0, 4).map(lambda i: s.File(NOWHERE, i))
