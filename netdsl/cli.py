@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -40,6 +41,9 @@ DataDir = Annotated[
 
 def main() -> None:
     """The entry point: what people can get wrong ends in a sentence and an exit code."""
+    # small products gain nothing from more threads, and lose tenfold when another process runs;
+    # it must be set before NumPy is first imported
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(standalone_mode=False)
@@ -47,7 +51,6 @@ def main() -> None:
         _complain(e)
         code = BAD_INPUT
     except KeyboardInterrupt:
-        _say("interrupted")
         code = INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
@@ -57,8 +60,11 @@ def main() -> None:
     except Exception as e:
         if not hasattr(e, "format_message"):
             raise
-        _say(f"error: {e.format_message()}")
+        if e.format_message():
+            _say(f"error: {e.format_message()}")
         code = BAD_INPUT
+    if code == INTERRUPTED:
+        _say("interrupted; what was saved is kept")
     sys.exit(code if isinstance(code, int) else OK)
 
 
@@ -108,7 +114,8 @@ def _load(path: str, settings: list[str] | None = None, net: str | None = None) 
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(stderr=False, highlight=False)
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=240)
 
 
 # ---- commands ------------------------------------------------------------------------------------
@@ -126,7 +133,9 @@ def check(file: File, settings: Sets = None, as_json: Json = False) -> int:
     errors: tuple[Any, ...] = ()
     nets: list[str] = []
     try:
-        nets, warnings = check_program(_load(path, settings, name), name)
+        program = _load(path, settings, name)
+        recipe = name if name not in program.nets else None
+        nets, warnings = check_program(program, None if program.has_recipe(recipe) else name)
         for warning in warnings:
             _say(warning.render().replace("error:", "warning:", 1))
     except NetError as e:
@@ -136,7 +145,7 @@ def check(file: File, settings: Sets = None, as_json: Json = False) -> int:
     if as_json:
         _print_json({"ok": not errors, "errors": [_as_json(d) for d in errors], "nets": nets})
     else:
-        _say(f"{path}: {', '.join(nets) or 'no nets'}: all well")
+        _say(f"{path}: {', '.join(nets)}: all well" if nets else f"{path}: there is no net in it")
     return BAD_INPUT if errors else OK
 
 
@@ -191,11 +200,15 @@ def test(
 
     Example: netdsl test models
     """
+    from netdsl.insight.check import check_program
     from netdsl.insight.expectations import run_test
 
     results, wrong = [], 0
     for path in _net_files(files or ["."]):
         program = _load(path)
+        if not program.tests:
+            check_program(program)
+            _say(f"{path}: no tests")
         for section in program.tests:
             result = run_test(program, section)
             wrong += not result.ok
@@ -226,7 +239,8 @@ def test(
 
 def _tell_test(path: str, result: Any) -> None:
     verdict = "ok  " if result.ok else "FAIL"
-    print(f"{verdict} {path}:{result.name}  {len(result.outcomes)} expectations")
+    n = len(result.outcomes)
+    print(f"{verdict} {path}:{result.name}  {n} expectation{'s' * (n != 1)}")
     for o in result.outcomes:
         if not o.ok:
             print(f"     {o.text}: {o.found or 'it does not hold'}")
@@ -267,7 +281,7 @@ def _show_summary(found: Any) -> None:
 
     table = Table(title=found.net, box=None, pad_edge=False, title_justify="left")
     for heading in ("layer", "call", "output"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, no_wrap=heading != "call", overflow="fold")
     for heading in ("params", "MACs", "memory"):
         table.add_column(heading, justify="right")
     for r in found.layers:
@@ -308,26 +322,27 @@ def train(
     """
     from netdsl.backends import open_backend
     from netdsl.train.loop import Trainer
-    from netdsl.train.recipe import unmet
+    from netdsl.train.recipe import judge
 
     path, name = _split(file)
     program = _load(path, settings)
     trainer = Trainer(program, name, open_backend(device), _run_directory(path, out), data)
     result = _with_progress(trainer, as_json)
     metrics = result.metrics
-    failed = unmet(trainer.recipe, metrics)
+    judged = judge(trainer.recipe, metrics)
     if as_json:
         keys = ("train_loss", "val_accuracy", "test_accuracy", "images_per_second")
         report = {"epochs": trainer.recipe.epochs, **{k: metrics.get(k) for k in keys}}
-        _print_json(report | {"checkpoint": str(result.checkpoint)})
+        expected = [{"text": m.text, "ok": m.ok, "found": m.found} for m in judged]
+        _print_json(report | {"checkpoint": str(result.checkpoint), "expectations": expected})
     else:
         if metrics.get("test_accuracy") is not None:
             images = metrics["test_images"]
             print(f"test accuracy {metrics['test_accuracy']:.2%} on {images:,} images")
         print(f"weights in {result.checkpoint}")
-    for sentence in failed:
-        _say(sentence)
-    return FAULTY if failed else OK
+    for m in judged:
+        _say(f"expected {m.text}: {m.found}" + ("" if m.ok else ", so this FAILED"))
+    return OK if all(m.ok for m in judged) else FAULTY
 
 
 def _run_directory(path: str, out: Path | None) -> Path:
@@ -368,7 +383,7 @@ def _with_progress(trainer: Any, quiet: bool) -> Any:
 
         def tell(m: dict[str, Any]) -> None:
             if not quiet:
-                bar.console.print(_epoch_line(m, trainer.recipe.epochs))
+                bar.console.print(_epoch_line(m, trainer.recipe.epochs), soft_wrap=True)
 
         return trainer.run(watch, tell)
 

@@ -104,12 +104,79 @@ def fail(
     return NetError(Diagnostic(message, span, help, tuple(notes)))
 
 
+_ALSO_CALLED = {
+    "dense": "fc",
+    "linear": "fc",
+    "affine": "fc",
+    "bn": "batchnorm",
+    "batch_norm": "batchnorm",
+    "batchnorm2d": "batchnorm",
+    "gn": "groupnorm",
+    "ln": "layernorm",
+    "conv2d": "conv",
+    "convolution": "conv",
+    "deconv": "convtranspose",
+    "conv_transpose": "convtranspose",
+    "pool": "maxpool",
+    "max_pool": "maxpool",
+    "maxpool2d": "maxpool",
+    "avg_pool": "avgpool",
+    "avgpool2d": "avgpool",
+    "gap": "globalavgpool",
+    "relu6": "clamp",
+    "lrelu": "leaky_relu",
+    "sum": "add",
+    "cat": "concat",
+    "residual": "add",
+    "kaiming": "he",
+    "glorot": "xavier",
+    "gaussian": "normal",
+    "zero": "zeros",
+    "filters": "channels",
+    "out_channels": "channels",
+    "kernel_size": "kernel",
+    "padding": "pad",
+    "strides": "stride",
+    "learning_rate": "lr",
+    "batch_size": "batch",
+    "dataset": "source",
+    "p": "rate",
+    "val": "validation",
+    "grad_clip": "clip",
+}
+_ADVICE = {
+    "activation": "activations are layers of their own: `conv(...) -> relu`",
+    "act": "activations are layers of their own: `conv(...) -> relu`",
+    "in_channels": "what flows in has its channels already; only `channels` out are given",
+    "input_shape": "the shape stands in `input(28x28x1)`",
+    "batch": "`batch` stands in the `data` section",
+    "batch_size": "`batch` stands in the `data` section",
+    "lr": "the learning rate stands in the optimizer: `optimizer = sgd(lr=0.1)`",
+    "learning_rate": "the learning rate stands in the optimizer: `optimizer = sgd(lr=0.1)`",
+    "momentum": "it stands in the optimizer: `optimizer = sgd(lr=0.1, momentum=0.9)`",
+    "weight_decay": "it stands in the optimizer: `optimizer = sgd(lr=0.1, weight_decay=1e-4)`",
+    "smoothing": "it stands in the loss: `loss = cross_entropy(smoothing=0.1)`",
+}
+_PYTHON_WORDS = {"true": "yes", "false": "no", "none": "no"}
+
+
 def nearest(name: str, known: Iterable[str], what: str = "") -> str | None:
-    """A help line that offers the known name most like `name`, or lists them when they are few."""
+    """A help line that offers the known name most like `name`, or lists them when they are few.
+
+    Other capitals and the names that other frameworks use count as alike.
+    """
     names = sorted(set(known))
-    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    if name.lower() in _PYTHON_WORDS and _PYTHON_WORDS[name.lower()] not in names:
+        return f"write `{_PYTHON_WORDS[name.lower()]}`"
+    plain = {n.lower(): n for n in names}
+    alias = _ALSO_CALLED.get(name.lower(), name.lower())
+    if alias in plain:
+        return f"did you mean `{plain[alias]}`?"
+    if name in _ADVICE:
+        return _ADVICE[name]
+    close = get_close_matches(name.lower(), plain, n=1, cutoff=0.6)
     if close:
-        return f"did you mean `{close[0]}`?"
+        return f"did you mean `{plain[close[0]]}`?"
     if 0 < len(names) <= 40:
         return f"{what or 'known names'}: {', '.join(names)}"
     return None

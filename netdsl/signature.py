@@ -220,13 +220,12 @@ class OneFrom:
         if isinstance(value, Symbol):
             value = Call(value.name, (), value.span)
         if not isinstance(value, Call):
-            raise Mismatch(f"{self.what}: one of {', '.join(sorted(self.table))}")
+            quoted = " without quotes" if value in self.table else ""
+            raise Mismatch(f"one of {', '.join(sorted(self.table))}{quoted}")
         record = self.table.get(value.name)
         if record is None:
             message = f"unknown {self.what} `{value.name}`"
-            known = nearest(value.name, self.table, "known are")
-            boolean = value.name.lower() in ("true", "false")
-            help = "write `yes` or `no`" if boolean else known
+            help = nearest(value.name, self.table, "known are")
             raise NetError(Diagnostic(message, value.span, help))
         bound = record.signature.bind(value.arguments, value.span)
         return Chosen(value.name, record, bound, value.span)
@@ -273,11 +272,12 @@ class Signature:
         """
         errors: list[Diagnostic] = []
         given = self._place(arguments, span, errors)
+        misnamed = bool(errors)
         bound: dict[str, Any] = {}
         for param in self.params:
             if param.name in given:
                 self._convert(param, given[param.name], span, bound, errors)
-            elif partial:
+            elif partial or (misnamed and param.default is REQUIRED):
                 continue
             elif param.default is REQUIRED:
                 errors.append(self._missing(param, span))
@@ -287,6 +287,13 @@ class Signature:
             raise NetError(*errors)
         return bound
 
+    def telling(self, arguments: Sequence[Argument]) -> tuple[Argument, ...]:
+        """The arguments that say more than the defaults do."""
+        plain = {p.name: p.default for p in self.params}
+        return tuple(
+            a for a in arguments if a.name is None or a.value != plain.get(a.name, REQUIRED)
+        )
+
     def _place(
         self, arguments: Sequence[Argument], span: Span | None, errors: list[Diagnostic]
     ) -> dict[str, Argument]:
@@ -295,9 +302,8 @@ class Signature:
         for index, argument in enumerate(arguments):
             name, where = argument.name, argument.span or span
             if name is None and index >= len(names):
-                takes = f"`{self.name}` takes {_count(len(names), 'argument')}"
-                errors.append(Diagnostic(f"{takes}, here is one more", where, self._usage()))
-                continue
+                errors.append(self._too_many(arguments, where))
+                break
             name = name if name is not None else names[index]
             if name not in names:
                 message = f"`{self.name}` has no {self.noun} `{name}`"
@@ -326,6 +332,13 @@ class Signature:
             errors.append(Diagnostic(message, where, _hint(argument.value)))
         except NetError as e:
             errors.extend(e.located(where).diagnostics)
+
+    def _too_many(self, arguments: Sequence[Argument], where: Span | None) -> Diagnostic:
+        takes = f"`{self.name}` takes {_count(len(self.params), 'argument')}, here is one more"
+        numbers = [a.value for a in arguments if isinstance(a.value, int)]
+        if self.params and isinstance(self.params[0].kind, Shape | Extent) and len(numbers) > 1:
+            return Diagnostic(takes, where, f"a size is one word: `{'x'.join(map(str, numbers))}`")
+        return Diagnostic(takes, where, self._usage())
 
     def _missing(self, param: Param, span: Span | None) -> Diagnostic:
         return Diagnostic(f"`{self.name}` needs `{param.name}`", span, self._usage())

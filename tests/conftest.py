@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # workers run side by side
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -99,10 +99,14 @@ def test_labels_in_repeats_are_numbered() -> None:
 def test_if_for_let_and_lists() -> None:
     found = net(
         """let widths = [4, 5] + [6]
-        for c in widths { if c == 5 { relu } else if c > 5 and not (c == 7) { conv(c, 1x1) } else { tanh } }
+        for c in widths {
+          if c == 5 { relu } else if c > 5 and not (c == 7) { conv(c, 1x1) }
+          else { tanh }
+        }
+        for c, k in [[9, 1], [8, 3]] { conv(c, k, pad=same) }
         conv(widths[-1] / 2 + len(widths) % 2 + 7 // 2, 1x1)"""
     )
-    assert ops(found) == ["tanh", "relu", "conv", "conv"]
+    assert ops(found) == ["tanh", "relu", "conv", "conv", "conv", "conv"]
     assert shape(found) == (8, 8, 7)
 
 
@@ -252,13 +256,15 @@ def format_value(entry: Any) -> Any:
         ("train.optimizer.lr=0.5", "sgd(momentum=0.9, lr=0.5)"),
         ("data.batch=7", "batch = 7"),
         ("c=[1, 2]", "net a(c=[1, 2])"),
-        ("net.c=9", "net a(c=9)"),
+        ("a.c=9", "net a(c=9)"),
+        ("train.fast.epochs=9", "train fast { epochs = 9 }"),
     ],
 )
 def test_override(setting: str, expected: str) -> None:
     text = """net a(c=3) { input(8x8x1); fc(c) }
 data { source = digits }
 train { optimizer = sgd(lr=0.1, momentum=0.9), epochs = 2 }
+train fast { epochs = 1 }
 """
     assert expected in format_file(override(parse(text), [setting]))
 

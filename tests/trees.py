@@ -77,7 +77,7 @@ def _elements(chain: Any, body: Any) -> Any:
         tree(s.Incoming),
         tree(s.Group, chain),
         tree(s.If, several(st.tuples(expressions, body), 1, 2), st.none() | body),
-        tree(s.For, names, expressions, body),
+        tree(s.For, several(names, 1, 2), expressions, body),
     )
     return plain | tree(s.Repeat, plain, expressions)
 

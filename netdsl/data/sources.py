@@ -19,10 +19,15 @@ from netdsl.signature import Nothing, OneOf, Param, Signature, Text
 
 @dataclass(frozen=True)
 class DataSource:
-    """`load(folder, **arguments)` reads a dataset; `folder` is what `--data` gave, if anything."""
+    """`load(folder, **arguments)` reads a dataset; `folder` is what `--data` gave, if anything.
+
+    `image` and `classes` are known before anything is read.
+    """
 
     signature: Signature
     load: Callable[..., Dataset]
+    image: tuple[int, int, int]
+    classes: tuple[str, ...]
     doc: str = ""
 
 
@@ -31,6 +36,9 @@ def cache_folder() -> Path:
     own = os.environ.get("NETDSL_CACHE")
     base = os.environ.get("XDG_CACHE_HOME")
     return Path(own) if own else (Path(base) if base else Path.home() / ".cache") / "netdsl"
+
+
+_DIGITS = tuple(map(str, range(10)))
 
 
 def _digits(folder: Path | None) -> Dataset:
@@ -46,8 +54,7 @@ def _digits(folder: Path | None) -> Dataset:
     images = np.round(found.images * (255 / 16)).astype(np.uint8)[..., None]
     whole = Samples(images, found.target.astype(np.int32))
     test = np.arange(len(whole)) % 5 == 4
-    names = tuple(str(i) for i in range(10))
-    return Dataset(whole.take(~test), names, lambda: whole.take(test))
+    return Dataset(whole.take(~test), _DIGITS, lambda: whole.take(test))
 
 
 _FASHION = (
@@ -93,22 +100,28 @@ def _idx_pair(folder: Path, classes: int, images_name: str, labels_name: str) ->
     if len(labels) == 0:
         raise fail(f"{folder / images_name} holds no images")
     if labels.max() >= classes:
-        raise fail(f"{folder / labels_name} holds the label {labels.max()}, there are {classes}")
+        raise fail(f"{folder / labels_name} holds a label {labels.max()} of {classes} classes")
     return Samples(images, labels)
 
 
 def _idx_source(name: str, classes: tuple[str, ...], doc: str) -> DataSource:
     path = Param("path", OneOf((Text(), Nothing())), None, "folder of the four files")
-    return DataSource(Signature(name, (path,)), partial(_idx, name, classes), doc)
+    return DataSource(
+        Signature(name, (path,)), partial(_idx, name, classes), (28, 28, 1), classes, doc
+    )
 
 
 SOURCES: dict[str, DataSource] = {
     source.signature.name: source
     for source in (
-        DataSource(Signature("digits"), _digits, "1,797 digits of 8x8 pixels; nothing to download"),
-        _idx_source(
-            "mnist", tuple(map(str, range(10))), "70,000 digits of 28x28 pixels (LeCun et al. 1998)"
+        DataSource(
+            Signature("digits"),
+            _digits,
+            (8, 8, 1),
+            _DIGITS,
+            "1,797 digits of 8x8 pixels; nothing to download",
         ),
+        _idx_source("mnist", _DIGITS, "70,000 digits of 28x28 pixels (LeCun et al. 1998)"),
         _idx_source(
             "fashion_mnist",
             _FASHION,

@@ -11,6 +11,7 @@ from netdsl.insight.expectations import check_test
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
+from netdsl.train.fit import check_recipe
 from netdsl.train.recipe import check_sections
 
 
@@ -25,6 +26,9 @@ def check_program(program: Program, name: str | None = None) -> tuple[list[str],
         for training in (False, True):
             settings = Settings(batch=2, training=training)
             jobs.append(partial(elaborate, program, net, settings))
+    if name is None:
+        recipes = [section.name for section in program.sections("train")]
+        jobs += [partial(check_recipe, program, recipe) for recipe in recipes]
     jobs += [partial(check_test, program, test) for test in program.tests]
     errors: dict[Any, Diagnostic] = {}
     warnings: dict[str, Diagnostic] = {}

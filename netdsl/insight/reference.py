@@ -8,25 +8,58 @@ from typing import Any
 from netdsl.data.config import SIGNATURE as DATA
 from netdsl.data.config import STATISTICS
 from netdsl.data.sources import SOURCES
-from netdsl.layers import LAYERS
+from netdsl.language.evaluate import FUNCTIONS
+from netdsl.layers import LAYERS, Layer
 from netdsl.layers.init import INITS
 from netdsl.signature import REQUIRED, Param, Signature
 from netdsl.train.losses import LOSSES
 from netdsl.train.optimizers import OPTIMIZERS
+from netdsl.train.recipe import METRICS
 from netdsl.train.recipe import SIGNATURE as TRAIN
 from netdsl.values import show
 
 
 def reference() -> str:
     """The whole page; `python -m netdsl.insight.reference` prints it."""
-    intro = "Written by `python -m netdsl.insight.reference > docs/reference.md`; a test compares."
-    parts = ["# The language's words", intro, "## Layers", layers_table(), "## Sections"]
-    return "\n\n".join([*parts, sections_table()]) + "\n"
+    words = [_INTRO, "## Layers", layers_table(), "## Sections", _INHERIT, sections_table()]
+    return "\n\n".join([*words, "## Expressions", _EXPRESSIONS, "## Tests", _TESTS]) + "\n"
+
+
+_INTRO = """# The words of the language
+
+Written by `python -m netdsl.insight.reference > docs/reference.md`; a test compares."""
+
+_INHERIT = (
+    """Entries stand on lines of their own or behind commas. Several `data` and `train` sections may stand
+in a file: `train fast { epochs = 2 }` begins from the unnamed `train` and changes what it gives;
+`netdsl train file.net:fast` picks it, its `net` and `data` keys name a net and a data section.
+`expect CONDITION` lines in `train` are judged when the run is over (exit code 1 where one fails),
+with the metrics """
+    + ", ".join(f"`{m}`" for m in METRICS)
+    + "."
+)
+
+_EXPRESSIONS = (
+    """Numbers (`12`, `0.5`, `1e-4`, `25_557_032`), sizes (`3x3`, `224x224x3`), texts (`"..."`), `yes`,
+`no`, `none`, lists (`[1, 2]`), pairs, `+ - * / // %`, comparisons, `and or not`, indexing (`depths[0]`,
+`list[-1]`), `in.channels`, `in.height`, `in.width`, and the functions """
+    + ", ".join(f"`{usage}`" for _, usage in FUNCTIONS.values())
+    + """. A division that comes out even stays a whole number, so `in.channels/4` is a channel count.
+
+`pad` takes `same` (the output is the input over the stride, rounded up), one number, a size such
+as `1x2`, or `[top, bottom, left, right]`. `for c in list { }` and `for c, n in list_of_lists { }`
+are chains too."""
+)
+
+_TESTS = """`test NET { ... }` holds comparisons (`== != < <= > >=`, and `~` for within one per cent) of
+`params`, `macs`, `activations` (of one image), `shape("place")`, `receptive_field("place")`, and the
+word `gradients`, which checks every layer's gradient numerically. A place is a path of labels, blocks
+and layers, as `netdsl summary` prints them."""
 
 
 def layers_table() -> str:
     """Every word that can stand in a chain."""
-    rows = [(_call(x.signature, x.arity == "many"), x.doc) for x in LAYERS.values()]
+    rows = [(_call(x.signature, x.arity == "many"), _explained(x)) for x in LAYERS.values()]
     rows.insert(0, ("input(shape)", "what the net is given"))
     inits = ", ".join(f"`{i.signature}`".replace("()", "") for i in INITS.values())
     return f"{_table('layer', rows)}\n\nInitialisers: {inits}; a bare number is a constant."
@@ -48,6 +81,12 @@ def sections_table() -> str:
     known = ", ".join(f"`{s.signature}`".replace("()", "") for s in STATISTICS.values())
     parts.append(f"Statistics: {known}.")
     return "\n\n".join(parts)
+
+
+def _explained(layer: Layer) -> str:
+    """What a layer does, and what those of its parameters mean that say so."""
+    said = "; ".join(f"`{p.name}`: {p.doc}" for p in layer.signature.params if p.doc)
+    return f"{layer.doc}. {said}" if said else layer.doc
 
 
 def _key(p: Param) -> str:

@@ -34,7 +34,14 @@ class Summary:
 
     def as_json(self) -> dict[str, Any]:
         layers = [
-            {"name": r.name, "op": r.op, "output": r.output, "params": r.params, "macs": r.macs}
+            {
+                "name": r.name,
+                "op": r.op,
+                "output": r.output,
+                "params": r.params,
+                "macs": r.macs,
+                "bytes": r.bytes,
+            }
             for r in self.layers
         ]
         return {

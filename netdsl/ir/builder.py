@@ -126,6 +126,8 @@ class Builder:
         extra = x.type.rank - len(shape)
         full = (1,) * extra + shape
         axes = tuple(a for a, s in enumerate(full) if s != x.type.shape[a] or a < extra)
+        if all(a < extra for a in axes):
+            return self.reduce_sum(x, axes=axes)
         return self.reshape(self.reduce_sum(x, axes=axes, keepdims=True), shape=shape)
 
     def graph(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from netdsl.errors import Diagnostic, NetError, Source, Span
+from netdsl.errors import Diagnostic, NetError, Source, Span, nearest
 
 _SECTION_START = re.compile(r"^(?:use|block|net|data|train|test)\b", re.MULTILINE)
 _WORDS = re.compile(
@@ -36,6 +36,11 @@ def diagnose(
         except NetError as e:
             found.extend(e.diagnostics)
     return found[:_MOST_ERRORS] or [_explain(source, 0, len(source.text), first)]
+
+
+def diagnose_expression(source: Source, start: int, error: UnexpectedInput) -> Diagnostic:
+    """What is wrong in the one expression that stands in `source` from `start` on."""
+    return _explain(source, start, len(source.text), error)
 
 
 def _sections(text: str) -> list[tuple[int, int]]:
@@ -90,8 +95,12 @@ def _glued(source: Source, at: int) -> Diagnostic | None:
         return Diagnostic("this text has no closing quote", where, 'end it with `"` on its line')
     if text[at] == "'":
         return Diagnostic('texts are quoted with `"`', Span(source, at, at + 1))
+    if text[at] == "." and re.match(r"\.\d", text[at : at + 2]):
+        return Diagnostic("a number begins with a digit", Span(source, at, at + 2), "write `0.5`")
     if not re.match(r'[\w\s(){}\[\]|,;:=+\-*/%<>~!."#]', text[at]):
-        return Diagnostic(f"`{text[at]}` has no meaning in a .net file", Span(source, at, at + 1))
+        meant = {"→": "write `->`", "×": "a size is `3x3`, a product `4*c`"}.get(text[at])
+        message = f"`{text[at]}` has no meaning in a .net file"
+        return Diagnostic(message, Span(source, at, at + 1), meant)
     return None
 
 
@@ -122,8 +131,10 @@ def _unclosed(
     last = before[-1]
     next_line = word is None or "\n" in source.text[last.end() : word.start()]
     other = word is not None and word[0] in _CLOSES.values() and word[0] != needed
-    inside_branches = "VBAR" in _expected(error)
-    if not (other or (next_line and (needed != "}" or inside_branches or word is None))):
+    expected = _expected(error)
+    arrow = word is not None and word[0] == "->" and needed == ")" and "RPAR" in expected
+    ended = next_line and (needed != "}" or "VBAR" in expected or word is None)
+    if not (other or arrow or ended):
         return None
     line, column = source.position(opened[-1].start())
     place = f"the `{opened[-1][0]}` at {line}:{column} is not closed"
@@ -132,20 +143,33 @@ def _unclosed(
 
 _NAME = re.compile(r"(?!\d)\w+")
 _KEYWORDS = {"let", "shared", "output", "if", "else", "for", "in", "and", "or", "not"}
+_SECTIONS = ("use", "block", "net", "data", "train", "test")
 _PYTHON = {"def", "class", "return", "import", "lambda", "while"}
 
 
 def _specific(word: str, last: str, where: Span, error: UnexpectedInput) -> Diagnostic | None:
     """The mistakes that people make most, each with its own remedy."""
     expected = _expected(error)
+    behind = where.source.text[where.start : where.start + 2]
+    if behind in ("//", "/*"):
+        return Diagnostic(f"`{behind}` does not belong here", where, "comments begin with `#`")
+    if behind == "=>":
+        return Diagnostic("`=>` does not belong here", where, "write `->`")
     starts_layer = _NAME.fullmatch(word) is not None and word not in _KEYWORDS
     if word in _PYTHON or last in _PYTHON:
         return Diagnostic(f"`{word}` does not belong here", where, "a .net file holds no Python")
+    if "_BLOCK" in expected and _NAME.fullmatch(word):
+        close = nearest(word, _SECTIONS, "a file holds")
+        return Diagnostic(f"`{word}` does not belong here", where, close)
     if "_ARROW" in expected and (starts_layer or word == "("):
         help = "layers are chained with `->`; a statement ends at the end of its line or at `;`"
         return Diagnostic(f"`->` is missing before `{word}`", where, help)
-    if word in ("-", ">", ".") and "_ARROW" in expected:
+    if word in ("-", ">", ".") and "_ARROW" in expected and "COMPARE" not in expected:
         return Diagnostic(f"`{word}` does not chain layers", where, "write `->`")
+    if word == "=" and "COMPARE" in expected:
+        return Diagnostic("`=` does not compare", where, "write `==`")
+    if word == "." and re.match(r"\.\d", behind):
+        return Diagnostic("a number begins with a digit", where, "write `0.5`")
     if word == "=" and last and "LPAR" in expected:
         help = f"a label is written `{last}: ...`, a number `let {last} = ...`"
         return Diagnostic("`=` does not belong here", where, help)
@@ -183,7 +207,7 @@ _FRIENDLY = {
     "_ARROW": "`->`",
     "$END": "the end of the file",
 }
-_QUIET = {"MINUS", "SIGN", "TIMES", "COMPARE", "SEMICOLON", "OR", "AND", "NOT", "$END"}
+_QUIET = {"MINUS", "SIGN", "TIMES", "COMPARE", "SEMICOLON", "_OR", "_AND", "_NOT", "$END"}
 
 
 def _expected(error: UnexpectedInput) -> set[str]:
@@ -194,5 +218,5 @@ def _expected(error: UnexpectedInput) -> set[str]:
 
 def _wanted(error: UnexpectedInput) -> str | None:
     names = _expected(error) - _QUIET
-    shown = [_FRIENDLY.get(n, f"`{n.lower()}`") for n in sorted(names)]
+    shown = [_FRIENDLY.get(n, f"`{n.lower().strip('_')}`") for n in sorted(names)]
     return f"expected {', '.join(shown)}" if 0 < len(shown) <= 9 else None

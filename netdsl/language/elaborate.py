@@ -263,14 +263,17 @@ class _Elaborator:
         except NetError as e:
             self._tell(e, frame, loop.span)
             return Absent.BROKEN
+        outer = dict(frame.variables)
         inner = replace(frame, repeated=True)
-        hidden = frame.variables.get(loop.variable)
         for item in items:
-            frame.variables[loop.variable] = item
+            try:
+                frame.variables.update(_unpacked(loop, item))
+            except NetError as e:
+                self._tell(e, frame, loop.span)
+                return Absent.BROKEN
             current = self._body(loop.body, current, inner)
-        frame.variables.pop(loop.variable, None)
-        if hidden is not None:
-            frame.variables[loop.variable] = hidden
+        frame.variables.clear()
+        frame.variables.update(outer)
         return current
 
     # ---- steps
@@ -372,7 +375,7 @@ class _Elaborator:
         layer = self._find_layer(step, frame)
         given = arguments(step.args, frame.scope(current))
         bound = layer.signature.bind(given, step.span)
-        text = call_text(step.name, given)
+        text = call_text(step.name, layer.signature.telling(given))
         if layer.arity == "many":
             flows = self._branches(step, current, frame)
         else:
@@ -445,6 +448,17 @@ class _Elaborator:
         notes = tuple(f"{o:<{wide}}  {f.size()}" for o, f in zip(origins, flows, strict=True))
         told = error.located(step.name_span if len(flows) > 1 else step.span)
         return NetError(*(replace(d, notes=(*d.notes, *notes)) for d in told.diagnostics))
+
+
+def _unpacked(loop: s.For, item: Value) -> dict[str, Value]:
+    """The variables of one turn of a loop."""
+    names = loop.variables
+    if len(names) == 1:
+        return {names[0]: item}
+    if not isinstance(item, tuple) or len(item) != len(names):
+        message = f"`for` takes lists of {len(names)} apart, here is {show(item)}"
+        raise fail(message, loop.items.span)
+    return dict(zip(names, item, strict=True))
 
 
 class _TooMuch(Exception):

@@ -211,7 +211,7 @@ def _range(*ends: int) -> tuple[int, ...]:
     return tuple(range(*ends))
 
 
-_FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
+FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     "len": (lambda items: len(items), "len(list)"),
     "range": (_range, "range(stop), range(start, stop) or range(start, stop, step)"),
     "min": (min, "min(a, b, ...)"),
@@ -225,9 +225,9 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
 
 def _call(expr: s.CallExpr, scope: Scope) -> Value:
     given = arguments(expr.args, scope)
-    if expr.name not in _FUNCTIONS:
+    if expr.name not in FUNCTIONS:
         return Call(expr.name, given, expr.span)
-    function, usage = _FUNCTIONS[expr.name]
+    function, usage = FUNCTIONS[expr.name]
     values = [a.value for a in given]
     try:
         if any(a.name for a in given) or any(isinstance(v, str | bool) for v in values):

@@ -199,7 +199,7 @@ class _Writer:
 
     def test(self, item: s.Test) -> list[str]:
         head = "test" + (f" {item.net}" if item.net else "")
-        return self._entries(head, item, item.expectations, expression)
+        return self._entries(head, item, item.expectations, _expectation)
 
     def _entries(
         self, head: str, item: s.Tree, entries: Iterable[Any], text: Callable[[Any], str]
@@ -270,7 +270,8 @@ class _Writer:
         for i, element in enumerate(chain.elements):
             arrow = " -> " if i else ""
             full = len(lines[-1]) + len(arrow) + len(_flat_element(element)) > WIDTH
-            if i and full and not self._broken(element):
+            noted = i > 0 and self._between(chain.elements[i - 1], element, lines, indent)
+            if i and (noted or (full and not self._broken(element))):
                 lines.append(f"{indent}{INDENT}-> ")
                 arrow = ""
             piece = self.element(element, len(lines[-1]) + len(arrow), indent)
@@ -278,9 +279,21 @@ class _Writer:
             lines += piece[1:]
         return lines
 
+    def _between(self, before: s.Tree, after: s.Tree, lines: list[str], indent: str) -> bool:
+        """Writes the comments between two parts of a statement where they stand; whether any."""
+        found = False
+        while self.comments and before.span.end <= self.comments[0].start < after.span.start:
+            comment = self.comments.pop(0)
+            if comment.alone or found:
+                lines.append(f"{indent}{INDENT}{comment.text}")
+            else:
+                lines[-1] += f"  {comment.text}"
+            found = True
+        return found
+
     def _must_break(self, chain: s.Chain) -> bool:
         """Whether the chain holds a body or branches that were written over several lines."""
-        return any(self._broken(e) for e in chain.elements)
+        return self._has_comments(chain) or any(self._broken(e) for e in chain.elements)
 
     def _broken(self, e: s.Element) -> bool:
         match e:
@@ -311,7 +324,9 @@ class _Writer:
             case s.If():
                 return self._if(e, indent)
             case s.For():
-                return self.braced(f"for {e.variable} in {expression(e.items)}", e.body, e, indent)
+                return self.braced(
+                    f"for {', '.join(e.variables)} in {expression(e.items)}", e.body, e, indent
+                )
         return [flat]
 
     def _branched(self, e: s.Step, column: int, indent: str) -> list[str]:
@@ -322,6 +337,7 @@ class _Writer:
         lines = [head + "{ "]
         for i, branch in enumerate(e.branches):
             if i:
+                self._between(e.branches[i - 1], branch, lines, indent + INDENT)
                 lines.append(bar)
             used = column if len(lines) == 1 else 0
             pad = " " * used
@@ -375,6 +391,12 @@ def _label_widths(body: s.Body, text: str) -> dict[int, int]:
     return widths
 
 
+def _expectation(e: s.Expr) -> str:
+    """An expectation; one that begins with a sign would go on with the line above."""
+    text = expression(e)
+    return f"({text})" if text.startswith("-") else text
+
+
 def _entry(e: s.Entry | s.Expect) -> str:
     if isinstance(e, s.Expect):
         return f"expect {expression(e.condition)}"
@@ -417,7 +439,7 @@ def _flat_element(e: s.Element) -> str:
         case s.Repeat():
             return f"{_flat_element(e.element)} * {_inside(e.count, _TIGHT + 1)}"
         case s.For():
-            return f"for {e.variable} in {expression(e.items)} {_flat_body(e.body)}"
+            return f"for {', '.join(e.variables)} in {expression(e.items)} {_flat_body(e.body)}"
         case s.If():
             arms = [f"if {expression(c)} {_flat_body(body)}" for c, body in e.arms]
             if e.otherwise is not None:

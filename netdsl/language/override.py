@@ -16,42 +16,57 @@ from netdsl.language.parse import parse_expression
 def override(file: s.File, settings: Sequence[str], net: str | None = None) -> s.File:
     """`file` with each `key=value` applied.
 
-    `train.KEY` and `data.KEY` set an entry of every such section, `train.optimizer.lr` an argument
-    within it; any other key is a parameter of the net, or of `net` where there are several.
+    `train.KEY` and `data.KEY` set an entry of every such section, `train.NAME.KEY` one of the
+    section of that name, `train.optimizer.lr` an argument within an entry. `NET.PARAM` sets a
+    parameter of a net; a bare name one of `net`, or of the file's first net.
     """
     for setting in settings:
         key, equals, text = setting.partition("=")
         key = key.strip()
         if not equals or not key:
             raise fail(f"`{setting}` is no setting", help="write `--set train.epochs=5`")
-        value = parse_expression(text, f"--set {key}")
+        value = parse_expression(text, f"--set {setting[: -len(text)] if text else setting}")
         kind, *path = key.split(".")
         if kind in ("train", "data") and path:
             file = _set_entry(file, kind, path, value, key)
         else:
-            name = path[-1] if kind == "net" and len(path) == 1 else key
-            file = _set_param(file, name, value, net)
+            file = _set_param(file, key, value, net)
     return file
 
 
-def _set_entry(file: s.File, kind: str, path: Sequence[str], value: s.Expr, key: str) -> s.File:
+def _set_entry(file: s.File, kind: str, path: list[str], value: s.Expr, key: str) -> s.File:
     sections = [i for i in file.items if isinstance(i, s.Section) and i.kind == kind]
+    named = [x for x in sections if x.name == path[0]]
+    if named and len(path) > 1:
+        sections, path = named, path[1:]
     if not sections:
         raise fail(f"there is no `{kind}` section to set `{key}` in")
-    changed = {id(x): _changed(x, path, value, key) for x in sections}
+    if len(path) > 1:
+        sections = [x for x in sections if _has_call(x, path)]
+        if not sections:
+            name = ".".join(path[:-1])
+            raise fail(f"the file has no `{kind}` section or entry `{name}` to set `{key}` in")
+    changed = {id(x): _changed(x, path, value) for x in sections}
     return replace(file, items=tuple(changed.get(id(i), i) for i in file.items))
 
 
-def _changed(section: s.Section, path: Sequence[str], value: s.Expr, key: str) -> s.Section:
-    name, *inner = path
-    old = next((e for e in section.entries if isinstance(e, s.Entry) and e.name == name), None)
-    if inner:
-        if len(inner) > 1 or old is None or not isinstance(old.value, s.CallExpr | s.Name):
-            raise fail(f"there is no `{name}` with arguments in the file to set `{key}` in")
-        value = _with_argument(old.value, inner[0], value)
-    entry = s.Entry(value.span, name, value)
+def _entry(section: s.Section, name: str) -> s.Entry | None:
+    named = (e for e in section.entries if isinstance(e, s.Entry) and e.name == name)
+    return next(named, None)
+
+
+def _has_call(section: s.Section, path: list[str]) -> bool:
+    """Whether a section has an entry that an argument can be set in."""
+    entry = _entry(section, path[0])
+    return len(path) == 2 and entry is not None and isinstance(entry.value, s.CallExpr | s.Name)
+
+
+def _changed(section: s.Section, path: list[str], value: s.Expr) -> s.Section:
+    old = _entry(section, path[0])
+    if old is not None and len(path) == 2 and isinstance(old.value, s.CallExpr | s.Name):
+        value = _with_argument(old.value, path[1], value)
     kept = tuple(e for e in section.entries if e is not old)
-    return replace(section, entries=(*kept, entry))
+    return replace(section, entries=(*kept, s.Entry(value.span, path[0], value)))
 
 
 def _with_argument(call: s.CallExpr | s.Name, name: str, value: s.Expr) -> s.CallExpr:
@@ -60,16 +75,19 @@ def _with_argument(call: s.CallExpr | s.Name, name: str, value: s.Expr) -> s.Cal
     return s.CallExpr(call.span, call.name, (*kept, s.Arg(value.span, name, value)))
 
 
-def _set_param(file: s.File, name: str, value: s.Expr, net: str | None) -> s.File:
+def _set_param(file: s.File, key: str, value: s.Expr, net: str | None) -> s.File:
     """A parameter of a net gets a new default; an instance a new argument."""
     nets = {i.name: i for i in file.items if isinstance(i, s.Net | s.Instance)}
     if not nets:
-        raise fail(f"there is no net to set `{name}` of")
-    chosen = nets.get(net or next(iter(nets)))
-    known = _params(chosen, nets)
-    if chosen is None or name not in known:
-        keys = [*known, "train.epochs", "data.batch"]
-        raise fail(f"nothing is called `{name}`", help=nearest(name, keys, "settings are"))
+        raise fail(f"there is no net to set `{key}` of")
+    owner, dot, name = key.rpartition(".")
+    chosen = nets.get(owner if dot else net or next(iter(nets)))
+    if chosen is None or name not in _params(chosen, nets):
+        known = [f"{n}.{p}" for n, item in nets.items() for p in _params(item, nets)]
+        keys = [*(_params(chosen, nets) if chosen else ()), *known, "train.KEY", "data.KEY"]
+        raise fail(
+            f"there is nothing to set called `{key}`", help=nearest(key, keys, "settings are")
+        )
     new: s.Net | s.Instance
     if isinstance(chosen, s.Instance):
         kept = tuple(a for a in chosen.args if a.name != name)

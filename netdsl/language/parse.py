@@ -13,7 +13,7 @@ from lark.tree import Meta
 
 from netdsl.errors import NetError, Source, Span, fail
 from netdsl.language import syntax as s
-from netdsl.language.diagnose import diagnose
+from netdsl.language.diagnose import diagnose, diagnose_expression
 from netdsl.values import Size
 
 LONGEST_FILE = 1_000_000
@@ -30,27 +30,36 @@ def parse(text: str, name: str = "<text>") -> s.File:
         raise NetError(*diagnose(source, e, _parse)) from None
 
 
-def parse_expression(text: str, name: str) -> s.Expr:
-    """The syntax tree of one expression, such as what follows `=` on the command line."""
-    prefix = "train { value = "
-    file = parse(f"{prefix}{text} }}", name)
-    entries = file.items[0].entries if len(file.items) == 1 else ()  # type: ignore[union-attr]
-    if len(entries) != 1 or not isinstance(entries[0], s.Entry):
-        raise fail(f"{name}: `{text}` is not one value")
-    return entries[0].value
+def parse_expression(text: str, before: str) -> s.Expr:
+    """The syntax tree of one expression; `before` is what stands before it on the command line.
+
+    Raises NetError with the place on that line where it is none.
+    """
+    source = Source("command line", before + text)
+    _check_limits(source)
+    try:
+        tree = _lark().parse(" " * len(before) + text, start="expression")
+    except UnexpectedInput as e:
+        raise NetError(diagnose_expression(source, len(before), e)) from None
+    expression: s.Expr = _Maker(source).transform(tree)
+    return expression
 
 
 def _parse(source: Source) -> s.File:
-    tree = _lark().parse(source.text)
-    file = _Maker(source).transform(tree)
-    assert isinstance(file, s.File)
+    file: s.File = _Maker(source).transform(_lark().parse(source.text, start="start"))
     return file
 
 
 @cache
 def _lark() -> Lark:
     grammar = files("netdsl").joinpath("grammar/netdsl.lark").read_text(encoding="utf-8")
-    return Lark(grammar, parser="lalr", propagate_positions=True, maybe_placeholders=True)
+    return Lark(
+        grammar,
+        parser="lalr",
+        start=["start", "expression"],
+        propagate_positions=True,
+        maybe_placeholders=True,
+    )
 
 
 _BRACKETS = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|([(\[{])|([)\]}])')
@@ -151,6 +160,9 @@ class _Maker(Transformer[Any, Any]):
     def either(self, meta: Meta, c: list[Any]) -> s.Flat:
         return s.Flat(self._span(meta), c[0], tuple(("or", e) for e in c[1:]))
 
+    def expression(self, meta: Meta, c: list[Any]) -> Any:
+        return c[0]
+
     # ---- bodies
 
     def step(self, meta: Meta, c: list[Any]) -> s.Step:
@@ -173,7 +185,7 @@ class _Maker(Transformer[Any, Any]):
         return s.If(self._span(meta), tuple(c[:-1]), c[-1])
 
     def for_(self, meta: Meta, c: list[Any]) -> s.For:
-        return s.For(self._span(meta), str(c[0]), c[1], c[2])
+        return s.For(self._span(meta), tuple(map(str, c[:-2])), c[-2], c[-1])
 
     def repeat(self, meta: Meta, c: list[Any]) -> s.Repeat:
         return s.Repeat(self._span(meta), c[0], c[-1])

@@ -31,6 +31,10 @@ class Program:
     def sections(self, kind: str) -> tuple[s.Section, ...]:
         return tuple(i for i in self.items if isinstance(i, s.Section) and i.kind == kind)
 
+    def has_recipe(self, name: str | None) -> bool:
+        """Whether a `train` section is called that."""
+        return name is not None and any(x.name == name for x in self.sections("train"))
+
     def net(self, name: str | None = None, span: Span | None = None) -> str:
         """A net's name, checked; the file's first net where none is asked for."""
         if name is None:
@@ -58,6 +62,8 @@ class Program:
         if not named:
             known = [x.name for x in all_of if x.name]
             help = nearest(name, known, f"{kind} sections here")
+            if not known:
+                help = f"this file has no named {kind} section"
             raise fail(f"{self.name} holds no `{kind}` section called `{name}`", help=help)
         return _inherit(unnamed[-1], named[-1]) if unnamed else named[-1]
 
@@ -201,14 +207,16 @@ def instance_chain(program: Program, name: str) -> tuple[s.Net, dict[str, Argume
     item = program.nets[name]
     while isinstance(item, s.Instance):
         if item.name in seen:
-            raise fail(f"`{name}` is defined by itself: {' = '.join([*seen, item.name])}", item.span)
+            raise fail(
+                f"`{name}` is defined by itself: {' = '.join([*seen, item.name])}", item.span
+            )
         seen.append(item.name)
         layers.append(arguments(item.args, Scope()))
         item = program.nets[program.net(item.base, item.span)]
     given: dict[str, Argument] = {}
     for layer in reversed(layers):
         signature_of(item).bind(layer, program.nets[name].span, partial=True)
-        given |= {a.name: a for a in named(item.params, layer)}
+        given |= {a.name: a for a in named(item.params, layer) if a.name}
     return item, given
 
 

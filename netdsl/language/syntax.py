@@ -129,7 +129,9 @@ class If(Tree):
 
 @dataclass(frozen=True, slots=True)
 class For(Tree):
-    variable: str
+    """`for c in list { }`, or `for c, n in list { }` where the entries are lists of two."""
+
+    variables: tuple[str, ...]
     items: Expr
     body: Body
 

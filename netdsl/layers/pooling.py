@@ -65,7 +65,7 @@ def _globalmaxpool(site: Site, x: Node) -> Node:
 
 _WINDOW = (
     Param("kernel", Extent()),
-    Param("stride", OneOf((Extent(), Nothing())), None, "the kernel unless given"),
+    Param("stride", OneOf((Extent(), Nothing())), None, "as the kernel unless given"),
     Param("pad", Padding(), 0),
     Param("ceil", Flag(), False, "keep the last, partial window"),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -23,19 +23,17 @@ def _branches(name: str, xs: Sequence[Node]) -> str:
     return f"the {_COUNT.get(len(xs), str(len(xs)))} branches of `{name}` differ: {_sizes(xs)}"
 
 
-def _pairwise(name: str) -> Callable[[Site, Sequence[Node]], Node]:
-    """A layer that joins branches of one shape by an elementwise operator.
+def _add(site: Site, xs: Sequence[Node]) -> Node:
+    if len({x.type.shape for x in xs}) > 1:
+        raise fail(_branches("add", xs), help=_remedy(xs))
+    return reduce(site.b.add, xs)
 
-    A branch of 1 x 1 x channels (or 1 channel) stretches, as a gate over the image must.
-    """
 
-    def build(site: Site, xs: Sequence[Node]) -> Node:
-        shapes = {x.type.shape for x in xs}
-        if len(shapes) > 1 and not _stretches(xs):
-            raise fail(_branches(name, xs), help=_remedy(xs))
-        return reduce(lambda x, z: site.b.emit(name, x, z), xs)
-
-    return build
+def _mul(site: Site, xs: Sequence[Node]) -> Node:
+    """A gate of 1 x 1 x channels, or of 1 channel, stretches over the image (Hu et al. 2018)."""
+    if len({x.type.shape for x in xs}) > 1 and not _stretches(xs):
+        raise fail(_branches("mul", xs), help=_remedy(xs))
+    return reduce(site.b.mul, xs)
 
 
 def _stretches(xs: Sequence[Node]) -> bool:
@@ -48,8 +46,12 @@ def _stretches(xs: Sequence[Node]) -> bool:
 
 
 def _remedy(xs: Sequence[Node]) -> str:
-    spatial = {x.type.shape[1:-1] for x in xs}
-    if len(spatial) > 1:
+    ranks = {x.type.rank for x in xs}
+    if len(ranks) > 1:
+        return "`fc` flattens; `conv(channels, 1x1)` keeps an image of 1x1 pixels"
+    if ranks == {2}:
+        return "make their units equal, for example with `fc(units)` in one branch"
+    if len({x.type.shape[1:-1] for x in xs}) > 1:
         return "make the heights and widths equal: look at `stride` and `pad` of both branches"
     return "make the channels equal, for example with `conv(channels, 1x1)` in one branch"
 
@@ -121,8 +123,14 @@ _BOTH = OneOf((Many(Whole(0, 65536), 1), Many(Whole(0, 65536), 2)))
 _CUT = OneOf((_Cut(), Nothing()))
 
 LAYERS = (
-    Layer("add", Signature("add"), _pairwise("add"), "many", "sum of branches"),
-    Layer("mul", Signature("mul"), _pairwise("mul"), "many", "product of branches, such as a gate"),
+    Layer("add", Signature("add"), _add, "many", "sum of branches of one shape"),
+    Layer(
+        "mul",
+        Signature("mul"),
+        _mul,
+        "many",
+        "product of branches; a gate of 1 x 1 x channels stretches over the image",
+    ),
     Layer("concat", Signature("concat"), _concat, "many", "branches side by side along channels"),
     Layer("identity", Signature("identity"), lambda site, x: x, doc="what flows in, unchanged"),
     Layer(

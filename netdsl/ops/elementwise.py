@@ -133,6 +133,11 @@ def _leaky_relu_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
     return b.select(b.greater(x, b.const(0.0)), g, b.mul(g, b.const(y.attrs["slope"])))
 
 
+def _clamp_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+    inside = b.select(b.greater(b.const(y.attrs["high"]), x), g, b.const(0.0))
+    return b.select(b.greater(x, b.const(y.attrs["low"])), inside, b.const(0.0))
+
+
 def _elu_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
     falling = b.mul(g, b.add(y, b.const(y.attrs["alpha"])))
     return b.select(b.greater(x, b.const(0.0)), g, falling)
@@ -287,6 +292,15 @@ OPS = (
         "Gaussian error linear unit, tanh form (Hendrycks & Gimpel 2016)",
         layer=True,
         flops=10,
+    ),
+    _unary(
+        "clamp",
+        lambda xp, x, low, high: xp.minimum(xp.maximum(x, low), high),
+        _clamp_vjp,
+        "x kept between low and high; clamp(0, 6) is ReLU6",
+        attrs=(Param("low", Number(), 0.0), Param("high", Number(), 6.0)),
+        layer=True,
+        flops=2,
     ),
     _unary("sigmoid", _sigmoid, _sigmoid_vjp, "1 / (1 + e^-x)", layer=True, flops=4),
     _unary("tanh", lambda xp, x: xp.tanh(x), _tanh_vjp, "hyperbolic tangent", layer=True, flops=4),

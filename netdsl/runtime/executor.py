@@ -22,6 +22,11 @@ class Executor:
         self.state = state
         self._inputs, self._states, self._steps = self._bind(graph, backend)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The states that a run reads."""
+        return tuple(self._states)
+
     @staticmethod
     def _bind(
         graph: Graph, backend: Backend

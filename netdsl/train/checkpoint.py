@@ -57,13 +57,13 @@ def load(path: Path) -> Checkpoint:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise fail(f"there is no checkpoint {path}")
+        raise fail(f"there is no checkpoint {path}", help="a run keeps its in best.safetensors")
     try:
         with safe_open(path, framework="numpy") as f:
             metadata = f.metadata() or {}
             states = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError) as e:
-        raise fail(f"{path} is no readable checkpoint: {e}") from None
+        raise fail(f"{path} is no checkpoint, or damaged: {e}") from None
     if metadata.get("format") != "netdsl":
         help = "weights carry their .net; `netdsl train` writes such files"
         raise fail(f"{path} holds weights, but not of netdsl", help=help)

@@ -10,21 +10,22 @@ from typing import Any
 
 import numpy as np
 
+from netdsl import __version__
 from netdsl.data import sources
 from netdsl.data.samples import Dataset, Samples, split, training_batches
 from netdsl.errors import fail
 from netdsl.files import write_atomically
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file
-from netdsl.language.network import Network
 from netdsl.language.program import Program, self_contained
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
+from netdsl.train.fit import check_fit, check_loss, single_input
 from netdsl.train.metrics import Record, Score, evaluate, mean
 from netdsl.train.recipe import resolve
 from netdsl.train.step import evaluation_graph, training_graph
-from netdsl.types import Backend, dims
+from netdsl.types import Backend
 
 EVALUATION_BATCH = 250
 
@@ -74,9 +75,10 @@ class Trainer:
             program, recipe.net, recipe.settings(training=False, batch=EVALUATION_BATCH)
         )
         self.image = single_input(network)
+        check_loss(network, recipe)
         step = training_graph(network, recipe)
         dataset = sources.load(recipe.data.source, data_folder)
-        check_fit(network, dataset.train, dataset.classes)
+        check_fit(network, dataset.train.images.shape[1:], dataset.classes)
         self.dataset: Dataset = dataset
         self.train, self.validation = split(dataset.train, recipe.data.validation, recipe.seed)
         self.steps = len(self.train) // recipe.data.batch
@@ -90,7 +92,8 @@ class Trainer:
 
     def run(self, watch: Watcher, tell: Teller) -> Result:
         """Trains to the end. `watch` sees every step, `tell` every epoch's metrics."""
-        write_atomically(self.out / "recipe.net", self.net_text.encode())
+        header = f"# netdsl {__version__}, train {self.recipe_name or 'section'}\n"
+        write_atomically(self.out / "recipe.net", (header + self.net_text).encode())
         record = Record(self.out / "metrics.jsonl")
         best: tuple[float, float] | None = None
         metrics: dict[str, Any] = {}
@@ -180,31 +183,3 @@ def _quality(metrics: dict[str, Any]) -> tuple[float, float]:
 
 def _only(metrics: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {k: v for k, v in metrics.items() if k.startswith(prefix)}
-
-
-def single_input(network: Network) -> str:
-    """The name of a net's one image input. Raises NetError where there are several."""
-    images = [n for n in network.graph.inputs if n.type.rank > 1]
-    if len(images) != 1:
-        names = ", ".join(n.name for n in images)
-        raise fail(f"`{network.name}` has the inputs {names}; the data sources give one image")
-    return images[0].name
-
-
-def check_fit(network: Network, samples: Samples, classes: tuple[str, ...]) -> None:
-    """Raises NetError where images or classes do not fit the net."""
-    wanted = network.graph[single_input(network)]
-    if samples.images.shape[1:] != wanted.type.shape[1:]:
-        given = dims(samples.images.shape[1:])
-        raise fail(
-            f"the images are {given}, the net wants {dims(wanted.type.shape[1:])}",
-            wanted.span,
-            help=f"begin the net with `input({given})`, or choose another source",
-        )
-    out = network.graph[network.graph.outputs["main"]]
-    if out.type.shape[-1] != len(classes):
-        raise fail(
-            f"the data has {len(classes)} classes, the net gives {out.type.shape[-1]} scores",
-            out.span,
-            help=f"end the net with `fc({len(classes)})`",
-        )

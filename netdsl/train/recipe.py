@@ -101,14 +101,15 @@ def resolve(program: Program, name: str | None = None) -> Recipe:
         raise e.located(section.span) from None
     net, data = values.pop("net"), values.pop("data")
     expectations = tuple(e.condition for e in section.entries if isinstance(e, s.Expect))
-    for condition in expectations:
-        _check_names(condition)
-    return Recipe(
+    recipe = Recipe(
         net=program.net(net.name if net else None, net.span if net else section.span),
         data=_data(program, data.name if data else None, section),
         expectations=expectations,
         **values,
     )
+    for condition in expectations:
+        _check_expectation(condition, recipe)
+    return recipe
 
 
 def _data(program: Program, name: str | None, train: s.Section) -> DataConfig:
@@ -138,27 +139,38 @@ def check_sections(program: Program) -> None:
         raise NetError(*unique.values())
 
 
-def _check_names(condition: s.Expr) -> None:
-    """Raises NetError where an expectation speaks of a metric that there is not."""
+def _check_expectation(condition: s.Expr, recipe: Recipe) -> None:
+    """Raises NetError where an expectation is none, or speaks of what there will not be."""
     stack: list[Any] = [condition]
     while stack:
         e = stack.pop()
         if isinstance(e, s.Name) and e.name not in METRICS:
             help = nearest(e.name, METRICS, "metrics are")
             raise fail(f"there is no metric `{e.name}`", e.span, help=help)
+        if isinstance(e, s.Name) and e.name.startswith("val_") and not recipe.data.validation:
+            raise fail(f"`validation = 0` holds nothing out, so there is no `{e.name}`", e.span)
         if isinstance(e, s.Flat):
             stack += [e.first, *(operand for _, operand in e.rest)]
         if isinstance(e, s.Unary):
             stack.append(e.operand)
+    truth(condition, Scope(dict.fromkeys(METRICS, 0.5)))
 
 
-def unmet(recipe: Recipe, metrics: Mapping[str, Any]) -> list[str]:
-    """The expectations that these metrics do not fulfil, each as a sentence."""
-    failed = []
+@dataclass(frozen=True)
+class Met:
+    """An expectation of a run: as written, whether it holds, and the figures behind it."""
+
+    text: str
+    ok: bool
+    found: str
+
+
+def judge(recipe: Recipe, metrics: Mapping[str, Any]) -> list[Met]:
+    """How a finished run meets its recipe's expectations."""
+    known = {k: v for k, v in metrics.items() if v is not None}
+    outcomes = []
     for condition in recipe.expectations:
         text = expression(condition)
-        known = {k: v for k, v in metrics.items() if v is not None}
-        if not truth(condition, Scope(known)):
-            seen = ", ".join(f"{k} is {v:.4f}" for k, v in known.items() if k in text)
-            failed.append(f"expected {text}: {seen}")
-    return failed
+        figures = ", ".join(f"{k} is {v:.4f}" for k, v in known.items() if k in text)
+        outcomes.append(Met(text, truth(condition, Scope(known)), figures))
+    return outcomes

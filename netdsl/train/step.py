@@ -24,18 +24,16 @@ def training_graph(network: Network, recipe: Recipe) -> Graph:
     something asks for them. Outputs: `loss` (all outputs, weighted), `main_loss`, `accuracy`."""
     b = Builder(network.graph)
     labels, weights = _targets(b, network.batch)
-    outputs = {
-        name: class_scores(b, network.graph[node]) for name, node in network.graph.outputs.items()
-    }
-    losses = {
-        name: weighted_mean(b, loss_of(b, recipe.loss, scores, labels), weights)
-        for name, scores in outputs.items()
-    }
-    total = losses["main"]
-    for name, loss in losses.items():
-        if name != "main":
-            total = b.add(total, b.mul(loss, b.const(network.weights[name])))
-    accuracy = weighted_mean(b, b.top_hit(outputs["main"], labels, k=1), weights)
+    losses: dict[str, Node] = {}
+    for name, node in network.graph.outputs.items():
+        with b.at(None, f"loss.{name}"):
+            scores = class_scores(b, network.graph[node])
+            losses[name] = weighted_mean(b, loss_of(b, recipe.loss, scores, labels), weights)
+            if name == "main":
+                total = losses[name]
+                accuracy = weighted_mean(b, b.top_hit(scores, labels, k=1), weights)
+            else:
+                total = b.add(total, b.mul(losses[name], b.const(network.weights[name])))
     updates = {state: b.nodes[node] for state, node in network.graph.updates.items()}
     updates |= _optimize(b, network, recipe, total)
     results = {"loss": total, "main_loss": losses["main"], "accuracy": accuracy}
@@ -77,12 +75,13 @@ def evaluation_graph(network: Network, recipe: Recipe) -> Graph:
     """Sums over a batch, by weight: `loss`, `top1`, `top5`, `count`; and the `scores`."""
     b = Builder(network.graph)
     labels, weights = _targets(b, network.batch)
-    scores = class_scores(b, network.graph[network.graph.outputs["main"]])
-    results = {
-        "loss": loss_of(b, recipe.loss, scores, labels),
-        "top1": b.top_hit(scores, labels, k=1),
-        "top5": b.top_hit(scores, labels, k=5),
-    }
-    sums = {k: b.reduce_sum(b.mul(v, weights), axes=(0,)) for k, v in results.items()}
-    sums |= {"count": b.reduce_sum(weights, axes=(0,)), "scores": b.softmax(scores)}
+    with b.at(None, "score"):
+        scores = class_scores(b, network.graph[network.graph.outputs["main"]])
+        results = {
+            "loss": loss_of(b, recipe.loss, scores, labels),
+            "top1": b.top_hit(scores, labels, k=1),
+            "top5": b.top_hit(scores, labels, k=5),
+        }
+        sums = {k: b.reduce_sum(b.mul(v, weights), axes=(0,)) for k, v in results.items()}
+        sums |= {"count": b.reduce_sum(weights, axes=(0,)), "scores": b.softmax(scores)}
     return verify(b.graph(sums, name=f"{network.name}.eval"))

@@ -16,7 +16,8 @@ from netdsl.language.elaborate import elaborate
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
-from netdsl.train.loop import EVALUATION_BATCH, check_fit, single_input
+from netdsl.train.fit import check_fit, single_input
+from netdsl.train.loop import EVALUATION_BATCH
 from netdsl.train.metrics import Score, evaluate
 from netdsl.train.step import evaluation_graph
 from netdsl.types import Array, Backend
@@ -38,7 +39,8 @@ class Trained:
     """A checkpoint ready to run. Raises NetError where it does not fit its own net."""
 
     def __init__(self, path: Path, backend: Backend) -> None:
-        self.checkpoint = checkpoint.load(path)
+        best = path / "best.safetensors"
+        self.checkpoint = checkpoint.load(best if path.is_dir() and best.exists() else path)
         self.backend = backend
         self.recipe = self.checkpoint.recipe()
         self.program = self.checkpoint.program()
@@ -58,7 +60,7 @@ class Trained:
         dataset = sources.load(self.recipe.data.source, folder)
         samples = dataset.read_test() if dataset.read_test else dataset.train
         network = elaborate(self.program, self.recipe.net, self.recipe.settings(training=False))
-        check_fit(network, samples, dataset.classes)
+        check_fit(network, samples.images.shape[1:], dataset.classes)
         executor, image, _ = self._executor(EVALUATION_BATCH)
         score = evaluate(executor, image, samples, EVALUATION_BATCH)
         return Report(score, dataset.classes, self._confusion(executor, image, samples))

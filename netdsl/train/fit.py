@@ -1,0 +1,62 @@
+"""Whether a net, its data and its loss fit together: told before anything runs."""
+
+from __future__ import annotations
+
+from netdsl.errors import fail
+from netdsl.language.elaborate import elaborate
+from netdsl.language.network import Network
+from netdsl.language.program import Program
+from netdsl.train.recipe import Recipe, resolve
+from netdsl.train.step import training_graph
+from netdsl.types import dims
+
+
+def check_recipe(program: Program, name: str | None) -> Network:
+    """The net that a recipe trains. Raises NetError where it could not start, as far as the file
+    alone can tell."""
+    recipe = resolve(program, name)
+    network = elaborate(program, recipe.net, recipe.settings(training=True))
+    source = recipe.data.source.record
+    check_fit(network, source.image, source.classes)
+    check_loss(network, recipe)
+    training_graph(network, recipe)
+    return network
+
+
+def single_input(network: Network) -> str:
+    """The name of a net's one image input. Raises NetError where there are several."""
+    images = [n for n in network.graph.inputs if n.type.rank > 1]
+    if len(images) != 1:
+        names = ", ".join(n.name for n in images)
+        raise fail(f"`{network.name}` has the inputs {names}; the data sources give one image")
+    return images[0].name
+
+
+def check_fit(network: Network, image: tuple[int, ...], classes: tuple[str, ...]) -> None:
+    """Raises NetError where images or classes do not fit the net."""
+    wanted = network.graph[single_input(network)]
+    if image != wanted.type.shape[1:]:
+        given = dims(image)
+        raise fail(
+            f"the images are {given}, the net wants {dims(wanted.type.shape[1:])}",
+            wanted.span,
+            help=f"begin the net with `input({given})`, or choose another source",
+        )
+    out = network.graph[network.graph.outputs["main"]]
+    if out.type.shape[-1] != len(classes):
+        raise fail(
+            f"the data has {len(classes)} classes, the net gives {out.type.shape[-1]} scores",
+            out.span,
+            help=f"end the net with `fc({len(classes)})`",
+        )
+
+
+def check_loss(network: Network, recipe: Recipe) -> None:
+    """Raises NetError where a loss would be given what it makes itself."""
+    out = network.graph[network.graph.outputs["main"]]
+    if recipe.loss.name == "cross_entropy" and out.op in ("softmax", "log_softmax"):
+        raise fail(
+            f"`cross_entropy` takes plain scores, the net ends with `{out.op}`",
+            out.span,
+            help=f"remove `{out.op}`; the loss and `predict` apply it themselves",
+        )

@@ -1,0 +1,220 @@
+"""The command line as people meet it: output, exit codes, sentences instead of tracebacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netdsl import cli
+from tests.conftest import ROOT
+
+MODELS = ROOT / "models"
+DIGITS = str(MODELS / "digits.net")
+LENET = str(MODELS / "lenet.net")
+
+
+@pytest.fixture
+def netdsl(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Any:
+    """Runs a command in an empty folder: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["netdsl", *args])
+        with pytest.raises(SystemExit) as e:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        assert isinstance(e.value.code, int)
+        return e.value.code, out, err
+
+    return run
+
+
+def test_help_teaches_with_an_example_for_each_command(netdsl: Any) -> None:
+    code, out, _ = netdsl("--help")
+    assert code == 0
+    for command in ("check", "fmt", "test", "summary", "train", "eval", "predict", "gradcheck"):
+        assert command in out
+        code, text, _ = netdsl(command, "--help")
+        assert code == 0
+        assert f"Example: netdsl {command}" in text
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("numpy", "networkx", "lark", "rich.table")
+    script = f"import sys, netdsl.cli; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("nonsense",),
+        ("train",),
+        ("train", "nowhere.net"),
+        ("train", DIGITS, "--device", "tpu"),
+        ("train", DIGITS, "--nonsense"),
+        ("train", DIGITS + ":nothing"),
+        ("train", DIGITS, "--set", "epochs"),
+        ("train", DIGITS, "--set", "train.epochs=many"),
+        ("train", DIGITS, "--data", "nowhere"),
+        ("train", LENET, "--data", "."),
+        ("summary", LENET + ":lenet6"),
+        ("check", str(ROOT)),
+        ("fmt", "nowhere.net"),
+        ("eval", "nowhere.safetensors"),
+        ("eval", DIGITS),
+        ("predict", DIGITS, "x.png"),
+        ("gradcheck", DIGITS, "--seed", "-1"),
+        ("test", "nowhere"),
+    ],
+)
+def test_bad_input_ends_with_a_sentence_and_2(netdsl: Any, args: tuple[str, ...]) -> None:
+    code, out, err = netdsl(*args)
+    assert code == 2
+    assert not out
+    assert err.startswith("error: ")
+
+
+def test_check(netdsl: Any, tmp_path: Path) -> None:
+    assert netdsl("check", LENET)[0] == 0
+    code, out, _ = netdsl("check", LENET, "--json")
+    assert json.loads(out) == {"ok": True, "errors": [], "nets": ["lenet5", "caffe_lenet"]}
+    (tmp_path / "wrong.net").write_text("net a { input(8) -> fcc(3) }")
+    code, out, _ = netdsl("check", "wrong.net", "--json")
+    (error,) = json.loads(out)["errors"]
+    assert code == 2
+    assert (error["line"], error["column"]) == (1, 21)
+    assert "fcc" in error["message"]
+
+
+def test_standard_input_is_a_file(netdsl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    text = "net a{input(8)->fc(3)}"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    assert netdsl("fmt", "-")[1] == "net a { input(8) -> fc(3) }\n"
+
+
+def test_fmt_changes_files_and_check_only_tells(netdsl: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.net"
+    path.write_text("net a{input(8)->fc(3)}")
+    assert netdsl("fmt", "--check", "a.net")[0] == 1
+    assert path.read_text() == "net a{input(8)->fc(3)}"
+    assert netdsl("fmt", "a.net")[0] == 0
+    assert path.read_text() == "net a { input(8) -> fc(3) }\n"
+    assert netdsl("fmt", "--check", "a.net")[0] == 0
+
+
+def test_test_sections_pass_and_fail(netdsl: Any, tmp_path: Path) -> None:
+    code, out, _ = netdsl("test", LENET, DIGITS, "--json")
+    assert code == 0
+    assert json.loads(out)["passed"] == 3
+    (tmp_path / "a.net").write_text("net a { input(8) -> fc(3) }\ntest a { params == 28 }")
+    code, out, err = netdsl("test", ".")
+    assert code == 1
+    assert "params == 28: it is 27" in out
+    assert "0 passed, 1 failed" in err
+
+
+def test_summary(netdsl: Any) -> None:
+    code, out, _ = netdsl("summary", LENET)
+    assert code == 0
+    assert "61,706 params" in out
+    code, out, _ = netdsl("summary", LENET + ":caffe_lenet", "--json")
+    found = json.loads(out)
+    assert found["params"] == 431_080
+    assert found["layers"][0]["output"] == "24x24x20"
+    assert sum(layer["macs"] for layer in found["layers"]) == found["macs"]
+
+
+def test_set_reaches_a_net_s_parameters(netdsl: Any) -> None:
+    args = ("summary", str(MODELS / "resnet.net") + ":resnet20", "--set", "n=5", "--json")
+    assert json.loads(netdsl(*args)[1])["params"] == 464_154
+
+
+def test_gradcheck(netdsl: Any) -> None:
+    code, out, _ = netdsl("gradcheck", DIGITS, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["ok"]
+    assert [x["name"] for x in found["layers"]][:2] == ["conv1.conv1", "conv1.relu1"]
+
+
+def test_train_eval_predict(netdsl: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    args = ("train", DIGITS, "--set", "train.epochs=2", "--json")
+    code, out, err = netdsl(*args)
+    found = json.loads(out)
+    assert code == 1  # two epochs do not meet the file's own expectation
+    assert "expected test_accuracy >= 0.97" in err
+    assert found["epochs"] == 2
+    assert found["val_accuracy"] > 0.7
+    assert Path(found["checkpoint"]).parent == Path("runs/digits-1")
+    assert netdsl(*args)[0] == 1
+    assert (tmp_path / "runs" / "digits-2").is_dir()
+    code, out, _ = netdsl("eval", found["checkpoint"], "--json")
+    assert code == 0
+    assert json.loads(out)["accuracy"] == pytest.approx(found["test_accuracy"])
+    Image.new("L", (20, 20)).save("black.png")
+    code, out, _ = netdsl("predict", found["checkpoint"], "black.png", "--json")
+    (answer,) = json.loads(out)
+    assert answer["image"] == "black.png"
+    assert len(answer["top"]) == 5
+    code, _, err = netdsl("predict", found["checkpoint"], "nothing.png")
+    assert (code, "no picture" in err) == (2, True)
+
+
+def test_an_earlier_run_is_never_written_over(netdsl: Any, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "last.safetensors").write_bytes(b"precious")
+    code, _, err = netdsl("train", DIGITS, "--out", "out")
+    assert code == 2
+    assert "already holds a run" in err
+    assert (tmp_path / "out" / "last.safetensors").read_bytes() == b"precious"
+
+
+def test_cuda_without_cupy_says_what_to_install(
+    netdsl: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    code, _, err = netdsl("train", DIGITS, "--device", "cuda")
+    assert code == 2
+    assert "netdsl[cuda13]" in err
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_with_130(tmp_path: Path, how: int) -> None:
+    args = [sys.executable, "-m", "netdsl", "train", DIGITS, "--set", "train.epochs=100000"]
+    with subprocess.Popen(args, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        last = tmp_path / "runs" / "digits-1" / "last.safetensors"
+        for _ in range(300):
+            if last.exists():
+                break
+            time.sleep(0.1)
+        os.kill(process.pid, how)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    from netdsl.train import checkpoint
+
+    assert checkpoint.load(last).progress["epoch"] >= 1
+
+
+def test_the_reference_page_is_fresh() -> None:
+    from netdsl.insight.reference import reference
+
+    assert (ROOT / "docs" / "reference.md").read_text() == reference()

@@ -1,0 +1,256 @@
+"""Training as a whole: it learns, it repeats, what it saves can be used, what is wrong is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from netdsl.backends import open_backend
+from netdsl.errors import NetError
+from netdsl.language.elaborate import elaborate
+from netdsl.language.parse import parse
+from netdsl.language.program import Program, program
+from netdsl.runtime.executor import Executor
+from netdsl.runtime.state import State
+from netdsl.train import checkpoint
+from netdsl.train.loop import Result, Trainer
+from netdsl.train.recipe import judge, resolve
+from netdsl.train.step import evaluation_graph, training_graph
+from netdsl.train.use import Trained
+
+NET = """
+net small {
+  input(8x8x1)
+  conv(8, 3x3, pad=same) -> batchnorm -> relu -> maxpool(2x2)
+  output side(weight=0.3): fc(10)
+  fc(32) -> relu -> dropout(0.1) -> fc(10)
+}
+data { source = digits, batch = 32 }
+train { optimizer = adam(lr=0.003), epochs = 2, clip = 5, expect val_accuracy >= 0.5 }
+"""
+REFERENCE = open_backend("reference")
+
+
+def read(text: str = NET) -> Program:
+    return program(parse(text, "small.net"))
+
+
+def train(out: Path, text: str = NET) -> Result:
+    return Trainer(read(text), None, REFERENCE, out).run(lambda p: None, lambda m: None)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    out = tmp_path_factory.mktemp("run")
+    return train(out), out
+
+
+def test_it_learns_and_keeps_what_it_needs(run: Any) -> None:
+    result, out = run
+    assert result.metrics["test_accuracy"] > 0.85
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [x["epoch"] for x in lines] == [1, 2, 2]
+    assert lines[1]["train_loss"] < lines[0]["train_loss"]
+    assert {p.name for p in out.iterdir()} == {
+        "best.safetensors",
+        "last.safetensors",
+        "metrics.jsonl",
+        "recipe.net",
+    }
+    assert program(parse((out / "recipe.net").read_text())).nets.keys() == {"small"}
+
+
+def test_the_same_seed_gives_the_same_bits(run: Any, tmp_path: Path) -> None:
+    first = checkpoint.load(run[1] / "last.safetensors")
+    train(tmp_path)
+    second = checkpoint.load(tmp_path / "last.safetensors")
+    assert first.states.keys() == second.states.keys()
+    for name, value in first.states.items():
+        np.testing.assert_array_equal(value, second.states[name])
+
+
+def test_another_seed_gives_other_weights(run: Any, tmp_path: Path) -> None:
+    train(tmp_path, NET.replace("epochs = 2", "epochs = 1, seed = 2"))
+    first, second = (
+        checkpoint.load(p / "last.safetensors").states["conv1.weight"] for p in (run[1], tmp_path)
+    )
+    assert not np.array_equal(first, second)
+
+
+def test_weights_alone_evaluate_to_what_training_measured(run: Any) -> None:
+    result, out = run
+    report = Trained(out, REFERENCE).evaluate(None)
+    assert report.score.accuracy == pytest.approx(result.metrics["test_accuracy"])
+    assert report.score.images == result.metrics["test_images"] == 359
+    assert report.confusion.sum() == 359
+    assert np.trace(report.confusion) / 359 == pytest.approx(report.score.accuracy)
+
+
+def test_pictures_are_predicted_as_the_test_set_is(run: Any, tmp_path: Path) -> None:
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    right = 0
+    paths = []
+    for i in range(4, 104, 5):
+        pixels = np.round(digits.images[i] * (255 / 16)).astype(np.uint8)
+        paths.append(tmp_path / f"{digits.target[i]}-{i}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    for path, top in Trained(run[1] / "best.safetensors", REFERENCE).predict(paths):
+        right += path.name.startswith(top[0][0])
+        assert len(top) == 5
+        assert [p for _, p in top] == sorted((p for _, p in top), reverse=True)
+    assert right >= 16
+
+
+def test_expectations_are_judged() -> None:
+    recipe = resolve(read())
+    assert [m.ok for m in judge(recipe, {"val_accuracy": 0.6})] == [True]
+    assert [m.ok for m in judge(recipe, {"val_accuracy": 0.4})] == [False]
+
+
+def test_the_loss_falls_on_a_repeated_batch() -> None:
+    recipe = resolve(read())
+    network = elaborate(read(), None, recipe.settings(training=True))
+    graph = training_graph(network, recipe)
+    state = State(REFERENCE)
+    state.initialise(graph.states, seed=1)
+    step = Executor(graph, REFERENCE, state)
+    rng = np.random.default_rng(0)
+    given = {
+        "input": rng.integers(0, 256, (32, 8, 8, 1)).astype(np.uint8),
+        "labels": rng.integers(0, 10, 32).astype(np.int32),
+        "weights": np.ones(32, np.float32),
+        "lr": np.float32(0.003),
+        "seed": np.int32(1),
+    }
+    losses = [float(step.run({**given, "step": np.int32(i)})["loss"]) for i in range(40)]
+    assert losses[-1] < 0.3 * losses[0]
+    assert all(np.isfinite(losses))
+
+
+def test_side_outputs_weigh_in_training_only() -> None:
+    recipe = resolve(read())
+    training = training_graph(elaborate(read(), None, recipe.settings(training=True)), recipe)
+    assert training.outputs["loss"] != training.outputs["main_loss"]
+    evaluating = elaborate(read(), None, recipe.settings(training=False, batch=4))
+    state = State(REFERENCE)
+    graph = evaluation_graph(evaluating, recipe)
+    executor = Executor(graph, REFERENCE, state)
+    assert "side.weight" not in executor.reads
+
+
+def test_clipping_bounds_the_joint_norm() -> None:
+    from netdsl.ir.builder import Builder
+    from netdsl.ir.evaluate import results
+    from netdsl.train.step import _clipped
+    from netdsl.types import TensorType
+
+    b = Builder(dtype="float64")
+    kind = TensorType((4,), "float64")
+    given = {"a": np.full(4, 3.0), "z": np.full(4, 4.0)}
+    clipped = _clipped(b, {n: b.input(n, kind) for n in given}, 1.0)
+    out = results(b.graph(clipped), given)
+    norm = np.sqrt(sum((v * v).sum() for v in out.values()))
+    assert norm == pytest.approx(1.0, rel=1e-5)
+    assert out["z"][0] / out["a"][0] == pytest.approx(4 / 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("8x8x1", "8x8x3"), "the images are 8x8x1"),
+        (("-> fc(10)\n}", "-> fc(11)\n}"), "10 classes"),
+        (("-> fc(10)\n}", "-> fc(10) -> softmax\n}"), "takes plain scores"),
+        (("batch = 32", "batch = 5000"), "a batch of 5000"),
+        (("batch = 32", "validation = 5000"), "cannot be held out"),
+        (
+            ("fc(32) -> relu", "fc(10)\n x: input(8x8x1) -> relu"),
+            "inputs",
+        ),
+        (("batch = 32", "normalize = imagenet"), "has 3 channels"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_it_runs(
+    tmp_path: Path, change: tuple[str, str], complaint: str
+) -> None:
+    assert change[0] in NET
+    with pytest.raises(NetError, match=complaint):
+        train(tmp_path / "out", NET.replace(*change))
+    assert not (tmp_path / "out").exists()
+
+
+def damaged(content: bytes, how: str) -> bytes:
+    match how:
+        case "empty":
+            return b""
+        case "truncated":
+            return content[: len(content) // 2]
+        case "header":
+            return content[:20] + b"\xff" * 8 + content[28:]
+        case _:
+            return b"\xff" * 8 + content[8:]
+
+
+@pytest.mark.parametrize("how", ["empty", "truncated", "header", "length"])
+def test_a_damaged_checkpoint_is_told(run: Any, tmp_path: Path, how: str) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(damaged((run[1] / "best.safetensors").read_bytes(), how))
+    with pytest.raises(NetError, match=r"x\.safetensors"):
+        Trained(path, REFERENCE)
+
+
+def test_foreign_weights_are_told(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"a": np.zeros(3)}, tmp_path / "x.safetensors")
+    with pytest.raises(NetError, match="not of netdsl"):
+        Trained(tmp_path / "x.safetensors", REFERENCE)
+
+
+def test_states_of_another_shape_are_named(run: Any, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    saved = checkpoint.load(run[1] / "best.safetensors")
+    states = {**saved.states, "conv1.weight": np.zeros((8, 3, 3, 2), np.float32)}
+    checkpoint.save(tmp_path / "x.safetensors", replace(saved, states=states))
+    with pytest.raises(NetError, match=r"`conv1.weight` is 8x3x3x2"):
+        Trained(tmp_path / "x.safetensors", REFERENCE).predict([])
+
+
+def test_nothing_saved_is_lost_when_writing_fails(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    path = tmp_path / "x.safetensors"
+    saved = checkpoint.load(run[1] / "best.safetensors")
+    checkpoint.save(path, saved)
+    before = path.read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(NetError, match="No space left"):
+        checkpoint.save(path, saved)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+@pytest.mark.slow
+def test_lenet_on_mnist_after_one_epoch(data_dir: Path, tmp_path: Path) -> None:
+    from netdsl.language.override import override
+    from tests.conftest import ROOT
+
+    file = parse((ROOT / "models" / "lenet.net").read_text())
+    p = program(override(file, ["train.epochs=1"]))
+    trainer = Trainer(p, None, REFERENCE, tmp_path, str(data_dir / "mnist"))
+    result = trainer.run(lambda p: None, lambda m: None)
+    assert result.metrics["test_images"] == 10_000
+    assert result.metrics["test_accuracy"] >= 0.97
