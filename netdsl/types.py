@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
-
-import networkx as nx
+from typing import TYPE_CHECKING, Any, Protocol
 
 from netdsl.errors import Span
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 ITEMSIZE = {
     "float64": 8,
@@ -116,6 +117,8 @@ class Graph:
     @cached_property
     def digraph(self) -> nx.DiGraph:
         """The graph for networkx's algorithms: node names, each carrying its Node as `node`."""
+        import networkx as nx  # a tenth of a second that only those pay who ask for it
+
         g = nx.DiGraph()
         g.add_nodes_from((n.name, {"node": n}) for n in self.nodes.values())
         g.add_edges_from((a, n.name) for n in self.nodes.values() for a in n.args)

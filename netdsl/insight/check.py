@@ -29,7 +29,8 @@ def check_program(program: Program, name: str | None = None) -> tuple[list[str],
     if name is None:
         recipes = [section.name for section in program.sections("train")]
         jobs += [partial(check_recipe, program, recipe) for recipe in recipes]
-    jobs += [partial(check_test, program, test) for test in program.tests]
+    tests = (t for t in program.tests if name is None or t.net == name)
+    jobs += [partial(check_test, program, test) for test in tests]
     errors: dict[Any, Diagnostic] = {}
     warnings: dict[str, Diagnostic] = {}
     for job in jobs:

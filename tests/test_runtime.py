@@ -1,0 +1,79 @@
+"""States and the straight executor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from netdsl.backends import open_backend
+from netdsl.errors import NetError
+from netdsl.ir.evaluate import results
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.program import load
+from netdsl.runtime.executor import Executor
+from netdsl.runtime.state import State, draw
+from netdsl.types import Attrs, Node, TensorType
+from tests.conftest import ROOT
+
+REFERENCE = open_backend("reference")
+
+
+def weight(name: str, law: tuple[str, float], shape: tuple[int, ...] = (200, 100)) -> Node:
+    kind = TensorType(shape)
+    attrs = {"shape": shape, "dtype": "float32", "init": law, "trainable": True}
+    return Node(name, "state", (), Attrs(attrs), kind)
+
+
+def test_draws_follow_their_law_and_depend_on_name_and_seed() -> None:
+    normal = draw(weight("a", ("normal", 0.1)), 1)
+    assert abs(normal.mean()) < 0.005
+    assert normal.std() == pytest.approx(0.1, rel=0.02)
+    uniform = draw(weight("a", ("uniform", 0.2)), 1)
+    assert uniform.min() == pytest.approx(-0.2, abs=1e-3)
+    assert uniform.max() == pytest.approx(0.2, abs=1e-3)
+    assert np.all(draw(weight("a", ("constant", 3.0)), 1) == 3)
+    assert np.array_equal(normal, draw(weight("a", ("normal", 0.1)), 1))
+    for other in (draw(weight("b", ("normal", 0.1)), 1), draw(weight("a", ("normal", 0.1)), 2)):
+        assert not np.array_equal(normal, other)
+
+
+def test_loading_names_what_is_missing_or_misshapen() -> None:
+    state = State(REFERENCE)
+    node = weight("conv1.weight", ("normal", 0.1), (2, 3))
+    with pytest.raises(NetError, match=r"holds no `conv1.weight`"):
+        state.load({}, [node], "x")
+    with pytest.raises(NetError, match="is 3x2 in x, the net wants 2x3"):
+        state.load({"conv1.weight": np.zeros((3, 2))}, [node], "x")
+
+
+def test_the_executor_computes_what_the_interpreter_does_and_updates_at_the_end() -> None:
+    program = load(str(ROOT / "models" / "resnet.net"))
+    network = elaborate(program, "resnet20", Settings(batch=2, training=True))
+    state = State(REFERENCE)
+    state.initialise(network.graph.states, seed=1)
+    given = {"input": np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)}
+    expected = results(network.graph, {**state.arrays, **given})
+    out = Executor(network.graph, REFERENCE, state).run(given)
+    np.testing.assert_array_equal(out["main"], expected["main"])
+    assert network.graph.updates
+    for name in network.graph.updates:
+        np.testing.assert_array_equal(state.arrays[name], expected[f"update {name}"])
+
+
+def test_the_executor_runs_only_what_is_needed_and_lets_go() -> None:
+    program = load(str(ROOT / "models" / "lenet.net"))
+    graph = elaborate(program, "lenet5").graph
+    state = State(REFERENCE)
+    state.initialise(graph.states, seed=1)
+    early = replace(graph, outputs={"main": "c1.tanh1.tanh"}, updates={})
+    executor = Executor(early, REFERENCE, state)
+    assert executor.reads == ("c1.conv1.weight", "c1.conv1.bias")
+    given = {"input": np.zeros((1, 28, 28, 1), np.float32)}
+    assert executor.run(given)["main"].shape == (1, 28, 28, 6)
+
+
+def test_unknown_devices_are_told() -> None:
+    with pytest.raises(NetError, match="no device `gpu`"):
+        open_backend("gpu")
