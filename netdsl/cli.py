@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 
 from netdsl import __version__
 from netdsl.errors import NetError, fail
+from netdsl.files import finite
 
 if TYPE_CHECKING:
     from netdsl.language.program import Program
@@ -44,28 +46,47 @@ def main() -> None:
     # small products gain nothing from more threads, and lose tenfold when another process runs;
     # it must be set before NumPy is first imported
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # whoever read the output has had enough; nothing more can be said there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = OK
+    except OSError as e:
+        _say(f"error: {e.filename or 'standard output'}: {e.strerror or e}")
+        code = BAD_INPUT
+    if code == INTERRUPTED:
+        _say("interrupted; what was saved is kept")
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
         code = app(standalone_mode=False)
     except NetError as e:
         _complain(e)
-        code = BAD_INPUT
+        return BAD_INPUT
     except KeyboardInterrupt:
-        code = INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = OK
+        return INTERRUPTED
+    except MemoryError:
+        _say("error: this needs more memory than there is")
+        return BAD_INPUT
+    except UnicodeEncodeError as e:
+        _say(f"error: {e.object!r} is no readable text")
+        return BAD_INPUT
     except typer.Exit as e:
-        code = e.exit_code
+        return e.exit_code
     except Exception as e:
         if not hasattr(e, "format_message"):
             raise
         if e.format_message():
             _say(f"error: {e.format_message()}")
-        code = BAD_INPUT
-    if code == INTERRUPTED:
-        _say("interrupted; what was saved is kept")
-    sys.exit(code if isinstance(code, int) else OK)
+        return BAD_INPUT
+    return code if isinstance(code, int) else OK
 
 
 def _complain(error: NetError) -> None:
@@ -77,7 +98,7 @@ def _say(text: str) -> None:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value))
+    print(json.dumps(finite(value), allow_nan=False))
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -92,14 +113,13 @@ def _split(file: str) -> tuple[str, str | None]:
 
 
 def _read(path: str) -> str:
-    from netdsl.language.program import read_text
+    from netdsl.language.program import MOST_BYTES, decode, read_text
 
     if path != "-":
         return read_text(path)
-    try:
-        return sys.stdin.buffer.read().decode()
-    except UnicodeDecodeError:
-        raise fail("standard input is no UTF-8 text") from None
+    if sys.stdin is None:
+        raise fail("there is no standard input")
+    return decode(sys.stdin.buffer.read(MOST_BYTES + 1), "standard input")
 
 
 def _load(path: str, settings: list[str] | None = None, net: str | None = None) -> Program:
@@ -174,18 +194,25 @@ def fmt(
     from netdsl.files import write_atomically
     from netdsl.language.format import format_text
 
-    changed = []
+    changed, errors = [], []
     for path in files:
-        text = _read(path)
-        new = format_text(text, path)
-        if path == "-" and not check_only:
-            print(new, end="")
-        elif new != text:
-            changed.append(path)
-            if not check_only:
-                write_atomically(Path(path), new.encode())
+        try:
+            text = _read(path)
+            new = format_text(text, path)
+            if path == "-" and not check_only:
+                print(new, end="")
+            elif new != text:
+                if not check_only:
+                    write_atomically(Path(path), new.encode())
+                changed.append(path)
+        except NetError as e:
+            errors.append(e)
     for path in changed:
         _say(f"{'would change' if check_only else 'changed'} {path}")
+    for error in errors:
+        _complain(error)
+    if errors:
+        return BAD_INPUT
     return FAULTY if check_only and changed else OK
 
 
@@ -200,21 +227,18 @@ def test(
 
     Example: netdsl test models
     """
-    from netdsl.insight.check import check_program
-    from netdsl.insight.expectations import run_test
-
-    results, wrong = [], 0
+    results, wrong, errors = [], 0, []
     for path in _net_files(files or ["."]):
-        program = _load(path)
-        if not program.tests:
-            check_program(program)
-            _say(f"{path}: no tests")
-        for section in program.tests:
-            result = run_test(program, section)
-            wrong += not result.ok
-            results.append(result)
-            if not as_json:
-                _tell_test(path, result)
+        try:
+            for result in _run_tests(path):
+                wrong += not result.ok
+                results.append(result)
+                if not as_json:
+                    _tell_test(path, result)
+        except NetError as e:
+            errors.append(e)
+    for error in errors:
+        _complain(error)
     if as_json:
         _print_json(
             {
@@ -234,7 +258,22 @@ def test(
         )
     else:
         _say(f"{len(results) - wrong} passed, {wrong} failed")
+    if errors:
+        return BAD_INPUT
     return FAULTY if wrong else OK
+
+
+def _run_tests(path: str) -> Iterator[Any]:
+    """The results of a file's tests; a file without any is checked, so nothing passes unread."""
+    from netdsl.insight.check import check_program
+    from netdsl.insight.expectations import run_test
+
+    program = _load(path)
+    if not program.tests:
+        check_program(program)
+        _say(f"{path}: no tests")
+    for section in program.tests:
+        yield run_test(program, section)
 
 
 def _tell_test(path: str, result: Any) -> None:
@@ -250,7 +289,7 @@ def _net_files(places: list[str]) -> list[str]:
     found: list[str] = []
     for place in places:
         if Path(place).is_dir():
-            found += sorted(str(p) for p in Path(place).rglob("*.net"))
+            found += sorted(str(p) for p in Path(place).rglob("*.net") if p.is_file())
         else:
             found.append(place)
     if not found:
@@ -326,8 +365,8 @@ def train(
 
     path, name = _split(file)
     program = _load(path, settings)
-    trainer = Trainer(program, name, open_backend(device), _run_directory(path, out), data)
-    result = _with_progress(trainer, as_json)
+    trainer = Trainer(program, name, open_backend(device), data)
+    result = _with_progress(trainer, _run_directory(path, out), as_json)
     metrics = result.metrics
     judged = judge(trainer.recipe, metrics)
     if as_json:
@@ -346,19 +385,32 @@ def train(
 
 
 def _run_directory(path: str, out: Path | None) -> Path:
-    """A directory without a run in it, so that no earlier run is written over."""
+    """A directory for a new run, made here and now so that no other run takes it.
+
+    Raises NetError where the one that was asked for holds files of a run already.
+    """
+    from netdsl.train.loop import KEPT
+
     if out is not None:
-        if (out / "last.safetensors").exists():
-            raise fail(f"{out} already holds a run", help="give another `--out`, or move it away")
+        there = [name for name in KEPT if (out / name).exists()]
+        if there:
+            message = f"{out} already holds {', '.join(there)}"
+            raise fail(message, help="give another `--out`; nothing is ever written over")
+        out.mkdir(parents=True, exist_ok=True)
         return out
     stem = Path(path).stem if path != "-" else "stdin"
     number = 1
-    while (Path("runs") / f"{stem}-{number}").exists():
-        number += 1
-    return Path("runs") / f"{stem}-{number}"
+    while True:
+        claimed = Path("runs") / f"{stem}-{number}"
+        try:
+            claimed.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return claimed
 
 
-def _with_progress(trainer: Any, quiet: bool) -> Any:
+def _with_progress(trainer: Any, out: Path, quiet: bool) -> Any:
     """Runs a trainer with a bar that shows loss, images/s and the time left, on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -385,7 +437,7 @@ def _with_progress(trainer: Any, quiet: bool) -> Any:
             if not quiet:
                 bar.console.print(_epoch_line(m, trainer.recipe.epochs), soft_wrap=True)
 
-        return trainer.run(watch, tell)
+        return trainer.run(out, watch, tell)
 
 
 def _epoch_line(m: dict[str, Any], epochs: int) -> str:
@@ -463,7 +515,9 @@ def predict(
 @app.command()
 def gradcheck(
     file: File,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, images and directions.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Of weights, images and directions.")
+    ] = 1,
     settings: Sets = None,
     as_json: Json = False,
 ) -> int:

@@ -25,7 +25,7 @@ class Symbol:
     """
 
     name: str
-    span: Span | None = None
+    span: Span | None = field(default=None, compare=False, repr=False)
     variables: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def __str__(self) -> str:

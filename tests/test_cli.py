@@ -182,7 +182,7 @@ def test_an_earlier_run_is_never_written_over(netdsl: Any, tmp_path: Path) -> No
     (tmp_path / "out" / "last.safetensors").write_bytes(b"precious")
     code, _, err = netdsl("train", DIGITS, "--out", "out")
     assert code == 2
-    assert "already holds a run" in err
+    assert "already holds last.safetensors" in err
     assert (tmp_path / "out" / "last.safetensors").read_bytes() == b"precious"
 
 

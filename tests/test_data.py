@@ -100,14 +100,16 @@ def test_a_truncated_gz_is_told(tmp_path: Path) -> None:
 
 
 def write_mnist(folder: Path, images: bytes, labels: bytes) -> None:
-    (folder / "train-images-idx3-ubyte").write_bytes(images)
-    (folder / "train-labels-idx1-ubyte").write_bytes(labels)
+    for part in ("train", "t10k"):
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(images)
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(labels)
 
 
 @pytest.mark.parametrize(
     ("images", "labels", "complaint"),
     [
-        (idx((2, 28, 28)), idx((3,)), "2 images"),
+        (idx((2, 28, 28)), idx((3,)), "2 images in"),
+        (idx((1, 14, 14)), idx((1,)), "images of 14x14"),
         (idx((0, 28, 28)), idx((0,)), "no images"),
         (idx((1, 28, 28)), idx((1,), b"\x0b"), "label 11"),
     ],

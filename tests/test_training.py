@@ -40,7 +40,7 @@ def read(text: str = NET) -> Program:
 
 
 def train(out: Path, text: str = NET) -> Result:
-    return Trainer(read(text), None, REFERENCE, out).run(lambda p: None, lambda m: None)
+    return Trainer(read(text), None, REFERENCE).run(out, lambda p: None, lambda m: None)
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +250,7 @@ def test_lenet_on_mnist_after_one_epoch(data_dir: Path, tmp_path: Path) -> None:
 
     file = parse((ROOT / "models" / "lenet.net").read_text())
     p = program(override(file, ["train.epochs=1"]))
-    trainer = Trainer(p, None, REFERENCE, tmp_path, str(data_dir / "mnist"))
-    result = trainer.run(lambda p: None, lambda m: None)
+    trainer = Trainer(p, None, REFERENCE, str(data_dir / "mnist"))
+    result = trainer.run(tmp_path, lambda p: None, lambda m: None)
     assert result.metrics["test_images"] == 10_000
     assert result.metrics["test_accuracy"] >= 0.97

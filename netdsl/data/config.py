@@ -9,9 +9,20 @@ from typing import Any
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError, fail
 from netdsl.ir.builder import Builder
-from netdsl.signature import Chosen, Many, Nothing, Number, OneFrom, OneOf, Param, Signature, Whole
+from netdsl.signature import (
+    Chosen,
+    Many,
+    Mismatch,
+    Nothing,
+    Number,
+    OneFrom,
+    OneOf,
+    Param,
+    Signature,
+    Whole,
+)
 from netdsl.types import Node
-from netdsl.values import Argument
+from netdsl.values import Argument, Value
 
 
 @dataclass(frozen=True)
@@ -41,13 +52,26 @@ STATISTICS: dict[str, Statistics] = {
     )
 }
 
-_SHARE = OneOf((Whole(0), Number(0, below=1)))
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """A count of images, or a share of them."""
+
+    def accept(self, value: Value) -> int | float:
+        if isinstance(value, float):
+            return Number(0, below=1).accept(value)
+        try:
+            return Whole(0).accept(value)
+        except Mismatch:
+            raise Mismatch("how many images (5000) or which share of them (0.1)") from None
+
+
 SIGNATURE = Signature(
     "data",
     (
         Param("source", OneFrom("source", SOURCES), doc="where images and labels come from"),
         Param("batch", Whole(1, 65536), 64, "images in a training step"),
-        Param("validation", _SHARE, 0.1, "how many training images, or which share, are held out"),
+        Param("validation", _HeldOut(), 0.1, "count or share of the training images held out"),
         Param(
             "normalize",
             OneOf((Nothing(), OneFrom("statistics", STATISTICS))),

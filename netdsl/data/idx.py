@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from netdsl.errors import NetError, fail
+from netdsl.errors import fail
 from netdsl.types import Array
 
 _MOST_VALUES = 2**31
@@ -19,26 +20,33 @@ def read_idx(folder: Path, name: str, rank: int) -> Array:
 
     Raises NetError, naming the file, where it is missing, truncated, or not such a file.
     """
+    shape, body = _read(folder, name, rank, whole=True)
+    return np.frombuffer(body, dtype=np.uint8).reshape(shape)
+
+
+def idx_shape(folder: Path, name: str, rank: int) -> tuple[int, ...]:
+    """The shape that a file announces; its values are not read."""
+    return _read(folder, name, rank, whole=False)[0]
+
+
+def _read(folder: Path, name: str, rank: int, whole: bool) -> tuple[tuple[int, ...], bytes]:
     path = find(folder, name)
     if path is None:
         raise fail(f"{folder} holds no {name}.gz")
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as f:
-            head = f.read(4 + 4 * rank)
-            shape = _shape(head, rank, path)
-            count = int(np.prod(shape, dtype=np.int64))
+            shape = _shape(f.read(4 + 4 * rank), rank, path)
+            count = math.prod(shape)
             if count > _MOST_VALUES:
                 raise fail(f"{path} says that it holds {count:,} values; it is damaged")
-            body = f.read(count + 1)
-    except NetError:
-        raise
+            body = f.read(count + 1) if whole else b""
     except (OSError, EOFError, zlib.error) as e:
         raise fail(f"cannot read {path}: {e}", help="download it again") from None
-    if len(body) != count:
+    if whole and len(body) != count:
         more = "more" if len(body) > count else "fewer"
         message = f"{path} holds {more} values than its header says"
         raise fail(message, help="download it again")
-    return np.frombuffer(body, dtype=np.uint8).reshape(shape)
+    return shape, body
 
 
 def find(folder: Path, name: str) -> Path | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from netdsl.errors import fail
+from netdsl.errors import NetError, fail
 from netdsl.types import Array
 
 
@@ -15,7 +17,7 @@ def read_picture(path: Path, shape: tuple[int, int, int]) -> Array:
 
     Raises NetError where the file is missing or no picture.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     height, width, channels = shape
     modes = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -24,16 +26,26 @@ def read_picture(path: Path, shape: tuple[int, int, int]) -> Array:
     if not path.is_file():
         raise fail(f"there is no picture {path}")
     try:
-        with Image.open(path) as opened:
-            picture = opened.convert(modes[channels])
-            if picture.size != (width, height):
-                picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-            return np.asarray(picture, dtype=np.uint8).reshape(shape)
-    except (
-        UnidentifiedImageError,
-        OSError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ) as e:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                picture = _eight_bits(opened).convert(modes[channels])
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(picture, dtype=np.uint8).reshape(shape)
+    except NetError:
+        raise
+    except Exception as e:  # somebody else's decoders: damaged files raise anything
         raise fail(f"{path} is no readable picture: {e}") from None
+
+
+def _eight_bits(picture: Any) -> Any:
+    """A picture of 16 bits scaled to 8; Pillow's own conversion clips."""
+    from PIL import Image
+
+    if picture.mode == "F":
+        raise fail("pictures of floating-point numbers have no fixed range of brightness")
+    if not picture.mode.startswith("I"):
+        return picture
+    values = np.asarray(picture).astype(np.float64)
+    return Image.fromarray(np.clip(np.round(values / 257), 0, 255).astype(np.uint8))

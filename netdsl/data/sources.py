@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.data.idx import find, read_idx
+from netdsl.data.idx import find, idx_shape, read_idx
 from netdsl.data.samples import Dataset, Samples
 from netdsl.errors import fail
 from netdsl.signature import Nothing, OneOf, Param, Signature, Text
+from netdsl.types import dims
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,25 @@ _FILES = {
 
 def _idx(name: str, classes: tuple[str, ...], folder: Path | None, path: str | None) -> Dataset:
     here = _locate(name, folder, path)
+    _check_headers(here)
     read = partial(_idx_pair, here, len(classes))
     return Dataset(read(*_FILES["train"]), classes, lambda: read(*_FILES["test"]))
+
+
+def _check_headers(folder: Path) -> None:
+    """Raises NetError where a file announces another size than it should; the test set too is
+    looked at before anything is trained on."""
+    for images_name, labels_name in _FILES.values():
+        shape = idx_shape(folder, images_name, 3)
+        labels = idx_shape(folder, labels_name, 1)[0]
+        if shape[1:] != (28, 28):
+            raise fail(f"{folder / images_name} holds images of {dims(shape[1:])}, not 28x28")
+        if shape[0] != labels:
+            raise fail(
+                f"{folder}: {shape[0]:,} images in {images_name}, {labels:,} in {labels_name}"
+            )
+        if not labels:
+            raise fail(f"{folder / images_name} holds no images")
 
 
 def _locate(name: str, folder: Path | None, path: str | None) -> Path:
@@ -92,13 +110,6 @@ def _locate(name: str, folder: Path | None, path: str | None) -> Path:
 def _idx_pair(folder: Path, classes: int, images_name: str, labels_name: str) -> Samples:
     images = read_idx(folder, images_name, 3)[..., None]
     labels = read_idx(folder, labels_name, 1).astype(np.int32)
-    if len(images) != len(labels):
-        raise fail(
-            f"{folder}: {images_name} holds {len(images):,} images, "
-            f"{labels_name} {len(labels):,} labels"
-        )
-    if len(labels) == 0:
-        raise fail(f"{folder / images_name} holds no images")
     if labels.max() >= classes:
         raise fail(f"{folder / labels_name} holds a label {labels.max()} of {classes} classes")
     return Samples(images, labels)

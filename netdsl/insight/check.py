@@ -20,7 +20,7 @@ def check_program(program: Program, name: str | None = None) -> tuple[list[str],
 
     Each net (or only `name`) is elaborated for evaluation and for training.
     """
-    nets = [program.net(name)] if name else list(program.nets)
+    nets = [program.net(name)] if name else [n for n in program.nets if program.complete(n)]
     jobs: list[Callable[[], Network | None]] = [partial(check_sections, program)]
     for net in nets:
         for training in (False, True):

@@ -15,12 +15,13 @@ def evaluate(graph: Graph, given: Mapping[str, Array], xp: Any = np) -> dict[str
     """The value of every node; `given` holds inputs and states by name, and whatever else is to be
     taken instead of computed."""
     values: dict[str, Array] = {}
-    for name, node in graph.nodes.items():
-        if name in given:
-            values[name] = given[name]
-        else:
-            args = (values[a] for a in node.args)
-            values[name] = OPS[node.op].reference(xp, *args, **node.attrs)
+    with np.errstate(all="ignore"):
+        for name, node in graph.nodes.items():
+            if name in given:
+                values[name] = given[name]
+            else:
+                args = (values[a] for a in node.args)
+                values[name] = OPS[node.op].reference(xp, *args, **node.attrs)
     return values
 
 

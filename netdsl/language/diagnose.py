@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from netdsl.errors import Diagnostic, NetError, Source, Span, nearest
+from netdsl.errors import Diagnostic, Source, Span, nearest
 
 _SECTION_START = re.compile(r"^(?:use|block|net|data|train|test)\b", re.MULTILINE)
 _WORDS = re.compile(
@@ -16,6 +16,7 @@ _WORDS = re.compile(
 )
 _CLOSES = {"(": ")", "[": "]", "{": "}"}
 _MOST_ERRORS = 20
+_MOST_SECTIONS = 500
 
 
 def diagnose(
@@ -26,16 +27,15 @@ def diagnose(
     A section begins at the left margin with its word; each is parsed alone, so that an error in
     one hides none in the next and a missing bracket is told where its section ends.
     """
-    found = []
-    for start, end in _sections(source.text):
-        piece = Source(source.name, " " * start + source.text[start:end])
+    found: list[Diagnostic] = []
+    for start, end in _sections(source.text)[:_MOST_SECTIONS]:
         try:
-            parse(piece)
+            parse(Source(source.name, source.text[start:end]))
         except UnexpectedInput as e:
-            found.append(_explain(source, start, end, e))
-        except NetError as e:
-            found.extend(e.diagnostics)
-    return found[:_MOST_ERRORS] or [_explain(source, 0, len(source.text), first)]
+            found.append(_explain(source, start, end, e, start))
+        if len(found) == _MOST_ERRORS:
+            break
+    return found or [_explain(source, 0, len(source.text), first)]
 
 
 def diagnose_expression(source: Source, start: int, error: UnexpectedInput) -> Diagnostic:
@@ -50,9 +50,12 @@ def _sections(text: str) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], len(text)], strict=True))
 
 
-def _explain(source: Source, start: int, end: int, error: UnexpectedInput) -> Diagnostic:
+def _explain(
+    source: Source, start: int, end: int, error: UnexpectedInput, shift: int = 0
+) -> Diagnostic:
+    """What is wrong between start and end; the error counts its places from `shift`."""
     ended = isinstance(error, UnexpectedToken) and error.token.type == "$END"
-    at = end if ended or error.pos_in_stream is None else error.pos_in_stream
+    at = end if ended or error.pos_in_stream is None else error.pos_in_stream + shift
     words = [w for w in _WORDS.finditer(source.text, start, end) if w[0][0] != "#"]
     before = [w for w in words if w.start() < at]
     word = next((w for w in words if w.start() >= at and w.end() > at), None)

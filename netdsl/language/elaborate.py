@@ -22,6 +22,7 @@ from netdsl.language.flow import (
     SharedChain,
     call_text,
     join,
+    taken,
 )
 from netdsl.language.network import LayerInfo, Network
 from netdsl.language.program import Program, bind_params, instance_chain
@@ -30,7 +31,7 @@ from netdsl.signature import Number, Param, Shape, Signature
 from netdsl.types import Node, TensorType
 from netdsl.values import Argument, Value, show
 
-MOST_LAYERS = 50_000
+MOST_LAYERS = 20_000
 MOST_REPEATS = 10_000
 DEEPEST = 80
 MOST_ERRORS = 20
@@ -65,6 +66,7 @@ def elaborate(
 
 
 _INPUT = Signature("input", (Param("shape", Shape()),))
+_STEP_INPUTS = ("labels", "weights", "lr", "step", "seed")
 _OUTPUT = Signature("output", (Param("weight", Number(), 1.0),))
 
 
@@ -121,7 +123,7 @@ class _Elaborator:
     def _check_limits(self, span: Span, frame: Frame) -> None:
         self.steps += 1
         if self.steps > MOST_LAYERS:
-            raise _TooMuch(fail(f"the net has more than {MOST_LAYERS:,} layers", span))
+            raise _TooMuch(fail(f"the net has more than {MOST_LAYERS:,} layers and loops", span))
         if self.depth > DEEPEST:
             way = " in ".join(c.text.split("(")[0] for c in frame.calls[-1:-4:-1]) or "a chain"
             message = f"blocks and groups are nested more than {DEEPEST} deep: {way} in ..."
@@ -143,8 +145,7 @@ class _Elaborator:
             case s.Let():
                 self._let(statement, current, frame)
             case s.Shared():
-                weights = join(frame.names.weights, statement.name)
-                frame.shared[statement.name] = SharedChain(statement.chain, weights, frame)
+                self._shared(statement, frame)
             case s.Output():
                 self._output(statement, current, frame)
         return current
@@ -156,15 +157,29 @@ class _Elaborator:
             frame.variables[let.name] = Broken()
             self._tell(e, frame, let.span)
 
+    def _shared(self, shared: s.Shared, frame: Frame) -> None:
+        try:
+            frame.names.claim(shared.name)
+        except NetError as e:
+            self._tell(e, frame, shared.span)
+        weights = join(frame.names.weights, shared.name)
+        frame.shared[shared.name] = SharedChain(shared.chain, weights, frame)
+
     def _output(self, output: s.Output, current: Flowing, frame: Frame) -> None:
-        names = frame.names.child(output.name, numbered=False)
+        try:
+            names = frame.names.child(output.name, numbered=False)
+        except NetError as e:
+            self._tell(e, frame, output.span)
+            return
         inner = replace(frame, names=names)
         end = self._chain(output.chain, current, inner)
         try:
             given = arguments(output.args, frame.scope(current))
             weight = _OUTPUT.bind(given, output.span)["weight"]
-            if names.path in self.outputs or names.path == "main":
-                raise fail(f"two outputs are called `{names.path}`", output.span)
+            if names.path == "main":
+                raise fail(
+                    "`main` is the net's own output", output.span, help="choose another name"
+                )
         except NetError as e:
             self._tell(e, frame, output.span)
             return
@@ -180,18 +195,27 @@ class _Elaborator:
         over several it is a scope of its own."""
         if chain.label is None:
             return self._elements(chain.elements, current, frame)
-        if chain.label in frame.labels and not frame.repeated:
-            self._tell(fail(f"the label `{chain.label}` stands twice here", chain.span), frame)
+        if not frame.repeated and chain.label in frame.names.taken:
+            self._tell(taken(frame.names, chain.label), frame, chain.span)
+            return Absent.BROKEN
         first = chain.elements[0]
         if len(chain.elements) == 1 and isinstance(first, s.Step) and self._named_by(first, frame):
             end = self._step(first, current, frame, chain.label, starts=True)
         else:
-            inner = replace(frame, names=frame.names.child(chain.label, frame.repeated))
-            end = self._elements(chain.elements, current, inner)
-            if isinstance(end, Flow):
-                self.places[inner.names.path] = end.node.name
+            end = self._labelled(chain, current, frame)
         frame.labels[chain.label] = end
         return end
+
+    def _labelled(self, chain: s.Chain, current: Flowing, frame: Frame) -> Flowing:
+        assert chain.label is not None
+        try:
+            names = frame.names.child(chain.label, frame.repeated)
+        except NetError as e:
+            self._tell(e, frame, chain.span)
+            return Absent.BROKEN
+        return self._left(
+            self._elements(chain.elements, current, replace(frame, names=names)), names
+        )
 
     def _named_by(self, step: s.Step, frame: Frame) -> bool:
         """Whether a label takes the place of this step's own name in paths."""
@@ -217,7 +241,7 @@ class _Elaborator:
             case s.Step():
                 return self._step(element, current, frame, None, starts)
             case s.Incoming():
-                return frame.incoming
+                return self._incoming(element, frame)
             case s.Group():
                 return self._chain(element.chain, current, frame)
             case s.Repeat():
@@ -226,6 +250,13 @@ class _Elaborator:
                 return self._if(element, current, frame)
             case s.For():
                 return self._for(element, current, frame)
+
+    def _incoming(self, element: s.Incoming, frame: Frame) -> Flowing:
+        if frame.incoming is Absent.NOTHING and not frame.calls:
+            help = "`in` is what flows into a block; in a net a label names a value"
+            self._tell(fail("nothing flows into a net", element.span, help=help), frame)
+            return Absent.BROKEN
+        return frame.incoming
 
     def _repeat(self, repeat: s.Repeat, current: Flowing, frame: Frame) -> Flowing:
         try:
@@ -266,6 +297,7 @@ class _Elaborator:
         outer = dict(frame.variables)
         inner = replace(frame, repeated=True)
         for item in items:
+            self._check_limits(loop.span, frame)
             try:
                 frame.variables.update(_unpacked(loop, item))
             except NetError as e:
@@ -356,9 +388,7 @@ class _Elaborator:
         self._no_branches(step)
         given = arguments(step.args, frame.scope(Absent.NOTHING))
         shape = _INPUT.bind(given, step.span)["shape"]
-        names = self._names(
-            frame, "input", label or ("input" if "input" not in self.places else None)
-        )
+        names = self._input_names(frame, label)
         settings = self.settings
         kind = TensorType((settings.batch, *shape), settings.pixels or settings.dtype)
         _check_size(kind, step.span)
@@ -368,6 +398,17 @@ class _Elaborator:
                 node = settings.prepare(self.b, raw)
         self.places[names.path] = node.name
         return Flow(node, Maker(call_text("input", given), step.span, None))
+
+    def _input_names(self, frame: Frame, label: str | None) -> PathScope:
+        """An input is called by its label; without one it is `input`, further ones input2, ..."""
+        names = self._names(frame, "input", label)
+        if label is None and names.path == "input1":
+            frame.names.claim("input")
+            names = PathScope("input", "input")
+        if names.path in _STEP_INPUTS:
+            help = f"a training step has its own {', '.join(_STEP_INPUTS)}"
+            raise fail(f"an input cannot be called `{names.path}`", help=help)
+        return names
 
     def _call_layer(
         self, step: s.Step, current: Flowing, frame: Frame, label: str | None

@@ -81,7 +81,15 @@ def _name(expr: s.Name, scope: Scope) -> Value:
 
 
 def _listing(expr: s.Listing, scope: Scope) -> Value:
-    return tuple(evaluate(e, scope) for e in expr.items)
+    value = tuple(evaluate(e, scope) for e in expr.items)
+    if _leaves(value) > LONGEST_LIST:
+        raise fail(f"a list ends at {LONGEST_LIST:,} entries", expr.span)
+    return value
+
+
+def _leaves(value: Value) -> int:
+    """How many entries a list has, all its lists' counted."""
+    return sum(map(_leaves, value)) + 1 if isinstance(value, tuple) else 1
 
 
 def _pair(expr: s.Pair, scope: Scope) -> Value:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from netdsl.errors import Span
+from netdsl.errors import NetError, Span, fail
 from netdsl.language import syntax as s
 from netdsl.language.evaluate import Broken, Scope
 from netdsl.types import Node, dims
@@ -70,19 +70,38 @@ Flowing = Flow | Absent
 class PathScope:
     """Names for the things in one scope: same-named siblings are numbered from 1, always.
 
-    `weights` is where values live that uses of a shared chain have in common.
+    `weights` is where values live that uses of a shared chain have in common; `taken` are the names
+    that things in this scope have already.
     """
 
     path: str
     weights: str
     counts: dict[str, int] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
 
     def child(self, name: str, numbered: bool = True) -> PathScope:
-        """The scope of the next thing called `name`; a label is numbered only when repeated."""
+        """The scope of the next thing called `name`; a label is numbered only when repeated.
+
+        Raises NetError where that very path is taken: two things must not share their weights
+        without `shared` saying so.
+        """
         self.counts[name] = self.counts.get(name, 0) + 1
         if numbered:
             name = f"{name}{self.counts[name]}"
+        self.claim(name)
         return PathScope(join(self.path, name), join(self.weights, name))
+
+    def claim(self, name: str) -> None:
+        """Takes a name in this scope, once."""
+        if name in self.taken:
+            raise taken(self, name)
+        self.taken.add(name)
+
+
+def taken(scope: PathScope, name: str) -> NetError:
+    """What is said where a name would stand twice in a scope."""
+    help = "layers without a label are called conv1, conv2, ...; choose another name"
+    return fail(f"two things here are called `{join(scope.path, name)}`", help=help)
 
 
 def join(prefix: str, name: str) -> str:

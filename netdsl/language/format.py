@@ -58,7 +58,7 @@ def _level(e: s.Expr) -> int:
     if isinstance(e, s.Flat):
         return _LEVEL.get(e.rest[0][0], _COMPARISON)
     if isinstance(e, s.Unary):
-        return 3 if e.op == "not" else 6
+        return 3 if e.op == "not" else _TIGHT
     return _TIGHT + 1
 
 
@@ -225,7 +225,7 @@ class _Writer:
         """`head { statements }`, on one line where it was and fits."""
         if not body.statements and not self._has_comments(whole):
             return [f"{head} {{}}"]
-        if self._one_line(body) or not self.text:
+        if body.statements and (self._one_line(body) or not self.text):
             flat = f"{head} {{ {'; '.join(map(_flat_statement, body.statements))} }}"
             if len(indent + flat) <= WIDTH:
                 return [flat]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from netdsl.errors import Diagnostic, NetError, Source, Span, fail, nearest
@@ -34,6 +35,11 @@ class Program:
     def has_recipe(self, name: str | None) -> bool:
         """Whether a `train` section is called that."""
         return name is not None and any(x.name == name for x in self.sections("train"))
+
+    def complete(self, name: str) -> bool:
+        """Whether a net can be elaborated by its name alone, every parameter having a value."""
+        item = self.nets[name]
+        return not isinstance(item, s.Net) or all(p.default is not None for p in item.params)
 
     def net(self, name: str | None = None, span: Span | None = None) -> str:
         """A net's name, checked; the file's first net where none is asked for."""
@@ -77,14 +83,27 @@ def _inherit(base: s.Section, heir: s.Section) -> s.Section:
 Reader = Callable[[str], str]
 
 
+MOST_BYTES = 4_000_000
+MOST_USES = 50
+
+
 def read_text(path: str) -> str:
     """A file's text. Raises NetError where it cannot be read."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        with open(path, "rb") as f:
+            return decode(f.read(MOST_BYTES + 1), path)
+    except (OSError, ValueError) as e:
+        raise fail(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from None
+
+
+def decode(content: bytes, name: str) -> str:
+    """Bytes as text, a byte order mark left out. Raises NetError where they are none."""
+    if len(content) > MOST_BYTES:
+        raise fail(f"{name} has over {MOST_BYTES:,} bytes; a .net file is never so long")
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise fail(f"{path} is no UTF-8 text", help="is it a .net file?") from None
-    except OSError as e:
-        raise fail(f"cannot read {path}: {e.strerror or e}") from None
+        raise fail(f"{name} is no UTF-8 text", help="is it a .net file?") from None
 
 
 def load(path: str, read: Reader = read_text) -> Program:
@@ -96,7 +115,7 @@ def program(file: s.File, read: Reader = read_text) -> Program:
     """The program of a syntax tree, with the blocks of every `use`."""
     name = file.span.source.name
     errors: list[Diagnostic] = []
-    blocks = _used(file, read, (str(Path(name)),), errors)
+    blocks = _used(file, read, (os.path.normpath(name),), errors, {})
     own: dict[str, s.Block] = {}
     nets: dict[str, s.Net | s.Instance] = {}
     for item in file.items:
@@ -120,42 +139,57 @@ def _define(table: dict[str, Any], item: Any, what: str, errors: list[Diagnostic
 
 
 def _check_sections(file: s.File, errors: list[Diagnostic]) -> None:
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str | None]] = set()
     for item in file.items:
         if not isinstance(item, s.Section):
             continue
-        if item.name is not None and (item.kind, item.name) in seen:
-            message = f"two {item.kind} sections are called `{item.name}`"
-            errors.append(Diagnostic(message, item.span))
-        seen.add((item.kind, item.name or ""))
-        names = [e.name for e in item.entries if isinstance(e, s.Entry)]
-        for e in item.entries:
-            if isinstance(e, s.Entry) and names.count(e.name) > 1:
-                errors.append(Diagnostic(f"`{e.name}` is given twice", e.span))
-                names.remove(e.name)
+        if (item.kind, item.name) in seen:
+            called = f"are called `{item.name}`" if item.name else "have no name"
+            message = f"two {item.kind} sections {called}"
+            help = None if item.name else f"name one of them: `{item.kind} NAME {{ ... }}`"
+            errors.append(Diagnostic(message, item.span, help))
+        seen.add((item.kind, item.name))
+        entries = [e for e in item.entries if isinstance(e, s.Entry)]
+        counts = Counter(e.name for e in entries)
+        last = {e.name: e for e in entries}
+        for name, count in counts.items():
+            if count > 1:
+                errors.append(Diagnostic(f"`{name}` is given {count} times", last[name].span))
 
 
 def _used(
-    file: s.File, read: Reader, path: tuple[str, ...], errors: list[Diagnostic]
+    file: s.File,
+    read: Reader,
+    path: tuple[str, ...],
+    errors: list[Diagnostic],
+    known: dict[str, dict[str, s.Block]],
 ) -> dict[str, s.Block]:
-    """Blocks of the files that `file` uses, theirs included. `path` is the way that led here."""
+    """Blocks of the files that `file` uses, theirs included.
+
+    `path` is the way that led here, `known` what files that were read already bring.
+    """
     blocks: dict[str, s.Block] = {}
-    here = Path(file.span.source.name).parent
+    here = os.path.dirname(file.span.source.name)
     for item in file.items:
         if not isinstance(item, s.Use):
             continue
-        target = str(here / item.path)
+        target = os.path.normpath(os.path.join(here, item.path))
         if target in path:
             way = " uses ".join((*path[path.index(target) :], target))
             errors.append(Diagnostic("files use each other in a circle", item.span, None, (way,)))
-            continue
-        try:
-            other = parse(read(target), target)
-        except NetError as e:
-            errors.extend(e.located(item.span).diagnostics)
-            continue
-        blocks |= _used(other, read, (*path, target), errors)
-        blocks |= {b.name: b for b in other.items if isinstance(b, s.Block)}
+        elif len(path) > MOST_USES:
+            errors.append(Diagnostic(f"files use files over {MOST_USES} deep", item.span))
+        else:
+            try:
+                if target not in known:
+                    other = parse(read(target), target)
+                    brought = _used(other, read, (*path, target), errors, known)
+                    known[target] = brought | {
+                        b.name: b for b in other.items if isinstance(b, s.Block)
+                    }
+                blocks |= known[target]
+            except NetError as e:
+                errors.extend(e.located(item.span).diagnostics)
     return blocks
 
 

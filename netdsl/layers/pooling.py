@@ -50,7 +50,8 @@ def _avgpool(
     include_pad: bool,
 ) -> Node:
     geometry = _geometry(site, x, "avgpool", kernel, stride, pad, ceil)
-    return site.b.avg_pool(x, include_pad=include_pad, **geometry)
+    counted = pads(pad, kernel) if include_pad else ((0, 0), (0, 0))
+    return site.b.avg_pool(x, counted=counted, **geometry)
 
 
 def _globalavgpool(site: Site, x: Node) -> Node:

@@ -78,7 +78,8 @@ def _squared_error_example(draw: Draw) -> Example:
 
 def _top_hit(xp: Any, scores: Array, labels: Array, k: int) -> Array:
     own = xp.take_along_axis(scores, labels[..., None].astype("int64"), axis=-1)
-    return ((scores > own).sum(axis=-1) < k).astype(scores.dtype)
+    rivals = (~(own > scores)).sum(axis=-1) - 1
+    return (rivals < k).astype(scores.dtype)
 
 
 def _top_hit_shape(scores: TensorType, labels: TensorType, k: int) -> TensorType:
@@ -134,6 +135,6 @@ OPS = (
         examples=lambda draw: Example(_labelled(draw), {"k": draw.whole(1, 3)}),
         attrs=(Param("k", Whole(), 1),),
         nondiff={"scores": "a count is constant almost everywhere", "labels": _LABELS},
-        doc="1 where the label is among the k best scores, else 0",
+        doc="1 where the label is among the k best scores; ties and NaNs count against it",
     ),
 )

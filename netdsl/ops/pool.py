@@ -6,11 +6,11 @@ from typing import Any
 
 from netdsl.ops.op import Draw, Example, Op, floats, image, require
 from netdsl.ops.windows import Pads, Pair, out_size, padded, taps
-from netdsl.signature import Flag, Param
+from netdsl.signature import Param
 from netdsl.types import Array, Node, TensorType, dims
 
 _WINDOW = (Param("kernel"), Param("stride"), Param("pad", default=((0, 0), (0, 0))))
-_AVERAGE = (*_WINDOW, Param("include_pad", Flag(), False))
+_AVERAGE = (*_WINDOW, Param("counted", default=((0, 0), (0, 0))))
 
 
 def _pool_shape(x: TensorType, kernel: Pair, stride: Pair, pad: Pads, **_: Any) -> TensorType:
@@ -51,25 +51,27 @@ def _inner(whole: Array, shape: tuple[int, ...], pad: Pads) -> Array:
 
 
 def _counts(
-    xp: Any, size: Pair, kernel: Pair, stride: Pair, pad: Pads, include_pad: bool, dtype: Any
+    xp: Any, size: Pair, kernel: Pair, stride: Pair, pad: Pads, counted: Pads, dtype: Any
 ) -> Array:
-    """How many pixels each window averages: [1, OH, OW, 1]."""
+    """How many pixels each window averages: [1, OH, OW, 1]; of the padding, `counted` counts."""
     out = out_size(size, kernel, stride, pad)
-    ones = xp.ones((1, *size, 1), dtype=dtype)
-    whole = padded(xp, ones, pad, 1.0 if include_pad else 0.0)
+    (top, bottom), (left, right) = counted
+    ones = xp.ones((1, size[0] + top + bottom, size[1] + left + right, 1), dtype=dtype)
+    rest = tuple((p[0] - c[0], p[1] - c[1]) for p, c in zip(pad, counted, strict=True))
+    whole = padded(xp, ones, (rest[0], rest[1]))
     return sum(tap for _, _, tap in taps(whole, out, kernel, stride))
 
 
-def _avg_pool(xp: Any, x: Array, kernel: Pair, stride: Pair, pad: Pads, include_pad: bool) -> Array:
+def _avg_pool(xp: Any, x: Array, kernel: Pair, stride: Pair, pad: Pads, counted: Pads) -> Array:
     size = out_size(x.shape[1:3], kernel, stride, pad)
     total = sum(tap for _, _, tap in taps(padded(xp, x, pad), size, kernel, stride))
-    return total / _counts(xp, x.shape[1:3], kernel, stride, pad, include_pad, x.dtype)
+    return total / _counts(xp, x.shape[1:3], kernel, stride, pad, counted, x.dtype)
 
 
 def _avg_pool_grad(
-    xp: Any, g: Array, size: Pair, kernel: Pair, stride: Pair, pad: Pads, include_pad: bool
+    xp: Any, g: Array, size: Pair, kernel: Pair, stride: Pair, pad: Pads, counted: Pads
 ) -> Array:
-    share = g / _counts(xp, size, kernel, stride, pad, include_pad, g.dtype)
+    share = g / _counts(xp, size, kernel, stride, pad, counted, g.dtype)
     (top, bottom), (left, right) = pad
     shape = (g.shape[0], size[0] + top + bottom, size[1] + left + right, g.shape[3])
     whole = xp.zeros(shape, dtype=g.dtype)
@@ -79,7 +81,7 @@ def _avg_pool_grad(
 
 
 def _avg_grad_shape(
-    g: TensorType, size: Pair, kernel: Pair, stride: Pair, pad: Pads, include_pad: bool
+    g: TensorType, size: Pair, kernel: Pair, stride: Pair, pad: Pads, counted: Pads
 ) -> TensorType:
     back = out_size(size, kernel, stride, pad)
     require(back == g.shape[1:3], f"no image of {dims(size)} pools to {dims(g.shape[1:3])}")
@@ -101,6 +103,12 @@ def _window(draw: Draw, size: Pair) -> dict[str, Any]:
     return {"kernel": tuple(kernel), "stride": stride, "pad": tuple(pad)}
 
 
+def _counted(draw: Draw, window: dict[str, Any]) -> Pads:
+    """All of the padding, or none of it."""
+    pads: Pads = draw.pick((window["pad"], ((0, 0), (0, 0))))
+    return pads
+
+
 def _max_example(draw: Draw) -> Example:
     shape = image(draw)
     return Example(floats(shape, values="distinct"), _window(draw, shape[1:3]))
@@ -108,7 +116,8 @@ def _max_example(draw: Draw) -> Example:
 
 def _avg_example(draw: Draw) -> Example:
     shape = image(draw)
-    attrs = {**_window(draw, shape[1:3]), "include_pad": draw.pick((True, False))}
+    window = _window(draw, shape[1:3])
+    attrs = {**window, "counted": _counted(draw, window)}
     return Example(floats(shape), attrs)
 
 
@@ -123,7 +132,7 @@ def _avg_grad_example(draw: Draw) -> Example:
     n, h, w, c = image(draw)
     window = _window(draw, (h, w))
     pooled = (n, *out_size((h, w), **window), c)
-    attrs = {**window, "size": (h, w), "include_pad": draw.pick((True, False))}
+    attrs = {**window, "size": (h, w), "counted": _counted(draw, window)}
     return Example(floats(pooled), attrs)
 
 
@@ -167,7 +176,7 @@ OPS = (
         attrs=_AVERAGE,
         vjp=(lambda b, g, y, x: b.avg_pool_grad(g, size=x.type.shape[1:3], **y.attrs),),
         window=lambda types, attrs: (attrs["kernel"], attrs["stride"], (1, 1)),
-        doc="the mean of each window; padding counts only with include_pad",
+        doc="the mean of each window; of the padding only `counted` pixels count",
     ),
     Op(
         name="avg_pool_grad",

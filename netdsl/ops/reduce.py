@@ -35,8 +35,9 @@ def _mean_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
 
 
 def _max_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
-    hit = b.equal(x, _spread(b, y, y, x))
-    return b.select(hit, _spread(b, g, y, x), b.const(0.0))
+    hit = b.cast(b.equal(x, _spread(b, y, y, x)), dtype=x.type.dtype)
+    share = b.div(g, b.reduce_sum(hit, axes=y.attrs["axes"], keepdims=y.attrs["keepdims"]))
+    return b.mul(hit, _spread(b, share, y, x))
 
 
 def _axes_example(draw: Draw) -> Example:
@@ -120,7 +121,7 @@ OPS = (
         "reduce_max",
         lambda xp, x, axes, keepdims: x.max(axis=axes, keepdims=keepdims),
         _max_vjp,
-        "maximum over axes; equal maxima each receive the gradient",
+        "maximum over axes; equal maxima share the gradient",
     ),
     _row_op("softmax", _softmax, _softmax_vjp, "e^x over its sum, along the last axis"),
     _row_op("log_softmax", _log_softmax, _log_softmax_vjp, "logarithm of softmax, computed stably"),

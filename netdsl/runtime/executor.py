@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from netdsl.errors import internal
 from netdsl.runtime.state import State
 from netdsl.types import Array, Backend, Graph, Node
@@ -43,6 +45,11 @@ class Executor:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs by name, on the backend; inputs that the graph does not read are ignored."""
+        # overflow and NaN are seen in the results, not told by NumPy in the middle
+        with np.errstate(all="ignore"):
+            return self._run(inputs)
+
+    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         values = self._constants | {name: self.state.arrays[name] for name in self.reads}
         for node in self._inputs:
             array = inputs[node.name]

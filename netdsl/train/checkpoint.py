@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from netdsl import __version__
-from netdsl.errors import NetError, fail
-from netdsl.files import write_atomically
+from netdsl.errors import fail
+from netdsl.files import finite, write_atomically
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, program
 from netdsl.train.recipe import Recipe, resolve
@@ -46,7 +46,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "net": checkpoint.net_text,
         "recipe": json.dumps(checkpoint.recipe_name),
         "classes": json.dumps(checkpoint.classes),
-        "metrics": json.dumps(checkpoint.metrics),
+        "metrics": json.dumps(finite(dict(checkpoint.metrics))),
         "progress": json.dumps(checkpoint.progress),
     }
     write_atomically(path, to_bytes(dict(checkpoint.states), metadata))
@@ -62,7 +62,7 @@ def load(path: Path) -> Checkpoint:
         with safe_open(path, framework="numpy") as f:
             metadata = f.metadata() or {}
             states = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError) as e:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as e:
         raise fail(f"{path} is no checkpoint, or damaged: {e}") from None
     if metadata.get("format") != "netdsl":
         help = "weights carry their .net; `netdsl train` writes such files"
@@ -71,11 +71,18 @@ def load(path: Path) -> Checkpoint:
         return Checkpoint(
             states,
             metadata["net"],
-            json.loads(metadata["recipe"]),
-            tuple(json.loads(metadata["classes"])),
-            json.loads(metadata["metrics"]),
-            json.loads(metadata["progress"]),
+            _decoded(metadata, "recipe", str | None),
+            tuple(str(c) for c in _decoded(metadata, "classes", list)),
+            _decoded(metadata, "metrics", dict),
+            _decoded(metadata, "progress", dict),
             str(path),
         )
-    except (KeyError, ValueError, NetError) as e:
+    except (KeyError, ValueError, RecursionError) as e:
         raise fail(f"{path} is damaged: {e}") from None
+
+
+def _decoded(metadata: Mapping[str, str], key: str, kind: Any) -> Any:
+    value = json.loads(metadata[key])
+    if not isinstance(value, kind):
+        raise ValueError(f"its `{key}` is {str(value)[:40]}")
+    return value

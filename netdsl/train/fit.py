@@ -42,13 +42,14 @@ def check_fit(network: Network, image: tuple[int, ...], classes: tuple[str, ...]
             wanted.span,
             help=f"begin the net with `input({given})`, or choose another source",
         )
-    out = network.graph[network.graph.outputs["main"]]
-    if out.type.shape[-1] != len(classes):
-        raise fail(
-            f"the data has {len(classes)} classes, the net gives {out.type.shape[-1]} scores",
-            out.span,
-            help=f"end the net with `fc({len(classes)})`",
-        )
+    for name in network.graph.outputs.values():
+        out = network.graph[name]
+        if out.type.shape[-1] != len(classes):
+            raise fail(
+                f"the data has {len(classes)} classes, the net gives {out.type.shape[-1]} scores",
+                out.span,
+                help=f"end it with `fc({len(classes)})`",
+            )
 
 
 def check_loss(network: Network, recipe: Recipe) -> None:

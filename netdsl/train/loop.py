@@ -28,6 +28,8 @@ from netdsl.train.step import evaluation_graph, training_graph
 from netdsl.types import Backend
 
 EVALUATION_BATCH = 250
+KEPT = ("recipe.net", "metrics.jsonl", "last.safetensors", "best.safetensors")
+"""The files of a run directory."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,11 @@ class Trainer:
         program: Program,
         recipe_name: str | None,
         backend: Backend,
-        out: Path,
         data_folder: str | None = None,
     ) -> None:
         self.recipe_name = recipe_name
         self.recipe = recipe = resolve(program, recipe_name)
         self.net_text = format_file(self_contained(program))
-        self.out = out
         network = elaborate(program, recipe.net, recipe.settings(training=True))
         evaluating = elaborate(
             program, recipe.net, recipe.settings(training=False, batch=EVALUATION_BATCH)
@@ -90,8 +90,10 @@ class Trainer:
         self.step = Executor(step, backend, self.state)
         self.evaluation = Executor(evaluation_graph(evaluating, recipe), backend, self.state)
 
-    def run(self, watch: Watcher, tell: Teller) -> Result:
-        """Trains to the end. `watch` sees every step, `tell` every epoch's metrics."""
+    def run(self, out: Path, watch: Watcher, tell: Teller) -> Result:
+        """Trains to the end. `watch` sees every step, `tell` every epoch's metrics; `out` receives
+        all that the run keeps."""
+        self.out = out
         header = f"# netdsl {__version__}, train {self.recipe_name or 'section'}\n"
         write_atomically(self.out / "recipe.net", (header + self.net_text).encode())
         record = Record(self.out / "metrics.jsonl")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from netdsl.data.samples import Samples, evaluation_batches
-from netdsl.files import write_atomically
+from netdsl.files import finite, write_atomically
 from netdsl.runtime.executor import Executor
 from netdsl.types import Array
 
@@ -45,7 +45,7 @@ class Record:
     lines: list[str] = field(default_factory=list)
 
     def add(self, values: Mapping[str, Any]) -> None:
-        self.lines.append(json.dumps(values))
+        self.lines.append(json.dumps(finite(dict(values)), allow_nan=False))
         write_atomically(self.path, ("\n".join(self.lines) + "\n").encode())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from netdsl.errors import fail
 from netdsl.ir.builder import Builder
 from netdsl.ir.grad import grad
 from netdsl.ir.verify import verify
@@ -41,6 +42,8 @@ def training_graph(network: Network, recipe: Recipe) -> Graph:
 
 
 def _optimize(b: Builder, network: Network, recipe: Recipe, loss: Node) -> dict[str, Node]:
+    if not network.parameters:
+        raise fail(f"`{network.name}` has nothing to learn", help="a `conv` or `fc` has weights")
     gradients = grad(b, loss, network.parameters)
     if recipe.clip is not None:
         gradients = _clipped(b, gradients, recipe.clip)

@@ -45,12 +45,14 @@ class Trained:
         self.recipe = self.checkpoint.recipe()
         self.program = self.checkpoint.program()
         self.state = State(backend)
+        self.classes = self.checkpoint.classes
 
     def _executor(self, batch: int) -> tuple[Executor, str, tuple[int, ...]]:
         settings = self.recipe.settings(training=False, batch=batch)
         network = elaborate(self.program, self.recipe.net, settings)
         graph = evaluation_graph(network, self.recipe)
         self.state.load(self.checkpoint.states, graph.states, self.checkpoint.origin)
+        check_fit(network, network.graph[single_input(network)].type.shape[1:], self.classes)
         image = single_input(network)
         executor = Executor(graph, self.backend, self.state)
         return executor, image, network.graph[image].type.shape[1:]
@@ -66,7 +68,7 @@ class Trained:
         return Report(score, dataset.classes, self._confusion(executor, image, samples))
 
     def _confusion(self, executor: Executor, image: str, samples: Samples) -> Array:
-        n = len(self.checkpoint.classes)
+        n = len(self.classes)
         counts = np.zeros((n, n), dtype=np.int64)
         for batch in evaluation_batches(samples, EVALUATION_BATCH):
             given = {image: batch.images, "labels": batch.labels, "weights": batch.weights}
@@ -90,5 +92,5 @@ class Trained:
             }
             scores = self.backend.download(executor.run(given)["scores"])[0]
             best = np.argsort(-scores, kind="stable")[:TOP]
-            found.append((path, [(self.checkpoint.classes[i], float(scores[i])) for i in best]))
+            found.append((path, [(self.classes[i], float(scores[i])) for i in best]))
         return found

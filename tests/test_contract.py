@@ -1,0 +1,292 @@
+"""What people did to it once: each case ended in a wrong result, a traceback or a hang."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from netdsl.errors import NetError
+from netdsl.insight.check import check_program
+from netdsl.insight.expectations import run_test
+from netdsl.insight.gradcheck import gradcheck
+from netdsl.language.elaborate import elaborate
+from netdsl.language.format import format_text
+from netdsl.language.parse import parse
+from netdsl.language.program import load, program
+from netdsl.ops import OPS
+from tests.conftest import ROOT
+
+DIGITS = str(ROOT / "models" / "digits.net")
+SECTIONS = "data { source = digits }\ntrain { epochs = 1 }\n"
+
+
+def expecting(condition: str) -> str:
+    return SECTIONS.replace("epochs = 1", f"epochs = 1, expect {condition}")
+
+
+def check(text: str) -> None:
+    check_program(program(parse(text)))
+
+
+@pytest.mark.parametrize("scores", [[np.nan] * 3, [1.0] * 3, [0.0, 1.0, np.nan]])
+def test_ties_and_nans_are_no_hits(scores: list[float]) -> None:
+    label = np.array([1])
+    assert OPS["top_hit"].reference(np, np.array([scores]), label, k=1) == 0
+
+
+def test_the_gradient_of_tied_maxima_sums_to_one() -> None:
+    from netdsl.ir.builder import Builder
+    from netdsl.ir.evaluate import evaluate
+    from netdsl.ir.grad import grad
+    from netdsl.types import TensorType
+
+    b = Builder(dtype="float64")
+    x = b.input("x", TensorType((4, 4), "float64"))
+    g = grad(b, b.reduce_max(x, axes=(0, 1)), [x])["x"]
+    assert evaluate(b.graph({}), {"x": np.zeros((4, 4))})[g.name].sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("net a { input(8x8x8); conv(8, 1x1); conv1: conv(8, 1x1) }", "two things here"),
+        ("net a { input(8); shared e = fc(3); shared e = fc(3); e }", "two things here"),
+        ("net a { input(8); output head: fc(3); head: relu -> fc(3) }", "two things here"),
+        ("block e { fc(8) }\nnet a { input(8); shared e1 = fc(8); e -> e1 }", "two things here"),
+        ("net a { labels: input(8); fc(3) }", "cannot be called `labels`"),
+        ("net a { input(8) -> in }", "nothing flows into a net"),
+        ("net a { input(8x8x1); fc(10); output s: fc(5) }\n" + SECTIONS, "gives 5 scores"),
+        ("net a { input(8x8x1); pad(channels=[0, 9]) -> avgpool(8) }\n" + SECTIONS, "to learn"),
+        ("net a { input(8x8x1) }\ntrain { epochs = 1 }", "holds no `data`"),
+        ("net a { input(9x9x1); fc(10) }\n" + SECTIONS, "the images are 8x8x1"),
+        ("net a { input(8x8x1); fc(10) }\n" + SECTIONS + "train { seed = 1 }", "have no name"),
+        ("net a { input(8x8x1); fc(10) }\n" + expecting("seed > 0"), "no metric"),
+        ("net a { input(8x8x1); fc(10) }\n" + expecting("val_loss"), "condition"),
+        ("net a { input(8x8x1); fc(10) }\n" + expecting("1/0 > 0"), "by zero"),
+        ("data { source = digits, validation = 1.0 }", "below 1"),
+        ("net a { input(8x8x3); add { conv(16, 1x1) | globalavgpool } }", "differ"),
+        ("net a { for i in range(10000) { for j in range(10000) {} }; input(3) }", "loops"),
+        ("net a { let x = [1, 1]; " + "let x = [x, x]; " * 30 + "input(x) }", "a list ends"),
+        ("net a { input(3) -> (relu * 10000) * 4 }", "layers"),
+    ],
+)
+def test_refused_with_a_sentence(text: str, complaint: str) -> None:
+    started = time.perf_counter()
+    with pytest.raises(NetError, match=complaint):
+        check(text)
+    assert time.perf_counter() - started < 15
+
+
+def test_names_compare_by_their_name() -> None:
+    text = "block b(p) { if p == same { relu } else { tanh } }\nnet a { input(3); b(same) }"
+    assert [x.op for x in elaborate(program(parse(text))).layers] == ["relu"]
+
+
+def test_a_loop_gives_back_a_variable_that_held_none() -> None:
+    text = "net a { let x = none; input(8x8x1); for x in [1] { relu }; maxpool(2, stride=x) }"
+    assert elaborate(program(parse(text))).place("maxpool1").type.shape[1:3] == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ("conv(1, 3x3) -> conv(1, 3x3) -> c: conv(1, 3x3)", "7"),
+        ("c: convtranspose(1, 5x5)", "5"),
+        ("conv(1, 5x5) -> upsample(2) -> c: conv(1, 3x3)", "6"),
+        ("conv(1, 3x3, dilation=2) -> maxpool(2x2) -> c: conv(1, 3x3)", "10"),
+    ],
+)
+def test_receptive_fields(body: str, field: str) -> None:
+    *before, last = body.split(" -> ")
+    lines = "; ".join([*(" -> ".join(before),), last] if before else [last])
+    text = f'net a {{ input(32x32x1); {lines} }}\ntest a {{ receptive_field("c") == {field} }}'
+    p = program(parse(text))
+    assert run_test(p, p.tests[0]).ok
+
+
+def test_ceil_mode_averages_as_torch_does() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    from netdsl.ir.evaluate import results
+
+    x = np.random.default_rng(0).standard_normal((1, 6, 5, 2)).astype(np.float32)
+    for k, s, p in ((2, 2, 0), (3, 2, 1), (3, 2, 0)):
+        for include in (True, False):
+            word = "yes" if include else "no"
+            call = f"avgpool({k}, stride={s}, pad={p}, ceil=yes, include_pad={word})"
+            graph = elaborate(program(parse(f"net a {{ input(6x5x2); {call} }}"))).graph
+            found = results(graph, {"input": x})["main"]
+            pool = torch.nn.AvgPool2d(k, s, p, ceil_mode=True, count_include_pad=include)
+            expected = pool(torch.from_numpy(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "body", ["fc(16) -> batchnorm -> relu -> fc(3)", "conv(8, 3x3) -> batchnorm -> relu -> fc(3)"]
+)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_gradcheck_accepts_right_nets(body: str, seed: int) -> None:
+    rows = list(gradcheck(program(parse(f"net a {{ input(8x8x3); {body} }}")), None, seed))
+    assert [r for r in rows if not r.ok] == []
+
+
+def test_files_that_use_each_other_are_read_once_and_circles_are_found(tmp_path: Path) -> None:
+    for i in range(20):
+        uses = f'use "{i + 1}.net"\n' * 2 if i < 19 else ""
+        (tmp_path / f"{i}.net").write_text(f"{uses}block b{i} {{ relu }}")
+    assert len(load(str(tmp_path / "0.net")).blocks) == 20
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "b.net").write_text('use "sub/../b.net"\nuse "./sub/../b.net"')
+    with pytest.raises(NetError, match="circle"):
+        load(str(tmp_path / "b.net"))
+
+
+@pytest.mark.parametrize("comment", ["#", "# hello world"])
+@pytest.mark.parametrize("end", ["-> relu }", "}"])
+def test_many_comment_lines_take_no_time(comment: str, end: str) -> None:
+    started = time.perf_counter()
+    parse("net a { input(3)\n" + f"{comment}\n" * 20_000 + end)
+    assert time.perf_counter() - started < 3
+
+
+def test_many_entries_and_many_sections_take_no_time() -> None:
+    started = time.perf_counter()
+    with pytest.raises(NetError):
+        program(parse("train {\n" + "epochs = 1\n" * 20_000 + "}"))
+    with pytest.raises(NetError):
+        parse("net a { ( }\n" + "net b { input(3) }\n" * 20_000)
+    assert time.perf_counter() - started < 15
+
+
+@pytest.mark.parametrize("text", ["net n # why\n{}\n", "net a { input(0*-[-(1+2)][0]) }"])
+def test_format_settles_at_once(text: str) -> None:
+    once = format_text(text)
+    assert format_text(once) == once
+    assert parse(once) == parse(text)
+
+
+def netdsl(*args: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "netdsl", *args]
+    options = {"capture_output": True, "text": True, "timeout": 60} | kwargs
+    return subprocess.run(command, check=False, **options)
+
+
+def test_writing_keeps_permissions_and_follows_links(tmp_path: Path) -> None:
+    from netdsl.files import write_atomically
+
+    real = tmp_path / "real"
+    real.write_text("old")
+    real.chmod(0o600)
+    link = tmp_path / "link"
+    link.symlink_to(real)
+    write_atomically(link, b"new")
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+    assert stat.S_IMODE(real.stat().st_mode) == 0o600
+    real.chmod(0o444)
+    with pytest.raises(NetError, match="read-only"):
+        write_atomically(real, b"newer")
+
+
+def test_a_run_takes_a_folder_of_its_own_and_never_a_user_s_files(tmp_path: Path) -> None:
+    (tmp_path / "recipe.net").write_text(Path(DIGITS).read_text())
+    found = netdsl("train", "recipe.net", "--out", ".", cwd=tmp_path)
+    assert found.returncode == 2
+    assert "already holds recipe.net" in found.stderr
+    from netdsl.cli import _run_directory
+
+    here = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        assert _run_directory("a.net", None) != _run_directory("a.net", None)
+    finally:
+        os.chdir(here)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("summary", "x" * 5000),
+        ("test", "x" * 5000),
+        ("eval", "x" * 5000),
+        ("train", DIGITS, "--data", "x" * 5000),
+        ("train", DIGITS, "--out", "x" * 5000, "--set", "train.epochs=1"),
+        ("check", "/dev/zero"),
+        ("gradcheck", DIGITS, "--seed", "18446744073709551616"),
+    ],
+)
+def test_odd_arguments_end_with_a_sentence(args: tuple[str, ...]) -> None:
+    found = netdsl(*args)
+    assert found.returncode == 2, found.stderr
+    assert "Traceback" not in found.stderr
+    assert found.stderr.startswith("error: ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_behind_standard_output_is_told() -> None:
+    with open("/dev/full", "w") as full:
+        found = netdsl("summary", DIGITS, stdout=full, stderr=subprocess.PIPE, capture_output=False)
+    assert found.returncode == 2
+    assert "No space left" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_odd_names_reach_an_odd_terminal(tmp_path: Path) -> None:
+    (tmp_path / "a.net").write_text("\ufeffnet größe { input(8) -> fc(3) }", encoding="utf-8")
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    found = netdsl("summary", "a.net", cwd=tmp_path, env=env)
+    assert found.returncode == 0, found.stderr
+    assert "gr\\xf6\\xdfe" in found.stdout
+
+
+def test_sixteen_bit_pictures_are_scaled(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from netdsl.data.pictures import read_picture
+
+    eight = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    Image.fromarray(eight).save(tmp_path / "8.png")
+    Image.fromarray(eight.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    a, b = (read_picture(tmp_path / name, (8, 8, 1)) for name in ("8.png", "16.png"))
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("classes", "5"), ("classes", "[]"), ("recipe", "5"), ("metrics", "["), ("net", "net a {")],
+)
+def test_checkpoints_with_odd_metadata_are_told(tmp_path: Path, key: str, value: str) -> None:
+    from safetensors.numpy import save_file
+
+    from netdsl.backends import open_backend
+    from netdsl.train.use import Trained
+
+    text = "net a { input(8x8x1); fc(10) }\n" + SECTIONS
+    metadata = {
+        "format": "netdsl",
+        "net": text,
+        "recipe": "null",
+        "classes": '["a"]',
+        "metrics": "{}",
+        "progress": "{}",
+    } | {key: value}
+    weights = {"fc1.weight": np.zeros((10, 64), np.float32), "fc1.bias": np.zeros(10, np.float32)}
+    save_file(weights, tmp_path / "x.safetensors", metadata)
+    with pytest.raises(NetError):
+        Trained(tmp_path / "x.safetensors", open_backend("reference")).predict([])
+
+
+def test_metrics_are_json_whatever_happens(tmp_path: Path) -> None:
+    import json
+
+    from netdsl.files import finite
+
+    assert json.dumps(finite({"a": float("nan"), "b": [float("inf"), 1.0]}), allow_nan=False)
