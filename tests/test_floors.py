@@ -13,6 +13,7 @@ FLOORS = [
     "errors",
     "files",
     "values",
+    "kinds",
     "signature",
     "types",
     "ops",

@@ -9,18 +9,8 @@ from typing import Any
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError, fail
 from netdsl.ir.builder import Builder
-from netdsl.signature import (
-    Chosen,
-    Many,
-    Mismatch,
-    Nothing,
-    Number,
-    OneFrom,
-    OneOf,
-    Param,
-    Signature,
-    Whole,
-)
+from netdsl.kinds import Many, Mismatch, Nothing, Number, OneOf, Whole
+from netdsl.signature import Chosen, OneFrom, Param, Signature
 from netdsl.types import Node
 from netdsl.values import Argument, Value
 

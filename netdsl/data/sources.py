@@ -14,7 +14,8 @@ import numpy as np
 from netdsl.data.idx import find, idx_shape, read_idx
 from netdsl.data.samples import Dataset, Samples
 from netdsl.errors import fail
-from netdsl.signature import Nothing, OneOf, Param, Signature, Text
+from netdsl.kinds import Nothing, OneOf, Text
+from netdsl.signature import Param, Signature
 from netdsl.types import dims
 
 

@@ -12,9 +12,9 @@ from netdsl.insight.receptive import receptive_field
 from netdsl.language import syntax as s
 from netdsl.language.elaborate import elaborate
 from netdsl.language.evaluate import Scope, evaluate
-from netdsl.language.format import expression
 from netdsl.language.network import Network
 from netdsl.language.program import Program
+from netdsl.language.unparse import expression
 from netdsl.values import Call, Size, Symbol, Value, show
 
 CLOSE = 0.01

@@ -9,6 +9,7 @@ from itertools import islice
 from netdsl.errors import Diagnostic, NetError, Span, fail, nearest
 from netdsl.ir.builder import Builder
 from netdsl.ir.verify import verify
+from netdsl.kinds import Number, Shape
 from netdsl.language import syntax as s
 from netdsl.language.evaluate import Broken, arguments, evaluate, truth
 from netdsl.language.flow import (
@@ -27,7 +28,7 @@ from netdsl.language.flow import (
 from netdsl.language.network import LayerInfo, Network
 from netdsl.language.program import Program, bind_params, instance_chain
 from netdsl.layers import LAYERS, Layer, Site
-from netdsl.signature import Number, Param, Shape, Signature
+from netdsl.signature import Param, Signature
 from netdsl.types import Node, TensorType
 from netdsl.values import Argument, Value, show
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from netdsl.language import syntax as s
 from netdsl.language.parse import parse
+from netdsl.language.unparse import (
+    TIGHT,
+    args_text,
+    element_text,
+    entry_text,
+    expectation_text,
+    expression,
+    inside,
+    statement_text,
+)
 from netdsl.values import show
 
 WIDTH = 100
@@ -45,75 +55,6 @@ def _comments(text: str) -> list[_Comment]:
             before = text[text.rfind("\n", 0, m.start()) + 1 : m.start()]
             found.append(_Comment(m.start(), m[1].rstrip(), not before.strip()))
     return found
-
-
-# ---- expressions, on one line ------------------------------------------------------------------
-
-_LEVEL = {"or": 1, "and": 2, "not": 3, "+": 5, "-": 5, "*": 6, "/": 6, "//": 6, "%": 6}
-_COMPARISON = 4
-_TIGHT = 7
-
-
-def _level(e: s.Expr) -> int:
-    if isinstance(e, s.Flat):
-        return _LEVEL.get(e.rest[0][0], _COMPARISON)
-    if isinstance(e, s.Unary):
-        return 3 if e.op == "not" else _TIGHT
-    return _TIGHT + 1
-
-
-def expression(e: s.Expr) -> str:
-    """An expression with no more brackets than it needs."""
-    match e:
-        case s.Number():
-            return e.text
-        case s.Dims():
-            return str(e.value)
-        case s.Text():
-            return show(e.value)
-        case s.Name():
-            return e.name
-        case s.Listing():
-            return f"[{', '.join(map(expression, e.items))}]"
-        case s.Pair():
-            return f"({expression(e.first)}, {expression(e.second)})"
-        case s.CallExpr():
-            return f"{e.name}{_args(e.args)}"
-        case s.Member():
-            return f"in.{e.name}"
-        case s.Index():
-            base = _inside(e.base, _TIGHT + 1)
-            return base + "".join(f"[{expression(i)}]" for i in e.indices)
-        case s.Unary():
-            space = " " if e.op == "not" else ""
-            return f"{e.op}{space}{_inside(e.operand, 4 if e.op == 'not' else _TIGHT + 1)}"
-        case s.Flat():
-            return _flat(e)
-
-
-def _inside(e: s.Expr, level: int) -> str:
-    return expression(e) if _level(e) >= level else f"({expression(e)})"
-
-
-def _flat(e: s.Flat) -> str:
-    level = _level(e)
-    parts = [_inside(e.first, level + 1)]
-    for op, operand in e.rest:
-        gap = "" if level == 6 and op in ("*", "/") else " "
-        parts.append(f"{gap}{op}{gap}{_inside(operand, level + 1)}")
-    return "".join(parts)
-
-
-def _args(args: Sequence[s.Arg] | None) -> str:
-    if args is None:
-        return ""
-    return (
-        "("
-        + ", ".join(
-            f"{a.name}={expression(a.value)}" if a.name else expression(a.value) for a in args
-        )
-        + ")"
-    )
 
 
 # ---- layout ------------------------------------------------------------------------------------
@@ -191,15 +132,15 @@ class _Writer:
         return self.braced(head, item.body, item)
 
     def instance(self, item: s.Instance) -> list[str]:
-        return [f"net {item.name} = {item.base}{_args(item.args or None)}"]
+        return [f"net {item.name} = {item.base}{args_text(item.args or None)}"]
 
     def section(self, item: s.Section) -> list[str]:
         head = item.kind + (f" {item.name}" if item.name else "")
-        return self._entries(head, item, item.entries, _entry)
+        return self._entries(head, item, item.entries, entry_text)
 
     def test(self, item: s.Test) -> list[str]:
         head = "test" + (f" {item.net}" if item.net else "")
-        return self._entries(head, item, item.expectations, _expectation)
+        return self._entries(head, item, item.expectations, expectation_text)
 
     def _entries(
         self, head: str, item: s.Tree, entries: Iterable[Any], text: Callable[[Any], str]
@@ -226,7 +167,7 @@ class _Writer:
         if not body.statements and not self._has_comments(whole):
             return [f"{head} {{}}"]
         if body.statements and (self._one_line(body) or not self.text):
-            flat = f"{head} {{ {'; '.join(map(_flat_statement, body.statements))} }}"
+            flat = f"{head} {{ {'; '.join(map(statement_text, body.statements))} }}"
             if len(indent + flat) <= WIDTH:
                 return [flat]
         return [f"{head} {{", *self._statements(body, indent + INDENT), indent + "}"]
@@ -253,7 +194,7 @@ class _Writer:
             case s.Shared():
                 return self.chain(f"{indent}shared {st.name} = ", st.chain, indent)
             case s.Output():
-                args = _args(st.args or None)
+                args = args_text(st.args or None)
                 return self.chain(f"{indent}output {st.name}{args}: ", st.chain, indent)
             case s.Chain():
                 label = f"{st.label}:".ljust(label_width) + " " if st.label else ""
@@ -263,13 +204,13 @@ class _Writer:
         """A chain behind `head`; broken before `->` where it does not fit its line."""
         if chain.label and not labelled:
             head += f"{chain.label}: "
-        flat = head + " -> ".join(map(_flat_element, chain.elements))
+        flat = head + " -> ".join(map(element_text, chain.elements))
         if len(flat) <= WIDTH and not self._must_break(chain):
             return [flat]
         lines = [head]
         for i, element in enumerate(chain.elements):
             arrow = " -> " if i else ""
-            full = len(lines[-1]) + len(arrow) + len(_flat_element(element)) > WIDTH
+            full = len(lines[-1]) + len(arrow) + len(element_text(element)) > WIDTH
             noted = i > 0 and self._between(chain.elements[i - 1], element, lines, indent)
             if i and (noted or (full and not self._broken(element))):
                 lines.append(f"{indent}{INDENT}-> ")
@@ -309,13 +250,13 @@ class _Writer:
 
     def element(self, e: s.Element, column: int, indent: str) -> list[str]:
         """An element whose first line starts at `column`; later lines come with their indent."""
-        flat = _flat_element(e)
+        flat = element_text(e)
         if column + len(flat) <= WIDTH and not self._broken(e):
             return [flat]
         match e:
             case s.Repeat():
                 inner = self.element(e.element, column, indent)
-                return [*inner[:-1], f"{inner[-1]} * {_inside(e.count, _TIGHT + 1)}"]
+                return [*inner[:-1], f"{inner[-1]} * {inside(e.count, TIGHT + 1)}"]
             case s.Group():
                 inner = self.chain("(", e.chain, indent + INDENT)
                 return [*inner[:-1], inner[-1] + ")"]
@@ -331,7 +272,7 @@ class _Writer:
 
     def _branched(self, e: s.Step, column: int, indent: str) -> list[str]:
         assert e.branches is not None
-        head = f"{e.name}{_args(e.args)} "
+        head = f"{e.name}{args_text(e.args)} "
         at = column + len(head)
         bar = (" " * at if at <= WIDTH // 3 else indent + INDENT * 2) + "| "
         lines = [head + "{ "]
@@ -389,62 +330,6 @@ def _label_widths(body: s.Body, text: str) -> dict[int, int]:
         if labelled:
             run.append(i)
     return widths
-
-
-def _expectation(e: s.Expr) -> str:
-    """An expectation; one that begins with a sign would go on with the line above."""
-    text = expression(e)
-    return f"({text})" if text.startswith("-") else text
-
-
-def _entry(e: s.Entry | s.Expect) -> str:
-    if isinstance(e, s.Expect):
-        return f"expect {expression(e.condition)}"
-    return f"{e.name} = {expression(e.value)}"
-
-
-def _flat_body(body: s.Body) -> str:
-    inside = "; ".join(map(_flat_statement, body.statements))
-    return f"{{ {inside} }}" if inside else "{}"
-
-
-def _flat_statement(st: s.Statement) -> str:
-    match st:
-        case s.Let():
-            return f"let {st.name} = {expression(st.value)}"
-        case s.Shared():
-            return f"shared {st.name} = {_flat_chain(st.chain)}"
-        case s.Output():
-            return f"output {st.name}{_args(st.args or None)}: {_flat_chain(st.chain)}"
-        case s.Chain():
-            return _flat_chain(st)
-
-
-def _flat_chain(chain: s.Chain) -> str:
-    label = f"{chain.label}: " if chain.label else ""
-    return label + " -> ".join(map(_flat_element, chain.elements))
-
-
-def _flat_element(e: s.Element) -> str:
-    match e:
-        case s.Step():
-            head = e.name + _args(e.args)
-            if e.branches is None:
-                return head
-            return f"{head} {{ {' | '.join(map(_flat_chain, e.branches))} }}"
-        case s.Incoming():
-            return "in"
-        case s.Group():
-            return f"({_flat_chain(e.chain)})"
-        case s.Repeat():
-            return f"{_flat_element(e.element)} * {_inside(e.count, _TIGHT + 1)}"
-        case s.For():
-            return f"for {', '.join(e.variables)} in {expression(e.items)} {_flat_body(e.body)}"
-        case s.If():
-            arms = [f"if {expression(c)} {_flat_body(body)}" for c, body in e.arms]
-            if e.otherwise is not None:
-                arms.append(_flat_body(e.otherwise))
-            return " else ".join(arms)
 
 
 _ITEMS: dict[type, Callable[[_Writer, Any], list[str]]] = {

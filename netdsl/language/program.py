@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from netdsl.errors import Diagnostic, NetError, Source, Span, fail, nearest
+from netdsl.kinds import Anything
 from netdsl.language import syntax as s
 from netdsl.language.evaluate import Scope, arguments, evaluate
 from netdsl.language.parse import parse
-from netdsl.signature import REQUIRED, Anything, Param, Signature
+from netdsl.signature import REQUIRED, Param, Signature
 from netdsl.values import Argument, Value
 
 

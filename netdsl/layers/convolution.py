@@ -6,20 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from netdsl.errors import fail
+from netdsl.kinds import Extent, Flag, Mismatch, OneOf, Whole
 from netdsl.layers.init import INIT, INITS, initialiser
 from netdsl.layers.layer import Layer, Site, image_of
 from netdsl.ops.windows import Pads, Pair, out_size, reach
-from netdsl.signature import (
-    Chosen,
-    Extent,
-    Flag,
-    Mismatch,
-    OneFrom,
-    OneOf,
-    Param,
-    Signature,
-    Whole,
-)
+from netdsl.signature import Chosen, OneFrom, Param, Signature
 from netdsl.types import Node, dims
 from netdsl.values import Call, Size, Symbol, Value
 

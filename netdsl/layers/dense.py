@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from netdsl.kinds import Number, Whole
 from netdsl.layers.convolution import BIAS, WEIGHT, biased, weight
 from netdsl.layers.layer import Layer, Site
-from netdsl.signature import Number, Param, Signature, Whole
+from netdsl.signature import Param, Signature
 from netdsl.types import Node
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from netdsl.signature import Chosen, Mismatch, Number, OneFrom, OneOf, Param, Signature
+from netdsl.kinds import Mismatch, Number, OneOf
+from netdsl.signature import Chosen, OneFrom, Param, Signature
 from netdsl.values import Symbol, Value
 
 

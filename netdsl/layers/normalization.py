@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 from netdsl.errors import fail
+from netdsl.kinds import Flag, Number, Whole
 from netdsl.layers.init import INIT
 from netdsl.layers.layer import Layer, Site, channels, image_of
-from netdsl.signature import Chosen, Flag, Number, Param, Signature, Whole
+from netdsl.signature import Chosen, Param, Signature
 from netdsl.types import Node
 from netdsl.values import Symbol
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from netdsl.kinds import Extent, Flag, Nothing, OneOf
 from netdsl.layers.convolution import Padding, pads
 from netdsl.layers.layer import Layer, Site, image_of
 from netdsl.ops.windows import Pads, Pair
-from netdsl.signature import Extent, Flag, Nothing, OneOf, Param, Signature
+from netdsl.signature import Param, Signature
 from netdsl.types import Node
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import reduce
 
 from netdsl.errors import fail
+from netdsl.kinds import Extent, Many, Mismatch, Nothing, Number, OneOf, Whole
 from netdsl.layers.layer import Layer, Site, image_of
-from netdsl.signature import Extent, Many, Mismatch, Nothing, Number, OneOf, Param, Signature, Whole
+from netdsl.signature import Param, Signature
 from netdsl.types import Node, dims
 from netdsl.values import Value
 

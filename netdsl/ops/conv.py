@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from netdsl.kinds import Whole
 from netdsl.ops.op import Draw, Example, Op, floats, image, require, same_dtype
 from netdsl.ops.windows import Pads, Pair, gather, out_size, scatter
-from netdsl.signature import Param, Whole
+from netdsl.signature import Param
 from netdsl.types import Array, Node, TensorType, dims
 
 _GEOMETRY = (

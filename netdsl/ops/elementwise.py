@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from netdsl.kinds import Choice, Number
 from netdsl.ops.op import (
     Draw,
     Example,
@@ -17,7 +18,7 @@ from netdsl.ops.op import (
     same_dtype,
     some_shape,
 )
-from netdsl.signature import Choice, Number, Param
+from netdsl.signature import Param
 from netdsl.types import FLOATS, ITEMSIZE, Array, Node, TensorType
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from netdsl.kinds import Number, Whole
 from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, same_dtype, some_shape
 from netdsl.ops.reduce import OPS as REDUCE_OPS
-from netdsl.signature import Number, Param, Whole
+from netdsl.signature import Param
 from netdsl.types import Array, Node, TensorType, dims
 
 _log_softmax = next(op.reference for op in REDUCE_OPS if op.name == "log_softmax")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from netdsl.kinds import Number, Whole
 from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, same_dtype, some_shape
-from netdsl.signature import Number, Param, Whole
+from netdsl.signature import Param
 from netdsl.types import Array, Node, TensorType, dims
 
 Axes = tuple[int, ...]

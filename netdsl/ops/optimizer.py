@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from netdsl.kinds import Number
 from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, same_dtype, some_shape
-from netdsl.signature import Number, Param
+from netdsl.signature import Param
 from netdsl.types import Array, TensorType, dims
 
 _REASON = "an update is never differentiated"

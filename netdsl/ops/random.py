@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from netdsl.kinds import Number, Text
 from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, some_shape
-from netdsl.signature import Number, Param, Text
+from netdsl.signature import Param
 from netdsl.types import Array, Node, TensorType
 
 _MULTIPLY = (0xD2511F53, 0xCD9E8D57)

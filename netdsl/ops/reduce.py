@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from netdsl.kinds import Flag
 from netdsl.ops.op import Draw, Example, Op, floats, require, some_shape
-from netdsl.signature import Flag, Param
+from netdsl.signature import Param
 from netdsl.types import Array, Node, TensorType
 
 _AXES = (Param("axes"), Param("keepdims", Flag(), False))

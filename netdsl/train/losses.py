@@ -9,7 +9,8 @@ from typing import Any
 
 from netdsl.errors import fail
 from netdsl.ir.builder import Builder
-from netdsl.signature import Number, Param, Signature
+from netdsl.kinds import Number
+from netdsl.signature import Param, Signature
 from netdsl.types import Node, dims
 
 

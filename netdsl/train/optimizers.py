@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from netdsl.ir.builder import Builder
-from netdsl.signature import Flag, Many, Number, Param, Signature, Text
+from netdsl.kinds import Flag, Many, Number, Text
+from netdsl.signature import Param, Signature
 from netdsl.types import Node, TensorType
 
 

@@ -8,22 +8,13 @@ from typing import Any
 
 from netdsl.data.config import DataConfig, resolve_data
 from netdsl.errors import NetError, fail, nearest
+from netdsl.kinds import Mismatch, Nothing, Number, OneOf, Whole
 from netdsl.language import syntax as s
 from netdsl.language.elaborate import Settings
 from netdsl.language.evaluate import Scope, truth
-from netdsl.language.format import expression
 from netdsl.language.program import Program, section_values
-from netdsl.signature import (
-    Chosen,
-    Mismatch,
-    Nothing,
-    Number,
-    OneFrom,
-    OneOf,
-    Param,
-    Signature,
-    Whole,
-)
+from netdsl.language.unparse import expression
+from netdsl.signature import Chosen, OneFrom, Param, Signature
 from netdsl.train.losses import LOSSES
 from netdsl.train.optimizers import OPTIMIZERS
 from netdsl.values import Symbol, Value

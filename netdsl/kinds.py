@@ -1,0 +1,188 @@
+"""Kinds of values that a parameter can want: each says in words what it accepts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from netdsl.values import Size, Symbol, Value
+
+
+class Mismatch(Exception):
+    """A value is not of the kind that a parameter wants; the text says what is wanted."""
+
+
+class Kind(Protocol):
+    """A set of acceptable values. `accept` returns the plain Python value or raises Mismatch."""
+
+    def accept(self, value: Value) -> Any: ...
+
+
+LARGEST = 10**9
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number in [low, high]."""
+
+    low: int = 1
+    high: int = LARGEST
+
+    def accept(self, value: Value) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise Mismatch("a whole number")
+        if not self.low <= value <= self.high:
+            raise Mismatch(f"a whole number {_range(self.low, self.high)}")
+        return value
+
+
+@dataclass(frozen=True)
+class Number:
+    """A real number in [low, high]; `above` and `below` exclude their ends."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def accept(self, value: Value) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise Mismatch("a number")
+        if not (self.low <= value <= self.high and self.above < value < self.below):
+            raise Mismatch(f"a number {self._wanted()}")
+        return float(value)
+
+    def _wanted(self) -> str:
+        parts = []
+        if self.low > -math.inf or self.high < math.inf:
+            parts.append(_range(self.low, self.high))
+        if self.above > -math.inf:
+            parts.append(f"above {self.above:g}")
+        if self.below < math.inf:
+            parts.append(f"below {self.below:g}")
+        return " and ".join(parts)
+
+
+def _range(low: float, high: float) -> str:
+    if high in (math.inf, LARGEST):
+        return f"of at least {_figure(low)}"
+    if low == -math.inf:
+        return f"of at most {_figure(high)}"
+    return f"from {_figure(low)} to {_figure(high)}"
+
+
+def _figure(x: float) -> str:
+    return f"{x:,}" if isinstance(x, int) else f"{x:g}"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """`yes` or `no`."""
+
+    def accept(self, value: Value) -> bool:
+        if not isinstance(value, bool):
+            raise Mismatch("`yes` or `no`")
+        return value
+
+
+@dataclass(frozen=True)
+class Text:
+    """A quoted string."""
+
+    def accept(self, value: Value) -> str:
+        if not isinstance(value, str):
+            raise Mismatch("a quoted text")
+        return value
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few bare names."""
+
+    names: tuple[str, ...]
+
+    def accept(self, value: Value) -> str:
+        if not isinstance(value, Symbol) or value.name not in self.names:
+            raise Mismatch("one of " + ", ".join(f"`{n}`" for n in self.names))
+        return value.name
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Height and width: `3x3`, or a bare `3` for a square; each at least `low`."""
+
+    low: int = 1
+
+    def accept(self, value: Value) -> tuple[int, int]:
+        dims = value.dims if isinstance(value, Size) else value
+        if isinstance(dims, tuple) and len(dims) == 2:
+            pair = tuple(Whole(self.low, 65536).accept(d) for d in dims)
+            return pair[0], pair[1]
+        if isinstance(dims, int | float) and not isinstance(dims, bool):
+            side = Whole(self.low, 65536).accept(dims)
+            return side, side
+        raise Mismatch("a height and width such as `3x3`, or one whole number for a square")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape of one image or vector: `224x224x3`, `[h, w, c]` or a bare length."""
+
+    def accept(self, value: Value) -> tuple[int, ...]:
+        dims = value.dims if isinstance(value, Size) else value
+        if isinstance(dims, int | float) and not isinstance(dims, bool):
+            dims = (dims,)
+        if not isinstance(dims, tuple) or not 1 <= len(dims) <= 4:
+            raise Mismatch("a shape such as `224x224x3`")
+        return tuple(Whole(1, LARGEST).accept(d) for d in dims)
+
+
+@dataclass(frozen=True)
+class Many:
+    """A list whose entries are all of one kind; a single value is a list of one."""
+
+    item: Kind
+    length: int | None = None
+
+    def accept(self, value: Value) -> tuple[Any, ...]:
+        entries = value if isinstance(value, tuple) else (value,)
+        accepted = tuple(self.item.accept(e) for e in entries)
+        if self.length is not None and len(accepted) != self.length:
+            raise Mismatch(f"a list of {self.length}")
+        return accepted
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Whatever the first fitting kind accepts."""
+
+    kinds: tuple[Kind, ...]
+
+    def accept(self, value: Value) -> Any:
+        wanted = []
+        for kind in self.kinds:
+            try:
+                return kind.accept(value)
+            except Mismatch as m:
+                wanted.append(str(m))
+        raise Mismatch(", or ".join(wanted))
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """The bare name `none`."""
+
+    def accept(self, value: Value) -> None:
+        if value is not None:
+            raise Mismatch("`none`")
+
+
+@dataclass(frozen=True)
+class Anything:
+    """Any value whatever: parameters of a user's block, attributes that only passes write."""
+
+    def accept(self, value: Value) -> Any:
+        return value
