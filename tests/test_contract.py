@@ -201,12 +201,12 @@ def test_a_run_takes_a_folder_of_its_own_and_never_a_user_s_files(tmp_path: Path
     found = netdsl("train", "recipe.net", "--out", ".", cwd=tmp_path)
     assert found.returncode == 2
     assert "already holds recipe.net" in found.stderr
-    from netdsl.cli import _run_directory
+    from netdsl.cli.files import run_directory
 
     here = Path.cwd()
     os.chdir(tmp_path)
     try:
-        assert _run_directory("a.net", None) != _run_directory("a.net", None)
+        assert run_directory("a.net", None) != run_directory("a.net", None)
     finally:
         os.chdir(here)
 

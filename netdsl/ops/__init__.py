@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from netdsl.ops import (
+    activation,
     conv,
     elementwise,
     leaf,
@@ -20,6 +21,7 @@ from netdsl.ops.op import Op
 _FAMILIES = (
     leaf,
     elementwise,
+    activation,
     reduce,
     shape,
     linear,

@@ -1,8 +1,7 @@
-"""Elementwise operators: arithmetic with broadcasting, activations, comparison, choice, casts."""
+"""Elementwise operators: arithmetic with broadcasting, functions, comparison, choice, casts."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -76,7 +75,7 @@ def _compare(name: str, reference: Any, doc: str) -> Op:
     )
 
 
-def _unary(
+def unary(
     name: str,
     reference: Any,
     vjp: Any,
@@ -86,6 +85,7 @@ def _unary(
     layer: bool = False,
     flops: int = 1,
 ) -> Op:
+    """The record of an operator of one operand that keeps its shape."""
     return Op(
         name=name,
         kind="elementwise",
@@ -101,60 +101,9 @@ def _unary(
     )
 
 
-def _sigmoid(xp: Any, x: Array) -> Array:
-    return 0.5 * (xp.tanh(0.5 * x) + 1)
-
-
-def _elu(xp: Any, x: Array, alpha: float) -> Array:
-    return xp.where(x > 0, x, alpha * xp.expm1(xp.minimum(x, 0)))
-
-
-_GELU_SCALE = math.sqrt(2 / math.pi)
-_GELU_CUBIC = 0.044715
-
-
-def _gelu(xp: Any, x: Array) -> Array:
-    return 0.5 * x * (1 + xp.tanh(_GELU_SCALE * (x + _GELU_CUBIC * x * x * x)))
-
-
-def _gelu_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
-    square = b.mul(x, x)
-    inner = b.mul(x, b.add(b.mul(square, b.const(_GELU_SCALE * _GELU_CUBIC)), b.const(_GELU_SCALE)))
-    slope = b.add(b.mul(square, b.const(3 * _GELU_SCALE * _GELU_CUBIC)), b.const(_GELU_SCALE))
-    t = b.tanh(inner)
-    falling = b.mul(b.mul(x, slope), b.sub(b.const(1.0), b.mul(t, t)))
-    return b.mul(g, b.mul(b.const(0.5), b.add(b.add(b.const(1.0), t), falling)))
-
-
-def _relu_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
-    return b.select(b.greater(y, b.const(0.0)), g, b.const(0.0))
-
-
-def _leaky_relu_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
-    return b.select(b.greater(x, b.const(0.0)), g, b.mul(g, b.const(y.attrs["slope"])))
-
-
-def _clamp_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
-    inside = b.select(b.greater(b.const(y.attrs["high"]), x), g, b.const(0.0))
-    return b.select(b.greater(x, b.const(y.attrs["low"])), inside, b.const(0.0))
-
-
-def _elu_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
-    falling = b.mul(g, b.add(y, b.const(y.attrs["alpha"])))
-    return b.select(b.greater(x, b.const(0.0)), g, falling)
-
-
 def _power_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
     p = y.attrs["exponent"]
     return b.mul(g, b.mul(b.const(p), b.power(x, exponent=p - 1)))
-
-
-def _sigmoid_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
-    return b.mul(g, b.mul(y, b.sub(b.const(1.0), y)))
-
-
-def _tanh_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
-    return b.mul(g, b.sub(b.const(1.0), b.mul(y, y)))
 
 
 def _zero(b: Any) -> Node:
@@ -238,23 +187,23 @@ OPS = (
     ),
     _compare("equal", lambda xp, x, z: x == z, "x == z, as bool"),
     _compare("greater", lambda xp, x, z: x > z, "x > z, as bool"),
-    _unary("neg", lambda xp, x: -x, lambda b, g, y, x: b.neg(g), "-x"),
-    _unary("exp", lambda xp, x: xp.exp(x), lambda b, g, y, x: b.mul(g, y), "e to the x"),
-    _unary(
+    unary("neg", lambda xp, x: -x, lambda b, g, y, x: b.neg(g), "-x"),
+    unary("exp", lambda xp, x: xp.exp(x), lambda b, g, y, x: b.mul(g, y), "e to the x"),
+    unary(
         "log",
         lambda xp, x: xp.log(x),
         lambda b, g, y, x: b.div(g, x),
         "natural logarithm",
         values="positive",
     ),
-    _unary(
+    unary(
         "sqrt",
         lambda xp, x: xp.sqrt(x),
         lambda b, g, y, x: b.mul(g, b.div(b.const(0.5), y)),
         "square root",
         values="positive",
     ),
-    _unary(
+    unary(
         "power",
         lambda xp, x, exponent: x**exponent,
         _power_vjp,
@@ -262,49 +211,6 @@ OPS = (
         attrs=(Param("exponent", Number(), 2.0),),
         values="positive",
     ),
-    _unary(
-        "relu",
-        lambda xp, x: xp.maximum(x, 0),
-        _relu_vjp,
-        "max(x, 0) (Nair & Hinton 2010)",
-        layer=True,
-    ),
-    _unary(
-        "leaky_relu",
-        lambda xp, x, slope: xp.where(x > 0, x, slope * x),
-        _leaky_relu_vjp,
-        "x, or slope * x where negative (Maas et al. 2013)",
-        attrs=(Param("slope", Number(), 0.01, "slope of the negative side"),),
-        layer=True,
-    ),
-    _unary(
-        "elu",
-        _elu,
-        _elu_vjp,
-        "x, or alpha * (e^x - 1) where negative (Clevert et al. 2016)",
-        attrs=(Param("alpha", Number(above=0), 1.0, "depth of the negative side"),),
-        layer=True,
-        flops=3,
-    ),
-    _unary(
-        "gelu",
-        _gelu,
-        _gelu_vjp,
-        "Gaussian error linear unit, tanh form (Hendrycks & Gimpel 2016)",
-        layer=True,
-        flops=10,
-    ),
-    _unary(
-        "clamp",
-        lambda xp, x, low, high: xp.minimum(xp.maximum(x, low), high),
-        _clamp_vjp,
-        "x kept between low and high; clamp(0, 6) is ReLU6",
-        attrs=(Param("low", Number(), 0.0), Param("high", Number(), 6.0)),
-        layer=True,
-        flops=2,
-    ),
-    _unary("sigmoid", _sigmoid, _sigmoid_vjp, "1 / (1 + e^-x)", layer=True, flops=4),
-    _unary("tanh", lambda xp, x: xp.tanh(x), _tanh_vjp, "hyperbolic tangent", layer=True, flops=4),
     Op(
         name="select",
         kind="elementwise",

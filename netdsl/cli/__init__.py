@@ -1,0 +1,8 @@
+"""The command line: one thin function a command; the work is done on the floors below."""
+
+from __future__ import annotations
+
+from netdsl.cli import inspecting, training
+from netdsl.cli.app import app, main
+
+__all__ = ["app", "inspecting", "main", "training"]

@@ -1,0 +1,77 @@
+"""Files that the command line names: reading programs, finding .net files, claiming folders."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from netdsl.errors import fail
+
+if TYPE_CHECKING:
+    from netdsl.language.program import Program
+
+
+def split(file: str) -> tuple[str, str | None]:
+    """`FILE[:NAME]` apart; a colon inside an existing path is no separator."""
+    path, colon, name = file.rpartition(":")
+    if not colon or Path(file).exists() or "/" in name or "\\" in name:
+        return file, None
+    return path, name
+
+
+def read(path: str) -> str:
+    from netdsl.language.program import MOST_BYTES, decode, read_text
+
+    if path != "-":
+        return read_text(path)
+    if sys.stdin is None:
+        raise fail("there is no standard input")
+    return decode(sys.stdin.buffer.read(MOST_BYTES + 1), "standard input")
+
+
+def load(path: str, settings: list[str] | None = None, net: str | None = None) -> Program:
+    from netdsl.language.override import override
+    from netdsl.language.parse import parse
+    from netdsl.language.program import program, read_text
+
+    file = parse(read(path), "<stdin>" if path == "-" else path)
+    return program(override(file, settings or (), net), read_text)
+
+
+def net_files(places: list[str]) -> list[str]:
+    found: list[str] = []
+    for place in places:
+        if Path(place).is_dir():
+            found += sorted(str(p) for p in Path(place).rglob("*.net") if p.is_file())
+        else:
+            found.append(place)
+    if not found:
+        raise fail(f"there are no .net files in {', '.join(places)}")
+    return found
+
+
+def run_directory(path: str, out: Path | None) -> Path:
+    """A directory for a new run, made here and now so that no other run takes it.
+
+    Raises NetError where the one that was asked for holds files of a run already.
+    """
+    from netdsl.train.loop import KEPT
+
+    if out is not None:
+        there = [name for name in KEPT if (out / name).exists()]
+        if there:
+            message = f"{out} already holds {', '.join(there)}"
+            raise fail(message, help="give another `--out`; nothing is ever written over")
+        out.mkdir(parents=True, exist_ok=True)
+        return out
+    stem = Path(path).stem if path != "-" else "stdin"
+    number = 1
+    while True:
+        claimed = Path("runs") / f"{stem}-{number}"
+        try:
+            claimed.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return claimed

@@ -1,0 +1,194 @@
+"""Commands that look at a file: check, fmt, test, summary, gradcheck."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from netdsl.cli.app import BAD_INPUT, FAULTY, OK, File, Json, Sets, app, complain, print_json, say
+from netdsl.cli.files import load, net_files, read, split
+from netdsl.cli.show import show_summary, tell_test
+from netdsl.errors import NetError
+
+
+@app.command()
+def check(file: File, settings: Sets = None, as_json: Json = False) -> int:
+    """Parse, expand and infer every shape; tell all that is wrong.
+
+    Example: netdsl check models/lenet.net
+    """
+    from netdsl.insight.check import check_program
+
+    path, name = split(file)
+    errors: tuple[Any, ...] = ()
+    nets: list[str] = []
+    try:
+        program = load(path, settings, name)
+        recipe = name if name not in program.nets else None
+        nets, warnings = check_program(program, None if program.has_recipe(recipe) else name)
+        for warning in warnings:
+            say(warning.render().replace("error:", "warning:", 1))
+    except NetError as e:
+        if not as_json:
+            raise
+        errors = e.diagnostics
+    if as_json:
+        print_json({"ok": not errors, "errors": [_as_json(d) for d in errors], "nets": nets})
+    else:
+        say(f"{path}: {', '.join(nets)}: all well" if nets else f"{path}: there is no net in it")
+    return BAD_INPUT if errors else OK
+
+
+def _as_json(diagnostic: Any) -> dict[str, Any]:
+    line, column = diagnostic.span.position if diagnostic.span else (None, None)
+    return {
+        "file": diagnostic.span.source.name if diagnostic.span else None,
+        "line": line,
+        "column": column,
+        "message": diagnostic.message,
+        "help": diagnostic.help,
+    }
+
+
+@app.command()
+def fmt(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files; `-` is a filter.")],
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit 1 where something would change.")
+    ] = False,
+) -> int:
+    """Lay files out in the one canonical way; comments stay.
+
+    Example: netdsl fmt models/*.net
+    """
+    from netdsl.files import write_atomically
+    from netdsl.language.format import format_text
+
+    changed, errors = [], []
+    for path in files:
+        try:
+            text = read(path)
+            new = format_text(text, path)
+            if path == "-" and not check_only:
+                print(new, end="")
+            elif new != text:
+                if not check_only:
+                    write_atomically(Path(path), new.encode())
+                changed.append(path)
+        except NetError as e:
+            errors.append(e)
+    for path in changed:
+        say(f"{'would change' if check_only else 'changed'} {path}")
+    for error in errors:
+        complain(error)
+    if errors:
+        return BAD_INPUT
+    return FAULTY if check_only and changed else OK
+
+
+@app.command()
+def test(
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE...]", help="Files or folders.")
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Run the `test` sections: parameters, shapes, gradients that must come out.
+
+    Example: netdsl test models
+    """
+    results, wrong, errors = [], 0, []
+    for path in net_files(files or ["."]):
+        try:
+            for result in _run_tests(path):
+                wrong += not result.ok
+                results.append(result)
+                if not as_json:
+                    tell_test(path, result)
+        except NetError as e:
+            errors.append(e)
+    for error in errors:
+        complain(error)
+    if as_json:
+        print_json(
+            {
+                "passed": len(results) - wrong,
+                "failed": wrong,
+                "tests": [
+                    {
+                        "name": r.name,
+                        "ok": r.ok,
+                        "expectations": [
+                            {"text": o.text, "ok": o.ok, "found": o.found} for o in r.outcomes
+                        ],
+                    }
+                    for r in results
+                ],
+            }
+        )
+    else:
+        say(f"{len(results) - wrong} passed, {wrong} failed")
+    if errors:
+        return BAD_INPUT
+    return FAULTY if wrong else OK
+
+
+def _run_tests(path: str) -> Iterator[Any]:
+    """The results of a file's tests; a file without any is checked, so nothing passes unread."""
+    from netdsl.insight.check import check_program
+    from netdsl.insight.expectations import run_test
+
+    program = load(path)
+    if not program.tests:
+        check_program(program)
+        say(f"{path}: no tests")
+    for section in program.tests:
+        yield run_test(program, section)
+
+
+@app.command()
+def summary(file: File, settings: Sets = None, as_json: Json = False) -> int:
+    """The layers of a net: outputs, parameters, multiply-accumulates, memory of one image.
+
+    Example: netdsl summary models/lenet.net:caffe_lenet
+    """
+    from netdsl.insight.summary import summarise
+    from netdsl.language.elaborate import elaborate
+
+    path, name = split(file)
+    found = summarise(elaborate(load(path, settings, name), name))
+    if as_json:
+        print_json(found.as_json())
+    else:
+        show_summary(found)
+    return OK
+
+
+@app.command()
+def gradcheck(
+    file: File,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Of weights, images and directions.")
+    ] = 1,
+    settings: Sets = None,
+    as_json: Json = False,
+) -> int:
+    """Check every layer's gradient in this very net against finite differences, in float64.
+
+    Example: netdsl gradcheck models/lenet.net
+    """
+    from netdsl.insight.gradcheck import gradcheck as run
+
+    path, name = split(file)
+    rows = []
+    for row in run(load(path, settings, name), name, seed):
+        rows.append(row)
+        if not as_json:
+            print(f"{'ok  ' if row.ok else 'FAIL'} {row.error:8.1e}  {row.name}")
+    ok = all(r.ok for r in rows)
+    if as_json:
+        print_json({"ok": ok, "layers": [{"name": r.name, "error": r.error} for r in rows]})
+    return OK if ok else FAULTY

@@ -1,0 +1,101 @@
+"""What people see: tables, lines of an epoch, the bar that moves while a net trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def wide_console() -> Any:
+    """A terminal as it is; a file or pipe with room for every line."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=240)
+
+
+def tell_test(path: str, result: Any) -> None:
+    verdict = "ok  " if result.ok else "FAIL"
+    n = len(result.outcomes)
+    print(f"{verdict} {path}:{result.name}  {n} expectation{'s' * (n != 1)}")
+    for o in result.outcomes:
+        if not o.ok:
+            print(f"     {o.text}: {o.found or 'it does not hold'}")
+
+
+def show_summary(found: Any) -> None:
+    from rich.table import Table
+
+    table = Table(title=found.net, box=None, pad_edge=False, title_justify="left")
+    for heading in ("layer", "call", "output"):
+        table.add_column(heading, no_wrap=heading != "call", overflow="fold")
+    for heading in ("params", "MACs", "memory"):
+        table.add_column(heading, justify="right")
+    for r in found.layers:
+        counts = [f"{n:,}" if n else "" for n in (r.params, r.macs)]
+        table.add_row(r.name, r.call, r.output, *counts, _bytes(r.bytes))
+    console = wide_console()
+    console.print(table)
+    console.print(
+        f"\n{found.params:,} params, {found.macs:,} MACs and {found.activations:,} activations "
+        "an image"
+    )
+
+
+def _bytes(n: int) -> str:
+    size, unit = float(n), "B"
+    for larger in ("kB", "MB", "GB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def with_progress(trainer: Any, out: Path, quiet: bool) -> Any:
+    """Runs a trainer with a bar that shows loss, images/s and the time left, on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False)
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(bar_width=None),
+        TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} images/s"),
+        TimeRemainingColumn(),
+    )
+    total = trainer.recipe.epochs * trainer.steps
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=total, epoch="", loss=0.0, rate=0.0)
+
+        def watch(p: Any) -> None:
+            done = p.epoch * p.steps + p.step
+            epoch = f"{p.epoch + 1}/{p.epochs}"
+            bar.update(task, completed=done, epoch=epoch, loss=p.loss, rate=p.images_per_second)
+
+        def tell(m: dict[str, Any]) -> None:
+            if not quiet:
+                bar.console.print(_epoch_line(m, trainer.recipe.epochs), soft_wrap=True)
+
+        return trainer.run(out, watch, tell)
+
+
+def _epoch_line(m: dict[str, Any], epochs: int) -> str:
+    line = f"epoch {m['epoch']}/{epochs}  loss {m['train_loss']:.4f}"
+    if m["val_accuracy"] is not None:
+        line += f"  val loss {m['val_loss']:.4f}  val accuracy {m['val_accuracy']:.2%}"
+    return f"{line}  {m['images_per_second']:,.0f} images/s  {m['seconds']:.1f} s"
+
+
+def show_confusion(report: Any) -> None:
+    from rich.table import Table
+
+    table = Table(
+        title="\nrows: what it is; columns: what was said", box=None, title_justify="left"
+    )
+    for heading in ("", *report.classes):
+        table.add_column(heading, justify="right")
+    for name, row in zip(report.classes, report.confusion, strict=True):
+        table.add_row(name, *(str(n) if n else "." for n in row))
+    wide_console().print(table)

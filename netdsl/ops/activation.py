@@ -1,0 +1,109 @@
+"""Activations: each also a word of the language."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from netdsl.kinds import Number
+from netdsl.ops.elementwise import unary
+from netdsl.signature import Param
+from netdsl.types import Array, Node
+
+
+def _sigmoid(xp: Any, x: Array) -> Array:
+    return 0.5 * (xp.tanh(0.5 * x) + 1)
+
+
+def _elu(xp: Any, x: Array, alpha: float) -> Array:
+    return xp.where(x > 0, x, alpha * xp.expm1(xp.minimum(x, 0)))
+
+
+_GELU_SCALE = math.sqrt(2 / math.pi)
+_GELU_CUBIC = 0.044715
+
+
+def _gelu(xp: Any, x: Array) -> Array:
+    return 0.5 * x * (1 + xp.tanh(_GELU_SCALE * (x + _GELU_CUBIC * x * x * x)))
+
+
+def _gelu_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+    square = b.mul(x, x)
+    inner = b.mul(x, b.add(b.mul(square, b.const(_GELU_SCALE * _GELU_CUBIC)), b.const(_GELU_SCALE)))
+    slope = b.add(b.mul(square, b.const(3 * _GELU_SCALE * _GELU_CUBIC)), b.const(_GELU_SCALE))
+    t = b.tanh(inner)
+    falling = b.mul(b.mul(x, slope), b.sub(b.const(1.0), b.mul(t, t)))
+    return b.mul(g, b.mul(b.const(0.5), b.add(b.add(b.const(1.0), t), falling)))
+
+
+def _relu_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+    return b.select(b.greater(y, b.const(0.0)), g, b.const(0.0))
+
+
+def _leaky_relu_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+    return b.select(b.greater(x, b.const(0.0)), g, b.mul(g, b.const(y.attrs["slope"])))
+
+
+def _clamp_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+    inside = b.select(b.greater(b.const(y.attrs["high"]), x), g, b.const(0.0))
+    return b.select(b.greater(x, b.const(y.attrs["low"])), inside, b.const(0.0))
+
+
+def _elu_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+    falling = b.mul(g, b.add(y, b.const(y.attrs["alpha"])))
+    return b.select(b.greater(x, b.const(0.0)), g, falling)
+
+
+def _sigmoid_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+    return b.mul(g, b.mul(y, b.sub(b.const(1.0), y)))
+
+
+def _tanh_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+    return b.mul(g, b.sub(b.const(1.0), b.mul(y, y)))
+
+
+OPS = (
+    unary(
+        "relu",
+        lambda xp, x: xp.maximum(x, 0),
+        _relu_vjp,
+        "max(x, 0) (Nair & Hinton 2010)",
+        layer=True,
+    ),
+    unary(
+        "leaky_relu",
+        lambda xp, x, slope: xp.where(x > 0, x, slope * x),
+        _leaky_relu_vjp,
+        "x, or slope * x where negative (Maas et al. 2013)",
+        attrs=(Param("slope", Number(), 0.01, "slope of the negative side"),),
+        layer=True,
+    ),
+    unary(
+        "elu",
+        _elu,
+        _elu_vjp,
+        "x, or alpha * (e^x - 1) where negative (Clevert et al. 2016)",
+        attrs=(Param("alpha", Number(above=0), 1.0, "depth of the negative side"),),
+        layer=True,
+        flops=3,
+    ),
+    unary(
+        "gelu",
+        _gelu,
+        _gelu_vjp,
+        "Gaussian error linear unit, tanh form (Hendrycks & Gimpel 2016)",
+        layer=True,
+        flops=10,
+    ),
+    unary(
+        "clamp",
+        lambda xp, x, low, high: xp.minimum(xp.maximum(x, low), high),
+        _clamp_vjp,
+        "x kept between low and high; clamp(0, 6) is ReLU6",
+        attrs=(Param("low", Number(), 0.0), Param("high", Number(), 6.0)),
+        layer=True,
+        flops=2,
+    ),
+    unary("sigmoid", _sigmoid, _sigmoid_vjp, "1 / (1 + e^-x)", layer=True, flops=4),
+    unary("tanh", lambda xp, x: xp.tanh(x), _tanh_vjp, "hyperbolic tangent", layer=True, flops=4),
+)
