@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import replace
 
 from netdsl.errors import Diagnostic, NetError, Span, fail, nearest
-from netdsl.ir.builder import Builder
-from netdsl.ir.verify import verify
 from netdsl.kinds import Number, Shape
 from netdsl.language import syntax as s
+from netdsl.language.draft import MOST_ERRORS, Draft, Settings, TooMuch
 from netdsl.language.evaluate import Broken, arguments, evaluate, truth
 from netdsl.language.flow import (
     Absent,
@@ -25,30 +23,13 @@ from netdsl.language.flow import (
     join,
     taken,
 )
-from netdsl.language.network import LayerInfo, Network
+from netdsl.language.network import Network
 from netdsl.language.program import Program, bind_params, instance_chain
-from netdsl.layers import LAYERS, Layer, Site
+from netdsl.layers import LAYERS, Layer
 from netdsl.signature import Param, Signature
-from netdsl.types import Node, TensorType
 from netdsl.values import Argument, Value, show
 
-MOST_LAYERS = 20_000
 MOST_REPEATS = 10_000
-DEEPEST = 80
-MOST_ERRORS = 20
-LARGEST_TENSOR = 2**40
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a net is elaborated. `prepare` turns what the data gives (of type `pixels`) into what
-    the net sees; it becomes part of the graph."""
-
-    batch: int = 1
-    training: bool = False
-    dtype: str = "float32"
-    pixels: str | None = None
-    prepare: Callable[[Builder, Node], Node] | None = None
 
 
 def elaborate(
@@ -72,69 +53,32 @@ _OUTPUT = Signature("output", (Param("weight", Number(), 1.0),))
 
 
 class _Elaborator:
+    """Walks a net's syntax; what it makes is kept in a draft."""
+
     def __init__(self, program: Program, settings: Settings) -> None:
         self.program = program
-        self.settings = settings
-        self.b = Builder(dtype=settings.dtype)
-        self.errors: dict[tuple[str, int, int], Diagnostic] = {}
-        self.warnings: dict[str, Diagnostic] = {}
-        self.layers: list[LayerInfo] = []
-        self.places: dict[str, str] = {}
-        self.outputs: dict[str, Node] = {}
-        self.weights: dict[str, float] = {}
-        self.updates: dict[str, Node] = {}
-        self.steps = 0
+        self.draft = Draft(settings)
         self.depth = 0
 
     def run(self, name: str, net: s.Net, variables: dict[str, Value]) -> Network:
         frame = Frame(PathScope("", ""), dict(variables), Absent.NOTHING)
         try:
             end = self._body(net.body, Absent.NOTHING, frame)
-        except _TooMuch as e:
+        except TooMuch as e:
             raise e.cause from None
-        if end is Absent.NOTHING and not self.errors:
+        if end is Absent.NOTHING and not self.draft.errors:
             help = "begin it with `input(height x width x channels)`, such as `input(28x28x1)`"
             self._tell(fail(f"the net `{net.name}` takes no input", net.span, help=help), frame)
-        if self.errors:
-            ordered = sorted(self.errors.values(), key=lambda d: d.span.start if d.span else 0)
-            raise NetError(*ordered[:MOST_ERRORS])
-        assert isinstance(end, Flow)
-        outputs = {"main": end.node, **self.outputs}
-        graph = verify(self.b.graph(outputs, self.updates, name))
-        return Network(
-            name,
-            graph,
-            tuple(self.layers),
-            self.places,
-            {"main": 1.0, **self.weights},
-            self.settings.training,
-            tuple(self.warnings.values()),
-        )
-
-    # ---- errors
+        return self.draft.network(name, end.node if isinstance(end, Flow) else None)
 
     def _tell(self, error: NetError, frame: Frame, span: Span | None = None) -> None:
-        """Keeps an error, once, with the call of the block that it happened in."""
-        for d in error.located(span).diagnostics:
-            if frame.calls and not any("called at" in note for note in d.notes):
-                d = replace(d, notes=(*d.notes, f"in {frame.calls[-1].note()}"))
-            at = (d.span.start, d.span.end) if d.span else (0, 0)
-            self.errors.setdefault((d.message, *at), d)
-
-    def _check_limits(self, span: Span, frame: Frame) -> None:
-        self.steps += 1
-        if self.steps > MOST_LAYERS:
-            raise _TooMuch(fail(f"the net has more than {MOST_LAYERS:,} layers and loops", span))
-        if self.depth > DEEPEST:
-            way = " in ".join(c.text.split("(")[0] for c in frame.calls[-1:-4:-1]) or "a chain"
-            message = f"blocks and groups are nested more than {DEEPEST} deep: {way} in ..."
-            raise _TooMuch(fail(message, span, help="does a block use itself without an end?"))
+        self.draft.tell(error, frame, span)
 
     # ---- statements
 
     def _body(self, body: s.Body, current: Flowing, frame: Frame) -> Flowing:
         for statement in body.statements:
-            if len(self.errors) > MOST_ERRORS:
+            if len(self.draft.errors) > MOST_ERRORS:
                 return Absent.BROKEN
             current = self._statement(statement, current, frame)
         return current
@@ -185,9 +129,9 @@ class _Elaborator:
             self._tell(e, frame, output.span)
             return
         if isinstance(end, Flow):
-            self.outputs[names.path] = end.node
-            self.weights[names.path] = weight
-            self.places[names.path] = end.node.name
+            self.draft.outputs[names.path] = end.node
+            self.draft.weights[names.path] = weight
+            self.draft.places[names.path] = end.node.name
 
     # ---- chains
 
@@ -231,7 +175,7 @@ class _Elaborator:
         self, element: s.Element, current: Flowing, frame: Frame, starts: bool = False
     ) -> Flowing:
         self.depth += 1
-        self._check_limits(element.span, frame)
+        self.draft.check_limits(element.span, frame, self.depth)
         try:
             return self._within(element, current, frame, starts)
         finally:
@@ -298,7 +242,7 @@ class _Elaborator:
         outer = dict(frame.variables)
         inner = replace(frame, repeated=True)
         for item in items:
-            self._check_limits(loop.span, frame)
+            self.draft.check_limits(loop.span, frame)
             try:
                 frame.variables.update(_unpacked(loop, item))
             except NetError as e:
@@ -364,7 +308,7 @@ class _Elaborator:
 
     def _left(self, end: Flowing, names: PathScope) -> Flowing:
         if isinstance(end, Flow):
-            self.places[names.path] = end.node.name
+            self.draft.places[names.path] = end.node.name
         return end
 
     def _call_block(
@@ -374,7 +318,7 @@ class _Elaborator:
         block = self.program.blocks[step.name]
         if step.name in LAYERS:
             message = f"your block `{step.name}` hides the operator of that name"
-            self.warnings[step.name] = Diagnostic(message, block.span)
+            self.draft.warnings[step.name] = Diagnostic(message, block.span)
         given = arguments(step.args, frame.scope(current))
         variables = bind_params(block, given, step.span)
         names = self._names(frame, step.name, label)
@@ -390,14 +334,7 @@ class _Elaborator:
         given = arguments(step.args, frame.scope(Absent.NOTHING))
         shape = _INPUT.bind(given, step.span)["shape"]
         names = self._input_names(frame, label)
-        settings = self.settings
-        kind = TensorType((settings.batch, *shape), settings.pixels or settings.dtype)
-        _check_size(kind, step.span)
-        with self.b.at(step.span, names.path):
-            raw = node = self.b.input(names.path, kind)
-            if settings.prepare is not None:
-                node = settings.prepare(self.b, raw)
-        self.places[names.path] = node.name
+        node = self.draft.input(names, shape, step.span)
         return Flow(node, Maker(call_text("input", given), step.span, None))
 
     def _input_names(self, frame: Frame, label: str | None) -> PathScope:
@@ -430,7 +367,7 @@ class _Elaborator:
                 help = "begin the net with `input(height x width x channels)`"
                 raise fail(f"nothing flows into `{step.name}`", step.name_span, help=help)
             return Absent.BROKEN
-        return self._build(layer, step, real, bound, text, names, frame)
+        return self.draft.layer(layer, step, real, bound, text, names, frame)
 
     def _find_layer(self, step: s.Step, frame: Frame) -> Layer:
         layer = LAYERS.get(step.name)
@@ -446,51 +383,6 @@ class _Elaborator:
     def _branches(self, step: s.Step, current: Flowing, frame: Frame) -> list[Flowing]:
         return [self._chain(branch, current, frame) for branch in step.branches or ()]
 
-    def _build(
-        self,
-        layer: Layer,
-        step: s.Step,
-        flows: list[Flow],
-        bound: dict[str, object],
-        text: str,
-        names: PathScope,
-        frame: Frame,
-    ) -> Flow:
-        site = Site(self.b, names.path, names.weights, self.settings.training)
-        before = len(self.b.nodes)
-        nodes = [f.node for f in flows]
-        try:
-            with self.b.at(step.span, names.path):
-                y = layer.build(site, nodes if layer.arity == "many" else nodes[0], **bound)
-        except NetError as e:
-            raise self._explained(e, step, flows) from None
-        emitted = list(islice(reversed(self.b.nodes), len(self.b.nodes) - before))
-        for node in emitted:
-            _check_size(self.b.nodes[node].type, step.span)
-        self.updates |= site.updates
-        self.places[names.path] = y.name
-        self.layers.append(
-            LayerInfo(names.path, text, step.name, y.name, tuple(emitted[::-1]), y.type, step.span)
-        )
-        if layer.arity == "one" and y.type.shape == flows[0].node.type.shape:
-            return Flow(y, flows[0].maker)
-        return Flow(y, Maker(text, step.span, frame.calls[-1] if frame.calls else None))
-
-    def _explained(self, error: NetError, step: s.Step, flows: list[Flow]) -> NetError:
-        """A layer's refusal with the chains that lead to it."""
-        if len(flows) > 1:
-            origins = [f"branch {i + 1}: {f.maker.note()}" for i, f in enumerate(flows)]
-            for i, branch in enumerate(step.branches or ()):
-                first = branch.elements[0]
-                if len(branch.elements) == 1 and getattr(first, "name", "") == "identity":
-                    origins[i] = f"branch {i + 1}: identity"
-        else:
-            origins = [f"what flows in: {flows[0].maker.note()}"]
-        wide = max(map(len, origins))
-        notes = tuple(f"{o:<{wide}}  {f.size()}" for o, f in zip(origins, flows, strict=True))
-        told = error.located(step.name_span if len(flows) > 1 else step.span)
-        return NetError(*(replace(d, notes=(*d.notes, *notes)) for d in told.diagnostics))
-
 
 def _unpacked(loop: s.For, item: Value) -> dict[str, Value]:
     """The variables of one turn of a loop."""
@@ -503,14 +395,4 @@ def _unpacked(loop: s.For, item: Value) -> dict[str, Value]:
     return dict(zip(names, item, strict=True))
 
 
-class _TooMuch(Exception):
-    """A limit was passed: told at once and alone, since all that follows would only take time."""
-
-    def __init__(self, cause: NetError) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
-
-
-def _check_size(kind: TensorType, span: Span) -> None:
-    if kind.size > LARGEST_TENSOR:
-        raise fail(f"a tensor of {kind.size:,} values is beyond any machine", span)
+__all__ = ["Settings", "elaborate"]

@@ -1,0 +1,155 @@
+"""A network in the making: its nodes, layers and errors, and the limits that it must keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from netdsl.errors import Diagnostic, NetError, Span, fail
+from netdsl.ir.builder import Builder
+from netdsl.ir.verify import verify
+from netdsl.language import syntax as s
+from netdsl.language.flow import Flow, Frame, Maker, PathScope
+from netdsl.language.network import LayerInfo, Network
+from netdsl.layers import Layer, Site
+from netdsl.types import Node, TensorType
+
+MOST_LAYERS = 20_000
+DEEPEST = 80
+MOST_ERRORS = 20
+LARGEST_TENSOR = 2**40
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a net is elaborated. `prepare` turns what the data gives (of type `pixels`) into what
+    the net sees; it becomes part of the graph."""
+
+    batch: int = 1
+    training: bool = False
+    dtype: str = "float32"
+    pixels: str | None = None
+    prepare: Callable[[Builder, Node], Node] | None = None
+
+
+class TooMuch(Exception):
+    """A limit was passed: told at once and alone, since all that follows would only take time."""
+
+    def __init__(self, cause: NetError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class Draft:
+    """All that elaboration gathers. Nodes are emitted through `b`; errors are kept, each once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.b = Builder(dtype=settings.dtype)
+        self.errors: dict[tuple[str, int, int], Diagnostic] = {}
+        self.warnings: dict[str, Diagnostic] = {}
+        self.layers: list[LayerInfo] = []
+        self.places: dict[str, str] = {}
+        self.outputs: dict[str, Node] = {}
+        self.weights: dict[str, float] = {}
+        self.updates: dict[str, Node] = {}
+        self.steps = 0
+
+    def network(self, name: str, main: Node | None) -> Network:
+        """What was gathered, verified. Raises NetError with the errors, where there are any."""
+        if self.errors or main is None:
+            ordered = sorted(self.errors.values(), key=lambda d: d.span.start if d.span else 0)
+            raise NetError(*ordered[:MOST_ERRORS])
+        return Network(
+            name,
+            verify(self.b.graph({"main": main, **self.outputs}, self.updates, name)),
+            tuple(self.layers),
+            self.places,
+            {"main": 1.0, **self.weights},
+            self.settings.training,
+            tuple(self.warnings.values()),
+        )
+
+    def tell(self, error: NetError, frame: Frame, span: Span | None = None) -> None:
+        """Keeps an error, once, with the call of the block that it happened in."""
+        for d in error.located(span).diagnostics:
+            if frame.calls and not any("called at" in note for note in d.notes):
+                d = replace(d, notes=(*d.notes, f"in {frame.calls[-1].note()}"))
+            at = (d.span.start, d.span.end) if d.span else (0, 0)
+            self.errors.setdefault((d.message, *at), d)
+
+    def check_limits(self, span: Span, frame: Frame, depth: int = 0) -> None:
+        """Counts a step. Raises TooMuch where there are too many, or too many inside each other."""
+        self.steps += 1
+        if self.steps > MOST_LAYERS:
+            raise TooMuch(fail(f"the net has more than {MOST_LAYERS:,} layers and loops", span))
+        if depth > DEEPEST:
+            way = " in ".join(c.text.split("(")[0] for c in frame.calls[-1:-4:-1]) or "a chain"
+            message = f"blocks and groups are nested more than {DEEPEST} deep: {way} in ..."
+            raise TooMuch(fail(message, span, help="does a block use itself without an end?"))
+
+    def input(self, names: PathScope, shape: tuple[int, ...], span: Span) -> Node:
+        """What the net sees of an input: the input itself, or what the data section makes of it."""
+        settings = self.settings
+        kind = TensorType((settings.batch, *shape), settings.pixels or settings.dtype)
+        _check_size(kind, span)
+        with self.b.at(span, names.path):
+            node = self.b.input(names.path, kind)
+            if settings.prepare is not None:
+                node = settings.prepare(self.b, node)
+        self.places[names.path] = node.name
+        return node
+
+    def layer(
+        self,
+        layer: Layer,
+        step: s.Step,
+        flows: Sequence[Flow],
+        bound: dict[str, Any],
+        text: str,
+        names: PathScope,
+        frame: Frame,
+    ) -> Flow:
+        """Emits a layer's nodes. Raises NetError, with the chains that lead to it, if it refuses."""
+        site = Site(self.b, names.path, names.weights, self.settings.training)
+        before = len(self.b.nodes)
+        nodes = [f.node for f in flows]
+        try:
+            with self.b.at(step.span, names.path):
+                y = layer.build(site, nodes if layer.arity == "many" else nodes[0], **bound)
+        except NetError as e:
+            raise _explained(e, step, flows) from None
+        emitted = list(islice(reversed(self.b.nodes), len(self.b.nodes) - before))
+        for node in emitted:
+            _check_size(self.b.nodes[node].type, step.span)
+        self.updates |= site.updates
+        self.places[names.path] = y.name
+        self.layers.append(
+            LayerInfo(names.path, text, step.name, y.name, tuple(emitted[::-1]), y.type, step.span)
+        )
+        if layer.arity == "one" and y.type.shape == flows[0].node.type.shape:
+            return Flow(y, flows[0].maker)
+        return Flow(y, Maker(text, step.span, frame.calls[-1] if frame.calls else None))
+
+
+def _explained(error: NetError, step: s.Step, flows: Sequence[Flow]) -> NetError:
+    """A layer's refusal with the chains that lead to it."""
+    if len(flows) > 1:
+        origins = [f"branch {i + 1}: {f.maker.note()}" for i, f in enumerate(flows)]
+        for i, branch in enumerate(step.branches or ()):
+            first = branch.elements[0]
+            if len(branch.elements) == 1 and getattr(first, "name", "") == "identity":
+                origins[i] = f"branch {i + 1}: identity"
+    else:
+        origins = [f"what flows in: {flows[0].maker.note()}"]
+    wide = max(map(len, origins))
+    notes = tuple(f"{o:<{wide}}  {f.size()}" for o, f in zip(origins, flows, strict=True))
+    told = error.located(step.name_span if len(flows) > 1 else step.span)
+    return NetError(*(replace(d, notes=(*d.notes, *notes)) for d in told.diagnostics))
+
+
+def _check_size(kind: TensorType, span: Span) -> None:
+    if kind.size > LARGEST_TENSOR:
+        raise fail(f"a tensor of {kind.size:,} values is beyond any machine", span)
