@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from netdsl.cli.app import BAD_INPUT, FAULTY, OK, File, Json, Sets, app, complain, print_json, say
 from netdsl.cli.files import load, net_files, read, split
 from netdsl.cli.show import show_summary, tell_test
-from netdsl.errors import NetError
+from netdsl.errors import Diagnostic, NetError
+
+if TYPE_CHECKING:
+    from netdsl.insight.expectations import TestResult
 
 
 @app.command()
@@ -23,7 +26,7 @@ def check(file: File, settings: Sets = None, as_json: Json = False) -> int:
     from netdsl.insight.check import check_program
 
     path, name = split(file)
-    errors: tuple[Any, ...] = ()
+    errors: tuple[Diagnostic, ...] = ()
     nets: list[str] = []
     try:
         program = load(path, settings, name)
@@ -42,7 +45,7 @@ def check(file: File, settings: Sets = None, as_json: Json = False) -> int:
     return BAD_INPUT if errors else OK
 
 
-def _as_json(diagnostic: Any) -> dict[str, Any]:
+def _as_json(diagnostic: Diagnostic) -> dict[str, Any]:
     line, column = diagnostic.span.position if diagnostic.span else (None, None)
     return {
         "file": diagnostic.span.source.name if diagnostic.span else None,
@@ -136,7 +139,7 @@ def test(
     return FAULTY if wrong else OK
 
 
-def _run_tests(path: str) -> Iterator[Any]:
+def _run_tests(path: str) -> Iterator[TestResult]:
     """The results of a file's tests; a file without any is checked, so nothing passes unread."""
     from netdsl.insight.check import check_program
     from netdsl.insight.expectations import run_test

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from netdsl.insight.expectations import TestResult
+    from netdsl.insight.summary import Summary
+    from netdsl.train.loop import Progress as Standing
+    from netdsl.train.loop import Result, Trainer
+    from netdsl.train.use import Report
 
 
-def wide_console() -> Any:
+def wide_console() -> Console:
     """A terminal as it is; a file or pipe with room for every line."""
     from rich.console import Console
 
@@ -14,7 +23,7 @@ def wide_console() -> Any:
     return console if console.is_terminal else Console(highlight=False, width=240)
 
 
-def tell_test(path: str, result: Any) -> None:
+def tell_test(path: str, result: TestResult) -> None:
     verdict = "ok  " if result.ok else "FAIL"
     n = len(result.outcomes)
     print(f"{verdict} {path}:{result.name}  {n} expectation{'s' * (n != 1)}")
@@ -23,7 +32,7 @@ def tell_test(path: str, result: Any) -> None:
             print(f"     {o.text}: {o.found or 'it does not hold'}")
 
 
-def show_summary(found: Any) -> None:
+def show_summary(found: Summary) -> None:
     from rich.table import Table
 
     table = Table(title=found.net, box=None, pad_edge=False, title_justify="left")
@@ -51,7 +60,7 @@ def _bytes(n: int) -> str:
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
-def with_progress(trainer: Any, out: Path, quiet: bool) -> Any:
+def with_progress(trainer: Trainer, out: Path, quiet: bool) -> Result:
     """Runs a trainer with a bar that shows loss, images/s and the time left, on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -69,7 +78,7 @@ def with_progress(trainer: Any, out: Path, quiet: bool) -> Any:
     ) as bar:
         task = bar.add_task("", total=total, epoch="", loss=0.0, rate=0.0)
 
-        def watch(p: Any) -> None:
+        def watch(p: Standing) -> None:
             done = p.epoch * p.steps + p.step
             epoch = f"{p.epoch + 1}/{p.epochs}"
             bar.update(task, completed=done, epoch=epoch, loss=p.loss, rate=p.images_per_second)
@@ -88,7 +97,7 @@ def _epoch_line(m: dict[str, Any], epochs: int) -> str:
     return f"{line}  {m['images_per_second']:,.0f} images/s  {m['seconds']:.1f} s"
 
 
-def show_confusion(report: Any) -> None:
+def show_confusion(report: Report) -> None:
     from rich.table import Table
 
     table = Table(

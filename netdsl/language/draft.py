@@ -112,7 +112,7 @@ class Draft:
         names: PathScope,
         frame: Frame,
     ) -> Flow:
-        """Emits a layer's nodes. Raises NetError, with the chains that lead to it, if it refuses."""
+        """Emits a layer's nodes. Raises NetError with the chains that lead to it."""
         site = Site(self.b, names.path, names.weights, self.settings.training)
         before = len(self.b.nodes)
         nodes = [f.node for f in flows]
