@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -105,7 +106,8 @@ class _Writer:
             self.lines[-1] += "  " + self.comments.pop(0).text
 
     def _has_comments(self, tree: s.Tree) -> bool:
-        return any(tree.span.start <= c.start < tree.span.end for c in self.comments)
+        first = bisect_left(self.comments, tree.span.start, key=lambda c: c.start)
+        return first < len(self.comments) and self.comments[first].start < tree.span.end
 
     def _one_line(self, tree: s.Tree) -> bool:
         """Whether a thing stood on one line, and has no comment within."""
