@@ -65,7 +65,7 @@ class Attrs(Mapping[str, Any]):
 
     def __init__(self, data: Mapping[str, Any] | None = None) -> None:
         self._data = dict(data or {})
-        self._hash = hash(tuple(self._data.items()))
+        self._hash = hash(frozenset(self._data.items()))
 
     def __getitem__(self, key: str) -> Any:
         return self._data[key]
@@ -126,6 +126,14 @@ class Graph:
 
     def of(self, op: str) -> tuple[Node, ...]:
         return tuple(n for n in self.nodes.values() if n.op == op)
+
+    def cone(self, *names: str) -> set[str]:
+        """The names of these nodes and of all that they are computed from."""
+        wanted = set(names)
+        for node in reversed(list(self.nodes.values())):
+            if node.name in wanted:
+                wanted.update(node.args)
+        return wanted
 
     @property
     def inputs(self) -> tuple[Node, ...]:

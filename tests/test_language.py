@@ -284,3 +284,16 @@ def test_the_same_text_gives_the_same_graph() -> None:
     body = "conv(4, 3x3) -> batchnorm -> relu -> dropout -> fc(3)"
     first, second = (to_text(net(body, training=True, batch=2).graph) for _ in range(2))
     assert first == second
+
+
+WORDS = ("use", "block", "net", "data", "train", "test", "expect")
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("gap", [" ", "\n  "])
+def test_words_that_begin_sections_are_plain_names_inside_them(word: str, gap: str) -> None:
+    text = f"net a {{{gap}input(3){gap[:1]}; {gap}{word}: fc(3) {gap[:1]}; {gap}{word} -> relu }}"
+    assert f"{word}.weight" in paths(elaborate(of(text)))
+    if word != "expect":
+        parse(f"train {{{gap}epochs = 1,{gap}{word} = 3,{gap}{word} = 4 }}")
+        parse(f"train {{\n epochs = 1\n {word} = 3\n {word} = 4\n}}")

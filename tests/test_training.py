@@ -53,7 +53,8 @@ def test_it_learns_and_keeps_what_it_needs(run: Any) -> None:
     result, out = run
     assert result.metrics["test_accuracy"] > 0.85
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [x["epoch"] for x in lines] == [1, 2, 2]
+    assert [x.get("epoch") for x in lines] == [1, 2, None]
+    assert lines[2]["best_epoch"] == result.metrics["best_epoch"]
     assert lines[1]["train_loss"] < lines[0]["train_loss"]
     assert {p.name for p in out.iterdir()} == {
         "best.safetensors",

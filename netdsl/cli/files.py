@@ -10,6 +10,7 @@ from netdsl.errors import fail
 
 if TYPE_CHECKING:
     from netdsl.language.program import Program
+    from netdsl.language.syntax import File
 
 
 def split(file: str) -> tuple[str, str | None]:
@@ -31,12 +32,28 @@ def read(path: str) -> str:
 
 
 def load(path: str, settings: list[str] | None = None, net: str | None = None) -> Program:
+    """The program of a file, with `--set` applied; a bare name there is a parameter of `net`."""
     from netdsl.language.override import override
-    from netdsl.language.parse import parse
-    from netdsl.language.program import program, read_text
+    from netdsl.language.program import program
 
-    file = parse(read(path), "<stdin>" if path == "-" else path)
-    return program(override(file, settings or (), net), read_text)
+    return program(override(_tree(path), settings or (), net))
+
+
+def load_recipe(path: str, settings: list[str] | None, recipe: str | None) -> Program:
+    """The program of a file to be trained; a bare name in `--set` is a parameter of the recipe's
+    net."""
+    from netdsl.language.override import override
+    from netdsl.language.program import program
+    from netdsl.train.recipe import net_of
+
+    file = _tree(path)
+    return program(override(file, settings or (), net_of(program(file), recipe)))
+
+
+def _tree(path: str) -> File:
+    from netdsl.language.parse import parse
+
+    return parse(read(path), "<stdin>" if path == "-" else path)
 
 
 def net_files(places: list[str]) -> list[str]:

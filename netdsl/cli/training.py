@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from netdsl.cli.app import FAULTY, OK, DataDir, Device, File, Json, Sets, app, print_json, say
-from netdsl.cli.files import load, run_directory, split
+from netdsl.cli.files import load_recipe, run_directory, split
 from netdsl.cli.show import show_confusion, with_progress
 
 
@@ -33,7 +33,7 @@ def train(
     from netdsl.train.recipe import judge
 
     path, name = split(file)
-    program = load(path, settings)
+    program = load_recipe(path, settings, name)
     trainer = Trainer(program, name, open_backend(device), data)
     result = with_progress(trainer, run_directory(path, out), as_json)
     metrics = result.metrics

@@ -36,13 +36,15 @@ class Dataset:
 
 
 def _rng(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=np.array([*key, 0][:2], dtype=np.uint64)))
+    return np.random.Generator(np.random.Philox(key=np.array(key, dtype=np.uint64)))
 
 
 def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, Samples]:
     """A seeded split: `held_out` samples, or that share of them, apart for validation."""
     n = len(samples)
     count = held_out if isinstance(held_out, int) else round(held_out * n)
+    if count == 0 and held_out:
+        raise fail(f"a share of {held_out} of {n:,} samples is none", help="0 holds none out")
     if count >= n:
         raise fail(f"{count:,} samples cannot be held out of {n:,}")
     order = _rng(seed, 2**32).permutation(n)

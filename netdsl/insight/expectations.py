@@ -11,7 +11,7 @@ from netdsl.insight.gradcheck import gradcheck
 from netdsl.insight.receptive import receptive_field
 from netdsl.language import syntax as s
 from netdsl.language.elaborate import elaborate
-from netdsl.language.evaluate import Scope, evaluate
+from netdsl.language.evaluate import Scope, evaluate, same
 from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.language.unparse import expression
@@ -136,20 +136,13 @@ def _shown(value: Any) -> str:
     return f"{value:_}" if isinstance(value, int) and not isinstance(value, bool) else show(value)
 
 
-def _equal(a: Any, b: Any) -> bool:
-    """A bare number stands for a square: 5 equals 5x5."""
-    if isinstance(a, tuple) and isinstance(b, int):
-        return bool(a == (b,) * len(a))
-    return bool(a == b)
-
-
 def _close(a: Any, b: Any) -> bool:
     return bool(abs(a - b) <= CLOSE * abs(b))
 
 
 _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
-    "==": _equal,
-    "!=": lambda a, b: not _equal(a, b),
+    "==": same,
+    "!=": lambda a, b: not same(a, b),
     "~": _close,
     "<": lambda a, b: bool(a < b),
     "<=": lambda a, b: bool(a <= b),

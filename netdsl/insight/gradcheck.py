@@ -19,6 +19,8 @@ from netdsl.types import Array, Graph, Node
 
 TOLERANCE = 1e-5
 SETTINGS = Settings(batch=2, training=True, dtype="float64")
+_LEAST_SCALE = 0.02
+"""Weights drawn smaller are checked larger: a gradient near 0 proves nothing."""
 _STEPS = (1e-4, 1e-5, 1e-5, 1e-6, 1e-6)
 """Steps of the differences, one try each: a ReLU's kink in the way of one is not in that of all."""
 
@@ -59,8 +61,11 @@ def _starting_values(graph: Graph, seed: int, rng: np.random.Generator) -> dict[
     values: dict[str, Array] = {}
     for node in graph.states:
         value = draw(node, seed)
-        if node.attrs["trainable"] and node.attrs["init"][0] == "constant":
+        law, scale = node.attrs["init"]
+        if node.attrs["trainable"] and law == "constant":
             value = value + 0.1 * rng.standard_normal(value.shape)
+        elif 0 < scale < _LEAST_SCALE:
+            value = value * (_LEAST_SCALE / scale)
         values[node.name] = value
     for node in graph.inputs:
         plain = np.asarray(seed % 1000, dtype=node.type.dtype)

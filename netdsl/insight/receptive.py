@@ -18,7 +18,7 @@ _WHOLE = Fraction(1 << 30)
 
 
 def receptive_field(graph: Graph, target: Node) -> tuple[int, int]:
-    """Height and width, in input pixels, that one value of `target` depends on.
+    """Height and width, in input pixels, that one value of `target` depends on at most.
 
     Each window of kernel k on values that lie j pixels apart adds (k - 1) * j (Dumoulin & Visin
     2016); branches count by the widest. Where an operator mixes all places (a fully connected

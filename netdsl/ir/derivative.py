@@ -82,10 +82,7 @@ def direction_error(
 
 def _cone(graph: Graph, root: str) -> Graph:
     """The part of a graph that one node needs."""
-    wanted = {root}
-    for node in reversed(list(graph.nodes.values())):
-        if node.name in wanted:
-            wanted.update(node.args)
+    wanted = graph.cone(root)
     return Graph({k: n for k, n in graph.nodes.items() if k in wanted}, {"root": root})
 
 

@@ -108,7 +108,9 @@ class _Elaborator:
         except NetError as e:
             self._tell(e, frame, shared.span)
         weights = join(frame.names.weights, shared.name)
-        frame.shared[shared.name] = SharedChain(shared.chain, weights, frame)
+        frame.shared[shared.name] = SharedChain(
+            shared.chain, weights, replace(frame, variables=dict(frame.variables))
+        )
 
     def _output(self, output: s.Output, current: Flowing, frame: Frame) -> None:
         try:
@@ -267,7 +269,7 @@ class _Elaborator:
             if step.name in self.program.blocks:
                 return self._call_block(step, current, frame, label)
             if step.name == "input":
-                return self._input(step, frame, label)
+                return self._input(step, frame, label, starts)
             return self._call_layer(step, current, frame, label)
         except NetError as e:
             self._tell(e, frame, step.span)
@@ -329,8 +331,10 @@ class _Elaborator:
         inner = Frame(names, dict(variables), current, (*frame.calls, call))
         return self._left(self._body(block.body, current, inner), names)
 
-    def _input(self, step: s.Step, frame: Frame, label: str | None) -> Flowing:
+    def _input(self, step: s.Step, frame: Frame, label: str | None, starts: bool) -> Flowing:
         self._no_branches(step)
+        if not starts:
+            raise fail("an input begins a chain, nothing flows into it", step.span)
         given = arguments(step.args, frame.scope(Absent.NOTHING))
         shape = _INPUT.bind(given, step.span)["shape"]
         names = self._input_names(frame, label)

@@ -187,7 +187,7 @@ def _flat(expr: s.Flat, scope: Scope) -> Value:
 def _combine(op: str, left: Value, operand: s.Expr, whole: s.Flat, scope: Scope) -> Value:
     right = evaluate(operand, scope)
     if op in ("==", "!="):
-        return (_plain(left) == _plain(right)) == (op == "==")
+        return same(left, right) == (op == "==")
     if op == "~":
         raise fail("`~` compares only in a `test` section", whole.span, help="use `==`")
     if op == "+" and isinstance(left, tuple) and isinstance(right, tuple):
@@ -205,9 +205,14 @@ def _combine(op: str, left: Value, operand: s.Expr, whole: s.Flat, scope: Scope)
         raise fail("this number is too large", whole.span) from None
 
 
-def _plain(value: Value) -> Value:
-    """A value as it compares: a size is the list of its numbers."""
-    return value.dims if isinstance(value, Size) else value
+def same(a: Any, b: Any) -> bool:
+    """Equality: a size is the list of its numbers, and a bare number stands for a square."""
+    a, b = (v.dims if isinstance(v, Size) else v for v in (a, b))
+    if isinstance(b, tuple) and isinstance(a, int):
+        a, b = b, a
+    if isinstance(a, tuple) and isinstance(b, int) and not isinstance(b, bool):
+        b = (b,) * len(a)
+    return bool(a == b)
 
 
 # ---- functions -------------------------------------------------------------------------------
@@ -227,7 +232,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     "sum": (lambda items: sum(items), "sum(list of numbers)"),
     "floor": (math.floor, "floor(number)"),
     "ceil": (math.ceil, "ceil(number)"),
-    "round": (lambda x: round(x), "round(number)"),
+    "round": (lambda x: math.floor(x + 0.5), "round(number)"),
 }
 
 

@@ -130,10 +130,12 @@ class Frame:
     repeated: bool = False
 
     def scope(self, current: Flowing) -> Scope:
-        """What an expression sees here; what is broken stays quiet, its error has been told."""
-        if isinstance(current, Flow):
-            return Scope(self.variables, current.members())
-        return Scope(self.variables, Broken() if current is Absent.BROKEN else None)
+        """What an expression sees here: `in` is what flows into the block, in a net what flows now.
+        What is broken stays quiet, its error has been told."""
+        flowing = self.incoming if self.calls else current
+        if isinstance(flowing, Flow):
+            return Scope(self.variables, flowing.members())
+        return Scope(self.variables, Broken() if flowing is Absent.BROKEN else None)
 
 
 def call_text(name: str, given: Sequence[Argument]) -> str:

@@ -76,14 +76,21 @@ class Network:
         return next((n.type.shape[0] for n in self.graph.inputs if n.type.rank), 1)
 
     @cached_property
+    def _main(self) -> tuple[Node, ...]:
+        """The nodes that the main output is computed from."""
+        wanted = self.graph.cone(self.graph.outputs["main"])
+        return tuple(n for name, n in self.graph.nodes.items() if name in wanted)
+
+    @cached_property
     def macs(self) -> int:
-        """Multiply-accumulates of convolutions and fully connected layers, one image."""
-        return sum(node_cost(self.graph, n).macs for n in self.graph.nodes.values()) // self.batch
+        """Multiply-accumulates of convolutions and fully connected layers, one image; side outputs,
+        which only training uses, are not counted."""
+        return sum(node_cost(self.graph, n).macs for n in self._main) // self.batch
 
     @cached_property
     def activations(self) -> int:
         """Output values of convolutions and fully connected layers, one image."""
-        anchors = (n for n in self.graph.nodes.values() if OPS[n.op].kind == "anchor")
+        anchors = (n for n in self._main if OPS[n.op].kind == "anchor")
         return sum(n.type.size for n in anchors) // self.batch
 
 

@@ -77,8 +77,11 @@ class Program:
 
 def _inherit(base: s.Section, heir: s.Section) -> s.Section:
     own = {e.name for e in heir.entries if isinstance(e, s.Entry)}
-    kept = tuple(e for e in base.entries if not (isinstance(e, s.Entry) and e.name in own))
-    return replace(heir, entries=kept + heir.entries)
+    judged = any(isinstance(e, s.Expect) for e in heir.entries)
+    kept = (
+        e for e in base.entries if (e.name not in own if isinstance(e, s.Entry) else not judged)
+    )
+    return replace(heir, entries=(*kept, *heir.entries))
 
 
 Reader = Callable[[str], str]
@@ -125,9 +128,10 @@ def program(file: s.File, read: Reader = read_text) -> Program:
         elif isinstance(item, s.Net | s.Instance):
             _define(nets, item, "net", errors)
     _check_sections(file, errors)
+    whole = _joined(blocks, own, file.span, errors)
     if errors:
         raise NetError(*errors)
-    return Program(name, file.items, {**blocks, **own}, nets)
+    return Program(name, file.items, whole, nets)
 
 
 def _define(table: dict[str, Any], item: Any, what: str, errors: list[Diagnostic]) -> None:
@@ -185,13 +189,24 @@ def _used(
                 if target not in known:
                     other = parse(read(target), target)
                     brought = _used(other, read, (*path, target), errors, known)
-                    known[target] = brought | {
-                        b.name: b for b in other.items if isinstance(b, s.Block)
-                    }
-                blocks |= known[target]
+                    own = {b.name: b for b in other.items if isinstance(b, s.Block)}
+                    known[target] = _joined(brought, own, item.span, errors)
+                blocks = _joined(blocks, known[target], item.span, errors)
             except NetError as e:
                 errors.extend(e.located(item.span).diagnostics)
     return blocks
+
+
+def _joined(
+    a: dict[str, s.Block], b: dict[str, s.Block], span: Span, errors: list[Diagnostic]
+) -> dict[str, s.Block]:
+    """Both tables; a name that means two blocks is an error, since each file means its own."""
+    for name in a.keys() & b.keys():
+        if a[name] is not b[name]:
+            message = f"the block `{name}` is defined in two files"
+            notes = (f"at {a[name].span}", f"at {b[name].span}")
+            errors.append(Diagnostic(message, span, "rename one of them", notes))
+    return a | b
 
 
 def self_contained(program: Program) -> s.File:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from netdsl.errors import fail
 from netdsl.kinds import Extent, Flag, Mismatch, OneOf, Whole
-from netdsl.layers.init import INIT, INITS, initialiser
+from netdsl.layers.init import INIT, INITS, Fans, initialiser
 from netdsl.layers.layer import Layer, Site, image_of
 from netdsl.ops.windows import Pads, Pair, out_size, reach
 from netdsl.signature import Chosen, OneFrom, Param, Signature
-from netdsl.types import Node, dims
+from netdsl.types import Node
 from netdsl.values import Call, Size, Symbol, Value
 
 
@@ -41,14 +42,30 @@ def pads(pad: str | Pads, kernel: Pair, dilation: Pair = (1, 1)) -> Pads:
     return (t, h - t), (left, w - left)
 
 
-def _weight_norm(site: Site, shape: tuple[int, ...], init: Chosen) -> Node:
-    """g * v / |v| for each output channel, Salimans & Kingma 2016."""
+@dataclass(frozen=True)
+class Taps:
+    """A layer's weights: shape, fans, and the axes that one output channel sums over."""
+
+    shape: tuple[int, ...]
+    fans: Fans
+    summed: tuple[int, ...]
+
+
+def _weight_norm(site: Site, taps: Taps, init: Chosen) -> Node:
+    """g * v / |v| for each output channel, Salimans & Kingma 2016; g begins as the length that v
+    has on average, so that the initialiser means what it means without weight norm."""
+    law, scale = init.record.law(taps.fans, **init.arguments)
+    if law == "constant" or scale == 0:
+        raise fail("weight norm needs a direction to begin with", help="such as weightnorm(he)")
     b = site.b
-    v = site.param("weight_v", shape, init)
-    g = site.param("weight_g", (shape[0],), initialiser("ones"))
-    axes = tuple(range(1, len(shape)))
-    length = b.sqrt(b.reduce_sum(b.mul(v, v), axes=axes, keepdims=True))
-    return b.mul(b.div(v, length), b.reshape(g, shape=(shape[0], *(1 for _ in axes))))
+    deviation = scale if law == "normal" else scale / math.sqrt(3)
+    length = deviation * math.sqrt(math.prod(taps.shape[a] for a in taps.summed))
+    kept = tuple(1 if a in taps.summed else s for a, s in enumerate(taps.shape))
+    constant = Chosen("constant", INITS["constant"], {"value": length})
+    v = site.param("weight_v", taps.shape, init, taps.fans)
+    g = site.param("weight_g", tuple(s for s in kept if s != 1) or (1,), constant)
+    norm = b.sqrt(b.reduce_sum(b.mul(v, v), axes=taps.summed, keepdims=True))
+    return b.mul(b.div(v, norm), b.reshape(g, shape=kept))
 
 
 @dataclass(frozen=True)
@@ -76,11 +93,11 @@ WEIGHT = Param(
 BIAS = Param("bias", OneOf((Flag(), INIT)), True, "`no`, `yes` or an initialiser")
 
 
-def weight(site: Site, shape: tuple[int, ...], init: Chosen) -> Node:
+def weight(site: Site, taps: Taps, init: Chosen) -> Node:
     """A layer's weight: a state, or whatever is computed from states."""
     if init.name == "weightnorm":
-        return _weight_norm(site, shape, init.arguments["init"])
-    return site.param("weight", shape, init)
+        return _weight_norm(site, taps, init.arguments["init"])
+    return site.param("weight", taps.shape, init, taps.fans)
 
 
 def biased(site: Site, y: Node, bias: bool | Chosen) -> Node:
@@ -108,7 +125,10 @@ def _conv(
             f"{c} channels in and {channels} out do not divide into {groups} groups",
             help="both must be multiples of `groups`",
         )
-    w = weight(site, (channels, *kernel, c // groups), states["weight"])
+    area = kernel[0] * kernel[1]
+    fans = Fans(area * c // groups, area * channels // groups)
+    taps = Taps((channels, *kernel, c // groups), fans, (1, 2, 3))
+    w = weight(site, taps, states["weight"])
     y = site.b.conv2d(
         x,
         w,
@@ -130,18 +150,29 @@ def _convtranspose(
     output_pad: Pair,
     **states: Any,
 ) -> Node:
+    """`same` makes the output its input times the stride; a pixel of it sums kernel/stride taps."""
     _, h, w, c = image_of(x, "convtranspose")
-    edges = pads(pad, kernel)
-    size = tuple(
-        (n - 1) * s + k - sum(p) + extra
-        for n, s, k, p, extra in zip((h, w), stride, kernel, edges, output_pad, strict=True)
+    sizes, edges = [], []
+    for axis, n in enumerate((h, w)):
+        k, s, extra = kernel[axis], stride[axis], output_pad[axis]
+        if extra >= s:
+            raise fail("`output_pad` must be smaller than the stride")
+        border = max(k - s, 0) if isinstance(pad, str) else sum(pad[axis])
+        size = n * s if isinstance(pad, str) else (n - 1) * s + k - border + extra
+        if size < 1:
+            raise fail("padding leaves nothing of the output")
+        sizes.append(size)
+        edges.append((border // 2, border - border // 2) if isinstance(pad, str) else pad[axis])
+    area = kernel[0] * kernel[1]
+    fans = Fans(max(1, area * c / (stride[0] * stride[1])), area * channels)
+    taps = Taps((c, *kernel, channels), fans, (0, 1, 2))
+    y = site.b.conv2d_dgrad(
+        x,
+        weight(site, taps, states["weight"]),
+        size=tuple(sizes),
+        stride=stride,
+        pad=tuple(edges),
     )
-    if min(size) < 1:
-        raise fail(f"padding leaves nothing of the {dims(size)} output")
-    if any(extra >= s for extra, s in zip(output_pad, stride, strict=True)):
-        raise fail("`output_pad` must be smaller than the stride")
-    weights = weight(site, (c, *kernel, channels), states["weight"])
-    y = site.b.conv2d_dgrad(x, weights, size=size, stride=stride, pad=edges)
     return biased(site, y, states["bias"])
 
 
@@ -154,7 +185,10 @@ def _local(
     edges = pads(pad, kernel)
     oh, ow = out_size((h, w), kernel, stride, edges)
     columns = b.im2col(x, kernel=kernel, stride=stride, pad=edges)
-    w_node = weight(site, (oh, ow, channels, columns.type.shape[3]), states["weight"])
+    inner = columns.type.shape[3]
+    fans = Fans(inner, channels * kernel[0] * kernel[1])
+    taps = Taps((oh, ow, channels, inner), fans, (3,))
+    w_node = weight(site, taps, states["weight"])
     product = b.matmul(b.transpose(columns, perm=(1, 2, 0, 3)), w_node)
     y = b.transpose(product, perm=(2, 0, 1, 3))
     if states["bias"] is False:

@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from netdsl.kinds import Number, Whole
-from netdsl.layers.convolution import BIAS, WEIGHT, biased, weight
+from netdsl.layers.convolution import BIAS, WEIGHT, Taps, biased, weight
+from netdsl.layers.init import Fans
 from netdsl.layers.layer import Layer, Site
 from netdsl.signature import Param, Signature
 from netdsl.types import Node
@@ -20,7 +21,9 @@ def flat(site: Site, x: Node) -> Node:
 
 def _fc(site: Site, x: Node, units: int, **states: Any) -> Node:
     x = flat(site, x)
-    w = weight(site, (units, x.type.shape[1]), states["weight"])
+    inputs = x.type.shape[1]
+    taps = Taps((units, inputs), Fans(inputs, units), (1,))
+    w = weight(site, taps, states["weight"])
     return biased(site, site.b.matmul(x, w), states["bias"])
 
 

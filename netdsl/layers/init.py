@@ -13,42 +13,39 @@ from netdsl.values import Symbol, Value
 
 
 @dataclass(frozen=True)
-class Init:
-    """`law(shape, **arguments)` gives a distribution and its parameter: ("normal", 0.05).
+class Fans:
+    """How many values one output sums up (fan in), and how many outputs one input reaches."""
 
-    Shapes are [out, ..., in]: the fan in is the product of all axes but the first.
-    """
+    inputs: float
+    outputs: float
+
+
+@dataclass(frozen=True)
+class Init:
+    """`law(fans, **arguments)` gives a distribution and its parameter: ("normal", 0.05)."""
 
     signature: Signature
     law: Callable[..., tuple[str, float]]
 
 
-def _fan_in(shape: tuple[int, ...]) -> int:
-    return max(1, math.prod(shape[1:]))
+def _he(fans: Fans) -> tuple[str, float]:
+    return "normal", math.sqrt(2 / fans.inputs)
 
 
-def _fan_out(shape: tuple[int, ...]) -> int:
-    return max(1, shape[0] * math.prod(shape[1:-1])) if len(shape) > 1 else shape[0]
+def _he_uniform(fans: Fans) -> tuple[str, float]:
+    return "uniform", math.sqrt(6 / fans.inputs)
 
 
-def _he(shape: tuple[int, ...]) -> tuple[str, float]:
-    return "normal", math.sqrt(2 / _fan_in(shape))
+def _lecun(fans: Fans) -> tuple[str, float]:
+    return "normal", math.sqrt(1 / fans.inputs)
 
 
-def _he_uniform(shape: tuple[int, ...]) -> tuple[str, float]:
-    return "uniform", math.sqrt(6 / _fan_in(shape))
+def _xavier(fans: Fans) -> tuple[str, float]:
+    return "uniform", math.sqrt(6 / (fans.inputs + fans.outputs))
 
 
-def _lecun(shape: tuple[int, ...]) -> tuple[str, float]:
-    return "normal", math.sqrt(1 / _fan_in(shape))
-
-
-def _xavier(shape: tuple[int, ...]) -> tuple[str, float]:
-    return "uniform", math.sqrt(6 / (_fan_in(shape) + _fan_out(shape)))
-
-
-def _xavier_normal(shape: tuple[int, ...]) -> tuple[str, float]:
-    return "normal", math.sqrt(2 / (_fan_in(shape) + _fan_out(shape)))
+def _xavier_normal(fans: Fans) -> tuple[str, float]:
+    return "normal", math.sqrt(2 / (fans.inputs + fans.outputs))
 
 
 def _entry(name: str, law: Any, *params: Param) -> Init:
@@ -63,11 +60,11 @@ INITS: dict[str, Init] = {
         _entry("lecun", _lecun),  # LeCun et al. 1998
         _entry("xavier", _xavier),  # Glorot & Bengio 2010
         _entry("xavier_normal", _xavier_normal),
-        _entry("normal", lambda shape, std: ("normal", std), Param("std", Number(0), 0.01)),
-        _entry("uniform", lambda shape, bound: ("uniform", bound), Param("bound", Number(0), 0.05)),
-        _entry("constant", lambda shape, value: ("constant", value), Param("value", Number())),
-        _entry("zeros", lambda shape: ("constant", 0.0)),
-        _entry("ones", lambda shape: ("constant", 1.0)),
+        _entry("normal", lambda fans, std: ("normal", std), Param("std", Number(0), 0.01)),
+        _entry("uniform", lambda fans, bound: ("uniform", bound), Param("bound", Number(0), 0.05)),
+        _entry("constant", lambda fans, value: ("constant", value), Param("value", Number())),
+        _entry("zeros", lambda fans: ("constant", 0.0)),
+        _entry("ones", lambda fans: ("constant", 1.0)),
     )
 }
 

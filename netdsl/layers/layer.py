@@ -8,7 +8,7 @@ from typing import Literal
 
 from netdsl.errors import fail
 from netdsl.ir.builder import Builder
-from netdsl.layers.init import Init
+from netdsl.layers.init import Fans, Init
 from netdsl.signature import Chosen, Signature
 from netdsl.types import Node, TensorType, dims
 
@@ -17,8 +17,7 @@ from netdsl.types import Node, TensorType, dims
 class Layer:
     """A word of the language: `build(site, x, **arguments)` emits its nodes and returns the result.
 
-    A layer of arity `many` joins branches and is given a list of nodes. `prepare` is the IR that a
-    layer needs besides: none.
+    A layer of arity `many` joins branches and is given a list of nodes.
     """
 
     name: str
@@ -42,10 +41,18 @@ class Site:
     training: bool
     updates: dict[str, Node] = field(default_factory=dict)
 
-    def param(self, name: str, shape: tuple[int, ...], init: Chosen, own: bool = False) -> Node:
-        """A learnable value; `own` keeps it apart for every use of a shared chain."""
+    def param(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        init: Chosen,
+        fans: Fans | None = None,
+        own: bool = False,
+    ) -> Node:
+        """A learnable value; `own` keeps it apart for every use of a shared chain. A vector's fans
+        are its length."""
         record: Init = init.record
-        law = record.law(shape, **init.arguments)
+        law = record.law(fans or Fans(shape[0], shape[0]), **init.arguments)
         return self._state(f"{self.path if own else self.weights}.{name}", shape, law, True)
 
     def buffer(self, name: str, shape: tuple[int, ...], value: float) -> Node:

@@ -23,7 +23,9 @@ def _moments_shape(x: TensorType, axes: Axes) -> TensorType:
 
 
 def _moments(xp: Any, x: Array, axes: Axes) -> Array:
-    return xp.stack((x.mean(axis=axes), x.var(axis=axes)))
+    """In float64: in the type of `x` the error would grow with the count."""
+    wide = x.mean(axis=axes, dtype="float64"), x.var(axis=axes, dtype="float64")
+    return xp.stack(wide).astype(x.dtype)
 
 
 def _spread(m: Array, axes: Axes, rank: int) -> Array:
@@ -58,9 +60,9 @@ def _rescale(xp: Any, g: Array, m: Array, axes: Axes, eps: float) -> Array:
 
 def _normalize_dmoments(xp: Any, g: Array, x: Array, m: Array, axes: Axes, eps: float) -> Array:
     rstd = 1 / xp.sqrt(m[1] + eps)
-    total = g.sum(axis=axes)
-    centred = (g * (x - _spread(m[0], axes, x.ndim))).sum(axis=axes)
-    return xp.stack((-total * rstd, -0.5 * centred * rstd**3))
+    total = g.sum(axis=axes, dtype="float64")
+    centred = (g * (x - _spread(m[0], axes, x.ndim))).sum(axis=axes, dtype="float64")
+    return xp.stack((-total * rstd, -0.5 * centred * rstd**3)).astype(m.dtype)
 
 
 def _dmoments_shape(

@@ -76,6 +76,12 @@ def _log_softmax_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
     return b.sub(g, b.mul(b.softmax(x), _row_sum(b, g)))
 
 
+def _wide(what: str, x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
+    """A sum or mean in float64: in the type of `x` its error would grow with the count."""
+    total = getattr(x, what)(axis=axes, keepdims=keepdims, dtype="float64")
+    return total.astype(x.dtype)
+
+
 def _reduction(name: str, reference: Any, vjp: Any, doc: str) -> Op:
     return Op(
         name=name,
@@ -108,13 +114,13 @@ def _row_op(name: str, reference: Any, vjp: Any, doc: str) -> Op:
 OPS = (
     _reduction(
         "reduce_sum",
-        lambda xp, x, axes, keepdims: x.sum(axis=axes, keepdims=keepdims),
+        lambda xp, x, axes, keepdims: _wide("sum", x, axes, keepdims),
         lambda b, g, y, x: _spread(b, g, y, x),
         "sum over axes",
     ),
     _reduction(
         "reduce_mean",
-        lambda xp, x, axes, keepdims: x.mean(axis=axes, keepdims=keepdims),
+        lambda xp, x, axes, keepdims: _wide("mean", x, axes, keepdims),
         _mean_vjp,
         "mean over axes",
     ),

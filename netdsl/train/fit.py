@@ -54,10 +54,13 @@ def check_fit(network: Network, image: tuple[int, ...], classes: tuple[str, ...]
 
 def check_loss(network: Network, recipe: Recipe) -> None:
     """Raises NetError where a loss would be given what it makes itself."""
-    out = network.graph[network.graph.outputs["main"]]
-    if recipe.loss.name == "cross_entropy" and out.op in ("softmax", "log_softmax"):
-        raise fail(
-            f"`cross_entropy` takes plain scores, the net ends with `{out.op}`",
-            out.span,
-            help=f"remove `{out.op}`; the loss and `predict` apply it themselves",
-        )
+    for name in network.graph.outputs.values():
+        out = network.graph[name]
+        while out.op == "reshape":
+            out = network.graph[out.args[0]]
+        if recipe.loss.name == "cross_entropy" and out.op in ("softmax", "log_softmax"):
+            raise fail(
+                f"`cross_entropy` takes plain scores, the net ends with `{out.op}`",
+                out.span,
+                help=f"remove `{out.op}`; the loss and `predict` apply it themselves",
+            )

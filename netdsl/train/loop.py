@@ -17,13 +17,13 @@ from netdsl.errors import fail
 from netdsl.files import write_atomically
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file
-from netdsl.language.program import Program, self_contained
+from netdsl.language.program import Program
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
 from netdsl.train.fit import check_fit, check_loss, single_input
 from netdsl.train.metrics import Record, Score, evaluate, mean
-from netdsl.train.recipe import resolve
+from netdsl.train.recipe import resolve, written_out
 from netdsl.train.step import evaluation_graph, training_graph
 from netdsl.types import Backend
 
@@ -50,7 +50,7 @@ Teller = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: its last metrics, and where its best weights lie."""
+    """A finished run: the metrics of its best epoch and of the test, and where the weights lie."""
 
     metrics: dict[str, Any]
     checkpoint: Path
@@ -69,7 +69,7 @@ class Trainer:
     ) -> None:
         self.recipe_name = recipe_name
         self.recipe = recipe = resolve(program, recipe_name)
-        self.net_text = format_file(self_contained(program))
+        self.net_text = format_file(written_out(program, recipe_name))
         network = elaborate(program, recipe.net, recipe.settings(training=True))
         evaluating = elaborate(
             program, recipe.net, recipe.settings(training=False, batch=EVALUATION_BATCH)
@@ -97,21 +97,22 @@ class Trainer:
         header = f"# netdsl {__version__}, train {self.recipe_name or 'section'}\n"
         write_atomically(self.out / "recipe.net", (header + self.net_text).encode())
         record = Record(self.out / "metrics.jsonl")
-        best: tuple[float, float] | None = None
-        metrics: dict[str, Any] = {}
+        best: dict[str, Any] | None = None
         for epoch in range(self.recipe.epochs):
             metrics = self._epoch(epoch, watch)
             record.add(metrics)
             self._save("last", metrics)
-            quality = _quality(metrics)
-            if best is None or quality > best:
-                best = quality
+            if best is None or _quality(metrics) > _quality(best):
+                best = metrics
                 self._save("best", metrics)
             tell(metrics)
+        assert best is not None
+        final = {"best_epoch": best["epoch"], **best}
         if self.dataset.read_test is not None:
-            metrics |= self._test(self.dataset.read_test())
-            record.add({"epoch": self.recipe.epochs, **_only(metrics, "test_")})
-        return Result(metrics, self.out / "best.safetensors")
+            tested = self._test(self.dataset.read_test())
+            record.add({"best_epoch": best["epoch"], **tested})
+            final |= tested
+        return Result(final, self.out / "best.safetensors")
 
     def _epoch(self, epoch: int, watch: Watcher) -> dict[str, Any]:
         recipe = self.recipe
@@ -181,7 +182,3 @@ def _quality(metrics: dict[str, Any]) -> tuple[float, float]:
     if metrics["val_accuracy"] is None:
         return 0.0, -metrics["train_loss"]
     return metrics["val_accuracy"], -metrics["val_loss"]
-
-
-def _only(metrics: dict[str, Any], prefix: str) -> dict[str, Any]:
-    return {k: v for k, v in metrics.items() if k.startswith(prefix)}

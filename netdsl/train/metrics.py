@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from netdsl.data.samples import Samples, evaluation_batches
+from netdsl.data.samples import Batch, Samples, evaluation_batches
 from netdsl.files import finite, write_atomically
 from netdsl.runtime.executor import Executor
 from netdsl.types import Array
@@ -24,8 +24,13 @@ class Score:
     images: int
 
 
-def evaluate(executor: Executor, image_input: str, samples: Samples, batch: int) -> Score:
-    """Loss and accuracy over all samples, every one counted once."""
+Seen = Callable[[Batch, dict[str, Array]], None]
+
+
+def evaluate(
+    executor: Executor, image_input: str, samples: Samples, batch: int, seen: Seen | None = None
+) -> Score:
+    """Loss and accuracy over all samples, every one counted once; `seen` is shown every batch."""
     sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
     for part in evaluation_batches(samples, batch):
         out = executor.run(
@@ -33,6 +38,8 @@ def evaluate(executor: Executor, image_input: str, samples: Samples, batch: int)
         )
         for key in sums:
             sums[key] += float(out[key])
+        if seen is not None:
+            seen(part, out)
     n = max(sums["count"], 1.0)
     return Score(sums["loss"] / n, sums["top1"] / n, sums["top5"] / n, int(sums["count"]))
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from netdsl.data.config import SIGNATURE as DATA
 from netdsl.data.config import DataConfig, resolve_data
 from netdsl.errors import NetError, fail, nearest
 from netdsl.kinds import Mismatch, Nothing, Number, OneOf, Whole
 from netdsl.language import syntax as s
 from netdsl.language.elaborate import Settings
 from netdsl.language.evaluate import Scope, truth
-from netdsl.language.program import Program, section_values
+from netdsl.language.parse import parse_expression
+from netdsl.language.program import Program, section_values, self_contained
 from netdsl.language.unparse import expression
 from netdsl.signature import Chosen, OneFrom, Param, Signature
 from netdsl.train.losses import LOSSES
 from netdsl.train.optimizers import OPTIMIZERS
-from netdsl.values import Symbol, Value
+from netdsl.values import Symbol, Value, show
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,47 @@ class Recipe:
         """How the net is elaborated under this recipe."""
         size = self.data.batch if batch is None else batch
         return Settings(size, training, pixels="uint8", prepare=self.data.prepare)
+
+
+def net_of(program: Program, name: str | None) -> str | None:
+    """The net that a recipe names, if it names one."""
+    section = program.section("train", name)
+    entry = _entry(section, "net") if section else None
+    return entry.value.name if entry and isinstance(entry.value, s.Name) else None
+
+
+def _entry(section: s.Section, name: str) -> s.Entry | None:
+    return next((e for e in section.entries if isinstance(e, s.Entry) and e.name == name), None)
+
+
+def written_out(program: Program, name: str | None) -> s.File:
+    """One file without other files, in which the recipe and its data spell out every default, so
+    that a default that changes one day changes no run that is repeated."""
+    train = program.section("train", name)
+    if train is None:
+        return self_contained(program)
+    named = _entry(train, "data")
+    data_name = named.value.name if named and isinstance(named.value, s.Name) else None
+    data = program.section("data", data_name)
+    spelled = {("train", train.name): _spelled(train, SIGNATURE)}
+    if data is not None:
+        spelled["data", data.name] = _spelled(data, DATA)
+    file = self_contained(program)
+    items = (
+        spelled.get((i.kind, i.name), i) if isinstance(i, s.Section) else i for i in file.items
+    )
+    return replace(file, items=tuple(items))
+
+
+def _spelled(section: s.Section, signature: Signature) -> s.Section:
+    """A section with an entry for every key."""
+    bound = signature.bind(section_values(section), section.span)
+    entries = [
+        s.Entry(section.span, key, parse_expression(show(value), f"{key} = "))
+        for key, value in bound.items()
+    ]
+    kept = (e for e in section.entries if isinstance(e, s.Expect))
+    return replace(section, entries=(*entries, *kept))
 
 
 def resolve(program: Program, name: str | None = None) -> Recipe:

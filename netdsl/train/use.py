@@ -10,7 +10,7 @@ import numpy as np
 
 from netdsl.data import sources
 from netdsl.data.pictures import read_picture
-from netdsl.data.samples import Samples, evaluation_batches
+from netdsl.data.samples import Batch
 from netdsl.errors import fail
 from netdsl.language.elaborate import elaborate
 from netdsl.runtime.executor import Executor
@@ -20,7 +20,7 @@ from netdsl.train.fit import check_fit, single_input
 from netdsl.train.loop import EVALUATION_BATCH
 from netdsl.train.metrics import Score, evaluate
 from netdsl.train.step import evaluation_graph
-from netdsl.types import Array, Backend
+from netdsl.types import Array, Backend, dims
 
 TOP = 5
 Top = list[tuple[str, float]]
@@ -61,21 +61,19 @@ class Trained:
         """The test images of the recipe's source (its training images where it has none)."""
         dataset = sources.load(self.recipe.data.source, folder)
         samples = dataset.read_test() if dataset.read_test else dataset.train
-        network = elaborate(self.program, self.recipe.net, self.recipe.settings(training=False))
-        check_fit(network, samples.images.shape[1:], dataset.classes)
-        executor, image, _ = self._executor(EVALUATION_BATCH)
-        score = evaluate(executor, image, samples, EVALUATION_BATCH)
-        return Report(score, dataset.classes, self._confusion(executor, image, samples))
-
-    def _confusion(self, executor: Executor, image: str, samples: Samples) -> Array:
+        executor, image, shape = self._executor(EVALUATION_BATCH)
+        if samples.images.shape[1:] != shape:
+            raise fail(f"the images are {dims(samples.images.shape[1:])}, not {dims(shape)}")
         n = len(self.classes)
-        counts = np.zeros((n, n), dtype=np.int64)
-        for batch in evaluation_batches(samples, EVALUATION_BATCH):
-            given = {image: batch.images, "labels": batch.labels, "weights": batch.weights}
-            scores = self.backend.download(executor.run(given)["scores"])
+        confusion = np.zeros((n, n), dtype=np.int64)
+
+        def count(batch: Batch, out: dict[str, Array]) -> None:
+            said = self.backend.download(out["scores"]).argmax(axis=1)
             real = batch.weights > 0
-            np.add.at(counts, (batch.labels[real], scores.argmax(axis=1)[real]), 1)
-        return counts
+            np.add.at(confusion, (batch.labels[real], said[real]), 1)
+
+        score = evaluate(executor, image, samples, EVALUATION_BATCH, count)
+        return Report(score, self.classes, confusion)
 
     def predict(self, images: Sequence[Path]) -> list[tuple[Path, Top]]:
         """The likeliest classes of each picture, with their probabilities."""
