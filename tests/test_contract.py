@@ -290,3 +290,141 @@ def test_metrics_are_json_whatever_happens(tmp_path: Path) -> None:
     from netdsl.files import finite
 
     assert json.dumps(finite({"a": float("nan"), "b": [float("inf"), 1.0]}), allow_nan=False)
+
+
+def scale_of(body: str, state: str, image: str = "16x16x8") -> float:
+    """The parameter of the distribution that a state begins with."""
+    network = elaborate(program(parse(f"net a {{ input({image}); {body} }}")))
+    found: float = network.graph[state].attrs["init"][1]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("body", "state", "fan"),
+    [
+        ("conv(4, 3x3)", "conv1.weight", 72),
+        ("conv(8, 3x3, groups=8)", "conv1.weight", 9),
+        ("local(4, 4x4, stride=4)", "local1.weight", 128),
+        ("convtranspose(4, 2x2, stride=2)", "convtranspose1.weight", 8),
+        ("fc(4)", "fc1.weight", 2048),
+    ],
+)
+def test_he_looks_at_what_one_output_sums_up(body: str, state: str, fan: int) -> None:
+    assert scale_of(body, state) == pytest.approx((2 / fan) ** 0.5)
+
+
+@pytest.mark.parametrize("call", ["conv(4, 3x3", "local(4, 4x4", "convtranspose(4, 3x3", "fc(4"])
+def test_weight_norm_begins_as_its_initialiser_would(call: str) -> None:
+    from netdsl.ir.evaluate import evaluate
+    from netdsl.runtime.state import draw
+
+    x = np.random.default_rng(0).standard_normal((1, 12, 12, 8)).astype(np.float32)
+    spread = []
+    for init in ("he", "weightnorm(he)"):
+        text = f"net a {{ input(12x12x8); y: {call}, weight={init}, bias=no) }}"
+        network = elaborate(program(parse(text)))
+        given = {n.name: draw(n, 1) for n in network.graph.states}
+        values = evaluate(network.graph, {**given, "input": x})
+        spread.append(float(values[network.graph.outputs["main"]].std()))
+    assert spread[1] == pytest.approx(spread[0], rel=0.35)
+    with pytest.raises(NetError, match="direction"):
+        check(f"net a {{ input(12x12x8); {call}, weight=weightnorm(zeros)) }}")
+
+
+def test_in_asks_what_flows_into_the_block() -> None:
+    text = "block b { conv(8, 1x1) -> conv(in.channels, 1x1) }\nnet a { input(4x4x3); b }"
+    assert elaborate(program(parse(text))).place("b1").type.shape[3] == 3
+
+
+def test_shared_chains_keep_the_values_that_they_were_written_with() -> None:
+    text = "net a { let c = 8; input(4); shared e = fc(c); let c = 16; e }"
+    assert elaborate(program(parse(text))).place("e1").type.shape == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"), [("round(2.5)", 3), ("round(-0.4) + 1", 1), ("len([1, 2])", 2)]
+)
+def test_functions(expression: str, value: int) -> None:
+    found = elaborate(program(parse(f"net a {{ input(4); fc({expression}) }}")))
+    assert found.layers[0].type.shape == (1, value)
+
+
+def test_a_bare_number_equals_its_square() -> None:
+    text = "block b(k) { if k == 1 { relu } else { tanh } }\nnet a { input(4); b(1x1) -> b(2x1) }"
+    assert [x.op for x in elaborate(program(parse(text))).layers] == ["relu", "tanh"]
+
+
+def test_side_outputs_are_not_counted_in_macs() -> None:
+    text = "net a { input(8x8x1); conv(3, 1x1); output aux: fc(10); fc(10) }"
+    assert elaborate(program(parse(text))).macs == 8 * 8 * 3 + 8 * 8 * 3 * 10
+
+
+def test_transposed_same_padding_multiplies_by_the_stride() -> None:
+    for k, s in ((2, 2), (3, 2), (4, 2), (1, 3), (5, 1)):
+        text = f"net a {{ input(5x6x1); c: convtranspose(2, {k}, stride={s}, pad=same) }}"
+        assert elaborate(program(parse(text))).place("c").type.shape[1:3] == (5 * s, 6 * s)
+
+
+def test_one_name_for_two_blocks_of_two_files_is_refused(tmp_path: Path) -> None:
+    for name, layer in (("a", "fc(3)"), ("b", "fc(4)")):
+        (tmp_path / f"{name}.net").write_text(
+            f"block helper {{ {layer} }}\nblock {name} {{ helper }}"
+        )
+    main = tmp_path / "main.net"
+    main.write_text('use "a.net"\nuse "b.net"\nnet n { input(8); a }')
+    with pytest.raises(NetError, match="defined in two files"):
+        load(str(main))
+
+
+def test_a_run_s_text_spells_out_every_default_and_means_the_same() -> None:
+    from netdsl.language.format import format_file
+    from netdsl.train.recipe import SIGNATURE, resolve, written_out
+
+    text = (
+        "net first { input(8x8x1); fc(10) }\nnet second(w=4) { input(8x8x1); fc(w) -> fc(10) }\n"
+        "data { source = digits, batch = 7 }\ntrain { net = first, expect val_loss < 9 }\n"
+        'train fast { net = second, optimizer = adam(no_decay=["*.bias"]), seed = 3 }'
+    )
+    p = program(parse(text))
+    for name in (None, "fast"):
+        again = program(parse(format_file(written_out(p, name))))
+        assert resolve(again, name) == resolve(p, name)
+        section = again.section("train", name)
+        assert section is not None
+        assert {e.name for e in section.entries if hasattr(e, "name")} >= {
+            q.name for q in SIGNATURE.params
+        }
+
+
+def test_own_expectations_replace_inherited_ones() -> None:
+    from netdsl.train.recipe import resolve
+
+    text = (
+        "net a { input(8x8x1); fc(10) }\ndata { source = digits }\n"
+        "train { expect val_accuracy > 0.9 }\ntrain fast { epochs = 1, expect val_accuracy > 0.1 }"
+    )
+    p = program(parse(text))
+    assert len(resolve(p, "fast").expectations) == 1
+    assert resolve(p, "fast").expectations != resolve(p).expectations
+
+
+def test_set_reaches_the_net_of_the_recipe(tmp_path: Path) -> None:
+    from netdsl.cli.files import load_recipe
+
+    path = tmp_path / "two.net"
+    path.write_text(
+        "net a(w=1) { input(8x8x1); fc(w) }\nnet b(w=1) { input(8x8x1); fc(w) -> fc(10) }\n"
+        "data { source = digits }\ntrain { net = b }"
+    )
+    p = load_recipe(str(path), ["w=5"], None)
+    assert elaborate(p, "b").layers[0].type.shape == (1, 5)
+    assert elaborate(p, "a").layers[0].type.shape == (1, 1)
+
+
+def test_sums_of_many_values_are_exact_enough() -> None:
+    x = (3 + np.random.default_rng(0).standard_normal((16, 64, 64, 4))).astype(np.float32)
+    found = OPS["moments"].reference(np, x, axes=(0, 1, 2))
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(found[0], exact.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(found[1], exact.var((0, 1, 2)), rtol=1e-6)
+    assert found.dtype == np.float32
