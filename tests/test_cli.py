@@ -212,9 +212,3 @@ def test_an_interrupted_run_ends_with_130(tmp_path: Path, how: int) -> None:
     from netdsl.train import checkpoint
 
     assert checkpoint.load(last).progress["epoch"] >= 1
-
-
-def test_the_reference_page_is_fresh() -> None:
-    from netdsl.insight.reference import reference
-
-    assert (ROOT / "docs" / "reference.md").read_text() == reference()
