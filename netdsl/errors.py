@@ -36,9 +36,6 @@ class Span:
     def position(self) -> tuple[int, int]:
         return self.source.position(self.start)
 
-    def to(self, other: Span) -> Span:
-        return replace(self, end=max(self.end, other.end))
-
     def __str__(self) -> str:
         line, column = self.position
         return f"{self.source.name}:{line}:{column}"

@@ -8,7 +8,7 @@ from typing import Any
 from netdsl.kinds import Number
 from netdsl.ops.elementwise import unary
 from netdsl.signature import Param
-from netdsl.types import Array, Node
+from netdsl.types import Array, Emitter, Node
 
 
 def _sigmoid(xp: Any, x: Array) -> Array:
@@ -27,7 +27,7 @@ def _gelu(xp: Any, x: Array) -> Array:
     return 0.5 * x * (1 + xp.tanh(_GELU_SCALE * (x + _GELU_CUBIC * x * x * x)))
 
 
-def _gelu_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+def _gelu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     square = b.mul(x, x)
     inner = b.mul(x, b.add(b.mul(square, b.const(_GELU_SCALE * _GELU_CUBIC)), b.const(_GELU_SCALE)))
     slope = b.add(b.mul(square, b.const(3 * _GELU_SCALE * _GELU_CUBIC)), b.const(_GELU_SCALE))
@@ -36,29 +36,29 @@ def _gelu_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
     return b.mul(g, b.mul(b.const(0.5), b.add(b.add(b.const(1.0), t), falling)))
 
 
-def _relu_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+def _relu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     return b.select(b.greater(y, b.const(0.0)), g, b.const(0.0))
 
 
-def _leaky_relu_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+def _leaky_relu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     return b.select(b.greater(x, b.const(0.0)), g, b.mul(g, b.const(y.attrs["slope"])))
 
 
-def _clamp_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+def _clamp_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     inside = b.select(b.greater(b.const(y.attrs["high"]), x), g, b.const(0.0))
     return b.select(b.greater(x, b.const(y.attrs["low"])), inside, b.const(0.0))
 
 
-def _elu_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+def _elu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     falling = b.mul(g, b.add(y, b.const(y.attrs["alpha"])))
     return b.select(b.greater(x, b.const(0.0)), g, falling)
 
 
-def _sigmoid_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+def _sigmoid_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     return b.mul(g, b.mul(y, b.sub(b.const(1.0), y)))
 
 
-def _tanh_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+def _tanh_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     return b.mul(g, b.sub(b.const(1.0), b.mul(y, y)))
 
 

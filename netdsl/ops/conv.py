@@ -12,7 +12,7 @@ from netdsl.kinds import Whole
 from netdsl.ops.op import Draw, Example, Op, floats, image, require, same_dtype
 from netdsl.ops.windows import Pads, Pair, gather, out_size, scatter
 from netdsl.signature import Param
-from netdsl.types import Array, Node, TensorType, dims
+from netdsl.types import Array, Emitter, Node, TensorType, dims
 
 _GEOMETRY = (
     Param("stride", default=(1, 1)),
@@ -116,11 +116,11 @@ def _settings(y: Node) -> dict[str, Any]:
     return {k: y.attrs[k] for k in ("stride", "pad", "dilation", "groups")}
 
 
-def _to_image(b: Any, g: Node, w: Node, x: Node, y: Node) -> Node:
+def _to_image(b: Emitter, g: Node, w: Node, x: Node, y: Node) -> Node:
     return b.conv2d_dgrad(g, w, size=x.type.shape[1:3], **_settings(y))
 
 
-def _to_weight(b: Any, g: Node, x: Node, kernel: Pair, y: Node) -> Node:
+def _to_weight(b: Emitter, g: Node, x: Node, kernel: Pair, y: Node) -> Node:
     return b.conv2d_wgrad(g, x, kernel=kernel, **_settings(y))
 
 

@@ -18,7 +18,7 @@ from netdsl.ops.op import (
     some_shape,
 )
 from netdsl.signature import Param
-from netdsl.types import FLOATS, ITEMSIZE, Array, Node, TensorType
+from netdsl.types import FLOATS, ITEMSIZE, Array, Emitter, Node, TensorType
 
 
 def _binary_shape(x: TensorType, z: TensorType) -> TensorType:
@@ -101,12 +101,12 @@ def unary(
     )
 
 
-def _power_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+def _power_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     p = y.attrs["exponent"]
     return b.mul(g, b.mul(b.const(p), b.power(x, exponent=p - 1)))
 
 
-def _zero(b: Any) -> Node:
+def _zero(b: Emitter) -> Node:
     return b.const(0.0)
 
 
@@ -134,7 +134,7 @@ def _cast_shape(x: TensorType, dtype: str) -> TensorType:
     return TensorType(x.shape, dtype)
 
 
-def _cast_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+def _cast_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     return b.cast(g, dtype=x.type.dtype)
 
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from netdsl.ops.op import Draw, Example, Op, floats, require, same_dtype, some_shape
-from netdsl.types import Array, Node, TensorType, dims
+from netdsl.types import Array, Emitter, Node, TensorType, dims
 
 
 def _batch(w: tuple[int, ...]) -> tuple[int, ...]:
@@ -27,18 +27,18 @@ def _matmul(xp: Any, x: Array, w: Array) -> Array:
     return xp.matmul(rows, w.swapaxes(-1, -2)).reshape(*x.shape[:-1], w.shape[-2])
 
 
-def _swapped(b: Any, x: Node) -> Node:
+def _swapped(b: Emitter, x: Node) -> Node:
     rank = x.type.rank
     return b.transpose(x, perm=(*range(rank - 2), rank - 1, rank - 2))
 
 
-def _rows(b: Any, x: Node, batch: tuple[int, ...]) -> Node:
+def _rows(b: Emitter, x: Node, batch: tuple[int, ...]) -> Node:
     """Everything between the batch axes and the last axis as one axis."""
     count = math.prod(x.type.shape[len(batch) : -1])
     return b.reshape(x, shape=(*batch, count, x.type.shape[-1]))
 
 
-def _matmul_dw(b: Any, g: Node, y: Node, x: Node, w: Node) -> Node:
+def _matmul_dw(b: Emitter, g: Node, y: Node, x: Node, w: Node) -> Node:
     batch = _batch(w.type.shape)
     return b.matmul(_swapped(b, _rows(b, g, batch)), _swapped(b, _rows(b, x, batch)))
 

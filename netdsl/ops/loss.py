@@ -8,7 +8,7 @@ from netdsl.kinds import Number, Whole
 from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, same_dtype, some_shape
 from netdsl.ops.reduce import OPS as REDUCE_OPS
 from netdsl.signature import Param
-from netdsl.types import Array, Node, TensorType, dims
+from netdsl.types import Array, Emitter, Node, TensorType, dims
 
 _log_softmax = next(op.reference for op in REDUCE_OPS if op.name == "log_softmax")
 _SMOOTHING = Param("smoothing", Number(0, below=1), 0.0, "share of the target spread evenly")
@@ -35,7 +35,7 @@ def _cross_entropy_shape(logits: TensorType, labels: TensorType, smoothing: floa
     return TensorType(labels.shape, logits.dtype)
 
 
-def _cross_entropy_vjp(b: Any, g: Node, y: Node, logits: Node, labels: Node) -> Node:
+def _cross_entropy_vjp(b: Emitter, g: Node, y: Node, logits: Node, labels: Node) -> Node:
     kind = logits.type
     target = b.one_hot(
         labels, classes=kind.shape[-1], smoothing=y.attrs["smoothing"], dtype=kind.dtype
@@ -68,7 +68,7 @@ def _squared_error_shape(x: TensorType, t: TensorType) -> TensorType:
     return TensorType(x.shape, same_dtype(x, t))
 
 
-def _squared_error_vjp(b: Any, g: Node, x: Node, t: Node) -> Node:
+def _squared_error_vjp(b: Emitter, g: Node, x: Node, t: Node) -> Node:
     return b.mul(g, b.mul(b.const(2.0), b.sub(x, t)))
 
 

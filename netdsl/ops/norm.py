@@ -8,7 +8,7 @@ from typing import Any
 from netdsl.kinds import Number, Whole
 from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, same_dtype, some_shape
 from netdsl.signature import Param
-from netdsl.types import Array, Node, TensorType, dims
+from netdsl.types import Array, Emitter, Node, TensorType, dims
 
 Axes = tuple[int, ...]
 
@@ -146,7 +146,7 @@ def _lrn_grad_example(draw: Draw) -> Example:
     return Example(floats(shape, shape), _lrn_attrs(draw))
 
 
-def _rescaled(b: Any, g: Node, y: Node, m: Node) -> Node:
+def _rescaled(b: Emitter, g: Node, y: Node, m: Node) -> Node:
     return b.rescale(g, m, axes=y.attrs["axes"], eps=y.attrs["eps"])
 
 

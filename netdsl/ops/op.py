@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from netdsl.errors import NetError, fail
 from netdsl.signature import Param
-from netdsl.types import Array, Node, TensorType
+from netdsl.types import Array, Emitter, Node, TensorType
 
 Pair = tuple[int, int]
 OpKind = Literal["leaf", "anchor", "elementwise", "reduce", "view", "opaque"]
@@ -98,7 +98,7 @@ class Op:
         if rule is None:
             return None
 
-        def variadic_rule(b: Any, g: Node, y: Node, *args: Node) -> Node:
+        def variadic_rule(b: Emitter, g: Node, y: Node, *args: Node) -> Node:
             return rule(b, g, y, *args, operand=operand)
 
         return variadic_rule

@@ -10,7 +10,7 @@ import numpy as np
 from netdsl.kinds import Number, Text
 from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, some_shape
 from netdsl.signature import Param
-from netdsl.types import Array, Node, TensorType
+from netdsl.types import Array, Emitter, Node, TensorType
 
 _MULTIPLY = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -58,7 +58,7 @@ def _dropout_shape(
     return x
 
 
-def _dropout_vjp(b: Any, g: Node, y: Node, x: Node, seed: Node, step: Node) -> Node:
+def _dropout_vjp(b: Emitter, g: Node, y: Node, x: Node, seed: Node, step: Node) -> Node:
     return b.dropout(g, seed, step, **y.attrs)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from netdsl.kinds import Flag
 from netdsl.ops.op import Draw, Example, Op, floats, require, some_shape
 from netdsl.signature import Param
-from netdsl.types import Array, Node, TensorType
+from netdsl.types import Array, Emitter, Node, TensorType
 
 _AXES = (Param("axes"), Param("keepdims", Flag(), False))
 
@@ -20,7 +20,7 @@ def _reduced(x: TensorType, axes: tuple[int, ...], keepdims: bool) -> TensorType
     return x.with_shape(kept)
 
 
-def _spread(b: Any, value: Node, y: Node, x: Node) -> Node:
+def _spread(b: Emitter, value: Node, y: Node, x: Node) -> Node:
     """A reduced value repeated along the axes that were reduced."""
     if value.type.rank and not y.attrs["keepdims"]:
         axes = y.attrs["axes"]
@@ -30,12 +30,12 @@ def _spread(b: Any, value: Node, y: Node, x: Node) -> Node:
     return b.broadcast(value, shape=x.type.shape)
 
 
-def _mean_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+def _mean_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     count = math.prod(x.type.shape[a] for a in y.attrs["axes"])
     return _spread(b, b.mul(g, b.const(1 / count)), y, x)
 
 
-def _max_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+def _max_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     hit = b.cast(b.equal(x, _spread(b, y, y, x)), dtype=x.type.dtype)
     share = b.div(g, b.reduce_sum(hit, axes=y.attrs["axes"], keepdims=y.attrs["keepdims"]))
     return b.mul(hit, _spread(b, share, y, x))
@@ -64,15 +64,15 @@ def _softmax(xp: Any, x: Array) -> Array:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def _row_sum(b: Any, x: Node) -> Node:
+def _row_sum(b: Emitter, x: Node) -> Node:
     return b.reduce_sum(x, axes=(x.type.rank - 1,), keepdims=True)
 
 
-def _softmax_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+def _softmax_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     return b.mul(y, b.sub(g, _row_sum(b, b.mul(g, y))))
 
 
-def _log_softmax_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+def _log_softmax_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     return b.sub(g, b.mul(b.softmax(x), _row_sum(b, g)))
 
 

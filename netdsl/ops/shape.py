@@ -16,7 +16,7 @@ from netdsl.ops.op import (
     some_shape,
 )
 from netdsl.signature import Param
-from netdsl.types import Array, Node, TensorType, dims
+from netdsl.types import Array, Emitter, Node, TensorType, dims
 
 Ints = tuple[int, ...]
 
@@ -71,7 +71,7 @@ def _concat_shape(*xs: TensorType, axis: int) -> TensorType:
     return TensorType(shape, same_dtype(*xs))
 
 
-def _concat_vjp(b: Any, g: Node, y: Node, *xs: Node, operand: int) -> Node:
+def _concat_vjp(b: Emitter, g: Node, y: Node, *xs: Node, operand: int) -> Node:
     axis = y.attrs["axis"]
     start = sum(x.type.shape[axis] for x in xs[:operand])
     low = tuple(start if a == axis else 0 for a in range(y.type.rank))
@@ -98,7 +98,7 @@ def _slice(xp: Any, x: Array, start: Ints, stop: Ints, step: Ints) -> Array:
     return x[tuple(slice(a, b, s) for a, b, s in zip(start, stop, step, strict=True))]
 
 
-def _slice_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+def _slice_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     """A strided slice is undone by padding: `step - 1` zeros between, the rest around."""
     low, step = y.attrs["start"], y.attrs["step"]
     high = tuple(
@@ -144,7 +144,7 @@ def _pad(xp: Any, x: Array, low: Ints, high: Ints, interior: Ints, value: float)
     return out
 
 
-def _pad_vjp(b: Any, g: Node, y: Node, x: Node) -> Node:
+def _pad_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     index = _pad_index(x.type.shape, y.attrs["low"], y.attrs["interior"])
     start, stop, step = zip(*((i.start, i.stop, i.step) for i in index), strict=True)
     return b.slice(g, start=start, stop=stop, step=step)
