@@ -149,7 +149,10 @@ class Many:
 
     def accept(self, value: Value) -> tuple[Any, ...]:
         entries = value if isinstance(value, tuple) else (value,)
-        accepted = tuple(self.item.accept(e) for e in entries)
+        try:
+            accepted = tuple(self.item.accept(e) for e in entries)
+        except Mismatch as wanted:
+            raise Mismatch(f"a list of which each is {wanted}") from None
         if self.length is not None and len(accepted) != self.length:
             raise Mismatch(f"a list of {self.length}")
         return accepted

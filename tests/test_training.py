@@ -72,6 +72,14 @@ def test_the_same_seed_gives_the_same_bits(run: Any, tmp_path: Path) -> None:
     assert first.states.keys() == second.states.keys()
     for name, value in first.states.items():
         np.testing.assert_array_equal(value, second.states[name])
+    files = [p / "last.safetensors" for p in (run[1], tmp_path)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_run_s_own_text_repeats_it(run: Any, tmp_path: Path) -> None:
+    train(tmp_path, (run[1] / "recipe.net").read_text())
+    files = [p / "last.safetensors" for p in (run[1], tmp_path)]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_another_seed_gives_other_weights(run: Any, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from netdsl.language import syntax as s
@@ -71,13 +72,22 @@ class _Writer:
         self.lines: list[str] = []
 
     def file(self, file: s.File) -> str:
-        last_end = 0
-        for i, item in enumerate(file.items):
-            if i and self._blank_before(item, last_end, always=not _light(file.items[i - 1], item)):
+        last_end, tall, last = 0, False, None
+        for item in file.items:
+            lead = self._nested(partial(self._leading, item.span.start, "", last is None))
+            lines = _ITEMS[type(item)](self, item)
+            apart = tall or len(lines) > 1 or len(lead) > 0
+            if (
+                last is not None
+                and type(last) is type(item)
+                and isinstance(item, s.Instance | s.Use)
+            ):
+                apart = False
+            if last is not None and self._blank_before(item, last_end, always=apart):
                 self.lines.append("")
-            self._leading(item.span.start, "", separate=i == 0)
-            self._put(_ITEMS[type(item)](self, item), item, "")
-            last_end = item.span.end
+            self.lines += lead
+            self._put(lines, item, "")
+            last_end, tall, last = item.span.end, len(lines) > 1, item
         self._leading(len(self.text) + 1, "")
         return "\n".join(self.lines).strip("\n") + "\n" if self.lines else ""
 
@@ -212,9 +222,13 @@ class _Writer:
         lines = [head]
         for i, element in enumerate(chain.elements):
             arrow = " -> " if i else ""
-            full = len(lines[-1]) + len(arrow) + len(element_text(element)) > WIDTH
+            wide = len(element_text(element))
+            full = len(lines[-1]) + len(arrow) + wide > WIDTH
+            opens = self._broken(element) or (
+                _breakable(element) and len(indent) + len(INDENT) + 3 + wide > WIDTH
+            )
             noted = i > 0 and self._between(chain.elements[i - 1], element, lines, indent)
-            if i and (noted or (full and not self._broken(element))):
+            if i and (noted or (full and not opens)):
                 lines.append(f"{indent}{INDENT}-> ")
                 arrow = ""
             piece = self.element(element, len(lines[-1]) + len(arrow), indent)
@@ -260,7 +274,8 @@ class _Writer:
                 inner = self.element(e.element, column, indent)
                 return [*inner[:-1], f"{inner[-1]} * {inside(e.count, TIGHT + 1)}"]
             case s.Group():
-                inner = self.chain("(", e.chain, indent + INDENT)
+                inner = self.chain(" " * column + "(", e.chain, indent + INDENT)
+                inner[0] = inner[0][column:]
                 return [*inner[:-1], inner[-1] + ")"]
             case s.Step(branches=tuple()):
                 return self._branched(e, column, indent)
@@ -304,14 +319,11 @@ class _Writer:
         return lines
 
 
-def _light(a: s.Item, b: s.Item) -> bool:
-    """Whether two neighbours may stand without a blank line between."""
-    kinds = {type(a), type(b)}
-    return "\n" not in _text_of(a) + _text_of(b) or kinds <= {s.Instance, s.Use}
-
-
-def _text_of(tree: s.Tree) -> str:
-    return tree.span.source.text[tree.span.start : tree.span.end]
+def _breakable(e: s.Element) -> bool:
+    """Whether an element has seams of its own to break at."""
+    if isinstance(e, s.Repeat):
+        return _breakable(e.element)
+    return isinstance(e, s.Group | s.If | s.For) or (isinstance(e, s.Step) and bool(e.branches))
 
 
 def _label_widths(body: s.Body, text: str) -> dict[int, int]:

@@ -84,7 +84,9 @@ def _set_param(file: s.File, key: str, value: s.Expr, net: str | None) -> s.File
     chosen = nets.get(owner if dot else net or next(iter(nets)))
     if chosen is None or name not in _params(chosen, nets):
         known = [f"{n}.{p}" for n, item in nets.items() for p in _params(item, nets)]
-        keys = [*(_params(chosen, nets) if chosen else ()), *known, "train.KEY", "data.KEY"]
+        sections = [i for i in file.items if isinstance(i, s.Section)]
+        places = [f"{i.kind}.{i.name}.KEY" if i.name else f"{i.kind}.KEY" for i in sections]
+        keys = [*(_params(chosen, nets) if chosen else ()), *known, *places]
         raise fail(
             f"there is nothing to set called `{key}`", help=nearest(key, keys, "settings are")
         )

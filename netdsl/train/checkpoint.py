@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from netdsl import __version__
 from netdsl.errors import fail
@@ -16,6 +16,9 @@ from netdsl.language.program import Program, program
 from netdsl.train.recipe import Recipe, resolve
 from netdsl.types import Array
 
+KEY = "netdsl"
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -23,7 +26,6 @@ class Checkpoint:
 
     states: Mapping[str, Array]
     net_text: str
-    recipe_name: str | None
     classes: tuple[str, ...]
     metrics: Mapping[str, Any]
     progress: Mapping[str, int]
@@ -33,22 +35,22 @@ class Checkpoint:
         return program(parse(self.net_text, f"{self.origin} (.net inside)"))
 
     def recipe(self) -> Recipe:
-        return resolve(self.program(), self.recipe_name)
+        return resolve(self.program())
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint. Raises NetError if it cannot; what was there then stays."""
     from safetensors.numpy import save as to_bytes
 
-    metadata = {
-        "format": "netdsl",
+    about = {
         "version": __version__,
         "net": checkpoint.net_text,
-        "recipe": json.dumps(checkpoint.recipe_name),
-        "classes": json.dumps(checkpoint.classes),
-        "metrics": json.dumps(finite(dict(checkpoint.metrics))),
-        "progress": json.dumps(checkpoint.progress),
+        "classes": checkpoint.classes,
+        "metrics": finite(dict(checkpoint.metrics)),
+        "progress": checkpoint.progress,
     }
+    # one key, since safetensors writes several in an order of its own each time
+    metadata = {KEY: json.dumps(about, sort_keys=True)}
     write_atomically(path, to_bytes(dict(checkpoint.states), metadata))
 
 
@@ -64,25 +66,24 @@ def load(path: Path) -> Checkpoint:
             states = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as e:
         raise fail(f"{path} is no checkpoint, or damaged: {e}") from None
-    if metadata.get("format") != "netdsl":
+    if KEY not in metadata:
         help = "weights carry their .net; `netdsl train` writes such files"
         raise fail(f"{path} holds weights, but not of netdsl", help=help)
     try:
+        about = _checked(json.loads(metadata[KEY]), dict)
         return Checkpoint(
             states,
-            metadata["net"],
-            _decoded(metadata, "recipe", str | None),
-            tuple(str(c) for c in _decoded(metadata, "classes", list)),
-            _decoded(metadata, "metrics", dict),
-            _decoded(metadata, "progress", dict),
+            _checked(about["net"], str),
+            tuple(str(c) for c in _checked(about["classes"], list)),
+            _checked(about["metrics"], dict),
+            _checked(about["progress"], dict),
             str(path),
         )
     except (KeyError, ValueError, RecursionError) as e:
         raise fail(f"{path} is damaged: {e}") from None
 
 
-def _decoded(metadata: Mapping[str, str], key: str, kind: Any) -> Any:
-    value = json.loads(metadata[key])
+def _checked(value: Any, kind: type[T]) -> T:
     if not isinstance(value, kind):
-        raise ValueError(f"its `{key}` is {str(value)[:40]}")
+        raise ValueError(f"{str(value)[:40]} is no {kind.__name__}")
     return value

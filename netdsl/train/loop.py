@@ -28,6 +28,8 @@ from netdsl.train.step import evaluation_graph, training_graph
 from netdsl.types import Backend
 
 EVALUATION_BATCH = 250
+CLOCK = ("seconds", "images_per_second")
+"""Metrics that differ from run to run; weights do not carry them."""
 KEPT = ("recipe.net", "metrics.jsonl", "last.safetensors", "best.safetensors")
 """The files of a run directory."""
 
@@ -168,9 +170,8 @@ class Trainer:
         content = checkpoint.Checkpoint(
             self.state.snapshot(),
             self.net_text,
-            self.recipe_name,
             self.dataset.classes,
-            metrics,
+            {k: v for k, v in metrics.items() if k not in CLOCK},
             {"epoch": metrics["epoch"], "step": metrics["step"]},
         )
         checkpoint.save(self.out / f"{name}.safetensors", content)

@@ -85,36 +85,43 @@ class Recipe:
 def net_of(program: Program, name: str | None) -> str | None:
     """The net that a recipe names, if it names one."""
     section = program.section("train", name)
-    entry = _entry(section, "net") if section else None
-    return entry.value.name if entry and isinstance(entry.value, s.Name) else None
+    return _reference(section, "net") if section else None
 
 
-def _entry(section: s.Section, name: str) -> s.Entry | None:
-    return next((e for e in section.entries if isinstance(e, s.Entry) and e.name == name), None)
+def _reference(section: s.Section, key: str) -> str | None:
+    """The name that a key of a section refers to, unchecked."""
+    for e in section.entries:
+        if isinstance(e, s.Entry) and e.name == key and isinstance(e.value, s.Name):
+            return None if e.value.name == "none" else e.value.name
+    return None
 
 
 def written_out(program: Program, name: str | None) -> s.File:
-    """One file without other files, in which the recipe and its data spell out every default, so
-    that a default that changes one day changes no run that is repeated."""
+    """One file, without other files, that repeats a run by itself: its recipe is the only one, and
+    recipe and data spell out every default, so that no default of another day changes them."""
+    file = self_contained(program)
     train = program.section("train", name)
     if train is None:
-        return self_contained(program)
-    named = _entry(train, "data")
-    data_name = named.value.name if named and isinstance(named.value, s.Name) else None
+        return file
+    net, data_name = program.net(_reference(train, "net")), _reference(train, "data")
     data = program.section("data", data_name)
-    spelled = {("train", train.name): _spelled(train, SIGNATURE)}
+    kept = (i for i in file.items if not _replaced(i, data))
+    own = [replace(_spelled(train, SIGNATURE, net=Symbol(net)), name=None)]
     if data is not None:
-        spelled["data", data.name] = _spelled(data, DATA)
-    file = self_contained(program)
-    items = (
-        spelled.get((i.kind, i.name), i) if isinstance(i, s.Section) else i for i in file.items
-    )
-    return replace(file, items=tuple(items))
+        own.insert(0, _spelled(data, DATA))
+    return replace(file, items=(*kept, *own))
 
 
-def _spelled(section: s.Section, signature: Signature) -> s.Section:
+def _replaced(item: s.Item, data: s.Section | None) -> bool:
+    """Whether an item of the file gives way to a section that is spelled out."""
+    if not isinstance(item, s.Section):
+        return False
+    return item.kind == "train" or (data is not None and item.name == data.name)
+
+
+def _spelled(section: s.Section, signature: Signature, **known: Value) -> s.Section:
     """A section with an entry for every key."""
-    bound = signature.bind(section_values(section), section.span)
+    bound = signature.bind(section_values(section), section.span) | known
     entries = [
         s.Entry(section.span, key, parse_expression(show(value), f"{key} = "))
         for key, value in bound.items()
