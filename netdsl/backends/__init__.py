@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from netdsl.backends.arrays import ArrayBackend, cuda, reference
-from netdsl.errors import fail, nearest
+from netdsl.errors import NetError, fail, nearest
 from netdsl.types import Backend
 
 DEVICES = ("auto", "cuda", "reference")
@@ -25,8 +25,6 @@ def open_backend(device: str = "auto") -> Backend:
 
 
 def _automatic() -> ArrayBackend:
-    from netdsl.errors import NetError
-
     try:
         return cuda()
     except NetError:

@@ -47,7 +47,9 @@ def load_recipe(path: str, settings: list[str] | None, recipe: str | None) -> Pr
     from netdsl.train.recipe import net_of
 
     file = _tree(path)
-    return program(override(file, settings or (), net_of(program(file), recipe)))
+    if settings:
+        file = override(file, settings, net_of(program(file), recipe))
+    return program(file)
 
 
 def _tree(path: str) -> File:

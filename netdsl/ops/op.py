@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from netdsl.errors import NetError, fail
 from netdsl.signature import Param
-from netdsl.types import Array, Emitter, Node, TensorType
+from netdsl.types import Array, Emitter, Node, TensorType, dims
 
 Pair = tuple[int, int]
 OpKind = Literal["leaf", "anchor", "elementwise", "reduce", "view", "opaque"]
@@ -129,8 +129,6 @@ def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def mismatch(*shapes: tuple[int, ...]) -> NetError:
-    from netdsl.types import dims
-
     return fail("shapes do not fit together: " + " and ".join(map(dims, shapes)))
 
 

@@ -13,7 +13,6 @@ from netdsl.errors import fail
 from netdsl.files import finite, write_atomically
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, program
-from netdsl.train.recipe import Recipe, resolve
 from netdsl.types import Array
 
 KEY = "netdsl"
@@ -33,9 +32,6 @@ class Checkpoint:
 
     def program(self) -> Program:
         return program(parse(self.net_text, f"{self.origin} (.net inside)"))
-
-    def recipe(self) -> Recipe:
-        return resolve(self.program())
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

@@ -34,6 +34,12 @@ def single_input(network: Network) -> str:
 
 def check_fit(network: Network, image: tuple[int, ...], classes: tuple[str, ...]) -> None:
     """Raises NetError where images or classes do not fit the net."""
+    check_images(network, image)
+    check_classes(network, classes)
+
+
+def check_images(network: Network, image: tuple[int, ...]) -> None:
+    """Raises NetError where images of this shape do not fit the net's input."""
     wanted = network.graph[single_input(network)]
     if image != wanted.type.shape[1:]:
         given = dims(image)
@@ -42,6 +48,10 @@ def check_fit(network: Network, image: tuple[int, ...], classes: tuple[str, ...]
             wanted.span,
             help=f"begin the net with `input({given})`, or choose another source",
         )
+
+
+def check_classes(network: Network, classes: tuple[str, ...]) -> None:
+    """Raises NetError where an output does not give one score a class."""
     for name in network.graph.outputs.values():
         out = network.graph[name]
         if out.type.shape[-1] != len(classes):

@@ -13,14 +13,16 @@ from netdsl.data.pictures import read_picture
 from netdsl.data.samples import Batch
 from netdsl.errors import fail
 from netdsl.language.elaborate import elaborate
+from netdsl.language.network import Network
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
-from netdsl.train.fit import check_fit, single_input
+from netdsl.train.fit import check_classes, check_images, single_input
 from netdsl.train.loop import EVALUATION_BATCH
 from netdsl.train.metrics import Score, evaluate
+from netdsl.train.recipe import resolve
 from netdsl.train.step import evaluation_graph
-from netdsl.types import Array, Backend, dims
+from netdsl.types import Array, Backend
 
 TOP = 5
 Top = list[tuple[str, float]]
@@ -42,28 +44,25 @@ class Trained:
         best = path / "best.safetensors"
         self.checkpoint = checkpoint.load(best if path.is_dir() and best.exists() else path)
         self.backend = backend
-        self.recipe = self.checkpoint.recipe()
         self.program = self.checkpoint.program()
+        self.recipe = resolve(self.program)
         self.state = State(backend)
         self.classes = self.checkpoint.classes
 
-    def _executor(self, batch: int) -> tuple[Executor, str, tuple[int, ...]]:
+    def _executor(self, batch: int) -> tuple[Executor, Network]:
         settings = self.recipe.settings(training=False, batch=batch)
         network = elaborate(self.program, self.recipe.net, settings)
         graph = evaluation_graph(network, self.recipe)
         self.state.load(self.checkpoint.states, graph.states, self.checkpoint.origin)
-        check_fit(network, network.graph[single_input(network)].type.shape[1:], self.classes)
-        image = single_input(network)
-        executor = Executor(graph, self.backend, self.state)
-        return executor, image, network.graph[image].type.shape[1:]
+        check_classes(network, self.classes)
+        return Executor(graph, self.backend, self.state), network
 
     def evaluate(self, folder: str | None) -> Report:
         """The test images of the recipe's source (its training images where it has none)."""
         dataset = sources.load(self.recipe.data.source, folder)
         samples = dataset.read_test() if dataset.read_test else dataset.train
-        executor, image, shape = self._executor(EVALUATION_BATCH)
-        if samples.images.shape[1:] != shape:
-            raise fail(f"the images are {dims(samples.images.shape[1:])}, not {dims(shape)}")
+        executor, network = self._executor(EVALUATION_BATCH)
+        check_images(network, samples.images.shape[1:])
         n = len(self.classes)
         confusion = np.zeros((n, n), dtype=np.int64)
 
@@ -72,12 +71,14 @@ class Trained:
             real = batch.weights > 0
             np.add.at(confusion, (batch.labels[real], said[real]), 1)
 
-        score = evaluate(executor, image, samples, EVALUATION_BATCH, count)
+        score = evaluate(executor, single_input(network), samples, EVALUATION_BATCH, count)
         return Report(score, self.classes, confusion)
 
     def predict(self, images: Sequence[Path]) -> list[tuple[Path, Top]]:
         """The likeliest classes of each picture, with their probabilities."""
-        executor, name, shape = self._executor(1)
+        executor, network = self._executor(1)
+        name = single_input(network)
+        shape = network.graph[name].type.shape[1:]
         found = []
         for path in images:
             if len(shape) != 3:
