@@ -1,4 +1,4 @@
-"""What flows through the compiler: TensorType, Node, Graph, and what a backend promises."""
+"""What flows through the compiler: TensorType, Node, Graph."""
 
 from __future__ import annotations
 
@@ -88,7 +88,11 @@ class Attrs(Mapping[str, Any]):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operation and its one result; `name` is the value's name, `args` are names of values."""
+    """One operation and its one result; `name` is the value's name, `args` are names of values.
+
+    Nodes of different `region` are never taken for one: what a backward pass computes again stays
+    apart from what the forward pass computed.
+    """
 
     name: str
     op: str
@@ -96,6 +100,7 @@ class Node:
     attrs: Attrs
     type: TensorType
     span: Span | None = field(default=None, compare=False)
+    region: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,19 +158,3 @@ class Emitter(Protocol):
     """What a `vjp` builds with: `b.mul(x, y)` emits the operator `mul` and returns its node."""
 
     def __getattr__(self, op: str) -> Callable[..., Node]: ...
-
-
-class Backend(Protocol):
-    """Arrays and kernels of one kind of machine.
-
-    `bind` decides everything about a node once and returns a plain function of its operands.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    def upload(self, array: Array) -> Array: ...
-
-    def download(self, array: Array) -> Array: ...
-
-    def bind(self, node: Node) -> Callable[..., Array]: ...

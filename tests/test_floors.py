@@ -18,6 +18,8 @@ FLOORS = [
     "types",
     "ops",
     "ir",
+    "passes",
+    "plan",
     "layers",
     "language",
     "backends",

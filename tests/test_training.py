@@ -150,6 +150,7 @@ def test_side_outputs_weigh_in_training_only() -> None:
     evaluating = elaborate(read(), None, recipe.settings(training=False, batch=4))
     state = State(REFERENCE)
     graph = evaluation_graph(evaluating, recipe)
+    state.initialise(graph.states, seed=1)
     executor = Executor(graph, REFERENCE, state)
     assert "side.weight" not in executor.reads
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from netdsl.backends.arrays import ArrayBackend, cuda, reference
+from netdsl.backends.arrays import ArrayBackend, cuda, model, reference
 from netdsl.errors import NetError, fail, nearest
-from netdsl.types import Backend
+from netdsl.plan.backend import Backend
 
-DEVICES = ("auto", "cuda", "reference")
+DEVICES = ("auto", "cuda", "reference", "model")
 
 
 def open_backend(device: str = "auto") -> Backend:
@@ -14,12 +14,9 @@ def open_backend(device: str = "auto") -> Backend:
 
     Raises NetError with what to install where the device is not to be had.
     """
-    if device == "reference":
-        return reference()
-    if device == "cuda":
-        return cuda()
-    if device == "auto":
-        return _automatic()
+    known = {"reference": reference, "model": model, "cuda": cuda, "auto": _automatic}
+    if device in known:
+        return known[device]()
     help = nearest(device, DEVICES, "devices are")
     raise fail(f"there is no device `{device}`", help=help)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,29 +11,150 @@ import numpy as np
 
 from netdsl.errors import fail
 from netdsl.ops import OPS
-from netdsl.types import Array, Node
+from netdsl.plan.fusion import ALONE, FUSED, Fusion
+from netdsl.plan.kernel import Kernel
+from netdsl.plan.layout import Layout
+from netdsl.plan.placement import Placement
+from netdsl.plan.plan import Plan
+from netdsl.types import Array
+
+Thunk = Callable[[], None]
+_ALIGN = 64
 
 
 @dataclass(frozen=True)
 class ArrayBackend:
-    """One operator after the other, as its record defines it."""
+    """Kernels whose nodes are computed one after the other, as their records define them."""
 
     name: str
     xp: Any
+    fusion: Fusion = ALONE
 
     def upload(self, array: Array) -> Array:
-        return self.xp.asarray(array)
+        return self.xp.array(array)
 
     def download(self, array: Array) -> Array:
-        return array if self.xp is np else self.xp.asnumpy(array)
+        return array.copy() if self.xp is np else self.xp.asnumpy(array)
 
-    def bind(self, node: Node) -> Callable[..., Array]:
-        """The reference of a node's operator with its attributes filled in."""
-        return partial(OPS[node.op].reference, self.xp, **node.attrs)
+    def write(self, target: Array, values: Array) -> None:
+        target[...] = values if self.xp is np else self.xp.asarray(values)
+
+    def allocate(self, nbytes: int) -> Array:
+        buffer = self.xp.zeros(nbytes + _ALIGN, dtype="uint8")
+        first = -_address(buffer) % _ALIGN
+        return buffer[first : first + nbytes]
+
+    def view(self, buffer: Array, dtype: str, layout: Layout) -> Array:
+        flat = buffer.reshape(-1).view(dtype_of(dtype))
+        size = flat.itemsize
+        strides = tuple(s * size for s in layout.strides)
+        as_strided = self.xp.lib.stride_tricks.as_strided
+        return as_strided(flat[layout.offset :], layout.shape, strides)
+
+    def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
+        binder = _Binder(self, plan, memory)
+        if kernel.parts:
+            return _in_turn([binder.nodes(part) for part in kernel.parts])
+        if kernel.kind == "copy" and not kernel.nodes:
+            (source,), (target,) = kernel.inputs, kernel.outputs
+            return binder.copy(source, plan.placements[target])
+        if plan.graph[kernel.outputs[-1]].op == "concat":
+            pieces = plan.pieces(kernel)
+            return _in_turn([binder.copy(p.source, p.target) for p in pieces])
+        return binder.nodes(kernel)
+
+
+@dataclass(frozen=True)
+class _Binder:
+    """Turns kernels into functions over the arrays of one plan."""
+
+    backend: ArrayBackend
+    plan: Plan
+    memory: Mapping[str, Array]
+
+    def array(self, name: str) -> Array:
+        place = self.plan.placements[name]
+        return self.backend.view(self.memory[place.buffer], place.dtype, place.layout)
+
+    def store(self, place: Placement) -> Callable[[Array], None]:
+        """Writes a value to its place, and zeros around it where it owns them."""
+        buffer = self.memory[place.buffer]
+        target = self.backend.view(buffer, place.dtype, place.layout)
+        if place.geometry is None:
+            return partial(target.__setitem__, ...)
+        whole = self.backend.view(buffer, place.dtype, place.whole())
+
+        def store(value: Array) -> None:
+            whole[...] = 0
+            target[...] = value
+
+        return store
+
+    def copy(self, source: str, target: Placement) -> Thunk:
+        return partial(self.store(target), self.array(source))
+
+    def nodes(self, kernel: Kernel) -> Thunk:
+        """All nodes of a kernel in turn, then its outputs to their places."""
+        graph, xp = self.plan.graph, self.backend.xp
+        given = {name: self.array(name) for name in kernel.inputs}
+        steps = [
+            (name, partial(OPS[graph[name].op].reference, xp, **graph[name].attrs), args)
+            for name in kernel.nodes
+            for args in (graph[name].args,)
+        ]
+        stores = [(name, self.store(self.plan.placements[name])) for name in kernel.outputs]
+        if len(steps) == 1:
+            ((_, compute, names),) = steps
+            ((_, store),) = stores
+            return _single(compute, [given[a] for a in names], store)
+
+        def run() -> None:
+            values = dict(given)
+            for name, compute, args in steps:
+                values[name] = compute(*[values[a] for a in args])
+            for name, store in stores:
+                store(values[name])
+
+        return run
+
+
+def _single(compute: Any, args: list[Array], store: Callable[[Array], None]) -> Thunk:
+    return lambda: store(compute(*args))
+
+
+def _in_turn(thunks: list[Thunk]) -> Thunk:
+    def run() -> None:
+        for thunk in thunks:
+            thunk()
+
+    return run
+
+
+def _address(buffer: Array) -> int:
+    """Where an array begins in memory."""
+    data = getattr(buffer, "data", None)
+    address = getattr(data, "ptr", None)
+    return int(address if address is not None else buffer.__array_interface__["data"][0])
+
+
+def dtype_of(name: str) -> Any:
+    """NumPy's element type of that name, bfloat16 among them."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
 
 
 def reference() -> ArrayBackend:
+    """The oracle: one operator after the other, as its record defines it."""
     return ArrayBackend("reference", np)
+
+
+def model() -> ArrayBackend:
+    """The reference in the kernels that the engines launch: what they share with it, partition,
+    placement and order, is run and measured without them."""
+    return ArrayBackend("model", np, FUSED)
 
 
 def cuda() -> ArrayBackend:

@@ -24,6 +24,7 @@ class Builder:
         self.dtype = dtype
         self.nodes: dict[str, Node] = {}
         self.span: Span | None = None
+        self.region = ""
         self._hint: str | None = None
         self._known: dict[tuple[Any, ...], Node] = {}
         self._count: dict[str, int] = {}
@@ -37,14 +38,14 @@ class Builder:
         return lambda *args, **attrs: self.emit(op, *args, **attrs)
 
     @contextmanager
-    def at(self, span: Span | None, hint: str | None = None) -> Iterator[None]:
-        """Nodes emitted inside come from `span` and are named after `hint`."""
-        before = self.span, self._hint
-        self.span, self._hint = span, hint
+    def at(self, span: Span | None, hint: str | None = None, region: str = "") -> Iterator[None]:
+        """Nodes emitted inside come from `span`, are named after `hint` and belong to `region`."""
+        before = self.span, self._hint, self.region
+        self.span, self._hint, self.region = span, hint, region
         try:
             yield
         finally:
-            self.span, self._hint = before
+            self.span, self._hint, self.region = before
 
     def emit(self, op: str, *args: Node, name: str | None = None, **attrs: Any) -> Node:
         """The node of `op` on `args`; `name` is a wish, made unique where it is taken."""
@@ -52,7 +53,8 @@ class Builder:
         if not record.variadic and len(args) != len(record.operands):
             raise internal(f"{op} takes {len(record.operands)} operands, not {len(args)}")
         full = self._attributes(op, attrs)
-        key = (op, tuple(a.name for a in args), full)
+        operands = tuple(a.name for a in args)
+        key = (op, operands, full, self.region)
         if record.kind != "leaf" or op == "const":
             known = self._known.get(key)
             if known is not None:
@@ -61,12 +63,12 @@ class Builder:
             kind = record.shape(*(a.type for a in args), **full)
         except NetError as e:
             raise e.located(self.span) from None
-        node = Node(self._unique(name or self._name(op)), op, key[1], full, kind, self.span)
-        return self._add(node)
+        own = self._unique(name or self._name(op))
+        return self._add(Node(own, op, operands, full, kind, self.span, self.region))
 
     def _add(self, node: Node) -> Node:
         self.nodes[node.name] = node
-        self._known.setdefault((node.op, node.args, node.attrs), node)
+        self._known.setdefault((node.op, node.args, node.attrs, node.region), node)
         return node
 
     def _attributes(self, op: str, given: Mapping[str, Any]) -> Attrs:

@@ -23,7 +23,8 @@ def to_text(graph: Graph) -> str:
 
 
 def line_of(node: Node, consts: Mapping[str, str] | None = None) -> str:
-    """`name = op(operands, attribute=value)  type`, attributes only where not the default."""
+    """`name = op(operands, attribute=value)  type`, attributes only where not the default; `@` and
+    the region where there is one."""
     if node.op == "input":
         return f"input {node.name}: {node.type}"
     if node.op == "state":
@@ -32,7 +33,8 @@ def line_of(node: Node, consts: Mapping[str, str] | None = None) -> str:
         return f"state {node.name}: {node.type} {law}({scale:.6g}){kept}"
     known = consts or {}
     inside = [*(known.get(a, a) for a in node.args), *_settings(node)]
-    return f"{node.name} = {node.op}({', '.join(inside)})  {node.type}"
+    region = f"  @{node.region}" if node.region else ""
+    return f"{node.name} = {node.op}({', '.join(inside)})  {node.type}{region}"
 
 
 def _settings(node: Node) -> list[str]:

@@ -188,13 +188,14 @@ OPS = (
     _compare("equal", lambda xp, x, z: x == z, "x == z, as bool"),
     _compare("greater", lambda xp, x, z: x > z, "x > z, as bool"),
     unary("neg", lambda xp, x: -x, lambda b, g, y, x: b.neg(g), "-x"),
-    unary("exp", lambda xp, x: xp.exp(x), lambda b, g, y, x: b.mul(g, y), "e to the x"),
+    unary("exp", lambda xp, x: xp.exp(x), lambda b, g, y, x: b.mul(g, y), "e to the x", flops=4),
     unary(
         "log",
         lambda xp, x: xp.log(x),
         lambda b, g, y, x: b.div(g, x),
         "natural logarithm",
         values="positive",
+        flops=4,
     ),
     unary(
         "sqrt",
@@ -202,6 +203,7 @@ OPS = (
         lambda b, g, y, x: b.mul(g, b.div(b.const(0.5), y)),
         "square root",
         values="positive",
+        flops=4,
     ),
     unary(
         "power",
@@ -210,6 +212,7 @@ OPS = (
         "x to a constant power",
         attrs=(Param("exponent", Number(), 2.0),),
         values="positive",
+        flops=8,
     ),
     Op(
         name="select",
@@ -225,6 +228,17 @@ OPS = (
         ),
         nondiff={"condition": "a condition is no number"},
         doc="x where the condition holds, else z",
+    ),
+    Op(
+        name="copy",
+        kind="elementwise",
+        operands=("x",),
+        shape=lambda x: x,
+        reference=lambda xp, x: x.copy(),
+        examples=_one(),
+        vjp=(lambda b, g, y, x: g,),
+        flops_per_element=0,
+        doc="x in memory of its own",
     ),
     Op(
         name="cast",

@@ -60,7 +60,8 @@ class Op:
     of a broadcast operand may keep the result's shape, `grad` sums it. A variadic operator has one
     entry, which is also given `operand=i`. An operand with neither vjp nor a reason in `nondiff`
     is an error. `window(types, attrs)` gives kernel, stride and dilation where the operator looks
-    at neighbours.
+    at neighbours. `whole` names operands that an elementwise operator or a reduction does not read
+    element by element, such as the moments of `normalize`.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Op:
     macs: Callable[..., int] | None = None
     flops_per_element: int = 1
     window: Callable[..., tuple[Pair, Pair, Pair]] | None = None
+    whole: tuple[str, ...] = ()
     variadic: bool = False
     layer: bool = False
     doc: str = ""

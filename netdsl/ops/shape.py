@@ -228,7 +228,7 @@ OPS = (
     ),
     Op(
         name="pad",
-        kind="opaque",
+        kind="elementwise",
         operands=("x",),
         shape=_pad_shape,
         reference=_pad,
@@ -236,6 +236,7 @@ OPS = (
         attrs=(Param("low"), Param("high"), Param("interior"), Param("value", default=0.0)),
         vjp=(_pad_vjp,),
         flops_per_element=0,
+        whole=("x",),
         doc="a constant around a tensor and between its values",
     ),
 )

@@ -1,82 +1,100 @@
-"""The straight executor: binds every node once, then runs them one after the other."""
+"""The executor: plans a graph and binds its kernels once, then runs them without a decision."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from netdsl.errors import internal
+from netdsl.ops import OPS
+from netdsl.passes.fold import Folded
+from netdsl.plan.backend import Backend
+from netdsl.plan.placement import ARENA
+from netdsl.plan.plan import Plan, make_plan
+from netdsl.plan.verify import verify_plan
 from netdsl.runtime.state import State
-from netdsl.types import Array, Backend, Graph, Node
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One node, bound: what computes it, from what, and which values nobody reads afterwards."""
-
-    name: str
-    compute: Callable[..., Array]
-    args: tuple[str, ...]
-    dead: tuple[str, ...]
+from netdsl.types import Array, Graph
 
 
 class Executor:
-    """Runs one graph on one backend, with the states of one store.
+    """Runs one graph on one backend, with the states of one store, always at the same addresses.
 
-    Only what outputs and updates need is run; constants are computed once; a value is let go after
-    its last reader. Updates take the place of their states when everything has been computed.
+    Only what outputs and updates need is run; constants are computed once. What `run` returns
+    stays where the step wrote it: it is good until the next one.
     """
 
     def __init__(self, graph: Graph, backend: Backend, state: State) -> None:
         self.graph = graph
         self.backend = backend
-        self.state = state
-        order, dying = _needed(graph)
-        self._inputs = [n for n in order if n.op == "input"]
-        self.reads = tuple(n.name for n in order if n.op == "state")
-        self._constants = {n.name: backend.bind(n)() for n in order if n.op == "const"}
-        self._steps = [
-            _Step(n.name, backend.bind(n), n.args, tuple(dying.get(n.name, ())))
-            for n in order
-            if n.op not in ("input", "state", "const")
+        self.plan = verify_plan(make_plan(graph, backend.fusion))
+        memory = _memory(self.plan, backend, state)
+        self.reads = tuple(n for n in self.plan.buffers if self.plan.graph[n].op == "state")
+        self._inputs = {
+            name: _array(self.plan, backend, memory, name)
+            for name in self.plan.buffers
+            if self.plan.graph[name].op == "input"
+        }
+        self._outputs = {
+            label: _array(self.plan, backend, memory, name)
+            for label, name in self.plan.graph.outputs.items()
+        }
+        self._thunks: list[Callable[[], None]] = [
+            backend.bind(self.plan, kernel, memory) for kernel in self.plan.kernels
         ]
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """The outputs by name, on the backend; inputs that the graph does not read are ignored."""
+        for name, target in self._inputs.items():
+            values = inputs[name]
+            if values.shape != target.shape:
+                raise internal(f"{name} is given {values.shape}, not {target.shape}")
+            self.backend.write(target, values)
         # overflow and NaN are seen in the results, not told by NumPy in the middle
         with np.errstate(all="ignore"):
-            return self._run(inputs)
-
-    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        values = self._constants | {name: self.state.arrays[name] for name in self.reads}
-        for node in self._inputs:
-            array = inputs[node.name]
-            if tuple(array.shape) != node.type.shape:
-                raise internal(f"{node.name} is given {array.shape}, not {node.type.shape}")
-            values[node.name] = self.backend.upload(array)
-        for step in self._steps:
-            values[step.name] = step.compute(*[values[a] for a in step.args])
-            for name in step.dead:
-                del values[name]
-        results = {label: values[name] for label, name in self.graph.outputs.items()}
-        for state, name in self.graph.updates.items():
-            self.state.arrays[state] = values[name]
-        return results
+            for thunk in self._thunks:
+                thunk()
+        return self._outputs
 
 
-def _needed(graph: Graph) -> tuple[list[Node], dict[str, list[str]]]:
-    """The nodes that outputs and updates need, in order, and the values each reads last."""
-    wanted = set(graph.roots)
-    order: list[Node] = []
-    dying: dict[str, list[str]] = {}
-    for node in reversed(list(graph.nodes.values())):
-        if node.name not in wanted:
-            continue
-        order.append(node)
-        for arg in dict.fromkeys(node.args):
-            if arg not in wanted:
-                dying.setdefault(node.name, []).append(arg)
-            wanted.add(arg)
-    return order[::-1], dying
+def _memory(plan: Plan, backend: Backend, state: State) -> dict[str, Array]:
+    """The buffers of a plan: the arena, an input's own, a state's array, a constant's value."""
+    memory = {ARENA: backend.allocate(plan.arena)}
+    for name, size in plan.buffers.items():
+        node = plan.graph[name]
+        if node.op == "state":
+            memory[name] = state.array(name)
+        elif node.op == "const":
+            value = OPS["const"].reference(np, **node.attrs)
+            memory[name] = backend.upload(value)
+        else:
+            memory[name] = backend.allocate(size)
+    return memory
+
+
+def _array(plan: Plan, backend: Backend, memory: Mapping[str, Array], name: str) -> Array:
+    place = plan.placements[name]
+    return backend.view(memory[place.buffer], place.dtype, place.layout)
+
+
+class FoldedExecutor:
+    """Runs a folded graph. `refresh` computes the folded states from those of `state` as they are
+    now; it is to be called before `run` whenever these have changed."""
+
+    def __init__(self, folded: Folded, backend: Backend, state: State) -> None:
+        own = State(backend, inside=state)
+        kept = set(folded.prepare.updates)
+        own.initialise((n for n in folded.prepare.states if n.name in kept), seed=0)
+        self._prepare = Executor(folded.prepare, backend, own)
+        self._main = Executor(folded.main, backend, own)
+
+    @property
+    def plan(self) -> Plan:
+        return self._main.plan
+
+    def refresh(self) -> None:
+        self._prepare.run({})
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """As Executor.run."""
+        return self._main.run(inputs)

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from netdsl.errors import fail, internal
-from netdsl.types import Array, Backend, Node, dims
+from netdsl.plan.backend import Backend
+from netdsl.types import Array, Node, dims
 
 
 def draw(node: Node, seed: int) -> Array:
@@ -33,11 +34,23 @@ def draw(node: Node, seed: int) -> Array:
 
 
 class State:
-    """Arrays on a backend by state name."""
+    """Arrays on a backend by state name, each at one address for as long as the store lives.
 
-    def __init__(self, backend: Backend) -> None:
+    A store `inside` another one has states of its own and sees those around it.
+    """
+
+    def __init__(self, backend: Backend, inside: State | None = None) -> None:
         self.backend = backend
+        self.inside = inside
         self.arrays: dict[str, Array] = {}
+
+    def array(self, name: str) -> Array:
+        """The array of a state, here or around."""
+        if name in self.arrays:
+            return self.arrays[name]
+        if self.inside is None:
+            raise internal(f"{name} has no value yet")
+        return self.inside.array(name)
 
     def initialise(self, states: Iterable[Node], seed: int) -> None:
         """Draws every state that has no value yet."""
@@ -57,7 +70,13 @@ class State:
                     f"`{node.name}` is {dims(value.shape)} in {origin}, "
                     f"the net wants {dims(node.type.shape)}"
                 )
-            self.arrays[node.name] = self.backend.upload(value.astype(node.type.dtype, copy=False))
+            self._put(node.name, value.astype(node.type.dtype, copy=False))
+
+    def _put(self, name: str, value: Array) -> None:
+        if name in self.arrays:
+            self.backend.write(self.arrays[name], value)
+        else:
+            self.arrays[name] = self.backend.upload(value)
 
     def snapshot(self) -> dict[str, Array]:
         """Every state as a NumPy array."""

@@ -18,14 +18,14 @@ from netdsl.files import write_atomically
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file
 from netdsl.language.program import Program
-from netdsl.runtime.executor import Executor
+from netdsl.plan.backend import Backend
+from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
+from netdsl.train.compile import compile_evaluation, compile_step
 from netdsl.train.fit import check_fit, check_loss, single_input
 from netdsl.train.metrics import Record, Score, evaluate, mean
 from netdsl.train.recipe import resolve, written_out
-from netdsl.train.step import evaluation_graph, training_graph
-from netdsl.types import Backend
 
 EVALUATION_BATCH = 250
 CLOCK = ("seconds", "images_per_second")
@@ -78,7 +78,7 @@ class Trainer:
         )
         self.image = single_input(network)
         check_loss(network, recipe)
-        step = training_graph(network, recipe)
+        step = compile_step(network, recipe)
         dataset = sources.load(recipe.data.source, data_folder)
         check_fit(network, dataset.train.images.shape[1:], dataset.classes)
         self.dataset: Dataset = dataset
@@ -90,7 +90,10 @@ class Trainer:
         self.state = State(backend)
         self.state.initialise(step.states, recipe.seed)
         self.step = Executor(step, backend, self.state)
-        self.evaluation = Executor(evaluation_graph(evaluating, recipe), backend, self.state)
+        self.kept = evaluating.graph.states
+        self.evaluation = FoldedExecutor(
+            compile_evaluation(evaluating, recipe), backend, self.state
+        )
 
     def run(self, out: Path, watch: Watcher, tell: Teller) -> Result:
         """Trains to the end. `watch` sees every step, `tell` every epoch's metrics; `out` receives
@@ -133,10 +136,10 @@ class Trainer:
                     "seed": np.asarray(recipe.seed, dtype=np.int32),
                 }
             )
-            losses.append(out["loss"])
-            hits.append(out["accuracy"])
+            losses.append(float(out["loss"]))
+            hits.append(float(out["accuracy"]))
             rate = (i + 1) * recipe.data.batch / (time.perf_counter() - started)
-            watch(Progress(epoch, recipe.epochs, i + 1, self.steps, float(losses[-1]), rate))
+            watch(Progress(epoch, recipe.epochs, i + 1, self.steps, losses[-1], rate))
         seconds = time.perf_counter() - started
         validation = self._score(self.validation) if len(self.validation) else None
         return {
@@ -157,7 +160,7 @@ class Trainer:
     def _test(self, samples: Samples) -> dict[str, Any]:
         """The test set, read once, with the weights that validated best."""
         best = checkpoint.load(self.out / "best.safetensors")
-        self.state.load(best.states, self.evaluation.graph.states, best.origin)
+        self.state.load(best.states, self.kept, best.origin)
         score = self._score(samples)
         return {
             "test_loss": score.loss,

@@ -10,7 +10,7 @@ from typing import Any
 
 from netdsl.data.samples import Batch, Samples, evaluation_batches
 from netdsl.files import finite, write_atomically
-from netdsl.runtime.executor import Executor
+from netdsl.runtime.executor import FoldedExecutor
 from netdsl.types import Array
 
 
@@ -24,13 +24,18 @@ class Score:
     images: int
 
 
-Seen = Callable[[Batch, dict[str, Array]], None]
+Seen = Callable[[Batch, Mapping[str, Array]], None]
 
 
 def evaluate(
-    executor: Executor, image_input: str, samples: Samples, batch: int, seen: Seen | None = None
+    executor: FoldedExecutor,
+    image_input: str,
+    samples: Samples,
+    batch: int,
+    seen: Seen | None = None,
 ) -> Score:
     """Loss and accuracy over all samples, every one counted once; `seen` is shown every batch."""
+    executor.refresh()
     sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
     for part in evaluation_batches(samples, batch):
         out = executor.run(

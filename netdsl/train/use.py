@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +14,16 @@ from netdsl.data.samples import Batch
 from netdsl.errors import fail
 from netdsl.language.elaborate import elaborate
 from netdsl.language.network import Network
-from netdsl.runtime.executor import Executor
+from netdsl.plan.backend import Backend
+from netdsl.runtime.executor import FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
+from netdsl.train.compile import compile_evaluation
 from netdsl.train.fit import check_classes, check_images, single_input
 from netdsl.train.loop import EVALUATION_BATCH
 from netdsl.train.metrics import Score, evaluate
 from netdsl.train.recipe import resolve
-from netdsl.train.step import evaluation_graph
-from netdsl.types import Array, Backend
+from netdsl.types import Array
 
 TOP = 5
 Top = list[tuple[str, float]]
@@ -49,13 +50,15 @@ class Trained:
         self.state = State(backend)
         self.classes = self.checkpoint.classes
 
-    def _executor(self, batch: int) -> tuple[Executor, Network]:
+    def _executor(self, batch: int) -> tuple[FoldedExecutor, Network]:
         settings = self.recipe.settings(training=False, batch=batch)
         network = elaborate(self.program, self.recipe.net, settings)
-        graph = evaluation_graph(network, self.recipe)
-        self.state.load(self.checkpoint.states, graph.states, self.checkpoint.origin)
+        self.state.load(self.checkpoint.states, network.graph.states, self.checkpoint.origin)
         check_classes(network, self.classes)
-        return Executor(graph, self.backend, self.state), network
+        folded = compile_evaluation(network, self.recipe)
+        executor = FoldedExecutor(folded, self.backend, self.state)
+        executor.refresh()
+        return executor, network
 
     def evaluate(self, folder: str | None) -> Report:
         """The test images of the recipe's source (its training images where it has none)."""
@@ -66,7 +69,7 @@ class Trained:
         n = len(self.classes)
         confusion = np.zeros((n, n), dtype=np.int64)
 
-        def count(batch: Batch, out: dict[str, Array]) -> None:
+        def count(batch: Batch, out: Mapping[str, Array]) -> None:
             said = self.backend.download(out["scores"]).argmax(axis=1)
             real = batch.weights > 0
             np.add.at(confusion, (batch.labels[real], said[real]), 1)

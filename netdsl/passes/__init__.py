@@ -1,0 +1,1 @@
+"""Graph to graph: small pure passes, one file each, and the pipeline that lists them in order."""

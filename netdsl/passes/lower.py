@@ -1,0 +1,80 @@
+"""Lowering convolutions to matrix products: 1x1 and whole-image ones always, any one by im2col."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from netdsl.ir.builder import Builder
+from netdsl.passes.rewrite import rewrite
+from netdsl.types import Graph, Node
+
+_UNPADDED = ((0, 0), (0, 0))
+
+
+def lower(graph: Graph) -> Graph:
+    """Convolutions that are matrix products become `matmul`: 1x1 kernels at any stride, and kernels
+    as large as their image. Done before the gradient, so that backward is matrix products too."""
+    return rewrite(graph, {"conv2d": (_pointwise, _covering)})
+
+
+def lower_im2col(graph: Graph) -> Graph:
+    """Every convolution as one matrix product over its windows side by side (Chellapilla et al.
+    2006); grouped ones as one product a group, side by side."""
+    return rewrite(graph, {"conv2d": (_pointwise, _covering, _by_columns)})
+
+
+def _matrix(b: Builder, w: Node) -> Node:
+    """A weight K x R x S x C as the matrix [K, R*S*C]."""
+    return b.reshape(w, shape=(w.type.shape[0], math.prod(w.type.shape[1:])))
+
+
+def _pointwise(
+    b: Builder, x: Node, w: Node, stride: Any, pad: Any, dilation: Any, groups: int
+) -> Node | None:
+    if w.type.shape[1:3] != (1, 1) or pad != _UNPADDED or groups != 1:
+        return None
+    if stride != (1, 1):
+        n, h, width, c = x.type.shape
+        step = (1, *stride, 1)
+        x = b.slice(x, start=(0, 0, 0, 0), stop=(n, h, width, c), step=step)
+    return b.matmul(x, _matrix(b, w))
+
+
+def _covering(
+    b: Builder, x: Node, w: Node, stride: Any, pad: Any, dilation: Any, groups: int
+) -> Node | None:
+    """A fully connected layer that is written as a convolution."""
+    whole = w.type.shape[1:3] == x.type.shape[1:3]
+    if not whole or pad != _UNPADDED or dilation != (1, 1) or groups != 1:
+        return None
+    n = x.type.shape[0]
+    rows = b.reshape(x, shape=(n, 1, 1, math.prod(x.type.shape[1:])))
+    return b.matmul(rows, _matrix(b, w))
+
+
+def _by_columns(
+    b: Builder, x: Node, w: Node, stride: Any, pad: Any, dilation: Any, groups: int
+) -> Node:
+    k, r, s, c = w.type.shape
+    slide = {"kernel": (r, s), "stride": stride, "pad": pad, "dilation": dilation}
+    parts = []
+    for g in range(groups):
+        image = _channels(b, x, g * c, c)
+        weight = _rows(b, w, g * (k // groups), k // groups)
+        parts.append(b.matmul(b.im2col(image, **slide), _matrix(b, weight)))
+    return parts[0] if groups == 1 else b.concat(*parts, axis=3)
+
+
+def _channels(b: Builder, x: Node, first: int, count: int) -> Node:
+    n, h, w, c = x.type.shape
+    if count == c:
+        return x
+    return b.slice(x, start=(0, 0, 0, first), stop=(n, h, w, first + count), step=(1, 1, 1, 1))
+
+
+def _rows(b: Builder, w: Node, first: int, count: int) -> Node:
+    k, r, s, c = w.type.shape
+    if count == k:
+        return w
+    return b.slice(w, start=(first, 0, 0, 0), stop=(first + count, r, s, c), step=(1, 1, 1, 1))

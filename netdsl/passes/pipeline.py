@@ -1,0 +1,60 @@
+"""The passes in the order in which a graph meets them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from netdsl.ir.verify import verify
+from netdsl.passes.fold import Folded, fold
+from netdsl.passes.lower import lower, lower_im2col
+from netdsl.passes.precision import mixed
+from netdsl.passes.simplify import simplify
+from netdsl.types import Graph
+
+Watch = Callable[[str, Graph, Graph], None]
+"""Is shown each pass by its name, with the graph before and after it."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One step of the pipeline; `run` is pure."""
+
+    name: str
+    run: Callable[[Graph], Graph]
+
+
+SIMPLIFY = Pass("simplify", simplify)
+LOWER = Pass("lower", lower)
+IM2COL = Pass("im2col", lower_im2col)
+
+
+def precision(low: str) -> Pass:
+    """16-bit arithmetic where it is good enough."""
+    return Pass("mixed", lambda graph: mixed(graph, low))
+
+
+FORWARD = (SIMPLIFY, LOWER)
+"""Before the gradient is taken, so that backward is lowered by itself; also before folding."""
+STEP = (SIMPLIFY,)
+"""What a training step meets once its gradient and updates are there."""
+
+
+def run(graph: Graph, passes: Sequence[Pass], watch: Watch | None = None) -> Graph:
+    """The graph after all passes, verified after each. Raises AssertionError, with the IR around
+    the fault, where a pass breaks what must hold."""
+    for step in passes:
+        after = verify(step.run(graph))
+        if watch is not None:
+            watch(step.name, graph, after)
+        graph = after
+    return graph
+
+
+def inference(graph: Graph, watch: Watch | None = None) -> Folded:
+    """An evaluation graph made ready: lowered, simplified and folded."""
+    before = run(graph, FORWARD, watch)
+    folded = fold(before)
+    if watch is not None:
+        watch("fold", before, verify(folded.main))
+    return Folded(run(folded.main, (SIMPLIFY,)), run(folded.prepare, (SIMPLIFY,)))

@@ -1,0 +1,62 @@
+"""Recompute: the backward pass computes a region's inner values again instead of keeping them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from netdsl.ir.builder import Builder
+from netdsl.ops import OPS
+from netdsl.passes.rewrite import dead, rebuilt
+from netdsl.types import Graph, Node
+
+
+def recompute(graph: Graph, forward: Collection[str], regions: Mapping[str, str]) -> Graph:
+    """A training step that remembers less (Chen et al. 2016, "Training deep nets with sublinear
+    memory cost").
+
+    `forward` names the nodes of the forward pass, `regions` the region of those among them that are
+    not to be kept. Where a node of the backward pass reads one that only its own region reads, it
+    is given a copy, computed from what flows into the region just before it is needed.
+    """
+    kept = _leaving(graph, forward, regions)
+    again = _Again(graph, {n: r for n, r in regions.items() if n not in kept})
+    for node in graph.nodes.values():
+        args = [again.new[a] if node.name in forward else again.copy(a) for a in node.args]
+        again.emit(node, node.name, args, node.region)
+    return dead(rebuilt(again.b, graph, again.new))
+
+
+def _leaving(graph: Graph, forward: Collection[str], regions: Mapping[str, str]) -> set[str]:
+    """What flows from one region into another part of the forward pass, and leaves."""
+    kept = {n.name for n in graph.nodes.values() if OPS[n.op].kind == "leaf"}
+    for node in graph.nodes.values():
+        if node.name in forward:
+            kept.update(a for a in node.args if regions.get(a) != regions.get(node.name))
+    return kept | set(graph.outputs.values())
+
+
+class _Again:
+    """Emits nodes, and copies of those that are computed again."""
+
+    def __init__(self, graph: Graph, regions: Mapping[str, str]) -> None:
+        self.graph = graph
+        self.regions = regions
+        self.b = Builder()
+        self.new: dict[str, Node] = {}
+        self.copies: dict[str, Node] = {}
+
+    def emit(self, node: Node, old: str, args: list[Node], region: str) -> None:
+        with self.b.at(node.span, node.name, region):
+            self.new[old] = self.b.emit(node.op, *args, name=node.name, **node.attrs)
+
+    def copy(self, name: str) -> Node:
+        """What a node of the backward pass reads for `name`."""
+        region = self.regions.get(name)
+        if region is None:
+            return self.new[name]
+        if name not in self.copies:
+            node = self.graph[name]
+            args = [self.copy(a) for a in node.args]
+            with self.b.at(node.span, node.name, region):
+                self.copies[name] = self.b.emit(node.op, *args, name=f"again.{name}", **node.attrs)
+        return self.copies[name]

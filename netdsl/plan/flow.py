@@ -1,0 +1,115 @@
+"""How values reach their readers: through which views, and element by element or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from netdsl.ops import OPS
+from netdsl.plan.layout import Layout, contiguous, through
+from netdsl.types import Graph, Node
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One operand of a node. `base` is the value in memory that `arg` is a view of (or is itself).
+
+    `pointwise`: the node reads it element by element, so both may be computed in one launch;
+    `full`: besides, one element of it for each element of the node's domain, in the same order.
+    """
+
+    arg: str
+    base: str
+    pointwise: bool
+    full: bool
+
+
+class Flow:
+    """The edges of a graph between values that are computed, views left out."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        wanted = graph.cone(*graph.roots) | set(graph.updates)
+        self.nodes = {name: n for name, n in graph.nodes.items() if name in wanted}
+        self.place = {name: i for i, name in enumerate(self.nodes)}
+        self.base: dict[str, str] = {}
+        self.copies: set[str] = set()
+        """Views that no strides can express: they are computed, by copying."""
+        self._even: dict[str, bool] = {}
+        self._settle_views()
+        self.edges = {n.name: tuple(self._edges(n)) for n in self.computed()}
+        self.readers: dict[str, list[str]] = {}
+        for name, edges in self.edges.items():
+            for base in dict.fromkeys(e.base for e in edges):
+                self.readers.setdefault(base, []).append(name)
+        self.roots = {self.base[name] for name in graph.roots}
+
+    def computed(self) -> Iterator[Node]:
+        """The nodes that something has to be done for."""
+        for n in self.nodes.values():
+            if OPS[n.op].kind != "leaf" and self.base[n.name] == n.name:
+                yield n
+
+    def _settle_views(self) -> None:
+        layouts: dict[str, Layout] = {}
+        for n in self.nodes.values():
+            name = n.name
+            layout = None
+            if OPS[n.op].kind == "view":
+                layout = through(layouts[n.args[0]], n)
+                if layout is None:
+                    self.copies.add(name)
+            if layout is None:
+                layout, self.base[name], self._even[name] = contiguous(n.type.shape), name, True
+            else:
+                arg = n.args[0]
+                self.base[name] = self.base[arg]
+                self._even[name] = self._even[arg] and n.op in ("reshape", "broadcast")
+            layouts[name] = layout
+
+    def _edges(self, node: Node) -> Iterator[Edge]:
+        op = OPS[node.op]
+        even = op.kind in ("elementwise", "reduce")
+        domain = self.domain(node.name)
+        for i, arg in enumerate(node.args):
+            base = self.base[arg]
+            operand = op.operands[0 if op.variadic else i]
+            pointwise = even and operand not in op.whole and self._even[arg]
+            full = pointwise and self.nodes[base].type.size == domain
+            yield Edge(arg, base, pointwise, full)
+
+    def domain(self, name: str) -> int:
+        """How many elements a node runs over."""
+        node = self.nodes[name]
+        if OPS[node.op].kind == "reduce":
+            return max(self.nodes[a].type.size for a in node.args)
+        return node.type.size
+
+    def kind(self, name: str) -> str:
+        return "copy" if name in self.copies else OPS[self.nodes[name].op].kind
+
+    def views(self, arg: str) -> Iterator[str]:
+        """The views between an operand and its base, the outermost first."""
+        while self.base[arg] != arg:
+            yield arg
+            arg = self.nodes[arg].args[0]
+
+    def nbytes(self, base: str) -> int:
+        return self.nodes[base].type.nbytes
+
+    def reduced(self, name: str) -> tuple[object, ...] | None:
+        """What a reduction runs over and along; reductions alike in it share a launch."""
+        node = self.nodes[name]
+        if self.kind(name) != "reduce":
+            return None
+        widest = max((self.nodes[a].type.shape for a in node.args), key=math.prod)
+        return (widest, node.attrs.get("axes"))
+
+    def along_channels(self, name: str) -> bool:
+        """Whether a reduction keeps the last axis and no other."""
+        reduced = self.reduced(name)
+        if reduced is None:
+            return False
+        shape, axes = reduced
+        return axes == tuple(range(len(shape) - 1))  # type: ignore[arg-type]

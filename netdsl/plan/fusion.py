@@ -1,0 +1,60 @@
+"""Fusion: what one launch of a backend can compute beside a single node, as a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from netdsl.ops import OPS
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """What a backend offers to the partitioner and the memory plan.
+
+    `maps`: elementwise nodes in one launch with each other and with reductions over one domain.
+    `epilogue`: elementwise operators that a product applies to a tile before writing it, reading at
+    most `operands` other tensors of the tile's size; `sums`: reductions over all axes but the last
+    that it takes of its tiles on the way. `batch`: updates that nothing waits for in one launch.
+    `halo`: convolutions read images with zeros around them that their producer has written.
+    `channels`: convolutions read images whose channels are padded to a multiple of this.
+    `align`: bytes that every allocation begins at a multiple of, and every branch of a `concat`
+    that is written in place.
+    """
+
+    maps: bool = False
+    epilogue: frozenset[str] = frozenset()
+    operands: int = 0
+    sums: frozenset[str] = frozenset()
+    batch: bool = False
+    halo: bool = False
+    channels: int = 1
+    align: int = 64
+    concat_align: int = 4
+
+
+ALONE = Fusion()
+"""Every node is a launch of its own."""
+
+_ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "clamp", "sigmoid", "tanh")
+_ARITHMETIC = ("add", "sub", "mul", "neg", "maximum", "minimum", "greater", "select", "cast")
+
+FUSED = Fusion(
+    maps=True,
+    epilogue=frozenset((*_ACTIVATIONS, *_ARITHMETIC)),
+    operands=2,
+    sums=frozenset(("moments", "reduce_sum")),
+    batch=True,
+    halo=True,
+)
+"""What both engines are to offer: a product with bias, activation, residual and mask, and the
+channel sums of what it writes; any set of elementwise nodes and reductions over one domain."""
+
+
+def cheap(op: str) -> bool:
+    """Whether computing a value again costs less than reading it from memory."""
+    return OPS[op].flops_per_element < 4
+
+
+def repeatable(op: str) -> bool:
+    """Whether a small value may be computed again for every element that it is stretched to."""
+    return OPS[op].flops_per_element <= 2

@@ -1,0 +1,80 @@
+"""Layouts: shape, strides and offset of a value, and what a view makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from netdsl.types import Node
+
+Ints = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the elements of a value lie, counted in elements from the start of its buffer."""
+
+    shape: Ints
+    strides: Ints
+    offset: int = 0
+
+
+def contiguous(shape: Sequence[int]) -> Layout:
+    """Row-major, without gaps."""
+    return Layout(tuple(shape), row_major(shape))
+
+
+def row_major(extents: Sequence[int]) -> Ints:
+    strides: list[int] = []
+    step = 1
+    for size in reversed(extents):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
+
+
+def through(layout: Layout, view: Node) -> Layout | None:
+    """The layout of a view of a value; None where the values must be copied first."""
+    a = view.attrs
+    if view.op == "reshape":
+        return _reshaped(layout, tuple(a["shape"]))
+    if view.op == "transpose":
+        perm = a["perm"]
+        return Layout(view.type.shape, tuple(layout.strides[p] for p in perm), layout.offset)
+    if view.op == "broadcast":
+        extra = view.type.rank - len(layout.shape)
+        kept = (0 if s == 1 else t for s, t in zip(layout.shape, layout.strides, strict=True))
+        return Layout(view.type.shape, (*(0,) * extra, *kept), layout.offset)
+    starts, steps = a["start"], a["step"]
+    offset = layout.offset + sum(s * t for s, t in zip(starts, layout.strides, strict=True))
+    strides = tuple(s * t for s, t in zip(steps, layout.strides, strict=True))
+    return Layout(view.type.shape, strides, offset)
+
+
+def _reshaped(layout: Layout, shape: Ints) -> Layout | None:
+    """The same elements in row-major order under another shape, where strides can say so: groups of
+    axes of equal size on both sides, of which the old ones must follow each other without gaps."""
+    old = [(s, t) for s, t in zip(layout.shape, layout.strides, strict=True) if s != 1]
+    strides: list[int] = []
+    at = 0
+    todo = [s for s in shape if s != 1]
+    i = 0
+    while i < len(todo):
+        new, have, first = todo[i], 1, at
+        j = i + 1
+        while have != new or at == first:
+            if have < new:
+                have *= old[at][0]
+                at += 1
+            else:
+                new *= todo[j]
+                j += 1
+        run = old[first:at]
+        if any(a[1] != b[0] * b[1] for a, b in pairwise(run)):
+            return None
+        inner = row_major(todo[i:j])
+        strides += [run[-1][1] * s for s in inner]
+        i = j
+    rest = iter(strides)
+    return Layout(shape, tuple(1 if s == 1 else next(rest) for s in shape), layout.offset)
