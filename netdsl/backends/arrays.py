@@ -59,7 +59,7 @@ class ArrayBackend:
             (source,), (target,) = kernel.inputs, kernel.outputs
             return binder.copy(source, plan.placements[target])
         if plan.graph[kernel.outputs[-1]].op == "concat":
-            pieces = plan.pieces(kernel)
+            pieces = plan.pieces(kernel.name)
             return _in_turn([binder.copy(p.source, p.target) for p in pieces])
         return binder.nodes(kernel)
 

@@ -71,6 +71,11 @@ class Network:
         nodes = (self.graph[n] for n in layer.nodes)
         return sum(n.type.size for n in nodes if n.op == "state" and n.attrs["trainable"])
 
+    @property
+    def dtype(self) -> str:
+        """The type that the net computes in."""
+        return self.graph[self.graph.outputs["main"]].type.dtype
+
     @cached_property
     def batch(self) -> int:
         return next((n.type.shape[0] for n in self.graph.inputs if n.type.rank), 1)

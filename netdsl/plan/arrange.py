@@ -23,12 +23,12 @@ from netdsl.types import Node
 @dataclass
 class Arrangement:
     """`layouts`: of every stored value and every view, within the storage that `owner` names for
-    its base. `aliased`: branches that lie in their concatenation."""
+    its base, `inside` the concatenation that a branch lies in."""
 
     layouts: dict[str, Layout] = field(default_factory=dict)
     geometry: dict[str, Geometry] = field(default_factory=dict)
     owner: dict[str, str] = field(default_factory=dict)
-    aliased: set[str] = field(default_factory=set)
+    inside: dict[str, str] = field(default_factory=dict)
 
 
 def arrange(flow: Flow, kernels: Sequence[Kernel], fusion: Fusion) -> Arrangement:
@@ -102,7 +102,7 @@ class _Arranger:
             views = self._through(arg, inner)
             if views is not None:
                 found.owner[arg] = found.owner[concat.name]
-                found.aliased.add(arg)
+                found.inside[arg] = concat.name
                 found.layouts |= views
                 if concat.name in found.geometry and axis == 3:
                     halo = found.geometry[concat.name].halo

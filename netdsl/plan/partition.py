@@ -260,7 +260,7 @@ class _Partitioner:
         for base in sorted(joins, key=lambda b: self.flow.place[b], reverse=True):
             group = self.group[base]
             alone = group.kind == "anchor" and group.sinks == [base] and base not in self.flow.roots
-            if not alone or not set(self.flow.readers[base]) <= body.nodes:
+            if not alone or self._stored_readers(base) != {sink}:
                 continue
             if self._admits(group, sink, body):
                 others = body.bases - {base}
@@ -329,7 +329,8 @@ class _Partitioner:
 
     def _unstore(self, name: str) -> bool:
         own = self.group[name]
-        users = {id(self.group[s]): self.group[s] for s in self._stored_readers(name)}
+        placed = (s for s in self._stored_readers(name) if s in self.group)
+        users = {id(self.group[s]): self.group[s] for s in placed}
         others = [g for g in users.values() if g is not own]
         rest = [s for s in own.sinks if s != name]
         before = sum(self._bytes_read(g.sinks, g) for g in (*others, own))
@@ -347,7 +348,7 @@ class _Partitioner:
         todo = [name]
         while todo:
             for reader in self.flow.readers.get(todo.pop(), ()):
-                if reader in self.stored and reader in self.group:
+                if reader in self.stored:
                     found.add(reader)
                 elif reader not in seen:
                     seen.add(reader)

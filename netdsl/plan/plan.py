@@ -43,9 +43,9 @@ class Plan:
     arena: int
     peak: int
 
-    def pieces(self, kernel: Kernel) -> tuple[Piece, ...]:
-        """What a kernel that joins tensors has to copy: the branches that lie elsewhere."""
-        whole = self.graph[kernel.outputs[0]]
+    def pieces(self, concat: str) -> tuple[Piece, ...]:
+        """What joining tensors has to copy: the branches that lie elsewhere."""
+        whole = self.graph[concat]
         place, axis = self.placements[whole.name], whole.attrs["axis"]
         found, at = [], place.layout.offset
         for arg in whole.args:
@@ -124,7 +124,7 @@ def _written_in_place(flow: Flow, kernel: Kernel, arrangement: Arrangement) -> b
     """Whether a concatenation has nothing left to do."""
     if len(kernel.nodes) != 1 or flow.nodes[kernel.nodes[0]].op != "concat":
         return False
-    return arrangement.aliased.issuperset(kernel.inputs)
+    return all(arrangement.inside.get(a) == kernel.name for a in kernel.inputs)
 
 
 def _keeping(flow: Flow, direct: Mapping[str, str]) -> list[Kernel]:
@@ -213,7 +213,7 @@ def _dying(
         for b in sorted(stored, key=flow.place.__getitem__)
         if full[b]
         and OPS[flow.nodes[b].op].kind != "leaf"
-        and b not in found.aliased
+        and b not in found.inside
         and flow.nodes[b].op != "concat"
         and flow.nodes[found.owner[b]].op not in ("concat", "state")
         and last[found.owner[b]] == now

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 
+from netdsl.errors import internal
 from netdsl.plan.flow import Flow
 from netdsl.plan.kernel import Kernel
 
@@ -26,6 +27,8 @@ def schedule(
             return order, waiting
         stuck = {o for k in kernels if k not in order for o in k.outputs}
         caught = {state for state, value in direct.items() if value in stuck}
+        if not caught:
+            raise internal(f"kernels wait for each other: {', '.join(sorted(stuck))}")
         waiting |= caught
         direct = {s: v for s, v in direct.items() if s not in caught}
 

@@ -79,8 +79,9 @@ def _lives(plan: Plan, flow: Flow) -> list[_Life]:
             life = lives.setdefault(name, _Life(name, place, now, now))
             life.death = now
         if flow.nodes[name].op == "concat":
+            copied = {piece.source for piece in plan.pieces(name)}
             for a in flow.nodes[name].args:
-                if flow.base[a] == a and OPS[flow.nodes[a].op].kind != "leaf":
+                if a not in copied:
                     touch(a, now)
 
     for i, kernel in enumerate(plan.kernels):

@@ -23,7 +23,7 @@ def _targets(b: Builder, batch: int) -> tuple[Node, Node]:
 def training_graph(network: Network, recipe: Recipe) -> Graph:
     """One optimizer step. Inputs: the net's, `labels`, `weights`, `lr`, and `step` and `seed` where
     something asks for them. Outputs: `loss` (all outputs, weighted), `main_loss`, `accuracy`."""
-    b = Builder(network.graph)
+    b = Builder(network.graph, network.dtype)
     labels, weights = _targets(b, network.batch)
     losses: dict[str, Node] = {}
     for name, node in network.graph.outputs.items():
@@ -76,7 +76,7 @@ def _total(parts: Sequence[Node], b: Builder) -> Node:
 
 def evaluation_graph(network: Network, recipe: Recipe) -> Graph:
     """Sums over a batch, by weight: `loss`, `top1`, `top5`, `count`; and the `scores`."""
-    b = Builder(network.graph)
+    b = Builder(network.graph, network.dtype)
     labels, weights = _targets(b, network.batch)
     with b.at(None, "score"):
         scores = class_scores(b, network.graph[network.graph.outputs["main"]])

@@ -1,0 +1,220 @@
+"""Graphs for tests: drawn ones with gradients and updates, and the steps of tests/blocks.net."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+
+from netdsl.ir.builder import Builder, float_of
+from netdsl.ir.grad import grad
+from netdsl.ir.verify import verify
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.program import load
+from netdsl.ops.op import Draw
+from netdsl.runtime.state import draw as initial
+from netdsl.train.losses import LOSSES
+from netdsl.train.optimizers import OPTIMIZERS
+from netdsl.train.recipe import Recipe, resolve
+from netdsl.train.step import training_graph
+from netdsl.types import Array, Graph, Node, TensorType
+from tests.conftest import ROOT
+
+BLOCKS = str(ROOT / "tests" / "blocks.net")
+BLOCK_NETS = list(load(BLOCKS).nets)
+
+
+@cache
+def block_step(net: str) -> Graph:
+    """A training step of one of the small nets in float64, before any pass."""
+    return step_of(BLOCKS, net, batch=2, dtype="float64")
+
+
+def step_of(path: str, net: str, batch: int, dtype: str = "float32") -> Graph:
+    """A training step with momentum and weight decay, before any pass."""
+    network = elaborate(load(path), net, Settings(batch=batch, training=True, dtype=dtype))
+    return training_graph(network, plain_recipe())
+
+
+@cache
+def plain_recipe() -> Recipe:
+    """Cross-entropy and momentum, without a file."""
+    recipe = resolve(load(str(ROOT / "models" / "digits.net")))
+    sgd = replace(
+        recipe.optimizer,
+        name="sgd",
+        record=OPTIMIZERS["sgd"],
+        arguments={
+            "lr": 0.1,
+            "momentum": 0.9,
+            "nesterov": False,
+            "weight_decay": 1e-4,
+            "no_decay": (),
+        },
+    )
+    loss = replace(recipe.loss, record=LOSSES["cross_entropy"], arguments={"smoothing": 0.1})
+    return replace(recipe, optimizer=sgd, loss=loss)
+
+
+def values_for(graph: Graph, seed: int = 0) -> dict[str, Array]:
+    """Inputs, and states as training has them after a while: none of them at a special value."""
+    rng = np.random.default_rng(seed)
+    given: dict[str, Array] = {}
+    for node in graph.inputs:
+        kind = node.type
+        if node.name == "weights":
+            given[node.name] = np.linspace(0.5, 1.5, kind.size).astype(kind.dtype)
+        elif float_of(kind):
+            given[node.name] = 0.3 * rng.standard_normal(kind.shape).astype(kind.dtype)
+        else:
+            given[node.name] = rng.integers(0, 3, kind.shape).astype(kind.dtype)
+    for node in graph.states:
+        moved = initial(node, seed) + 0.1 * rng.random(node.type.shape)
+        given[node.name] = moved.astype(node.type.dtype)
+    return given
+
+
+def drawn_step(draw: Draw) -> Graph:
+    """A drawn net with residuals, concatenations, gates and norms, its gradients and updates."""
+    net = _Net(draw)
+    for _ in range(draw.whole(1, 7)):
+        getattr(net, draw.pick(_STEPS))()
+    return net.step()
+
+
+_STEPS = (
+    "conv",
+    "conv",
+    "pointwise",
+    "bias",
+    "norm",
+    "activation",
+    "residual",
+    "concat",
+    "pool",
+    "gate",
+    "dropout",
+    "cut",
+    "grown",
+    "split",
+    "lrn",
+)
+
+
+class _Net:
+    """A chain of drawn steps over images, with everything on the way to come back to."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.draw = draw
+        self.b = Builder(dtype="float64")
+        shape = (2, draw.whole(1, 6), draw.whole(1, 6), draw.whole(1, 4))
+        self.x = self.b.input("x", TensorType(shape, "float64"))
+        self.seen = [self.x]
+        self.params: list[Node] = []
+        self.updates: dict[str, Node] = {}
+
+    def param(self, *shape: int) -> Node:
+        name = f"w{len(self.params)}"
+        kind = TensorType(shape, "float64")
+        self.params.append(self.b.state(name, kind, ("normal", 0.5)))
+        return self.params[-1]
+
+    def flow(self, y: Node) -> None:
+        self.x = y
+        self.seen.append(y)
+
+    def conv(self) -> None:
+        _, h, w, c = self.x.type.shape
+        d = self.draw
+        groups = d.pick([g for g in (1, 1, 2, 3) if c % g == 0])
+        kernel = (d.whole(1, min(3, h + 2)), d.whole(1, min(3, w + 2)))
+        pad = ((d.whole(0, 2), 2), (1, d.whole(1, 2)))
+        weight = self.param(groups * d.whole(1, 2), *kernel, c // groups)
+        stride = (d.whole(1, 2), d.whole(1, 3))
+        self.flow(self.b.conv2d(self.x, weight, stride=stride, pad=pad, groups=groups))
+
+    def pointwise(self) -> None:
+        weight = self.param(self.draw.whole(1, 4), 1, 1, self.x.type.shape[3])
+        stride = self.draw.pick(((1, 1), (2, 2)))
+        self.flow(self.b.conv2d(self.x, weight, stride=stride))
+
+    def bias(self) -> None:
+        self.flow(self.b.add(self.x, self.param(self.x.type.shape[3])))
+
+    def norm(self) -> None:
+        axes = self.draw.pick(((0, 1, 2), (1, 2), (1, 2, 3)))
+        m = self.b.moments(self.x, axes=axes)
+        y = self.b.normalize(self.x, m, axes=axes, eps=0.1)
+        c = self.x.type.shape[3]
+        if axes == (0, 1, 2):
+            kind = TensorType((c,), "float64")
+            running = self.b.state(f"mean{len(self.seen)}", kind, ("constant", 0.0), False)
+            row = self.b.slice(m, start=(0, 0), stop=(1, c), step=(1, 1))
+            mean = self.b.mul(self.b.reshape(row, shape=(c,)), self.b.const(1.0))
+            self.updates[running.name] = self.b.ema(running, mean, decay=0.9)
+        self.flow(self.b.add(self.b.mul(y, self.param(c)), self.param(c)))
+
+    def activation(self) -> None:
+        op = self.draw.pick(("relu", "tanh", "leaky_relu", "gelu", "sigmoid", "elu", "clamp"))
+        self.flow(self.b.emit(op, self.x))
+
+    def residual(self) -> None:
+        alike = [s for s in self.seen if s.type == self.x.type]
+        self.flow(self.b.add(self.x, self.draw.pick(alike)))
+
+    def concat(self) -> None:
+        near = [s for s in self.seen if s.type.shape[:3] == self.x.type.shape[:3]]
+        self.flow(self.b.concat(self.x, self.draw.pick(near), axis=3))
+
+    def pool(self) -> None:
+        _, h, w, _ = self.x.type.shape
+        window = {"kernel": (min(h, 2), min(w, 3)), "stride": (1, 2), "pad": ((0, 0), (0, 0))}
+        if self.draw.pick((True, False)):
+            self.flow(self.b.max_pool(self.x, **window))
+        else:
+            self.flow(self.b.avg_pool(self.x, **window))
+
+    def gate(self) -> None:
+        mean = self.b.reduce_mean(self.x, axes=(1, 2), keepdims=True)
+        self.flow(self.b.mul(self.x, self.b.sigmoid(mean)))
+
+    def dropout(self) -> None:
+        seed, step = (self.b.input(n, TensorType((), "int32")) for n in ("seed", "step"))
+        self.flow(self.b.dropout(self.x, seed, step, key=f"d{len(self.seen)}", rate=0.3))
+
+    def cut(self) -> None:
+        n, h, w, c = self.x.type.shape
+        start = (0, self.draw.whole(0, h - 1), 0, self.draw.whole(0, c - 1))
+        self.flow(self.b.slice(self.x, start=start, stop=(n, h, w, c), step=(1, 1, 2, 1)))
+
+    def grown(self) -> None:
+        amounts = {"low": (0, 1, 0, 0), "high": (0, 0, 1, 1), "interior": (0, 1, 0, 0)}
+        self.flow(self.b.pad(self.x, **amounts, value=0.0))
+
+    def split(self) -> None:
+        n, h, w, c = self.x.type.shape
+        turned = self.b.transpose(self.x, perm=(0, 2, 1, 3))
+        self.flow(self.b.reshape(turned, shape=(n, h, w, c)))
+
+    def lrn(self) -> None:
+        self.flow(self.b.lrn(self.x, size=3, alpha=0.1))
+
+    def step(self) -> Graph:
+        b = self.b
+        features = 1
+        for s in self.x.type.shape[1:]:
+            features *= s
+        rows = b.reshape(self.x, shape=(2, features))
+        scores = b.matmul(rows, self.param(3, features))
+        labels = b.input("labels", TensorType((2,), "int32"))
+        loss = b.reduce_sum(b.cross_entropy(scores, labels), axes=(0,))
+        gradients = grad(b, loss, self.params)
+        lr = b.input("lr", TensorType((), "float64"))
+        for w in self.params:
+            kind = TensorType(w.type.shape, "float64")
+            slot = b.state(f"{w.name}.v", kind, ("constant", 0.0), False)
+            v = b.momentum(slot, gradients[w.name], momentum=0.9)
+            self.updates |= {slot.name: v, w.name: b.descend(w, v, lr)}
+        shown = {f"d {name}": g for name, g in gradients.items()}
+        return verify(b.graph({"loss": loss, "x": self.x, **shown}, self.updates, "drawn"))
