@@ -7,6 +7,7 @@ from typing import Any
 
 from netdsl.kinds import Number
 from netdsl.ops.elementwise import unary
+from netdsl.ops.op import like
 from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node
 
@@ -28,38 +29,43 @@ def _gelu(xp: Any, x: Array) -> Array:
 
 
 def _gelu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
+    one, scale = like(b, 1.0, y), like(b, _GELU_SCALE, y)
     square = b.mul(x, x)
-    inner = b.mul(x, b.add(b.mul(square, b.const(_GELU_SCALE * _GELU_CUBIC)), b.const(_GELU_SCALE)))
-    slope = b.add(b.mul(square, b.const(3 * _GELU_SCALE * _GELU_CUBIC)), b.const(_GELU_SCALE))
+    inner = b.mul(x, b.add(b.mul(square, like(b, _GELU_SCALE * _GELU_CUBIC, y)), scale))
+    slope = b.add(b.mul(square, like(b, 3 * _GELU_SCALE * _GELU_CUBIC, y)), scale)
     t = b.tanh(inner)
-    falling = b.mul(b.mul(x, slope), b.sub(b.const(1.0), b.mul(t, t)))
-    return b.mul(g, b.mul(b.const(0.5), b.add(b.add(b.const(1.0), t), falling)))
+    falling = b.mul(b.mul(x, slope), b.sub(one, b.mul(t, t)))
+    return b.mul(g, b.mul(like(b, 0.5, y), b.add(b.add(one, t), falling)))
 
 
 def _relu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
-    return b.select(b.greater(y, b.const(0.0)), g, b.const(0.0))
+    return b.select(b.greater(y, like(b, 0.0, y)), g, like(b, 0.0, y))
 
 
 def _leaky_relu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
-    return b.select(b.greater(x, b.const(0.0)), g, b.mul(g, b.const(y.attrs["slope"])))
+    return b.select(
+        b.greater(x, like(b, 0.0, y)),
+        g,
+        b.mul(g, like(b, y.attrs["slope"], y)),
+    )
 
 
 def _clamp_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
-    inside = b.select(b.greater(b.const(y.attrs["high"]), x), g, b.const(0.0))
-    return b.select(b.greater(x, b.const(y.attrs["low"])), inside, b.const(0.0))
+    inside = b.select(b.greater(like(b, y.attrs["high"], y), x), g, like(b, 0.0, y))
+    return b.select(b.greater(x, like(b, y.attrs["low"], y)), inside, like(b, 0.0, y))
 
 
 def _elu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
-    falling = b.mul(g, b.add(y, b.const(y.attrs["alpha"])))
-    return b.select(b.greater(x, b.const(0.0)), g, falling)
+    falling = b.mul(g, b.add(y, like(b, y.attrs["alpha"], y)))
+    return b.select(b.greater(x, like(b, 0.0, y)), g, falling)
 
 
 def _sigmoid_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
-    return b.mul(g, b.mul(y, b.sub(b.const(1.0), y)))
+    return b.mul(g, b.mul(y, b.sub(like(b, 1.0, y), y)))
 
 
 def _tanh_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
-    return b.mul(g, b.sub(b.const(1.0), b.mul(y, y)))
+    return b.mul(g, b.sub(like(b, 1.0, y), b.mul(y, y)))
 
 
 OPS = (

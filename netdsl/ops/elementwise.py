@@ -13,6 +13,7 @@ from netdsl.ops.op import (
     Operand,
     broadcast_shapes,
     floats,
+    like,
     require,
     same_dtype,
     some_shape,
@@ -103,11 +104,11 @@ def unary(
 
 def _power_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     p = y.attrs["exponent"]
-    return b.mul(g, b.mul(b.const(p), b.power(x, exponent=p - 1)))
+    return b.mul(g, b.mul(like(b, p, x), b.power(x, exponent=p - 1)))
 
 
-def _zero(b: Emitter) -> Node:
-    return b.const(0.0)
+def _zero(b: Emitter, g: Node) -> Node:
+    return like(b, 0.0, g)
 
 
 def _select_shape(condition: TensorType, x: TensorType, z: TensorType) -> TensorType:
@@ -171,8 +172,8 @@ OPS = (
         "maximum",
         lambda xp, x, z: xp.maximum(x, z),
         (
-            lambda b, g, y, x, z: b.select(b.greater(x, z), g, _zero(b)),
-            lambda b, g, y, x, z: b.select(b.greater(x, z), _zero(b), g),
+            lambda b, g, y, x, z: b.select(b.greater(x, z), g, _zero(b, g)),
+            lambda b, g, y, x, z: b.select(b.greater(x, z), _zero(b, g), g),
         ),
         "the larger of x and z; equal values pass the gradient to z",
     ),
@@ -180,8 +181,8 @@ OPS = (
         "minimum",
         lambda xp, x, z: xp.minimum(x, z),
         (
-            lambda b, g, y, x, z: b.select(b.greater(z, x), g, _zero(b)),
-            lambda b, g, y, x, z: b.select(b.greater(z, x), _zero(b), g),
+            lambda b, g, y, x, z: b.select(b.greater(z, x), g, _zero(b, g)),
+            lambda b, g, y, x, z: b.select(b.greater(z, x), _zero(b, g), g),
         ),
         "the smaller of x and z; equal values pass the gradient to z",
     ),
@@ -200,7 +201,7 @@ OPS = (
     unary(
         "sqrt",
         lambda xp, x: xp.sqrt(x),
-        lambda b, g, y, x: b.mul(g, b.div(b.const(0.5), y)),
+        lambda b, g, y, x: b.mul(g, b.div(like(b, 0.5, x), y)),
         "square root",
         values="positive",
         flops=4,
@@ -223,8 +224,8 @@ OPS = (
         examples=_select_examples,
         vjp=(
             None,
-            lambda b, g, y, c, x, z: b.select(c, g, _zero(b)),
-            lambda b, g, y, c, x, z: b.select(c, _zero(b), g),
+            lambda b, g, y, c, x, z: b.select(c, g, _zero(b, g)),
+            lambda b, g, y, c, x, z: b.select(c, _zero(b, g), g),
         ),
         nondiff={"condition": "a condition is no number"},
         doc="x where the condition holds, else z",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from netdsl.kinds import Number, Whole
-from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, same_dtype, some_shape
+from netdsl.ops.op import Draw, Example, Op, Operand, floats, like, require, same_dtype, some_shape
 from netdsl.ops.reduce import OPS as REDUCE_OPS
 from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node, TensorType, dims
@@ -69,7 +69,7 @@ def _squared_error_shape(x: TensorType, t: TensorType) -> TensorType:
 
 
 def _squared_error_vjp(b: Emitter, g: Node, x: Node, t: Node) -> Node:
-    return b.mul(g, b.mul(b.const(2.0), b.sub(x, t)))
+    return b.mul(g, b.mul(like(b, 2.0, x), b.sub(x, t)))
 
 
 def _squared_error_example(draw: Draw) -> Example:

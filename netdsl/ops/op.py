@@ -112,6 +112,11 @@ def require(condition: bool, message: str, help: str | None = None) -> None:
         raise fail(message, help=help)
 
 
+def like(b: Emitter, value: float, x: Node) -> Node:
+    """A constant of the element type of `x`."""
+    return b.const(value, x.type.dtype)
+
+
 def same_dtype(*types: TensorType) -> str:
     dtypes = {t.dtype for t in types}
     require(len(dtypes) == 1, f"operands of different types: {', '.join(sorted(dtypes))}")

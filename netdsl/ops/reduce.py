@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from netdsl.kinds import Flag
-from netdsl.ops.op import Draw, Example, Op, floats, require, some_shape
+from netdsl.ops.op import Draw, Example, Op, floats, like, require, some_shape
 from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node, TensorType
 
@@ -32,7 +32,7 @@ def _spread(b: Emitter, value: Node, y: Node, x: Node) -> Node:
 
 def _mean_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     count = math.prod(x.type.shape[a] for a in y.attrs["axes"])
-    return _spread(b, b.mul(g, b.const(1 / count)), y, x)
+    return _spread(b, b.mul(g, like(b, 1 / count, x)), y, x)
 
 
 def _max_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:

@@ -27,8 +27,9 @@ def recompute(graph: Graph, forward: Collection[str], regions: Mapping[str, str]
 
 
 def _leaving(graph: Graph, forward: Collection[str], regions: Mapping[str, str]) -> set[str]:
-    """What flows from one region into another part of the forward pass, and leaves."""
-    kept = {n.name for n in graph.nodes.values() if OPS[n.op].kind == "leaf"}
+    """What flows from one region into another part of the forward pass, and what is small: leaves
+    and the results of reductions."""
+    kept = {n.name for n in graph.nodes.values() if OPS[n.op].kind in ("leaf", "reduce")}
     for node in graph.nodes.values():
         if node.name in forward:
             kept.update(a for a in node.args if regions.get(a) != regions.get(node.name))

@@ -1,0 +1,199 @@
+"""Every pass keeps every value, on drawn graphs and on every block; golden text after each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netdsl.ir.builder import Builder
+from netdsl.ir.evaluate import results
+from netdsl.ir.text import to_text
+from netdsl.ir.verify import verify
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.program import load
+from netdsl.ops import OPS
+from netdsl.passes.fold import fold
+from netdsl.passes.lower import lower, lower_im2col
+from netdsl.passes.precision import mixed
+from netdsl.passes.recompute import recompute
+from netdsl.passes.rewrite import common, dead
+from netdsl.passes.simplify import simplify
+from netdsl.types import Array, Graph, TensorType
+from tests.conftest import HypothesisDraw
+from tests.golden import matches_golden
+from tests.graphs import BLOCK_NETS, BLOCKS, block_step, drawn_step, step_of, values_for
+
+PASSES: dict[str, Callable[[Graph], Graph]] = {
+    "simplify": simplify,
+    "lower": lower,
+    "im2col": lower_im2col,
+    "common": common,
+    "dead": dead,
+}
+
+
+def same_values(before: Graph, after: Graph, values: dict[str, Array], tolerance: float) -> None:
+    verify(after)
+    one, two = results(before, values), results(after, values)
+    assert one.keys() == two.keys()
+    for key, expected in one.items():
+        scale = max(1.0, float(np.abs(expected).max(initial=0)))
+        np.testing.assert_allclose(
+            two[key], expected, rtol=tolerance, atol=tolerance * scale, err_msg=key
+        )
+        assert two[key].dtype == expected.dtype
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_passes_keep_the_values_of_drawn_graphs(data: st.DataObject) -> None:
+    draw = HypothesisDraw(data)
+    graph = drawn_step(draw)
+    same_values(graph, PASSES[draw.pick(list(PASSES))](graph), values_for(graph), 1e-10)
+
+
+@pytest.mark.parametrize("net", BLOCK_NETS)
+@pytest.mark.parametrize("name", PASSES)
+def test_passes_keep_the_values_of_blocks(name: str, net: str) -> None:
+    graph = block_step(net)
+    same_values(graph, PASSES[name](graph), values_for(graph), 1e-10)
+
+
+@pytest.mark.parametrize("net", BLOCK_NETS)
+def test_lowering_before_the_gradient_gives_the_same_step(net: str) -> None:
+    from dataclasses import replace
+
+    from netdsl.train.step import training_graph
+    from tests.graphs import plain_recipe
+
+    network = elaborate(load(BLOCKS), net, Settings(batch=2, training=True, dtype="float64"))
+    after = training_graph(replace(network, graph=lower(network.graph)), plain_recipe())
+    before = block_step(net)
+    same_values(before, after, values_for(before), 1e-10)
+    assert not any(n.type.shape[1:3] == (1, 1) for n in _weights(after, "conv2d"))
+
+
+def _weights(graph: Graph, op: str) -> list[object]:
+    return [graph[n.args[1]] for n in graph.of(op) if n.attrs["groups"] == 1]
+
+
+@pytest.mark.parametrize("net", BLOCK_NETS)
+def test_folding_keeps_what_evaluation_gives(net: str) -> None:
+    graph = elaborate(load(BLOCKS), net, Settings(batch=2, dtype="float64")).graph
+    values = values_for(graph)
+    folded = fold(lower(graph))
+    verify(folded.main), verify(folded.prepare)
+    empty = {n.name: np.zeros(n.type.shape) for n in folded.prepare.states}
+    kept = results(folded.prepare, {**empty, **values})
+    prepared = {k.removeprefix("update "): v for k, v in kept.items()}
+    expected, found = results(graph, values), results(folded.main, {**values, **prepared})
+    for label in graph.outputs:
+        np.testing.assert_allclose(found[label], expected[label], rtol=1e-10, atol=1e-10)
+    assert not [n for n in folded.main.nodes.values() if n.op in ("normalize", "moments")] or (
+        net == "normalised"
+    )
+
+
+def test_a_product_with_two_readers_keeps_its_weights() -> None:
+    b = Builder(dtype="float64")
+    x = b.input("x", TensorType((2, 3), "float64"))
+    w = b.state("w", TensorType((4, 3), "float64"), ("normal", 1.0))
+    s = b.state("s", TensorType((4,), "float64"), ("normal", 1.0))
+    y = b.matmul(x, w)
+    graph = b.graph({"raw": y, "scaled": b.mul(y, s)})
+    folded = fold(graph)
+    assert [n.args for n in folded.main.of("matmul")] == [("x", "w")]
+    assert not folded.prepare.updates
+
+
+@pytest.mark.parametrize("net", ["residual", "googlenet", "unet", "plain"])
+def test_recomputed_regions_give_the_same_step(net: str) -> None:
+    graph = block_step(net)
+    network = elaborate(load(BLOCKS), net, Settings(batch=2, training=True, dtype="float64"))
+    forward = set(network.graph.nodes)
+    half = len(network.layers) // 2
+    regions = {
+        n: ("first" if i < half else "second")
+        for i, layer in enumerate(network.layers)
+        for n in layer.nodes
+        if OPS[network.graph[n].op].kind != "leaf"
+    }
+    after = recompute(graph, forward, regions)
+    same_values(graph, after, values_for(graph), 1e-12)
+    again = [n for n in after.nodes.values() if n.region]
+    assert again
+    kept = {n.name for n in after.nodes.values() if n.name in regions}
+    for node in after.nodes.values():
+        if node.name not in forward and not node.region:
+            inner = {a for a in node.args if a in kept and not _leaves(graph, a, regions, forward)}
+            assert not inner, f"{node.name} keeps {inner} alive"
+
+
+def _leaves(graph: Graph, name: str, regions: dict[str, str], forward: set[str]) -> bool:
+    """Whether a value flows out of its region in the forward pass."""
+    readers = [n for n in graph.nodes.values() if name in n.args and n.name in forward]
+    crossing = any(regions.get(n.name) != regions.get(name) for n in readers)
+    return crossing or name in graph.outputs.values() or OPS[graph[name].op].kind == "reduce"
+
+
+@pytest.mark.parametrize("net", BLOCK_NETS)
+def test_lower_precision_rounds_and_no_more(net: str) -> None:
+    graph = elaborate(load(BLOCKS), net, Settings(batch=2, training=True, dtype="float64")).graph
+    after = mixed(graph, "float32")
+    same_values(graph, after, values_for(graph), 2e-5)
+    for node in after.nodes.values():
+        if node.op in ("conv2d", "matmul"):
+            assert node.type.dtype == "float32"
+        if node.op in ("moments", "normalize", "ema"):
+            assert node.type.dtype == "float64"
+
+
+def test_half_precision_trains_with_masters_in_full() -> None:
+    from dataclasses import replace
+
+    from netdsl.train.step import training_graph
+    from tests.graphs import plain_recipe
+
+    network = elaborate(load(BLOCKS), "residual", Settings(batch=2, training=True))
+    step = training_graph(replace(network, graph=mixed(network.graph, "float16")), plain_recipe())
+    assert {n.type.dtype for n in step.states} == {"float32"}
+    assert {n.type.dtype for n in step.of("conv2d_wgrad")} == {"float16"}
+    values = values_for(step)
+    assert np.isfinite(results(step, values)["loss"])
+
+
+GOLDEN_PASSES = {**PASSES, "mixed": lambda graph: mixed(graph, "bfloat16")}
+
+
+@pytest.mark.parametrize("name", GOLDEN_PASSES)
+def test_golden_text_after_each_pass(name: str) -> None:
+    graph = elaborate(load(BLOCKS), "residual_small", Settings(batch=2, training=True)).graph
+    matches_golden(f"passes/{name}.txt", to_text(GOLDEN_PASSES[name](graph)))
+
+
+def test_golden_text_of_folding() -> None:
+    graph = elaborate(load(BLOCKS), "residual_small", Settings(batch=2)).graph
+    folded = fold(lower(graph))
+    matches_golden("passes/fold.txt", to_text(folded.main) + "\n" + to_text(folded.prepare))
+
+
+def test_golden_text_of_recompute() -> None:
+    network = elaborate(load(BLOCKS), "residual_small", Settings(batch=2, training=True))
+    step = step_of(BLOCKS, "residual_small", batch=2)
+    regions = {
+        n: "block"
+        for layer in network.layers
+        for n in layer.nodes
+        if layer.path.startswith("bottleneck1.") and OPS[network.graph[n].op].kind != "leaf"
+    }
+    after = simplify(recompute(step, set(network.graph.nodes), regions))
+    matches_golden("passes/recompute.txt", to_text(after))
+
+
+def test_golden_text_of_the_simplified_step() -> None:
+    step = simplify(step_of(BLOCKS, "residual_small", batch=2))
+    matches_golden("passes/step.txt", to_text(step))
