@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from netdsl.insight.expectations import TestResult
+    from netdsl.insight.explain import Change, Compiled
     from netdsl.insight.summary import Summary
     from netdsl.train.loop import Progress as Standing
     from netdsl.train.loop import Result, Trainer
@@ -107,4 +108,79 @@ def show_confusion(report: Report) -> None:
         table.add_column(heading, justify="right")
     for name, row in zip(report.classes, report.confusion, strict=True):
         table.add_row(name, *(str(n) if n else "." for n in row))
+    wide_console().print(table)
+
+
+def show_compiled(found: Compiled) -> None:
+    plan, json = found.plan, found.as_json()
+    print(
+        f"{plan.graph.name}: {json['kernels']:,} kernels instead of {json['kernels_unfused']:,}, "
+        f"{_bytes(json['bytes'])} moved instead of {_bytes(json['bytes_unfused'])}, "
+        f"arena {_bytes(plan.arena)}, {found.seconds:.2f} s"
+    )
+
+
+def show_explanation(found: Compiled, full: bool) -> None:
+    for change in found.changes:
+        _show_change(change, full)
+    _show_kinds(found)
+    _show_origins(found)
+    plan = found.plan
+    ratio = plan.arena / plan.peak if plan.peak else 1.0
+    print(
+        f"\nmemory: arena {_bytes(plan.arena)}, {ratio:.3f} of the {_bytes(plan.peak)} that are in "
+        "use at most; inputs, weights and constants "
+        f"{_bytes(sum(plan.buffers.values()))}"
+    )
+
+
+_FIRST_LINES = 8
+
+
+def _show_change(change: Change, full: bool) -> None:
+    lines = change.lines()
+    gone, new = (sum(x.startswith(sign) for x in lines) for sign in "-+")
+    counts = f"{len(change.before.nodes):,} nodes -> {len(change.after.nodes):,}"
+    print(f"{change.name}: {counts}, {gone:,} lines gone, {new:,} new")
+    for line in lines if full else lines[:_FIRST_LINES]:
+        print(f"    {line}")
+    if not full and len(lines) > _FIRST_LINES:
+        print(f"    ... {len(lines) - _FIRST_LINES:,} more lines with --full")
+
+
+def _show_kinds(found: Compiled) -> None:
+    from rich.table import Table
+
+    from netdsl.insight.explain import kinds
+
+    table = Table(title="\nkernels", box=None, pad_edge=False, title_justify="left")
+    table.add_column("kind")
+    for heading in ("launches", "moved", "one node each", "moved"):
+        table.add_column(heading, justify="right")
+    total = [0, 0, 0, 0]
+    for kind, *figures in kinds(found):
+        total = [t + f for t, f in zip(total, figures, strict=True)]
+        table.add_row(kind, *_figures(figures))
+    table.add_row("all", *_figures(total))
+    wide_console().print(table)
+
+
+def _figures(figures: list[int]) -> list[str]:
+    launches, moved, launches_alone, moved_alone = figures
+    return [f"{launches:,}", _bytes(moved), f"{launches_alone:,}", _bytes(moved_alone)]
+
+
+def _show_origins(found: Compiled) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from netdsl.insight.explain import origins
+
+    table = Table(title="\nlines and kernels", box=None, pad_edge=False, title_justify="left")
+    table.add_column("place", no_wrap=True)
+    table.add_column("moved", justify="right", no_wrap=True)
+    table.add_column("became", overflow="fold")
+    table.add_column("line", overflow="fold")
+    for row in origins(found.plan):
+        table.add_row(row.place, _bytes(row.bytes), row.kernels, escape(row.text))
     wide_console().print(table)

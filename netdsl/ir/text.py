@@ -14,12 +14,17 @@ def to_text(graph: Graph) -> str:
 
     Constants stand where they are read, not on lines of their own.
     """
-    consts = {n.name: _setting(n.attrs["value"]) for n in graph.of("const")}
+    consts = consts_of(graph)
     lines = [f"graph {graph.name} {{"]
     lines += [f"  {line_of(n, consts)}" for n in graph.nodes.values() if n.name not in consts]
     lines += [f"  output {label}: {consts.get(v, v)}" for label, v in graph.outputs.items()]
     lines += [f"  update {state}: {consts.get(v, v)}" for state, v in graph.updates.items()]
     return "\n".join([*lines, "}"]) + "\n"
+
+
+def consts_of(graph: Graph) -> dict[str, str]:
+    """The constants of a graph as they are written where they are read."""
+    return {n.name: _setting(n.attrs["value"]) for n in graph.of("const")}
 
 
 def line_of(node: Node, consts: Mapping[str, str] | None = None) -> str:

@@ -51,9 +51,11 @@ def run(graph: Graph, passes: Sequence[Pass], watch: Watch | None = None) -> Gra
     return graph
 
 
-def inference(graph: Graph, watch: Watch | None = None) -> Folded:
+def inference(
+    graph: Graph, watch: Watch | None = None, forward: Sequence[Pass] = FORWARD
+) -> Folded:
     """An evaluation graph made ready: lowered, simplified and folded."""
-    before = run(graph, FORWARD, watch)
+    before = run(graph, forward, watch)
     folded = fold(before)
     if watch is not None:
         watch("fold", before, verify(folded.main))

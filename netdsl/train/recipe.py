@@ -19,7 +19,7 @@ from netdsl.language.unparse import expression
 from netdsl.signature import Chosen, OneFrom, Param, Signature
 from netdsl.train.losses import LOSSES
 from netdsl.train.optimizers import OPTIMIZERS
-from netdsl.values import Symbol, Value, show
+from netdsl.values import Argument, Symbol, Value, show
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,13 @@ def resolve(program: Program, name: str | None = None) -> Recipe:
     for condition in expectations:
         _check_expectation(condition, recipe)
     return recipe
+
+
+def plain(net: str) -> Recipe:
+    """The recipe for a net whose file holds none: every key as the table has it."""
+    values = SIGNATURE.bind((), None) | {"net": net}
+    data = resolve_data((Argument("source", Symbol("digits")),), None)
+    return Recipe(**values | {"data": data})
 
 
 def _data(program: Program, name: str | None, train: s.Section) -> DataConfig:

@@ -1,0 +1,126 @@
+"""Commands that show the compiler at work: compile, explain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from netdsl.cli.app import OK, Device, File, Json, Sets, app, print_json
+from netdsl.cli.files import load, split
+from netdsl.errors import fail, nearest
+
+if TYPE_CHECKING:
+    from netdsl.insight.explain import Compiled, Target
+    from netdsl.language.program import Program
+
+Train = Annotated[bool, typer.Option("--train", help="The training step instead of inference.")]
+Batch = Annotated[
+    int | None, typer.Option(min=1, max=2**20, help="Images at a time; the recipe's, else 1.")
+]
+Lower = Annotated[
+    str | None,
+    typer.Option(metavar="HOW", help="im2col: every convolution as one matrix product."),
+]
+_EMITS = ("ir", "plan", "kernels")
+
+
+@app.command("compile")
+def compile_(
+    file: File,
+    train: Train = False,
+    batch: Batch = None,
+    device: Device = "model",
+    emit: Annotated[
+        str | None,
+        typer.Option(metavar="WHAT", help="ir, plan or kernels, as text on standard output."),
+    ] = None,
+    lower: Lower = None,
+    settings: Sets = None,
+    as_json: Json = False,
+) -> int:
+    """Run the passes, choose the kernels and plan the memory.
+
+    Example: netdsl compile models/resnet.net:resnet50 --train --batch 256 --emit plan
+    """
+    from netdsl.ir.text import to_text
+    from netdsl.plan.text import kernels_text, plan_text
+
+    if emit is not None and emit not in _EMITS:
+        raise fail(f"there is no `--emit {emit}`", help=nearest(emit, _EMITS, "one of"))
+    found = _compiled(file, settings, train, batch, device, lower)
+    if as_json:
+        print_json(found.as_json())
+    elif emit == "ir":
+        print(to_text(found.plan.graph), end="")
+    elif emit == "plan":
+        print(plan_text(found.plan), end="")
+    elif emit == "kernels":
+        print(kernels_text(found.plan), end="")
+    else:
+        from netdsl.cli.show import show_compiled
+
+        show_compiled(found)
+    return OK
+
+
+@app.command()
+def explain(
+    file: File,
+    train: Train = False,
+    batch: Batch = None,
+    device: Device = "model",
+    lower: Lower = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Every line that a pass changed, not only the first.")
+    ] = False,
+    settings: Sets = None,
+    as_json: Json = False,
+) -> int:
+    """Every pass as before and after, the kernels with the lines they stem from, the memory.
+
+    Example: netdsl explain models/resnet.net:resnet50 --train
+    """
+    from netdsl.cli.show import show_explanation
+
+    found = _compiled(file, settings, train, batch, device, lower)
+    if as_json:
+        changes = [
+            {"name": c.name, "nodes_before": len(c.before.nodes), "nodes": len(c.after.nodes)}
+            for c in found.changes
+        ]
+        print_json({"passes": changes} | found.as_json())
+    else:
+        show_explanation(found, full)
+    return OK
+
+
+def _compiled(
+    file: str,
+    settings: list[str] | None,
+    train: bool,
+    batch: int | None,
+    device: str,
+    lower: str | None,
+) -> Compiled:
+    from netdsl.backends import open_backend
+    from netdsl.insight.explain import compiled
+
+    path, name = split(file)
+    program = load(path, settings, name)
+    target = _target(program, name, train, batch, lower)
+    return compiled(program, target, open_backend(device).fusion)
+
+
+def _target(
+    program: Program, name: str | None, train: bool, batch: int | None, lower: str | None
+) -> Target:
+    from netdsl.insight.explain import Target
+    from netdsl.passes import pipeline
+
+    ways = {"im2col": (pipeline.SIMPLIFY, pipeline.IM2COL)}
+    if lower is None:
+        return Target(program.net(name), train, batch)
+    if lower not in ways:
+        raise fail(f"there is no `--lower {lower}`", help=nearest(lower, ways, "one of"))
+    return Target(program.net(name), train, batch, ways[lower])
