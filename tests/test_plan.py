@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,18 +12,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netdsl.backends.arrays import ArrayBackend
+from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.program import load
+from netdsl.passes import pipeline
 from netdsl.passes.lower import lower
+from netdsl.passes.recompute import recompute
 from netdsl.passes.simplify import simplify
 from netdsl.plan.fusion import ALONE, FUSED, Fusion
+from netdsl.plan.partition import partition
 from netdsl.plan.plan import Plan, make_plan
+from netdsl.plan.text import kernels_text, plan_text
+from netdsl.plan.traffic import by_kind
 from netdsl.plan.verify import verify_plan
+from netdsl.runtime import executor as executor_module
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.types import Graph
-from tests.conftest import HypothesisDraw
+from netdsl.train.compile import compile_step
+from netdsl.train.step import training_graph
+from netdsl.types import Graph, TensorType
+from tests.conftest import ROOT, HypothesisDraw
 from tests.dataflow import Dataflow
-from tests.graphs import BLOCK_NETS, block_step, drawn_step, values_for
+from tests.golden import matches_golden
+from tests.graphs import BLOCK_NETS, BLOCKS, block_step, drawn_step, plain_recipe, values_for
 
 FUSIONS = (
     FUSED,
@@ -78,3 +92,184 @@ def test_blocks_fused_and_unfused(net: str) -> None:
     for fusion in FUSIONS:
         sound(graph, fusion)
         same_as_the_interpreter(graph, fusion)
+
+
+def compiled_step(path: str, net: str, batch: int = 8) -> Graph:
+    network = elaborate(load(str(ROOT / path)), net, Settings(batch=batch, training=True))
+    return compile_step(network, plain_recipe())
+
+
+def folded(path: str, net: str) -> Graph:
+    network = elaborate(load(str(ROOT / path)), net, Settings(batch=8))
+    return pipeline.inference(network.graph).main
+
+
+def conv_outputs(graph: Graph) -> int:
+    """Bytes of all that the forward convolutions give: one pass over them."""
+    forward = (n for n in graph.nodes.values() if not n.name.startswith("d."))
+    return sum(
+        n.type.nbytes
+        for n in forward
+        if n.op == "conv2d" or (n.op == "matmul" and n.type.rank == 4)
+    )
+
+
+def test_resnet50_inference_is_56_kernels() -> None:
+    graph = folded("models/resnet.net", "resnet50")
+    plan = verify_plan(make_plan(graph, FUSED))
+    counts = {kind: n for kind, (n, _) in by_kind(graph, plan.kernels).items()}
+    assert counts == {"matmul": 37, "conv2d": 17, "max_pool": 1, "reduce": 1}
+    assert len(make_plan(graph, ALONE).kernels) == 175
+
+
+def test_a_resnet50_step_moves_14_passes_over_its_convolutions() -> None:
+    graph = compiled_step("models/resnet.net", "resnet50", batch=256)
+    plan = verify_plan(make_plan(graph, FUSED))
+    unit = conv_outputs(graph)
+    passes = sum(moved for _, moved in by_kind(graph, plan.kernels).values()) / unit
+    alone = sum(moved for _, moved in by_kind(graph, partition(graph, ALONE)).values()) / unit
+    assert passes < 14 < 36 < alone
+    assert plan.arena <= 1.1 * plan.peak
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_concatenations_of_googlenet_cost_no_copy(training: bool) -> None:
+    path = "models/googlenet.net"
+    graph = compiled_step(path, "googlenet") if training else folded(path, "googlenet")
+    plan = verify_plan(make_plan(graph, FUSED))
+    assert len(graph.of("concat")) == 9
+    assert not {"concat", "copy"} & set(by_kind(graph, plan.kernels))
+
+
+def test_densely_connected_blocks_grow_in_place() -> None:
+    graph = folded("models/densenet.net", "densenet121")
+    assert graph.of("concat")
+    assert "concat" not in by_kind(graph, make_plan(graph, FUSED).kernels)
+
+
+def test_pointwise_convolutions_are_products_forward_and_backward() -> None:
+    graph = compiled_step("models/resnet.net", "resnet50")
+    for node in graph.of("conv2d"):
+        assert graph[node.args[1]].type.shape[1:3] != (1, 1)
+    assert len(graph.of("conv2d")) == len(graph.of("conv2d_wgrad")) == 17
+    assert len(graph.of("conv2d_dgrad")) == 16  # nobody asks for the gradient of the images
+    assert len(graph.of("matmul")) == 3 * (36 + 1)
+    grouped = block_step("normalised")
+    assert {n.attrs["groups"] for n in lower(grouped).of("conv2d")} == {2, 4}
+
+
+def test_updates_are_one_launch_over_their_states() -> None:
+    graph = compiled_step("models/resnet.net", "resnet20")
+    plan = verify_plan(make_plan(graph, FUSED))
+    last = plan.kernels[-1]
+    assert last.name == "updates"
+    assert {plan.placements[o].buffer for o in last.outputs} == set(graph.updates)
+
+
+def planted(plan: Plan, name: str, **changes: object) -> Plan:
+    """A plan in which one value lies elsewhere."""
+    moved = replace(plan.placements[name], **changes)
+    return replace(plan, placements={**plan.placements, name: moved})
+
+
+def refused(plan: Plan, complaint: str) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        verify_plan(plan)
+    with pytest.raises((AssertionError, IndexError)):
+        Dataflow(plan).run()
+
+
+def small_plan() -> Plan:
+    return sound(simplify(lower(block_step("residual"))), FUSED)
+
+
+def test_a_planted_overlap_is_caught() -> None:
+    plan = small_plan()
+    first, second = (k.outputs[0] for k in plan.kernels[:2])
+    layout = plan.placements[second].layout
+    onto = replace(layout, offset=plan.placements[first].layout.offset)
+    refused(planted(plan, second, layout=onto, geometry=None), "share memory")
+
+
+def test_a_value_outside_its_buffer_is_caught() -> None:
+    plan = small_plan()
+    name = plan.kernels[0].outputs[0]
+    beyond = replace(plan.placements[name].layout, offset=plan.arena)
+    refused(planted(plan, name, layout=beyond, geometry=None), "outside arena")
+
+
+def test_a_planted_early_update_is_caught() -> None:
+    plan = small_plan()
+    early = replace(plan, kernels=(plan.kernels[-1], *plan.kernels[:-1]))
+    refused(early, "before it is written")
+    b = Builder(dtype="float64")
+    w = b.state("w", TensorType((3,), "float64"), ("normal", 1.0))
+    x = b.input("x", TensorType((3,), "float64"))
+    graph = b.graph({"y": b.reduce_sum(b.mul(w, x), axes=(0,))}, {"w": b.add(w, b.const(1.0))})
+    two = make_plan(graph, ALONE)
+    assert [k.outputs for k in two.kernels] == [("mul",), ("reduce_sum",), ("add",)]
+    refused(replace(two, kernels=(two.kernels[2], *two.kernels[:2])), "was written over")
+
+
+def test_states_that_trade_places_and_states_that_are_given_out() -> None:
+    b = Builder(dtype="float64")
+    kind = TensorType((3,), "float64")
+    u, w = (b.state(n, kind, ("normal", 1.0)) for n in "uw")
+    doubled = b.mul(w, b.const(2.0))
+    graph = b.graph({"old": u, "twice": doubled}, {"u": w, "w": u})
+    for fusion in FUSIONS:
+        sound(graph, fusion)
+        same_as_the_interpreter(graph, fusion, steps=3)
+    mixed_up = b.graph({}, {"u": b.add(w, u), "w": b.sub(u, w)})
+    for fusion in FUSIONS:
+        sound(mixed_up, fusion)
+        same_as_the_interpreter(mixed_up, fusion, steps=3)
+
+
+def test_recomputing_blocks_lowers_the_peak() -> None:
+    network = elaborate(
+        load(str(ROOT / "models/resnet.net")), "resnet50", Settings(batch=8, training=True)
+    )
+    lowered = replace(network, graph=pipeline.run(network.graph, pipeline.FORWARD))
+    step = training_graph(lowered, plain_recipe())
+    regions = {}
+    for node in lowered.graph.nodes.values():
+        block = ".".join(node.name.split(".")[:2])
+        if "bottleneck" in block and node.op != "state":
+            regions[node.name] = block
+    again = recompute(step, set(lowered.graph.nodes), regions)
+    kept, less = (make_plan(simplify(g), FUSED) for g in (step, again))
+    assert less.peak < 0.5 * kept.peak
+    verify_plan(less)
+
+
+def test_golden_plan() -> None:
+    network = elaborate(load(BLOCKS), "residual_small", Settings(batch=2))
+    plan = make_plan(pipeline.inference(network.graph).main, FUSED)
+    matches_golden("passes/plan.txt", plan_text(plan) + "\n" + kernels_text(plan))
+
+
+def test_a_step_of_lenet_allocates_nothing() -> None:
+    """Beside what the reference kernels need for themselves while they run."""
+    graph = compiled_step("models/lenet.net", "caffe_lenet")
+    backend = ArrayBackend("test", np, FUSED)
+    state = State(backend)
+    state.initialise(graph.states, seed=1)
+    executor = Executor(graph, backend, state)
+    values = values_for(graph)
+    for _ in range(3):
+        executor.run(values)
+    runtime = tracemalloc.Filter(True, str(Path(executor_module.__file__)))
+    tracemalloc.start()
+    try:
+        executor.run(values)
+        before = tracemalloc.take_snapshot().filter_traces([runtime])
+        at_rest = tracemalloc.get_traced_memory()[0]
+        for _ in range(20):
+            executor.run(values)
+        after = tracemalloc.take_snapshot().filter_traces([runtime])
+        grown = tracemalloc.get_traced_memory()[0] - at_rest
+    finally:
+        tracemalloc.stop()
+    assert not [s for s in after.compare_to(before, "lineno") if s.size_diff > 0]
+    assert grown < 20_000, "snapshots aside, a step leaves nothing behind"
