@@ -1,0 +1,99 @@
+"""How long the compiler takes, and what its plans move: ResNets of growing depth, five rounds.
+
+    python benchmarks/compile.py [--save]
+
+Prints one table; `--save` keeps it under benchmarks/results with date, versions and machine.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from netdsl import __version__
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.network import Network
+from netdsl.language.program import load
+from netdsl.plan.fusion import ALONE, FUSED
+from netdsl.plan.partition import partition
+from netdsl.plan.plan import make_plan
+from netdsl.plan.traffic import moved
+from netdsl.plan.verify import verify_plan
+from netdsl.train.compile import compile_step
+from netdsl.train.recipe import plain
+from netdsl.types import Graph
+
+ROOT = Path(__file__).parent.parent
+ROUNDS = 5
+BATCH = 256
+
+
+def networks() -> Iterator[tuple[str, Network]]:
+    program = load(str(ROOT / "models" / "resnet.net"))
+    for depth in (18, 34, 50, 101, 152):
+        name = f"resnet{depth}"
+        yield name, elaborate(program, name, Settings(batch=BATCH, training=True))
+
+
+def row(name: str, network: Network) -> str:
+    passes, partitions, plans = [], [], []
+    for _ in range(ROUNDS):
+        marks = [time.perf_counter()]
+        graph = compile_step(network, plain(name))
+        marks.append(time.perf_counter())
+        partition(graph, FUSED)
+        marks.append(time.perf_counter())
+        plan = verify_plan(make_plan(graph, FUSED))
+        marks.append(time.perf_counter())
+        for kept, a, b in zip((passes, partitions, plans), marks, marks[1:], strict=False):
+            kept.append(b - a)
+    fused, alone = plan.kernels, partition(graph, ALONE)
+    unit = forward_bytes(network)
+    figures = [
+        f"{len(graph.nodes):6,}",
+        *(f"{statistics.median(t):6.2f}" for t in (passes, partitions, plans)),
+        f"{len(fused):5,}",
+        f"{len(alone):6,}",
+        f"{sum(moved(graph, k) for k in fused) / unit:6.2f}",
+        f"{sum(moved(graph, k) for k in alone) / unit:6.2f}",
+        f"{plan.arena / plan.peak:6.3f}",
+        f"{plan.arena / 2**30:6.2f}",
+    ]
+    return f"{name:10}" + " ".join(f"{f:>9}" for f in figures)
+
+
+def forward_bytes(network: Network) -> int:
+    """One pass over all that the convolutions give."""
+    return _total(network.graph)
+
+
+def _total(graph: Graph) -> int:
+    return sum(n.type.nbytes for n in graph.of("conv2d"))
+
+
+def main() -> None:
+    headings = ("nodes", "passes s", "part. s", "plan s", "kernels", "unfused", "moved")
+    headings += ("unfused", "arena/pk", "GiB")
+    stamp = (
+        f"netdsl {__version__}, {datetime.date.today()}, Python {platform.python_version()}, "
+        f"NumPy {np.__version__}, {platform.machine()}; training step, batch {BATCH}, float32; "
+        "`moved` in passes over the convolutions' outputs; `plan` has the partition in it"
+    )
+    lines = [stamp, "", f"{'':10}" + " ".join(f"{h:>9}" for h in headings)]
+    print("\n".join(lines))
+    for name, network in networks():
+        lines.append(row(name, network))
+        print(lines[-1], flush=True)
+    if "--save" in sys.argv:
+        (ROOT / "benchmarks" / "results" / "compile.txt").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

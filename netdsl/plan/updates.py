@@ -1,0 +1,68 @@
+"""Updates of states: written over where that is safe, else kept apart and copied at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from netdsl.ir.builder import Builder
+from netdsl.ops import OPS
+from netdsl.passes.rewrite import rebuilt
+from netdsl.plan.flow import Flow
+from netdsl.plan.kernel import Kernel
+from netdsl.types import Graph
+
+
+def with_copies(graph: Graph) -> Graph:
+    """The graph with a copy of each input, state or constant that is given out while its state is
+    written over, or that becomes a state itself."""
+    updated = {*graph.updates.values()}
+    outputs = {v for v in graph.outputs.values() if _leaf_of(graph, v) in graph.updates}
+    copied = {v for v in updated if _leaf_of(graph, v) is not None} | outputs
+    if not copied:
+        return graph
+    b = Builder(graph)
+    new = {name: b.nodes[name] for name in graph.nodes}
+    for name in copied:
+        with b.at(graph[name].span, name):
+            new[name] = b.copy(b.nodes[name])
+    return rebuilt(b, graph, new)
+
+
+def _leaf_of(graph: Graph, name: str) -> str | None:
+    """The input, state or constant that a node is a view of, if it is one."""
+    while OPS[graph[name].op].kind == "view":
+        name = graph[name].args[0]
+    return name if OPS[graph[name].op].kind == "leaf" else None
+
+
+def written_over(flow: Flow, kernels: Sequence[Kernel]) -> dict[str, str]:
+    """The states that may be written over by the kernel that computes their update: the value is
+    computed for nothing else that is kept, and its kernel reads the state element by element."""
+    graph = flow.graph
+    writer = {o: part for k in kernels for part in (k.parts or (k,)) for o in part.outputs}
+    launch = {o: k for k in kernels for o in k.outputs}
+    values = list(graph.updates.values())
+    shown = {flow.base[v] for v in graph.outputs.values()}
+    found = {}
+    for state, value in graph.updates.items():
+        part = writer.get(value)
+        if part is None or value in shown or values.count(value) > 1 or part.kind == "copy":
+            continue
+        readers = {n for n in launch[value].nodes if _reads(flow, n, state)}
+        even = all(e.full for n in readers for e in flow.edges[n] if e.base == state)
+        if readers <= set(part.nodes) and even and flow.nodes[value].op != "concat":
+            found[state] = value
+    return found
+
+
+def _reads(flow: Flow, name: str, base: str) -> bool:
+    return any(e.base == base for e in flow.edges.get(name, ()))
+
+
+def keeping(flow: Flow, direct: Mapping[str, str]) -> list[Kernel]:
+    """Copies of updated values to their states, when everything has been computed."""
+    return [
+        Kernel(f"keep {state}", "copy", (), (value,), (state,))
+        for state, value in flow.graph.updates.items()
+        if state not in direct
+    ]
