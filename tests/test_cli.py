@@ -43,7 +43,8 @@ def netdsl(
 def test_help_teaches_with_an_example_for_each_command(netdsl: Any) -> None:
     code, out, _ = netdsl("--help")
     assert code == 0
-    for command in ("check", "fmt", "test", "summary", "train", "eval", "predict", "gradcheck"):
+    commands = "check fmt test summary compile explain train eval predict gradcheck"
+    for command in commands.split():
         assert command in out
         code, text, _ = netdsl(command, "--help")
         assert code == 0

@@ -153,7 +153,8 @@ class _Partitioner:
         last = [k for k in last if not any(flow.kind(n) == "reduce" for n in k.nodes)]
         if len(last) < 2:
             return kernels
-        return [*(k for k in kernels if k not in last), self._launch("updates", last)]
+        gone = {k.name for k in last}
+        return [*(k for k in kernels if k.name not in gone), self._launch("updates", last)]
 
     def _launch(self, name: str, parts: list[Kernel]) -> Kernel:
         def joined(field: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from netdsl.ir.builder import Builder
@@ -39,24 +40,30 @@ def written_over(flow: Flow, kernels: Sequence[Kernel]) -> dict[str, str]:
     """The states that may be written over by the kernel that computes their update: the value is
     computed for nothing else that is kept, and its kernel reads the state element by element."""
     graph = flow.graph
-    writer = {o: part for k in kernels for part in (k.parts or (k,)) for o in part.outputs}
-    launch = {o: k for k in kernels for o in k.outputs}
-    values = list(graph.updates.values())
+    parts = [(k, part) for k in kernels for part in (k.parts or (k,))]
+    writer = {o: (k, part) for k, part in parts for o in part.outputs}
+    readers: dict[str, list[tuple[Kernel, Kernel]]] = {state: [] for state in graph.updates}
+    for k, part in parts:
+        for base in {flow.base[i] for i in part.inputs} & readers.keys():
+            readers[base].append((k, part))
+    times = Counter(graph.updates.values())
     shown = {flow.base[v] for v in graph.outputs.values()}
     found = {}
     for state, value in graph.updates.items():
-        part = writer.get(value)
-        if part is None or value in shown or values.count(value) > 1 or part.kind == "copy":
+        if value not in writer or value in shown or times[value] > 1:
             continue
-        readers = {n for n in launch[value].nodes if _reads(flow, n, state)}
-        even = all(e.full for n in readers for e in flow.edges[n] if e.base == state)
-        if readers <= set(part.nodes) and even and flow.nodes[value].op != "concat":
+        launch, own = writer[value]
+        together = [part for k, part in readers[state] if k is launch]
+        movable = own.kind != "copy" and flow.nodes[value].op != "concat"
+        if movable and all(part is own and _even(flow, part, state) for part in together):
             found[state] = value
     return found
 
 
-def _reads(flow: Flow, name: str, base: str) -> bool:
-    return any(e.base == base for e in flow.edges.get(name, ()))
+def _even(flow: Flow, kernel: Kernel, state: str) -> bool:
+    """Whether a kernel reads a state element by element only."""
+    nodes = (n for n in flow.readers[state] if n in kernel.nodes)
+    return all(e.full for n in nodes for e in flow.edges[n] if e.base == state)
 
 
 def keeping(flow: Flow, direct: Mapping[str, str]) -> list[Kernel]:
