@@ -88,10 +88,10 @@ def told(text: str) -> list[str]:
 
 def survives(text: str) -> None:
     """A text is refused with places and sentences, or checks, in good time."""
-    started = time.perf_counter()
+    started = time.process_time()
     for said in told(text):
         assert said.startswith("error: ")
-    assert time.perf_counter() - started < SLOWEST
+    assert time.process_time() - started < SLOWEST
 
 
 @pytest.mark.parametrize("seed", range(8))
