@@ -17,8 +17,9 @@ from netdsl.language.program import Program, program
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
+from netdsl.train.expect import judge
 from netdsl.train.loop import Result, Trainer
-from netdsl.train.recipe import judge, resolve
+from netdsl.train.recipe import resolve
 from netdsl.train.step import evaluation_graph, training_graph
 from netdsl.train.use import Trained
 
@@ -119,8 +120,8 @@ def test_pictures_are_predicted_as_the_test_set_is(run: Any, tmp_path: Path) -> 
 
 def test_expectations_are_judged() -> None:
     recipe = resolve(read())
-    assert [m.ok for m in judge(recipe, {"val_accuracy": 0.6})] == [True]
-    assert [m.ok for m in judge(recipe, {"val_accuracy": 0.4})] == [False]
+    assert [m.ok for m in judge(recipe.expectations, {"val_accuracy": 0.6})] == [True]
+    assert [m.ok for m in judge(recipe.expectations, {"val_accuracy": 0.4})] == [False]
 
 
 def test_the_loss_falls_on_a_repeated_batch() -> None:

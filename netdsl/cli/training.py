@@ -29,15 +29,15 @@ def train(
     Example: netdsl train models/digits.net --set train.epochs=5
     """
     from netdsl.backends import open_backend
+    from netdsl.train.expect import judge
     from netdsl.train.loop import Trainer
-    from netdsl.train.recipe import judge
 
     path, name = split(file)
     program = load_recipe(path, settings, name)
     trainer = Trainer(program, name, open_backend(device), data)
     result = with_progress(trainer, run_directory(path, out), as_json)
     metrics = result.metrics
-    judged = judge(trainer.recipe, metrics)
+    judged = judge(trainer.recipe.expectations, metrics)
     if as_json:
         keys = ("train_loss", "val_accuracy", "test_accuracy", "images_per_second")
         report = {"epochs": trainer.recipe.epochs, **{k: metrics.get(k) for k in keys}}

@@ -23,13 +23,13 @@ from netdsl.types import dims
 class DataSource:
     """`load(folder, **arguments)` reads a dataset; `folder` is what `--data` gave, if anything.
 
-    `image` and `classes` are known before anything is read.
+    `image` and `classes` are what is known before anything is read.
     """
 
     signature: Signature
     load: Callable[..., Dataset]
-    image: tuple[int, int, int]
-    classes: tuple[str, ...]
+    image: tuple[int, int, int] | None
+    classes: tuple[str, ...] | None
     doc: str = ""
 
 

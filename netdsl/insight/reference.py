@@ -12,10 +12,11 @@ from netdsl.language.evaluate import FUNCTIONS
 from netdsl.layers import LAYERS, Layer
 from netdsl.layers.init import INITS
 from netdsl.signature import REQUIRED, Param, Signature
+from netdsl.train.expect import METRICS
 from netdsl.train.losses import LOSSES
 from netdsl.train.optimizers import OPTIMIZERS
-from netdsl.train.recipe import METRICS
 from netdsl.train.recipe import SIGNATURE as TRAIN
+from netdsl.train.schedules import SCHEDULES
 from netdsl.values import show
 
 
@@ -75,6 +76,7 @@ def sections_table() -> str:
         ("Sources", SOURCES),
         ("Losses", LOSSES),
         ("Optimizers", OPTIMIZERS),
+        ("Schedules", SCHEDULES),
     )
     for title, table in tables:
         parts.append(_table(title, [(_call(r.signature, False), r.doc) for r in table.values()]))

@@ -7,6 +7,7 @@ from netdsl.language.elaborate import elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.train.recipe import Recipe, resolve
+from netdsl.train.start import adopted
 from netdsl.train.step import training_graph
 from netdsl.types import dims
 
@@ -17,10 +18,40 @@ def check_recipe(program: Program, name: str | None) -> Network:
     recipe = resolve(program, name)
     network = elaborate(program, recipe.net, recipe.settings(training=True))
     source = recipe.data.source.record
-    check_fit(network, source.image, source.classes)
+    if source.image is not None:
+        check_images(network, source.image)
+    if source.classes is not None:
+        check_classes(network, source.classes)
     check_loss(network, recipe)
+    check_norms(network, recipe)
     training_graph(network, recipe)
+    if recipe.after is not None:
+        _check_stage(program, recipe, network)
     return network
+
+
+def _check_stage(program: Program, recipe: Recipe, network: Network) -> None:
+    """Raises NetError where the net of the recipe before has other weights."""
+    assert recipe.after is not None
+    before = resolve(program, recipe.after)
+    given = elaborate(program, before.net, before.settings(training=False))
+    shapes = {n.name: n.type.shape for n in given.graph.states}
+    origin = f"`{given.name}`, which `{recipe.after}` trains,"
+    adopted(network.graph.states, shapes, (), origin, recipe.spans.get("after"))
+
+
+def check_norms(network: Network, recipe: Recipe) -> None:
+    """Raises NetError where batch normalisation would look at one image alone: what it learns in
+    training is then not what evaluation does."""
+    renewed = [n for n in network.graph.updates if n.endswith(".running_mean")]
+    if recipe.data.batch == 1 and renewed:
+        layer = renewed[0].removesuffix(".running_mean")
+        raise fail(
+            f"batch normalisation over a batch of one image (`{layer}`)",
+            network.graph[renewed[0]].span,
+            help="use `groupnorm` or `layernorm`, which do not look at the batch, or a larger "
+            "`batch`; `accumulate` does not help, each batch is normalised by itself",
+        )
 
 
 def single_input(network: Network) -> str:
@@ -68,7 +99,8 @@ def check_loss(network: Network, recipe: Recipe) -> None:
         out = network.graph[name]
         while out.op == "reshape":
             out = network.graph[out.args[0]]
-        if recipe.loss.name == "cross_entropy" and out.op in ("softmax", "log_softmax"):
+        names = [chosen.name for chosen, _ in recipe.loss.terms]
+        if "cross_entropy" in names and out.op in ("softmax", "log_softmax"):
             raise fail(
                 f"`cross_entropy` takes plain scores, the net ends with `{out.op}`",
                 out.span,

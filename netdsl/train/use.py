@@ -18,7 +18,7 @@ from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
 from netdsl.train.fit import check_classes, check_images, single_input
-from netdsl.train.loop import EVALUATION_BATCH
+from netdsl.train.job import EVALUATION_BATCH
 from netdsl.train.metrics import Score, evaluate
 from netdsl.train.recipe import resolve
 from netdsl.train.step import evaluation_graph
@@ -53,7 +53,9 @@ class Trained:
         settings = self.recipe.settings(training=False, batch=batch)
         network = elaborate(self.program, self.recipe.net, settings)
         graph = evaluation_graph(network, self.recipe)
-        self.state.load(self.checkpoint.states, graph.states, self.checkpoint.origin)
+        self.state.load(
+            checkpoint.usable(self.checkpoint.states), graph.states, self.checkpoint.origin
+        )
         check_classes(network, self.classes)
         return Executor(graph, self.backend, self.state), network
 
