@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,9 @@ def _bytes(n: int) -> str:
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
-def with_progress(trainer: Trainer, out: Path, quiet: bool) -> Result:
+def with_progress(
+    trainer: Trainer, out: Path, quiet: bool, asked: Callable[[], bool] = lambda: False
+) -> Result:
     """Runs a trainer with a bar that shows loss, images/s and the time left, on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -87,7 +90,7 @@ def with_progress(trainer: Trainer, out: Path, quiet: bool) -> Result:
             if not quiet:
                 bar.console.print(_epoch_line(m, trainer.recipe.epochs), soft_wrap=True)
 
-        return trainer.run(out, watch, tell)
+        return trainer.run(out, watch, tell, asked)
 
 
 def _epoch_line(m: dict[str, Any], epochs: int) -> str:

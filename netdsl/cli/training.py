@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netdsl.cli.app import FAULTY, OK, DataDir, Device, File, Json, Sets, app, print_json, say
+from netdsl.cli.app import FAULTY, OK, DataDir, Device, Json, Sets, app, print_json, say
 from netdsl.cli.files import load_recipe, run_directory, split
+from netdsl.cli.interrupt import asking
 from netdsl.cli.show import show_confusion, with_progress
+from netdsl.errors import fail
+
+if TYPE_CHECKING:
+    from netdsl.language.program import Program
+    from netdsl.train.checkpoint import Checkpoint
+    from netdsl.train.loop import Result, Trainer
+
+OptionalFile = Annotated[
+    str | None, typer.Argument(metavar="FILE[:RECIPE]", help="A .net file; `-` reads stdin.")
+]
+
+
+Resume = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Go on with the run in this directory.")
+]
 
 
 @app.command()
 def train(
-    file: File,
+    file: OptionalFile = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Of the run; runs/NAME-N unless given."),
     ] = None,
+    resume: Resume = None,
     data: DataDir = None,
     device: Device = "auto",
     settings: Sets = None,
@@ -29,18 +47,48 @@ def train(
     Example: netdsl train models/digits.net --set train.epochs=5
     """
     from netdsl.backends import open_backend
-    from netdsl.train.expect import judge
-    from netdsl.train.loop import Trainer
+    from netdsl.train.stages import run_stages
 
+    program, name, saved, folder = _begun(file, out, resume, settings)
+
+    def run(trainer: Trainer, out: Path) -> Result:
+        with asking() as asked:
+            return with_progress(trainer, out, as_json, asked)
+
+    backend = open_backend(device)
+    trainer, result = run_stages(program, name, backend, data, folder, run, saved)
+    return _report(trainer, result, as_json)
+
+
+def _begun(
+    file: str | None, out: Path | None, resume: Path | None, settings: list[str] | None
+) -> tuple[Program, str | None, Checkpoint | None, Path | Callable[[], Path]]:
+    """What is trained, which recipe, where its run stood, and where it is kept."""
+    from netdsl.train.resume import continuation
+
+    if resume is not None:
+        if file is not None or out is not None:
+            help = "`--set` changes it: `netdsl train --resume DIR --set train.epochs=20`"
+            raise fail("a run that goes on has its own file and directory", help=help)
+        found = continuation(resume, settings or ())
+        for key, (old, new) in found.changes.items():
+            say(f"{key} = {new}, was {old}")
+        return found.program, None, found.saved, resume
+    if file is None:
+        raise fail("there is no file to train", help="netdsl train FILE, or --resume DIR")
     path, name = split(file)
     program = load_recipe(path, settings, name)
-    trainer = Trainer(program, name, open_backend(device), data)
-    result = with_progress(trainer, run_directory(path, out), as_json)
+    return program, name, None, lambda: run_directory(path, out)
+
+
+def _report(trainer: Trainer, result: Result, as_json: bool) -> int:
+    from netdsl.train.expect import judge
+
     metrics = result.metrics
     judged = judge(trainer.recipe.expectations, metrics)
     if as_json:
         keys = ("train_loss", "val_accuracy", "test_accuracy", "images_per_second")
-        report = {"epochs": trainer.recipe.epochs, **{k: metrics.get(k) for k in keys}}
+        report = {"epochs": trainer.standing.epoch, **{k: metrics.get(k) for k in keys}}
         expected = [{"text": m.text, "ok": m.ok, "found": m.found} for m in judged]
         print_json(report | {"checkpoint": str(result.checkpoint), "expectations": expected})
     else:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from netdsl.data.samples import Batch, Samples, grouped, training_batches
-from netdsl.errors import NetError
+from netdsl.errors import NetError, fail
 from netdsl.files import write_atomically
 from netdsl.language.program import Program
 from netdsl.runtime.executor import Executor
@@ -20,7 +20,7 @@ from netdsl.train import checkpoint
 from netdsl.train.checkpoint import SUFFIX, Checkpoint, usable
 from netdsl.train.job import EVALUATION_BATCH, Job, prepare
 from netdsl.train.metrics import Record, Score, evaluate
-from netdsl.train.standing import Standing
+from netdsl.train.standing import CLOCK, Standing
 from netdsl.train.start import adopted, shapes, weights_file
 from netdsl.train.written import recipe_text
 from netdsl.types import Array, Backend
@@ -75,6 +75,7 @@ class Trainer:
         self.job: Job = prepare(program, recipe_name, data_folder)
         self.recipe, self.steps, self.backend = self.job.recipe, self.job.steps, backend
         self.standing = Standing()
+        self.pace: dict[str, float] = {}
         self.state = State(backend)
         if saved is not None:
             self._go_on(saved)
@@ -104,7 +105,10 @@ class Trainer:
     def _go_on(self, saved: Checkpoint) -> None:
         adopted(self.job.step.states, shapes(saved.states), (), saved.origin)
         self.state.load(saved.states, self.job.step.states, saved.origin)
-        self.standing = Standing.of(saved.progress)
+        try:
+            self.standing = Standing.of(saved.progress)
+        except ValueError as e:
+            raise fail(f"{saved.origin} cannot be gone on from: {e}") from None
 
     # ---- the run
 
@@ -144,7 +148,7 @@ class Trainer:
         seconds = time.perf_counter() - started
         score = self._score(self.job.validation) if len(self.job.validation) else None
         s = self.standing
-        metrics = {
+        metrics: dict[str, Any] = {
             "epoch": s.epoch + 1,
             "step": s.update,
             "train_loss": s.loss / s.batches,
@@ -152,9 +156,9 @@ class Trainer:
             "val_loss": score.loss if score else None,
             "val_accuracy": score.accuracy if score else None,
             "lr": float(rate),
-            "seconds": seconds,
-            "images_per_second": (s.seen - began.seen) / seconds,
         }
+        self.pace = dict(zip(CLOCK, (seconds, (s.seen - began.seen) / seconds), strict=True))
+        metrics |= self.pace
         self._keep(metrics)
         return metrics
 
@@ -209,7 +213,7 @@ class Trainer:
         """The test set, read once, with the weights that validated best."""
         path = self.out / f"best{SUFFIX}"
         number = self.standing.best
-        final = {"best_epoch": number, **self.standing.history[number - 1]}
+        final = {"best_epoch": number, **self.standing.history[number - 1], **self.pace}
         if self.job.dataset.read_test is not None:
             best, state = checkpoint.load(path), State(self.backend)
             state.load(best.states, self.job.evaluation.states, best.origin)
