@@ -212,3 +212,34 @@ def test_an_interrupted_run_ends_with_130(tmp_path: Path, how: int) -> None:
     from netdsl.train import checkpoint
 
     assert checkpoint.load(last).progress["epoch"] >= 1
+
+
+def test_overfit_tells_the_first_loss_and_the_last(netdsl: Any, tmp_path: Path) -> None:
+    code, out, _ = netdsl("train", DIGITS, "--overfit", "--device", "reference")
+    assert code == 0
+    assert "a net that knows nothing has 2.3026" in out
+    assert "accuracy 100.00%" in out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_watch_writes_by_layer(netdsl: Any, tmp_path: Path) -> None:
+    args = ("--set", "train.epochs=1", "--watch", "gradients,activations", "--watch-every", "20")
+    assert netdsl("train", DIGITS, *args)[0] == 1
+    lines = (tmp_path / "runs" / "digits-1" / "metrics.jsonl").read_text().splitlines()
+    looks = [x for x in map(json.loads, lines) if "watched_at" in x]
+    assert [x["watched_at"] for x in looks] == [0, 20]
+    assert set(looks[0]["activations"]["conv1.relu1"]) == {"norm", "mean", "deviation", "dead"}
+    assert netdsl("train", DIGITS, "--watch", "weights")[0] == 2
+
+
+def test_resume_is_told_what_it_goes_on_with(netdsl: Any, tmp_path: Path) -> None:
+    for args in (("--resume", "nowhere"), (DIGITS, "--resume", "runs"), ()):
+        code, _, err = netdsl("train", *args)
+        assert code == 2
+        assert err.startswith("error: ")
+    assert netdsl("train", DIGITS, "--set", "train.epochs=1", "--out", "a")[0] == 1
+    code, _, err = netdsl("train", "--resume", "a", "--set", "train.epochs=2")
+    assert code == 1
+    assert "train.epochs = 2, was 1" in err
+    assert "epoch 2/2" in err
+    assert "train.epochs = 2 (was 1)" in (tmp_path / "a" / "recipe.net").read_text()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netdsl.cli import inspecting, training
+from netdsl.cli import inspecting, training, using
 from netdsl.cli.app import app, main
 
-__all__ = ["app", "inspecting", "main", "training"]
+__all__ = ["app", "inspecting", "main", "training", "using"]

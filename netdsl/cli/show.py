@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from netdsl.insight.summary import Summary
     from netdsl.train.loop import Progress as Standing
     from netdsl.train.loop import Result, Trainer
+    from netdsl.train.overfit import Overfit
     from netdsl.train.use import Report
+    from netdsl.train.watch import Watching
 
 
 def wide_console() -> Console:
@@ -62,7 +64,11 @@ def _bytes(n: int) -> str:
 
 
 def with_progress(
-    trainer: Trainer, out: Path, quiet: bool, asked: Callable[[], bool] = lambda: False
+    trainer: Trainer,
+    out: Path,
+    quiet: bool,
+    asked: Callable[[], bool] = lambda: False,
+    watching: Watching | None = None,
 ) -> Result:
     """Runs a trainer with a bar that shows loss, images/s and the time left, on standard error."""
     from rich.console import Console
@@ -90,7 +96,7 @@ def with_progress(
             if not quiet:
                 bar.console.print(_epoch_line(m, trainer.recipe.epochs), soft_wrap=True)
 
-        return trainer.run(out, watch, tell, asked)
+        return trainer.run(out, watch, tell, asked, watching)
 
 
 def _epoch_line(m: dict[str, Any], epochs: int) -> str:
@@ -98,6 +104,17 @@ def _epoch_line(m: dict[str, Any], epochs: int) -> str:
     if m["val_accuracy"] is not None:
         line += f"  val loss {m['val_loss']:.4f}  val accuracy {m['val_accuracy']:.2%}"
     return f"{line}  {m['images_per_second']:,.0f} images/s  {m['seconds']:.1f} s"
+
+
+def show_overfit(found: Overfit) -> None:
+    knows = f"; a net that knows nothing has {found.expected:.4f}" if found.expected else ""
+    print(f"first loss {found.first:.4f}{knows}" + (", far from it" if found.odd else ""))
+    print(
+        f"after {found.steps} steps on one batch of {found.images}: "
+        f"loss {found.last:.4f}, accuracy {found.accuracy:.2%}"
+    )
+    if not found.ok:
+        print("a sound net learns one batch by heart: look at the rate, the labels, the last layer")
 
 
 def show_confusion(report: Report) -> None:

@@ -1,8 +1,9 @@
-"""Commands that run nets: train, eval, predict."""
+"""The command that trains: a run, one that goes on, the overfitting of one batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,13 +12,14 @@ import typer
 from netdsl.cli.app import FAULTY, OK, DataDir, Device, Json, Sets, app, print_json, say
 from netdsl.cli.files import load_recipe, run_directory, split
 from netdsl.cli.interrupt import asking
-from netdsl.cli.show import show_confusion, with_progress
+from netdsl.cli.show import show_overfit, with_progress
 from netdsl.errors import fail
 
 if TYPE_CHECKING:
     from netdsl.language.program import Program
     from netdsl.train.checkpoint import Checkpoint
     from netdsl.train.loop import Result, Trainer
+    from netdsl.types import Backend
 
 OptionalFile = Annotated[
     str | None, typer.Argument(metavar="FILE[:RECIPE]", help="A .net file; `-` reads stdin.")
@@ -40,6 +42,14 @@ def train(
     data: DataDir = None,
     device: Device = "auto",
     settings: Sets = None,
+    watch: Annotated[
+        str | None,
+        typer.Option(metavar="WHAT", help="gradients,activations: by layer, in metrics.jsonl."),
+    ] = None,
+    watch_every: Annotated[int, typer.Option(min=1, help="Updates between two looks.")] = 100,
+    overfit: Annotated[
+        bool, typer.Option("--overfit", help="Learn one batch by heart; nothing is kept.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Train a net by its recipe; metrics and checkpoints go to a run directory.
@@ -48,14 +58,18 @@ def train(
     """
     from netdsl.backends import open_backend
     from netdsl.train.stages import run_stages
+    from netdsl.train.watch import watching
 
+    watched = watching(watch, watch_every) if watch is not None else None
     program, name, saved, folder = _begun(file, out, resume, settings)
 
     def run(trainer: Trainer, out: Path) -> Result:
         with asking() as asked:
-            return with_progress(trainer, out, as_json, asked)
+            return with_progress(trainer, out, as_json, asked, watched)
 
     backend = open_backend(device)
+    if overfit:
+        return _overfit(program, name, backend, data, as_json)
     trainer, result = run_stages(program, name, backend, data, folder, run, saved)
     return _report(trainer, result, as_json)
 
@@ -81,6 +95,20 @@ def _begun(
     return program, name, None, lambda: run_directory(path, out)
 
 
+def _overfit(
+    program: Program, name: str | None, backend: Backend, data: str | None, as_json: bool
+) -> int:
+    from netdsl.train.job import prepare
+    from netdsl.train.overfit import overfit
+
+    found = overfit(prepare(program, name, data), backend)
+    if as_json:
+        print_json({"ok": found.ok, **asdict(found)})
+    else:
+        show_overfit(found)
+    return OK if found.ok else FAULTY
+
+
 def _report(trainer: Trainer, result: Result, as_json: bool) -> int:
     from netdsl.train.expect import judge
 
@@ -99,55 +127,3 @@ def _report(trainer: Trainer, result: Result, as_json: bool) -> int:
     for m in judged:
         say(f"expected {m.text}: {m.found}" + ("" if m.ok else ", so this FAILED"))
     return OK if all(m.ok for m in judged) else FAULTY
-
-
-Weights = Annotated[
-    Path, typer.Argument(metavar="WEIGHTS", help="A checkpoint; it carries its net.")
-]
-
-
-@app.command("eval")
-def evaluate(
-    weights: Weights, data: DataDir = None, device: Device = "auto", as_json: Json = False
-) -> int:
-    """Accuracy of saved weights on the test images of their data set.
-
-    Example: netdsl eval runs/digits-1/best.safetensors
-    """
-    from netdsl.backends import open_backend
-    from netdsl.train.use import Trained
-
-    report = Trained(weights, open_backend(device)).evaluate(data)
-    if as_json:
-        keys = ("accuracy", "top5", "loss", "images")
-        print_json({k: getattr(report.score, k) for k in keys})
-    else:
-        s = report.score
-        print(
-            f"accuracy {s.accuracy:.2%}  top-5 {s.top5:.2%}  loss {s.loss:.4f}  {s.images:,} images"
-        )
-        show_confusion(report)
-    return OK
-
-
-@app.command()
-def predict(
-    weights: Weights,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.")],
-    device: Device = "auto",
-    as_json: Json = False,
-) -> int:
-    """The five likeliest classes of pictures.
-
-    Example: netdsl predict runs/digits-1/best.safetensors three.png
-    """
-    from netdsl.backends import open_backend
-    from netdsl.train.use import Trained
-
-    found = Trained(weights, open_backend(device)).predict(images)
-    if as_json:
-        print_json([{"image": str(i), "top": [[c, p] for c, p in top]} for i, top in found])
-    else:
-        for image, top in found:
-            print(f"{image}: " + ", ".join(f"{c} {p:.1%}" for c, p in top))
-    return OK

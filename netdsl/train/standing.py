@@ -65,14 +65,13 @@ class Standing:
             batches=self.batches + len(losses),
         )
 
-    def with_epoch(self, metrics: Mapping[str, Any], lines: int) -> Standing:
+    def with_epoch(self, metrics: Mapping[str, Any]) -> Standing:
         """The epoch is over, with these metrics."""
         kept = {k: v for k, v in metrics.items() if k not in CLOCK}
         return Standing(
             epoch=self.epoch + 1,
             step=self.step,
             update=self.update,
-            lines=lines,
             history=(*self.history, kept),
             changes=self.changes,
         )
