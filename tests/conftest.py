@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # workers run side by side
+os.environ["NETDSL_MIRROR"] = "http://127.0.0.1:9"  # no test fetches anything from elsewhere
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.config import SIGNATURE as DATA
 from netdsl.data.config import STATISTICS
 from netdsl.data.sources import SOURCES
@@ -74,6 +75,7 @@ def sections_table() -> str:
         parts.append(_table(f"`{signature.name}` key and default", rows))
     tables: tuple[tuple[str, Mapping[str, Any]], ...] = (
         ("Sources", SOURCES),
+        ("Augmentations", AUGMENTATIONS),
         ("Losses", LOSSES),
         ("Optimizers", OPTIMIZERS),
         ("Schedules", SCHEDULES),

@@ -63,19 +63,22 @@ def single_input(network: Network) -> str:
     return images[0].name
 
 
-def check_fit(network: Network, image: tuple[int, ...], classes: tuple[str, ...]) -> None:
-    """Raises NetError where images or classes do not fit the net."""
-    check_images(network, image)
+def check_fit(
+    network: Network, image: tuple[int, ...], classes: tuple[str, ...], file: str | None = None
+) -> None:
+    """Raises NetError where images or classes do not fit the net; `file` is what they are of."""
+    check_images(network, image, file)
     check_classes(network, classes)
 
 
-def check_images(network: Network, image: tuple[int, ...]) -> None:
+def check_images(network: Network, image: tuple[int, ...], file: str | None = None) -> None:
     """Raises NetError where images of this shape do not fit the net's input."""
     wanted = network.graph[single_input(network)]
     if image != wanted.type.shape[1:]:
         given = dims(image)
         raise fail(
-            f"the images are {given}, the net wants {dims(wanted.type.shape[1:])}",
+            f"the images{f' of {file}' if file else ''} are {given}, the net wants "
+            f"{dims(wanted.type.shape[1:])}",
             wanted.span,
             help=f"begin the net with `input({given})`, or choose another source",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,13 +136,14 @@ class Trainer:
     def _epoch(self) -> dict[str, Any]:
         stepper, began, started = self.stepper, self.standing, time.perf_counter()
         rate = stepper.rate()
-        for group in stepper.groups():
-            self._stop_if_asked()
-            stepper.mark()
-            self._look(group[0])
-            rate = stepper.rate()
-            stepper.update(group)
-            self._show(began, started)
+        with closing(stepper.groups()) as groups:
+            for group in groups:
+                self._stop_if_asked()
+                stepper.mark()
+                self._look(group[0])
+                rate = stepper.rate()
+                stepper.update(group)
+                self._show(began, started)
         stepper.check()
         seconds = time.perf_counter() - started
         score = self._score(self.job.validation) if len(self.job.validation) else None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 
 import numpy as np
 
+from netdsl.data.prefetch import prefetched
 from netdsl.data.samples import Batch, grouped, training_batches
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
@@ -33,11 +35,15 @@ class Stepper:
         graph = job.accumulation
         self.accumulation = Executor(graph, backend, state) if graph else None
 
-    def groups(self) -> Iterator[tuple[Batch, ...]]:
-        """The batches of the rest of this epoch, in groups that make one update."""
+    def groups(self) -> Generator[tuple[Batch, ...], None, None]:
+        """The batches of the rest of this epoch, in groups that make one update; made ready in the
+        background."""
         s, recipe = self.standing, self.job.recipe
-        batches = training_batches(self.job.train, recipe.data.batch, recipe.seed, s.epoch, s.seen)
-        return grouped(batches, recipe.accumulate)
+        data = recipe.data
+        batches = training_batches(
+            self.job.train, data.batch, recipe.seed, s.epoch, s.seen, data.augment
+        )
+        return prefetched(grouped(batches, recipe.accumulate))
 
     def rate(self) -> Array:
         return np.asarray(self.standing.rate(self.job.recipe, self.job.steps), dtype=np.float32)
@@ -93,14 +99,15 @@ class Stepper:
     def _replay(self) -> Iterator[Replayed]:
         self.standing, states = self.good
         self.state.load(states, self.job.step.states, "the last sound place")
-        for group in self.groups():
-            for i, batch in enumerate(group):
-                before, inputs, executor = (
-                    self.state.snapshot(),
-                    self.inputs(batch, i),
-                    self._executor(i),
-                )
-                loss = float(executor.run(inputs)["loss"])
-                yield Replayed(executor.graph, inputs, before, loss, self.state.snapshot())
-            nothing = [0.0] * len(group)
-            self.standing = self.standing.after(self.job.images, nothing, nothing)
+        with closing(self.groups()) as groups:
+            for group in groups:
+                for i, batch in enumerate(group):
+                    before, inputs, executor = (
+                        self.state.snapshot(),
+                        self.inputs(batch, i),
+                        self._executor(i),
+                    )
+                    loss = float(executor.run(inputs)["loss"])
+                    yield Replayed(executor.graph, inputs, before, loss, self.state.snapshot())
+                nothing = [0.0] * len(group)
+                self.standing = self.standing.after(self.job.images, nothing, nothing)
