@@ -13,31 +13,11 @@ from typing import Any
 
 import pytest
 
-from netdsl import cli
 from tests.conftest import ROOT
 
 MODELS = ROOT / "models"
 DIGITS = str(MODELS / "digits.net")
 LENET = str(MODELS / "lenet.net")
-
-
-@pytest.fixture
-def netdsl(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Any:
-    """Runs a command in an empty folder: (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["netdsl", *args])
-        with pytest.raises(SystemExit) as e:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        assert isinstance(e.value.code, int)
-        return e.value.code, out, err
-
-    return run
 
 
 def test_help_teaches_with_an_example_for_each_command(netdsl: Any) -> None:

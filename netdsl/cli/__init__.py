@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netdsl.cli import inspecting, training, using
+from netdsl.cli import comparing, inspecting, training, using
 from netdsl.cli.app import app, main
 
-__all__ = ["app", "inspecting", "main", "training", "using"]
+__all__ = ["app", "comparing", "inspecting", "main", "training", "using"]

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from netdsl.insight.compare import Difference
     from netdsl.insight.expectations import TestResult
     from netdsl.insight.summary import Summary
+    from netdsl.train.dryrun import DryRun
     from netdsl.train.loop import Progress as Standing
     from netdsl.train.loop import Result, Trainer
     from netdsl.train.overfit import Overfit
@@ -104,6 +106,51 @@ def _epoch_line(m: dict[str, Any], epochs: int) -> str:
     if m["val_accuracy"] is not None:
         line += f"  val loss {m['val_loss']:.4f}  val accuracy {m['val_accuracy']:.2%}"
     return f"{line}  {m['images_per_second']:,.0f} images/s  {m['seconds']:.1f} s"
+
+
+def show_difference(found: Difference) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", *found.nets):
+        table.add_column(heading, overflow="fold", justify="left")
+    for what, (a, b) in (("params", found.params), ("MACs", found.macs)):
+        table.add_row(what, f"{a:,}", f"{b:,}")
+    for title, changes in (("layers", found.layers), ("weights", found.weights)):
+        if changes:
+            table.add_row(f"\n{title} that differ")
+        for c in changes:
+            table.add_row(f"  {c.name}", c.a or "-", c.b or "-")
+    console = wide_console()
+    console.print(table)
+    if found.same:
+        console.print("\nthe nets are the same")
+    of = len(found.transfers) + len(found.weights)
+    console.print(
+        f"\n{len(found.transfers)} of {of} weights transfer, {found.transferred:,} learnable values"
+    )
+
+
+def show_dry_run(found: DryRun) -> None:
+    print(found.recipe)
+    print(f"{found.images:,} images to learn from, {found.validation:,} held out")
+    steps = found.steps * found.epochs
+    print(f"{found.epochs} epochs of {found.steps:,} steps: {steps:,} steps")
+    print(f"{found.learnt:,} of {found.params:,} parameters are learnt")
+    m = found.memory
+    print(
+        f"memory: weights {_bytes(m.weights)}, states beside them {_bytes(m.beside)}, "
+        f"one step {_bytes(m.step)}; {_bytes(m.total)} in all"
+    )
+    for g in found.globs:
+        print(f'{g.key} "{g.glob}": {_listed(g.weights)}')
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """Names, the middle of a long list left out."""
+    if len(names) > 8:
+        names = (*names[:4], f"... {len(names) - 6} more ...", *names[-2:])
+    return ", ".join(names) or "nothing"
 
 
 def show_overfit(found: Overfit) -> None:

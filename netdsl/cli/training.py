@@ -12,7 +12,7 @@ import typer
 from netdsl.cli.app import FAULTY, OK, DataDir, Device, Json, Sets, app, print_json, say
 from netdsl.cli.files import load_recipe, run_directory, split
 from netdsl.cli.interrupt import asking
-from netdsl.cli.show import show_overfit, with_progress
+from netdsl.cli.show import show_dry_run, show_overfit, with_progress
 from netdsl.errors import fail
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ def train(
     overfit: Annotated[
         bool, typer.Option("--overfit", help="Learn one batch by heart; nothing is kept.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Train a net by its recipe; metrics and checkpoints go to a run directory.
@@ -67,6 +70,8 @@ def train(
         with asking() as asked:
             return with_progress(trainer, out, as_json, asked, watched)
 
+    if dry_run:
+        return _dry_run(program, name, data, as_json)
     backend = open_backend(device)
     if overfit:
         return _overfit(program, name, backend, data, as_json)
@@ -93,6 +98,22 @@ def _begun(
     path, name = split(file)
     program = load_recipe(path, settings, name)
     return program, name, None, lambda: run_directory(path, out)
+
+
+def _dry_run(program: Program, name: str | None, data: str | None, as_json: bool) -> int:
+    from netdsl.train.dryrun import dry_run
+    from netdsl.train.job import prepare
+    from netdsl.train.recipe import stages
+
+    found = {
+        stage or "main": dry_run(prepare(program, stage, data)) for stage in stages(program, name)
+    }
+    if as_json:
+        print_json({stage: run.as_json() for stage, run in found.items()})
+    else:
+        for run in found.values():
+            show_dry_run(run)
+    return OK
 
 
 def _overfit(
