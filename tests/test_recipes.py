@@ -277,3 +277,15 @@ def test_batch_norm_over_one_image_says_what_to_use_instead() -> None:
     with pytest.raises(NetError, match="batch of one image") as e:
         check_program(program(parse(text)))
     assert "groupnorm" in e.value.render()
+
+
+def test_a_dry_run_sees_that_the_first_weights_do_not_fit(tmp_path: Path) -> None:
+    from netdsl.train.dryrun import dry_run
+    from netdsl.train.job import prepare
+
+    run(tmp_path, "train { epochs = 1 }")
+    text = (NET + f'train {{ init = weights("{tmp_path}") }}').replace("fc(10)", "fc(5) -> fc(10)")
+    with pytest.raises(NetError) as e:
+        dry_run(prepare(program(parse(text)), None))
+    assert "`head.fc1.weight` is not there" in e.value.render()
+    assert 'weights("FILE", except="head.*")' in e.value.render()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -279,6 +281,46 @@ def test_a_read_only_directory_is_told_and_nothing_is_lost(tmp_path: Path) -> No
         go_on(tmp_path)
     assert (tmp_path / "last.safetensors").read_bytes() == before
     assert checkpoint.load(tmp_path / "last.safetensors").progress["epoch"] == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Any:
+    """A disk of 100 kB; a function that lets nothing more be written to it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no small disk can be mounted here")
+    yield disk, lambda: subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["full", "read-only"])
+def test_a_disk_that_takes_no_more(small_disk: Any, tmp_path: Path, how: str) -> None:
+    disk, close = small_disk
+    out = disk / "run"
+    whole = tmp_path / "whole"
+    count = 0
+
+    def watch() -> None:
+        nonlocal count
+        count += 1
+        if how == "full":
+            with suppress(OSError), (disk / "other").open("ab") as f:
+                f.write(bytes(5000))
+        elif count == 25:
+            close()
+
+    with pytest.raises(NetError, match=r"cannot write .*(No space left|Read-only)"):
+        run(out, watch)
+    saved = checkpoint.load(out / "last.safetensors")
+    assert checkpoint.load(out / "best.safetensors").progress["epoch"] <= saved.progress["epoch"]
+    assert not list(out.glob(".netdsl-*"))
+    shutil.copytree(out, tmp_path / "copy")
+    go_on(tmp_path / "copy")
+    run(whole)
+    assert kept(tmp_path / "copy") == kept(whole)
 
 
 def command(out: Path, *args: str) -> subprocess.Popen[bytes]:

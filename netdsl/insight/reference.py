@@ -38,7 +38,14 @@ in a file: `train fast { epochs = 2 }` begins from the unnamed `train` and chang
 `expect CONDITION` lines in `train` are judged when the run is over (exit code 1 where one fails),
 with the metrics """
     + ", ".join(f"`{m}`" for m in METRICS)
-    + "."
+    + """.
+
+`after = head` runs the recipe `head` first, in a directory of its name within the run's, and begins
+from its best weights; `init = weights("FILE", except="head.*")` begins from those of another run.
+Weights are named by their paths, as in `freeze = "stem.*"`; `*` crosses dots, and a glob that matches
+nothing is an error (but in `no_decay`). What is frozen has no gradient and no update, and a batch
+normalisation whose statistics are frozen uses them as they are. Epochs count from 0 in a schedule:
+`step(at=[30, 60])` lowers the rate when 30 and 60 epochs are over; `warmup` may be a part of one."""
 )
 
 _EXPRESSIONS = (

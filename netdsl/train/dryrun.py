@@ -8,6 +8,7 @@ from typing import Any
 from netdsl.globs import matches
 from netdsl.train.job import Job
 from netdsl.train.memory import Memory, predicted
+from netdsl.train.start import beginning
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,11 @@ class DryRun:
 
 
 def dry_run(job: Job) -> DryRun:
-    """What a job would do; no weight is drawn."""
+    """What a job would do; no weight is drawn. Raises NetError where the weights that it begins
+    with do not fit."""
+    recipe, states = job.recipe, job.network.graph.states
+    if recipe.init is not None:
+        beginning(recipe.init, states, recipe.spans.get("init"))
     updated = [n for n in job.network.parameters if n.name in job.step.updates]
     return DryRun(
         recipe=job.net_text,

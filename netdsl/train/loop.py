@@ -21,7 +21,7 @@ from netdsl.train.job import EVALUATION_BATCH, Job, prepare
 from netdsl.train.keeper import KEPT, Keeper
 from netdsl.train.metrics import Score, evaluate
 from netdsl.train.standing import CLOCK, Standing
-from netdsl.train.start import adopted, shapes, weights_file
+from netdsl.train.start import adopted, beginning, shapes
 from netdsl.train.stepper import Stepper, Unsound
 from netdsl.train.watch import Watching, watch_graph, watched
 from netdsl.types import Backend
@@ -83,16 +83,14 @@ class Trainer:
         self.pace: dict[str, float] = {}
 
     def _drawn(self, start: Checkpoint | None) -> Standing:
-        left_out: tuple[str, ...] = ()
-        if start is None and self.recipe.init is not None:
-            path, left_out = weights_file(self.recipe.init)
-            start = checkpoint.load(path)
+        recipe, states = self.recipe, self.job.network.graph.states
         if start is not None:
-            given, span = usable(start.states), self.recipe.spans.get("init")
-            states = self.job.network.graph.states
-            wanted = adopted(states, shapes(given), left_out, start.origin, span)
-            self.state.load(given, wanted, start.origin)
-        self.state.initialise(self.job.step.states, self.recipe.seed)
+            given = usable(start.states)
+            self.state.load(given, adopted(states, shapes(given), (), start.origin), start.origin)
+        elif recipe.init is not None:
+            given, wanted = beginning(recipe.init, states, recipe.spans.get("init"))
+            self.state.load(given, wanted, str(recipe.init))
+        self.state.initialise(self.job.step.states, recipe.seed)
         return Standing()
 
     def _saved(self, saved: Checkpoint) -> Standing:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from netdsl.errors import Span, fail
 from netdsl.globs import any_matches, matched
 from netdsl.kinds import Many, Text
 from netdsl.signature import Chosen, Param, Signature
+from netdsl.train.checkpoint import SUFFIX, load, usable
 from netdsl.types import Array, Node, dims
 
 Shape = tuple[int, ...]
@@ -57,6 +57,7 @@ def adopted(
     left_out: Sequence[str],
     origin: str,
     span: Span | None = None,
+    help: str | None = None,
 ) -> list[Node]:
     """The states that take their values from `given`. Raises NetError, naming every one, where
     some have another shape or are not there."""
@@ -68,7 +69,7 @@ def adopted(
             f"{origin} does not fit the net: {wrong[0]}",
             span,
             notes=[*wrong[1:MOST_NOTES], *_rest(wrong)],
-            help='`init = weights("FILE", except="head.*")` leaves weights out',
+            help=help,
         )
     return wanted
 
@@ -82,8 +83,14 @@ def shapes(values: Mapping[str, Array]) -> dict[str, Shape]:
     return {name: tuple(v.shape) for name, v in values.items()}
 
 
-def weights_file(chosen: Chosen) -> tuple[Path, Any]:
-    """The checkpoint that `weights(...)` names, and the globs that it leaves out."""
-    path = Path(chosen.arguments["file"])
-    best = path / "best.safetensors"
-    return (best if best.is_file() else path), chosen.arguments["except"]
+def beginning(
+    init: Chosen, states: Sequence[Node], span: Span | None = None
+) -> tuple[dict[str, Array], list[Node]]:
+    """The weights that `weights(...)` names, and the states that take theirs from them. Raises
+    NetError where they do not fit."""
+    path = Path(init.arguments["file"])
+    best = path / f"best{SUFFIX}"
+    found = load(best if best.is_file() else path)
+    given, help = usable(found.states), '`weights("FILE", except="head.*")` leaves weights out'
+    left_out = init.arguments["except"]
+    return given, adopted(states, shapes(given), left_out, found.origin, span, help)

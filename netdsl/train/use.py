@@ -21,6 +21,7 @@ from netdsl.train.fit import check_classes, check_images, single_input
 from netdsl.train.job import EVALUATION_BATCH
 from netdsl.train.metrics import Score, evaluate
 from netdsl.train.recipe import resolve
+from netdsl.train.start import adopted, shapes
 from netdsl.train.step import evaluation_graph
 from netdsl.types import Array, Backend
 
@@ -53,9 +54,8 @@ class Trained:
         settings = self.recipe.settings(training=False, batch=batch)
         network = elaborate(self.program, self.recipe.net, settings)
         graph = evaluation_graph(network, self.recipe)
-        self.state.load(
-            checkpoint.usable(self.checkpoint.states), graph.states, self.checkpoint.origin
-        )
+        given, origin = checkpoint.usable(self.checkpoint.states), self.checkpoint.origin
+        self.state.load(given, adopted(graph.states, shapes(given), (), origin), origin)
         check_classes(network, self.classes)
         return Executor(graph, self.backend, self.state), network
 
