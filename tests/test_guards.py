@@ -115,6 +115,24 @@ def test_weights_that_go_wrong_in_the_last_step_of_an_epoch_are_not_kept(tmp_pat
     assert all(np.isfinite(v).all() for v in saved.states.values())
 
 
+def test_a_validation_that_goes_wrong_while_the_weights_are_sound(tmp_path: Path) -> None:
+    text = NET.replace("c1: conv(4, 3x3)", "c1: conv(4, 3x3) -> batchnorm") % "0.01"
+    trainer = Trainer(read(text), None, REFERENCE)
+
+    def spoil(p: Any) -> None:
+        values = trainer.state.snapshot()
+        values["c1.batchnorm1.running_mean"] = np.full(4, -3e38, np.float32)
+        values["c1.batchnorm1.running_var"] = np.full(4, 1e-30, np.float32)
+        trainer.state.load(values, trainer.job.step.states, "a fault")
+
+    with pytest.raises(NetError) as e:
+        trainer.run(tmp_path, spoil, lambda m: None)
+    (d,) = e.value.diagnostics
+    assert "in the validation of epoch 1, first in `c1.batchnorm1`" in d.message
+    assert d.span is not None
+    assert d.span.position[0] == 3
+
+
 def test_what_is_watched_is_what_numpy_says(tmp_path: Path) -> None:
     p = read(NET % "0.01")
     recipe = resolve(p)
@@ -163,9 +181,8 @@ def test_watching_is_written_down_and_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_one_batch_is_learnt_by_heart() -> None:
-    text = (
-        NET.replace("head: fc(10)", "dropout(0.3); head: fc(10)").replace("sgd", "adam") % "0.005"
-    )
+    text = NET.replace("head: fc(10)", "dropout(0.3); head: fc(10)").replace("sgd", "adam")
+    text = (text % "0.005").replace("epochs", "loss = cross_entropy(smoothing=0.1), epochs")
     found = overfit(prepare(read(text), None), REFERENCE)
     assert found.ok
     assert found.expected == pytest.approx(math.log(10))

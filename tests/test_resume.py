@@ -177,6 +177,20 @@ def test_killed_in_a_stage_and_resumed(tmp_path: Path) -> None:
         assert a == b
 
 
+def test_changes_do_not_reach_a_stage_that_is_over(tmp_path: Path) -> None:
+    p = program(parse(STAGED))
+    go = lambda trainer, out: trainer.run(out, lambda p: None, lambda m: None)
+    run_stages(p, "late", REFERENCE, None, tmp_path, go)
+    found = continuation(tmp_path, ["train.epochs=4"])
+    assert found.changes == {"train.epochs": ("3", "4")}
+    with pytest.raises(NetError, match="the stage `early` is over"):
+        continuation(tmp_path, ["train.early.epochs=4"])
+    (tmp_path / "last.safetensors").unlink()
+    assert continuation(tmp_path, ["train.early.epochs=4"]).changes
+    with pytest.raises(NetError, match=r"`train.early.seed` cannot be changed half-way"):
+        continuation(tmp_path, ["train.early.seed=4"])
+
+
 def test_changes_are_made_and_written_down(whole: dict[str, Any], tmp_path: Path) -> None:
     count = 0
 
@@ -203,6 +217,15 @@ def test_changes_are_made_and_written_down(whole: dict[str, Any], tmp_path: Path
     assert saved.progress["changes"]
     go_on(tmp_path)
     assert (tmp_path / "recipe.net").read_text() == text
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_how_many_batches_make_an_update_can_change(tmp_path: Path, count: int) -> None:
+    begun(tmp_path)
+    go_on(tmp_path, f"train.accumulate={count}")
+    steps = [x.get("step") for x in kept(tmp_path)["metrics.jsonl"]]
+    assert steps[2] - steps[1] == 20 // count
+    assert not [n for n in checkpoint.load(tmp_path / "last.safetensors").states if "gradient" in n]
 
 
 def test_a_finished_run_goes_on_with_more_epochs(whole: dict[str, Any], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ def asking() -> Iterator[Callable[[], bool]]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
+        # not by print, which may be what the signal interrupted
+        os.write(2, b"\nsaving after this step; once more to stop at once\n")
 
     before = {s: signal.signal(s, handle) for s in SIGNALS}
     try:

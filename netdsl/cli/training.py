@@ -60,13 +60,18 @@ def train(
     Example: netdsl train models/digits.net --set train.epochs=5
     """
     from netdsl.backends import open_backend
+    from netdsl.train.recipe import stages
     from netdsl.train.stages import run_stages
     from netdsl.train.watch import watching
 
     watched = watching(watch, watch_every) if watch is not None else None
     program, name, saved, folder = _begun(file, out, resume, settings)
 
+    staged = len(stages(program, name)) > 1
+
     def run(trainer: Trainer, out: Path) -> Result:
+        if staged:
+            say(f"train {trainer.job.name or 'section'}: {out}")
         with asking() as asked:
             return with_progress(trainer, out, as_json, asked, watched)
 

@@ -69,17 +69,16 @@ def described(node: Node, network: Network) -> str:
 
 
 def stopped(
-    network: Network, found: tuple[int, Fault] | None, epoch: int, rate: float, kept: str | None
+    network: Network, fault: Fault | None, where: str, rate: float, kept: str | None
 ) -> NetError:
     """What a run that went wrong ends with."""
     help = (
         f"the rate was {rate:.3g}: lower it, let it warm up, or bound the gradients with `clip = 1`"
     )
     notes = [f"the last good checkpoint is {kept}" if kept else "no epoch was over yet"]
-    if found is None:
-        message = f"the loss is no finite number any more, in epoch {epoch}"
+    if fault is None:
+        message = f"the loss is no finite number any more, in {where}"
         return fail(message, help=help, notes=notes)
-    number, fault = found
-    where = described(fault.node, network)
-    message = f"{fault.kind} in step {number:,} (epoch {epoch}), first in {where}"
-    return fail(f"{message}, by `{fault.node.op}`", fault.node.span, help=help, notes=notes)
+    part = described(fault.node, network)
+    message = f"{fault.kind} in {where}, first in {part}, by `{fault.node.op}`"
+    return fail(message, fault.node.span, help=help, notes=notes)

@@ -15,6 +15,7 @@ from netdsl.train.checkpoint import SUFFIX, Checkpoint, usable
 from netdsl.train.job import Job
 from netdsl.train.metrics import Record
 from netdsl.train.standing import Standing
+from netdsl.train.step import SUMS
 from netdsl.train.written import recipe_text
 from netdsl.types import Array
 
@@ -65,7 +66,8 @@ class Keeper:
 
     def save_last(self, s: Standing) -> None:
         """All that a run needs to go on."""
-        self._save("last", s, self.state.snapshot())
+        states = self.state.snapshot()
+        self._save("last", s, {k: v for k, v in states.items() if not k.endswith(SUMS)})
 
     def _save_for_good(self, s: Standing) -> None:
         every = self.job.recipe.keep_every

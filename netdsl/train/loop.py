@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -9,19 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netdsl.data.samples import Batch, Samples
+from netdsl.data.samples import Batch, Samples, evaluation_batches
 from netdsl.errors import NetError, fail
+from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
 from netdsl.train.checkpoint import Checkpoint, usable
-from netdsl.train.guard import stopped
+from netdsl.train.guard import Fault, fault_of, stopped
 from netdsl.train.job import EVALUATION_BATCH, Job, prepare
 from netdsl.train.keeper import KEPT, Keeper
 from netdsl.train.metrics import Score, evaluate
 from netdsl.train.standing import CLOCK, Standing
 from netdsl.train.start import adopted, beginning, shapes
+from netdsl.train.step import SUMS
 from netdsl.train.stepper import Stepper, Unsound
 from netdsl.train.watch import Watching, watch_graph, watched
 from netdsl.types import Backend
@@ -94,8 +97,10 @@ class Trainer:
         return Standing()
 
     def _saved(self, saved: Checkpoint) -> Standing:
-        adopted(self.job.step.states, shapes(saved.states), (), saved.origin)
-        self.state.load(saved.states, self.job.step.states, saved.origin)
+        wanted = [n for n in self.job.step.states if not n.name.endswith(SUMS)]
+        adopted(wanted, shapes(saved.states), (), saved.origin)
+        self.state.load(saved.states, wanted, saved.origin)
+        self.state.initialise(self.job.step.states, self.recipe.seed)
         try:
             return Standing.of(saved.progress)
         except ValueError as e:
@@ -173,10 +178,14 @@ class Trainer:
             raise _Asked
 
     def _stopped(self) -> NetError:
-        last = self.keeper.last
-        good = f"{last}, of epoch {self.standing.epoch}" if last.exists() else None
-        rate, epoch = float(self.stepper.rate()), self.standing.epoch + 1
-        return stopped(self.job.network, self.stepper.fault(), epoch, rate, good)
+        epoch, found = self.standing.epoch + 1, self.stepper.fault()
+        where = f"step {found[0]:,} (epoch {epoch})" if found else f"epoch {epoch}"
+        return self._told(found[1] if found else None, where, self.job.network)
+
+    def _told(self, fault: Fault | None, where: str, network: Network) -> NetError:
+        last, rate = self.keeper.last, float(self.stepper.rate())
+        kept = f"{last}, of epoch {self.standing.epoch}" if last.exists() else None
+        return stopped(network, fault, where, rate, kept)
 
     # ---- watching and measuring
 
@@ -198,7 +207,24 @@ class Trainer:
         if self.judging is not self.state:
             given = usable(self.state.snapshot())
             self.judging.load(given, self.evaluation.graph.states, "the average of the weights")
-        return self._measure(self.evaluation, samples)
+        score = self._measure(self.evaluation, samples)
+        if not math.isfinite(score.loss):
+            raise self._told(
+                self._evaluation_fault(samples),
+                f"the validation of epoch {self.standing.epoch + 1}",
+                self.job.evaluating,
+            )
+        return score
+
+    def _evaluation_fault(self, samples: Samples) -> Fault | None:
+        """The first value that is not finite where every weight is."""
+        states = self.judging.snapshot()
+        for part in evaluation_batches(samples, EVALUATION_BATCH):
+            given = {self.job.image: part.images, "labels": part.labels, "weights": part.weights}
+            fault = fault_of(self.evaluation.graph, {**states, **given})
+            if fault is not None:
+                return fault
+        return None
 
     def _measure(self, executor: Executor, samples: Samples) -> Score:
         stop = lambda batch, out: self._stop_if_asked()

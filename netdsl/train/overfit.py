@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from netdsl.data.samples import training_batches
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train.job import Job
+from netdsl.train.losses import Objective
 from netdsl.train.step import training_graph
 from netdsl.types import Backend
 
@@ -45,8 +48,8 @@ class Overfit:
 
 def overfit(job: Job, backend: Backend, most: int = MOST_STEPS) -> Overfit:
     """Trains on the first batch alone, with the recipe's optimizer at its full rate. Dropout keeps
-    to one mask, so that the loss can come to nothing."""
-    recipe = replace(job.recipe, accumulate=1, ema=None)
+    to one mask and labels are not smoothed, so that the loss can come to nothing."""
+    recipe = replace(job.recipe, accumulate=1, ema=None, loss=_sharp(job.recipe.loss))
     graph = training_graph(job.network, recipe, counter="update")
     state = State(backend)
     state.initialise(graph.states, recipe.seed)
@@ -70,3 +73,13 @@ def overfit(job: Job, backend: Backend, most: int = MOST_STEPS) -> Overfit:
     plain = [chosen.name for chosen, _ in recipe.loss.terms] == ["cross_entropy"]
     expected = math.log(len(job.dataset.classes)) if plain else None
     return Overfit(len(batch.labels), step + 1, first, expected, loss, accuracy)
+
+
+def _sharp(loss: Objective) -> Objective:
+    """The same losses without smoothing."""
+    plain = ((replace(c, arguments=_unsmoothed(c.arguments)), weight) for c, weight in loss.terms)
+    return Objective(tuple(plain))
+
+
+def _unsmoothed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: 0.0 if k == "smoothing" else v for k, v in arguments.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,15 +50,33 @@ def continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
     else:
         file = parse(read_text(str(text)), str(text))
     before = program(file)
-    now = program(override(file, settings, net_of(before, None))) if settings else before
+    changed = override(file, settings, net_of(before, None)) if settings else file
+    now = program(changed if saved is None else _still_to_run(file, changed, settings))
     changes = _changes(before, now)
+    begun = saved is not None or any(out.glob(f"*/last{SUFFIX}"))
     for key in changes:
-        if key in FIXED and saved is not None:
-            message = f"`{key}` cannot be changed half-way: {FIXED[key]}"
+        reason = FIXED.get(re.sub(r"\.\w+\.", ".", key))
+        if reason is not None and begun:
+            message = f"`{key}` cannot be changed half-way: {reason}"
             raise fail(message, help="begin a new run, with `init = weights(...)` if you like")
     for path in out.glob(LEFTOVERS):
         path.unlink(missing_ok=True)
     return Continuation(now, _with_notes(saved, changes), changes)
+
+
+def _still_to_run(file: s.File, changed: s.File, settings: Sequence[str]) -> s.File:
+    """The changes, without those of stages that are over: what they were trained with stays."""
+    sections = [i for i in file.items if isinstance(i, s.Section) and i.kind == "train"]
+    over = {x.name: x for x in sections if x.name}
+    for setting in settings:
+        for name in over:
+            if setting.startswith(f"train.{name}."):
+                raise fail(f"`{setting}` comes too late: the stage `{name}` is over")
+    kept = (
+        over.get(i.name or "", i) if isinstance(i, s.Section) and i.kind == "train" else i
+        for i in changed.items
+    )
+    return replace(changed, items=tuple(kept))
 
 
 def last(out: Path) -> Checkpoint | None:

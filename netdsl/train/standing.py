@@ -121,4 +121,4 @@ def judged(metrics: Mapping[str, Any]) -> float:
     """The loss that an epoch is judged by."""
     value = metrics.get("val_loss")
     loss = metrics["train_loss"] if value is None else value
-    return math.inf if loss is None else float(loss)
+    return math.inf if loss is None or not math.isfinite(loss) else float(loss)

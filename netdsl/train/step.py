@@ -16,6 +16,9 @@ from netdsl.train.optimizers import Update, update
 from netdsl.train.recipe import Recipe
 from netdsl.types import Graph, Node, TensorType
 
+SUMS = ".gradient"
+"""What the states end in that gradients are summed in; between two updates they hold zeros."""
+
 
 @dataclass(frozen=True)
 class Forward:
@@ -109,7 +112,7 @@ def _scale(name: str, recipe: Recipe) -> float:
 
 
 def _sum_of(b: Builder, name: str, gradient: Node) -> Node:
-    return b.state(f"{name}.gradient", gradient.type, ("constant", 0.0), trainable=False)
+    return b.state(f"{name}{SUMS}", gradient.type, ("constant", 0.0), trainable=False)
 
 
 def _mean_gradients(
