@@ -176,6 +176,20 @@ def test_cuda_without_cupy_says_what_to_install(
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_interrupts(how: int) -> None:
+    from netdsl.cli.interrupt import asking
+
+    before = signal.getsignal(how)
+    with asking() as asked:
+        assert not asked()
+        os.kill(os.getpid(), how)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), how)
+    assert signal.getsignal(how) == before
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_ends_with_130(tmp_path: Path, how: int) -> None:
     args = [sys.executable, "-m", "netdsl", "train", DIGITS, "--set", "train.epochs=100000"]
     with subprocess.Popen(args, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:

@@ -264,3 +264,16 @@ def test_lenet_on_mnist_after_one_epoch(data_dir: Path, tmp_path: Path) -> None:
     result = trainer.run(tmp_path, lambda p: None, lambda m: None)
     assert result.metrics["test_images"] == 10_000
     assert result.metrics["test_accuracy"] >= 0.97
+
+
+@pytest.mark.slow
+def test_a_small_net_learns_four_thousand_pictures(data_dir: Path, tmp_path: Path) -> None:
+    from netdsl.language.override import override
+    from tests.conftest import ROOT
+
+    file = parse((ROOT / "models" / "cifar.net").read_text())
+    p = program(override(file, ["train.epochs=5"]))
+    trainer = Trainer(p, None, REFERENCE, str(data_dir))
+    assert (len(trainer.job.train), len(trainer.job.validation)) == (3500, 500)
+    result = trainer.run(tmp_path, lambda p: None, lambda m: None)
+    assert result.metrics["val_accuracy"] > 0.35

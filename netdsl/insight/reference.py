@@ -41,11 +41,12 @@ with the metrics """
     + """.
 
 `after = head` runs the recipe `head` first, in a directory of its name within the run's, and begins
-from its best weights; `init = weights("FILE", except="head.*")` begins from those of another run.
-Weights are named by their paths, as in `freeze = "stem.*"`; `*` crosses dots, and a glob that matches
-nothing is an error (but in `no_decay`). What is frozen has no gradient and no update, and a batch
-normalisation whose statistics are frozen uses them as they are. Epochs count from 0 in a schedule:
-`step(at=[30, 60])` lowers the rate when 30 and 60 epochs are over; `warmup` may be a part of one."""
+from its best weights (only the last recipe's expectations are judged);
+`init = weights("FILE", except="head.*")` begins from those of another run. Weights are named by
+their paths, as in `freeze = "stem.*"`; `*` crosses dots, and a glob that matches nothing is an error
+(but in `no_decay`). What is frozen has no gradient and no update, and a batch normalisation whose
+statistics are frozen uses them as they are. Epochs count from 0 in a schedule: `step(at=[30, 60])`
+lowers the rate when 30 and 60 epochs are over; `warmup` may be a part of one."""
 )
 
 _EXPRESSIONS = (

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from netdsl.errors import Span, fail
+from netdsl.errors import NetError, Span, fail
 from netdsl.globs import any_matches, matched
 from netdsl.kinds import Many, Text
 from netdsl.signature import Chosen, Param, Signature
@@ -90,7 +90,10 @@ def beginning(
     NetError where they do not fit."""
     path = Path(init.arguments["file"])
     best = path / f"best{SUFFIX}"
-    found = load(best if best.is_file() else path)
+    try:
+        found = load(best if best.is_file() else path)
+    except NetError as e:
+        raise e.located(span) from None
     given, help = usable(found.states), '`weights("FILE", except="head.*")` leaves weights out'
     left_out = init.arguments["except"]
     return given, adopted(states, shapes(given), left_out, found.origin, span, help)
