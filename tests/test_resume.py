@@ -354,24 +354,33 @@ def command(out: Path, *args: str) -> subprocess.Popen[bytes]:
     )
 
 
+def under_way(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Waits until a file is written anew, or the process is over."""
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    while process.poll() is None:
+        if path.exists() and path.stat().st_mtime_ns != before:
+            return
+        time.sleep(0.002)
+
+
 @pytest.mark.slow
-def test_killed_ten_times_at_random(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_ten_times_at_random(tmp_path: Path, seed: int) -> None:
     """The real thing: processes that are killed with signal 9 at moments drawn at random."""
-    file = tmp_path / "small.net"
-    file.write_text(NET.replace("epochs = 3", "epochs = 30").replace(", patience = 2", ""))
-    whole, out = tmp_path / "whole", tmp_path / "out"
+    text = NET.replace("epochs = 3", "epochs = 120").replace(", patience = 2", "")
+    file, whole, out = tmp_path / "small.net", tmp_path / "whole", tmp_path / "out"
+    file.write_text(text.replace("keep_every = 2", "keep_every = 5"))
     assert command(whole, str(file), "--out", str(whole)).wait(120) == 0
-    rng = random.Random(1)
-    for kill in range(11):
+    rng = random.Random(seed)
+    for _ in range(10):
         going = (out / "recipe.net").exists()
         args = ("--resume", str(out)) if going else (str(file), "--out", str(out))
         process = command(out, *args)
-        if kill == 10:
-            assert process.wait(120) == 0
-        else:
-            time.sleep(rng.uniform(0.8, 2.2))
-            process.send_signal(signal.SIGKILL)
-            process.wait(10)
+        under_way(out / rng.choice(("recipe.net", "last.safetensors")), process)
+        time.sleep(rng.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(10) == -signal.SIGKILL
+    assert command(out, "--resume", str(out)).wait(120) == 0
     assert kept(out) == kept(whole)
 
 
