@@ -201,6 +201,7 @@ def test_an_interrupted_run_ends_with_130(tmp_path: Path, how: int) -> None:
         os.kill(process.pid, how)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
+    assert "go on with `netdsl train --resume runs/digits-1`" in err
     assert "interrupted" in err
     assert "Traceback" not in err
     from netdsl.train import checkpoint

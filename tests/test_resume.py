@@ -228,6 +228,22 @@ def test_how_many_batches_make_an_update_can_change(tmp_path: Path, count: int) 
     assert not [n for n in checkpoint.load(tmp_path / "last.safetensors").states if "gradient" in n]
 
 
+def test_a_change_is_not_forgotten_when_the_run_is_killed_again(tmp_path: Path) -> None:
+    begun(tmp_path)
+    found = continuation(tmp_path, ["train.epochs=4", "train.patience=none"])
+    trainer = Trainer(found.program, None, REFERENCE, saved=found.saved)
+
+    def killed(p: Any) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        trainer.run(tmp_path, killed, lambda m: None)
+    assert continuation(tmp_path).changes == {}
+    go_on(tmp_path)
+    assert [x.get("epoch") for x in kept(tmp_path)["metrics.jsonl"]] == [1, 2, 3, 4, None]
+    assert "train.epochs = 4 (was 3)" in (tmp_path / "recipe.net").read_text()
+
+
 def test_a_finished_run_goes_on_with_more_epochs(whole: dict[str, Any], tmp_path: Path) -> None:
     for name, content in whole.items():
         if isinstance(content, bytes):

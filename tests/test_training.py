@@ -124,6 +124,13 @@ def test_expectations_are_judged() -> None:
     assert [m.ok for m in judge(recipe.expectations, {"val_accuracy": 0.4})] == [False]
 
 
+def test_what_was_not_measured_meets_no_expectation() -> None:
+    recipe = resolve(read())
+    (met,) = judge(recipe.expectations, {"val_accuracy": None, "train_loss": 0.1})
+    assert not met.ok
+    assert met.found == "val_accuracy was not measured"
+
+
 def test_the_loss_falls_on_a_repeated_batch() -> None:
     recipe = resolve(read())
     network = elaborate(read(), None, recipe.settings(training=True))

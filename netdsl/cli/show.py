@@ -127,7 +127,8 @@ def show_difference(found: Difference) -> None:
         console.print("\nthe nets are the same")
     of = len(found.transfers) + len(found.weights)
     console.print(
-        f"\n{len(found.transfers)} of {of} weights transfer, {found.transferred:,} learnable values"
+        f"\n{len(found.transfers)} of {of} weights transfer, {found.transferred:,} learnable "
+        f"values: {_listed(found.transfers)}"
     )
 
 

@@ -72,8 +72,13 @@ def train(
     def run(trainer: Trainer, out: Path) -> Result:
         if staged:
             say(f"train {trainer.job.name or 'section'}: {out}")
-        with asking() as asked:
-            return with_progress(trainer, out, as_json, asked, watched)
+        try:
+            with asking() as asked:
+                return with_progress(trainer, out, as_json, asked, watched)
+        except KeyboardInterrupt:
+            whole = out if trainer.job.name == name else out.parent
+            say(f"go on with `netdsl train --resume {whole}`")
+            raise
 
     if dry_run:
         return _dry_run(program, name, data, as_json)

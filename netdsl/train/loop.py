@@ -79,6 +79,7 @@ class Trainer:
         self.recipe, self.steps, self.backend = self.job.recipe, self.job.steps, backend
         self.state = State(backend)
         standing = self._saved(saved) if saved else self._drawn(start)
+        self.changed = saved is not None and saved.net_text != self.job.net_text
         self.stepper = Stepper(self.job, backend, self.state, standing)
         self.judging = State(backend) if self.recipe.ema else self.state
         self.judging.initialise(self.job.evaluation.states, self.recipe.seed)
@@ -126,6 +127,8 @@ class Trainer:
         self.watch, self.asked = watch, asked
         self.watching = self._watching(watching) if watching else None
         self.keeper = Keeper(out, self.job, self.state, self.standing)
+        if self.changed:  # so that a change is not forgotten where the run is cut off again
+            self.keeper.save_last(self.standing)
         try:
             while not self.standing.finished(self.recipe):
                 tell(self._epoch())
