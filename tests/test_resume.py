@@ -28,6 +28,7 @@ from netdsl.train.loop import Result, Trainer
 from netdsl.train.resume import continuation
 from netdsl.train.stages import run_stages
 from netdsl.train.standing import CLOCK
+from netdsl.train.watch import watching
 
 NET = """
 net small {
@@ -103,6 +104,16 @@ def test_stopped_when_asked_and_resumed(
     assert checkpoint.load(tmp_path / "last.safetensors").progress["update"] == updates
     go_on(tmp_path)
     assert kept(tmp_path) == whole
+
+
+def test_what_is_watched_is_written_once(tmp_path: Path) -> None:
+    looking = {"watching": watching("gradients", 4)}
+    run(tmp_path / "whole", **looking)
+    asked = iter([False] * 12 + [True] * 9)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "out", asked=lambda: next(asked), **looking)
+    go_on(tmp_path / "out", **looking)
+    assert kept(tmp_path / "out") == kept(tmp_path / "whole")
 
 
 def test_stopped_again_and_again(whole: dict[str, Any], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -24,8 +24,8 @@ def asking() -> Iterator[Callable[[], bool]]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
-        # not by print, which may be what the signal interrupted
-        os.write(2, b"\nsaving after this step; once more to stop at once\n")
+        with suppress(OSError):  # not by print, which may be what the signal interrupted
+            os.write(2, b"\nsaving after this step; once more to stop at once\n")
 
     before = {s: signal.signal(s, handle) for s in SIGNALS}
     try:

@@ -38,11 +38,13 @@ class Moment:
 
 @dataclass(frozen=True)
 class Schedule:
-    """`factor(moment, **arguments)` is what the optimizer's rate is multiplied by."""
+    """`factor(moment, **arguments)` is what the optimizer's rate is multiplied by; only where it
+    `looks_back` is it told what the epochs so far were judged by."""
 
     signature: Signature
     factor: Callable[..., float]
     doc: str = ""
+    looks_back: bool = False
 
 
 def _constant(m: Moment, warmup: float) -> float:
@@ -99,8 +101,8 @@ _WARMUP = Param("warmup", Number(0), 0.0, "epochs in which the rate rises from 0
 _END = Param("end", Number(0, 1), 0.0, "share of the rate that is left at the end")
 
 
-def _entry(name: str, factor: Any, doc: str, *params: Param) -> Schedule:
-    return Schedule(Signature(name, params), factor, doc)
+def _entry(name: str, factor: Any, doc: str, *params: Param, looks_back: bool = False) -> Schedule:
+    return Schedule(Signature(name, params), factor, doc, looks_back)
 
 
 SCHEDULES: dict[str, Schedule] = {
@@ -155,6 +157,7 @@ SCHEDULES: dict[str, Schedule] = {
             Param("threshold", Number(0), 0.0001, "share by which it must fall to count"),
             _END,
             _WARMUP,
+            looks_back=True,
         ),
     )
 }

@@ -82,11 +82,6 @@ class Standing:
         ranked = [quality(m) for m in self.history]
         return ranked.index(max(ranked)) + 1 if ranked else 0
 
-    def moment(self, epochs: int, steps: int, images: int) -> Moment:
-        """This place in a run of so many epochs of so many steps, each of so many images."""
-        share = min(1.0, self.seen / (steps * images))
-        return Moment(self.epoch + share, epochs, steps, [judged(m) for m in self.history])
-
     def finished(self, recipe: Recipe) -> bool:
         """Whether all epochs are over, or none has been better for too long."""
         waited = self.epoch - self.best
@@ -95,8 +90,10 @@ class Standing:
         )
 
     def rate(self, recipe: Recipe, steps: int) -> float:
-        """The learning rate of the next update."""
-        moment = self.moment(recipe.epochs, steps, recipe.data.batch * recipe.accumulate)
+        """The learning rate of the next update, where an epoch has so many of them."""
+        share = min(1.0, self.seen / (steps * recipe.data.batch * recipe.accumulate))
+        past = self.history if recipe.schedule.record.looks_back else ()
+        moment = Moment(self.epoch + share, recipe.epochs, steps, [judged(m) for m in past])
         rate: float = recipe.optimizer.arguments["lr"]
         return rate * rate_factor(recipe.schedule, moment)
 
