@@ -188,6 +188,32 @@ def test_killed_in_a_stage_and_resumed(tmp_path: Path) -> None:
         assert a == b
 
 
+def test_what_is_wrong_with_a_later_stage_is_told_at_once(tmp_path: Path) -> None:
+    text = STAGED.replace("after = early,", "after = early, data = large,")
+    p = program(parse(text + "\ndata large { source = digits, batch = 2000 }"))
+    with pytest.raises(NetError, match="a batch of 4000 is more"):
+        run_stages(p, "late", REFERENCE, None, tmp_path / "out", lambda trainer, out: 1 / 0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stage_that_is_over_goes_on_with_more_epochs_before_the_next_begins(
+    tmp_path: Path,
+) -> None:
+    p = program(parse(STAGED))
+    go = lambda trainer, out: trainer.run(out, lambda p: None, lambda m: None)
+    run_stages(p, "late", REFERENCE, None, tmp_path, go)
+    (tmp_path / "last.safetensors").unlink()
+    found = continuation(tmp_path, ["train.early.epochs=5", "train.patience=none"])
+    run_stages(found.program, None, REFERENCE, None, tmp_path, go, found.saved)
+    assert checkpoint.load(tmp_path / "early" / "last.safetensors").progress["epoch"] == 5
+    saved = checkpoint.load(tmp_path / "early" / "last.safetensors")
+    odd = replace(saved, progress={**saved.progress, "epoch": "x"})
+    checkpoint.save(tmp_path / "early" / "last.safetensors", odd)
+    (tmp_path / "last.safetensors").unlink()
+    with pytest.raises(NetError, match="cannot be gone on from"):
+        run_stages(found.program, None, REFERENCE, None, tmp_path, go)
+
+
 def test_changes_do_not_reach_a_stage_that_is_over(tmp_path: Path) -> None:
     p = program(parse(STAGED))
     go = lambda trainer, out: trainer.run(out, lambda p: None, lambda m: None)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from netdsl.data.samples import Batch, Samples, evaluation_batches
-from netdsl.errors import NetError, fail
+from netdsl.errors import NetError
 from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.runtime.executor import Executor
@@ -22,7 +22,7 @@ from netdsl.train.guard import Fault, fault_of, stopped
 from netdsl.train.job import EVALUATION_BATCH, Job, prepare
 from netdsl.train.keeper import KEPT, Keeper
 from netdsl.train.metrics import Score, evaluate
-from netdsl.train.standing import CLOCK, Standing
+from netdsl.train.standing import CLOCK, Standing, stood
 from netdsl.train.start import adopted, beginning, shapes
 from netdsl.train.step import SUMS
 from netdsl.train.stepper import Stepper, Unsound
@@ -99,13 +99,11 @@ class Trainer:
 
     def _saved(self, saved: Checkpoint) -> Standing:
         wanted = [n for n in self.job.step.states if not n.name.endswith(SUMS)]
-        adopted(wanted, shapes(saved.states), (), saved.origin)
+        help = f'a new run begins with its weights by `init = weights("{saved.origin}")`'
+        adopted(wanted, shapes(saved.states), (), saved.origin, help=help)
         self.state.load(saved.states, wanted, saved.origin)
         self.state.initialise(self.job.step.states, self.recipe.seed)
-        try:
-            return Standing.of(saved.progress)
-        except ValueError as e:
-            raise fail(f"{saved.origin} cannot be gone on from: {e}") from None
+        return stood(saved)
 
     @property
     def standing(self) -> Standing:

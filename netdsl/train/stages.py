@@ -11,10 +11,11 @@ from netdsl.language.program import Program
 from netdsl.train import checkpoint
 from netdsl.train.checkpoint import SUFFIX, Checkpoint
 from netdsl.train.fit import check_recipe
+from netdsl.train.job import prepare
 from netdsl.train.loop import Result, Trainer
 from netdsl.train.recipe import resolve, stages
 from netdsl.train.resume import last
-from netdsl.train.standing import Standing
+from netdsl.train.standing import stood
 from netdsl.train.written import recipe_text, written_out
 from netdsl.types import Backend
 
@@ -36,15 +37,15 @@ def run_stages(
     *before, _ = stages(program, name)
     for stage in (*before, name):
         check_recipe(program, stage)
-    start: Checkpoint | None = None
-    first: Trainer | None = None
     if not before or saved is not None:
-        first = Trainer(program, name, backend, data, start, saved)
+        only = Trainer(program, name, backend, data, saved=saved)
+        return only, run(only, out if isinstance(out, Path) else out())
+    for stage in (*before, name):  # what is wrong with the data of a later one is told now
+        prepare(program, stage, data)
     folder = out if isinstance(out, Path) else out()
-    if first is not None:
-        return first, run(first, folder)
     text = format_file(written_out(program, name))
     write_atomically(folder / "recipe.net", recipe_text(name, text).encode())
+    start: Checkpoint | None = None
     for stage in before:
         start = _stage(program, str(stage), backend, data, folder / str(stage), run, start)
     trainer = Trainer(program, name, backend, data, start)
@@ -62,9 +63,7 @@ def _stage(
 ) -> Checkpoint:
     """The best weights of a stage, which is run as far as it has not been yet."""
     saved, best = last(out), out / f"best{SUFFIX}"
-    if saved is not None and best.is_file():
-        recipe = resolve(saved.program())
-        if Standing.of(saved.progress).finished(recipe):
-            return checkpoint.load(best)
+    if saved is not None and best.is_file() and stood(saved).finished(resolve(program, name)):
+        return checkpoint.load(best)
     run(Trainer(program, name, backend, data, start, saved), out)
     return checkpoint.load(best)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from netdsl.errors import fail
+from netdsl.train.checkpoint import Checkpoint
 from netdsl.train.recipe import Recipe
 from netdsl.train.schedules import Moment, rate_factor
 
@@ -100,6 +102,14 @@ class Standing:
     def ema_rate(self, decay: float) -> float:
         """How far the average of the weights goes towards them: at first all the way."""
         return 1 - min(decay, self.update / (9 + self.update))
+
+
+def stood(saved: Checkpoint) -> Standing:
+    """Where the run of a checkpoint stood. Raises NetError where that cannot be known."""
+    try:
+        return Standing.of(saved.progress)
+    except ValueError as e:
+        raise fail(f"{saved.origin} cannot be gone on from: {e}") from None
 
 
 def _number(value: Any) -> bool:
