@@ -140,6 +140,12 @@ _ALSO_CALLED = {
     "p": "rate",
     "val": "validation",
     "grad_clip": "clip",
+    "scheduler": "schedule",
+    "lr_schedule": "schedule",
+    "early_stop": "patience",
+    "early_stopping": "patience",
+    "grad_accumulation": "accumulate",
+    "augmentation": "augment",
 }
 _ADVICE = {
     "activation": "activations are layers of their own: `conv(...) -> relu`",

@@ -159,6 +159,26 @@ class Many:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """A list of pairs: `[("s3.*", 0.1), ("s4.*", 0.5)]`."""
+
+    first: Kind
+    second: Kind
+
+    def accept(self, value: Value) -> tuple[tuple[Any, Any], ...]:
+        entries = value if isinstance(value, tuple) else (value,)
+        try:
+            return tuple(self._pair(entry) for entry in entries)
+        except Mismatch as wanted:
+            raise Mismatch(f"a list of pairs, each of {wanted}") from None
+
+    def _pair(self, entry: Value) -> tuple[Any, Any]:
+        if not isinstance(entry, tuple) or len(entry) != 2:
+            raise Mismatch("two values")
+        return self.first.accept(entry[0]), self.second.accept(entry[1])
+
+
+@dataclass(frozen=True)
 class OneOf:
     """Whatever the first fitting kind accepts."""
 

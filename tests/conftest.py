@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # workers run side by side
+os.environ["NETDSL_MIRROR"] = "http://127.0.0.1:9"  # no test fetches anything from elsewhere
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,3 +48,24 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data sets in {folder}; set NETDSL_DATA to run this")
     return folder
+
+
+@pytest.fixture
+def netdsl(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Any:
+    """Runs a command in an empty folder: (exit code, standard output, standard error)."""
+    from netdsl import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["netdsl", *args])
+        with pytest.raises(SystemExit) as e:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        assert isinstance(e.value.code, int)
+        return e.value.code, out, err
+
+    return run

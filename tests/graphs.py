@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,11 +10,10 @@ from netdsl.ir.builder import Builder, float_of
 from netdsl.ir.grad import grad
 from netdsl.ir.verify import verify
 from netdsl.language.elaborate import Settings, elaborate
-from netdsl.language.program import load
+from netdsl.language.parse import parse
+from netdsl.language.program import load, program
 from netdsl.ops.op import Draw
 from netdsl.runtime.state import draw as initial
-from netdsl.train.losses import LOSSES
-from netdsl.train.optimizers import OPTIMIZERS
 from netdsl.train.recipe import Recipe, resolve
 from netdsl.train.step import training_graph
 from netdsl.types import Array, Graph, Node, TensorType
@@ -37,24 +35,20 @@ def step_of(path: str, net: str, batch: int, dtype: str = "float32") -> Graph:
     return training_graph(network, plain_recipe())
 
 
+RECIPE = """
+net any { input(1x1x1); fc(2) }
+data { source = digits }
+train {
+  optimizer = sgd(lr=0.1, momentum=0.9, weight_decay=1e-4)
+  loss = cross_entropy(smoothing=0.1)
+}
+"""
+
+
 @cache
 def plain_recipe() -> Recipe:
-    """Cross-entropy and momentum, without a file."""
-    recipe = resolve(load(str(ROOT / "models" / "digits.net")))
-    sgd = replace(
-        recipe.optimizer,
-        name="sgd",
-        record=OPTIMIZERS["sgd"],
-        arguments={
-            "lr": 0.1,
-            "momentum": 0.9,
-            "nesterov": False,
-            "weight_decay": 1e-4,
-            "no_decay": (),
-        },
-    )
-    loss = replace(recipe.loss, record=LOSSES["cross_entropy"], arguments={"smoothing": 0.1})
-    return replace(recipe, optimizer=sgd, loss=loss)
+    """Cross-entropy, momentum and weight decay."""
+    return resolve(program(parse(RECIPE)))
 
 
 def values_for(graph: Graph, seed: int = 0) -> dict[str, Array]:

@@ -13,31 +13,11 @@ from typing import Any
 
 import pytest
 
-from netdsl import cli
 from tests.conftest import ROOT
 
 MODELS = ROOT / "models"
 DIGITS = str(MODELS / "digits.net")
 LENET = str(MODELS / "lenet.net")
-
-
-@pytest.fixture
-def netdsl(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Any:
-    """Runs a command in an empty folder: (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["netdsl", *args])
-        with pytest.raises(SystemExit) as e:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        assert isinstance(e.value.code, int)
-        return e.value.code, out, err
-
-    return run
 
 
 def test_help_teaches_with_an_example_for_each_command(netdsl: Any) -> None:
@@ -197,6 +177,20 @@ def test_cuda_without_cupy_says_what_to_install(
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_interrupts(how: int) -> None:
+    from netdsl.cli.interrupt import asking
+
+    before = signal.getsignal(how)
+    with asking() as asked:
+        assert not asked()
+        os.kill(os.getpid(), how)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), how)
+    assert signal.getsignal(how) == before
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_ends_with_130(tmp_path: Path, how: int) -> None:
     args = [sys.executable, "-m", "netdsl", "train", DIGITS, "--set", "train.epochs=100000"]
     with subprocess.Popen(args, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
@@ -208,8 +202,40 @@ def test_an_interrupted_run_ends_with_130(tmp_path: Path, how: int) -> None:
         os.kill(process.pid, how)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
+    assert "go on with `netdsl train --resume runs/digits-1`" in err
     assert "interrupted" in err
     assert "Traceback" not in err
     from netdsl.train import checkpoint
 
     assert checkpoint.load(last).progress["epoch"] >= 1
+
+
+def test_overfit_tells_the_first_loss_and_the_last(netdsl: Any, tmp_path: Path) -> None:
+    code, out, _ = netdsl("train", DIGITS, "--overfit", "--device", "reference")
+    assert code == 0
+    assert "a net that knows nothing has 2.3026" in out
+    assert "accuracy 100.00%" in out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_watch_writes_by_layer(netdsl: Any, tmp_path: Path) -> None:
+    args = ("--set", "train.epochs=1", "--watch", "gradients,activations", "--watch-every", "20")
+    assert netdsl("train", DIGITS, *args)[0] == 1
+    lines = (tmp_path / "runs" / "digits-1" / "metrics.jsonl").read_text().splitlines()
+    looks = [x for x in map(json.loads, lines) if "watched_at" in x]
+    assert [x["watched_at"] for x in looks] == [0, 20]
+    assert set(looks[0]["activations"]["conv1.relu1"]) == {"norm", "mean", "deviation", "dead"}
+    assert netdsl("train", DIGITS, "--watch", "weights")[0] == 2
+
+
+def test_resume_is_told_what_it_goes_on_with(netdsl: Any, tmp_path: Path) -> None:
+    for args in (("--resume", "nowhere"), (DIGITS, "--resume", "runs"), ()):
+        code, _, err = netdsl("train", *args)
+        assert code == 2
+        assert err.startswith("error: ")
+    assert netdsl("train", DIGITS, "--set", "train.epochs=1", "--out", "a")[0] == 1
+    code, _, err = netdsl("train", "--resume", "a", "--set", "train.epochs=2")
+    assert code == 1
+    assert "train.epochs = 2, was 1" in err
+    assert "epoch 2/2" in err
+    assert "train.epochs = 2 (was 1)" in (tmp_path / "a" / "recipe.net").read_text()

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from netdsl.backends import DEVICES
-from tests.test_cli import DIGITS, LENET, MODELS, netdsl
+from tests.test_cli import DIGITS, LENET, MODELS
 
 RESNET = f"{MODELS / 'resnet.net'}:resnet20"
-__all__ = ["netdsl"]
 
 
 def test_compile_tells_what_it_saved(netdsl: Any) -> None:

@@ -397,7 +397,8 @@ def test_one_name_for_two_blocks_of_two_files_is_refused(tmp_path: Path) -> None
 
 def test_a_run_s_text_spells_out_every_default_and_means_the_same() -> None:
     from netdsl.language.format import format_file
-    from netdsl.train.recipe import SIGNATURE, resolve, written_out
+    from netdsl.train.recipe import SIGNATURE, resolve
+    from netdsl.train.written import written_out
 
     text = (
         "net first { input(8x8x1); fc(10) }\nnet second(w=4) { input(8x8x1); fc(w) -> fc(10) }\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from netdsl.errors import NetError
+from netdsl.insight.check import check_program
 from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import program
@@ -34,10 +35,14 @@ def test_the_language_in_a_minute_parses() -> None:
     assert len(parse(BLOCKS[1]).items) == 2
 
 
+def test_the_recipes_that_are_shown_are_sound() -> None:
+    assert check_program(program(parse(BLOCKS[2]))) == (["small"], [])
+
+
 def test_the_error_that_is_shown_is_the_error_that_is_told() -> None:
     text = (ROOT / "models" / "resnet.net").read_text()
     wrong = text.replace("      | shortcut(4*c, stride) }", "      | identity }")
     assert wrong != text
     with pytest.raises(NetError) as e:
         elaborate(program(parse(wrong, "models/resnet.net")))
-    assert e.value.diagnostics[0].render() + "\n" == BLOCKS[2]
+    assert e.value.diagnostics[0].render() + "\n" == BLOCKS[3]

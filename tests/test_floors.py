@@ -14,6 +14,7 @@ FLOORS = [
     "files",
     "values",
     "kinds",
+    "globs",
     "signature",
     "types",
     "ops",

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from netdsl.globs import matches
 from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
-from netdsl.train.optimizers import OPTIMIZERS, Update, matches, update
+from netdsl.train.optimizers import OPTIMIZERS, Update, update
 from netdsl.types import Graph, TensorType
 from netdsl.values import Argument
 

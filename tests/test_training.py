@@ -17,8 +17,9 @@ from netdsl.language.program import Program, program
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
+from netdsl.train.expect import judge
 from netdsl.train.loop import Result, Trainer
-from netdsl.train.recipe import judge, resolve
+from netdsl.train.recipe import resolve
 from netdsl.train.step import evaluation_graph, training_graph
 from netdsl.train.use import Trained
 
@@ -119,8 +120,15 @@ def test_pictures_are_predicted_as_the_test_set_is(run: Any, tmp_path: Path) -> 
 
 def test_expectations_are_judged() -> None:
     recipe = resolve(read())
-    assert [m.ok for m in judge(recipe, {"val_accuracy": 0.6})] == [True]
-    assert [m.ok for m in judge(recipe, {"val_accuracy": 0.4})] == [False]
+    assert [m.ok for m in judge(recipe.expectations, {"val_accuracy": 0.6})] == [True]
+    assert [m.ok for m in judge(recipe.expectations, {"val_accuracy": 0.4})] == [False]
+
+
+def test_what_was_not_measured_meets_no_expectation() -> None:
+    recipe = resolve(read())
+    (met,) = judge(recipe.expectations, {"val_accuracy": None, "train_loss": 0.1})
+    assert not met.ok
+    assert met.found == "val_accuracy was not measured"
 
 
 def test_the_loss_falls_on_a_repeated_batch() -> None:
@@ -264,3 +272,16 @@ def test_lenet_on_mnist_after_one_epoch(data_dir: Path, tmp_path: Path) -> None:
     result = trainer.run(tmp_path, lambda p: None, lambda m: None)
     assert result.metrics["test_images"] == 10_000
     assert result.metrics["test_accuracy"] >= 0.97
+
+
+@pytest.mark.slow
+def test_a_small_net_learns_four_thousand_pictures(data_dir: Path, tmp_path: Path) -> None:
+    from netdsl.language.override import override
+    from tests.conftest import ROOT
+
+    file = parse((ROOT / "models" / "cifar.net").read_text())
+    p = program(override(file, ["train.epochs=5"]))
+    trainer = Trainer(p, None, REFERENCE, str(data_dir))
+    assert (len(trainer.job.train), len(trainer.job.validation)) == (3500, 500)
+    result = trainer.run(tmp_path, lambda p: None, lambda m: None)
+    assert result.metrics["val_accuracy"] > 0.35

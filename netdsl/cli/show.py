@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from netdsl.insight.compare import Difference
     from netdsl.insight.expectations import TestResult
     from netdsl.insight.explain import Change, Compiled
     from netdsl.insight.summary import Summary
+    from netdsl.train.dryrun import DryRun
     from netdsl.train.loop import Progress as Standing
     from netdsl.train.loop import Result, Trainer
+    from netdsl.train.overfit import Overfit
     from netdsl.train.use import Report
+    from netdsl.train.watch import Watching
 
 
 def wide_console() -> Console:
@@ -61,7 +66,13 @@ def _bytes(n: int) -> str:
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
-def with_progress(trainer: Trainer, out: Path, quiet: bool) -> Result:
+def with_progress(
+    trainer: Trainer,
+    out: Path,
+    quiet: bool,
+    asked: Callable[[], bool] = lambda: False,
+    watching: Watching | None = None,
+) -> Result:
     """Runs a trainer with a bar that shows loss, images/s and the time left, on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -88,7 +99,7 @@ def with_progress(trainer: Trainer, out: Path, quiet: bool) -> Result:
             if not quiet:
                 bar.console.print(_epoch_line(m, trainer.recipe.epochs), soft_wrap=True)
 
-        return trainer.run(out, watch, tell)
+        return trainer.run(out, watch, tell, asked, watching)
 
 
 def _epoch_line(m: dict[str, Any], epochs: int) -> str:
@@ -96,6 +107,63 @@ def _epoch_line(m: dict[str, Any], epochs: int) -> str:
     if m["val_accuracy"] is not None:
         line += f"  val loss {m['val_loss']:.4f}  val accuracy {m['val_accuracy']:.2%}"
     return f"{line}  {m['images_per_second']:,.0f} images/s  {m['seconds']:.1f} s"
+
+
+def show_difference(found: Difference) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", *found.nets):
+        table.add_column(heading, overflow="fold", justify="left")
+    for what, (a, b) in (("params", found.params), ("MACs", found.macs)):
+        table.add_row(what, f"{a:,}", f"{b:,}")
+    for title, changes in (("layers", found.layers), ("weights", found.weights)):
+        if changes:
+            table.add_row(f"\n{title} that differ")
+        for c in changes:
+            table.add_row(f"  {c.name}", c.a or "-", c.b or "-")
+    console = wide_console()
+    console.print(table)
+    if found.same:
+        console.print("\nthe nets are the same")
+    of = len(found.transfers) + len(found.weights)
+    console.print(
+        f"\n{len(found.transfers)} of {of} weights transfer, {found.transferred:,} learnable "
+        f"values: {_listed(found.transfers)}"
+    )
+
+
+def show_dry_run(found: DryRun) -> None:
+    print(found.recipe)
+    print(f"{found.images:,} images to learn from, {found.validation:,} held out")
+    steps = found.steps * found.epochs
+    print(f"{found.epochs} epochs of {found.steps:,} steps: {steps:,} steps")
+    print(f"{found.learnt:,} of {found.params:,} parameters are learnt")
+    m = found.memory
+    print(
+        f"memory: weights {_bytes(m.weights)}, states beside them {_bytes(m.beside)}, "
+        f"one step {_bytes(m.step)}; {_bytes(m.total)} in all"
+    )
+    for g in found.globs:
+        print(f'{g.key} "{g.glob}": {_listed(g.weights)}')
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """Names, the middle of a long list left out."""
+    if len(names) > 8:
+        names = (*names[:4], f"... {len(names) - 6} more ...", *names[-2:])
+    return ", ".join(names) or "nothing"
+
+
+def show_overfit(found: Overfit) -> None:
+    knows = f"; a net that knows nothing has {found.expected:.4f}" if found.expected else ""
+    print(f"first loss {found.first:.4f}{knows}" + (", far from it" if found.odd else ""))
+    print(
+        f"after {found.steps} steps on one batch of {found.images}: "
+        f"loss {found.last:.4f}, accuracy {found.accuracy:.2%}"
+    )
+    if not found.ok:
+        print("a sound net learns one batch by heart: look at the rate, the labels, the last layer")
 
 
 def show_confusion(report: Report) -> None:

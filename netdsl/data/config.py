@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError, fail
 from netdsl.ir.builder import Builder
@@ -68,6 +69,12 @@ SIGNATURE = Signature(
             None,
             "mnist, imagenet, ..., or by(mean=[...], std=[...]); part of the graph",
         ),
+        Param(
+            "augment",
+            Many(OneFrom("augmentation", AUGMENTATIONS)),
+            (),
+            "changes of the training images, one after the other",
+        ),
     ),
     noun="key",
 )
@@ -81,6 +88,7 @@ class DataConfig:
     batch: int
     validation: int | float
     normalize: Chosen | None
+    augment: tuple[Chosen, ...]
 
     def prepare(self, b: Builder, pixels: Node) -> Node:
         """Bytes to floats: scaled to [0, 1], then centred and scaled by the statistics."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
+from netdsl.data.augment import augmenter
 from netdsl.errors import fail
+from netdsl.signature import Chosen
 from netdsl.types import Array
 
 
@@ -35,7 +38,12 @@ class Dataset:
     read_test: Callable[[], Samples] | None = None
 
 
-def _rng(*key: int) -> np.random.Generator:
+_SPLIT, _AUGMENTED = 2**32, 2**33
+"""Second keys beyond every epoch's number."""
+
+
+def rng(*key: int) -> np.random.Generator:
+    """A generator that two numbers determine."""
     return np.random.Generator(np.random.Philox(key=np.array(key, dtype=np.uint64)))
 
 
@@ -47,7 +55,7 @@ def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, 
         raise fail(f"a share of {held_out} of {n:,} samples is none", help="0 holds none out")
     if count >= n:
         raise fail(f"{count:,} samples cannot be held out of {n:,}")
-    order = _rng(seed, 2**32).permutation(n)
+    order = rng(seed, _SPLIT).permutation(n)
     return samples.take(np.sort(order[count:])), samples.take(np.sort(order[:count]))
 
 
@@ -60,13 +68,30 @@ class Batch:
     weights: Array
 
 
-def training_batches(samples: Samples, size: int, seed: int, epoch: int) -> Iterator[Batch]:
-    """A pass in an order that depends on seed and epoch alone; the incomplete batch is dropped."""
-    order = _rng(seed, epoch).permutation(len(samples))
+def training_batches(
+    samples: Samples,
+    size: int,
+    seed: int,
+    epoch: int,
+    begin: int = 0,
+    augment: Sequence[Chosen] = (),
+) -> Iterator[Batch]:
+    """A pass in an order that depends on seed and epoch alone, from its `begin`-th image on; the
+    incomplete batch is dropped. What `augment` does to an image depends on seed, epoch and image
+    alone."""
+    order = rng(seed, epoch).permutation(len(samples))
+    change = augmenter(augment, rng(seed, _AUGMENTED + epoch), len(samples))
     ones = np.ones(size, dtype=np.float32)
-    for start in range(0, len(samples) - size + 1, size):
-        part = samples.take(order[start : start + size])
-        yield Batch(part.images, part.labels, ones)
+    for start in range(begin, len(samples) - size + 1, size):
+        index = order[start : start + size]
+        part = samples.take(index)
+        yield Batch(change(part.images, index), part.labels, ones)
+
+
+def grouped(batches: Iterator[Batch], size: int) -> Iterator[tuple[Batch, ...]]:
+    """Batches in groups; the incomplete group is dropped."""
+    while len(group := tuple(islice(batches, size))) == size:
+        yield group
 
 
 def evaluation_batches(samples: Samples, size: int) -> Iterator[Batch]:

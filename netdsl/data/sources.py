@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from netdsl.data.idx import find, idx_shape, read_idx
+from netdsl.data.cifar import cifar10
+from netdsl.data.mnist import idx_source
+from netdsl.data.npz import arrays
 from netdsl.data.samples import Dataset, Samples
+from netdsl.data.source import DataSource
 from netdsl.errors import fail
-from netdsl.kinds import Nothing, OneOf, Text
-from netdsl.signature import Param, Signature
-from netdsl.types import dims
-
-
-@dataclass(frozen=True)
-class DataSource:
-    """`load(folder, **arguments)` reads a dataset; `folder` is what `--data` gave, if anything.
-
-    `image` and `classes` are known before anything is read.
-    """
-
-    signature: Signature
-    load: Callable[..., Dataset]
-    image: tuple[int, int, int]
-    classes: tuple[str, ...]
-    doc: str = ""
-
-
-def cache_folder() -> Path:
-    """Where data sets are kept: $NETDSL_CACHE, else the user's cache folder."""
-    own = os.environ.get("NETDSL_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(own) if own else (Path(base) if base else Path.home() / ".cache") / "netdsl"
-
+from netdsl.signature import Signature
 
 _DIGITS = tuple(map(str, range(10)))
 
@@ -63,65 +38,6 @@ _FASHION = (
     *["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag"],
     "Ankle boot",
 )
-_FILES = {
-    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-}
-
-
-def _idx(name: str, classes: tuple[str, ...], folder: Path | None, path: str | None) -> Dataset:
-    here = _locate(name, folder, path)
-    _check_headers(here)
-    read = partial(_idx_pair, here, len(classes))
-    return Dataset(read(*_FILES["train"]), classes, lambda: read(*_FILES["test"]))
-
-
-def _check_headers(folder: Path) -> None:
-    """Raises NetError where a file announces another size than it should; the test set too is
-    looked at before anything is trained on."""
-    for images_name, labels_name in _FILES.values():
-        shape = idx_shape(folder, images_name, 3)
-        labels = idx_shape(folder, labels_name, 1)[0]
-        if shape[1:] != (28, 28):
-            raise fail(f"{folder / images_name} holds images of {dims(shape[1:])}, not 28x28")
-        if shape[0] != labels:
-            raise fail(
-                f"{folder}: {shape[0]:,} images in {images_name}, {labels:,} in {labels_name}"
-            )
-        if not labels:
-            raise fail(f"{folder / images_name} holds no images")
-
-
-def _locate(name: str, folder: Path | None, path: str | None) -> Path:
-    """The folder that holds the four files: the one given, or one in the cache folder."""
-    given = folder or (Path(path) if path else None)
-    cached = cache_folder() / name
-    places = [given, given / name] if given else [cached]
-    for place in places:
-        if find(place, _FILES["train"][0]):
-            return place
-    files = ", ".join(f"{f}.gz" for pair in _FILES.values() for f in pair)
-    where = f"in {given}" if given else f"in {cached}"
-    raise fail(
-        f"the files of `{name}` are not {where}",
-        help=f"put {files} there, or give their folder with `--data DIR`",
-    )
-
-
-def _idx_pair(folder: Path, classes: int, images_name: str, labels_name: str) -> Samples:
-    images = read_idx(folder, images_name, 3)[..., None]
-    labels = read_idx(folder, labels_name, 1).astype(np.int32)
-    if labels.max() >= classes:
-        raise fail(f"{folder / labels_name} holds a label {labels.max()} of {classes} classes")
-    return Samples(images, labels)
-
-
-def _idx_source(name: str, classes: tuple[str, ...], doc: str) -> DataSource:
-    path = Param("path", OneOf((Text(), Nothing())), None, "folder of the four files")
-    return DataSource(
-        Signature(name, (path,)), partial(_idx, name, classes), (28, 28, 1), classes, doc
-    )
-
 
 SOURCES: dict[str, DataSource] = {
     source.signature.name: source
@@ -133,12 +49,32 @@ SOURCES: dict[str, DataSource] = {
             _DIGITS,
             "1,797 digits of 8x8 pixels; nothing to download",
         ),
-        _idx_source("mnist", _DIGITS, "70,000 digits of 28x28 pixels (LeCun et al. 1998)"),
-        _idx_source(
+        idx_source(
+            "mnist",
+            _DIGITS,
+            "70,000 digits of 28x28 pixels (LeCun et al. 1998)",
+            "https://storage.googleapis.com/cvdf-datasets/mnist",
+            (
+                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+            ),
+        ),
+        idx_source(
             "fashion_mnist",
             _FASHION,
             "70,000 pictures of clothes, 28x28 (Xiao et al. 2017)",
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
+            (
+                "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+                "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+                "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+            ),
         ),
+        cifar10(),
+        arrays(),
     )
 }
 

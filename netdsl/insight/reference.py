@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.config import SIGNATURE as DATA
 from netdsl.data.config import STATISTICS
 from netdsl.data.sources import SOURCES
@@ -12,10 +13,11 @@ from netdsl.language.evaluate import FUNCTIONS
 from netdsl.layers import LAYERS, Layer
 from netdsl.layers.init import INITS
 from netdsl.signature import REQUIRED, Param, Signature
+from netdsl.train.expect import METRICS
 from netdsl.train.losses import LOSSES
 from netdsl.train.optimizers import OPTIMIZERS
-from netdsl.train.recipe import METRICS
 from netdsl.train.recipe import SIGNATURE as TRAIN
+from netdsl.train.schedules import SCHEDULES
 from netdsl.values import show
 
 
@@ -36,7 +38,15 @@ in a file: `train fast { epochs = 2 }` begins from the unnamed `train` and chang
 `expect CONDITION` lines in `train` are judged when the run is over (exit code 1 where one fails),
 with the metrics """
     + ", ".join(f"`{m}`" for m in METRICS)
-    + "."
+    + """.
+
+`after = head` runs the recipe `head` first, in a directory of its name within the run's, and begins
+from its best weights (only the last recipe's expectations are judged);
+`init = weights("FILE", except="head.*")` begins from those of another run. Weights are named by
+their paths, as in `freeze = "stem.*"`; `*` crosses dots, and a glob that matches nothing is an error
+(but in `no_decay`). What is frozen has no gradient and no update, and a batch normalisation whose
+statistics are frozen uses them as they are. Epochs count from 0 in a schedule: `step(at=[30, 60])`
+lowers the rate when 30 and 60 epochs are over; `warmup` may be a part of one."""
 )
 
 _EXPRESSIONS = (
@@ -73,8 +83,10 @@ def sections_table() -> str:
         parts.append(_table(f"`{signature.name}` key and default", rows))
     tables: tuple[tuple[str, Mapping[str, Any]], ...] = (
         ("Sources", SOURCES),
+        ("Augmentations", AUGMENTATIONS),
         ("Losses", LOSSES),
         ("Optimizers", OPTIMIZERS),
+        ("Schedules", SCHEDULES),
     )
     for title, table in tables:
         parts.append(_table(title, [(_call(r.signature, False), r.doc) for r in table.values()]))

@@ -25,13 +25,15 @@ LARGEST_TENSOR = 2**40
 @dataclass(frozen=True)
 class Settings:
     """How a net is elaborated. `prepare` turns what the data gives (of type `pixels`) into what
-    the net sees; it becomes part of the graph."""
+    the net sees; it becomes part of the graph. `frozen` holds globs of states that training leaves
+    as they are."""
 
     batch: int = 1
     training: bool = False
     dtype: str = "float32"
     pixels: str | None = None
     prepare: Callable[[Builder, Node], Node] | None = None
+    frozen: tuple[str, ...] = ()
 
 
 class TooMuch(Exception):
@@ -113,7 +115,8 @@ class Draft:
         frame: Frame,
     ) -> Flow:
         """Emits a layer's nodes. Raises NetError with the chains that lead to it."""
-        site = Site(self.b, names.path, names.weights, self.settings.training)
+        settings = self.settings
+        site = Site(self.b, names.path, names.weights, settings.training, settings.frozen)
         before = len(self.b.nodes)
         nodes = [f.node for f in flows]
         try:

@@ -48,7 +48,7 @@ def elaborate(
 
 
 _INPUT = Signature("input", (Param("shape", Shape()),))
-_STEP_INPUTS = ("labels", "weights", "lr", "step", "seed")
+_STEP_INPUTS = ("labels", "weights", "lr", "step", "update", "seed", "ema_rate")
 _OUTPUT = Signature("output", (Param("weight", Number(), 1.0),))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from netdsl.errors import fail
+from netdsl.globs import any_matches
 from netdsl.ir.builder import Builder
 from netdsl.layers.init import Fans, Init
 from netdsl.signature import Chosen, Signature
@@ -32,13 +33,15 @@ class Site:
     """One place in a network: the builder, the paths of its states, training or not.
 
     `weights` is the path under which learnable values that are shared between uses live; `path`
-    the one of this very use. They differ only under `shared`.
+    the one of this very use. They differ only under `shared`. `freeze` holds globs of states that
+    training leaves as they are.
     """
 
     b: Builder
     path: str
     weights: str
     training: bool
+    freeze: tuple[str, ...] = ()
     updates: dict[str, Node] = field(default_factory=dict)
 
     def param(
@@ -70,6 +73,10 @@ class Site:
                 help="a shared chain needs the same channels wherever it is used",
             )
         return self.b.state(path, kind, law, trainable)
+
+    def frozen(self, name: str) -> bool:
+        """Whether a buffer of this layer stays as it is."""
+        return any_matches(f"{self.path}.{name}", self.freeze)
 
     def update(self, state: Node, value: Node) -> None:
         """`value` replaces `state` at the end of a training step."""

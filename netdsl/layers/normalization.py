@@ -25,13 +25,14 @@ def _scaled(site: Site, x: Node, affine: bool, gamma: Chosen, beta: Chosen) -> N
 
 def _batchnorm(site: Site, x: Node, momentum: float, eps: float, **scale: Any) -> Node:
     """Ioffe & Szegedy 2015. Training uses the batch's moments and moves the running ones towards
-    them by `momentum` (unbiased variance); otherwise the running ones are used."""
+    them by `momentum` (unbiased variance); otherwise, and where they are frozen, the running ones
+    are used."""
     b = site.b
     axes = tuple(range(x.type.rank - 1))
     c = channels(x)
     mean = site.buffer("running_mean", (c,), 0.0)
     variance = site.buffer("running_var", (c,), 1.0)
-    if site.training:
+    if site.training and not site.frozen("running_mean"):
         m = _batch_moments(site, x, axes, mean, variance, momentum)
     else:
         rows = [b.reshape(v, shape=(1, c)) for v in (mean, variance)]

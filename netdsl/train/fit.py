@@ -7,6 +7,7 @@ from netdsl.language.elaborate import elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.train.recipe import Recipe, resolve
+from netdsl.train.start import adopted
 from netdsl.train.step import training_graph
 from netdsl.types import dims
 
@@ -17,10 +18,40 @@ def check_recipe(program: Program, name: str | None) -> Network:
     recipe = resolve(program, name)
     network = elaborate(program, recipe.net, recipe.settings(training=True))
     source = recipe.data.source.record
-    check_fit(network, source.image, source.classes)
+    if source.image is not None:
+        check_images(network, source.image)
+    if source.classes is not None:
+        check_classes(network, source.classes)
     check_loss(network, recipe)
+    check_norms(network, recipe)
     training_graph(network, recipe)
+    if recipe.after is not None:
+        _check_stage(program, recipe, network)
     return network
+
+
+def _check_stage(program: Program, recipe: Recipe, network: Network) -> None:
+    """Raises NetError where the net of the recipe before has other weights."""
+    assert recipe.after is not None
+    before = resolve(program, recipe.after)
+    given = elaborate(program, before.net, before.settings(training=False))
+    shapes = {n.name: n.type.shape for n in given.graph.states}
+    origin = f"`{given.name}`, which `{recipe.after}` trains,"
+    adopted(network.graph.states, shapes, (), origin, recipe.spans.get("after"))
+
+
+def check_norms(network: Network, recipe: Recipe) -> None:
+    """Raises NetError where batch normalisation would look at one image alone: what it learns in
+    training is then not what evaluation does."""
+    renewed = [n for n in network.graph.updates if n.endswith(".running_mean")]
+    if recipe.data.batch == 1 and renewed:
+        layer = renewed[0].removesuffix(".running_mean")
+        raise fail(
+            f"batch normalisation over a batch of one image (`{layer}`)",
+            network.graph[renewed[0]].span,
+            help="use `groupnorm` or `layernorm`, which do not look at the batch, or a larger "
+            "`batch`; `accumulate` does not help, each batch is normalised by itself",
+        )
 
 
 def single_input(network: Network) -> str:
@@ -32,19 +63,22 @@ def single_input(network: Network) -> str:
     return images[0].name
 
 
-def check_fit(network: Network, image: tuple[int, ...], classes: tuple[str, ...]) -> None:
-    """Raises NetError where images or classes do not fit the net."""
-    check_images(network, image)
+def check_fit(
+    network: Network, image: tuple[int, ...], classes: tuple[str, ...], file: str | None = None
+) -> None:
+    """Raises NetError where images or classes do not fit the net; `file` is what they are of."""
+    check_images(network, image, file)
     check_classes(network, classes)
 
 
-def check_images(network: Network, image: tuple[int, ...]) -> None:
+def check_images(network: Network, image: tuple[int, ...], file: str | None = None) -> None:
     """Raises NetError where images of this shape do not fit the net's input."""
     wanted = network.graph[single_input(network)]
     if image != wanted.type.shape[1:]:
         given = dims(image)
         raise fail(
-            f"the images are {given}, the net wants {dims(wanted.type.shape[1:])}",
+            f"the images{f' of {file}' if file else ''} are {given}, the net wants "
+            f"{dims(wanted.type.shape[1:])}",
             wanted.span,
             help=f"begin the net with `input({given})`, or choose another source",
         )
@@ -68,7 +102,8 @@ def check_loss(network: Network, recipe: Recipe) -> None:
         out = network.graph[name]
         while out.op == "reshape":
             out = network.graph[out.args[0]]
-        if recipe.loss.name == "cross_entropy" and out.op in ("softmax", "log_softmax"):
+        names = [chosen.name for chosen, _ in recipe.loss.terms]
+        if "cross_entropy" in names and out.op in ("softmax", "log_softmax"):
             raise fail(
                 f"`cross_entropy` takes plain scores, the net ends with `{out.op}`",
                 out.span,

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from netdsl import __version__
-from netdsl.data import sources
-from netdsl.data.samples import Dataset, Samples, split, training_batches
-from netdsl.errors import fail
-from netdsl.files import write_atomically
-from netdsl.language.elaborate import elaborate
-from netdsl.language.format import format_file
+from netdsl.data.samples import Batch, Samples, evaluation_batches
+from netdsl.errors import NetError
+from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.plan.backend import Backend
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
-from netdsl.train.compile import compile_evaluation, compile_step
-from netdsl.train.fit import check_fit, check_loss, single_input
-from netdsl.train.metrics import Record, Score, evaluate, mean
-from netdsl.train.recipe import resolve, written_out
+from netdsl.train.checkpoint import Checkpoint, usable
+from netdsl.train.guard import Fault, fault_of, stopped
+from netdsl.train.job import EVALUATION_BATCH, Job, prepare
+from netdsl.train.keeper import KEPT, Keeper
+from netdsl.train.metrics import Score, evaluate
+from netdsl.train.standing import CLOCK, Standing, stood
+from netdsl.train.start import adopted, beginning, shapes
+from netdsl.train.step import SUMS
+from netdsl.train.stepper import Stepper, Unsound
+from netdsl.train.watch import Watching, watch_graph, watched
 
-EVALUATION_BATCH = 250
-CLOCK = ("seconds", "images_per_second")
-"""Metrics that differ from run to run; weights do not carry them."""
-KEPT = ("recipe.net", "metrics.jsonl", "last.safetensors", "best.safetensors")
-"""The files of a run directory."""
+__all__ = ["KEPT", "Progress", "Result", "Trainer"]
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,15 @@ class Result:
     checkpoint: Path
 
 
+class _Asked(Exception):
+    """Somebody asked that the run stop."""
+
+
 class Trainer:
-    """One run of one recipe. Building it reads the data and checks all that can be wrong, so that
-    a run that starts does not end for a reason that could have been known."""
+    """One run of one recipe. Building it reads the data and checks all that can be wrong.
+
+    It begins from weights drawn anew, from those of `start`, or where the run of `saved` stood.
+    """
 
     def __init__(
         self,
@@ -68,121 +72,181 @@ class Trainer:
         recipe_name: str | None,
         backend: Backend,
         data_folder: str | None = None,
+        start: Checkpoint | None = None,
+        saved: Checkpoint | None = None,
     ) -> None:
-        self.recipe_name = recipe_name
-        self.recipe = recipe = resolve(program, recipe_name)
-        self.net_text = format_file(written_out(program, recipe_name))
-        network = elaborate(program, recipe.net, recipe.settings(training=True))
-        evaluating = elaborate(
-            program, recipe.net, recipe.settings(training=False, batch=EVALUATION_BATCH)
-        )
-        self.image = single_input(network)
-        check_loss(network, recipe)
-        step = compile_step(network, recipe)
-        dataset = sources.load(recipe.data.source, data_folder)
-        check_fit(network, dataset.train.images.shape[1:], dataset.classes)
-        self.dataset: Dataset = dataset
-        self.train, self.validation = split(dataset.train, recipe.data.validation, recipe.seed)
-        self.steps = len(self.train) // recipe.data.batch
-        if self.steps == 0:
-            message = f"a batch of {recipe.data.batch} is more than the {len(self.train)} images"
-            raise fail(message, help="set a smaller `batch` in the data section")
+        self.job: Job = prepare(program, recipe_name, data_folder)
+        self.recipe, self.steps, self.backend = self.job.recipe, self.job.steps, backend
         self.state = State(backend)
-        self.state.initialise(step.states, recipe.seed)
-        self.step = Executor(step, backend, self.state)
-        self.kept = evaluating.graph.states
-        self.evaluation = FoldedExecutor(
-            compile_evaluation(evaluating, recipe), backend, self.state
-        )
+        standing = self._saved(saved) if saved else self._drawn(start)
+        self.changed = saved is not None and saved.net_text != self.job.net_text
+        self.stepper = Stepper(self.job, backend, self.state, standing)
+        self.judging = State(backend) if self.recipe.ema else self.state
+        self.judging.initialise(self.job.evaluation.states, self.recipe.seed)
+        self.evaluation = FoldedExecutor(self.job.folded, backend, self.judging)
+        self.pace: dict[str, float] = {}
 
-    def run(self, out: Path, watch: Watcher, tell: Teller) -> Result:
+    def _drawn(self, start: Checkpoint | None) -> Standing:
+        recipe, states = self.recipe, self.job.network.graph.states
+        if start is not None:
+            given = usable(start.states)
+            self.state.load(given, adopted(states, shapes(given), (), start.origin), start.origin)
+        elif recipe.init is not None:
+            given, wanted = beginning(recipe.init, states, recipe.spans.get("init"))
+            self.state.load(given, wanted, str(recipe.init))
+        self.state.initialise(self.job.step.states, recipe.seed)
+        return Standing()
+
+    def _saved(self, saved: Checkpoint) -> Standing:
+        wanted = [n for n in self.job.step.states if not n.name.endswith(SUMS)]
+        help = f'a new run begins with its weights by `init = weights("{saved.origin}")`'
+        adopted(wanted, shapes(saved.states), (), saved.origin, help=help)
+        self.state.load(saved.states, wanted, saved.origin)
+        self.state.initialise(self.job.step.states, self.recipe.seed)
+        return stood(saved)
+
+    @property
+    def standing(self) -> Standing:
+        return self.stepper.standing
+
+    # ---- the run
+
+    def run(
+        self,
+        out: Path,
+        watch: Watcher,
+        tell: Teller,
+        asked: Callable[[], bool] = lambda: False,
+        watching: Watching | None = None,
+    ) -> Result:
         """Trains to the end. `watch` sees every step, `tell` every epoch's metrics; `out` receives
-        all that the run keeps."""
-        self.out = out
-        header = f"# netdsl {__version__}, train {self.recipe_name or 'section'}\n"
-        write_atomically(self.out / "recipe.net", (header + self.net_text).encode())
-        record = Record(self.out / "metrics.jsonl")
-        best: dict[str, Any] | None = None
-        for epoch in range(self.recipe.epochs):
-            metrics = self._epoch(epoch, watch)
-            record.add(metrics)
-            self._save("last", metrics)
-            if best is None or _quality(metrics) > _quality(best):
-                best = metrics
-                self._save("best", metrics)
-            tell(metrics)
-        assert best is not None
-        final = {"best_epoch": best["epoch"], **best}
-        if self.dataset.read_test is not None:
-            tested = self._test(self.dataset.read_test())
-            record.add({"best_epoch": best["epoch"], **tested})
-            final |= tested
-        return Result(final, self.out / "best.safetensors")
+        all that the run keeps. Where `asked` says so, it saves and raises KeyboardInterrupt.
+        Raises NetError, naming the layer, where the loss is no finite number any more."""
+        self.watch, self.asked = watch, asked
+        self.watching = self._watching(watching) if watching else None
+        self.keeper = Keeper(out, self.job, self.state, self.standing)
+        if self.changed:  # so that a change is not forgotten where the run is cut off again
+            self.keeper.save_last(self.standing)
+        try:
+            while not self.standing.finished(self.recipe):
+                tell(self._epoch())
+            return self._end()
+        except _Asked:
+            self.keeper.save_last(self.standing)
+            raise KeyboardInterrupt from None
+        except Unsound:
+            raise self._stopped() from None
 
-    def _epoch(self, epoch: int, watch: Watcher) -> dict[str, Any]:
-        recipe = self.recipe
-        lr = np.float32(recipe.optimizer.arguments["lr"])
-        losses, hits = [], []
-        started = time.perf_counter()
-        batches = training_batches(self.train, recipe.data.batch, recipe.seed, epoch)
-        for i, batch in enumerate(batches):
-            out = self.step.run(
-                {
-                    self.image: batch.images,
-                    "labels": batch.labels,
-                    "weights": batch.weights,
-                    "lr": np.asarray(lr),
-                    "step": np.asarray(epoch * self.steps + i, dtype=np.int32),
-                    "seed": np.asarray(recipe.seed, dtype=np.int32),
-                }
-            )
-            losses.append(float(out["loss"]))
-            hits.append(float(out["accuracy"]))
-            rate = (i + 1) * recipe.data.batch / (time.perf_counter() - started)
-            watch(Progress(epoch, recipe.epochs, i + 1, self.steps, losses[-1], rate))
+    def _epoch(self) -> dict[str, Any]:
+        stepper, began, started = self.stepper, self.standing, time.perf_counter()
+        rate = stepper.rate()
+        with closing(stepper.groups()) as groups:
+            for group in groups:
+                self._stop_if_asked()
+                stepper.mark()
+                self._look(group[0])
+                rate = stepper.rate()
+                stepper.update(group)
+                self._show(began, started)
+        stepper.check()
         seconds = time.perf_counter() - started
-        validation = self._score(self.validation) if len(self.validation) else None
-        return {
-            "epoch": epoch + 1,
-            "step": (epoch + 1) * self.steps,
-            "train_loss": mean(losses),
-            "train_accuracy": mean(hits),
-            "val_loss": validation.loss if validation else None,
-            "val_accuracy": validation.accuracy if validation else None,
-            "lr": float(lr),
-            "seconds": seconds,
-            "images_per_second": self.steps * recipe.data.batch / seconds,
+        score = self._score(self.job.validation) if len(self.job.validation) else None
+        s = self.standing
+        metrics: dict[str, Any] = {
+            "epoch": s.epoch + 1,
+            "step": s.update,
+            "train_loss": s.loss / s.batches,
+            "train_accuracy": s.hits / s.batches,
+            "val_loss": score.loss if score else None,
+            "val_accuracy": score.accuracy if score else None,
+            "lr": float(rate),
         }
+        self.pace = dict(zip(CLOCK, (seconds, (s.seen - began.seen) / seconds), strict=True))
+        metrics |= self.pace
+        self.keeper.record.add(metrics)
+        stepper.standing = s.with_epoch(metrics)
+        self.keeper.epoch(stepper.standing)
+        return metrics
+
+    def _show(self, began: Standing, started: float) -> None:
+        s = self.standing
+        rate = (s.seen - began.seen) / (time.perf_counter() - started)
+        done, mean = s.seen // self.job.images, s.loss / s.batches
+        self.watch(Progress(s.epoch, self.recipe.epochs, done, self.steps, mean, rate))
+
+    def _stop_if_asked(self) -> None:
+        if self.asked():
+            raise _Asked
+
+    def _stopped(self) -> NetError:
+        epoch, found = self.standing.epoch + 1, self.stepper.fault()
+        where = f"step {found[0]:,} (epoch {epoch})" if found else f"epoch {epoch}"
+        return self._told(found[1] if found else None, where, self.job.network)
+
+    def _told(self, fault: Fault | None, where: str, network: Network) -> NetError:
+        last, rate = self.keeper.last, float(self.stepper.rate())
+        kept = f"{last}, of epoch {self.standing.epoch}" if last.exists() else None
+        return stopped(network, fault, where, rate, kept)
+
+    # ---- watching and measuring
+
+    def _watching(self, watching: Watching) -> tuple[Watching, Executor]:
+        graph = watch_graph(self.job.network, self.recipe, watching.what)
+        return watching, Executor(graph, self.backend, self.state)
+
+    def _look(self, batch: Batch) -> None:
+        """What is watched, written down."""
+        if self.watching is None or self.standing.update % self.watching[0].every:
+            return
+        executor = self.watching[1]
+        out = executor.run(self.stepper.inputs(batch))
+        plain = {k: self.backend.download(v) for k, v in out.items()}
+        found = watched(executor.graph, plain, self.job.network)
+        self.keeper.record.add({"watched_at": self.standing.update, **found})
 
     def _score(self, samples: Samples) -> Score:
-        return evaluate(self.evaluation, self.image, samples, EVALUATION_BATCH)
+        if self.judging is not self.state:
+            given = usable(self.state.snapshot())
+            self.judging.load(given, self.job.evaluation.states, "the average of the weights")
+        score = self._measure(self.evaluation, samples)
+        if not math.isfinite(score.loss):
+            raise self._told(
+                self._evaluation_fault(samples),
+                f"the validation of epoch {self.standing.epoch + 1}",
+                self.job.evaluating,
+            )
+        return score
 
-    def _test(self, samples: Samples) -> dict[str, Any]:
+    def _evaluation_fault(self, samples: Samples) -> Fault | None:
+        """The first value that is not finite where every weight is."""
+        states = self.judging.snapshot()
+        for part in evaluation_batches(samples, EVALUATION_BATCH):
+            given = {self.job.image: part.images, "labels": part.labels, "weights": part.weights}
+            fault = fault_of(self.job.evaluation, {**states, **given})
+            if fault is not None:
+                return fault
+        return None
+
+    def _measure(self, executor: FoldedExecutor, samples: Samples) -> Score:
+        stop = lambda batch, out: self._stop_if_asked()
+        return evaluate(executor, self.job.image, samples, EVALUATION_BATCH, stop)
+
+    def _end(self) -> Result:
         """The test set, read once, with the weights that validated best."""
-        best = checkpoint.load(self.out / "best.safetensors")
-        self.state.load(best.states, self.kept, best.origin)
-        score = self._score(samples)
-        return {
-            "test_loss": score.loss,
-            "test_accuracy": score.accuracy,
-            "test_top5": score.top5,
-            "test_images": score.images,
-        }
-
-    def _save(self, name: str, metrics: dict[str, Any]) -> None:
-        content = checkpoint.Checkpoint(
-            self.state.snapshot(),
-            self.net_text,
-            self.dataset.classes,
-            {k: v for k, v in metrics.items() if k not in CLOCK},
-            {"epoch": metrics["epoch"], "step": metrics["step"]},
-        )
-        checkpoint.save(self.out / f"{name}.safetensors", content)
-
-
-def _quality(metrics: dict[str, Any]) -> tuple[float, float]:
-    """What the best checkpoint is best at: validation accuracy, then loss; the training loss where
-    nothing is held out."""
-    if metrics["val_accuracy"] is None:
-        return 0.0, -metrics["train_loss"]
-    return metrics["val_accuracy"], -metrics["val_loss"]
+        path, number = self.keeper.best, self.standing.best
+        final = {"best_epoch": number, **self.standing.history[number - 1], **self.pace}
+        if self.job.dataset.read_test is not None:
+            best, state = checkpoint.load(path), State(self.backend)
+            state.load(best.states, self.job.evaluation.states, best.origin)
+            samples = self.job.dataset.read_test()
+            tester = FoldedExecutor(self.job.folded, self.backend, state)
+            score = self._measure(tester, samples)
+            tested = {
+                "test_loss": score.loss,
+                "test_accuracy": score.accuracy,
+                "test_top5": score.top5,
+                "test_images": score.images,
+            }
+            self.keeper.record.add({"best_epoch": number, **tested})
+            final |= tested
+        return Result(final, path)

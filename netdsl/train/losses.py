@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import reduce
 
 from netdsl.errors import fail
 from netdsl.ir.builder import Builder
-from netdsl.kinds import Number
-from netdsl.signature import Param, Signature
+from netdsl.kinds import Mismatch, Number, Pairs
+from netdsl.signature import Chosen, OneFrom, Param, Signature
 from netdsl.types import Node, dims
+from netdsl.values import Value, show
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,39 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: losses, each with its weight."""
+
+    terms: tuple[tuple[Chosen, float], ...]
+
+    def __str__(self) -> str:
+        plain = len(self.terms) == 1 and self.terms[0][1] == 1
+        return str(self.terms[0][0]) if plain else show(self.terms)
+
+    def of(self, b: Builder, scores: Node, labels: Node) -> Node:
+        """The loss of each sample."""
+        parts = []
+        for chosen, weight in self.terms:
+            part: Node = chosen.record.build(b, scores, labels, **chosen.arguments)
+            parts.append(part if weight == 1 else b.mul(part, b.const(weight)))
+        return reduce(b.add, parts)
+
+
+@dataclass(frozen=True)
+class Minimised:
+    """A loss, or a list of losses with their weights."""
+
+    def accept(self, value: Value) -> Objective:
+        one = OneFrom("loss", LOSSES)
+        if not isinstance(value, tuple):
+            return Objective(((one.accept(value), 1.0),))
+        terms = Pairs(one, Number(above=0)).accept(value)
+        if not terms:
+            raise Mismatch("a loss, or pairs of a loss and its weight")
+        return Objective(terms)
+
+
 def class_scores(b: Builder, output: Node) -> Node:
     """A net's output as [N, classes]. Raises NetError where it is a picture of scores."""
     n, *rest = output.type.shape
@@ -62,8 +96,3 @@ def weighted_mean(b: Builder, values: Node, weights: Node) -> Node:
     """Sum of weight * value over the sum of weights, a scalar."""
     total = b.reduce_sum(b.mul(values, weights), axes=(0,))
     return b.div(total, b.reduce_sum(weights, axes=(0,)))
-
-
-def loss_of(b: Builder, chosen: Any, scores: Node, labels: Node) -> Node:
-    loss: Node = chosen.record.build(b, scores, labels, **chosen.arguments)
-    return loss

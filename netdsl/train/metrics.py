@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,30 @@ class Record:
     path: Path
     lines: list[str] = field(default_factory=list)
 
+    @staticmethod
+    def kept(path: Path, count: int, history: Sequence[Mapping[str, Any]] = ()) -> Record:
+        """The record of a run that goes on: what stands in the file, cut back to `count` lines;
+        what can be known from `history` where the file is damaged."""
+        there = path.read_bytes().splitlines()[:count] if count and path.is_file() else []
+        try:
+            lines = [json.dumps(_object(line)) for line in there]
+        except ValueError:
+            lines = []
+        if len(lines) < count:
+            lines = [json.dumps(finite(dict(h))) for h in history]
+        return Record(path, lines)
+
+    @property
+    def count(self) -> int:
+        return len(self.lines)
+
     def add(self, values: Mapping[str, Any]) -> None:
         self.lines.append(json.dumps(finite(dict(values)), allow_nan=False))
         write_atomically(self.path, ("\n".join(self.lines) + "\n").encode())
 
 
-def mean(values: Iterable[Array]) -> float | None:
-    """The mean of scalars; None of none."""
-    plain = [float(v) for v in values]
-    return sum(plain) / len(plain) if plain else None
+def _object(line: bytes) -> dict[str, Any]:
+    value = json.loads(line)
+    if not isinstance(value, dict):
+        raise ValueError("a line of metrics is no object")
+    return value

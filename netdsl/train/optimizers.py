@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
+from netdsl.globs import any_matches
 from netdsl.ir.builder import Builder
 from netdsl.kinds import Flag, Many, Number, Text
 from netdsl.signature import Param, Signature
@@ -15,20 +15,26 @@ from netdsl.types import Node, TensorType
 
 @dataclass
 class Update:
-    """One parameter's update being built: its gradient in, its new value out; slots are states."""
+    """One parameter's update being built: its gradient in, its new value out; slots are states.
+
+    `scale` is its share of the rate; `counter` names the input that counts updates.
+    """
 
     b: Builder
     weight: Node
     gradient: Node
     updates: dict[str, Node]
+    scale: float = 1.0
+    counter: str = "step"
 
     @property
     def lr(self) -> Node:
-        return self.b.input("lr", TensorType((), self.b.dtype))
+        rate = self.b.input("lr", TensorType((), self.b.dtype))
+        return rate if self.scale == 1 else self.b.mul(rate, self.b.const(self.scale))
 
     @property
     def step(self) -> Node:
-        return self.b.input("step", TensorType((), "int32"))
+        return self.b.input(self.counter, TensorType((), "int32"))
 
     def slot(self, name: str) -> Node:
         """A state beside the weight, of its shape and zero at first: `conv1.weight.velocity`."""
@@ -189,12 +195,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 def update(u: Update, chosen: Any) -> Node:
     """The new weight under a chosen optimizer; its `lr` is the input of that name."""
     given = {k: v for k, v in chosen.arguments.items() if k not in ("lr", "no_decay")}
-    if any(matches(u.weight.name, pattern) for pattern in chosen.arguments["no_decay"]):
+    if any_matches(u.weight.name, chosen.arguments["no_decay"]):
         given["weight_decay"] = 0.0
     new: Node = chosen.record.build(u, **given)
     return new
-
-
-def matches(path: str, pattern: str) -> bool:
-    """Whether a glob matches a path; `*` crosses dots."""
-    return fnmatchcase(path, pattern)

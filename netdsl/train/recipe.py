@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field
 
-from netdsl.data.config import SIGNATURE as DATA
 from netdsl.data.config import DataConfig, resolve_data
-from netdsl.errors import NetError, fail, nearest
-from netdsl.kinds import Mismatch, Nothing, Number, OneOf, Whole
+from netdsl.errors import NetError, Span, fail
+from netdsl.kinds import Many, Mismatch, Nothing, Number, OneOf, Pairs, Text, Whole
 from netdsl.language import syntax as s
 from netdsl.language.elaborate import Settings
-from netdsl.language.evaluate import Scope, truth
-from netdsl.language.parse import parse_expression
-from netdsl.language.program import Program, section_values, self_contained
-from netdsl.language.unparse import expression
+from netdsl.language.program import Program, section_values
 from netdsl.signature import Chosen, OneFrom, Param, Signature
-from netdsl.train.losses import LOSSES
+from netdsl.train.expect import check_expectation
+from netdsl.train.losses import Minimised, Objective
 from netdsl.train.optimizers import OPTIMIZERS
-from netdsl.values import Argument, Symbol, Value, show
+from netdsl.train.schedules import SCHEDULES
+from netdsl.train.start import STARTS
+from netdsl.values import Argument, Symbol, Value
 
 
 @dataclass(frozen=True)
@@ -33,15 +31,27 @@ class _Name:
 
 
 _NAMED = OneOf((Nothing(), _Name()))
+_COUNTED = OneOf((Nothing(), Whole(1, 1_000_000)))
 
 SIGNATURE = Signature(
     "train",
     (
         Param("net", _NAMED, None, "which net, the file's first unless given"),
         Param("data", _NAMED, None, "which data section, the unnamed one unless given"),
-        Param("loss", OneFrom("loss", LOSSES), Symbol("cross_entropy"), "what is minimised"),
+        Param("after", _NAMED, None, "a recipe that runs first; its best weights are the first"),
+        Param(
+            "init",
+            OneOf((Nothing(), OneFrom("beginning", STARTS))),
+            None,
+            'weights("FILE", except=[globs]): what the weights begin with',
+        ),
+        Param("loss", Minimised(), Symbol("cross_entropy"), "a loss, or [(loss, weight), ...]"),
         Param("optimizer", OneFrom("optimizer", OPTIMIZERS), Symbol("sgd"), "how"),
+        Param(
+            "schedule", OneFrom("schedule", SCHEDULES), Symbol("constant"), "how the rate changes"
+        ),
         Param("epochs", Whole(1, 1_000_000), 10, "passes over the training images"),
+        Param("patience", _COUNTED, None, "epochs without a better one that end the run early"),
         Param("seed", Whole(0, 2**31 - 1), 1, "of initial weights, order and dropout"),
         Param(
             "clip",
@@ -49,46 +59,64 @@ SIGNATURE = Signature(
             None,
             "largest norm that all gradients together may have",
         ),
+        Param("accumulate", Whole(1, 65536), 1, "batches whose mean gradient makes one update"),
+        Param(
+            "ema",
+            OneOf((Nothing(), Number(above=0, below=1))),
+            None,
+            "decay of a moving average of the weights, which is then what is judged and kept",
+        ),
+        Param("freeze", Many(Text()), (), "globs of weights that stay as they are"),
+        Param(
+            "lr_scale",
+            Pairs(Text(), Number(0)),
+            (),
+            "[(glob, factor), ...] of the rate; the last that matches counts",
+        ),
+        Param("keep_every", _COUNTED, None, "epochs after which a checkpoint is kept for good"),
     ),
     noun="key",
-)
-
-METRICS = (
-    "train_loss",
-    "train_accuracy",
-    "val_loss",
-    "val_accuracy",
-    "test_loss",
-    "test_accuracy",
 )
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A resolved `train` section with the data that it learns from."""
+    """A resolved `train` section with the data that it learns from; `spans` are its entries'."""
 
     net: str
-    loss: Chosen
+    after: str | None
+    init: Chosen | None
+    loss: Objective
     optimizer: Chosen
+    schedule: Chosen
     epochs: int
+    patience: int | None
     seed: int
     clip: float | None
+    accumulate: int
+    ema: float | None
+    freeze: tuple[str, ...]
+    lr_scale: tuple[tuple[str, float], ...]
+    keep_every: int | None
     data: DataConfig
     expectations: tuple[s.Expr, ...] = ()
+    spans: Mapping[str, Span] = field(default_factory=dict, compare=False)
 
     def settings(self, training: bool, batch: int | None = None) -> Settings:
         """How the net is elaborated under this recipe."""
         size = self.data.batch if batch is None else batch
-        return Settings(size, training, pixels="uint8", prepare=self.data.prepare)
+        return Settings(
+            size, training, pixels="uint8", prepare=self.data.prepare, frozen=self.freeze
+        )
 
 
 def net_of(program: Program, name: str | None) -> str | None:
     """The net that a recipe names, if it names one."""
     section = program.section("train", name)
-    return _reference(section, "net") if section else None
+    return reference(section, "net") if section else None
 
 
-def _reference(section: s.Section, key: str) -> str | None:
+def reference(section: s.Section, key: str) -> str | None:
     """The name that a key of a section refers to, unchecked."""
     for e in section.entries:
         if isinstance(e, s.Entry) and e.name == key and isinstance(e.value, s.Name):
@@ -96,38 +124,24 @@ def _reference(section: s.Section, key: str) -> str | None:
     return None
 
 
-def written_out(program: Program, name: str | None) -> s.File:
-    """One file, without other files, that repeats a run by itself: its recipe is the only one, and
-    recipe and data spell out every default, so that no default of another day changes them."""
-    file = self_contained(program)
-    train = program.section("train", name)
-    if train is None:
-        return file
-    net, data_name = program.net(_reference(train, "net")), _reference(train, "data")
-    data = program.section("data", data_name)
-    kept = (i for i in file.items if not _replaced(i, data))
-    own = [replace(_spelled(train, SIGNATURE, net=Symbol(net)), name=None)]
-    if data is not None:
-        own.insert(0, _spelled(data, DATA))
-    return replace(file, items=(*kept, *own))
-
-
-def _replaced(item: s.Item, data: s.Section | None) -> bool:
-    """Whether an item of the file gives way to a section that is spelled out."""
-    if not isinstance(item, s.Section):
-        return False
-    return item.kind == "train" or (data is not None and item.name == data.name)
-
-
-def _spelled(section: s.Section, signature: Signature, **known: Value) -> s.Section:
-    """A section with an entry for every key."""
-    bound = signature.bind(section_values(section), section.span) | known
-    entries = [
-        s.Entry(section.span, key, parse_expression(show(value), f"{key} = "))
-        for key, value in bound.items()
-    ]
-    kept = (e for e in section.entries if isinstance(e, s.Expect))
-    return replace(section, entries=(*entries, *kept))
+def stages(program: Program, name: str | None) -> tuple[str | None, ...]:
+    """The recipes that a recipe comes after, first to last, and itself. Raises NetError where one
+    does not exist, or they come after each other in a circle."""
+    order = [name]
+    while True:
+        section = program.section("train", order[0])
+        before = reference(section, "after") if section else None
+        if section is None or before is None:
+            return tuple(order)
+        if before in order or before == section.name:
+            way = " after ".join(str(n) for n in (*order[::-1], before) if n)
+            help = f"`train {before} {{ after = none ... }}` begins anew"
+            raise fail(f"recipes come after each other in a circle: {way}", section.span, help=help)
+        try:
+            program.section("train", before)
+        except NetError as e:
+            raise e.located(section.span) from None
+        order.insert(0, before)
 
 
 def resolve(program: Program, name: str | None = None) -> Recipe:
@@ -140,16 +154,17 @@ def resolve(program: Program, name: str | None = None) -> Recipe:
         values = SIGNATURE.bind(section_values(section), section.span)
     except NetError as e:
         raise e.located(section.span) from None
-    net, data = values.pop("net"), values.pop("data")
-    expectations = tuple(e.condition for e in section.entries if isinstance(e, s.Expect))
+    net, data, after = (values.pop(key) for key in ("net", "data", "after"))
+    entries = [e for e in section.entries if isinstance(e, s.Entry)]
     recipe = Recipe(
         net=program.net(net.name if net else None, net.span if net else section.span),
+        after=after.name if after else None,
         data=_data(program, data.name if data else None, section),
-        expectations=expectations,
+        expectations=tuple(e.condition for e in section.entries if isinstance(e, s.Expect)),
+        spans={"train": section.span} | {e.name: e.span for e in entries},
         **values,
     )
-    for condition in expectations:
-        _check_expectation(condition, recipe)
+    _check(program, name, recipe)
     return recipe
 
 
@@ -158,6 +173,15 @@ def plain(net: str) -> Recipe:
     values = SIGNATURE.bind((), None) | {"net": net}
     data = resolve_data((Argument("source", Symbol("digits")),), None)
     return Recipe(**values | {"data": data})
+
+
+def _check(program: Program, name: str | None, recipe: Recipe) -> None:
+    stages(program, name)
+    if recipe.after and recipe.init:
+        message = "`after` and `init` both say what the weights begin with"
+        raise fail(message, recipe.spans["init"], help="one of them must be `none`")
+    for condition in recipe.expectations:
+        check_expectation(condition, recipe.data.validation)
 
 
 def _data(program: Program, name: str | None, train: s.Section) -> DataConfig:
@@ -185,40 +209,3 @@ def check_sections(program: Program) -> None:
     unique = {(d.message, str(d.span)): d for e in errors for d in e.diagnostics}
     if unique:
         raise NetError(*unique.values())
-
-
-def _check_expectation(condition: s.Expr, recipe: Recipe) -> None:
-    """Raises NetError where an expectation is none, or speaks of what there will not be."""
-    stack: list[Any] = [condition]
-    while stack:
-        e = stack.pop()
-        if isinstance(e, s.Name) and e.name not in METRICS:
-            help = nearest(e.name, METRICS, "metrics are")
-            raise fail(f"there is no metric `{e.name}`", e.span, help=help)
-        if isinstance(e, s.Name) and e.name.startswith("val_") and not recipe.data.validation:
-            raise fail(f"`validation = 0` holds nothing out, so there is no `{e.name}`", e.span)
-        if isinstance(e, s.Flat):
-            stack += [e.first, *(operand for _, operand in e.rest)]
-        if isinstance(e, s.Unary):
-            stack.append(e.operand)
-    truth(condition, Scope(dict.fromkeys(METRICS, 0.5)))
-
-
-@dataclass(frozen=True)
-class Met:
-    """An expectation of a run: as written, whether it holds, and the figures behind it."""
-
-    text: str
-    ok: bool
-    found: str
-
-
-def judge(recipe: Recipe, metrics: Mapping[str, Any]) -> list[Met]:
-    """How a finished run meets its recipe's expectations."""
-    known = {k: v for k, v in metrics.items() if v is not None}
-    outcomes = []
-    for condition in recipe.expectations:
-        text = expression(condition)
-        figures = ", ".join(f"{k} is {v:.4f}" for k, v in known.items() if k in text)
-        outcomes.append(Met(text, truth(condition, Scope(known)), figures))
-    return outcomes

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from netdsl.errors import fail
+from netdsl.globs import any_matches, matched, matches
 from netdsl.ir.builder import Builder
 from netdsl.ir.grad import grad
 from netdsl.ir.verify import verify
 from netdsl.language.network import Network
-from netdsl.train.losses import class_scores, loss_of, weighted_mean
+from netdsl.train.losses import class_scores, weighted_mean
 from netdsl.train.optimizers import Update, update
 from netdsl.train.recipe import Recipe
 from netdsl.types import Graph, Node, TensorType
+
+SUMS = ".gradient"
+"""What the states end in that gradients are summed in; between two updates they hold zeros."""
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A net with its loss: what is reported of a step, and what is differentiated."""
+
+    b: Builder
+    results: dict[str, Node]
+    updates: dict[str, Node]
+
+    @property
+    def loss(self) -> Node:
+        return self.results["loss"]
 
 
 def _targets(b: Builder, batch: int) -> tuple[Node, Node]:
@@ -20,39 +38,101 @@ def _targets(b: Builder, batch: int) -> tuple[Node, Node]:
     return labels, b.input("weights", TensorType((batch,), b.dtype))
 
 
-def training_graph(network: Network, recipe: Recipe) -> Graph:
-    """One optimizer step. Inputs: the net's, `labels`, `weights`, `lr`, and `step` and `seed` where
-    something asks for them. Outputs: `loss` (all outputs, weighted), `main_loss`, `accuracy`."""
+def forward(network: Network, recipe: Recipe) -> Forward:
+    """The net, its losses and the states that it renews without a gradient."""
     b = Builder(network.graph, network.dtype)
     labels, weights = _targets(b, network.batch)
     losses: dict[str, Node] = {}
     for name, node in network.graph.outputs.items():
         with b.at(None, f"loss.{name}"):
             scores = class_scores(b, network.graph[node])
-            losses[name] = weighted_mean(b, loss_of(b, recipe.loss, scores, labels), weights)
+            losses[name] = weighted_mean(b, recipe.loss.of(b, scores, labels), weights)
             if name == "main":
                 total = losses[name]
                 accuracy = weighted_mean(b, b.top_hit(scores, labels, k=1), weights)
             else:
                 total = b.add(total, b.mul(losses[name], b.const(network.weights[name])))
     updates = {state: b.nodes[node] for state, node in network.graph.updates.items()}
-    updates |= _optimize(b, network, recipe, total)
-    results = {"loss": total, "main_loss": losses["main"], "accuracy": accuracy}
-    return verify(b.graph(results, updates, f"{network.name}.train"))
+    return Forward(b, {"loss": total, "main_loss": losses["main"], "accuracy": accuracy}, updates)
 
 
-def _optimize(b: Builder, network: Network, recipe: Recipe, loss: Node) -> dict[str, Node]:
-    if not network.parameters:
-        raise fail(f"`{network.name}` has nothing to learn", help="a `conv` or `fc` has weights")
-    gradients = grad(b, loss, network.parameters)
+def training_graph(network: Network, recipe: Recipe, counter: str | None = None) -> Graph:
+    """One update of the weights. Inputs: the net's, `labels`, `weights`, `lr`, and where something
+    asks for them `step` (batches so far), `seed`, `ema_rate`, and `counter`, which counts updates:
+    `step` unless one update takes several batches. Outputs: `loss` (all outputs, weighted),
+    `main_loss`, `accuracy`."""
+    f = forward(network, recipe)
+    b, learnt = f.b, learnable(network, recipe)
+    gradients = grad(b, f.loss, learnt)
+    updates = dict(f.updates)
+    if recipe.accumulate > 1:
+        gradients = _mean_gradients(b, gradients, recipe.accumulate, updates)
     if recipe.clip is not None:
         gradients = _clipped(b, gradients, recipe.clip)
-    updates: dict[str, Node] = {}
-    for weight in network.parameters:
+    counter = counter or ("update" if recipe.accumulate > 1 else "step")
+    for weight in learnt:
         with b.at(weight.span, f"update.{weight.name}"):
-            part = Update(b, weight, gradients[weight.name], updates)
+            scale = _scale(weight.name, recipe)
+            part = Update(b, weight, gradients[weight.name], updates, scale, counter)
             updates[weight.name] = update(part, recipe.optimizer)
-    return updates
+            if recipe.ema is not None:
+                _average(b, weight, updates)
+    return verify(b.graph(f.results, updates, f"{network.name}.train"))
+
+
+def accumulating_graph(network: Network, recipe: Recipe) -> Graph:
+    """One batch whose gradients are only added to the states that the next update reads."""
+    f = forward(network, recipe)
+    gradients = grad(f.b, f.loss, learnable(network, recipe))
+    updates = dict(f.updates)
+    for name, g in gradients.items():
+        slot = _sum_of(f.b, name, g)
+        updates[slot.name] = f.b.add(slot, g)
+    return verify(f.b.graph(f.results, updates, f"{network.name}.accumulate"))
+
+
+def learnable(network: Network, recipe: Recipe) -> tuple[Node, ...]:
+    """The weights that a recipe trains. Raises NetError where there is none, and where a glob of
+    the recipe matches nothing."""
+    names = [n.name for n in network.parameters]
+    matched(
+        recipe.freeze, [n.name for n in network.graph.states], "freeze", recipe.spans.get("freeze")
+    )
+    matched([g for g, _ in recipe.lr_scale], names, "lr_scale", recipe.spans.get("lr_scale"))
+    if not names:
+        raise fail(f"`{network.name}` has nothing to learn", help="a `conv` or `fc` has weights")
+    learnt = tuple(n for n in network.parameters if not any_matches(n.name, recipe.freeze))
+    if not learnt:
+        raise fail(f"`freeze` leaves `{network.name}` nothing to learn", recipe.spans.get("freeze"))
+    return learnt
+
+
+def _scale(name: str, recipe: Recipe) -> float:
+    return ([1.0] + [factor for glob, factor in recipe.lr_scale if matches(name, glob)])[-1]
+
+
+def _sum_of(b: Builder, name: str, gradient: Node) -> Node:
+    return b.state(f"{name}{SUMS}", gradient.type, ("constant", 0.0), trainable=False)
+
+
+def _mean_gradients(
+    b: Builder, gradients: dict[str, Node], batches: int, updates: dict[str, Node]
+) -> dict[str, Node]:
+    """Means over several batches: the sums of those before, and this one. The sums begin anew."""
+    means = {}
+    with b.at(None, "accumulate"):
+        for name, g in gradients.items():
+            slot = _sum_of(b, name, g)
+            means[name] = b.mul(b.add(slot, g), b.const(1 / batches))
+            updates[slot.name] = b.broadcast(b.const(0.0), shape=g.type.shape)
+    return means
+
+
+def _average(b: Builder, weight: Node, updates: dict[str, Node]) -> None:
+    """A state beside the weight that follows it: Polyak & Juditsky 1992, with a decay."""
+    slot = b.state(f"{weight.name}.ema", weight.type, ("constant", 0.0), trainable=False)
+    rate = b.input("ema_rate", TensorType((), b.dtype))
+    updates[slot.name] = b.descend(slot, b.sub(slot, updates[weight.name]), rate)
 
 
 def _clipped(b: Builder, gradients: dict[str, Node], most: float) -> dict[str, Node]:
@@ -81,7 +161,7 @@ def evaluation_graph(network: Network, recipe: Recipe) -> Graph:
     with b.at(None, "score"):
         scores = class_scores(b, network.graph[network.graph.outputs["main"]])
         results = {
-            "loss": loss_of(b, recipe.loss, scores, labels),
+            "loss": recipe.loss.of(b, scores, labels),
             "top1": b.top_hit(scores, labels, k=1),
             "top5": b.top_hit(scores, labels, k=5),
         }

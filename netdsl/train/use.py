@@ -20,9 +20,10 @@ from netdsl.runtime.state import State
 from netdsl.train import checkpoint
 from netdsl.train.compile import compile_evaluation
 from netdsl.train.fit import check_classes, check_images, single_input
-from netdsl.train.loop import EVALUATION_BATCH
+from netdsl.train.job import EVALUATION_BATCH
 from netdsl.train.metrics import Score, evaluate
 from netdsl.train.recipe import resolve
+from netdsl.train.start import adopted, shapes
 from netdsl.types import Array
 
 TOP = 5
@@ -53,7 +54,9 @@ class Trained:
     def _executor(self, batch: int) -> tuple[FoldedExecutor, Network]:
         settings = self.recipe.settings(training=False, batch=batch)
         network = elaborate(self.program, self.recipe.net, settings)
-        self.state.load(self.checkpoint.states, network.graph.states, self.checkpoint.origin)
+        given, origin = checkpoint.usable(self.checkpoint.states), self.checkpoint.origin
+        states = network.graph.states
+        self.state.load(given, adopted(states, shapes(given), (), origin), origin)
         check_classes(network, self.classes)
         folded = compile_evaluation(network, self.recipe)
         executor = FoldedExecutor(folded, self.backend, self.state)

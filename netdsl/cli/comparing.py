@@ -1,0 +1,49 @@
+"""The command that holds two nets against each other: diff."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from netdsl.cli.app import OK, Json, app, print_json
+from netdsl.cli.files import load, split
+from netdsl.cli.show import show_difference
+
+if TYPE_CHECKING:
+    from netdsl.language.network import Network
+
+Side = Annotated[
+    str, typer.Argument(metavar="FILE[:NET]", help="A .net file, a checkpoint, or a run.")
+]
+
+
+@app.command()
+def diff(a: Side, b: Side, as_json: Json = False) -> int:
+    """What differs between two nets, and which weights of the one fit the other.
+
+    Example: netdsl diff models/lenet.net:lenet5 models/lenet.net:caffe_lenet
+    """
+    from netdsl.insight.compare import compare
+
+    found = compare(_network(a), _network(b))
+    if as_json:
+        print_json(found.as_json())
+    else:
+        show_difference(found)
+    return OK
+
+
+def _network(place: str) -> Network:
+    """The net of a file by its name, or the one that a checkpoint was trained with."""
+    from netdsl.language.elaborate import elaborate
+    from netdsl.train import checkpoint
+    from netdsl.train.recipe import resolve
+
+    path, name = split(place)
+    weights = Path(path) / "best.safetensors" if Path(path).is_dir() else Path(path)
+    if weights.suffix == ".safetensors":
+        program = checkpoint.load(weights).program()
+        return elaborate(program, name or resolve(program).net)
+    return elaborate(load(path, None, name), name)

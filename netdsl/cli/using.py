@@ -1,0 +1,62 @@
+"""Commands that use trained weights: eval, predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from netdsl.cli.app import OK, DataDir, Device, Json, app, print_json
+from netdsl.cli.show import show_confusion
+
+Weights = Annotated[
+    Path, typer.Argument(metavar="WEIGHTS", help="A checkpoint; it carries its net.")
+]
+
+
+@app.command("eval")
+def evaluate(
+    weights: Weights, data: DataDir = None, device: Device = "auto", as_json: Json = False
+) -> int:
+    """Accuracy of saved weights on the test images of their data set.
+
+    Example: netdsl eval runs/digits-1/best.safetensors
+    """
+    from netdsl.backends import open_backend
+    from netdsl.train.use import Trained
+
+    report = Trained(weights, open_backend(device)).evaluate(data)
+    if as_json:
+        keys = ("accuracy", "top5", "loss", "images")
+        print_json({k: getattr(report.score, k) for k in keys})
+    else:
+        s = report.score
+        print(
+            f"accuracy {s.accuracy:.2%}  top-5 {s.top5:.2%}  loss {s.loss:.4f}  {s.images:,} images"
+        )
+        show_confusion(report)
+    return OK
+
+
+@app.command()
+def predict(
+    weights: Weights,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.")],
+    device: Device = "auto",
+    as_json: Json = False,
+) -> int:
+    """The five likeliest classes of pictures.
+
+    Example: netdsl predict runs/digits-1/best.safetensors three.png
+    """
+    from netdsl.backends import open_backend
+    from netdsl.train.use import Trained
+
+    found = Trained(weights, open_backend(device)).predict(images)
+    if as_json:
+        print_json([{"image": str(i), "top": [[c, p] for c, p in top]} for i, top in found])
+    else:
+        for image, top in found:
+            print(f"{image}: " + ", ".join(f"{c} {p:.1%}" for c, p in top))
+    return OK

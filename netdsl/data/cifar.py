@@ -1,0 +1,90 @@
+"""CIFAR-10's binary batches: a label byte, then 32 x 32 of red, of green and of blue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from netdsl.data.download import Remote, fetch, unpack
+from netdsl.data.samples import Dataset, Samples
+from netdsl.data.source import PATH, DataSource, Place, mirrored
+from netdsl.errors import fail
+from netdsl.signature import Signature
+from netdsl.types import Array
+
+SIDE = 32
+RECORD = 1 + 3 * SIDE * SIDE
+TEST = "test_batch.bin"
+BATCHES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
+CLASSES = (
+    *["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
+)
+ARCHIVE = "cifar-10-binary.tar.gz"
+SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+_MOST_BYTES = 2**30
+
+
+def cifar10() -> DataSource:
+    return DataSource(
+        Signature("cifar10", (PATH,)),
+        _load,
+        (SIDE, SIDE, 3),
+        CLASSES,
+        "60,000 pictures of things, 32x32x3 (Krizhevsky 2009)",
+    )
+
+
+def _load(folder: Path | None, path: str | None) -> Dataset:
+    here = _PLACE.find(folder, path)
+    test = here / TEST
+    read_test = (lambda: read_batches([test], len(CLASSES))) if test.is_file() else None
+    return Dataset(read_batches(_there(here), len(CLASSES)), CLASSES, read_test)
+
+
+def _there(folder: Path) -> list[Path]:
+    return [folder / name for name in BATCHES if (folder / name).is_file()]
+
+
+def _get(folder: Path) -> None:
+    base = mirrored("cifar10", "https://www.cs.toronto.edu/~kriz")
+    archive = fetch(Remote(f"{base}/{ARCHIVE}", SHA256), folder)
+    unpack(archive, (*BATCHES, TEST), folder)
+
+
+_PLACE = Place(
+    "cifar10",
+    (*BATCHES, TEST),
+    lambda folder: bool(_there(folder)),
+    _get,
+    "cifar-10-batches-bin",
+)
+
+
+def read_batches(paths: list[Path], classes: int) -> Samples:
+    """The images of several files, as NHWC. Raises NetError, naming the file, where one is no
+    such batch."""
+    records = np.concatenate([_records(p, classes) for p in paths])
+    planes = records[:, 1:].reshape(-1, 3, SIDE, SIDE)
+    images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
+    return Samples(images, records[:, 0].astype(np.int32))
+
+
+def _records(path: Path, classes: int) -> Array:
+    try:
+        with path.open("rb") as f:
+            content = f.read(_MOST_BYTES + 1)
+    except OSError as e:
+        raise fail(f"cannot read {path}: {e.strerror or e}") from None
+    if not content or len(content) % RECORD or len(content) > _MOST_BYTES:
+        raise fail(
+            f"{path} has {len(content):,} bytes, which are no whole images of {RECORD:,}",
+            help="is it truncated, or not a binary batch? get it again",
+        )
+    records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
+    wrong = np.flatnonzero(records[:, 0] >= classes)
+    if len(wrong):
+        first = int(wrong[0])
+        message = f"{path} gives image {first} the label {records[first, 0]} of {classes} classes"
+        raise fail(message, help="is it a binary batch of CIFAR-10?")
+    return records

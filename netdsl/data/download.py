@@ -1,0 +1,95 @@
+"""Fetching the files of a data set, once, into the cache folder, checked before they count."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zlib
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import IO
+
+from netdsl.errors import fail
+
+_TIMEOUT = 20
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file that can be fetched, and the checksum that it must have."""
+
+    url: str
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+
+def fetch(remote: Remote, folder: Path) -> Path:
+    """The file in `folder`, fetched if it is not there. Raises NetError where it cannot be had, or
+    is not what it should be; nothing of it is then left."""
+    target = folder / remote.name
+    if target.is_file():
+        return target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(prefix=".netdsl-", dir=folder)
+        try:
+            with os.fdopen(handle, "wb") as f:
+                _save(remote, f)
+            os.replace(beside, target)
+        finally:
+            Path(beside).unlink(missing_ok=True)
+    except (OSError, HTTPException, ValueError) as e:
+        reason = getattr(e, "reason", None) or getattr(e, "strerror", None) or e
+        raise fail(
+            f"cannot fetch {remote.url}: {reason}",
+            help=f"fetch it where there is a network, and put it into {folder}",
+        ) from None
+    return target
+
+
+def _save(remote: Remote, out: IO[bytes]) -> None:
+    request = urllib.request.Request(remote.url, headers={"User-Agent": "netdsl"})
+    digest = hashlib.sha256()
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+        while chunk := answer.read(_CHUNK):
+            digest.update(chunk)
+            out.write(chunk)
+    if digest.hexdigest() != remote.sha256:
+        raise fail(
+            f"{remote.url} gave a file that is not the one expected: its sha256 is "
+            f"{digest.hexdigest()}, not {remote.sha256}",
+            help="was the download cut off, or does a proxy answer in its place?",
+        )
+
+
+def unpack(archive: Path, names: tuple[str, ...], folder: Path) -> None:
+    """The files of these names out of a tar archive, wherever in it they lie, into `folder`."""
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                name = Path(member.name).name
+                source = tar.extractfile(member) if name in names and member.isfile() else None
+                if source is not None:
+                    _unpack_one(source, folder / name)
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as e:
+        raise fail(f"cannot unpack {archive}: {e}", help="remove it, to fetch it again") from None
+
+
+def _unpack_one(source: IO[bytes], target: Path) -> None:
+    handle, beside = tempfile.mkstemp(prefix=".netdsl-", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as f:
+            shutil.copyfileobj(source, f)
+        os.replace(beside, target)
+    finally:
+        Path(beside).unlink(missing_ok=True)

@@ -1,0 +1,76 @@
+"""MNIST and what has its form: four idx files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from netdsl.data.download import Remote, fetch
+from netdsl.data.idx import find, idx_shape, read_idx
+from netdsl.data.samples import Dataset, Samples
+from netdsl.data.source import PATH, DataSource, Place, mirrored
+from netdsl.errors import fail
+from netdsl.signature import Signature
+from netdsl.types import dims
+
+FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+NAMES = tuple(f"{name}.gz" for pair in FILES.values() for name in pair)
+
+
+def idx_source(
+    name: str, classes: tuple[str, ...], doc: str, base: str, checksums: tuple[str, ...]
+) -> DataSource:
+    """A source of four idx files, which lie at `base` with these sha256."""
+    sums = dict(zip(NAMES, checksums, strict=True))
+    place = Place(
+        name,
+        NAMES,
+        lambda folder: find(folder, FILES["train"][0]) is not None,
+        partial(_get, name, base, sums),
+        "raw",
+    )
+    load = partial(_load, place, classes)
+    return DataSource(Signature(name, (PATH,)), load, (28, 28, 1), classes, doc)
+
+
+def _get(name: str, base: str, checksums: Mapping[str, str], folder: Path) -> None:
+    # the first file is what a whole set is known by, so it comes last
+    for file in reversed(NAMES):
+        fetch(Remote(f"{mirrored(name, base)}/{file}", checksums[file]), folder)
+
+
+def _load(place: Place, classes: tuple[str, ...], folder: Path | None, path: str | None) -> Dataset:
+    here = place.find(folder, path)
+    _check_headers(here)
+    read = partial(_pair, here, len(classes))
+    return Dataset(read(*FILES["train"]), classes, lambda: read(*FILES["test"]))
+
+
+def _check_headers(folder: Path) -> None:
+    """Raises NetError where a file announces another size than it should; the test set too is
+    looked at before anything is trained on."""
+    for images_name, labels_name in FILES.values():
+        shape = idx_shape(folder, images_name, 3)
+        labels = idx_shape(folder, labels_name, 1)[0]
+        if shape[1:] != (28, 28):
+            raise fail(f"{folder / images_name} holds images of {dims(shape[1:])}, not 28x28")
+        if shape[0] != labels:
+            raise fail(
+                f"{folder}: {shape[0]:,} images in {images_name}, {labels:,} in {labels_name}"
+            )
+        if not labels:
+            raise fail(f"{folder / images_name} holds no images")
+
+
+def _pair(folder: Path, classes: int, images_name: str, labels_name: str) -> Samples:
+    images = read_idx(folder, images_name, 3)[..., None]
+    labels = read_idx(folder, labels_name, 1).astype(np.int32)
+    if labels.max() >= classes:
+        raise fail(f"{folder / labels_name} holds a label {labels.max()} of {classes} classes")
+    return Samples(images, labels)

@@ -1,0 +1,36 @@
+"""Globs over paths of weights: what they match, and what is said of one that matches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from netdsl.errors import Span, fail, nearest
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Whether a glob matches a path; `*` crosses dots."""
+    return fnmatchcase(path, pattern)
+
+
+def any_matches(path: str, patterns: Iterable[str]) -> bool:
+    """Whether one of several globs matches a path."""
+    return any(matches(path, p) for p in patterns)
+
+
+def matched(
+    patterns: Sequence[str], names: Sequence[str], key: str, span: Span | None = None
+) -> dict[str, tuple[str, ...]]:
+    """What each glob matches. Raises NetError where one matches nothing."""
+    found = {p: tuple(n for n in names if matches(n, p)) for p in patterns}
+    for pattern, hits in found.items():
+        if not hits:
+            message = f'no weight is called "{pattern}", which `{key}` names'
+            raise fail(message, span, help=nearest(pattern, _candidates(names), "globs that match"))
+    return found
+
+
+def _candidates(names: Iterable[str]) -> set[str]:
+    """The names, and a glob for everything under each of their scopes."""
+    scopes = {n[:i] for n in names for i, c in enumerate(n) if c == "."}
+    return set(names) | {f"{s}.*" for s in scopes}

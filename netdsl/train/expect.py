@@ -1,0 +1,63 @@
+"""What a recipe expects of its metrics, checked before a run and judged after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from netdsl.errors import fail, nearest
+from netdsl.language import syntax as s
+from netdsl.language.evaluate import Scope, truth
+from netdsl.language.unparse import expression
+
+METRICS = (
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "test_loss",
+    "test_accuracy",
+)
+
+
+def check_expectation(condition: s.Expr, held_out: int | float) -> None:
+    """Raises NetError where an expectation is none, or speaks of what there will not be."""
+    stack: list[Any] = [condition]
+    while stack:
+        e = stack.pop()
+        if isinstance(e, s.Name) and e.name not in METRICS:
+            help = nearest(e.name, METRICS, "metrics are")
+            raise fail(f"there is no metric `{e.name}`", e.span, help=help)
+        if isinstance(e, s.Name) and e.name.startswith("val_") and not held_out:
+            raise fail(f"`validation = 0` holds nothing out, so there is no `{e.name}`", e.span)
+        if isinstance(e, s.Flat):
+            stack += [e.first, *(operand for _, operand in e.rest)]
+        if isinstance(e, s.Unary):
+            stack.append(e.operand)
+    truth(condition, Scope(dict.fromkeys(METRICS, 0.5)))
+
+
+@dataclass(frozen=True)
+class Met:
+    """An expectation of a run: as written, whether it holds, and the figures behind it."""
+
+    text: str
+    ok: bool
+    found: str
+
+
+def judge(expectations: Sequence[s.Expr], metrics: Mapping[str, Any]) -> list[Met]:
+    """How the metrics of a finished run meet what was expected of them. What was not measured,
+    such as a test set that a source does not have, meets nothing."""
+    known = {k: v for k, v in metrics.items() if v is not None}
+    outcomes = []
+    for condition in expectations:
+        text = expression(condition)
+        missing = [m for m in METRICS if m in text and m not in known]
+        if missing:
+            outcomes.append(Met(text, False, f"{missing[0]} was not measured"))
+            continue
+        figures = ", ".join(f"{k} is {v:.4f}" for k, v in known.items() if k in text)
+        outcomes.append(Met(text, truth(condition, Scope(known)), figures))
+    return outcomes

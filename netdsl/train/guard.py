@@ -1,0 +1,84 @@
+"""When a run goes to NaN or infinity: which value was the first, in which layer, on which line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from netdsl.errors import NetError, fail
+from netdsl.ir.evaluate import evaluate
+from netdsl.language.network import Network
+from netdsl.types import FLOATS, Array, Graph, Node
+
+Values = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One batch of a run, done again: the graph, its inputs and states before, its states after."""
+
+    graph: Graph
+    inputs: Values
+    before: Values
+    loss: float
+    after: Values
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The first value that is not finite, and what it is."""
+
+    node: Node
+    kind: str
+
+
+def finite(values: Values) -> bool:
+    """Whether every value of every array is a finite number."""
+    return all(np.isfinite(v).all() for v in values.values() if v.dtype.name in FLOATS)
+
+
+def first_fault(replay: Iterator[Replayed]) -> tuple[int, Fault] | None:
+    """How many batches of a replay were sound, and what went wrong in the next one."""
+    for number, batch in enumerate(replay):
+        if not np.isfinite(batch.loss) or not finite(batch.after):
+            fault = fault_of(batch.graph, {**batch.before, **batch.inputs})
+            return (number, fault) if fault else None
+    return None
+
+
+def fault_of(graph: Graph, given: Values) -> Fault | None:
+    """The first node, in the order of the graph, whose value is not finite."""
+    known = {k: v for k, v in given.items() if k in graph.nodes}
+    values, wanted = evaluate(graph, known), graph.cone(*graph.roots)
+    for name, node in graph.nodes.items():
+        if name in wanted and node.type.dtype in FLOATS and not np.isfinite(values[name]).all():
+            return Fault(node, "NaN" if np.isnan(values[name]).any() else "an infinity")
+    return None
+
+
+def described(node: Node, network: Network) -> str:
+    """Which part of a step a node is, in the words of the net."""
+    for prefix, words in (("d.", "the gradient of "), ("update.", "the update of "), ("", "")):
+        for layer in network.layers:
+            names = (*layer.nodes, layer.path)
+            if any(f"{node.name}.".startswith(f"{prefix}{n}.") for n in names):
+                return f"{words}`{layer.path}`"
+    return "the loss" if node.name.startswith("loss") else f"`{node.name}`"
+
+
+def stopped(
+    network: Network, fault: Fault | None, where: str, rate: float, kept: str | None
+) -> NetError:
+    """What a run that went wrong ends with."""
+    help = (
+        f"the rate was {rate:.3g}: lower it, let it warm up, or bound the gradients with `clip = 1`"
+    )
+    notes = [f"the last good checkpoint is {kept}" if kept else "no epoch was over yet"]
+    if fault is None:
+        message = f"the loss is no finite number any more, in {where}"
+        return fail(message, help=help, notes=notes)
+    part = described(fault.node, network)
+    message = f"{fault.kind} in {where}, first in {part}, by `{fault.node.op}`"
+    return fail(message, fault.node.span, help=help, notes=notes)

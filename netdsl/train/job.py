@@ -1,0 +1,96 @@
+"""A job: a recipe with its net, its data and its graphs, all that can be wrong already checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from netdsl.data import sources
+from netdsl.data.samples import Dataset, Samples, split
+from netdsl.errors import fail
+from netdsl.language.elaborate import elaborate
+from netdsl.language.format import format_file
+from netdsl.language.network import Network
+from netdsl.language.program import Program
+from netdsl.passes.fold import Folded
+from netdsl.train.compile import compile_accumulation, compile_evaluation, compile_step
+from netdsl.train.fit import check_fit, check_loss, check_norms, single_input
+from netdsl.train.recipe import Recipe, resolve
+from netdsl.train.step import evaluation_graph, training_graph
+from netdsl.train.written import written_out
+from netdsl.types import Graph
+
+EVALUATION_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is about to do, before any weight is drawn."""
+
+    name: str | None
+    recipe: Recipe
+    net_text: str
+    network: Network
+    evaluating: Network
+    dataset: Dataset
+    train: Samples
+    validation: Samples
+
+    @property
+    def image(self) -> str:
+        """The name of the input that images go to."""
+        return single_input(self.network)
+
+    @property
+    def images(self) -> int:
+        """Images that one update looks at."""
+        return self.recipe.data.batch * self.recipe.accumulate
+
+    @property
+    def steps(self) -> int:
+        """Updates in an epoch."""
+        return len(self.train) // self.images
+
+    @cached_property
+    def step(self) -> Graph:
+        return compile_step(self.network, self.recipe)
+
+    @cached_property
+    def accumulation(self) -> Graph | None:
+        """The batches of an update before its last one, where it takes several."""
+        if self.recipe.accumulate == 1:
+            return None
+        return compile_accumulation(self.network, self.recipe)
+
+    @cached_property
+    def evaluation(self) -> Graph:
+        return evaluation_graph(self.evaluating, self.recipe)
+
+    @cached_property
+    def folded(self) -> Folded:
+        """The evaluation as it is run."""
+        return compile_evaluation(self.evaluating, self.recipe)
+
+
+def prepare(program: Program, name: str | None, data_folder: str | None = None) -> Job:
+    """Reads the data and checks all that can be wrong, so that a run that starts does not end for
+    a reason that could have been known."""
+    recipe = resolve(program, name)
+    network = elaborate(program, recipe.net, recipe.settings(training=True))
+    evaluating = elaborate(
+        program, recipe.net, recipe.settings(training=False, batch=EVALUATION_BATCH)
+    )
+    single_input(network)
+    check_loss(network, recipe)
+    check_norms(network, recipe)
+    training_graph(network, recipe)
+    dataset = sources.load(recipe.data.source, data_folder)
+    file = recipe.data.source.arguments.get("path")
+    check_fit(network, dataset.train.images.shape[1:], dataset.classes, file)
+    train, validation = split(dataset.train, recipe.data.validation, recipe.seed)
+    text = format_file(written_out(program, name))
+    job = Job(name, recipe, text, network, evaluating, dataset, train, validation)
+    if job.steps == 0:
+        message = f"a batch of {job.images} is more than the {len(train)} images"
+        raise fail(message, help="set a smaller `batch` in the data section")
+    return job

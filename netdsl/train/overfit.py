@@ -1,0 +1,85 @@
+"""The first test of any net: one batch, again and again, must be learnt by heart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from netdsl.data.samples import training_batches
+from netdsl.plan.backend import Backend
+from netdsl.runtime.executor import Executor
+from netdsl.runtime.state import State
+from netdsl.train.compile import compile_step
+from netdsl.train.job import Job
+from netdsl.train.losses import Objective
+
+MOST_STEPS = 500
+LEARNT = 0.01
+"""The loss at which a batch counts as learnt by heart."""
+ODD = 0.5
+"""The share by which the first loss may be off what a net that knows nothing has."""
+
+
+@dataclass(frozen=True)
+class Overfit:
+    """`expected` is the loss of a net that knows nothing, ln(classes), where that can be said."""
+
+    images: int
+    steps: int
+    first: float
+    expected: float | None
+    last: float
+    accuracy: float
+
+    @property
+    def ok(self) -> bool:
+        return self.last <= max(LEARNT, 0.02 * self.first)
+
+    @property
+    def odd(self) -> bool:
+        """Whether the net begins far from knowing nothing: its initialisers are then wrong, or
+        the classes are."""
+        return self.expected is not None and abs(self.first / self.expected - 1) > ODD
+
+
+def overfit(job: Job, backend: Backend, most: int = MOST_STEPS) -> Overfit:
+    """Trains on the first batch alone, with the recipe's optimizer at its full rate. Dropout keeps
+    to one mask and labels are not smoothed, so that the loss can come to nothing."""
+    recipe = replace(job.recipe, accumulate=1, ema=None, loss=_sharp(job.recipe.loss))
+    graph = compile_step(job.network, recipe, counter="update")
+    state = State(backend)
+    state.initialise(graph.states, recipe.seed)
+    executor = Executor(graph, backend, state)
+    batch = next(training_batches(job.train, recipe.data.batch, recipe.seed, 0))
+    given = {
+        job.image: batch.images,
+        "labels": batch.labels,
+        "weights": batch.weights,
+        "lr": np.asarray(recipe.optimizer.arguments["lr"], dtype=np.float32),
+        "step": np.asarray(0, dtype=np.int32),
+        "seed": np.asarray(recipe.seed, dtype=np.int32),
+    }
+    first = math.nan
+    for step in range(most):
+        out = executor.run({**given, "update": np.asarray(step, dtype=np.int32)})
+        loss, accuracy = float(out["main_loss"]), float(out["accuracy"])
+        first = loss if step == 0 else first
+        if not loss > LEARNT:
+            break
+    plain = [chosen.name for chosen, _ in recipe.loss.terms] == ["cross_entropy"]
+    expected = math.log(len(job.dataset.classes)) if plain else None
+    return Overfit(len(batch.labels), step + 1, first, expected, loss, accuracy)
+
+
+def _sharp(loss: Objective) -> Objective:
+    """The same losses without smoothing."""
+    plain = ((replace(c, arguments=_unsmoothed(c.arguments)), weight) for c, weight in loss.terms)
+    return Objective(tuple(plain))
+
+
+def _unsmoothed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: 0.0 if k == "smoothing" else v for k, v in arguments.items()}

@@ -1,0 +1,118 @@
+"""Going on with a run: its own text, what is changed in it, and what must not be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from netdsl.errors import fail
+from netdsl.language import syntax as s
+from netdsl.language.override import override
+from netdsl.language.parse import parse
+from netdsl.language.program import Program, program, read_text
+from netdsl.language.unparse import expression
+from netdsl.train import checkpoint
+from netdsl.train.checkpoint import SUFFIX, Checkpoint
+from netdsl.train.recipe import net_of
+from netdsl.train.written import written_out
+
+LEFTOVERS = ".netdsl-*"
+"""Files that were being written when a run was killed."""
+FIXED = {
+    "train.seed": "images that were held out would be trained on",
+    "data.validation": "images that were held out would be trained on",
+    "data.source": "it would be another run",
+    "train.net": "it would be another run",
+}
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """The program that a run goes on with, its last checkpoint (none where it was cut off before
+    the first), and what is changed: key -> (before, now)."""
+
+    program: Program
+    saved: Checkpoint | None
+    changes: dict[str, tuple[str, str]]
+
+
+def continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
+    """What a run directory says of how its run goes on, with `--set` applied. Raises NetError
+    where it holds no run, and for a change that cannot be made half-way."""
+    saved, text = last(out), out / "recipe.net"
+    if saved is None and not text.is_file():
+        help = "a run begins with `netdsl train FILE`, and `--resume DIR` goes on with it"
+        raise fail(f"{out} holds no run: there is no recipe.net in it", help=help)
+    if saved is not None:
+        file = parse(saved.net_text, f"{saved.origin} (.net inside)")
+    else:
+        file = parse(read_text(str(text)), str(text))
+    before = program(file)
+    changed = override(file, settings, net_of(before, None)) if settings else file
+    now = program(changed if saved is None else _still_to_run(file, changed, settings))
+    changes = _changes(before, now)
+    begun = saved is not None or any(out.glob(f"*/last{SUFFIX}"))
+    for key in changes:
+        reason = FIXED.get(re.sub(r"\.\w+\.", ".", key))
+        if reason is not None and begun:
+            message = f"`{key}` cannot be changed half-way: {reason}"
+            raise fail(message, help="begin a new run, with `init = weights(...)` if you like")
+    for path in out.glob(LEFTOVERS):
+        path.unlink(missing_ok=True)
+    return Continuation(now, _with_notes(saved, changes), changes)
+
+
+def _still_to_run(file: s.File, changed: s.File, settings: Sequence[str]) -> s.File:
+    """The changes, without those of stages that are over: what they were trained with stays."""
+    sections = [i for i in file.items if isinstance(i, s.Section) and i.kind == "train"]
+    over = {x.name: x for x in sections if x.name}
+    for setting in settings:
+        for name in over:
+            if setting.startswith(f"train.{name}."):
+                raise fail(f"`{setting}` comes too late: the stage `{name}` is over")
+    kept = (
+        over.get(i.name or "", i) if isinstance(i, s.Section) and i.kind == "train" else i
+        for i in changed.items
+    )
+    return replace(changed, items=tuple(kept))
+
+
+def last(out: Path) -> Checkpoint | None:
+    """The last checkpoint of a run, if it came to save one."""
+    path = out / f"last{SUFFIX}"
+    return checkpoint.load(path) if path.exists() else None
+
+
+def _changes(before: Program, now: Program) -> dict[str, tuple[str, str]]:
+    """The entries of the spelled-out text that differ, and `net` where a net does."""
+    old, new = (_entries(p) for p in (before, now))
+    found = {k: (old.get(k, "none"), v) for k, v in new.items() if old.get(k) != v}
+    if _nets(before) != _nets(now):
+        found["net"] = ("as it was", "changed")
+    return found
+
+
+def _entries(of: Program) -> dict[str, str]:
+    return {
+        f"{x.kind}.{x.name}.{e.name}" if x.name else f"{x.kind}.{e.name}": expression(e.value)
+        for x in written_out(of, None).items
+        if isinstance(x, s.Section)
+        for e in x.entries
+        if isinstance(e, s.Entry)
+    }
+
+
+def _nets(of: Program) -> list[s.Item]:
+    return [i for i in of.items if isinstance(i, s.Net | s.Instance | s.Block)]
+
+
+def _with_notes(saved: Checkpoint | None, changes: dict[str, tuple[str, str]]) -> Checkpoint | None:
+    """The checkpoint, with a note on the changes among what is known of its run."""
+    if saved is None or not changes:
+        return saved
+    words = ", ".join(f"{k} = {new} (was {old})" for k, (old, new) in changes.items())
+    done = saved.progress.get("update", 0)
+    notes = [*saved.progress.get("changes", ()), f"resumed after {done} updates: {words}"]
+    return replace(saved, progress={**saved.progress, "changes": notes})

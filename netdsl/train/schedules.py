@@ -1,0 +1,172 @@
+"""The table of schedules: by what the learning rate is multiplied, from step to step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from netdsl.kinds import Many, Number, Whole
+from netdsl.signature import Chosen, Param, Signature
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A step of a run: how many epochs lie before it, of how many, with how many steps in each;
+    and what the finished epochs were judged by (smaller is better)."""
+
+    epoch: float
+    epochs: int
+    steps: float
+    judged: Sequence[float] = ()
+
+    @property
+    def step(self) -> float:
+        return self.epoch * self.steps
+
+    @property
+    def last(self) -> float:
+        """How many steps the whole run has."""
+        return self.epochs * self.steps
+
+    def share(self, begin: float) -> float:
+        """How much of the run is over, from 0 to 1, counted from the epoch `begin`."""
+        whole = max(self.epochs - begin, 1e-12)
+        return min(1.0, max(0.0, (self.epoch - begin) / whole))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`factor(moment, **arguments)` is what the optimizer's rate is multiplied by; only where it
+    `looks_back` is it told what the epochs so far were judged by."""
+
+    signature: Signature
+    factor: Callable[..., float]
+    doc: str = ""
+    looks_back: bool = False
+
+
+def _constant(m: Moment, warmup: float) -> float:
+    return 1.0
+
+
+def _step(m: Moment, warmup: float, at: tuple[float, ...], gamma: float) -> float:
+    return gamma ** sum(m.epoch >= epoch for epoch in at)
+
+
+def _cosine(m: Moment, warmup: float, end: float) -> float:
+    """Loshchilov & Hutter 2017, one period."""
+    return end + (1 - end) * _half_wave(m.share(warmup))
+
+
+def _half_wave(share: float) -> float:
+    """From 1 to 0 along half a cosine."""
+    return (1 + math.cos(math.pi * share)) / 2
+
+
+def _onecycle(m: Moment, rise: float, start: float, end: float) -> float:
+    """Smith & Topin 2018: up during `rise` of the steps, then down; both along cosines."""
+    top, last = rise * m.last - 1, m.last - 1
+    if 0 < top >= m.step:
+        return 1 + (start - 1) * _half_wave(m.step / top)
+    share = min(1.0, (m.step - top) / max(last - top, 1e-12))
+    return end + (1 - end) * _half_wave(share)
+
+
+def _inverse(m: Moment, warmup: float, gamma: float, power: float) -> float:
+    return float((1 + gamma * m.step) ** -power)
+
+
+def _poly(m: Moment, warmup: float, power: float) -> float:
+    return float((1 - m.share(warmup)) ** power)
+
+
+def _plateau(
+    m: Moment, warmup: float, factor: float, patience: int, threshold: float, end: float
+) -> float:
+    """A fold over the epochs so far, so that nothing but the record of a run must be kept."""
+    best, waited, scale = math.inf, 0, 1.0
+    for value in m.judged:
+        if value < best - abs(best) * threshold or best == math.inf:
+            best, waited = value, 0
+        else:
+            waited += 1
+        if waited > patience:
+            scale, waited = max(end, scale * factor), 0
+    return scale
+
+
+_WARMUP = Param("warmup", Number(0), 0.0, "epochs in which the rate rises from 0 to its full")
+_END = Param("end", Number(0, 1), 0.0, "share of the rate that is left at the end")
+
+
+def _entry(name: str, factor: Any, doc: str, *params: Param, looks_back: bool = False) -> Schedule:
+    return Schedule(Signature(name, params), factor, doc, looks_back)
+
+
+SCHEDULES: dict[str, Schedule] = {
+    s.signature.name: s
+    for s in (
+        _entry("constant", _constant, "the rate stays", _WARMUP),
+        _entry(
+            "step",
+            _step,
+            "multiplied by `gamma` when each of the epochs `at` is over",
+            Param("at", Many(Number(0)), doc="epochs"),
+            Param("gamma", Number(above=0), 0.1),
+            _WARMUP,
+        ),
+        _entry(
+            "cosine",
+            _cosine,
+            "half a cosine down to `end` (Loshchilov & Hutter 2017)",
+            _END,
+            _WARMUP,
+        ),
+        _entry(
+            "onecycle",
+            _onecycle,
+            "up from `start` during `rise` of the run, then down to `end` (Smith & Topin 2018)",
+            Param("rise", Number(above=0, below=1), 0.3),
+            Param("start", Number(0, 1), 0.04),
+            Param("end", Number(0, 1), 4e-6),
+        ),
+        _entry(
+            "inverse",
+            _inverse,
+            "(1 + gamma * step) ^ -power, Caffe's inv",
+            Param("gamma", Number(0), 0.0001),
+            Param("power", Number(0), 0.75),
+            _WARMUP,
+        ),
+        _entry(
+            "poly",
+            _poly,
+            "(1 - share of the run) ^ power",
+            Param("power", Number(0), 1.0),
+            _WARMUP,
+        ),
+        _entry(
+            "plateau",
+            _plateau,
+            "multiplied by `factor` when the validation loss (else the training loss) has not "
+            "fallen for more than `patience` epochs",
+            Param("factor", Number(0, below=1), 0.1),
+            Param("patience", Whole(0), 10),
+            Param("threshold", Number(0), 0.0001, "share by which it must fall to count"),
+            _END,
+            _WARMUP,
+            looks_back=True,
+        ),
+    )
+}
+
+
+def rate_factor(chosen: Chosen, m: Moment) -> float:
+    """What the rate is multiplied by in a step. While it warms up it rises by equal parts, the
+    last of which is its full (Goyal et al. 2017)."""
+    factor: float = chosen.record.factor(m, **chosen.arguments)
+    warmup = chosen.arguments.get("warmup", 0.0)
+    ramp = (m.step + 1) / max(warmup * m.steps, 1.0)
+    return factor * min(1.0, ramp) if m.epoch < warmup else factor

@@ -1,0 +1,69 @@
+"""Recipes that come one after the other: each begins from the best weights of the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from netdsl.files import write_atomically
+from netdsl.language.format import format_file
+from netdsl.language.program import Program
+from netdsl.plan.backend import Backend
+from netdsl.train import checkpoint
+from netdsl.train.checkpoint import SUFFIX, Checkpoint
+from netdsl.train.fit import check_recipe
+from netdsl.train.job import prepare
+from netdsl.train.loop import Result, Trainer
+from netdsl.train.recipe import resolve, stages
+from netdsl.train.resume import last
+from netdsl.train.standing import stood
+from netdsl.train.written import recipe_text, written_out
+
+Runner = Callable[[Trainer, Path], Result]
+
+
+def run_stages(
+    program: Program,
+    name: str | None,
+    backend: Backend,
+    data: str | None,
+    out: Path | Callable[[], Path],
+    run: Runner,
+    saved: Checkpoint | None = None,
+) -> tuple[Trainer, Result]:
+    """Runs a recipe, and before it those that it comes after, each in a directory of its name
+    within `out` (which is only made when nothing more can be wrong). `saved` is where the last of
+    them stood; the others go on by themselves."""
+    *before, _ = stages(program, name)
+    for stage in (*before, name):
+        check_recipe(program, stage)
+    if not before or saved is not None:
+        only = Trainer(program, name, backend, data, saved=saved)
+        return only, run(only, out if isinstance(out, Path) else out())
+    for stage in (*before, name):  # what is wrong with the data of a later one is told now
+        prepare(program, stage, data)
+    folder = out if isinstance(out, Path) else out()
+    text = format_file(written_out(program, name))
+    write_atomically(folder / "recipe.net", recipe_text(name, text).encode())
+    start: Checkpoint | None = None
+    for stage in before:
+        start = _stage(program, str(stage), backend, data, folder / str(stage), run, start)
+    trainer = Trainer(program, name, backend, data, start)
+    return trainer, run(trainer, folder)
+
+
+def _stage(
+    program: Program,
+    name: str,
+    backend: Backend,
+    data: str | None,
+    out: Path,
+    run: Runner,
+    start: Checkpoint | None,
+) -> Checkpoint:
+    """The best weights of a stage, which is run as far as it has not been yet."""
+    saved, best = last(out), out / f"best{SUFFIX}"
+    if saved is not None and best.is_file() and stood(saved).finished(resolve(program, name)):
+        return checkpoint.load(best)
+    run(Trainer(program, name, backend, data, start, saved), out)
+    return checkpoint.load(best)

@@ -1,0 +1,131 @@
+"""Where a run stands: everything that the next step depends on besides the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from netdsl.errors import fail
+from netdsl.train.checkpoint import Checkpoint
+from netdsl.train.recipe import Recipe
+from netdsl.train.schedules import Moment, rate_factor
+
+CLOCK = ("seconds", "images_per_second")
+"""Metrics that differ from run to run; weights do not carry them."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """`epoch` counts finished epochs, `seen` the images of the one under way, `step` batches and
+    `update` updates of the whole run; `loss`, `hits` and `batches` are sums over this epoch;
+    `lines` is how long metrics.jsonl is, `history` the metrics of every finished epoch, `changes`
+    what was changed when the run was resumed."""
+
+    epoch: int = 0
+    seen: int = 0
+    step: int = 0
+    update: int = 0
+    loss: float = 0.0
+    hits: float = 0.0
+    batches: int = 0
+    lines: int = 0
+    history: tuple[Mapping[str, Any], ...] = ()
+    changes: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> Standing:
+        """Raises ValueError where the values are not those of a standing."""
+        given: dict[str, Any] = {}
+        for f in fields(Standing):
+            value = values.get(f.name)
+            fits = {"int": isinstance(value, int) and value >= 0, "float": _number(value)}
+            if not fits.get(str(f.type), isinstance(value, list)):
+                raise ValueError(f"`{f.name}` of its progress is {str(value)[:40]}")
+            given[f.name] = tuple(value) if isinstance(value, list) else value
+        good = all(isinstance(m, dict) and _number(m.get("train_loss")) for m in given["history"])
+        if not good or len(given["history"]) != given["epoch"]:
+            raise ValueError("its history is not one of its epochs")
+        return Standing(**given)
+
+    def after(self, images: int, losses: list[float], hits: list[float]) -> Standing:
+        """One update later."""
+        loss, hit = self.loss, self.hits
+        for a, b in zip(losses, hits, strict=True):  # in the order of the run, so to the same bits
+            loss, hit = loss + a, hit + b
+        return replace(
+            self,
+            seen=self.seen + images,
+            step=self.step + len(losses),
+            update=self.update + 1,
+            loss=loss,
+            hits=hit,
+            batches=self.batches + len(losses),
+        )
+
+    def with_epoch(self, metrics: Mapping[str, Any]) -> Standing:
+        """The epoch is over, with these metrics."""
+        kept = {k: v for k, v in metrics.items() if k not in CLOCK}
+        return Standing(
+            epoch=self.epoch + 1,
+            step=self.step,
+            update=self.update,
+            history=(*self.history, kept),
+            changes=self.changes,
+        )
+
+    @property
+    def best(self) -> int:
+        """The number of the best epoch so far, counted from 1; 0 before there is any."""
+        ranked = [quality(m) for m in self.history]
+        return ranked.index(max(ranked)) + 1 if ranked else 0
+
+    def finished(self, recipe: Recipe) -> bool:
+        """Whether all epochs are over, or none has been better for too long."""
+        waited = self.epoch - self.best
+        return self.epoch >= recipe.epochs or (
+            recipe.patience is not None and waited >= recipe.patience
+        )
+
+    def rate(self, recipe: Recipe, steps: int) -> float:
+        """The learning rate of the next update, where an epoch has so many of them."""
+        share = min(1.0, self.seen / (steps * recipe.data.batch * recipe.accumulate))
+        past = self.history if recipe.schedule.record.looks_back else ()
+        moment = Moment(self.epoch + share, recipe.epochs, steps, [judged(m) for m in past])
+        rate: float = recipe.optimizer.arguments["lr"]
+        return rate * rate_factor(recipe.schedule, moment)
+
+    def ema_rate(self, decay: float) -> float:
+        """How far the average of the weights goes towards them: at first all the way."""
+        return 1 - min(decay, self.update / (9 + self.update))
+
+
+def stood(saved: Checkpoint) -> Standing:
+    """Where the run of a checkpoint stood. Raises NetError where that cannot be known."""
+    try:
+        return Standing.of(saved.progress)
+    except ValueError as e:
+        raise fail(f"{saved.origin} cannot be gone on from: {e}") from None
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def quality(metrics: Mapping[str, Any]) -> tuple[float, float]:
+    """What the best checkpoint is best at: validation accuracy, then loss; the training loss where
+    nothing is held out."""
+    if metrics.get("val_accuracy") is None:
+        return 0.0, -judged(metrics)
+    return metrics["val_accuracy"], -judged(metrics)
+
+
+def judged(metrics: Mapping[str, Any]) -> float:
+    """The loss that an epoch is judged by."""
+    value = metrics.get("val_loss")
+    loss = metrics["train_loss"] if value is None else value
+    return math.inf if loss is None or not math.isfinite(loss) else float(loss)

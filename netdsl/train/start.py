@@ -1,0 +1,99 @@
+"""What weights begin with: those of another run, taken over by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from netdsl.errors import NetError, Span, fail
+from netdsl.globs import any_matches, matched
+from netdsl.kinds import Many, Text
+from netdsl.signature import Chosen, Param, Signature
+from netdsl.train.checkpoint import SUFFIX, load, usable
+from netdsl.types import Array, Node, dims
+
+Shape = tuple[int, ...]
+MOST_NOTES = 8
+
+
+@dataclass(frozen=True)
+class Start:
+    """A place that weights can come from."""
+
+    signature: Signature
+    doc: str = ""
+
+
+STARTS: dict[str, Start] = {
+    "weights": Start(
+        Signature(
+            "weights",
+            (
+                Param("file", Text(), doc="a checkpoint, or the directory of a run"),
+                Param("except", Many(Text()), (), "globs of weights that are drawn anew"),
+            ),
+        ),
+        "weights of another run, by their names",
+    )
+}
+
+
+def differences(states: Iterable[Node], given: Mapping[str, Shape]) -> list[str]:
+    """A line for each state that is not there, or has another shape."""
+    found = []
+    for node in states:
+        there = given.get(node.name)
+        if there is None:
+            found.append(f"`{node.name}` is not there")
+        elif there != node.type.shape:
+            found.append(f"`{node.name}` is {dims(there)}, the net wants {dims(node.type.shape)}")
+    return found
+
+
+def adopted(
+    states: Sequence[Node],
+    given: Mapping[str, Shape],
+    left_out: Sequence[str],
+    origin: str,
+    span: Span | None = None,
+    help: str | None = None,
+) -> list[Node]:
+    """The states that take their values from `given`. Raises NetError, naming every one, where
+    some have another shape or are not there."""
+    matched(left_out, [n.name for n in states], "except", span)
+    wanted = [n for n in states if not any_matches(n.name, left_out)]
+    wrong = differences(wanted, given)
+    if wrong:
+        raise fail(
+            f"{origin} does not fit the net: {wrong[0]}",
+            span,
+            notes=[*wrong[1:MOST_NOTES], *_rest(wrong)],
+            help=help,
+        )
+    return wanted
+
+
+def _rest(wrong: Sequence[str]) -> list[str]:
+    more = len(wrong) - MOST_NOTES
+    return [f"and {more} more"] if more > 0 else []
+
+
+def shapes(values: Mapping[str, Array]) -> dict[str, Shape]:
+    return {name: tuple(v.shape) for name, v in values.items()}
+
+
+def beginning(
+    init: Chosen, states: Sequence[Node], span: Span | None = None
+) -> tuple[dict[str, Array], list[Node]]:
+    """The weights that `weights(...)` names, and the states that take theirs from them. Raises
+    NetError where they do not fit."""
+    path = Path(init.arguments["file"])
+    best = path / f"best{SUFFIX}"
+    try:
+        found = load(best if best.is_file() else path)
+    except NetError as e:
+        raise e.located(span) from None
+    given, help = usable(found.states), '`weights("FILE", except="head.*")` leaves weights out'
+    left_out = init.arguments["except"]
+    return given, adopted(states, shapes(given), left_out, found.origin, span, help)

@@ -1,0 +1,114 @@
+"""One update of the weights after the other, each determined by where the run stands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator
+from contextlib import closing
+
+import numpy as np
+
+from netdsl.data.prefetch import prefetched
+from netdsl.data.samples import Batch, grouped, training_batches
+from netdsl.plan.backend import Backend
+from netdsl.runtime.executor import Executor
+from netdsl.runtime.state import State
+from netdsl.train.guard import Fault, Replayed, finite, first_fault
+from netdsl.train.job import Job
+from netdsl.train.standing import Standing
+from netdsl.types import Array
+
+GOOD_EVERY = 200
+"""Updates after which the weights are held in memory, to find a fault from."""
+
+
+class Unsound(Exception):
+    """The loss, or a weight, is no finite number any more."""
+
+
+class Stepper:
+    """The executors of a step, and where the run stands. States change with every update."""
+
+    def __init__(self, job: Job, backend: Backend, state: State, standing: Standing) -> None:
+        self.job, self.state, self.standing = job, state, standing
+        self.good = standing, state.snapshot()
+        self.step = Executor(job.step, backend, state)
+        graph = job.accumulation
+        self.accumulation = Executor(graph, backend, state) if graph else None
+
+    def groups(self) -> Generator[tuple[Batch, ...], None, None]:
+        """The batches of the rest of this epoch, in groups that make one update; made ready in the
+        background."""
+        s, recipe = self.standing, self.job.recipe
+        data = recipe.data
+        batches = training_batches(
+            self.job.train, data.batch, recipe.seed, s.epoch, s.seen, data.augment
+        )
+        return prefetched(grouped(batches, recipe.accumulate))
+
+    def rate(self) -> Array:
+        return np.asarray(self.standing.rate(self.job.recipe, self.job.steps), dtype=np.float32)
+
+    def inputs(self, batch: Batch, i: int = 0) -> dict[str, Array]:
+        """What the graphs are given for the i-th batch of an update."""
+        s, recipe = self.standing, self.job.recipe
+        return {
+            self.job.image: batch.images,
+            "labels": batch.labels,
+            "weights": batch.weights,
+            "lr": self.rate(),
+            "step": np.asarray(s.step + i, dtype=np.int32),
+            "update": np.asarray(s.update, dtype=np.int32),
+            "seed": np.asarray(recipe.seed, dtype=np.int32),
+            "ema_rate": np.asarray(s.ema_rate(recipe.ema or 0.0), dtype=np.float32),
+        }
+
+    def update(self, group: tuple[Batch, ...]) -> None:
+        """One update of the weights. Raises Unsound where the loss is no finite number."""
+        losses, hits = [], []
+        for i, batch in enumerate(group):
+            out = self._executor(i).run(self.inputs(batch, i))
+            losses.append(float(out["loss"]))
+            hits.append(float(out["accuracy"]))
+            if not math.isfinite(losses[-1]):
+                raise Unsound
+        self.standing = self.standing.after(self.job.images, losses, hits)
+
+    def _executor(self, i: int) -> Executor:
+        last = i == self.job.recipe.accumulate - 1
+        return self.step if last or self.accumulation is None else self.accumulation
+
+    # ---- faults
+
+    def mark(self) -> None:
+        """Holds this place in memory, at the start of an epoch and every so many updates."""
+        s = self.standing
+        if s.update % GOOD_EVERY == 0 or s.seen == 0:
+            self.good = s, self.state.snapshot()
+
+    def check(self) -> None:
+        """Raises Unsound where a weight is no finite number."""
+        if not finite(self.state.snapshot()):
+            raise Unsound
+
+    def fault(self) -> tuple[int, Fault] | None:
+        """The number of the step in which the first fault lies, and what it is: the steps since
+        the last sound place are done again, one by one."""
+        found = first_fault(self._replay())
+        return (self.good[0].step + found[0] + 1, found[1]) if found else None
+
+    def _replay(self) -> Iterator[Replayed]:
+        self.standing, states = self.good
+        self.state.load(states, self.job.step.states, "the last sound place")
+        with closing(self.groups()) as groups:
+            for group in groups:
+                for i, batch in enumerate(group):
+                    before, inputs, executor = (
+                        self.state.snapshot(),
+                        self.inputs(batch, i),
+                        self._executor(i),
+                    )
+                    loss = float(executor.run(inputs)["loss"])
+                    yield Replayed(executor.graph, inputs, before, loss, self.state.snapshot())
+                nothing = [0.0] * len(group)
+                self.standing = self.standing.after(self.job.images, nothing, nothing)

@@ -1,0 +1,92 @@
+"""Watching a net learn: gradients and activations, layer by layer, by a graph of their own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from netdsl.errors import fail, nearest
+from netdsl.ir.builder import Builder
+from netdsl.ir.grad import grad
+from netdsl.ir.verify import verify
+from netdsl.language.network import Network
+from netdsl.ops import OPS
+from netdsl.train.recipe import Recipe
+from netdsl.train.step import forward, learnable
+from netdsl.types import Array, Graph, Node
+
+WATCHED = ("gradients", "activations")
+
+
+@dataclass(frozen=True)
+class Watching:
+    """What is watched, and every how many updates."""
+
+    what: tuple[str, ...]
+    every: int = 100
+
+
+def watching(text: str, every: int) -> Watching:
+    """What `gradients,activations` asks for. Raises NetError where there is no such thing."""
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in WATCHED:
+            help = nearest(name, WATCHED, "what can be watched")
+            raise fail(f"`{name}` cannot be watched", help=help)
+    return Watching(names, every)
+
+
+def watch_graph(network: Network, recipe: Recipe, what: Sequence[str]) -> Graph:
+    """The step without its updates; its outputs are moments, called `gradients WEIGHT` and
+    `activations LAYER`, and `dead LAYER`."""
+    f = forward(network, recipe)
+    b, outputs = f.b, {}
+    with b.at(None, "watch"):
+        if "activations" in what:
+            for path, node in _activations(network).items():
+                outputs[f"activations {path}"] = _moments(b, node)
+                outputs[f"dead {path}"] = _dead(b, node)
+    if "gradients" in what:
+        gradients = grad(b, f.loss, learnable(network, recipe))
+        with b.at(None, "watch"):
+            outputs |= {f"gradients {name}": _moments(b, g) for name, g in gradients.items()}
+    return verify(b.graph(outputs, name=f"{network.name}.watch"))
+
+
+def _activations(network: Network) -> dict[str, Node]:
+    """What each layer that computes something gives."""
+    nodes = ((x.path, network.graph[x.result]) for x in network.layers)
+    return {path: node for path, node in nodes if OPS[node.op].kind not in ("view", "leaf")}
+
+
+def _moments(b: Builder, x: Node) -> Node:
+    return b.moments(x, axes=tuple(range(x.type.rank)))
+
+
+def _dead(b: Builder, x: Node) -> Node:
+    """The share of units (channels) that are zero for every image of the batch, wherever in it."""
+    most = b.reduce_max(b.mul(x, x), axes=tuple(range(x.type.rank - 1)))
+    return b.reduce_mean(b.cast(b.equal(most, b.const(0.0)), dtype=b.dtype), axes=(0,))
+
+
+def watched(graph: Graph, out: Mapping[str, Array], network: Network) -> dict[str, Any]:
+    """Norm, mean and deviation of everything watched, and the share of dead units, by layer."""
+    sizes = {f"activations {p}": n.type.size for p, n in _activations(network).items()}
+    sizes |= {f"gradients {n.name}": n.type.size for n in network.parameters}
+    found: dict[str, Any] = {}
+    for label in graph.outputs:
+        kind, path = label.split(" ", 1)
+        if kind == "dead":
+            continue
+        mean, variance = (float(v) for v in out[label])
+        entry = {
+            "norm": math.sqrt(sizes[label] * (variance + mean * mean)),
+            "mean": mean,
+            "deviation": math.sqrt(variance),
+        }
+        if kind == "activations":
+            entry["dead"] = float(out[f"dead {path}"])
+        found.setdefault(kind, {})[path] = entry
+    return found

@@ -1,0 +1,118 @@
+"""What is said before a run, and of two nets: it is what is then so."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from netdsl.backends import open_backend
+from netdsl.insight.compare import compare
+from netdsl.language.elaborate import elaborate
+from netdsl.language.parse import parse
+from netdsl.language.program import program
+from netdsl.runtime.executor import Executor
+from netdsl.runtime.state import State
+from netdsl.train.dryrun import dry_run
+from netdsl.train.job import prepare
+from netdsl.train.memory import predicted
+from tests.conftest import ROOT
+from tests.test_cli import DIGITS, LENET
+
+NET = """net small {
+  input(8x8x1)
+  stem: conv(8, 3x3, pad=same) -> batchnorm -> relu
+  head: fc(64) -> relu -> fc(10)
+}
+data { source = digits, batch = 256 }
+train {
+  optimizer = adam(no_decay=["*.bias", "nothing"]), freeze = "stem.conv1.*"
+  lr_scale = [("head.*", 0.5)], epochs = 3
+}
+"""
+
+
+def test_a_dry_run_tells_steps_and_globs() -> None:
+    found = dry_run(prepare(program(parse(NET)), None))
+    assert (found.images, found.validation, found.steps, found.epochs) == (1294, 144, 5, 3)
+    assert found.params - found.learnt == 8 * 9 + 8
+    globs = {(g.key, g.glob): g.weights for g in found.globs}
+    assert globs["freeze", "stem.conv1.*"] == ("stem.conv1.weight", "stem.conv1.bias")
+    assert globs["no_decay", "nothing"] == ()
+    assert len(globs["lr_scale", "head.*"]) == 4
+    assert json.loads(json.dumps(found.as_json()))["steps"] == 15
+
+
+def test_memory_is_predicted() -> None:
+    job = prepare(program(parse(NET)), None)
+    state = State(open_backend("reference"))
+    state.initialise(job.step.states, 1)
+    memory = predicted(job.step)
+    assert memory.weights == 4 * job.network.params
+    assert memory.weights + memory.beside == sum(v.nbytes for v in state.snapshot().values())
+    executor = Executor(job.step, state.backend, state)
+    given: dict[str, Any] = {
+        "input": job.train.images[:256],
+        "labels": job.train.labels[:256],
+        "weights": np.ones(256, np.float32),
+        "lr": np.float32(0.1),
+        "step": np.int32(0),
+    }
+    executor.run(given)
+    tracemalloc.start()
+    executor.run(given)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # operators have temporaries of their own, which a graph says nothing of
+    assert 0.5 * peak < memory.step < 1.1 * peak
+
+
+def test_dry_run_from_the_command_line(netdsl: Any, tmp_path: Path) -> None:
+    code, out, _ = netdsl("train", DIGITS, "--dry-run")
+    assert code == 0
+    assert "20 epochs of 40 steps: 800 steps" in out
+    assert "momentum" in out or "beta1=0.9" in out
+    assert "memory: weights" in out
+    code, out, _ = netdsl("train", DIGITS, "--dry-run", "--json")
+    assert json.loads(out)["main"]["steps_per_epoch"] == 40
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_nets_are_compared() -> None:
+    text = NET + NET[: NET.index("data")].replace("small", "wide").replace("fc(64)", "fc(32)")
+    p = program(parse(text))
+    found = compare(elaborate(p, "small"), elaborate(p, "wide"))
+    assert [c.name for c in found.layers] == ["head.fc1", "head.relu1"]
+    assert [(c.name, c.a, c.b) for c in found.weights] == [
+        ("head.fc1.weight", "64x512", "32x512"),
+        ("head.fc1.bias", "64", "32"),
+        ("head.fc2.weight", "10x64", "10x32"),
+    ]
+    assert "stem.batchnorm1.running_mean" in found.transfers
+    assert found.transferred == 8 * 9 + 8 + 16 + 10
+    assert compare(elaborate(p, "small"), elaborate(p, "small")).same
+
+
+def test_diff_from_the_command_line(netdsl: Any) -> None:
+    code, out, _ = netdsl("diff", f"{LENET}:lenet5", f"{LENET}:caffe_lenet", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["params"] == [61_706, 431_080]
+    assert found["transfers"] == []
+    assert netdsl("train", DIGITS, "--set", "train.epochs=1", "--out", "a")[0] == 1
+    code, out, _ = netdsl("diff", DIGITS, "a")
+    assert "the nets are the same" in out
+    assert netdsl("diff", DIGITS, "nowhere.net")[0] == 2
+    assert netdsl("diff", DIGITS, str(ROOT))[0] == 2
+
+
+def test_larger_nets_are_predicted_to_need_more() -> None:
+    small, large = (
+        predicted(prepare(program(parse(NET.replace("fc(64)", f"fc({n})"))), None).step)
+        for n in (64, 640)
+    )
+    assert large.weights > 5 * small.weights
+    assert large.total > small.total
