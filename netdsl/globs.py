@@ -19,13 +19,17 @@ def any_matches(path: str, patterns: Iterable[str]) -> bool:
 
 
 def matched(
-    patterns: Sequence[str], names: Sequence[str], key: str, span: Span | None = None
+    patterns: Sequence[str],
+    names: Sequence[str],
+    key: str,
+    span: Span | None = None,
+    what: str = "weight",
 ) -> dict[str, tuple[str, ...]]:
     """What each glob matches. Raises NetError where one matches nothing."""
     found = {p: tuple(n for n in names if matches(n, p)) for p in patterns}
     for pattern, hits in found.items():
         if not hits:
-            message = f'no weight is called "{pattern}", which `{key}` names'
+            message = f'no {what} is called "{pattern}", which `{key}` names'
             raise fail(message, span, help=nearest(pattern, _candidates(names), "globs that match"))
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,7 +52,25 @@ def test_explain_shows_passes_kernels_lines_and_memory(netdsl: Any) -> None:
     assert len(whole) > 2 * len(out)
     _, out, _ = netdsl("explain", RESNET, "--json")
     found = json.loads(out)
-    assert [p["name"] for p in found["passes"]] == ["simplify", "lower", "fold"]
+    assert [p["name"] for p in found["passes"]] == ["simplify", "lower", "fold", "simplify"]
+
+
+def test_the_recipe_of_the_net_is_followed_and_told(netdsl: Any, tmp_path: Path) -> None:
+    (tmp_path / "two.net").write_text(
+        "net a { input(8x8x1); fc(10) }\nnet b { input(8x8x1); fc(10) }\n"
+        "net soft { input(8x8x1); fc(10) -> softmax }\n"
+        "data { source = digits, batch = 16 }\ntrain { net = a }\ntrain second { net = b }\n"
+    )
+    for name, said in (
+        ("a", "a, training by the file's recipe, batch 16"),
+        ("b", "b, training by `train second`, batch 16"),
+        ("second", "b, training by `train second`, batch 16"),
+    ):
+        assert said in netdsl("compile", f"two.net:{name}", "--train")[1]
+    assert "a, inference, batch 1" in netdsl("explain", "two.net:a")[1]
+    code, _, err = netdsl("compile", "two.net:soft", "--train")
+    assert code == 2
+    assert "softmax" in err
 
 
 def test_any_convolution_is_shown_as_one_product(netdsl: Any) -> None:
@@ -69,6 +88,7 @@ def test_any_convolution_is_shown_as_one_product(netdsl: Any) -> None:
         (("compile", LENET, "--device", "tpu"), "no device `tpu`"),
         (("explain", "missing.net"), "missing.net"),
         (("compile", LENET, "--batch", "0"), "--batch"),
+        (("compile", LENET, "--emit", "ir", "--json"), "give one of them"),
     ],
 )
 def test_bad_input_is_told(netdsl: Any, args: tuple[str, ...], message: str) -> None:

@@ -23,7 +23,7 @@ from netdsl.passes.recompute import recompute
 from netdsl.passes.rewrite import common, dead
 from netdsl.passes.simplify import simplify
 from netdsl.types import Array, Graph, TensorType
-from tests.conftest import HypothesisDraw
+from tests.conftest import ROOT, HypothesisDraw
 from tests.golden import matches_golden
 from tests.graphs import BLOCK_NETS, BLOCKS, block_step, drawn_step, step_of, values_for
 
@@ -197,3 +197,49 @@ def test_golden_text_of_recompute() -> None:
 def test_golden_text_of_the_simplified_step() -> None:
     step = simplify(step_of(BLOCKS, "residual_small", batch=2))
     matches_golden("passes/step.txt", to_text(step))
+
+
+def test_scalars_fold_and_averages_of_halves_do_not_overflow() -> None:
+    b = Builder()
+    x = b.input("x", TensorType((2, 8, 8, 1), "float32"))
+    w = b.state("w", TensorType((), "float32"), ("constant", 0.5))
+    graph = b.graph({"loss": b.mul(b.reduce_sum(x, axes=(0, 1, 2, 3)), w)})
+    assert fold(graph).main.outputs == graph.outputs
+    mean = b.avg_pool(x, kernel=(8, 8), stride=(8, 8))
+    low = mixed(b.graph({"mean": mean}), "float16")
+    found = results(low, {"x": np.full((2, 8, 8, 1), 2000.0, np.float32)})["mean"]
+    assert np.all(found == 2000)
+
+
+def test_a_long_region_is_computed_again() -> None:
+    b = Builder(dtype="float64")
+    x = y = b.input("x", TensorType((3,), "float64"))
+    for _ in range(1500):
+        y = b.tanh(y)
+    z = b.mul(b.exp(y), y)
+    forward = {n: "r" for n in b.nodes if n not in ("x", z.name)}
+    graph = b.graph({"z": z, "again": b.mul(z, b.nodes["tanh~1000"])})
+    after = recompute(graph, {*forward, "x", z.name}, forward)
+    assert "again.tanh~1000" in after.nodes
+    assert x.name in after.nodes
+
+
+def test_the_recipe_names_what_is_computed_again() -> None:
+    from netdsl.errors import NetError
+    from netdsl.language.parse import parse
+    from netdsl.language.program import program
+    from netdsl.train.compile import compile_step
+    from netdsl.train.recipe import resolve
+
+    text = (
+        (ROOT / "models" / "resnet.net").read_text()
+        + 'data { source = cifar10, batch = 2 }\ntrain { net = resnet20, recompute = ["s?.*"] }\n'
+        + 'train wrong { net = resnet20, recompute = ["s9.*"] }\n'
+    )
+    found = program(parse(text))
+    recipe = resolve(found)
+    network = elaborate(found, recipe.net, recipe.settings(training=True))
+    regions = {n.region for n in compile_step(network, recipe).nodes.values()}
+    assert {"s1.small1", "s3.small3"} <= regions
+    with pytest.raises(NetError, match="no place is called"):
+        compile_step(network, resolve(found, "wrong"))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +26,7 @@ from netdsl.passes.lower import lower
 from netdsl.passes.recompute import recompute
 from netdsl.passes.simplify import simplify
 from netdsl.plan.fusion import ALONE, FUSED, Fusion
+from netdsl.plan.layout import Layout, contiguous
 from netdsl.plan.partition import partition
 from netdsl.plan.plan import Plan, make_plan
 from netdsl.plan.text import kernels_text, plan_text
@@ -31,7 +37,7 @@ from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train.compile import compile_step
 from netdsl.train.step import training_graph
-from netdsl.types import Graph, TensorType
+from netdsl.types import Graph, Node, TensorType
 from tests.conftest import ROOT, HypothesisDraw
 from tests.dataflow import Dataflow
 from tests.golden import matches_golden
@@ -259,17 +265,132 @@ def test_a_step_of_lenet_allocates_nothing() -> None:
     values = values_for(graph)
     for _ in range(3):
         executor.run(values)
-    runtime = tracemalloc.Filter(True, str(Path(executor_module.__file__)))
     tracemalloc.start()
     try:
         executor.run(values)
-        before = tracemalloc.take_snapshot().filter_traces([runtime])
         at_rest = tracemalloc.get_traced_memory()[0]
         for _ in range(20):
             executor.run(values)
-        after = tracemalloc.take_snapshot().filter_traces([runtime])
         grown = tracemalloc.get_traced_memory()[0] - at_rest
+        own = tracemalloc.Filter(True, str(Path(executor_module.__file__)))
+        held = tracemalloc.take_snapshot().filter_traces([own]).statistics("filename")
     finally:
         tracemalloc.stop()
-    assert not [s for s in after.compare_to(before, "lineno") if s.size_diff > 0]
-    assert grown < 20_000, "snapshots aside, a step leaves nothing behind"
+    assert grown < 1000
+    assert sum(s.size for s in held) < 1000
+
+
+def of_plain(build: Callable[[Builder, Node], dict[str, Node]], shape: tuple[int, ...]) -> Graph:
+    b = Builder(dtype="float64")
+    x = b.input("x", TensorType(shape, "float64"))
+    return b.graph(build(b, x))
+
+
+def conv_of(b: Builder, y: Node) -> dict[str, Node]:
+    w = b.state("w", TensorType((1, 3, 3, y.type.shape[3]), "float64"), ("constant", 1.0))
+    return {"y": b.conv2d(y, w, pad=((1, 1), (1, 1)))}
+
+
+ODD_GRAPHS: dict[str, Graph] = {
+    "a concatenation given out": of_plain(
+        lambda b, x: {"y": b.concat(b.exp(x), b.tanh(x), axis=1)}, (2, 3)
+    ),
+    "rows joined before a padded convolution": of_plain(
+        lambda b, x: conv_of(b, b.concat(x, x, axis=1)), (1, 2, 2, 1)
+    ),
+    "computed rows joined before a padded convolution": of_plain(
+        lambda b, x: conv_of(b, b.concat(b.exp(x), b.tanh(x), axis=2)), (1, 2, 2, 1)
+    ),
+    "rows joined inside joined channels": of_plain(
+        lambda b, x: conv_of(
+            b, b.concat(b.concat(b.exp(x), b.tanh(x), axis=1), b.concat(x, x, axis=1), axis=3)
+        ),
+        (1, 2, 2, 1),
+    ),
+    "one branch within one branch": of_plain(
+        lambda b, x: {
+            "y": b.exp(b.concat(b.concat(b.copy(x), axis=1), b.tanh(x), axis=3)),
+            "z": b.relu(b.tanh(x)),
+        },
+        (1, 2, 2, 2),
+    ),
+    "an input, a view of it and a constant given out": of_plain(
+        lambda b, x: {"x": x, "t": b.transpose(x, perm=(1, 0)), "c": b.const(2.0)}, (2, 3)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD_GRAPHS)
+def test_odd_graphs(name: str) -> None:
+    for fusion in FUSIONS:
+        sound(ODD_GRAPHS[name], fusion)
+        same_as_the_interpreter(ODD_GRAPHS[name], fusion)
+
+
+def rotating(n: int) -> Graph:
+    """States that each take the value of the next one."""
+    b = Builder(dtype="float64")
+    kind = TensorType((3,), "float64")
+    states = [b.state(f"state {i}", kind, ("normal", 1.0)) for i in range(n)]
+    return b.graph({}, {s.name: states[(i + 1) % n] for i, s in enumerate(states)})
+
+
+def test_a_plan_does_not_depend_on_the_order_of_sets() -> None:
+    script = (
+        "from tests.test_plan import *; from netdsl.plan.text import plan_text;"
+        "print(plan_text(make_plan(rotating(6), FUSED)));"
+        "print(plan_text(make_plan(compiled_step('tests/blocks.net', 'googlenet'), FUSED)))"
+    )
+    texts = set()
+    for seed in "123":
+        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        run = [sys.executable, "-c", script]
+        texts.add(subprocess.run(run, env=env, capture_output=True, text=True, check=True).stdout)
+    assert len(texts) == 1
+    assert "updates" in texts.pop()
+
+
+def test_a_kernel_left_out_a_swapped_target_and_a_moved_view_are_caught() -> None:
+    b = Builder(dtype="float64")
+    x = b.input("x", TensorType((2, 3), "float64"))
+    w, u = (b.state(n, TensorType((2, 3), "float64"), ("normal", 1.0)) for n in "wu")
+    turned = b.transpose(b.tanh(x), perm=(1, 0))
+    outputs = {"y": b.exp(b.concat(x, x, axis=0)), "z": b.exp(turned)}
+    updates = {"w": b.add(w, x), "u": b.sub(u, x)}
+    plan = sound(b.graph(outputs, updates), ALONE)
+    without = tuple(k for k in plan.kernels if k.name != "concat")
+    refused(replace(plan, kernels=without), "before it is written")
+    w_place, u_place = plan.placements["add"], plan.placements["sub"]
+    swapped = planted(planted(plan, "add", buffer="u"), "sub", buffer="w")
+    assert (w_place.buffer, u_place.buffer) == ("w", "u")
+    refused(swapped, "over u")
+    refused(planted(plan, turned.name, layout=Layout((3, 2), (2, 1))), "lies elsewhere")
+    onto_input = planted(plan, "exp", buffer="x", layout=contiguous((4, 3)))
+    onto_input = replace(onto_input, buffers={**plan.buffers, "x": 96})
+    refused(onto_input, "over x")
+
+
+def test_long_and_wide_graphs_take_time_in_proportion() -> None:
+    def dense(n: int) -> Graph:
+        def build(b: Builder, x: Node) -> dict[str, Node]:
+            for _ in range(n):
+                x = b.concat(x, b.tanh(b.slice(x, start=(0, 0), stop=(2, 1), step=(1, 1))), axis=1)
+            return {"y": x}
+
+        return of_plain(build, (2, 1))
+
+    plan = make_plan(dense(600), FUSED)
+    started = time.process_time()
+    verify_plan(plan)
+    assert time.process_time() - started < 2
+
+
+def test_states_are_kept_row_by_row() -> None:
+    b = Builder(dtype="float64")
+    w = b.state("w", TensorType((3, 2), "float64"), ("normal", 1.0))
+    graph = b.graph({}, {"w": b.add(w, b.const(1.0))})
+    backend = ArrayBackend("test", np, FUSED)
+    state = State(backend)
+    state.load({"w": np.zeros((2, 3)).T}, graph.states, "the test")
+    Executor(graph, backend, state).run({})
+    assert state.arrays["w"].tolist() == np.ones((3, 2)).tolist()

@@ -11,6 +11,7 @@ import numpy as np
 
 from netdsl.errors import fail
 from netdsl.ops import OPS
+from netdsl.ops.dtypes import dtype_of
 from netdsl.plan.fusion import ALONE, FUSED, Fusion
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
@@ -31,7 +32,7 @@ class ArrayBackend:
     fusion: Fusion = ALONE
 
     def upload(self, array: Array) -> Array:
-        return self.xp.array(array)
+        return self.xp.array(array, order="C")
 
     def download(self, array: Array) -> Array:
         return array.copy() if self.xp is np else self.xp.asnumpy(array)
@@ -135,15 +136,6 @@ def _address(buffer: Array) -> int:
     data = getattr(buffer, "data", None)
     address = getattr(data, "ptr", None)
     return int(address if address is not None else buffer.__array_interface__["data"][0])
-
-
-def dtype_of(name: str) -> Any:
-    """NumPy's element type of that name, bfloat16 among them."""
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
 
 
 def reference() -> ArrayBackend:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from netdsl.cli.app import OK, Device, File, Json, Sets, app, print_json
-from netdsl.cli.files import load, split
+from netdsl.cli.files import load, load_recipe, split
 from netdsl.errors import fail, nearest
 
 if TYPE_CHECKING:
     from netdsl.insight.explain import Compiled, Target
-    from netdsl.language.program import Program
 
 Train = Annotated[bool, typer.Option("--train", help="The training step instead of inference.")]
 Batch = Annotated[
@@ -48,6 +47,8 @@ def compile_(
 
     if emit is not None and emit not in _EMITS:
         raise fail(f"there is no `--emit {emit}`", help=nearest(emit, _EMITS, "one of"))
+    if emit is not None and as_json:
+        raise fail("`--emit` prints text, `--json` figures", help="give one of them")
     found = _compiled(file, settings, train, batch, device, lower)
     if as_json:
         print_json(found.as_json())
@@ -107,20 +108,18 @@ def _compiled(
     from netdsl.insight.explain import compiled
 
     path, name = split(file)
-    program = load(path, settings, name)
-    target = _target(program, name, train, batch, lower)
+    program = load_recipe(path, settings, name) if train else load(path, settings, name)
+    target = _target(name, train, batch, lower)
     return compiled(program, target, open_backend(device).fusion)
 
 
-def _target(
-    program: Program, name: str | None, train: bool, batch: int | None, lower: str | None
-) -> Target:
+def _target(name: str | None, train: bool, batch: int | None, lower: str | None) -> Target:
     from netdsl.insight.explain import Target
     from netdsl.passes import pipeline
 
     ways = {"im2col": (pipeline.SIMPLIFY, pipeline.IM2COL)}
     if lower is None:
-        return Target(program.net(name), train, batch)
+        return Target(name, train, batch)
     if lower not in ways:
         raise fail(f"there is no `--lower {lower}`", help=nearest(lower, ways, "one of"))
-    return Target(program.net(name), train, batch, ways[lower])
+    return Target(name, train, batch, ways[lower])

@@ -182,23 +182,22 @@ def show_confusion(report: Report) -> None:
 def show_compiled(found: Compiled) -> None:
     plan, json = found.plan, found.as_json()
     print(
-        f"{plan.graph.name}: {json['kernels']:,} kernels instead of {json['kernels_unfused']:,}, "
+        f"{found.title}: {json['kernels']:,} kernels instead of {json['kernels_unfused']:,}, "
         f"{_bytes(json['bytes'])} moved instead of {_bytes(json['bytes_unfused'])}, "
         f"arena {_bytes(plan.arena)}, {found.seconds:.2f} s"
     )
 
 
 def show_explanation(found: Compiled, full: bool) -> None:
+    print(found.title)
     for change in found.changes:
         _show_change(change, full)
     _show_kinds(found)
     _show_origins(found)
     plan = found.plan
-    ratio = plan.arena / plan.peak if plan.peak else 1.0
     print(
-        f"\nmemory: arena {_bytes(plan.arena)}, {ratio:.3f} of the {_bytes(plan.peak)} that are in "
-        "use at most; inputs, weights and constants "
-        f"{_bytes(sum(plan.buffers.values()))}"
+        f"\nmemory: arena {_bytes(plan.arena)}, of which {_bytes(plan.peak)} are in use at most; "
+        f"inputs, weights and constants {_bytes(sum(plan.buffers.values()))}"
     )
 
 

@@ -22,15 +22,17 @@ from netdsl.plan.plan import Plan, make_plan
 from netdsl.plan.traffic import by_kind, kind_of, moved
 from netdsl.plan.verify import verify_plan
 from netdsl.train.compile import compile_step
+from netdsl.train.fit import check_loss
 from netdsl.train.recipe import Recipe, net_of, plain, resolve
 from netdsl.types import Graph
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is compiled: a net for inference or as a training step, at a batch size."""
+    """What is compiled: a net for inference or as a training step, at a batch size. `name` is the
+    net's, or for training a recipe's."""
 
-    net: str | None = None
+    name: str | None = None
     training: bool = False
     batch: int | None = None
     forward: tuple[Pass, ...] = pipeline.FORWARD
@@ -52,8 +54,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A planned graph, how it came to be, and how long that took."""
+    """A planned graph, what it was made for, how it came to be, and how long that took."""
 
+    title: str
     changes: tuple[Change, ...]
     plan: Plan
     seconds: float
@@ -61,6 +64,7 @@ class Compiled:
 
     def as_json(self) -> dict[str, Any]:
         return {
+            "of": self.title,
             "kernels": len(self.plan.kernels),
             "kernels_unfused": len(self.unfused),
             "arena_bytes": self.plan.arena,
@@ -78,7 +82,8 @@ def _total(graph: Graph, kernels: Iterable[Kernel]) -> int:
 def compiled(program: Program, target: Target, fusion: Fusion) -> Compiled:
     """Runs the pipeline for a target and plans what comes out, for a backend that offers `fusion`.
 
-    A training step follows the file's recipe where that trains this very net, else plain SGD.
+    A training step follows the recipe that is named, else one of the file that trains this net,
+    else plain SGD.
     """
     started = time.perf_counter()
     changes: list[Change] = []
@@ -86,32 +91,42 @@ def compiled(program: Program, target: Target, fusion: Fusion) -> Compiled:
     def watch(name: str, before: Graph, after: Graph) -> None:
         changes.append(Change(name, before, after))
 
-    graph = _graph(program, target, watch)
+    title, graph = _graph(program, target, watch)
     plan = verify_plan(make_plan(graph, fusion))
     seconds = time.perf_counter() - started
-    return Compiled(tuple(changes), plan, seconds, partition(graph, ALONE))
+    return Compiled(title, tuple(changes), plan, seconds, partition(graph, ALONE))
 
 
-def _graph(program: Program, target: Target, watch: pipeline.Watch) -> Graph:
-    net = program.net(target.net)
+def _graph(program: Program, target: Target, watch: pipeline.Watch) -> tuple[str, Graph]:
+    """The graph to be planned, and what it is in a few words."""
+    batch = target.batch or 1
     if not target.training:
-        network = elaborate(program, net, Settings(batch=target.batch or 1))
-        return pipeline.inference(network.graph, watch, target.forward).main
-    recipe = _recipe(program, net)
+        network = elaborate(program, program.net(target.name), Settings(batch=batch))
+        graph = pipeline.inference(network.graph, watch, target.forward).main
+        return f"{network.name}, inference, batch {batch}", graph
+    found, recipe = _recipe(program, target.name)
     if recipe is None:
-        settings = Settings(batch=target.batch or 1, training=True)
-        network = elaborate(program, net, settings)
-        return compile_step(network, plain(net), watch, target.forward)
-    network = elaborate(program, net, recipe.settings(True, target.batch))
-    return compile_step(network, recipe, watch, target.forward)
+        net, recipe = program.net(target.name), plain(program.net(target.name))
+        network = elaborate(program, net, Settings(batch=batch, training=True))
+    else:
+        network = elaborate(program, recipe.net, recipe.settings(True, target.batch))
+    check_loss(network, recipe)
+    step = compile_step(network, recipe, watch, target.forward)
+    return f"{network.name}, training by {found}, batch {network.batch}", step
 
 
-def _recipe(program: Program, net: str) -> Recipe | None:
-    """The file's own recipe, where it trains this net."""
-    section = program.section("train")
-    if section is None or program.net(net_of(program, section.name)) != net:
-        return None
-    return resolve(program, section.name)
+def _recipe(program: Program, name: str | None) -> tuple[str, Recipe | None]:
+    """The recipe of that name, else the file's own for the net of that name, if it has one."""
+    if program.has_recipe(name):
+        return f"`train {name}`", resolve(program, name)
+    if name is None and program.section("train"):
+        return "the file's recipe", resolve(program)
+    net = program.net(name)
+    for section in program.sections("train"):
+        if program.net(net_of(program, section.name)) == net:
+            called = f"`train {section.name}`" if section.name else "the file's recipe"
+            return called, resolve(program, section.name)
+    return "plain SGD", None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from netdsl.kinds import Whole
+from netdsl.ops.dtypes import widened
 from netdsl.ops.op import Draw, Example, Op, floats, image, require, same_dtype
 from netdsl.ops.windows import Pads, Pair, gather, out_size, scatter
 from netdsl.signature import Param
@@ -61,22 +62,23 @@ def _conv2d(xp: Any, x: Array, w: Array, groups: int, **geometry: Any) -> Array:
     oh, ow = out_size(x.shape[1:3], w.shape[1:3], **geometry)
     columns = _columns(xp, x, w.shape[1:3], groups, **geometry)
     weights = w.reshape(groups, w.shape[0] // groups, -1)
-    y = xp.matmul(columns, weights.swapaxes(1, 2))
-    return xp.moveaxis(y, 0, 1).reshape(x.shape[0], oh, ow, w.shape[0])
+    y = xp.matmul(widened(columns), widened(weights).swapaxes(1, 2))
+    return xp.moveaxis(y, 0, 1).reshape(x.shape[0], oh, ow, w.shape[0]).astype(x.dtype, copy=False)
 
 
 def _dgrad(xp: Any, g: Array, w: Array, size: Pair, groups: int, **geometry: Any) -> Array:
     k, r, s, c = w.shape
-    columns = xp.matmul(_grouped(xp, g, groups), w.reshape(groups, k // groups, -1))
+    weights = widened(w).reshape(groups, k // groups, -1)
+    columns = xp.matmul(_grouped(xp, widened(g), groups), weights)
     windows = columns.reshape(groups, *g.shape[:3], r, s, c)
     joined = xp.moveaxis(windows, 0, 5).reshape(*g.shape[:3], r, s, groups * c)
-    return scatter(xp, joined, size, **geometry)
+    return scatter(xp, joined, size, **geometry).astype(g.dtype, copy=False)
 
 
 def _wgrad(xp: Any, g: Array, x: Array, kernel: Pair, groups: int, **geometry: Any) -> Array:
     columns = _columns(xp, x, kernel, groups, **geometry)
-    w = xp.matmul(_grouped(xp, g, groups).swapaxes(1, 2), columns)
-    return w.reshape(g.shape[3], *kernel, x.shape[3] // groups)
+    w = xp.matmul(_grouped(xp, widened(g), groups).swapaxes(1, 2), widened(columns))
+    return w.reshape(g.shape[3], *kernel, x.shape[3] // groups).astype(g.dtype, copy=False)
 
 
 def _dgrad_shape(
@@ -185,7 +187,8 @@ def _col2im_shape(
 
 
 def _col2im(xp: Any, g: Array, size: Pair, kernel: Pair, **slide: Any) -> Array:
-    return scatter(xp, g.reshape(*g.shape[:3], *kernel, -1), size, **slide)
+    windows = widened(g).reshape(*g.shape[:3], *kernel, -1)
+    return scatter(xp, windows, size, **slide).astype(g.dtype, copy=False)
 
 
 def _slide(y: Node) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from netdsl.kinds import Choice, Number
+from netdsl.ops.dtypes import dtype_of
 from netdsl.ops.op import (
     Draw,
     Example,
@@ -123,11 +124,7 @@ def _select_examples(draw: Draw) -> Example:
 
 
 def _cast(xp: Any, x: Array, dtype: str) -> Array:
-    if dtype == "bfloat16":
-        import ml_dtypes
-
-        return x.astype(ml_dtypes.bfloat16)
-    return x.astype(dtype)
+    return x.astype(dtype_of(dtype))
 
 
 def _cast_shape(x: TensorType, dtype: str) -> TensorType:

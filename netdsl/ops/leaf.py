@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from netdsl.ops.dtypes import dtype_of
 from netdsl.ops.op import Draw, Example, Op
 from netdsl.signature import Param
 from netdsl.types import Array, TensorType
@@ -18,7 +19,7 @@ def _const_shape(value: float | tuple[float, ...], dtype: str) -> TensorType:
 
 
 def _const(xp: Any, value: float | tuple[float, ...], dtype: str) -> Array:
-    return xp.asarray(value, dtype=dtype)
+    return xp.asarray(value, dtype=dtype_of(dtype))
 
 
 def _bound_outside(xp: Any, **attrs: Any) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from netdsl.ops.dtypes import widened
 from netdsl.ops.op import Draw, Example, Op, floats, require, same_dtype, some_shape
 from netdsl.types import Array, Emitter, Node, TensorType, dims
 
@@ -23,8 +24,9 @@ def _matmul_shape(x: TensorType, w: TensorType) -> TensorType:
 
 def _matmul(xp: Any, x: Array, w: Array) -> Array:
     batch = _batch(w.shape)
-    rows = x.reshape(*batch, -1, x.shape[-1])
-    return xp.matmul(rows, w.swapaxes(-1, -2)).reshape(*x.shape[:-1], w.shape[-2])
+    rows = widened(x).reshape(*batch, -1, x.shape[-1])
+    y = xp.matmul(rows, widened(w).swapaxes(-1, -2))
+    return y.reshape(*x.shape[:-1], w.shape[-2]).astype(x.dtype, copy=False)
 
 
 def _swapped(b: Emitter, x: Node) -> Node:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from netdsl.ops.dtypes import widened
 from netdsl.ops.op import Draw, Example, Op, floats, image, require
 from netdsl.ops.windows import Pads, Pair, out_size, padded, taps
 from netdsl.signature import Param
@@ -34,7 +35,7 @@ def _max_pool_grad(xp: Any, g: Array, x: Array, kernel: Pair, stride: Pair, pad:
     size = out_size(x.shape[1:3], kernel, stride, pad)
     y = _max_pool(xp, x, kernel, stride, pad)
     whole = padded(xp, x, pad, -xp.inf)
-    grad = xp.zeros(whole.shape, dtype=g.dtype)
+    grad = xp.zeros(whole.shape, dtype=widened(g[:0]).dtype)
     free = xp.ones(y.shape, dtype=bool)
     for (_, _, tap), (_, _, to) in zip(
         taps(whole, size, kernel, stride), taps(grad, size, kernel, stride), strict=True
@@ -42,7 +43,7 @@ def _max_pool_grad(xp: Any, g: Array, x: Array, kernel: Pair, stride: Pair, pad:
         first = (tap == y) & free
         to += g * first
         free &= ~first
-    return _inner(grad, x.shape, pad)
+    return _inner(grad, x.shape, pad).astype(g.dtype, copy=False)
 
 
 def _inner(whole: Array, shape: tuple[int, ...], pad: Pads) -> Array:
@@ -64,20 +65,23 @@ def _counts(
 
 def _avg_pool(xp: Any, x: Array, kernel: Pair, stride: Pair, pad: Pads, counted: Pads) -> Array:
     size = out_size(x.shape[1:3], kernel, stride, pad)
-    total = sum(tap for _, _, tap in taps(padded(xp, x, pad), size, kernel, stride))
-    return total / _counts(xp, x.shape[1:3], kernel, stride, pad, counted, x.dtype)
+    wide = widened(x)
+    total = sum(tap for _, _, tap in taps(padded(xp, wide, pad), size, kernel, stride))
+    mean = total / _counts(xp, x.shape[1:3], kernel, stride, pad, counted, wide.dtype)
+    return mean.astype(x.dtype, copy=False)
 
 
 def _avg_pool_grad(
     xp: Any, g: Array, size: Pair, kernel: Pair, stride: Pair, pad: Pads, counted: Pads
 ) -> Array:
-    share = g / _counts(xp, size, kernel, stride, pad, counted, g.dtype)
+    wide = widened(g)
+    share = wide / _counts(xp, size, kernel, stride, pad, counted, wide.dtype)
     (top, bottom), (left, right) = pad
     shape = (g.shape[0], size[0] + top + bottom, size[1] + left + right, g.shape[3])
-    whole = xp.zeros(shape, dtype=g.dtype)
+    whole = xp.zeros(shape, dtype=wide.dtype)
     for _, _, to in taps(whole, g.shape[1:3], kernel, stride):
         to += share
-    return _inner(whole, (g.shape[0], *size), pad)
+    return _inner(whole, (g.shape[0], *size), pad).astype(g.dtype, copy=False)
 
 
 def _avg_grad_shape(

@@ -58,7 +58,7 @@ class _Folder(Rewriter):
         """The moving and the still operand, where there is one of each and the still one is a
         value for each channel, or for all."""
         for a, s in ((x, z), (z, x)):
-            if a.name not in self.still and s.name in self.still:
+            if a.name not in self.still and s.name in self.still and a.type.rank:
                 size = s.type.size
                 channels = size in (1, a.type.shape[-1]) and s.type.shape[-1:] in ((), (size,))
                 return (a, self.vector(s)) if channels and s.type.rank <= a.type.rank else None

@@ -59,4 +59,4 @@ def inference(
     folded = fold(before)
     if watch is not None:
         watch("fold", before, verify(folded.main))
-    return Folded(run(folded.main, (SIMPLIFY,)), run(folded.prepare, (SIMPLIFY,)))
+    return Folded(run(folded.main, (SIMPLIFY,), watch), run(folded.prepare, (SIMPLIFY,)))

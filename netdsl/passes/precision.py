@@ -1,4 +1,4 @@
-"""Precision: products and what only moves values in 16 bits, everything that adds up in 32."""
+"""Precision: products and what moves values in 16 bits, statistics, losses and updates in 32."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from netdsl.passes.rewrite import dead, rebuilt
 from netdsl.types import Graph, Node
 
 _MOVERS = ("max_pool", "avg_pool", "concat", "pad", "relu", "clamp", "dropout", "im2col", "col2im")
-"""They choose or move values, so rounding before them is rounding after them, and what they read
-from memory and write is half as large."""
+"""They choose, move or average values of one size, and what they read and write is half as large.
+Where they or the products sum, they sum in 32 bits and round the result."""
 
 
 def mixed(graph: Graph, low: str = "bfloat16") -> Graph:

@@ -42,6 +42,7 @@ class _Again:
     def __init__(self, graph: Graph, regions: Mapping[str, str]) -> None:
         self.graph = graph
         self.regions = regions
+        self.place = {name: i for i, name in enumerate(graph.nodes)}
         self.b = Builder()
         self.new: dict[str, Node] = {}
         self.copies: dict[str, Node] = {}
@@ -52,12 +53,24 @@ class _Again:
 
     def copy(self, name: str) -> Node:
         """What a node of the backward pass reads for `name`."""
-        region = self.regions.get(name)
-        if region is None:
+        if name not in self.regions:
             return self.new[name]
-        if name not in self.copies:
-            node = self.graph[name]
-            args = [self.copy(a) for a in node.args]
-            with self.b.at(node.span, node.name, region):
-                self.copies[name] = self.b.emit(node.op, *args, name=f"again.{name}", **node.attrs)
+        for missing in self._missing(name):
+            node = self.graph[missing]
+            args = [self.copies[a] if a in self.regions else self.new[a] for a in node.args]
+            with self.b.at(node.span, node.name, self.regions[missing]):
+                self.copies[missing] = self.b.emit(
+                    node.op, *args, name=f"again.{missing}", **node.attrs
+                )
         return self.copies[name]
+
+    def _missing(self, name: str) -> list[str]:
+        """What has to be computed again for `name` and is not yet, in the order of the graph."""
+        found: set[str] = set()
+        todo = [name]
+        while todo:
+            at = todo.pop()
+            if at in self.regions and at not in self.copies and at not in found:
+                found.add(at)
+                todo += self.graph[at].args
+        return sorted(found, key=self.place.__getitem__)

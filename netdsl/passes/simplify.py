@@ -14,8 +14,8 @@ from netdsl.types import Graph, Node
 
 
 def simplify(graph: Graph) -> Graph:
-    """The same values from fewer nodes; sums and products are never reordered, so no rounding
-    changes."""
+    """The same values from fewer nodes; sums and products are never reordered, so no
+    rounding changes; only a zero may lose its sign."""
     return rewrite(graph, RULES)
 
 
@@ -57,7 +57,7 @@ def _known(op: str) -> Rule:
     def rule(b: Builder, *args: Node, **attrs: Any) -> Node | None:
         scalar = all(a.op == "const" and a.type.rank == 0 and float_of(a.type) for a in args)
         kind = OPS[op].shape(*(a.type for a in args), **attrs) if scalar else None
-        if kind is None or not float_of(kind):
+        if kind is None or not {kind.dtype, *(a.type.dtype for a in args)} <= _COMPUTED:
             return None
         with np.errstate(all="ignore"):
             values = (np.asarray(a.attrs["value"], a.type.dtype) for a in args)
@@ -153,6 +153,7 @@ def _reduced(b: Builder, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node
     return b.reshape(x, shape=kept)
 
 
+_COMPUTED = {"float64", "float32", "float16"}
 _STRETCHING = ("add", "sub", "mul", "div", "maximum", "minimum", "equal", "greater", "select")
 _FOLDED = ("add", "sub", "mul", "div", "maximum", "minimum", "neg", "sqrt", "power", "cast")
 

@@ -97,6 +97,9 @@ class _Arranger:
             at += kind.shape[axis]
             own = arg in self.written - self.updates and concat.args.count(arg) == 1
             inner = Layout(kind.shape, layout.strides, first)
+            joint = self.flow.nodes[arg]
+            if joint.op == "concat" and joint.attrs["axis"] != 3:
+                own = own and concat.name not in found.geometry
             if not own or arg in found.layouts or (first * size) % self.fusion.concat_align:
                 continue
             views = self._through(arg, inner)
@@ -129,6 +132,8 @@ class _Arranger:
             channels[base.name] = -(-base.type.shape[3] // many) * many
         for n in self.concats:
             channels.pop(n.name, None)
+            if n.attrs["axis"] != 3:
+                halos.pop(n.name, None)
             inner = [halos.get(a, NO_HALO) for a in n.args] if n.attrs["axis"] == 3 else []
             for halo in inner:
                 halos[n.name] = _wider(halos.get(n.name, NO_HALO), halo)

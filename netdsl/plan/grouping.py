@@ -16,7 +16,7 @@ from netdsl.plan.kernel import KernelKind
 @dataclass(eq=False)
 class Group:
     """A kernel in the making: the stored values (`sinks`) that it computes. `beside` are tensors
-    of its tile's size that an epilogue reads."""
+    of its tile's size that an epilogue reads, `reads` all that a map reads."""
 
     depth: int
     region: str
@@ -25,6 +25,7 @@ class Group:
     sinks: list[str] = field(default_factory=list)
     reduced: tuple[object, ...] | None = None
     beside: set[str] = field(default_factory=set)
+    reads: set[str] = field(default_factory=set)
 
 
 class Grouping:
@@ -47,7 +48,8 @@ class Grouping:
         body = self.bodies.body([sink])
         joins = self._joinable(sink, body)
         depth = max((self._depth(b) + (b not in joins) for b in body.bases), default=0)
-        hosts = {id(self.group[b]): self.group[b] for b in joins if self._depth(b) == depth}
+        near = sorted(b for b in joins if self._depth(b) == depth)
+        hosts = {id(self.group[b]): self.group[b] for b in near}
         host = self._host(list(hosts.values()), sink, body)
         if host is None and joins:
             host, depth = self._delayed(joins, sink, body, depth)
@@ -98,6 +100,7 @@ class Grouping:
         for other in rest:
             first.sinks += other.sinks
             first.reduced = first.reduced or other.reduced
+            first.reads |= other.reads
             for sink in other.sinks:
                 self.group[sink] = first
             self.groups.remove(other)
@@ -172,9 +175,6 @@ class Grouping:
             return None
         return self._merged(found) if len(keys) < 2 else found[0]
 
-    def _reads(self, group: Group) -> set[str]:
-        return self.bodies.body(group.sinks).bases
-
     def _new(self, sink: str, depth: int) -> Group:
         flow = self.flow
         kinds: dict[str, KernelKind] = {"elementwise": "map", "reduce": "map", "anchor": "anchor"}
@@ -188,5 +188,6 @@ class Grouping:
         if group.kind == "anchor" and group.sinks:
             group.beside = self._tensors_beside(group, group.domain, body)
         group.sinks.append(sink)
+        group.reads |= body.bases
         group.reduced = group.reduced or self.flow.reduced(sink)
         self.group[sink] = group

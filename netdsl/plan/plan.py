@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from netdsl.ops import OPS
 from netdsl.plan.arrange import Arrangement, arrange
@@ -54,7 +54,7 @@ class Plan:
             at += kind.shape[axis] * place.layout.strides[axis]
             there = self.placements[arg]
             if (there.buffer, there.layout) != (place.buffer, layout):
-                geometry = place.geometry and Geometry(place.geometry.halo, kind.shape[3])
+                geometry = place.geometry and Geometry(place.geometry.halo, kind.shape[-1])
                 found.append(Piece(arg, Placement(place.buffer, kind.dtype, layout, geometry)))
         return tuple(found)
 
@@ -68,16 +68,22 @@ def make_plan(graph: Graph, fusion: Fusion) -> Plan:
     order, waiting = schedule(flow, kernels, direct)
     direct = {s: v for s, v in direct.items() if s not in waiting}
     arrangement = arrange(flow, order, fusion)
-    order = [k for k in order if not _written_in_place(flow, k, arrangement)]
+    order = [_copying(flow, k, arrangement) for k in order]
+    order = [k for k in order if k.inputs or not _joins(flow, k)]
     order += keeping(flow, direct)
     return _placed(flow, order, arrangement, direct, fusion)
 
 
-def _written_in_place(flow: Flow, kernel: Kernel, arrangement: Arrangement) -> bool:
-    """Whether a concatenation has nothing left to do."""
-    if len(kernel.nodes) != 1 or flow.nodes[kernel.nodes[0]].op != "concat":
-        return False
-    return all(arrangement.inside.get(a) == kernel.name for a in kernel.inputs)
+def _joins(flow: Flow, kernel: Kernel) -> bool:
+    return len(kernel.nodes) == 1 and flow.nodes[kernel.nodes[0]].op == "concat"
+
+
+def _copying(flow: Flow, kernel: Kernel, arrangement: Arrangement) -> Kernel:
+    """A concatenation reads only the branches that do not lie in it already."""
+    if not _joins(flow, kernel):
+        return kernel
+    inside = arrangement.inside
+    return replace(kernel, inputs=tuple(a for a in kernel.inputs if inside.get(a) != kernel.name))
 
 
 def _placed(

@@ -10,23 +10,27 @@ from netdsl.types import Graph
 
 
 def moved(graph: Graph, kernel: Kernel) -> int:
-    """Bytes that one launch reads and writes, every operand and result once."""
-    return sum(graph[v].type.nbytes for v in (*_distinct(graph, kernel), *kernel.outputs))
-
-
-def _distinct(graph: Graph, kernel: Kernel) -> list[str]:
-    """The operands of a kernel, each part of a value once however it is viewed."""
-    seen: dict[tuple[str, int], str] = {}
+    """Bytes that one launch reads and writes; what is read under several views counts once, and a
+    concatenation writes only what it copies."""
+    parts: dict[str, int] = {}
     for name in kernel.inputs:
-        base, narrow = name, False
-        while OPS[graph[base].op].kind == "view":
-            narrow |= graph[base].op == "slice"
-            base = graph[base].args[0]
-        if narrow:
-            seen[name, 0] = name
-        else:
-            seen[base, 0] = base
-    return list(seen.values())
+        part, size = _part(graph, name)
+        parts[part] = max(parts.get(part, 0), size)
+    read = sum(parts.values())
+    joins = kernel.nodes and graph[kernel.nodes[-1]].op == "concat"
+    return read + (read if joins else sum(graph[v].type.nbytes for v in kernel.outputs))
+
+
+def _part(graph: Graph, name: str) -> tuple[str, int]:
+    """The value, or the slice of one, that an operand shows, and its bytes."""
+    node = graph[name]
+    size, part = node.type.nbytes, None
+    while OPS[node.op].kind == "view":
+        if node.op == "slice":
+            part = part or node.name
+        node = graph[node.args[0]]
+        size = min(size, node.type.nbytes)
+    return part or node.name, size
 
 
 def kind_of(graph: Graph, kernel: Kernel) -> str:

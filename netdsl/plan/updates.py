@@ -23,7 +23,7 @@ def with_copies(graph: Graph) -> Graph:
         return graph
     b = Builder(graph)
     new = {name: b.nodes[name] for name in graph.nodes}
-    for name in copied:
+    for name in (n for n in graph.nodes if n in copied):
         with b.at(graph[name].span, name):
             new[name] = b.copy(b.nodes[name])
     return rebuilt(b, graph, new)

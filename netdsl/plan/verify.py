@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,16 +10,20 @@ from netdsl.errors import internal
 from netdsl.ops import OPS
 from netdsl.plan.flow import Flow
 from netdsl.plan.kernel import Kernel
+from netdsl.plan.layout import through
 from netdsl.plan.placement import ARENA, Placement
 from netdsl.plan.plan import Plan
+from netdsl.types import Node
 
 
 @dataclass
 class _Life:
-    """When a stored value is written first and read last, counted in kernels."""
+    """When a value of the arena is written first and read last, counted in kernels. `root` is the
+    outermost concatenation that it lies in, or itself."""
 
     name: str
     place: Placement
+    root: str
     birth: int
     death: int
 
@@ -28,143 +31,163 @@ class _Life:
 def verify_plan(plan: Plan) -> Plan:
     """`plan` itself, when it is sound. Raises AssertionError that names the kernels at fault.
 
-    Every kernel follows those that it reads from; every value lies inside its buffer; no two values
-    that are needed at one time share a byte, but a branch and its concatenation; a state is written
-    over after its last reader.
+    Every value lies inside its buffer, every view where its base says, every branch that is not
+    copied in its place; every kernel follows those that it reads from; no two values that are
+    needed at one time share a byte, but a branch and its concatenation; every state is written
+    once, with its update, after its last reader or by a kernel that reads it element by element.
     """
-    flow = Flow(plan.graph)
-    _verify_places(plan)
-    _verify_order(plan, flow)
-    lives = _lives(plan, flow)
-    _verify_apart(plan, flow, lives)
-    _verify_updates(plan, flow)
-    return plan
+    return _Verifier(plan).run()
 
 
-def _verify_places(plan: Plan) -> None:
-    for name, place in plan.placements.items():
-        size = plan.arena if place.buffer == ARENA else plan.buffers[place.buffer]
-        first, last = place.span()
-        if first < 0 or last > size or min(place.layout.strides, default=0) < 0:
-            raise internal(f"{name} lies outside {place.buffer}: {first} to {last} of {size}")
+class _Verifier:
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.flow = Flow(plan.graph)
+        self.concats = [n for n in self.flow.nodes.values() if n.name in plan.placements]
+        self.concats = [n for n in self.concats if n.op == "concat"]
+        self.copied = {n.name: {p.source for p in plan.pieces(n.name)} for n in self.concats}
+        self.written = {o: i for i, k in enumerate(plan.kernels) for o in k.outputs}
+        self._complete_concats()
 
+    def run(self) -> Plan:
+        self._verify_places()
+        self._verify_order()
+        self._verify_apart(self._lives())
+        self._verify_updates()
+        return self.plan
 
-def _verify_order(plan: Plan, flow: Flow) -> None:
-    done = {n for n in flow.nodes if OPS[flow.nodes[n].op].kind == "leaf"}
-    for kernel in plan.kernels:
-        for name in kernel.inputs:
-            base = flow.base[name]
-            if base not in done and not _joined(flow, base, done):
-                raise internal(f"{kernel.name} reads {name} before it is written")
-        done.update(kernel.outputs)
-    for label, name in plan.graph.outputs.items():
-        if flow.base[name] not in done and not _joined(flow, flow.base[name], done):
-            raise internal(f"no kernel writes the output {label}")
+    def _inside(self, concat: Node) -> list[str]:
+        """The branches that are written where the concatenation lies."""
+        return [a for a in concat.args if a not in self.copied[concat.name]]
 
+    def _complete_concats(self) -> None:
+        """A concatenation without a kernel is there with the last of its branches."""
+        for n in self.concats:
+            if n.name not in self.written and not self.copied[n.name]:
+                times = [self.written.get(a) for a in n.args]
+                if None not in times:
+                    self.written[n.name] = max(t for t in times if t is not None)
 
-def _joined(flow: Flow, name: str, done: set[str]) -> bool:
-    """Whether a concatenation is there because all its branches are."""
-    node = flow.nodes[name]
-    return node.op == "concat" and all(
-        flow.base[a] in done or _joined(flow, flow.base[a], done) for a in node.args
-    )
+    def _verify_places(self) -> None:
+        plan = self.plan
+        for name, place in plan.placements.items():
+            size = plan.arena if place.buffer == ARENA else plan.buffers[place.buffer]
+            first, last = place.span()
+            if first < 0 or last > size or min(place.layout.strides, default=0) < 0:
+                raise internal(f"{name} lies outside {place.buffer}: {first} to {last} of {size}")
+            if self.flow.base[name] != name:
+                base = plan.placements[plan.graph[name].args[0]]
+                if (place.buffer, place.layout) != (
+                    base.buffer,
+                    through(base.layout, plan.graph[name]),
+                ):
+                    raise internal(f"the view {name} lies elsewhere than what it shows")
+        for concat in self.concats:
+            around = plan.placements[concat.name].geometry
+            halo = around and around.halo
+            for a in self._inside(concat):
+                own = plan.placements[a].geometry
+                if halo != (own and own.halo):
+                    raise internal(f"nobody writes the zeros around {a} in {concat.name}")
 
+    def _verify_order(self) -> None:
+        for i, kernel in enumerate(self.plan.kernels):
+            for name in kernel.inputs:
+                if not self._there(name, i):
+                    raise internal(f"{kernel.name} reads {name} before it is written")
+        for label, name in self.plan.graph.outputs.items():
+            if not self._there(name, len(self.plan.kernels)):
+                raise internal(f"no kernel writes the output {label}")
 
-def _lives(plan: Plan, flow: Flow) -> list[_Life]:
-    lives: dict[str, _Life] = {}
+    def _there(self, name: str, now: int) -> bool:
+        base = self.flow.base[name]
+        leaf = OPS[self.flow.nodes[base].op].kind == "leaf"
+        return leaf or self.written.get(base, now) < now
 
-    def touch(name: str, now: int) -> None:
-        place = plan.placements[name]
-        if place.buffer == ARENA:
-            life = lives.setdefault(name, _Life(name, place, now, now))
-            life.death = now
-        if flow.nodes[name].op == "concat":
-            copied = {piece.source for piece in plan.pieces(name)}
-            for a in flow.nodes[name].args:
-                if a not in copied:
-                    touch(a, now)
+    def _lives(self) -> list[_Life]:
+        lives: dict[str, _Life] = {}
 
-    for i, kernel in enumerate(plan.kernels):
-        for name in kernel.inputs:
-            touch(flow.base[name], i)
-        for name in kernel.outputs:
-            touch(name, i)
-    for name in plan.graph.outputs.values():
-        touch(flow.base[name], len(plan.kernels))
-    return list(lives.values())
+        def touch(name: str, now: int) -> None:
+            place = self.plan.placements[name]
+            if place.buffer == ARENA:
+                birth = self.written.get(name, now)
+                life = lives.setdefault(name, _Life(name, place, name, birth, now))
+                life.death = max(life.death, now)
 
+        for i, kernel in enumerate(self.plan.kernels):
+            for name in (*(self.flow.base[a] for a in kernel.inputs), *kernel.outputs):
+                touch(name, i)
+        for name in self.plan.graph.outputs.values():
+            touch(self.flow.base[name], len(self.plan.kernels))
+        self._tie_branches(lives)
+        return list(lives.values())
 
-def _verify_apart(plan: Plan, flow: Flow, lives: list[_Life]) -> None:
-    spans = np.array([life.place.span() for life in lives]).reshape(-1, 2)
-    birth = np.array([life.birth for life in lives])
-    death = np.array([life.death for life in lives])
-    for i, a in enumerate(lives):
-        rest = slice(i + 1, None)
-        near = (spans[rest, 0] < spans[i, 1]) & (spans[rest, 1] > spans[i, 0])
-        both = (birth[rest] <= death[i]) & (death[rest] >= birth[i])
-        for j in np.flatnonzero(near & both):
-            b = lives[i + 1 + int(j)]
-            if not _may_share(plan, flow, a, b):
-                raise internal(f"{a.name} and {b.name} share memory while both are needed")
+    def _tie_branches(self, lives: dict[str, _Life]) -> None:
+        """A branch is needed as long as its concatenation, and that from its first branch on."""
+        for concat in (n for n in reversed(self.concats) if n.name in lives):
+            whole = lives[concat.name]
+            for a in self._inside(concat):
+                own = _Life(a, self.plan.placements[a], a, self.written[a], whole.death)
+                branch = lives.setdefault(a, own)
+                branch.root, branch.death = whole.root, max(branch.death, whole.death)
+        for concat in (n for n in self.concats if n.name in lives):
+            births = [lives[a].birth for a in self._inside(concat)]
+            lives[concat.name].birth = min([lives[concat.name].birth, *births])
 
+    def _verify_apart(self, lives: list[_Life]) -> None:
+        """Within one concatenation branches lie side by side, where `_verify_places` found them."""
+        spans = np.array([life.place.span() for life in lives]).reshape(-1, 2)
+        birth = np.array([life.birth for life in lives])
+        death = np.array([life.death for life in lives])
+        roots = {name: i for i, name in enumerate(dict.fromkeys(x.root for x in lives))}
+        root = np.array([roots[life.root] for life in lives])
+        for i, a in enumerate(lives):
+            rest = slice(i + 1, None)
+            near = (spans[rest, 0] < spans[i, 1]) & (spans[rest, 1] > spans[i, 0])
+            both = (birth[rest] <= death[i]) & (death[rest] >= birth[i])
+            for j in np.flatnonzero(near & both & (root[rest] != root[i])):
+                b = lives[i + 1 + int(j)]
+                if not self._handed_over(*((a, b) if a.birth <= b.birth else (b, a))):
+                    raise internal(f"{a.name} and {b.name} share memory while both are needed")
 
-def _may_share(plan: Plan, flow: Flow, a: _Life, b: _Life) -> bool:
-    if a.birth > b.birth:
-        a, b = b, a
-    handed = a.death == b.birth and _element_by_element(plan.kernels[b.birth], flow, a, b)
-    return handed or _related(flow, a.name, b.name) or _disjoint(a.place, b.place)
+    def _handed_over(self, a: _Life, b: _Life) -> bool:
+        """Whether `b` is written over the operand `a` of its kernel, which nobody needs then."""
+        if a.death != b.birth or b.birth >= len(self.plan.kernels):
+            return False
+        kernel = self.plan.kernels[b.birth]
+        alike = a.place.layout == b.place.layout and a.place.dtype == b.place.dtype
+        sweep = kernel.kind in ("map", "anchor") and not kernel.parts
+        once = all(self.flow.kind(n) != "reduce" for n in kernel.nodes)
+        return alike and sweep and once and self._even(kernel, a.name) is True
 
+    def _even(self, kernel: Kernel, base: str) -> bool | None:
+        """Whether a kernel reads a value element by element; None where it does not read it."""
+        edges = [e for n in kernel.nodes for e in self.flow.edges.get(n, ()) if e.base == base]
+        return all(e.full for e in edges) if edges else None
 
-def _element_by_element(kernel: Kernel, flow: Flow, a: _Life, b: _Life) -> bool:
-    """Whether a kernel may write `b` over its operand `a`."""
-    edges = [e for n in kernel.nodes for e in flow.edges.get(n, ()) if e.base == a.name]
-    alike = a.place.layout == b.place.layout and a.place.dtype == b.place.dtype
-    one_sweep = kernel.kind in ("map", "anchor") and all(
-        flow.kind(n) != "reduce" for n in kernel.nodes
-    )
-    return alike and one_sweep and bool(edges) and all(e.full for e in edges)
+    def _verify_updates(self) -> None:
+        plan, writer = self.plan, dict[str, int]()
+        for i, kernel in enumerate(plan.kernels):
+            for name in kernel.outputs:
+                buffer = plan.placements[name].buffer
+                if buffer == ARENA:
+                    continue
+                value = name if kernel.nodes else kernel.inputs[0]
+                if buffer in writer or plan.graph.updates.get(buffer) != value:
+                    raise internal(f"{kernel.name} writes {value} over {buffer}")
+                writer[buffer] = i
+                self._verify_overwriting(kernel, name, buffer)
+        for state in plan.graph.updates:
+            if state not in writer:
+                raise internal(f"{state} is never updated")
+        for i, kernel in enumerate(plan.kernels):
+            for name in kernel.inputs:
+                if writer.get(self.flow.base[name], i) < i:
+                    raise internal(f"{kernel.name} reads {name} after it was written over")
 
-
-def _related(flow: Flow, a: str, b: str) -> bool:
-    """Whether one is the concatenation that the other is a branch of, at any depth."""
-    return b in set(_branches(flow, a)) or a in set(_branches(flow, b))
-
-
-def _branches(flow: Flow, name: str) -> Iterator[str]:
-    if flow.nodes[name].op == "concat":
-        for arg in flow.nodes[name].args:
-            yield arg
-            yield from _branches(flow, arg)
-
-
-def _disjoint(a: Placement, b: Placement) -> bool:
-    """Whether two boxes in one grid have no element in common: how far apart they begin, told in
-    steps along each axis, is beyond the first one's size on some axis."""
-    one, two = a.whole(), b.whole()
-    if a.dtype != b.dtype or one.strides != two.strides:
-        return False
-    if one.offset > two.offset:
-        one, two = two, one
-    rest = two.offset - one.offset
-    order = sorted(range(len(one.strides)), key=lambda i: -one.strides[i])
-    steps = {}
-    for i in order:
-        steps[i], rest = divmod(rest, max(one.strides[i], 1))
-    return any(steps[i] >= one.shape[i] for i in order if one.shape[i] > 1 or steps[i])
-
-
-def _verify_updates(plan: Plan, flow: Flow) -> None:
-    writer = {
-        plan.placements[o].buffer: i
-        for i, k in enumerate(plan.kernels)
-        for o in k.outputs
-        if plan.placements[o].buffer in plan.graph.updates
-    }
-    for state in plan.graph.updates:
-        if state not in writer:
-            raise internal(f"{state} is never updated")
-    for i, kernel in enumerate(plan.kernels):
-        for name in kernel.inputs:
-            base = flow.base[name]
-            if writer.get(base, len(plan.kernels)) < i:
-                raise internal(f"{kernel.name} reads {base} after it was written over")
+    def _verify_overwriting(self, kernel: Kernel, value: str, state: str) -> None:
+        """A kernel that writes over a state reads it element by element, and in one part only."""
+        for part in kernel.parts or (kernel,):
+            even = self._even(part, state)
+            if even is False or (even is not None and value not in part.outputs):
+                raise internal(f"{kernel.name} writes over {state} while it reads it")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from netdsl.globs import matched
 from netdsl.language.network import Network
 from netdsl.passes import pipeline
 from netdsl.passes.fold import Folded
 from netdsl.passes.pipeline import Pass, Watch
+from netdsl.passes.recompute import recompute
 from netdsl.train.recipe import Recipe
 from netdsl.train.step import accumulating_graph, evaluation_graph, training_graph
 from netdsl.types import Graph
@@ -23,12 +25,37 @@ def compile_step(
 ) -> Graph:
     """One optimizer step, ready to be planned: the net meets the passes `forward`, then gradient
     and updates are built, then the whole step is simplified."""
-    return _compiled(lambda n: training_graph(n, recipe, counter), network, watch, forward)
+
+    def build(n: Network) -> Graph:
+        return _remembering_less(training_graph(n, recipe, counter), n, recipe)
+
+    return _compiled(build, network, watch, forward)
 
 
 def compile_accumulation(network: Network, recipe: Recipe) -> Graph:
     """A batch whose gradients are only summed, ready to be planned."""
-    return _compiled(lambda n: accumulating_graph(n, recipe), network, None, pipeline.FORWARD)
+
+    def build(n: Network) -> Graph:
+        return _remembering_less(accumulating_graph(n, recipe), n, recipe)
+
+    return _compiled(build, network, None, pipeline.FORWARD)
+
+
+def _remembering_less(step: Graph, network: Network, recipe: Recipe) -> Graph:
+    """The step in which the blocks that `recompute` names are computed again. A block inside a
+    block belongs to the outer one. Raises NetError where a glob matches nothing."""
+    if not recipe.recompute:
+        return step
+    span = recipe.spans.get("recompute")
+    hits = matched(recipe.recompute, list(network.places), "recompute", span, what="place")
+    outermost = sorted({p for places in hits.values() for p in places}, key=len)
+    regions = {}
+    for name in network.graph.nodes:
+        inside = (p for p in outermost if name.startswith(f"{p}."))
+        region = next(inside, None)
+        if region is not None:
+            regions[name] = region
+    return recompute(step, network.graph.nodes.keys(), regions)
 
 
 def compile_evaluation(network: Network, recipe: Recipe, watch: Watch | None = None) -> Folded:
@@ -43,4 +70,7 @@ def _compiled(
     forward: tuple[Pass, ...],
 ) -> Graph:
     lowered = pipeline.run(network.graph, forward, watch)
-    return pipeline.run(build(replace(network, graph=lowered)), pipeline.STEP, watch)
+    step = build(replace(network, graph=lowered))
+    if watch is not None:
+        watch("grad", lowered, step)
+    return pipeline.run(step, pipeline.STEP, watch)

@@ -73,6 +73,12 @@ SIGNATURE = Signature(
             (),
             "[(glob, factor), ...] of the rate; the last that matches counts",
         ),
+        Param(
+            "recompute",
+            Many(Text()),
+            (),
+            "globs of blocks or layers whose inner values the backward pass computes again",
+        ),
         Param("keep_every", _COUNTED, None, "epochs after which a checkpoint is kept for good"),
     ),
     noun="key",
@@ -97,6 +103,7 @@ class Recipe:
     ema: float | None
     freeze: tuple[str, ...]
     lr_scale: tuple[tuple[str, float], ...]
+    recompute: tuple[str, ...]
     keep_every: int | None
     data: DataConfig
     expectations: tuple[s.Expr, ...] = ()

@@ -1,0 +1,26 @@
+"""Element types by name, bfloat16 among them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from netdsl.errors import fail
+from netdsl.types import ITEMSIZE, Array
+
+
+def dtype_of(name: str) -> Any:
+    """NumPy's element type of that name. Raises NetError where bfloat16 is not installed."""
+    if name != "bfloat16":
+        return np.dtype(name)
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise fail("bfloat16 needs the package `ml_dtypes`", help="pip install ml_dtypes") from None
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def widened(x: Array) -> Array:
+    """`x` in 32 bits where it has 16: what sums up is summed in that."""
+    return x.astype("float32") if ITEMSIZE.get(x.dtype.name) == 2 else x
