@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from netdsl.errors import fail
-from netdsl.types import ITEMSIZE, Array
+from netdsl.types import Array
 
 
 def dtype_of(name: str) -> Any:
@@ -23,4 +23,4 @@ def dtype_of(name: str) -> Any:
 
 def widened(x: Array) -> Array:
     """`x` in 32 bits where it has 16: what sums up is summed in that."""
-    return x.astype("float32") if ITEMSIZE.get(x.dtype.name) == 2 else x
+    return x.astype("float32") if x.dtype.itemsize == 2 else x
