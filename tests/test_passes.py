@@ -24,6 +24,7 @@ from netdsl.passes.rewrite import common, dead
 from netdsl.passes.simplify import simplify
 from netdsl.types import Array, Graph, TensorType
 from tests.conftest import ROOT, HypothesisDraw
+from tests.drawn import drawn_graph
 from tests.golden import matches_golden
 from tests.graphs import BLOCK_NETS, BLOCKS, block_step, drawn_step, step_of, values_for
 
@@ -48,11 +49,11 @@ def same_values(before: Graph, after: Graph, values: dict[str, Array], tolerance
         assert two[key].dtype == expected.dtype
 
 
-@settings(max_examples=60)
+@settings(max_examples=120)
 @given(st.data())
 def test_passes_keep_the_values_of_drawn_graphs(data: st.DataObject) -> None:
     draw = HypothesisDraw(data)
-    graph = drawn_step(draw)
+    graph = draw.pick((drawn_step, drawn_graph))(draw)
     same_values(graph, PASSES[draw.pick(list(PASSES))](graph), values_for(graph), 1e-10)
 
 

@@ -40,6 +40,7 @@ from netdsl.train.step import training_graph
 from netdsl.types import Graph, Node, TensorType
 from tests.conftest import ROOT, HypothesisDraw
 from tests.dataflow import Dataflow
+from tests.drawn import drawn_graph
 from tests.golden import matches_golden
 from tests.graphs import BLOCK_NETS, BLOCKS, block_step, drawn_step, plain_recipe, values_for
 
@@ -85,6 +86,18 @@ def sound(graph: Graph, fusion: Fusion) -> Plan:
 def test_drawn_graphs_fused_and_unfused(data: st.DataObject) -> None:
     draw = HypothesisDraw(data)
     graph = drawn_step(draw)
+    if draw.pick((True, False)):
+        graph = simplify(lower(graph))
+    fusion = draw.pick(FUSIONS)
+    sound(graph, fusion)
+    same_as_the_interpreter(graph, fusion)
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_odd_graphs_fused_and_unfused(data: st.DataObject) -> None:
+    draw = HypothesisDraw(data)
+    graph = drawn_graph(draw)
     if draw.pick((True, False)):
         graph = simplify(lower(graph))
     fusion = draw.pick(FUSIONS)
@@ -346,7 +359,7 @@ def test_a_plan_does_not_depend_on_the_order_of_sets() -> None:
         "print(plan_text(make_plan(compiled_step('tests/blocks.net', 'googlenet'), FUSED)))"
     )
     texts = set()
-    for seed in "123":
+    for seed in "12":
         env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
         run = [sys.executable, "-c", script]
         texts.add(subprocess.run(run, env=env, capture_output=True, text=True, check=True).stdout)
