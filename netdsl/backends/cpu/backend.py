@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from netdsl.backends.arrays import ArrayBackend
+from netdsl.backends.cpu.anchors import anchor_launch
 from netdsl.backends.cpu.expression import Unsupported
 from netdsl.backends.cpu.launch import program
 from netdsl.backends.cpu.maps import Launch, Memory, map_launch
@@ -73,6 +74,8 @@ def _launch(memory: Memory, kernel: Kernel) -> Launch:
         return whole
     if kernel.kind == "map":
         return map_launch(memory, kernel)
+    if kernel.kind == "anchor":
+        return anchor_launch(memory, kernel)
     raise Unsupported(kernel.kind)
 
 

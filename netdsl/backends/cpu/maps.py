@@ -221,6 +221,11 @@ def map_launch(memory: Memory, kernel: Kernel) -> Launch:
         raise Unsupported("other types than float32")
     operands = {name: memory.operand(name) for name in kernel.inputs}
     body = Body(memory, kernel, _domain(memory, kernel), operands, kernel.outputs)
+    return body_launch(memory, body, kernel.outputs)
+
+
+def body_launch(memory: Memory, body: Body, outputs: Sequence[str]) -> Launch:
+    """The tasks that compute a body over the whole of its domain."""
     found = body.walk()
     chunks, groups = _chunks(found, body)
     slots = len(chunks) if body.sums else 1
@@ -230,7 +235,7 @@ def map_launch(memory: Memory, kernel: Kernel) -> Launch:
     if rows.prepare:
         launch.stages.append([(rows.prepare, args)])
     tasks: list[Task] = [(rows.function, args, *c, ~i) for i, c in enumerate(chunks)]
-    launch.stages.append(tasks + border_tasks(memory, kernel.outputs, launch.kept))
+    launch.stages.append(tasks + border_tasks(memory, outputs, launch.kept))
     launch.then(body.fold(found, rows, groups, len(chunks) // groups))
     return launch
 
