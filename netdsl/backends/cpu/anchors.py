@@ -93,13 +93,13 @@ def anchor_launch(memory: Memory, kernel: Kernel) -> Launch:
     if node.op == "conv2d_wgrad":
         return _Wgrad(memory, kernel, node).launch()
     makers = {"conv2d": _conv, "conv2d_dgrad": _dgrad, "matmul": _matmul}
-    return _Tasks(memory, kernel, node, *makers[node.op](memory, node)).launch()
+    return _Tasks(memory, kernel, node, *makers[node.op](memory, kernel, node)).launch()
 
 
 # what the products are
 
 
-def _conv(memory: Memory, node: Node) -> tuple[Product, Ints]:
+def _conv(memory: Memory, kernel: Kernel, node: Node) -> tuple[Product, Ints]:
     x, w = (memory.operand(a) for a in node.args)
     a = node.attrs
     (top, bottom), (left, right) = a["pad"]
@@ -134,7 +134,7 @@ def _merged(columns: list[tuple[int, int]], row: int, pixel: int) -> list[Tap]:
     return [Tap(row + offset, (piece,)) for offset, piece in columns]
 
 
-def _dgrad(memory: Memory, node: Node) -> tuple[Product, Ints]:
+def _dgrad(memory: Memory, kernel: Kernel, node: Node) -> tuple[Product, Ints]:
     g, w = (memory.operand(a) for a in node.args)
     a = node.attrs
     k, r, s, c = w.layout.shape
@@ -225,13 +225,13 @@ def _copied(operand: Operand, layout: Layout, address: int) -> Launch:
     )
 
 
-def _matmul(memory: Memory, node: Node) -> tuple[Product, Ints]:
+def _matmul(memory: Memory, kernel: Kernel, node: Node) -> tuple[Product, Ints]:
     x, w = (memory.operand(a) for a in node.args)
     if len(w.layout.shape) != 2:
         raise Unsupported("a batch of matrix products")
     *lead, depth = x.layout.shape
     columns = w.layout.shape[0]
-    axes = _lead(x.layout, tuple(lead), memory, node)
+    axes = _lead(x.layout, tuple(lead), memory, kernel)
     (n, sn), (rows, sr), (pixels, sp) = axes
     out = (rows * pixels * columns * 4, pixels * columns * 4, columns * 4)
     sc, sk = (4 * t for t in w.layout.strides)
@@ -252,15 +252,16 @@ def _matmul(memory: Memory, node: Node) -> tuple[Product, Ints]:
     return found, (n, rows, pixels, columns)
 
 
-def _lead(layout: Layout, lead: Ints, memory: Memory, node: Node) -> list[tuple[int, int]]:
+def _lead(layout: Layout, lead: Ints, memory: Memory, kernel: Kernel) -> list[tuple[int, int]]:
     """The axes before the last as three: images, rows, pixels; each with its stride."""
     flat = _flat(layout, len(lead))
     if flat is None and len(lead) == 3:
         return [(s, t) for s, t in zip(lead, layout.strides, strict=False)]
     if flat is None:
         raise Unsupported("rows that no stride expresses")
-    place = memory.plan.placements.get(node.name)
-    if len(lead) == 3 and place is not None and _flat(place.layout, 3) is None:
+    beside = [memory.operand(v).layout for v in (*kernel.inputs, *kernel.outputs)]
+    images = [v for v in beside if len(v.shape) == 4 and v.shape[:3] == lead]
+    if len(lead) == 3 and any(_flat(v, 3) is None for v in images):
         return [(s, t) for s, t in zip(lead, layout.strides, strict=False)]
     count = math.prod(lead)
     pixels = _divisor(count)

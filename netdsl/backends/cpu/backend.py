@@ -78,6 +78,3 @@ def _launch(memory: Memory, kernel: Kernel) -> Launch:
         return anchor_launch(memory, kernel)
     raise Unsupported(kernel.kind)
 
-
-def cpu() -> CpuBackend:
-    return CpuBackend()

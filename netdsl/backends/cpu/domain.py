@@ -51,7 +51,7 @@ def walk(
         (size, [p.strides[a] for p in places]) for a, size in enumerate(shape)
     ]
     keep = list(axes[:fixed])
-    rest = axes[fixed:] if padded else _merged(axes[fixed:])
+    rest = axes[fixed:] if padded or not extend else _merged(axes[fixed:])
     rest = rest or [(1, [0] * len(places))]
     period, run, inner = rest[-1][0], rest[-1][0], rest[-1][1]
     outer = rest[:-1]

@@ -129,6 +129,8 @@ class Reader:
         for op, shape in (*views, ("broadcast", self.domain)):
             if op == "broadcast" and math.prod(shape) == math.prod(layout.shape):
                 op = "reshape"
+            if math.prod(shape) < math.prod(layout.shape):
+                raise Unsupported("values of a larger domain")
             kind = TensorType(shape)
             found = through(layout, Node("", op, (), Attrs({"shape": shape}), kind))
             if found is None:

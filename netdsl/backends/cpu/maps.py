@@ -114,6 +114,9 @@ class Body:
         return Place(operand.address + size * operand.layout.offset, strides, operand.dtype)
 
     def _reduce(self, node: Node) -> None:
+        shape = max((self.reader._shape(a) for a in node.args[:2]), key=math.prod)
+        if shape != self.domain and shape[-1] != self.domain[-1]:
+            raise Unsupported("a reduction over other axes than the domain's")
         values = [self.reader._stretched(a, self.domain, ()) for a in node.args[:2]]
         if node.op in ("reduce_sum", "reduce_mean"):
             sums: tuple[Sum, ...] = (Sum(values[0]),)
