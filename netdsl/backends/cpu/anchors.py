@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.backends.cpu.expression import Expr, Operand, Place, Unsupported
+from netdsl.backends.cpu.expression import Operand, Unsupported
 from netdsl.backends.cpu.launch import Task, longs, threads
 from netdsl.backends.cpu.maps import Body, Launch, Memory, border_tasks
+from netdsl.backends.cpu.opaque import copied
 from netdsl.backends.cpu.product import gather_parts, pack, product
 from netdsl.backends.cpu.rows import build
-from netdsl.backends.cpu.domain import walk
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tile import most_rows, tile, widths
 from netdsl.plan.kernel import Kernel
@@ -207,22 +207,8 @@ def _image(
     strides = (high * wide * c, wide * c, c, 1)
     first = copy.ctypes.data + 4 * (top * strides[1] + left * strides[2])
     before.kept.append(copy)
-    before.then(_copied(operand, Layout((n, h, w, c), strides), first))
+    before.then(copied(operand, Layout((n, h, w, c), strides), first))
     return first, (4 * strides[0], 4 * strides[1], 4 * strides[2])
-
-
-def _copied(operand: Operand, layout: Layout, address: int) -> Launch:
-    source = Place(operand.address + 4 * operand.layout.offset, operand.layout.strides)
-    target = Place(address, layout.strides)
-    found = walk(layout.shape, [source, target])
-    rows = build(found, [(Expr("load", place=source), target)], [], 1)
-    most = min(found.rows, 4 * threads())
-    cuts = [found.rows * i // most for i in range(most + 1)]
-    args = rows.args.ctypes.data
-    return Launch(
-        [[(rows.function, args, a, b, 0, found.run, 0) for a, b in zip(cuts, cuts[1:], strict=False)]],
-        [rows],
-    )
 
 
 def _matmul(memory: Memory, kernel: Kernel, node: Node) -> tuple[Product, Ints]:

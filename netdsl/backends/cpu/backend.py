@@ -12,6 +12,7 @@ from netdsl.backends.cpu.anchors import anchor_launch
 from netdsl.backends.cpu.expression import Unsupported
 from netdsl.backends.cpu.launch import program
 from netdsl.backends.cpu.maps import Launch, Memory, map_launch
+from netdsl.backends.cpu.opaque import opaque_launch
 from netdsl.plan.fusion import FUSED, Fusion
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
@@ -76,5 +77,5 @@ def _launch(memory: Memory, kernel: Kernel) -> Launch:
         return map_launch(memory, kernel)
     if kernel.kind == "anchor":
         return anchor_launch(memory, kernel)
-    raise Unsupported(kernel.kind)
+    return opaque_launch(memory, kernel)
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from netdsl.backends.cpu.domain import Walk, chopped, walk
 from netdsl.backends.cpu.expression import (
@@ -276,31 +274,30 @@ def _chunks(found: Walk, body: Body) -> tuple[list[tuple[int, int, int, int]], i
 
 def border_tasks(memory: Memory, names: Sequence[str], kept: list[Any]) -> list[Task]:
     """What writes the zeros around results that own them."""
-    found: list[Task] = []
-    for name in names:
-        place = memory.plan.placements[name]
-        if place.geometry is None:
-            continue
-        whole = place.whole()
-        n, rows, columns, channels = whole.shape
-        if place.geometry.channels != place.layout.shape[3] or place.dtype != "float32":
-            raise Unsupported("images with other channels around them")
-        args = longs(
-            memory.address(place) + 4 * whole.offset,
-            *(4 * s for s in whole.strides[:3]),
-            rows,
-            columns,
-            *place.geometry.halo[0],
-            *place.geometry.halo[1],
-            channels,
-        )
-        kept.append(args)
-        most = max(1, min(n, 4 * threads()))
-        cuts = [n * i // most for i in range(most + 1)]
-        found += [
-            (border.address, args.ctypes.data, a, b) for a, b in zip(cuts, cuts[1:], strict=False)
-        ]
-    return found
+    places = [memory.plan.placements[name] for name in names]
+    return [task for p in places for task in border_task(memory.address(p), p, kept)]
 
 
-__all__ = ["Iterator", "Launch", "Memory", "map_launch", "np"]
+def border_task(address: int, place: Placement, kept: list[Any]) -> list[Task]:
+    """What writes the zeros around one value, whose buffer lies at `address`."""
+    if place.geometry is None:
+        return []
+    whole = place.whole()
+    n, rows, columns, channels = whole.shape
+    if place.geometry.channels != place.layout.shape[3] or place.dtype != "float32":
+        raise Unsupported("images with other channels around them")
+    args = longs(
+        address + 4 * whole.offset,
+        *(4 * s for s in whole.strides[:3]),
+        rows,
+        columns,
+        *place.geometry.halo[0],
+        *place.geometry.halo[1],
+        channels,
+    )
+    kept.append(args)
+    most = max(1, min(n, 4 * threads()))
+    cuts = [n * i // most for i in range(most + 1)]
+    return [
+        (border.address, args.ctypes.data, a, b) for a, b in zip(cuts, cuts[1:], strict=False)
+    ]
