@@ -129,7 +129,8 @@ class Reader:
         for op, shape in (*views, ("broadcast", self.domain)):
             if op == "broadcast" and math.prod(shape) == math.prod(layout.shape):
                 op = "reshape"
-            if math.prod(shape) < math.prod(layout.shape):
+            lower = op == "broadcast" and len(shape) < len(layout.shape)
+            if lower or math.prod(shape) < math.prod(layout.shape):
                 raise Unsupported("values of a larger domain")
             kind = TensorType(shape)
             found = through(layout, Node("", op, (), Attrs({"shape": shape}), kind))

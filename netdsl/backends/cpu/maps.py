@@ -263,7 +263,7 @@ def _chunks(found: Walk, body: Body) -> tuple[list[tuple[int, int, int, int]], i
         cuts = [found.rows * i // want for i in range(want + 1)]
         return [(a, b, 0, found.run) for a, b in zip(cuts, cuts[1:], strict=False)], 1
     each = -(-want // found.rows)
-    unit = max(found.tile if body.sums or found.repeat > 1 else 1024, 1)
+    unit = max(found.tile if body.sums or found.run > found.period else 1024, 1)
     step = -(-found.run // (each * unit)) * unit
     return [
         (r, r + 1, j, min(j + step, found.run))

@@ -96,7 +96,7 @@ class _Builder:
                 w.outer[1],
                 w.outer[2],
                 w.period,
-                w.tile if (sums or w.repeat > 1) else 1 << 40,
+                w.tile if sums or w.run > w.period else 1 << 40,
                 self.slots.ctypes.data,
                 count * stride * 4,
                 stride * 4,
