@@ -23,6 +23,8 @@ from netdsl.types import Array, Node
 
 _CHUNK = 256 * 1024
 """Bytes of weights that stay in the second cache while the rows of a block pass by."""
+_ACROSS = 256
+"""Rows of a matrix that is read along its columns, a cache line each, in a chunk."""
 _PIXELS = 256
 """Pixels of a block of rows, about."""
 
@@ -524,7 +526,8 @@ class _Tasks:
             return [(self.table.add(0, 0), 0, 0, 0, 1)]
         depth = taps[0][2]
         row = self.block_width * 4
-        most = max(1, _CHUNK // row)
+        # where the depth runs across rows of the image, a chunk's cache lines must fit the first
+        most = max(1, _CHUNK // row) if self.p.image_k == 4 else _ACROSS
         if any(t[2] != depth for t in taps):
             raise Unsupported("taps of different depth")
         if depth > most:
