@@ -147,7 +147,9 @@ def main() -> None:
         row = compare(name, options.rounds, options.seconds, not options.no_compile)
         rows.append(row)
         cells = "  ".join(f"{k} {v:.2f}" for k, v in row["milliseconds"].items())
-        built = f"built in {row['build_seconds']:.1f} s, first step {row['first_step_seconds']:.2f} s"
+        built = (
+            f"built in {row['build_seconds']:.1f} s, first step {row['first_step_seconds']:.2f} s"
+        )
         least = "  ".join(f"{v:.2f}" for v in row["least"].values())
         print(f"{name} b{row['batch']}: {cells} ms  ratio {row['ratio']:.2f}", flush=True)
         print(f"  least {least} ms  ratio {row['ratio_of_least']:.2f}  {built}", flush=True)

@@ -121,9 +121,7 @@ def _conv(memory: Memory, kernel: Kernel, node: Node) -> tuple[Product, Ints]:
     one = Pass(image, strides, 0, (oh * ow * k * 4, ow * k * 4, k * 4), oh, ow, tuple(taps))
     weights = Weights(w.address + 4 * w.layout.offset, st[0], st[3], c)
     each = k // a["groups"]
-    groups = [
-        Group(g * c * 4, g * each * st[0], g * each * 4, each) for g in range(a["groups"])
-    ]
+    groups = [Group(g * c * 4, g * each * st[0], g * each * 4, each) for g in range(a["groups"])]
     return Product(n, oh, 1, [one], weights, groups, 4, before=before), node.type.shape
 
 
@@ -168,9 +166,7 @@ def _dgrad(memory: Memory, kernel: Kernel, node: Node) -> tuple[Product, Ints]:
             size = (-(-(h - ph) // stride), -(-(wide - pw) // stride))
             passes.append(Pass(at, (sn, sh, sw), first, strides, *size, tuple(taps)))
     weights = Weights(w.address + 4 * w.layout.offset, st[3], st[0], each)
-    groups = [
-        Group(q * each * 4, q * each * st[0], q * c * 4, c) for q in range(a["groups"])
-    ]
+    groups = [Group(q * each * 4, q * each * st[0], q * c * 4, c) for q in range(a["groups"])]
     return Product(n, h, stride, passes, weights, groups, 4, before=before), node.type.shape
 
 
@@ -323,9 +319,7 @@ class _Tasks:
         self.p, self.domain = found, domain
         self.launched = Launch(kept=list(found.before.kept))
         self.table = Table(self.launched.kept)
-        self.columns = [
-            (g, *block) for g in found.groups for block in blocks_of(g.columns)
-        ]
+        self.columns = [(g, *block) for g in found.groups for block in blocks_of(g.columns)]
         self.block_width = max(v for _, _, v, _ in self.columns) * width()
 
     def launch(self) -> Launch:
@@ -470,9 +464,7 @@ class _Tasks:
         pieces = len(offsets) * len(self.columns)
         many = max(1, min(pieces, 4 * threads(), pieces * w.depth * self.block_width // 4096))
         cut = [pieces * i // many for i in range(many + 1)]
-        stage: list[Task] = [
-            (pack.address, args, a, b) for a, b in zip(cut, cut[1:], strict=False)
-        ]
+        stage: list[Task] = [(pack.address, args, a, b) for a, b in zip(cut, cut[1:], strict=False)]
         self.launched.beside(Launch([stage]))
         return int(packed.ctypes.data), size
 

@@ -78,4 +78,3 @@ def _launch(memory: Memory, kernel: Kernel) -> Launch:
     if kernel.kind == "anchor":
         return anchor_launch(memory, kernel)
     return opaque_launch(memory, kernel)
-

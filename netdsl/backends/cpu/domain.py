@@ -41,9 +41,7 @@ class Walk:
         return self.period * self.repeat
 
 
-def walk(
-    shape: Ints, places: Sequence[Place], fixed: int = 0, extend: bool = True
-) -> Walk:
+def walk(shape: Ints, places: Sequence[Place], fixed: int = 0, extend: bool = True) -> Walk:
     """The walk over a domain; the first `fixed` axes stay as they are, and without `extend` a run
     is never longer than the last axis."""
     padded = any(p.pad for p in places)
@@ -55,9 +53,7 @@ def walk(
     rest = rest or [(1, [0] * len(places))]
     period, run, inner = rest[-1][0], rest[-1][0], rest[-1][1]
     outer = rest[:-1]
-    same = frozenset(
-        id(p) for i, p in enumerate(places) if not any(o[1][i] for o in keep + outer)
-    )
+    same = frozenset(id(p) for i, p in enumerate(places) if not any(o[1][i] for o in keep + outer))
     if math.prod(o[0] for o in keep + outer) == 1:
         same = frozenset()
     even = extend and not padded and all(s in (0, 1) for s in inner)
@@ -69,9 +65,7 @@ def walk(
         raise Unsupported("a domain of too many axes")
     blank = (1, [0] * len(places))
     outer = [blank] * (3 - len(outer)) + outer
-    strides = {
-        id(p): (tuple(o[1][i] for o in outer), inner[i]) for i, p in enumerate(places)
-    }
+    strides = {id(p): (tuple(o[1][i] for o in outer), inner[i]) for i, p in enumerate(places)}
     sizes = tuple(size for size, _ in outer)
     return Walk(sizes, run, period, _repeat(period, run), strides, same)  # type: ignore[arg-type]
 

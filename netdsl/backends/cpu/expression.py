@@ -178,9 +178,7 @@ class Reader:
 
     def _rescale(self, node: Node, views: Views) -> Expr:
         g, m = node.args
-        return Expr(
-            "mul", (self._stretched(g, node.type.shape, views), self._root(node, m, views))
-        )
+        return Expr("mul", (self._stretched(g, node.type.shape, views), self._root(node, m, views)))
 
     def _moments_grad(self, node: Node, views: Views) -> Expr:
         g, x, m = node.args

@@ -134,11 +134,12 @@ class Body:
         """Whether the reductions keep the first axis, and the last."""
         if not self.results:
             return False, False
-        rank = len(self.domain)
-        axes = self.results[0].node.attrs["axes"]
-        kept = [a for a in range(rank) if a not in axes and self.domain[a] > 1]
+        node = self.results[0].node
+        shape = max((self.reader._shape(a) for a in node.args[:2]), key=math.prod)
+        rank, axes = len(shape), node.attrs["axes"]
+        kept = [a for a in range(rank) if a not in axes and shape[a] > 1]
         first, last = 0 in kept and rank > 1, rank - 1 in kept
-        if len(kept) > first + last:
+        if len(kept) > first + last or (first and shape[0] != self.domain[0]):
             raise Unsupported(f"a reduction that keeps axes {kept}")
         if any(s.squares for s in self.sums) and not last:
             raise Unsupported("moments over channels")
@@ -195,11 +196,6 @@ class Body:
         second = 0
         if how >= 2:
             second, strides = strides[0], strides[1:]
-        rank = len(self.domain)
-        if len(strides) < rank:
-            axes = r.node.attrs["axes"]
-            kept = iter(strides)
-            strides = [0 if a in axes else next(kept) for a in range(rank)]
         channel = strides[-1] if self.kept[1] else 0
         group = strides[0] if self.kept[0] else 0
         address = target.address + 4 * target.layout.offset
@@ -298,6 +294,4 @@ def border_task(address: int, place: Placement, kept: list[Any]) -> list[Task]:
     kept.append(args)
     most = max(1, min(n, 4 * threads()))
     cuts = [n * i // most for i in range(most + 1)]
-    return [
-        (border.address, args.ctypes.data, a, b) for a, b in zip(cuts, cuts[1:], strict=False)
-    ]
+    return [(border.address, args.ctypes.data, a, b) for a, b in zip(cuts, cuts[1:], strict=False)]

@@ -117,9 +117,7 @@ def _pool(memory: Memory, node: Node, launch: Launch) -> list[Task]:
     assert len(args) == len(POOL)
     launch.kept.append(args)
     if gradient:
-        return [
-            (pool_grad(node.op), args.ctypes.data, *r) for r in shared(n, 8 * threads())
-        ]
+        return [(pool_grad(node.op), args.ctypes.data, *r) for r in shared(n, 8 * threads())]
     rows = n * y.layout.shape[1]
     return [(pool(node.op), args.ctypes.data, *r) for r in shared(rows, 8 * threads())]
 

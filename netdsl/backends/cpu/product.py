@@ -96,9 +96,7 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
             if unit < 0:
                 begin, end = 0, -unit
             each = max(unit, 1)
-            call_task(
-                function, rows, low * each, high * each, begin, end, ~slot if fresh else slot
-            )
+            call_task(function, rows, low * each, high * each, begin, end, ~slot if fresh else slot)
             fresh = False
 
 

@@ -20,7 +20,12 @@ def scores(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
     where the share of the label and that of every class lie
     """
     how, x, step, labels = long_at(args), long_at(args + 8), long_at(args + 16), long_at(args + 24)
-    y, out, classes, k = long_at(args + 32), long_at(args + 40), long_at(args + 48), long_at(args + 56)
+    y, out, classes, k = (
+        long_at(args + 32),
+        long_at(args + 40),
+        long_at(args + 48),
+        long_at(args + 56),
+    )
     shares = long_at(args + 64)
     for row in range(first, last):
         a, to = x + row * step, y + row * out

@@ -137,9 +137,10 @@ def pool_grad(op: str) -> int:
     p = _Pool("pool_grad")
     f, b = p.f, p.f.b
     with f.loop(f.args[1], f.args[2], long(1)) as n:
-        with f.loop(long(0), p.a["height"], long(1)) as i, f.loop(
-            long(0), p.a["width"], long(1)
-        ) as j:
+        with (
+            f.loop(long(0), p.a["height"], long(1)) as i,
+            f.loop(long(0), p.a["width"], long(1)) as j,
+        ):
             p.channels(lambda v, c: v.store(v.const(0), p.at("d", n, i, j, c)))
         with f.loop(long(0), p.a["rows"], long(1)) as row:
             h = p.window(row, "h")
