@@ -15,7 +15,7 @@ from netdsl.backends.cpu.target import width
 from netdsl.plan.layout import Ints
 
 _TILE = 1024
-"""Elements that a tile should have: then loops are long, and many tiles fit into the first cache."""
+"""Elements that a tile should have: loops are long then, and several tiles fit the first cache."""
 
 
 @dataclass(frozen=True)

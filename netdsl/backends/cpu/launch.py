@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,13 @@ def _table(tasks: Sequence[Task]) -> Array:
     for row, task in zip(table, tasks, strict=True):
         row[: len(task)] = task
     return table
+
+
+def shared(count: int, most: int) -> list[tuple[int, int]]:
+    """Ranges that share out `count`, at most so many."""
+    many = max(1, min(count, most))
+    cut = [count * i // many for i in range(many + 1)]
+    return list(pairwise(cut))
 
 
 def longs(*values: Any) -> Array:

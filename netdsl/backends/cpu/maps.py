@@ -15,8 +15,9 @@ from netdsl.backends.cpu.expression import (
     Reader,
     Unsupported,
 )
-from netdsl.backends.cpu.launch import Task, longs, threads
-from netdsl.backends.cpu.rows import Rows, Sum, build
+from netdsl.backends.cpu.launch import Task, longs, shared, threads
+from netdsl.backends.cpu.outline import Sum
+from netdsl.backends.cpu.rows import Rows, build
 from netdsl.backends.cpu.tasks import border, fold
 from netdsl.ops import OPS
 from netdsl.plan.kernel import Kernel
@@ -182,10 +183,8 @@ class Body:
         for r in self.results:
             head += self._result(r, rows, count)
         args = longs(*head)
-        most = min(groups, 4 * threads())
-        cuts = [groups * i // most for i in range(most + 1)]
-        tasks = [
-            (fold.address, args.ctypes.data, a, b) for a, b in zip(cuts, cuts[1:], strict=False)
+        tasks: list[Task] = [
+            (fold.address, args.ctypes.data, *r) for r in shared(groups, 4 * threads())
         ]
         return Launch([tasks], [args])
 
@@ -256,8 +255,7 @@ def _chunks(found: Walk, body: Body) -> tuple[list[tuple[int, int, int, int]], i
     most = _PARTS if body.sums else 8 * threads()
     want = max(1, min(most, size // _GRAIN))
     if found.rows >= want:
-        cuts = [found.rows * i // want for i in range(want + 1)]
-        return [(a, b, 0, found.run) for a, b in zip(cuts, cuts[1:], strict=False)], 1
+        return [(*r, 0, found.run) for r in shared(found.rows, want)], 1
     each = -(-want // found.rows)
     unit = max(found.tile if body.sums or found.run > found.period else 1024, 1)
     step = -(-found.run // (each * unit)) * unit
@@ -292,6 +290,4 @@ def border_task(address: int, place: Placement, kept: list[Any]) -> list[Task]:
         channels,
     )
     kept.append(args)
-    most = max(1, min(n, 4 * threads()))
-    cuts = [n * i // most for i in range(most + 1)]
-    return [(border.address, args.ctypes.data, a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [(border.address, args.ctypes.data, *r) for r in shared(n, 4 * threads())]

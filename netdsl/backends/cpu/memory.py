@@ -6,10 +6,10 @@ import platform
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
+intrinsic: Any = extending.intrinsic
 _LONG = ir.IntType(64)
 _LLVM = {types.int64: _LONG, types.float32: ir.FloatType(), types.int32: ir.IntType(32)}
 

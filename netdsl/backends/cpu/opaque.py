@@ -10,7 +10,7 @@ import numpy as np
 from netdsl.backends.cpu import scores as rows_of_scores
 from netdsl.backends.cpu.domain import walk
 from netdsl.backends.cpu.expression import Expr, Operand, Place, Unsupported
-from netdsl.backends.cpu.launch import Task, longs, threads
+from netdsl.backends.cpu.launch import Task, longs, shared, threads
 from netdsl.backends.cpu.maps import Launch, Memory, border_task, border_tasks
 from netdsl.backends.cpu.rows import build
 from netdsl.backends.cpu.scores import scores
@@ -54,13 +54,6 @@ def opaque_launch(memory: Memory, kernel: Kernel) -> Launch:
         raise Unsupported(node.op)
     launch.stages.append(stage + border_tasks(memory, kernel.outputs, launch.kept))
     return launch
-
-
-def shared(count: int, most: int) -> list[tuple[int, int]]:
-    """Ranges that share out `count`, at most so many."""
-    many = max(1, min(count, most))
-    cut = [count * i // many for i in range(many + 1)]
-    return list(zip(cut, cut[1:], strict=False))
 
 
 def copied(source: Operand, layout: Layout, address: int) -> Launch:

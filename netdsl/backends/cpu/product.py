@@ -3,10 +3,8 @@ kernel's elementwise nodes on the block while it is in cache. And the packing of
 
 from __future__ import annotations
 
-from numba import cfunc
-
 from netdsl.backends.cpu.memory import call_task, call_tile, float_at, long_at, put_float
-from netdsl.backends.cpu.tasks import TASK
+from netdsl.backends.cpu.tasks import task
 
 # the head of the arguments, then one record a pass
 HEAD = ("passes", "function", "rows", "unit", "scale", "height", "blocks", "block", "local", "size")
@@ -34,7 +32,7 @@ COLUMN = ("image", "weight", "out", "columns", "long_tile", "short_tile")
 CHUNK = ("taps", "count", "image", "weight", "depth")
 
 
-@cfunc(TASK, cache=True, error_model="numpy")
+@task
 def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyped-def]
     """Blocks of rows `first` to `last`, of column blocks `column0` to `column1`."""
     passes, function, rows = long_at(args), long_at(args + 8), long_at(args + 16)
@@ -100,7 +98,7 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
             fresh = False
 
 
-@cfunc(TASK, cache=True, error_model="numpy")
+@task
 def pack(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
     """Weights of pieces `first` to `last` (block by block) as the micro-kernel reads them.
 
@@ -128,7 +126,7 @@ def pack(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
                         put_float(to + (k * width + j) * 4, value)
 
 
-@cfunc(TASK, cache=True, error_model="numpy")
+@task
 def gather_parts(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
     """Rows `first` to `last` of partial sums added and turned: target[j, i] = sum of parts[i, j].
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 
-from numba import cfunc, types
+from numba import types
 
 from netdsl.backends.cpu.memory import float_at, int_at, long_at, put_float
-from netdsl.backends.cpu.tasks import TASK
+from netdsl.backends.cpu.tasks import task
 
 SOFTMAX, LOG_SOFTMAX, CROSS_ENTROPY, ONE_HOT, TOP_HIT = range(5)
 
 
-@cfunc(TASK, cache=True, error_model="numpy")
+@task
 def scores(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
     """Rows `first` to `last`.
 

@@ -74,7 +74,7 @@ class _Pool:
         return _Taps(self.f, h, w)
 
     def largest(self, v: Lanes, n: Value, h: Any, w: Any, c: Value) -> Value:
-        f, b = self.f, self.f.b
+        b = self.f.b
         best = self.variable(v.floats)
         b.store(v.const(float("-inf")), best)
         with self.taps(h, w) as (i, j):
@@ -135,7 +135,7 @@ def pool(op: str) -> int:
 def pool_grad(op: str) -> int:
     """Gradients of images `first` to `last`; `y` is the result's gradient, `d` the image's."""
     p = _Pool("pool_grad")
-    f, b = p.f, p.f.b
+    f = p.f
     with f.loop(f.args[1], f.args[2], long(1)) as n:
         with (
             f.loop(long(0), p.a["height"], long(1)) as i,
