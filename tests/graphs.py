@@ -69,9 +69,9 @@ def values_for(graph: Graph, seed: int = 0) -> dict[str, Array]:
     return given
 
 
-def drawn_step(draw: Draw) -> Graph:
+def drawn_step(draw: Draw, dtype: str = "float64") -> Graph:
     """A drawn net with residuals, concatenations, gates and norms, its gradients and updates."""
-    net = _Net(draw)
+    net = _Net(draw, dtype)
     for _ in range(draw.whole(1, 7)):
         getattr(net, draw.pick(_STEPS))()
     return net.step()
@@ -99,18 +99,19 @@ _STEPS = (
 class _Net:
     """A chain of drawn steps over images, with everything on the way to come back to."""
 
-    def __init__(self, draw: Draw) -> None:
+    def __init__(self, draw: Draw, dtype: str) -> None:
         self.draw = draw
-        self.b = Builder(dtype="float64")
+        self.dtype = dtype
+        self.b = Builder(dtype=dtype)
         shape = (2, draw.whole(1, 6), draw.whole(1, 6), draw.whole(1, 4))
-        self.x = self.b.input("x", TensorType(shape, "float64"))
+        self.x = self.b.input("x", TensorType(shape, self.dtype))
         self.seen = [self.x]
         self.params: list[Node] = []
         self.updates: dict[str, Node] = {}
 
     def param(self, *shape: int) -> Node:
         name = f"w{len(self.params)}"
-        kind = TensorType(shape, "float64")
+        kind = TensorType(shape, self.dtype)
         self.params.append(self.b.state(name, kind, ("normal", 0.5)))
         return self.params[-1]
 
@@ -142,7 +143,7 @@ class _Net:
         y = self.b.normalize(self.x, m, axes=axes, eps=0.1)
         c = self.x.type.shape[3]
         if axes == (0, 1, 2):
-            kind = TensorType((c,), "float64")
+            kind = TensorType((c,), self.dtype)
             running = self.b.state(f"mean{len(self.seen)}", kind, ("constant", 0.0), False)
             row = self.b.slice(m, start=(0, 0), stop=(1, c), step=(1, 1))
             mean = self.b.mul(self.b.reshape(row, shape=(c,)), self.b.const(1.0))
@@ -204,9 +205,9 @@ class _Net:
         labels = b.input("labels", TensorType((2,), "int32"))
         loss = b.reduce_sum(b.cross_entropy(scores, labels), axes=(0,))
         gradients = grad(b, loss, self.params)
-        lr = b.input("lr", TensorType((), "float64"))
+        lr = b.input("lr", TensorType((), self.dtype))
         for w in self.params:
-            kind = TensorType(w.type.shape, "float64")
+            kind = TensorType(w.type.shape, self.dtype)
             slot = b.state(f"{w.name}.v", kind, ("constant", 0.0), False)
             v = b.momentum(slot, gradients[w.name], momentum=0.9)
             self.updates |= {slot.name: v, w.name: b.descend(w, v, lr)}

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-from netdsl.backends.arrays import ArrayBackend, cuda, model, reference
+from netdsl.backends.arrays import cuda, model, reference
 from netdsl.errors import NetError, fail, nearest
 from netdsl.plan.backend import Backend
 
-DEVICES = ("auto", "cuda", "reference", "model")
+DEVICES = ("auto", "cuda", "cpu", "reference", "model")
 
 
 def open_backend(device: str = "auto") -> Backend:
-    """The backend for a device name; `auto` is CUDA where there is a GPU, else the reference.
+    """The backend for a device name; `auto` is CUDA where there is a GPU, else the CPU engine.
 
     Raises NetError with what to install where the device is not to be had.
     """
-    known = {"reference": reference, "model": model, "cuda": cuda, "auto": _automatic}
+    known = {"reference": reference, "model": model, "cuda": cuda, "cpu": _cpu, "auto": _automatic}
     if device in known:
         return known[device]()
     help = nearest(device, DEVICES, "devices are")
     raise fail(f"there is no device `{device}`", help=help)
 
 
-def _automatic() -> ArrayBackend:
+def _automatic() -> Backend:
     try:
         return cuda()
     except NetError:
+        return _processor()
+
+
+def _processor() -> Backend:
+    try:
+        return _cpu()
+    except NetError:
         return reference()
+
+
+def _cpu() -> Backend:
+    try:
+        from netdsl.backends.cpu.backend import CpuBackend  # half a second for Numba and LLVM
+    except ImportError:
+        raise fail(
+            "`--device cpu` needs Numba, which is not installed",
+            help="pip install numba, or use `--device reference`",
+        ) from None
+    return CpuBackend()

@@ -30,7 +30,7 @@ Sets = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override, as train.epochs=5."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-Device = Annotated[str, typer.Option(help="auto, cuda, reference or model.")]
+Device = Annotated[str, typer.Option(help="auto, cuda, cpu, reference or model.")]
 DataDir = Annotated[
     str | None, typer.Option("--data", metavar="DIR", help="The folder that holds the data set.")
 ]

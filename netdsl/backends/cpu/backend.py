@@ -1,0 +1,80 @@
+"""The CPU backend: kernels of machine code where there are some, the reference elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from netdsl.backends.arrays import ArrayBackend
+from netdsl.backends.cpu.anchors import anchor_launch
+from netdsl.backends.cpu.expression import Unsupported
+from netdsl.backends.cpu.launch import program
+from netdsl.backends.cpu.maps import Launch, Memory, map_launch
+from netdsl.backends.cpu.opaque import opaque_launch
+from netdsl.plan.fusion import FUSED, Fusion
+from netdsl.plan.kernel import Kernel
+from netdsl.plan.layout import Layout
+from netdsl.plan.plan import Plan
+from netdsl.types import Array
+
+Thunk = Callable[[], None]
+_SLACK = 256
+"""Bytes behind every buffer: the last vector that is read may reach beyond the end."""
+FUSION = replace(FUSED, sums=frozenset(("reduce_sum",)))
+
+
+@dataclass(frozen=True)
+class CpuBackend:
+    """Arrays of NumPy, kernels of this package."""
+
+    name: str = "cpu"
+    fusion: Fusion = FUSION
+    plain: ArrayBackend = field(default_factory=lambda: ArrayBackend("cpu", np, FUSION))
+
+    def upload(self, array: Array) -> Array:
+        array = np.asarray(array)
+        buffer = self.allocate(array.nbytes)
+        target = buffer.view(array.dtype).reshape(array.shape)
+        target[...] = array
+        return target
+
+    def download(self, array: Array) -> Array:
+        return array.copy()
+
+    def write(self, target: Array, values: Array) -> None:
+        target[...] = values
+
+    def allocate(self, nbytes: int) -> Array:
+        return self.plain.allocate(nbytes + _SLACK)[:nbytes]
+
+    def view(self, buffer: Array, dtype: str, layout: Layout) -> Array:
+        return self.plain.view(buffer, dtype, layout)
+
+    def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
+        launch = launch_of(plan, kernel, memory)
+        if launch is None:
+            return self.plain.bind(plan, kernel, memory)
+        return program(launch.stages, (launch.kept, memory))
+
+
+def launch_of(plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Launch | None:
+    """The tasks of a kernel; None where the reference has to compute it."""
+    try:
+        return _launch(Memory(plan, memory), kernel)
+    except Unsupported:
+        return None
+
+
+def _launch(memory: Memory, kernel: Kernel) -> Launch:
+    if kernel.parts:
+        whole = Launch()
+        for part in kernel.parts:
+            whole.beside(map_launch(memory, part))
+        return whole
+    if kernel.kind == "map":
+        return map_launch(memory, kernel)
+    if kernel.kind == "anchor":
+        return anchor_launch(memory, kernel)
+    return opaque_launch(memory, kernel)

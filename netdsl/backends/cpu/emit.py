@@ -1,0 +1,167 @@
+"""Writing functions in LLVM's language: loops, vectors of float32, masked memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+from netdsl.backends.cpu.target import width
+
+I64, I32, I8, I1 = (ir.IntType(n) for n in (64, 32, 8, 1))
+F32, F64 = ir.FloatType(), ir.DoubleType()
+Value = Any
+
+
+def long(n: int) -> Value:
+    return ir.Constant(I64, n)
+
+
+@dataclass
+class Function:
+    """A task's function in the making: `f(args, a, b, c, d, e)`, all whole numbers."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        self.module = ir.Module(self.name)
+        kind = ir.FunctionType(ir.VoidType(), [I64] * 6)
+        self.function = ir.Function(self.module, kind, self.name)
+        self.b = ir.IRBuilder(self.function.append_basic_block())
+        self.args = self.function.args
+        self._slots = 0
+
+    def text(self) -> str:
+        self.b.ret_void()
+        return str(self.module)
+
+    def argument(self, index: int) -> Value:
+        """A number of the arguments' table."""
+        b = self.b
+        return b.load(b.inttoptr(b.add(self.args[0], long(8 * index)), I64.as_pointer()), typ=I64)
+
+    @contextmanager
+    def loop(self, start: Value, stop: Value, step: Value) -> Iterator[Value]:
+        """for i in range(start, stop, step)"""
+        b, f = self.b, self.function
+        before = b.block
+        head, body, done = (f.append_basic_block() for _ in range(3))
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(I64)
+        i.add_incoming(start, before)
+        b.cbranch(b.icmp_signed("<", i, stop), body, done)
+        b.position_at_end(body)
+        yield i
+        i.add_incoming(b.add(i, step), b.block)
+        b.branch(head)
+        b.position_at_end(done)
+
+    def intrinsic(self, name: str, result: Any, *args: Value) -> Value:
+        kind = ir.FunctionType(result, [a.type for a in args])
+        known = self.module.globals.get(name)
+        return self.b.call(known or ir.Function(self.module, kind, name), args)
+
+
+@dataclass
+class Lanes:
+    """The vector that is being computed: how wide, and which of its lanes count (None: all)."""
+
+    f: Function
+    mask: Value = None
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        self.count = self.count or width()
+        self.floats = ir.VectorType(F32, self.count)
+        self.bits = ir.VectorType(I1, self.count)
+
+    def typed(self, kind: Any) -> Any:
+        return ir.VectorType(kind, self.count)
+
+    def splat(self, value: Value) -> Value:
+        """One number in all lanes."""
+        b, kind = self.f.b, ir.VectorType(value.type, self.count)
+        one = b.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
+        zeros = ir.Constant(self.typed(I32), [0] * self.count)
+        return b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
+
+    def const(self, number: float) -> Value:
+        return ir.Constant(self.floats, [number] * self.count)
+
+    def steps(self, kind: Any = I64) -> Value:
+        """0, 1, 2, ..."""
+        return ir.Constant(self.typed(kind), list(range(self.count)))
+
+    def load(self, address: Value, kind: Any = F32, mask: Value = None) -> Value:
+        """Consecutive elements; where the mask is false, zero."""
+        vector = self.typed(kind)
+        pointer = self.f.b.inttoptr(address, vector.as_pointer())
+        masked = self.both(mask)
+        size = _size(kind)
+        if masked is None:
+            found = self.f.b.load(pointer, typ=vector)
+            found.align = size
+            return found
+        zero = ir.Constant(vector, None)
+        name = f"llvm.masked.load.v{self.count}{_code(kind)}.p0"
+        return self.f.intrinsic(name, vector, pointer, ir.Constant(I32, size), masked, zero)
+
+    def store(self, value: Value, address: Value, kind: Any = F32) -> None:
+        pointer = self.f.b.inttoptr(address, self.typed(kind).as_pointer())
+        size = _size(kind)
+        if self.mask is None:
+            self.f.b.store(value, pointer).align = size
+            return
+        name = f"llvm.masked.store.v{self.count}{_code(kind)}.p0"
+        args = (value, pointer, ir.Constant(I32, size), self.mask)
+        self.f.intrinsic(name, ir.VoidType(), *args)
+
+    def gather(self, address: Value, stride: Value, kind: Any = F32) -> Value:
+        """Elements `stride` bytes apart."""
+        vector, mask = self.typed(kind), self.all()
+        zero = ir.Constant(vector, None)
+        name = f"llvm.masked.gather.v{self.count}{_code(kind)}.v{self.count}p0"
+        places = self._places(address, stride, kind)
+        return self.f.intrinsic(name, vector, places, ir.Constant(I32, _size(kind)), mask, zero)
+
+    def scatter(self, value: Value, address: Value, stride: Value, kind: Any = F32) -> None:
+        name = f"llvm.masked.scatter.v{self.count}{_code(kind)}.v{self.count}p0"
+        places = self._places(address, stride, kind)
+        size = ir.Constant(I32, _size(kind))
+        self.f.intrinsic(name, ir.VoidType(), value, places, size, self.all())
+
+    def _places(self, address: Value, stride: Value, kind: Any) -> Value:
+        b = self.f.b
+        apart = b.mul(self.splat(stride), self.steps())
+        return b.inttoptr(b.add(self.splat(address), apart), self.typed(kind.as_pointer()))
+
+    def all(self) -> Value:
+        return ir.Constant(self.bits, [1] * self.count) if self.mask is None else self.mask
+
+    def both(self, mask: Value) -> Value:
+        if mask is None or self.mask is None:
+            return self.mask if mask is None else mask
+        return self.f.b.and_(mask, self.mask)
+
+    def first(self, count: Value) -> Value:
+        """The mask of the first lanes."""
+        return self.f.b.icmp_signed("<", self.steps(), self.splat(count))
+
+    def map(self, name: str, *args: Value) -> Value:
+        """An LLVM function of floats, lane by lane."""
+        return self.f.intrinsic(f"{name}.v{self.count}f32", self.floats, *args)
+
+
+def _size(kind: Any) -> int:
+    return {str(F32): 4, str(I8): 1, str(I32): 4, str(F64): 8, str(I64): 8}[str(kind)]
+
+
+def _code(kind: Any) -> str:
+    return {str(F32): "f32", str(I8): "i8", str(I32): "i32"}[str(kind)]
+
+
+Compute = Callable[..., Value]

@@ -1,0 +1,76 @@
+"""Programs of kernels: stages of tasks that the threads of this process share.
+
+A task is the address of a function, the address of its arguments, and up to five numbers of its
+own. The tasks of a stage do not wait for each other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from netdsl.backends.cpu.pool import Pool
+from netdsl.errors import fail
+from netdsl.types import Array
+
+Task = tuple[int, ...]
+_WORDS = 8
+
+
+@cache
+def threads() -> int:
+    """How many threads kernels run on: NETDSL_THREADS, else one a core that is ours."""
+    wanted = os.environ.get("NETDSL_THREADS")
+    if wanted is None:
+        ours = getattr(os, "sched_getaffinity", None)
+        return len(ours(0)) if ours else os.cpu_count() or 1
+    if not wanted.isdigit() or int(wanted) < 1:
+        raise fail(f"NETDSL_THREADS={wanted} is no number of threads", help="1 or more")
+    return int(wanted)
+
+
+@cache
+def _pool() -> Pool:
+    return Pool(threads() - 1)
+
+
+def program(stages: Sequence[Sequence[Task]], keep: object = None) -> Callable[[], None]:
+    """A function that runs these stages one after the other. `keep` is what their addresses point
+    into: it lives as long as the function does."""
+    tables = [_table(stage) for stage in stages if stage]
+    whole = np.array([[t.ctypes.data, len(t)] for t in tables], dtype=np.int64).reshape(-1, 2)
+    return _Program(_pool(), whole, (tables, keep))
+
+
+class _Program:
+    def __init__(self, pool: Pool, stages: Array, kept: object) -> None:
+        self._run = pool.run
+        self._stages = stages
+        self._kept = kept
+
+    def __call__(self) -> None:
+        self._run(self._stages)
+
+
+def _table(tasks: Sequence[Task]) -> Array:
+    table = np.zeros((len(tasks), _WORDS), np.int64)
+    for row, task in zip(table, tasks, strict=True):
+        row[: len(task)] = task
+    return table
+
+
+def shared(count: int, most: int) -> list[tuple[int, int]]:
+    """Ranges that share out `count`, at most so many."""
+    many = max(1, min(count, most))
+    cut = [count * i // many for i in range(many + 1)]
+    return list(pairwise(cut))
+
+
+def longs(*values: Any) -> Array:
+    """Arguments of a function."""
+    return np.array(values, dtype=np.int64)

@@ -1,0 +1,170 @@
+"""Opaque operators and copies as tasks: pooling, LRN, scores, concatenation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from netdsl.backends.cpu import scores as rows_of_scores
+from netdsl.backends.cpu.domain import walk
+from netdsl.backends.cpu.expression import Expr, Operand, Place, Unsupported
+from netdsl.backends.cpu.launch import Task, longs, shared, threads
+from netdsl.backends.cpu.maps import Launch, Memory, border_task, border_tasks
+from netdsl.backends.cpu.rows import build
+from netdsl.backends.cpu.scores import scores
+from netdsl.backends.cpu.windows import POOL, lrn, pool, pool_grad
+from netdsl.plan.kernel import Kernel
+from netdsl.plan.layout import Layout
+from netdsl.plan.placement import Placement
+from netdsl.types import Node
+
+_SCORES = {
+    "softmax": rows_of_scores.SOFTMAX,
+    "log_softmax": rows_of_scores.LOG_SOFTMAX,
+    "cross_entropy": rows_of_scores.CROSS_ENTROPY,
+    "one_hot": rows_of_scores.ONE_HOT,
+    "top_hit": rows_of_scores.TOP_HIT,
+}
+_POOLS = ("max_pool", "avg_pool", "max_pool_grad", "avg_pool_grad")
+
+
+def opaque_launch(memory: Memory, kernel: Kernel) -> Launch:
+    """The tasks of a kernel of one node. Raises Unsupported where there is no code for it."""
+    if not kernel.nodes:
+        (source,), (target,) = kernel.inputs, kernel.outputs
+        return _copy(memory, source, memory.plan.placements[target])
+    node = memory.plan.graph[kernel.nodes[-1]]
+    if node.op == "concat":
+        whole = Launch()
+        for piece in memory.plan.pieces(kernel.name):
+            whole.beside(_copy(memory, piece.source, piece.target))
+        return whole
+    if len(kernel.nodes) != 1 or node.type.dtype != "float32":
+        raise Unsupported(node.op)
+    launch = Launch()
+    if node.op in _POOLS:
+        stage = _pool(memory, node, launch)
+    elif node.op in ("lrn", "lrn_grad"):
+        stage = _lrn(memory, node, launch)
+    elif node.op in _SCORES:
+        stage = _scores(memory, node, launch)
+    else:
+        raise Unsupported(node.op)
+    launch.stages.append(stage + border_tasks(memory, kernel.outputs, launch.kept))
+    return launch
+
+
+def copied(source: Operand, layout: Layout, address: int) -> Launch:
+    """The tasks that copy an operand to a layout that begins at an address."""
+    if source.dtype != "float32":
+        raise Unsupported(f"copies of {source.dtype}")
+    given = Place(source.address + 4 * source.layout.offset, source.layout.strides)
+    target = Place(address, layout.strides)
+    found = walk(layout.shape, [given, target])
+    rows = build(found, [(Expr("load", place=given), target)], [], 1)
+    args = rows.args.ctypes.data
+    if found.rows > 1:
+        chunks = [(a, b, 0, found.run) for a, b in shared(found.rows, 4 * threads())]
+    else:
+        chunks = [(0, 1, a, b) for a, b in shared(found.run, 1 + found.run // 16384)]
+    return Launch([[(rows.function, args, *c, 0) for c in chunks]], [rows])
+
+
+def _copy(memory: Memory, name: str, target: Placement) -> Launch:
+    source = memory.operand(name)
+    if math.prod(source.layout.shape) == 0 or source.layout.shape != target.layout.shape:
+        raise Unsupported("copies that reshape")
+    address = memory.address(target) + 4 * target.layout.offset
+    launch = copied(source, target.layout, address)
+    launch.stages[0] += border_task(memory.address(target), target, launch.kept)
+    return launch
+
+
+def _image(operand: Operand) -> tuple[int, int, int, int]:
+    """Where an image begins, and bytes to the next image, row and pixel."""
+    layout = operand.layout
+    if layout.strides[3] != 1 and layout.shape[3] > 1:
+        raise Unsupported("an image whose channels lie apart")
+    n, h, w, _ = (4 * s for s in layout.strides)
+    return operand.address + 4 * layout.offset, n, h, w
+
+
+def _pool(memory: Memory, node: Node, launch: Launch) -> list[Task]:
+    a = node.attrs
+    gradient = node.op.endswith("_grad")
+    own = memory.operand(node.name)
+    if gradient:
+        y, d = memory.operand(node.args[0]), own
+        x = memory.operand(node.args[1]) if len(node.args) > 1 else d
+    else:
+        x, y = memory.operand(node.args[0]), own
+        d = x
+    n, height, wide, channels = x.layout.shape
+    (top, _), (left, _) = a["pad"]
+    counted = a.get("counted", ((0, 0), (0, 0)))
+    numbers = [*_image(x), *_image(y), *_image(d), height, wide, *y.layout.shape[1:3]]
+    numbers += [*a["kernel"], *a["stride"], top, left, *counted[0], *counted[1], channels]
+    args = longs(*numbers)
+    assert len(args) == len(POOL)
+    launch.kept.append(args)
+    if gradient:
+        return [(pool_grad(node.op), args.ctypes.data, *r) for r in shared(n, 8 * threads())]
+    rows = n * y.layout.shape[1]
+    return [(pool(node.op), args.ctypes.data, *r) for r in shared(rows, 8 * threads())]
+
+
+def _dense(operand: Operand) -> int:
+    """The address of a value without gaps."""
+    step = 1
+    for size, stride in zip(
+        reversed(operand.layout.shape), reversed(operand.layout.strides), strict=True
+    ):
+        if size > 1 and stride != step:
+            raise Unsupported("rows with gaps")
+        step *= size
+    return operand.address + 4 * operand.layout.offset
+
+
+def _lrn(memory: Memory, node: Node, launch: Launch) -> list[Task]:
+    a = node.attrs
+    gradient = node.op == "lrn_grad"
+    x = _dense(memory.operand(node.args[-1]))
+    g = _dense(memory.operand(node.args[0]))
+    channels = node.type.shape[-1]
+    ranges = shared(node.type.size // channels, 8 * threads())
+    spare = np.zeros(len(ranges) * channels + 64, np.float32)
+    y = _dense(memory.operand(node.name))
+    args = longs(x, y, g, spare.ctypes.data, 4 * channels, channels)
+    launch.kept += [args, spare]
+    function = lrn(a["size"], a["alpha"], a["beta"], a["k"], gradient)
+    return [(function, args.ctypes.data, *r, i) for i, r in enumerate(ranges)]
+
+
+def _scores(memory: Memory, node: Node, launch: Launch) -> list[Task]:
+    how = _SCORES[node.op]
+    operands = [memory.operand(v) for v in node.args]
+    labels = operands[-1] if how >= rows_of_scores.CROSS_ENTROPY else None
+    if labels is not None and labels.dtype != "int32":
+        raise Unsupported(f"labels of {labels.dtype}")
+    given: Any = operands[0].layout.shape
+    classes = node.attrs["classes"] if node.op == "one_hot" else given[-1]
+    many = math.prod(given) // (1 if node.op == "one_hot" else classes)
+    smoothing = node.attrs.get("smoothing", 0.0)
+    shares = np.array([1 - smoothing, smoothing / classes], np.float32)
+    wide = how in (rows_of_scores.SOFTMAX, rows_of_scores.LOG_SOFTMAX, rows_of_scores.ONE_HOT)
+    args = longs(
+        how,
+        _dense(operands[0]),
+        4 * classes,
+        _dense(labels) if labels else 0,
+        _dense(memory.operand(node.name)),
+        4 * classes if wide else 4,
+        classes,
+        node.attrs.get("k", 0),
+        shares.ctypes.data,
+    )
+    launch.kept += [args, shares]
+    most = 1 + many * classes // 4096
+    return [(scores.address, args.ctypes.data, *r) for r in shared(many, most)]

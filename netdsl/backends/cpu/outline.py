@@ -1,0 +1,143 @@
+"""What a kernel over rows needs beside its text: levels, tiles and the table of arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from netdsl.backends.cpu.domain import Walk
+from netdsl.backends.cpu.emit import F32, I8, I32
+from netdsl.backends.cpu.expression import Expr, Place, Unsupported
+
+KINDS = {"float32": F32, "uint8": I8, "bool": I8, "int32": I32}
+BYTES = {"float32": 4, "uint8": 1, "bool": 1, "int32": 4}
+SCALAR, VECTOR, FULL = range(3)
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """A sum over the domain; with `squares`, also that of the squares of what differs from the
+    first row (`shift`)."""
+
+    value: Expr
+    squares: bool = False
+
+
+class _Table:
+    """Numbers of the arguments' table, in the order in which they are asked for."""
+
+    def __init__(self) -> None:
+        self.values: list[int] = []
+
+    def add(self, value: int) -> int:
+        self.values.append(int(value))
+        return len(self.values) - 1
+
+
+class Outline:
+    """The expressions of a kernel with their levels, its tiles, and the table of its arguments."""
+
+    def __init__(
+        self,
+        walk: Walk,
+        outputs: Sequence[tuple[Expr, Place]],
+        sums: Sequence[Sum],
+        slots: int,
+        local: tuple[int, int],
+    ) -> None:
+        self.walk, self.outputs, self.sums = walk, outputs, sums
+        self.table = _Table()
+        self.kept: list[Any] = []
+        w = walk
+        count = sum(1 + s.squares for s in sums)
+        stride = -(-w.tile // 16) * 16 + 16
+        self.slots = np.zeros(max(slots * count, 1) * stride, np.float32)
+        self.count, self.stride = count, stride
+        self.head = [
+            self.table.add(v)
+            for v in (
+                w.outer[1],
+                w.outer[2],
+                w.period,
+                w.tile if sums or w.run > w.period else 1 << 40,
+                self.slots.ctypes.data,
+                count * stride * 4,
+                stride * 4,
+                w.run,
+                local[0],
+                local[1],
+                w.repeat,
+            )
+        ]
+        self.level_of: dict[int, int] = {}
+        self.spots: dict[int, tuple[int, ...]] = {}
+        self.tiles: dict[int, int] = {}
+        roots = [e for e, _ in outputs] + [s.value for s in sums]
+        for e in roots:
+            self.level(e)
+        self.shifts = {id(s): self._tile() for s in sums if s.squares}
+        self.tiled = {id(e): e for root in roots for e in self._hoisted(root)}
+        for key in self.tiled:
+            self.tiles[key] = self._tile()
+
+    # levels
+
+    def level(self, e: Expr) -> int:
+        if id(e) not in self.level_of:
+            found = max((self.level(a) for a in e.args), default=SCALAR)
+            if e.op == "dropout":
+                found = FULL
+            if e.place is not None:
+                found = self._place_level(e.place)
+            self.level_of[id(e)] = found
+            self.kept.append(e)
+        return self.level_of[id(e)]
+
+    def _place_level(self, p: Place) -> int:
+        if p.pad or p.local:
+            return FULL
+        outer, inner = self.walk.strides[id(p)]
+        if inner == 0:
+            return FULL if any(outer) else SCALAR
+        return VECTOR if inner == 1 and id(p) in self.walk.vectors else FULL
+
+    def _hoisted(self, e: Expr) -> list[Expr]:
+        """The largest vector expressions in a full one: they become tiles; vectors in memory only
+        where they have to be repeated."""
+        condition = e.op in ("greater", "equal")
+        if self.level_of[id(e)] == VECTOR and not condition:
+            if e.place is not None and e.place.dtype == "bool":
+                raise Unsupported("conditions along channels")
+            return [e] if e.op != "load" or self.walk.repeat > 1 else []
+        if self.level_of[id(e)] == SCALAR:
+            return []
+        return [found for a in e.args for found in self._hoisted(a)]
+
+    def _tile(self) -> int:
+        memory = np.zeros(self.walk.tile + 64, np.float32)
+        self.kept.append(memory)
+        return self.table.add(memory.ctypes.data)
+
+    def spot(self, p: Place) -> tuple[int, ...]:
+        """Where the arguments' table tells of a place: address, outer strides, inner stride, and
+        of padding low, interior and size along the outer axes and low and size along the run."""
+        if id(p) not in self.spots:
+            size = BYTES[p.dtype]
+            outer, inner = self.walk.strides[id(p)]
+            numbers = [p.address, *(s * size for s in outer), inner * size]
+            if p.pad is not None:
+                numbers += _padding(p.pad)
+            self.spots[id(p)] = tuple(self.table.add(n) for n in numbers)
+        return self.spots[id(p)]
+
+
+def _padding(pad: tuple[Any, Any, Any]) -> list[int]:
+    low, interior, sizes = pad
+    rank = len(low)
+    ahead = 4 - rank
+    lows, steps = (0,) * ahead + tuple(low), (1,) * ahead + tuple(i + 1 for i in interior)
+    all_sizes = (1,) * ahead + tuple(sizes)
+    return [*lows[:3], *steps[:3], *all_sizes[:3], lows[3], all_sizes[3]]

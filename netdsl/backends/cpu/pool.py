@@ -1,0 +1,127 @@
+"""The threads that run tasks: whoever is free takes the next one, and nobody waits for a thread
+that has taken none.
+
+Numba's own threading layers meet at a barrier after each loop: where another process holds a core,
+each launch then costs a time slice. Here a thread that comes late finds the work done.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+from numba import njit
+
+from netdsl.backends.cpu.memory import (
+    call_task,
+    long_at,
+    peek,
+    publish,
+    put_long,
+    rest,
+    take,
+)
+
+_RING = 16
+"""How many stages are remembered: more than a thread can fall behind between two looks."""
+_PATIENCE = 20_000
+"""How often a thread without work looks for some before it sleeps; about 0.2 ms."""
+
+# the board, a cache line each: the next task (stage << 32 | index), how many are done, then the
+# ring of stages, two numbers each: where the tasks lie and how many there are
+_NEXT, _DONE, _STAGES = 0, 64, 128
+
+
+@njit(nogil=True, cache=True)
+def _one(task):  # type: ignore[no-untyped-def]
+    call_task(
+        long_at(task),
+        long_at(task + 8),
+        long_at(task + 16),
+        long_at(task + 24),
+        long_at(task + 32),
+        long_at(task + 40),
+        long_at(task + 48),
+    )
+
+
+@njit(nogil=True, cache=True)
+def _left(board, word):  # type: ignore[no-untyped-def]
+    """Whether the stage that a word names has a task at its index."""
+    return (word & 0xFFFFFFFF) < long_at(board + _STAGES + ((word >> 32) % _RING) * 16 + 8)
+
+
+@njit(nogil=True, cache=True)
+def _share(board):  # type: ignore[no-untyped-def]
+    """Runs tasks of whatever stage is open until it has none left."""
+    while _left(board, peek(board + _NEXT)):
+        word = take(board + _NEXT)
+        if _left(board, word):
+            tasks = long_at(board + _STAGES + ((word >> 32) % _RING) * 16)
+            _one(tasks + (word & 0xFFFFFFFF) * 64)
+            take(board + _DONE)
+
+
+@njit(nogil=True, cache=True)
+def help_out(board):  # type: ignore[no-untyped-def]
+    """A helper's life until it has found nothing to do for a while."""
+    idle = 0
+    while idle < _PATIENCE:
+        if _left(board, peek(board + _NEXT)):
+            _share(board)
+            idle = 0
+        else:
+            rest()
+            idle += 1
+
+
+@njit(nogil=True, cache=True)
+def run_stages(board, stages, alone):  # type: ignore[no-untyped-def]
+    """Runs all tasks of each stage; every stage is over before the next begins."""
+    for s in range(stages.shape[0]):
+        tasks, count = stages[s, 0], stages[s, 1]
+        if count == 1 or alone:
+            for i in range(count):
+                _one(tasks + i * 64)
+            continue
+        stage = (peek(board + _NEXT) >> 32) + 1
+        slot = board + _STAGES + (stage % _RING) * 16
+        put_long(slot, tasks)
+        put_long(slot + 8, count)
+        publish(board + _DONE, 0)
+        publish(board + _NEXT, stage << 32)
+        _share(board)
+        while peek(board + _DONE) < count:
+            rest()
+
+
+class Pool:
+    """Helpers beside the thread that calls `run`. They look for work while there is some, and
+    sleep when there has been none for a while."""
+
+    def __init__(self, helpers: int) -> None:
+        self._board = np.zeros(_STAGES // 8 + 2 * _RING + 16, np.int64)
+        skip = -self._board.ctypes.data % 64 // 8
+        self._place = self._board[skip:].ctypes.data
+        self._turn = threading.Lock()
+        self._alone = helpers == 0
+        self._sleeping = 0
+        self._wake = threading.Condition(threading.Lock())
+        for _ in range(helpers):
+            threading.Thread(target=self._help, daemon=True, name="netdsl").start()
+
+    def _help(self) -> None:
+        while True:
+            help_out(self._place)
+            with self._wake:
+                self._sleeping += 1
+                self._wake.wait()
+
+    def run(self, stages: np.ndarray) -> None:
+        """Runs stages to their end; two Python threads take turns."""
+        with self._turn:
+            if self._sleeping:
+                with self._wake:
+                    self._sleeping = 0
+                    self._wake.notify_all()
+            run_stages(self._place, stages, self._alone)

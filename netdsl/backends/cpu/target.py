@@ -1,0 +1,105 @@
+"""This processor: how wide its vectors are, and machine code for it from LLVM's language, kept on
+disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from llvmlite import binding as llvm
+
+from netdsl import __version__
+from netdsl.errors import fail
+from netdsl.files import write_atomically
+
+_WIDTHS = (16, 8, 4)
+_kept: list[Any] = []
+"""What owns the machine code: it lives as long as the process."""
+
+
+@cache
+def features() -> dict[str, bool]:
+    return dict(llvm.get_host_cpu_features())
+
+
+@cache
+def width() -> int:
+    """How many float32 one vector register holds; NETDSL_VECTOR forces less."""
+    natural = 16 if features().get("avx512f") else 8 if features().get("avx2") else 4
+    forced = os.environ.get("NETDSL_VECTOR")
+    if forced is None:
+        return natural
+    if forced not in map(str, _WIDTHS):
+        raise fail(f"NETDSL_VECTOR={forced} is no width of a vector", help="4, 8 or 16")
+    return int(forced)
+
+
+@cache
+def _machine() -> Any:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    flags = ",".join(("+" if on else "-") + name for name, on in sorted(features().items()))
+    if width() == 16:
+        flags += ",-prefer-256-bit"
+    target = llvm.Target.from_default_triple()
+    return target.create_target_machine(llvm.get_host_cpu_name(), flags, opt=3, jit=True)
+
+
+@cache
+def _jit() -> Any:
+    return llvm.create_lljit_compiler(_machine())
+
+
+def folder() -> Path:
+    """Where machine code is kept between processes."""
+    home = os.environ.get("NETDSL_CACHE")
+    base = Path(home) if home else Path.home() / ".cache" / "netdsl"
+    return base / f"cpu-{__version__}"
+
+
+@cache
+def compiled(name: str, text: str) -> int:
+    """The address of the function `name` of a module in LLVM's language."""
+    key = hashlib.sha256("\n".join((_signature(), text)).encode()).hexdigest()[:32]
+    path = folder() / f"{key}.o"
+    image = path.read_bytes() if path.exists() else _assembled(text)
+    if not path.exists():
+        _keep(path, image)
+    found = (
+        llvm.JITLibraryBuilder()
+        .add_object_img(image)
+        .add_current_process()
+        .export_symbol(name)
+        .link(_jit(), f"{name}-{key}")
+    )
+    _kept.append(found)
+    return int(found[name])
+
+
+@cache
+def _signature() -> str:
+    on = sorted(name for name, yes in features().items() if yes)
+    return f"{llvm.llvm_version_info} {llvm.get_host_cpu_name()} {on}"
+
+
+def _assembled(text: str) -> bytes:
+    module = llvm.parse_assembly(text)
+    module.verify()
+    machine = _machine()
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_unrolling = False
+    passes = llvm.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(module, passes)
+    return bytes(machine.emit_object(module))
+
+
+def _keep(path: Path, image: bytes) -> None:
+    """Kept where that is possible: a home that cannot be written to only costs time."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, image)
+    except OSError:
+        _kept.append(path)

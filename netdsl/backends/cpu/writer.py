@@ -1,0 +1,323 @@
+"""Kernels over rows in LLVM's language: from expressions to vectors, one text for all shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+
+from netdsl.backends.cpu import functions as fn
+from netdsl.backends.cpu.emit import F32, F64, I8, I32, I64, Function, Lanes, Value, long
+from netdsl.backends.cpu.expression import Expr, Place
+from netdsl.backends.cpu.functions import FUNCTIONS
+from netdsl.backends.cpu.outline import BYTES, KINDS, SCALAR, VECTOR, Outline
+
+
+class _Writer:
+    """What both functions share: expressions become vectors, scalars among them once."""
+
+    def __init__(self, outline: Outline, name: str) -> None:
+        self.t = outline
+        self.f = Function(name)
+        self.scalars: dict[int, Value] = {}
+
+    def numbers(self) -> None:
+        f = self.f
+        names = ("o1", "o2", "period", "tile", "slots", "slot", "sum", "run", "local", "size", "n")
+        self.head = {n: f.argument(i) for n, i in zip(names, self.t.head, strict=True)}
+
+    def spot(self, p: Place) -> list[Value]:
+        return [self.f.argument(i) for i in self.t.spot(p)]
+
+    def find_scalars(self, roots: Sequence[Expr]) -> None:
+        v = Lanes(self.f)
+        for e in roots:
+            if self.t.level_of[id(e)] == SCALAR:
+                if id(e) not in self.scalars:
+                    self.scalars[id(e)] = self.compute(v, e, self._scalar_place)
+            else:
+                self.find_scalars(e.args)
+
+    def _scalar_place(self, v: Lanes, e: Expr) -> Value:
+        assert e.place is not None
+        kind = KINDS[e.place.dtype]
+        b = self.f.b
+        address = self.spot(e.place)[0]
+        return v.splat(b.load(b.inttoptr(address, kind.as_pointer()), typ=kind))
+
+    def compute(
+        self,
+        v: Lanes,
+        e: Expr,
+        place: Callable[[Lanes, Expr], Value],
+        known: dict[int, Value] | None = None,
+    ) -> Value:
+        known = {} if known is None else known
+        if id(e) in self.scalars:
+            return self.scalars[id(e)]
+        if id(e) not in known:
+            known[id(e)] = self._compute(v, e, place, known)
+        return known[id(e)]
+
+    def _compute(self, v: Lanes, e: Expr, place: Any, known: dict[int, Value]) -> Value:
+        if e.op == "load":
+            found = place(v, e)
+            return self._as_condition(v, e, found)
+        if e.op == "const":
+            return v.const(float(e.attrs["value"]))
+        args = [self.compute(v, a, place, known) for a in e.args]
+        if e.op == "float":
+            return _float(v, args[0])
+        if e.op == "rstd":
+            root = fn.sqrt(v, fn.add(v, args[0], v.const(e.attrs["eps"])))
+            return fn.div(v, v.const(1), root)
+        if e.op == "unbias":
+            return self._unbias(v, e)
+        if e.op == "dropout":
+            x, seed, step = args
+            return fn.dropout(v, x, seed, step, self.element(v), **e.attrs)
+        return FUNCTIONS[e.op](v, *args, **e.attrs)
+
+    def _as_condition(self, v: Lanes, e: Expr, found: Value) -> Value:
+        if e.place is not None and e.place.dtype == "bool" and found.type != v.bits:
+            return self.f.b.icmp_unsigned("!=", found, ir.Constant(found.type, None))
+        return found
+
+    def _unbias(self, v: Lanes, e: Expr) -> Value:
+        """1 / (1 - beta^t), or its root, for the step that is counted from 0."""
+        b = self.f.b
+        place = e.args[0].place
+        assert place is not None
+        at = b.inttoptr(self.spot(place)[0], I32.as_pointer())
+        t = b.sitofp(b.add(b.load(at, typ=I32), ir.Constant(I32, 1)), F64)
+        power = self.f.intrinsic("llvm.pow.f64", F64, ir.Constant(F64, e.attrs["beta"]), t)
+        rest = b.fsub(ir.Constant(F64, 1.0), power)
+        if e.attrs["root"]:
+            rest = self.f.intrinsic("llvm.sqrt.f64", F64, rest)
+        return v.splat(b.fptrunc(b.fdiv(ir.Constant(F64, 1.0), rest), F32))
+
+    def element(self, v: Lanes) -> Value:
+        raise NotImplementedError
+
+
+def _float(v: Lanes, x: Value) -> Value:
+    kind = x.type.element
+    if kind == F32:
+        return x
+    signed = kind == I32
+    return (v.f.b.sitofp if signed else v.f.b.uitofp)(x, v.floats)
+
+
+class RowsFunction(_Writer):
+    def __init__(self, outline: Outline) -> None:
+        super().__init__(outline, "rows")
+
+    def text(self) -> str:
+        f, b, t = self.f, self.f.b, self.t
+        self.numbers()
+        roots = [e for e, _ in t.outputs] + [s.value for s in t.sums]
+        self.find_scalars(roots)
+        _, row0, row1, first, last, slot = f.args
+        clears = b.icmp_signed("<", slot, long(0))
+        self.slot = b.select(clears, b.not_(slot), slot)
+        self.gather_at = b.add(self.head["slots"], b.mul(self.slot, self.head["slot"]))
+        if t.sums:
+            with b.if_then(clears):
+                self._clear()
+        self.spots = {id(p): self.spot(p) for p in self._places(roots)}
+        self.tiles = {k: f.argument(i) for k, i in (t.tiles | t.shifts).items()}
+        within = b.srem(first, self.head["period"])
+        size = self.head["tile"]
+        with f.loop(row0, row1, long(1)) as row:
+            self._find_rows(row, b.sub(row, row0))
+            with f.loop(first, last, size) as begin:
+                rest = b.sub(last, begin)
+                count = b.select(b.icmp_signed("<", rest, size), rest, size)
+                whole = b.and_(count, long(-Lanes(f).count))
+                with f.loop(long(0), whole, long(Lanes(f).count)) as i:
+                    self._body(Lanes(f), b.add(begin, i), b.add(within, i))
+                left = b.sub(count, whole)
+                with b.if_then(b.icmp_signed(">", left, long(0))):
+                    v = Lanes(f)
+                    v.mask = v.first(left)
+                    self._body(v, b.add(begin, whole), b.add(within, whole))
+        return f.text()
+
+    def _places(self, roots: Sequence[Expr]) -> list[Place]:
+        found = {id(p): p for e in roots for p in e.leaves()}
+        found |= {id(p): p for _, p in self.t.outputs}
+        return list(found.values())
+
+    def _clear(self) -> None:
+        v = Lanes(self.f)
+        b = self.f.b
+        with self.f.loop(long(0), self.head["slot"], long(4 * v.count)) as at:
+            v.store(v.const(0), b.add(self.gather_at, at))
+
+    def _find_rows(self, row: Value, done: Value) -> None:
+        """Where each place has this row; of padding, whether it has it at all."""
+        b = self.f.b
+        self.row = row
+        i2 = b.srem(row, self.head["o2"])
+        upper = b.sdiv(row, self.head["o2"])
+        index = (b.sdiv(upper, self.head["o1"]), b.srem(upper, self.head["o1"]), i2)
+        self.start: dict[int, Value] = {}
+        self.there: dict[int, Value] = {}
+        for p in self._places([e for e, _ in self.t.outputs] + [s.value for s in self.t.sums]):
+            spot = self.spots[id(p)]
+            address = spot[0]
+            if p.local:
+                tile = b.mul(self.slot, self.head["size"])
+                line = b.mul(b.mul(done, self.head["run"]), long(4))
+                self.start[id(p)] = b.add(b.add(self.head["local"], tile), line)
+                continue
+            where = index
+            if p.pad is not None:
+                where, self.there[id(p)] = self._unpadded(spot[5:], index)
+            for i, stride in zip(where, spot[1:4], strict=True):
+                address = b.add(address, b.mul(i, stride))
+            self.start[id(p)] = address
+
+    def _unpadded(self, pad: list[Value], index: Sequence[Value]) -> tuple[Any, Value]:
+        b = self.f.b
+        there: Value = ir.Constant(ir.IntType(1), 1)
+        found = []
+        for a, i in enumerate(index):
+            low, step, size = pad[a], pad[3 + a], pad[6 + a]
+            q = b.sub(i, low)
+            inner = b.sdiv(q, step)
+            fits = b.and_(b.icmp_signed(">=", q, long(0)), b.icmp_signed("<", inner, size))
+            hit = b.icmp_signed("==", b.mul(inner, step), q)
+            there = b.and_(there, b.and_(fits, hit))
+            found.append(inner)
+        return tuple(found), there
+
+    def _body(self, v: Lanes, j: Value, within: Value) -> None:
+        self.j = j
+        self.within = within
+        known: dict[int, Value] = {}
+        values = [self.compute(v, e, self._full_place, known) for e, _ in self.t.outputs]
+        summed = [self.compute(v, s.value, self._full_place, known) for s in self.t.sums]
+        at = 0
+        for s, x in zip(self.t.sums, summed, strict=True):
+            if s.squares:
+                x = fn.sub(v, x, self._in_tile(v, self.tiles[id(s)]))
+            self._gather(v, at, x)
+            if s.squares:
+                self._gather(v, at + 1, fn.mul(v, x, x))
+            at += 1 + s.squares
+        for (_, p), value in zip(self.t.outputs, values, strict=True):
+            self._write(v, p, value)
+
+    def _gather(self, v: Lanes, which: int, x: Value) -> None:
+        b = self.f.b
+        at = b.add(self.gather_at, b.mul(self.head["sum"], long(which)))
+        at = b.add(at, b.mul(self.within, long(4)))
+        v.store(fn.add(v, v.load(at), x), at)
+
+    def compute(
+        self,
+        v: Lanes,
+        e: Expr,
+        place: Callable[[Lanes, Expr], Value],
+        known: dict[int, Value] | None = None,
+    ) -> Value:
+        if known is not None and id(e) in self.t.tiled:
+            if id(e) not in known:
+                known[id(e)] = self._in_tile(v, self.tiles[id(e)])
+            return known[id(e)]
+        return super().compute(v, e, place, known)
+
+    def _in_tile(self, v: Lanes, tile: Value) -> Value:
+        return v.load(self.f.b.add(tile, self.f.b.mul(self.within, long(4))))
+
+    def _full_place(self, v: Lanes, e: Expr) -> Value:
+        p = e.place
+        assert p is not None
+        b, kind = self.f.b, KINDS[p.dtype]
+        inner = self.t.walk.strides[id(p)][1]
+        start, size = self.start[id(p)], BYTES[p.dtype]
+        if p.pad is not None:
+            return self._padded(v, p)
+        if self.t.level_of[id(e)] == VECTOR:
+            return v.load(b.add(start, b.mul(self.within, long(size))), kind)
+        if inner == 0:
+            return v.splat(b.load(b.inttoptr(start, kind.as_pointer()), typ=kind))
+        if inner == 1:
+            return v.load(b.add(start, b.mul(self.j, long(size))), kind)
+        step = self.spots[id(p)][4]
+        return v.gather(b.add(start, b.mul(self.j, step)), step, kind)
+
+    def _padded(self, v: Lanes, p: Place) -> Value:
+        b = self.f.b
+        low, size = self.spots[id(p)][14:16]
+        at = b.sub(self.j, low)
+        lane = b.add(v.splat(at), v.steps())
+        inside = b.and_(
+            b.icmp_signed(">=", lane, v.splat(long(0))), b.icmp_signed("<", lane, v.splat(size))
+        )
+        mask = b.and_(inside, v.splat(self.there[id(p)]))
+        found = v.load(b.add(self.start[id(p)], b.mul(at, long(4))), F32, mask)
+        return found if p.fill == 0 else fn.select(v, mask, found, v.const(p.fill))
+
+    def _write(self, v: Lanes, p: Place, value: Value) -> None:
+        b, kind = self.f.b, KINDS[p.dtype]
+        if p.dtype == "bool":
+            value = b.zext(value, v.typed(I8))
+        inner = self.t.walk.strides[id(p)][1]
+        start = self.start[id(p)]
+        if inner == 1 or self.t.walk.run == 1:
+            v.store(value, b.add(start, b.mul(self.j, long(BYTES[p.dtype]))), kind)
+        else:
+            step = self.spots[id(p)][4]
+            v.scatter(value, b.add(start, b.mul(self.j, step)), step, kind)
+
+    def element(self, v: Lanes) -> Value:
+        b = self.f.b
+        first = b.add(b.mul(self.row, self.head["run"]), self.j)
+        return b.add(v.splat(first), v.steps(I64))
+
+
+class PrepareFunction(_Writer):
+    """Channel vectors into tiles, and what moments are taken relative to."""
+
+    def __init__(self, outline: Outline) -> None:
+        super().__init__(outline, "prepare")
+
+    def text(self) -> str:
+        f, b, t = self.f, self.f.b, self.t
+        self.numbers()
+        shifted = [s for s in t.sums if s.squares]
+        self.find_scalars([*t.tiled.values(), *(s.value for s in shifted)])
+        pairs = [(e, f.argument(t.tiles[k])) for k, e in t.tiled.items()]
+        pairs += [(s.value, f.argument(t.shifts[id(s)])) for s in shifted]
+        lanes = Lanes(f).count
+        with f.loop(long(0), self.head["period"], long(lanes)) as j:
+            self.j = j
+            v = Lanes(f)
+            v.mask = v.first(b.sub(self.head["period"], j))
+            known: dict[int, Value] = {}
+            values = [self.compute(v, e, self._first_row, known) for e, _ in pairs]
+            with f.loop(long(0), self.head["n"], long(1)) as k:
+                at = b.mul(b.add(b.mul(k, self.head["period"]), j), long(4))
+                for (_, tile), value in zip(pairs, values, strict=True):
+                    v.store(value, b.add(tile, at))
+        return f.text()
+
+    def _first_row(self, v: Lanes, e: Expr) -> Value:
+        p = e.place
+        assert p is not None
+        b, kind = self.f.b, KINDS[p.dtype]
+        if p.pad is not None:
+            return v.const(0)
+        spot = self.spot(p)
+        inner = self.t.walk.strides[id(p)][1]
+        if inner == 0:
+            return v.splat(b.load(b.inttoptr(spot[0], kind.as_pointer()), typ=kind))
+        if inner == 1:
+            return v.load(b.add(spot[0], b.mul(self.j, long(BYTES[p.dtype]))), kind)
+        return v.gather(b.add(spot[0], b.mul(self.j, spot[4])), spot[4], kind)
+
+    def element(self, v: Lanes) -> Value:
+        return self.f.b.add(v.splat(self.j), v.steps(I64))

@@ -1,0 +1,233 @@
+"""The CPU engine: its kernels against the reference, with every width of vector."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from netdsl.backends import open_backend
+from netdsl.backends.cpu.backend import CpuBackend, launch_of
+from netdsl.backends.cpu.launch import longs, program, threads
+from netdsl.backends.cpu.target import width
+from netdsl.backends.cpu.tasks import border
+from netdsl.errors import NetError
+from netdsl.ir.builder import Builder
+from netdsl.ir.evaluate import results
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.program import load
+from netdsl.ops import OPS
+from netdsl.ops.draw import RandomDraw, operand_array
+from netdsl.ops.op import Example, Operand
+from netdsl.passes import pipeline
+from netdsl.passes.lower import lower
+from netdsl.passes.simplify import simplify
+from netdsl.plan.plan import make_plan
+from netdsl.runtime.executor import Executor, FoldedExecutor
+from netdsl.runtime.state import State
+from netdsl.types import Graph, TensorType
+from tests.conftest import ROOT
+from tests.graphs import BLOCK_NETS, BLOCKS, drawn_step, step_of, values_for
+
+CPU = CpuBackend()
+COMPUTED = [n for n, op in OPS.items() if op.kind not in ("leaf", "view")]
+
+
+def close(found: np.ndarray, expected: np.ndarray, what: str, scale: float = 1.0) -> None:
+    expected = np.asarray(expected)
+    size = max(scale, float(np.abs(expected).max(initial=0)))
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4 * size, err_msg=what)
+
+
+def same_as_the_interpreter(graph: Graph) -> None:
+    """Two steps on the engine, each from the interpreter's states."""
+    values = values_for(graph)
+    state = State(CPU)
+    state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
+    executor = Executor(graph, CPU, state)
+    for _ in range(2):
+        expected = results(graph, values)
+        found = executor.run(values)
+        for label in graph.outputs:
+            close(found[label], expected[label], label)
+        for name in graph.updates:
+            values[name] = expected[f"update {name}"]
+            close(state.arrays[name], values[name], name)
+            state.arrays[name][...] = values[name]
+
+
+def single(example: Example) -> Example:
+    """The same example in the types that the engine has kernels for."""
+    operands = (
+        Operand(TensorType(o.type.shape, "float32"), o.values) if o.type.dtype == "float64" else o
+        for o in example.operands
+    )
+    attrs = dict(example.attrs)
+    if attrs.get("dtype") == "float64":
+        attrs["dtype"] = "float32"
+    return Example(tuple(operands), attrs)
+
+
+def graph_of(op: str, example: Example) -> Graph:
+    b = Builder(dtype="float32")
+    inputs = [b.input(f"x{i}", o.type) for i, o in enumerate(example.operands)]
+    return b.graph({"y": b.emit(op, *inputs, **example.attrs)})
+
+
+@pytest.mark.parametrize("op", COMPUTED)
+def test_every_operator_on_drawn_examples(op: str) -> None:
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        example = single(OPS[op].examples(RandomDraw(rng)))
+        graph = graph_of(op, example)
+        given = {f"x{i}": operand_array(o, rng) for i, o in enumerate(example.operands)}
+        found = Executor(graph, CPU, State(CPU)).run(given)["y"]
+        close(found, results(graph, given)["y"], f"{op} {example}", 1e-2)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_drawn_graphs(seed: int) -> None:
+    graph = drawn_step(RandomDraw(np.random.default_rng(seed)), "float32")
+    same_as_the_interpreter(simplify(lower(graph)) if seed % 2 else graph)
+
+
+@pytest.mark.parametrize("net", BLOCK_NETS)
+def test_blocks(net: str) -> None:
+    same_as_the_interpreter(simplify(lower(step_of(BLOCKS, net, batch=2))))
+
+
+def test_what_has_no_kernel_is_computed_by_the_reference() -> None:
+    graph = drawn_step(RandomDraw(np.random.default_rng(3)))
+    values = values_for(graph)
+    state = State(CPU)
+    state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
+    found, expected = Executor(graph, CPU, state).run(values), results(graph, values)
+    for label in graph.outputs:
+        np.testing.assert_allclose(found[label], expected[label], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("lanes", [lanes for lanes in ("4", "8") if int(lanes) < width()])
+def test_narrower_vectors(lanes: str) -> None:
+    tests = [f"{__file__}::{t}" for t in ("test_blocks", "test_convolutions_of_many_shapes")]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "NETDSL_VECTOR": lanes, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+SHAPES = (
+    # image, weight, stride, pad, groups
+    ((2, 9, 7, 5), (13, 3, 3, 5), 1, ((1, 1), (1, 1)), 1),
+    ((1, 1, 1, 3), (70, 1, 1, 3), 1, ((0, 0), (0, 0)), 1),
+    ((3, 8, 8, 16), (16, 1, 1, 16), 3, ((0, 0), (0, 0)), 1),
+    ((1, 12, 11, 6), (6, 3, 3, 1), 2, ((1, 1), (1, 1)), 6),
+    ((2, 10, 10, 12), (40, 5, 3, 6), 2, ((2, 0), (1, 2)), 2),
+    ((2, 17, 17, 3), (64, 7, 7, 3), 2, ((3, 3), (3, 3)), 1),
+    ((8, 14, 14, 96), (80, 3, 3, 96), 1, ((1, 1), (1, 1)), 1),
+)
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_convolutions_of_many_shapes(case: tuple[object, ...]) -> None:
+    image, weight, stride, pad, groups = case
+    b = Builder(dtype="float32")
+    x = b.input("x", TensorType(image))  # type: ignore[arg-type]
+    w = b.state("w", TensorType(weight), ("normal", 0.1))  # type: ignore[arg-type]
+    how = {"stride": (stride, stride), "pad": pad, "groups": groups}
+    y = b.conv2d(x, w, **how)
+    g = b.input("g", y.type)
+    outputs = {
+        "y": y,
+        "relu": b.relu(b.add(y, b.input("bias", TensorType(y.type.shape[-1:])))),
+        "dx": b.conv2d_dgrad(g, w, size=x.type.shape[1:3], **how),
+        "dw": b.conv2d_wgrad(g, x, kernel=w.type.shape[1:3], **how),
+    }
+    same_as_the_interpreter(b.graph(outputs))
+
+
+@pytest.mark.parametrize(
+    ("path", "net"),
+    [("lenet.net", "lenet5"), ("lenet.net", "caffe_lenet"), ("resnet.net", "resnet20")],
+)
+def test_whole_steps_have_kernels_throughout(path: str, net: str) -> None:
+    graph = simplify(lower(step_of(str(ROOT / "models" / path), net, batch=4)))
+    state = State(CPU)
+    state.initialise(graph.states, seed=1)
+    plan = make_plan(graph, CPU.fusion)
+    memory = {"arena": CPU.allocate(plan.arena)}
+    for name, size in plan.buffers.items():
+        memory[name] = CPU.allocate(size)
+    assert [k.name for k in plan.kernels if launch_of(plan, k, memory) is None] == []
+
+
+def test_dropout_has_the_bits_of_the_reference() -> None:
+    b = Builder(dtype="float32")
+    x = b.input("x", TensorType((3, 37)))
+    seed, step = (b.input(n, TensorType((), "int32")) for n in ("seed", "step"))
+    graph = b.graph({"y": b.dropout(x, seed, step, key="a.b", rate=0.3)})
+    given = {"x": np.ones((3, 37), np.float32), "seed": np.int32(5), "step": np.int32(9)}
+    found = Executor(graph, CPU, State(CPU)).run(given)["y"]
+    np.testing.assert_array_equal(found != 0, results(graph, given)["y"] != 0)
+
+
+def test_moments_far_from_zero() -> None:
+    b = Builder(dtype="float32")
+    x = b.input("x", TensorType((4, 16, 16, 5)))
+    graph = b.graph({"m": b.moments(x, axes=(0, 1, 2))})
+    given = {"x": 3000 + np.random.default_rng(0).standard_normal((4, 16, 16, 5)).astype("f4")}
+    found = Executor(graph, CPU, State(CPU)).run(given)["m"]
+    np.testing.assert_allclose(found, results(graph, given)["m"], rtol=1e-3)
+
+
+def test_a_folded_net() -> None:
+    network = elaborate(load(str(ROOT / "models" / "resnet.net")), "resnet20", Settings(batch=2))
+    folded = pipeline.inference(network.graph)
+    given = {"input": np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)}
+    found = []
+    for backend in (CPU, open_backend("reference")):
+        state = State(backend)
+        state.initialise(network.graph.states, seed=1)
+        executor = FoldedExecutor(folded, backend, state)
+        executor.refresh()
+        found.append(np.array(executor.run(given)["main"]))
+    close(found[0], found[1], "main")
+
+
+def test_two_threads_share_the_pool() -> None:
+    images = [np.ones((64, 10, 10, 4), np.float32) for _ in range(2)]
+    halo = (10, 10, 1, 1, 1, 1, 4)
+    args = [longs(x.ctypes.data, *x.strides[:3], *halo) for x in images]
+    tasks = [[(border.address, a.ctypes.data, i, i + 1) for i in range(64)] for a in args]
+    programs = [program([t], (a, x)) for t, a, x in zip(tasks, args, images, strict=True)]
+
+    def often(i: int) -> None:
+        for _ in range(200):
+            images[i][...] = 1
+            programs[i]()
+            assert images[i].sum() == 64 * 8 * 8 * 4
+
+    failed: list[BaseException] = []
+    threading.excepthook, before = lambda a: failed.append(a.exc_value), threading.excepthook  # type: ignore[arg-type,return-value]
+    workers = [threading.Thread(target=often, args=(i,)) for i in range(2)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+    threading.excepthook = before
+    assert failed == []
+
+
+def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETDSL_THREADS", "none")
+    with pytest.raises(NetError, match="NETDSL_THREADS=none"):
+        threads.__wrapped__()
+    monkeypatch.setenv("NETDSL_VECTOR", "5")
+    with pytest.raises(NetError, match="NETDSL_VECTOR=5"):
+        width.__wrapped__()
+    assert open_backend("cpu").name == "cpu"
+    assert replace(CPU, name="other").fusion == CPU.fusion
