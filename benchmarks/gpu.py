@@ -1,6 +1,6 @@
 """netdsl on a GPU beside PyTorch: the GPU tests, then training throughput of both, one table.
 
-    python benchmarks/gpu.py [--nets resnet50,lenet] [--seconds 420] [--no-torch] [--no-tests]
+python benchmarks/gpu.py [--nets resnet50,lenet] [--seconds 420] [--no-torch] [--no-tests]
 """
 
 from __future__ import annotations
@@ -101,7 +101,9 @@ def main() -> int:
     parser.add_argument("--profile", action="store_true")
     asked = parser.parse_args()
     if not asked.no_tests:
-        subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "tests/test_device.py"], cwd=ROOT)
+        subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "tests/test_device.py"], cwd=ROOT
+        )
     for net in asked.nets.split(","):
         timing, executor = netdsl_step(net, asked.low)
         print(net, json.dumps(timing.__dict__))
@@ -112,11 +114,14 @@ def main() -> int:
 
 def profile(executor: Executor, most: int = 25) -> None:
     """The kernels that take longest, each by itself, with the bytes that it moves a second."""
+    from netdsl.backends.cuda.backend import Captured
     from netdsl.plan.traffic import by_kind, kind_of, moved
 
     graph, device = executor.plan.graph, executor.backend.device
     rows = []
     for kernel, thunk in zip(executor.plan.kernels, executor.kernels, strict=True):
+        if not isinstance(thunk, Captured):
+            continue
         ms = device.milliseconds(thunk, 2)
         rows.append((ms, kind_of(graph, kernel), moved(graph, kernel) / ms / 1e9, kernel.name))
     kinds: dict[str, float] = {}

@@ -15,7 +15,7 @@ import numpy as np
 
 from netdsl.backends.arrays import ArrayBackend
 from netdsl.backends.cuda.generate import generated
-from netdsl.backends.cuda.launch import SCRATCH, SCRATCH_BYTES, Address, Launch, Word
+from netdsl.backends.cuda.launch import SCRATCH, SCRATCH_BYTES, WORKSPACE, Address, Launch, Word
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.plan.fusion import FUSED, Fusion
 from netdsl.plan.kernel import Kernel
@@ -38,7 +38,7 @@ _RUNTIME = r"""
 struct Index { int x, y; };
 static Index threadIdx, blockIdx, gridDim, blockDim;
 using std::max; using std::min; using std::exp; using std::log; using std::sqrt; using std::tanh;
-using std::pow; using std::expm1;
+using std::pow; using std::expm1; using std::log2; using std::exp2;
 static ucontext_t host_, fibers_[1024];
 static char stacks_[1024][1 << 16];
 static bool done_[1024];
@@ -113,7 +113,7 @@ class HostBackend(ArrayBackend):
             if kernel.kind != "anchor":
                 self.unmapped.append(f"{kernel.name} ({plan.graph[kernel.nodes[-1]].op})")
             return super().bind(plan, kernel, memory)
-        memory = {**memory, SCRATCH: self.scratch}
+        memory = {**memory, SCRATCH: _SCRATCH, WORKSPACE: _WORKSPACE}
         first = len(self.bound)
         for launch in found:
             self.bound.append((launch, _words(launch, memory)))
@@ -125,16 +125,13 @@ class HostBackend(ArrayBackend):
 
         return run
 
-    @property
-    def scratch(self) -> Any:
-        return _SCRATCH
-
     def build(self, folder: Path) -> None:
         loaded = library([launch for launch, _ in self.bound], folder)
         self.calls.extend(getattr(loaded, f"call_{i}") for i in range(len(self.bound)))
 
 
 _SCRATCH = np.zeros(SCRATCH_BYTES, dtype=np.uint8)
+_WORKSPACE = np.zeros(1 << 20, dtype=np.uint8)
 
 
 def host(fusion: Fusion = FUSED) -> HostBackend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from netdsl.ir.evaluate import results
 from netdsl.passes.lower import lower
 from netdsl.passes.precision import mixed
 from netdsl.passes.simplify import simplify
+from netdsl.plan.fusion import FUSED
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.types import Graph
@@ -59,6 +61,15 @@ def test_blocks(net: str, dtype: str, most: float, backend: Any) -> None:
     worst = compared(graph, backend)
     name = max(worst, key=worst.__getitem__)
     assert worst[name] < most, (name, worst[name])
+
+
+@pytest.mark.parametrize("net", ["residual", "googlenet", "plain"])
+def test_kernels_of_any_partition_bind(net: str, backend: Any) -> None:
+    """Products with epilogues and sums, as another partition makes them."""
+    graph = simplify(lower(step_of(BLOCKS, net, batch=2)))
+    worst = compared(graph, replace(backend, fusion=replace(FUSED, halo=False, align=256)))
+    name = max(worst, key=worst.__getitem__)
+    assert worst[name] < 2e-4, (name, worst[name])
 
 
 @pytest.mark.parametrize("net", BLOCK_NETS)

@@ -22,7 +22,9 @@ def open_backend(device: str = "auto") -> Backend:
 
 
 def _cuda() -> ArrayBackend:
-    from netdsl.backends.cuda.backend import cuda  # its libraries are looked for only when asked for
+    from netdsl.backends.cuda.backend import (
+        cuda,
+    )  # its libraries are looked for only when asked for
 
     return cuda()
 

@@ -154,4 +154,3 @@ def model() -> ArrayBackend:
     """The reference in the kernels that the engines launch: what they share with it, partition,
     placement and order, is run and measured without them."""
     return ArrayBackend("model", np, FUSED)
-

@@ -42,7 +42,9 @@ class Executor:
         self.kernels = [backend.bind(self.plan, kernel, memory) for kernel in self.plan.kernels]
         # a backend may make one launch of them all
         capture = getattr(backend, "capture", None)
-        self._thunks: list[Callable[[], None]] = [capture(self.kernels)] if capture else self.kernels
+        self._thunks: list[Callable[[], None]] = (
+            [capture(self.kernels)] if capture else self.kernels
+        )
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """The outputs by name, on the backend; inputs that the graph does not read are ignored."""

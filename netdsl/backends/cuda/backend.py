@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from netdsl.backends.arrays import ArrayBackend
-from netdsl.backends.cuda import convolution, product
+from netdsl.backends.cuda.anchors import Anchors, after
 from netdsl.backends.cuda.device import Device, Thunk
+from netdsl.backends.cuda.fallback import foreign, on_the_host
 from netdsl.backends.cuda.generate import generated
 from netdsl.backends.cuda.index import Unmappable
-from netdsl.backends.cuda.launch import SCRATCH, Address, Launch, Word
+from netdsl.backends.cuda.launch import SCRATCH, WORKSPACE, Address, Launch, Word
 from netdsl.plan.fusion import FUSED, Fusion
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.placement import Placement
+from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan
 from netdsl.types import Array
 
@@ -34,9 +35,11 @@ CUDA = replace(
 
 @dataclass(frozen=True)
 class Captured:
-    """A thunk that only launches: a graph may hold it."""
+    """A thunk that only launches, so that a graph may hold it; `kept` are the buffers that its
+    addresses lie in."""
 
     run: Thunk
+    kept: object
 
     def __call__(self) -> None:
         self.run()
@@ -49,25 +52,28 @@ class CudaBackend(ArrayBackend):
 
     device: Any = None
     fallbacks: list[str] = field(default_factory=list)
+    anchors: dict[tuple[int, int], Anchors] = field(default_factory=dict)
 
     def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
-        thunks = self._bound(plan, kernel, {**memory, SCRATCH: self.device.scratch})
+        own = {SCRATCH: self.device.scratch, WORKSPACE: self.device.workspace}
+        thunks = self._bound(plan, kernel, {**memory, **own})
         if thunks is None:
             self.fallbacks.append(f"{kernel.name}: {plan.graph[kernel.nodes[-1]].op}")
+            if foreign(plan, kernel) and not kernel.parts and kernel.nodes:
+                return on_the_host(self.xp, plan, kernel, memory)
             return super().bind(plan, kernel, memory)
-        return Captured(_in_turn(thunks))
+        return Captured(_in_turn(thunks), (memory, tuple(self.anchors.values())))
 
     def write(self, target: Array, values: Array) -> None:
+        self.device.stream.use()
         if not isinstance(values, np.ndarray):
             target[...] = values
         elif target.flags.c_contiguous and values.dtype == target.dtype:
-            target.set(np.asarray(values, order="C"))
+            target.set(np.asarray(values, order="C"), self.device.stream)
         else:
             super().write(target, values)
 
-    def _bound(
-        self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]
-    ) -> list[Thunk] | None:
+    def _bound(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> list[Thunk] | None:
         if kernel.kind == "anchor":
             return self._anchor(plan, kernel, memory)
         found = generated(plan, kernel, self.device.multiprocessors)
@@ -76,36 +82,26 @@ class CudaBackend(ArrayBackend):
     def _anchor(
         self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]
     ) -> list[Thunk] | None:
-        """A product, then what else its kernel computes."""
-        if len(kernel.nodes) > 1:
-            return None
-        node = plan.graph[kernel.name]
-        args, out = [plan.placements[a] for a in node.args], plan.placements[node.name]
+        """A product, then what else its kernel computes as a generated map."""
+        key = (id(plan), _address(memory[ARENA]))
+        if key not in self.anchors:
+            self.anchors.clear()  # one plan is bound after the other
+            self.anchors[key] = Anchors(self.device, plan, memory)
+        anchors = self.anchors[key]
         try:
-            return [self._product(plan, kernel.name, args, out, memory)]
+            place = anchors.place_of(kernel)
+            thunks: list[Thunk] = anchors.bound(plan.graph[kernel.name], place, self._launch)
+            rest = after(kernel)
+            if rest is None:
+                return thunks
+            places = {**plan.placements, kernel.name: place}
+            found = generated(plan, rest, self.device.multiprocessors, places)
+            if found is None:
+                return None
+            last = [self._launch(launch, anchors.memory) for launch in found]
+            return [*thunks, *last]
         except (RuntimeError, Unmappable):
             return None
-
-    def _product(
-        self,
-        plan: Plan,
-        name: str,
-        args: Sequence[Placement],
-        out: Placement,
-        memory: Mapping[str, Array],
-    ) -> Thunk:
-        node = plan.graph[name]
-        if out.geometry is not None:
-            raise Unmappable("a value owns zeros around it")
-        if node.op == "matmul":
-            x, w = args
-            pointers = [_pointer(p, memory) for p in (w, x, out)]
-            return product.bound(self.device, product.product_of(x, w, out), pointers)
-        places = [*args, out]
-        if not convolution.supported(places):
-            raise Unmappable("cuDNN does not compute with this type")
-        pointers = [_pointer(p, memory) for p in places]
-        return convolution.bound(self.device, node, places, pointers)
 
     def _launch(self, launch: Launch, memory: Mapping[str, Array]) -> Thunk:
         """A generated kernel with its arguments; its compilation may still be under way."""
@@ -141,6 +137,7 @@ class _Step:
         self.parts: list[Thunk] = []
 
     def __call__(self) -> None:
+        self.device.stream.use()
         self.runs += 1
         if self.runs == 2:
             self.parts = list(self._captured())
@@ -171,13 +168,13 @@ def _in_turn(thunks: Sequence[Thunk]) -> Thunk:
     return run
 
 
-def _pointer(place: Placement, memory: Mapping[str, Array]) -> int:
-    return int(memory[place.buffer].data.ptr) + place.start
+def _address(buffer: Array) -> int:
+    return int(buffer.data.ptr)
 
 
 def _value(word: Word, memory: Mapping[str, Array]) -> int:
     if isinstance(word, Address):
-        return int(memory[word.buffer].data.ptr) + word.start
+        return _address(memory[word.buffer]) + word.start
     return word
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from netdsl.backends.cuda.device import Device, Thunk
-from netdsl.backends.cuda.device import WORKSPACE_BYTES
+from netdsl.backends.cuda.launch import WORKSPACE_BYTES
 from netdsl.backends.cuda.libraries import cudnn
 from netdsl.plan.placement import Placement
 from netdsl.types import Node
@@ -87,7 +87,11 @@ def bound(
 ) -> Thunk:
     """The convolution at these addresses, by the plan that is fastest there. Raises RuntimeError
     where cuDNN has none."""
-    key = (node.op, *node.attrs.items(), *((p.dtype, p.layout.shape, p.layout.strides) for p in places))
+    key = (
+        node.op,
+        *node.attrs.items(),
+        *((p.dtype, p.layout.shape, p.layout.strides) for p in places),
+    )
     if key not in device.chosen:
         device.chosen[key] = _fastest(device, node, places, pointers)
     graph, tensors, index = device.chosen[key]
@@ -116,7 +120,9 @@ def _fastest(
             graph.build_plan_at_index(i)
             if graph.get_workspace_size_plan_at_index(i) <= WORKSPACE_BYTES:
                 times[i] = device.milliseconds(_call(device, graph, pack, i))
-        except Exception as e:  # what the frontend raises for a plan that does not build has no type
+        except (
+            Exception
+        ) as e:  # what the frontend raises for a plan that does not build has no type
             problem = str(e)
     if not times:
         raise RuntimeError(f"cuDNN has no plan for {node.name}: {problem}")

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from netdsl.backends.cuda.launch import SCRATCH_BYTES, Launch
+from netdsl.backends.cuda.launch import SCRATCH_BYTES, WORKSPACE_BYTES, Launch
 from netdsl.backends.cuda.libraries import cudnn, cupy_with_gpu
 
-WORKSPACE_BYTES = 256 << 20
 Thunk = Callable[[], None]
 
 
@@ -49,6 +48,7 @@ class Device:
             run()
         finally:
             graph = self.stream.end_capture()
+            self.stream.use()  # CuPy goes back to the default stream
         return graph
 
     def milliseconds(self, run: Thunk, times: int = 3) -> float:

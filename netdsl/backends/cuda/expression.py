@@ -42,13 +42,15 @@ class Expr:
 @dataclass(frozen=True, slots=True)
 class Window:
     """An axis that is read through a border: coordinate c is element `(c - low) / step`, where
-    that is a whole number under `size`."""
+    that is a whole number under `size`. With `inner`, the rest of that division counts too, in
+    steps of its own: an axis that lies in two."""
 
     pieces: tuple[Piece, ...]
     low: int
     step: int
     size: int
     stride: int
+    inner: int = 0
 
 
 @dataclass(frozen=True, eq=False)

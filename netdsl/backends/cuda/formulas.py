@@ -24,7 +24,9 @@ def _number(ctype: str, value: float) -> str:
 
 
 def _leaky(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
-    return Expr(ctype, f"({{0}} > 0 ? {{0}} : {_number(ctype, attrs['slope'])} * {{0}})", tuple(args))
+    return Expr(
+        ctype, f"({{0}} > 0 ? {{0}} : {_number(ctype, attrs['slope'])} * {{0}})", tuple(args)
+    )
 
 
 def _elu(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from netdsl.backends.cuda import rows, windows
+from netdsl.backends.cuda import channels, rows, windows
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import Launch
 from netdsl.backends.cuda.maps import launches
@@ -51,7 +51,10 @@ def _launches(
     if kernel.kind == "opaque":
         node = graph[kernel.nodes[-1]]
         args, out = [places[a] for a in node.args], places[node.name]
-        return (windows.launch(node, args, out) or rows.launch(node, args, out, multiprocessors),)
+        return (
+            windows.launch(node, args, out)
+            or channels.launch(node, args, out)
+            or rows.launch(node, args, out)
+        )
     traced_kernel = trace(graph, places, kernel.inputs, kernel.nodes, kernel.outputs)
     return launches(traced_kernel, multiprocessors)
-

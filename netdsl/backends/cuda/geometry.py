@@ -11,6 +11,7 @@ from netdsl.backends.cuda.index import Digits, Ints, Term, Unmappable
 from netdsl.backends.cuda.launch import THREADS
 from netdsl.backends.cuda.trace import Traced
 
+_NARROW = 32
 BLOCKS_EACH = 8
 """Blocks of 256 threads that a multiprocessor holds at once."""
 
@@ -128,11 +129,13 @@ def _fits(strides: Ints, offset: int, itemsize: int, width: int) -> bool:
 
 
 def threads_of(g: Geometry) -> tuple[int, int]:
-    """Lanes of a block, and rows of a block."""
+    """Lanes of a block, and rows of a block. Blocks that add up columns are narrow, so that few of
+    them share a column and their partial results are few."""
+    most = _NARROW if g.columns else THREADS
     lanes = g.lanes
-    if lanes > THREADS:
-        across = max(d for d in range(1, THREADS + 1) if lanes % d == 0)
-        lanes = across if across >= THREADS // 4 else THREADS
+    if lanes > most:
+        across = max(d for d in range(1, most + 1) if lanes % d == 0)
+        lanes = across if across >= most // 4 else most
     rows = max(1, THREADS // lanes)
     while rows > 1 and rows // 2 >= g.rows:
         rows //= 2

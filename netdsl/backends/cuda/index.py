@@ -35,9 +35,7 @@ At = tuple[Axis, ...]
 def whole(shape: Sequence[int]) -> At:
     """The coordinates of a value that is as large as the domain."""
     weights = row_major(shape)
-    return tuple(
-        (Piece(w, s),) if s != 1 else () for w, s in zip(weights, shape, strict=True)
-    )
+    return tuple((Piece(w, s),) if s != 1 else () for w, s in zip(weights, shape, strict=True))
 
 
 def stretched(at: At, shape: Sequence[int]) -> At:

@@ -9,6 +9,9 @@ from netdsl.plan.placement import Placement
 SCRATCH = "scratch"
 """The buffer that holds partial sums between the two stages of a reduction."""
 SCRATCH_BYTES = 32 << 20
+WORKSPACE = "workspace"
+"""The buffer that one kernel may use for itself, up to this size."""
+WORKSPACE_BYTES = 256 << 20
 THREADS = 256
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from netdsl.backends.cuda.expression import Load
 from netdsl.backends.cuda.geometry import BLOCKS_EACH, Geometry, geometry, threads_of
+from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import SCRATCH, SCRATCH_BYTES, Address, Launch
 from netdsl.backends.cuda.prelude import PRELUDE
-from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.source import ROW, Body
 from netdsl.backends.cuda.sums import Sums, finishing
 from netdsl.backends.cuda.trace import Traced
@@ -51,7 +51,7 @@ def mapped_of(traced: Traced, g: Geometry, multiprocessors: int) -> Mapped:
     chunks = _chunks(g, slices, down, unroll, multiprocessors, sums)
     head = [body.word(v) for v in (across, down, g.lanes, g.rows, chunks)]
     part = body.word(Address(SCRATCH, 0)) if traced.reductions else "0"
-    lines = _lines(body, sums, head, part, unroll)
+    lines = _lines(body, sums, head, unroll) + sums.combined(part, across)
     parameters = ", ".join(f"i64 w{i}" for i in range(len(body.words)))
     text = "\n  ".join(lines)
     source = (
@@ -86,7 +86,7 @@ def _chunks(
     return max(1, min(needed, most))
 
 
-def _lines(body: Body, sums: Sums, head: list[str], part: str, unroll: int) -> list[str]:
+def _lines(body: Body, sums: Sums, head: list[str], unroll: int) -> list[str]:
     across, down, lanes, rows, chunks = head
     declared, assigned, stored = body.stored(body.traced.stores)
     hoisted = body.hoisted()
@@ -121,4 +121,4 @@ def _lines(body: Body, sums: Sums, head: list[str], part: str, unroll: int) -> l
         *stored,
         "} } } }",
     ]
-    return [*lines, *sums.combined(part)]
+    return lines

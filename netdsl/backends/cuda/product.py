@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from netdsl.backends.cuda.device import WORKSPACE_BYTES, Device, Thunk
+from netdsl.backends.cuda.device import Device, Thunk
 from netdsl.backends.cuda.index import Unmappable
+from netdsl.backends.cuda.launch import WORKSPACE_BYTES
 from netdsl.backends.cuda.libraries import cublaslt
 from netdsl.plan.layout import Ints, Layout
 from netdsl.plan.placement import Placement
@@ -127,7 +128,10 @@ def _layout(m: Matrix) -> ctypes.c_void_p:
     if m.count > 1:
         for number, value in ((5, ctypes.c_int32(m.count)), (6, ctypes.c_int64(m.apart))):
             status = lib.cublasLtMatrixLayoutSetAttribute(
-                found, ctypes.c_int(number), ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value))
+                found,
+                ctypes.c_int(number),
+                ctypes.byref(value),
+                ctypes.c_size_t(ctypes.sizeof(value)),
             )
             _check(status, "a batch")
     return found
@@ -196,7 +200,22 @@ class _Call:
 
         def run() -> None:
             status = call(
-                handle, what, one, pw, la, px, lb, zero, pd, ld, pd, ld, how, workspace, size, stream
+                handle,
+                what,
+                one,
+                pw,
+                la,
+                px,
+                lb,
+                zero,
+                pd,
+                ld,
+                pd,
+                ld,
+                how,
+                workspace,
+                size,
+                stream,
             )
             _check(status, "a product")
 
@@ -208,7 +227,7 @@ def bound(device: Device, product: Product, pointers: Sequence[int]) -> Thunk:
     key = ("product", product)
     if key not in device.chosen:
         call = _Call(device, product)
-        times = []
+        times: list[tuple[float, int, Any]] = []
         for algorithm in call.algorithms():
             try:
                 ms = device.milliseconds(call.thunk(algorithm, pointers))

@@ -1,4 +1,4 @@
-"""Kernels over rows: softmax, losses and hits over classes, and normalisation across channels."""
+"""Kernels over rows: softmax, losses and hits over classes."""
 
 from __future__ import annotations
 
@@ -49,43 +49,17 @@ _ONE_HOT = """
   EACH { const R r = (k == a[row] ? 1 - SMOOTHING : (R)0) + SMOOTHING / cols; store<1>(y + row * cols + k, &r); }
   (void)sm;
 """
-_NEAR = """
-  #define NEAR(c) for (i64 k2 = max((c) - HALF, (i64)0); k2 <= min((c) + HALF, cols - 1); k2++)
-  #define SCALE(c, v) R v = 0; NEAR(c) { const R x = (R)widen(X[row * cols + k2]); v += x * x; } v = KK + ALPHA * v;
-  (void)sm;
-"""
-_LRN = (
-    "  #define X a\n"
-    + _NEAR
-    + "  EACH { SCALE(k, s) const R r = (R)widen(a[row * cols + k]) * pow(s, -BETA); store<1>(y + row * cols + k, &r); }\n"
-)
-_LRN_GRAD = (
-    "  #define X b\n"
-    + _NEAR
-    + """
-  EACH { SCALE(k, own) R shared = 0;
-    for (i64 i = max(k - HALF, (i64)0); i <= min(k + HALF, cols - 1); i++) {
-      SCALE(i, s) shared += (R)widen(a[row * cols + i]) * (R)widen(b[row * cols + i]) * pow(s, -BETA - 1); }
-    const R r = (R)widen(a[row * cols + k]) * pow(own, -BETA) - 2 * ALPHA * BETA * (R)widen(b[row * cols + k]) * shared;
-    store<1>(y + row * cols + k, &r); }
-"""
-)
 _BODIES = {
     "softmax": _STATISTICS + _SOFTMAX,
     "log_softmax": _STATISTICS + _LOG,
     "cross_entropy": _STATISTICS + _LOSS,
     "top_hit": _HIT,
     "one_hot": _ONE_HOT,
-    "lrn": _LRN,
-    "lrn_grad": _LRN_GRAD,
 }
 
 
-def launch(
-    node: Node, args: Sequence[Placement], out: Placement, multiprocessors: int
-) -> Launch:
+def launch(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
     """The kernel of an operator over rows, a block for each of them."""
-    del multiprocessors
     if node.op not in _BODIES:
         raise Unmappable(f"there is no kernel for {node.op}")
     places = {"a": args[0], **({"b": args[1]} if len(args) > 1 else {}), "y": out}
@@ -109,17 +83,12 @@ def launch(
         f"#define {k} (({register}){v!r})\n" if isinstance(v, float) else f"#define {k} {v}\n"
         for k, v in _constants(node).items()
     )
-    head = _HEAD.format(
-        parameters=", ".join(given), body=text + _BODIES[node.op], threads=_THREADS
-    )
-    return Launch(f"{PRELUDE}\n{defined}{head}", "rows", (size, 1), _THREADS, tuple(words))
+    head = _HEAD.format(parameters=", ".join(given), body=text + _BODIES[node.op], threads=_THREADS)
+    return (Launch(f"{PRELUDE}\n{defined}{head}", "rows", (size, 1), _THREADS, tuple(words)),)
 
 
 def _constants(node: Node) -> dict[str, float | int]:
     a = node.attrs
-    if node.op in ("lrn", "lrn_grad"):
-        known = {"ALPHA": float(a["alpha"]), "BETA": float(a["beta"]), "KK": float(a["k"])}
-        return {**known, "HALF": a["size"] // 2}
     if node.op == "top_hit":
         return {"K": a["k"]}
     if "smoothing" in a:

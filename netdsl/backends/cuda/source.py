@@ -196,10 +196,12 @@ class Body:
         for w in e.windows:
             low, step, size, stride = (self.word(v) for v in (w.low, w.step, w.size, w.stride))
             at = f"({self._coordinate(w.pieces)} - {low})"
-            exact = f" && {at} % {step} == 0" if w.step > 1 else ""
+            exact = f" && {at} % {step} == 0" if w.step > 1 and not w.inner else ""
             index = f"{at} / {step}" if w.step > 1 else at
             conditions.append(f"{at} >= 0{exact} && {index} < {size}")
             parts.append(f"{index} * {stride}")
+            if w.inner:
+                parts.append(f"{at} % {step} * {self.word(w.inner)}")
         return " && ".join(f"({c})" for c in conditions), "(" + " + ".join(parts) + ")"
 
     def _coordinate(self, pieces: Sequence[Piece]) -> str:

@@ -17,6 +17,9 @@ from netdsl.backends.cuda.trace import Reduction, Traced
 from netdsl.plan.layout import row_major
 
 _FINISHERS = 512
+_SIDE_BY_SIDE = 4
+_PITCH = THREADS + 8
+_SHARED_BYTES = 40 << 10
 
 
 class Sums:
@@ -26,6 +29,7 @@ class Sums:
         self.reductions = traced.reductions
         self.columns = g.lanes * g.width if g.columns else 1
         self.by_column = g.columns
+        self.width = g.width
         self.values: list[tuple[Expr, str]] = []
         self.shifted: list[Expr] = []
         for r in traced.reductions:
@@ -79,7 +83,9 @@ class Sums:
         """Where lanes are added up too, they share the first one's value."""
         if self.by_column:
             return []
-        moments = [self.first[i] + 2 for i, (_, mode) in enumerate(self.values) if mode == "moments"]
+        moments = [
+            self.first[i] + 2 for i, (_, mode) in enumerate(self.values) if mode == "moments"
+        ]
         return [f"UNROLL for (int j = 1; j < V; j++) a[{q}][j] = a[{q}][0];" for q in moments]
 
     def added(self, body: Body) -> list[str]:
@@ -87,7 +93,9 @@ class Sums:
         for i, (value, mode) in enumerate(self.values):
             q, v = self.first[i], body.element(value)
             if mode == "max":
-                lines.append(f"a[{q}][j] = a[{q}][j] >= {v} || a[{q}][j] != a[{q}][j] ? a[{q}][j] : {v};")
+                lines.append(
+                    f"a[{q}][j] = a[{q}][j] >= {v} || a[{q}][j] != a[{q}][j] ? a[{q}][j] : {v};"
+                )
             elif mode == "moments":
                 lines.append(f"{{ const {self.ctype} m = {v} - a[{q + 2}][j];")
                 lines.append(f"a[{q}][j] += m; a[{q + 1}][j] += m * m; }}")
@@ -95,19 +103,56 @@ class Sums:
                 lines.append(f"a[{q}][j] += {v};")
         return lines
 
-    def combined(self, part: str) -> list[str]:
+    def combined(self, part: str, across: int) -> list[str]:
         """The rows of a block together, into the scratch buffer."""
         if not self.count:
             return []
-        lines = [
-            f"__shared__ {self.ctype} sm[V * {THREADS}];",
-            f"{self.ctype}* part = ({self.ctype}*){part};",
-        ]
+        head = [f"{self.ctype}* part = ({self.ctype}*){part};"]
+        if self.by_column and across >= _SIDE_BY_SIDE:
+            return [*head, *self._side_by_side()]
+        lines = [*head, f"__shared__ {self.ctype} sm[V * {THREADS}];"]
+        for q, how in self.hows():
+            lines += self._tree(q, how)
+        return lines
+
+    def hows(self) -> list[tuple[int, str]]:
+        """How the partial results of each accumulator become one."""
+        found = []
         for i, (_, mode) in enumerate(self.values):
             q = self.first[i]
-            lines += self._tree(q, "max" if mode == "max" else "add")
+            found.append((q, "max" if mode == "max" else "add"))
             if mode == "moments":
-                lines += [*self._tree(q + 1, "add"), *self._tree(q + 2, "first")]
+                found += [(q + 1, "add"), (q + 2, "first")]
+        return found
+
+    def _side_by_side(self) -> list[str]:
+        """All columns of a block at once, each by one thread."""
+        most = max(1, _SHARED_BYTES // (_PITCH * self.width * (8 if self.ctype == "double" else 4)))
+        hows = self.hows()
+        room = min(most, len(hows)) * self.width * _PITCH
+        lines = [f"__shared__ {self.ctype} sm[{room}];"]
+        for first in range(0, len(hows), most):
+            some = hows[first : first + most]
+            lines.append("__syncthreads();")
+            for k, (q, _) in enumerate(some):
+                at = f"sm[({k} * V + j) * {_PITCH} + t]"
+                lines.append(f"UNROLL for (int j = 0; j < V; j++) {at} = a[{q}][j];")
+            lines += [
+                "__syncthreads();",
+                f"for (int o = t; o < {len(some)} * V * across; o += down * across) {{",
+                "const int x = o % across, kj = o / across, k = kj / V, j = kj % V;",
+                f"const {self.ctype}* s = sm + kj * {_PITCH} + x; {self.ctype} v = s[0];",
+            ]
+            numbers = ", ".join(str(q) for q, _ in some)
+            modes = ", ".join(str(("add", "max", "first").index(how)) for _, how in some)
+            lines += [
+                f"const int numbers[] = {{{numbers}}}, modes[] = {{{modes}}}, mode = modes[k];",
+                f"if (mode < 2) for (int r = 1; r < down; r++) {{ const {self.ctype} z = s[r * across];",
+                "v = mode == 0 ? v + z : v >= z || v != v ? v : z; }",
+                "const int column = by * across + x;",
+                "if (column < lanes)",
+                f"part[(((i64)bx * {self.count} + numbers[k]) * lanes + column) * V + j] = v; }}",
+            ]
         return lines
 
     def _tree(self, q: int, how: str) -> list[str]:
@@ -158,7 +203,7 @@ def finishing(traced: Traced, g: Geometry, chunks: int) -> Launch:
         "const double count = (double)w4; (void)count; (void)i;",
         f"const {sums.ctype}* part = (const {sums.ctype}*)w0; __shared__ double sm[{_FINISHERS}];",
     ]
-    for q, how in _hows(sums):
+    for q, how in sums.hows():
         lines += _gathered(q, how, sums)
     lines.append("if (y == 0 && col < width) {")
     at = 0
@@ -178,16 +223,6 @@ def finishing(traced: Traced, g: Geometry, chunks: int) -> Launch:
 
 def _each(g: Geometry) -> int:
     return 1 if g.columns else g.lanes * g.width
-
-
-def _hows(sums: Sums) -> list[tuple[int, str]]:
-    found = []
-    for i, (_, mode) in enumerate(sums.values):
-        q = sums.first[i]
-        found.append((q, "max" if mode == "max" else "add"))
-        if mode == "moments":
-            found += [(q + 1, "add"), (q + 2, "first")]
-    return found
 
 
 def _gathered(q: int, how: str, sums: Sums) -> list[str]:
@@ -223,7 +258,9 @@ def _finished(r: Reduction, sums: Sums, at: int, word: object) -> list[str]:
     if op == "moments":
         half = size // 2
         mean, var = f"(s{q} / count)", f"s{q + 1} / count - (s{q} / count) * (s{q} / count)"
-        second = f"{{ double r = {var}; r = r < 0 ? 0 : r; store<1>({out} + {word(half)} + i, &r); }}"
+        second = (
+            f"{{ double r = {var}; r = r < 0 ? 0 : r; store<1>({out} + {word(half)} + i, &r); }}"
+        )
         return [put("i", f"s{q + 2} + {mean}"), second]
     if op == "normalize_dmoments":
         return _dmoments(r, q, sums.first[at + 1], out, word)

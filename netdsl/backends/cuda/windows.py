@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+from collections.abc import Iterable, Sequence
 
 from netdsl.backends.cuda.expression import MEMORY, REGISTER
 from netdsl.backends.cuda.index import Unmappable
-from netdsl.backends.cuda.launch import THREADS, Launch, Word, address_of
+from netdsl.backends.cuda.launch import (
+    THREADS,
+    WORKSPACE,
+    WORKSPACE_BYTES,
+    Launch,
+    Word,
+    address_of,
+)
 from netdsl.backends.cuda.prelude import PRELUDE
+from netdsl.plan.layout import contiguous
 from netdsl.plan.placement import Placement
 from netdsl.types import Node
 
@@ -36,31 +44,29 @@ _MAX = """
   store<V>(AT(y, n, p, q), m);
 """
 
-# a thread takes a tile of pixels and finds the maximum of every window that meets it
+# which place of each window its maximum is at; then every pixel asks the windows that it lies in
+_PLACES = """
+  R m[V]; int k[V]; EACH { m[j] = -INFINITY; k[j] = 255; }
+  UNROLL for (int r = 0; r < KR; r++) UNROLL for (int s = 0; s < KS; s++) {
+    const int h = p * SH - PT + r, w = q * SW - PL + s;
+    if (h >= 0 && h < H && w >= 0 && w < W) {
+      R v[V]; unpack<R>(load<V>(AT(a, n, h, w)), v);
+      EACH { const bool up = v[j] > m[j] || k[j] == 255; m[j] = up ? v[j] : m[j]; k[j] = up ? r * KS + s : k[j]; }
+    }
+  }
+  store<V>(AT(y, n, p, q), k);
+"""
 _MAX_GRAD = """
-  R d[TH * TW][V];
-  UNROLL for (int k = 0; k < TH * TW; k++) EACH d[k][j] = 0;
-  UNROLL for (int e = E0; e <= E1; e++) UNROLL for (int f = F0; f <= F1; f++) {
-    const int oh = p * (TH / SH) + e, ow = q * (TW / SW) + f;
-    if (oh < 0 || oh >= OH || ow < 0 || ow >= OW) continue;
-    R m[V], g[V]; int at_[V]; EACH { m[j] = -INFINITY; at_[j] = -1; }
-    UNROLL for (int r = 0; r < KR; r++) UNROLL for (int s = 0; s < KS; s++) {
-      const int h = oh * SH - PT + r, w = ow * SW - PL + s;
-      if (h >= 0 && h < H && w >= 0 && w < W) {
-        R v[V]; unpack<R>(load<V>(AT(b, n, h, w)), v);
-        EACH { const bool up = v[j] > m[j] || at_[j] < 0; m[j] = up ? v[j] : m[j]; at_[j] = up ? r * KS + s : at_[j]; }
-      }
-    }
-    unpack<R>(load<V>(AT(a, n, oh, ow)), g);
-    UNROLL for (int i = 0; i < TH; i++) UNROLL for (int k = 0; k < TW; k++) {
-      const int r = i - e * SH + PT, s = k - f * SW + PL;
-      if (r >= 0 && r < KR && s >= 0 && s < KS) EACH d[i * TW + k][j] += at_[j] == r * KS + s ? g[j] : (R)0;
+  R d[V]; EACH d[j] = 0;
+  UNROLL for (int e = 0; e < (KR + SH - 1) / SH; e++) UNROLL for (int f = 0; f < (KS + SW - 1) / SW; f++) {
+    const int oh = (p + PT) / SH - e, ow = (q + PL) / SW - f;
+    const int r = p + PT - oh * SH, s = q + PL - ow * SW;
+    if (oh >= 0 && oh < OH && ow >= 0 && ow < OW && r < KR && s < KS) {
+      R g[V]; int k[V]; unpack<R>(load<V>(AT(a, n, oh, ow)), g); unpack<int>(load<V>(AT(b, n, oh, ow)), k);
+      EACH d[j] += k[j] == r * KS + s ? g[j] : (R)0;
     }
   }
-  UNROLL for (int i = 0; i < TH; i++) UNROLL for (int k = 0; k < TW; k++) {
-    const int h = p * TH + i, w = q * TW + k;
-    if (h < H && w < W) store<V>(AT(y, n, h, w), d[i * TW + k]);
-  }
+  store<V>(AT(y, n, p, q), d);
 """
 
 _COUNT = """
@@ -99,15 +105,15 @@ _MEAN_GRAD = (
 )
 
 
-def launch(node: Node, args: Sequence[Placement], out: Placement) -> Launch | None:
-    """The kernel of a pooling operator or its gradient; None for other operators."""
+def launch(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
+    """The kernels of a pooling operator or its gradient; none for other operators."""
     make = {
         "max_pool": _max_pool,
         "max_pool_grad": _max_pool_grad,
         "avg_pool": _avg_pool,
         "avg_pool_grad": _avg_pool_grad,
     }.get(node.op)
-    return make(node, args, out) if make else None
+    return make(node, args, out) if make else ()
 
 
 def _window(node: Node) -> dict[str, int]:
@@ -120,29 +126,28 @@ def _window(node: Node) -> dict[str, int]:
     return found
 
 
-def _max_pool(node: Node, args: Sequence[Placement], out: Placement) -> Launch:
-    return _launch(_MAX, _window(node), {"a": args[0], "y": out}, out, args[0], out)
+def _max_pool(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
+    return (_launch(_MAX, _window(node), {"a": args[0], "y": out}, out, args[0], out),)
 
 
-def _avg_pool(node: Node, args: Sequence[Placement], out: Placement) -> Launch:
-    return _launch(_MEAN, _window(node), {"a": args[0], "y": out}, out, args[0], out)
+def _avg_pool(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
+    return (_launch(_MEAN, _window(node), {"a": args[0], "y": out}, out, args[0], out),)
 
 
-def _avg_pool_grad(node: Node, args: Sequence[Placement], out: Placement) -> Launch:
-    return _launch(_MEAN_GRAD, _window(node), {"a": args[0], "y": out}, out, out, args[0])
+def _avg_pool_grad(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
+    return (_launch(_MEAN_GRAD, _window(node), {"a": args[0], "y": out}, out, out, args[0]),)
 
 
-def _max_pool_grad(node: Node, args: Sequence[Placement], out: Placement) -> Launch:
-    w = _window(node)
-    th, tw = (2 if w[s] == 1 else w[s] for s in ("SH", "SW"))
-    w |= {"TH": th, "TW": tw}
-    for low, high, tile, stride, pad, kernel in (
-        ("E0", "E1", th, w["SH"], w["PT"], w["KR"]),
-        ("F0", "F1", tw, w["SW"], w["PL"], w["KS"]),
-    ):
-        w |= {low: -((kernel - 1 - pad) // stride), high: (tile - 1 + pad) // stride}
-    places = {"a": args[0], "b": args[1], "y": out}
-    return _launch(_MAX_GRAD, w, places, out, out, args[0], (th, tw))
+def _max_pool_grad(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
+    g, x = args
+    window, shape = _window(node), g.layout.shape
+    places = Placement(WORKSPACE, "uint8", contiguous(shape))
+    if math.prod(shape) > WORKSPACE_BYTES or window["KR"] * window["KS"] > 255:
+        raise Unmappable("too many windows for the workspace")
+    return (
+        _launch(_PLACES, window, {"a": x, "y": places}, places, x, g),
+        _launch(_MAX_GRAD, window, {"a": g, "b": places, "y": out}, out, x, g),
+    )
 
 
 def _launch(
@@ -152,21 +157,19 @@ def _launch(
     threads_over: Placement,
     image: Placement,
     pooled: Placement,
-    tile: tuple[int, int] = (1, 1),
 ) -> Launch:
-    """A thread for each tile and vector of channels of `threads_over`."""
+    """A thread for each pixel and vector of channels of `threads_over`."""
     n, h, w, channels = threads_over.layout.shape
     if any(p.layout.strides[3] != 1 for p in places.values()):
         raise Unmappable("channels do not lie side by side")
     wide = width(places.values())
-    down, across, lanes = -(-h // tile[0]), -(-w // tile[1]), channels // wide
-    total = n * down * across * lanes
-    words: list[Word] = [total, lanes, down, across]
+    lanes = channels // wide
+    total = n * h * w * lanes
+    words: list[Word] = [total, lanes, h, w]
     names = ["total", "lanes", "down", "across"]
-    for label, place in (("H", image.layout.shape[1]), ("W", image.layout.shape[2])):
-        names.append(label)
-        words.append(place)
-    for label, size in (("OH", pooled.layout.shape[1]), ("OW", pooled.layout.shape[2])):
+    for label, size in zip(
+        ("H", "W", "OH", "OW"), (*image.layout.shape[1:3], *pooled.layout.shape[1:3]), strict=True
+    ):
         names.append(label)
         words.append(size)
     given = [f"i64 {name}" for name in names]
@@ -181,24 +184,21 @@ def _launch(
             words.append(stride)
     constants = {"V": wide, **constants}
     defined = "".join(f"#define {k} ({v})\n" for k, v in constants.items())
-    register = REGISTER[threads_over.dtype]
+    register = REGISTER[places["a"].dtype]
     head = _HEAD.format(parameters=", ".join(given), body=text + body)
     source = f"{PRELUDE}\n#define R {register}\n{defined}{head}"
     return Launch(source, "window", (-(-total // THREADS), 1), THREADS, tuple(words))
 
 
-def width(places: object) -> int:
+def width(places: Iterable[Placement]) -> int:
     """The most channels that all places allow to move at once."""
     found = 8
-    for p in places:  # type: ignore[attr-defined]
+    for p in places:
         layout, size = p.layout, p.itemsize
-        found = min(found, 8 if size == 2 else 4)
+        found = min(found, 8 if size <= 2 else 4)
         while found > 1 and (
             layout.shape[-1] % found
             or any(s * size % min(16, found * size) for s in (*layout.strides[:-1], layout.offset))
         ):
             found //= 2
     return found
-
-
-Make = Callable[[Node, Sequence[Placement], Placement], Any]
