@@ -59,8 +59,7 @@ def netdsl_step(net: str, low: str, steps: int = 20) -> tuple[Timing, Executor]:
     given = inputs(graph, batch)
     losses = [float(executor.run(given)["loss"])]
     first = time.perf_counter() - started
-    for _ in range(3):
-        losses.append(float(executor.run(given)["loss"]))
+    losses += [float(executor.run(given)["loss"]) for _ in range(3)]
     stream = backend.device.stream
     start, stop = cupy.cuda.Event(), cupy.cuda.Event()
     start.record(stream)

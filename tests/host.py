@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,8 @@ def library(launches: list[Launch], folder: Path) -> ctypes.CDLL:
             f'extern "C" void call_{i}(const long long* w) '
             f"{{ run_(body_{i}, w, {launch.grid[0]}, {launch.grid[1]}, {launch.threads}); }}"
         )
-    source, target = folder / "kernels.cpp", folder / "kernels.so"
+    inside = Path(mkdtemp(dir=folder))  # a library that is loaded must not be written over
+    source, target = inside / "kernels.cpp", inside / "kernels.so"
     source.write_text("\n".join(text))
     command = [str(GPP), "-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-fno-exceptions"]
     subprocess.run([*command, str(source), "-o", str(target)], check=True, timeout=280)
@@ -116,7 +118,7 @@ class HostBackend(ArrayBackend):
         memory = {**memory, SCRATCH: _SCRATCH, WORKSPACE: _WORKSPACE}
         first = len(self.bound)
         for launch in found:
-            self.bound.append((launch, _words(launch, memory)))
+            self.bound.append((launch, words_of(launch, memory)))
         last = len(self.bound)
 
         def run() -> None:
@@ -138,7 +140,7 @@ def host(fusion: Fusion = FUSED) -> HostBackend:
     return HostBackend("host", np, fusion)
 
 
-def _words(launch: Launch, memory: Mapping[str, Any]) -> Any:
+def words_of(launch: Launch, memory: Mapping[str, Any]) -> Any:
     tables = [np.array([_resolved(w, memory) for w in t], dtype=np.int64) for t in launch.tables]
     _KEPT.extend(tables)
     given = [t.ctypes.data for t in tables] + [_resolved(w, memory) for w in launch.words]

@@ -59,10 +59,27 @@ class CudaBackend(ArrayBackend):
         thunks = self._bound(plan, kernel, {**memory, **own})
         if thunks is None:
             self.fallbacks.append(f"{kernel.name}: {plan.graph[kernel.nodes[-1]].op}")
-            if foreign(plan, kernel) and not kernel.parts and kernel.nodes:
-                return on_the_host(self.xp, plan, kernel, memory)
-            return super().bind(plan, kernel, memory)
+            return self._by_reference(plan, kernel, memory)
         return Captured(_in_turn(thunks), (memory, tuple(self.anchors.values())))
+
+    def _by_reference(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
+        if foreign(plan, kernel) and not kernel.parts and kernel.nodes:
+            run = on_the_host(self.xp, plan, kernel, memory)
+        else:
+            run = super().bind(plan, kernel, memory)
+        stream = self.device.stream
+
+        def alone() -> None:
+            stream.use()
+            stream.synchronize()
+            run()
+            stream.synchronize()
+
+        return alone
+
+    def download(self, array: Array) -> Array:
+        self.device.stream.use()
+        return super().download(array)
 
     def write(self, target: Array, values: Array) -> None:
         self.device.stream.use()

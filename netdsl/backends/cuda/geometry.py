@@ -13,7 +13,9 @@ from netdsl.backends.cuda.trace import Traced
 
 _NARROW = 32
 BLOCKS_EACH = 8
-"""Blocks of 256 threads that a multiprocessor holds at once."""
+"""Blocks of 256 threads that a multiprocessor is given: as many as it holds at once."""
+REDUCING_EACH = 2
+"""The same where blocks leave partial results: few, so that these are few."""
 
 
 @dataclass(frozen=True)

@@ -126,10 +126,13 @@ class Digits:
 
     def _merge(self) -> None:
         rows = [self.strides(a) for a in self.addresses]
-        extents, kept = self.extents, [self.cuts[0]]
-        for i in range(len(extents) - 1):
-            if any(r[i] != r[i + 1] * extents[i + 1] for r in rows):
-                kept.append(self.cuts[i + 1])
+        extents = self.extents
+        kept = [self.cuts[0]]
+        kept += [
+            self.cuts[i + 1]
+            for i in range(len(extents) - 1)
+            if any(r[i] != r[i + 1] * extents[i + 1] for r in rows)
+        ]
         self.cuts = [*kept, 1] if self.size > 1 else [1]
 
     def split_last(self, width: int) -> None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from netdsl.backends.cuda.expression import Load
-from netdsl.backends.cuda.geometry import BLOCKS_EACH, Geometry, geometry, threads_of
+from netdsl.backends.cuda.geometry import BLOCKS_EACH, REDUCING_EACH, Geometry, geometry, threads_of
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import SCRATCH, SCRATCH_BYTES, Address, Launch
 from netdsl.backends.cuda.prelude import PRELUDE
@@ -74,7 +74,8 @@ def _chunks(
 ) -> int:
     """How many blocks share the rows of one result: enough to fill the machine."""
     needed = -(-g.rows // (down * unroll))
-    most = max(1, multiprocessors * BLOCKS_EACH // max(1, slices * g.outers))
+    each_one = REDUCING_EACH if sums.count else BLOCKS_EACH
+    most = max(1, multiprocessors * each_one // max(1, slices * g.outers))
     if sums.count:
         each = g.outers * sums.count * sums.columns * 8
         room = SCRATCH_BYTES // each
@@ -93,7 +94,7 @@ def _lines(body: Body, sums: Sums, head: list[str], unroll: int) -> list[str]:
     raw, loads = body.raw_loads(body.exprs)
     decode = body.digits()
     row = "const i64 row = base + u * step;"
-    lines = [
+    return [
         f"const int t = threadIdx.x, across = (int){across}, down = (int){down};",
         f"const int lanes = (int){lanes}, lane = by * across + t % across, r0 = t / across;",
         f"const i64 c = (i64)lane * V, rows = {rows}, chunks = {chunks};",
@@ -121,4 +122,3 @@ def _lines(body: Body, sums: Sums, head: list[str], unroll: int) -> list[str]:
         *stored,
         "} } } }",
     ]
-    return lines

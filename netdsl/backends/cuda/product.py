@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from netdsl.backends.cuda.device import Device, Thunk
@@ -81,7 +82,7 @@ def _flat(layout: Layout, batch: int) -> _Rows:
 
 def _joined(shape: Ints, strides: Ints) -> tuple[int, int]:
     axes = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
-    for (_, outer), (size, inner) in zip(axes, axes[1:], strict=False):
+    for (_, outer), (size, inner) in pairwise(axes):
         if outer != size * inner:
             raise Unmappable("rows of a matrix do not lie evenly")
     return math.prod(shape), axes[-1][1] if axes else 0
