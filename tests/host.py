@@ -107,6 +107,7 @@ class HostBackend(ArrayBackend):
 
     bound: list[tuple[Launch, Any]] = field(default_factory=list)
     unmapped: list[str] = field(default_factory=list)
+    kept: list[Any] = field(default_factory=list)
     calls: list[Callable[..., None]] = field(default_factory=list)
 
     def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Any]) -> Callable[[], None]:
@@ -116,6 +117,7 @@ class HostBackend(ArrayBackend):
                 self.unmapped.append(f"{kernel.name} ({plan.graph[kernel.nodes[-1]].op})")
             return super().bind(plan, kernel, memory)
         memory = {**memory, SCRATCH: _SCRATCH, WORKSPACE: _WORKSPACE}
+        self.kept.append(memory)  # addresses alone keep nothing alive
         first = len(self.bound)
         for launch in found:
             self.bound.append((launch, words_of(launch, memory)))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from netdsl.backends.cuda import space
@@ -84,7 +84,10 @@ def test_mixed_blocks_on_the_cpu(net: str, tmp_path: Path) -> None:
 
 @needs_compiler
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.data())
 def test_drawn_graphs_on_the_cpu(tmp_path: Path, data: st.DataObject) -> None:
