@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netdsl.backends.arrays import cuda, model, reference
+from netdsl.backends.arrays import model, reference
 from netdsl.errors import NetError, fail, nearest
 from netdsl.plan.backend import Backend
 
@@ -14,16 +14,22 @@ def open_backend(device: str = "auto") -> Backend:
 
     Raises NetError with what to install where the device is not to be had.
     """
-    known = {"reference": reference, "model": model, "cuda": cuda, "cpu": _cpu, "auto": _automatic}
+    known = {"reference": reference, "model": model, "cuda": _cuda, "cpu": _cpu, "auto": _automatic}
     if device in known:
         return known[device]()
     help = nearest(device, DEVICES, "devices are")
     raise fail(f"there is no device `{device}`", help=help)
 
 
+def _cuda() -> Backend:
+    from netdsl.backends.cuda.backend import cuda  # its libraries are looked for when asked for
+
+    return cuda()
+
+
 def _automatic() -> Backend:
     try:
-        return cuda()
+        return _cuda()
     except NetError:
         return _processor()
 

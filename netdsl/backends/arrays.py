@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.errors import fail
 from netdsl.ops import OPS
 from netdsl.ops.dtypes import dtype_of
 from netdsl.plan.fusion import ALONE, FUSED, Fusion
@@ -147,21 +146,3 @@ def model() -> ArrayBackend:
     """The reference in the kernels that the engines launch: what they share with it, partition,
     placement and order, is run and measured without them."""
     return ArrayBackend("model", np, FUSED)
-
-
-def cuda() -> ArrayBackend:
-    """CuPy's arrays on the first GPU. Raises NetError where CuPy or the GPU is missing."""
-    try:
-        import cupy
-    except ImportError:
-        raise fail(
-            "`--device cuda` needs CuPy, which is not installed",
-            help="pip install 'netdsl[cuda13]' (or 'netdsl[cuda12]' for a CUDA 12 driver)",
-        ) from None
-    try:
-        found = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as e:
-        raise fail(f"CuPy finds no GPU to use: {e}", help="look at `nvidia-smi`") from None
-    if not found:
-        raise fail("there is no GPU in this machine", help="leave `--device` out to use the CPU")
-    return ArrayBackend("cuda", cupy)

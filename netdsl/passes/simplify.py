@@ -124,8 +124,21 @@ def _select(b: Builder, condition: Node, x: Node, z: Node) -> Node | None:
     return x if x.name == z.name and wide else None
 
 
+_WIDER = {
+    "bfloat16": ("float32", "float64"),
+    "float16": ("float32", "float64"),
+    "float32": ("float64",),
+}
+"""Types that hold every number of a type."""
+
+
 def _cast(b: Builder, x: Node, dtype: str) -> Node | None:
-    return x if x.type.dtype == dtype else None
+    """A cast to the own type, and the way there and back through a wider one."""
+    if x.type.dtype == dtype:
+        return x
+    inner = b.nodes[x.args[0]] if x.op == "cast" else None
+    back = inner is not None and inner.type.dtype == dtype
+    return inner if back and x.type.dtype in _WIDER.get(dtype, ()) else None
 
 
 def _neg(b: Builder, x: Node) -> Node | None:

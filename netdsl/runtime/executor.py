@@ -39,9 +39,12 @@ class Executor:
             label: _array(self.plan, backend, memory, name)
             for label, name in self.plan.graph.outputs.items()
         }
-        self._thunks: list[Callable[[], None]] = [
-            backend.bind(self.plan, kernel, memory) for kernel in self.plan.kernels
-        ]
+        self.kernels = [backend.bind(self.plan, kernel, memory) for kernel in self.plan.kernels]
+        # a backend may make one launch of them all
+        capture = getattr(backend, "capture", None)
+        self._thunks: list[Callable[[], None]] = (
+            [capture(self.kernels)] if capture else self.kernels
+        )
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """The outputs by name, on the backend; inputs that the graph does not read are ignored."""
@@ -50,11 +53,15 @@ class Executor:
             if values.shape != target.shape:
                 raise internal(f"{name} is given {values.shape}, not {target.shape}")
             self.backend.write(target, values)
+        self.launch()
+        return self._outputs
+
+    def launch(self) -> None:
+        """One run on the inputs that are there."""
         # overflow and NaN are seen in the results, not told by NumPy in the middle
         with np.errstate(all="ignore"):
             for thunk in self._thunks:
                 thunk()
-        return self._outputs
 
 
 def _memory(plan: Plan, backend: Backend, state: State) -> dict[str, Array]:

@@ -1,0 +1,201 @@
+"""The CUDA backend: binds every kernel of a plan to launches at fixed addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from netdsl.backends.arrays import ArrayBackend
+from netdsl.backends.cuda.anchors import Anchors, after
+from netdsl.backends.cuda.device import Device, Thunk
+from netdsl.backends.cuda.fallback import foreign, on_the_host
+from netdsl.backends.cuda.generate import generated
+from netdsl.backends.cuda.index import Unmappable
+from netdsl.backends.cuda.launch import SCRATCH, WORKSPACE, Address, Launch, Word
+from netdsl.plan.fusion import FUSED, Fusion
+from netdsl.plan.kernel import Kernel
+from netdsl.plan.placement import ARENA
+from netdsl.plan.plan import Plan
+from netdsl.types import Array
+
+CUDA = replace(
+    FUSED,
+    epilogue=frozenset(),
+    operands=0,
+    sums=frozenset(),
+    halo=False,
+    align=256,
+    concat_align=16,
+)
+"""Products alone, everything around them in generated maps: what was fastest on an H100."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A thunk that only launches, so that a graph may hold it; `kept` are the buffers that its
+    addresses lie in."""
+
+    run: Thunk
+    kept: object
+
+    def __call__(self) -> None:
+        self.run()
+
+
+@dataclass(frozen=True)
+class CudaBackend(ArrayBackend):
+    """Kernels on one GPU. What has no kernel is computed by the operators' references on CuPy's
+    arrays; `fallbacks` says what that was."""
+
+    device: Any = None
+    fallbacks: list[str] = field(default_factory=list)
+    anchors: dict[tuple[int, int], Anchors] = field(default_factory=dict)
+
+    def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
+        own = {SCRATCH: self.device.scratch, WORKSPACE: self.device.workspace}
+        thunks = self._bound(plan, kernel, {**memory, **own})
+        if thunks is None:
+            self.fallbacks.append(f"{kernel.name}: {plan.graph[kernel.nodes[-1]].op}")
+            return self._by_reference(plan, kernel, memory)
+        return Captured(_in_turn(thunks), (memory, tuple(self.anchors.values())))
+
+    def _by_reference(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
+        if foreign(plan, kernel) and not kernel.parts and kernel.nodes:
+            run = on_the_host(self.xp, plan, kernel, memory)
+        else:
+            run = super().bind(plan, kernel, memory)
+        stream = self.device.stream
+
+        def alone() -> None:
+            stream.use()
+            stream.synchronize()
+            run()
+            stream.synchronize()
+
+        return alone
+
+    def download(self, array: Array) -> Array:
+        self.device.stream.use()
+        return super().download(array)
+
+    def write(self, target: Array, values: Array) -> None:
+        self.device.stream.use()
+        if not isinstance(values, np.ndarray):
+            target[...] = values
+        elif target.flags.c_contiguous and values.dtype == target.dtype:
+            target.set(np.asarray(values, order="C"), self.device.stream)
+        else:
+            super().write(target, values)
+
+    def _bound(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> list[Thunk] | None:
+        if kernel.kind == "anchor":
+            return self._anchor(plan, kernel, memory)
+        found = generated(plan, kernel, self.device.multiprocessors)
+        return None if found is None else [self._launch(launch, memory) for launch in found]
+
+    def _anchor(
+        self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]
+    ) -> list[Thunk] | None:
+        """A product, then what else its kernel computes as a generated map."""
+        key = (id(plan), _address(memory[ARENA]))
+        if key not in self.anchors:
+            self.anchors.clear()  # one plan is bound after the other
+            self.anchors[key] = Anchors(self.device, plan, memory)
+        anchors = self.anchors[key]
+        try:
+            place = anchors.place_of(kernel)
+            thunks: list[Thunk] = anchors.bound(plan.graph[kernel.name], place, self._launch)
+            rest = after(kernel)
+            if rest is None:
+                return thunks
+            places = {**plan.placements, kernel.name: place}
+            found = generated(plan, rest, self.device.multiprocessors, places)
+            if found is None:
+                return None
+            last = [self._launch(launch, anchors.memory) for launch in found]
+            return [*thunks, *last]
+        except (RuntimeError, Unmappable):
+            return None
+
+    def _launch(self, launch: Launch, memory: Mapping[str, Array]) -> Thunk:
+        """A generated kernel with its arguments; its compilation may still be under way."""
+        compiled = self.device.compiled(launch)
+        tables = [
+            self.xp.asarray(np.array([_value(w, memory) for w in t], dtype=np.int64))
+            for t in launch.tables
+        ]
+        words = [*(t.data.ptr for t in tables), *(_value(w, memory) for w in launch.words)]
+        given = tuple(np.int64(w) for w in words)
+        grid, block = launch.grid, (launch.threads,)
+        kept = tables  # lives as long as the thunk
+
+        def run() -> None:
+            compiled.result()(grid, block, given)
+
+        run.kept = kept  # type: ignore[attr-defined]
+        return run
+
+    def capture(self, thunks: Sequence[Callable[[], None]]) -> Thunk:
+        """All thunks as one function. Its first call runs them one by one; the next one captures
+        them as a graph, several where a fallback stands between, and launches that."""
+        return _Step(self.device, thunks)
+
+
+class _Step:
+    """A sequence of thunks that becomes graphs when it runs for the second time."""
+
+    def __init__(self, device: Device, thunks: Sequence[Thunk]) -> None:
+        self.device = device
+        self.thunks = list(thunks)
+        self.runs = 0
+        self.parts: list[Thunk] = []
+
+    def __call__(self) -> None:
+        self.device.stream.use()
+        self.runs += 1
+        if self.runs == 2:
+            self.parts = list(self._captured())
+        for thunk in self.parts or self.thunks:
+            thunk()
+
+    def _captured(self) -> Any:
+        group: list[Thunk] = []
+        for thunk in [*self.thunks, None]:
+            if isinstance(thunk, Captured):
+                group.append(thunk)
+                continue
+            if group:
+                graph = self.device.captured(_in_turn(group))
+                yield lambda graph=graph: graph.launch(self.device.stream)
+                group = []
+            if thunk is not None:
+                yield thunk
+
+
+def _in_turn(thunks: Sequence[Thunk]) -> Thunk:
+    kept = tuple(thunks)
+
+    def run() -> None:
+        for thunk in kept:
+            thunk()
+
+    return run
+
+
+def _address(buffer: Array) -> int:
+    return int(buffer.data.ptr)
+
+
+def _value(word: Word, memory: Mapping[str, Array]) -> int:
+    if isinstance(word, Address):
+        return _address(memory[word.buffer]) + word.start
+    return word
+
+
+def cuda(fusion: Fusion = CUDA) -> CudaBackend:
+    """The first GPU. Raises NetError with what to install, or what is missing."""
+    device = Device()
+    return CudaBackend("cuda", device.cupy, fusion, device)

@@ -1,0 +1,62 @@
+"""What has no kernel, computed by the operators' references: on CuPy's arrays, or on the host
+where CuPy does not know an element type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from netdsl.backends.arrays import dtype_of
+from netdsl.backends.cuda.device import Thunk
+from netdsl.ops import OPS
+from netdsl.plan.kernel import Kernel
+from netdsl.plan.layout import Layout
+from netdsl.plan.placement import Placement
+from netdsl.plan.plan import Plan
+from netdsl.types import Array
+
+
+def foreign(plan: Plan, kernel: Kernel) -> bool:
+    """Whether a kernel meets a type that CuPy's functions do not have."""
+    return any(plan.graph[n].type.dtype == "bfloat16" for n in (*kernel.nodes, *kernel.inputs))
+
+
+def on_the_host(cupy: Any, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
+    """A kernel's nodes in turn, on NumPy's arrays."""
+    graph = plan.graph
+    given = {name: plan.placements[name] for name in kernel.inputs}
+    written = {name: plan.placements[name] for name in kernel.outputs}
+
+    def run() -> None:
+        values = {name: _read(cupy, place, memory) for name, place in given.items()}
+        with np.errstate(all="ignore"):
+            for name in kernel.nodes:
+                node = graph[name]
+                args = (values[a] for a in node.args)
+                values[name] = OPS[node.op].reference(np, *args, **node.attrs)
+        for name, place in written.items():
+            _write(cupy, place, memory, values[name])
+
+    return run
+
+
+def _bits(cupy: Any, place: Placement, memory: Mapping[str, Array], layout: Layout) -> Array:
+    """A place on the device as whole numbers of its width."""
+    flat = memory[place.buffer].reshape(-1).view(f"uint{8 * place.itemsize}")
+    strides = tuple(s * place.itemsize for s in layout.strides)
+    return cupy.lib.stride_tricks.as_strided(flat[layout.offset :], layout.shape, strides)
+
+
+def _read(cupy: Any, place: Placement, memory: Mapping[str, Array]) -> Array:
+    bits = cupy.asnumpy(_bits(cupy, place, memory, place.layout))
+    return np.ascontiguousarray(bits).view(dtype_of(place.dtype)).reshape(place.layout.shape)
+
+
+def _write(cupy: Any, place: Placement, memory: Mapping[str, Array], value: Array) -> None:
+    if place.geometry is not None:
+        _bits(cupy, place, memory, place.whole())[...] = 0
+    value = np.array(np.broadcast_to(value, place.layout.shape), dtype_of(place.dtype), order="C")
+    raw = cupy.asarray(value.reshape(-1).view(f"uint{8 * place.itemsize}"))
+    _bits(cupy, place, memory, place.layout)[...] = raw.reshape(place.layout.shape)

@@ -1,0 +1,60 @@
+"""From a plan's kernels to launches of generated code; what has no pattern is told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from netdsl.backends.cuda import channels, rows, windows
+from netdsl.backends.cuda.index import Unmappable
+from netdsl.backends.cuda.launch import Launch
+from netdsl.backends.cuda.maps import launches
+from netdsl.backends.cuda.trace import copied, trace
+from netdsl.backends.cuda.updates import together
+from netdsl.plan.kernel import Kernel
+from netdsl.plan.placement import Placement
+from netdsl.plan.plan import Plan
+
+Places = Mapping[str, Placement]
+
+
+def generated(
+    plan: Plan, kernel: Kernel, multiprocessors: int, places: Places | None = None
+) -> tuple[Launch, ...] | None:
+    """The launches that compute a kernel; None where only the references can.
+
+    `places` overrides where values lie, for what follows a product.
+    """
+    try:
+        return _launches(plan, kernel, multiprocessors, places or plan.placements)
+    except Unmappable:
+        return None
+
+
+def _launches(
+    plan: Plan, kernel: Kernel, multiprocessors: int, places: Places
+) -> tuple[Launch, ...]:
+    graph = plan.graph
+    if kernel.parts:
+        traced = [trace(graph, places, p.inputs, p.nodes, p.outputs) for p in kernel.parts]
+        return together(traced, multiprocessors)
+    if kernel.kind == "copy" and not kernel.nodes:
+        (source,), (target,) = kernel.inputs, kernel.outputs
+        return launches(copied(places[source], places[target]), multiprocessors)
+    (*_, last) = kernel.outputs
+    if graph[last].op == "concat":
+        found: list[Launch] = []
+        for piece in plan.pieces(kernel.name):
+            found += launches(copied(places[piece.source], piece.target), multiprocessors)
+        return tuple(found)
+    if any(places[o].geometry is not None for o in kernel.outputs):
+        raise Unmappable("a value owns zeros around it")
+    if kernel.kind == "opaque":
+        node = graph[kernel.nodes[-1]]
+        args, out = [places[a] for a in node.args], places[node.name]
+        return (
+            windows.launch(node, args, out)
+            or channels.launch(node, args, out)
+            or rows.launch(node, args, out)
+        )
+    traced_kernel = trace(graph, places, kernel.inputs, kernel.nodes, kernel.outputs)
+    return launches(traced_kernel, multiprocessors)

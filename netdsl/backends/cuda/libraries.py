@@ -1,0 +1,49 @@
+"""CuPy, cuDNN's frontend and cuBLASLt: found once, or told what to install."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from functools import cache
+from typing import Any
+
+from netdsl.errors import fail
+
+_INSTALL = "pip install 'netdsl[cuda13]' (or 'netdsl[cuda12]' for a CUDA 12 driver)"
+
+
+def cupy_with_gpu() -> Any:
+    """CuPy, where it sees a GPU. Raises NetError with what is missing."""
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError:
+        message = "`--device cuda` needs CuPy, which is not installed"
+        raise fail(message, help=_INSTALL) from None
+    try:
+        found = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as e:
+        raise fail(f"CuPy finds no GPU to use: {e}", help="look at `nvidia-smi`") from None
+    if not found:
+        raise fail("there is no GPU in this machine", help="leave `--device` out to use the CPU")
+    return cupy
+
+
+@cache
+def cudnn() -> Any:
+    """cuDNN's frontend. Raises NetError where it is not installed."""
+    try:
+        return importlib.import_module("cudnn")
+    except ImportError:
+        message = "`--device cuda` needs cuDNN's frontend, which is not installed"
+        raise fail(message, help=_INSTALL) from None
+
+
+@cache
+def cublaslt() -> ctypes.CDLL:
+    """The library of matrix products. Raises NetError where it is not installed."""
+    try:
+        pathfinder = importlib.import_module("cuda.pathfinder")
+        path = pathfinder.load_nvidia_dynamic_lib("cublasLt").abs_path
+        return ctypes.CDLL(path)
+    except (ImportError, RuntimeError) as e:
+        raise fail(f"cuBLASLt is not to be had: {e}", help=_INSTALL) from None

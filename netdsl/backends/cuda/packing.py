@@ -1,0 +1,92 @@
+"""Operands as a library wants them: copies without gaps, with more channels, or in blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from netdsl.backends.cuda import space
+from netdsl.backends.cuda.device import Device
+from netdsl.backends.cuda.launch import Launch
+from netdsl.backends.cuda.maps import launches
+from netdsl.backends.cuda.trace import Traced, copied
+from netdsl.plan.layout import Ints, Layout, contiguous, row_major
+from netdsl.plan.placement import Placement
+from netdsl.types import ITEMSIZE, Array
+
+
+class Packing:
+    """Copies of operands, and what has to be launched before and after a product for them.
+
+    A copy is made by the first product of a step that reads it, in a buffer of its own; zeros
+    around it stay. `known` are the copies that earlier products have made.
+    """
+
+    def __init__(
+        self, device: Device, memory: dict[str, Array], known: Mapping[tuple[str, int], Placement]
+    ) -> None:
+        self.device = device
+        self.memory = memory
+        self.known = dict(known)
+        self.before: list[Launch] = []
+        self.after: list[Launch] = []
+
+    def launches(self, traced: Traced) -> tuple[Launch, ...]:
+        return launches(traced, self.device.multiprocessors)
+
+    def packed(self, name: str, place: Placement, channels: int | None = None) -> Placement:
+        """The same values row after row, each row with zeros up to `channels`."""
+        wide = channels or place.layout.shape[-1]
+        key = (name, wide)
+        if key not in self.known:
+            inner = self.buffer(place.dtype, place.layout.shape, wide)
+            self.before += self.launches(copied(place, inner))
+            self.known[key] = inner
+        return _widened(self.known[key], wide)
+
+    def unpacked(self, out: Placement, channels: int | None = None) -> Placement:
+        """Where a product may write a result with more channels, or without gaps."""
+        wide = channels or out.layout.shape[-1]
+        inner = self.buffer(out.dtype, out.layout.shape, wide)
+        self.after += self.launches(copied(inner, out))
+        return _widened(inner, wide)
+
+    def blocked_image(self, name: str, image: Placement, blocks: space.Blocks) -> Placement:
+        key = (f"blocks of {name}", blocks.image[1])
+        if key not in self.known:
+            target = self.buffer(image.dtype, blocks.image)
+            self.before += self.launches(space.image_to(blocks, image, target))
+            self.known[key] = target
+        return self.known[key]
+
+    def blocked_weight(self, weight: Placement, blocks: space.Blocks) -> Placement:
+        inner = self._weight(weight, blocks)
+        self.before += self.launches(space.weight_to(blocks, weight, inner))
+        return inner
+
+    def unblocked_weight(self, weight: Placement, blocks: space.Blocks) -> Placement:
+        inner = self._weight(weight, blocks)
+        self.after += self.launches(space.weight_from(blocks, inner, weight))
+        return inner
+
+    def _weight(self, weight: Placement, blocks: space.Blocks) -> Placement:
+        return self.buffer(weight.dtype, blocks.weight_shape(weight.layout.shape[0]))
+
+    def pointer(self, place: Placement) -> int:
+        return int(self.memory[place.buffer].data.ptr) + place.start
+
+    def buffer(self, dtype: str, shape: Ints, channels: int | None = None) -> Placement:
+        """A new buffer of zeros, and the place of values of this shape in it."""
+        whole = (*shape[:-1], channels or shape[-1]) if shape else ()
+        name = f"packed {len(self.memory)}"
+        size = math.prod(whole) * ITEMSIZE[dtype]
+        self.memory[name] = self.device.cupy.zeros(size, dtype="uint8")
+        layout = Layout(shape, row_major(whole)) if shape else contiguous(shape)
+        return Placement(name, dtype, layout)
+
+
+def _widened(place: Placement, channels: int) -> Placement:
+    """A place with the zeros behind its rows."""
+    shape = (*place.layout.shape[:-1], channels)
+    return replace(place, layout=Layout(shape, place.layout.strides))

@@ -1,0 +1,242 @@
+"""Matrix products by cuBLASLt: any strides that one leading dimension can express, timed."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+from netdsl.backends.cuda.device import Device, Thunk
+from netdsl.backends.cuda.index import Unmappable
+from netdsl.backends.cuda.launch import WORKSPACE_BYTES
+from netdsl.backends.cuda.libraries import cublaslt
+from netdsl.plan.layout import Ints, Layout
+from netdsl.plan.placement import Placement
+
+_TYPE = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
+_COMPUTE = {"float64": 70}
+_COMPUTE_32 = 68
+_RESULT_BYTES = 96
+_MOST = 8
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A column-major matrix as the library wants it: `turned` where it is to be transposed."""
+
+    dtype: str
+    rows: int
+    cols: int
+    leading: int
+    turned: bool
+    count: int = 1
+    apart: int = 0
+
+
+@dataclass(frozen=True)
+class Product:
+    """D = op(A) op(B), column-major: the result's transpose, weight first."""
+
+    a: Matrix
+    b: Matrix
+    d: Matrix
+    alignments: Ints
+
+
+def product_of(x: Placement, w: Placement, out: Placement) -> Product:
+    """The product x w' at these places. Raises Unmappable where strides forbid it."""
+    batch = len(w.layout.shape) - 2
+    rows = _flat(x.layout, batch)
+    result = _flat(out.layout, batch)
+    a = _matrix(w.dtype, _flat(w.layout, batch), first=True)
+    b = _matrix(x.dtype, rows, first=False)
+    d = _matrix(out.dtype, result, first=False)
+    if d.turned:
+        raise Unmappable("the result is transposed")
+    starts = [p.layout.offset * p.itemsize for p in (w, x, out)]
+    return Product(a, b, d, tuple(math.gcd(s, 256) for s in starts))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A batch of row-strided matrices."""
+
+    count: int
+    apart: int
+    rows: int
+    cols: int
+    row_stride: int
+    col_stride: int
+
+
+def _flat(layout: Layout, batch: int) -> _Rows:
+    """The axes of a batch as one, and those before the last as one."""
+    count, apart = _joined(layout.shape[:batch], layout.strides[:batch])
+    rows, row_stride = _joined(layout.shape[batch:-1], layout.strides[batch:-1])
+    return _Rows(count, apart, rows, layout.shape[-1], row_stride, layout.strides[-1])
+
+
+def _joined(shape: Ints, strides: Ints) -> tuple[int, int]:
+    axes = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
+    for (_, outer), (size, inner) in pairwise(axes):
+        if outer != size * inner:
+            raise Unmappable("rows of a matrix do not lie evenly")
+    return math.prod(shape), axes[-1][1] if axes else 0
+
+
+def _matrix(dtype: str, m: _Rows, first: bool) -> Matrix:
+    """Row-major memory read column-major is the transpose: the weight is to be turned back."""
+    rows, cols = m.rows, m.cols
+    row_stride = m.row_stride if rows > 1 else max(cols, 1)
+    if m.col_stride == 1 or cols == 1:
+        leading = max(row_stride, cols) if rows == 1 else row_stride
+        if leading >= cols:
+            return Matrix(dtype, cols, rows, leading, first, m.count, m.apart)
+    if m.row_stride == 1 or rows == 1:
+        leading = m.col_stride if cols > 1 else rows
+        if leading >= rows:
+            return Matrix(dtype, rows, cols, leading, not first, m.count, m.apart)
+    raise Unmappable("neither axis of a matrix has stride 1")
+
+
+def _check(status: int, what: str) -> None:
+    if status:
+        raise RuntimeError(f"cuBLASLt refuses {what} with status {status}")
+
+
+@cache
+def _handle() -> ctypes.c_void_p:
+    handle = ctypes.c_void_p()
+    _check(cublaslt().cublasLtCreate(ctypes.byref(handle)), "a handle")
+    return handle
+
+
+def _layout(m: Matrix) -> ctypes.c_void_p:
+    found = ctypes.c_void_p()
+    lib = cublaslt()
+    status = lib.cublasLtMatrixLayoutCreate(
+        ctypes.byref(found),
+        ctypes.c_int(_TYPE[m.dtype]),
+        ctypes.c_uint64(m.rows),
+        ctypes.c_uint64(m.cols),
+        ctypes.c_int64(m.leading),
+    )
+    _check(status, "a layout")
+    if m.count > 1:
+        for number, value in ((5, ctypes.c_int32(m.count)), (6, ctypes.c_int64(m.apart))):
+            status = lib.cublasLtMatrixLayoutSetAttribute(
+                found,
+                ctypes.c_int(number),
+                ctypes.byref(value),
+                ctypes.c_size_t(ctypes.sizeof(value)),
+            )
+            _check(status, "a batch")
+    return found
+
+
+class _Call:
+    """A product with its descriptors, ready for addresses and an algorithm."""
+
+    def __init__(self, device: Device, product: Product) -> None:
+        self.device = device
+        self.product = product
+        self.lib = cublaslt()
+        dtype = product.d.dtype
+        compute = _COMPUTE.get(dtype, _COMPUTE_32)
+        scale = ctypes.c_double if dtype == "float64" else ctypes.c_float
+        self.one, self.zero = scale(1), scale(0)
+        self.what = ctypes.c_void_p()
+        status = self.lib.cublasLtMatmulDescCreate(
+            ctypes.byref(self.what), ctypes.c_int(compute), ctypes.c_int(dtype == "float64")
+        )
+        _check(status, "a product")
+        for number, turned in ((3, product.a.turned), (4, product.b.turned)):
+            value = ctypes.c_int32(turned)
+            status = self.lib.cublasLtMatmulDescSetAttribute(
+                self.what, ctypes.c_int(number), ctypes.byref(value), ctypes.c_size_t(4)
+            )
+            _check(status, "a transposition")
+        self.layouts = [_layout(m) for m in (product.a, product.b, product.d)]
+
+    def algorithms(self) -> list[Any]:
+        """What the library's heuristic offers, the best guess first."""
+        preference = ctypes.c_void_p()
+        _check(self.lib.cublasLtMatmulPreferenceCreate(ctypes.byref(preference)), "a preference")
+        a, b, d = self.product.alignments
+        settings = [(1, ctypes.c_uint64(WORKSPACE_BYTES))]
+        settings += [(n, ctypes.c_uint32(v)) for n, v in ((5, a), (6, b), (7, d), (8, d))]  # type: ignore[misc]
+        for number, value in settings:
+            status = self.lib.cublasLtMatmulPreferenceSetAttribute(
+                preference,
+                ctypes.c_int(number),
+                ctypes.byref(value),
+                ctypes.c_size_t(ctypes.sizeof(value)),
+            )
+            _check(status, "a preference")
+        results = (ctypes.c_uint8 * (_RESULT_BYTES * _MOST))()
+        found = ctypes.c_int(0)
+        la, lb, ld = self.layouts
+        status = self.lib.cublasLtMatmulAlgoGetHeuristic(
+            _handle(), self.what, la, lb, ld, ld, preference, ctypes.c_int(_MOST), results,
+            ctypes.byref(found),
+        )  # fmt: skip
+        _check(status, "to suggest an algorithm")
+        size = _RESULT_BYTES
+        return [
+            (ctypes.c_uint8 * size)(*results[size * i : size * (i + 1)]) for i in range(found.value)
+        ]
+
+    def thunk(self, algorithm: Any, pointers: Sequence[int]) -> Thunk:
+        pw, px, pd = (ctypes.c_void_p(p) for p in pointers)
+        la, lb, ld = self.layouts
+        workspace = ctypes.c_void_p(int(self.device.workspace.data.ptr))
+        stream = ctypes.c_void_p(int(self.device.stream.ptr))
+        one, zero = ctypes.byref(self.one), ctypes.byref(self.zero)
+        size, how = ctypes.c_size_t(WORKSPACE_BYTES), ctypes.byref(algorithm)
+        call, handle, what = self.lib.cublasLtMatmul, _handle(), self.what
+
+        def run() -> None:
+            status = call(
+                handle,
+                what,
+                one,
+                pw,
+                la,
+                px,
+                lb,
+                zero,
+                pd,
+                ld,
+                pd,
+                ld,
+                how,
+                workspace,
+                size,
+                stream,
+            )
+            _check(status, "a product")
+
+        return run
+
+
+def bound(device: Device, product: Product, pointers: Sequence[int]) -> Thunk:
+    """The product at these addresses (weight, rows, result) by its fastest algorithm."""
+    key = ("product", product)
+    if key not in device.chosen:
+        call = _Call(device, product)
+        times: list[tuple[float, int, Any]] = []
+        for algorithm in call.algorithms():
+            try:
+                ms = device.milliseconds(call.thunk(algorithm, pointers))
+            except RuntimeError:  # an algorithm that was suggested in vain
+                continue
+            times.append((ms, len(times), algorithm))
+        if not times:
+            raise RuntimeError(f"cuBLASLt has no algorithm for {product}")
+        device.chosen[key] = (call, min(times)[2])
+    call, algorithm = device.chosen[key]
+    return call.thunk(algorithm, pointers)

@@ -1,0 +1,96 @@
+"""Kernels over rows: softmax, losses and hits over classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from netdsl.backends.cuda.expression import MEMORY, REGISTER
+from netdsl.backends.cuda.index import Unmappable
+from netdsl.backends.cuda.launch import Launch, Word, address_of
+from netdsl.backends.cuda.prelude import PRELUDE
+from netdsl.plan.layout import row_major
+from netdsl.plan.placement import Placement
+from netdsl.types import Node
+
+_THREADS = 128
+
+_HEAD = """
+#define TREE(v, joined) {{ __syncthreads(); sm[t] = v; __syncthreads(); \\
+  for (int n = {threads} / 2; n; n /= 2) {{ if (t < n) {{ const R x = sm[t], z = sm[t + n]; sm[t] = joined; }} __syncthreads(); }} \\
+  v = sm[0]; }}
+#define EACH for (i64 k = t; k < cols; k += {threads})
+extern "C" __global__ void rows({parameters}) {{
+  __shared__ R sm[{threads}]; const int t = threadIdx.x; const i64 row = blockIdx.x;
+{body}}}
+"""
+
+_STATISTICS = """
+  R m = -INFINITY; EACH { const R v = (R)widen(a[row * cols + k]); m = v > m || v != v ? v : m; }
+  TREE(m, x >= z || x != x ? x : z)
+  R s = 0; EACH s += exp((R)widen(a[row * cols + k]) - m);
+  TREE(s, x + z)
+"""
+_SOFTMAX = "  EACH { const R r = exp((R)widen(a[row * cols + k]) - m) / s; store<1>(y + row * cols + k, &r); }\n"
+_LOG = "  s = log(s); EACH { const R r = (R)widen(a[row * cols + k]) - m - s; store<1>(y + row * cols + k, &r); }\n"
+_LOSS = """
+  s = log(s) + m; R loss = 0;
+  EACH { const R target = (k == b[row] ? 1 - SMOOTHING : (R)0) + SMOOTHING / cols;
+    if (target != 0) loss -= target * ((R)widen(a[row * cols + k]) - s); }
+  TREE(loss, x + z)
+  if (t == 0) store<1>(y + row, &loss);
+"""
+_HIT = """
+  const R own = (R)widen(a[row * cols + b[row]]); R rivals = 0;
+  EACH rivals += !(own > (R)widen(a[row * cols + k])) ? 1 : 0;
+  TREE(rivals, x + z)
+  if (t == 0) { const R r = rivals - 1 < K ? 1 : 0; store<1>(y + row, &r); }
+"""
+_ONE_HOT = """
+  EACH { const R r = (k == a[row] ? 1 - SMOOTHING : (R)0) + SMOOTHING / cols; store<1>(y + row * cols + k, &r); }
+  (void)sm;
+"""
+_BODIES = {
+    "softmax": _STATISTICS + _SOFTMAX,
+    "log_softmax": _STATISTICS + _LOG,
+    "cross_entropy": _STATISTICS + _LOSS,
+    "top_hit": _HIT,
+    "one_hot": _ONE_HOT,
+}
+
+
+def launch(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
+    """The kernel of an operator over rows, a block for each of them."""
+    if node.op not in _BODIES:
+        raise Unmappable(f"there is no kernel for {node.op}")
+    places = {"a": args[0], **({"b": args[1]} if len(args) > 1 else {}), "y": out}
+    for place in places.values():
+        if place.layout.strides != row_major(place.layout.shape):
+            raise Unmappable("rows do not follow each other")
+    wide = out if node.op == "one_hot" else args[0]
+    cols = wide.layout.shape[-1]
+    register = REGISTER[wide.dtype]
+    words: list[Word] = [cols]
+    given, text = ["i64 cols"], ""
+    for name, place in places.items():
+        words.append(address_of(place, place.layout.offset))
+        kind = MEMORY[place.dtype] if name == "y" else f"const {MEMORY[place.dtype]}"
+        given.append(f"i64 {name}_at")
+        text += f"  {kind}* {name} = ({kind}*){name}_at;\n"
+    size = 1
+    for extent in wide.layout.shape[:-1]:
+        size *= extent
+    defined = f"#define R {register}\n" + "".join(
+        f"#define {k} (({register}){v!r})\n" if isinstance(v, float) else f"#define {k} {v}\n"
+        for k, v in _constants(node).items()
+    )
+    head = _HEAD.format(parameters=", ".join(given), body=text + _BODIES[node.op], threads=_THREADS)
+    return (Launch(f"{PRELUDE}\n{defined}{head}", "rows", (size, 1), _THREADS, tuple(words)),)
+
+
+def _constants(node: Node) -> dict[str, float | int]:
+    a = node.attrs
+    if node.op == "top_hit":
+        return {"K": a["k"]}
+    if "smoothing" in a:
+        return {"SMOOTHING": float(a["smoothing"])}
+    return {}

@@ -1,0 +1,204 @@
+"""Kernels over neighbourhoods: pooling with its gradients, and normalisation across channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from netdsl.backends.cuda.expression import MEMORY, REGISTER
+from netdsl.backends.cuda.index import Unmappable
+from netdsl.backends.cuda.launch import (
+    THREADS,
+    WORKSPACE,
+    WORKSPACE_BYTES,
+    Launch,
+    Word,
+    address_of,
+)
+from netdsl.backends.cuda.prelude import PRELUDE
+from netdsl.plan.layout import contiguous
+from netdsl.plan.placement import Placement
+from netdsl.types import Node
+
+_HEAD = """
+#define AT(p, n, h, w) (p + (n) * p##_n + (h) * p##_h + (w) * p##_w + c)
+#define EACH UNROLL for (int j = 0; j < V; j++)
+extern "C" __global__ void window({parameters}) {{
+  const i64 at = blockIdx.x * (i64)blockDim.x + threadIdx.x;
+  if (at >= total) return;
+  i64 rest = at / lanes; const i64 c = (at % lanes) * V;
+  const int q = (int)(rest % across); rest /= across;
+  const int p = (int)(rest % down); const i64 n = rest / down;
+{body}}}
+"""
+
+_MAX = """
+  R m[V]; EACH m[j] = -INFINITY;
+  UNROLL for (int r = 0; r < KR; r++) UNROLL for (int s = 0; s < KS; s++) {
+    const int h = p * SH - PT + r, w = q * SW - PL + s;
+    if (h >= 0 && h < H && w >= 0 && w < W) {
+      R v[V]; unpack<R>(load<V>(AT(a, n, h, w)), v);
+      EACH m[j] = m[j] >= v[j] || m[j] != m[j] ? m[j] : v[j];
+    }
+  }
+  store<V>(AT(y, n, p, q), m);
+"""
+
+# which place of each window its maximum is at; then every pixel asks the windows that it lies in
+_PLACES = """
+  R m[V]; int k[V]; EACH { m[j] = -INFINITY; k[j] = 255; }
+  UNROLL for (int r = 0; r < KR; r++) UNROLL for (int s = 0; s < KS; s++) {
+    const int h = p * SH - PT + r, w = q * SW - PL + s;
+    if (h >= 0 && h < H && w >= 0 && w < W) {
+      R v[V]; unpack<R>(load<V>(AT(a, n, h, w)), v);
+      EACH { const bool up = v[j] > m[j] || k[j] == 255; m[j] = up ? v[j] : m[j]; k[j] = up ? r * KS + s : k[j]; }
+    }
+  }
+  store<V>(AT(y, n, p, q), k);
+"""
+_MAX_GRAD = """
+  R d[V]; EACH d[j] = 0;
+  UNROLL for (int e = 0; e < (KR + SH - 1) / SH; e++) UNROLL for (int f = 0; f < (KS + SW - 1) / SW; f++) {
+    const int oh = (p + PT) / SH - e, ow = (q + PL) / SW - f;
+    const int r = p + PT - oh * SH, s = q + PL - ow * SW;
+    if (oh >= 0 && oh < OH && ow >= 0 && ow < OW && r < KR && s < KS) {
+      R g[V]; int k[V]; unpack<R>(load<V>(AT(a, n, oh, ow)), g); unpack<int>(load<V>(AT(b, n, oh, ow)), k);
+      EACH d[j] += k[j] == r * KS + s ? g[j] : (R)0;
+    }
+  }
+  store<V>(AT(y, n, p, q), d);
+"""
+
+_COUNT = """
+  #define SPAN(o, S, P, K, C0, C1, L) (min((o) * S - P + K, L + C1) - max((o) * S - P, -C0))
+  #define COUNT(oh, ow) ((R)(SPAN(oh, SH, PT, KR, CT, CB, (int)H) * SPAN(ow, SW, PL, KS, CL, CR, (int)W)))
+"""
+
+_MEAN = (
+    _COUNT
+    + """
+  R m[V]; EACH m[j] = 0;
+  UNROLL for (int r = 0; r < KR; r++) UNROLL for (int s = 0; s < KS; s++) {
+    const int h = p * SH - PT + r, w = q * SW - PL + s;
+    if (h >= 0 && h < H && w >= 0 && w < W) {
+      R v[V]; unpack<R>(load<V>(AT(a, n, h, w)), v); EACH m[j] += v[j];
+    }
+  }
+  const R count = COUNT(p, q); EACH m[j] /= count;
+  store<V>(AT(y, n, p, q), m);
+"""
+)
+
+_MEAN_GRAD = (
+    _COUNT
+    + """
+  R d[V]; EACH d[j] = 0;
+  for (int r = 0; r < KR; r++) for (int s = 0; s < KS; s++) {
+    const int h = p + PT - r, w = q + PL - s, oh = h / SH, ow = w / SW;
+    if (h >= 0 && w >= 0 && h % SH == 0 && w % SW == 0 && oh < OH && ow < OW) {
+      R v[V]; unpack<R>(load<V>(AT(a, n, oh, ow)), v);
+      const R count = COUNT(oh, ow); EACH d[j] += v[j] / count;
+    }
+  }
+  store<V>(AT(y, n, p, q), d);
+"""
+)
+
+
+def launch(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
+    """The kernels of a pooling operator or its gradient; none for other operators."""
+    make = {
+        "max_pool": _max_pool,
+        "max_pool_grad": _max_pool_grad,
+        "avg_pool": _avg_pool,
+        "avg_pool_grad": _avg_pool_grad,
+    }.get(node.op)
+    return make(node, args, out) if make else ()
+
+
+def _window(node: Node) -> dict[str, int]:
+    a = node.attrs
+    (kr, ks), (sh, sw), ((pt, _), (pl, _)) = a["kernel"], a["stride"], a["pad"]
+    found = {"KR": kr, "KS": ks, "SH": sh, "SW": sw, "PT": pt, "PL": pl}
+    if "counted" in a:
+        (ct, cb), (cl, cr) = a["counted"]
+        found |= {"CT": ct, "CB": cb, "CL": cl, "CR": cr}
+    return found
+
+
+def _max_pool(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
+    return (_launch(_MAX, _window(node), {"a": args[0], "y": out}, out, args[0], out),)
+
+
+def _avg_pool(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
+    return (_launch(_MEAN, _window(node), {"a": args[0], "y": out}, out, args[0], out),)
+
+
+def _avg_pool_grad(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
+    return (_launch(_MEAN_GRAD, _window(node), {"a": args[0], "y": out}, out, out, args[0]),)
+
+
+def _max_pool_grad(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
+    g, x = args
+    window, shape = _window(node), g.layout.shape
+    places = Placement(WORKSPACE, "uint8", contiguous(shape))
+    if math.prod(shape) > WORKSPACE_BYTES or window["KR"] * window["KS"] > 255:
+        raise Unmappable("too many windows for the workspace")
+    return (
+        _launch(_PLACES, window, {"a": x, "y": places}, places, x, g),
+        _launch(_MAX_GRAD, window, {"a": g, "b": places, "y": out}, out, x, g),
+    )
+
+
+def _launch(
+    body: str,
+    constants: dict[str, int],
+    places: dict[str, Placement],
+    threads_over: Placement,
+    image: Placement,
+    pooled: Placement,
+) -> Launch:
+    """A thread for each pixel and vector of channels of `threads_over`."""
+    n, h, w, channels = threads_over.layout.shape
+    if any(p.layout.strides[3] != 1 for p in places.values()):
+        raise Unmappable("channels do not lie side by side")
+    wide = width(places.values())
+    lanes = channels // wide
+    total = n * h * w * lanes
+    words: list[Word] = [total, lanes, h, w]
+    names = ["total", "lanes", "down", "across"]
+    for label, size in zip(
+        ("H", "W", "OH", "OW"), (*image.layout.shape[1:3], *pooled.layout.shape[1:3]), strict=True
+    ):
+        names.append(label)
+        words.append(size)
+    given = [f"i64 {name}" for name in names]
+    text = ""
+    for name, place in places.items():
+        words.append(address_of(place, place.layout.offset))
+        kind = MEMORY[place.dtype] if name == "y" else f"const {MEMORY[place.dtype]}"
+        given.append(f"i64 {name}_at")
+        text += f"  {kind}* {name} = ({kind}*){name}_at;\n"
+        for axis, stride in zip("nhw", place.layout.strides, strict=False):
+            given.append(f"i64 {name}_{axis}")
+            words.append(stride)
+    constants = {"V": wide, **constants}
+    defined = "".join(f"#define {k} ({v})\n" for k, v in constants.items())
+    register = REGISTER[places["a"].dtype]
+    head = _HEAD.format(parameters=", ".join(given), body=text + body)
+    source = f"{PRELUDE}\n#define R {register}\n{defined}{head}"
+    return Launch(source, "window", (-(-total // THREADS), 1), THREADS, tuple(words))
+
+
+def width(places: Iterable[Placement]) -> int:
+    """The most channels that all places allow to move at once."""
+    found = 8
+    for p in places:
+        layout, size = p.layout, p.itemsize
+        found = min(found, 8 if size <= 2 else 4)
+        while found > 1 and (
+            layout.shape[-1] % found
+            or any(s * size % min(16, found * size) for s in (*layout.strides[:-1], layout.offset))
+        ):
+            found //= 2
+    return found

@@ -1,0 +1,184 @@
+"""Generated CUDA source without a GPU: its numbers on the CPU, and that NVRTC compiles it."""
+
+from __future__ import annotations
+
+import ctypes
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from netdsl.backends.cuda import space
+from netdsl.backends.cuda.generate import generated
+from netdsl.backends.cuda.maps import launches
+from netdsl.backends.cuda.trace import Traced
+from netdsl.ir.evaluate import results
+from netdsl.ops import OPS
+from netdsl.passes.lower import lower
+from netdsl.passes.precision import mixed
+from netdsl.passes.simplify import simplify
+from netdsl.plan.fusion import Fusion
+from netdsl.plan.layout import contiguous
+from netdsl.plan.placement import Placement
+from netdsl.plan.plan import make_plan
+from netdsl.runtime.executor import Executor
+from netdsl.runtime.state import State
+from netdsl.types import Attrs, Graph, Node, TensorType
+from tests.conftest import ROOT, HypothesisDraw
+from tests.graphs import BLOCK_NETS, BLOCKS, block_step, drawn_step, step_of, values_for
+from tests.host import GPP, host, library, words_of
+
+CUDA = Fusion(maps=True, batch=True, align=256, concat_align=16)
+needs_compiler = pytest.mark.skipif(GPP is None, reason="there is no g++ to compile for the CPU")
+
+
+def run(graph: Graph, folder: Path, tolerance: float, steps: int = 2) -> list[str]:
+    """Steps of generated kernels against the interpreter; what had no kernel."""
+    values = values_for(graph)
+    backend = host(CUDA)
+    state = State(backend)
+    state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
+    executor = Executor(graph, backend, state)
+    backend.build(folder)
+    for _ in range(steps):
+        expected = results(graph, values)
+        found = dict(executor.run(values))
+        for label in graph.outputs:
+            close(found[label], expected[label], tolerance, label)
+        for name in graph.updates:
+            close(state.arrays[name], expected[f"update {name}"], tolerance, name)
+            values[name] = state.arrays[name].copy()
+    return backend.unmapped
+
+
+def close(found: Any, expected: Any, tolerance: float, what: str) -> None:
+    scale = max(1.0, float(np.abs(expected).max(initial=0)))
+    np.testing.assert_allclose(
+        np.asarray(found, "float64"),
+        np.asarray(expected, "float64"),
+        rtol=tolerance,
+        atol=tolerance * scale,
+        err_msg=what,
+    )
+
+
+@needs_compiler
+@pytest.mark.parametrize("net", BLOCK_NETS)
+def test_blocks_on_the_cpu(net: str, tmp_path: Path) -> None:
+    unmapped = run(simplify(lower(block_step(net))), tmp_path, 1e-9)
+    groups = {"normalised": 4, "plain": 3}
+    assert len(unmapped) <= groups.get(net, 0), unmapped
+
+
+@needs_compiler
+@pytest.mark.parametrize("net", ["residual", "googlenet", "plain"])
+def test_mixed_blocks_on_the_cpu(net: str, tmp_path: Path) -> None:
+    """16-bit loads and stores; sums stay in 32 bits, so one step stays near the interpreter's."""
+    graph = simplify(mixed(simplify(lower(step_of(BLOCKS, net, batch=2))), "bfloat16"))
+    run(graph, tmp_path, 0.05, steps=1)
+
+
+@needs_compiler
+@settings(
+    max_examples=8,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.data())
+def test_drawn_graphs_on_the_cpu(tmp_path: Path, data: st.DataObject) -> None:
+    graph = simplify(lower(drawn_step(HypothesisDraw(data))))
+    run(graph, tmp_path, 1e-8, steps=1)
+
+
+CONVOLUTIONS = [
+    ((8, 12, 3), (7, 7), (2, 2), ((3, 3), (3, 3))),
+    ((8, 8, 3), (11, 5), (4, 4), ((2, 2), (2, 2))),
+    ((6, 8, 1), (3, 3), (2, 2), ((0, 1), (1, 1))),
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("image", "kernel", "stride", "pad"), CONVOLUTIONS)
+def test_blocks_of_pixels(image: Any, kernel: Any, stride: Any, pad: Any, tmp_path: Path) -> None:
+    """A strided convolution over a thin image is one at stride 1 over blocks of its pixels."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, *image))
+    w = rng.standard_normal((5, *kernel, image[2]))
+    attrs = {"stride": stride, "pad": pad, "dilation": (1, 1), "groups": 1}
+    y = OPS["conv2d"].reference(np, x, w, **attrs)
+    node = Node("y", "conv2d", ("x", "w"), Attrs(attrs), TensorType(y.shape, "float64"))
+    blocks = space.blocks_of(node, x.shape, w.shape, y.shape)
+    assert blocks is not None
+    inner = {"x": np.zeros(blocks.image), "w": np.zeros(blocks.weight_shape(5))}
+    moved(space.image_to(blocks, place("a", x), place("b", inner["x"])), x, inner["x"], tmp_path)
+    moved(space.weight_to(blocks, place("a", w), place("b", inner["w"])), w, inner["w"], tmp_path)
+    plain = {**attrs, "stride": (1, 1), "pad": ((0, 0), (0, 0))}
+    close(OPS["conv2d"].reference(np, inner["x"], inner["w"], **plain), y, 1e-12, "blocks")
+    g = rng.standard_normal(y.shape)
+    wgrad = OPS["conv2d_wgrad"].reference
+    gathered = np.zeros_like(w)
+    dw = wgrad(np, g, inner["x"], kernel=blocks.kernel, **plain)
+    moved(space.weight_from(blocks, place("a", dw), place("b", gathered)), dw, gathered, tmp_path)
+    close(gathered, wgrad(np, g, x, kernel=kernel, **attrs), 1e-12, "gradient")
+
+
+def place(name: str, array: Any) -> Placement:
+    return Placement(name, str(array.dtype), contiguous(array.shape))
+
+
+def moved(traced: Traced, source: Any, target: Any, folder: Path) -> None:
+    """Runs a copy from `a` to `b`."""
+    (launch,) = launches(traced, 2)
+    words = words_of(launch, {"a": source, "b": target})
+    library([launch], folder).call_0(words.ctypes.data_as(ctypes.c_void_p))
+
+
+MODELS = [
+    ("lenet.net", "lenet5", 64),
+    ("resnet.net", "resnet18", 8),
+    ("googlenet.net", "googlenet", 8),
+]
+
+
+@pytest.mark.parametrize(("file", "net", "batch"), MODELS)
+def test_nvrtc_compiles_every_kernel(file: str, net: str, batch: int) -> None:
+    """For every generation of GPUs that the engine supports."""
+    nvrtc = compiler()
+    graph = step_of(str(ROOT / "models" / file), net, batch)
+    sources = set()
+    for low in ("bfloat16", None):
+        lowered = simplify(mixed(simplify(lower(graph)), low) if low else lower(graph))
+        plan = make_plan(lowered, CUDA)
+        for kernel in plan.kernels:
+            found = None if kernel.kind == "anchor" else generated(plan, kernel, 132)
+            sources |= {launch.source for launch in found or ()}
+    assert len(sources) > 10
+
+    def compiled(job: tuple[str, str]) -> None:
+        source, arch = job
+        program = nvrtc.createProgram(source, "kernel.cu", (), ())
+        nvrtc.compileProgram(program, (f"-arch={arch}", "--std=c++17"))
+        assert nvrtc.getCUBIN(program)
+
+    newest, *older = ("sm_90", "sm_80", "sm_100")
+    ordered = sorted(sources)
+    jobs = [(s, newest) for s in ordered] + [(s, a) for a in older for s in ordered[::4]]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(compiled, jobs))
+
+
+def compiler() -> Any:
+    """NVRTC from its wheel; the test is skipped where that is missing."""
+    try:
+        from cuda.pathfinder import load_nvidia_dynamic_lib
+        from cupy_backends.cuda.libs import nvrtc
+
+        load_nvidia_dynamic_lib("nvrtc")
+    except (ImportError, RuntimeError) as e:
+        pytest.skip(f"NVRTC is not installed: {e}")
+    return nvrtc
