@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.backends.arrays import dtype_of
 from netdsl.backends.cuda.device import Thunk
 from netdsl.ops import OPS
+from netdsl.ops.dtypes import dtype_of
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
 from netdsl.plan.placement import Placement
