@@ -142,6 +142,7 @@ def torch_rows(net: str) -> list[Row]:
             print(f"PyTorch {mode} failed on {net}: {str(e)[:200]}")
             continue
         rows.append(Row(net, batch, f"PyTorch {mode}", ms, first))
+        print(rows[-1], flush=True)
     return rows
 
 
