@@ -1,80 +1,117 @@
 """netdsl on a GPU beside PyTorch: the GPU tests, then training throughput of both, one table.
 
-python benchmarks/gpu.py [--nets resnet50,lenet] [--seconds 420] [--no-torch] [--no-tests]
+python benchmarks/gpu.py [--nets resnet50,lenet] [--low float16] [--no-torch] [--no-tests]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import datetime
+import gc
+import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from netdsl.backends import open_backend
-from netdsl.insight.explain import Target, compiled
+from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import load
 from netdsl.passes import pipeline
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
+from netdsl.train.compile import compile_step
+from netdsl.train.losses import LOSSES
+from netdsl.train.optimizers import OPTIMIZERS
+from netdsl.train.recipe import Recipe, resolve
 from netdsl.types import Graph
 
 ROOT = Path(__file__).resolve().parent.parent
 NETS = {
     "resnet50": ("resnet.net", "resnet50", 256),
-    "googlenet": ("googlenet.net", None, 256),
-    "lenet": ("lenet.net", None, 1024),
+    "lenet": ("lenet.net", "lenet5", 1024),
+    "googlenet": ("googlenet.net", "googlenet", 256),
 }
+IN_TORCH = ("resnet50", "lenet")
+"""Nets that both sides have, parameter for parameter; torchvision's GoogLeNet is another one."""
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Milliseconds a step, images a second, seconds until the first step was done, memory."""
+class Row:
+    """One line of the table."""
 
+    net: str
+    batch: int
+    side: str
     milliseconds: float
-    images_per_second: float
     first_seconds: float
-    gigabytes: float
-    fallbacks: tuple[str, ...] = ()
-    losses: tuple[float, ...] = ()
+    note: str = ""
+
+    def __str__(self) -> str:
+        rate = self.batch / self.milliseconds * 1e3
+        return (
+            f"{self.net:10} {self.batch:5}  {self.side:18} {self.milliseconds:8.3f} ms "
+            f"{rate:11,.0f} img/s  first step {self.first_seconds:5.1f} s  {self.note}"
+        )
 
 
-def netdsl_step(net: str, low: str, steps: int = 20) -> tuple[Timing, Executor]:
-    """A training step of one of the models, timed by its graph's replays."""
+def recipe() -> Recipe:
+    """Cross-entropy, SGD with momentum and weight decay: what PyTorch's side does."""
+    found = resolve(load(str(ROOT / "models" / "digits.net")))
+    given = {"lr": 0.01, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "no_decay": ()}
+    sgd = replace(found.optimizer, name="sgd", record=OPTIMIZERS["sgd"], arguments=given)
+    loss = replace(found.loss, record=LOSSES["cross_entropy"], arguments={"smoothing": 0.0})
+    return replace(found, optimizer=sgd, loss=loss)
+
+
+def step_of(net: str, low: str) -> tuple[Graph, int]:
+    """A training step in mixed precision, and how many parameters the net has."""
+    file, name, batch = NETS[net]
+    program = load(str(ROOT / "models" / file))
+    network = elaborate(program, name, Settings(batch=batch, training=True))
+    forward = (*pipeline.FORWARD, pipeline.precision(low))
+    count = sum(p.type.size for p in network.parameters)
+    return compile_step(network, recipe(), forward=forward), count
+
+
+def netdsl_row(net: str, low: str, steps: int = 20) -> tuple[Row, Executor]:
+    """A training step of one of the models, timed by replays of its graph."""
     import cupy
 
-    file, name, batch = NETS[net]
+    batch = NETS[net][2]
     started = time.perf_counter()
     backend = open_backend("cuda")
-    forward = (*pipeline.FORWARD, pipeline.precision(low))
-    target = Target(name, training=True, batch=batch, forward=forward)
-    graph = compiled(load(str(ROOT / "models" / file)), target, backend.fusion).plan.graph
+    graph, count = step_of(net, low)
     state = State(backend)
     state.initialise(graph.states, seed=1)
     executor = Executor(graph, backend, state)
-    given = inputs(graph, batch)
+    given = inputs(graph)
     losses = [float(executor.run(given)["loss"])]
     first = time.perf_counter() - started
     losses += [float(executor.run(given)["loss"]) for _ in range(3)]
     stream = backend.device.stream
-    start, stop = cupy.cuda.Event(), cupy.cuda.Event()
-    start.record(stream)
-    for _ in range(steps):
-        executor.launch()
-    stop.record(stream)
-    stop.synchronize()
-    ms = cupy.cuda.get_elapsed_time(start, stop) / steps
+    times = []
+    for _ in range(5):
+        start, stop = cupy.cuda.Event(), cupy.cuda.Event()
+        start.record(stream)
+        for _ in range(steps):
+            executor.launch()
+        stop.record(stream)
+        stop.synchronize()
+        times.append(cupy.cuda.get_elapsed_time(start, stop) / steps)
     losses.append(float(executor.run(given)["loss"]))
+    assert np.isfinite(losses).all(), losses
     used = cupy.get_default_memory_pool().used_bytes() / 1e9
-    found = Timing(ms, batch / ms * 1e3, first, used, tuple(backend.fallbacks), tuple(losses))
-    return found, executor
+    fallbacks = f", by reference: {backend.fallbacks}" if backend.fallbacks else ""
+    curve = " ".join(f"{v:.3f}" for v in losses)
+    note = f"{used:.1f} GB, {count:,} parameters, loss {curve}{fallbacks}"
+    return Row(net, batch, f"netdsl {low}", statistics.median(times), first, note), executor
 
 
-def inputs(graph: Graph, batch: int) -> dict[str, np.ndarray]:
+def inputs(graph: Graph) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     given: dict[str, np.ndarray] = {}
     for node in graph.inputs:
@@ -92,26 +129,24 @@ def inputs(graph: Graph, batch: int) -> dict[str, np.ndarray]:
     return given
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--nets", default=",".join(NETS))
-    parser.add_argument("--low", default="bfloat16")
-    parser.add_argument("--no-tests", action="store_true")
-    parser.add_argument("--profile", action="store_true")
-    asked = parser.parse_args()
-    if not asked.no_tests:
-        subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-x", "tests/test_device.py"], cwd=ROOT
-        )
-    for net in asked.nets.split(","):
-        timing, executor = netdsl_step(net, asked.low)
-        print(net, json.dumps(timing.__dict__))
-        if asked.profile:
-            profile(executor)
-    return 0
+def torch_rows(net: str) -> list[Row]:
+    """PyTorch's modes on the same net; a mode that fails leaves a line that says so."""
+    import pytorch
+
+    batch = NETS[net][2]
+    rows = []
+    for mode in pytorch.MODES:
+        try:
+            ms, first = pytorch.milliseconds(net, batch, mode)
+        except RuntimeError as e:
+            print(f"PyTorch {mode} failed on {net}: {str(e)[:200]}")
+            continue
+        rows.append(Row(net, batch, f"PyTorch {mode}", ms, first))
+        print(rows[-1], flush=True)
+    return rows
 
 
-def profile(executor: Executor, most: int = 25) -> None:
+def profile(executor: Executor, most: int = 20) -> None:
     """The kernels that take longest, each by itself, with the bytes that it moves a second."""
     from netdsl.backends.cuda.backend import Captured
     from netdsl.plan.traffic import by_kind, kind_of, moved
@@ -119,10 +154,9 @@ def profile(executor: Executor, most: int = 25) -> None:
     graph, device = executor.plan.graph, executor.backend.device
     rows = []
     for kernel, thunk in zip(executor.plan.kernels, executor.kernels, strict=True):
-        if not isinstance(thunk, Captured):
-            continue
-        ms = device.milliseconds(thunk, 2)
-        rows.append((ms, kind_of(graph, kernel), moved(graph, kernel) / ms / 1e9, kernel.name))
+        if isinstance(thunk, Captured):
+            ms = device.milliseconds(thunk)
+            rows.append((ms, kind_of(graph, kernel), moved(graph, kernel) / ms / 1e9, kernel.name))
     kinds: dict[str, float] = {}
     for ms, kind, _, _ in rows:
         kinds[kind] = kinds.get(kind, 0) + ms
@@ -133,6 +167,50 @@ def profile(executor: Executor, most: int = 25) -> None:
     print(f"  sum {sum(kinds.values()):.3f} ms")
     for ms, kind, rate, name in sorted(rows, reverse=True)[:most]:
         print(f"    {ms:7.3f} ms {rate:6.2f} TB/s  {kind} {name}")
+
+
+def versions() -> str:
+    """Date, device and versions, for the head of the table."""
+    import cudnn
+    import cupy
+
+    device = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    driver = cupy.cuda.runtime.driverGetVersion()
+    return (
+        f"{datetime.date.today()}  {device}, CUDA {driver}, CuPy {cupy.__version__}, "
+        f"cuDNN {cudnn.backend_version()}, frontend {cudnn.__version__}"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nets", default=",".join(NETS))
+    parser.add_argument("--low", default="bfloat16")
+    parser.add_argument("--no-tests", action="store_true")
+    parser.add_argument("--no-torch", action="store_true")
+    parser.add_argument("--profile", action="store_true")
+    asked = parser.parse_args()
+    nets = asked.nets.split(",")
+    rows = []
+    for net in nets:
+        row, executor = netdsl_row(net, asked.low)
+        rows.append(row)
+        print(row, flush=True)
+        if asked.profile:
+            profile(executor)
+        del executor
+        gc.collect()
+    tests = ""
+    if not asked.no_tests:
+        command = [sys.executable, "-m", "pytest", "-q", "tests/test_device.py"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        tests = done.stdout.strip().splitlines()[-1]
+        print(done.stdout[-3000:] if done.returncode else tests, flush=True)
+    if not asked.no_torch:
+        for net in nets:
+            rows += torch_rows(net) if net in IN_TORCH else []
+    print("\n".join(["", versions(), tests, *map(str, rows)]))
+    return 0
 
 
 if __name__ == "__main__":

@@ -139,24 +139,23 @@ def moved(traced: Traced, source: Any, target: Any, folder: Path) -> None:
 
 
 MODELS = [
-    ("lenet.net", "lenet5", 64),
-    ("resnet.net", "resnet18", 8),
-    ("googlenet.net", "googlenet", 8),
+    ("lenet.net", "lenet5", 64, False),
+    ("resnet.net", "resnet18", 8, True),
+    ("googlenet.net", "googlenet", 8, True),
 ]
 
 
-@pytest.mark.parametrize(("file", "net", "batch"), MODELS)
-def test_nvrtc_compiles_every_kernel(file: str, net: str, batch: int) -> None:
-    """For every generation of GPUs that the engine supports."""
+@pytest.mark.parametrize(("file", "net", "batch", "low"), MODELS)
+def test_nvrtc_compiles_every_kernel(file: str, net: str, batch: int, low: bool) -> None:
+    """All for one generation of GPUs, every eighth one for the others."""
     nvrtc = compiler()
     graph = step_of(str(ROOT / "models" / file), net, batch)
+    lowered = simplify(mixed(simplify(lower(graph)), "bfloat16")) if low else lower(graph)
+    plan = make_plan(lowered, CUDA)
     sources = set()
-    for low in ("bfloat16", None):
-        lowered = simplify(mixed(simplify(lower(graph)), low) if low else lower(graph))
-        plan = make_plan(lowered, CUDA)
-        for kernel in plan.kernels:
-            found = None if kernel.kind == "anchor" else generated(plan, kernel, 132)
-            sources |= {launch.source for launch in found or ()}
+    for kernel in plan.kernels:
+        found = None if kernel.kind == "anchor" else generated(plan, kernel, 132)
+        sources |= {launch.source for launch in found or ()}
     assert len(sources) > 10
 
     def compiled(job: tuple[str, str]) -> None:
@@ -167,7 +166,7 @@ def test_nvrtc_compiles_every_kernel(file: str, net: str, batch: int) -> None:
 
     newest, *older = ("sm_90", "sm_80", "sm_100")
     ordered = sorted(sources)
-    jobs = [(s, newest) for s in ordered] + [(s, a) for a in older for s in ordered[::4]]
+    jobs = [(s, newest) for s in ordered] + [(s, a) for a in older for s in ordered[::8]]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(compiled, jobs))
 

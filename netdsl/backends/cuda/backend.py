@@ -30,7 +30,7 @@ CUDA = replace(
     align=256,
     concat_align=16,
 )
-"""Products alone, everything around them in generated maps: what was fastest on an H100."""
+"""Products alone, everything around them in generated maps; no fused form is offered yet."""
 
 
 @dataclass(frozen=True)

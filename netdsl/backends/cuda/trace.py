@@ -17,7 +17,7 @@ from netdsl.types import Graph, Node
 
 @dataclass(frozen=True)
 class Store:
-    """An element that a kernel writes, and where; `borders` asks for zeros around it."""
+    """An element that a kernel writes, and where."""
 
     value: Expr
     place: Placement
