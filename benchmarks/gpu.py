@@ -24,7 +24,6 @@ from netdsl.passes import pipeline
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train.compile import compile_step
-from netdsl.train.losses import LOSSES
 from netdsl.train.optimizers import OPTIMIZERS
 from netdsl.train.recipe import Recipe, resolve
 from netdsl.types import Graph
@@ -33,10 +32,10 @@ ROOT = Path(__file__).resolve().parent.parent
 NETS = {
     "resnet50": ("resnet.net", "resnet50", 256),
     "lenet": ("lenet.net", "lenet5", 1024),
-    "googlenet": ("googlenet.net", "googlenet", 256),
+    "vgg16": ("vgg.net", "vgg_d", 128),
+    "alexnet": ("alexnet.net", "alexnet_2014", 1024),
+    "googlenet": ("googlenet.net", "googlenet_bn", 256),
 }
-IN_TORCH = ("resnet50", "lenet")
-"""Nets that both sides have, parameter for parameter; torchvision's GoogLeNet is another one."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,7 @@ def recipe() -> Recipe:
     found = resolve(load(str(ROOT / "models" / "digits.net")))
     given = {"lr": 0.01, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "no_decay": ()}
     sgd = replace(found.optimizer, name="sgd", record=OPTIMIZERS["sgd"], arguments=given)
-    loss = replace(found.loss, record=LOSSES["cross_entropy"], arguments={"smoothing": 0.0})
-    return replace(found, optimizer=sgd, loss=loss)
+    return replace(found, optimizer=sgd)
 
 
 def step_of(net: str, low: str) -> tuple[Graph, int]:

@@ -37,7 +37,8 @@ def build(net: str) -> tuple[nn.Module, tuple[int, int, int], int]:
         return lenet(), (1, 28, 28), 10
     import torchvision
 
-    return getattr(torchvision.models, net)(weights=None), (3, 224, 224), 1000
+    options = {"aux_logits": False, "init_weights": False} if net == "googlenet" else {}
+    return getattr(torchvision.models, net)(weights=None, **options), (3, 224, 224), 1000
 
 
 def parameters(net: str) -> int:

@@ -15,15 +15,15 @@ from netdsl.backends.cpu.products import Pass, Product, conv, dgrad, matmul
 from netdsl.backends.cpu.rows import build
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tile import most_rows, tile
-from netdsl.backends.cpu.wgrad import Wgrad
+from netdsl.backends.cpu.wgrad import Wgrad, long_sum
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Ints, contiguous
 from netdsl.types import Node
 
 _CHUNK = 256 * 1024
 """Bytes of weights that stay in the second cache while the rows of a block pass by."""
-_ACROSS = 256
-"""Rows of a matrix that is read along its columns, a cache line each, in a chunk."""
+_ACROSS = 48
+"""Rows of a matrix that is read along its columns, a page each perhaps, in a chunk."""
 _PIXELS = 256
 """Pixels of a block of rows, about."""
 
@@ -35,6 +35,8 @@ def anchor_launch(memory: Memory, kernel: Kernel) -> Launch:
     if not kinds <= {"float32", "bool"}:
         raise Unsupported("other types than float32")
     if node.op == "conv2d_wgrad":
+        return Wgrad(memory, kernel, node).launch()
+    if node.op == "matmul" and long_sum(memory, node):
         return Wgrad(memory, kernel, node).launch()
     makers = {"conv2d": conv, "conv2d_dgrad": dgrad, "matmul": matmul}
     return _Tasks(memory, kernel, node, *makers[node.op](memory, kernel, node)).launch()
@@ -238,6 +240,7 @@ class _Tasks:
                 self.table.add(*(v for c in chunks for v in c)),
                 len(chunks),
                 step,
+                len(chunks),
             ]
         )
 
@@ -248,7 +251,7 @@ class _Tasks:
             return [(self.table.add(0, 0), 0, 0, 0, 1)]
         depth = taps[0][2]
         row = self.block_width * 4
-        # where the depth runs across rows of the image, a chunk's cache lines must fit the first
+        # where the depth runs across rows of the image, a chunk's pages must be known to the TLB
         most = max(1, _CHUNK // row) if self.p.image_k == 4 else _ACROSS
         if any(t[2] != depth for t in taps):
             raise Unsupported("taps of different depth")

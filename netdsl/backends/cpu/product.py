@@ -27,7 +27,9 @@ PASS = (
     "chunks",
     "chunk_count",
     "weight_k",
+    "group",
 )
+# `group`: how many chunks a column block goes through before the next one
 COLUMN = ("image", "weight", "out", "columns", "long_tile", "short_tile")
 CHUNK = ("taps", "count", "image", "weight", "depth")
 
@@ -45,7 +47,7 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
         row0 = (q % blocks) * block
         begin, end = 0, 0
         for p in range(passes):
-            one = args + 80 + p * 144
+            one = args + 80 + p * 152
             image, image_row = long_at(one), long_at(one + 16)
             image_pixel, image_k = long_at(one + 24), long_at(one + 32)
             out_row, out_pixel = long_at(one + 56), long_at(one + 64)
@@ -59,35 +61,37 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
                 out = local + slot * size + long_at(one + 40) - row0 * out_row
             else:
                 out = long_at(one + 40) + n * long_at(one + 48)
+            group = long_at(one + 144)
             begin = long_at(columns + column0 * 48 + 16) // 4
-            for cb in range(column0, min(column1, long_at(one + 112))):
-                column = columns + cb * 48
-                image_c, weight = image + long_at(column), long_at(column + 8)
-                out_c, width = out + long_at(column + 16), long_at(column + 24)
-                long_tile, short_tile = long_at(column + 32), long_at(column + 40)
-                end = long_at(column + 16) // 4 + width
-                for ch in range(chunk_count):
-                    chunk = chunks + ch * 40
-                    taps, count = long_at(chunk), long_at(chunk + 8)
-                    a_ch, b = image_c + long_at(chunk + 16), weight + long_at(chunk + 24)
-                    depth = long_at(chunk + 32)
-                    for r in range(row0, row1):
-                        a = a_ch + r * image_row
-                        c = out_c + r * out_row
-                        for _ in range(long_strips):
-                            call_tile(
-                                long_tile, a, image_pixel, image_k, b, weight_k, c, out_pixel,
-                                taps, count, depth, ch, width, 0,
-                            )  # fmt: skip
-                            a += length * image_pixel
-                            c += length * out_pixel
-                        for _ in range(short_strips):
-                            call_tile(
-                                short_tile, a, image_pixel, image_k, b, weight_k, c, out_pixel,
-                                taps, count, depth, ch, width, 0,
-                            )  # fmt: skip
-                            a += (length - 1) * image_pixel
-                            c += (length - 1) * out_pixel
+            for ch in range(0, chunk_count, group):
+                for cb in range(column0, min(column1, long_at(one + 112))):
+                    column = columns + cb * 48
+                    image_c, weight = image + long_at(column), long_at(column + 8)
+                    out_c, width = out + long_at(column + 16), long_at(column + 24)
+                    long_tile, short_tile = long_at(column + 32), long_at(column + 40)
+                    end = long_at(column + 16) // 4 + width
+                    for now in range(ch, min(ch + group, chunk_count)):
+                        chunk = chunks + now * 40
+                        taps, count = long_at(chunk), long_at(chunk + 8)
+                        a_ch, b = image_c + long_at(chunk + 16), weight + long_at(chunk + 24)
+                        depth = long_at(chunk + 32)
+                        for r in range(row0, row1):
+                            a = a_ch + r * image_row
+                            c = out_c + r * out_row
+                            for _ in range(long_strips):
+                                call_tile(
+                                    long_tile, a, image_pixel, image_k, b, weight_k, c, out_pixel,
+                                    taps, count, depth, now, width, 0,
+                                )  # fmt: skip
+                                a += length * image_pixel
+                                c += length * out_pixel
+                            for _ in range(short_strips):
+                                call_tile(
+                                    short_tile, a, image_pixel, image_k, b, weight_k, c, out_pixel,
+                                    taps, count, depth, now, width, 0,
+                                )  # fmt: skip
+                                a += (length - 1) * image_pixel
+                                c += (length - 1) * out_pixel
         if function != 0:
             low = n * height + row0 * scale
             high = n * height + min((row0 + block) * scale, height)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from llvmlite import binding as llvm
 
 from netdsl import __version__
-from netdsl.errors import fail
+from netdsl.errors import NetError, fail
 from netdsl.files import write_atomically
 
 _WIDTHS = (16, 8, 4)
@@ -98,8 +99,5 @@ def _assembled(text: str) -> bytes:
 
 def _keep(path: Path, image: bytes) -> None:
     """Kept where that is possible: a home that cannot be written to only costs time."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError, NetError):
         write_atomically(path, image)
-    except OSError:
-        _kept.append(path)
