@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -58,6 +59,8 @@ def _arrays(path: Path) -> dict[str, Array]:
     except (OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplementedError) as e:
         raise fail(f"{path} is no .npz file, or damaged: {e}", help=_HOW) from None
     except (zipfile.BadZipFile, zlib.error, SyntaxError, TypeError, OverflowError) as e:
+        raise fail(f"{path} is no .npz file, or damaged: {e}", help=_HOW) from None
+    except (tokenize.TokenError, RecursionError, MemoryError) as e:  # a header is parsed as Python
         raise fail(f"{path} is no .npz file, or damaged: {e}", help=_HOW) from None
 
 
