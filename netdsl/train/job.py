@@ -52,6 +52,11 @@ class Job:
         return len(self.train) // self.images
 
     @cached_property
+    def data(self) -> str:
+        """What the images and labels to learn from are known by."""
+        return self.dataset.fingerprint
+
+    @cached_property
     def step(self) -> Graph:
         return compile_step(self.network, self.recipe)
 

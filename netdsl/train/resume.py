@@ -15,16 +15,18 @@ from netdsl.language.program import Program, program, read_text
 from netdsl.language.unparse import expression
 from netdsl.train import checkpoint
 from netdsl.train.checkpoint import SUFFIX, Checkpoint
+from netdsl.train.metrics import last_epoch
 from netdsl.train.recipe import net_of
 from netdsl.train.written import written_out
 
-LEFTOVERS = ".netdsl-*"
-"""Files that were being written when a run was killed."""
 FIXED = {
     "train.seed": "images that were held out would be trained on",
     "data.validation": "images that were held out would be trained on",
     "data.source": "it would be another run",
     "train.net": "it would be another run",
+    "train.data": "images that were held out would be trained on",
+    "train.init": "the weights have been learnt from where they began",
+    "train.after": "the weights have been learnt from where they began",
 }
 
 
@@ -59,8 +61,6 @@ def continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
         if reason is not None and begun:
             message = f"`{key}` cannot be changed half-way: {reason}"
             raise fail(message, help="begin a new run, with `init = weights(...)` if you like")
-    for path in out.glob(LEFTOVERS):
-        path.unlink(missing_ok=True)
     return Continuation(now, _with_notes(saved, changes), changes)
 
 
@@ -80,9 +80,22 @@ def _still_to_run(file: s.File, changed: s.File, settings: Sequence[str]) -> s.F
 
 
 def last(out: Path) -> Checkpoint | None:
-    """The last checkpoint of a run, if it came to save one."""
+    """The last checkpoint of a run, if it came to save one. Raises NetError where it did, and the
+    checkpoint is gone: beginning anew would write over what the run has kept."""
     path = out / f"last{SUFFIX}"
-    return checkpoint.load(path) if path.exists() else None
+    if path.exists():
+        return checkpoint.load(path)
+    kept = [p.name for p in (out / f"best{SUFFIX}", *sorted(out.glob(f"epoch-*{SUFFIX}")))]
+    there = [name for name in kept if (out / name).exists()]
+    if last_epoch(out / "metrics.jsonl") > 1:  # the first is measured before anything is saved
+        there.append("metrics.jsonl")
+    if there:
+        raise fail(
+            f"{path} is missing, so the run cannot go on: {', '.join(there)} would be lost",
+            help="put it back, or begin a new run in another directory; "
+            f'`init = weights("{out}")` begins it with the best weights of this one',
+        )
+    return None
 
 
 def _changes(before: Program, now: Program) -> dict[str, tuple[str, str]]:
