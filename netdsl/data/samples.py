@@ -63,7 +63,8 @@ def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, 
     if count == 0 and held_out:
         raise fail(f"a share of {held_out} of {n:,} samples is none", help="0 holds none out")
     if count >= n:
-        raise fail(f"{count:,} samples cannot be held out of {n:,}")
+        help = "`validation` is a count, or a share below 1; set a smaller one"
+        raise fail(f"{count:,} samples cannot be held out of {n:,}", help=help)
     order = rng(seed, _SPLIT).permutation(n)
     return samples.take(np.sort(order[count:])), samples.take(np.sort(order[:count]))
 
