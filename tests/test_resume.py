@@ -324,6 +324,9 @@ def test_a_mismatched_checkpoint_says_which_shapes_differ(tmp_path: Path) -> Non
     text = saved.net_text.replace("conv(4,", "conv(6,")
     assert text != saved.net_text
     checkpoint.save(path, replace(saved, net_text=text))
+    with pytest.raises(NetError, match="are of different nets"):
+        go_on(tmp_path)
+    (tmp_path / "recipe.net").unlink()
     with pytest.raises(NetError) as e:
         go_on(tmp_path)
     assert "`conv1.weight` is 4x3x3x1, the net wants 6x3x3x1" in e.value.render()

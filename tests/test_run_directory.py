@@ -14,6 +14,7 @@ from netdsl.backends import open_backend
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import program
+from netdsl.train import checkpoint
 from netdsl.train.job import prepare
 from netdsl.train.lock import held
 from netdsl.train.loop import Trainer
@@ -195,3 +196,84 @@ def test_one_class_is_learnt_by_heart(tmp_path: Path) -> None:
     found = overfit(prepare(program(parse(text)), None), REFERENCE)
     assert found.ok
     assert not found.odd
+
+
+STAGED = NET + "train late { after = early }\ntrain early { epochs = 2 }"
+
+
+def test_a_change_in_a_stage_is_written_down(tmp_path: Path) -> None:
+    go = lambda at: lambda trainer, out: trainer.run(out, nothing, nothing, stopping(at))
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(program(parse(STAGED)), "late", REFERENCE, None, tmp_path, go(3))
+    settings = ["train.early.epochs=1", "train.epochs=3"]
+    found = continuation(tmp_path, settings)
+    run_stages(found.program, None, REFERENCE, None, tmp_path, go(10**6), found.saved)
+    assert checkpoint.load(tmp_path / "early" / "last.safetensors").progress["epoch"] == 1
+    assert checkpoint.load(tmp_path / "last.safetensors").progress["epoch"] == 3
+    text = (tmp_path / "early" / "recipe.net").read_text()
+    assert "# resumed after 3 updates: train.epochs = 1 (was 2)" in text
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_is_set_by_name_holds(order: int) -> None:
+    from netdsl.language.override import override
+    from netdsl.train.recipe import resolve
+
+    settings = ["train.early.epochs=7", "train.epochs=3"][::order]
+    p = program(override(parse(STAGED), settings))
+    assert [resolve(p, name).epochs for name in (None, "late", "early")] == [3, 3, 7]
+
+
+def test_a_directory_that_holds_runs_takes_no_new_one(tmp_path: Path) -> None:
+    from netdsl.cli.files import run_directory
+
+    run(tmp_path / "out" / "early")
+    with pytest.raises(NetError, match=r"already holds early.recipe\.net"):
+        run_directory("x.net", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_exchanged_checkpoints_are_told(tmp_path: Path, name: str) -> None:
+    run(tmp_path / "other", NET.replace("relu", "gelu"))
+    stopped(tmp_path / "out", 8)
+    file = f"{name}.safetensors"
+    (tmp_path / "out" / file).write_bytes((tmp_path / "other" / file).read_bytes())
+    before = kept(tmp_path / "out")
+    with pytest.raises(NetError, match=r"of different nets|is of another run than"):
+        go_on(tmp_path / "out")
+    assert kept(tmp_path / "out") == before
+
+
+def test_what_a_run_will_miss_at_its_end_is_told_before_it(tmp_path: Path) -> None:
+    from tests.test_data import idx, write_mnist
+
+    file = tmp_path / "x.npz"
+    np.savez(file, images=np.zeros((600, 8, 8), np.uint8), labels=np.arange(600) % 10)
+    text = NET.replace("source = digits", f'source = arrays("{file}")')
+    expecting = text.replace("epochs = 2", "epochs = 2\n  expect test_accuracy > 0.5")
+    with pytest.raises(NetError, match="the data have no test set, so there is no `test_acc"):
+        prepare(program(parse(expecting)), None)
+    write_mnist(tmp_path, idx((9, 28, 28), bytes(9 * 784)), idx((9,), bytes(range(9))))
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx((9, 28, 28), bytes(784)))
+    mnist = NET.replace("8x8x1", "28x28x1").replace("digits, batch = 256", "mnist, batch = 2")
+    with pytest.raises(NetError, match="t10k-images-idx3-ubyte holds fewer values"):
+        prepare(program(parse(mnist)), None, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("lr=1e39", "a number that float32 can hold"),
+        ("lr=0.01, weight_decay=1e300", "a number that float32 can hold"),
+        ("lr=0.01), accumulate = (30", "`accumulate` makes it of 30 batches of 256"),
+    ],
+)
+def test_numbers_that_are_too_large(change: str, complaint: str) -> None:
+    with pytest.raises(NetError) as e:
+        prepare(program(parse(NET.replace("lr=0.01", change))), None)
+    assert complaint in e.value.render()
+
+
+def test_an_expectation_may_divide_by_a_difference() -> None:
+    condition = "expect 1 / (test_loss - train_loss) > 0"
+    prepare(program(parse(NET.replace("epochs = 2", f"epochs = 2\n  {condition}"))), None)

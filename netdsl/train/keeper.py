@@ -8,7 +8,7 @@ from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
-from netdsl.errors import NetError
+from netdsl.errors import NetError, fail
 from netdsl.files import write_atomically
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
@@ -75,11 +75,15 @@ class Keeper:
         """Raises NetError where the best weights are lost."""
         whole = s.seen == 0
         try:
-            there = checkpoint.load(self.best).progress.get("epoch")
+            best = checkpoint.load(self.best).progress
         except NetError:
             if s.best != s.epoch or not whole:
                 raise
-            there = None
+            best = {"epoch": 0, "history": []}
+        there, history = best.get("epoch"), best.get("history")
+        if not isinstance(there, int) or history != [dict(m) for m in s.history[:there]]:
+            message = f"{self.best} is of another run than {self.last}"
+            raise fail(message, help="put the right one back; every run has a directory of its own")
         if whole and s.best == s.epoch != there:
             self._save_usable("best", s)
         if whole:

@@ -23,6 +23,7 @@ from netdsl.train.guard import Fault, fault_of, stopped
 from netdsl.train.job import EVALUATION_BATCH, Job, prepare
 from netdsl.train.keeper import KEPT, Keeper
 from netdsl.train.metrics import Score, evaluate
+from netdsl.train.resume import noted
 from netdsl.train.standing import CLOCK, Standing, stood
 from netdsl.train.start import adopted, begin, shapes
 from netdsl.train.step import SUMS
@@ -103,7 +104,7 @@ class Trainer:
         adopted(wanted, shapes(saved.states), (), saved.origin, help=help)
         self.state.load(saved.states, wanted, saved.origin)
         self.state.initialise(self.job.step.states, self.recipe.seed)
-        return stood(saved)
+        return stood(noted(saved, self.job.net_text))
 
     def _check_data(self, saved: Checkpoint) -> None:
         """Raises NetError where the run has learnt from other images than there are now."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from netdsl.errors import fail
+from netdsl.errors import NetError, fail
 from netdsl.language import syntax as s
 from netdsl.language.override import override
 from netdsl.language.parse import parse
@@ -52,6 +52,8 @@ def continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
     else:
         file = parse(read_text(str(text)), str(text))
     before = program(file)
+    if saved is not None and text.is_file():
+        _check_same_net(before, text, saved.origin)
     changed = override(file, settings, net_of(before, None)) if settings else file
     now = program(changed if saved is None else _still_to_run(file, changed, settings))
     changes = _changes(before, now)
@@ -61,7 +63,20 @@ def continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
         if reason is not None and begun:
             message = f"`{key}` cannot be changed half-way: {reason}"
             raise fail(message, help="begin a new run, with `init = weights(...)` if you like")
-    return Continuation(now, _with_notes(saved, changes), changes)
+    return Continuation(now, saved, changes)
+
+
+def _check_same_net(of: Program, text: Path, origin: str) -> None:
+    """Raises NetError where a checkpoint is of another net than the run that it lies with."""
+    try:
+        there = program(parse(read_text(str(text)), str(text)))
+    except NetError:  # it was edited to what is no program, and goes on being of no account
+        return
+    if _nets(there) != _nets(of):
+        raise fail(
+            f"{origin} and {text} are of different nets: one of them was exchanged or edited",
+            help=f"put it back; or remove {text} to go on with the net of the checkpoint",
+        )
 
 
 def _still_to_run(file: s.File, changed: s.File, settings: Sequence[str]) -> s.File:
@@ -121,9 +136,12 @@ def _nets(of: Program) -> list[s.Item]:
     return [i for i in of.items if isinstance(i, s.Net | s.Instance | s.Block)]
 
 
-def _with_notes(saved: Checkpoint | None, changes: dict[str, tuple[str, str]]) -> Checkpoint | None:
-    """The checkpoint, with a note on the changes among what is known of its run."""
-    if saved is None or not changes:
+def noted(saved: Checkpoint, net_text: str) -> Checkpoint:
+    """The checkpoint, with a note on what is changed where its run goes on by `net_text`."""
+    changes = {}
+    if net_text != saved.net_text:
+        changes = _changes(saved.program(), program(parse(net_text)))
+    if not changes:
         return saved
     words = ", ".join(f"{k} = {new} (was {old})" for k, (old, new) in changes.items())
     done = saved.progress.get("update", 0)
