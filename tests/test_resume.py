@@ -13,9 +13,10 @@ import pytest
 
 from netdsl.backends import open_backend
 from netdsl.errors import NetError
+from netdsl.files import append
 from netdsl.language.parse import parse
 from netdsl.language.program import program
-from netdsl.train import checkpoint
+from netdsl.train import checkpoint, metrics
 from netdsl.train.loop import Result, Trainer
 from netdsl.train.resume import continuation
 from netdsl.train.stages import run_stages
@@ -126,20 +127,26 @@ def test_stopped_again_and_again(whole: dict[str, Any], tmp_path: Path) -> None:
 def test_killed_at_any_write_and_resumed(
     whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int, after: bool
 ) -> None:
-    """Just before and just after each file takes its place."""
-    real, count = os.replace, 0
+    """Just before and just after each file takes its place; in the middle of a line and after."""
+    count = 0
 
-    def replacing(a: Any, b: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == write and not after:
-            raise Killed
-        real(a, b)
-        if count == write:
-            raise Killed
+    def dying(real: Callable[..., None], half: Callable[..., None]) -> Callable[..., None]:
+        def writing(*given: Any) -> None:
+            nonlocal count
+            count += 1
+            if count == write and not after:
+                half(*given)
+                raise Killed
+            real(*given)
+            if count == write:
+                raise Killed
 
+        return writing
+
+    half = lambda path, content: append(path, content[: len(content) // 2])
     with monkeypatch.context() as m:
-        m.setattr(os, "replace", replacing)
+        m.setattr(os, "replace", dying(os.replace, lambda a, b: None))
+        m.setattr(metrics, "append", dying(append, half))
         try:
             run(tmp_path)
             assert write > 12

@@ -18,6 +18,7 @@ from netdsl.train import checkpoint
 from netdsl.train.job import prepare
 from netdsl.train.lock import held
 from netdsl.train.loop import Trainer
+from netdsl.train.metrics import Record
 from netdsl.train.overfit import overfit
 from netdsl.train.resume import continuation
 from netdsl.train.stages import run_stages
@@ -277,3 +278,14 @@ def test_numbers_that_are_too_large(change: str, complaint: str) -> None:
 def test_an_expectation_may_divide_by_a_difference() -> None:
     condition = "expect 1 / (test_loss - train_loss) > 0"
     prepare(program(parse(NET.replace("epochs = 2", f"epochs = 2\n  {condition}"))), None)
+
+
+def test_a_line_of_metrics_costs_that_line(tmp_path: Path) -> None:
+    """Not the whole file once more, which a run that is watched for long would choke on."""
+    record = Record.kept(tmp_path / "metrics.jsonl", 0)
+    record.add({"epoch": 1})
+    node = record.path.stat().st_ino
+    record.add({"epoch": 2, "train_loss": float("nan")})
+    assert record.path.stat().st_ino == node
+    assert record.count == 2
+    assert record.path.read_text() == '{"epoch": 1}\n{"epoch": 2, "train_loss": null}\n'

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from netdsl.data.samples import Batch, Samples, evaluation_batches
-from netdsl.files import finite, write_atomically
+from netdsl.files import append, finite, write_atomically
 from netdsl.runtime.executor import FoldedExecutor
 from netdsl.types import Array
 
@@ -51,10 +51,11 @@ def evaluate(
 
 @dataclass
 class Record:
-    """The lines of metrics.jsonl; the file is whole after every line."""
+    """The lines of metrics.jsonl. One that was being written when a run was killed is no part of
+    what a checkpoint counts, so that it is cut off when the run goes on."""
 
     path: Path
-    lines: list[str] = field(default_factory=list)
+    count: int = 0
     set_aside: Path | None = None
     """Where the file lies as it was when it was found damaged."""
 
@@ -70,15 +71,14 @@ class Record:
             known = {x.get("epoch") for x in good}
             good = sorted([*good, *(h for h in history if h.get("epoch") not in known)], key=_place)
             set_aside = _set_aside(path)
-        return Record(path, [_line(x) for x in good], set_aside)
-
-    @property
-    def count(self) -> int:
-        return len(self.lines)
+        text = "".join(f"{_line(x)}\n" for x in good).encode()
+        if text or path.is_file():
+            write_atomically(path, text)  # every line that follows is put at its end
+        return Record(path, len(good), set_aside)
 
     def add(self, values: Mapping[str, Any]) -> None:
-        self.lines.append(_line(values))
-        write_atomically(self.path, ("\n".join(self.lines) + "\n").encode())
+        append(self.path, f"{_line(values)}\n".encode())
+        self.count += 1
 
 
 def last_epoch(path: Path) -> int:
