@@ -15,6 +15,7 @@ from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.train import checkpoint
+from netdsl.train.expect import judge
 from netdsl.train.job import prepare
 from netdsl.train.lock import held
 from netdsl.train.loop import Trainer
@@ -277,7 +278,24 @@ def test_numbers_that_are_too_large(change: str, complaint: str) -> None:
 
 def test_an_expectation_may_divide_by_a_difference() -> None:
     condition = "expect 1 / (test_loss - train_loss) > 0"
-    prepare(program(parse(NET.replace("epochs = 2", f"epochs = 2\n  {condition}"))), None)
+    text = NET.replace("epochs = 2", f"epochs = 2\n  {condition}")
+    job = prepare(program(parse(text)), None)
+    (met,) = judge(job.recipe.expectations, {"test_loss": 0.5, "train_loss": 0.5})
+    assert not met.ok
+    assert "division by zero" in met.found
+
+
+def test_limits_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "x.npz"
+    labels = np.full(600, 100_000)
+    np.savez(file, images=np.zeros((600, 8, 8), np.uint8), labels=labels)
+    for change, words in (
+        (f'source = arrays("{file}")', "whole numbers from 0 to 99,999"),
+        ("validation = 5000, source = digits", "`validation` is a count, or a share below 1"),
+    ):
+        with pytest.raises(NetError) as e:
+            prepare(program(parse(NET.replace("source = digits", change, 1))), None)
+        assert words in e.value.render()
 
 
 def test_a_line_of_metrics_costs_that_line(tmp_path: Path) -> None:

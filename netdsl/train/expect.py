@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from netdsl.errors import fail, nearest
+from netdsl.errors import NetError, fail, nearest
 from netdsl.language import syntax as s
 from netdsl.language.evaluate import Scope, truth
 from netdsl.language.unparse import expression
@@ -75,5 +75,8 @@ def judge(expectations: Sequence[s.Expr], metrics: Mapping[str, Any]) -> list[Me
             outcomes.append(Met(text, False, f"{missing[0]} was not measured"))
             continue
         figures = ", ".join(f"{k} is {v:.4f}" for k, v in known.items() if k in text)
-        outcomes.append(Met(text, truth(condition, Scope(known)), figures))
+        try:
+            outcomes.append(Met(text, truth(condition, Scope(known)), figures))
+        except NetError as e:  # such as a division by a difference that came out as zero
+            outcomes.append(Met(text, False, f"{figures}: {e.diagnostics[0].message}"))
     return outcomes
