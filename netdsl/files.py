@@ -37,6 +37,18 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise fail(f"cannot write {path}: {getattr(e, 'strerror', None) or e}") from None
 
 
+def append(path: Path, content: bytes) -> None:
+    """Puts content at the end of a file, on the disk when this returns. Raises NetError if it
+    cannot be."""
+    try:
+        with path.open("ab") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+    except OSError as e:
+        raise fail(f"cannot write {path}: {e.strerror or e}") from None
+
+
 def finite(value: Any) -> Any:
     """A value as JSON can hold it: what is no number becomes null."""
     if isinstance(value, dict):

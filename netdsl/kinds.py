@@ -20,6 +20,8 @@ class Kind(Protocol):
 
 
 LARGEST = 10**9
+LARGEST_FLOAT = (2 - 2**-23) * 2.0**127
+"""The largest finite number of float32, which nets reckon in."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Number:
             raise Mismatch("a number")
         if not (self.low <= value <= self.high and self.above < value < self.below):
             raise Mismatch(f"a number {self._wanted()}")
+        if abs(value) > LARGEST_FLOAT:
+            raise Mismatch("a number that float32 can hold")
         return float(value)
 
     def _wanted(self) -> str:

@@ -193,6 +193,7 @@ def test_the_first_signal_asks_and_the_second_interrupts(how: int) -> None:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_ends_with_130(tmp_path: Path, how: int) -> None:
     args = [sys.executable, "-m", "netdsl", "train", DIGITS, "--set", "train.epochs=100000"]
+    args += ["--data", ".", "--watch", "gradients"]
     with subprocess.Popen(args, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         last = tmp_path / "runs" / "digits-1" / "last.safetensors"
         for _ in range(300):
@@ -202,7 +203,8 @@ def test_an_interrupted_run_ends_with_130(tmp_path: Path, how: int) -> None:
         os.kill(process.pid, how)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "go on with `netdsl train --resume runs/digits-1`" in err
+    same = "--data . --watch gradients --watch-every 100"
+    assert f"go on with `netdsl train --resume runs/digits-1 {same}`" in err
     assert "interrupted" in err
     assert "Traceback" not in err
     from netdsl.train import checkpoint

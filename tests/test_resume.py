@@ -13,9 +13,10 @@ import pytest
 
 from netdsl.backends import open_backend
 from netdsl.errors import NetError
+from netdsl.files import append
 from netdsl.language.parse import parse
 from netdsl.language.program import program
-from netdsl.train import checkpoint
+from netdsl.train import checkpoint, metrics
 from netdsl.train.loop import Result, Trainer
 from netdsl.train.resume import continuation
 from netdsl.train.stages import run_stages
@@ -126,20 +127,26 @@ def test_stopped_again_and_again(whole: dict[str, Any], tmp_path: Path) -> None:
 def test_killed_at_any_write_and_resumed(
     whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int, after: bool
 ) -> None:
-    """Just before and just after each file takes its place."""
-    real, count = os.replace, 0
+    """Just before and just after each file takes its place; in the middle of a line and after."""
+    count = 0
 
-    def replacing(a: Any, b: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == write and not after:
-            raise Killed
-        real(a, b)
-        if count == write:
-            raise Killed
+    def dying(real: Callable[..., None], half: Callable[..., None]) -> Callable[..., None]:
+        def writing(*given: Any) -> None:
+            nonlocal count
+            count += 1
+            if count == write and not after:
+                half(*given)
+                raise Killed
+            real(*given)
+            if count == write:
+                raise Killed
 
+        return writing
+
+    half = lambda path, content: append(path, content[: len(content) // 2])
     with monkeypatch.context() as m:
-        m.setattr(os, "replace", replacing)
+        m.setattr(os, "replace", dying(os.replace, lambda a, b: None))
+        m.setattr(metrics, "append", dying(append, half))
         try:
             run(tmp_path)
             assert write > 12
@@ -188,20 +195,27 @@ def test_what_is_wrong_with_a_later_stage_is_told_at_once(tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
+def not_begun(out: Path) -> None:
+    """As if a run had been cut off before the last of its stages."""
+    for path in out.glob("*.*"):
+        if path.name != "recipe.net":
+            path.unlink()
+
+
 def test_a_stage_that_is_over_goes_on_with_more_epochs_before_the_next_begins(
     tmp_path: Path,
 ) -> None:
     p = program(parse(STAGED))
     go = lambda trainer, out: trainer.run(out, lambda p: None, lambda m: None)
     run_stages(p, "late", REFERENCE, None, tmp_path, go)
-    (tmp_path / "last.safetensors").unlink()
+    not_begun(tmp_path)
     found = continuation(tmp_path, ["train.early.epochs=5", "train.patience=none"])
     run_stages(found.program, None, REFERENCE, None, tmp_path, go, found.saved)
     assert checkpoint.load(tmp_path / "early" / "last.safetensors").progress["epoch"] == 5
     saved = checkpoint.load(tmp_path / "early" / "last.safetensors")
     odd = replace(saved, progress={**saved.progress, "epoch": "x"})
     checkpoint.save(tmp_path / "early" / "last.safetensors", odd)
-    (tmp_path / "last.safetensors").unlink()
+    not_begun(tmp_path)
     with pytest.raises(NetError, match="cannot be gone on from"):
         run_stages(found.program, None, REFERENCE, None, tmp_path, go)
 
@@ -214,7 +228,7 @@ def test_changes_do_not_reach_a_stage_that_is_over(tmp_path: Path) -> None:
     assert found.changes == {"train.epochs": ("3", "4")}
     with pytest.raises(NetError, match="the stage `early` is over"):
         continuation(tmp_path, ["train.early.epochs=4"])
-    (tmp_path / "last.safetensors").unlink()
+    not_begun(tmp_path)
     assert continuation(tmp_path, ["train.early.epochs=4"]).changes
     with pytest.raises(NetError, match=r"`train.early.seed` cannot be changed half-way"):
         continuation(tmp_path, ["train.early.seed=4"])
@@ -317,6 +331,9 @@ def test_a_mismatched_checkpoint_says_which_shapes_differ(tmp_path: Path) -> Non
     text = saved.net_text.replace("conv(4,", "conv(6,")
     assert text != saved.net_text
     checkpoint.save(path, replace(saved, net_text=text))
+    with pytest.raises(NetError, match="are of different nets"):
+        go_on(tmp_path)
+    (tmp_path / "recipe.net").unlink()
     with pytest.raises(NetError) as e:
         go_on(tmp_path)
     assert "`conv1.weight` is 4x3x3x1, the net wants 6x3x3x1" in e.value.render()

@@ -121,6 +121,12 @@ def test_a_file_that_promises_too_much_is_refused_before_anything_is_read(tmp_pa
             z.writestr("images.npy", npy(shape))
         with pytest.raises(NetError, match=r"damaged|other than"):
             read_arrays(tmp_path / "x.npz")
+    for damaged in (b"{'descr': ((", b"(" * 60):  # a header that is cut short as Python
+        with zipfile.ZipFile(tmp_path / "x.npz", "w") as z:
+            size = len(damaged).to_bytes(2, "little")
+            z.writestr("images.npy", b"\x93NUMPY\x01\x00" + size + damaged)
+        with pytest.raises(NetError, match="or damaged"):
+            read_arrays(tmp_path / "x.npz")
     (tmp_path / "x.npz").write_bytes(b"PK no zip")
     with pytest.raises(NetError, match=r"no \.npz file"):
         read_arrays(tmp_path / "x.npz")

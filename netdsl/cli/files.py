@@ -73,12 +73,14 @@ def net_files(places: list[str]) -> list[str]:
 def run_directory(path: str, out: Path | None) -> Path:
     """A directory for a new run, made here and now so that no other run takes it.
 
-    Raises NetError where the one that was asked for holds files of a run already.
+    Raises NetError where the one that was asked for holds files of a run already, or a directory
+    in it does, which may have the name of a stage.
     """
     from netdsl.train.loop import KEPT
 
     if out is not None:
-        there = [name for name in KEPT if (out / name).exists()]
+        paths = [p for name in KEPT for place in (name, f"*/{name}") for p in out.glob(place)]
+        there = [str(p.relative_to(out)) for p in paths]
         if there:
             message = f"{out} already holds {', '.join(there)}"
             raise fail(message, help="give another `--out`; nothing is ever written over")

@@ -99,7 +99,10 @@ def with_progress(
             if not quiet:
                 bar.console.print(_epoch_line(m, trainer.recipe.epochs), soft_wrap=True)
 
-        return trainer.run(out, watch, tell, asked, watching)
+        def say(words: str) -> None:
+            bar.console.print(words, soft_wrap=True, markup=False)
+
+        return trainer.run(out, watch, tell, asked, watching, say)
 
 
 def _epoch_line(m: dict[str, Any], epochs: int) -> str:

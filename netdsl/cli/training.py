@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -77,7 +78,7 @@ def train(
                 return with_progress(trainer, out, as_json, asked, watched)
         except KeyboardInterrupt:
             whole = out if trainer.job.name == name else out.parent
-            say(f"go on with `netdsl train --resume {whole}`")
+            say(f"go on with `{_going_on(whole, data, device, watch, watch_every)}`")
             raise
 
     backend = open_backend(device)
@@ -87,6 +88,18 @@ def train(
         return _overfit(program, name, backend, data, as_json)
     trainer, result = run_stages(program, name, backend, data, folder, run, saved)
     return _report(trainer, result, as_json)
+
+
+def _going_on(
+    out: Path, data: Path | str | None, device: str, watch: str | None, every: int
+) -> str:
+    """The command that goes on with a run as it was begun; what the run itself keeps needs no
+    saying again."""
+    words = ["netdsl", "train", "--resume", str(out)]
+    words += ["--data", str(data)] if data is not None else []
+    words += ["--device", device] if device != "auto" else []
+    words += ["--watch", watch, "--watch-every", str(every)] if watch is not None else []
+    return shlex.join(words)
 
 
 def _begun(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -59,8 +60,11 @@ def _arrays(path: Path) -> dict[str, Array]:
         raise fail(f"{path} is no .npz file, or damaged: {e}", help=_HOW) from None
     except (zipfile.BadZipFile, zlib.error, SyntaxError, TypeError, OverflowError) as e:
         raise fail(f"{path} is no .npz file, or damaged: {e}", help=_HOW) from None
+    except (tokenize.TokenError, RecursionError, MemoryError) as e:  # a header is parsed as Python
+        raise fail(f"{path} is no .npz file, or damaged: {e}", help=_HOW) from None
 
 
+_LABELS = "labels are whole numbers from 0 to 99,999"
 _HOW = "np.savez(FILE, images=..., labels=..., test_images=..., test_labels=...) writes one"
 
 
@@ -109,5 +113,5 @@ def _samples(path: Path, arrays: dict[str, Array], images_name: str, labels_name
         raise fail(f"`{images_name}` in {path} holds no images")
     if labels.min() < 0 or labels.max() >= 100_000:
         wrong = labels.min() if labels.min() < 0 else labels.max()
-        raise fail(f"`{labels_name}` in {path} holds the label {wrong}; labels count from 0")
+        raise fail(f"`{labels_name}` in {path} holds the label {wrong}", help=_LABELS)
     return Samples(images if images.ndim == 4 else images[..., None], labels.astype(np.int32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +12,7 @@ import numpy as np
 from netdsl.data.augment import augmenter
 from netdsl.errors import fail
 from netdsl.signature import Chosen
-from netdsl.types import Array
+from netdsl.types import Array, dims
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,14 @@ class Dataset:
     classes: tuple[str, ...]
     read_test: Callable[[], Samples] | None = None
 
+    @property
+    def fingerprint(self) -> str:
+        """What tells the samples to learn from apart from others."""
+        images, labels = (np.ascontiguousarray(x) for x in (self.train.images, self.train.labels))
+        checksum = zlib.crc32(labels.data, zlib.crc32(images.data))
+        counts = f"{len(labels):,} images of {dims(images.shape[1:])}, {len(self.classes)} classes"
+        return f"{counts}, checksum {checksum:08x}"
+
 
 _SPLIT, _AUGMENTED = 2**32, 2**33
 """Second keys beyond every epoch's number."""
@@ -54,7 +63,8 @@ def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, 
     if count == 0 and held_out:
         raise fail(f"a share of {held_out} of {n:,} samples is none", help="0 holds none out")
     if count >= n:
-        raise fail(f"{count:,} samples cannot be held out of {n:,}")
+        help = "`validation` is a count, or a share below 1; set a smaller one"
+        raise fail(f"{count:,} samples cannot be held out of {n:,}", help=help)
     order = rng(seed, _SPLIT).permutation(n)
     return samples.take(np.sort(order[count:])), samples.take(np.sort(order[:count]))
 

@@ -18,9 +18,11 @@ def override(file: s.File, settings: Sequence[str], net: str | None = None) -> s
 
     `train.KEY` and `data.KEY` set an entry of every such section, `train.NAME.KEY` one of the
     section of that name, `train.optimizer.lr` an argument within an entry. `NET.PARAM` sets a
-    parameter of a net; a bare name one of `net`, or of the file's first net.
+    parameter of a net; a bare name one of `net`, or of the file's first net. What is set of one
+    section by its name holds, whatever is set of all of them.
     """
-    for setting in settings:
+    names = {f"{i.kind}.{i.name}" for i in file.items if isinstance(i, s.Section) and i.name}
+    for setting in sorted(settings, key=lambda x: _section(x) in names):
         key, equals, text = setting.partition("=")
         key = key.strip()
         if not equals or not key:
@@ -32,6 +34,12 @@ def override(file: s.File, settings: Sequence[str], net: str | None = None) -> s
         else:
             file = _set_param(file, key, value, net)
     return file
+
+
+def _section(setting: str) -> str:
+    """The section that `train.NAME.KEY=value` sets something of, if there is one of that name."""
+    kind, *path = setting.partition("=")[0].strip().split(".")
+    return f"{kind}.{path[0]}" if len(path) > 1 else ""
 
 
 def _set_entry(file: s.File, kind: str, path: list[str], value: s.Expr, key: str) -> s.File:

@@ -14,6 +14,7 @@ from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.passes.fold import Folded
 from netdsl.train.compile import compile_accumulation, compile_evaluation, compile_step
+from netdsl.train.expect import check_tested
 from netdsl.train.fit import check_fit, check_loss, check_norms, single_input
 from netdsl.train.recipe import Recipe, resolve
 from netdsl.train.step import evaluation_graph, training_graph
@@ -52,6 +53,11 @@ class Job:
         return len(self.train) // self.images
 
     @cached_property
+    def data(self) -> str:
+        """What the images and labels to learn from are known by."""
+        return self.dataset.fingerprint
+
+    @cached_property
     def step(self) -> Graph:
         return compile_step(self.network, self.recipe)
 
@@ -87,10 +93,19 @@ def prepare(program: Program, name: str | None, data_folder: str | None = None) 
     dataset = sources.load(recipe.data.source, data_folder)
     file = recipe.data.source.arguments.get("path")
     check_fit(network, dataset.train.images.shape[1:], dataset.classes, file)
+    if dataset.read_test is None:
+        check_tested(recipe.expectations)
+    else:
+        dataset.read_test()  # nobody learns from it: what is wrong with its files is told now
     train, validation = split(dataset.train, recipe.data.validation, recipe.seed)
     text = format_file(written_out(program, name))
     job = Job(name, recipe, text, network, evaluating, dataset, train, validation)
     if job.steps == 0:
         message = f"a batch of {job.images} is more than the {len(train)} images"
-        raise fail(message, help="set a smaller `batch` in the data section")
+        made = f"`accumulate` makes it of {recipe.accumulate} batches of {recipe.data.batch}"
+        raise fail(
+            message,
+            notes=[made] if recipe.accumulate > 1 else [],
+            help="set a smaller `batch` in the data section, or a smaller `accumulate`",
+        )
     return job

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
-from netdsl.errors import NetError
+from netdsl.errors import NetError, fail
 from netdsl.files import write_atomically
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
@@ -21,16 +22,33 @@ from netdsl.types import Array
 
 KEPT = ("recipe.net", "metrics.jsonl", f"last{SUFFIX}", f"best{SUFFIX}")
 """The files of a run directory."""
+LEFTOVERS = ".netdsl-*"
+"""Files that were being written when a run was killed."""
 
 
 class Keeper:
-    """The directory of a run. What a run that was cut off had no time to keep is made up for."""
+    """The directory of a run. What a run that was cut off had no time to keep is made up for;
+    `before` is the text that it went by until then."""
 
-    def __init__(self, out: Path, job: Job, state: State, standing: Standing) -> None:
+    def __init__(
+        self,
+        out: Path,
+        job: Job,
+        state: State,
+        standing: Standing,
+        before: str | None,
+        say: Callable[[str], None],
+    ) -> None:
         self.out, self.job, self.state = out, job, state
+        for path in out.glob(LEFTOVERS):
+            path.unlink(missing_ok=True)
+        if before is not None:
+            self._keep_edits((before, job.net_text), say)
         text = recipe_text(job.name, job.net_text, standing.changes)
         write_atomically(out / "recipe.net", text.encode())
         self.record = Record.kept(out / "metrics.jsonl", standing.lines, standing.history)
+        if self.record.set_aside is not None:
+            say(f"{self.record.path} was damaged; as it was, it is {self.record.set_aside}")
         if standing.epoch:
             self._settle(standing)
 
@@ -42,15 +60,30 @@ class Keeper:
     def best(self) -> Path:
         return self.out / f"best{SUFFIX}"
 
+    def _keep_edits(self, known: Sequence[str], say: Callable[[str], None]) -> None:
+        """The text of a run that goes on is its checkpoint's: one that was edited is set aside."""
+        path, beside = self.out / "recipe.net", self.out / "recipe.net.edited"
+        content = path.read_bytes() if path.is_file() else known[0].encode()
+        if _plain(content) not in [_plain(text.encode()) for text in known]:
+            write_atomically(beside, content)
+            say(
+                f"{path} differs from what the run goes on with; as it was, it is {beside} "
+                "(`--resume DIR --set KEY=VALUE` changes a run)"
+            )
+
     def _settle(self, s: Standing) -> None:
         """Raises NetError where the best weights are lost."""
         whole = s.seen == 0
         try:
-            there = checkpoint.load(self.best).progress.get("epoch")
+            best = checkpoint.load(self.best).progress
         except NetError:
             if s.best != s.epoch or not whole:
                 raise
-            there = None
+            best = {"epoch": 0, "history": []}
+        there, history = best.get("epoch"), best.get("history")
+        if not isinstance(there, int) or history != [dict(m) for m in s.history[:there]]:
+            message = f"{self.best} is of another run than {self.last}"
+            raise fail(message, help="put the right one back; every run has a directory of its own")
         if whole and s.best == s.epoch != there:
             self._save_usable("best", s)
         if whole:
@@ -83,5 +116,12 @@ class Keeper:
         s = replace(s, lines=self.record.count)
         metrics: Mapping[str, Any] = s.history[-1] if s.history else {}
         job = self.job
-        content = Checkpoint(states, job.net_text, job.dataset.classes, metrics, s.as_json())
+        progress = {**s.as_json(), "data": job.data}
+        content = Checkpoint(states, job.net_text, job.dataset.classes, metrics, progress)
         checkpoint.save(self.out / f"{name}{SUFFIX}", content)
+
+
+def _plain(text: bytes) -> list[bytes]:
+    """The lines of a text below the notes that it begins with."""
+    lines = text.strip().splitlines()
+    return list(dropwhile(lambda line: line.startswith(b"#") or not line.strip(), lines))

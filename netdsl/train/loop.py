@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from netdsl.data.samples import Batch, Samples, evaluation_batches
-from netdsl.errors import NetError
+from netdsl.errors import NetError, fail
 from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.plan.backend import Backend
@@ -23,8 +23,9 @@ from netdsl.train.guard import Fault, fault_of, stopped
 from netdsl.train.job import EVALUATION_BATCH, Job, prepare
 from netdsl.train.keeper import KEPT, Keeper
 from netdsl.train.metrics import Score, evaluate
+from netdsl.train.resume import noted
 from netdsl.train.standing import CLOCK, Standing, stood
-from netdsl.train.start import adopted, beginning, shapes
+from netdsl.train.start import adopted, begin, shapes
 from netdsl.train.step import SUMS
 from netdsl.train.stepper import Stepper, Unsound
 from netdsl.train.watch import Watching, watch_graph, watched
@@ -79,7 +80,7 @@ class Trainer:
         self.recipe, self.steps, self.backend = self.job.recipe, self.job.steps, backend
         self.state = State(backend)
         standing = self._saved(saved) if saved else self._drawn(start)
-        self.changed = saved is not None and saved.net_text != self.job.net_text
+        self.before = saved.net_text if saved else None
         self.stepper = Stepper(self.job, backend, self.state, standing)
         self.judging = State(backend) if self.recipe.ema else self.state
         self.judging.initialise(self.job.evaluation.states, self.recipe.seed)
@@ -91,19 +92,30 @@ class Trainer:
         if start is not None:
             given = usable(start.states)
             self.state.load(given, adopted(states, shapes(given), (), start.origin), start.origin)
-        elif recipe.init is not None:
-            given, wanted = beginning(recipe.init, states, recipe.spans.get("init"))
-            self.state.load(given, wanted, str(recipe.init))
+        else:
+            begin(self.state, states, recipe.init, recipe.spans.get("init"))
         self.state.initialise(self.job.step.states, recipe.seed)
         return Standing()
 
     def _saved(self, saved: Checkpoint) -> Standing:
+        self._check_data(saved)
         wanted = [n for n in self.job.step.states if not n.name.endswith(SUMS)]
         help = f'a new run begins with its weights by `init = weights("{saved.origin}")`'
         adopted(wanted, shapes(saved.states), (), saved.origin, help=help)
         self.state.load(saved.states, wanted, saved.origin)
         self.state.initialise(self.job.step.states, self.recipe.seed)
-        return stood(saved)
+        return stood(noted(saved, self.job.net_text))
+
+    def _check_data(self, saved: Checkpoint) -> None:
+        """Raises NetError where the run has learnt from other images than there are now."""
+        before = saved.progress.get("data", self.job.data)
+        if before != self.job.data:
+            raise fail(
+                f"the data are not those that the run of {saved.origin} has learnt from",
+                notes=[f"then: {before}", f"now: {self.job.data}"],
+                help="images that were held out would be trained on; put the data back, or begin "
+                "a new run with `init = weights(...)`",
+            )
 
     @property
     def standing(self) -> Standing:
@@ -118,14 +130,17 @@ class Trainer:
         tell: Teller,
         asked: Callable[[], bool] = lambda: False,
         watching: Watching | None = None,
+        say: Callable[[str], None] = lambda words: None,
     ) -> Result:
         """Trains to the end. `watch` sees every step, `tell` every epoch's metrics; `out` receives
-        all that the run keeps. Where `asked` says so, it saves and raises KeyboardInterrupt.
+        all that the run keeps. Where `asked` says so, it saves and raises KeyboardInterrupt;
+        `say` is told what was found damaged and mended.
         Raises NetError, naming the layer, where the loss is no finite number any more."""
         self.watch, self.asked = watch, asked
         self.watching = self._watching(watching) if watching else None
-        self.keeper = Keeper(out, self.job, self.state, self.standing)
-        if self.changed:  # so that a change is not forgotten where the run is cut off again
+        self.keeper = Keeper(out, self.job, self.state, self.standing, self.before, say)
+        changed = self.before not in (None, self.job.net_text)
+        if changed:  # so that a change is not forgotten where the run is cut off again
             self.keeper.save_last(self.standing)
         try:
             while not self.standing.finished(self.recipe):
@@ -139,13 +154,11 @@ class Trainer:
 
     def _epoch(self) -> dict[str, Any]:
         stepper, began, started = self.stepper, self.standing, time.perf_counter()
-        rate = stepper.rate()
         with closing(stepper.groups()) as groups:
             for group in groups:
                 self._stop_if_asked()
                 stepper.mark()
                 self._look(group[0])
-                rate = stepper.rate()
                 stepper.update(group)
                 self._show(began, started)
         stepper.check()
@@ -159,7 +172,7 @@ class Trainer:
             "train_accuracy": s.hits / s.batches,
             "val_loss": score.loss if score else None,
             "val_accuracy": score.accuracy if score else None,
-            "lr": float(rate),
+            "lr": float(stepper.last_rate()),
         }
         self.pace = dict(zip(CLOCK, (seconds, (s.seen - began.seen) / seconds), strict=True))
         metrics |= self.pace

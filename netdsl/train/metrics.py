@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from netdsl.data.samples import Batch, Samples, evaluation_batches
-from netdsl.files import finite, write_atomically
+from netdsl.files import append, finite, write_atomically
 from netdsl.runtime.executor import FoldedExecutor
 from netdsl.types import Array
 
@@ -51,35 +51,75 @@ def evaluate(
 
 @dataclass
 class Record:
-    """The lines of metrics.jsonl; the file is whole after every line."""
+    """The lines of metrics.jsonl. One that was being written when a run was killed is no part of
+    what a checkpoint counts, so that it is cut off when the run goes on."""
 
     path: Path
-    lines: list[str] = field(default_factory=list)
+    count: int = 0
+    set_aside: Path | None = None
+    """Where the file lies as it was when it was found damaged."""
 
     @staticmethod
     def kept(path: Path, count: int, history: Sequence[Mapping[str, Any]] = ()) -> Record:
-        """The record of a run that goes on: what stands in the file, cut back to `count` lines;
-        what can be known from `history` where the file is damaged."""
-        there = path.read_bytes().splitlines()[:count] if count and path.is_file() else []
-        try:
-            lines = [json.dumps(_object(line)) for line in there]
-        except ValueError:
-            lines = []
-        if len(lines) < count:
-            lines = [json.dumps(finite(dict(h))) for h in history]
-        return Record(path, lines)
-
-    @property
-    def count(self) -> int:
-        return len(self.lines)
+        """The record of a run that goes on: what stands in the file, cut back to `count` lines.
+        Where it is damaged, the good lines are kept, epochs are made up for from `history`, and
+        the file as it was is set aside."""
+        there = _objects(path)[:count] if count else []
+        good = [x for x in there if x is not None]
+        set_aside = None
+        if len(good) < count:
+            known = {x.get("epoch") for x in good}
+            good = sorted([*good, *(h for h in history if h.get("epoch") not in known)], key=_place)
+            set_aside = _set_aside(path)
+        text = "".join(f"{_line(x)}\n" for x in good).encode()
+        if text or path.is_file():
+            write_atomically(path, text)  # every line that follows is put at its end
+        return Record(path, len(good), set_aside)
 
     def add(self, values: Mapping[str, Any]) -> None:
-        self.lines.append(json.dumps(finite(dict(values)), allow_nan=False))
-        write_atomically(self.path, ("\n".join(self.lines) + "\n").encode())
+        append(self.path, f"{_line(values)}\n".encode())
+        self.count += 1
 
 
-def _object(line: bytes) -> dict[str, Any]:
-    value = json.loads(line)
-    if not isinstance(value, dict):
-        raise ValueError("a line of metrics is no object")
-    return value
+def last_epoch(path: Path) -> int:
+    """The last epoch that a file of metrics speaks of; 0 where it speaks of none."""
+    return max((x.get("epoch", 0) for x in _objects(path) if x is not None), default=0)
+
+
+def tested(path: Path) -> bool:
+    """Whether a file of metrics ends with those of the test."""
+    lines = _objects(path)
+    return bool(lines) and "test_images" in (lines[-1] or {})
+
+
+def _objects(path: Path) -> list[Mapping[str, Any] | None]:
+    """The lines of a file of metrics; None for what is none."""
+    return [_object(x) for x in path.read_bytes().splitlines()] if path.is_file() else []
+
+
+def _object(line: bytes) -> Mapping[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(value, dict) and all(
+        isinstance(value.get(k, 0), int) for k in ("epoch", "step", "watched_at")
+    )
+    return value if whole else None
+
+
+def _line(values: Mapping[str, Any]) -> str:
+    return json.dumps(finite(dict(values)), allow_nan=False)
+
+
+def _place(values: Mapping[str, Any]) -> tuple[int, bool]:
+    """What lines are in order of: updates; the end of an epoch comes before the next update."""
+    return values.get("step", values.get("watched_at", 0)), "watched_at" in values
+
+
+def _set_aside(path: Path) -> Path | None:
+    if not path.is_file():
+        return None
+    beside = path.with_name(f"{path.name}.damaged")
+    write_atomically(beside, path.read_bytes())
+    return beside

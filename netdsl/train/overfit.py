@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from netdsl.data.samples import training_batches
+from netdsl.errors import fail
 from netdsl.plan.backend import Backend
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train.compile import compile_step
 from netdsl.train.job import Job
 from netdsl.train.losses import Objective
+from netdsl.train.start import begin
 
 MOST_STEPS = 500
 LEARNT = 0.01
@@ -43,15 +45,19 @@ class Overfit:
     def odd(self) -> bool:
         """Whether the net begins far from knowing nothing: its initialisers are then wrong, or
         the classes are."""
-        return self.expected is not None and abs(self.first / self.expected - 1) > ODD
+        return self.expected is not None and abs(self.first - self.expected) > ODD * self.expected
 
 
 def overfit(job: Job, backend: Backend, most: int = MOST_STEPS) -> Overfit:
     """Trains on the first batch alone, with the recipe's optimizer at its full rate. Dropout keeps
     to one mask and labels are not smoothed, so that the loss can come to nothing."""
+    if job.recipe.after is not None:
+        message = f"what `{job.recipe.after}` learns comes first, and --overfit keeps to one recipe"
+        raise fail(message, help="`--set train.after=none` begins with weights drawn anew")
     recipe = replace(job.recipe, accumulate=1, ema=None, loss=_sharp(job.recipe.loss))
     graph = compile_step(job.network, recipe, counter="update")
     state = State(backend)
+    begin(state, job.network.graph.states, recipe.init, recipe.spans.get("init"))
     state.initialise(graph.states, recipe.seed)
     executor = Executor(graph, backend, state)
     batch = next(training_batches(job.train, recipe.data.batch, recipe.seed, 0))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from netdsl.errors import fail
+from netdsl.errors import NetError, fail
 from netdsl.language import syntax as s
 from netdsl.language.override import override
 from netdsl.language.parse import parse
@@ -15,16 +15,18 @@ from netdsl.language.program import Program, program, read_text
 from netdsl.language.unparse import expression
 from netdsl.train import checkpoint
 from netdsl.train.checkpoint import SUFFIX, Checkpoint
+from netdsl.train.metrics import last_epoch
 from netdsl.train.recipe import net_of
 from netdsl.train.written import written_out
 
-LEFTOVERS = ".netdsl-*"
-"""Files that were being written when a run was killed."""
 FIXED = {
     "train.seed": "images that were held out would be trained on",
     "data.validation": "images that were held out would be trained on",
     "data.source": "it would be another run",
     "train.net": "it would be another run",
+    "train.data": "images that were held out would be trained on",
+    "train.init": "the weights have been learnt from where they began",
+    "train.after": "the weights have been learnt from where they began",
 }
 
 
@@ -50,6 +52,8 @@ def continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
     else:
         file = parse(read_text(str(text)), str(text))
     before = program(file)
+    if saved is not None and text.is_file():
+        _check_same_net(before, text, saved.origin)
     changed = override(file, settings, net_of(before, None)) if settings else file
     now = program(changed if saved is None else _still_to_run(file, changed, settings))
     changes = _changes(before, now)
@@ -59,9 +63,20 @@ def continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
         if reason is not None and begun:
             message = f"`{key}` cannot be changed half-way: {reason}"
             raise fail(message, help="begin a new run, with `init = weights(...)` if you like")
-    for path in out.glob(LEFTOVERS):
-        path.unlink(missing_ok=True)
-    return Continuation(now, _with_notes(saved, changes), changes)
+    return Continuation(now, saved, changes)
+
+
+def _check_same_net(of: Program, text: Path, origin: str) -> None:
+    """Raises NetError where a checkpoint is of another net than the run that it lies with."""
+    try:
+        there = program(parse(read_text(str(text)), str(text)))
+    except NetError:  # it was edited to what is no program, and goes on being of no account
+        return
+    if _nets(there) != _nets(of):
+        raise fail(
+            f"{origin} and {text} are of different nets: one of them was exchanged or edited",
+            help=f"put it back; or remove {text} to go on with the net of the checkpoint",
+        )
 
 
 def _still_to_run(file: s.File, changed: s.File, settings: Sequence[str]) -> s.File:
@@ -80,9 +95,22 @@ def _still_to_run(file: s.File, changed: s.File, settings: Sequence[str]) -> s.F
 
 
 def last(out: Path) -> Checkpoint | None:
-    """The last checkpoint of a run, if it came to save one."""
+    """The last checkpoint of a run, if it came to save one. Raises NetError where it did, and the
+    checkpoint is gone: beginning anew would write over what the run has kept."""
     path = out / f"last{SUFFIX}"
-    return checkpoint.load(path) if path.exists() else None
+    if path.exists():
+        return checkpoint.load(path)
+    kept = [p.name for p in (out / f"best{SUFFIX}", *sorted(out.glob(f"epoch-*{SUFFIX}")))]
+    there = [name for name in kept if (out / name).exists()]
+    if last_epoch(out / "metrics.jsonl") > 1:  # the first is measured before anything is saved
+        there.append("metrics.jsonl")
+    if there:
+        raise fail(
+            f"{path} is missing, so the run cannot go on: {', '.join(there)} would be lost",
+            help="put it back, or begin a new run in another directory; "
+            f'`init = weights("{out}")` begins it with the best weights of this one',
+        )
+    return None
 
 
 def _changes(before: Program, now: Program) -> dict[str, tuple[str, str]]:
@@ -108,9 +136,12 @@ def _nets(of: Program) -> list[s.Item]:
     return [i for i in of.items if isinstance(i, s.Net | s.Instance | s.Block)]
 
 
-def _with_notes(saved: Checkpoint | None, changes: dict[str, tuple[str, str]]) -> Checkpoint | None:
-    """The checkpoint, with a note on the changes among what is known of its run."""
-    if saved is None or not changes:
+def noted(saved: Checkpoint, net_text: str) -> Checkpoint:
+    """The checkpoint, with a note on what is changed where its run goes on by `net_text`."""
+    changes = {}
+    if net_text != saved.net_text:
+        changes = _changes(saved.program(), program(parse(net_text)))
+    if not changes:
         return saved
     words = ", ".join(f"{k} = {new} (was {old})" for k, (old, new) in changes.items())
     done = saved.progress.get("update", 0)

@@ -13,7 +13,9 @@ from netdsl.train import checkpoint
 from netdsl.train.checkpoint import SUFFIX, Checkpoint
 from netdsl.train.fit import check_recipe
 from netdsl.train.job import prepare
+from netdsl.train.lock import held
 from netdsl.train.loop import Result, Trainer
+from netdsl.train.metrics import tested
 from netdsl.train.recipe import resolve, stages
 from netdsl.train.resume import last
 from netdsl.train.standing import stood
@@ -39,17 +41,20 @@ def run_stages(
         check_recipe(program, stage)
     if not before or saved is not None:
         only = Trainer(program, name, backend, data, saved=saved)
-        return only, run(only, out if isinstance(out, Path) else out())
+        folder = out if isinstance(out, Path) else out()
+        with held(folder):
+            return only, run(only, folder)
     for stage in (*before, name):  # what is wrong with the data of a later one is told now
         prepare(program, stage, data)
     folder = out if isinstance(out, Path) else out()
     text = format_file(written_out(program, name))
-    write_atomically(folder / "recipe.net", recipe_text(name, text).encode())
-    start: Checkpoint | None = None
-    for stage in before:
-        start = _stage(program, str(stage), backend, data, folder / str(stage), run, start)
-    trainer = Trainer(program, name, backend, data, start)
-    return trainer, run(trainer, folder)
+    with held(folder):
+        write_atomically(folder / "recipe.net", recipe_text(name, text).encode())
+        start: Checkpoint | None = None
+        for stage in before:
+            start = _stage(program, str(stage), backend, data, folder / str(stage), run, start)
+        trainer = Trainer(program, name, backend, data, start)
+        return trainer, run(trainer, folder)
 
 
 def _stage(
@@ -63,7 +68,8 @@ def _stage(
 ) -> Checkpoint:
     """The best weights of a stage, which is run as far as it has not been yet."""
     saved, best = last(out), out / f"best{SUFFIX}"
-    if saved is not None and best.is_file() and stood(saved).finished(resolve(program, name)):
+    over = saved is not None and stood(saved).finished(resolve(program, name))
+    if over and best.is_file() and tested(out / "metrics.jsonl"):
         return checkpoint.load(best)
     run(Trainer(program, name, backend, data, start, saved), out)
     return checkpoint.load(best)

@@ -9,6 +9,7 @@ from pathlib import Path
 from netdsl.errors import NetError, Span, fail
 from netdsl.globs import any_matches, matched
 from netdsl.kinds import Many, Text
+from netdsl.runtime.state import State
 from netdsl.signature import Chosen, Param, Signature
 from netdsl.train.checkpoint import SUFFIX, load, usable
 from netdsl.types import Array, Node, dims
@@ -97,3 +98,12 @@ def beginning(
     given, help = usable(found.states), '`weights("FILE", except="head.*")` leaves weights out'
     left_out = init.arguments["except"]
     return given, adopted(states, shapes(given), left_out, found.origin, span, help)
+
+
+def begin(
+    state: State, states: Sequence[Node], init: Chosen | None, span: Span | None = None
+) -> None:
+    """Gives `state` the weights that a recipe's `init` names, if it names any."""
+    if init is not None:
+        given, wanted = beginning(init, states, span)
+        state.load(given, wanted, str(init))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 
@@ -48,6 +49,12 @@ class Stepper:
 
     def rate(self) -> Array:
         return np.asarray(self.standing.rate(self.job.recipe, self.job.steps), dtype=np.float32)
+
+    def last_rate(self) -> Array:
+        """The rate of the update that led here, which another process may have made."""
+        s, recipe = self.standing, self.job.recipe
+        before = replace(s, seen=max(0, s.seen - self.job.images))
+        return np.asarray(before.rate(recipe, self.job.steps), dtype=np.float32)
 
     def inputs(self, batch: Batch, i: int = 0) -> dict[str, Array]:
         """What the graphs are given for the i-th batch of an update."""
