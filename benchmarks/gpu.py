@@ -206,7 +206,7 @@ def main() -> int:
         print(done.stdout[-3000:] if done.returncode else tests, flush=True)
     if not asked.no_torch:
         for net in nets:
-            rows += torch_rows(net) if net in IN_TORCH else []
+            rows += torch_rows(net)
     print("\n".join(["", versions(), tests, *map(str, rows)]))
     return 0
 
