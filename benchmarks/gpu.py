@@ -119,7 +119,7 @@ def inputs(graph: Graph) -> dict[str, np.ndarray]:
         elif node.name == "weights":
             given[node.name] = np.ones(kind.shape, kind.dtype)
         elif node.name == "lr":
-            given[node.name] = np.asarray(0.01, kind.dtype)
+            given[node.name] = np.asarray(1e-4, kind.dtype)
         elif kind.rank:
             given[node.name] = rng.standard_normal(kind.shape).astype(kind.dtype)
         else:

@@ -55,7 +55,7 @@ def milliseconds(net: str, batch: int, mode: str) -> tuple[float, float]:
     x = torch.randn(batch, *shape, device="cuda").to(memory_format=torch.channels_last)
     y = torch.randint(0, classes, (batch,), device="cuda")
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, foreach=True
+        model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4, foreach=True
     )
     forward = torch.compile(model) if mode == "compile" else model
 
