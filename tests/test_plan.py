@@ -81,28 +81,27 @@ def sound(graph: Graph, fusion: Fusion) -> Plan:
     return plan
 
 
-@settings(max_examples=120)
-@given(st.data())
-def test_drawn_graphs_fused_and_unfused(data: st.DataObject) -> None:
-    draw = HypothesisDraw(data)
-    graph = drawn_step(draw)
+def holds_fused_and_unfused(draw: HypothesisDraw, graph: Graph) -> None:
+    """A drawn graph, lowered or not, under a drawn fusion."""
     if draw.pick((True, False)):
         graph = simplify(lower(graph))
     fusion = draw.pick(FUSIONS)
     sound(graph, fusion)
     same_as_the_interpreter(graph, fusion)
+
+
+@settings(max_examples=120)
+@given(st.data())
+def test_drawn_graphs_fused_and_unfused(data: st.DataObject) -> None:
+    draw = HypothesisDraw(data)
+    holds_fused_and_unfused(draw, drawn_step(draw))
 
 
 @settings(max_examples=150)
 @given(st.data())
 def test_odd_graphs_fused_and_unfused(data: st.DataObject) -> None:
     draw = HypothesisDraw(data)
-    graph = drawn_graph(draw)
-    if draw.pick((True, False)):
-        graph = simplify(lower(graph))
-    fusion = draw.pick(FUSIONS)
-    sound(graph, fusion)
-    same_as_the_interpreter(graph, fusion)
+    holds_fused_and_unfused(draw, drawn_graph(draw))
 
 
 @pytest.mark.parametrize("net", BLOCK_NETS)

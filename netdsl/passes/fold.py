@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netdsl.ir.builder import Builder
+from netdsl.ir.views import shown
 from netdsl.ops import OPS
 from netdsl.passes.rewrite import Rewriter, Rule, dead, rebuilt
 from netdsl.passes.simplify import RULES as SIMPLER
@@ -33,7 +34,7 @@ def fold(graph: Graph) -> Folded:
     into the weights of the product before them where nothing else reads that product
     (Jacob et al. 2018, section 3.2).
     """
-    return _split(_folded(graph))
+    return _split(*_folded(graph))
 
 
 class _Folder(Rewriter):
@@ -68,7 +69,8 @@ class _Folder(Rewriter):
         return self.reshape(s, shape=(s.type.size,)) if s.type.rank > 1 else s
 
 
-def _folded(graph: Graph) -> Graph:
+def _folded(graph: Graph) -> tuple[Graph, set[str]]:
+    """The graph with its rules applied, and the names of what does not wait for an input."""
     b = _Folder()
     reads = Counter(a for n in graph.nodes.values() for a in n.args) + Counter(graph.roots)
     new: dict[str, Node] = {}
@@ -79,7 +81,7 @@ def _folded(graph: Graph) -> Graph:
         new[node.name] = found
         if reads[node.name] > 1:
             b.shared.add(found.name)
-    return dead(rebuilt(b, graph, new))
+    return dead(rebuilt(b, graph, new)), b.still
 
 
 def _normalize(b: _Folder, x: Node, m: Node, axes: Any, eps: float) -> Node | None:
@@ -141,9 +143,8 @@ _RULES: dict[str, tuple[Rule, ...]] = {"normalize": (_normalize,), "mul": (_mul,
 _OPS = {*SIMPLER, *_RULES}
 
 
-def _split(graph: Graph) -> Folded:
-    still = _still(graph)
-    ready = {name for name in _frontier(graph, still) if not _is_view_of_leaf(graph, name)}
+def _split(graph: Graph, still: set[str]) -> Folded:
+    ready = {n for n in _frontier(graph, still) if OPS[shown(graph, n).op].kind != "leaf"}
     b, new = Builder(), {}
     for node in graph.nodes.values():
         with b.at(node.span, node.name, node.region):
@@ -156,28 +157,12 @@ def _split(graph: Graph) -> Folded:
     return Folded(dead(rebuilt(b, graph, new)), _prepare(graph, ready))
 
 
-def _still(graph: Graph) -> set[str]:
-    """What does not wait for an input."""
-    found: set[str] = set()
-    for n in graph.nodes.values():
-        if n.op in ("state", "const") or (n.args and all(a in found for a in n.args)):
-            found.add(n.name)
-    return found
-
-
 def _frontier(graph: Graph, still: set[str]) -> Iterator[str]:
     """What is still and read by what is not, or given out."""
     for n in graph.nodes.values():
         if n.name not in still:
             yield from (a for a in n.args if a in still)
     yield from (name for name in graph.roots if name in still)
-
-
-def _is_view_of_leaf(graph: Graph, name: str) -> bool:
-    node = graph[name]
-    while OPS[node.op].kind == "view":
-        node = graph[node.args[0]]
-    return OPS[node.op].kind == "leaf"
 
 
 def _kept(b: Builder, node: Node) -> Node:

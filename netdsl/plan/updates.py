@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from netdsl.ir.builder import Builder
+from netdsl.ir.views import shown
 from netdsl.ops import OPS
 from netdsl.passes.rewrite import rebuilt
 from netdsl.plan.flow import Flow
@@ -17,8 +18,8 @@ def with_copies(graph: Graph) -> Graph:
     """The graph with a copy of each input, state or constant that is given out while its state is
     written over, or that becomes a state itself."""
     updated = {*graph.updates.values()}
-    outputs = {v for v in graph.outputs.values() if _leaf_of(graph, v) in graph.updates}
-    copied = {v for v in updated if _leaf_of(graph, v) is not None} | outputs
+    outputs = {v for v in graph.outputs.values() if shown(graph, v).name in graph.updates}
+    copied = {v for v in updated if OPS[shown(graph, v).op].kind == "leaf"} | outputs
     if not copied:
         return graph
     b = Builder(graph)
@@ -27,13 +28,6 @@ def with_copies(graph: Graph) -> Graph:
         with b.at(graph[name].span, name):
             new[name] = b.copy(b.nodes[name])
     return rebuilt(b, graph, new)
-
-
-def _leaf_of(graph: Graph, name: str) -> str | None:
-    """The input, state or constant that a node is a view of, if it is one."""
-    while OPS[graph[name].op].kind == "view":
-        name = graph[name].args[0]
-    return name if OPS[graph[name].op].kind == "leaf" else None
 
 
 def written_over(flow: Flow, kernels: Sequence[Kernel]) -> dict[str, str]:
@@ -47,10 +41,10 @@ def written_over(flow: Flow, kernels: Sequence[Kernel]) -> dict[str, str]:
         for base in {flow.base[i] for i in part.inputs} & readers.keys():
             readers[base].append((k, part))
     times = Counter(graph.updates.values())
-    shown = {flow.base[v] for v in graph.outputs.values()}
+    given_out = {flow.base[v] for v in graph.outputs.values()}
     found = {}
     for state, value in graph.updates.items():
-        if value not in writer or value in shown or times[value] > 1:
+        if value not in writer or value in given_out or times[value] > 1:
             continue
         launch, own = writer[value]
         together = [part for k, part in readers[state] if k is launch]

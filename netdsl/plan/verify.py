@@ -43,8 +43,7 @@ class _Verifier:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.flow = Flow(plan.graph)
-        self.concats = [n for n in self.flow.nodes.values() if n.name in plan.placements]
-        self.concats = [n for n in self.concats if n.op == "concat"]
+        self.concats = [n for n in plan.graph.of("concat") if n.name in plan.placements]
         self.copied = {n.name: {p.source for p in plan.pieces(n.name)} for n in self.concats}
         self.written = {o: i for i, k in enumerate(plan.kernels) for o in k.outputs}
         self._complete_concats()

@@ -37,9 +37,6 @@ class Blocks:
         """What the blocked convolution has instead of stride and padding."""
         return {"stride": (1, 1), "pad": ((0, 0), (0, 0)), "kernel": self.kernel}
 
-    def image_shape(self) -> Ints:
-        return self.image
-
     def weight_shape(self, count: int) -> Ints:
         return (count, *self.kernel, self.image[3])
 
