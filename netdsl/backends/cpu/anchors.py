@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from netdsl.backends.cpu.columns import Table, blocks_of, flat, scratch, strips
+from netdsl.backends.cpu.blocking import CHUNK, Blocking, blocking
+from netdsl.backends.cpu.columns import Table, flat, scratch
 from netdsl.backends.cpu.expression import Operand, Unsupported
 from netdsl.backends.cpu.launch import Task, shared, threads
 from netdsl.backends.cpu.maps import Body, Launch, Memory, border_tasks
@@ -14,14 +15,12 @@ from netdsl.backends.cpu.product import pack, product
 from netdsl.backends.cpu.products import Pass, Product, conv, dgrad, matmul
 from netdsl.backends.cpu.rows import build
 from netdsl.backends.cpu.target import width
-from netdsl.backends.cpu.tile import most_rows, tile
+from netdsl.backends.cpu.tile import tile
 from netdsl.backends.cpu.wgrad import Wgrad, long_sum
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Ints, contiguous
 from netdsl.types import Node
 
-_CHUNK = 256 * 1024
-"""Bytes of weights that stay in the second cache while the rows of a block pass by."""
 _ACROSS = 48
 """Rows of a matrix that is read along its columns, a page each perhaps, in a chunk."""
 _PIXELS = 256
@@ -52,8 +51,16 @@ class _Tasks:
         self.p, self.domain = found, domain
         self.launched = Launch(kept=list(found.before.kept))
         self.table = Table(self.launched.kept)
-        self.columns = [(g, *block) for g in found.groups for block in blocks_of(g.columns)]
+        self.tiles = self._tiles_of(found)
+        self.columns = [(g, *b) for g in found.groups for b in self.tiles.columns(g.columns)]
         self.block_width = max(v for _, _, v, _ in self.columns) * width()
+
+    @staticmethod
+    def _tiles_of(found: Product) -> Blocking:
+        """The tiles that suit the pass with most taps."""
+        one = max(found.passes, key=lambda p: sum(len(t.pieces) for t in p.taps))
+        depth = found.weights.depth * sum(len(t.pieces) for t in one.taps)
+        return blocking(one.pixels, found.groups[0].columns, depth, one.image_strides[2])
 
     def launch(self) -> Launch:
         p = self.p
@@ -204,9 +211,7 @@ class _Tasks:
         w, lanes = self.p.weights, width()
         step = w.step if self.p.direct else self.block_width * 4
         piece = w.depth * self.block_width * 4
-        longer, length, shorter = strips(
-            one.pixels, most_rows(max(v for _, _, v, _ in self.columns))
-        )
+        longer, length, shorter = self.tiles.strips(one.pixels)
         columns = []
         for i, (g, at, vectors, count) in enumerate(self.columns):
             ragged = count < vectors * lanes
@@ -252,7 +257,7 @@ class _Tasks:
         depth = taps[0][2]
         row = self.block_width * 4
         # where the depth runs across rows of the image, a chunk's pages must be known to the TLB
-        most = max(1, _CHUNK // row) if self.p.image_k == 4 else _ACROSS
+        most = max(1, CHUNK // row) if self.p.image_k == 4 else _ACROSS
         if any(t[2] != depth for t in taps):
             raise Unsupported("taps of different depth")
         if depth > most:

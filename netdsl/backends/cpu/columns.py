@@ -1,4 +1,4 @@
-"""Cutting matrices to the sizes of micro-kernels, and the tables that tasks read."""
+"""Tables that tasks read, memory that they use while they run, and strides of several axes."""
 
 from __future__ import annotations
 
@@ -8,34 +8,8 @@ from typing import Any
 import numpy as np
 
 from netdsl.backends.cpu.launch import longs
-from netdsl.backends.cpu.target import width
-from netdsl.backends.cpu.tile import widths
 from netdsl.plan.layout import Layout
 from netdsl.types import Array
-
-
-def blocks_of(columns: int) -> list[tuple[int, int, int]]:
-    """Column blocks: first column, vectors, columns; all but the last ones alike."""
-    lanes = width()
-    vectors = -(-columns // lanes)
-    fits = [v for v in widths() if vectors % v == 0]
-    main = fits[0] if fits and (fits[0] > 1 or vectors < 3) else widths()[0]
-    main = main if main <= vectors else next(v for v in widths() if v <= vectors)
-    found, at = [], 0
-    while vectors > 0:
-        take = next(v for v in widths() if v <= min(main, vectors))
-        found.append((at, take, min(columns - at, take * lanes)))
-        at += take * lanes
-        vectors -= take
-    return found
-
-
-def strips(pixels: int, most: int) -> tuple[int, int, int]:
-    """Long strips, their length, and strips of one pixel less."""
-    count = -(-pixels // most)
-    length = -(-pixels // count)
-    longer = pixels - count * (length - 1)
-    return longer, length, count - longer
 
 
 class Table:

@@ -40,8 +40,10 @@ class Function:
 
     def argument(self, index: int) -> Value:
         """A number of the arguments' table."""
-        b = self.b
-        return b.load(b.inttoptr(b.add(self.args[0], long(8 * index)), I64.as_pointer()), typ=I64)
+        return self.long_at(self.b.add(self.args[0], long(8 * index)))
+
+    def long_at(self, address: Value) -> Value:
+        return self.b.load(self.b.inttoptr(address, I64.as_pointer()), typ=I64)
 
     @contextmanager
     def loop(self, start: Value, stop: Value, step: Value) -> Iterator[Value]:

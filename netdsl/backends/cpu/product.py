@@ -128,21 +128,3 @@ def pack(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
                     for k in range(k0, min(depth, k0 + 16)):
                         value = float_at(source + k * step + j * column)
                         put_float(to + (k * width + j) * 4, value)
-
-
-@task
-def gather_parts(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
-    """Rows `first` to `last` of partial sums added and turned: target[j, i] = sum of parts[i, j].
-
-    args: parts, how many, bytes of one, columns; target, bytes to the next column
-    """
-    parts, count, size = long_at(args), long_at(args + 8), long_at(args + 16)
-    columns, target, step = long_at(args + 24), long_at(args + 32), long_at(args + 40)
-    for j0 in range(0, columns, 16):
-        for i in range(first, last):
-            for j in range(j0, min(columns, j0 + 16)):
-                at = parts + 4 * (i * columns + j)
-                total = float_at(at)
-                for p in range(1, count):
-                    total += float_at(at + p * size)
-                put_float(target + j * step + 4 * i, total)

@@ -9,15 +9,19 @@ from itertools import pairwise
 
 import numpy as np
 
+from netdsl.backends.cpu.blocking import row_of
 from netdsl.backends.cpu.columns import flat
 from netdsl.backends.cpu.expression import Unsupported
 from netdsl.backends.cpu.launch import threads
 from netdsl.backends.cpu.maps import Launch, Memory
 from netdsl.backends.cpu.opaque import copied
-from netdsl.backends.cpu.tile import most_rows, widths
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Ints, Layout
 from netdsl.types import Node
+
+
+_FEW = 32
+"""Rows of a product that are too few for packing its weights to be worth while."""
 
 
 @dataclass(frozen=True)
@@ -190,12 +194,12 @@ def matmul(memory: Memory, kernel: Kernel, node: Node) -> tuple[Product, Ints]:
         raise Unsupported("a batch of matrix products")
     *lead, depth = x.layout.shape
     columns = w.layout.shape[0]
-    axes = _lead(x.layout, tuple(lead), memory, kernel)
+    axes = _lead(x.layout, columns, memory, kernel)
     (n, sn), (rows, sr), (pixels, sp) = axes
     out = (rows * pixels * columns * 4, pixels * columns * 4, columns * 4)
     sc, sk = (4 * t for t in w.layout.strides)
     sc = 4 if columns == 1 else sc
-    direct = sc == 4 and (depth > 4 * columns or n * rows * pixels <= 512)
+    direct = sc == 4 and n * rows * pixels <= _FEW
     one = Pass(
         x.address + 4 * x.layout.offset,
         (4 * sn, 4 * sr, 4 * sp),
@@ -211,8 +215,9 @@ def matmul(memory: Memory, kernel: Kernel, node: Node) -> tuple[Product, Ints]:
     return found, (n, rows, pixels, columns)
 
 
-def _lead(layout: Layout, lead: Ints, memory: Memory, kernel: Kernel) -> list[tuple[int, int]]:
+def _lead(layout: Layout, columns: int, memory: Memory, kernel: Kernel) -> list[tuple[int, int]]:
     """The axes before the last as three: images, rows, pixels; each with its stride."""
+    lead = layout.shape[:-1]
     step = flat(layout, len(lead))
     if step is None and len(lead) == 3:
         return [(s, t) for s, t in zip(lead, layout.strides, strict=False)]
@@ -223,15 +228,6 @@ def _lead(layout: Layout, lead: Ints, memory: Memory, kernel: Kernel) -> list[tu
     if len(lead) == 3 and any(flat(v, 3) is None for v in images):
         return [(s, t) for s, t in zip(lead, layout.strides, strict=False)]
     count = math.prod(lead)
-    pixels = _divisor(count)
+    most = max(6, min(112, count // (2 * threads())))
+    pixels = row_of(count, most, columns, layout.shape[-1], 4 * step)
     return [(1, 0), (count // pixels, pixels * step), (pixels, step)]
-
-
-def _divisor(count: int) -> int:
-    """Rows of a matrix as pixels of an image: a divisor that fills strips, with rows left over for
-    all threads."""
-    most = max(6, min(96, count // (2 * threads())))
-    good = [d for d in range(1, most + 1) if count % d == 0]
-    six = most_rows(widths()[0])
-    best = max(good, key=lambda d: (min(d, 4 * six) / (-(-d // six) * six), d))
-    return best if best * 4 >= min(six, count) else count

@@ -1,59 +1,96 @@
-"""conv2d's gradient for its weight as tasks: a product whose depth runs over all pixels."""
+"""Gradients of weights as tasks: products whose depth runs over all pixels."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 
 import numpy as np
 
-from netdsl.backends.cpu.columns import Table, blocks_of, flat, scratch, strips
+from netdsl.backends.cpu.blocking import CHUNK, Blocking, blocking, row_of
+from netdsl.backends.cpu.columns import Table, flat, scratch
+from netdsl.backends.cpu.deep import add_parts, deep_product, turn_parts
 from netdsl.backends.cpu.expression import Operand, Unsupported
 from netdsl.backends.cpu.launch import Task, shared, threads
 from netdsl.backends.cpu.maps import Body, Launch, Memory, body_launch
-from netdsl.backends.cpu.product import gather_parts, product
+from netdsl.backends.cpu.panel import panel
 from netdsl.backends.cpu.products import image_of
 from netdsl.backends.cpu.target import width
-from netdsl.backends.cpu.tile import most_rows, tile
+from netdsl.backends.cpu.tile import tile
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import contiguous
-from netdsl.types import Array, Node
+from netdsl.types import Node
 
 _MOST = 1 << 21
 """Elements of all parts together, about: what is written is read again."""
+_ROW = 128
+"""Rows of results that a task computes, about."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Columns one behind the other: bytes from the first row's operand and the first column's, the
+    first column in a line of results, and how many."""
+
+    row: int
+    column: int
+    out: int
+    count: int
 
 
 @dataclass(frozen=True)
 class Sum:
-    """The product that is summed: rows of an image's channels, columns of a gradient's, both read
-    along the depth, `depth` steps a tap. Strides are bytes."""
+    """A sum of products over pixels: rows of one operand's channels, columns of the other's.
 
-    image: int
+    `rows` says where the first lies, `strides` how many bytes apart they are along `size`, and
+    `row_k` and `column_k` how far apart pixels are, of which each tap has `depth`. Results have
+    lines of `line` elements; `turned` ones are lines of the weight's last axes, and not of its
+    first.
+    """
+
+    rows: int
     strides: tuple[int, int, int]
-    image_k: int
-    gradient: int
-    gradient_k: int
+    size: tuple[int, int, int]
+    row_k: int
+    columns: int
+    column_k: int
+    runs: tuple[Run, ...]
+    line: int
     taps: tuple[tuple[int, int], ...]
     depth: int
-    images: int
-    rows: int
-    pixels: int
-    channels: int
-    groups: int
-    columns: int
+    turned: bool = False
 
     @property
     def height(self) -> int:
-        return self.images * self.rows * self.pixels
+        images, rows, pixels = self.size
+        return images * rows * pixels
+
+    @cached_property
+    def tiles(self) -> Blocking:
+        return blocking(self.size[2], self.runs[0].count, self._deep, self.strides[2])
+
+    @property
+    def _deep(self) -> int:
+        return self.depth * len(self.taps)
+
+    @property
+    def cycles(self) -> float:
+        """What it costs, about."""
+        images, rows, pixels = self.size
+        each = sum(self.tiles.cycles(pixels, r.count, self._deep) for r in self.runs)
+        return images * rows * each + 2 * self.height * self.line * self.turned
 
 
 def long_sum(memory: Memory, node: Node) -> bool:
     """Whether a matrix product is the gradient of a 1x1 convolution over many pixels: both of its
     operands are read along their columns."""
     x, w = (memory.operand(a).layout for a in node.args)
-    if len(x.shape) != 2 or len(w.shape) != 2 or x.shape[1] < 4096:
+    if len(x.shape) != 2 or len(w.shape) != 2 or x.shape[1] < 64:
         return False
     turned = x.strides[0] == 1 and w.strides[0] == 1
-    return turned and 2 * x.shape[0] * w.shape[0] <= _MOST and _depth(x.shape[1]) > 0
+    return turned and _depth(x.shape[1]) > 0
 
 
 def _depth(pixels: int) -> int:
@@ -63,144 +100,225 @@ def _depth(pixels: int) -> int:
 
 def _of_matrix(memory: Memory, node: Node) -> Sum:
     g, x = (memory.operand(a) for a in node.args)
-    depth = _depth(g.layout.shape[1])
+    pixels = g.layout.shape[1]
+    depth = _depth(pixels)
     gk, xk = 4 * g.layout.strides[1], 4 * x.layout.strides[1]
-    taps = tuple((i * xk, i * gk) for i in range(0, g.layout.shape[1], depth))
-    rows, columns = x.layout.shape[0], g.layout.shape[0]
-    image, gradient = (o.address + 4 * o.layout.offset for o in (x, g))
-    return Sum(image, (0, 0, 4), xk, gradient, gk, taps, depth, 1, 1, rows, rows, 1, columns)
+    channels, rows = x.layout.shape[0], g.layout.shape[0]
+    row = row_of(rows, _ROW, channels, pixels, 4)
+    return Sum(
+        g.address + 4 * g.layout.offset,
+        (0, 4 * row, 4),
+        (1, rows // row, row),
+        gk,
+        x.address + 4 * x.layout.offset,
+        xk,
+        (Run(0, 0, 0, channels),),
+        channels,
+        tuple((i * gk, i * xk) for i in range(0, pixels, depth)),
+        depth,
+    )
+
+
+def _of_image(memory: Memory, node: Node, before: Launch) -> Sum:
+    """conv2d's: a line of results for each channel of the gradient, or for each element of a
+    filter where its lines are too short for vectors."""
+    a = node.attrs
+    g = memory.operand(node.args[0])
+    if g.layout.strides[3] != 1 and g.layout.shape[3] > 1:
+        raise Unsupported("a gradient whose channels lie apart")
+    (top, bottom), (left, right) = a["pad"]
+    at, (sn, sh, sw) = image_of(memory, node.args[1], (top, bottom, left, right), before)
+    n, oh, ow, k = g.layout.shape
+    _, r, s, c = node.type.shape
+    groups = a["groups"]
+    each = k // groups
+    image, gradient = at - top * sh - left * sw, g.address + 4 * g.layout.offset
+    gn, gh, gw = (4 * t for t in g.layout.strides[:3])
+    image_k = a["stride"][1] * sw
+    taps = tuple(
+        (i * sn + j * a["stride"][0] * sh, i * gn + j * gh) for i in range(n) for j in range(oh)
+    )
+    down, across = a["dilation"][0] * sh, a["dilation"][1] * sw
+    # pixels of one line of a filter may lie one behind the other
+    merged = groups == 1 and across == 4 * c
+    pieces, length = (1, s * c) if merged else (s, c)
+    line = r * s * c
+    row = row_of(each, _ROW, length, ow * len(taps), 4)
+    by_image = Sum(
+        gradient,
+        (0, 4 * row, 4),
+        (1, each // row, row),
+        gw,
+        image,
+        image_k,
+        tuple(
+            Run(
+                4 * q * each,
+                4 * q * c + i * down + j * across,
+                q * each * line + (i * s + j) * c,
+                length,
+            )
+            for q in range(groups)
+            for i in range(r)
+            for j in range(pieces)
+        ),
+        line,
+        tuple((of_gradient, of_image) for of_image, of_gradient in taps),
+        ow,
+    )
+    by_gradient = Sum(
+        image,
+        (0, down, 4) if merged else (down, across, 4),
+        (1, r, s * c) if merged else (r, s, c),
+        image_k,
+        gradient,
+        gw,
+        tuple(Run(4 * q * c, 4 * q * each, q * each, each) for q in range(groups)),
+        k,
+        taps,
+        ow,
+        turned=True,
+    )
+    return min(by_image, by_gradient, key=lambda found: found.cycles)
 
 
 class Wgrad:
-    """conv2d's gradient for its weight: columns are the results' channels, rows the image's, and
-    the depth runs over all pixels. Parts of it are summed apart where there is too little else to
-    share."""
+    """A weight's gradient cut into tasks. Parts of the depth are summed apart where there is too
+    little else to share."""
 
     def __init__(self, memory: Memory, kernel: Kernel, node: Node) -> None:
         self.memory, self.kernel, self.node = memory, kernel, node
         self.launched = Launch()
         self.table = Table(self.launched.kept)
+        matrix = node.op == "matmul"
+        self.sum = _of_matrix(memory, node) if matrix else _of_image(memory, node, self.launched)
+        tiles = self.sum.tiles
+        self.columns = [(run, *b) for run in self.sum.runs for b in tiles.columns(run.count)]
+        self.line = max(v for _, _, v, _ in self.columns) * width() * 4
+        self.deep = max(1, CHUNK // (self.line * self.sum.depth))
 
     def launch(self) -> Launch:
-        matrix = self.node.op == "matmul"
-        found = _of_matrix(self.memory, self.node) if matrix else self._of_image()
-        each = found.columns // found.groups
-        columns = [
-            (q, q * each + first, vectors, count)
-            for q in range(found.groups)
-            for first, vectors, count in blocks_of(each)
-        ]
-        size = found.height * found.columns
-        lines = found.images * found.rows
-        parts = self._parts(1 if matrix else lines * len(columns), len(found.taps), size)
-        raw = scratch(parts * size * 4 + 256)
-        self.launched.kept.append(raw)
-        splits = -(-4 * threads() // parts) if matrix else len(columns)
-        ranges = shared(len(columns), splits)
+        found, size = self.sum, math.prod(self.node.type.shape)
+        lines = found.size[0] * found.size[1]
+        parts = self._parts(lines * len(self.columns), size)
+        ranges = shared(len(self.columns), -(-4 * threads() // (parts * lines)))
+        target = self._target(size)
+        alone = parts == 1 and not found.turned
+        apart = 0 if alone else parts * size * 4 + 256
+        memory = scratch(apart + parts * lines * len(ranges) * self._panel()[-1])
+        self.launched.kept.append(memory)
+        raw = memory.ctypes.data
         stage: list[Task] = []
         for part, (first, last) in enumerate(shared(len(found.taps), parts)):
-            to = raw.ctypes.data + 4 * part * size
-            args = self._arguments(found, columns, found.taps[first:last], to)
+            to = target if alone else raw + 4 * part * size
+            args = self._arguments(found.taps[first:last], to, raw + apart)
             stage += [
-                (product.address, args, q, q + 1, *some, 0) for q in range(lines) for some in ranges
+                (deep_product.address, args, q, q + 1, *some, len(stage) + i)
+                for i, (q, some) in enumerate(product(range(lines), ranges))
             ]
         self.launched.stages.append(stage)
-        self._finish(raw, parts, size, found.height, found.columns)
+        if not alone:
+            self._gather(raw, parts, size, target)
+        self._finish(target)
         return self.launched
 
-    def _of_image(self) -> Sum:
-        node, memory, a = self.node, self.memory, self.node.attrs
-        g = memory.operand(node.args[0])
-        if g.layout.strides[3] != 1 and g.layout.shape[3] > 1:
-            raise Unsupported("a gradient whose channels lie apart")
-        (top, bottom), (left, right) = a["pad"]
-        at, (sn, sh, sw) = image_of(memory, node.args[1], (top, bottom, left, right), self.launched)
-        n, oh, ow, k = g.layout.shape
-        _, r, s, c = node.type.shape
-        gn, gh, gw = (4 * t for t in g.layout.strides[:3])
-        step = a["stride"][0] * sh
-        taps = tuple((i * sn + j * step, i * gn + j * gh) for i in range(n) for j in range(oh))
-        down, across = a["dilation"][0] * sh, a["dilation"][1] * sw
-        merged = a["groups"] == 1 and across == 4 * c
-        images, rows, pixels = (1, r, s * c) if merged else (r, s, c)
-        return Sum(
-            at - top * sh - left * sw,
-            (0, down, 4) if merged else (down, across, 4),
-            a["stride"][1] * sw,
-            g.address + 4 * g.layout.offset,
-            gw,
-            taps,
-            ow,
-            images,
-            rows,
-            pixels,
-            c,
-            a["groups"],
-            k,
-        )
-
-    def _arguments(
-        self,
-        found: Sum,
-        columns: list[tuple[int, int, int, int]],
-        taps: tuple[tuple[int, int], ...],
-        target: int,
-    ) -> int:
-        """The arguments of the tasks of one part; see product.py."""
-        most = max(v for _, _, v, _ in columns)
-        longer, length, shorter = strips(found.pixels, most_rows(most))
-        table = []
-        for q, first, vectors, count in columns:
-            ragged = count < vectors * width()
-            table += [
-                q * found.channels * 4,
-                found.gradient + 4 * first,
-                4 * first,
-                count,
-                tile(length, vectors, ragged),
-                tile(length - 1, vectors, ragged) if shorter else 0,
-            ]
-        matrix = self.node.op == "matmul"
-        deep = 1 if matrix else max(1, 1024 // most // found.depth)
-        chunks: list[int] = []
-        for i in range(0, len(taps), deep):
-            some = taps[i : i + deep]
-            chunks += [self.table.add(*(v for t in some for v in t)), len(some), 0, 0, found.depth]
-        line = found.columns * 4
-        out = (found.rows * found.pixels * line, found.pixels * line, line)
-        head = [1, 0, 0, 1, 1, found.rows, found.rows, 1, 0, 0]
-        head += [found.image, *found.strides, found.image_k, target, *out]
-        head += [found.rows, longer, length, shorter, self.table.add(*table), len(columns)]
-        head += [self.table.add(*chunks), len(chunks) // 5, found.gradient_k]
-        return self.table.add(*head, 1 if matrix else len(chunks))
-
-    def _parts(self, tasks: int, taps: int, size: int) -> int:
+    def _parts(self, tasks: int, size: int) -> int:
+        taps = len(self.sum.taps)
         parts = 1
         while tasks * parts < 6 * threads() and parts < min(8, taps) and size * parts < _MOST:
             parts *= 2
         return min(parts, taps)
 
-    def _finish(self, raw: Array, parts: int, size: int, rows: int, columns: int) -> None:
-        """The parts summed and turned into the weight's order; then what else the kernel does."""
-        kernel, memory, name = self.kernel, self.memory, self.node.name
-        shown = name in kernel.outputs
-        if shown:
-            place = memory.operand(name)
-            step, target = place.layout.strides[0], place.address + 4 * place.layout.offset
+    def _panel(self) -> tuple[int, int, int]:
+        """Bytes of a strip of rows that is copied, of all strips, and of a task's copies."""
+        longer, length, shorter = self.sum.tiles.strips(self.sum.size[2])
+        depth = self.deep * self.sum.depth
+        strip = 4 * length * depth + 4 * _vectors(length) * width()
+        rows = -(-(longer + shorter) * strip // 64) * 64
+        return strip, rows, rows + depth * self.line + 256
+
+    def _target(self, size: int) -> int:
+        """Where the result is written."""
+        name = self.node.name
+        if name in self.kernel.outputs:
+            place = self.memory.operand(name)
             if flat(place.layout, len(place.layout.shape)) != 1:
                 raise Unsupported("a weight's gradient with gaps")
-        else:
-            memory_ = np.zeros(size + 64, np.float32)
-            self.launched.kept.append(memory_)
-            step, target = rows, int(memory_.ctypes.data)
-        args = self.table.add(raw.ctypes.data, parts, size * 4, columns, target, 4 * step)
+            return place.address + 4 * place.layout.offset
+        own = np.zeros(size + 64, np.float32)
+        self.launched.kept.append(own)
+        return int(own.ctypes.data)
+
+    def _arguments(self, taps: tuple[tuple[int, int], ...], target: int, panels: int) -> int:
+        """The arguments of the tasks of one part; see deep.py."""
+        found = self.sum
+        longer, length, shorter = found.tiles.strips(found.size[2])
+        strip, rows, panel_size = self._panel()
+        add, line = self.table.add, 4 * found.line
+        columns: list[int] = []
+        for run, first, vectors, count in self.columns:
+            ragged = count < vectors * width()
+            columns += [
+                run.row,
+                found.columns + run.column + 4 * first,
+                4 * (run.out + first),
+                count,
+                tile(length, vectors, ragged),
+                tile(length - 1, vectors, ragged) if shorter else 0,
+                panel(vectors),
+            ]
+        chunks: list[int] = []
+        for i in range(0, len(taps), self.deep):
+            some = taps[i : i + self.deep]
+            chunks += [add(*(t[0] for t in some)), add(*(t[1] for t in some)), len(some)]
+        depth, row_k, column_k = found.depth, found.row_k, found.column_k
+        return add(
+            found.rows,
+            *found.strides[:2],
+            found.size[1],
+            target,
+            found.size[2] * line,
+            line,
+            add(*columns),
+            add(*chunks),
+            len(chunks) // 3,
+            depth,
+            longer,
+            length,
+            shorter,
+            panels,
+            panel_size,
+            rows,
+            strip,
+            self.line,
+            panel(_vectors(length)),
+            add(depth, row_k, longer, 4 * length, 4 * length, strip),
+            add(depth, row_k, shorter, 4 * (length - 1), 4 * length, strip),
+            add(depth, column_k, 1, 0, self.line, 0),
+            add(0, 0),
+        )
+
+    def _gather(self, raw: int, parts: int, size: int, target: int) -> None:
+        """The parts summed into the weight's order."""
+        found = self.sum
+        step = 4 * size // self.node.type.shape[0]
+        args = self.table.add(raw, parts, size * 4, target, found.line, step)
+        function, count = (turn_parts, found.height) if found.turned else (add_parts, size)
         many = min(4 * threads(), size // 4096)
-        self.launched.stages.append([(gather_parts.address, args, *r) for r in shared(rows, many)])
+        self.launched.stages.append([(function.address, args, *r) for r in shared(count, many)])
+
+    def _finish(self, target: int) -> None:
+        """What else the kernel does."""
+        kernel, memory, name = self.kernel, self.memory, self.node.name
         outputs = [o for o in kernel.outputs if o != name]
         if not outputs:
             return
         operands = {i: memory.operand(i) for i in kernel.inputs}
         own = Operand(target, contiguous(self.node.type.shape), "float32")
-        operands[name] = memory.operand(name) if shown else own
+        operands[name] = memory.operand(name) if name in kernel.outputs else own
         body = Body(memory, kernel, self.node.type.shape, operands, outputs)
         self.launched.then(body_launch(memory, body, outputs))
+
+
+def _vectors(count: int) -> int:
+    return -(-count // width())
