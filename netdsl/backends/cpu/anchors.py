@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -246,8 +247,16 @@ class _Tasks:
                 len(chunks),
                 step,
                 len(chunks),
+                *self._ahead(one),
             ]
         )
+
+    def _ahead(self, one: Pass) -> tuple[int, int]:
+        """Which bytes of the next pixels a tile asks for: all, where each pixel is read but once."""
+        depth = min(self.p.weights.depth, CHUNK // (self.block_width * 4))
+        if sum(len(t.pieces) for t in one.taps) != 1 or self.p.image_k != 4:
+            return 0, 0
+        return one.image_strides[2], max(0, math.ceil(math.log2(depth * 4 / 64)))
 
     def _chunks(self, taps: Sequence[tuple[int, int, int]], step: int) -> list[Ints]:
         """The depth in chunks whose weights fit into the cache. All taps of a pass are equally

@@ -30,53 +30,55 @@ HEAD = (
     "long_pieces",
     "short_pieces",
     "column_pieces",
-    "taps",
 )
-# `lines`: rows of pixels of an image; `panels`: where each task has its copies, `panel` bytes, those
-# of the columns `column_panel` behind those of the rows, which are `strip` bytes a strip; `taps`: a
-# tap at zero, which is all that copies need
+# `lines`: rows of pixels of an image; `panels`: where each task has its copies, `panel` bytes,
+# those of the columns `column_panel` behind those of the rows, which are `strip` bytes a strip;
+# `column_k`: bytes along the depth of the columns, or of their copies
 COLUMN = ("rows", "columns", "out", "count", "long_tile", "short_tile", "copy")
-CHUNK = ("row_places", "column_places", "count")
+# `copy`: 0 where columns are read where they lie
+CHUNK = ("row_places", "column_places", "count", "taps", "tap_count", "tap_depth")
 
 
 @task
 def deep_product(args, first, last, column0, column1, slot):  # type: ignore[no-untyped-def]
     """Rows of pixels `first` to `last`, of column blocks `column0` to `column1`."""
     lines, out_pixel = long_at(args + 24), long_at(args + 48)
-    columns, chunks, depth = long_at(args + 56), long_at(args + 64), long_at(args + 80)
+    columns, chunks = long_at(args + 56), long_at(args + 64)
     long_strips, length = long_at(args + 88), long_at(args + 96)
     short_strips, strip = long_at(args + 104), long_at(args + 136)
     row_panel = long_at(args + 112) + slot * long_at(args + 120)
     column_panel, column_k = row_panel + long_at(args + 128), long_at(args + 144)
-    copy_rows, taps = long_at(args + 152), long_at(args + 184)
-    for q in range(first, last):
-        rows = long_at(args) + q // lines * long_at(args + 8) + q % lines * long_at(args + 16)
-        out = long_at(args + 32) + q * long_at(args + 40)
-        for now in range(long_at(args + 72)):
-            chunk = chunks + now * 24
-            places, count = long_at(chunk), long_at(chunk + 16)
-            copied = -1
-            for cb in range(column0, column1):
-                column = columns + cb * 56
-                if copied != long_at(column):
-                    copied = long_at(column)
-                    at, to = rows + copied, row_panel
+    copy_rows = long_at(args + 152)
+    for now in range(long_at(args + 72)):
+        chunk = chunks + now * 48
+        taps, tap_count, tap_depth = long_at(chunk + 24), long_at(chunk + 32), long_at(chunk + 40)
+        places, count = long_at(chunk), long_at(chunk + 16)
+        copied = -1
+        for cb in range(column0, column1):
+            column = columns + cb * 56
+            if copied != long_at(column):
+                copied = long_at(column)
+                to = row_panel
+                for q in range(first, last):
+                    at = long_at(args) + copied
+                    at += q // lines * long_at(args + 8) + q % lines * long_at(args + 16)
                     call_task(copy_rows, long_at(args + 160), at, places, count, to, 0)
                     at += 4 * long_strips * length
                     to += long_strips * strip
                     call_task(copy_rows, long_at(args + 168), at, places, count, to, 0)
-                call_task(
-                    long_at(column + 48), long_at(args + 176), long_at(column + 8),
-                    long_at(chunk + 8), count, column_panel, 0,
-                )  # fmt: skip
-                a, c = row_panel, out + long_at(column + 16)
-                width = long_at(column + 24)
+                    to += short_strips * strip
+            b, copy = long_at(column + 8), long_at(column + 48)
+            if copy != 0:
+                call_task(copy, long_at(args + 176), b, long_at(chunk + 8), count, column_panel, 0)
+                b = column_panel
+            a, width = row_panel, long_at(column + 24)
+            for q in range(first, last):
+                c = long_at(args + 32) + q * long_at(args + 40) + long_at(column + 16)
                 for s in range(long_strips + short_strips):
                     is_long = s < long_strips
                     call_tile(
                         long_at(column + (32 if is_long else 40)), a, 4, 4 * length,
-                        column_panel, column_k, c, out_pixel,
-                        taps, 1, count * depth, now, width, 0,
+                        b, column_k, c, out_pixel, taps, tap_count, tap_depth, now, width, a, 0, 0,
                     )  # fmt: skip
                     a += strip
                     c += (length if is_long else length - 1) * out_pixel

@@ -77,10 +77,12 @@ def call_tile(
     depth: Any,
     add: Any,
     columns: Any,
-    spare: Any,
+    ahead: Any,
+    ahead_row: Any,
+    ahead_shift: Any,
 ) -> Any:
     """Calls a micro-kernel; see tile.py."""
-    return _caller(13, _call)
+    return _caller(15, _call)
 
 
 @intrinsic

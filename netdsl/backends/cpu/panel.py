@@ -10,8 +10,8 @@ from netdsl.backends.cpu.target import compiled, width
 
 @cache
 def panel(vectors: int) -> int:
-    """The address of `copy(args, source, places, count, target)`: `depth` lines from each of `count`
-    places after `source` on, cut into pieces of at most so many vectors.
+    """The address of `copy(args, source, places, count, target)`: `depth` lines from each of
+    `count` places after `source` on, cut into pieces of at most so many vectors.
 
     args: depth; bytes from line to line; pieces of a line and their bytes in it; bytes from line to
     line of a piece that is copied, and from piece to piece. Pieces are written in whole vectors:

@@ -28,8 +28,11 @@ PASS = (
     "chunk_count",
     "weight_k",
     "group",
+    "ahead",
+    "shift",
 )
-# `group`: how many chunks a column block goes through before the next one
+# `group`: how many chunks a column block goes through before the next one; `ahead`: bytes from
+# pixel to pixel where a tile asks for the next one's, each of 2^`shift` lines; 0 where they are near
 COLUMN = ("image", "weight", "out", "columns", "long_tile", "short_tile")
 CHUNK = ("taps", "count", "image", "weight", "depth")
 
@@ -47,7 +50,7 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
         row0 = (q % blocks) * block
         begin, end = 0, 0
         for p in range(passes):
-            one = args + 80 + p * 152
+            one = args + 80 + p * 168
             image, image_row = long_at(one), long_at(one + 16)
             image_pixel, image_k = long_at(one + 24), long_at(one + 32)
             out_row, out_pixel = long_at(one + 56), long_at(one + 64)
@@ -61,7 +64,7 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
                 out = local + slot * size + long_at(one + 40) - row0 * out_row
             else:
                 out = long_at(one + 40) + n * long_at(one + 48)
-            group = long_at(one + 144)
+            group, ahead, shift = long_at(one + 144), long_at(one + 152), long_at(one + 160)
             begin = long_at(columns + column0 * 48 + 16) // 4
             for ch in range(0, chunk_count, group):
                 for cb in range(column0, min(column1, long_at(one + 112))):
@@ -81,14 +84,16 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
                             for _ in range(long_strips):
                                 call_tile(
                                     long_tile, a, image_pixel, image_k, b, weight_k, c, out_pixel,
-                                    taps, count, depth, now, width, 0,
+                                    taps, count, depth, now, width,
+                                    a + length * ahead, ahead, shift,
                                 )  # fmt: skip
                                 a += length * image_pixel
                                 c += length * out_pixel
                             for _ in range(short_strips):
                                 call_tile(
                                     short_tile, a, image_pixel, image_k, b, weight_k, c, out_pixel,
-                                    taps, count, depth, now, width, 0,
+                                    taps, count, depth, now, width,
+                                    a + length * ahead, ahead, shift,
                                 )  # fmt: skip
                                 a += (length - 1) * image_pixel
                                 c += (length - 1) * out_pixel

@@ -19,7 +19,6 @@ from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Ints, Layout
 from netdsl.types import Node
 
-
 _FEW = 32
 """Rows of a product that are too few for packing its weights to be worth while."""
 
@@ -192,7 +191,7 @@ def matmul(memory: Memory, kernel: Kernel, node: Node) -> tuple[Product, Ints]:
     x, w = (memory.operand(a) for a in node.args)
     if len(w.layout.shape) != 2:
         raise Unsupported("a batch of matrix products")
-    *lead, depth = x.layout.shape
+    depth = x.layout.shape[-1]
     columns = w.layout.shape[0]
     axes = _lead(x.layout, columns, memory, kernel)
     (n, sn), (rows, sr), (pixels, sp) = axes

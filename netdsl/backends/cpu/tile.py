@@ -4,6 +4,9 @@ C[i, j] (+)= sum over taps t and k of A[a_t + i*ai + k*ak] * B[b_t + k*bk + j]
 
 for `rows` values of i and `vectors` vectors of j. Strides are bytes, a tap is a pair of offsets in
 bytes. Every convolution and matrix product, forward and backward, is made of such tiles.
+
+Meanwhile a tile asks for what the next one will read, one cache line with every k: 2^`ahead_shift`
+of them in each of its rows, which lie `ahead_row` bytes apart.
 """
 
 from __future__ import annotations
@@ -39,13 +42,14 @@ class _Tile:
     def __init__(self, rows: int, vectors: int, ragged: bool) -> None:
         self.rows, self.vectors, self.ragged = rows, vectors, ragged
         self.module = ir.Module("tile")
-        kind = ir.FunctionType(ir.VoidType(), [I64] * 13)
+        kind = ir.FunctionType(ir.VoidType(), [I64] * 15)
         self.function = ir.Function(self.module, kind, "tile")
         self.b = ir.IRBuilder(self.function.append_basic_block())
         self.vector = ir.VectorType(F32, width())
 
     def text(self) -> str:
-        a, ai, ak, b, bk, c, ci, taps, count, depth, add, columns, _ = self.function.args
+        a, ai, ak, b, bk, c, ci, taps, count, depth, add, columns, *ahead = self.function.args
+        self.ahead = ahead
         self._prepare_mask(columns)
         zero = ir.Constant(self.vector, [0.0] * width())
         begin = self.b.block
@@ -101,6 +105,7 @@ class _Tile:
         left = self._phi(I64, depth, outer)
         pa, pb = self._phi(I64, first_a, outer), self._phi(I64, first_b, outer)
         at_k = self._phis(at_tap, outer)
+        self._ask(build.sub(depth, left))
         found = self._multiply(at_k, pa, ai, pb)
         self._again(left, build.sub(left, long(1)), inner)
         self._again(pa, build.add(pa, ak), inner)
@@ -118,6 +123,17 @@ class _Tile:
                 phi = self._phi(self.vector, sums[i][j], before)
                 phi.add_incoming(found[i][j], after)
                 sums[i][j] = phi
+
+    def _ask(self, k: Value) -> None:
+        """Line k of what the next tile reads comes into the second cache."""
+        b = self.b
+        at, row, shift = self.ahead
+        rows = b.mul(b.lshr(k, shift), row)
+        line = b.and_(k, b.sub(b.shl(long(1), shift), long(1)))
+        address = b.add(b.add(at, rows), b.mul(line, long(64)))
+        pointer = b.inttoptr(address, ir.IntType(8).as_pointer())
+        read, second, data = (ir.Constant(ir.IntType(32), n) for n in (0, 2, 1))
+        self._intrinsic("llvm.prefetch.p0", ir.VoidType(), pointer, read, second, data)
 
     def _multiply(self, sums: Any, pa: Value, ai: Value, pb: Value) -> Any:
         wide = [self._load(self.b.add(pb, long(4 * width() * j))) for j in range(self.vectors)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -25,8 +26,10 @@ from netdsl.types import Node
 
 _MOST = 1 << 21
 """Elements of all parts together, about: what is written is read again."""
-_ROW = 128
-"""Rows of results that a task computes, about."""
+_NEAR = 256
+"""Bytes between lines that stay in the first cache together as they lie."""
+_ROW, _ROWS = 128, 256
+"""Rows of results that lie one behind the other, and that a task computes, at most."""
 
 
 @dataclass(frozen=True)
@@ -102,21 +105,29 @@ def _of_matrix(memory: Memory, node: Node) -> Sum:
     g, x = (memory.operand(a) for a in node.args)
     pixels = g.layout.shape[1]
     depth = _depth(pixels)
-    gk, xk = 4 * g.layout.strides[1], 4 * x.layout.strides[1]
-    channels, rows = x.layout.shape[0], g.layout.shape[0]
-    row = row_of(rows, _ROW, channels, pixels, 4)
-    return Sum(
-        g.address + 4 * g.layout.offset,
-        (0, 4 * row, 4),
-        (1, rows // row, row),
-        gk,
-        x.address + 4 * x.layout.offset,
-        xk,
-        (Run(0, 0, 0, channels),),
-        channels,
-        tuple((i * gk, i * xk) for i in range(0, pixels, depth)),
-        depth,
-    )
+    sides = [
+        (o.address + 4 * o.layout.offset, 4 * o.layout.strides[1], o.layout.shape[0])
+        for o in (g, x)
+    ]
+
+    def by(turned: bool) -> Sum:
+        (rows, row_k, height), (columns, column_k, line) = reversed(sides) if turned else sides
+        row = row_of(height, _ROW, line, pixels, 4)
+        return Sum(
+            rows,
+            (0, 4 * row, 4),
+            (1, height // row, row),
+            row_k,
+            columns,
+            column_k,
+            (Run(0, 0, 0, line),),
+            line,
+            tuple((i * row_k, i * column_k) for i in range(0, pixels, depth)),
+            depth,
+            turned,
+        )
+
+    return min(by(False), by(True), key=lambda found: found.cycles)
 
 
 def _of_image(memory: Memory, node: Node, before: Launch) -> Sum:
@@ -195,17 +206,20 @@ class Wgrad:
         tiles = self.sum.tiles
         self.columns = [(run, *b) for run in self.sum.runs for b in tiles.columns(run.count)]
         self.line = max(v for _, _, v, _ in self.columns) * width() * 4
+        self.near = self.sum.column_k <= _NEAR
+        self.together = max(1, _ROWS // self.sum.size[2])
         self.deep = max(1, CHUNK // (self.line * self.sum.depth))
 
     def launch(self) -> Launch:
         found, size = self.sum, math.prod(self.node.type.shape)
         lines = found.size[0] * found.size[1]
-        parts = self._parts(lines * len(self.columns), size)
-        ranges = shared(len(self.columns), -(-4 * threads() // (parts * lines)))
+        groups = -(-lines // self.together)
+        parts = self._parts(groups, size)
+        ranges = shared(len(self.columns), -(-4 * threads() // (parts * groups)))
         target = self._target(size)
         alone = parts == 1 and not found.turned
         apart = 0 if alone else parts * size * 4 + 256
-        memory = scratch(apart + parts * lines * len(ranges) * self._panel()[-1])
+        memory = scratch(apart + parts * groups * len(ranges) * self._panel()[-1])
         self.launched.kept.append(memory)
         raw = memory.ctypes.data
         stage: list[Task] = []
@@ -213,8 +227,8 @@ class Wgrad:
             to = target if alone else raw + 4 * part * size
             args = self._arguments(found.taps[first:last], to, raw + apart)
             stage += [
-                (deep_product.address, args, q, q + 1, *some, len(stage) + i)
-                for i, (q, some) in enumerate(product(range(lines), ranges))
+                (deep_product.address, args, *rows, *some, len(stage) + i)
+                for i, (rows, some) in enumerate(product(shared(lines, groups), ranges))
             ]
         self.launched.stages.append(stage)
         if not alone:
@@ -223,18 +237,20 @@ class Wgrad:
         return self.launched
 
     def _parts(self, tasks: int, size: int) -> int:
-        taps = len(self.sum.taps)
+        chunks = -(-len(self.sum.taps) // self.deep)
         parts = 1
-        while tasks * parts < 6 * threads() and parts < min(8, taps) and size * parts < _MOST:
+        while (
+            tasks * parts < 4 * threads() and 2 * parts <= min(8, chunks) and size * parts < _MOST
+        ):
             parts *= 2
-        return min(parts, taps)
+        return parts
 
     def _panel(self) -> tuple[int, int, int]:
         """Bytes of a strip of rows that is copied, of all strips, and of a task's copies."""
         longer, length, shorter = self.sum.tiles.strips(self.sum.size[2])
         depth = self.deep * self.sum.depth
         strip = 4 * length * depth + 4 * _vectors(length) * width()
-        rows = -(-(longer + shorter) * strip // 64) * 64
+        rows = -(-self.together * (longer + shorter) * strip // 64) * 64
         return strip, rows, rows + depth * self.line + 256
 
     def _target(self, size: int) -> int:
@@ -265,12 +281,13 @@ class Wgrad:
                 count,
                 tile(length, vectors, ragged),
                 tile(length - 1, vectors, ragged) if shorter else 0,
-                panel(vectors),
+                0 if self.near else panel(vectors),
             ]
         chunks: list[int] = []
         for i in range(0, len(taps), self.deep):
             some = taps[i : i + self.deep]
-            chunks += [add(*(t[0] for t in some)), add(*(t[1] for t in some)), len(some)]
+            rows_at, columns_at = (add(*(t[side] for t in some)) for side in (0, 1))
+            chunks += [rows_at, columns_at, len(some), *self._taps(some, length)]
         depth, row_k, column_k = found.depth, found.row_k, found.column_k
         return add(
             found.rows,
@@ -281,7 +298,7 @@ class Wgrad:
             line,
             add(*columns),
             add(*chunks),
-            len(chunks) // 3,
+            len(chunks) // 6,
             depth,
             longer,
             length,
@@ -290,13 +307,20 @@ class Wgrad:
             panel_size,
             rows,
             strip,
-            self.line,
+            column_k if self.near else self.line,
             panel(_vectors(length)),
             add(depth, row_k, longer, 4 * length, 4 * length, strip),
             add(depth, row_k, shorter, 4 * (length - 1), 4 * length, strip),
             add(depth, column_k, 1, 0, self.line, 0),
-            add(0, 0),
         )
+
+    def _taps(self, some: Sequence[tuple[int, int]], length: int) -> tuple[int, int, int]:
+        """The taps of a chunk: where, how many and how deep; one where all is copied."""
+        depth = self.sum.depth
+        if not self.near:
+            return self.table.add(0, 0), 1, len(some) * depth
+        ends = ((4 * length * depth * i, at) for i, (_, at) in enumerate(some))
+        return self.table.add(*(v for end in ends for v in end)), len(some), depth
 
     def _gather(self, raw: int, parts: int, size: int, target: int) -> None:
         """The parts summed into the weight's order."""
