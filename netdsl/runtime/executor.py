@@ -93,15 +93,15 @@ class FoldedExecutor:
         kept = set(folded.prepare.updates)
         own.initialise((n for n in folded.prepare.states if n.name in kept), seed=0)
         self._prepare = Executor(folded.prepare, backend, own)
-        self._main = Executor(folded.main, backend, own)
+        self.main = Executor(folded.main, backend, own)
 
     @property
     def plan(self) -> Plan:
-        return self._main.plan
+        return self.main.plan
 
     def refresh(self) -> None:
         self._prepare.run({})
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """As Executor.run."""
-        return self._main.run(inputs)
+        return self.main.run(inputs)
