@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from netdsl.plan.fusion import Fusion
 from netdsl.plan.kernel import Kernel
@@ -23,6 +23,15 @@ class ByReference:
 
     def __call__(self) -> None:
         self.run()
+
+
+@runtime_checkable
+class Refreshed(Protocol):
+    """A bound kernel that keeps something of settled states in a form of its own."""
+
+    def __call__(self) -> None: ...
+
+    def refresh(self) -> None: ...
 
 
 @dataclass(frozen=True)

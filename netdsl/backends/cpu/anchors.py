@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from netdsl.backends.cpu.columns import Table, blocks_of, flat, scratch, strips
+from netdsl.backends.cpu.dots import dots_launch, few_rows
 from netdsl.backends.cpu.expression import Operand, Unsupported
 from netdsl.backends.cpu.launch import Task, shared, threads
 from netdsl.backends.cpu.maps import Body, Launch, Memory, border_tasks
@@ -38,6 +39,8 @@ def anchor_launch(memory: Memory, kernel: Kernel) -> Launch:
         return Wgrad(memory, kernel, node).launch()
     if node.op == "matmul" and long_sum(memory, node):
         return Wgrad(memory, kernel, node).launch()
+    if few_rows(memory, node):
+        return dots_launch(memory, kernel, node)
     makers = {"conv2d": conv, "conv2d_dgrad": dgrad, "matmul": matmul}
     return _Tasks(memory, kernel, node, *makers[node.op](memory, kernel, node)).launch()
 
@@ -86,7 +89,7 @@ class _Tasks:
         stage += border_tasks(self.memory, self.kernel.outputs, found.kept)
         ahead = Launch([list(s) for s in self.p.before.stages])
         ahead.beside(Launch([list(s) for s in found.stages]))
-        ahead.kept = found.kept
+        ahead.kept, ahead.early = found.kept, found.early
         ahead.stages.append(stage)
         if self.folding is not None:
             ahead.then(self.folding)
@@ -179,7 +182,9 @@ class _Tasks:
             return w.address, 0
         offsets = [piece for one in self.p.passes for t in one.taps for piece in t.pieces]
         size = len(offsets) * w.depth * self.block_width * 4
-        packed = scratch(size * len(self.columns) + 256)
+        settled = self.memory.settled(self.node.args[1])
+        needed = size * len(self.columns) + 256
+        packed = np.zeros(needed // 4, np.float32) if settled else scratch(needed)
         self.launched.kept.append(packed)
         table = []
         for g, at, _, count in self.columns:
@@ -197,7 +202,7 @@ class _Tasks:
         pieces = len(offsets) * len(self.columns)
         many = min(4 * threads(), pieces * w.depth * self.block_width // 4096)
         stage: list[Task] = [(pack.address, args, *r) for r in shared(pieces, many)]
-        self.launched.beside(Launch([stage]))
+        self.launched.beside(Launch(early=stage) if settled else Launch([stage]))
         return int(packed.ctypes.data), size
 
     def _pass(self, one: Pass, weights: int, block: int, offset: int) -> Iterator[int]:

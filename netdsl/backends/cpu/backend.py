@@ -27,6 +27,17 @@ FUSION = replace(FUSED, sums=frozenset(("reduce_sum",)))
 
 
 @dataclass(frozen=True)
+class Settling:
+    """A kernel that has packed settled states; see netdsl.plan.backend.Refreshed."""
+
+    run: Thunk
+    refresh: Thunk
+
+    def __call__(self) -> None:
+        self.run()
+
+
+@dataclass(frozen=True)
 class CpuBackend:
     """Arrays of NumPy, kernels of this package."""
 
@@ -57,7 +68,8 @@ class CpuBackend:
         launch = launch_of(plan, kernel, memory)
         if launch is None:
             return ByReference(self.plain.bind(plan, kernel, memory))
-        return program(launch.stages, (launch.kept, memory))
+        run = program(launch.stages, (launch.kept, memory))
+        return Settling(run, program([launch.early])) if launch.early else run
 
     def seconds(self, thunks: Sequence[Thunk]) -> list[float]:
         return self.plain.seconds(thunks)
