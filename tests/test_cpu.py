@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 
 from netdsl.backends import open_backend
+from netdsl.backends.cpu import rows
 from netdsl.backends.cpu.backend import CpuBackend, launch_of
 from netdsl.backends.cpu.launch import longs, program, threads
+from netdsl.backends.cpu.outline import Outline
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tasks import border
+from netdsl.backends.cpu.writer import PrepareFunction, RowsFunction
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
@@ -27,7 +30,7 @@ from netdsl.ops.op import Example, Operand
 from netdsl.passes import pipeline
 from netdsl.passes.lower import lower
 from netdsl.passes.simplify import simplify
-from netdsl.plan.plan import make_plan
+from netdsl.plan.plan import Plan, make_plan
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.types import Graph, TensorType
@@ -191,11 +194,37 @@ def test_whole_steps_have_kernels_throughout(path: str, net: str) -> None:
     graph = simplify(lower(step_of(str(ROOT / "models" / path), net, batch=4)))
     state = State(CPU)
     state.initialise(graph.states, seed=1)
+    plan, memory = bound(graph)
+    assert [k.name for k in plan.kernels if launch_of(plan, k, memory) is None] == []
+
+
+def bound(graph: Graph) -> tuple[Plan, dict[str, np.ndarray]]:
+    """A plan of a graph, and buffers for it."""
     plan = make_plan(graph, CPU.fusion)
     memory = {"arena": CPU.allocate(plan.arena)}
-    for name, size in plan.buffers.items():
-        memory[name] = CPU.allocate(size)
-    assert [k.name for k in plan.kernels if launch_of(plan, k, memory) is None] == []
+    return plan, memory | {name: CPU.allocate(size) for name, size in plan.buffers.items()}
+
+
+def test_texts_differ_only_where_their_signatures_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: dict[object, tuple[str, str]] = {}
+    many = 0
+
+    def written(o: Outline) -> object:
+        nonlocal many
+        many += 1
+        signature, _ = o.signature()
+        text = RowsFunction(o).text(), PrepareFunction(o).text() if o.tiled or o.shifts else ""
+        assert texts.setdefault(signature, text) == text
+        return known(o)
+
+    known = rows._written
+    monkeypatch.setattr(rows, "_written", written)
+    steps = [drawn_step(RandomDraw(np.random.default_rng(seed)), "float32") for seed in range(12)]
+    for graph in [*steps, *(step_of(BLOCKS, net, batch=2) for net in BLOCK_NETS)]:
+        plan, memory = bound(simplify(lower(graph)))
+        for kernel in plan.kernels:
+            launch_of(plan, kernel, memory)
+    assert 20 < len(texts) < many / 3
 
 
 def test_dropout_has_the_bits_of_the_reference() -> None:
