@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -169,12 +170,14 @@ PRODUCTS = (
     ((12,), 64, 2000),
     ((2, 1, 3), 5, 7),
     ((2, 7, 5), 48, 200),
+    ((8,), 1300, 40),
+    ((40,), 1300, 70),
 )
 
 
 @pytest.mark.parametrize("case", PRODUCTS)
 def test_products_of_many_shapes(case: tuple[tuple[int, ...], int, int]) -> None:
-    """Few rows are shared out by columns, with what follows the product."""
+    """Few rows are shared out by columns, with what follows the product; and both gradients."""
     lead, depth, columns = case
     b = Builder(dtype="float32")
     x = b.input("x", TensorType((*lead, depth)))
@@ -182,6 +185,10 @@ def test_products_of_many_shapes(case: tuple[tuple[int, ...], int, int]) -> None
     bias = b.state("bias", TensorType((columns,)), ("normal", 1.0))
     y = b.matmul(x, w)
     outputs = {"y": y, "relu": b.relu(b.add(y, bias))}
+    g = b.input("g", y.type)
+    outputs["dx"] = b.matmul(g, b.transpose(w, perm=(1, 0)))
+    flat = [b.reshape(v, shape=(math.prod(lead), v.type.shape[-1])) for v in (g, x)]
+    outputs["dw"] = b.matmul(*(b.transpose(v, perm=(1, 0)) for v in flat))
     same_as_the_interpreter(b.graph(outputs))
     same_as_the_interpreter(b.graph({"relu": outputs["relu"]}))
 

@@ -25,6 +25,11 @@ _CHUNK = 256 * 1024
 """Bytes of weights that stay in the second cache while the rows of a block pass by."""
 _ACROSS = 48
 """Rows of a matrix that is read along its columns, a page each perhaps, in a chunk."""
+_PAGE = 4096
+_FEW = 32
+"""As many rows of a matrix as stay near while those of another one pass by."""
+_AT_ONCE = 16
+"""Rows of a matrix that are read side by side, each from its beginning to its end."""
 _PIXELS = 256
 """Pixels of a block of rows, about."""
 
@@ -62,7 +67,7 @@ class _Tasks:
         p = self.p
         rows = max(one.rows for one in p.passes)
         pixels = max(one.pixels for one in p.passes)
-        block = max(1, min(rows, -(-_PIXELS // pixels)))
+        block = 1 if self._outer() else max(1, min(rows, -(-_PIXELS // pixels)))
         while block > 1 and p.images * -(-rows // block) < 4 * threads():
             block = -(-block // 2)
         blocks = -(-rows // block)
@@ -245,9 +250,20 @@ class _Tasks:
                 self.table.add(*(v for c in chunks for v in c)),
                 len(chunks),
                 step,
-                len(chunks),
+                1 if self._streams() else len(chunks),
             ]
         )
+
+    def _outer(self) -> bool:
+        """Whether a shallow product fills long rows: each is written from its beginning to its
+        end, a few at a time."""
+        return self.p.weights.depth <= _FEW and 4 * self.domain[3] > _PAGE
+
+    def _streams(self) -> bool:
+        """Whether the rows of a wide matrix pass by once, beside few rows of results."""
+        p = self.p
+        many = p.images * sum(one.rows * one.pixels for one in p.passes)
+        return p.direct and p.weights.step > _PAGE and many <= _FEW
 
     def _chunks(self, taps: Sequence[tuple[int, int, int]], step: int) -> list[Ints]:
         """The depth in chunks whose weights fit into the cache. All taps of a pass are equally
@@ -258,6 +274,8 @@ class _Tasks:
         row = self.block_width * 4
         # where the depth runs across rows of the image, a chunk's pages must be known to the TLB
         most = max(1, _CHUNK // row) if self.p.image_k == 4 else _ACROSS
+        if self._streams():
+            most = _AT_ONCE
         if any(t[2] != depth for t in taps):
             raise Unsupported("taps of different depth")
         if depth > most:
