@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from netdsl.backends.cpu.columns import Table, blocks_of, flat, scratch, strips
+from netdsl.backends.cpu.depthwise import depthwise, depthwise_launch
 from netdsl.backends.cpu.dots import dots_launch, few_rows
 from netdsl.backends.cpu.expression import Operand, Unsupported
 from netdsl.backends.cpu.launch import Task, shared, threads
@@ -40,6 +41,8 @@ def anchor_launch(memory: Memory, kernel: Kernel) -> Launch:
     kinds = {memory.plan.graph[n].type.dtype for n in (*kernel.nodes, *kernel.inputs)}
     if not kinds <= {"float32", "bool"}:
         raise Unsupported("other types than float32")
+    if depthwise(memory, node):
+        return depthwise_launch(memory, kernel, node)
     if node.op == "conv2d_wgrad":
         return Wgrad(memory, kernel, node).launch()
     if node.op == "matmul" and long_sum(memory, node):
