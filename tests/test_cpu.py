@@ -200,10 +200,20 @@ def test_products_of_many_shapes(case: tuple[tuple[int, ...], int, int]) -> None
 
 @pytest.mark.parametrize(
     ("path", "net"),
-    [("lenet.net", "lenet5"), ("lenet.net", "caffe_lenet"), ("resnet.net", "resnet20")],
+    [
+        ("lenet.net", "lenet5"),
+        ("lenet.net", "caffe_lenet"),
+        ("resnet.net", "resnet20"),
+        ("resnet.net", "resnet50"),
+        ("googlenet.net", "googlenet"),
+        ("googlenet.net", "googlenet_bn"),
+        ("alexnet.net", "alexnet"),
+        ("mobilenet.net", "mobilenet_v2"),
+        ("preact.net", "preact20"),
+    ],
 )
 def test_whole_steps_have_kernels_throughout(path: str, net: str) -> None:
-    graph = simplify(lower(step_of(str(ROOT / "models" / path), net, batch=4)))
+    graph = simplify(lower(step_of(str(ROOT / "models" / path), net, batch=2)))
     state = State(CPU)
     state.initialise(graph.states, seed=1)
     plan, memory = bound(graph)
@@ -237,6 +247,28 @@ def test_texts_differ_only_where_their_signatures_do(monkeypatch: pytest.MonkeyP
         for kernel in plan.kernels:
             launch_of(plan, kernel, memory)
     assert 20 < len(texts) < many / 3
+
+
+def test_sums_of_a_product_under_another_shape_come_behind_it() -> None:
+    b = Builder(dtype="float32")
+    x, w = b.input("x", TensorType((3, 24))), b.state("w", TensorType((20, 24)), ("normal", 1.0))
+    y = b.reshape(b.matmul(x, w), shape=(3, 2, 2, 5))
+    r = b.relu(y)
+    for outputs in ({"sum": b.reduce_sum(r, axes=(0, 1, 2))}, {"r": r, "y": y}):
+        graph = b.graph({"sum": b.reduce_sum(r, axes=(0, 1, 2)), **outputs})
+        plan, memory = bound(graph)
+        assert all(launch_of(plan, k, memory) for k in plan.kernels)
+        same_as_the_interpreter(graph)
+
+
+def test_a_strided_image_becomes_a_matrix() -> None:
+    b = Builder(dtype="float32")
+    x = b.input("x", TensorType((2, 5, 7, 3)))
+    part = b.slice(x, start=(0, 0, 0, 0), stop=(2, 5, 7, 3), step=(1, 2, 2, 1))
+    graph = b.graph({"y": b.copy(b.reshape(part, shape=(2 * 3 * 4, 3)))})
+    plan, memory = bound(graph)
+    assert all(launch_of(plan, k, memory) for k in plan.kernels)
+    same_as_the_interpreter(graph)
 
 
 def test_dropout_has_the_bits_of_the_reference() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from netdsl.backends.arrays import ArrayBackend
 from netdsl.backends.cpu.anchors import anchor_launch
+from netdsl.backends.cpu.apart import apart_launch
 from netdsl.backends.cpu.ceilings import measured
 from netdsl.backends.cpu.expression import Unsupported
 from netdsl.backends.cpu.launch import program
@@ -95,5 +96,8 @@ def _launch(memory: Memory, kernel: Kernel) -> Launch:
     if kernel.kind == "map":
         return map_launch(memory, kernel)
     if kernel.kind == "anchor":
-        return anchor_launch(memory, kernel)
+        try:
+            return anchor_launch(memory, kernel)
+        except Unsupported:
+            return apart_launch(memory, kernel)
     return opaque_launch(memory, kernel)
