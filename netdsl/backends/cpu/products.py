@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from netdsl.backends.cpu.columns import flat
+from netdsl.backends.cpu.columns import blocks_of, flat
 from netdsl.backends.cpu.expression import Unsupported
 from netdsl.backends.cpu.launch import threads
 from netdsl.backends.cpu.maps import Launch, Memory
@@ -18,6 +18,8 @@ from netdsl.backends.cpu.tile import most_rows, widths
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Ints, Layout
 from netdsl.types import Node
+
+_MOST_PIXELS = 96
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def matmul(memory: Memory, kernel: Kernel, node: Node) -> tuple[Product, Ints]:
         raise Unsupported("a batch of matrix products")
     *lead, depth = x.layout.shape
     columns = w.layout.shape[0]
-    axes = _lead(x.layout, tuple(lead), memory, kernel)
+    axes = _lead(x.layout, tuple(lead), memory, kernel, columns)
     (n, sn), (rows, sr), (pixels, sp) = axes
     out = (rows * pixels * columns * 4, pixels * columns * 4, columns * 4)
     sc, sk = (4 * t for t in w.layout.strides)
@@ -211,7 +213,9 @@ def matmul(memory: Memory, kernel: Kernel, node: Node) -> tuple[Product, Ints]:
     return found, (n, rows, pixels, columns)
 
 
-def _lead(layout: Layout, lead: Ints, memory: Memory, kernel: Kernel) -> list[tuple[int, int]]:
+def _lead(
+    layout: Layout, lead: Ints, memory: Memory, kernel: Kernel, columns: int
+) -> list[tuple[int, int]]:
     """The axes before the last as three: images, rows, pixels; each with its stride."""
     step = flat(layout, len(lead))
     if step is None and len(lead) == 3:
@@ -223,14 +227,15 @@ def _lead(layout: Layout, lead: Ints, memory: Memory, kernel: Kernel) -> list[tu
     if len(lead) == 3 and any(flat(v, 3) is None for v in images):
         return [(s, t) for s, t in zip(lead, layout.strides, strict=False)]
     count = math.prod(lead)
-    pixels = _divisor(count)
+    enough = len(blocks_of(columns)) >= 2 * threads()  # for all threads, without cutting rows
+    pixels = count if count <= _MOST_PIXELS and enough else _divisor(count)
     return [(1, 0), (count // pixels, pixels * step), (pixels, step)]
 
 
 def _divisor(count: int) -> int:
     """Rows of a matrix as pixels of an image: a divisor that fills strips, with rows left over for
     all threads."""
-    most = max(6, min(96, count // (2 * threads())))
+    most = max(6, min(_MOST_PIXELS, count // (2 * threads())))
     good = [d for d in range(1, most + 1) if count % d == 0]
     six = most_rows(widths()[0])
     best = max(good, key=lambda d: (min(d, 4 * six) / (-(-d // six) * six), d))
