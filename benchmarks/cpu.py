@@ -1,160 +1,222 @@
-"""Training steps of netdsl and PyTorch in turns, on this machine's CPU.
+"""netdsl beside PyTorch and onnxruntime on this machine's processor, in turns, two threads each.
 
-python benchmarks/cpu.py [lenet resnet20 resnet50] [--rounds 5] [--no-compile]
+    python benchmarks/cpu.py [--only lenet-train-64 ...] [--rounds 5] [--no-compile] [--save]
+
+Trains and infers the nets of works.py. Every side runs in a process of its own and waits while
+another one is timed. Weights are netdsl's on all sides; parameters must be as many and losses (of
+two steps) or scores equal, or nothing is printed. `--save` keeps the table in benchmarks/results.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import datetime
 import json
+import os
+import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks import peers
-from netdsl.backends import open_backend
-from netdsl.language.elaborate import Settings, elaborate
-from netdsl.language.program import load
-from netdsl.runtime.executor import Executor
-from netdsl.runtime.state import State
-from netdsl.train.compile import compile_step
-from netdsl.train.optimizers import OPTIMIZERS
-from netdsl.train.recipe import plain
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-ROOT = Path(__file__).parents[1]
-NETS: dict[str, tuple[str, str, int, Callable[[], Any]]] = {
-    "lenet": ("benchmarks/lenet.net", "lenet", 64, peers.LeNet),
-    "resnet20": ("models/resnet.net", "resnet20", 128, peers.resnet20),
-    "resnet50": ("models/resnet.net", "resnet50", 8, peers.resnet50),
-}
+from benchmarks.works import ROOT, WORKS, Work
+
+TORCH = ("eager", "channels_last", "compile")
 
 
-def ours(path: str, net: str, batch: int) -> tuple[Any, list[np.ndarray], dict[str, Any], float]:
-    """A step of netdsl, its parameters before it, what it is given, and the time to build it."""
-    start = time.perf_counter()
-    network = elaborate(load(str(ROOT / path)), net, Settings(batch=batch, training=True))
-    recipe = plain(net)
-    arguments = {"lr": 0.01, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4}
-    optimizer = replace(
-        recipe.optimizer,
-        name="sgd",
-        record=OPTIMIZERS["sgd"],
-        arguments={**arguments, "no_decay": ()},
+class Contender:
+    """A side in its process; `seconds` passed from its start until it had run twice."""
+
+    def __init__(self, side: str, work: Work, folder: Path, caches: Path, still: bool) -> None:
+        command = [sys.executable, "-m", "benchmarks.contender", side, work.name, str(folder)]
+        environment = {
+            **os.environ,
+            "NETDSL_THREADS": "2",
+            "OMP_NUM_THREADS": "2",
+            "OPENBLAS_NUM_THREADS": "1",
+            "NETDSL_CACHE": str(caches / "netdsl"),
+            "NUMBA_CACHE_DIR": str(caches / "numba"),
+            "PYTHONPATH": str(ROOT),
+        }
+        started = time.time()
+        self.process = subprocess.Popen(
+            command + ["--still"] * still,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+            cwd=ROOT,
+        )
+        told = self._answer()
+        self.seconds = told["ready"] - started
+        self.parameters = told["parameters"]
+        self.note = told["note"]
+        with np.load(folder / f"{side}.npz") as found:
+            self.results = [found[k] for k in found.files]
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{' '.join(map(str, self.process.args))} ended with an error")
+        return json.loads(line)
+
+    def ask(self, what: object) -> Any:
+        assert self.process.stdin is not None
+        print(what, file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+@contextmanager
+def contender(
+    side: str, work: Work, folder: Path, caches: Path, still: bool = False
+) -> Iterator[Contender]:
+    found = Contender(side, work, folder, caches, still)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: milliseconds and peak bytes by side, seconds to the second step."""
+
+    work: Work
+    parameters: int
+    milliseconds: Mapping[str, float]
+    memory: Mapping[str, int]
+    cold: float
+    warm: float
+    note: str
+
+    @property
+    def ratio(self) -> float:
+        """The best rival's time over ours."""
+        return min(v for k, v in self.milliseconds.items() if k != "netdsl") / self.ours
+
+    @property
+    def ours(self) -> float:
+        return self.milliseconds["netdsl"]
+
+    def cells(self, sides: tuple[str, ...]) -> list[str]:
+        times = [f"{self.milliseconds[s]:.2f}" if s in self.milliseconds else "" for s in sides]
+        torch = min(v for k, v in self.memory.items() if k in TORCH)
+        memory = [f"{n / 2**20:,.0f}" for n in (self.memory["netdsl"], torch)]
+        first = [f"{self.cold:.1f}", f"{self.warm:.1f}"]
+        return [self.work.name, self.work.net, *times, f"{self.ratio:.2f}", *first, *memory]
+
+
+def compare(work: Work, rounds: int, seconds: float, compiled: bool) -> Row:
+    """One work on all sides."""
+    with TemporaryDirectory() as folder_, TemporaryDirectory() as caches_, ExitStack() as stack:
+        folder, caches = Path(folder_), Path(caches_)
+        with contender("netdsl", work, folder, caches, still=True) as first:
+            cold = first.seconds
+        sides = [s for s in TORCH if compiled or s != "compile"]
+        with contender("eager", work, folder, caches, still=True) as rival:
+            _same(work, first, rival)
+        if not work.training:
+            command = [sys.executable, "-m", "benchmarks.contender", "export", work.name, folder_]
+            subprocess.run(command, check=True, cwd=ROOT)
+            sides.append("onnxruntime")
+        running = {
+            side: stack.enter_context(contender(side, work, folder, caches))
+            for side in ("netdsl", *sides)
+        }
+        for other in running.values():
+            if not work.drops:
+                _same(work, first, other)
+        times: dict[str, list[float]] = {side: [] for side in running}
+        for _ in range(rounds):
+            for side, one in running.items():
+                times[side].append(statistics.median(one.ask(seconds)))
+        ours = running["netdsl"]
+        return Row(
+            work,
+            ours.parameters,
+            {side: statistics.median(found) for side, found in times.items()},
+            {side: one.ask("memory") for side, one in running.items()},
+            cold,
+            ours.seconds,
+            ours.note,
+        )
+
+
+def _same(work: Work, a: Contender, b: Contender) -> None:
+    """Raises AssertionError where two sides do not compute the same."""
+    assert a.parameters == b.parameters, (work.name, a.parameters, b.parameters)
+    for i, (x, z) in enumerate(zip(a.results, b.results, strict=True)):
+        scale = max(1e-6, float(np.abs(z).max()))
+        error = float(np.abs(x - z).max()) / scale
+        assert error < (1e-2 if i and work.training else 1e-3), (work.name, i, x, z)
+
+
+def table(rows: list[Row]) -> list[str]:
+    sides = ("netdsl", *TORCH, "onnxruntime")
+    sides = tuple(s for s in sides if any(s in row.milliseconds for row in rows))
+    headings = ["work", "net", *sides, "ratio", "cold s", "warm s", "MiB", "torch MiB"]
+    lines = [headings, *(row.cells(sides) for row in rows)]
+    wide = [max(len(line[i]) for line in lines) for i in range(len(headings))]
+    return [
+        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(x, wide)))  # noqa: B905
+        for x in lines
+    ] + [f"{row.work.name}: {row.note}" for row in rows if row.note]
+
+
+def stamp(options: argparse.Namespace) -> str:
+    packages = ("torch", "onnxruntime", "numpy", "numba")
+    versions = ", ".join(f"{p} {version(p)}" for p in packages)
+    return (
+        f"{datetime.date.today()}  netdsl {version('netdsl')}, Python {platform.python_version()}, "
+        f"{versions}; {_processor()}, {os.cpu_count()} cores, 2 threads each side\n"
+        f"float32; milliseconds of a step, medians of {options.rounds} rounds of "
+        f"{options.seconds} s, sides in turns; ratio: best rival over netdsl\n"
+        "cold and warm: seconds from the process's start until two steps are done, caches empty "
+        "and filled; MiB: the most that a step holds beyond what is imported"
     )
-    graph = compile_step(network, replace(recipe, optimizer=optimizer))
-    backend = open_backend("cpu")
-    state = State(backend)
-    state.initialise(graph.states, seed=1)
-    executor = Executor(graph, backend, state)
-    built = time.perf_counter() - start
-    rng = np.random.default_rng(0)
-    given: dict[str, Any] = {}
-    for node in network.graph.inputs:
-        given[node.name] = rng.standard_normal(node.type.shape).astype(np.float32)
-    classes = network.graph[network.graph.outputs["main"]].type.shape[-1]
-    given["labels"] = rng.integers(0, classes, batch).astype(np.int32)
-    given |= {"weights": np.ones(batch, np.float32), "lr": np.float32(0.01)}
-    given |= {"step": np.int32(0), "seed": np.int32(0)}
-    parameters = [np.array(state.array(w.name)) for w in network.parameters]
-    return executor, parameters, given, built
 
 
-def rivals(make: Any, parameters: list[Any], given: Any, compiled: bool) -> dict[str, Any]:
-    model = make()
-    peers.take_weights(model, parameters)
-    images = next(v for k, v in given.items() if np.ndim(v) == 4)
-    found = {}
-    for name, layout in (
-        ("eager", torch.contiguous_format),
-        ("channels_last", torch.channels_last),
-        ("compile", torch.channels_last),
-    ):
-        if name == "compile" and not compiled:
-            continue
-        step, own = peers.step_of(copy.deepcopy(model), images, given["labels"], layout)
-        if name == "compile":
-            fast = torch.compile(own)
-            step = (lambda s, f: lambda: s(f))(step, fast)
-        found[name] = step
-    return found
-
-
-def milliseconds(run: Callable[[], Any], seconds: float) -> tuple[float, float]:
-    """The median and the least of some steps."""
-    times = []
-    begin = time.perf_counter()
-    while time.perf_counter() - begin < seconds or len(times) < 2:
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times), 1e3 * min(times)
-
-
-def compare(name: str, rounds: int, seconds: float, compiled: bool) -> dict[str, Any]:
-    path, net, batch, make = NETS[name]
-    executor, parameters, given, built = ours(path, net, batch)
-    steps = rivals(make, parameters, given, compiled)
-    start = time.perf_counter()
-    loss = float(executor.run(given)["loss"])
-    first = time.perf_counter() - start
-    for step in steps.values():
-        theirs = step()
-        assert abs(loss - theirs) < 1e-3 * max(1, abs(theirs)), (name, loss, theirs)
-    second, again = float(executor.run(given)["loss"]), next(iter(steps.values()))()
-    assert abs(second - again) < 1e-2 * max(1, abs(again)), (name, second, again)
-    runs = {"netdsl": lambda: executor.run(given), **steps}
-    times: dict[str, list[tuple[float, float]]] = {k: [] for k in runs}
-    for _ in range(rounds):
-        for k, run in runs.items():
-            times[k].append(milliseconds(run, seconds))
-    medians = {k: statistics.median(t for t, _ in v) for k, v in times.items()}
-    least = {k: min(t for _, t in v) for k, v in times.items()}
-    return {
-        "net": f"{path}:{net}",
-        "batch": batch,
-        "parameters": sum(p.size for p in parameters),
-        "milliseconds": medians,
-        "least": least,
-        "ratio": _ratio(medians),
-        "ratio_of_least": _ratio(least),
-        "build_seconds": built,
-        "first_step_seconds": first,
-    }
-
-
-def _ratio(times: dict[str, float]) -> float:
-    """The best rival's time over ours."""
-    return min(v for k, v in times.items() if k != "netdsl") / times["netdsl"]
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.processor()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("nets", nargs="*", default=list(NETS))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=list(WORKS), default=list(WORKS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.5)
-    parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--out", type=Path, help="Keeps the numbers as JSON.")
+    parser.add_argument("--seconds", type=float, default=1.0, help="Of each side in a round.")
+    parser.add_argument("--no-compile", action="store_true", help="Without torch.compile.")
+    parser.add_argument("--save", action="store_true", help="Keeps the table.")
     options = parser.parse_args()
     rows = []
-    for name in options.nets:
-        row = compare(name, options.rounds, options.seconds, not options.no_compile)
-        rows.append(row)
-        cells = "  ".join(f"{k} {v:.2f}" for k, v in row["milliseconds"].items())
-        built = (
-            f"built in {row['build_seconds']:.1f} s, first step {row['first_step_seconds']:.2f} s"
-        )
-        least = "  ".join(f"{v:.2f}" for v in row["least"].values())
-        print(f"{name} b{row['batch']}: {cells} ms  ratio {row['ratio']:.2f}", flush=True)
-        print(f"  least {least} ms  ratio {row['ratio_of_least']:.2f}  {built}", flush=True)
-    if options.out:
-        options.out.write_text(json.dumps(rows, indent=1) + "\n")
+    for name in options.only:
+        rows.append(compare(WORKS[name], options.rounds, options.seconds, not options.no_compile))
+        print(table(rows[-1:])[-1], file=sys.stderr, flush=True)
+    text = "\n".join([stamp(options), "", *table(rows)]) + "\n"
+    print(text, end="")
+    if options.save:
+        path = ROOT / "benchmarks" / "results" / f"{datetime.date.today()}-cpu.txt"
+        path.write_text(text)
 
 
 if __name__ == "__main__":

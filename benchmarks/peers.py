@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +26,12 @@ class LeNet(nn.Module):
 
 
 class Cbr(nn.Module):
-    def __init__(self, ci: int, co: int, k: int, stride: int = 1, relu: bool = True) -> None:
+    def __init__(
+        self, ci: int, co: int, k: int, stride: int = 1, relu: bool = True, eps: float = 1e-5
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(ci, co, k, stride, padding=(k - 1) // 2, bias=False)
-        self.norm, self.relu = nn.BatchNorm2d(co), relu
+        self.norm, self.relu = nn.BatchNorm2d(co, eps=eps), relu
 
     def forward(self, x: Any) -> Any:
         y = self.norm(self.conv(x))
@@ -78,28 +82,111 @@ def resnet50() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 1000))
 
 
-def take_weights(model: nn.Module, arrays: list[np.ndarray]) -> None:
+class Rows(nn.Module):
+    """An image's values as one row, in netdsl's order: height, width, channels."""
+
+    def forward(self, x: Any) -> Any:
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
+class Inception(nn.Module):
+    """torchvision's: normalised, and 3x3 where the paper has 5x5."""
+
+    def __init__(self, ci: int, a: int, b3: int, b: int, c5: int, c: int, d: int) -> None:
+        super().__init__()
+        self.a = cbr(ci, a, 1)
+        self.b = nn.Sequential(cbr(ci, b3, 1), cbr(b3, b, 3))
+        self.c = nn.Sequential(cbr(ci, c5, 1), cbr(c5, c, 3))
+        self.d = nn.Sequential(nn.MaxPool2d(3, 1, 1), cbr(ci, d, 1))
+
+    def forward(self, x: Any) -> Any:
+        return torch.cat([self.a(x), self.b(x), self.c(x), self.d(x)], 1)
+
+
+def cbr(ci: int, co: int, k: int, stride: int = 1) -> Cbr:
+    return Cbr(ci, co, k, stride, eps=1e-3)
+
+
+def googlenet() -> nn.Module:
+    """Without the auxiliary classifiers."""
+
+    def half(k: int) -> nn.Module:
+        return nn.MaxPool2d(k, 2, ceil_mode=True)
+
+    return nn.Sequential(
+        *(cbr(3, 64, 7, 2), half(3), cbr(64, 64, 1), cbr(64, 192, 3), half(3)),
+        *(Inception(192, 64, 96, 128, 16, 32, 32), Inception(256, 128, 128, 192, 32, 96, 64)),
+        half(3),
+        *(Inception(480, 192, 96, 208, 16, 48, 64), Inception(512, 160, 112, 224, 24, 64, 64)),
+        *(Inception(512, 128, 128, 256, 24, 64, 64), Inception(512, 112, 144, 288, 32, 64, 64)),
+        Inception(528, 256, 160, 320, 32, 128, 128),
+        half(2),
+        *(Inception(832, 256, 160, 320, 32, 128, 128), Inception(832, 384, 192, 384, 48, 128, 128)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(1024, 1000)),
+    )
+
+
+def alexnet() -> nn.Module:
+    """One tower, 2014."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2)]
+    layers += [nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)]
+    for ci, co in ((192, 384), (384, 256), (256, 256)):
+        layers += [nn.Conv2d(ci, co, 3, padding=1), nn.ReLU()]
+    layers += [nn.MaxPool2d(3, 2), Rows()]
+    for ci in (9216, 4096):
+        layers += [nn.Dropout(0.5), nn.Linear(ci, 4096), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(4096, 1000))
+
+
+def vgg16() -> nn.Module:
+    layers: list[nn.Module] = []
+    width = 3
+    for co, n in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(n):
+            layers += [nn.Conv2d(width, co, 3, padding=1), nn.ReLU()]
+            width = co
+        layers.append(nn.MaxPool2d(2))
+    layers.append(Rows())
+    for ci in (25088, 4096):
+        layers += [nn.Linear(ci, 4096), nn.ReLU(), nn.Dropout(0.5)]
+    return nn.Sequential(*layers, nn.Linear(4096, 1000))
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "lenet": LeNet,
+    "resnet20": resnet20,
+    "resnet50": resnet50,
+    "googlenet": googlenet,
+    "alexnet": alexnet,
+    "vgg16": vgg16,
+}
+
+
+def take_weights(model: nn.Module, path: Path) -> None:
     """Puts netdsl's parameters, in the order of its layers, into the model's."""
     own = list(model.parameters())
-    assert sum(p.numel() for p in own) == sum(a.size for a in arrays)
-    assert len(own) == len(arrays)
-    with torch.no_grad():
-        for p, a in zip(own, arrays, strict=True):
+    with np.load(path) as arrays, torch.no_grad():
+        assert len(own) == len(arrays)
+        for i, p in enumerate(own):
+            a = arrays[str(i)]
             p.copy_(torch.from_numpy(a.transpose(0, 3, 1, 2) if a.ndim == 4 else a))
 
 
-def step_of(model: nn.Module, images: np.ndarray, labels: np.ndarray, layout: Any) -> Any:
+def drop_nothing(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def step_of(model: nn.Module, forward: Any, x: Any, y: Any) -> Callable[[], float]:
     """A function that does one step of SGD and returns the loss."""
-    model = model.to(memory_format=layout).train()
-    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(memory_format=layout)
-    y = torch.from_numpy(labels.astype(np.int64))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
 
-    def run(forward: Any = model) -> float:
+    def run() -> float:
         optimizer.zero_grad(set_to_none=True)
         loss = F.cross_entropy(forward(x), y)
         loss.backward()
         optimizer.step()
         return float(loss.detach())
 
-    return run, model
+    return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -12,10 +13,13 @@ import numpy as np
 import pytest
 
 from netdsl.backends import open_backend
+from netdsl.backends.cpu import rows
 from netdsl.backends.cpu.backend import CpuBackend, launch_of
 from netdsl.backends.cpu.launch import longs, program, threads
+from netdsl.backends.cpu.outline import Outline
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tasks import border
+from netdsl.backends.cpu.writer import PrepareFunction, RowsFunction
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
@@ -27,7 +31,7 @@ from netdsl.ops.op import Example, Operand
 from netdsl.passes import pipeline
 from netdsl.passes.lower import lower
 from netdsl.passes.simplify import simplify
-from netdsl.plan.plan import make_plan
+from netdsl.plan.plan import Plan, make_plan
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.types import Graph, TensorType
@@ -111,9 +115,16 @@ def test_what_has_no_kernel_is_computed_by_the_reference() -> None:
         np.testing.assert_allclose(found[label], expected[label], rtol=1e-10, atol=1e-10)
 
 
+_NARROW = (
+    "test_blocks",
+    "test_convolutions_of_many_shapes",
+    "test_products_of_many_shapes",
+)
+
+
 @pytest.mark.parametrize("lanes", [lanes for lanes in ("4", "8") if int(lanes) < width()])
 def test_narrower_vectors(lanes: str) -> None:
-    tests = [f"{__file__}::{t}" for t in ("test_blocks", "test_convolutions_of_many_shapes")]
+    tests = [f"{__file__}::{t}" for t in _NARROW]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "NETDSL_VECTOR": lanes, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
@@ -129,6 +140,10 @@ SHAPES = (
     ((2, 10, 10, 12), (40, 5, 3, 6), 2, ((2, 0), (1, 2)), 2),
     ((2, 17, 17, 3), (64, 7, 7, 3), 2, ((3, 3), (3, 3)), 1),
     ((8, 14, 14, 96), (80, 3, 3, 96), 1, ((1, 1), (1, 1)), 1),
+    ((2, 9, 8, 37), (37, 3, 3, 1), 1, ((1, 1), (1, 1)), 37),
+    ((3, 11, 12, 16), (16, 5, 3, 1), 2, ((2, 2), (1, 1)), 16),
+    ((1, 1, 1, 5), (5, 1, 1, 1), 1, ((0, 0), (0, 0)), 5),
+    ((2, 7, 9, 20), (20, 2, 2, 1), 3, ((0, 0), (0, 1)), 20),
 )
 
 
@@ -148,21 +163,112 @@ def test_convolutions_of_many_shapes(case: tuple[object, ...]) -> None:
         "dw": b.conv2d_wgrad(g, x, kernel=w.type.shape[1:3], **how),
     }
     same_as_the_interpreter(b.graph(outputs))
+    same_as_the_interpreter(b.graph({"relu": outputs["relu"]}))
+
+
+PRODUCTS = (
+    # rows of the image, depth, columns
+    ((1,), 2048, 1000),
+    ((1, 1, 1), 300, 70),
+    ((3,), 513, 257),
+    ((8,), 1200, 130),
+    ((12,), 64, 2000),
+    ((2, 1, 3), 5, 7),
+    ((2, 7, 5), 48, 200),
+    ((8,), 1300, 40),
+    ((40,), 1300, 70),
+)
+
+
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_products_of_many_shapes(case: tuple[tuple[int, ...], int, int]) -> None:
+    """Few rows are shared out by columns, with what follows the product; and both gradients."""
+    lead, depth, columns = case
+    b = Builder(dtype="float32")
+    x = b.input("x", TensorType((*lead, depth)))
+    w = b.state("w", TensorType((columns, depth)), ("normal", 0.1))
+    bias = b.state("bias", TensorType((columns,)), ("normal", 1.0))
+    y = b.matmul(x, w)
+    outputs = {"y": y, "relu": b.relu(b.add(y, bias))}
+    g = b.input("g", y.type)
+    outputs["dx"] = b.matmul(g, b.transpose(w, perm=(1, 0)))
+    flat = [b.reshape(v, shape=(math.prod(lead), v.type.shape[-1])) for v in (g, x)]
+    outputs["dw"] = b.matmul(*(b.transpose(v, perm=(1, 0)) for v in flat))
+    same_as_the_interpreter(b.graph(outputs))
+    same_as_the_interpreter(b.graph({"relu": outputs["relu"]}))
 
 
 @pytest.mark.parametrize(
     ("path", "net"),
-    [("lenet.net", "lenet5"), ("lenet.net", "caffe_lenet"), ("resnet.net", "resnet20")],
+    [
+        ("lenet.net", "lenet5"),
+        ("lenet.net", "caffe_lenet"),
+        ("resnet.net", "resnet20"),
+        ("resnet.net", "resnet50"),
+        ("googlenet.net", "googlenet"),
+        ("googlenet.net", "googlenet_bn"),
+        ("alexnet.net", "alexnet"),
+        ("mobilenet.net", "mobilenet_v2"),
+        ("preact.net", "preact20"),
+    ],
 )
 def test_whole_steps_have_kernels_throughout(path: str, net: str) -> None:
-    graph = simplify(lower(step_of(str(ROOT / "models" / path), net, batch=4)))
+    graph = simplify(lower(step_of(str(ROOT / "models" / path), net, batch=2)))
     state = State(CPU)
     state.initialise(graph.states, seed=1)
+    plan, memory = bound(graph)
+    assert [k.name for k in plan.kernels if launch_of(plan, k, memory) is None] == []
+
+
+def bound(graph: Graph) -> tuple[Plan, dict[str, np.ndarray]]:
+    """A plan of a graph, and buffers for it."""
     plan = make_plan(graph, CPU.fusion)
     memory = {"arena": CPU.allocate(plan.arena)}
-    for name, size in plan.buffers.items():
-        memory[name] = CPU.allocate(size)
-    assert [k.name for k in plan.kernels if launch_of(plan, k, memory) is None] == []
+    return plan, memory | {name: CPU.allocate(size) for name, size in plan.buffers.items()}
+
+
+def test_texts_differ_only_where_their_signatures_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: dict[object, tuple[str, str]] = {}
+    many = 0
+
+    def written(o: Outline) -> object:
+        nonlocal many
+        many += 1
+        signature, _ = o.signature()
+        text = RowsFunction(o).text(), PrepareFunction(o).text() if o.tiled or o.shifts else ""
+        assert texts.setdefault(signature, text) == text
+        return known(o)
+
+    known = rows._written
+    monkeypatch.setattr(rows, "_written", written)
+    steps = [drawn_step(RandomDraw(np.random.default_rng(seed)), "float32") for seed in range(12)]
+    for graph in [*steps, *(step_of(BLOCKS, net, batch=2) for net in BLOCK_NETS)]:
+        plan, memory = bound(simplify(lower(graph)))
+        for kernel in plan.kernels:
+            launch_of(plan, kernel, memory)
+    assert 20 < len(texts) < many / 3
+
+
+def test_sums_of_a_product_under_another_shape_come_behind_it() -> None:
+    b = Builder(dtype="float32")
+    x, w = b.input("x", TensorType((3, 24))), b.state("w", TensorType((20, 24)), ("normal", 1.0))
+    y = b.reshape(b.matmul(x, w), shape=(3, 2, 2, 5))
+    r = b.relu(y)
+    for outputs in ({"sum": b.reduce_sum(r, axes=(0, 1, 2))}, {"r": r, "y": y}):
+        graph = b.graph({"sum": b.reduce_sum(r, axes=(0, 1, 2)), **outputs})
+        plan, memory = bound(graph)
+        assert all(launch_of(plan, k, memory) for k in plan.kernels)
+        same_as_the_interpreter(graph)
+
+
+def test_a_strided_image_becomes_a_matrix() -> None:
+    b = Builder(dtype="float32")
+    x = b.input("x", TensorType((2, 5, 7, 3)))
+    part = b.slice(x, start=(0, 0, 0, 0), stop=(2, 5, 7, 3), step=(1, 2, 2, 1))
+    graph = b.graph({"y": b.copy(b.reshape(part, shape=(2 * 3 * 4, 3)))})
+    plan, memory = bound(graph)
+    assert all(launch_of(plan, k, memory) for k in plan.kernels)
+    same_as_the_interpreter(graph)
 
 
 def test_dropout_has_the_bits_of_the_reference() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from netdsl.ops import OPS
 from netdsl.ops.dtypes import dtype_of
+from netdsl.plan.backend import Ceilings, Thunk
 from netdsl.plan.fusion import ALONE, FUSED, Fusion
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
@@ -18,7 +20,6 @@ from netdsl.plan.placement import Placement
 from netdsl.plan.plan import Plan
 from netdsl.types import Array
 
-Thunk = Callable[[], None]
 _ALIGN = 64
 
 
@@ -62,6 +63,25 @@ class ArrayBackend:
             pieces = plan.pieces(kernel.name)
             return _in_turn([binder.copy(p.source, p.target) for p in pieces])
         return binder.nodes(kernel)
+
+    def seconds(self, thunks: Sequence[Thunk]) -> list[float]:
+        return [timed(thunk) for thunk in thunks]
+
+    def ceilings(self) -> Ceilings:
+        """By a square product and a copy."""
+        xp, side, size = self.xp, *((1024, 1 << 24) if self.xp is np else (8192, 1 << 28))
+        a, b, c = (xp.ones((side, side), dtype="float32") for _ in range(3))
+        source, target = (xp.ones(size, dtype="float32") for _ in range(2))
+        thunks = [partial(xp.matmul, a, b, out=c), partial(target.__setitem__, ..., source)]
+        product, copy = map(min, zip(*(self.seconds(thunks) for _ in range(5)), strict=True))
+        return Ceilings(2 * side**3 / product, 2 * source.nbytes / copy)
+
+
+def timed(thunk: Thunk) -> float:
+    """Seconds by this machine's clock."""
+    start = time.perf_counter()
+    thunk()
+    return time.perf_counter() - start
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from netdsl.cli.files import load, load_recipe, split
 from netdsl.errors import fail, nearest
 
 if TYPE_CHECKING:
-    from netdsl.insight.explain import Compiled, Target
+    from netdsl.insight.explain import Compiled
+    from netdsl.insight.target import Target
 
 Train = Annotated[bool, typer.Option("--train", help="The training step instead of inference.")]
 Batch = Annotated[
@@ -114,7 +115,7 @@ def _compiled(
 
 
 def _target(name: str | None, train: bool, batch: int | None, lower: str | None) -> Target:
-    from netdsl.insight.explain import Target
+    from netdsl.insight.target import Target
     from netdsl.passes import pipeline
 
     ways = {"im2col": (pipeline.SIMPLIFY, pipeline.IM2COL)}

@@ -10,32 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from netdsl.errors import Span
+from netdsl.insight.target import Target, prepared
 from netdsl.ir.text import to_text
-from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import Program
-from netdsl.passes import pipeline
-from netdsl.passes.pipeline import Pass
 from netdsl.plan.fusion import ALONE, Fusion
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.partition import partition
 from netdsl.plan.plan import Plan, make_plan
 from netdsl.plan.traffic import by_kind, kind_of, moved
 from netdsl.plan.verify import verify_plan
-from netdsl.train.compile import compile_step
-from netdsl.train.fit import check_loss
-from netdsl.train.recipe import Recipe, net_of, plain, resolve
 from netdsl.types import Graph
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is compiled: a net for inference or as a training step, at a batch size. `name` is the
-    net's, or for training a recipe's."""
-
-    name: str | None = None
-    training: bool = False
-    batch: int | None = None
-    forward: tuple[Pass, ...] = pipeline.FORWARD
 
 
 @dataclass(frozen=True)
@@ -80,53 +64,17 @@ def _total(graph: Graph, kernels: Iterable[Kernel]) -> int:
 
 
 def compiled(program: Program, target: Target, fusion: Fusion) -> Compiled:
-    """Runs the pipeline for a target and plans what comes out, for a backend that offers `fusion`.
-
-    A training step follows the recipe that is named, else one of the file that trains this net,
-    else plain SGD.
-    """
+    """Prepares a target and plans it, for a backend that offers `fusion`."""
     started = time.perf_counter()
     changes: list[Change] = []
 
     def watch(name: str, before: Graph, after: Graph) -> None:
         changes.append(Change(name, before, after))
 
-    title, graph = _graph(program, target, watch)
-    plan = verify_plan(make_plan(graph, fusion))
+    found = prepared(program, target, watch)
+    plan = verify_plan(make_plan(found.graph, fusion))
     seconds = time.perf_counter() - started
-    return Compiled(title, tuple(changes), plan, seconds, partition(graph, ALONE))
-
-
-def _graph(program: Program, target: Target, watch: pipeline.Watch) -> tuple[str, Graph]:
-    """The graph to be planned, and what it is in a few words."""
-    batch = target.batch or 1
-    if not target.training:
-        network = elaborate(program, program.net(target.name), Settings(batch=batch))
-        graph = pipeline.inference(network.graph, watch, target.forward).main
-        return f"{network.name}, inference, batch {batch}", graph
-    found, recipe = _recipe(program, target.name)
-    if recipe is None:
-        net, recipe = program.net(target.name), plain(program.net(target.name))
-        network = elaborate(program, net, Settings(batch=batch, training=True))
-    else:
-        network = elaborate(program, recipe.net, recipe.settings(True, target.batch))
-    check_loss(network, recipe)
-    step = compile_step(network, recipe, watch, target.forward)
-    return f"{network.name}, training by {found}, batch {network.batch}", step
-
-
-def _recipe(program: Program, name: str | None) -> tuple[str, Recipe | None]:
-    """The recipe of that name, else the file's own for the net of that name, if it has one."""
-    if program.has_recipe(name):
-        return f"`train {name}`", resolve(program, name)
-    if name is None and program.section("train"):
-        return "the file's recipe", resolve(program)
-    net = program.net(name)
-    for section in program.sections("train"):
-        if program.net(net_of(program, section.name)) == net:
-            called = f"`train {section.name}`" if section.name else "the file's recipe"
-            return called, resolve(program, section.name)
-    return "plain SGD", None
+    return Compiled(found.title, tuple(changes), plan, seconds, partition(found.graph, ALONE))
 
 
 @dataclass(frozen=True)

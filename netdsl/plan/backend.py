@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from netdsl.plan.fusion import Fusion
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
 from netdsl.plan.plan import Plan
 from netdsl.types import Array
+
+Thunk = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class ByReference:
+    """A bound kernel that an engine has no code for: the reference computes it."""
+
+    run: Thunk
+
+    def __call__(self) -> None:
+        self.run()
+
+
+@runtime_checkable
+class Refreshed(Protocol):
+    """A bound kernel that keeps something of settled states in a form of its own."""
+
+    def __call__(self) -> None: ...
+
+    def refresh(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """The most that a device was seen to do: floating-point operations and bytes a second."""
+
+    flops: float
+    bytes: float
 
 
 class Backend(Protocol):
@@ -43,6 +73,12 @@ class Backend(Protocol):
         """The elements of a layout in a buffer."""
         ...
 
-    def bind(
-        self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]
-    ) -> Callable[[], None]: ...
+    def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk: ...
+
+    def seconds(self, thunks: Sequence[Thunk]) -> list[float]:
+        """How long each takes on the device, run one after the other."""
+        ...
+
+    def ceilings(self) -> Ceilings:
+        """What the device can do at most, measured here and now in under a second or two."""
+        ...

@@ -33,7 +33,8 @@ class Plan:
     """`placements` holds every value that a kernel reads or writes, views under their own names.
 
     `arena` and `peak` are bytes: what is allocated, and the most that is in use at one time in
-    this order. `buffers` are the bytes of what lies outside: inputs, states and constants.
+    this order. `buffers` are the bytes of what lies outside: inputs, states and constants. States
+    that are `settled` change only before a refresh: what is made of them alone is made there.
     """
 
     graph: Graph
@@ -42,6 +43,7 @@ class Plan:
     buffers: Mapping[str, int]
     arena: int
     peak: int
+    settled: frozenset[str] = frozenset()
 
     def pieces(self, concat: str) -> tuple[Piece, ...]:
         """What joining tensors has to copy: the branches that lie elsewhere."""

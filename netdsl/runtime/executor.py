@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from netdsl.errors import internal
 from netdsl.ops import OPS
 from netdsl.passes.fold import Folded
-from netdsl.plan.backend import Backend
+from netdsl.plan.backend import Backend, Refreshed
 from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan, make_plan
 from netdsl.plan.verify import verify_plan
@@ -21,13 +22,16 @@ class Executor:
     """Runs one graph on one backend, with the states of one store, always at the same addresses.
 
     Only what outputs and updates need is run; constants are computed once. What `run` returns
-    stays where the step wrote it: it is good until the next one.
+    stays where the step wrote it: it is good until the next one. Where states are `settled`, they
+    change only before a `refresh`, which must come before the first run too.
     """
 
-    def __init__(self, graph: Graph, backend: Backend, state: State) -> None:
+    def __init__(self, graph: Graph, backend: Backend, state: State, settled: bool = False) -> None:
         self.graph = graph
         self.backend = backend
-        self.plan = verify_plan(make_plan(graph, backend.fusion))
+        plan = verify_plan(make_plan(graph, backend.fusion))
+        own = {n.name for n in graph.states} - graph.updates.keys()
+        self.plan = replace(plan, settled=frozenset(own)) if settled else plan
         memory = _memory(self.plan, backend, state)
         self.reads = tuple(n for n in self.plan.buffers if self.plan.graph[n].op == "state")
         self._inputs = {
@@ -45,6 +49,12 @@ class Executor:
         self._thunks: list[Callable[[], None]] = (
             [capture(self.kernels)] if capture else self.kernels
         )
+
+    def refresh(self) -> None:
+        """Makes again what kernels keep of settled states."""
+        for kernel in self.kernels:
+            if isinstance(kernel, Refreshed):
+                kernel.refresh()
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """The outputs by name, on the backend; inputs that the graph does not read are ignored."""
@@ -93,15 +103,16 @@ class FoldedExecutor:
         kept = set(folded.prepare.updates)
         own.initialise((n for n in folded.prepare.states if n.name in kept), seed=0)
         self._prepare = Executor(folded.prepare, backend, own)
-        self._main = Executor(folded.main, backend, own)
+        self.main = Executor(folded.main, backend, own, settled=True)
 
     @property
     def plan(self) -> Plan:
-        return self._main.plan
+        return self.main.plan
 
     def refresh(self) -> None:
         self._prepare.run({})
+        self.main.refresh()
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """As Executor.run."""
-        return self._main.run(inputs)
+        return self.main.run(inputs)

@@ -9,6 +9,8 @@ import numpy as np
 
 from netdsl.backends.cpu.blocking import CHUNK, Blocking, blocking
 from netdsl.backends.cpu.columns import Table, flat, scratch
+from netdsl.backends.cpu.depthwise import depthwise, depthwise_launch
+from netdsl.backends.cpu.dots import dots_launch, few_rows
 from netdsl.backends.cpu.expression import Operand, Unsupported
 from netdsl.backends.cpu.launch import Task, shared, threads
 from netdsl.backends.cpu.maps import Body, Launch, Memory, border_tasks
@@ -24,6 +26,11 @@ from netdsl.types import Node
 
 _ACROSS = 48
 """Rows of a matrix that is read along its columns, a page each perhaps, in a chunk."""
+_PAGE = 4096
+_FEW = 32
+"""As many rows of a matrix as stay near while those of another one pass by."""
+_AT_ONCE = 16
+"""Rows of a matrix that are read side by side, each from its beginning to its end."""
 _PIXELS = 256
 """Pixels of a block of rows, about."""
 
@@ -34,10 +41,14 @@ def anchor_launch(memory: Memory, kernel: Kernel) -> Launch:
     kinds = {memory.plan.graph[n].type.dtype for n in (*kernel.nodes, *kernel.inputs)}
     if not kinds <= {"float32", "bool"}:
         raise Unsupported("other types than float32")
+    if depthwise(memory, node):
+        return depthwise_launch(memory, kernel, node)
     if node.op == "conv2d_wgrad":
         return Wgrad(memory, kernel, node).launch()
     if node.op == "matmul" and long_sum(memory, node):
         return Wgrad(memory, kernel, node).launch()
+    if few_rows(memory, node):
+        return dots_launch(memory, kernel, node)
     makers = {"conv2d": conv, "conv2d_dgrad": dgrad, "matmul": matmul}
     return _Tasks(memory, kernel, node, *makers[node.op](memory, kernel, node)).launch()
 
@@ -67,7 +78,7 @@ class _Tasks:
         p = self.p
         rows = max(one.rows for one in p.passes)
         pixels = max(one.pixels for one in p.passes)
-        block = max(1, min(rows, -(-_PIXELS // pixels)))
+        block = 1 if self._outer() else max(1, min(rows, -(-_PIXELS // pixels)))
         while block > 1 and p.images * -(-rows // block) < 4 * threads():
             block = -(-block // 2)
         blocks = -(-rows // block)
@@ -94,7 +105,7 @@ class _Tasks:
         stage += border_tasks(self.memory, self.kernel.outputs, found.kept)
         ahead = Launch([list(s) for s in self.p.before.stages])
         ahead.beside(Launch([list(s) for s in found.stages]))
-        ahead.kept = found.kept
+        ahead.kept, ahead.early = found.kept, found.early
         ahead.stages.append(stage)
         if self.folding is not None:
             ahead.then(self.folding)
@@ -133,7 +144,7 @@ class _Tasks:
             self.launched.stages.append([(rows.prepare, rows.args.ctypes.data)])
         self.launched.kept.append(rows)
         self.folding = body.fold(found, rows, 1, tasks)
-        unit = -found.run if per_row == 1 else per_row
+        unit = -found.run if per_row == 1 and not split else per_row
         if not shown:
             return [rows.function, rows.args.ctypes.data, unit, scratch, size]
         return [rows.function, rows.args.ctypes.data, unit, 0, 0]
@@ -187,7 +198,9 @@ class _Tasks:
             return w.address, 0
         offsets = [piece for one in self.p.passes for t in one.taps for piece in t.pieces]
         size = len(offsets) * w.depth * self.block_width * 4
-        packed = scratch(size * len(self.columns) + 256)
+        settled = self.memory.settled(self.node.args[1])
+        needed = size * len(self.columns) + 256
+        packed = np.zeros(needed // 4, np.float32) if settled else scratch(needed)
         self.launched.kept.append(packed)
         table = []
         for g, at, _, count in self.columns:
@@ -205,7 +218,7 @@ class _Tasks:
         pieces = len(offsets) * len(self.columns)
         many = min(4 * threads(), pieces * w.depth * self.block_width // 4096)
         stage: list[Task] = [(pack.address, args, *r) for r in shared(pieces, many)]
-        self.launched.beside(Launch([stage]))
+        self.launched.beside(Launch(early=stage) if settled else Launch([stage]))
         return int(packed.ctypes.data), size
 
     def _pass(self, one: Pass, weights: int, block: int, offset: int) -> Iterator[int]:
@@ -246,17 +259,29 @@ class _Tasks:
                 self.table.add(*(v for c in chunks for v in c)),
                 len(chunks),
                 step,
-                len(chunks),
+                1 if self._streams() else len(chunks),
                 *self._ahead(one),
             ]
         )
 
     def _ahead(self, one: Pass) -> tuple[int, int]:
-        """Which bytes of the next pixels a tile asks for: all, where each pixel is read but once."""
+        """Bytes from pixel to pixel that a tile asks for, where each pixel is read but once, and
+        how many lines of each, as a power of two."""
         depth = min(self.p.weights.depth, CHUNK // (self.block_width * 4))
         if sum(len(t.pieces) for t in one.taps) != 1 or self.p.image_k != 4:
             return 0, 0
         return one.image_strides[2], max(0, math.ceil(math.log2(depth * 4 / 64)))
+
+    def _outer(self) -> bool:
+        """Whether a shallow product fills long rows: each is written from its beginning to its
+        end, a few at a time."""
+        return self.p.weights.depth <= _FEW and 4 * self.domain[3] > _PAGE
+
+    def _streams(self) -> bool:
+        """Whether the rows of a wide matrix pass by once, beside few rows of results."""
+        p = self.p
+        many = p.images * sum(one.rows * one.pixels for one in p.passes)
+        return p.direct and p.weights.step > _PAGE and many <= _FEW
 
     def _chunks(self, taps: Sequence[tuple[int, int, int]], step: int) -> list[Ints]:
         """The depth in chunks whose weights fit into the cache. All taps of a pass are equally
@@ -267,6 +292,8 @@ class _Tasks:
         row = self.block_width * 4
         # where the depth runs across rows of the image, a chunk's pages must be known to the TLB
         most = max(1, CHUNK // row) if self.p.image_k == 4 else _ACROSS
+        if self._streams():
+            most = _AT_ONCE
         if any(t[2] != depth for t in taps):
             raise Unsupported("taps of different depth")
         if depth > most:

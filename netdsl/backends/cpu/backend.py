@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from netdsl.backends.arrays import ArrayBackend
 from netdsl.backends.cpu.anchors import anchor_launch
+from netdsl.backends.cpu.apart import apart_launch
+from netdsl.backends.cpu.ceilings import measured
 from netdsl.backends.cpu.expression import Unsupported
 from netdsl.backends.cpu.launch import program
 from netdsl.backends.cpu.maps import Launch, Memory, map_launch
 from netdsl.backends.cpu.opaque import opaque_launch
+from netdsl.plan.backend import ByReference, Ceilings, Thunk
 from netdsl.plan.fusion import FUSED, Fusion
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
 from netdsl.plan.plan import Plan
 from netdsl.types import Array
 
-Thunk = Callable[[], None]
 _SLACK = 256
 """Bytes behind every buffer: the last vector that is read may reach beyond the end."""
 FUSION = replace(FUSED, sums=frozenset(("reduce_sum",)))
+
+
+@dataclass(frozen=True)
+class Settling:
+    """A kernel that has packed settled states; see netdsl.plan.backend.Refreshed."""
+
+    run: Thunk
+    refresh: Thunk
+
+    def __call__(self) -> None:
+        self.run()
 
 
 @dataclass(frozen=True)
@@ -55,8 +68,15 @@ class CpuBackend:
     def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
         launch = launch_of(plan, kernel, memory)
         if launch is None:
-            return self.plain.bind(plan, kernel, memory)
-        return program(launch.stages, (launch.kept, memory))
+            return ByReference(self.plain.bind(plan, kernel, memory))
+        run = program(launch.stages, (launch.kept, memory))
+        return Settling(run, program([launch.early])) if launch.early else run
+
+    def seconds(self, thunks: Sequence[Thunk]) -> list[float]:
+        return self.plain.seconds(thunks)
+
+    def ceilings(self) -> Ceilings:
+        return measured()
 
 
 def launch_of(plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Launch | None:
@@ -76,5 +96,8 @@ def _launch(memory: Memory, kernel: Kernel) -> Launch:
     if kernel.kind == "map":
         return map_launch(memory, kernel)
     if kernel.kind == "anchor":
-        return anchor_launch(memory, kernel)
+        try:
+            return anchor_launch(memory, kernel)
+        except Unsupported:
+            return apart_launch(memory, kernel)
     return opaque_launch(memory, kernel)

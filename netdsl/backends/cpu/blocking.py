@@ -1,5 +1,5 @@
-"""How a product is cut into register tiles: how wide its column blocks are and how long its strips of
-pixels, chosen by a count of the cycles that they take."""
+"""How a product is cut into register tiles: how wide its column blocks and how long its strips of
+pixels are, chosen by a count of the cycles that they take."""
 
 from __future__ import annotations
 

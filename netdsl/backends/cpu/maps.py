@@ -19,6 +19,7 @@ from netdsl.backends.cpu.launch import Task, longs, shared, threads
 from netdsl.backends.cpu.outline import Sum
 from netdsl.backends.cpu.rows import Rows, build
 from netdsl.backends.cpu.tasks import border, fold
+from netdsl.ir.views import shown
 from netdsl.ops import OPS
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Ints
@@ -34,10 +35,12 @@ _PARTS = 8
 
 @dataclass
 class Launch:
-    """Stages of tasks, and what their addresses point into."""
+    """Stages of tasks, and what their addresses point into. What stands in `early` reads settled
+    states alone: it runs when they have changed."""
 
     stages: list[list[Task]] = field(default_factory=list)
     kept: list[Any] = field(default_factory=list)
+    early: list[Task] = field(default_factory=list)
 
     def beside(self, other: Launch) -> None:
         """Joins a launch that does not depend on this one, stage by stage."""
@@ -46,10 +49,12 @@ class Launch:
                 self.stages.append([])
             self.stages[i] += stage
         self.kept += other.kept
+        self.early += other.early
 
     def then(self, other: Launch) -> None:
         self.stages += other.stages
         self.kept += other.kept
+        self.early += other.early
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,10 @@ class Memory:
     def operand(self, name: str) -> Operand:
         place = self.plan.placements[name]
         return Operand(self.address(place), place.layout, place.dtype)
+
+    def settled(self, name: str) -> bool:
+        """Whether a value is a settled state, or a view of one."""
+        return shown(self.plan.graph, name).name in self.plan.settled
 
     def address(self, place: Placement) -> int:
         """Of a placement's buffer."""

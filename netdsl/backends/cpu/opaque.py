@@ -16,9 +16,9 @@ from netdsl.backends.cpu.rows import build
 from netdsl.backends.cpu.scores import scores
 from netdsl.backends.cpu.windows import POOL, lrn, pool, pool_grad
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import Layout
+from netdsl.plan.layout import Layout, through
 from netdsl.plan.placement import Placement
-from netdsl.types import Node
+from netdsl.types import Attrs, Node, TensorType
 
 _SCORES = {
     "softmax": rows_of_scores.SOFTMAX,
@@ -41,6 +41,8 @@ def opaque_launch(memory: Memory, kernel: Kernel) -> Launch:
         for piece in memory.plan.pieces(kernel.name):
             whole.beside(_copy(memory, piece.source, piece.target))
         return whole
+    if node.op == "reshape":
+        return _reshaped(memory, node)
     if len(kernel.nodes) != 1 or node.type.dtype != "float32":
         raise Unsupported(node.op)
     launch = Launch()
@@ -80,6 +82,17 @@ def _copy(memory: Memory, name: str, target: Placement) -> Launch:
     launch = copied(source, target.layout, address)
     launch.stages[0] += border_task(memory.address(target), target, launch.kept)
     return launch
+
+
+def _reshaped(memory: Memory, node: Node) -> Launch:
+    """A view that its operand's strides do not express, as a copy."""
+    source, place = memory.operand(node.args[0]), memory.plan.placements[node.name]
+    shape = source.layout.shape
+    back = Node("", "reshape", (), Attrs({"shape": shape}), TensorType(shape))
+    layout = through(place.layout, back)
+    if layout is None or place.geometry is not None:
+        raise Unsupported("copies that reshape")
+    return copied(source, layout, memory.address(place) + 4 * layout.offset)
 
 
 def _image(operand: Operand) -> tuple[int, int, int, int]:

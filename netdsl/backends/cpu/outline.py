@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,16 @@ class Outline:
         for key in self.tiled:
             self.tiles[key] = self._tile()
 
+    def signature(self) -> tuple[Hashable, list[Place]]:
+        """All that the text of this kernel's functions depends on, and its places as it numbers
+        them: what differs otherwise stands in the table."""
+        found = _Numbering(self)
+        outputs = tuple((found.number(e), found.place(p)) for e, p in self.outputs)
+        sums = tuple((found.number(s.value), s.squares) for s in self.sums)
+        tiled = tuple(found.numbers[key] for key in self.tiled)
+        text = (tuple(found.lines), outputs, sums, tiled, self.walk.run == 1)
+        return text, list(found.places.values())
+
     # levels
 
     def level(self, e: Expr) -> int:
@@ -132,6 +142,36 @@ class Outline:
                 numbers += _padding(p.pad)
             self.spots[id(p)] = tuple(self.table.add(n) for n in numbers)
         return self.spots[id(p)]
+
+
+class _Numbering:
+    """Expressions and places by number, with what a text depends on of each: the same object has
+    the same number, since it is computed once."""
+
+    def __init__(self, outline: Outline) -> None:
+        self.outline = outline
+        self.lines: list[Hashable] = []
+        self.numbers: dict[int, int] = {}
+        self.places: dict[int, Place] = {}
+        self._placed: dict[int, int] = {}
+
+    def place(self, p: Place) -> int:
+        if id(p) not in self.places:
+            self._placed[id(p)] = len(self.places)
+            self.places[id(p)] = p
+            inner = self.outline.walk.strides[id(p)][1]
+            step = inner if inner in (0, 1) else None
+            self.lines.append((p.dtype, p.pad is None, p.fill, p.local, step))
+        return self._placed[id(p)]
+
+    def number(self, e: Expr) -> int:
+        if id(e) not in self.numbers:
+            args = tuple(self.number(a) for a in e.args)
+            own = None if e.place is None else self.place(e.place)
+            attrs = tuple(sorted(e.attrs.items()))
+            self.lines.append((e.op, attrs, args, own, self.outline.level_of[id(e)]))
+            self.numbers[id(e)] = len(self.numbers)
+        return self.numbers[id(e)]
 
 
 def _padding(pad: tuple[Any, Any, Any]) -> list[int]:

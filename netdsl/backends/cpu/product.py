@@ -32,7 +32,7 @@ PASS = (
     "shift",
 )
 # `group`: how many chunks a column block goes through before the next one; `ahead`: bytes from
-# pixel to pixel where a tile asks for the next one's, each of 2^`shift` lines; 0 where they are near
+# pixel to pixel where a tile asks for the next ones, each of 2^`shift` lines; 0 where they are near
 COLUMN = ("image", "weight", "out", "columns", "long_tile", "short_tile")
 CHUNK = ("taps", "count", "image", "weight", "depth")
 

@@ -15,10 +15,12 @@ from netdsl.backends.cpu.expression import Unsupported
 from netdsl.backends.cpu.launch import threads
 from netdsl.backends.cpu.maps import Launch, Memory
 from netdsl.backends.cpu.opaque import copied
+from netdsl.backends.cpu.target import width
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Ints, Layout
 from netdsl.types import Node
 
+_MOST_PIXELS = 112
 _FEW = 32
 """Rows of a product that are too few for packing its weights to be worth while."""
 
@@ -227,6 +229,8 @@ def _lead(layout: Layout, columns: int, memory: Memory, kernel: Kernel) -> list[
     if len(lead) == 3 and any(flat(v, 3) is None for v in images):
         return [(s, t) for s, t in zip(lead, layout.strides, strict=False)]
     count = math.prod(lead)
-    most = max(6, min(112, count // (2 * threads())))
-    pixels = row_of(count, most, columns, layout.shape[-1], 4 * step)
+    most = max(6, min(_MOST_PIXELS, count // (2 * threads())))
+    # few pixels are one row where there are columns enough for all threads
+    wide = count <= _MOST_PIXELS and columns >= 8 * width() * threads()
+    pixels = count if wide else row_of(count, most, columns, layout.shape[-1], 4 * step)
     return [(1, 0), (count // pixels, pixels * step), (pixels, step)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,33 @@ class Rows:
     kept: list[Any] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Written:
+    """The functions of an outline, and its places in the order in which their tables have them."""
+
+    function: int
+    prepare: int
+    order: tuple[int, ...]
+
+
+_known: dict[Hashable, _Written] = {}
+
+
+def _written(o: Outline) -> _Written:
+    """Writes the functions of an outline, once for all that differ in numbers alone, and puts its
+    places into the table."""
+    signature, places = o.signature()
+    if signature not in _known:
+        function = compiled("rows", RowsFunction(o).text())
+        tiled = o.tiled or o.shifts
+        prepare = compiled("prepare", PrepareFunction(o).text()) if tiled else 0
+        index = {id(p): i for i, p in enumerate(places)}
+        _known[signature] = _Written(function, prepare, tuple(index[key] for key in o.spots))
+    for i in _known[signature].order:
+        o.spot(places[i])
+    return _known[signature]
+
+
 def build(
     walk: Walk,
     outputs: Sequence[tuple[Expr, Place]],
@@ -43,14 +70,12 @@ def build(
 ) -> Rows:
     """Compiles a kernel. `local` is where tiles of the producer lie and the bytes of each."""
     o = Outline(walk, outputs, sums, slots, local)
-    rows = RowsFunction(o).text()
-    tiled = o.tiled or o.shifts
-    prepare = PrepareFunction(o).text() if tiled else None
+    written = _written(o)
     args = np.array(o.table.values, np.int64)
     return Rows(
-        compiled("rows", rows),
+        written.function,
         args,
-        compiled("prepare", prepare) if prepare else 0,
+        written.prepare,
         o.slots,
         o.count,
         o.stride,

@@ -193,14 +193,62 @@ def _of_image(memory: Memory, node: Node, before: Launch) -> Sum:
     return min(by_image, by_gradient, key=lambda found: found.cycles)
 
 
-class Wgrad:
-    """A weight's gradient cut into tasks. Parts of the depth are summed apart where there is too
-    little else to share."""
+class WeightSum:
+    """Tasks for a weight's gradient: what all ways to compute it have in common."""
 
     def __init__(self, memory: Memory, kernel: Kernel, node: Node) -> None:
         self.memory, self.kernel, self.node = memory, kernel, node
         self.launched = Launch()
         self.table = Table(self.launched.kept)
+
+    def _target(self) -> int:
+        """Where the result is written."""
+        name = self.node.name
+        if name in self.kernel.outputs:
+            place = self.memory.operand(name)
+            if flat(place.layout, len(place.layout.shape)) != 1:
+                raise Unsupported("a weight's gradient with gaps")
+            return place.address + 4 * place.layout.offset
+        own = np.zeros(math.prod(self.node.type.shape) + 64, np.float32)
+        self.launched.kept.append(own)
+        return int(own.ctypes.data)
+
+    def _add(self, raw: int, parts: int, target: int) -> None:
+        """Parts summed that lie in the weight's order."""
+        size = math.prod(self.node.type.shape)
+        args = self.table.add(raw, parts, 4 * size, target)
+        self._share(add_parts.address, args, size)
+
+    def _turn(self, raw: int, parts: int, target: int, columns: int) -> None:
+        """Parts summed whose columns are the weight's first axis."""
+        size = math.prod(self.node.type.shape)
+        rows = size // columns
+        args = self.table.add(raw, parts, 4 * size, target, columns, 4 * rows)
+        self._share(turn_parts.address, args, rows)
+
+    def _share(self, function: int, args: int, count: int) -> None:
+        many = min(4 * threads(), math.prod(self.node.type.shape) // 4096)
+        self.launched.stages.append([(function, args, *r) for r in shared(count, many)])
+
+    def _finish(self, target: int) -> None:
+        """What else the kernel does."""
+        kernel, memory, name = self.kernel, self.memory, self.node.name
+        outputs = [o for o in kernel.outputs if o != name]
+        if not outputs:
+            return
+        operands = {i: memory.operand(i) for i in kernel.inputs}
+        own = Operand(target, contiguous(self.node.type.shape), "float32")
+        operands[name] = memory.operand(name) if name in kernel.outputs else own
+        body = Body(memory, kernel, self.node.type.shape, operands, outputs)
+        self.launched.then(body_launch(memory, body, outputs))
+
+
+class Wgrad(WeightSum):
+    """A weight's gradient cut into tasks. Parts of the depth are summed apart where there is too
+    little else to share."""
+
+    def __init__(self, memory: Memory, kernel: Kernel, node: Node) -> None:
+        super().__init__(memory, kernel, node)
         matrix = node.op == "matmul"
         self.sum = _of_matrix(memory, node) if matrix else _of_image(memory, node, self.launched)
         tiles = self.sum.tiles
@@ -216,7 +264,7 @@ class Wgrad:
         groups = -(-lines // self.together)
         parts = self._parts(groups, size)
         ranges = shared(len(self.columns), -(-4 * threads() // (parts * groups)))
-        target = self._target(size)
+        target = self._target()
         alone = parts == 1 and not found.turned
         apart = 0 if alone else parts * size * 4 + 256
         memory = scratch(apart + parts * groups * len(ranges) * self._panel()[-1])
@@ -231,8 +279,10 @@ class Wgrad:
                 for i, (rows, some) in enumerate(product(shared(lines, groups), ranges))
             ]
         self.launched.stages.append(stage)
-        if not alone:
-            self._gather(raw, parts, size, target)
+        if found.turned:
+            self._turn(raw, parts, target, found.line)
+        elif not alone:
+            self._add(raw, parts, target)
         self._finish(target)
         return self.launched
 
@@ -252,18 +302,6 @@ class Wgrad:
         strip = 4 * length * depth + 4 * _vectors(length) * width()
         rows = -(-self.together * (longer + shorter) * strip // 64) * 64
         return strip, rows, rows + depth * self.line + 256
-
-    def _target(self, size: int) -> int:
-        """Where the result is written."""
-        name = self.node.name
-        if name in self.kernel.outputs:
-            place = self.memory.operand(name)
-            if flat(place.layout, len(place.layout.shape)) != 1:
-                raise Unsupported("a weight's gradient with gaps")
-            return place.address + 4 * place.layout.offset
-        own = np.zeros(size + 64, np.float32)
-        self.launched.kept.append(own)
-        return int(own.ctypes.data)
 
     def _arguments(self, taps: tuple[tuple[int, int], ...], target: int, panels: int) -> int:
         """The arguments of the tasks of one part; see deep.py."""
@@ -321,27 +359,6 @@ class Wgrad:
             return self.table.add(0, 0), 1, len(some) * depth
         ends = ((4 * length * depth * i, at) for i, (_, at) in enumerate(some))
         return self.table.add(*(v for end in ends for v in end)), len(some), depth
-
-    def _gather(self, raw: int, parts: int, size: int, target: int) -> None:
-        """The parts summed into the weight's order."""
-        found = self.sum
-        step = 4 * size // self.node.type.shape[0]
-        args = self.table.add(raw, parts, size * 4, target, found.line, step)
-        function, count = (turn_parts, found.height) if found.turned else (add_parts, size)
-        many = min(4 * threads(), size // 4096)
-        self.launched.stages.append([(function.address, args, *r) for r in shared(count, many)])
-
-    def _finish(self, target: int) -> None:
-        """What else the kernel does."""
-        kernel, memory, name = self.kernel, self.memory, self.node.name
-        outputs = [o for o in kernel.outputs if o != name]
-        if not outputs:
-            return
-        operands = {i: memory.operand(i) for i in kernel.inputs}
-        own = Operand(target, contiguous(self.node.type.shape), "float32")
-        operands[name] = memory.operand(name) if name in kernel.outputs else own
-        body = Body(memory, kernel, self.node.type.shape, operands, outputs)
-        self.launched.then(body_launch(memory, body, outputs))
 
 
 def _vectors(count: int) -> int:

@@ -1,0 +1,283 @@
+"""One side of the CPU benchmark in a process of its own: threads and memory are its alone.
+
+    python -m benchmarks.contender SIDE WORK FOLDER [--still]
+
+Builds, runs twice, tells how that went, then reads lines from standard input: a number of seconds
+is answered with the milliseconds of each step done in that time, `memory` with the bytes that a
+step needs at most beyond what was there when everything had been imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from benchmarks.works import ROOT, WORKS, Work
+
+THREADS = 2
+
+
+class Side(Protocol):
+    """`step` runs once and returns a loss or scores; `parameters` counts."""
+
+    parameters: int
+    note: str
+
+    def step(self) -> Any: ...
+
+
+class Ours:
+    """netdsl. Writes its first weights, in the order of its layers, for the others."""
+
+    def __init__(self, work: Work, folder: Path, still: bool) -> None:
+        from netdsl.backends import open_backend
+        from netdsl.language.elaborate import Settings, elaborate
+        from netdsl.language.program import load
+        from netdsl.runtime.state import State
+
+        path, net = work.net.split(":")
+        settings = Settings(batch=work.batch, training=work.training)
+        self.network = elaborate(load(str(ROOT / path)), net, settings)
+        self.backend = open_backend("cpu")
+        self.state = State(self.backend)
+        self.parameters = self.network.params
+        images, labels = work.data()
+        self.given: dict[str, Any] = {"input": images}
+        self.executor: Any = self._training(still) if work.training else self._inference()
+        self.label = "loss" if work.training else "main"
+        if work.training:
+            ones = np.ones(work.batch, np.float32)
+            self.given |= {"labels": labels, "weights": ones, "lr": np.float32(0.01)}
+            self.given |= {"step": np.int32(0), "seed": np.int32(0)}
+        if still:
+            weights = {n.name: self.state.array(n.name) for n in self.network.parameters}
+            np.savez(folder / "weights.npz", **{f"{i}": w for i, w in enumerate(weights.values())})
+        if not work.training:
+            self.executor.refresh()
+        self.note = self._by_reference()
+
+    def _training(self, still: bool) -> Any:
+        from dataclasses import replace
+
+        from netdsl.runtime.executor import Executor
+        from netdsl.train.compile import compile_step
+        from netdsl.train.optimizers import OPTIMIZERS
+        from netdsl.train.recipe import plain
+
+        recipe = plain(self.network.name)
+        arguments = {"lr": 0.01, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4}
+        optimizer = replace(
+            recipe.optimizer,
+            name="sgd",
+            record=OPTIMIZERS["sgd"],
+            arguments={**arguments, "no_decay": ()},
+        )
+        graph = compile_step(self.network, replace(recipe, optimizer=optimizer))
+        self._initialise(graph)
+        return Executor(_still(graph) if still else graph, self.backend, self.state)
+
+    def _inference(self) -> Any:
+        from netdsl.passes import pipeline
+        from netdsl.runtime.executor import FoldedExecutor
+
+        self._initialise(self.network.graph)
+        return FoldedExecutor(pipeline.inference(self.network.graph), self.backend, self.state)
+
+    def _initialise(self, graph: Any) -> None:
+        """No scale of a normalisation is zero: what is behind it would not count."""
+        self.state.initialise(graph.states, seed=1)
+        rng = np.random.default_rng(1)
+        for node in self.network.parameters:
+            if node.name.endswith(".gamma"):
+                gamma = self.state.array(node.name)
+                gamma[...] = rng.uniform(0.5, 1, gamma.shape)
+
+    def _by_reference(self) -> str:
+        from netdsl.plan.backend import ByReference
+
+        executor = getattr(self.executor, "main", self.executor)
+        pairs = zip(executor.plan.kernels, executor.kernels, strict=True)
+        found = [k.name for k, thunk in pairs if isinstance(thunk, ByReference)]
+        return f"by reference: {', '.join(found)}" if found else ""
+
+    def step(self) -> Any:
+        found = self.executor.run(self.given)[self.label]
+        return float(found) if self.label == "loss" else found
+
+
+def _still(graph: Any) -> Any:
+    """The graph without its dropout."""
+    from dataclasses import replace
+
+    from netdsl.types import Attrs
+
+    nodes = {
+        name: replace(n, attrs=Attrs({**n.attrs, "rate": 0.0})) if n.op == "dropout" else n
+        for name, n in graph.nodes.items()
+    }
+    return replace(graph, nodes=nodes)
+
+
+class Torch:
+    """PyTorch: `eager`, `channels_last` or `compile`."""
+
+    note = ""
+
+    def __init__(self, work: Work, folder: Path, still: bool, how: str) -> None:
+        import torch
+
+        from benchmarks import peers
+
+        torch.set_num_threads(THREADS)
+        self.torch = torch
+        self.work = work
+        layout = torch.contiguous_format if how == "eager" else torch.channels_last
+        model = peers.NETS[work.peer]()
+        peers.take_weights(model, folder / "weights.npz")
+        if still:
+            peers.drop_nothing(model)
+        self.parameters = sum(p.numel() for p in model.parameters())
+        model = model.to(memory_format=layout).train(work.training)
+        images, labels = work.data()
+        x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(memory_format=layout)
+        forward = torch.compile(model) if how == "compile" else model
+        y = torch.from_numpy(labels.astype(np.int64))
+        self.step = (
+            peers.step_of(model, forward, x, y) if work.training else self._scores(forward, x)
+        )
+
+    def _scores(self, forward: Any, x: Any) -> Callable[[], Any]:
+        def run() -> Any:
+            with self.torch.inference_mode():
+                return forward(x).numpy()
+
+        return run
+
+
+class OnnxRuntime:
+    """onnxruntime on what PyTorch exports."""
+
+    note = ""
+
+    def __init__(self, work: Work, folder: Path, still: bool) -> None:
+        import onnxruntime
+
+        path = folder / "model.onnx"
+        self.parameters = int((folder / "parameters").read_text())
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = THREADS
+        options.inter_op_num_threads = 1
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        images, _ = work.data()
+        given = {"x": np.ascontiguousarray(images.transpose(0, 3, 1, 2))}
+        self.step = lambda: session.run(None, given)[0]
+
+
+def export(work: Work, folder: Path) -> None:
+    """Writes the peer's net for onnxruntime."""
+    import warnings
+
+    import torch
+
+    from benchmarks import peers
+
+    model = peers.NETS[work.peer]().eval()
+    peers.take_weights(model, folder / "weights.npz")
+    (folder / "parameters").write_text(str(sum(p.numel() for p in model.parameters())))
+    images, _ = work.data()
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the new exporter needs one more package
+        torch.onnx.export(model, (x,), str(folder / "model.onnx"), input_names=["x"], dynamo=False)
+
+
+def _open(side: str, work: Work, folder: Path, still: bool) -> Side:
+    if side == "netdsl":
+        return Ours(work, folder, still)
+    if side == "onnxruntime":
+        return OnnxRuntime(work, folder, still)
+    return Torch(work, folder, still, side)
+
+
+def _imported(side: str) -> None:
+    """What a side imports, before memory is looked at."""
+    if side == "netdsl" or side == "onnxruntime":
+        pass
+    else:
+        import torch  # noqa: F401
+
+
+def status(key: str) -> int:
+    """Bytes that Linux has counted for this process: VmRSS now, VmHWM at most since `forget`."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise SystemExit(f"this system tells no {key}")
+
+
+def forget() -> None:
+    """The most that was resident is counted anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def steps(run: Callable[[], Any], seconds: float) -> list[float]:
+    """Milliseconds of each step, two at least; one that does not count comes first and brings the
+    threads back to work."""
+    run()
+    found = []
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds or len(found) < 2:
+        start = time.perf_counter()
+        run()
+        found.append(1e3 * (time.perf_counter() - start))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("side")
+    parser.add_argument("work")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--still", action="store_true", help="No dropout; weights are written.")
+    options = parser.parse_args()
+    work, side = WORKS[options.work], options.side
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print goes elsewhere
+    if side == "export":
+        export(work, options.folder)
+        return
+    _imported(side)
+    imported = status("VmRSS")
+    began = time.perf_counter()
+    opened = _open(side, work, options.folder, options.still)
+    built = time.perf_counter()
+    results = [np.array(opened.step()) for _ in range(2)]
+    np.savez(options.folder / f"{side}.npz", *results)
+    told = {
+        "built": built - began,
+        "ready": time.time(),
+        "parameters": opened.parameters,
+        "note": opened.note,
+    }
+    print(json.dumps(told), file=answers, flush=True)
+    for line in sys.stdin:
+        if line.strip() == "memory":
+            forget()
+            opened.step()
+            print(json.dumps(status("VmHWM") - imported), file=answers, flush=True)
+        else:
+            print(json.dumps(steps(opened.step, float(line))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

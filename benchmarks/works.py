@@ -1,0 +1,69 @@
+"""What the CPU benchmark runs: nets, batches, training or inference, and the same for each side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZES = {"lenet": (28, 28, 1, 10), "resnet20": (32, 32, 3, 10)}
+"""Height, width, channels and classes, where they are not those of ImageNet."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One net at one batch size; `net` is FILE:NET from the project's root, `peer` the name of the
+    same net in peers.py."""
+
+    name: str
+    net: str
+    peer: str
+    batch: int
+    training: bool
+
+    @property
+    def drops(self) -> bool:
+        """Whether training drops values at random, differently on each side."""
+        return self.training and self.peer in ("alexnet", "googlenet", "vgg16")
+
+    def data(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images N x H x W x C and labels, the same on all sides."""
+        height, width, channels, classes = SIZES.get(self.peer, (224, 224, 3, 1000))
+        rng = np.random.default_rng(0)
+        shape = (self.batch, height, width, channels)
+        images = rng.standard_normal(shape, dtype=np.float32)
+        return images, rng.integers(0, classes, self.batch).astype(np.int32)
+
+
+_NETS = {
+    "lenet": "benchmarks/lenet.net:lenet",
+    "resnet20": "models/resnet.net:resnet20",
+    "resnet50": "models/resnet.net:resnet50",
+    "googlenet": "models/googlenet.net:googlenet_bn",
+    "alexnet": "models/alexnet.net:alexnet_2014",
+    "vgg16": "models/vgg.net:vgg_d",
+}
+
+
+def _work(peer: str, batch: int, training: bool) -> Work:
+    name = f"{peer}-{'train' if training else 'infer'}-{batch}"
+    return Work(name, _NETS[peer], peer, batch, training)
+
+
+WORKS = {
+    w.name: w
+    for w in (
+        _work("lenet", 64, True),
+        _work("resnet20", 128, True),
+        _work("resnet50", 8, True),
+        _work("googlenet", 8, True),
+        _work("alexnet", 8, True),
+        _work("vgg16", 4, True),
+        _work("resnet50", 8, False),
+        _work("alexnet", 8, False),
+        _work("vgg16", 8, False),
+        _work("resnet50", 1, False),
+    )
+}

@@ -1,0 +1,62 @@
+"""What this processor can do at most: multiply-adds of the micro-kernel within the first cache, and
+copies of arrays that no cache holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from netdsl.backends.arrays import timed
+from netdsl.backends.cpu.expression import Operand
+from netdsl.backends.cpu.launch import longs, program, threads
+from netdsl.backends.cpu.memory import call_tile, long_at
+from netdsl.backends.cpu.opaque import copied
+from netdsl.backends.cpu.target import width
+from netdsl.backends.cpu.tasks import task
+from netdsl.backends.cpu.tile import most_rows, tile, widths
+from netdsl.plan.backend import Ceilings
+from netdsl.plan.layout import contiguous
+
+_DEPTH = 64
+_TIMES = 4096
+_COPIED = 1 << 24
+"""Elements of each of both arrays."""
+_TRIES = 5
+
+
+@task
+def _multiply(args, times, result, _c, _d, _e):  # type: ignore[no-untyped-def]
+    """A tile, time and again. args: function; a, bytes to its next row; b, bytes to its next row;
+    taps, columns."""
+    for _ in range(times):
+        call_tile(
+            long_at(args), long_at(args + 8), long_at(args + 16), 4, long_at(args + 24),
+            long_at(args + 32), result, long_at(args + 32), long_at(args + 40), 1, _DEPTH, 0,
+            long_at(args + 48), long_at(args + 8), 0, 0,
+        )  # fmt: skip
+
+
+def measured() -> Ceilings:
+    """The best of some tries on all threads, a fifth of a second in all."""
+    vectors = widths()[0]
+    rows, columns = most_rows(vectors), vectors * width()
+    a, b = np.ones((rows, _DEPTH), np.float32), np.ones((_DEPTH, columns), np.float32)
+    results, taps = np.zeros((threads(), rows, columns), np.float32), longs(0, 0)
+    args = longs(
+        tile(rows, vectors, False),
+        *(a.ctypes.data, a.strides[0], b.ctypes.data, b.strides[0], taps.ctypes.data, columns),
+    )
+    stage = [(_multiply.address, args.ctypes.data, _TIMES, r.ctypes.data) for r in results]
+    products = _best(program([stage], (args, a, b, taps, results)))
+    source, target = (np.ones(_COPIED, np.float32) for _ in range(2))
+    layout = contiguous((_COPIED,))
+    copies = copied(Operand(source.ctypes.data, layout, "float32"), layout, target.ctypes.data)
+    moved = _best(program(copies.stages, (copies.kept, source, target)))
+    flops = 2 * rows * columns * _DEPTH * _TIMES * threads()
+    return Ceilings(flops / products, 2 * source.nbytes / moved)
+
+
+def _best(run: Callable[[], None]) -> float:
+    run()
+    return min(timed(run) for _ in range(_TRIES))

@@ -1,0 +1,85 @@
+"""The tables of `netdsl time`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from netdsl.cli.show import wide_console
+
+if TYPE_CHECKING:
+    from netdsl.insight.timing import Timing, Work
+
+_SLOWEST = 20
+
+
+def show_timing(found: Timing, full: bool) -> None:
+    limit = found.ceilings
+    print(
+        f"{found.title}, on {found.device}: {1e3 * found.seconds:.3f} ms a step, "
+        f"{found.images_per_second:,.1f} images/s\n"
+        f"limits measured here: {limit.flops / 1e9:,.0f} GFLOP/s, {limit.bytes / 1e9:,.1f} GB/s"
+    )
+    total = found.work
+    kernels = [
+        ((k.name, k.kind + (" by reference" if k.by_reference else ""), k.phase), k.work)
+        for k in found.kernels
+    ]
+    _show("kernels", ("kernel", "kind", "phase"), kernels, total, full)
+    layers = [
+        (
+            (
+                layer.name,
+                _ms(layer.seconds("forward")),
+                _ms(layer.seconds("backward") + layer.seconds("update")),
+            ),
+            layer.work,
+        )
+        for layer in found.layers
+    ]
+    _show("layers", ("layer", "forward ms", "backward ms"), layers, total, full)
+
+
+def _show(
+    title: str,
+    headings: Sequence[str],
+    rows: Sequence[tuple[Iterable[str], Work]],
+    total: Work,
+    full: bool,
+) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"\n{title}", box=None, pad_edge=False, title_justify="left")
+    for heading in headings:
+        right = heading.endswith("ms")
+        table.add_column(heading, no_wrap=True, justify="right" if right else "left")
+    for heading in ("ms", "of all", "GFLOP/s", "GB/s", "of limit"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    shown = rows if full else rows[:_SLOWEST]
+    for names, work in shown:
+        table.add_row(*names, *_figures(work, total))
+    if len(shown) < len(rows):
+        rest = total.seconds - sum(work.seconds for _, work in shown)
+        words = (f"... {len(rows) - len(shown):,} more with --full", "", "")
+        table.add_row(*words, _ms(rest), _percent(rest, total.seconds), "", "", "")
+    table.add_row("sum", "", "", *_figures(total, total))
+    wide_console().print(table)
+
+
+def _figures(work: Work, total: Work) -> list[str]:
+    seconds = work.seconds or float("nan")
+    return [
+        _ms(work.seconds),
+        _percent(work.seconds, total.seconds),
+        f"{work.flops / seconds / 1e9:,.1f}",
+        f"{work.bytes / seconds / 1e9:,.1f}",
+        f"{work.share:.0%}",
+    ]
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3f}"
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{part / whole:.1%}" if whole else ""

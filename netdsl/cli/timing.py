@@ -1,0 +1,47 @@
+"""The command that shows where time goes: time."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from netdsl.cli.app import OK, Device, File, Json, Sets, app, print_json
+from netdsl.cli.compiling import Batch, Train
+from netdsl.cli.files import load, load_recipe, split
+
+
+@app.command("time")
+def time_(
+    file: File,
+    train: Train = False,
+    batch: Batch = None,
+    device: Device = "auto",
+    rounds: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Times are medians of so many.")
+    ] = 9,
+    full: Annotated[
+        bool, typer.Option("--full", help="Every kernel and layer, not only the slowest.")
+    ] = False,
+    settings: Sets = None,
+    as_json: Json = False,
+) -> int:
+    """The time of each kernel and layer, beside what this machine can do.
+
+    Example: netdsl time models/resnet.net:resnet50 --train --batch 8
+    """
+    from netdsl.backends import open_backend
+    from netdsl.insight.target import Target, prepared
+    from netdsl.insight.timing import timing
+
+    path, name = split(file)
+    program = load_recipe(path, settings, name) if train else load(path, settings, name)
+    backend = open_backend(device)
+    found = timing(prepared(program, Target(name, train, batch)), backend, rounds)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        from netdsl.cli.show_timing import show_timing
+
+        show_timing(found, full)
+    return OK

@@ -1,0 +1,76 @@
+"""What is looked at: a net for inference or as the training step of a recipe, at a batch size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.network import Network
+from netdsl.language.program import Program
+from netdsl.passes import pipeline
+from netdsl.passes.fold import Folded
+from netdsl.passes.pipeline import Pass
+from netdsl.train.compile import compile_step
+from netdsl.train.fit import check_loss
+from netdsl.train.recipe import Recipe, net_of, plain, resolve
+from netdsl.types import Graph
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is compiled: a net for inference or as a training step, at a batch size. `name` is the
+    net's, or for training a recipe's."""
+
+    name: str | None = None
+    training: bool = False
+    batch: int | None = None
+    forward: tuple[Pass, ...] = pipeline.FORWARD
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A net's graph, ready to be planned; `title` says what it is in a few words. For inference,
+    `folded` holds it with what prepares its weights."""
+
+    title: str
+    network: Network
+    graph: Graph
+    folded: Folded | None = None
+
+
+def prepared(program: Program, target: Target, watch: pipeline.Watch | None = None) -> Prepared:
+    """Runs the pipeline for a target.
+
+    A training step follows the recipe that is named, else one of the file that trains this net,
+    else plain SGD.
+    """
+    batch = target.batch or 1
+    if not target.training:
+        network = elaborate(program, program.net(target.name), Settings(batch=batch))
+        folded = pipeline.inference(network.graph, watch, target.forward)
+        title = f"{network.name}, inference, batch {batch}"
+        return Prepared(title, network, folded.main, folded)
+    found, recipe = _recipe(program, target.name)
+    if recipe is None:
+        net, recipe = program.net(target.name), plain(program.net(target.name))
+        network = elaborate(program, net, Settings(batch=batch, training=True))
+    else:
+        network = elaborate(program, recipe.net, recipe.settings(True, target.batch))
+    check_loss(network, recipe)
+    step = compile_step(network, recipe, watch, target.forward)
+    title = f"{network.name}, training by {found}, batch {network.batch}"
+    return Prepared(title, network, step)
+
+
+def _recipe(program: Program, name: str | None) -> tuple[str, Recipe | None]:
+    """The recipe of that name, else the file's own for the net of that name, if it has one."""
+    if program.has_recipe(name):
+        return f"`train {name}`", resolve(program, name)
+    if name is None and program.section("train"):
+        return "the file's recipe", resolve(program)
+    net = program.net(name)
+    for section in program.sections("train"):
+        if program.net(net_of(program, section.name)) == net:
+            called = f"`train {section.name}`" if section.name else "the file's recipe"
+            return called, resolve(program, section.name)
+    return "plain SGD", None

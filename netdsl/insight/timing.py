@@ -1,0 +1,217 @@
+"""Where the time of a step goes: each kernel and each layer, beside what the device can do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from netdsl.insight.target import Prepared
+from netdsl.language.network import node_cost
+from netdsl.plan.backend import Backend, ByReference, Ceilings
+from netdsl.plan.kernel import Kernel
+from netdsl.plan.plan import Plan
+from netdsl.plan.traffic import kind_of, moved
+from netdsl.runtime.executor import Executor, FoldedExecutor
+from netdsl.runtime.state import State
+from netdsl.runtime.timing import times
+from netdsl.types import FLOATS, Array, Graph, Node
+
+Phase = Literal["forward", "backward", "update"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Seconds, floating-point operations and bytes; `least` are the seconds that it would take at
+    the device's ceilings."""
+
+    seconds: float
+    flops: int
+    bytes: int
+    least: float
+
+    @property
+    def share(self) -> float:
+        """Of what the device can do; above 1 where the data lie in a cache."""
+        return self.least / self.seconds if self.seconds else 0.0
+
+    def as_json(self) -> dict[str, float]:
+        seconds = self.seconds or float("nan")
+        return {
+            "ms": 1e3 * self.seconds,
+            "gflops": self.flops / seconds / 1e9,
+            "gbytes": self.bytes / seconds / 1e9,
+            "share": self.share,
+        }
+
+
+def together(works: Iterable[Work]) -> Work:
+    rows = [(w.seconds, w.flops, w.bytes, w.least) for w in works]
+    seconds, flops, moved_, least = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return Work(sum(seconds), sum(flops), sum(moved_), sum(least))
+
+
+@dataclass(frozen=True)
+class TimedKernel:
+    """A kernel's work. It counts for the layer of its main node, whatever else is fused into it."""
+
+    name: str
+    kind: str
+    layer: str
+    phase: Phase
+    work: Work
+    by_reference: bool
+
+    def as_json(self) -> dict[str, Any]:
+        names = {"name": self.name, "kind": self.kind, "layer": self.layer, "phase": self.phase}
+        return names | self.work.as_json() | {"by_reference": self.by_reference}
+
+
+@dataclass(frozen=True)
+class TimedLayer:
+    """The kernels of a layer; those of none, such as the loss, go by their node's first word."""
+
+    name: str
+    kernels: tuple[TimedKernel, ...]
+
+    @property
+    def work(self) -> Work:
+        return together(k.work for k in self.kernels)
+
+    def seconds(self, phase: Phase) -> float:
+        return sum(k.work.seconds for k in self.kernels if k.phase == phase)
+
+    def as_json(self) -> dict[str, Any]:
+        phases: tuple[Phase, ...] = ("forward", "backward", "update")
+        own = {f"{phase}_ms": 1e3 * self.seconds(phase) for phase in phases}
+        return {"name": self.name} | own | self.work.as_json()
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A step on a device; kernels and layers, the slowest first."""
+
+    title: str
+    device: str
+    batch: int
+    seconds: float
+    ceilings: Ceilings
+    kernels: tuple[TimedKernel, ...]
+
+    @property
+    def layers(self) -> tuple[TimedLayer, ...]:
+        found: dict[str, list[TimedKernel]] = {}
+        for k in self.kernels:
+            found.setdefault(k.layer, []).append(k)
+        layers = (TimedLayer(name, tuple(ks)) for name, ks in found.items())
+        return tuple(sorted(layers, key=lambda x: -x.work.seconds))
+
+    @property
+    def work(self) -> Work:
+        return together(k.work for k in self.kernels)
+
+    @property
+    def images_per_second(self) -> float:
+        return self.batch / self.seconds
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "of": self.title,
+            "device": self.device,
+            "ms_per_step": 1e3 * self.seconds,
+            "images_per_second": self.images_per_second,
+            "kernels_ms": 1e3 * self.work.seconds,
+            "gflops_limit": self.ceilings.flops / 1e9,
+            "gbytes_limit": self.ceilings.bytes / 1e9,
+            "kernels": [k.as_json() for k in self.kernels],
+            "layers": [x.as_json() for x in self.layers],
+        }
+
+
+def timing(found: Prepared, backend: Backend, rounds: int) -> Timing:
+    """Runs a prepared net on made-up images with weights as they are drawn, and medians of what
+    each kernel takes. The learning rate is zero: the numbers stay what they are."""
+    executor = _executor(found, backend)
+    executor.run(dict(_inputs(executor.plan.graph)))
+    measured = times(executor, rounds)
+    ceilings = backend.ceilings()
+    layers = tuple(layer.path for layer in found.network.layers)
+    named = _Names(executor.plan, layers, ceilings)
+    kernels = (
+        named.timed(kernel, seconds, isinstance(thunk, ByReference))
+        for kernel, seconds, thunk in zip(
+            executor.plan.kernels, measured.kernels, executor.kernels, strict=True
+        )
+    )
+    slowest = tuple(sorted(kernels, key=lambda k: -k.work.seconds))
+    batch = found.network.batch
+    return Timing(found.title, backend.name, batch, measured.step, ceilings, slowest)
+
+
+def _executor(found: Prepared, backend: Backend) -> Executor:
+    state = State(backend)
+    if found.folded is None:
+        state.initialise(found.graph.states, seed=1)
+        return Executor(found.graph, backend, state)
+    state.initialise(found.network.graph.states, seed=1)
+    folded = FoldedExecutor(found.folded, backend, state)
+    folded.refresh()
+    return folded.main
+
+
+def _inputs(graph: Graph) -> Iterator[tuple[str, Array]]:
+    rng = np.random.default_rng(1)
+    for node in graph.inputs:
+        yield node.name, _made_up(node, rng)
+
+
+def _made_up(node: Node, rng: np.random.Generator) -> Array:
+    """Images at random, of labels the first, each sample's weight one, scalars zero."""
+    kind = node.type
+    if kind.rank > 1 and kind.dtype in FLOATS:
+        return rng.standard_normal(kind.shape, dtype=np.float32).astype(kind.dtype)
+    if kind.rank > 1:
+        return rng.integers(0, 256, kind.shape).astype(kind.dtype)
+    one = kind.rank == 1 and kind.dtype in FLOATS
+    return np.full(kind.shape, float(one)).astype(kind.dtype)
+
+
+class _Names:
+    """Whose kernels a plan's are."""
+
+    def __init__(self, plan: Plan, layers: Sequence[str], ceilings: Ceilings) -> None:
+        self.graph = plan.graph
+        self.layers = frozenset(layers)
+        self.ceilings = ceilings
+        self.forward = self.graph.cone(*self.graph.outputs.values())
+
+    def timed(self, kernel: Kernel, seconds: float, by_reference: bool) -> TimedKernel:
+        costs = [node_cost(self.graph, self.graph[n]) for n in kernel.nodes]
+        flops = sum(2 * c.macs + c.flops for c in costs)
+        size = moved(self.graph, kernel)
+        least = max(flops / self.ceilings.flops, size / self.ceilings.bytes)
+        name = self._main(kernel)
+        kind, layer = kind_of(self.graph, kernel), self.layer(name)
+        work = Work(seconds, flops, size, least)
+        return TimedKernel(name, kind, layer, self._phase(name), work, by_reference)
+
+    def _main(self, kernel: Kernel) -> str:
+        """The node that a kernel goes by: its product, else the last one it writes."""
+        return kernel.name if kernel.kind == "anchor" or kernel.parts else kernel.outputs[-1]
+
+    def _phase(self, name: str) -> Phase:
+        if name.split(".")[0] in ("update", "updates"):
+            return "update"
+        backward = name not in self.forward and name.startswith("d.")
+        return "backward" if backward else "forward"
+
+    def layer(self, name: str) -> str:
+        """The layer that a node belongs to, its gradient (`d.`) and its update too."""
+        words = name.split(".")
+        for first in range(len(words)):
+            for last in range(len(words), first, -1):
+                if ".".join(words[first:last]) in self.layers:
+                    return ".".join(words[first:last])
+        return words[1] if words[0] == "d" and len(words) > 1 else words[0]

@@ -1,0 +1,130 @@
+"""`netdsl time`: whose kernels are whose, what they cost, and what is told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from netdsl.backends import open_backend
+from netdsl.insight.target import Target, prepared
+from netdsl.insight.timing import Timing, Work, timing
+from netdsl.language.parse import parse
+from netdsl.language.program import load, program
+from netdsl.ops import OPS
+from netdsl.ops.draw import RandomDraw
+from netdsl.plan.backend import ByReference
+from netdsl.runtime.executor import Executor
+from netdsl.runtime.state import State
+from tests.conftest import ROOT
+from tests.graphs import values_for
+from tests.test_cli import DIGITS
+from tests.test_cpu import graph_of, single
+
+TWO = """
+block cbr(c) { conv(c, 3x3, pad=same, bias=no) -> batchnorm -> relu }
+net two { input(8x8x3); d: cbr(4) -> cbr(4) -> maxpool(2x2); head: fc(5) }
+"""
+
+
+def timed(device: str, training: bool, text: str = TWO) -> Timing:
+    found = prepared(program(parse(text)), Target(None, training, 4))
+    return timing(found, open_backend(device), 2)
+
+
+@pytest.mark.parametrize("device", ["reference", "model", "cpu"])
+@pytest.mark.parametrize("training", [False, True])
+def test_all_time_is_somebodys(device: str, training: bool) -> None:
+    found = timed(device, training)
+    assert found.work.seconds == pytest.approx(sum(x.work.seconds for x in found.layers))
+    names = {x.name for x in found.layers}
+    assert {"d.cbr1.conv1", "d.cbr2.conv1", "head"} <= names
+    if not training:
+        assert {k.phase for k in found.kernels} == {"forward"}
+        return
+    assert {k.phase for k in found.kernels} == {"forward", "backward", "update"}
+    for layer in found.layers:
+        if "conv" in layer.name:
+            assert 0 < layer.seconds("forward") < layer.work.seconds
+    assert "loss" in names
+
+
+def test_operations_are_those_of_the_records() -> None:
+    found = prepared(load(str(ROOT / "models" / "lenet.net")), Target("lenet5", False, 3))
+    kernels = timing(found, open_backend("model"), 1).kernels
+    products = sum(k.work.flops for k in kernels if k.kind in ("conv2d", "matmul"))
+    assert 2 * 3 * found.network.macs <= products <= 2.1 * 3 * found.network.macs
+    slowest = [k.work.seconds for k in kernels]
+    assert slowest == sorted(slowest, reverse=True)
+
+
+def test_what_the_reference_computes_is_told() -> None:
+    unknown = "local(4, 3x3)"
+    found = timed("cpu", False, f"net a {{ input(8x8x3); {unknown} -> relu; fc(5) }}")
+    told = {k.layer for k in found.kernels if k.by_reference}
+    assert told == {"local1"}
+
+
+def test_a_bound_kernel_says_that_the_reference_computes_it() -> None:
+    backend = open_backend("cpu")
+    example = OPS["relu"].examples(RandomDraw(np.random.default_rng(0)))
+    for example_, told in ((example, True), (single(example), False)):
+        graph = graph_of("relu", example_)
+        executor = Executor(graph, backend, State(backend))
+        assert isinstance(executor.kernels[0], ByReference) is told
+        given = values_for(graph)
+        found = executor.run(given)["y"]
+        np.testing.assert_array_equal(found, np.maximum(next(iter(given.values())), 0))
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_ceilings_are_above_what_is_timed_beside_them(device: str) -> None:
+    backend = open_backend(device)
+    found = backend.ceilings()
+    assert 1e8 < found.flops < 1e14
+    assert 1e8 < found.bytes < 1e13
+    x = np.ones((512, 512), np.float32)
+    (product,) = backend.seconds([lambda: np.matmul(x, x)])
+    assert 0 < product < 10
+
+
+def test_share_is_of_the_nearer_limit() -> None:
+    assert Work(2.0, 10, 10, 1.0).share == 0.5
+    assert Work(0.0, 0, 0, 0.0).share == 0.0
+
+
+def test_tables_and_json(netdsl: Any) -> None:
+    for extra in ((), ("--train", "--batch", "8")):
+        args = ("time", DIGITS, "--device", "cpu", "--rounds", "2", *extra)
+        code, out, _ = netdsl(*args)
+        assert code == 0
+        for words in ("images/s", "limits measured here", "kernels", "layers", "sum", "conv1"):
+            assert words in out
+        code, out, _ = netdsl(*args, "--json")
+        found = json.loads(out)
+        assert found["kernels_ms"] == pytest.approx(sum(k["ms"] for k in found["kernels"]))
+        assert found["images_per_second"] == pytest.approx(
+            (8 if extra else 1) / found["ms_per_step"] * 1e3
+        )
+        for layer in found["layers"]:
+            parts = (layer[f"{p}_ms"] for p in ("forward", "backward", "update"))
+            assert layer["ms"] == pytest.approx(sum(parts))
+
+
+def test_the_rest_is_summed_up_unless_all_is_asked_for(netdsl: Any) -> None:
+    net = f"{ROOT / 'models' / 'resnet.net'}:resnet20"
+    _, short, _ = netdsl("time", net, "--device", "model", "--rounds", "1", "--train")
+    _, full, _ = netdsl("time", net, "--device", "model", "--rounds", "1", "--train", "--full")
+    assert "more with --full" in short
+    assert "more with --full" not in full
+    assert len(full.splitlines()) > 2 * len(short.splitlines())
+
+
+def test_bad_input_is_told(netdsl: Any) -> None:
+    for args in (("time", f"{DIGITS}:nothing"), ("time", DIGITS, "--rounds", "0")):
+        code, out, err = netdsl(*args, "--device", "model")
+        assert code == 2
+        assert err
+        assert out == ""
