@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,8 @@ def with_progress(
         def watch(p: Standing) -> None:
             done = p.epoch * p.steps + p.step
             epoch = f"{p.epoch + 1}/{p.epochs}"
-            bar.update(task, completed=done, epoch=epoch, loss=p.loss, rate=p.images_per_second)
+            loss = math.nan if p.loss is None else p.loss
+            bar.update(task, completed=done, epoch=epoch, loss=loss, rate=p.images_per_second)
 
         def tell(m: dict[str, Any]) -> None:
             if not quiet:
@@ -109,6 +111,8 @@ def _epoch_line(m: dict[str, Any], epochs: int) -> str:
     line = f"epoch {m['epoch']}/{epochs}  loss {m['train_loss']:.4f}"
     if m["val_accuracy"] is not None:
         line += f"  val loss {m['val_loss']:.4f}  val accuracy {m['val_accuracy']:.2%}"
+    if m.get("skipped"):
+        line += f"  {m['skipped']:,} steps left out"
     return f"{line}  {m['images_per_second']:,.0f} images/s  {m['seconds']:.1f} s"
 
 
@@ -142,6 +146,7 @@ def show_dry_run(found: DryRun) -> None:
     steps = found.steps * found.epochs
     print(f"{found.epochs} epochs of {found.steps:,} steps: {steps:,} steps")
     print(f"{found.learnt:,} of {found.params:,} parameters are learnt")
+    print(f"precision: {found.precision}")
     m = found.memory
     print(
         f"memory: weights {_bytes(m.weights)}, states beside them {_bytes(m.beside)}, "

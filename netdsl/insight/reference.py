@@ -16,6 +16,7 @@ from netdsl.signature import REQUIRED, Param, Signature
 from netdsl.train.expect import METRICS
 from netdsl.train.losses import LOSSES
 from netdsl.train.optimizers import OPTIMIZERS
+from netdsl.train.precision import LOW, PRECISIONS
 from netdsl.train.recipe import SIGNATURE as TRAIN
 from netdsl.train.schedules import SCHEDULES
 from netdsl.values import show
@@ -87,6 +88,8 @@ def sections_table() -> str:
         ("Losses", LOSSES),
         ("Optimizers", OPTIMIZERS),
         ("Schedules", SCHEDULES),
+        ("Precisions", PRECISIONS),
+        ("16-bit types", LOW),
     )
     for title, table in tables:
         parts.append(_table(title, [(_call(r.signature, False), r.doc) for r in table.values()]))

@@ -23,6 +23,7 @@ from netdsl.train.guard import Fault, fault_of, stopped
 from netdsl.train.job import EVALUATION_BATCH, Job, prepare
 from netdsl.train.keeper import KEPT, Keeper
 from netdsl.train.metrics import Score, evaluate
+from netdsl.train.precision import STATES as SCALED
 from netdsl.train.resume import noted
 from netdsl.train.standing import CLOCK, Standing, stood
 from netdsl.train.start import adopted, begin, shapes
@@ -99,11 +100,14 @@ class Trainer:
 
     def _saved(self, saved: Checkpoint) -> Standing:
         self._check_data(saved)
-        wanted = [n for n in self.job.step.states if not n.name.endswith(SUMS)]
+        # a loss that was not scaled before begins with the recipe's scale
+        anew = [name for name in SCALED if name not in saved.states]
+        states = self.job.step.states
+        wanted = [n for n in states if not n.name.endswith(SUMS) and n.name not in anew]
         help = f'a new run begins with its weights by `init = weights("{saved.origin}")`'
         adopted(wanted, shapes(saved.states), (), saved.origin, help=help)
         self.state.load(saved.states, wanted, saved.origin)
-        self.state.initialise(self.job.step.states, self.recipe.seed)
+        self.state.initialise(states, self.recipe.seed)
         return stood(noted(saved, self.job.net_text))
 
     def _check_data(self, saved: Checkpoint) -> None:
@@ -173,6 +177,7 @@ class Trainer:
             "val_loss": score.loss if score else None,
             "val_accuracy": score.accuracy if score else None,
             "lr": float(stepper.last_rate()),
+            **stepper.scaling(),
         }
         self.pace = dict(zip(CLOCK, (seconds, (s.seen - began.seen) / seconds), strict=True))
         metrics |= self.pace
@@ -184,7 +189,7 @@ class Trainer:
     def _show(self, began: Standing, started: float) -> None:
         s = self.standing
         rate = (s.seen - began.seen) / (time.perf_counter() - started)
-        done, mean = s.seen // self.job.images, s.loss / s.batches
+        done, mean = s.seen // self.job.images, s.loss / s.batches if s.batches else None
         self.watch(Progress(s.epoch, self.recipe.epochs, done, self.steps, mean, rate))
 
     def _stop_if_asked(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from netdsl.data.config import DataConfig, resolve_data
 from netdsl.errors import NetError, Span, fail
-from netdsl.kinds import Many, Mismatch, Nothing, Number, OneOf, Pairs, Text, Whole
+from netdsl.kinds import Flag, Many, Mismatch, Nothing, Number, OneOf, Pairs, Text, Whole
 from netdsl.language import syntax as s
 from netdsl.language.elaborate import Settings
 from netdsl.language.program import Program, section_values
@@ -15,6 +15,7 @@ from netdsl.signature import Chosen, OneFrom, Param, Signature
 from netdsl.train.expect import check_expectation
 from netdsl.train.losses import Minimised, Objective
 from netdsl.train.optimizers import OPTIMIZERS
+from netdsl.train.precision import PRECISIONS
 from netdsl.train.schedules import SCHEDULES
 from netdsl.train.start import STARTS
 from netdsl.values import Argument, Symbol, Value
@@ -49,6 +50,13 @@ SIGNATURE = Signature(
         Param("optimizer", OneFrom("optimizer", OPTIMIZERS), Symbol("sgd"), "how"),
         Param(
             "schedule", OneFrom("schedule", SCHEDULES), Symbol("constant"), "how the rate changes"
+        ),
+        Param("precision", OneFrom("precision", PRECISIONS), Symbol("full"), "of products"),
+        Param(
+            "deterministic",
+            Flag(),
+            False,
+            "on a GPU too only what gives the same bits on every run, at the price of some speed",
         ),
         Param("epochs", Whole(1, 1_000_000), 10, "passes over the training images"),
         Param("patience", _COUNTED, None, "epochs without a better one that end the run early"),
@@ -95,6 +103,8 @@ class Recipe:
     loss: Objective
     optimizer: Chosen
     schedule: Chosen
+    precision: Chosen
+    deterministic: bool
     epochs: int
     patience: int | None
     seed: int

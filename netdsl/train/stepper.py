@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -14,8 +13,9 @@ from netdsl.data.samples import Batch, grouped, training_batches
 from netdsl.plan.backend import Backend
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.train.guard import Fault, Replayed, finite, first_fault
+from netdsl.train.guard import Fault, Replayed, finite, first_fault, sound
 from netdsl.train.job import Job
+from netdsl.train.precision import STATES, scaled, told
 from netdsl.train.standing import Standing
 from netdsl.types import Array
 
@@ -71,13 +71,14 @@ class Stepper:
         }
 
     def update(self, group: tuple[Batch, ...]) -> None:
-        """One update of the weights. Raises Unsound where the loss is no finite number."""
+        """One update of the weights. Raises Unsound where the loss is no finite number, and where
+        it is scaled, when no smaller scale would help."""
         losses, hits = [], []
         for i, batch in enumerate(group):
             out = self._executor(i).run(self.inputs(batch, i))
             losses.append(float(out["loss"]))
             hits.append(float(out["accuracy"]))
-            if not math.isfinite(losses[-1]):
+            if not sound(out):
                 raise Unsound
         self.standing = self.standing.after(self.job.images, losses, hits)
 
@@ -94,9 +95,16 @@ class Stepper:
             self.good = s, self.state.snapshot()
 
     def check(self) -> None:
-        """Raises Unsound where a weight is no finite number."""
-        if not finite(self.state.snapshot()):
+        """Raises Unsound where a weight is no finite number, and where no step of the epoch had a
+        finite loss."""
+        if not self.standing.batches or not finite(self.state.snapshot()):
             raise Unsound
+
+    def scaling(self) -> dict[str, float]:
+        """What the metrics say of a scaled loss, where there is one."""
+        if not scaled(self.job.recipe.precision):
+            return {}
+        return told({name: self.state.backend.download(self.state.array(name)) for name in STATES})
 
     def fault(self) -> tuple[int, Fault] | None:
         """The number of the step in which the first fault lies, and what it is: the steps since
@@ -115,7 +123,7 @@ class Stepper:
                         self.inputs(batch, i),
                         self._executor(i),
                     )
-                    loss = float(executor.run(inputs)["loss"])
-                    yield Replayed(executor.graph, inputs, before, loss, self.state.snapshot())
+                    well = sound(executor.run(inputs))
+                    yield Replayed(executor.graph, inputs, before, well, self.state.snapshot())
                 nothing = [0.0] * len(group)
                 self.standing = self.standing.after(self.job.images, nothing, nothing)
