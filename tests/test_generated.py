@@ -1,9 +1,8 @@
-"""Generated CUDA source without a GPU: its numbers on the CPU, and that NVRTC compiles it."""
+"""Generated CUDA source without a GPU: its numbers on the CPU."""
 
 from __future__ import annotations
 
 import ctypes
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from netdsl.backends.cuda import space
-from netdsl.backends.cuda.generate import generated
 from netdsl.backends.cuda.maps import launches
 from netdsl.backends.cuda.trace import Traced
 from netdsl.ir.evaluate import results
@@ -24,11 +22,10 @@ from netdsl.passes.simplify import simplify
 from netdsl.plan.fusion import Fusion
 from netdsl.plan.layout import contiguous
 from netdsl.plan.placement import Placement
-from netdsl.plan.plan import make_plan
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.types import Attrs, Graph, Node, TensorType
-from tests.conftest import ROOT, HypothesisDraw
+from tests.conftest import HypothesisDraw
 from tests.graphs import BLOCK_NETS, BLOCKS, block_step, drawn_step, step_of, values_for
 from tests.host import GPP, host, library, words_of
 
@@ -136,48 +133,3 @@ def moved(traced: Traced, source: Any, target: Any, folder: Path) -> None:
     (launch,) = launches(traced, 2)
     words = words_of(launch, {"a": source, "b": target})
     library([launch], folder).call_0(words.ctypes.data_as(ctypes.c_void_p))
-
-
-MODELS = [
-    ("lenet.net", "lenet5", 64, False),
-    ("resnet.net", "resnet18", 8, True),
-    ("googlenet.net", "googlenet", 8, True),
-]
-
-
-@pytest.mark.parametrize(("file", "net", "batch", "low"), MODELS)
-def test_nvrtc_compiles_every_kernel(file: str, net: str, batch: int, low: bool) -> None:
-    """All for one generation of GPUs, every eighth one for the others."""
-    nvrtc = compiler()
-    graph = step_of(str(ROOT / "models" / file), net, batch)
-    lowered = simplify(mixed(simplify(lower(graph)), "bfloat16")) if low else lower(graph)
-    plan = make_plan(lowered, CUDA)
-    sources = set()
-    for kernel in plan.kernels:
-        found = None if kernel.kind == "anchor" else generated(plan, kernel, 132)
-        sources |= {launch.source for launch in found or ()}
-    assert len(sources) > 10
-
-    def compiled(job: tuple[str, str]) -> None:
-        source, arch = job
-        program = nvrtc.createProgram(source, "kernel.cu", (), ())
-        nvrtc.compileProgram(program, (f"-arch={arch}", "--std=c++17"))
-        assert nvrtc.getCUBIN(program)
-
-    newest, *older = ("sm_90", "sm_80", "sm_100")
-    ordered = sorted(sources)
-    jobs = [(s, newest) for s in ordered] + [(s, a) for a in older for s in ordered[::8]]
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(compiled, jobs))
-
-
-def compiler() -> Any:
-    """NVRTC from its wheel; the test is skipped where that is missing."""
-    try:
-        from cuda.pathfinder import load_nvidia_dynamic_lib
-        from cupy_backends.cuda.libs import nvrtc
-
-        load_nvidia_dynamic_lib("nvrtc")
-    except (ImportError, RuntimeError) as e:
-        pytest.skip(f"NVRTC is not installed: {e}")
-    return nvrtc

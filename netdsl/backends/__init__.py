@@ -21,6 +21,23 @@ def open_backend(device: str = "auto") -> Backend:
     raise fail(f"there is no device `{device}`", help=help)
 
 
+def repeatable(backend: Backend) -> Backend:
+    """The backend restricted to what gives the same bits on every run; most do so anyway."""
+    restricted = getattr(backend, "repeatable", None)
+    return restricted() if restricted else backend
+
+
+def tuned(backend: Backend, seconds: float) -> Backend:
+    """The backend with that long to time what could compute the same. Raises NetError where it has
+    no such choice."""
+    with_budget = getattr(backend, "tuned", None)
+    if with_budget is None:
+        help = "leave it out, or use `--device cuda`"
+        raise fail(f"`--tune` times plans on a GPU; `{backend.name}` has none to choose", help=help)
+    found: Backend = with_budget(seconds)
+    return found
+
+
 def _cuda() -> Backend:
     from netdsl.backends.cuda.backend import cuda  # its libraries are looked for when asked for
 

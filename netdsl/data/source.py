@@ -9,6 +9,7 @@ from pathlib import Path
 
 from netdsl.data.samples import Dataset
 from netdsl.errors import NetError, fail
+from netdsl.files import cache_folder
 from netdsl.kinds import Nothing, OneOf, Text
 from netdsl.signature import Param, Signature
 
@@ -28,13 +29,6 @@ class DataSource:
 
 
 PATH = Param("path", OneOf((Text(), Nothing())), None, "folder of the files")
-
-
-def cache_folder() -> Path:
-    """Where data sets are kept: $NETDSL_CACHE, else the user's cache folder."""
-    own = os.environ.get("NETDSL_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(own) if own else (Path(base) if base else Path.home() / ".cache") / "netdsl"
 
 
 def mirrored(name: str, base: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from netdsl.backends import repeatable
 from netdsl.data.samples import Batch, Samples, evaluation_batches
 from netdsl.errors import NetError, fail
 from netdsl.language.network import Network
@@ -78,7 +79,8 @@ class Trainer:
         saved: Checkpoint | None = None,
     ) -> None:
         self.job: Job = prepare(program, recipe_name, data_folder)
-        self.recipe, self.steps, self.backend = self.job.recipe, self.job.steps, backend
+        self.recipe, self.steps = self.job.recipe, self.job.steps
+        self.backend = backend = repeatable(backend) if self.recipe.deterministic else backend
         self.state = State(backend)
         standing = self._saved(saved) if saved else self._drawn(start)
         self.before = saved.net_text if saved else None

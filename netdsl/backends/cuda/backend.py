@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.backends.arrays import ArrayBackend
+from netdsl.backends.arrays import ArrayBackend, address
 from netdsl.backends.cuda.anchors import Anchors, after
 from netdsl.backends.cuda.device import Device, Thunk
 from netdsl.backends.cuda.fallback import foreign, on_the_host
@@ -53,6 +53,19 @@ class CudaBackend(ArrayBackend):
     device: Any = None
     fallbacks: list[str] = field(default_factory=list)
     anchors: dict[tuple[int, int], Anchors] = field(default_factory=dict)
+
+    def tuned(self, seconds: float) -> CudaBackend:
+        """Spends no more than that on timing what could compute the same."""
+        return replace(self, device=self.device.tuned(seconds), fallbacks=[], anchors={})
+
+    def repeatable(self) -> CudaBackend:
+        """Takes only what gives the same bits on every run."""
+        return replace(self, device=self.device.repeating(), fallbacks=[], anchors={})
+
+    def free_bytes(self) -> int:
+        """What can still be allocated."""
+        free, _ = self.xp.cuda.runtime.memGetInfo()
+        return int(free) + int(self.xp.get_default_memory_pool().free_bytes())
 
     def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
         own = {SCRATCH: self.device.scratch, WORKSPACE: self.device.workspace}
@@ -100,7 +113,7 @@ class CudaBackend(ArrayBackend):
         self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]
     ) -> list[Thunk] | None:
         """A product, then what else its kernel computes as a generated map."""
-        key = (id(plan), _address(memory[ARENA]))
+        key = (id(plan), address(memory[ARENA]))
         if key not in self.anchors:
             self.anchors.clear()  # one plan is bound after the other
             self.anchors[key] = Anchors(self.device, plan, memory)
@@ -127,7 +140,7 @@ class CudaBackend(ArrayBackend):
             self.xp.asarray(np.array([_value(w, memory) for w in t], dtype=np.int64))
             for t in launch.tables
         ]
-        words = [*(t.data.ptr for t in tables), *(_value(w, memory) for w in launch.words)]
+        words = [*(address(t) for t in tables), *(_value(w, memory) for w in launch.words)]
         given = tuple(np.int64(w) for w in words)
         grid, block = launch.grid, (launch.threads,)
         kept = tables  # lives as long as the thunk
@@ -141,6 +154,8 @@ class CudaBackend(ArrayBackend):
     def capture(self, thunks: Sequence[Callable[[], None]]) -> Thunk:
         """All thunks as one function. Its first call runs them one by one; the next one captures
         them as a graph, several where a fallback stands between, and launches that."""
+        if self.device.tuner.choices:  # everything is bound by now
+            self.device.tuner.choices.save()
         return _Step(self.device, thunks)
 
 
@@ -185,13 +200,9 @@ def _in_turn(thunks: Sequence[Thunk]) -> Thunk:
     return run
 
 
-def _address(buffer: Array) -> int:
-    return int(buffer.data.ptr)
-
-
 def _value(word: Word, memory: Mapping[str, Array]) -> int:
     if isinstance(word, Address):
-        return _address(memory[word.buffer]) + word.start
+        return address(memory[word.buffer]) + word.start
     return word
 
 
