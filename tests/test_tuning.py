@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from netdsl import backends
 from netdsl.backends.cuda import kept, nvrtc
+from netdsl.backends.cuda.backend import CudaBackend
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.backends.cuda.tuning import Candidate, Choices, Tuner
 from netdsl.errors import NetError
+from tests.conftest import ROOT
+from tests.described import described
 
 SOURCE = PRELUDE + 'extern "C" __global__ void run(i64 p) { *(float*)p = widen(bf16_t{1}); }'
 
@@ -198,3 +202,25 @@ def test_gpus_newer_than_the_compiler_get_ptx(calls: list[str]) -> None:
 def test_a_kernel_that_does_not_compile_says_why(calls: list[str]) -> None:
     with pytest.raises(RuntimeError, match="undefined"):
         nvrtc.compiled('extern "C" __global__ void run() { nothing(); }', "sm_90")
+
+
+def test_tuning_from_the_command_line(netdsl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`compile --tune` binds every kernel within the budget; other devices have nothing to time."""
+    model = str(ROOT / "models" / "digits.net")
+    for command in ("compile", "train"):
+        code, _, err = netdsl(command, model, "--device", "reference", "--tune", "5")
+        assert code == 2
+        assert "`--tune` times plans on a GPU" in err
+    engine, given = described(monkeypatch), list[float]()
+
+    def tuned(self: CudaBackend, seconds: float) -> CudaBackend:
+        given.append(seconds)
+        return self
+
+    monkeypatch.setattr(CudaBackend, "tuned", tuned)
+    monkeypatch.setattr(backends, "open_backend", lambda device: engine)
+    code, _, err = netdsl("compile", model, "--train", "--device", "cuda", "--tune", "2.5")
+    assert code == 0
+    assert "every kernel built in" in err
+    assert given == [2.5]
+    assert len(engine.device.sources) > 10

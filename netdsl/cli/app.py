@@ -31,6 +31,14 @@ Sets = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cuda, cpu, reference or model.")]
+Tune = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=0,
+        help="How long a GPU's plans may be timed in all; no limit unless given.",
+    ),
+]
 DataDir = Annotated[
     str | None, typer.Option("--data", metavar="DIR", help="The folder that holds the data set.")
 ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netdsl.cli.app import OK, Device, File, Json, Sets, app, print_json
+from netdsl.cli.app import OK, Device, File, Json, Sets, Tune, app, print_json, say
 from netdsl.cli.files import load, load_recipe, split
 from netdsl.errors import fail, nearest
 
@@ -35,10 +35,12 @@ def compile_(
         typer.Option(metavar="WHAT", help="ir, plan or kernels, as text on standard output."),
     ] = None,
     lower: Lower = None,
+    tune: Tune = None,
     settings: Sets = None,
     as_json: Json = False,
 ) -> int:
-    """Run the passes, choose the kernels and plan the memory.
+    """Run the passes, choose the kernels and plan the memory; with --tune, build the kernels too,
+    so that a run finds them on the disk.
 
     Example: netdsl compile models/resnet.net:resnet50 --train --batch 256 --emit plan
     """
@@ -50,6 +52,8 @@ def compile_(
     if emit is not None and as_json:
         raise fail("`--emit` prints text, `--json` figures", help="give one of them")
     found = _compiled(file, settings, train, batch, device, lower)
+    if tune is not None:
+        say(f"every kernel built in {_built(found, device, tune):.1f} s")
     if as_json:
         print_json(found.as_json())
     elif emit == "ir":
@@ -111,6 +115,23 @@ def _compiled(
     program = load_recipe(path, settings, name) if train else load(path, settings, name)
     target = _target(name, train, batch, lower)
     return compiled(program, target, open_backend(device).fusion)
+
+
+def _built(found: Compiled, device: str, seconds: float) -> float:
+    """Builds every kernel on a device, which keeps them and what it finds to be fastest, and runs
+    them once; how long that took."""
+    import time
+
+    from netdsl.backends import open_backend, tuned
+    from netdsl.runtime.executor import Executor
+    from netdsl.runtime.state import State
+
+    started = time.perf_counter()
+    backend = tuned(open_backend(device), seconds)
+    state = State(backend)
+    state.initialise(found.plan.graph.states, seed=0)
+    Executor(found.plan.graph, backend, state).launch()
+    return time.perf_counter() - started
 
 
 def _target(name: str | None, train: bool, batch: int | None, lower: str | None) -> Target:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from netdsl.types import sized
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -49,22 +51,13 @@ def show_summary(found: Summary) -> None:
         table.add_column(heading, justify="right")
     for r in found.layers:
         counts = [f"{n:,}" if n else "" for n in (r.params, r.macs)]
-        table.add_row(r.name, r.call, r.output, *counts, _bytes(r.bytes))
+        table.add_row(r.name, r.call, r.output, *counts, sized(r.bytes))
     console = wide_console()
     console.print(table)
     console.print(
         f"\n{found.params:,} params, {found.macs:,} MACs and {found.activations:,} activations "
         "an image"
     )
-
-
-def _bytes(n: int) -> str:
-    size, unit = float(n), "B"
-    for larger in ("kB", "MB", "GB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def with_progress(
@@ -149,8 +142,8 @@ def show_dry_run(found: DryRun) -> None:
     print(f"precision: {found.precision}")
     m = found.memory
     print(
-        f"memory: weights {_bytes(m.weights)}, states beside them {_bytes(m.beside)}, "
-        f"one step {_bytes(m.step)}; {_bytes(m.total)} in all"
+        f"memory: weights {sized(m.weights)}, states beside them {sized(m.beside)}, "
+        f"one step {sized(m.step)}; {sized(m.total)} in all"
     )
     for g in found.globs:
         print(f'{g.key} "{g.glob}": {_listed(g.weights)}')
@@ -191,8 +184,8 @@ def show_compiled(found: Compiled) -> None:
     plan, json = found.plan, found.as_json()
     print(
         f"{found.title}: {json['kernels']:,} kernels instead of {json['kernels_unfused']:,}, "
-        f"{_bytes(json['bytes'])} moved instead of {_bytes(json['bytes_unfused'])}, "
-        f"arena {_bytes(plan.arena)}, {found.seconds:.2f} s"
+        f"{sized(json['bytes'])} moved instead of {sized(json['bytes_unfused'])}, "
+        f"arena {sized(plan.arena)}, {found.seconds:.2f} s"
     )
 
 
@@ -204,8 +197,8 @@ def show_explanation(found: Compiled, full: bool) -> None:
     _show_origins(found)
     plan = found.plan
     print(
-        f"\nmemory: arena {_bytes(plan.arena)}, of which {_bytes(plan.peak)} are in use at most; "
-        f"inputs, weights and constants {_bytes(sum(plan.buffers.values()))}"
+        f"\nmemory: arena {sized(plan.arena)}, of which {sized(plan.peak)} are in use at most; "
+        f"inputs, weights and constants {sized(sum(plan.buffers.values()))}"
     )
 
 
@@ -242,7 +235,7 @@ def _show_kinds(found: Compiled) -> None:
 
 def _figures(figures: list[int]) -> list[str]:
     launches, moved, launches_alone, moved_alone = figures
-    return [f"{launches:,}", _bytes(moved), f"{launches_alone:,}", _bytes(moved_alone)]
+    return [f"{launches:,}", sized(moved), f"{launches_alone:,}", sized(moved_alone)]
 
 
 def _show_origins(found: Compiled) -> None:
@@ -257,5 +250,5 @@ def _show_origins(found: Compiled) -> None:
     table.add_column("became", overflow="fold")
     table.add_column("line", overflow="fold")
     for row in origins(found.plan):
-        table.add_row(row.place, _bytes(row.bytes), row.kernels, escape(row.text))
+        table.add_row(row.place, sized(row.bytes), row.kernels, escape(row.text))
     wide_console().print(table)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netdsl.cli.app import FAULTY, OK, DataDir, Device, Json, Sets, app, print_json, say
+from netdsl.cli.app import FAULTY, OK, DataDir, Device, Json, Sets, Tune, app, print_json, say
 from netdsl.cli.files import load_recipe, run_directory, split
 from netdsl.cli.interrupt import asking
 from netdsl.cli.show import show_dry_run, show_overfit, with_progress
@@ -42,6 +42,7 @@ def train(
     resume: Resume = None,
     data: DataDir = None,
     device: Device = "auto",
+    tune: Tune = None,
     settings: Sets = None,
     watch: Annotated[
         str | None,
@@ -60,7 +61,7 @@ def train(
 
     Example: netdsl train models/digits.net --set train.epochs=5
     """
-    from netdsl.backends import open_backend
+    from netdsl.backends import open_backend, tuned
     from netdsl.train.recipe import stages
     from netdsl.train.stages import run_stages
     from netdsl.train.watch import watching
@@ -82,6 +83,8 @@ def train(
             raise
 
     backend = open_backend(device)
+    if tune is not None:
+        backend = tuned(backend, tune)
     if dry_run:
         return _dry_run(program, name, backend, data, as_json)
     if overfit:

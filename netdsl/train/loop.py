@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netdsl.backends import repeatable
+from netdsl.backends import repeatable, room
 from netdsl.data.samples import Batch, Samples, evaluation_batches
 from netdsl.errors import NetError, fail
+from netdsl.language.elaborate import elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.plan.backend import Backend
@@ -20,9 +21,11 @@ from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
 from netdsl.train.checkpoint import Checkpoint, usable
+from netdsl.train.compile import compile_step
 from netdsl.train.guard import Fault, fault_of, stopped
 from netdsl.train.job import EVALUATION_BATCH, Job, prepare
 from netdsl.train.keeper import KEPT, Keeper
+from netdsl.train.memory import shortage
 from netdsl.train.metrics import Score, evaluate
 from netdsl.train.precision import STATES as SCALED
 from netdsl.train.resume import noted
@@ -31,6 +34,7 @@ from netdsl.train.start import adopted, begin, shapes
 from netdsl.train.step import SUMS
 from netdsl.train.stepper import Stepper, Unsound
 from netdsl.train.watch import Watching, watch_graph, watched
+from netdsl.types import Graph
 
 __all__ = ["KEPT", "Progress", "Result", "Trainer"]
 
@@ -81,14 +85,33 @@ class Trainer:
         self.job: Job = prepare(program, recipe_name, data_folder)
         self.recipe, self.steps = self.job.recipe, self.job.steps
         self.backend = backend = repeatable(backend) if self.recipe.deterministic else backend
+        there = room(backend)
+        try:
+            self._allocate(backend, start, saved)
+        except MemoryError:
+            raise self._short(program, there) from None
+        self.before = saved.net_text if saved else None
+        self.pace: dict[str, float] = {}
+
+    def _allocate(
+        self, backend: Backend, start: Checkpoint | None, saved: Checkpoint | None
+    ) -> None:
         self.state = State(backend)
         standing = self._saved(saved) if saved else self._drawn(start)
-        self.before = saved.net_text if saved else None
         self.stepper = Stepper(self.job, backend, self.state, standing)
         self.judging = State(backend) if self.recipe.ema else self.state
         self.judging.initialise(self.job.evaluation.states, self.recipe.seed)
         self.evaluation = FoldedExecutor(self.job.folded, backend, self.judging)
-        self.pace: dict[str, float] = {}
+
+    def _short(self, program: Program, there: int | None) -> NetError:
+        """What is told where the step does not fit into memory."""
+        recipe = self.recipe
+
+        def at(batch: int) -> Graph:
+            network = elaborate(program, recipe.net, recipe.settings(training=True, batch=batch))
+            return compile_step(network, recipe)
+
+        return shortage(self.job.step, self.backend.fusion, there, recipe.data.batch, at)
 
     def _drawn(self, start: Checkpoint | None) -> Standing:
         recipe, states = self.recipe, self.job.network.graph.states
@@ -160,7 +183,7 @@ class Trainer:
 
     def _epoch(self) -> dict[str, Any]:
         stepper, began, started = self.stepper, self.standing, time.perf_counter()
-        with closing(stepper.groups()) as groups:
+        with closing(stepper.sent()) as groups:
             for group in groups:
                 self._stop_if_asked()
                 stepper.mark()

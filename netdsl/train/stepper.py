@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from netdsl.backends import ahead
 from netdsl.data.prefetch import prefetched
 from netdsl.data.samples import Batch, grouped, training_batches
 from netdsl.plan.backend import Backend
@@ -46,6 +47,21 @@ class Stepper:
             self.job.train, data.batch, recipe.seed, s.epoch, s.seen, data.augment
         )
         return prefetched(grouped(batches, recipe.accumulate))
+
+    def sent(self) -> Generator[tuple[Batch, ...], None, None]:
+        """The same groups, whose images set out for the device while the one before is trained
+        on."""
+        with closing(self.groups()) as groups:
+            coming: tuple[Batch, ...] = ()
+            for group in groups:
+                before, coming = coming, tuple(self._sent(b) for b in group)
+                if before:
+                    yield before
+            if coming:
+                yield coming
+
+    def _sent(self, batch: Batch) -> Batch:
+        return replace(batch, images=ahead(self.state.backend, batch.images))
 
     def rate(self) -> Array:
         return np.asarray(self.standing.rate(self.job.recipe, self.job.steps), dtype=np.float32)

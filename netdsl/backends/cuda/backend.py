@@ -15,6 +15,7 @@ from netdsl.backends.cuda.fallback import foreign, on_the_host
 from netdsl.backends.cuda.generate import generated
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import SCRATCH, WORKSPACE, Address, Launch, Word
+from netdsl.backends.cuda.upload import Coming
 from netdsl.plan.fusion import FUSED, Fusion
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.placement import ARENA
@@ -94,11 +95,20 @@ class CudaBackend(ArrayBackend):
         self.device.stream.use()
         return super().download(array)
 
+    def ahead(self, values: Array) -> Coming:
+        """Sends what a later step will be given; it may be written then in place of `values`."""
+        return self.device.uploads.send(values)
+
     def write(self, target: Array, values: Array) -> None:
         self.device.stream.use()
+        if isinstance(values, Coming):
+            if _alike(target, values.values):
+                self.device.uploads.pass_on(values, target, self.device.stream)
+                return
+            values = values.values
         if not isinstance(values, np.ndarray):
             target[...] = values
-        elif target.flags.c_contiguous and values.dtype == target.dtype:
+        elif _alike(target, values):
             target.set(np.asarray(values, order="C"), self.device.stream)
         else:
             super().write(target, values)
@@ -188,6 +198,11 @@ class _Step:
                 group = []
             if thunk is not None:
                 yield thunk
+
+
+def _alike(target: Array, values: Array) -> bool:
+    """Whether one is the other's bytes."""
+    return target.flags.c_contiguous and values.dtype == target.dtype
 
 
 def _in_turn(thunks: Sequence[Thunk]) -> Thunk:

@@ -11,6 +11,7 @@ from netdsl.backends.cuda import nvrtc
 from netdsl.backends.cuda.launch import SCRATCH_BYTES, WORKSPACE_BYTES, Launch
 from netdsl.backends.cuda.libraries import cublaslt_version, cudnn, cupy_with_gpu
 from netdsl.backends.cuda.tuning import Choices, Tuner
+from netdsl.backends.cuda.upload import Uploads
 
 Thunk = Callable[[], None]
 
@@ -34,6 +35,7 @@ class Device:
         """What was found to be fastest, by operator, shapes and strides."""
         self.tuner = Tuner(self._choices())
         self.repeatable = False
+        self.uploads = Uploads(self.cupy.cuda, self.cupy.empty)
         self._pool = ThreadPoolExecutor(16)
         self._compiled: dict[str, Future[Any]] = {}
 
