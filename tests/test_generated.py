@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from netdsl.backends.cuda import space
 from netdsl.backends.cuda.maps import launches
 from netdsl.backends.cuda.trace import Traced
 from netdsl.ir.evaluate import results
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.program import load
 from netdsl.ops import OPS
 from netdsl.passes.lower import lower
 from netdsl.passes.precision import mixed
@@ -24,9 +27,20 @@ from netdsl.plan.layout import contiguous
 from netdsl.plan.placement import Placement
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
+from netdsl.signature import Chosen
+from netdsl.train.compile import compile_step
+from netdsl.train.precision import LOW, PRECISIONS
 from netdsl.types import Attrs, Graph, Node, TensorType
 from tests.conftest import HypothesisDraw
-from tests.graphs import BLOCK_NETS, BLOCKS, block_step, drawn_step, step_of, values_for
+from tests.graphs import (
+    BLOCK_NETS,
+    BLOCKS,
+    block_step,
+    drawn_step,
+    plain_recipe,
+    step_of,
+    values_for,
+)
 from tests.host import GPP, host, library, words_of
 
 CUDA = Fusion(maps=True, batch=True, align=256, concat_align=16)
@@ -77,6 +91,18 @@ def test_mixed_blocks_on_the_cpu(net: str, tmp_path: Path) -> None:
     """16-bit loads and stores; sums stay in 32 bits, so one step stays near the interpreter's."""
     graph = simplify(mixed(simplify(lower(step_of(BLOCKS, net, batch=2))), "bfloat16"))
     run(graph, tmp_path, 0.05, steps=1)
+
+
+@needs_compiler
+@pytest.mark.parametrize("scale", [1024.0, 1e9])
+def test_a_scaled_step_on_the_cpu(scale: float, tmp_path: Path) -> None:
+    """Steps that are made and steps that are left out, by the scale of the loss."""
+    low = Chosen("float16", LOW["float16"], {"scale": scale, "steady": 1})
+    chosen = Chosen("mixed", PRECISIONS["mixed"], {"low": low})
+    network = elaborate(load(BLOCKS), "residual_small", Settings(batch=2, training=True))
+    graph = compile_step(network, replace(plain_recipe(), precision=chosen))
+    assert results(graph, values_for(graph))["left_out"] == (scale > 1e6)
+    assert run(graph, tmp_path, 0.05) == []
 
 
 @needs_compiler

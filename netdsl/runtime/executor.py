@@ -105,3 +105,7 @@ class FoldedExecutor:
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """As Executor.run."""
         return self._main.run(inputs)
+
+    def launch(self) -> None:
+        """As Executor.launch."""
+        self._main.launch()

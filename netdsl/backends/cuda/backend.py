@@ -65,8 +65,11 @@ class CudaBackend(ArrayBackend):
 
     def free_bytes(self) -> int:
         """What can still be allocated."""
+        pool = self.xp.get_default_memory_pool()
         free, _ = self.xp.cuda.runtime.memGetInfo()
-        return int(free) + int(self.xp.get_default_memory_pool().free_bytes())
+        there = int(free) + int(pool.free_bytes())
+        limit = int(pool.get_limit())
+        return min(there, limit - int(pool.used_bytes())) if limit else there
 
     def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
         own = {SCRATCH: self.device.scratch, WORKSPACE: self.device.workspace}

@@ -1,4 +1,4 @@
-"""Batches on their way to the GPU while a step runs: from pinned memory, on a stream of their own."""
+"""Batches on their way to the GPU while a step runs: pinned memory, and a stream of their own."""
 
 from __future__ import annotations
 
