@@ -117,7 +117,10 @@ def visualize(
         print(f"{out}: {len(rows)} pictures")
     silent = [str(c) for c, before, after in rows if not after > before]
     if silent:
-        say(f"no gradient led anywhere for {layer}:{', '.join(silent)}: dead, or full already")
+        say(
+            f"no gradient led anywhere for {layer}:{', '.join(silent)}; "
+            "the place before its ReLU may have one"
+        )
     return OK
 
 

@@ -73,6 +73,7 @@ class Query:
 
     signature: Signature
     find: Callable[..., Value]
+    doc: str
 
 
 def _shape(asked: Asked, place: str) -> Value:
@@ -93,18 +94,31 @@ def _tried(how: Callable[..., float]) -> Callable[..., Value]:
 
 _PLACE = Param("place", Text())
 _TRAINING = Param("training", Flag(), False)
-_QUERIES = {
+QUERIES = {
     q.signature.name: q
     for q in (
-        Query(Signature("shape", (_PLACE,)), _shape),
-        Query(Signature("receptive_field", (_PLACE,)), _receptive),
-        Query(Signature("deviation", (_PLACE, _TRAINING)), _tried(trial.deviation)),
-        Query(Signature("gradient", (_PLACE, _TRAINING)), _tried(trial.gradient)),
+        Query(Signature("shape", (_PLACE,)), _shape, "height x width x channels there"),
+        Query(
+            Signature("receptive_field", (_PLACE,)),
+            _receptive,
+            "height and width in pixels of the input that one value there sees",
+        ),
+        Query(
+            Signature("deviation", (_PLACE, _TRAINING)),
+            _tried(trial.deviation),
+            "standard deviation of what flows out, where white noise of deviation 1 comes in",
+        ),
+        Query(
+            Signature("gradient", (_PLACE, _TRAINING)),
+            _tried(trial.gradient),
+            "standard deviation of the gradient that comes back to it, where white noise of "
+            "deviation 1 is that of the net's output",
+        ),
     )
 }
 _WITHIN = Param("within", Number(0), 1e-6)
-_EQUAL = Signature("equal", (Param("a", Text()), Param("b", Text()), _TRAINING, _WITHIN))
-_KNOWN = [*_FACTS, *_QUERIES, "gradients", "equal"]
+EQUAL = Signature("equal", (Param("a", Text()), Param("b", Text()), _TRAINING, _WITHIN))
+_KNOWN = [*_FACTS, *QUERIES, "gradients", "equal"]
 
 
 def run_test(program: Program, test: s.Test) -> TestResult:
@@ -133,7 +147,7 @@ def _run(program: Program, test: s.Test, dry: bool) -> TestResult:
 
 def _outcome(asked: Asked, e: s.Expr) -> Outcome:
     negated = isinstance(e, s.Unary) and e.op == "not"
-    claim = e.operand if isinstance(e, s.Unary) and negated else e
+    claim = e.operand if isinstance(e, s.Unary) else e
     if isinstance(claim, s.CallExpr) and claim.name == "equal":
         return _equality(asked, e, claim, negated)
     if isinstance(e, s.Name) and e.name == "gradients":
@@ -157,7 +171,7 @@ def _gradients(asked: Asked, e: s.Expr) -> Outcome:
 
 def _equality(asked: Asked, e: s.Expr, claim: s.CallExpr, negated: bool) -> Outcome:
     """Whether two places give the same values, up to a share `within` of the largest."""
-    given = _EQUAL.bind(arguments(claim.args, Scope()), claim.span)
+    given = EQUAL.bind(arguments(claim.args, Scope()), claim.span)
     places = given["a"], given["b"]
     a, b = (asked.network.place(p).type.shape[1:] for p in places)
     if a != b:
@@ -187,8 +201,8 @@ def _comparison(asked: Asked, e: s.Flat) -> Outcome:
 
 def _value(asked: Asked, e: s.Expr) -> Any:
     value = evaluate(e, Scope({k: f(asked.network) for k, f in _FACTS.items()}))
-    if isinstance(value, Call) and value.name in _QUERIES:
-        query = _QUERIES[value.name]
+    if isinstance(value, Call) and value.name in QUERIES:
+        query = QUERIES[value.name]
         try:
             return query.find(asked, **query.signature.bind(value.arguments, e.span))
         except NetError as error:

@@ -23,7 +23,7 @@ from netdsl.runtime.executor import Executor
 from netdsl.train.fit import single_input
 from netdsl.train.recipe import Recipe
 from netdsl.train.use import Trained
-from netdsl.types import Array, Graph, Node, TensorType
+from netdsl.types import Array, Graph, Node, TensorType, dims
 
 CHOSEN, SCORE, GRADIENT = "chosen", "score", "gradient"
 GREY = 127.5
@@ -123,16 +123,17 @@ def visualized(
 ) -> tuple[tuple[int, ...], Climbed]:
     """The pictures for one channel of a place, or for its first `most`, climbed together. Raises
     NetError where there is no such place or channel."""
-    one = trained.network(_settings(trained.recipe, 1))
-    count = _channels_of(one, place)
+    count = _channels_of(trained.network(_settings(trained.recipe, 1)), place)
     if channel is not None and channel >= count:
         message = f"`{place}` has no channel {channel}"
         raise fail(message, help=f"its {count} channels count from 0 to {count - 1}")
     channels = (channel,) if channel is not None else tuple(range(min(count, most)))
     network = trained.network(_settings(trained.recipe, len(channels)))
     image = single_input(network)
-    graph = ascent_graph(network, place, image)
-    executor = Executor(graph, trained.backend, trained.state)
+    shape = network.graph[image].type.shape
+    if len(shape) != 4 or shape[-1] not in (1, 3):
+        raise fail(f"the net takes {dims(shape[1:])}; pictures have 1 or 3 channels")
+    executor = Executor(ascent_graph(network, place, image), trained.backend, trained.state)
     chosen = np.eye(count, dtype=np.float32)[list(channels)]
 
     def ascent(pictures: Array) -> tuple[Array, Array]:
@@ -140,7 +141,7 @@ def visualized(
         score, gradient = (trained.backend.download(out[k]) for k in (SCORE, GRADIENT))
         return score, gradient
 
-    return channels, climb(ascent, network.graph[image].type.shape, how)
+    return channels, climb(ascent, shape, how)
 
 
 def _settings(recipe: Recipe, batch: int) -> Settings:
