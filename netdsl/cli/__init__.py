@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netdsl.cli import comparing, compiling, inspecting, training, using
+from netdsl.cli import comparing, compiling, inspecting, picturing, training, using
 from netdsl.cli.app import app, main
 
-__all__ = ["app", "comparing", "compiling", "inspecting", "main", "training", "using"]
+__all__ = ["app", "comparing", "compiling", "inspecting", "main", "picturing", "training", "using"]

@@ -1,7 +1,8 @@
-"""Picture files as arrays of bytes."""
+"""Picture files as arrays of bytes, and such arrays as picture files."""
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from netdsl.errors import NetError, fail
+from netdsl.files import write_atomically
 from netdsl.types import Array
 
 
@@ -37,6 +39,16 @@ def read_picture(path: Path, shape: tuple[int, int, int]) -> Array:
         raise
     except Exception as e:  # somebody else's decoders: damaged files raise anything
         raise fail(f"{path} is no readable picture: {e}") from None
+
+
+def write_picture(path: Path, picture: Array) -> None:
+    """Bytes [H,W,1 or 3] as a PNG file. Raises NetError where it cannot be written."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    shown = picture[..., 0] if picture.shape[-1] == 1 else picture
+    Image.fromarray(np.ascontiguousarray(shown)).save(content, format="PNG")
+    write_atomically(path, content.getvalue())
 
 
 def _eight_bits(picture: Any) -> Any:

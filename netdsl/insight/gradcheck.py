@@ -67,10 +67,17 @@ def _starting_values(graph: Graph, seed: int, rng: np.random.Generator) -> dict[
         elif 0 < scale < _LEAST_SCALE:
             value = value * (_LEAST_SCALE / scale)
         values[node.name] = value
-    for node in graph.inputs:
-        plain = np.asarray(seed % 1000, dtype=node.type.dtype)
-        values[node.name] = rng.standard_normal(node.type.shape) if float_of(node.type) else plain
-    return values
+    return values | drawn_inputs(graph, seed, rng)
+
+
+def drawn_inputs(graph: Graph, seed: int, rng: np.random.Generator) -> dict[str, Array]:
+    """Every input of a graph: images of white noise, and `seed` for what counts or seeds."""
+    return {
+        n.name: rng.standard_normal(n.type.shape)
+        if float_of(n.type)
+        else np.asarray(seed % 1000, dtype=n.type.dtype)
+        for n in graph.inputs
+    }
 
 
 def _error_of(

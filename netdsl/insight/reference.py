@@ -9,6 +9,7 @@ from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.config import SIGNATURE as DATA
 from netdsl.data.config import STATISTICS
 from netdsl.data.sources import SOURCES
+from netdsl.insight.expectations import EQUAL, QUERIES
 from netdsl.language.evaluate import FUNCTIONS
 from netdsl.layers import LAYERS, Layer
 from netdsl.layers.init import INITS
@@ -25,7 +26,7 @@ from netdsl.values import show
 def reference() -> str:
     """The whole page; `python -m netdsl.insight.reference` prints it."""
     words = [_INTRO, "## Layers", layers_table(), "## Sections", _INHERIT, sections_table()]
-    return "\n\n".join([*words, "## Expressions", _EXPRESSIONS, "## Tests", _TESTS]) + "\n"
+    return "\n\n".join([*words, "## Expressions", _EXPRESSIONS, *tests()]) + "\n"
 
 
 _INTRO = """# The words of the language
@@ -63,9 +64,11 @@ are chains too."""
 )
 
 _TESTS = """`test NET { ... }` holds comparisons (`== != < <= > >=`, and `~` for within one per cent) of
-`params`, `macs`, `activations` (of one image), `shape("place")`, `receptive_field("place")`, and the
-word `gradients`, which checks every layer's gradient numerically. A place is a path of labels, blocks
-and layers, as `netdsl summary` prints them."""
+`params`, `macs`, `activations` (of one image) and what is asked of a place; the word `gradients`, which
+checks every layer's gradient numerically; and `equal` or `not equal` of two places. A place is a
+path of labels, blocks and layers, as `netdsl summary` prints them. Where values are asked for, the net
+is run on white noise with the weights that its training would begin with, as in evaluation unless
+`training=yes`."""
 
 
 def layers_table() -> str:
@@ -96,6 +99,13 @@ def sections_table() -> str:
     known = ", ".join(f"`{s.signature}`".replace("()", "") for s in STATISTICS.values())
     parts.append(f"Statistics: {known}.")
     return "\n\n".join(parts)
+
+
+def tests() -> list[str]:
+    """What can stand in a `test` section."""
+    rows = [(str(q.signature), q.doc) for q in QUERIES.values()]
+    equality = "whether two places give the same, up to a share `within` of the largest value"
+    return ["## Tests", _TESTS, _table("of places", [*rows, (str(EQUAL), equality)])]
 
 
 def _explained(layer: Layer) -> str:

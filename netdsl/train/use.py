@@ -12,7 +12,7 @@ from netdsl.data import sources
 from netdsl.data.pictures import read_picture
 from netdsl.data.samples import Batch
 from netdsl.errors import fail
-from netdsl.language.elaborate import elaborate
+from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.plan.backend import Backend
 from netdsl.runtime.executor import FoldedExecutor
@@ -51,12 +51,23 @@ class Trained:
         self.state = State(backend)
         self.classes = self.checkpoint.classes
 
-    def _executor(self, batch: int) -> tuple[FoldedExecutor, Network]:
-        settings = self.recipe.settings(training=False, batch=batch)
+    def network(self, settings: Settings) -> Network:
+        """The recipe's net, elaborated anew; `state` then holds the weights that it needs."""
         network = elaborate(self.program, self.recipe.net, settings)
         given, origin = checkpoint.usable(self.checkpoint.states), self.checkpoint.origin
         states = network.graph.states
         self.state.load(given, adopted(states, shapes(given), (), origin), origin)
+        return network
+
+    def picture(self, network: Network, path: Path) -> Array:
+        """A picture file as the net's one image input takes it: bytes [1,H,W,C]."""
+        shape = network.graph[single_input(network)].type.shape[1:]
+        if len(shape) != 3:
+            raise fail("the net does not take pictures")
+        return read_picture(path, (shape[0], shape[1], shape[2]))[None]
+
+    def _executor(self, batch: int) -> tuple[FoldedExecutor, Network]:
+        network = self.network(self.recipe.settings(training=False, batch=batch))
         check_classes(network, self.classes)
         folded = compile_evaluation(network, self.recipe)
         executor = FoldedExecutor(folded, self.backend, self.state)
@@ -84,14 +95,10 @@ class Trained:
         """The likeliest classes of each picture, with their probabilities."""
         executor, network = self._executor(1)
         name = single_input(network)
-        shape = network.graph[name].type.shape[1:]
         found = []
         for path in images:
-            if len(shape) != 3:
-                raise fail("the net does not take pictures")
-            picture = read_picture(path, (shape[0], shape[1], shape[2]))
             given = {
-                name: picture[None],
+                name: self.picture(network, path),
                 "labels": np.zeros(1, np.int32),
                 "weights": np.ones(1, np.float32),
             }
