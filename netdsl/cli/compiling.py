@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netdsl.cli.app import OK, Device, File, Json, Sets, app, print_json
+from netdsl.cli.app import OK, Device, File, Json, Sets, Shrink, app, print_json
 from netdsl.cli.files import load, load_recipe, split
 from netdsl.errors import fail, nearest
 
@@ -35,6 +35,7 @@ def compile_(
         typer.Option(metavar="WHAT", help="ir, plan or kernels, as text on standard output."),
     ] = None,
     lower: Lower = None,
+    shrink: Shrink = None,
     settings: Sets = None,
     as_json: Json = False,
 ) -> int:
@@ -49,7 +50,7 @@ def compile_(
         raise fail(f"there is no `--emit {emit}`", help=nearest(emit, _EMITS, "one of"))
     if emit is not None and as_json:
         raise fail("`--emit` prints text, `--json` figures", help="give one of them")
-    found = _compiled(file, settings, train, batch, device, lower)
+    found = _compiled(file, settings, train, batch, device, lower, shrink)
     if as_json:
         print_json(found.as_json())
     elif emit == "ir":
@@ -72,6 +73,7 @@ def explain(
     batch: Batch = None,
     device: Device = "model",
     lower: Lower = None,
+    shrink: Shrink = None,
     full: Annotated[
         bool, typer.Option("--full", help="Every line that a pass changed, not only the first.")
     ] = False,
@@ -84,7 +86,7 @@ def explain(
     """
     from netdsl.cli.show import show_explanation
 
-    found = _compiled(file, settings, train, batch, device, lower)
+    found = _compiled(file, settings, train, batch, device, lower, shrink)
     if as_json:
         changes = [
             {"name": c.name, "nodes_before": len(c.before.nodes), "nodes": len(c.after.nodes)}
@@ -103,23 +105,26 @@ def _compiled(
     batch: int | None,
     device: str,
     lower: str | None,
+    shrink: int | None,
 ) -> Compiled:
     from netdsl.backends import open_backend
     from netdsl.insight.explain import compiled
 
     path, name = split(file)
     program = load_recipe(path, settings, name) if train else load(path, settings, name)
-    target = _target(name, train, batch, lower)
+    target = _target(name, train, batch, lower, shrink)
     return compiled(program, target, open_backend(device).fusion)
 
 
-def _target(name: str | None, train: bool, batch: int | None, lower: str | None) -> Target:
+def _target(
+    name: str | None, train: bool, batch: int | None, lower: str | None, shrink: int | None
+) -> Target:
     from netdsl.insight.explain import Target
+    from netdsl.language.elaborate import small
     from netdsl.passes import pipeline
 
-    ways = {"im2col": (pipeline.SIMPLIFY, pipeline.IM2COL)}
-    if lower is None:
-        return Target(name, train, batch)
+    ways = {None: pipeline.FORWARD, "im2col": (pipeline.SIMPLIFY, pipeline.IM2COL)}
     if lower not in ways:
-        raise fail(f"there is no `--lower {lower}`", help=nearest(lower, ways, "one of"))
-    return Target(name, train, batch, ways[lower])
+        known = [way for way in ways if way]
+        raise fail(f"there is no `--lower {lower}`", help=nearest(lower or "", known, "one of"))
+    return Target(name, train, batch, ways[lower], small(shrink))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from netdsl.errors import NetError, fail, nearest
-from netdsl.insight.gradcheck import gradcheck
+from netdsl.insight.gradcheck import LayerError, gradcheck
+from netdsl.insight.published import is_published, published
 from netdsl.insight.receptive import receptive_field
 from netdsl.language import syntax as s
 from netdsl.language.elaborate import elaborate
@@ -32,10 +33,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TestResult:
-    """The expectations of one `test` section."""
+    """The expectations of one `test` section, and the accuracies that are published of its net."""
 
     name: str
     outcomes: tuple[Outcome, ...]
+    published: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -61,7 +63,6 @@ _QUERIES: dict[str, Callable[[Network, str], Value]] = {
     "shape": _shape,
     "receptive_field": _receptive,
 }
-_KNOWN = [*_FACTS, "gradients", 'shape("place")', 'receptive_field("place")']
 
 
 def run_test(program: Program, test: s.Test) -> TestResult:
@@ -74,30 +75,48 @@ def check_test(program: Program, test: s.Test) -> None:
     _run(program, test, [e for e in test.expectations if not _is_gradients(e)])
 
 
+def run_small(program: Program, test: s.Test, by: int) -> TestResult:
+    """The gradients of a test's net, its channels divided `by` a number and its images as small as
+    they can be; what it counts is not that of the whole net, and is not looked at."""
+    name = program.net(test.net, test.span)
+    wrong = _wrong(gradcheck(program, name, shrink=by))
+    return TestResult(name, (Outcome("gradients", not wrong, wrong),), published(test))
+
+
 def _run(program: Program, test: s.Test, expectations: Sequence[s.Expr]) -> TestResult:
     name = program.net(test.net, test.span)
     network = elaborate(program, name)
-    errors, outcomes = [], []
+    errors, outcomes, facts = [], [], {}
+    try:
+        facts = published(test)
+    except NetError as e:
+        errors.append(e)
     for expectation in expectations:
+        if is_published(expectation):
+            continue
         try:
             outcomes.append(_outcome(program, network, expectation))
         except NetError as e:
             errors.append(e.located(expectation.span))
     if errors:
         raise NetError(*(d for e in errors for d in e.diagnostics))
-    return TestResult(name, tuple(outcomes))
+    return TestResult(name, tuple(outcomes), facts)
 
 
 def _is_gradients(e: s.Expr) -> bool:
     return isinstance(e, s.Name) and e.name == "gradients"
 
 
+def _wrong(rows: Iterable[LayerError]) -> str:
+    """The layers whose gradients are off, and by how much."""
+    return ", ".join(f"{x.name} off by {x.error:.1e}" for x in rows if not x.ok)
+
+
 def _outcome(program: Program, network: Network, e: s.Expr) -> Outcome:
     text = expression(e)
     if _is_gradients(e):
-        wrong = [x for x in gradcheck(program, network.name) if not x.ok]
-        found = ", ".join(f"{x.name} off by {x.error:.1e}" for x in wrong)
-        return Outcome(text, not wrong, found)
+        wrong = _wrong(gradcheck(program, network.name))
+        return Outcome(text, not wrong, wrong)
     if not isinstance(e, s.Flat) or len(e.rest) != 1 or e.rest[0][0] not in _COMPARE:
         raise fail(
             f"`{text}` is no expectation",

@@ -48,10 +48,11 @@ class Maker:
 
 @dataclass(frozen=True)
 class Flow:
-    """A value on its way along a chain."""
+    """A value on its way along a chain; `index` counts the calls of layers up to its own."""
 
     node: Node
     maker: Maker
+    index: int
 
     def members(self) -> dict[str, int]:
         """What `in.NAME` can ask."""
