@@ -23,10 +23,11 @@ from netdsl.cli.app import (
 )
 from netdsl.cli.files import load, net_files, read, split
 from netdsl.cli.show import show_summary, tell_test
-from netdsl.errors import Diagnostic, NetError
+from netdsl.errors import Diagnostic, NetError, fail
 
 if TYPE_CHECKING:
     from netdsl.insight.expectations import TestResult
+    from netdsl.language.elaborate import Settings
 
 
 @app.command()
@@ -171,21 +172,46 @@ def _run_tests(path: str, shrink: int | None) -> Iterator[TestResult]:
 
 
 @app.command()
-def summary(file: File, shrink: Shrink = None, settings: Sets = None, as_json: Json = False) -> int:
-    """The layers of a net: outputs, parameters, multiply-accumulates, memory of one image.
+def summary(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE[:NAME]", help="A .net file, a folder; `-` reads stdin.")
+    ],
+    shrink: Shrink = None,
+    settings: Sets = None,
+    as_json: Json = False,
+) -> int:
+    """The layers of a net: outputs, parameters, multiply-accumulates, memory of one image. Of a
+    folder: its nets as a page in Markdown.
 
     Example: netdsl summary models/lenet.net:caffe_lenet
     """
+    from netdsl.language.elaborate import Settings, small
+
+    how = Settings(shrink=small(shrink))
+    if Path(file).is_dir():
+        return _folder_summary(Path(file), how, settings, as_json)
     from netdsl.insight.summary import summarise
-    from netdsl.language.elaborate import Settings, elaborate, small
+    from netdsl.language.elaborate import elaborate
 
     path, name = split(file)
-    network = elaborate(load(path, settings, name), name, Settings(shrink=small(shrink)))
-    found = summarise(network)
+    found = summarise(elaborate(load(path, settings, name), name, how))
     if as_json:
         print_json(found.as_json())
     else:
         show_summary(found)
+    return OK
+
+
+def _folder_summary(folder: Path, how: Settings, sets: list[str] | None, as_json: bool) -> int:
+    from netdsl.insight.zoo import zoo
+
+    if sets:
+        raise fail("`--set` changes one file, not a folder", help="name the file")
+    found = zoo(folder, how)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        print(found.as_markdown(), end="")
     return OK
 
 
