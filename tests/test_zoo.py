@@ -242,13 +242,6 @@ def lines(item: s.Item) -> int:
     return sum(1 for x in text.splitlines() if x.strip() and not x.strip().startswith("#"))
 
 
-def test_the_layout_is_canonical() -> None:
-    from netdsl.language.format import format_text
-
-    for path in MODELS.glob("*.net"):
-        assert format_text(path.read_text()) == path.read_text(), path
-
-
 def test_a_net_s_paper_is_the_last_one_named_above_it(tmp_path: Path) -> None:
     (tmp_path / "a.net").write_text(
         '# First - Doe et al. 2001, "One | two". And more.\n'

@@ -123,7 +123,7 @@ class Draft:
         """Keeps an error, once, with the call of the block that it happened in."""
         for d in error.located(span).diagnostics:
             if frame.calls and not any("called at" in note for note in d.notes):
-                d = replace(d, notes=(*d.notes, f"in {frame.calls[-1].note()}"))
+                d = replace(d, notes=(*d.notes, f"in {frame.calls[-1].note(d.span)}"))
             at = (d.span.start, d.span.end) if d.span else (0, 0)
             self.errors.setdefault((d.message, *at), d)
 
@@ -182,13 +182,13 @@ class Draft:
 def _explained(error: NetError, step: s.Step, flows: Sequence[Flow]) -> NetError:
     """A layer's refusal with the chains that lead to it."""
     if len(flows) > 1:
-        origins = [f"branch {i + 1}: {f.maker.note()}" for i, f in enumerate(flows)]
+        origins = [f"branch {i + 1}: {f.maker.note(step.span)}" for i, f in enumerate(flows)]
         for i, branch in enumerate(step.branches or ()):
             first = branch.elements[0]
             if len(branch.elements) == 1 and getattr(first, "name", "") == "identity":
                 origins[i] = f"branch {i + 1}: identity"
     else:
-        origins = [f"what flows in: {flows[0].maker.note()}"]
+        origins = [f"what flows in: {flows[0].maker.note(step.span)}"]
     wide = max(map(len, origins))
     notes = tuple(f"{o:<{wide}}  {f.size()}" for o, f in zip(origins, flows, strict=True))
     told = error.located(step.name_span if len(flows) > 1 else step.span)
