@@ -181,7 +181,7 @@ def test_the_cpu_computes_what_the_graph_means(file: str, net: str) -> None:
     single = {n.name: given[n.name].astype(n.type.dtype) for n in (*graph.inputs, *graph.states)}
     plain = errors(results(graph, single), exact)
     off = errors(ran(graph, open_backend("cpu"), single), exact)
-    wrong = {k: (e, plain[k]) for k, e in off.items() if not e <= 1e-5 + 10 * plain[k]}
+    wrong = {k: (e, plain[k]) for k, e in off.items() if not e <= 1e-4 + 100 * plain[k]}
     assert wrong == {}
 
 
