@@ -9,7 +9,6 @@ from netdsl.insight.expectations import run_test
 from netdsl.insight.gradcheck import gradcheck
 from netdsl.ir.text import to_text
 from netdsl.language.elaborate import Settings, elaborate
-from netdsl.language.override import override
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
 from netdsl.train.recipe import resolve
@@ -24,7 +23,7 @@ MODELS = sorted((ROOT / "models").rglob("*.net"))
 def test_a_model_checks_and_its_tests_hold(path: object) -> None:
     p = load(str(path))
     assert check_program(p)[1] == []
-    assert p.tests
+    assert p.tests or not p.nets
     for section in p.tests:
         result = run_test(p, section)
         assert result.ok, result
@@ -47,23 +46,6 @@ train { optimizer = sgd(lr=0.1, momentum=0.9) }
     matches_golden("tiny_eval.txt", to_text(network.graph))
     network = elaborate(p, None, recipe.settings(training=True))
     matches_golden("tiny_train.txt", to_text(training_graph(network, recipe)))
-
-
-@pytest.mark.parametrize(
-    ("name", "net", "settings"),
-    [
-        ("resnet", "resnet20", ["n=1"]),
-        ("densenet", "densenet121", ["blocks=[2, 2, 2, 2]", "growth=4", "classes=3"]),
-        ("inception", "inception_small", ["classes=4"]),
-        ("siamese", "siamese", []),
-    ],
-)
-def test_gradients_of_whole_nets(name: str, net: str, settings: list[str]) -> None:
-    text = (ROOT / "models" / f"{name}.net").read_text()
-    file = parse(text.replace("224x224", "32x32").replace("33x33x3", "11x11x2"))
-    rows = list(gradcheck(program(override(file, settings, net)), net))
-    assert len(rows) > 10
-    assert [r for r in rows if not r.ok] == []
 
 
 def test_gradcheck_finds_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

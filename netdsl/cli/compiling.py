@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netdsl.cli.app import OK, Device, File, Json, Sets, Tune, app, print_json, say
+from netdsl.cli.app import OK, Device, File, Json, Sets, Shrink, Tune, app, print_json, say
 from netdsl.cli.files import load, load_recipe, split
 from netdsl.errors import fail, nearest
 
@@ -36,6 +36,7 @@ def compile_(
     ] = None,
     lower: Lower = None,
     tune: Tune = None,
+    shrink: Shrink = None,
     settings: Sets = None,
     as_json: Json = False,
 ) -> int:
@@ -51,7 +52,7 @@ def compile_(
         raise fail(f"there is no `--emit {emit}`", help=nearest(emit, _EMITS, "one of"))
     if emit is not None and as_json:
         raise fail("`--emit` prints text, `--json` figures", help="give one of them")
-    found = _compiled(file, settings, train, batch, device, lower)
+    found = _compiled(file, settings, train, batch, device, lower, shrink)
     if tune is not None:
         say(f"every kernel built in {_built(found, device, tune):.1f} s")
     if as_json:
@@ -76,6 +77,7 @@ def explain(
     batch: Batch = None,
     device: Device = "model",
     lower: Lower = None,
+    shrink: Shrink = None,
     full: Annotated[
         bool, typer.Option("--full", help="Every line that a pass changed, not only the first.")
     ] = False,
@@ -88,7 +90,7 @@ def explain(
     """
     from netdsl.cli.show import show_explanation
 
-    found = _compiled(file, settings, train, batch, device, lower)
+    found = _compiled(file, settings, train, batch, device, lower, shrink)
     if as_json:
         changes = [
             {"name": c.name, "nodes_before": len(c.before.nodes), "nodes": len(c.after.nodes)}
@@ -107,13 +109,14 @@ def _compiled(
     batch: int | None,
     device: str,
     lower: str | None,
+    shrink: int | None,
 ) -> Compiled:
     from netdsl.backends import open_backend
     from netdsl.insight.explain import compiled
 
     path, name = split(file)
     program = load_recipe(path, settings, name) if train else load(path, settings, name)
-    target = _target(name, train, batch, lower)
+    target = _target(name, train, batch, lower, shrink)
     return compiled(program, target, open_backend(device).fusion)
 
 
@@ -134,13 +137,15 @@ def _built(found: Compiled, device: str, seconds: float) -> float:
     return time.perf_counter() - started
 
 
-def _target(name: str | None, train: bool, batch: int | None, lower: str | None) -> Target:
+def _target(
+    name: str | None, train: bool, batch: int | None, lower: str | None, shrink: int | None
+) -> Target:
     from netdsl.insight.explain import Target
+    from netdsl.language.elaborate import small
     from netdsl.passes import pipeline
 
-    ways = {"im2col": (pipeline.SIMPLIFY, pipeline.IM2COL)}
-    if lower is None:
-        return Target(name, train, batch)
+    ways = {None: pipeline.FORWARD, "im2col": (pipeline.SIMPLIFY, pipeline.IM2COL)}
     if lower not in ways:
-        raise fail(f"there is no `--lower {lower}`", help=nearest(lower, ways, "one of"))
-    return Target(name, train, batch, ways[lower])
+        known = [way for way in ways if way]
+        raise fail(f"there is no `--lower {lower}`", help=nearest(lower or "", known, "one of"))
+    return Target(name, train, batch, ways[lower], small(shrink))

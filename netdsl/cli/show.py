@@ -39,6 +39,9 @@ def tell_test(path: str, result: TestResult) -> None:
     for o in result.outcomes:
         if not o.ok:
             print(f"     {o.text}: {o.found or 'it does not hold'}")
+    if result.published:
+        shares = (f"{k.replace('top', 'top-')} {v:.2%}" for k, v in result.published.items())
+        print(f"     published: {', '.join(shares)}")
 
 
 def show_summary(found: Summary) -> None:

@@ -43,6 +43,14 @@ def train(
     data: DataDir = None,
     device: Device = "auto",
     tune: Tune = None,
+    shrink: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="A trial of a small version: channels divided by N; the images stay.",
+        ),
+    ] = None,
     settings: Sets = None,
     watch: Annotated[
         str | None,
@@ -67,6 +75,8 @@ def train(
     from netdsl.train.watch import watching
 
     watched = watching(watch, watch_every) if watch is not None else None
+    if shrink is not None:
+        settings = [*(settings or ()), f"train.shrink={shrink}"]
     program, name, saved, folder = _begun(file, out, resume, settings)
 
     staged = len(stages(program, name)) > 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from netdsl.errors import NetError, fail, nearest
 from netdsl.insight import trial
-from netdsl.insight.gradcheck import gradcheck
+from netdsl.insight.gradcheck import LayerError, gradcheck
+from netdsl.insight.published import is_published, published
 from netdsl.insight.receptive import receptive_field
 from netdsl.kinds import Flag, Number, Text
 from netdsl.language import syntax as s
@@ -37,10 +38,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TestResult:
-    """The expectations of one `test` section."""
+    """The expectations of one `test` section, and the accuracies that are published of its net."""
 
     name: str
     outcomes: tuple[Outcome, ...]
+    published: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -131,18 +133,32 @@ def check_test(program: Program, test: s.Test) -> None:
     _run(program, test, dry=True)
 
 
+def run_small(program: Program, test: s.Test, by: int) -> TestResult:
+    """The gradients of a test's net, its channels divided `by` a number and its images as small as
+    they can be; what it counts is not that of the whole net, and is not looked at."""
+    name = program.net(test.net, test.span)
+    wrong = _wrong(gradcheck(program, name, shrink=by))
+    return TestResult(name, (Outcome("gradients", not wrong, wrong),), published(test))
+
+
 def _run(program: Program, test: s.Test, dry: bool) -> TestResult:
     name = program.net(test.net, test.span)
     asked = Asked(program, elaborate(program, name), dry)
-    errors, outcomes = [], []
+    errors, outcomes, facts = [], [], {}
+    try:
+        facts = published(test)
+    except NetError as e:
+        errors.append(e)
     for expectation in test.expectations:
+        if is_published(expectation):
+            continue
         try:
             outcomes.append(_outcome(asked, expectation))
         except NetError as e:
             errors.append(e.located(expectation.span))
     if errors:
         raise NetError(*(d for e in errors for d in e.diagnostics))
-    return TestResult(name, tuple(outcomes))
+    return TestResult(name, tuple(outcomes), facts)
 
 
 def _outcome(asked: Asked, e: s.Expr) -> Outcome:
@@ -163,10 +179,13 @@ def _outcome(asked: Asked, e: s.Expr) -> Outcome:
 
 
 def _gradients(asked: Asked, e: s.Expr) -> Outcome:
-    rows = () if asked.dry else gradcheck(asked.program, asked.network.name)
-    wrong = [x for x in rows if not x.ok]
-    found = ", ".join(f"{x.name} off by {x.error:.1e}" for x in wrong)
-    return Outcome(expression(e), not wrong, found)
+    wrong = "" if asked.dry else _wrong(gradcheck(asked.program, asked.network.name))
+    return Outcome(expression(e), not wrong, wrong)
+
+
+def _wrong(rows: Iterable[LayerError]) -> str:
+    """The layers whose gradients are off, and by how much."""
+    return ", ".join(f"{x.name} off by {x.error:.1e}" for x in rows if not x.ok)
 
 
 def _equality(asked: Asked, e: s.Expr, claim: s.CallExpr, negated: bool) -> Outcome:

@@ -6,12 +6,12 @@ import difflib
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from netdsl.errors import Span
 from netdsl.ir.text import to_text
-from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.elaborate import Settings, Shrink, elaborate
 from netdsl.language.program import Program
 from netdsl.passes import pipeline
 from netdsl.passes.pipeline import Pass
@@ -29,13 +29,14 @@ from netdsl.types import Graph
 
 @dataclass(frozen=True)
 class Target:
-    """What is compiled: a net for inference or as a training step, at a batch size. `name` is the
-    net's, or for training a recipe's."""
+    """What is compiled: a net for inference or as a training step, at a batch size, perhaps its
+    small version. `name` is the net's, or for training a recipe's."""
 
     name: str | None = None
     training: bool = False
     batch: int | None = None
     forward: tuple[Pass, ...] = pipeline.FORWARD
+    shrink: Shrink | None = None
 
 
 @dataclass(frozen=True)
@@ -101,15 +102,20 @@ def _graph(program: Program, target: Target, watch: pipeline.Watch) -> tuple[str
     """The graph to be planned, and what it is in a few words."""
     batch = target.batch or 1
     if not target.training:
-        network = elaborate(program, program.net(target.name), Settings(batch=batch))
+        settings = Settings(batch=batch, shrink=target.shrink)
+        network = elaborate(program, program.net(target.name), settings)
         graph = pipeline.inference(network.graph, watch, target.forward).main
         return f"{network.name}, inference, batch {batch}", graph
     found, recipe = _recipe(program, target.name)
     if recipe is None:
         net, recipe = program.net(target.name), plain(program.net(target.name))
-        network = elaborate(program, net, Settings(batch=batch, training=True))
+        settings = Settings(batch=batch, training=True, shrink=target.shrink)
+        network = elaborate(program, net, settings)
     else:
-        network = elaborate(program, recipe.net, recipe.settings(True, target.batch))
+        settings = recipe.settings(True, target.batch)
+        if target.shrink is not None:
+            settings = replace(settings, shrink=target.shrink)
+        network = elaborate(program, recipe.net, settings)
     check_loss(network, recipe)
     step = compile_step(network, recipe, watch, target.forward)
     return f"{network.name}, training by {found}, batch {network.batch}", step

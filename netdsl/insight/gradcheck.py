@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from netdsl.ir.builder import Builder, float_of
 from netdsl.ir.derivative import direction_error
 from netdsl.ir.evaluate import evaluate
 from netdsl.ir.grad import grad
-from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.elaborate import Settings, elaborate, small
 from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.runtime.state import draw
@@ -37,13 +37,16 @@ class LayerError:
         return self.error < TOLERANCE
 
 
-def gradcheck(program: Program, net: str | None = None, seed: int = 1) -> Iterator[LayerError]:
-    """Errors of all layers of a net as a training step at batch 2 sees it, in their order.
+def gradcheck(
+    program: Program, net: str | None = None, seed: int = 1, shrink: int | None = None
+) -> Iterator[LayerError]:
+    """Errors of all layers of a net as a training step at batch 2 sees it, in their order; of its
+    small version where `shrink` says what its channels are divided by.
 
     Each layer is checked where it stands, on the values that flow into it; the last row is the
     gradient of the whole net by all weights together.
     """
-    network = elaborate(program, net, SETTINGS)
+    network = elaborate(program, net, replace(SETTINGS, shrink=small(shrink)))
     rng = np.random.default_rng(seed)
     values = evaluate(network.graph, _starting_values(network.graph, seed, rng))
     for layer in network.layers:

@@ -10,6 +10,7 @@ from netdsl.data.config import SIGNATURE as DATA
 from netdsl.data.config import STATISTICS
 from netdsl.data.sources import SOURCES
 from netdsl.insight.expectations import EQUAL, QUERIES
+from netdsl.insight.published import PUBLISHED
 from netdsl.language.evaluate import FUNCTIONS
 from netdsl.layers import LAYERS, Layer
 from netdsl.layers.init import INITS
@@ -63,12 +64,19 @@ as `1x2`, or `[top, bottom, left, right]`. `for c in list { }` and `for c, n in 
 are chains too."""
 )
 
-_TESTS = """`test NET { ... }` holds comparisons (`== != < <= > >=`, and `~` for within one per cent) of
+_TESTS = (
+    """`test NET { ... }` holds comparisons (`== != < <= > >=`, and `~` for within one per cent) of
 `params`, `macs`, `activations` (of one image) and what is asked of a place; the word `gradients`, which
 checks every layer's gradient numerically; and `equal` or `not equal` of two places. A place is a
 path of labels, blocks and layers, as `netdsl summary` prints them. Where values are asked for, the net
 is run on white noise with the weights that its training would begin with, as in evaluation unless
-`training=yes`."""
+`training=yes`.
+
+`"""
+    + str(PUBLISHED)
+    + """` is a fact and no test: shares of the test images whose class is
+the likeliest, or among the five likeliest, as a paper reports them. `netdsl test` repeats it."""
+)
 
 
 def layers_table() -> str:
