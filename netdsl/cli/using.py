@@ -19,7 +19,8 @@ Weights = Annotated[
 def evaluate(
     weights: Weights, data: DataDir = None, device: Device = "auto", as_json: Json = False
 ) -> int:
-    """Accuracy of saved weights on the test images of their data set.
+    """Accuracy of saved weights on the test images of their data set (where it has none, on those
+    to validate with, else on those to learn from).
 
     Example: netdsl eval runs/digits-1/best.safetensors
     """
@@ -33,7 +34,8 @@ def evaluate(
     else:
         s = report.score
         print(
-            f"accuracy {s.accuracy:.2%}  top-5 {s.top5:.2%}  loss {s.loss:.4f}  {s.images:,} images"
+            f"accuracy {s.accuracy:.2%}  top-5 {s.top5:.2%}  loss {s.loss:.4f}  "
+            f"{s.images:,} {report.images} images"
         )
         show_confusion(report)
     return OK

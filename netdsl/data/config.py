@@ -57,12 +57,31 @@ class _HeldOut:
             raise Mismatch("how many images (5000) or which share of them (0.1)") from None
 
 
+@dataclass(frozen=True)
+class _Steady:
+    """A change that draws nothing at random."""
+
+    def accept(self, value: Value) -> Chosen:
+        chosen = OneFrom("augmentation", AUGMENTATIONS).accept(value)
+        if chosen.record.uses:
+            message = f"`{chosen.name}` draws at random, which no evaluation does"
+            steady = [f"`{n}`" for n, a in AUGMENTATIONS.items() if not a.uses]
+            help = f"evaluation takes {' and '.join(steady)}; the rest belongs into `augment`"
+            raise fail(message, chosen.span, help=help)
+        return chosen
+
+
 SIGNATURE = Signature(
     "data",
     (
         Param("source", OneFrom("source", SOURCES), doc="where images and labels come from"),
         Param("batch", Whole(1, 65536), 64, "images in a training step"),
-        Param("validation", _HeldOut(), 0.1, "count or share of the training images held out"),
+        Param(
+            "validation",
+            _HeldOut(),
+            0.1,
+            "count or share of the training images held out, where the source has no own",
+        ),
         Param(
             "normalize",
             OneOf((Nothing(), OneFrom("statistics", STATISTICS))),
@@ -74,6 +93,12 @@ SIGNATURE = Signature(
             Many(OneFrom("augmentation", AUGMENTATIONS)),
             (),
             "changes of the training images, one after the other",
+        ),
+        Param(
+            "eval_transform",
+            Many(_Steady()),
+            (),
+            "changes of the images that it is judged by or used on: resize, center_crop",
         ),
     ),
     noun="key",
@@ -89,6 +114,7 @@ class DataConfig:
     validation: int | float
     normalize: Chosen | None
     augment: tuple[Chosen, ...]
+    eval_transform: tuple[Chosen, ...]
 
     def prepare(self, b: Builder, pixels: Node) -> Node:
         """Bytes to floats: scaled to [0, 1], then centred and scaled by the statistics."""

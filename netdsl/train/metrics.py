@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netdsl.data.samples import Batch, Samples, evaluation_batches
+from netdsl.data.prefetch import prefetched
+from netdsl.data.samples import Batch
 from netdsl.files import append, finite, write_atomically
 from netdsl.runtime.executor import FoldedExecutor
 from netdsl.types import Array
@@ -30,21 +32,22 @@ Seen = Callable[[Batch, Mapping[str, Array]], None]
 def evaluate(
     executor: FoldedExecutor,
     image_input: str,
-    samples: Samples,
-    batch: int,
+    batches: Iterator[Batch],
     seen: Seen | None = None,
 ) -> Score:
-    """Loss and accuracy over all samples, every one counted once; `seen` is shown every batch."""
+    """Loss and accuracy over all samples, every one counted once; `seen` is shown every batch. The
+    batches are made ready in the background."""
     executor.refresh()
     sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
-    for part in evaluation_batches(samples, batch):
-        out = executor.run(
-            {image_input: part.images, "labels": part.labels, "weights": part.weights}
-        )
-        for key in sums:
-            sums[key] += float(out[key])
-        if seen is not None:
-            seen(part, out)
+    with closing(prefetched(batches)) as ready:
+        for part in ready:
+            out = executor.run(
+                {image_input: part.images, "labels": part.labels, "weights": part.weights}
+            )
+            for key in sums:
+                sums[key] += float(out[key])
+            if seen is not None:
+                seen(part, out)
     n = max(sums["count"], 1.0)
     return Score(sums["loss"] / n, sums["top1"] / n, sums["top5"] / n, int(sums["count"]))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from netdsl.data import sources
-from netdsl.data.pictures import read_picture
-from netdsl.data.samples import Batch
+from netdsl.data.pictures import listed
+from netdsl.data.samples import Batch, Dataset, Samples, evaluation_batches
 from netdsl.errors import fail
 from netdsl.language.elaborate import elaborate
 from netdsl.language.network import Network
@@ -19,8 +19,8 @@ from netdsl.runtime.executor import FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
 from netdsl.train.compile import compile_evaluation
-from netdsl.train.fit import check_classes, check_images, single_input
-from netdsl.train.job import EVALUATION_BATCH
+from netdsl.train.fit import check_classes, check_images, single_input, transformation
+from netdsl.train.job import evaluation_batch
 from netdsl.train.metrics import Score, evaluate
 from netdsl.train.recipe import resolve
 from netdsl.train.start import adopted, shapes
@@ -32,9 +32,11 @@ Top = list[tuple[str, float]]
 
 @dataclass(frozen=True)
 class Report:
-    """An evaluation; `confusion[i, j]` counts images of class i that were called j."""
+    """An evaluation on the `images` for testing, validation or training; `confusion[i, j]` counts
+    those of class i that were called j."""
 
     score: Score
+    images: str
     classes: tuple[str, ...]
     confusion: Array
 
@@ -51,9 +53,11 @@ class Trained:
         self.state = State(backend)
         self.classes = self.checkpoint.classes
 
-    def _executor(self, batch: int) -> tuple[FoldedExecutor, Network]:
+    def _network(self, batch: int) -> Network:
         settings = self.recipe.settings(training=False, batch=batch)
-        network = elaborate(self.program, self.recipe.net, settings)
+        return elaborate(self.program, self.recipe.net, settings)
+
+    def _executor(self, network: Network) -> FoldedExecutor:
         given, origin = checkpoint.usable(self.checkpoint.states), self.checkpoint.origin
         states = network.graph.states
         self.state.load(given, adopted(states, shapes(given), (), origin), origin)
@@ -61,14 +65,17 @@ class Trained:
         folded = compile_evaluation(network, self.recipe)
         executor = FoldedExecutor(folded, self.backend, self.state)
         executor.refresh()
-        return executor, network
+        return executor
 
     def evaluate(self, folder: str | None) -> Report:
-        """The test images of the recipe's source (its training images where it has none)."""
-        dataset = sources.load(self.recipe.data.source, folder)
-        samples = dataset.read_test() if dataset.read_test else dataset.train
-        executor, network = self._executor(EVALUATION_BATCH)
-        check_images(network, samples.images.shape[1:])
+        """The test images of the recipe's source; where it has none those to validate with, and
+        where it has none of these those to learn from."""
+        data = self.recipe.data
+        dataset = sources.load(data.source, folder)
+        what, samples = self._samples(dataset)
+        network = self._network(evaluation_batch(self._network(1), self.recipe))
+        check_images(network, data, samples.shape)
+        executor = self._executor(network)
         n = len(self.classes)
         confusion = np.zeros((n, n), dtype=np.int64)
 
@@ -77,21 +84,38 @@ class Trained:
             real = batch.weights > 0
             np.add.at(confusion, (batch.labels[real], said[real]), 1)
 
-        score = evaluate(executor, single_input(network), samples, EVALUATION_BATCH, count)
-        return Report(score, self.classes, confusion)
+        transform = transformation(network, data)
+        batches = evaluation_batches(samples, network.batch, transform)
+        score = evaluate(executor, single_input(network), batches, count)
+        return Report(score, what, self.classes, confusion)
+
+    def _samples(self, dataset: Dataset) -> tuple[str, Samples]:
+        """What to evaluate on, with labels as the net knows them. Raises NetError where there are
+        classes that it does not know."""
+        what, samples = "training", dataset.train
+        if dataset.validation is not None:
+            what, samples = "validation", dataset.validation
+        if dataset.read_test is not None:
+            what, samples = "test", dataset.read_test()
+        if dataset.classes == self.classes:
+            return what, samples
+        strange = [c for c in dataset.classes if c not in self.classes]
+        if strange:
+            known = ", ".join(self.classes[:8]) + ", ..." * (len(self.classes) > 8)
+            message = f"{self.checkpoint.origin} knows no class `{strange[0]}`, which the data has"
+            raise fail(message, help=f"it knows {known}")
+        places = np.array([self.classes.index(c) for c in dataset.classes], np.int32)
+        return what, Samples(samples.images, places[samples.labels])
 
     def predict(self, images: Sequence[Path]) -> list[tuple[Path, Top]]:
         """The likeliest classes of each picture, with their probabilities."""
-        executor, network = self._executor(1)
-        name = single_input(network)
-        shape = network.graph[name].type.shape[1:]
+        network = self._network(1)
+        executor, name = self._executor(network), single_input(network)
+        transform = transformation(network, self.recipe.data)
         found = []
         for path in images:
-            if len(shape) != 3:
-                raise fail("the net does not take pictures")
-            picture = read_picture(path, (shape[0], shape[1], shape[2]))
             given = {
-                name: picture[None],
+                name: transform(listed([path])),
                 "labels": np.zeros(1, np.int32),
                 "weights": np.ones(1, np.float32),
             }
