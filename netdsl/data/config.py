@@ -29,6 +29,7 @@ def _known(name: str, mean: Sequence[float], std: Sequence[float]) -> Statistics
     return Statistics(Signature(name), tuple(mean), tuple(std))
 
 
+_IMAGENET = [0.485, 0.456, 0.406]
 _POSITIVE = Many(Number(above=0))
 STATISTICS: dict[str, Statistics] = {
     x.signature.name: x
@@ -36,7 +37,9 @@ STATISTICS: dict[str, Statistics] = {
         _known("mnist", [0.1307], [0.3081]),
         _known("fashion_mnist", [0.2860], [0.3530]),
         _known("cifar10", [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
-        _known("imagenet", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        _known("imagenet", _IMAGENET, [0.229, 0.224, 0.225]),
+        # as before batch normalisation: the mean is taken away, and bytes stay as large as they are
+        _known("imagenet_mean", _IMAGENET, [1 / 255]),
         Statistics(
             Signature("by", (Param("mean", Many(Number())), Param("std", _POSITIVE))),
         ),

@@ -9,8 +9,8 @@ import numpy as np
 
 from netdsl.data.pictures import SUFFIXES, Pictures, unreadable
 from netdsl.data.samples import Dataset, Samples
-from netdsl.data.source import DataSource, cache_folder
-from netdsl.errors import fail
+from netdsl.data.source import Absent, DataSource, cache_folder
+from netdsl.errors import Diagnostic, fail
 from netdsl.kinds import Text
 from netdsl.signature import Param, Signature
 
@@ -41,7 +41,8 @@ def _root(given: Path | None, path: Path) -> Path:
         if place.is_dir():
             return place
     help = f"`--data DIR` says where the pictures are: {_HOW}"
-    raise fail(f"there is no folder {path}, nor {places[1]}", help=help)
+    message = f"there is no folder {places[0]}, nor {places[1]}"
+    raise Absent(Diagnostic(message, help=help))
 
 
 def read_folder(root: Path) -> Dataset:

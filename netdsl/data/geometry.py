@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from netdsl.types import Array
+from netdsl.errors import fail
+from netdsl.types import Array, dims
 
 Size = tuple[int, int]
 """Height and width."""
@@ -78,6 +79,9 @@ def random_crop(images: Array, draws: Array, window: Size, pad: int | None) -> A
     around it."""
     if pad is None:
         pad = PADDED if images.shape[1:3] == window else 0
+    if 2 * pad > min(window):
+        message = f"`random_crop({pad})` puts {pad} black pixels around pictures of {dims(window)}"
+        raise fail(message, help="what it cuts out has the net's size anyway: `random_crop`")
     images = _large_enough(images, window, pad)
     wide = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     room = [a - b + 1 for a, b in zip(wide.shape[1:3], window, strict=True)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from netdsl.data.geometry import center_crop, covering
-from netdsl.data.pictures import Pictures, read_picture
+from netdsl.data.pictures import MODES, Pictures, read_picture
 from netdsl.errors import fail
 from netdsl.signature import Chosen
 from netdsl.types import Array
@@ -43,10 +43,16 @@ class Preparation:
         alone = (slice(i, i + 1) for i in range(len(images)))
         return np.concatenate([self._fitted(images[i], [d[i] for d in draws]) for i in alone])
 
-    def _decoded(self, pictures: Pictures, draws: Draws) -> Array:
+    def pictures(self) -> tuple[int, ...]:
+        """The shape of the pictures that the net takes. Raises NetError where it takes none."""
         if self.shape is None or len(self.shape) != 3:
-            raise fail("the net does not take pictures: its input has no height and width")
-        channels = self.shape[2]
+            raise fail("the net takes no pictures: its input has no height, width and channels")
+        if self.shape[2] not in MODES:
+            raise fail(f"pictures have 1, 3 or 4 channels, the net wants {self.shape[2]}")
+        return self.shape
+
+    def _decoded(self, pictures: Pictures, draws: Draws) -> Array:
+        channels = self.pictures()[2]
 
         def one(path: Path, i: int) -> Array:
             picture = read_picture(path, channels)[None]
@@ -72,10 +78,12 @@ class Preparation:
         h, w = (self.shape or images.shape[1:])[:2]
         return h, w
 
-    def outcome(self, image: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape that the changes give to images of that shape. Raises NetError where one
-        cannot be made of them."""
-        if len(image) != 3 or (self.shape is not None and len(self.shape) != 3):
+    def outcome(self, image: tuple[int, ...] | None) -> tuple[int, ...]:
+        """The shape that the changes give to images of that shape (None: to pictures that happen
+        to have the net's size). Raises NetError where one cannot be made of them."""
+        if image is None:
+            image = self.pictures()
+        elif len(image) != 3 or (self.shape is not None and len(self.shape) != 3):
             return image
         draws = [np.zeros((1, c.record.uses)) for c in self.chosen]
         shape: tuple[int, ...] = self._changed(np.zeros((1, *image), np.uint8), draws).shape[1:]

@@ -95,7 +95,7 @@ def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | No
         ("augment", augmentation(network, data)),
         ("eval_transform", transformation(network, data)),
     ):
-        given = _outcome(prepare, image or taken(network), wanted.span)
+        given = _outcome(prepare, image, wanted.span)
         if image is not None and given != taken(network):
             file = data.source.arguments.get("path")
             after = f", after `{key}` {dims(given)}" if given != image else ""
@@ -107,7 +107,9 @@ def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | No
             )
 
 
-def _outcome(prepare: Preparation, image: tuple[int, ...], span: Span | None) -> tuple[int, ...]:
+def _outcome(
+    prepare: Preparation, image: tuple[int, ...] | None, span: Span | None
+) -> tuple[int, ...]:
     try:
         return prepare.outcome(image)
     except NetError as e:

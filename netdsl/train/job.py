@@ -6,9 +6,12 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from netdsl.data import sources
 from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Dataset, Samples, split
+from netdsl.data.source import Absent
 from netdsl.errors import fail
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file
@@ -47,6 +50,8 @@ class Job:
     dataset: Dataset
     train: Samples
     validation: Samples
+    missing: str | None = None
+    """What of the data is not there; there are then no samples."""
 
     @property
     def image(self) -> str:
@@ -112,9 +117,12 @@ def divided(dataset: Dataset, recipe: Recipe) -> tuple[Samples, Samples]:
     return split(dataset.train, recipe.data.validation, recipe.seed)
 
 
-def prepare(program: Program, name: str | None, data_folder: str | None = None) -> Job:
+def prepare(
+    program: Program, name: str | None, data_folder: str | None = None, anyway: bool = False
+) -> Job:
     """Reads the data and checks all that can be wrong, so that a run that starts does not end for
-    a reason that could have been known."""
+    a reason that could have been known. Where the data are not there it raises NetError, or
+    `anyway` gives what is known without them."""
     recipe = resolve(program, name)
     network = elaborate(program, recipe.net, recipe.settings(training=True))
     single_input(network)
@@ -126,14 +134,21 @@ def prepare(program: Program, name: str | None, data_folder: str | None = None) 
     check_loss(network, recipe)
     check_norms(network, recipe)
     training_graph(network, recipe)
-    dataset = sources.load(recipe.data.source, data_folder)
+    text = format_file(written_out(program, name))
+    try:
+        dataset = sources.load(recipe.data.source, data_folder)
+    except Absent as e:
+        if not anyway:
+            raise
+        nothing = Samples(np.zeros((0, *taken(network)), np.uint8), np.zeros(0, np.int32))
+        known = (name, recipe, text, network, evaluating, Dataset(nothing, ()), nothing, nothing)
+        return Job(*known, missing=e.diagnostics[0].message)
     check_fit(network, recipe.data, dataset)
     if dataset.read_test is None:
         check_tested(recipe.expectations)
     else:
         dataset.read_test()  # nobody learns from it: what is wrong with its files is told now
     train, validation = divided(dataset, recipe)
-    text = format_file(written_out(program, name))
     job = Job(name, recipe, text, network, evaluating, dataset, train, validation)
     if job.steps == 0:
         message = f"a batch of {job.images} is more than the {len(train)} images"
