@@ -10,19 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netdsl.data.augment import AUGMENTATIONS
+from netdsl.data.augment import chosen_of as chosen
 from netdsl.data.prefetch import prefetched
 from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Samples, training_batches
-from netdsl.signature import Chosen
-from netdsl.values import Argument
-
-
-def chosen(name: str, **arguments: Any) -> Chosen:
-    record = AUGMENTATIONS[name]
-    bound = record.signature.bind([Argument(k, v) for k, v in arguments.items()], None)
-    return Chosen(name, record, bound)
-
 
 ALL = Preparation((chosen("hflip"), chosen("random_crop", pad=2), chosen("cutout", size=3)))
 RNG = np.random.default_rng(0)

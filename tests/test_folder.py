@@ -211,6 +211,11 @@ def test_from_the_command_line(netdsl: Any, pictures: Path, tmp_path: Path) -> N
     code, out, _ = netdsl("eval", "run", "--data", "new", "--json")
     assert code == 0
     assert json.loads(out)["accuracy"] == 1
+    code, out, _ = netdsl("eval", "run", "--size", "12", "--size", "20", "--json")
+    assert json.loads(out)["accuracy"] >= 0.9
+    code, _, err = netdsl("eval", "run", "--size", "10")
+    assert code == 2
+    assert "less than the 12 the net takes" in err
     write(tmp_path / "new", 1, {"blue": (0, 0, 200)})
     code, _, err = netdsl("eval", "run", "--data", "new")
     assert code == 2
@@ -307,3 +312,20 @@ def test_ants_and_bees(data_dir: Path, netdsl: Any, tmp_path: Path) -> None:
     assert code == 0, err
     code, out, _ = netdsl("eval", "run", "--data", str(data_dir), "--json")
     assert json.loads(out)["images"] == 153
+
+
+def test_several_sizes_are_averaged(netdsl: Any, pictures: Path) -> None:
+    from netdsl.backends import open_backend
+    from netdsl.train.use import Trained
+
+    (pictures.parent / "colours.net").write_text(NET)
+    netdsl("train", "colours.net", "--out", "run", "--set", "train.epochs=1", "--json")
+    trained = Trained(Path("run"), open_backend("reference"))
+    one, other, same, both = (
+        trained.evaluate(None, sizes).score for sizes in ((14,), (30,), (14, 14), (14, 30))
+    )
+    assert one == trained.evaluate(None).score
+    assert same.loss == pytest.approx(one.loss, rel=1e-5)
+    assert (same.accuracy, same.top5, same.images) == (one.accuracy, 1.0, one.images)
+    assert both.loss <= (one.loss + other.loss) / 2 + 1e-6
+    assert one.loss != other.loss

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from netdsl.data import geometry
 from netdsl.data.augment import AUGMENTATIONS
+from netdsl.data.augment import chosen_of as chosen
 from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Samples, evaluation_batches, training_batches
 from netdsl.errors import NetError
-from netdsl.signature import Chosen
-from netdsl.values import Argument, Size
-from tests.test_augment import chosen
+from netdsl.values import Size
 
 sides = st.integers(1, 40)
 unit = st.floats(0, 1, exclude_max=True)
@@ -222,11 +221,7 @@ def test_any_list_of_changes_gives_bytes_of_the_net_s_shape(
     names: list[str], side: int, data: st.DataObject
 ) -> None:
     small = {"scale_jitter": {"sides": (9, 15)}, "resize": {"size": data.draw(st.integers(1, 20))}}
-    bound = [
-        AUGMENTATIONS[n].signature.bind([Argument(k, v) for k, v in small.get(n, {}).items()], None)
-        for n in names
-    ]
-    kept = tuple(Chosen(n, AUGMENTATIONS[n], b) for n, b in zip(names, bound, strict=True))
+    kept = [chosen(n, **small.get(n, {})) for n in names]
     prepare = Preparation((*kept, chosen("scale_jitter", sides=(9, 15))), (8, 9, 3))
     images = image(side, 20).repeat(3, axis=0)
     rng = np.random.default_rng(5)

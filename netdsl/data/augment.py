@@ -11,9 +11,9 @@ import numpy as np
 from netdsl.data import colour, geometry
 from netdsl.data.geometry import Size
 from netdsl.kinds import Extent, Kind, Many, Mismatch, Nothing, Number, OneOf, Whole
-from netdsl.signature import Param, Signature
+from netdsl.signature import Chosen, Param, Signature
 from netdsl.types import Array
-from netdsl.values import Value
+from netdsl.values import Argument, Value
 
 
 @dataclass(frozen=True)
@@ -137,3 +137,11 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         ),
     )
 }
+
+
+def chosen_of(name: str, **given: Any) -> Chosen:
+    """An augmentation with some of its arguments."""
+    record = AUGMENTATIONS[name]
+    return Chosen(
+        name, record, record.signature.bind([Argument(k, v) for k, v in given.items()], None)
+    )

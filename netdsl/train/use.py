@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from netdsl.data import sources
+from netdsl.data.augment import chosen_of
 from netdsl.data.pictures import listed
+from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Batch, Dataset, Samples, evaluation_batches
 from netdsl.errors import fail
 from netdsl.language.elaborate import elaborate
@@ -19,9 +21,9 @@ from netdsl.runtime.executor import FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
 from netdsl.train.compile import compile_evaluation
-from netdsl.train.fit import check_classes, check_images, single_input, transformation
+from netdsl.train.fit import check_classes, check_images, single_input, taken, transformation
 from netdsl.train.job import evaluation_batch
-from netdsl.train.metrics import Score, evaluate
+from netdsl.train.metrics import Score, evaluate, evaluate_views
 from netdsl.train.recipe import resolve
 from netdsl.train.start import adopted, shapes
 from netdsl.types import Array
@@ -67,9 +69,10 @@ class Trained:
         executor.refresh()
         return executor
 
-    def evaluate(self, folder: str | None) -> Report:
+    def evaluate(self, folder: str | None, sizes: Sequence[int] = ()) -> Report:
         """The test images of the recipe's source; where it has none those to validate with, and
-        where it has none of these those to learn from."""
+        where it has none of these those to learn from. With `sizes` each image is looked at with
+        its short side at every one of them, and the probabilities are averaged."""
         data = self.recipe.data
         dataset = sources.load(data.source, folder)
         what, samples = self._samples(dataset)
@@ -84,10 +87,26 @@ class Trained:
             real = batch.weights > 0
             np.add.at(confusion, (batch.labels[real], said[real]), 1)
 
-        transform = transformation(network, data)
-        batches = evaluation_batches(samples, network.batch, transform)
-        score = evaluate(executor, single_input(network), batches, count)
+        views = [
+            evaluation_batches(samples, network.batch, transform)
+            for transform in self._transforms(network, sizes)
+        ]
+        name = single_input(network)
+        if len(views) == 1:
+            score = evaluate(executor, name, views[0], count)
+        else:
+            score = evaluate_views(executor, name, views, self.backend.download, count)
         return Report(score, what, self.classes, confusion)
+
+    def _transforms(self, network: Network, sizes: Sequence[int]) -> list[Preparation]:
+        """What images go through, once for each size."""
+        if not sizes:
+            return [transformation(network, self.recipe.data)]
+        least = min(taken(network)[:2])
+        if min(sizes) < least:
+            raise fail(f"pictures of {min(sizes)} pixels are less than the {least} the net takes")
+        chosen = ([chosen_of("resize", size=n), chosen_of("center_crop")] for n in sizes)
+        return [Preparation(tuple(c), taken(network)) for c in chosen]
 
     def _samples(self, dataset: Dataset) -> tuple[str, Samples]:
         """What to evaluate on, with labels as the net knows them. Raises NetError where there are
