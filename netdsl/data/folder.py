@@ -107,8 +107,11 @@ def _is_picture(name: str) -> bool:
 
 def _check_pictures(parts: list[Samples]) -> None:
     """Raises NetError where files are no pictures, naming them."""
-    paths = [p for part in parts if isinstance(part.images, Pictures) for p in part.images.paths]
-    wrong = unreadable(paths[:MOST_OPENED])
+    paths: list[Path] = []
+    for part in parts:
+        assert isinstance(part.images, Pictures)
+        paths += part.images[: MOST_OPENED - len(paths)].paths
+    wrong = unreadable(paths)
     if wrong:
         more = [f"and {len(wrong) - MOST_NAMED:,} more"] if len(wrong) > MOST_NAMED else []
         help = "remove what is no picture, or put it back whole"

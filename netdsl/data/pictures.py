@@ -35,7 +35,7 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: Array) -> Pictures:
+    def __getitem__(self, index: Array | slice) -> Pictures:
         return Pictures(self.folder, self.names[index])
 
     @property

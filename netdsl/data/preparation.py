@@ -11,7 +11,7 @@ import numpy as np
 
 from netdsl.data.geometry import center_crop, covering
 from netdsl.data.pictures import MODES, Pictures, read_picture
-from netdsl.errors import fail
+from netdsl.errors import NetError, fail
 from netdsl.signature import Chosen
 from netdsl.types import Array
 
@@ -71,7 +71,10 @@ class Preparation:
     def _changed(self, images: Array, draws: Draws) -> Array:
         window = self._window(images)
         for chosen, drawn in zip(self.chosen, draws, strict=True):
-            images = chosen.record.apply(images, drawn, window, **chosen.arguments)
+            try:
+                images = chosen.record.apply(images, drawn, window, **chosen.arguments)
+            except NetError as e:
+                raise e.located(chosen.span) from None
         return images
 
     def _window(self, images: Array) -> tuple[int, int]:

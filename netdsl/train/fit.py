@@ -99,11 +99,12 @@ def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | No
         if image is not None and given != taken(network):
             file = data.source.arguments.get("path")
             after = f", after `{key}` {dims(given)}" if given != image else ""
+            other = f"end `{key}` with a crop" if after else "choose another source"
             raise fail(
                 f"the images{f' of {file}' if file else ''} are {dims(image)}{after}, the net "
                 f"wants {dims(taken(network))}",
                 wanted.span,
-                help=f"begin the net with `input({dims(given)})`, or choose another source",
+                help=f"begin the net with `input({dims(given)})`, or {other}",
             )
 
 
