@@ -95,10 +95,14 @@ def _folders(base: Path) -> list[str]:
 def _names(base: Path) -> list[str]:
     """The pictures in a folder, and in the folders in it; other files are left out."""
     found = []
-    for place, _, files in os.walk(base):
+    for place, _, files in os.walk(base, onerror=_unreadable):
         inside = Path(place).relative_to(base)
         found += [str(inside / f) for f in files if _is_picture(f)]
     return sorted(found)
+
+
+def _unreadable(e: OSError) -> None:
+    raise fail(f"cannot read {e.filename}: {e.strerror}")
 
 
 def _is_picture(name: str) -> bool:

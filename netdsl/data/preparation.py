@@ -43,7 +43,7 @@ class Preparation:
         alone = (slice(i, i + 1) for i in range(len(images)))
         return np.concatenate([self._fitted(images[i], [d[i] for d in draws]) for i in alone])
 
-    def pictures(self) -> tuple[int, ...]:
+    def picture_shape(self) -> tuple[int, ...]:
         """The shape of the pictures that the net takes. Raises NetError where it takes none."""
         if self.shape is None or len(self.shape) != 3:
             raise fail("the net takes no pictures: its input has no height, width and channels")
@@ -52,7 +52,7 @@ class Preparation:
         return self.shape
 
     def _decoded(self, pictures: Pictures, draws: Draws) -> Array:
-        channels = self.pictures()[2]
+        channels = self.picture_shape()[2]
 
         def one(path: Path, i: int) -> Array:
             picture = read_picture(path, channels)[None]
@@ -85,7 +85,7 @@ class Preparation:
         """The shape that the changes give to images of that shape (None: to pictures that happen
         to have the net's size). Raises NetError where one cannot be made of them."""
         if image is None:
-            image = self.pictures()
+            image = self.picture_shape()
         elif len(image) != 3 or (self.shape is not None and len(self.shape) != 3):
             return image
         draws = [np.zeros((1, c.record.uses)) for c in self.chosen]

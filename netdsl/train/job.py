@@ -23,6 +23,7 @@ from netdsl.train.expect import check_tested
 from netdsl.train.fit import (
     augmentation,
     check_fit,
+    check_images,
     check_loss,
     check_norms,
     single_input,
@@ -134,22 +135,22 @@ def prepare(
     check_loss(network, recipe)
     check_norms(network, recipe)
     training_graph(network, recipe)
-    text = format_file(written_out(program, name))
+    known = (name, recipe, format_file(written_out(program, name)), network, evaluating)
     try:
         dataset = sources.load(recipe.data.source, data_folder)
     except Absent as e:
         if not anyway:
             raise
+        check_images(network, recipe.data, recipe.data.source.record.image)
         nothing = Samples(np.zeros((0, *taken(network)), np.uint8), np.zeros(0, np.int32))
-        known = (name, recipe, text, network, evaluating, Dataset(nothing, ()), nothing, nothing)
-        return Job(*known, missing=e.diagnostics[0].message)
+        return Job(*known, Dataset(nothing, ()), nothing, nothing, e.diagnostics[0].message)
     check_fit(network, recipe.data, dataset)
     if dataset.read_test is None:
         check_tested(recipe.expectations)
     else:
         dataset.read_test()  # nobody learns from it: what is wrong with its files is told now
     train, validation = divided(dataset, recipe)
-    job = Job(name, recipe, text, network, evaluating, dataset, train, validation)
+    job = Job(*known, dataset, train, validation)
     if job.steps == 0:
         message = f"a batch of {job.images} is more than the {len(train)} images"
         made = f"`accumulate` makes it of {recipe.accumulate} batches of {recipe.data.batch}"
