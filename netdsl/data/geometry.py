@@ -57,6 +57,7 @@ def _all_resized(images: Array, size: Size) -> Array:
 
 
 def resize(images: Array, draws: Array, window: Size, size: int | Size | None) -> Array:
+    """To a short side, to a height and width, or (None) to what covers the window."""
     if size is None:
         return covering(images, window)
     return short_side(images, size) if isinstance(size, int) else _all_resized(images, size)
@@ -69,14 +70,15 @@ def scale_jitter(images: Array, draws: Array, window: Size, sides: tuple[int, in
 
 
 def center_crop(images: Array, draws: Array, window: Size) -> Array:
+    """The window's size out of the middle; what is smaller is enlarged first."""
     images = _large_enough(images, window, 0)
     top, left = ((a - b) // 2 for a, b in zip(images.shape[1:3], window, strict=True))
     return images[:, top : top + window[0], left : left + window[1]]
 
 
 def random_crop(images: Array, draws: Array, window: Size, pad: int | None) -> Array:
-    """Krizhevsky et al. 2012 cut it out of a larger picture, He et al. 2016 out of one with zeros
-    around it."""
+    """The window's size out of anywhere: of a larger picture (Krizhevsky et al. 2012), of one with
+    `pad` zeros around it (He et al. 2016). Raises NetError where these would be most of it."""
     if pad is None:
         pad = PADDED if images.shape[1:3] == window else 0
     if 2 * pad > min(window):
