@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from netdsl.backends import open_backend
 from netdsl.insight.check import check_program
 from netdsl.insight.expectations import run_test
 from netdsl.insight.gradcheck import gradcheck
@@ -11,6 +14,9 @@ from netdsl.ir.text import to_text
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
+from netdsl.train.expect import judge
+from netdsl.train.job import prepare
+from netdsl.train.loop import Trainer
 from netdsl.train.recipe import resolve
 from netdsl.train.step import training_graph
 from tests.conftest import ROOT
@@ -27,6 +33,31 @@ def test_a_model_checks_and_its_tests_hold(path: object) -> None:
     for section in p.tests:
         result = run_test(p, section)
         assert result.ok, result
+
+
+RECIPES = [(path, section.name) for path in MODELS for section in load(str(path)).sections("train")]
+
+
+@pytest.mark.parametrize(("path", "name"), RECIPES, ids=lambda x: getattr(x, "stem", str(x)))
+def test_a_recipe_is_ready_to_run(
+    path: Path, name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NETDSL_CACHE", str(tmp_path))
+    job = prepare(load(str(path)), name, anyway=True)
+    assert job.steps > 0 or job.missing
+    again = resolve(program(parse(job.net_text)))
+    assert again.data == job.recipe.data
+    assert (again.optimizer, again.schedule) == (job.recipe.optimizer, job.recipe.schedule)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
+def test_a_small_recipe_meets_its_expectations(path: Path, data_dir: Path, tmp_path: Path) -> None:
+    p = load(str(path))
+    name = next((s.name for s in p.sections("train") if s.name in (None, "small")), None)
+    trainer = Trainer(p, name, open_backend("auto"), str(data_dir))
+    result = trainer.run(tmp_path / "run", lambda p: None, lambda m: None)
+    assert all(m.ok for m in judge(trainer.recipe.expectations, result.metrics))
 
 
 def test_parameter_paths_of_resnet50() -> None:

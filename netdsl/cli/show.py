@@ -138,9 +138,12 @@ def show_difference(found: Difference) -> None:
 
 def show_dry_run(found: DryRun) -> None:
     print(found.recipe)
-    print(f"{found.images:,} images to learn from, {found.validation:,} held out")
-    steps = found.steps * found.epochs
-    print(f"{found.epochs} epochs of {found.steps:,} steps: {steps:,} steps")
+    if found.missing is not None:
+        print(f"{found.epochs} epochs; how many steps is not known, for {found.missing}")
+    else:
+        print(f"{found.images:,} images to learn from, {found.validation:,} to validate with")
+        steps = found.steps * found.epochs
+        print(f"{found.epochs} epochs of {found.steps:,} steps: {steps:,} steps")
     print(f"{found.learnt:,} of {found.params:,} parameters are learnt")
     print(f"precision: {found.precision}")
     m = found.memory
@@ -173,9 +176,8 @@ def show_overfit(found: Overfit) -> None:
 def show_confusion(report: Report) -> None:
     from rich.table import Table
 
-    table = Table(
-        title="\nrows: what it is; columns: what was said", box=None, title_justify="left"
-    )
+    print("\nrows: what it is; columns: what was said")
+    table = Table(box=None)
     for heading in ("", *report.classes):
         table.add_column(heading, justify="right")
     for name, row in zip(report.classes, report.confusion, strict=True):

@@ -144,7 +144,7 @@ def _dry_run(
     from netdsl.train.recipe import stages
 
     found = {
-        stage or "main": dry_run(prepare(program, stage, data), backend.fusion)
+        stage or "main": dry_run(prepare(program, stage, data, anyway=True), backend.fusion)
         for stage in stages(program, name)
     }
     if as_json:

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netdsl.data.samples import Dataset
-from netdsl.errors import NetError, fail
+from netdsl.errors import Diagnostic, NetError
 from netdsl.files import cache_folder
 from netdsl.kinds import Nothing, OneOf, Text
 from netdsl.signature import Param, Signature
+
+
+class Absent(NetError):
+    """The files of a data set are not where they are looked for."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Place:
                 raise self._missing(e.diagnostics[0].message, f"into {cached}") from None
         return cached
 
-    def _missing(self, message: str, where: str) -> NetError:
+    def _missing(self, message: str, where: str) -> Absent:
         files = ", ".join(self.files)
-        return fail(message, help=f"put {files} {where}, or give their folder with `--data DIR`")
+        help = f"put {files} {where}, or give their folder with `--data DIR`"
+        return Absent(Diagnostic(message, help=help))

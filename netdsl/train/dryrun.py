@@ -36,11 +36,14 @@ class DryRun:
     precision: str
     memory: Memory
     globs: tuple[Matched, ...]
+    missing: str | None = None
+    """What of the data is not there, so that nothing is known of images and steps."""
 
     def as_json(self) -> dict[str, Any]:
         m = self.memory
         return {
             "recipe": self.recipe,
+            "missing": self.missing,
             "params": self.params,
             "learnt": self.learnt,
             "images": self.images,
@@ -71,6 +74,7 @@ def dry_run(job: Job, fusion: Fusion = ALONE) -> DryRun:
         precision=described(job.recipe.precision),
         memory=predicted(job.step, fusion),
         globs=_globs(job),
+        missing=job.missing,
     )
 
 

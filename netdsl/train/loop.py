@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from netdsl.train import checkpoint
 from netdsl.train.checkpoint import Checkpoint, usable
 from netdsl.train.compile import compile_step
 from netdsl.train.guard import Fault, fault_of, stopped
-from netdsl.train.job import EVALUATION_BATCH, Job, prepare
+from netdsl.train.job import Job, prepare
 from netdsl.train.keeper import KEPT, Keeper
 from netdsl.train.memory import shortage
 from netdsl.train.metrics import Score, evaluate
@@ -263,7 +263,7 @@ class Trainer:
     def _evaluation_fault(self, samples: Samples) -> Fault | None:
         """The first value that is not finite where every weight is."""
         states = self.judging.snapshot()
-        for part in evaluation_batches(samples, EVALUATION_BATCH):
+        for part in self._batches(samples):
             given = {self.job.image: part.images, "labels": part.labels, "weights": part.weights}
             fault = fault_of(self.job.evaluation, {**states, **given})
             if fault is not None:
@@ -272,7 +272,10 @@ class Trainer:
 
     def _measure(self, executor: FoldedExecutor, samples: Samples) -> Score:
         stop = lambda batch, out: self._stop_if_asked()
-        return evaluate(executor, self.job.image, samples, EVALUATION_BATCH, stop)
+        return evaluate(executor, self.job.image, self._batches(samples), stop)
+
+    def _batches(self, samples: Samples) -> Iterator[Batch]:
+        return evaluation_batches(samples, self.job.evaluating.batch, self.job.transform)
 
     def _end(self) -> Result:
         """The test set, read once, with the weights that validated best."""

@@ -42,9 +42,8 @@ class Stepper:
         """The batches of the rest of this epoch, in groups that make one update; made ready in the
         background."""
         s, recipe = self.standing, self.job.recipe
-        data = recipe.data
         batches = training_batches(
-            self.job.train, data.batch, recipe.seed, s.epoch, s.seen, data.augment
+            self.job.train, recipe.data.batch, recipe.seed, s.epoch, s.seen, self.job.augment
         )
         return prefetched(grouped(batches, recipe.accumulate))
 
