@@ -45,19 +45,29 @@ def parameters(net: str) -> int:
     return sum(p.numel() for p in build(net)[0].parameters())
 
 
-def milliseconds(net: str, batch: int, mode: str) -> tuple[float, float]:
-    """A training step in bfloat16 autocast, channels last, SGD with momentum: milliseconds a step,
-    and seconds until the first one was done."""
+def milliseconds(net: str, batch: int, mode: str, training: bool = True) -> tuple[float, float]:
+    """A step in bfloat16 autocast, channels last: milliseconds, and seconds until the first one was
+    done. Training is with SGD and momentum."""
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = True
     built, shape, classes = build(net)
-    model = built.cuda().to(memory_format=torch.channels_last).train()
+    model = built.cuda().to(memory_format=torch.channels_last).train(training)
     x = torch.randn(batch, *shape, device="cuda").to(memory_format=torch.channels_last)
-    y = torch.randint(0, classes, (batch,), device="cuda")
+    forward = torch.compile(model) if mode == "compile" else model
+    step = trained(model, forward, x, classes) if training else inferred(forward, x)
+    started = time.perf_counter()
+    run = captured(step) if mode == "graph" else step
+    run()
+    torch.cuda.synchronize()
+    first = time.perf_counter() - started
+    return timed(run), first
+
+
+def trained(model: nn.Module, forward: Any, x: Any, classes: int) -> Callable[[], None]:
+    y = torch.randint(0, classes, (len(x),), device="cuda")
     optimizer = torch.optim.SGD(
         model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4, foreach=True
     )
-    forward = torch.compile(model) if mode == "compile" else model
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -66,12 +76,15 @@ def milliseconds(net: str, batch: int, mode: str) -> tuple[float, float]:
         loss.backward()
         optimizer.step()
 
-    started = time.perf_counter()
-    run = captured(step) if mode == "graph" else step
-    run()
-    torch.cuda.synchronize()
-    first = time.perf_counter() - started
-    return timed(run), first
+    return step
+
+
+def inferred(forward: Any, x: Any) -> Callable[[], None]:
+    def step() -> None:
+        with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16):
+            forward(x)
+
+    return step
 
 
 def captured(step: Callable[[], None]) -> Callable[[], Any]:

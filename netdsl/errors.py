@@ -40,6 +40,13 @@ class Span:
         line, column = self.position
         return f"{self.source.name}:{line}:{column}"
 
+    def seen_from(self, other: Span | None) -> str:
+        """Line and column, with the file where it is another than that of `other`."""
+        if other is None or other.source is not self.source:
+            return str(self)
+        line, column = self.position
+        return f"{line}:{column}"
+
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:

@@ -12,6 +12,13 @@ from typing import Any
 from netdsl.errors import fail
 
 
+def cache_folder() -> Path:
+    """Where data sets and machine code are kept: $NETDSL_CACHE, else the user's cache folder."""
+    own = os.environ.get("NETDSL_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else (Path(base) if base else Path.home() / ".cache") / "netdsl"
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """The whole content or the old file, never a part; its permissions stay, a link is followed.
 

@@ -58,6 +58,16 @@ def dims(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
+def sized(nbytes: int) -> str:
+    """Bytes for people: `1.5 GB`."""
+    size, unit = float(nbytes), "B"
+    for larger in ("kB", "MB", "GB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
 class Attrs(Mapping[str, Any]):
     """A node's attributes: an immutable, hashable mapping."""
 

@@ -10,20 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netdsl.data.augment import AUGMENTATIONS
+from netdsl.data.augment import chosen_of as chosen
 from netdsl.data.prefetch import prefetched
+from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Samples, training_batches
-from netdsl.signature import Chosen
-from netdsl.values import Argument
 
-
-def chosen(name: str, **arguments: Any) -> Chosen:
-    record = AUGMENTATIONS[name]
-    bound = record.signature.bind([Argument(k, v) for k, v in arguments.items()], None)
-    return Chosen(name, record, bound)
-
-
-ALL = (chosen("hflip"), chosen("random_crop", pad=2), chosen("cutout", size=3))
+ALL = Preparation((chosen("hflip"), chosen("random_crop", pad=2), chosen("cutout", size=3)))
 RNG = np.random.default_rng(0)
 SAMPLES = Samples(RNG.integers(0, 256, (40, 8, 9, 3)).astype(np.uint8), np.arange(40))
 
@@ -55,7 +47,7 @@ def test_epochs_and_seeds_differ(other: dict[str, int]) -> None:
 def apply(name: str, draws: list[list[float]], **arguments: Any) -> Any:
     c = chosen(name, **arguments)
     images = np.arange(1, 26, dtype=np.uint8).reshape(1, 5, 5, 1).repeat(len(draws), axis=0)
-    return c.record.apply(images, np.array(draws), **c.arguments)[..., 0]
+    return c.record.apply(images, np.array(draws), (5, 5), **c.arguments)[..., 0]
 
 
 def test_flips() -> None:

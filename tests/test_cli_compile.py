@@ -45,7 +45,7 @@ def test_the_reference_device_fuses_nothing(netdsl: Any) -> None:
 def test_explain_shows_passes_kernels_lines_and_memory(netdsl: Any) -> None:
     code, out, _ = netdsl("explain", RESNET, "--train")
     assert code == 0
-    for text in ("simplify:", "lower:", "matmul", "resnet.net:3", "cbr(c, k", "arena"):
+    for text in ("simplify:", "lower:", "matmul", "blocks.net:9", "batchnorm -> relu", "arena"):
         assert text in out
     assert "more lines with --full" in out
     _, whole, _ = netdsl("explain", RESNET, "--train", "--full")

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from netdsl.backends import open_backend
+from netdsl.backends.cuda import kept, nvrtc
 from netdsl.errors import NetError
 from netdsl.ir.evaluate import results
+from netdsl.language.parse import parse
+from netdsl.language.program import program
 from netdsl.passes.lower import lower
 from netdsl.passes.precision import mixed
 from netdsl.passes.simplify import simplify
 from netdsl.plan.fusion import FUSED
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
+from netdsl.train.loop import Trainer
 from netdsl.types import Graph
+from tests.conftest import ROOT
+from tests.differences import gradient_errors
 from tests.graphs import BLOCK_NETS, BLOCKS, step_of, values_for
 
 
@@ -63,6 +70,16 @@ def test_blocks(net: str, dtype: str, most: float, backend: Any) -> None:
     assert worst[name] < most, (name, worst[name])
 
 
+CHECKED = [("models/lenet.net", "lenet5"), (BLOCKS, "residual"), (BLOCKS, "googlenet")]
+"""LeNet, bottlenecks, inception blocks."""
+
+
+@pytest.mark.parametrize(("path", "net"), CHECKED)
+def test_gradients_against_differences(path: str, net: str, backend: Any) -> None:
+    errors = gradient_errors(str(ROOT / path), net, backend)
+    assert max(errors.values()) < 1e-5, errors
+
+
 @pytest.mark.parametrize("net", ["residual", "googlenet", "plain"])
 def test_kernels_of_any_partition_bind(net: str, backend: Any) -> None:
     """Products with epilogues and sums, as another partition makes them."""
@@ -80,3 +97,82 @@ def test_mixed_blocks_stay_close(net: str, low: str, backend: Any) -> None:
     worst = compared(simplify(mixed(simplify(lower(network)), low)), backend, steps=2)
     assert np.isfinite(list(worst.values())).all()
     assert worst["loss"] < 0.05, worst["loss"]
+
+
+@pytest.mark.parametrize("low", ["full", "mixed", "mixed(float16(scale=1e9, steady=5))"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_recipes_train_as_on_the_reference(
+    low: str, accumulate: int, backend: Any, tmp_path: Path
+) -> None:
+    """The command's own loop: uploads ahead, a scaled loss, overflows that are left out."""
+    text = TRAINED % (low, accumulate)
+    told: dict[str, list[dict[str, Any]]] = {"cuda": [], "model": []}
+    for name, device in (("cuda", backend), ("model", open_backend("model"))):
+        trainer = Trainer(program(parse(text)), None, device)
+        trainer.run(tmp_path / name, lambda p: None, told[name].append)
+    for found, expected in zip(told["cuda"], told["model"], strict=True):
+        assert found["train_loss"] == pytest.approx(expected["train_loss"], rel=0.02)
+        assert found.get("skipped") == expected.get("skipped")
+
+
+TRAINED = """net small {
+  input(8x8x1)
+  conv(8, 3x3, pad=same) -> batchnorm -> relu -> maxpool(2x2) -> dropout(0.2) -> fc(10)
+}
+data { source = digits, batch = 64 }
+train { epochs = 2, optimizer = adam(lr=0.01), precision = %s, accumulate = %s }
+"""
+
+
+def test_deterministic_runs_repeat(backend: Any, tmp_path: Path) -> None:
+    """Two runs, of which the second finds nothing of the first in memory."""
+    text = TRAINED.replace("epochs = 2", "epochs = 2, deterministic = yes") % ("mixed", 1)
+    states = []
+    for name in ("one", "two"):
+        trainer = Trainer(program(parse(text)), None, backend)
+        assert trainer.backend.device.repeatable
+        trainer.run(tmp_path / name, lambda p: None, lambda m: None)
+        states.append(trainer.state.snapshot())
+    one, two = states
+    assert all(np.array_equal(one[k], two[k]) for k in one)
+
+
+def test_a_second_process_finds_what_the_first_has_built(
+    backend: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No kernel is compiled and nothing is timed again; what is damaged is."""
+    monkeypatch.setenv("NETDSL_CACHE", str(tmp_path))
+    graph = simplify(mixed(simplify(lower(step_of(BLOCKS, "residual", batch=4))), "bfloat16"))
+
+    def work() -> tuple[int, int]:
+        """How many kernels were compiled, and how many choices timed."""
+        own, compiled = open_backend("cuda"), []
+        real = nvrtc.assembled
+        with monkeypatch.context() as m:
+            m.setattr(nvrtc, "assembled", lambda *a: compiled.append(a) or real(*a))
+            state = State(own)
+            state.initialise(graph.states, 0)
+            before = len(own.device.tuner.choices.known)
+            Executor(graph, own, state).run(values_for(graph))
+        return len(compiled), len(own.device.tuner.choices.known) - before
+
+    compiled, timed = work()
+    assert compiled > 10
+    assert timed > 3
+    assert work() == (0, 0)
+    for path in kept.folder().iterdir():
+        path.write_bytes(path.read_bytes()[:-3])
+    assert work() == (compiled, timed)
+
+
+def test_memory_that_is_short_is_told(backend: Any) -> None:
+    text = TRAINED.replace("conv(8,", "conv(4000,").replace("64 }", "1200 }") % ("full", 1)
+    pool = backend.xp.get_default_memory_pool()
+    pool.free_all_blocks()
+    pool.set_limit(size=pool.used_bytes() + (200 << 20))
+    try:
+        with pytest.raises(NetError, match=r"a step takes .* of memory") as e:
+            Trainer(program(parse(text)), None, backend)
+    finally:
+        pool.set_limit(size=0)
+    assert "1200x8x8x4000" in e.value.render()

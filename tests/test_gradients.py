@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from netdsl.backends import open_backend
 from netdsl.ir.builder import Builder
 from netdsl.ir.derivative import differentiable, operand_error
 from netdsl.ir.grad import grad
@@ -17,6 +18,8 @@ from netdsl.ops import OPS
 from netdsl.ops.draw import RandomDraw
 from netdsl.ops.op import Op, Vjp
 from tests.conftest import HypothesisDraw
+from tests.differences import gradient_errors
+from tests.graphs import BLOCKS
 
 TOLERANCE = 1e-6
 PAIRS = [(op, i) for op in OPS for i in differentiable(op)]
@@ -135,3 +138,11 @@ def test_gradient_of_what_the_loss_ignores_is_zero() -> None:
     values = evaluate(b.graph({}), {"x": np.ones((2, 3)), "unused": np.ones((2, 3))})
     assert values[g["unused"].name].tolist() == np.zeros((2, 3)).tolist()
     assert values[g["x"].name].tolist() == np.ones((2, 3)).tolist()
+
+
+@pytest.mark.parametrize("net", ["residual", "googlenet"])
+def test_gradients_of_a_planned_step(net: str) -> None:
+    """The check that the engines are given on their devices, in the kernels that they share."""
+    errors = gradient_errors(BLOCKS, net, open_backend("model"))
+    assert len(errors) > 10
+    assert max(errors.values()) < 1e-5, errors

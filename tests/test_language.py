@@ -221,6 +221,20 @@ def test_defaults_may_use_earlier_parameters() -> None:
     assert [x.type.shape[1] for x in found.layers] == [3, 6, 3, 1]
 
 
+def test_an_error_names_the_file_of_a_block_that_another_one_uses(tmp_path: Path) -> None:
+    (tmp_path / "blocks.net").write_text("block wide(c) {\n  conv(c, 1x1)\n}\n")
+    main = tmp_path / "main.net"
+    main.write_text('use "blocks.net"\nnet a { input(4x4x2); add { wide(8) | identity } }')
+    with pytest.raises(NetError) as e:
+        elaborate(load(str(main)))
+    there = f"{tmp_path / 'blocks.net'}:2:3"
+    assert f"conv(8, 1x1) at {there}, from block wide(c=8) called at 2:29" in e.value.render()
+    main.write_text('use "blocks.net"\nnet a { input(8); wide(8) }')
+    with pytest.raises(NetError) as e:
+        elaborate(load(str(main)))
+    assert f"in block wide(c=8) called at {main}:2:19" in e.value.render()
+
+
 def test_use_brings_blocks_and_a_circle_is_shown(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "blocks.net").write_text('use "more.net"\nblock b { more }')

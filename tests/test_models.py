@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from netdsl.backends import open_backend
 from netdsl.insight.check import check_program
 from netdsl.insight.expectations import run_test
 from netdsl.insight.gradcheck import gradcheck
 from netdsl.ir.text import to_text
 from netdsl.language.elaborate import Settings, elaborate
-from netdsl.language.override import override
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
+from netdsl.train.expect import judge
+from netdsl.train.job import prepare
+from netdsl.train.loop import Trainer
 from netdsl.train.recipe import resolve
 from netdsl.train.step import training_graph
 from tests.conftest import ROOT
@@ -24,10 +29,35 @@ MODELS = sorted((ROOT / "models").rglob("*.net"))
 def test_a_model_checks_and_its_tests_hold(path: object) -> None:
     p = load(str(path))
     assert check_program(p)[1] == []
-    assert p.tests
+    assert p.tests or not p.nets
     for section in p.tests:
         result = run_test(p, section)
         assert result.ok, result
+
+
+RECIPES = [(path, section.name) for path in MODELS for section in load(str(path)).sections("train")]
+
+
+@pytest.mark.parametrize(("path", "name"), RECIPES, ids=lambda x: getattr(x, "stem", str(x)))
+def test_a_recipe_is_ready_to_run(
+    path: Path, name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NETDSL_CACHE", str(tmp_path))
+    job = prepare(load(str(path)), name, anyway=True)
+    assert job.steps > 0 or job.missing
+    again = resolve(program(parse(job.net_text)))
+    assert again.data == job.recipe.data
+    assert (again.optimizer, again.schedule) == (job.recipe.optimizer, job.recipe.schedule)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
+def test_a_small_recipe_meets_its_expectations(path: Path, data_dir: Path, tmp_path: Path) -> None:
+    p = load(str(path))
+    name = next((s.name for s in p.sections("train") if s.name in (None, "small")), None)
+    trainer = Trainer(p, name, open_backend("auto"), str(data_dir))
+    result = trainer.run(tmp_path / "run", lambda p: None, lambda m: None)
+    assert all(m.ok for m in judge(trainer.recipe.expectations, result.metrics))
 
 
 def test_parameter_paths_of_resnet50() -> None:
@@ -47,23 +77,6 @@ train { optimizer = sgd(lr=0.1, momentum=0.9) }
     matches_golden("tiny_eval.txt", to_text(network.graph))
     network = elaborate(p, None, recipe.settings(training=True))
     matches_golden("tiny_train.txt", to_text(training_graph(network, recipe)))
-
-
-@pytest.mark.parametrize(
-    ("name", "net", "settings"),
-    [
-        ("resnet", "resnet20", ["n=1"]),
-        ("densenet", "densenet121", ["blocks=[2, 2, 2, 2]", "growth=4", "classes=3"]),
-        ("inception", "inception_small", ["classes=4"]),
-        ("siamese", "siamese", []),
-    ],
-)
-def test_gradients_of_whole_nets(name: str, net: str, settings: list[str]) -> None:
-    text = (ROOT / "models" / f"{name}.net").read_text()
-    file = parse(text.replace("224x224", "32x32").replace("33x33x3", "11x11x2"))
-    rows = list(gradcheck(program(override(file, settings, net)), net))
-    assert len(rows) > 10
-    assert [r for r in rows if not r.ok] == []
 
 
 def test_gradcheck_finds_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

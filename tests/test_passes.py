@@ -237,7 +237,7 @@ def test_the_recipe_names_what_is_computed_again() -> None:
         + 'data { source = cifar10, batch = 2 }\ntrain { net = resnet20, recompute = ["s?.*"] }\n'
         + 'train wrong { net = resnet20, recompute = ["s9.*"] }\n'
     )
-    found = program(parse(text))
+    found = program(parse(text, str(ROOT / "models" / "resnet.net")))
     recipe = resolve(found)
     network = elaborate(found, recipe.net, recipe.settings(training=True))
     regions = {n.region for n in compile_step(network, recipe).nodes.values()}

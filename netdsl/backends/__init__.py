@@ -5,6 +5,7 @@ from __future__ import annotations
 from netdsl.backends.arrays import model, reference
 from netdsl.errors import NetError, fail, nearest
 from netdsl.plan.backend import Backend
+from netdsl.types import Array
 
 DEVICES = ("auto", "cuda", "cpu", "reference", "model")
 
@@ -19,6 +20,35 @@ def open_backend(device: str = "auto") -> Backend:
         return known[device]()
     help = nearest(device, DEVICES, "devices are")
     raise fail(f"there is no device `{device}`", help=help)
+
+
+def repeatable(backend: Backend) -> Backend:
+    """The backend restricted to what gives the same bits on every run; most do so anyway."""
+    restricted = getattr(backend, "repeatable", None)
+    return restricted() if restricted else backend
+
+
+def room(backend: Backend) -> int | None:
+    """The bytes that can still be allocated there, where that is known."""
+    free_bytes = getattr(backend, "free_bytes", None)
+    return free_bytes() if free_bytes else None
+
+
+def ahead(backend: Backend, values: Array) -> Array:
+    """What may be written in place of `values`: where the backend can, they are on their way."""
+    send = getattr(backend, "ahead", None)
+    return send(values) if send else values
+
+
+def tuned(backend: Backend, seconds: float) -> Backend:
+    """The backend with that long to time what could compute the same. Raises NetError where it has
+    no such choice."""
+    with_budget = getattr(backend, "tuned", None)
+    if with_budget is None:
+        help = "leave it out, or use `--device cuda`"
+        raise fail(f"`--tune` times plans on a GPU; `{backend.name}` has none to choose", help=help)
+    found: Backend = with_budget(seconds)
+    return found
 
 
 def _cuda() -> Backend:

@@ -42,7 +42,7 @@ class ArrayBackend:
 
     def allocate(self, nbytes: int) -> Array:
         buffer = self.xp.zeros(nbytes + _ALIGN, dtype="uint8")
-        first = -_address(buffer) % _ALIGN
+        first = -address(buffer) % _ALIGN
         return buffer[first : first + nbytes]
 
     def view(self, buffer: Array, dtype: str, layout: Layout) -> Array:
@@ -150,7 +150,7 @@ def _in_turn(thunks: list[Thunk]) -> Thunk:
     return run
 
 
-def _address(buffer: Array) -> int:
+def address(buffer: Array) -> int:
     """Where an array begins in memory."""
     data = getattr(buffer, "data", None)
     address = getattr(data, "ptr", None)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from netdsl.cli import comparing, compiling, inspecting, timing, training, using
+from netdsl.cli import comparing, compiling, inspecting, picturing, timing, training, using
 from netdsl.cli.app import app, main
 
-__all__ = ["app", "comparing", "compiling", "inspecting", "main", "timing", "training", "using"]
+__all__ = [
+    "app",
+    "comparing",
+    "compiling",
+    "inspecting",
+    "main",
+    "picturing",
+    "timing",
+    "training",
+    "using",
+]

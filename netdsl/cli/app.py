@@ -29,8 +29,26 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override, as train.epochs=5."),
 ]
+Shrink = Annotated[
+    int | None,
+    typer.Option(
+        "--shrink",
+        metavar="N",
+        min=1,
+        max=2**20,
+        help="A small version: channels divided by N, the smallest images that its layers take.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cuda, cpu, reference or model.")]
+Tune = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        min=0,
+        help="How long a GPU's plans may be timed in all; no limit unless given.",
+    ),
+]
 DataDir = Annotated[
     str | None, typer.Option("--data", metavar="DIR", help="The folder that holds the data set.")
 ]

@@ -37,7 +37,7 @@ def diff(a: Side, b: Side, as_json: Json = False) -> int:
 
 def _network(place: str) -> Network:
     """The net of a file by its name, or the one that a checkpoint was trained with."""
-    from netdsl.language.elaborate import elaborate
+    from netdsl.language.elaborate import Settings, elaborate
     from netdsl.train import checkpoint
     from netdsl.train.recipe import resolve
 
@@ -45,5 +45,6 @@ def _network(place: str) -> Network:
     weights = Path(path) / "best.safetensors" if Path(path).is_dir() else Path(path)
     if weights.suffix == ".safetensors":
         program = checkpoint.load(weights).program()
-        return elaborate(program, name or resolve(program).net)
+        recipe = resolve(program)
+        return elaborate(program, name or recipe.net, Settings(shrink=recipe.small))
     return elaborate(load(path, None, name), name)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netdsl.cli.app import OK, Device, File, Json, Sets, app, print_json
+from netdsl.cli.app import OK, Device, File, Json, Sets, Shrink, Tune, app, print_json, say
 from netdsl.cli.files import load, load_recipe, split
 from netdsl.errors import fail, nearest
 
@@ -36,10 +36,13 @@ def compile_(
         typer.Option(metavar="WHAT", help="ir, plan or kernels, as text on standard output."),
     ] = None,
     lower: Lower = None,
+    tune: Tune = None,
+    shrink: Shrink = None,
     settings: Sets = None,
     as_json: Json = False,
 ) -> int:
-    """Run the passes, choose the kernels and plan the memory.
+    """Run the passes, choose the kernels and plan the memory; with --tune, build the kernels too,
+    so that a run finds them on the disk.
 
     Example: netdsl compile models/resnet.net:resnet50 --train --batch 256 --emit plan
     """
@@ -50,7 +53,9 @@ def compile_(
         raise fail(f"there is no `--emit {emit}`", help=nearest(emit, _EMITS, "one of"))
     if emit is not None and as_json:
         raise fail("`--emit` prints text, `--json` figures", help="give one of them")
-    found = _compiled(file, settings, train, batch, device, lower)
+    found = _compiled(file, settings, train, batch, device, lower, shrink)
+    if tune is not None:
+        say(f"every kernel built in {_built(found, device, tune):.1f} s")
     if as_json:
         print_json(found.as_json())
     elif emit == "ir":
@@ -73,6 +78,7 @@ def explain(
     batch: Batch = None,
     device: Device = "model",
     lower: Lower = None,
+    shrink: Shrink = None,
     full: Annotated[
         bool, typer.Option("--full", help="Every line that a pass changed, not only the first.")
     ] = False,
@@ -85,7 +91,7 @@ def explain(
     """
     from netdsl.cli.show import show_explanation
 
-    found = _compiled(file, settings, train, batch, device, lower)
+    found = _compiled(file, settings, train, batch, device, lower, shrink)
     if as_json:
         changes = [
             {"name": c.name, "nodes_before": len(c.before.nodes), "nodes": len(c.after.nodes)}
@@ -104,23 +110,43 @@ def _compiled(
     batch: int | None,
     device: str,
     lower: str | None,
+    shrink: int | None,
 ) -> Compiled:
     from netdsl.backends import open_backend
     from netdsl.insight.explain import compiled
 
     path, name = split(file)
     program = load_recipe(path, settings, name) if train else load(path, settings, name)
-    target = _target(name, train, batch, lower)
+    target = _target(name, train, batch, lower, shrink)
     return compiled(program, target, open_backend(device).fusion)
 
 
-def _target(name: str | None, train: bool, batch: int | None, lower: str | None) -> Target:
+def _built(found: Compiled, device: str, seconds: float) -> float:
+    """Builds every kernel on a device, which keeps them and what it finds to be fastest, and runs
+    them once; how long that took."""
+    import time
+
+    from netdsl.backends import open_backend, tuned
+    from netdsl.runtime.executor import Executor
+    from netdsl.runtime.state import State
+
+    started = time.perf_counter()
+    backend = tuned(open_backend(device), seconds)
+    state = State(backend)
+    state.initialise(found.plan.graph.states, seed=0)
+    Executor(found.plan.graph, backend, state).launch()
+    return time.perf_counter() - started
+
+
+def _target(
+    name: str | None, train: bool, batch: int | None, lower: str | None, shrink: int | None
+) -> Target:
     from netdsl.insight.target import Target
+    from netdsl.language.elaborate import small
     from netdsl.passes import pipeline
 
-    ways = {"im2col": (pipeline.SIMPLIFY, pipeline.IM2COL)}
-    if lower is None:
-        return Target(name, train, batch)
+    ways = {None: pipeline.FORWARD, "im2col": (pipeline.SIMPLIFY, pipeline.IM2COL)}
     if lower not in ways:
-        raise fail(f"there is no `--lower {lower}`", help=nearest(lower, ways, "one of"))
-    return Target(name, train, batch, ways[lower])
+        known = [way for way in ways if way]
+        raise fail(f"there is no `--lower {lower}`", help=nearest(lower or "", known, "one of"))
+    return Target(name, train, batch, ways[lower], small(shrink))

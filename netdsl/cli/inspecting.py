@@ -8,13 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from netdsl.cli.app import BAD_INPUT, FAULTY, OK, File, Json, Sets, app, complain, print_json, say
+from netdsl.cli.app import (
+    BAD_INPUT,
+    FAULTY,
+    OK,
+    File,
+    Json,
+    Sets,
+    Shrink,
+    app,
+    complain,
+    print_json,
+    say,
+)
 from netdsl.cli.files import load, net_files, read, split
 from netdsl.cli.show import show_summary, tell_test
-from netdsl.errors import Diagnostic, NetError
+from netdsl.errors import Diagnostic, NetError, fail
 
 if TYPE_CHECKING:
     from netdsl.insight.expectations import TestResult
+    from netdsl.language.elaborate import Settings
 
 
 @app.command()
@@ -97,16 +110,18 @@ def test(
     files: Annotated[
         list[str] | None, typer.Argument(metavar="[FILE...]", help="Files or folders.")
     ] = None,
+    shrink: Shrink = None,
     as_json: Json = False,
 ) -> int:
-    """Run the `test` sections: parameters, shapes, gradients that must come out.
+    """Run the `test` sections: parameters, shapes, gradients that must come out. With --shrink the
+    gradients of all their nets are checked, and nothing that is counted.
 
     Example: netdsl test models
     """
     results, wrong, errors = [], 0, []
     for path in net_files(files or ["."]):
         try:
-            for result in _run_tests(path):
+            for result in _run_tests(path, shrink):
                 wrong += not result.ok
                 results.append(result)
                 if not as_json:
@@ -127,6 +142,7 @@ def test(
                         "expectations": [
                             {"text": o.text, "ok": o.ok, "found": o.found} for o in r.outcomes
                         ],
+                        "published": dict(r.published),
                     }
                     for r in results
                 ],
@@ -139,34 +155,63 @@ def test(
     return FAULTY if wrong else OK
 
 
-def _run_tests(path: str) -> Iterator[TestResult]:
+def _run_tests(path: str, shrink: int | None) -> Iterator[TestResult]:
     """The results of a file's tests; a file without any is checked, so nothing passes unread."""
     from netdsl.insight.check import check_program
-    from netdsl.insight.expectations import run_test
+    from netdsl.insight.expectations import run_small, run_test
 
     program = load(path)
     if not program.tests:
         check_program(program)
         say(f"{path}: no tests")
     for section in program.tests:
-        yield run_test(program, section)
+        if shrink is None:
+            yield run_test(program, section)
+        else:
+            yield run_small(program, section, shrink)
 
 
 @app.command()
-def summary(file: File, settings: Sets = None, as_json: Json = False) -> int:
-    """The layers of a net: outputs, parameters, multiply-accumulates, memory of one image.
+def summary(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE[:NAME]", help="A .net file, a folder; `-` reads stdin.")
+    ],
+    shrink: Shrink = None,
+    settings: Sets = None,
+    as_json: Json = False,
+) -> int:
+    """The layers of a net: outputs, parameters, multiply-accumulates, memory of one image. Of a
+    folder: its nets as a page in Markdown.
 
     Example: netdsl summary models/lenet.net:caffe_lenet
     """
+    from netdsl.language.elaborate import Settings, small
+
+    how = Settings(shrink=small(shrink))
+    if Path(file).is_dir():
+        return _folder_summary(Path(file), how, settings, as_json)
     from netdsl.insight.summary import summarise
     from netdsl.language.elaborate import elaborate
 
     path, name = split(file)
-    found = summarise(elaborate(load(path, settings, name), name))
+    found = summarise(elaborate(load(path, settings, name), name, how))
     if as_json:
         print_json(found.as_json())
     else:
         show_summary(found)
+    return OK
+
+
+def _folder_summary(folder: Path, how: Settings, sets: list[str] | None, as_json: bool) -> int:
+    from netdsl.insight.zoo import zoo
+
+    if sets:
+        raise fail("`--set` changes one file, not a folder", help="name the file")
+    found = zoo(folder, how)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        print(found.as_markdown(), end="")
     return OK
 
 
@@ -176,18 +221,19 @@ def gradcheck(
     seed: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, help="Of weights, images and directions.")
     ] = 1,
+    shrink: Shrink = None,
     settings: Sets = None,
     as_json: Json = False,
 ) -> int:
     """Check every layer's gradient in this very net against finite differences, in float64.
 
-    Example: netdsl gradcheck models/lenet.net
+    Example: netdsl gradcheck models/resnet.net:resnet50 --shrink 8
     """
     from netdsl.insight.gradcheck import gradcheck as run
 
     path, name = split(file)
     rows = []
-    for row in run(load(path, settings, name), name, seed):
+    for row in run(load(path, settings, name), name, seed, shrink):
         rows.append(row)
         if not as_json:
             print(f"{'ok  ' if row.ok else 'FAIL'} {row.error:8.1e}  {row.name}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from netdsl.types import sized
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +39,9 @@ def tell_test(path: str, result: TestResult) -> None:
     for o in result.outcomes:
         if not o.ok:
             print(f"     {o.text}: {o.found or 'it does not hold'}")
+    if result.published:
+        shares = (f"{k.replace('top', 'top-')} {v:.2%}" for k, v in result.published.items())
+        print(f"     published: {', '.join(shares)}")
 
 
 def show_summary(found: Summary) -> None:
@@ -48,22 +54,13 @@ def show_summary(found: Summary) -> None:
         table.add_column(heading, justify="right")
     for r in found.layers:
         counts = [f"{n:,}" if n else "" for n in (r.params, r.macs)]
-        table.add_row(r.name, r.call, r.output, *counts, _bytes(r.bytes))
+        table.add_row(r.name, r.call, r.output, *counts, sized(r.bytes))
     console = wide_console()
     console.print(table)
     console.print(
         f"\n{found.params:,} params, {found.macs:,} MACs and {found.activations:,} activations "
         "an image"
     )
-
-
-def _bytes(n: int) -> str:
-    size, unit = float(n), "B"
-    for larger in ("kB", "MB", "GB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def with_progress(
@@ -93,7 +90,8 @@ def with_progress(
         def watch(p: Standing) -> None:
             done = p.epoch * p.steps + p.step
             epoch = f"{p.epoch + 1}/{p.epochs}"
-            bar.update(task, completed=done, epoch=epoch, loss=p.loss, rate=p.images_per_second)
+            loss = math.nan if p.loss is None else p.loss
+            bar.update(task, completed=done, epoch=epoch, loss=loss, rate=p.images_per_second)
 
         def tell(m: dict[str, Any]) -> None:
             if not quiet:
@@ -109,6 +107,8 @@ def _epoch_line(m: dict[str, Any], epochs: int) -> str:
     line = f"epoch {m['epoch']}/{epochs}  loss {m['train_loss']:.4f}"
     if m["val_accuracy"] is not None:
         line += f"  val loss {m['val_loss']:.4f}  val accuracy {m['val_accuracy']:.2%}"
+    if m.get("skipped"):
+        line += f"  {m['skipped']:,} steps left out"
     return f"{line}  {m['images_per_second']:,.0f} images/s  {m['seconds']:.1f} s"
 
 
@@ -138,14 +138,18 @@ def show_difference(found: Difference) -> None:
 
 def show_dry_run(found: DryRun) -> None:
     print(found.recipe)
-    print(f"{found.images:,} images to learn from, {found.validation:,} held out")
-    steps = found.steps * found.epochs
-    print(f"{found.epochs} epochs of {found.steps:,} steps: {steps:,} steps")
+    if found.missing is not None:
+        print(f"{found.epochs} epochs; how many steps is not known, for {found.missing}")
+    else:
+        print(f"{found.images:,} images to learn from, {found.validation:,} to validate with")
+        steps = found.steps * found.epochs
+        print(f"{found.epochs} epochs of {found.steps:,} steps: {steps:,} steps")
     print(f"{found.learnt:,} of {found.params:,} parameters are learnt")
+    print(f"precision: {found.precision}")
     m = found.memory
     print(
-        f"memory: weights {_bytes(m.weights)}, states beside them {_bytes(m.beside)}, "
-        f"one step {_bytes(m.step)}; {_bytes(m.total)} in all"
+        f"memory: weights {sized(m.weights)}, states beside them {sized(m.beside)}, "
+        f"one step {sized(m.step)}; {sized(m.total)} in all"
     )
     for g in found.globs:
         print(f'{g.key} "{g.glob}": {_listed(g.weights)}')
@@ -172,9 +176,8 @@ def show_overfit(found: Overfit) -> None:
 def show_confusion(report: Report) -> None:
     from rich.table import Table
 
-    table = Table(
-        title="\nrows: what it is; columns: what was said", box=None, title_justify="left"
-    )
+    print("\nrows: what it is; columns: what was said")
+    table = Table(box=None)
     for heading in ("", *report.classes):
         table.add_column(heading, justify="right")
     for name, row in zip(report.classes, report.confusion, strict=True):
@@ -186,8 +189,8 @@ def show_compiled(found: Compiled) -> None:
     plan, json = found.plan, found.as_json()
     print(
         f"{found.title}: {json['kernels']:,} kernels instead of {json['kernels_unfused']:,}, "
-        f"{_bytes(json['bytes'])} moved instead of {_bytes(json['bytes_unfused'])}, "
-        f"arena {_bytes(plan.arena)}, {found.seconds:.2f} s"
+        f"{sized(json['bytes'])} moved instead of {sized(json['bytes_unfused'])}, "
+        f"arena {sized(plan.arena)}, {found.seconds:.2f} s"
     )
 
 
@@ -199,8 +202,8 @@ def show_explanation(found: Compiled, full: bool) -> None:
     _show_origins(found)
     plan = found.plan
     print(
-        f"\nmemory: arena {_bytes(plan.arena)}, of which {_bytes(plan.peak)} are in use at most; "
-        f"inputs, weights and constants {_bytes(sum(plan.buffers.values()))}"
+        f"\nmemory: arena {sized(plan.arena)}, of which {sized(plan.peak)} are in use at most; "
+        f"inputs, weights and constants {sized(sum(plan.buffers.values()))}"
     )
 
 
@@ -237,7 +240,7 @@ def _show_kinds(found: Compiled) -> None:
 
 def _figures(figures: list[int]) -> list[str]:
     launches, moved, launches_alone, moved_alone = figures
-    return [f"{launches:,}", _bytes(moved), f"{launches_alone:,}", _bytes(moved_alone)]
+    return [f"{launches:,}", sized(moved), f"{launches_alone:,}", sized(moved_alone)]
 
 
 def _show_origins(found: Compiled) -> None:
@@ -252,5 +255,5 @@ def _show_origins(found: Compiled) -> None:
     table.add_column("became", overflow="fold")
     table.add_column("line", overflow="fold")
     for row in origins(found.plan):
-        table.add_row(row.place, _bytes(row.bytes), row.kernels, escape(row.text))
+        table.add_row(row.place, sized(row.bytes), row.kernels, escape(row.text))
     wide_console().print(table)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netdsl.cli.app import FAULTY, OK, DataDir, Device, Json, Sets, app, print_json, say
+from netdsl.cli.app import FAULTY, OK, DataDir, Device, Json, Sets, Tune, app, print_json, say
 from netdsl.cli.files import load_recipe, run_directory, split
 from netdsl.cli.interrupt import asking
 from netdsl.cli.show import show_dry_run, show_overfit, with_progress
@@ -42,6 +42,15 @@ def train(
     resume: Resume = None,
     data: DataDir = None,
     device: Device = "auto",
+    tune: Tune = None,
+    shrink: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="A trial of a small version: channels divided by N; the images stay.",
+        ),
+    ] = None,
     settings: Sets = None,
     watch: Annotated[
         str | None,
@@ -60,12 +69,14 @@ def train(
 
     Example: netdsl train models/digits.net --set train.epochs=5
     """
-    from netdsl.backends import open_backend
+    from netdsl.backends import open_backend, tuned
     from netdsl.train.recipe import stages
     from netdsl.train.stages import run_stages
     from netdsl.train.watch import watching
 
     watched = watching(watch, watch_every) if watch is not None else None
+    if shrink is not None:
+        settings = [*(settings or ()), f"train.shrink={shrink}"]
     program, name, saved, folder = _begun(file, out, resume, settings)
 
     staged = len(stages(program, name)) > 1
@@ -82,6 +93,8 @@ def train(
             raise
 
     backend = open_backend(device)
+    if tune is not None:
+        backend = tuned(backend, tune)
     if dry_run:
         return _dry_run(program, name, backend, data, as_json)
     if overfit:
@@ -131,7 +144,7 @@ def _dry_run(
     from netdsl.train.recipe import stages
 
     found = {
-        stage or "main": dry_run(prepare(program, stage, data), backend.fusion)
+        stage or "main": dry_run(prepare(program, stage, data, anyway=True), backend.fusion)
         for stage in stages(program, name)
     }
     if as_json:

@@ -17,23 +17,34 @@ Weights = Annotated[
 
 @app.command("eval")
 def evaluate(
-    weights: Weights, data: DataDir = None, device: Device = "auto", as_json: Json = False
+    weights: Weights,
+    data: DataDir = None,
+    size: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="PIXELS", help="Short side of the pictures; over several it is averaged."
+        ),
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> int:
-    """Accuracy of saved weights on the test images of their data set.
+    """Accuracy of saved weights on the test images of their data set (where it has none, on those
+    to validate with, else on those to learn from).
 
     Example: netdsl eval runs/digits-1/best.safetensors
     """
     from netdsl.backends import open_backend
     from netdsl.train.use import Trained
 
-    report = Trained(weights, open_backend(device)).evaluate(data)
+    report = Trained(weights, open_backend(device)).evaluate(data, size or ())
     if as_json:
         keys = ("accuracy", "top5", "loss", "images")
         print_json({k: getattr(report.score, k) for k in keys})
     else:
         s = report.score
         print(
-            f"accuracy {s.accuracy:.2%}  top-5 {s.top5:.2%}  loss {s.loss:.4f}  {s.images:,} images"
+            f"accuracy {s.accuracy:.2%}  top-5 {s.top5:.2%}  loss {s.loss:.4f}  "
+            f"{s.images:,} {report.images} images"
         )
         show_confusion(report)
     return OK

@@ -1,45 +1,40 @@
-"""Augmentation of small images, on bytes, each change determined by seed, epoch and image."""
+"""Changes of images, on bytes, each determined by seed, epoch and image: the table of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from netdsl.kinds import Number, Whole
+from netdsl.data import colour, geometry
+from netdsl.data.geometry import Size
+from netdsl.kinds import Extent, Kind, Many, Mismatch, Nothing, Number, OneOf, Whole
 from netdsl.signature import Chosen, Param, Signature
 from netdsl.types import Array
+from netdsl.values import Argument, Value
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """`apply(images, draws, **arguments)` changes a batch; `draws` are `uses` numbers in [0, 1)
-    for each of its images."""
+    """`apply(images, draws, window, **arguments)` changes a batch; `draws` are `uses` numbers in
+    [0, 1) for each of its images, `window` is the height and width that the net takes. One that
+    `varies` gives every image a size of its own, so it is given one at a time."""
 
     signature: Signature
     apply: Callable[..., Array]
     uses: int
     doc: str = ""
+    varies: bool = False
 
 
-def _flipped(images: Array, draws: Array, p: float) -> Array:
+def _flipped(images: Array, draws: Array, window: Size, p: float) -> Array:
     chosen = draws[:, 0] < p
     return np.where(chosen[:, None, None, None], images[:, :, ::-1], images)
 
 
-def _cropped(images: Array, draws: Array, pad: int) -> Array:
-    """He et al. 2016: zeros around it, then a window of its own size."""
-    n, h, w, _ = images.shape
-    wide = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    top, left = (np.floor(draws[:, i] * (2 * pad + 1)).astype(np.int64) for i in (0, 1))
-    rows = (top[:, None] + np.arange(h))[:, :, None]
-    columns = (left[:, None] + np.arange(w))[:, None, :]
-    return wide[np.arange(n)[:, None, None], rows, columns]
-
-
-def _cut_out(images: Array, draws: Array, size: int) -> Array:
+def _cut_out(images: Array, draws: Array, window: Size, size: int) -> Array:
     """DeVries & Taylor 2017: a grey square about a point anywhere; part of it may lie outside."""
     _, h, w, _ = images.shape
     y, x = (np.floor(draws[:, i] * side).astype(np.int64) for i, side in ((0, h), (1, w)))
@@ -49,13 +44,42 @@ def _cut_out(images: Array, draws: Array, size: int) -> Array:
     return np.where(hole, np.uint8(128), images)
 
 
-def _entry(name: str, apply: Any, uses: int, doc: str, *params: Param) -> Augmentation:
-    return Augmentation(Signature(name, params), apply, uses, doc)
+@dataclass(frozen=True)
+class _Ends:
+    """The two ends of an interval, the smaller one first."""
 
+    item: Kind
+
+    def accept(self, value: Value) -> tuple[Any, ...]:
+        ends = Many(self.item, length=2).accept(value)
+        if ends[0] > ends[1]:
+            raise Mismatch("a list of two, the smaller one first")
+        return ends
+
+
+def _entry(
+    name: str, apply: Any, uses: int, doc: str, *params: Param, varies: bool = False
+) -> Augmentation:
+    return Augmentation(Signature(name, params), apply, uses, doc, varies)
+
+
+_SIDE = Whole(1, 16384)
+_WIDTH = Number(0, 1)
 
 AUGMENTATIONS: dict[str, Augmentation] = {
     a.signature.name: a
     for a in (
+        _entry(
+            "resize",
+            geometry.resize,
+            0,
+            "short side of 256 by `resize(256)`, both by `resize(224x224)`; else what just covers "
+            "the net's input",
+            Param("size", OneOf((Nothing(), _SIDE, Extent())), None),
+        ),
+        _entry(
+            "center_crop", geometry.center_crop, 0, "the middle, of the size of the net's input"
+        ),
         _entry(
             "hflip",
             _flipped,
@@ -65,10 +89,44 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         ),
         _entry(
             "random_crop",
-            _cropped,
+            geometry.random_crop,
             2,
-            "moved by up to `pad` pixels either way, black where nothing was (He et al. 2016)",
-            Param("pad", Whole(1, 1024), 4),
+            "a part of the size of the net's input, from a picture with `pad` black pixels around "
+            "it: 4 where it is no larger itself (He et al. 2016)",
+            Param("pad", OneOf((Nothing(), Whole(0, 1024))), None),
+        ),
+        _entry(
+            "random_resized_crop",
+            geometry.random_resized_crop,
+            4,
+            "a part with a share `scale` of the area and a `ratio` of width to height, brought to "
+            "the net's size (Szegedy et al. 2015)",
+            Param("scale", _Ends(Number(above=0, high=1)), (0.08, 1.0)),
+            Param("ratio", _Ends(Number(0.01, 100)), (0.75, 1.33333333)),
+        ),
+        _entry(
+            "scale_jitter",
+            geometry.scale_jitter,
+            1,
+            "short side of any length between two (Simonyan & Zisserman 2015)",
+            Param("sides", _Ends(_SIDE), (256, 512)),
+            varies=True,
+        ),
+        _entry(
+            "color_jitter",
+            colour.color_jitter,
+            4,
+            "each multiplied by 1 +- as much, in any order (Howard 2014)",
+            Param("brightness", _WIDTH, 0.4),
+            Param("contrast", _WIDTH, 0.4),
+            Param("saturation", _WIDTH, 0.4),
+        ),
+        _entry(
+            "lighting",
+            colour.lighting,
+            3,
+            "a colour added along the principal components of ImageNet's (Krizhevsky et al. 2012)",
+            Param("std", Number(0, 10), 0.1),
         ),
         _entry(
             "cutout",
@@ -81,19 +139,9 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 }
 
 
-@dataclass(frozen=True)
-class Augmenter:
-    """The augmentations of one epoch. What happens to an image does not depend on its batch."""
-
-    chosen: Sequence[Chosen]
-    draws: tuple[Array, ...]
-
-    def __call__(self, images: Array, index: Array) -> Array:
-        for chosen, draws in zip(self.chosen, self.draws, strict=True):
-            images = chosen.record.apply(images, draws[index], **chosen.arguments)
-        return images
-
-
-def augmenter(chosen: Sequence[Chosen], rng: np.random.Generator, images: int) -> Augmenter:
-    """The draws of an epoch, made at once: image i has the i-th of each."""
-    return Augmenter(chosen, tuple(rng.random((images, c.record.uses)) for c in chosen))
+def chosen_of(name: str, **given: Any) -> Chosen:
+    """An augmentation with some of its arguments."""
+    record = AUGMENTATIONS[name]
+    return Chosen(
+        name, record, record.signature.bind([Argument(k, v) for k, v in given.items()], None)
+    )

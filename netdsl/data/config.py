@@ -29,6 +29,7 @@ def _known(name: str, mean: Sequence[float], std: Sequence[float]) -> Statistics
     return Statistics(Signature(name), tuple(mean), tuple(std))
 
 
+_IMAGENET = [0.485, 0.456, 0.406]
 _POSITIVE = Many(Number(above=0))
 STATISTICS: dict[str, Statistics] = {
     x.signature.name: x
@@ -36,7 +37,9 @@ STATISTICS: dict[str, Statistics] = {
         _known("mnist", [0.1307], [0.3081]),
         _known("fashion_mnist", [0.2860], [0.3530]),
         _known("cifar10", [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
-        _known("imagenet", [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        _known("imagenet", _IMAGENET, [0.229, 0.224, 0.225]),
+        # as before batch normalisation: the mean is taken away, and bytes stay as large as they are
+        _known("imagenet_mean", _IMAGENET, [1 / 255]),
         Statistics(
             Signature("by", (Param("mean", Many(Number())), Param("std", _POSITIVE))),
         ),
@@ -57,12 +60,31 @@ class _HeldOut:
             raise Mismatch("how many images (5000) or which share of them (0.1)") from None
 
 
+@dataclass(frozen=True)
+class _Steady:
+    """A change that draws nothing at random."""
+
+    def accept(self, value: Value) -> Chosen:
+        chosen = OneFrom("augmentation", AUGMENTATIONS).accept(value)
+        if chosen.record.uses:
+            message = f"`{chosen.name}` draws at random, which no evaluation does"
+            steady = [f"`{n}`" for n, a in AUGMENTATIONS.items() if not a.uses]
+            help = f"evaluation takes {' and '.join(steady)}; the rest belongs into `augment`"
+            raise fail(message, chosen.span, help=help)
+        return chosen
+
+
 SIGNATURE = Signature(
     "data",
     (
         Param("source", OneFrom("source", SOURCES), doc="where images and labels come from"),
         Param("batch", Whole(1, 65536), 64, "images in a training step"),
-        Param("validation", _HeldOut(), 0.1, "count or share of the training images held out"),
+        Param(
+            "validation",
+            _HeldOut(),
+            0.1,
+            "count or share of the training images held out, where the source has no own",
+        ),
         Param(
             "normalize",
             OneOf((Nothing(), OneFrom("statistics", STATISTICS))),
@@ -74,6 +96,12 @@ SIGNATURE = Signature(
             Many(OneFrom("augmentation", AUGMENTATIONS)),
             (),
             "changes of the training images, one after the other",
+        ),
+        Param(
+            "eval_transform",
+            Many(_Steady()),
+            (),
+            "changes of the images that it is judged by or used on: resize, center_crop",
         ),
     ),
     noun="key",
@@ -89,6 +117,7 @@ class DataConfig:
     validation: int | float
     normalize: Chosen | None
     augment: tuple[Chosen, ...]
+    eval_transform: tuple[Chosen, ...]
 
     def prepare(self, b: Builder, pixels: Node) -> Node:
         """Bytes to floats: scaled to [0, 1], then centred and scaled by the statistics."""

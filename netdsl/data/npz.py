@@ -38,8 +38,8 @@ def read_arrays(path: Path) -> Dataset:
     arrays = _arrays(path)
     train = _samples(path, arrays, *NAMES[:2])
     test = _samples(path, arrays, *NAMES[2:]) if NAMES[2] in arrays else None
-    if test is not None and test.images.shape[1:] != train.images.shape[1:]:
-        sizes = " and ".join(dims(x.images.shape[1:]) for x in (train, test))
+    if test is not None and test.shape != train.shape:
+        sizes = " and ".join(dims(x.shape or ()) for x in (train, test))
         raise fail(f"{path} holds images of {sizes}; they must be alike")
     labels = [x.labels for x in (train, test) if x is not None]
     classes = tuple(map(str, range(1 + int(max(x.max() for x in labels)))))

@@ -1,25 +1,25 @@
-"""Samples and datasets as arrays, and their seeded split and order."""
+"""Samples and datasets, and their seeded split and order."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
-from netdsl.data.augment import augmenter
+from netdsl.data.pictures import Pictures
+from netdsl.data.preparation import AS_IT_IS, Preparation
 from netdsl.errors import fail
-from netdsl.signature import Chosen
 from netdsl.types import Array, dims
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Images [N,H,W,C] and labels [N]."""
+    """Images (bytes [N,H,W,C], or files of pictures) and labels [N]."""
 
-    images: Array
+    images: Array | Pictures
     labels: Array
 
     def __len__(self) -> int:
@@ -28,23 +28,34 @@ class Samples:
     def take(self, index: Array) -> Samples:
         return Samples(self.images[index], self.labels[index])
 
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Height, width and channels of every image; None where they are files."""
+        return None if isinstance(self.images, Pictures) else tuple(self.images.shape[1:])
+
+    def checksum(self) -> int:
+        labels = np.ascontiguousarray(self.labels)
+        if isinstance(self.images, Pictures):
+            return zlib.crc32(labels.data, self.images.checksum())
+        return zlib.crc32(labels.data, zlib.crc32(np.ascontiguousarray(self.images).data))
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a source offers: samples to learn from, the names of the classes, and, read only when
-    asked for, samples to test with."""
+    """What a source offers: samples to learn from, the names of the classes, samples to test with,
+    read only when asked for, and perhaps samples to validate with (else they are held out)."""
 
     train: Samples
     classes: tuple[str, ...]
     read_test: Callable[[], Samples] | None = None
+    validation: Samples | None = None
 
     @property
     def fingerprint(self) -> str:
         """What tells the samples to learn from apart from others."""
-        images, labels = (np.ascontiguousarray(x) for x in (self.train.images, self.train.labels))
-        checksum = zlib.crc32(labels.data, zlib.crc32(images.data))
-        counts = f"{len(labels):,} images of {dims(images.shape[1:])}, {len(self.classes)} classes"
-        return f"{counts}, checksum {checksum:08x}"
+        shape = self.train.shape
+        images = f"{len(self.train):,} {f'images of {dims(shape)}' if shape else 'pictures'}"
+        return f"{images}, {len(self.classes)} classes, checksum {self.train.checksum():08x}"
 
 
 _SPLIT, _AUGMENTED = 2**32, 2**33
@@ -84,18 +95,18 @@ def training_batches(
     seed: int,
     epoch: int,
     begin: int = 0,
-    augment: Sequence[Chosen] = (),
+    augment: Preparation = AS_IT_IS,
 ) -> Iterator[Batch]:
     """A pass in an order that depends on seed and epoch alone, from its `begin`-th image on; the
     incomplete batch is dropped. What `augment` does to an image depends on seed, epoch and image
     alone."""
     order = rng(seed, epoch).permutation(len(samples))
-    change = augmenter(augment, rng(seed, _AUGMENTED + epoch), len(samples))
+    draws = augment.draws(rng(seed, _AUGMENTED + epoch), len(samples))
     ones = np.ones(size, dtype=np.float32)
     for start in range(begin, len(samples) - size + 1, size):
         index = order[start : start + size]
         part = samples.take(index)
-        yield Batch(change(part.images, index), part.labels, ones)
+        yield Batch(augment(part.images, [d[index] for d in draws]), part.labels, ones)
 
 
 def grouped(batches: Iterator[Batch], size: int) -> Iterator[tuple[Batch, ...]]:
@@ -104,10 +115,12 @@ def grouped(batches: Iterator[Batch], size: int) -> Iterator[tuple[Batch, ...]]:
         yield group
 
 
-def evaluation_batches(samples: Samples, size: int) -> Iterator[Batch]:
+def evaluation_batches(
+    samples: Samples, size: int, transform: Preparation = AS_IT_IS
+) -> Iterator[Batch]:
     """All samples in order; the last batch is filled up with samples of weight 0."""
     for start in range(0, len(samples), size):
-        index = np.arange(start, start + size)
-        weights = (index < len(samples)).astype(np.float32)
-        part = samples.take(np.minimum(index, len(samples) - 1))
-        yield Batch(part.images, part.labels, weights)
+        part = samples.take(np.arange(start, min(start + size, len(samples))))
+        filled = np.minimum(np.arange(size), len(part) - 1)
+        weights = (np.arange(size) < len(part)).astype(np.float32)
+        yield Batch(transform(part.images)[filled], part.labels[filled], weights)

@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netdsl.data.samples import Dataset
-from netdsl.errors import NetError, fail
+from netdsl.errors import Diagnostic, NetError
+from netdsl.files import cache_folder
 from netdsl.kinds import Nothing, OneOf, Text
 from netdsl.signature import Param, Signature
+
+
+class Absent(NetError):
+    """The files of a data set are not where they are looked for."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +33,6 @@ class DataSource:
 
 
 PATH = Param("path", OneOf((Text(), Nothing())), None, "folder of the files")
-
-
-def cache_folder() -> Path:
-    """Where data sets are kept: $NETDSL_CACHE, else the user's cache folder."""
-    own = os.environ.get("NETDSL_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(own) if own else (Path(base) if base else Path.home() / ".cache") / "netdsl"
 
 
 def mirrored(name: str, base: str) -> str:
@@ -71,6 +69,7 @@ class Place:
                 raise self._missing(e.diagnostics[0].message, f"into {cached}") from None
         return cached
 
-    def _missing(self, message: str, where: str) -> NetError:
+    def _missing(self, message: str, where: str) -> Absent:
         files = ", ".join(self.files)
-        return fail(message, help=f"put {files} {where}, or give their folder with `--data DIR`")
+        help = f"put {files} {where}, or give their folder with `--data DIR`"
+        return Absent(Diagnostic(message, help=help))

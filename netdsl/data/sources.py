@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from netdsl.data.cifar import cifar10
+from netdsl.data.folder import folder
 from netdsl.data.mnist import idx_source
 from netdsl.data.npz import arrays
 from netdsl.data.samples import Dataset, Samples
@@ -75,6 +76,7 @@ SOURCES: dict[str, DataSource] = {
         ),
         cifar10(),
         arrays(),
+        folder(),
     )
 }
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from netdsl.errors import NetError, fail, nearest
-from netdsl.insight.gradcheck import gradcheck
+from netdsl.insight import trial
+from netdsl.insight.gradcheck import LayerError, gradcheck
+from netdsl.insight.published import is_published, published
 from netdsl.insight.receptive import receptive_field
+from netdsl.kinds import Flag, Number, Text
 from netdsl.language import syntax as s
 from netdsl.language.elaborate import elaborate
-from netdsl.language.evaluate import Scope, evaluate, same
+from netdsl.language.evaluate import Scope, arguments, evaluate, same
 from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.language.unparse import expression
+from netdsl.signature import Param, Signature
+from netdsl.types import dims
 from netdsl.values import Call, Size, Symbol, Value, show
 
 CLOSE = 0.01
@@ -32,10 +38,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TestResult:
-    """The expectations of one `test` section."""
+    """The expectations of one `test` section, and the accuracies that are published of its net."""
 
     name: str
     outcomes: tuple[Outcome, ...]
+    published: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -49,63 +56,160 @@ _FACTS: dict[str, Callable[[Network], Value]] = {
 }
 
 
-def _shape(network: Network, place: str) -> Value:
-    return network.place(place).type.shape[1:]
+@dataclass(frozen=True)
+class Asked:
+    """The net that a test asks about; `dry` where nothing costly is to be run."""
+
+    program: Program
+    network: Network
+    dry: bool
+
+    def tried(self, how: Callable[..., float], *places: str, training: bool) -> float:
+        """What a trial of the net gives; 0 where it is not run."""
+        return 0.0 if self.dry else how(self.program, self.network.name, *places, training)
 
 
-def _receptive(network: Network, place: str) -> Value:
-    return receptive_field(network.graph, network.place(place))
+@dataclass(frozen=True)
+class Query:
+    """What can be asked of places of a net: `find(asked, **arguments)`."""
+
+    signature: Signature
+    find: Callable[..., Value]
+    doc: str
 
 
-_QUERIES: dict[str, Callable[[Network, str], Value]] = {
-    "shape": _shape,
-    "receptive_field": _receptive,
+def _shape(asked: Asked, place: str) -> Value:
+    return asked.network.place(place).type.shape[1:]
+
+
+def _receptive(asked: Asked, place: str) -> Value:
+    return receptive_field(asked.network.graph, asked.network.place(place))
+
+
+def _tried(how: Callable[..., float]) -> Callable[..., Value]:
+    def find(asked: Asked, place: str, training: bool) -> Value:
+        asked.network.place(place)
+        return asked.tried(how, place, training=training)
+
+    return find
+
+
+_PLACE = Param("place", Text())
+_TRAINING = Param("training", Flag(), False)
+QUERIES = {
+    q.signature.name: q
+    for q in (
+        Query(Signature("shape", (_PLACE,)), _shape, "height x width x channels there"),
+        Query(
+            Signature("receptive_field", (_PLACE,)),
+            _receptive,
+            "height and width in pixels of the input that one value there sees",
+        ),
+        Query(
+            Signature("deviation", (_PLACE, _TRAINING)),
+            _tried(trial.deviation),
+            "standard deviation of what flows out, where white noise of deviation 1 comes in",
+        ),
+        Query(
+            Signature("gradient", (_PLACE, _TRAINING)),
+            _tried(trial.gradient),
+            "standard deviation of the gradient that comes back to it, where white noise of "
+            "deviation 1 is that of the net's output",
+        ),
+    )
 }
-_KNOWN = [*_FACTS, "gradients", 'shape("place")', 'receptive_field("place")']
+_WITHIN = Param("within", Number(0), 1e-6)
+EQUAL = Signature("equal", (Param("a", Text()), Param("b", Text()), _TRAINING, _WITHIN))
+_KNOWN = [*_FACTS, *QUERIES, "gradients", "equal"]
 
 
 def run_test(program: Program, test: s.Test) -> TestResult:
     """The outcome of a `test` section. Raises NetError where it asks for what there is not."""
-    return _run(program, test, test.expectations)
+    return _run(program, test, dry=False)
 
 
 def check_test(program: Program, test: s.Test) -> None:
     """Raises NetError where a test asks for what there is not; nothing costly is run."""
-    _run(program, test, [e for e in test.expectations if not _is_gradients(e)])
+    _run(program, test, dry=True)
 
 
-def _run(program: Program, test: s.Test, expectations: Sequence[s.Expr]) -> TestResult:
+def run_small(program: Program, test: s.Test, by: int) -> TestResult:
+    """The gradients of a test's net, its channels divided `by` a number and its images as small as
+    they can be; what it counts is not that of the whole net, and is not looked at."""
     name = program.net(test.net, test.span)
-    network = elaborate(program, name)
-    errors, outcomes = [], []
-    for expectation in expectations:
+    wrong = _wrong(gradcheck(program, name, shrink=by))
+    return TestResult(name, (Outcome("gradients", not wrong, wrong),), published(test))
+
+
+def _run(program: Program, test: s.Test, dry: bool) -> TestResult:
+    name = program.net(test.net, test.span)
+    asked = Asked(program, elaborate(program, name), dry)
+    errors, outcomes, facts = [], [], {}
+    try:
+        facts = published(test)
+    except NetError as e:
+        errors.append(e)
+    for expectation in test.expectations:
+        if is_published(expectation):
+            continue
         try:
-            outcomes.append(_outcome(program, network, expectation))
+            outcomes.append(_outcome(asked, expectation))
         except NetError as e:
             errors.append(e.located(expectation.span))
     if errors:
         raise NetError(*(d for e in errors for d in e.diagnostics))
-    return TestResult(name, tuple(outcomes))
+    return TestResult(name, tuple(outcomes), facts)
 
 
-def _is_gradients(e: s.Expr) -> bool:
-    return isinstance(e, s.Name) and e.name == "gradients"
+def _outcome(asked: Asked, e: s.Expr) -> Outcome:
+    negated = isinstance(e, s.Unary) and e.op == "not"
+    claim = e.operand if isinstance(e, s.Unary) else e
+    if isinstance(claim, s.CallExpr) and claim.name == "equal":
+        return _equality(asked, e, claim, negated)
+    if isinstance(e, s.Name) and e.name == "gradients":
+        return _gradients(asked, e)
+    if isinstance(e, s.Flat) and len(e.rest) == 1 and e.rest[0][0] in _COMPARE:
+        return _comparison(asked, e)
+    raise fail(
+        f"`{expression(e)}` is no expectation",
+        e.span,
+        help="compare something: `params == 61_706`, `macs ~ 1.8e9`; or write `gradients`, "
+        '`equal("a", "b")` or `not equal("a", "b")`',
+    )
 
 
-def _outcome(program: Program, network: Network, e: s.Expr) -> Outcome:
-    text = expression(e)
-    if _is_gradients(e):
-        wrong = [x for x in gradcheck(program, network.name) if not x.ok]
-        found = ", ".join(f"{x.name} off by {x.error:.1e}" for x in wrong)
-        return Outcome(text, not wrong, found)
-    if not isinstance(e, s.Flat) or len(e.rest) != 1 or e.rest[0][0] not in _COMPARE:
+def _gradients(asked: Asked, e: s.Expr) -> Outcome:
+    wrong = "" if asked.dry else _wrong(gradcheck(asked.program, asked.network.name))
+    return Outcome(expression(e), not wrong, wrong)
+
+
+def _wrong(rows: Iterable[LayerError]) -> str:
+    """The layers whose gradients are off, and by how much."""
+    return ", ".join(f"{x.name} off by {x.error:.1e}" for x in rows if not x.ok)
+
+
+def _equality(asked: Asked, e: s.Expr, claim: s.CallExpr, negated: bool) -> Outcome:
+    """Whether two places give the same values, up to a share `within` of the largest."""
+    given = EQUAL.bind(arguments(claim.args, Scope()), claim.span)
+    places = given["a"], given["b"]
+    a, b = (asked.network.place(p).type.shape[1:] for p in places)
+    if a != b:
         raise fail(
-            f"`{text}` is no expectation",
+            f"`{places[0]}` gives {dims(a)} and `{places[1]}` {dims(b)}, which are never equal",
             e.span,
-            help="compare something: `params == 61_706`, `macs ~ 1.8e9`; or write `gradients`",
+            help="what flows out of both places must have one shape; `slice` takes a part",
         )
+    off = asked.tried(trial.difference, *places, training=given["training"])
+    if math.isnan(off):
+        return Outcome(expression(e), False, "both are zero or no number everywhere")
+    found = f"they differ by {off:.1e} of the largest value"
+    return Outcome(expression(e), (off <= given["within"]) != negated, found)
+
+
+def _comparison(asked: Asked, e: s.Flat) -> Outcome:
+    text = expression(e)
     op, right = e.rest[0]
-    a, b = _value(network, e.first), _value(network, right)
+    a, b = _value(asked, e.first), _value(asked, right)
     try:
         ok = _COMPARE[op](a, b)
     except TypeError:
@@ -114,18 +218,16 @@ def _outcome(program: Program, network: Network, e: s.Expr) -> Outcome:
     return Outcome(text, ok, found)
 
 
-def _value(network: Network, e: s.Expr) -> Any:
-    value = evaluate(e, Scope({k: f(network) for k, f in _FACTS.items()}))
-    if isinstance(value, Call) and value.name in _QUERIES:
-        places = [a.value for a in value.arguments]
-        if len(places) != 1 or not isinstance(places[0], str):
-            raise fail(f'`{value.name}` takes one place: `{value.name}("conv1")`', e.span)
+def _value(asked: Asked, e: s.Expr) -> Any:
+    value = evaluate(e, Scope({k: f(asked.network) for k, f in _FACTS.items()}))
+    if isinstance(value, Call) and value.name in QUERIES:
+        query = QUERIES[value.name]
         try:
-            return _QUERIES[value.name](network, places[0])
+            return query.find(asked, **query.signature.bind(value.arguments, e.span))
         except NetError as error:
             raise error.located(e.span) from None
     if isinstance(value, Call | Symbol):
-        help = nearest(value.name, [*_FACTS, *_QUERIES, "gradients"], "known are")
+        help = nearest(value.name, _KNOWN, "known are")
         raise fail(f"a test knows no `{value.name}`", e.span, help=help)
     return value.dims if isinstance(value, Size) else value
 

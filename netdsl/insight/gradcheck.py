@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from netdsl.ir.builder import Builder, float_of
 from netdsl.ir.derivative import direction_error
 from netdsl.ir.evaluate import evaluate
 from netdsl.ir.grad import grad
-from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.elaborate import Settings, elaborate, small
 from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.runtime.state import draw
@@ -37,13 +37,16 @@ class LayerError:
         return self.error < TOLERANCE
 
 
-def gradcheck(program: Program, net: str | None = None, seed: int = 1) -> Iterator[LayerError]:
-    """Errors of all layers of a net as a training step at batch 2 sees it, in their order.
+def gradcheck(
+    program: Program, net: str | None = None, seed: int = 1, shrink: int | None = None
+) -> Iterator[LayerError]:
+    """Errors of all layers of a net as a training step at batch 2 sees it, in their order; of its
+    small version where `shrink` says what its channels are divided by.
 
     Each layer is checked where it stands, on the values that flow into it; the last row is the
     gradient of the whole net by all weights together.
     """
-    network = elaborate(program, net, SETTINGS)
+    network = elaborate(program, net, replace(SETTINGS, shrink=small(shrink)))
     rng = np.random.default_rng(seed)
     values = evaluate(network.graph, _starting_values(network.graph, seed, rng))
     for layer in network.layers:
@@ -67,10 +70,17 @@ def _starting_values(graph: Graph, seed: int, rng: np.random.Generator) -> dict[
         elif 0 < scale < _LEAST_SCALE:
             value = value * (_LEAST_SCALE / scale)
         values[node.name] = value
-    for node in graph.inputs:
-        plain = np.asarray(seed % 1000, dtype=node.type.dtype)
-        values[node.name] = rng.standard_normal(node.type.shape) if float_of(node.type) else plain
-    return values
+    return values | drawn_inputs(graph, seed, rng)
+
+
+def drawn_inputs(graph: Graph, seed: int, rng: np.random.Generator) -> dict[str, Array]:
+    """Every input of a graph: images of white noise, and `seed` for what counts or seeds."""
+    return {
+        n.name: rng.standard_normal(n.type.shape)
+        if float_of(n.type)
+        else np.asarray(seed % 1000, dtype=n.type.dtype)
+        for n in graph.inputs
+    }
 
 
 def _error_of(

@@ -9,6 +9,8 @@ from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.config import SIGNATURE as DATA
 from netdsl.data.config import STATISTICS
 from netdsl.data.sources import SOURCES
+from netdsl.insight.expectations import EQUAL, QUERIES
+from netdsl.insight.published import PUBLISHED
 from netdsl.language.evaluate import FUNCTIONS
 from netdsl.layers import LAYERS, Layer
 from netdsl.layers.init import INITS
@@ -16,6 +18,7 @@ from netdsl.signature import REQUIRED, Param, Signature
 from netdsl.train.expect import METRICS
 from netdsl.train.losses import LOSSES
 from netdsl.train.optimizers import OPTIMIZERS
+from netdsl.train.precision import LOW, PRECISIONS
 from netdsl.train.recipe import SIGNATURE as TRAIN
 from netdsl.train.schedules import SCHEDULES
 from netdsl.values import show
@@ -24,7 +27,7 @@ from netdsl.values import show
 def reference() -> str:
     """The whole page; `python -m netdsl.insight.reference` prints it."""
     words = [_INTRO, "## Layers", layers_table(), "## Sections", _INHERIT, sections_table()]
-    return "\n\n".join([*words, "## Expressions", _EXPRESSIONS, "## Tests", _TESTS]) + "\n"
+    return "\n\n".join([*words, "## Expressions", _EXPRESSIONS, *tests()]) + "\n"
 
 
 _INTRO = """# The words of the language
@@ -61,10 +64,19 @@ as `1x2`, or `[top, bottom, left, right]`. `for c in list { }` and `for c, n in 
 are chains too."""
 )
 
-_TESTS = """`test NET { ... }` holds comparisons (`== != < <= > >=`, and `~` for within one per cent) of
-`params`, `macs`, `activations` (of one image), `shape("place")`, `receptive_field("place")`, and the
-word `gradients`, which checks every layer's gradient numerically. A place is a path of labels, blocks
-and layers, as `netdsl summary` prints them."""
+_TESTS = (
+    """`test NET { ... }` holds comparisons (`== != < <= > >=`, and `~` for within one per cent) of
+`params`, `macs`, `activations` (of one image) and what is asked of a place; the word `gradients`, which
+checks every layer's gradient numerically; and `equal` or `not equal` of two places. A place is a
+path of labels, blocks and layers, as `netdsl summary` prints them. Where values are asked for, the net
+is run on white noise with the weights that its training would begin with, as in evaluation unless
+`training=yes`.
+
+`"""
+    + str(PUBLISHED)
+    + """` is a fact and no test: shares of the test images whose class is
+the likeliest, or among the five likeliest, as a paper reports them. `netdsl test` repeats it."""
+)
 
 
 def layers_table() -> str:
@@ -87,12 +99,21 @@ def sections_table() -> str:
         ("Losses", LOSSES),
         ("Optimizers", OPTIMIZERS),
         ("Schedules", SCHEDULES),
+        ("Precisions", PRECISIONS),
+        ("16-bit types", LOW),
     )
     for title, table in tables:
         parts.append(_table(title, [(_call(r.signature, False), r.doc) for r in table.values()]))
     known = ", ".join(f"`{s.signature}`".replace("()", "") for s in STATISTICS.values())
     parts.append(f"Statistics: {known}.")
     return "\n\n".join(parts)
+
+
+def tests() -> list[str]:
+    """What can stand in a `test` section."""
+    rows = [(str(q.signature), q.doc) for q in QUERIES.values()]
+    equality = "whether two places give the same, up to a share `within` of the largest value"
+    return ["## Tests", _TESTS, _table("of places", [*rows, (str(EQUAL), equality)])]
 
 
 def _explained(layer: Layer) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.elaborate import Settings, Shrink, elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.passes import pipeline
@@ -18,13 +18,14 @@ from netdsl.types import Graph
 
 @dataclass(frozen=True)
 class Target:
-    """What is compiled: a net for inference or as a training step, at a batch size. `name` is the
-    net's, or for training a recipe's."""
+    """What is compiled: a net for inference or as a training step, at a batch size, perhaps its
+    small version. `name` is the net's, or for training a recipe's."""
 
     name: str | None = None
     training: bool = False
     batch: int | None = None
     forward: tuple[Pass, ...] = pipeline.FORWARD
+    shrink: Shrink | None = None
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,21 @@ def prepared(program: Program, target: Target, watch: pipeline.Watch | None = No
     """
     batch = target.batch or 1
     if not target.training:
-        network = elaborate(program, program.net(target.name), Settings(batch=batch))
+        settings = Settings(batch=batch, shrink=target.shrink)
+        network = elaborate(program, program.net(target.name), settings)
         folded = pipeline.inference(network.graph, watch, target.forward)
         title = f"{network.name}, inference, batch {batch}"
         return Prepared(title, network, folded.main, folded)
     found, recipe = _recipe(program, target.name)
     if recipe is None:
         net, recipe = program.net(target.name), plain(program.net(target.name))
-        network = elaborate(program, net, Settings(batch=batch, training=True))
+        settings = Settings(batch=batch, training=True, shrink=target.shrink)
+        network = elaborate(program, net, settings)
     else:
-        network = elaborate(program, recipe.net, recipe.settings(True, target.batch))
+        settings = recipe.settings(True, target.batch)
+        if target.shrink is not None:
+            settings = replace(settings, shrink=target.shrink)
+        network = elaborate(program, recipe.net, settings)
     check_loss(network, recipe)
     step = compile_step(network, recipe, watch, target.forward)
     title = f"{network.name}, training by {found}, batch {network.batch}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -11,10 +11,11 @@ from netdsl.errors import Diagnostic, NetError, Span, fail
 from netdsl.ir.builder import Builder
 from netdsl.ir.verify import verify
 from netdsl.language import syntax as s
-from netdsl.language.flow import Flow, Frame, Maker, PathScope
+from netdsl.language.flow import CallSite, Flow, Frame, Maker, call_text
 from netdsl.language.network import LayerInfo, Network
 from netdsl.layers import Layer, Site
-from netdsl.types import Node, TensorType
+from netdsl.types import Node, TensorType, dims
+from netdsl.values import Argument
 
 MOST_LAYERS = 20_000
 DEEPEST = 80
@@ -23,10 +24,24 @@ LARGEST_TENSOR = 2**40
 
 
 @dataclass(frozen=True)
+class Shrink:
+    """How a net is made small: its channels are divided `by` a number, and `images` says whether
+    its images become as small as it can use them."""
+
+    by: int
+    images: bool = True
+
+
+def small(by: int | None, images: bool = True) -> Shrink | None:
+    """The small version that a number asks for; none where there is no number."""
+    return None if by is None else Shrink(by, images)
+
+
+@dataclass(frozen=True)
 class Settings:
     """How a net is elaborated. `prepare` turns what the data gives (of type `pixels`) into what
     the net sees; it becomes part of the graph. `frozen` holds globs of states that training leaves
-    as they are."""
+    as they are. `shrink` asks for a small version."""
 
     batch: int = 1
     training: bool = False
@@ -34,6 +49,34 @@ class Settings:
     pixels: str | None = None
     prepare: Callable[[Builder, Node], Node] | None = None
     frozen: tuple[str, ...] = ()
+    shrink: Shrink | None = None
+
+
+@dataclass(frozen=True)
+class InputCall:
+    """An input in its place: the shape of one image or vector."""
+
+    path: str
+    shape: tuple[int, ...]
+    span: Span
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """A layer in its place: its arguments as written and as bound, and what flows into it."""
+
+    layer: Layer
+    step: s.Step
+    given: tuple[Argument, ...]
+    bound: Mapping[str, Any]
+    path: str
+    weights: str
+    within: CallSite | None
+    flows: tuple[Flow, ...]
+
+    @property
+    def text(self) -> str:
+        return call_text(self.step.name, self.layer.signature.telling(self.given))
 
 
 class TooMuch(Exception):
@@ -52,23 +95,25 @@ class Draft:
         self.b = Builder(dtype=settings.dtype)
         self.errors: dict[tuple[str, int, int], Diagnostic] = {}
         self.warnings: dict[str, Diagnostic] = {}
+        self.made: list[tuple[InputCall | LayerCall, Flow]] = []
         self.layers: list[LayerInfo] = []
-        self.places: dict[str, str] = {}
-        self.outputs: dict[str, Node] = {}
+        self.places: dict[str, Flow] = {}
+        self.outputs: dict[str, Flow] = {}
         self.weights: dict[str, float] = {}
         self.updates: dict[str, Node] = {}
         self.steps = 0
 
-    def network(self, name: str, main: Node | None) -> Network:
+    def network(self, name: str, main: Flow | None) -> Network:
         """What was gathered, verified. Raises NetError with the errors, where there are any."""
         if self.errors or main is None:
             ordered = sorted(self.errors.values(), key=lambda d: d.span.start if d.span else 0)
             raise NetError(*ordered[:MOST_ERRORS])
+        outputs = {k: f.node for k, f in {"main": main, **self.outputs}.items()}
         return Network(
             name,
-            verify(self.b.graph({"main": main, **self.outputs}, self.updates, name)),
+            verify(self.b.graph(outputs, self.updates, name)),
             tuple(self.layers),
-            self.places,
+            {path: f.node.name for path, f in self.places.items()},
             {"main": 1.0, **self.weights},
             self.settings.training,
             tuple(self.warnings.values()),
@@ -78,7 +123,7 @@ class Draft:
         """Keeps an error, once, with the call of the block that it happened in."""
         for d in error.located(span).diagnostics:
             if frame.calls and not any("called at" in note for note in d.notes):
-                d = replace(d, notes=(*d.notes, f"in {frame.calls[-1].note()}"))
+                d = replace(d, notes=(*d.notes, f"in {frame.calls[-1].note(d.span)}"))
             at = (d.span.start, d.span.end) if d.span else (0, 0)
             self.errors.setdefault((d.message, *at), d)
 
@@ -92,61 +137,58 @@ class Draft:
             message = f"blocks and groups are nested more than {DEEPEST} deep: {way} in ..."
             raise TooMuch(fail(message, span, help="does a block use itself without an end?"))
 
-    def input(self, names: PathScope, shape: tuple[int, ...], span: Span) -> Node:
+    def make(self, call: InputCall | LayerCall) -> Flow:
+        """What comes of a call. Raises NetError, a layer's with the chains that lead to it."""
+        flow = self._input(call) if isinstance(call, InputCall) else self._layer(call)
+        self.made.append((call, flow))
+        self.places[call.path] = flow
+        return flow
+
+    def _input(self, call: InputCall) -> Flow:
         """What the net sees of an input: the input itself, or what the data section makes of it."""
         settings = self.settings
-        kind = TensorType((settings.batch, *shape), settings.pixels or settings.dtype)
-        _check_size(kind, span)
-        with self.b.at(span, names.path):
-            node = self.b.input(names.path, kind)
+        kind = TensorType((settings.batch, *call.shape), settings.pixels or settings.dtype)
+        _check_size(kind, call.span)
+        with self.b.at(call.span, call.path):
+            node = self.b.input(call.path, kind)
             if settings.prepare is not None:
                 node = settings.prepare(self.b, node)
-        self.places[names.path] = node.name
-        return node
+        return Flow(node, Maker(f"input({dims(call.shape)})", call.span, None), len(self.made))
 
-    def layer(
-        self,
-        layer: Layer,
-        step: s.Step,
-        flows: Sequence[Flow],
-        bound: dict[str, Any],
-        text: str,
-        names: PathScope,
-        frame: Frame,
-    ) -> Flow:
-        """Emits a layer's nodes. Raises NetError with the chains that lead to it."""
-        settings = self.settings
-        site = Site(self.b, names.path, names.weights, settings.training, settings.frozen)
+    def _layer(self, call: LayerCall) -> Flow:
+        settings, layer, span, flows = self.settings, call.layer, call.step.span, call.flows
+        site = Site(self.b, call.path, call.weights, settings.training, settings.frozen)
         before = len(self.b.nodes)
         nodes = [f.node for f in flows]
         try:
-            with self.b.at(step.span, names.path):
-                y = layer.build(site, nodes if layer.arity == "many" else nodes[0], **bound)
+            with self.b.at(span, call.path):
+                y = layer.build(site, nodes if layer.arity == "many" else nodes[0], **call.bound)
         except NetError as e:
-            raise _explained(e, step, flows) from None
+            raise _explained(e, call.step, flows) from None
         emitted = list(islice(reversed(self.b.nodes), len(self.b.nodes) - before))
         for node in emitted:
-            _check_size(self.b.nodes[node].type, step.span)
+            _check_size(self.b.nodes[node].type, span)
         self.updates |= site.updates
-        self.places[names.path] = y.name
         self.layers.append(
-            LayerInfo(names.path, text, step.name, y.name, tuple(emitted[::-1]), y.type, step.span)
+            LayerInfo(
+                call.path, call.text, call.step.name, y.name, tuple(emitted[::-1]), y.type, span
+            )
         )
-        if layer.arity == "one" and y.type.shape == flows[0].node.type.shape:
-            return Flow(y, flows[0].maker)
-        return Flow(y, Maker(text, step.span, frame.calls[-1] if frame.calls else None))
+        alike = layer.arity == "one" and y.type.shape == flows[0].node.type.shape
+        maker = flows[0].maker if alike else Maker(call.text, span, call.within)
+        return Flow(y, maker, len(self.made))
 
 
 def _explained(error: NetError, step: s.Step, flows: Sequence[Flow]) -> NetError:
     """A layer's refusal with the chains that lead to it."""
     if len(flows) > 1:
-        origins = [f"branch {i + 1}: {f.maker.note()}" for i, f in enumerate(flows)]
+        origins = [f"branch {i + 1}: {f.maker.note(step.span)}" for i, f in enumerate(flows)]
         for i, branch in enumerate(step.branches or ()):
             first = branch.elements[0]
             if len(branch.elements) == 1 and getattr(first, "name", "") == "identity":
                 origins[i] = f"branch {i + 1}: identity"
     else:
-        origins = [f"what flows in: {flows[0].maker.note()}"]
+        origins = [f"what flows in: {flows[0].maker.note(step.span)}"]
     wide = max(map(len, origins))
     notes = tuple(f"{o:<{wide}}  {f.size()}" for o, f in zip(origins, flows, strict=True))
     told = error.located(step.name_span if len(flows) > 1 else step.span)

@@ -8,7 +8,16 @@ from dataclasses import replace
 from netdsl.errors import Diagnostic, NetError, Span, fail, nearest
 from netdsl.kinds import Number, Shape
 from netdsl.language import syntax as s
-from netdsl.language.draft import MOST_ERRORS, Draft, Settings, TooMuch
+from netdsl.language.draft import (
+    MOST_ERRORS,
+    Draft,
+    InputCall,
+    LayerCall,
+    Settings,
+    Shrink,
+    TooMuch,
+    small,
+)
 from netdsl.language.evaluate import Broken, arguments, evaluate, truth
 from netdsl.language.flow import (
     Absent,
@@ -16,7 +25,6 @@ from netdsl.language.flow import (
     Flow,
     Flowing,
     Frame,
-    Maker,
     PathScope,
     SharedChain,
     call_text,
@@ -25,6 +33,7 @@ from netdsl.language.flow import (
 )
 from netdsl.language.network import Network
 from netdsl.language.program import Program, bind_params, instance_chain
+from netdsl.language.shrink import shrunk
 from netdsl.layers import LAYERS, Layer
 from netdsl.signature import Param, Signature
 from netdsl.values import Argument, Value, show
@@ -39,7 +48,8 @@ def elaborate(
 ) -> Network:
     """The network of a net or instance of `program` (its first unless named).
 
-    Raises NetError with every independent error found in it.
+    Raises NetError with every independent error found in it, and where it cannot be made as small
+    as `settings` ask for.
     """
     chosen = program.net(name)
     net, values = instance_chain(program, chosen)
@@ -69,7 +79,9 @@ class _Elaborator:
         if end is Absent.NOTHING and not self.draft.errors:
             help = "begin it with `input(height x width x channels)`, such as `input(28x28x1)`"
             self._tell(fail(f"the net `{net.name}` takes no input", net.span, help=help), frame)
-        return self.draft.network(name, end.node if isinstance(end, Flow) else None)
+        main = end if isinstance(end, Flow) else None
+        network = self.draft.network(name, main)
+        return shrunk(self.draft, name, main) if main and self.draft.settings.shrink else network
 
     def _tell(self, error: NetError, frame: Frame, span: Span | None = None) -> None:
         self.draft.tell(error, frame, span)
@@ -131,9 +143,9 @@ class _Elaborator:
             self._tell(e, frame, output.span)
             return
         if isinstance(end, Flow):
-            self.draft.outputs[names.path] = end.node
+            self.draft.outputs[names.path] = end
             self.draft.weights[names.path] = weight
-            self.draft.places[names.path] = end.node.name
+            self.draft.places[names.path] = end
 
     # ---- chains
 
@@ -310,7 +322,7 @@ class _Elaborator:
 
     def _left(self, end: Flowing, names: PathScope) -> Flowing:
         if isinstance(end, Flow):
-            self.draft.places[names.path] = end.node.name
+            self.draft.places[names.path] = end
         return end
 
     def _call_block(
@@ -338,8 +350,7 @@ class _Elaborator:
         given = arguments(step.args, frame.scope(Absent.NOTHING))
         shape = _INPUT.bind(given, step.span)["shape"]
         names = self._input_names(frame, label)
-        node = self.draft.input(names, shape, step.span)
-        return Flow(node, Maker(call_text("input", given), step.span, None))
+        return self.draft.make(InputCall(names.path, shape, step.span))
 
     def _input_names(self, frame: Frame, label: str | None) -> PathScope:
         """An input is called by its label; without one it is `input`, further ones input2, ..."""
@@ -358,7 +369,6 @@ class _Elaborator:
         layer = self._find_layer(step, frame)
         given = arguments(step.args, frame.scope(current))
         bound = layer.signature.bind(given, step.span)
-        text = call_text(step.name, layer.signature.telling(given))
         if layer.arity == "many":
             flows = self._branches(step, current, frame)
         else:
@@ -371,7 +381,10 @@ class _Elaborator:
                 help = "begin the net with `input(height x width x channels)`"
                 raise fail(f"nothing flows into `{step.name}`", step.name_span, help=help)
             return Absent.BROKEN
-        return self.draft.layer(layer, step, real, bound, text, names, frame)
+        within = frame.calls[-1] if frame.calls else None
+        return self.draft.make(
+            LayerCall(layer, step, given, bound, names.path, names.weights, within, tuple(real))
+        )
 
     def _find_layer(self, step: s.Step, frame: Frame) -> Layer:
         layer = LAYERS.get(step.name)
@@ -399,4 +412,4 @@ def _unpacked(loop: s.For, item: Value) -> dict[str, Value]:
     return dict(zip(names, item, strict=True))
 
 
-__all__ = ["Settings", "elaborate"]
+__all__ = ["Settings", "Shrink", "elaborate", "small"]

@@ -27,9 +27,8 @@ class CallSite:
     text: str
     span: Span
 
-    def note(self) -> str:
-        line, column = self.span.position
-        return f"block {self.text} called at {line}:{column}"
+    def note(self, told_at: Span | None) -> str:
+        return f"block {self.text} called at {self.span.seen_from(told_at)}"
 
 
 @dataclass(frozen=True)
@@ -40,18 +39,18 @@ class Maker:
     span: Span
     within: CallSite | None
 
-    def note(self) -> str:
-        line, column = self.span.position
-        inside = f", from {self.within.note()}" if self.within else ""
-        return f"{self.text} at {line}:{column}{inside}"
+    def note(self, told_at: Span) -> str:
+        inside = f", from {self.within.note(told_at)}" if self.within else ""
+        return f"{self.text} at {self.span.seen_from(told_at)}{inside}"
 
 
 @dataclass(frozen=True)
 class Flow:
-    """A value on its way along a chain."""
+    """A value on its way along a chain; `index` counts the calls of layers up to its own."""
 
     node: Node
     maker: Maker
+    index: int
 
     def members(self) -> dict[str, int]:
         """What `in.NAME` can ask."""

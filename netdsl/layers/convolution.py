@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from netdsl.errors import fail
 from netdsl.kinds import Extent, Flag, Mismatch, OneOf, Whole
 from netdsl.layers.init import INIT, INITS, Fans, initialiser
-from netdsl.layers.layer import Layer, Site, image_of
+from netdsl.layers.layer import Layer, Site, Widths, image_of
 from netdsl.ops.windows import Pads, Pair, out_size, reach
 from netdsl.signature import Chosen, OneFrom, Param, Signature
 from netdsl.types import Node
@@ -197,6 +198,18 @@ def _local(
     return b.add(y, site.param("bias", (oh, ow, channels), init))
 
 
+def _fewer_channels(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
+    return {"channels": widths.of(arguments["channels"])}
+
+
+def _fewer_in_groups(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
+    """As many groups as before, or as many as the fewer channels divide into: what was depthwise
+    stays so."""
+    fewer = _fewer_channels(arguments, widths)
+    groups = widths.groups(arguments["groups"], widths.now, fewer["channels"])
+    return fewer | {"groups": groups}
+
+
 _CHANNELS = Param("channels", Whole(1, 10**8), doc="output channels")
 _KERNEL = Param("kernel", Extent(), doc="height x width")
 _STRIDE = Param("stride", Extent(), 1)
@@ -220,6 +233,7 @@ LAYERS = (
         ),
         _conv,
         doc="convolution with learnable weights K x R x S x C/groups",
+        narrow=_fewer_in_groups,
     ),
     Layer(
         "convtranspose",
@@ -237,11 +251,13 @@ LAYERS = (
         ),
         _convtranspose,
         doc="transposed convolution: enlarges by its stride",
+        narrow=_fewer_channels,
     ),
     Layer(
         "local",
         Signature("local", (_CHANNELS, _KERNEL, _STRIDE, _PAD, BIAS, WEIGHT)),
         _local,
         doc="locally connected: a convolution whose weights differ from place to place",
+        narrow=_fewer_channels,
     ),
 )

@@ -39,6 +39,7 @@ LAYERS = (
         Signature("fc", (Param("units", Whole(1, 10**9)), BIAS, WEIGHT)),
         _fc,
         doc="fully connected: flattens, then one weight for each input and unit",
+        narrow=lambda arguments, widths: {"units": widths.of(arguments["units"])},
     ),
     Layer("flatten", Signature("flatten"), flat, doc="height x width x channels as one row"),
     Layer(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from math import gcd
+from typing import Any, Literal
 
 from netdsl.errors import fail
 from netdsl.globs import any_matches
@@ -15,10 +16,26 @@ from netdsl.types import Node, TensorType, dims
 
 
 @dataclass(frozen=True)
+class Widths:
+    """Channels where a net is made narrower: `whole` flow into this layer in the net as it stands,
+    `now` in the narrow one; `of` tells what any other count becomes."""
+
+    whole: int
+    now: int
+    of: Callable[[int], int]
+
+    def groups(self, most: int, *counts: int) -> int:
+        """The most groups, up to as many as there were, that all these counts divide into."""
+        common = gcd(*counts)
+        return max(g for g in range(1, min(most, common) + 1) if common % g == 0)
+
+
+@dataclass(frozen=True)
 class Layer:
     """A word of the language: `build(site, x, **arguments)` emits its nodes and returns the result.
 
-    A layer of arity `many` joins branches and is given a list of nodes.
+    A layer of arity `many` joins branches and is given a list of nodes. `narrow(arguments, widths)`
+    gives those of its arguments that count channels, as they are in a narrower net.
     """
 
     name: str
@@ -26,6 +43,7 @@ class Layer:
     build: Callable[..., Node]
     arity: Literal["one", "many"] = "one"
     doc: str = ""
+    narrow: Callable[[Mapping[str, Any], Widths], dict[str, Any]] = lambda arguments, widths: {}
 
 
 @dataclass

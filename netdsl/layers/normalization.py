@@ -118,5 +118,6 @@ LAYERS = (
         Signature("groupnorm", (Param("groups", Whole(1, 65536), 32), _EPS, *_AFFINE)),
         _groupnorm,
         doc="normalise groups of channels of each sample (Wu & He 2018)",
+        narrow=lambda arguments, w: {"groups": w.groups(arguments["groups"], w.now)},
     ),
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 from netdsl.errors import fail
 from netdsl.kinds import Extent, Many, Mismatch, Nothing, Number, OneOf, Whole
-from netdsl.layers.layer import Layer, Site, image_of
+from netdsl.layers.layer import Layer, Site, Widths, image_of
 from netdsl.signature import Param, Signature
 from netdsl.types import Node, dims
 from netdsl.values import Value
@@ -99,6 +100,15 @@ def _slice(
     return site.b.slice(x, start=start, stop=stop, step=(1, *step, 1))
 
 
+def _fewer_cut(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
+    """The same share of the channels: two cuts that met still do."""
+    cut = arguments["channels"]
+    if cut is None:
+        return {}
+    start, stop = (at * widths.now // widths.whole for at in cut)
+    return {"channels": (start, max(stop, start + 1))}
+
+
 Amount = tuple[int, ...]
 
 
@@ -110,6 +120,16 @@ def _pad(
     pairs += [(a[0], a[-1]) for a in (height, width, channels)]
     low, high = zip(*pairs, strict=True)
     return site.b.pad(x, low=low, high=high, interior=(0, 0, 0, 0), value=value)
+
+
+def _fewer_padded(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
+    """As many channels more as bring them to what the padded count becomes, shared as before."""
+    low, high = arguments["channels"][0], arguments["channels"][-1]
+    if low + high == 0:
+        return {}
+    more = max(0, widths.of(widths.whole + low + high) - widths.now)
+    before = more * low // (low + high)
+    return {"channels": (before, more - before)}
 
 
 def _upsample(site: Site, x: Node, factor: tuple[int, int]) -> Node:
@@ -147,6 +167,7 @@ LAYERS = (
         ),
         _slice,
         doc="part of an image, or every second pixel of it",
+        narrow=_fewer_cut,
     ),
     Layer(
         "pad",
@@ -161,6 +182,7 @@ LAYERS = (
         ),
         _pad,
         doc="a border: one amount, or [before, after]",
+        narrow=_fewer_padded,
     ),
     Layer(
         "upsample",

@@ -185,6 +185,16 @@ OPS = (
     ),
     _compare("equal", lambda xp, x, z: x == z, "x == z, as bool"),
     _compare("greater", lambda xp, x, z: x > z, "x > z, as bool"),
+    Op(
+        name="is_finite",
+        kind="elementwise",
+        operands=("x",),
+        shape=lambda x: TensorType(_unary_shape(x).shape, "bool"),
+        reference=lambda xp, x: xp.isfinite(x),
+        examples=_one(),
+        nondiff={"x": "it is constant almost everywhere"},
+        doc="whether x is neither an infinity nor NaN, as bool",
+    ),
     unary("neg", lambda xp, x: -x, lambda b, g, y, x: b.neg(g), "-x"),
     unary("exp", lambda xp, x: xp.exp(x), lambda b, g, y, x: b.mul(g, y), "e to the x", flops=4),
     unary(

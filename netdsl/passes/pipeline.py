@@ -52,11 +52,16 @@ def run(graph: Graph, passes: Sequence[Pass], watch: Watch | None = None) -> Gra
 
 
 def inference(
-    graph: Graph, watch: Watch | None = None, forward: Sequence[Pass] = FORWARD
+    graph: Graph,
+    watch: Watch | None = None,
+    forward: Sequence[Pass] = FORWARD,
+    low: str | None = None,
 ) -> Folded:
-    """An evaluation graph made ready: lowered, simplified and folded."""
+    """An evaluation graph made ready: lowered, simplified and folded, then in 16 bits where `low`
+    names their type."""
     before = run(graph, forward, watch)
     folded = fold(before)
     if watch is not None:
         watch("fold", before, verify(folded.main))
-    return Folded(run(folded.main, (SIMPLIFY,), watch), run(folded.prepare, (SIMPLIFY,)))
+    last = (precision(low), SIMPLIFY) if low else (SIMPLIFY,)
+    return Folded(run(folded.main, last, watch), run(folded.prepare, (SIMPLIFY,)))

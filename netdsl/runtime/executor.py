@@ -116,3 +116,7 @@ class FoldedExecutor:
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """As Executor.run."""
         return self.main.run(inputs)
+
+    def launch(self) -> None:
+        """As Executor.launch."""
+        self.main.launch()

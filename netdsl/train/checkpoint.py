@@ -56,7 +56,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "metrics": finite(dict(checkpoint.metrics)),
         "progress": checkpoint.progress,
     }
-    states = {name: np.ascontiguousarray(v) for name, v in checkpoint.states.items()}
+    states = {name: np.asarray(v, order="C") for name, v in checkpoint.states.items()}
     text = json.dumps(about, sort_keys=True)
     # one key, since safetensors writes several in an order of its own each time
     metadata = {KEY: json.dumps({"about": text, "sha256": _digest(text, states)})}

@@ -11,6 +11,7 @@ from netdsl.passes import pipeline
 from netdsl.passes.fold import Folded
 from netdsl.passes.pipeline import Pass, Watch
 from netdsl.passes.recompute import recompute
+from netdsl.train.precision import low_of
 from netdsl.train.recipe import Recipe
 from netdsl.train.step import accumulating_graph, evaluation_graph, training_graph
 from netdsl.types import Graph
@@ -23,13 +24,13 @@ def compile_step(
     forward: tuple[Pass, ...] = pipeline.FORWARD,
     counter: str | None = None,
 ) -> Graph:
-    """One optimizer step, ready to be planned: the net meets the passes `forward`, then gradient
-    and updates are built, then the whole step is simplified."""
+    """One optimizer step, ready to be planned: the net meets the passes `forward` and the recipe's
+    precision, then gradient and updates are built, then the whole step is simplified."""
 
     def build(n: Network) -> Graph:
         return _remembering_less(training_graph(n, recipe, counter), n, recipe)
 
-    return _compiled(build, network, watch, forward)
+    return _compiled(build, network, watch, (*forward, *_precision(recipe)))
 
 
 def compile_accumulation(network: Network, recipe: Recipe) -> Graph:
@@ -38,7 +39,12 @@ def compile_accumulation(network: Network, recipe: Recipe) -> Graph:
     def build(n: Network) -> Graph:
         return _remembering_less(accumulating_graph(n, recipe), n, recipe)
 
-    return _compiled(build, network, None, pipeline.FORWARD)
+    return _compiled(build, network, None, (*pipeline.FORWARD, *_precision(recipe)))
+
+
+def _precision(recipe: Recipe) -> tuple[Pass, ...]:
+    low = low_of(recipe.precision)
+    return (pipeline.precision(low.name),) if low else ()
 
 
 def _remembering_less(step: Graph, network: Network, recipe: Recipe) -> Graph:

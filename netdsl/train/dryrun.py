@@ -9,6 +9,7 @@ from netdsl.globs import matches
 from netdsl.plan.fusion import ALONE, Fusion
 from netdsl.train.job import Job
 from netdsl.train.memory import Memory, predicted
+from netdsl.train.precision import described
 from netdsl.train.start import beginning
 
 
@@ -32,19 +33,24 @@ class DryRun:
     validation: int
     steps: int
     epochs: int
+    precision: str
     memory: Memory
     globs: tuple[Matched, ...]
+    missing: str | None = None
+    """What of the data is not there, so that nothing is known of images and steps."""
 
     def as_json(self) -> dict[str, Any]:
         m = self.memory
         return {
             "recipe": self.recipe,
+            "missing": self.missing,
             "params": self.params,
             "learnt": self.learnt,
             "images": self.images,
             "validation": self.validation,
             "steps_per_epoch": self.steps,
             "steps": self.steps * self.epochs,
+            "precision": self.precision,
             "memory": {"weights": m.weights, "beside": m.beside, "step": m.step},
             "globs": [{"key": g.key, "glob": g.glob, "matches": g.weights} for g in self.globs],
         }
@@ -65,8 +71,10 @@ def dry_run(job: Job, fusion: Fusion = ALONE) -> DryRun:
         validation=len(job.validation),
         steps=job.steps,
         epochs=job.recipe.epochs,
+        precision=described(job.recipe.precision),
         memory=predicted(job.step, fusion),
         globs=_globs(job),
+        missing=job.missing,
     )
 
 

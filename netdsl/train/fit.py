@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from netdsl.errors import fail
+from netdsl.data.config import DataConfig
+from netdsl.data.preparation import Preparation
+from netdsl.data.samples import Dataset
+from netdsl.errors import NetError, Span, fail
 from netdsl.language.elaborate import elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
@@ -19,7 +22,7 @@ def check_recipe(program: Program, name: str | None) -> Network:
     network = elaborate(program, recipe.net, recipe.settings(training=True))
     source = recipe.data.source.record
     if source.image is not None:
-        check_images(network, source.image)
+        check_images(network, recipe.data, source.image)
     if source.classes is not None:
         check_classes(network, source.classes)
     check_loss(network, recipe)
@@ -63,25 +66,55 @@ def single_input(network: Network) -> str:
     return images[0].name
 
 
-def check_fit(
-    network: Network, image: tuple[int, ...], classes: tuple[str, ...], file: str | None = None
-) -> None:
-    """Raises NetError where images or classes do not fit the net; `file` is what they are of."""
-    check_images(network, image, file)
-    check_classes(network, classes)
+def taken(network: Network) -> tuple[int, ...]:
+    """The shape of one image that a net takes."""
+    return network.graph[single_input(network)].type.shape[1:]
 
 
-def check_images(network: Network, image: tuple[int, ...], file: str | None = None) -> None:
-    """Raises NetError where images of this shape do not fit the net's input."""
+def augmentation(network: Network, data: DataConfig) -> Preparation:
+    """What images go through before a net learns from them."""
+    return Preparation(data.augment, taken(network))
+
+
+def transformation(network: Network, data: DataConfig) -> Preparation:
+    """What images go through before a net is judged by them, or used on them."""
+    return Preparation(data.eval_transform, taken(network))
+
+
+def check_fit(network: Network, data: DataConfig, dataset: Dataset) -> None:
+    """Raises NetError where images or classes do not fit the net."""
+    check_images(network, data, dataset.train.shape)
+    check_classes(network, dataset.classes)
+
+
+def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | None) -> None:
+    """Raises NetError where images of this shape (None: pictures of any size) do not fit the
+    net's input when they have gone through what the data section says."""
     wanted = network.graph[single_input(network)]
-    if image != wanted.type.shape[1:]:
-        given = dims(image)
-        raise fail(
-            f"the images{f' of {file}' if file else ''} are {given}, the net wants "
-            f"{dims(wanted.type.shape[1:])}",
-            wanted.span,
-            help=f"begin the net with `input({given})`, or choose another source",
-        )
+    for key, prepare in (
+        ("augment", augmentation(network, data)),
+        ("eval_transform", transformation(network, data)),
+    ):
+        given = _outcome(prepare, image, wanted.span)
+        if image is not None and given != taken(network):
+            file = data.source.arguments.get("path")
+            after = f", after `{key}` {dims(given)}" if given != image else ""
+            other = f"end `{key}` with a crop" if after else "choose another source"
+            raise fail(
+                f"the images{f' of {file}' if file else ''} are {dims(image)}{after}, the net "
+                f"wants {dims(taken(network))}",
+                wanted.span,
+                help=f"begin the net with `input({dims(given)})`, or {other}",
+            )
+
+
+def _outcome(
+    prepare: Preparation, image: tuple[int, ...] | None, span: Span | None
+) -> tuple[int, ...]:
+    try:
+        return prepare.outcome(image)
+    except NetError as e:
+        raise e.located(span) from None
 
 
 def check_classes(network: Network, classes: tuple[str, ...]) -> None:
@@ -92,7 +125,8 @@ def check_classes(network: Network, classes: tuple[str, ...]) -> None:
             raise fail(
                 f"the data has {len(classes)} classes, the net gives {out.type.shape[-1]} scores",
                 out.span,
-                help=f"end it with `fc({len(classes)})`",
+                help=f"end it with `fc({len(classes)})`; `--set classes={len(classes)}` does it "
+                "where the net has such a parameter",
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import numpy as np
 from netdsl.errors import NetError, fail
 from netdsl.ir.evaluate import evaluate
 from netdsl.language.network import Network
+from netdsl.train.precision import LEFT_OUT, SCALE, hopeless
 from netdsl.types import FLOATS, Array, Graph, Node
 
 Values = Mapping[str, Array]
@@ -17,12 +19,13 @@ Values = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Replayed:
-    """One batch of a run, done again: the graph, its inputs and states before, its states after."""
+    """One batch of a run, done again: the graph, its inputs and states before, whether what it
+    gave out was sound, its states after."""
 
     graph: Graph
     inputs: Values
     before: Values
-    loss: float
+    sound: bool
     after: Values
 
 
@@ -39,10 +42,18 @@ def finite(values: Values) -> bool:
     return all(np.isfinite(v).all() for v in values.values() if v.dtype.name in FLOATS)
 
 
+def sound(out: Values) -> bool:
+    """Whether a run can go on after a step that gave this out. A loss that is scaled may be found
+    infinite as long as a smaller scale can help: the step was then left out."""
+    if SCALE in out:
+        return not (float(out[LEFT_OUT]) and hopeless(float(out[SCALE])))
+    return math.isfinite(float(out["loss"]))
+
+
 def first_fault(replay: Iterator[Replayed]) -> tuple[int, Fault] | None:
     """How many batches of a replay were sound, and what went wrong in the next one."""
     for number, batch in enumerate(replay):
-        if not np.isfinite(batch.loss) or not finite(batch.after):
+        if not batch.sound or not finite(batch.after):
             fault = fault_of(batch.graph, {**batch.before, **batch.inputs})
             return (number, fault) if fault else None
     return None

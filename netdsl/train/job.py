@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from netdsl.data import sources
+from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Dataset, Samples, split
+from netdsl.data.source import Absent
 from netdsl.errors import fail
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file
@@ -15,13 +20,23 @@ from netdsl.language.program import Program
 from netdsl.passes.fold import Folded
 from netdsl.train.compile import compile_accumulation, compile_evaluation, compile_step
 from netdsl.train.expect import check_tested
-from netdsl.train.fit import check_fit, check_loss, check_norms, single_input
+from netdsl.train.fit import (
+    augmentation,
+    check_fit,
+    check_images,
+    check_loss,
+    check_norms,
+    single_input,
+    taken,
+    transformation,
+)
 from netdsl.train.recipe import Recipe, resolve
 from netdsl.train.step import evaluation_graph, training_graph
 from netdsl.train.written import written_out
 from netdsl.types import Graph
 
-EVALUATION_BATCH = 250
+MOST_EVALUATED, MOST_VALUES = 250, 2**22
+"""Images that are judged at once, and values in them; but never fewer than a training step has."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +51,23 @@ class Job:
     dataset: Dataset
     train: Samples
     validation: Samples
+    missing: str | None = None
+    """What of the data is not there; there are then no samples."""
 
     @property
     def image(self) -> str:
         """The name of the input that images go to."""
         return single_input(self.network)
+
+    @property
+    def augment(self) -> Preparation:
+        """What the images to learn from go through."""
+        return augmentation(self.network, self.recipe.data)
+
+    @property
+    def transform(self) -> Preparation:
+        """What the images to judge by go through."""
+        return transformation(self.network, self.recipe.data)
 
     @property
     def images(self) -> int:
@@ -78,28 +105,52 @@ class Job:
         return compile_evaluation(self.evaluating, self.recipe)
 
 
-def prepare(program: Program, name: str | None, data_folder: str | None = None) -> Job:
+def evaluation_batch(network: Network, recipe: Recipe) -> int:
+    """How many images are judged at once; as many as fit where a training step does."""
+    fit = MOST_VALUES // math.prod(taken(network))
+    return max(recipe.data.batch, min(MOST_EVALUATED, fit))
+
+
+def divided(dataset: Dataset, recipe: Recipe) -> tuple[Samples, Samples]:
+    """The samples to learn from, and those to validate with: the source's own, or held out."""
+    if dataset.validation is not None:
+        return dataset.train, dataset.validation
+    return split(dataset.train, recipe.data.validation, recipe.seed)
+
+
+def prepare(
+    program: Program, name: str | None, data_folder: str | None = None, anyway: bool = False
+) -> Job:
     """Reads the data and checks all that can be wrong, so that a run that starts does not end for
-    a reason that could have been known."""
+    a reason that could have been known. Where the data are not there it raises NetError, or
+    `anyway` gives what is known without them."""
     recipe = resolve(program, name)
     network = elaborate(program, recipe.net, recipe.settings(training=True))
-    evaluating = elaborate(
-        program, recipe.net, recipe.settings(training=False, batch=EVALUATION_BATCH)
-    )
     single_input(network)
+    evaluating = elaborate(
+        program,
+        recipe.net,
+        recipe.settings(training=False, batch=evaluation_batch(network, recipe)),
+    )
     check_loss(network, recipe)
     check_norms(network, recipe)
     training_graph(network, recipe)
-    dataset = sources.load(recipe.data.source, data_folder)
-    file = recipe.data.source.arguments.get("path")
-    check_fit(network, dataset.train.images.shape[1:], dataset.classes, file)
+    known = (name, recipe, format_file(written_out(program, name)), network, evaluating)
+    try:
+        dataset = sources.load(recipe.data.source, data_folder)
+    except Absent as e:
+        if not anyway:
+            raise
+        check_images(network, recipe.data, recipe.data.source.record.image)
+        nothing = Samples(np.zeros((0, *taken(network)), np.uint8), np.zeros(0, np.int32))
+        return Job(*known, Dataset(nothing, ()), nothing, nothing, e.diagnostics[0].message)
+    check_fit(network, recipe.data, dataset)
     if dataset.read_test is None:
         check_tested(recipe.expectations)
     else:
         dataset.read_test()  # nobody learns from it: what is wrong with its files is told now
-    train, validation = split(dataset.train, recipe.data.validation, recipe.seed)
-    text = format_file(written_out(program, name))
-    job = Job(name, recipe, text, network, evaluating, dataset, train, validation)
+    train, validation = divided(dataset, recipe)
+    job = Job(*known, dataset, train, validation)
     if job.steps == 0:
         message = f"a batch of {job.images} is more than the {len(train)} images"
         made = f"`accumulate` makes it of {recipe.accumulate} batches of {recipe.data.batch}"

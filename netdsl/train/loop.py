@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from netdsl.backends import repeatable, room
 from netdsl.data.samples import Batch, Samples, evaluation_batches
 from netdsl.errors import NetError, fail
+from netdsl.language.elaborate import elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.plan.backend import Backend
@@ -19,16 +21,20 @@ from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
 from netdsl.train.checkpoint import Checkpoint, usable
+from netdsl.train.compile import compile_step
 from netdsl.train.guard import Fault, fault_of, stopped
-from netdsl.train.job import EVALUATION_BATCH, Job, prepare
+from netdsl.train.job import Job, prepare
 from netdsl.train.keeper import KEPT, Keeper
+from netdsl.train.memory import shortage
 from netdsl.train.metrics import Score, evaluate
+from netdsl.train.precision import STATES as SCALED
 from netdsl.train.resume import noted
 from netdsl.train.standing import CLOCK, Standing, stood
 from netdsl.train.start import adopted, begin, shapes
 from netdsl.train.step import SUMS
 from netdsl.train.stepper import Stepper, Unsound
 from netdsl.train.watch import Watching, watch_graph, watched
+from netdsl.types import Graph
 
 __all__ = ["KEPT", "Progress", "Result", "Trainer"]
 
@@ -77,15 +83,35 @@ class Trainer:
         saved: Checkpoint | None = None,
     ) -> None:
         self.job: Job = prepare(program, recipe_name, data_folder)
-        self.recipe, self.steps, self.backend = self.job.recipe, self.job.steps, backend
+        self.recipe, self.steps = self.job.recipe, self.job.steps
+        self.backend = backend = repeatable(backend) if self.recipe.deterministic else backend
+        there = room(backend)
+        try:
+            self._allocate(backend, start, saved)
+        except MemoryError:
+            raise self._short(program, there) from None
+        self.before = saved.net_text if saved else None
+        self.pace: dict[str, float] = {}
+
+    def _allocate(
+        self, backend: Backend, start: Checkpoint | None, saved: Checkpoint | None
+    ) -> None:
         self.state = State(backend)
         standing = self._saved(saved) if saved else self._drawn(start)
-        self.before = saved.net_text if saved else None
         self.stepper = Stepper(self.job, backend, self.state, standing)
         self.judging = State(backend) if self.recipe.ema else self.state
         self.judging.initialise(self.job.evaluation.states, self.recipe.seed)
         self.evaluation = FoldedExecutor(self.job.folded, backend, self.judging)
-        self.pace: dict[str, float] = {}
+
+    def _short(self, program: Program, there: int | None) -> NetError:
+        """What is told where the step does not fit into memory."""
+        recipe = self.recipe
+
+        def at(batch: int) -> Graph:
+            network = elaborate(program, recipe.net, recipe.settings(training=True, batch=batch))
+            return compile_step(network, recipe)
+
+        return shortage(self.job.step, self.backend.fusion, there, recipe.data.batch, at)
 
     def _drawn(self, start: Checkpoint | None) -> Standing:
         recipe, states = self.recipe, self.job.network.graph.states
@@ -99,11 +125,14 @@ class Trainer:
 
     def _saved(self, saved: Checkpoint) -> Standing:
         self._check_data(saved)
-        wanted = [n for n in self.job.step.states if not n.name.endswith(SUMS)]
+        # a loss that was not scaled before begins with the recipe's scale
+        anew = [name for name in SCALED if name not in saved.states]
+        states = self.job.step.states
+        wanted = [n for n in states if not n.name.endswith(SUMS) and n.name not in anew]
         help = f'a new run begins with its weights by `init = weights("{saved.origin}")`'
         adopted(wanted, shapes(saved.states), (), saved.origin, help=help)
         self.state.load(saved.states, wanted, saved.origin)
-        self.state.initialise(self.job.step.states, self.recipe.seed)
+        self.state.initialise(states, self.recipe.seed)
         return stood(noted(saved, self.job.net_text))
 
     def _check_data(self, saved: Checkpoint) -> None:
@@ -154,7 +183,7 @@ class Trainer:
 
     def _epoch(self) -> dict[str, Any]:
         stepper, began, started = self.stepper, self.standing, time.perf_counter()
-        with closing(stepper.groups()) as groups:
+        with closing(stepper.sent()) as groups:
             for group in groups:
                 self._stop_if_asked()
                 stepper.mark()
@@ -173,6 +202,7 @@ class Trainer:
             "val_loss": score.loss if score else None,
             "val_accuracy": score.accuracy if score else None,
             "lr": float(stepper.last_rate()),
+            **stepper.scaling(),
         }
         self.pace = dict(zip(CLOCK, (seconds, (s.seen - began.seen) / seconds), strict=True))
         metrics |= self.pace
@@ -184,7 +214,7 @@ class Trainer:
     def _show(self, began: Standing, started: float) -> None:
         s = self.standing
         rate = (s.seen - began.seen) / (time.perf_counter() - started)
-        done, mean = s.seen // self.job.images, s.loss / s.batches
+        done, mean = s.seen // self.job.images, s.loss / s.batches if s.batches else None
         self.watch(Progress(s.epoch, self.recipe.epochs, done, self.steps, mean, rate))
 
     def _stop_if_asked(self) -> None:
@@ -233,7 +263,7 @@ class Trainer:
     def _evaluation_fault(self, samples: Samples) -> Fault | None:
         """The first value that is not finite where every weight is."""
         states = self.judging.snapshot()
-        for part in evaluation_batches(samples, EVALUATION_BATCH):
+        for part in self._batches(samples):
             given = {self.job.image: part.images, "labels": part.labels, "weights": part.weights}
             fault = fault_of(self.job.evaluation, {**states, **given})
             if fault is not None:
@@ -242,7 +272,10 @@ class Trainer:
 
     def _measure(self, executor: FoldedExecutor, samples: Samples) -> Score:
         stop = lambda batch, out: self._stop_if_asked()
-        return evaluate(executor, self.job.image, samples, EVALUATION_BATCH, stop)
+        return evaluate(executor, self.job.image, self._batches(samples), stop)
+
+    def _batches(self, samples: Samples) -> Iterator[Batch]:
+        return evaluation_batches(samples, self.job.evaluating.batch, self.job.transform)
 
     def _end(self) -> Result:
         """The test set, read once, with the weights that validated best."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netdsl.data.samples import Batch, Samples, evaluation_batches
+import numpy as np
+
+from netdsl.data.prefetch import prefetched
+from netdsl.data.samples import Batch
 from netdsl.files import append, finite, write_atomically
 from netdsl.runtime.executor import FoldedExecutor
 from netdsl.types import Array
@@ -30,23 +34,53 @@ Seen = Callable[[Batch, Mapping[str, Array]], None]
 def evaluate(
     executor: FoldedExecutor,
     image_input: str,
-    samples: Samples,
-    batch: int,
+    batches: Iterator[Batch],
     seen: Seen | None = None,
 ) -> Score:
-    """Loss and accuracy over all samples, every one counted once; `seen` is shown every batch."""
+    """Loss and accuracy over all samples, every one counted once; `seen` is shown every batch. The
+    batches are made ready in the background."""
     executor.refresh()
     sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
-    for part in evaluation_batches(samples, batch):
-        out = executor.run(
-            {image_input: part.images, "labels": part.labels, "weights": part.weights}
-        )
-        for key in sums:
-            sums[key] += float(out[key])
-        if seen is not None:
-            seen(part, out)
+    with closing(prefetched(batches)) as ready:
+        for part in ready:
+            out = executor.run(
+                {image_input: part.images, "labels": part.labels, "weights": part.weights}
+            )
+            for key in sums:
+                sums[key] += float(out[key])
+            if seen is not None:
+                seen(part, out)
     n = max(sums["count"], 1.0)
     return Score(sums["loss"] / n, sums["top1"] / n, sums["top5"] / n, int(sums["count"]))
+
+
+def evaluate_views(
+    executor: FoldedExecutor,
+    image_input: str,
+    views: Sequence[Iterator[Batch]],
+    download: Callable[[Array], Array],
+    seen: Seen,
+) -> Score:
+    """Loss and accuracy of the mean of the probabilities that several views of each image get
+    (Simonyan & Zisserman 2015, 3.2); `views` give the same images, each prepared in its way."""
+    executor.refresh()
+    loss, top1, top5, count = 0.0, 0, 0, 0
+    with closing(prefetched(zip(*views, strict=True))) as ready:
+        for parts in ready:
+            first, ones = parts[0], np.ones_like(parts[0].weights)
+            found = []
+            for part in parts:
+                given = {image_input: part.images, "labels": part.labels, "weights": ones}
+                found.append(download(executor.run(given)["scores"]))
+            scores = np.mean(found, axis=0)
+            seen(first, {"scores": scores})
+            real = first.weights > 0
+            right = np.take_along_axis(scores, first.labels[:, None], axis=1)
+            above = (scores > right).sum(axis=1)[real]
+            loss -= float(np.log(np.maximum(right[real], 1e-30)).sum())
+            top1, top5 = top1 + int((above < 1).sum()), top5 + int((above < 5).sum())
+            count += int(real.sum())
+    return Score(loss / count, top1 / count, top5 / count, count)
 
 
 @dataclass

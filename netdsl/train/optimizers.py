@@ -17,7 +17,8 @@ from netdsl.types import Node, TensorType
 class Update:
     """One parameter's update being built: its gradient in, its new value out; slots are states.
 
-    `scale` is its share of the rate; `counter` names the input that counts updates.
+    `scale` is its share of the rate; `counter` names the input that counts updates, `skipped` is
+    how many of them were not made.
     """
 
     b: Builder
@@ -26,6 +27,7 @@ class Update:
     updates: dict[str, Node]
     scale: float = 1.0
     counter: str = "step"
+    skipped: Node | None = None
 
     @property
     def lr(self) -> Node:
@@ -34,7 +36,10 @@ class Update:
 
     @property
     def step(self) -> Node:
-        return self.b.input(self.counter, TensorType((), "int32"))
+        count = self.b.input(self.counter, TensorType((), "int32"))
+        if self.skipped is None:
+            return count
+        return self.b.sub(self.b.cast(count, dtype=self.skipped.type.dtype), self.skipped)
 
     def slot(self, name: str) -> Node:
         """A state beside the weight, of its shape and zero at first: `conv1.weight.velocity`."""

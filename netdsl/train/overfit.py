@@ -60,7 +60,8 @@ def overfit(job: Job, backend: Backend, most: int = MOST_STEPS) -> Overfit:
     begin(state, job.network.graph.states, recipe.init, recipe.spans.get("init"))
     state.initialise(graph.states, recipe.seed)
     executor = Executor(graph, backend, state)
-    batch = next(training_batches(job.train, recipe.data.batch, recipe.seed, 0))
+    size, steady = recipe.data.batch, job.transform
+    batch = next(training_batches(job.train, size, recipe.seed, 0, augment=steady))
     given = {
         job.image: batch.images,
         "labels": batch.labels,

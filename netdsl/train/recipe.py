@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 
 from netdsl.data.config import DataConfig, resolve_data
 from netdsl.errors import NetError, Span, fail
-from netdsl.kinds import Many, Mismatch, Nothing, Number, OneOf, Pairs, Text, Whole
+from netdsl.kinds import Flag, Many, Mismatch, Nothing, Number, OneOf, Pairs, Text, Whole
 from netdsl.language import syntax as s
-from netdsl.language.elaborate import Settings
+from netdsl.language.elaborate import Settings, Shrink, small
 from netdsl.language.program import Program, section_values
 from netdsl.signature import Chosen, OneFrom, Param, Signature
 from netdsl.train.expect import check_expectation
 from netdsl.train.losses import Minimised, Objective
 from netdsl.train.optimizers import OPTIMIZERS
+from netdsl.train.precision import PRECISIONS
 from netdsl.train.schedules import SCHEDULES
 from netdsl.train.start import STARTS
 from netdsl.values import Argument, Symbol, Value
@@ -50,6 +51,13 @@ SIGNATURE = Signature(
         Param(
             "schedule", OneFrom("schedule", SCHEDULES), Symbol("constant"), "how the rate changes"
         ),
+        Param("precision", OneFrom("precision", PRECISIONS), Symbol("full"), "of products"),
+        Param(
+            "deterministic",
+            Flag(),
+            False,
+            "on a GPU too only what gives the same bits on every run, at the price of some speed",
+        ),
         Param("epochs", Whole(1, 1_000_000), 10, "passes over the training images"),
         Param("patience", _COUNTED, None, "epochs without a better one that end the run early"),
         Param("seed", Whole(0, 2**31 - 1), 1, "of initial weights, order and dropout"),
@@ -79,6 +87,12 @@ SIGNATURE = Signature(
             (),
             "globs of blocks or layers whose inner values the backward pass computes again",
         ),
+        Param(
+            "shrink",
+            OneOf((Nothing(), Whole(1, 2**20))),
+            None,
+            "number that the net's channels are divided by, for a quick trial",
+        ),
         Param("keep_every", _COUNTED, None, "epochs after which a checkpoint is kept for good"),
     ),
     noun="key",
@@ -95,6 +109,8 @@ class Recipe:
     loss: Objective
     optimizer: Chosen
     schedule: Chosen
+    precision: Chosen
+    deterministic: bool
     epochs: int
     patience: int | None
     seed: int
@@ -104,6 +120,7 @@ class Recipe:
     freeze: tuple[str, ...]
     lr_scale: tuple[tuple[str, float], ...]
     recompute: tuple[str, ...]
+    shrink: int | None
     keep_every: int | None
     data: DataConfig
     expectations: tuple[s.Expr, ...] = ()
@@ -113,8 +130,18 @@ class Recipe:
         """How the net is elaborated under this recipe."""
         size = self.data.batch if batch is None else batch
         return Settings(
-            size, training, pixels="uint8", prepare=self.data.prepare, frozen=self.freeze
+            size,
+            training,
+            pixels="uint8",
+            prepare=self.data.prepare,
+            frozen=self.freeze,
+            shrink=self.small,
         )
+
+    @property
+    def small(self) -> Shrink | None:
+        """The small version of the net that is trained, if one is: its images are the data's."""
+        return small(self.shrink, images=False)
 
 
 def net_of(program: Program, name: str | None) -> str | None:

@@ -25,6 +25,7 @@ FIXED = {
     "data.source": "it would be another run",
     "train.net": "it would be another run",
     "train.data": "images that were held out would be trained on",
+    "train.shrink": "its weights would be other ones",
     "train.init": "the weights have been learnt from where they began",
     "train.after": "the weights have been learnt from where they began",
 }

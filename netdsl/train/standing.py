@@ -53,10 +53,12 @@ class Standing:
         return Standing(**given)
 
     def after(self, images: int, losses: list[float], hits: list[float]) -> Standing:
-        """One update later."""
-        loss, hit = self.loss, self.hits
+        """One update later. A loss that is no finite number is that of a step that was left out,
+        and counts for nothing."""
+        loss, hit, batches = self.loss, self.hits, self.batches
         for a, b in zip(losses, hits, strict=True):  # in the order of the run, so to the same bits
-            loss, hit = loss + a, hit + b
+            if math.isfinite(a):
+                loss, hit, batches = loss + a, hit + b, batches + 1
         return replace(
             self,
             seen=self.seen + images,
@@ -64,7 +66,7 @@ class Standing:
             update=self.update + 1,
             loss=loss,
             hits=hit,
-            batches=self.batches + len(losses),
+            batches=batches,
         )
 
     def with_epoch(self, metrics: Mapping[str, Any]) -> Standing:

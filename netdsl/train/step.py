@@ -13,6 +13,7 @@ from netdsl.ir.verify import verify
 from netdsl.language.network import Network
 from netdsl.train.losses import class_scores, weighted_mean
 from netdsl.train.optimizers import Update, update
+from netdsl.train.precision import LEFT_OUT, SCALE, LossScale, low_of, scaled
 from netdsl.train.recipe import Recipe
 from netdsl.types import Graph, Node, TensorType
 
@@ -60,35 +61,50 @@ def training_graph(network: Network, recipe: Recipe, counter: str | None = None)
     """One update of the weights. Inputs: the net's, `labels`, `weights`, `lr`, and where something
     asks for them `step` (batches so far), `seed`, `ema_rate`, and `counter`, which counts updates:
     `step` unless one update takes several batches. Outputs: `loss` (all outputs, weighted),
-    `main_loss`, `accuracy`."""
+    `main_loss`, `accuracy`; of a scaled loss also `left_out` and the new `loss_scale`."""
     f = forward(network, recipe)
     b, learnt = f.b, learnable(network, recipe)
-    gradients = grad(b, f.loss, learnt)
+    scale = _scale_of(f, recipe)
+    gradients = _gradients(f, learnt, scale)
     updates = dict(f.updates)
     if recipe.accumulate > 1:
         gradients = _mean_gradients(b, gradients, recipe.accumulate, updates)
+    finite = scale.finite(gradients) if scale else None
     if recipe.clip is not None:
         gradients = _clipped(b, gradients, recipe.clip)
     counter = counter or ("update" if recipe.accumulate > 1 else "step")
     for weight in learnt:
         with b.at(weight.span, f"update.{weight.name}"):
-            scale = _scale(weight.name, recipe)
-            part = Update(b, weight, gradients[weight.name], updates, scale, counter)
+            share = _share(weight.name, recipe)
+            skipped = scale.skipped if scale else None
+            part = Update(b, weight, gradients[weight.name], updates, share, counter, skipped)
             updates[weight.name] = update(part, recipe.optimizer)
             if recipe.ema is not None:
                 _average(b, weight, updates)
-    return verify(b.graph(f.results, updates, f"{network.name}.train"))
+    results = dict(f.results)
+    if scale and finite:
+        sums = {name: new for name, new in updates.items() if name.endswith(SUMS)}
+        renewed = scale.renewed(finite)
+        updates = scale.kept(finite, updates) | sums | renewed
+        results |= {LEFT_OUT: scale.left_out(finite), SCALE: renewed[SCALE]}
+    return verify(b.graph(results, updates, f"{network.name}.train"))
 
 
 def accumulating_graph(network: Network, recipe: Recipe) -> Graph:
     """One batch whose gradients are only added to the states that the next update reads."""
     f = forward(network, recipe)
-    gradients = grad(f.b, f.loss, learnable(network, recipe))
+    scale = _scale_of(f, recipe)
+    gradients = _gradients(f, learnable(network, recipe), scale)
     updates = dict(f.updates)
+    results = dict(f.results)
+    if scale:
+        finite = scale.finite(gradients)
+        updates = scale.kept(finite, updates)
+        results |= {LEFT_OUT: scale.left_out(finite), SCALE: scale.scale}
     for name, g in gradients.items():
         slot = _sum_of(f.b, name, g)
         updates[slot.name] = f.b.add(slot, g)
-    return verify(f.b.graph(f.results, updates, f"{network.name}.accumulate"))
+    return verify(f.b.graph(results, updates, f"{network.name}.accumulate"))
 
 
 def learnable(network: Network, recipe: Recipe) -> tuple[Node, ...]:
@@ -107,7 +123,18 @@ def learnable(network: Network, recipe: Recipe) -> tuple[Node, ...]:
     return learnt
 
 
-def _scale(name: str, recipe: Recipe) -> float:
+def _scale_of(f: Forward, recipe: Recipe) -> LossScale | None:
+    low = low_of(recipe.precision)
+    return LossScale(f.b, low) if low and scaled(recipe.precision) else None
+
+
+def _gradients(f: Forward, learnt: Sequence[Node], scale: LossScale | None) -> dict[str, Node]:
+    if scale is None:
+        return grad(f.b, f.loss, learnt)
+    return scale.down(grad(f.b, scale.up(f.loss), learnt))
+
+
+def _share(name: str, recipe: Recipe) -> float:
     return ([1.0] + [factor for glob, factor in recipe.lr_scale if matches(name, glob)])[-1]
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 
+from netdsl.backends import ahead
 from netdsl.data.prefetch import prefetched
 from netdsl.data.samples import Batch, grouped, training_batches
 from netdsl.plan.backend import Backend
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.train.guard import Fault, Replayed, finite, first_fault
+from netdsl.train.guard import Fault, Replayed, finite, first_fault, sound
 from netdsl.train.job import Job
+from netdsl.train.precision import STATES, scaled, told
 from netdsl.train.standing import Standing
 from netdsl.types import Array
 
@@ -41,11 +42,25 @@ class Stepper:
         """The batches of the rest of this epoch, in groups that make one update; made ready in the
         background."""
         s, recipe = self.standing, self.job.recipe
-        data = recipe.data
         batches = training_batches(
-            self.job.train, data.batch, recipe.seed, s.epoch, s.seen, data.augment
+            self.job.train, recipe.data.batch, recipe.seed, s.epoch, s.seen, self.job.augment
         )
         return prefetched(grouped(batches, recipe.accumulate))
+
+    def sent(self) -> Generator[tuple[Batch, ...], None, None]:
+        """The same groups, whose images set out for the device while the one before is trained
+        on."""
+        with closing(self.groups()) as groups:
+            coming: tuple[Batch, ...] = ()
+            for group in groups:
+                before, coming = coming, tuple(self._sent(b) for b in group)
+                if before:
+                    yield before
+            if coming:
+                yield coming
+
+    def _sent(self, batch: Batch) -> Batch:
+        return replace(batch, images=ahead(self.state.backend, batch.images))
 
     def rate(self) -> Array:
         return np.asarray(self.standing.rate(self.job.recipe, self.job.steps), dtype=np.float32)
@@ -71,13 +86,14 @@ class Stepper:
         }
 
     def update(self, group: tuple[Batch, ...]) -> None:
-        """One update of the weights. Raises Unsound where the loss is no finite number."""
+        """One update of the weights. Raises Unsound where the loss is no finite number, and where
+        it is scaled, when no smaller scale would help."""
         losses, hits = [], []
         for i, batch in enumerate(group):
             out = self._executor(i).run(self.inputs(batch, i))
             losses.append(float(out["loss"]))
             hits.append(float(out["accuracy"]))
-            if not math.isfinite(losses[-1]):
+            if not sound(out):
                 raise Unsound
         self.standing = self.standing.after(self.job.images, losses, hits)
 
@@ -94,9 +110,16 @@ class Stepper:
             self.good = s, self.state.snapshot()
 
     def check(self) -> None:
-        """Raises Unsound where a weight is no finite number."""
-        if not finite(self.state.snapshot()):
+        """Raises Unsound where a weight is no finite number, and where no step of the epoch had a
+        finite loss."""
+        if not self.standing.batches or not finite(self.state.snapshot()):
             raise Unsound
+
+    def scaling(self) -> dict[str, float]:
+        """What the metrics say of a scaled loss, where there is one."""
+        if not scaled(self.job.recipe.precision):
+            return {}
+        return told({name: self.state.backend.download(self.state.array(name)) for name in STATES})
 
     def fault(self) -> tuple[int, Fault] | None:
         """The number of the step in which the first fault lies, and what it is: the steps since
@@ -115,7 +138,7 @@ class Stepper:
                         self.inputs(batch, i),
                         self._executor(i),
                     )
-                    loss = float(executor.run(inputs)["loss"])
-                    yield Replayed(executor.graph, inputs, before, loss, self.state.snapshot())
+                    well = sound(executor.run(inputs))
+                    yield Replayed(executor.graph, inputs, before, well, self.state.snapshot())
                 nothing = [0.0] * len(group)
                 self.standing = self.standing.after(self.job.images, nothing, nothing)

@@ -9,19 +9,21 @@ from pathlib import Path
 import numpy as np
 
 from netdsl.data import sources
-from netdsl.data.pictures import read_picture
-from netdsl.data.samples import Batch
+from netdsl.data.augment import chosen_of
+from netdsl.data.pictures import listed
+from netdsl.data.preparation import Preparation
+from netdsl.data.samples import Batch, Dataset, Samples, evaluation_batches
 from netdsl.errors import fail
-from netdsl.language.elaborate import elaborate
+from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.plan.backend import Backend
 from netdsl.runtime.executor import FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
 from netdsl.train.compile import compile_evaluation
-from netdsl.train.fit import check_classes, check_images, single_input
-from netdsl.train.job import EVALUATION_BATCH
-from netdsl.train.metrics import Score, evaluate
+from netdsl.train.fit import check_classes, check_images, single_input, taken, transformation
+from netdsl.train.job import evaluation_batch
+from netdsl.train.metrics import Score, evaluate, evaluate_views
 from netdsl.train.recipe import resolve
 from netdsl.train.start import adopted, shapes
 from netdsl.types import Array
@@ -32,9 +34,11 @@ Top = list[tuple[str, float]]
 
 @dataclass(frozen=True)
 class Report:
-    """An evaluation; `confusion[i, j]` counts images of class i that were called j."""
+    """An evaluation on the `images` for testing, validation or training; `confusion[i, j]` counts
+    those of class i that were called j."""
 
     score: Score
+    images: str
     classes: tuple[str, ...]
     confusion: Array
 
@@ -51,24 +55,38 @@ class Trained:
         self.state = State(backend)
         self.classes = self.checkpoint.classes
 
-    def _executor(self, batch: int) -> tuple[FoldedExecutor, Network]:
-        settings = self.recipe.settings(training=False, batch=batch)
+    def network(self, settings: Settings) -> Network:
+        """The recipe's net, elaborated anew; `state` then holds the weights that it needs."""
         network = elaborate(self.program, self.recipe.net, settings)
         given, origin = checkpoint.usable(self.checkpoint.states), self.checkpoint.origin
         states = network.graph.states
         self.state.load(given, adopted(states, shapes(given), (), origin), origin)
+        return network
+
+    def picture(self, network: Network, path: Path) -> Array:
+        """A picture file as the net's one image input takes it: bytes [1,H,W,C]."""
+        return transformation(network, self.recipe.data)(listed([path]))
+
+    def _network(self, batch: int) -> Network:
+        return self.network(self.recipe.settings(training=False, batch=batch))
+
+    def _executor(self, network: Network) -> FoldedExecutor:
         check_classes(network, self.classes)
         folded = compile_evaluation(network, self.recipe)
         executor = FoldedExecutor(folded, self.backend, self.state)
         executor.refresh()
-        return executor, network
+        return executor
 
-    def evaluate(self, folder: str | None) -> Report:
-        """The test images of the recipe's source (its training images where it has none)."""
-        dataset = sources.load(self.recipe.data.source, folder)
-        samples = dataset.read_test() if dataset.read_test else dataset.train
-        executor, network = self._executor(EVALUATION_BATCH)
-        check_images(network, samples.images.shape[1:])
+    def evaluate(self, folder: str | None, sizes: Sequence[int] = ()) -> Report:
+        """The test images of the recipe's source; where it has none those to validate with, and
+        where it has none of these those to learn from. With `sizes` each image is looked at with
+        its short side at every one of them, and the probabilities are averaged."""
+        data = self.recipe.data
+        dataset = sources.load(data.source, folder)
+        what, samples = self._samples(dataset)
+        network = self._network(evaluation_batch(self._network(1), self.recipe))
+        check_images(network, data, samples.shape)
+        executor = self._executor(network)
         n = len(self.classes)
         confusion = np.zeros((n, n), dtype=np.int64)
 
@@ -77,21 +95,53 @@ class Trained:
             real = batch.weights > 0
             np.add.at(confusion, (batch.labels[real], said[real]), 1)
 
-        score = evaluate(executor, single_input(network), samples, EVALUATION_BATCH, count)
-        return Report(score, self.classes, confusion)
+        views = [
+            evaluation_batches(samples, network.batch, transform)
+            for transform in self._transforms(network, sizes)
+        ]
+        name = single_input(network)
+        if len(views) == 1:
+            score = evaluate(executor, name, views[0], count)
+        else:
+            score = evaluate_views(executor, name, views, self.backend.download, count)
+        return Report(score, what, self.classes, confusion)
+
+    def _transforms(self, network: Network, sizes: Sequence[int]) -> list[Preparation]:
+        """What images go through, once for each size."""
+        if not sizes:
+            return [transformation(network, self.recipe.data)]
+        least = min(taken(network)[:2])
+        if min(sizes) < least:
+            raise fail(f"pictures of {min(sizes)} pixels are less than the {least} the net takes")
+        chosen = ([chosen_of("resize", size=n), chosen_of("center_crop")] for n in sizes)
+        return [Preparation(tuple(c), taken(network)) for c in chosen]
+
+    def _samples(self, dataset: Dataset) -> tuple[str, Samples]:
+        """What to evaluate on, with labels as the net knows them. Raises NetError where there are
+        classes that it does not know."""
+        what, samples = "training", dataset.train
+        if dataset.validation is not None:
+            what, samples = "validation", dataset.validation
+        if dataset.read_test is not None:
+            what, samples = "test", dataset.read_test()
+        if dataset.classes == self.classes:
+            return what, samples
+        strange = [c for c in dataset.classes if c not in self.classes]
+        if strange:
+            known = ", ".join(self.classes[:8]) + ", ..." * (len(self.classes) > 8)
+            message = f"{self.checkpoint.origin} knows no class `{strange[0]}`, which the data has"
+            raise fail(message, help=f"it knows {known}")
+        places = np.array([self.classes.index(c) for c in dataset.classes], np.int32)
+        return what, Samples(samples.images, places[samples.labels])
 
     def predict(self, images: Sequence[Path]) -> list[tuple[Path, Top]]:
         """The likeliest classes of each picture, with their probabilities."""
-        executor, network = self._executor(1)
-        name = single_input(network)
-        shape = network.graph[name].type.shape[1:]
+        network = self._network(1)
+        executor, name = self._executor(network), single_input(network)
         found = []
         for path in images:
-            if len(shape) != 3:
-                raise fail("the net does not take pictures")
-            picture = read_picture(path, (shape[0], shape[1], shape[2]))
             given = {
-                name: picture[None],
+                name: self.picture(network, path),
                 "labels": np.zeros(1, np.int32),
                 "weights": np.ones(1, np.float32),
             }

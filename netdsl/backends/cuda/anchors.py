@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from netdsl.backends.cuda import convolution, product, space
 from netdsl.backends.cuda.device import Device, Thunk
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import Launch
 from netdsl.backends.cuda.packing import Packing
+from netdsl.backends.cuda.tuning import Candidate
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.placement import Placement
 from netdsl.plan.plan import Plan
@@ -42,26 +44,30 @@ class Anchors:
         places = [*(self.plan.placements[a] for a in node.args), out]
         if any(p.geometry is not None for p in places):
             raise Unmappable("a value owns zeros around it")
-        found = []
         for group in self._ways(node, places):
-            for way in group:
-                packing = Packing(self.device, dict(self.memory), self._packed)
-                try:
-                    run = way(node, list(places), packing)
-                except (RuntimeError, Unmappable):  # another way may do
-                    continue
-                first, last = (
-                    [launcher(x, packing.memory) for x in some]
-                    for some in (packing.before, packing.after)
+            ways = [
+                Candidate(w.__name__, partial(self._taken, w, node, places, launcher))
+                for w in group
+            ]
+            try:
+                thunks, packing = self.device.tuner.fastest(
+                    _way_of(node, places), ways, self._milliseconds, len(ways)
                 )
-                found.append(([*first, run, *last], packing))
-            if found:
-                break
-        if not found:
-            raise Unmappable(f"no library computes {node.name}")
-        thunks, packing = found[0] if len(found) == 1 else min(found, key=self._milliseconds)
-        self._packed, self.memory = packing.known, packing.memory
-        return thunks
+            except RuntimeError:  # the next group may do
+                continue
+            self._packed, self.memory = packing.known, packing.memory
+            return thunks
+        raise Unmappable(f"no library computes {node.name}")
+
+    def _taken(
+        self, way: Way, node: Node, places: Sequence[Placement], launcher: Launcher
+    ) -> tuple[list[Thunk], Packing]:
+        packing = Packing(self.device, dict(self.memory), self._packed)
+        run = way(node, list(places), packing)
+        first, last = (
+            [launcher(x, packing.memory) for x in some] for some in (packing.before, packing.after)
+        )
+        return [*first, run, *last], packing
 
     def _milliseconds(self, way: tuple[list[Thunk], Packing]) -> float:
         def run() -> None:
@@ -124,6 +130,12 @@ class Anchors:
         into = packing.blocked_weight if node.op == "conv2d" else packing.unblocked_weight
         places[weight] = into(places[weight], blocks)
         return self._convolution(space.blocked(node, blocks), places, packing)
+
+
+def _way_of(node: Node, places: Sequence[Placement]) -> tuple[object, ...]:
+    """What the choice of a way depends on."""
+    laid = ((p.dtype, p.layout.shape, p.layout.strides) for p in places)
+    return ("way", node.op, *sorted(node.attrs.items()), *laid)
 
 
 def _thin(node: Node, image: Placement) -> bool:

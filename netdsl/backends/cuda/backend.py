@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.backends.arrays import ArrayBackend
+from netdsl.backends.arrays import ArrayBackend, address
 from netdsl.backends.cuda.anchors import Anchors, after
 from netdsl.backends.cuda.device import Device, Thunk
 from netdsl.backends.cuda.fallback import foreign, on_the_host
 from netdsl.backends.cuda.generate import generated
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import SCRATCH, WORKSPACE, Address, Launch, Word
+from netdsl.backends.cuda.upload import Coming
 from netdsl.plan.backend import ByReference
 from netdsl.plan.fusion import FUSED, Fusion
 from netdsl.plan.kernel import Kernel
@@ -55,6 +56,22 @@ class CudaBackend(ArrayBackend):
     fallbacks: list[str] = field(default_factory=list)
     anchors: dict[tuple[int, int], Anchors] = field(default_factory=dict)
 
+    def tuned(self, seconds: float) -> CudaBackend:
+        """Spends no more than that on timing what could compute the same."""
+        return replace(self, device=self.device.tuned(seconds), fallbacks=[], anchors={})
+
+    def repeatable(self) -> CudaBackend:
+        """Takes only what gives the same bits on every run."""
+        return replace(self, device=self.device.repeating(), fallbacks=[], anchors={})
+
+    def free_bytes(self) -> int:
+        """What can still be allocated."""
+        pool = self.xp.get_default_memory_pool()
+        free, _ = self.xp.cuda.runtime.memGetInfo()
+        there = int(free) + int(pool.free_bytes())
+        limit = int(pool.get_limit())
+        return min(there, limit - int(pool.used_bytes())) if limit else there
+
     def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
         own = {SCRATCH: self.device.scratch, WORKSPACE: self.device.workspace}
         thunks = self._bound(plan, kernel, {**memory, **own})
@@ -89,11 +106,20 @@ class CudaBackend(ArrayBackend):
         self.device.stream.use()
         return super().download(array)
 
+    def ahead(self, values: Array) -> Coming:
+        """Sends what a later step will be given; it may be written then in place of `values`."""
+        return self.device.uploads.send(values)
+
     def write(self, target: Array, values: Array) -> None:
         self.device.stream.use()
+        if isinstance(values, Coming):
+            if _alike(target, values.values):
+                self.device.uploads.pass_on(values, target, self.device.stream)
+                return
+            values = values.values
         if not isinstance(values, np.ndarray):
             target[...] = values
-        elif target.flags.c_contiguous and values.dtype == target.dtype:
+        elif _alike(target, values):
             target.set(np.asarray(values, order="C"), self.device.stream)
         else:
             super().write(target, values)
@@ -108,7 +134,7 @@ class CudaBackend(ArrayBackend):
         self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]
     ) -> list[Thunk] | None:
         """A product, then what else its kernel computes as a generated map."""
-        key = (id(plan), _address(memory[ARENA]))
+        key = (id(plan), address(memory[ARENA]))
         if key not in self.anchors:
             self.anchors.clear()  # one plan is bound after the other
             self.anchors[key] = Anchors(self.device, plan, memory)
@@ -135,7 +161,7 @@ class CudaBackend(ArrayBackend):
             self.xp.asarray(np.array([_value(w, memory) for w in t], dtype=np.int64))
             for t in launch.tables
         ]
-        words = [*(t.data.ptr for t in tables), *(_value(w, memory) for w in launch.words)]
+        words = [*(address(t) for t in tables), *(_value(w, memory) for w in launch.words)]
         given = tuple(np.int64(w) for w in words)
         grid, block = launch.grid, (launch.threads,)
         kept = tables  # lives as long as the thunk
@@ -149,6 +175,8 @@ class CudaBackend(ArrayBackend):
     def capture(self, thunks: Sequence[Callable[[], None]]) -> Thunk:
         """All thunks as one function. Its first call runs them one by one; the next one captures
         them as a graph, several where a fallback stands between, and launches that."""
+        if self.device.tuner.choices:  # everything is bound by now
+            self.device.tuner.choices.save()
         return _Step(self.device, thunks)
 
 
@@ -183,6 +211,11 @@ class _Step:
                 yield thunk
 
 
+def _alike(target: Array, values: Array) -> bool:
+    """Whether one is the other's bytes."""
+    return target.flags.c_contiguous and values.dtype == target.dtype
+
+
 def _in_turn(thunks: Sequence[Thunk]) -> Thunk:
     kept = tuple(thunks)
 
@@ -193,13 +226,9 @@ def _in_turn(thunks: Sequence[Thunk]) -> Thunk:
     return run
 
 
-def _address(buffer: Array) -> int:
-    return int(buffer.data.ptr)
-
-
 def _value(word: Word, memory: Mapping[str, Array]) -> int:
     if isinstance(word, Address):
-        return _address(memory[word.buffer]) + word.start
+        return address(memory[word.buffer]) + word.start
     return word
 
 

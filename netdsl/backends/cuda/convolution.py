@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+from netdsl.backends.arrays import address
 from netdsl.backends.cuda.device import Device, Thunk
 from netdsl.backends.cuda.launch import WORKSPACE_BYTES
 from netdsl.backends.cuda.libraries import cudnn
+from netdsl.backends.cuda.tuning import Candidate
 from netdsl.plan.placement import Placement
 from netdsl.types import Node
 
@@ -69,17 +72,28 @@ def _operation(graph: Any, node: Node, given: Sequence[Any]) -> Any:
     return graph.conv_wgrad(loss=first, image=second, **window)
 
 
-def prepared(graph: Any, exact: bool) -> int:
-    """Lists the plans of a graph and says how many there are; `exact` leaves out those that round
-    32-bit operands."""
-    modes = cudnn().heur_mode
+def prepared(graph: Any, exact: bool, repeatable: bool = False) -> list[str]:
+    """The plans of a graph by name, the likeliest first. `exact` leaves out those that round 32-bit
+    operands, `repeatable` those whose results differ from run to run."""
+    lib = cudnn()
+    modes, notes = lib.heur_mode, lib.numerical_note
     graph.validate()
     graph.build_operation_graph()
     graph.create_execution_plans([modes.A, modes.B, modes.FALLBACK])
-    if exact:
-        notes = cudnn().numerical_note
-        graph.deselect_numeric_notes([notes.TENSOR_CORE, notes.DOWN_CONVERT_INPUTS])
-    return int(graph.get_execution_plan_count())
+    unwanted = [notes.TENSOR_CORE, notes.DOWN_CONVERT_INPUTS] if exact else []
+    unwanted += [notes.NONDETERMINISTIC] if repeatable else []
+    if unwanted:
+        graph.deselect_numeric_notes(unwanted)
+    return [graph.get_plan_name_at_index(i) for i in range(graph.get_execution_plan_count())]
+
+
+def built(graph: Any, index: int) -> int:
+    """The plan of that number, ready to run. Raises an exception where it cannot be used."""
+    graph.build_plan_at_index(index)
+    size = graph.get_workspace_size_plan_at_index(index)
+    if size > WORKSPACE_BYTES:
+        raise RuntimeError(f"it wants a workspace of {size:,} bytes")
+    return index
 
 
 def bound(
@@ -89,41 +103,33 @@ def bound(
     where cuDNN has none."""
     key = (
         node.op,
-        *node.attrs.items(),
+        *sorted(node.attrs.items()),
         *((p.dtype, p.layout.shape, p.layout.strides) for p in places),
     )
     if key not in device.chosen:
-        device.chosen[key] = _fastest(device, node, places, pointers)
+        device.chosen[key] = _fastest(device, key, node, places, pointers)
     graph, tensors, index = device.chosen[key]
     return _call(device, graph, dict(zip(tensors, pointers, strict=True)), index)
 
 
 def _call(device: Device, graph: Any, pack: dict[Any, int], index: int) -> Thunk:
-    workspace, handle = int(device.workspace.data.ptr), device.handle
+    workspace, handle = address(device.workspace), device.handle
     execute: Callable[..., None] = graph.execute_plan_at_index
     return lambda: execute(pack, workspace, index, handle=handle)
 
 
 def _fastest(
-    device: Device, node: Node, places: Sequence[Placement], pointers: Sequence[int]
+    device: Device,
+    key: object,
+    node: Node,
+    places: Sequence[Placement],
+    pointers: Sequence[int],
 ) -> tuple[Any, list[Any], int]:
-    graph, tensors = graph_of(node, places, handle=device.handle)
-    count = prepared(graph, places[0].dtype == "float32")
-    graph.check_support()
+    graph, tensors = graph_of(node, places, **device.planned_for)
+    names = prepared(graph, places[0].dtype == "float32", device.repeatable)
+    if device.handle is not None:
+        graph.check_support()
     pack = dict(zip(tensors, pointers, strict=True))
-    times: dict[int, float] = {}
-    problem = "no plan"
-    for i in range(count):
-        if len(times) == MOST_PLANS:
-            break
-        try:
-            graph.build_plan_at_index(i)
-            if graph.get_workspace_size_plan_at_index(i) <= WORKSPACE_BYTES:
-                times[i] = device.milliseconds(_call(device, graph, pack, i))
-        except (
-            Exception
-        ) as e:  # what the frontend raises for a plan that does not build has no type
-            problem = str(e)
-    if not times:
-        raise RuntimeError(f"cuDNN has no plan for {node.name}: {problem}")
-    return graph, tensors, min(times, key=times.__getitem__)
+    plans = [Candidate(name, partial(built, graph, i)) for i, name in enumerate(names)]
+    timed = lambda i: device.milliseconds(_call(device, graph, pack, i))
+    return graph, tensors, device.tuner.fastest(key, plans, timed, MOST_PLANS)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from netdsl.backends.cuda import nvrtc
 from netdsl.backends.cuda.launch import SCRATCH_BYTES, WORKSPACE_BYTES, Launch
-from netdsl.backends.cuda.libraries import cudnn, cupy_with_gpu
+from netdsl.backends.cuda.libraries import cublaslt_version, cudnn, cupy_with_gpu
+from netdsl.backends.cuda.tuning import Choices, Tuner
+from netdsl.backends.cuda.upload import Uploads
 
 Thunk = Callable[[], None]
 
@@ -19,16 +23,43 @@ class Device:
         self.cupy = cupy_with_gpu()
         self.stream = self.cupy.cuda.Stream(non_blocking=True)
         self.stream.use()
-        attributes = self.cupy.cuda.Device().attributes
-        self.multiprocessors: int = attributes["MultiProcessorCount"]
+        gpu = self.cupy.cuda.Device()
+        self.multiprocessors: int = gpu.attributes["MultiProcessorCount"]
+        self.architecture = nvrtc.target(gpu.compute_capability)
         self.scratch = self.cupy.zeros(SCRATCH_BYTES, dtype="uint8")
         self.workspace = self.cupy.empty(WORKSPACE_BYTES, dtype="uint8")
         self.handle = cudnn().create_handle()
         cudnn().set_stream(handle=self.handle, stream=self.stream.ptr)
-        self.chosen: dict[tuple[object, ...], Any] = {}
-        """What timing found to be fastest, by operator, shapes and strides."""
+        self.planned_for = {"handle": self.handle}
+        self.chosen: dict[object, Any] = {}
+        """What was found to be fastest, by operator, shapes and strides."""
+        self.tuner = Tuner(self._choices())
+        self.repeatable = False
+        self.uploads = Uploads(self.cupy.cuda, self.cupy.empty)
         self._pool = ThreadPoolExecutor(16)
         self._compiled: dict[str, Future[Any]] = {}
+
+    def _choices(self) -> Choices:
+        """What was fastest on GPUs of this name, with these libraries."""
+        runtime = self.cupy.cuda.runtime
+        name = runtime.getDeviceProperties(self.cupy.cuda.Device().id)["name"]
+        versions = (cudnn().backend_version(), cublaslt_version(), runtime.driverGetVersion())
+        return Choices(name, self.multiprocessors, *versions)
+
+    def with_tuner(self, tuner: Tuner, repeatable: bool) -> Device:
+        """The same GPU, with choices of its own."""
+        other = copy.copy(self)
+        other.tuner, other.repeatable, other.chosen = tuner, repeatable, {}
+        return other
+
+    def tuned(self, seconds: float) -> Device:
+        """Times no longer than that in all."""
+        return self.with_tuner(Tuner(self._choices(), seconds), self.repeatable)
+
+    def repeating(self) -> Device:
+        """Times nothing and takes only what gives the same bits on every run: the likeliest way,
+        which is the same one wherever GPU and libraries are."""
+        return self.with_tuner(Tuner(None, 0.0), True)
 
     def compiled(self, launch: Launch) -> Future[Any]:
         """The module of a source, on its way; each source is compiled once."""
@@ -38,7 +69,8 @@ class Device:
 
     def _compile(self, launch: Launch) -> Any:
         self.cupy.cuda.Device(0).use()
-        module = self.cupy.RawModule(code=launch.source, options=("--std=c++17",))
+        module = self.cupy.cuda.function.Module()
+        module.load(nvrtc.compiled(launch.source, self.architecture))
         return module.get_function(launch.name)
 
     def captured(self, run: Thunk) -> Any:

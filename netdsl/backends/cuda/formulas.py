@@ -67,6 +67,10 @@ def _compare(sign: str) -> Formula:
     return lambda ctype, args, attrs: Expr("bool", f"({{0}} {sign} {{1}})", tuple(args))
 
 
+def _finite(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
+    return Expr("bool", "({0} - {0} == 0)", tuple(args))
+
+
 def _average(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
     keep, take = _number(ctype, attrs["decay"]), _number(ctype, 1 - attrs["decay"])
     return Expr(ctype, f"({keep} * {{0}} + {take} * {{1}})", tuple(args))
@@ -121,6 +125,7 @@ FORMULAS: dict[str, Formula] = {
     "minimum": _text("({0} <= {1} || {0} != {0} ? {0} : {1})"),
     "equal": _compare("=="),
     "greater": _compare(">"),
+    "is_finite": _finite,
     "neg": _text("(-{0})"),
     "exp": _text("exp({0})"),
     "log": _text("log({0})"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from netdsl.errors import fail
 
-_INSTALL = "pip install 'netdsl[cuda13]' (or 'netdsl[cuda12]' for a CUDA 12 driver)"
+INSTALL = "pip install 'netdsl[cuda13]' (or 'netdsl[cuda12]' for a CUDA 12 driver)"
 
 
 def cupy_with_gpu() -> Any:
@@ -18,7 +18,7 @@ def cupy_with_gpu() -> Any:
         cupy = importlib.import_module("cupy")
     except ImportError:
         message = "`--device cuda` needs CuPy, which is not installed"
-        raise fail(message, help=_INSTALL) from None
+        raise fail(message, help=INSTALL) from None
     try:
         found = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as e:
@@ -35,7 +35,7 @@ def cudnn() -> Any:
         return importlib.import_module("cudnn")
     except ImportError:
         message = "`--device cuda` needs cuDNN's frontend, which is not installed"
-        raise fail(message, help=_INSTALL) from None
+        raise fail(message, help=INSTALL) from None
 
 
 @cache
@@ -46,4 +46,10 @@ def cublaslt() -> ctypes.CDLL:
         path = pathfinder.load_nvidia_dynamic_lib("cublasLt").abs_path
         return ctypes.CDLL(path)
     except (ImportError, RuntimeError) as e:
-        raise fail(f"cuBLASLt is not to be had: {e}", help=_INSTALL) from None
+        raise fail(f"cuBLASLt is not to be had: {e}", help=INSTALL) from None
+
+
+def cublaslt_version() -> int:
+    lib = cublaslt()
+    lib.cublasLtGetVersion.restype = ctypes.c_size_t
+    return int(lib.cublasLtGetVersion())

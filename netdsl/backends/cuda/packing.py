@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from netdsl.backends.arrays import address
 from netdsl.backends.cuda import space
 from netdsl.backends.cuda.device import Device
 from netdsl.backends.cuda.launch import Launch
@@ -74,7 +75,7 @@ class Packing:
         return self.buffer(weight.dtype, blocks.weight_shape(weight.layout.shape[0]))
 
     def pointer(self, place: Placement) -> int:
-        return int(self.memory[place.buffer].data.ptr) + place.start
+        return address(self.memory[place.buffer]) + place.start
 
     def buffer(self, dtype: str, shape: Ints, channels: int | None = None) -> Placement:
         """A new buffer of zeros, and the place of values of this shape in it."""

@@ -6,7 +6,7 @@ import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +14,7 @@ from netdsl.backends.cuda.device import Device, Thunk
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import WORKSPACE_BYTES
 from netdsl.backends.cuda.libraries import cublaslt
+from netdsl.backends.cuda.tuning import Candidate
 from netdsl.plan.layout import Ints, Layout
 from netdsl.plan.placement import Placement
 
@@ -21,6 +22,8 @@ _TYPE = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
 _COMPUTE = {"float64": 70}
 _COMPUTE_32 = 68
 _RESULT_BYTES = 96
+_ALGORITHM_BYTES = 64
+"""The part of what the heuristic returns that says which algorithm it is."""
 _MOST = 8
 
 
@@ -224,19 +227,20 @@ class _Call:
 
 
 def bound(device: Device, product: Product, pointers: Sequence[int]) -> Thunk:
-    """The product at these addresses (weight, rows, result) by its fastest algorithm."""
+    """The product at these addresses (weight, rows, result) by its fastest algorithm. Raises
+    RuntimeError where cuBLASLt has none."""
     key = ("product", product)
     if key not in device.chosen:
         call = _Call(device, product)
-        times: list[tuple[float, int, Any]] = []
-        for algorithm in call.algorithms():
-            try:
-                ms = device.milliseconds(call.thunk(algorithm, pointers))
-            except RuntimeError:  # an algorithm that was suggested in vain
-                continue
-            times.append((ms, len(times), algorithm))
-        if not times:
-            raise RuntimeError(f"cuBLASLt has no algorithm for {product}")
-        device.chosen[key] = (call, min(times)[2])
+        offered = [
+            Candidate(bytes(a)[:_ALGORITHM_BYTES].hex(), partial(_same, a))
+            for a in call.algorithms()
+        ]
+        timed = lambda a: device.milliseconds(call.thunk(a, pointers))
+        device.chosen[key] = call, device.tuner.fastest(key, offered, timed, _MOST)
     call, algorithm = device.chosen[key]
     return call.thunk(algorithm, pointers)
+
+
+def _same(algorithm: Any) -> Any:
+    return algorithm

@@ -1,0 +1,116 @@
+"""Which of several ways is the fastest: timed within a budget, and remembered on disk."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from netdsl.backends.cuda import kept
+from netdsl.errors import NetError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Candidate(Generic[T]):
+    """A way to compute something. `make` raises an exception where it cannot be taken."""
+
+    name: str
+    make: Callable[[], T]
+
+
+class Choices:
+    """Names of what was fastest, by what was chosen for; of one GPU with one set of libraries."""
+
+    def __init__(self, *identity: object) -> None:
+        self.key = kept.key_of("choices", *identity)
+        self.new: dict[str, str] = {}
+        self.known = self._read()
+
+    def _read(self) -> dict[str, str]:
+        try:
+            found = json.loads(kept.read(self.key) or b"{}")
+        except ValueError:
+            return {}
+        whole = isinstance(found, dict) and all(isinstance(v, str) for v in found.values())
+        return found if whole else {}
+
+    def get(self, what: object) -> str | None:
+        return self.known.get(kept.key_of(what))
+
+    def put(self, what: object, name: str) -> None:
+        key = kept.key_of(what)
+        self.known[key] = self.new[key] = name
+
+    def save(self) -> None:
+        """Adds what is new to what lies there by now."""
+        if self.new:
+            merged = self._read() | self.new
+            kept.keep(self.key, json.dumps(merged, sort_keys=True).encode())
+            self.new = {}
+
+
+class Tuner:
+    """Chooses among candidates, the likeliest first. `seconds` is what all timing may take
+    together; None sets no limit. What is left when it is used up takes the first that works, and
+    is timed by another process with a budget of its own."""
+
+    def __init__(
+        self,
+        choices: Choices | None,
+        seconds: float | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.choices = choices
+        self.left = seconds
+        self._clock = clock
+
+    def fastest(
+        self,
+        what: object,
+        candidates: Iterable[Candidate[T]],
+        milliseconds: Callable[[T], float],
+        most: int,
+    ) -> T:
+        """The best of up to `most` candidates that can be made. Raises RuntimeError where none
+        can."""
+        named: dict[str, Candidate[T]] = {}
+        for candidate in candidates:
+            named.setdefault(candidate.name, candidate)
+        before = self.choices.get(what) if self.choices else None
+        ordered = [named[before]] if before in named else []
+        ordered += [c for c in named.values() if c.name != before]
+        problem = "nothing is offered"
+        found: list[tuple[float, int, str, T]] = []
+        for candidate in ordered:
+            try:
+                made = candidate.make()
+                certain = candidate.name == before or len(ordered) == 1
+                if certain or not (found or self._may_go_on()):
+                    return made
+                found.append((self._timed(made, milliseconds), len(found), candidate.name, made))
+            except (MemoryError, NetError):
+                raise
+            except Exception as e:  # the libraries' own errors have no common type
+                problem = str(e)
+            if len(found) == most or (found and not self._may_go_on()):
+                break
+        if not found:
+            raise RuntimeError(problem)
+        _, _, name, made = min(found, key=lambda row: row[:2])
+        if self.choices and self._may_go_on():
+            self.choices.put(what, name)
+        return made
+
+    def _may_go_on(self) -> bool:
+        return self.left is None or self.left > 0
+
+    def _timed(self, made: T, milliseconds: Callable[[T], float]) -> float:
+        began = self._clock()
+        found = milliseconds(made)
+        if self.left is not None:
+            self.left -= self._clock() - began
+        return found

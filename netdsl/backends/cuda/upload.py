@@ -1,0 +1,84 @@
+"""Batches on their way to the GPU while a step runs: pinned memory, and a stream of their own."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from netdsl.types import Array
+
+
+@dataclass
+class Slot:
+    """A place that batches pass through: pinned memory, the same on the device, and two events:
+    that the device has it, and that the step has taken it from there."""
+
+    host: Array
+    there: Array
+    arrived: Any
+    taken: Any
+
+
+@dataclass
+class Coming:
+    """Values that are on their way; what has not looked at them yet may read `values`."""
+
+    values: Array
+    slot: Slot
+    passed_on: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.values.shape)
+
+
+@dataclass
+class Uploads:
+    """Sends arrays ahead of the step that reads them. As many are on their way at a time as were
+    sent and not passed on; their places are used again."""
+
+    cuda: Any
+    """CuPy's module `cuda`, or what stands for it."""
+    empty: Callable[..., Array]
+    """Allocates on the device: `empty(shape, dtype)`."""
+    stream: Any = field(init=False)
+    _free: dict[tuple[object, ...], deque[Slot]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stream = self.cuda.Stream(non_blocking=True)
+        self._free = defaultdict(deque)
+
+    def send(self, values: Array) -> Coming:
+        """Begins an upload and comes back before it is over."""
+        free = self._free[_kind(values)]
+        slot = free.popleft() if free else self._slot(values)
+        slot.arrived.synchronize()  # what was sent from this memory before has left it
+        np.copyto(slot.host, values)
+        self.stream.wait_event(slot.taken)
+        slot.there.set(slot.host, stream=self.stream)
+        slot.arrived.record(self.stream)
+        return Coming(values, slot)
+
+    def pass_on(self, coming: Coming, target: Array, stream: Any) -> None:
+        """Copies what comes into `target`, in the order of `stream`."""
+        slot = coming.slot
+        stream.wait_event(slot.arrived)
+        target.data.copy_from_device_async(slot.there.data, slot.host.nbytes, stream)
+        slot.taken.record(stream)
+        if not coming.passed_on:
+            coming.passed_on = True
+            self._free[_kind(coming.values)].append(slot)
+
+    def _slot(self, values: Array) -> Slot:
+        pinned = self.cuda.alloc_pinned_memory(values.nbytes)
+        host = np.frombuffer(pinned, values.dtype, values.size).reshape(values.shape)
+        events = (self.cuda.Event(disable_timing=True) for _ in range(2))
+        return Slot(host, self.empty(values.shape, values.dtype), *events)
+
+
+def _kind(values: Array) -> tuple[object, ...]:
+    return (*values.shape, values.dtype.str)

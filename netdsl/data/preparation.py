@@ -1,0 +1,96 @@
+"""What images go through before a net sees them: from files or arrays to one batch of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from netdsl.data.geometry import center_crop, covering
+from netdsl.data.pictures import MODES, Pictures, read_picture
+from netdsl.errors import NetError, fail
+from netdsl.signature import Chosen
+from netdsl.types import Array
+
+Draws = Sequence[Array]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Changes, one after the other. Pictures that then have not the net's `shape` (height, width,
+    channels; none where it is whatever the images have) are resized to cover it, and their middle
+    is taken."""
+
+    chosen: tuple[Chosen, ...] = ()
+    shape: tuple[int, ...] | None = None
+
+    def draws(self, rng: np.random.Generator, images: int) -> Draws:
+        """What is drawn for the images of an epoch, made at once: image i has the i-th of each."""
+        return tuple(rng.random((images, c.record.uses)) for c in self.chosen)
+
+    def __call__(self, images: Array | Pictures, draws: Draws | None = None) -> Array:
+        """A batch of bytes [N,H,W,C]; what happens to an image depends on its own draws alone.
+        Raises NetError for a file that is no picture."""
+        if draws is None:
+            draws = [np.zeros((len(images), c.record.uses)) for c in self.chosen]
+        if isinstance(images, Pictures):
+            return self._decoded(images, draws)
+        if not any(c.record.varies for c in self.chosen):
+            return self._changed(images, draws)
+        alone = (slice(i, i + 1) for i in range(len(images)))
+        return np.concatenate([self._fitted(images[i], [d[i] for d in draws]) for i in alone])
+
+    def picture_shape(self) -> tuple[int, ...]:
+        """The shape of the pictures that the net takes. Raises NetError where it takes none."""
+        if self.shape is None or len(self.shape) != 3:
+            raise fail("the net takes no pictures: its input has no height, width and channels")
+        if self.shape[2] not in MODES:
+            raise fail(f"pictures have 1, 3 or 4 channels, the net wants {self.shape[2]}")
+        return self.shape
+
+    def _decoded(self, pictures: Pictures, draws: Draws) -> Array:
+        channels = self.picture_shape()[2]
+
+        def one(path: Path, i: int) -> Array:
+            picture = read_picture(path, channels)[None]
+            return self._fitted(picture, [d[i : i + 1] for d in draws])
+
+        with ThreadPoolExecutor() as pool:
+            return np.concatenate(list(pool.map(one, pictures.paths, range(len(pictures)))))
+
+    def _fitted(self, images: Array, draws: Draws) -> Array:
+        window = self._window(images)
+        images = self._changed(images, draws)
+        if images.shape[1:3] != window:
+            images = center_crop(covering(images, window), np.zeros((1, 0)), window)
+        return images
+
+    def _changed(self, images: Array, draws: Draws) -> Array:
+        window = self._window(images)
+        for chosen, drawn in zip(self.chosen, draws, strict=True):
+            try:
+                images = chosen.record.apply(images, drawn, window, **chosen.arguments)
+            except NetError as e:
+                raise e.located(chosen.span) from None
+        return images
+
+    def _window(self, images: Array) -> tuple[int, int]:
+        h, w = (self.shape or images.shape[1:])[:2]
+        return h, w
+
+    def outcome(self, image: tuple[int, ...] | None) -> tuple[int, ...]:
+        """The shape that the changes give to images of that shape (None: to pictures that happen
+        to have the net's size). Raises NetError where one cannot be made of them."""
+        if image is None:
+            image = self.picture_shape()
+        elif len(image) != 3 or (self.shape is not None and len(self.shape) != 3):
+            return image
+        draws = [np.zeros((1, c.record.uses)) for c in self.chosen]
+        shape: tuple[int, ...] = self._changed(np.zeros((1, *image), np.uint8), draws).shape[1:]
+        return shape
+
+
+AS_IT_IS = Preparation()

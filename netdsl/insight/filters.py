@@ -1,0 +1,57 @@
+"""The weights of a convolution as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from netdsl.errors import fail, nearest
+from netdsl.insight.tiles import signed, tiled
+from netdsl.ir.evaluate import evaluate
+from netdsl.language.network import LayerInfo, Network
+from netdsl.types import Array, Graph, Node
+
+MOST = 64
+"""Filters, and channels of each, that are shown."""
+
+
+def convolution(network: Network, place: str | None) -> LayerInfo:
+    """The convolution of that path, the first one inside that place, or the net's first. Raises
+    NetError where there is none."""
+    layers = [x for x in network.layers if _product(network, x)]
+    if not layers:
+        raise fail(f"`{network.name}` has no convolution")
+    if place is None:
+        return layers[0]
+    found = [x for x in layers if x.path == place]
+    found += [x for x in layers if x.path.startswith(f"{place}.")]
+    if not found:
+        help = nearest(place, [x.path for x in layers], "convolutions here")
+        raise fail(f"`{network.name}` has no convolution `{place}`", help=help)
+    return found[0]
+
+
+def _product(network: Network, layer: LayerInfo) -> Node | None:
+    nodes = (network.graph[n] for n in layer.nodes)
+    return next((n for n in nodes if n.op == "conv2d"), None)
+
+
+def weights_of(network: Network, layer: LayerInfo, states: Mapping[str, Array]) -> Array:
+    """The weights K x R x S x C of a convolution, also where they are computed from others."""
+    product = _product(network, layer)
+    assert product is not None
+    graph, name = network.graph, product.args[1]
+    wanted = graph.cone(name)
+    part = Graph({k: n for k, n in graph.nodes.items() if k in wanted}, {name: name})
+    return evaluate(part, {k: v for k, v in states.items() if k in wanted})[name]
+
+
+def filters_picture(weights: Array) -> Array:
+    """Filters K x R x S x C as one picture: in colour where they see three channels, else a row of
+    grey maps for each filter, a column for each channel (one alone: a grey map for each filter).
+    Each filter is scaled by its own largest weight; middle grey is zero."""
+    shown = weights[:MOST]
+    if shown.shape[-1] in (1, 3):
+        return tiled(signed(shown))
+    bytes_ = signed(shown)[..., :MOST]
+    maps = bytes_.transpose(0, 3, 1, 2).reshape(-1, *bytes_.shape[1:3], 1)
+    return tiled(maps, columns=bytes_.shape[-1])

@@ -1,0 +1,32 @@
+"""What a layer makes of a picture: its feature maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from netdsl.errors import fail
+from netdsl.insight.tiles import stretched, tiled
+from netdsl.passes import pipeline
+from netdsl.runtime.executor import Executor
+from netdsl.train.fit import single_input
+from netdsl.train.use import Trained
+from netdsl.types import Array, Graph, dims
+
+
+def feature_maps(trained: Trained, picture: Path, place: str) -> Array:
+    """What flows out of a place for one picture, [H,W,C]. Raises NetError where there is no such
+    place, or a row of numbers instead of maps."""
+    network = trained.network(trained.recipe.settings(training=False, batch=1))
+    node = network.place(place)
+    if node.type.rank != 4:
+        raise fail(f"`{place}` gives {dims(node.type.shape[1:])}, a row of numbers and no maps")
+    graph = Graph(network.graph.nodes, {"maps": node.name}, name=network.name)
+    executor = Executor(pipeline.run(graph, pipeline.FORWARD), trained.backend, trained.state)
+    out = executor.run({single_input(network): trained.picture(network, picture)})
+    maps: Array = trained.backend.download(out["maps"])[0]
+    return maps
+
+
+def maps_picture(maps: Array) -> Array:
+    """Maps [H,W,C] side by side, each from its own smallest (black) to its largest value."""
+    return tiled(stretched(maps.transpose(2, 0, 1)[..., None]))

@@ -1,0 +1,56 @@
+"""What papers say of a net: `published(top1=..., top5=...)` in its `test` section, a fact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from netdsl.errors import fail
+from netdsl.kinds import Mismatch, Number
+from netdsl.language import syntax as s
+from netdsl.language.evaluate import Scope, arguments
+from netdsl.signature import Param, Signature
+from netdsl.values import Value
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A share of the test images, or nothing."""
+
+    def accept(self, value: Value) -> float | None:
+        if value is None:
+            return None
+        try:
+            return Number(0, 1).accept(value)
+        except Mismatch:
+            raise Mismatch("a number from 0 to 1 (0.7613 is 76.13 per cent)") from None
+
+
+PUBLISHED = Signature(
+    "published",
+    (
+        Param("top1", _Share(), None, "share of the images whose class is the likeliest"),
+        Param("top5", _Share(), None, "share of those whose class is among the five likeliest"),
+    ),
+)
+
+
+def is_published(e: s.Expr) -> bool:
+    return isinstance(e, s.Name | s.CallExpr) and e.name == PUBLISHED.name
+
+
+def published(test: s.Test) -> dict[str, float]:
+    """The accuracies that a test section gives, by `top1` and `top5`. Raises NetError where they
+    are no shares, or are given twice."""
+    calls = [e for e in test.expectations if is_published(e)]
+    if not calls:
+        return {}
+    if len(calls) > 1:
+        raise fail("`published` is given twice", calls[1].span)
+    given = arguments(getattr(calls[0], "args", None), Scope())
+    found = {k: v for k, v in PUBLISHED.bind(given, calls[0].span).items() if v is not None}
+    if not found:
+        help = "`published(top1=0.7613, top5=0.9286)`, or one of them"
+        raise fail("`published` needs an accuracy", calls[0].span, help=help)
+    if found.get("top5", 1) < found.get("top1", 0):
+        raise fail("`top5` is less than `top1`, which it includes", calls[0].span)
+    return found

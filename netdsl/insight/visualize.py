@@ -1,0 +1,158 @@
+"""Feature visualisation: pictures that a channel answers to most, found by climbing its gradient.
+
+Erhan et al. 2009; the regularisers are those of Yosinski et al. 2015 (decay, blur) and Mordvintsev
+et al. 2015 (jitter).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from netdsl.errors import fail
+from netdsl.ir.builder import Builder
+from netdsl.ir.grad import grad
+from netdsl.ir.verify import verify
+from netdsl.language.elaborate import Settings
+from netdsl.language.network import Network
+from netdsl.passes import pipeline
+from netdsl.runtime.executor import Executor
+from netdsl.train.fit import single_input
+from netdsl.train.recipe import Recipe
+from netdsl.train.use import Trained
+from netdsl.types import Array, Graph, Node, TensorType, dims
+
+CHOSEN, SCORE, GRADIENT = "chosen", "score", "gradient"
+GREY = 127.5
+_NOISE = 10.0
+
+
+@dataclass(frozen=True)
+class Climb:
+    """How pictures are climbed: `rate` in grey levels a step, `jitter` in pixels, `decay` the share
+    of the contrast that a step takes back, `blur` the deviation in pixels that the picture is
+    smoothed with at first; it shrinks to none."""
+
+    steps: int = 200
+    rate: float = 6.0
+    jitter: int = 2
+    decay: float = 0.01
+    blur: float = 1.0
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """Pictures [N,H,W,C] of grey levels from 0 to 255, and each one's activation first and last."""
+
+    pictures: Array
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+
+def ascent_graph(network: Network, place: str, image: str) -> Graph:
+    """From pictures and `chosen` (one-hot, N x channels) to `score`, the mean of the chosen
+    channel's map for each picture, and the `gradient` of their sum by the pictures."""
+    target = network.place(place)
+    forward = pipeline.run(
+        Graph(network.graph.nodes, {"y": target.name}, name=network.name), pipeline.FORWARD
+    )
+    b = Builder(forward, network.dtype)
+    y = b.nodes[forward.outputs["y"]]
+    with b.at(None, "ascent"):
+        means = _means(b, y)
+        chosen = b.input(CHOSEN, TensorType(means.type.shape, b.dtype))
+        score = b.reduce_sum(b.mul(means, chosen), axes=(1,))
+        total = b.reduce_sum(score, axes=(0,))
+    gradient = grad(b, total, [b.nodes[image]])[image]
+    graph = verify(b.graph({SCORE: score, GRADIENT: gradient}, name=f"{network.name}.ascent"))
+    return pipeline.run(graph, pipeline.STEP)
+
+
+def _means(b: Builder, y: Node) -> Node:
+    return b.reduce_mean(y, axes=tuple(range(1, y.type.rank - 1))) if y.type.rank > 2 else y
+
+
+Ascent = Callable[[Array], tuple[Array, Array]]
+"""From pictures to their scores [N] and the gradient [N,H,W,C]."""
+
+
+def climb(ascent: Ascent, shape: tuple[int, ...], how: Climb = Climb()) -> Climbed:
+    """Pictures [N,H,W,C] that begin as grey noise and climb `ascent`. A step is as long whatever
+    the size of the gradient; on small pictures the jitter is at most an eighth of their side."""
+    jitter = min(how.jitter, min(shape[1:3]) // 8)
+    rng = np.random.default_rng(how.seed)
+    start = GREY + _NOISE * rng.standard_normal(shape)
+    x = start = np.clip(start, 0, 255).astype(np.float32)
+    for step in range(how.steps):
+        shift = rng.integers(-jitter, jitter + 1, size=2)
+        _, g = ascent(np.roll(x, shift, axis=(1, 2)))
+        g = np.roll(g, -shift, axis=(1, 2))
+        x = x + how.rate * g / (_size(g) + 1e-12)
+        x = GREY + (1 - how.decay) * (x - GREY)
+        x = np.clip(_blurred(x, how.blur * (1 - step / how.steps)), 0, 255).astype(np.float32)
+    before, after = (tuple(map(float, ascent(picture)[0])) for picture in (start, x))
+    return Climbed(x, before, after)
+
+
+def _size(g: Array) -> Any:
+    """The root mean square of each picture's gradient."""
+    return np.sqrt((g.astype(np.float64) ** 2).mean(axis=(1, 2, 3), keepdims=True))
+
+
+def _blurred(x: Array, deviation: float) -> Array:
+    """Pictures smoothed by a Gaussian cut to the three nearest pixels; beyond an edge is what lies
+    on it."""
+    if deviation < 0.1:
+        return x
+    weights = np.exp(-0.5 * (np.arange(-1, 2) / deviation) ** 2)
+    weights /= weights.sum()
+    for axis in (1, 2):
+        low, high = (np.take(x, [i], axis=axis) for i in (0, -1))
+        wide = np.concatenate([low, x, high], axis=axis)
+        n = x.shape[axis]
+        x = sum(w * wide.take(range(i, i + n), axis=axis) for i, w in enumerate(weights))
+    return x
+
+
+def visualized(
+    trained: Trained, place: str, channel: int | None, most: int, how: Climb
+) -> tuple[tuple[int, ...], Climbed]:
+    """The pictures for one channel of a place, or for its first `most`, climbed together. Raises
+    NetError where there is no such place or channel."""
+    count = _channels_of(trained.network(_settings(trained.recipe, 1)), place)
+    if channel is not None and channel >= count:
+        message = f"`{place}` has no channel {channel}"
+        raise fail(message, help=f"its {count} channels count from 0 to {count - 1}")
+    channels = (channel,) if channel is not None else tuple(range(min(count, most)))
+    network = trained.network(_settings(trained.recipe, len(channels)))
+    image = single_input(network)
+    shape = network.graph[image].type.shape
+    if len(shape) != 4 or shape[-1] not in (1, 3):
+        raise fail(f"the net takes {dims(shape[1:])}; pictures have 1 or 3 channels")
+    executor = Executor(ascent_graph(network, place, image), trained.backend, trained.state)
+    chosen = np.eye(count, dtype=np.float32)[list(channels)]
+
+    def ascent(pictures: Array) -> tuple[Array, Array]:
+        out = executor.run({image: pictures, CHOSEN: chosen})
+        score, gradient = (trained.backend.download(out[k]) for k in (SCORE, GRADIENT))
+        return score, gradient
+
+    return channels, climb(ascent, shape, how)
+
+
+def _settings(recipe: Recipe, batch: int) -> Settings:
+    """As in evaluation, but for pictures that may lie between the grey levels."""
+    return replace(recipe.settings(training=False, batch=batch), pixels="float32")
+
+
+def _channels_of(network: Network, place: str) -> int:
+    """How many channels flow out of a place. Raises NetError where there is no such place, or one
+    that nothing learnt leads to."""
+    node = network.place(place)
+    if not any(n.name in network.graph.cone(node.name) for n in network.parameters):
+        raise fail(f"`{place}` is what comes in: nothing there is learnt")
+    return node.type.shape[-1]

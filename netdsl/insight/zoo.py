@@ -1,0 +1,106 @@
+"""The nets of a folder in one table: what each counts, where it comes from, what is published."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from netdsl.errors import fail
+from netdsl.insight.published import published
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.program import Program, load
+
+_PAPER = re.compile(r' - ([^",]+ \d{4}), "([^"]+)"')
+_SENTENCE = re.compile(r".+?[.](?=\s+[A-Z]|$)")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One net, in figures of one image; `paper` is what the last comment above it names that reads
+    `NAME - AUTHORS YEAR, "TITLE"`."""
+
+    file: str
+    net: str
+    paper: str
+    params: int
+    macs: int
+    activations: int
+    published: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """The nets of a folder, and the first sentence of each of its files."""
+
+    folder: str
+    entries: tuple[Entry, ...]
+    sentences: Mapping[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"nets": [asdict(e) for e in self.entries]}
+
+    def as_markdown(self) -> str:
+        """A page for the folder."""
+        heading = ("net", "paper", "params", "MACs", "activations", "top-1", "top-5")
+        rows = [_row(heading), _row(["---"] * 2 + ["--:"] * 5), *map(_line, self.entries)]
+        files = [f"- `{name}`: {text}" for name, text in self.sentences.items()]
+        parts = (_INTRO.format(folder=self.folder), "\n".join(rows), "\n".join(files))
+        return "\n\n".join(parts) + "\n"
+
+
+_INTRO = """# The nets in {folder}
+
+Written by `netdsl summary {folder}`. Figures are those of one image: learnable values,
+multiply-accumulates and output values of convolutions and fully connected layers. Accuracies are
+published ones; the files say by whom, and of which images."""
+
+
+def zoo(folder: Path, settings: Settings) -> Zoo:
+    """What the .net files of a folder hold. Raises NetError with what is wrong in one of them."""
+    paths = sorted(folder.glob("*.net"))
+    if not paths:
+        raise fail(f"there are no .net files in {folder}")
+    programs = {p.name: load(str(p)) for p in paths}
+    entries = (
+        _entry(file, program, net, settings)
+        for file, program in programs.items()
+        for net in program.nets
+        if program.complete(net)
+    )
+    sentences = {p.name: _first_sentence(p.read_text(encoding="utf-8-sig")) for p in paths}
+    return Zoo(folder.resolve().name, tuple(entries), sentences)
+
+
+def _entry(file: str, program: Program, net: str, settings: Settings) -> Entry:
+    network = elaborate(program, net, settings)
+    span = program.nets[net].span
+    named = _PAPER.findall(_comments(span.source.text[: span.start].splitlines()))
+    paper = '{}, "{}"'.format(*named[-1]) if named else ""
+    said = [published(t) for t in program.tests if program.net(t.net, t.span) == net]
+    known = {k: v for facts in said for k, v in facts.items()}
+    return Entry(file, net, paper, network.params, network.macs, network.activations, known)
+
+
+def _comments(lines: Sequence[str]) -> str:
+    return " ".join(x.lstrip("# ") for x in lines if x.startswith("#"))
+
+
+def _first_sentence(text: str) -> str:
+    """What the comment at the head of a file begins with."""
+    lines = text.splitlines()
+    head = next((i for i, x in enumerate(lines) if not x.startswith("#")), len(lines))
+    found = _SENTENCE.match(_comments(lines[:head]))
+    return found[0] if found else ""
+
+
+def _line(e: Entry) -> str:
+    counts = (f"{n:,}" for n in (e.params, e.macs, e.activations))
+    shares = (f"{e.published[k]:.2%}" if k in e.published else "" for k in ("top1", "top5"))
+    return _row((f"`{e.file}:{e.net}`", e.paper, *counts, *shares))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(c.replace("|", r"\|") for c in cells) + " |"

@@ -1,0 +1,70 @@
+"""A GPU that is described and not there: all of the engine but its launches."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import pytest
+
+from netdsl.backends.cuda import convolution, product
+from netdsl.backends.cuda.backend import CUDA, CudaBackend
+from netdsl.backends.cuda.launch import Launch
+from netdsl.backends.cuda.libraries import cudnn
+from netdsl.backends.cuda.tuning import Tuner
+from tests.conftest import ROOT
+
+H100 = ROOT / "tests" / "h100.json"
+"""The properties of an NVIDIA H100, as cuDNN's frontend writes them."""
+
+
+def cudnn_missing() -> str | None:
+    """Why cuDNN cannot plan here, if it cannot."""
+    try:
+        from cuda.pathfinder import load_nvidia_dynamic_lib
+
+        load_nvidia_dynamic_lib("cudnn")
+        cudnn()
+    except (Exception, SystemExit) as e:
+        return f"cuDNN is not installed (pip install -e '.[plan]'): {str(e)[:80]}"
+    return None
+
+
+class Described:
+    """Stands for `Device`: cuDNN plans for an H100 by its properties, and sources are collected."""
+
+    def __init__(self, planned_for: dict[str, Any]) -> None:
+        self.cupy = np
+        self.multiprocessors = 132
+        self.scratch = self.workspace = np.zeros(1, np.uint8)
+        self.handle = self.stream = None
+        self.chosen: dict[object, Any] = {}
+        self.tuner = Tuner(None, 0.0)
+        self.repeatable = False
+        self.planned_for = planned_for
+        self.sources: set[str] = set()
+
+    def compiled(self, launch: Launch) -> Future[Any]:
+        self.sources.add(launch.source)
+        return Future()
+
+
+def described(monkeypatch: pytest.MonkeyPatch) -> CudaBackend:
+    """The engine for it. Products are laid out and no more, since cuBLASLt suggests nothing without
+    a driver; without cuDNN, so are convolutions."""
+    no_launch = lambda *given: lambda: None
+    monkeypatch.setattr(product, "bound", no_launch)
+    planned_for = {}
+    if cudnn_missing():
+        monkeypatch.setattr(convolution, "bound", no_launch)
+    else:
+        planned_for["device_property"] = cudnn().create_device_properties(H100.read_text())
+    monkeypatch.setattr(CudaBackend, "capture", no_launch)
+    return CudaBackend("described", np, CUDA, Described(planned_for))
+
+
+def plans_of(backend: CudaBackend) -> dict[Any, str]:
+    """The plan that each convolution took, by name."""
+    chosen = backend.device.chosen.items()
+    return {key: graph.get_plan_name_at_index(index) for key, (graph, _, index) in chosen}

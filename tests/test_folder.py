@@ -1,0 +1,331 @@
+"""Folders of pictures: what they hold, what is said of wrong ones, and a run on one to the end."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from netdsl.data import preparation
+from netdsl.data.folder import read_folder
+from netdsl.data.pictures import Pictures
+from netdsl.data.preparation import Preparation
+from netdsl.data.samples import Samples, evaluation_batches, training_batches
+from netdsl.data.sources import SOURCES
+from netdsl.errors import NetError
+from tests.test_photographs import PHOTOGRAPHS
+
+NET = """
+net colours(classes=2) {
+  input(12x12x3)
+  conv(8, 3x3, pad=same) -> relu -> globalavgpool -> fc(classes)
+}
+data {
+  source = folder("pictures"), batch = 8, normalize = imagenet
+  augment = [random_resized_crop(scale=[0.5, 1]), hflip, lighting]
+  eval_transform = [resize(14), center_crop]
+}
+train { optimizer = adam(lr=0.03), epochs = 6, expect val_accuracy >= 0.9 }
+"""
+COLOURS = {"green": (40, 180, 60), "red": (190, 50, 30)}
+
+
+def write(folder: Path, count: int, colours: dict[str, Any] = COLOURS, seed: int = 0) -> None:
+    """Noisy pictures of any size, of one colour in each class."""
+    rng = np.random.default_rng(seed)
+    for name, colour in colours.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            h, w = rng.integers(10, 40, 2)
+            pixels = np.clip(rng.normal(colour, 40, (h, w, 3)), 0, 255).astype(np.uint8)
+            suffix = (".jpg", ".png", ".JPEG")[i % 3]
+            Image.fromarray(pixels).save(folder / name / f"{i:03}{suffix}")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """train and val beside each other."""
+    folder = tmp_path / "pictures"
+    write(folder / "train", 20)
+    write(folder / "val", 6, seed=1)
+    return folder
+
+
+def names(samples: Samples) -> list[str]:
+    assert isinstance(samples.images, Pictures)
+    return [p.relative_to(samples.images.folder).as_posix() for p in samples.images.paths]
+
+
+def test_both_layouts_are_read(pictures: Path) -> None:
+    apart = read_folder(pictures)
+    assert apart.classes == ("green", "red")
+    assert len(apart.train) == 40
+    assert apart.validation is not None
+    assert apart.validation.labels.tolist() == [0] * 6 + [1] * 6
+    assert names(apart.validation)[:2] == ["green/000.jpg", "green/001.png"]
+    assert apart.read_test is None
+    whole = read_folder(pictures / "train")
+    assert whole.validation is None
+    assert names(whole.train) == names(apart.train)
+    assert whole.fingerprint == apart.fingerprint
+    write(pictures / "test", 2, seed=2)
+    tested = read_folder(pictures)
+    assert tested.read_test is not None
+    assert len(tested.read_test()) == 4
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    write(tmp_path, 2, {"train": (9, 9, 9), "plane": (200, 200, 200)})
+    assert read_folder(tmp_path).classes == ("plane", "train")
+
+
+def test_other_files_and_hidden_folders_are_left_out(pictures: Path) -> None:
+    (pictures / "train" / "red" / "notes.txt").write_text("nothing to see")
+    (pictures / "train" / "red" / "._000.jpg").write_bytes(b"what another system leaves")
+    (pictures / "train" / ".cache").mkdir()
+    (pictures / "train" / "red" / "more").mkdir()
+    Image.new("L", (9, 9)).save(pictures / "train" / "red" / "more" / "x.png")
+    found = read_folder(pictures).train
+    assert len(found) == 41
+    assert "red/more/x.png" in names(found)
+
+
+def test_the_fingerprint_tells_other_pictures_apart(pictures: Path) -> None:
+    before = read_folder(pictures).fingerprint
+    assert before.startswith("40 pictures, 2 classes")
+    path = pictures / "train" / "red" / "000.jpg"
+    path.rename(path.with_name("zzz.jpg"))
+    assert read_folder(pictures).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint", "help"),
+    [
+        (lambda d: d.rmdir(), "there is no folder", "--data DIR"),
+        (lambda d: None, "the pictures of .*d are missing", "DIR/train/CLASS"),
+        (
+            lambda d: Image.new("L", (4, 4)).save(d / "a.png"),
+            "lie in no folder of a class",
+            "CLASS",
+        ),
+        (lambda d: (write(d, 1), (d / "blue").mkdir()), "blue holds no pictures", "remove"),
+        (
+            lambda d: (write(d / "train", 1), write(d / "val", 1, {"blue": (0, 0, 200)})),
+            "val/blue is a class that there are no pictures to learn of",
+            "green, red",
+        ),
+        (lambda d: write(d / "val", 1), "holds val, and no train", "DIR/train/CLASS"),
+        (
+            lambda d: (write(d, 1), (d / "red" / "x.jpg").write_text("<html>")),
+            r"red/x\.jpg is no readable picture",
+            "remove what is no picture",
+        ),
+    ],
+)
+def test_wrong_folders_are_told(tmp_path: Path, make: Any, complaint: str, help: str) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    make(folder)
+    with pytest.raises(NetError, match=complaint) as e:
+        SOURCES["folder"].load(None, path=str(folder))
+    assert help in e.value.render()
+
+
+def test_all_that_is_no_picture_is_told_at_once(pictures: Path) -> None:
+    for i in range(12):
+        (pictures / "train" / "red" / f"bad{i:02}.png").write_bytes(b"")
+    with pytest.raises(NetError, match=r"bad00\.png") as e:
+        read_folder(pictures)
+    assert "bad07.png" in e.value.render()
+    assert "and 4 more" in e.value.render()
+
+
+def test_it_is_found_where_it_is_said_to_be(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = SOURCES["folder"].load
+    for folder, path in ((None, str(pictures)), (pictures, "x"), (tmp_path, "/data/pictures")):
+        assert len(load(folder, path=path).train) == 40
+    monkeypatch.setenv("NETDSL_CACHE", str(tmp_path))
+    assert len(load(None, path="pictures").train) == 40
+
+
+def batches(folder: Path, size: int = 8) -> list[Any]:
+    train = read_folder(folder).train
+    prepare = Preparation(PHOTOGRAPHS, (8, 9, 3))
+    return [b.images for b in training_batches(train, size, 1, 0, augment=prepare)]
+
+
+def test_the_number_of_workers_changes_nothing(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for workers in (1, 2, 9):
+        pool = partial(ThreadPoolExecutor, max_workers=workers)
+        monkeypatch.setattr(preparation, "ThreadPoolExecutor", pool)
+        found.append(np.concatenate(batches(pictures)))
+    assert found[0].shape == (40, 8, 9, 3)
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+
+
+def test_pictures_are_decoded_when_their_batch_is_made(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def counted(path: Path, channels: int) -> Any:
+        read.append(path)
+        return np.zeros((9, 9, channels), np.uint8)
+
+    monkeypatch.setattr(preparation, "read_picture", counted)
+    train = read_folder(pictures).train
+    stream = training_batches(train, 8, 1, 0, augment=Preparation((), (8, 9, 3)))
+    assert not read
+    next(stream)
+    assert len(read) == 8
+    list(evaluation_batches(train.take(np.arange(3)), 8, Preparation((), (8, 9, 3))))
+    assert len(read) == 11
+
+
+def test_from_the_command_line(netdsl: Any, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "colours.net").write_text(NET)
+    code, out, _ = netdsl("train", "colours.net", "--dry-run")
+    assert code == 0
+    assert "40 images to learn from, 12 to validate with" in out
+    code, out, err = netdsl("train", "colours.net", "--out", "run", "--json")
+    assert code == 0, err
+    assert json.loads(out)["val_accuracy"] >= 0.9
+    code, out, _ = netdsl("eval", "run")
+    assert "12 validation images" in out
+    assert "green" in out
+    code, out, _ = netdsl("predict", "run", str(pictures / "val" / "red" / "000.jpg"), "--json")
+    assert json.loads(out)[0]["top"][0][0] == "red"
+    write(tmp_path / "new", 5, {"red": COLOURS["red"]}, seed=3)
+    code, out, _ = netdsl("eval", "run", "--data", "new", "--json")
+    assert code == 0
+    assert json.loads(out)["accuracy"] == 1
+    code, out, _ = netdsl("eval", "run", "--size", "12", "--size", "20", "--json")
+    assert json.loads(out)["accuracy"] >= 0.9
+    code, _, err = netdsl("eval", "run", "--size", "10")
+    assert code == 2
+    assert "less than the 12 the net takes" in err
+    write(tmp_path / "new", 1, {"blue": (0, 0, 200)})
+    code, _, err = netdsl("eval", "run", "--data", "new")
+    assert code == 2
+    assert "knows no class `blue`" in err
+    code, _, err = netdsl("predict", "run", "nowhere.jpg")
+    assert code == 2
+    assert "there is no picture nowhere.jpg" in err
+
+
+def test_predictions_are_prepared_as_evaluation_is(netdsl: Any, pictures: Path) -> None:
+    (pictures.parent / "colours.net").write_text(NET.replace("0.9", "0"))
+    netdsl("train", "colours.net", "--out", "run", "--set", "train.epochs=1", "--json")
+    code, out, _ = netdsl("eval", "run", "--json")
+    loss = json.loads(out)["loss"]
+    paths = [str(p) for p in sorted((pictures / "val").rglob("*.*"))]
+    code, out, _ = netdsl("predict", "run", *paths, "--json")
+    assert code == 0
+    chances = [dict(x["top"])[Path(x["image"]).parent.name] for x in json.loads(out)]
+    assert loss == pytest.approx(-np.log(chances).mean(), rel=1e-4)
+
+
+def test_a_run_on_pictures_resumes_to_the_same_bits(netdsl: Any, pictures: Path) -> None:
+    (pictures.parent / "colours.net").write_text(NET)
+    setting = ("--set", "train.epochs=3", "--device", "reference")
+    netdsl("train", "colours.net", "--out", "whole", *setting)
+    netdsl("train", "colours.net", "--out", "half", "--set", "train.epochs=1", *setting[2:])
+    netdsl("train", "--resume", "half", *setting)
+    ends = [(pictures.parent / d / "metrics.jsonl").read_text() for d in ("whole", "half")]
+    losses = [[json.loads(x).get("train_loss") for x in e.splitlines()] for e in ends]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("classes=2", "classes=5"), "the data has 2 classes, the net gives 5 scores"),
+        (("[resize(14), center_crop]", "[hflip]"), "`hflip` draws at random"),
+        (("hflip, lighting", "random_crop(12)"), "12 black pixels around"),
+        (("input(12x12x3)", "input(12x12x1)"), "adds red, green and blue"),
+        (("input(12x12x3)", "input(12x12x2)"), "1, 3 or 4 channels"),
+        (("scale=[0.5, 1]", "scale=[1, 0.5]"), "the smaller one first"),
+        (("scale=[0.5, 1]", "scale=0.5"), "a list of 2"),
+        (
+            ("12x12x3)\n  conv(8, 3x3, pad=same) -> relu -> globalavgpool", "432)"),
+            "takes no pictures",
+        ),
+    ],
+)
+def test_what_does_not_fit_pictures_is_told(
+    netdsl: Any, pictures: Path, change: tuple[str, str], complaint: str
+) -> None:
+    assert change[0] in NET
+    text = NET.replace(*change).replace("normalize = imagenet", "normalize = none")
+    (pictures.parent / "colours.net").write_text(text)
+    code, _, err = netdsl("train", "colours.net", "--out", "run")
+    assert code == 2
+    assert complaint in err
+    assert not (pictures.parent / "run").exists()
+
+
+def test_a_picture_that_is_cut_off_ends_the_run_with_its_name(netdsl: Any, pictures: Path) -> None:
+    path = pictures / "train" / "red" / "000.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-900])
+    (pictures.parent / "colours.net").write_text(NET)
+    code, _, err = netdsl("train", "colours.net", "--out", "run")
+    assert code == 2
+    assert "red/000.jpg is no readable picture" in err
+
+
+def test_without_the_pictures_a_dry_run_says_so(netdsl: Any, tmp_path: Path) -> None:
+    (tmp_path / "colours.net").write_text(NET)
+    code, out, _ = netdsl("train", "colours.net", "--dry-run")
+    assert code == 0
+    assert "how many steps is not known, for there is no folder pictures" in out
+    code, out, _ = netdsl("train", "colours.net", "--dry-run", "--json")
+    assert json.loads(out)["main"]["missing"].startswith("there is no folder pictures")
+    assert netdsl("train", "colours.net", "--out", "run")[0] == 2
+
+
+def test_ants_and_bees(data_dir: Path, netdsl: Any, tmp_path: Path) -> None:
+    folder = data_dir / "hymenoptera"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    found = read_folder(folder)
+    assert found.classes == ("ants", "bees")
+    assert found.validation is not None
+    assert (len(found.train), len(found.validation)) == (245, 153)
+    text = NET.replace('"pictures"', '"hymenoptera"').replace("0.9", "0.45")
+    (tmp_path / "insects.net").write_text(text)
+    setting = ("--set", "train.epochs=2", "--data", str(data_dir))
+    code, _, err = netdsl("train", "insects.net", "--out", "run", *setting)
+    assert code == 0, err
+    code, out, _ = netdsl("eval", "run", "--data", str(data_dir), "--json")
+    assert json.loads(out)["images"] == 153
+
+
+def test_several_sizes_are_averaged(netdsl: Any, pictures: Path) -> None:
+    from netdsl.backends import open_backend
+    from netdsl.train.use import Trained
+
+    (pictures.parent / "colours.net").write_text(NET)
+    netdsl("train", "colours.net", "--out", "run", "--set", "train.epochs=1", "--json")
+    trained = Trained(Path("run"), open_backend("reference"))
+    one, other, same, both = (
+        trained.evaluate(None, sizes).score for sizes in ((14,), (30,), (14, 14), (14, 30))
+    )
+    assert one == trained.evaluate(None).score
+    assert same.loss == pytest.approx(one.loss, rel=1e-5)
+    assert (same.accuracy, same.top5, same.images) == (one.accuracy, 1.0, one.images)
+    assert both.loss <= (one.loss + other.loss) / 2 + 1e-6
+    assert one.loss != other.loss

@@ -1,0 +1,73 @@
+"""The files of models/lecture: each opens with what to see and the commands that show it, which
+are run here as they stand."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from netdsl import cli
+from netdsl.language.format import format_text
+from tests.conftest import ROOT
+
+LECTURE = sorted((ROOT / "models" / "lecture").glob("*.net"))
+LONG = ("degradation", "features", "transfer")
+REFUSED = "# refused"
+
+
+def commands(path: Path) -> list[str]:
+    """The lines of a file's comments that hold a command."""
+    lines = (x.removeprefix("#   ") for x in path.read_text().splitlines() if x.startswith("#   "))
+    return [x for x in lines if x.startswith("netdsl ")]
+
+
+def words(command: str) -> list[str]:
+    return shlex.split(command, comments=True)[1:]
+
+
+def by_length() -> list[Any]:
+    return [
+        pytest.param(p, id=p.stem, marks=[pytest.mark.slow] if p.stem in LONG else [])
+        for p in LECTURE
+    ]
+
+
+@pytest.mark.parametrize("path", LECTURE, ids=lambda p: p.stem)
+def test_a_file_says_what_to_see_and_how(path: Path) -> None:
+    text = path.read_text()
+    assert text.startswith("# ")
+    assert format_text(text, path.name) == text
+    assert commands(path)
+    app = typer.main.get_command(cli.app)
+    for command in commands(path):
+        name, *arguments = words(command)
+        with app.make_context("netdsl", [name]) as outer:
+            found = app.get_command(outer, name)  # type: ignore[attr-defined]
+            assert found is not None, command
+            found.make_context(name, arguments, parent=outer)
+        assert any(f"models/lecture/{path.stem}.net" in c for c in commands(path))
+
+
+@pytest.mark.parametrize("path", by_length())
+def test_the_commands_of_a_file_show_it(
+    path: Path,
+    netdsl: Any,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    if path.stem in LONG:
+        cache = tmp_path / "cache"
+        cache.mkdir()
+        for name in ("cifar10", "mnist"):
+            (cache / name).symlink_to(request.getfixturevalue("data_dir") / name)
+        monkeypatch.setenv("NETDSL_CACHE", str(cache))
+    for command in commands(path):
+        code, out, err = netdsl(*words(command))
+        wanted = 2 if command.endswith(REFUSED) else 0
+        assert code == wanted, f"{command}\n{out}\n{err}"

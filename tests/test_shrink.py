@@ -1,0 +1,266 @@
+"""Nets made small: which counts change, which stay, how small images become, and what is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netdsl.errors import NetError
+from netdsl.insight.gradcheck import gradcheck
+from netdsl.language.elaborate import Settings, Shrink, elaborate
+from netdsl.language.network import Network
+from netdsl.language.parse import parse
+from netdsl.language.program import program
+from netdsl.types import dims
+from tests.conftest import ROOT
+
+MODELS = ROOT / "models"
+
+
+def small(text: str, by: int = 4, images: bool = True) -> Network:
+    settings = Settings(training=True, batch=2, shrink=Shrink(by, images))
+    return elaborate(program(parse(text)), None, settings)
+
+
+def calls(network: Network) -> list[str]:
+    return [x.call for x in network.layers]
+
+
+def test_counts_are_divided_and_rounded_up_but_those_of_inputs_and_outputs() -> None:
+    net = small("net a { input(8x8x3); conv(16, 3x3) -> conv(3, 1x1) -> conv(9, 1x1) -> fc(10) }")
+    assert calls(net) == ["conv(4, 3x3)", "conv(3, 1x1)", "conv(3, 1x1)", "fc(10)"]
+    assert dims(net.graph["input"].type.shape) == "2x4x4x3"
+
+
+def test_only_channels_change_where_the_images_stay() -> None:
+    net = small("net a { input(8x8x3); conv(16, 3x3, stride=2) -> fc(10) }", images=False)
+    assert calls(net) == ["conv(4, 3x3, stride=2)", "fc(10)"]
+    assert dims(net.graph["input"].type.shape) == "2x8x8x3"
+
+
+def test_what_the_text_asked_of_the_whole_net_is_settled() -> None:
+    """`in.channels` and `if` speak of the whole net: no count is divided twice."""
+    net = small(
+        """
+block half { conv(in.channels/2, 1x1) }
+block down(c) {
+  if in.channels == c { identity }
+  else { add { conv(c, 1x1) | slice(step=1) -> pad(channels=[0, c - in.channels]) } }
+}
+net a { input(4x4x3); conv(64, 1x1) -> half -> down(32) -> down(48) -> fc(2) }
+"""
+    )
+    assert calls(net) == [
+        "conv(16, 1x1)",
+        "conv(8, 1x1)",
+        "identity",
+        "conv(12, 1x1)",
+        "slice",
+        "pad(channels=[0, 4])",
+        "add",
+        "fc(2)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "chain", "after"),
+    [
+        (12, "conv(24, 3x3, pad=1, groups=12)", "conv(6, 3x3, pad=1, groups=3)"),
+        (12, "conv(6, 1x1, groups=2)", "conv(2, 1x1)"),
+        (16, "conv(32, 1x1, groups=2)", "conv(8, 1x1, groups=2)"),
+        (64, "groupnorm", "groupnorm(groups=16)"),
+        (64, "groupnorm(8)", "groupnorm(8)"),
+        (10, "groupnorm(5)", "groupnorm(3)"),
+        (8, "slice(channels=[4, 8])", "slice(channels=[1, 2])"),
+        (8, "slice(channels=[0, 1])", "slice(channels=[0, 1])"),
+        (8, "pad(channels=8)", "pad(channels=[2, 2])"),
+        (8, "pad(channels=[0, 8])", "pad(channels=[0, 2])"),
+        (8, "pad(height=1)", "pad(height=1)"),
+        (8, "convtranspose(5, 2x2, stride=2)", "convtranspose(2, 2x2, stride=2)"),
+        (8, "local(5, 2x2)", "local(2, 2x2)"),
+        (8, "lrn", "lrn"),
+    ],
+)
+def test_every_layer_that_counts_channels(before: int, chain: str, after: str) -> None:
+    net = small(f"net a {{ input(8x8x3); conv({before}, 1x1) -> {chain} -> fc(2) }}")
+    assert calls(net)[1] == after
+
+
+def test_cuts_that_met_still_meet() -> None:
+    net = small(
+        """
+net a {
+  input(4x4x3)
+  x: conv(40, 1x1)
+  add { concat { x -> slice(channels=[0, 12]) | x -> slice(channels=[12, 40]) } | x } -> fc(2)
+}
+"""
+    )
+    assert [c for c in calls(net) if "slice" in c] == [
+        "slice(channels=[0, 3])",
+        "slice(channels=[3, 10])",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "chain", "smallest"),
+    [
+        ("224x224x3", "conv(8, 3x3, stride=2, pad=same) -> maxpool(2x2)", "7x7x3"),
+        ("64x32x1", "conv(8, 3x3, stride=2, pad=same)", "5x3x1"),
+        ("16x16x1", "conv(8, 3x3, pad=same) -> avgpool(8x8)", "16x16x1"),
+        ("9x9x1", "conv(8, 3x3, pad=same) -> globalavgpool", "2x2x1"),
+        ("24x24x1", "slice(height=[0, 12])", "12x12x1"),
+        ("1x1x20", "conv(8, 1x1)", "1x1x20"),
+        ("20", "fc(8)", "20"),
+    ],
+)
+def test_images_become_the_smallest_that_all_layers_take(
+    size: str, chain: str, smallest: str
+) -> None:
+    net = small(f"net a {{ input({size}); {chain} -> fc(2) }}")
+    assert dims(net.graph["input"].type.shape[1:]) == smallest
+
+
+def test_skips_keep_the_multiples_that_they_want() -> None:
+    net = small(
+        """
+net a {
+  input(96x96x1)
+  d: conv(8, 3x3, pad=same)
+  maxpool(2x2) -> maxpool(2x2) -> conv(8, 1x1)
+  concat { d | convtranspose(8, 4x4, stride=4) } -> conv(2, 1x1)
+}
+"""
+    )
+    side = net.graph["input"].type.shape[1]
+    assert (side % 4, side <= 12) == (0, True)
+
+
+def test_counts_that_no_longer_fit_are_told_with_what_may_do() -> None:
+    text = """
+net a {
+  input(4x4x3)
+  x: conv(6, 1x1)
+  add { concat { x | x } | conv(12, 1x1) } -> fc(2)
+}
+"""
+    with pytest.raises(NetError) as e:
+        small(text, by=4)
+    told = e.value.render()
+    assert "the two branches of `add` differ: 4x4x4 and 4x4x3" in told
+    assert "in `a` with its channels divided by 4" in told
+    assert "help: a smaller number, or one that divides its channels evenly, may do" in told
+    assert small(text, by=3).params
+
+
+def test_a_shared_chain_and_side_outputs_stay_what_they_are() -> None:
+    text = """
+net a {
+  shared enc = conv(16, 3x3, pad=same) -> relu
+  input(8x8x16) -> enc -> enc
+  output side(weight=0.5): globalavgpool -> fc(7)
+  globalavgpool -> fc(5)
+}
+"""
+    net = small(text)
+    assert calls(net)[0] == "conv(16, 3x3, pad=same)"  # as many as its input has
+    assert net.weights == {"main": 1.0, "side": 0.5}
+    assert all(r.ok for r in gradcheck(program(parse(text)), shrink=4))
+
+
+# ---- the command line
+
+
+@pytest.mark.parametrize(
+    "command", ["summary", "gradcheck", "compile", "explain", "test", "train --dry-run"]
+)
+def test_every_command_that_takes_a_net_takes_shrink(netdsl: Any, command: str) -> None:
+    name, *rest = command.split()
+    digits = str(MODELS / "digits.net")
+    code, out, _ = netdsl(name, digits, "--shrink", "4", *rest, "--json")
+    assert code == 0
+    assert out != netdsl(name, digits, *rest, "--json")[1]
+    for wrong in ("0", "-1", "many", "2.5"):
+        code, out, err = netdsl(name, digits, "--shrink", wrong, *rest)
+        assert (code, out) == (2, "")
+        assert err.startswith("error: ")
+
+
+def test_a_small_net_s_gradients_are_checked_and_nothing_that_is_counted(
+    netdsl: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "a.net").write_text(
+        "net a { input(8) -> fc(8) -> fc(3) }\ntest a { params == 1, published(top5=0.5) }"
+    )
+    assert netdsl("test", "a.net")[0] == 1
+    code, out, _ = netdsl("test", "a.net", "--shrink", "2", "--json")
+    assert code == 0
+    (found,) = json.loads(out)["tests"]
+    assert found["expectations"] == [{"text": "gradients", "ok": True, "found": ""}]
+    assert found["published"] == {"top5": 0.5}
+
+
+def test_a_small_net_is_trained_kept_and_used(netdsl: Any, tmp_path: Path) -> None:
+    args = ("train", str(MODELS / "digits.net"), "--set", "train.epochs=1", "--shrink", "2")
+    assert netdsl(*args, "--out", "a")[0] == 1  # one epoch does not meet the expectation
+    assert "shrink = 2" in (tmp_path / "a" / "recipe.net").read_text()
+    assert netdsl("eval", "a")[0] == 0
+    code, out, _ = netdsl("diff", "a", str(MODELS / "digits.net"), "--json")
+    assert code == 0
+    assert json.loads(out)["params"] == [9_802, 38_282]
+    assert netdsl("train", "--resume", "a", "--set", "train.epochs=2")[0] in (0, 1)
+    code, _, err = netdsl("train", "--resume", "a", "--shrink", "4")
+    assert code == 2
+    assert "`train.shrink` cannot be changed half-way" in err
+
+
+def test_a_folder_in_one_table(netdsl: Any, tmp_path: Path) -> None:
+    code, _, err = netdsl("summary", ".")
+    assert (code, "there are no .net files" in err) == (2, True)
+    (tmp_path / "a.net").write_text("net a { input(8) -> fc(8) -> fc(3) }")
+    code, out, _ = netdsl("summary", ".")
+    assert code == 0
+    assert "| `a.net:a` |  | 99 | 88 | 11 |  |  |" in out
+    code, out, _ = netdsl("summary", ".", "--shrink", "4", "--json")
+    assert json.loads(out)["nets"][0]["params"] == 99  # 8 is as many as the input has
+    code, _, err = netdsl("summary", ".", "--set", "n=3")
+    assert (code, "`--set` changes one file" in err) == (2, True)
+
+
+# ---- what is published
+
+
+@pytest.mark.parametrize(
+    ("fact", "message"),
+    [
+        ("published", "`published` needs an accuracy"),
+        ("published()", "`published` needs an accuracy"),
+        ("published(top1=76.13)", "must be a number from 0 to 1 (0.7613 is 76.13 per cent)"),
+        ("published(top1=-0.1)", "must be a number from 0 to 1"),
+        ('published("high")', "must be a number from 0 to 1"),
+        ("published(top1=0.9, top5=0.8)", "`top5` is less than `top1`"),
+        ("published(top2=0.9)", "has no parameter `top2`"),
+        ("published(top1=0.5), published(top5=0.6)", "`published` is given twice"),
+        ("published(0.5) == 0.5", "a test knows no `published`"),
+    ],
+)
+def test_what_is_published_is_a_share(netdsl: Any, tmp_path: Path, fact: str, message: str) -> None:
+    (tmp_path / "a.net").write_text(f"net a {{ input(8) -> fc(3) }}\ntest a {{ {fact} }}")
+    for command in (("check",), ("test",), ("test", "--shrink", "2")):
+        code, _, err = netdsl(*command, "a.net")
+        if "==" not in fact or len(command) == 1:
+            assert code == 2
+            assert message in err
+
+
+def test_what_is_published_is_told(netdsl: Any, tmp_path: Path) -> None:
+    text = "net a { input(8) -> fc(3) }\ntest a { params == 27, published(0.5, top5=0.75) }\n"
+    (tmp_path / "a.net").write_text(text)
+    code, out, _ = netdsl("test", "a.net")
+    assert code == 0
+    assert "a.net:a  1 expectation\n" in out
+    assert "published: top-1 50.00%, top-5 75.00%" in out
+    assert netdsl("fmt", "--check", "a.net")[0] == 0

@@ -1,0 +1,226 @@
+"""What the CUDA engine keeps and chooses: damaged files are made again, budgets are held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netdsl import backends
+from netdsl.backends.cuda import kept, nvrtc
+from netdsl.backends.cuda.backend import CudaBackend
+from netdsl.backends.cuda.prelude import PRELUDE
+from netdsl.backends.cuda.tuning import Candidate, Choices, Tuner
+from netdsl.errors import NetError
+from tests.conftest import ROOT
+from tests.described import described
+
+SOURCE = PRELUDE + 'extern "C" __global__ void run(i64 p) { *(float*)p = widen(bf16_t{1}); }'
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("NETDSL_CACHE", str(tmp_path / "cache"))
+    return kept.folder()
+
+
+class Ways:
+    """Candidates that take a known time; what was made and timed is noted."""
+
+    def __init__(self, **ms: float) -> None:
+        self.ms, self.made, self.timed = ms, list[str](), list[str]()
+        self.now = 0.0
+
+    def candidates(self) -> list[Candidate[str]]:
+        return [Candidate(name, self._maker(name)) for name in self.ms]
+
+    def _maker(self, name: str) -> Callable[[], str]:
+        def make() -> str:
+            self.made.append(name)
+            if self.ms[name] < 0:
+                raise ValueError(f"{name} is not to be had")
+            return name
+
+        return make
+
+    def milliseconds(self, name: str) -> float:
+        self.timed.append(name)
+        self.now += 1
+        return self.ms[name]
+
+    def chosen(self, tuner: Tuner, most: int = 8) -> str:
+        return tuner.fastest("this", self.candidates(), self.milliseconds, most)
+
+
+def test_the_fastest_is_found_and_remembered() -> None:
+    ways = Ways(likely=3.0, broken=-1.0, best=1.0, late=0.5)
+    tuner = Tuner(Choices("a gpu"))
+    assert ways.chosen(tuner, most=2) == "best"
+    assert ways.timed == ["likely", "best"]
+    assert tuner.choices
+    tuner.choices.save()
+    again = Ways(likely=3.0, best=9.0)
+    assert again.chosen(Tuner(Choices("a gpu"))) == "best"
+    assert (again.made, again.timed) == (["best"], [])
+    other = Ways(likely=1.0, best=2.0)
+    assert other.chosen(Tuner(Choices("another gpu"))) == "likely"
+
+
+def test_a_choice_that_is_not_offered_any_more_is_made_again() -> None:
+    choices = Choices("a gpu")
+    choices.put("this", "gone")
+    choices.put("that", "kept")
+    ways = Ways(first=2.0, second=1.0)
+    assert ways.chosen(Tuner(choices)) == "second"
+    assert choices.get("this") == "second"
+    broken = Ways(second=-1.0, third=4.0, fourth=3.0)
+    assert broken.chosen(Tuner(choices)) == "fourth"
+
+
+def test_a_budget_ends_the_timing() -> None:
+    ways, choices = Ways(a=3.0, b=2.0, c=1.0), Choices("a gpu")
+    tuner = Tuner(choices, 1.5, clock=lambda: ways.now)
+    assert ways.chosen(tuner) == "b"
+    assert choices.get("this") is None, "it is not known to be the best"
+    assert ways.chosen(tuner) == "a", "nothing is left: the likeliest"
+    assert ways.timed == ["a", "b"]
+    none = Ways(broken=-1.0, works=5.0, better=1.0)
+    assert none.chosen(Tuner(None, 0.0)) == "works"
+    assert none.timed == []
+
+
+def test_where_nothing_works_the_last_reason_is_told() -> None:
+    with pytest.raises(RuntimeError, match="b is not to be had"):
+        Ways(a=-1.0, b=-1.0).chosen(Tuner(None))
+    with pytest.raises(RuntimeError, match="nothing is offered"):
+        Ways().chosen(Tuner(None))
+
+
+def test_out_of_memory_is_no_reason_to_try_the_next() -> None:
+    def make() -> None:
+        raise MemoryError
+
+    candidates = [Candidate("a", make), Candidate("b", lambda: None)]
+    with pytest.raises(MemoryError):
+        Tuner(None).fastest("this", candidates, lambda made: 1.0, 2)
+
+
+def test_two_processes_add_to_what_lies_there() -> None:
+    one, two = Choices("a gpu"), Choices("a gpu")
+    one.put("this", "x")
+    two.put("that", "y")
+    one.save()
+    two.save()
+    both = Choices("a gpu")
+    assert (both.get("this"), both.get("that")) == ("x", "y")
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\0" * 500, b"[1, 2]", b'{"a": 1}'])
+@pytest.mark.parametrize("sealed", [False, True])
+def test_damaged_choices_are_forgotten(garbage: bytes, sealed: bool, cache: Path) -> None:
+    choices = Choices("a gpu")
+    choices.put("this", "x")
+    choices.save()
+    if sealed:  # as another version might have written it
+        kept.keep(choices.key, garbage)
+    else:
+        (cache / choices.key).write_bytes(garbage)
+    again = Choices("a gpu")
+    assert again.known == {}
+    again.put("this", "z")
+    again.save()
+    assert Choices("a gpu").get("this") == "z"
+
+
+def test_a_home_that_cannot_be_written_to_only_costs_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("NETDSL_CACHE", str(tmp_path / "file"))
+    kept.keep("key", b"content")
+    assert kept.read("key") is None
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The architectures that NVRTC compiled for; skipped where there is none."""
+    try:
+        nvrtc.library()
+    except NetError as e:
+        pytest.skip(str(e))
+    found, real = [], nvrtc.assembled
+
+    def counted(source: str, architecture: str) -> bytes:
+        found.append(architecture)
+        return real(source, architecture)
+
+    monkeypatch.setattr(nvrtc, "assembled", counted)
+    return found
+
+
+def test_machine_code_is_kept_by_source_and_gpu(calls: list[str]) -> None:
+    code = nvrtc.compiled(SOURCE, "sm_90")
+    assert code[:4] == b"\x7fELF"
+    assert nvrtc.compiled(SOURCE, "sm_90") == code
+    assert nvrtc.compiled(SOURCE, "sm_80") != code
+    assert nvrtc.compiled(SOURCE + "\n", "sm_90")[:4] == code[:4]
+    assert calls == ["sm_90", "sm_80", "sm_90"]
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda b: b"", lambda b: b[:-1], lambda b: b[:40] + b"x" + b[41:]]
+)
+def test_damaged_machine_code_is_made_again(calls: list[str], spoil: Any, cache: Path) -> None:
+    code = nvrtc.compiled(SOURCE, "sm_90")
+    (path,) = cache.iterdir()
+    path.write_bytes(spoil(path.read_bytes()))
+    assert nvrtc.compiled(SOURCE, "sm_90") == code
+    assert nvrtc.compiled(SOURCE, "sm_90") == code
+    assert len(calls) == 2
+
+
+def test_stale_machine_code_is_left_alone(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvrtc.compiled(SOURCE, "sm_90")
+    monkeypatch.setattr(nvrtc, "version", lambda: (99, 0))
+    nvrtc.compiled(SOURCE, "sm_90")
+    assert len(calls) == 2
+
+
+def test_gpus_newer_than_the_compiler_get_ptx(calls: list[str]) -> None:
+    assert nvrtc.target("90") == "sm_90"
+    newest = nvrtc.target("999")
+    assert newest.startswith("compute_")
+    assert b".target sm_" in nvrtc.compiled(SOURCE, newest)
+    with pytest.raises(NetError, match="compute capability 20"):
+        nvrtc.target("20")
+
+
+def test_a_kernel_that_does_not_compile_says_why(calls: list[str]) -> None:
+    with pytest.raises(RuntimeError, match="undefined"):
+        nvrtc.compiled('extern "C" __global__ void run() { nothing(); }', "sm_90")
+
+
+def test_tuning_from_the_command_line(netdsl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`compile --tune` binds every kernel within the budget; other devices have nothing to time."""
+    model = str(ROOT / "models" / "digits.net")
+    for command in ("compile", "train"):
+        code, _, err = netdsl(command, model, "--device", "reference", "--tune", "5")
+        assert code == 2
+        assert "`--tune` times plans on a GPU" in err
+    engine, given = described(monkeypatch), list[float]()
+
+    def tuned(self: CudaBackend, seconds: float) -> CudaBackend:
+        given.append(seconds)
+        return self
+
+    monkeypatch.setattr(CudaBackend, "tuned", tuned)
+    monkeypatch.setattr(backends, "open_backend", lambda device: engine)
+    code, _, err = netdsl("compile", model, "--train", "--device", "cuda", "--tune", "2.5")
+    assert code == 0
+    assert "every kernel built in" in err
+    assert given == [2.5]
+    assert len(engine.device.sources) > 10

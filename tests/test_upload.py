@@ -1,0 +1,152 @@
+"""Uploads ahead of the step, on streams that run whenever they like: every step reads its batch."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from netdsl.backends.arrays import ArrayBackend, reference
+from netdsl.backends.cuda.upload import Coming, Uploads
+from netdsl.language.parse import parse
+from netdsl.language.program import program
+from netdsl.train.loop import Trainer
+
+
+class Machine:
+    """CUDA's order of things: each stream is a queue, and what it does may happen at any time that
+    its events allow."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.queues: list[deque[tuple[Callable[[], bool], Callable[[], None]]]] = []
+
+    def Stream(self, non_blocking: bool) -> Any:
+        return _Stream(self)
+
+    def Event(self, disable_timing: bool) -> Any:
+        return _Event(self)
+
+    def alloc_pinned_memory(self, nbytes: int) -> Any:
+        return bytearray(nbytes + 16)
+
+    def step(self) -> bool:
+        """Does one thing that may be done now, if there is one."""
+        able = [q for q in self.queues if q and q[0][0]()]
+        if able:
+            self.rng.choice(able).popleft()[1]()
+        return bool(able)
+
+    def some(self) -> None:
+        for _ in range(self.rng.randrange(4)):
+            self.step()
+
+    def all(self) -> None:
+        while self.step():
+            pass
+        assert not any(self.queues)
+
+
+class _Stream:
+    def __init__(self, machine: Machine) -> None:
+        self.queue: deque[Any] = deque()
+        machine.queues.append(self.queue)
+
+    def put(self, does: Callable[[], None], may: Callable[[], bool] = lambda: True) -> None:
+        self.queue.append((may, does))
+
+    def wait_event(self, event: _Event) -> None:
+        wanted = event.recorded
+        self.put(lambda: None, lambda: event.done >= wanted)
+
+
+class _Event:
+    def __init__(self, machine: Machine) -> None:
+        self.machine, self.recorded, self.done = machine, 0, 0
+
+    def record(self, stream: _Stream) -> None:
+        self.recorded += 1
+        number = self.recorded
+        stream.put(lambda: setattr(self, "done", number))
+
+    def synchronize(self) -> None:
+        while self.done < self.recorded:
+            assert self.machine.step()
+
+
+@dataclass
+class There:
+    """An array on the device: copies happen when their stream comes to them."""
+
+    array: Any
+
+    @property
+    def data(self) -> There:
+        return self
+
+    def set(self, host: Any, stream: _Stream) -> None:
+        stream.put(lambda: np.copyto(self.array, host))
+
+    def copy_from_device_async(self, source: There, nbytes: int, stream: _Stream) -> None:
+        assert nbytes == self.array.nbytes
+        stream.put(lambda: np.copyto(self.array, source.array))
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("group", [1, 3])
+def test_every_step_reads_its_own_batch(seed: int, group: int) -> None:
+    machine = Machine(seed)
+    uploads = Uploads(machine, lambda shape, dtype: There(np.zeros(shape, dtype)))
+    stream, target = machine.Stream(True), There(np.zeros((2, 3), np.uint8))
+    seen: list[int] = []
+    batches = [np.full((2, 3), i % 251, np.uint8) for i in range(30)]
+    groups = [batches[i : i + group] for i in range(0, len(batches), group)]
+    coming = [uploads.send(b) for b in groups[0]]
+    for after in [*groups[1:], []]:
+        now, coming = coming, [uploads.send(b) for b in after]
+        for one in now:
+            for _ in range(machine.rng.choice((1, 2))):  # a look at it, and the step
+                uploads.pass_on(one, target, stream)
+                stream.put(lambda: seen.append(int(target.array[0, 0])))
+                machine.some()
+    machine.all()
+    assert list(dict.fromkeys(seen)) == [i % 251 for i in range(30)]
+    slots = uploads._free[2, 3, "|u1"]
+    assert len(slots) <= 2 * group + 1
+
+
+@dataclass(frozen=True)
+class Sending(ArrayBackend):
+    """The reference, which is sent every batch ahead as a GPU is."""
+
+    log: list[str] = field(default_factory=list)
+
+    def ahead(self, values: Any) -> Coming:
+        self.log.append("sent")
+        return Coming(values, None)  # type: ignore[arg-type]
+
+    def write(self, target: Any, values: Any) -> None:
+        if isinstance(values, Coming):
+            self.log.append("taken")
+            values = values.values
+        super().write(target, values)
+
+
+def test_training_sends_the_next_batch_before_it_runs_the_step() -> None:
+    text = "net n { input(8x8x1); fc(10) }\ndata { source = digits, batch = 128 }\ntrain { }"
+    backend = Sending("sending", np)
+    sending = Trainer(program(parse(text)), None, backend)
+    plain = Trainer(program(parse(text)), None, reference())
+    for groups, trainer in ((sending.stepper.sent(), sending), (plain.stepper.groups(), plain)):
+        for group in groups:
+            trainer.stepper.update(group)
+    steps = plain.steps
+    assert backend.log == ["sent", *["sent", "taken"] * (steps - 1), "taken"]
+    a, b = sending.state.snapshot(), plain.state.snapshot()
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+    assert sending.standing == plain.standing

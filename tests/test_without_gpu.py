@@ -1,0 +1,190 @@
+"""The CUDA engine where there is no GPU: the whole zoo binds, plans and compiles."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from netdsl.backends import repeatable
+from netdsl.backends.arrays import reference
+from netdsl.backends.cuda import convolution, nvrtc
+from netdsl.backends.cuda.backend import CUDA, CudaBackend
+from netdsl.backends.cuda.device import Device
+from netdsl.backends.cuda.libraries import cudnn
+from netdsl.backends.cuda.prelude import PRELUDE
+from netdsl.backends.cuda.tuning import Choices, Tuner
+from netdsl.errors import NetError
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.network import Network
+from netdsl.language.parse import parse
+from netdsl.language.program import load, program
+from netdsl.passes import pipeline
+from netdsl.plan.layout import contiguous
+from netdsl.plan.placement import Placement
+from netdsl.runtime.executor import Executor
+from netdsl.runtime.state import State
+from netdsl.signature import OneFrom
+from netdsl.train import loop
+from netdsl.train.compile import compile_step
+from netdsl.train.precision import PRECISIONS
+from netdsl.train.recipe import Recipe
+from netdsl.types import Attrs, Graph, Node, TensorType
+from netdsl.values import Symbol
+from tests.conftest import ROOT
+from tests.described import H100, cudnn_missing, described, plans_of
+from tests.graphs import plain_recipe
+
+MODELS = sorted((ROOT / "models").rglob("*.net"))
+BY_REFERENCE = ("groupnorm", ".local")
+"""Layers that parts of are computed by the operators' references yet."""
+IN_FULL = ("cifar", "lenet", "mobilenet")
+
+
+def recipe(precision: str) -> Recipe:
+    chosen = OneFrom("precision", PRECISIONS).accept(Symbol(precision))
+    return replace(plain_recipe(), precision=chosen)
+
+
+def graphs(path: Path) -> Iterator[Graph]:
+    """The training steps of a file's nets in mixed precision, of some in full too; and the
+    inference of the first. A net whose every layer another one has is left out: it has no kernel
+    of its own."""
+    file, seen = load(str(path)), set[object]()
+    for net in file.nets:
+        network = elaborate(file, net, Settings(batch=8, training=True))
+        own = parts(network)
+        if own <= seen:
+            continue
+        try:
+            yield compile_step(network, recipe("mixed"))
+            if path.stem in IN_FULL and not seen:
+                yield compile_step(network, recipe("full"))
+        except NetError:
+            assert path.stem == "unet"  # it gives no scores of classes
+        if not seen:
+            network = elaborate(file, net, Settings(batch=8))
+            yield pipeline.inference(network.graph).main
+        seen |= own
+
+
+def parts(network: Network) -> set[object]:
+    g = network.graph
+    return {(n.op, n.attrs, *(g[a].type for a in n.args)) for n in g.nodes.values() if n.args}
+
+
+def bound(graph: Graph, backend: CudaBackend) -> None:
+    """Every kernel of a graph bound, as training does it."""
+    state = State(backend)
+    state.arrays = {n.name: np.zeros(n.type.shape, n.type.dtype) for n in graph.states}
+    Executor(graph, backend, state)
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
+def test_the_zoo_binds_plans_and_compiles(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each convolution has a plan by cuDNN, each other kernel a source that NVRTC takes."""
+    compiles(sources(path, monkeypatch), every=8)
+
+
+@pytest.mark.slow
+def test_every_source_compiles_for_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    COMPILED.clear()
+    compiles(set().union(*(sources(path, monkeypatch) for path in MODELS)), every=1)
+
+
+def sources(path: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The sources of a file's nets, all of whose kernels are bound."""
+    backend, convolutions = described(monkeypatch), 0
+    for graph in graphs(path):
+        bound(graph, backend)
+        convolutions += len(graph.of("conv2d"))
+        known = any(layer in name for name in graph.nodes for layer in BY_REFERENCE)
+        assert known == bool(backend.fallbacks), backend.fallbacks
+        backend.fallbacks.clear()
+    if not cudnn_missing():
+        plans = plans_of(backend)
+        assert bool(plans) == bool(convolutions)
+        assert all(name.startswith("eng") for name in plans.values())
+    found: set[str] = backend.device.sources
+    assert not any("atomic" in source for source in found)  # sums are added in one order
+    return found
+
+
+COMPILED: set[str] = set()
+NEWEST, *OTHERS = ("sm_90", "sm_80", "sm_100")
+
+
+def compiles(sources: set[str], every: int) -> None:
+    """What is new to this process, for one generation of GPUs, and of it every so many for the
+    others."""
+    try:
+        nvrtc.library()
+    except NetError as e:
+        pytest.skip(str(e))
+    new = sorted(sources - COMPILED)
+    COMPILED.update(new)
+    jobs = [(NEWEST, new), *((other, new[::every]) for other in OTHERS)]
+    for architecture, some in jobs:
+        for i in range(0, len(some), 16):
+            assert nvrtc.assembled(joined(some[i : i + 16]), architecture)
+
+
+def joined(sources: list[str]) -> str:
+    """Several sources as one, each in a namespace of its own: that halves the time."""
+    text = [PRELUDE]
+    for k, source in enumerate(sources):
+        rest = source.removeprefix(PRELUDE).replace('extern "C" ', "")
+        text.append(f"namespace n{k} {{\n{rest}\n}}")
+        text += [f"#undef {name}" for name in re.findall(r"#define (\w+)", rest)]
+    return "\n".join(text)
+
+
+@pytest.mark.parametrize("op", ["conv2d", "conv2d_dgrad", "conv2d_wgrad"])
+def test_repeatable_plans_are_all_that_is_left(op: str) -> None:
+    """What cuDNN itself notes to differ from run to run cannot be built any more."""
+    if missing := cudnn_missing():
+        pytest.skip(missing)
+    shapes = [(8, 14, 14, 64), (64, 3, 3, 64), (8, 14, 14, 64)]
+    order = {"conv2d": (0, 1, 2), "conv2d_dgrad": (0, 1, 2), "conv2d_wgrad": (0, 2, 1)}[op]
+    places = [Placement(f"p{i}", "bfloat16", contiguous(shapes[i])) for i in order]
+    attrs = {"stride": (1, 1), "pad": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
+    node = Node("y", op, ("a", "b"), Attrs(attrs), TensorType(shapes[order[2]], "bfloat16"))
+    device = cudnn().create_device_properties(H100.read_text())
+
+    def buildable(repeatable: bool) -> list[str]:
+        graph, _ = convolution.graph_of(node, places, device_property=device)
+        found = []
+        for i, name in enumerate(convolution.prepared(graph, False, repeatable)):
+            with suppress(Exception):
+                convolution.built(graph, i)
+                found.append(name)
+        return found
+
+    everything, some = buildable(False), buildable(True)
+    assert some == buildable(True)
+    assert 0 < len(some) <= len(everything)
+    assert set(some) <= set(everything)
+    if op != "conv2d":  # sums of partial sums, in whatever order they come
+        assert len(some) < len(everything)
+
+
+def test_a_deterministic_recipe_asks_the_engine_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is timed, nothing remembered, and plans are the likeliest that repeat."""
+    device = Device.__new__(Device)
+    device.tuner, device.repeatable, device.chosen = Tuner(Choices("a gpu")), False, {"x": 1}
+    engine = CudaBackend("cuda", np, CUDA, device)
+    own = repeatable(engine).device
+    assert (own.repeatable, own.tuner.choices, own.tuner.left, own.chosen) == (True, None, 0, {})
+    assert (device.repeatable, device.chosen) == (False, {"x": 1})
+    asked: list[Any] = []
+    monkeypatch.setattr(loop, "repeatable", lambda backend: asked.append(backend) or backend)
+    text = "net n { input(8x8x1); fc(10) }\ndata { source = digits }\ntrain { deterministic = %s }"
+    for word in ("yes", "no"):
+        loop.Trainer(program(parse(text % word)), None, reference())
+    assert len(asked) == 1
