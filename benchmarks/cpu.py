@@ -39,6 +39,7 @@ class Contender:
     """A side in its process; `seconds` passed from its start until it had run twice."""
 
     def __init__(self, side: str, work: Work, folder: Path, caches: Path, still: bool) -> None:
+        self.side, self.work = side, work
         command = [sys.executable, "-m", "benchmarks.contender", side, work.name, str(folder)]
         environment = {
             **os.environ,
@@ -69,7 +70,8 @@ class Contender:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{' '.join(map(str, self.process.args))} ended with an error")
+            code = self.process.wait()
+            raise SystemExit(f"{self.side} of {self.work.name} ended with exit code {code}")
         return json.loads(line)
 
     def ask(self, what: object) -> Any:
