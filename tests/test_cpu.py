@@ -111,9 +111,16 @@ def test_what_has_no_kernel_is_computed_by_the_reference() -> None:
         np.testing.assert_allclose(found[label], expected[label], rtol=1e-10, atol=1e-10)
 
 
+_NARROW = (
+    "test_blocks",
+    "test_convolutions_of_many_shapes",
+    "test_products_of_many_shapes",
+)
+
+
 @pytest.mark.parametrize("lanes", [lanes for lanes in ("4", "8") if int(lanes) < width()])
 def test_narrower_vectors(lanes: str) -> None:
-    tests = [f"{__file__}::{t}" for t in ("test_blocks", "test_convolutions_of_many_shapes")]
+    tests = [f"{__file__}::{t}" for t in _NARROW]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "NETDSL_VECTOR": lanes, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
@@ -148,6 +155,32 @@ def test_convolutions_of_many_shapes(case: tuple[object, ...]) -> None:
         "dw": b.conv2d_wgrad(g, x, kernel=w.type.shape[1:3], **how),
     }
     same_as_the_interpreter(b.graph(outputs))
+
+
+PRODUCTS = (
+    # rows of the image, depth, columns
+    ((1,), 2048, 1000),
+    ((1, 1, 1), 300, 70),
+    ((3,), 513, 257),
+    ((8,), 1200, 130),
+    ((12,), 64, 2000),
+    ((2, 1, 3), 5, 7),
+    ((2, 7, 5), 48, 200),
+)
+
+
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_products_of_many_shapes(case: tuple[tuple[int, ...], int, int]) -> None:
+    """Few rows are shared out by columns, with what follows the product."""
+    lead, depth, columns = case
+    b = Builder(dtype="float32")
+    x = b.input("x", TensorType((*lead, depth)))
+    w = b.state("w", TensorType((columns, depth)), ("normal", 0.1))
+    bias = b.state("bias", TensorType((columns,)), ("normal", 1.0))
+    y = b.matmul(x, w)
+    outputs = {"y": y, "relu": b.relu(b.add(y, bias))}
+    same_as_the_interpreter(b.graph(outputs))
+    same_as_the_interpreter(b.graph({"relu": outputs["relu"]}))
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ class _Tasks:
             self.launched.stages.append([(rows.prepare, rows.args.ctypes.data)])
         self.launched.kept.append(rows)
         self.folding = body.fold(found, rows, 1, tasks)
-        unit = -found.run if per_row == 1 else per_row
+        unit = -found.run if per_row == 1 and not split else per_row
         if not shown:
             return [rows.function, rows.args.ctypes.data, unit, scratch, size]
         return [rows.function, rows.args.ctypes.data, unit, 0, 0]
