@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-MODES = ("eager", "graph", "compile")
-
 
 def lenet() -> nn.Module:
     return nn.Sequential(
