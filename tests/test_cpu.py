@@ -198,32 +198,6 @@ def test_products_of_many_shapes(case: tuple[tuple[int, ...], int, int]) -> None
     same_as_the_interpreter(b.graph({"relu": outputs["relu"]}))
 
 
-PRODUCTS = (
-    # rows of the image, depth, columns
-    ((1,), 2048, 1000),
-    ((1, 1, 1), 300, 70),
-    ((3,), 513, 257),
-    ((8,), 1200, 130),
-    ((12,), 64, 2000),
-    ((2, 1, 3), 5, 7),
-    ((2, 7, 5), 48, 200),
-)
-
-
-@pytest.mark.parametrize("case", PRODUCTS)
-def test_products_of_many_shapes(case: tuple[tuple[int, ...], int, int]) -> None:
-    """Few rows are shared out by columns, with what follows the product."""
-    lead, depth, columns = case
-    b = Builder(dtype="float32")
-    x = b.input("x", TensorType((*lead, depth)))
-    w = b.state("w", TensorType((columns, depth)), ("normal", 0.1))
-    bias = b.state("bias", TensorType((columns,)), ("normal", 1.0))
-    y = b.matmul(x, w)
-    outputs = {"y": y, "relu": b.relu(b.add(y, bias))}
-    same_as_the_interpreter(b.graph(outputs))
-    same_as_the_interpreter(b.graph({"relu": outputs["relu"]}))
-
-
 @pytest.mark.parametrize(
     ("path", "net"),
     [
