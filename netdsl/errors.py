@@ -127,6 +127,15 @@ _ALSO_CALLED = {
     "avg_pool": "avgpool",
     "avgpool2d": "avgpool",
     "gap": "globalavgpool",
+    "adaptiveavgpool": "globalavgpool",
+    "adaptiveavgpool2d": "globalavgpool",
+    "globalaveragepooling2d": "globalavgpool",
+    "batchnormalization": "batchnorm",
+    "zeropadding2d": "pad",
+    "conv2dtranspose": "convtranspose",
+    "convtranspose2d": "convtranspose",
+    "maxpooling2d": "maxpool",
+    "averagepooling2d": "avgpool",
     "relu6": "clamp",
     "lrelu": "leaky_relu",
     "sum": "add",
@@ -157,6 +166,9 @@ _ALSO_CALLED = {
 _ADVICE = {
     "activation": "activations are layers of their own: `conv(...) -> relu`",
     "act": "activations are layers of their own: `conv(...) -> relu`",
+    "silu": "it is `mul { identity | sigmoid }`",
+    "swish": "it is `mul { identity | sigmoid }`",
+    "shuffle": "training images come in a new order every epoch, which `seed` decides",
     "in_channels": "what flows in has its channels already; only `channels` out are given",
     "input_shape": "the shape stands in `input(28x28x1)`",
     "batch": "`batch` stands in the `data` section",
@@ -167,29 +179,33 @@ _ADVICE = {
     "weight_decay": "it stands in the optimizer: `optimizer = sgd(lr=0.1, weight_decay=1e-4)`",
     "smoothing": "it stands in the loss: `loss = cross_entropy(smoothing=0.1)`",
 }
+_MOST_LISTED = 40
 _PYTHON_WORDS = {"true": "yes", "false": "no", "none": "no"}
 
 
 def nearest(name: str, known: Iterable[str], what: str = "") -> str | None:
-    """A help line that offers the known name most like `name`, or lists them when they are few.
-
-    Other capitals and the names that other frameworks use count as alike.
-    """
+    """A help line that offers the known name most like `name`, or lists them when they are few."""
     names = sorted(set(known))
-    if name.lower() in _PYTHON_WORDS and _PYTHON_WORDS[name.lower()] not in names:
-        return f"write `{_PYTHON_WORDS[name.lower()]}`"
-    plain = {n.lower(): n for n in names}
-    alias = _ALSO_CALLED.get(name.lower(), name.lower())
-    if alias in plain:
-        return f"did you mean `{plain[alias]}`?"
-    if name in _ADVICE:
-        return _ADVICE[name]
-    close = get_close_matches(name.lower(), plain, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean `{plain[close[0]]}`?"
-    if 0 < len(names) <= 40:
+    found = elsewhere(name, names) or close(name, names)
+    if found is None and 0 < len(names) <= _MOST_LISTED:
         return f"{what or 'known names'}: {', '.join(names)}"
-    return None
+    return found
+
+
+def elsewhere(name: str, known: Iterable[str]) -> str | None:
+    """A help line for a name in other capitals, or for what other frameworks call so."""
+    plain = {n.lower(): n for n in known}
+    if name.lower() in _PYTHON_WORDS and _PYTHON_WORDS[name.lower()] not in plain:
+        return f"write `{_PYTHON_WORDS[name.lower()]}`"
+    alias = _ALSO_CALLED.get(name.lower(), name.lower())
+    return f"did you mean `{plain[alias]}`?" if alias in plain else _ADVICE.get(name.lower())
+
+
+def close(name: str, known: Iterable[str]) -> str | None:
+    """A help line that offers the known name that is spelt most alike."""
+    plain = {n.lower(): n for n in known}
+    found = get_close_matches(name.lower(), sorted(plain), n=1, cutoff=0.6)
+    return f"did you mean `{plain[found[0]]}`?" if found else None
 
 
 def internal(message: str) -> AssertionError:

@@ -6,6 +6,7 @@ every unknown name, missing argument and value out of range is told in the same 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -13,7 +14,7 @@ from typing import Any
 
 from netdsl.errors import Diagnostic, NetError, Span, nearest
 from netdsl.kinds import Anything, Extent, Kind, Mismatch, Shape
-from netdsl.values import Argument, Call, Symbol, Value, show
+from netdsl.values import Argument, Call, Size, Symbol, Value, show
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,20 @@ class Param:
     """One parameter: its name, the kind of value it takes, its default and a phrase on it.
 
     The default is written as in a file (`Symbol("he")`, 1) and goes through `kind` like any value.
+    One that is `named` is given by its name only, never by its place.
     """
 
     name: str
     kind: Kind = field(default_factory=Anything)
     default: Any = REQUIRED
     doc: str = ""
+    named: bool = False
 
 
 @dataclass(frozen=True)
 class Signature:
-    """A name and its parameters, in the order that positional arguments fill them."""
+    """A name and its parameters, in the order that positional arguments fill them; those that are
+    only named come last."""
 
     name: str
     params: tuple[Param, ...] = ()
@@ -119,13 +123,14 @@ class Signature:
         self, arguments: Sequence[Argument], span: Span | None, errors: list[Diagnostic]
     ) -> dict[str, Argument]:
         names = [p.name for p in self.params]
+        places = [p.name for p in self.params if not p.named]
         given: dict[str, Argument] = {}
         for index, argument in enumerate(arguments):
             name, where = argument.name, argument.span or span
-            if name is None and index >= len(names):
+            if name is None and index >= len(places):
                 errors.append(self._too_many(arguments, where))
                 break
-            name = name if name is not None else names[index]
+            name = name if name is not None else places[index]
             if name not in names:
                 message = f"`{self.name}` has no {self.noun} `{name}`"
                 errors.append(Diagnostic(message, where, nearest(name, names, "it has")))
@@ -150,12 +155,33 @@ class Signature:
             message = (
                 f"`{param.name}` of `{self.name}` must be {wanted}, not {show(argument.value)}"
             )
-            errors.append(Diagnostic(message, where, _hint(argument.value)))
+            errors.append(Diagnostic(message, where, self._remedy(param, argument.value)))
         except NetError as e:
             errors.extend(e.located(where).diagnostics)
 
+    def _remedy(self, param: Param, value: Value) -> str | None:
+        """What to write instead of a value that a parameter refuses."""
+        bare = _unquoted(value)
+        if bare is not None and _accepts(param.kind, bare):
+            return f"write `{show(bare)}` without quotes"
+        if isinstance(value, Symbol) and value.name not in value.variables:
+            if _accepts(param.kind, value.name):
+                return f"write `{show(value.name)}`"
+            for other in self.params:
+                if _accepts(other.kind, value) and not isinstance(other.kind, Anything):
+                    return f"did you mean `{other.name}={value}`?"
+        return hint(value)
+
     def _too_many(self, arguments: Sequence[Argument], where: Span | None) -> Diagnostic:
-        takes = f"`{self.name}` takes {_count(len(self.params), 'argument')}, here is one more"
+        count = sum(not p.named for p in self.params)
+        unnamed = " without a name" if count < len(self.params) else ""
+        takes = f"`{self.name}` takes {_count(count, 'argument')}{unnamed}, here is one more"
+        if any(isinstance(a.value, Call) for a in arguments):
+            help = f"layers are chained, not nested: `a -> {self.name}`"
+            return Diagnostic(takes, where, help)
+        if unnamed:
+            help = f"{self._usage()}; the size of what flows in is never given"
+            return Diagnostic(takes, where, help)
         numbers = [a.value for a in arguments if isinstance(a.value, int)]
         if self.params and isinstance(self.params[0].kind, Shape | Extent) and len(numbers) > 1:
             return Diagnostic(takes, where, f"a size is one word: `{'x'.join(map(str, numbers))}`")
@@ -174,18 +200,43 @@ class Signature:
         return f"{self.name}({inside})"
 
 
-def unknown_name(symbol: Symbol) -> str:
+def _unknown_name(symbol: Symbol) -> str:
     """A help line for a bare name that stands where a value must."""
     if symbol.name in ("true", "True", "false", "False"):
         return "write `yes` or `no`"
+    if symbol.name == "None":
+        return "write `none`, or `no`"
+    sides = symbol.name.split("x")
+    if len(sides) > 1 and all(side in symbol.variables for side in sides):
+        return f"a size that is computed is written `[{', '.join(sides)}]`"
     near = get_close_matches(symbol.name, symbol.variables, n=1)
     return f"no variable is called `{symbol.name}` here" + (
         f"; did you mean `{near[0]}`?" if near else ""
     )
 
 
-def _hint(value: Value) -> str | None:
-    return unknown_name(value) if isinstance(value, Symbol) else None
+def hint(value: object) -> str | None:
+    """A help line where a value is a bare name that means nothing."""
+    return _unknown_name(value) if isinstance(value, Symbol) else None
+
+
+def _accepts(kind: Kind, value: Value) -> bool:
+    try:
+        kind.accept(value)
+    except (Mismatch, NetError):
+        return False
+    return True
+
+
+def _unquoted(value: Value) -> Value:
+    """What a quoted text would be without its quotes."""
+    if not isinstance(value, str):
+        return None
+    if re.fullmatch(r"\d{1,9}", value):
+        return int(value)
+    if re.fullmatch(r"\d{1,9}(x\d{1,9})+", value):
+        return Size(tuple(map(int, value.split("x"))))
+    return Symbol(value) if value.isidentifier() else None
 
 
 def _count(n: int, noun: str) -> str:

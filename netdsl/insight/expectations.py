@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from netdsl.errors import NetError, fail, nearest
+from netdsl.errors import NetError, Span, fail, nearest
 from netdsl.insight import trial
 from netdsl.insight.gradcheck import LayerError, gradcheck
 from netdsl.insight.published import is_published, published
@@ -20,6 +21,7 @@ from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.language.unparse import expression
 from netdsl.signature import Param, Signature
+from netdsl.train.expect import METRICS
 from netdsl.types import dims
 from netdsl.values import Call, Size, Symbol, Value, show
 
@@ -157,7 +159,7 @@ def _run(program: Program, test: s.Test, dry: bool) -> TestResult:
         except NetError as e:
             errors.append(e.located(expectation.span))
     if errors:
-        raise NetError(*(d for e in errors for d in e.diagnostics))
+        raise NetError(*dict.fromkeys(d for e in errors for d in e.diagnostics))
     return TestResult(name, tuple(outcomes), facts)
 
 
@@ -170,12 +172,26 @@ def _outcome(asked: Asked, e: s.Expr) -> Outcome:
         return _gradients(asked, e)
     if isinstance(e, s.Flat) and len(e.rest) == 1 and e.rest[0][0] in _COMPARE:
         return _comparison(asked, e)
+    if isinstance(e, s.Number) and (parted := _parted(e.span)):
+        number, where = parted
+        help = f"write `{number.replace(',', '_')}`"
+        raise fail(
+            "a comma ends an expectation, thousands are set apart with `_`", where, help=help
+        )
     raise fail(
         f"`{expression(e)}` is no expectation",
         e.span,
         help="compare something: `params == 61_706`, `macs ~ 1.8e9`; or write `gradients`, "
         '`equal("a", "b")` or `not equal("a", "b")`',
     )
+
+
+def _parted(span: Span) -> tuple[str, Span] | None:
+    """The number whose thousands are set apart by commas, one of which stands at `span`."""
+    for m in re.finditer(r"\d{1,3}(?:,\d{3})+(?![\w.])", span.source.text):
+        if m.start() < span.start < m.end():
+            return m[0], Span(span.source, m.start(), m.end())
+    return None
 
 
 def _gradients(asked: Asked, e: s.Expr) -> Outcome:
@@ -227,6 +243,12 @@ def _value(asked: Asked, e: s.Expr) -> Any:
         except NetError as error:
             raise error.located(e.span) from None
     if isinstance(value, Call | Symbol):
+        if value.name in METRICS or value.name == "accuracy":
+            told = f"`{value.name}` is known when a net is trained"
+            recipe = "`train { expect test_accuracy >= 0.9 }`"
+            raise fail(
+                told, value.span, help=f"what a run must reach stands in its recipe: {recipe}"
+            )
         help = nearest(value.name, _KNOWN, "known are")
         raise fail(f"a test knows no `{value.name}`", e.span, help=help)
     return value.dims if isinstance(value, Size) else value

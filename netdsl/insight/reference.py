@@ -84,7 +84,12 @@ def layers_table() -> str:
     rows = [(_call(x.signature, x.arity == "many"), _explained(x)) for x in LAYERS.values()]
     rows.insert(0, ("input(shape)", "what the net is given"))
     inits = ", ".join(f"`{i.signature}`".replace("()", "") for i in INITS.values())
-    return f"{_table('layer', rows)}\n\nInitialisers: {inits}; a bare number is a constant."
+    named = dict.fromkeys(p.name for x in LAYERS.values() for p in x.signature.params if p.named)
+    return f"""{_table("layer", rows)}
+
+Given by their names only: {", ".join(f"`{n}`" for n in named)}.
+
+Initialisers: {inits}; a bare number is a constant."""
 
 
 def sections_table() -> str:

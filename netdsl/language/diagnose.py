@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
-from netdsl.errors import Diagnostic, Source, Span, nearest
+from netdsl.errors import Diagnostic, Source, Span
+from netdsl.language.mistakes import Place, usual
 
 _SECTION_START = re.compile(r"^(?:use|block|net|data|train|test)\b", re.MULTILINE)
 _WORDS = re.compile(
@@ -73,9 +74,9 @@ def _explain(
         return Diagnostic("the text ends too early", _after(source, last), _wanted(error))
     assert word is not None
     where = Span(source, word.start(), word.end())
-    return _specific(word[0], last[0] if last else "", where, error) or Diagnostic(
-        f"`{word[0]}` does not belong here", where, _wanted(error)
-    )
+    known = usual(Place(word[0], [m[0] for m in before], where, _expected(error)))
+    behind = f"after `{last[0]}`" if last and last[0] in (",", "->", "(") else "here"
+    return known or Diagnostic(f"`{word[0]}` does not belong {behind}", where, _wanted(error))
 
 
 def _after(source: Source, word: re.Match[str]) -> Span:
@@ -101,9 +102,10 @@ def _glued(source: Source, at: int) -> Diagnostic | None:
     if text[at] == "." and re.match(r"\.\d", text[at : at + 2]):
         return Diagnostic("a number begins with a digit", Span(source, at, at + 2), "write `0.5`")
     if not re.match(r'[\w\s(){}\[\]|,;:=+\-*/%<>~!."#]', text[at]):
-        meant = {"→": "write `->`", "×": "a size is `3x3`, a product `4*c`"}.get(text[at])
-        message = f"`{text[at]}` has no meaning in a .net file"
-        return Diagnostic(message, Span(source, at, at + 1), meant)
+        meant = {"→": "write `->`", "×": "a size is `3x3`, a product `4*c`", "&": "write `and`"}
+        stranger = "&&" if text.startswith("&&", at) else text[at]
+        message = f"`{stranger}` has no meaning in a .net file"
+        return Diagnostic(message, Span(source, at, at + len(stranger)), meant.get(text[at]))
     return None
 
 
@@ -142,50 +144,6 @@ def _unclosed(
     line, column = source.position(opened[-1].start())
     place = f"the `{opened[-1][0]}` at {line}:{column} is not closed"
     return Diagnostic(f"a `{needed}` is missing", _after(source, last), place)
-
-
-_NAME = re.compile(r"(?!\d)\w+")
-_KEYWORDS = {"let", "shared", "output", "if", "else", "for", "in", "and", "or", "not"}
-_SECTIONS = ("use", "block", "net", "data", "train", "test")
-_PYTHON = {"def", "class", "return", "import", "lambda", "while"}
-
-
-def _specific(word: str, last: str, where: Span, error: UnexpectedInput) -> Diagnostic | None:
-    """The mistakes that people make most, each with its own remedy."""
-    expected = _expected(error)
-    behind = where.source.text[where.start : where.start + 2]
-    if behind in ("//", "/*"):
-        return Diagnostic(f"`{behind}` does not belong here", where, "comments begin with `#`")
-    if behind == "=>":
-        return Diagnostic("`=>` does not belong here", where, "write `->`")
-    starts_layer = _NAME.fullmatch(word) is not None and word not in _KEYWORDS
-    if word in _PYTHON or last in _PYTHON:
-        return Diagnostic(f"`{word}` does not belong here", where, "a .net file holds no Python")
-    if "_BLOCK" in expected and _NAME.fullmatch(word):
-        close = nearest(word, _SECTIONS, "a file holds")
-        return Diagnostic(f"`{word}` does not belong here", where, close)
-    if "_ARROW" in expected and (starts_layer or word == "("):
-        help = "layers are chained with `->`; a statement ends at the end of its line or at `;`"
-        return Diagnostic(f"`->` is missing before `{word}`", where, help)
-    if word in ("-", ">", ".") and "_ARROW" in expected and "COMPARE" not in expected:
-        return Diagnostic(f"`{word}` does not chain layers", where, "write `->`")
-    if word == "=" and "COMPARE" in expected:
-        return Diagnostic("`=` does not compare", where, "write `==`")
-    if word == "." and re.match(r"\.\d", behind):
-        return Diagnostic("a number begins with a digit", where, "write `0.5`")
-    if word == "=" and last and "LPAR" in expected:
-        help = f"a label is written `{last}: ...`, a number `let {last} = ...`"
-        return Diagnostic("`=` does not belong here", where, help)
-    if word == ":" and "EQUAL" in expected:
-        return Diagnostic("`:` does not belong here", where, f"write `{last} = value`")
-    if last in ("|", "{") and word in ("|", "}"):
-        return Diagnostic("a branch is empty", where, "`identity` passes its input through")
-    if word == "|":
-        help = "`|` separates the branches of `add { a | b }` or `concat { a | b }`"
-        return Diagnostic("`|` does not belong here", where, help)
-    if last == "," or last == "->" or last == "(":
-        return Diagnostic(f"`{word}` does not belong after `{last}`", where, _wanted(error))
-    return None
 
 
 _FRIENDLY = {

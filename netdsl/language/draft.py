@@ -120,10 +120,9 @@ class Draft:
         )
 
     def tell(self, error: NetError, frame: Frame, span: Span | None = None) -> None:
-        """Keeps an error, once, with the call of the block that it happened in."""
+        """Keeps an error, once, with the calls of the blocks that it happened in."""
         for d in error.located(span).diagnostics:
-            if frame.calls and not any("called at" in note for note in d.notes):
-                d = replace(d, notes=(*d.notes, f"in {frame.calls[-1].note(d.span)}"))
+            d = replace(d, notes=(*d.notes, *_way(d, frame.calls)))
             at = (d.span.start, d.span.end) if d.span else (0, 0)
             self.errors.setdefault((d.message, *at), d)
 
@@ -149,6 +148,9 @@ class Draft:
         settings = self.settings
         kind = TensorType((settings.batch, *call.shape), settings.pixels or settings.dtype)
         _check_size(kind, call.span)
+        doubt = _channels_first(call.shape)
+        if doubt:
+            self.warnings[call.path] = Diagnostic(doubt, call.span)
         with self.b.at(call.span, call.path):
             node = self.b.input(call.path, kind)
             if settings.prepare is not None:
@@ -164,7 +166,11 @@ class Draft:
             with self.b.at(span, call.path):
                 y = layer.build(site, nodes if layer.arity == "many" else nodes[0], **call.bound)
         except NetError as e:
-            raise _explained(e, call.step, flows) from None
+            told = _explained(e, call.step, flows)
+            inputs = (_channels_first(c.shape) for c, _ in self.made if isinstance(c, InputCall))
+            doubts = (_by_place(call), *inputs)
+            notes = tuple(doubt for doubt in doubts if doubt)
+            raise NetError(*(replace(d, notes=d.notes + notes) for d in told.diagnostics)) from None
         emitted = list(islice(reversed(self.b.nodes), len(self.b.nodes) - before))
         for node in emitted:
             _check_size(self.b.nodes[node].type, span)
@@ -177,6 +183,37 @@ class Draft:
         alike = layer.arity == "one" and y.type.shape == flows[0].node.type.shape
         maker = flows[0].maker if alike else Maker(call.text, span, call.within)
         return Flow(y, maker, len(self.made))
+
+
+def _way(d: Diagnostic, calls: Sequence[CallSite]) -> list[str]:
+    """The calls that led to an error, innermost first, without those that are told already."""
+    shown = calls if len(calls) <= 3 else (calls[0], *calls[-2:])
+    ways = [call.note(d.span) for call in reversed(shown)]
+    return [f"in {way}" for way in ways if not any(way in note for note in d.notes)]
+
+
+def _channels_first(shape: tuple[int, ...]) -> str | None:
+    """What is to be said of an input that looks like channels x height x width."""
+    if len(shape) != 3:
+        return None
+    c, h, w = shape
+    if min(h, w) <= 3 or not (c == 3 or (c == 1 and h == w)):
+        return None
+    return (
+        f"input({dims(shape)}) is an image {c} high and {h} wide with {w} channels; "
+        f"is it {dims((h, w, c))}?"
+    )
+
+
+def _by_place(call: LayerCall) -> str | None:
+    """How arguments without names were read, where that many may be meant otherwise: other
+    languages give the channels that flow in first."""
+    params = call.layer.signature.params
+    placed = [a for a in call.given if a.name is None]
+    if len(placed) < 3 or params[0].name != "channels":
+        return None
+    read = [replace(a, name=p.name) for a, p in zip(placed, params, strict=False)]
+    return f"read as {call_text(call.step.name, read)}; channels that flow in are never given"
 
 
 def _explained(error: NetError, step: s.Step, flows: Sequence[Flow]) -> NetError:

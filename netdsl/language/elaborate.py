@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from netdsl.errors import Diagnostic, NetError, Span, fail, nearest
+from netdsl.errors import Diagnostic, NetError, Span, close, elsewhere, fail
 from netdsl.kinds import Number, Shape
 from netdsl.language import syntax as s
 from netdsl.language.draft import (
@@ -35,8 +35,8 @@ from netdsl.language.network import Network
 from netdsl.language.program import Program, bind_params, instance_chain
 from netdsl.language.shrink import shrunk
 from netdsl.layers import LAYERS, Layer
-from netdsl.signature import Param, Signature
-from netdsl.values import Argument, Value, show
+from netdsl.signature import Param, Signature, hint
+from netdsl.values import Argument, Call, Value, show
 
 MOST_REPEATS = 10_000
 
@@ -109,7 +109,11 @@ class _Elaborator:
 
     def _let(self, let: s.Let, current: Flowing, frame: Frame) -> None:
         try:
-            frame.variables[let.name] = evaluate(let.value, frame.scope(current))
+            value = evaluate(let.value, frame.scope(current))
+            if isinstance(value, Call) and self._is_layer(value.name):
+                help = f"a place in the net is named by a label: `{let.name}: {value.name}(...)`"
+                raise fail("`let` names numbers and lists, no layers", let.value.span, help=help)
+            frame.variables[let.name] = value
         except NetError as e:
             frame.variables[let.name] = Broken()
             self._tell(e, frame, let.span)
@@ -221,7 +225,8 @@ class _Elaborator:
         try:
             times = evaluate(repeat.count, frame.scope(current))
             if isinstance(times, bool) or not isinstance(times, int):
-                raise fail(f"repeats are a whole number, not {show(times)}", repeat.count.span)
+                message = f"repeats are a whole number, not {show(times)}"
+                raise fail(message, repeat.count.span, help=hint(times))
             if not 0 <= times <= MOST_REPEATS:
                 help = f"from 0 to {MOST_REPEATS:,} repeats are possible"
                 raise fail(f"{times:,} repeats", repeat.count.span, help=help)
@@ -249,16 +254,18 @@ class _Elaborator:
         try:
             items = evaluate(loop.items, frame.scope(current))
             if not isinstance(items, tuple):
-                raise fail(f"`for` goes through a list, not {show(items)}", loop.items.span)
+                help = hint(items) or "`range(3)` is the list [0, 1, 2]"
+                message = f"`for` goes through a list, not {show(items)}"
+                raise fail(message, loop.items.span, help=help)
         except NetError as e:
             self._tell(e, frame, loop.span)
             return Absent.BROKEN
         outer = dict(frame.variables)
         inner = replace(frame, repeated=True)
-        for item in items:
+        for i, item in enumerate(items):
             self.draft.check_limits(loop.span, frame)
             try:
-                frame.variables.update(_unpacked(loop, item))
+                frame.variables.update(_unpacked(loop, i, item))
             except NetError as e:
                 self._tell(e, frame, loop.span)
                 return Absent.BROKEN
@@ -301,7 +308,7 @@ class _Elaborator:
 
     def _no_branches(self, step: s.Step) -> None:
         if step.branches is not None:
-            help = "branches stand after `add`, `mul` or `concat`"
+            help = "branches stand after `add`, `mul` or `concat`; a group is `( ... )`"
             raise fail(f"`{step.name}` takes no branches", step.name_span, help=help)
 
     def _use_shared(
@@ -389,26 +396,45 @@ class _Elaborator:
     def _find_layer(self, step: s.Step, frame: Frame) -> Layer:
         layer = LAYERS.get(step.name)
         if layer is None:
-            known = [*LAYERS, *self.program.blocks, *frame.labels, *frame.shared, "input"]
-            help = nearest(step.name, known) or "a block is written `block NAME(...) { ... }`"
+            help = self._unknown(step.name, frame)
             raise fail(f"unknown layer or block `{step.name}`", step.name_span, help=help)
         if layer.arity == "many" and not step.branches:
             help = f"write them as `{step.name} {{ a | b }}`"
             raise fail(f"`{step.name}` needs branches", step.name_span, help=help)
         return layer
 
+    def _is_layer(self, name: str) -> bool:
+        return name in LAYERS or name in self.program.blocks
+
+    def _unknown(self, name: str, frame: Frame) -> str:
+        """What to do about a name that is neither a layer nor a block."""
+        if name in frame.variables:
+            return f"`{name}` is a number here; what flows on is named by a label, `{name}: ...`"
+        known = [*LAYERS, *self.program.blocks, *frame.labels, *frame.shared, "input"]
+        if told := elsewhere(name, known):
+            return told
+        define = f"define `block {name}(...) {{ ... }}`, or `use` the file that has it"
+        near = close(name, known)
+        return f"{near} Else {define}" if near else define
+
     def _branches(self, step: s.Step, current: Flowing, frame: Frame) -> list[Flowing]:
         return [self._chain(branch, current, frame) for branch in step.branches or ()]
 
 
-def _unpacked(loop: s.For, item: Value) -> dict[str, Value]:
+def _unpacked(loop: s.For, turn: int, item: Value) -> dict[str, Value]:
     """The variables of one turn of a loop."""
     names = loop.variables
     if len(names) == 1:
         return {names[0]: item}
     if not isinstance(item, tuple) or len(item) != len(names):
-        message = f"`for` takes lists of {len(names)} apart, here is {show(item)}"
-        raise fail(message, loop.items.span)
+        written = loop.items.items if isinstance(loop.items, s.Listing) else ()
+        where = written[turn].span if written else loop.items.span
+        given = f"has {len(item)}" if isinstance(item, tuple) else "is no list"
+        raise fail(
+            f"`for {', '.join(names)}` needs {len(names)} values a turn, {show(item)} {given}",
+            where,
+            help=f"each entry of the list is a list itself: [{', '.join(names)}]",
+        )
     return dict(zip(names, item, strict=True))
 
 

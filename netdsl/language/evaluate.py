@@ -10,7 +10,7 @@ from typing import Any
 
 from netdsl.errors import NetError, Span, fail, nearest
 from netdsl.language import syntax as s
-from netdsl.signature import unknown_name
+from netdsl.signature import hint
 from netdsl.values import Argument, Call, Size, Symbol, Value, show
 
 LARGEST_NUMBER = 10**15
@@ -118,11 +118,9 @@ def _index(expr: s.Index, scope: Scope) -> Value:
         if isinstance(value, Size):
             value = value.dims
         if not isinstance(value, tuple):
-            raise fail(
-                f"{show(value)} is no list, it has no entries", expr.span, help=_unknown(value)
-            )
+            raise fail(f"{show(value)} is no list, it has no entries", expr.span, help=hint(value))
         if isinstance(at, bool) or not isinstance(at, int):
-            raise fail(f"an index is a whole number, not {show(at)}", place.span, help=_unknown(at))
+            raise fail(f"an index is a whole number, not {show(at)}", place.span, help=hint(at))
         if not -len(value) <= at < len(value):
             raise fail(f"the list has {len(value)} entries, there is no [{at}]", place.span)
         value = value[at]
@@ -142,12 +140,8 @@ def _numeric(expr: s.Expr, scope: Scope) -> Any:
 
 def _as_number(value: Value, span: Span) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise fail(f"a number is needed here, not {show(value)}", span, help=_unknown(value))
+        raise fail(f"a number is needed here, not {show(value)}", span, help=hint(value))
     return value
-
-
-def _unknown(value: Value) -> str | None:
-    return unknown_name(value) if isinstance(value, Symbol) else None
 
 
 def _divide(a: Any, b: Any) -> int | float:

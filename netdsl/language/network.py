@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,8 @@ from netdsl.errors import Diagnostic, Span, fail, nearest
 from netdsl.ops import OPS
 from netdsl.ops.op import Cost
 from netdsl.types import Graph, Node, TensorType
+
+_MOST_SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +47,21 @@ class Network:
     def place(self, path: str, span: Span | None = None) -> Node:
         """What flows out of a path. Raises NetError where there is no such place."""
         if path not in self.places:
-            raise fail(
-                f"`{self.name}` has no place `{path}`", span, help=nearest(path, self.places)
-            )
+            help = self._like(path) or nearest(path, self.places)
+            raise fail(f"`{self.name}` has no place `{path}`", span, help=help)
         return self.graph[self.places[path]]
+
+    def _like(self, path: str) -> str | None:
+        """A help line where a path occurs with numbers, or further in."""
+        numbered = re.compile(r"\d*\.".join(map(re.escape, path.split("."))) + r"\d*")
+        found = [p for p in self.places if numbered.fullmatch(p)]
+        if found:
+            why = "repeats and siblings of one name are numbered"
+        else:
+            why = "a path holds the labels and blocks on the way"
+            found = [p for p in self.places if p.endswith(f".{path}")]
+        more = ", ..." if len(found) > _MOST_SHOWN else ""
+        return f"{why}: {', '.join(found[:_MOST_SHOWN])}{more}" if found else None
 
     @cached_property
     def parameters(self) -> tuple[Node, ...]:

@@ -13,8 +13,9 @@ from netdsl.kinds import Anything
 from netdsl.language import syntax as s
 from netdsl.language.evaluate import Scope, arguments, evaluate
 from netdsl.language.parse import parse
+from netdsl.language.unparse import expression
 from netdsl.signature import REQUIRED, Param, Signature
-from netdsl.values import Argument, Value
+from netdsl.values import Argument, Symbol, Value
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def _used(
         else:
             try:
                 if target not in known:
-                    other = parse(read(target), target)
+                    other = parse(_read_used(read, target, here), target)
                     brought = _used(other, read, (*path, target), errors, known)
                     own = {b.name: b for b in other.items if isinstance(b, s.Block)}
                     known[target] = _joined(brought, own, item.span, errors)
@@ -195,6 +196,15 @@ def _used(
             except NetError as e:
                 errors.extend(e.located(item.span).diagnostics)
     return blocks
+
+
+def _read_used(read: Reader, target: str, here: str) -> str:
+    try:
+        return read(target)
+    except NetError as e:
+        folder = f"`{here}`" if here else "the current one"
+        rule = f"the path begins at the folder of the file that it stands in, here {folder}"
+        raise NetError(*(replace(d, help=d.help or rule) for d in e.diagnostics)) from None
 
 
 def _joined(
@@ -227,7 +237,8 @@ def section_values(section: s.Section) -> tuple[Argument, ...]:
 def signature_of(item: s.Block | s.Net) -> Signature:
     """The parameters of a block or net; defaults are evaluated where they are bound."""
     params = (
-        Param(p.name, Anything(), REQUIRED if p.default is None else None) for p in item.params
+        Param(p.name, Anything(), Symbol(expression(p.default)) if p.default else REQUIRED)
+        for p in item.params
     )
     return Signature(item.name, tuple(params))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netdsl.errors import fail
-from netdsl.kinds import Extent, Flag, Mismatch, OneOf, Whole
+from netdsl.kinds import Extent, Mismatch, Whole
 from netdsl.layers.init import INIT, INITS, Fans, initialiser
 from netdsl.layers.layer import Layer, Site, Widths, image_of
 from netdsl.ops.windows import Pads, Pair, out_size, reach
@@ -35,7 +35,7 @@ class Padding:
 
 def pads(pad: str | Pads, kernel: Pair, dilation: Pair = (1, 1)) -> Pads:
     """Padding in pixels. `same` makes the output ceil(size / stride): the kernel's reach less one,
-    the odd pixel below and to the right."""
+    half on each side whatever the stride, the odd pixel below and to the right."""
     if not isinstance(pad, str):
         return pad
     sides = [reach(k, d) - 1 for k, d in zip(kernel, dilation, strict=True)]
@@ -88,10 +88,32 @@ class _Wrapped:
 
 _WEIGHT_NORM = _Wrapped(Signature("weightnorm", (Param("init", INIT, Symbol("he")),)))
 
+
+@dataclass(frozen=True)
+class Bias:
+    """`no`, `yes` or an initialiser."""
+
+    def accept(self, value: Value) -> bool | Chosen:
+        if isinstance(value, bool):
+            return value
+        wanted = Mismatch("`yes`, `no` or an initialiser")
+        if isinstance(value, Symbol) and value.name.lower() in ("true", "false", "none"):
+            raise wanted
+        try:
+            chosen: Chosen = INIT.accept(value)
+        except Mismatch:
+            raise wanted from None
+        return chosen
+
+
 WEIGHT = Param(
-    "weight", Weight(), Symbol("he"), "initialiser of the weights, or weightnorm(initialiser)"
+    "weight",
+    Weight(),
+    Symbol("he"),
+    "initialiser of the weights, or weightnorm(initialiser)",
+    named=True,
 )
-BIAS = Param("bias", OneOf((Flag(), INIT)), True, "`no`, `yes` or an initialiser")
+BIAS = Param("bias", Bias(), True, "`no`, `yes` or an initialiser", named=True)
 
 
 def weight(site: Site, taps: Taps, init: Chosen) -> Node:

@@ -116,9 +116,10 @@ def channels(x: Node) -> int:
 def image_of(x: Node, what: str) -> tuple[int, int, int, int]:
     """The shape of an image batch. Raises NetError where `x` is none."""
     if x.type.rank != 4:
-        raise fail(
-            f"`{what}` needs an image of height x width x channels, not {dims(x.type.shape[1:])}",
-            help="put it before layers that flatten, such as `fc`",
-        )
+        size = dims(x.type.shape[1:])
+        help = "put it before layers that flatten, such as `fc`"
+        if x.type.rank == 3:
+            help = f"channels are given too: `input({size}x1)`"
+        raise fail(f"`{what}` needs an image of height x width x channels, not {size}", help=help)
     n, h, w, c = x.type.shape
     return n, h, w, c

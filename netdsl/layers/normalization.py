@@ -86,13 +86,15 @@ def _groupnorm(site: Site, x: Node, groups: int, eps: float, **scale: Any) -> No
     return _scaled(site, y, **scale)
 
 
-_EPS = Param("eps", Number(above=0), 1e-5, "added to the variance")
+_EPS = Param("eps", Number(above=0), 1e-5, "added to the variance", named=True)
 _AFFINE = (
-    Param("affine", Flag(), True, "learn a factor and an offset for each channel"),
-    Param("gamma", INIT, Symbol("ones"), "initial factor"),
-    Param("beta", INIT, Symbol("zeros"), "initial offset"),
+    Param("affine", Flag(), True, "learn a factor and an offset for each channel", named=True),
+    Param("gamma", INIT, Symbol("ones"), "initial factor", named=True),
+    Param("beta", INIT, Symbol("zeros"), "initial offset", named=True),
 )
-_MOMENTUM = Param("momentum", Number(0, 1), 0.1, "weight of the new batch in the running moments")
+_MOMENTUM = Param(
+    "momentum", Number(0, 1), 0.1, "weight of the new batch in the running moments", named=True
+)
 
 LAYERS = (
     Layer(

@@ -53,17 +53,23 @@ def _remedy(xs: Sequence[Node]) -> str:
         return "`fc` flattens; `conv(channels, 1x1)` keeps an image of 1x1 pixels"
     if ranks == {2}:
         return "make their units equal, for example with `fc(units)` in one branch"
-    if len({x.type.shape[1:-1] for x in xs}) > 1:
+    sides = len({x.type.shape[1:-1] for x in xs}) > 1
+    wide = len({x.type.shape[-1] for x in xs}) > 1
+    if sides and wide:
+        return (
+            "make heights, widths and channels equal, for example with "
+            "`conv(channels, 1x1, stride=2)` in one branch"
+        )
+    if sides:
         return "make the heights and widths equal: look at `stride` and `pad` of both branches"
     return "make the channels equal, for example with `conv(channels, 1x1)` in one branch"
 
 
 def _concat(site: Site, xs: Sequence[Node]) -> Node:
     if len({x.type.shape[:-1] for x in xs}) > 1:
-        raise fail(
-            _branches("concat", xs),
-            help="branches are joined along channels; make their heights and widths equal",
-        )
+        mixed = len({x.type.rank for x in xs}) > 1
+        sides = "channels may differ; make the heights and widths equal by `stride` and `pad`"
+        raise fail(_branches("concat", xs), help=_remedy(xs) if mixed else sides)
     return site.b.concat(*xs, axis=xs[0].type.rank - 1)
 
 
