@@ -9,7 +9,9 @@ import pytest
 
 from netdsl.errors import NetError
 from netdsl.insight.check import check_program
+from netdsl.insight.expectations import run_test
 from netdsl.language.elaborate import elaborate
+from netdsl.language.format import format_file
 from netdsl.language.parse import parse
 from netdsl.language.program import program
 from tests.conftest import ROOT
@@ -31,19 +33,22 @@ def test_the_first_net_is_the_file_of_that_name() -> None:
     assert body == (ROOT / path).read_text().partition("\n")[2]
 
 
-def test_the_language_in_a_minute_parses() -> None:
-    assert len(parse(BLOCKS[1]).items) == 2
+@pytest.mark.parametrize("text", BLOCKS[:3], ids=["digits", "language", "recipes"])
+def test_the_nets_that_are_shown_are_sound(text: str) -> None:
+    whole = program(parse(text))
+    nets, warnings = check_program(whole)
+    assert nets
+    assert not warnings
+    assert all(run_test(whole, test).ok for test in whole.tests)
 
 
-def test_the_recipes_that_are_shown_are_sound() -> None:
-    assert check_program(program(parse(BLOCKS[2]))) == (["small"], [])
-
-
-def test_the_error_that_is_shown_is_the_error_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    text = (ROOT / "models" / "resnet.net").read_text()
-    wrong = text.replace("| shortcut(4*c, stride) }", "| identity }")
-    assert wrong != text
+def test_the_error_that_is_shown_is_the_error_that_is_told() -> None:
+    wrong = BLOCKS[1].replace("| shortcut(4*c, stride) }", "| identity }")
+    assert wrong != BLOCKS[1]
     with pytest.raises(NetError) as e:
-        elaborate(program(parse(wrong, "models/resnet.net")))
+        elaborate(program(parse(wrong, "small.net")))
     assert e.value.diagnostics[0].render() + "\n" == BLOCKS[3]
+
+
+def test_the_nets_that_are_shown_are_laid_out_as_fmt_does() -> None:
+    assert format_file(parse(BLOCKS[1]), BLOCKS[1]) == BLOCKS[1]

@@ -59,9 +59,17 @@ _EXPRESSIONS = (
     + ", ".join(f"`{usage}`" for _, usage in FUNCTIONS.values())
     + """. A division that comes out even stays a whole number, so `in.channels/4` is a channel count.
 
-`pad` takes `same` (the output is the input over the stride, rounded up), one number, a size such
-as `1x2`, or `[top, bottom, left, right]`. `for c in list { }` and `for c, n in list_of_lists { }`
-are chains too."""
+`pad` takes `same`, one number, a size such as `1x2`, or `[top, bottom, left, right]`. `same` adds
+dilation * (kernel - 1) pixels each way, half on each side whatever the stride, the odd one of an even
+kernel below and to the right; the output is the input over the stride, rounded up. In `convtranspose`
+it makes the output the input times the stride, and takes off kernel less stride as evenly.
+
+`for c in list { }` and `for c, n in list_of_lists { }`, with as many names as each list has entries,
+are chains too, in nets and in blocks.
+
+A path holds the labels, blocks and layers on the way. What has no label is called by its name and
+its number among those of that name there, from 1; so is a label in a loop or a repeat:
+`s1.basic4.cb1.conv1.weight`."""
 )
 
 _TESTS = (
