@@ -64,7 +64,8 @@ _OF_OTHERS = {
 def _foreign(at: Place) -> Diagnostic | None:
     """Words of other languages."""
     written = at.behind[:2] if at.behind[:2] in _OF_OTHERS else at.word
-    if written in _OF_OTHERS and not (written == "//" and "TIMES" in at.expected):
+    branch = written == "||" and "_OR" not in at.expected
+    if written in _OF_OTHERS and not branch:
         help = _OF_OTHERS[written]
         where = replace(at.span, end=at.span.start + len(written))
         return Diagnostic(f"`{written}` does not belong here", where, help)
@@ -109,7 +110,8 @@ def _of_arithmetic(at: Place) -> Diagnostic | None:
         operand = re.match(r"\W+(\w*)", at.behind)
         other = operand[1] if operand and operand[1] else "1"
         return at.misplaced(f"write `* ({count} {at.word} {other})`")
-    if at.word[0].isdigit() and re.match(r"\d+\s*\*", at.behind) and "NUMBER" not in at.expected:
+    begins = "NAME" in at.expected and "NUMBER" not in at.expected
+    if begins and re.match(r"\d+\s*\*", at.behind):
         return at.misplaced(f"repeats stand behind: `relu * {at.word}`")
     if at.last == "," and at.glued and re.fullmatch(r"\d{3}", at.word):
         return at.misplaced("thousands are set apart with `_`, as in `1_024`")
