@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -18,7 +17,7 @@ from netdsl.backends.cpu.product import pack, product
 from netdsl.backends.cpu.products import Pass, Product, conv, dgrad, matmul
 from netdsl.backends.cpu.rows import build
 from netdsl.backends.cpu.target import width
-from netdsl.backends.cpu.tile import tile
+from netdsl.backends.cpu.tile import asked, tile
 from netdsl.backends.cpu.wgrad import Wgrad, long_sum
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Ints, contiguous
@@ -264,13 +263,15 @@ class _Tasks:
             ]
         )
 
-    def _ahead(self, one: Pass) -> tuple[int, int]:
+    def _ahead(self, one: Pass) -> tuple[int, int, int]:
         """Bytes from pixel to pixel that a tile asks for, where each pixel is read but once, and
-        how many lines of each, as a power of two."""
+        how it comes from one pixel's lines to the next one's: see tile.py."""
         depth = min(self.p.weights.depth, CHUNK // (self.block_width * 4))
         if sum(len(t.pieces) for t in one.taps) != 1 or self.p.image_k != 4:
-            return 0, 0
-        return one.image_strides[2], max(0, math.ceil(math.log2(depth * 4 / 64)))
+            return 0, 0, 1
+        pixel, lines = one.image_strides[2], asked(self.block_width // width())
+        times = -(-depth * 4 // (64 * lines))
+        return pixel, pixel - 64 * lines * (times - 1), times
 
     def _outer(self) -> bool:
         """Whether a shallow product fills long rows: each is written from its beginning to its

@@ -22,13 +22,14 @@ def long(n: int) -> Value:
 
 @dataclass
 class Function:
-    """A task's function in the making: `f(args, a, b, c, d, e)`, all whole numbers."""
+    """A function in the making, of whole numbers: a task's is `f(args, a, b, c, d, e)`."""
 
     name: str
+    count: int = 6
 
     def __post_init__(self) -> None:
         self.module = ir.Module(self.name)
-        kind = ir.FunctionType(ir.VoidType(), [I64] * 6)
+        kind = ir.FunctionType(ir.VoidType(), [I64] * self.count)
         self.function = ir.Function(self.module, kind, self.name)
         self.b = ir.IRBuilder(self.function.append_basic_block())
         self.args = self.function.args

@@ -78,8 +78,8 @@ def call_tile(
     add: Any,
     columns: Any,
     ahead: Any,
-    ahead_row: Any,
-    ahead_shift: Any,
+    jump: Any,
+    times: Any,
 ) -> Any:
     """Calls a micro-kernel; see tile.py."""
     return _caller(15, _call)

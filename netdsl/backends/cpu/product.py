@@ -29,10 +29,12 @@ PASS = (
     "weight_k",
     "group",
     "ahead",
-    "shift",
+    "jump",
+    "times",
 )
 # `group`: how many chunks a column block goes through before the next one; `ahead`: bytes from
-# pixel to pixel where a tile asks for the next ones, each of 2^`shift` lines; 0 where they are near
+# pixel to pixel where a tile asks for the next ones, 0 where they are near; `jump` and `times` are
+# those of tile.py
 COLUMN = ("image", "weight", "out", "columns", "long_tile", "short_tile")
 CHUNK = ("taps", "count", "image", "weight", "depth")
 
@@ -50,7 +52,7 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
         row0 = (q % blocks) * block
         begin, end = 0, 0
         for p in range(passes):
-            one = args + 80 + p * 168
+            one = args + 80 + p * 176
             image, image_row = long_at(one), long_at(one + 16)
             image_pixel, image_k = long_at(one + 24), long_at(one + 32)
             out_row, out_pixel = long_at(one + 56), long_at(one + 64)
@@ -64,7 +66,8 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
                 out = local + slot * size + long_at(one + 40) - row0 * out_row
             else:
                 out = long_at(one + 40) + n * long_at(one + 48)
-            group, ahead, shift = long_at(one + 144), long_at(one + 152), long_at(one + 160)
+            group, ahead = long_at(one + 144), long_at(one + 152)
+            jump, times = long_at(one + 160), long_at(one + 168)
             begin = long_at(columns + column0 * 48 + 16) // 4
             for ch in range(0, chunk_count, group):
                 for cb in range(column0, min(column1, long_at(one + 112))):
@@ -85,7 +88,7 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
                                 call_tile(
                                     long_tile, a, image_pixel, image_k, b, weight_k, c, out_pixel,
                                     taps, count, depth, now, width,
-                                    a + length * ahead, ahead, shift,
+                                    a + length * ahead, jump, times,
                                 )  # fmt: skip
                                 a += length * image_pixel
                                 c += length * out_pixel
@@ -93,7 +96,7 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
                                 call_tile(
                                     short_tile, a, image_pixel, image_k, b, weight_k, c, out_pixel,
                                     taps, count, depth, now, width,
-                                    a + length * ahead, ahead, shift,
+                                    a + length * ahead, jump, times,
                                 )  # fmt: skip
                                 a += (length - 1) * image_pixel
                                 c += (length - 1) * out_pixel

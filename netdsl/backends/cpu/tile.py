@@ -5,22 +5,26 @@ C[i, j] (+)= sum over taps t and k of A[a_t + i*ai + k*ak] * B[b_t + k*bk + j]
 for `rows` values of i and `vectors` vectors of j. Strides are bytes, a tap is a pair of offsets in
 bytes. Every convolution and matrix product, forward and backward, is made of such tiles.
 
-Meanwhile a tile asks for what the next one will read, one cache line with every k: 2^`ahead_shift`
-of them in each of its rows, which lie `ahead_row` bytes apart.
+Meanwhile a tile asks for what the next one will read, some cache lines with every fourth k:
+`times` as many of each row, and `jump` bytes further those of the next row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 from llvmlite import ir
 
-from netdsl.backends.cpu.emit import F32, I64, Value, long
+from netdsl.backends.cpu.emit import F32, I8, I32, I64, Function, Value, long
 from netdsl.backends.cpu.target import compiled, width
 
 _ROWS = {16: {4: 6, 3: 9, 2: 14, 1: 14}, 8: {2: 6, 1: 12}, 4: {4: 6, 2: 12, 1: 14}}
 """Rows that fill the registers beside the vectors of B: 32 of them, 16 with AVX2."""
+_APART = 7
+"""Rows that one address reaches, each with its own distance from it."""
+_UNROLLED = 4
+_LINE = 64
 
 
 def most_rows(vectors: int) -> int:
@@ -32,6 +36,12 @@ def widths() -> tuple[int, ...]:
     return tuple(_ROWS[width()])
 
 
+def asked(vectors: int) -> int:
+    """Cache lines that a tile asks for with every fourth k: all of them, when it is done, that
+    each of its rows has 16 elements in."""
+    return -(-most_rows(vectors) // _UNROLLED)
+
+
 @cache
 def tile(rows: int, vectors: int, ragged: bool) -> int:
     """The address of a tile; `ragged` ones write only `columns` columns."""
@@ -41,129 +51,92 @@ def tile(rows: int, vectors: int, ragged: bool) -> int:
 class _Tile:
     def __init__(self, rows: int, vectors: int, ragged: bool) -> None:
         self.rows, self.vectors, self.ragged = rows, vectors, ragged
-        self.module = ir.Module("tile")
-        kind = ir.FunctionType(ir.VoidType(), [I64] * 15)
-        self.function = ir.Function(self.module, kind, "tile")
-        self.b = ir.IRBuilder(self.function.append_basic_block())
-        self.vector = ir.VectorType(F32, width())
+        self.f = Function("tile", 15)
+        self.b, self.vector = self.f.b, ir.VectorType(F32, width())
 
     def text(self) -> str:
-        a, ai, ak, b, bk, c, ci, taps, count, depth, add, columns, *ahead = self.function.args
-        self.ahead = ahead
+        a, ai, ak, b, bk, c, ci, taps, count, depth, add, columns, *ahead = self.f.args
+        ahead_at, self.jump, self.times = ahead
+        build = self.b
         self._prepare_mask(columns)
-        zero = ir.Constant(self.vector, [0.0] * width())
-        begin = self.b.block
-        sums = [[zero] * self.vectors for _ in range(self.rows)]
-        with self.b.if_then(self.b.icmp_signed("!=", add, long(0))):
-            loaded = [[self._load_c(c, ci, i, j) for j in range(self.vectors)] for i in self._i()]
-            there = self.b.block
-        self._join(sums, loaded, begin, there)
-        self._tap_loop(sums, a, ai, ak, b, bk, taps, count, depth)
-        for i in self._i():
-            for j in range(self.vectors):
-                self._store_c(sums[i][j], c, ci, i, j)
-        self.b.ret_void()
-        return str(self.module)
+        self.sums = [[build.alloca(self.vector) for _ in range(self.vectors)] for _ in self._i()]
+        self.pa = [build.alloca(I64) for _ in range(0, self.rows, _APART)]
+        self.pb, self.at, self.left = (build.alloca(I64) for _ in range(3))
+        build.store(ahead_at, self.at)
+        build.store(self.times, self.left)
+        self.apart = [long(0), *(self._opaque(build.mul(ai, long(i))) for i in range(1, _APART))]
+        self._begin(add, c, ci)
+        group = build.mul(ai, long(_APART))
+        whole = build.and_(depth, long(-_UNROLLED))
+        with self.f.loop(long(0), count, long(1)) as t:
+            place = build.add(taps, build.mul(t, long(16)))
+            at = build.add(a, self.f.long_at(place))
+            for pa in self.pa:
+                build.store(at, pa)
+                at = build.add(at, group)
+            build.store(build.add(b, self.f.long_at(build.add(place, long(8)))), self.pb)
+            with self.f.loop(long(0), whole, long(_UNROLLED)):
+                self._ask()
+                for _ in range(_UNROLLED):
+                    self._step(ak, bk)
+            with self.f.loop(whole, depth, long(1)):
+                self._step(ak, bk)
+        for i, row in enumerate(self.sums):
+            for j, one in enumerate(row):
+                self._store_c(build.load(one, typ=self.vector), c, ci, i, j)
+        return self.f.text()
 
     def _i(self) -> range:
         return range(self.rows)
 
-    def _join(self, sums: Any, loaded: Any, begin: Any, there: Any) -> None:
-        for i in self._i():
-            for j in range(self.vectors):
-                phi = self.b.phi(self.vector)
-                phi.add_incoming(sums[i][j], begin)
-                phi.add_incoming(loaded[i][j], there)
-                sums[i][j] = phi
+    def _begin(self, add: Value, c: Value, ci: Value) -> None:
+        zero = ir.Constant(self.vector, [0.0] * width())
+        with self.b.if_else(self.b.icmp_signed("!=", add, long(0))) as (adds, begins):
+            with adds:
+                self._set(lambda i, j: self._load_c(c, ci, i, j))
+            with begins:
+                self._set(lambda i, j: zero)
 
-    def _tap_loop(
-        self,
-        sums: Any,
-        a: Value,
-        ai: Value,
-        ak: Value,
-        b: Value,
-        bk: Value,
-        taps: Value,
-        count: Value,
-        depth: Value,
-    ) -> None:
-        """for each tap, for each k: all rows times all vectors; `sums` becomes what comes out."""
-        build = self.b
-        before = build.block
-        outer, inner, after, done = (self.function.append_basic_block() for _ in range(4))
-        some = build.icmp_signed(">", build.mul(count, depth), long(0))
-        build.cbranch(some, outer, done)
-        build.position_at_end(outer)
-        t = self._phi(I64, long(0), before)
-        at_tap = self._phis(sums, before)
-        place = build.add(taps, build.mul(t, long(16)))
-        first_a = build.add(a, self._long(place))
-        first_b = build.add(b, self._long(build.add(place, long(8))))
-        build.branch(inner)
-        build.position_at_end(inner)
-        left = self._phi(I64, depth, outer)
-        pa, pb = self._phi(I64, first_a, outer), self._phi(I64, first_b, outer)
-        at_k = self._phis(at_tap, outer)
-        self._ask(build.sub(depth, left))
-        found = self._multiply(at_k, pa, ai, pb)
-        self._again(left, build.sub(left, long(1)), inner)
-        self._again(pa, build.add(pa, ak), inner)
-        self._again(pb, build.add(pb, bk), inner)
-        self._close(at_k, found, inner)
-        build.cbranch(build.icmp_signed(">", left, long(1)), inner, after)
-        build.position_at_end(after)
-        following = build.add(t, long(1))
-        self._again(t, following, after)
-        self._close(at_tap, found, after)
-        build.cbranch(build.icmp_signed("<", following, count), outer, done)
-        build.position_at_end(done)
-        for i in self._i():
-            for j in range(self.vectors):
-                phi = self._phi(self.vector, sums[i][j], before)
-                phi.add_incoming(found[i][j], after)
-                sums[i][j] = phi
+    def _set(self, value: Callable[[int, int], Value]) -> None:
+        for i, row in enumerate(self.sums):
+            for j, one in enumerate(row):
+                self.b.store(value(i, j), one)
 
-    def _ask(self, k: Value) -> None:
-        """Line k of what the next tile reads comes into the second cache."""
+    def _opaque(self, value: Value) -> Value:
+        """A value that stays in a register: the compiler knows no other way to come by it. Whole
+        numbers take a turn of the ports that multiply, so that each k has to do with few."""
+        same = ir.InlineAsm(ir.FunctionType(I64, [I64]), "", "=r,0")
+        return self.b.call(same, [value])
+
+    def _ask(self) -> None:
+        """What the next tile reads comes into the second cache: some lines, then the next ones of
+        the row or the first ones of the next row."""
         b = self.b
-        at, row, shift = self.ahead
-        rows = b.mul(b.lshr(k, shift), row)
-        line = b.and_(k, b.sub(b.shl(long(1), shift), long(1)))
-        address = b.add(b.add(at, rows), b.mul(line, long(64)))
-        pointer = b.inttoptr(address, ir.IntType(8).as_pointer())
-        read, second, data = (ir.Constant(ir.IntType(32), n) for n in (0, 2, 1))
-        self._intrinsic("llvm.prefetch.p0", ir.VoidType(), pointer, read, second, data)
+        at, left = b.load(self.at, typ=I64), b.load(self.left, typ=I64)
+        read, second, data = (ir.Constant(I32, n) for n in (0, 2, 1))
+        lines = asked(self.vectors)
+        for i in range(lines):
+            pointer = b.inttoptr(b.add(at, long(_LINE * i)), I8.as_pointer())
+            self.f.intrinsic("llvm.prefetch.p0", ir.VoidType(), pointer, read, second, data)
+        ends = b.icmp_signed("==", left, long(1))
+        b.store(b.add(at, b.select(ends, self.jump, long(_LINE * lines))), self.at)
+        b.store(b.select(ends, self.times, b.sub(left, long(1))), self.left)
 
-    def _multiply(self, sums: Any, pa: Value, ai: Value, pb: Value) -> Any:
-        wide = [self._load(self.b.add(pb, long(4 * width() * j))) for j in range(self.vectors)]
-        found = []
-        for i in self._i():
-            address = self.b.add(pa, self.b.mul(ai, long(i))) if i else pa
-            one = self._splat(address)
-            found.append([self._fma(one, wide[j], sums[i][j]) for j in range(self.vectors)])
-        return found
+    def _step(self, ak: Value, bk: Value) -> None:
+        """One k: all rows times all vectors."""
+        b = self.b
+        pb = b.load(self.pb, typ=I64)
+        wide = [self._load(b.add(pb, long(4 * width() * j))) for j in range(self.vectors)]
+        starts = [b.load(pa, typ=I64) for pa in self.pa]
+        for i, row in enumerate(self.sums):
+            one = self._splat(b.add(starts[i // _APART], self.apart[i % _APART]))
+            for x, there in zip(wide, row, strict=True):
+                b.store(self._fma(one, x, b.load(there, typ=self.vector)), there)
+        for pa, start in zip(self.pa, starts, strict=True):
+            b.store(self._opaque(b.add(start, ak)), pa)
+        b.store(self._opaque(b.add(pb, bk)), self.pb)
 
     # small parts
-
-    def _phi(self, kind: Any, value: Value, block: Any) -> Value:
-        phi = self.b.phi(kind)
-        phi.add_incoming(value, block)
-        return phi
-
-    def _phis(self, values: Any, block: Any) -> Any:
-        return [[self._phi(self.vector, v, block) for v in row] for row in values]
-
-    def _again(self, phi: Value, value: Value, block: Any) -> None:
-        phi.add_incoming(value, block)
-
-    def _close(self, phis: Any, values: Any, block: Any) -> None:
-        for row, new in zip(phis, values, strict=True):
-            for phi, value in zip(row, new, strict=True):
-                phi.add_incoming(value, block)
-
-    def _long(self, address: Value) -> Value:
-        return self.b.load(self.b.inttoptr(address, I64.as_pointer()), typ=I64)
 
     def _load(self, address: Value) -> Value:
         pointer = self.b.inttoptr(address, self.vector.as_pointer())
@@ -174,26 +147,19 @@ class _Tile:
     def _splat(self, address: Value) -> Value:
         one = self.b.load(self.b.inttoptr(address, F32.as_pointer()), typ=F32)
         blank = ir.Constant(self.vector, ir.Undefined)
-        first = self.b.insert_element(blank, one, ir.Constant(ir.IntType(32), 0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), width()), [0] * width())
+        first = self.b.insert_element(blank, one, ir.Constant(I32, 0))
+        zeros = ir.Constant(ir.VectorType(I32, width()), [0] * width())
         return self.b.shuffle_vector(first, blank, zeros)
 
-    def _intrinsic(self, name: str, result: Any, *args: Value) -> Value:
-        kind = ir.FunctionType(result, [x.type for x in args])
-        known = self.module.globals.get(name)
-        return self.b.call(known or ir.Function(self.module, kind, name), args)
-
     def _fma(self, x: Value, y: Value, z: Value) -> Value:
-        return self._intrinsic(f"llvm.fma.v{width()}f32", self.vector, x, y, z)
+        return self.f.intrinsic(f"llvm.fma.v{width()}f32", self.vector, x, y, z)
 
     def _prepare_mask(self, columns: Value) -> None:
         """Which lanes of the last vector are written."""
         longs = ir.VectorType(I64, width())
         rest = self.b.sub(columns, long((self.vectors - 1) * width()))
-        first = self.b.insert_element(
-            ir.Constant(longs, ir.Undefined), rest, ir.Constant(ir.IntType(32), 0)
-        )
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), width()), [0] * width())
+        first = self.b.insert_element(ir.Constant(longs, ir.Undefined), rest, ir.Constant(I32, 0))
+        zeros = ir.Constant(ir.VectorType(I32, width()), [0] * width())
         spread = self.b.shuffle_vector(first, ir.Constant(longs, ir.Undefined), zeros)
         steps = ir.Constant(longs, list(range(width())))
         self.mask = self.b.icmp_signed("<", steps, spread)
@@ -206,16 +172,16 @@ class _Tile:
         if not self.ragged or j < self.vectors - 1:
             return self._load(address)
         pointer = self.b.inttoptr(address, self.vector.as_pointer())
-        four = ir.Constant(ir.IntType(32), 4)
+        four = ir.Constant(I32, 4)
         zero = ir.Constant(self.vector, None)
         name = f"llvm.masked.load.v{width()}f32.p0"
-        return self._intrinsic(name, self.vector, pointer, four, self.mask, zero)
+        return self.f.intrinsic(name, self.vector, pointer, four, self.mask, zero)
 
     def _store_c(self, value: Value, c: Value, ci: Value, i: int, j: int) -> None:
         pointer = self.b.inttoptr(self._c(c, ci, i, j), self.vector.as_pointer())
         if not self.ragged or j < self.vectors - 1:
             self.b.store(value, pointer).align = 4
             return
-        four = ir.Constant(ir.IntType(32), 4)
+        four = ir.Constant(I32, 4)
         name = f"llvm.masked.store.v{width()}f32.p0"
-        self._intrinsic(name, ir.VoidType(), value, pointer, four, self.mask)
+        self.f.intrinsic(name, ir.VoidType(), value, pointer, four, self.mask)
