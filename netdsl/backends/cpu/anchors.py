@@ -263,15 +263,16 @@ class _Tasks:
             ]
         )
 
-    def _ahead(self, one: Pass) -> tuple[int, int, int]:
+    def _ahead(self, one: Pass) -> tuple[int, int, int, int]:
         """Bytes from pixel to pixel that a tile asks for, where each pixel is read but once, and
         how it comes from one pixel's lines to the next one's: see tile.py."""
         depth = min(self.p.weights.depth, CHUNK // (self.block_width * 4))
+        lines = asked(self.block_width // width())
         if sum(len(t.pieces) for t in one.taps) != 1 or self.p.image_k != 4:
-            return 0, 0, 1
-        pixel, lines = one.image_strides[2], asked(self.block_width // width())
+            return 0, 0, 0, 64 * lines
+        pixel = one.image_strides[2]
         times = -(-depth * 4 // (64 * lines))
-        return pixel, pixel - 64 * lines * (times - 1), times
+        return pixel, pixel - 64 * lines * (times - 1), times, 64 * lines
 
     def _outer(self) -> bool:
         """Whether a shallow product fills long rows: each is written from its beginning to its

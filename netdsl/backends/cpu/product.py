@@ -31,6 +31,7 @@ PASS = (
     "ahead",
     "jump",
     "times",
+    "lines",
 )
 # `group`: how many chunks a column block goes through before the next one; `ahead`: bytes from
 # pixel to pixel where a tile asks for the next ones, 0 where they are near; `jump` and `times` are
@@ -52,7 +53,7 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
         row0 = (q % blocks) * block
         begin, end = 0, 0
         for p in range(passes):
-            one = args + 80 + p * 176
+            one = args + 80 + p * 184
             image, image_row = long_at(one), long_at(one + 16)
             image_pixel, image_k = long_at(one + 24), long_at(one + 32)
             out_row, out_pixel = long_at(one + 56), long_at(one + 64)
@@ -67,7 +68,7 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
             else:
                 out = long_at(one + 40) + n * long_at(one + 48)
             group, ahead = long_at(one + 144), long_at(one + 152)
-            jump, times = long_at(one + 160), long_at(one + 168)
+            jump, times, lines = long_at(one + 160), long_at(one + 168), long_at(one + 176)
             begin = long_at(columns + column0 * 48 + 16) // 4
             for ch in range(0, chunk_count, group):
                 for cb in range(column0, min(column1, long_at(one + 112))):
@@ -81,6 +82,11 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
                         taps, count = long_at(chunk), long_at(chunk + 8)
                         a_ch, b = image_c + long_at(chunk + 16), weight + long_at(chunk + 24)
                         depth = long_at(chunk + 32)
+                        # pixels come first, then each tile asks for its share of the next weights
+                        pixels = ahead != 0 and cb == column0
+                        then = b + count * depth * weight_k
+                        share = min(count * depth * (lines // 4), count * depth * weight_k)
+                        last_then = then + count * depth * weight_k - share
                         for r in range(row0, row1):
                             a = a_ch + r * image_row
                             c = out_c + r * out_row
@@ -88,16 +94,20 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
                                 call_tile(
                                     long_tile, a, image_pixel, image_k, b, weight_k, c, out_pixel,
                                     taps, count, depth, now, width,
-                                    a + length * ahead, jump, times,
+                                    a + length * ahead if pixels else then,
+                                    jump if pixels else lines, times if pixels else 1,
                                 )  # fmt: skip
+                                then = min(then + share, last_then)
                                 a += length * image_pixel
                                 c += length * out_pixel
                             for _ in range(short_strips):
                                 call_tile(
                                     short_tile, a, image_pixel, image_k, b, weight_k, c, out_pixel,
                                     taps, count, depth, now, width,
-                                    a + length * ahead, jump, times,
+                                    a + length * ahead if pixels else then,
+                                    jump if pixels else lines, times if pixels else 1,
                                 )  # fmt: skip
+                                then = min(then + share, last_then)
                                 a += (length - 1) * image_pixel
                                 c += (length - 1) * out_pixel
         if function != 0:
