@@ -35,7 +35,7 @@ PASS = (
 )
 # `group`: how many chunks a column block goes through before the next one; `ahead`: bytes from
 # pixel to pixel where a tile asks for the next ones, 0 where they are near; `jump` and `times` are
-# those of tile.py
+# those of tile.py; `lines`: bytes that a tile asks for at a time
 COLUMN = ("image", "weight", "out", "columns", "long_tile", "short_tile")
 CHUNK = ("taps", "count", "image", "weight", "depth")
 
