@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netdsl.backends import open_backend
-from netdsl.backends.cuda import kept, nvrtc
+from netdsl.backends import kept, open_backend
+from netdsl.backends.cuda import nvrtc
 from netdsl.errors import NetError
 from netdsl.ir.evaluate import results
 from netdsl.language.parse import parse
@@ -160,7 +160,7 @@ def test_a_second_process_finds_what_the_first_has_built(
     assert compiled > 10
     assert timed > 3
     assert work() == (0, 0)
-    for path in kept.folder().iterdir():
+    for path in kept.CUDA.folder.iterdir():
         path.write_bytes(path.read_bytes()[:-3])
     assert work() == (compiled, timed)
 

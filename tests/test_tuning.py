@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from netdsl import backends
-from netdsl.backends.cuda import kept, nvrtc
+from netdsl.backends import kept
+from netdsl.backends.cuda import nvrtc
 from netdsl.backends.cuda.backend import CudaBackend
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.backends.cuda.tuning import Candidate, Choices, Tuner
@@ -23,7 +24,7 @@ SOURCE = PRELUDE + 'extern "C" __global__ void run(i64 p) { *(float*)p = widen(b
 @pytest.fixture(autouse=True)
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("NETDSL_CACHE", str(tmp_path / "cache"))
-    return kept.folder()
+    return kept.CUDA.folder
 
 
 class Ways:
@@ -124,7 +125,7 @@ def test_damaged_choices_are_forgotten(garbage: bytes, sealed: bool, cache: Path
     choices.put("this", "x")
     choices.save()
     if sealed:  # as another version might have written it
-        kept.keep(choices.key, garbage)
+        kept.CUDA.keep(choices.key, garbage)
     else:
         (cache / choices.key).write_bytes(garbage)
     again = Choices("a gpu")
@@ -139,8 +140,8 @@ def test_a_home_that_cannot_be_written_to_only_costs_time(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("NETDSL_CACHE", str(tmp_path / "file"))
-    kept.keep("key", b"content")
-    assert kept.read("key") is None
+    kept.CUDA.keep("key", b"content")
+    assert kept.CUDA.read("key") is None
 
 
 @pytest.fixture

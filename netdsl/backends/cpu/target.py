@@ -3,18 +3,14 @@ disk."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from llvmlite import binding as llvm
 
-from netdsl import __version__
-from netdsl.errors import NetError, fail
-from netdsl.files import write_atomically
+from netdsl.backends.kept import CPU, key_of
+from netdsl.errors import fail
 
 _WIDTHS = (16, 8, 4)
 _kept: list[Any] = []
@@ -54,21 +50,14 @@ def _jit() -> Any:
     return llvm.create_lljit_compiler(_machine())
 
 
-def folder() -> Path:
-    """Where machine code is kept between processes."""
-    home = os.environ.get("NETDSL_CACHE")
-    base = Path(home) if home else Path.home() / ".cache" / "netdsl"
-    return base / f"cpu-{__version__}"
-
-
 @cache
 def compiled(name: str, text: str) -> int:
     """The address of the function `name` of a module in LLVM's language."""
-    key = hashlib.sha256("\n".join((_signature(), text)).encode()).hexdigest()[:32]
-    path = folder() / f"{key}.o"
-    image = path.read_bytes() if path.exists() else _assembled(text)
-    if not path.exists():
-        _keep(path, image)
+    key = key_of(_signature(), text)
+    image = CPU.read(key)
+    if image is None:
+        image = _assembled(text)
+        CPU.keep(key, image)
     found = (
         llvm.JITLibraryBuilder()
         .add_object_img(image)
@@ -95,9 +84,3 @@ def _assembled(text: str) -> bytes:
     passes = llvm.create_pass_builder(machine, options)
     passes.getModulePassManager().run(module, passes)
     return bytes(machine.emit_object(module))
-
-
-def _keep(path: Path, image: bytes) -> None:
-    """Kept where that is possible: a home that cannot be written to only costs time."""
-    with suppress(OSError, NetError):
-        write_atomically(path, image)

@@ -7,7 +7,7 @@ import importlib
 from functools import cache
 from typing import Any
 
-from netdsl.backends.cuda import kept
+from netdsl.backends import kept
 from netdsl.backends.cuda.libraries import INSTALL
 from netdsl.errors import fail
 
@@ -51,10 +51,10 @@ def target(capability: str) -> str:
 def compiled(source: str, architecture: str) -> bytes:
     """The machine code of a source for `sm_90`, or its PTX for `compute_90`."""
     key = kept.key_of("kernel", version(), architecture, _OPTIONS, source)
-    found = kept.read(key)
+    found = kept.CUDA.read(key)
     if found is None:
         found = assembled(source, architecture)
-        kept.keep(key, found)
+        kept.CUDA.keep(key, found)
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from netdsl.backends.cuda import kept
+from netdsl.backends import kept
 from netdsl.errors import NetError
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class Choices:
 
     def _read(self) -> dict[str, str]:
         try:
-            found = json.loads(kept.read(self.key) or b"{}")
+            found = json.loads(kept.CUDA.read(self.key) or b"{}")
         except ValueError:
             return {}
         whole = isinstance(found, dict) and all(isinstance(v, str) for v in found.values())
@@ -49,7 +49,7 @@ class Choices:
         """Adds what is new to what lies there by now."""
         if self.new:
             merged = self._read() | self.new
-            kept.keep(self.key, json.dumps(merged, sort_keys=True).encode())
+            kept.CUDA.keep(self.key, json.dumps(merged, sort_keys=True).encode())
             self.new = {}
 
 
