@@ -14,7 +14,7 @@ from netdsl import cli
 from tests.conftest import ROOT
 
 LECTURE = sorted((ROOT / "models" / "lecture").glob("*.net"))
-LONG = ("degradation", "features", "transfer")
+LONG = ("degradation", "features", "scales", "transfer")
 REFUSED = "# refused"
 
 
@@ -60,7 +60,7 @@ def test_the_commands_of_a_file_show_it(
     if path.stem in LONG:
         cache = tmp_path / "cache"
         cache.mkdir()
-        for name in ("cifar10", "mnist"):
+        for name in ("cifar10", "hymenoptera", "mnist"):
             (cache / name).symlink_to(request.getfixturevalue("data_dir") / name)
         monkeypatch.setenv("NETDSL_CACHE", str(cache))
     for command in commands(path):

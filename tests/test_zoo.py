@@ -185,6 +185,42 @@ def test_the_cpu_computes_what_the_graph_means(file: str, net: str) -> None:
     assert wrong == {}
 
 
+# ---- whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "net", "lr"),
+    [
+        ("alexnet", "alexnet", 1e-4),
+        ("googlenet", "googlenet", 2e-2),
+        ("resnet", "resnet50", 2e-3),
+        ("vgg", "vgg_d", 1e-5),
+    ],
+)
+def test_a_repeated_batch_is_learned_at_full_size(file: str, net: str, lr: float) -> None:
+    """The loss falls with every step; dropout leaves out the same values in each."""
+    network = elaborate(PROGRAMS[file], net, Settings(batch=2, training=True))
+    graph, backend = compile_step(network, plain_recipe()), open_backend("auto")
+    state = State(backend)
+    state.initialise(graph.states, seed=1)
+    executor = Executor(graph, backend, state)
+    given = {**values_for_inputs(graph), "lr": np.float32(lr)}
+    losses = [float(backend.download(executor.run(given)["loss"])) for _ in range(5)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.99 * losses[0]
+
+
+def values_for_inputs(graph: Graph) -> dict[str, Array]:
+    rng = np.random.default_rng(0)
+    given: dict[str, Array] = {}
+    for node in graph.inputs:
+        kind = node.type
+        drawn = rng.standard_normal(kind.shape) if kind.rank == 4 else np.ones(kind.shape)
+        given[node.name] = drawn.astype(kind.dtype)
+    return {**given, "labels": np.array([3, 7], np.int32)}
+
+
 # ---- files
 
 
