@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tile import most_rows, widths
@@ -67,11 +68,13 @@ def blockings(step: int) -> list[Blocking]:
     return [Blocking(v, min(most_rows(v), most)) for v in widths()]
 
 
+@cache
 def blocking(pixels: int, columns: int, depth: int, step: int) -> Blocking:
     """The cheapest tiles for rows of so many pixels, `step` bytes apart."""
     return min(blockings(step), key=lambda b: b.cycles(pixels, columns, depth))
 
 
+@cache
 def row_of(count: int, most: int, columns: int, depth: int, step: int) -> int:
     """Rows of a matrix as pixels of an image: the divisor of `count`, at most `most`, that tiles
     fill best."""
