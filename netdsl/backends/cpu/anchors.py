@@ -32,6 +32,8 @@ _AT_ONCE = 16
 """Rows of a matrix that are read side by side, each from its beginning to its end."""
 _PIXELS = 256
 """Pixels of a block of rows, about."""
+_SECOND = 1 << 20
+"""Bytes that stay in a core's second cache beside others."""
 
 
 def anchor_launch(memory: Memory, kernel: Kernel) -> Launch:
@@ -78,12 +80,15 @@ class _Tasks:
         rows = max(one.rows for one in p.passes)
         pixels = max(one.pixels for one in p.passes)
         block = 1 if self._outer() else max(1, min(rows, -(-_PIXELS // pixels)))
-        while block > 1 and p.images * -(-rows // block) < 4 * threads():
-            block = -(-block // 2)
+        few = self._shared_rows(rows, block, 4 * threads()) * pixels <= _FEW
+        splits = self._splits() if few else 1
+        wanted = -(-4 * threads() // splits)
+        block = self._shared_rows(rows, block, wanted)
         blocks = -(-rows // block)
         total = p.images * blocks
-        parts = min(total, max(8, 4 * threads()))
-        splits = 1 if parts >= 2 * threads() else min(len(self.columns), 2 * threads())
+        parts = min(total, wanted if splits > 1 else max(8, wanted))
+        if parts * splits < 2 * threads():
+            splits = min(len(self.columns), 2 * threads())
         tasks = [(t, c) for t in range(parts) for c in range(splits)]
         rows_of = self._finish(len(tasks), block, splits > 1)
         head = [len(p.passes), *rows_of[:3], p.scale, p.height, blocks, block, *rows_of[3:]]
@@ -273,6 +278,20 @@ class _Tasks:
         pixel = one.image_strides[2]
         times = -(-depth * 4 // (64 * lines))
         return pixel, pixel - 64 * lines * (times - 1), times, 64 * lines
+
+    def _shared_rows(self, rows: int, block: int, wanted: int) -> int:
+        """Rows of a block: fewer where there are too few blocks."""
+        while block > 1 and self.p.images * -(-rows // block) < wanted:
+            block = -(-block // 2)
+        return block
+
+    def _splits(self) -> int:
+        """Tasks that share out the columns, each with its weights for all pixels: blocks of few
+        pixels would else have many weights pass by, and each block all of them."""
+        p = self.p
+        pieces = sum(len(t.pieces) for one in p.passes for t in one.taps)
+        weights = pieces * p.weights.depth * p.groups[0].columns * 4 * len(p.groups)
+        return 1 if p.direct or weights <= _SECOND else min(len(self.columns), 4 * threads())
 
     def _outer(self) -> bool:
         """Whether a shallow product fills long rows: each is written from its beginning to its
