@@ -7,15 +7,18 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netdsl.backends import open_backend
-from netdsl.backends.cpu import rows
+from netdsl.backends.cpu import anchors, rows
 from netdsl.backends.cpu.backend import CpuBackend, launch_of
-from netdsl.backends.cpu.launch import longs, program, threads
+from netdsl.backends.cpu.launch import cut, longs, program, threads
 from netdsl.backends.cpu.outline import Outline
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tasks import border
@@ -144,6 +147,7 @@ SHAPES = (
     ((3, 11, 12, 16), (16, 5, 3, 1), 2, ((2, 2), (1, 1)), 16),
     ((1, 1, 1, 5), (5, 1, 1, 1), 1, ((0, 0), (0, 0)), 5),
     ((2, 7, 9, 20), (20, 2, 2, 1), 3, ((0, 0), (0, 1)), 20),
+    ((3, 7, 9, 100), (150, 3, 3, 100), 2, ((1, 1), (1, 1)), 1),
 )
 
 
@@ -196,6 +200,43 @@ def test_products_of_many_shapes(case: tuple[tuple[int, ...], int, int]) -> None
     outputs["dw"] = b.matmul(*(b.transpose(v, perm=(1, 0)) for v in flat))
     same_as_the_interpreter(b.graph(outputs))
     same_as_the_interpreter(b.graph({"relu": outputs["relu"]}))
+
+
+WAYS = (
+    # weights that stay near, pixels that pass by, bytes of results, least vectors, last tasks
+    {"_SECOND": 0, "_PIXELS": 20},
+    {"_SECOND": 0, "_PIXELS": 1, "_NARROW": 1},
+    {"_SECOND": 1 << 40, "_RESULTS": 1, "_LEAST": 1},
+)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_products_cut_in_other_ways(
+    way: Mapping[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What decides how a product is cut decides about speed alone."""
+    for name, value in way.items():
+        monkeypatch.setattr(anchors, name, value)
+    for case in SHAPES:
+        test_convolutions_of_many_shapes(case)
+    for product in PRODUCTS[5:]:
+        test_products_of_many_shapes(product)
+    same_as_the_interpreter(step_of(BLOCKS, "residual", batch=2))
+
+
+@given(st.integers(1, 200), st.integers(1, 60), st.integers(1, 9))
+def test_tasks_cover_all_there_is(lines: int, block: int, columns: int) -> None:
+    """Each line of each column is in one task, and no task waits for a much longer one at the
+    end."""
+    found = cut(lines, block, columns)
+    seen = np.zeros((lines, columns), int)
+    for a, b, c, d in found:
+        assert a < b
+        assert c < d
+        seen[a:b, c:d] += 1
+    assert (seen == 1).all()
+    a, b, c, d = found[-1]
+    assert (b - a) * (d - c) <= max(1, lines * columns / 16)
 
 
 @pytest.mark.parametrize(

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-
-import numpy as np
+from dataclasses import replace
 
 from netdsl.backends.cpu.blocking import CHUNK, Blocking, blocking
-from netdsl.backends.cpu.columns import Table, flat, scratch
+from netdsl.backends.cpu.columns import Table, flat
 from netdsl.backends.cpu.depthwise import depthwise, depthwise_launch
 from netdsl.backends.cpu.dots import dots_launch, few_rows
 from netdsl.backends.cpu.expression import Operand, Unsupported
-from netdsl.backends.cpu.launch import Task, shared, threads
+from netdsl.backends.cpu.launch import Task, cut, shared, threads
 from netdsl.backends.cpu.maps import Body, Launch, Memory, border_tasks
 from netdsl.backends.cpu.product import pack, product
 from netdsl.backends.cpu.products import Pass, Product, conv, dgrad, matmul
+from netdsl.backends.cpu.room import floats, scratch
 from netdsl.backends.cpu.rows import build
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tile import asked, tile
 from netdsl.backends.cpu.wgrad import Wgrad, long_sum
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import Ints, contiguous
+from netdsl.plan.layout import Ints, Layout, contiguous
 from netdsl.types import Node
 
 _ACROSS = 48
@@ -32,8 +32,14 @@ _AT_ONCE = 16
 """Rows of a matrix that are read side by side, each from its beginning to its end."""
 _PIXELS = 256
 """Pixels of a block of rows, about."""
+_LEAST = 24
+"""As few pixels as weights come from the second cache for."""
 _SECOND = 1 << 20
-"""Bytes that stay in a core's second cache beside others."""
+"""Bytes of weights that stay in a core's second cache beside others."""
+_RESULTS = 96 * 1024
+"""Bytes of results that are near when they are gone through."""
+_NARROW = 2
+"""Vectors of a column block that are worth being gone through by themselves."""
 
 
 def anchor_launch(memory: Memory, kernel: Kernel) -> Launch:
@@ -67,6 +73,14 @@ class _Tasks:
         self.tiles = self._tiles_of(found)
         self.columns = [(g, *b) for g in found.groups for b in self.tiles.columns(g.columns)]
         self.block_width = max(v for _, _, v, _ in self.columns) * width()
+        self.lines = max(one.rows for one in found.passes)
+        self.block = min(self._block(), found.images * self.lines)
+        self.shown = node.name in kernel.outputs
+        self.whole = len(self.columns) == 1 or self.block_width < _NARROW * width()
+        together = self.whole or self._light() or self._streams() or self._outer()
+        self.span = len(self.columns) if together else 1
+        self.apart = self.span < len(self.columns)
+        self.pitch = self.block_width if self.apart else domain[3]
 
     @staticmethod
     def _tiles_of(found: Product) -> Blocking:
@@ -77,37 +91,23 @@ class _Tasks:
 
     def launch(self) -> Launch:
         p = self.p
-        rows = max(one.rows for one in p.passes)
-        pixels = max(one.pixels for one in p.passes)
-        block = 1 if self._outer() else max(1, min(rows, -(-_PIXELS // pixels)))
-        few = self._shared_rows(rows, block, 4 * threads()) * pixels <= _FEW
-        splits = self._splits() if few else 1
-        wanted = -(-4 * threads() // splits)
-        block = self._shared_rows(rows, block, wanted)
-        blocks = -(-rows // block)
-        total = p.images * blocks
-        parts = min(total, wanted if splits > 1 else max(8, wanted))
-        if parts * splits < 2 * threads():
-            splits = min(len(self.columns), 2 * threads())
-        tasks = [(t, c) for t in range(parts) for c in range(splits)]
-        rows_of = self._finish(len(tasks), block, splits > 1)
-        head = [len(p.passes), *rows_of[:3], p.scale, p.height, blocks, block, *rows_of[3:]]
-        weights, first = self._pack()
+        tasks = self._cut()
+        tiles = len(tasks) * self._tile_bytes()
+        settled = self.memory.settled(self.node.args[1])
+        room = scratch(tiles + (0 if settled else self._packed_bytes()))
+        self.launched.kept.append(room)
+        finish = self._finish(len(tasks), int(room.ctypes.data))
+        numbers = [len(p.passes), self.lines, self.block, self.span, *finish]
+        packed = p.weights.address if p.direct else self._pack(int(room.ctypes.data) + tiles)
         offset = 0
-        numbers: list[int] = []
         for one in p.passes:
-            numbers += self._pass(one, weights, first, offset)
+            numbers += self._pass(one, packed, offset)
             offset += sum(len(t.pieces) for t in one.taps)
-        args = self.table.add(*head, *numbers)
-        cut = [total * i // parts for i in range(parts + 1)]
-        many = [len(self.columns) * i // splits for i in range(splits + 1)]
-        stage: list[Task] = [
-            (product.address, args, cut[t], cut[t + 1], many[c], many[c + 1], i)
-            for i, (t, c) in enumerate(tasks)
-        ]
+        args = self.table.add(*numbers)
+        stage: list[Task] = [(product.address, args, *t, i) for i, t in enumerate(tasks)]
         found = self.launched
         stage += border_tasks(self.memory, self.kernel.outputs, found.kept)
-        ahead = Launch([list(s) for s in self.p.before.stages])
+        ahead = Launch([list(s) for s in p.before.stages])
         ahead.beside(Launch([list(s) for s in found.stages]))
         ahead.kept, ahead.early = found.kept, found.early
         ahead.stages.append(stage)
@@ -115,55 +115,71 @@ class _Tasks:
             ahead.then(self.folding)
         return ahead
 
+    def _block(self) -> int:
+        """Rows of pixels that are computed before the kernel's other nodes take them."""
+        pixels = _PIXELS
+        if self._outer():
+            return 1
+        if self._light():
+            pixels = max(_LEAST, min(_PIXELS, _RESULTS // (4 * self.domain[3])))
+        return -(-pixels // max(one.pixels for one in self.p.passes))
+
+    def _light(self) -> bool:
+        """Whether all weights stay near: then few pixels at a time get all their columns, and what
+        lies in memory beside them is read and written in long rows. Heavier ones pass by many
+        pixels, a column block at a time."""
+        return len(self.columns) * self._packed_block() <= _SECOND
+
+    def _cut(self) -> list[tuple[int, int, int, int]]:
+        """Rows of pixels and column blocks of each task."""
+        lines, every = self.p.images * self.lines, len(self.columns)
+        if self.whole:
+            return [(a, b, 0, every) for a, b, _, _ in cut(lines, self.block, 1)]
+        return cut(lines, self.block, every)
+
     # what happens to the tiles
 
-    def _finish(self, tasks: int, block: int, split: bool) -> list[int]:
-        """function, its arguments, rows a row of pixels, local tiles and their size; and where the
-        product itself is written."""
-        kernel, memory, domain = self.kernel, self.memory, self.domain
+    def _tile_bytes(self) -> int:
+        """Of a block of results that only this kernel reads."""
+        rows = self.block * self.p.scale * self.domain[2]
+        return 0 if self.shown else -(-rows * self.pitch // 16) * 64 + 256
+
+    def _finish(self, tasks: int, tiles: int) -> list[int]:
+        """What is called for rows that are there: function, its arguments, rows for a row of
+        pixels (or elements, negative), and rows of pixels of a row of a pass and of an image; then
+        where local tiles lie, and bytes of one. And where the product is written."""
+        kernel, memory, domain, p = self.kernel, self.memory, self.domain, self.p
         self.folding: Launch | None = None
-        alone = kernel.outputs == (self.node.name,)
-        shown = self.node.name in kernel.outputs
-        if shown:
-            self._own_place()
-        if alone:
-            return [0, 0, 1, 0, 0]
-        size = block * self.p.scale * domain[2] * domain[3] * 4 + 256
-        operands = {name: memory.operand(name) for name in kernel.inputs}
-        scratch = 0
-        if shown:
-            operands[self.node.name] = memory.operand(self.node.name)
+        size = self._tile_bytes()
+        if self.shown:
+            own, tiles = memory.operand(self.node.name), 0
+            self._write_to(own.address + 4 * own.layout.offset, self._own_strides(own.layout))
         else:
-            scratch = self._tiles(tasks, size)
-            shape = self.node.type.shape
-            operands[self.node.name] = Operand(scratch, contiguous(shape), "float32", local=True)
+            own = Operand(tiles, contiguous(self.node.type.shape), "float32", local=True)
+            row = domain[2] * self.pitch
+            self._write_to(0, (domain[1] * row, row, self.pitch))
+        if kernel.outputs == (self.node.name,):
+            return [0, 0, 1, p.scale, p.height, 0, 0]
+        operands = {name: memory.operand(name) for name in kernel.inputs}
+        operands[self.node.name] = own
         outputs = [o for o in kernel.outputs if o != self.node.name]
         body = Body(memory, kernel, domain, operands, outputs)
         if body.results and body.kept != (False, True):
             raise Unsupported("sums of products over other axes")
-        found = body.walk(fixed=2, extend=not split)
+        found = body.walk(fixed=2, extend=self.whole)
         per_row = found.rows // (domain[0] * domain[1])
-        rows = build(found, body.outputs, body.sums, tasks, (scratch, size))
+        pitch = self.pitch if self.apart else found.run
+        rows = build(found, body.outputs, body.sums, tasks, (tiles, size, pitch))
         if rows.prepare:
             self.launched.stages.append([(rows.prepare, rows.args.ctypes.data)])
         self.launched.kept.append(rows)
         self.folding = body.fold(found, rows, 1, tasks)
-        unit = -found.run if per_row == 1 and not split else per_row
-        if not shown:
-            return [rows.function, rows.args.ctypes.data, unit, scratch, size]
-        return [rows.function, rows.args.ctypes.data, unit, 0, 0]
+        unit = -found.run if per_row == 1 and self.whole else per_row
+        return [rows.function, rows.args.ctypes.data, unit, p.scale, p.height, tiles, size]
 
-    def _tiles(self, tasks: int, size: int) -> int:
-        memory = np.zeros(tasks * size // 4 + 64, np.float32)
-        self.launched.kept.append(memory)
-        return int(memory.ctypes.data)
-
-    def _own_place(self) -> None:
-        """Tiles are written where the plan has put the product."""
-        operand = self.memory.operand(self.node.name)
-        layout = operand.layout
-        shape = self.domain
-        strides = list(layout.strides)
+    def _own_strides(self, layout: Layout) -> Ints:
+        """Of images, rows and pixels where the plan has put the product."""
+        shape, strides = self.domain, list(layout.strides)
         if layout.shape != shape:
             step = flat(layout, len(layout.shape) - 1)
             if step is None:
@@ -171,46 +187,44 @@ class _Tasks:
             strides = [shape[1] * shape[2] * step, shape[2] * step, step, strides[-1]]
         if shape[3] > 1 and strides[3] != 1:
             raise Unsupported("a product whose columns lie apart")
-        base = operand.address + 4 * layout.offset
-        sn, sh, sw = (4 * t for t in strides[:3])
-        passes = []
+        return tuple(strides[:3])
+
+    def _write_to(self, base: int, strides: Ints) -> None:
+        """Tiles are written there."""
+        n, h, w = (4 * t for t in strides)
+        scale, passes = self.p.scale, []
         for one in self.p.passes:
             wide = self.domain[2] * self.domain[3] * 4
             down, across = one.out // wide, one.out % wide // (self.domain[3] * 4)
-            place = base + down * sh + across * sw
-            scale = self.p.scale
-            strided = (sn, scale * sh, scale * sw)
-            passes.append(
-                Pass(
-                    one.image,
-                    one.image_strides,
-                    place,
-                    strided,
-                    one.rows,
-                    one.pixels,
-                    one.taps,
-                )
-            )
+            place = base + down * h + across * w
+            passes.append(replace(one, out=place, out_strides=(n, scale * h, scale * w)))
         self.p.passes = passes
 
     # weights and tables
 
-    def _pack(self) -> tuple[int, int]:
-        """Where the packed weights begin, and bytes of one block in them."""
+    def _packed_bytes(self) -> int:
+        """Of all weights as tiles read them."""
+        return len(self.columns) * self._packed_block() + 256
+
+    def _packed_block(self) -> int:
+        """Bytes of a column block of them."""
+        pieces = sum(len(t.pieces) for one in self.p.passes for t in one.taps)
+        return pieces * self.p.weights.depth * self.block_width * 4
+
+    def _pack(self, room: int) -> int:
+        """Where the packed weights begin: in memory of their own where they are settled."""
         w = self.p.weights
-        if self.p.direct:
-            return w.address, 0
         offsets = [piece for one in self.p.passes for t in one.taps for piece in t.pieces]
-        size = len(offsets) * w.depth * self.block_width * 4
         settled = self.memory.settled(self.node.args[1])
-        needed = size * len(self.columns) + 256
-        packed = np.zeros(needed // 4, np.float32) if settled else scratch(needed)
-        self.launched.kept.append(packed)
+        if settled:
+            packed = floats(self._packed_bytes() // 4)
+            self.launched.kept.append(packed)
+            room = int(packed.ctypes.data)
         table = []
         for g, at, _, count in self.columns:
             table += [w.address + g.weight + at * w.column, count]
         args = self.table.add(
-            packed.ctypes.data,
+            room,
             w.column,
             w.step,
             w.depth,
@@ -223,10 +237,10 @@ class _Tasks:
         many = min(4 * threads(), pieces * w.depth * self.block_width // 4096)
         stage: list[Task] = [(pack.address, args, *r) for r in shared(pieces, many)]
         self.launched.beside(Launch(early=stage) if settled else Launch([stage]))
-        return int(packed.ctypes.data), size
+        return room
 
-    def _pass(self, one: Pass, weights: int, block: int, offset: int) -> Iterator[int]:
-        w, lanes = self.p.weights, width()
+    def _pass(self, one: Pass, weights: int, offset: int) -> Iterator[int]:
+        w, lanes, block = self.p.weights, width(), self._packed_block()
         step = w.step if self.p.direct else self.block_width * 4
         piece = w.depth * self.block_width * 4
         longer, length, shorter = self.tiles.strips(one.pixels)
@@ -259,7 +273,6 @@ class _Tasks:
                 length,
                 shorter,
                 self.table.add(*columns),
-                len(self.columns),
                 self.table.add(*(v for c in chunks for v in c)),
                 len(chunks),
                 step,
@@ -278,20 +291,6 @@ class _Tasks:
         pixel = one.image_strides[2]
         times = -(-depth * 4 // (64 * lines))
         return pixel, pixel - 64 * lines * (times - 1), times, 64 * lines
-
-    def _shared_rows(self, rows: int, block: int, wanted: int) -> int:
-        """Rows of a block: fewer where there are too few blocks."""
-        while block > 1 and self.p.images * -(-rows // block) < wanted:
-            block = -(-block // 2)
-        return block
-
-    def _splits(self) -> int:
-        """Tasks that share out the columns, each with its weights for all pixels: blocks of few
-        pixels would else have many weights pass by, and each block all of them."""
-        p = self.p
-        pieces = sum(len(t.pieces) for one in p.passes for t in one.taps)
-        weights = pieces * p.weights.depth * p.groups[0].columns * 4 * len(p.groups)
-        return 1 if p.direct or weights <= _SECOND else min(len(self.columns), 4 * threads())
 
     def _outer(self) -> bool:
         """Whether a shallow product fills long rows: each is written from its beginning to its

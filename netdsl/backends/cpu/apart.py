@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from netdsl.backends.cpu.anchors import anchor_launch
 from netdsl.backends.cpu.expression import Unsupported
 from netdsl.backends.cpu.maps import Launch, Memory, map_launch
+from netdsl.backends.cpu.room import floats
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import contiguous
 from netdsl.plan.placement import Placement
@@ -21,7 +20,7 @@ def apart_launch(memory: Memory, kernel: Kernel) -> Launch:
     node = memory.plan.graph[name]
     if not rest or not set(node.args) <= set(kernel.inputs):
         raise Unsupported("a product that cannot stand alone")
-    own = np.zeros(node.type.size + 64, np.float32)
+    own = floats(node.type.size)
     if name not in kernel.outputs:
         place = Placement(f"apart {name}", node.type.dtype, contiguous(node.type.shape))
         plan = replace(memory.plan, placements={**memory.plan.placements, name: place})

@@ -1,15 +1,12 @@
-"""Tables that tasks read, memory that they use while they run, and strides of several axes."""
+"""Tables that tasks read, and strides of several axes."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from netdsl.backends.cpu.launch import longs
 from netdsl.plan.layout import Layout
-from netdsl.types import Array
 
 
 class Table:
@@ -30,13 +27,3 @@ def flat(layout: Layout, rank: int) -> int | None:
     if any(a[1] != b[0] * b[1] for a, b in pairwise(axes)):
         return None
     return axes[-1][1] if axes else layout.strides[rank - 1] if rank else 0
-
-
-_shared: list[Array] = []
-
-
-def scratch(nbytes: int) -> Array:
-    """Memory that one kernel uses while it runs; all kernels have the same."""
-    if not _shared or _shared[-1].nbytes < nbytes:
-        _shared.append(np.zeros(nbytes // 4 * 5 // 4 + 64, np.float32))
-    return _shared[-1]

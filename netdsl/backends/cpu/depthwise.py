@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 
-import numpy as np
-
 from netdsl.backends.cpu import functions as fn
 from netdsl.backends.cpu.emit import Function, Lanes, Value, long
 from netdsl.backends.cpu.expression import Operand, Unsupported
@@ -15,6 +13,7 @@ from netdsl.backends.cpu.launch import Task, longs, shared, threads
 from netdsl.backends.cpu.maps import Body, Launch, Memory, border_tasks
 from netdsl.backends.cpu.memory import call_task, float_at, long_at, put_float
 from netdsl.backends.cpu.products import Pass, Product, conv, dgrad, image_of
+from netdsl.backends.cpu.room import floats
 from netdsl.backends.cpu.rows import build
 from netdsl.backends.cpu.target import compiled
 from netdsl.backends.cpu.tasks import task
@@ -84,7 +83,7 @@ class _Rows:
         image and row, and which row and pixel of the domain come first."""
         channels = self.domain[3]
         w, step = self.p.weights, self.p.groups[1].weight
-        packed = np.zeros(len(one.taps) * channels + 64, np.float32)
+        packed = floats(len(one.taps) * channels)
         self.launched.kept.append(packed)
         pieces = [t.pieces[0] for t in one.taps]
         source = self._table(packed.ctypes.data, w.address, step, channels, *pieces)
@@ -114,7 +113,7 @@ class _Rows:
             size = 0
         else:
             size = 4 * domain[2] * domain[3] + 256
-            tiles = np.zeros(tasks * size // 4 + 64, np.float32)
+            tiles = floats(tasks * size // 4)
             self.launched.kept.append(tiles)
             out = [int(tiles.ctypes.data), 0, 0, 4 * domain[3]]
             own = Operand(out[0], contiguous(domain), "float32", local=True)
@@ -126,7 +125,8 @@ class _Rows:
         if body.results and body.kept != (False, True):
             raise Unsupported("sums of products over other axes")
         found = body.walk(fixed=2)
-        built = build(found, body.outputs, body.sums, tasks, (out[0] if size else 0, size))
+        local = (out[0] if size else 0, size, found.run)
+        built = build(found, body.outputs, body.sums, tasks, local)
         if built.prepare:
             self.launched.stages.append([(built.prepare, built.args.ctypes.data)])
         self.launched.kept.append(built)
@@ -153,7 +153,7 @@ class _Sums(WeightSum):
         code = self.table.add(pixels, gw, a["stride"][1] * sw, channels, 4 * channels, *offsets)
         size = r * s * channels
         parts = shared(n * height, _PARTS)
-        raw = np.zeros(len(parts) * size + 64, np.float32)
+        raw = floats(len(parts) * size)
         self.launched.kept.append(raw)
         args = self.table.add(
             *(sums(r * s), code, g.address + 4 * g.layout.offset, gn, gh),

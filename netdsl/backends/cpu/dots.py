@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from functools import cache
 
-import numpy as np
 from llvmlite import ir
 
 from netdsl.backends.cpu import functions as fn
@@ -15,6 +14,7 @@ from netdsl.backends.cpu.emit import F32, I32, Function, Lanes, Value, long
 from netdsl.backends.cpu.expression import Operand, Unsupported
 from netdsl.backends.cpu.launch import Task, longs, shared, threads
 from netdsl.backends.cpu.maps import Body, Launch, Memory, body_launch
+from netdsl.backends.cpu.room import floats
 from netdsl.backends.cpu.target import compiled, width
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import contiguous
@@ -70,7 +70,7 @@ def _target(memory: Memory, kernel: Kernel, node: Node, launch: Launch) -> Opera
     """Where the product is written: where the plan has it, else memory of its own."""
     if node.name in kernel.outputs:
         return memory.operand(node.name)
-    own = np.zeros(node.type.size + 64, np.float32)
+    own = floats(node.type.size)
     launch.kept.append(own)
     return Operand(int(own.ctypes.data), contiguous(node.type.shape), "float32")
 

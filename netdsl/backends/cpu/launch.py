@@ -20,6 +20,8 @@ from netdsl.types import Array
 
 Task = tuple[int, ...]
 _WORDS = 8
+_LAST = 32
+"""What a thread has to do, over the least that a task is worth."""
 
 
 @cache
@@ -69,6 +71,35 @@ def shared(count: int, most: int) -> list[tuple[int, int]]:
     many = max(1, min(count, most))
     cut = [count * i // many for i in range(many + 1)]
     return list(pairwise(cut))
+
+
+def cut(lines: int, block: int, columns: int) -> list[tuple[int, int, int, int]]:
+    """Tasks that share out `lines` times `columns`: large ones first, small ones last, so that no
+    thread waits long for another one. A task is whole blocks of lines, else columns of one block,
+    else lines of one column of it."""
+    many, total = max(2, threads()), lines * columns
+    found, left, at, column, line = [], total, 0, 0, 0
+    while left > 0:
+        want = max(left / (2 * many), total / (_LAST * many))
+        high = min(block, lines - at)
+        if column == line == 0 and want >= high * columns:
+            count = min(lines - at, max(int(want) // (columns * block) * block, high))
+            found.append((at, at + count, 0, columns))
+            at += count
+            left -= count * columns
+            continue
+        if line == 0 and want >= high:
+            count = min(columns - column, int(want) // high)
+            found.append((at, at + high, column, column + count))
+            column, left = column + count, left - count * high
+        else:
+            count = min(high - line, max(1, int(want)))
+            found.append((at + line, at + line + count, column, column + 1))
+            line, left = line + count, left - count
+            column, line = (column + 1, 0) if line == high else (column, line)
+        if column == columns:
+            at, column = at + high, 0
+    return found
 
 
 def longs(*values: Any) -> Array:

@@ -12,6 +12,7 @@ from netdsl.backends.cpu.domain import walk
 from netdsl.backends.cpu.expression import Expr, Operand, Place, Unsupported
 from netdsl.backends.cpu.launch import Task, longs, shared, threads
 from netdsl.backends.cpu.maps import Launch, Memory, border_task, border_tasks
+from netdsl.backends.cpu.room import floats
 from netdsl.backends.cpu.rows import build
 from netdsl.backends.cpu.scores import scores
 from netdsl.backends.cpu.windows import POOL, lrn, pool, pool_grad
@@ -147,7 +148,7 @@ def _lrn(memory: Memory, node: Node, launch: Launch) -> list[Task]:
     g = _dense(memory.operand(node.args[0]))
     channels = node.type.shape[-1]
     ranges = shared(node.type.size // channels, 8 * threads())
-    spare = np.zeros(len(ranges) * channels + 64, np.float32)
+    spare = floats(len(ranges) * channels)
     y = _dense(memory.operand(node.name))
     args = longs(x, y, g, spare.ctypes.data, 4 * channels, channels)
     launch.kept += [args, spare]

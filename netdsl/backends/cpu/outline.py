@@ -6,11 +6,11 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from netdsl.backends.cpu.domain import Walk
 from netdsl.backends.cpu.emit import F32, I8, I32
 from netdsl.backends.cpu.expression import Expr, Place, Unsupported
+from netdsl.backends.cpu.room import floats
+from netdsl.plan.layout import Ints
 
 KINDS = {"float32": F32, "uint8": I8, "bool": I8, "int32": I32}
 BYTES = {"float32": 4, "uint8": 1, "bool": 1, "int32": 4}
@@ -46,7 +46,7 @@ class Outline:
         outputs: Sequence[tuple[Expr, Place]],
         sums: Sequence[Sum],
         slots: int,
-        local: tuple[int, int],
+        local: Ints,
     ) -> None:
         self.walk, self.outputs, self.sums = walk, outputs, sums
         self.table = _Table()
@@ -54,7 +54,7 @@ class Outline:
         w = walk
         count = sum(1 + s.squares for s in sums)
         stride = -(-w.tile // 16) * 16 + 16
-        self.slots = np.zeros(max(slots * count, 1) * stride, np.float32)
+        self.slots = floats(max(slots * count, 1) * stride)
         self.count, self.stride = count, stride
         self.head = [
             self.table.add(v)
@@ -70,6 +70,7 @@ class Outline:
                 local[0],
                 local[1],
                 w.repeat,
+                local[2],
             )
         ]
         self.level_of: dict[int, int] = {}
@@ -127,7 +128,7 @@ class Outline:
         return [found for a in e.args for found in self._hoisted(a)]
 
     def _tile(self) -> int:
-        memory = np.zeros(self.walk.tile + 64, np.float32)
+        memory = floats(self.walk.tile)
         self.kept.append(memory)
         return self.table.add(memory.ctypes.data)
 

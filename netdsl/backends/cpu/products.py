@@ -7,14 +7,13 @@ import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-import numpy as np
-
 from netdsl.backends.cpu.blocking import row_of
 from netdsl.backends.cpu.columns import flat
 from netdsl.backends.cpu.expression import Unsupported
 from netdsl.backends.cpu.launch import threads
 from netdsl.backends.cpu.maps import Launch, Memory
 from netdsl.backends.cpu.opaque import copied
+from netdsl.backends.cpu.room import floats
 from netdsl.backends.cpu.target import width
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Ints, Layout
@@ -181,7 +180,7 @@ def image_of(
     n, h, w, c = layout.shape
     top, bottom, left, right = need
     high, wide = h + top + bottom, w + left + right
-    copy = np.zeros(n * high * wide * c + 64, np.float32)
+    copy = floats(n * high * wide * c)
     strides = (high * wide * c, wide * c, c, 1)
     first = copy.ctypes.data + 4 * (top * strides[1] + left * strides[2])
     before.kept.append(copy)

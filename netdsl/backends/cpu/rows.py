@@ -13,6 +13,7 @@ from netdsl.backends.cpu.expression import Expr, Place
 from netdsl.backends.cpu.outline import Outline, Sum
 from netdsl.backends.cpu.target import compiled
 from netdsl.backends.cpu.writer import PrepareFunction, RowsFunction
+from netdsl.plan.layout import Ints
 from netdsl.types import Array
 
 
@@ -66,9 +67,10 @@ def build(
     outputs: Sequence[tuple[Expr, Place]],
     sums: Sequence[Sum],
     slots: int,
-    local: tuple[int, int] = (0, 0),
+    local: Ints = (0, 0, 0),
 ) -> Rows:
-    """Compiles a kernel. `local` is where tiles of the producer lie and the bytes of each."""
+    """Compiles a kernel. `local` is where tiles of the producer lie, the bytes of each and the
+    elements from row to row in it; they begin with the first column that is asked for."""
     o = Outline(walk, outputs, sums, slots, local)
     written = _written(o)
     args = np.array(o.table.values, np.int64)

@@ -6,18 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
-
-import numpy as np
 
 from netdsl.backends.cpu.blocking import CHUNK, Blocking, blocking, row_of
-from netdsl.backends.cpu.columns import Table, flat, scratch
+from netdsl.backends.cpu.columns import Table, flat
 from netdsl.backends.cpu.deep import add_parts, deep_product, turn_parts
 from netdsl.backends.cpu.expression import Operand, Unsupported
-from netdsl.backends.cpu.launch import Task, shared, threads
+from netdsl.backends.cpu.launch import Task, cut, shared, threads
 from netdsl.backends.cpu.maps import Body, Launch, Memory, body_launch
 from netdsl.backends.cpu.panel import panel
 from netdsl.backends.cpu.products import image_of
+from netdsl.backends.cpu.room import floats, scratch
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tile import tile
 from netdsl.plan.kernel import Kernel
@@ -209,7 +207,7 @@ class WeightSum:
             if flat(place.layout, len(place.layout.shape)) != 1:
                 raise Unsupported("a weight's gradient with gaps")
             return place.address + 4 * place.layout.offset
-        own = np.zeros(math.prod(self.node.type.shape) + 64, np.float32)
+        own = floats(math.prod(self.node.type.shape))
         self.launched.kept.append(own)
         return int(own.ctypes.data)
 
@@ -263,21 +261,26 @@ class Wgrad(WeightSum):
         lines = found.size[0] * found.size[1]
         groups = -(-lines // self.together)
         parts = self._parts(groups, size)
-        ranges = shared(len(self.columns), -(-4 * threads() // (parts * groups)))
+        tasks = [
+            (g, *some)
+            for first, last, *some in cut(parts * groups, 1, len(self.columns))
+            for g in range(first, last)
+        ]
         target = self._target()
         alone = parts == 1 and not found.turned
-        apart = 0 if alone else parts * size * 4 + 256
-        memory = scratch(apart + parts * groups * len(ranges) * self._panel()[-1])
+        apart = 0 if alone else -(-parts * size // 16) * 64 + 256
+        memory = scratch(apart + len(tasks) * self._panel()[-1])
         self.launched.kept.append(memory)
         raw = memory.ctypes.data
-        stage: list[Task] = []
-        for part, (first, last) in enumerate(shared(len(found.taps), parts)):
-            to = target if alone else raw + 4 * part * size
-            args = self._arguments(found.taps[first:last], to, raw + apart)
-            stage += [
-                (deep_product.address, args, *rows, *some, len(stage) + i)
-                for i, (rows, some) in enumerate(product(shared(lines, groups), ranges))
-            ]
+        args = [
+            self._arguments(found.taps[a:b], target if alone else raw + 4 * i * size, raw + apart)
+            for i, (a, b) in enumerate(shared(len(found.taps), parts))
+        ]
+        rows = shared(lines, groups)
+        stage: list[Task] = [
+            (deep_product.address, args[g // groups], *rows[g % groups], *some, slot)
+            for slot, (g, *some) in enumerate(tasks)
+        ]
         self.launched.stages.append(stage)
         if found.turned:
             self._turn(raw, parts, target, found.line)
@@ -286,12 +289,13 @@ class Wgrad(WeightSum):
         self._finish(target)
         return self.launched
 
-    def _parts(self, tasks: int, size: int) -> int:
+    def _parts(self, groups: int, size: int) -> int:
         chunks = -(-len(self.sum.taps) // self.deep)
         parts = 1
-        while (
-            tasks * parts < 4 * threads() and 2 * parts <= min(8, chunks) and size * parts < _MOST
-        ):
+        while 2 * parts <= min(8, chunks) and size * parts < _MOST:
+            each = groups * parts
+            if each >= 2 * threads() and each * len(self.columns) >= 8 * threads():
+                break
             parts *= 2
         return parts
 

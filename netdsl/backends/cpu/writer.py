@@ -24,7 +24,10 @@ class _Writer:
 
     def numbers(self) -> None:
         f = self.f
-        names = ("o1", "o2", "period", "tile", "slots", "slot", "sum", "run", "local", "size", "n")
+        names = (
+            *("o1", "o2", "period", "tile", "slots", "slot", "sum", "run"),
+            *("local", "size", "n", "pitch"),
+        )
         self.head = {n: f.argument(i) for n, i in zip(names, self.t.head, strict=True)}
 
     def spot(self, p: Place) -> list[Value]:
@@ -109,6 +112,14 @@ def _float(v: Lanes, x: Value) -> Value:
     return (v.f.b.sitofp if signed else v.f.b.uitofp)(x, v.floats)
 
 
+def _smaller(b: Any, x: Value, z: Value) -> Value:
+    return b.select(b.icmp_signed("<", x, z), x, z)
+
+
+def _larger(b: Any, x: Value, z: Value) -> Value:
+    return b.select(b.icmp_signed(">", x, z), x, z)
+
+
 class RowsFunction(_Writer):
     def __init__(self, outline: Outline) -> None:
         super().__init__(outline, "rows")
@@ -125,23 +136,22 @@ class RowsFunction(_Writer):
         if t.sums:
             with b.if_then(clears):
                 self._clear()
-        self.spots = {id(p): self.spot(p) for p in self._places(roots)}
+        places = self._places(roots)
+        self.spots = {id(p): self.spot(p) for p in places}
+        self.local = {id(p) for p in places if p.local}
+        self.padded = {id(p) for p in places if p.pad is not None}
         self.tiles = {k: f.argument(i) for k, i in (t.tiles | t.shifts).items()}
-        within = b.srem(first, self.head["period"])
-        size = self.head["tile"]
-        with f.loop(row0, row1, long(1)) as row:
-            self._find_rows(row, b.sub(row, row0))
-            with f.loop(first, last, size) as begin:
-                rest = b.sub(last, begin)
-                count = b.select(b.icmp_signed("<", rest, size), rest, size)
-                whole = b.and_(count, long(-Lanes(f).count))
-                with f.loop(long(0), whole, long(Lanes(f).count)) as i:
-                    self._body(Lanes(f), b.add(begin, i), b.add(within, i))
-                left = b.sub(count, whole)
-                with b.if_then(b.icmp_signed(">", left, long(0))):
-                    v = Lanes(f)
-                    v.mask = v.first(left)
-                    self._body(v, b.add(begin, whole), b.add(within, whole))
+        self.first_within = b.srem(first, self.head["period"])
+        size = self.head["o2"]
+        ends = b.sdiv(b.sub(b.add(row1, size), long(1)), size)
+        with f.loop(b.sdiv(row0, size), ends, long(1)) as line:
+            self._find_lines(line, first)
+            begin = b.mul(line, size)
+            low = _larger(b, row0, begin)
+            high = _smaller(b, row1, b.add(begin, size))
+            with f.loop(low, high, long(1)) as row:
+                self._find_rows(row, b.sub(row, begin), b.sub(row, row0))
+                self._columns(first, last)
         return f.text()
 
     def _places(self, roots: Sequence[Expr]) -> list[Place]:
@@ -155,29 +165,51 @@ class RowsFunction(_Writer):
         with self.f.loop(long(0), self.head["slot"], long(4 * v.count)) as at:
             v.store(v.const(0), b.add(self.gather_at, at))
 
-    def _find_rows(self, row: Value, done: Value) -> None:
+    def _columns(self, first: Value, last: Value) -> None:
+        """Elements `first` to `last` of the row that has been found, tile by tile."""
+        f, b, size = self.f, self.f.b, self.head["tile"]
+        within = self.first_within
+        with f.loop(first, last, size) as begin:
+            count = _smaller(b, b.sub(last, begin), size)
+            whole = b.and_(count, long(-Lanes(f).count))
+            with f.loop(long(0), whole, long(Lanes(f).count)) as i:
+                self._body(Lanes(f), b.add(begin, i), b.add(within, i))
+            left = b.sub(count, whole)
+            with b.if_then(b.icmp_signed(">", left, long(0))):
+                v = Lanes(f)
+                v.mask = v.first(left)
+                self._body(v, b.add(begin, whole), b.add(within, whole))
+
+    def _find_lines(self, line: Value, first: Value) -> None:
+        """Where each place has the rows of this line: those that differ in the last outer axis."""
+        b = self.f.b
+        self.upper = (b.sdiv(line, self.head["o1"]), b.srem(line, self.head["o1"]))
+        tile = b.add(self.head["local"], b.mul(self.slot, self.head["size"]))
+        self.line: dict[int, Value] = {}
+        for key, spot in self.spots.items():
+            address = b.sub(tile, b.mul(first, long(4))) if key in self.local else spot[0]
+            if key not in self.local and key not in self.padded:
+                for i, stride in zip(self.upper, spot[1:3], strict=True):
+                    address = b.add(address, b.mul(i, stride))
+            self.line[key] = address
+
+    def _find_rows(self, row: Value, i2: Value, done: Value) -> None:
         """Where each place has this row; of padding, whether it has it at all."""
         b = self.f.b
         self.row = row
-        i2 = b.srem(row, self.head["o2"])
-        upper = b.sdiv(row, self.head["o2"])
-        index = (b.sdiv(upper, self.head["o1"]), b.srem(upper, self.head["o1"]), i2)
         self.start: dict[int, Value] = {}
         self.there: dict[int, Value] = {}
-        for p in self._places([e for e, _ in self.t.outputs] + [s.value for s in self.t.sums]):
-            spot = self.spots[id(p)]
-            address = spot[0]
-            if p.local:
-                tile = b.mul(self.slot, self.head["size"])
-                line = b.mul(b.mul(done, self.head["run"]), long(4))
-                self.start[id(p)] = b.add(b.add(self.head["local"], tile), line)
-                continue
-            where = index
-            if p.pad is not None:
-                where, self.there[id(p)] = self._unpadded(spot[5:], index)
-            for i, stride in zip(where, spot[1:4], strict=True):
-                address = b.add(address, b.mul(i, stride))
-            self.start[id(p)] = address
+        for key, spot in self.spots.items():
+            start = self.line[key]
+            if key in self.padded:
+                where, self.there[key] = self._unpadded(spot[5:], (*self.upper, i2))
+                for i, stride in zip(where, spot[1:4], strict=True):
+                    start = b.add(start, b.mul(i, stride))
+            elif key in self.local:
+                start = b.add(start, b.mul(b.mul(done, self.head["pitch"]), long(4)))
+            else:
+                start = b.add(start, b.mul(i2, spot[3]))
+            self.start[key] = start
 
     def _unpadded(self, pad: list[Value], index: Sequence[Value]) -> tuple[Any, Value]:
         b = self.f.b
