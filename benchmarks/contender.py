@@ -211,8 +211,14 @@ def _open(side: str, work: Work, folder: Path, still: bool) -> Side:
 
 def _imported(side: str) -> None:
     """What a side imports, before memory is looked at."""
-    if side == "netdsl" or side == "onnxruntime":
-        pass
+    if side == "netdsl":
+        import netdsl.backends.cpu.backend
+        import netdsl.language.elaborate
+        import netdsl.passes.pipeline
+        import netdsl.runtime.executor
+        import netdsl.train.compile  # noqa: F401
+    elif side == "onnxruntime":
+        import onnxruntime  # noqa: F401
     else:
         import torch  # noqa: F401
 
