@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netdsl.backends import open_backend
-from netdsl.backends.cpu import anchors, rows
+from netdsl.backends.cpu import anchors, room, rows, target
 from netdsl.backends.cpu.backend import CpuBackend, launch_of
 from netdsl.backends.cpu.launch import cut, longs, program, threads
 from netdsl.backends.cpu.outline import Outline
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tasks import border
+from netdsl.backends.cpu.tile import tile
 from netdsl.backends.cpu.writer import PrepareFunction, RowsFunction
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
@@ -272,22 +273,49 @@ def test_texts_differ_only_where_their_signatures_do(monkeypatch: pytest.MonkeyP
     texts: dict[object, tuple[str, str]] = {}
     many = 0
 
-    def written(o: Outline) -> object:
+    def functions(o: Outline) -> object:
         nonlocal many
         many += 1
-        signature, _ = o.signature()
+        signature = o.signature()
         text = RowsFunction(o).text(), PrepareFunction(o).text() if o.tiled or o.shifts else ""
         assert texts.setdefault(signature, text) == text
         return known(o)
 
-    known = rows._written
-    monkeypatch.setattr(rows, "_written", written)
+    known = rows._functions
+    monkeypatch.setattr(rows, "_functions", functions)
     steps = [drawn_step(RandomDraw(np.random.default_rng(seed)), "float32") for seed in range(12)]
     for graph in [*steps, *(step_of(BLOCKS, net, batch=2) for net in BLOCK_NETS)]:
         plan, memory = bound(simplify(lower(graph)))
         for kernel in plan.kernels:
             launch_of(plan, kernel, memory)
     assert 20 < len(texts) < many / 3
+
+
+def test_what_was_compiled_before_is_not_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, memory = bound(simplify(lower(step_of(BLOCKS, "residual", batch=2))))
+
+    def launched() -> None:
+        rows._known.clear()
+        tile.cache_clear()
+        assert all(launch_of(plan, k, memory) for k in plan.kernels)
+
+    def unexpected(self: object) -> str:
+        raise AssertionError(f"{self} is written")
+
+    launched()
+    monkeypatch.setattr(RowsFunction, "text", unexpected)
+    monkeypatch.setattr(PrepareFunction, "text", unexpected)
+    launched()
+    monkeypatch.setattr(target, "_sources", lambda: "others")
+    with pytest.raises(AssertionError, match="is written"):
+        launched()
+
+
+def test_pages_come_with_what_is_written_to_them() -> None:
+    buffer = room.fetched(np.zeros(room._LARGE + 100, np.uint8))
+    buffer[:] = 1 + np.arange(buffer.size) % 250
+    room._fetch(buffer)
+    assert (buffer == 1 + np.arange(buffer.size) % 250).all()
 
 
 def test_sums_of_a_product_under_another_shape_come_behind_it() -> None:

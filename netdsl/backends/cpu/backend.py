@@ -15,6 +15,7 @@ from netdsl.backends.cpu.expression import Unsupported
 from netdsl.backends.cpu.launch import program
 from netdsl.backends.cpu.maps import Launch, Memory, map_launch
 from netdsl.backends.cpu.opaque import opaque_launch
+from netdsl.backends.cpu.room import fetched
 from netdsl.plan.backend import ByReference, Ceilings, Thunk
 from netdsl.plan.fusion import FUSED, Fusion
 from netdsl.plan.kernel import Kernel
@@ -60,7 +61,7 @@ class CpuBackend:
         target[...] = values
 
     def allocate(self, nbytes: int) -> Array:
-        return self.plain.allocate(nbytes + _SLACK)[:nbytes]
+        return fetched(self.plain.allocate(nbytes + _SLACK)[:nbytes])
 
     def view(self, buffer: Array, dtype: str, layout: Layout) -> Array:
         return self.plain.view(buffer, dtype, layout)

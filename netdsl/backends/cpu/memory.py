@@ -97,6 +97,20 @@ def take(typing: Any, address: Any) -> Any:
 
 
 @intrinsic
+def touch(typing: Any, address: Any) -> Any:
+    """Writes what is at an address, whoever else writes there: in its place zero for zero, which
+    no compiler makes a mere reading of."""
+
+    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        place = b.inttoptr(args[0], _LONG.as_pointer())
+        zero = ir.Constant(_LONG, 0)
+        b.cmpxchg(place, zero, zero, "monotonic", "monotonic")
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit
+
+
+@intrinsic
 def peek(typing: Any, address: Any) -> Any:
     """The number at an address as other threads have left it."""
 

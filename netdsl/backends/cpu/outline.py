@@ -84,15 +84,16 @@ class Outline:
         for key in self.tiled:
             self.tiles[key] = self._tile()
 
-    def signature(self) -> tuple[Hashable, list[Place]]:
-        """All that the text of this kernel's functions depends on, and its places as it numbers
-        them: what differs otherwise stands in the table."""
+    def signature(self) -> Hashable:
+        """All that the text of this kernel's functions depends on: what differs otherwise stands
+        in the table, which from now on has all places."""
         found = _Numbering(self)
         outputs = tuple((found.number(e), found.place(p)) for e, p in self.outputs)
         sums = tuple((found.number(s.value), s.squares) for s in self.sums)
         tiled = tuple(found.numbers[key] for key in self.tiled)
-        text = (tuple(found.lines), outputs, sums, tiled, self.walk.run == 1)
-        return text, list(found.places.values())
+        for place in found.places.values():
+            self.spot(place)
+        return tuple(found.lines), outputs, sums, tiled, self.walk.run == 1
 
     # levels
 

@@ -1,9 +1,13 @@
-"""Memory of the engine's own. It begins with a cache line, so that no vector lies across two."""
+"""Memory for the engine. It begins with a cache line, so that no vector lies across two."""
 
 from __future__ import annotations
 
-import numpy as np
+import threading
 
+import numpy as np
+from numba import njit
+
+from netdsl.backends.cpu.memory import touch
 from netdsl.types import Array
 
 _LINE = 64
@@ -16,6 +20,30 @@ def floats(count: int) -> Array:
     whole = np.zeros(count + _SLACK + _LINE // 4, np.float32)
     first = -whole.ctypes.data % _LINE // 4
     return whole[first : first + count + _SLACK]
+
+
+_PAGE = 4096
+_LARGE = 1 << 25
+"""Bytes whose pages take longer to come than a thread does."""
+
+
+@njit(nogil=True, cache=True)
+def _touched(first, last):  # type: ignore[no-untyped-def]
+    for at in range(first, last - 7, _PAGE):
+        touch(at)
+
+
+def _fetch(buffer: Array) -> None:
+    first = buffer.ctypes.data
+    _touched(first, first + buffer.nbytes)
+
+
+def fetched(buffer: Array) -> Array:
+    """A large buffer whose pages come while others work: the system gives a page when it is first
+    written to, which takes a first step half of its time."""
+    if buffer.nbytes >= _LARGE:
+        threading.Thread(target=_fetch, args=(buffer,), daemon=True, name="netdsl pages").start()
+    return buffer
 
 
 _shared: list[Array] = []

@@ -11,7 +11,7 @@ import numpy as np
 from netdsl.backends.cpu.domain import Walk
 from netdsl.backends.cpu.expression import Expr, Place
 from netdsl.backends.cpu.outline import Outline, Sum
-from netdsl.backends.cpu.target import compiled
+from netdsl.backends.cpu.target import written
 from netdsl.backends.cpu.writer import PrepareFunction, RowsFunction
 from netdsl.plan.layout import Ints
 from netdsl.types import Array
@@ -35,30 +35,18 @@ class Rows:
     kept: list[Any] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Written:
-    """The functions of an outline, and its places in the order in which their tables have them."""
-
-    function: int
-    prepare: int
-    order: tuple[int, ...]
+_known: dict[Hashable, tuple[int, int]] = {}
 
 
-_known: dict[Hashable, _Written] = {}
-
-
-def _written(o: Outline) -> _Written:
-    """Writes the functions of an outline, once for all that differ in numbers alone, and puts its
-    places into the table."""
-    signature, places = o.signature()
+def _functions(o: Outline) -> tuple[int, int]:
+    """The functions of an outline (rows, and what prepares them or 0), written once for all that
+    differ in numbers alone."""
+    signature = o.signature()
     if signature not in _known:
-        function = compiled("rows", RowsFunction(o).text())
+        function = written("rows", signature, lambda: RowsFunction(o).text())
         tiled = o.tiled or o.shifts
-        prepare = compiled("prepare", PrepareFunction(o).text()) if tiled else 0
-        index = {id(p): i for i, p in enumerate(places)}
-        _known[signature] = _Written(function, prepare, tuple(index[key] for key in o.spots))
-    for i in _known[signature].order:
-        o.spot(places[i])
+        prepare = written("prepare", signature, lambda: PrepareFunction(o).text()) if tiled else 0
+        _known[signature] = (function, prepare)
     return _known[signature]
 
 
@@ -72,12 +60,12 @@ def build(
     """Compiles a kernel. `local` is where tiles of the producer lie, the bytes of each and the
     elements from row to row in it; they begin with the first column that is asked for."""
     o = Outline(walk, outputs, sums, slots, local)
-    written = _written(o)
+    function, prepare = _functions(o)
     args = np.array(o.table.values, np.int64)
     return Rows(
-        written.function,
+        function,
         args,
-        written.prepare,
+        prepare,
         o.slots,
         o.count,
         o.stride,

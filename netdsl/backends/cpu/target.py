@@ -3,18 +3,24 @@ disk."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Callable, Hashable
 from functools import cache
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 from llvmlite import binding as llvm
 
 from netdsl.backends.kept import CPU, key_of
 from netdsl.errors import fail
+from netdsl.ops import random
 
 _WIDTHS = (16, 8, 4)
 _kept: list[Any] = []
 """What owns the machine code: it lives as long as the process."""
+_number = count()
 
 
 @cache
@@ -53,17 +59,35 @@ def _jit() -> Any:
 @cache
 def compiled(name: str, text: str) -> int:
     """The address of the function `name` of a module in LLVM's language."""
-    key = key_of(_signature(), text)
+    return _linked(name, key_of(_signature(), text), lambda: text)
+
+
+def written(name: str, recipe: Hashable, write: Callable[[], str]) -> int:
+    """As `compiled`, of a module that is written only where these sources have not compiled it
+    before: all that it depends on stands in `recipe`."""
+    return _linked(name, key_of(_signature(), _sources(), width(), name, recipe), write)
+
+
+@cache
+def _sources() -> str:
+    """What the modules are that write functions, and so what they write."""
+    found = hashlib.sha256()
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(random.__file__)):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def _linked(name: str, key: str, write: Callable[[], str]) -> int:
     image = CPU.read(key)
     if image is None:
-        image = _assembled(text)
+        image = _assembled(write())
         CPU.keep(key, image)
     found = (
         llvm.JITLibraryBuilder()
         .add_object_img(image)
         .add_current_process()
         .export_symbol(name)
-        .link(_jit(), f"{name}-{key}")
+        .link(_jit(), f"{name}-{next(_number)}")
     )
     _kept.append(found)
     return int(found[name])

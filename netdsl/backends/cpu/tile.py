@@ -17,7 +17,7 @@ from functools import cache
 from llvmlite import ir
 
 from netdsl.backends.cpu.emit import F32, I8, I32, I64, Function, Value, long
-from netdsl.backends.cpu.target import compiled, width
+from netdsl.backends.cpu.target import width, written
 
 _ROWS = {16: {4: 6, 3: 9, 2: 14, 1: 14}, 8: {2: 6, 1: 12}, 4: {4: 6, 2: 12, 1: 14}}
 """Rows that fill the registers beside the vectors of B: 32 of them, 16 with AVX2."""
@@ -45,7 +45,7 @@ def asked(vectors: int) -> int:
 @cache
 def tile(rows: int, vectors: int, ragged: bool) -> int:
     """The address of a tile; `ragged` ones write only `columns` columns."""
-    return compiled("tile", _Tile(rows, vectors, ragged).text())
+    return written("tile", (rows, vectors, ragged), lambda: _Tile(rows, vectors, ragged).text())
 
 
 class _Tile:
