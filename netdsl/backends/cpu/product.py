@@ -48,7 +48,7 @@ CHUNK = ("taps", "count", "image", "weight", "depth")
 @njit(cache=True, error_model="numpy")
 def _chunk(one, column, now, line0, line1, lines, out, asks):  # type: ignore[no-untyped-def]
     """Rows of pixels `line0` to `line1` times a chunk of a column block. Its tiles ask for pixels
-    that come next, or each for its share of the weights that do."""
+    that come next, or for the weights that do until they are all there."""
     chunk = long_at(one + 112) + now * 40
     taps, count, depth = long_at(chunk), long_at(chunk + 8), long_at(chunk + 32)
     image = long_at(one) + long_at(column) + long_at(chunk + 16)
@@ -59,7 +59,8 @@ def _chunk(one, column, now, line0, line1, lines, out, asks):  # type: ignore[no
     asked, width = long_at(one + 168), long_at(column + 24)
     weights = long_at(column + 8) + long_at(chunk + 24)
     size = count * depth * weight_k
-    then, share = weights + size, min(count * depth * (asked // 4), size)
+    then, share = weights + size, count * depth * (asked // 4)
+    last = then + size
     for at in range(line0, line1):
         n, r = at // lines, at % lines
         if r >= long_at(one + 72):
@@ -73,9 +74,9 @@ def _chunk(one, column, now, line0, line1, lines, out, asks):  # type: ignore[no
                 a, image_pixel, image_k, weights, weight_k, c, out_pixel,
                 taps, count, depth, now, width,
                 a + length * ahead if asks else then,
-                jump if asks else asked, times if asks else 1,
+                jump if asks else asked, times if asks else then < last,
             )  # fmt: skip
-            then = min(then + share, weights + 2 * size - share)
+            then += share
             step = length if is_long else length - 1
             a += step * image_pixel
             c += step * out_pixel

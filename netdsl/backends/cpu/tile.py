@@ -6,7 +6,8 @@ for `rows` values of i and `vectors` vectors of j. Strides are bytes, a tap is a
 bytes. Every convolution and matrix product, forward and backward, is made of such tiles.
 
 Meanwhile a tile asks for what the next one will read, some cache lines with every fourth k:
-`times` as many of each row, and `jump` bytes further those of the next row.
+`times` as many of each row, and `jump` bytes further those of the next row. It asks for nothing
+where `times` is 0.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class _Tile:
                 at = build.add(at, group)
             build.store(build.add(b, self.f.long_at(build.add(place, long(8)))), self.pb)
             with self.f.loop(long(0), whole, long(_UNROLLED)):
-                self._ask()
+                with build.if_then(build.icmp_signed("!=", self.times, long(0))):
+                    self._ask()
                 for _ in range(_UNROLLED):
                     self._step(ak, bk)
             with self.f.loop(whole, depth, long(1)):
