@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from netdsl.backends import open_backend
 from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
 from netdsl.ir.text import to_text
@@ -16,12 +17,15 @@ from netdsl.ir.verify import verify
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import load
 from netdsl.ops import OPS
-from netdsl.passes.fold import fold
+from netdsl.passes import pipeline
+from netdsl.passes.fold import fold, split
 from netdsl.passes.lower import lower, lower_im2col
 from netdsl.passes.precision import mixed
 from netdsl.passes.recompute import recompute
 from netdsl.passes.rewrite import common, dead
 from netdsl.passes.simplify import simplify
+from netdsl.runtime.executor import FoldedExecutor
+from netdsl.runtime.state import State
 from netdsl.types import Array, Graph, TensorType
 from tests.conftest import ROOT, HypothesisDraw
 from tests.drawn import drawn_graph
@@ -86,7 +90,7 @@ def _weights(graph: Graph, op: str) -> list[object]:
 def test_folding_keeps_what_evaluation_gives(net: str) -> None:
     graph = elaborate(load(BLOCKS), net, Settings(batch=2, dtype="float64")).graph
     values = values_for(graph)
-    folded = fold(lower(graph))
+    folded = split(fold(lower(graph)))
     verify(folded.main), verify(folded.prepare)
     empty = {n.name: np.zeros(n.type.shape) for n in folded.prepare.states}
     kept = results(folded.prepare, {**empty, **values})
@@ -106,9 +110,30 @@ def test_a_product_with_two_readers_keeps_its_weights() -> None:
     s = b.state("s", TensorType((4,), "float64"), ("normal", 1.0))
     y = b.matmul(x, w)
     graph = b.graph({"raw": y, "scaled": b.mul(y, s)})
-    folded = fold(graph)
+    folded = split(fold(graph))
     assert [n.args for n in folded.main.of("matmul")] == [("x", "w")]
     assert not folded.prepare.updates
+
+
+@pytest.mark.parametrize("low", ["float16", "bfloat16"])
+@pytest.mark.parametrize("net", ["residual", "googlenet"])
+def test_weights_are_rounded_once_and_not_with_every_batch(net: str, low: str) -> None:
+    graph = elaborate(load(BLOCKS), net, Settings(batch=2)).graph
+    folded = pipeline.inference(graph, low=low)
+    states = {n.name: n.type.dtype for n in folded.main.states}
+    assert not [n for n in folded.main.of("cast") if n.args[0] in states]
+    weights = {states[n.args[1]] for op in ("conv2d", "matmul") for n in folded.main.of(op)}
+    assert weights == {low}
+    backend = open_backend("reference")
+    state = State(backend)
+    values = values_for(graph)
+    state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
+    executor = FoldedExecutor(folded, backend, state)
+    executor.refresh()
+    expected, found = results(graph, values), executor.run(values)
+    for label in graph.outputs:
+        scale = float(np.abs(expected[label]).max())
+        np.testing.assert_allclose(found[label], expected[label], atol=0.05 * scale)
 
 
 @pytest.mark.parametrize("net", ["residual", "googlenet", "unet", "plain"])
@@ -178,7 +203,7 @@ def test_golden_text_after_each_pass(name: str) -> None:
 
 def test_golden_text_of_folding() -> None:
     graph = elaborate(load(BLOCKS), "residual_small", Settings(batch=2)).graph
-    folded = fold(lower(graph))
+    folded = split(fold(lower(graph)))
     matches_golden("passes/fold.txt", to_text(folded.main) + "\n" + to_text(folded.prepare))
 
 
@@ -205,7 +230,7 @@ def test_scalars_fold_and_averages_of_halves_do_not_overflow() -> None:
     x = b.input("x", TensorType((2, 8, 8, 1), "float32"))
     w = b.state("w", TensorType((), "float32"), ("constant", 0.5))
     graph = b.graph({"loss": b.mul(b.reduce_sum(x, axes=(0, 1, 2, 3)), w)})
-    assert fold(graph).main.outputs == graph.outputs
+    assert split(fold(graph)).main.outputs == graph.outputs
     mean = b.avg_pool(x, kernel=(8, 8), stride=(8, 8))
     low = mixed(b.graph({"mean": mean}), "float16")
     found = results(low, {"x": np.full((2, 8, 8, 1), 2000.0, np.float32)})["mean"]

@@ -27,14 +27,45 @@ class Folded:
     prepare: Graph
 
 
-def fold(graph: Graph) -> Folded:
-    """Splits an inference graph into what waits for its inputs and what does not.
+def fold(graph: Graph) -> Graph:
+    """A normalisation by known moments becomes a factor and an offset for each channel; factors
+    move into the weights of the product before them where nothing else reads that product (Jacob
+    et al. 2018, section 3.2)."""
+    b = _Folder()
+    reads = Counter(a for n in graph.nodes.values() for a in n.args) + Counter(graph.roots)
+    new: dict[str, Node] = {}
+    for node in graph.nodes.values():
+        with b.at(node.span, node.name, node.region):
+            args = (new[a] for a in node.args)
+            found = b.emit(node.op, *args, name=node.name, **node.attrs)
+        new[node.name] = found
+        if reads[node.name] > 1:
+            b.shared.add(found.name)
+    return dead(rebuilt(b, graph, new))
 
-    A normalisation by known moments becomes a factor and an offset for each channel; factors move
-    into the weights of the product before them where nothing else reads that product
-    (Jacob et al. 2018, section 3.2).
-    """
-    return _split(*_folded(graph))
+
+def split(graph: Graph) -> Folded:
+    """An inference graph as what waits for its inputs and what does not."""
+    still: set[str] = set()
+    for node in graph.nodes.values():
+        if _is_still(node, still):
+            still.add(node.name)
+    ready = {n for n in _frontier(graph, still) if OPS[shown(graph, n).op].kind != "leaf"}
+    b, new = Builder(), {}
+    for node in graph.nodes.values():
+        with b.at(node.span, node.name, node.region):
+            if node.name in ready:
+                new[node.name] = _kept(b, node)
+            else:
+                args = (new[a] for a in node.args)
+                name = node.name if node.op in ("input", "state") else _plain(node.name)
+                new[node.name] = b.emit(node.op, *args, name=name, **node.attrs)
+    return Folded(dead(rebuilt(b, graph, new)), _prepare(graph, ready))
+
+
+def _is_still(node: Node, still: set[str]) -> bool:
+    """Whether a node is the same for every input, where those of `still` before it are."""
+    return node.op in ("state", "const") or (bool(node.args) and all(a in still for a in node.args))
 
 
 class _Folder(Rewriter):
@@ -47,7 +78,7 @@ class _Folder(Rewriter):
         super().__init__({op: (*SIMPLER.get(op, ()), *_RULES.get(op, ())) for op in _OPS})
 
     def _add(self, node: Node) -> Node:
-        if node.op in ("state", "const") or (node.args and all(a in self.still for a in node.args)):
+        if _is_still(node, self.still):
             self.still.add(node.name)
         return super()._add(node)
 
@@ -67,21 +98,6 @@ class _Folder(Rewriter):
 
     def vector(self, s: Node) -> Node:
         return self.reshape(s, shape=(s.type.size,)) if s.type.rank > 1 else s
-
-
-def _folded(graph: Graph) -> tuple[Graph, set[str]]:
-    """The graph with its rules applied, and the names of what does not wait for an input."""
-    b = _Folder()
-    reads = Counter(a for n in graph.nodes.values() for a in n.args) + Counter(graph.roots)
-    new: dict[str, Node] = {}
-    for node in graph.nodes.values():
-        with b.at(node.span, node.name, node.region):
-            args = (new[a] for a in node.args)
-            found = b.emit(node.op, *args, name=node.name, **node.attrs)
-        new[node.name] = found
-        if reads[node.name] > 1:
-            b.shared.add(found.name)
-    return dead(rebuilt(b, graph, new)), b.still
 
 
 def _normalize(b: _Folder, x: Node, m: Node, axes: Any, eps: float) -> Node | None:
@@ -141,20 +157,6 @@ def _scaled(b: _Folder, y: Node, factor: Node) -> Node | None:
 
 _RULES: dict[str, tuple[Rule, ...]] = {"normalize": (_normalize,), "mul": (_mul,), "add": (_add,)}
 _OPS = {*SIMPLER, *_RULES}
-
-
-def _split(graph: Graph, still: set[str]) -> Folded:
-    ready = {n for n in _frontier(graph, still) if OPS[shown(graph, n).op].kind != "leaf"}
-    b, new = Builder(), {}
-    for node in graph.nodes.values():
-        with b.at(node.span, node.name, node.region):
-            if node.name in ready:
-                new[node.name] = _kept(b, node)
-            else:
-                args = (new[a] for a in node.args)
-                name = node.name if node.op in ("input", "state") else _plain(node.name)
-                new[node.name] = b.emit(node.op, *args, name=name, **node.attrs)
-    return Folded(dead(rebuilt(b, graph, new)), _prepare(graph, ready))
 
 
 def _frontier(graph: Graph, still: set[str]) -> Iterator[str]:

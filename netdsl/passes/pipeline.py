@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from netdsl.ir.verify import verify
-from netdsl.passes.fold import Folded, fold
+from netdsl.passes.fold import Folded, fold, split
 from netdsl.passes.lower import lower, lower_im2col
 from netdsl.passes.precision import mixed
 from netdsl.passes.simplify import simplify
@@ -57,11 +57,19 @@ def inference(
     forward: Sequence[Pass] = FORWARD,
     low: str | None = None,
 ) -> Folded:
-    """An evaluation graph made ready: lowered, simplified and folded, then in 16 bits where `low`
-    names their type."""
+    """An evaluation graph made ready: lowered, simplified and folded, in 16 bits where `low` names
+    their type. Its weights wait for no input in the type in which they are read."""
     before = run(graph, forward, watch)
-    folded = fold(before)
+    whole = fold(before)
+    found = split(whole)
+    _show(watch, "fold", before, found)
+    if low:
+        lower_precision = precision(low)
+        before, found = found.main, split(lower_precision.run(whole))
+        _show(watch, lower_precision.name, before, found)
+    return Folded(run(found.main, (SIMPLIFY,), watch), run(found.prepare, (SIMPLIFY,)))
+
+
+def _show(watch: Watch | None, name: str, before: Graph, after: Folded) -> None:
     if watch is not None:
-        watch("fold", before, verify(folded.main))
-    last = (precision(low), SIMPLIFY) if low else (SIMPLIFY,)
-    return Folded(run(folded.main, last, watch), run(folded.prepare, (SIMPLIFY,)))
+        watch(name, before, verify(after.main))

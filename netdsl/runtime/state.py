@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from netdsl.errors import fail, internal
+from netdsl.ops.dtypes import dtype_of
 from netdsl.plan.backend import Backend
 from netdsl.types import Array, Node, dims
 
@@ -17,7 +18,7 @@ def draw(node: Node, seed: int) -> Array:
     law, scale = node.attrs["init"]
     kind = node.type
     if law == "constant":
-        return np.full(kind.shape, scale, dtype=kind.dtype)
+        return np.full(kind.shape, scale, dtype=dtype_of(kind.dtype))
     key = [seed, zlib.crc32(node.name.encode())]
     rng = np.random.Generator(np.random.Philox(key=np.array(key, dtype=np.uint64)))
     values = np.empty(kind.shape, dtype=np.float32)
