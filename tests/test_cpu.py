@@ -27,7 +27,9 @@ from netdsl.backends.cpu.writer import PrepareFunction, RowsFunction
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
+from netdsl.language import program as language
 from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.parse import parse
 from netdsl.language.program import load
 from netdsl.ops import OPS
 from netdsl.ops.draw import RandomDraw, operand_array
@@ -38,6 +40,8 @@ from netdsl.passes.simplify import simplify
 from netdsl.plan.plan import Plan, make_plan
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
+from netdsl.train.compile import compile_step
+from netdsl.train.recipe import plain
 from netdsl.types import Graph, TensorType
 from tests.conftest import ROOT
 from tests.graphs import BLOCK_NETS, BLOCKS, drawn_step, step_of, values_for
@@ -107,6 +111,23 @@ def test_drawn_graphs(seed: int) -> None:
 @pytest.mark.parametrize("net", BLOCK_NETS)
 def test_blocks(net: str) -> None:
     same_as_the_interpreter(simplify(lower(step_of(BLOCKS, net, batch=2))))
+
+
+NORMS = """net small {
+  input(5x7x2)
+  conv(12, 3x3) -> %s -> relu -> fc(6) -> layernorm -> relu -> fc(5)
+}
+"""
+
+
+@pytest.mark.parametrize("norm", ["layernorm", "instancenorm", "groupnorm(3)", "groupnorm(12)"])
+def test_moments_of_samples_and_groups(norm: str) -> None:
+    file = language.program(parse(NORMS % norm))
+    network = elaborate(file, "small", Settings(batch=3, training=True))
+    graph = simplify(lower(compile_step(network, plain("small"))))
+    same_as_the_interpreter(graph)
+    plan, memory = bound(graph)
+    assert [k.name for k in plan.kernels if launch_of(plan, k, memory) is None] == []
 
 
 def test_what_has_no_kernel_is_computed_by_the_reference() -> None:
@@ -252,6 +273,9 @@ def test_tasks_cover_all_there_is(lines: int, block: int, columns: int) -> None:
         ("alexnet.net", "alexnet"),
         ("mobilenet.net", "mobilenet_v2"),
         ("preact.net", "preact20"),
+        ("norms.net", "layer"),
+        ("norms.net", "instance"),
+        ("norms.net", "group"),
     ],
 )
 def test_whole_steps_have_kernels_throughout(path: str, net: str) -> None:

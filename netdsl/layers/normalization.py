@@ -79,11 +79,35 @@ def _groupnorm(site: Site, x: Node, groups: int, eps: float, **scale: Any) -> No
     c = channels(x)
     if c % groups:
         raise fail(f"{c} channels do not divide into {groups} groups")
-    shape = x.type.shape
-    split = site.b.reshape(x, shape=(*shape[:-1], groups, c // groups))
-    axes = (*range(1, x.type.rank - 1), x.type.rank)
-    y = site.b.reshape(_over(site, split, axes, eps), shape=shape)
+    b, axes = site.b, tuple(range(1, x.type.rank - 1))
+    if axes:
+        m = _of_groups(site, b.moments(x, axes=axes), groups)
+        return _scaled(site, b.normalize(x, m, axes=axes, eps=eps), **scale)
+    rows = b.reshape(x, shape=(x.type.size * groups // c, c // groups))
+    y = b.reshape(_over(site, rows, (1,), eps), shape=x.type.shape)
     return _scaled(site, y, **scale)
+
+
+def _of_groups(site: Site, m: Node, groups: int) -> Node:
+    """For each channel the moments of its group, from those of the channels (Chan et al. 1979):
+    [2, samples, channels]."""
+    b = site.b
+    _, samples, c = m.type.shape
+    each = c // groups
+    if each == 1:
+        return m
+    rows, found = (samples * groups, each), []
+    mean, variance = (
+        b.reshape(b.slice(m, start=(i, 0, 0), stop=(i + 1, samples, c), step=(1, 1, 1)), shape=rows)
+        for i in (0, 1)
+    )
+    middle = b.reshape(b.reduce_mean(mean, axes=(1,)), shape=(rows[0], 1))
+    apart = b.sub(mean, middle)
+    spread = b.reduce_mean(b.add(variance, b.mul(apart, apart)), axes=(1,))
+    for value in (middle, spread):
+        wide = b.broadcast(b.reshape(value, shape=(rows[0], 1)), shape=rows)
+        found.append(b.reshape(wide, shape=(1, samples, c)))
+    return b.concat(*found, axis=0)
 
 
 _EPS = Param("eps", Number(above=0), 1e-5, "added to the variance", named=True)

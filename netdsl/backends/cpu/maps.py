@@ -129,7 +129,8 @@ class Body:
         if node.op in ("reduce_sum", "reduce_mean"):
             sums: tuple[Sum, ...] = (Sum(values[0]),)
         elif node.op == "moments":
-            sums = (Sum(values[0], squares=True),)
+            flat = len(shape) - 1 in node.attrs["axes"]
+            sums = (Sum(values[0], squares=True, flat=flat),)
         elif node.op == "normalize_dmoments":
             mean = self.reader._moment(node, node.args[2], 0, ())
             centred = Expr("mul", (values[0], Expr("sub", (values[1], mean))))
@@ -151,8 +152,6 @@ class Body:
         first, last = 0 in kept and rank > 1, rank - 1 in kept
         if len(kept) > first + last or (first and shape[0] != self.domain[0]):
             raise Unsupported(f"a reduction that keeps axes {kept}")
-        if any(s.squares for s in self.sums) and not last:
-            raise Unsupported("moments over channels")
         return first, last
 
     def places(self) -> list[Place]:
@@ -211,10 +210,10 @@ class Body:
         found.append(rows.shifts[id(r.sums[0])] if how == 2 else 0)
         if how == 3:
             m = self.memory.operand(r.node.args[2])
-            if self.kept[0]:
-                raise Unsupported("moments of each image")
-            at = m.address + 4 * m.layout.offset
-            found += [at, at + 4 * m.layout.strides[0], 4 * m.layout.strides[-1]]
+            variance = m.address + 4 * (m.layout.offset + m.layout.strides[0])
+            by_group = m.layout.strides[1] if self.kept[0] else 0
+            by_channel = m.layout.strides[-1] if self.kept[1] else 0
+            found += [variance, 4 * by_channel, 4 * by_group]
             found.append(round(1 / r.node.attrs["eps"]))
         return found + [0] * (12 - len(found))
 

@@ -20,10 +20,11 @@ SCALAR, VECTOR, FULL = range(3)
 @dataclass(frozen=True, eq=False)
 class Sum:
     """A sum over the domain; with `squares`, also that of the squares of what differs from the
-    first row (`shift`)."""
+    first row (`shift`), or where sums are `flat` from the first element."""
 
     value: Expr
     squares: bool = False
+    flat: bool = False
 
 
 class _Table:
@@ -89,7 +90,7 @@ class Outline:
         in the table, which from now on has all places."""
         found = _Numbering(self)
         outputs = tuple((found.number(e), found.place(p)) for e, p in self.outputs)
-        sums = tuple((found.number(s.value), s.squares) for s in self.sums)
+        sums = tuple((found.number(s.value), s.squares, s.flat) for s in self.sums)
         tiled = tuple(found.numbers[key] for key in self.tiled)
         for place in found.places.values():
             self.spot(place)

@@ -42,7 +42,7 @@ def fold(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
     args: slots, bytes of a slot and of a sum in it; parts of a group; period, repeat, whether all
     becomes one; then for each result of `how`: its first sum, where it is written, bytes to the
     next channel, to the second row and to the next group; elements that were summed; the shift;
-    mean and variance and bytes to their next channel; 1 / eps
+    variance and bytes to its next channel and group; 1 / eps
     """
     slots, slot, bytes_sum = long_at(args), long_at(args + 8), long_at(args + 16)
     parts, period, repeat = long_at(args + 24), long_at(args + 32), long_at(args + 40)
@@ -75,8 +75,8 @@ def fold(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
                     put_float(to, float_at(long_at(one + 56) + 4 * c) + mean)
                     put_float(to + second, max(b / count - mean * mean, 0.0))
                 else:
-                    step = c * long_at(one + 80)
-                    variance = float_at(long_at(one + 72) + step)
+                    step = c * long_at(one + 72) + g * long_at(one + 80)
+                    variance = float_at(long_at(one + 64) + step)
                     root = 1.0 / math.sqrt(variance + 1.0 / long_at(one + 88))
                     put_float(to, -a * root)
                     put_float(to + second, -0.5 * b * root * root * root)

@@ -323,7 +323,8 @@ class PrepareFunction(_Writer):
         shifted = [s for s in t.sums if s.squares]
         self.find_scalars([*t.tiled.values(), *(s.value for s in shifted)])
         pairs = [(e, f.argument(t.tiles[k])) for k, e in t.tiled.items()]
-        pairs += [(s.value, f.argument(t.shifts[id(s)])) for s in shifted]
+        pairs += [(s.value, f.argument(t.shifts[id(s)])) for s in shifted if not s.flat]
+        flat = [(self._first(s.value), f.argument(t.shifts[id(s)])) for s in shifted if s.flat]
         lanes = Lanes(f).count
         with f.loop(long(0), self.head["period"], long(lanes)) as j:
             self.j = j
@@ -335,7 +336,17 @@ class PrepareFunction(_Writer):
                 at = b.mul(b.add(b.mul(k, self.head["period"]), j), long(4))
                 for (_, tile), value in zip(pairs, values, strict=True):
                     v.store(value, b.add(tile, at))
+                for value, tile in flat:
+                    v.store(value, b.add(tile, at))
         return f.text()
+
+    def _first(self, e: Expr) -> Value:
+        """The first element in all lanes."""
+        self.j = long(0)
+        v = Lanes(self.f)
+        v.mask = v.first(self.head["period"])
+        found = self.compute(v, e, self._first_row, {})
+        return v.splat(self.f.b.extract_element(found, ir.Constant(I32, 0)))
 
     def _first_row(self, v: Lanes, e: Expr) -> Value:
         p = e.place
