@@ -12,14 +12,16 @@ from netdsl.backends.cpu.expression import Operand
 from netdsl.backends.cpu.launch import longs, program, threads
 from netdsl.backends.cpu.memory import call_tile, long_at
 from netdsl.backends.cpu.opaque import copied
+from netdsl.backends.cpu.room import floats
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tasks import task
 from netdsl.backends.cpu.tile import most_rows, tile, widths
 from netdsl.plan.backend import Ceilings
 from netdsl.plan.layout import contiguous
+from netdsl.types import Array
 
-_DEPTH = 64
-_TIMES = 4096
+_DEPTH = 128
+_TIMES = 2048
 _COPIED = 1 << 24
 """Elements of each of both arrays."""
 _TRIES = 5
@@ -33,7 +35,7 @@ def _multiply(args, times, result, _c, _d, _e):  # type: ignore[no-untyped-def]
         call_tile(
             long_at(args), long_at(args + 8), long_at(args + 16), 4, long_at(args + 24),
             long_at(args + 32), result, long_at(args + 32), long_at(args + 40), 1, _DEPTH, 0,
-            long_at(args + 48), long_at(args + 8), 0, 1,
+            long_at(args + 48), long_at(args + 8), 0, 0,
         )  # fmt: skip
 
 
@@ -41,8 +43,8 @@ def measured() -> Ceilings:
     """The best of some tries on all threads, a fifth of a second in all."""
     vectors = widths()[0]
     rows, columns = most_rows(vectors), vectors * width()
-    a, b = np.ones((rows, _DEPTH), np.float32), np.ones((_DEPTH, columns), np.float32)
-    results, taps = np.zeros((threads(), rows, columns), np.float32), longs(0, 0)
+    a, b = _ones(rows, _DEPTH), _ones(_DEPTH, columns)
+    results, taps = [_ones(rows, columns) for _ in range(threads())], longs(0, 0)
     args = longs(
         tile(rows, vectors, False),
         *(a.ctypes.data, a.strides[0], b.ctypes.data, b.strides[0], taps.ctypes.data, columns),
@@ -55,6 +57,12 @@ def measured() -> Ceilings:
     moved = _best(program(copies.stages, (copies.kept, source, target)))
     flops = 2 * rows * columns * _DEPTH * _TIMES * threads()
     return Ceilings(flops / products, 2 * source.nbytes / moved)
+
+
+def _ones(rows: int, columns: int) -> Array:
+    found = floats(rows * columns)[: rows * columns].reshape(rows, columns)
+    found[...] = 1
+    return found
 
 
 def _best(run: Callable[[], None]) -> float:
