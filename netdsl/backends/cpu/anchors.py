@@ -76,6 +76,7 @@ class _Tasks:
         self.lines = max(one.rows for one in found.passes)
         self.block = min(self._block(), found.images * self.lines)
         self.shown = node.name in kernel.outputs
+        self.settled = memory.settled(node.args[1])
         self.whole = len(self.columns) == 1 or self.block_width < _NARROW * width()
         together = self.whole or self._light() or self._streams() or self._outer()
         self.span = len(self.columns) if together else 1
@@ -93,8 +94,8 @@ class _Tasks:
         p = self.p
         tasks = self._cut()
         tiles = len(tasks) * self._tile_bytes()
-        settled = self.memory.settled(self.node.args[1])
-        room = scratch(tiles + (0 if settled else self._packed_bytes()))
+        passing = not (self.settled or p.direct)
+        room = scratch(tiles + (self._packed_bytes() if passing else 0))
         self.launched.kept.append(room)
         finish = self._finish(len(tasks), int(room.ctypes.data))
         numbers = [len(p.passes), self.lines, self.block, self.span, *finish]
@@ -215,8 +216,7 @@ class _Tasks:
         """Where the packed weights begin: in memory of their own where they are settled."""
         w = self.p.weights
         offsets = [piece for one in self.p.passes for t in one.taps for piece in t.pieces]
-        settled = self.memory.settled(self.node.args[1])
-        if settled:
+        if self.settled:
             packed = floats(self._packed_bytes() // 4)
             self.launched.kept.append(packed)
             room = int(packed.ctypes.data)
@@ -236,7 +236,7 @@ class _Tasks:
         pieces = len(offsets) * len(self.columns)
         many = min(4 * threads(), pieces * w.depth * self.block_width // 4096)
         stage: list[Task] = [(pack.address, args, *r) for r in shared(pieces, many)]
-        self.launched.beside(Launch(early=stage) if settled else Launch([stage]))
+        self.launched.beside(Launch(early=stage) if self.settled else Launch([stage]))
         return room
 
     def _pass(self, one: Pass, weights: int, offset: int) -> Iterator[int]:

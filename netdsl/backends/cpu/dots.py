@@ -103,10 +103,10 @@ def dots(rows: int, columns: int) -> int:
                 b.store(fn.fma(lanes, one, weights, b.load(total, typ=v.floats)), total)
 
     with f.loop(f.args[1], f.args[2], long(columns)) as begin:
-        column = _least(f, begin, b.sub(f.args[2], long(columns)))
+        column = f.smaller(begin, b.sub(f.args[2], long(columns)))
         at_w = b.add(w, b.mul(column, w_row))
         with f.loop(long(0), count, long(rows)) as first:
-            row = _least(f, first, b.sub(count, long(rows)))
+            row = f.smaller(first, b.sub(count, long(rows)))
             at_x = b.add(x, b.mul(row, x_row))
             for line in sums:
                 for total in line:
@@ -121,10 +121,6 @@ def dots(rows: int, columns: int) -> int:
                     place = b.inttoptr(b.add(at, long(4 * j)), F32.as_pointer())
                     b.store(_sum(v, b.load(total, typ=v.floats)), place)
     return compiled("dots", f.text())
-
-
-def _least(f: Function, x: Value, z: Value) -> Value:
-    return f.b.select(f.b.icmp_signed("<", x, z), x, z)
 
 
 def _sum(v: Lanes, x: Value) -> Value:

@@ -63,6 +63,12 @@ class Function:
         b.branch(head)
         b.position_at_end(done)
 
+    def smaller(self, x: Value, z: Value) -> Value:
+        return self.b.select(self.b.icmp_signed("<", x, z), x, z)
+
+    def larger(self, x: Value, z: Value) -> Value:
+        return self.b.select(self.b.icmp_signed(">", x, z), x, z)
+
     def intrinsic(self, name: str, result: Any, *args: Value) -> Value:
         kind = ir.FunctionType(result, [a.type for a in args])
         known = self.module.globals.get(name)

@@ -112,14 +112,6 @@ def _float(v: Lanes, x: Value) -> Value:
     return (v.f.b.sitofp if signed else v.f.b.uitofp)(x, v.floats)
 
 
-def _smaller(b: Any, x: Value, z: Value) -> Value:
-    return b.select(b.icmp_signed("<", x, z), x, z)
-
-
-def _larger(b: Any, x: Value, z: Value) -> Value:
-    return b.select(b.icmp_signed(">", x, z), x, z)
-
-
 class RowsFunction(_Writer):
     def __init__(self, outline: Outline) -> None:
         super().__init__(outline, "rows")
@@ -147,8 +139,8 @@ class RowsFunction(_Writer):
         with f.loop(b.sdiv(row0, size), ends, long(1)) as line:
             self._find_lines(line, first)
             begin = b.mul(line, size)
-            low = _larger(b, row0, begin)
-            high = _smaller(b, row1, b.add(begin, size))
+            low = f.larger(row0, begin)
+            high = f.smaller(row1, b.add(begin, size))
             with f.loop(low, high, long(1)) as row:
                 self._find_rows(row, b.sub(row, begin), b.sub(row, row0))
                 self._columns(first, last)
@@ -170,7 +162,7 @@ class RowsFunction(_Writer):
         f, b, size = self.f, self.f.b, self.head["tile"]
         within = self.first_within
         with f.loop(first, last, size) as begin:
-            count = _smaller(b, b.sub(last, begin), size)
+            count = f.smaller(b.sub(last, begin), size)
             whole = b.and_(count, long(-Lanes(f).count))
             with f.loop(long(0), whole, long(Lanes(f).count)) as i:
                 self._body(Lanes(f), b.add(begin, i), b.add(within, i))
