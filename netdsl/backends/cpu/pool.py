@@ -105,7 +105,7 @@ class Pool:
         self._place = self._board[skip:].ctypes.data
         self._turn = threading.Lock()
         self._alone = helpers == 0
-        self._sleeping = 0
+        self._sleeping, self._running = 0, False
         self._wake = threading.Condition(threading.Lock())
         for _ in range(helpers):
             threading.Thread(target=self._help, daemon=True, name="netdsl").start()
@@ -114,14 +114,22 @@ class Pool:
         while True:
             help_out(self._place)
             with self._wake:
+                # whoever begins to run looks for sleepers afterwards, so one of both sees the other
                 self._sleeping += 1
-                self._wake.wait()
+                if self._running:
+                    self._sleeping -= 1
+                else:
+                    self._wake.wait()
 
     def run(self, stages: np.ndarray) -> None:
         """Runs stages to their end; two Python threads take turns."""
         with self._turn:
+            self._running = True
             if self._sleeping:
                 with self._wake:
                     self._sleeping = 0
                     self._wake.notify_all()
-            run_stages(self._place, stages, self._alone)
+            try:
+                run_stages(self._place, stages, self._alone)
+            finally:
+                self._running = False
