@@ -244,6 +244,7 @@ class _Tasks:
         step = w.step if self.p.direct else self.block_width * 4
         piece = w.depth * self.block_width * 4
         longer, length, shorter = self.tiles.strips(one.pixels)
+        steps = (4, step) if self.p.image_k == 4 and not self.p.direct else None
         columns = []
         for i, (g, at, vectors, count) in enumerate(self.columns):
             ragged = count < vectors * lanes
@@ -253,8 +254,8 @@ class _Tasks:
                 from_ + offset * piece * (not self.p.direct),
                 g.out + 4 * at,
                 count,
-                tile(length, vectors, ragged),
-                tile(length - 1, vectors, ragged) if shorter else 0,
+                tile(length, vectors, ragged, steps),
+                tile(length - 1, vectors, ragged, steps) if shorter else 0,
             ]
         taps, at = [], 0
         for t in one.taps:

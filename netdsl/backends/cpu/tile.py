@@ -3,7 +3,9 @@
 C[i, j] (+)= sum over taps t and k of A[a_t + i*ai + k*ak] * B[b_t + k*bk + j]
 
 for `rows` values of i and `vectors` vectors of j. Strides are bytes, a tap is a pair of offsets in
-bytes. Every convolution and matrix product, forward and backward, is made of such tiles.
+bytes. Every convolution and matrix product, forward and backward, is made of such tiles. Those that
+are made for certain `steps`, ak and bk, have them in their instructions: with fewer of these, more
+products are under way while what they read is on its way.
 
 Meanwhile a tile asks for what the next one will read, some cache lines with every fourth k:
 `times` as many of each row, and `jump` bytes further those of the next row. It asks for nothing
@@ -27,6 +29,8 @@ _APART = 7
 _UNROLLED = 4
 _LINE = 64
 
+Steps = tuple[int, int] | None
+
 
 def most_rows(vectors: int) -> int:
     return _ROWS[width()][vectors]
@@ -44,14 +48,15 @@ def asked(vectors: int) -> int:
 
 
 @cache
-def tile(rows: int, vectors: int, ragged: bool) -> int:
+def tile(rows: int, vectors: int, ragged: bool, steps: Steps = None) -> int:
     """The address of a tile; `ragged` ones write only `columns` columns."""
-    return written("tile", (rows, vectors, ragged), lambda: _Tile(rows, vectors, ragged).text())
+    recipe = (rows, vectors, ragged, steps)
+    return written("tile", recipe, lambda: _Tile(*recipe).text())
 
 
 class _Tile:
-    def __init__(self, rows: int, vectors: int, ragged: bool) -> None:
-        self.rows, self.vectors, self.ragged = rows, vectors, ragged
+    def __init__(self, rows: int, vectors: int, ragged: bool, steps: Steps) -> None:
+        self.rows, self.vectors, self.ragged, self.steps = rows, vectors, ragged, steps
         self.f = Function("tile", 15)
         self.b, self.vector = self.f.b, ir.VectorType(F32, width())
 
@@ -79,10 +84,9 @@ class _Tile:
             with self.f.loop(long(0), whole, long(_UNROLLED)):
                 with build.if_then(build.icmp_signed("!=", self.times, long(0))):
                     self._ask()
-                for _ in range(_UNROLLED):
-                    self._step(ak, bk)
+                self._steps(ak, bk, _UNROLLED)
             with self.f.loop(whole, depth, long(1)):
-                self._step(ak, bk)
+                self._steps(ak, bk, 1)
         for i, row in enumerate(self.sums):
             for j, one in enumerate(row):
                 self._store_c(build.load(one, typ=self.vector), c, ci, i, j)
@@ -124,19 +128,35 @@ class _Tile:
         b.store(b.add(at, b.select(ends, self.jump, long(_LINE * lines))), self.at)
         b.store(b.select(ends, self.times, b.sub(left, long(1))), self.left)
 
-    def _step(self, ak: Value, bk: Value) -> None:
-        """One k: all rows times all vectors."""
+    def _steps(self, ak: Value, bk: Value, count: int) -> None:
+        """Some values of k."""
+        if self.steps is None:
+            for _ in range(count):
+                self._step(0, 0)
+                self._go_on(ak, bk)
+            return
+        ka, kb = self.steps
+        for k in range(count):
+            self._step(k * ka, k * kb)
+        self._go_on(long(count * ka), long(count * kb))
+
+    def _step(self, behind_a: int, behind_b: int) -> None:
+        """One k, so many bytes on: all rows times all vectors."""
         b = self.b
         pb = b.load(self.pb, typ=I64)
-        wide = [self._load(b.add(pb, long(4 * width() * j))) for j in range(self.vectors)]
+        places = (behind_b + 4 * width() * j for j in range(self.vectors))
+        wide = [self._load(b.add(pb, long(place))) for place in places]
         starts = [b.load(pa, typ=I64) for pa in self.pa]
         for i, row in enumerate(self.sums):
-            one = self._splat(b.add(starts[i // _APART], self.apart[i % _APART]))
+            at = b.add(starts[i // _APART], self.apart[i % _APART])
+            one = self._splat(b.add(at, long(behind_a)))
             for x, there in zip(wide, row, strict=True):
                 b.store(self._fma(one, x, b.load(there, typ=self.vector)), there)
-        for pa, start in zip(self.pa, starts, strict=True):
-            b.store(self._opaque(b.add(start, ak)), pa)
-        b.store(self._opaque(b.add(pb, bk)), self.pb)
+
+    def _go_on(self, a: Value, b: Value) -> None:
+        for place, far in (*((pa, a) for pa in self.pa), (self.pb, b)):
+            at = self.b.load(place, typ=I64)
+            self.b.store(self._opaque(self.b.add(at, far)), place)
 
     # small parts
 

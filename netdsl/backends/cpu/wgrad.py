@@ -313,6 +313,7 @@ class Wgrad(WeightSum):
         longer, length, shorter = found.tiles.strips(found.size[2])
         strip, rows, panel_size = self._panel()
         add, line = self.table.add, 4 * found.line
+        steps = (4 * length, found.column_k if self.near else self.line)
         columns: list[int] = []
         for run, first, vectors, count in self.columns:
             ragged = count < vectors * width()
@@ -321,8 +322,8 @@ class Wgrad(WeightSum):
                 found.columns + run.column + 4 * first,
                 4 * (run.out + first),
                 count,
-                tile(length, vectors, ragged),
-                tile(length - 1, vectors, ragged) if shorter else 0,
+                tile(length, vectors, ragged, steps),
+                tile(length - 1, vectors, ragged, steps) if shorter else 0,
                 0 if self.near else panel(vectors),
             ]
         chunks: list[int] = []
