@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from netdsl.backends.cpu.blocking import CHUNK, Blocking, blocking
+from netdsl.backends.cpu.blocking import Blocking, blocking
 from netdsl.backends.cpu.columns import Table, flat
 from netdsl.backends.cpu.depthwise import depthwise, depthwise_launch
 from netdsl.backends.cpu.dots import dots_launch, few_rows
 from netdsl.backends.cpu.expression import Operand, Unsupported
+from netdsl.backends.cpu.finish import Finish, finish_of
 from netdsl.backends.cpu.launch import Task, cut, shared, threads
 from netdsl.backends.cpu.maps import Body, Launch, Memory, border_tasks
 from netdsl.backends.cpu.product import pack, product
@@ -38,6 +39,9 @@ _SECOND = 1 << 20
 """Bytes of weights that stay in a core's second cache beside others."""
 _RESULTS = 96 * 1024
 """Bytes of results that are near when they are gone through."""
+DEEP = 512 * 1024
+"""Bytes of a column block's weights that pass by a strip of pixels at once, from the second
+cache."""
 _NARROW = 2
 """Vectors of a column block that are worth being gone through by themselves."""
 
@@ -76,6 +80,8 @@ class _Tasks:
         self.lines = max(one.rows for one in found.passes)
         self.block = min(self._block(), found.images * self.lines)
         self.shown = node.name in kernel.outputs
+        self.body = self._body()
+        self.registers = self._in_registers()
         self.settled = memory.settled(node.args[1])
         self.whole = len(self.columns) == 1 or self.block_width < _NARROW * width()
         together = self.whole or self._light() or self._streams() or self._outer()
@@ -143,38 +149,58 @@ class _Tasks:
     def _tile_bytes(self) -> int:
         """Of a block of results that only this kernel reads."""
         rows = self.block * self.p.scale * self.domain[2]
-        return 0 if self.shown else -(-rows * self.pitch // 16) * 64 + 256
+        return 0 if self.shown or self.registers else -(-rows * self.pitch // 16) * 64 + 256
+
+    def _body(self) -> Body | None:
+        """What else the kernel computes."""
+        memory, kernel, name = self.memory, self.kernel, self.node.name
+        outputs = [o for o in kernel.outputs if o != name]
+        if not outputs:
+            return None
+        own = Operand(0, contiguous(self.node.type.shape), "float32", local=True)
+        operands = {name: memory.operand(name) for name in kernel.inputs}
+        operands[name] = memory.operand(name) if self.shown else own
+        body = Body(memory, kernel, self.domain, operands, outputs)
+        if body.results and body.kept != (False, True):
+            raise Unsupported("sums of products over other axes")
+        return body
+
+    def _in_registers(self) -> Finish | None:
+        """What a tile can do by itself where it writes only that: as sums of some products lie
+        there until the others come, all must come at once if there is anything to be read."""
+        if self.body is None or self.shown or self.body.results or len(self.body.outputs) != 1:
+            return None
+        found = finish_of(*self.body.outputs[0])
+        depth = self.p.weights.depth * max(
+            sum(len(t.pieces) for t in one.taps) for one in self.p.passes
+        )
+        return None if found and found.reads_rows and depth > self._most() else found
 
     def _finish(self, tasks: int, tiles: int) -> list[int]:
         """What is called for rows that are there: function, its arguments, rows for a row of
         pixels (or elements, negative), and rows of pixels of a row of a pass and of an image; then
         where local tiles lie, and bytes of one. And where the product is written."""
-        kernel, memory, domain, p = self.kernel, self.memory, self.domain, self.p
+        domain, p, size = self.domain, self.p, self._tile_bytes()
         self.folding: Launch | None = None
-        size = self._tile_bytes()
-        if self.shown:
-            own, tiles = memory.operand(self.node.name), 0
+        if self.registers:
+            target = self.registers.target
+            self._write_to(target.address, target.strides[:3])
+        elif self.shown:
+            own, tiles = self.memory.operand(self.node.name), 0
             self._write_to(own.address + 4 * own.layout.offset, self._own_strides(own.layout))
         else:
-            own = Operand(tiles, contiguous(self.node.type.shape), "float32", local=True)
             row = domain[2] * self.pitch
             self._write_to(0, (domain[1] * row, row, self.pitch))
-        if kernel.outputs == (self.node.name,):
+        if self.body is None or self.registers:
             return [0, 0, 1, p.scale, p.height, 0, 0]
-        operands = {name: memory.operand(name) for name in kernel.inputs}
-        operands[self.node.name] = own
-        outputs = [o for o in kernel.outputs if o != self.node.name]
-        body = Body(memory, kernel, domain, operands, outputs)
-        if body.results and body.kept != (False, True):
-            raise Unsupported("sums of products over other axes")
-        found = body.walk(fixed=2, extend=self.whole)
+        found = self.body.walk(fixed=2, extend=self.whole)
         per_row = found.rows // (domain[0] * domain[1])
         pitch = self.pitch if self.apart else found.run
-        rows = build(found, body.outputs, body.sums, tasks, (tiles, size, pitch))
+        rows = build(found, self.body.outputs, self.body.sums, tasks, (tiles, size, pitch))
         if rows.prepare:
             self.launched.stages.append([(rows.prepare, rows.args.ctypes.data)])
         self.launched.kept.append(rows)
-        self.folding = body.fold(found, rows, 1, tasks)
+        self.folding = self.body.fold(found, rows, 1, tasks)
         unit = -found.run if per_row == 1 and self.whole else per_row
         return [rows.function, rows.args.ctypes.data, unit, p.scale, p.height, tiles, size]
 
@@ -244,6 +270,8 @@ class _Tasks:
         step = w.step if self.p.direct else self.block_width * 4
         piece = w.depth * self.block_width * 4
         longer, length, shorter = self.tiles.strips(one.pixels)
+        finish = self.registers
+        recipe = finish.recipe if finish else None
         steps = (4, step) if self.p.image_k == 4 and not self.p.direct else None
         columns = []
         for i, (g, at, vectors, count) in enumerate(self.columns):
@@ -254,8 +282,9 @@ class _Tasks:
                 from_ + offset * piece * (not self.p.direct),
                 g.out + 4 * at,
                 count,
-                tile(length, vectors, ragged, steps),
-                tile(length - 1, vectors, ragged, steps) if shorter else 0,
+                tile(length, vectors, ragged, steps, recipe),
+                tile(length - 1, vectors, ragged, steps, recipe) if shorter else 0,
+                self.table.add(*finish.addresses(g.out // 4 + at), 0) if finish else 0,
             ]
         taps, at = [], 0
         for t in one.taps:
@@ -285,7 +314,7 @@ class _Tasks:
     def _ahead(self, one: Pass) -> tuple[int, int, int, int]:
         """Bytes from pixel to pixel that a tile asks for, where each pixel is read but once, and
         how it comes from one pixel's lines to the next one's: see tile.py."""
-        depth = min(self.p.weights.depth, CHUNK // (self.block_width * 4))
+        depth = min(self.p.weights.depth, self._most())
         lines = asked(self.block_width // width())
         if sum(len(t.pieces) for t in one.taps) != 1 or self.p.image_k != 4:
             return 0, 0, 0, 64 * lines
@@ -304,17 +333,19 @@ class _Tasks:
         many = p.images * sum(one.rows * one.pixels for one in p.passes)
         return p.direct and p.weights.step > _PAGE and many <= _FEW
 
+    def _most(self) -> int:
+        """How deep a chunk is at most."""
+        if self._streams():
+            return _AT_ONCE
+        # where the depth runs across rows of the image, a chunk's pages must be known to the TLB
+        return max(1, DEEP // (self.block_width * 4)) if self.p.image_k == 4 else _ACROSS
+
     def _chunks(self, taps: Sequence[tuple[int, int, int]], step: int) -> list[Ints]:
         """The depth in chunks whose weights fit into the cache. All taps of a pass are equally
         deep, or there is one."""
         if not taps:
             return [(self.table.add(0, 0), 0, 0, 0, 1)]
-        depth = taps[0][2]
-        row = self.block_width * 4
-        # where the depth runs across rows of the image, a chunk's pages must be known to the TLB
-        most = max(1, CHUNK // row) if self.p.image_k == 4 else _ACROSS
-        if self._streams():
-            most = _AT_ONCE
+        depth, most = taps[0][2], self._most()
         if any(t[2] != depth for t in taps):
             raise Unsupported("taps of different depth")
         if depth > most:

@@ -35,7 +35,7 @@ def _multiply(args, times, result, _c, _d, _e):  # type: ignore[no-untyped-def]
         call_tile(
             long_at(args), long_at(args + 8), long_at(args + 16), 4, long_at(args + 24),
             long_at(args + 32), result, long_at(args + 32), long_at(args + 40), 1, _DEPTH, 0,
-            long_at(args + 48), long_at(args + 8), 0, 0,
+            long_at(args + 48), long_at(args + 8), 0, 0, 0,
         )  # fmt: skip
 
 

@@ -78,7 +78,8 @@ def deep_product(args, first, last, column0, column1, slot):  # type: ignore[no-
                     is_long = s < long_strips
                     call_tile(
                         long_at(column + (32 if is_long else 40)), a, 4, 4 * length,
-                        b, column_k, c, out_pixel, taps, tap_count, tap_depth, now, width, a, 0, 1,
+                        b, column_k, c, out_pixel, taps, tap_count, tap_depth, now, width,
+                        a, 0, 1, 0,
                     )  # fmt: skip
                     a += strip
                     c += (length if is_long else length - 1) * out_pixel

@@ -80,9 +80,10 @@ def call_tile(
     ahead: Any,
     jump: Any,
     times: Any,
+    reads: Any,
 ) -> Any:
     """Calls a micro-kernel; see tile.py."""
-    return _caller(15, _call)
+    return _caller(16, _call)
 
 
 @intrinsic

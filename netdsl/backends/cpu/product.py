@@ -40,8 +40,9 @@ PASS = (
 # `lines`: rows of pixels of an image, `block` of them at a time, beside `span` column blocks;
 # `group`: how many chunks a column block goes through before the next one; `ahead`: bytes from
 # pixel to pixel where a tile asks for the next ones, 0 where they are near; `jump` and `times` are
-# those of tile.py; `lines` of a pass: bytes that a tile asks for at a time
-COLUMN = ("image", "weight", "out", "columns", "long_tile", "short_tile")
+# those of tile.py, as are `reads` of a column block; `lines` of a pass: bytes that a tile asks
+# for at a time
+COLUMN = ("image", "weight", "out", "columns", "long_tile", "short_tile", "reads")
 CHUNK = ("taps", "count", "image", "weight", "depth")
 
 
@@ -57,6 +58,7 @@ def _chunk(one, column, now, line0, line1, lines, out, asks):  # type: ignore[no
     long_strips, length, short_strips = long_at(one + 80), long_at(one + 88), long_at(one + 96)
     ahead, jump, times = long_at(one + 144), long_at(one + 152), long_at(one + 160)
     asked, width = long_at(one + 168), long_at(column + 24)
+    reads = long_at(column + 48) if now + 1 == long_at(one + 120) else 0
     weights = long_at(column + 8) + long_at(chunk + 24)
     size = count * depth * weight_k
     then, share = weights + size, count * depth * (asked // 4)
@@ -74,7 +76,7 @@ def _chunk(one, column, now, line0, line1, lines, out, asks):  # type: ignore[no
                 a, image_pixel, image_k, weights, weight_k, c, out_pixel,
                 taps, count, depth, now, width,
                 a + length * ahead if asks else then,
-                jump if asks else asked, times if asks else then < last,
+                jump if asks else asked, times if asks else then < last, reads,
             )  # fmt: skip
             then += share
             step = length if is_long else length - 1
@@ -101,14 +103,14 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
             for p in range(passes):
                 one = args + 88 + p * 176
                 out, columns = long_at(one + 40), long_at(one + 104)
-                begin = long_at(columns + span0 * 48 + 16) // 4
+                begin = long_at(columns + span0 * 56 + 16) // 4
                 if local != 0:
                     out += local + slot * long_at(args + 80) - 4 * begin
                     out -= n0 * long_at(one + 48) + r0 * long_at(one + 56)
                 chunks, group = long_at(one + 120), long_at(one + 136)
                 for ch in range(0, chunks, group):
                     for cb in range(span0, span1):
-                        column = columns + cb * 48
+                        column = columns + cb * 56
                         here = out + long_at(column + 16)
                         end = long_at(column + 16) // 4 + long_at(column + 24)
                         asks = long_at(one + 144) != 0 and cb == column0

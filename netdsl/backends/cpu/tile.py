@@ -10,16 +10,20 @@ products are under way while what they read is on its way.
 Meanwhile a tile asks for what the next one will read, some cache lines with every fourth k:
 `times` as many of each row, and `jump` bytes further those of the next row. It asks for nothing
 where `times` is 0.
+
+With a `finish` (see finish.py) a tile passes its sums on through an expression, where it is given
+the table of what that reads: with the last products that belong to them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 from llvmlite import ir
 
-from netdsl.backends.cpu.emit import F32, I8, I32, I64, Function, Value, long
+from netdsl.backends.cpu.emit import F32, I8, I32, I64, Function, Lanes, Value, long
+from netdsl.backends.cpu.finish import Recipe, finished, scalar
 from netdsl.backends.cpu.target import width, written
 
 _ROWS = {16: {4: 6, 3: 9, 2: 14, 1: 14}, 8: {2: 6, 1: 12}, 4: {4: 6, 2: 12, 1: 14}}
@@ -48,21 +52,26 @@ def asked(vectors: int) -> int:
 
 
 @cache
-def tile(rows: int, vectors: int, ragged: bool, steps: Steps = None) -> int:
+def tile(
+    rows: int, vectors: int, ragged: bool, steps: Steps = None, finish: Recipe | None = None
+) -> int:
     """The address of a tile; `ragged` ones write only `columns` columns."""
-    recipe = (rows, vectors, ragged, steps)
+    recipe = (rows, vectors, ragged, steps, finish)
     return written("tile", recipe, lambda: _Tile(*recipe).text())
 
 
 class _Tile:
-    def __init__(self, rows: int, vectors: int, ragged: bool, steps: Steps) -> None:
+    def __init__(
+        self, rows: int, vectors: int, ragged: bool, steps: Steps, finish: Recipe | None
+    ) -> None:
         self.rows, self.vectors, self.ragged, self.steps = rows, vectors, ragged, steps
-        self.f = Function("tile", 15)
+        self.finish = finish
+        self.f = Function("tile", 16)
         self.b, self.vector = self.f.b, ir.VectorType(F32, width())
 
     def text(self) -> str:
         a, ai, ak, b, bk, c, ci, taps, count, depth, add, columns, *ahead = self.f.args
-        ahead_at, self.jump, self.times = ahead
+        ahead_at, self.jump, self.times, reads = ahead
         build = self.b
         self._prepare_mask(columns)
         self.sums = [[build.alloca(self.vector) for _ in range(self.vectors)] for _ in self._i()]
@@ -87,9 +96,14 @@ class _Tile:
                 self._steps(ak, bk, _UNROLLED)
             with self.f.loop(whole, depth, long(1)):
                 self._steps(ak, bk, 1)
-        for i, row in enumerate(self.sums):
-            for j, one in enumerate(row):
-                self._store_c(build.load(one, typ=self.vector), c, ci, i, j)
+        if self.finish is None:
+            self._end(c, ci)
+        else:
+            with build.if_else(build.icmp_signed("!=", reads, long(0))) as (finishes, ends):
+                with finishes:
+                    self._finish(self.finish, c, ci, reads)
+                with ends:
+                    self._end(c, ci)
         return self.f.text()
 
     def _i(self) -> range:
@@ -99,9 +113,45 @@ class _Tile:
         zero = ir.Constant(self.vector, [0.0] * width())
         with self.b.if_else(self.b.icmp_signed("!=", add, long(0))) as (adds, begins):
             with adds:
-                self._set(lambda i, j: self._load_c(c, ci, i, j))
+                self._set(lambda i, j: self._lanes(j).load(self._c(c, ci, i, j)))
             with begins:
                 self._set(lambda i, j: zero)
+
+    def _end(self, c: Value, ci: Value) -> None:
+        for j in range(self.vectors):
+            v = self._lanes(j)
+            for i in self._i():
+                v.store(self._sum(i, j), self._c(c, ci, i, j))
+
+    def _finish(self, recipe: Recipe, c: Value, ci: Value, reads: Value) -> None:
+        for j in range(self.vectors):
+            v = self._lanes(j)
+            read = self._reader(v, j, reads)
+            for i in self._i():
+                to = self._c(c, ci, i, j)
+                v.store(finished(v, recipe, self._sum(i, j), partial(read, to)), to)
+
+    def _reader(self, v: Lanes, j: int, reads: Value) -> Callable[[Value, str, int], Value]:
+        """What reads beside vector `j` of a row of results that lies at some address."""
+        known: dict[int, Value] = {}
+
+        def read(to: Value, kind: str, index: int) -> Value:
+            at = self.f.long_at(self.b.add(reads, long(8 * index)))
+            if kind == "full":
+                return v.load(self.b.add(to, at))
+            if index not in known:
+                place = self.b.add(at, long(4 * width() * j))
+                known[index] = v.load(place) if kind == "vector" else scalar(v, at)
+            return known[index]
+
+        return read
+
+    def _sum(self, i: int, j: int) -> Value:
+        return self.b.load(self.sums[i][j], typ=self.vector)
+
+    def _lanes(self, j: int) -> Lanes:
+        """A vector of results: of the last one of a ragged tile only some."""
+        return Lanes(self.f, self.mask if self.ragged and j == self.vectors - 1 else None)
 
     def _set(self, value: Callable[[int, int], Value]) -> None:
         for i, row in enumerate(self.sums):
@@ -188,22 +238,3 @@ class _Tile:
 
     def _c(self, c: Value, ci: Value, i: int, j: int) -> Value:
         return self.b.add(self.b.add(c, self.b.mul(ci, long(i))), long(4 * width() * j))
-
-    def _load_c(self, c: Value, ci: Value, i: int, j: int) -> Value:
-        address = self._c(c, ci, i, j)
-        if not self.ragged or j < self.vectors - 1:
-            return self._load(address)
-        pointer = self.b.inttoptr(address, self.vector.as_pointer())
-        four = ir.Constant(I32, 4)
-        zero = ir.Constant(self.vector, None)
-        name = f"llvm.masked.load.v{width()}f32.p0"
-        return self.f.intrinsic(name, self.vector, pointer, four, self.mask, zero)
-
-    def _store_c(self, value: Value, c: Value, ci: Value, i: int, j: int) -> None:
-        pointer = self.b.inttoptr(self._c(c, ci, i, j), self.vector.as_pointer())
-        if not self.ragged or j < self.vectors - 1:
-            self.b.store(value, pointer).align = 4
-            return
-        four = ir.Constant(I32, 4)
-        name = f"llvm.masked.store.v{width()}f32.p0"
-        self.f.intrinsic(name, ir.VoidType(), value, pointer, four, self.mask)
