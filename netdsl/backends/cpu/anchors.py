@@ -42,6 +42,8 @@ _RESULTS = 96 * 1024
 DEEP = 512 * 1024
 """Bytes of a column block's weights that pass by a strip of pixels at once, from the second
 cache."""
+_SHALLOW = 256
+"""Products of a sum that take no longer than its result takes to come from memory, about."""
 _NARROW = 2
 """Vectors of a column block that are worth being gone through by themselves."""
 
@@ -308,6 +310,7 @@ class _Tasks:
                 step,
                 1 if self._streams() else len(chunks),
                 *self._ahead(one),
+                *self._results(),
             ]
         )
 
@@ -321,6 +324,15 @@ class _Tasks:
         pixel = one.image_strides[2]
         times = -(-depth * 4 // (64 * lines))
         return pixel, pixel - 64 * lines * (times - 1), times, 64 * lines
+
+    def _results(self) -> tuple[int, int]:
+        """How often a tile asks for what lies where the next ones' results will, and how far from
+        there: where weights are near, and each result is the sum of few products."""
+        finish, vectors = self.registers, self.block_width // width()
+        if finish is None or not self._light() or self.p.weights.depth > _SHALLOW:
+            return 0, 0
+        rows = [p.address - finish.target.address for kind, p in finish.places if kind == "full"]
+        return -(-vectors // asked(vectors)), rows[0] if rows else 0
 
     def _outer(self) -> bool:
         """Whether a shallow product fills long rows: each is written from its beginning to its

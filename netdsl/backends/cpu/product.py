@@ -36,6 +36,8 @@ PASS = (
     "jump",
     "times",
     "lines",
+    "results",
+    "result",
 )
 # `lines`: rows of pixels of an image, `block` of them at a time, beside `span` column blocks;
 # `group`: how many chunks a column block goes through before the next one; `ahead`: bytes from
@@ -63,6 +65,7 @@ def _chunk(one, column, now, line0, line1, lines, out, asks):  # type: ignore[no
     size = count * depth * weight_k
     then, share = weights + size, count * depth * (asked // 4)
     last = then + size
+    results, far = long_at(one + 176), long_at(one + 184)
     for at in range(line0, line1):
         n, r = at // lines, at % lines
         if r >= long_at(one + 72):
@@ -71,12 +74,18 @@ def _chunk(one, column, now, line0, line1, lines, out, asks):  # type: ignore[no
         c = out + n * long_at(one + 48) + r * long_at(one + 56)
         for s in range(long_strips + short_strips):
             is_long = s < long_strips
+            if asks:
+                next_at, next_jump, next_times = a + length * ahead, jump, times
+            elif results != 0:
+                next_at, next_jump = c + length * out_pixel + far, out_pixel - asked * (results - 1)
+                next_times = results
+            else:
+                next_at, next_jump, next_times = then, asked, int(then < last)
             call_tile(
                 long_at(column + (32 if is_long else 40)),
                 a, image_pixel, image_k, weights, weight_k, c, out_pixel,
                 taps, count, depth, now, width,
-                a + length * ahead if asks else then,
-                jump if asks else asked, times if asks else then < last, reads,
+                next_at, next_jump, next_times, reads,
             )  # fmt: skip
             then += share
             step = length if is_long else length - 1
@@ -101,7 +110,7 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
             span1 = min(span0 + span, column1)
             begin, end = 0, 0
             for p in range(passes):
-                one = args + 88 + p * 176
+                one = args + 88 + p * 192
                 out, columns = long_at(one + 40), long_at(one + 104)
                 begin = long_at(columns + span0 * 56 + 16) // 4
                 if local != 0:
