@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netdsl.backends import open_backend
-from netdsl.backends.cpu import anchors, room, rows, target
+from netdsl.backends.cpu import anchors, pool, room, rows, target
 from netdsl.backends.cpu.backend import CpuBackend, launch_of
 from netdsl.backends.cpu.launch import cut, longs, program, threads
 from netdsl.backends.cpu.outline import Outline
+from netdsl.backends.cpu.rows import Rows
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tasks import border
 from netdsl.backends.cpu.tile import tile
@@ -42,7 +44,7 @@ from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.train.compile import compile_step
 from netdsl.train.recipe import plain
-from netdsl.types import Graph, TensorType
+from netdsl.types import Graph, Node, TensorType
 from tests.conftest import ROOT
 from tests.graphs import BLOCK_NETS, BLOCKS, drawn_step, step_of, values_for
 
@@ -190,6 +192,16 @@ def test_convolutions_of_many_shapes(case: tuple[object, ...]) -> None:
     }
     same_as_the_interpreter(b.graph(outputs))
     same_as_the_interpreter(b.graph({"relu": outputs["relu"]}))
+    same_as_the_interpreter(b.graph({"z": followed(b, y)}))
+
+
+def followed(b: Builder, y: Node) -> Node:
+    """A product with all that a tile may do to it, whatever its type."""
+    one = b.state("one", TensorType(()), ("normal", 1.0))
+    vector = b.state("vector", TensorType(y.type.shape[-1:]), ("normal", 1.0))
+    rest = b.input("rest", y.type)
+    z = b.sub(b.mul(b.add(y, vector), one), b.mul(rest, b.const(0.5)))
+    return b.add(b.leaky_relu(z, slope=0.1), b.clamp(rest, low=-1.0, high=1.0))
 
 
 PRODUCTS = (
@@ -222,13 +234,38 @@ def test_products_of_many_shapes(case: tuple[tuple[int, ...], int, int]) -> None
     outputs["dw"] = b.matmul(*(b.transpose(v, perm=(1, 0)) for v in flat))
     same_as_the_interpreter(b.graph(outputs))
     same_as_the_interpreter(b.graph({"relu": outputs["relu"]}))
+    same_as_the_interpreter(b.graph({"z": followed(b, y)}))
+
+
+def test_what_follows_a_product_stays_in_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless it reads what lies where parts of the sums would: those of deep products."""
+    gone: list[str] = []
+    build = rows.build
+
+    def seen(*args: Any) -> Rows:
+        gone.append("through memory")
+        return build(*args)
+
+    monkeypatch.setattr(anchors, "build", seen)
+    b = Builder(dtype="float32")
+    x = b.input("x", TensorType((2, 9, 9, 40)))
+    w = b.state("w", TensorType((72, 3, 3, 40)), ("normal", 0.1))
+    y = b.conv2d(x, w, stride=(1, 1), pad=((1, 1), (1, 1)), groups=1)
+    graph = b.graph({"z": followed(b, y)})
+    same_as_the_interpreter(graph)
+    assert gone == []
+    monkeypatch.setattr(anchors, "_DEEP", 4096)
+    same_as_the_interpreter(graph)
+    assert len(gone) == 1
 
 
 WAYS = (
-    # weights that stay near, pixels that pass by, bytes of results, least vectors, last tasks
+    # weights that stay near, pixels that pass by, bytes of results, least vectors, weights at once
     {"_SECOND": 0, "_PIXELS": 20},
     {"_SECOND": 0, "_PIXELS": 1, "_NARROW": 1},
     {"_SECOND": 1 << 40, "_RESULTS": 1, "_LEAST": 1},
+    {"_DEEP": 1, "_SHALLOW": 1},
+    {"_DEEP": 6000},
 )
 
 
@@ -419,6 +456,23 @@ def test_two_threads_share_the_pool() -> None:
         w.join()
     threading.excepthook = before
     assert failed == []
+
+
+def test_a_helper_that_would_miss_a_run_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that has found no sleeper is one that the next sleeper sees."""
+    made, looked = threading.Event(), threading.Semaphore(0)
+    found: list[pool.Pool] = []
+
+    def help_out(_: int) -> None:
+        made.wait()
+        found[0]._running = not looked._value
+        looked.release()
+
+    monkeypatch.setattr(pool, "help_out", help_out)
+    found.append(pool.Pool(1))
+    made.set()
+    assert looked.acquire(timeout=20)
+    assert looked.acquire(timeout=20)
 
 
 def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

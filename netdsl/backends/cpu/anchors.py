@@ -39,7 +39,7 @@ _SECOND = 1 << 20
 """Bytes of weights that stay in a core's second cache beside others."""
 _RESULTS = 96 * 1024
 """Bytes of results that are near when they are gone through."""
-DEEP = 512 * 1024
+_DEEP = 512 * 1024
 """Bytes of a column block's weights that pass by a strip of pixels at once, from the second
 cache."""
 _SHALLOW = 256
@@ -350,7 +350,7 @@ class _Tasks:
         if self._streams():
             return _AT_ONCE
         # where the depth runs across rows of the image, a chunk's pages must be known to the TLB
-        return max(1, DEEP // (self.block_width * 4)) if self.p.image_k == 4 else _ACROSS
+        return max(1, _DEEP // (self.block_width * 4)) if self.p.image_k == 4 else _ACROSS
 
     def _chunks(self, taps: Sequence[tuple[int, int, int]], step: int) -> list[Ints]:
         """The depth in chunks whose weights fit into the cache. All taps of a pass are equally
