@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +13,8 @@ from netdsl.errors import fail, internal
 from netdsl.ops.dtypes import dtype_of
 from netdsl.plan.backend import Backend
 from netdsl.types import Array, Node, dims
+
+_DRAWN_AT_ONCE = 4
 
 
 def draw(node: Node, seed: int) -> Array:
@@ -54,10 +58,12 @@ class State:
         return self.inside.array(name)
 
     def initialise(self, states: Iterable[Node], seed: int) -> None:
-        """Draws every state that has no value yet."""
-        for node in states:
-            if node.name not in self.arrays:
-                self.arrays[node.name] = self.backend.upload(draw(node, seed))
+        """Draws every state that has no value yet, some at a time."""
+        missing = [node for node in states if node.name not in self.arrays]
+        with ThreadPoolExecutor(_DRAWN_AT_ONCE) as pool:
+            drawn = pool.map(partial(draw, seed=seed), missing)
+            for node, values in zip(missing, drawn, strict=True):
+                self.arrays[node.name] = self.backend.upload(values)
 
     def load(self, values: Mapping[str, Array], states: Iterable[Node], origin: str) -> None:
         """Takes the values of `states`. Raises NetError, naming the state, where one is missing or

@@ -48,9 +48,11 @@ class Blocking:
     def cycles(self, pixels: int, columns: int, depth: int) -> float:
         """What a row of pixels costs."""
         longer, length, shorter = self.strips(pixels)
+        whole, left = divmod(-(-columns // width()), self.vectors)
+        blocks = [(whole, self.vectors), *((1, v) for _, v, _ in self.columns(left * width()))]
         return sum(
-            longer * _cycles(length, v, depth) + shorter * _cycles(length - 1, v, depth)
-            for _, v, _ in self.columns(columns)
+            many * (longer * _cycles(length, v, depth) + shorter * _cycles(length - 1, v, depth))
+            for many, v in blocks
         )
 
 
