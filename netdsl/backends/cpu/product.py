@@ -43,15 +43,16 @@ PASS = (
 # `group`: how many chunks a column block goes through before the next one; `ahead`: bytes from
 # pixel to pixel where a tile asks for the next ones, 0 where they are near; `jump` and `times` are
 # those of tile.py, as are `reads` of a column block; `lines` of a pass: bytes that a tile asks
-# for at a time
+# for at a time; `results`: how often it asks for what lies where the next one's results will, or
+# `result` bytes from there
 COLUMN = ("image", "weight", "out", "columns", "long_tile", "short_tile", "reads")
 CHUNK = ("taps", "count", "image", "weight", "depth")
 
 
 @njit(cache=True, error_model="numpy")
 def _chunk(one, column, now, line0, line1, lines, out, asks):  # type: ignore[no-untyped-def]
-    """Rows of pixels `line0` to `line1` times a chunk of a column block. Its tiles ask for pixels
-    that come next, or for the weights that do until they are all there."""
+    """Rows of pixels `line0` to `line1` times a chunk of a column block. Its tiles ask for what
+    comes next: pixels, what lies where results will, or weights until they are all there."""
     chunk = long_at(one + 112) + now * 40
     taps, count, depth = long_at(chunk), long_at(chunk + 8), long_at(chunk + 32)
     image = long_at(one) + long_at(column) + long_at(chunk + 16)
