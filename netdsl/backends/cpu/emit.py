@@ -98,6 +98,11 @@ class Lanes:
         zeros = ir.Constant(self.typed(I32), [0] * self.count)
         return b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), zeros)
 
+    def spread(self, address: Value, kind: Any = F32) -> Value:
+        """The number at an address, in all lanes."""
+        b = self.f.b
+        return self.splat(b.load(b.inttoptr(address, kind.as_pointer()), typ=kind))
+
     def const(self, number: float) -> Value:
         return ir.Constant(self.floats, [number] * self.count)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-from netdsl.backends.cpu.emit import F32, Lanes, Value
+from netdsl.backends.cpu.emit import Lanes, Value
 from netdsl.backends.cpu.expression import Expr, Place
 from netdsl.backends.cpu.functions import FUNCTIONS
 
@@ -82,9 +82,3 @@ def finished(v: Lanes, recipe: Recipe, own: Value, read: Callable[[str, int], Va
     attrs, *args = rest
     values = [finished(v, a, own, read) for a in args]  # type: ignore[arg-type]
     return FUNCTIONS[str(op)](v, *values, **dict(attrs))  # type: ignore[call-overload]
-
-
-def scalar(v: Lanes, address: Value) -> Value:
-    """One number in memory, in all lanes."""
-    b = v.f.b
-    return v.splat(b.load(b.inttoptr(address, F32.as_pointer()), typ=F32))

@@ -22,8 +22,9 @@ from functools import cache, partial
 
 from llvmlite import ir
 
-from netdsl.backends.cpu.emit import F32, I8, I32, I64, Function, Lanes, Value, long
-from netdsl.backends.cpu.finish import Recipe, finished, scalar
+from netdsl.backends.cpu.emit import I8, I32, I64, Function, Lanes, Value, long
+from netdsl.backends.cpu.finish import Recipe, finished
+from netdsl.backends.cpu.functions import fma
 from netdsl.backends.cpu.target import width, written
 
 _ROWS = {16: {4: 6, 3: 9, 2: 14, 1: 14}, 8: {2: 6, 1: 12}, 4: {4: 6, 2: 12, 1: 14}}
@@ -67,13 +68,14 @@ class _Tile:
         self.rows, self.vectors, self.ragged, self.steps = rows, vectors, ragged, steps
         self.finish = finish
         self.f = Function("tile", 16)
-        self.b, self.vector = self.f.b, ir.VectorType(F32, width())
+        self.b, self.v = self.f.b, Lanes(self.f)
+        self.vector = self.v.floats
 
     def text(self) -> str:
         a, ai, ak, b, bk, c, ci, taps, count, depth, add, columns, *ahead = self.f.args
         ahead_at, self.jump, self.times, reads = ahead
         build = self.b
-        self._prepare_mask(columns)
+        self.rest = self.v.first(build.sub(columns, long((self.vectors - 1) * width())))
         self.sums = [[build.alloca(self.vector) for _ in range(self.vectors)] for _ in self._i()]
         self.pa = [build.alloca(I64) for _ in range(0, self.rows, _APART)]
         self.pb, self.at, self.left = (build.alloca(I64) for _ in range(3))
@@ -110,7 +112,7 @@ class _Tile:
         return range(self.rows)
 
     def _begin(self, add: Value, c: Value, ci: Value) -> None:
-        zero = ir.Constant(self.vector, [0.0] * width())
+        zero = self.v.const(0)
         with self.b.if_else(self.b.icmp_signed("!=", add, long(0))) as (adds, begins):
             with adds:
                 self._set(lambda i, j: self._lanes(j).load(self._c(c, ci, i, j)))
@@ -141,7 +143,7 @@ class _Tile:
                 return v.load(self.b.add(to, at))
             if index not in known:
                 place = self.b.add(at, long(4 * width() * j))
-                known[index] = v.load(place) if kind == "vector" else scalar(v, at)
+                known[index] = v.load(place) if kind == "vector" else v.spread(at)
             return known[index]
 
         return read
@@ -151,7 +153,7 @@ class _Tile:
 
     def _lanes(self, j: int) -> Lanes:
         """A vector of results: of the last one of a ragged tile only some."""
-        return Lanes(self.f, self.mask if self.ragged and j == self.vectors - 1 else None)
+        return Lanes(self.f, self.rest if self.ragged and j == self.vectors - 1 else None)
 
     def _set(self, value: Callable[[int, int], Value]) -> None:
         for i, row in enumerate(self.sums):
@@ -195,46 +197,18 @@ class _Tile:
         b = self.b
         pb = b.load(self.pb, typ=I64)
         places = (behind_b + 4 * width() * j for j in range(self.vectors))
-        wide = [self._load(b.add(pb, long(place))) for place in places]
+        wide = [self.v.load(b.add(pb, long(place))) for place in places]
         starts = [b.load(pa, typ=I64) for pa in self.pa]
         for i, row in enumerate(self.sums):
             at = b.add(starts[i // _APART], self.apart[i % _APART])
-            one = self._splat(b.add(at, long(behind_a)))
+            one = self.v.spread(b.add(at, long(behind_a)))
             for x, there in zip(wide, row, strict=True):
-                b.store(self._fma(one, x, b.load(there, typ=self.vector)), there)
+                b.store(fma(self.v, one, x, b.load(there, typ=self.vector)), there)
 
     def _go_on(self, a: Value, b: Value) -> None:
         for place, far in (*((pa, a) for pa in self.pa), (self.pb, b)):
             at = self.b.load(place, typ=I64)
             self.b.store(self._opaque(self.b.add(at, far)), place)
-
-    # small parts
-
-    def _load(self, address: Value) -> Value:
-        pointer = self.b.inttoptr(address, self.vector.as_pointer())
-        found = self.b.load(pointer, typ=self.vector)
-        found.align = 4
-        return found
-
-    def _splat(self, address: Value) -> Value:
-        one = self.b.load(self.b.inttoptr(address, F32.as_pointer()), typ=F32)
-        blank = ir.Constant(self.vector, ir.Undefined)
-        first = self.b.insert_element(blank, one, ir.Constant(I32, 0))
-        zeros = ir.Constant(ir.VectorType(I32, width()), [0] * width())
-        return self.b.shuffle_vector(first, blank, zeros)
-
-    def _fma(self, x: Value, y: Value, z: Value) -> Value:
-        return self.f.intrinsic(f"llvm.fma.v{width()}f32", self.vector, x, y, z)
-
-    def _prepare_mask(self, columns: Value) -> None:
-        """Which lanes of the last vector are written."""
-        longs = ir.VectorType(I64, width())
-        rest = self.b.sub(columns, long((self.vectors - 1) * width()))
-        first = self.b.insert_element(ir.Constant(longs, ir.Undefined), rest, ir.Constant(I32, 0))
-        zeros = ir.Constant(ir.VectorType(I32, width()), [0] * width())
-        spread = self.b.shuffle_vector(first, ir.Constant(longs, ir.Undefined), zeros)
-        steps = ir.Constant(longs, list(range(width())))
-        self.mask = self.b.icmp_signed("<", steps, spread)
 
     def _c(self, c: Value, ci: Value, i: int, j: int) -> Value:
         return self.b.add(self.b.add(c, self.b.mul(ci, long(i))), long(4 * width() * j))

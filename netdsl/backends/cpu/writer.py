@@ -44,10 +44,7 @@ class _Writer:
 
     def _scalar_place(self, v: Lanes, e: Expr) -> Value:
         assert e.place is not None
-        kind = KINDS[e.place.dtype]
-        b = self.f.b
-        address = self.spot(e.place)[0]
-        return v.splat(b.load(b.inttoptr(address, kind.as_pointer()), typ=kind))
+        return v.spread(self.spot(e.place)[0], KINDS[e.place.dtype])
 
     def compute(
         self,
@@ -267,7 +264,7 @@ class RowsFunction(_Writer):
         if self.t.level_of[id(e)] == VECTOR:
             return v.load(b.add(start, b.mul(self.within, long(size))), kind)
         if inner == 0:
-            return v.splat(b.load(b.inttoptr(start, kind.as_pointer()), typ=kind))
+            return v.spread(start, kind)
         if inner == 1:
             return v.load(b.add(start, b.mul(self.j, long(size))), kind)
         step = self.spots[id(p)][4]
@@ -349,7 +346,7 @@ class PrepareFunction(_Writer):
         spot = self.spot(p)
         inner = self.t.walk.strides[id(p)][1]
         if inner == 0:
-            return v.splat(b.load(b.inttoptr(spot[0], kind.as_pointer()), typ=kind))
+            return v.spread(spot[0], kind)
         if inner == 1:
             return v.load(b.add(spot[0], b.mul(self.j, long(BYTES[p.dtype]))), kind)
         return v.gather(b.add(spot[0], b.mul(self.j, spot[4])), spot[4], kind)
