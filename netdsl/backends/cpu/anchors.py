@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from netdsl.backends.cpu.after import After, together
 from netdsl.backends.cpu.blocking import Blocking, blocking
-from netdsl.backends.cpu.columns import Table, flat
+from netdsl.backends.cpu.columns import Table
 from netdsl.backends.cpu.depthwise import depthwise, depthwise_launch
 from netdsl.backends.cpu.dots import dots_launch, few_rows
-from netdsl.backends.cpu.expression import Operand, Unsupported
-from netdsl.backends.cpu.finish import Finish, finish_of
+from netdsl.backends.cpu.expression import Unsupported
 from netdsl.backends.cpu.launch import Task, cut, shared, threads
-from netdsl.backends.cpu.maps import Body, Launch, Memory, border_tasks
+from netdsl.backends.cpu.maps import Launch, Memory
 from netdsl.backends.cpu.product import pack, product
 from netdsl.backends.cpu.products import Pass, Product, conv, dgrad, matmul
 from netdsl.backends.cpu.room import floats, scratch
-from netdsl.backends.cpu.rows import build
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tile import asked, tile
 from netdsl.backends.cpu.wgrad import Wgrad, long_sum
+from netdsl.backends.cpu.winograd import filtered_launch, worth
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import Ints, Layout, contiguous
+from netdsl.plan.layout import Ints
 from netdsl.types import Node
 
 _ACROSS = 48
@@ -63,7 +63,10 @@ def anchor_launch(memory: Memory, kernel: Kernel) -> Launch:
     if few_rows(memory, node):
         return dots_launch(memory, kernel, node)
     makers = {"conv2d": conv, "conv2d_dgrad": dgrad, "matmul": matmul}
-    return _Tasks(memory, kernel, node, *makers[node.op](memory, kernel, node)).launch()
+    found, domain = makers[node.op](memory, kernel, node)
+    if node.op != "matmul" and worth(memory, node, found):
+        return filtered_launch(memory, kernel, node, found, domain)
+    return _Tasks(memory, kernel, node, found, domain).launch()
 
 
 class _Tasks:
@@ -81,13 +84,13 @@ class _Tasks:
         self.block_width = max(v for _, _, v, _ in self.columns) * width()
         self.lines = max(one.rows for one in found.passes)
         self.block = min(self._block(), found.images * self.lines)
-        self.shown = node.name in kernel.outputs
-        self.body = self._body()
-        self.registers = self._in_registers()
+        self.after = After(memory, kernel, node, domain)
+        if not self._at_once():
+            self.after.registers = None
         self.settled = memory.settled(node.args[1])
         self.whole = len(self.columns) == 1 or self.block_width < _NARROW * width()
-        together = self.whole or self._light() or self._streams() or self._outer()
-        self.span = len(self.columns) if together else 1
+        every = self.whole or self._light() or self._streams() or self._outer()
+        self.span = len(self.columns) if every else 1
         self.apart = self.span < len(self.columns)
         self.pitch = self.block_width if self.apart else domain[3]
 
@@ -101,12 +104,15 @@ class _Tasks:
     def launch(self) -> Launch:
         p = self.p
         tasks = self._cut()
-        tiles = len(tasks) * self._tile_bytes()
+        size = self.after.local_bytes(self.block * p.scale, self.pitch)
+        tiles = len(tasks) * size
         passing = not (self.settled or p.direct)
         room = scratch(tiles + (self._packed_bytes() if passing else 0))
         self.launched.kept.append(room)
-        finish = self._finish(len(tasks), int(room.ctypes.data))
-        numbers = [len(p.passes), self.lines, self.block, self.span, *finish]
+        self._write_to()
+        local = (int(room.ctypes.data), size)
+        calls = self.after.calls(len(tasks), local, self.pitch if self.apart else 0, self.whole)
+        numbers = [len(p.passes), self.lines, self.block, self.span, p.scale, p.height, *calls]
         packed = p.weights.address if p.direct else self._pack(int(room.ctypes.data) + tiles)
         offset = 0
         for one in p.passes:
@@ -114,15 +120,7 @@ class _Tasks:
             offset += sum(len(t.pieces) for t in one.taps)
         args = self.table.add(*numbers)
         stage: list[Task] = [(product.address, args, *t, i) for i, t in enumerate(tasks)]
-        found = self.launched
-        stage += border_tasks(self.memory, self.kernel.outputs, found.kept)
-        ahead = Launch([list(s) for s in p.before.stages])
-        ahead.beside(Launch([list(s) for s in found.stages]))
-        ahead.kept, ahead.early = found.kept, found.early
-        ahead.stages.append(stage)
-        if self.folding is not None:
-            ahead.then(self.folding)
-        return ahead
+        return together(p.before, self.launched, self.after, stage)
 
     def _block(self) -> int:
         """Rows of pixels that are computed before the kernel's other nodes take them."""
@@ -146,81 +144,9 @@ class _Tasks:
             return [(a, b, 0, every) for a, b, _, _ in cut(lines, self.block, 1)]
         return cut(lines, self.block, every)
 
-    # what happens to the tiles
-
-    def _tile_bytes(self) -> int:
-        """Of a block of results that only this kernel reads."""
-        rows = self.block * self.p.scale * self.domain[2]
-        return 0 if self.shown or self.registers else -(-rows * self.pitch // 16) * 64 + 256
-
-    def _body(self) -> Body | None:
-        """What else the kernel computes."""
-        memory, kernel, name = self.memory, self.kernel, self.node.name
-        outputs = [o for o in kernel.outputs if o != name]
-        if not outputs:
-            return None
-        own = Operand(0, contiguous(self.node.type.shape), "float32", local=True)
-        operands = {name: memory.operand(name) for name in kernel.inputs}
-        operands[name] = memory.operand(name) if self.shown else own
-        body = Body(memory, kernel, self.domain, operands, outputs)
-        if body.results and body.kept != (False, True):
-            raise Unsupported("sums of products over other axes")
-        return body
-
-    def _in_registers(self) -> Finish | None:
-        """What a tile can do by itself where it writes only that: as sums of some products lie
-        there until the others come, all must come at once if there is anything to be read."""
-        if self.body is None or self.shown or self.body.results or len(self.body.outputs) != 1:
-            return None
-        found = finish_of(*self.body.outputs[0])
-        depth = self.p.weights.depth * max(
-            sum(len(t.pieces) for t in one.taps) for one in self.p.passes
-        )
-        return None if found and found.reads_rows and depth > self._most() else found
-
-    def _finish(self, tasks: int, tiles: int) -> list[int]:
-        """What is called for rows that are there: function, its arguments, rows for a row of
-        pixels (or elements, negative), and rows of pixels of a row of a pass and of an image; then
-        where local tiles lie, and bytes of one. And where the product is written."""
-        domain, p, size = self.domain, self.p, self._tile_bytes()
-        self.folding: Launch | None = None
-        if self.registers:
-            target = self.registers.target
-            self._write_to(target.address, target.strides[:3])
-        elif self.shown:
-            own, tiles = self.memory.operand(self.node.name), 0
-            self._write_to(own.address + 4 * own.layout.offset, self._own_strides(own.layout))
-        else:
-            row = domain[2] * self.pitch
-            self._write_to(0, (domain[1] * row, row, self.pitch))
-        if self.body is None or self.registers:
-            return [0, 0, 1, p.scale, p.height, 0, 0]
-        found = self.body.walk(fixed=2, extend=self.whole)
-        per_row = found.rows // (domain[0] * domain[1])
-        pitch = self.pitch if self.apart else found.run
-        rows = build(found, self.body.outputs, self.body.sums, tasks, (tiles, size, pitch))
-        if rows.prepare:
-            self.launched.stages.append([(rows.prepare, rows.args.ctypes.data)])
-        self.launched.kept.append(rows)
-        self.folding = self.body.fold(found, rows, 1, tasks)
-        unit = -found.run if per_row == 1 and self.whole else per_row
-        return [rows.function, rows.args.ctypes.data, unit, p.scale, p.height, tiles, size]
-
-    def _own_strides(self, layout: Layout) -> Ints:
-        """Of images, rows and pixels where the plan has put the product."""
-        shape, strides = self.domain, list(layout.strides)
-        if layout.shape != shape:
-            step = flat(layout, len(layout.shape) - 1)
-            if step is None:
-                raise Unsupported("a product with gaps")
-            strides = [shape[1] * shape[2] * step, shape[2] * step, step, strides[-1]]
-        if shape[3] > 1 and strides[3] != 1:
-            raise Unsupported("a product whose columns lie apart")
-        return tuple(strides[:3])
-
-    def _write_to(self, base: int, strides: Ints) -> None:
-        """Tiles are written there."""
-        n, h, w = (4 * t for t in strides)
+    def _write_to(self) -> None:
+        """Tiles are written where the results belong."""
+        base, (n, h, w) = self.after.target(self.pitch)
         scale, passes = self.p.scale, []
         for one in self.p.passes:
             wide = self.domain[2] * self.domain[3] * 4
@@ -272,7 +198,7 @@ class _Tasks:
         step = w.step if self.p.direct else self.block_width * 4
         piece = w.depth * self.block_width * 4
         longer, length, shorter = self.tiles.strips(one.pixels)
-        finish = self.registers
+        finish = self.after.registers
         recipe = finish.recipe if finish else None
         steps = (4, step) if self.p.image_k == 4 and not self.p.direct else None
         columns = []
@@ -328,11 +254,20 @@ class _Tasks:
     def _results(self) -> tuple[int, int]:
         """How often a tile asks for what lies where the next ones' results will, and how far from
         there: where weights are near, and each result is the sum of few products."""
-        finish, vectors = self.registers, self.block_width // width()
+        finish, vectors = self.after.registers, self.block_width // width()
         if finish is None or not self._light() or self.p.weights.depth > _SHALLOW:
             return 0, 0
         rows = [p.address - finish.target.address for kind, p in finish.places if kind == "full"]
         return -(-vectors // asked(vectors)), rows[0] if rows else 0
+
+    def _at_once(self) -> bool:
+        """Whether tiles may take what the kernel does next: as sums of some products lie where
+        what it reads may be until the others come, all must come at once then."""
+        finish = self.after.registers
+        depth = self.p.weights.depth * max(
+            sum(len(t.pieces) for t in one.taps) for one in self.p.passes
+        )
+        return finish is None or not finish.reads_rows or depth <= self._most()
 
     def _outer(self) -> bool:
         """Whether a shallow product fills long rows: each is written from its beginning to its

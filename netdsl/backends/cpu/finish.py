@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
-from netdsl.backends.cpu.emit import Lanes, Value
+from netdsl.backends.cpu.emit import Lanes, Value, long
 from netdsl.backends.cpu.expression import Expr, Place
 from netdsl.backends.cpu.functions import FUNCTIONS
 
@@ -82,3 +82,37 @@ def finished(v: Lanes, recipe: Recipe, own: Value, read: Callable[[str, int], Va
     attrs, *args = rest
     values = [finished(v, a, own, read) for a in args]  # type: ignore[arg-type]
     return FUNCTIONS[str(op)](v, *values, **dict(attrs))  # type: ignore[call-overload]
+
+
+def reader(
+    v: Lanes, recipe: Recipe, reads: Value, far: Value
+) -> Callable[[Value, str, int], Value]:
+    """What gives the value of a place beside the results at an address. `reads` is the table of
+    the places' addresses; of vectors and scalars, which are the same for all rows, those that
+    belong to a vector of results `far` bytes into a column block are read at once."""
+    f = v.f
+
+    def address(index: int) -> Value:
+        return f.long_at(f.b.add(reads, long(8 * index)))
+
+    near = {
+        index: v.load(f.b.add(address(index), far))
+        if kind == "vector"
+        else v.spread(address(index))
+        for kind, index in _leaves(recipe)
+        if kind != "full"
+    }
+
+    def read(to: Value, kind: str, index: int) -> Value:
+        return v.load(f.b.add(to, address(index))) if kind == "full" else near[index]
+
+    return read
+
+
+def _leaves(recipe: Recipe) -> Iterator[tuple[str, int]]:
+    op, *rest = recipe
+    if op in ("scalar", "vector", "full"):
+        yield str(op), rest[0]  # type: ignore[misc]
+    elif op not in ("own", "const"):
+        for argument in rest[1:]:
+            yield from _leaves(argument)  # type: ignore[arg-type]

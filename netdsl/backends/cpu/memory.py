@@ -98,6 +98,17 @@ def take(typing: Any, address: Any) -> Any:
 
 
 @intrinsic
+def claim(typing: Any, address: Any) -> Any:
+    """Writes 1 to an address and gives what was there: 0 for one thread alone."""
+
+    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        place = b.inttoptr(args[0], _LONG.as_pointer())
+        return b.atomic_rmw("xchg", place, ir.Constant(_LONG, 1), "seq_cst")
+
+    return types.int64(types.int64), emit
+
+
+@intrinsic
 def touch(typing: Any, address: Any) -> Any:
     """Writes what is at an address, whoever else writes there: in its place zero for zero, which
     no compiler makes a mere reading of."""

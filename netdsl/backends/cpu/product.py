@@ -10,8 +10,8 @@ from netdsl.backends.cpu.tasks import task
 
 # the head of the arguments, then one record a pass
 HEAD = (
-    *("passes", "lines", "block", "span", "function", "rows"),
-    *("unit", "scale", "height", "local", "size"),
+    *("passes", "lines", "block", "span", "scale", "height"),
+    *("function", "rows", "unit", "local", "size"),
 )
 PASS = (
     "image",
@@ -98,8 +98,8 @@ def _chunk(one, column, now, line0, line1, lines, out, asks):  # type: ignore[no
 def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyped-def]
     """Rows of pixels `first` to `last` of all images, of column blocks `column0` to `column1`."""
     passes, lines, block = long_at(args), long_at(args + 8), long_at(args + 16)
-    span, function, rows = long_at(args + 24), long_at(args + 32), long_at(args + 40)
-    unit, scale, height = long_at(args + 48), long_at(args + 56), long_at(args + 64)
+    span, scale, height = long_at(args + 24), long_at(args + 32), long_at(args + 40)
+    function, rows, unit = long_at(args + 48), long_at(args + 56), long_at(args + 64)
     local = long_at(args + 72)
     fresh = True
     for line0 in range(first, last, block):

@@ -23,7 +23,7 @@ from functools import cache, partial
 from llvmlite import ir
 
 from netdsl.backends.cpu.emit import I8, I32, I64, Function, Lanes, Value, long
-from netdsl.backends.cpu.finish import Recipe, finished
+from netdsl.backends.cpu.finish import Recipe, finished, reader
 from netdsl.backends.cpu.functions import fma
 from netdsl.backends.cpu.target import width, written
 
@@ -128,25 +128,10 @@ class _Tile:
     def _finish(self, recipe: Recipe, c: Value, ci: Value, reads: Value) -> None:
         for j in range(self.vectors):
             v = self._lanes(j)
-            read = self._reader(v, j, reads)
+            read = reader(v, recipe, reads, long(4 * width() * j))
             for i in self._i():
                 to = self._c(c, ci, i, j)
                 v.store(finished(v, recipe, self._sum(i, j), partial(read, to)), to)
-
-    def _reader(self, v: Lanes, j: int, reads: Value) -> Callable[[Value, str, int], Value]:
-        """What reads beside vector `j` of a row of results that lies at some address."""
-        known: dict[int, Value] = {}
-
-        def read(to: Value, kind: str, index: int) -> Value:
-            at = self.f.long_at(self.b.add(reads, long(8 * index)))
-            if kind == "full":
-                return v.load(self.b.add(to, at))
-            if index not in known:
-                place = self.b.add(at, long(4 * width() * j))
-                known[index] = v.load(place) if kind == "vector" else v.spread(at)
-            return known[index]
-
-        return read
 
     def _sum(self, i: int, j: int) -> Value:
         return self.b.load(self.sums[i][j], typ=self.vector)

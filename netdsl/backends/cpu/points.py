@@ -1,0 +1,111 @@
+"""The loops of a convolution by minimal filtering: tiles of the image become values at points,
+there are products with weights, and results come of them. See transforms.py."""
+
+from __future__ import annotations
+
+from numba import njit
+
+from netdsl.backends.cpu.memory import call_task, call_tile, claim, long_at, publish
+from netdsl.backends.cpu.tasks import task
+
+HEAD = (
+    *("lines", "across", "block", "span", "scale", "height"),
+    *("function", "rows", "unit", "local", "size"),
+    *("rooms", "every", "products", "image", "image_n", "image_row", "high", "wide"),
+    *("bring", "bring_args", "tile", "point", "out", "out_n", "out_row", "write_args", "out_tile"),
+    *("columns", "out_point", "points", "depth", "weight_k", "taps", "asked", "strips"),
+)
+# `lines`: rows of tiles of an image, each of them `across` tiles, `block` lines at a time beside
+# `span` column blocks, of `every` line of all images; `rooms`: a lock and a place for each thread,
+# with the products `products` bytes behind the image's values; `scale` and `height`: rows of
+# pixels of a line and of an image; `asked`: bytes that a tile asks for at a time; `strips`: how
+# many long ones, their length and how many shorter ones, for a whole block, then for the last one
+COLUMN = ("weight", "write", "out", "columns", "tiles", "spare", "reads")
+# `tiles`: a long and a short one for a whole block, then for the last one
+
+
+@njit(cache=True, error_model="numpy")
+def _products(args, column, values, target, whole):  # type: ignore[no-untyped-def]
+    """All tiles of a block times the weights of a column block, at every point. Meanwhile the
+    next point's weights come nearer."""
+    points, depth, weight_k = long_at(args + 240), long_at(args + 248), long_at(args + 256)
+    tile, point, taps = long_at(args + 168), long_at(args + 176), long_at(args + 264)
+    out_tile, out_point = long_at(args + 216), long_at(args + 232)
+    strips = args + 280 + (0 if whole else 24)
+    long_strips, length, short_strips = long_at(strips), long_at(strips + 8), long_at(strips + 16)
+    tiles = long_at(column + 32) + (0 if whole else 16)
+    weights, size = long_at(column), depth * weight_k
+    asked = long_at(args + 272)
+    share, end = depth * asked // 4, weights + points * size
+    for p in range(points):
+        a, c = values + p * point, target + p * out_point
+        then = weights + size
+        for s in range(long_strips + short_strips):
+            is_long = s < long_strips
+            call_tile(
+                long_at(tiles + (0 if is_long else 8)),
+                a, tile, 4, weights, weight_k, c, out_tile,
+                taps, 1, depth, 0, long_at(column + 24),
+                then, asked, int(then < min(end, weights + 2 * size)), 0,
+            )  # fmt: skip
+            then += share
+            step = length if is_long else length - 1
+            a += step * tile
+            c += step * out_tile
+        weights += size
+
+
+@task
+def filtered(args, first, last, column0, column1, slot):  # type: ignore[no-untyped-def]
+    """Blocks of lines `first` to `last` of all images, of column blocks `column0` to `column1`."""
+    lines, across, block = long_at(args), long_at(args + 8), long_at(args + 16)
+    span, scale, height = long_at(args + 24), long_at(args + 32), long_at(args + 40)
+    function, rows, unit = long_at(args + 48), long_at(args + 56), long_at(args + 64)
+    local = long_at(args + 72)
+    tile, products = long_at(args + 168), long_at(args + 104)
+    out_n, out_row = long_at(args + 192), long_at(args + 200)
+    lock, every = long_at(args + 88), long_at(args + 96)
+    while claim(lock) != 0:
+        lock += 16
+    room = long_at(lock + 8)
+    fresh = True
+    for b in range(first, last):
+        line0, line1 = b * block, min(b * block + block, every)
+        for line in range(line0, line1):
+            n, r = line // lines, line % lines
+            at = long_at(args + 112) + n * long_at(args + 120) + r * long_at(args + 128)
+            to = room + (line - line0) * across * tile
+            call_task(
+                long_at(args + 152), long_at(args + 160),
+                at, to, across, long_at(args + 136) - r * scale, long_at(args + 144),
+            )  # fmt: skip
+        whole = line1 - line0 == block
+        n0, r0 = line0 // lines, line0 % lines
+        n1, r1 = (line1 - 1) // lines, (line1 - 1) % lines
+        low, high = n0 * height + r0 * scale, n1 * height + min(r1 * scale + scale, height)
+        for span0 in range(column0, column1, span):
+            span1 = min(span0 + span, column1)
+            begin, end = long_at(long_at(args + 224) + span0 * 56 + 16) // 4, 0
+            for cb in range(span0, span1):
+                column = long_at(args + 224) + cb * 56
+                end = long_at(column + 16) // 4 + long_at(column + 24)
+                _products(args, column, room, room + products, whole)
+                out = long_at(args + 184) + long_at(column + 16)
+                if local != 0:
+                    out += local + slot * long_at(args + 80) - 4 * begin
+                    out -= n0 * out_n + r0 * out_row
+                for line in range(line0, line1):
+                    n, r = line // lines, line % lines
+                    source = room + products + (line - line0) * across * long_at(args + 216)
+                    call_task(
+                        long_at(column + 8), long_at(args + 208),
+                        source, out + n * out_n + r * out_row, column, height - r * scale, 0,
+                    )  # fmt: skip
+            if function != 0:
+                if unit < 0:
+                    begin, end = 0, -unit
+                each = max(unit, 1)
+                of = ~slot if fresh else slot
+                call_task(function, rows, low * each, high * each, begin, end, of)
+                fresh = False
+    publish(lock, 0)

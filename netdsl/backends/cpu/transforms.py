@@ -1,0 +1,259 @@
+"""Minimal filtering: m x m results of an r x r convolution from (m + r - 1)^2 products a channel.
+
+Y = A [(G g G') * (B d B')] A' for a tile d of the image and weights g: A, B and G evaluate
+polynomials at some points, multiply them there and find the product's coefficients again (Toom and
+Cook; Winograd 1980; for convolutional networks Lavin and Gray, arXiv:1509.09308). Here are the
+matrices, and machine code that applies them to vectors of channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache, partial
+
+from netdsl.backends.cpu import functions as fn
+from netdsl.backends.cpu.emit import Function, Lanes, Value, long
+from netdsl.backends.cpu.finish import Recipe, finished, reader
+from netdsl.backends.cpu.target import width, written
+
+Matrix = tuple[tuple[Fraction, ...], ...]
+
+SIZE = 6
+"""Pixels along a tile of the image: five points and infinity."""
+_POINTS = tuple(Fraction(n, 4) for n in (0, 3, -3, 6, -6))
+"""Among points of few bits those with the least error: twice that of a plain sum, where 1 and 2
+make it five times as large."""
+
+
+@dataclass(frozen=True)
+class Minimal:
+    """The matrices of F(m, r): `image` (SIZE x SIZE), `weight` (SIZE x r), `result` (m x SIZE)."""
+
+    image: Matrix
+    weight: Matrix
+    result: Matrix
+
+
+@cache
+def minimal(r: int) -> Minimal:
+    """For kernels of r x r: m is what is left of a tile, SIZE + 1 - r."""
+    m = SIZE + 1 - r
+    others = [[b for b in _POINTS if b != a] for a in _POINTS]
+    scale = [
+        math.prod((a - b for b in rest), start=Fraction(1))
+        for a, rest in zip(_POINTS, others, strict=True)
+    ]
+    image = [_with_roots(rest) for rest in (*others, _POINTS)]
+    weight = [[a**k / s for k in range(r)] for a, s in zip(_POINTS, scale, strict=True)]
+    weight.append([Fraction(k == r - 1) for k in range(r)])
+    result = [[*(a**k for a in _POINTS), Fraction(k == m - 1)] for k in range(m)]
+    return Minimal(_frozen(image), _frozen(weight), _frozen(result))
+
+
+def _frozen(rows: Sequence[Sequence[Fraction]]) -> Matrix:
+    return tuple(tuple(row) for row in rows)
+
+
+def _with_roots(roots: Sequence[Fraction]) -> list[Fraction]:
+    """The coefficients of the polynomial with these roots, lowest first."""
+    found = [Fraction(1)]
+    for root in roots:
+        shifted = [Fraction(0), *found]
+        found = [a - root * b for a, b in zip(shifted, [*found, Fraction(0)], strict=True)]
+    return found + [Fraction(0)] * (SIZE - len(found))
+
+
+# matrices applied to vectors
+
+
+def applied(v: Lanes, matrix: Matrix, xs: Sequence[Value]) -> list[Value]:
+    """A matrix times vectors. As points come in pairs, a and -a, so do rows, which are alike but
+    for the signs of every other number, or columns: what such ones share is computed once."""
+    parts: dict[tuple[tuple[int, Fraction], ...], Value] = {}
+
+    def part(terms: tuple[tuple[int, Fraction], ...]) -> Value:
+        if terms not in parts:
+            parts[terms] = _sum(v, [(xs[k], c) for k, c in terms])
+        return parts[terms]
+
+    if paired := _paired(v, matrix, xs):
+        matrix, xs = paired
+    found = []
+    for row in matrix:
+        even, odd = (tuple((k, c) for k, c in enumerate(row) if c and k % 2 == p) for p in (0, 1))
+        turned = bool(even and odd) and odd[0][1] < 0
+        if turned:
+            odd = tuple((k, -c) for k, c in odd)
+        if not (even and odd):
+            found.append(part(even or odd))
+        else:
+            found.append((fn.sub if turned else fn.add)(v, part(even), part(odd)))
+    return found
+
+
+def _paired(v: Lanes, matrix: Matrix, xs: Sequence[Value]) -> tuple[Matrix, list[Value]] | None:
+    """With the sum and the difference of two vectors in their place where every row has both of
+    them with the same number, or with opposite ones."""
+    rows, values = [list(row) for row in matrix], list(xs)
+    found = False
+    for j in range(1, len(values) - 2, 2):
+        if all(abs(row[j]) == abs(row[j + 1]) for row in rows):
+            found = True
+            values[j], values[j + 1] = fn.add(v, xs[j], xs[j + 1]), fn.sub(v, xs[j], xs[j + 1])
+            for row in rows:
+                same = row[j] == row[j + 1]
+                row[j], row[j + 1] = (row[j], Fraction(0)) if same else (Fraction(0), row[j])
+    return (_frozen(rows), values) if found else None
+
+
+def _sum(v: Lanes, terms: Sequence[tuple[Value, Fraction]]) -> Value:
+    """Of products; those with 1 first, which need none."""
+    first, *rest = sorted(terms, key=lambda t: t[1] != 1)
+    total = first[0] if first[1] == 1 else fn.mul(v, first[0], v.const(float(first[1])))
+    for x, c in rest:
+        total = fn.add(v, total, x) if c == 1 else fn.fma(v, x, v.const(float(c)), total)
+    return total
+
+
+def _both_ways(v: Lanes, matrix: Matrix, column: Callable[[int], list[Value]]) -> list[list[Value]]:
+    """M d M': `column` gives those of d."""
+    size = len(matrix[0])
+    columns = [applied(v, matrix, column(j)) for j in range(size)]
+    return [applied(v, matrix, [c[i] for c in columns]) for i in range(len(matrix))]
+
+
+# the functions
+
+
+@cache
+def bring(r: int) -> int:
+    """The address of `f(args, image, target, count, high, wide)`: the tiles of a row of them, all
+    channels, as their values at all points.
+
+    args: bytes from row to row and from pixel to pixel of the image; bytes of its channels, in
+    whole vectors; bytes from tile to tile of the target, and from point to point. `high` and
+    `wide` say how many pixels there are: beyond, the last one is taken again.
+    """
+    return written("bring", r, lambda: _bring(r))
+
+
+def _bring(r: int) -> str:
+    f = Function("bring")
+    b, v, m = f.b, Lanes(f), SIZE + 1 - r
+    _, image, target, count, high, wide = f.args
+    row, pixel, channels, tile, point = (f.argument(i) for i in range(5))
+    last = b.sub(high, long(1))
+    rows = [b.add(image, b.mul(f.smaller(long(i), last), row)) for i in range(SIZE)]
+    right = b.sub(wide, long(1))
+    with f.loop(long(0), count, long(1)) as t:
+        first = b.mul(t, long(m))
+        columns = [b.mul(f.smaller(b.add(first, long(j)), right), pixel) for j in range(SIZE)]
+        to = b.add(target, b.mul(t, tile))
+        with f.loop(long(0), channels, long(4 * width())) as c:
+
+            def column(j: int) -> list[Value]:
+                return [v.load(b.add(b.add(at, c), columns[j])) for at in rows]
+
+            at = b.add(to, c)
+            for line in _both_ways(v, minimal(r).image, column):
+                for value in line:
+                    v.store(value, at)
+                    at = b.add(at, point)
+    return f.text()
+
+
+@cache
+def weigh(r: int, dense: bool) -> int:
+    """The address of `f(args, first, last, ...)`: weights at all points, for parts `first` to
+    `last` of all column blocks, each some of the depth.
+
+    args: target, bytes of a block in it and of a point; bytes from column to column (4 where it is
+    `dense`) and along the depth, and the depth; bytes of a line of a block; parts of a block; the
+    table of the taps' places and that of blocks: where each begins, and its columns.
+    """
+    return written("weigh", (r, dense), lambda: _weigh(r, dense))
+
+
+def _weigh(r: int, dense: bool) -> str:
+    f = Function("weigh")
+    b, lanes = f.b, 4 * width()
+    target, block_bytes, point, column, step, depth, line, parts, taps, blocks = (
+        f.argument(i) for i in range(10)
+    )
+    places = [f.long_at(b.add(taps, long(8 * i))) for i in range(r * r)]
+    with f.loop(f.args[1], f.args[2], long(1)) as i:
+        block, part = b.sdiv(i, parts), b.srem(i, parts)
+        begin, end = (b.sdiv(b.mul(depth, b.add(part, long(n))), parts) for n in (0, 1))
+        record = b.add(blocks, b.mul(block, long(16)))
+        source, count = f.long_at(record), f.long_at(b.add(record, long(8)))
+        with f.loop(long(0), line, long(lanes)) as j:
+            v = Lanes(f)
+            v.mask = v.first(b.sub(count, b.sdiv(j, long(4))))
+            from_ = b.add(source, b.mul(b.sdiv(j, long(4)), column))
+            to = b.add(b.add(target, b.mul(block, block_bytes)), j)
+            with f.loop(begin, end, long(1)) as k:
+                at = b.add(from_, b.mul(k, step))
+
+                def tap(i: int, j: int) -> Value:
+                    place = b.add(at, places[i * r + j])
+                    return v.load(place) if dense else v.gather(place, column)
+
+                values = _both_ways(v, minimal(r).weight, lambda j: [tap(i, j) for i in range(r)])
+                place = b.add(to, b.mul(k, line))
+                for row in values:
+                    for value in row:
+                        Lanes(f).store(value, place)
+                        place = b.add(place, point)
+    return f.text()
+
+
+@cache
+def write(r: int, ragged: bool, finish: Recipe | None) -> int:
+    """The address of `f(args, source, target, column, high, ...)`: results of a row of tiles from
+    their values at all points.
+
+    args: bytes from row to row and from pixel to pixel of the target; bytes from tile to tile of
+    the source, and from point to point; tiles, and pixels of a row. Of the record of a column
+    block the columns are read, and what a finish reads: see product.py. `high` says how many rows
+    there are.
+    """
+    recipe = (r, ragged, finish)
+    return written("write", recipe, lambda: _write(*recipe))
+
+
+def _write(r: int, ragged: bool, finish: Recipe | None) -> str:
+    f = Function("write")
+    b, m = f.b, SIZE + 1 - r
+    _, source, target, column, high, _ = f.args
+    row, pixel, tile, point, count, wide = (f.argument(i) for i in range(6))
+    columns = f.long_at(b.add(column, long(24)))
+    reads = f.long_at(b.add(column, long(48)))
+    with f.loop(long(0), count, long(1)) as t:
+        first = b.mul(t, long(m))
+        left = b.sub(wide, first)
+        from_ = b.add(source, b.mul(t, tile))
+        to = b.add(target, b.mul(first, pixel))
+        with f.loop(long(0), b.mul(columns, long(4)), long(4 * width())) as j:
+            v = Lanes(f)
+            v.mask = v.first(b.sub(columns, b.sdiv(j, long(4)))) if ragged else None
+
+            def value(i: int, k: int) -> Value:
+                place = b.add(b.add(from_, j), b.mul(point, long(i * SIZE + k)))
+                return Lanes(f).load(place)
+
+            lines = _both_ways(v, minimal(r).result, lambda k: [value(i, k) for i in range(SIZE)])
+            read = reader(v, finish, reads, j) if finish else None
+            for i, line in enumerate(lines):
+                with b.if_then(b.icmp_signed("<", long(i), high)):
+                    for k, x in enumerate(line):
+                        with b.if_then(b.icmp_signed("<", long(k), left)):
+                            place = b.add(
+                                b.add(to, j), b.add(b.mul(row, long(i)), b.mul(pixel, long(k)))
+                            )
+                            if finish and read:
+                                x = finished(v, finish, x, partial(read, place))
+                            v.store(x, place)
+    return f.text()
