@@ -11,6 +11,7 @@ from netdsl.backends.cpu.columns import Table
 from netdsl.backends.cpu.depthwise import depthwise, depthwise_launch
 from netdsl.backends.cpu.dots import dots_launch, few_rows
 from netdsl.backends.cpu.expression import Unsupported
+from netdsl.backends.cpu.filtered_wgrad import FilteredWgrad, sums_worth
 from netdsl.backends.cpu.launch import Task, cut, shared, threads
 from netdsl.backends.cpu.maps import Launch, Memory
 from netdsl.backends.cpu.product import pack, product
@@ -57,7 +58,8 @@ def anchor_launch(memory: Memory, kernel: Kernel) -> Launch:
     if depthwise(memory, node):
         return depthwise_launch(memory, kernel, node)
     if node.op == "conv2d_wgrad":
-        return Wgrad(memory, kernel, node).launch()
+        kind = FilteredWgrad if sums_worth(memory, node) else Wgrad
+        return kind(memory, kernel, node).launch()
     if node.op == "matmul" and long_sum(memory, node):
         return Wgrad(memory, kernel, node).launch()
     if few_rows(memory, node):

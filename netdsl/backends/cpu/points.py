@@ -109,3 +109,76 @@ def filtered(args, first, last, column0, column1, slot):  # type: ignore[no-unty
                 call_task(function, rows, low * each, high * each, begin, end, of)
                 fresh = False
     publish(lock, 0)
+
+
+SUM_HEAD = (
+    *("lines", "across", "block", "every", "rooms", "gradients", "scale"),
+    *("image", "image_n", "image_row", "high", "wide", "image_at_points", "tile", "point"),
+    *("gradient", "gradient_n", "gradient_row", "height", "width"),
+    *("gradient_at_points", "gradient_args", "gradient_tile", "gradient_point"),
+    *("groups", "columns", "sums", "part", "line", "sum_point", "points", "taps", "strips"),
+)
+# as above; `gradients`: bytes from the image's values to the gradient's; `part`: bytes of a part of
+# the sums, `line` of a line of them, one for each channel of the gradient, `sum_point` of a point
+GROUP = ("image", "image_args", "first", "last")
+# channels of the image that a task takes: where they begin, and their column blocks
+SUM_COLUMN = ("image", "out", "long_tile", "short_tile")
+
+
+@task
+def filtered_sums(args, first, last, part, group, add):  # type: ignore[no-untyped-def]
+    """Blocks of lines `first` to `last` of all images, and their gradient: sums of products at all
+    points, of a group of the image's channels. They are added to a part that is there."""
+    lines, across, block = long_at(args), long_at(args + 8), long_at(args + 16)
+    every, lock = long_at(args + 24), long_at(args + 32)
+    scale, group_at = long_at(args + 48), long_at(args + 192) + group * 32
+    tile, point = long_at(args + 104), long_at(args + 112)
+    gradient_tile, gradient_point = long_at(args + 176), long_at(args + 184)
+    line_bytes, sum_point = long_at(args + 224), long_at(args + 232)
+    points, taps = long_at(args + 240), long_at(args + 248)
+    long_strips, length, short_strips = (
+        long_at(args + 256),
+        long_at(args + 264),
+        long_at(args + 272),
+    )
+    sums = long_at(args + 208) + part * long_at(args + 216)
+    while claim(lock) != 0:
+        lock += 16
+    room = long_at(lock + 8)
+    gradients = room + long_at(args + 40)
+    for b in range(first, last):
+        line0, line1 = b * block, min(b * block + block, every)
+        for line in range(line0, line1):
+            n, r = line // lines, line % lines
+            at = long_at(args + 56) + long_at(group_at)
+            at += n * long_at(args + 64) + r * long_at(args + 72)
+            to = room + (line - line0) * across * tile
+            call_task(
+                long_at(args + 96), long_at(group_at + 8),
+                at, to, across, long_at(args + 80) - r * scale, long_at(args + 88),
+            )  # fmt: skip
+            at = long_at(args + 120) + n * long_at(args + 128) + r * long_at(args + 136)
+            to = gradients + (line - line0) * across * gradient_tile
+            call_task(
+                long_at(args + 160), long_at(args + 168),
+                at, to, across, long_at(args + 144) - r * scale, long_at(args + 152),
+            )  # fmt: skip
+        depth = (line1 - line0) * across
+        for p in range(points):
+            for cb in range(long_at(group_at + 16), long_at(group_at + 24)):
+                column = long_at(args + 200) + cb * 32
+                a = gradients + p * gradient_point
+                image = room + p * point + long_at(column)
+                c = sums + p * sum_point + long_at(column + 8)
+                for s in range(long_strips + short_strips):
+                    is_long = s < long_strips
+                    call_tile(
+                        long_at(column + (16 if is_long else 24)),
+                        a, 4, gradient_tile, image, tile, c, line_bytes,
+                        taps, 1, depth, add + b - first, 0,
+                        a, 0, 0, 0,
+                    )  # fmt: skip
+                    step = length if is_long else length - 1
+                    a += step * 4
+                    c += step * line_bytes
+    publish(lock, 0)

@@ -129,7 +129,7 @@ def _both_ways(v: Lanes, matrix: Matrix, column: Callable[[int], list[Value]]) -
 
 
 @cache
-def bring(r: int) -> int:
+def image_at_points(r: int) -> int:
     """The address of `f(args, image, target, count, high, wide)`: the tiles of a row of them, all
     channels, as their values at all points.
 
@@ -137,11 +137,11 @@ def bring(r: int) -> int:
     whole vectors; bytes from tile to tile of the target, and from point to point. `high` and
     `wide` say how many pixels there are: beyond, the last one is taken again.
     """
-    return written("bring", r, lambda: _bring(r))
+    return written("image_at_points", r, lambda: _image(r))
 
 
-def _bring(r: int) -> str:
-    f = Function("bring")
+def _image(r: int) -> str:
+    f = Function("image_at_points")
     b, v, m = f.b, Lanes(f), SIZE + 1 - r
     _, image, target, count, high, wide = f.args
     row, pixel, channels, tile, point = (f.argument(i) for i in range(5))
@@ -166,7 +166,7 @@ def _bring(r: int) -> str:
 
 
 @cache
-def weigh(r: int, dense: bool) -> int:
+def weight_at_points(r: int, dense: bool) -> int:
     """The address of `f(args, first, last, ...)`: weights at all points, for parts `first` to
     `last` of all column blocks, each some of the depth.
 
@@ -174,11 +174,11 @@ def weigh(r: int, dense: bool) -> int:
     `dense`) and along the depth, and the depth; bytes of a line of a block; parts of a block; the
     table of the taps' places and that of blocks: where each begins, and its columns.
     """
-    return written("weigh", (r, dense), lambda: _weigh(r, dense))
+    return written("weight_at_points", (r, dense), lambda: _weight(r, dense))
 
 
-def _weigh(r: int, dense: bool) -> str:
-    f = Function("weigh")
+def _weight(r: int, dense: bool) -> str:
+    f = Function("weight_at_points")
     b, lanes = f.b, 4 * width()
     target, block_bytes, point, column, step, depth, line, parts, taps, blocks = (
         f.argument(i) for i in range(10)
@@ -211,7 +211,7 @@ def _weigh(r: int, dense: bool) -> str:
 
 
 @cache
-def write(r: int, ragged: bool, finish: Recipe | None) -> int:
+def results_from_points(r: int, ragged: bool, finish: Recipe | None) -> int:
     """The address of `f(args, source, target, column, high, ...)`: results of a row of tiles from
     their values at all points.
 
@@ -221,11 +221,11 @@ def write(r: int, ragged: bool, finish: Recipe | None) -> int:
     there are.
     """
     recipe = (r, ragged, finish)
-    return written("write", recipe, lambda: _write(*recipe))
+    return written("results_from_points", recipe, lambda: _results(*recipe))
 
 
-def _write(r: int, ragged: bool, finish: Recipe | None) -> str:
-    f = Function("write")
+def _results(r: int, ragged: bool, finish: Recipe | None) -> str:
+    f = Function("results_from_points")
     b, m = f.b, SIZE + 1 - r
     _, source, target, column, high, _ = f.args
     row, pixel, tile, point, count, wide = (f.argument(i) for i in range(6))
@@ -256,4 +256,89 @@ def _write(r: int, ragged: bool, finish: Recipe | None) -> str:
                             if finish and read:
                                 x = finished(v, finish, x, partial(read, place))
                             v.store(x, place)
+    return f.text()
+
+
+@cache
+def gradient_at_points(r: int) -> int:
+    """The address of `f(args, gradient, target, count, high, wide)`: as `image_at_points`, for
+    tiles of m x m pixels of a gradient. Beyond `high` and `wide` there are zeros."""
+    return written("gradient_at_points", r, lambda: _gradient(r))
+
+
+def _gradient(r: int) -> str:
+    f = Function("gradient_at_points")
+    b, v, m = f.b, Lanes(f), SIZE + 1 - r
+    _, gradient, target, count, high, wide = f.args
+    row, pixel, channels, tile, point = (f.argument(i) for i in range(5))
+    zero = v.const(0)
+    with f.loop(long(0), count, long(1)) as t:
+        first = b.mul(t, long(m))
+        places = {}
+        for i in range(m):
+            for j in range(m):
+                x = b.add(first, long(j))
+                there = b.and_(b.icmp_signed("<", long(i), high), b.icmp_signed("<", x, wide))
+                far = b.add(b.mul(long(i), row), b.mul(x, pixel))
+                places[i, j] = there, b.add(gradient, b.select(there, far, long(0)))
+        to = b.add(target, b.mul(t, tile))
+        with f.loop(long(0), channels, long(4 * width())) as c:
+
+            def column(j: int) -> list[Value]:
+                some = (places[i, j] for i in range(m))
+                return [b.select(there, v.load(b.add(at, c)), zero) for there, at in some]
+
+            at = b.add(to, c)
+            for line in _both_ways(v, minimal(m).weight, column):
+                for value in line:
+                    v.store(value, at)
+                    at = b.add(at, point)
+    return f.text()
+
+
+@cache
+def weight_from_points(r: int) -> int:
+    """The address of `f(args, first, last, ...)`: lines `first` to `last` of a weight's gradient,
+    r x r times its channels each, from sums of products at all points.
+
+    args: sums; bytes of a part of them, and how many parts are to be added; bytes from line to
+    line and from point to point; target, bytes of a line of it, of a tap and how many channels.
+    """
+    return written("weight_from_points", r, lambda: _weight_sum(r))
+
+
+def _weight_sum(r: int) -> str:
+    f = Function("weight_from_points")
+    b = f.b
+    sums, part, parts, line, point, target, out_line, tap, channels = (
+        f.argument(i) for i in range(9)
+    )
+    plain = Lanes(f)
+    with b.goto_entry_block():
+        totals = [[b.alloca(plain.floats) for _ in range(SIZE)] for _ in range(SIZE)]
+    with f.loop(f.args[1], f.args[2], long(1)) as k:
+        with f.loop(long(0), channels, long(width())) as c:
+            far = b.mul(c, long(4))
+            at = b.add(b.add(sums, b.mul(k, line)), far)
+            for row in totals:
+                for total in row:
+                    b.store(plain.const(0), total)
+            with f.loop(long(0), parts, long(1)) as p:
+                place = b.add(at, b.mul(p, part))
+                for row in totals:
+                    for total in row:
+                        one = fn.add(plain, b.load(total, typ=plain.floats), plain.load(place))
+                        b.store(one, total)
+                        place = b.add(place, point)
+
+            def column(j: int) -> list[Value]:
+                return [b.load(row[j], typ=plain.floats) for row in totals]
+
+            v = Lanes(f)
+            v.mask = v.first(b.sub(channels, c))
+            to = b.add(b.add(target, b.mul(k, out_line)), far)
+            for values in _both_ways(plain, minimal(SIZE + 1 - r).result, column):
+                for value in values:
+                    v.store(value, to)
+                    to = b.add(to, tap)
     return f.text()

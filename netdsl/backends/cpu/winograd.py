@@ -15,7 +15,12 @@ from netdsl.backends.cpu.products import Product
 from netdsl.backends.cpu.room import floats, scratch
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tile import asked, tile
-from netdsl.backends.cpu.transforms import SIZE, bring, weigh, write
+from netdsl.backends.cpu.transforms import (
+    SIZE,
+    image_at_points,
+    results_from_points,
+    weight_at_points,
+)
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Ints
 from netdsl.types import Node
@@ -131,7 +136,7 @@ class _Filtered:
             *(self.table.add(*rooms), self.every, values),
             *(self._corner(), sn, self.m * sh),
             *(self.domain[1] + self.r - 1, self.domain[2] + self.r - 1),
-            *(bring(self.r), self.table.add(sh, sw, self.tile, self.tile, point)),
+            *(image_at_points(self.r), self.table.add(sh, sw, self.tile, self.tile, point)),
             *(self.tile, point, out, n, self.m * h),
             self.table.add(h, w, 4 * self.block_width, out_point, self.across, self.domain[2]),
             4 * self.block_width,
@@ -185,7 +190,7 @@ class _Filtered:
             *(self.table.add(*taps), self.table.add(*blocks)),
         )
         many = parts * len(self.columns)
-        function = weigh(self.r, w.column == 4)
+        function = weight_at_points(self.r, w.column == 4)
         stage: list[Task] = [(function, args, *r) for r in shared(many, 4 * threads())]
         self.launched.beside(Launch(early=stage) if self.settled else Launch([stage]))
         return room
@@ -206,7 +211,7 @@ class _Filtered:
             ]
             found += [
                 weights + i * _POINTS * self._piece(),
-                write(self.r, count < vectors * lanes, recipe),
+                results_from_points(self.r, count < vectors * lanes, recipe),
                 4 * at,
                 count,
                 self.table.add(*tiles),

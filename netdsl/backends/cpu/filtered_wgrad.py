@@ -1,0 +1,162 @@
+"""Gradients of weights by minimal filtering: r x r sums over pixels from few products a tile.
+
+What is true of a convolution is so of its weight's gradient, where tiles of m x m pixels of the
+result's gradient slide over the image's: the points are the same, the products are added over all
+tiles, and r x r sums come of them once. See transforms.py and points.py.
+"""
+
+from __future__ import annotations
+
+from netdsl.backends.cpu.blocking import blocking
+from netdsl.backends.cpu.expression import Unsupported
+from netdsl.backends.cpu.launch import Task, shared, threads
+from netdsl.backends.cpu.maps import Launch, Memory
+from netdsl.backends.cpu.products import image_of
+from netdsl.backends.cpu.room import scratch
+from netdsl.backends.cpu.target import width
+from netdsl.backends.cpu.tile import tile
+from netdsl.backends.cpu.transforms import (
+    SIZE,
+    gradient_at_points,
+    image_at_points,
+    weight_from_points,
+)
+from netdsl.backends.cpu.wgrad import WeightSum
+from netdsl.backends.cpu.winograd import _GAIN, _TURN, _WEIGH
+from netdsl.plan.kernel import Kernel
+from netdsl.types import Node
+
+_POINTS = SIZE * SIZE
+_TILES = 64
+"""Tiles of a block, about."""
+_COLUMNS = 128
+"""Channels of the image at least that a task takes: it computes the gradient's values for them."""
+_MOST = 64 << 20
+"""Bytes of all parts of the sums together, about."""
+_LEAST = 8
+"""Parts at most; as few as there are tasks enough."""
+
+
+def sums_worth(memory: Memory, node: Node) -> bool:
+    """Whether a weight's gradient can be computed this way, and faster."""
+    a = node.attrs
+    k, r, s, c = node.type.shape
+    n, height, wide, _ = memory.operand(node.args[0]).layout.shape
+    plain = a["stride"] == a["dilation"] == (1, 1) and a["groups"] == 1
+    if (r, s) not in ((3, 3), (5, 5)) or not plain:
+        return False
+    m, lanes = SIZE + 1 - r, width()
+    tiles = n * -(-height // m) * -(-wide // m)
+    channels = -(-c // lanes) + -(-k // lanes)
+    cycles = tiles * (_POINTS * k * c / (2 * lanes) * 1.1 + _TURN * channels)
+    cycles += _WEIGH * k * c
+    return cycles <= _GAIN * n * height * wide * r * r * k * c / (2 * lanes)
+
+
+class FilteredWgrad(WeightSum):
+    """A weight's gradient cut into parts of the tiles, and groups of the image's channels."""
+
+    def __init__(self, memory: Memory, kernel: Kernel, node: Node) -> None:
+        super().__init__(memory, kernel, node)
+        self.gradient = memory.operand(node.args[0])
+        if self.gradient.layout.strides[3] != 1:
+            raise Unsupported("a gradient whose channels lie apart")
+        self.k, self.r, _, self.c = node.type.shape
+        n, self.height, self.wide, _ = self.gradient.layout.shape
+        self.m = SIZE + 1 - self.r
+        self.lines, self.across = -(-self.height // self.m), -(-self.wide // self.m)
+        self.every = n * self.lines
+        self.block = min(self.every, max(1, round(_TILES / self.across)))
+        self.blocks = -(-self.every // self.block)
+        self.tile, self.gradient_tile = _odd(self.c), _odd(self.k)
+        depth = self.block * self.across
+        self.tiles = blocking(self.k, self.c, depth, 4)
+        self.columns = self.tiles.columns(self.c)
+        last, vectors, _ = self.columns[-1]
+        self.line = 4 * (last + vectors * width())
+        self.groups = shared(len(self.columns), -(-self.c // _COLUMNS))
+        self.parts = self._parts()
+
+    def _parts(self) -> int:
+        """How many sums of some tiles are added at last."""
+        size, parts = _POINTS * self.k * self.line, 1
+        while (
+            2 * parts <= min(self.blocks, _LEAST)
+            and 2 * parts * size <= _MOST
+            and parts * len(self.groups) < 4 * threads()
+        ):
+            parts *= 2
+        return parts
+
+    def launch(self) -> Launch:
+        target, size = self._target(), _POINTS * self.k * self.line
+        values = _room(self.block * self.across * self.tile)
+        room = values + _room(self.block * self.across * self.gradient_tile)
+        memory = scratch(self.parts * size + threads() * room)
+        self.launched.kept.append(memory)
+        raw = int(memory.ctypes.data)
+        rooms = [v for i in range(threads()) for v in (0, raw + self.parts * size + i * room)]
+        args = self._arguments(raw, size, rooms, values)
+        from netdsl.backends.cpu.points import filtered_sums
+
+        stage: list[Task] = [
+            (filtered_sums.address, args, *r, part, group)
+            for part, r in enumerate(shared(self.blocks, self.parts))
+            for group in range(len(self.groups))
+        ]
+        self.launched.stages.append(stage)
+        tap = 4 * self.c
+        numbers = (raw, size, self.parts, self.line, size // _POINTS, target)
+        results = self.table.add(*numbers, self.r**2 * tap, tap, self.c)
+        self._share(weight_from_points(self.r), results, self.k)
+        self._finish(target)
+        return self.launched
+
+    def _arguments(self, sums: int, size: int, rooms: list[int], values: int) -> int:
+        (top, bottom), (left, right) = self.node.attrs["pad"]
+        image, strides = image_of(
+            self.memory, self.node.args[1], (top, bottom, left, right), self.launched
+        )
+        sn, sh, sw = strides
+        layout = self.gradient.layout
+        gn, gh, gw = (4 * t for t in layout.strides[:3])
+        add, lanes = self.table.add, 4 * width()
+        point = values // _POINTS
+        gradient_point = _room(self.block * self.across * self.gradient_tile) // _POINTS
+        groups = []
+        for a, b in self.groups:
+            first, (last, vectors, _) = self.columns[a][0], self.columns[b - 1]
+            bytes_ = 4 * (last - first) + vectors * lanes
+            groups += [4 * first, add(sh, sw, bytes_, self.tile, point), a, b]
+        longer, length, shorter = self.tiles.strips(self.k)
+        steps = (self.gradient_tile, self.tile)
+        columns = []
+        for i, (at, vectors, _) in enumerate(self.columns):
+            begin = next(self.columns[a][0] for a, b in self.groups if a <= i < b)
+            long_tile = tile(length, vectors, False, steps)
+            short_tile = tile(length - 1, vectors, False, steps) if shorter else 0
+            columns += [4 * (at - begin), 4 * at, long_tile, short_tile]
+        return add(
+            *(self.lines, self.across, self.block, self.every, add(*rooms), values, self.m),
+            *(image - top * sh - left * sw, sn, self.m * sh),
+            *(self.height + self.r - 1, self.wide + self.r - 1, image_at_points(self.r)),
+            *(self.tile, point, self.gradient.address + 4 * layout.offset, gn, self.m * gh),
+            *(self.height, self.wide, gradient_at_points(self.r)),
+            add(gh, gw, -(-self.k // width()) * lanes, self.gradient_tile, gradient_point),
+            *(self.gradient_tile, gradient_point, add(*groups), add(*columns)),
+            *(sums, size, self.line, size // _POINTS, _POINTS, add(0, 0)),
+            *(longer, length, shorter),
+        )
+
+
+def _odd(channels: int) -> int:
+    """Bytes of a tile's values at a point: an odd number of cache lines, so that those of many
+    tiles do not share sets."""
+    lines = -(-channels // width()) * width() * 4 // 64
+    return 64 * (lines + 1 - lines % 2)
+
+
+def _room(nbytes: int) -> int:
+    """Bytes of all points' values, an odd number of lines each."""
+    lines = -(-nbytes // 64)
+    return _POINTS * 64 * (lines + 1 - lines % 2)
