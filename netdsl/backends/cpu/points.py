@@ -13,46 +13,66 @@ HEAD = (
     *("function", "rows", "unit", "local", "size"),
     *("rooms", "every", "products", "image", "image_n", "image_row", "high", "wide"),
     *("bring", "bring_args", "tile", "point", "out", "out_n", "out_row", "write_args", "out_tile"),
-    *("columns", "out_point", "points", "depth", "weight_k", "taps", "asked", "strips"),
+    *("columns", "out_point", "points", "depth", "weight_k", "taps", "asked"),
+    *("weight_at_points", "weight_args", "weights", "chunks", "chunk", "strips"),
 )
 # `lines`: rows of tiles of an image, each of them `across` tiles, `block` lines at a time beside
 # `span` column blocks, of `every` line of all images; `rooms`: a lock and a place for each thread,
 # with the products `products` bytes behind the image's values; `scale` and `height`: rows of
 # pixels of a line and of an image; `asked`: bytes that a tile asks for at a time; `strips`: how
-# many long ones, their length and how many shorter ones, for a whole block, then for the last one
+# many long ones, their length and how many shorter ones, for a whole block, then for the last one;
+# the depth in `chunks`: where weights come to their points here, each chunk does so `weights` bytes
+# behind the image's values just before it is used, `chunk` bytes a point
 COLUMN = ("weight", "write", "out", "columns", "tiles", "spare", "reads")
 # `tiles`: a long and a short one for a whole block, then for the last one
 
 
 @njit(cache=True, error_model="numpy")
-def _products(args, column, values, target, whole):  # type: ignore[no-untyped-def]
-    """All tiles of a block times the weights of a column block, at every point. Meanwhile the
-    next point's weights come nearer."""
-    points, depth, weight_k = long_at(args + 240), long_at(args + 248), long_at(args + 256)
+def _products(args, column, values, target, weights, chunk, first, last, whole):  # type: ignore[no-untyped-def]
+    """All tiles of a block times the weights of a column block along some of the depth, at every
+    point; `chunk` bytes of weights a point. Meanwhile the next point's weights come nearer, if they
+    are not near."""
+    points, weight_k = long_at(args + 240), long_at(args + 256)
     tile, point, taps = long_at(args + 168), long_at(args + 176), long_at(args + 264)
-    out_tile, out_point = long_at(args + 216), long_at(args + 232)
-    strips = args + 280 + (0 if whole else 24)
+    out_tile, out_point, asked = long_at(args + 216), long_at(args + 232), long_at(args + 272)
+    strips = args + 320 + (0 if whole else 24)
     long_strips, length, short_strips = long_at(strips), long_at(strips + 8), long_at(strips + 16)
     tiles = long_at(column + 32) + (0 if whole else 16)
-    weights, size = long_at(column), depth * weight_k
-    asked = long_at(args + 272)
-    share, end = depth * asked // 4, weights + points * size
+    depth = last - first
+    share, end = depth * asked // 4, weights + points * chunk
+    if long_at(args + 280) != 0:
+        end = 0
     for p in range(points):
-        a, c = values + p * point, target + p * out_point
-        then = weights + size
+        a, c = values + p * point + 4 * first, target + p * out_point
+        then = weights + chunk
         for s in range(long_strips + short_strips):
             is_long = s < long_strips
             call_tile(
                 long_at(tiles + (0 if is_long else 8)),
                 a, tile, 4, weights, weight_k, c, out_tile,
-                taps, 1, depth, 0, long_at(column + 24),
-                then, asked, int(then < min(end, weights + 2 * size)), 0,
+                taps, 1, depth, first, long_at(column + 24),
+                then, asked, int(then < min(end, weights + 2 * chunk)), 0,
             )  # fmt: skip
             then += share
             step = length if is_long else length - 1
             a += step * tile
             c += step * out_tile
-        weights += size
+        weights += chunk
+
+
+@njit(cache=True, error_model="numpy")
+def _all_depth(args, cb, values, target, whole):  # type: ignore[no-untyped-def]
+    """All tiles of a block times all weights of a column block."""
+    column = long_at(args + 224) + cb * 56
+    function, chunks, depth = long_at(args + 280), long_at(args + 304), long_at(args + 248)
+    weights = long_at(column)
+    for now in range(chunks):
+        first, last = depth * now // chunks, depth * (now + 1) // chunks
+        if function != 0:
+            weights, i = values + long_at(args + 296), cb * chunks + now
+            call_task(function, long_at(args + 288), i, i + 1, weights, 0, 0)
+        chunk = long_at(args + 312)
+        _products(args, column, values, target, weights, chunk, first, last, whole)
 
 
 @task
@@ -89,7 +109,7 @@ def filtered(args, first, last, column0, column1, slot):  # type: ignore[no-unty
             for cb in range(span0, span1):
                 column = long_at(args + 224) + cb * 56
                 end = long_at(column + 16) // 4 + long_at(column + 24)
-                _products(args, column, room, room + products, whole)
+                _all_depth(args, cb, room, room + products, whole)
                 out = long_at(args + 184) + long_at(column + 16)
                 if local != 0:
                     out += local + slot * long_at(args + 80) - 4 * begin

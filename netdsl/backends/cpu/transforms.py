@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, partial
 
+from llvmlite import ir
+
 from netdsl.backends.cpu import functions as fn
-from netdsl.backends.cpu.emit import Function, Lanes, Value, long
+from netdsl.backends.cpu.emit import I32, I64, Function, Lanes, Value, long
 from netdsl.backends.cpu.finish import Recipe, finished, reader
 from netdsl.backends.cpu.target import width, written
 
@@ -167,47 +169,96 @@ def _image(r: int) -> str:
 
 @cache
 def weight_at_points(r: int, dense: bool) -> int:
-    """The address of `f(args, first, last, ...)`: weights at all points, for parts `first` to
-    `last` of all column blocks, each some of the depth.
+    """The address of `f(args, first, last, target, ...)`: weights at all points, for parts `first`
+    to `last` of all column blocks, each some of the depth.
 
-    args: target, bytes of a block in it and of a point; bytes from column to column (4 where it is
-    `dense`) and along the depth, and the depth; bytes of a line of a block; parts of a block; the
-    table of the taps' places and that of blocks: where each begins, and its columns.
+    args: bytes of a block of the target and of a point; bytes from column to column and along the
+    depth, one of them 4, the former where it is `dense`, and the depth; bytes of a line of a block; parts of a block, and
+    1 where each part begins where its block does; the table of the taps' places and that of blocks:
+    where each begins, and its columns.
     """
     return written("weight_at_points", (r, dense), lambda: _weight(r, dense))
 
 
 def _weight(r: int, dense: bool) -> str:
     f = Function("weight_at_points")
-    b, lanes = f.b, 4 * width()
-    target, block_bytes, point, column, step, depth, line, parts, taps, blocks = (
+    b, lanes = f.b, width()
+    block_bytes, point, column, step, depth, line, parts, alone, taps, blocks = (
         f.argument(i) for i in range(10)
     )
     places = [f.long_at(b.add(taps, long(8 * i))) for i in range(r * r)]
+    v = Lanes(f)
+    with b.goto_entry_block():
+        turned = b.ptrtoint(b.alloca(ir.ArrayType(v.floats, r * r * lanes)), I64)
+
+    def put(to: Value, k: Value, tap: Callable[[int], Value]) -> None:
+        def column(j: int) -> list[Value]:
+            return [tap(i * r + j) for i in range(r)]
+
+        place = b.add(to, b.mul(k, line))
+        for row in _both_ways(v, minimal(r).weight, column):
+            for value in row:
+                v.store(value, place)
+                place = b.add(place, point)
+
     with f.loop(f.args[1], f.args[2], long(1)) as i:
         block, part = b.sdiv(i, parts), b.srem(i, parts)
         begin, end = (b.sdiv(b.mul(depth, b.add(part, long(n))), parts) for n in (0, 1))
         record = b.add(blocks, b.mul(block, long(16)))
         source, count = f.long_at(record), f.long_at(b.add(record, long(8)))
-        with f.loop(long(0), line, long(lanes)) as j:
-            v = Lanes(f)
-            v.mask = v.first(b.sub(count, b.sdiv(j, long(4))))
-            from_ = b.add(source, b.mul(b.sdiv(j, long(4)), column))
-            to = b.add(b.add(target, b.mul(block, block_bytes)), j)
-            with f.loop(begin, end, long(1)) as k:
-                at = b.add(from_, b.mul(k, step))
-
-                def tap(i: int, j: int) -> Value:
-                    place = b.add(at, places[i * r + j])
-                    return v.load(place) if dense else v.gather(place, column)
-
-                values = _both_ways(v, minimal(r).weight, lambda j: [tap(i, j) for i in range(r)])
-                place = b.add(to, b.mul(k, line))
-                for row in values:
-                    for value in row:
-                        Lanes(f).store(value, place)
-                        place = b.add(place, point)
+        with f.loop(long(0), b.sdiv(line, long(4)), long(lanes)) as j:
+            left = b.sub(count, j)
+            from_ = b.add(source, b.mul(j, column))
+            behind = b.sub(b.mul(block, block_bytes), b.mul(b.mul(begin, alone), line))
+            to = b.add(b.add(f.args[3], behind), b.mul(j, long(4)))
+            if dense:
+                some = Lanes(f, v.first(left))
+                with f.loop(begin, end, long(1)) as k:
+                    at = b.add(from_, b.mul(k, step))
+                    put(to, k, lambda t: some.load(b.add(at, places[t])))
+            else:
+                with f.loop(begin, end, long(lanes)) as k0:
+                    at = b.add(from_, b.mul(k0, step))
+                    for t, place in enumerate(places):
+                        _turn(v, b.add(at, place), column, left, _at(b, turned, t * lanes))
+                    with f.loop(k0, f.smaller(end, b.add(k0, long(lanes))), long(1)) as k:
+                        near = b.add(turned, b.mul(b.sub(k, k0), long(4 * lanes)))
+                        put(to, k, lambda t: v.load(_at(b, near, t * lanes)))
     return f.text()
+
+
+def _at(b: Value, place: Value, vectors: int) -> Value:
+    return b.add(place, long(4 * width() * vectors))
+
+
+def _turn(v: Lanes, source: Value, step: Value, count: Value, target: Value) -> None:
+    """Lines of a vector each, `step` bytes apart, `count` of them and zeros: transposed."""
+    b, rows = v.f.b, []
+    for i in range(v.count):
+        there = b.icmp_signed("<", long(i), count)
+        far = b.select(there, b.mul(step, long(i)), long(0))
+        rows.append(b.select(there, v.load(b.add(source, far)), v.const(0)))
+    for i, row in enumerate(transposed(v, rows)):
+        v.store(row, _at(b, target, i))
+
+
+def transposed(v: Lanes, rows: Sequence[Value]) -> list[Value]:
+    """As many vectors as they have lanes: squares of two swap their corners, then those of four,
+    and so on."""
+    found, size = list(rows), 1
+    while size < v.count:
+        low, high = ([], [])
+        for n in range(v.count):
+            above = n & size
+            low.append(v.count + n - size if above else n)
+            high.append(v.count + n if above else n + size)
+        for i in (n for n in range(v.count) if not n & size):
+            pair = found[i], found[i + size]
+            for place, order in ((i, low), (i + size, high)):
+                mask = ir.Constant(v.typed(I32), order)
+                found[place] = v.f.b.shuffle_vector(*pair, mask)
+        size *= 2
+    return found
 
 
 @cache

@@ -7,7 +7,7 @@ products as there are points, for blocks of tiles that stay near: see transforms
 from __future__ import annotations
 
 from netdsl.backends.cpu.after import After, together
-from netdsl.backends.cpu.blocking import Blocking, blocking
+from netdsl.backends.cpu.blocking import Blocking, blockings
 from netdsl.backends.cpu.columns import Table
 from netdsl.backends.cpu.launch import Task, cut, shared, threads
 from netdsl.backends.cpu.maps import Launch, Memory
@@ -26,8 +26,15 @@ from netdsl.plan.layout import Ints
 from netdsl.types import Node
 
 _POINTS = SIZE * SIZE
-_TILES = 56
-"""Tiles of a block, about: so many that weights come seldom, so few that their values stay near."""
+_TILES = 64
+"""Tiles of a block at most: so many that weights come seldom, so few that their values stay near."""
+_EACH = 4
+"""What a block costs beside its tiles, as so many of them."""
+_FEW = 64
+"""Tiles so few that weights come to their points just before they are used: what a quarter of the
+products saves is lost where four times the weights go to memory and come back."""
+_DEPTH = 64
+"""Depth of a chunk of such weights."""
 _NEAR = 512 * 1024
 """Bytes of a block's results that other nodes take once all columns are there."""
 _COLUMNS = 128
@@ -46,7 +53,7 @@ def worth(memory: Memory, node: Node, found: Product) -> bool:
     r = memory.operand(node.args[1]).layout.shape[1]
     square = memory.operand(node.args[1]).layout.shape[1:3] in ((3, 3), (5, 5))
     plain = a["stride"] == a["dilation"] == (1, 1) and a["groups"] == 1
-    if not (square and plain):
+    if not (square and plain and 4 in (found.weights.column, found.weights.step)):
         return False
     n, height, wide, columns = node.type.shape
     depth, lanes = found.weights.depth, width()
@@ -78,11 +85,13 @@ class _Filtered:
         self.depth, self.settled = found.weights.depth, memory.settled(node.args[1])
         self.lines, self.across = -(-domain[1] // self.m), -(-domain[2] // self.m)
         self.every = domain[0] * self.lines
-        self.block = self._block()
+        self.passing = self.every * self.across <= _FEW
         self.tile = -(-self.depth // width()) * width() * 4
-        self.tiles = self._tiles_of(self.block)
+        self.tiles = self._tiles_of()
+        self.block = self._block()
         self.columns = self.tiles.columns(domain[3])
         self.block_width = max(v for _, v, _ in self.columns) * width()
+        self.chunks = -(-self.depth // _DEPTH) if self.passing else 1
         self.after = After(memory, kernel, node, domain)
         results = 4 * self.block * self.across * self.m**2 * domain[3]
         self.span = len(self.columns) if results <= _NEAR else 1
@@ -90,19 +99,23 @@ class _Filtered:
         self.pitch = domain[3] if self.span >= len(self.columns) else self.block_width
 
     def _block(self) -> int:
-        """Lines of a block: blocks are about equal, and as many for each thread."""
-        most = max(1, round(_TILES / self.across))
-        blocks = -(-self.every // most)
-        if blocks > 1:
-            blocks = -(-blocks // threads()) * threads()
-        return -(-self.every // blocks)
+        """Lines of a block: those that fill strips and keep all threads at work."""
 
-    def _tiles_of(self, block: int) -> Blocking:
-        return blocking(block * self.across, self.domain[3], self.depth, self.tile)
+        def time(lines: int) -> int:
+            strips = -(-lines * self.across // self.tiles.rows)
+            return -(-self.every // (lines * threads())) * (strips * self.tiles.rows + _EACH)
+
+        some = range(1, max(1, min(self.every, _TILES // self.across)) + 1)
+        return min(some, key=lambda lines: (time(lines), -lines))
+
+    def _tiles_of(self) -> Blocking:
+        """The widest there are: values come from afar once for each column block."""
+        wide = -(-self.domain[3] // width())
+        return next(b for b in blockings(self.tile) if b.vectors <= wide)
 
     def _cut(self) -> list[tuple[int, int, int, int]]:
         """Blocks and column blocks of each task."""
-        each = max(1, _COLUMNS // self.block_width)
+        each = 1 if self.passing else max(1, _COLUMNS // self.block_width)
         every = len(self.columns)
         if self.whole or self.span > 1:
             each = every
@@ -115,13 +128,14 @@ class _Filtered:
         size = self.after.local_bytes(self.block * self.m, self.pitch)
         local = len(tasks) * size
         values, products = self._room()
-        room = -(-(values + products) // 64) * 64
-        passing = 0 if self.settled else self._packed()
-        memory = scratch(local + threads() * room + passing)
+        chunk = _POINTS * -(-self.depth // self.chunks) * 4 * self.block_width
+        room = values + products + (chunk + 256 if self.passing else 0)
+        packed = 0 if self.settled or self.passing else self._packed()
+        memory = scratch(local + threads() * room + packed)
         self.launched.kept.append(memory)
         at = int(memory.ctypes.data)
         rooms = [v for i in range(threads()) for v in (0, at + local + i * room)]
-        weights = self._weigh(at + local + threads() * room)
+        weights = 0 if self.passing else self._pack(at + local + threads() * room)
         out, (n, h, w) = self.after.target(self.pitch)
         pitch = 0 if self.span == len(self.columns) else self.pitch
         calls = self.after.calls(len(tasks), (at, size), pitch, self.whole)
@@ -143,6 +157,8 @@ class _Filtered:
             self._columns(weights, (strips[:3], strips[3:])),
             *(out_point, _POINTS, self.depth, 4 * self.block_width, self.table.add(0, 0)),
             64 * asked(self.block_width // width()),
+            *((self._weigh, self._weights()) if self.passing else (0, 0)),
+            *(values + products, self.chunks, chunk // _POINTS),
             *strips,
         )
         from netdsl.backends.cpu.points import filtered
@@ -174,26 +190,35 @@ class _Filtered:
     def _packed(self) -> int:
         return len(self.columns) * _POINTS * self._piece() + 256
 
-    def _weigh(self, room: int) -> int:
-        """Where the weights begin, as values: in memory of their own where they are settled."""
-        w, one = self.p.weights, self.p.passes[0]
+    def _pack(self, room: int) -> int:
+        """Where the weights begin, at their points: in memory of their own where they are settled."""
         if self.settled:
             packed = floats(self._packed() // 4)
             self.launched.kept.append(packed)
             room = int(packed.ctypes.data)
-        taps = [p for t in sorted(one.taps, key=lambda t: t.offset) for p in t.pieces]
-        blocks = [v for at, _, count in self.columns for v in (w.address + at * w.column, count)]
         parts = max(1, min(self.depth, self.depth * self.block_width // _PART))
-        args = self.table.add(
-            *(room, _POINTS * self._piece(), self._piece()),
-            *(w.column, w.step, self.depth, 4 * self.block_width, parts),
-            *(self.table.add(*taps), self.table.add(*blocks)),
-        )
-        many = parts * len(self.columns)
-        function = weight_at_points(self.r, w.column == 4)
-        stage: list[Task] = [(function, args, *r) for r in shared(many, 4 * threads())]
+        args, many = self._weights(parts), parts * len(self.columns)
+        function = self._weigh
+        stage: list[Task] = [(function, args, *r, room) for r in shared(many, 4 * threads())]
         self.launched.beside(Launch(early=stage) if self.settled else Launch([stage]))
         return room
+
+    @property
+    def _weigh(self) -> int:
+        return weight_at_points(self.r, self.p.weights.column == 4)
+
+    def _weights(self, parts: int = 0) -> int:
+        """What `weight_at_points` is given: all of a block lies together, or a chunk of it."""
+        w, one = self.p.weights, self.p.passes[0]
+        taps = [p for t in sorted(one.taps, key=lambda t: t.offset) for p in t.pieces]
+        blocks = [v for at, _, count in self.columns for v in (w.address + at * w.column, count)]
+        deep = self.depth if parts else -(-self.depth // self.chunks)
+        return self.table.add(
+            *(_POINTS * self._piece() if parts else 0, deep * 4 * self.block_width),
+            *(w.column, w.step, self.depth, 4 * self.block_width),
+            *(parts or self.chunks, int(not parts)),
+            *(self.table.add(*taps), self.table.add(*blocks)),
+        )
 
     def _columns(self, weights: int, strips: tuple[list[int], list[int]]) -> int:
         lanes, found = width(), []
