@@ -20,7 +20,7 @@ from netdsl.backends.cpu.room import floats, scratch
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tile import asked, tile
 from netdsl.backends.cpu.wgrad import Wgrad, long_sum
-from netdsl.backends.cpu.winograd import filtered_launch, worth
+from netdsl.backends.cpu.winograd import Filtered, worth
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Ints
 from netdsl.types import Node
@@ -67,7 +67,7 @@ def anchor_launch(memory: Memory, kernel: Kernel) -> Launch:
     makers = {"conv2d": conv, "conv2d_dgrad": dgrad, "matmul": matmul}
     found, domain = makers[node.op](memory, kernel, node)
     if node.op != "matmul" and worth(memory, node, found):
-        return filtered_launch(memory, kernel, node, found, domain)
+        return Filtered(memory, kernel, node, found, domain).launch()
     return _Tasks(memory, kernel, node, found, domain).launch()
 
 

@@ -22,7 +22,7 @@ from netdsl.backends.cpu.transforms import (
     weight_from_points,
 )
 from netdsl.backends.cpu.wgrad import WeightSum
-from netdsl.backends.cpu.winograd import _GAIN, _TURN, _WEIGH
+from netdsl.backends.cpu.winograd import pays
 from netdsl.plan.kernel import Kernel
 from netdsl.types import Node
 
@@ -33,24 +33,17 @@ _COLUMNS = 128
 """Channels of the image at least that a task takes: it computes the gradient's values for them."""
 _MOST = 64 << 20
 """Bytes of all parts of the sums together, about."""
-_LEAST = 8
+_LARGE, _AFAR = 1 << 17, 100
+"""Sums for more weights than these go to memory, which takes cycles for each of them."""
+_PARTS = 8
 """Parts at most; as few as there are tasks enough."""
 
 
 def sums_worth(memory: Memory, node: Node) -> bool:
     """Whether a weight's gradient can be computed this way, and faster."""
-    a = node.attrs
     k, r, s, c = node.type.shape
-    n, height, wide, _ = memory.operand(node.args[0]).layout.shape
-    plain = a["stride"] == a["dilation"] == (1, 1) and a["groups"] == 1
-    if (r, s) not in ((3, 3), (5, 5)) or not plain:
-        return False
-    m, lanes = SIZE + 1 - r, width()
-    tiles = n * -(-height // m) * -(-wide // m)
-    channels = -(-c // lanes) + -(-k // lanes)
-    cycles = tiles * (_POINTS * k * c / (2 * lanes) * 1.1 + _TURN * channels)
-    cycles += _WEIGH * k * c
-    return cycles <= _GAIN * n * height * wide * r * r * k * c / (2 * lanes)
+    size = memory.operand(node.args[0]).layout.shape[:3]
+    return pays(node, (r, s), size, (c, k), _AFAR * max(0, c * k - _LARGE))
 
 
 class FilteredWgrad(WeightSum):
@@ -81,7 +74,7 @@ class FilteredWgrad(WeightSum):
         """How many sums of some tiles are added at last."""
         size, parts = _POINTS * self.k * self.line, 1
         while (
-            2 * parts <= min(self.blocks, _LEAST)
+            2 * parts <= min(self.blocks, _PARTS)
             and 2 * parts * size <= _MOST
             and parts * len(self.groups) < 4 * threads()
         ):
@@ -152,7 +145,7 @@ class FilteredWgrad(WeightSum):
 def _odd(channels: int) -> int:
     """Bytes of a tile's values at a point: an odd number of cache lines, so that those of many
     tiles do not share sets."""
-    lines = -(-channels // width()) * width() * 4 // 64
+    lines = -(-(-(-channels // width()) * width() * 4) // 64)
     return 64 * (lines + 1 - lines % 2)
 
 

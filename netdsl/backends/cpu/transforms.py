@@ -173,9 +173,9 @@ def weight_at_points(r: int, dense: bool) -> int:
     to `last` of all column blocks, each some of the depth.
 
     args: bytes of a block of the target and of a point; bytes from column to column and along the
-    depth, one of them 4, the former where it is `dense`, and the depth; bytes of a line of a block; parts of a block, and
-    1 where each part begins where its block does; the table of the taps' places and that of blocks:
-    where each begins, and its columns.
+    depth, one of them 4, the former where it is `dense`, and the depth; bytes of a line of a block;
+    parts of a block, and 1 where each part begins where its block does; the table of the taps'
+    places and that of blocks: where each begins, and its columns.
     """
     return written("weight_at_points", (r, dense), lambda: _weight(r, dense))
 
@@ -367,29 +367,31 @@ def _weight_sum(r: int) -> str:
     plain = Lanes(f)
     with b.goto_entry_block():
         totals = [[b.alloca(plain.floats) for _ in range(SIZE)] for _ in range(SIZE)]
-    with f.loop(f.args[1], f.args[2], long(1)) as k:
-        with f.loop(long(0), channels, long(width())) as c:
-            far = b.mul(c, long(4))
-            at = b.add(b.add(sums, b.mul(k, line)), far)
+    with (
+        f.loop(f.args[1], f.args[2], long(1)) as k,
+        f.loop(long(0), channels, long(width())) as c,
+    ):
+        far = b.mul(c, long(4))
+        at = b.add(b.add(sums, b.mul(k, line)), far)
+        for row in totals:
+            for total in row:
+                b.store(plain.const(0), total)
+        with f.loop(long(0), parts, long(1)) as p:
+            place = b.add(at, b.mul(p, part))
             for row in totals:
                 for total in row:
-                    b.store(plain.const(0), total)
-            with f.loop(long(0), parts, long(1)) as p:
-                place = b.add(at, b.mul(p, part))
-                for row in totals:
-                    for total in row:
-                        one = fn.add(plain, b.load(total, typ=plain.floats), plain.load(place))
-                        b.store(one, total)
-                        place = b.add(place, point)
+                    one = fn.add(plain, b.load(total, typ=plain.floats), plain.load(place))
+                    b.store(one, total)
+                    place = b.add(place, point)
 
-            def column(j: int) -> list[Value]:
-                return [b.load(row[j], typ=plain.floats) for row in totals]
+        def column(j: int) -> list[Value]:
+            return [b.load(row[j], typ=plain.floats) for row in totals]
 
-            v = Lanes(f)
-            v.mask = v.first(b.sub(channels, c))
-            to = b.add(b.add(target, b.mul(k, out_line)), far)
-            for values in _both_ways(plain, minimal(SIZE + 1 - r).result, column):
-                for value in values:
-                    v.store(value, to)
-                    to = b.add(to, tap)
+        v = Lanes(f)
+        v.mask = v.first(b.sub(channels, c))
+        to = b.add(b.add(target, b.mul(k, out_line)), far)
+        for values in _both_ways(plain, minimal(SIZE + 1 - r).result, column):
+            for value in values:
+                v.store(value, to)
+                to = b.add(to, tap)
     return f.text()

@@ -6,6 +6,8 @@ products as there are points, for blocks of tiles that stay near: see transforms
 
 from __future__ import annotations
 
+import math
+
 from netdsl.backends.cpu.after import After, together
 from netdsl.backends.cpu.blocking import Blocking, blockings
 from netdsl.backends.cpu.columns import Table
@@ -27,7 +29,7 @@ from netdsl.types import Node
 
 _POINTS = SIZE * SIZE
 _TILES = 64
-"""Tiles of a block at most: so many that weights come seldom, so few that their values stay near."""
+"""Tiles of a block at most: weights come seldom for many, and the values of few stay near."""
 _EACH = 4
 """What a block costs beside its tiles, as so many of them."""
 _FEW = 64
@@ -43,37 +45,40 @@ _PART = 4096
 """Weights that are worth a task."""
 _GAIN = 0.85
 """The part of a plain convolution's cycles that this way must not take more of."""
-_TURN, _WEIGH = 170, 20
+_SHARE = 1.1
+"""What products here take of the cycles of their multiplications."""
+_TURN, _WEIGH = 170, 24
 """Cycles for a vector of channels of a tile, there and back each, and for a weight."""
 
 
-def worth(memory: Memory, node: Node, found: Product) -> bool:
-    """Whether a convolution or its gradient for the image can be computed this way, and faster."""
-    a = node.attrs
-    r = memory.operand(node.args[1]).layout.shape[1]
-    square = memory.operand(node.args[1]).layout.shape[1:3] in ((3, 3), (5, 5))
+def pays(node: Node, kernel: Ints, size: Ints, channels: Ints, beside: int = 0) -> bool:
+    """Whether a convolution, or a gradient of one, can be computed this way, and faster: from
+    images, rows and pixels of its results, channels before and behind it, and cycles `beside`."""
+    a, (r, s) = node.attrs, kernel
     plain = a["stride"] == a["dilation"] == (1, 1) and a["groups"] == 1
-    if not (square and plain and 4 in (found.weights.column, found.weights.step)):
+    if r != s or r not in (3, 5) or not plain:
         return False
-    n, height, wide, columns = node.type.shape
-    depth, lanes = found.weights.depth, width()
+    (n, height, wide), lanes = size, width()
     m = SIZE + 1 - r
     tiles = n * -(-height // m) * -(-wide // m)
-    channels = -(-depth // lanes) + -(-columns // lanes)
-    cycles = tiles * (_POINTS * depth * columns / (2 * lanes) * 1.1 + _TURN * channels)
-    if not memory.settled(node.args[1]):
-        cycles += _WEIGH * depth * columns
-    return cycles <= _GAIN * n * height * wide * r * r * depth * columns / (2 * lanes)
+    weights, vectors = math.prod(channels), sum(-(-c // lanes) for c in channels)
+    each = _POINTS * weights / (2 * lanes) * _SHARE + _TURN * vectors
+    plainly = n * height * wide * r * r * weights / (2 * lanes)
+    return tiles * each + _WEIGH * weights + beside <= _GAIN * plainly
 
 
-def filtered_launch(
-    memory: Memory, kernel: Kernel, node: Node, found: Product, domain: Ints
-) -> Launch:
+def worth(memory: Memory, node: Node, found: Product) -> bool:
+    """As `pays`, for a convolution or its gradient for the image."""
+    w = found.weights
+    kernel = memory.operand(node.args[1]).layout.shape[1:3]
+    *size, columns = node.type.shape
+    lies_well = 4 in (w.column, w.step)
+    return lies_well and pays(node, kernel, tuple(size), (w.depth, columns))
+
+
+class Filtered:
     """The tasks of such a convolution and what happens to its results."""
-    return _Filtered(memory, kernel, node, found, domain).launch()
 
-
-class _Filtered:
     def __init__(
         self, memory: Memory, kernel: Kernel, node: Node, found: Product, domain: Ints
     ) -> None:
@@ -85,7 +90,7 @@ class _Filtered:
         self.depth, self.settled = found.weights.depth, memory.settled(node.args[1])
         self.lines, self.across = -(-domain[1] // self.m), -(-domain[2] // self.m)
         self.every = domain[0] * self.lines
-        self.passing = self.every * self.across <= _FEW
+        self.passing = not self.settled and self.every * self.across <= _FEW
         self.tile = -(-self.depth // width()) * width() * 4
         self.tiles = self._tiles_of()
         self.block = self._block()
@@ -176,7 +181,7 @@ class _Filtered:
         they must not share sets of the cache."""
 
         def of(line: int) -> int:
-            lines = self.block * self.across * line // 64
+            lines = -(-self.block * self.across * line // 64)
             return _POINTS * 64 * (lines + 1 - lines % 2)
 
         return of(self.tile), of(4 * self.block_width)
@@ -191,7 +196,7 @@ class _Filtered:
         return len(self.columns) * _POINTS * self._piece() + 256
 
     def _pack(self, room: int) -> int:
-        """Where the weights begin, at their points: in memory of their own where they are settled."""
+        """Where the weights begin at their points: in their own memory where they are settled."""
         if self.settled:
             packed = floats(self._packed() // 4)
             self.launched.kept.append(packed)
