@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -565,7 +566,7 @@ def test_a_helper_that_would_miss_a_run_does_not_sleep(monkeypatch: pytest.Monke
         found[0]._running = not looked._value
         looked.release()
 
-    monkeypatch.setattr(pool, "help_out", help_out)
+    monkeypatch.setattr(pool, "help_out", SimpleNamespace(call=help_out))
     found.append(pool.Pool(1))
     made.set()
     assert looked.acquire(timeout=20)

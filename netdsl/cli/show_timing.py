@@ -40,8 +40,8 @@ def show_timing(found: Timing, full: bool) -> None:
     _show("layers", ("layer", "forward ms", "backward ms"), layers, total, full)
     if any(k.work.share > 1 for k in found.kernels):
         print(
-            "\nMore than 100% of a limit: 3x3 and 5x5 convolutions by minimal filtering (Winograd) need"
-            "\na quarter to a third of the multiplications that they are counted with."
+            "\nMore than 100%: convolutions by minimal filtering (Winograd) need but a quarter to"
+            "\na third of the multiplications that they are counted with."
         )
 
 

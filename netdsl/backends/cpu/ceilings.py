@@ -10,11 +10,11 @@ import numpy as np
 from netdsl.backends.arrays import timed
 from netdsl.backends.cpu.expression import Operand
 from netdsl.backends.cpu.launch import longs, program, threads
+from netdsl.backends.cpu.loops import loop
 from netdsl.backends.cpu.memory import call_tile, long_at
 from netdsl.backends.cpu.opaque import copied
 from netdsl.backends.cpu.room import floats
 from netdsl.backends.cpu.target import width
-from netdsl.backends.cpu.tasks import task
 from netdsl.backends.cpu.tile import most_rows, tile, widths
 from netdsl.plan.backend import Ceilings
 from netdsl.plan.layout import contiguous
@@ -27,7 +27,7 @@ _COPIED = 1 << 24
 _TRIES = 5
 
 
-@task
+@loop
 def _multiply(args, times, result, _c, _d, _e):  # type: ignore[no-untyped-def]
     """A tile, time and again. args: function; a, bytes to its next row; b, bytes to its next row;
     taps, columns."""

@@ -3,8 +3,8 @@ depth, and are copied together chunk by chunk. And the sums of their parts."""
 
 from __future__ import annotations
 
+from netdsl.backends.cpu.loops import loop
 from netdsl.backends.cpu.memory import call_task, call_tile, float_at, long_at, put_float
-from netdsl.backends.cpu.tasks import task
 
 HEAD = (
     "rows",
@@ -39,7 +39,7 @@ COLUMN = ("rows", "columns", "out", "count", "long_tile", "short_tile", "copy")
 CHUNK = ("row_places", "column_places", "count", "taps", "tap_count", "tap_depth")
 
 
-@task
+@loop
 def deep_product(args, first, last, column0, column1, slot):  # type: ignore[no-untyped-def]
     """Rows of pixels `first` to `last`, of column blocks `column0` to `column1`."""
     lines, out_pixel = long_at(args + 24), long_at(args + 48)
@@ -85,7 +85,7 @@ def deep_product(args, first, last, column0, column1, slot):  # type: ignore[no-
                     c += (length if is_long else length - 1) * out_pixel
 
 
-@task
+@loop
 def add_parts(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
     """Elements `first` to `last` of partial sums added.
 
@@ -103,7 +103,7 @@ def add_parts(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
                 put_float(target + 4 * i, float_at(target + 4 * i) + float_at(part + 4 * i))
 
 
-@task
+@loop
 def turn_parts(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
     """Rows `first` to `last` of partial sums added and turned: target[j, i] = sum of parts[i, j].
 

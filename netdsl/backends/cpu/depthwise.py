@@ -10,13 +10,13 @@ from netdsl.backends.cpu import functions as fn
 from netdsl.backends.cpu.emit import Function, Lanes, Value, long
 from netdsl.backends.cpu.expression import Operand, Unsupported
 from netdsl.backends.cpu.launch import Task, longs, shared, threads
+from netdsl.backends.cpu.loops import loop
 from netdsl.backends.cpu.maps import Body, Launch, Memory, border_tasks
 from netdsl.backends.cpu.memory import call_task, float_at, long_at, put_float
 from netdsl.backends.cpu.products import Pass, Product, conv, dgrad, image_of
 from netdsl.backends.cpu.room import floats
 from netdsl.backends.cpu.rows import build
 from netdsl.backends.cpu.target import compiled
-from netdsl.backends.cpu.tasks import task
 from netdsl.backends.cpu.wgrad import WeightSum
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Ints, contiguous
@@ -169,7 +169,7 @@ class _Sums(WeightSum):
         return self.launched
 
 
-@task
+@loop
 def rows(args, first, last, slot, _d, _e):  # type: ignore[no-untyped-def]
     """Rows `first` to `last` of the domain's rows. args: passes, height, scale; then as _finish and
     _pass have them."""
@@ -198,7 +198,7 @@ def rows(args, first, last, slot, _d, _e):  # type: ignore[no-untyped-def]
             fresh = False
 
 
-@task
+@loop
 def add_rows(args, first, last, slot, _d, _e):  # type: ignore[no-untyped-def]
     """The sums of rows `first` to `last` of a gradient. args: function, its arguments; the gradient
     and the image with bytes to the next image and row; height; sums, and how many a part has."""
@@ -213,7 +213,7 @@ def add_rows(args, first, last, slot, _d, _e):  # type: ignore[no-untyped-def]
         call_task(long_at(args), long_at(args + 8), g, x, to, 0, 0)
 
 
-@task
+@loop
 def spread(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
     """Weights of taps `first` to `last`, channel by channel. args: target, weights, bytes to the
     next channel's, channels; then where each tap's begin."""

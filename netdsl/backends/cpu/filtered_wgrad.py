@@ -11,6 +11,7 @@ from netdsl.backends.cpu.blocking import blocking
 from netdsl.backends.cpu.expression import Unsupported
 from netdsl.backends.cpu.launch import Task, shared, threads
 from netdsl.backends.cpu.maps import Launch, Memory
+from netdsl.backends.cpu.points import filtered_sums
 from netdsl.backends.cpu.products import image_of
 from netdsl.backends.cpu.room import scratch
 from netdsl.backends.cpu.target import width
@@ -90,8 +91,6 @@ class FilteredWgrad(WeightSum):
         raw = int(memory.ctypes.data)
         rooms = [v for i in range(threads()) for v in (0, raw + self.parts * size + i * room)]
         args = self._arguments(raw, size, rooms, values)
-        from netdsl.backends.cpu.points import filtered_sums
-
         stage: list[Task] = [
             (filtered_sums.address, args, *r, part, group)
             for part, r in enumerate(shared(self.blocks, self.parts))

@@ -1,158 +1,117 @@
-"""Reading and writing memory by address in Numba's functions, and calling functions by address."""
+"""What loops do that Python has no word for: memory by address, functions by address, and what
+threads leave each other. Each is an instruction or two; see loops.py."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
-from numba import extending, types
-from numba.core import cgutils
 
-intrinsic: Any = extending.intrinsic
-_LONG = ir.IntType(64)
-_LLVM = {types.int64: _LONG, types.float32: ir.FloatType(), types.int32: ir.IntType(32)}
+_I64, _F32, _I32 = ir.IntType(64), ir.FloatType(), ir.IntType(32)
+_VOID = ir.VoidType()
 
 
-def _loader(kind: Any) -> Any:
-    @intrinsic
-    def load(typing: Any, address: Any) -> Any:
-        def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-            return b.load(b.inttoptr(args[0], _LLVM[kind].as_pointer()))
+@dataclass(frozen=True, eq=False)
+class Intrinsic:
+    """A function of machine code: Numba's names of the types that it takes and gives, and what
+    writes it with an IR builder."""
 
-        return kind(types.int64), emit
+    takes: tuple[str, ...]
+    gives: str
+    emit: Callable[[Any, Sequence[Any]], Any]
 
-    return load
-
-
-def _storer(kind: Any) -> Any:
-    @intrinsic
-    def store(typing: Any, address: Any, value: Any) -> Any:
-        def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-            b.store(args[1], b.inttoptr(args[0], _LLVM[kind].as_pointer()))
-            return context.get_dummy_value()
-
-        return types.void(types.int64, kind), emit
-
-    return store
+    def __call__(self, *args: Any) -> Any:
+        raise TypeError("this exists in machine code alone")
 
 
-long_at = _loader(types.int64)
-int_at = _loader(types.int32)
-float_at = _loader(types.float32)
-put_long = _storer(types.int64)
-put_float = _storer(types.float32)
+def _intrinsic(*takes: str, gives: str = "void") -> Callable[[Any], Intrinsic]:
+    return lambda emit: Intrinsic(takes, gives, emit)
 
 
-def _caller(count: int, emit: Any) -> Any:
-    return types.void(*[types.int64] * (count + 1)), emit
+def _at(b: Any, address: Any, kind: Any) -> Any:
+    return b.inttoptr(address, kind.as_pointer())
 
 
-def _call(context: Any, b: Any, signature: Any, args: Any) -> Any:
+@_intrinsic("int64", gives="int64")
+def long_at(b: Any, args: Sequence[Any]) -> Any:
+    return b.load(_at(b, args[0], _I64))
+
+
+@_intrinsic("int64", gives="int64")
+def int_at(b: Any, args: Sequence[Any]) -> Any:
+    """A number of 32 bits."""
+    return b.sext(b.load(_at(b, args[0], _I32)), _I64)
+
+
+@_intrinsic("int64", gives="float32")
+def float_at(b: Any, args: Sequence[Any]) -> Any:
+    return b.load(_at(b, args[0], _F32))
+
+
+@_intrinsic("int64", "int64")
+def put_long(b: Any, args: Sequence[Any]) -> Any:
+    return b.store(args[1], _at(b, args[0], _I64))
+
+
+@_intrinsic("int64", "float32")
+def put_float(b: Any, args: Sequence[Any]) -> Any:
+    return b.store(args[1], _at(b, args[0], _F32))
+
+
+def _call(b: Any, args: Sequence[Any]) -> Any:
     function, *given = args
-    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * len(given))
-    b.call(b.inttoptr(function, kind.as_pointer()), given)
-    return context.get_dummy_value()
+    kind = ir.FunctionType(_VOID, [_I64] * len(given))
+    return b.call(_at(b, function, kind), given)
 
 
-@intrinsic
-def call_task(typing: Any, f: Any, args: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
-    """Calls a task of a kernel: `f(args, a, b, c, d, e)`."""
-    return _caller(6, _call)
+call_task = Intrinsic(("int64",) * 7, "void", _call)
+"""Calls a task of a kernel: `call_task(f, args, a, b, c, d, e)`."""
+
+call_tile = Intrinsic(("int64",) * 17, "void", _call)
+"""Calls a micro-kernel: `call_tile(f, a, ai, ak, b, bk, c, ci, taps, count, depth, add, columns,
+ahead, jump, times, reads)`; see tile.py."""
 
 
-@intrinsic
-def call_tile(
-    typing: Any,
-    f: Any,
-    a: Any,
-    ai: Any,
-    ak: Any,
-    b: Any,
-    bk: Any,
-    c: Any,
-    ci: Any,
-    taps: Any,
-    count: Any,
-    depth: Any,
-    add: Any,
-    columns: Any,
-    ahead: Any,
-    jump: Any,
-    times: Any,
-    reads: Any,
-) -> Any:
-    """Calls a micro-kernel; see tile.py."""
-    return _caller(16, _call)
-
-
-@intrinsic
-def take(typing: Any, address: Any) -> Any:
+@_intrinsic("int64", gives="int64")
+def take(b: Any, args: Sequence[Any]) -> Any:
     """The number at an address, which is raised by one: no two threads take the same."""
-
-    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        place = b.inttoptr(args[0], _LONG.as_pointer())
-        return b.atomic_rmw("add", place, ir.Constant(_LONG, 1), "seq_cst")
-
-    return types.int64(types.int64), emit
+    return b.atomic_rmw("add", _at(b, args[0], _I64), ir.Constant(_I64, 1), "seq_cst")
 
 
-@intrinsic
-def claim(typing: Any, address: Any) -> Any:
+@_intrinsic("int64", gives="int64")
+def claim(b: Any, args: Sequence[Any]) -> Any:
     """Writes 1 to an address and gives what was there: 0 for one thread alone."""
-
-    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        place = b.inttoptr(args[0], _LONG.as_pointer())
-        return b.atomic_rmw("xchg", place, ir.Constant(_LONG, 1), "seq_cst")
-
-    return types.int64(types.int64), emit
+    return b.atomic_rmw("xchg", _at(b, args[0], _I64), ir.Constant(_I64, 1), "seq_cst")
 
 
-@intrinsic
-def touch(typing: Any, address: Any) -> Any:
+@_intrinsic("int64")
+def touch(b: Any, args: Sequence[Any]) -> Any:
     """Writes what is at an address, whoever else writes there: in its place zero for zero, which
     no compiler makes a mere reading of."""
-
-    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        place = b.inttoptr(args[0], _LONG.as_pointer())
-        zero = ir.Constant(_LONG, 0)
-        b.cmpxchg(place, zero, zero, "monotonic", "monotonic")
-        return context.get_dummy_value()
-
-    return types.void(types.int64), emit
+    zero = ir.Constant(_I64, 0)
+    return b.cmpxchg(_at(b, args[0], _I64), zero, zero, "monotonic", "monotonic")
 
 
-@intrinsic
-def peek(typing: Any, address: Any) -> Any:
+@_intrinsic("int64", gives="int64")
+def peek(b: Any, args: Sequence[Any]) -> Any:
     """The number at an address as other threads have left it."""
-
-    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        place = b.inttoptr(args[0], _LONG.as_pointer())
-        return b.load_atomic(place, "seq_cst", 8)
-
-    return types.int64(types.int64), emit
+    return b.load_atomic(_at(b, args[0], _I64), "seq_cst", 8)
 
 
-@intrinsic
-def publish(typing: Any, address: Any, value: Any) -> Any:
+@_intrinsic("int64", "int64")
+def publish(b: Any, args: Sequence[Any]) -> Any:
     """Writes a number for other threads, after all that was written before."""
-
-    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        place = b.inttoptr(args[0], _LONG.as_pointer())
-        b.store_atomic(args[1], place, "seq_cst", 8)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), emit
+    return b.store_atomic(args[1], _at(b, args[0], _I64), "seq_cst", 8)
 
 
-@intrinsic
-def rest(typing: Any) -> Any:
+@_intrinsic()
+def rest(b: Any, args: Sequence[Any]) -> Any:
     """Tells the processor that this thread only waits."""
-
-    def emit(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        if platform.machine().lower() in ("x86_64", "amd64"):
-            kind = ir.FunctionType(ir.VoidType(), [])
-            b.call(cgutils.get_or_insert_function(b.module, kind, "llvm.x86.sse2.pause"), [])
-        return context.get_dummy_value()
-
-    return types.void(), emit
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        pause = ir.FunctionType(_VOID, [])
+        name = "llvm.x86.sse2.pause"
+        known = b.module.globals.get(name) or ir.Function(b.module, pause, name)
+        b.call(known, [])

@@ -3,10 +3,8 @@ there are products with weights, and results come of them. See transforms.py."""
 
 from __future__ import annotations
 
-from numba import njit
-
+from netdsl.backends.cpu.loops import inlined, loop
 from netdsl.backends.cpu.memory import call_task, call_tile, claim, long_at, publish
-from netdsl.backends.cpu.tasks import task
 
 HEAD = (
     *("lines", "across", "block", "span", "scale", "height"),
@@ -27,7 +25,7 @@ COLUMN = ("weight", "write", "out", "columns", "tiles", "spare", "reads")
 # `tiles`: a long and a short one for a whole block, then for the last one
 
 
-@njit(cache=True, error_model="numpy")
+@inlined
 def _products(args, column, values, target, weights, chunk, first, last, whole):  # type: ignore[no-untyped-def]
     """All tiles of a block times the weights of a column block along some of the depth, at every
     point; `chunk` bytes of weights a point. Meanwhile the next point's weights come nearer, if they
@@ -60,7 +58,7 @@ def _products(args, column, values, target, weights, chunk, first, last, whole):
         weights += chunk
 
 
-@njit(cache=True, error_model="numpy")
+@inlined
 def _all_depth(args, cb, values, target, whole):  # type: ignore[no-untyped-def]
     """All tiles of a block times all weights of a column block."""
     column = long_at(args + 224) + cb * 56
@@ -75,7 +73,7 @@ def _all_depth(args, cb, values, target, whole):  # type: ignore[no-untyped-def]
         _products(args, column, values, target, weights, chunk, first, last, whole)
 
 
-@task
+@loop
 def filtered(args, first, last, column0, column1, slot):  # type: ignore[no-untyped-def]
     """Blocks of lines `first` to `last` of all images, of column blocks `column0` to `column1`."""
     lines, across, block = long_at(args), long_at(args + 8), long_at(args + 16)
@@ -145,7 +143,7 @@ GROUP = ("image", "image_args", "first", "last")
 SUM_COLUMN = ("image", "out", "long_tile", "short_tile")
 
 
-@task
+@loop
 def filtered_sums(args, first, last, part, group, add):  # type: ignore[no-untyped-def]
     """Blocks of lines `first` to `last` of all images, and their gradient: sums of products at all
     points, of a group of the image's channels. They are added to a part that is there."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-from numba import njit
 
+from netdsl.backends.cpu.loops import inlined, loop
 from netdsl.backends.cpu.memory import (
     call_task,
     long_at,
@@ -32,7 +32,7 @@ _PATIENCE = 20_000
 _NEXT, _DONE, _STAGES = 0, 64, 128
 
 
-@njit(nogil=True, cache=True)
+@inlined
 def _one(task):  # type: ignore[no-untyped-def]
     call_task(
         long_at(task),
@@ -45,13 +45,13 @@ def _one(task):  # type: ignore[no-untyped-def]
     )
 
 
-@njit(nogil=True, cache=True)
+@inlined
 def _left(board, word):  # type: ignore[no-untyped-def]
     """Whether the stage that a word names has a task at its index."""
     return (word & 0xFFFFFFFF) < long_at(board + _STAGES + ((word >> 32) % _RING) * 16 + 8)
 
 
-@njit(nogil=True, cache=True)
+@inlined
 def _share(board):  # type: ignore[no-untyped-def]
     """Runs tasks of whatever stage is open until it has none left."""
     while _left(board, peek(board + _NEXT)):
@@ -62,7 +62,7 @@ def _share(board):  # type: ignore[no-untyped-def]
             take(board + _DONE)
 
 
-@njit(nogil=True, cache=True)
+@loop
 def help_out(board):  # type: ignore[no-untyped-def]
     """A helper's life until it has found nothing to do for a while."""
     idle = 0
@@ -75,23 +75,24 @@ def help_out(board):  # type: ignore[no-untyped-def]
             idle += 1
 
 
-@njit(nogil=True, cache=True)
-def run_stages(board, stages, alone):  # type: ignore[no-untyped-def]
-    """Runs all tasks of each stage; every stage is over before the next begins."""
-    for s in range(stages.shape[0]):
-        tasks, count = stages[s, 0], stages[s, 1]
-        if count == 1 or alone:
-            for i in range(count):
+@loop
+def run_stages(board, stages, count, alone):  # type: ignore[no-untyped-def]
+    """Runs all tasks of each of `count` stages (two numbers each: where tasks lie and how many);
+    every stage is over before the next begins."""
+    for s in range(count):
+        tasks, many = long_at(stages + 16 * s), long_at(stages + 16 * s + 8)
+        if many == 1 or alone != 0:
+            for i in range(many):
                 _one(tasks + i * 64)
             continue
         stage = (peek(board + _NEXT) >> 32) + 1
         slot = board + _STAGES + (stage % _RING) * 16
         put_long(slot, tasks)
-        put_long(slot + 8, count)
+        put_long(slot + 8, many)
         publish(board + _DONE, 0)
         publish(board + _NEXT, stage << 32)
         _share(board)
-        while peek(board + _DONE) < count:
+        while peek(board + _DONE) < many:
             rest()
 
 
@@ -112,7 +113,7 @@ class Pool:
 
     def _help(self) -> None:
         while True:
-            help_out(self._place)
+            help_out.call(self._place)
             with self._wake:
                 # whoever begins to run looks for sleepers afterwards, so one of both sees the other
                 self._sleeping += 1
@@ -130,6 +131,6 @@ class Pool:
                     self._sleeping = 0
                     self._wake.notify_all()
             try:
-                run_stages(self._place, stages, self._alone)
+                run_stages.call(self._place, stages.ctypes.data, len(stages), self._alone)
             finally:
                 self._running = False

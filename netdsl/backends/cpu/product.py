@@ -3,10 +3,8 @@ kernel's elementwise nodes on what is still in cache. And the packing of weights
 
 from __future__ import annotations
 
-from numba import njit
-
+from netdsl.backends.cpu.loops import inlined, loop
 from netdsl.backends.cpu.memory import call_task, call_tile, float_at, long_at, put_float
-from netdsl.backends.cpu.tasks import task
 
 # the head of the arguments, then one record a pass
 HEAD = (
@@ -49,7 +47,7 @@ COLUMN = ("image", "weight", "out", "columns", "long_tile", "short_tile", "reads
 CHUNK = ("taps", "count", "image", "weight", "depth")
 
 
-@njit(cache=True, error_model="numpy")
+@inlined
 def _chunk(one, column, now, line0, line1, lines, out, asks):  # type: ignore[no-untyped-def]
     """Rows of pixels `line0` to `line1` times a chunk of a column block. Its tiles ask for what
     comes next: pixels, what lies where results will, or weights until they are all there."""
@@ -94,7 +92,7 @@ def _chunk(one, column, now, line0, line1, lines, out, asks):  # type: ignore[no
             c += step * out_pixel
 
 
-@task
+@loop
 def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyped-def]
     """Rows of pixels `first` to `last` of all images, of column blocks `column0` to `column1`."""
     passes, lines, block = long_at(args), long_at(args + 8), long_at(args + 16)
@@ -135,7 +133,7 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
                 fresh = False
 
 
-@task
+@loop
 def pack(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
     """Weights of pieces `first` to `last` (block by block) as the micro-kernel reads them.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-from numba import njit
 
+from netdsl.backends.cpu.loops import loop
 from netdsl.backends.cpu.memory import touch
 from netdsl.types import Array
 
@@ -27,7 +27,7 @@ _LARGE = 1 << 25
 """Bytes whose pages take longer to come than a thread does."""
 
 
-@njit(nogil=True, cache=True)
+@loop
 def _touched(first, last):  # type: ignore[no-untyped-def]
     for at in range(first, last - 7, _PAGE):
         touch(at)
@@ -35,7 +35,7 @@ def _touched(first, last):  # type: ignore[no-untyped-def]
 
 def _fetch(buffer: Array) -> None:
     first = buffer.ctypes.data
-    _touched(first, first + buffer.nbytes)
+    _touched.call(first, first + buffer.nbytes)
 
 
 def fetched(buffer: Array) -> Array:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 
-from numba import types
-
+from netdsl.backends.cpu.loops import loop
 from netdsl.backends.cpu.memory import float_at, int_at, long_at, put_float
-from netdsl.backends.cpu.tasks import task
 
 SOFTMAX, LOG_SOFTMAX, CROSS_ENTROPY, ONE_HOT, TOP_HIT = range(5)
 
 
-@task
+@loop
 def scores(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
     """Rows `first` to `last`.
 
@@ -29,10 +27,10 @@ def scores(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
     shares = long_at(args + 64)
     for row in range(first, last):
         a, to = x + row * step, y + row * out
-        label = types.int64(int_at(labels + 4 * row)) if how >= CROSS_ENTROPY else types.int64(0)
+        label = int_at(labels + 4 * row) if how >= CROSS_ENTROPY else 0
         if how == ONE_HOT:
             for c in range(classes):
-                own = float_at(shares) if c == label else types.float32(0)
+                own = float_at(shares) if c == label else 0.0
                 put_float(to + 4 * c, own + float_at(shares + 4))
             continue
         if how == TOP_HIT:
@@ -55,7 +53,7 @@ def scores(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
         if how == CROSS_ENTROPY:
             loss = 0.0
             for c in range(classes):
-                own = float_at(shares) if c == label else types.float32(0)
+                own = float_at(shares) if c == label else 0.0
                 loss -= (own + float_at(shares + 4)) * (float_at(a + 4 * c) - most - log)
             put_float(to, loss)
         else:

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from numba import cfunc, types
-
+from netdsl.backends.cpu.loops import loop
 from netdsl.backends.cpu.memory import float_at, long_at, put_float
 
-_long = types.int64
-task: Any = cfunc(types.void(*[_long] * 6), cache=True, error_model="numpy")
-"""Makes a function a task: it is given its arguments' address and five numbers of its own."""
 
-
-@task
+@loop
 def border(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
     """Zeros around images `first` to `last`.
 
@@ -35,7 +29,7 @@ def border(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
                         put_float(line + w * pixel + 4 * c, 0.0)
 
 
-@task
+@loop
 def fold(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
     """Sums of the parts of groups `first` to `last`: a row of channels each, or one number.
 

@@ -13,6 +13,7 @@ from netdsl.backends.cpu.blocking import Blocking, blockings
 from netdsl.backends.cpu.columns import Table
 from netdsl.backends.cpu.launch import Task, cut, shared, threads
 from netdsl.backends.cpu.maps import Launch, Memory
+from netdsl.backends.cpu.points import filtered
 from netdsl.backends.cpu.products import Product
 from netdsl.backends.cpu.room import floats, scratch
 from netdsl.backends.cpu.target import width
@@ -166,8 +167,6 @@ class Filtered:
             *(values + products, self.chunks, chunk // _POINTS),
             *strips,
         )
-        from netdsl.backends.cpu.points import filtered
-
         stage: list[Task] = [(filtered.address, args, *t, i) for i, t in enumerate(tasks)]
         return together(self.p.before, self.launched, self.after, stage)
 

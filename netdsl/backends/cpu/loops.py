@@ -1,0 +1,118 @@
+"""Loops over addresses, written in Python: Numba compiles them once, and their machine code is kept
+beside that of tiles. A process that finds it there does without Numba, whose import takes longer
+than a small net's first steps."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from inspect import Parameter, Signature
+from types import FunctionType
+from typing import Any
+
+from llvmlite import binding as llvm
+
+from netdsl.backends.cpu.memory import Intrinsic
+from netdsl.backends.cpu.target import written
+
+
+@dataclass(frozen=True, eq=False)
+class Inlined:
+    """A part of loops: it stands in their machine code."""
+
+    function: FunctionType
+
+    def __call__(self, *args: Any) -> Any:
+        raise TypeError("this exists in machine code alone")
+
+
+class Loop:
+    """A function of whole numbers of 64 bits that gives nothing back. As a task it is given its
+    arguments' address and five numbers of its own."""
+
+    def __init__(self, function: FunctionType) -> None:
+        self._function = function
+        self._count = function.__code__.co_argcount
+
+    @cached_property
+    def address(self) -> int:
+        name = self._function.__name__
+        return written(name, self._function.__module__, self._text)
+
+    @cached_property
+    def call(self) -> Callable[..., None]:
+        """What calls it from Python, which other threads may run meanwhile."""
+        return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * self._count)(self.address)
+
+    def _text(self) -> str:
+        """In LLVM's language, by Numba. Of its module nothing else is left that others see."""
+        from numba import cfunc, types
+
+        kind = types.void(*[types.int64] * self._count)
+        compiled: Any = cfunc(kind, error_model="numpy")(_ready(self._function))
+        module = llvm.parse_assembly(compiled.inspect_llvm())
+        for one in module.functions:
+            if not one.is_declaration:
+                one.linkage = "internal"
+        # beside it stands what Python would call, which reports what was raised
+        native = compiled.native_name.removeprefix("cfunc.")
+        given = [f"i64 %{i}" for i in range(self._count)]
+        return f"""{module}
+define void @{self._function.__name__}({", ".join(given)}) {{
+  %result = alloca ptr
+  %raised = alloca ptr
+  %status = call i32 @"{native}"({", ".join(("ptr %result", "ptr %raised", *given))})
+  ret void
+}}
+"""
+
+
+def loop(function: Any) -> Loop:
+    """Makes a function a loop."""
+    return Loop(function)
+
+
+def inlined(function: Any) -> Any:
+    """Makes a function part of the loops that call it."""
+    return Inlined(function)
+
+
+def _ready(function: FunctionType) -> FunctionType:
+    """A function as Numba can read it: what it calls is Numba's."""
+    code, known = function.__code__, function.__globals__
+    named = {n: _numbas(known[n]) for n in code.co_names if n in known}
+    return FunctionType(code, {**known, **named}, function.__name__)
+
+
+def _numbas(value: Any) -> Any:
+    if isinstance(value, Intrinsic):
+        return _intrinsic(value)
+    return _part(value) if isinstance(value, Inlined) else value
+
+
+@cache
+def _part(one: Inlined) -> Any:
+    from numba import njit
+
+    return njit(error_model="numpy")(_ready(one.function))
+
+
+@cache
+def _intrinsic(one: Intrinsic) -> Any:
+    from numba import extending, types
+
+    signature = getattr(types, one.gives)(*(getattr(types, t) for t in one.takes))
+
+    def typed(typing: Any, *given: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            found = one.emit(builder, args)
+            return context.get_dummy_value() if one.gives == "void" else found
+
+        return signature, emit
+
+    names = ("typing", *(f"a{i}" for i in range(len(one.takes))))
+    kind = Parameter.POSITIONAL_OR_KEYWORD
+    typed.__signature__ = Signature([Parameter(n, kind) for n in names])  # type: ignore[attr-defined]
+    return extending.intrinsic(typed)
