@@ -22,6 +22,7 @@ from netdsl.backends.cpu import (
     after,
     anchors,
     filtered_wgrad,
+    memory,
     pool,
     room,
     rows,
@@ -468,6 +469,42 @@ def test_what_was_compiled_before_is_not_written_again(monkeypatch: pytest.Monke
     monkeypatch.setattr(target, "_sources", lambda: "others")
     with pytest.raises(AssertionError, match="is written"):
         launched()
+
+
+_STARTED = """
+import sys
+import numpy as np
+from netdsl.backends.cpu.backend import CpuBackend
+from netdsl.ir.builder import Builder
+from netdsl.runtime.executor import Executor
+from netdsl.runtime.state import State
+from netdsl.types import TensorType
+b = Builder(dtype="float32")
+x = b.input("x", TensorType((2, 8, 8, 16)))
+w = b.input("w", TensorType((16, 3, 3, 16)))
+y = b.conv2d(x, w, stride=(1, 1), pad=((1, 1), (1, 1)), groups=1)
+ones = {n.name: np.ones(n.type.shape, np.float32) for n in (x, w)}
+found = Executor(b.graph({"y": y}), CpuBackend(), State(CpuBackend())).run(ones)["y"]
+print(found[0, 4, 4, 0], "numba" in sys.modules)
+"""
+
+
+def test_a_start_that_finds_machine_code_does_without_numba() -> None:
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", _STARTED],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert done.stdout.split() == ["144.0", "False"]
+
+
+def test_a_loop_is_no_function_of_python() -> None:
+    for one in (pool._left, memory.long_at):
+        with pytest.raises(TypeError, match="machine code"):
+            one(0)
 
 
 def test_pages_come_with_what_is_written_to_them() -> None:
