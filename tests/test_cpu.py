@@ -344,8 +344,9 @@ def test_minimal_filtering_is_exact(r: int, data: st.DataObject) -> None:
     assert times(found.result, [a * b for a, b in values]) == sums
 
 
-def test_minimal_filtering_is_nearly_as_exact_as_a_sum() -> None:
-    """Half a ten-thousandth of a percent, where deep plain sums have half of that."""
+def test_minimal_filtering_is_nearly_as_exact_as_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of some 1.3 millionths, where deep plain sums have half of that."""
+    monkeypatch.setattr(winograd, "_GAIN", math.inf)
     rng = np.random.default_rng(0)
     graph = graph_of_images((2, 16, 16, 256), (32, 3, 3, 256), ((1, 1), (1, 1)))
     x = np.maximum(rng.standard_normal((2, 16, 16, 256)), 0).astype(np.float32)

@@ -48,16 +48,11 @@ class Loop:
 
     def _text(self) -> str:
         """In LLVM's language, by Numba. Of its module nothing else is left that others see."""
-        from numba import cfunc, types
-
-        kind = types.void(*[types.int64] * self._count)
-        compiled: Any = cfunc(kind, error_model="numpy")(_ready(self._function))
-        module = llvm.parse_assembly(compiled.inspect_llvm())
+        library, native = _compiled(self._function, self._count)
+        module = llvm.parse_assembly(library)
         for one in module.functions:
             if not one.is_declaration:
                 one.linkage = "internal"
-        # beside it stands what Python would call, which reports what was raised
-        native = compiled.native_name.removeprefix("cfunc.")
         given = [f"i64 %{i}" for i in range(self._count)]
         return f"""{module}
 define void @{self._function.__name__}({", ".join(given)}) {{
@@ -67,6 +62,27 @@ define void @{self._function.__name__}({", ".join(given)}) {{
   ret void
 }}
 """
+
+
+def _compiled(function: FunctionType, count: int) -> tuple[str, str]:
+    """A library in LLVM's language, and the function's name in it. Numba leaves the code as it is:
+    what is kept has passes of its own."""
+    from numba import types
+    from numba.core import compiler, config
+    from numba.core.registry import cpu_target
+
+    flags: Any = compiler.Flags()
+    flags.error_model, flags.no_cpython_wrapper, flags.no_cfunc_wrapper = "numpy", True, True
+    given = (types.int64,) * count
+    target = cpu_target.typing_context, cpu_target.target_context
+    settings: Any = config
+    level = settings.OPT
+    settings.OPT = type(level)(0)
+    try:
+        found = compiler.compile_extra(*target, _ready(function), given, types.void, flags, {})
+    finally:
+        settings.OPT = level
+    return found.library.get_llvm_str(), found.fndesc.llvm_func_name
 
 
 def loop(function: Any) -> Loop:

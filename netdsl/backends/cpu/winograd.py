@@ -50,6 +50,8 @@ _SHARE = 1.1
 """What products here take of the cycles of their multiplications."""
 _TURN, _WEIGH = 170, 24
 """Cycles for a vector of channels of a tile, there and back each, and for a weight."""
+_START = 1_000_000
+"""Cycles a step that are worth a second or two for more functions to compile, once."""
 
 
 def pays(node: Node, kernel: Ints, size: Ints, channels: Ints, beside: int = 0) -> bool:
@@ -65,7 +67,7 @@ def pays(node: Node, kernel: Ints, size: Ints, channels: Ints, beside: int = 0) 
     weights, vectors = math.prod(channels), sum(-(-c // lanes) for c in channels)
     each = _POINTS * weights / (2 * lanes) * _SHARE + _TURN * vectors
     plainly = n * height * wide * r * r * weights / (2 * lanes)
-    return tiles * each + _WEIGH * weights + beside <= _GAIN * plainly
+    return tiles * each + _WEIGH * weights + _START + beside <= _GAIN * plainly
 
 
 def worth(memory: Memory, node: Node, found: Product) -> bool:
