@@ -285,7 +285,7 @@ FILTERED = (
 MINIMAL_WAYS: tuple[tuple[Mapping[str, int], Mapping[str, int]], ...] = (
     ({}, {}),
     ({"_FEW": 0, "_TILES": 5, "_NEAR": 0, "_COLUMNS": 16}, {"_TILES": 7, "_PARTS": 3}),
-    ({"_FEW": 1 << 40, "_DEPTH": 5, "_TILES": 1}, {"_COLUMNS": 16, "_TILES": 1}),
+    ({"_FEW": 1 << 40, "_DEPTH": 5, "_TILES": 1}, {"_TURN": 0, "_ADD": 0, "_TILES": 1}),
 )
 
 

@@ -12,6 +12,7 @@ from tests.conftest import ROOT
 FLOORS = [
     "errors",
     "files",
+    "kept",
     "values",
     "kinds",
     "globs",

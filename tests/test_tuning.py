@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from netdsl import backends
-from netdsl.backends import kept
+from netdsl import backends, kept
 from netdsl.backends.cuda import nvrtc
 from netdsl.backends.cuda.backend import CudaBackend
 from netdsl.backends.cuda.prelude import PRELUDE

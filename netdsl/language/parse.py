@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
 from functools import cache
 from importlib.resources import files
+from io import BytesIO
 from typing import Any
 
+import lark
 from lark import Lark, Token, Transformer, v_args
 from lark.exceptions import UnexpectedInput
 from lark.tree import Meta
 
 from netdsl.errors import NetError, Source, Span, fail
+from netdsl.kept import LANGUAGE, key_of
 from netdsl.language import syntax as s
 from netdsl.language.diagnose import diagnose, diagnose_expression
 from netdsl.values import Size
@@ -52,15 +56,26 @@ def _parse(source: Source) -> s.File:
 
 @cache
 def _lark() -> Lark:
+    """The parser, from the tables that are kept if there are some: they take longer to make than a
+    file to be read."""
     grammar = files("netdsl").joinpath("grammar/netdsl.lark").read_text(encoding="utf-8")
-    return Lark(
-        grammar,
-        parser="lalr",
-        start=["start", "expression"],
-        propagate_positions=True,
-        maybe_placeholders=True,
-    )
+    key = key_of(grammar, _OPTIONS, lark.__version__, sys.version_info[:2])
+    kept = LANGUAGE.read(key)
+    if kept is not None:
+        found: Lark = Lark.load(BytesIO(kept))
+        return found
+    made, tables = Lark(grammar, **_OPTIONS), BytesIO()
+    made.save(tables)
+    LANGUAGE.keep(key, tables.getvalue())
+    return made
 
+
+_OPTIONS: dict[str, Any] = {
+    "parser": "lalr",
+    "start": ["start", "expression"],
+    "propagate_positions": True,
+    "maybe_placeholders": True,
+}
 
 _BRACKETS = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|([(\[{])|([)\]}])')
 

@@ -17,7 +17,9 @@ from netdsl.backends.cpu.room import scratch
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tile import tile
 from netdsl.backends.cpu.transforms import (
+    POINTS,
     SIZE,
+    at_all_points,
     gradient_at_points,
     image_at_points,
     weight_from_points,
@@ -27,17 +29,17 @@ from netdsl.backends.cpu.winograd import pays
 from netdsl.plan.kernel import Kernel
 from netdsl.types import Node
 
-_POINTS = SIZE * SIZE
 _TILES = 64
 """Tiles of a block, about."""
-_COLUMNS = 128
-"""Channels of the image at least that a task takes: it computes the gradient's values for them."""
+_TURN, _ADD = 0.15, 0.5
+"""What the gradient's values cost, which every task computes, beside a column block's products;
+and what adding a part costs beside a block of tiles."""
 _MOST = 64 << 20
 """Bytes of all parts of the sums together, about."""
 _LARGE, _AFAR = 1 << 17, 100
 """Sums for more weights than these go to memory, which takes cycles for each of them."""
 _PARTS = 8
-"""Parts at most; as few as there are tasks enough."""
+"""Parts at most."""
 
 
 def sums_worth(memory: Memory, node: Node) -> bool:
@@ -68,24 +70,27 @@ class FilteredWgrad(WeightSum):
         self.columns = self.tiles.columns(self.c)
         last, vectors, _ = self.columns[-1]
         self.line = 4 * (last + vectors * width())
-        self.groups = shared(len(self.columns), -(-self.c // _COLUMNS))
-        self.parts = self._parts()
+        self.parts, groups = self._cut()
+        self.groups = shared(len(self.columns), groups)
 
-    def _parts(self) -> int:
-        """How many sums of some tiles are added at last."""
-        size, parts = _POINTS * self.k * self.line, 1
-        while (
-            2 * parts <= min(self.blocks, _PARTS)
-            and 2 * parts * size <= _MOST
-            and parts * len(self.groups) < 4 * threads()
-        ):
-            parts *= 2
-        return parts
+    def _cut(self) -> tuple[int, int]:
+        """How many sums of some tiles are added at last, and groups of column blocks: those that
+        keep all threads at work."""
+        every, size = len(self.columns), POINTS * self.k * self.line
+
+        def time(parts: int, groups: int) -> float:
+            tasks = -(-parts * groups // threads())
+            each = -(-self.blocks // parts) * (-(-every // groups) + _TURN)
+            return tasks * each + parts * every * _ADD / threads()
+
+        most = max(1, min(_PARTS, self.blocks, _MOST // size))
+        ways = ((p, g) for p in range(1, most + 1) for g in range(1, every + 1))
+        return min(ways, key=lambda way: time(*way))
 
     def launch(self) -> Launch:
-        target, size = self._target(), _POINTS * self.k * self.line
-        values = _room(self.block * self.across * self.tile)
-        room = values + _room(self.block * self.across * self.gradient_tile)
+        target, size = self._target(), POINTS * self.k * self.line
+        values = at_all_points(self.block * self.across * self.tile)
+        room = values + at_all_points(self.block * self.across * self.gradient_tile)
         memory = scratch(self.parts * size + threads() * room)
         self.launched.kept.append(memory)
         raw = int(memory.ctypes.data)
@@ -98,7 +103,7 @@ class FilteredWgrad(WeightSum):
         ]
         self.launched.stages.append(stage)
         tap = 4 * self.c
-        numbers = (raw, size, self.parts, self.line, size // _POINTS, target)
+        numbers = (raw, size, self.parts, self.line, size // POINTS, target)
         results = self.table.add(*numbers, self.r**2 * tap, tap, self.c)
         self._share(weight_from_points(self.r), results, self.k)
         self._finish(target)
@@ -113,8 +118,8 @@ class FilteredWgrad(WeightSum):
         layout = self.gradient.layout
         gn, gh, gw = (4 * t for t in layout.strides[:3])
         add, lanes = self.table.add, 4 * width()
-        point = values // _POINTS
-        gradient_point = _room(self.block * self.across * self.gradient_tile) // _POINTS
+        point = values // POINTS
+        gradient_point = at_all_points(self.block * self.across * self.gradient_tile) // POINTS
         groups = []
         for a, b in self.groups:
             first, (last, vectors, _) = self.columns[a][0], self.columns[b - 1]
@@ -136,7 +141,7 @@ class FilteredWgrad(WeightSum):
             *(self.height, self.wide, gradient_at_points(self.r)),
             add(gh, gw, -(-self.k // width()) * lanes, self.gradient_tile, gradient_point),
             *(self.gradient_tile, gradient_point, add(*groups), add(*columns)),
-            *(sums, size, self.line, size // _POINTS, _POINTS, add(0, 0)),
+            *(sums, size, self.line, size // POINTS, POINTS, add(0, 0)),
             *(longer, length, shorter),
         )
 
@@ -146,9 +151,3 @@ def _odd(channels: int) -> int:
     tiles do not share sets."""
     lines = -(-(-(-channels // width()) * width() * 4) // 64)
     return 64 * (lines + 1 - lines % 2)
-
-
-def _room(nbytes: int) -> int:
-    """Bytes of all points' values, an odd number of lines each."""
-    lines = -(-nbytes // 64)
-    return _POINTS * 64 * (lines + 1 - lines % 2)

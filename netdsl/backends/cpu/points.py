@@ -21,7 +21,7 @@ HEAD = (
 # many long ones, their length and how many shorter ones, for a whole block, then for the last one;
 # the depth in `chunks`: where weights come to their points here, each chunk does so `weights` bytes
 # behind the image's values just before it is used, `chunk` bytes a point
-COLUMN = ("weight", "write", "out", "columns", "tiles", "spare", "reads")
+COLUMN = ("weight", "write", "out", "columns", "tiles", "reads")
 # `tiles`: a long and a short one for a whole block, then for the last one
 
 
@@ -61,7 +61,7 @@ def _products(args, column, values, target, weights, chunk, first, last, whole):
 @inlined
 def _all_depth(args, cb, values, target, whole):  # type: ignore[no-untyped-def]
     """All tiles of a block times all weights of a column block."""
-    column = long_at(args + 224) + cb * 56
+    column = long_at(args + 224) + cb * 48
     function, chunks, depth = long_at(args + 280), long_at(args + 304), long_at(args + 248)
     weights = long_at(column)
     for now in range(chunks):
@@ -103,9 +103,9 @@ def filtered(args, first, last, column0, column1, slot):  # type: ignore[no-unty
         low, high = n0 * height + r0 * scale, n1 * height + min(r1 * scale + scale, height)
         for span0 in range(column0, column1, span):
             span1 = min(span0 + span, column1)
-            begin, end = long_at(long_at(args + 224) + span0 * 56 + 16) // 4, 0
+            begin, end = long_at(long_at(args + 224) + span0 * 48 + 16) // 4, 0
             for cb in range(span0, span1):
-                column = long_at(args + 224) + cb * 56
+                column = long_at(args + 224) + cb * 48
                 end = long_at(column + 16) // 4 + long_at(column + 24)
                 _all_depth(args, cb, room, room + products, whole)
                 out = long_at(args + 184) + long_at(column + 16)

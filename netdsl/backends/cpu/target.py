@@ -13,8 +13,8 @@ from typing import Any
 
 from llvmlite import binding as llvm
 
-from netdsl.backends.kept import CPU, key_of
 from netdsl.errors import fail
+from netdsl.kept import CPU, key_of
 from netdsl.ops import random
 
 _WIDTHS = (16, 8, 4)

@@ -25,6 +25,7 @@ Matrix = tuple[tuple[Fraction, ...], ...]
 
 SIZE = 6
 """Pixels along a tile of the image: five points and infinity."""
+POINTS = SIZE * SIZE
 _POINTS = tuple(Fraction(n, 4) for n in (0, 3, -3, 6, -6))
 """Among points of few bits those with the least error: twice that of a plain sum, where 1 and 2
 make it five times as large."""
@@ -128,6 +129,13 @@ def _both_ways(v: Lanes, matrix: Matrix, column: Callable[[int], list[Value]]) -
 
 
 # the functions
+
+
+def at_all_points(nbytes: int) -> int:
+    """Bytes of values at all points, so many each at least: as they are written side by side, they
+    must not share sets of the cache, and lie an odd number of lines apart."""
+    lines = -(-nbytes // 64)
+    return POINTS * 64 * (lines + 1 - lines % 2)
 
 
 @cache
@@ -268,7 +276,7 @@ def results_from_points(r: int, ragged: bool, finish: Recipe | None) -> int:
 
     args: bytes from row to row and from pixel to pixel of the target; bytes from tile to tile of
     the source, and from point to point; tiles, and pixels of a row. Of the record of a column
-    block the columns are read, and what a finish reads: see product.py. `high` says how many rows
+    block the columns are read, and what a finish reads: see points.py. `high` says how many rows
     there are.
     """
     recipe = (r, ragged, finish)
@@ -281,7 +289,7 @@ def _results(r: int, ragged: bool, finish: Recipe | None) -> str:
     _, source, target, column, high, _ = f.args
     row, pixel, tile, point, count, wide = (f.argument(i) for i in range(6))
     columns = f.long_at(b.add(column, long(24)))
-    reads = f.long_at(b.add(column, long(48)))
+    reads = f.long_at(b.add(column, long(40)))
     with f.loop(long(0), count, long(1)) as t:
         first = b.mul(t, long(m))
         left = b.sub(wide, first)

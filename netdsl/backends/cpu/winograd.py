@@ -19,7 +19,9 @@ from netdsl.backends.cpu.room import floats, scratch
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tile import asked, tile
 from netdsl.backends.cpu.transforms import (
+    POINTS,
     SIZE,
+    at_all_points,
     image_at_points,
     results_from_points,
     weight_at_points,
@@ -28,7 +30,6 @@ from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Ints
 from netdsl.types import Node
 
-_POINTS = SIZE * SIZE
 _TILES = 64
 """Tiles of a block at most: weights come seldom for many, and the values of few stay near."""
 _EACH = 4
@@ -65,7 +66,7 @@ def pays(node: Node, kernel: Ints, size: Ints, channels: Ints, beside: int = 0) 
     m = SIZE + 1 - r
     tiles = n * -(-height // m) * -(-wide // m)
     weights, vectors = math.prod(channels), sum(-(-c // lanes) for c in channels)
-    each = _POINTS * weights / (2 * lanes) * _SHARE + _TURN * vectors
+    each = POINTS * weights / (2 * lanes) * _SHARE + _TURN * vectors
     plainly = n * height * wide * r * r * weights / (2 * lanes)
     return tiles * each + _WEIGH * weights + _START + beside <= _GAIN * plainly
 
@@ -123,10 +124,9 @@ class Filtered:
 
     def _cut(self) -> list[tuple[int, int, int, int]]:
         """Blocks and column blocks of each task."""
-        each = 1 if self.passing else max(1, _COLUMNS // self.block_width)
         every = len(self.columns)
-        if self.whole or self.span > 1:
-            each = every
+        each = 1 if self.passing else max(1, _COLUMNS // self.block_width)
+        each = every if self.span > 1 else each
         parts = shared(every, -(-every // each))
         found = cut(-(-self.every // self.block), 1, len(parts))
         return [(a, b, parts[c][0], parts[d - 1][1]) for a, b, c, d in found]
@@ -135,8 +135,9 @@ class Filtered:
         tasks = self._cut()
         size = self.after.local_bytes(self.block * self.m, self.pitch)
         local = len(tasks) * size
-        values, products = self._room()
-        chunk = _POINTS * -(-self.depth // self.chunks) * 4 * self.block_width
+        tiles = self.block * self.across
+        values, products = (at_all_points(tiles * n) for n in (self.tile, 4 * self.block_width))
+        chunk = POINTS * -(-self.depth // self.chunks) * 4 * self.block_width
         room = values + products + (chunk + 256 if self.passing else 0)
         packed = 0 if self.settled or self.passing else self._packed()
         memory = scratch(local + threads() * room + packed)
@@ -151,7 +152,7 @@ class Filtered:
         sn, sh, sw = one.image_strides
         last = self.every % self.block or self.block
         strips = [v for lines in (self.block, last) for v in self.tiles.strips(lines * self.across)]
-        point, out_point = values // _POINTS, products // _POINTS
+        point, out_point = values // POINTS, products // POINTS
         args = self.table.add(
             *(self.lines, self.across, self.block, self.span, self.m, self.domain[1]),
             *calls,
@@ -163,10 +164,10 @@ class Filtered:
             self.table.add(h, w, 4 * self.block_width, out_point, self.across, self.domain[2]),
             4 * self.block_width,
             self._columns(weights, (strips[:3], strips[3:])),
-            *(out_point, _POINTS, self.depth, 4 * self.block_width, self.table.add(0, 0)),
+            *(out_point, POINTS, self.depth, 4 * self.block_width, self.table.add(0, 0)),
             64 * asked(self.block_width // width()),
             *((self._weigh, self._weights()) if self.passing else (0, 0)),
-            *(values + products, self.chunks, chunk // _POINTS),
+            *(values + products, self.chunks, chunk // POINTS),
             *strips,
         )
         stage: list[Task] = [(filtered.address, args, *t, i) for i, t in enumerate(tasks)]
@@ -177,16 +178,6 @@ class Filtered:
         one = self.p.passes[0]
         return one.image + min(t.offset for t in one.taps)
 
-    def _room(self) -> tuple[int, int]:
-        """Bytes of a block's values and of its products. As all points are written side by side,
-        they must not share sets of the cache."""
-
-        def of(line: int) -> int:
-            lines = -(-self.block * self.across * line // 64)
-            return _POINTS * 64 * (lines + 1 - lines % 2)
-
-        return of(self.tile), of(4 * self.block_width)
-
     # weights
 
     def _piece(self) -> int:
@@ -194,7 +185,7 @@ class Filtered:
         return self.depth * self.block_width * 4
 
     def _packed(self) -> int:
-        return len(self.columns) * _POINTS * self._piece() + 256
+        return len(self.columns) * POINTS * self._piece() + 256
 
     def _pack(self, room: int) -> int:
         """Where the weights begin at their points: in their own memory where they are settled."""
@@ -220,7 +211,7 @@ class Filtered:
         blocks = [v for at, _, count in self.columns for v in (w.address + at * w.column, count)]
         deep = self.depth if parts else -(-self.depth // self.chunks)
         return self.table.add(
-            *(_POINTS * self._piece() if parts else 0, deep * 4 * self.block_width),
+            *(POINTS * self._piece() if parts else 0, deep * 4 * self.block_width),
             *(w.column, w.step, self.depth, 4 * self.block_width),
             *(parts or self.chunks, int(not parts)),
             *(self.table.add(*taps), self.table.add(*blocks)),
@@ -241,12 +232,11 @@ class Filtered:
                 )
             ]
             found += [
-                weights + i * _POINTS * self._piece(),
+                weights + i * POINTS * self._piece(),
                 results_from_points(self.r, count < vectors * lanes, recipe),
                 4 * at,
                 count,
                 self.table.add(*tiles),
-                0,
                 self.table.add(*finish.addresses(at), 0) if finish else 0,
             ]
         return self.table.add(*found)

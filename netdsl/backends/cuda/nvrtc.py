@@ -7,7 +7,7 @@ import importlib
 from functools import cache
 from typing import Any
 
-from netdsl.backends import kept
+from netdsl import kept
 from netdsl.backends.cuda.libraries import INSTALL
 from netdsl.errors import fail
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from netdsl.backends import kept
+from netdsl import kept
 from netdsl.errors import NetError
 
 T = TypeVar("T")

@@ -1,4 +1,5 @@
-"""What engines keep on disk: machine code, and which plans were fastest.
+"""What is kept on disk since it takes long to make: machine code, which plans were fastest, the
+grammar's tables.
 
 A file is its content behind the content's checksum. One that is damaged is as good as none: it is
 made again.
@@ -20,7 +21,7 @@ _DIGEST = 32
 
 @dataclass(frozen=True)
 class Kept:
-    """What one engine of this version keeps, by key."""
+    """What one engine of this version keeps, or its language, by key."""
 
     engine: str
 
@@ -43,7 +44,7 @@ class Kept:
             write_atomically(self.folder / key, hashlib.sha256(content).digest() + content)
 
 
-CPU, CUDA = Kept("cpu"), Kept("cuda")
+CPU, CUDA, LANGUAGE = Kept("cpu"), Kept("cuda"), Kept("language")
 
 
 def key_of(*parts: object) -> str:
