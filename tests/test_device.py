@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netdsl import kept, open_backend
+from netdsl import kept
+from netdsl.backends import open_backend
 from netdsl.backends.cuda import nvrtc
 from netdsl.errors import NetError
 from netdsl.ir.evaluate import results

@@ -27,6 +27,7 @@ from netdsl.backends.cpu.transforms import (
 from netdsl.backends.cpu.wgrad import WeightSum
 from netdsl.backends.cpu.winograd import pays
 from netdsl.plan.kernel import Kernel
+from netdsl.plan.layout import Ints
 from netdsl.types import Node
 
 _TILES = 64
@@ -109,22 +110,42 @@ class FilteredWgrad(WeightSum):
         self._finish(target)
         return self.launched
 
-    def _arguments(self, sums: int, size: int, rooms: list[int], values: int) -> int:
+    def _arguments(self, sums: int, bytes_: int, rooms: list[int], values: int) -> int:
         (top, bottom), (left, right) = self.node.attrs["pad"]
         image, strides = image_of(
             self.memory, self.node.args[1], (top, bottom, left, right), self.launched
         )
-        sn, sh, sw = strides
-        layout = self.gradient.layout
-        gn, gh, gw = (4 * t for t in layout.strides[:3])
-        add, lanes = self.table.add, 4 * width()
+        layout, lanes = self.gradient.layout, 4 * width()
+        add, reach = self.table.add, self.r - 1
+
+        def source(at: int, far: Ints, what: Ints, size: Ints) -> int:
+            """Pixels, with what brings them to their points: bytes of channels, of a tile and of a
+            point."""
+            (n, h, w), (function, channels, line, point), (high, wide) = far, what, size
+            given = add(h, w, channels, line, point)
+            return add(
+                *(at, n, self.m * h, self.across * line, function, given),
+                *(self.across, high, self.m, wide),
+            )
+
         point = values // POINTS
         gradient_point = at_all_points(self.block * self.across * self.gradient_tile) // POINTS
-        groups = []
+        size = self.height + reach, self.wide + reach
+        corner, groups = image - top * strides[1] - left * strides[2], []
         for a, b in self.groups:
             first, (last, vectors, _) = self.columns[a][0], self.columns[b - 1]
-            bytes_ = 4 * (last - first) + vectors * lanes
-            groups += [4 * first, add(sh, sw, bytes_, self.tile, point), a, b]
+            channels = 4 * (last - first) + vectors * lanes
+            what = (image_at_points(self.r), channels, self.tile, point)
+            groups += [source(corner + 4 * first, strides, what, size), a, b]
+        gradient = source(
+            self.gradient.address + 4 * layout.offset,
+            tuple(4 * t for t in layout.strides[:3]),
+            (
+                *(gradient_at_points(self.r), -(-self.k // width()) * lanes),
+                *(self.gradient_tile, gradient_point),
+            ),
+            (self.height, self.wide),
+        )
         longer, length, shorter = self.tiles.strips(self.k)
         steps = (self.gradient_tile, self.tile)
         columns = []
@@ -134,14 +155,10 @@ class FilteredWgrad(WeightSum):
             short_tile = tile(length - 1, vectors, False, steps) if shorter else 0
             columns += [4 * (at - begin), 4 * at, long_tile, short_tile]
         return add(
-            *(self.lines, self.across, self.block, self.every, add(*rooms), values, self.m),
-            *(image - top * sh - left * sw, sn, self.m * sh),
-            *(self.height + self.r - 1, self.wide + self.r - 1, image_at_points(self.r)),
-            *(self.tile, point, self.gradient.address + 4 * layout.offset, gn, self.m * gh),
-            *(self.height, self.wide, gradient_at_points(self.r)),
-            add(gh, gw, -(-self.k // width()) * lanes, self.gradient_tile, gradient_point),
-            *(self.gradient_tile, gradient_point, add(*groups), add(*columns)),
-            *(sums, size, self.line, size // POINTS, POINTS, add(0, 0)),
+            *(self.lines, self.across, self.block, self.every, add(*rooms), values),
+            *(self.tile, point, gradient, self.gradient_tile, gradient_point),
+            *(add(*groups), add(*columns)),
+            *(sums, bytes_, self.line, bytes_ // POINTS, POINTS, add(0, 0)),
             *(longer, length, shorter),
         )
 

@@ -9,9 +9,9 @@ from netdsl.backends.cpu.memory import call_task, call_tile, claim, long_at, pub
 HEAD = (
     *("lines", "across", "block", "span", "scale", "height"),
     *("function", "rows", "unit", "local", "size"),
-    *("rooms", "every", "products", "image", "image_n", "image_row", "high", "wide"),
-    *("bring", "bring_args", "tile", "point", "out", "out_n", "out_row", "write_args", "out_tile"),
-    *("columns", "out_point", "points", "depth", "weight_k", "taps", "asked"),
+    *("rooms", "every", "products", "source", "tile", "point"),
+    *("out", "out_n", "out_row", "write_args", "out_tile", "columns", "out_point"),
+    *("points", "depth", "weight_k", "taps", "asked"),
     *("weight_at_points", "weight_args", "weights", "chunks", "chunk", "strips"),
 )
 # `lines`: rows of tiles of an image, each of them `across` tiles, `block` lines at a time beside
@@ -21,8 +21,28 @@ HEAD = (
 # many long ones, their length and how many shorter ones, for a whole block, then for the last one;
 # the depth in `chunks`: where weights come to their points here, each chunk does so `weights` bytes
 # behind the image's values just before it is used, `chunk` bytes a point
+SOURCE = (
+    *("pixels", "image", "row", "line", "function", "args"),
+    *("across", "high", "scale", "wide"),
+)
+# where pixels begin, bytes to the next image and to the next line of tiles, and of a line's values;
+# what brings them to their points, rows of pixels of an image and of a line, and pixels of a row
 COLUMN = ("weight", "write", "out", "columns", "tiles", "reads")
 # `tiles`: a long and a short one for a whole block, then for the last one
+
+
+@inlined
+def _at_points(source, lines, line0, line1, target):  # type: ignore[no-untyped-def]
+    """Lines of tiles as their values at all points."""
+    for line in range(line0, line1):
+        n, r = line // lines, line % lines
+        at = long_at(source) + n * long_at(source + 8) + r * long_at(source + 16)
+        to = target + (line - line0) * long_at(source + 24)
+        high = long_at(source + 56) - r * long_at(source + 64)
+        call_task(
+            long_at(source + 32), long_at(source + 40),
+            at, to, long_at(source + 48), high, long_at(source + 72),
+        )  # fmt: skip
 
 
 @inlined
@@ -30,15 +50,15 @@ def _products(args, column, values, target, weights, chunk, first, last, whole):
     """All tiles of a block times the weights of a column block along some of the depth, at every
     point; `chunk` bytes of weights a point. Meanwhile the next point's weights come nearer, if they
     are not near."""
-    points, weight_k = long_at(args + 240), long_at(args + 256)
-    tile, point, taps = long_at(args + 168), long_at(args + 176), long_at(args + 264)
-    out_tile, out_point, asked = long_at(args + 216), long_at(args + 232), long_at(args + 272)
-    strips = args + 320 + (0 if whole else 24)
+    points, weight_k = long_at(args + 192), long_at(args + 208)
+    tile, point, taps = long_at(args + 120), long_at(args + 128), long_at(args + 216)
+    out_tile, out_point, asked = long_at(args + 168), long_at(args + 184), long_at(args + 224)
+    strips = args + 272 + (0 if whole else 24)
     long_strips, length, short_strips = long_at(strips), long_at(strips + 8), long_at(strips + 16)
     tiles = long_at(column + 32) + (0 if whole else 16)
     depth = last - first
     share, end = depth * asked // 4, weights + points * chunk
-    if long_at(args + 280) != 0:
+    if long_at(args + 232) != 0:
         end = 0
     for p in range(points):
         a, c = values + p * point + 4 * first, target + p * out_point
@@ -61,15 +81,15 @@ def _products(args, column, values, target, weights, chunk, first, last, whole):
 @inlined
 def _all_depth(args, cb, values, target, whole):  # type: ignore[no-untyped-def]
     """All tiles of a block times all weights of a column block."""
-    column = long_at(args + 224) + cb * 48
-    function, chunks, depth = long_at(args + 280), long_at(args + 304), long_at(args + 248)
+    column = long_at(args + 176) + cb * 48
+    function, chunks, depth = long_at(args + 232), long_at(args + 256), long_at(args + 200)
     weights = long_at(column)
     for now in range(chunks):
         first, last = depth * now // chunks, depth * (now + 1) // chunks
         if function != 0:
-            weights, i = values + long_at(args + 296), cb * chunks + now
-            call_task(function, long_at(args + 288), i, i + 1, weights, 0, 0)
-        chunk = long_at(args + 312)
+            weights, i = values + long_at(args + 248), cb * chunks + now
+            call_task(function, long_at(args + 240), i, i + 1, weights, 0, 0)
+        chunk = long_at(args + 264)
         _products(args, column, values, target, weights, chunk, first, last, whole)
 
 
@@ -80,8 +100,8 @@ def filtered(args, first, last, column0, column1, slot):  # type: ignore[no-unty
     span, scale, height = long_at(args + 24), long_at(args + 32), long_at(args + 40)
     function, rows, unit = long_at(args + 48), long_at(args + 56), long_at(args + 64)
     local = long_at(args + 72)
-    tile, products = long_at(args + 168), long_at(args + 104)
-    out_n, out_row = long_at(args + 192), long_at(args + 200)
+    products = long_at(args + 104)
+    out_n, out_row = long_at(args + 144), long_at(args + 152)
     lock, every = long_at(args + 88), long_at(args + 96)
     while claim(lock) != 0:
         lock += 16
@@ -89,34 +109,27 @@ def filtered(args, first, last, column0, column1, slot):  # type: ignore[no-unty
     fresh = True
     for b in range(first, last):
         line0, line1 = b * block, min(b * block + block, every)
-        for line in range(line0, line1):
-            n, r = line // lines, line % lines
-            at = long_at(args + 112) + n * long_at(args + 120) + r * long_at(args + 128)
-            to = room + (line - line0) * across * tile
-            call_task(
-                long_at(args + 152), long_at(args + 160),
-                at, to, across, long_at(args + 136) - r * scale, long_at(args + 144),
-            )  # fmt: skip
+        _at_points(long_at(args + 112), lines, line0, line1, room)
         whole = line1 - line0 == block
         n0, r0 = line0 // lines, line0 % lines
         n1, r1 = (line1 - 1) // lines, (line1 - 1) % lines
         low, high = n0 * height + r0 * scale, n1 * height + min(r1 * scale + scale, height)
         for span0 in range(column0, column1, span):
             span1 = min(span0 + span, column1)
-            begin, end = long_at(long_at(args + 224) + span0 * 48 + 16) // 4, 0
+            begin, end = long_at(long_at(args + 176) + span0 * 48 + 16) // 4, 0
             for cb in range(span0, span1):
-                column = long_at(args + 224) + cb * 48
+                column = long_at(args + 176) + cb * 48
                 end = long_at(column + 16) // 4 + long_at(column + 24)
                 _all_depth(args, cb, room, room + products, whole)
-                out = long_at(args + 184) + long_at(column + 16)
+                out = long_at(args + 136) + long_at(column + 16)
                 if local != 0:
                     out += local + slot * long_at(args + 80) - 4 * begin
                     out -= n0 * out_n + r0 * out_row
                 for line in range(line0, line1):
                     n, r = line // lines, line % lines
-                    source = room + products + (line - line0) * across * long_at(args + 216)
+                    source = room + products + (line - line0) * across * long_at(args + 168)
                     call_task(
-                        long_at(column + 8), long_at(args + 208),
+                        long_at(column + 8), long_at(args + 160),
                         source, out + n * out_n + r * out_row, column, height - r * scale, 0,
                     )  # fmt: skip
             if function != 0:
@@ -130,16 +143,15 @@ def filtered(args, first, last, column0, column1, slot):  # type: ignore[no-unty
 
 
 SUM_HEAD = (
-    *("lines", "across", "block", "every", "rooms", "gradients", "scale"),
-    *("image", "image_n", "image_row", "high", "wide", "image_at_points", "tile", "point"),
-    *("gradient", "gradient_n", "gradient_row", "height", "width"),
-    *("gradient_at_points", "gradient_args", "gradient_tile", "gradient_point"),
-    *("groups", "columns", "sums", "part", "line", "sum_point", "points", "taps", "strips"),
+    *("lines", "across", "block", "every", "rooms", "gradients", "tile", "point"),
+    *("source", "gradient_tile", "gradient_point", "groups", "columns"),
+    *("sums", "part", "line", "sum_point", "points", "taps", "strips"),
 )
-# as above; `gradients`: bytes from the image's values to the gradient's; `part`: bytes of a part of
-# the sums, `line` of a line of them, one for each channel of the gradient, `sum_point` of a point
-GROUP = ("image", "image_args", "first", "last")
-# channels of the image that a task takes: where they begin, and their column blocks
+# as above; `gradients`: bytes from the image's values to the gradient's, whose pixels are `source`;
+# `part`: bytes of a part of the sums, `line` of a line of them, one for each channel of the
+# gradient, `sum_point` of a point
+GROUP = ("source", "first", "last")
+# channels of the image that a task takes: its pixels, and their column blocks
 SUM_COLUMN = ("image", "out", "long_tile", "short_tile")
 
 
@@ -149,42 +161,25 @@ def filtered_sums(args, first, last, part, group, add):  # type: ignore[no-untyp
     points, of a group of the image's channels. They are added to a part that is there."""
     lines, across, block = long_at(args), long_at(args + 8), long_at(args + 16)
     every, lock = long_at(args + 24), long_at(args + 32)
-    scale, group_at = long_at(args + 48), long_at(args + 192) + group * 32
-    tile, point = long_at(args + 104), long_at(args + 112)
-    gradient_tile, gradient_point = long_at(args + 176), long_at(args + 184)
-    line_bytes, sum_point = long_at(args + 224), long_at(args + 232)
-    points, taps = long_at(args + 240), long_at(args + 248)
-    long_strips, length, short_strips = (
-        long_at(args + 256),
-        long_at(args + 264),
-        long_at(args + 272),
-    )
-    sums = long_at(args + 208) + part * long_at(args + 216)
+    group_at = long_at(args + 88) + group * 24
+    tile, point = long_at(args + 48), long_at(args + 56)
+    gradient_tile, gradient_point = long_at(args + 72), long_at(args + 80)
+    line_bytes, sum_point = long_at(args + 120), long_at(args + 128)
+    points, taps, strips = long_at(args + 136), long_at(args + 144), args + 152
+    long_strips, length, short_strips = long_at(strips), long_at(strips + 8), long_at(strips + 16)
+    sums = long_at(args + 104) + part * long_at(args + 112)
     while claim(lock) != 0:
         lock += 16
     room = long_at(lock + 8)
     gradients = room + long_at(args + 40)
     for b in range(first, last):
         line0, line1 = b * block, min(b * block + block, every)
-        for line in range(line0, line1):
-            n, r = line // lines, line % lines
-            at = long_at(args + 56) + long_at(group_at)
-            at += n * long_at(args + 64) + r * long_at(args + 72)
-            to = room + (line - line0) * across * tile
-            call_task(
-                long_at(args + 96), long_at(group_at + 8),
-                at, to, across, long_at(args + 80) - r * scale, long_at(args + 88),
-            )  # fmt: skip
-            at = long_at(args + 120) + n * long_at(args + 128) + r * long_at(args + 136)
-            to = gradients + (line - line0) * across * gradient_tile
-            call_task(
-                long_at(args + 160), long_at(args + 168),
-                at, to, across, long_at(args + 144) - r * scale, long_at(args + 152),
-            )  # fmt: skip
+        _at_points(long_at(group_at), lines, line0, line1, room)
+        _at_points(long_at(args + 64), lines, line0, line1, gradients)
         depth = (line1 - line0) * across
         for p in range(points):
-            for cb in range(long_at(group_at + 16), long_at(group_at + 24)):
-                column = long_at(args + 200) + cb * 32
+            for cb in range(long_at(group_at + 8), long_at(group_at + 16)):
+                column = long_at(args + 96) + cb * 32
                 a = gradients + p * gradient_point
                 image = room + p * point + long_at(column)
                 c = sums + p * sum_point + long_at(column + 8)

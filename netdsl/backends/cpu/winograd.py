@@ -148,8 +148,6 @@ class Filtered:
         out, (n, h, w) = self.after.target(self.pitch)
         pitch = 0 if self.span == len(self.columns) else self.pitch
         calls = self.after.calls(len(tasks), (at, size), pitch, self.whole)
-        one = self.p.passes[0]
-        sn, sh, sw = one.image_strides
         last = self.every % self.block or self.block
         strips = [v for lines in (self.block, last) for v in self.tiles.strips(lines * self.across)]
         point, out_point = values // POINTS, products // POINTS
@@ -157,9 +155,7 @@ class Filtered:
             *(self.lines, self.across, self.block, self.span, self.m, self.domain[1]),
             *calls,
             *(self.table.add(*rooms), self.every, values),
-            *(self._corner(), sn, self.m * sh),
-            *(self.domain[1] + self.r - 1, self.domain[2] + self.r - 1),
-            *(image_at_points(self.r), self.table.add(sh, sw, self.tile, self.tile, point)),
+            self._source(point),
             *(self.tile, point, out, n, self.m * h),
             self.table.add(h, w, 4 * self.block_width, out_point, self.across, self.domain[2]),
             4 * self.block_width,
@@ -173,10 +169,16 @@ class Filtered:
         stage: list[Task] = [(filtered.address, args, *t, i) for i, t in enumerate(tasks)]
         return together(self.p.before, self.launched, self.after, stage)
 
-    def _corner(self) -> int:
-        """The first pixel that is read."""
-        one = self.p.passes[0]
-        return one.image + min(t.offset for t in one.taps)
+    def _source(self, point: int) -> int:
+        """The pixels that are read, from the first one on."""
+        one, reach = self.p.passes[0], self.r - 1
+        sn, sh, sw = one.image_strides
+        return self.table.add(
+            *(one.image + min(t.offset for t in one.taps), sn, self.m * sh),
+            *(self.across * self.tile, image_at_points(self.r)),
+            self.table.add(sh, sw, self.tile, self.tile, point),
+            *(self.across, self.domain[1] + reach, self.m, self.domain[2] + reach),
+        )
 
     # weights
 
