@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from netdsl.backends import open_backend
+from netdsl.cli.show_timing import show_timing
 from netdsl.insight.target import Target, prepared
-from netdsl.insight.timing import Timing, Work, timing
+from netdsl.insight.timing import TimedKernel, Timing, Work, timing
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
 from netdsl.ops import OPS
 from netdsl.ops.draw import RandomDraw
-from netdsl.plan.backend import ByReference
+from netdsl.plan.backend import ByReference, Ceilings
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from tests.conftest import ROOT
@@ -120,6 +121,15 @@ def test_the_rest_is_summed_up_unless_all_is_asked_for(netdsl: Any) -> None:
     assert "more with --full" in short
     assert "more with --full" not in full
     assert len(full.splitlines()) > 2 * len(short.splitlines())
+
+
+@pytest.mark.parametrize(("kind", "told"), [("conv2d", True), ("updates", False)])
+def test_a_convolution_above_the_limit_is_explained(
+    kind: str, told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel = TimedKernel("c", kind, "c", "forward", Work(1.0, 10, 10, least=2.0), False)
+    show_timing(Timing("t", "cpu", 1, 1.0, Ceilings(5.0, 5.0), (kernel,)), full=False)
+    assert ("minimal filtering" in capsys.readouterr().out) == told
 
 
 def test_bad_input_is_told(netdsl: Any) -> None:

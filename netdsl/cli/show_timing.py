@@ -38,7 +38,7 @@ def show_timing(found: Timing, full: bool) -> None:
         for layer in found.layers
     ]
     _show("layers", ("layer", "forward ms", "backward ms"), layers, total, full)
-    if any(k.work.share > 1 for k in found.kernels):
+    if any(k.work.share > 1 and k.kind.startswith("conv2d") for k in found.kernels):
         print(
             "\nMore than 100%: convolutions by minimal filtering (Winograd) need but a quarter to"
             "\na third of the multiplications that they are counted with."

@@ -34,7 +34,8 @@ class Work:
 
     @property
     def share(self) -> float:
-        """Of what the device can do; above 1 where the data lie in a cache."""
+        """Of what the device can do; above 1 where the data lie in a cache, or where a convolution
+        needs fewer operations than its definition has."""
         return self.least / self.seconds if self.seconds else 0.0
 
     def as_json(self) -> dict[str, float]:
