@@ -33,14 +33,14 @@ class Kept:
         """The content under a key; None where there is none, or it is not what was written."""
         try:
             found = (self.folder / key).read_bytes()
-        except OSError:
+        except (OSError, RuntimeError):  # the latter where nobody knows a home
             return None
         digest, content = found[:_DIGEST], found[_DIGEST:]
         return content if hashlib.sha256(content).digest() == digest else None
 
     def keep(self, key: str, content: bytes) -> None:
         """Kept where that is possible: a home that cannot be written to only costs time."""
-        with suppress(OSError, NetError):
+        with suppress(OSError, RuntimeError, NetError):
             write_atomically(self.folder / key, hashlib.sha256(content).digest() + content)
 
 

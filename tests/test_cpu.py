@@ -359,6 +359,30 @@ def test_minimal_filtering_is_nearly_as_exact_as_a_sum(monkeypatch: pytest.Monke
     assert error < 2e-6
 
 
+@pytest.mark.parametrize("dense", [True, False])
+def test_weights_of_columns_that_are_not_there_are_left_alone(dense: bool) -> None:
+    """The last block of columns may be narrower than others: behind its weights lies no memory."""
+    lanes, depth, columns = width(), 5, 3
+    shape = (3, 3, depth, columns) if dense else (columns, 3, 3, depth)
+    w = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    line = 2 * lanes * 4
+    target = np.full((transforms.POINTS, depth, 2 * lanes), 7, np.float32)
+    column, step = (4, 4 * columns) if dense else (4 * w[0].size, 4)
+    taps = longs(*(4 * t * depth * (columns if dense else 1) for t in range(9)))
+    blocks = longs(w.ctypes.data, columns)
+    args = longs(
+        *(0, depth * line, column, step, depth, line, 1, 0),
+        *(taps.ctypes.data, blocks.ctypes.data),
+    )
+    task = (transforms.weight_at_points(3, dense), args.ctypes.data, 0, 1, target.ctypes.data)
+    program([[task]])()
+    assert (target[:, :, lanes:] == 7).all()
+    g = np.array(transforms.minimal(3).weight, float)
+    taps_of = w if dense else w.transpose(1, 2, 3, 0)
+    expected = np.einsum("ai,bj,ijkc->abkc", g, g, taps_of).reshape(-1, depth, columns)
+    np.testing.assert_allclose(target[:, :, :columns], expected, rtol=1e-4, atol=1e-5)
+
+
 WAYS = (
     # weights that stay near, pixels that pass by, bytes of results, least vectors, weights at once
     {"_SECOND": 0, "_PIXELS": 20},

@@ -69,6 +69,7 @@ def _compiled(function: FunctionType, count: int) -> tuple[str, str]:
     what is kept has passes of its own."""
     from numba import types
     from numba.core import compiler, config
+    from numba.core.compiler_lock import global_compiler_lock
     from numba.core.registry import cpu_target
 
     flags: Any = compiler.Flags()
@@ -76,12 +77,13 @@ def _compiled(function: FunctionType, count: int) -> tuple[str, str]:
     given = (types.int64,) * count
     target = cpu_target.typing_context, cpu_target.target_context
     settings: Any = config
-    level = settings.OPT
-    settings.OPT = type(level)(0)
-    try:
-        found = compiler.compile_extra(*target, _ready(function), given, types.void, flags, {})
-    finally:
-        settings.OPT = level
+    with global_compiler_lock:
+        level = settings.OPT
+        settings.OPT = type(level)(0)
+        try:
+            found = compiler.compile_extra(*target, _ready(function), given, types.void, flags, {})
+        finally:
+            settings.OPT = level
     return found.library.get_llvm_str(), found.fndesc.llvm_func_name
 
 

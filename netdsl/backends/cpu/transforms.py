@@ -183,7 +183,7 @@ def weight_at_points(r: int, dense: bool) -> int:
     args: bytes of a block of the target and of a point; bytes from column to column and along the
     depth, one of them 4, the former where it is `dense`, and the depth; bytes of a line of a block;
     parts of a block, and 1 where each part begins where its block does; the table of the taps'
-    places and that of blocks: where each begins, and its columns.
+    places and that of blocks: where each begins, and its columns; no others are read or written.
     """
     return written("weight_at_points", (r, dense), lambda: _weight(r, dense))
 
@@ -214,7 +214,7 @@ def _weight(r: int, dense: bool) -> str:
         begin, end = (b.sdiv(b.mul(depth, b.add(part, long(n))), parts) for n in (0, 1))
         record = b.add(blocks, b.mul(block, long(16)))
         source, count = f.long_at(record), f.long_at(b.add(record, long(8)))
-        with f.loop(long(0), b.sdiv(line, long(4)), long(lanes)) as j:
+        with f.loop(long(0), count, long(lanes)) as j:
             left = b.sub(count, j)
             from_ = b.add(source, b.mul(j, column))
             behind = b.sub(b.mul(block, block_bytes), b.mul(b.mul(begin, alone), line))
