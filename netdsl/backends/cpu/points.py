@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from netdsl.backends.cpu.loops import inlined, loop
 from netdsl.backends.cpu.memory import call_task, call_tile, claim, long_at, publish
+from netdsl.backends.cpu.product import follow
 
 HEAD = (
     *("lines", "across", "block", "span", "scale", "height"),
@@ -98,7 +99,6 @@ def filtered(args, first, last, column0, column1, slot):  # type: ignore[no-unty
     """Blocks of lines `first` to `last` of all images, of column blocks `column0` to `column1`."""
     lines, across, block = long_at(args), long_at(args + 8), long_at(args + 16)
     span, scale, height = long_at(args + 24), long_at(args + 32), long_at(args + 40)
-    function, rows, unit = long_at(args + 48), long_at(args + 56), long_at(args + 64)
     local = long_at(args + 72)
     products = long_at(args + 104)
     out_n, out_row = long_at(args + 144), long_at(args + 152)
@@ -132,13 +132,8 @@ def filtered(args, first, last, column0, column1, slot):  # type: ignore[no-unty
                         long_at(column + 8), long_at(args + 160),
                         source, out + n * out_n + r * out_row, column, height - r * scale, 0,
                     )  # fmt: skip
-            if function != 0:
-                if unit < 0:
-                    begin, end = 0, -unit
-                each = max(unit, 1)
-                of = ~slot if fresh else slot
-                call_task(function, rows, low * each, high * each, begin, end, of)
-                fresh = False
+            follow(args, low, high, begin, end, ~slot if fresh else slot)
+            fresh = False
     publish(lock, 0)
 
 

@@ -92,12 +92,23 @@ def _chunk(one, column, now, line0, line1, lines, out, asks):  # type: ignore[no
             c += step * out_pixel
 
 
+@inlined
+def follow(args, low, high, begin, end, slot):  # type: ignore[no-untyped-def]
+    """What the kernel does next with rows of pixels `low` to `high` of columns `begin` to `end`, if
+    it does anything."""
+    function, rows, unit = long_at(args + 48), long_at(args + 56), long_at(args + 64)
+    if function != 0:
+        if unit < 0:
+            begin, end = 0, -unit
+        each = max(unit, 1)
+        call_task(function, rows, low * each, high * each, begin, end, slot)
+
+
 @loop
 def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyped-def]
     """Rows of pixels `first` to `last` of all images, of column blocks `column0` to `column1`."""
     passes, lines, block = long_at(args), long_at(args + 8), long_at(args + 16)
     span, scale, height = long_at(args + 24), long_at(args + 32), long_at(args + 40)
-    function, rows, unit = long_at(args + 48), long_at(args + 56), long_at(args + 64)
     local = long_at(args + 72)
     fresh = True
     for line0 in range(first, last, block):
@@ -124,13 +135,8 @@ def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyp
                         asks = long_at(one + 144) != 0 and cb == column0
                         for now in range(ch, min(ch + group, chunks)):
                             _chunk(one, column, now, line0, line1, lines, here, asks)
-            if function != 0:
-                if unit < 0:
-                    begin, end = 0, -unit
-                each = max(unit, 1)
-                of = ~slot if fresh else slot
-                call_task(function, rows, low * each, high * each, begin, end, of)
-                fresh = False
+            follow(args, low, high, begin, end, ~slot if fresh else slot)
+            fresh = False
 
 
 @loop

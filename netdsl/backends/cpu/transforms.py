@@ -128,6 +128,14 @@ def _both_ways(v: Lanes, matrix: Matrix, column: Callable[[int], list[Value]]) -
     return [applied(v, matrix, [c[i] for c in columns]) for i in range(len(matrix))]
 
 
+def _put(v: Lanes, rows: Sequence[Sequence[Value]], at: Value, apart: Value) -> None:
+    """Vectors written so many bytes apart, row by row."""
+    for row in rows:
+        for value in row:
+            v.store(value, at)
+            at = v.f.b.add(at, apart)
+
+
 # the functions
 
 
@@ -168,10 +176,7 @@ def _image(r: int) -> str:
                 return [v.load(b.add(b.add(at, c), columns[j])) for at in rows]
 
             at = b.add(to, c)
-            for line in _both_ways(v, minimal(r).image, column):
-                for value in line:
-                    v.store(value, at)
-                    at = b.add(at, point)
+            _put(v, _both_ways(v, minimal(r).image, column), at, point)
     return f.text()
 
 
@@ -204,10 +209,7 @@ def _weight(r: int, dense: bool) -> str:
             return [tap(i * r + j) for i in range(r)]
 
         place = b.add(to, b.mul(k, line))
-        for row in _both_ways(v, minimal(r).weight, column):
-            for value in row:
-                v.store(value, place)
-                place = b.add(place, point)
+        _put(v, _both_ways(v, minimal(r).weight, column), place, point)
 
     with f.loop(f.args[1], f.args[2], long(1)) as i:
         block, part = b.sdiv(i, parts), b.srem(i, parts)
@@ -348,10 +350,7 @@ def _gradient(r: int) -> str:
                 return [b.select(there, v.load(b.add(at, c)), zero) for there, at in some]
 
             at = b.add(to, c)
-            for line in _both_ways(v, minimal(m).weight, column):
-                for value in line:
-                    v.store(value, at)
-                    at = b.add(at, point)
+            _put(v, _both_ways(v, minimal(m).weight, column), at, point)
     return f.text()
 
 
@@ -398,8 +397,5 @@ def _weight_sum(r: int) -> str:
         v = Lanes(f)
         v.mask = v.first(b.sub(channels, c))
         to = b.add(b.add(target, b.mul(k, out_line)), far)
-        for values in _both_ways(plain, minimal(SIZE + 1 - r).result, column):
-            for value in values:
-                v.store(value, to)
-                to = b.add(to, tap)
+        _put(v, _both_ways(plain, minimal(SIZE + 1 - r).result, column), to, tap)
     return f.text()
