@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
 from concurrent.futures import Future
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -14,6 +20,7 @@ from netdsl.backends.cuda.launch import Launch
 from netdsl.backends.cuda.libraries import cudnn
 from netdsl.backends.cuda.tuning import Tuner
 from tests.conftest import ROOT
+from tests.host import GPP
 
 H100 = ROOT / "tests" / "h100.json"
 """The properties of an NVIDIA H100, as cuDNN's frontend writes them."""
@@ -31,16 +38,50 @@ def cudnn_missing() -> str | None:
     return None
 
 
+_ASKED_FOR = """
+cuCtxGetCurrent cuCtxGetLimit cuCtxPopCurrent cuCtxPushCurrent cuDeviceGet
+cuGetErrorName cuGetErrorString cuInit cuKernelGetAttribute cuKernelSetAttribute
+cuLaunchCooperativeKernel cuLaunchKernel cuLaunchKernelEx cuLibraryGetKernel cuLibraryLoadData
+cuLibraryLoadFromFile cuLibraryUnload cuLinkAddData cuLinkComplete cuLinkCreate cuLinkDestroy
+cuOccupancyMaxPotentialClusterSize cuStreamGetCtx
+"""
+"""Functions of the driver that cuDNN's compiler looks for and need not call."""
+_NO_DEVICE = 100
+
+
+@cache
+def driver() -> bool:
+    """Whether there is a driver to load: cuDNN compiles plans with an epilogue only where it finds
+    one. Where there is none, a library of its name is made that knows of no device."""
+    with suppress(OSError):
+        ctypes.CDLL("libcuda.so.1")
+        return True
+    if GPP is None:
+        return False
+    folder = Path(mkdtemp())
+    source, target = folder / "driver.cpp", folder / "libcuda.so.1"
+    functions = (f'extern "C" int {f}() {{ return {_NO_DEVICE}; }}' for f in _ASKED_FOR.split())
+    version, count = (
+        f'extern "C" int {f}(int* n) {{ *n = {n}; return 0; }}'
+        for f, n in (("cuDriverGetVersion", 13000), ("cuDeviceGetCount", 0))
+    )
+    source.write_text("\n".join((*functions, version, count)))
+    named = f"-Wl,-soname,{target.name}"
+    subprocess.run([GPP, "-shared", "-fPIC", named, source, "-o", target], check=True)
+    ctypes.CDLL(str(target), mode=ctypes.RTLD_GLOBAL)
+    return True
+
+
 class Described:
     """Stands for `Device`: cuDNN plans for an H100 by its properties, and sources are collected."""
 
-    def __init__(self, planned_for: dict[str, Any]) -> None:
+    def __init__(self, planned_for: dict[str, Any], compiling: float) -> None:
         self.cupy = np
         self.multiprocessors = 132
         self.scratch = self.workspace = np.zeros(1, np.uint8)
         self.handle = self.stream = None
         self.chosen: dict[object, Any] = {}
-        self.tuner = Tuner(None, 0.0)
+        self.tuner = Tuner(None, 0.0, compiling=compiling)
         self.repeatable = False
         self.planned_for = planned_for
         self.sources: set[str] = set()
@@ -50,9 +91,9 @@ class Described:
         return Future()
 
 
-def described(monkeypatch: pytest.MonkeyPatch) -> CudaBackend:
+def described(monkeypatch: pytest.MonkeyPatch, compiling: float = 0.0) -> CudaBackend:
     """The engine for it. Products are laid out and no more, since cuBLASLt suggests nothing without
-    a driver; without cuDNN, so are convolutions."""
+    a driver; without cuDNN, so are convolutions. For `compiling` seconds these get epilogues."""
     no_launch = lambda *given: lambda: None
     monkeypatch.setattr(product, "bound", no_launch)
     planned_for = {}
@@ -61,7 +102,7 @@ def described(monkeypatch: pytest.MonkeyPatch) -> CudaBackend:
     else:
         planned_for["device_property"] = cudnn().create_device_properties(H100.read_text())
     monkeypatch.setattr(CudaBackend, "capture", no_launch)
-    return CudaBackend("described", np, CUDA, Described(planned_for))
+    return CudaBackend("described", np, CUDA, Described(planned_for, compiling))
 
 
 def plans_of(backend: CudaBackend) -> dict[Any, str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,6 +16,9 @@ from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
 from netdsl.ops.op import Draw
+from netdsl.passes.algebraic import algebraic
+from netdsl.passes.lower import lower
+from netdsl.passes.simplify import simplify
 from netdsl.runtime.state import draw as initial
 from netdsl.train.recipe import Recipe, resolve
 from netdsl.train.step import training_graph
@@ -33,6 +39,22 @@ def step_of(path: str, net: str, batch: int, dtype: str = "float32") -> Graph:
     """A training step with momentum and weight decay, before any pass."""
     network = elaborate(load(path), net, Settings(batch=batch, training=True, dtype=dtype))
     return training_graph(network, plain_recipe())
+
+
+def by_algebra(graph: Graph) -> Graph:
+    """All batch norms of products rewritten, whatever that saves."""
+    return algebraic(graph, -math.inf)
+
+
+def lowered_step(
+    net: str, *passes: Callable[[Graph], Graph], batch: int = 2, dtype: str = "float64"
+) -> Graph:
+    """The step of one of the small nets, which has met these passes after lowering."""
+    network = elaborate(load(BLOCKS), net, Settings(batch=batch, training=True, dtype=dtype))
+    graph = lower(network.graph)
+    for run in passes:
+        graph = run(graph)
+    return simplify(training_graph(replace(network, graph=graph), plain_recipe()))
 
 
 RECIPE = """

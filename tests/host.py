@@ -1,4 +1,5 @@
-"""Generated CUDA source on the CPU: compiled as C++, its threads as fibers, on NumPy arrays."""
+"""The CUDA engine on the CPU: its generated source compiled as C++, with fibers for threads, and
+its libraries' calls carried out by NumPy as their descriptions say."""
 
 from __future__ import annotations
 
@@ -6,21 +7,27 @@ import ctypes
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
+import pytest
 
-from netdsl.backends.arrays import ArrayBackend
-from netdsl.backends.cuda.generate import generated
-from netdsl.backends.cuda.launch import SCRATCH, SCRATCH_BYTES, WORKSPACE, Address, Launch, Word
+from netdsl.backends.cuda import convolution, product
+from netdsl.backends.cuda.backend import CUDA, CudaBackend
+from netdsl.backends.cuda.index import Unmappable
+from netdsl.backends.cuda.launch import SCRATCH_BYTES, Address, Launch, Word
 from netdsl.backends.cuda.prelude import PRELUDE
-from netdsl.plan.fusion import FUSED, Fusion
-from netdsl.plan.kernel import Kernel
-from netdsl.plan.plan import Plan
+from netdsl.backends.cuda.tuning import Tuner
+from netdsl.ops import OPS
+from netdsl.ops.dtypes import dtype_of
+from netdsl.plan.fusion import Fusion
+from netdsl.plan.layout import Ints
 
 GPP = shutil.which("g++")
 MULTIPROCESSORS = 2
@@ -68,23 +75,20 @@ static void run_(void (*body)(const long long*), const long long* words, int gx,
 """
 
 
-def library(launches: list[Launch], folder: Path) -> ctypes.CDLL:
-    """All sources in one library, `call_I` for the kernel of launch I."""
-    known: dict[str, int] = {}
+def library(launches: Sequence[Launch], folder: Path) -> ctypes.CDLL:
+    """All sources in one library, `call_I(words, grid x, grid y, threads)` for that of launch I."""
     text = [_RUNTIME, PRELUDE]
     for i, launch in enumerate(launches):
         rest = launch.source.removeprefix(PRELUDE)
-        if rest not in known:
-            known[rest] = i
-            plain = rest.replace('extern "C" ', "")
-            text.append(f"namespace n{i} {{\n{plain}\n}}")
-            text += [f"#undef {name}" for name in re.findall(r"#define (\w+)", rest)]
+        plain = rest.replace('extern "C" ', "")
+        text.append(f"namespace n{i} {{\n{plain}\n}}")
+        text += [f"#undef {name}" for name in re.findall(r"#define (\w+)", rest)]
         count = len(launch.tables) + len(launch.words)
         given = ", ".join(_argument(launch, k) for k in range(count))
         text.append(
-            f"static void body_{i}(const long long* w) {{ n{known[rest]}::{launch.name}({given}); }}\n"
-            f'extern "C" void call_{i}(const long long* w) '
-            f"{{ run_(body_{i}, w, {launch.grid[0]}, {launch.grid[1]}, {launch.threads}); }}"
+            f"static void body_{i}(const long long* w) {{ n{i}::{launch.name}({given}); }}\n"
+            f'extern "C" void call_{i}(const long long* w, int x, int y, int threads) '
+            f"{{ run_(body_{i}, w, x, y, threads); }}"
         )
     inside = Path(mkdtemp(dir=folder))  # a library that is loaded must not be written over
     source, target = inside / "kernels.cpp", inside / "kernels.so"
@@ -98,58 +102,170 @@ def _argument(launch: Launch, k: int) -> str:
     return f"(const i64*)w[{k}]" if k < len(launch.tables) else f"w[{k}]"
 
 
-@dataclass(frozen=True)
-class HostBackend(ArrayBackend):
-    """Plans like the CUDA engine, and runs the source that it generates; products by reference.
+class Cupy:
+    """NumPy by the name of CuPy."""
 
-    `bound` holds every launch; `build` must be called before the first one runs.
-    """
+    asnumpy = staticmethod(np.array)
 
-    bound: list[tuple[Launch, Any]] = field(default_factory=list)
-    unmapped: list[str] = field(default_factory=list)
-    kept: list[Any] = field(default_factory=list)
-    calls: list[Callable[..., None]] = field(default_factory=list)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
 
-    def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Any]) -> Callable[[], None]:
-        found = None if kernel.kind == "anchor" else generated(plan, kernel, MULTIPROCESSORS)
-        if found is None:
-            if kernel.kind != "anchor":
-                self.unmapped.append(f"{kernel.name} ({plan.graph[kernel.nodes[-1]].op})")
-            return super().bind(plan, kernel, memory)
-        memory = {**memory, SCRATCH: _SCRATCH, WORKSPACE: _WORKSPACE}
-        self.kept.append(memory)  # addresses alone keep nothing alive
-        first = len(self.bound)
-        for launch in found:
-            self.bound.append((launch, words_of(launch, memory)))
-        last = len(self.bound)
 
+class Stream:
+    """Everything has been done when a call returns."""
+
+    def use(self) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
+class Hosted:
+    """Stands for `Device`. What is asked for is compiled together, when the first of it runs; of
+    the ways to compute a product, the one of number `way` among those that work is taken."""
+
+    def __init__(self, folder: Path, way: int) -> None:
+        self.cupy, self.stream = Cupy(), Stream()
+        self.multiprocessors = MULTIPROCESSORS
+        self.scratch = np.zeros(SCRATCH_BYTES, dtype=np.uint8)
+        self.workspace = np.zeros(1 << 20, dtype=np.uint8)
+        self.tuner = Nth(way)
+        self.repeatable = False
+        self.taken: Counter[str] = Counter()
+        """How often each library was called for what."""
+        self._folder = folder
+        self._asked: dict[str, Launch] = {}
+        self._made: dict[str, Any] = {}
+
+    def compiled(self, launch: Launch) -> Future[Any]:
+        self._asked.setdefault(launch.source, launch)
+        found: Future[Any] = Future()
+        found.set_result(lambda grid, block, words: self._run(launch.source, grid, block, words))
+        return found
+
+    def _run(self, source: str, grid: Any, block: Any, words: Any) -> None:
+        if source not in self._made:
+            new = [s for s in self._asked if s not in self._made]
+            loaded = library([self._asked[s] for s in new], self._folder)
+            self._made |= {s: getattr(loaded, f"call_{i}") for i, s in enumerate(new)}
+        given = np.array(words, dtype=np.int64)
+        self._made[source](given.ctypes.data_as(ctypes.c_void_p), *grid, *block)
+
+
+class Nth(Tuner):
+    """Takes the candidate of that number, of those that can be made; counted from behind where it
+    is negative."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(None)
+        self.number = number
+
+    def fastest(self, what: Any, candidates: Any, milliseconds: Any, most: int) -> Any:
+        made = []
+        for candidate in candidates:
+            with suppress(RuntimeError, Unmappable):
+                made.append(candidate.make())
+        if not made:
+            raise RuntimeError("nothing works")
+        return made[max(-len(made), min(self.number, len(made) - 1))]
+
+
+class HostedBackend(CudaBackend):
+    """The engine, writing to arrays that lie on the CPU."""
+
+    def write(self, target: Any, values: Any) -> None:
+        target[...] = values
+
+    def capture(self, thunks: Sequence[Callable[[], None]]) -> Callable[[], None]:
         def run() -> None:
-            for i in range(first, last):
-                self.calls[i](self.bound[i][1].ctypes.data_as(ctypes.c_void_p))
+            for thunk in thunks:
+                thunk()
 
         return run
 
-    def build(self, folder: Path) -> None:
-        loaded = library([launch for launch, _ in self.bound], folder)
-        self.calls.extend(getattr(loaded, f"call_{i}") for i in range(len(self.bound)))
+
+def hosted(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, way: int = 0, fusion: Fusion = CUDA
+) -> HostedBackend:
+    """The CUDA engine without a GPU and its libraries, whose calls NumPy carries out. All
+    convolutions are worth an epilogue."""
+    monkeypatch.setattr(product, "bound", multiplied)
+    monkeypatch.setattr(convolution, "bound", convolved)
+    monkeypatch.setattr(convolution, "supported", lambda places: True)
+    monkeypatch.setattr(convolution, "WORTH_FUSING", 0)
+    device = Hosted(folder, way)
+    return HostedBackend("hosted", device.cupy, fusion, device)
 
 
-_SCRATCH = np.zeros(SCRATCH_BYTES, dtype=np.uint8)
-_WORKSPACE = np.zeros(1 << 20, dtype=np.uint8)
+def multiplied(device: Hosted, p: product.Product, at: product.Pointers) -> Callable[[], None]:
+    """What cuBLASLt is asked for: op(A) op(B) + C, a bias for each row, rectified; column-major."""
+    a, b, d = (_matrix(m, x) for m, x in ((p.a, at.weight), (p.b, at.rows), (p.d, at.result)))
+    c = _matrix(p.beside, at.beside) if p.beside else None
+    bias = _array(at.bias, p.d.dtype, (p.d.rows,), (1,)) if p.bias else None
+
+    def run() -> None:
+        device.taken[f"product {p.epilogue}{' beside' if p.beside else ''}"] += 1
+        sums = _wide(_turned(a, p.a.turned)) @ _wide(_turned(b, p.b.turned))
+        if c is not None:
+            sums = sums + _wide(c)
+        if bias is not None:
+            sums = sums + _wide(bias)[:, None]
+        d[...] = np.maximum(sums, 0) if p.relu else sums
+
+    return run
 
 
-def host(fusion: Fusion = FUSED) -> HostBackend:
-    return HostBackend("host", np, fusion)
+def convolved(
+    device: Hosted, task: convolution.Task, pointers: Sequence[int]
+) -> Callable[[], None]:
+    """What cuDNN is asked for: a convolution, then its epilogue, in 32 bits."""
+    placed = zip(pointers, task.places, strict=True)
+    first, second, *beside, out = (
+        _array(x, p.dtype, p.layout.shape, p.layout.strides) for x, p in placed
+    )
+    node, e = task.node, task.epilogue
+    attrs = {a.name: node.attrs[a.name] for a in OPS[node.op].attrs}
+
+    def run() -> None:
+        device.taken[f"{node.op} {e.kind if e else 'alone'}"] += 1
+        value = OPS[node.op].reference(np, _wide(first), _wide(second), **attrs)
+        left = iter(beside)
+        if e is not None and e.bias:
+            value = value + _wide(next(left)).reshape(-1)
+        if e is not None and e.beside:
+            value = value + _wide(next(left))
+        if e is not None and e.mask:
+            value = np.where(_wide(next(left)) > 0, value, 0)
+        out[...] = np.maximum(value, 0) if e is not None and e.relu else value
+
+    return run
+
+
+def _matrix(m: product.Matrix, pointer: int) -> Any:
+    shape, strides = (m.count, m.rows, m.cols), (m.apart, 1, m.leading)
+    return _array(pointer, m.dtype, shape, strides)
+
+
+def _turned(matrices: Any, turned: bool) -> Any:
+    return matrices.swapaxes(1, 2) if turned else matrices
+
+
+def _wide(x: Any) -> Any:
+    return x.astype(np.float32) if x.dtype.itemsize == 2 else x
+
+
+def _array(pointer: int, dtype: str, shape: Ints, strides: Ints) -> Any:
+    """The elements at an address."""
+    kind = dtype_of(dtype)
+    last = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    memory = (ctypes.c_uint8 * ((last + 1) * kind.itemsize)).from_address(pointer)
+    flat = np.frombuffer(memory, kind)
+    apart = tuple(s * kind.itemsize for s in strides)
+    return np.lib.stride_tricks.as_strided(flat, shape, apart)
 
 
 def words_of(launch: Launch, memory: Mapping[str, Any]) -> Any:
-    tables = [np.array([_resolved(w, memory) for w in t], dtype=np.int64) for t in launch.tables]
-    _KEPT.extend(tables)
-    given = [t.ctypes.data for t in tables] + [_resolved(w, memory) for w in launch.words]
-    return np.array(given, dtype=np.int64)
-
-
-_KEPT: list[Any] = []
+    """The arguments of a launch without tables."""
+    return np.array([_resolved(w, memory) for w in launch.words], dtype=np.int64)
 
 
 def _resolved(word: Word, memory: Mapping[str, Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from netdsl.ir.evaluate import results
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import load
 from netdsl.ops import OPS
+from netdsl.passes import pipeline
 from netdsl.passes.lower import lower
 from netdsl.passes.precision import mixed
 from netdsl.passes.simplify import simplify
-from netdsl.plan.fusion import Fusion
 from netdsl.plan.layout import contiguous
 from netdsl.plan.placement import Placement
 from netdsl.runtime.executor import Executor
@@ -36,25 +37,24 @@ from tests.graphs import (
     BLOCK_NETS,
     BLOCKS,
     block_step,
+    by_algebra,
     drawn_step,
+    lowered_step,
     plain_recipe,
     step_of,
     values_for,
 )
-from tests.host import GPP, host, library, words_of
+from tests.host import GPP, HostedBackend, hosted, library, words_of
 
-CUDA = Fusion(maps=True, batch=True, align=256, concat_align=16)
 needs_compiler = pytest.mark.skipif(GPP is None, reason="there is no g++ to compile for the CPU")
 
 
-def run(graph: Graph, folder: Path, tolerance: float, steps: int = 2) -> list[str]:
+def run(graph: Graph, backend: HostedBackend, tolerance: float, steps: int = 2) -> list[str]:
     """Steps of generated kernels against the interpreter; what had no kernel."""
     values = values_for(graph)
-    backend = host(CUDA)
     state = State(backend)
     state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
     executor = Executor(graph, backend, state)
-    backend.build(folder)
     for _ in range(steps):
         expected = results(graph, values)
         found = dict(executor.run(values))
@@ -63,7 +63,7 @@ def run(graph: Graph, folder: Path, tolerance: float, steps: int = 2) -> list[st
         for name in graph.updates:
             close(state.arrays[name], expected[f"update {name}"], tolerance, name)
             values[name] = state.arrays[name].copy()
-    return backend.unmapped
+    return backend.fallbacks
 
 
 def close(found: Any, expected: Any, tolerance: float, what: str) -> None:
@@ -77,32 +77,74 @@ def close(found: Any, expected: Any, tolerance: float, what: str) -> None:
     )
 
 
+Engine = Callable[..., HostedBackend]
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engine:
+    """Makes the CUDA engine without a GPU; of the ways to compute a product it takes the n-th."""
+    return lambda way=0: hosted(monkeypatch, tmp_path, way)
+
+
+WAYS = (0, -1)
+"""The libraries' epilogues, and products alone with what follows them generated."""
+
+
 @needs_compiler
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("net", BLOCK_NETS)
-def test_blocks_on_the_cpu(net: str, tmp_path: Path) -> None:
-    unmapped = run(simplify(lower(block_step(net))), tmp_path, 1e-9)
+def test_blocks_on_the_cpu(net: str, way: int, engine: Engine) -> None:
+    unmapped = run(simplify(lower(block_step(net))), engine(way), 1e-9)
     groups = {"normalised": 4, "plain": 3}
     assert len(unmapped) <= groups.get(net, 0), unmapped
 
 
 @needs_compiler
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("net", ["residual", "googlenet", "plain"])
-def test_mixed_blocks_on_the_cpu(net: str, tmp_path: Path) -> None:
+def test_mixed_blocks_on_the_cpu(net: str, way: int, engine: Engine) -> None:
     """16-bit loads and stores; sums stay in 32 bits, so one step stays near the interpreter's."""
     graph = simplify(mixed(simplify(lower(step_of(BLOCKS, net, batch=2))), "bfloat16"))
-    run(graph, tmp_path, 0.05, steps=1)
+    run(graph, engine(way), 0.05, steps=1)
+
+
+@needs_compiler
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("low", "tolerance"), [(None, 1e-8), ("float16", 0.02)])
+def test_batch_norm_by_algebra_on_the_cpu(
+    low: str | None, tolerance: float, way: int, engine: Engine
+) -> None:
+    narrow = (lambda graph: mixed(graph, low),) if low else ()
+    dtype = "float32" if low else "float64"
+    graph = lowered_step("residual", *narrow, by_algebra, dtype=dtype)
+    backend = engine(way)
+    assert graph.of("gram")
+    assert run(graph, backend, tolerance, steps=1) == []
+    epilogues = {"product 6", "product 6 beside", "conv2d_dgrad mask"}
+    assert epilogues & backend.device.taken.keys() == (epilogues if way == 0 else set())
+
+
+@needs_compiler
+def test_bias_and_relu_go_into_the_products(engine: Engine) -> None:
+    network = elaborate(load(BLOCKS), "googlenet", Settings(batch=2, dtype="float32"))
+    main = pipeline.inference(network.graph).main
+    backend = engine()
+    run(main, backend, 1e-4, steps=1)
+    kinds = set(backend.device.taken)
+    assert {"product 6", "conv2d bias+relu"} <= kinds
+    assert "product 1" not in kinds
 
 
 @needs_compiler
 @pytest.mark.parametrize("scale", [1024.0, 1e9])
-def test_a_scaled_step_on_the_cpu(scale: float, tmp_path: Path) -> None:
+def test_a_scaled_step_on_the_cpu(scale: float, engine: Engine) -> None:
     """Steps that are made and steps that are left out, by the scale of the loss."""
     low = Chosen("float16", LOW["float16"], {"scale": scale, "steady": 1})
     chosen = Chosen("mixed", PRECISIONS["mixed"], {"low": low})
     network = elaborate(load(BLOCKS), "residual_small", Settings(batch=2, training=True))
     graph = compile_step(network, replace(plain_recipe(), precision=chosen))
     assert results(graph, values_for(graph))["left_out"] == (scale > 1e6)
-    assert run(graph, tmp_path, 0.05) == []
+    assert run(graph, engine(), 0.05) == []
 
 
 @needs_compiler
@@ -113,9 +155,9 @@ def test_a_scaled_step_on_the_cpu(scale: float, tmp_path: Path) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.data())
-def test_drawn_graphs_on_the_cpu(tmp_path: Path, data: st.DataObject) -> None:
+def test_drawn_graphs_on_the_cpu(engine: Engine, data: st.DataObject) -> None:
     graph = simplify(lower(drawn_step(HypothesisDraw(data))))
-    run(graph, tmp_path, 1e-8, steps=1)
+    run(graph, engine(data.draw(st.sampled_from(WAYS))), 1e-8, steps=1)
 
 
 CONVOLUTIONS = [
@@ -158,4 +200,5 @@ def moved(traced: Traced, source: Any, target: Any, folder: Path) -> None:
     """Runs a copy from `a` to `b`."""
     (launch,) = launches(traced, 2)
     words = words_of(launch, {"a": source, "b": target})
-    library([launch], folder).call_0(words.ctypes.data_as(ctypes.c_void_p))
+    pointer = words.ctypes.data_as(ctypes.c_void_p)
+    library([launch], folder).call_0(pointer, *launch.grid, launch.threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import load
 from netdsl.ops import OPS
 from netdsl.passes import pipeline
+from netdsl.passes.algebraic import algebraic
 from netdsl.passes.fold import fold, split
 from netdsl.passes.lower import lower, lower_im2col
 from netdsl.passes.precision import mixed
@@ -26,11 +28,22 @@ from netdsl.passes.rewrite import common, dead
 from netdsl.passes.simplify import simplify
 from netdsl.runtime.executor import FoldedExecutor
 from netdsl.runtime.state import State
-from netdsl.types import Array, Graph, TensorType
+from netdsl.train.step import training_graph
+from netdsl.types import Array, Graph, Node, TensorType
 from tests.conftest import ROOT, HypothesisDraw
 from tests.drawn import drawn_graph
 from tests.golden import matches_golden
-from tests.graphs import BLOCK_NETS, BLOCKS, block_step, drawn_step, step_of, values_for
+from tests.graphs import (
+    BLOCK_NETS,
+    BLOCKS,
+    block_step,
+    by_algebra,
+    drawn_step,
+    lowered_step,
+    plain_recipe,
+    step_of,
+    values_for,
+)
 
 PASSES: dict[str, Callable[[Graph], Graph]] = {
     "simplify": simplify,
@@ -70,11 +83,6 @@ def test_passes_keep_the_values_of_blocks(name: str, net: str) -> None:
 
 @pytest.mark.parametrize("net", BLOCK_NETS)
 def test_lowering_before_the_gradient_gives_the_same_step(net: str) -> None:
-    from dataclasses import replace
-
-    from netdsl.train.step import training_graph
-    from tests.graphs import plain_recipe
-
     network = elaborate(load(BLOCKS), net, Settings(batch=2, training=True, dtype="float64"))
     after = training_graph(replace(network, graph=lower(network.graph)), plain_recipe())
     before = block_step(net)
@@ -179,11 +187,6 @@ def test_lower_precision_rounds_and_no_more(net: str) -> None:
 
 
 def test_half_precision_trains_with_masters_in_full() -> None:
-    from dataclasses import replace
-
-    from netdsl.train.step import training_graph
-    from tests.graphs import plain_recipe
-
     network = elaborate(load(BLOCKS), "residual", Settings(batch=2, training=True))
     step = training_graph(replace(network, graph=mixed(network.graph, "float16")), plain_recipe())
     assert {n.type.dtype for n in step.states} == {"float32"}
@@ -192,7 +195,57 @@ def test_half_precision_trains_with_masters_in_full() -> None:
     assert np.isfinite(results(step, values)["loss"])
 
 
-GOLDEN_PASSES = {**PASSES, "mixed": lambda graph: mixed(graph, "bfloat16")}
+@pytest.mark.parametrize("net", BLOCK_NETS)
+def test_batch_norm_by_algebra_gives_the_same_step(net: str) -> None:
+    """Outputs, running moments, and by their updates the gradients of all weights."""
+    before, after = lowered_step(net), lowered_step(net, by_algebra)
+    same_values(before, after, values_for(before), 1e-9)
+    rewritten = len(before.of("moments")) - len(after.of("moments"))
+    known = {"residual": (8, 7), "residual_small": (6, 5)}  # two products may read one value
+    assert (rewritten, len(after.of("gram"))) == known.get(net, (0, 0))
+
+
+def test_batch_norm_stays_where_it_is_cheaper() -> None:
+    before, after = lowered_step("residual"), lowered_step("residual", algebraic)
+    assert not after.of("gram")
+    assert to_text(after) == to_text(before)
+
+
+def norm_of_product(more: Callable[[Builder, Node, Node], Node]) -> Graph:
+    """A product of 50 rows, of 3 channels and 8, its batch norm with an offset, and something."""
+    b = Builder(dtype="float64")
+    x = b.input("x", TensorType((50, 3), "float64"))
+    y = b.matmul(x, b.state("w", TensorType((8, 3), "float64"), ("normal", 1.0)))
+    z = b.normalize(y, b.moments(y, axes=(0,)), axes=(0,), eps=1e-5)
+    offset = b.state("offset", TensorType((8,), "float64"), ("normal", 1.0))
+    return b.graph({"z": more(b, y, b.add(z, offset))})
+
+
+def test_a_product_that_is_read_itself_keeps_its_norm() -> None:
+    alone = by_algebra(norm_of_product(lambda b, y, z: b.relu(z)))
+    shared = by_algebra(norm_of_product(lambda b, y, z: b.add(z, y)))
+    assert len(alone.of("gram")) == len(alone.of("matmul")) - 1 == 1
+    assert [n.type.shape for n in alone.of("add")].count((50, 8)) == 1  # all offsets are one
+    assert not shared.of("gram")
+
+
+@pytest.mark.parametrize(("mean", "most"), [(0.0, 2e-5), (100.0, 0.05)])
+def test_variances_by_algebra_lose_what_is_told(mean: float, most: float) -> None:
+    """In 32 bits, of values whose mean is so many times their deviation."""
+    graph = mixed(norm_of_product(lambda b, y, z: z), "float32")
+    rng = np.random.default_rng(0)
+    given = {"x": mean + rng.standard_normal((50, 3)), "offset": np.zeros(8)}
+    given["w"] = rng.standard_normal((8, 3))
+    narrow = by_algebra(mixed(graph, "float32"))
+    one, two = (results(g, given)["z"] for g in (graph, narrow))
+    assert 0 < np.abs(one - two).max() < most
+
+
+GOLDEN_PASSES = {
+    **PASSES,
+    "mixed": lambda graph: mixed(graph, "bfloat16"),
+    "algebraic": lambda graph: by_algebra(lower(graph)),
+}
 
 
 @pytest.mark.parametrize("name", GOLDEN_PASSES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,27 @@ def test_the_fastest_is_found_and_remembered() -> None:
     assert (again.made, again.timed) == (["best"], [])
     other = Ways(likely=1.0, best=2.0)
     assert other.chosen(Tuner(Choices("another gpu"))) == "likely"
+
+
+def test_what_is_compiled_has_seconds_of_its_own() -> None:
+    """When they are used up it is passed over, and no choice is remembered that it had no part
+    in; what was chosen before is compiled all the same."""
+
+    def chosen(seconds: float) -> tuple[str, list[str]]:
+        ways, clock = Ways(slow=1.0, plain=2.0), iter(range(100))
+        tuner = Tuner(Choices("a gpu"), clock=lambda: float(next(clock)), compiling=seconds)
+        one, two = ways.candidates()
+        both = [replace(one, compiled=True), two]
+        found = [tuner.fastest(what, both, ways.milliseconds, 8) for what in ("this", "that")]
+        assert found[0] == ("slow" if seconds else "plain")
+        assert tuner.choices
+        tuner.choices.save()
+        return found[1], ways.made
+
+    assert chosen(0.0) == ("plain", ["plain", "plain"])
+    assert chosen(0.5) == ("plain", ["slow", "plain", "plain"])
+    assert chosen(9.0) == ("slow", ["slow", "slow", "plain"])
+    assert chosen(0.5) == ("slow", ["slow", "slow"])
 
 
 def test_a_choice_that_is_not_offered_any_more_is_made_again() -> None:

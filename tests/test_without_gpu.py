@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -18,6 +19,7 @@ from netdsl.backends.arrays import reference
 from netdsl.backends.cuda import convolution, nvrtc
 from netdsl.backends.cuda.backend import CUDA, CudaBackend
 from netdsl.backends.cuda.device import Device
+from netdsl.backends.cuda.epilogue import Epilogue
 from netdsl.backends.cuda.libraries import cudnn
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.backends.cuda.tuning import Choices, Tuner
@@ -39,7 +41,7 @@ from netdsl.train.recipe import Recipe
 from netdsl.types import Attrs, Graph, Node, TensorType
 from netdsl.values import Symbol
 from tests.conftest import ROOT
-from tests.described import H100, cudnn_missing, described, plans_of
+from tests.described import H100, cudnn_missing, described, driver, plans_of
 from tests.graphs import plain_recipe
 
 MODELS = sorted((ROOT / "models").rglob("*.net"))
@@ -59,7 +61,9 @@ def graphs(path: Path) -> Iterator[Graph]:
     of its own."""
     file, seen = load(str(path)), set[object]()
     for net in file.nets:
-        network = elaborate(file, net, Settings(batch=8, training=True))
+        # so large that batch norm by algebra pays
+        batch = 32 if net == "resnet50" else 8
+        network = elaborate(file, net, Settings(batch=batch, training=True))
         own = parts(network)
         if own <= seen:
             continue
@@ -149,6 +153,57 @@ def joined(sources: list[str]) -> str:
     return "\n".join(text)
 
 
+IMAGE, WEIGHT = (8, 28, 28, 64), (64, 3, 3, 64)
+SAME = {"stride": (1, 1), "pad": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
+EPILOGUES = {
+    "bias+relu": ("conv2d", Epilogue("z", bias="b", relu=True), ("bias",)),
+    "bias+beside+relu": ("conv2d", Epilogue("z", "b", "r", True), ("bias", "like")),
+    "bias": ("conv2d", Epilogue("z", bias="b"), ("bias",)),
+    "mask": ("conv2d_dgrad", Epilogue("z", mask="m"), ("like",)),
+    "beside": ("conv2d_dgrad", Epilogue("z", beside="r"), ("like",)),
+    "beside+mask": ("conv2d_dgrad", Epilogue("z", beside="r", mask="m"), ("like", "like")),
+    "cast": ("conv2d", Epilogue("z"), ()),
+}
+
+
+def cudnn_here() -> Any:
+    """The properties of a device, for cuDNN that may compile for it."""
+    missing = cudnn_missing() or (None if driver() else "no compiler for a stand-in of the driver")
+    if missing:
+        pytest.skip(missing)
+    return cudnn().create_device_properties(H100.read_text())
+
+
+@pytest.mark.parametrize("low", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", EPILOGUES)
+def test_epilogues_of_convolutions_compile(kind: str, low: str) -> None:
+    op, epilogue, beside = EPILOGUES[kind]
+    device, result = cudnn_here(), "float32" if kind == "cast" else low
+    among = {"bias": ((64,), "float32"), "like": (IMAGE, low)}
+    kinds = [(IMAGE, low), (WEIGHT, low), *(among[o] for o in beside), (IMAGE, result)]
+    places = tuple(Placement(f"p{i}", t, contiguous(s)) for i, (s, t) in enumerate(kinds))
+    node = Node("y", op, ("a", "b"), Attrs(SAME), TensorType(IMAGE, low))
+    task = convolution.Task(node, places, epilogue)
+    graph, tensors = convolution.graph_of(task, device_property=device)
+    assert len(tensors) == len(places)
+    assert convolution.prepared(graph, exact=False)
+    convolution.built(graph, 0)
+    assert len(graph.serialize()) > 1000
+    assert epilogue.kind == kind
+
+
+def test_a_net_gets_epilogues(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bias and relu go into the convolutions, the relu's mask into their gradients."""
+    cudnn_here()
+    file = load(str(ROOT / "models" / "vgg.net"))
+    network = elaborate(file, "vgg_d", Settings(batch=8, training=True))
+    backend = described(monkeypatch, compiling=math.inf)
+    bound(compile_step(network, recipe("mixed")), backend)
+    kinds = Counter(key[:2] for key in plans_of(backend))
+    assert kinds["conv2d", "bias+relu"] == 4  # of thirteen, where that is worth it
+    assert kinds["conv2d_dgrad", "mask"] == 2
+
+
 @pytest.mark.parametrize("op", ["conv2d", "conv2d_dgrad", "conv2d_wgrad"])
 def test_repeatable_plans_are_all_that_is_left(op: str) -> None:
     """What cuDNN itself notes to differ from run to run cannot be built any more."""
@@ -157,12 +212,12 @@ def test_repeatable_plans_are_all_that_is_left(op: str) -> None:
     shapes = [(8, 14, 14, 64), (64, 3, 3, 64), (8, 14, 14, 64)]
     order = {"conv2d": (0, 1, 2), "conv2d_dgrad": (0, 1, 2), "conv2d_wgrad": (0, 2, 1)}[op]
     places = [Placement(f"p{i}", "bfloat16", contiguous(shapes[i])) for i in order]
-    attrs = {"stride": (1, 1), "pad": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
-    node = Node("y", op, ("a", "b"), Attrs(attrs), TensorType(shapes[order[2]], "bfloat16"))
+    node = Node("y", op, ("a", "b"), Attrs(SAME), TensorType(shapes[order[2]], "bfloat16"))
     device = cudnn().create_device_properties(H100.read_text())
 
     def buildable(repeatable: bool) -> list[str]:
-        graph, _ = convolution.graph_of(node, places, device_property=device)
+        task = convolution.Task(node, tuple(places))
+        graph, _ = convolution.graph_of(task, device_property=device)
         found = []
         for i, name in enumerate(convolution.prepared(graph, False, repeatable)):
             with suppress(Exception):

@@ -7,7 +7,7 @@ from typing import Any
 
 from netdsl.ops.dtypes import widened
 from netdsl.ops.op import Draw, Example, Op, floats, require, same_dtype, some_shape
-from netdsl.types import Array, Emitter, Node, TensorType, dims
+from netdsl.types import ITEMSIZE, Array, Emitter, Node, TensorType, dims
 
 
 def _batch(w: tuple[int, ...]) -> tuple[int, ...]:
@@ -52,7 +52,40 @@ def _matmul_example(draw: Draw) -> Example:
     return Example(floats((*batch, *rows, inner), (*batch, outer, inner)))
 
 
+def _gram_shape(x: TensorType) -> TensorType:
+    require(x.rank > 1, f"{dims(x.shape)} has no rows to multiply")
+    c = x.shape[-1]
+    return TensorType((c, c), "float32" if ITEMSIZE[x.dtype] == 2 else x.dtype)
+
+
+def _gram(xp: Any, x: Array) -> Array:
+    rows = widened(x).reshape(-1, x.shape[-1])
+    return xp.matmul(rows.swapaxes(0, 1), rows)
+
+
+def _gram_dx(b: Emitter, g: Node, y: Node, x: Node) -> Node:
+    both = b.add(g, _swapped(b, g))
+    same = both if both.type.dtype == x.type.dtype else b.cast(both, dtype=x.type.dtype)
+    return b.matmul(x, same)
+
+
+def _gram_example(draw: Draw) -> Example:
+    return Example(floats((*some_shape(draw, 1, 2, 3), draw.whole(1, 4))))
+
+
 OPS = (
+    Op(
+        name="gram",
+        kind="anchor",
+        operands=("x",),
+        shape=_gram_shape,
+        reference=_gram,
+        examples=_gram_example,
+        vjp=(_gram_dx,),
+        macs=lambda out, x: x.size * x.shape[-1],
+        doc="x'x over all axes but the last, which becomes both of the result's; summed and given "
+        "in 32 bits where x has 16",
+    ),
     Op(
         name="matmul",
         kind="anchor",

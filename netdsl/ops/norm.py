@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from netdsl.kinds import Number, Whole
+from netdsl.ops.dtypes import widened
 from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, same_dtype, some_shape
 from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node, TensorType, dims
@@ -114,13 +115,17 @@ def _window_sum(xp: Any, x: Array, size: int) -> Array:
 
 
 def _lrn(xp: Any, x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
-    return x * (k + alpha * _window_sum(xp, x * x, size)) ** -beta
+    wide = widened(x)
+    found = wide * (k + alpha * _window_sum(xp, wide * wide, size)) ** -beta
+    return found.astype(x.dtype, copy=False)
 
 
 def _lrn_grad(xp: Any, g: Array, x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
-    scale = k + alpha * _window_sum(xp, x * x, size)
-    shared = _window_sum(xp, g * x * scale ** (-beta - 1), size)
-    return g * scale**-beta - 2 * alpha * beta * x * shared
+    g, wide = widened(g), widened(x)
+    scale = k + alpha * _window_sum(xp, wide * wide, size)
+    shared = _window_sum(xp, g * wide * scale ** (-beta - 1), size)
+    found = g * scale**-beta - 2 * alpha * beta * wide * shared
+    return found.astype(x.dtype, copy=False)
 
 
 def _lrn_shape(x: TensorType, size: int, **_: Any) -> TensorType:

@@ -131,12 +131,22 @@ def _mul(b: _Folder, x: Node, z: Node) -> Node | None:
 
 
 def _add(b: _Folder, x: Node, z: Node) -> Node | None:
-    """Offsets one after the other are one offset."""
+    """Offsets one after the other are one offset, and so are those of two values that are added."""
     halves = b.halves(x, z)
-    if halves is None or not b.moving(halves[0]) or halves[0].op != "add":
+    if halves is not None:
+        inner = _shifted(b, halves[0])
+        return b.add(inner[0], b.add(inner[1], halves[1])) if inner else None
+    one, two = _shifted(b, x), _shifted(b, z)
+    if one is None or two is None or x.type.shape != z.type.shape:
         return None
-    inner = b.halves(*(b.nodes[a] for a in halves[0].args))
-    return None if inner is None else b.add(inner[0], b.add(inner[1], halves[1]))
+    return b.add(b.add(one[0], two[0]), b.add(one[1], two[1]))
+
+
+def _shifted(b: _Folder, y: Node) -> tuple[Node, Node] | None:
+    """A value that only one node reads as another one and an offset for each channel."""
+    if y.op != "add" or not b.moving(y):
+        return None
+    return b.halves(*(b.nodes[a] for a in y.args))
 
 
 _SCALED_AXIS = {"conv2d": 0, "conv2d_dgrad": 3, "matmul": 0}

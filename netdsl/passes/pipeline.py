@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from netdsl.ir.verify import verify
+from netdsl.passes.algebraic import algebraic
 from netdsl.passes.fold import Folded, fold, split
 from netdsl.passes.lower import lower, lower_im2col
 from netdsl.passes.precision import mixed
@@ -34,6 +35,8 @@ def precision(low: str) -> Pass:
     return Pass("mixed", lambda graph: mixed(graph, low))
 
 
+ALGEBRAIC = Pass("algebraic", algebraic)
+"""What comes after 16-bit arithmetic, where memory is dearer than products."""
 FORWARD = (SIMPLIFY, LOWER)
 """Before the gradient is taken, so that backward is lowered by itself; also before folding."""
 STEP = (SIMPLIFY,)

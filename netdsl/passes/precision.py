@@ -7,9 +7,12 @@ from netdsl.ops import OPS
 from netdsl.passes.rewrite import dead, rebuilt
 from netdsl.types import Graph, Node
 
-_MOVERS = ("max_pool", "avg_pool", "concat", "pad", "relu", "clamp", "dropout", "im2col", "col2im")
-"""They choose, move or average values of one size, and what they read and write is half as large.
-Where they or the products sum, they sum in 32 bits and round the result."""
+_MOVERS = (
+    *("max_pool", "avg_pool", "lrn", "concat", "pad", "relu", "clamp", "dropout"),
+    *("im2col", "col2im"),
+)
+"""They choose, move, average or damp values of one size, and what they read and write is half as
+large. Where they or the products sum, they sum in 32 bits and round the result."""
 
 
 def mixed(graph: Graph, low: str = "bfloat16") -> Graph:

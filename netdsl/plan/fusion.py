@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from netdsl.ops import OPS
 
@@ -12,9 +13,11 @@ class Fusion:
     """What a backend offers to the partitioner and the memory plan.
 
     `maps`: elementwise nodes in one launch with each other and with reductions over one domain.
-    `epilogue`: elementwise operators that a product applies to a tile before writing it, reading at
-    most `operands` other tensors of the tile's size; `sums`: reductions over all axes but the last
-    that it takes of its tiles on the way. `batch`: updates that nothing waits for in one launch.
+    `epilogue`: elementwise operators that each product applies to a tile before writing it, reading
+    at most `operands` other tensors of the tile's size; `sums`: reductions over all axes but the
+    last that it takes of its tiles on the way, with `cast` also of what they are cast to; `over`:
+    products that may write a tile over another one that they read for it. `batch`: updates that
+    nothing waits for in one launch.
     `halo`: convolutions read images with zeros around them that their producer has written.
     `channels`: convolutions read images whose channels are padded to a multiple of this.
     `align`: bytes that every allocation begins at a multiple of, and every branch of a `concat`
@@ -22,9 +25,10 @@ class Fusion:
     """
 
     maps: bool = False
-    epilogue: frozenset[str] = frozenset()
+    epilogue: Mapping[str, frozenset[str]] = field(default_factory=dict)
     operands: int = 0
     sums: frozenset[str] = frozenset()
+    over: frozenset[str] = frozenset()
     batch: bool = False
     halo: bool = False
     channels: int = 1
@@ -35,14 +39,16 @@ class Fusion:
 ALONE = Fusion()
 """Every node is a launch of its own."""
 
+_PRODUCTS = ("conv2d", "conv2d_dgrad", "conv2d_wgrad", "matmul")
 _ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "clamp", "sigmoid", "tanh")
 _ARITHMETIC = ("add", "sub", "mul", "neg", "maximum", "minimum", "greater", "select", "cast")
 
 FUSED = Fusion(
     maps=True,
-    epilogue=frozenset((*_ACTIVATIONS, *_ARITHMETIC)),
+    epilogue=dict.fromkeys(_PRODUCTS, frozenset((*_ACTIVATIONS, *_ARITHMETIC))),
     operands=3,
     sums=frozenset(("moments", "reduce_sum")),
+    over=frozenset(_PRODUCTS),
     batch=True,
     halo=True,
 )

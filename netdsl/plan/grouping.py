@@ -119,13 +119,11 @@ class Grouping:
         beside = self._tensors_beside(group, domain, body)
         if len(beside) > self.fusion.operands:
             return False
-        ops = {n: flow.nodes[n] for n in body.nodes if n != sink and n in flow.edges}
         if flow.kind(sink) == "reduce":
-            if ops or not self._sums(group, sink):
-                return False
-        else:
-            ops[sink] = flow.nodes[sink]
-        return all(n.op in self.fusion.epilogue and n.type.size == domain for n in ops.values())
+            return self._sums(group, sink)
+        ops = [flow.nodes[n] for n in body.nodes if n in flow.edges]
+        known = self.fusion.epilogue.get(flow.nodes[group.sinks[0]].op, ())
+        return all(n.op in known and n.type.size == domain for n in ops)
 
     def _tensors_beside(self, group: Group, domain: int, body: Body) -> set[str]:
         """The tensors of the tile's size that an epilogue reads besides its tile."""
@@ -136,12 +134,18 @@ class Grouping:
         """Whether a product takes this sum on the way: not where another pass over its result
         reads the same and need not wait for the sum."""
         flow = self.flow
-        value = flow.edges[sink][0].base
+        value, reader = flow.edges[sink][0].base, sink
+        if "cast" in self.fusion.sums and self._only_summed(value, sink):
+            value, reader = flow.edges[value][0].base, value
         able = flow.nodes[sink].op in self.fusion.sums and flow.along_channels(sink)
         if not able or value not in group.sinks:
             return False
         passes = (r for r in flow.readers[value] if flow.kind(r) in ("elementwise", "reduce"))
-        return all(r == sink or sink in self.bodies.body([r]).bases for r in passes)
+        return all(r == reader or sink in self.bodies.body([r]).bases for r in passes)
+
+    def _only_summed(self, value: str, sink: str) -> bool:
+        cast = self.bodies.inlined(value) and self.flow.nodes[value].op == "cast"
+        return cast and self.flow.readers[value] == [sink]
 
     def _delayed(
         self, joins: set[str], sink: str, body: Body, depth: int

@@ -58,6 +58,11 @@ class Placement:
         first = layout.offset * self.itemsize
         return first, first + (last + 1) * self.itemsize
 
+    def overlaps(self, other: Placement) -> bool:
+        """Whether the two have bytes in common, or lie between each other's."""
+        (first, last), (start, stop) = self.span(), other.span()
+        return self.buffer == other.buffer and first < stop and start < last
+
     def whole(self) -> Layout:
         """The layout of the value with its zeros around it."""
         if self.geometry is None:

@@ -98,7 +98,7 @@ def _placed(
     states = {value: state for state, value in direct.items()}
     for value, state in states.items():
         found.owner[value] = state
-    reuse(flow, order, found, states)
+    reuse(flow, order, found, states, fusion.over)
     parts = storages(flow, order, found)
     offsets, arena = pack(parts, fusion.align)
     placements = {

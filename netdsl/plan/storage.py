@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 
 from netdsl.ops import OPS
@@ -14,12 +14,18 @@ from netdsl.types import ITEMSIZE, Node
 
 
 def reuse(
-    flow: Flow, order: Sequence[Kernel], found: Arrangement, states: Mapping[str, str]
+    flow: Flow,
+    order: Sequence[Kernel],
+    found: Arrangement,
+    states: Mapping[str, str],
+    over: Collection[str],
 ) -> None:
-    """Gives results the storage of an operand that nobody reads afterwards."""
+    """Gives results the storage of an operand that nobody reads afterwards; of products, those of
+    `over`."""
     last = _last_reads(flow, order, found)
     for i, kernel in enumerate(order):
-        if kernel.kind not in ("map", "anchor") or kernel.parts:
+        product = kernel.kind == "anchor" and flow.nodes[kernel.name].op in over
+        if not (kernel.kind == "map" or product) or kernel.parts:
             continue
         if any(flow.kind(n) == "reduce" for n in kernel.nodes):
             continue

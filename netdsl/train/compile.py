@@ -44,7 +44,7 @@ def compile_accumulation(network: Network, recipe: Recipe) -> Graph:
 
 def _precision(recipe: Recipe) -> tuple[Pass, ...]:
     low = low_of(recipe.precision)
-    return (pipeline.precision(low.name),) if low else ()
+    return (pipeline.precision(low.name), pipeline.ALGEBRAIC) if low else ()
 
 
 def _remembering_less(step: Graph, network: Network, recipe: Recipe) -> Graph:

@@ -65,6 +65,8 @@ def anchor_launch(memory: Memory, kernel: Kernel) -> Launch:
     if few_rows(memory, node):
         return dots_launch(memory, kernel, node)
     makers = {"conv2d": conv, "conv2d_dgrad": dgrad, "matmul": matmul}
+    if node.op not in makers:
+        raise Unsupported(f"no kernel for {node.op}")
     found, domain = makers[node.op](memory, kernel, node)
     if node.op != "matmul" and worth(memory, node, found):
         return Filtered(memory, kernel, node, found, domain).launch()

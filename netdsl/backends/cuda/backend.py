@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from netdsl.backends.arrays import ArrayBackend, address
-from netdsl.backends.cuda.anchors import Anchors, after
+from netdsl.backends.cuda.anchors import Anchors
 from netdsl.backends.cuda.device import Device, Thunk
 from netdsl.backends.cuda.fallback import foreign, on_the_host
 from netdsl.backends.cuda.generate import generated
@@ -23,16 +23,23 @@ from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan
 from netdsl.types import Array
 
+_ONTO = frozenset(("add", "cast"))
 CUDA = replace(
     FUSED,
-    epilogue=frozenset(),
-    operands=0,
-    sums=frozenset(),
+    epilogue={
+        "conv2d": _ONTO | {"relu"},
+        "conv2d_dgrad": _ONTO | {"greater", "select"},
+        "matmul": _ONTO | {"relu"},
+    },
+    operands=2,
+    over=frozenset(("matmul",)),
+    sums=frozenset(("reduce_sum", "cast")),
     halo=False,
     align=256,
     concat_align=16,
 )
-"""Products alone, everything around them in generated maps; no fused form is offered yet."""
+"""What cuBLASLt and cuDNN apply to a product, where that is faster than a generated map after it;
+sums are taken by that map. Everything else is generated too."""
 
 
 @dataclass(frozen=True)
@@ -138,25 +145,15 @@ class CudaBackend(ArrayBackend):
     def _anchor(
         self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]
     ) -> list[Thunk] | None:
-        """A product, then what else its kernel computes as a generated map."""
+        """A product, then what no library computes with it as a generated map."""
         key = (id(plan), address(memory[ARENA]))
         if key not in self.anchors:
             self.anchors.clear()  # one plan is bound after the other
             self.anchors[key] = Anchors(self.device, plan, memory)
         anchors = self.anchors[key]
         try:
-            place = anchors.place_of(kernel)
-            thunks: list[Thunk] = anchors.bound(plan.graph[kernel.name], place, self._launch)
-            rest = after(kernel)
-            if rest is None:
-                return thunks
-            places = {**plan.placements, kernel.name: place}
-            found = generated(plan, rest, self.device.multiprocessors, places)
-            if found is None:
-                return None
-            last = [self._launch(launch, anchors.memory) for launch in found]
-            return [*thunks, *last]
-        except (RuntimeError, Unmappable):
+            return anchors.bound(kernel, self._launch)
+        except Unmappable:
             return None
 
     def _launch(self, launch: Launch, memory: Mapping[str, Array]) -> Thunk:

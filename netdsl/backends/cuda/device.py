@@ -10,7 +10,7 @@ from typing import Any
 from netdsl.backends.cuda import nvrtc
 from netdsl.backends.cuda.launch import SCRATCH_BYTES, WORKSPACE_BYTES, Launch
 from netdsl.backends.cuda.libraries import cublaslt_version, cudnn, cupy_with_gpu
-from netdsl.backends.cuda.tuning import Choices, Tuner
+from netdsl.backends.cuda.tuning import Choices, Plans, Tuner
 from netdsl.backends.cuda.upload import Uploads
 
 Thunk = Callable[[], None]
@@ -34,6 +34,7 @@ class Device:
         self.chosen: dict[object, Any] = {}
         """What was found to be fastest, by operator, shapes and strides."""
         self.tuner = Tuner(self._choices())
+        self.plans = Plans(self._identity())
         self.repeatable = False
         self.uploads = Uploads(self.cupy.cuda, self.cupy.empty)
         self._pool = ThreadPoolExecutor(16)
@@ -41,10 +42,13 @@ class Device:
 
     def _choices(self) -> Choices:
         """What was fastest on GPUs of this name, with these libraries."""
+        return Choices(*self._identity())
+
+    def _identity(self) -> tuple[object, ...]:
         runtime = self.cupy.cuda.runtime
         name = runtime.getDeviceProperties(self.cupy.cuda.Device().id)["name"]
         versions = (cudnn().backend_version(), cublaslt_version(), runtime.driverGetVersion())
-        return Choices(name, self.multiprocessors, *versions)
+        return (name, self.multiprocessors, *versions)
 
     def with_tuner(self, tuner: Tuner, repeatable: bool) -> Device:
         """The same GPU, with choices of its own."""
@@ -54,12 +58,12 @@ class Device:
 
     def tuned(self, seconds: float) -> Device:
         """Times no longer than that in all."""
-        return self.with_tuner(Tuner(self._choices(), seconds), self.repeatable)
+        return self.with_tuner(Tuner(self._choices(), seconds, compiling=seconds), self.repeatable)
 
     def repeating(self) -> Device:
         """Times nothing and takes only what gives the same bits on every run: the likeliest way,
         which is the same one wherever GPU and libraries are."""
-        return self.with_tuner(Tuner(None, 0.0), True)
+        return self.with_tuner(Tuner(None, 0.0, compiling=0.0), True)
 
     def compiled(self, launch: Launch) -> Future[Any]:
         """The module of a source, on its way; each source is compiled once."""

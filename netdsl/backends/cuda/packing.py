@@ -46,6 +46,19 @@ class Packing:
             self.known[key] = inner
         return _widened(self.known[key], wide)
 
+    def vector(self, name: str, place: Placement, dtype: str) -> Placement:
+        """The values of a vector one after the other, in a type that may be another."""
+        size = math.prod(place.layout.shape)
+        steps = {t for n, t in zip(place.layout.shape, place.layout.strides, strict=True) if n > 1}
+        if place.dtype == dtype and steps <= {1}:
+            return place
+        key = (f"{dtype} of {name}", size)
+        if key not in self.known:
+            inner = self.buffer(dtype, place.layout.shape)
+            self.before += self.launches(copied(place, inner))
+            self.known[key] = inner
+        return self.known[key]
+
     def unpacked(self, out: Placement, channels: int | None = None) -> Placement:
         """Where a product may write a result with more channels, or without gaps."""
         wide = channels or out.layout.shape[-1]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any
@@ -25,6 +24,7 @@ _RESULT_BYTES = 96
 _ALGORITHM_BYTES = 64
 """The part of what the heuristic returns that says which algorithm it is."""
 _MOST = 8
+_NOTHING, _RELU, _BIAS = 1, 2, 4
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,61 @@ class Product:
     b: Matrix
     d: Matrix
     alignments: Ints
+    beside: Matrix | None = None
+    bias: bool = False
+    relu: bool = False
+
+    @property
+    def epilogue(self) -> int:
+        """The library's number for what is done before the result is written."""
+        return _RELU * self.relu + _BIAS * self.bias or _NOTHING
 
 
 def product_of(x: Placement, w: Placement, out: Placement) -> Product:
     """The product x w' at these places. Raises Unmappable where strides forbid it."""
     batch = len(w.layout.shape) - 2
-    rows = _flat(x.layout, batch)
-    result = _flat(out.layout, batch)
     a = _matrix(w.dtype, _flat(w.layout, batch), first=True)
-    b = _matrix(x.dtype, rows, first=False)
-    d = _matrix(out.dtype, result, first=False)
-    if d.turned:
+    b = _matrix(x.dtype, _flat(x.layout, batch), first=False)
+    return Product(a, b, _result(out, batch), _alignments(w, x, out))
+
+
+def gram_of(x: Placement, out: Placement) -> Product:
+    """The product x'x at these places. Raises Unmappable where strides forbid it."""
+    m = _flat(x.layout, 0)
+    turned = _Rows(1, 0, m.cols, m.rows, m.col_stride, m.row_stride)
+    a, b = (_matrix(x.dtype, turned, first) for first in (True, False))
+    return Product(a, b, _result(out, 0), _alignments(x, x, out))
+
+
+def finished(
+    product: Product, out: Placement, beside: Placement | None, bias: bool, relu: bool
+) -> Product:
+    """The product with what is added to it and done to the sum. Raises Unmappable for a batch of
+    products, and where `beside` does not lie like a result."""
+    if product.d.count > 1 or (beside and beside.dtype != out.dtype):
+        raise Unmappable("what is added has another type, or there is a batch of products")
+    added = _result(beside, 0) if beside else None
+    aligned = (*product.alignments, *(_alignments(beside) if beside else ()))
+    return replace(product, alignments=aligned, beside=added, bias=bias, relu=relu)
+
+
+def _result(out: Placement, batch: int) -> Matrix:
+    found = _matrix(out.dtype, _flat(out.layout, batch), first=False)
+    if found.turned:
         raise Unmappable("the result is transposed")
-    starts = [p.layout.offset * p.itemsize for p in (w, x, out)]
-    return Product(a, b, d, tuple(math.gcd(s, 256) for s in starts))
+    return found
+
+
+def _alignments(*places: Placement) -> Ints:
+    return tuple(math.gcd(p.start, 256) for p in places)
+
+
+def mappable(place: Placement, batch: int, result: bool = False) -> bool:
+    """Whether the library reads, or writes, a value where it lies."""
+    try:
+        return not (_matrix(place.dtype, _flat(place.layout, batch), False).turned and result)
+    except Unmappable:
+        return False
 
 
 @dataclass(frozen=True)
@@ -118,6 +159,13 @@ def _handle() -> ctypes.c_void_p:
     return handle
 
 
+def _set(what: ctypes.c_void_p, number: int, value: Any) -> None:
+    status = cublaslt().cublasLtMatmulDescSetAttribute(
+        what, ctypes.c_int(number), ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value))
+    )
+    _check(status, "a product's description")
+
+
 def _layout(m: Matrix) -> ctypes.c_void_p:
     found = ctypes.c_void_p()
     lib = cublaslt()
@@ -141,6 +189,17 @@ def _layout(m: Matrix) -> ctypes.c_void_p:
     return found
 
 
+@dataclass(frozen=True)
+class Pointers:
+    """Where a product's weight, rows and result begin, and what is added to it."""
+
+    weight: int
+    rows: int
+    result: int
+    beside: int = 0
+    bias: int = 0
+
+
 class _Call:
     """A product with its descriptors, ready for addresses and an algorithm."""
 
@@ -148,30 +207,37 @@ class _Call:
         self.device = device
         self.product = product
         self.lib = cublaslt()
-        dtype = product.d.dtype
-        compute = _COMPUTE.get(dtype, _COMPUTE_32)
-        scale = ctypes.c_double if dtype == "float64" else ctypes.c_float
+        scale = ctypes.c_double if product.d.dtype == "float64" else ctypes.c_float
         self.one, self.zero = scale(1), scale(0)
-        self.what = ctypes.c_void_p()
+        la, lb, ld = (_layout(m) for m in (product.a, product.b, product.d))
+        lc = _layout(product.beside) if product.beside else ld
+        self.layouts = (la, lb, lc, ld)
+
+    def described(self, bias: int) -> ctypes.c_void_p:
+        """What is computed; it holds the bias's address."""
+        product, what = self.product, ctypes.c_void_p()
+        double = product.d.dtype == "float64"
+        compute = _COMPUTE.get(product.d.dtype, _COMPUTE_32)
         status = self.lib.cublasLtMatmulDescCreate(
-            ctypes.byref(self.what), ctypes.c_int(compute), ctypes.c_int(dtype == "float64")
+            ctypes.byref(what), ctypes.c_int(compute), ctypes.c_int(double)
         )
         _check(status, "a product")
         for number, turned in ((3, product.a.turned), (4, product.b.turned)):
-            value = ctypes.c_int32(turned)
-            status = self.lib.cublasLtMatmulDescSetAttribute(
-                self.what, ctypes.c_int(number), ctypes.byref(value), ctypes.c_size_t(4)
-            )
-            _check(status, "a transposition")
-        self.layouts = [_layout(m) for m in (product.a, product.b, product.d)]
+            _set(what, number, ctypes.c_int32(turned))
+        if product.epilogue != _NOTHING:
+            _set(what, 7, ctypes.c_uint32(product.epilogue))
+        if product.bias:
+            _set(what, 8, ctypes.c_void_p(bias))
+        return what
 
-    def algorithms(self) -> list[Any]:
+    def algorithms(self, bias: int) -> list[Any]:
         """What the library's heuristic offers, the best guess first."""
         preference = ctypes.c_void_p()
         _check(self.lib.cublasLtMatmulPreferenceCreate(ctypes.byref(preference)), "a preference")
-        a, b, d = self.product.alignments
-        settings = [(1, ctypes.c_uint64(WORKSPACE_BYTES))]
-        settings += [(n, ctypes.c_uint32(v)) for n, v in ((5, a), (6, b), (7, d), (8, d))]  # type: ignore[misc]
+        a, b, d, *rest = self.product.alignments
+        aligned = (a, b, *(rest or (d,)), d)
+        settings: list[tuple[int, Any]] = [(1, ctypes.c_uint64(WORKSPACE_BYTES))]
+        settings += [(n, ctypes.c_uint32(v)) for n, v in zip((5, 6, 7, 8), aligned, strict=True)]
         for number, value in settings:
             status = self.lib.cublasLtMatmulPreferenceSetAttribute(
                 preference,
@@ -182,10 +248,9 @@ class _Call:
             _check(status, "a preference")
         results = (ctypes.c_uint8 * (_RESULT_BYTES * _MOST))()
         found = ctypes.c_int(0)
-        la, lb, ld = self.layouts
         status = self.lib.cublasLtMatmulAlgoGetHeuristic(
-            _handle(), self.what, la, lb, ld, ld, preference, ctypes.c_int(_MOST), results,
-            ctypes.byref(found),
+            _handle(), self.described(bias), *self.layouts, preference, ctypes.c_int(_MOST),
+            results, ctypes.byref(found),
         )  # fmt: skip
         _check(status, "to suggest an algorithm")
         size = _RESULT_BYTES
@@ -193,53 +258,41 @@ class _Call:
             (ctypes.c_uint8 * size)(*results[size * i : size * (i + 1)]) for i in range(found.value)
         ]
 
-    def thunk(self, algorithm: Any, pointers: Sequence[int]) -> Thunk:
-        pw, px, pd = (ctypes.c_void_p(p) for p in pointers)
-        la, lb, ld = self.layouts
+    def thunk(self, algorithm: Any, at: Pointers) -> Thunk:
+        pw, px, pd = (ctypes.c_void_p(p) for p in (at.weight, at.rows, at.result))
+        pc = ctypes.c_void_p(at.beside) if self.product.beside else pd
+        la, lb, lc, ld = self.layouts
         workspace = ctypes.c_void_p(int(self.device.workspace.data.ptr))
         stream = ctypes.c_void_p(int(self.device.stream.ptr))
-        one, zero = ctypes.byref(self.one), ctypes.byref(self.zero)
+        one = ctypes.byref(self.one)
+        share = one if self.product.beside else ctypes.byref(self.zero)
         size, how = ctypes.c_size_t(WORKSPACE_BYTES), ctypes.byref(algorithm)
-        call, handle, what = self.lib.cublasLtMatmul, _handle(), self.what
+        call, handle, what = self.lib.cublasLtMatmul, _handle(), self.described(at.bias)
 
         def run() -> None:
             status = call(
-                handle,
-                what,
-                one,
-                pw,
-                la,
-                px,
-                lb,
-                zero,
-                pd,
-                ld,
-                pd,
-                ld,
-                how,
-                workspace,
-                size,
+                handle, what, one, pw, la, px, lb, share, pc, lc, pd, ld, how, workspace, size,
                 stream,
-            )
+            )  # fmt: skip
             _check(status, "a product")
 
         return run
 
 
-def bound(device: Device, product: Product, pointers: Sequence[int]) -> Thunk:
-    """The product at these addresses (weight, rows, result) by its fastest algorithm. Raises
-    RuntimeError where cuBLASLt has none."""
+def bound(device: Device, product: Product, at: Pointers) -> Thunk:
+    """The product at these addresses by its fastest algorithm. Raises RuntimeError where cuBLASLt
+    has none."""
     key = ("product", product)
     if key not in device.chosen:
         call = _Call(device, product)
         offered = [
             Candidate(bytes(a)[:_ALGORITHM_BYTES].hex(), partial(_same, a))
-            for a in call.algorithms()
+            for a in call.algorithms(at.bias)
         ]
-        timed = lambda a: device.milliseconds(call.thunk(a, pointers))
+        timed = lambda a: device.milliseconds(call.thunk(a, at))
         device.chosen[key] = call, device.tuner.fastest(key, offered, timed, _MOST)
     call, algorithm = device.chosen[key]
-    return call.thunk(algorithm, pointers)
+    return call.thunk(algorithm, at)
 
 
 def _same(algorithm: Any) -> Any:

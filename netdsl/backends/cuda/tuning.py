@@ -16,10 +16,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Candidate(Generic[T]):
-    """A way to compute something. `make` raises an exception where it cannot be taken."""
+    """A way to compute something. `make` raises an exception where it cannot be taken. What is
+    `compiled` takes seconds to make."""
 
     name: str
     make: Callable[[], T]
+    compiled: bool = False
 
 
 class Choices:
@@ -53,19 +55,39 @@ class Choices:
             self.new = {}
 
 
+@dataclass(frozen=True)
+class Plans:
+    """Compiled plans, by what they compute; of one GPU with one set of libraries."""
+
+    identity: tuple[object, ...]
+
+    def read(self, what: object) -> bytes | None:
+        return kept.CUDA.read(kept.key_of("plan", *self.identity, what))
+
+    def keep(self, what: object, plan: bytes) -> None:
+        kept.CUDA.keep(kept.key_of("plan", *self.identity, what), plan)
+
+
+COMPILING = 25.0
+"""Seconds that a process spends on candidates that are compiled, unless told."""
+
+
 class Tuner:
     """Chooses among candidates, the likeliest first. `seconds` is what all timing may take
     together; None sets no limit. What is left when it is used up takes the first that works, and
-    is timed by another process with a budget of its own."""
+    is timed by another process with a budget of its own. So it is with `compiling`, the seconds
+    for candidates that are compiled: without any, they are passed over."""
 
     def __init__(
         self,
         choices: Choices | None,
         seconds: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        compiling: float = COMPILING,
     ) -> None:
         self.choices = choices
         self.left = seconds
+        self.compiling = compiling
         self._clock = clock
 
     def fastest(
@@ -83,11 +105,14 @@ class Tuner:
         before = self.choices.get(what) if self.choices else None
         ordered = [named[before]] if before in named else []
         ordered += [c for c in named.values() if c.name != before]
-        problem = "nothing is offered"
+        problem, passed_over = "nothing is offered", False
         found: list[tuple[float, int, str, T]] = []
         for candidate in ordered:
+            if candidate.compiled and self.compiling <= 0 and candidate.name != before:
+                passed_over = True
+                continue
             try:
-                made = candidate.make()
+                made = self._made(candidate)
                 certain = candidate.name == before or len(ordered) == 1
                 if certain or not (found or self._may_go_on()):
                     return made
@@ -101,9 +126,17 @@ class Tuner:
         if not found:
             raise RuntimeError(problem)
         _, _, name, made = min(found, key=lambda row: row[:2])
-        if self.choices and self._may_go_on():
+        if self.choices and self._may_go_on() and not passed_over:
             self.choices.put(what, name)
         return made
+
+    def _made(self, candidate: Candidate[T]) -> T:
+        began = self._clock()
+        try:
+            return candidate.make()
+        finally:
+            if candidate.compiled:
+                self.compiling -= self._clock() - began
 
     def _may_go_on(self) -> bool:
         return self.left is None or self.left > 0
