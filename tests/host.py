@@ -121,14 +121,14 @@ class Stream:
 
 class Hosted:
     """Stands for `Device`. What is asked for is compiled together, when the first of it runs; of
-    the ways to compute a product, the one of number `way` among those that work is taken."""
+    the ways to compute a product, the one of number `way`, or of that name, is taken."""
 
-    def __init__(self, folder: Path, way: int) -> None:
+    def __init__(self, folder: Path, way: int | str) -> None:
         self.cupy, self.stream = Cupy(), Stream()
         self.multiprocessors = MULTIPROCESSORS
         self.scratch = np.zeros(SCRATCH_BYTES, dtype=np.uint8)
         self.workspace = np.zeros(1 << 20, dtype=np.uint8)
-        self.tuner = Nth(way)
+        self.tuner = Preferring(way)
         self.repeatable = False
         self.taken: Counter[str] = Counter()
         """How often each library was called for what."""
@@ -151,22 +151,26 @@ class Hosted:
         self._made[source](given.ctypes.data_as(ctypes.c_void_p), *grid, *block)
 
 
-class Nth(Tuner):
-    """Takes the candidate of that number, of those that can be made; counted from behind where it
-    is negative."""
+class Preferring(Tuner):
+    """Takes the candidate of that number, of those that can be made, counted from behind where it
+    is negative; or one of that name, if there is one."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, way: int | str) -> None:
         super().__init__(None)
-        self.number = number
+        self.way = way
 
     def fastest(self, what: Any, candidates: Any, milliseconds: Any, most: int) -> Any:
-        made = []
+        made, named = [], []
         for candidate in candidates:
             with suppress(RuntimeError, Unmappable):
                 made.append(candidate.make())
+                if isinstance(self.way, str) and self.way in candidate.name:
+                    named.append(made[-1])
         if not made:
             raise RuntimeError("nothing works")
-        return made[max(-len(made), min(self.number, len(made) - 1))]
+        number = 0 if isinstance(self.way, str) else self.way
+        found = named or made
+        return found[max(-len(found), min(number, len(found) - 1))]
 
 
 class HostedBackend(CudaBackend):
@@ -184,7 +188,7 @@ class HostedBackend(CudaBackend):
 
 
 def hosted(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, way: int = 0, fusion: Fusion = CUDA
+    monkeypatch: pytest.MonkeyPatch, folder: Path, way: int | str = 0, fusion: Fusion = CUDA
 ) -> HostedBackend:
     """The CUDA engine without a GPU and its libraries, whose calls NumPy carries out. All
     convolutions are worth an epilogue."""

@@ -16,7 +16,7 @@ import pytest
 
 from netdsl.backends import repeatable
 from netdsl.backends.arrays import reference
-from netdsl.backends.cuda import convolution, nvrtc
+from netdsl.backends.cuda import convolution, direct, nvrtc
 from netdsl.backends.cuda.backend import CUDA, CudaBackend
 from netdsl.backends.cuda.device import Device
 from netdsl.backends.cuda.epilogue import Epilogue
@@ -190,6 +190,27 @@ def test_epilogues_of_convolutions_compile(kind: str, low: str) -> None:
     convolution.built(graph, 0)
     assert len(graph.serialize()) > 1000
     assert epilogue.kind == kind
+
+
+@pytest.mark.parametrize("low", ["bfloat16", "float16", "float32"])
+def test_convolutions_of_few_channels_compile(low: str) -> None:
+    """Those of LeNet: forward with an epilogue, and both gradients."""
+    image, weight, result = (4, 14, 14, 6), (16, 5, 5, 6), (4, 10, 10, 16)
+    x, w, y = (Placement(str(s), low, contiguous(s)) for s in (image, weight, result))
+    attrs = Attrs({**SAME, "pad": ((0, 0), (0, 0))})
+    epilogue = Epilogue("z", bias="b", beside="r", relu=True)
+    beside = {"bias": Placement("b", "float32", contiguous((16,))), "beside": y}
+    sources = set()
+    for op, given, out, e in (
+        ("conv2d", (x, w), y, epilogue),
+        ("conv2d_dgrad", (y, w), x, None),
+        ("conv2d_wgrad", (y, x), w, None),
+    ):
+        node = Node("y", op, ("a", "b"), attrs, TensorType(out.layout.shape, low))
+        found = direct.launches(node, given, out, 132, e, beside if e else None)
+        sources |= {launch.source for launch in found}
+    assert len(sources) == 4
+    compiles(sources, every=1)
 
 
 def test_a_net_gets_epilogues(monkeypatch: pytest.MonkeyPatch) -> None:

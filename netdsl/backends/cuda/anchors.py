@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from netdsl.backends.cuda import convolution, product, space
+from netdsl.backends.cuda import convolution, direct, product, space
 from netdsl.backends.cuda.device import Device, Thunk
 from netdsl.backends.cuda.epilogue import Form, forms
 from netdsl.backends.cuda.generate import generated
@@ -22,7 +22,8 @@ from netdsl.types import Array, Node
 
 Memory = Mapping[str, Array]
 Launcher = Callable[[Launch, Memory], Thunk]
-Way = Callable[["Cut", Packing], Thunk]
+Way = Callable[["Cut", Packing], Thunk | None]
+"""Gives a library's call; None where the launches that it has put into the packing are all."""
 Bound = tuple[list[Thunk], Packing]
 _CHANNELS = 8
 """What convolutions in 16 bits want a multiple of."""
@@ -105,7 +106,7 @@ class Anchors:
             [launcher(x, packing.memory) for x in some]
             for some in (packing.before, (*packing.after, *rest))
         )
-        return [*first, run, *last], packing
+        return [*first, *([run] if run else []), *last], packing
 
     def _rest(self, cut: Cut) -> tuple[Launch, ...]:
         """What the kernel computes from the value that is written."""
@@ -130,7 +131,7 @@ class Anchors:
         epilogue = cut.form.epilogue
         if epilogue is None:
             return Candidate(name, partial(self._taken, way, cut, launcher))
-        compiled = cut.node.op != "matmul"
+        compiled = way not in (self._product, self._direct)
         name = f"{name} {epilogue.kind}"
         return Candidate(name, partial(self._taken, way, cut, launcher), compiled)
 
@@ -144,7 +145,8 @@ class Anchors:
         if cut.node.op == "matmul":
             return (self._product,)
         worth = self.plan.graph[cut.node.name].type.nbytes >= convolution.WORTH_FUSING
-        return next(self._ways(cut), ()) if worth else ()
+        ways = next(self._ways(cut), ())
+        return ways if worth else tuple(w for w in ways if w == self._direct)
 
     def _ways(self, cut: Cut) -> Iterator[tuple[Way, ...]]:
         """Ways that compete, and then what is left where none of them works."""
@@ -156,12 +158,15 @@ class Anchors:
             return
         image = {"conv2d": 0, "conv2d_wgrad": 1}.get(cut.node.op)
         thin = image is not None and _thin(cut.node, cut.given[image])
-        yield (
-            (self._convolution, self._with_channels, self._in_blocks)
-            if thin
-            else (self._convolution,)
-        )
+        padded = (self._with_channels, self._in_blocks) if thin else ()
+        own = (self._direct,) if self._few_channels(cut) else ()
+        yield (self._convolution, *padded, *own)
         yield (self._packed_convolution,)
+
+    def _few_channels(self, cut: Cut) -> bool:
+        shapes = [p.layout.shape for p in (*cut.given, cut.out)]
+        image, result = {"conv2d_wgrad": (1, 0)}.get(cut.node.op, (0, 2))
+        return direct.offered(cut.node, shapes[image], shapes[result])
 
     def _product(self, cut: Cut, packing: Packing) -> Thunk:
         """Where values lie, as far as the library can read them there."""
@@ -197,12 +202,20 @@ class Anchors:
 
     def _convolution(self, cut: Cut, packing: Packing) -> Thunk:
         e = cut.form.epilogue
-        beside = [self.plan.placements[o] for o in e.operands] if e else []
+        beside = [self.plan.placements[o] for o in e.reads.values()] if e else []
         if any(cut.out.overlaps(p) for p in beside):
             raise Unmappable("a convolution may not write over what it reads")
         places = (*cut.given, *beside, cut.out)
         pointers = [packing.pointer(p) for p in places]
         return convolution.bound(self.device, convolution.Task(cut.node, places, e), pointers)
+
+    def _direct(self, cut: Cut, packing: Packing) -> None:
+        e, reads = cut.form.epilogue, cut.form.epilogue.reads if cut.form.epilogue else {}
+        beside = {field: self.plan.placements[name] for field, name in reads.items()}
+        multiprocessors, (first, second) = self.device.multiprocessors, cut.given
+        packing.after += direct.launches(
+            cut.node, (first, second), cut.out, multiprocessors, e, beside
+        )
 
     def _packed_convolution(self, cut: Cut, packing: Packing) -> Thunk:
         return self._convolution(_packed(cut, packing), packing)

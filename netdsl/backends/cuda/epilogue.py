@@ -25,9 +25,10 @@ class Epilogue:
     mask: str | None = None
 
     @property
-    def operands(self) -> tuple[str, ...]:
-        """What it reads, in the order of the fields."""
-        return tuple(o for o in (self.bias, self.beside, self.mask) if o is not None)
+    def reads(self) -> dict[str, str]:
+        """What it reads, by its fields, in their order."""
+        fields = {"bias": self.bias, "beside": self.beside, "mask": self.mask}
+        return {field: name for field, name in fields.items() if name is not None}
 
     @property
     def kind(self) -> str:
