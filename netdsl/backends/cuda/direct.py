@@ -210,6 +210,8 @@ def launches(
     """The kernels of a convolution or a gradient of one; `beside` are the epilogue's operands by
     its fields. Raises Unmappable where there is none."""
     first, second = given
+    if "float64" in (first.dtype, second.dtype, out.dtype):
+        raise Unmappable("sums are of 32 bits")
     if node.op == "conv2d_wgrad":
         return _wgrad(node, first, second, out, multiprocessors)
     forward = node.op == "conv2d"
