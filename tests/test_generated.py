@@ -96,9 +96,7 @@ WAYS = (0, -1)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("net", BLOCK_NETS)
 def test_blocks_on_the_cpu(net: str, way: int, engine: Engine) -> None:
-    unmapped = run(simplify(lower(block_step(net))), engine(way), 1e-9)
-    groups = {"normalised": 4, "plain": 3}
-    assert len(unmapped) <= groups.get(net, 0), unmapped
+    assert run(simplify(lower(block_step(net))), engine(way), 1e-9) == []
 
 
 @needs_compiler
@@ -107,7 +105,7 @@ def test_blocks_on_the_cpu(net: str, way: int, engine: Engine) -> None:
 def test_mixed_blocks_on_the_cpu(net: str, way: int, engine: Engine) -> None:
     """16-bit loads and stores; sums stay in 32 bits, so one step stays near the interpreter's."""
     graph = simplify(mixed(simplify(lower(step_of(BLOCKS, net, batch=2))), "bfloat16"))
-    run(graph, engine(way), 0.05, steps=1)
+    assert run(graph, engine(way), 0.05, steps=1) == []
 
 
 @needs_compiler

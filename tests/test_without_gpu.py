@@ -45,8 +45,6 @@ from tests.described import H100, cudnn_missing, described, driver, plans_of
 from tests.graphs import plain_recipe
 
 MODELS = sorted((ROOT / "models").rglob("*.net"))
-BY_REFERENCE = (".local",)
-"""Layers that parts of are computed by the operators' references yet."""
 IN_FULL = ("cifar", "lenet", "mobilenet")
 
 
@@ -112,9 +110,7 @@ def sources(path: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     for graph in graphs(path):
         bound(graph, backend)
         convolutions += len(graph.of("conv2d"))
-        known = any(layer in name for name in graph.nodes for layer in BY_REFERENCE)
-        assert known == bool(backend.fallbacks), backend.fallbacks
-        backend.fallbacks.clear()
+        assert not backend.fallbacks
     if not cudnn_missing():
         plans = plans_of(backend)
         assert bool(plans) == bool(convolutions)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from netdsl.backends.cuda.expression import Expr, Load, Number
-from netdsl.backends.cuda.index import Digits, Ints, Term, Unmappable
+from netdsl.backends.cuda.index import Digits, Ints, Term
 from netdsl.backends.cuda.launch import THREADS
 from netdsl.backends.cuda.trace import Traced
 
@@ -85,12 +85,12 @@ def geometry(traced: Traced) -> Geometry:
 
 
 def _outer(digits: Digits, kept: tuple[Term, ...]) -> int:
-    """How many leading digits number results; all others but the last must be added up."""
-    flags = [s != 0 for s in digits.strides(kept)[:-1]]
-    outer = flags.index(False) if False in flags else len(flags)
-    if any(flags[outer:]):
-        raise Unmappable("results are numbered by digits on both sides of those added up")
-    return outer
+    """How many leading digits number results, after all that do have been put there; the others
+    but the last are added up."""
+    numbering = [s != 0 for s in digits.strides(kept)]
+    whole = numbering[: len(digits.order)]
+    digits.lead(whole)
+    return sum(numbering[:-1])
 
 
 def _width(traced: Traced, digits: Digits, exprs: list[Expr]) -> int:

@@ -103,6 +103,8 @@ class Digits:
             raise Unmappable("two shapes cut the domain at places that do not fit together")
         self.cuts = order
         self.width = 0
+        self.order: list[int] = []
+        """In which order all digits but the last come."""
         self._merge()
 
     def _all(self) -> Iterator[Term]:
@@ -111,8 +113,16 @@ class Digits:
 
     @property
     def extents(self) -> Ints:
-        whole = [a // b for a, b in pairwise(self.cuts)]
+        whole = self._ordered([a // b for a, b in pairwise(self.cuts)])
         return tuple([*whole[:-1], whole[-1] // self.width, self.width] if self.width else whole)
+
+    def _ordered(self, values: list[int]) -> list[int]:
+        return [*(values[i] for i in self.order), *values[-1:]]
+
+    def lead(self, first: Sequence[bool]) -> None:
+        """Puts those digits before the others that are told to be; the last one stays."""
+        order = [*(i for i, f in zip(self.order, first, strict=True) if f)]
+        self.order = order + [i for i in self.order if i not in order]
 
     def strides(self, address: Sequence[Term]) -> Ints:
         """How far one step of each digit moves an address."""
@@ -122,9 +132,11 @@ class Digits:
             for i, w in enumerate(self.cuts[1:]):
                 if t.piece.weight <= w < top:
                     found[i] += t.stride * (w // t.piece.weight)
+        found = self._ordered(found)
         return tuple([*found[:-1], found[-1] * self.width, found[-1]] if self.width else found)
 
     def _merge(self) -> None:
+        self.order = list(range(len(self.cuts) - 2))
         rows = [self.strides(a) for a in self.addresses]
         extents = self.extents
         kept = [self.cuts[0]]
@@ -134,6 +146,7 @@ class Digits:
             if any(r[i] != r[i + 1] * extents[i + 1] for r in rows)
         ]
         self.cuts = [*kept, 1] if self.size > 1 else [1]
+        self.order = list(range(len(self.cuts) - 2))
 
     def split_last(self, width: int) -> None:
         """Cuts the last digit into groups of `width`."""

@@ -1,4 +1,4 @@
-"""Kernels over neighbourhoods: pooling with its gradients, and normalisation across channels."""
+"""Kernels over windows: pooling with its gradients, windows side by side and back into images."""
 
 from __future__ import annotations
 
@@ -105,13 +105,42 @@ _MEAN_GRAD = (
 )
 
 
+# channel `own` of a row of windows side by side is channel c of the pixel at r, s of its window
+_COLUMNS = """
+  const int own = (int)c, r = own / C / KS, s = own / C % KS;
+  const int h = p * SH - PT + r * DH, w = q * SW - PL + s * DW;
+  R v[V]; EACH v[j] = 0;
+  if (h >= 0 && h < H && w >= 0 && w < W) {
+    const i64 c = own % C;
+    unpack<R>(load<V>(AT(a, n, h, w)), v);
+  }
+  store<V>(AT(y, n, p, q), v);
+"""
+
+_FROM_COLUMNS = """
+  R d[V]; EACH d[j] = 0;
+  const i64 own = c;
+  for (int r = 0; r < KR; r++) for (int s = 0; s < KS; s++) {
+    const int h = p + PT - r * DH, w = q + PL - s * DW, oh = h / SH, ow = w / SW;
+    if (h >= 0 && w >= 0 && h % SH == 0 && w % SW == 0 && oh < OH && ow < OW) {
+      const i64 c = (i64)(r * KS + s) * C + own;
+      R v[V]; unpack<R>(load<V>(AT(a, n, oh, ow)), v);
+      EACH d[j] += v[j];
+    }
+  }
+  store<V>(AT(y, n, p, q), d);
+"""
+
+
 def launch(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
-    """The kernels of a pooling operator or its gradient; none for other operators."""
+    """The kernels of an operator over windows or its gradient; none for other operators."""
     make = {
         "max_pool": _max_pool,
         "max_pool_grad": _max_pool_grad,
         "avg_pool": _avg_pool,
         "avg_pool_grad": _avg_pool_grad,
+        "im2col": _im2col,
+        "col2im": _col2im,
     }.get(node.op)
     return make(node, args, out) if make else ()
 
@@ -120,6 +149,8 @@ def _window(node: Node) -> dict[str, int]:
     a = node.attrs
     (kr, ks), (sh, sw), ((pt, _), (pl, _)) = a["kernel"], a["stride"], a["pad"]
     found = {"KR": kr, "KS": ks, "SH": sh, "SW": sw, "PT": pt, "PL": pl}
+    if "dilation" in a:
+        found |= dict(zip(("DH", "DW"), a["dilation"], strict=True))
     if "counted" in a:
         (ct, cb), (cl, cr) = a["counted"]
         found |= {"CT": ct, "CB": cb, "CL": cl, "CR": cr}
@@ -136,6 +167,16 @@ def _avg_pool(node: Node, args: Sequence[Placement], out: Placement) -> tuple[La
 
 def _avg_pool_grad(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
     return (_launch(_MEAN_GRAD, _window(node), {"a": args[0], "y": out}, out, out, args[0]),)
+
+
+def _im2col(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
+    window = {**_window(node), "C": args[0].layout.shape[3]}
+    return (_launch(_COLUMNS, window, {"a": args[0], "y": out}, out, args[0], out),)
+
+
+def _col2im(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
+    window = {**_window(node), "C": out.layout.shape[3]}
+    return (_launch(_FROM_COLUMNS, window, {"a": args[0], "y": out}, out, out, args[0]),)
 
 
 def _max_pool_grad(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
