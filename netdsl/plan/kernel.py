@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from netdsl.types import Graph
 
 KernelKind = Literal["map", "anchor", "opaque", "copy"]
 
@@ -24,3 +27,17 @@ class Kernel:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     parts: tuple[Kernel, ...] = ()
+
+
+def part(graph: Graph, kernel: Kernel, outputs: Sequence[str], known: Collection[str]) -> Kernel:
+    """The map that computes some outputs of a kernel; what is `known` it reads from memory."""
+    todo, nodes, inputs = list(outputs), set[str](), set[str]()
+    while todo:
+        name = todo.pop()
+        if name in known or name not in kernel.nodes:
+            inputs.add(name)
+        elif name not in nodes:
+            nodes.add(name)
+            todo += graph[name].args
+    ordered = tuple(n for n in kernel.nodes if n in nodes)
+    return Kernel(outputs[-1], "map", ordered, tuple(sorted(inputs)), tuple(outputs))

@@ -60,7 +60,8 @@ class Anchors:
             raise Unmappable("a value owns zeros around it")
         ways = [(cut, way) for cut in fused for way in self._fused_ways(cut)]
         for group in self._ways(plain):
-            both = (*ways, *((plain, way) for way in group))
+            both = [*ways, *((plain, way) for way in group)]
+            both.sort(key=lambda pair: pair[1] == self._direct)  # libraries are the likelier ones
             offered = [self._candidate(way, cut, launcher) for cut, way in both]
             try:
                 thunks, packing = self.device.tuner.fastest(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from netdsl.plan.kernel import Kernel
+from netdsl.plan.kernel import Kernel, part
 from netdsl.types import Graph, Node
 
 
@@ -127,16 +127,5 @@ def _zero(node: Node) -> bool:
 
 def _after(graph: Graph, kernel: Kernel, value: str) -> Kernel | None:
     """The map that computes what a kernel writes besides `value`, and from that."""
-    outputs = tuple(o for o in kernel.outputs if o != value)
-    if not outputs:
-        return None
-    todo, nodes, inputs = list(outputs), set[str](), set[str]()
-    while todo:
-        name = todo.pop()
-        if name == value or name not in kernel.nodes or name == kernel.name:
-            inputs.add(name)
-        elif name not in nodes:
-            nodes.add(name)
-            todo += graph[name].args
-    ordered = tuple(n for n in kernel.nodes if n in nodes)
-    return Kernel(outputs[-1], "map", ordered, tuple(sorted(inputs)), outputs)
+    outputs = [o for o in kernel.outputs if o != value]
+    return part(graph, kernel, outputs, {value, kernel.name}) if outputs else None

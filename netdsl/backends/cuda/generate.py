@@ -10,7 +10,7 @@ from netdsl.backends.cuda.launch import Launch
 from netdsl.backends.cuda.maps import launches
 from netdsl.backends.cuda.trace import copied, trace
 from netdsl.backends.cuda.updates import together
-from netdsl.plan.kernel import Kernel
+from netdsl.plan.kernel import Kernel, part
 from netdsl.plan.placement import Placement
 from netdsl.plan.plan import Plan
 
@@ -56,5 +56,24 @@ def _launches(
             or channels.launch(node, args, out)
             or rows.launch(node, args, out)
         )
-    traced_kernel = trace(graph, places, kernel.inputs, kernel.nodes, kernel.outputs)
-    return launches(traced_kernel, multiprocessors)
+    try:
+        traced_kernel = trace(graph, places, kernel.inputs, kernel.nodes, kernel.outputs)
+        return launches(traced_kernel, multiprocessors)
+    except Unmappable:
+        if len(kernel.outputs) == 1:
+            raise
+    return _one_by_one(plan, kernel, multiprocessors, places)
+
+
+def _one_by_one(
+    plan: Plan, kernel: Kernel, multiprocessors: int, places: Places
+) -> tuple[Launch, ...]:
+    """Each output by itself, where their shapes do not go together."""
+    read = [places[i] for i in kernel.inputs]
+    if any(places[o].overlaps(r) for o in kernel.outputs[:-1] for r in read):
+        raise Unmappable("an output lies where a later one still reads")
+    found: list[Launch] = []
+    for i, output in enumerate(kernel.outputs):
+        alone = part(plan.graph, kernel, [output], kernel.outputs[:i])
+        found += _launches(plan, alone, multiprocessors, places)
+    return tuple(found)
