@@ -30,8 +30,10 @@ class Augmentation:
 
 
 def _flipped(images: Array, draws: Array, window: Size, p: float) -> Array:
-    chosen = draws[:, 0] < p
-    return np.where(chosen[:, None, None, None], images[:, :, ::-1], images)
+    found = images.copy()
+    chosen, pixels = draws[:, 0] < p, found.view(f"V{images.shape[3]}")[..., 0]
+    pixels[chosen] = pixels[chosen][:, :, ::-1]
+    return found
 
 
 def _cut_out(images: Array, draws: Array, window: Size, size: int) -> Array:
@@ -40,8 +42,9 @@ def _cut_out(images: Array, draws: Array, window: Size, size: int) -> Array:
     y, x = (np.floor(draws[:, i] * side).astype(np.int64) for i, side in ((0, h), (1, w)))
     rows = np.abs(np.arange(h) - y[:, None] + 0.5 * (1 - size % 2)) <= size / 2 - 0.25
     columns = np.abs(np.arange(w) - x[:, None] + 0.5 * (1 - size % 2)) <= size / 2 - 0.25
-    hole = rows[:, :, None, None] & columns[:, None, :, None]
-    return np.where(hole, np.uint8(128), images)
+    found = images.copy()
+    found[rows[:, :, None] & columns[:, None, :]] = 128
+    return found
 
 
 @dataclass(frozen=True)

@@ -86,11 +86,15 @@ def random_crop(images: Array, draws: Array, window: Size, pad: int | None) -> A
         raise fail(message, help="what it cuts out has the net's size anyway: `random_crop`")
     images = _large_enough(images, window, pad)
     wide = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    room = [a - b + 1 for a, b in zip(wide.shape[1:3], window, strict=True)]
-    top, left = (np.floor(draws[:, i] * room[i]).astype(np.int64) for i in (0, 1))
-    rows = (top[:, None] + np.arange(window[0]))[:, :, None]
-    columns = (left[:, None] + np.arange(window[1]))[:, None, :]
-    return wide[np.arange(len(wide))[:, None, None], rows, columns]
+    n, h, w, c = wide.shape
+    top, left = (
+        np.floor(draws[:, i] * (there - wanted + 1)).astype(np.int64)
+        for i, (there, wanted) in enumerate(zip((h, w), window, strict=True))
+    )
+    # rows of bytes, which are copied whole
+    size = window[0], window[1] * c
+    parts = np.lib.stride_tricks.sliding_window_view(wide.reshape(n, h, w * c), size, axis=(1, 2))
+    return parts[np.arange(n), top, left * c].reshape(n, *window, c)
 
 
 def _large_enough(images: Array, window: Size, pad: int) -> Array:
