@@ -31,7 +31,7 @@ from netdsl.plan.placement import Placement
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.signature import Chosen
-from netdsl.train.compile import compile_step
+from netdsl.train.compile import compile_accumulation, compile_step
 from netdsl.train.precision import LOW, PRECISIONS
 from netdsl.types import Attrs, Graph, Node, TensorType
 from tests.conftest import HypothesisDraw
@@ -246,3 +246,13 @@ def test_convolutions_of_few_channels(case: Any, dtype: str, engine: Engine) -> 
     assert run(graph, backend, 1e-5 if dtype == "float32" else 0.02, steps=1) == []
     strided = case[3] != (1, 1)
     assert sum(backend.device.taken.values()) == strided  # whose gradient a library computes
+
+
+@needs_compiler
+@pytest.mark.parametrize("way", WAYS)
+def test_timing_leaves_the_states_alone(way: int, engine: Engine) -> None:
+    """Gradients are summed up in states where an update takes several batches."""
+    network = elaborate(load(BLOCKS), "plain", Settings(batch=2, training=True))
+    graph = compile_accumulation(network, replace(plain_recipe(), accumulate=2))
+    assert any(graph[n].op == "add" for n in graph.updates.values())
+    assert run(graph, engine(way), 1e-4) == []

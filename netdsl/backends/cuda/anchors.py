@@ -16,7 +16,7 @@ from netdsl.backends.cuda.packing import Packing
 from netdsl.backends.cuda.tuning import Candidate
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import contiguous
-from netdsl.plan.placement import Placement
+from netdsl.plan.placement import ARENA, Placement
 from netdsl.plan.plan import Plan
 from netdsl.types import Array, Node
 
@@ -24,11 +24,20 @@ Memory = Mapping[str, Array]
 Launcher = Callable[[Launch, Memory], Thunk]
 Way = Callable[["Cut", Packing], Thunk | None]
 """Gives a library's call; None where the launches that it has put into the packing are all."""
-Bound = tuple[list[Thunk], Packing]
 _CHANNELS = 8
 """What convolutions in 16 bits want a multiple of."""
 _RAW = "products"
 """The buffer of products that the rest of their kernel reads and nothing else."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A kernel's launches, of which timing may run some: not those that write states, which a step
+    will read."""
+
+    thunks: list[Thunk]
+    timed: list[Thunk]
+    packing: Packing
 
 
 @dataclass(frozen=True)
@@ -58,20 +67,23 @@ class Anchors:
         *fused, plain = (self._cut(kernel, form) for form in forms(self.plan.graph, kernel))
         if any(p.geometry is not None for p in (*plain.given, plain.out)):
             raise Unmappable("a value owns zeros around it")
+        if not _in_between(plain.out):
+            raise Unmappable("a product is a state, which timing would write")
+        fused = [cut for cut in fused if _in_between(cut.out)]
         ways = [(cut, way) for cut in fused for way in self._fused_ways(cut)]
         for group in self._ways(plain):
             both = [*ways, *((plain, way) for way in group)]
             both.sort(key=lambda pair: pair[1] == self._direct)  # libraries are the likelier ones
             offered = [self._candidate(way, cut, launcher) for cut, way in both]
             try:
-                thunks, packing = self.device.tuner.fastest(
+                found = self.device.tuner.fastest(
                     self._what(kernel, plain), offered, self._milliseconds, len(offered)
                 )
             except RuntimeError:  # the next group may do
                 ways.clear()
                 continue
-            self._packed, self.memory = packing.known, packing.memory
-            return thunks
+            self._packed, self.memory = found.packing.known, found.packing.memory
+            return found.thunks
         raise Unmappable(f"no library computes {kernel.name}")
 
     def _cut(self, kernel: Kernel, form: Form) -> Cut:
@@ -88,7 +100,7 @@ class Anchors:
         for name in kernel.outputs:
             p = places[name]
             alike = (p.dtype, p.layout.shape) == (kind.dtype, kind.shape) and p.geometry is None
-            if alike and not any(p.overlaps(r) for r in read):
+            if alike and _in_between(p) and not any(p.overlaps(r) for r in read):
                 return p
         if _RAW not in self.memory:
             self.memory[_RAW] = self.device.cupy.zeros(self._most(), dtype="uint8")
@@ -107,7 +119,12 @@ class Anchors:
             [launcher(x, packing.memory) for x in some]
             for some in (packing.before, (*packing.after, *rest))
         )
-        return [*first, *([run] if run else []), *last], packing
+        product = [*first, *([run] if run else [])]
+        states = cut.form.rest and any(
+            not _in_between(self.plan.placements[o]) for o in cut.form.rest.outputs
+        )
+        timed = product if states else [*product, *last]
+        return Bound([*product, *last], timed, packing)
 
     def _rest(self, cut: Cut) -> tuple[Launch, ...]:
         """What the kernel computes from the value that is written."""
@@ -122,7 +139,7 @@ class Anchors:
 
     def _milliseconds(self, way: Bound) -> float:
         def run() -> None:
-            for thunk in way[0]:
+            for thunk in way.timed:
                 thunk()
 
         return self.device.milliseconds(run)
@@ -251,6 +268,11 @@ class Anchors:
             return self._convolution(Cut(form, given, result), packing)
         out = packing.unblocked_weight(weight, blocks)
         return self._convolution(Cut(form, (result, image), out), packing)
+
+
+def _in_between(place: Placement) -> bool:
+    """Whether nothing is lost where a value is written before its time."""
+    return place.buffer in (ARENA, _RAW)
 
 
 def _thin(node: Node, image: Placement) -> bool:
