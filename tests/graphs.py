@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -235,3 +236,35 @@ class _Net:
             self.updates |= {slot.name: v, w.name: b.descend(w, v, lr)}
         shown = {f"d {name}": g for name, g in gradients.items()}
         return verify(b.graph({"loss": loss, "x": self.x, **shown}, self.updates, "drawn"))
+
+
+FEW = [
+    ((3, 9, 8, 1), 6, (5, 5), (1, 1), 2, (1, 1)),
+    ((2, 14, 14, 6), 16, (5, 5), (1, 1), 0, (1, 1)),
+    ((2, 11, 10, 3), 5, (3, 4), (2, 3), 1, (1, 1)),
+    ((1, 12, 9, 2), 17, (3, 3), (1, 1), 2, (2, 2)),
+    ((2, 40, 40, 12), 12, (3, 3), (1, 1), 1, (1, 1)),
+]
+"""Images, channels behind, kernel, stride, padding, dilation; one whose bands are many."""
+
+
+def convolution_with_gradients(
+    image: Any, count: int, kernel: Any, stride: Any, pad: int, dilation: Any, dtype: str
+) -> Graph:
+    b = Builder()
+
+    def given(name: str, shape: Any) -> Node:
+        return b.cast(b.input(name, TensorType(shape, "float32")), dtype=dtype)
+
+    x, w = given("x", image), given("w", (count, *kernel, image[3]))
+    y = b.conv2d(x, w, stride=stride, pad=((pad, pad), (pad, pad)), dilation=dilation)
+    offset, u = given("offset", (count,)), given("u", y.type.shape)
+    gradients = grad(b, y, [x, w], cotangent=u)
+    positive = b.greater(given("mask", image), b.const(0.0, dtype))
+    outputs = {
+        "y": b.relu(b.add(y, offset)),
+        "dx": b.select(positive, gradients[x.name], b.const(0.0, dtype)),
+        "dw": gradients[w.name],
+    }
+    wide = {name: b.cast(value, dtype="float32") for name, value in outputs.items()}
+    return simplify(b.graph(wide))

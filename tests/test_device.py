@@ -11,7 +11,7 @@ import pytest
 
 from netdsl import kept
 from netdsl.backends import open_backend
-from netdsl.backends.cuda import nvrtc
+from netdsl.backends.cuda import convolution, nvrtc
 from netdsl.errors import NetError
 from netdsl.ir.evaluate import results
 from netdsl.language.parse import parse
@@ -26,7 +26,17 @@ from netdsl.train.loop import Trainer
 from netdsl.types import Graph
 from tests.conftest import ROOT
 from tests.differences import gradient_errors
-from tests.graphs import BLOCK_NETS, BLOCKS, step_of, values_for
+from tests.graphs import (
+    BLOCK_NETS,
+    BLOCKS,
+    FEW,
+    by_algebra,
+    convolution_with_gradients,
+    lowered_step,
+    step_of,
+    values_for,
+)
+from tests.host import Preferring
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +98,51 @@ def test_kernels_of_any_partition_bind(net: str, backend: Any) -> None:
     worst = compared(graph, replace(backend, fusion=replace(FUSED, halo=False, align=256)))
     name = max(worst, key=worst.__getitem__)
     assert worst[name] < 2e-4, (name, worst[name])
+
+
+WAYS = (0, 1, -1, "_direct")
+"""Libraries' epilogues, products alone with what follows them generated, kernels of our own."""
+
+
+def taking(way: int | str, backend: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The engine that takes the same way for each product, as far as there is one."""
+    monkeypatch.setattr(convolution, "WORTH_FUSING", 0)
+    device = backend.device.with_tuner(Preferring(way), False)
+    return replace(backend, device=device, fallbacks=[], anchors={})
+
+
+@pytest.mark.parametrize("net", ["residual", "googlenet"])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_compute_a_product(
+    way: int | str, net: str, backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = lowered_step(net, by_algebra, dtype="float32")
+    worst = compared(graph, taking(way, backend, monkeypatch))
+    name = max(worst, key=worst.__getitem__)
+    assert worst[name] < 2e-3, (name, worst[name])
+
+
+@pytest.mark.parametrize("low", ["bfloat16", "float16"])
+@pytest.mark.parametrize("way", WAYS)
+def test_batch_norm_by_algebra_in_16_bits(
+    way: int | str, low: str, backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow = lambda graph: mixed(graph, low)
+    graph = lowered_step("residual", narrow, by_algebra, dtype="float32", batch=8)
+    worst = compared(graph, taking(way, backend, monkeypatch), steps=2)
+    assert graph.of("gram")
+    assert np.isfinite(list(worst.values())).all()
+    assert worst["loss"] < 0.05, worst["loss"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("case", FEW, ids=lambda case: "x".join(map(str, case[0])))
+def test_convolutions_of_few_channels(
+    case: Any, dtype: str, backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = convolution_with_gradients(*case, dtype)
+    worst = compared(graph, taking("_direct", backend, monkeypatch))
+    assert max(worst.values()) < (1e-4 if dtype == "float32" else 0.02), worst
 
 
 @pytest.mark.parametrize("net", BLOCK_NETS)

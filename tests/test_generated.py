@@ -16,9 +16,7 @@ from hypothesis import strategies as st
 from netdsl.backends.cuda import space
 from netdsl.backends.cuda.maps import launches
 from netdsl.backends.cuda.trace import Traced
-from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
-from netdsl.ir.grad import grad
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import load
 from netdsl.ops import OPS
@@ -38,8 +36,10 @@ from tests.conftest import HypothesisDraw
 from tests.graphs import (
     BLOCK_NETS,
     BLOCKS,
+    FEW,
     block_step,
     by_algebra,
+    convolution_with_gradients,
     drawn_step,
     lowered_step,
     plain_recipe,
@@ -202,38 +202,6 @@ def moved(traced: Traced, source: Any, target: Any, folder: Path) -> None:
     words = words_of(launch, {"a": source, "b": target})
     pointer = words.ctypes.data_as(ctypes.c_void_p)
     library([launch], folder).call_0(pointer, *launch.grid, launch.threads)
-
-
-FEW = [
-    ((3, 9, 8, 1), 6, (5, 5), (1, 1), 2, (1, 1)),
-    ((2, 14, 14, 6), 16, (5, 5), (1, 1), 0, (1, 1)),
-    ((2, 11, 10, 3), 5, (3, 4), (2, 3), 1, (1, 1)),
-    ((1, 12, 9, 2), 17, (3, 3), (1, 1), 2, (2, 2)),
-    ((2, 40, 40, 12), 12, (3, 3), (1, 1), 1, (1, 1)),
-]
-"""Images, channels behind, kernel, stride, padding, dilation; one whose bands are many."""
-
-
-def convolution_with_gradients(
-    image: Any, count: int, kernel: Any, stride: Any, pad: int, dilation: Any, dtype: str
-) -> Graph:
-    b = Builder()
-
-    def given(name: str, shape: Any) -> Node:
-        return b.cast(b.input(name, TensorType(shape, "float32")), dtype=dtype)
-
-    x, w = given("x", image), given("w", (count, *kernel, image[3]))
-    y = b.conv2d(x, w, stride=stride, pad=((pad, pad), (pad, pad)), dilation=dilation)
-    offset, u = given("offset", (count,)), given("u", y.type.shape)
-    gradients = grad(b, y, [x, w], cotangent=u)
-    positive = b.greater(given("mask", image), b.const(0.0, dtype))
-    outputs = {
-        "y": b.relu(b.add(y, offset)),
-        "dx": b.select(positive, gradients[x.name], b.const(0.0, dtype)),
-        "dw": gradients[w.name],
-    }
-    wide = {name: b.cast(value, dtype="float32") for name, value in outputs.items()}
-    return simplify(b.graph(wide))
 
 
 @needs_compiler
