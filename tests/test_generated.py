@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from netdsl.backends.cuda import space
 from netdsl.backends.cuda.maps import launches
 from netdsl.backends.cuda.trace import Traced
+from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import load
@@ -223,4 +224,37 @@ def test_timing_leaves_the_states_alone(way: int, engine: Engine) -> None:
     network = elaborate(load(BLOCKS), "plain", Settings(batch=2, training=True))
     graph = compile_accumulation(network, replace(plain_recipe(), accumulate=2))
     assert any(graph[n].op == "add" for n in graph.updates.values())
-    assert run(graph, engine(way), 1e-4) == []
+    backend = engine(way)
+    backend.device.timing = True
+    assert run(graph, backend, 1e-4) == []
+
+
+def read_twice(kind: str) -> Graph:
+    """A product that is added to a value which dies there, and what else is computed from both."""
+    b = Builder()
+    x = b.input("x", TensorType((64, 32), "float32"))
+    w = b.state("w", TensorType((32, 32), "float32"), ("normal", 1.0))
+    r = b.matmul(x, w)
+    p = b.matmul(b.tanh(b.matmul(b.tanh(x), w)), w)
+    v = b.add(p, r)
+    outputs = {"v": b.relu(v), "p": p} if kind == "product" else {"v": v, "u": b.add(v, r)}
+    return b.graph(outputs)
+
+
+@needs_compiler
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["product", "sum"])
+def test_nothing_is_written_over_what_is_read_later(kind: str, way: int, engine: Engine) -> None:
+    assert run(read_twice(kind), engine(way), 1e-4, steps=1) == []
+
+
+@needs_compiler
+@pytest.mark.parametrize("way", WAYS)
+def test_an_epilogue_behind_a_view(way: int, engine: Engine) -> None:
+    """A convolution whose relu comes after it has been flattened."""
+    b = Builder()
+    x = b.input("x", TensorType((2, 2, 2, 4), "float32"))
+    w = b.state("w", TensorType((10, 3, 3, 4), "float32"), ("normal", 1.0))
+    y = b.conv2d(x, w, stride=(2, 2), pad=((1, 1), (1, 1)))
+    graph = b.graph({"y": b.relu(b.reshape(y, shape=(2, 10)))})
+    assert run(graph, engine(way), 1e-4, steps=1) == []

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from netdsl.plan.flow import Edge, Flow
-from netdsl.plan.fusion import repeatable
+from netdsl.plan.fusion import Fusion, repeatable
 
-Epilogue = Mapping[str, frozenset[str]]
 _MOST_READS = 8
 """A value made from more tensors of its size than this is stored, so that kernels stay small."""
 
@@ -28,11 +27,11 @@ class Body:
 class Bodies:
     """Bodies of kernels under a choice of what is `stored`; of that, `must` cannot be otherwise."""
 
-    def __init__(self, flow: Flow, epilogue: Epilogue) -> None:
+    def __init__(self, flow: Flow, fusion: Fusion) -> None:
         self.flow = flow
         self.must = set(_needed_in_memory(flow))
         self.stored = self.must | set(_worth_storing(flow, self.must))
-        self.must |= {v for s in sorted(self.stored) for v in self._read_by_epilogue(s, epilogue)}
+        self.must |= {v for s in sorted(self.stored) for v in self._read_by_epilogue(s, fusion)}
         self.stored |= self.must
 
     def body(
@@ -57,14 +56,14 @@ class Bodies:
                     found.reads[e.arg] = e
         return found
 
-    def _read_by_epilogue(self, sink: str, epilogue: Epilogue) -> Iterator[str]:
+    def _read_by_epilogue(self, sink: str, fusion: Fusion) -> Iterator[str]:
         """What a product that computes the sink from its tiles would compute again for each of
         their elements: values for each channel, which it reads instead."""
         nodes, body, domain = self.flow.nodes, self.body([sink]), self.flow.domain(sink)
         wide = [n for n in body.nodes if n in self.flow.edges and nodes[n].type.size == domain]
         ops = {nodes[n].op for n in wide}
         bases = {e.base for e in body.reads.values() if e.full}
-        if any(ops <= epilogue.get(nodes[b].op, frozenset()) for b in bases):
+        if any(ops <= fusion.applied(nodes[b]) for b in bases):
             small = {e.base for n in wide for e in self.flow.edges[n]} & body.nodes
             yield from small - set(wide)
 

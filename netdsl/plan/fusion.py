@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from netdsl.ops import OPS
+from netdsl.types import Node
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,9 @@ class Fusion:
     `epilogue`: elementwise operators that each product applies to a tile before writing it, reading
     at most `operands` other tensors of the tile's size; `sums`: reductions over all axes but the
     last that it takes of its tiles on the way, with `cast` also of what they are cast to; `over`:
-    products that may write a tile over another one that they read for it. `batch`: updates that
-    nothing waits for in one launch.
+    products that may write a tile over another one that they read for it; `least`: bytes of the
+    result from which a product has an epilogue. `batch`: updates that nothing waits for in one
+    launch.
     `halo`: convolutions read images with zeros around them that their producer has written.
     `channels`: convolutions read images whose channels are padded to a multiple of this.
     `align`: bytes that every allocation begins at a multiple of, and every branch of a `concat`
@@ -29,11 +31,17 @@ class Fusion:
     operands: int = 0
     sums: frozenset[str] = frozenset()
     over: frozenset[str] = frozenset()
+    least: Mapping[str, int] = field(default_factory=dict)
     batch: bool = False
     halo: bool = False
     channels: int = 1
     align: int = 64
     concat_align: int = 4
+
+    def applied(self, product: Node) -> frozenset[str]:
+        """The operators that a product applies to its tiles."""
+        small = product.type.nbytes < self.least.get(product.op, 0)
+        return frozenset() if small else self.epilogue.get(product.op, frozenset())
 
 
 ALONE = Fusion()

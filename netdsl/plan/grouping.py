@@ -122,7 +122,7 @@ class Grouping:
         if flow.kind(sink) == "reduce":
             return self._sums(group, sink)
         ops = [flow.nodes[n] for n in body.nodes if n in flow.edges]
-        known = self.fusion.epilogue.get(flow.nodes[group.sinks[0]].op, ())
+        known = self.fusion.applied(flow.nodes[group.sinks[0]])
         return all(n.op in known and n.type.size == domain for n in ops)
 
     def _tensors_beside(self, group: Group, domain: int, body: Body) -> set[str]:

@@ -41,7 +41,7 @@ class _Partitioner:
     def __init__(self, flow: Flow, fusion: Fusion) -> None:
         self.flow = flow
         self.fusion = fusion
-        self.bodies = Bodies(flow, fusion.epilogue)
+        self.bodies = Bodies(flow, fusion)
         self.grouping = Grouping(self.bodies, fusion)
 
     def kernels(self) -> tuple[Kernel, ...]:

@@ -24,7 +24,8 @@ def reuse(
     `over`."""
     last = _last_reads(flow, order, found)
     for i, kernel in enumerate(order):
-        product = kernel.kind == "anchor" and flow.nodes[kernel.name].op in over
+        alone = len(kernel.outputs) == 1  # others may be computed from the operand afterwards
+        product = kernel.kind == "anchor" and flow.nodes[kernel.name].op in over and alone
         if not (kernel.kind == "map" or product) or kernel.parts:
             continue
         if any(flow.kind(n) == "reduce" for n in kernel.nodes):

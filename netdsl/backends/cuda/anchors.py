@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -61,6 +62,17 @@ class Anchors:
         self.plan = plan
         self.memory = dict(memory)
         self._packed: dict[tuple[str, int], Placement] = {}
+        self._compile()
+
+    def _compile(self) -> None:
+        """Begins with all that may follow a product, so that timing does not wait for one after
+        the other."""
+        for kernel in self.plan.kernels:
+            if kernel.kind == "anchor":
+                for form in forms(self.plan.graph, kernel):
+                    with suppress(Unmappable):
+                        for launch in self._rest(self._cut(kernel, form)):
+                            self.device.compiled(launch)
 
     def bound(self, kernel: Kernel, launcher: Launcher) -> list[Thunk]:
         """The launches of a product's kernel. Raises Unmappable where no library computes it."""
@@ -114,17 +126,14 @@ class Anchors:
     def _taken(self, way: Way, cut: Cut, launcher: Launcher) -> Bound:
         packing = Packing(self.device, dict(self.memory), self._packed)
         run = way(cut, packing)
-        rest = self._rest(cut)
-        first, last = (
+        first, last, rest = (
             [launcher(x, packing.memory) for x in some]
-            for some in (packing.before, (*packing.after, *rest))
+            for some in (packing.before, packing.after, self._rest(cut))
         )
-        product = [*first, *([run] if run else [])]
-        states = cut.form.rest and any(
-            not _in_between(self.plan.placements[o]) for o in cut.form.rest.outputs
-        )
-        timed = product if states else [*product, *last]
-        return Bound([*product, *last], timed, packing)
+        product = [*first, *([run] if run else []), *last]
+        after = cut.form.rest.outputs if cut.form.rest else ()
+        states = not all(_in_between(self.plan.placements[o]) for o in after)
+        return Bound([*product, *rest], product if states else [*product, *rest], packing)
 
     def _rest(self, cut: Cut) -> tuple[Launch, ...]:
         """What the kernel computes from the value that is written."""
@@ -162,9 +171,7 @@ class Anchors:
     def _fused_ways(self, cut: Cut) -> tuple[Way, ...]:
         if cut.node.op == "matmul":
             return (self._product,)
-        worth = self.plan.graph[cut.node.name].type.nbytes >= convolution.WORTH_FUSING
-        ways = next(self._ways(cut), ())
-        return ways if worth else tuple(w for w in ways if w == self._direct)
+        return next(self._ways(cut), ())
 
     def _ways(self, cut: Cut) -> Iterator[tuple[Way, ...]]:
         """Ways that compete, and then what is left where none of them works."""
@@ -184,7 +191,8 @@ class Anchors:
     def _few_channels(self, cut: Cut) -> bool:
         shapes = [p.layout.shape for p in (*cut.given, cut.out)]
         image, result = {"conv2d_wgrad": (1, 0)}.get(cut.node.op, (0, 2))
-        return direct.offered(cut.node, shapes[image], shapes[result])
+        images = all(len(shape) == 4 for shape in shapes)
+        return images and direct.offered(cut.node, shapes[image], shapes[result])
 
     def _product(self, cut: Cut, packing: Packing) -> Thunk:
         """Where values lie, as far as the library can read them there."""
@@ -213,7 +221,7 @@ class Anchors:
             places = self.plan.placements
             beside = places[e.beside] if e.beside else None
             bias = packing.vector(e.bias, places[e.bias], out.dtype) if e.bias else None
-            found = product.finished(found, out, beside, bias is not None, e.relu)
+            found = product.finished(found, out, beside, bias, e.relu)
             added = (packing.pointer(p) if p else 0 for p in (beside, bias))
             at = product.Pointers(at.weight, at.rows, at.result, *added)
         return product.bound(self.device, found, at)
@@ -221,6 +229,8 @@ class Anchors:
     def _convolution(self, cut: Cut, packing: Packing) -> Thunk:
         e = cut.form.epilogue
         beside = [self.plan.placements[o] for o in e.reads.values()] if e else []
+        if any(len(p.layout.shape) != 4 for p in (*cut.given, cut.out)):
+            raise Unmappable("a convolution gives an image, not a view of one")
         if any(cut.out.overlaps(p) for p in beside):
             raise Unmappable("a convolution may not write over what it reads")
         places = (*cut.given, *beside, cut.out)

@@ -10,6 +10,7 @@ import numpy as np
 
 from netdsl.backends.arrays import ArrayBackend, address
 from netdsl.backends.cuda.anchors import Anchors
+from netdsl.backends.cuda.convolution import WORTH_FUSING
 from netdsl.backends.cuda.device import Device, Thunk
 from netdsl.backends.cuda.fallback import foreign, on_the_host
 from netdsl.backends.cuda.generate import generated
@@ -33,6 +34,7 @@ CUDA = replace(
     },
     operands=2,
     over=frozenset(("matmul",)),
+    least=dict.fromkeys(("conv2d", "conv2d_dgrad"), WORTH_FUSING),
     sums=frozenset(("reduce_sum", "cast")),
     halo=False,
     align=256,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,7 +26,8 @@ MOST_PLANS = 12
 MOST_FUSED = 3
 """Plans with an epilogue are compiled when they are built, for a second each; the first are best."""
 WORTH_FUSING = 16 << 20
-"""Bytes of a result from which on an epilogue is compiled: some microseconds a step are saved."""
+"""Bytes of a result from which on a convolution gets an epilogue: what it saves, a second of
+compilation and the sums that can no longer be taken of it on the way considered."""
 _TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BFLOAT16"}
 
 
@@ -184,8 +186,9 @@ def _fastest(
     most = MOST_FUSED if task.epilogue else MOST_PLANS
     index = device.tuner.fastest(task.key, plans, timed, most)
     if task.epilogue is not None and device.handle is not None:
-        built(graph, index)  # what was built last is what is written
-        device.plans.keep(task.key, bytes(graph.serialize()))
+        with suppress(Exception):  # the libraries' own errors: it is compiled again then
+            built(graph, index)  # what was built last is what is written
+            device.plans.keep(task.key, bytes(graph.serialize()))
     return graph, tensors, index
 
 
@@ -198,7 +201,7 @@ def _read_back(device: Device, task: Task) -> Any:
         return None
     graph = cudnn().pygraph(**device.planned_for)
     try:
-        graph.deserialize(device.handle, found)
+        graph.deserialize(device.handle, list(found))
     except Exception:  # the library's own errors have no common type: it is built anew
         return None
     return graph

@@ -49,13 +49,14 @@ class Product:
     d: Matrix
     alignments: Ints
     beside: Matrix | None = None
-    bias: bool = False
+    bias: int = 0
+    """What the address of the bias is a multiple of, where there is one."""
     relu: bool = False
 
     @property
     def epilogue(self) -> int:
         """The library's number for what is done before the result is written."""
-        return _RELU * self.relu + _BIAS * self.bias or _NOTHING
+        return _RELU * self.relu + _BIAS * bool(self.bias) or _NOTHING
 
 
 def product_of(x: Placement, w: Placement, out: Placement) -> Product:
@@ -75,7 +76,11 @@ def gram_of(x: Placement, out: Placement) -> Product:
 
 
 def finished(
-    product: Product, out: Placement, beside: Placement | None, bias: bool, relu: bool
+    product: Product,
+    out: Placement,
+    beside: Placement | None,
+    bias: Placement | None,
+    relu: bool,
 ) -> Product:
     """The product with what is added to it and done to the sum. Raises Unmappable for a batch of
     products, and where `beside` does not lie like a result."""
@@ -83,7 +88,8 @@ def finished(
         raise Unmappable("what is added has another type, or there is a batch of products")
     added = _result(beside, 0) if beside else None
     aligned = (*product.alignments, *(_alignments(beside) if beside else ()))
-    return replace(product, alignments=aligned, beside=added, bias=bias, relu=relu)
+    (even,) = _alignments(bias) if bias else (0,)
+    return replace(product, alignments=aligned, beside=added, bias=even, relu=relu)
 
 
 def _result(out: Placement, batch: int) -> Matrix:
