@@ -114,8 +114,6 @@ class Anchors:
             alike = (p.dtype, p.layout.shape) == (kind.dtype, kind.shape) and p.geometry is None
             if alike and _in_between(p) and not any(p.overlaps(r) for r in read):
                 return p
-        if _RAW not in self.memory:
-            self.memory[_RAW] = self.device.cupy.zeros(self._most(), dtype="uint8")
         return Placement(_RAW, kind.dtype, contiguous(kind.shape))
 
     def _most(self) -> int:
@@ -124,6 +122,8 @@ class Anchors:
         return max(self.plan.graph[k.name].type.nbytes for k in inner)
 
     def _taken(self, way: Way, cut: Cut, launcher: Launcher) -> Bound:
+        if cut.out.buffer == _RAW and _RAW not in self.memory:
+            self.memory[_RAW] = self.device.cupy.zeros(self._most(), dtype="uint8")
         packing = Packing(self.device, dict(self.memory), self._packed)
         run = way(cut, packing)
         first, last, rest = (
