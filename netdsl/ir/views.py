@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from netdsl.ops import OPS
-from netdsl.types import Graph, Node
+from netdsl.types import Emitter, Graph, Node
 
 
 def shown(graph: Graph, name: str) -> Node:
@@ -12,3 +12,9 @@ def shown(graph: Graph, name: str) -> Node:
     while OPS[node.op].kind == "view":
         node = graph[node.args[0]]
     return node
+
+
+def row(b: Emitter, x: Node, i: int) -> Node:
+    """The i-th of what a matrix holds along its first axis, as a vector."""
+    c = x.type.shape[1]
+    return b.reshape(b.slice(x, start=(i, 0), stop=(i + 1, c), step=(1, 1)), shape=(c,))

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from netdsl.errors import fail
+from netdsl.ir.views import row
 from netdsl.kinds import Flag, Number, Whole
 from netdsl.layers.init import INIT
 from netdsl.layers.layer import Layer, Site, channels, image_of
@@ -43,7 +44,7 @@ def _batchnorm(site: Site, x: Node, momentum: float, eps: float, **scale: Any) -
 def _batch_moments(
     site: Site, x: Node, axes: tuple[int, ...], mean: Node, variance: Node, momentum: float
 ) -> Node:
-    b, c = site.b, channels(x)
+    b = site.b
     count = math.prod(x.type.shape[a] for a in axes)
     if count == 1:
         raise fail(
@@ -53,8 +54,7 @@ def _batch_moments(
     m = b.moments(x, axes=axes)
     unbiased = (1.0, count / (count - 1))
     for i, (state, factor) in enumerate(zip((mean, variance), unbiased, strict=True)):
-        row = b.slice(m, start=(i, 0), stop=(i + 1, c), step=(1, 1))
-        value = b.mul(b.reshape(row, shape=(c,)), b.const(factor))
+        value = b.mul(row(b, m, i), b.const(factor))
         site.update(state, b.ema(state, value, decay=1 - momentum))
     return m
 

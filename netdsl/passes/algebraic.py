@@ -8,12 +8,10 @@ y is, and the scale goes into W. The gradient of all this is the gradient of wha
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from netdsl.ir.builder import Builder
-from netdsl.passes.rewrite import dead, rebuilt
+from netdsl.passes.rewrite import dead, reads, rebuilt, standard
 from netdsl.types import ITEMSIZE, Graph, Node
 
 FLOPS_PER_BYTE = 250
@@ -54,28 +52,23 @@ class Product:
 
 def products(graph: Graph) -> dict[str, Product]:
     """The products in a graph that nothing but a batch norm reads, by the name of their moments."""
-    readers: dict[str, list[Node]] = {}
-    for node in graph.nodes.values():
-        for name in node.args:
-            readers.setdefault(name, []).append(node)
-    for name in graph.roots:
-        readers.setdefault(name, []).append(graph[name])
-    return {m.name: p for m in graph.of("moments") for p in _normalised(graph, m, readers)}
+    count, found = reads(graph), {}
+    for node in graph.of("normalize"):
+        y, m = (graph[a] for a in node.args)
+        alone = m.op == "moments" and m.args == (y.name,) and count[y.name] == 2
+        if alone and m.attrs["axes"] == tuple(range(y.type.rank - 1)):
+            if y.op == "cast" and count[y.args[0]] == 1:
+                y = graph[y.args[0]]
+            if y.op == "matmul" and graph[y.args[1]].type.rank == 2:
+                found[m.name] = _product(graph, y)
+    return found
 
 
-def _normalised(graph: Graph, m: Node, readers: dict[str, list[Node]]) -> Iterator[Product]:
-    y = graph[m.args[0]]
-    others = [n for n in readers[y.name] if n is not m]
-    only = len(others) == 1 and others[0].op == "normalize" and others[0].args == (y.name, m.name)
-    if not only or m.attrs["axes"] != tuple(range(y.type.rank - 1)):
-        return
-    if y.op == "cast" and len(readers[y.args[0]]) == 1:
-        y = graph[y.args[0]]
-    if y.op == "matmul" and graph[y.args[1]].type.rank == 2:
-        x, w = (graph[a] for a in y.args)
-        weight = w.args[0] if w.op == "cast" else w.name
-        (outer, inner), rows = w.type.shape, x.type.size // x.type.shape[-1]
-        yield Product(x.name, weight, rows, inner, outer, ITEMSIZE[x.type.dtype])
+def _product(graph: Graph, y: Node) -> Product:
+    x, w = (graph[a] for a in y.args)
+    weight = w.args[0] if w.op == "cast" else w.name
+    (outer, inner), rows = w.type.shape, x.type.size // x.type.shape[-1]
+    return Product(x.name, weight, rows, inner, outer, ITEMSIZE[x.type.dtype])
 
 
 @dataclass(frozen=True)
@@ -97,7 +90,7 @@ class _Algebra:
         self.new: dict[str, Node] = {}
         self.products = {m: p for m, p in products(graph).items() if p.saved > least}
         self.pieces: dict[str, _Pieces] = {}
-        self.shared = _read_twice(graph)
+        self.reads = reads(graph)
 
     def rewritten(self) -> Graph:
         rules = {"normalize": self._normalize, "mul": self._mul, "add": self._add}
@@ -135,13 +128,8 @@ class _Algebra:
         product = self.products.get(node.args[1])
         if product is None:
             return None
-        b, m, k, dtype = self.b, self.new[node.args[1]], product.outer, node.type.dtype
-        mean, variance = (
-            b.reshape(b.slice(m, start=(i, 0), stop=(i + 1, k), step=(1, 1)), shape=(k,))
-            for i in (0, 1)
-        )
-        deviation = b.sqrt(b.add(variance, b.const(node.attrs["eps"], dtype)))
-        factor = b.div(b.const(1.0, dtype), deviation)
+        b = self.b
+        mean, factor = standard(b, self.new[node.args[1]], node.attrs["eps"])
         return self._scaled(product, factor, b.neg(b.mul(mean, factor)))
 
     def _scaled(self, product: Product, factor: Node, offset: Node) -> _Pieces:
@@ -179,12 +167,7 @@ class _Algebra:
 
     def _in_pieces(self, name: str) -> _Pieces | None:
         """The pieces of a value that is not needed whole as well."""
-        return None if name in self.shared else self.pieces.get(name)
-
-
-def _read_twice(graph: Graph) -> set[str]:
-    reads = Counter(a for n in graph.nodes.values() for a in n.args) + Counter(graph.roots)
-    return {name for name, count in reads.items() if count > 1}
+        return self.pieces.get(name) if self.reads[name] == 1 else None
 
 
 def _as(b: Builder, x: Node, dtype: str) -> Node:

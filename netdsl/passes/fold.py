@@ -4,7 +4,6 @@ weights before it."""
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from netdsl.ir.builder import Builder
 from netdsl.ir.views import shown
 from netdsl.ops import OPS
-from netdsl.passes.rewrite import Rewriter, Rule, dead, rebuilt
+from netdsl.passes.rewrite import Rewriter, Rule, dead, reads, rebuilt, standard
 from netdsl.passes.simplify import RULES as SIMPLER
 from netdsl.types import Graph, Node, TensorType
 
@@ -32,14 +31,14 @@ def fold(graph: Graph) -> Graph:
     move into the weights of the product before them where nothing else reads that product (Jacob
     et al. 2018, section 3.2)."""
     b = _Folder()
-    reads = Counter(a for n in graph.nodes.values() for a in n.args) + Counter(graph.roots)
+    count = reads(graph)
     new: dict[str, Node] = {}
     for node in graph.nodes.values():
         with b.at(node.span, node.name, node.region):
             args = (new[a] for a in node.args)
             found = b.emit(node.op, *args, name=node.name, **node.attrs)
         new[node.name] = found
-        if reads[node.name] > 1:
+        if count[node.name] > 1:
             b.shared.add(found.name)
     return dead(rebuilt(b, graph, new))
 
@@ -103,12 +102,7 @@ class _Folder(Rewriter):
 def _normalize(b: _Folder, x: Node, m: Node, axes: Any, eps: float) -> Node | None:
     if x.name in b.still or m.name not in b.still or axes != tuple(range(x.type.rank - 1)):
         return None
-    c, dtype = x.type.shape[-1], x.type.dtype
-    mean, variance = (
-        b.reshape(b.slice(m, start=(i, 0), stop=(i + 1, c), step=(1, 1)), shape=(c,))
-        for i in (0, 1)
-    )
-    scale = b.div(b.const(1.0, dtype), b.sqrt(b.add(variance, b.const(eps, dtype))))
+    mean, scale = standard(b, m, eps)
     return b.add(b.mul(x, scale), b.mul(b.neg(mean), scale))
 
 

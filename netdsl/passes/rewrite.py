@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from netdsl.errors import internal
 from netdsl.ir.builder import Builder
+from netdsl.ir.views import row
 from netdsl.types import Graph, Node
 
 Rule = Callable[..., Node | None]
@@ -56,6 +58,18 @@ def rebuilt(b: Builder, graph: Graph, new: Mapping[str, Node]) -> Graph:
         {state: new[name] for state, name in graph.updates.items()},
         graph.name,
     )
+
+
+def reads(graph: Graph) -> Counter[str]:
+    """How often each value is read or given out."""
+    return Counter(a for n in graph.nodes.values() for a in n.args) + Counter(graph.roots)
+
+
+def standard(b: Builder, m: Node, eps: float) -> tuple[Node, Node]:
+    """What normalising by moments takes away from each channel, and what it multiplies it by."""
+    mean, variance = row(b, m, 0), row(b, m, 1)
+    one, least = (b.const(value, m.type.dtype) for value in (1.0, eps))
+    return mean, b.div(one, b.sqrt(b.add(variance, least)))
 
 
 def dead(graph: Graph) -> Graph:

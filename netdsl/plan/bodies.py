@@ -31,7 +31,7 @@ class Bodies:
         self.flow = flow
         self.must = set(_needed_in_memory(flow))
         self.stored = self.must | set(_worth_storing(flow, self.must))
-        self.must |= {v for s in sorted(self.stored) for v in self._read_by_epilogue(s, fusion)}
+        self.must |= {v for s in self._stretching() for v in self._read_by_epilogue(s, fusion)}
         self.stored |= self.must
 
     def body(
@@ -55,6 +55,17 @@ class Bodies:
                 else:
                     found.reads[e.arg] = e
         return found
+
+    def _stretching(self) -> set[str]:
+        """The stored values for which a smaller one is computed on the way."""
+        nodes = self.flow.nodes
+        small = {
+            e.base
+            for name, edges in self.flow.edges.items()
+            for e in edges
+            if self.inlined(e.base) and nodes[e.base].type.size < nodes[name].type.size
+        }
+        return {s for name in small for s in self.stored_readers(name)}
 
     def _read_by_epilogue(self, sink: str, fusion: Fusion) -> Iterator[str]:
         """What a product that computes the sink from its tiles would compute again for each of

@@ -24,9 +24,7 @@ def reuse(
     `over`."""
     last = _last_reads(flow, order, found)
     for i, kernel in enumerate(order):
-        alone = len(kernel.outputs) == 1  # others may be computed from the operand afterwards
-        product = kernel.kind == "anchor" and flow.nodes[kernel.name].op in over and alone
-        if not (kernel.kind == "map" or product) or kernel.parts:
+        if not _in_place(flow, kernel, over) or kernel.parts:
             continue
         if any(flow.kind(n) == "reduce" for n in kernel.nodes):
             continue
@@ -43,6 +41,14 @@ def reuse(
                     found.owner[out] = found.owner[name]
                     last[found.owner[out]] = max(last[found.owner[out]], last.get(out, i))
                     break
+
+
+def _in_place(flow: Flow, kernel: Kernel, over: Collection[str]) -> bool:
+    """Whether a kernel is done with an element when it writes the one in its place: a product with
+    several results may compute some of them afterwards."""
+    if kernel.kind == "anchor":
+        return flow.nodes[kernel.name].op in over and len(kernel.outputs) == 1
+    return kernel.kind == "map"
 
 
 def _last_reads(flow: Flow, order: Sequence[Kernel], found: Arrangement) -> dict[str, int]:

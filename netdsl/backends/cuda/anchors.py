@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -43,15 +42,23 @@ class Bound:
 
 @dataclass(frozen=True)
 class Cut:
-    """A form of a kernel at its places: those of the product's operands, and of what is written."""
+    """A form of a kernel at its places: those of the product's operands, of what its epilogue reads
+    (by its fields) and of what is written. `rest` are the launches for what is left; None where
+    there is no kernel for it."""
 
     form: Form
     given: tuple[Placement, ...]
+    beside: Mapping[str, Placement]
     out: Placement
+    rest: tuple[Launch, ...] | None
 
     @property
     def node(self) -> Node:
         return self.form.node
+
+    def at(self, *places: Placement) -> Cut:
+        """With other places of the operands and, the last one, of what is written."""
+        return replace(self, given=places[:-1], out=places[-1])
 
 
 class Anchors:
@@ -62,21 +69,32 @@ class Anchors:
         self.plan = plan
         self.memory = dict(memory)
         self._packed: dict[tuple[str, int], Placement] = {}
-        self._compile()
+        self._cuts = {k.name: self._ways_to_cut(k) for k in plan.kernels if k.kind == "anchor"}
 
-    def _compile(self) -> None:
-        """Begins with all that may follow a product, so that timing does not wait for one after
-        the other."""
-        for kernel in self.plan.kernels:
-            if kernel.kind == "anchor":
-                for form in forms(self.plan.graph, kernel):
-                    with suppress(Unmappable):
-                        for launch in self._rest(self._cut(kernel, form)):
-                            self.device.compiled(launch)
+    def _ways_to_cut(self, kernel: Kernel) -> list[Cut]:
+        """All of them, the product alone last. What may follow it begins to be compiled, so that
+        timing does not wait for one kernel after the other."""
+        cuts = [self._cut(kernel, form) for form in forms(self.plan.graph, kernel)]
+        for launch in (launch for cut in cuts for launch in cut.rest or ()):
+            self.device.compiled(launch)
+        return cuts
+
+    def _cut(self, kernel: Kernel, form: Form) -> Cut:
+        places, epilogue = self.plan.placements, form.epilogue
+        given = tuple(places[a] for a in form.node.args)
+        beside = {field: places[n] for field, n in epilogue.reads.items()} if epilogue else {}
+        out = places[form.value] if form.value in kernel.outputs else self._raw(kernel)
+        return Cut(form, given, beside, out, self._rest(form, out))
+
+    def _rest(self, form: Form, out: Placement) -> tuple[Launch, ...] | None:
+        if form.rest is None:
+            return ()
+        places = {**self.plan.placements, form.value: out}
+        return generated(self.plan, form.rest, self.device.multiprocessors, places)
 
     def bound(self, kernel: Kernel, launcher: Launcher) -> list[Thunk]:
         """The launches of a product's kernel. Raises Unmappable where no library computes it."""
-        *fused, plain = (self._cut(kernel, form) for form in forms(self.plan.graph, kernel))
+        *fused, plain = self._cuts[kernel.name]
         if any(p.geometry is not None for p in (*plain.given, plain.out)):
             raise Unmappable("a value owns zeros around it")
         if not _in_between(plain.out):
@@ -98,12 +116,6 @@ class Anchors:
             return found.thunks
         raise Unmappable(f"no library computes {kernel.name}")
 
-    def _cut(self, kernel: Kernel, form: Form) -> Cut:
-        places = self.plan.placements
-        given = tuple(places[a] for a in form.node.args)
-        known = form.value in kernel.outputs
-        return Cut(form, given, places[form.value] if known else self._raw(kernel))
-
     def _raw(self, kernel: Kernel) -> Placement:
         """Where a product is written that only the rest of its kernel reads: where an output will
         be, if that is alike and nothing lies there yet, else in a buffer for all of them."""
@@ -122,29 +134,20 @@ class Anchors:
         return max(self.plan.graph[k.name].type.nbytes for k in inner)
 
     def _taken(self, way: Way, cut: Cut, launcher: Launcher) -> Bound:
+        if cut.rest is None:
+            raise Unmappable(f"no kernel computes what follows {cut.form.value}")
         if cut.out.buffer == _RAW and _RAW not in self.memory:
             self.memory[_RAW] = self.device.cupy.zeros(self._most(), dtype="uint8")
         packing = Packing(self.device, dict(self.memory), self._packed)
         run = way(cut, packing)
         first, last, rest = (
             [launcher(x, packing.memory) for x in some]
-            for some in (packing.before, packing.after, self._rest(cut))
+            for some in (packing.before, packing.after, cut.rest)
         )
         product = [*first, *([run] if run else []), *last]
         after = cut.form.rest.outputs if cut.form.rest else ()
         states = not all(_in_between(self.plan.placements[o]) for o in after)
         return Bound([*product, *rest], product if states else [*product, *rest], packing)
-
-    def _rest(self, cut: Cut) -> tuple[Launch, ...]:
-        """What the kernel computes from the value that is written."""
-        rest, value = cut.form.rest, cut.form.value
-        if rest is None:
-            return ()
-        places = {**self.plan.placements, value: cut.out}
-        found = generated(self.plan, rest, self.device.multiprocessors, places)
-        if found is None:
-            raise Unmappable(f"no kernel computes what follows {value}")
-        return found
 
     def _milliseconds(self, way: Bound) -> float:
         def run() -> None:
@@ -202,47 +205,48 @@ class Anchors:
             for name, p in zip(cut.node.args, cut.given, strict=True)
         )
         fits = product.mappable(cut.out, batch, result=True)
-        return self._multiplied(
-            replace(cut, given=tuple(given), out=cut.out if fits else packing.unpacked(cut.out)),
-            packing,
-        )
+        out = cut.out if fits else packing.unpacked(cut.out)
+        return self._multiplied(cut.at(*given, out), packing)
 
     def _packed_product(self, cut: Cut, packing: Packing) -> Thunk:
         return self._multiplied(_packed(cut, packing), packing)
 
     def _multiplied(self, cut: Cut, packing: Packing) -> Thunk:
-        (x, *_), w, out, e = cut.given, cut.given[-1], cut.out, cut.form.epilogue
-        gram = cut.node.op == "gram"
+        x, w, out = cut.given[0], cut.given[-1], cut.out
+        gram, e = cut.node.op == "gram", cut.form.epilogue
         found = product.gram_of(x, out) if gram else product.product_of(x, w, out)
-        at = product.Pointers(*(packing.pointer(p) for p in (w, x, out)))
+        beside, bias = cut.beside.get("beside"), cut.beside.get("bias")
         if e is not None:
             if e.mask is not None:
                 raise Unmappable("no product takes a mask")
-            places = self.plan.placements
-            beside = places[e.beside] if e.beside else None
-            bias = packing.vector(e.bias, places[e.bias], out.dtype) if e.bias else None
+            if bias and e.bias:
+                bias = packing.vector(e.bias, bias, out.dtype)
             found = product.finished(found, out, beside, bias, e.relu)
-            added = (packing.pointer(p) if p else 0 for p in (beside, bias))
-            at = product.Pointers(at.weight, at.rows, at.result, *added)
+        places = (w, x, out, beside, bias)
+        at = product.Pointers(*(packing.pointer(p) if p else 0 for p in places))
         return product.bound(self.device, found, at)
 
     def _convolution(self, cut: Cut, packing: Packing) -> Thunk:
-        e = cut.form.epilogue
-        beside = [self.plan.placements[o] for o in e.reads.values()] if e else []
-        if any(len(p.layout.shape) != 4 for p in (*cut.given, cut.out)):
-            raise Unmappable("a convolution gives an image, not a view of one")
-        if any(cut.out.overlaps(p) for p in beside):
+        images = [p for field, p in cut.beside.items() if field != "bias"]
+        if any(len(p.layout.shape) != 4 for p in (*cut.given, *images, cut.out)):
+            raise Unmappable("a convolution reads and gives images, not views of them")
+        if any(cut.out.overlaps(p) for p in cut.beside.values()):
             raise Unmappable("a convolution may not write over what it reads")
-        places = (*cut.given, *beside, cut.out)
-        pointers = [packing.pointer(p) for p in places]
-        return convolution.bound(self.device, convolution.Task(cut.node, places, e), pointers)
+        task = convolution.Task(
+            cut.node, (*cut.given, *cut.beside.values(), cut.out), cut.form.epilogue
+        )
+        pointers = [packing.pointer(p) for p in task.places]
+        return convolution.bound(self.device, task, pointers)
 
     def _direct(self, cut: Cut, packing: Packing) -> None:
-        e, reads = cut.form.epilogue, cut.form.epilogue.reads if cut.form.epilogue else {}
-        beside = {field: self.plan.placements[name] for field, name in reads.items()}
-        multiprocessors, (first, second) = self.device.multiprocessors, cut.given
+        first, second = cut.given
         packing.after += direct.launches(
-            cut.node, (first, second), cut.out, multiprocessors, e, beside
+            cut.node,
+            (first, second),
+            cut.out,
+            self.device.multiprocessors,
+            cut.form.epilogue,
+            cut.beside,
         )
 
     def _packed_convolution(self, cut: Cut, packing: Packing) -> Thunk:
@@ -250,34 +254,29 @@ class Anchors:
 
     def _with_channels(self, cut: Cut, packing: Packing) -> Thunk:
         """With channels of zeros, as many as the library likes."""
-        first, second = cut.given
-        if cut.node.op == "conv2d":
-            wide = _wide(first)
-            both = zip(cut.node.args, cut.given, strict=True)
-            given = tuple(packing.packed(name, p, wide) for name, p in both)
-            return self._convolution(replace(cut, given=given), packing)
-        wide = _wide(second)
-        image = packing.packed(cut.node.args[1], second, wide)
-        out = packing.unpacked(cut.out, wide)
-        return self._convolution(replace(cut, given=(first, image), out=out), packing)
+        node, places = cut.node, [*cut.given, cut.out]
+        image = 0 if node.op == "conv2d" else 1
+        wide = -(-places[image].layout.shape[3] // _CHANNELS) * _CHANNELS
+        places[image] = packing.packed(node.args[image], places[image], wide)
+        if node.op == "conv2d":
+            places[1] = packing.packed(node.args[1], places[1], wide)
+        else:
+            places[2] = packing.unpacked(places[2], wide)
+        return self._convolution(cut.at(*places), packing)
 
     def _in_blocks(self, cut: Cut, packing: Packing) -> Thunk:
         """With blocks of pixels as channels, at stride 1."""
-        forward = cut.node.op == "conv2d"
-        first, second = cut.given
-        image, weight, result = (first, second, cut.out) if forward else (second, cut.out, first)
-        shapes = (p.layout.shape for p in (image, weight, result))
-        blocks = space.blocks_of(cut.node, *shapes)
+        node, places = cut.node, [*cut.given, cut.out]
+        image, weight, result = (0, 1, 2) if node.op == "conv2d" else (1, 2, 0)
+        shapes = (places[i].layout.shape for i in (image, weight, result))
+        blocks = space.blocks_of(node, *shapes)
         if blocks is None:
             raise Unmappable("no gain by blocks of pixels")
-        node = space.blocked(cut.node, blocks)
-        image = packing.blocked_image(cut.node.args[0 if forward else 1], image, blocks)
-        form = replace(cut.form, node=node)
-        if forward:
-            given = (image, packing.blocked_weight(weight, blocks))
-            return self._convolution(Cut(form, given, result), packing)
-        out = packing.unblocked_weight(weight, blocks)
-        return self._convolution(Cut(form, (result, image), out), packing)
+        places[image] = packing.blocked_image(node.args[image], places[image], blocks)
+        into = packing.blocked_weight if node.op == "conv2d" else packing.unblocked_weight
+        places[weight] = into(places[weight], blocks)
+        form = replace(cut.form, node=space.blocked(node, blocks))
+        return self._convolution(replace(cut, form=form).at(*places), packing)
 
 
 def _in_between(place: Placement) -> bool:
@@ -290,11 +289,7 @@ def _thin(node: Node, image: Placement) -> bool:
     return small and image.layout.shape[3] % _CHANNELS != 0
 
 
-def _wide(image: Placement) -> int:
-    return -(-image.layout.shape[3] // _CHANNELS) * _CHANNELS
-
-
 def _packed(cut: Cut, packing: Packing) -> Cut:
     """Operands and result without gaps."""
     given = (packing.packed(n, p) for n, p in zip(cut.node.args, cut.given, strict=True))
-    return replace(cut, given=tuple(given), out=packing.unpacked(cut.out))
+    return cut.at(*given, packing.unpacked(cut.out))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from netdsl.backends.cuda.expression import MEMORY, REGISTER
+from netdsl.backends.cuda.expression import REGISTER, pointer
 from netdsl.backends.cuda.index import Unmappable
-from netdsl.backends.cuda.launch import THREADS, Launch, Word, address_of
+from netdsl.backends.cuda.launch import THREADS, Launch, Word
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.plan.layout import row_major
 from netdsl.plan.placement import Placement
@@ -58,10 +58,10 @@ def launch(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launc
     words: list[Word] = [size, cols, tile]
     given, text = ["i64 size", "i64 cols_", "i64 tile_"], ""
     for name, place in places.items():
-        words.append(address_of(place, place.layout.offset))
-        kind = MEMORY[place.dtype] if name == "y" else f"const {MEMORY[place.dtype]}"
-        given.append(f"i64 {name}_at")
-        text += f"  {kind}* {name} = ({kind}*){name}_at;\n"
+        parameter, line, word = pointer(name, place, name == "y")
+        given.append(parameter)
+        words.append(word)
+        text += line
     a = node.attrs
     constants = {"ALPHA": a["alpha"], "BETA": a["beta"], "KK": a["k"], "HALF": a["size"] // 2}
     defined = "".join(f"#define {k} {v!r}\n" for k, v in constants.items())

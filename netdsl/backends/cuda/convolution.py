@@ -15,7 +15,6 @@ from typing import Any
 from netdsl.backends.arrays import address
 from netdsl.backends.cuda.device import Device, Thunk
 from netdsl.backends.cuda.epilogue import Epilogue
-from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import WORKSPACE_BYTES
 from netdsl.backends.cuda.libraries import cudnn
 from netdsl.backends.cuda.tuning import Candidate
@@ -55,8 +54,7 @@ def supported(places: Sequence[Placement]) -> bool:
 
 def graph_of(task: Task, **settings: Any) -> tuple[Any, list[Any]]:
     """A convolution's graph and its tensors: operands, then the result, numbered from 1.
-    `settings` are the handle, or the properties of a device that is not there. Raises Unmappable
-    where a value is no image."""
+    `settings` are the handle, or the properties of a device that is not there."""
     lib = cudnn()
     first, out = task.places[0], task.places[-1]
     graph = lib.pygraph(
@@ -99,8 +97,6 @@ def _channels_first(place: Placement) -> tuple[list[int], list[int]]:
     shape, strides = place.layout.shape, place.layout.strides
     if math.prod(shape) == shape[-1]:
         return [1, shape[-1], 1, 1], [shape[-1], strides[-1], shape[-1], shape[-1]]
-    if len(shape) != 4:
-        raise Unmappable("a convolution wants images")
     n, h, w, c = shape
     sn, sh, sw, sc = strides
     return [n, c, h, w], [sn, sc, sh, sw]

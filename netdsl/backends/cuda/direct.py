@@ -13,7 +13,7 @@ from math import prod
 from typing import Any
 
 from netdsl.backends.cuda.epilogue import Epilogue
-from netdsl.backends.cuda.expression import MEMORY
+from netdsl.backends.cuda.expression import MEMORY, pointer
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import (
     SCRATCH,
@@ -22,7 +22,6 @@ from netdsl.backends.cuda.launch import (
     Address,
     Launch,
     Word,
-    address_of,
 )
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.plan.placement import Placement
@@ -40,12 +39,13 @@ _SLICES = 8
 _HEAD = """
 #define AT(p, n, h, w, c) ((i64)(n) * p##_N + (h) * p##_H + (w) * p##_W + (c))
 #define EACH(i, size) for (int i = threadIdx.x; i < (size); i += blockDim.x)
-__device__ __forceinline__ void band(const X* x, float* xs, int n, int first) {
-  EACH(i, TALL * WIDE * C) {
+"""
+_BAND = """__device__ __forceinline__ void band(const X* x, float* xs, int n, int first) {{
+  EACH(i, TALL * WIDE * C) {{
     const int c = i % C, w = i / C % WIDE - LEFT, h = first * SH - TOP + i / (C * WIDE);
     xs[i] = h >= 0 && h < XH && w >= 0 && w < XW ? (float)widen(x[AT(x, n, h, w, c)]) : 0.0f;
-  }
-}
+  }}
+}}
 """
 
 _DIRECT = """
@@ -227,7 +227,8 @@ def launches(
     units = constants["N"] * constants["BANDS"]
     text = _applied(epilogue) if epilogue else ""
     blocks = min(units, _BLOCKS_EACH * multiprocessors)
-    return (_launch("direct", _DIRECT, places, defined, blocks, {}, epilogue=text),)
+    body = _BAND + _DIRECT
+    return (_launch("direct", body, places, defined, blocks, {}, written="y", epilogue=text),)
 
 
 def _applied(epilogue: Epilogue) -> str:
@@ -261,8 +262,8 @@ def _wgrad(
     gathering = {**constants, "PARTS": parts, "SLICES": _SLICES}
     blocks = -(-taps * outer // 32)
     return (
-        _launch("direct", _WGRAD, {"x": image, "g": g}, constants, parts, scratch),
-        _launch("gathered", _GATHERED, {"w": out}, gathering, blocks, scratch, head=False),
+        _launch("direct", _BAND + _WGRAD, {"x": image, "g": g}, constants, parts, scratch),
+        _launch("gathered", _GATHERED, {"w": out}, gathering, blocks, scratch, written="w"),
     )
 
 
@@ -285,26 +286,24 @@ def _launch(
     constants: Mapping[str, Any],
     blocks: int,
     addresses: Mapping[str, Address],
-    head: bool = True,
+    written: str = "",
     **text: str,
 ) -> Launch:
     """A source with its constants; `places` are pointers to elements, `addresses` to bytes."""
-    written = {"y", "w"} if "y" not in places else {"y"}
-    lines, words, defined = "", list[Word](), dict(constants)
+    lines, given, words, defined = "", list[str](), list[Word](), dict(constants)
     for p, place in places.items():
-        kind = MEMORY[place.dtype]
-        const = "" if p in written else "const "
-        lines += f"  {const}{kind}* {p} = ({const}{kind}*){p}_at;\n"
-        words.append(address_of(place, place.layout.offset))
+        parameter, line, word = pointer(p, place, p == written)
+        given.append(parameter)
+        words.append(word)
+        lines += line
         defined |= dict(_strides(p, place))
     words += addresses.values()
-    parameters = ", ".join(f"i64 {p}_at" for p in (*places, *addresses))
+    parameters = ", ".join((*given, *(f"i64 {a}_at" for a in addresses)))
     macros = "".join(f"#define {k} {v}\n" for k, v in defined.items())
     if "x" in places:
         macros += f"#define X {MEMORY[places['x'].dtype]}\n"
     body = template.format(parameters=parameters, places=lines, **text)
-    start = _HEAD if head else _HEAD[: _HEAD.index("__device__")]
-    return Launch(f"{PRELUDE}\n{macros}{start}{body}", name, (blocks, 1), THREADS, tuple(words))
+    return Launch(f"{PRELUDE}\n{macros}{_HEAD}{body}", name, (blocks, 1), THREADS, tuple(words))
 
 
 def _strides(name: str, place: Placement) -> Iterator[tuple[str, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from netdsl.backends.cuda.index import Piece, Term
+from netdsl.backends.cuda.launch import Word, address_of
 from netdsl.plan.placement import Placement
 
 REGISTER = {
@@ -28,6 +29,13 @@ MEMORY = {
     "uint8": "unsigned char",
     "bool": "unsigned char",
 }
+
+
+def pointer(name: str, place: Placement, written: bool) -> tuple[str, str, Word]:
+    """A place as a parameter of a kernel, the line that makes a pointer of it, and its value."""
+    kind = MEMORY[place.dtype] if written else f"const {MEMORY[place.dtype]}"
+    line = f"  {kind}* {name} = ({kind}*){name}_at;\n"
+    return f"i64 {name}_at", line, address_of(place, place.layout.offset)
 
 
 @dataclass(frozen=True, eq=False)

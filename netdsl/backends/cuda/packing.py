@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from netdsl.backends.arrays import address
@@ -39,12 +39,9 @@ class Packing:
     def packed(self, name: str, place: Placement, channels: int | None = None) -> Placement:
         """The same values row after row, each row with zeros up to `channels`."""
         wide = channels or place.layout.shape[-1]
-        key = (name, wide)
-        if key not in self.known:
-            inner = self.buffer(place.dtype, place.layout.shape, wide)
-            self.before += self.launches(copied(place, inner))
-            self.known[key] = inner
-        return _widened(self.known[key], wide)
+        into = lambda inner: copied(place, inner)
+        inner = self._once((name, wide), place.dtype, place.layout.shape, into, wide)
+        return _widened(inner, wide)
 
     def vector(self, name: str, place: Placement, dtype: str) -> Placement:
         """The values of a vector one after the other, in a type that may be another."""
@@ -52,12 +49,8 @@ class Packing:
         steps = {t for n, t in zip(place.layout.shape, place.layout.strides, strict=True) if n > 1}
         if place.dtype == dtype and steps <= {1}:
             return place
-        key = (f"{dtype} of {name}", size)
-        if key not in self.known:
-            inner = self.buffer(dtype, place.layout.shape)
-            self.before += self.launches(copied(place, inner))
-            self.known[key] = inner
-        return self.known[key]
+        into = lambda inner: copied(place, inner)
+        return self._once((f"{dtype} of {name}", size), dtype, place.layout.shape, into)
 
     def unpacked(self, out: Placement, channels: int | None = None) -> Placement:
         """Where a product may write a result with more channels, or without gaps."""
@@ -67,11 +60,23 @@ class Packing:
         return _widened(inner, wide)
 
     def blocked_image(self, name: str, image: Placement, blocks: space.Blocks) -> Placement:
+        into = lambda inner: space.image_to(blocks, image, inner)
         key = (f"blocks of {name}", blocks.image[1])
+        return self._once(key, image.dtype, blocks.image, into)
+
+    def _once(
+        self,
+        key: tuple[str, int],
+        dtype: str,
+        shape: Ints,
+        into: Callable[[Placement], Traced],
+        channels: int | None = None,
+    ) -> Placement:
+        """The copy under a key; where it is not known yet, a new buffer, and what fills it."""
         if key not in self.known:
-            target = self.buffer(image.dtype, blocks.image)
-            self.before += self.launches(space.image_to(blocks, image, target))
-            self.known[key] = target
+            inner = self.buffer(dtype, shape, channels)
+            self.before += self.launches(into(inner))
+            self.known[key] = inner
         return self.known[key]
 
     def blocked_weight(self, weight: Placement, blocks: space.Blocks) -> Placement:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from netdsl.backends.cuda.expression import MEMORY, REGISTER
+from netdsl.backends.cuda.expression import REGISTER, pointer
 from netdsl.backends.cuda.index import Unmappable
-from netdsl.backends.cuda.launch import Launch, Word, address_of
+from netdsl.backends.cuda.launch import Launch, Word
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.plan.layout import row_major
 from netdsl.plan.placement import Placement
@@ -72,10 +72,10 @@ def launch(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launc
     words: list[Word] = [cols]
     given, text = ["i64 cols"], ""
     for name, place in places.items():
-        words.append(address_of(place, place.layout.offset))
-        kind = MEMORY[place.dtype] if name == "y" else f"const {MEMORY[place.dtype]}"
-        given.append(f"i64 {name}_at")
-        text += f"  {kind}* {name} = ({kind}*){name}_at;\n"
+        parameter, line, word = pointer(name, place, name == "y")
+        given.append(parameter)
+        words.append(word)
+        text += line
     size = 1
     for extent in wide.layout.shape[:-1]:
         size *= extent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from netdsl.backends.cuda.expression import MEMORY, REGISTER
+from netdsl.backends.cuda.expression import REGISTER, pointer
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import (
     THREADS,
@@ -13,7 +13,6 @@ from netdsl.backends.cuda.launch import (
     WORKSPACE_BYTES,
     Launch,
     Word,
-    address_of,
 )
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.plan.layout import contiguous
@@ -216,10 +215,10 @@ def _launch(
     given = [f"i64 {name}" for name in names]
     text = ""
     for name, place in places.items():
-        words.append(address_of(place, place.layout.offset))
-        kind = MEMORY[place.dtype] if name == "y" else f"const {MEMORY[place.dtype]}"
-        given.append(f"i64 {name}_at")
-        text += f"  {kind}* {name} = ({kind}*){name}_at;\n"
+        parameter, line, word = pointer(name, place, name == "y")
+        given.append(parameter)
+        words.append(word)
+        text += line
         for axis, stride in zip("nhw", place.layout.strides, strict=False):
             given.append(f"i64 {name}_{axis}")
             words.append(stride)
