@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.works import ROOT, WORKS, Work
+from benchmarks.works import ROOT, WORKS, Work, first_values
 
 THREADS = 2
 
@@ -49,6 +49,7 @@ class Ours:
         self.backend = open_backend("cpu")
         self.state = State(self.backend)
         self.parameters = self.network.params
+        weights = first_values(self.state, self.network)
         images, labels = work.data()
         self.given: dict[str, Any] = {"input": images}
         self.executor: Any = self._training(still) if work.training else self._inference()
@@ -58,8 +59,7 @@ class Ours:
             self.given |= {"labels": labels, "weights": ones, "lr": np.float32(0.01)}
             self.given |= {"step": np.int32(0), "seed": np.int32(0)}
         if still:
-            weights = {n.name: self.state.array(n.name) for n in self.network.parameters}
-            np.savez(folder / "weights.npz", **{f"{i}": w for i, w in enumerate(weights.values())})
+            np.savez(folder / "weights.npz", **{str(i): w for i, w in enumerate(weights)})
         if not work.training:
             self.executor.refresh()
         self.note = self._by_reference()
@@ -81,24 +81,15 @@ class Ours:
             arguments={**arguments, "no_decay": ()},
         )
         graph = compile_step(self.network, replace(recipe, optimizer=optimizer))
-        self._initialise(graph)
+        self.state.initialise(graph.states, seed=1)
         return Executor(_still(graph) if still else graph, self.backend, self.state)
 
     def _inference(self) -> Any:
         from netdsl.passes import pipeline
         from netdsl.runtime.executor import FoldedExecutor
 
-        self._initialise(self.network.graph)
+        self.state.initialise(self.network.graph.states, seed=1)
         return FoldedExecutor(pipeline.inference(self.network.graph), self.backend, self.state)
-
-    def _initialise(self, graph: Any) -> None:
-        """No scale of a normalisation is zero: what is behind it would not count."""
-        self.state.initialise(graph.states, seed=1)
-        rng = np.random.default_rng(1)
-        for node in self.network.parameters:
-            if node.name.endswith(".gamma"):
-                gamma = self.state.array(node.name)
-                gamma[...] = rng.uniform(0.5, 1, gamma.shape)
 
     def _by_reference(self) -> str:
         from netdsl.plan.backend import ByReference

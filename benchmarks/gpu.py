@@ -1,9 +1,11 @@
 """netdsl on a GPU beside PyTorch: tests, training, inference, accuracy; one table last.
 
-python benchmarks/gpu.py [--parts tests,train,infer,mnist] [--nets resnet50,lenet] [--minutes 8]
-                         [--quick] [--low float16] [--no-torch] [--profile]
+    python benchmarks/gpu.py [--parts tests,train,infer,mnist] [--nets resnet50,lenet] [--minutes 8]
+                             [--quick] [--low float16] [--no-torch] [--profile] [--save]
+    python benchmarks/gpu.py --rehearse      the same on the processor, two images at a time
 
-What the time does not suffice for is left out, and said to be.
+Both sides have the same weights and images; losses and scores must agree. What the time does not
+suffice for is left out, and said to be. `--save` keeps the table in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -11,24 +13,29 @@ from __future__ import annotations
 import argparse
 import datetime
 import gc
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from gpu_rows import (
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.gpu_rows import (
     NETS,
+    Bench,
     Row,
-    inference_row,
+    caches,
+    infer_row,
     mnist_line,
-    netdsl_row,
     test_line,
     torch_row,
+    train_row,
     warm_row,
 )
-
+from benchmarks.works import ROOT
 from netdsl.backends import open_backend
 from netdsl.errors import NetError
 from netdsl.runtime.executor import Executor
@@ -36,35 +43,60 @@ from netdsl.runtime.executor import Executor
 PARTS = ("tests", "train", "mnist", "infer")
 COMPILED = ("resnet50", "vgg16", "alexnet")
 """Nets for which PyTorch compiles inference; with the others it takes minutes more."""
+AUTOTUNED = ("lenet", "resnet50")
+"""Nets that PyTorch compiles with all it has to try, which takes minutes each."""
+MODES = ("compile", "graph", "eager", "max-autotune")
+SECONDS = {"tests": 120, "compile resnet50": 60, "compile googlenet": 120, "max-autotune": 150}
+"""What jobs take whose names have such words; others some seconds."""
 
 
-def jobs(asked: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Row | str]]]:
-    """What is to be done, the most important first, each by its name."""
-    nets, low, parts = asked.nets.split(","), asked.low, asked.parts.split(",")
+@dataclass(frozen=True)
+class Work:
+    name: str
+    run: Callable[[], Row | str]
+
+    @property
+    def seconds(self) -> int:
+        words = (n for key, n in SECONDS.items() if all(w in self.name for w in key.split()))
+        return max(words, default=20)
+
+
+def works(asked: argparse.Namespace, bench: Bench) -> Iterator[Work]:
+    """What is to be done, the most important first."""
+    nets, parts = asked.nets.split(","), asked.parts.split(",")
     if "tests" in parts:
-        yield "tests", test_line
+        yield Work("tests", test_line)
     if "train" in parts:
         for net in nets:
-            yield f"train {net}", partial(trained, net, low, asked.profile)
-        yield "first step, warm", partial(warm_row, nets[0], low)
+            yield Work(f"train {net}", partial(trained, bench, net, asked.profile))
+        yield Work("first step, warm", partial(warm_row, bench, nets[0]))
     if "mnist" in parts:
         for precision in ("full", "mixed", "mixed(float16)"):
-            yield f"mnist {precision}", partial(mnist_line, precision)
+            yield Work(f"mnist {precision}", partial(mnist_line, precision, bench.device))
     if "infer" in parts:
         for net in nets:
-            yield f"infer {net}", partial(inference_row, net, low)
-    if asked.no_torch:
-        return
-    for mode in ("compile", "graph", "eager"):  # the slowest to start is the one to beat
+            yield Work(f"infer {net}", partial(infer_row, bench, net))
+    if not asked.no_torch:
+        yield from rivals(nets, parts, bench)
+
+
+def rivals(nets: list[str], parts: list[str], bench: Bench) -> Iterator[Work]:
+    """PyTorch, the mode that is to be beaten first."""
+    for mode in MODES if bench.device == "cuda" else ("eager",):
         for net in nets:
-            if "train" in parts:
-                yield f"PyTorch train {mode} {net}", partial(torch_row, net, "train", mode)
-            if "infer" in parts and mode == "compile" and net in COMPILED:
-                yield f"PyTorch infer {mode} {net}", partial(torch_row, net, "infer", mode)
+            if "train" in parts and (mode != "max-autotune" or net in AUTOTUNED):
+                yield Work(
+                    f"PyTorch train {mode} {net}", partial(torch_row, bench, net, "train", mode)
+                )
+            compiled = mode == "compile" and net in COMPILED
+            if "infer" in parts and (compiled or bench.device != "cuda"):
+                yield Work(
+                    f"PyTorch infer {mode} {net}", partial(torch_row, bench, net, "infer", mode)
+                )
 
 
-def trained(net: str, low: str, profiled: bool) -> Row:
-    row, executor = netdsl_row(net, low)
+def trained(bench: Bench, net: str, profiled: bool) -> Row:
+    row, executor = train_row(bench, net)
     if profiled:
         profile(executor)
     return row
@@ -94,19 +126,31 @@ def profile(executor: Executor, most: int = 20) -> None:
 
 
 def versions() -> str:
-    """Date, device and versions, for the head of the table."""
+    """Device and versions, for the head of the table."""
     import cudnn
     import cupy
 
     device = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
     driver = cupy.cuda.runtime.driverGetVersion()
     return (
-        f"{datetime.date.today()}  {device}, CUDA {driver}, CuPy {cupy.__version__}, "
+        f"{device}, CUDA {driver}, CuPy {cupy.__version__}, "
         f"cuDNN {cudnn.backend_version()}, frontend {cudnn.__version__}"
     )
 
 
-def main() -> int:
+def ratios(rows: list[Row]) -> Iterator[str]:
+    """netdsl against the best of its rivals, by net."""
+    for what in ("train", "infer"):
+        for net in NETS:
+            own = [r for r in rows if r.net == net and r.side.startswith(f"{what} netdsl")]
+            others = [r for r in rows if r.net == net and r.side.startswith(f"{what} PyTorch")]
+            if own and others:
+                best = min(others, key=lambda r: r.milliseconds)
+                ratio = best.milliseconds / own[0].milliseconds
+                yield f"{what} {net:10} {ratio:5.2f} times as fast as {best.side}"
+
+
+def asked_for() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -117,31 +161,55 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="ResNet-50 and LeNet, 3 minutes")
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--rehearse", action="store_true", help="on the processor, in 32 bits")
+    parser.add_argument("--save", action="store_true")
     asked = parser.parse_args()
     if asked.quick:
         asked.nets, asked.minutes = "resnet50,lenet", min(asked.minutes, 3.0)
+    return asked
+
+
+def main() -> int:
+    asked = asked_for()
+    device = "cpu" if asked.rehearse else "cuda"
     try:
-        open_backend("cuda")
+        open_backend(device)
     except NetError as e:
         print(e.render())
         return 2
-    started, lines, failed = time.perf_counter(), list[str](), False
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["NETDSL_CACHE"] = cache  # so that first steps are first ones
-        for name, job in jobs(asked):
-            if time.perf_counter() - started > 60 * asked.minutes:
-                lines.append(f"left out for lack of time: {name}")
+    started, lines, rows, failed = time.perf_counter(), list[str](), list[Row](), False
+    with tempfile.TemporaryDirectory() as folder, caches(Path(folder)):
+        low, batch = (None, 2) if asked.rehearse else (asked.low, None)
+        for work in works(asked, Bench(device, low, Path(folder), batch)):
+            if time.perf_counter() - started + work.seconds > 60 * asked.minutes:
+                lines.append(f"left out for lack of time: {work.name}")
                 continue
             try:
-                lines.append(str(job()))
+                found = work.run()
+                rows += [found] if isinstance(found, Row) else []
+                lines.append(str(found))
             except Exception as e:  # the others are worth having without it
                 failed = True
-                lines.append(f"FAILED {name}: {type(e).__name__}: {str(e)[:2000]}")
+                lines.append(f"FAILED {work.name}: {type(e).__name__}: {str(e)[:2000]}")
             print(lines[-1], flush=True)
-            gc.collect()
-    seconds = time.perf_counter() - started
-    print("\n".join(["", versions(), f"{seconds:.0f} s in all", *lines]))
+            swept(device)
+    head = "rehearsed without a GPU" if asked.rehearse else versions()
+    seconds = f"{time.perf_counter() - started:.0f} s in all"
+    told = [f"{datetime.date.today()}  {head}", seconds, *lines, "", *ratios(rows)]
+    print("\n".join(["", *told]))
+    if asked.save and not asked.rehearse:
+        kept = ROOT / "benchmarks" / "results" / f"{datetime.date.today()}-gpu.txt"
+        kept.write_text("\n".join([*told, ""]))
     return 1 if failed else 0
+
+
+def swept(device: str) -> None:
+    """Gives back what the last job has held."""
+    gc.collect()
+    if device == "cuda":
+        import cupy
+
+        cupy.get_default_memory_pool().free_all_blocks()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,21 @@ class LeNet(nn.Module):
         return self.f7(F.relu(self.f6(F.relu(self.c5(x)))))
 
 
+class Lenet5(nn.Module):
+    """As in the paper: tanh, average pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c1, self.c3 = nn.Conv2d(1, 6, 5, padding=2), nn.Conv2d(6, 16, 5)
+        self.c5, self.f6, self.f7 = nn.Linear(400, 120), nn.Linear(120, 84), nn.Linear(84, 10)
+
+    def forward(self, x: Any) -> Any:
+        x = F.avg_pool2d(torch.tanh(self.c1(x)), 2)
+        x = F.avg_pool2d(torch.tanh(self.c3(x)), 2)
+        x = x.permute(0, 2, 3, 1).flatten(1)  # netdsl's order of features
+        return self.f7(torch.tanh(self.f6(torch.tanh(self.c5(x)))))
+
+
 class Cbr(nn.Module):
     def __init__(
         self, ci: int, co: int, k: int, stride: int = 1, relu: bool = True, eps: float = 1e-5
@@ -154,6 +169,7 @@ def vgg16() -> nn.Module:
 
 NETS: dict[str, Callable[[], nn.Module]] = {
     "lenet": LeNet,
+    "lenet5": Lenet5,
     "resnet20": resnet20,
     "resnet50": resnet50,
     "googlenet": googlenet,

@@ -1,91 +1,98 @@
-"""The same nets trained by PyTorch: eager, captured as a CUDA graph, and compiled."""
+"""The GPU benchmark's other side: the same nets with the same weights by PyTorch, in its modes."""
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+
+from benchmarks import peers
+
+LR = 1e-4
+STEPS = 3
+"""Steps whose losses are compared."""
 
 
-def lenet() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 6, 5, padding=2),
-        nn.Tanh(),
-        nn.AvgPool2d(2),
-        nn.Conv2d(6, 16, 5),
-        nn.Tanh(),
-        nn.AvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(400, 120),
-        nn.Tanh(),
-        nn.Linear(120, 84),
-        nn.Tanh(),
-        nn.Linear(84, 10),
-    )
+@dataclass(frozen=True)
+class Measured:
+    """Milliseconds of a step, seconds until the first one was over, bytes at most, and what it
+    gave: losses of the first steps, or scores."""
+
+    milliseconds: float
+    first_seconds: float
+    bytes: int
+    results: np.ndarray
 
 
-def build(net: str) -> tuple[nn.Module, tuple[int, int, int], int]:
-    """The net, the shape of an image and the number of classes."""
-    if net == "lenet":
-        return lenet(), (1, 28, 28), 10
-    import torchvision
-
-    options = {"aux_logits": False, "init_weights": False} if net == "googlenet" else {}
-    return getattr(torchvision.models, net)(weights=None, **options), (3, 224, 224), 1000
-
-
-def parameters(net: str) -> int:
-    return sum(p.numel() for p in build(net)[0].parameters())
-
-
-def milliseconds(net: str, batch: int, mode: str, training: bool = True) -> tuple[float, float]:
-    """A step in bfloat16 autocast, channels last: milliseconds, and seconds until the first one was
-    done. Training is with SGD and momentum."""
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cuda.matmul.allow_tf32 = True
-    built, shape, classes = build(net)
-    model = built.cuda().to(memory_format=torch.channels_last).train(training)
-    x = torch.randn(batch, *shape, device="cuda").to(memory_format=torch.channels_last)
-    forward = torch.compile(model) if mode == "compile" else model
-    step = trained(model, forward, x, classes) if training else inferred(forward, x)
+def measured(
+    net: str, mode: str, images: np.ndarray, labels: np.ndarray | None, weights: Path, device: str
+) -> Measured:
+    """A training step (with `labels`) or inference, channels last, on a GPU in bfloat16 autocast.
+    Training is by SGD with momentum and weight decay. `mode` is eager, graph, compile, or what
+    torch.compile calls a mode."""
+    gpu = device == "cuda"
+    if gpu:
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    model = peers.NETS[net]()
+    peers.take_weights(model, weights)
+    model = model.to(device, memory_format=torch.channels_last).train(labels is not None)
+    x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    x = x.to(device, memory_format=torch.channels_last)
+    compiled = {"compile": {}, "max-autotune": {"mode": mode}}.get(mode)
+    forward = model if compiled is None else torch.compile(model, **compiled)
+    if labels is None:
+        step = _inferred(forward, x, gpu)
+    else:
+        step = _trained(model, forward, x, torch.from_numpy(labels.astype(np.int64)).to(device))
     started = time.perf_counter()
-    run = captured(step) if mode == "graph" else step
-    run()
-    torch.cuda.synchronize()
+    results = [_on_host(step())]
     first = time.perf_counter() - started
-    return timed(run), first
+    results += [_on_host(step()) for _ in range(STEPS - 1)]
+    run = _captured(step) if mode == "graph" else step
+    most = torch.cuda.max_memory_allocated() if gpu else 0
+    kept = np.array(results) if labels is not None else results[0]
+    return Measured(_timed(run, gpu), first, most, kept)
 
 
-def trained(model: nn.Module, forward: Any, x: Any, classes: int) -> Callable[[], None]:
-    y = torch.randint(0, classes, (len(x),), device="cuda")
+def _on_host(found: Any) -> np.ndarray:
+    return found.detach().float().cpu().numpy()
+
+
+def _trained(model: Any, forward: Any, x: Any, y: Any) -> Callable[[], Any]:
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4, foreach=True
+        model.parameters(), lr=LR, momentum=0.9, weight_decay=1e-4, foreach=True
     )
 
-    def step() -> None:
+    def step() -> Any:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cuda", dtype=torch.bfloat16):
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=x.is_cuda):
             loss = F.cross_entropy(forward(x), y)
         loss.backward()
         optimizer.step()
+        return loss
 
     return step
 
 
-def inferred(forward: Any, x: Any) -> Callable[[], None]:
-    def step() -> None:
-        with torch.inference_mode(), torch.autocast("cuda", dtype=torch.bfloat16):
-            forward(x)
+def _inferred(forward: Any, x: Any, gpu: bool) -> Callable[[], Any]:
+    def step() -> Any:
+        autocast = torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=gpu)
+        with torch.inference_mode(), autocast:
+            return forward(x)
 
     return step
 
 
-def captured(step: Callable[[], None]) -> Callable[[], Any]:
+def _captured(step: Callable[[], Any]) -> Callable[[], Any]:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -98,8 +105,12 @@ def captured(step: Callable[[], None]) -> Callable[[], Any]:
     return graph.replay
 
 
-def timed(run: Callable[[], Any]) -> float:
-    """The median of ten times three steps."""
+def _timed(run: Callable[[], Any], gpu: bool) -> float:
+    """The median of ten times three steps; without a GPU a single one."""
+    if not gpu:
+        started = time.perf_counter()
+        run()
+        return 1e3 * (time.perf_counter() - started)
     for _ in range(4):
         run()
     found = []
@@ -111,4 +122,4 @@ def timed(run: Callable[[], Any]) -> float:
         stop.record()
         torch.cuda.synchronize()
         found.append(start.elapsed_time(stop) / 3)
-    return statistics.median(found)
+    return float(np.median(found))

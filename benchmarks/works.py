@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,19 @@ class Work:
         shape = (self.batch, height, width, channels)
         images = rng.standard_normal(shape, dtype=np.float32)
         return images, rng.integers(0, classes, self.batch).astype(np.int32)
+
+
+def first_values(state: Any, network: Any) -> list[np.ndarray]:
+    """Draws a net's parameters into `state`; in the order of its layers. No scale of a
+    normalisation is zero: what is behind it would not count."""
+    parameters = network.parameters
+    state.initialise(parameters, seed=1)
+    rng = np.random.default_rng(1)
+    for node in parameters:
+        if node.name.endswith(".gamma"):
+            gamma = rng.uniform(0.5, 1, node.type.shape).astype(node.type.dtype)
+            state.backend.write(state.array(node.name), gamma)
+    return [state.backend.download(state.array(n.name)) for n in parameters]
 
 
 _NETS = {

@@ -12,6 +12,8 @@ import pytest
 from netdsl import kept
 from netdsl.backends import open_backend
 from netdsl.backends.cuda import nvrtc
+from netdsl.data.augment import chosen_of
+from netdsl.data.preparation import Preparation
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
@@ -190,9 +192,23 @@ TRAINED = """net small {
   input(8x8x1)
   conv(8, 3x3, pad=same) -> batchnorm -> relu -> maxpool(2x2) -> dropout(0.2) -> fc(10)
 }
-data { source = digits, batch = 64 }
+data { source = digits, batch = 64, augment = [random_crop(1), hflip(0.1), cutout(2)] }
 train { epochs = 2, optimizer = adam(lr=0.01), precision = %s, accumulate = %s }
 """
+
+
+def test_batches_are_picked_on_the_device(backend: Any) -> None:
+    rng = np.random.default_rng(0)
+    held = backend.hold(rng.integers(0, 256, (500, 32, 32, 3)).astype(np.uint8))
+    changes = (chosen_of("random_crop"), chosen_of("hflip"), chosen_of("cutout"))
+    prepare = Preparation(changes, (32, 32, 3))
+    target = backend.upload(np.zeros((100, 32, 32, 3), np.uint8))
+    for seed in range(3):
+        index = rng.integers(0, 500, 100)
+        picked = prepare(held[index], prepare.draws(np.random.default_rng(seed), 100))
+        for coming in (picked, backend.ahead(picked)):
+            backend.write(target, coming)
+            np.testing.assert_array_equal(backend.download(target), picked.made())
 
 
 def test_deterministic_runs_repeat(backend: Any, tmp_path: Path) -> None:

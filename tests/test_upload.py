@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 from collections import deque
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from netdsl.backends.arrays import ArrayBackend, reference
+from netdsl.backends.cuda.reading import Readings
 from netdsl.backends.cuda.upload import Coming, Uploads
 from netdsl.language.parse import parse
 from netdsl.language.program import program
@@ -62,21 +64,25 @@ class _Stream:
 
     def wait_event(self, event: _Event) -> None:
         wanted = event.recorded
-        self.put(lambda: None, lambda: event.done >= wanted)
+        self.put(lambda: None, lambda: event.reached >= wanted)
 
 
 class _Event:
     def __init__(self, machine: Machine) -> None:
-        self.machine, self.recorded, self.done = machine, 0, 0
+        self.machine, self.recorded, self.reached = machine, 0, 0
 
     def record(self, stream: _Stream) -> None:
         self.recorded += 1
         number = self.recorded
-        stream.put(lambda: setattr(self, "done", number))
+        stream.put(lambda: setattr(self, "reached", number))
 
     def synchronize(self) -> None:
-        while self.done < self.recorded:
+        while not self.done:
             assert self.machine.step()
+
+    @property
+    def done(self) -> bool:
+        return self.reached >= self.recorded
 
 
 @dataclass
@@ -92,9 +98,17 @@ class There:
     def set(self, host: Any, stream: _Stream) -> None:
         stream.put(lambda: np.copyto(self.array, host))
 
-    def copy_from_device_async(self, source: There, nbytes: int, stream: _Stream) -> None:
+    @property
+    def dtype(self) -> Any:
+        return self.array.dtype
+
+    def copy_to_host_async(self, pointer: int, nbytes: int, stream: _Stream) -> None:
         assert nbytes == self.array.nbytes
-        stream.put(lambda: np.copyto(self.array, source.array))
+        stream.put(lambda: ctypes.memmove(pointer, self.array.ctypes.data, nbytes))
+
+
+def copied(source: There, target: There, stream: _Stream) -> None:
+    stream.put(lambda: np.copyto(target.array, source.array))
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -111,13 +125,29 @@ def test_every_step_reads_its_own_batch(seed: int, group: int) -> None:
         now, coming = coming, [uploads.send(b) for b in after]
         for one in now:
             for _ in range(machine.rng.choice((1, 2))):  # a look at it, and the step
-                uploads.pass_on(one, target, stream)
+                uploads.pass_on(one, lambda there: copied(there, target, stream), stream)
                 stream.put(lambda: seen.append(int(target.array[0, 0])))
                 machine.some()
     machine.all()
     assert list(dict.fromkeys(seen)) == [i % 251 for i in range(30)]
     slots = uploads._free[2, 3, "|u1"]
     assert len(slots) <= 2 * group + 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_numbers_come_back_as_they_were_when_they_were_asked_for(seed: int) -> None:
+    machine = Machine(seed)
+    readings, stream = Readings(machine), machine.Stream(True)
+    step, loss = There(np.zeros((), np.int32)), There(np.zeros((), np.float32))
+    waiting: deque[Any] = deque()
+    for i in range(40):
+        stream.put(lambda i=i: (step.array.fill(i), loss.array.fill(i / 4)))
+        waiting.append(readings.begin({"step": step, "loss": loss}, stream))
+        machine.some()
+        while waiting and (len(waiting) > 3 or waiting[0].ready()):
+            number = i + 1 - len(waiting)
+            assert waiting.popleft().numbers() == {"step": number, "loss": number / 4}
+    assert len(readings._free[2]) <= 4
 
 
 @dataclass(frozen=True)

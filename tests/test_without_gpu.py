@@ -16,13 +16,16 @@ import pytest
 
 from netdsl.backends import repeatable
 from netdsl.backends.arrays import reference
-from netdsl.backends.cuda import convolution, direct, nvrtc
+from netdsl.backends.cuda import convolution, direct, nvrtc, picking
 from netdsl.backends.cuda.backend import CUDA, CudaBackend
 from netdsl.backends.cuda.device import Device
 from netdsl.backends.cuda.epilogue import Epilogue
 from netdsl.backends.cuda.libraries import cudnn
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.backends.cuda.tuning import Choices, Tuner
+from netdsl.backends.picked import Held, Picked
+from netdsl.data.augment import chosen_of
+from netdsl.data.preparation import Preparation
 from netdsl.errors import NetError
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
@@ -206,6 +209,18 @@ def test_convolutions_of_few_channels_compile(low: str) -> None:
         found = direct.launches(node, given, out, 132, e, beside if e else None)
         sources |= {launch.source for launch in found}
     assert len(sources) == 4
+    compiles(sources, every=1)
+
+
+def test_batches_that_are_picked_compile() -> None:
+    """Bytes one by one and by fours."""
+    prepare = Preparation((chosen_of("random_crop"), chosen_of("hflip"), chosen_of("cutout")))
+    sources = set()
+    for image in ((32, 32, 3), (9, 9, 1)):
+        images = np.zeros((4, *image), np.uint8)
+        picked = prepare(Held(images, images)[np.arange(3)])
+        assert isinstance(picked, Picked)
+        sources.add(picking.launch(picked, 0, 0, 0).source)
     compiles(sources, every=1)
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
 from netdsl.backends.arrays import model, reference
+from netdsl.backends.picked import Held
 from netdsl.errors import NetError, fail, nearest
 from netdsl.plan.backend import Backend
 from netdsl.types import Array
@@ -38,6 +43,45 @@ def ahead(backend: Backend, values: Array) -> Array:
     """What may be written in place of `values`: where the backend can, they are on their way."""
     send = getattr(backend, "ahead", None)
     return send(values) if send else values
+
+
+def held(backend: Backend, images: Array) -> Held | None:
+    """A set of images that lies on the device as well, where the backend can pick batches from it
+    and there is room."""
+    hold = getattr(backend, "hold", None)
+    return hold(images) if hold else None
+
+
+class Reading(Protocol):
+    """Numbers that were asked for."""
+
+    def ready(self) -> bool:
+        """Whether they can be had without waiting."""
+        ...
+
+    def numbers(self) -> Mapping[str, float]:
+        """The numbers by name; to be called once."""
+        ...
+
+
+def reading(backend: Backend, numbers: Mapping[str, Array]) -> Reading:
+    """Asks for what a step gave out, before the next one writes it over. A device may go on
+    meanwhile."""
+    begin = getattr(backend, "reading", None)
+    return begin(numbers) if begin else _Read({k: float(v) for k, v in numbers.items()})
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Numbers that are there."""
+
+    found: Mapping[str, float]
+
+    def ready(self) -> bool:
+        return True
+
+    def numbers(self) -> Mapping[str, float]:
+        return self.found
 
 
 def tuned(backend: Backend, seconds: float) -> Backend:

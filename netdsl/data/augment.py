@@ -6,10 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from netdsl.backends.picked import Moves, Size
 from netdsl.data import colour, geometry
-from netdsl.data.geometry import Size
 from netdsl.kinds import Extent, Kind, Many, Mismatch, Nothing, Number, OneOf, Whole
 from netdsl.signature import Chosen, Param, Signature
 from netdsl.types import Array
@@ -17,34 +15,34 @@ from netdsl.values import Argument, Value
 
 
 @dataclass(frozen=True)
+class Moving:
+    """`move(moves, draws, window, **arguments)` moves the pixels of images that `moves` have moved
+    already, where these are large enough: `fits(there, window, **arguments)`. Smaller ones are
+    brought to cover the window first."""
+
+    move: Callable[..., Moves]
+    fits: Callable[..., bool] = lambda there, window, **arguments: True
+
+    def apply(self, images: Array, draws: Array, window: Size, **arguments: Any) -> Array:
+        if not self.fits(images.shape[1:3], window, **arguments):
+            images = geometry.covering(images, window)
+        plain = Moves.none(len(images), images.shape[1:3])
+        return self.move(plain, draws, window, **arguments).applied(images)
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """`apply(images, draws, window, **arguments)` changes a batch; `draws` are `uses` numbers in
     [0, 1) for each of its images, `window` is the height and width that the net takes. One that
-    `varies` gives every image a size of its own, so it is given one at a time."""
+    `varies` gives every image a size of its own, so it is given one at a time. One that only moves
+    pixels has `moves`."""
 
     signature: Signature
     apply: Callable[..., Array]
     uses: int
     doc: str = ""
     varies: bool = False
-
-
-def _flipped(images: Array, draws: Array, window: Size, p: float) -> Array:
-    found = images.copy()
-    chosen, pixels = draws[:, 0] < p, found.view(f"V{images.shape[3]}")[..., 0]
-    pixels[chosen] = pixels[chosen][:, :, ::-1]
-    return found
-
-
-def _cut_out(images: Array, draws: Array, window: Size, size: int) -> Array:
-    """DeVries & Taylor 2017: a grey square about a point anywhere; part of it may lie outside."""
-    _, h, w, _ = images.shape
-    y, x = (np.floor(draws[:, i] * side).astype(np.int64) for i, side in ((0, h), (1, w)))
-    rows = np.abs(np.arange(h) - y[:, None] + 0.5 * (1 - size % 2)) <= size / 2 - 0.25
-    columns = np.abs(np.arange(w) - x[:, None] + 0.5 * (1 - size % 2)) <= size / 2 - 0.25
-    found = images.copy()
-    found[rows[:, :, None] & columns[:, None, :]] = 128
-    return found
+    moves: Moving | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,10 @@ def _entry(
     return Augmentation(Signature(name, params), apply, uses, doc, varies)
 
 
+def _mover(name: str, moving: Moving, uses: int, doc: str, *params: Param) -> Augmentation:
+    return Augmentation(Signature(name, params), moving.apply, uses, doc, moves=moving)
+
+
 _SIDE = Whole(1, 16384)
 _WIDTH = Number(0, 1)
 
@@ -80,19 +82,22 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             "the net's input",
             Param("size", OneOf((Nothing(), _SIDE, Extent())), None),
         ),
-        _entry(
-            "center_crop", geometry.center_crop, 0, "the middle, of the size of the net's input"
+        _mover(
+            "center_crop",
+            Moving(geometry.center_crop, geometry.covers),
+            0,
+            "the middle, of the size of the net's input",
         ),
-        _entry(
+        _mover(
             "hflip",
-            _flipped,
+            Moving(geometry.hflip),
             1,
             "left and right changed over, with probability `p`",
             Param("p", Number(0, 1), 0.5),
         ),
-        _entry(
+        _mover(
             "random_crop",
-            geometry.random_crop,
+            Moving(geometry.random_crop, geometry.covers),
             2,
             "a part of the size of the net's input, from a picture with `pad` black pixels around "
             "it: 4 where it is no larger itself (He et al. 2016)",
@@ -131,9 +136,9 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             "a colour added along the principal components of ImageNet's (Krizhevsky et al. 2012)",
             Param("std", Number(0, 10), 0.1),
         ),
-        _entry(
+        _mover(
             "cutout",
-            _cut_out,
+            Moving(geometry.cutout),
             2,
             "a grey square somewhere (DeVries & Taylor 2017)",
             Param("size", Whole(1, 1024), 8),

@@ -7,7 +7,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from netdsl.data.geometry import Size
+from netdsl.backends.picked import Size
 from netdsl.errors import fail
 from netdsl.types import Array
 

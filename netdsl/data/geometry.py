@@ -1,4 +1,7 @@
-"""Resizing and cropping of pictures: bytes [N,H,W,C] to bytes of another height and width."""
+"""Resizing, cropping and turning of pictures: bytes [N,H,W,C] to bytes of another height and width.
+
+What only moves pixels gives `Moves`, so that a device which has the pictures can make them.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from netdsl.backends.picked import Moves, Size
 from netdsl.errors import fail
 from netdsl.types import Array, dims
 
-Size = tuple[int, int]
-"""Height and width."""
 PADDED = 4
 """Pixels around a picture that is no larger than the window (He et al. 2016)."""
 
@@ -69,37 +71,56 @@ def scale_jitter(images: Array, draws: Array, window: Size, sides: tuple[int, in
     return short_side(images, low + int(draws[0, 0] * (high - low + 1)))
 
 
-def center_crop(images: Array, draws: Array, window: Size) -> Array:
-    """The window's size out of the middle; what is smaller is enlarged first."""
-    images = _large_enough(images, window, 0)
-    top, left = ((a - b) // 2 for a, b in zip(images.shape[1:3], window, strict=True))
-    return images[:, top : top + window[0], left : left + window[1]]
+def hflip(at: Moves, draws: Array, window: Size, p: float) -> Moves:
+    return at.flip(draws[:, 0] < p)
 
 
-def random_crop(images: Array, draws: Array, window: Size, pad: int | None) -> Array:
+def center_crop(at: Moves, draws: Array, window: Size) -> Moves:
+    """The window's size out of the middle."""
+    top, left = ((a - b) // 2 for a, b in zip(at.size, window, strict=True))
+    zeros = np.zeros(len(draws), np.int64)
+    return at.crop(zeros + top, zeros + left, window)
+
+
+def middle(images: Array, window: Size) -> Array:
+    """The window's size out of the middle of pictures that are brought to cover it."""
+    images = covering(images, window)
+    plain = Moves.none(len(images), images.shape[1:3])
+    return center_crop(plain, np.zeros((len(images), 0)), window).applied(images)
+
+
+def random_crop(at: Moves, draws: Array, window: Size, pad: int | None) -> Moves:
     """The window's size out of anywhere: of a larger picture (Krizhevsky et al. 2012), of one with
     `pad` zeros around it (He et al. 2016). Raises NetError where these would be most of it."""
-    if pad is None:
-        pad = PADDED if images.shape[1:3] == window else 0
+    pad = _padded(at.size, window, pad)
     if 2 * pad > min(window):
         message = f"`random_crop({pad})` puts {pad} black pixels around pictures of {dims(window)}"
         raise fail(message, help="what it cuts out has the net's size anyway: `random_crop`")
-    images = _large_enough(images, window, pad)
-    wide = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    n, h, w, c = wide.shape
     top, left = (
-        np.floor(draws[:, i] * (there - wanted + 1)).astype(np.int64)
-        for i, (there, wanted) in enumerate(zip((h, w), window, strict=True))
+        _drawn(draws[:, i], there + 2 * pad - wanted + 1) - pad
+        for i, (there, wanted) in enumerate(zip(at.size, window, strict=True))
     )
-    # rows of bytes, which are copied whole
-    size = window[0], window[1] * c
-    parts = np.lib.stride_tricks.sliding_window_view(wide.reshape(n, h, w * c), size, axis=(1, 2))
-    return parts[np.arange(n), top, left * c].reshape(n, *window, c)
+    return at.crop(top, left, window)
 
 
-def _large_enough(images: Array, window: Size, pad: int) -> Array:
-    fits = all(a + 2 * pad >= b for a, b in zip(images.shape[1:3], window, strict=True))
-    return images if fits else covering(images, window)
+def cutout(at: Moves, draws: Array, window: Size, size: int) -> Moves:
+    """DeVries & Taylor 2017: a grey square about a point anywhere; part of it may lie outside."""
+    y, x = (_drawn(draws[:, i], side) - size // 2 for i, side in enumerate(at.size))
+    return at.square(y, x, size)
+
+
+def _drawn(draws: Array, count: int) -> Array:
+    return np.floor(draws * count).astype(np.int64)
+
+
+def _padded(size: Size, window: Size, pad: int | None) -> int:
+    return (PADDED if size == window else 0) if pad is None else pad
+
+
+def covers(size: Size, window: Size, pad: int | None = 0) -> bool:
+    """Whether pictures, with `pad` pixels around them, are as large as the window."""
+    around = 2 * _padded(size, window, pad)
+    return all(a + around >= b for a, b in zip(size, window, strict=True))
 
 
 def random_resized_crop(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from netdsl.data.geometry import center_crop, covering
+from netdsl.backends.picked import Moves, Picked, Size
+from netdsl.data.geometry import middle
 from netdsl.data.pictures import MODES, Pictures, read_picture
 from netdsl.errors import NetError, fail
 from netdsl.signature import Chosen
@@ -31,13 +33,21 @@ class Preparation:
         """What is drawn for the images of an epoch, made at once: image i has the i-th of each."""
         return tuple(rng.random((images, c.record.uses)) for c in self.chosen)
 
-    def __call__(self, images: Array | Pictures, draws: Draws | None = None) -> Array:
+    def __call__(
+        self, images: Array | Pictures | Picked, draws: Draws | None = None
+    ) -> Array | Picked:
         """A batch of bytes [N,H,W,C]; what happens to an image depends on its own draws alone.
+        Images that are picked from a set stay so where they are only moved.
         Raises NetError for a file that is no picture."""
         if draws is None:
             draws = [np.zeros((len(images), c.record.uses)) for c in self.chosen]
         if isinstance(images, Pictures):
             return self._decoded(images, draws)
+        if isinstance(images, Picked):
+            moves = self._moves(images.moves, self._window(images), draws)
+            if moves is not None:
+                return replace(images, moves=moves)
+            images = images.made()
         if not any(c.record.varies for c in self.chosen):
             return self._changed(images, draws)
         alone = (slice(i, i + 1) for i in range(len(images)))
@@ -64,20 +74,30 @@ class Preparation:
     def _fitted(self, images: Array, draws: Draws) -> Array:
         window = self._window(images)
         images = self._changed(images, draws)
-        if images.shape[1:3] != window:
-            images = center_crop(covering(images, window), np.zeros((1, 0)), window)
-        return images
+        return images if images.shape[1:3] == window else middle(images, window)
 
     def _changed(self, images: Array, draws: Draws) -> Array:
         window = self._window(images)
+        plain = Moves.none(len(images), images.shape[1:3])
+        moves = self._moves(plain, window, draws) if self.chosen else None
+        if moves is not None:
+            return moves.applied(images)
         for chosen, drawn in zip(self.chosen, draws, strict=True):
-            try:
+            with _blamed(chosen):
                 images = chosen.record.apply(images, drawn, window, **chosen.arguments)
-            except NetError as e:
-                raise e.located(chosen.span) from None
         return images
 
-    def _window(self, images: Array) -> tuple[int, int]:
+    def _moves(self, moves: Moves, window: Size, draws: Draws) -> Moves | None:
+        """The changes added to `moves`, if pixels are only moved by them."""
+        for chosen, drawn in zip(self.chosen, draws, strict=True):
+            moving, given = chosen.record.moves, chosen.arguments
+            if moving is None or not moving.fits(moves.size, window, **given):
+                return None
+            with _blamed(chosen):
+                moves = moving.move(moves, drawn, window, **given)
+        return moves
+
+    def _window(self, images: Array | Picked) -> Size:
         h, w = (self.shape or images.shape[1:])[:2]
         return h, w
 
@@ -91,6 +111,15 @@ class Preparation:
         draws = [np.zeros((1, c.record.uses)) for c in self.chosen]
         shape: tuple[int, ...] = self._changed(np.zeros((1, *image), np.uint8), draws).shape[1:]
         return shape
+
+
+@contextmanager
+def _blamed(chosen: Chosen) -> Iterator[None]:
+    """An error is shown where the change stands that it is about."""
+    try:
+        yield
+    except NetError as e:
+        raise e.located(chosen.span) from None
 
 
 AS_IT_IS = Preparation()

@@ -9,17 +9,21 @@ from itertools import islice
 
 import numpy as np
 
+from netdsl.backends import held
+from netdsl.backends.picked import Held, Picked
 from netdsl.data.pictures import Pictures
 from netdsl.data.preparation import AS_IT_IS, Preparation
 from netdsl.errors import fail
+from netdsl.plan.backend import Backend
 from netdsl.types import Array, dims
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Images (bytes [N,H,W,C], or files of pictures) and labels [N]."""
+    """Images (bytes [N,H,W,C], which a device may have as well, or files of pictures) and labels
+    [N]."""
 
-    images: Array | Pictures
+    images: Array | Held | Picked | Pictures
     labels: Array
 
     def __len__(self) -> int:
@@ -38,6 +42,12 @@ class Samples:
         if isinstance(self.images, Pictures):
             return zlib.crc32(labels.data, self.images.checksum())
         return zlib.crc32(labels.data, zlib.crc32(np.ascontiguousarray(self.images).data))
+
+
+def on_device(samples: Samples, backend: Backend) -> Samples:
+    """The same samples, whose images the device has as well, if it can and if there is room."""
+    there = held(backend, samples.images) if isinstance(samples.images, np.ndarray) else None
+    return samples if there is None else Samples(there, samples.labels)
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, 
 class Batch:
     """`weights` is 0 for samples that only fill the last batch up."""
 
-    images: Array
+    images: Array | Picked
     labels: Array
     weights: Array
 

@@ -109,6 +109,10 @@ class FoldedExecutor:
     def plan(self) -> Plan:
         return self.main.plan
 
+    @property
+    def backend(self) -> Backend:
+        return self.main.backend
+
     def refresh(self) -> None:
         self._prepare.run({})
         self.main.refresh()

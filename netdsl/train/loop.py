@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from netdsl.backends import repeatable, room
-from netdsl.data.samples import Batch, Samples, evaluation_batches
+from netdsl.backends.picked import made
+from netdsl.data.samples import Batch, Samples, evaluation_batches, on_device
 from netdsl.errors import NetError, fail
 from netdsl.language.elaborate import elaborate
 from netdsl.language.network import Network
@@ -102,6 +103,8 @@ class Trainer:
         self.judging = State(backend) if self.recipe.ema else self.state
         self.judging.initialise(self.job.evaluation.states, self.recipe.seed)
         self.evaluation = FoldedExecutor(self.job.folded, backend, self.judging)
+        self.stepper.hold()
+        self.validation = on_device(self.job.validation, backend)
 
     def _short(self, program: Program, there: int | None) -> NetError:
         """What is told where the step does not fit into memory."""
@@ -192,7 +195,7 @@ class Trainer:
                 self._show(began, started)
         stepper.check()
         seconds = time.perf_counter() - started
-        score = self._score(self.job.validation) if len(self.job.validation) else None
+        score = self._score(self.validation) if len(self.validation) else None
         s = self.standing
         metrics: dict[str, Any] = {
             "epoch": s.epoch + 1,
@@ -219,6 +222,7 @@ class Trainer:
 
     def _stop_if_asked(self) -> None:
         if self.asked():
+            self.stepper.settle()
             raise _Asked
 
     def _stopped(self) -> NetError:
@@ -264,7 +268,8 @@ class Trainer:
         """The first value that is not finite where every weight is."""
         states = self.judging.snapshot()
         for part in self._batches(samples):
-            given = {self.job.image: part.images, "labels": part.labels, "weights": part.weights}
+            images = made(part.images)
+            given = {self.job.image: images, "labels": part.labels, "weights": part.weights}
             fault = fault_of(self.job.evaluation, {**states, **given})
             if fault is not None:
                 return fault

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from netdsl.backends import Reading, reading
 from netdsl.data.prefetch import prefetched
 from netdsl.data.samples import Batch
 from netdsl.files import append, finite, write_atomically
@@ -28,6 +30,8 @@ class Score:
     images: int
 
 
+AT_ONCE = 4
+"""Batches that may be under way before the sums of the first one are waited for."""
 Seen = Callable[[Batch, Mapping[str, Array]], None]
 
 
@@ -41,15 +45,23 @@ def evaluate(
     batches are made ready in the background."""
     executor.refresh()
     sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
+    under_way: deque[Reading] = deque()
+
+    def count(most: int) -> None:
+        while len(under_way) > most:
+            for key, number in under_way.popleft().numbers().items():
+                sums[key] += number
+
     with closing(prefetched(batches)) as ready:
         for part in ready:
             out = executor.run(
                 {image_input: part.images, "labels": part.labels, "weights": part.weights}
             )
-            for key in sums:
-                sums[key] += float(out[key])
+            under_way.append(reading(executor.backend, {key: out[key] for key in sums}))
+            count(AT_ONCE)
             if seen is not None:
                 seen(part, out)
+    count(0)
     n = max(sums["count"], 1.0)
     return Score(sums["loss"] / n, sums["top1"] / n, sums["top5"] / n, int(sums["count"]))
 

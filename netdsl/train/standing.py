@@ -52,22 +52,18 @@ class Standing:
             raise ValueError("its history is not one of its epochs")
         return Standing(**given)
 
-    def after(self, images: int, losses: list[float], hits: list[float]) -> Standing:
-        """One update later. A loss that is no finite number is that of a step that was left out,
-        and counts for nothing."""
-        loss, hit, batches = self.loss, self.hits, self.batches
-        for a, b in zip(losses, hits, strict=True):  # in the order of the run, so to the same bits
-            if math.isfinite(a):
-                loss, hit, batches = loss + a, hit + b, batches + 1
-        return replace(
-            self,
-            seen=self.seen + images,
-            step=self.step + len(losses),
-            update=self.update + 1,
-            loss=loss,
-            hits=hit,
-            batches=batches,
-        )
+    def after(self, images: int, batches: int) -> Standing:
+        """One update later."""
+        step = self.step + batches
+        return replace(self, seen=self.seen + images, step=step, update=self.update + 1)
+
+    def counted(self, loss: float, hit: float) -> Standing:
+        """With what came out of the next batch. A loss that is no finite number is that of a step
+        that was left out, and counts for nothing."""
+        if not math.isfinite(loss):
+            return self
+        batches = self.batches + 1
+        return replace(self, loss=self.loss + loss, hits=self.hits + hit, batches=batches)
 
     def with_epoch(self, metrics: Mapping[str, Any]) -> Standing:
         """The epoch is over, with these metrics."""

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 
-from netdsl.backends import ahead
+from netdsl.backends import Reading, ahead, reading
+from netdsl.backends.picked import made
 from netdsl.data.prefetch import prefetched
-from netdsl.data.samples import Batch, grouped, training_batches
+from netdsl.data.samples import Batch, grouped, on_device, training_batches
 from netdsl.plan.backend import Backend
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train.guard import Fault, Replayed, finite, first_fault, sound
 from netdsl.train.job import Job
-from netdsl.train.precision import STATES, scaled, told
+from netdsl.train.precision import LEFT_OUT, SCALE, STATES, scaled, told
 from netdsl.train.standing import Standing
 from netdsl.types import Array
 
+AT_ONCE = 4
+"""Updates that may be under way before the loss of the first one is waited for."""
+TOLD = ("loss", "accuracy", LEFT_OUT, SCALE)
+"""What is read of what a step gives out."""
 GOOD_EVERY = 200
 """Updates after which the weights are held in memory, to find a fault from."""
 
@@ -37,13 +43,19 @@ class Stepper:
         self.step = Executor(job.step, backend, state)
         graph = job.accumulation
         self.accumulation = Executor(graph, backend, state) if graph else None
+        self.train = job.train
+        self._under_way: deque[tuple[Reading, ...]] = deque()
+
+    def hold(self) -> None:
+        """Puts the images on the device where there is room by now."""
+        self.train = on_device(self.job.train, self.state.backend)
 
     def groups(self) -> Generator[tuple[Batch, ...], None, None]:
         """The batches of the rest of this epoch, in groups that make one update; made ready in the
         background."""
         s, recipe = self.standing, self.job.recipe
         batches = training_batches(
-            self.job.train, recipe.data.batch, recipe.seed, s.epoch, s.seen, self.job.augment
+            self.train, recipe.data.batch, recipe.seed, s.epoch, s.seen, self.job.augment
         )
         return prefetched(grouped(batches, recipe.accumulate))
 
@@ -86,16 +98,33 @@ class Stepper:
         }
 
     def update(self, group: tuple[Batch, ...]) -> None:
-        """One update of the weights. Raises Unsound where the loss is no finite number, and where
-        it is scaled, when no smaller scale would help."""
-        losses, hits = [], []
-        for i, batch in enumerate(group):
-            out = self._executor(i).run(self.inputs(batch, i))
-            losses.append(float(out["loss"]))
-            hits.append(float(out["accuracy"]))
-            if not sound(out):
+        """One update of the weights, which a device may still be at when this is over. Raises
+        Unsound where a loss, of this one or one before, is no finite number, and where it is
+        scaled, when no smaller scale would help."""
+        self._under_way.append(tuple(self._begun(i, batch) for i, batch in enumerate(group)))
+        self.standing = self.standing.after(self.job.images, len(group))
+        while self._under_way and self._due():
+            self._count()
+
+    def _begun(self, i: int, batch: Batch) -> Reading:
+        out = self._executor(i).run(self.inputs(batch, i))
+        return reading(self.state.backend, {k: out[k] for k in TOLD if k in out})
+
+    def _due(self) -> bool:
+        return len(self._under_way) > AT_ONCE or all(r.ready() for r in self._under_way[0])
+
+    def _count(self) -> None:
+        """What the update gave out that has waited longest."""
+        for found in self._under_way.popleft():
+            numbers = found.numbers()
+            if not sound(numbers):
                 raise Unsound
-        self.standing = self.standing.after(self.job.images, losses, hits)
+            self.standing = self.standing.counted(numbers["loss"], numbers["accuracy"])
+
+    def settle(self) -> None:
+        """Waits for every update that is under way. Raises Unsound as `update` does."""
+        while self._under_way:
+            self._count()
 
     def _executor(self, i: int) -> Executor:
         last = i == self.job.recipe.accumulate - 1
@@ -105,13 +134,14 @@ class Stepper:
 
     def mark(self) -> None:
         """Holds this place in memory, at the start of an epoch and every so many updates."""
-        s = self.standing
-        if s.update % GOOD_EVERY == 0 or s.seen == 0:
-            self.good = s, self.state.snapshot()
+        if self.standing.update % GOOD_EVERY == 0 or self.standing.seen == 0:
+            self.settle()
+            self.good = self.standing, self.state.snapshot()
 
     def check(self) -> None:
         """Raises Unsound where a weight is no finite number, and where no step of the epoch had a
         finite loss."""
+        self.settle()
         if not self.standing.batches or not finite(self.state.snapshot()):
             raise Unsound
 
@@ -128,11 +158,12 @@ class Stepper:
         return (self.good[0].step + found[0] + 1, found[1]) if found else None
 
     def _replay(self) -> Iterator[Replayed]:
+        self._under_way.clear()
         self.standing, states = self.good
         self.state.load(states, self.job.step.states, "the last sound place")
         with closing(self.groups()) as groups:
             for group in groups:
-                for i, batch in enumerate(group):
+                for i, batch in enumerate(_made(group)):
                     before, inputs, executor = (
                         self.state.snapshot(),
                         self.inputs(batch, i),
@@ -140,5 +171,8 @@ class Stepper:
                     )
                     well = sound(executor.run(inputs))
                     yield Replayed(executor.graph, inputs, before, well, self.state.snapshot())
-                nothing = [0.0] * len(group)
-                self.standing = self.standing.after(self.job.images, nothing, nothing)
+                self.standing = self.standing.after(self.job.images, len(group))
+
+
+def _made(group: tuple[Batch, ...]) -> Iterator[Batch]:
+    return (replace(batch, images=made(batch.images)) for batch in group)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from netdsl.backends.arrays import ArrayBackend, address
+from netdsl.backends.cuda import picking, reading
 from netdsl.backends.cuda.anchors import Anchors
 from netdsl.backends.cuda.convolution import WORTH_FUSING
 from netdsl.backends.cuda.device import Device, Thunk
@@ -17,6 +19,7 @@ from netdsl.backends.cuda.generate import generated
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import SCRATCH, WORKSPACE, Address, Launch, Word
 from netdsl.backends.cuda.upload import Coming
+from netdsl.backends.picked import Held, Picked, made
 from netdsl.plan.backend import ByReference
 from netdsl.plan.fusion import FUSED, Fusion
 from netdsl.plan.kernel import Kernel
@@ -24,6 +27,8 @@ from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan
 from netdsl.types import Array
 
+_MOST_HELD = 0.25
+"""Of the free memory, what a set of images may take."""
 _ONTO = frozenset(("add", "cast"))
 CUDA = replace(
     FUSED,
@@ -120,23 +125,48 @@ class CudaBackend(ArrayBackend):
         self.device.stream.use()
         return super().download(array)
 
-    def ahead(self, values: Array) -> Coming:
+    def hold(self, images: Array) -> Held | None:
+        """Puts a set of images on the GPU, so that batches are picked from it there; not where it
+        would take much of what is free."""
+        if images.nbytes > self.free_bytes() * _MOST_HELD:
+            return None
+        self.device.stream.use()
+        return Held(images, self.upload(images))
+
+    def reading(self, numbers: Mapping[str, Array]) -> reading.Coming:
+        """Asks for numbers; it does not wait for them."""
+        return self.device.readings.begin(numbers, self.device.stream)
+
+    def ahead(self, values: Array | Picked) -> Coming:
         """Sends what a later step will be given; it may be written then in place of `values`."""
+        if isinstance(values, Picked):
+            return self.device.uploads.send(values.table(), values)
         return self.device.uploads.send(values)
 
-    def write(self, target: Array, values: Array) -> None:
+    def write(self, target: Array, values: Any) -> None:
         self.device.stream.use()
+        if isinstance(values, Picked):
+            values = self.ahead(values)
         if isinstance(values, Coming):
             if _alike(target, values.values):
-                self.device.uploads.pass_on(values, target, self.device.stream)
+                take = partial(self._taken, values.values, target)
+                self.device.uploads.pass_on(values, take, self.device.stream)
                 return
-            values = values.values
+            values = made(values.values)
         if not isinstance(values, np.ndarray):
             target[...] = values
         elif _alike(target, values):
             target.set(np.asarray(values, order="C"), self.device.stream)
         else:
             super().write(target, values)
+
+    def _taken(self, values: Array | Picked, target: Array, there: Array) -> None:
+        """Fills `target` with what has come, or by what it is to be picked by."""
+        if isinstance(values, Picked):
+            at = (address(x) for x in (values.held.there, there, target))
+            self._launch(picking.launch(values, *at), {})()
+        else:
+            target.data.copy_from_device_async(there.data, there.nbytes, self.device.stream)
 
     def _bound(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> list[Thunk] | None:
         if kernel.kind == "anchor":
@@ -215,7 +245,7 @@ class _Step:
                 yield thunk
 
 
-def _alike(target: Array, values: Array) -> bool:
+def _alike(target: Array, values: Array | Picked) -> bool:
     """Whether one is the other's bytes."""
     return target.flags.c_contiguous and values.dtype == target.dtype
 

@@ -10,6 +10,7 @@ from typing import Any
 from netdsl.backends.cuda import nvrtc
 from netdsl.backends.cuda.launch import SCRATCH_BYTES, WORKSPACE_BYTES, Launch
 from netdsl.backends.cuda.libraries import cublaslt_version, cudnn, cupy_with_gpu
+from netdsl.backends.cuda.reading import Readings
 from netdsl.backends.cuda.tuning import Choices, Plans, Tuner
 from netdsl.backends.cuda.upload import Uploads
 
@@ -37,6 +38,7 @@ class Device:
         self.plans = Plans(self._identity())
         self.repeatable = False
         self.uploads = Uploads(self.cupy.cuda, self.cupy.empty)
+        self.readings = Readings(self.cupy.cuda)
         self._pool = ThreadPoolExecutor(16)
         self._compiled: dict[str, Future[Any]] = {}
 

@@ -25,9 +25,10 @@ class Slot:
 
 @dataclass
 class Coming:
-    """Values that are on their way; what has not looked at them yet may read `values`."""
+    """Values that are on their way, or what `values` are to be made of there; what has not looked
+    at them yet may read `values`."""
 
-    values: Array
+    values: Any
     slot: Slot
     passed_on: bool = False
 
@@ -52,8 +53,8 @@ class Uploads:
         self.stream = self.cuda.Stream(non_blocking=True)
         self._free = defaultdict(deque)
 
-    def send(self, values: Array) -> Coming:
-        """Begins an upload and comes back before it is over."""
+    def send(self, values: Array, shown: Any = None) -> Coming:
+        """Begins an upload and comes back before it is over; `shown` stands for `values`."""
         free = self._free[_kind(values)]
         slot = free.popleft() if free else self._slot(values)
         slot.arrived.synchronize()  # what was sent from this memory before has left it
@@ -61,17 +62,17 @@ class Uploads:
         self.stream.wait_event(slot.taken)
         slot.there.set(slot.host, stream=self.stream)
         slot.arrived.record(self.stream)
-        return Coming(values, slot)
+        return Coming(values if shown is None else shown, slot)
 
-    def pass_on(self, coming: Coming, target: Array, stream: Any) -> None:
-        """Copies what comes into `target`, in the order of `stream`."""
+    def pass_on(self, coming: Coming, take: Callable[[Array], None], stream: Any) -> None:
+        """Lets `take` read what has come, in the order of `stream`."""
         slot = coming.slot
         stream.wait_event(slot.arrived)
-        target.data.copy_from_device_async(slot.there.data, slot.host.nbytes, stream)
+        take(slot.there)
         slot.taken.record(stream)
         if not coming.passed_on:
             coming.passed_on = True
-            self._free[_kind(coming.values)].append(slot)
+            self._free[_kind(slot.host)].append(slot)
 
     def _slot(self, values: Array) -> Slot:
         pinned = self.cuda.alloc_pinned_memory(values.nbytes)

@@ -1,0 +1,190 @@
+"""Batches that are picked from a set of images, by numbers: which of them, and where in them each
+pixel comes from. Whoever holds the set can make the batch, the host or a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from netdsl.types import Array
+
+Size = tuple[int, int]
+"""Height and width."""
+BLACK, GREY = 0, 128
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What n changed images are made of. Their pixel in row y and column x is that of the image
+    itself in row `top + y` and column `left + step * x`, `step` being 1 or -1, where y and x lie
+    in `rows` and `columns` (n x 2: first, and one behind the last), else black; but grey within any
+    of `squares` (n x k x 4: first row, last, first column, last, the last ones exclusive)."""
+
+    size: Size
+    top: Array
+    left: Array
+    step: Array
+    rows: Array
+    columns: Array
+    squares: Array
+
+    @staticmethod
+    def none(images: int, size: Size) -> Moves:
+        """All images of that size as they are."""
+        zeros = np.zeros(images, np.int32)
+        rows, columns = (np.stack([zeros, zeros + side], axis=1) for side in size)
+        nothing = np.zeros((images, 0, 4), np.int32)
+        return Moves(size, zeros, zeros, zeros + 1, rows, columns, nothing)
+
+    def crop(self, top: Array, left: Array, size: Size) -> Moves:
+        """The part of each image that begins in a row and a column of its own, and may lie outside
+        in part."""
+        sides = ((self.rows, top, size[0]), (self.columns, left, size[1]))
+        rows, columns = (np.clip(ends - at[:, None], 0, side) for ends, at, side in sides)
+        corner = np.stack([top, top, left, left], axis=1)[:, None]
+        return replace(
+            self,
+            size=size,
+            top=self.top + top,
+            left=self.left + self.step * left,
+            rows=rows,
+            columns=columns,
+            squares=np.clip(self.squares - corner, 0, np.repeat(size, 2)),
+        )
+
+    def flip(self, chosen: Array) -> Moves:
+        """Left and right changed over, of the images that are `chosen` (n truth values)."""
+        wide, (y0, y1, x0, x1) = self.size[1], np.moveaxis(self.squares, 2, 0)
+        turned = np.stack([y0, y1, wide - x1, wide - x0], axis=2)
+        return replace(
+            self,
+            left=np.where(chosen, self.left + self.step * (wide - 1), self.left),
+            step=np.where(chosen, -self.step, self.step),
+            columns=np.where(chosen[:, None], wide - self.columns[:, ::-1], self.columns),
+            squares=np.where(chosen[:, None, None], turned, self.squares),
+        )
+
+    def square(self, top: Array, left: Array, side: int) -> Moves:
+        """A grey square in each image, as far as it lies inside."""
+        h, w = self.size
+        corners = np.stack([top, top + side, left, left + side], axis=1)
+        square = np.clip(corners, 0, (h, h, w, w))[:, None].astype(np.int32)
+        return replace(self, squares=np.concatenate([self.squares, square], axis=1))
+
+    def __getitem__(self, index: Array) -> Moves:
+        """Those of some of the images."""
+        fields = ("top", "left", "step", "rows", "columns", "squares")
+        return replace(self, **{name: getattr(self, name)[index] for name in fields})
+
+    def table(self) -> Array:
+        """All numbers, a row of 7 + 4 k for each image: top, left, step, rows, columns, squares."""
+        first = np.stack([self.top, self.left, self.step], axis=1)
+        squares = self.squares.reshape(len(first), -1)
+        return np.concatenate([first, self.rows, self.columns, squares], axis=1, dtype=np.int32)
+
+    def applied(self, images: Array) -> Array:
+        """The changed images [n,H,W,C] of `images` [n,H,W,C]."""
+        found = self._windows(images)
+        turned = self.step < 0
+        if turned.any():
+            pixels = found.view(f"V{found.shape[3]}")[..., 0]
+            pixels[turned] = pixels[turned][:, :, ::-1]
+        if not self._reach(images.shape[1:3]):
+            found[~self._box(np.concatenate([self.rows, self.columns], axis=1))] = BLACK
+        for square in np.moveaxis(self.squares, 1, 0):
+            found[self._box(square)] = GREY
+        return found
+
+    def _windows(self, images: Array) -> Array:
+        """What lies where the changed images lie, not turned yet, with black around the images."""
+        n, h, w, c = images.shape
+        (tall, wide), top = self.size, self.top
+        left = np.where(self.step < 0, self.left - (wide - 1), self.left)
+        if self.size == (h, w) and not top.any() and not left.any():
+            return images.copy()
+        above, before = (max(0, -int(at.min(initial=0))) for at in (top, left))
+        below, behind = (
+            max(0, int(at.max(initial=0)) + side - there)
+            for at, side, there in ((top, tall, h), (left, wide, w))
+        )
+        around = ((0, 0), (above, below), (before, behind), (0, 0))
+        # rows of bytes, which are copied whole
+        padded = np.pad(images, around).reshape(n, h + above + below, -1)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (tall, wide * c), axis=(1, 2))
+        parts = windows[np.arange(n), top + above, (left + before) * c]
+        return np.ascontiguousarray(parts).reshape(n, tall, wide, c)
+
+    def _reach(self, source: Size) -> bool:
+        """Whether pixels are black only where an image of that size ends."""
+        (h, w), (tall, wide) = source, self.size
+        left = np.where(self.step < 0, self.left - (w - 1), -self.left)
+        ends = ((-self.top, h, tall, self.rows), (left, w, wide, self.columns))
+        return all(
+            np.array_equal(np.clip(np.stack([first, first + n], axis=1), 0, side), seen)
+            for first, n, side, seen in ends
+        )
+
+    def _box(self, box: Array) -> Array:
+        """Which pixels lie between rows and columns (n x 4)."""
+        (y0, y1, x0, x1), (h, w) = box.T[..., None], self.size
+        rows, columns = (
+            (at >= low) & (at < high)
+            for at, low, high in ((np.arange(h), y0, y1), (np.arange(w), x0, x1))
+        )
+        return rows[:, :, None] & columns[:, None, :]
+
+
+@dataclass(frozen=True)
+class Held:
+    """A set of images [N,H,W,C] of bytes that a device has as well: there they are `there`."""
+
+    images: Array
+    there: Any
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.images.shape)
+
+    def __getitem__(self, index: Array) -> Picked:
+        return Picked(self, index, Moves.none(len(index), self.images.shape[1:3]))
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The images of a set that `index` numbers, each changed."""
+
+    held: Held
+    index: Array
+    moves: Moves
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.index), *self.moves.size, self.held.images.shape[3])
+
+    @property
+    def dtype(self) -> Any:
+        return self.held.images.dtype
+
+    def __getitem__(self, index: Array) -> Picked:
+        return Picked(self.held, self.index[index], self.moves[index])
+
+    def table(self) -> Array:
+        """A row for each image: its number in the set, then what it is made of."""
+        return np.concatenate([self.index[:, None], self.moves.table()], axis=1, dtype=np.int32)
+
+    def made(self) -> Array:
+        """The batch, made on the host."""
+        return self.moves.applied(self.held.images[self.index])
+
+
+def made(images: Any) -> Array:
+    """A batch as an array, whoever was to make it."""
+    return images.made() if isinstance(images, Picked) else images

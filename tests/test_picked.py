@@ -1,0 +1,146 @@
+"""Batches picked from a set where that lies, as if every change had been made by itself."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netdsl.backends.arrays import ArrayBackend, reference
+from netdsl.backends.cuda import picking
+from netdsl.backends.picked import Held, Picked, made
+from netdsl.data.augment import AUGMENTATIONS
+from netdsl.data.augment import chosen_of as chosen
+from netdsl.data.preparation import Preparation
+from netdsl.data.samples import Samples, on_device, training_batches
+from netdsl.language.parse import parse
+from netdsl.language.program import program
+from netdsl.train.loop import Trainer
+from tests.host import GPP, library
+
+WINDOW = (9, 8)
+CHANGES = st.one_of(
+    st.builds(chosen, st.just("hflip"), p=st.sampled_from([0.0, 0.5, 1.0])),
+    st.builds(chosen, st.just("random_crop"), pad=st.sampled_from([None, 0, 1, 3])),
+    st.builds(chosen, st.just("cutout"), size=st.integers(1, 12)),
+    st.just(chosen("center_crop")),
+)
+CHAINS = st.lists(CHANGES, max_size=5)
+SIZES = st.tuples(st.integers(9, 13), st.integers(8, 12))
+
+
+def test_every_change_that_moves_pixels_is_drawn_here() -> None:
+    assert {name for name, a in AUGMENTATIONS.items() if a.moves} == {
+        *("hflip", "random_crop", "cutout", "center_crop")
+    }
+
+
+def images_of(size: tuple[int, int], channels: int, count: int = 9) -> Any:
+    return np.random.default_rng(1).integers(0, 256, (count, *size, channels)).astype(np.uint8)
+
+
+def prepared(chain: list[Any], channels: int) -> Preparation:
+    return Preparation(tuple(chain), (*WINDOW, channels))
+
+
+@settings(max_examples=150)
+@given(CHAINS, SIZES, st.integers(0, 2**32 - 1))
+def test_changes_together_are_those_one_after_the_other(
+    chain: list[Any], size: tuple[int, int], seed: int
+) -> None:
+    images, prepare = images_of(size, 2), prepared(chain, 2)
+    draws = prepare.draws(np.random.default_rng(seed), len(images))
+    expected = images
+    for change, drawn in zip(chain, draws, strict=True):
+        expected = change.record.apply(expected, drawn, WINDOW, **change.arguments)
+    np.testing.assert_array_equal(prepare(images, draws), expected)
+    index = np.array([3, 3, 0, 8])
+    some = prepare(Held(images, None)[index], [d[index] for d in draws])
+    assert isinstance(some, Picked)
+    assert some.shape == (4, *expected.shape[1:])
+    np.testing.assert_array_equal(some.made(), expected[index])
+    np.testing.assert_array_equal(some[np.array([2, 1])].made(), expected[[0, 3]])
+
+
+@pytest.mark.skipif(GPP is None, reason="there is no g++ to compile for the CPU")
+def test_the_kernel_picks_the_same_bytes(tmp_path: Path) -> None:
+    chains = [
+        [],
+        [chosen("hflip")],
+        [chosen("random_crop", pad=2), chosen("hflip"), chosen("cutout", size=3)],
+        [
+            chosen("cutout", size=4),
+            chosen("hflip"),
+            chosen("random_crop"),
+            chosen("cutout", size=5),
+        ],
+    ]
+    cases: list[tuple[Any, Any, Any]] = []
+    for chain in chains:
+        for channels in (1, 3):
+            images, prepare = images_of((11, 10), channels), prepared(chain, channels)
+            held = Held(images, images)
+            index = np.random.default_rng(2).integers(0, len(images), 13)
+            draws = prepare.draws(np.random.default_rng(3), len(index))
+            picked = prepare(held[index], draws)
+            assert isinstance(picked, Picked)
+            cases.append((picked, picked.table(), np.full(picked.shape, 77, np.uint8)))
+    at = [[a.ctypes.data for a in (p.held.there, table, out)] for p, table, out in cases]
+    launches = [picking.launch(p, *places) for (p, _, _), places in zip(cases, at, strict=True)]
+    compiled = library(launches, tmp_path)
+    for i, (launch, (picked, _, out)) in enumerate(zip(launches, cases, strict=True)):
+        words = np.array(launch.words, np.int64)
+        run = getattr(compiled, f"call_{i}")
+        run(words.ctypes.data_as(ctypes.c_void_p), *launch.grid, launch.threads)
+        np.testing.assert_array_equal(out, picked.made())
+
+
+@dataclass(frozen=True)
+class Holding(ArrayBackend):
+    """The reference, to which sets of images are given; batches must come picked."""
+
+    log: list[str] = field(default_factory=list)
+
+    def hold(self, images: Any) -> Held:
+        return Held(images, images)
+
+    def write(self, target: Any, values: Any) -> None:
+        if np.ndim(target) == 4:
+            self.log.append("picked" if isinstance(values, Picked) else "whole")
+        super().write(target, made(values))
+
+
+@pytest.mark.parametrize("augment", ["", "augment = [random_crop(1), hflip, cutout(3)]"])
+def test_a_run_is_the_same_where_the_device_holds_the_images(augment: str, tmp_path: Path) -> None:
+    text = f"""net n {{ input(8x8x1); fc(10) }}
+    data {{ source = digits, batch = 100
+      {augment} }}
+    train {{ epochs = 2 }}"""
+    ends = []
+    holding = Holding("reference", np)
+    for i, backend in enumerate((holding, reference())):
+        trainer = Trainer(program(parse(text)), None, backend)
+        trainer.run(tmp_path / str(i), lambda p: None, lambda m: None)
+        ends.append((tmp_path / str(i) / "last.safetensors").read_bytes())
+    assert holding.log == [*["picked"] * holding.log.count("picked"), *["whole"] * 2]  # the test's
+    assert ends[0] == ends[1]
+
+
+def test_what_changes_more_than_places_is_made_on_the_host() -> None:
+    images = images_of(WINDOW, 3)
+    samples = Samples(images, np.arange(9))
+    resident = on_device(samples, Holding("reference", np))
+    prepare = prepared([chosen("hflip"), chosen("color_jitter")], 3)
+    for a, b in zip(
+        training_batches(resident, 4, 0, 0, augment=prepare),
+        training_batches(samples, 4, 0, 0, augment=prepare),
+        strict=True,
+    ):
+        assert isinstance(a.images, np.ndarray)
+        np.testing.assert_array_equal(a.images, b.images)
