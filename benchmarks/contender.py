@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.works import ROOT, WORKS, Work, first_values
+from benchmarks.works import ROOT, WORKS, Work, first_values, without_dropout
 
 THREADS = 2
 
@@ -82,7 +82,7 @@ class Ours:
         )
         graph = compile_step(self.network, replace(recipe, optimizer=optimizer))
         self.state.initialise(graph.states, seed=1)
-        return Executor(_still(graph) if still else graph, self.backend, self.state)
+        return Executor(without_dropout(graph) if still else graph, self.backend, self.state)
 
     def _inference(self) -> Any:
         from netdsl.passes import pipeline
@@ -102,19 +102,6 @@ class Ours:
     def step(self) -> Any:
         found = self.executor.run(self.given)[self.label]
         return float(found) if self.label == "loss" else found
-
-
-def _still(graph: Any) -> Any:
-    """The graph without its dropout."""
-    from dataclasses import replace
-
-    from netdsl.types import Attrs
-
-    nodes = {
-        name: replace(n, attrs=Attrs({**n.attrs, "rate": 0.0})) if n.op == "dropout" else n
-        for name, n in graph.nodes.items()
-    }
-    return replace(graph, nodes=nodes)
 
 
 class Torch:

@@ -82,14 +82,14 @@ def works(asked: argparse.Namespace, bench: Bench) -> Iterator[Work]:
 
 def rivals(nets: list[str], parts: list[str], bench: Bench) -> Iterator[Work]:
     """PyTorch, the mode that is to be beaten first."""
-    for mode in MODES if bench.device == "cuda" else ("eager",):
+    for mode in MODES if not bench.rehearsed else ("eager",):
         for net in nets:
             if "train" in parts and (mode != "max-autotune" or net in AUTOTUNED):
                 yield Work(
                     f"PyTorch train {mode} {net}", partial(torch_row, bench, net, "train", mode)
                 )
             compiled = mode == "compile" and net in COMPILED
-            if "infer" in parts and (compiled or bench.device != "cuda"):
+            if "infer" in parts and (compiled or bench.rehearsed):
                 yield Work(
                     f"PyTorch infer {mode} {net}", partial(torch_row, bench, net, "infer", mode)
                 )
@@ -179,8 +179,8 @@ def main() -> int:
         return 2
     started, lines, rows, failed = time.perf_counter(), list[str](), list[Row](), False
     with tempfile.TemporaryDirectory() as folder, caches(Path(folder)):
-        low, batch = (None, 2) if asked.rehearse else (asked.low, None)
-        for work in works(asked, Bench(device, low, Path(folder), batch)):
+        bench = Bench(device, None if asked.rehearse else asked.low, Path(folder))
+        for work in works(asked, bench):
             if time.perf_counter() - started + work.seconds > 60 * asked.minutes:
                 lines.append(f"left out for lack of time: {work.name}")
                 continue

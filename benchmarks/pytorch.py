@@ -31,12 +31,17 @@ class Measured:
 
 
 def measured(
-    net: str, mode: str, images: np.ndarray, labels: np.ndarray | None, weights: Path, device: str
+    net: str,
+    mode: str,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    weights: Path,
+    rehearsed: bool,
 ) -> Measured:
     """A training step (with `labels`) or inference, channels last, on a GPU in bfloat16 autocast.
     Training is by SGD with momentum and weight decay. `mode` is eager, graph, compile, or what
-    torch.compile calls a mode."""
-    gpu = device == "cuda"
+    torch.compile calls a mode. It is rehearsed on the processor, where nothing is dropped."""
+    gpu, device = not rehearsed, "cpu" if rehearsed else "cuda"
     if gpu:
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -44,6 +49,8 @@ def measured(
         torch.cuda.reset_peak_memory_stats()
     model = peers.NETS[net]()
     peers.take_weights(model, weights)
+    if rehearsed:
+        peers.drop_nothing(model)
     model = model.to(device, memory_format=torch.channels_last).train(labels is not None)
     x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     x = x.to(device, memory_format=torch.channels_last)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,17 @@ def first_values(state: Any, network: Any) -> list[np.ndarray]:
             gamma = rng.uniform(0.5, 1, node.type.shape).astype(node.type.dtype)
             state.backend.write(state.array(node.name), gamma)
     return [state.backend.download(state.array(n.name)) for n in parameters]
+
+
+def without_dropout(graph: Any) -> Any:
+    """The graph that drops nothing."""
+    from netdsl.types import Attrs
+
+    nodes = {
+        name: replace(n, attrs=Attrs({**n.attrs, "rate": 0.0})) if n.op == "dropout" else n
+        for name, n in graph.nodes.items()
+    }
+    return replace(graph, nodes=nodes)
 
 
 _NETS = {

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from netdsl.backends import open_backend
+from netdsl.backends.arrays import ArrayBackend
 from netdsl.cli.show_timing import show_timing
 from netdsl.insight.target import Target, prepared
 from netdsl.insight.timing import TimedKernel, Timing, Work, timing
@@ -89,6 +90,21 @@ def test_ceilings_are_above_what_is_timed_beside_them(device: str) -> None:
     x = np.ones((512, 512), np.float32)
     (product,) = backend.seconds([lambda: np.matmul(x, x)])
     assert 0 < product < 10
+
+
+def test_products_in_16_bits_are_held_against_their_own_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every product of a step in mixed precision computes on 16-bit numbers, nothing else does."""
+    slow = Ceilings(flops=1.0, bytes=1e30, narrow=10.0)
+    monkeypatch.setattr(ArrayBackend, "ceilings", lambda self: slow)
+    text = "net a { input(8x8x3); conv(4, 3x3) -> relu; fc(5) }\ntrain { precision = mixed }"
+    narrow = {"conv2d", "conv2d_wgrad", "matmul"}
+    found = timed("reference", True, f"data {{ source = digits }}\n{text}").kernels
+    assert narrow <= {k.kind for k in found}
+    for k in found:
+        limit = 10.0 if k.kind in narrow else 1.0
+        assert k.work.least == pytest.approx(k.work.flops / limit)
 
 
 def test_share_is_of_the_nearer_limit() -> None:

@@ -68,13 +68,20 @@ class ArrayBackend:
         return [timed(thunk) for thunk in thunks]
 
     def ceilings(self) -> Ceilings:
-        """By a square product and a copy."""
+        """By square products and a copy."""
         xp, side, size = self.xp, *((1024, 1 << 24) if self.xp is np else (8192, 1 << 28))
-        a, b, c = (xp.ones((side, side), dtype="float32") for _ in range(3))
         source, target = (xp.ones(size, dtype="float32") for _ in range(2))
-        thunks = [partial(xp.matmul, a, b, out=c), partial(target.__setitem__, ..., source)]
-        product, copy = map(min, zip(*(self.seconds(thunks) for _ in range(5)), strict=True))
-        return Ceilings(2 * side**3 / product, 2 * source.nbytes / copy)
+        copy = self._least(partial(target.__setitem__, ..., source))
+        kinds = ("float32",) if xp is np else ("float32", "float16")
+        flops = [2 * side**3 / self._least(self._square(side, kind)) for kind in kinds]
+        return Ceilings(flops[0], 2 * source.nbytes / copy, *flops[1:])
+
+    def _square(self, side: int, dtype: str) -> Thunk:
+        a, b, c = (self.xp.ones((side, side), dtype=dtype) for _ in range(3))
+        return partial(self.xp.matmul, a, b, out=c)
+
+    def _least(self, thunk: Thunk) -> float:
+        return min(self.seconds([thunk])[0] for _ in range(5))
 
 
 def timed(thunk: Thunk) -> float:

@@ -9,6 +9,7 @@ from netdsl.cli.show import wide_console
 
 if TYPE_CHECKING:
     from netdsl.insight.timing import Timing, Work
+    from netdsl.plan.backend import Ceilings
 
 _SLOWEST = 20
 
@@ -18,7 +19,8 @@ def show_timing(found: Timing, full: bool) -> None:
     print(
         f"{found.title}, on {found.device}: {1e3 * found.seconds:.3f} ms a step, "
         f"{found.images_per_second:,.1f} images/s\n"
-        f"limits measured here: {limit.flops / 1e9:,.0f} GFLOP/s, {limit.bytes / 1e9:,.1f} GB/s"
+        f"limits measured here: {limit.flops / 1e9:,.0f} GFLOP/s{_narrow(limit)}, "
+        f"{limit.bytes / 1e9:,.1f} GB/s"
     )
     total = found.work
     kernels = [
@@ -43,6 +45,10 @@ def show_timing(found: Timing, full: bool) -> None:
             "\nMore than 100%: convolutions by minimal filtering (Winograd) need but a quarter to"
             "\na third of the multiplications that they are counted with."
         )
+
+
+def _narrow(limit: Ceilings) -> str:
+    return f" ({limit.narrow / 1e9:,.0f} in 16 bits)" if limit.narrow else ""
 
 
 def _show(

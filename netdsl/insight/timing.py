@@ -17,7 +17,7 @@ from netdsl.plan.traffic import kind_of, moved
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.runtime.timing import times
-from netdsl.types import FLOATS, Array, Graph, Node
+from netdsl.types import FLOATS, ITEMSIZE, Array, Graph, Node
 
 Phase = Literal["forward", "backward", "update"]
 
@@ -125,6 +125,7 @@ class Timing:
             "images_per_second": self.images_per_second,
             "kernels_ms": 1e3 * self.work.seconds,
             "gflops_limit": self.ceilings.flops / 1e9,
+            "gflops_limit_16_bits": self.ceilings.flops_on(2) / 1e9,
             "gbytes_limit": self.ceilings.bytes / 1e9,
             "kernels": [k.as_json() for k in self.kernels],
             "layers": [x.as_json() for x in self.layers],
@@ -192,8 +193,11 @@ class _Names:
         costs = [node_cost(self.graph, self.graph[n]) for n in kernel.nodes]
         flops = sum(2 * c.macs + c.flops for c in costs)
         size = moved(self.graph, kernel)
-        least = max(flops / self.ceilings.flops, size / self.ceilings.bytes)
         name = self._main(kernel)
+        # what a product computes with decides what computes it
+        read = [self.graph[a] for a in self.graph[name].args] if kernel.kind == "anchor" else []
+        limit = self.ceilings.flops_on(max((ITEMSIZE[n.type.dtype] for n in read), default=4))
+        least = max(flops / limit, size / self.ceilings.bytes)
         kind, layer = kind_of(self.graph, kernel), self.layer(name)
         work = Work(seconds, flops, size, least)
         return TimedKernel(name, kind, layer, self._phase(name), work, by_reference)

@@ -36,10 +36,16 @@ class Refreshed(Protocol):
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The most that a device was seen to do: floating-point operations and bytes a second."""
+    """The most that a device was seen to do: floating-point operations and bytes a second; and
+    operations on 16-bit numbers, where it has units for them."""
 
     flops: float
     bytes: float
+    narrow: float | None = None
+
+    def flops_on(self, itemsize: int) -> float:
+        """The operations a second on numbers of so many bytes."""
+        return self.narrow if self.narrow and itemsize == 2 else self.flops
 
 
 class Backend(Protocol):
