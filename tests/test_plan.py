@@ -21,7 +21,8 @@ from netdsl.backends.cuda.backend import CUDA
 from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
 from netdsl.language.elaborate import Settings, elaborate
-from netdsl.language.program import load
+from netdsl.language.parse import parse
+from netdsl.language.program import load, program
 from netdsl.passes import pipeline
 from netdsl.passes.lower import lower
 from netdsl.passes.recompute import recompute
@@ -36,7 +37,7 @@ from netdsl.plan.verify import verify_plan
 from netdsl.runtime import executor as executor_module
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.signature import OneFrom
+from netdsl.signature import Chosen, OneFrom
 from netdsl.train.compile import compile_step
 from netdsl.train.precision import PRECISIONS
 from netdsl.train.step import training_graph
@@ -155,21 +156,40 @@ def test_a_resnet50_step_moves_14_passes_over_its_convolutions() -> None:
     assert plan.arena <= 1.1 * plan.peak
 
 
+def _mixed() -> Chosen:
+    chosen: Chosen = OneFrom("precision", PRECISIONS).accept(Symbol("mixed"))
+    return chosen
+
+
 def test_batch_norm_by_algebra_and_epilogues_save_a_fifth_of_the_traffic() -> None:
     """Of a step of ResNet-50 in 16 bits, as the CUDA engine cuts it."""
     file = load(str(ROOT / "models" / "resnet.net"))
     network = elaborate(file, "resnet50", Settings(batch=256, training=True))
-    precision = OneFrom("precision", PRECISIONS).accept(Symbol("mixed"))
-    after = compile_step(network, replace(plain_recipe(), precision=precision))
+    after = compile_step(network, replace(plain_recipe(), precision=_mixed()))
     before = pipeline.run(network.graph, (*pipeline.FORWARD, pipeline.precision("bfloat16")))
     step = training_graph(replace(network, graph=before), plain_recipe())
-    plain = replace(CUDA, epilogue={}, operands=0, sums=frozenset())
+    plain = replace(CUDA, epilogue={}, operands=0, sums=frozenset(), early=-1)
     moved = [
         sum(n for _, n in by_kind(graph, partition(graph, fusion)).values())
         for graph, fusion in ((pipeline.run(step, pipeline.STEP), plain), (after, CUDA))
     ]
     assert len(after.of("gram")) == 19
     assert moved[1] < 0.81 * moved[0]
+
+
+def test_weights_are_cast_in_one_launch_before_the_step() -> None:
+    """As the CUDA engine cuts it; a large weight is cast where it is needed."""
+    text = "net n { input(8x8x3); conv(8, 3x3) -> relu; conv(8, 3x3) -> relu; fc(2000); fc(1000) }"
+    network = elaborate(program(parse(text)), None, Settings(batch=4, training=True))
+    step = compile_step(network, replace(plain_recipe(), precision=_mixed()))
+    kernels = make_plan(step, CUDA).kernels
+    (early,) = (k for k in kernels if k.name == "early")
+    assert len(early.parts) == 4  # and the images
+    assert kernels.index(early) == 0
+    assert [k.name for k in kernels if k.parts] == ["early", "updates"]
+    assert kernels[-1].name == "updates"
+    single = next(k for k in kernels if k.outputs == ("fc2.matmul.cast",))
+    assert kernels.index(single) > 3
 
 
 @pytest.mark.parametrize("training", [False, True])

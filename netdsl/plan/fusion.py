@@ -19,7 +19,7 @@ class Fusion:
     last that it takes of its tiles on the way, with `cast` also of what they are cast to; `over`:
     products that may write a tile over another one that they read for it; `least`: bytes of the
     result from which a product has an epilogue. `batch`: updates that nothing waits for in one
-    launch.
+    launch; `early`: so are maps that read nothing of the step and move at most so many bytes.
     `halo`: convolutions read images with zeros around them that their producer has written.
     `channels`: convolutions read images whose channels are padded to a multiple of this.
     `align`: bytes that every allocation begins at a multiple of, and every branch of a `concat`
@@ -33,6 +33,7 @@ class Fusion:
     over: frozenset[str] = frozenset()
     least: Mapping[str, int] = field(default_factory=dict)
     batch: bool = False
+    early: int = -1
     halo: bool = False
     channels: int = 1
     align: int = 64

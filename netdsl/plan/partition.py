@@ -7,11 +7,13 @@ kernel, unless storing it moves fewer bytes.
 
 from __future__ import annotations
 
+from netdsl.ops import OPS
 from netdsl.plan.bodies import Bodies, Body
 from netdsl.plan.flow import Flow
 from netdsl.plan.fusion import Fusion, cheap
 from netdsl.plan.grouping import Group, Grouping
 from netdsl.plan.kernel import Kernel, KernelKind
+from netdsl.plan.traffic import moved
 from netdsl.types import Graph
 
 _ROUNDS = 3
@@ -130,10 +132,11 @@ class _Partitioner:
                 body = self._settled(outputs, g)
                 needed |= body.bases
                 found.append(self._kernel(g, body, outputs))
-        if self.fusion.batch:
-            found = self._batched(found)
         place = self.flow.place
-        return sorted(found, key=lambda k: max(place[o] for o in k.outputs))
+        early = [k for k in found if self._early(k)]
+        late = self._late(found) if self.fusion.batch else []
+        found.sort(key=lambda k: max(place[o] for o in k.outputs))
+        return self._together("early", early, self._together("updates", late, found))
 
     def _kernel(self, group: Group, body: Body, outputs: list[str]) -> Kernel:
         place = self.flow.place
@@ -143,18 +146,33 @@ class _Partitioner:
         written = tuple(sorted(outputs, key=place.__getitem__))
         return Kernel(anchors[0] if anchors else written[-1], group.kind, nodes, inputs, written)
 
-    def _batched(self, kernels: list[Kernel]) -> list[Kernel]:
-        """The updates that nothing else waits for as one launch over many small domains."""
+    def _early(self, kernel: Kernel) -> bool:
+        """Whether a map is small and reads nothing of the step, as what casts a weight does."""
+        flow = self.flow
+        if kernel.kind != "map" or any(flow.kind(n) == "reduce" for n in kernel.nodes):
+            return False
+        there = all(OPS[flow.nodes[flow.base[i]].op].kind == "leaf" for i in kernel.inputs)
+        kept = flow.roots.intersection(kernel.outputs) or flow.nodes[kernel.name].region
+        return there and not kept and moved(flow.graph, kernel) <= self.fusion.early
+
+    def _late(self, kernels: list[Kernel]) -> list[Kernel]:
+        """The updates that nothing else waits for."""
         flow = self.flow
         read = {flow.base[i] for k in kernels for i in k.inputs}
         shown = {flow.base[v] for v in flow.graph.outputs.values()}
         free = {flow.base[v] for v in flow.graph.updates.values()} - read - shown
         last = [k for k in kernels if k.kind == "map" and free.issuperset(k.outputs)]
-        last = [k for k in last if not any(flow.kind(n) == "reduce" for n in k.nodes)]
-        if len(last) < 2:
+        return [k for k in last if not any(flow.kind(n) == "reduce" for n in k.nodes)]
+
+    def _together(self, name: str, parts: list[Kernel], kernels: list[Kernel]) -> list[Kernel]:
+        """Kernels, of which some become one launch over many small domains; it stands where the
+        first of these stood."""
+        if len(parts) < 2:
             return kernels
-        gone = {k.name for k in last}
-        return [*(k for k in kernels if k.name not in gone), self._launch("updates", last)]
+        gone = {k.name for k in parts}
+        at = min(i for i, k in enumerate(kernels) if k.name in gone)
+        launch, rest = self._launch(name, parts), [k for k in kernels if k.name not in gone]
+        return [*rest[:at], launch, *rest[at:]]
 
     def _launch(self, name: str, parts: list[Kernel]) -> Kernel:
         def joined(field: str) -> tuple[str, ...]:

@@ -48,14 +48,15 @@ def _before(flow: Flow, kernels: Sequence[Kernel], direct: Mapping[str, str]) ->
 
 
 def _order(kernels: Sequence[Kernel], before: Sequence[set[int]]) -> list[Kernel]:
-    """Of all that is ready, always what stands first; launches of many updates go last. Kernels in
-    a cycle are left out."""
+    """Of all that is ready, always what stands first; updates in one launch go last. Kernels in a
+    cycle are left out."""
     after: list[list[int]] = [[] for _ in kernels]
     missing = [len(b) for b in before]
     for i, those in enumerate(before):
         for j in those:
             after[j].append(i)
-    ready = [(bool(kernels[i].parts), i) for i, n in enumerate(missing) if n == 0]
+    last = [bool(k.parts) and not after[i] for i, k in enumerate(kernels)]
+    ready = [(last[i], i) for i, n in enumerate(missing) if n == 0]
     heapq.heapify(ready)
     order = []
     while ready:
@@ -64,5 +65,5 @@ def _order(kernels: Sequence[Kernel], before: Sequence[set[int]]) -> list[Kernel
         for j in after[i]:
             missing[j] -= 1
             if missing[j] == 0:
-                heapq.heappush(ready, (bool(kernels[j].parts), j))
+                heapq.heappush(ready, (last[j], j))
     return order

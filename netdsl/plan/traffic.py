@@ -35,8 +35,8 @@ def _part(graph: Graph, name: str) -> tuple[str, int]:
 
 def kind_of(graph: Graph, kernel: Kernel) -> str:
     """What a kernel does, in a word: its product or opaque operator, else map or reduce."""
-    if kernel.name == "updates":
-        return "updates"
+    if kernel.parts:
+        return kernel.name
     if kernel.kind == "anchor":
         return graph[kernel.name].op
     if kernel.kind == "map":

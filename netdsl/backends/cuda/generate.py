@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from netdsl.backends.cuda import channels, rows, windows
+from netdsl.backends.cuda.geometry import geometry
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import Launch
 from netdsl.backends.cuda.maps import launches
-from netdsl.backends.cuda.trace import copied, trace
+from netdsl.backends.cuda.trace import Traced, copied, trace
 from netdsl.backends.cuda.updates import together
 from netdsl.plan.kernel import Kernel, part
 from netdsl.plan.placement import Placement
@@ -35,8 +36,8 @@ def _launches(
 ) -> tuple[Launch, ...]:
     graph = plan.graph
     if kernel.parts:
-        traced = [trace(graph, places, p.inputs, p.nodes, p.outputs) for p in kernel.parts]
-        return together(traced, multiprocessors)
+        parts = [found for p in kernel.parts for found in _side_by_side(plan, p, places)]
+        return together(parts, multiprocessors)
     if kernel.kind == "copy" and not kernel.nodes:
         (source,), (target,) = kernel.inputs, kernel.outputs
         return launches(copied(places[source], places[target]), multiprocessors)
@@ -65,13 +66,31 @@ def _launches(
     return _one_by_one(plan, kernel, multiprocessors, places)
 
 
+def _side_by_side(plan: Plan, kernel: Kernel, places: Places) -> list[Traced]:
+    """A part of a launch; where the shapes of its outputs do not go together, a part for each."""
+    graph = plan.graph
+    try:
+        found = trace(graph, places, kernel.inputs, kernel.nodes, kernel.outputs)
+        geometry(found)
+    except Unmappable:
+        _check_apart(kernel, kernel.outputs, places)
+        alone = [part(graph, kernel, [o], ()) for o in kernel.outputs]
+        return [trace(graph, places, k.inputs, k.nodes, k.outputs) for k in alone]
+    return [found]
+
+
+def _check_apart(kernel: Kernel, outputs: Sequence[str], places: Places) -> None:
+    """Raises Unmappable where `outputs` may not be written before the others are computed."""
+    read = [places[i] for i in kernel.inputs]
+    if any(places[o].overlaps(r) for o in outputs for r in read):
+        raise Unmappable("an output lies where a later one still reads")
+
+
 def _one_by_one(
     plan: Plan, kernel: Kernel, multiprocessors: int, places: Places
 ) -> tuple[Launch, ...]:
     """Each output by itself, where their shapes do not go together."""
-    read = [places[i] for i in kernel.inputs]
-    if any(places[o].overlaps(r) for o in kernel.outputs[:-1] for r in read):
-        raise Unmappable("an output lies where a later one still reads")
+    _check_apart(kernel, kernel.outputs[:-1], places)
     found: list[Launch] = []
     for i, output in enumerate(kernel.outputs):
         alone = part(plan.graph, kernel, [output], kernel.outputs[:i])

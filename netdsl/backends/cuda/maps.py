@@ -11,8 +11,12 @@ from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import SCRATCH, SCRATCH_BYTES, Address, Launch
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.backends.cuda.source import ROW, Body
-from netdsl.backends.cuda.sums import Sums, finishing
+from netdsl.backends.cuda.sums import Sums, finished, finishing
 from netdsl.backends.cuda.trace import Traced
+
+_ALONE = 4
+"""Rounds of its threads in which a block adds up a result by itself: that takes no longer than to
+start a second launch."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ def launches(traced: Traced, multiprocessors: int) -> tuple[Launch, ...]:
     passed = ", ".join([*names, "(int)blockIdx.x", "(int)blockIdx.y", "(int)gridDim.x"])
     text = f'{mapped.source}extern "C" __global__ void run({given}) {{ body({passed}); }}\n'
     first = Launch(text, "run", mapped.grid, mapped.threads, mapped.words)
-    if not traced.reductions:
+    if not traced.reductions or mapped.chunks == 1:
         return (first,)
     return (first, finishing(traced, g, mapped.chunks))
 
@@ -52,6 +56,8 @@ def mapped_of(traced: Traced, g: Geometry, multiprocessors: int) -> Mapped:
     head = [body.word(v) for v in (across, down, g.lanes, g.rows, chunks)]
     part = body.word(Address(SCRATCH, 0)) if traced.reductions else "0"
     lines = _lines(body, sums, head, unroll) + sums.combined(part, across)
+    if traced.reductions and chunks == 1:
+        lines += finished(traced, g, sums, body.word)
     parameters = ", ".join(f"i64 w{i}" for i in range(len(body.words)))
     text = "\n  ".join(lines)
     source = (
@@ -81,7 +87,7 @@ def _chunks(
         room = SCRATCH_BYTES // each
         if room == 0:
             raise Unmappable("too many results for the scratch buffer")
-        most = min(most, room)
+        most = min(most, room) if needed > _ALONE else 1
     elif g.row_extents:
         most = max(most, math.ceil(needed / 16))
     return max(1, min(needed, most))

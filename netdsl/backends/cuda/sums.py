@@ -1,4 +1,5 @@
-"""Reductions in two deterministic stages: blocks add up rows, then one thread adds up blocks.
+"""Reductions in two deterministic stages: blocks add up rows, then one thread adds up blocks; where
+one block has all rows of a result, it ends with that.
 
 Moments are taken around the first element of each group, so that nothing cancels.
 """
@@ -6,6 +7,7 @@ Moments are taken around the first element of each group, so that nothing cancel
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from netdsl.backends.cuda.expression import MEMORY, Expr
 from netdsl.backends.cuda.geometry import Geometry
@@ -205,12 +207,7 @@ def finishing(traced: Traced, g: Geometry, chunks: int) -> Launch:
     ]
     for q, how in sums.hows():
         lines += _gathered(q, how, sums)
-    lines.append("if (y == 0 && col < width) {")
-    at = 0
-    for r in traced.reductions:
-        lines += _finished(r, sums, at, word)
-        at += len(r.values)
-    lines.append("}")
+    lines += ["if (y == 0 && col < width) {", *_results(traced, sums, word), "}"]
     parameters = ", ".join(f"i64 w{i}" for i in range(len(words)))
     text = "\n  ".join(lines)
     source = f'{PRELUDE}\nextern "C" __global__ void finish({parameters}) {{\n  {text}\n}}\n'
@@ -219,6 +216,32 @@ def finishing(traced: Traced, g: Geometry, chunks: int) -> Launch:
     while down < chunks and down * across < _FINISHERS:
         down *= 2
     return Launch(source, "finish", (blocks, 1), across * down, tuple(words))
+
+
+def finished(traced: Traced, g: Geometry, sums: Sums, word: Callable[[Word], str]) -> list[str]:
+    """The results of a block that has all rows: what it left in the scratch buffer, read back."""
+    wide = "across * V" if g.columns else "1"
+    gathered = [
+        f"const double s{q} = part[(outer * {sums.count} + {q}) * width + col];"
+        for q, _ in sums.hows()
+    ]
+    return [
+        "__syncthreads();",
+        f"const i64 width = {word(sums.columns)};",
+        f"const double count = (double){word(g.rows * _each(g))}; (void)count;",
+        f"for (int x = t; x < {wide}; x += across * down) {{",
+        f"const i64 col = (i64)by * {wide} + x, i = outer * width + col; (void)i;",
+        *["if (col < width) {", *gathered, *_results(traced, sums, word), "} }"],
+    ]
+
+
+def _results(traced: Traced, sums: Sums, word: Callable[[Word], str]) -> list[str]:
+    """What is written of each reduction, from the sums `s0`, `s1`, ..."""
+    lines, at = list[str](), 0
+    for r in traced.reductions:
+        lines += _finished(r, sums, at, word)
+        at += len(r.values)
+    return lines
 
 
 def _each(g: Geometry) -> int:
@@ -242,9 +265,8 @@ def _gathered(q: int, how: str, sums: Sums) -> list[str]:
     ]
 
 
-def _finished(r: Reduction, sums: Sums, at: int, word: object) -> list[str]:
+def _finished(r: Reduction, sums: Sums, at: int, word: Callable[[Word], str]) -> list[str]:
     """A reduction's result from its sums."""
-    assert callable(word)
     size = math.prod(r.place.layout.shape)
     if r.place.geometry is not None or r.place.layout.strides != row_major(r.place.layout.shape):
         raise Unmappable(f"{r.node.name} does not lie row after row")
@@ -273,8 +295,9 @@ def _finished(r: Reduction, sums: Sums, at: int, word: object) -> list[str]:
     return [put("i", f"s{q} / count" if op == "reduce_mean" else f"s{q}")]
 
 
-def _dmoments(r: Reduction, total: int, centred: int, out: str, word: object) -> list[str]:
-    assert callable(word)
+def _dmoments(
+    r: Reduction, total: int, centred: int, out: str, word: Callable[[Word], str]
+) -> list[str]:
     assert r.moments is not None
     half = math.prod(r.place.layout.shape) // 2
     layout = r.moments.layout
