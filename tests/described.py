@@ -20,7 +20,7 @@ from netdsl.backends.cuda.launch import Launch
 from netdsl.backends.cuda.libraries import cudnn
 from netdsl.backends.cuda.tuning import Tuner
 from tests.conftest import ROOT
-from tests.host import GPP
+from tests.host import GPP, Stream
 
 H100 = ROOT / "tests" / "h100.json"
 """The properties of an NVIDIA H100, as cuDNN's frontend writes them."""
@@ -79,7 +79,7 @@ class Described:
         self.cupy = np
         self.multiprocessors = 132
         self.scratch = self.workspace = np.zeros(1, np.uint8)
-        self.handle = self.stream = None
+        self.handle, self.stream = None, Stream()
         self.chosen: dict[object, Any] = {}
         self.tuner = Tuner(None, 0.0, compiling=compiling)
         self.repeatable = False

@@ -1,5 +1,9 @@
 """The CUDA engine on the CPU: its generated source compiled as C++, with fibers for threads, and
-its libraries' calls carried out by NumPy as their descriptions say."""
+its libraries' calls carried out by NumPy as their descriptions say.
+
+Blocks run in any order, and so do the threads of a block between two barriers: what races gives
+other numbers than the interpreter.
+"""
 
 from __future__ import annotations
 
@@ -53,13 +57,22 @@ static char stacks_[1024][1 << 16];
 static bool done_[1024];
 static void (*body_)(const long long*);
 static const long long* words_;
-static int now_;
+static int now_, order_[1024], blocks_[1 << 20];
+static unsigned random_ = 1;
+static void shuffled_(int* order, int n) {
+  for (int i = 0; i < n; i++) order[i] = i;
+  for (int i = n - 1; i > 0; i--) {
+    random_ = random_ * 1664525u + 1013904223u;
+    std::swap(order[i], order[(random_ >> 8) % (i + 1)]);
+  }
+}
 static void __syncthreads() { const int me = now_; swapcontext(&fibers_[me], &host_); threadIdx.x = me; }
 static void start_() { body_(words_); done_[now_] = true; }
 static void run_(void (*body)(const long long*), const long long* words, int gx, int gy, int threads) {
   body_ = body; words_ = words; gridDim = {gx, gy}; blockDim = {threads, 1};
-  for (int by = 0; by < gy; by++) for (int bx = 0; bx < gx; bx++) {
-    blockIdx = {bx, by};
+  shuffled_(blocks_, gx * gy);
+  for (int b = 0; b < gx * gy; b++) {
+    blockIdx = {blocks_[b] % gx, blocks_[b] / gx};
     for (int t = 0; t < threads; t++) {
       getcontext(&fibers_[t]); done_[t] = false;
       fibers_[t].uc_stack.ss_sp = stacks_[t]; fibers_[t].uc_stack.ss_size = sizeof stacks_[t];
@@ -67,7 +80,8 @@ static void run_(void (*body)(const long long*), const long long* words, int gx,
     }
     for (bool left = true; left;) {
       left = false;
-      for (int t = 0; t < threads; t++) if (!done_[t]) {
+      shuffled_(order_, threads);
+      for (int i = 0; i < threads; i++) if (const int t = order_[i]; !done_[t]) {
         now_ = t; threadIdx.x = t; swapcontext(&host_, &fibers_[t]); left |= !done_[t];
       }
     }
@@ -136,11 +150,12 @@ class Hosted:
         self.taken: Counter[str] = Counter()
         """How often each library was called for what."""
         self._folder = folder
-        self._asked: dict[str, Launch] = {}
+        self.asked: dict[str, Launch] = {}
+        """Every source, by its text."""
         self._made: dict[str, Any] = {}
 
     def compiled(self, launch: Launch) -> Future[Any]:
-        self._asked.setdefault(launch.source, launch)
+        self.asked.setdefault(launch.source, launch)
         found: Future[Any] = Future()
         found.set_result(lambda grid, block, words: self._run(launch.source, grid, block, words))
         return found
@@ -154,8 +169,8 @@ class Hosted:
 
     def _run(self, source: str, grid: Any, block: Any, words: Any) -> None:
         if source not in self._made:
-            new = [s for s in self._asked if s not in self._made]
-            loaded = library([self._asked[s] for s in new], self._folder)
+            new = [s for s in self.asked if s not in self._made]
+            loaded = library([self.asked[s] for s in new], self._folder)
             self._made |= {s: getattr(loaded, f"call_{i}") for i, s in enumerate(new)}
         given = np.array(words, dtype=np.int64)
         self._made[source](given.ctypes.data_as(ctypes.c_void_p), *grid, *block)
@@ -242,6 +257,7 @@ def convolved(
     device: Hosted, task: convolution.Task, pointers: Sequence[int]
 ) -> Callable[[], None]:
     """What cuDNN is asked for: a convolution, then its epilogue, in 32 bits."""
+    assert not any(pointer % 16 for pointer in pointers)  # cuDNN's promise to itself
     placed = zip(pointers, task.places, strict=True)
     first, second, *beside, out = (
         _array(x, p.dtype, p.layout.shape, p.layout.strides) for x, p in placed

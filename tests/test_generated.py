@@ -25,7 +25,7 @@ from netdsl.passes import pipeline
 from netdsl.passes.lower import lower
 from netdsl.passes.precision import mixed
 from netdsl.passes.simplify import simplify
-from netdsl.plan.layout import contiguous
+from netdsl.plan.layout import Ints, contiguous
 from netdsl.plan.placement import Placement
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
@@ -205,6 +205,33 @@ def moved(traced: Traced, source: Any, target: Any, folder: Path) -> None:
     library([launch], folder).call_0(pointer, *launch.grid, launch.threads)
 
 
+TWO_STAGES: dict[Ints, tuple[Ints, ...]] = {
+    (9000, 24): ((0,), (0, 1)),
+    (40, 2048): ((0, 1),),
+}
+"""Axes over which so much is added up that several blocks share a result."""
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("shape", [(3, 5), (7, 8), (700, 6), *TWO_STAGES], ids=str)
+def test_reductions_end_in_their_first_launch_where_one_block_is_enough(
+    shape: Ints, dtype: str, engine: Engine
+) -> None:
+    """Sums, means, largest values and moments over rows, over columns and over everything."""
+    for axes in ((0,), (1,), (0, 1)):
+        b = Builder()
+        x = b.mul(b.input("x", TensorType(shape, dtype)), b.const(2.0, dtype))
+        found = {op: getattr(b, op)(x, axes=axes) for op in ("reduce_sum", "reduce_mean")}
+        found["most"] = b.reduce_max(b.neg(x), axes=axes)
+        if axes == (0,):
+            found["moments"] = b.moments(x, axes=axes)
+        backend = engine()
+        assert run(b.graph(found), backend, 1e-9 if dtype == "float64" else 1e-4) == []
+        twice = any("void finish" in source for source in backend.device.asked)
+        assert twice == (axes in TWO_STAGES.get(shape, ()))
+
+
 @needs_compiler
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("case", FEW, ids=lambda case: "x".join(map(str, case[0])))
@@ -215,6 +242,22 @@ def test_convolutions_of_few_channels(case: Any, dtype: str, engine: Engine) -> 
     assert run(graph, backend, 1e-5 if dtype == "float32" else 0.02, steps=1) == []
     strided = case[3] != (1, 1)
     assert sum(backend.device.taken.values()) == strided  # whose gradient a library computes
+
+
+@needs_compiler
+@pytest.mark.parametrize("way", WAYS)
+def test_what_begins_between_two_places_is_copied_for_a_library(way: int, engine: Engine) -> None:
+    """Some channels of an image, the first of which is no multiple of 16 bytes from its pixel's
+    first."""
+    b = Builder()
+    x = b.relu(b.cast(b.input("x", TensorType((2, 6, 6, 80), "float32")), dtype="bfloat16"))
+    some = b.slice(x, start=(0, 0, 0, 12), stop=(2, 6, 6, 80), step=(1, 1, 1, 1))
+    w = b.cast(b.input("w", TensorType((8, 3, 3, 68), "float32")), dtype="bfloat16")
+    window = {"stride": (1, 1), "pad": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
+    y = b.cast(b.conv2d(some, w, **window), dtype="float32")
+    backend = engine(way)
+    assert run(b.graph({"y": y, "x": b.cast(x, dtype="float32")}), backend, 0.02) == []
+    assert any(what.startswith("conv2d") for what in backend.device.taken)
 
 
 @needs_compiler

@@ -24,6 +24,7 @@ Memory = Mapping[str, Array]
 Launcher = Callable[[Launch, Memory], Thunk]
 Way = Callable[["Cut", Packing], Thunk | None]
 """Gives a library's call; None where the launches that it has put into the packing are all."""
+_ALIGNED = 16
 _CHANNELS = 8
 """What convolutions in 16 bits want a multiple of."""
 _RAW = "products"
@@ -236,6 +237,8 @@ class Anchors:
             cut.node, (*cut.given, *cut.beside.values(), cut.out), cut.form.epilogue
         )
         pointers = [packing.pointer(p) for p in task.places]
+        if any(pointer % _ALIGNED for pointer in pointers):
+            raise Unmappable("cuDNN takes every tensor to begin at a multiple of 16 bytes")
         return convolution.bound(self.device, task, pointers)
 
     def _direct(self, cut: Cut, packing: Packing) -> None:

@@ -41,6 +41,7 @@ CUDA = replace(
     over=frozenset(("matmul",)),
     least=dict.fromkeys(("conv2d", "conv2d_dgrad"), WORTH_FUSING),
     sums=frozenset(("reduce_sum", "cast")),
+    early=4 << 20,
     halo=False,
     align=256,
     concat_align=16,
@@ -87,6 +88,7 @@ class CudaBackend(ArrayBackend):
         return min(there, limit - int(pool.used_bytes())) if limit else there
 
     def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
+        self.device.stream.use()  # CuPy launches and allocates on the stream in use
         own = {SCRATCH: self.device.scratch, WORKSPACE: self.device.workspace}
         thunks = self._bound(plan, kernel, {**memory, **own})
         if thunks is None:
@@ -117,9 +119,14 @@ class CudaBackend(ArrayBackend):
         return [way(thunk) / 1e3 for way, thunk in zip(ways, thunks, strict=True)]
 
     def upload(self, array: Array) -> Array:
+        self.device.stream.use()
         # CuPy has no type of its own for bfloat16: kernels read the bits
         bits = array.view(np.uint16) if array.dtype.name == "bfloat16" else array
         return super().upload(bits)
+
+    def allocate(self, nbytes: int) -> Array:
+        self.device.stream.use()
+        return super().allocate(nbytes)
 
     def download(self, array: Array) -> Array:
         self.device.stream.use()
@@ -131,7 +138,9 @@ class CudaBackend(ArrayBackend):
         if images.nbytes > self.free_bytes() * _MOST_HELD:
             return None
         self.device.stream.use()
-        return Held(images, self.upload(images))
+        there = self.xp.empty(images.shape, images.dtype)
+        there.set(np.ascontiguousarray(images), self.device.stream)  # without pinning all of it
+        return Held(images, there)
 
     def reading(self, numbers: Mapping[str, Array]) -> reading.Coming:
         """Asks for numbers; it does not wait for them."""

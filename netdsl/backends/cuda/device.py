@@ -49,7 +49,8 @@ class Device:
     def _identity(self) -> tuple[object, ...]:
         runtime = self.cupy.cuda.runtime
         name = runtime.getDeviceProperties(self.cupy.cuda.Device().id)["name"]
-        versions = (cudnn().backend_version(), cublaslt_version(), runtime.driverGetVersion())
+        libraries = cudnn().__version__, cudnn().backend_version(), cublaslt_version()
+        versions = (*libraries, runtime.driverGetVersion())
         return (name, self.multiprocessors, *versions)
 
     def with_tuner(self, tuner: Tuner, repeatable: bool) -> Device:

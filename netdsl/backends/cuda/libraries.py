@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -31,6 +32,8 @@ def cupy_with_gpu() -> Any:
 @cache
 def cudnn() -> Any:
     """cuDNN's frontend. Raises NetError where it is not installed."""
+    with suppress(Exception):  # plans are read back by it; without it they are built anew
+        importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib("cudart")
     try:
         return importlib.import_module("cudnn")
     except ImportError:
@@ -45,7 +48,7 @@ def cublaslt() -> ctypes.CDLL:
         pathfinder = importlib.import_module("cuda.pathfinder")
         path = pathfinder.load_nvidia_dynamic_lib("cublasLt").abs_path
         return ctypes.CDLL(path)
-    except (ImportError, RuntimeError) as e:
+    except (ImportError, RuntimeError, OSError) as e:
         raise fail(f"cuBLASLt is not to be had: {e}", help=INSTALL) from None
 
 

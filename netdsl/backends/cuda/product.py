@@ -23,6 +23,8 @@ _COMPUTE_32 = 68
 _RESULT_BYTES = 96
 _ALGORITHM_BYTES = 64
 """The part of what the heuristic returns that says which algorithm it is."""
+_STATE = slice(72, 76)
+"""The part that is not zero where an algorithm is none."""
 _MOST = 8
 _NOTHING, _RELU, _BIAS = 1, 2, 4
 
@@ -216,7 +218,8 @@ class _Call:
         scale = ctypes.c_double if product.d.dtype == "float64" else ctypes.c_float
         self.one, self.zero = scale(1), scale(0)
         la, lb, ld = (_layout(m) for m in (product.a, product.b, product.d))
-        lc = _layout(product.beside) if product.beside else ld
+        # what is written over must be described by the same layout
+        lc = ld if product.beside in (None, product.d) else _layout(product.beside)
         self.layouts = (la, lb, lc, ld)
 
     def described(self, bias: int) -> ctypes.c_void_p:
@@ -260,9 +263,8 @@ class _Call:
         )  # fmt: skip
         _check(status, "to suggest an algorithm")
         size = _RESULT_BYTES
-        return [
-            (ctypes.c_uint8 * size)(*results[size * i : size * (i + 1)]) for i in range(found.value)
-        ]
+        offered = [results[size * i : size * (i + 1)] for i in range(found.value)]
+        return [(ctypes.c_uint8 * size)(*r) for r in offered if not any(r[_STATE])]
 
     def thunk(self, algorithm: Any, at: Pointers) -> Thunk:
         pw, px, pd = (ctypes.c_void_p(p) for p in (at.weight, at.rows, at.result))

@@ -52,6 +52,8 @@ class Readings:
 
     cuda: Any
     """CuPy's module `cuda`, or what stands for it."""
+    _all: list[_Cells] = field(default_factory=list)
+    """What is on its way must not lose its memory, though nobody waits for it."""
     _free: dict[int, deque[_Cells]] = field(default_factory=lambda: defaultdict(deque))
 
     def begin(self, numbers: Mapping[str, Array], stream: Any) -> Coming:
@@ -67,4 +69,5 @@ class Readings:
     def _cells(self, count: int) -> _Cells:
         pinned = self.cuda.alloc_pinned_memory(count * _CELL)
         host = np.frombuffer(pinned, np.uint8, count * _CELL)
-        return _Cells(host, self.cuda.Event(disable_timing=True))
+        self._all.append(_Cells(host, self.cuda.Event(disable_timing=True)))
+        return self._all[-1]

@@ -47,6 +47,8 @@ class Uploads:
     empty: Callable[..., Array]
     """Allocates on the device: `empty(shape, dtype)`."""
     stream: Any = field(init=False)
+    _slots: list[Slot] = field(default_factory=list)
+    """All there are: what is on its way must not lose its memory, though nobody waits for it."""
     _free: dict[tuple[object, ...], deque[Slot]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,8 +79,11 @@ class Uploads:
     def _slot(self, values: Array) -> Slot:
         pinned = self.cuda.alloc_pinned_memory(values.nbytes)
         host = np.frombuffer(pinned, values.dtype, values.size).reshape(values.shape)
-        events = (self.cuda.Event(disable_timing=True) for _ in range(2))
-        return Slot(host, self.empty(values.shape, values.dtype), *events)
+        there = self.empty(values.shape, values.dtype)
+        arrived, taken = (self.cuda.Event(disable_timing=True) for _ in range(2))
+        taken.record()  # behind what has used the memory before
+        self._slots.append(Slot(host, there, arrived, taken))
+        return self._slots[-1]
 
 
 def _kind(values: Array) -> tuple[object, ...]:
