@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from netdsl.backends import open_backend
+from netdsl.backends.arrays import ArrayBackend
 from netdsl.errors import NetError
+from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import load
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State, draw
-from netdsl.types import Attrs, Node, TensorType
+from netdsl.types import Array, Attrs, Node, TensorType
 from tests.conftest import ROOT
 
 REFERENCE = open_backend("reference")
@@ -77,3 +79,34 @@ def test_the_executor_runs_only_what_is_needed_and_lets_go() -> None:
 def test_unknown_devices_are_told() -> None:
     with pytest.raises(NetError, match="no device `gpu`"):
         open_backend("gpu")
+
+
+def test_small_inputs_come_in_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers and vectors, of whatever type; an image by itself."""
+    b = Builder()
+    kinds = {
+        "a": TensorType((), "float32"),
+        "b": TensorType((3,), "int32"),
+        "c": TensorType((5,), "float64"),
+        "x": TensorType((2, 5), "float32"),
+    }
+    given = {name: b.input(name, kind) for name, kind in kinds.items()}
+    wide = b.add(b.cast(given["c"], dtype="float32"), b.mul(given["x"], given["a"]))
+    graph = b.graph({"wide": wide, "b": b.mul(given["b"], given["b"])})
+    written: list[int] = []
+    plain = ArrayBackend.write
+
+    def write(self: ArrayBackend, target: Array, values: Array) -> None:
+        written.append(target.nbytes)
+        plain(self, target, values)
+
+    monkeypatch.setattr(ArrayBackend, "write", write)
+    executor = Executor(graph, REFERENCE, State(REFERENCE))
+    for seed in (0, 1):
+        rng = np.random.default_rng(seed)
+        values = {n: rng.integers(1, 9, k.shape).astype(k.dtype) for n, k in kinds.items()}
+        found = dict(executor.run(values))
+        for name, expected in results(graph, values).items():
+            np.testing.assert_array_equal(found[name], expected)
+    assert len(written) == 4
+    assert written[0] == 40

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from netdsl.errors import internal
 from netdsl.ops import OPS
+from netdsl.ops.dtypes import dtype_of
 from netdsl.passes.fold import Folded
 from netdsl.plan.backend import Backend, Refreshed
 from netdsl.plan.placement import ARENA
@@ -16,6 +17,9 @@ from netdsl.plan.plan import Plan, make_plan
 from netdsl.plan.verify import verify_plan
 from netdsl.runtime.state import State
 from netdsl.types import Array, Graph
+
+_MOST_SMALL = 1 << 16
+"""Bytes of an input that is brought to the device together with others."""
 
 
 class Executor:
@@ -32,12 +36,13 @@ class Executor:
         plan = verify_plan(make_plan(graph, backend.fusion))
         own = {n.name for n in graph.states} - graph.updates.keys()
         self.plan = replace(plan, settled=frozenset(own)) if settled else plan
-        memory = _memory(self.plan, backend, state)
+        self._small = _small(self.plan, backend)
+        memory = _memory(self.plan, backend, state, self._small)
         self.reads = tuple(n for n in self.plan.buffers if self.plan.graph[n].op == "state")
         self._inputs = {
             name: _array(self.plan, backend, memory, name)
             for name in self.plan.buffers
-            if self.plan.graph[name].op == "input"
+            if self.plan.graph[name].op == "input" and name not in self._small.views
         }
         self._outputs = {
             label: _array(self.plan, backend, memory, name)
@@ -58,11 +63,15 @@ class Executor:
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """The outputs by name, on the backend; inputs that the graph does not read are ignored."""
+        for name, target in (*self._inputs.items(), *self._small.views.items()):
+            if inputs[name].shape != target.shape:
+                raise internal(f"{name} is given {inputs[name].shape}, not {target.shape}")
         for name, target in self._inputs.items():
-            values = inputs[name]
-            if values.shape != target.shape:
-                raise internal(f"{name} is given {values.shape}, not {target.shape}")
-            self.backend.write(target, values)
+            self.backend.write(target, inputs[name])
+        for name, view in self._small.views.items():
+            view[...] = inputs[name]
+        if self._small.views:
+            self.backend.write(self._small.there, self._small.here)
         self.launch()
         return self._outputs
 
@@ -74,9 +83,36 @@ class Executor:
                 thunk()
 
 
-def _memory(plan: Plan, backend: Backend, state: State) -> dict[str, Array]:
+@dataclass(frozen=True)
+class _Small:
+    """Inputs of a few bytes side by side: written `here`, by name, they come `there` in one copy;
+    `memory` are their parts of that."""
+
+    here: Array
+    there: Array
+    views: Mapping[str, Array]
+    memory: Mapping[str, Array]
+
+
+def _small(plan: Plan, backend: Backend) -> _Small:
+    """Labels, weights of samples, rates and counters."""
+    parts, at = dict[str, slice](), 0
+    for name, size in plan.buffers.items():
+        node = plan.graph[name]
+        if node.op == "input" and node.type.rank < 2 and size <= _MOST_SMALL:
+            begin = -(-at // backend.fusion.align) * backend.fusion.align
+            at = begin + size
+            parts[name] = slice(begin, at)
+    here, there, views = np.zeros(at, np.uint8), backend.allocate(at), {}
+    for name, part in parts.items():
+        kind = plan.graph[name].type
+        views[name] = here[part].view(dtype_of(kind.dtype)).reshape(kind.shape)
+    return _Small(here, there, views, {name: there[part] for name, part in parts.items()})
+
+
+def _memory(plan: Plan, backend: Backend, state: State, small: _Small) -> dict[str, Array]:
     """The buffers of a plan: the arena, an input's own, a state's array, a constant's value."""
-    memory = {ARENA: backend.allocate(plan.arena)}
+    memory = {ARENA: backend.allocate(plan.arena), **small.memory}
     for name, size in plan.buffers.items():
         node = plan.graph[name]
         if node.op == "state":
@@ -84,7 +120,7 @@ def _memory(plan: Plan, backend: Backend, state: State) -> dict[str, Array]:
         elif node.op == "const":
             value = OPS["const"].reference(np, **node.attrs)
             memory[name] = backend.upload(value)
-        else:
+        elif name not in memory:
             memory[name] = backend.allocate(size)
     return memory
 
