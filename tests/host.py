@@ -41,6 +41,7 @@ MULTIPROCESSORS = 2
 _RUNTIME = r"""
 #include <algorithm>
 #include <cmath>
+#include <csetjmp>
 #include <cstring>
 #include <ucontext.h>
 #define HOST
@@ -52,9 +53,11 @@ struct Index { int x, y; };
 static Index threadIdx, blockIdx, gridDim, blockDim;
 using std::max; using std::min; using std::exp; using std::log; using std::sqrt; using std::tanh;
 using std::pow; using std::expm1; using std::log2; using std::exp2;
+// a fiber runs one block's thread after the other; jumps cost no call of the system, as switches do
 static ucontext_t host_, fibers_[1024];
+static jmp_buf back_, places_[1024];
 static char stacks_[1024][1 << 16];
-static bool done_[1024];
+static bool born_[1024], done_[1024];
 static void (*body_)(const long long*);
 static const long long* words_;
 static int now_, order_[1024], blocks_[1 << 20];
@@ -66,23 +69,34 @@ static void shuffled_(int* order, int n) {
     std::swap(order[i], order[(random_ >> 8) % (i + 1)]);
   }
 }
-static void __syncthreads() { const int me = now_; swapcontext(&fibers_[me], &host_); threadIdx.x = me; }
-static void start_() { body_(words_); done_[now_] = true; }
-static void run_(void (*body)(const long long*), const long long* words, int gx, int gy, int threads) {
+static void __syncthreads() {
+  const int me = now_;
+  if (!_setjmp(places_[me])) _longjmp(back_, 1);
+  threadIdx.x = me;
+}
+static void start_() { for (;;) { body_(words_); done_[now_] = true; __syncthreads(); } }
+static void enter_(int t) {
+  now_ = t; threadIdx.x = t;
+  if (_setjmp(back_)) return;
+  if (born_[t]) _longjmp(places_[t], 1);
+  born_[t] = true;
+  getcontext(&fibers_[t]);
+  fibers_[t].uc_stack.ss_sp = stacks_[t]; fibers_[t].uc_stack.ss_size = sizeof stacks_[t];
+  makecontext(&fibers_[t], start_, 0);
+  swapcontext(&host_, &fibers_[t]);
+}
+static void run_(void (*body)(const long long*), const long long* words, int gx, int gy, int threads, bool waits) {
   body_ = body; words_ = words; gridDim = {gx, gy}; blockDim = {threads, 1};
   shuffled_(blocks_, gx * gy);
   for (int b = 0; b < gx * gy; b++) {
     blockIdx = {blocks_[b] % gx, blocks_[b] / gx};
-    for (int t = 0; t < threads; t++) {
-      getcontext(&fibers_[t]); done_[t] = false;
-      fibers_[t].uc_stack.ss_sp = stacks_[t]; fibers_[t].uc_stack.ss_size = sizeof stacks_[t];
-      fibers_[t].uc_link = &host_; makecontext(&fibers_[t], start_, 0);
-    }
+    for (int t = 0; t < threads; t++) done_[t] = false;
     for (bool left = true; left;) {
       left = false;
       shuffled_(order_, threads);
       for (int i = 0; i < threads; i++) if (const int t = order_[i]; !done_[t]) {
-        now_ = t; threadIdx.x = t; swapcontext(&host_, &fibers_[t]); left |= !done_[t];
+        if (waits) { enter_(t); left |= !done_[t]; }
+        else { threadIdx.x = t; body(words); }
       }
     }
   }
@@ -103,7 +117,7 @@ def library(launches: Sequence[Launch], folder: Path) -> ctypes.CDLL:
         text.append(
             f"static void body_{i}(const long long* w) {{ n{i}::{launch.name}({given}); }}\n"
             f'extern "C" void call_{i}(const long long* w, int x, int y, int threads) '
-            f"{{ run_(body_{i}, w, x, y, threads); }}"
+            f"{{ run_(body_{i}, w, x, y, threads, {int('__syncthreads' in rest)}); }}"
         )
     inside = Path(mkdtemp(dir=folder))  # a library that is loaded must not be written over
     source, target = inside / "kernels.cpp", inside / "kernels.so"

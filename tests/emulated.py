@@ -1,0 +1,281 @@
+"""An emulated GPU: as much of CuPy as the engine uses, strict about what the real one forbids.
+
+Generated kernels run as C++ (tests/host.py), the libraries' calls by NumPy. Launches and arrays
+want a stream of the engine's own; what a stream captures runs when its graph is launched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from netdsl.backends.cuda import convolution, device, libraries, nvrtc, product
+from netdsl.backends.cuda.launch import Launch
+from tests.host import MULTIPROCESSORS, convolved, library, multiplied
+
+Run = Callable[[], None]
+
+
+class Stream:
+    """Does at once what it is given, but where it captures."""
+
+    made = 0
+
+    def __init__(self, gpu: Gpu, non_blocking: bool) -> None:
+        assert non_blocking
+        self.gpu = gpu
+        self.captured: list[Run] | None = None
+        Stream.made += 1
+        self.ptr = Stream.made
+
+    def use(self) -> None:
+        self.gpu.current = self
+
+    def synchronize(self) -> None:
+        assert self.captured is None, "nothing may be waited for while a stream captures"
+
+    def wait_event(self, event: Event) -> None:
+        assert self.captured is None
+
+    def begin_capture(self) -> None:
+        assert self.captured is None
+        self.captured = []
+
+    def end_capture(self) -> Graph:
+        assert self.captured is not None
+        graph, self.captured = Graph(self.captured), None
+        return graph
+
+    def do(self, run: Run) -> None:
+        if self.captured is None:
+            run()
+        else:
+            self.captured.append(run)
+
+
+class Graph:
+    def __init__(self, runs: list[Run]) -> None:
+        self.runs = runs
+        assert runs, "a graph of nothing"
+
+    def launch(self, stream: Stream) -> None:
+        assert stream.captured is None
+        for run in self.runs:
+            run()
+
+
+class Event:
+    def __init__(self, disable_timing: bool = False) -> None:
+        self.timed = not disable_timing
+        self.done = True
+
+    def record(self, stream: Stream | None = None) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
+class Pointer:
+    """What CuPy's arrays have for `data`."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+        self.ptr = array.host.ctypes.data
+
+    def copy_from_device_async(self, source: Pointer, nbytes: int, stream: Stream) -> None:
+        assert nbytes <= source.array.nbytes
+        stream.do(lambda: _copied(self.ptr, source.ptr, nbytes))
+
+    def copy_to_host_async(self, target: int, nbytes: int, stream: Stream) -> None:
+        stream.do(lambda: _copied(target, self.ptr, nbytes))
+
+
+def _copied(target: int, source: int, nbytes: int) -> None:
+    ctypes.memmove(target, source, nbytes)
+
+
+class Array:
+    """An array on the device. NumPy cannot read it."""
+
+    def __init__(self, gpu: Gpu, host: Any) -> None:
+        assert host.dtype.name != "bfloat16", "CuPy has no such type"
+        self.gpu, self.host = gpu, host
+
+    shape = property(lambda self: self.host.shape)
+    dtype = property(lambda self: self.host.dtype)
+    size = property(lambda self: self.host.size)
+    ndim = property(lambda self: self.host.ndim)
+    nbytes = property(lambda self: self.host.nbytes)
+    itemsize = property(lambda self: self.host.itemsize)
+    flags = property(lambda self: self.host.flags)
+    data = property(lambda self: Pointer(self))
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    def __len__(self) -> int:
+        return len(self.host)
+
+    def __float__(self) -> float:
+        return float(self.host)
+
+    def __getitem__(self, index: Any) -> Array:
+        return Array(self.gpu, self.host[index])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        assert isinstance(value, Array | int | float | np.generic), "a NumPy array is to be `set`"
+        plain = value.host if isinstance(value, Array) else value
+        self.gpu.stream().do(lambda: self.host.__setitem__(index, plain))
+
+    def reshape(self, *shape: Any) -> Array:
+        return Array(self.gpu, self.host.reshape(*shape))
+
+    def view(self, dtype: Any) -> Array:
+        return Array(self.gpu, self.host.view(dtype))
+
+    def set(self, values: Any, stream: Stream) -> None:
+        assert isinstance(values, np.ndarray)
+        assert stream.captured is None
+        assert values.flags.c_contiguous
+        assert self.flags.c_contiguous
+        assert (values.shape, values.dtype) == (self.shape, self.dtype)
+        self.host[...] = values
+
+
+class Gpu:
+    """The emulated GPU: what is in use, and all sources by what they were compiled to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.current: Stream | None = None
+        self.taken: Counter[str] = Counter()
+        self.launches: Counter[str] = Counter()
+        self._folder = folder
+        self._asked: dict[str, Launch] = {}
+        self._made: dict[str, Any] = {}
+
+    def stream(self) -> Stream:
+        assert self.current is not None, "the engine has streams of its own"
+        return self.current
+
+    # kernels
+
+    def load(self, source: str) -> None:
+        (name, given), *_ = re.findall(r"__global__ void (\w+)\(([^)]*)\)", source)[-1:]
+        tables = given.count("*")
+        words = len(given.split(",")) - tables
+        self._asked.setdefault(
+            source, Launch(source, name, (1, 1), 1, (0,) * words, ((),) * tables)
+        )
+
+    def run(self, source: str, grid: Any, block: Any, words: Sequence[Any]) -> None:
+        assert all(isinstance(w, np.int64) for w in words)
+        assert len(words) == len(self._asked[source].words) + len(self._asked[source].tables)
+        given = np.array(words, dtype=np.int64)
+        self.stream().do(lambda: self._call(source, grid, block, given))
+
+    def _call(self, source: str, grid: Any, block: Any, given: Any) -> None:
+        if source not in self._made:
+            new = [s for s in self._asked if s not in self._made]
+            loaded = library([self._asked[s] for s in new], self._folder)
+            self._made |= {s: getattr(loaded, f"call_{i}") for i, s in enumerate(new)}
+        self.launches[self._asked[source].name] += 1
+        self._made[source](given.ctypes.data_as(ctypes.c_void_p), *grid, *block)
+
+    def module(self) -> Any:
+        found = SimpleNamespace()
+
+        def load(code: bytes) -> None:
+            found.source = code.decode()
+            self.load(found.source)
+
+        def function(name: str) -> Any:
+            assert name == self._asked[found.source].name
+            return lambda grid, block, words: self.run(found.source, grid, block, words)
+
+        return SimpleNamespace(load=load, get_function=function)
+
+    # arrays
+
+    def made(self, host: Any) -> Array:
+        assert self.stream().captured is None, "nothing is allocated while a stream captures"
+        return Array(self, host)
+
+    def array(self, values: Any, order: str = "K") -> Array:
+        plain = values.host if isinstance(values, Array) else values
+        return self.made(np.array(plain, order="C", copy=True))
+
+    def as_strided(self, x: Array, shape: Any, strides: Any) -> Array:
+        return Array(self, np.lib.stride_tricks.as_strided(x.host, shape, strides))
+
+    def cupy(self) -> Any:
+        """The module."""
+        found: Any = ModuleType("cupy")
+        found.array, found.asarray = self.array, self.array
+        found.asnumpy = lambda x: x.host.copy()
+        found.zeros = lambda shape, dtype: self.made(np.zeros(shape, dtype))
+        # memory that is not cleared holds anything
+        found.empty = lambda shape, dtype: self.made(np.full(shape, 85, np.dtype(dtype)))
+        found.lib = SimpleNamespace(stride_tricks=SimpleNamespace(as_strided=self.as_strided))
+        pool = {"free_bytes": lambda: 0, "used_bytes": lambda: 0, "get_limit": lambda: 0}
+        found.get_default_memory_pool = lambda: SimpleNamespace(**pool)
+        found.cuda = SimpleNamespace(
+            Stream=lambda non_blocking: Stream(self, non_blocking),
+            Event=Event,
+            Device=lambda number=0: SimpleNamespace(
+                id=0,
+                attributes={"MultiProcessorCount": MULTIPROCESSORS},
+                compute_capability="90",
+                use=lambda: None,
+            ),
+            alloc_pinned_memory=bytearray,
+            get_elapsed_time=lambda start, stop: float(start.timed and stop.timed),
+            function=SimpleNamespace(Module=self.module),
+            runtime=SimpleNamespace(
+                CUDARuntimeError=RuntimeError,
+                getDeviceCount=lambda: 1,
+                getDeviceProperties=lambda number: {"name": b"emulated"},
+                driverGetVersion=lambda: 13000,
+                memGetInfo=lambda: (8 << 30, 8 << 30),
+            ),
+        )
+        return found
+
+
+def cudnn() -> Any:
+    found: Any = ModuleType("cudnn")
+    found.__version__ = "0"
+    found.create_handle = lambda: "handle"
+    found.set_stream = lambda handle, stream: None
+    found.backend_version = lambda: 0
+    return found
+
+
+def emulated(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Gpu:
+    """`open_backend("cuda")` finds an emulated GPU from now on."""
+    gpu = Gpu(folder)
+    monkeypatch.setenv("NETDSL_CACHE", str(folder))
+    monkeypatch.setitem(sys.modules, "cupy", gpu.cupy())
+    monkeypatch.setattr(device, "cudnn", cudnn)
+    monkeypatch.setattr(libraries, "cudnn", cudnn)
+    monkeypatch.setattr(device, "cublaslt_version", lambda: 0)
+    monkeypatch.setattr(nvrtc, "target", lambda capability: f"sm_{capability}")
+    monkeypatch.setattr(nvrtc, "compiled", lambda source, target: source.encode())
+
+    def bound(compute: Any) -> Any:
+        def bind(own: Any, *given: Any) -> Run:
+            run = compute(gpu, *given)
+            return lambda: own.stream.do(run)
+
+        return bind
+
+    monkeypatch.setattr(product, "bound", bound(multiplied))
+    monkeypatch.setattr(convolution, "bound", bound(convolved))
+    return gpu

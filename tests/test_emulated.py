@@ -1,0 +1,99 @@
+"""The command line on an emulated GPU: all of the engine but what only a real one can do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from netdsl.backends.cuda.backend import CudaBackend
+from netdsl.plan.backend import Ceilings
+from netdsl.train import checkpoint
+from tests.emulated import Gpu, emulated
+from tests.host import GPP
+
+pytestmark = pytest.mark.skipif(GPP is None, reason="there is no g++ to compile for the CPU")
+
+NET = """net small {
+  input(8x8x1)
+  conv(8, 3x3, pad=same, bias=no) -> batchnorm -> relu -> maxpool(2x2)
+  fc(10)
+}
+data { source = digits, batch = 100, augment = [random_crop(1), hflip(0.1), cutout(2)] }
+train { epochs = 2, optimizer = adam(lr=0.01), precision = full }
+"""
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gpu:
+    (tmp_path / "small.net").write_text(NET)
+    (tmp_path / "cache").mkdir()
+    return emulated(monkeypatch, tmp_path / "cache")
+
+
+def trained(netdsl: Any, device: str, *settings: str) -> dict[str, Any]:
+    extra = [word for setting in settings for word in ("--set", setting)]
+    args = ("train", "small.net", "--device", device, "--out", device, "--json", *extra)
+    code, out, err = netdsl(*args)
+    assert code == 0, err
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def alike(netdsl: Any, *settings: str) -> None:
+    """A run there has the figures that it has on the reference."""
+    cuda, model = (trained(netdsl, device, *settings) for device in ("cuda", "model"))
+    for key in ("train_loss", "val_accuracy", "test_accuracy"):
+        assert cuda[key] == pytest.approx(model[key], rel=0.02), key
+
+
+def test_a_run_from_the_command_line(gpu: Gpu, netdsl: Any) -> None:
+    """Ways are timed, steps captured, batches picked on the device."""
+    alike(netdsl, "train.epochs=1")
+    assert gpu.launches["picked"] > 10
+    assert gpu.taken
+    args = ("compile", "small.net", "--train", "--device", "cuda", "--tune", "1", "--json")
+    code, out, err = netdsl(*args)
+    assert code == 0, err
+    assert json.loads(out)["kernels"] > 10
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("train.precision=mixed(float16(scale=1e9, steady=5))", "train.accumulate=2"),
+        ("train.precision=mixed", "train.ema=0.9", "train.clip=1"),
+    ],
+    ids=["float16", "bfloat16"],
+)
+def test_a_repeatable_run_in_16_bits(settings: tuple[str, ...], gpu: Gpu, netdsl: Any) -> None:
+    """Overflows are left out, gradients added up; nothing is timed."""
+    alike(netdsl, "train.deterministic=yes", "train.epochs=1", *settings)
+
+
+def test_interrupted_resumed_evaluated_and_timed(
+    gpu: Gpu, netdsl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the same bits; and the tables of time, by limits that are given."""
+    quick = ("train.deterministic=yes",)
+    whole = trained(netdsl, "cuda", *quick)
+    (tmp_path / "cuda").rename(tmp_path / "whole")
+    trained(netdsl, "cuda", *quick, "train.epochs=1")
+    code, out, _ = netdsl(
+        "train", "--resume", "cuda", "--device", "cuda", "--json", "--set", "train.epochs=2"
+    )
+    assert code == 0
+    assert json.loads(out)["train_loss"] == whole["train_loss"]
+    one, two = (
+        checkpoint.load(tmp_path / d / "last.safetensors").states for d in ("whole", "cuda")
+    )
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    code, out, _ = netdsl("eval", "whole", "--device", "cuda", "--json")
+    assert json.loads(out)["accuracy"] == pytest.approx(whole["test_accuracy"], abs=0.01)
+    monkeypatch.setattr(CudaBackend, "ceilings", lambda self: Ceilings(1e9, 1e9, 1e10))
+    code, out, err = netdsl("time", "small.net", "--train", "--device", "cuda", "--rounds", "1")
+    assert code == 0, err
+    assert "10 in 16 bits" in out
