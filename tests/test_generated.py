@@ -14,12 +14,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from netdsl.backends.cuda import space
+from netdsl.backends.cuda.generate import generated
 from netdsl.backends.cuda.maps import launches
 from netdsl.backends.cuda.trace import Traced
 from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
 from netdsl.language.elaborate import Settings, elaborate
-from netdsl.language.program import load
+from netdsl.language.parse import parse
+from netdsl.language.program import load, program
 from netdsl.ops import OPS
 from netdsl.passes import pipeline
 from netdsl.passes.lower import lower
@@ -27,6 +29,7 @@ from netdsl.passes.precision import mixed
 from netdsl.passes.simplify import simplify
 from netdsl.plan.layout import Ints, contiguous
 from netdsl.plan.placement import Placement
+from netdsl.plan.plan import make_plan
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.signature import Chosen
@@ -47,7 +50,7 @@ from tests.graphs import (
     step_of,
     values_for,
 )
-from tests.host import GPP, HostedBackend, hosted, library, words_of
+from tests.host import GPP, MULTIPROCESSORS, HostedBackend, hosted, library, words_of
 
 needs_compiler = pytest.mark.skipif(GPP is None, reason="there is no g++ to compile for the CPU")
 
@@ -203,6 +206,22 @@ def moved(traced: Traced, source: Any, target: Any, folder: Path) -> None:
     words = words_of(launch, {"a": source, "b": target})
     pointer = words.ctypes.data_as(ctypes.c_void_p)
     library([launch], folder).call_0(pointer, *launch.grid, launch.threads)
+
+
+@needs_compiler
+def test_gradients_are_added_up_together(engine: Engine) -> None:
+    """For their joint norm: a launch for those whose sums are taken alike, a second one for large
+    ones."""
+    text = "net n { input(8x8x3); conv(6, 3x3) -> batchnorm -> relu; (fc(200) -> relu) * 3; fc(7) }"
+    network = elaborate(program(parse(text)), None, Settings(batch=2, training=True))
+    graph = compile_step(network, replace(plain_recipe(), clip=0.1))
+    backend = engine()
+    plan = make_plan(graph, backend.fusion)
+    (totals,) = (k for k in plan.kernels if k.name == "totals")
+    found = generated(plan, totals, MULTIPROCESSORS)
+    assert found
+    assert len(totals.parts) > 10 > len(found)
+    assert run(graph, backend, 1e-4) == []
 
 
 TWO_STAGES: dict[Ints, tuple[Ints, ...]] = {

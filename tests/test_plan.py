@@ -186,7 +186,7 @@ def test_weights_are_cast_in_one_launch_before_the_step() -> None:
     (early,) = (k for k in kernels if k.name == "early")
     assert len(early.parts) == 4  # and the images
     assert kernels.index(early) == 0
-    assert [k.name for k in kernels if k.parts] == ["early", "updates"]
+    assert [k.name for k in kernels if k.parts] == ["early", "totals", "updates"]
     assert kernels[-1].name == "updates"
     single = next(k for k in kernels if k.outputs == ("fc2.matmul.cast",))
     assert kernels.index(single) > 3

@@ -207,7 +207,7 @@ class _Names:
         return kernel.name if kernel.kind == "anchor" or kernel.parts else kernel.outputs[-1]
 
     def _phase(self, name: str) -> Phase:
-        if name.split(".")[0] in ("update", "updates"):
+        if name.split(".")[0] in ("update", "updates", "totals"):
             return "update"
         backward = name not in self.forward and name.startswith("d.")
         return "backward" if backward else "forward"

@@ -19,7 +19,8 @@ class Fusion:
     last that it takes of its tiles on the way, with `cast` also of what they are cast to; `over`:
     products that may write a tile over another one that they read for it; `least`: bytes of the
     result from which a product has an epilogue. `batch`: updates that nothing waits for in one
-    launch; `early`: so are maps that read nothing of the step and move at most so many bytes.
+    launch; `early`: so are maps that read nothing of the step and move at most so many bytes;
+    `totals`: so are sums of whole tensors that do not wait for each other, as of all gradients.
     `halo`: convolutions read images with zeros around them that their producer has written.
     `channels`: convolutions read images whose channels are padded to a multiple of this.
     `align`: bytes that every allocation begins at a multiple of, and every branch of a `concat`
@@ -34,6 +35,7 @@ class Fusion:
     least: Mapping[str, int] = field(default_factory=dict)
     batch: bool = False
     early: int = -1
+    totals: bool = False
     halo: bool = False
     channels: int = 1
     align: int = 64

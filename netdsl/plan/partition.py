@@ -133,10 +133,15 @@ class _Partitioner:
                 needed |= body.bases
                 found.append(self._kernel(g, body, outputs))
         place = self.flow.place
-        early = [k for k in found if self._early(k)]
-        late = self._late(found) if self.fusion.batch else []
         found.sort(key=lambda k: max(place[o] for o in k.outputs))
-        return self._together("early", early, self._together("updates", late, found))
+        together = {
+            "early": [k for k in found if self._early(k)],
+            "totals": self._totals(found) if self.fusion.totals else [],
+            "updates": self._late(found) if self.fusion.batch else [],
+        }
+        for name, parts in together.items():
+            found = self._together(name, parts, found)
+        return found
 
     def _kernel(self, group: Group, body: Body, outputs: list[str]) -> Kernel:
         place = self.flow.place
@@ -154,6 +159,25 @@ class _Partitioner:
         there = all(OPS[flow.nodes[flow.base[i]].op].kind == "leaf" for i in kernel.inputs)
         kept = flow.roots.intersection(kernel.outputs) or flow.nodes[kernel.name].region
         return there and not kept and moved(flow.graph, kernel) <= self.fusion.early
+
+    def _totals(self, kernels: list[Kernel]) -> list[Kernel]:
+        """The maps that only add up whole tensors, and that no other of these waits for."""
+        flow = self.flow
+        whole = {
+            k.name
+            for k in kernels
+            if k.kind == "map"
+            and all(flow.kind(o) == "reduce" and flow.nodes[o].type.size == 1 for o in k.outputs)
+            and not flow.nodes[k.name].region
+        }
+        waited_for: set[str] = set()
+        behind: dict[str, set[str]] = {}
+        for k in kernels:
+            before = set().union(*(behind.get(flow.base[i], ()) for i in k.inputs))
+            own = {k.name} & whole
+            waited_for |= before if own else set()
+            behind |= dict.fromkeys(k.outputs, before | own)
+        return [k for k in kernels if k.name in whole - waited_for]
 
     def _late(self, kernels: list[Kernel]) -> list[Kernel]:
         """The updates that nothing else waits for."""

@@ -42,6 +42,7 @@ CUDA = replace(
     least=dict.fromkeys(("conv2d", "conv2d_dgrad"), WORTH_FUSING),
     sums=frozenset(("reduce_sum", "cast")),
     early=4 << 20,
+    totals=True,
     halo=False,
     align=256,
     concat_align=16,

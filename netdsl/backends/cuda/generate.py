@@ -9,8 +9,8 @@ from netdsl.backends.cuda.geometry import geometry
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import Launch
 from netdsl.backends.cuda.maps import launches
+from netdsl.backends.cuda.together import together
 from netdsl.backends.cuda.trace import Traced, copied, trace
-from netdsl.backends.cuda.updates import together
 from netdsl.plan.kernel import Kernel, part
 from netdsl.plan.placement import Placement
 from netdsl.plan.plan import Plan

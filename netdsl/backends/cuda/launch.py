@@ -40,6 +40,20 @@ class Launch:
     tables: tuple[tuple[Word, ...], ...] = ()
 
 
+@dataclass(frozen=True)
+class Mapped:
+    """A kernel as a device function `body` of its words and of where its block is: column, row,
+    columns in all. `chunks` blocks share the rows of one result, and `left` bytes of partial ones
+    lie in the scratch buffer after it."""
+
+    source: str
+    grid: tuple[int, int]
+    threads: int
+    words: tuple[Word, ...]
+    chunks: int = 1
+    left: int = 0
+
+
 def address_of(place: Placement, offset: int) -> Address:
     """Where the element `offset` of a buffer begins."""
     return Address(place.buffer, offset * place.itemsize)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from netdsl.backends.cuda.expression import Load
 from netdsl.backends.cuda.geometry import BLOCKS_EACH, REDUCING_EACH, Geometry, geometry, threads_of
 from netdsl.backends.cuda.index import Unmappable
-from netdsl.backends.cuda.launch import SCRATCH, SCRATCH_BYTES, Address, Launch
+from netdsl.backends.cuda.launch import SCRATCH, SCRATCH_BYTES, Address, Launch, Mapped
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.backends.cuda.source import ROW, Body
-from netdsl.backends.cuda.sums import Sums, finished, finishing
+from netdsl.backends.cuda.sums import Sums, ending, finished
 from netdsl.backends.cuda.trace import Traced
 
 _ALONE = 4
@@ -19,42 +18,45 @@ _ALONE = 4
 start a second launch."""
 
 
-@dataclass(frozen=True)
-class Mapped:
-    """A map kernel as a device function: its source, geometry and words; `chunks` blocks share
-    the rows of one result."""
-
-    source: str
-    grid: tuple[int, int]
-    threads: int
-    words: tuple[int | Address, ...]
-    chunks: int
-
-
 def launches(traced: Traced, multiprocessors: int) -> tuple[Launch, ...]:
-    """The launches of a traced kernel: one, and a second one where it reduces."""
-    g = geometry(traced)
-    mapped = mapped_of(traced, g, multiprocessors)
-    names = [f"w{i}" for i in range(len(mapped.words))]
+    """The launches of a traced kernel: one, and a second one where several blocks share a sum."""
+    named = zip(("run", "finish"), bodies(traced, multiprocessors), strict=False)
+    return tuple(_alone(name, body) for name, body in named)
+
+
+def _alone(name: str, body: Mapped) -> Launch:
+    names = [f"w{i}" for i in range(len(body.words))]
     given = ", ".join(f"i64 {n}" for n in names)
     passed = ", ".join([*names, "(int)blockIdx.x", "(int)blockIdx.y", "(int)gridDim.x"])
-    text = f'{mapped.source}extern "C" __global__ void run({given}) {{ body({passed}); }}\n'
-    first = Launch(text, "run", mapped.grid, mapped.threads, mapped.words)
-    if not traced.reductions or mapped.chunks == 1:
+    text = f'{body.source}extern "C" __global__ void {name}({given}) {{ body({passed}); }}\n'
+    return Launch(text, name, body.grid, body.threads, body.words)
+
+
+def bodies(
+    traced: Traced, multiprocessors: int, scratch: int = 0, threads: int | None = None
+) -> tuple[Mapped, ...]:
+    """The stages of a kernel. Partial sums lie from byte `scratch` of the buffer for them on; a
+    block has so many `threads`, else no more than there is work for."""
+    g = geometry(traced)
+    first = _first(traced, g, multiprocessors, scratch, threads)
+    if not traced.reductions or first.chunks == 1:
         return (first,)
-    return (first, finishing(traced, g, mapped.chunks))
+    return (first, ending(traced, g, first.chunks, scratch, threads))
 
 
-def mapped_of(traced: Traced, g: Geometry, multiprocessors: int) -> Mapped:
-    """The body of a map kernel."""
+def _first(
+    traced: Traced, g: Geometry, multiprocessors: int, scratch: int, threads: int | None
+) -> Mapped:
+    """What runs over the domain."""
     body = Body(traced, g)
     sums = Sums(traced, g)
     across, down = threads_of(g)
+    down = max(1, threads // across) if threads else down
     slices = -(-g.lanes // across)
     unroll = _unroll(body)
     chunks = _chunks(g, slices, down, unroll, multiprocessors, sums)
     head = [body.word(v) for v in (across, down, g.lanes, g.rows, chunks)]
-    part = body.word(Address(SCRATCH, 0)) if traced.reductions else "0"
+    part = body.word(Address(SCRATCH, scratch)) if traced.reductions else "0"
     lines = _lines(body, sums, head, unroll) + sums.combined(part, across)
     if traced.reductions and chunks == 1:
         lines += finished(traced, g, sums, body.word)
@@ -66,7 +68,8 @@ def mapped_of(traced: Traced, g: Geometry, multiprocessors: int) -> Mapped:
         f"  {text}\n}}\n"
     )
     grid = (g.outers * chunks, slices)
-    return Mapped(source, grid, across * down, tuple(body.words), chunks)
+    left = 8 * sums.count * sums.columns * g.outers * chunks
+    return Mapped(source, grid, across * down, tuple(body.words), chunks, left)
 
 
 def _unroll(body: Body) -> int:

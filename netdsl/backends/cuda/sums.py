@@ -12,7 +12,7 @@ from collections.abc import Callable
 from netdsl.backends.cuda.expression import MEMORY, Expr
 from netdsl.backends.cuda.geometry import Geometry
 from netdsl.backends.cuda.index import Unmappable
-from netdsl.backends.cuda.launch import SCRATCH, THREADS, Address, Launch, Word, address_of
+from netdsl.backends.cuda.launch import SCRATCH, THREADS, Address, Mapped, Word, address_of
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.backends.cuda.source import Body
 from netdsl.backends.cuda.trace import Reduction, Traced
@@ -184,14 +184,14 @@ class Sums:
         ]
 
 
-def finishing(traced: Traced, g: Geometry, chunks: int) -> Launch:
+def ending(traced: Traced, g: Geometry, chunks: int, scratch: int, threads: int | None) -> Mapped:
     """The second stage: every result from the partial ones of its blocks."""
     sums = Sums(traced, g)
     width = sums.columns
     across = 8 if chunks > 8 else 64
     while across > 1 and across // 2 >= width:
         across //= 2
-    words: list[Word] = [Address(SCRATCH, 0), chunks, width, across, g.rows * _each(g)]
+    words: list[Word] = [Address(SCRATCH, scratch), chunks, width, across, g.rows * _each(g)]
 
     def word(value: Word) -> str:
         words.append(value)
@@ -200,8 +200,8 @@ def finishing(traced: Traced, g: Geometry, chunks: int) -> Launch:
     lines = [
         "const i64 chunks = w1, width = w2; const int t = threadIdx.x, across = (int)w3;",
         "const int x = t % across, y = t / across, down = blockDim.x / across;",
-        "const i64 tiles = (width + across - 1) / across, outer = blockIdx.x / tiles;",
-        "const i64 col = (blockIdx.x % tiles) * across + x, i = outer * width + col;",
+        "const i64 tiles = (width + across - 1) / across, outer = bx / tiles;",
+        "const i64 col = (bx % tiles) * across + x, i = outer * width + col; (void)by; (void)nbx;",
         "const double count = (double)w4; (void)count; (void)i;",
         f"const {sums.ctype}* part = (const {sums.ctype}*)w0; __shared__ double sm[{_FINISHERS}];",
     ]
@@ -210,12 +210,15 @@ def finishing(traced: Traced, g: Geometry, chunks: int) -> Launch:
     lines += ["if (y == 0 && col < width) {", *_results(traced, sums, word), "}"]
     parameters = ", ".join(f"i64 w{i}" for i in range(len(words)))
     text = "\n  ".join(lines)
-    source = f'{PRELUDE}\nextern "C" __global__ void finish({parameters}) {{\n  {text}\n}}\n'
+    source = (
+        f"{PRELUDE}\n__device__ __forceinline__ void body({parameters}, int bx, int by, int nbx) {{\n"
+        f"  {text}\n}}\n"
+    )
     blocks = g.outers * -(-width // across)
     down = 1
     while down < chunks and down * across < _FINISHERS:
         down *= 2
-    return Launch(source, "finish", (blocks, 1), across * down, tuple(words))
+    return Mapped(source, (blocks, 1), threads or across * down, tuple(words))
 
 
 def finished(traced: Traced, g: Geometry, sums: Sums, word: Callable[[Word], str]) -> list[str]:
