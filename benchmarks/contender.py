@@ -20,7 +20,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.works import ROOT, WORKS, Work, first_values, without_dropout
+from benchmarks.works import (
+    MOMENTUM,
+    ROOT,
+    WEIGHT_DECAY,
+    WORKS,
+    Work,
+    first_values,
+    without_dropout,
+)
 
 THREADS = 2
 
@@ -73,12 +81,12 @@ class Ours:
         from netdsl.train.recipe import plain
 
         recipe = plain(self.network.name)
-        arguments = {"lr": 0.01, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4}
+        arguments = {"momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY, "nesterov": False}
         optimizer = replace(
             recipe.optimizer,
             name="sgd",
             record=OPTIMIZERS["sgd"],
-            arguments={**arguments, "no_decay": ()},
+            arguments={**arguments, "lr": 0.01, "no_decay": ()},
         )
         graph = compile_step(self.network, replace(recipe, optimizer=optimizer))
         self.state.initialise(graph.states, seed=1)

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.works import MOMENTUM, WEIGHT_DECAY
+
 
 class LeNet(nn.Module):
     def __init__(self) -> None:
@@ -196,7 +198,8 @@ def drop_nothing(model: nn.Module) -> None:
 
 def step_of(model: nn.Module, forward: Any, x: Any, y: Any) -> Callable[[], float]:
     """A function that does one step of SGD and returns the loss."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    given = {"momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, **given)
 
     def run() -> float:
         optimizer.zero_grad(set_to_none=True)

@@ -13,10 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import peers
-
-LR = 1e-4
-STEPS = 3
-"""Steps whose losses are compared."""
+from benchmarks.works import MOMENTUM, WEIGHT_DECAY
 
 
 @dataclass(frozen=True)
@@ -30,58 +27,78 @@ class Measured:
     results: np.ndarray
 
 
-def measured(
-    net: str,
-    mode: str,
-    images: np.ndarray,
-    labels: np.ndarray | None,
-    weights: Path,
-    rehearsed: bool,
-) -> Measured:
-    """A training step (with `labels`) or inference, channels last, on a GPU in bfloat16 autocast.
-    Training is by SGD with momentum and weight decay. `mode` is eager, graph, compile, or what
-    torch.compile calls a mode. It is rehearsed on the processor, where nothing is dropped."""
-    gpu, device = not rehearsed, "cpu" if rehearsed else "cuda"
+@dataclass(frozen=True)
+class Asked:
+    """What both sides do: the net as peers.py calls it, its first weights, images, labels to train
+    on (else it infers), the losses that are compared, the learning rate, and the 16-bit type; on a
+    GPU, else rehearsed on the processor, where nothing is dropped."""
+
+    net: str
+    weights: Path
+    images: np.ndarray
+    labels: np.ndarray | None
+    steps: int
+    lr: float
+    low: str | None
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.low else "cpu"
+
+
+def measured(asked: Asked, mode: str) -> Measured:
+    """A training step or inference, channels last, on a GPU in 16-bit autocast. Training is by SGD
+    with momentum and weight decay. `mode` is eager, graph, compile, or what torch.compile calls a
+    mode."""
+    gpu = asked.device == "cuda"
+    torch._dynamo.reset()
     if gpu:
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    model = peers.NETS[net]()
-    peers.take_weights(model, weights)
-    if rehearsed:
+    x = torch.from_numpy(np.ascontiguousarray(asked.images.transpose(0, 3, 1, 2)))
+    x = x.to(asked.device, memory_format=torch.channels_last)
+    started = time.perf_counter()
+    model = peers.NETS[asked.net]()
+    built = time.perf_counter() - started
+    peers.take_weights(model, asked.weights)
+    if not gpu:
         peers.drop_nothing(model)
-    model = model.to(device, memory_format=torch.channels_last).train(labels is not None)
-    x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    x = x.to(device, memory_format=torch.channels_last)
+    started = time.perf_counter()
+    model = model.to(asked.device, memory_format=torch.channels_last)
+    model.train(asked.labels is not None)
     compiled = {"compile": {}, "max-autotune": {"mode": mode}}.get(mode)
     forward = model if compiled is None else torch.compile(model, **compiled)
-    if labels is None:
-        step = _inferred(forward, x, gpu)
-    else:
-        step = _trained(model, forward, x, torch.from_numpy(labels.astype(np.int64)).to(device))
-    started = time.perf_counter()
+    step = (
+        _inferred(forward, x, asked) if asked.labels is None else _trained(model, forward, x, asked)
+    )
     results = [_on_host(step())]
-    first = time.perf_counter() - started
-    results += [_on_host(step()) for _ in range(STEPS - 1)]
+    first = built + time.perf_counter() - started
+    results += [_on_host(step()) for _ in range(asked.steps - 1)]
     run = _captured(step) if mode == "graph" else step
     most = torch.cuda.max_memory_allocated() if gpu else 0
-    kept = np.array(results) if labels is not None else results[0]
+    kept = results[0] if asked.labels is None else np.array(results)
     return Measured(_timed(run, gpu), first, most, kept)
+
+
+def _autocast(asked: Asked) -> Any:
+    kind = getattr(torch, asked.low or "bfloat16")
+    return torch.autocast(asked.device, dtype=kind, enabled=asked.low is not None)
 
 
 def _on_host(found: Any) -> np.ndarray:
     return found.detach().float().cpu().numpy()
 
 
-def _trained(model: Any, forward: Any, x: Any, y: Any) -> Callable[[], Any]:
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=LR, momentum=0.9, weight_decay=1e-4, foreach=True
-    )
+def _trained(model: Any, forward: Any, x: Any, asked: Asked) -> Callable[[], Any]:
+    given = {"momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY, "fused": x.is_cuda}
+    optimizer = torch.optim.SGD(model.parameters(), lr=asked.lr, **given)
+    y = torch.from_numpy(asked.labels.astype(np.int64)).to(asked.device)
 
     def step() -> Any:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=x.is_cuda):
+        with _autocast(asked):
             loss = F.cross_entropy(forward(x), y)
         loss.backward()
         optimizer.step()
@@ -90,10 +107,9 @@ def _trained(model: Any, forward: Any, x: Any, y: Any) -> Callable[[], Any]:
     return step
 
 
-def _inferred(forward: Any, x: Any, gpu: bool) -> Callable[[], Any]:
+def _inferred(forward: Any, x: Any, asked: Asked) -> Callable[[], Any]:
     def step() -> Any:
-        autocast = torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=gpu)
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), _autocast(asked):
             return forward(x)
 
     return step

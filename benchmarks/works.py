@@ -51,6 +51,9 @@ def first_values(state: Any, network: Any) -> list[np.ndarray]:
     return [state.backend.download(state.array(n.name)) for n in parameters]
 
 
+MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
+
+
 def without_dropout(graph: Any) -> Any:
     """The graph that drops nothing."""
     from netdsl.types import Attrs

@@ -7,6 +7,7 @@ want a stream of the engine's own; what a stream captures runs when its graph is
 from __future__ import annotations
 
 import ctypes
+import random
 import re
 import sys
 from collections import Counter
@@ -74,13 +75,20 @@ class Graph:
 
 
 class Event:
+    """Seems to come at any time until it is waited for."""
+
     def __init__(self, disable_timing: bool = False) -> None:
-        self.timed = not disable_timing
-        self.done = True
+        self.timed, self.waited = not disable_timing, False
 
-    def record(self, stream: Stream | None = None) -> None: ...
+    def record(self, stream: Stream | None = None) -> None:
+        self.waited = False
 
-    def synchronize(self) -> None: ...
+    def synchronize(self) -> None:
+        self.waited = True
+
+    @property
+    def done(self) -> bool:
+        return self.waited or random.random() < 0.3
 
 
 class Pointer:
@@ -93,6 +101,11 @@ class Pointer:
     def copy_from_device_async(self, source: Pointer, nbytes: int, stream: Stream) -> None:
         assert nbytes <= source.array.nbytes
         stream.do(lambda: _copied(self.ptr, source.ptr, nbytes))
+
+    def copy_from_host_async(self, source: int, nbytes: int, stream: Stream) -> None:
+        assert nbytes == self.array.nbytes
+        assert stream.captured is None
+        stream.do(lambda: _copied(self.ptr, source, nbytes))
 
     def copy_to_host_async(self, target: int, nbytes: int, stream: Stream) -> None:
         stream.do(lambda: _copied(target, self.ptr, nbytes))

@@ -65,6 +65,16 @@ def test_crops_move_the_image() -> None:
     np.testing.assert_array_equal(last[:-2, :-2], plain[2:, 2:])
 
 
+def test_pictures_that_are_enlarged_are_not_padded() -> None:
+    """Whether there are pixels around them is decided by the size that they have."""
+    images = np.full((20, 8, 8, 1), 200, np.uint8)
+    crop, draws = chosen("random_crop"), np.random.default_rng(0).random((20, 2))
+    for window, black in (((16, 16), False), ((8, 8), True), ((9, 9), False)):
+        found = crop.record.apply(images, draws, window, **crop.arguments)
+        assert found.shape == (20, *window, 1)
+        assert (found == 0).any() == black
+
+
 @pytest.mark.parametrize(("size", "pixels"), [(1, 1), (2, 4), (3, 9), (4, 16)])
 def test_cutout_is_a_square_that_may_lie_outside(size: int, pixels: int) -> None:
     inside, corner = apply("cutout", [[0.5, 0.5], [0.0, 0.0]], size=size)

@@ -9,10 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from netdsl.backends import open_backend
 from netdsl.backends.cuda.backend import CudaBackend
+from netdsl.ir.builder import Builder
+from netdsl.ir.evaluate import results
 from netdsl.plan.backend import Ceilings
+from netdsl.runtime.executor import Executor
+from netdsl.runtime.state import State
 from netdsl.train import checkpoint
+from netdsl.types import TensorType
 from tests.emulated import Gpu, emulated
+from tests.graphs import values_for
 from tests.host import GPP
 
 pytestmark = pytest.mark.skipif(GPP is None, reason="there is no g++ to compile for the CPU")
@@ -74,7 +81,29 @@ def test_a_repeatable_run_in_16_bits(settings: tuple[str, ...], gpu: Gpu, netdsl
     alike(netdsl, "train.deterministic=yes", "train.epochs=1", *settings)
 
 
-def test_interrupted_resumed_evaluated_and_timed(
+def test_a_launch_of_which_a_part_has_no_kernel_is_computed_by_reference(gpu: Gpu) -> None:
+    """Casts to a type that CuPy does not have, one of a value whose views fit no pattern."""
+    b = Builder()
+    shapes = {"w": (6, 10), "s": (6, 1), "t": (15, 1), "v": (8, 4)}
+    w, s, t, v = (
+        b.state(name, TensorType(shape), ("normal", 1.0), trainable=False)
+        for name, shape in shapes.items()
+    )
+    rows = b.mul(b.reshape(b.mul(w, s), shape=(15, 4)), t)
+    product = b.matmul(b.cast(v, dtype="bfloat16"), b.cast(rows, dtype="bfloat16"))
+    graph = b.graph({"y": b.cast(product, dtype="float32")})
+    backend = open_backend("cuda")
+    state = State(backend)
+    values = values_for(graph)
+    state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
+    executor = Executor(graph, backend, state)
+    assert backend.fallbacks == ["early: cast"]
+    found = dict(executor.run(values))
+    for name, expected in results(graph, values).items():
+        np.testing.assert_allclose(backend.download(found[name]), expected, rtol=0.02, atol=0.02)
+
+
+def test_resumed_evaluated_and_timed(
     gpu: Gpu, netdsl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the same bits; and the tables of time, by limits that are given."""

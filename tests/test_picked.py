@@ -18,7 +18,7 @@ from netdsl.backends.picked import Held, Picked, made
 from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.augment import chosen_of as chosen
 from netdsl.data.preparation import Preparation
-from netdsl.data.samples import Samples, on_device, training_batches
+from netdsl.data.samples import Samples, on_device
 from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.train.loop import Trainer
@@ -132,15 +132,17 @@ def test_a_run_is_the_same_where_the_device_holds_the_images(augment: str, tmp_p
     assert ends[0] == ends[1]
 
 
-def test_what_changes_more_than_places_is_made_on_the_host() -> None:
+def test_sets_are_held_for_what_only_moves_pixels() -> None:
+    """Not where colours change, nor where images have to be enlarged."""
     images = images_of(WINDOW, 3)
-    samples = Samples(images, np.arange(9))
-    resident = on_device(samples, Holding("reference", np))
-    prepare = prepared([chosen("hflip"), chosen("color_jitter")], 3)
-    for a, b in zip(
-        training_batches(resident, 4, 0, 0, augment=prepare),
-        training_batches(samples, 4, 0, 0, augment=prepare),
-        strict=True,
+    samples, backend = Samples(images, np.arange(9)), Holding("reference", np)
+    for chain, window, yes in (
+        ([], WINDOW, True),
+        ([chosen("hflip"), chosen("random_crop", pad=1)], WINDOW, True),
+        ([chosen("hflip"), chosen("color_jitter")], WINDOW, False),
+        ([chosen("random_crop", pad=1)], (14, 14), False),
     ):
-        assert isinstance(a.images, np.ndarray)
-        np.testing.assert_array_equal(a.images, b.images)
+        prepare = Preparation(tuple(chain), (*window, 3))
+        found = on_device(samples, prepare, backend)
+        assert isinstance(found.images, Held) == yes
+        assert found.labels is samples.labels

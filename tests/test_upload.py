@@ -101,6 +101,10 @@ class There:
     def set(self, host: Any, stream: _Stream) -> None:
         stream.put(lambda: np.copyto(self.array, host))
 
+    def copy_from_host_async(self, pointer: int, nbytes: int, stream: _Stream) -> None:
+        assert nbytes == self.array.nbytes
+        stream.put(lambda: ctypes.memmove(self.array.ctypes.data, pointer, nbytes))
+
     @property
     def dtype(self) -> Any:
         return self.array.dtype
@@ -135,6 +139,22 @@ def test_every_step_reads_its_own_batch(seed: int, group: int) -> None:
     assert list(dict.fromkeys(seen)) == [i % 251 for i in range(30)]
     slots = uploads._free[2, 3, "|u1"]
     assert len(slots) <= 2 * group + 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_copied_may_change_at_once(seed: int) -> None:
+    machine = Machine(seed)
+    uploads = Uploads(machine, lambda shape, dtype: There(np.zeros(shape, dtype)))
+    stream, target = machine.Stream(True), There(np.zeros(5, np.int32))
+    seen: list[int] = []
+    values = np.zeros(5, np.int32)
+    for i in range(30):
+        values[...] = i
+        uploads.copy(values, target, stream)
+        stream.put(lambda: seen.append(int(target.array.sum())))
+        machine.some()
+    machine.all()
+    assert seen == [5 * i for i in range(30)]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -52,6 +52,10 @@ def held(backend: Backend, images: Array) -> Held | None:
     return hold(images) if hold else None
 
 
+UNDER_WAY = 4
+"""Steps that may be under way before the numbers of the first one are waited for."""
+
+
 class Reading(Protocol):
     """Numbers that were asked for."""
 

@@ -13,6 +13,8 @@ from netdsl.types import Array
 Size = tuple[int, int]
 """Height and width."""
 BLACK, GREY = 0, 128
+ROW = ("NUMBER", "TOP", "LEFT", "STEP", "ROW", "ROW_END", "COLUMN", "COLUMN_END")
+"""The numbers of an image in a table; those of its squares follow, four of each."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Moves:
         return replace(self, **{name: getattr(self, name)[index] for name in fields})
 
     def table(self) -> Array:
-        """All numbers, a row of 7 + 4 k for each image: top, left, step, rows, columns, squares."""
+        """All numbers, a row for each image."""
         first = np.stack([self.top, self.left, self.step], axis=1)
         squares = self.squares.reshape(len(first), -1)
         return np.concatenate([first, self.rows, self.columns, squares], axis=1, dtype=np.int32)
@@ -177,7 +179,7 @@ class Picked:
         return Picked(self.held, self.index[index], self.moves[index])
 
     def table(self) -> Array:
-        """A row for each image: its number in the set, then what it is made of."""
+        """A row for each image: its number in the set, then what it is made of (`ROW`)."""
         return np.concatenate([self.index[:, None], self.moves.table()], axis=1, dtype=np.int32)
 
     def made(self) -> Array:

@@ -18,16 +18,25 @@ from netdsl.values import Argument, Value
 class Moving:
     """`move(moves, draws, window, **arguments)` moves the pixels of images that `moves` have moved
     already, where these are large enough: `fits(there, window, **arguments)`. Smaller ones are
-    brought to cover the window first."""
+    brought to cover the window first. Arguments that depend on the size that images have before
+    that are `settled`."""
 
     move: Callable[..., Moves]
     fits: Callable[..., bool] = lambda there, window, **arguments: True
+    settled: Callable[..., dict[str, Any]] = lambda there, window, **arguments: arguments
+
+    def moved(self, moves: Moves, draws: Array, window: Size, **arguments: Any) -> Moves | None:
+        """The pixels moved once more; None where the images have to be enlarged for it."""
+        given = self.settled(moves.size, window, **arguments)
+        fits = self.fits(moves.size, window, **given)
+        return self.move(moves, draws, window, **given) if fits else None
 
     def apply(self, images: Array, draws: Array, window: Size, **arguments: Any) -> Array:
-        if not self.fits(images.shape[1:3], window, **arguments):
+        given = self.settled(images.shape[1:3], window, **arguments)
+        if not self.fits(images.shape[1:3], window, **given):
             images = geometry.covering(images, window)
         plain = Moves.none(len(images), images.shape[1:3])
-        return self.move(plain, draws, window, **arguments).applied(images)
+        return self.move(plain, draws, window, **given).applied(images)
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         ),
         _mover(
             "random_crop",
-            Moving(geometry.random_crop, geometry.covers),
+            Moving(geometry.random_crop, geometry.covers, geometry.padded),
             2,
             "a part of the size of the net's input, from a picture with `pad` black pixels around "
             "it: 4 where it is no larger itself (He et al. 2016)",

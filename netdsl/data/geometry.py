@@ -89,10 +89,9 @@ def middle(images: Array, window: Size) -> Array:
     return center_crop(plain, np.zeros((len(images), 0)), window).applied(images)
 
 
-def random_crop(at: Moves, draws: Array, window: Size, pad: int | None) -> Moves:
+def random_crop(at: Moves, draws: Array, window: Size, pad: int) -> Moves:
     """The window's size out of anywhere: of a larger picture (Krizhevsky et al. 2012), of one with
     `pad` zeros around it (He et al. 2016). Raises NetError where these would be most of it."""
-    pad = _padded(at.size, window, pad)
     if 2 * pad > min(window):
         message = f"`random_crop({pad})` puts {pad} black pixels around pictures of {dims(window)}"
         raise fail(message, help="what it cuts out has the net's size anyway: `random_crop`")
@@ -113,14 +112,14 @@ def _drawn(draws: Array, count: int) -> Array:
     return np.floor(draws * count).astype(np.int64)
 
 
-def _padded(size: Size, window: Size, pad: int | None) -> int:
-    return (PADDED if size == window else 0) if pad is None else pad
+def padded(size: Size, window: Size, pad: int | None) -> dict[str, int]:
+    """How many pixels come around pictures of that size."""
+    return {"pad": (PADDED if size == window else 0) if pad is None else pad}
 
 
-def covers(size: Size, window: Size, pad: int | None = 0) -> bool:
+def covers(size: Size, window: Size, pad: int = 0) -> bool:
     """Whether pictures, with `pad` pixels around them, are as large as the window."""
-    around = 2 * _padded(size, window, pad)
-    return all(a + around >= b for a, b in zip(size, window, strict=True))
+    return all(a + 2 * pad >= b for a, b in zip(size, window, strict=True))
 
 
 def random_resized_crop(

@@ -37,7 +37,7 @@ class Preparation:
         self, images: Array | Pictures | Picked, draws: Draws | None = None
     ) -> Array | Picked:
         """A batch of bytes [N,H,W,C]; what happens to an image depends on its own draws alone.
-        Images that are picked from a set stay so where they are only moved.
+        Images that are picked from a set stay so: all that is done to them must be to move them.
         Raises NetError for a file that is no picture."""
         if draws is None:
             draws = [np.zeros((len(images), c.record.uses)) for c in self.chosen]
@@ -45,9 +45,8 @@ class Preparation:
             return self._decoded(images, draws)
         if isinstance(images, Picked):
             moves = self._moves(images.moves, self._window(images), draws)
-            if moves is not None:
-                return replace(images, moves=moves)
-            images = images.made()
+            assert moves is not None, "a set is held for what only moves pixels"
+            return replace(images, moves=moves)
         if not any(c.record.varies for c in self.chosen):
             return self._changed(images, draws)
         alone = (slice(i, i + 1) for i in range(len(images)))
@@ -89,13 +88,23 @@ class Preparation:
 
     def _moves(self, moves: Moves, window: Size, draws: Draws) -> Moves | None:
         """The changes added to `moves`, if pixels are only moved by them."""
+        found: Moves | None = moves
         for chosen, drawn in zip(self.chosen, draws, strict=True):
-            moving, given = chosen.record.moves, chosen.arguments
-            if moving is None or not moving.fits(moves.size, window, **given):
+            moving = chosen.record.moves
+            if moving is None or found is None:
                 return None
             with _blamed(chosen):
-                moves = moving.move(moves, drawn, window, **given)
-        return moves
+                found = moving.moved(found, drawn, window, **chosen.arguments)
+        return found
+
+    def moves_only(self, image: tuple[int, ...]) -> bool:
+        """Whether all that is done to images of that shape is to move their pixels."""
+        if len(image) != 3:
+            return False
+        one = np.zeros((1, *image), np.uint8)
+        plain = Moves.none(1, one.shape[1:3])
+        draws = [np.zeros((1, c.record.uses)) for c in self.chosen]
+        return self._moves(plain, self._window(one), draws) is not None
 
     def _window(self, images: Array | Picked) -> Size:
         h, w = (self.shape or images.shape[1:])[:2]

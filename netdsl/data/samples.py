@@ -44,9 +44,13 @@ class Samples:
         return zlib.crc32(labels.data, zlib.crc32(np.ascontiguousarray(self.images).data))
 
 
-def on_device(samples: Samples, backend: Backend) -> Samples:
-    """The same samples, whose images the device has as well, if it can and if there is room."""
-    there = held(backend, samples.images) if isinstance(samples.images, np.ndarray) else None
+def on_device(samples: Samples, prepare: Preparation, backend: Backend) -> Samples:
+    """The same samples, whose images the device has as well, if there is room: where batches that
+    are prepared so can be picked from them there."""
+    images = samples.images
+    if not isinstance(images, np.ndarray) or not prepare.moves_only(images.shape[1:]):
+        return samples
+    there = held(backend, images)
     return samples if there is None else Samples(there, samples.labels)
 
 

@@ -118,6 +118,7 @@ class Timing:
         return self.batch / self.seconds
 
     def as_json(self) -> dict[str, Any]:
+        narrow = self.ceilings.narrow
         return {
             "of": self.title,
             "device": self.device,
@@ -125,7 +126,7 @@ class Timing:
             "images_per_second": self.images_per_second,
             "kernels_ms": 1e3 * self.work.seconds,
             "gflops_limit": self.ceilings.flops / 1e9,
-            "gflops_limit_16_bits": self.ceilings.flops_on(2) / 1e9,
+            "gflops_limit_16_bits": narrow / 1e9 if narrow else None,
             "gbytes_limit": self.ceilings.bytes / 1e9,
             "kernels": [k.as_json() for k in self.kernels],
             "layers": [x.as_json() for x in self.layers],
@@ -198,16 +199,19 @@ class _Names:
         read = [self.graph[a] for a in self.graph[name].args] if kernel.kind == "anchor" else []
         limit = self.ceilings.flops_on(max((ITEMSIZE[n.type.dtype] for n in read), default=4))
         least = max(flops / limit, size / self.ceilings.bytes)
-        kind, layer = kind_of(self.graph, kernel), self.layer(name)
+        kind = kind_of(self.graph, kernel)
+        layer = name if kernel.parts else self.layer(name)
         work = Work(seconds, flops, size, least)
-        return TimedKernel(name, kind, layer, self._phase(name), work, by_reference)
+        return TimedKernel(name, kind, layer, self._phase(kernel, name), work, by_reference)
 
     def _main(self, kernel: Kernel) -> str:
         """The node that a kernel goes by: its product, else the last one it writes."""
         return kernel.name if kernel.kind == "anchor" or kernel.parts else kernel.outputs[-1]
 
-    def _phase(self, name: str) -> Phase:
-        if name.split(".")[0] in ("update", "updates", "totals"):
+    def _phase(self, kernel: Kernel, name: str) -> Phase:
+        if kernel.parts:
+            return "forward" if name == "early" else "update"
+        if name.split(".")[0] == "update":
             return "update"
         backward = name not in self.forward and name.startswith("d.")
         return "backward" if backward else "forward"

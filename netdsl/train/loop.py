@@ -104,7 +104,7 @@ class Trainer:
         self.judging.initialise(self.job.evaluation.states, self.recipe.seed)
         self.evaluation = FoldedExecutor(self.job.folded, backend, self.judging)
         self.stepper.hold()
-        self.validation = on_device(self.job.validation, backend)
+        self.validation = on_device(self.job.validation, self.job.transform, backend)
 
     def _short(self, program: Program, there: int | None) -> NetError:
         """What is told where the step does not fit into memory."""
@@ -245,6 +245,7 @@ class Trainer:
         """What is watched, written down."""
         if self.watching is None or self.standing.update % self.watching[0].every:
             return
+        self.stepper.settle()  # nothing is looked at that comes behind a fault
         executor = self.watching[1]
         out = executor.run(self.stepper.inputs(batch))
         plain = {k: self.backend.download(v) for k, v in out.items()}
@@ -284,6 +285,8 @@ class Trainer:
 
     def _end(self) -> Result:
         """The test set, read once, with the weights that validated best."""
+        self.stepper.let_go()
+        self.validation = self.job.validation
         path, number = self.keeper.best, self.standing.best
         final = {"best_epoch": number, **self.standing.history[number - 1], **self.pace}
         if self.job.dataset.read_test is not None:

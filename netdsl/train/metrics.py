@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.backends import Reading, reading
+from netdsl.backends import UNDER_WAY, Reading, reading
 from netdsl.data.prefetch import prefetched
 from netdsl.data.samples import Batch
 from netdsl.files import append, finite, write_atomically
@@ -30,8 +30,6 @@ class Score:
     images: int
 
 
-AT_ONCE = 4
-"""Batches that may be under way before the sums of the first one are waited for."""
 Seen = Callable[[Batch, Mapping[str, Array]], None]
 
 
@@ -58,7 +56,7 @@ def evaluate(
                 {image_input: part.images, "labels": part.labels, "weights": part.weights}
             )
             under_way.append(reading(executor.backend, {key: out[key] for key in sums}))
-            count(AT_ONCE)
+            count(UNDER_WAY)
             if seen is not None:
                 seen(part, out)
     count(0)

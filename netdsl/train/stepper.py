@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from netdsl.backends import Reading, ahead, reading
+from netdsl.backends import UNDER_WAY, Reading, ahead, reading
 from netdsl.backends.picked import made
 from netdsl.data.prefetch import prefetched
 from netdsl.data.samples import Batch, grouped, on_device, training_batches
@@ -22,8 +22,6 @@ from netdsl.train.precision import LEFT_OUT, SCALE, STATES, scaled, told
 from netdsl.train.standing import Standing
 from netdsl.types import Array
 
-AT_ONCE = 4
-"""Updates that may be under way before the loss of the first one is waited for."""
 TOLD = ("loss", "accuracy", LEFT_OUT, SCALE)
 """What is read of what a step gives out."""
 GOOD_EVERY = 200
@@ -48,7 +46,11 @@ class Stepper:
 
     def hold(self) -> None:
         """Puts the images on the device where there is room by now."""
-        self.train = on_device(self.job.train, self.state.backend)
+        self.train = on_device(self.job.train, self.job.augment, self.state.backend)
+
+    def let_go(self) -> None:
+        """Gives that room back."""
+        self.train = self.job.train
 
     def groups(self) -> Generator[tuple[Batch, ...], None, None]:
         """The batches of the rest of this epoch, in groups that make one update; made ready in the
@@ -111,7 +113,7 @@ class Stepper:
         return reading(self.state.backend, {k: out[k] for k in TOLD if k in out})
 
     def _due(self) -> bool:
-        return len(self._under_way) > AT_ONCE or all(r.ready() for r in self._under_way[0])
+        return len(self._under_way) > UNDER_WAY or all(r.ready() for r in self._under_way[0])
 
     def _count(self) -> None:
         """What the update gave out that has waited longest."""

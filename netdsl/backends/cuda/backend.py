@@ -27,6 +27,8 @@ from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan
 from netdsl.types import Array
 
+_MOST_PINNED = 1 << 20
+"""Bytes that are copied through pinned memory, so that nothing waits for them to be read."""
 _MOST_HELD = 0.25
 """Of the free memory, what a set of images may take."""
 _ONTO = frozenset(("add", "cast"))
@@ -98,7 +100,7 @@ class CudaBackend(ArrayBackend):
         return Captured(_in_turn(thunks), (memory, tuple(self.anchors.values())))
 
     def _by_reference(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
-        if foreign(plan, kernel) and not kernel.parts and kernel.nodes:
+        if foreign(plan, kernel) and kernel.nodes:
             run = on_the_host(self.xp, plan, kernel, memory)
         else:
             run = super().bind(plan, kernel, memory)
@@ -162,9 +164,12 @@ class CudaBackend(ArrayBackend):
                 take = partial(self._taken, values.values, target)
                 self.device.uploads.pass_on(values, take, self.device.stream)
                 return
+            self.device.uploads.pass_on(values, lambda there: None, self.device.stream)
             values = made(values.values)
         if not isinstance(values, np.ndarray):
             target[...] = values
+        elif _alike(target, values) and values.nbytes <= _MOST_PINNED:
+            self.device.uploads.copy(values, target, self.device.stream)
         elif _alike(target, values):
             target.set(np.asarray(values, order="C"), self.device.stream)
         else:

@@ -71,7 +71,7 @@ def _side_by_side(plan: Plan, kernel: Kernel, places: Places) -> list[Traced]:
     graph = plan.graph
     try:
         found = trace(graph, places, kernel.inputs, kernel.nodes, kernel.outputs)
-        geometry(found)
+        geometry(found)  # which tells whether it can be computed as one
     except Unmappable:
         _check_apart(kernel, kernel.outputs, places)
         alone = [part(graph, kernel, [o], ()) for o in kernel.outputs]

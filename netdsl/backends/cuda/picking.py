@@ -7,7 +7,7 @@ from math import gcd
 
 from netdsl.backends.cuda.launch import THREADS, Launch
 from netdsl.backends.cuda.prelude import PRELUDE
-from netdsl.backends.picked import BLACK, GREY, Picked
+from netdsl.backends.picked import BLACK, GREY, ROW, Picked
 
 _MOST_BLOCKS = 4096
 _SOURCE = """
@@ -15,15 +15,15 @@ extern "C" __global__ void picked(i64 set, i64 table, i64 batch, i64 count) {{
   for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (i64)gridDim.x * blockDim.x) {{
     const i64 n = i / (SIZE / V);
     const int first = (int)(i % (SIZE / V)) * V;
-    const int* of = (const int*)table + n * ROW;
-    const u8* image = (const u8*)set + of[0] * (i64)(TALL * WIDE * C);
+    const int* of = (const int*)table + n * NUMBERS;
+    const u8* image = (const u8*)set + of[NUMBER] * (i64)(TALL * WIDE * C);
     Pack<u8, V> found;
     UNROLL for (int j = 0; j < V; j++) {{
       const int c = (first + j) % C, x = (first + j) / C % W, y = (first + j) / (C * W);
       bool grey = false;
-      for (const int* s = of + 8; s < of + ROW; s += 4) grey |= y >= s[0] && y < s[1] && x >= s[2] && x < s[3];
-      const bool seen = y >= of[4] && y < of[5] && x >= of[6] && x < of[7];
-      const i64 at = ((i64)(of[1] + y) * WIDE + of[2] + of[3] * x) * C + c;
+      for (const int* s = of + SQUARES; s < of + NUMBERS; s += 4) grey |= y >= s[0] && y < s[1] && x >= s[2] && x < s[3];
+      const bool seen = y >= of[ROW] && y < of[ROW_END] && x >= of[COLUMN] && x < of[COLUMN_END];
+      const i64 at = ((i64)(of[TOP] + y) * WIDE + of[LEFT] + of[STEP] * x) * C + c;
       found.v[j] = grey ? {grey} : seen ? image[at] : {black};
     }}
     *(Pack<u8, V>*)((u8*)batch + n * SIZE + first) = found;
@@ -36,10 +36,10 @@ def launch(picked: Picked, there: int, table: int, target: int) -> Launch:
     """The batch written to `target` from the set that lies `there`, by its table on the device."""
     n, h, w, c = picked.shape
     tall, wide = picked.held.shape[1:3]
-    row, size = 8 + 4 * picked.moves.squares.shape[1], h * w * c
+    numbers, size = len(ROW) + 4 * picked.moves.squares.shape[1], h * w * c
     at_once = gcd(size, target, 4)
     source = _source(("TALL", tall), ("WIDE", wide), ("C", c), ("W", w), ("SIZE", size),
-                     ("ROW", row), ("V", at_once))  # fmt: skip
+                     ("NUMBERS", numbers), ("V", at_once))  # fmt: skip
     count = n * size // at_once
     blocks = min(-(-count // THREADS), _MOST_BLOCKS)
     return Launch(source, "picked", (blocks, 1), THREADS, (there, table, target, count))
@@ -47,5 +47,6 @@ def launch(picked: Picked, there: int, table: int, target: int) -> Launch:
 
 @cache
 def _source(*defined: tuple[str, int]) -> str:
-    macros = "".join(f"#define {name} {value}\n" for name, value in defined)
+    columns = ((name, i) for i, name in enumerate((*ROW, "SQUARES")))
+    macros = "".join(f"#define {name} {value}\n" for name, value in (*defined, *columns))
     return f"{PRELUDE}\ntypedef unsigned char u8;\n{macros}{_SOURCE.format(grey=GREY, black=BLACK)}"

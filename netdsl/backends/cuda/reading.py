@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from netdsl.backends.arrays import address
 from netdsl.types import Array
 
 _CELL = 8
@@ -60,7 +61,7 @@ class Readings:
         """What they are when the stream comes to this point."""
         free = self._free[len(numbers)]
         cells = free.popleft() if free else self._cells(len(numbers))
-        first = cells.host.__array_interface__["data"][0]
+        first = address(cells.host)
         for i, number in enumerate(numbers.values()):
             number.data.copy_to_host_async(first + i * _CELL, number.dtype.itemsize, stream)
         cells.arrived.record(stream)

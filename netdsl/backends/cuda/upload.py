@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from netdsl.backends.arrays import address
 from netdsl.types import Array
 
 
@@ -50,10 +51,12 @@ class Uploads:
     _slots: list[Slot] = field(default_factory=list)
     """All there are: what is on its way must not lose its memory, though nobody waits for it."""
     _free: dict[tuple[object, ...], deque[Slot]] = field(init=False)
+    _pinned: dict[tuple[object, ...], deque[tuple[Array, Any]]] = field(init=False)
+    """Memory that copies were made through, and when it has been read; the oldest first."""
 
     def __post_init__(self) -> None:
         self.stream = self.cuda.Stream(non_blocking=True)
-        self._free = defaultdict(deque)
+        self._free, self._pinned = defaultdict(deque), defaultdict(deque)
 
     def send(self, values: Array, shown: Any = None) -> Coming:
         """Begins an upload and comes back before it is over; `shown` stands for `values`."""
@@ -76,11 +79,24 @@ class Uploads:
             coming.passed_on = True
             self._free[_kind(slot.host)].append(slot)
 
-    def _slot(self, values: Array) -> Slot:
+    def copy(self, values: Array, target: Array, stream: Any) -> None:
+        """Copies into `target` in the order of `stream`; `values` may change at once."""
+        free = self._pinned[_kind(values)]
+        host, read = free.popleft() if free and free[0][1].done else self._host(values)
+        np.copyto(host, values)
+        target.data.copy_from_host_async(address(host), host.nbytes, stream)
+        read.record(stream)
+        free.append((host, read))
+
+    def _host(self, values: Array) -> tuple[Array, Any]:
         pinned = self.cuda.alloc_pinned_memory(values.nbytes)
         host = np.frombuffer(pinned, values.dtype, values.size).reshape(values.shape)
+        return host, self.cuda.Event(disable_timing=True)
+
+    def _slot(self, values: Array) -> Slot:
+        host, arrived = self._host(values)
         there = self.empty(values.shape, values.dtype)
-        arrived, taken = (self.cuda.Event(disable_timing=True) for _ in range(2))
+        taken = self.cuda.Event(disable_timing=True)
         taken.record()  # behind what has used the memory before
         self._slots.append(Slot(host, there, arrived, taken))
         return self._slots[-1]
