@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks import gpu as benchmark
+from benchmarks import gpu_rows
 from netdsl.backends import open_backend
 from netdsl.backends.cuda.backend import CudaBackend
 from netdsl.ir.builder import Builder
@@ -101,6 +104,29 @@ def test_a_launch_of_which_a_part_has_no_kernel_is_computed_by_reference(gpu: Gp
     found = dict(executor.run(values))
     for name, expected in results(graph, values).items():
         np.testing.assert_allclose(backend.download(found[name]), expected, rtol=0.02, atol=0.02)
+
+
+def test_rows_of_the_benchmark(
+    gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is timed on a GPU runs before there is one."""
+    monkeypatch.setitem(gpu_rows.NETS, "lenet", ("lenet.net", "lenet5", 4))
+    bench = gpu_rows.Bench("cuda", "bfloat16", tmp_path)
+    row, executor = gpu_rows.train_row(bench, "lenet")
+    benchmark.profile(executor)
+    assert "launches" in capsys.readouterr().out
+    rows = [row, gpu_rows.infer_row(bench, "lenet")]
+    assert all("61,706 parameters" in str(r) and "by reference" not in str(r) for r in rows)
+    losses, scores = (np.load(tmp_path / f"lenet-{what}.npy") for what in ("train", "infer"))
+    assert gpu_rows.checked(bench, "lenet", "train", losses, losses) == (
+        "losses off 0.00%, changes off 0.00%"
+    )
+    with pytest.raises(RuntimeError, match="not the same on both sides"):
+        gpu_rows.checked(bench, "lenet", "infer", scores, scores[:, ::-1])
+    others = [replace(r, side=r.side.replace("netdsl", "PyTorch"), milliseconds=9.0) for r in rows]
+    told = list(benchmark.ratios([*rows, *others]))
+    assert len(told) == 2
+    assert all("PyTorch bfloat16" in line for line in told)
 
 
 def test_resumed_evaluated_and_timed(

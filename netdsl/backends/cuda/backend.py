@@ -141,7 +141,10 @@ class CudaBackend(ArrayBackend):
         if images.nbytes > self.free_bytes() * _MOST_HELD:
             return None
         self.device.stream.use()
-        there = self.xp.empty(images.shape, images.dtype)
+        try:
+            there = self.xp.empty(images.shape, images.dtype)
+        except MemoryError:  # what is free lies in pieces
+            return None
         there.set(np.ascontiguousarray(images), self.device.stream)  # without pinning all of it
         return Held(images, there)
 
