@@ -42,6 +42,7 @@ _RUNTIME = r"""
 #include <algorithm>
 #include <cmath>
 #include <csetjmp>
+#include <cstdlib>
 #include <cstring>
 #include <ucontext.h>
 #define HOST

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from netdsl.backends.cuda import space
+from netdsl.backends.cuda import space, windows
+from netdsl.backends.cuda.backend import CUDA
 from netdsl.backends.cuda.generate import generated
 from netdsl.backends.cuda.maps import launches
 from netdsl.backends.cuda.trace import Traced
@@ -30,6 +32,7 @@ from netdsl.passes.simplify import simplify
 from netdsl.plan.layout import Ints, contiguous
 from netdsl.plan.placement import Placement
 from netdsl.plan.plan import make_plan
+from netdsl.plan.verify import verify_plan
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.signature import Chosen
@@ -222,6 +225,64 @@ def test_gradients_are_added_up_together(engine: Engine) -> None:
     assert found
     assert len(totals.parts) > 10 > len(found)
     assert run(graph, backend, 1e-4) == []
+
+
+@needs_compiler
+@pytest.mark.parametrize("value", [0.0, -math.inf])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_windows_over_some_channels_of_an_image(dtype: str, value: float, engine: Engine) -> None:
+    """Pixels whose distance is no multiple of what is loaded at once."""
+    b = Builder()
+    x = b.relu(b.cast(b.input("x", TensorType((2, 6, 6, 20), "float32")), dtype=dtype))
+    some = b.slice(x, start=(0, 0, 0, 0), stop=(2, 6, 6, 16), step=(1, 1, 1, 1))
+    wide = b.pad(some, low=(0, 1, 1, 0), high=(0, 1, 1, 0), interior=(0, 0, 0, 0), value=value)
+    y = b.max_pool(wide, kernel=(2, 2), stride=(1, 1), pad=((0, 0), (0, 0)))
+    graph = b.graph({"y": b.cast(y, dtype="float32"), "x": b.cast(x, dtype="float32")})
+    assert run(graph, engine(), 1e-6 if dtype == "float32" else 0.01) == []
+
+
+@needs_compiler
+def test_a_large_batch_of_pooling_goes_by_parts(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of as many images as the workspace has room for."""
+    b = Builder()
+    x, g = (b.input(n, TensorType((7, s, s, 8), "float32")) for n, s in (("x", 6), ("g", 3)))
+    window = {"kernel": (2, 2), "stride": (2, 2), "pad": ((0, 0), (0, 0))}
+    graph = b.graph({"d": b.max_pool_grad(g, b.relu(x), **window)})
+    monkeypatch.setattr(windows, "WORKSPACE_BYTES", 3 * 3 * 3 * 8 + 5)
+    backend = engine()
+    assert run(graph, backend, 1e-6) == []
+    plan = make_plan(graph, backend.fusion)
+    found = generated(plan, plan.kernels[-1], MULTIPROCESSORS)
+    assert found
+    assert len(found) == 2 * 3
+
+
+@needs_compiler
+@pytest.mark.parametrize("axes", [(0,), (0, 1)])
+@pytest.mark.parametrize("rows", [64, 9000])
+def test_moments_of_what_a_state_becomes(rows: int, axes: Ints, engine: Engine) -> None:
+    """They are taken around a value that must not have been written over."""
+    b = Builder()
+    s = b.state("s", TensorType((rows, 24)), ("normal", 1.0), trainable=False)
+    new = b.add(b.mul(s, b.const(3.0)), b.input("x", TensorType((rows, 24), "float32")))
+    graph = b.graph({"m": b.moments(new, axes=axes)}, {"s": new})
+    verify_plan(make_plan(graph, CUDA))
+    assert run(graph, engine(), 1e-4) == []
+
+
+def test_no_grid_has_more_rows_than_a_gpu_takes() -> None:
+    """A number for each image, of images that no vector divides."""
+    b = Builder()
+    x, s = (
+        b.input(n, TensorType(k, "float32")) for n, k in (("x", (8, 4099, 4099)), ("s", (8, 1, 1)))
+    )
+    plan = make_plan(b.graph({"y": b.mul(x, s)}), CUDA)
+    (launch,) = generated(plan, plan.kernels[-1], 132) or ()
+    columns, rows = launch.grid
+    assert rows == 1
+    assert columns > 65535
 
 
 TWO_STAGES: dict[Ints, tuple[Ints, ...]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from netdsl.ir.builder import Builder
 from netdsl.ir.views import shown
@@ -11,7 +11,7 @@ from netdsl.ops import OPS
 from netdsl.passes.rewrite import rebuilt
 from netdsl.plan.flow import Flow
 from netdsl.plan.kernel import Kernel
-from netdsl.types import Graph
+from netdsl.types import Graph, Node
 
 
 def with_copies(graph: Graph) -> Graph:
@@ -49,9 +49,16 @@ def written_over(flow: Flow, kernels: Sequence[Kernel]) -> dict[str, str]:
         launch, own = writer[value]
         together = [part for k, part in readers[state] if k is launch]
         movable = own.kind != "copy" and flow.nodes[value].op != "concat"
+        movable = movable and not rereads(flow.nodes[n] for n in own.nodes)
         if movable and all(part is own and _even(flow, part, state) for part in together):
             found[state] = value
     return found
+
+
+def rereads(nodes: Iterable[Node]) -> bool:
+    """Whether a kernel of these nodes may read an element again when others have been written:
+    moments are taken around the first value."""
+    return any(n.op == "moments" for n in nodes)
 
 
 def _even(flow: Flow, kernel: Kernel, state: str) -> bool:

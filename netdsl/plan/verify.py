@@ -13,6 +13,7 @@ from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import through
 from netdsl.plan.placement import ARENA, Placement
 from netdsl.plan.plan import Plan
+from netdsl.plan.updates import rereads
 from netdsl.types import Node
 
 
@@ -188,5 +189,6 @@ class _Verifier:
         """A kernel that writes over a state reads it element by element, and in one part only."""
         for part in kernel.parts or (kernel,):
             even = self._even(part, state)
-            if even is False or (even is not None and value not in part.outputs):
+            again = even is not None and rereads(self.flow.nodes[n] for n in part.nodes)
+            if even is False or again or (even is not None and value not in part.outputs):
                 raise internal(f"{kernel.name} writes over {state} while it reads it")

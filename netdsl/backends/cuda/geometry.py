@@ -97,7 +97,8 @@ def _width(traced: Traced, digits: Digits, exprs: list[Expr]) -> int:
     """The most elements that every address allows to load or store at once."""
     if not digits.extents:
         return 1
-    spots = [(e.terms, e.place, e.offset) for e in exprs if isinstance(e, Load) and e.place]
+    loads = [e for e in exprs if isinstance(e, Load)]
+    spots = [(e.terms, e.place, e.offset) for e in loads if e.place]
     spots += [(s.terms, s.place, s.place.layout.offset) for s in traced.stores]
     small = any(place.itemsize <= 2 for _, place, _ in spots)
     width = 8 if small else 4
@@ -109,6 +110,15 @@ def _width(traced: Traced, digits: Digits, exprs: list[Expr]) -> int:
         width //= 2
     if any(_laned(digits, e) for e in exprs):
         return 1
+    return min([width, *(_windowed(e, width) for e in loads if digits.strides(e.terms)[-1])])
+
+
+def _windowed(e: Load, width: int) -> int:
+    """The most elements that may be loaded at once wherever a window is moved to."""
+    size = e.place.itemsize if e.place else 1
+    steps = [s * size for w in e.windows if w.size > 1 for s in (w.stride, w.inner)]
+    while width > 1 and any(s % min(16, width * size) for s in steps):
+        width //= 2
     return width
 
 

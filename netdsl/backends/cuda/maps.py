@@ -13,6 +13,8 @@ from netdsl.backends.cuda.source import ROW, Body
 from netdsl.backends.cuda.sums import Sums, ending, finished
 from netdsl.backends.cuda.trace import Traced
 
+_MOST_ROWS = 65535
+"""Of blocks, that a GPU takes."""
 _ALONE = 4
 """Rounds of its threads in which a block adds up a result by itself: that takes no longer than to
 start a second launch."""
@@ -27,9 +29,14 @@ def launches(traced: Traced, multiprocessors: int) -> tuple[Launch, ...]:
 def _alone(name: str, body: Mapped) -> Launch:
     names = [f"w{i}" for i in range(len(body.words))]
     given = ", ".join(f"i64 {n}" for n in names)
-    passed = ", ".join([*names, "(int)blockIdx.x", "(int)blockIdx.y", "(int)gridDim.x"])
+    (columns, rows), at = body.grid, "(int)blockIdx.x"
+    where = at, "(int)blockIdx.y", "(int)gridDim.x"
+    if rows > _MOST_ROWS:
+        where = f"{at} % {columns}", f"{at} / {columns}", f"{columns}"
+    passed = ", ".join([*names, *where])
     text = f'{body.source}extern "C" __global__ void {name}({given}) {{ body({passed}); }}\n'
-    return Launch(text, name, body.grid, body.threads, body.words)
+    grid = (columns * rows, 1) if rows > _MOST_ROWS else body.grid
+    return Launch(text, name, grid, body.threads, body.words)
 
 
 def bodies(

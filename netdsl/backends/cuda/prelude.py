@@ -10,6 +10,8 @@ struct alignas(2) bf16_t { u16 bits; };
 struct alignas(2) half_t { u16 bits; };
 #ifdef HOST
 #define UNROLL
+// what a GPU faults on, a processor may do
+#define ALIGNED(p, T, V) if ((unsigned long long)(p) % alignof(Pack<T, V>)) abort()
 static inline float bits_to_float(unsigned u) { float f; memcpy(&f, &u, 4); return f; }
 static inline unsigned float_to_bits(float f) { unsigned u; memcpy(&u, &f, 4); return u; }
 static inline float widen(bf16_t v) { return bits_to_float((unsigned)v.bits << 16); }
@@ -24,6 +26,7 @@ static inline unsigned half_pair(float a, float b) { return half_bits(a) | (unsi
 static inline unsigned mulhi(unsigned a, unsigned b) { return (unsigned)(((unsigned long long)a * b) >> 32); }
 #else
 #define UNROLL _Pragma("unroll")
+#define ALIGNED(p, T, V)
 #define INFINITY __int_as_float(0x7f800000)
 #define NAN __int_as_float(0x7fc00000)
 __device__ __forceinline__ float widen(bf16_t v) { return __uint_as_float((unsigned)v.bits << 16); }
@@ -68,10 +71,10 @@ __device__ __forceinline__ void pack(const R* r, Pack<half_t, V>& p) {
   }
 }
 template <int V, class T> __device__ __forceinline__ Pack<T, V> load(const T* p) {
-  return *(const Pack<T, V>*)p;
+  ALIGNED(p, T, V); return *(const Pack<T, V>*)p;
 }
 template <int V, class R, class T> __device__ __forceinline__ void store(T* p, const R* r) {
-  Pack<T, V> q; pack<R>(r, q); *(Pack<T, V>*)p = q;
+  ALIGNED(p, T, V); Pack<T, V> q; pack<R>(r, q); *(Pack<T, V>*)p = q;
 }
 
 // word `number % 4` of Philox4x32-10's block `number / 4`, as the operator `dropout` defines it

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from netdsl.backends.cuda.expression import MEMORY, Expr, Load, Number
+from netdsl.backends.cuda.expression import MEMORY, Expr, Load, Number, literal
 from netdsl.backends.cuda.geometry import Geometry, everything
 from netdsl.backends.cuda.index import Piece, Term
 from netdsl.backends.cuda.launch import Word, address_of
@@ -125,7 +125,7 @@ class Body:
                 text = f"{e.ctype} x{i}[{width}]; unpack<{e.ctype}>(v{i}[u], x{i});"
                 if e.windows:
                     each = f"UNROLL for (int j = 0; j < {width}; j++)"
-                    text += f" if (!k{i}[u]) {each} x{i}[j] = ({e.ctype}){float(e.fill)!r};"
+                    text += f" if (!k{i}[u]) {each} x{i}[j] = {literal(e.fill, e.ctype).text};"
                 lines.append(text)
         return lines
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from netdsl.backends.cuda.expression import REGISTER, pointer
 from netdsl.backends.cuda.index import Unmappable
@@ -15,10 +16,11 @@ from netdsl.backends.cuda.launch import (
     Word,
 )
 from netdsl.backends.cuda.prelude import PRELUDE
-from netdsl.plan.layout import contiguous
+from netdsl.plan.layout import Layout, contiguous
 from netdsl.plan.placement import Placement
 from netdsl.types import Node
 
+_MOST_UNROLLED = 64
 _HEAD = """
 #define AT(p, n, h, w) (p + (n) * p##_n + (h) * p##_h + (w) * p##_w + c)
 #define EACH UNROLL for (int j = 0; j < V; j++)
@@ -33,7 +35,7 @@ extern "C" __global__ void window({parameters}) {{
 
 _MAX = """
   R m[V]; EACH m[j] = -INFINITY;
-  UNROLL for (int r = 0; r < KR; r++) UNROLL for (int s = 0; s < KS; s++) {
+  ROWS for (int r = 0; r < KR; r++) ROWS for (int s = 0; s < KS; s++) {
     const int h = p * SH - PT + r, w = q * SW - PL + s;
     if (h >= 0 && h < H && w >= 0 && w < W) {
       R v[V]; unpack<R>(load<V>(AT(a, n, h, w)), v);
@@ -46,7 +48,7 @@ _MAX = """
 # which place of each window its maximum is at; then every pixel asks the windows that it lies in
 _PLACES = """
   R m[V]; int k[V]; EACH { m[j] = -INFINITY; k[j] = 255; }
-  UNROLL for (int r = 0; r < KR; r++) UNROLL for (int s = 0; s < KS; s++) {
+  ROWS for (int r = 0; r < KR; r++) ROWS for (int s = 0; s < KS; s++) {
     const int h = p * SH - PT + r, w = q * SW - PL + s;
     if (h >= 0 && h < H && w >= 0 && w < W) {
       R v[V]; unpack<R>(load<V>(AT(a, n, h, w)), v);
@@ -57,7 +59,7 @@ _PLACES = """
 """
 _MAX_GRAD = """
   R d[V]; EACH d[j] = 0;
-  UNROLL for (int e = 0; e < (KR + SH - 1) / SH; e++) UNROLL for (int f = 0; f < (KS + SW - 1) / SW; f++) {
+  ROWS for (int e = 0; e < (KR + SH - 1) / SH; e++) ROWS for (int f = 0; f < (KS + SW - 1) / SW; f++) {
     const int oh = (p + PT) / SH - e, ow = (q + PL) / SW - f;
     const int r = p + PT - oh * SH, s = q + PL - ow * SW;
     if (oh >= 0 && oh < OH && ow >= 0 && ow < OW && r < KR && s < KS) {
@@ -77,7 +79,7 @@ _MEAN = (
     _COUNT
     + """
   R m[V]; EACH m[j] = 0;
-  UNROLL for (int r = 0; r < KR; r++) UNROLL for (int s = 0; s < KS; s++) {
+  ROWS for (int r = 0; r < KR; r++) ROWS for (int s = 0; s < KS; s++) {
     const int h = p * SH - PT + r, w = q * SW - PL + s;
     if (h >= 0 && h < H && w >= 0 && w < W) {
       R v[V]; unpack<R>(load<V>(AT(a, n, h, w)), v); EACH m[j] += v[j];
@@ -180,14 +182,25 @@ def _col2im(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Laun
 
 def _max_pool_grad(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
     g, x = args
-    window, shape = _window(node), g.layout.shape
-    places = Placement(WORKSPACE, "uint8", contiguous(shape))
-    if math.prod(shape) > WORKSPACE_BYTES or window["KR"] * window["KS"] > 255:
+    window, (images, *each) = _window(node), g.layout.shape
+    at_once = WORKSPACE_BYTES // math.prod(each)
+    if at_once == 0 or window["KR"] * window["KS"] > 255:
         raise Unmappable("too many windows for the workspace")
-    return (
-        _launch(_PLACES, window, {"a": x, "y": places}, places, x, g),
-        _launch(_MAX_GRAD, window, {"a": g, "b": places, "y": out}, out, x, g),
-    )
+    found = list[Launch]()
+    for first in range(0, images, at_once):
+        some = [_images(p, first, at_once) for p in (g, x, out)]
+        places = Placement(WORKSPACE, "uint8", contiguous(some[0].layout.shape))
+        found.append(_launch(_PLACES, window, {"a": some[1], "y": places}, places, *some[1::-1]))
+        given = {"a": some[0], "b": places, "y": some[2]}
+        found.append(_launch(_MAX_GRAD, window, given, some[2], *some[1::-1]))
+    return tuple(found)
+
+
+def _images(place: Placement, first: int, count: int) -> Placement:
+    """Some of the images of a batch."""
+    (n, *shape), strides = place.layout.shape, place.layout.strides
+    offset = place.layout.offset + first * strides[0]
+    return replace(place, layout=Layout((min(count, n - first), *shape), strides, offset))
 
 
 def _launch(
@@ -223,7 +236,10 @@ def _launch(
             given.append(f"i64 {name}_{axis}")
             words.append(stride)
     constants = {"V": wide, **constants}
+    # the code of large windows would be larger than what the time for its compilation brings
+    rows = "UNROLL" if constants["KR"] * constants["KS"] <= _MOST_UNROLLED else ""
     defined = "".join(f"#define {k} ({v})\n" for k, v in constants.items())
+    defined += f"#define ROWS {rows}\n"
     register = REGISTER[places["a"].dtype]
     head = _HEAD.format(parameters=", ".join(given), body=text + body)
     source = f"{PRELUDE}\n#define R {register}\n{defined}{head}"
