@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from netdsl.backends.cuda import space, windows
+from netdsl.backends.cuda import maps, space, windows
 from netdsl.backends.cuda.backend import CUDA
 from netdsl.backends.cuda.generate import generated
 from netdsl.backends.cuda.maps import launches
@@ -239,6 +239,14 @@ def test_windows_over_some_channels_of_an_image(dtype: str, value: float, engine
     y = b.max_pool(wide, kernel=(2, 2), stride=(1, 1), pad=((0, 0), (0, 0)))
     graph = b.graph({"y": b.cast(y, dtype="float32"), "x": b.cast(x, dtype="float32")})
     assert run(graph, engine(), 1e-6 if dtype == "float32" else 0.01) == []
+
+
+@needs_compiler
+def test_threads_that_keep_much_take_fewer_elements_at_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maps, "_MOST_KEPT", 9)
+    assert run(simplify(lower(block_step("residual"))), engine(), 1e-9) == []
 
 
 @needs_compiler

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
-from netdsl.backends.cuda.expression import Load
+from netdsl.backends.cuda.expression import Load, Number
 from netdsl.backends.cuda.geometry import BLOCKS_EACH, REDUCING_EACH, Geometry, geometry, threads_of
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import SCRATCH, SCRATCH_BYTES, Address, Launch, Mapped
 from netdsl.backends.cuda.prelude import PRELUDE
-from netdsl.backends.cuda.source import ROW, Body
+from netdsl.backends.cuda.source import LANE, ROW, Body
 from netdsl.backends.cuda.sums import Sums, ending, finished
 from netdsl.backends.cuda.trace import Traced
 
 _MOST_ROWS = 65535
 """Of blocks, that a GPU takes."""
+_MOST_KEPT = 192
+"""Values in registers, which are 255."""
 _ALONE = 4
 """Rounds of its threads in which a block adds up a result by itself: that takes no longer than to
 start a second launch."""
@@ -44,11 +47,22 @@ def bodies(
 ) -> tuple[Mapped, ...]:
     """The stages of a kernel. Partial sums lie from byte `scratch` of the buffer for them on; a
     block has so many `threads`, else no more than there is work for."""
-    g = geometry(traced)
+    g = _light(traced, geometry(traced))
     first = _first(traced, g, multiprocessors, scratch, threads)
     if not traced.reductions or first.chunks == 1:
         return (first,)
     return (first, ending(traced, g, first.chunks, scratch, threads))
+
+
+def _light(traced: Traced, g: Geometry) -> Geometry:
+    """With so few elements at once that a thread's sums, and what it keeps of its lanes, have
+    place in registers."""
+    body = Body(traced, g)
+    laned = [e for e in body.exprs if body.level[id(e)] == LANE and not isinstance(e, Number)]
+    kept, width = len(laned) + Sums(traced, g).count, g.width
+    while width > 1 and width * kept > _MOST_KEPT and not g.digits.width:
+        width //= 2
+    return replace(g, width=width)
 
 
 def _first(
