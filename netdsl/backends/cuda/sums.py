@@ -118,7 +118,7 @@ class Sums:
         return lines
 
     def hows(self) -> list[tuple[int, str]]:
-        """How the partial results of each accumulator become one."""
+        """How the partial results of each accumulator become one, in the order of their numbers."""
         found = []
         for i, (_, mode) in enumerate(self.values):
             q = self.first[i]
@@ -145,15 +145,16 @@ class Sums:
                 "const int x = o % across, kj = o / across, k = kj / V, j = kj % V;",
                 f"const {self.ctype}* s = sm + kj * {_PITCH} + x; {self.ctype} v = s[0];",
             ]
-            numbers = ", ".join(str(q) for q, _ in some)
-            modes = ", ".join(str(("add", "max", "first").index(how)) for _, how in some)
+            # a choice of numbers, since an array would lie in memory
+            modes = [("add", "max", "first").index(how) for _, how in some]
+            chain = "".join(f"k == {k} ? {mode} : " for k, mode in enumerate(modes[:-1]))
             lines += [
-                f"const int numbers[] = {{{numbers}}}, modes[] = {{{modes}}}, mode = modes[k];",
+                f"const int mode = {chain}{modes[-1]};",
                 f"if (mode < 2) for (int r = 1; r < down; r++) {{ const {self.ctype} z = s[r * across];",
                 "v = mode == 0 ? v + z : v >= z || v != v ? v : z; }",
                 "const int column = by * across + x;",
                 "if (column < lanes)",
-                f"part[(((i64)bx * {self.count} + numbers[k]) * lanes + column) * V + j] = v; }}",
+                f"part[(((i64)bx * {self.count} + {first} + k) * lanes + column) * V + j] = v; }}",
             ]
         return lines
 
