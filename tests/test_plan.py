@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from netdsl.backends import open_backend
 from netdsl.backends.arrays import ArrayBackend
 from netdsl.backends.cuda.backend import CUDA
+from netdsl.backends.cuda.generate import generated
 from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
 from netdsl.language.elaborate import Settings, elaborate
@@ -40,6 +42,7 @@ from netdsl.runtime.state import State
 from netdsl.signature import Chosen, OneFrom
 from netdsl.train.compile import compile_step
 from netdsl.train.precision import PRECISIONS
+from netdsl.train.recipe import resolve
 from netdsl.train.step import training_graph
 from netdsl.types import Graph, Node, TensorType
 from netdsl.values import Symbol
@@ -190,6 +193,25 @@ def test_weights_are_cast_in_one_launch_before_the_step() -> None:
     assert kernels[-1].name == "updates"
     single = next(k for k in kernels if k.outputs == ("fc2.matmul.cast",))
     assert kernels.index(single) > 3
+
+
+@pytest.mark.parametrize("settings", ["clip = 1", "precision = mixed(float16)"])
+def test_hundreds_of_gradients_are_added_up(settings: str) -> None:
+    """In sums that are not as deep as they are long: kernels are made of them by recursion."""
+    text = f"""net deep {{ input(2x2x2); (conv(2, 1x1) -> batchnorm) * 130; fc(2) }}
+    data {{ source = digits }}
+    train {{ {settings} }}"""
+    file = program(parse(text))
+    network = elaborate(file, None, Settings(batch=2, training=True))
+    assert len(network.parameters) > 500
+    graph = compile_step(network, resolve(file))
+    plan = make_plan(graph, CUDA)
+    assert all(generated(plan, k, 132) for k in plan.kernels if k.kind != "anchor")
+    if "clip" in settings:
+        backend = open_backend("cpu")
+        state = State(backend)
+        state.initialise(graph.states, 0)
+        Executor(graph, backend, state)
 
 
 @pytest.mark.parametrize("training", [False, True])

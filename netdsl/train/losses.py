@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -90,6 +90,15 @@ def class_scores(b: Builder, output: Node) -> Node:
             help="end it with `globalavgpool` or `fc(classes)`",
         )
     return b.reshape(output, shape=(n, rest[-1])) if len(rest) > 1 else output
+
+
+def pairwise_sum(b: Builder, parts: Sequence[Node]) -> Node:
+    """The sum of values, added by pairs: of hundreds of them, no sum is made of a long chain."""
+    while len(parts) > 1:
+        even = len(parts) // 2 * 2
+        pairs = zip(parts[:even:2], parts[1:even:2], strict=True)
+        parts = [*(b.add(x, y) for x, y in pairs), *parts[even:]]
+    return parts[0]
 
 
 def weighted_mean(b: Builder, values: Node, weights: Node) -> Node:

@@ -10,6 +10,7 @@ from typing import Any
 from netdsl.ir.builder import Builder
 from netdsl.kinds import Number, Whole
 from netdsl.signature import Chosen, OneFrom, Param, Signature
+from netdsl.train.losses import pairwise_sum
 from netdsl.types import Node, TensorType
 from netdsl.values import Symbol
 
@@ -107,11 +108,11 @@ class LossScale:
         """Whether every value of every gradient is a finite number."""
         b = self.b
         with b.at(None, SCALE):
-            wrong = b.const(0.0)
+            wrong = []
             for g in gradients.values():
                 odd = b.select(b.is_finite(g), b.const(0.0), b.const(1.0))
-                wrong = b.add(wrong, b.reduce_sum(odd, axes=tuple(range(g.type.rank))))
-            return b.equal(wrong, b.const(0.0))
+                wrong.append(b.reduce_sum(odd, axes=tuple(range(g.type.rank))))
+            return b.equal(pairwise_sum(b, wrong), b.const(0.0))
 
     def kept(self, finite: Node, updates: Mapping[str, Node]) -> dict[str, Node]:
         """The updates of a step that is left out where it is not `finite`."""

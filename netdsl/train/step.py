@@ -11,7 +11,7 @@ from netdsl.ir.builder import Builder
 from netdsl.ir.grad import grad
 from netdsl.ir.verify import verify
 from netdsl.language.network import Network
-from netdsl.train.losses import class_scores, weighted_mean
+from netdsl.train.losses import class_scores, pairwise_sum, weighted_mean
 from netdsl.train.optimizers import Update, update
 from netdsl.train.precision import LEFT_OUT, SCALE, LossScale, low_of, scaled
 from netdsl.train.recipe import Recipe
@@ -165,20 +165,13 @@ def _average(b: Builder, weight: Node, updates: dict[str, Node]) -> None:
 def _clipped(b: Builder, gradients: dict[str, Node], most: float) -> dict[str, Node]:
     """All gradients scaled so that their joint norm is at most `most` (Pascanu et al. 2013)."""
     with b.at(None, "clip"):
-        norm = b.sqrt(_total([_square_sum(b, g) for g in gradients.values()], b))
+        norm = b.sqrt(pairwise_sum(b, [_square_sum(b, g) for g in gradients.values()]))
         factor = b.minimum(b.div(b.const(most), b.add(norm, b.const(1e-6))), b.const(1.0))
         return {name: b.mul(g, factor) for name, g in gradients.items()}
 
 
 def _square_sum(b: Builder, g: Node) -> Node:
     return b.reduce_sum(b.mul(g, g), axes=tuple(range(g.type.rank)))
-
-
-def _total(parts: Sequence[Node], b: Builder) -> Node:
-    total = parts[0]
-    for part in parts[1:]:
-        total = b.add(total, part)
-    return total
 
 
 def evaluation_graph(network: Network, recipe: Recipe) -> Graph:
