@@ -148,7 +148,7 @@ class CudaBackend(ArrayBackend):
         there.set(np.ascontiguousarray(images), self.device.stream)  # without pinning all of it
         return Held(images, there)
 
-    def reading(self, numbers: Mapping[str, Array]) -> reading.Coming:
+    def reading(self, numbers: Mapping[str, Array]) -> reading.Asked:
         """Asks for numbers; it does not wait for them."""
         return self.device.readings.begin(numbers, self.device.stream)
 

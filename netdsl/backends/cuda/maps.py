@@ -9,8 +9,7 @@ from netdsl.backends.cuda.expression import Load, Number
 from netdsl.backends.cuda.geometry import BLOCKS_EACH, REDUCING_EACH, Geometry, geometry, threads_of
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import SCRATCH, SCRATCH_BYTES, Address, Launch, Mapped
-from netdsl.backends.cuda.prelude import PRELUDE
-from netdsl.backends.cuda.source import LANE, ROW, Body
+from netdsl.backends.cuda.source import LANE, ROW, Body, device_function
 from netdsl.backends.cuda.sums import Sums, ending, finished
 from netdsl.backends.cuda.trace import Traced
 
@@ -47,29 +46,27 @@ def bodies(
 ) -> tuple[Mapped, ...]:
     """The stages of a kernel. Partial sums lie from byte `scratch` of the buffer for them on; a
     block has so many `threads`, else no more than there is work for."""
-    g = _light(traced, geometry(traced))
-    first = _first(traced, g, multiprocessors, scratch, threads)
+    body = _light(Body(traced, geometry(traced)))
+    first = _first(body, multiprocessors, scratch, threads)
     if not traced.reductions or first.chunks == 1:
         return (first,)
-    return (first, ending(traced, g, first.chunks, scratch, threads))
+    return (first, ending(traced, body.g, first.chunks, scratch, threads))
 
 
-def _light(traced: Traced, g: Geometry) -> Geometry:
+def _light(body: Body) -> Body:
     """With so few elements at once that a thread's sums, and what it keeps of its lanes, have
     place in registers."""
-    body = Body(traced, g)
+    traced, g = body.traced, body.g
     laned = [e for e in body.exprs if body.level[id(e)] == LANE and not isinstance(e, Number)]
     kept, width = len(laned) + Sums(traced, g).count, g.width
     while width > 1 and width * kept > _MOST_KEPT and not g.digits.width:
         width //= 2
-    return replace(g, width=width)
+    return body if width == g.width else Body(traced, replace(g, width=width))
 
 
-def _first(
-    traced: Traced, g: Geometry, multiprocessors: int, scratch: int, threads: int | None
-) -> Mapped:
+def _first(body: Body, multiprocessors: int, scratch: int, threads: int | None) -> Mapped:
     """What runs over the domain."""
-    body = Body(traced, g)
+    traced, g = body.traced, body.g
     sums = Sums(traced, g)
     across, down = threads_of(g)
     down = max(1, threads // across) if threads else down
@@ -81,13 +78,8 @@ def _first(
     lines = _lines(body, sums, head, unroll) + sums.combined(part, across)
     if traced.reductions and chunks == 1:
         lines += finished(traced, g, sums, body.word)
-    parameters = ", ".join(f"i64 w{i}" for i in range(len(body.words)))
-    text = "\n  ".join(lines)
-    source = (
-        f"{PRELUDE}\n#define V {g.width}\n#define U {unroll}\n"
-        f"__device__ __forceinline__ void body({parameters}, int bx, int by, int nbx) {{\n"
-        f"  {text}\n}}\n"
-    )
+    macros = f"#define V {g.width}\n#define U {unroll}\n"
+    source = device_function(lines, len(body.words), macros)
     grid = (g.outers * chunks, slices)
     left = 8 * sums.count * sums.columns * g.outers * chunks
     return Mapped(source, grid, across * down, tuple(body.words), chunks, left)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from netdsl.backends.arrays import address
+from netdsl.backends.cuda.upload import pinned
 from netdsl.types import Array
 
 _CELL = 8
@@ -25,7 +26,7 @@ class _Cells:
 
 
 @dataclass(frozen=True)
-class Coming:
+class Asked:
     """Numbers by name that were asked for. They are to be looked at once."""
 
     kinds: Mapping[str, Any]
@@ -57,7 +58,7 @@ class Readings:
     """What is on its way must not lose its memory, though nobody waits for it."""
     _free: dict[int, deque[_Cells]] = field(default_factory=lambda: defaultdict(deque))
 
-    def begin(self, numbers: Mapping[str, Array], stream: Any) -> Coming:
+    def begin(self, numbers: Mapping[str, Array], stream: Any) -> Asked:
         """What they are when the stream comes to this point."""
         free = self._free[len(numbers)]
         cells = free.popleft() if free else self._cells(len(numbers))
@@ -65,10 +66,8 @@ class Readings:
         for i, number in enumerate(numbers.values()):
             number.data.copy_to_host_async(first + i * _CELL, number.dtype.itemsize, stream)
         cells.arrived.record(stream)
-        return Coming({name: n.dtype for name, n in numbers.items()}, cells, free)
+        return Asked({name: n.dtype for name, n in numbers.items()}, cells, free)
 
     def _cells(self, count: int) -> _Cells:
-        pinned = self.cuda.alloc_pinned_memory(count * _CELL)
-        host = np.frombuffer(pinned, np.uint8, count * _CELL)
-        self._all.append(_Cells(host, self.cuda.Event(disable_timing=True)))
+        self._all.append(_Cells(*pinned(self.cuda, (count * _CELL,), np.uint8)))
         return self._all[-1]

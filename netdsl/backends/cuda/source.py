@@ -12,11 +12,21 @@ from netdsl.backends.cuda.expression import MEMORY, Expr, Load, Number, literal
 from netdsl.backends.cuda.geometry import Geometry, everything
 from netdsl.backends.cuda.index import Piece, Term
 from netdsl.backends.cuda.launch import Word, address_of
+from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.backends.cuda.trace import Store, Traced
 
 FIXED = 0
 LANE = 1
 ROW = 2
+
+
+def device_function(lines: Sequence[str], words: int, macros: str = "") -> str:
+    """The source of a function of so many words, and of where its block is: column, row, columns
+    in all."""
+    parameters = ", ".join(f"i64 w{i}" for i in range(words))
+    text = "\n  ".join(lines)
+    head = f"__device__ __forceinline__ void body({parameters}, int bx, int by, int nbx)"
+    return f"{PRELUDE}\n{macros}{head} {{\n  {text}\n}}\n"
 
 
 class Body:

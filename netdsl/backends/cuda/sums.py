@@ -13,8 +13,7 @@ from netdsl.backends.cuda.expression import MEMORY, Expr
 from netdsl.backends.cuda.geometry import Geometry
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import SCRATCH, THREADS, Address, Mapped, Word, address_of
-from netdsl.backends.cuda.prelude import PRELUDE
-from netdsl.backends.cuda.source import Body
+from netdsl.backends.cuda.source import Body, device_function
 from netdsl.backends.cuda.trace import Reduction, Traced
 from netdsl.plan.layout import row_major
 
@@ -209,12 +208,7 @@ def ending(traced: Traced, g: Geometry, chunks: int, scratch: int, threads: int 
     for q, how in sums.hows():
         lines += _gathered(q, how, sums)
     lines += ["if (y == 0 && col < width) {", *_results(traced, sums, word), "}"]
-    parameters = ", ".join(f"i64 w{i}" for i in range(len(words)))
-    text = "\n  ".join(lines)
-    source = (
-        f"{PRELUDE}\n__device__ __forceinline__ void body({parameters}, int bx, int by, int nbx) {{\n"
-        f"  {text}\n}}\n"
-    )
+    source = device_function(lines, len(words))
     blocks = g.outers * -(-width // across)
     down = 1
     while down < chunks and down * across < _FINISHERS:

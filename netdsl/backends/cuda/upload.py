@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -82,24 +83,27 @@ class Uploads:
     def copy(self, values: Array, target: Array, stream: Any) -> None:
         """Copies into `target` in the order of `stream`; `values` may change at once."""
         free = self._pinned[_kind(values)]
-        host, read = free.popleft() if free and free[0][1].done else self._host(values)
+        ready = free and free[0][1].done
+        host, read = free.popleft() if ready else pinned(self.cuda, values.shape, values.dtype)
         np.copyto(host, values)
         target.data.copy_from_host_async(address(host), host.nbytes, stream)
         read.record(stream)
         free.append((host, read))
 
-    def _host(self, values: Array) -> tuple[Array, Any]:
-        pinned = self.cuda.alloc_pinned_memory(values.nbytes)
-        host = np.frombuffer(pinned, values.dtype, values.size).reshape(values.shape)
-        return host, self.cuda.Event(disable_timing=True)
-
     def _slot(self, values: Array) -> Slot:
-        host, arrived = self._host(values)
+        host, arrived = pinned(self.cuda, values.shape, values.dtype)
         there = self.empty(values.shape, values.dtype)
         taken = self.cuda.Event(disable_timing=True)
         taken.record()  # behind what has used the memory before
         self._slots.append(Slot(host, there, arrived, taken))
         return self._slots[-1]
+
+
+def pinned(cuda: Any, shape: tuple[int, ...], dtype: Any) -> tuple[Array, Any]:
+    """Memory that a device reads and writes by itself, and an event for when it has."""
+    size, kind = math.prod(shape), np.dtype(dtype)
+    host = np.frombuffer(cuda.alloc_pinned_memory(size * kind.itemsize), kind, size)
+    return host.reshape(shape), cuda.Event(disable_timing=True)
 
 
 def _kind(values: Array) -> tuple[object, ...]:
