@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -31,11 +32,15 @@ from netdsl.backends.cpu import (
     winograd,
 )
 from netdsl.backends.cpu.backend import CpuBackend, launch_of
-from netdsl.backends.cpu.launch import cut, longs, program, threads
+from netdsl.backends.cpu.emit import F32, F64, Function, Lanes, long
+from netdsl.backends.cpu.launch import cut, program, threads
+from netdsl.backends.cpu.loops import loop
+from netdsl.backends.cpu.memory import put_float
 from netdsl.backends.cpu.outline import Outline
+from netdsl.backends.cpu.record import Record, Single, Table, packed
 from netdsl.backends.cpu.rows import Rows
 from netdsl.backends.cpu.target import width
-from netdsl.backends.cpu.tasks import border
+from netdsl.backends.cpu.tasks import BorderArgs, border
 from netdsl.backends.cpu.tile import tile
 from netdsl.backends.cpu.writer import PrepareFunction, RowsFunction
 from netdsl.errors import NetError
@@ -368,14 +373,25 @@ def test_weights_of_columns_that_are_not_there_are_left_alone(dense: bool) -> No
     line = 2 * lanes * 4
     target = np.full((transforms.POINTS, depth, 2 * lanes), 7, np.float32)
     column, step = (4, 4 * columns) if dense else (4 * w[0].size, 4)
-    taps = longs(*(4 * t * depth * (columns if dense else 1) for t in range(9)))
-    blocks = longs(w.ctypes.data, columns)
-    args = longs(
-        *(0, depth * line, column, step, depth, line, 1, 0),
-        *(taps.ctypes.data, blocks.ctypes.data),
+    kept: list[Any] = []
+    table = Table(kept)
+    block = transforms.WeightBlock(weights=w.ctypes.data, columns=columns)
+    args = table.add(
+        transforms.WeightArgs(
+            block=0,
+            point=depth * line,
+            column=column,
+            step=step,
+            depth=depth,
+            line=line,
+            parts=1,
+            alone=0,
+            taps=table.longs([4 * t * depth * (columns if dense else 1) for t in range(9)]),
+            blocks=table.add(block),
+        )
     )
-    task = (transforms.weight_at_points(3, dense), args.ctypes.data, 0, 1, target.ctypes.data)
-    program([[task]])()
+    task = (transforms.weight_at_points(3, dense), args, 0, 1, target.ctypes.data)
+    program([[task]], kept)()
     assert (target[:, :, lanes:] == 7).all()
     g = np.array(transforms.minimal(3).weight, float)
     taps_of = w if dense else w.transpose(1, 2, 3, 0)
@@ -527,7 +543,7 @@ def test_a_start_that_finds_machine_code_does_without_numba() -> None:
 
 
 def test_a_loop_is_no_function_of_python() -> None:
-    for one in (pool._left, memory.long_at):
+    for one in (pool._left, memory.long_nth):
         with pytest.raises(TypeError, match="machine code"):
             one(0)
 
@@ -594,12 +610,20 @@ def test_a_folded_net() -> None:
     close(found[0], found[1], "main")
 
 
+def border_of(x: Any) -> BorderArgs:
+    """A border of one pixel."""
+    image, row, pixel, _ = x.strides
+    sides = {"top": 1, "bottom": 1, "left": 1, "right": 1}
+    size = {"rows": x.shape[1], "columns": x.shape[2], "channels": x.shape[3]}
+    return BorderArgs(address=x.ctypes.data, image=image, row=row, pixel=pixel, **sides, **size)
+
+
 def test_two_threads_share_the_pool() -> None:
     images = [np.ones((64, 10, 10, 4), np.float32) for _ in range(2)]
-    halo = (10, 10, 1, 1, 1, 1, 4)
-    args = [longs(x.ctypes.data, *x.strides[:3], *halo) for x in images]
-    tasks = [[(border.address, a.ctypes.data, i, i + 1) for i in range(64)] for a in args]
-    programs = [program([t], (a, x)) for t, a, x in zip(tasks, args, images, strict=True)]
+    kept: list[Any] = []
+    args = [Table(kept).add(border_of(x)) for x in images]
+    tasks = [[(border.address, a, i, i + 1) for i in range(64)] for a in args]
+    programs = [program([t], (kept, x)) for t, x in zip(tasks, images, strict=True)]
 
     def often(i: int) -> None:
         for _ in range(200):
@@ -644,3 +668,71 @@ def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         width.__wrapped__()
     assert open_backend("cpu").name == "cpu"
     assert replace(CPU, name="other").fusion == CPU.fusion
+
+
+@pytest.mark.parametrize("eps", [1e-12, 3e-4, 0.3, 0.7, 2.0, 37.5])
+@pytest.mark.parametrize("axes", [(0, 1, 2), (1, 2), (1, 2, 3)])
+def test_gradients_of_normalisation_for_any_eps(eps: float, axes: tuple[int, ...]) -> None:
+    b = Builder(dtype="float32")
+    g, x = (b.input(n, TensorType((3, 4, 5, 6))) for n in "gx")
+    m = b.moments(x, axes=axes)
+    y = b.normalize_dmoments(g, x, m, axes=axes, eps=eps)
+    same_as_the_interpreter(b.graph({"y": y, "z": b.normalize(x, m, axes=axes, eps=eps)}))
+
+
+class _Mixed(Record):
+    count: int
+    scale: float
+    half: Single
+    shift: Single
+    target: int
+
+
+@loop
+def _read(args, many, _b, _c, _d, _e):  # type: ignore[no-untyped-def]
+    for i in range(many):
+        r = _Mixed.nth(args, i)
+        put_float(r.target, r.count * r.scale + r.half + r.shift)
+
+
+def _emitted() -> int:
+    f = Function("read")
+    with f.loop(long(0), f.args[1], long(1)) as i:
+        r, v = f.nth(_Mixed, f.args[0], i), Lanes(f, count=1)
+        scaled = f.b.fmul(f.b.sitofp(r.count, F64), r.scale)
+        total = f.b.fadd(f.b.fptrunc(scaled, F32), f.b.fadd(r.half, r.shift))
+        v.store(v.splat(total), r.target)
+    return target.compiled("read", f.text())
+
+
+@given(st.lists(st.tuples(st.integers(-9, 9), *[st.integers(-64, 64)] * 3), min_size=1))
+def test_records_are_read_as_they_are_packed(rows_of: list[tuple[int, int, int, int]]) -> None:
+    """By loops and by functions in LLVM's language; a whole number is never made of a fraction."""
+    found = np.zeros(len(rows_of), np.float32)
+    records = [
+        _Mixed(count=n, scale=a / 16, half=b / 16, shift=c / 16, target=found[i:].ctypes.data)
+        for i, (n, a, b, c) in enumerate(rows_of)
+    ]
+    given = packed(records)
+    for function in (_read.address, _emitted()):
+        found[...] = 0
+        program([[(function, given.ctypes.data, len(records))]], (given, found))()
+        assert found.tolist() == [(n * a + b + c) / 16 for n, a, b, c in rows_of]
+
+
+def test_records_refuse_what_they_cannot_hold() -> None:
+    whole = {"count": 1, "scale": 0.5, "half": 0.5, "shift": 0.5, "target": 0}
+    for wrong in ({"count": 1.5}, {"target": None}, {"scale": "x"}):
+        with pytest.raises((TypeError, ValueError)):
+            packed([_Mixed(**{**whole, **wrong})])  # type: ignore[arg-type]
+    for wrong in ({"other": 1}, {}):
+        some = {k: v for k, v in whole.items() if k != "half"}
+        with pytest.raises(TypeError):
+            _Mixed(**some, **wrong)  # type: ignore[arg-type]
+
+
+def test_no_kernel_reads_its_arguments_by_a_literal_offset() -> None:
+    folder = ROOT / "netdsl" / "backends" / "cpu"
+    literal = re.compile(r"_at\(\s*args\b|\bargs \+ \d")
+    for path in folder.glob("*.py"):
+        assert not literal.search(path.read_text()), path.name

@@ -8,6 +8,8 @@ from netdsl.backends.cpu.expression import Operand, Unsupported
 from netdsl.backends.cpu.finish import Finish, finish_of
 from netdsl.backends.cpu.launch import Task
 from netdsl.backends.cpu.maps import Body, Launch, Memory, border_tasks
+from netdsl.backends.cpu.product import FollowerArgs
+from netdsl.backends.cpu.record import Table
 from netdsl.backends.cpu.rows import build
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Ints, Layout, contiguous
@@ -51,6 +53,11 @@ class After:
         elements = rows * self.domain[2] * pitch
         return 0 if self.shown or self.registers else -(-elements // 16) * 64 + 256
 
+    def reads(self, table: Table, column: int) -> int:
+        """Where the addresses stand of what a tile's finish reads beside results from that column
+        on; 0 where there is no finish."""
+        return table.longs([*self.registers.addresses(column), 0]) if self.registers else 0
+
     def target(self, pitch: int) -> tuple[int, Ints]:
         """Where results are written: the address of the first one, 0 for local ones, and the bytes
         from image to image, row to row and pixel to pixel."""
@@ -77,14 +84,13 @@ class After:
             raise Unsupported("a product whose columns lie apart")
         return tuple(strides[:3])
 
-    def calls(self, tasks: int, local: tuple[int, int], pitch: int, whole: bool) -> list[int]:
-        """What is called for rows that are there: function, its arguments, rows for a row of
-        pixels (or elements, negative), where local results lie and bytes of a task's. Of these
-        there are `pitch` elements a pixel, 0 for as many as the rows have; `whole` says that all
-        columns are there at once. `launched` has what must run before, `folding` after the tasks.
-        """
+    def follower(self, tasks: int, local: tuple[int, int], pitch: int, whole: bool) -> FollowerArgs:
+        """What is called for rows that are there. Of local results, `local` says where they lie and
+        bytes of a task's; there are `pitch` elements a pixel, 0 for as many as the rows have;
+        `whole` says that all columns are there at once. `launched` has what must run before,
+        `folding` after the tasks."""
         if self.body is None or self.registers:
-            return [0, 0, 1, 0, 0]
+            return FollowerArgs(function=0, args=0, unit=1, local=0, size=0)
         address, size = (0, local[1]) if self.shown else local
         found = self.body.walk(fixed=2, extend=whole)
         per_row = found.rows // (self.domain[0] * self.domain[1])
@@ -92,11 +98,13 @@ class After:
             found, self.body.outputs, self.body.sums, tasks, (address, size, pitch or found.run)
         )
         if rows.prepare:
-            self.launched.stages.append([(rows.prepare, rows.args.ctypes.data)])
+            self.launched.stages.append([(rows.prepare, rows.args)])
         self.launched.kept.append(rows)
         self.folding = self.body.fold(found, rows, 1, tasks)
         unit = -found.run if per_row == 1 and whole else per_row
-        return [rows.function, rows.args.ctypes.data, unit, address, size]
+        return FollowerArgs(
+            function=rows.function, args=rows.args, unit=unit, local=address, size=size
+        )
 
 
 def together(before: Launch, weights: Launch, after: After, stage: list[Task]) -> Launch:

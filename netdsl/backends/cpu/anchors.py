@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from netdsl.backends.cpu.after import After, together
 from netdsl.backends.cpu.blocking import Blocking, blocking
-from netdsl.backends.cpu.columns import Table
 from netdsl.backends.cpu.depthwise import depthwise, depthwise_launch
 from netdsl.backends.cpu.dots import dots_launch, few_rows
 from netdsl.backends.cpu.expression import Unsupported
 from netdsl.backends.cpu.filtered_wgrad import FilteredWgrad, sums_worth
 from netdsl.backends.cpu.launch import Task, cut, shared, threads
 from netdsl.backends.cpu.maps import Launch, Memory
-from netdsl.backends.cpu.product import pack, product
+from netdsl.backends.cpu.product import (
+    ChunkArgs,
+    ColumnArgs,
+    PackArgs,
+    PackBlock,
+    PassArgs,
+    ProductArgs,
+    pack,
+    product,
+)
 from netdsl.backends.cpu.products import Pass, Product, conv, dgrad, matmul
+from netdsl.backends.cpu.record import Table
 from netdsl.backends.cpu.room import floats, scratch
 from netdsl.backends.cpu.target import width
-from netdsl.backends.cpu.tile import asked, tile
+from netdsl.backends.cpu.tile import TileTap, asked, tile
 from netdsl.backends.cpu.wgrad import Wgrad, long_sum
 from netdsl.backends.cpu.winograd import Filtered, worth
 from netdsl.plan.kernel import Kernel
@@ -115,14 +124,26 @@ class _Tasks:
         self.launched.kept.append(room)
         self._write_to()
         local = (int(room.ctypes.data), size)
-        calls = self.after.calls(len(tasks), local, self.pitch if self.apart else 0, self.whole)
-        numbers = [len(p.passes), self.lines, self.block, self.span, p.scale, p.height, *calls]
+        follower = self.after.follower(
+            len(tasks), local, self.pitch if self.apart else 0, self.whole
+        )
         packed = p.weights.address if p.direct else self._pack(int(room.ctypes.data) + tiles)
-        offset = 0
+        passes, offset = [], 0
         for one in p.passes:
-            numbers += self._pass(one, packed, offset)
+            passes.append(self._pass(one, packed, offset))
             offset += sum(len(t.pieces) for t in one.taps)
-        args = self.table.add(*numbers)
+        args = self.table.add(
+            ProductArgs(
+                passes=self.table.add(*passes),
+                pass_count=len(passes),
+                lines=self.lines,
+                block=self.block,
+                span=self.span,
+                scale=p.scale,
+                height=p.height,
+                follower=self.table.add(follower),
+            )
+        )
         stage: list[Task] = [(product.address, args, *t, i) for i, t in enumerate(tasks)]
         return together(p.before, self.launched, self.after, stage)
 
@@ -178,18 +199,21 @@ class _Tasks:
             packed = floats(self._packed_bytes() // 4)
             self.launched.kept.append(packed)
             room = int(packed.ctypes.data)
-        table = []
-        for g, at, _, count in self.columns:
-            table += [w.address + g.weight + at * w.column, count]
+        blocks = [
+            PackBlock(weights=w.address + g.weight + at * w.column, columns=count)
+            for g, at, _, count in self.columns
+        ]
         args = self.table.add(
-            room,
-            w.column,
-            w.step,
-            w.depth,
-            self.block_width,
-            max(len(offsets), 1),
-            self.table.add(*offsets, 0),
-            self.table.add(*table),
+            PackArgs(
+                target=room,
+                column=w.column,
+                step=w.step,
+                depth=w.depth,
+                width=self.block_width,
+                pieces=max(len(offsets), 1),
+                offsets=self.table.longs(offsets),
+                blocks=self.table.add(*blocks),
+            )
         )
         pieces = len(offsets) * len(self.columns)
         many = min(4 * threads(), pieces * w.depth * self.block_width // 4096)
@@ -197,7 +221,7 @@ class _Tasks:
         self.launched.beside(Launch(early=stage) if self.settled else Launch([stage]))
         return room
 
-    def _pass(self, one: Pass, weights: int, offset: int) -> Iterator[int]:
+    def _pass(self, one: Pass, weights: int, offset: int) -> PassArgs:
         w, lanes, block = self.p.weights, width(), self._packed_block()
         step = w.step if self.p.direct else self.block_width * 4
         piece = w.depth * self.block_width * 4
@@ -209,39 +233,49 @@ class _Tasks:
         for i, (g, at, vectors, count) in enumerate(self.columns):
             ragged = count < vectors * lanes
             from_ = weights + g.weight + 4 * at if self.p.direct else weights + i * block
-            columns += [
-                g.image,
-                from_ + offset * piece * (not self.p.direct),
-                g.out + 4 * at,
-                count,
-                tile(length, vectors, ragged, steps, recipe),
-                tile(length - 1, vectors, ragged, steps, recipe) if shorter else 0,
-                self.table.add(*finish.addresses(g.out // 4 + at), 0) if finish else 0,
-            ]
+            columns.append(
+                ColumnArgs(
+                    image=g.image,
+                    weight=from_ + offset * piece * (not self.p.direct),
+                    out=g.out + 4 * at,
+                    columns=count,
+                    long_tile=tile(length, vectors, ragged, steps, recipe),
+                    short_tile=tile(length - 1, vectors, ragged, steps, recipe) if shorter else 0,
+                    reads=self.after.reads(self.table, g.out // 4 + at),
+                )
+            )
         taps, at = [], 0
         for t in one.taps:
-            taps.append((t.offset, at, len(t.pieces) * w.depth))
+            taps.append((TileTap(a=t.offset, b=at), len(t.pieces) * w.depth))
             at += len(t.pieces) * piece
         chunks = self._chunks(taps, step)
-        return iter(
-            [
-                one.image,
-                *one.image_strides,
-                self.p.image_k,
-                one.out,
-                *one.out_strides,
-                one.rows,
-                longer,
-                length,
-                shorter,
-                self.table.add(*columns),
-                self.table.add(*(v for c in chunks for v in c)),
-                len(chunks),
-                step,
-                1 if self._streams() else len(chunks),
-                *self._ahead(one),
-                *self._results(),
-            ]
+        ahead, jump, times, asks_for = self._ahead(one)
+        results, result = self._results()
+        return PassArgs(
+            image=one.image,
+            image_n=one.image_strides[0],
+            image_row=one.image_strides[1],
+            image_pixel=one.image_strides[2],
+            image_k=self.p.image_k,
+            out=one.out,
+            out_n=one.out_strides[0],
+            out_row=one.out_strides[1],
+            out_pixel=one.out_strides[2],
+            rows=one.rows,
+            long_strips=longer,
+            length=length,
+            short_strips=shorter,
+            columns=self.table.add(*columns),
+            chunks=self.table.add(*chunks),
+            chunk_count=len(chunks),
+            weight_k=step,
+            group=1 if self._streams() else len(chunks),
+            ahead=ahead,
+            jump=jump,
+            times=times,
+            asked=asks_for,
+            results=results,
+            result=result,
         )
 
     def _ahead(self, one: Pass) -> tuple[int, int, int, int]:
@@ -291,29 +325,37 @@ class _Tasks:
         # where the depth runs across rows of the image, a chunk's pages must be known to the TLB
         return max(1, _DEEP // (self.block_width * 4)) if self.p.image_k == 4 else _ACROSS
 
-    def _chunks(self, taps: Sequence[tuple[int, int, int]], step: int) -> list[Ints]:
-        """The depth in chunks whose weights fit into the cache. All taps of a pass are equally
-        deep, or there is one."""
+    def _chunks(self, taps: Sequence[tuple[TileTap, int]], step: int) -> list[ChunkArgs]:
+        """The depth in chunks whose weights fit into the cache, from taps and how deep each is. All
+        taps of a pass are equally deep, or there is one."""
         if not taps:
-            return [(self.table.add(0, 0), 0, 0, 0, 1)]
-        depth, most = taps[0][2], self._most()
-        if any(t[2] != depth for t in taps):
+            return [self._chunk([TileTap(a=0, b=0)], 1, count=0)]
+        depth, most = taps[0][1], self._most()
+        if any(deep != depth for _, deep in taps):
             raise Unsupported("taps of different depth")
         if depth > most:
             pieces = shared(depth, -(-depth // most))
             return [
-                (self.table.add(t[0], t[1]), 1, a * self.p.image_k, a * step, b - a)
-                for t in taps
+                self._chunk([t], b - a, image=a * self.p.image_k, weight=a * step)
+                for t, _ in taps
                 for a, b in pieces
             ]
         each = max(1, most // depth)
         return [
-            (
-                self.table.add(*(v for t in taps[i : i + each] for v in t[:2])),
-                len(taps[i : i + each]),
-                0,
-                0,
-                depth,
-            )
+            self._chunk([t for t, _ in taps[i : i + each]], depth)
             for i in range(0, len(taps), each)
         ]
+
+    def _chunk(
+        self,
+        taps: Sequence[TileTap],
+        depth: int,
+        *,
+        image: int = 0,
+        weight: int = 0,
+        count: int | None = None,
+    ) -> ChunkArgs:
+        many = len(taps) if count is None else count
+        return ChunkArgs(
+            taps=self.table.add(*taps), count=many, image=image, weight=weight, depth=depth
+        )

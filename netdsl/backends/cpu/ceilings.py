@@ -4,18 +4,20 @@ copies of arrays that no cache holds."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from netdsl.backends.arrays import timed
 from netdsl.backends.cpu.expression import Operand
-from netdsl.backends.cpu.launch import longs, program, threads
+from netdsl.backends.cpu.launch import program, threads
 from netdsl.backends.cpu.loops import loop
-from netdsl.backends.cpu.memory import call_tile, long_at
+from netdsl.backends.cpu.memory import call_tile
 from netdsl.backends.cpu.opaque import copied
+from netdsl.backends.cpu.record import Record, Table
 from netdsl.backends.cpu.room import floats
 from netdsl.backends.cpu.target import width
-from netdsl.backends.cpu.tile import most_rows, tile, widths
+from netdsl.backends.cpu.tile import TileTap, most_rows, tile, widths
 from netdsl.plan.backend import Ceilings
 from netdsl.plan.layout import contiguous
 from netdsl.types import Array
@@ -27,15 +29,26 @@ _COPIED = 1 << 24
 _TRIES = 5
 
 
+class TileArgs(Record):
+    """A tile's function; its operands, each with bytes to the next row; taps; columns."""
+
+    function: int
+    a: int
+    a_row: int
+    b: int
+    b_row: int
+    taps: int
+    columns: int
+
+
 @loop
 def _multiply(args, times, result, _c, _d, _e):  # type: ignore[no-untyped-def]
-    """A tile, time and again. args: function; a, bytes to its next row; b, bytes to its next row;
-    taps, columns."""
+    """A tile, time and again; args: TileArgs."""
+    t = TileArgs.at(args)
     for _ in range(times):
         call_tile(
-            long_at(args), long_at(args + 8), long_at(args + 16), 4, long_at(args + 24),
-            long_at(args + 32), result, long_at(args + 32), long_at(args + 40), 1, _DEPTH, 0,
-            long_at(args + 48), long_at(args + 8), 0, 0, 0,
+            t.function, t.a, t.a_row, 4, t.b, t.b_row, result, t.b_row, t.taps, 1, _DEPTH, 0,
+            t.columns, t.a, 0, 0, 0,
         )  # fmt: skip
 
 
@@ -44,13 +57,21 @@ def measured() -> Ceilings:
     vectors = widths()[0]
     rows, columns = most_rows(vectors), vectors * width()
     a, b = _ones(rows, _DEPTH), _ones(_DEPTH, columns)
-    results, taps = [_ones(rows, columns) for _ in range(threads())], longs(0, 0)
-    args = longs(
-        tile(rows, vectors, False),
-        *(a.ctypes.data, a.strides[0], b.ctypes.data, b.strides[0], taps.ctypes.data, columns),
+    results, kept = [_ones(rows, columns) for _ in range(threads())], list[Any]()
+    table = Table(kept)
+    args = table.add(
+        TileArgs(
+            function=tile(rows, vectors, False),
+            a=a.ctypes.data,
+            a_row=a.strides[0],
+            b=b.ctypes.data,
+            b_row=b.strides[0],
+            taps=table.add(TileTap(a=0, b=0)),
+            columns=columns,
+        )
     )
-    stage = [(_multiply.address, args.ctypes.data, _TIMES, r.ctypes.data) for r in results]
-    products = _best(program([stage], (args, a, b, taps, results)))
+    stage = [(_multiply.address, args, _TIMES, r.ctypes.data) for r in results]
+    products = _best(program([stage], (kept, a, b, results)))
     source, target = (np.ones(_COPIED, np.float32) for _ in range(2))
     layout = contiguous((_COPIED,))
     copies = copied(Operand(source.ctypes.data, layout, "float32"), layout, target.ctypes.data)

@@ -1,24 +1,10 @@
-"""Tables that tasks read, and strides of several axes."""
+"""Strides of several axes taken as one."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
-from netdsl.backends.cpu.launch import longs
 from netdsl.plan.layout import Layout
-
-
-class Table:
-    """Tables of whole numbers whose addresses are kept."""
-
-    def __init__(self, kept: list[Any]) -> None:
-        self.kept = kept
-
-    def add(self, *values: Any) -> int:
-        table = longs(*values)
-        self.kept.append(table)
-        return int(table.ctypes.data)
 
 
 def flat(layout: Layout, rank: int) -> int | None:

@@ -12,13 +12,28 @@ from netdsl.backends.cpu import functions as fn
 from netdsl.backends.cpu.columns import flat
 from netdsl.backends.cpu.emit import F32, I32, Function, Lanes, Value, long
 from netdsl.backends.cpu.expression import Operand, Unsupported
-from netdsl.backends.cpu.launch import Task, longs, shared, threads
+from netdsl.backends.cpu.launch import Task, shared, threads
 from netdsl.backends.cpu.maps import Body, Launch, Memory, body_launch
+from netdsl.backends.cpu.record import Record, Table
 from netdsl.backends.cpu.room import floats
 from netdsl.backends.cpu.target import compiled, width
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import contiguous
 from netdsl.types import Node
+
+
+class DotsArgs(Record):
+    """Rows of x, rows of weights of `depth` elements, rows of results y; bytes from row to row."""
+
+    x: int
+    x_row: int
+    rows: int
+    weights: int
+    weight_row: int
+    depth: int
+    y: int
+    y_row: int
+
 
 _ROWS = {16: 8, 8: 4, 4: 4}
 _COLUMNS = {16: 3, 8: 2, 4: 2}
@@ -49,14 +64,20 @@ def dots_launch(memory: Memory, kernel: Kernel, node: Node) -> Launch:
     high = -(-rows // -(-rows // _ROWS[width()]))
     wide = min(_COLUMNS[width()], columns)
     row = flat(x.layout, len(x.layout.shape) - 1)
-    args = longs(
-        *(x.address + 4 * x.layout.offset, 4 * (row or 0), rows),
-        *(w.address + 4 * w.layout.offset, 4 * w.layout.strides[0], depth),
-        *(target.address + 4 * target.layout.offset, 4 * out),
+    args = Table(launch.kept).add(
+        DotsArgs(
+            x=x.address + 4 * x.layout.offset,
+            x_row=4 * (row or 0),
+            rows=rows,
+            weights=w.address + 4 * w.layout.offset,
+            weight_row=4 * w.layout.strides[0],
+            depth=depth,
+            y=target.address + 4 * target.layout.offset,
+            y_row=4 * out,
+        )
     )
-    launch.kept.append(args)
     ranges = shared(columns, min(8 * threads(), columns // wide))
-    stage: list[Task] = [(dots(high, wide), args.ctypes.data, *r) for r in ranges]
+    stage: list[Task] = [(dots(high, wide), args, *r) for r in ranges]
     launch.stages.append(stage)
     outputs = [o for o in kernel.outputs if o != node.name]
     if outputs:
@@ -78,17 +99,13 @@ def _target(memory: Memory, kernel: Kernel, node: Node, launch: Launch) -> Opera
 @cache
 def dots(rows: int, columns: int) -> int:
     """Columns `first` to `last`, at least `columns` of them, of all rows; the last tiles lie over
-    those before them.
-
-    args: x, bytes to its next row, rows; weights, bytes to the next column's, depth; target, bytes
-    to its next row
-    """
+    those before them; args: DotsArgs."""
     f = Function("dots")
     b = f.b
-    x, x_row, count, w, w_row, depth, y, y_row = (f.argument(i) for i in range(8))
+    a = f.record(DotsArgs)
     v = Lanes(f)
-    whole = b.and_(depth, long(-v.count))
-    left = b.sub(depth, whole)
+    whole = b.and_(a.depth, long(-v.count))
+    left = b.sub(a.depth, whole)
     rest = Lanes(f)
     rest.mask = rest.first(left)
     with b.goto_entry_block():
@@ -96,18 +113,21 @@ def dots(rows: int, columns: int) -> int:
 
     def add(lanes: Lanes, at_x: Value, at_w: Value, k: Value) -> None:
         far = b.mul(k, long(4))
-        wide = [lanes.load(b.add(b.add(at_w, b.mul(w_row, long(j))), far)) for j in range(columns)]
+        wide = [
+            lanes.load(b.add(b.add(at_w, b.mul(a.weight_row, long(j))), far))
+            for j in range(columns)
+        ]
         for i, line in enumerate(sums):
-            one = lanes.load(b.add(b.add(at_x, b.mul(x_row, long(i))), far))
+            one = lanes.load(b.add(b.add(at_x, b.mul(a.x_row, long(i))), far))
             for total, weights in zip(line, wide, strict=True):
                 b.store(fn.fma(lanes, one, weights, b.load(total, typ=v.floats)), total)
 
     with f.loop(f.args[1], f.args[2], long(columns)) as begin:
         column = f.smaller(begin, b.sub(f.args[2], long(columns)))
-        at_w = b.add(w, b.mul(column, w_row))
-        with f.loop(long(0), count, long(rows)) as first:
-            row = f.smaller(first, b.sub(count, long(rows)))
-            at_x = b.add(x, b.mul(row, x_row))
+        at_w = b.add(a.weights, b.mul(column, a.weight_row))
+        with f.loop(long(0), a.rows, long(rows)) as first:
+            row = f.smaller(first, b.sub(a.rows, long(rows)))
+            at_x = b.add(a.x, b.mul(row, a.x_row))
             for line in sums:
                 for total in line:
                     b.store(v.const(0), total)
@@ -116,7 +136,7 @@ def dots(rows: int, columns: int) -> int:
             with b.if_then(b.icmp_signed(">", left, long(0))):
                 add(rest, at_x, at_w, whole)
             for i, line in enumerate(sums):
-                at = b.add(b.add(y, b.mul(b.add(row, long(i)), y_row)), b.mul(column, long(4)))
+                at = b.add(b.add(a.y, b.mul(b.add(row, long(i)), a.y_row)), b.mul(column, long(4)))
                 for j, total in enumerate(line):
                     place = b.inttoptr(b.add(at, long(4 * j)), F32.as_pointer())
                     b.store(_sum(v, b.load(total, typ=v.floats)), place)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from llvmlite import ir
 
+from netdsl.backends.cpu.record import Field, Record
 from netdsl.backends.cpu.target import width
 
 I64, I32, I8, I1 = (ir.IntType(n) for n in (64, 32, 8, 1))
 F32, F64 = ir.FloatType(), ir.DoubleType()
+_KINDS = {"i64": I64, "f64": F64, "f32": F32}
 Value = Any
 
 
@@ -39,12 +42,24 @@ class Function:
         self.b.ret_void()
         return str(self.module)
 
-    def argument(self, index: int) -> Value:
-        """A number of the arguments' table."""
-        return self.long_at(self.b.add(self.args[0], long(8 * index)))
+    def record(self, record: type[Record], address: Value = None) -> Any:
+        """The fields of the record at an address (the function's first argument), by name."""
+        base = self.args[0] if address is None else address
+        return SimpleNamespace(**{n: self._field(base, f) for n, f in record.layout.items()})
 
-    def long_at(self, address: Value) -> Value:
-        return self.b.load(self.b.inttoptr(address, I64.as_pointer()), typ=I64)
+    def nth(self, record: type[Record], address: Value, i: Value) -> Any:
+        """The fields of the i-th of the records that begin at an address."""
+        return self.record(record, self.b.add(address, self.b.mul(i, long(record.dtype.itemsize))))
+
+    def _field(self, base: Value, field: Field) -> Value:
+        kind = _KINDS[field.kind]
+        at = self.b.inttoptr(self.b.add(base, long(field.offset)), kind.as_pointer())
+        return self.b.load(at, typ=kind)
+
+    def long_nth(self, address: Value, i: Value) -> Value:
+        """The i-th of the i64 that begin at an address."""
+        at = self.b.add(address, self.b.mul(i, long(8)))
+        return self.b.load(self.b.inttoptr(at, I64.as_pointer()), typ=I64)
 
     @contextmanager
     def loop(self, start: Value, stop: Value, step: Value) -> Iterator[Value]:

@@ -11,21 +11,29 @@ from netdsl.backends.cpu.blocking import blocking
 from netdsl.backends.cpu.expression import Unsupported
 from netdsl.backends.cpu.launch import Task, shared, threads
 from netdsl.backends.cpu.maps import Launch, Memory
-from netdsl.backends.cpu.points import filtered_sums
+from netdsl.backends.cpu.points import (
+    ChannelGroup,
+    FilteredSumArgs,
+    SourceArgs,
+    SumColumn,
+    filtered_sums,
+)
 from netdsl.backends.cpu.products import image_of
 from netdsl.backends.cpu.room import scratch
 from netdsl.backends.cpu.target import width
-from netdsl.backends.cpu.tile import tile
+from netdsl.backends.cpu.tile import TileTap, tile
 from netdsl.backends.cpu.transforms import (
     POINTS,
     SIZE,
+    PointsArgs,
+    WeightSumArgs,
     at_all_points,
     gradient_at_points,
     image_at_points,
     weight_from_points,
 )
 from netdsl.backends.cpu.wgrad import WeightSum
-from netdsl.backends.cpu.winograd import pays
+from netdsl.backends.cpu.winograd import pays, rooms_of, strip_args
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Ints
 from netdsl.types import Node
@@ -95,7 +103,7 @@ class FilteredWgrad(WeightSum):
         memory = scratch(self.parts * size + threads() * room)
         self.launched.kept.append(memory)
         raw = int(memory.ctypes.data)
-        rooms = [v for i in range(threads()) for v in (0, raw + self.parts * size + i * room)]
+        rooms = rooms_of(self.table, raw + self.parts * size, room)
         args = self._arguments(raw, size, rooms, values)
         stage: list[Task] = [
             (filtered_sums.address, args, *r, part, group)
@@ -104,63 +112,115 @@ class FilteredWgrad(WeightSum):
         ]
         self.launched.stages.append(stage)
         tap = 4 * self.c
-        numbers = (raw, size, self.parts, self.line, size // POINTS, target)
-        results = self.table.add(*numbers, self.r**2 * tap, tap, self.c)
+        results = self.table.add(
+            WeightSumArgs(
+                sums=raw,
+                part=size,
+                parts=self.parts,
+                line=self.line,
+                point=size // POINTS,
+                target=target,
+                target_line=self.r**2 * tap,
+                tap=tap,
+                channels=self.c,
+            )
+        )
         self._share(weight_from_points(self.r), results, self.k)
         self._finish(target)
         return self.launched
 
-    def _arguments(self, sums: int, bytes_: int, rooms: list[int], values: int) -> int:
+    def _arguments(self, sums: int, nbytes: int, rooms: int, values: int) -> int:
+        add, point = self.table.add, values // POINTS
+        gradient_point = at_all_points(self.block * self.across * self.gradient_tile) // POINTS
+        image = self._image()
+        groups = [
+            ChannelGroup(source=self._image_source(image, point, a, b), first=a, last=b)
+            for a, b in self.groups
+        ]
+        return add(
+            FilteredSumArgs(
+                lines=self.lines,
+                across=self.across,
+                block=self.block,
+                every=self.every,
+                rooms=rooms,
+                gradients=values,
+                tile=self.tile,
+                point=point,
+                source=self._gradient_source(gradient_point),
+                gradient_tile=self.gradient_tile,
+                gradient_point=gradient_point,
+                groups=add(*groups),
+                columns=add(*self._sum_columns()),
+                sums=sums,
+                part=nbytes,
+                line=self.line,
+                sum_point=nbytes // POINTS,
+                points=POINTS,
+                taps=add(TileTap(a=0, b=0)),
+                strips=strip_args(self.table, self.tiles.strips(self.k)),
+            )
+        )
+
+    def _image(self) -> tuple[int, Ints]:
+        """Where the image with its padding begins, and bytes to the next image, row and pixel."""
         (top, bottom), (left, right) = self.node.attrs["pad"]
         image, strides = image_of(
             self.memory, self.node.args[1], (top, bottom, left, right), self.launched
         )
-        layout, lanes = self.gradient.layout, 4 * width()
-        add, reach = self.table.add, self.r - 1
+        return image - top * strides[1] - left * strides[2], strides
 
-        def source(at: int, far: Ints, what: Ints, size: Ints) -> int:
-            """Pixels, with what brings them to their points: bytes of channels, of a tile and of a
-            point."""
-            (n, h, w), (function, channels, line, point), (high, wide) = far, what, size
-            given = add(h, w, channels, line, point)
-            return add(
-                *(at, n, self.m * h, self.across * line, function, given),
-                *(self.across, high, self.m, wide),
-            )
-
-        point = values // POINTS
-        gradient_point = at_all_points(self.block * self.across * self.gradient_tile) // POINTS
+    def _image_source(self, image: tuple[int, Ints], point: int, a: int, b: int) -> int:
+        """The pixels of the channels of column blocks `a` to `b`."""
+        (corner, strides), reach = image, self.r - 1
+        first, (last, vectors, _) = self.columns[a][0], self.columns[b - 1]
+        channels = 4 * (last - first + vectors * width())
+        function = image_at_points(self.r)
+        _, h, w = strides
+        points = PointsArgs(row=h, pixel=w, channels=channels, tile=self.tile, point=point)
         size = self.height + reach, self.wide + reach
-        corner, groups = image - top * strides[1] - left * strides[2], []
-        for a, b in self.groups:
-            first, (last, vectors, _) = self.columns[a][0], self.columns[b - 1]
-            channels = 4 * (last - first) + vectors * lanes
-            what = (image_at_points(self.r), channels, self.tile, point)
-            groups += [source(corner + 4 * first, strides, what, size), a, b]
-        gradient = source(
-            self.gradient.address + 4 * layout.offset,
-            tuple(4 * t for t in layout.strides[:3]),
-            (
-                *(gradient_at_points(self.r), -(-self.k // width()) * lanes),
-                *(self.gradient_tile, gradient_point),
-            ),
-            (self.height, self.wide),
+        return self._source(corner + 4 * first, strides, function, points, size)
+
+    def _gradient_source(self, point: int) -> int:
+        layout = self.gradient.layout
+        n, h, w = (4 * t for t in layout.strides[:3])
+        channels = -(-self.k // width()) * width() * 4
+        points = PointsArgs(row=h, pixel=w, channels=channels, tile=self.gradient_tile, point=point)
+        address, function = self.gradient.address + 4 * layout.offset, gradient_at_points(self.r)
+        return self._source(address, (n, h, w), function, points, (self.height, self.wide))
+
+    def _source(
+        self, pixels: int, strides: Ints, function: int, points: PointsArgs, size: Ints
+    ) -> int:
+        return self.table.add(
+            SourceArgs(
+                pixels=pixels,
+                image=strides[0],
+                row=self.m * strides[1],
+                line=self.across * points.tile,
+                function=function,
+                args=self.table.add(points),
+                across=self.across,
+                high=size[0],
+                scale=self.m,
+                wide=size[1],
+            )
         )
-        longer, length, shorter = self.tiles.strips(self.k)
-        steps = (self.gradient_tile, self.tile)
-        columns = []
+
+    def _sum_columns(self) -> list[SumColumn]:
+        _, length, shorter = self.tiles.strips(self.k)
+        steps, found = (self.gradient_tile, self.tile), []
         for i, (at, vectors, _) in enumerate(self.columns):
             begin = next(self.columns[a][0] for a, b in self.groups if a <= i < b)
-            long_tile = tile(length, vectors, False, steps)
-            short_tile = tile(length - 1, vectors, False, steps) if shorter else 0
-            columns += [4 * (at - begin), 4 * at, long_tile, short_tile]
-        return add(
-            *(self.lines, self.across, self.block, self.every, add(*rooms), values),
-            *(self.tile, point, gradient, self.gradient_tile, gradient_point),
-            *(add(*groups), add(*columns)),
-            *(sums, bytes_, self.line, bytes_ // POINTS, POINTS, add(0, 0)),
-            *(longer, length, shorter),
-        )
+            found.append(
+                SumColumn(
+                    image=4 * (at - begin),
+                    out=4 * at,
+                    long_tile=tile(length, vectors, False, steps),
+                    short_tile=tile(length - 1, vectors, False, steps) if shorter else 0,
+                )
+            )
+        return found
 
 
 def _odd(channels: int) -> int:

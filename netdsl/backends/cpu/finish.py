@@ -93,7 +93,7 @@ def reader(
     f = v.f
 
     def address(index: int) -> Value:
-        return f.long_at(f.b.add(reads, long(8 * index)))
+        return f.long_nth(reads, long(index))
 
     near = {
         index: v.load(f.b.add(address(index), far))

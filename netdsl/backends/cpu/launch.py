@@ -10,16 +10,14 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
-from typing import Any
 
-import numpy as np
-
-from netdsl.backends.cpu.pool import Pool
+from netdsl.backends.cpu.pool import Pool, Stage, TaskEntry
+from netdsl.backends.cpu.record import packed
 from netdsl.errors import fail
 from netdsl.types import Array
 
 Task = tuple[int, ...]
-_WORDS = 8
+_FIELDS = tuple(TaskEntry.layout)
 _LAST = 32
 """What a thread has to do, over the least that a task is worth."""
 
@@ -45,8 +43,8 @@ def program(stages: Sequence[Sequence[Task]], keep: object = None) -> Callable[[
     """A function that runs these stages one after the other. `keep` is what their addresses point
     into: it lives as long as the function does."""
     tables = [_table(stage) for stage in stages if stage]
-    whole = np.array([[t.ctypes.data, len(t)] for t in tables], dtype=np.int64).reshape(-1, 2)
-    return _Program(_pool(), whole, (tables, keep))
+    whole = [Stage(tasks=t.ctypes.data, count=len(t)) for t in tables]
+    return _Program(_pool(), packed(whole), (tables, keep)) if whole else _nothing
 
 
 class _Program:
@@ -60,10 +58,11 @@ class _Program:
 
 
 def _table(tasks: Sequence[Task]) -> Array:
-    table = np.zeros((len(tasks), _WORDS), np.int64)
-    for row, task in zip(table, tasks, strict=True):
-        row[: len(task)] = task
-    return table
+    return packed([TaskEntry(**dict(zip(_FIELDS, task, strict=False))) for task in tasks])
+
+
+def _nothing() -> None:
+    """A program without a stage."""
 
 
 def shared(count: int, most: int) -> list[tuple[int, int]]:
@@ -100,8 +99,3 @@ def cut(lines: int, block: int, columns: int) -> list[tuple[int, int, int, int]]
         if column == columns:
             at, column = at + high, 0
     return found
-
-
-def longs(*values: Any) -> Array:
-    """Arguments of a function."""
-    return np.array(values, dtype=np.int64)

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from inspect import Parameter, Signature
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from llvmlite import binding as llvm
+from llvmlite import ir
 
 from netdsl.backends.cpu.memory import Intrinsic
+from netdsl.backends.cpu.record import Record
 from netdsl.backends.cpu.target import written
 
 
@@ -107,7 +109,13 @@ def _ready(function: FunctionType) -> FunctionType:
 def _numbas(value: Any) -> Any:
     if isinstance(value, Intrinsic):
         return _intrinsic(value)
+    if _is_record(value):
+        return _record(value)
     return _part(value) if isinstance(value, Inlined) else value
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Record)
 
 
 @cache
@@ -134,3 +142,59 @@ def _intrinsic(one: Intrinsic) -> Any:
     kind = Parameter.POSITIONAL_OR_KEYWORD
     typed.__signature__ = Signature([Parameter(n, kind) for n in names])  # type: ignore[attr-defined]
     return extending.intrinsic(typed)
+
+
+@cache
+def _record(record: Any) -> ModuleType:
+    """A record's class as Numba can read it: a module whose functions give an address that
+    has the fields as attributes."""
+    from numba import extending, types
+
+    kind, size = _address_type()(record), ir.Constant(ir.IntType(64), record.dtype.itemsize)
+
+    def at(typing: Any, address: Any) -> Any:
+        return kind(types.int64), lambda context, b, signature, args: args[0]
+
+    def nth(typing: Any, address: Any, i: Any) -> Any:
+        signature = kind(types.int64, types.int64)
+        return signature, lambda context, b, s, args: b.add(args[0], b.mul(args[1], size))
+
+    found = ModuleType(f"{record.__module__}.{record.__qualname__}")
+    found.__dict__.update(at=extending.intrinsic(at), nth=extending.intrinsic(nth))
+    return found
+
+
+@cache
+def _address_type() -> Any:
+    """Numba's type of a record's address: its attributes are loads of the kind that they have."""
+    from numba import extending, types
+    from numba.core import typing
+
+    class RecordAddress(types.Type):
+        def __init__(self, record: type[Record]) -> None:
+            self.record = record
+            super().__init__(f"RecordAddress({record.__module__}.{record.__qualname__})")
+
+    kinds = {"i64": types.int64, "f64": types.float64, "f32": types.float32}
+
+    @extending.register_model(RecordAddress)
+    class _Model(extending.models.PrimitiveModel):
+        def __init__(self, manager: Any, kind: Any) -> None:
+            super().__init__(manager, kind, ir.IntType(64))
+
+    @extending.infer_getattr
+    class _Attributes(typing.templates.AttributeTemplate):
+        key = RecordAddress
+
+        def generic_resolve(self, kind: Any, name: str) -> Any:  # type: ignore[override]
+            field = kind.record.layout.get(name)
+            return kinds[field.kind] if field else None
+
+    @extending.lower_getattr_generic(RecordAddress)
+    def _load(context: Any, builder: Any, kind: Any, address: Any, name: str) -> Any:
+        field = kind.record.layout[name]
+        at = builder.add(address, ir.Constant(ir.IntType(64), field.offset))
+        pointer = context.get_value_type(kinds[field.kind]).as_pointer()
+        return builder.load(builder.inttoptr(at, pointer))
+
+    return RecordAddress

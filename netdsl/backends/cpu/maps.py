@@ -15,10 +15,21 @@ from netdsl.backends.cpu.expression import (
     Reader,
     Unsupported,
 )
-from netdsl.backends.cpu.launch import Task, longs, shared, threads
+from netdsl.backends.cpu.launch import Task, shared, threads
 from netdsl.backends.cpu.outline import Sum
+from netdsl.backends.cpu.record import Table
 from netdsl.backends.cpu.rows import Rows, build
-from netdsl.backends.cpu.tasks import border, fold
+from netdsl.backends.cpu.tasks import (
+    MEAN,
+    MOMENTS,
+    NORMALIZE_DMOMENTS,
+    SUM,
+    BorderArgs,
+    FoldArgs,
+    FoldResult,
+    border,
+    fold,
+)
 from netdsl.ir.views import shown
 from netdsl.ops import OPS
 from netdsl.plan.kernel import Kernel
@@ -31,6 +42,12 @@ _GRAIN = 16384
 """Elements that are worth a task of their own."""
 _PARTS = 8
 """How many partial sums at most: a number of its own, so that results do not depend on threads."""
+_FOLDED = {
+    "reduce_sum": SUM,
+    "reduce_mean": MEAN,
+    "moments": MOMENTS,
+    "normalize_dmoments": NORMALIZE_DMOMENTS,
+}
 
 
 @dataclass
@@ -185,37 +202,55 @@ class Body:
         total = math.prod(self.domain) // groups
         single = not self.kept[1]
         count = total if single else total // found.period
-        stride = rows.stride
-        head = [rows.slots.ctypes.data, rows.sums * stride * 4, stride * 4, parts]
-        head += [found.period, found.repeat, int(single), len(self.results)]
-        for r in self.results:
-            head += self._result(r, rows, count)
-        args = longs(*head)
-        tasks: list[Task] = [
-            (fold.address, args.ctypes.data, *r) for r in shared(groups, 4 * threads())
-        ]
-        return Launch([tasks], [args])
+        launch = Launch()
+        table = Table(launch.kept)
+        args = table.add(
+            FoldArgs(
+                slots=rows.slots.ctypes.data,
+                slot=rows.sums * rows.stride * 4,
+                sum=rows.stride * 4,
+                parts=parts,
+                period=found.period,
+                repeat=found.repeat,
+                single=single,
+                results=table.add(*(self._result(r, rows, count) for r in self.results)),
+                result_count=len(self.results),
+            )
+        )
+        launch.stages.append([(fold.address, args, *r) for r in shared(groups, 4 * threads())])
+        return launch
 
-    def _result(self, r: Result, rows: Rows, count: int) -> list[int]:
-        how = {"reduce_sum": 0, "reduce_mean": 1, "moments": 2, "normalize_dmoments": 3}[r.node.op]
+    def _result(self, r: Result, rows: Rows, count: int) -> FoldResult:
+        kind = _FOLDED[r.node.op]
         target = self.memory.operand(r.node.name)
         strides = list(target.layout.strides)
         second = 0
-        if how >= 2:
+        if kind >= MOMENTS:
             second, strides = strides[0], strides[1:]
-        channel = strides[-1] if self.kept[1] else 0
-        group = strides[0] if self.kept[0] else 0
-        address = target.address + 4 * target.layout.offset
-        found = [how, r.first, address, 4 * channel, 4 * second, 4 * group, count]
-        found.append(rows.shifts[id(r.sums[0])] if how == 2 else 0)
-        if how == 3:
-            m = self.memory.operand(r.node.args[2])
-            variance = m.address + 4 * (m.layout.offset + m.layout.strides[0])
-            by_group = m.layout.strides[1] if self.kept[0] else 0
-            by_channel = m.layout.strides[-1] if self.kept[1] else 0
-            found += [variance, 4 * by_channel, 4 * by_group]
-            found.append(round(1 / r.node.attrs["eps"]))
-        return found + [0] * (12 - len(found))
+        variance = (0, 0, 0)
+        if kind == NORMALIZE_DMOMENTS:
+            variance = self._variance(self.memory.operand(r.node.args[2]))
+        return FoldResult(
+            kind=kind,
+            first_sum=r.first,
+            target=target.address + 4 * target.layout.offset,
+            channel=4 * strides[-1] if self.kept[1] else 0,
+            second=4 * second,
+            group=4 * strides[0] if self.kept[0] else 0,
+            count=count,
+            shift=rows.shifts[id(r.sums[0])] if kind == MOMENTS else 0,
+            variance=variance[0],
+            variance_channel=variance[1],
+            variance_group=variance[2],
+            eps=r.node.attrs.get("eps", 0.0),
+        )
+
+    def _variance(self, m: Operand) -> tuple[int, int, int]:
+        """Where the variances of moments lie, with bytes to the next channel and group."""
+        strides = m.layout.strides
+        by_channel = strides[-1] if self.kept[1] else 0
+        by_group = strides[1] if self.kept[0] else 0
+        return m.address + 4 * (m.layout.offset + strides[0]), 4 * by_channel, 4 * by_group
 
 
 def map_launch(memory: Memory, kernel: Kernel) -> Launch:
@@ -235,10 +270,9 @@ def body_launch(memory: Memory, body: Body, outputs: Sequence[str]) -> Launch:
     slots = len(chunks) if body.sums else 1
     rows = build(found, body.outputs, body.sums, slots)
     launch = Launch(kept=[rows])
-    args = rows.args.ctypes.data
     if rows.prepare:
-        launch.stages.append([(rows.prepare, args)])
-    tasks: list[Task] = [(rows.function, args, *c, ~i) for i, c in enumerate(chunks)]
+        launch.stages.append([(rows.prepare, rows.args)])
+    tasks: list[Task] = [(rows.function, rows.args, *c, ~i) for i, c in enumerate(chunks)]
     launch.stages.append(tasks + border_tasks(memory, outputs, launch.kept))
     launch.then(body.fold(found, rows, groups, len(chunks) // groups))
     return launch
@@ -288,14 +322,21 @@ def border_task(address: int, place: Placement, kept: list[Any]) -> list[Task]:
     n, rows, columns, channels = whole.shape
     if place.geometry.channels != place.layout.shape[3] or place.dtype != "float32":
         raise Unsupported("images with other channels around them")
-    args = longs(
-        address + 4 * whole.offset,
-        *(4 * s for s in whole.strides[:3]),
-        rows,
-        columns,
-        *place.geometry.halo[0],
-        *place.geometry.halo[1],
-        channels,
+    (top, bottom), (left, right) = place.geometry.halo
+    image, row, pixel = (4 * s for s in whole.strides[:3])
+    args = Table(kept).add(
+        BorderArgs(
+            address=address + 4 * whole.offset,
+            image=image,
+            row=row,
+            pixel=pixel,
+            rows=rows,
+            columns=columns,
+            top=top,
+            bottom=bottom,
+            left=left,
+            right=right,
+            channels=channels,
+        )
     )
-    kept.append(args)
-    return [(border.address, args.ctypes.data, *r) for r in shared(n, 4 * threads())]
+    return [(border.address, args, *r) for r in shared(n, 4 * threads())]

@@ -35,9 +35,11 @@ def _at(b: Any, address: Any, kind: Any) -> Any:
     return b.inttoptr(address, kind.as_pointer())
 
 
-@_intrinsic("int64", gives="int64")
-def long_at(b: Any, args: Sequence[Any]) -> Any:
-    return b.load(_at(b, args[0], _I64))
+@_intrinsic("int64", "int64", gives="int64")
+def long_nth(b: Any, args: Sequence[Any]) -> Any:
+    """The i-th of the i64 that begin at an address."""
+    address, i = args
+    return b.load(_at(b, b.add(address, b.mul(i, ir.Constant(_I64, 8))), _I64))
 
 
 @_intrinsic("int64", gives="int64")

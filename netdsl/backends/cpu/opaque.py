@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from netdsl.backends.cpu import scores as rows_of_scores
 from netdsl.backends.cpu.domain import walk
 from netdsl.backends.cpu.expression import Expr, Operand, Place, Unsupported
-from netdsl.backends.cpu.launch import Task, longs, shared, threads
+from netdsl.backends.cpu.launch import Task, shared, threads
 from netdsl.backends.cpu.maps import Launch, Memory, border_task, border_tasks
+from netdsl.backends.cpu.record import Table
 from netdsl.backends.cpu.room import floats
 from netdsl.backends.cpu.rows import build
-from netdsl.backends.cpu.scores import scores
-from netdsl.backends.cpu.windows import POOL, lrn, pool, pool_grad
+from netdsl.backends.cpu.scores import ScoresArgs, scores
+from netdsl.backends.cpu.windows import LrnArgs, PoolArgs, lrn, pool, pool_grad
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout, through
 from netdsl.plan.placement import Placement
@@ -67,12 +66,11 @@ def copied(source: Operand, layout: Layout, address: int) -> Launch:
     target = Place(address, layout.strides)
     found = walk(layout.shape, [given, target])
     rows = build(found, [(Expr("load", place=given), target)], [], 1)
-    args = rows.args.ctypes.data
     if found.rows > 1:
         chunks = [(a, b, 0, found.run) for a, b in shared(found.rows, 4 * threads())]
     else:
         chunks = [(0, 1, a, b) for a, b in shared(found.run, 1 + found.run // 16384)]
-    return Launch([[(rows.function, args, *c, 0) for c in chunks]], [rows])
+    return Launch([[(rows.function, rows.args, *c, 0) for c in chunks]], [rows])
 
 
 def _copy(memory: Memory, name: str, target: Placement) -> Launch:
@@ -118,15 +116,44 @@ def _pool(memory: Memory, node: Node, launch: Launch) -> list[Task]:
     n, height, wide, channels = x.layout.shape
     (top, _), (left, _) = a["pad"]
     counted = a.get("counted", ((0, 0), (0, 0)))
-    numbers = [*_image(x), *_image(y), *_image(d), height, wide, *y.layout.shape[1:3]]
-    numbers += [*a["kernel"], *a["stride"], top, left, *counted[0], *counted[1], channels]
-    args = longs(*numbers)
-    assert len(args) == len(POOL)
-    launch.kept.append(args)
+    (x_at, x_n, x_row, x_pixel), (y_at, y_n, y_row, y_pixel), (d_at, d_n, d_row, d_pixel) = (
+        _image(o) for o in (x, y, d)
+    )
+    args = Table(launch.kept).add(
+        PoolArgs(
+            x=x_at,
+            x_n=x_n,
+            x_row=x_row,
+            x_pixel=x_pixel,
+            y=y_at,
+            y_n=y_n,
+            y_row=y_row,
+            y_pixel=y_pixel,
+            d=d_at,
+            d_n=d_n,
+            d_row=d_row,
+            d_pixel=d_pixel,
+            height=height,
+            width=wide,
+            rows=y.layout.shape[1],
+            columns=y.layout.shape[2],
+            kh=a["kernel"][0],
+            kw=a["kernel"][1],
+            sh=a["stride"][0],
+            sw=a["stride"][1],
+            top=top,
+            left=left,
+            c_top=counted[0][0],
+            c_bottom=counted[0][1],
+            c_left=counted[1][0],
+            c_right=counted[1][1],
+            channels=channels,
+        )
+    )
     if gradient:
-        return [(pool_grad(node.op), args.ctypes.data, *r) for r in shared(n, 8 * threads())]
+        return [(pool_grad(node.op), args, *r) for r in shared(n, 8 * threads())]
     rows = n * y.layout.shape[1]
-    return [(pool(node.op), args.ctypes.data, *r) for r in shared(rows, 8 * threads())]
+    return [(pool(node.op), args, *r) for r in shared(rows, 8 * threads())]
 
 
 def _dense(operand: Operand) -> int:
@@ -150,10 +177,12 @@ def _lrn(memory: Memory, node: Node, launch: Launch) -> list[Task]:
     ranges = shared(node.type.size // channels, 8 * threads())
     spare = floats(len(ranges) * channels)
     y = _dense(memory.operand(node.name))
-    args = longs(x, y, g, spare.ctypes.data, 4 * channels, channels)
-    launch.kept += [args, spare]
+    launch.kept.append(spare)
+    args = Table(launch.kept).add(
+        LrnArgs(x=x, y=y, g=g, spare=spare.ctypes.data, row=4 * channels, channels=channels)
+    )
     function = lrn(a["size"], a["alpha"], a["beta"], a["k"], gradient)
-    return [(function, args.ctypes.data, *r, i) for i, r in enumerate(ranges)]
+    return [(function, args, *r, i) for i, r in enumerate(ranges)]
 
 
 def _scores(memory: Memory, node: Node, launch: Launch) -> list[Task]:
@@ -166,19 +195,20 @@ def _scores(memory: Memory, node: Node, launch: Launch) -> list[Task]:
     classes = node.attrs["classes"] if node.op == "one_hot" else given[-1]
     many = math.prod(given) // (1 if node.op == "one_hot" else classes)
     smoothing = node.attrs.get("smoothing", 0.0)
-    shares = np.array([1 - smoothing, smoothing / classes], np.float32)
     wide = how in (rows_of_scores.SOFTMAX, rows_of_scores.LOG_SOFTMAX, rows_of_scores.ONE_HOT)
-    args = longs(
-        how,
-        _dense(operands[0]),
-        4 * classes,
-        _dense(labels) if labels else 0,
-        _dense(memory.operand(node.name)),
-        4 * classes if wide else 4,
-        classes,
-        node.attrs.get("k", 0),
-        shares.ctypes.data,
+    args = Table(launch.kept).add(
+        ScoresArgs(
+            kind=how,
+            scores=_dense(operands[0]),
+            row=4 * classes,
+            labels=_dense(labels) if labels else 0,
+            result=_dense(memory.operand(node.name)),
+            result_row=4 * classes if wide else 4,
+            classes=classes,
+            k=node.attrs.get("k", 0),
+            label_share=1 - smoothing,
+            class_share=smoothing / classes,
+        )
     )
-    launch.kept += [args, shares]
     most = 1 + many * classes // 4096
-    return [(scores.address, args.ctypes.data, *r) for r in shared(many, most)]
+    return [(scores.address, args, *r) for r in shared(many, most)]

@@ -1,4 +1,4 @@
-"""What a kernel over rows needs beside its text: levels, tiles and the table of arguments."""
+"""What a kernel over rows needs beside its text: levels, tiles and arguments."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from netdsl.backends.cpu.domain import Walk
 from netdsl.backends.cpu.emit import F32, I8, I32
 from netdsl.backends.cpu.expression import Expr, Place, Unsupported
+from netdsl.backends.cpu.record import Record, Table
 from netdsl.backends.cpu.room import floats
 from netdsl.plan.layout import Ints
 
@@ -27,19 +28,53 @@ class Sum:
     flat: bool = False
 
 
-class _Table:
-    """Numbers of the arguments' table, in the order in which they are asked for."""
+class RowsArgs(Record):
+    """What a kernel over rows is given: the last two of three outer axes; period and tile of the
+    run, and its length; where sums are gathered, bytes of a slot and of a sum in it; tiles of the
+    producer, bytes of each and elements from row to row; how often the period repeats; the places,
+    and where tiles of channel vectors lie."""
 
-    def __init__(self) -> None:
-        self.values: list[int] = []
+    outer1: int
+    outer2: int
+    period: int
+    tile: int
+    slots: int
+    slot: int
+    sum: int
+    run: int
+    local: int
+    local_size: int
+    local_pitch: int
+    repeat: int
+    places: int
+    tiles: int
 
-    def add(self, value: int) -> int:
-        self.values.append(int(value))
-        return len(self.values) - 1
+
+class PlaceArgs(Record):
+    """A place: its address, bytes along three outer axes and along the run. Of padding: zeros
+    before, steps between and size of what is padded along the outer axes; before and size along
+    the run."""
+
+    address: int
+    outer0: int
+    outer1: int
+    outer2: int
+    inner: int
+    low0: int = 0
+    low1: int = 0
+    low2: int = 0
+    step0: int = 1
+    step1: int = 1
+    step2: int = 1
+    size0: int = 1
+    size1: int = 1
+    size2: int = 1
+    run_low: int = 0
+    run_size: int = 1
 
 
 class Outline:
-    """The expressions of a kernel with their levels, its tiles, and the table of its arguments."""
+    """The expressions of a kernel with their levels, its tiles, and its arguments."""
 
     def __init__(
         self,
@@ -49,33 +84,15 @@ class Outline:
         slots: int,
         local: Ints,
     ) -> None:
-        self.walk, self.outputs, self.sums = walk, outputs, sums
-        self.table = _Table()
+        self.walk, self.outputs, self.sums, self.local = walk, outputs, sums, local
         self.kept: list[Any] = []
-        w = walk
-        count = sum(1 + s.squares for s in sums)
-        stride = -(-w.tile // 16) * 16 + 16
-        self.slots = floats(max(slots * count, 1) * stride)
-        self.count, self.stride = count, stride
-        self.head = [
-            self.table.add(v)
-            for v in (
-                w.outer[1],
-                w.outer[2],
-                w.period,
-                w.tile if sums or w.run > w.period else 1 << 40,
-                self.slots.ctypes.data,
-                count * stride * 4,
-                stride * 4,
-                w.run,
-                local[0],
-                local[1],
-                w.repeat,
-                local[2],
-            )
-        ]
+        self.count = sum(1 + s.squares for s in sums)
+        self.stride = -(-walk.tile // 16) * 16 + 16
+        self.slots = floats(max(slots * self.count, 1) * self.stride)
+        self.places: list[PlaceArgs] = []
+        self.tile_addresses: list[int] = []
         self.level_of: dict[int, int] = {}
-        self.spots: dict[int, tuple[int, ...]] = {}
+        self.spots: dict[int, int] = {}
         self.tiles: dict[int, int] = {}
         roots = [e for e, _ in outputs] + [s.value for s in sums]
         for e in roots:
@@ -85,9 +102,31 @@ class Outline:
         for key in self.tiled:
             self.tiles[key] = self._tile()
 
+    def args(self, kept: list[Any]) -> int:
+        """The address of the arguments, once `signature` has numbered all places."""
+        w, table = self.walk, Table(kept)
+        return table.add(
+            RowsArgs(
+                outer1=w.outer[1],
+                outer2=w.outer[2],
+                period=w.period,
+                tile=w.tile if self.sums or w.run > w.period else 1 << 40,
+                slots=self.slots.ctypes.data,
+                slot=self.count * self.stride * 4,
+                sum=self.stride * 4,
+                run=w.run,
+                local=self.local[0],
+                local_size=self.local[1],
+                local_pitch=self.local[2],
+                repeat=w.repeat,
+                places=table.add(*self.places) if self.places else 0,
+                tiles=table.longs(self.tile_addresses),
+            )
+        )
+
     def signature(self) -> Hashable:
         """All that the text of this kernel's functions depends on: what differs otherwise stands
-        in the table, which from now on has all places."""
+        in the arguments, which from now on have all places."""
         found = _Numbering(self)
         outputs = tuple((found.number(e), found.place(p)) for e, p in self.outputs)
         sums = tuple((found.number(s.value), s.squares, s.flat) for s in self.sums)
@@ -130,20 +169,28 @@ class Outline:
         return [found for a in e.args for found in self._hoisted(a)]
 
     def _tile(self) -> int:
+        """The number of a new tile."""
         memory = floats(self.walk.tile)
         self.kept.append(memory)
-        return self.table.add(memory.ctypes.data)
+        self.tile_addresses.append(int(memory.ctypes.data))
+        return len(self.tile_addresses) - 1
 
-    def spot(self, p: Place) -> tuple[int, ...]:
-        """Where the arguments' table tells of a place: address, outer strides, inner stride, and
-        of padding low, interior and size along the outer axes and low and size along the run."""
+    def spot(self, p: Place) -> int:
+        """The number of a place among the arguments."""
         if id(p) not in self.spots:
             size = BYTES[p.dtype]
-            outer, inner = self.walk.strides[id(p)]
-            numbers = [p.address, *(s * size for s in outer), inner * size]
-            if p.pad is not None:
-                numbers += _padding(p.pad)
-            self.spots[id(p)] = tuple(self.table.add(n) for n in numbers)
+            (o0, o1, o2), inner = self.walk.strides[id(p)]
+            self.spots[id(p)] = len(self.places)
+            self.places.append(
+                PlaceArgs(
+                    address=p.address,
+                    outer0=o0 * size,
+                    outer1=o1 * size,
+                    outer2=o2 * size,
+                    inner=inner * size,
+                    **({} if p.pad is None else _padding(p.pad)),
+                )
+            )
         return self.spots[id(p)]
 
 
@@ -177,10 +224,12 @@ class _Numbering:
         return self.numbers[id(e)]
 
 
-def _padding(pad: tuple[Any, Any, Any]) -> list[int]:
+def _padding(pad: tuple[Ints, Ints, Ints]) -> dict[str, int]:
     low, interior, sizes = pad
-    rank = len(low)
-    ahead = 4 - rank
+    ahead = 4 - len(low)
     lows, steps = (0,) * ahead + tuple(low), (1,) * ahead + tuple(i + 1 for i in interior)
     all_sizes = (1,) * ahead + tuple(sizes)
-    return [*lows[:3], *steps[:3], *all_sizes[:3], lows[3], all_sizes[3]]
+    found = {f"low{a}": lows[a] for a in range(3)}
+    found |= {f"step{a}": steps[a] for a in range(3)}
+    found |= {f"size{a}": all_sizes[a] for a in range(3)}
+    return {**found, "run_low": lows[3], "run_size": all_sizes[3]}

@@ -4,32 +4,104 @@ there are products with weights, and results come of them. See transforms.py."""
 from __future__ import annotations
 
 from netdsl.backends.cpu.loops import inlined, loop
-from netdsl.backends.cpu.memory import call_task, call_tile, claim, long_at, publish
-from netdsl.backends.cpu.product import follow
+from netdsl.backends.cpu.memory import call_task, call_tile, claim, publish
+from netdsl.backends.cpu.product import FollowerArgs, follow
+from netdsl.backends.cpu.record import Record
+from netdsl.backends.cpu.transforms import FilteredColumn
 
-HEAD = (
-    *("lines", "across", "block", "span", "scale", "height"),
-    *("function", "rows", "unit", "local", "size"),
-    *("rooms", "every", "products", "source", "tile", "point"),
-    *("out", "out_n", "out_row", "write_args", "out_tile", "columns", "out_point"),
-    *("points", "depth", "weight_k", "taps", "asked"),
-    *("weight_at_points", "weight_args", "weights", "chunks", "chunk", "strips"),
-)
-# `lines`: rows of tiles of an image, each of them `across` tiles, `block` lines at a time beside
-# `span` column blocks, of `every` line of all images; `rooms`: a lock and a place for each thread,
-# with the products `products` bytes behind the image's values; `scale` and `height`: rows of
-# pixels of a line and of an image; `asked`: bytes that a tile asks for at a time; `strips`: how
-# many long ones, their length and how many shorter ones, for a whole block, then for the last one;
-# the depth in `chunks`: where weights come to their points here, each chunk does so `weights` bytes
-# behind the image's values just before it is used, `chunk` bytes a point
-SOURCE = (
-    *("pixels", "image", "row", "line", "function", "args"),
-    *("across", "high", "scale", "wide"),
-)
-# where pixels begin, bytes to the next image and to the next line of tiles, and of a line's values;
-# what brings them to their points, rows of pixels of an image and of a line, and pixels of a row
-COLUMN = ("weight", "write", "out", "columns", "tiles", "reads")
-# `tiles`: a long and a short one for a whole block, then for the last one
+
+class FilteredArgs(Record):
+    """A convolution by minimal filtering, cut for tasks.
+
+    `lines`: rows of tiles of an image, each of them `across` tiles, `block` lines at a time beside
+    `span` column blocks, of `every` line of all images; `scale` and `height`: rows of pixels of a
+    line and of an image; `rooms`: a Room for each thread, with the products `products` bytes behind
+    the image's values, `tile` and `point` bytes each; `asked`: bytes that a tile asks for at a
+    time; the depth in `chunks`: where weights come to their points here, each chunk does so
+    `weights` bytes behind the image's values just before it is used, `chunk` bytes a point;
+    `whole` and `rest`: the strips of a whole block, and of the last one.
+    """
+
+    lines: int
+    across: int
+    block: int
+    span: int
+    scale: int
+    height: int
+    follower: int
+    rooms: int
+    every: int
+    products: int
+    source: int
+    tile: int
+    point: int
+    out: int
+    out_n: int
+    out_row: int
+    write_args: int
+    out_tile: int
+    columns: int
+    out_point: int
+    points: int
+    depth: int
+    weight_k: int
+    taps: int
+    asked: int
+    weight_at_points: int
+    weight_args: int
+    weights: int
+    chunks: int
+    chunk: int
+    whole: int
+    rest: int
+
+
+class Room(Record):
+    """A thread's memory, and where the lock lies that whoever uses it holds."""
+
+    lock: int
+    address: int
+
+
+class StripArgs(Record):
+    """How many long strips there are, their length, and how many are shorter by one."""
+
+    long_strips: int
+    length: int
+    short_strips: int
+
+
+class SourceArgs(Record):
+    """Where pixels begin, bytes to the next image and to the next line of tiles, and of a line's
+    values; what brings them to their points; tiles of a line, rows of pixels of an image and of a
+    line, pixels of a row."""
+
+    pixels: int
+    image: int
+    row: int
+    line: int
+    function: int
+    args: int
+    across: int
+    high: int
+    scale: int
+    wide: int
+
+
+class TilePair(Record):
+    """The tiles of long strips and of short ones."""
+
+    long_tile: int
+    short_tile: int
+
+
+@inlined
+def _room(rooms):  # type: ignore[no-untyped-def]
+    """The first room that nobody uses, from now on in use."""
+    i = 0
+    while claim(Room.nth(rooms, i).lock) != 0:
+        i += 1
+    return Room.nth(rooms, i)
 
 
 @inlined
@@ -37,39 +109,34 @@ def _at_points(source, lines, line0, line1, target):  # type: ignore[no-untyped-
     """Lines of tiles as their values at all points."""
     for line in range(line0, line1):
         n, r = line // lines, line % lines
-        at = long_at(source) + n * long_at(source + 8) + r * long_at(source + 16)
-        to = target + (line - line0) * long_at(source + 24)
-        high = long_at(source + 56) - r * long_at(source + 64)
-        call_task(
-            long_at(source + 32), long_at(source + 40),
-            at, to, long_at(source + 48), high, long_at(source + 72),
-        )  # fmt: skip
+        at = source.pixels + n * source.image + r * source.row
+        to = target + (line - line0) * source.line
+        high = source.high - r * source.scale
+        call_task(source.function, source.args, at, to, source.across, high, source.wide)
 
 
 @inlined
-def _products(args, column, values, target, weights, chunk, first, last, whole):  # type: ignore[no-untyped-def]
+def _products(f, column, values, target, weights, chunk, first, last, whole):  # type: ignore[no-untyped-def]
     """All tiles of a block times the weights of a column block along some of the depth, at every
     point; `chunk` bytes of weights a point. Meanwhile the next point's weights come nearer, if they
     are not near."""
-    points, weight_k = long_at(args + 192), long_at(args + 208)
-    tile, point, taps = long_at(args + 120), long_at(args + 128), long_at(args + 216)
-    out_tile, out_point, asked = long_at(args + 168), long_at(args + 184), long_at(args + 224)
-    strips = args + 272 + (0 if whole else 24)
-    long_strips, length, short_strips = long_at(strips), long_at(strips + 8), long_at(strips + 16)
-    tiles = long_at(column + 32) + (0 if whole else 16)
+    points, weight_k, asked, tile, out_tile = f.points, f.weight_k, f.asked, f.tile, f.out_tile
+    strips = StripArgs.at(f.whole if whole else f.rest)
+    tiles = TilePair.nth(column.tiles, 0 if whole else 1)
+    length = strips.length
     depth = last - first
     share, end = depth * asked // 4, weights + points * chunk
-    if long_at(args + 232) != 0:
+    if f.weight_at_points != 0:
         end = 0
     for p in range(points):
-        a, c = values + p * point + 4 * first, target + p * out_point
+        a, c = values + p * f.point + 4 * first, target + p * f.out_point
         then = weights + chunk
-        for s in range(long_strips + short_strips):
-            is_long = s < long_strips
+        for s in range(strips.long_strips + strips.short_strips):
+            is_long = s < strips.long_strips
             call_tile(
-                long_at(tiles + (0 if is_long else 8)),
+                tiles.long_tile if is_long else tiles.short_tile,
                 a, tile, 4, weights, weight_k, c, out_tile,
-                taps, 1, depth, first, long_at(column + 24),
+                f.taps, 1, depth, first, column.columns,
                 then, asked, int(then < min(end, weights + 2 * chunk)), 0,
             )  # fmt: skip
             then += share
@@ -80,113 +147,138 @@ def _products(args, column, values, target, weights, chunk, first, last, whole):
 
 
 @inlined
-def _all_depth(args, cb, values, target, whole):  # type: ignore[no-untyped-def]
+def _all_depth(f, cb, values, target, whole):  # type: ignore[no-untyped-def]
     """All tiles of a block times all weights of a column block."""
-    column = long_at(args + 176) + cb * 48
-    function, chunks, depth = long_at(args + 232), long_at(args + 256), long_at(args + 200)
-    weights = long_at(column)
+    column = FilteredColumn.nth(f.columns, cb)
+    function, chunks, depth = f.weight_at_points, f.chunks, f.depth
+    weights = column.weight
     for now in range(chunks):
         first, last = depth * now // chunks, depth * (now + 1) // chunks
         if function != 0:
-            weights, i = values + long_at(args + 248), cb * chunks + now
-            call_task(function, long_at(args + 240), i, i + 1, weights, 0, 0)
-        chunk = long_at(args + 264)
-        _products(args, column, values, target, weights, chunk, first, last, whole)
+            weights, i = values + f.weights, cb * chunks + now
+            call_task(function, f.weight_args, i, i + 1, weights, 0, 0)
+        _products(f, column, values, target, weights, f.chunk, first, last, whole)
 
 
 @loop
 def filtered(args, first, last, column0, column1, slot):  # type: ignore[no-untyped-def]
-    """Blocks of lines `first` to `last` of all images, of column blocks `column0` to `column1`."""
-    lines, across, block = long_at(args), long_at(args + 8), long_at(args + 16)
-    span, scale, height = long_at(args + 24), long_at(args + 32), long_at(args + 40)
-    local = long_at(args + 72)
-    products = long_at(args + 104)
-    out_n, out_row = long_at(args + 144), long_at(args + 152)
-    lock, every = long_at(args + 88), long_at(args + 96)
-    while claim(lock) != 0:
-        lock += 16
-    room = long_at(lock + 8)
+    """Blocks of lines `first` to `last` of all images, of column blocks `column0` to `column1`;
+    args: FilteredArgs."""
+    f = FilteredArgs.at(args)
+    after = FollowerArgs.at(f.follower)
+    source = SourceArgs.at(f.source)
+    lines, scale, height = f.lines, f.scale, f.height
+    own = _room(f.rooms)
+    room = own.address
+    products = room + f.products
     fresh = True
     for b in range(first, last):
-        line0, line1 = b * block, min(b * block + block, every)
-        _at_points(long_at(args + 112), lines, line0, line1, room)
-        whole = line1 - line0 == block
+        line0, line1 = b * f.block, min(b * f.block + f.block, f.every)
+        _at_points(source, lines, line0, line1, room)
+        whole = line1 - line0 == f.block
         n0, r0 = line0 // lines, line0 % lines
         n1, r1 = (line1 - 1) // lines, (line1 - 1) % lines
         low, high = n0 * height + r0 * scale, n1 * height + min(r1 * scale + scale, height)
-        for span0 in range(column0, column1, span):
-            span1 = min(span0 + span, column1)
-            begin, end = long_at(long_at(args + 176) + span0 * 48 + 16) // 4, 0
+        for span0 in range(column0, column1, f.span):
+            span1 = min(span0 + f.span, column1)
+            begin, end = FilteredColumn.nth(f.columns, span0).out // 4, 0
             for cb in range(span0, span1):
-                column = long_at(args + 176) + cb * 48
-                end = long_at(column + 16) // 4 + long_at(column + 24)
-                _all_depth(args, cb, room, room + products, whole)
-                out = long_at(args + 136) + long_at(column + 16)
-                if local != 0:
-                    out += local + slot * long_at(args + 80) - 4 * begin
-                    out -= n0 * out_n + r0 * out_row
+                column = FilteredColumn.nth(f.columns, cb)
+                end = column.out // 4 + column.columns
+                _all_depth(f, cb, room, products, whole)
+                out = f.out + column.out
+                if after.local != 0:
+                    out += after.local + slot * after.size - 4 * begin
+                    out -= n0 * f.out_n + r0 * f.out_row
                 for line in range(line0, line1):
                     n, r = line // lines, line % lines
-                    source = room + products + (line - line0) * across * long_at(args + 168)
-                    call_task(
-                        long_at(column + 8), long_at(args + 160),
-                        source, out + n * out_n + r * out_row, column, height - r * scale, 0,
-                    )  # fmt: skip
-            follow(args, low, high, begin, end, ~slot if fresh else slot)
+                    values = products + (line - line0) * f.across * f.out_tile
+                    to = out + n * f.out_n + r * f.out_row
+                    call_task(column.write, f.write_args, values, to, cb, height - r * scale, 0)
+            follow(after, low, high, begin, end, ~slot if fresh else slot)
             fresh = False
-    publish(lock, 0)
+    publish(own.lock, 0)
 
 
-SUM_HEAD = (
-    *("lines", "across", "block", "every", "rooms", "gradients", "tile", "point"),
-    *("source", "gradient_tile", "gradient_point", "groups", "columns"),
-    *("sums", "part", "line", "sum_point", "points", "taps", "strips"),
-)
-# as above; `gradients`: bytes from the image's values to the gradient's, whose pixels are `source`;
-# `part`: bytes of a part of the sums, `line` of a line of them, one for each channel of the
-# gradient, `sum_point` of a point
-GROUP = ("source", "first", "last")
-# channels of the image that a task takes: its pixels, and their column blocks
-SUM_COLUMN = ("image", "out", "long_tile", "short_tile")
+class FilteredSumArgs(Record):
+    """A weight's gradient by minimal filtering, cut for tasks; as FilteredArgs. `gradients`: bytes
+    from the image's values to the gradient's, whose pixels are `source`; `part`: bytes of a part of
+    the sums, `line` of a line of them, one for each channel of the gradient, `sum_point` of a
+    point."""
+
+    lines: int
+    across: int
+    block: int
+    every: int
+    rooms: int
+    gradients: int
+    tile: int
+    point: int
+    source: int
+    gradient_tile: int
+    gradient_point: int
+    groups: int
+    columns: int
+    sums: int
+    part: int
+    line: int
+    sum_point: int
+    points: int
+    taps: int
+    strips: int
+
+
+class ChannelGroup(Record):
+    """Channels of the image that a task takes: its pixels, and their column blocks."""
+
+    source: int
+    first: int
+    last: int
+
+
+class SumColumn(Record):
+    """A column block: bytes to its channels of the image's values and to its sums; its tiles."""
+
+    image: int
+    out: int
+    long_tile: int
+    short_tile: int
 
 
 @loop
 def filtered_sums(args, first, last, part, group, add):  # type: ignore[no-untyped-def]
     """Blocks of lines `first` to `last` of all images, and their gradient: sums of products at all
-    points, of a group of the image's channels. They are added to a part that is there."""
-    lines, across, block = long_at(args), long_at(args + 8), long_at(args + 16)
-    every, lock = long_at(args + 24), long_at(args + 32)
-    group_at = long_at(args + 88) + group * 24
-    tile, point = long_at(args + 48), long_at(args + 56)
-    gradient_tile, gradient_point = long_at(args + 72), long_at(args + 80)
-    line_bytes, sum_point = long_at(args + 120), long_at(args + 128)
-    points, taps, strips = long_at(args + 136), long_at(args + 144), args + 152
-    long_strips, length, short_strips = long_at(strips), long_at(strips + 8), long_at(strips + 16)
-    sums = long_at(args + 104) + part * long_at(args + 112)
-    while claim(lock) != 0:
-        lock += 16
-    room = long_at(lock + 8)
-    gradients = room + long_at(args + 40)
+    points, of a group of the image's channels. They are added to a part that is there. args:
+    FilteredSumArgs."""
+    f = FilteredSumArgs.at(args)
+    own_group = ChannelGroup.nth(f.groups, group)
+    strips = StripArgs.at(f.strips)
+    image_source, source = SourceArgs.at(own_group.source), SourceArgs.at(f.source)
+    gradient_tile, line, length = f.gradient_tile, f.line, strips.length
+    sums = f.sums + part * f.part
+    own = _room(f.rooms)
+    room = own.address
+    gradients = room + f.gradients
     for b in range(first, last):
-        line0, line1 = b * block, min(b * block + block, every)
-        _at_points(long_at(group_at), lines, line0, line1, room)
-        _at_points(long_at(args + 64), lines, line0, line1, gradients)
-        depth = (line1 - line0) * across
-        for p in range(points):
-            for cb in range(long_at(group_at + 8), long_at(group_at + 16)):
-                column = long_at(args + 96) + cb * 32
-                a = gradients + p * gradient_point
-                image = room + p * point + long_at(column)
-                c = sums + p * sum_point + long_at(column + 8)
-                for s in range(long_strips + short_strips):
-                    is_long = s < long_strips
+        line0, line1 = b * f.block, min(b * f.block + f.block, f.every)
+        _at_points(image_source, f.lines, line0, line1, room)
+        _at_points(source, f.lines, line0, line1, gradients)
+        depth = (line1 - line0) * f.across
+        for p in range(f.points):
+            for cb in range(own_group.first, own_group.last):
+                column = SumColumn.nth(f.columns, cb)
+                a = gradients + p * f.gradient_point
+                image = room + p * f.point + column.image
+                c = sums + p * f.sum_point + column.out
+                for s in range(strips.long_strips + strips.short_strips):
+                    is_long = s < strips.long_strips
                     call_tile(
-                        long_at(column + (16 if is_long else 24)),
-                        a, 4, gradient_tile, image, tile, c, line_bytes,
-                        taps, 1, depth, add + b - first, 0,
+                        column.long_tile if is_long else column.short_tile,
+                        a, 4, gradient_tile, image, f.tile, c, line,
+                        f.taps, 1, depth, add + b - first, 0,
                         a, 0, 0, 0,
                     )  # fmt: skip
                     step = length if is_long else length - 1
                     a += step * 4
-                    c += step * line_bytes
-    publish(lock, 0)
+                    c += step * line
+    publish(own.lock, 0)

@@ -14,13 +14,13 @@ import numpy as np
 from netdsl.backends.cpu.loops import inlined, loop
 from netdsl.backends.cpu.memory import (
     call_task,
-    long_at,
     peek,
     publish,
     put_long,
     rest,
     take,
 )
+from netdsl.backends.cpu.record import Record
 
 _RING = 16
 """How many stages are remembered: more than a thread can fall behind between two looks."""
@@ -28,27 +28,50 @@ _PATIENCE = 20_000
 """How often a thread without work looks for some before it sleeps; about 0.2 ms."""
 
 # the board, a cache line each: the next task (stage << 32 | index), how many are done, then the
-# ring of stages, two numbers each: where the tasks lie and how many there are
+# ring of stages
 _NEXT, _DONE, _STAGES = 0, 64, 128
+
+
+class TaskEntry(Record):
+    """A task: the address of its function, that of its arguments, and numbers of its own. It fills
+    a cache line."""
+
+    function: int
+    args: int
+    a: int = 0
+    b: int = 0
+    c: int = 0
+    d: int = 0
+    e: int = 0
+    unused: int = 0
+
+
+class Stage(Record):
+    """Where the tasks of a stage lie, and how many there are."""
+
+    tasks: int
+    count: int
+
+
+_STAGE = Stage.dtype.itemsize
+_TASKS, _COUNT = (Stage.layout[name].offset for name in ("tasks", "count"))
 
 
 @inlined
 def _one(task):  # type: ignore[no-untyped-def]
-    call_task(
-        long_at(task),
-        long_at(task + 8),
-        long_at(task + 16),
-        long_at(task + 24),
-        long_at(task + 32),
-        long_at(task + 40),
-        long_at(task + 48),
-    )
+    call_task(task.function, task.args, task.a, task.b, task.c, task.d, task.e)
+
+
+@inlined
+def _stage(board, word):  # type: ignore[no-untyped-def]
+    """The stage that a word names."""
+    return Stage.nth(board + _STAGES, (word >> 32) % _RING)
 
 
 @inlined
 def _left(board, word):  # type: ignore[no-untyped-def]
     """Whether the stage that a word names has a task at its index."""
-    return (word & 0xFFFFFFFF) < long_at(board + _STAGES + ((word >> 32) % _RING) * 16 + 8)
+    return (word & 0xFFFFFFFF) < _stage(board, word).count
 
 
 @inlined
@@ -57,8 +80,7 @@ def _share(board):  # type: ignore[no-untyped-def]
     while _left(board, peek(board + _NEXT)):
         word = take(board + _NEXT)
         if _left(board, word):
-            tasks = long_at(board + _STAGES + ((word >> 32) % _RING) * 16)
-            _one(tasks + (word & 0xFFFFFFFF) * 64)
+            _one(TaskEntry.nth(_stage(board, word).tasks, word & 0xFFFFFFFF))
             take(board + _DONE)
 
 
@@ -77,22 +99,21 @@ def help_out(board):  # type: ignore[no-untyped-def]
 
 @loop
 def run_stages(board, stages, count, alone):  # type: ignore[no-untyped-def]
-    """Runs all tasks of each of `count` stages (two numbers each: where tasks lie and how many);
-    every stage is over before the next begins."""
+    """Runs all tasks of each of `count` stages; every stage is over before the next begins."""
     for s in range(count):
-        tasks, many = long_at(stages + 16 * s), long_at(stages + 16 * s + 8)
-        if many == 1 or alone != 0:
-            for i in range(many):
-                _one(tasks + i * 64)
+        stage = Stage.nth(stages, s)
+        if stage.count == 1 or alone != 0:
+            for i in range(stage.count):
+                _one(TaskEntry.nth(stage.tasks, i))
             continue
-        stage = (peek(board + _NEXT) >> 32) + 1
-        slot = board + _STAGES + (stage % _RING) * 16
-        put_long(slot, tasks)
-        put_long(slot + 8, many)
+        number = (peek(board + _NEXT) >> 32) + 1
+        slot = board + _STAGES + (number % _RING) * _STAGE
+        put_long(slot + _TASKS, stage.tasks)
+        put_long(slot + _COUNT, stage.count)
         publish(board + _DONE, 0)
-        publish(board + _NEXT, stage << 32)
+        publish(board + _NEXT, number << 32)
         _share(board)
-        while peek(board + _DONE) < many:
+        while peek(board + _DONE) < stage.count:
             rest()
 
 
@@ -101,7 +122,7 @@ class Pool:
     sleep when there has been none for a while."""
 
     def __init__(self, helpers: int) -> None:
-        self._board = np.zeros(_STAGES // 8 + 2 * _RING + 16, np.int64)
+        self._board = np.zeros((_STAGES + _RING * _STAGE) // 8 + 16, np.int64)
         skip = -self._board.ctypes.data % 64 // 8
         self._place = self._board[skip:].ctypes.data
         self._turn = threading.Lock()

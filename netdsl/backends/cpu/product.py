@@ -4,84 +4,126 @@ kernel's elementwise nodes on what is still in cache. And the packing of weights
 from __future__ import annotations
 
 from netdsl.backends.cpu.loops import inlined, loop
-from netdsl.backends.cpu.memory import call_task, call_tile, float_at, long_at, put_float
+from netdsl.backends.cpu.memory import call_task, call_tile, float_at, long_nth, put_float
+from netdsl.backends.cpu.record import Record
 
-# the head of the arguments, then one record a pass
-HEAD = (
-    *("passes", "lines", "block", "span", "scale", "height"),
-    *("function", "rows", "unit", "local", "size"),
-)
-PASS = (
-    "image",
-    "image_n",
-    "image_row",
-    "image_pixel",
-    "image_k",
-    "out",
-    "out_n",
-    "out_row",
-    "out_pixel",
-    "rows",
-    "long_strips",
-    "long",
-    "short_strips",
-    "columns",
-    "chunks",
-    "chunk_count",
-    "weight_k",
-    "group",
-    "ahead",
-    "jump",
-    "times",
-    "lines",
-    "results",
-    "result",
-)
-# `lines`: rows of pixels of an image, `block` of them at a time, beside `span` column blocks;
-# `group`: how many chunks a column block goes through before the next one; `ahead`: bytes from
-# pixel to pixel where a tile asks for the next ones, 0 where they are near; `jump` and `times` are
-# those of tile.py, as are `reads` of a column block; `lines` of a pass: bytes that a tile asks
-# for at a time; `results`: how often it asks for what lies where the next one's results will, or
-# `result` bytes from there
-COLUMN = ("image", "weight", "out", "columns", "long_tile", "short_tile", "reads")
-CHUNK = ("taps", "count", "image", "weight", "depth")
+
+class ProductArgs(Record):
+    """A product cut for tasks: its passes; rows of pixels of an image, `block` of them at a time
+    beside `span` column blocks; rows of an image, `scale` for each of a pass; what follows."""
+
+    passes: int
+    pass_count: int
+    lines: int
+    block: int
+    span: int
+    scale: int
+    height: int
+    follower: int
+
+
+class FollowerArgs(Record):
+    """What a kernel does with rows of its product: the function (0: nothing) with its arguments,
+    rows for a row of pixels (or elements, negative), where local results lie (0: nowhere) and
+    bytes of a task's."""
+
+    function: int
+    args: int
+    unit: int
+    local: int
+    size: int
+
+
+class PassArgs(Record):
+    """Pixels that are computed alike.
+
+    `group`: how many chunks a column block goes through before the next one; `ahead`: bytes from
+    pixel to pixel where a tile asks for the next ones, 0 where they are near; `jump` and `times`
+    are those of tile.py; `asked`: bytes that a tile asks for at a time; `results`: how often it
+    asks for what lies where the next one's results will, or `result` bytes from there.
+    """
+
+    image: int
+    image_n: int
+    image_row: int
+    image_pixel: int
+    image_k: int
+    out: int
+    out_n: int
+    out_row: int
+    out_pixel: int
+    rows: int
+    long_strips: int
+    length: int
+    short_strips: int
+    columns: int
+    chunks: int
+    chunk_count: int
+    weight_k: int
+    group: int
+    ahead: int
+    jump: int
+    times: int
+    asked: int
+    results: int
+    result: int
+
+
+class ColumnArgs(Record):
+    """A column block: bytes to its channels of the image, its weights, bytes to its results, how
+    many columns it has, its tiles, and what they are given to finish: see tile.py."""
+
+    image: int
+    weight: int
+    out: int
+    columns: int
+    long_tile: int
+    short_tile: int
+    reads: int
+
+
+class ChunkArgs(Record):
+    """Some of the depth: its taps, and bytes of the image and of the weights before it."""
+
+    taps: int
+    count: int
+    image: int
+    weight: int
+    depth: int
 
 
 @inlined
 def _chunk(one, column, now, line0, line1, lines, out, asks):  # type: ignore[no-untyped-def]
     """Rows of pixels `line0` to `line1` times a chunk of a column block. Its tiles ask for what
     comes next: pixels, what lies where results will, or weights until they are all there."""
-    chunk = long_at(one + 112) + now * 40
-    taps, count, depth = long_at(chunk), long_at(chunk + 8), long_at(chunk + 32)
-    image = long_at(one) + long_at(column) + long_at(chunk + 16)
-    image_n, image_row, image_pixel = long_at(one + 8), long_at(one + 16), long_at(one + 24)
-    image_k, out_pixel, weight_k = long_at(one + 32), long_at(one + 64), long_at(one + 128)
-    long_strips, length, short_strips = long_at(one + 80), long_at(one + 88), long_at(one + 96)
-    ahead, jump, times = long_at(one + 144), long_at(one + 152), long_at(one + 160)
-    asked, width = long_at(one + 168), long_at(column + 24)
-    reads = long_at(column + 48) if now + 1 == long_at(one + 120) else 0
-    weights = long_at(column + 8) + long_at(chunk + 24)
+    chunk = ChunkArgs.nth(one.chunks, now)
+    taps, count, depth = chunk.taps, chunk.count, chunk.depth
+    image = one.image + column.image + chunk.image
+    image_pixel, image_k, out_pixel = one.image_pixel, one.image_k, one.out_pixel
+    long_strips, length, short_strips = one.long_strips, one.length, one.short_strips
+    asked, weight_k, width = one.asked, one.weight_k, column.columns
+    reads = column.reads if now + 1 == one.chunk_count else 0
+    weights = column.weight + chunk.weight
     size = count * depth * weight_k
     then, share = weights + size, count * depth * (asked // 4)
     last = then + size
-    results, far = long_at(one + 176), long_at(one + 184)
     for at in range(line0, line1):
         n, r = at // lines, at % lines
-        if r >= long_at(one + 72):
+        if r >= one.rows:
             continue
-        a = image + n * image_n + r * image_row
-        c = out + n * long_at(one + 48) + r * long_at(one + 56)
+        a = image + n * one.image_n + r * one.image_row
+        c = out + n * one.out_n + r * one.out_row
         for s in range(long_strips + short_strips):
             is_long = s < long_strips
             if asks:
-                next_at, next_jump, next_times = a + length * ahead, jump, times
-            elif results != 0:
-                next_at, next_jump = c + length * out_pixel + far, out_pixel - asked * (results - 1)
-                next_times = results
+                next_at, next_jump, next_times = a + length * one.ahead, one.jump, one.times
+            elif one.results != 0:
+                next_at = c + length * out_pixel + one.result
+                next_jump, next_times = out_pixel - asked * (one.results - 1), one.results
             else:
                 next_at, next_jump, next_times = then, asked, int(then < last)
             call_tile(
-                long_at(column + (32 if is_long else 40)),
+                column.long_tile if is_long else column.short_tile,
                 a, image_pixel, image_k, weights, weight_k, c, out_pixel,
                 taps, count, depth, now, width,
                 next_at, next_jump, next_times, reads,
@@ -93,68 +135,84 @@ def _chunk(one, column, now, line0, line1, lines, out, asks):  # type: ignore[no
 
 
 @inlined
-def follow(args, low, high, begin, end, slot):  # type: ignore[no-untyped-def]
+def follow(after, low, high, begin, end, slot):  # type: ignore[no-untyped-def]
     """What the kernel does next with rows of pixels `low` to `high` of columns `begin` to `end`, if
     it does anything."""
-    function, rows, unit = long_at(args + 48), long_at(args + 56), long_at(args + 64)
-    if function != 0:
+    if after.function != 0:
+        unit = after.unit
         if unit < 0:
             begin, end = 0, -unit
         each = max(unit, 1)
-        call_task(function, rows, low * each, high * each, begin, end, slot)
+        call_task(after.function, after.args, low * each, high * each, begin, end, slot)
 
 
 @loop
 def product(args, first, last, column0, column1, slot):  # type: ignore[no-untyped-def]
-    """Rows of pixels `first` to `last` of all images, of column blocks `column0` to `column1`."""
-    passes, lines, block = long_at(args), long_at(args + 8), long_at(args + 16)
-    span, scale, height = long_at(args + 24), long_at(args + 32), long_at(args + 40)
-    local = long_at(args + 72)
+    """Rows of pixels `first` to `last` of all images, of column blocks `column0` to `column1`;
+    args: ProductArgs."""
+    p = ProductArgs.at(args)
+    after = FollowerArgs.at(p.follower)
+    lines, scale, height = p.lines, p.scale, p.height
     fresh = True
-    for line0 in range(first, last, block):
-        line1 = min(line0 + block, last)
+    for line0 in range(first, last, p.block):
+        line1 = min(line0 + p.block, last)
         n0, r0 = line0 // lines, line0 % lines
         n1, r1 = (line1 - 1) // lines, (line1 - 1) % lines
         low, high = n0 * height + r0 * scale, n1 * height + min(r1 * scale + scale, height)
-        for span0 in range(column0, column1, span):
-            span1 = min(span0 + span, column1)
+        for span0 in range(column0, column1, p.span):
+            span1 = min(span0 + p.span, column1)
             begin, end = 0, 0
-            for p in range(passes):
-                one = args + 88 + p * 192
-                out, columns = long_at(one + 40), long_at(one + 104)
-                begin = long_at(columns + span0 * 56 + 16) // 4
-                if local != 0:
-                    out += local + slot * long_at(args + 80) - 4 * begin
-                    out -= n0 * long_at(one + 48) + r0 * long_at(one + 56)
-                chunks, group = long_at(one + 120), long_at(one + 136)
-                for ch in range(0, chunks, group):
+            for i in range(p.pass_count):
+                one = PassArgs.nth(p.passes, i)
+                out = one.out
+                begin = ColumnArgs.nth(one.columns, span0).out // 4
+                if after.local != 0:
+                    out += after.local + slot * after.size - 4 * begin
+                    out -= n0 * one.out_n + r0 * one.out_row
+                for ch in range(0, one.chunk_count, one.group):
                     for cb in range(span0, span1):
-                        column = columns + cb * 56
-                        here = out + long_at(column + 16)
-                        end = long_at(column + 16) // 4 + long_at(column + 24)
-                        asks = long_at(one + 144) != 0 and cb == column0
-                        for now in range(ch, min(ch + group, chunks)):
+                        column = ColumnArgs.nth(one.columns, cb)
+                        here = out + column.out
+                        end = column.out // 4 + column.columns
+                        asks = one.ahead != 0 and cb == column0
+                        for now in range(ch, min(ch + one.group, one.chunk_count)):
                             _chunk(one, column, now, line0, line1, lines, here, asks)
-            follow(args, low, high, begin, end, ~slot if fresh else slot)
+            follow(after, low, high, begin, end, ~slot if fresh else slot)
             fresh = False
+
+
+class PackArgs(Record):
+    """Weights and where they are packed: bytes from column to column and from k to k; depth and
+    width of a piece; where the pieces of a block begin in it; the blocks."""
+
+    target: int
+    column: int
+    step: int
+    depth: int
+    width: int
+    pieces: int
+    offsets: int
+    blocks: int
+
+
+class PackBlock(Record):
+    """Where the weights of a column block begin, and how many columns it has."""
+
+    weights: int
+    columns: int
 
 
 @loop
 def pack(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
-    """Weights of pieces `first` to `last` (block by block) as the micro-kernel reads them.
-
-    args: target, bytes from column to column and from k to k, depth and width of a piece, pieces
-    of a block, the table of pieces (where each begins in a block), the table of blocks (where
-    each begins, and its columns)
-    """
-    target, column, step = long_at(args), long_at(args + 8), long_at(args + 16)
-    depth, width = long_at(args + 24), long_at(args + 32)
-    pieces, offsets, blocks = long_at(args + 40), long_at(args + 48), long_at(args + 56)
+    """Weights of pieces `first` to `last` (block by block) as the micro-kernel reads them; args:
+    PackArgs."""
+    p = PackArgs.at(args)
+    column, step, depth, width = p.column, p.step, p.depth, p.width
     for i in range(first, last):
-        block = blocks + (i // pieces) * 16
-        source = long_at(block) + long_at(offsets + (i % pieces) * 8)
-        columns = long_at(block + 8)
-        to = target + i * depth * width * 4
+        block = PackBlock.nth(p.blocks, i // p.pieces)
+        source = block.weights + long_nth(p.offsets, i % p.pieces)
+        columns = block.columns
+        to = p.target + i * depth * width * 4
         if column == 4:
             for k in range(depth):
                 for j in range(columns):

@@ -6,8 +6,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from netdsl.backends.cpu.domain import Walk
 from netdsl.backends.cpu.expression import Expr, Place
 from netdsl.backends.cpu.outline import Outline, Sum
@@ -26,7 +24,7 @@ class Rows:
     """
 
     function: int
-    args: Array
+    args: int
     prepare: int
     slots: Array
     sums: int
@@ -61,14 +59,14 @@ def build(
     elements from row to row in it; they begin with the first column that is asked for."""
     o = Outline(walk, outputs, sums, slots, local)
     function, prepare = _functions(o)
-    args = np.array(o.table.values, np.int64)
+    kept = [*o.kept, o.sums, o.outputs]
     return Rows(
-        function,
-        args,
-        prepare,
-        o.slots,
-        o.count,
-        o.stride,
-        {key: int(args[i]) for key, i in o.shifts.items()},
-        [*o.kept, o.sums, o.outputs],
+        function=function,
+        args=o.args(kept),
+        prepare=prepare,
+        slots=o.slots,
+        sums=o.count,
+        stride=o.stride,
+        shifts={key: o.tile_addresses[i] for key, i in o.shifts.items()},
+        kept=kept,
     )

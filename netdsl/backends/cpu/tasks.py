@@ -5,72 +5,109 @@ from __future__ import annotations
 import math
 
 from netdsl.backends.cpu.loops import loop
-from netdsl.backends.cpu.memory import float_at, long_at, put_float
+from netdsl.backends.cpu.memory import float_at, put_float
+from netdsl.backends.cpu.record import Record
+
+SUM, MEAN, MOMENTS, NORMALIZE_DMOMENTS = range(4)
+"""What sums are folded into."""
+
+
+class BorderArgs(Record):
+    """An image with its halo: where it begins, bytes to the next image, row and pixel, and how many
+    rows and pixels of zeros there are on each side."""
+
+    address: int
+    image: int
+    row: int
+    pixel: int
+    rows: int
+    columns: int
+    top: int
+    bottom: int
+    left: int
+    right: int
+    channels: int
 
 
 @loop
 def border(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
-    """Zeros around images `first` to `last`.
-
-    args: address, bytes of an image and of a row and of a pixel; rows and columns with their
-    halo; top, bottom, left, right; channels
-    """
-    at, image, row, pixel = long_at(args), long_at(args + 8), long_at(args + 16), long_at(args + 24)
-    rows, columns = long_at(args + 32), long_at(args + 40)
-    top, bottom = long_at(args + 48), long_at(args + 56)
-    left, right, channels = long_at(args + 64), long_at(args + 72), long_at(args + 80)
+    """Zeros around images `first` to `last`; args: BorderArgs."""
+    a = BorderArgs.at(args)
     for n in range(first, last):
-        for h in range(rows):
-            line = at + n * image + h * row
-            outside = h < top or h >= rows - bottom
-            for w in range(columns):
-                if outside or w < left or w >= columns - right:
-                    for c in range(channels):
-                        put_float(line + w * pixel + 4 * c, 0.0)
+        for h in range(a.rows):
+            line = a.address + n * a.image + h * a.row
+            outside = h < a.top or h >= a.rows - a.bottom
+            for w in range(a.columns):
+                if outside or w < a.left or w >= a.columns - a.right:
+                    for c in range(a.channels):
+                        put_float(line + w * a.pixel + 4 * c, 0.0)
+
+
+class FoldArgs(Record):
+    """Where sums were gathered: bytes of a slot and of a sum in it; parts of a group; the period of
+    channels and how often it repeats; whether all becomes one number; the results."""
+
+    slots: int
+    slot: int
+    sum: int
+    parts: int
+    period: int
+    repeat: int
+    single: int
+    results: int
+    result_count: int
+
+
+class FoldResult(Record):
+    """What is made of some sums: of which kind, the first of them, where it is written with bytes
+    to the next channel, to the second row and to the next group; how many elements were summed;
+    what moments were taken relative to; the variance with bytes to its next channel and group."""
+
+    kind: int
+    first_sum: int
+    target: int
+    channel: int
+    second: int
+    group: int
+    count: int
+    shift: int
+    variance: int
+    variance_channel: int
+    variance_group: int
+    eps: float
 
 
 @loop
 def fold(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
-    """Sums of the parts of groups `first` to `last`: a row of channels each, or one number.
-
-    args: slots, bytes of a slot and of a sum in it; parts of a group; period, repeat, whether all
-    becomes one; then for each result of `how`: its first sum, where it is written, bytes to the
-    next channel, to the second row and to the next group; elements that were summed; the shift;
-    variance and bytes to its next channel and group; 1 / eps
-    """
-    slots, slot, bytes_sum = long_at(args), long_at(args + 8), long_at(args + 16)
-    parts, period, repeat = long_at(args + 24), long_at(args + 32), long_at(args + 40)
-    single, results = long_at(args + 48), long_at(args + 56)
+    """Sums of the parts of groups `first` to `last`, a row of channels each, or one number; args:
+    FoldArgs."""
+    f = FoldArgs.at(args)
     for g in range(first, last):
-        for r in range(results):
-            one = args + 64 + r * 96
-            how, index = long_at(one), long_at(one + 8)
-            base = slots + g * parts * slot + index * bytes_sum
-            count = long_at(one + 48)
-            for c in range(1 if single else period):
-                width = period * repeat if single else 1
+        for i in range(f.result_count):
+            r = FoldResult.nth(f.results, i)
+            base = f.slots + g * f.parts * f.slot + r.first_sum * f.sum
+            for c in range(1 if f.single else f.period):
+                width = f.period * f.repeat if f.single else 1
                 a = 0.0
                 b = 0.0
-                for p in range(parts):
-                    for k in range(1 if single else repeat):
-                        at = base + p * slot + 4 * (c + k * period)
-                        for i in range(width):
-                            a += float_at(at + 4 * i)
-                            if how >= 2:
-                                b += float_at(at + bytes_sum + 4 * i)
-                to = long_at(one + 16) + c * long_at(one + 24) + g * long_at(one + 40)
-                second = long_at(one + 32)
-                if how == 0:
+                for p in range(f.parts):
+                    for k in range(1 if f.single else f.repeat):
+                        at = base + p * f.slot + 4 * (c + k * f.period)
+                        for j in range(width):
+                            a += float_at(at + 4 * j)
+                            if r.kind >= MOMENTS:
+                                b += float_at(at + f.sum + 4 * j)
+                to = r.target + c * r.channel + g * r.group
+                if r.kind == SUM:
                     put_float(to, a)
-                elif how == 1:
-                    put_float(to, a / count)
-                elif how == 2:
-                    mean = a / count
-                    put_float(to, float_at(long_at(one + 56) + 4 * c) + mean)
-                    put_float(to + second, max(b / count - mean * mean, 0.0))
+                elif r.kind == MEAN:
+                    put_float(to, a / r.count)
+                elif r.kind == MOMENTS:
+                    mean = a / r.count
+                    put_float(to, float_at(r.shift + 4 * c) + mean)
+                    put_float(to + r.second, max(b / r.count - mean * mean, 0.0))
                 else:
-                    step = c * long_at(one + 72) + g * long_at(one + 80)
-                    variance = float_at(long_at(one + 64) + step)
-                    root = 1.0 / math.sqrt(variance + 1.0 / long_at(one + 88))
+                    place = r.variance + c * r.variance_channel + g * r.variance_group
+                    root = 1.0 / math.sqrt(float_at(place) + r.eps)
                     put_float(to, -a * root)
-                    put_float(to + second, -0.5 * b * root * root * root)
+                    put_float(to + r.second, -0.5 * b * root * root * root)

@@ -25,6 +25,7 @@ from llvmlite import ir
 from netdsl.backends.cpu.emit import I8, I32, I64, Function, Lanes, Value, long
 from netdsl.backends.cpu.finish import Recipe, finished, reader
 from netdsl.backends.cpu.functions import fma
+from netdsl.backends.cpu.record import Record
 from netdsl.backends.cpu.target import width, written
 
 _ROWS = {16: {4: 6, 3: 9, 2: 14, 1: 14}, 8: {2: 6, 1: 12}, 4: {4: 6, 2: 12, 1: 14}}
@@ -35,6 +36,13 @@ _UNROLLED = 4
 _LINE = 64
 
 Steps = tuple[int, int] | None
+
+
+class TileTap(Record):
+    """A tap: how many bytes after A and after B what is multiplied begins."""
+
+    a: int
+    b: int
 
 
 def most_rows(vectors: int) -> int:
@@ -86,12 +94,12 @@ class _Tile:
         group = build.mul(ai, long(_APART))
         whole = build.and_(depth, long(-_UNROLLED))
         with self.f.loop(long(0), count, long(1)) as t:
-            place = build.add(taps, build.mul(t, long(16)))
-            at = build.add(a, self.f.long_at(place))
+            tap = self.f.nth(TileTap, taps, t)
+            at = build.add(a, tap.a)
             for pa in self.pa:
                 build.store(at, pa)
                 at = build.add(at, group)
-            build.store(build.add(b, self.f.long_at(build.add(place, long(8)))), self.pb)
+            build.store(build.add(b, tap.b), self.pb)
             with self.f.loop(long(0), whole, long(_UNROLLED)):
                 with build.if_then(build.icmp_signed("!=", self.times, long(0))):
                     self._ask()

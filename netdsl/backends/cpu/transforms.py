@@ -19,6 +19,7 @@ from llvmlite import ir
 from netdsl.backends.cpu import functions as fn
 from netdsl.backends.cpu.emit import I32, I64, Function, Lanes, Value, long
 from netdsl.backends.cpu.finish import Recipe, finished, reader
+from netdsl.backends.cpu.record import Record
 from netdsl.backends.cpu.target import width, written
 
 Matrix = tuple[tuple[Fraction, ...], ...]
@@ -139,6 +140,83 @@ def _put(v: Lanes, rows: Sequence[Sequence[Value]], at: Value, apart: Value) -> 
 # the functions
 
 
+class PointsArgs(Record):
+    """Bytes from row to row and from pixel to pixel of what comes to its points; bytes of its
+    channels, in whole vectors; bytes from tile to tile of the target, and from point to point."""
+
+    row: int
+    pixel: int
+    channels: int
+    tile: int
+    point: int
+
+
+class WeightArgs(Record):
+    """Weights and their values at points: bytes of a block of the target and of a point; bytes from
+    column to column and along the depth, one of them 4, and the depth; bytes of a line of a block;
+    parts of a block, and 1 where each part begins where its block does; the taps' places and the
+    blocks, of which no other columns are read or written."""
+
+    block: int
+    point: int
+    column: int
+    step: int
+    depth: int
+    line: int
+    parts: int
+    alone: int
+    taps: int
+    blocks: int
+
+
+class WeightBlock(Record):
+    """Where the weights of a column block begin, and its columns."""
+
+    weights: int
+    columns: int
+
+
+class FilteredColumn(Record):
+    """A column block: its weights at their points, what writes its results, bytes to these, how
+    many columns it has; tiles for a whole block of lines, then for the last one; what a finish
+    reads."""
+
+    weight: int
+    write: int
+    out: int
+    columns: int
+    tiles: int
+    reads: int
+
+
+class ResultArgs(Record):
+    """Bytes from row to row and from pixel to pixel of the target; bytes from tile to tile of the
+    source, and from point to point; tiles, and pixels of a row; the column blocks."""
+
+    row: int
+    pixel: int
+    tile: int
+    point: int
+    across: int
+    wide: int
+    columns: int
+
+
+class WeightSumArgs(Record):
+    """Sums at all points: bytes of a part, how many are to be added, bytes from line to line and
+    from point to point; target, bytes of a line of it and of a tap, channels."""
+
+    sums: int
+    part: int
+    parts: int
+    line: int
+    point: int
+    target: int
+    target_line: int
+    tap: int
+    channels: int
+
+
 def at_all_points(nbytes: int) -> int:
     """Bytes of values at all points, so many each at least: as they are written side by side, they
     must not share sets of the cache, and lie an odd number of lines apart."""
@@ -149,11 +227,8 @@ def at_all_points(nbytes: int) -> int:
 @cache
 def image_at_points(r: int) -> int:
     """The address of `f(args, image, target, count, high, wide)`: the tiles of a row of them, all
-    channels, as their values at all points.
-
-    args: bytes from row to row and from pixel to pixel of the image; bytes of its channels, in
-    whole vectors; bytes from tile to tile of the target, and from point to point. `high` and
-    `wide` say how many pixels there are: beyond, the last one is taken again.
+    channels, as their values at all points; args: PointsArgs. `high` and `wide` say how many
+    pixels there are: beyond, the last one is taken again.
     """
     return written("image_at_points", r, lambda: _image(r))
 
@@ -162,44 +237,37 @@ def _image(r: int) -> str:
     f = Function("image_at_points")
     b, v, m = f.b, Lanes(f), SIZE + 1 - r
     _, image, target, count, high, wide = f.args
-    row, pixel, channels, tile, point = (f.argument(i) for i in range(5))
+    a = f.record(PointsArgs)
     last = b.sub(high, long(1))
-    rows = [b.add(image, b.mul(f.smaller(long(i), last), row)) for i in range(SIZE)]
+    rows = [b.add(image, b.mul(f.smaller(long(i), last), a.row)) for i in range(SIZE)]
     right = b.sub(wide, long(1))
     with f.loop(long(0), count, long(1)) as t:
         first = b.mul(t, long(m))
-        columns = [b.mul(f.smaller(b.add(first, long(j)), right), pixel) for j in range(SIZE)]
-        to = b.add(target, b.mul(t, tile))
-        with f.loop(long(0), channels, long(4 * width())) as c:
+        columns = [b.mul(f.smaller(b.add(first, long(j)), right), a.pixel) for j in range(SIZE)]
+        to = b.add(target, b.mul(t, a.tile))
+        with f.loop(long(0), a.channels, long(4 * width())) as c:
 
             def column(j: int) -> list[Value]:
                 return [v.load(b.add(b.add(at, c), columns[j])) for at in rows]
 
             at = b.add(to, c)
-            _put(v, _both_ways(v, minimal(r).image, column), at, point)
+            _put(v, _both_ways(v, minimal(r).image, column), at, a.point)
     return f.text()
 
 
 @cache
 def weight_at_points(r: int, dense: bool) -> int:
     """The address of `f(args, first, last, target, ...)`: weights at all points, for parts `first`
-    to `last` of all column blocks, each some of the depth.
-
-    args: bytes of a block of the target and of a point; bytes from column to column and along the
-    depth, one of them 4, the former where it is `dense`, and the depth; bytes of a line of a block;
-    parts of a block, and 1 where each part begins where its block does; the table of the taps'
-    places and that of blocks: where each begins, and its columns; no others are read or written.
-    """
+    to `last` of all column blocks, each some of the depth; args: WeightArgs, whose `column` is 4
+    where it is `dense`."""
     return written("weight_at_points", (r, dense), lambda: _weight(r, dense))
 
 
 def _weight(r: int, dense: bool) -> str:
     f = Function("weight_at_points")
     b, lanes = f.b, width()
-    block_bytes, point, column, step, depth, line, parts, alone, taps, blocks = (
-        f.argument(i) for i in range(10)
-    )
-    places = [f.long_at(b.add(taps, long(8 * i))) for i in range(r * r)]
+    a = f.record(WeightArgs)
+    places = [f.long_nth(a.taps, long(i)) for i in range(r * r)]
     v = Lanes(f)
     with b.goto_entry_block():
         turned = b.ptrtoint(b.alloca(ir.ArrayType(v.floats, r * r * lanes)), I64)
@@ -208,29 +276,28 @@ def _weight(r: int, dense: bool) -> str:
         def column(j: int) -> list[Value]:
             return [tap(i * r + j) for i in range(r)]
 
-        place = b.add(to, b.mul(k, line))
-        _put(v, _both_ways(v, minimal(r).weight, column), place, point)
+        place = b.add(to, b.mul(k, a.line))
+        _put(v, _both_ways(v, minimal(r).weight, column), place, a.point)
 
     with f.loop(f.args[1], f.args[2], long(1)) as i:
-        block, part = b.sdiv(i, parts), b.srem(i, parts)
-        begin, end = (b.sdiv(b.mul(depth, b.add(part, long(n))), parts) for n in (0, 1))
-        record = b.add(blocks, b.mul(block, long(16)))
-        source, count = f.long_at(record), f.long_at(b.add(record, long(8)))
-        with f.loop(long(0), count, long(lanes)) as j:
-            left = b.sub(count, j)
-            from_ = b.add(source, b.mul(j, column))
-            behind = b.sub(b.mul(block, block_bytes), b.mul(b.mul(begin, alone), line))
+        block, part = b.sdiv(i, a.parts), b.srem(i, a.parts)
+        begin, end = (b.sdiv(b.mul(a.depth, b.add(part, long(n))), a.parts) for n in (0, 1))
+        own = f.nth(WeightBlock, a.blocks, block)
+        with f.loop(long(0), own.columns, long(lanes)) as j:
+            left = b.sub(own.columns, j)
+            from_ = b.add(own.weights, b.mul(j, a.column))
+            behind = b.sub(b.mul(block, a.block), b.mul(b.mul(begin, a.alone), a.line))
             to = b.add(b.add(f.args[3], behind), b.mul(j, long(4)))
             if dense:
                 some = Lanes(f, v.first(left))
                 with f.loop(begin, end, long(1)) as k:
-                    at = b.add(from_, b.mul(k, step))
+                    at = b.add(from_, b.mul(k, a.step))
                     put(to, k, lambda t: some.load(b.add(at, places[t])))
             else:
                 with f.loop(begin, end, long(lanes)) as k0:
-                    at = b.add(from_, b.mul(k0, step))
+                    at = b.add(from_, b.mul(k0, a.step))
                     for t, place in enumerate(places):
-                        _turn(v, b.add(at, place), column, left, _at(b, turned, t * lanes))
+                        _turn(v, b.add(at, place), a.column, left, _at(b, turned, t * lanes))
                     with f.loop(k0, f.smaller(end, b.add(k0, long(lanes))), long(1)) as k:
                         near = b.add(turned, b.mul(b.sub(k, k0), long(4 * lanes)))
                         put(to, k, lambda t: v.load(_at(b, near, t * lanes)))
@@ -274,12 +341,8 @@ def transposed(v: Lanes, rows: Sequence[Value]) -> list[Value]:
 @cache
 def results_from_points(r: int, ragged: bool, finish: Recipe | None) -> int:
     """The address of `f(args, source, target, column, high, ...)`: results of a row of tiles from
-    their values at all points.
-
-    args: bytes from row to row and from pixel to pixel of the target; bytes from tile to tile of
-    the source, and from point to point; tiles, and pixels of a row. Of the record of a column
-    block the columns are read, and what a finish reads: see points.py. `high` says how many rows
-    there are.
+    their values at all points; args: ResultArgs. `column` is the number of a column block, `high`
+    says how many rows there are.
     """
     recipe = (r, ragged, finish)
     return written("results_from_points", recipe, lambda: _results(*recipe))
@@ -289,20 +352,20 @@ def _results(r: int, ragged: bool, finish: Recipe | None) -> str:
     f = Function("results_from_points")
     b, m = f.b, SIZE + 1 - r
     _, source, target, column, high, _ = f.args
-    row, pixel, tile, point, count, wide = (f.argument(i) for i in range(6))
-    columns = f.long_at(b.add(column, long(24)))
-    reads = f.long_at(b.add(column, long(40)))
-    with f.loop(long(0), count, long(1)) as t:
+    a = f.record(ResultArgs)
+    own = f.nth(FilteredColumn, a.columns, column)
+    columns, reads = own.columns, own.reads
+    with f.loop(long(0), a.across, long(1)) as t:
         first = b.mul(t, long(m))
-        left = b.sub(wide, first)
-        from_ = b.add(source, b.mul(t, tile))
-        to = b.add(target, b.mul(first, pixel))
+        left = b.sub(a.wide, first)
+        from_ = b.add(source, b.mul(t, a.tile))
+        to = b.add(target, b.mul(first, a.pixel))
         with f.loop(long(0), b.mul(columns, long(4)), long(4 * width())) as j:
             v = Lanes(f)
             v.mask = v.first(b.sub(columns, b.sdiv(j, long(4)))) if ragged else None
 
             def value(i: int, k: int) -> Value:
-                place = b.add(b.add(from_, j), b.mul(point, long(i * SIZE + k)))
+                place = b.add(b.add(from_, j), b.mul(a.point, long(i * SIZE + k)))
                 return Lanes(f).load(place)
 
             lines = _both_ways(v, minimal(r).result, lambda k: [value(i, k) for i in range(SIZE)])
@@ -312,7 +375,7 @@ def _results(r: int, ragged: bool, finish: Recipe | None) -> str:
                     for k, x in enumerate(line):
                         with b.if_then(b.icmp_signed("<", long(k), left)):
                             place = b.add(
-                                b.add(to, j), b.add(b.mul(row, long(i)), b.mul(pixel, long(k)))
+                                b.add(to, j), b.add(b.mul(a.row, long(i)), b.mul(a.pixel, long(k)))
                             )
                             if finish and read:
                                 x = finished(v, finish, x, partial(read, place))
@@ -331,7 +394,7 @@ def _gradient(r: int) -> str:
     f = Function("gradient_at_points")
     b, v, m = f.b, Lanes(f), SIZE + 1 - r
     _, gradient, target, count, high, wide = f.args
-    row, pixel, channels, tile, point = (f.argument(i) for i in range(5))
+    a = f.record(PointsArgs)
     zero = v.const(0)
     with f.loop(long(0), count, long(1)) as t:
         first = b.mul(t, long(m))
@@ -340,62 +403,56 @@ def _gradient(r: int) -> str:
             for j in range(m):
                 x = b.add(first, long(j))
                 there = b.and_(b.icmp_signed("<", long(i), high), b.icmp_signed("<", x, wide))
-                far = b.add(b.mul(long(i), row), b.mul(x, pixel))
+                far = b.add(b.mul(long(i), a.row), b.mul(x, a.pixel))
                 places[i, j] = there, b.add(gradient, b.select(there, far, long(0)))
-        to = b.add(target, b.mul(t, tile))
-        with f.loop(long(0), channels, long(4 * width())) as c:
+        to = b.add(target, b.mul(t, a.tile))
+        with f.loop(long(0), a.channels, long(4 * width())) as c:
 
             def column(j: int) -> list[Value]:
                 some = (places[i, j] for i in range(m))
                 return [b.select(there, v.load(b.add(at, c)), zero) for there, at in some]
 
             at = b.add(to, c)
-            _put(v, _both_ways(v, minimal(m).weight, column), at, point)
+            _put(v, _both_ways(v, minimal(m).weight, column), at, a.point)
     return f.text()
 
 
 @cache
 def weight_from_points(r: int) -> int:
     """The address of `f(args, first, last, ...)`: lines `first` to `last` of a weight's gradient,
-    r x r times its channels each, from sums of products at all points.
-
-    args: sums; bytes of a part of them, and how many parts are to be added; bytes from line to
-    line and from point to point; target, bytes of a line of it, of a tap and how many channels.
-    """
+    r x r times its channels each, from sums of products at all points; args: WeightSumArgs."""
     return written("weight_from_points", r, lambda: _weight_sum(r))
 
 
 def _weight_sum(r: int) -> str:
     f = Function("weight_from_points")
     b = f.b
-    sums, part, parts, line, point, target, out_line, tap, channels = (
-        f.argument(i) for i in range(9)
-    )
+    a = f.record(WeightSumArgs)
     plain = Lanes(f)
     with b.goto_entry_block():
         totals = [[b.alloca(plain.floats) for _ in range(SIZE)] for _ in range(SIZE)]
     with (
         f.loop(f.args[1], f.args[2], long(1)) as k,
-        f.loop(long(0), channels, long(width())) as c,
+        f.loop(long(0), a.channels, long(width())) as c,
     ):
         far = b.mul(c, long(4))
-        at = b.add(b.add(sums, b.mul(k, line)), far)
+        at = b.add(b.add(a.sums, b.mul(k, a.line)), far)
         for row in totals:
             for total in row:
                 b.store(plain.const(0), total)
-        with f.loop(long(0), parts, long(1)) as p:
-            place = b.add(at, b.mul(p, part))
+        with f.loop(long(0), a.parts, long(1)) as p:
+            place = b.add(at, b.mul(p, a.part))
             for row in totals:
                 for total in row:
                     one = fn.add(plain, b.load(total, typ=plain.floats), plain.load(place))
                     b.store(one, total)
-                    place = b.add(place, point)
+                    place = b.add(place, a.point)
 
         def column(j: int) -> list[Value]:
             return [b.load(row[j], typ=plain.floats) for row in totals]
 
         v = Lanes(f)
-        v.mask = v.first(b.sub(channels, c))
-        to = b.add(b.add(target, b.mul(k, out_line)), far)
-        _put(v, _both_ways(plain, minimal(SIZE + 1 - r).result, column), to, tap)
+        v.mask = v.first(b.sub(a.channels, c))
+        to = b.add(b.add(a.target, b.mul(k, a.target_line)), far)
+        _put(v, _both_ways(plain, minimal(SIZE + 1 - r).result, column), to, a.tap)
     return f.text()

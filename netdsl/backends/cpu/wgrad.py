@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from netdsl.backends.cpu.blocking import CHUNK, Blocking, blocking, row_of
-from netdsl.backends.cpu.columns import Table, flat
-from netdsl.backends.cpu.deep import add_parts, deep_product, turn_parts
+from netdsl.backends.cpu.columns import flat
+from netdsl.backends.cpu.deep import (
+    DeepArgs,
+    DeepChunk,
+    DeepColumn,
+    PartsArgs,
+    add_parts,
+    deep_product,
+    turn_parts,
+)
 from netdsl.backends.cpu.expression import Operand, Unsupported
 from netdsl.backends.cpu.launch import Task, cut, shared, threads
 from netdsl.backends.cpu.maps import Body, Launch, Memory, body_launch
-from netdsl.backends.cpu.panel import panel
+from netdsl.backends.cpu.panel import PanelArgs, panel
 from netdsl.backends.cpu.products import image_of
+from netdsl.backends.cpu.record import Table
 from netdsl.backends.cpu.room import floats, scratch
 from netdsl.backends.cpu.target import width
-from netdsl.backends.cpu.tile import tile
+from netdsl.backends.cpu.tile import TileTap, tile
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import contiguous
 from netdsl.types import Node
@@ -214,15 +223,25 @@ class WeightSum:
     def _add(self, raw: int, parts: int, target: int) -> None:
         """Parts summed that lie in the weight's order."""
         size = math.prod(self.node.type.shape)
-        args = self.table.add(raw, parts, 4 * size, target)
-        self._share(add_parts.address, args, size)
+        self._share(add_parts.address, self._parts_args(raw, parts, target, 0), size)
 
     def _turn(self, raw: int, parts: int, target: int, columns: int) -> None:
         """Parts summed whose columns are the weight's first axis."""
-        size = math.prod(self.node.type.shape)
-        rows = size // columns
-        args = self.table.add(raw, parts, 4 * size, target, columns, 4 * rows)
-        self._share(turn_parts.address, args, rows)
+        rows = math.prod(self.node.type.shape) // columns
+        self._share(turn_parts.address, self._parts_args(raw, parts, target, columns), rows)
+
+    def _parts_args(self, raw: int, parts: int, target: int, columns: int) -> int:
+        size = 4 * math.prod(self.node.type.shape)
+        return self.table.add(
+            PartsArgs(
+                parts=raw,
+                count=parts,
+                size=size,
+                target=target,
+                columns=columns,
+                column=size // columns if columns else 0,
+            )
+        )
 
     def _share(self, function: int, args: int, count: int) -> None:
         many = min(4 * threads(), math.prod(self.node.type.shape) // 4096)
@@ -309,61 +328,86 @@ class Wgrad(WeightSum):
 
     def _arguments(self, taps: tuple[tuple[int, int], ...], target: int, panels: int) -> int:
         """The arguments of the tasks of one part; see deep.py."""
-        found = self.sum
+        found, add = self.sum, self.table.add
         longer, length, shorter = found.tiles.strips(found.size[2])
         strip, rows, panel_size = self._panel()
-        add, line = self.table.add, 4 * found.line
-        steps = (4 * length, found.column_k if self.near else self.line)
-        columns: list[int] = []
-        for run, first, vectors, count in self.columns:
-            ragged = count < vectors * width()
-            columns += [
-                run.row,
-                found.columns + run.column + 4 * first,
-                4 * (run.out + first),
-                count,
-                tile(length, vectors, ragged, steps),
-                tile(length - 1, vectors, ragged, steps) if shorter else 0,
-                0 if self.near else panel(vectors),
-            ]
-        chunks: list[int] = []
-        for i in range(0, len(taps), self.deep):
-            some = taps[i : i + self.deep]
-            rows_at, columns_at = (add(*(t[side] for t in some)) for side in (0, 1))
-            chunks += [rows_at, columns_at, len(some), *self._taps(some, length)]
-        depth, row_k, column_k = found.depth, found.row_k, found.column_k
+        line, column_k = 4 * found.line, found.column_k if self.near else self.line
+        steps = (4 * length, column_k)
+        columns = [
+            DeepColumn(
+                rows=run.row,
+                columns=found.columns + run.column + 4 * first,
+                out=4 * (run.out + first),
+                count=count,
+                long_tile=tile(length, vectors, count < vectors * width(), steps),
+                short_tile=tile(length - 1, vectors, count < vectors * width(), steps)
+                if shorter
+                else 0,
+                copy=0 if self.near else panel(vectors),
+            )
+            for run, first, vectors, count in self.columns
+        ]
+        chunks = [
+            self._chunk(taps[i : i + self.deep], length) for i in range(0, len(taps), self.deep)
+        ]
+        long_pieces = PanelArgs(
+            depth=found.depth,
+            step=found.row_k,
+            pieces=longer,
+            piece=4 * length,
+            line=4 * length,
+            strip=strip,
+        )
         return add(
-            found.rows,
-            *found.strides[:2],
-            found.size[1],
-            target,
-            found.size[2] * line,
-            line,
-            add(*columns),
-            add(*chunks),
-            len(chunks) // 6,
-            depth,
-            longer,
-            length,
-            shorter,
-            panels,
-            panel_size,
-            rows,
-            strip,
-            column_k if self.near else self.line,
-            panel(_vectors(length)),
-            add(depth, row_k, longer, 4 * length, 4 * length, strip),
-            add(depth, row_k, shorter, 4 * (length - 1), 4 * length, strip),
-            add(depth, column_k, 1, 0, self.line, 0),
+            DeepArgs(
+                rows=found.rows,
+                rows_n=found.strides[0],
+                row=found.strides[1],
+                lines=found.size[1],
+                out=target,
+                out_line=found.size[2] * line,
+                out_pixel=line,
+                columns=add(*columns),
+                chunks=add(*chunks),
+                chunk_count=len(chunks),
+                long_strips=longer,
+                length=length,
+                short_strips=shorter,
+                panels=panels,
+                panel=panel_size,
+                column_panel=rows,
+                strip=strip,
+                column_k=column_k,
+                copy_rows=panel(_vectors(length)),
+                long_pieces=add(long_pieces),
+                short_pieces=add(replace(long_pieces, pieces=shorter, piece=4 * (length - 1))),
+                column_pieces=add(
+                    PanelArgs(
+                        depth=found.depth,
+                        step=found.column_k,
+                        pieces=1,
+                        piece=0,
+                        line=self.line,
+                        strip=0,
+                    )
+                ),
+            )
         )
 
-    def _taps(self, some: Sequence[tuple[int, int]], length: int) -> tuple[int, int, int]:
-        """The taps of a chunk: where, how many and how deep; one where all is copied."""
-        depth = self.sum.depth
-        if not self.near:
-            return self.table.add(0, 0), 1, len(some) * depth
-        ends = ((4 * length * depth * i, at) for i, (_, at) in enumerate(some))
-        return self.table.add(*(v for end in ends for v in end)), len(some), depth
+    def _chunk(self, some: Sequence[tuple[int, int]], length: int) -> DeepChunk:
+        """A chunk of the depth; it has one tap where all is copied."""
+        rows, columns = ([t[side] for t in some] for side in (0, 1))
+        depth, taps = self.sum.depth, [TileTap(a=0, b=0)]
+        if self.near:
+            taps = [TileTap(a=4 * length * depth * i, b=at) for i, at in enumerate(columns)]
+        return DeepChunk(
+            row_places=self.table.longs(rows),
+            column_places=self.table.longs(columns),
+            count=len(some),
+            taps=self.table.add(*taps),
+            tap_count=len(taps),
+            tap_depth=depth if self.near else len(some) * depth,
+        )
 
 
 def _vectors(count: int) -> int:

@@ -12,35 +12,79 @@ from llvmlite import ir
 
 from netdsl.backends.cpu import functions as fn
 from netdsl.backends.cpu.emit import F32, Function, Lanes, Value, long
+from netdsl.backends.cpu.record import Record
 from netdsl.backends.cpu.target import compiled
 
-POOL = (
-    "x", "x_n", "x_row", "x_pixel", "y", "y_n", "y_row", "y_pixel", "d", "d_n", "d_row", "d_pixel",
-    "height", "width", "rows", "columns", "kh", "kw", "sh", "sw", "top", "left",
-    "c_top", "c_bottom", "c_left", "c_right", "channels",
-)  # fmt: skip
-"""The arguments of pooling: image, what it is pooled to, and the image's gradient, each with bytes
-to the next image, row and pixel; then sizes, window, padding, and how much padding counts."""
+
+class PoolArgs(Record):
+    """An image x, what it is pooled to y, and the image's gradient d, each with bytes to the next
+    image, row and pixel; then sizes of x and y, window, padding, how much padding counts."""
+
+    x: int
+    x_n: int
+    x_row: int
+    x_pixel: int
+    y: int
+    y_n: int
+    y_row: int
+    y_pixel: int
+    d: int
+    d_n: int
+    d_row: int
+    d_pixel: int
+    height: int
+    width: int
+    rows: int
+    columns: int
+    kh: int
+    kw: int
+    sh: int
+    sw: int
+    top: int
+    left: int
+    c_top: int
+    c_bottom: int
+    c_left: int
+    c_right: int
+    channels: int
+
+
+class LrnArgs(Record):
+    """An image, its gradient or result, the result's gradient, memory for one row a task, bytes of
+    a row, channels."""
+
+    x: int
+    y: int
+    g: int
+    spare: int
+    row: int
+    channels: int
 
 
 class _Pool:
     def __init__(self, name: str) -> None:
         self.f = Function(name)
-        self.a = {key: self.f.argument(i) for i, key in enumerate(POOL)}
+        self.a = a = self.f.record(PoolArgs)
+        self.places = {
+            "x": (a.x, a.x_n, a.x_row, a.x_pixel),
+            "y": (a.y, a.y_n, a.y_row, a.y_pixel),
+            "d": (a.d, a.d_n, a.d_row, a.d_pixel),
+        }
 
     def at(self, what: str, n: Value, row: Value, pixel: Value, c: Value) -> Value:
-        b, a = self.f.b, self.a
-        place = b.add(a[what], b.mul(n, a[f"{what}_n"]))
-        place = b.add(place, b.mul(row, a[f"{what}_row"]))
-        return b.add(b.add(place, b.mul(pixel, a[f"{what}_pixel"])), b.mul(c, long(4)))
+        b = self.f.b
+        place, *steps = self.places[what]
+        for i, step in zip((n, row, pixel), steps, strict=True):
+            place = b.add(place, b.mul(i, step))
+        return b.add(place, b.mul(c, long(4)))
 
     def channels(self, body: Callable[[Lanes, Value], None]) -> None:
         f, b = self.f, self.f.b
         v = Lanes(f)
-        whole = b.and_(self.a["channels"], long(-v.count))
+        whole = b.and_(self.a.channels, long(-v.count))
         with f.loop(long(0), whole, long(v.count)) as c:
             body(v, c)
-        left = b.sub(self.a["channels"], whole)
+        left = b.sub(self.a.channels, whole)
         with b.if_then(b.icmp_signed(">", left, long(0))):
             rest = Lanes(f)
             rest.mask = rest.first(left)
@@ -56,10 +100,10 @@ class _Pool:
         """First and last pixel of a window, and how many count, along an axis."""
         b, a = self.f.b, self.a
         size, k, s, pad = {
-            "h": (a["height"], a["kh"], a["sh"], a["top"]),
-            "w": (a["width"], a["kw"], a["sw"], a["left"]),
+            "h": (a.height, a.kh, a.sh, a.top),
+            "w": (a.width, a.kw, a.sw, a.left),
         }[axis]
-        low, high = (a["c_top"], a["c_bottom"]) if axis == "h" else (a["c_left"], a["c_right"])
+        low, high = (a.c_top, a.c_bottom) if axis == "h" else (a.c_left, a.c_right)
         start = b.sub(b.mul(i, s), pad)
         stop = b.add(start, k)
         first, last = self.most(start, long(0)), self.least(stop, size)
@@ -110,9 +154,9 @@ def pool(op: str) -> int:
     p = _Pool("pool")
     f, b = p.f, p.f.b
     with f.loop(f.args[1], f.args[2], long(1)) as q:
-        n, row = b.sdiv(q, p.a["rows"]), b.srem(q, p.a["rows"])
+        n, row = b.sdiv(q, p.a.rows), b.srem(q, p.a.rows)
         h = p.window(row, "h")
-        with f.loop(long(0), p.a["columns"], long(1)) as column:
+        with f.loop(long(0), p.a.columns, long(1)) as column:
             w = p.window(column, "w")
 
             def body(v: Lanes, c: Value) -> None:
@@ -138,13 +182,13 @@ def pool_grad(op: str) -> int:
     f = p.f
     with f.loop(f.args[1], f.args[2], long(1)) as n:
         with (
-            f.loop(long(0), p.a["height"], long(1)) as i,
-            f.loop(long(0), p.a["width"], long(1)) as j,
+            f.loop(long(0), p.a.height, long(1)) as i,
+            f.loop(long(0), p.a.width, long(1)) as j,
         ):
             p.channels(lambda v, c: v.store(v.const(0), p.at("d", n, i, j, c)))
-        with f.loop(long(0), p.a["rows"], long(1)) as row:
+        with f.loop(long(0), p.a.rows, long(1)) as row:
             h = p.window(row, "h")
-            with f.loop(long(0), p.a["columns"], long(1)) as column:
+            with f.loop(long(0), p.a.columns, long(1)) as column:
                 w = p.window(column, "w")
 
                 def body(v: Lanes, c: Value) -> None:
@@ -177,15 +221,12 @@ def _to_first(p: _Pool, v: Lanes, n: Value, h: Any, w: Any, c: Value, g: Value) 
 
 @cache
 def lrn(size: int, alpha: float, beta: float, k: float, gradient: bool) -> int:
-    """Local response normalisation of pixels `first` to `last`, each a row of channels.
-
-    args: image, its gradient or result, the result's gradient, memory for one row a task, bytes
-    of a row, channels
-    """
+    """Local response normalisation of pixels `first` to `last`, each a row of channels."""
     f = Function("lrn")
     b = f.b
-    x, y, g, spare, step, channels = (f.argument(i) for i in range(6))
-    own = b.add(spare, b.mul(f.args[3], step))
+    a = f.record(LrnArgs)
+    channels = a.channels
+    own = b.add(a.spare, b.mul(f.args[3], a.row))
     half = size // 2
 
     def around(v: Lanes, row: Value, c: Value, square: bool) -> Value:
@@ -205,8 +246,8 @@ def lrn(size: int, alpha: float, beta: float, k: float, gradient: bool) -> int:
         return s, _power(v, s, beta)
 
     with f.loop(f.args[1], f.args[2], long(1)) as pixel:
-        at = b.mul(pixel, step)
-        image, result, given = b.add(x, at), b.add(y, at), b.add(g, at)
+        at = b.mul(pixel, a.row)
+        image, result, given = b.add(a.x, at), b.add(a.y, at), b.add(a.g, at)
 
         def each(body: Callable[[Lanes, Value, Value], None]) -> None:
             v = Lanes(f)

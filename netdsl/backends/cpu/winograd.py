@@ -10,17 +10,29 @@ import math
 
 from netdsl.backends.cpu.after import After, together
 from netdsl.backends.cpu.blocking import Blocking, blockings
-from netdsl.backends.cpu.columns import Table
 from netdsl.backends.cpu.launch import Task, cut, shared, threads
 from netdsl.backends.cpu.maps import Launch, Memory
-from netdsl.backends.cpu.points import filtered
+from netdsl.backends.cpu.points import (
+    FilteredArgs,
+    Room,
+    SourceArgs,
+    StripArgs,
+    TilePair,
+    filtered,
+)
 from netdsl.backends.cpu.products import Product
+from netdsl.backends.cpu.record import Table
 from netdsl.backends.cpu.room import floats, scratch
 from netdsl.backends.cpu.target import width
-from netdsl.backends.cpu.tile import asked, tile
+from netdsl.backends.cpu.tile import TileTap, asked, tile
 from netdsl.backends.cpu.transforms import (
     POINTS,
     SIZE,
+    FilteredColumn,
+    PointsArgs,
+    ResultArgs,
+    WeightArgs,
+    WeightBlock,
     at_all_points,
     image_at_points,
     results_from_points,
@@ -143,28 +155,60 @@ class Filtered:
         memory = scratch(local + threads() * room + packed)
         self.launched.kept.append(memory)
         at = int(memory.ctypes.data)
-        rooms = [v for i in range(threads()) for v in (0, at + local + i * room)]
+        rooms = rooms_of(self.table, at + local, room)
         weights = 0 if self.passing else self._pack(at + local + threads() * room)
         out, (n, h, w) = self.after.target(self.pitch)
         pitch = 0 if self.span == len(self.columns) else self.pitch
-        calls = self.after.calls(len(tasks), (at, size), pitch, self.whole)
+        follower = self.after.follower(len(tasks), (at, size), pitch, self.whole)
         last = self.every % self.block or self.block
-        strips = [v for lines in (self.block, last) for v in self.tiles.strips(lines * self.across)]
+        whole, rest = (self.tiles.strips(lines * self.across) for lines in (self.block, last))
         point, out_point = values // POINTS, products // POINTS
+        columns = self._columns(weights, (whole, rest))
+        line = 4 * self.block_width
+        write = ResultArgs(
+            row=h,
+            pixel=w,
+            tile=line,
+            point=out_point,
+            across=self.across,
+            wide=self.domain[2],
+            columns=columns,
+        )
         args = self.table.add(
-            *(self.lines, self.across, self.block, self.span, self.m, self.domain[1]),
-            *calls,
-            *(self.table.add(*rooms), self.every, values),
-            self._source(point),
-            *(self.tile, point, out, n, self.m * h),
-            self.table.add(h, w, 4 * self.block_width, out_point, self.across, self.domain[2]),
-            4 * self.block_width,
-            self._columns(weights, (strips[:3], strips[3:])),
-            *(out_point, POINTS, self.depth, 4 * self.block_width, self.table.add(0, 0)),
-            64 * asked(self.block_width // width()),
-            *((self._weigh, self._weights()) if self.passing else (0, 0)),
-            *(values + products, self.chunks, chunk // POINTS),
-            *strips,
+            FilteredArgs(
+                lines=self.lines,
+                across=self.across,
+                block=self.block,
+                span=self.span,
+                scale=self.m,
+                height=self.domain[1],
+                follower=self.table.add(follower),
+                rooms=rooms,
+                every=self.every,
+                products=values,
+                source=self._source(point),
+                tile=self.tile,
+                point=point,
+                out=out,
+                out_n=n,
+                out_row=self.m * h,
+                write_args=self.table.add(write),
+                out_tile=line,
+                columns=columns,
+                out_point=out_point,
+                points=POINTS,
+                depth=self.depth,
+                weight_k=line,
+                taps=self.table.add(TileTap(a=0, b=0)),
+                asked=64 * asked(self.block_width // width()),
+                weight_at_points=self._weigh if self.passing else 0,
+                weight_args=self._weights() if self.passing else 0,
+                weights=values + products,
+                chunks=self.chunks,
+                chunk=chunk // POINTS,
+                whole=strip_args(self.table, whole),
+                rest=strip_args(self.table, rest),
+            )
         )
         stage: list[Task] = [(filtered.address, args, *t, i) for i, t in enumerate(tasks)]
         return together(self.p.before, self.launched, self.after, stage)
@@ -174,10 +218,20 @@ class Filtered:
         one, reach = self.p.passes[0], self.r - 1
         sn, sh, sw = one.image_strides
         return self.table.add(
-            *(one.image + min(t.offset for t in one.taps), sn, self.m * sh),
-            *(self.across * self.tile, image_at_points(self.r)),
-            self.table.add(sh, sw, self.tile, self.tile, point),
-            *(self.across, self.domain[1] + reach, self.m, self.domain[2] + reach),
+            SourceArgs(
+                pixels=one.image + min(t.offset for t in one.taps),
+                image=sn,
+                row=self.m * sh,
+                line=self.across * self.tile,
+                function=image_at_points(self.r),
+                args=self.table.add(
+                    PointsArgs(row=sh, pixel=sw, channels=self.tile, tile=self.tile, point=point)
+                ),
+                across=self.across,
+                high=self.domain[1] + reach,
+                scale=self.m,
+                wide=self.domain[2] + reach,
+            )
         )
 
     # weights
@@ -210,35 +264,63 @@ class Filtered:
         """What `weight_at_points` is given: all of a block lies together, or a chunk of it."""
         w, one = self.p.weights, self.p.passes[0]
         taps = [p for t in sorted(one.taps, key=lambda t: t.offset) for p in t.pieces]
-        blocks = [v for at, _, count in self.columns for v in (w.address + at * w.column, count)]
+        blocks = [
+            WeightBlock(weights=w.address + at * w.column, columns=count)
+            for at, _, count in self.columns
+        ]
         deep = self.depth if parts else -(-self.depth // self.chunks)
         return self.table.add(
-            *(POINTS * self._piece() if parts else 0, deep * 4 * self.block_width),
-            *(w.column, w.step, self.depth, 4 * self.block_width),
-            *(parts or self.chunks, int(not parts)),
-            *(self.table.add(*taps), self.table.add(*blocks)),
+            WeightArgs(
+                block=POINTS * self._piece() if parts else 0,
+                point=deep * 4 * self.block_width,
+                column=w.column,
+                step=w.step,
+                depth=self.depth,
+                line=4 * self.block_width,
+                parts=parts or self.chunks,
+                alone=not parts,
+                taps=self.table.longs(taps),
+                blocks=self.table.add(*blocks),
+            )
         )
 
-    def _columns(self, weights: int, strips: tuple[list[int], list[int]]) -> int:
+    def _columns(self, weights: int, strips: tuple[Strips, Strips]) -> int:
         lanes, found = width(), []
         finish = self.after.registers
         recipe = finish.recipe if finish else None
         steps = (4, 4 * self.block_width)
         for i, (at, vectors, count) in enumerate(self.columns):
             tiles = [
-                v
-                for _, length, shorter in strips
-                for v in (
-                    tile(length, vectors, False, steps),
-                    tile(length - 1, vectors, False, steps) if shorter else 0,
+                TilePair(
+                    long_tile=tile(length, vectors, False, steps),
+                    short_tile=tile(length - 1, vectors, False, steps) if shorter else 0,
                 )
+                for _, length, shorter in strips
             ]
-            found += [
-                weights + i * POINTS * self._piece(),
-                results_from_points(self.r, count < vectors * lanes, recipe),
-                4 * at,
-                count,
-                self.table.add(*tiles),
-                self.table.add(*finish.addresses(at), 0) if finish else 0,
-            ]
+            found.append(
+                FilteredColumn(
+                    weight=weights + i * POINTS * self._piece(),
+                    write=results_from_points(self.r, count < vectors * lanes, recipe),
+                    out=4 * at,
+                    columns=count,
+                    tiles=self.table.add(*tiles),
+                    reads=self.after.reads(self.table, at),
+                )
+            )
         return self.table.add(*found)
+
+
+Strips = tuple[int, int, int]
+
+
+def strip_args(table: Table, strips: Strips) -> int:
+    """Strips as loops read them."""
+    longer, length, shorter = strips
+    return table.add(StripArgs(long_strips=longer, length=length, short_strips=shorter))
+
+
+def rooms_of(table: Table, address: int, nbytes: int) -> int:
+    """A room for each thread, with a lock on a cache line of its own."""
+    locks = table.longs([0] * (8 * threads()))
+    rooms = (Room(lock=locks + 64 * i, address=address + i * nbytes) for i in range(threads()))
+    return table.add(*rooms)

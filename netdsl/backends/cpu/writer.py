@@ -11,7 +11,7 @@ from netdsl.backends.cpu import functions as fn
 from netdsl.backends.cpu.emit import F32, F64, I8, I32, I64, Function, Lanes, Value, long
 from netdsl.backends.cpu.expression import Expr, Place
 from netdsl.backends.cpu.functions import FUNCTIONS
-from netdsl.backends.cpu.outline import BYTES, KINDS, SCALAR, VECTOR, Outline
+from netdsl.backends.cpu.outline import BYTES, KINDS, SCALAR, VECTOR, Outline, PlaceArgs, RowsArgs
 
 
 class _Writer:
@@ -23,15 +23,15 @@ class _Writer:
         self.scalars: dict[int, Value] = {}
 
     def numbers(self) -> None:
-        f = self.f
-        names = (
-            *("o1", "o2", "period", "tile", "slots", "slot", "sum", "run"),
-            *("local", "size", "n", "pitch"),
-        )
-        self.head = {n: f.argument(i) for n, i in zip(names, self.t.head, strict=True)}
+        self.head = self.f.record(RowsArgs)
 
-    def spot(self, p: Place) -> list[Value]:
-        return [self.f.argument(i) for i in self.t.spot(p)]
+    def spot(self, p: Place) -> Any:
+        """The numbers of a place; see PlaceArgs."""
+        return self.f.nth(PlaceArgs, self.head.places, long(self.t.spot(p)))
+
+    def tile(self, number: int) -> Value:
+        """Where a tile of channel vectors lies."""
+        return self.f.long_nth(self.head.tiles, long(number))
 
     def find_scalars(self, roots: Sequence[Expr]) -> None:
         v = Lanes(self.f)
@@ -44,7 +44,7 @@ class _Writer:
 
     def _scalar_place(self, v: Lanes, e: Expr) -> Value:
         assert e.place is not None
-        return v.spread(self.spot(e.place)[0], KINDS[e.place.dtype])
+        return v.spread(self.spot(e.place).address, KINDS[e.place.dtype])
 
     def compute(
         self,
@@ -89,7 +89,7 @@ class _Writer:
         b = self.f.b
         place = e.args[0].place
         assert place is not None
-        at = b.inttoptr(self.spot(place)[0], I32.as_pointer())
+        at = b.inttoptr(self.spot(place).address, I32.as_pointer())
         t = b.sitofp(b.add(b.load(at, typ=I32), ir.Constant(I32, 1)), F64)
         power = self.f.intrinsic("llvm.pow.f64", F64, ir.Constant(F64, e.attrs["beta"]), t)
         rest = b.fsub(ir.Constant(F64, 1.0), power)
@@ -121,7 +121,7 @@ class RowsFunction(_Writer):
         _, row0, row1, first, last, slot = f.args
         clears = b.icmp_signed("<", slot, long(0))
         self.slot = b.select(clears, b.not_(slot), slot)
-        self.gather_at = b.add(self.head["slots"], b.mul(self.slot, self.head["slot"]))
+        self.gather_at = b.add(self.head.slots, b.mul(self.slot, self.head.slot))
         if t.sums:
             with b.if_then(clears):
                 self._clear()
@@ -129,9 +129,9 @@ class RowsFunction(_Writer):
         self.spots = {id(p): self.spot(p) for p in places}
         self.local = {id(p) for p in places if p.local}
         self.padded = {id(p) for p in places if p.pad is not None}
-        self.tiles = {k: f.argument(i) for k, i in (t.tiles | t.shifts).items()}
-        self.first_within = b.srem(first, self.head["period"])
-        size = self.head["o2"]
+        self.tiles = {k: self.tile(i) for k, i in (t.tiles | t.shifts).items()}
+        self.first_within = b.srem(first, self.head.period)
+        size = self.head.outer2
         ends = b.sdiv(b.sub(b.add(row1, size), long(1)), size)
         with f.loop(b.sdiv(row0, size), ends, long(1)) as line:
             self._find_lines(line, first)
@@ -151,12 +151,12 @@ class RowsFunction(_Writer):
     def _clear(self) -> None:
         v = Lanes(self.f)
         b = self.f.b
-        with self.f.loop(long(0), self.head["slot"], long(4 * v.count)) as at:
+        with self.f.loop(long(0), self.head.slot, long(4 * v.count)) as at:
             v.store(v.const(0), b.add(self.gather_at, at))
 
     def _columns(self, first: Value, last: Value) -> None:
         """Elements `first` to `last` of the row that has been found, tile by tile."""
-        f, b, size = self.f, self.f.b, self.head["tile"]
+        f, b, size = self.f, self.f.b, self.head.tile
         within = self.first_within
         with f.loop(first, last, size) as begin:
             count = f.smaller(b.sub(last, begin), size)
@@ -172,13 +172,13 @@ class RowsFunction(_Writer):
     def _find_lines(self, line: Value, first: Value) -> None:
         """Where each place has the rows of this line: those that differ in the last outer axis."""
         b = self.f.b
-        self.upper = (b.sdiv(line, self.head["o1"]), b.srem(line, self.head["o1"]))
-        tile = b.add(self.head["local"], b.mul(self.slot, self.head["size"]))
+        self.upper = (b.sdiv(line, self.head.outer1), b.srem(line, self.head.outer1))
+        tile = b.add(self.head.local, b.mul(self.slot, self.head.local_size))
         self.line: dict[int, Value] = {}
         for key, spot in self.spots.items():
-            address = b.sub(tile, b.mul(first, long(4))) if key in self.local else spot[0]
+            address = b.sub(tile, b.mul(first, long(4))) if key in self.local else spot.address
             if key not in self.local and key not in self.padded:
-                for i, stride in zip(self.upper, spot[1:3], strict=True):
+                for i, stride in zip(self.upper, (spot.outer0, spot.outer1), strict=True):
                     address = b.add(address, b.mul(i, stride))
             self.line[key] = address
 
@@ -191,21 +191,27 @@ class RowsFunction(_Writer):
         for key, spot in self.spots.items():
             start = self.line[key]
             if key in self.padded:
-                where, self.there[key] = self._unpadded(spot[5:], (*self.upper, i2))
-                for i, stride in zip(where, spot[1:4], strict=True):
+                where, self.there[key] = self._unpadded(spot, (*self.upper, i2))
+                outer = (spot.outer0, spot.outer1, spot.outer2)
+                for i, stride in zip(where, outer, strict=True):
                     start = b.add(start, b.mul(i, stride))
             elif key in self.local:
-                start = b.add(start, b.mul(b.mul(done, self.head["pitch"]), long(4)))
+                start = b.add(start, b.mul(b.mul(done, self.head.local_pitch), long(4)))
             else:
-                start = b.add(start, b.mul(i2, spot[3]))
+                start = b.add(start, b.mul(i2, spot.outer2))
             self.start[key] = start
 
-    def _unpadded(self, pad: list[Value], index: Sequence[Value]) -> tuple[Any, Value]:
+    def _unpadded(self, spot: Any, index: Sequence[Value]) -> tuple[Any, Value]:
+        """Where a row of a padded place lies in what is padded, and whether it does."""
         b = self.f.b
+        axes = (
+            (spot.low0, spot.step0, spot.size0),
+            (spot.low1, spot.step1, spot.size1),
+            (spot.low2, spot.step2, spot.size2),
+        )
         there: Value = ir.Constant(ir.IntType(1), 1)
         found = []
-        for a, i in enumerate(index):
-            low, step, size = pad[a], pad[3 + a], pad[6 + a]
+        for i, (low, step, size) in zip(index, axes, strict=True):
             q = b.sub(i, low)
             inner = b.sdiv(q, step)
             fits = b.and_(b.icmp_signed(">=", q, long(0)), b.icmp_signed("<", inner, size))
@@ -233,7 +239,7 @@ class RowsFunction(_Writer):
 
     def _gather(self, v: Lanes, which: int, x: Value) -> None:
         b = self.f.b
-        at = b.add(self.gather_at, b.mul(self.head["sum"], long(which)))
+        at = b.add(self.gather_at, b.mul(self.head.sum, long(which)))
         at = b.add(at, b.mul(self.within, long(4)))
         v.store(fn.add(v, v.load(at), x), at)
 
@@ -267,12 +273,13 @@ class RowsFunction(_Writer):
             return v.spread(start, kind)
         if inner == 1:
             return v.load(b.add(start, b.mul(self.j, long(size))), kind)
-        step = self.spots[id(p)][4]
+        step = self.spots[id(p)].inner
         return v.gather(b.add(start, b.mul(self.j, step)), step, kind)
 
     def _padded(self, v: Lanes, p: Place) -> Value:
         b = self.f.b
-        low, size = self.spots[id(p)][14:16]
+        spot = self.spots[id(p)]
+        low, size = spot.run_low, spot.run_size
         at = b.sub(self.j, low)
         lane = b.add(v.splat(at), v.steps())
         inside = b.and_(
@@ -291,12 +298,12 @@ class RowsFunction(_Writer):
         if inner == 1 or self.t.walk.run == 1:
             v.store(value, b.add(start, b.mul(self.j, long(BYTES[p.dtype]))), kind)
         else:
-            step = self.spots[id(p)][4]
+            step = self.spots[id(p)].inner
             v.scatter(value, b.add(start, b.mul(self.j, step)), step, kind)
 
     def element(self, v: Lanes) -> Value:
         b = self.f.b
-        first = b.add(b.mul(self.row, self.head["run"]), self.j)
+        first = b.add(b.mul(self.row, self.head.run), self.j)
         return b.add(v.splat(first), v.steps(I64))
 
 
@@ -311,18 +318,18 @@ class PrepareFunction(_Writer):
         self.numbers()
         shifted = [s for s in t.sums if s.squares]
         self.find_scalars([*t.tiled.values(), *(s.value for s in shifted)])
-        pairs = [(e, f.argument(t.tiles[k])) for k, e in t.tiled.items()]
-        pairs += [(s.value, f.argument(t.shifts[id(s)])) for s in shifted if not s.flat]
-        flat = [(self._first(s.value), f.argument(t.shifts[id(s)])) for s in shifted if s.flat]
+        pairs = [(e, self.tile(t.tiles[k])) for k, e in t.tiled.items()]
+        pairs += [(s.value, self.tile(t.shifts[id(s)])) for s in shifted if not s.flat]
+        flat = [(self._first(s.value), self.tile(t.shifts[id(s)])) for s in shifted if s.flat]
         lanes = Lanes(f).count
-        with f.loop(long(0), self.head["period"], long(lanes)) as j:
+        with f.loop(long(0), self.head.period, long(lanes)) as j:
             self.j = j
             v = Lanes(f)
-            v.mask = v.first(b.sub(self.head["period"], j))
+            v.mask = v.first(b.sub(self.head.period, j))
             known: dict[int, Value] = {}
             values = [self.compute(v, e, self._first_row, known) for e, _ in pairs]
-            with f.loop(long(0), self.head["n"], long(1)) as k:
-                at = b.mul(b.add(b.mul(k, self.head["period"]), j), long(4))
+            with f.loop(long(0), self.head.repeat, long(1)) as k:
+                at = b.mul(b.add(b.mul(k, self.head.period), j), long(4))
                 for (_, tile), value in zip(pairs, values, strict=True):
                     v.store(value, b.add(tile, at))
                 for value, tile in flat:
@@ -333,7 +340,7 @@ class PrepareFunction(_Writer):
         """The first element in all lanes."""
         self.j = long(0)
         v = Lanes(self.f)
-        v.mask = v.first(self.head["period"])
+        v.mask = v.first(self.head.period)
         found = self.compute(v, e, self._first_row, {})
         return v.splat(self.f.b.extract_element(found, ir.Constant(I32, 0)))
 
@@ -346,10 +353,10 @@ class PrepareFunction(_Writer):
         spot = self.spot(p)
         inner = self.t.walk.strides[id(p)][1]
         if inner == 0:
-            return v.spread(spot[0], kind)
+            return v.spread(spot.address, kind)
         if inner == 1:
-            return v.load(b.add(spot[0], b.mul(self.j, long(BYTES[p.dtype]))), kind)
-        return v.gather(b.add(spot[0], b.mul(self.j, spot[4])), spot[4], kind)
+            return v.load(b.add(spot.address, b.mul(self.j, long(BYTES[p.dtype]))), kind)
+        return v.gather(b.add(spot.address, b.mul(self.j, spot.inner)), spot.inner, kind)
 
     def element(self, v: Lanes) -> Value:
         return self.f.b.add(v.splat(self.j), v.steps(I64))
