@@ -63,7 +63,7 @@ def _binary(name: str, reference: Any, vjp: Any, doc: str, values: str = "normal
     )
 
 
-def _compare(name: str, reference: Any, doc: str) -> Op:
+def _compare(name: str, reference: Any, doc: str, bitwise: tuple[str, ...] = ()) -> Op:
     reason = "a comparison is constant almost everywhere"
     return Op(
         name=name,
@@ -73,6 +73,7 @@ def _compare(name: str, reference: Any, doc: str) -> Op:
         reference=reference,
         examples=_two,
         nondiff={"x": reason, "z": reason},
+        bitwise=bitwise,
         doc=doc,
     )
 
@@ -183,7 +184,7 @@ OPS = (
         ),
         "the smaller of x and z; equal values pass the gradient to z",
     ),
-    _compare("equal", lambda xp, x, z: x == z, "x == z, as bool"),
+    _compare("equal", lambda xp, x, z: x == z, "x == z, as bool", bitwise=("x", "z")),
     _compare("greater", lambda xp, x, z: x > z, "x > z, as bool"),
     Op(
         name="is_finite",

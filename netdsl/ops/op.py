@@ -61,7 +61,9 @@ class Op:
     entry, which is also given `operand=i`. An operand with neither vjp nor a reason in `nondiff`
     is an error. `window(types, attrs)` gives kernel, stride and dilation where the operator looks
     at neighbours. `whole` names operands that an elementwise operator or a reduction does not read
-    element by element, such as the moments of `normalize`.
+    element by element, such as the moments of `normalize`; `bitwise` those of which every bit
+    counts, since two of them are compared: kernels read them from memory and do not compute them
+    again, which might round otherwise.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Op:
     flops_per_element: int = 1
     window: Callable[..., tuple[Pair, Pair, Pair]] | None = None
     whole: tuple[str, ...] = ()
+    bitwise: tuple[str, ...] = ()
     variadic: bool = False
     layer: bool = False
     doc: str = ""

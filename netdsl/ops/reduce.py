@@ -82,7 +82,9 @@ def _wide(what: str, x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
     return total.astype(x.dtype)
 
 
-def _reduction(name: str, reference: Any, vjp: Any, doc: str) -> Op:
+def _reduction(
+    name: str, reference: Any, vjp: Any, doc: str, bitwise: tuple[str, ...] = ()
+) -> Op:
     return Op(
         name=name,
         kind="reduce",
@@ -92,6 +94,7 @@ def _reduction(name: str, reference: Any, vjp: Any, doc: str) -> Op:
         examples=_axes_example,
         attrs=_AXES,
         vjp=(vjp,),
+        bitwise=bitwise,
         doc=doc,
     )
 
@@ -129,6 +132,7 @@ OPS = (
         lambda xp, x, axes, keepdims: x.max(axis=axes, keepdims=keepdims),
         _max_vjp,
         "maximum over axes; equal maxima share the gradient",
+        bitwise=("x",),  # its gradient looks for the maximum among them
     ),
     _row_op("softmax", _softmax, _softmax_vjp, "e^x over its sum, along the last axis"),
     _row_op("log_softmax", _log_softmax, _log_softmax_vjp, "logarithm of softmax, computed stably"),

@@ -15,7 +15,8 @@ from netdsl.types import Graph, Node
 class Edge:
     """One operand of a node. `base` is the value in memory that `arg` is a view of (or is itself).
 
-    `pointwise`: the node reads it element by element, so both may be computed in one launch;
+    `pointwise`: the node reads it element by element, whatever its last bits are, so both may be
+    computed in one launch;
     `full`: besides, one element of it for each element of the node's domain, in the same order.
     """
 
@@ -75,7 +76,8 @@ class Flow:
         for i, arg in enumerate(node.args):
             base = self.base[arg]
             operand = op.operands[0 if op.variadic else i]
-            pointwise = even and operand not in op.whole and self._even[arg]
+            elementwise = operand not in op.whole and operand not in op.bitwise
+            pointwise = even and elementwise and self._even[arg]
             full = pointwise and self.nodes[base].type.size == domain
             yield Edge(arg, base, pointwise, full)
 
