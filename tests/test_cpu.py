@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -52,7 +52,7 @@ from netdsl.language.parse import parse
 from netdsl.language.program import load
 from netdsl.ops import OPS
 from netdsl.ops.draw import RandomDraw, operand_array
-from netdsl.ops.op import Example, Operand
+from netdsl.ops.op import Draw, Example, Operand
 from netdsl.passes import pipeline
 from netdsl.passes.lower import lower
 from netdsl.passes.simplify import simplify
@@ -736,3 +736,62 @@ def test_no_kernel_reads_its_arguments_by_a_literal_offset() -> None:
     literal = re.compile(r"_at\(\s*args\b|\bargs \+ \d")
     for path in folder.glob("*.py"):
         assert not literal.search(path.read_text()), path.name
+
+
+_CHAIN = (
+    "relu",
+    "gelu",
+    "elu",
+    "tanh",
+    "sigmoid",
+    "leaky_relu",
+    "exp",
+    "add",
+    "mul",
+    "sub",
+    "norm",
+)
+
+
+def chain(b: Builder, x: Node, draw: Draw) -> Node:
+    """Some elementwise nodes over an image, with vectors of its channels on the way."""
+    y, axes = x, tuple(range(x.type.rank - 1))
+    for i in range(draw.whole(1, 5)):
+        op = draw.pick((draw.pick(_CHAIN), "mul", "norm"))
+        if op == "norm":
+            m = b.input(f"m{i}", TensorType((2, x.type.shape[-1])))
+            y = b.normalize(y, m, axes=axes, eps=draw.pick((1e-5, 0.3)))
+        elif op in ("add", "mul", "sub"):
+            shape = draw.pick((x.type.shape, x.type.shape[-1:], ()))
+            y = b.emit(op, y, b.input(f"z{i}", TensorType(shape)))
+        else:
+            y = b.emit(op, y)
+    return y
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("product", [False, True])
+def test_a_value_has_the_same_bits_in_every_kernel(seed: int, product: bool) -> None:
+    """In a map, behind a product, beside other nodes: its difference from what was stored of it is
+    zero, wherever it is computed again."""
+
+    def graph_of(more: Callable[[Builder, Node], dict[str, Node]]) -> Graph:
+        draw, b = RandomDraw(np.random.default_rng(seed)), Builder(dtype="float32")
+        x = b.input("x", TensorType((3, 7, 5, draw.whole(1, 40))))
+        if product:
+            c = x.type.shape[3]
+            x = b.matmul(x, b.input("w", TensorType((c, c))))
+        return b.graph(more(b, chain(b, x, draw)))
+
+    def compared(op: str, b: Builder, y: Node) -> Node:
+        y0 = b.input("y0", y.type)
+        return b.greater(y0, y) if op == "below" else b.emit(op, y, y0)
+
+    stored = graph_of(lambda b, y: {"y": y})
+    rng = np.random.default_rng(seed)
+    values = {n.name: rng.uniform(0.5, 1.5, n.type.shape).astype("f4") for n in stored.inputs}
+    y0 = np.array(Executor(stored, CPU, State(CPU)).run(values)["y"])
+    assert np.isfinite(y0).all()
+    for op in ("sub", "greater", "below"):
+        graph = graph_of(lambda b, y, op=op: {"z": compared(op, b, y)})  # type: ignore[misc]
+        assert not np.any(Executor(graph, CPU, State(CPU)).run({**values, "y0": y0})["z"]), op

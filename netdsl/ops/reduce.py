@@ -82,9 +82,7 @@ def _wide(what: str, x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
     return total.astype(x.dtype)
 
 
-def _reduction(
-    name: str, reference: Any, vjp: Any, doc: str, bitwise: tuple[str, ...] = ()
-) -> Op:
+def _reduction(name: str, reference: Any, vjp: Any, doc: str, bitwise: tuple[str, ...] = ()) -> Op:
     return Op(
         name=name,
         kind="reduce",

@@ -9,19 +9,21 @@ from llvmlite import ir
 from netdsl.backends.cpu.emit import I32, I64, Lanes, Value
 from netdsl.ops.random import key_of
 
-_EXACT = ("contract",)
+CONTRACT = ("contract",)
+"""Lets a product and a sum become one instruction, which rounds once: only where one kernel alone
+computes a value. What two kernels compute must have the same bits in both."""
 
 
-def add(v: Lanes, x: Value, z: Value) -> Value:
-    return v.f.b.fadd(x, z, flags=_EXACT)
+def add(v: Lanes, x: Value, z: Value, flags: tuple[str, ...] = ()) -> Value:
+    return v.f.b.fadd(x, z, flags=flags)
 
 
-def sub(v: Lanes, x: Value, z: Value) -> Value:
-    return v.f.b.fsub(x, z, flags=_EXACT)
+def sub(v: Lanes, x: Value, z: Value, flags: tuple[str, ...] = ()) -> Value:
+    return v.f.b.fsub(x, z, flags=flags)
 
 
-def mul(v: Lanes, x: Value, z: Value) -> Value:
-    return v.f.b.fmul(x, z, flags=_EXACT)
+def mul(v: Lanes, x: Value, z: Value, flags: tuple[str, ...] = ()) -> Value:
+    return v.f.b.fmul(x, z, flags=flags)
 
 
 def div(v: Lanes, x: Value, z: Value) -> Value:

@@ -94,7 +94,7 @@ def applied(v: Lanes, matrix: Matrix, xs: Sequence[Value]) -> list[Value]:
         if not (even and odd):
             found.append(part(even or odd))
         else:
-            found.append((fn.sub if turned else fn.add)(v, part(even), part(odd)))
+            found.append((fn.sub if turned else fn.add)(v, part(even), part(odd), fn.CONTRACT))
     return found
 
 
@@ -106,7 +106,8 @@ def _paired(v: Lanes, matrix: Matrix, xs: Sequence[Value]) -> tuple[Matrix, list
     for j in range(1, len(values) - 2, 2):
         if all(abs(row[j]) == abs(row[j + 1]) for row in rows):
             found = True
-            values[j], values[j + 1] = fn.add(v, xs[j], xs[j + 1]), fn.sub(v, xs[j], xs[j + 1])
+            pair = xs[j], xs[j + 1], fn.CONTRACT
+            values[j], values[j + 1] = fn.add(v, *pair), fn.sub(v, *pair)
             for row in rows:
                 same = row[j] == row[j + 1]
                 row[j], row[j + 1] = (row[j], Fraction(0)) if same else (Fraction(0), row[j])
@@ -116,9 +117,13 @@ def _paired(v: Lanes, matrix: Matrix, xs: Sequence[Value]) -> tuple[Matrix, list
 def _sum(v: Lanes, terms: Sequence[tuple[Value, Fraction]]) -> Value:
     """Of products; those with 1 first, which need none."""
     first, *rest = sorted(terms, key=lambda t: t[1] != 1)
-    total = first[0] if first[1] == 1 else fn.mul(v, first[0], v.const(float(first[1])))
+    total = (
+        first[0] if first[1] == 1 else fn.mul(v, first[0], v.const(float(first[1])), fn.CONTRACT)
+    )
     for x, c in rest:
-        total = fn.add(v, total, x) if c == 1 else fn.fma(v, x, v.const(float(c)), total)
+        total = (
+            fn.add(v, total, x, fn.CONTRACT) if c == 1 else fn.fma(v, x, v.const(float(c)), total)
+        )
     return total
 
 

@@ -71,7 +71,7 @@ extern "C" __global__ void direct({parameters}) {{
         const float v = xs[((p * SH + r * DH) * WIDE + q * SW + s * DW) * C + c];
         UNROLL for (int j = 0; j < KT; j += 4) {{
           const Pack<float, 4> weights = load<4>(ws + ((r * RW + s) * C + c) * KP + k + j);
-          UNROLL for (int i = 0; i < 4; i++) sums[j + i] += v * weights.v[i];
+          UNROLL for (int i = 0; i < 4; i++) sums[j + i] = fmaf(v, weights.v[i], sums[j + i]);
         }}
       }}
       UNROLL for (int j = 0; j < KT; j++) if (k + j < K) {{
@@ -110,7 +110,7 @@ extern "C" __global__ void direct({parameters}) {{
       UNROLL for (int k = 0; k < KP; k += 4) {{
         const Pack<float, 4> d = load<4>(gs + m * KP + k);
         UNROLL for (int j = 0; j < EACH_TAPS; j++) UNROLL for (int i = 0; i < 4; i++)
-          sums[j][k + i] += xs[at + from[j]] * d.v[i];
+          sums[j][k + i] = fmaf(xs[at + from[j]], d.v[i], sums[j][k + i]);
       }}
     }}
   }}

@@ -11,7 +11,9 @@ from netdsl import kept
 from netdsl.backends.cuda.libraries import INSTALL
 from netdsl.errors import fail
 
-_OPTIONS = ("--std=c++17",)
+_OPTIONS = ("--std=c++17", "--fmad=false")
+"""Without contraction a value has the same bits in every kernel that computes it; where sums of
+products are what takes the time, kernels say `fmaf`."""
 
 
 @cache
