@@ -423,11 +423,11 @@ def test_products_cut_in_other_ways(
     same_as_the_interpreter(step_of(BLOCKS, "residual", batch=2))
 
 
-@given(st.integers(1, 200), st.integers(1, 60), st.integers(1, 9))
-def test_tasks_cover_all_there_is(lines: int, block: int, columns: int) -> None:
+@given(st.integers(1, 200), st.integers(1, 60), st.integers(1, 9), st.integers(1, 9))
+def test_tasks_cover_all_there_is(lines: int, block: int, columns: int, workers: int) -> None:
     """Each line of each column is in one task, and no task waits for a much longer one at the
     end."""
-    found = cut(lines, block, columns)
+    found = cut(lines, block, columns, workers)
     seen = np.zeros((lines, columns), int)
     for a, b, c, d in found:
         assert a < b
@@ -795,3 +795,53 @@ def test_a_value_has_the_same_bits_in_every_kernel(seed: int, product: bool) -> 
     for op in ("sub", "greater", "below"):
         graph = graph_of(lambda b, y, op=op: {"z": compared(op, b, y)})  # type: ignore[misc]
         assert not np.any(Executor(graph, CPU, State(CPU)).run({**values, "y0": y0})["z"]), op
+
+
+_BITS = """
+import hashlib
+import sys
+import numpy as np
+from netdsl.backends.cpu import winograd
+from netdsl.backends.cpu.backend import CpuBackend
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.program import load
+from netdsl.runtime.executor import Executor
+from netdsl.runtime.state import State
+from netdsl.train.compile import compile_step
+from netdsl.train.recipe import plain
+from tests.graphs import values_for
+
+for case in sys.argv[1:]:
+    path, net, batch, gain = case.split(":")
+    winograd._GAIN = float(gain)
+    network = elaborate(load(path), net, Settings(batch=int(batch), training=True))
+    graph = compile_step(network, plain(net))
+    values, backend = values_for(graph), CpuBackend()
+    state = State(backend)
+    state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
+    executor, found = Executor(graph, backend, state), hashlib.sha256()
+    for step in range(3):
+        out = executor.run({**values, "step": np.int32(step)})
+        found.update(np.asarray(out["loss"]).tobytes())
+    for name in sorted(graph.updates):
+        found.update(np.ascontiguousarray(state.arrays[name]).tobytes())
+    print(case, found.hexdigest())
+"""
+
+
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    """Sums over pixels, direct and by minimal filtering, behind products and in maps."""
+    nets = ("lenet.net:lenet5:50:0", "mobilenet.net:mobilenet_small:5:0", "norms.net:group:5:0")
+    nets += ("lenet.net:lenet5:50:inf", "resnet.net:resnet20:6:0", "resnet.net:resnet20:6:inf")
+    found = {
+        threads: subprocess.run(
+            [sys.executable, "-c", _BITS, *(f"{ROOT}/models/{n}" for n in nets)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "NETDSL_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        for threads in ("1", "3", "7")
+    }
+    assert len(found["1"]) == len(nets)
+    assert found["3"] == found["7"] == found["1"]

@@ -89,6 +89,7 @@ class _Tasks:
         self, memory: Memory, kernel: Kernel, node: Node, found: Product, domain: Ints
     ) -> None:
         self.memory, self.kernel, self.node = memory, kernel, node
+        self.workers = memory.workers(kernel)
         self.p, self.domain = found, domain
         self.launched = Launch(kept=list(found.before.kept))
         self.table = Table(self.launched.kept)
@@ -166,8 +167,8 @@ class _Tasks:
         """Rows of pixels and column blocks of each task."""
         lines, every = self.p.images * self.lines, len(self.columns)
         if self.whole:
-            return [(a, b, 0, every) for a, b, _, _ in cut(lines, self.block, 1)]
-        return cut(lines, self.block, every)
+            return [(a, b, 0, every) for a, b, _, _ in cut(lines, self.block, 1, self.workers)]
+        return cut(lines, self.block, every, self.workers)
 
     def _write_to(self) -> None:
         """Tiles are written where the results belong."""

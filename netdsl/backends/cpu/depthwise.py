@@ -10,7 +10,7 @@ from typing import Any
 from netdsl.backends.cpu import functions as fn
 from netdsl.backends.cpu.emit import Function, Lanes, Value, long
 from netdsl.backends.cpu.expression import Operand, Unsupported
-from netdsl.backends.cpu.launch import Task, shared, threads
+from netdsl.backends.cpu.launch import Task, shared
 from netdsl.backends.cpu.loops import loop
 from netdsl.backends.cpu.maps import Body, Launch, Memory, border_tasks
 from netdsl.backends.cpu.memory import call_task, float_at, long_nth, put_float
@@ -60,7 +60,7 @@ class _Rows:
 
     def launch(self) -> Launch:
         images, height, _, _ = self.domain
-        tasks = shared(images * height, 8 * threads())
+        tasks = shared(images * height, 8 * self.memory.workers(self.kernel))
         out, follower = self._finish(len(tasks))
         pack: list[Task] = []
         passes = [self._pass(one, out.pixel, pack) for one in self.p.passes]

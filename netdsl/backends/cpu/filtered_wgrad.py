@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from netdsl.backends.cpu.blocking import blocking
 from netdsl.backends.cpu.expression import Unsupported
-from netdsl.backends.cpu.launch import Task, shared, threads
+from netdsl.backends.cpu.launch import SHARES, Task, shared, threads
 from netdsl.backends.cpu.maps import Launch, Memory
 from netdsl.backends.cpu.points import (
     ChannelGroup,
@@ -83,18 +83,20 @@ class FilteredWgrad(WeightSum):
         self.groups = shared(len(self.columns), groups)
 
     def _cut(self) -> tuple[int, int]:
-        """How many sums of some tiles are added at last, and groups of column blocks: those that
-        keep all threads at work."""
+        """How many sums of some tiles are added at last, whatever the threads, and groups of column
+        blocks: those that keep all threads at work."""
         every, size = len(self.columns), POINTS * self.k * self.line
 
-        def time(parts: int, groups: int) -> float:
-            tasks = -(-parts * groups // threads())
+        def time(way: tuple[int, int], workers: int) -> float:
+            parts, groups = way
+            tasks = -(-parts * groups // workers)
             each = -(-self.blocks // parts) * (-(-every // groups) + _TURN)
-            return tasks * each + parts * every * _ADD / threads()
+            return tasks * each + parts * every * _ADD / workers
 
         most = max(1, min(_PARTS, self.blocks, _MOST // size))
-        ways = ((p, g) for p in range(1, most + 1) for g in range(1, every + 1))
-        return min(ways, key=lambda way: time(*way))
+        ways = [(p, g) for p in range(1, most + 1) for g in range(1, every + 1)]
+        parts, _ = min(ways, key=lambda way: time(way, SHARES))
+        return min((w for w in ways if w[0] == parts), key=lambda way: time(way, threads()))
 
     def launch(self) -> Launch:
         target, size = self._target(), POINTS * self.k * self.line

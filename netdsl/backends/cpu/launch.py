@@ -18,6 +18,9 @@ from netdsl.types import Array
 
 Task = tuple[int, ...]
 _FIELDS = tuple(TaskEntry.layout)
+SHARES = 4
+"""How many threads sums are cut for, however many there are: a part is summed by itself, so other
+parts would make other bits."""
 _LAST = 32
 """What a thread has to do, over the least that a task is worth."""
 
@@ -72,11 +75,11 @@ def shared(count: int, most: int) -> list[tuple[int, int]]:
     return list(pairwise(cut))
 
 
-def cut(lines: int, block: int, columns: int) -> list[tuple[int, int, int, int]]:
-    """Tasks that share out `lines` times `columns`: large ones first, small ones last, so that no
-    thread waits long for another one. A task is whole blocks of lines, else columns of one block,
-    else lines of one column of it."""
-    many, total = max(2, threads()), lines * columns
+def cut(lines: int, block: int, columns: int, workers: int) -> list[tuple[int, int, int, int]]:
+    """Tasks in which `workers` share out `lines` times `columns`: large ones first, small ones
+    last, so that none waits long for another one. A task is whole blocks of lines, else columns of
+    one block, else lines of one column of it."""
+    many, total = max(2, workers), lines * columns
     found, left, at, column, line = [], total, 0, 0, 0
     while left > 0:
         want = max(left / (2 * many), total / (_LAST * many))

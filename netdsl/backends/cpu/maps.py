@@ -15,7 +15,7 @@ from netdsl.backends.cpu.expression import (
     Reader,
     Unsupported,
 )
-from netdsl.backends.cpu.launch import Task, shared, threads
+from netdsl.backends.cpu.launch import SHARES, Task, shared, threads
 from netdsl.backends.cpu.outline import Sum
 from netdsl.backends.cpu.record import Table
 from netdsl.backends.cpu.rows import Rows, build
@@ -88,6 +88,12 @@ class Memory:
     def settled(self, name: str) -> bool:
         """Whether a value is a settled state, or a view of one."""
         return shown(self.plan.graph, name).name in self.plan.settled
+
+    def workers(self, kernel: Kernel) -> int:
+        """How many a kernel's tasks are cut for. Each task adds up what it computes, so where there
+        are sums, it does not depend on the threads."""
+        sums = any(OPS[self.plan.graph[o].op].kind == "reduce" for o in kernel.outputs)
+        return SHARES if sums else threads()
 
     def address(self, place: Placement) -> int:
         """Of a placement's buffer."""

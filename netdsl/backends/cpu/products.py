@@ -10,7 +10,6 @@ from itertools import pairwise
 from netdsl.backends.cpu.blocking import row_of
 from netdsl.backends.cpu.columns import flat
 from netdsl.backends.cpu.expression import Unsupported
-from netdsl.backends.cpu.launch import threads
 from netdsl.backends.cpu.maps import Launch, Memory
 from netdsl.backends.cpu.opaque import copied
 from netdsl.backends.cpu.room import floats
@@ -228,8 +227,9 @@ def _lead(layout: Layout, columns: int, memory: Memory, kernel: Kernel) -> list[
     if len(lead) == 3 and any(flat(v, 3) is None for v in images):
         return [(s, t) for s, t in zip(lead, layout.strides, strict=False)]
     count = math.prod(lead)
-    most = max(6, min(_MOST_PIXELS, count // (2 * threads())))
+    workers = memory.workers(kernel)
+    most = max(6, min(_MOST_PIXELS, count // (2 * workers)))
     # few pixels are one row where there are columns enough for all threads
-    wide = count <= _MOST_PIXELS and columns >= 8 * width() * threads()
+    wide = count <= _MOST_PIXELS and columns >= 8 * width() * workers
     pixels = count if wide else row_of(count, most, columns, layout.shape[-1], 4 * step)
     return [(1, 0), (count // pixels, pixels * step), (pixels, step)]

@@ -19,7 +19,7 @@ from netdsl.backends.cpu.deep import (
     turn_parts,
 )
 from netdsl.backends.cpu.expression import Operand, Unsupported
-from netdsl.backends.cpu.launch import Task, cut, shared, threads
+from netdsl.backends.cpu.launch import SHARES, Task, cut, shared, threads
 from netdsl.backends.cpu.maps import Body, Launch, Memory, body_launch
 from netdsl.backends.cpu.panel import PanelArgs, panel
 from netdsl.backends.cpu.products import image_of
@@ -282,7 +282,7 @@ class Wgrad(WeightSum):
         parts = self._parts(groups, size)
         tasks = [
             (g, *some)
-            for first, last, *some in cut(parts * groups, 1, len(self.columns))
+            for first, last, *some in cut(parts * groups, 1, len(self.columns), threads())
             for g in range(first, last)
         ]
         target = self._target()
@@ -309,11 +309,12 @@ class Wgrad(WeightSum):
         return self.launched
 
     def _parts(self, groups: int, size: int) -> int:
+        """How many sums of some of the depth are added at last: whatever the threads."""
         chunks = -(-len(self.sum.taps) // self.deep)
         parts = 1
         while 2 * parts <= min(8, chunks) and size * parts < _MOST:
             each = groups * parts
-            if each >= 2 * threads() and each * len(self.columns) >= 8 * threads():
+            if each >= 2 * SHARES and each * len(self.columns) >= 8 * SHARES:
                 break
             parts *= 2
         return parts

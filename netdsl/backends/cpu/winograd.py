@@ -99,6 +99,7 @@ class Filtered:
         self, memory: Memory, kernel: Kernel, node: Node, found: Product, domain: Ints
     ) -> None:
         self.memory, self.node, self.p, self.domain = memory, node, found, domain
+        self.workers = memory.workers(kernel)
         self.launched = Launch()
         self.table = Table(self.launched.kept)
         self.r = memory.operand(node.args[1]).layout.shape[1]
@@ -120,11 +121,11 @@ class Filtered:
         self.pitch = domain[3] if self.span >= len(self.columns) else self.block_width
 
     def _block(self) -> int:
-        """Lines of a block: those that fill strips and keep all threads at work."""
+        """Lines of a block: those that fill strips and keep all workers at work."""
 
         def time(lines: int) -> int:
             strips = -(-lines * self.across // self.tiles.rows)
-            return -(-self.every // (lines * threads())) * (strips * self.tiles.rows + _EACH)
+            return -(-self.every // (lines * self.workers)) * (strips * self.tiles.rows + _EACH)
 
         some = range(1, max(1, min(self.every, _TILES // self.across)) + 1)
         return min(some, key=lambda lines: (time(lines), -lines))
@@ -140,7 +141,7 @@ class Filtered:
         each = 1 if self.passing else max(1, _COLUMNS // self.block_width)
         each = every if self.span > 1 else each
         parts = shared(every, -(-every // each))
-        found = cut(-(-self.every // self.block), 1, len(parts))
+        found = cut(-(-self.every // self.block), 1, len(parts), self.workers)
         return [(a, b, parts[c][0], parts[d - 1][1]) for a, b, c, d in found]
 
     def launch(self) -> Launch:
