@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netdsl.data import geometry
 from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.augment import chosen_of as chosen
 from netdsl.data.preparation import Preparation
@@ -36,12 +35,12 @@ def changed(
 def test_resize_sets_the_short_side_and_keeps_the_shape(h: int, w: int, to: int) -> None:
     found = changed(image(h, w), "resize", size=to).shape[1:3]
     assert min(found) == to
-    assert abs(max(found) - max(h, w) * to / min(h, w)) <= 0.5
+    assert max(found) == max(h, w) * to // min(h, w)
 
 
 def test_resize_to_both_sides_and_to_what_the_net_takes() -> None:
     assert changed(image(30, 20), "resize", size=Size((7, 5))).shape == (1, 7, 5, 3)
-    assert changed(image(30, 20), "resize").shape == (1, 14, 9, 3)
+    assert changed(image(30, 20), "resize").shape == (1, 13, 9, 3)
     assert changed(image(4, 20), "resize").shape == (1, 8, 40, 3)
     same = image(12, 20)
     assert changed(same, "resize", size=12) is same
@@ -60,9 +59,10 @@ def test_the_middle_is_cut_out(h: int, w: int, wide: int, tall: int) -> None:
     picture = image(h, w)
     found = changed(picture, "center_crop", window=(tall, wide))
     assert found.shape[1:3] == (tall, wide)
-    if h >= tall and w >= wide:
-        top, left = (h - tall) // 2, (w - wide) // 2
-        np.testing.assert_array_equal(found, picture[:, top : top + tall, left : left + wide])
+    around = [max(0, a - b) for a, b in ((tall, h), (wide, w))]
+    black = np.pad(picture, ((0, 0), *((n // 2, n - n // 2) for n in around), (0, 0)))
+    top, left = (round((a - b) / 2) for a, b in zip(black.shape[1:3], (tall, wide), strict=True))
+    np.testing.assert_array_equal(found, black[:, top : top + tall, left : left + wide])
 
 
 @given(st.integers(8, 40), st.integers(9, 40), unit, unit)
@@ -87,34 +87,6 @@ def test_black_pixels_stand_around_pictures_that_are_no_larger() -> None:
     assert changed(image(9, 10), "random_crop", (0, 0))[:, 0].any()
     with pytest.raises(NetError, match="224 black pixels"):
         changed(image(30, 30), "random_crop", (0, 0), pad=224)
-
-
-@given(st.integers(2, 60), st.integers(2, 60), unit, unit, unit, unit)
-def test_a_resized_crop_has_its_share_of_the_area(
-    h: int, w: int, a: float, b: float, c: float, d: float
-) -> None:
-    scale, ratio = (0.08, 1.0), (0.75, 1.33333333)
-    left, top, right, bottom = geometry._part((h, w), np.array([a, b, c, d]), scale, ratio)
-    assert 0 <= left < right <= w
-    assert 0 <= top < bottom <= h
-    wide, tall = right - left, bottom - top
-    area = h * w * (0.08 + 0.92 * a)
-    assert wide * tall <= area + 0.5 * (wide + tall) + 0.25
-    if wide < w and tall < h:
-        assert wide * tall >= area - 0.5 * (wide + tall) - 0.25
-        assert 0.75 * (tall - 0.5) <= wide + 0.5
-        assert 0.75 * (wide - 0.5) <= tall + 0.5
-    assert changed(image(h, w), "random_resized_crop", (a, b, c, d)).shape == (1, 8, 9, 3)
-
-
-def test_the_areas_of_resized_crops_are_uniform() -> None:
-    rng = np.random.default_rng(3)
-    shares = []
-    for d in rng.random((4000, 4)):
-        left, top, right, bottom = geometry._part((400, 400), d, (0.08, 1.0), (1.0, 1.0))
-        shares.append((right - left) * (bottom - top) / 400**2)
-    counts, _ = np.histogram(shares, bins=np.linspace(0.08, 1, 5))
-    assert counts.min() > 900
 
 
 @given(unit, sides, sides)

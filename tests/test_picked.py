@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,17 @@ def test_changes_together_are_those_one_after_the_other(
     np.testing.assert_array_equal(some[np.array([2, 1])].made(), expected[[0, 3]])
 
 
+@given(st.integers(1, 20), st.integers(1, 20), st.booleans())
+def test_middles_of_pictures_that_are_larger_or_smaller(h: int, w: int, first: bool) -> None:
+    images, flip = images_of((h, w), 3, 2), chosen("hflip", p=1.0)
+    crop = chosen("center_crop")
+    prepare = prepared([flip, crop] if first else [crop, flip], 3)
+    assert prepare.moves_only((h, w, 3))
+    picked = prepare(Held(images, None)[np.array([1, 0])])
+    assert isinstance(picked, Picked)
+    np.testing.assert_array_equal(picked.made(), np.asarray(prepare(images))[::-1])
+
+
 @pytest.mark.skipif(GPP is None, reason="there is no g++ to compile for the CPU")
 def test_the_kernel_picks_the_same_bytes(tmp_path: Path) -> None:
     chains = [
@@ -80,11 +92,15 @@ def test_the_kernel_picks_the_same_bytes(tmp_path: Path) -> None:
             chosen("random_crop"),
             chosen("cutout", size=5),
         ],
+        [chosen("center_crop"), chosen("hflip")],
+        [chosen("hflip"), chosen("center_crop"), chosen("cutout", size=3)],
     ]
     cases: list[tuple[Any, Any, Any]] = []
     for chain in chains:
-        for channels in (1, 3):
-            images, prepare = images_of((11, 10), channels), prepared(chain, channels)
+        # the middle of those that are smaller than the window lies in black, by halves of pixels
+        sides = (12, 9) if chosen("center_crop") not in chain else (6, 13)
+        for channels, size in product((1, 3), ((11, 10), sides)):
+            images, prepare = images_of(size, channels), prepared(chain, channels)
             held = Held(images, images)
             index = np.random.default_rng(2).integers(0, len(images), 13)
             draws = prepare.draws(np.random.default_rng(3), len(index))

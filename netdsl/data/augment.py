@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from netdsl.backends.picked import Moves, Size
 from netdsl.data import colour, geometry
+from netdsl.data.changes import LONG_SIDE, Change, Changes
 from netdsl.kinds import Extent, Kind, Many, Mismatch, Nothing, Number, OneOf, Whole
 from netdsl.signature import Chosen, Param, Signature
 from netdsl.types import Array
@@ -44,7 +45,7 @@ class Augmentation:
     """`apply(images, draws, window, **arguments)` changes a batch; `draws` are `uses` numbers in
     [0, 1) for each of its images, `window` is the height and width that the net takes. One that
     `varies` gives every image a size of its own, so it is given one at a time. One that only moves
-    pixels has `moves`."""
+    pixels has `moves`. `changes` are those of the images that it makes of the same draws."""
 
     signature: Signature
     apply: Callable[..., Array]
@@ -52,6 +53,7 @@ class Augmentation:
     doc: str = ""
     varies: bool = False
     moves: Moving | None = None
+    changes: Changes = ()
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,22 @@ class _Ends:
 
 
 def _entry(
-    name: str, apply: Any, uses: int, doc: str, *params: Param, varies: bool = False
+    name: str,
+    apply: Any,
+    uses: int,
+    doc: str,
+    *params: Param,
+    varies: bool = False,
+    changes: Changes = (),
 ) -> Augmentation:
-    return Augmentation(Signature(name, params), apply, uses, doc, varies)
+    return Augmentation(Signature(name, params), apply, uses, doc, varies, changes=changes)
 
 
-def _mover(name: str, moving: Moving, uses: int, doc: str, *params: Param) -> Augmentation:
-    return Augmentation(Signature(name, params), moving.apply, uses, doc, moves=moving)
+def _mover(
+    name: str, moving: Moving, uses: int, doc: str, *params: Param, changes: Changes = ()
+) -> Augmentation:
+    signature = Signature(name, params)
+    return Augmentation(signature, moving.apply, uses, doc, moves=moving, changes=changes)
 
 
 _SIDE = Whole(1, 16384)
@@ -90,12 +101,17 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             "short side of 256 by `resize(256)`, both by `resize(224x224)`; else what just covers "
             "the net's input",
             Param("size", OneOf((Nothing(), _SIDE, Extent())), None),
+            changes=(replace(LONG_SIDE, affects=lambda size: not isinstance(size, tuple)),),
         ),
         _mover(
             "center_crop",
-            Moving(geometry.center_crop, geometry.covers),
+            Moving(geometry.center_crop),
             0,
-            "the middle, of the size of the net's input",
+            "the middle, of the size of the net's input; black around a smaller picture",
+            changes=(
+                Change("half a pixel of the corner is rounded to the even number, not down"),
+                Change("there is black around a smaller picture, which was enlarged before"),
+            ),
         ),
         _mover(
             "hflip",
@@ -115,11 +131,14 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         _entry(
             "random_resized_crop",
             geometry.random_resized_crop,
-            4,
+            1,
             "a part with a share `scale` of the area and a `ratio` of width to height, brought to "
             "the net's size (Szegedy et al. 2015)",
             Param("scale", _Ends(Number(above=0, high=1)), (0.08, 1.0)),
             Param("ratio", _Ends(Number(0.01, 100)), (0.75, 1.33333333)),
+            changes=(
+                Change("a box that does not fit is drawn anew, and pixels outside it do not count"),
+            ),
         ),
         _entry(
             "scale_jitter",
@@ -128,6 +147,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             "short side of any length between two (Simonyan & Zisserman 2015)",
             Param("sides", _Ends(_SIDE), (256, 512)),
             varies=True,
+            changes=(LONG_SIDE,),
         ),
         _entry(
             "color_jitter",

@@ -6,7 +6,7 @@ What only moves pixels gives `Moves`, so that a device which has the pictures ca
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,40 +16,42 @@ from netdsl.types import Array, dims
 
 PADDED = 4
 """Pixels around a picture that is no larger than the window (He et al. 2016)."""
+TRIES = 10
+"""Boxes that are drawn before the middle is taken."""
 
 
-def resized(
-    image: Array, size: Size, box: tuple[float, float, float, float] | None = None
-) -> Array:
-    """One picture [H,W,C], or its `box` (left, top, right, bottom), at another size; bilinear, and
-    smoothed where it becomes smaller."""
+def resized(image: Array, size: Size) -> Array:
+    """One picture [H,W,C] at another size; bilinear, and smoothed where it becomes smaller."""
     from PIL import Image
 
     if image.shape[2] != 3:
-        planes = (_resized(Image.fromarray(p), size, box) for p in np.moveaxis(image, 2, 0))
+        planes = (_resized(Image.fromarray(p), size) for p in np.moveaxis(image, 2, 0))
         return np.stack(list(planes), axis=2)
-    return _resized(Image.fromarray(image), size, box)
+    return _resized(Image.fromarray(image), size)
 
 
-def _resized(picture: object, size: Size, box: tuple[float, float, float, float] | None) -> Array:
+def _resized(picture: object, size: Size) -> Array:
     from PIL import Image
 
     assert isinstance(picture, Image.Image)
-    return np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR, box))
+    return np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def covering(images: Array, size: Size) -> Array:
     """The pictures at the smallest size that leaves no part of a window of `size` empty."""
     h, w = images.shape[1:3]
-    scale = max(size[0] / h, size[1] / w)
-    return _all_resized(images, (max(size[0], round(h * scale)), max(size[1], round(w * scale))))
+    return _all_resized(images, covering_size((h, w), size))
+
+
+def covering_size(there: Size, window: Size) -> Size:
+    """One side is the window's, the other is rounded down, as torchvision's Resize does."""
+    (h, w), (tall, wide) = there, window
+    return (tall, tall * w // h) if tall * w >= wide * h else (wide * h // w, wide)
 
 
 def short_side(images: Array, length: int) -> Array:
     """The pictures with a shorter side of that length; height to width stays as it is."""
-    h, w = images.shape[1:3]
-    scale = length / min(h, w)
-    return _all_resized(images, (max(1, round(h * scale)), max(1, round(w * scale))))
+    return covering(images, (length, length))
 
 
 def _all_resized(images: Array, size: Size) -> Array:
@@ -76,10 +78,17 @@ def hflip(at: Moves, draws: Array, window: Size, p: float) -> Moves:
 
 
 def center_crop(at: Moves, draws: Array, window: Size) -> Moves:
-    """The window's size out of the middle."""
-    top, left = ((a - b) // 2 for a, b in zip(at.size, window, strict=True))
+    """The window's size out of the middle, with black around what is smaller: the corner is
+    torchvision's CenterCrop's."""
+    top, left = (_corner(a, b) for a, b in zip(at.size, window, strict=True))
     zeros = np.zeros(len(draws), np.int64)
     return at.crop(zeros + top, zeros + left, window)
+
+
+def _corner(there: int, wanted: int) -> int:
+    """Where the middle begins. A half is rounded to the even number; around a smaller picture the
+    first of two unequal margins is the smaller one."""
+    return round((there - wanted) / 2) if there >= wanted else -((wanted - there) // 2)
 
 
 def middle(images: Array, window: Size) -> Array:
@@ -129,22 +138,36 @@ def random_resized_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> Array:
-    """Szegedy et al. 2015, section 6: a part of any size and shape, brought to the window's."""
-    parts = (_part(image.shape, d, scale, ratio) for image, d in zip(images, draws, strict=True))
-    return np.stack([resized(x, window, box) for x, box in zip(images, parts, strict=True)])
+    """Szegedy et al. 2015, section 6: a part of any size and shape, brought to the window's. The
+    part is cut out first, so that no pixel outside it counts."""
+    found = []
+    for image, (number,) in zip(images, draws, strict=True):
+        top, left, tall, wide = crop_box(image.shape[:2], numbers(number), scale, ratio)
+        found.append(resized(image[top : top + tall, left : left + wide], window))
+    return np.stack(found)
 
 
-def _part(
-    shape: Sequence[int], draws: Array, scale: tuple[float, float], ratio: tuple[float, float]
-) -> tuple[float, float, float, float]:
-    """A box in an image. Its area is uniform; its ratio of width to height is log-uniform among
-    those with which that area fits, else the nearest to them, and the box then smaller."""
-    h, w = shape[:2]
-    area = h * w * (scale[0] + (scale[1] - scale[0]) * draws[0])
-    low, high = (min(max(r, area / h**2), w**2 / area) for r in ratio)
-    shaped = math.exp(math.log(low) + (math.log(high) - math.log(low)) * draws[1])
-    shaped = min(max(shaped, ratio[0]), ratio[1])
-    wide = min(w, max(1, round(math.sqrt(area * shaped))))
-    tall = min(h, max(1, round(math.sqrt(area / shaped))))
-    top, left = int(draws[2] * (h - tall + 1)), int(draws[3] * (w - wide + 1))
-    return left, top, left + wide, top + tall
+def numbers(number: float) -> Callable[[], float]:
+    """As many numbers in [0, 1) as are asked for, determined by one such number."""
+    return np.random.Generator(np.random.Philox(key=int(number * 2**53))).random
+
+
+def crop_box(
+    size: Sequence[int],
+    draw: Callable[[], float],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of torchvision's RandomResizedCrop in a picture of `size`. Area
+    and ratio of width to height are drawn anew while the box does not fit, the ratio log-uniform;
+    after ten times it is the middle, of the nearest ratio. `draw` gives numbers in [0, 1)."""
+    (h, w), low, high = size, math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(TRIES):
+        area = h * w * (scale[0] + (scale[1] - scale[0]) * draw())
+        shape = math.exp(low + (high - low) * draw())
+        wide, tall = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < wide <= w and 0 < tall <= h:
+            return int(draw() * (h - tall + 1)), int(draw() * (w - wide + 1)), tall, wide
+    tall = h if w / h >= ratio[0] else max(1, round(w / ratio[0]))
+    wide = w if w / h <= ratio[1] else max(1, round(h * ratio[1]))
+    return (h - tall) // 2, (w - wide) // 2, tall, wide

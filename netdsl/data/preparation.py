@@ -121,6 +121,25 @@ class Preparation:
         shape: tuple[int, ...] = self._changed(np.zeros((1, *image), np.uint8), draws).shape[1:]
         return shape
 
+    def fits_sizes(self, image: tuple[int, ...] | None) -> bool:
+        """Whether images of that shape (None: pictures of any size) are brought to the net's size
+        by themselves, before a change that wants larger ones or after the last."""
+        if image is None:
+            height, _, channels = self.picture_shape()
+            small = max(1, height // 2)
+            image = (small, small + 1, channels)  # of no usual ratio either
+        if len(image) != 3 or (self.shape is not None and len(self.shape) != 3):
+            return False
+        images: Array = np.zeros((1, *image), np.uint8)
+        window = self._window(images)
+        for chosen in self.chosen:
+            drawn, moving = np.zeros((1, chosen.record.uses)), chosen.record.moves
+            plain = Moves.none(1, images.shape[1:3])
+            if moving and moving.moved(plain, drawn, window, **chosen.arguments) is None:
+                return True
+            images = chosen.record.apply(images, drawn, window, **chosen.arguments)
+        return images.shape[1:3] != window
+
 
 @contextmanager
 def _blamed(chosen: Chosen) -> Iterator[None]:

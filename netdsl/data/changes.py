@@ -1,0 +1,35 @@
+"""What has changed, since the first version of the program, in how images are prepared: a run goes
+on only where nothing that it uses has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Change:
+    """One revision: what is different from then on, where the arguments are such that it
+    `affects` them."""
+
+    what: str
+    affects: Callable[..., bool] = lambda **arguments: True
+
+
+Changes = tuple[Change, ...]
+ORDER, SPLIT, FIT = "order of images", "validation split", "fit to the net's input"
+LONG_SIDE = Change("the longer side is rounded down, no longer to the nearest whole number")
+
+CHANGES: Mapping[str, Changes] = {
+    ORDER: (),
+    SPLIT: (),
+    FIT: (Change("a side is rounded down, and half a pixel of the corner to the even number"),),
+}
+"""Of what is no augmentation; those have theirs in their records. Whoever makes other images,
+another order or another split of the same seed adds a line."""
+
+
+def since(revision: int, changes: Changes, arguments: Mapping[str, Any]) -> list[str]:
+    """What has changed for these arguments after a revision; the first one is 1."""
+    return [c.what for c in changes[revision - 1 :] if c.affects(**arguments)]

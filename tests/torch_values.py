@@ -1,0 +1,132 @@
+"""Numbers of PyTorch and torchvision which the tests compare with in every run, where neither is
+installed. `python -m tests.torch_values` makes the table again; it needs both."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from netdsl.types import Array
+
+PATH = Path(__file__).with_suffix(".json")
+"""Made with PyTorch 2.13, torchvision 0.28 and Pillow 13."""
+Size = tuple[int, int]
+
+
+def stored(what: str) -> Any:
+    """A part of the table."""
+    return json.loads(PATH.read_text())[what]
+
+
+# ---- crops: what depends on Pillow's own rounding is stored as a few pixels, the rest exactly
+
+SIZES: list[Size] = [
+    *((375, 500), (500, 375), (333, 500), (97, 1000), (224, 224), (256, 255), (223, 300), (9, 8)),
+    *((2, 2), (1, 1), (1, 40), (60, 2)),
+]
+PARTS: list[tuple[tuple[float, float], tuple[float, float]]] = [
+    ((0.08, 1.0), (3 / 4, 4 / 3)),
+    ((0.25, 1.0), (3 / 4, 4 / 3)),
+    ((0.08, 1.0), (1.0, 1.0)),
+    ((0.9, 1.0), (2.0, 3.0)),
+    ((0.5, 1.0), (0.1, 0.2)),
+]
+BOXES_EACH = 6
+SHORT, WINDOW = 256, (224, 224)
+SCREENS: list[Size] = [(h, w) for h in range(180, 700, 47) for w in range(180, 700, 53)]
+CROPS: list[tuple[Size, Size]] = [
+    ((h, w), (tall, wide)) for h, w, tall, wide in product((4, 7, 9, 12), (5, 8), (4, 7), (3, 10))
+]
+PHOTOGRAPHS: list[Size] = [(375, 500), (61, 43), (300, 301)]
+PIXELS = 40
+
+
+def image(size: Size) -> Array:
+    """A picture of noise, which resampling changes most: bytes [H,W,3]."""
+    return np.random.RandomState(size[0] * 1000 + size[1]).randint(0, 256, (*size, 3), np.uint8)
+
+
+def some_pixels(picture: Array) -> list[int]:
+    """A few bytes of a picture, at its edges too."""
+    flat = np.asarray(picture).reshape(-1)
+    return [int(flat[i]) for i in np.linspace(0, flat.size - 1, PIXELS).astype(int)]
+
+
+def part_draws(size: Size, case: int) -> Callable[[], float]:
+    """The numbers in [0, 1) that the boxes of a case take, one after the other."""
+    return np.random.RandomState(size[0] * 1000 + size[1] + case).random_sample
+
+
+def _drawing(draw: Callable[[], float]) -> Any:
+    """What torchvision needs of torch to draw a box, in float64 and with numbers that are given."""
+
+    def item(value: float) -> Any:
+        return SimpleNamespace(item=lambda: value)
+
+    def between(low: float, high: float) -> Any:
+        return low + (high - low) * draw()
+
+    return SimpleNamespace(
+        tensor=np.array,
+        log=np.log,
+        exp=lambda x: item(math.exp(x.item())),
+        empty=lambda n: SimpleNamespace(uniform_=lambda low, high: item(between(low, high))),
+        randint=lambda low, high, size: item(low + int(draw() * (high - low))),
+    )
+
+
+def _boxes(size: Size, case: int) -> list[list[int]]:
+    from PIL import Image
+    from torchvision.transforms import transforms
+
+    picture, draw, torch = Image.new("L", size[::-1]), part_draws(size, case), transforms.torch
+    transforms.torch = _drawing(draw)
+    try:
+        get = transforms.RandomResizedCrop.get_params
+        return [list(get(picture, *PARTS[case])) for _ in range(BOXES_EACH)]
+    finally:
+        transforms.torch = torch
+
+
+def _crops() -> dict[str, Any]:
+    from PIL import Image
+    from torchvision import transforms as t
+    from torchvision.transforms import functional as f
+
+    def screen(size: Size) -> list[int]:
+        """The size after resizing, and the corner of the middle: read off pictures of rows."""
+        empty = Image.new("L", size[::-1])
+        w, h = t.Resize(SHORT)(empty).size
+        rows, columns = np.mgrid[:h, :w].astype(np.int32)
+        corners = [f.center_crop(Image.fromarray(x), WINDOW) for x in (rows, columns)]
+        return [h, w, *(int(np.asarray(x)[0, 0]) for x in corners)]
+
+    def crop(size: Size, window: Size) -> list[int]:
+        middle = f.center_crop(Image.fromarray(image(size)[..., 0]), window)
+        return np.asarray(middle).reshape(-1).tolist()
+
+    judged = t.Compose([t.Resize(SHORT), t.CenterCrop(WINDOW)])
+    photographs = [Image.fromarray(image(size)) for size in PHOTOGRAPHS]
+    return {
+        "boxes": [[_boxes(size, case) for case in range(len(PARTS))] for size in SIZES],
+        "screens": [screen(size) for size in SCREENS],
+        "crops": [crop(*case) for case in CROPS],
+        "judged": [some_pixels(judged(x)) for x in photographs],
+        "learnt": [some_pixels(f.resized_crop(x, 3, 5, 37, 31, WINDOW)) for x in photographs],
+    }
+
+
+def main() -> None:
+    """Writes the table."""
+    PATH.write_text(json.dumps({"crops": _crops()}, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    main()
