@@ -15,6 +15,8 @@ from netdsl.train import checkpoint
 from netdsl.train.checkpoint import SUFFIX, Checkpoint, usable
 from netdsl.train.job import Job
 from netdsl.train.metrics import Record
+from netdsl.train.pipeline import KEY as PIPELINE
+from netdsl.train.pipeline import revisions
 from netdsl.train.standing import Standing
 from netdsl.train.step import SUMS
 from netdsl.train.written import recipe_text
@@ -40,6 +42,7 @@ class Keeper:
         say: Callable[[str], None],
     ) -> None:
         self.out, self.job, self.state = out, job, state
+        self.revisions = revisions(job)
         for path in out.glob(LEFTOVERS):
             path.unlink(missing_ok=True)
         if before is not None:
@@ -116,7 +119,7 @@ class Keeper:
         s = replace(s, lines=self.record.count)
         metrics: Mapping[str, Any] = s.history[-1] if s.history else {}
         job = self.job
-        progress = {**s.as_json(), "data": job.data}
+        progress = {**s.as_json(), "data": job.data, PIPELINE: self.revisions}
         content = Checkpoint(states, job.net_text, job.dataset.classes, metrics, progress)
         checkpoint.save(self.out / f"{name}{SUFFIX}", content)
 

@@ -28,6 +28,7 @@ from netdsl.train.job import Job, prepare
 from netdsl.train.keeper import KEPT, Keeper
 from netdsl.train.memory import shortage
 from netdsl.train.metrics import Score, evaluate
+from netdsl.train.pipeline import check_pipeline
 from netdsl.train.precision import STATES as SCALED
 from netdsl.train.resume import noted
 from netdsl.train.standing import CLOCK, Standing, stood
@@ -128,6 +129,7 @@ class Trainer:
 
     def _saved(self, saved: Checkpoint) -> Standing:
         self._check_data(saved)
+        check_pipeline(saved, self.job)
         # a loss that was not scaled before begins with the recipe's scale
         anew = [name for name in SCALED if name not in saved.states]
         states = self.job.step.states

@@ -1,0 +1,78 @@
+"""Whether a run would go on with the order, the split and the crops that it was begun with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from netdsl.data.changes import CHANGES, FIT, ORDER, SPLIT, Changes, since
+from netdsl.errors import fail
+from netdsl.train.checkpoint import Checkpoint
+from netdsl.train.job import Job
+from netdsl.train.recipe import resolve
+
+KEY = "pipeline"
+"""The entry of a checkpoint's progress: what its images depend on, and the revision of each."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Something that the images of a run depend on, with what has changed in it so far."""
+
+    name: str
+    changes: Changes
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def revisions(job: Job) -> dict[str, int]:
+    """What the images of a run depend on, and its revision in this version of the program."""
+    return {part.name: 1 + len(part.changes) for part in _parts(job)}
+
+
+def _parts(job: Job) -> Iterator[_Part]:
+    data, image = job.recipe.data, job.dataset.train.shape
+    yield _Part(ORDER, CHANGES[ORDER])
+    if job.dataset.validation is None and data.validation:
+        yield _Part(SPLIT, CHANGES[SPLIT])
+    for chosen in (*data.augment, *data.eval_transform):
+        yield _Part(chosen.name, chosen.record.changes, chosen.arguments)
+    if any(prepare.fits_sizes(image) for prepare in (job.augment, job.transform)):
+        yield _Part(FIT, CHANGES[FIT])
+
+
+def check_pipeline(saved: Checkpoint, job: Job) -> None:
+    """Raises NetError where a run was begun by a version of the program which prepares its images
+    in another way. What is changed by hand (`--set`) is no matter of versions."""
+    before = _recorded(saved)
+    parts = [part for part in _parts(job) if part.name in before]
+    notes = [note for part in parts for note in _differences(part, before[part.name])]
+    if notes:
+        raise fail(
+            f"the run of {saved.origin} was begun by a version of netdsl that prepares its images "
+            "in another way",
+            notes=list(dict.fromkeys(notes)),
+            help=f'begin a new run; `init = weights("{saved.origin}")` begins it with its weights',
+        )
+
+
+def _differences(part: _Part, before: int) -> list[str]:
+    now = 1 + len(part.changes)
+    if before > now:
+        return [f"{part.name}: revision {before}, which this version does not know"]
+    return [f"{part.name}: {what}" for what in since(before, part.changes, part.arguments)]
+
+
+def _recorded(saved: Checkpoint) -> dict[str, int]:
+    """The revisions that a run was begun with. A checkpoint without them is of the first ones."""
+    found = saved.progress.get(KEY)
+    if found is None:
+        data = resolve(saved.program()).data
+        names = (c.name for c in (*data.augment, *data.eval_transform))
+        return dict.fromkeys((ORDER, SPLIT, FIT, *names), 1)
+    sound = isinstance(found, dict) and all(
+        isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in found.values()
+    )
+    if not sound:
+        raise fail(f"{saved.origin} cannot be gone on from: `{KEY}` is {str(found)[:40]}")
+    return {str(name): n for name, n in found.items()}

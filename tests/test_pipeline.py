@@ -1,0 +1,234 @@
+"""A run goes on only with the order, the split and the crops that it was begun with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from netdsl.data.augment import AUGMENTATIONS
+from netdsl.data.augment import chosen_of as chosen
+from netdsl.data.changes import CHANGES, FIT, ORDER, SPLIT, Change
+from netdsl.data.geometry import middle
+from netdsl.data.samples import Samples, split, training_batches
+from netdsl.errors import NetError
+from netdsl.language.parse import parse
+from netdsl.language.program import program
+from netdsl.train import checkpoint
+from netdsl.train.checkpoint import Checkpoint
+from netdsl.train.job import Job, prepare
+from netdsl.train.pipeline import KEY, check_pipeline, revisions
+from tests.test_folder import write
+from tests.torch_values import image
+
+NET = """net a {{ input({side}x{side}x{channels}) -> globalavgpool -> fc({classes}) }}
+data {{ source = {source}, batch = 8, augment = [{augment}], eval_transform = [{judged}] }}
+train {{ epochs = 2, optimizer = sgd(lr=0.01) }}"""
+
+
+def text(source: str, augment: str = "", judged: str = "", side: int | None = None) -> str:
+    found, channels, classes = (8, 1, 10) if source == "digits" else (12, 3, 2)
+    where = {"source": source, "side": side or found, "channels": channels, "classes": classes}
+    return NET.format(augment=augment, judged=judged, **where)
+
+
+def job_of(*given: Any) -> Job:
+    return prepare(program(parse(text(*given))), None)
+
+
+def begun(job: Job, **progress: Any) -> Checkpoint:
+    """What a run that is under way has saved; by a version that recorded no revisions unless some
+    are given."""
+    return Checkpoint({}, job.net_text, (), {}, progress, "runs/a/last.safetensors")
+
+
+def refusal(job: Job, saved: Checkpoint) -> str:
+    """What is said where a run may not go on; nothing where it may."""
+    try:
+        check_pipeline(saved, job)
+    except NetError as e:
+        return e.render()
+    return ""
+
+
+@pytest.fixture
+def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder `pictures` of the folder that the test runs in."""
+    folder = tmp_path / "pictures"
+    write(folder / "train", 8)
+    write(folder / "val", 2, seed=1)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+FOLDER = 'folder("pictures")'
+GONE_ON: list[tuple[str, str, str, int | None]] = [
+    ("digits", "", "", None),
+    ("digits", "random_crop(1), hflip(0.2), cutout(2)", "", None),
+    ("digits", "color_jitter", "", None),
+    ("digits", "resize(10x9), random_crop", "resize(8x8)", None),
+    (FOLDER, "resize(12x12), hflip, color_jitter, lighting", "resize(12x12)", None),
+    (FOLDER, "resize(15x14), random_crop(0)", "resize(12x12)", None),
+]
+REFUSED: list[tuple[str, str, str, int | None, list[str]]] = [
+    ("digits", "random_resized_crop", "", None, ["random_resized_crop"]),
+    ("digits", "scale_jitter([8, 10]), random_crop", "", None, ["scale_jitter"]),
+    ("digits", "resize(9), random_crop", "", None, ["resize"]),
+    ("digits", "resize, hflip", "", None, ["resize"]),
+    ("digits", "", "resize(9), center_crop", None, ["resize", "center_crop"]),
+    ("digits", "center_crop", "center_crop", None, ["center_crop"]),
+    ("digits", "random_crop", "resize(9x9)", 9, [FIT]),
+    (FOLDER, "", "resize(12x12)", None, [FIT]),
+    (FOLDER, "resize(12x12)", "", None, [FIT]),
+    (FOLDER, "random_crop", "resize(12x12)", None, [FIT]),
+    (FOLDER, "random_resized_crop", "resize(12x12)", None, ["random_resized_crop"]),
+    (FOLDER, "resize(12x12)", "resize(14), center_crop", None, ["resize", "center_crop"]),
+]
+
+
+@pytest.mark.parametrize(("source", "augment", "judged", "side"), GONE_ON)
+@pytest.mark.usefixtures("photographs")
+def test_runs_of_the_first_version_that_go_on(
+    source: str, augment: str, judged: str, side: int | None
+) -> None:
+    job = job_of(source, augment, judged, side)
+    assert refusal(job, begun(job)) == ""
+    assert FIT not in revisions(job)
+    assert (SPLIT in revisions(job)) == (source == "digits")
+
+
+@pytest.mark.parametrize(("source", "augment", "judged", "side", "names"), REFUSED)
+@pytest.mark.usefixtures("photographs")
+def test_runs_of_the_first_version_that_are_refused(
+    source: str, augment: str, judged: str, side: int | None, names: list[str]
+) -> None:
+    job = job_of(source, augment, judged, side)
+    words = refusal(job, begun(job))
+    assert 'begin a new run; `init = weights("runs/a/last.safetensors")`' in words
+    assert {name for name in (*CHANGES, *AUGMENTATIONS) if f"  {name}: " in words} == set(names)
+    assert refusal(job, begun(job, **{KEY: revisions(job)})) == ""
+
+
+def test_what_is_recorded() -> None:
+    job = job_of("digits", "hflip, random_resized_crop")
+    assert revisions(job) == {ORDER: 1, SPLIT: 1, "hflip": 1, "random_resized_crop": 2}
+
+
+@pytest.mark.parametrize("name", [ORDER, SPLIT, "hflip"])
+def test_a_later_revision_of_anything_is_refused(name: str) -> None:
+    job = job_of("digits", "hflip")
+    now = revisions(job)
+    later = begun(job, **{KEY: {**now, name: 2}})
+    assert f"{name}: revision 2, which this version does not know" in refusal(job, later)
+    assert refusal(job, begun(job, **{KEY: {**now, "other": 7}})) == ""
+
+
+@pytest.mark.parametrize("name", [ORDER, SPLIT, "hflip"])
+def test_any_change_of_the_program_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a version to come, in which it was changed."""
+    job = job_of("digits", "hflip")
+    saved = begun(job, **{KEY: revisions(job)})
+    changes = (Change("it is done the other way round"),)
+    if name in CHANGES:
+        monkeypatch.setitem(CHANGES, name, changes)  # type: ignore[arg-type]
+    else:
+        monkeypatch.setitem(AUGMENTATIONS, name, replace(AUGMENTATIONS[name], changes=changes))
+        job = job_of("digits", "hflip")
+    assert f"{name}: it is done the other way round" in refusal(job, saved)
+
+
+@pytest.mark.parametrize("odd", [3, [], {"hflip": "x"}, {"hflip": 0}, {"hflip": True}])
+def test_an_odd_record_is_told(odd: Any) -> None:
+    job = job_of("digits", "hflip")
+    assert "cannot be gone on from: `pipeline` is" in refusal(job, begun(job, **{KEY: odd}))
+
+
+def test_a_run_is_refused_by_name_and_goes_on_without_the_crop(netdsl: Any, tmp_path: Path) -> None:
+    """Through the command line: begun with a crop that has changed since."""
+    (tmp_path / "a.net").write_text(text("digits", "random_resized_crop"))
+    device = ("--device", "reference")
+    assert netdsl("train", "a.net", "--out", "run", "--set", "train.epochs=1", *device)[0] == 0
+    path = tmp_path / "run" / "last.safetensors"
+    saved = checkpoint.load(path)
+    assert saved.progress[KEY]["random_resized_crop"] == 2
+    old = {k: v for k, v in saved.progress.items() if k != KEY}
+    checkpoint.save(path, replace(saved, progress=old))
+    before = path.read_bytes()
+    code, _, err = netdsl("train", "--resume", "run", "--set", "train.epochs=2", *device)
+    assert code == 2
+    assert "was begun by a version of netdsl that prepares its images in another way" in err
+    assert "random_resized_crop: a box that does not fit is drawn anew" in err
+    assert path.read_bytes() == before
+    assert netdsl("eval", "run", *device)[0] == 0
+    (tmp_path / "b.net").write_text(
+        text("digits", "random_resized_crop").replace("epochs", 'init = weights("run"), epochs')
+    )
+    assert netdsl("train", "b.net", "--out", "new", *device)[0] == 0
+    other = ("--set", "train.epochs=2", "--set", "data.augment=hflip")
+    assert netdsl("train", "--resume", "run", *other, *device)[0] == 0
+    assert checkpoint.load(path).progress[KEY] == {ORDER: 1, SPLIT: 1, "hflip": 1}
+
+
+# ---- whoever changes an order, a split or an image has to add a line to its changes
+
+SIDE, WINDOW, DRAWS = (21, 32), (12, 16), (0.27, 0.81, 0.44, 0.62)
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "resize": {"size": 11},
+    "hflip": {"p": 0.3},
+    "scale_jitter": {"sides": (11, 14)},
+}
+IMAGES: dict[str, tuple[int, list[int]]] = {
+    "resize": (2, [11, 16, 141, 149, 140, 113, 103, 134, 106, 124]),
+    "center_crop": (3, [12, 16, 128, 254, 116, 240, 25, 84, 205, 43]),
+    "hflip": (1, [21, 32, 43, 100, 36, 250, 73, 32, 63, 108]),
+    "random_crop": (1, [12, 16, 150, 138, 75, 41, 236, 240, 132, 5]),
+    "random_resized_crop": (2, [12, 16, 112, 105, 180, 120, 119, 162, 133, 72]),
+    "scale_jitter": (2, [12, 18, 148, 101, 68, 148, 122, 156, 132, 103]),
+    "color_jitter": (1, [21, 32, 96, 160, 92, 108, 6, 139, 92, 81]),
+    "lighting": (1, [21, 32, 124, 187, 117, 134, 4, 164, 119, 103]),
+    "cutout": (1, [21, 32, 122, 185, 115, 128, 2, 162, 117, 101]),
+}
+"""Revision, and some bytes, of what each makes of one picture with the same draws."""
+OTHERS: dict[str, tuple[int, list[int]]] = {
+    ORDER: (1, [5, 4, 3, 11, 6, 2, 9, 0, 1, 8, 7, 10]),
+    SPLIT: (1, [2, 5, 6, 7]),
+    FIT: (2, [12, 16, 134, 101, 87, 148, 96, 156, 147, 103]),
+}
+
+
+def made_of(name: str) -> list[int]:
+    record = AUGMENTATIONS[name]
+    draws = np.array([DRAWS[: record.uses]])
+    given = chosen(name, **ARGUMENTS.get(name, {})).arguments
+    return some_bytes(record.apply(image(SIDE)[None], draws, WINDOW, **given))
+
+
+def some_bytes(images: Any) -> list[int]:
+    flat = np.asarray(images).reshape(-1)
+    return [*images.shape[1:3], *(int(x) for x in flat[:: len(flat) // 8])]
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentations_are_those_of_their_revision(name: str) -> None:
+    """Within one level, by which versions of Pillow differ."""
+    revision, expected = IMAGES[name]
+    assert 1 + len(AUGMENTATIONS[name].changes) == revision
+    np.testing.assert_allclose(made_of(name), expected, atol=1)
+
+
+def test_order_split_and_fit_are_those_of_their_revision() -> None:
+    samples = Samples(np.zeros((12, 1, 1, 1), np.uint8), np.arange(12, dtype=np.int32))
+    (batch,) = training_batches(samples, 12, 3, 2)
+    found = {
+        ORDER: batch.labels.tolist(),
+        SPLIT: split(samples, 4, 3)[1].labels.tolist(),
+        FIT: some_bytes(middle(image(SIDE)[None], WINDOW)),
+    }
+    assert {name: 1 + len(changes) for name, changes in CHANGES.items()} == {
+        name: revision for name, (revision, _) in OTHERS.items()
+    }
+    for name, (_, expected) in OTHERS.items():
+        np.testing.assert_allclose(found[name], expected, atol=name == FIT)
