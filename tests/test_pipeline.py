@@ -11,8 +11,9 @@ import pytest
 
 from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.augment import chosen_of as chosen
-from netdsl.data.changes import CHANGES, FIT, ORDER, SPLIT, Change
+from netdsl.data.changes import CHANGES, DRAWS, FIT, ORDER, SPLIT, Change
 from netdsl.data.geometry import middle
+from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Samples, split, training_batches
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
@@ -114,10 +115,10 @@ def test_runs_of_the_first_version_that_are_refused(
 
 def test_what_is_recorded() -> None:
     job = job_of("digits", "hflip, random_resized_crop")
-    assert revisions(job) == {ORDER: 1, SPLIT: 1, "hflip": 1, "random_resized_crop": 2}
+    assert revisions(job) == {ORDER: 1, SPLIT: 1, DRAWS: 1, "hflip": 1, "random_resized_crop": 2}
 
 
-@pytest.mark.parametrize("name", [ORDER, SPLIT, "hflip"])
+@pytest.mark.parametrize("name", [ORDER, SPLIT, DRAWS, "hflip"])
 def test_a_later_revision_of_anything_is_refused(name: str) -> None:
     job = job_of("digits", "hflip")
     now = revisions(job)
@@ -126,7 +127,7 @@ def test_a_later_revision_of_anything_is_refused(name: str) -> None:
     assert refusal(job, begun(job, **{KEY: {**now, "other": 7}})) == ""
 
 
-@pytest.mark.parametrize("name", [ORDER, SPLIT, "hflip"])
+@pytest.mark.parametrize("name", [ORDER, SPLIT, DRAWS, "hflip"])
 def test_any_change_of_the_program_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a version to come, in which it was changed."""
     job = job_of("digits", "hflip")
@@ -169,12 +170,12 @@ def test_a_run_is_refused_by_name_and_goes_on_without_the_crop(netdsl: Any, tmp_
     assert netdsl("train", "b.net", "--out", "new", *device)[0] == 0
     other = ("--set", "train.epochs=2", "--set", "data.augment=hflip")
     assert netdsl("train", "--resume", "run", *other, *device)[0] == 0
-    assert checkpoint.load(path).progress[KEY] == {ORDER: 1, SPLIT: 1, "hflip": 1}
+    assert checkpoint.load(path).progress[KEY] == {ORDER: 1, SPLIT: 1, DRAWS: 1, "hflip": 1}
 
 
 # ---- whoever changes an order, a split or an image has to add a line to its changes
 
-SIDE, WINDOW, DRAWS = (21, 32), (12, 16), (0.27, 0.81, 0.44, 0.62)
+SIDE, WINDOW, NUMBERS = (21, 32), (12, 16), (0.27, 0.81, 0.44, 0.62)
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "resize": {"size": 11},
     "hflip": {"p": 0.3},
@@ -195,13 +196,14 @@ IMAGES: dict[str, tuple[int, list[int]]] = {
 OTHERS: dict[str, tuple[int, list[int]]] = {
     ORDER: (1, [5, 4, 3, 11, 6, 2, 9, 0, 1, 8, 7, 10]),
     SPLIT: (1, [2, 5, 6, 7]),
+    DRAWS: (1, [0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 1, 0]),
     FIT: (2, [12, 16, 134, 101, 87, 148, 96, 156, 147, 103]),
 }
 
 
 def made_of(name: str) -> list[int]:
     record = AUGMENTATIONS[name]
-    draws = np.array([DRAWS[: record.uses]])
+    draws = np.array([NUMBERS[: record.uses]])
     given = chosen(name, **ARGUMENTS.get(name, {})).arguments
     return some_bytes(record.apply(image(SIDE)[None], draws, WINDOW, **given))
 
@@ -219,16 +221,20 @@ def test_augmentations_are_those_of_their_revision(name: str) -> None:
     np.testing.assert_allclose(made_of(name), expected, atol=1)
 
 
-def test_order_split_and_fit_are_those_of_their_revision() -> None:
-    samples = Samples(np.zeros((12, 1, 1, 1), np.uint8), np.arange(12, dtype=np.int32))
+def test_order_split_draws_and_fit_are_those_of_their_revision() -> None:
+    images = np.tile(np.array([0, 1], np.uint8), (12, 1))[:, None, :, None]
+    samples = Samples(images, np.arange(12, dtype=np.int32))
+    flip = Preparation((chosen("random_crop", pad=0), chosen("hflip")))
     (batch,) = training_batches(samples, 12, 3, 2)
+    (drawn,) = training_batches(samples, 12, 3, 2, augment=flip)
     found = {
         ORDER: batch.labels.tolist(),
         SPLIT: split(samples, 4, 3)[1].labels.tolist(),
+        DRAWS: np.asarray(drawn.images)[:, 0, 0, 0].tolist(),
         FIT: some_bytes(middle(image(SIDE)[None], WINDOW)),
     }
     assert {name: 1 + len(changes) for name, changes in CHANGES.items()} == {
         name: revision for name, (revision, _) in OTHERS.items()
     }
     for name, (_, expected) in OTHERS.items():
-        np.testing.assert_allclose(found[name], expected, atol=name == FIT)
+        np.testing.assert_allclose(found[name], expected, atol=name == FIT, err_msg=name)

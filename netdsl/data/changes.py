@@ -18,12 +18,14 @@ class Change:
 
 
 Changes = tuple[Change, ...]
-ORDER, SPLIT, FIT = "order of images", "validation split", "fit to the net's input"
+ORDER, SPLIT, DRAWS = "order of images", "validation split", "draws of augmentations"
+FIT = "fit to the net's input"
 LONG_SIDE = Change("the longer side is rounded down, no longer to the nearest whole number")
 
 CHANGES: Mapping[str, Changes] = {
     ORDER: (),
     SPLIT: (),
+    DRAWS: (),
     FIT: (Change("a side is rounded down, and half a pixel of the corner to the even number"),),
 }
 """Of what is no augmentation; those have theirs in their records. Whoever makes other images,

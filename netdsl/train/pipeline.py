@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from netdsl.data.changes import CHANGES, FIT, ORDER, SPLIT, Changes, since
+from netdsl.data.changes import CHANGES, DRAWS, FIT, ORDER, SPLIT, Changes, since
 from netdsl.errors import fail
 from netdsl.train.checkpoint import Checkpoint
 from netdsl.train.job import Job
@@ -35,6 +35,8 @@ def _parts(job: Job) -> Iterator[_Part]:
     yield _Part(ORDER, CHANGES[ORDER])
     if job.dataset.validation is None and data.validation:
         yield _Part(SPLIT, CHANGES[SPLIT])
+    if any(chosen.record.uses for chosen in data.augment):
+        yield _Part(DRAWS, CHANGES[DRAWS])
     for chosen in (*data.augment, *data.eval_transform):
         yield _Part(chosen.name, chosen.record.changes, chosen.arguments)
     if any(prepare.fits_sizes(image) for prepare in (job.augment, job.transform)):
@@ -69,7 +71,7 @@ def _recorded(saved: Checkpoint) -> dict[str, int]:
     if found is None:
         data = resolve(saved.program()).data
         names = (c.name for c in (*data.augment, *data.eval_transform))
-        return dict.fromkeys((ORDER, SPLIT, FIT, *names), 1)
+        return dict.fromkeys((*CHANGES, *names), 1)
     sound = isinstance(found, dict) and all(
         isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in found.values()
     )
