@@ -1,87 +1,64 @@
-"""References against PyTorch, where it is installed."""
+"""Formulas and their constants against numbers that PyTorch gave once, in float64: every layer,
+optimizer, schedule and loss, with arguments away from their defaults too."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import pytest
 
-from netdsl.ops import OPS
-from netdsl.ops.draw import RandomDraw, arrays
+from netdsl.layers import LAYERS
+from netdsl.train.losses import LOSSES
+from netdsl.train.optimizers import OPTIMIZERS
+from netdsl.train.schedules import SCHEDULES
+from netdsl.train.standing import Standing
+from tests import torch_cases as cases
+from tests.torch_values import stored
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-F = torch.nn.functional if torch else None
-
-
-def nchw(x: Any) -> Any:
-    return torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2)
-
-
-def nhwc(x: Any) -> Any:
-    return x.permute(0, 2, 3, 1).numpy()
+NO_FORMULA = {"flatten", "dropout", "add", "mul", "concat", "identity", "slice"}
+"""Layers that PyTorch has nothing to say about; dropout draws numbers of its own."""
 
 
-def padded(x: Any, pad: Any, value: float = 0.0) -> Any:
-    (top, bottom), (left, right) = pad
-    return F.pad(nchw(x), (left, right, top, bottom), value=value)
+def compare(found: cases.Numbers, expected: cases.Numbers) -> None:
+    assert found.keys() == expected.keys()
+    for name, numbers in expected.items():
+        assert found[name] == pytest.approx(numbers, rel=1e-9, abs=1e-11), name
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_conv2d(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    example = OPS["conv2d"].examples(RandomDraw(rng))
-    x, w = arrays(example, rng)
-    a = dict(example.attrs)
-    expected = F.conv2d(
-        padded(x, a["pad"]), nchw(w), None, a["stride"], 0, a["dilation"], a["groups"]
-    )
-    np.testing.assert_allclose(OPS["conv2d"].reference(np, x, w, **a), nhwc(expected), atol=1e-12)
+@pytest.mark.parametrize("i", range(len(cases.LAYERS)), ids=lambda i: cases.LAYERS[i].text)
+def test_layers_and_their_gradients(i: int) -> None:
+    compare(cases.layer_numbers(cases.LAYERS[i]), stored("layers")[i])
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_max_pool(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    example = OPS["max_pool"].examples(RandomDraw(rng))
-    (x,) = arrays(example, rng)
-    a = dict(example.attrs)
-    expected = F.max_pool2d(padded(x, a["pad"], -np.inf), a["kernel"], a["stride"])
-    np.testing.assert_array_equal(OPS["max_pool"].reference(np, x, **a), nhwc(expected))
+@pytest.mark.parametrize("i", range(len(cases.RECIPES)), ids=lambda i: cases.RECIPES[i].text)
+def test_updates(i: int) -> None:
+    compare(cases.recipe_numbers(cases.RECIPES[i]), stored("recipes")[i])
 
 
-@pytest.mark.parametrize(
-    ("op", "function"),
-    [
-        ("relu", lambda x: F.relu(x)),
-        ("leaky_relu", lambda x: F.leaky_relu(x, 0.01)),
-        ("elu", lambda x: F.elu(x)),
-        ("gelu", lambda x: F.gelu(x, approximate="tanh")),
-        ("sigmoid", lambda x: torch.sigmoid(x)),
-        ("tanh", lambda x: torch.tanh(x)),
-        ("softmax", lambda x: F.softmax(x, -1)),
-        ("log_softmax", lambda x: F.log_softmax(x, -1)),
-    ],
-)
-def test_activations(op: str, function: Any) -> None:
-    x = np.random.default_rng(0).standard_normal((3, 4, 5)) * 3
-    attrs = {p.name: p.default for p in OPS[op].attrs}
-    expected = function(torch.from_numpy(x)).numpy()
-    np.testing.assert_allclose(OPS[op].reference(np, x, **attrs), expected, atol=1e-12)
+@pytest.mark.parametrize("i", range(len(cases.SCHEDULE_CASES)))
+@pytest.mark.parametrize("steps", [1, 5])
+def test_schedules(i: int, steps: int) -> None:
+    found = cases.schedule_numbers(cases.SCHEDULE_CASES[i], steps)
+    assert found == pytest.approx(stored("schedules")[i], rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy(smoothing: float) -> None:
-    rng = np.random.default_rng(0)
-    x, labels = rng.standard_normal((6, 5)), rng.integers(0, 5, 6)
-    expected = F.cross_entropy(
-        torch.from_numpy(x), torch.from_numpy(labels), label_smoothing=smoothing, reduction="none"
-    )
-    found = OPS["cross_entropy"].reference(np, x, labels, smoothing=smoothing)
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-12)
+def test_every_entry_of_the_tables_is_compared() -> None:
+    """With each of its arguments away from the default at least once."""
+    recipes = " ".join(case.text for case in cases.RECIPES)
+    for name, optimizer in OPTIMIZERS.items():
+        full = [case.text for case in cases.RECIPES if f"= {name}(" in case.text]
+        for param in optimizer.signature.params:
+            assert any(f"{param.name}=" in text for text in full) or param.name == "no_decay", name
+    assert all(name in recipes for name in LOSSES)
+    for name, schedule in SCHEDULES.items():
+        given = {k for case in cases.SCHEDULE_CASES if case.name == name for k in case.given}
+        assert given | {"warmup"} == {p.name for p in schedule.signature.params} | {"warmup"}
+    assert sum("warmup" in case.given for case in cases.SCHEDULE_CASES) >= 3
+    named = {case.text.partition("(")[0] for case in cases.LAYERS}
+    assert named | NO_FORMULA == set(LAYERS)
 
 
-def test_lrn_is_torch_s_with_alpha_times_size() -> None:
-    x = np.random.default_rng(0).standard_normal((2, 3, 3, 8))
-    expected = F.local_response_norm(nchw(x), 5, alpha=1e-2 * 5, beta=0.75, k=2.0)
-    found = OPS["lrn"].reference(np, x, size=5, alpha=1e-2, beta=0.75, k=2.0)
-    np.testing.assert_allclose(found, nhwc(expected), atol=1e-12)
+def test_the_average_of_weights_begins_fast() -> None:
+    """How far it goes towards them after 0, 1, 2, 9, 90 and 10,000 updates, with a decay of 0.99;
+    TensorFlow's ExponentialMovingAverage has decays of min(0.99, (1 + n) / (10 + n))."""
+    expected = (1.0, 1 - 1 / 10, 1 - 2 / 11, 1 - 9 / 18, 1 - 90 / 99, 1 - 0.99)
+    for update, rate in zip((0, 1, 2, 9, 90, 10_000), expected, strict=True):
+        assert Standing(update=update).ema_rate(0.99) == pytest.approx(rate, rel=1e-12)

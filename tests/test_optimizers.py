@@ -115,33 +115,6 @@ def test_follows_its_formula(
         np.testing.assert_allclose(found, right, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("name", "given", "torch_name", "options"),
-    [
-        (
-            "sgd",
-            {"lr": 0.1, "momentum": 0.9, "nesterov": True},
-            "SGD",
-            {"momentum": 0.9, "nesterov": True},
-        ),
-        ("adam", {"lr": 0.1, "weight_decay": 0.1}, "Adam", {"weight_decay": 0.1}),
-        ("adamw", {"lr": 0.1}, "AdamW", {"weight_decay": 0.01}),
-        ("rmsprop", {"lr": 0.1, "momentum": 0.5}, "RMSprop", {"alpha": 0.9, "momentum": 0.5}),
-    ],
-)
-def test_follows_torch(
-    name: str, given: dict[str, Any], torch_name: str, options: dict[str, Any]
-) -> None:
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    rng = np.random.default_rng(0)
-    w = torch.tensor(rng.standard_normal(KIND.shape), requires_grad=True)
-    optimizer = getattr(torch.optim, torch_name)([w], lr=given["lr"], **options)
-    for found in run(name, **given):
-        np.testing.assert_allclose(found, w.detach().numpy(), rtol=1e-6, atol=1e-9)
-        w.grad = torch.from_numpy(rng.standard_normal(KIND.shape))
-        optimizer.step()
-
-
 def test_no_decay_leaves_parameters_out() -> None:
     plain = run("sgd", lr=0.1)
     left_out = run("sgd", lr=0.1, weight_decay=0.5, no_decay=("*",))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from netdsl.types import Array
+from tests import torch_cases as cases
 
 PATH = Path(__file__).with_suffix(".json")
 """Made with PyTorch 2.13, torchvision 0.28 and Pillow 13."""
@@ -123,9 +124,21 @@ def _crops() -> dict[str, Any]:
     }
 
 
+def _nets() -> dict[str, Any]:
+    import torch
+
+    return {
+        "layers": [cases.torch_layer_numbers(torch, case) for case in cases.LAYERS],
+        "recipes": [cases.torch_recipe_numbers(torch, case) for case in cases.RECIPES],
+        "schedules": [cases.torch_schedule_numbers(torch, c) for c in cases.SCHEDULE_CASES],
+    }
+
+
 def main() -> None:
     """Writes the table."""
-    PATH.write_text(json.dumps({"crops": _crops()}, separators=(",", ":")) + "\n")
+    table = {"crops": _crops(), **_nets()}
+    lines = (f"{json.dumps(k)}:{json.dumps(v, separators=(',', ':'))}" for k, v in table.items())
+    PATH.write_text("{" + ",\n".join(lines) + "}\n")
 
 
 if __name__ == "__main__":

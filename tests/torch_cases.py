@@ -1,0 +1,590 @@
+"""Layers, losses, recipes and schedules, each with what PyTorch computes for it; and what ours
+gives on the same values, in float64. The table of numbers is made of these cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from netdsl.ir.builder import Builder
+from netdsl.ir.evaluate import results
+from netdsl.ir.grad import grad
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.parse import parse
+from netdsl.language.program import Program, program
+from netdsl.signature import Chosen
+from netdsl.train.recipe import resolve
+from netdsl.train.schedules import SCHEDULES, Moment, rate_factor
+from netdsl.train.standing import Standing
+from netdsl.train.step import training_graph
+from netdsl.types import Array, Node
+from netdsl.values import Argument
+
+BATCH, PROJECTIONS, STEPS = 3, 4, 50
+Numbers = dict[str, list[float]]
+
+
+def values(name: str, shape: Sequence[int]) -> Array:
+    """Numbers that a name determines; factors are about 1, variances positive."""
+    drawn = np.random.RandomState(crc32(name.encode())).standard_normal(tuple(shape))
+    last = name.split(".")[-1]
+    return {"gamma": 1 + drawn / 2, "running_var": 0.3 + drawn**2}.get(last, drawn)
+
+
+def digest(array: Any) -> list[float]:
+    """A few products with fixed directions, in which every element counts, and how many there
+    are."""
+    flat = np.asarray(array, np.float64).reshape(-1)
+    directions = np.random.RandomState(flat.size).standard_normal((PROJECTIONS, flat.size))
+    return [float(flat.size), *(float(x) for x in directions @ flat)]
+
+
+# ---- layers: value, gradients by image and weights, renewed states
+
+
+@dataclass(frozen=True)
+class LayerCase:
+    """`torch(t, x, p)` makes of an image [N,C,H,W] and of the layer's states, by the last part of
+    their names, what the layer `text` does; of states that it changes it leaves the new values in
+    `p`."""
+
+    text: str
+    shape: tuple[int, ...]
+    torch: Callable[[Any, Any, dict[str, Any]], Any]
+    training: bool = True
+
+
+def nchw(x: Any) -> Any:
+    return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
+
+
+def nhwc(x: Any) -> Any:
+    return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+
+
+def _conv(**options: Any) -> Callable[[Any, Any, dict[str, Any]], Any]:
+    def run(t: Any, x: Any, p: dict[str, Any]) -> Any:
+        top, bottom, left, right = options.get("around", (0, 0, 0, 0))
+        x = t.nn.functional.pad(x, (left, right, top, bottom))
+        given = {k: v for k, v in options.items() if k != "around"}
+        return t.nn.functional.conv2d(x, nchw(p["weight"]), p.get("bias"), **given)
+
+    return run
+
+
+def _function(name: str, **options: Any) -> Callable[[Any, Any, dict[str, Any]], Any]:
+    return lambda t, x, p: getattr(t.nn.functional, name)(x, **options)
+
+
+def _batchnorm(eps: float, momentum: float, training: bool) -> Any:
+    return lambda t, x, p: t.nn.functional.batch_norm(
+        x, p["running_mean"], p["running_var"], p["gamma"], p["beta"], training, momentum, eps
+    )
+
+
+def _layernorm(t: Any, x: Any, p: dict[str, Any]) -> Any:
+    y = t.nn.functional.layer_norm(x, x.shape[1:], eps=0.3)
+    return y * p["gamma"][:, None, None] + p["beta"][:, None, None]
+
+
+def _groupnorm(t: Any, x: Any, p: dict[str, Any]) -> Any:
+    return t.nn.functional.group_norm(x, 3, p["gamma"], p["beta"], eps=0.7)
+
+
+def _instancenorm(t: Any, x: Any, p: dict[str, Any]) -> Any:
+    weights = {"weight": p["gamma"], "bias": p["beta"], "eps": 2.0}
+    return t.nn.functional.instance_norm(x, **weights)
+
+
+def _transposed(t: Any, x: Any, p: dict[str, Any]) -> Any:
+    options = {"stride": (2, 3), "padding": 1, "output_padding": (1, 2)}
+    return t.nn.functional.conv_transpose2d(x, nchw(p["weight"]), p["bias"], **options)
+
+
+def _fc(t: Any, x: Any, p: dict[str, Any]) -> Any:
+    return t.nn.functional.linear(nhwc(x).flatten(1), p["weight"], p["bias"])
+
+
+def _weight_norm(t: Any, x: Any, p: dict[str, Any]) -> Any:
+    v = nchw(p["weight_v"])
+    w = p["weight_g"][:, None, None, None] * v / v.flatten(1).norm(dim=1)[:, None, None, None]
+    return t.nn.functional.conv2d(x, w, p["bias"])
+
+
+def _local(t: Any, x: Any, p: dict[str, Any]) -> Any:
+    n, c = x.shape[:2]
+    oh, ow = p["weight"].shape[:2]
+    columns = t.nn.functional.unfold(x, (2, 3), padding=(1, 0), stride=(2, 1))
+    columns = columns.reshape(n, c, 6, oh, ow).permute(0, 3, 4, 2, 1).reshape(n, oh, ow, -1)
+    return nchw(t.einsum("nhwp,hwkp->nhwk", columns, p["weight"]) + p["bias"])
+
+
+def _last(name: str) -> Callable[[Any, Any, dict[str, Any]], Any]:
+    return lambda t, x, p: getattr(t.nn.functional, name)(x, dim=1)
+
+
+LAYERS = (
+    LayerCase("conv(5, 3x2)", (6, 5, 4), _conv()),
+    LayerCase(
+        "conv(4, 3x3, stride=2x1, pad=1, bias=no)", (7, 6, 3), _conv(stride=(2, 1), padding=1)
+    ),
+    LayerCase(
+        "conv(3, 2x3, pad=[1, 0, 2, 1], stride=2)", (6, 7, 2), _conv(around=(1, 0, 2, 1), stride=2)
+    ),
+    LayerCase("conv(4, 3x2, dilation=2x3, pad=2)", (8, 7, 3), _conv(dilation=(2, 3), padding=2)),
+    LayerCase("conv(6, 3x3, groups=2, pad=1)", (5, 5, 4), _conv(groups=2, padding=1)),
+    LayerCase("conv(4, 3x3, groups=2, pad=1)", (5, 5, 8), _conv(groups=2, padding=1)),
+    LayerCase(
+        "conv(9, 2x2, groups=3, dilation=2, stride=2)",
+        (7, 8, 6),
+        _conv(groups=3, dilation=2, stride=2),
+    ),
+    LayerCase("conv(8, 3x3, groups=4, pad=1)", (6, 6, 4), _conv(groups=4, padding=1)),
+    LayerCase("conv(4, 1x1, stride=2)", (5, 4, 6), _conv(stride=2)),
+    LayerCase("conv(3, 2x2, weight=weightnorm(he))", (4, 4, 2), _weight_norm),
+    LayerCase("convtranspose(4, 3x4, stride=2x3, pad=1, output_pad=1x2)", (4, 3, 3), _transposed),
+    LayerCase("local(3, 2x3, stride=2x1, pad=[1, 1, 0, 0])", (5, 4, 2), _local),
+    LayerCase("fc(7)", (3, 4, 2), _fc),
+    LayerCase(
+        "maxpool(3x2, stride=2x1, pad=[1, 1, 1, 1])",
+        (6, 5, 3),
+        _function("max_pool2d", kernel_size=(3, 2), stride=(2, 1), padding=1),
+    ),
+    LayerCase(
+        "maxpool(3x3, stride=2, ceil=yes)",
+        (6, 8, 3),
+        _function("max_pool2d", kernel_size=3, stride=2, ceil_mode=True),
+    ),
+    LayerCase(
+        "maxpool(2x2, stride=3, pad=1, ceil=yes)",
+        (6, 5, 2),
+        _function("max_pool2d", kernel_size=2, stride=3, padding=1, ceil_mode=True),
+    ),
+    LayerCase("avgpool(3x2)", (6, 5, 3), _function("avg_pool2d", kernel_size=(3, 2))),
+    LayerCase(
+        "avgpool(3x3, stride=2, pad=1)",
+        (6, 5, 3),
+        _function("avg_pool2d", kernel_size=3, stride=2, padding=1, count_include_pad=False),
+    ),
+    LayerCase(
+        "avgpool(3x3, stride=2, pad=1, include_pad=yes)",
+        (6, 5, 3),
+        _function("avg_pool2d", kernel_size=3, stride=2, padding=1),
+    ),
+    LayerCase(
+        "avgpool(3x3, stride=2, pad=1, ceil=yes)",
+        (6, 7, 2),
+        _function(
+            "avg_pool2d",
+            kernel_size=3,
+            stride=2,
+            padding=1,
+            ceil_mode=True,
+            count_include_pad=False,
+        ),
+    ),
+    LayerCase(
+        "avgpool(3x3, stride=2, pad=1, ceil=yes, include_pad=yes)",
+        (6, 8, 2),
+        _function("avg_pool2d", kernel_size=3, stride=2, padding=1, ceil_mode=True),
+    ),
+    LayerCase("globalavgpool", (4, 5, 3), _function("adaptive_avg_pool2d", output_size=1)),
+    LayerCase("globalmaxpool", (4, 5, 3), _function("adaptive_max_pool2d", output_size=1)),
+    LayerCase("batchnorm(eps=0.3, momentum=0.25)", (3, 4, 5), _batchnorm(0.3, 0.25, True)),
+    LayerCase("batchnorm", (3, 4, 5), _batchnorm(1e-5, 0.1, True)),
+    LayerCase("batchnorm(eps=2)", (3, 4, 5), _batchnorm(2.0, 0.1, False), training=False),
+    LayerCase("layernorm(eps=0.3)", (3, 4, 5), _layernorm),
+    LayerCase("instancenorm(eps=2)", (3, 4, 5), _instancenorm),
+    LayerCase("groupnorm(3, eps=0.7)", (3, 4, 6), _groupnorm),
+    LayerCase("relu", (3, 4, 5), _function("relu")),
+    LayerCase("leaky_relu(0.2)", (3, 4, 5), _function("leaky_relu", negative_slope=0.2)),
+    LayerCase("leaky_relu", (3, 4, 5), _function("leaky_relu")),
+    LayerCase("elu(1.7)", (3, 4, 5), _function("elu", alpha=1.7)),
+    LayerCase("elu", (3, 4, 5), _function("elu")),
+    LayerCase("gelu", (3, 4, 5), _function("gelu", approximate="tanh")),
+    LayerCase("clamp(-0.5, 1.25)", (3, 4, 5), _function("hardtanh", min_val=-0.5, max_val=1.25)),
+    LayerCase("clamp", (3, 4, 5), _function("relu6")),
+    LayerCase("sigmoid", (3, 4, 5), _function("sigmoid")),
+    LayerCase("tanh", (3, 4, 5), _function("tanh")),
+    LayerCase("softmax", (3, 4, 5), _last("softmax")),
+    LayerCase("log_softmax", (3, 4, 5), _last("log_softmax")),
+    # theirs divides alpha by the size
+    LayerCase(
+        "lrn(size=3, alpha=0.2, beta=0.6, k=1.5)",
+        (3, 2, 7),
+        _function("local_response_norm", size=3, alpha=0.6, beta=0.6, k=1.5),
+    ),
+    LayerCase(
+        "lrn", (3, 2, 7), _function("local_response_norm", size=5, alpha=5e-4, beta=0.75, k=2)
+    ),
+    LayerCase("upsample(2x3)", (3, 2, 4), _function("interpolate", scale_factor=(2, 3))),
+    LayerCase(
+        "pad(height=[1, 0], width=2, value=0.5)",
+        (3, 2, 4),
+        _function("pad", pad=(2, 2, 1, 0), value=0.5),
+    ),
+)
+
+
+def layer_values(case: LayerCase) -> dict[str, Array]:
+    """Image, states and the direction that the result is looked at from, by their names."""
+    network = _elaborated(case)
+    graph = network.graph
+    result = graph[graph.outputs["main"]]
+    given = {n.name: n.type.shape for n in (*graph.inputs, *graph.states)}
+    return {name: values(name, shape) for name, shape in given.items()} | {
+        "direction": values("direction", result.type.shape)
+    }
+
+
+def _elaborated(case: LayerCase) -> Any:
+    dims = "x".join(map(str, case.shape))
+    text = f"net a {{ input({dims}) -> {case.text} }}"
+    return elaborate(program(parse(text)), "a", Settings(BATCH, case.training, dtype="float64"))
+
+
+def layer_numbers(case: LayerCase) -> Numbers:
+    """What ours gives: `y`, `d NAME` of image and weights, `new NAME` of what is renewed."""
+    network, given = _elaborated(case), layer_values(case)
+    graph = network.graph
+    b = Builder(graph, "float64")
+    y = b.nodes[graph.outputs["main"]]
+    looked_at = b.input("direction", y.type)
+    wrt: list[Node] = [*graph.inputs, *network.parameters]
+    gradients = grad(b, y, wrt, cotangent=looked_at)
+    outputs = {"y": y, **{f"d {name}": g for name, g in gradients.items()}}
+    updates = {state: b.nodes[node] for state, node in graph.updates.items()}
+    found = results(b.graph(outputs, updates), given)
+    return {name.replace("update", "new"): digest(x) for name, x in found.items()}
+
+
+def torch_layer_numbers(t: Any, case: LayerCase) -> Numbers:
+    """The same by PyTorch."""
+    network, given = _elaborated(case), layer_values(case)
+    learnt = [*(n.name for n in network.graph.inputs), *(n.name for n in network.parameters)]
+    tensors = {k: t.tensor(v, requires_grad=k in learnt) for k, v in given.items()}
+    states = {k.split(".")[-1]: v for k, v in tensors.items()}
+    (image,) = (n.name for n in network.graph.inputs)
+    y = nhwc(case.torch(t, nchw(tensors[image]), states))
+    (y * tensors["direction"].reshape(y.shape)).sum().backward()
+    found = {"y": y.detach(), **{f"d {name}": tensors[name].grad for name in learnt}}
+    found |= {f"new {name}": tensors[name] for name in network.graph.updates}
+    return {name: digest(x.numpy()) for name, x in found.items()}
+
+
+# ---- recipes: some updates of one layer, with everything that a step does
+
+
+@dataclass(frozen=True)
+class RecipeCase:
+    """The entries of a train section, and the same in PyTorch: `optimizer(t, w, b)` of the weight
+    and the bias, what the gradients' norm is clipped to, and `loss(t, scores, labels)` of each
+    sample."""
+
+    text: str
+    optimizer: Callable[[Any, Any, Any], Any]
+    clip: float | None = None
+    loss: Callable[[Any, Any, Any], Any] = lambda t, scores, labels: t.nn.functional.cross_entropy(
+        scores, labels, reduction="none"
+    )
+    ema: float | None = None
+
+
+def _optimizer(name: str, **options: Any) -> Callable[[Any, Any, Any], Any]:
+    return lambda t, w, b: getattr(t.optim, name)([w, b], **options)
+
+
+def _groups(t: Any, w: Any, b: Any) -> Any:
+    """No decay of the bias, and half the rate of the weight."""
+    parts = [{"params": [w], "lr": 0.05}, {"params": [b], "weight_decay": 0.0}]
+    return t.optim.SGD(parts, lr=0.1, weight_decay=0.2)
+
+
+def _lars(t: Any, w: Any, b: Any) -> Any:
+    """You et al. 2017, as PyTorch has none."""
+
+    class Lars(t.optim.Optimizer):  # type: ignore[misc]
+        def step(self) -> None:
+            for p in (w, b):
+                ratio = 1.0
+                if p.ndim > 1:
+                    norms = p.detach().norm(), p.grad.norm()
+                    ratio = 0.02 * norms[0] / (norms[1] + 0.05 * norms[0] + 0.1)
+                state = self.state[p]
+                state["v"] = 0.8 * state.get("v", 0.0) + 0.3 * ratio * (p.grad + 0.05 * p.detach())
+                p.data -= state["v"]
+
+    return Lars([w, b], {})
+
+
+def _smoothed(t: Any, scores: Any, labels: Any) -> Any:
+    options = {"label_smoothing": 0.2, "reduction": "none"}
+    return t.nn.functional.cross_entropy(scores, labels, **options)
+
+
+def _squares(t: Any, scores: Any, labels: Any) -> Any:
+    target = t.nn.functional.one_hot(labels, scores.shape[1]).to(scores.dtype)
+    return t.nn.functional.mse_loss(scores, target, reduction="none").mean(dim=1)
+
+
+def _both(t: Any, scores: Any, labels: Any) -> Any:
+    return 0.7 * _smoothed(t, scores, labels) + 2.5 * _squares(t, scores, labels)
+
+
+RECIPES = (
+    RecipeCase("optimizer = sgd(lr=0.1)", _optimizer("SGD", lr=0.1)),
+    RecipeCase(
+        "optimizer = sgd(lr=0.1, momentum=0.8, weight_decay=0.05)",
+        _optimizer("SGD", lr=0.1, momentum=0.8, weight_decay=0.05),
+    ),
+    RecipeCase(
+        "optimizer = sgd(lr=0.1, momentum=0.7, nesterov=yes, weight_decay=0.02)",
+        _optimizer("SGD", lr=0.1, momentum=0.7, nesterov=True, weight_decay=0.02),
+    ),
+    RecipeCase(
+        """optimizer = sgd(lr=0.1, weight_decay=0.2, no_decay="*.bias")
+        lr_scale = [("*.weight", 0.5)]""",
+        _groups,
+    ),
+    RecipeCase("optimizer = adam", _optimizer("Adam")),
+    RecipeCase(
+        "optimizer = adam(lr=0.03, beta1=0.8, beta2=0.95, eps=0.01, weight_decay=0.1)",
+        _optimizer("Adam", lr=0.03, betas=(0.8, 0.95), eps=0.01, weight_decay=0.1),
+    ),
+    RecipeCase("optimizer = adamw", _optimizer("AdamW")),
+    RecipeCase(
+        "optimizer = adamw(lr=0.03, beta1=0.8, beta2=0.95, eps=0.01, weight_decay=0.2)",
+        _optimizer("AdamW", lr=0.03, betas=(0.8, 0.95), eps=0.01, weight_decay=0.2),
+    ),
+    RecipeCase("optimizer = rmsprop", _optimizer("RMSprop", lr=0.001, alpha=0.9)),
+    RecipeCase(
+        "optimizer = rmsprop(lr=0.02, decay=0.7, momentum=0.6, eps=0.01, weight_decay=0.1)",
+        _optimizer("RMSprop", lr=0.02, alpha=0.7, momentum=0.6, eps=0.01, weight_decay=0.1),
+    ),
+    RecipeCase(
+        "optimizer = lars(lr=0.3, momentum=0.8, trust=0.02, eps=0.1, weight_decay=0.05)", _lars
+    ),
+    RecipeCase("optimizer = sgd(lr=0.5), clip = 0.4", _optimizer("SGD", lr=0.5), clip=0.4),
+    RecipeCase("optimizer = sgd(lr=0.1), clip = 100", _optimizer("SGD", lr=0.1), clip=100.0),
+    RecipeCase(
+        "optimizer = sgd(lr=0.1), loss = cross_entropy(smoothing=0.2)",
+        _optimizer("SGD", lr=0.1),
+        loss=_smoothed,
+    ),
+    RecipeCase("optimizer = sgd(lr=0.1), loss = mse", _optimizer("SGD", lr=0.1), loss=_squares),
+    RecipeCase(
+        "optimizer = sgd(lr=0.1), loss = [(cross_entropy(smoothing=0.2), 0.7), (mse, 2.5)]",
+        _optimizer("SGD", lr=0.1),
+        loss=_both,
+    ),
+    RecipeCase("optimizer = sgd(lr=0.3), ema = 0.15", _optimizer("SGD", lr=0.3), ema=0.15),
+    RecipeCase("optimizer = sgd(lr=0.3), ema = 0.999", _optimizer("SGD", lr=0.3), ema=0.999),
+)
+CLASSES, INPUTS, UPDATES = 4, 6, 12
+WEIGHTS = np.array([1.0, 1.0, 0.0, 1.0, 0.5])
+"""Of the samples of a batch."""
+
+
+def _program(case: RecipeCase) -> Program:
+    return program(
+        parse(
+            f"""net a {{ input({INPUTS}) -> fc({CLASSES}) }}
+            data {{ source = digits, batch = {len(WEIGHTS)} }}
+            train {{ {case.text} }}"""
+        )
+    )
+
+
+def _batches() -> list[tuple[Array, Array]]:
+    rng = np.random.RandomState(5)
+    return [
+        (rng.standard_normal((len(WEIGHTS), INPUTS)), rng.randint(0, CLASSES, len(WEIGHTS)))
+        for _ in range(UPDATES)
+    ]
+
+
+def recipe_numbers(case: RecipeCase) -> Numbers:
+    """What ours gives: the losses, and the weights (and their averages) after each update."""
+    of = _program(case)
+    recipe = resolve(of, None)
+    settings = Settings(len(WEIGHTS), True, dtype="float64")
+    network = elaborate(of, "a", settings)
+    step = training_graph(network, recipe)
+    (image,) = (n.name for n in network.graph.inputs)
+    learnt = {n.name: values(n.name, n.type.shape) for n in network.parameters}
+    state = {n.name: np.zeros(n.type.shape) for n in step.states} | learnt
+    shown = [n for n in sorted(state) if n in learnt or n.endswith(".ema")]
+    losses, found = [], {name: list[Array]() for name in shown}
+    for i, (x, labels) in enumerate(_batches()):
+        given = {image: x, "labels": labels, "weights": WEIGHTS, "step": np.int32(i)}
+        given["lr"] = np.float64(recipe.optimizer.arguments["lr"])
+        given["ema_rate"] = np.float64(Standing(update=i).ema_rate(recipe.ema or 0.0))
+        out = results(step, {**state, **given})
+        state = {name: out.get(f"update {name}", state[name]) for name in state}
+        losses.append(out["loss"])
+        for name, history in found.items():
+            history.append(state[name])
+    return {"loss": digest(losses), **{name: digest(x) for name, x in found.items()}}
+
+
+def torch_recipe_numbers(t: Any, case: RecipeCase) -> Numbers:
+    """The same by PyTorch. The average begins as the weights after the first update, and its decay
+    is that of TensorFlow's ExponentialMovingAverage, counted from the second."""
+    network = elaborate(_program(case), "a", Settings(len(WEIGHTS), True, dtype="float64"))
+    learnt = {
+        n.name: t.tensor(values(n.name, n.type.shape), requires_grad=True)
+        for n in network.parameters
+    }
+    weight, bias = (next(w for n, w in learnt.items() if n.endswith(e)) for e in ("weight", "bias"))
+    optimizer, sample = case.optimizer(t, weight, bias), t.tensor(WEIGHTS)
+    losses, found = [], {name: list[Array]() for name in learnt}
+    averages = {name: list[Array]() for name in learnt}
+    for i, (x, labels) in enumerate(_batches()):
+        optimizer.zero_grad()
+        scores = t.nn.functional.linear(t.tensor(x), weight, bias)
+        loss = (case.loss(t, scores, t.tensor(labels)) * sample).sum() / sample.sum()
+        loss.backward()
+        if case.clip is not None:
+            t.nn.utils.clip_grad_norm_([weight, bias], case.clip)
+        optimizer.step()
+        losses.append(loss.item())
+        for name, w in learnt.items():
+            new = w.detach().numpy().copy()
+            found[name].append(new)
+            if case.ema is not None:
+                n = i - 1
+                decay = min(case.ema, (1 + n) / (10 + n)) if i else 0.0
+                before = averages[name][-1] if i else new
+                averages[name].append(decay * before + (1 - decay) * new)
+    shown = found | ({f"{n}.ema": x for n, x in averages.items()} if case.ema else {})
+    return {"loss": digest(losses), **{name: digest(x) for name, x in shown.items()}}
+
+
+# ---- schedules: the factor of every update of a run
+
+
+@dataclass(frozen=True)
+class ScheduleCase:
+    """A schedule, and `torch(t, optimizer)` that makes PyTorch's for steps that are epochs."""
+
+    name: str
+    given: Mapping[str, Any]
+    torch: Callable[[Any, Any], Any]
+
+
+def _scheduler(name: str, **options: Any) -> Callable[[Any, Any], Any]:
+    return lambda t, optimizer: getattr(t.optim.lr_scheduler, name)(optimizer, **options)
+
+
+def _warming(after: Callable[[Any, Any], Any], epochs: int) -> Callable[[Any, Any], Any]:
+    """A rate that rises by equal parts, the last of which is its full."""
+
+    def schedule(t: Any, optimizer: Any) -> Any:
+        of = t.optim.lr_scheduler
+        rise = of.LinearLR(optimizer, start_factor=1 / epochs, total_iters=epochs - 1)
+        return of.SequentialLR(optimizer, [rise, after(t, optimizer)], milestones=[epochs])
+
+    return schedule
+
+
+def _inverse(gamma: float, power: float) -> Callable[[Any, Any], Any]:
+    return _scheduler("LambdaLR", lr_lambda=lambda step: (1 + gamma * step) ** -power)
+
+
+def _plateau(**options: Any) -> Callable[[Any, Any], Any]:
+    return _scheduler("ReduceLROnPlateau", eps=0, **options)
+
+
+JUDGED = [
+    *(1.0, 0.9, 0.9, 0.89995, 0.8999, 0.89985, 0.95, 0.8, 0.8, 0.81, 0.82, 0.79995, 0.9, 0.9, 0.5),
+    *(0.46, 0.46, 0.44, 0.43, 0.42, 0.41, 0.40, 0.39, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.19999, 0.19),
+    *(0.1,) * 12,
+    *(0.09, 0.05, 0.045, 0.04, 0.04, 0.0, 0.0, 0.0, 0.0),
+]
+"""Losses about the thresholds, longer and shorter plateaus."""
+SCHEDULE_CASES = (
+    ScheduleCase("constant", {"warmup": 7}, _warming(_scheduler("ConstantLR", factor=1.0), 7)),
+    ScheduleCase("step", {"at": (10, 30)}, _scheduler("MultiStepLR", milestones=[10, 30])),
+    ScheduleCase(
+        "step",
+        {"at": (5, 9, 40), "gamma": 0.3},
+        _scheduler("MultiStepLR", milestones=[5, 9, 40], gamma=0.3),
+    ),
+    ScheduleCase("cosine", {}, _scheduler("CosineAnnealingLR", T_max=STEPS)),
+    ScheduleCase("cosine", {"end": 0.1}, _scheduler("CosineAnnealingLR", T_max=STEPS, eta_min=0.1)),
+    ScheduleCase(
+        "cosine",
+        {"end": 0.1, "warmup": 10},
+        _warming(_scheduler("CosineAnnealingLR", T_max=STEPS - 10, eta_min=0.1), 10),
+    ),
+    ScheduleCase(
+        "onecycle",
+        {},
+        _scheduler("OneCycleLR", max_lr=1.0, total_steps=STEPS, cycle_momentum=False),
+    ),
+    ScheduleCase(
+        "onecycle",
+        {"rise": 0.42, "start": 0.2, "end": 0.01},
+        _scheduler(
+            "OneCycleLR",
+            max_lr=1.0,
+            total_steps=STEPS,
+            cycle_momentum=False,
+            pct_start=0.42,
+            div_factor=5,
+            final_div_factor=20,
+        ),
+    ),
+    ScheduleCase("inverse", {}, _inverse(1e-4, 0.75)),
+    ScheduleCase("inverse", {"gamma": 0.05, "power": 0.6}, _inverse(0.05, 0.6)),
+    ScheduleCase("poly", {}, _scheduler("PolynomialLR", total_iters=STEPS)),
+    ScheduleCase("poly", {"power": 0.9}, _scheduler("PolynomialLR", total_iters=STEPS, power=0.9)),
+    ScheduleCase(
+        "poly",
+        {"power": 2, "warmup": 5},
+        _warming(_scheduler("PolynomialLR", total_iters=STEPS - 5, power=2), 5),
+    ),
+    ScheduleCase("plateau", {"patience": 2}, _plateau(patience=2)),
+    ScheduleCase("plateau", {"factor": 0.5, "patience": 0}, _plateau(factor=0.5, patience=0)),
+    ScheduleCase(
+        "plateau",
+        {"factor": 0.5, "patience": 3, "threshold": 0.05},
+        _plateau(factor=0.5, patience=3, threshold=0.05),
+    ),
+    ScheduleCase(
+        "plateau",
+        {"factor": 0.5, "patience": 1, "threshold": 0, "end": 0.2},
+        _plateau(factor=0.5, patience=1, threshold=0, min_lr=0.2),
+    ),
+)
+"""Plateau has no cooldown of its own."""
+
+
+def schedule_numbers(case: ScheduleCase, steps: int = 1) -> list[float]:
+    """The factor of each update, with so many of them in an epoch: what is given in epochs is that
+    much shorter."""
+    record = SCHEDULES[case.name]
+    given = {**case.given}
+    if "at" in given:
+        given["at"] = tuple(epoch / steps for epoch in given["at"])
+    if "warmup" in given:
+        given["warmup"] /= steps
+    arguments = [Argument(k, v) for k, v in given.items()]
+    chosen = Chosen(case.name, record, record.signature.bind(arguments, None))
+    moments = (Moment(i / steps, STEPS // steps, steps, JUDGED[:i]) for i in range(STEPS))
+    return [float(rate_factor(chosen, moment)) for moment in moments]
+
+
+def torch_schedule_numbers(t: Any, case: ScheduleCase) -> list[float]:
+    """The same by PyTorch."""
+    optimizer = t.optim.SGD([t.zeros(1, requires_grad=True)], lr=1.0)
+    schedule, found = case.torch(t, optimizer), []
+    for loss in JUDGED[:STEPS]:
+        found.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        schedule.step(*([loss] if case.name == "plateau" else []))
+    return found
