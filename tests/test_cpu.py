@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -32,12 +31,9 @@ from netdsl.backends.cpu import (
     winograd,
 )
 from netdsl.backends.cpu.backend import CpuBackend, launch_of
-from netdsl.backends.cpu.emit import F32, F64, Function, Lanes, long
 from netdsl.backends.cpu.launch import cut, program, threads
-from netdsl.backends.cpu.loops import loop
-from netdsl.backends.cpu.memory import put_float
 from netdsl.backends.cpu.outline import Outline
-from netdsl.backends.cpu.record import Record, Single, Table, packed
+from netdsl.backends.cpu.record import Table
 from netdsl.backends.cpu.rows import Rows
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tasks import BorderArgs, border
@@ -52,7 +48,7 @@ from netdsl.language.parse import parse
 from netdsl.language.program import load
 from netdsl.ops import OPS
 from netdsl.ops.draw import RandomDraw, operand_array
-from netdsl.ops.op import Draw, Example, Operand
+from netdsl.ops.op import Example, Operand
 from netdsl.passes import pipeline
 from netdsl.passes.lower import lower
 from netdsl.passes.simplify import simplify
@@ -668,180 +664,3 @@ def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         width.__wrapped__()
     assert open_backend("cpu").name == "cpu"
     assert replace(CPU, name="other").fusion == CPU.fusion
-
-
-@pytest.mark.parametrize("eps", [1e-12, 3e-4, 0.3, 0.7, 2.0, 37.5])
-@pytest.mark.parametrize("axes", [(0, 1, 2), (1, 2), (1, 2, 3)])
-def test_gradients_of_normalisation_for_any_eps(eps: float, axes: tuple[int, ...]) -> None:
-    b = Builder(dtype="float32")
-    g, x = (b.input(n, TensorType((3, 4, 5, 6))) for n in "gx")
-    m = b.moments(x, axes=axes)
-    y = b.normalize_dmoments(g, x, m, axes=axes, eps=eps)
-    same_as_the_interpreter(b.graph({"y": y, "z": b.normalize(x, m, axes=axes, eps=eps)}))
-
-
-class _Mixed(Record):
-    count: int
-    scale: float
-    half: Single
-    shift: Single
-    target: int
-
-
-@loop
-def _read(args, many, _b, _c, _d, _e):  # type: ignore[no-untyped-def]
-    for i in range(many):
-        r = _Mixed.nth(args, i)
-        put_float(r.target, r.count * r.scale + r.half + r.shift)
-
-
-def _emitted() -> int:
-    f = Function("read")
-    with f.loop(long(0), f.args[1], long(1)) as i:
-        r, v = f.nth(_Mixed, f.args[0], i), Lanes(f, count=1)
-        scaled = f.b.fmul(f.b.sitofp(r.count, F64), r.scale)
-        total = f.b.fadd(f.b.fptrunc(scaled, F32), f.b.fadd(r.half, r.shift))
-        v.store(v.splat(total), r.target)
-    return target.compiled("read", f.text())
-
-
-@given(st.lists(st.tuples(st.integers(-9, 9), *[st.integers(-64, 64)] * 3), min_size=1))
-def test_records_are_read_as_they_are_packed(rows_of: list[tuple[int, int, int, int]]) -> None:
-    """By loops and by functions in LLVM's language; a whole number is never made of a fraction."""
-    found = np.zeros(len(rows_of), np.float32)
-    records = [
-        _Mixed(count=n, scale=a / 16, half=b / 16, shift=c / 16, target=found[i:].ctypes.data)
-        for i, (n, a, b, c) in enumerate(rows_of)
-    ]
-    given = packed(records)
-    for function in (_read.address, _emitted()):
-        found[...] = 0
-        program([[(function, given.ctypes.data, len(records))]], (given, found))()
-        assert found.tolist() == [(n * a + b + c) / 16 for n, a, b, c in rows_of]
-
-
-def test_records_refuse_what_they_cannot_hold() -> None:
-    whole = {"count": 1, "scale": 0.5, "half": 0.5, "shift": 0.5, "target": 0}
-    for wrong in ({"count": 1.5}, {"target": None}, {"scale": "x"}):
-        with pytest.raises((TypeError, ValueError)):
-            packed([_Mixed(**{**whole, **wrong})])  # type: ignore[arg-type]
-    for wrong in ({"other": 1}, {}):
-        some = {k: v for k, v in whole.items() if k != "half"}
-        with pytest.raises(TypeError):
-            _Mixed(**some, **wrong)  # type: ignore[arg-type]
-
-
-def test_no_kernel_reads_its_arguments_by_a_literal_offset() -> None:
-    folder = ROOT / "netdsl" / "backends" / "cpu"
-    literal = re.compile(r"_at\(\s*args\b|\bargs \+ \d")
-    for path in folder.glob("*.py"):
-        assert not literal.search(path.read_text()), path.name
-
-
-_CHAIN = (
-    "relu",
-    "gelu",
-    "elu",
-    "tanh",
-    "sigmoid",
-    "leaky_relu",
-    "exp",
-    "add",
-    "mul",
-    "sub",
-    "norm",
-)
-
-
-def chain(b: Builder, x: Node, draw: Draw) -> Node:
-    """Some elementwise nodes over an image, with vectors of its channels on the way."""
-    y, axes = x, tuple(range(x.type.rank - 1))
-    for i in range(draw.whole(1, 5)):
-        op = draw.pick((draw.pick(_CHAIN), "mul", "norm"))
-        if op == "norm":
-            m = b.input(f"m{i}", TensorType((2, x.type.shape[-1])))
-            y = b.normalize(y, m, axes=axes, eps=draw.pick((1e-5, 0.3)))
-        elif op in ("add", "mul", "sub"):
-            shape = draw.pick((x.type.shape, x.type.shape[-1:], ()))
-            y = b.emit(op, y, b.input(f"z{i}", TensorType(shape)))
-        else:
-            y = b.emit(op, y)
-    return y
-
-
-@pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize("product", [False, True])
-def test_a_value_has_the_same_bits_in_every_kernel(seed: int, product: bool) -> None:
-    """In a map, behind a product, beside other nodes: its difference from what was stored of it is
-    zero, wherever it is computed again."""
-
-    def graph_of(more: Callable[[Builder, Node], dict[str, Node]]) -> Graph:
-        draw, b = RandomDraw(np.random.default_rng(seed)), Builder(dtype="float32")
-        x = b.input("x", TensorType((3, 7, 5, draw.whole(1, 40))))
-        if product:
-            c = x.type.shape[3]
-            x = b.matmul(x, b.input("w", TensorType((c, c))))
-        return b.graph(more(b, chain(b, x, draw)))
-
-    def compared(op: str, b: Builder, y: Node) -> Node:
-        y0 = b.input("y0", y.type)
-        return b.greater(y0, y) if op == "below" else b.emit(op, y, y0)
-
-    stored = graph_of(lambda b, y: {"y": y})
-    rng = np.random.default_rng(seed)
-    values = {n.name: rng.uniform(0.5, 1.5, n.type.shape).astype("f4") for n in stored.inputs}
-    y0 = np.array(Executor(stored, CPU, State(CPU)).run(values)["y"])
-    assert np.isfinite(y0).all()
-    for op in ("sub", "greater", "below"):
-        graph = graph_of(lambda b, y, op=op: {"z": compared(op, b, y)})  # type: ignore[misc]
-        assert not np.any(Executor(graph, CPU, State(CPU)).run({**values, "y0": y0})["z"]), op
-
-
-_BITS = """
-import hashlib
-import sys
-import numpy as np
-from netdsl.backends.cpu import winograd
-from netdsl.backends.cpu.backend import CpuBackend
-from netdsl.language.elaborate import Settings, elaborate
-from netdsl.language.program import load
-from netdsl.runtime.executor import Executor
-from netdsl.runtime.state import State
-from netdsl.train.compile import compile_step
-from netdsl.train.recipe import plain
-from tests.graphs import values_for
-
-for case in sys.argv[1:]:
-    path, net, batch, gain = case.split(":")
-    winograd._GAIN = float(gain)
-    network = elaborate(load(path), net, Settings(batch=int(batch), training=True))
-    graph = compile_step(network, plain(net))
-    values, backend = values_for(graph), CpuBackend()
-    state = State(backend)
-    state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
-    executor, found = Executor(graph, backend, state), hashlib.sha256()
-    for step in range(3):
-        out = executor.run({**values, "step": np.int32(step)})
-        found.update(np.asarray(out["loss"]).tobytes())
-    for name in sorted(graph.updates):
-        found.update(np.ascontiguousarray(state.arrays[name]).tobytes())
-    print(case, found.hexdigest())
-"""
-
-
-def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    """Sums over pixels, direct and by minimal filtering, behind products and in maps."""
-    nets = ("lenet.net:lenet5:50:0", "mobilenet.net:mobilenet_small:5:0", "norms.net:group:5:0")
-    nets += ("lenet.net:lenet5:50:inf", "resnet.net:resnet20:6:0", "resnet.net:resnet20:6:inf")
-    found = {
-        threads: subprocess.run(
-            [sys.executable, "-c", _BITS, *(f"{ROOT}/models/{n}" for n in nets)],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "NETDSL_THREADS": threads},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.splitlines()
-        for threads in ("1", "3", "7")
-    }
-    assert len(found["1"]) == len(nets)
-    assert found["3"] == found["7"] == found["1"]

@@ -20,6 +20,7 @@ from netdsl.backends.cpu.outline import Sum
 from netdsl.backends.cpu.record import Table
 from netdsl.backends.cpu.rows import Rows, build
 from netdsl.backends.cpu.tasks import (
+    LARGEST,
     MEAN,
     MOMENTS,
     NORMALIZE_DMOMENTS,
@@ -45,6 +46,7 @@ _PARTS = 8
 _FOLDED = {
     "reduce_sum": SUM,
     "reduce_mean": MEAN,
+    "reduce_max": LARGEST,
     "moments": MOMENTS,
     "normalize_dmoments": NORMALIZE_DMOMENTS,
 }
@@ -151,6 +153,8 @@ class Body:
         values = [self.reader._stretched(a, self.domain, ()) for a in node.args[:2]]
         if node.op in ("reduce_sum", "reduce_mean"):
             sums: tuple[Sum, ...] = (Sum(values[0]),)
+        elif node.op == "reduce_max":
+            sums = (Sum(values[0], largest=True),)
         elif node.op == "moments":
             flat = len(shape) - 1 in node.attrs["axes"]
             sums = (Sum(values[0], squares=True, flat=flat),)
@@ -160,7 +164,7 @@ class Body:
             sums = (Sum(values[0]), Sum(centred))
         else:
             raise Unsupported(node.op)
-        first = sum(1 + s.squares for s in self.sums)
+        first = sum(s.count for s in self.sums)
         self.results.append(Result(node, first, sums))
         self.sums += sums
 

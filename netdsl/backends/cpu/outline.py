@@ -20,12 +20,18 @@ SCALAR, VECTOR, FULL = range(3)
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """A sum over the domain; with `squares`, also that of the squares of what differs from the
-    first row (`shift`), or where sums are `flat` from the first element."""
+    """A sum over the domain, or its `largest` value; with `squares`, also the sum of the squares of
+    what differs from the first row (`shift`), or where sums are `flat` from the first element."""
 
     value: Expr
     squares: bool = False
     flat: bool = False
+    largest: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many numbers are gathered."""
+        return 1 + self.squares
 
 
 class RowsArgs(Record):
@@ -86,7 +92,7 @@ class Outline:
     ) -> None:
         self.walk, self.outputs, self.sums, self.local = walk, outputs, sums, local
         self.kept: list[Any] = []
-        self.count = sum(1 + s.squares for s in sums)
+        self.count = sum(s.count for s in sums)
         self.stride = -(-walk.tile // 16) * 16 + 16
         self.slots = floats(max(slots * self.count, 1) * self.stride)
         self.places: list[PlaceArgs] = []
@@ -129,7 +135,7 @@ class Outline:
         in the arguments, which from now on have all places."""
         found = _Numbering(self)
         outputs = tuple((found.number(e), found.place(p)) for e, p in self.outputs)
-        sums = tuple((found.number(s.value), s.squares, s.flat) for s in self.sums)
+        sums = tuple((found.number(s.value), s.squares, s.flat, s.largest) for s in self.sums)
         tiled = tuple(found.numbers[key] for key in self.tiled)
         for place in found.places.values():
             self.spot(place)

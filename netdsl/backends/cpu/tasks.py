@@ -8,7 +8,7 @@ from netdsl.backends.cpu.loops import loop
 from netdsl.backends.cpu.memory import float_at, put_float
 from netdsl.backends.cpu.record import Record
 
-SUM, MEAN, MOMENTS, NORMALIZE_DMOMENTS = range(4)
+SUM, MEAN, LARGEST, MOMENTS, NORMALIZE_DMOMENTS = range(5)
 """What sums are folded into."""
 
 
@@ -88,17 +88,21 @@ def fold(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
             base = f.slots + g * f.parts * f.slot + r.first_sum * f.sum
             for c in range(1 if f.single else f.period):
                 width = f.period * f.repeat if f.single else 1
-                a = 0.0
+                a = -math.inf if r.kind == LARGEST else 0.0
                 b = 0.0
                 for p in range(f.parts):
                     for k in range(1 if f.single else f.repeat):
                         at = base + p * f.slot + 4 * (c + k * f.period)
                         for j in range(width):
-                            a += float_at(at + 4 * j)
+                            value = float_at(at + 4 * j)
+                            if r.kind == LARGEST:
+                                a = value if value > a or value != value else a
+                                continue
+                            a += value
                             if r.kind >= MOMENTS:
                                 b += float_at(at + f.sum + 4 * j)
                 to = r.target + c * r.channel + g * r.group
-                if r.kind == SUM:
+                if r.kind == SUM or r.kind == LARGEST:
                     put_float(to, a)
                 elif r.kind == MEAN:
                     put_float(to, a / r.count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -149,10 +150,19 @@ class RowsFunction(_Writer):
         return list(found.values())
 
     def _clear(self) -> None:
-        v = Lanes(self.f)
-        b = self.f.b
-        with self.f.loop(long(0), self.head.slot, long(4 * v.count)) as at:
-            v.store(v.const(0), b.add(self.gather_at, at))
+        """Zeros in the slot, and where largest values are gathered what is less than all."""
+        self._fill(0, self.head.slot, 0.0)
+        which = 0
+        for s in self.t.sums:
+            if s.largest:
+                self._fill(which, self.head.sum, -math.inf)
+            which += s.count
+
+    def _fill(self, which: int, nbytes: Value, number: float) -> None:
+        b, v = self.f.b, Lanes(self.f)
+        start = b.add(self.gather_at, b.mul(self.head.sum, long(which)))
+        with self.f.loop(long(0), nbytes, long(4 * v.count)) as at:
+            v.store(v.const(number), b.add(start, at))
 
     def _columns(self, first: Value, last: Value) -> None:
         """Elements `first` to `last` of the row that has been found, tile by tile."""
@@ -230,18 +240,18 @@ class RowsFunction(_Writer):
         for s, x in zip(self.t.sums, summed, strict=True):
             if s.squares:
                 x = fn.sub(v, x, self._in_tile(v, self.tiles[id(s)]))
-            self._gather(v, at, x)
+            self._gather(v, at, x, fn.maximum if s.largest else fn.add)
             if s.squares:
                 self._gather(v, at + 1, fn.mul(v, x, x))
-            at += 1 + s.squares
+            at += s.count
         for (_, p), value in zip(self.t.outputs, values, strict=True):
             self._write(v, p, value)
 
-    def _gather(self, v: Lanes, which: int, x: Value) -> None:
+    def _gather(self, v: Lanes, which: int, x: Value, join: Callable[..., Value] = fn.add) -> None:
         b = self.f.b
         at = b.add(self.gather_at, b.mul(self.head.sum, long(which)))
         at = b.add(at, b.mul(self.within, long(4)))
-        v.store(fn.add(v, v.load(at), x), at)
+        v.store(join(v, v.load(at), x), at)
 
     def compute(
         self,

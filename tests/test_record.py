@@ -1,0 +1,76 @@
+"""Arguments of compiled code: packed by name, read by name, and never what they cannot hold."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netdsl.backends.cpu import target
+from netdsl.backends.cpu.emit import F32, F64, Function, Lanes, long
+from netdsl.backends.cpu.launch import program
+from netdsl.backends.cpu.loops import loop
+from netdsl.backends.cpu.memory import put_float
+from netdsl.backends.cpu.record import Record, Single, packed
+from tests.conftest import ROOT
+
+
+class _Mixed(Record):
+    count: int
+    scale: float
+    half: Single
+    shift: Single
+    target: int
+
+
+@loop
+def _read(args, many, _b, _c, _d, _e):  # type: ignore[no-untyped-def]
+    for i in range(many):
+        r = _Mixed.nth(args, i)
+        put_float(r.target, r.count * r.scale + r.half + r.shift)
+
+
+def _emitted() -> int:
+    f = Function("read")
+    with f.loop(long(0), f.args[1], long(1)) as i:
+        r, v = f.nth(_Mixed, f.args[0], i), Lanes(f, count=1)
+        scaled = f.b.fmul(f.b.sitofp(r.count, F64), r.scale)
+        total = f.b.fadd(f.b.fptrunc(scaled, F32), f.b.fadd(r.half, r.shift))
+        v.store(v.splat(total), r.target)
+    return target.compiled("read", f.text())
+
+
+@given(st.lists(st.tuples(st.integers(-9, 9), *[st.integers(-64, 64)] * 3), min_size=1))
+def test_records_are_read_as_they_are_packed(rows_of: list[tuple[int, int, int, int]]) -> None:
+    """By loops and by functions in LLVM's language; a whole number is never made of a fraction."""
+    found = np.zeros(len(rows_of), np.float32)
+    records = [
+        _Mixed(count=n, scale=a / 16, half=b / 16, shift=c / 16, target=found[i:].ctypes.data)
+        for i, (n, a, b, c) in enumerate(rows_of)
+    ]
+    given = packed(records)
+    for function in (_read.address, _emitted()):
+        found[...] = 0
+        program([[(function, given.ctypes.data, len(records))]], (given, found))()
+        assert found.tolist() == [(n * a + b + c) / 16 for n, a, b, c in rows_of]
+
+
+def test_records_refuse_what_they_cannot_hold() -> None:
+    whole = {"count": 1, "scale": 0.5, "half": 0.5, "shift": 0.5, "target": 0}
+    for wrong in ({"count": 1.5}, {"target": None}, {"scale": "x"}):
+        with pytest.raises((TypeError, ValueError)):
+            packed([_Mixed(**{**whole, **wrong})])  # type: ignore[arg-type]
+    for wrong in ({"other": 1}, {}):
+        some = {k: v for k, v in whole.items() if k != "half"}
+        with pytest.raises(TypeError):
+            _Mixed(**some, **wrong)  # type: ignore[arg-type]
+
+
+def test_no_kernel_reads_its_arguments_by_a_literal_offset() -> None:
+    folder = ROOT / "netdsl" / "backends" / "cpu"
+    literal = re.compile(r"_at\(\s*args\b|\bargs \+ \d")
+    for path in folder.glob("*.py"):
+        assert not literal.search(path.read_text()), path.name
