@@ -108,7 +108,10 @@ def test_runs_of_the_first_version_that_are_refused(
 ) -> None:
     job = job_of(source, augment, judged, side)
     words = refusal(job, begun(job))
-    assert 'begin a new run; `init = weights("runs/a/last.safetensors")`' in words
+    assert (
+        'start a new run, from these weights with `init = weights("runs/a/last.safetensors")`'
+        in words
+    )
     assert {name for name in (*CHANGES, *AUGMENTATIONS) if f"  {name}: " in words} == set(names)
     assert refusal(job, begun(job, **{KEY: revisions(job)})) == ""
 
@@ -144,7 +147,7 @@ def test_any_change_of_the_program_is_told(name: str, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("odd", [3, [], {"hflip": "x"}, {"hflip": 0}, {"hflip": True}])
 def test_an_odd_record_is_told(odd: Any) -> None:
     job = job_of("digits", "hflip")
-    assert "cannot be gone on from: `pipeline` is" in refusal(job, begun(job, **{KEY: odd}))
+    assert "cannot be resumed: its `pipeline` is" in refusal(job, begun(job, **{KEY: odd}))
 
 
 def test_a_run_is_refused_by_name_and_goes_on_without_the_crop(netdsl: Any, tmp_path: Path) -> None:
@@ -160,7 +163,7 @@ def test_a_run_is_refused_by_name_and_goes_on_without_the_crop(netdsl: Any, tmp_
     before = path.read_bytes()
     code, _, err = netdsl("train", "--resume", "run", "--set", "train.epochs=2", *device)
     assert code == 2
-    assert "was begun by a version of netdsl that prepares its images in another way" in err
+    assert "cannot be resumed: another version of netdsl began the run" in err
     assert "random_resized_crop: a box that does not fit is drawn anew" in err
     assert path.read_bytes() == before
     assert netdsl("eval", "run", *device)[0] == 0

@@ -51,10 +51,10 @@ def check_pipeline(saved: Checkpoint, job: Job) -> None:
     notes = [note for part in parts for note in _differences(part, before[part.name])]
     if notes:
         raise fail(
-            f"the run of {saved.origin} was begun by a version of netdsl that prepares its images "
-            "in another way",
+            f"{saved.origin} cannot be resumed: another version of netdsl began the run, and it "
+            "prepared images differently",
             notes=list(dict.fromkeys(notes)),
-            help=f'begin a new run; `init = weights("{saved.origin}")` begins it with its weights',
+            help=f'start a new run, from these weights with `init = weights("{saved.origin}")`',
         )
 
 
@@ -76,5 +76,5 @@ def _recorded(saved: Checkpoint) -> dict[str, int]:
         isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in found.values()
     )
     if not sound:
-        raise fail(f"{saved.origin} cannot be gone on from: `{KEY}` is {str(found)[:40]}")
+        raise fail(f"{saved.origin} cannot be resumed: its `{KEY}` is {str(found)[:40]}")
     return {str(name): n for name, n in found.items()}
