@@ -27,6 +27,8 @@ class Machine:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.queues: list[deque[tuple[Callable[[], bool], Callable[[], None]]]] = []
+        self.current: _Stream | None = None
+        """The stream of whoever allocates; none where that has done all it had to."""
 
     def Stream(self, non_blocking: bool) -> Any:
         return _Stream(self)
@@ -74,7 +76,8 @@ class _Event:
     def record(self, stream: _Stream | None = None) -> None:
         self.recorded += 1
         number = self.recorded
-        if stream is None:  # the stream of whoever allocates, which has done all it had to
+        stream = stream or self.machine.current
+        if stream is None:
             self.reached = number
             return
         stream.put(lambda: setattr(self, "reached", number))
@@ -139,6 +142,24 @@ def test_every_step_reads_its_own_batch(seed: int, group: int) -> None:
     assert list(dict.fromkeys(seen)) == [i % 251 for i in range(30)]
     slots = uploads._free[2, 3, "|u1"]
     assert len(slots) <= 2 * group + 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_memory_that_is_still_read_is_not_written(seed: int) -> None:
+    """An allocator gives memory again as soon as nothing in Python holds it: what the stream of
+    whoever allocates has still to do with it comes first."""
+    machine = Machine(seed)
+    machine.current = machine.Stream(True)
+    used = [np.full((2, 3), i, np.uint8) for i in range(4)]
+    seen: list[int] = []
+    for block in used:
+        machine.current.put(lambda block=block: seen.append(int(block[0, 0])))
+    uploads = Uploads(machine, lambda shape, dtype: There(used.pop(0)))
+    for _ in range(4):
+        uploads.send(np.full((2, 3), 99, np.uint8))
+        machine.some()
+    machine.all()
+    assert seen == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("seed", range(20))
