@@ -186,16 +186,24 @@ SHAPES = (
     ((1, 1, 1, 5), (5, 1, 1, 1), 1, ((0, 0), (0, 0)), 5),
     ((2, 7, 9, 20), (20, 2, 2, 1), 3, ((0, 0), (0, 1)), 20),
     ((3, 7, 9, 100), (150, 3, 3, 100), 2, ((1, 1), (1, 1)), 1),
+    # with dilation; with groups that have more channels before than behind, or fewer
+    ((2, 11, 9, 8), (16, 3, 3, 8), 1, ((2, 2), (2, 2)), 1, (2, 2)),
+    ((2, 11, 13, 6), (10, 3, 2, 3), 1, ((2, 1), (0, 3)), 2, (2, 3)),
+    ((3, 10, 9, 20), (5, 3, 3, 4), 2, ((1, 2), (2, 1)), 5, (1, 2)),
+    ((2, 9, 12, 4), (12, 3, 3, 1), 1, ((3, 3), (2, 2)), 4, (3, 2)),
+    ((2, 8, 9, 6), (6, 3, 3, 1), 2, ((2, 2), (1, 1)), 6, (2, 1)),
+    ((2, 13, 12, 35), (20, 5, 5, 35), 1, ((4, 4), (4, 4)), 1, (2, 2)),
 )
 
 
 @pytest.mark.parametrize("case", SHAPES)
 def test_convolutions_of_many_shapes(case: tuple[object, ...]) -> None:
-    image, weight, stride, pad, groups = case
+    image, weight, stride, pad, groups, *dilation = case
     b = Builder(dtype="float32")
     x = b.input("x", TensorType(image))  # type: ignore[arg-type]
     w = b.state("w", TensorType(weight), ("normal", 0.1))  # type: ignore[arg-type]
     how = {"stride": (stride, stride), "pad": pad, "groups": groups}
+    how["dilation"] = dilation[0] if dilation else (1, 1)
     y = b.conv2d(x, w, **how)
     g = b.input("g", y.type)
     outputs = {
@@ -320,6 +328,15 @@ def test_filtered_convolutions(
     x = np.random.default_rng(1).standard_normal(image).astype(np.float32)
     values = {"x": x, **{n.name: state.arrays[n.name] for n in graph.states}}
     close(executor.run({"x": x})["y"], results(graph, values)["y"], "settled")
+
+
+@pytest.mark.parametrize("case", SHAPES)
+def test_what_cannot_be_filtered_is_not(
+    case: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much faster that would be: minimal filtering knows no stride, dilation or groups."""
+    monkeypatch.setattr(winograd, "_GAIN", math.inf)
+    test_convolutions_of_many_shapes(case)
 
 
 def graph_of_images(image: Any, weight: Any, pad: Any) -> Graph:
