@@ -218,7 +218,10 @@ def dropout(
     bits = c3
     for i, c in ((0, c0), (1, c1), (2, c2)):
         bits = b.select(b.icmp_unsigned("==", lane, word(i)), c, bits)
-    kept = b.icmp_unsigned(">=", bits, word(round(rate * 2**32)))
+    least = round(rate * 2**32)
+    # a rate so near to 1 that no word of 32 bits reaches it
+    none = ir.Constant(v.bits, None)
+    kept = none if least >> 32 else b.icmp_unsigned(">=", bits, word(least))
     return select(v, kept, mul(v, x, v.const(1 / (1 - rate))), mul(v, x, v.const(0)))
 
 
