@@ -108,7 +108,7 @@ def graph_of(op: str, example: Example) -> Graph:
 
 @pytest.mark.parametrize("op", COMPUTED)
 def test_every_operator_on_drawn_examples(op: str) -> None:
-    for seed in range(4):
+    for seed in range(8):
         rng = np.random.default_rng(seed)
         example = single(OPS[op].examples(RandomDraw(rng)))
         graph = graph_of(op, example)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from netdsl.backends.cuda import maps, space, windows
+from netdsl.backends.cuda import maps, rows, space, windows
 from netdsl.backends.cuda.backend import CUDA
 from netdsl.backends.cuda.generate import generated
 from netdsl.backends.cuda.maps import launches
@@ -25,6 +25,7 @@ from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
 from netdsl.ops import OPS
+from netdsl.ops.draw import RandomDraw, operand_array
 from netdsl.passes import pipeline
 from netdsl.passes.lower import lower
 from netdsl.passes.precision import mixed
@@ -165,6 +166,29 @@ def test_a_scaled_step_on_the_cpu(scale: float, engine: Engine) -> None:
 def test_drawn_graphs_on_the_cpu(engine: Engine, data: st.DataObject) -> None:
     graph = simplify(lower(drawn_step(HypothesisDraw(data))))
     run(graph, engine(data.draw(st.sampled_from(WAYS))), 1e-8, steps=1)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_operators_over_rows_on_drawn_examples(dtype: str, engine: Engine) -> None:
+    """Each on several examples of the table: ties, infinities and NaNs among the scores."""
+    b, values, outputs = Builder(dtype=dtype), {}, {}
+    for op in rows.OPERATORS:
+        for seed in range(8):
+            rng = np.random.default_rng(seed)
+            example = OPS[op].examples(RandomDraw(rng))
+            inputs = []
+            for i, o in enumerate(example.operands):
+                kind = replace(o.type, dtype=dtype) if o.type.dtype == "float64" else o.type
+                inputs.append(b.input(f"{op}{seed}.{i}", kind))
+                values[inputs[-1].name] = operand_array(o, rng).astype(kind.dtype)
+            attrs = {k: dtype if k == "dtype" else v for k, v in example.attrs.items()}
+            outputs[f"{op}{seed}"] = b.emit(op, *inputs, **attrs)
+    graph, backend = b.graph(outputs), engine()
+    found = Executor(graph, backend, State(backend)).run(values)
+    assert backend.fallbacks == []
+    for label, expected in results(graph, values).items():
+        close(found[label], expected, 1e-9 if dtype == "float64" else 1e-4, label)
 
 
 CONVOLUTIONS = [

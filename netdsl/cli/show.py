@@ -183,6 +183,8 @@ def show_confusion(report: Report) -> None:
     for name, row in zip(report.classes, report.confusion, strict=True):
         table.add_row(name, *(str(n) if n else "." for n in row))
     wide_console().print(table)
+    if report.uncalled:
+        print(f"{report.uncalled:,} images are in no column: a score of theirs is NaN")
 
 
 def show_compiled(found: Compiled) -> None:

@@ -69,5 +69,6 @@ def predict(
         print_json([{"image": str(i), "top": [[c, p] for c, p in top]} for i, top in found])
     else:
         for image, top in found:
-            print(f"{image}: " + ", ".join(f"{c} {p:.1%}" for c, p in top))
+            listed = ", ".join(f"{c} {p:.1%}" for c, p in top)
+            print(f"{image}: {listed or 'no class, for a score is NaN'}")
     return OK

@@ -38,7 +38,17 @@ def operand_array(operand: Operand, rng: np.random.Generator) -> Array:
     if how == "distinct":
         spread = rng.permutation(kind.size) + 0.5 * rng.random(kind.size)
         return (spread.reshape(kind.shape) / max(kind.size, 1) - 0.5).astype(kind.dtype)
+    if how == "ties":
+        return _with_ties(kind.shape, rng).astype(kind.dtype)
     return rng.standard_normal(kind.shape).astype(kind.dtype)
+
+
+def _with_ties(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Whole numbers from -1 to 1, 0 with either sign; half of the rows hold NaN or infinity."""
+    plain = rng.choice(np.array([-1.0, -0.0, 0.0, 1.0]), shape)
+    odd = rng.choice(np.array([np.nan, np.inf, -np.inf]), shape)
+    odd_rows = rng.random((*shape[:-1], 1)) < 0.5
+    return np.where(odd_rows & (rng.random(shape) < 0.3), odd, plain)
 
 
 def arrays(example: Example, rng: np.random.Generator) -> list[Array]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from netdsl.kinds import Number, Whole
 from netdsl.ops.op import Draw, Example, Op, Operand, floats, like, require, same_dtype, some_shape
@@ -78,9 +81,24 @@ def _squared_error_example(draw: Draw) -> Example:
 
 
 def _top_hit(xp: Any, scores: Array, labels: Array, k: int) -> Array:
-    own = xp.take_along_axis(scores, labels[..., None].astype("int64"), axis=-1)
-    rivals = (~(own > scores)).sum(axis=-1) - 1
-    return (rivals < k).astype(scores.dtype)
+    label = labels[..., None]
+    own = xp.take_along_axis(scores, label.astype("int64"), axis=-1)
+    earlier = xp.arange(scores.shape[-1]) < label
+    better = (scores > own) | ((scores == own) & earlier)
+    numbers = (scores == scores).all(axis=-1)
+    return ((better.sum(axis=-1) < k) & numbers).astype(scores.dtype)
+
+
+def best_first(scores: Array) -> Array:
+    """The classes of each row of scores [N, classes] in the order in which `top_hit` ranks them;
+    -1 all along a row that holds a NaN, which ranks none."""
+    order = np.argsort(-scores, axis=-1, kind="stable")
+    return np.where(np.isnan(scores).any(axis=-1, keepdims=True), -1, order)
+
+
+def _top_hit_example(draw: Draw) -> Example:
+    scores, labels = _labelled(draw)
+    return Example((replace(scores, values="ties"), labels), {"k": draw.whole(1, 3)})
 
 
 def _top_hit_shape(scores: TensorType, labels: TensorType, k: int) -> TensorType:
@@ -133,9 +151,10 @@ OPS = (
         operands=("scores", "labels"),
         shape=_top_hit_shape,
         reference=_top_hit,
-        examples=lambda draw: Example(_labelled(draw), {"k": draw.whole(1, 3)}),
+        examples=_top_hit_example,
         attrs=(Param("k", Whole(), 1),),
         nondiff={"scores": "a count is constant almost everywhere", "labels": _LABELS},
-        doc="1 where the label is among the k best scores; ties and NaNs count against it",
+        doc="1 where fewer than k classes are better than the label's: of a greater score, or of "
+        "an equal one and a smaller index; 0 where a score of the row is NaN",
     ),
 )

@@ -27,8 +27,8 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """An example's operand. `values` is how to draw it: normal, positive, distinct, bool, or
-    `below:k` for whole numbers under k."""
+    """An example's operand. `values` is how to draw it: normal, positive, distinct, bool, `below:k`
+    for whole numbers under k, or `ties` for rows of few values, many equal, a few not finite."""
 
     type: TensorType
     values: str = "normal"

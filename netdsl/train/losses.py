@@ -7,21 +7,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
+import numpy as np
+
 from netdsl.errors import fail
 from netdsl.ir.builder import Builder
 from netdsl.kinds import Mismatch, Number, Pairs
 from netdsl.signature import Chosen, OneFrom, Param, Signature
-from netdsl.types import Node, dims
+from netdsl.types import Array, Node, dims
 from netdsl.values import Value, show
 
 
 @dataclass(frozen=True)
 class Loss:
-    """`build(b, scores, labels, **arguments)` gives the loss of each sample: [N]."""
+    """`build(b, scores, labels, **arguments)` gives the loss of each sample: [N]. `logits` says
+    that softmax makes probabilities of the scores; others are compared as they are."""
 
     signature: Signature
     build: Callable[..., Node]
     doc: str = ""
+    logits: bool = False
 
 
 def _cross_entropy(b: Builder, scores: Node, labels: Node, smoothing: float) -> Node:
@@ -42,6 +46,7 @@ LOSSES: dict[str, Loss] = {
         ),
         _cross_entropy,
         "-log of the probability that softmax gives the right class",
+        logits=True,
     ),
     "mse": Loss(Signature("mse"), _mean_squared, "mean squared difference from the one-hot target"),
 }
@@ -64,6 +69,32 @@ class Objective:
             part: Node = chosen.record.build(b, scores, labels, **chosen.arguments)
             parts.append(part if weight == 1 else b.mul(part, b.const(weight)))
         return reduce(b.add, parts)
+
+    def mean_scores(self, views: Sequence[Array]) -> Array:
+        """The scores [N, classes] of images of which there are several views, each with its own.
+
+        Those of logits are such that softmax makes of them the mean of the views' probabilities
+        (Simonyan & Zisserman 2015, 3.2); other scores are averaged as they are, and so are those
+        of an image that has one which is not finite. Equal views have their own scores, to the bit.
+        """
+        x = np.asarray(views, np.float64)
+        with np.errstate(invalid="ignore"):  # infinities, which have no other mean than this
+            plain = x.mean(axis=0)
+            if any(chosen.record.logits for chosen, _ in self.terms):
+                finite = np.isfinite(x).all(axis=(0, 2))
+                plain[finite] = _mean_logits(x[:, finite])
+        return plain.astype(views[0].dtype)
+
+
+def _mean_logits(x: Array) -> Array:
+    """Of finite logits [views, N, classes] those of the mean probability, in the scale of the first
+    view: log(mean(p)) is taken as a difference from its own, which is nothing where all agree."""
+    most = x.max(axis=2, keepdims=True)
+    total = most + np.log(np.exp(x - most).sum(axis=2, keepdims=True))
+    change = (x - x[0]) - (total - total[0])
+    largest = change.max(axis=0)
+    found: Array = x[0] + (largest + np.log(np.exp(change - largest).mean(axis=0)))
+    return found
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, TypeVar
 
 from netdsl.backends import UNDER_WAY, Reading, reading
 from netdsl.data.prefetch import prefetched
 from netdsl.data.samples import Batch
 from netdsl.files import append, finite, write_atomically
-from netdsl.runtime.executor import FoldedExecutor
+from netdsl.plan.backend import Backend
+from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.types import Array
 
 
@@ -31,6 +30,7 @@ class Score:
 
 
 Seen = Callable[[Batch, Mapping[str, Array]], None]
+Part = TypeVar("Part")
 
 
 def evaluate(
@@ -42,6 +42,51 @@ def evaluate(
     """Loss and accuracy over all samples, every one counted once; `seen` is shown every batch. The
     batches are made ready in the background."""
     executor.refresh()
+
+    def judge(batch: Batch) -> Mapping[str, Array]:
+        out = executor.run({image_input: batch.images, **_targets(batch)})
+        if seen is not None:
+            seen(batch, out)
+        return out
+
+    return _score(executor.backend, batches, judge)
+
+
+def evaluate_views(
+    executor: FoldedExecutor,
+    scoring: Executor,
+    mean_scores: Callable[[Sequence[Array]], Array],
+    image_input: str,
+    views: Sequence[Iterator[Batch]],
+    seen: Seen,
+) -> Score:
+    """The same by the mean of the scores that several views of each image get: `views` give the
+    same images, each prepared in its way, and `scoring` judges scores as `executor` judges its
+    own."""
+    executor.refresh()
+    backend = executor.backend
+
+    def judge(parts: tuple[Batch, ...]) -> Mapping[str, Array]:
+        targets = _targets(parts[0])
+        found = [
+            backend.download(executor.run({image_input: part.images, **targets})["scores"])
+            for part in parts
+        ]
+        out = scoring.run({"scores": mean_scores(found), **targets})
+        seen(parts[0], out)
+        return out
+
+    return _score(backend, zip(*views, strict=True), judge)
+
+
+def _targets(batch: Batch) -> dict[str, Array]:
+    return {"labels": batch.labels, "weights": batch.weights}
+
+
+def _score(
+    backend: Backend, parts: Iterator[Part], judge: Callable[[Part], Mapping[str, Array]]
+) -> Score:
+    """The sums that `judge` gives of each part, added up while the next ones are under way."""
     sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
     under_way: deque[Reading] = deque()
 
@@ -50,47 +95,14 @@ def evaluate(
             for key, number in under_way.popleft().numbers().items():
                 sums[key] += number
 
-    with closing(prefetched(batches)) as ready:
+    with closing(prefetched(parts)) as ready:
         for part in ready:
-            out = executor.run(
-                {image_input: part.images, "labels": part.labels, "weights": part.weights}
-            )
-            under_way.append(reading(executor.backend, {key: out[key] for key in sums}))
+            out = judge(part)
+            under_way.append(reading(backend, {key: out[key] for key in sums}))
             count(UNDER_WAY)
-            if seen is not None:
-                seen(part, out)
     count(0)
     n = max(sums["count"], 1.0)
     return Score(sums["loss"] / n, sums["top1"] / n, sums["top5"] / n, int(sums["count"]))
-
-
-def evaluate_views(
-    executor: FoldedExecutor,
-    image_input: str,
-    views: Sequence[Iterator[Batch]],
-    download: Callable[[Array], Array],
-    seen: Seen,
-) -> Score:
-    """Loss and accuracy of the mean of the probabilities that several views of each image get
-    (Simonyan & Zisserman 2015, 3.2); `views` give the same images, each prepared in its way."""
-    executor.refresh()
-    loss, top1, top5, count = 0.0, 0, 0, 0
-    with closing(prefetched(zip(*views, strict=True))) as ready:
-        for parts in ready:
-            first, ones = parts[0], np.ones_like(parts[0].weights)
-            found = []
-            for part in parts:
-                given = {image_input: part.images, "labels": part.labels, "weights": ones}
-                found.append(download(executor.run(given)["scores"]))
-            scores = np.mean(found, axis=0)
-            seen(first, {"scores": scores})
-            real = first.weights > 0
-            right = np.take_along_axis(scores, first.labels[:, None], axis=1)
-            above = (scores > right).sum(axis=1)[real]
-            loss -= float(np.log(np.maximum(right[real], 1e-30)).sum())
-            top1, top5 = top1 + int((above < 1).sum()), top5 + int((above < 5).sum())
-            count += int(real.sum())
-    return Score(loss / count, top1 / count, top5 / count, count)
 
 
 @dataclass

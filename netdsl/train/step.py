@@ -10,6 +10,7 @@ from netdsl.globs import any_matches, matched, matches
 from netdsl.ir.builder import Builder
 from netdsl.ir.grad import grad
 from netdsl.ir.verify import verify
+from netdsl.ir.views import shown
 from netdsl.language.network import Network
 from netdsl.train.losses import class_scores, pairwise_sum, weighted_mean
 from netdsl.train.optimizers import Update, update
@@ -175,20 +176,35 @@ def _square_sum(b: Builder, g: Node) -> Node:
 
 
 def evaluation_graph(network: Network, recipe: Recipe) -> Graph:
-    """Sums over a batch, by weight: `loss`, `top1`, `top5`, `count`; and the `scores`."""
+    """What `_scored` gives of a batch, and the `probabilities` that the scores stand for."""
     b = Builder(network.graph, network.dtype)
     labels, weights = _targets(b, network.batch)
+    output = network.graph.outputs["main"]
     with b.at(None, "score"):
-        scores = class_scores(b, network.graph[network.graph.outputs["main"]])
-        results = {
-            "loss": recipe.loss.of(b, scores, labels),
-            "top1": b.top_hit(scores, labels, k=1),
-            "top5": b.top_hit(scores, labels, k=5),
-        }
-        sums = {k: b.reduce_sum(b.mul(v, weights), axes=(0,)) for k, v in results.items()}
-        ready = network.graph[network.graph.outputs["main"]].op == "softmax"
-        sums |= {
-            "count": b.reduce_sum(weights, axes=(0,)),
-            "scores": scores if ready else b.softmax(scores),
-        }
-    return verify(b.graph(sums, name=f"{network.name}.eval"))
+        scores = class_scores(b, network.graph[output])
+        results = _scored(b, recipe, scores, labels, weights)
+        ready = shown(network.graph, output).op == "softmax"
+        results["probabilities"] = scores if ready else b.softmax(scores)
+    return verify(b.graph(results, name=f"{network.name}.eval"))
+
+
+def scoring_graph(recipe: Recipe, batch: int, classes: int, dtype: str) -> Graph:
+    """The same of scores that are there, an input: [batch, classes]."""
+    b = Builder(dtype=dtype)
+    labels, weights = _targets(b, batch)
+    scores = b.input("scores", TensorType((batch, classes), dtype))
+    with b.at(None, "score"):
+        return verify(b.graph(_scored(b, recipe, scores, labels, weights), name="score"))
+
+
+def _scored(
+    b: Builder, recipe: Recipe, scores: Node, labels: Node, weights: Node
+) -> dict[str, Node]:
+    """Sums over a batch, by weight: `loss`, `top1`, `top5`, `count`; and the `scores`."""
+    results = {
+        "loss": recipe.loss.of(b, scores, labels),
+        "top1": b.top_hit(scores, labels, k=1),
+        "top5": b.top_hit(scores, labels, k=5),
+    }
+    sums = {k: b.reduce_sum(b.mul(v, weights), axes=(0,)) for k, v in results.items()}
+    return sums | {"count": b.reduce_sum(weights, axes=(0,)), "scores": scores}

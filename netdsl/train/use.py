@@ -16,8 +16,9 @@ from netdsl.data.samples import Batch, Dataset, Samples, evaluation_batches
 from netdsl.errors import fail
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
+from netdsl.ops.loss import best_first
 from netdsl.plan.backend import Backend
-from netdsl.runtime.executor import FoldedExecutor
+from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
 from netdsl.train.compile import compile_evaluation
@@ -26,6 +27,7 @@ from netdsl.train.job import evaluation_batch
 from netdsl.train.metrics import Score, evaluate, evaluate_views
 from netdsl.train.recipe import resolve
 from netdsl.train.start import adopted, shapes
+from netdsl.train.step import scoring_graph
 from netdsl.types import Array
 
 TOP = 5
@@ -35,12 +37,17 @@ Top = list[tuple[str, float]]
 @dataclass(frozen=True)
 class Report:
     """An evaluation on the `images` for testing, validation or training; `confusion[i, j]` counts
-    those of class i that were called j."""
+    those of class i that were called j. One whose scores hold a NaN is called nothing."""
 
     score: Score
     images: str
     classes: tuple[str, ...]
     confusion: Array
+
+    @property
+    def uncalled(self) -> int:
+        """Images that were called nothing."""
+        return self.score.images - int(self.confusion.sum())
 
 
 class Trained:
@@ -80,7 +87,7 @@ class Trained:
     def evaluate(self, folder: str | None, sizes: Sequence[int] = ()) -> Report:
         """The test images of the recipe's source; where it has none those to validate with, and
         where it has none of these those to learn from. With `sizes` each image is looked at with
-        its short side at every one of them, and the probabilities are averaged."""
+        its short side at every one of them, and the scores are averaged as suits the loss."""
         data = self.recipe.data
         dataset = sources.load(data.source, folder)
         what, samples = self._samples(dataset)
@@ -91,9 +98,9 @@ class Trained:
         confusion = np.zeros((n, n), dtype=np.int64)
 
         def count(batch: Batch, out: Mapping[str, Array]) -> None:
-            said = self.backend.download(out["scores"]).argmax(axis=1)
-            real = batch.weights > 0
-            np.add.at(confusion, (batch.labels[real], said[real]), 1)
+            said = best_first(self.backend.download(out["scores"]))[:, 0]
+            called = (batch.weights > 0) & (said >= 0)
+            np.add.at(confusion, (batch.labels[called], said[called]), 1)
 
         views = [
             evaluation_batches(samples, network.batch, transform)
@@ -103,7 +110,10 @@ class Trained:
         if len(views) == 1:
             score = evaluate(executor, name, views[0], count)
         else:
-            score = evaluate_views(executor, name, views, self.backend.download, count)
+            graph = scoring_graph(self.recipe, network.batch, n, network.dtype)
+            scoring = Executor(graph, self.backend, self.state)
+            mean = self.recipe.loss.mean_scores
+            score = evaluate_views(executor, scoring, mean, name, views, count)
         return Report(score, what, self.classes, confusion)
 
     def _transforms(self, network: Network, sizes: Sequence[int]) -> list[Preparation]:
@@ -135,7 +145,8 @@ class Trained:
         return what, Samples(samples.images, places[samples.labels])
 
     def predict(self, images: Sequence[Path]) -> list[tuple[Path, Top]]:
-        """The likeliest classes of each picture, with their probabilities."""
+        """The likeliest classes of each picture, with their probabilities; none where its scores
+        hold a NaN."""
         network = self._network(1)
         executor, name = self._executor(network), single_input(network)
         found = []
@@ -145,7 +156,8 @@ class Trained:
                 "labels": np.zeros(1, np.int32),
                 "weights": np.ones(1, np.float32),
             }
-            scores = self.backend.download(executor.run(given)["scores"])[0]
-            best = np.argsort(-scores, kind="stable")[:TOP]
-            found.append((path, [(self.classes[i], float(scores[i])) for i in best]))
+            out = executor.run(given)
+            scores, shares = (self.backend.download(out[k]) for k in ("scores", "probabilities"))
+            best = [i for i in best_first(scores)[0, :TOP] if i >= 0]
+            found.append((path, [(self.classes[i], float(shares[0, i])) for i in best]))
         return found

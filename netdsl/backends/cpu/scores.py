@@ -42,11 +42,14 @@ def scores(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
             continue
         if kind == TOP_HIT:
             mine = float_at(a + 4 * label)
-            rivals = -1
+            better = 0
             for c in range(classes):
-                if not mine > float_at(a + 4 * c):
-                    rivals += 1
-            put_float(to, 1.0 if rivals < s.k else 0.0)
+                value = float_at(a + 4 * c)
+                if value != value:
+                    better += s.k
+                elif value > mine or (value == mine and c < label):
+                    better += 1
+            put_float(to, 1.0 if better < s.k else 0.0)
             continue
         most = float_at(a)
         for c in range(1, classes):

@@ -40,10 +40,11 @@ _LOSS = """
   if (t == 0) store<1>(y + row, &loss);
 """
 _HIT = """
-  const R own = (R)widen(a[row * cols + b[row]]); R rivals = 0;
-  EACH rivals += !(own > (R)widen(a[row * cols + k])) ? 1 : 0;
-  TREE(rivals, x + z)
-  if (t == 0) { const R r = rivals - 1 < K ? 1 : 0; store<1>(y + row, &r); }
+  const i64 label = b[row]; const R own = (R)widen(a[row * cols + label]); R better = 0;
+  EACH { const R v = (R)widen(a[row * cols + k]);
+    better += v != v ? K : v > own || (v == own && k < label) ? 1 : 0; }
+  TREE(better, x + z)
+  if (t == 0) { const R r = better < K ? 1 : 0; store<1>(y + row, &r); }
 """
 _ONE_HOT = """
   EACH { const R r = (k == a[row] ? 1 - SMOOTHING : (R)0) + SMOOTHING / cols; store<1>(y + row * cols + k, &r); }
@@ -56,6 +57,7 @@ _BODIES = {
     "top_hit": _HIT,
     "one_hot": _ONE_HOT,
 }
+OPERATORS = tuple(_BODIES)
 
 
 def launch(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
