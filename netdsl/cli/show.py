@@ -61,6 +61,13 @@ def show_summary(found: Summary) -> None:
         f"\n{found.params:,} params, {found.macs:,} MACs and {found.activations:,} activations "
         "an image"
     )
+    if found.side_params or found.side_macs:
+        print(
+            f"side outputs, which only training needs: {found.side_params:,} of the params and "
+            f"{found.side_macs:,} more MACs"
+        )
+    if found.unread:
+        print(f"no output needs: {_listed(found.unread)}")
 
 
 def with_progress(

@@ -74,7 +74,8 @@ its number among those of that name there, from 1; so is a label in a loop or a 
 
 _TESTS = (
     """`test NET { ... }` holds comparisons (`== != < <= > >=`, and `~` for within one per cent) of
-`params`, `macs`, `activations` (of one image) and what is asked of a place; the word `gradients`, which
+`params`, `macs`, `activations` (of one image; side outputs, which only training needs, count in
+`params` alone) and what is asked of a place; the word `gradients`, which
 checks every layer's gradient numerically; and `equal` or `not equal` of two places. A place is a
 path of labels, blocks and layers, as `netdsl summary` prints them. Where values are asked for, the net
 is run on white noise with the weights that its training would begin with, as in evaluation unless

@@ -24,12 +24,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """A net in figures, one image, float32."""
+    """A net in figures, one image, float32. `params` are those of all `layers`; of these, side
+    outputs have `side_params`, and `side_macs` besides `macs`. No output needs the `unread`."""
 
     net: str
     params: int
     macs: int
     activations: int
+    side_params: int
+    side_macs: int
+    unread: tuple[str, ...]
     layers: tuple[Row, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -48,6 +52,9 @@ class Summary:
             "params": self.params,
             "macs": self.macs,
             "activations": self.activations,
+            "side_params": self.side_params,
+            "side_macs": self.side_macs,
+            "unread": list(self.unread),
             "layers": layers,
         }
 
@@ -66,4 +73,13 @@ def summarise(network: Network) -> Summary:
         )
         for layer in network.layers
     )
-    return Summary(network.name, network.params, network.macs, network.activations, rows)
+    return Summary(
+        network.name,
+        network.params,
+        network.macs,
+        network.activations,
+        network.side_params,
+        network.side_macs,
+        tuple(x.path for x in network.unread),
+        rows,
+    )

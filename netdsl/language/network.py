@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -95,21 +95,48 @@ class Network:
         return next((n.type.shape[0] for n in self.graph.inputs if n.type.rank), 1)
 
     @cached_property
-    def _main(self) -> tuple[Node, ...]:
+    def _main(self) -> frozenset[str]:
         """The nodes that the main output is computed from."""
-        wanted = self.graph.cone(self.graph.outputs["main"])
-        return tuple(n for name, n in self.graph.nodes.items() if name in wanted)
+        return frozenset(self.graph.cone(self.graph.outputs["main"]))
+
+    @cached_property
+    def _side(self) -> frozenset[str]:
+        """The nodes that only side outputs, which only training uses, are computed from."""
+        return frozenset(self.graph.cone(*self.graph.outputs.values())) - self._main
+
+    def _macs(self, nodes: Iterable[Node]) -> int:
+        return sum(node_cost(self.graph, n).macs for n in nodes) // self.batch
+
+    @property
+    def _counted(self) -> Iterator[Node]:
+        return (n for name, n in self.graph.nodes.items() if name not in self._side)
 
     @cached_property
     def macs(self) -> int:
-        """Multiply-accumulates of convolutions and fully connected layers, one image; side outputs,
-        which only training uses, are not counted."""
-        return sum(node_cost(self.graph, n).macs for n in self._main) // self.batch
+        """Multiply-accumulates of convolutions and fully connected layers, one image: of all layers
+        that `params` counts, but for those of side outputs, which have `side_macs`."""
+        return self._macs(self._counted)
+
+    @cached_property
+    def side_macs(self) -> int:
+        """Multiply-accumulates that only side outputs need, one image."""
+        return self._macs(self.graph[n] for n in self._side)
+
+    @property
+    def side_params(self) -> int:
+        """Those of `params` that only side outputs need."""
+        return sum(n.type.size for n in self.parameters if n.name in self._side)
+
+    @property
+    def unread(self) -> tuple[LayerInfo, ...]:
+        """Layers that no output is computed from. They are counted like all others."""
+        read = self._main | self._side
+        return tuple(x for x in self.layers if x.result not in read)
 
     @cached_property
     def activations(self) -> int:
-        """Output values of convolutions and fully connected layers, one image."""
-        anchors = (n for n in self._main if OPS[n.op].kind == "anchor")
+        """Output values of the layers that `macs` counts, one image."""
+        anchors = (n for n in self._counted if OPS[n.op].kind == "anchor")
         return sum(n.type.size for n in anchors) // self.batch
 
 
