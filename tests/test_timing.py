@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netdsl.backends import open_backend
 from netdsl.backends.arrays import ArrayBackend
+from netdsl.backends.cpu import winograd
 from netdsl.cli.show_timing import show_timing
 from netdsl.insight.target import Target, prepared
 from netdsl.insight.timing import TimedKernel, Timing, Work, timing
@@ -139,13 +143,76 @@ def test_the_rest_is_summed_up_unless_all_is_asked_for(netdsl: Any) -> None:
     assert len(full.splitlines()) > 2 * len(short.splitlines())
 
 
-@pytest.mark.parametrize(("kind", "told"), [("conv2d", True), ("updates", False)])
-def test_a_convolution_above_the_limit_is_explained(
-    kind: str, told: bool, capsys: pytest.CaptureFixture[str]
+def one(seconds: float, flops: int, size: int, itemsize: int, filtered: bool) -> TimedKernel:
+    work = Work(seconds, flops, size, least=0.0)
+    return TimedKernel("c", "conv2d", "c", "forward", work, False, itemsize, filtered)
+
+
+LIMITS = Ceilings(1e3, 1e2, 4e3, ((10**3, 1e3), (10**5, 3e2)))
+COUNTS = st.integers(0, 10**7)
+KERNELS = st.lists(
+    st.builds(one, st.floats(1e-3, 1e3), COUNTS, COUNTS, st.sampled_from([2, 4]), st.booleans()),
+    min_size=1,
+)
+
+
+@given(KERNELS)
+def test_only_minimal_filtering_passes_a_limit(kernels: list[TimedKernel]) -> None:
+    """What a kernel was seen to do raises the limit, of as many bytes or fewer, and no other."""
+    timed = Timing("t", "cpu", 1, 1.0, LIMITS, tuple(kernels)).with_limits_seen()
+    for k in timed.kernels:
+        moving = k.work.bytes / timed.ceilings.bytes_on(k.work.bytes)
+        assert (moving if k.filtered else k.work.least) <= k.work.seconds * (1 + 1e-9)
+    rates = [timed.ceilings.bytes_on(10**i) for i in range(9)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == LIMITS.bytes or max(k.work.bytes for k in kernels) >= 10**6
+    seen = {
+        n: [k.work.flops / k.work.seconds for k in kernels if k.itemsize == n and not k.filtered]
+        for n in (2, 4)
+    }
+    assert timed.ceilings.flops == max([LIMITS.flops, *seen[4]])
+    assert timed.ceilings.narrow == max([4e3, *seen[2]])
+
+
+def test_limits_that_no_kernel_passes_stay() -> None:
+    kernels = (one(1.0, 500, 50, 4, False), one(1.0, 9_000, 50, 4, True))
+    timed = Timing("t", "cpu", 1, 1.0, LIMITS, kernels).with_limits_seen()
+    assert timed.ceilings == LIMITS
+    assert [k.work.share for k in timed.kernels] == [0.5, 9.0]
+
+
+@pytest.mark.parametrize(("gain", "filtered"), [(math.inf, True), (0, False)])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_bound_kernel_says_that_it_filters(
+    gain: float, filtered: bool, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel = TimedKernel("c", kind, "c", "forward", Work(1.0, 10, 10, least=2.0), False)
-    show_timing(Timing("t", "cpu", 1, 1.0, Ceilings(5.0, 5.0), (kernel,)), full=False)
-    assert ("minimal filtering" in capsys.readouterr().out) == told
+    """Forward and both gradients, and no kernel but these; the plan's weights settle or not."""
+    monkeypatch.setattr(winograd, "_GAIN", gain)
+    found = timed("cpu", training)
+    kinds = {k.kind for k in found.kernels if k.filtered}
+    expected = {"conv2d"} | ({"conv2d_wgrad", "conv2d_dgrad"} if training else set())
+    assert kinds == (expected if filtered else set())
+    told = {k["minimal_filtering"] for k in found.as_json()["kernels"]}
+    assert told == ({True, False} if filtered else {False})
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+@pytest.mark.parametrize("seconds", [1.0, 1e3])
+def test_a_share_above_the_limit_is_explained(
+    filtered: bool, seconds: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernels = (one(seconds, 10_000, 10, 4, filtered),)
+    timed = Timing("t", "cpu", 1, 1.0, LIMITS, kernels).with_limits_seen()
+    show_timing(timed, full=False)
+    out = capsys.readouterr().out
+    assert ("minimal filtering" in out) == (filtered and seconds == 1)
+    assert "(up to 0.0 in caches)" in out
+
+
+def test_the_processor_does_more_in_its_caches() -> None:
+    found = open_backend("cpu").ceilings()
+    assert found.bytes_on(1 << 16) >= found.bytes_on(1 << 27) >= found.bytes
+    assert found.flops_on(4) == found.flops
 
 
 def test_bad_input_is_told(netdsl: Any) -> None:

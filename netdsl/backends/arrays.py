@@ -72,9 +72,11 @@ class ArrayBackend:
         xp, side, size = self.xp, *((1024, 1 << 24) if self.xp is np else (8192, 1 << 28))
         source, target = (xp.ones(size, dtype="float32") for _ in range(2))
         copy = self._least(partial(target.__setitem__, ..., source))
-        kinds = ("float32",) if xp is np else ("float32", "float16")
-        flops = [2 * side**3 / self._least(self._square(side, kind)) for kind in kinds]
-        return Ceilings(flops[0], 2 * source.nbytes / copy, *flops[1:])
+        flops = 2 * side**3 / self._least(self._square(side, "float32"))
+        if xp is np:
+            return Ceilings(flops, 2 * source.nbytes / copy)
+        narrow = 2 * side**3 / self._least(self._square(side, "float16"))
+        return Ceilings(flops, 2 * source.nbytes / copy, narrow)
 
     def _square(self, side: int, dtype: str) -> Thunk:
         a, b, c = (self.xp.ones((side, side), dtype=dtype) for _ in range(3))

@@ -20,7 +20,7 @@ def show_timing(found: Timing, full: bool) -> None:
         f"{found.title}, on {found.device}: {1e3 * found.seconds:.3f} ms a step, "
         f"{found.images_per_second:,.1f} images/s\n"
         f"limits measured here: {limit.flops / 1e9:,.0f} GFLOP/s{_narrow(limit)}, "
-        f"{limit.bytes / 1e9:,.1f} GB/s"
+        f"{limit.bytes / 1e9:,.1f} GB/s{_cached(limit)}"
     )
     total = found.work
     kernels = [
@@ -40,7 +40,7 @@ def show_timing(found: Timing, full: bool) -> None:
         for layer in found.layers
     ]
     _show("layers", ("layer", "forward ms", "backward ms"), layers, total, full)
-    if any(k.work.share > 1 and k.kind.startswith("conv2d") for k in found.kernels):
+    if any(k.work.share > 1 and k.filtered for k in found.kernels):
         print(
             "\nMore than 100%: convolutions by minimal filtering (Winograd) need but a quarter to"
             "\na third of the multiplications that they are counted with."
@@ -49,6 +49,11 @@ def show_timing(found: Timing, full: bool) -> None:
 
 def _narrow(limit: Ceilings) -> str:
     return f" ({limit.narrow / 1e9:,.0f} in 16 bits)" if limit.narrow else ""
+
+
+def _cached(limit: Ceilings) -> str:
+    most = limit.bytes_on(0)
+    return f" (up to {most / 1e9:,.1f} in caches)" if most > limit.bytes else ""
 
 
 def _show(

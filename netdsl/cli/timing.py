@@ -37,7 +37,8 @@ def time_(
     path, name = split(file)
     program = load_recipe(path, settings, name) if train else load(path, settings, name)
     backend = open_backend(device)
-    found = timing(prepared(program, Target(name, train, batch)), backend, rounds)
+    prepared_net = prepared(program, Target(name, train, batch))
+    found = timing(prepared_net, backend, rounds).with_limits_seen()
     if as_json:
         print_json(found.as_json())
     else:

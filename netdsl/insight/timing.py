@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from netdsl.insight.target import Prepared
 from netdsl.language.network import node_cost
-from netdsl.plan.backend import Backend, ByReference, Ceilings
+from netdsl.plan.backend import Backend, ByReference, Ceilings, Filtered, Thunk
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.plan import Plan
 from netdsl.plan.traffic import kind_of, moved
@@ -34,8 +34,8 @@ class Work:
 
     @property
     def share(self) -> float:
-        """Of what the device can do; above 1 where the data lie in a cache, or where a convolution
-        needs fewer operations than its definition has."""
+        """Of what the device can do; above 1 where a convolution needs fewer operations than its
+        definition has, and where the device does more than it was seen to do before."""
         return self.least / self.seconds if self.seconds else 0.0
 
     def as_json(self) -> dict[str, float]:
@@ -56,7 +56,9 @@ def together(works: Iterable[Work]) -> Work:
 
 @dataclass(frozen=True)
 class TimedKernel:
-    """A kernel's work. It counts for the layer of its main node, whatever else is fused into it."""
+    """A kernel's work. It counts for the layer of its main node, whatever else is fused into it.
+    Numbers of `itemsize` bytes decide its limit; one that is `filtered` is a convolution by minimal
+    filtering, which needs fewer operations than it is counted with."""
 
     name: str
     kind: str
@@ -64,10 +66,19 @@ class TimedKernel:
     phase: Phase
     work: Work
     by_reference: bool
+    itemsize: int = 4
+    filtered: bool = False
+
+    def within(self, limits: Ceilings) -> TimedKernel:
+        """The same, held against other limits."""
+        w = self.work
+        least = limits.least(w.flops, w.bytes, self.itemsize)
+        return replace(self, work=replace(w, least=least))
 
     def as_json(self) -> dict[str, Any]:
         names = {"name": self.name, "kind": self.kind, "layer": self.layer, "phase": self.phase}
-        return names | self.work.as_json() | {"by_reference": self.by_reference}
+        told = {"by_reference": self.by_reference, "minimal_filtering": self.filtered}
+        return names | self.work.as_json() | told
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,18 @@ class Timing:
     def work(self) -> Work:
         return together(k.work for k in self.kernels)
 
+    def with_limits_seen(self) -> Timing:
+        """The same, with limits that no kernel passes but by minimal filtering: what a kernel was
+        seen to do, the device can do."""
+        limits = self.ceilings
+        for k in self.kernels:
+            if k.work.seconds:
+                limits = limits.with_bytes(k.work.bytes / k.work.seconds, k.work.bytes)
+                if not k.filtered:
+                    limits = limits.with_flops(k.work.flops / k.work.seconds, k.itemsize)
+        kernels = tuple(k.within(limits) for k in self.kernels)
+        return replace(self, ceilings=limits, kernels=kernels)
+
     @property
     def images_per_second(self) -> float:
         return self.batch / self.seconds
@@ -128,6 +151,7 @@ class Timing:
             "gflops_limit": self.ceilings.flops / 1e9,
             "gflops_limit_16_bits": narrow / 1e9 if narrow else None,
             "gbytes_limit": self.ceilings.bytes / 1e9,
+            "gbytes_limit_in_caches": self.ceilings.bytes_on(0) / 1e9,
             "kernels": [k.as_json() for k in self.kernels],
             "layers": [x.as_json() for x in self.layers],
         }
@@ -143,7 +167,7 @@ def timing(found: Prepared, backend: Backend, rounds: int) -> Timing:
     layers = tuple(layer.path for layer in found.network.layers)
     named = _Names(executor.plan, layers, ceilings)
     kernels = (
-        named.timed(kernel, seconds, isinstance(thunk, ByReference))
+        named.timed(kernel, seconds, thunk)
         for kernel, seconds, thunk in zip(
             executor.plan.kernels, measured.kernels, executor.kernels, strict=True
         )
@@ -190,19 +214,25 @@ class _Names:
         self.ceilings = ceilings
         self.forward = self.graph.cone(*self.graph.outputs.values())
 
-    def timed(self, kernel: Kernel, seconds: float, by_reference: bool) -> TimedKernel:
+    def timed(self, kernel: Kernel, seconds: float, thunk: Thunk) -> TimedKernel:
         costs = [node_cost(self.graph, self.graph[n]) for n in kernel.nodes]
         flops = sum(2 * c.macs + c.flops for c in costs)
         size = moved(self.graph, kernel)
         name = self._main(kernel)
         # what a product computes with decides what computes it
         read = [self.graph[a] for a in self.graph[name].args] if kernel.kind == "anchor" else []
-        limit = self.ceilings.flops_on(max((ITEMSIZE[n.type.dtype] for n in read), default=4))
-        least = max(flops / limit, size / self.ceilings.bytes)
-        kind = kind_of(self.graph, kernel)
-        layer = name if kernel.parts else self.layer(name)
-        work = Work(seconds, flops, size, least)
-        return TimedKernel(name, kind, layer, self._phase(kernel, name), work, by_reference)
+        itemsize = max((ITEMSIZE[n.type.dtype] for n in read), default=4)
+        work = Work(seconds, flops, size, self.ceilings.least(flops, size, itemsize))
+        return TimedKernel(
+            name,
+            kind_of(self.graph, kernel),
+            name if kernel.parts else self.layer(name),
+            self._phase(kernel, name),
+            work,
+            isinstance(thunk, ByReference),
+            itemsize,
+            isinstance(thunk, Filtered),
+        )
 
     def _main(self, kernel: Kernel) -> str:
         """The node that a kernel goes by: its product, else the last one it writes."""

@@ -16,7 +16,7 @@ from netdsl.backends.cpu.launch import program
 from netdsl.backends.cpu.maps import Launch, Memory, map_launch
 from netdsl.backends.cpu.opaque import opaque_launch
 from netdsl.backends.cpu.room import fetched
-from netdsl.plan.backend import ByReference, Ceilings, Thunk
+from netdsl.plan.backend import ByReference, Ceilings, Filtered, Thunk
 from netdsl.plan.fusion import FUSED, Fusion
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
@@ -71,6 +71,8 @@ class CpuBackend:
         if launch is None:
             return ByReference(self.plain.bind(plan, kernel, memory))
         run = program(launch.stages, (launch.kept, memory))
+        if launch.filtered:
+            return Filtered(run, program([launch.early]))
         return Settling(run, program([launch.early])) if launch.early else run
 
     def seconds(self, thunks: Sequence[Thunk]) -> list[float]:

@@ -104,6 +104,7 @@ class FilteredWgrad(WeightSum):
         room = values + at_all_points(self.block * self.across * self.gradient_tile)
         memory = scratch(self.parts * size + threads() * room)
         self.launched.kept.append(memory)
+        self.launched.filtered = True
         raw = int(memory.ctypes.data)
         rooms = rooms_of(self.table, raw + self.parts * size, room)
         args = self._arguments(raw, size, rooms, values)

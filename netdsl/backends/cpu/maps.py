@@ -55,11 +55,13 @@ _FOLDED = {
 @dataclass
 class Launch:
     """Stages of tasks, and what their addresses point into. What stands in `early` reads settled
-    states alone: it runs when they have changed."""
+    states alone: it runs when they have changed. `filtered` says that a convolution goes by minimal
+    filtering."""
 
     stages: list[list[Task]] = field(default_factory=list)
     kept: list[Any] = field(default_factory=list)
     early: list[Task] = field(default_factory=list)
+    filtered: bool = False
 
     def beside(self, other: Launch) -> None:
         """Joins a launch that does not depend on this one, stage by stage."""
@@ -67,13 +69,16 @@ class Launch:
             if i == len(self.stages):
                 self.stages.append([])
             self.stages[i] += stage
-        self.kept += other.kept
-        self.early += other.early
+        self._keep(other)
 
     def then(self, other: Launch) -> None:
         self.stages += other.stages
+        self._keep(other)
+
+    def _keep(self, other: Launch) -> None:
         self.kept += other.kept
         self.early += other.early
+        self.filtered |= other.filtered
 
 
 @dataclass(frozen=True)

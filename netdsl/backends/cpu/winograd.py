@@ -100,7 +100,7 @@ class Filtered:
     ) -> None:
         self.memory, self.node, self.p, self.domain = memory, node, found, domain
         self.workers = memory.workers(kernel)
-        self.launched = Launch()
+        self.launched = Launch(filtered=True)
         self.table = Table(self.launched.kept)
         self.r = memory.operand(node.args[1]).layout.shape[1]
         self.m = SIZE + 1 - self.r
