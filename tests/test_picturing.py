@@ -98,6 +98,37 @@ def test_filters_of_three_channels_are_in_colour(netdsl: Any, tmp_path: Path) ->
     assert page[30, 30].tolist() == [128, 128, 128]
 
 
+@pytest.mark.parametrize(
+    ("shape", "tiles", "said"),
+    [
+        ((96, 3, 3, 3), 96, "96 filters of 3x3x3"),
+        ((130, 5, 5, 1), 130, "130 filters of 5x5x1"),
+        (
+            (96, 1, 1, 70),
+            64 * 64,
+            "the first 64 of 96 filters of 1x1x70, the first 64 of 70 channels",
+        ),
+        ((8, 1, 1, 65), 8 * 64, "8 filters of 1x1x65, the first 64 of 65 channels"),
+        ((65, 1, 1, 2), 64 * 2, "the first 64 of 65 filters of 1x1x2"),
+    ],
+)
+def test_what_is_said_of_filters_is_what_is_drawn(
+    shape: tuple[int, ...], tiles: int, said: str, netdsl: Any, tmp_path: Path
+) -> None:
+    """Each tile has a pixel at its upper left that is not paper, beside gaps that are."""
+    k, r, s, c = shape
+    net = f"net n {{ input({r}x{s}x{c}); a: conv({k}, {r}x{s}, bias=no) }}"
+    net += '\ndata { source = arrays("none.npz") }\ntrain { net = n }'
+    path = kept(tmp_path, net, **{"a.weight": np.zeros(shape)})
+    code, out, err = netdsl("filters", str(path), "-o", "f.png")
+    assert code == 0, err
+    assert out == f"f.png: `a`, {said}{' of each' * ('channels' in said)}\n"
+    page, step = pixels(tmp_path / "f.png"), SIDE // max(r, s) * max(r, s) + 2
+    assert (page[::step, ::step].reshape(-1, 3 if c == 3 else 1) == 128).all(axis=1).sum() == tiles
+    found = json.loads(netdsl("filters", str(path), "-o", "f.png", "--json")[1])
+    assert np.prod(found["drawn"]) // (c if c in (1, 3) else 1) == tiles
+
+
 def test_filters_that_are_computed_from_other_weights(netdsl: Any, tmp_path: Path) -> None:
     path = kept(tmp_path)
     code, out, _ = netdsl("filters", str(path), "w", "-o", "f.png", "--json")

@@ -10,6 +10,7 @@ import typer
 from netdsl.cli.app import OK, Device, Json, app, print_json, say
 from netdsl.cli.using import Weights
 from netdsl.errors import fail
+from netdsl.types import dims
 
 if TYPE_CHECKING:
     from netdsl.types import Array
@@ -35,7 +36,7 @@ def filters(
     Example: netdsl filters runs/cifar-1/best.safetensors -o filters.png
     """
     from netdsl.backends import open_backend
-    from netdsl.insight.filters import convolution, filters_picture, weights_of
+    from netdsl.insight.filters import convolution, drawn, filters_picture, weights_of
     from netdsl.train.use import Trained
 
     _check_name(out)
@@ -44,12 +45,20 @@ def filters(
     found = convolution(network, layer)
     values = weights_of(network, found, trained.state.snapshot())
     _write(out, filters_picture(values))
-    count, height, width, channels = values.shape
+    shape, (count, channels) = values.shape, drawn(values)
     if as_json:
-        print_json({"picture": str(out), "layer": found.path, "shape": list(values.shape)})
+        about = {"layer": found.path, "shape": list(shape), "drawn": [count, channels]}
+        print_json({"picture": str(out), **about})
     else:
-        print(f"{out}: `{found.path}`, {count} filters of {height}x{width}x{channels}")
+        line = f"{out}: `{found.path}`, {_part(count, shape[0], 'filters')} of {dims(shape[1:])}"
+        some = f", {_part(channels, shape[3], 'channels')} of each"
+        print(line + some * (channels < shape[3]))
     return OK
+
+
+def _part(drawn: int, of: int, what: str) -> str:
+    """How many are drawn, of how many where that is not all."""
+    return f"{of} {what}" if drawn == of else f"the first {drawn} of {of} {what}"
 
 
 @app.command()

@@ -11,7 +11,7 @@ from netdsl.language.network import LayerInfo, Network
 from netdsl.types import Array, Graph, Node
 
 MOST = 64
-"""Filters, and channels of each, that are shown."""
+"""Filters, and channels of each, that are drawn where every channel has a map of its own."""
 
 
 def convolution(network: Network, place: str | None) -> LayerInfo:
@@ -45,13 +45,19 @@ def weights_of(network: Network, layer: LayerInfo, states: Mapping[str, Array]) 
     return evaluate(part, {k: v for k, v in states.items() if k in wanted})[name]
 
 
+def drawn(weights: Array) -> tuple[int, int]:
+    """How many filters K x R x S x C are in their picture, and how many channels of each."""
+    count, *_, channels = weights.shape
+    return (count, channels) if channels in (1, 3) else (min(count, MOST), min(channels, MOST))
+
+
 def filters_picture(weights: Array) -> Array:
     """Filters K x R x S x C as one picture: in colour where they see three channels, else a row of
     grey maps for each filter, a column for each channel (one alone: a grey map for each filter).
     Each filter is scaled by its own largest weight; middle grey is zero."""
-    shown = weights[:MOST]
-    if shown.shape[-1] in (1, 3):
-        return tiled(signed(shown))
-    bytes_ = signed(shown)[..., :MOST]
+    count, channels = drawn(weights)
+    bytes_ = signed(weights[:count])[..., :channels]
+    if channels in (1, 3):
+        return tiled(bytes_)
     maps = bytes_.transpose(0, 3, 1, 2).reshape(-1, *bytes_.shape[1:3], 1)
-    return tiled(maps, columns=bytes_.shape[-1])
+    return tiled(maps, columns=channels)
