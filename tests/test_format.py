@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from netdsl.errors import NetError
 from netdsl.language import syntax as s
+from netdsl.language.diagnose import NO_NAMES
 from netdsl.language.format import WIDTH, format_file, format_text
 from netdsl.language.parse import parse
 from tests.conftest import ROOT
-from tests.trees import files
+from tests.trees import STATEMENTS, WORDS, files
 
 MODELS = sorted((ROOT / "models").rglob("*.net"))
 
@@ -33,6 +35,59 @@ def test_models_stand_in_canonical_layout(path: object) -> None:
     text = path.read_text()  # type: ignore[attr-defined]
     assert format_text(text) == text
     assert max(map(len, text.splitlines())) <= WIDTH
+
+
+PLACES = {
+    "step": "if 1 == 1 { relu }; %s -> relu",
+    "branches": "if 1 == 1 { relu }; %s { relu | tanh }",
+    "label": "relu; %s: fc(3); relu",
+    "reference": "let q = 3; %s -> fc(q)",
+    "shared": "shared %s = fc(3); relu",
+    "output": "relu; output %s: fc(3)",
+    "let": "relu; let %s = 3; fc(4)",
+    "loop": "for %s in [1, 2] { relu }; tanh",
+    "argument": "fc(3, %s=2); relu",
+    "value": "relu; fc(%s); relu",
+    "member": "relu; fc(in.%s); relu",
+}
+ITEMS = {
+    "block": "block %s { relu }; net a { input(3) }",
+    "net": "net %s { input(3) }; net b = %s; test %s { params == 0 }",
+    "parameter": "block b(%s, c=1) { relu }",
+    "recipe": "train %s { epochs = 3 }; data %s { batch = 3 }",
+    "entry": "train { epochs = 3; %s = 2; seed = 1 }",
+    "expectation": "test a { params == 3; %s == 2; macs == 4 }",
+    "expected": "train { epochs = 3; expect %s == 2; seed = 1 }",
+}
+
+
+@pytest.mark.parametrize("word", [*WORDS, "identity", "label"])
+def test_a_word_of_the_grammar_is_kept_as_a_name_or_refused(word: str) -> None:
+    """However its text is broken into lines."""
+    texts = [f"net a {{ input(3); {x} }}" for x in PLACES.values()] + list(ITEMS.values())
+    kept = 0
+    for pattern in texts:
+        for stop in (";", "\n", "; \n"):
+            for opened in ("{", "{\n"):
+                text = pattern.replace("%s", word).replace("; ", stop).replace("{", opened, 1)
+                try:
+                    tree = parse(text)
+                except NetError:
+                    continue
+                kept += stop == ";"
+                for once in (format_text(text), format_file(tree)):
+                    assert parse(once) == tree, text
+                    assert format_text(once) == once
+    assert (kept == 0) == (word in NO_NAMES)
+    assert kept == 2 * len(texts) or word in (*STATEMENTS, *NO_NAMES, "not", "expect")
+
+
+@pytest.mark.parametrize("word", sorted(NO_NAMES))
+@pytest.mark.parametrize("place", [*PLACES, *ITEMS])
+def test_a_word_that_goes_on_with_a_line_is_no_name(word: str, place: str) -> None:
+    text = (ITEMS | {k: f"net a {{ input(3); {x} }}" for k, x in PLACES.items()})[place]
+    with pytest.raises(NetError, match=f"`{word}` is a word of the language and no name"):
+        parse(text.replace("%s", word))
 
 
 COMMENT = re.compile(r"# \w+")

@@ -8,11 +8,29 @@ from hypothesis import strategies as st
 
 from netdsl.errors import Source, Span
 from netdsl.language import syntax as s
+from netdsl.language.diagnose import NO_NAMES
 from netdsl.values import Size
 
 NOWHERE = Span(Source("drawn", ""), 0, 0)
-WORDS = {"let", "shared", "output", "if", "else", "for", "in", "and", "or", "not", "expect"}
-names = st.from_regex(r"[a-z_][a-z0-9_]{0,7}", fullmatch=True).filter(lambda n: n not in WORDS)
+SECTIONS = ("use", "block", "net", "test", "data", "train")
+STATEMENTS = ("let", "shared", "output", "if", "for", "in")
+WORDS = (*SECTIONS, *STATEMENTS, "not", "expect", *sorted(NO_NAMES))
+"""Every word that the grammar knows."""
+plain = st.from_regex(r"[a-z_][a-z0-9_]{0,7}", fullmatch=True)
+
+
+def names_but(*words: str) -> Any:
+    """Names, words of the grammar often among them, but for those that begin something else
+    there."""
+    refused = {*words, *NO_NAMES}
+    return st.one_of(plain, plain, st.sampled_from(WORDS)).filter(lambda n: n not in refused)
+
+
+names = names_but()
+"""Of what is only ever named where nothing else may stand."""
+values = names_but("in", "not")
+keys = names_but("in", "not", "expect")
+layers = names_but(*STATEMENTS)
 
 
 def tree(record: type, *parts: Any) -> Any:
@@ -37,11 +55,11 @@ def _plain(x: float) -> str:
 
 sizes = several(st.integers(0, 999), 2, 4).map(lambda d: s.Dims(NOWHERE, Size(d)))
 texts = st.text(st.characters(blacklist_characters="\n\r", blacklist_categories=["Cs"]), max_size=8)
-atoms = st.one_of(numbers, sizes, tree(s.Text, texts), tree(s.Name, names), tree(s.Member, names))
+atoms = st.one_of(numbers, sizes, tree(s.Text, texts), tree(s.Name, values), tree(s.Member, names))
 
 
 def _args(e: Any) -> Any:
-    return several(tree(s.Arg, st.none() | names, e))
+    return several(tree(s.Arg, st.none() | values, e))
 
 
 def _flat(e: Any, operators: list[str], most: int = 3) -> Any:
@@ -52,7 +70,7 @@ def _larger(e: Any) -> Any:
     return st.one_of(
         tree(s.Listing, several(e)),
         tree(s.Pair, e, e),
-        tree(s.CallExpr, names, _args(e)),
+        tree(s.CallExpr, values, _args(e)),
         tree(s.Index, e.filter(lambda x: not isinstance(x, s.Index)), several(e, 1, 2)),
         tree(s.Unary, st.sampled_from(["-", "not"]), e),
         _flat(e, ["+", "-"]),
@@ -68,7 +86,7 @@ expressions = st.recursive(atoms, _larger, max_leaves=6)
 
 def steps(chain: Any) -> Any:
     args = st.none() | _args(expressions)
-    return tree(s.Step, names, args, st.none() | several(chain, 1), st.just(NOWHERE))
+    return tree(s.Step, layers, args, st.none() | several(chain, 1), st.just(NOWHERE))
 
 
 def _elements(chain: Any, body: Any) -> Any:
@@ -92,10 +110,12 @@ def _bodies(chain: Any) -> Any:
     return tree(s.Body, several(statement, 0, 3))
 
 
-_simple = tree(s.Chain, st.none() | names, several(steps(st.nothing()), 1, 2))
+_simple = tree(s.Chain, st.none() | layers, several(steps(st.nothing()), 1, 2))
 chains = st.recursive(
     _simple,
-    lambda chain: tree(s.Chain, st.none() | names, several(_elements(chain, _bodies(chain)), 1, 3)),
+    lambda chain: tree(
+        s.Chain, st.none() | layers, several(_elements(chain, _bodies(chain)), 1, 3)
+    ),
     max_leaves=4,
 )
 bodies = _bodies(chains)
@@ -109,7 +129,7 @@ items = st.one_of(
         s.Section,
         st.sampled_from(["data", "train"]),
         st.none() | names,
-        several(tree(s.Entry, names, expressions) | tree(s.Expect, expressions)),
+        several(tree(s.Entry, keys, expressions) | tree(s.Expect, expressions)),
     ),
     tree(s.Test, st.none() | names, several(expressions)),
 )

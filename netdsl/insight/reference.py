@@ -67,6 +67,8 @@ it makes the output the input times the stride, and takes off kernel less stride
 `for c in list { }` and `for c, n in list_of_lists { }`, with as many names as each list has entries,
 are chains too, in nets and in blocks.
 
+A name is letters, digits and `_`. `and`, `or` and `else` are none: they go on with the line before.
+
 A path holds the labels, blocks and layers on the way. What has no label is called by its name and
 its number among those of that name there, from 1; so is a label in a loop or a repeat:
 `s1.basic4.cb1.conv1.weight`."""

@@ -10,6 +10,8 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedTok
 from netdsl.errors import Diagnostic, Source, Span
 from netdsl.language.mistakes import Place, usual
 
+NO_NAMES = frozenset(("and", "or", "else"))
+"""Words that the grammar takes for names nowhere."""
 _SECTION_START = re.compile(r"^(?:use|block|net|data|train|test)\b", re.MULTILINE)
 _WORDS = re.compile(
     r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|\d+(?:x\d+)+(?!\w)|\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?|\w+'
@@ -74,9 +76,17 @@ def _explain(
         return Diagnostic("the text ends too early", _after(source, last), _wanted(error))
     assert word is not None
     where = Span(source, word.start(), word.end())
-    known = usual(Place(word[0], [m[0] for m in before], where, _expected(error)))
+    wanted = _expected(error)
+    known = usual(Place(word[0], [m[0] for m in before], where, wanted))
+    if known is None and word[0] in NO_NAMES and "NAME" in wanted:
+        return _no_name(source, word)
     behind = f"after `{last[0]}`" if last and last[0] in (",", "->", "(") else "here"
     return known or Diagnostic(f"`{word[0]}` does not belong {behind}", where, _wanted(error))
+
+
+def _no_name(source: Source, word: re.Match[str]) -> Diagnostic:
+    message = f"`{word[0]}` is a word of the language and no name"
+    return Diagnostic(message, _here(source, word), f"choose another, such as `{word[0]}_`")
 
 
 def _after(source: Source, word: re.Match[str]) -> Span:
