@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.train import checkpoint, metrics
 from netdsl.train.loop import Result, Trainer
+from netdsl.train.recipe import stages
 from netdsl.train.resume import continuation
 from netdsl.train.stages import run_stages
 from netdsl.train.standing import CLOCK
@@ -182,9 +185,50 @@ def test_killed_in_a_stage_and_resumed(tmp_path: Path) -> None:
             run_stages(p, "late", REFERENCE, None, out, watching(limit))
         found = continuation(out)
         run_stages(found.program, None, REFERENCE, None, out, watching(-1), found.saved)
-        texts = ("recipe.net",)
-        a, b = ({k: v for k, v in kept(tmp_path / d).items() if k not in texts} for d in ("a", out))
-        assert a == b
+        assert kept(tmp_path / "a") == kept(out)
+
+
+QUICK = """
+net small { input(8x8x1); conv1: conv(2, 3x3, stride=4); relu -> fc(10) }
+data { source = digits, batch = 128 }
+data other { batch = 64 }
+data unread { batch = 32 }
+"""
+NAMED = {
+    "late": "train early { freeze = conv, data = other }\n"
+    "train late { after = early, expect val_accuracy > 0.01 }",
+    "third": "train { expect val_accuracy > 0.01 }\ntrain first { }\n"
+    "train second { after = first, expect val_loss < 9 }\ntrain third { after = second }",
+    "alone": "train { clip = 1 }\ntrain alone { data = other, expect train_loss < 9 }",
+    "of": "train { after = pre }\ntrain pre { after = none }\ntrain of { data = other }",
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_recipe_by_its_name_is_written_and_resumed_the_same(name: str, tmp_path: Path) -> None:
+    """Recipes that inherit data and expectations, and one that comes after others, whenever it was
+    cut off: in the directory of each stage stands what stood there."""
+    recipes = NAMED[name].replace("freeze = conv", 'freeze = "conv1.*"')
+    p = program(parse(QUICK + re.sub(r"train( \w+)? {", r"\g<0> epochs = 1,", recipes)))
+    go = lambda trainer, out: trainer.run(out, lambda p: None, lambda m: None)
+    whole = tmp_path / "whole"
+    run_stages(p, name, REFERENCE, None, whole, go)
+    expected = kept(whole)
+    heads = {k: v.splitlines()[0].decode() for k, v in expected.items() if k.endswith("recipe.net")}
+    for path, head in heads.items():
+        assert head.endswith(f", train {Path(path).parent.name or name}"), head
+    before = [str(stage) for stage in stages(p, name)[:-1]]
+    assert "expect" not in "".join((whole / x / "recipe.net").read_text() for x in before)
+    for done in range(len(before) + 2):
+        out = tmp_path / str(done)
+        shutil.copytree(whole, out)
+        if done <= len(before):
+            not_begun(out)
+        for stage in before[done:]:
+            shutil.rmtree(out / stage)
+        found = continuation(out)
+        run_stages(found.program, None, REFERENCE, None, out, go, found.saved)
+        assert kept(out) == expected
 
 
 def test_what_is_wrong_with_a_later_stage_is_told_at_once(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from netdsl.train.pipeline import KEY as PIPELINE
 from netdsl.train.pipeline import revisions
 from netdsl.train.standing import Standing
 from netdsl.train.step import SUMS
-from netdsl.train.written import recipe_text
+from netdsl.train.written import write_recipe
 from netdsl.types import Array
 
 KEPT = ("recipe.net", "metrics.jsonl", f"last{SUFFIX}", f"best{SUFFIX}")
@@ -47,8 +47,7 @@ class Keeper:
             path.unlink(missing_ok=True)
         if before is not None:
             self._keep_edits((before, job.net_text), say)
-        text = recipe_text(job.name, job.net_text, standing.changes)
-        write_atomically(out / "recipe.net", text.encode())
+        write_recipe(out / "recipe.net", job.name, job.net_text, standing.changes)
         self.record = Record.kept(out / "metrics.jsonl", standing.lines, standing.history)
         if self.record.set_aside is not None:
             say(f"{self.record.path} was damaged; as it was, it is {self.record.set_aside}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from netdsl.files import write_atomically
 from netdsl.language.format import format_file
 from netdsl.language.program import Program
 from netdsl.plan.backend import Backend
@@ -19,7 +18,7 @@ from netdsl.train.metrics import tested
 from netdsl.train.recipe import resolve, stages
 from netdsl.train.resume import last
 from netdsl.train.standing import stood
-from netdsl.train.written import recipe_text, written_out
+from netdsl.train.written import unjudged, write_recipe, written_out
 
 Runner = Callable[[Trainer, Path], Result]
 
@@ -44,15 +43,18 @@ def run_stages(
         folder = out if isinstance(out, Path) else out()
         with held(folder):
             return only, run(only, folder)
-    for stage in (*before, name):  # what is wrong with the data of a later one is told now
-        prepare(program, stage, data)
+    unjudged_program = unjudged(program)
+    for stage in before:  # what is wrong with the data of a later one is told now
+        prepare(unjudged_program, stage, data)
+    prepare(program, name, data)
     folder = out if isinstance(out, Path) else out()
     text = format_file(written_out(program, name))
     with held(folder):
-        write_atomically(folder / "recipe.net", recipe_text(name, text).encode())
+        write_recipe(folder / "recipe.net", name, text)
         start: Checkpoint | None = None
         for stage in before:
-            start = _stage(program, str(stage), backend, data, folder / str(stage), run, start)
+            path = folder / str(stage)
+            start = _stage(unjudged_program, str(stage), backend, data, path, run, start)
         trainer = Trainer(program, name, backend, data, start)
         return trainer, run(trainer, folder)
 

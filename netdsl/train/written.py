@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from netdsl import __version__
 from netdsl.data.config import SIGNATURE as DATA
+from netdsl.errors import NetError
+from netdsl.files import write_atomically
 from netdsl.language import syntax as s
 from netdsl.language.parse import parse_expression
 from netdsl.language.program import Program, section_values, self_contained
@@ -14,26 +18,43 @@ from netdsl.signature import Signature
 from netdsl.train.recipe import SIGNATURE, reference, stages
 from netdsl.values import Symbol, Value, show
 
+_HEAD = re.compile(r"# netdsl \S+, train (\w+)")
 
-def recipe_text(name: str | None, text: str, notes: Sequence[str] = ()) -> str:
-    """The recipe.net of a run: its text, and above it what was changed on the way."""
-    lines = [f"# netdsl {__version__}, train {name or 'section'}", *(f"# {n}" for n in notes)]
-    return "\n".join(lines) + f"\n{text}"
+
+def write_recipe(path: Path, name: str | None, text: str, notes: Sequence[str] = ()) -> None:
+    """Writes the recipe.net of a run: its text, and above it what it was called where it began and
+    what was changed on the way. In the text it has no name: one that is there already stays."""
+    there = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    begun = _HEAD.match(there)
+    called = name or (begun[1] if begun else "section")
+    lines = [f"# netdsl {__version__}, train {called}", *(f"# {n}" for n in notes)]
+    write_atomically(path, ("\n".join(lines) + f"\n{text}").encode())
 
 
 def written_out(program: Program, name: str | None) -> s.File:
     """One file, without other files, that repeats a run by itself: its recipes are this one, now
     unnamed, and those that it comes after. Recipes and data spell out every default, so that no
-    default of another day changes them."""
+    default of another day changes them. Written out again, it is the same, and so is each of its
+    recipes."""
     file = self_contained(program)
     if program.section("train", name) is None:
         return file
     *before, _ = stages(program, name)
-    sections = {x.name: x for stage in (*before, name) if (x := _data(program, stage))}
-    kept = (i for i in file.items if not _replaced(i, sections.keys()))
-    own = [_spelled(sections[n], DATA) for n in sorted(sections, key=str)]
-    own += [_stage(program, stage) for stage in before]
+    sections = {x.name: _spelled_data(program, x) for x in program.sections("data")}
+    kept = (i for i in file.items if not isinstance(i, s.Section))
+    own = [sections[n] for n in sorted(sections, key=str)]
+    own += [_recipe(unjudged(program), stage) for stage in before]
     return replace(file, items=(*kept, *own, replace(_recipe(program, name), name=None)))
+
+
+def _spelled_data(program: Program, section: s.Section) -> s.Section:
+    """A data section in full; as it stands where it is no whole one, which no recipe can use."""
+    found = program.section("data", section.name)
+    assert found is not None
+    try:
+        return _spelled(found, DATA)
+    except NetError:
+        return section
 
 
 def _data(program: Program, stage: str | None) -> s.Section | None:
@@ -49,17 +70,16 @@ def _recipe(program: Program, name: str | None) -> s.Section:
     return _spelled(section, SIGNATURE, net=net, data=known)
 
 
-def _stage(program: Program, name: str | None) -> s.Section:
-    """A recipe that runs before another; only the last one's expectations are judged."""
-    section = _recipe(program, name)
-    return replace(section, entries=tuple(e for e in section.entries if isinstance(e, s.Entry)))
+def unjudged(program: Program) -> Program:
+    """The program of recipes that run before another: only the last one's expectations are judged,
+    and a recipe would inherit those of the unnamed one."""
 
+    def without(item: s.Item) -> s.Item:
+        if not isinstance(item, s.Section):
+            return item
+        return replace(item, entries=tuple(e for e in item.entries if isinstance(e, s.Entry)))
 
-def _replaced(item: s.Item, data: Collection[str | None]) -> bool:
-    """Whether an item of the file gives way to a section that is spelled out."""
-    if not isinstance(item, s.Section):
-        return False
-    return item.kind == "train" or item.name in data
+    return replace(program, items=tuple(without(i) for i in program.items))
 
 
 def _spelled(section: s.Section, signature: Signature, **known: Value) -> s.Section:
