@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from netdsl.backends import open_backend
 from netdsl.data import sources
+from netdsl.data.samples import training_batches
 from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.ops import OPS
@@ -24,7 +26,9 @@ from netdsl.ops.loss import best_first
 from netdsl.ops.op import Operand
 from netdsl.train import checkpoint
 from netdsl.train.checkpoint import Checkpoint
+from netdsl.train.job import prepare
 from netdsl.train.losses import LOSSES, Objective
+from netdsl.train.overfit import overfit
 from netdsl.train.recipe import resolve
 from netdsl.train.use import Report, Trained
 from netdsl.types import Array, TensorType
@@ -223,3 +227,24 @@ def test_predictions_follow_the_rule(tmp_path: Path, netdsl: Any) -> None:
         assert ("no class, for a score is NaN" in out) == (not found[-1])
     order = np.argsort(-drawn().sum(axis=1), kind="stable")
     assert found == [["0", "1", "2", "3", "4"], [], [str(i) for i in order[:5]]]
+
+
+DEAD = """net a { input(8x8x1); fc(10, weight=zeros, bias=zeros) -> relu }
+data { source = digits, batch = 32 }
+train { epochs = 1, expect test_accuracy > 0.07 }
+"""
+
+
+@pytest.mark.parametrize("device", ["cpu", "reference"])
+def test_a_run_is_judged_by_the_rule(device: str, tmp_path: Path, netdsl: Any) -> None:
+    """Scores that pass a ReLU, all of it dead: the share of class 0, wherever it is named."""
+    (tmp_path / "dead.net").write_text(DEAD)
+    code, out, err = netdsl("train", "dead.net", "--out", "run", "--json", "--device", device)
+    assert code == 0, err
+    report = Trained(tmp_path / "run", open_backend(device)).evaluate(None)
+    assert report.confusion[:, 1:].sum() == 0
+    assert json.loads(out)["test_accuracy"] == report.score.accuracy == report.confusion[0, 0] / 359
+    job = prepare(program(parse(DEAD)), None)
+    (batch,) = islice(training_batches(job.train, 32, job.recipe.seed, 0), 1)
+    learnt = overfit(job, open_backend(device), most=3)
+    assert learnt.accuracy == (batch.labels == 0).mean() > 0
