@@ -145,7 +145,7 @@ def partly(value: float) -> Array:
 CASES = {
     "zeros": ("fc(10)", linear(np.zeros((10, 64)))),
     "dead": ("fc(10) -> relu", linear(drawn(), -1e6)),
-    "partly dead": ("fc(10) -> relu", linear(0.05 * drawn(), -0.5)),
+    "partly dead": ("fc(10) -> relu", linear(drawn(), -3.0)),
     "saturated": ("fc(10) -> tanh", linear(100 * drawn())),
     "softmax ties": ("fc(10)", linear(1e-12 * drawn())),
     "softmax underflows": ("fc(10)", linear(1e4 * drawn())),
