@@ -16,7 +16,9 @@ from netdsl.ir.verify import verify
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
-from netdsl.ops.op import Draw
+from netdsl.ops import OPS
+from netdsl.ops.draw import RandomDraw, operand_array
+from netdsl.ops.op import Draw, Example, Operand
 from netdsl.passes.algebraic import algebraic
 from netdsl.passes.lower import lower
 from netdsl.passes.simplify import simplify
@@ -90,6 +92,61 @@ def values_for(graph: Graph, seed: int = 0) -> dict[str, Array]:
         moved = initial(node, seed) + 0.1 * rng.random(node.type.shape)
         given[node.name] = moved.astype(node.type.dtype)
     return given
+
+
+def single(example: Example) -> Example:
+    """The same example in the types that the engine has kernels for."""
+    operands = (
+        Operand(TensorType(o.type.shape, "float32"), o.values) if o.type.dtype == "float64" else o
+        for o in example.operands
+    )
+    attrs = dict(example.attrs)
+    if attrs.get("dtype") == "float64":
+        attrs["dtype"] = "float32"
+    return Example(tuple(operands), attrs)
+
+
+def every_operator(rng: np.random.Generator, times: int) -> tuple[Graph, dict[str, Array]]:
+    """Drawn examples of all operators in 32 bits, as the outputs of one graph, with what they are
+    given."""
+    b, given = Builder(), dict[str, Array]()
+    outputs = {}
+    for op in (n for n, record in OPS.items() if record.kind not in ("leaf", "view")):
+        for i in range(times):
+            example = single(OPS[op].examples(RandomDraw(rng)))
+            nodes = [b.input(f"{op}{i}.{k}", o.type) for k, o in enumerate(example.operands)]
+            drawn = zip(nodes, example.operands, strict=True)
+            given |= {n.name: operand_array(o, rng) for n, o in drawn}
+            outputs[f"{op}{i}"] = b.emit(op, *nodes, **example.attrs)
+    return b.graph(outputs), given
+
+
+def spoilt(given: dict[str, Array], rng: np.random.Generator) -> dict[str, Array]:
+    """The same operands, every seventh of whose numbers is none, or an infinity."""
+
+    def some(x: Array) -> Array:
+        odd = rng.choice(np.array([np.nan, np.inf, -np.inf], x.dtype), x.shape)
+        return np.where(rng.random(x.shape) < 1 / 7, odd, x)
+
+    return {k: some(x) if x.dtype.kind == "f" else x for k, x in given.items()}
+
+
+SPREADING = {op for op, record in OPS.items() if record.kind == "anchor"} | {"max_pool_grad"}
+"""Operators whose reference makes NaNs that no engine need make: it multiplies by the zeros of
+borders, and by zeros where a window has its maximum elsewhere."""
+
+
+def nothing_odd_is_lost(op: str, found: Array, expected: Array, what: str) -> None:
+    """What is no finite number is none in the engine, and what is finite in both is the same. An
+    engine may spread a NaN further: one that counts moments from a first value, or by tiles."""
+    if op in SPREADING:
+        return
+    found, expected = (np.asarray(x, "float64") for x in (found, expected))
+    assert not np.isfinite(found[~np.isfinite(expected)]).any(), what
+    good = np.isfinite(found)
+    size = max(1e-2, float(np.abs(expected[good]).max(initial=0)))
+    bound = {"rtol": 1e-3, "atol": 1e-3 * size}
+    np.testing.assert_allclose(found[good], expected[good], **bound, err_msg=what)
 
 
 def drawn_step(draw: Draw, dtype: str = "float64") -> Graph:

@@ -48,7 +48,7 @@ from netdsl.language.parse import parse
 from netdsl.language.program import load
 from netdsl.ops import OPS
 from netdsl.ops.draw import RandomDraw, operand_array
-from netdsl.ops.op import Example, Operand
+from netdsl.ops.op import Example
 from netdsl.passes import pipeline
 from netdsl.passes.lower import lower
 from netdsl.passes.simplify import simplify
@@ -59,7 +59,17 @@ from netdsl.train.compile import compile_step
 from netdsl.train.recipe import plain
 from netdsl.types import Graph, Node, TensorType
 from tests.conftest import ROOT
-from tests.graphs import BLOCK_NETS, BLOCKS, drawn_step, step_of, values_for
+from tests.graphs import (
+    BLOCK_NETS,
+    BLOCKS,
+    drawn_step,
+    every_operator,
+    nothing_odd_is_lost,
+    single,
+    spoilt,
+    step_of,
+    values_for,
+)
 
 CPU = CpuBackend()
 COMPUTED = [n for n, op in OPS.items() if op.kind not in ("leaf", "view")]
@@ -88,18 +98,6 @@ def same_as_the_interpreter(graph: Graph) -> None:
             state.arrays[name][...] = values[name]
 
 
-def single(example: Example) -> Example:
-    """The same example in the types that the engine has kernels for."""
-    operands = (
-        Operand(TensorType(o.type.shape, "float32"), o.values) if o.type.dtype == "float64" else o
-        for o in example.operands
-    )
-    attrs = dict(example.attrs)
-    if attrs.get("dtype") == "float64":
-        attrs["dtype"] = "float32"
-    return Example(tuple(operands), attrs)
-
-
 def graph_of(op: str, example: Example) -> Graph:
     b = Builder(dtype="float32")
     inputs = [b.input(f"x{i}", o.type) for i, o in enumerate(example.operands)]
@@ -108,13 +106,24 @@ def graph_of(op: str, example: Example) -> Graph:
 
 @pytest.mark.parametrize("op", COMPUTED)
 def test_every_operator_on_drawn_examples(op: str) -> None:
-    for seed in range(8):
+    for seed in range(24):
         rng = np.random.default_rng(seed)
         example = single(OPS[op].examples(RandomDraw(rng)))
         graph = graph_of(op, example)
         given = {f"x{i}": operand_array(o, rng) for i, o in enumerate(example.operands)}
         found = Executor(graph, CPU, State(CPU)).run(given)["y"]
         close(found, results(graph, given)["y"], f"{op} {example}", 1e-2)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_not_finite_stays_so(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    graph, given = every_operator(rng, 2)
+    odd = spoilt(given, rng)
+    found, expected = Executor(graph, CPU, State(CPU)).run(odd), results(graph, odd)
+    for label, name in graph.outputs.items():
+        what = f"{label} {graph[name].attrs}"
+        nothing_odd_is_lost(graph[name].op, found[label], expected[label], what)
 
 
 @pytest.mark.parametrize("seed", range(24))

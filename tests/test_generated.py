@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from netdsl.backends.cuda import maps, rows, space, windows
+from netdsl.backends.cuda import maps, space, windows
 from netdsl.backends.cuda.backend import CUDA
 from netdsl.backends.cuda.generate import generated
 from netdsl.backends.cuda.maps import launches
@@ -25,7 +25,6 @@ from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
 from netdsl.ops import OPS
-from netdsl.ops.draw import RandomDraw, operand_array
 from netdsl.passes import pipeline
 from netdsl.passes.lower import lower
 from netdsl.passes.precision import mixed
@@ -49,8 +48,11 @@ from tests.graphs import (
     by_algebra,
     convolution_with_gradients,
     drawn_step,
+    every_operator,
     lowered_step,
+    nothing_odd_is_lost,
     plain_recipe,
+    spoilt,
     step_of,
     values_for,
 )
@@ -76,8 +78,8 @@ def run(graph: Graph, backend: HostedBackend, tolerance: float, steps: int = 2) 
     return backend.fallbacks
 
 
-def close(found: Any, expected: Any, tolerance: float, what: str) -> None:
-    scale = max(1.0, float(np.abs(expected).max(initial=0)))
+def close(found: Any, expected: Any, tolerance: float, what: str, least: float = 1.0) -> None:
+    scale = max(least, float(np.abs(expected).max(initial=0)))
     np.testing.assert_allclose(
         np.asarray(found, "float64"),
         np.asarray(expected, "float64"),
@@ -169,26 +171,27 @@ def test_drawn_graphs_on_the_cpu(engine: Engine, data: st.DataObject) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_operators_over_rows_on_drawn_examples(dtype: str, engine: Engine) -> None:
-    """Each on several examples of the table: ties, infinities and NaNs among the scores."""
-    b, values, outputs = Builder(dtype=dtype), {}, {}
-    for op in rows.OPERATORS:
-        for seed in range(8):
-            rng = np.random.default_rng(seed)
-            example = OPS[op].examples(RandomDraw(rng))
-            inputs = []
-            for i, o in enumerate(example.operands):
-                kind = replace(o.type, dtype=dtype) if o.type.dtype == "float64" else o.type
-                inputs.append(b.input(f"{op}{seed}.{i}", kind))
-                values[inputs[-1].name] = operand_array(o, rng).astype(kind.dtype)
-            attrs = {k: dtype if k == "dtype" else v for k, v in example.attrs.items()}
-            outputs[f"{op}{seed}"] = b.emit(op, *inputs, **attrs)
-    graph, backend = b.graph(outputs), engine()
-    found = Executor(graph, backend, State(backend)).run(values)
-    assert backend.fallbacks == []
-    for label, expected in results(graph, values).items():
-        close(found[label], expected, 1e-9 if dtype == "float64" else 1e-4, label)
+@pytest.mark.parametrize("seed", range(4))
+def test_every_operator_on_drawn_examples(seed: int, engine: Engine) -> None:
+    """Several examples of each, all in one graph, so that they are compiled together; then on
+    numbers that are not finite."""
+    rng = np.random.default_rng(seed)
+    graph, given = every_operator(rng, 3)
+    backend = engine(WAYS[seed % len(WAYS)])
+    executor = Executor(graph, backend, State(backend))
+    odd = spoilt(given, rng)
+    for label, expected, found in both(executor, given):
+        close(found, expected, 2e-4, f"{label} {graph[graph.outputs[label]].attrs}", 1e-2)
+    for label, expected, found in both(executor, odd):
+        node = graph[graph.outputs[label]]
+        nothing_odd_is_lost(node.op, found, expected, f"{label} {node.attrs}")
+
+
+def both(executor: Executor, given: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Each output as the interpreter has it and as an engine has it."""
+    found = executor.run(given)
+    for label, expected in results(executor.graph, given).items():
+        yield label, expected, found[label]
 
 
 CONVOLUTIONS = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
+from netdsl.kinds import Number
 from netdsl.ops import OPS
 from netdsl.ops.draw import RandomDraw, arrays
 from netdsl.ops.random import philox
+from netdsl.signature import Param
 from tests.conftest import HypothesisDraw
 
 COMPUTED = [op for op in OPS if op not in ("input", "state")]
@@ -35,6 +38,29 @@ def test_the_reference_gives_what_the_shape_rule_says(op: str, data: st.DataObje
     assert np.all(np.isfinite(out))
     cost = OPS[op].cost(node.type, *(o.type for o in example.operands), **node.attrs)
     assert min(cost.macs, cost.flops, cost.bytes) >= 0
+
+
+ATTRIBUTES = [(name, p) for name in COMPUTED for p in OPS[name].attrs if p.name != "dtype"]
+
+
+@pytest.mark.parametrize(("op", "param"), ATTRIBUTES, ids=lambda v: getattr(v, "name", v))
+def test_examples_draw_attributes_over_their_whole_range(op: str, param: Param) -> None:
+    """No example keeps one at its default, or at a few values that happen to be harmless."""
+    draws = [OPS[op].examples(RandomDraw(np.random.default_rng(seed))) for seed in range(200)]
+    values = {example.attrs[param.name] for example in draws}
+    kind = param.kind
+    if not isinstance(kind, Number):
+        assert len(values) > 1
+        return
+    assert len(values) > 20
+    assert any(v % 1 for v in values)
+    low, high = max(kind.low, kind.above), min(kind.high, kind.below)
+    for end in (low, high):
+        assert math.isinf(end) or min(abs(v - end) for v in values) < 1e-5
+    if math.isinf(high):
+        assert max(values) >= 4
+    if math.isinf(low):
+        assert min(values) <= -4 or (op.startswith("lrn") and param.name == "alpha")
 
 
 class Foreign(np.ndarray):

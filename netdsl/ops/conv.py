@@ -132,7 +132,7 @@ def _geometry(draw: Draw, size: Pair) -> tuple[Pair, dict[str, Any]]:
     kernel, stride, dilation = [], [], []
     for axis in (0, 1):
         room = size[axis] + sum(pad[axis])
-        dilation.append(draw.whole(1, 2))
+        dilation.append(draw.whole(1, 3))
         kernel.append(draw.whole(1, max(1, min(3, (room - 1) // dilation[axis] + 1))))
         stride.append(draw.whole(1, 3))
     slide = {"stride": tuple(stride), "pad": pad, "dilation": tuple(dilation)}
@@ -142,8 +142,8 @@ def _geometry(draw: Draw, size: Pair) -> tuple[Pair, dict[str, Any]]:
 def _conv_shapes(draw: Draw) -> tuple[Any, Any, Any, dict[str, Any]]:
     """Shapes of image, weight and output of a small convolution, with its attributes."""
     groups = draw.pick((1, 1, 2, 3))
-    n, h, w, _ = image(draw)
-    c, k = groups * draw.whole(1, 2), groups * draw.whole(1, 2)
+    n, h, w, _ = image(draw, side=8)
+    c, k = groups * draw.whole(1, 3), groups * draw.whole(1, 3)
     kernel, slide = _geometry(draw, (h, w))
     oh, ow = out_size((h, w), kernel, **slide)
     return (n, h, w, c), (k, *kernel, c // groups), (n, oh, ow, k), {**slide, "groups": groups}

@@ -1,13 +1,15 @@
-"""Choosing examples: a seeded Draw, and arrays for an example's operands."""
+"""Choosing examples: a seeded Draw, attributes over their whole range, arrays for operands."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from netdsl.ops.op import Example, Operand
+from netdsl.kinds import Flag, Kind, Number, Whole
+from netdsl.ops.op import Draw, Example, Operand
+from netdsl.signature import Param
 from netdsl.types import Array
 
 T = TypeVar("T")
@@ -24,6 +26,58 @@ class RandomDraw:
 
     def pick(self, options: Sequence[T]) -> T:
         return options[int(self.rng.integers(len(options)))]
+
+
+_MARKS = (0.0, 1e-6, 1e-3, 0.1, 0.3, 0.5, 0.75, 0.9, 1.0, 1.5, 2.0, 3.0, 30.0, 1e3)
+"""Sizes of numbers that formulas treat in their own way, and some whose reciprocal is not whole."""
+_NEAR = 1e-6
+"""How near an end of its range a number is drawn that may not be the end itself."""
+_MOST = 6
+"""The largest whole number that an example counts anything by."""
+
+
+def drawn(draw: Draw, params: Sequence[Param], **narrower: Kind) -> dict[str, Any]:
+    """Values for the numbers, counts and flags among parameters, over all that their kinds allow.
+
+    `narrower` gives other kinds to draw from, by name, where a value at the end of its range makes
+    numbers of which no finite difference is right.
+    """
+    found = {}
+    for param in params:
+        kind = narrower.get(param.name, param.kind)
+        if isinstance(kind, Number):
+            found[param.name] = number(draw, kind)
+        elif isinstance(kind, Whole):
+            found[param.name] = draw.whole(kind.low, min(kind.high, max(kind.low, _MOST)))
+        elif isinstance(kind, Flag):
+            found[param.name] = draw.pick((False, True))
+    return found
+
+
+def number(draw: Draw, kind: Number) -> float:
+    """A number that a kind accepts: an end of its range, a plain one, or one of any size from a
+    millionth to a thousand."""
+    return draw.pick(_marks(kind)) if draw.pick((True, False)) else _anywhere(draw, kind)
+
+
+def _marks(kind: Number) -> list[float]:
+    ends = (kind.low, kind.high, kind.above + _NEAR, kind.below - _NEAR)
+    signed = (*_MARKS, *(-x for x in _MARKS[1:]), *ends)
+    return [x for x in dict.fromkeys(signed) if np.isfinite(x) and _holds(kind, x)]
+
+
+def _anywhere(draw: Draw, kind: Number) -> float:
+    low, high = max(kind.low, kind.above), min(kind.high, kind.below)
+    if np.isfinite(high - low):
+        return low + (high - low) * draw.whole(1, 9999) / 10000
+    size = draw.whole(1000, 9999) * 10.0 ** draw.whole(-9, -1)
+    if np.isfinite(low):
+        return low + size
+    return high - size if np.isfinite(high) else draw.pick((size, -size))
+
+
+def _holds(kind: Number, x: float) -> bool:
+    return kind.low <= x <= kind.high and kind.above < x < kind.below
 
 
 def operand_array(operand: Operand, rng: np.random.Generator) -> Array:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
-from netdsl.kinds import Choice, Number
+from netdsl.kinds import Choice, Kind, Number
+from netdsl.ops.draw import drawn
 from netdsl.ops.dtypes import dtype_of
 from netdsl.ops.op import (
     Draw,
@@ -46,8 +47,8 @@ def _two(draw: Draw, values: str = "normal") -> Example:
     return Example(floats(*pair, values=values))
 
 
-def _one(values: str = "normal") -> Callable[[Draw], Example]:
-    return lambda draw: Example(floats(some_shape(draw), values=values))
+def _one(draw: Draw) -> Example:
+    return Example(floats(some_shape(draw)))
 
 
 def _binary(name: str, reference: Any, vjp: Any, doc: str, values: str = "normal") -> Op:
@@ -87,15 +88,21 @@ def unary(
     values: str = "normal",
     layer: bool = False,
     flops: int = 1,
+    narrower: Mapping[str, Kind] | None = None,
 ) -> Op:
-    """The record of an operator of one operand that keeps its shape."""
+    """The record of an operator of one operand that keeps its shape; `narrower` as for `drawn`."""
+
+    def examples(draw: Draw) -> Example:
+        operands = floats(some_shape(draw), values=values)
+        return Example(operands, drawn(draw, attrs, **narrower or {}))
+
     return Op(
         name=name,
         kind="elementwise",
         operands=("x",),
         shape=_unary_shape,
         reference=reference,
-        examples=_one(values),
+        examples=examples,
         attrs=attrs,
         vjp=(vjp,),
         layer=layer,
@@ -192,7 +199,7 @@ OPS = (
         operands=("x",),
         shape=lambda x: TensorType(_unary_shape(x).shape, "bool"),
         reference=lambda xp, x: xp.isfinite(x),
-        examples=_one(),
+        examples=_one,
         nondiff={"x": "it is constant almost everywhere"},
         doc="whether x is neither an infinity nor NaN, as bool",
     ),
@@ -222,6 +229,8 @@ OPS = (
         attrs=(Param("exponent", Number(), 2.0),),
         values="positive",
         flops=8,
+        # values up to 2 to a higher power are steeper than the steps of differences are small
+        narrower={"exponent": Number(-8, 8)},
     ),
     Op(
         name="select",
@@ -244,7 +253,7 @@ OPS = (
         operands=("x",),
         shape=lambda x: x,
         reference=lambda xp, x: x.copy(),
-        examples=_one(),
+        examples=_one,
         vjp=(lambda b, g, y, x: g,),
         flops_per_element=0,
         doc="x in memory of its own",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from netdsl.kinds import Number, Whole
+from netdsl.ops.draw import drawn
 from netdsl.ops.op import Draw, Example, Op, Operand, floats, like, require, same_dtype, some_shape
 from netdsl.ops.reduce import OPS as REDUCE_OPS
 from netdsl.signature import Param
@@ -15,6 +16,8 @@ from netdsl.types import Array, Emitter, Node, TensorType, dims
 
 _log_softmax = next(op.reference for op in REDUCE_OPS if op.name == "log_softmax")
 _SMOOTHING = Param("smoothing", Number(0, below=1), 0.0, "share of the target spread evenly")
+_ONE_HOT = (Param("classes", Whole()), _SMOOTHING, Param("dtype"))
+_TOP = (Param("k", Whole(), 1),)
 _LABELS = "labels are whole numbers"
 
 
@@ -53,7 +56,7 @@ def _labelled(draw: Draw) -> tuple[Operand, Operand]:
 
 
 def _cross_entropy_example(draw: Draw) -> Example:
-    return Example(_labelled(draw), {"smoothing": draw.pick((0.0, 0.1))})
+    return Example(_labelled(draw), drawn(draw, (_SMOOTHING,)))
 
 
 def _one_hot_shape(labels: TensorType, classes: int, smoothing: float, dtype: str) -> TensorType:
@@ -63,7 +66,7 @@ def _one_hot_shape(labels: TensorType, classes: int, smoothing: float, dtype: st
 
 def _one_hot_example(draw: Draw) -> Example:
     labels = _labelled(draw)[1]
-    return Example((labels,), {"classes": 5, "smoothing": 0.1, "dtype": "float64"})
+    return Example((labels,), {**drawn(draw, _ONE_HOT), "dtype": "float64"})
 
 
 def _squared_error_shape(x: TensorType, t: TensorType) -> TensorType:
@@ -98,7 +101,7 @@ def best_first(scores: Array) -> Array:
 
 def _top_hit_example(draw: Draw) -> Example:
     scores, labels = _labelled(draw)
-    return Example((replace(scores, values="ties"), labels), {"k": draw.whole(1, 3)})
+    return Example((replace(scores, values="ties"), labels), drawn(draw, _TOP))
 
 
 def _top_hit_shape(scores: TensorType, labels: TensorType, k: int) -> TensorType:
@@ -127,7 +130,7 @@ OPS = (
         shape=_one_hot_shape,
         reference=_one_hot,
         examples=_one_hot_example,
-        attrs=(Param("classes", Whole()), _SMOOTHING, Param("dtype")),
+        attrs=_ONE_HOT,
         nondiff={"labels": _LABELS},
         doc="1 at the label and 0 elsewhere, smoothed",
     ),
@@ -152,7 +155,7 @@ OPS = (
         shape=_top_hit_shape,
         reference=_top_hit,
         examples=_top_hit_example,
-        attrs=(Param("k", Whole(), 1),),
+        attrs=_TOP,
         nondiff={"scores": "a count is constant almost everywhere", "labels": _LABELS},
         doc="1 where fewer than k classes are better than the label's: of a greater score, or of "
         "an equal one and a smaller index; 0 where a score of the row is NaN",

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from netdsl.kinds import Number, Whole
+from netdsl.ops.draw import drawn
 from netdsl.ops.dtypes import widened
 from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, same_dtype, some_shape
 from netdsl.signature import Param
@@ -98,12 +99,12 @@ def _moments_grad_example(draw: Draw) -> Example:
 
 def _normalize_example(draw: Draw) -> Example:
     operands, axes = _normalize_operands(draw)
-    return Example(operands, {"axes": axes, "eps": draw.pick((1e-5, 0.1))})
+    return Example(operands, {"axes": axes, **drawn(draw, _EPS)})
 
 
 def _dmoments_example(draw: Draw) -> Example:
     (x, m), axes = _normalize_operands(draw)
-    return Example((x, x, m), {"axes": axes, "eps": 1e-3})
+    return Example((x, x, m), {"axes": axes, **drawn(draw, _EPS)})
 
 
 def _window_sum(xp: Any, x: Array, size: int) -> Array:
@@ -139,7 +140,10 @@ def _lrn_grad_shape(g: TensorType, x: TensorType, **_: Any) -> TensorType:
 
 
 def _lrn_attrs(draw: Draw) -> dict[str, Any]:
-    return {"size": draw.pick((1, 3, 5)), "alpha": 0.3, "beta": 0.75, "k": draw.pick((1.0, 2.0))}
+    """A negative `alpha` takes powers of negative sums; a large one, or a high power, is steeper
+    around 0 than the steps of differences are small."""
+    narrower = {"alpha": Number(0, 10), "beta": Number(-4, 4)}
+    return {**drawn(draw, _LRN, **narrower), "size": draw.pick((1, 3, 5, 7, 15))}
 
 
 def _lrn_example(draw: Draw) -> Example:

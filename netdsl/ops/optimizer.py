@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from netdsl.kinds import Number
+from netdsl.ops.draw import drawn
 from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, same_dtype, some_shape
 from netdsl.signature import Param
 from netdsl.types import Array, TensorType, dims
@@ -61,14 +62,13 @@ def _part(
     kind: Any = "elementwise",
     shape: Any = _first_shape,
 ) -> Op:
-    attrs = {p.name: 0.1 for p in params}
     return Op(
         name=name,
         kind=kind,
         operands=operands,
         shape=shape,
         reference=reference,
-        examples=lambda draw: Example(_operands(operands, draw), attrs),
+        examples=lambda draw: Example(_operands(operands, draw), drawn(draw, params)),
         attrs=params,
         nondiff=dict.fromkeys(operands, _REASON),
         flops_per_element=2,

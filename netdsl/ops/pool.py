@@ -101,15 +101,16 @@ def _max_grad_shape(g: TensorType, x: TensorType, **window: Any) -> TensorType:
 def _window(draw: Draw, size: Pair) -> dict[str, Any]:
     kernel, pad = [], []
     for axis in (0, 1):
-        kernel.append(draw.whole(1, min(3, size[axis])))
+        kernel.append(draw.whole(1, min(4, size[axis])))
         pad.append((draw.whole(0, kernel[axis] - 1), draw.whole(0, kernel[axis] - 1)))
     stride = (draw.whole(1, 3), draw.whole(1, 3))
     return {"kernel": tuple(kernel), "stride": stride, "pad": tuple(pad)}
 
 
 def _counted(draw: Draw, window: dict[str, Any]) -> Pads:
-    """All of the padding, or none of it."""
-    pads: Pads = draw.pick((window["pad"], ((0, 0), (0, 0))))
+    """All of the padding, none of it, or some, as in ceil mode."""
+    some = tuple((draw.whole(0, low), draw.whole(0, high)) for low, high in window["pad"])
+    pads: Pads = draw.pick((window["pad"], ((0, 0), (0, 0)), some))
     return pads
 
 

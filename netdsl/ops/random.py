@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from netdsl.kinds import Number, Text
+from netdsl.ops.draw import drawn
 from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, some_shape
 from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node, TensorType
@@ -64,9 +65,11 @@ def _dropout_vjp(b: Emitter, g: Node, y: Node, x: Node, seed: Node, step: Node) 
 
 def _example(draw: Draw) -> Example:
     scalar = Operand(TensorType((), "int32"), "below:1000")
-    attrs = {"key": draw.pick(("a", "b.dropout1")), "rate": draw.pick((0.0, 0.25, 0.5))}
+    attrs = {"key": draw.pick(("a", "b.dropout1")), **drawn(draw, _ATTRS)}
     return Example((*floats(some_shape(draw)), scalar, scalar), attrs)
 
+
+_ATTRS = (Param("key", Text()), Param("rate", Number(0, below=1)))
 
 OPS = (
     Op(
@@ -76,7 +79,7 @@ OPS = (
         shape=_dropout_shape,
         reference=_dropout,
         examples=_example,
-        attrs=(Param("key", Text()), Param("rate", Number(0, below=1))),
+        attrs=_ATTRS,
         vjp=(_dropout_vjp, None, None),
         nondiff={"seed": "a seed is a whole number", "step": "a step is a whole number"},
         flops_per_element=12,  # ten rounds give four elements their numbers

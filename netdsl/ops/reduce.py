@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from netdsl.kinds import Flag
+from netdsl.ops.draw import drawn
 from netdsl.ops.op import Draw, Example, Op, floats, like, require, some_shape
 from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node, TensorType
@@ -44,9 +45,7 @@ def _max_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
 def _axes_example(draw: Draw) -> Example:
     shape = some_shape(draw)
     axes = tuple(a for a in range(len(shape)) if draw.pick((True, False)))
-    return Example(
-        floats(shape, values="distinct"), {"axes": axes, "keepdims": draw.pick((True, False))}
-    )
+    return Example(floats(shape, values="distinct"), {"axes": axes, **drawn(draw, _AXES)})
 
 
 def _row_shape(x: TensorType) -> TensorType:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from netdsl.kinds import Number
+from netdsl.ops.draw import drawn
 from netdsl.ops.op import (
     Draw,
     Example,
@@ -156,9 +158,8 @@ def _pad_example(draw: Draw) -> Example:
     def amounts() -> Ints:
         return tuple(draw.whole(0, 2) for _ in shape)
 
-    return Example(
-        floats(shape), {"low": amounts(), "high": amounts(), "interior": amounts(), "value": 0.0}
-    )
+    sides = {"low": amounts(), "high": amounts(), "interior": amounts()}
+    return Example(floats(shape), {**sides, **drawn(draw, _PAD)})
 
 
 def _transpose_example(draw: Draw) -> Example:
@@ -167,6 +168,8 @@ def _transpose_example(draw: Draw) -> Example:
     perm = tuple(left.pop(draw.whole(0, len(left) - 1)) for _ in shape)
     return Example(floats(shape), {"perm": perm})
 
+
+_PAD = (Param("low"), Param("high"), Param("interior"), Param("value", Number(), 0.0))
 
 OPS = (
     Op(
@@ -233,7 +236,7 @@ OPS = (
         shape=_pad_shape,
         reference=_pad,
         examples=_pad_example,
-        attrs=(Param("low"), Param("high"), Param("interior"), Param("value", default=0.0)),
+        attrs=_PAD,
         vjp=(_pad_vjp,),
         flops_per_element=0,
         whole=("x",),

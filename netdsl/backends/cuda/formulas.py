@@ -41,7 +41,8 @@ def _gelu(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
 
 
 def _clamp(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
-    low, high = _number(ctype, attrs["low"]), _number(ctype, attrs["high"])
+    """Of ends that have changed places, the upper one is meant, as in the reference."""
+    low, high = (_number(ctype, min(attrs[end], attrs["high"])) for end in ("low", "high"))
     return Expr(ctype, f"({{0}} < {low} ? {low} : {{0}} > {high} ? {high} : {{0}})", tuple(args))
 
 
@@ -108,12 +109,13 @@ def rescaling(ctype: str, variance: Expr, eps: float) -> Expr:
 
 
 def dropout(ctype: str, x: Expr, seed: Expr, step: Expr, number: Expr, attrs: Attrs) -> Expr:
-    """The element where its Philox number says that it stays, scaled."""
+    """The element, scaled where its Philox number says that it stays and times 0 where not: what is
+    no number stays so."""
     rate = attrs["rate"]
     words = f"{key_of(attrs['key'])}u, (unsigned){{1}}, {_DOMAIN}u"
     kept = f"philox({{3}}, (unsigned){{2}}, {words}) >= {round(rate * 2**32)}ull"
     scale = _number(ctype, 1 / (1 - rate))
-    return Expr(ctype, f"({kept} ? {{0}} * {scale} : 0)", (x, seed, step, number))
+    return Expr(ctype, f"({{0}} * ({kept} ? {scale} : 0))", (x, seed, step, number))
 
 
 FORMULAS: dict[str, Formula] = {

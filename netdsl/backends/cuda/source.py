@@ -161,9 +161,8 @@ class Body:
     def element(self, e: Expr) -> str:
         """An expression's value for the element j of the thread's row."""
         i, level = self.index[id(e)], self.level[id(e)]
-        if isinstance(e, Number):
-            step = self._strides(e.terms)[-1]
-            return f"(n{i} + j * {step})" if level == ROW else f"e{i}[j]"
+        if isinstance(e, Number) and level == ROW:
+            return f"(n{i} + j * {self._strides(e.terms)[-1]})"
         if isinstance(e, Load) and level == ROW:
             return f"x{i}[{'j' if self._across(e) else '0'}]"
         return f"e{i}[j]" if level == LANE else f"e{i}"

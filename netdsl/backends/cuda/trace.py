@@ -78,9 +78,9 @@ def copied(source: Placement, target: Placement) -> Traced:
 
 
 def _domain(graph: Graph, node: Node) -> int:
-    if OPS[node.op].kind == "reduce":
-        return max(graph[a].type.size for a in node.args)
-    return node.type.size
+    """How many elements a kernel goes over for a node. Those that a reduction adds up are its first
+    operand's: beside a single one, moments are more."""
+    return graph[node.args[0]].type.size if OPS[node.op].kind == "reduce" else node.type.size
 
 
 def _load(place: Placement, at: At) -> Load:
@@ -203,11 +203,11 @@ class _Tracer:
 
     def reduction(self, node: Node) -> Reduction:
         """What a reduction adds up, and which digits number its results."""
-        widest = max((self.graph[a].type for a in node.args), key=lambda t: t.size)
-        axes = node.attrs.get("axes", tuple(range(widest.rank)))
-        at = whole(widest.shape)
+        kind = self.graph[node.args[0]].type
+        axes = node.attrs.get("axes", tuple(range(kind.rank)))
+        at = whole(kind.shape)
         kept = tuple(axis for a, axis in enumerate(at) if a not in axes)
-        shape = tuple(s for a, s in enumerate(widest.shape) if a not in axes)
+        shape = tuple(s for a, s in enumerate(kind.shape) if a not in axes)
         args = node.args[:2] if node.op == "normalize_dmoments" else node.args
         values = [self._operand(a, at) for a in args]
         moments = None
