@@ -75,7 +75,7 @@ def _dmoments_shape(
 
 
 def _with_axes(draw: Draw) -> tuple[tuple[int, ...], Axes]:
-    shape = (*some_shape(draw, 0, 3), draw.whole(2, 4))
+    shape = (*some_shape(draw, 0, 3), draw.whole(1, 4))
     first = draw.whole(0, len(shape) - 1)
     axes = {a for a in range(len(shape)) if draw.pick((True, False))} | {first}
     return shape, tuple(sorted(axes))
