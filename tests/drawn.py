@@ -59,6 +59,8 @@ class _Odd:
             self.select,
             self.scores,
             self.moved,
+            self.cast,
+            self.scalars,
         )
         for _ in range(draw.whole(3, 20)):
             self.step(draw.pick(steps))
@@ -112,9 +114,11 @@ class _Odd:
             return None
         _, h, w, c = x.type.shape
         kernel = (self.whole(1, min(3, h + 1)), self.whole(1, min(3, w + 1)))
-        weight = self.state((2 * self.whole(1, 2), *kernel, c))
-        stride = (self.whole(1, 2), self.whole(1, 2))
-        return self.b.conv2d(x, weight, pad=((self.whole(0, 1), 1), (1, 1)), stride=stride)
+        groups = self.draw.pick([g for g in (1, 1, 2, 4) if c % g == 0])
+        weight = self.state((groups * self.whole(1, 3), *kernel, c // groups))
+        how = {name: (self.whole(1, 2), self.whole(1, 2)) for name in ("stride", "dilation")}
+        pad = self.draw.pick((((self.whole(0, 1), 1), (1, 1)), ((0, 0), (0, 0))))
+        return self.b.conv2d(x, weight, pad=pad, groups=groups, **how)
 
     def product(self, x: Node) -> Node | None:
         if x.type.rank == 0:
@@ -193,6 +197,23 @@ class _Odd:
 
     def moved(self, x: Node) -> Node:
         return self.b.ema(x, self.like(x), decay=0.5)
+
+    def cast(self, x: Node) -> Node:
+        """The way through other types and back."""
+        for _ in range(self.whole(1, 3)):
+            x = self.b.cast(x, dtype=self.draw.pick(("float32", "float16", "float64")))
+        return self.b.cast(x, dtype="float64")
+
+    def scalars(self, x: Node) -> Node:
+        """Constants one behind the other, some of which change nothing."""
+        for _ in range(self.whole(1, 3)):
+            op = self.draw.pick(("add", "sub", "mul", "div", "maximum", "minimum"))
+            pair = (x, self.b.const(self.draw.pick((0.0, 1.0, -1.0, 0.5, 3.0))))
+            if op == "div" and pair[1].attrs["value"] == 0:
+                continue
+            swapped = op != "div" and self.coin()
+            x = self.b.emit(op, *(pair[::-1] if swapped else pair))
+        return x
 
     def graph(self) -> Graph:
         outputs = {f"o{i}": self.draw.pick(self.values[-5:]) for i in range(self.whole(1, 3))}

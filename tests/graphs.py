@@ -150,11 +150,16 @@ def nothing_odd_is_lost(op: str, found: Array, expected: Array, what: str) -> No
 
 
 def drawn_step(draw: Draw, dtype: str = "float64") -> Graph:
-    """A drawn net with residuals, concatenations, gates and norms, its gradients and updates."""
+    """A drawn net with its gradients and updates."""
+    return step_behind(drawn_forward(draw, dtype), dtype)
+
+
+def drawn_forward(draw: Draw, dtype: str = "float64") -> Graph:
+    """A drawn net with residuals, concatenations, gates and norms."""
     net = _Net(draw, dtype)
     for _ in range(draw.whole(1, 7)):
         getattr(net, draw.pick(_STEPS))()
-    return net.step()
+    return net.forward()
 
 
 _STEPS = (
@@ -163,6 +168,7 @@ _STEPS = (
     "pointwise",
     "bias",
     "norm",
+    "normed",
     "activation",
     "residual",
     "concat",
@@ -202,25 +208,38 @@ class _Net:
     def conv(self) -> None:
         _, h, w, c = self.x.type.shape
         d = self.draw
-        groups = d.pick([g for g in (1, 1, 2, 3) if c % g == 0])
+        groups = d.pick([g for g in (1, 1, 2, 3, c) if c % g == 0])
         kernel = (d.whole(1, min(3, h + 2)), d.whole(1, min(3, w + 2)))
-        pad = ((d.whole(0, 2), 2), (1, d.whole(1, 2)))
-        weight = self.param(groups * d.whole(1, 2), *kernel, c // groups)
+        edges = ((d.whole(0, 2), 2), (1, d.whole(1, 2)))
+        fits = kernel[0] <= h and kernel[1] <= w
+        pad = d.pick((edges, ((0, 0), (0, 0)))) if fits else edges
+        weight = self.param(groups * d.whole(1, 3), *kernel, c // groups)
         stride = (d.whole(1, 2), d.whole(1, 3))
-        self.flow(self.b.conv2d(self.x, weight, stride=stride, pad=pad, groups=groups))
+        room = (h + sum(pad[0]), w + sum(pad[1]))
+        most = ((n - 1) // (k - 1) if k > 1 else 3 for n, k in zip(room, kernel, strict=True))
+        dilation = tuple(d.whole(1, min(3, m)) for m in most)
+        how = {"stride": stride, "pad": pad, "dilation": dilation, "groups": groups}
+        self.flow(self.b.conv2d(self.x, weight, **how))
 
     def pointwise(self) -> None:
         weight = self.param(self.draw.whole(1, 4), 1, 1, self.x.type.shape[3])
-        stride = self.draw.pick(((1, 1), (2, 2)))
+        stride = self.draw.pick(((1, 1), (1, 1), (2, 2), (1, 2), (2, 1)))
         self.flow(self.b.conv2d(self.x, weight, stride=stride))
 
     def bias(self) -> None:
         self.flow(self.b.add(self.x, self.param(self.x.type.shape[3])))
 
-    def norm(self) -> None:
-        axes = self.draw.pick(((0, 1, 2), (1, 2), (1, 2, 3)))
+    def normed(self) -> None:
+        """A product and its batch norm, which algebra may make one."""
+        self.pointwise()
+        self.norm((0, 1, 2))
+        if self.draw.pick((True, False)):
+            self.activation()
+
+    def norm(self, axes: tuple[int, ...] = ()) -> None:
+        axes = axes or self.draw.pick(((0, 1, 2), (1, 2), (1, 2, 3)))
         m = self.b.moments(self.x, axes=axes)
-        y = self.b.normalize(self.x, m, axes=axes, eps=0.1)
+        y = self.b.normalize(self.x, m, axes=axes, eps=self.draw.pick((0.1, 0.3, 2.0)))
         c = self.x.type.shape[3]
         if axes == (0, 1, 2):
             kind = TensorType((c,), self.dtype)
@@ -275,24 +294,139 @@ class _Net:
     def lrn(self) -> None:
         self.flow(self.b.lrn(self.x, size=3, alpha=0.1))
 
-    def step(self) -> Graph:
-        b = self.b
-        features = 1
-        for s in self.x.type.shape[1:]:
-            features *= s
-        rows = b.reshape(self.x, shape=(2, features))
-        scores = b.matmul(rows, self.param(3, features))
-        labels = b.input("labels", TensorType((2,), "int32"))
-        loss = b.reduce_sum(b.cross_entropy(scores, labels), axes=(0,))
-        gradients = grad(b, loss, self.params)
-        lr = b.input("lr", TensorType((), self.dtype))
-        for w in self.params:
-            kind = TensorType(w.type.shape, self.dtype)
-            slot = b.state(f"{w.name}.v", kind, ("constant", 0.0), False)
-            v = b.momentum(slot, gradients[w.name], momentum=0.9)
-            self.updates |= {slot.name: v, w.name: b.descend(w, v, lr)}
-        shown = {f"d {name}": g for name, g in gradients.items()}
-        return verify(b.graph({"loss": loss, "x": self.x, **shown}, self.updates, "drawn"))
+    def forward(self) -> Graph:
+        """The net alone; the averages that it moves are outputs."""
+        moved = {f"moved {name}": node for name, node in self.updates.items()}
+        return verify(self.b.graph({"x": self.x, **moved}, name="drawn"))
+
+
+def step_behind(forward: Graph, dtype: str = "float64") -> Graph:
+    """A drawn net's loss, gradients, and updates with momentum."""
+    b = Builder(forward, dtype)
+    x, params = b.nodes[forward.outputs["x"]], [n for n in forward.states if n.attrs["trainable"]]
+    features = math.prod(x.type.shape[1:])
+    w = b.state("last", TensorType((3, features), dtype), ("normal", 0.5))
+    scores = b.matmul(b.reshape(x, shape=(2, features)), w)
+    labels = b.input("labels", TensorType((2,), "int32"))
+    loss = b.reduce_sum(b.cross_entropy(scores, labels), axes=(0,))
+    params = [*params, w]
+    gradients = grad(b, loss, params)
+    lr = b.input("lr", TensorType((), dtype))
+    updates = {
+        label.removeprefix("moved "): b.nodes[name]
+        for label, name in forward.outputs.items()
+        if label != "x"
+    }
+    for w in params:
+        slot = b.state(f"{w.name}.v", w.type, ("constant", 0.0), False)
+        v = b.momentum(slot, gradients[w.name], momentum=0.9)
+        updates |= {slot.name: v, w.name: b.descend(w, v, lr)}
+    shown = {f"d {name}": g for name, g in gradients.items()}
+    return verify(b.graph({"loss": loss, "x": x, **shown}, updates, "drawn"))
+
+
+def drawn_inference(draw: Draw) -> Graph:
+    """Products of states, and behind them what folds into them and what must not: factors and
+    offsets for each channel, for all, for each column; known moments over these axes and those."""
+    return _Inference(draw).graph()
+
+
+class _Inference:
+    """A chain of products and of values that are the same for every input."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.draw = draw
+        self.b = Builder(dtype="float64")
+        side = draw.whole(2, 4)
+        """Often the number of channels too: a vector along a wrong axis fits there."""
+        shape = (2, draw.pick((1, side, 3)), side, draw.pick((side, side, 2, 4)))
+        self.x = self.b.input("x", TensorType(shape, "float64"))
+        self.seen = [self.x]
+        self.count = 0
+
+    def graph(self) -> Graph:
+        draw = self.draw
+        steps = (self.scaled, self.scaled, self.shifted, self.shifted, self.normal, self.other)
+        for _ in range(draw.whole(1, 3)):
+            self.flow(draw.pick((self.conv, self.conv, self.matmul, self.transposed))())
+            for _ in range(draw.whole(1, 5)):
+                self.flow(draw.pick(steps)())
+        if draw.whole(1, 6) == 1:
+            self.flow(self.b.mul(self.x, self.state(1, 1, 1, 1, self.x.type.shape[-1])))
+        outputs = {"y": self.x}
+        if draw.whole(1, 4) == 1:
+            outputs["also"] = draw.pick(self.seen)
+        return verify(self.b.graph(outputs, name="inference"))
+
+    def flow(self, y: Node) -> None:
+        self.x = y
+        self.seen.append(y)
+
+    def state(self, *shape: int) -> Node:
+        self.count += 1
+        kind = TensorType(shape, "float64")
+        return self.b.state(f"s{self.count}", kind, ("normal", 0.7), self.draw.pick((True, False)))
+
+    def still(self) -> Node:
+        """A value of no input that stretches to what flows, along its channels or otherwise."""
+        _, h, w, c = self.x.type.shape
+        shapes: list[tuple[int, ...]] = [(c,), (c,), (c,), (), (1,), (1, 1, c), (1, 1, 1, c)]
+        shapes += [(w, 1), (h, 1, 1), (1, w, 1), (w, c), (h, w, c), (1, 1, 1), (1, 1, 1, 1)]
+        shapes += [(3,), (1, 1, 3)] if c == 1 else []  # what flows is stretched, too
+        value = self.state(*self.draw.pick(shapes))
+        if self.draw.whole(1, 4) == 1:
+            value = self.b.tanh(value)
+        return value if self.draw.whole(1, 6) > 1 else self.b.const(self.draw.pick((0.5, -2.0)))
+
+    def pair(self) -> tuple[Node, Node]:
+        both = self.x, self.still()
+        return both if self.draw.pick((True, False)) else both[::-1]
+
+    def scaled(self) -> Node:
+        return self.b.mul(*self.pair())
+
+    def shifted(self) -> Node:
+        return self.b.add(*self.pair())
+
+    def normal(self) -> Node:
+        """By moments that are states: mostly those of a batch norm."""
+        axes = self.draw.pick(((0, 1, 2), (0, 1, 2), (0, 1, 2), (0, 1, 3), (0, 2), (0, 1, 2, 3)))
+        kept = tuple(s for a, s in enumerate(self.x.type.shape) if a not in axes)
+        mean, spread = self.state(*kept), self.state(*kept)
+        rows = (self.b.reshape(v, shape=(1, *kept)) for v in (mean, self.b.mul(spread, spread)))
+        m = self.b.concat(*rows, axis=0)
+        return self.b.normalize(self.x, m, axes=axes, eps=self.draw.pick((1e-3, 0.3, 2.0)))
+
+    def other(self) -> Node:
+        """What nothing moves through, or a sum with an earlier value."""
+        alike = [s for s in self.seen if s.type == self.x.type]
+        kind = self.draw.pick(("relu", "sub", "residual", "residual", "gate"))
+        if kind == "relu":
+            return self.b.relu(self.x)
+        if kind == "sub":
+            return self.b.sub(*self.pair())
+        return (self.b.add if kind == "residual" else self.b.mul)(self.x, self.draw.pick(alike))
+
+    def conv(self) -> Node:
+        _, h, w, c = self.x.type.shape
+        d = self.draw
+        groups = d.pick([g for g in (1, 2, 3, c) if c % g == 0])
+        kernel = (d.whole(1, min(2, h)), d.whole(1, min(3, w)))
+        weight = self.state(groups * d.whole(1, 3), *kernel, c // groups)
+        edges = ((1, 1), (d.whole(0, 2), 1)), (d.whole(1, 2), 1)
+        pad, dilation = d.pick((edges, (((0, 0), (0, 0)), (1, 1))))
+        return self.b.conv2d(self.x, weight, pad=pad, dilation=dilation, groups=groups)
+
+    def matmul(self) -> Node:
+        c = self.x.type.shape[-1]
+        return self.b.matmul(self.x, self.state(self.draw.pick((c, 1, 3)), c))
+
+    def transposed(self) -> Node:
+        _, h, w, c = self.x.type.shape
+        groups = self.draw.pick([g for g in (1, 1, 2) if c % g == 0])
+        weight = self.state(c, 2, 2, self.draw.whole(1, 3))
+        how = {"stride": (1, 2), "size": (h + 1, 2 * w), "groups": groups}
+        return self.b.conv2d_dgrad(self.x, weight, **how)
 
 
 FEW = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -18,9 +19,11 @@ from netdsl.ir.verify import verify
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import load
 from netdsl.ops import OPS
+from netdsl.ops.draw import RandomDraw
+from netdsl.ops.op import Draw
 from netdsl.passes import pipeline
 from netdsl.passes.algebraic import algebraic
-from netdsl.passes.fold import fold, split
+from netdsl.passes.fold import Folded, fold, split
 from netdsl.passes.lower import lower, lower_im2col
 from netdsl.passes.precision import mixed
 from netdsl.passes.recompute import recompute
@@ -38,9 +41,12 @@ from tests.graphs import (
     BLOCKS,
     block_step,
     by_algebra,
+    drawn_forward,
+    drawn_inference,
     drawn_step,
     lowered_step,
     plain_recipe,
+    step_behind,
     step_of,
     values_for,
 )
@@ -74,6 +80,116 @@ def test_passes_keep_the_values_of_drawn_graphs(data: st.DataObject) -> None:
     same_values(graph, PASSES[draw.pick(list(PASSES))](graph), values_for(graph), 1e-10)
 
 
+DRAWN: dict[str, Callable[[Draw], Graph]] = {
+    "step": drawn_step,
+    "odd": drawn_graph,
+    "inference": drawn_inference,
+}
+REACHED = {
+    ("simplify", "step"): 60,
+    ("simplify", "odd"): 40,
+    ("lower", "step"): 20,
+    ("im2col", "step"): 30,
+    ("im2col", "inference"): 40,
+    ("mixed", "step"): 60,
+    ("mixed", "odd"): 40,
+    ("mixed", "inference"): 60,
+    ("fold", "inference"): 60,
+}
+"""Of so many of 100 drawn graphs, at least, a pass makes others: so it is known to be tried."""
+EVERY: dict[str, tuple[Callable[[Graph], Graph], float]] = {
+    **{name: (run, 1e-10) for name, run in PASSES.items()},
+    "mixed": (lambda graph: mixed(graph, "float32"), 1e-4),
+    "fold": (fold, 1e-9),
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), REACHED, ids=str)
+def test_passes_reach_drawn_graphs_and_keep_their_values(name: str, kind: str) -> None:
+    run, tolerance = EVERY[name]
+    changed = 0
+    for seed in range(100):
+        graph = DRAWN[kind](RandomDraw(np.random.default_rng(seed)))
+        after = run(graph)
+        changed += _shape(after) != _shape(dead(graph))
+        with about(seed, graph):
+            same_values(graph, after, values_for(graph, seed), tolerance)
+    assert changed >= REACHED[name, kind]
+
+
+def _shape(graph: Graph) -> list[tuple[object, ...]]:
+    """What a graph computes, whatever its nodes are called."""
+    place = {name: i for i, name in enumerate(graph.nodes)}
+    return [(n.op, n.attrs, *(place[a] for a in n.args)) for n in graph.nodes.values()]
+
+
+@contextmanager
+def about(seed: int, graph: Graph) -> Iterator[None]:
+    """An error within is one of a drawn graph, which is shown."""
+    try:
+        yield
+    except AssertionError as e:
+        raise AssertionError(f"seed {seed}: {e}\n{to_text(graph)}") from e
+
+
+def test_folding_in_two_keeps_what_drawn_nets_give() -> None:
+    """What is prepared from states, and what is left for every batch."""
+    prepared = products = 0
+    for seed in range(100):
+        graph = drawn_inference(RandomDraw(np.random.default_rng(seed)))
+        values = values_for(graph, seed)
+        folded = pipeline.inference(graph)
+        prepared += bool(folded.prepare.updates)
+        before = {n.args[1] for n in graph.nodes.values() if OPS[n.op].kind == "anchor"}
+        after = {n.args[1] for n in folded.main.nodes.values() if OPS[n.op].kind == "anchor"}
+        products += not after <= before
+        with about(seed, graph):
+            same_folded(graph, folded, values)
+    assert prepared >= 60
+    assert products >= 50
+
+
+def same_folded(graph: Graph, folded: Folded, values: dict[str, Array]) -> None:
+    verify(folded.main), verify(folded.prepare)
+    empty = {n.name: np.zeros(n.type.shape) for n in folded.prepare.states}
+    kept = results(folded.prepare, {**empty, **values})
+    ready = {k.removeprefix("update "): v for k, v in kept.items()}
+    expected, found = results(graph, values), results(folded.main, {**values, **ready})
+    for label in graph.outputs:
+        scale = max(1.0, float(np.abs(expected[label]).max()))
+        np.testing.assert_allclose(found[label], expected[label], rtol=1e-9, atol=1e-9 * scale)
+
+
+def test_batch_norm_by_algebra_gives_the_same_step_of_drawn_nets() -> None:
+    rewritten = 0
+    for seed in range(100):
+        forward = lower(drawn_forward(RandomDraw(np.random.default_rng(seed))))
+        after = by_algebra(forward)
+        rewritten += bool(after.of("gram"))
+        one, two = step_behind(forward), step_behind(after)
+        with about(seed, forward):
+            same_values(one, two, values_for(one, seed), 1e-7)
+    assert rewritten >= 15
+
+
+def test_drawn_regions_are_computed_again() -> None:
+    """Runs of nodes of a drawn net, some of them in no region."""
+    again = 0
+    for seed in range(100):
+        draw = RandomDraw(np.random.default_rng(seed))
+        forward = drawn_forward(draw)
+        step = step_behind(forward)
+        inner = [n for n in forward.nodes if OPS[forward[n].op].kind != "leaf"]
+        length = draw.whole(1, max(1, len(inner)))
+        names = [draw.pick(("", "a", "b", "c")) for _ in inner[::length]]
+        regions = {n: names[i // length] for i, n in enumerate(inner) if names[i // length]}
+        after = recompute(step, set(forward.nodes), regions)
+        again += any(n.region for n in after.nodes.values())
+        with about(seed, step):
+            same_values(step, after, values_for(step, seed), 1e-12)
+    assert again >= 40
+
+
 @pytest.mark.parametrize("net", BLOCK_NETS)
 @pytest.mark.parametrize("name", PASSES)
 def test_passes_keep_the_values_of_blocks(name: str, net: str) -> None:
@@ -99,13 +215,7 @@ def test_folding_keeps_what_evaluation_gives(net: str) -> None:
     graph = elaborate(load(BLOCKS), net, Settings(batch=2, dtype="float64")).graph
     values = values_for(graph)
     folded = split(fold(lower(graph)))
-    verify(folded.main), verify(folded.prepare)
-    empty = {n.name: np.zeros(n.type.shape) for n in folded.prepare.states}
-    kept = results(folded.prepare, {**empty, **values})
-    prepared = {k.removeprefix("update "): v for k, v in kept.items()}
-    expected, found = results(graph, values), results(folded.main, {**values, **prepared})
-    for label in graph.outputs:
-        np.testing.assert_allclose(found[label], expected[label], rtol=1e-10, atol=1e-10)
+    same_folded(graph, folded, values)
     assert not [n for n in folded.main.nodes.values() if n.op in ("normalize", "moments")] or (
         net == "normalised"
     )
