@@ -1,0 +1,296 @@
+"""Drawn nets, as the text of a .net file: layers from the language's own table, each of their
+arguments over all that its kind accepts; with a recipe from the tables of training.
+
+What does not fit together is refused by the language and drawn again, so a layer that is added to
+the table is drawn without a word here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from netdsl.errors import NetError
+from netdsl.kinds import Extent, Flag, Kind, Many, Nothing, Number, OneOf, Whole
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.parse import parse
+from netdsl.language.program import program
+from netdsl.layers import LAYERS, Layer
+from netdsl.layers.convolution import Bias, Padding, Weight
+from netdsl.layers.init import INIT, INITS
+from netdsl.layers.structure import _Cut
+from netdsl.ops.draw import number
+from netdsl.ops.op import Draw
+from netdsl.signature import REQUIRED, Signature
+from netdsl.train.losses import LOSSES
+from netdsl.train.optimizers import OPTIMIZERS
+from netdsl.train.schedules import SCHEDULES
+from netdsl.types import TensorType
+from netdsl.values import show
+
+BATCHES = (2, 3, 5)
+CLASSES = 4
+_LARGEST = 6000
+"""Values of a batch that a layer may give."""
+_TRIES = 40
+_COUNTS = (1, 2, 3, 4, 5, 6, 8, 16, 17, 20)
+
+
+def drawn_net(draw: Draw) -> str:
+    """A file of one net, its data and its recipe."""
+    return _Writer(draw).file()
+
+
+class _Writer:
+    """Writes statement after statement, each on what the ones before it give."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.draw = draw
+        self.batch = draw.pick(BATCHES)
+        side = draw.pick((1, 4, 6, 7, 9))
+        shape = (side, draw.pick((side, 5, 8)), draw.pick((1, 2, 3, 3, 8)))
+        self.lines = [f"input({'x'.join(map(str, shape))})"]
+        self.types: list[TensorType] = []
+        """What every statement behind the input gives; they are called x0, x1 and so on."""
+
+    def file(self) -> str:
+        for _ in range(self.draw.whole(2, 7)):
+            self._grown(self.draw.pick(_STATEMENTS))
+        self._grown(lambda w: w.head(), named=False)
+        return self.closed()
+
+    def closed(self) -> str:
+        return self._net() + drawn_recipe(self.draw, self.batch, self._options())
+
+    def _options(self) -> list[str]:
+        """Entries of a recipe that name parts of the net."""
+        settings = Settings(batch=self.batch, training=True)
+        network = elaborate(program(parse(self._net())), None, settings)
+        found = [f'recompute = "{x}"' for x in network.places if re.fullmatch(r"x\d", x)]
+        weights = [n.name for n in network.parameters if n.name.startswith("x")]
+        found += [f'freeze = "{name}"' for name in weights[:2]]
+        return found + [f'lr_scale = [("{name}", 0.3)]' for name in weights[-1:]]
+
+    def _net(self, *more: str) -> str:
+        inside = "".join(f"  {line}\n" for line in (*self.lines, *more))
+        return f"net drawn {{\n{inside}}}\n"
+
+    def _grown(self, write: Callable[[_Writer], str], named: bool = True) -> None:
+        """A further statement that the language accepts, if some tries find one."""
+        for _ in range(_TRIES):
+            line = write(self)
+            line = f"x{len(self.types)}: {line}" if named else line
+            kind = self._given(line)
+            if kind is not None and kind.size <= _LARGEST:
+                self.lines.append(line)
+                self.types.append(kind)
+                return
+
+    def _given(self, *more: str) -> TensorType | None:
+        """What flows out of the net with these statements; None where it is refused."""
+        settings = Settings(batch=self.batch, training=True)
+        try:
+            network = elaborate(program(parse(self._net(*more))), None, settings)
+        except NetError:
+            return None
+        return network.graph[network.graph.outputs["main"]].type
+
+    # statements
+
+    def single(self) -> str:
+        return self.call(self.draw.pick(RARE))
+
+    def weighted(self) -> str:
+        """What most layers of nets are: a product, a norm, an activation, some pooling."""
+        words = [self.draw.pick(group) for group in _USUAL]
+        return " -> ".join(self.call(LAYERS[word]) for word in words if word)
+
+    def joined(self, layer: Layer | None = None) -> str:
+        word = layer or self.draw.pick(MANY)
+        branches = " | ".join(self.branch() for _ in range(self.draw.whole(2, 3)))
+        return f"{word.name} {{ {branches} }}"
+
+    def branch(self) -> str:
+        """What flows in, or an earlier value of its shape, and mostly a layer on it."""
+        alike = [f"x{i}" for i, kind in enumerate(self.types) if kind == self.types[-1]]
+        begin = self.draw.pick(["identity", "identity", *alike])
+        then = self.draw.pick(("", "", "globalavgpool", "relu", self.call(self.draw.pick(ONE))))
+        return f"{begin} -> {then}" if then else begin
+
+    def twice(self) -> str:
+        return f"({self.weighted()}) * 2"
+
+    def shared(self) -> str:
+        """Two uses of one chain, which keeps the shape of what flows in."""
+        name, channels = f"s{len(self.lines)}", self._channels()
+        chain = f"conv({channels}, 3x3, pad=same) -> {self.call(LAYERS['batchnorm'])}"
+        self.lines.append(f"shared {name} = {chain}")
+        if self._given(name) is None:
+            self.lines.pop()
+            return self.single()
+        return f"{name} -> {self.call(self.draw.pick(ONE))} -> {name}"
+
+    def _channels(self) -> int:
+        kind = self._given()
+        return kind.shape[-1] if kind else 1
+
+    def head(self) -> str:
+        before = self.draw.pick(("", "globalavgpool -> ", "globalmaxpool -> ", "flatten -> "))
+        more = arguments(self.draw, LAYERS["fc"].signature, ("units",))
+        return f"{before}fc({CLASSES}, {more})" if more else f"{before}fc({CLASSES})"
+
+    # calls
+
+    def call(self, layer: Layer) -> str:
+        inside = arguments(self.draw, layer.signature)
+        return f"{layer.name}({inside})" if inside else layer.name
+
+
+def alone(draw: Draw, layer: Layer) -> str | None:
+    """A file whose net is hardly more than one layer; None where none of many tries is a net."""
+    writer = _Writer(draw)
+    if layer.arity == "many":
+        writer._grown(lambda w: w.weighted())
+    writer._grown(lambda w: w.joined(layer) if layer.arity == "many" else w.call(layer))
+    writer._grown(lambda w: w.head(), named=False)
+    return writer.closed() if layer.name in writer._net() else None
+
+
+def drawn_recipe(draw: Draw, batch: int, options: Sequence[str] = ()) -> str:
+    """Sections of data and training; of `options`, entries that some recipes have, one or none."""
+    entries = [
+        f"optimizer = {_chosen(draw, OPTIMIZERS)}",
+        f"loss = {_loss(draw)}",
+        f"schedule = {_chosen(draw, SCHEDULES)}",
+        f"epochs = {draw.whole(1, 5)}",
+        draw.pick(("clip = 0.3", "ema = 0.9", "accumulate = 2", "", "", "")),
+        draw.pick(["", *options]),
+    ]
+    inside = "".join(f"  {entry}\n" for entry in entries if entry)
+    return f"data {{ source = digits, batch = {batch} }}\ntrain {{\n{inside}}}\n"
+
+
+def _chosen(draw: Draw, table: Mapping[str, Any]) -> str:
+    name = draw.pick(sorted(table))
+    inside = arguments(draw, table[name].signature, ("no_decay",))
+    return f"{name}({inside})" if inside else name
+
+
+def _loss(draw: Draw) -> str:
+    if draw.whole(1, 3) > 1:
+        return _chosen(draw, LOSSES)
+    return f"[({_chosen(draw, LOSSES)}, 0.7), ({_chosen(draw, LOSSES)}, 1.5)]"
+
+
+def arguments(draw: Draw, signature: Signature, known: Iterable[str] = ()) -> str:
+    """Those that are required, and about two of three others."""
+    found = []
+    for param in signature.params:
+        needed = param.default is REQUIRED
+        if param.name not in known and (needed or draw.whole(1, 3) > 1):
+            plainer = _PLAINER.get(param.name) or _PLAINER.get(f"{signature.name}.{param.name}")
+            found.append(f"{param.name}={written(draw, plainer or param.kind)}")
+    return ", ".join(found)
+
+
+_PLAINER: dict[str, Kind] = {
+    "lr": Number(1e-4, 0.3),
+    "weight_decay": Number(0, 2),
+    "lrn.alpha": Number(0, 3),
+    "lrn.beta": Number(-2, 2),
+    "at": Many(Number(0, 5)),
+    "warmup": Number(0, 2),
+}
+"""Kinds to draw from in place of some parameters' own: weights that grow a thousandfold in a step,
+and powers of negative sums, are no numbers after a step or two, and then nothing is compared."""
+ONE = [layer for layer in LAYERS.values() if layer.arity == "one"]
+MANY = [layer for layer in LAYERS.values() if layer.arity == "many"]
+_USUAL = (
+    ("conv", "conv", "conv", "convtranspose", "fc", "local"),
+    ("batchnorm", "batchnorm", "layernorm", "instancenorm", "groupnorm", ""),
+    ("relu", "relu", "gelu", "elu", "leaky_relu", "clamp", "tanh", ""),
+    ("", "", "", "maxpool", "avgpool", "globalmaxpool", "dropout"),
+)
+RARE = [layer for layer in ONE if not any(layer.name in group for group in _USUAL)]
+_STATEMENTS: tuple[Callable[[_Writer], str], ...] = (
+    lambda w: w.single(),
+    lambda w: w.single(),
+    lambda w: w.weighted(),
+    lambda w: w.weighted(),
+    lambda w: w.weighted(),
+    lambda w: w.joined(),
+    lambda w: w.twice(),
+    lambda w: w.shared(),
+)
+
+
+def written(draw: Draw, kind: Kind) -> str:
+    """A value of a kind as it is written in a file."""
+    for known, write in _WRITTEN.items():
+        if isinstance(kind, known):
+            return write(draw, kind)
+    raise AssertionError(f"nothing is drawn of {kind}")
+
+
+def _whole(draw: Draw, kind: Whole) -> str:
+    return str(draw.pick([n for n in (0, *_COUNTS) if kind.low <= n <= kind.high]))
+
+
+def _extent(draw: Draw, kind: Extent) -> str:
+    sides = [draw.pick([n for n in (0, 1, 2, 2, 3, 3, 4, 5) if n >= kind.low]) for _ in range(2)]
+    return draw.pick(("{0}x{1}", "{0}", "[{0}, {1}]")).format(*sides)
+
+
+def _padding(draw: Draw, kind: Padding) -> str:
+    sides = [draw.whole(0, 2) for _ in range(4)]
+    return draw.pick(("same", "{0}", "{0}x{1}", "[{0}, {1}, {2}, {3}]")).format(*sides)
+
+
+def _many(draw: Draw, kind: Many) -> str:
+    count = draw.whole(1, 2) if kind.length is None else kind.length
+    return f"[{', '.join(written(draw, kind.item) for _ in range(count))}]"
+
+
+def _cut(draw: Draw, kind: _Cut) -> str:
+    start = draw.whole(0, 2)
+    return f"[{start}, {start + draw.whole(1, 3)}]"
+
+
+def _initialiser(draw: Draw) -> str:
+    name = draw.pick(sorted(INITS))
+    inside = ", ".join(written(draw, p.kind) for p in INITS[name].signature.params)
+    return f"{name}({inside})" if inside else name
+
+
+def _weight(draw: Draw, kind: Weight) -> str:
+    return draw.pick(("{0}", "weightnorm({0})", "weightnorm")).format(_initialiser(draw))
+
+
+def _bias(draw: Draw, kind: Bias) -> str:
+    return draw.pick(("yes", "no", _initialiser(draw)))
+
+
+def _one_of(draw: Draw, kind: OneOf) -> str:
+    return _initialiser(draw) if kind is INIT else written(draw, draw.pick(kind.kinds))
+
+
+_WRITTEN: dict[type, Callable[[Draw, Any], str]] = {
+    Whole: _whole,
+    Number: lambda draw, kind: show(number(draw, kind)),
+    Flag: lambda draw, kind: draw.pick(("yes", "no")),
+    Extent: _extent,
+    Padding: _padding,
+    Many: _many,
+    _Cut: _cut,
+    Weight: _weight,
+    Bias: _bias,
+    OneOf: _one_of,
+    Nothing: lambda draw, kind: "none",
+}
+
+
+def words(text: str) -> set[str]:
+    """The layers that a drawn net is made of."""
+    network = elaborate(program(parse(text)), None, Settings(batch=2, training=True))
+    return {layer.op for layer in network.layers}

@@ -1,0 +1,222 @@
+"""Training steps of a net on an engine, each from the states that the interpreter has there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from netdsl.ir.builder import Builder
+from netdsl.ir.evaluate import results
+from netdsl.language.elaborate import Settings, Shrink, elaborate
+from netdsl.language.program import Program
+from netdsl.ops import OPS
+from netdsl.plan.backend import Backend
+from netdsl.runtime.executor import Executor
+from netdsl.runtime.state import State
+from netdsl.train.compile import compile_step
+from netdsl.train.recipe import Recipe
+from netdsl.train.schedules import Moment, rate_factor
+from netdsl.types import Array, Graph, Node
+
+STEPS = 5
+TOLERANCE = 1e-4
+FILTERED = 1e-3
+"""Where minimal filtering computes a convolution: its sums round about twice as coarsely."""
+ROUNDING = 2e-6
+"""Sixteen roundings of a state's own size: what is left where a step hardly moves it."""
+LOST = 100
+"""How much more than `Step.lost` says an engine may lose. It counts where a net magnifies each
+rounding: in a norm of values that are nearly alike, behind a score of a million, beside the kink of
+a ReLU."""
+ULP = 2.0**-22
+LARGEST = 1e12
+"""A net whose numbers grow beyond this learns nothing, and the squares of a few are none."""
+EXACT = {n for n, op in OPS.items() if op.kind in ("leaf", "view")} | {
+    *("relu", "clamp", "maximum", "minimum", "select", "neg", "copy", "pad", "concat", "max_pool"),
+    *("reduce_max", "one_hot", "im2col"),
+}
+"""Operators that choose or move numbers, and round none."""
+SEEDS = ("step", "update", "seed")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training step, ready to be planned, and the recipe that it follows."""
+
+    graph: Graph
+    recipe: Recipe
+    classes: int
+
+
+def case_of(
+    program: Program, net: str | None, recipe: Recipe, batch: int, shrink: Shrink | None = None
+) -> Case | None:
+    """The step of a net, of which a picture of scores is averaged; None where nothing is learnt."""
+    settings = Settings(batch, training=True, frozen=recipe.freeze, shrink=shrink)
+    network = elaborate(program, net, settings)
+    if not network.parameters:
+        return None
+    scores = network.graph[network.graph.outputs["main"]]
+    if scores.type.rank == 4:
+        b = Builder(network.graph)
+        mean = b.reduce_mean(scores, axes=(1, 2))
+        outputs = {k: b.nodes[name] for k, name in network.graph.outputs.items()} | {"main": mean}
+        updates = {k: b.nodes[name] for k, name in network.graph.updates.items()}
+        network = replace(network, graph=b.graph(outputs, updates, network.graph.name))
+    return Case(compile_step(network, recipe), recipe, scores.type.shape[-1])
+
+
+def states_of(graph: Graph, rng: np.random.Generator) -> dict[str, Array]:
+    """States as no initialiser leaves them: nothing at 0 or 1. Those that are never negative
+    (variances, mean squares) stay so."""
+    return {node.name: _state(node, rng).astype(node.type.dtype) for node in graph.states}
+
+
+def _state(node: Node, rng: np.random.Generator) -> Array:
+    shape = node.type.shape
+    if len(shape) > 1 and node.attrs["trainable"]:
+        return rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) / 2 + 1)
+    size = 0.3 + 1.4 * rng.random(shape)
+    if node.attrs["trainable"]:
+        return size * rng.choice((1.0, -1.0), shape)
+    return 0.1 * size if "weight" in node.name else size
+
+
+def inputs_of(case: Case, i: int, rng: np.random.Generator) -> dict[str, Array]:
+    """What the i-th step is given."""
+    recipe = case.recipe
+    epoch = i * recipe.epochs / STEPS
+    moment = Moment(epoch, recipe.epochs, 7, [1.0] * int(epoch))
+    known = {
+        "lr": recipe.optimizer.arguments["lr"] * rate_factor(recipe.schedule, moment),
+        "ema_rate": 0.3,
+        **dict.fromkeys(SEEDS, i + 1),
+    }
+    return {n.name: _input(n, case, known, rng) for n in case.graph.inputs}
+
+
+def _input(node: Node, case: Case, known: Mapping[str, float], rng: np.random.Generator) -> Array:
+    kind = node.type
+    if node.name in known:
+        return np.asarray(known[node.name], kind.dtype)
+    if node.name == "weights":
+        return np.linspace(0.5, 1.5, kind.size).astype(kind.dtype)
+    if node.name == "labels":
+        return rng.integers(0, case.classes, kind.shape).astype(kind.dtype)
+    return rng.standard_normal(kind.shape).astype(kind.dtype)
+
+
+class Trial:
+    """A case on an engine, its kernels bound and its states where no initialiser leaves them."""
+
+    def __init__(self, case: Case, backend: Backend, seed: int) -> None:
+        self.case, self.backend = case, backend
+        self.rng = np.random.default_rng(seed)
+        self.states = states_of(case.graph, self.rng)
+        self.state = State(backend)
+        self.state.load(self.states, case.graph.states, "the test")
+        self.executor = Executor(case.graph, backend, self.state)
+
+    def differences(self, tolerance: float = TOLERANCE) -> Iterator[str]:
+        """What the engine computes otherwise than the interpreter, step by step, in words."""
+        graph = self.case.graph
+        for i in range(STEPS):
+            values = {**self.states, **inputs_of(self.case, i, self.rng)}
+            step = Step(graph, values, results(graph, values))
+            if not step.sound:
+                return
+            for key, found in self._computed(values):
+                wrong = step.wrong(key, found, tolerance)
+                if wrong:
+                    yield f"step {i}: {key} {wrong}"
+            self.states |= {k: step.expected[f"update {k}"] for k in graph.updates}
+            self.state.load(self.states, graph.states, "the test")
+
+    def _computed(self, values: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+        """All that a step gives, but what it counts: a hit is one score's distance from none."""
+        out, download = self.executor.run(values), self.backend.download
+        yield from ((k, download(v)) for k, v in out.items() if k != "accuracy")
+        for k in self.case.graph.updates:
+            yield f"update {k}", download(self.state.arrays[k])
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A step as the interpreter makes it."""
+
+    graph: Graph
+    values: Mapping[str, Array]
+    expected: Mapping[str, Array]
+
+    @property
+    def sound(self) -> bool:
+        """Whether the interpreter's numbers are some that sums in 32 bits can hold."""
+        return all(
+            _largest(v, 0.0) < LARGEST and np.isfinite(v).all() for v in self.expected.values()
+        )
+
+    def wrong(self, key: str, found: Array, tolerance: float) -> str | None:
+        """How a value differs, where it is too far off: by more than a share of what the step
+        moves it by, and by more than it must lose."""
+        expected = self.expected[key]
+        good = np.isfinite(expected)
+        if (np.isfinite(found) != good).any():
+            return f"is {found.ravel()[:4]}, not {expected.ravel()[:4]}"
+        error = _largest(found, expected)
+        moved = _largest(expected, self.values.get(key.removeprefix("update "), 0.0))
+        if error <= tolerance * moved + ROUNDING * _largest(expected, 0.0):
+            return None
+        if error <= LOST * self.lost(key):
+            return None
+        return f"is off by {error:.2g}, where it moves by {moved:.2g}"
+
+    def lost(self, key: str) -> float:
+        """What a value loses where every node's result is rounded, in three ways, and in the
+        interpreter's own 32 bits."""
+        exact, *others = (way[key] for way in self._rounded)
+        return max(_largest(other, exact) for other in (*others, self.expected[key]))
+
+    @cached_property
+    def _rounded(self) -> list[dict[str, Array]]:
+        return [self._results(way) for way in range(4)]
+
+    def _results(self, way: int) -> dict[str, Array]:
+        """Outputs and updates in 64 bits, where each result that is computed is off by up to `ULP`,
+        that of a reduction by its root of the count as much, as its sums in 32 bits would be. By
+        how much depends on the number alone: what is equal stays equal. Way 0 is exact."""
+        found = {
+            k: v.astype("float64") if v.dtype.kind == "f" else v for k, v in self.values.items()
+        }
+        with np.errstate(all="ignore"):
+            for name, node in self.graph.nodes.items():
+                if name not in found:
+                    args = (found[a] for a in node.args)
+                    value = np.asarray(OPS[node.op].reference(np, *args, **node.attrs))
+                    if way and node.op not in EXACT and value.dtype.kind == "f":
+                        value = _off(value.astype("float64"), way, self._summed(node))
+                    found[name] = value
+        outputs = {label: found[name] for label, name in self.graph.outputs.items()}
+        return outputs | {f"update {k}": found[name] for k, name in self.graph.updates.items()}
+
+    def _summed(self, node: Node) -> float:
+        """How many values a reduction sums up for each of its own."""
+        if OPS[node.op].kind != "reduce":
+            return 1.0
+        return self.graph[node.args[0]].type.size / node.type.size
+
+
+def _largest(x: Array, y: Array | float) -> float:
+    """The largest difference, where both are finite numbers."""
+    with np.errstate(all="ignore"):
+        apart = np.abs(np.asarray(x, "float64") - y)
+    return float(apart[np.isfinite(apart)].max(initial=0))
+
+
+def _off(x: Array, way: int, summed: float) -> Array:
+    bits = np.ascontiguousarray(x).view(np.int64).reshape(x.shape)
+    with np.errstate(all="ignore"):
+        mixed = (bits ^ (bits >> 29)) * np.int64(0x5851F42D4C957F2D + 2 * way)
+        return x * (1 + ULP * max(summed, 1.0) ** 0.5 * (mixed >> 32) / 2.0**31)

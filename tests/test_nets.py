@@ -1,0 +1,142 @@
+"""Whole training steps of drawn nets and of all of models/, on both engines against the reference.
+
+Every layer of the language, every number of it over its whole range, every optimizer, loss and
+schedule; five steps, gamma, beta and every other state away from 0 and 1, each step from the
+reference's states. What a step moves a state by is right to 1e-4, to 1e-3 where minimal filtering
+is used, or to what a net loses by rounding (`tests/steps.py`). `-m slow` runs 200 nets and all
+models; here some of them do. A failure prints the net, to be saved and run.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from netdsl.backends.cpu import filtered_wgrad, winograd
+from netdsl.backends.cpu.backend import CpuBackend
+from netdsl.language.elaborate import Shrink
+from netdsl.language.parse import parse
+from netdsl.language.program import load, program
+from netdsl.layers import LAYERS
+from netdsl.ops import OPS
+from netdsl.ops.draw import RandomDraw
+from netdsl.train.recipe import resolve
+from tests.conftest import ROOT
+from tests.host import GPP, hosted
+from tests.nets import alone, drawn_net, drawn_recipe, words
+from tests.steps import FILTERED, TOLERANCE, Case, Trial, case_of
+
+needs_compiler = pytest.mark.skipif(GPP is None, reason="there is no g++ to compile for the CPU")
+CPU = CpuBackend()
+NETS = 200
+FEW = range(10)
+"""Seeds of the nets of every run; the others are slow."""
+MANY = [pytest.param(s, marks=() if s in FEW else pytest.mark.slow) for s in range(NETS)]
+FEW_COMPILED = (1, 2, 6)
+COMPILED = [
+    pytest.param(s, marks=() if s in FEW_COMPILED else pytest.mark.slow) for s in range(NETS)
+]
+
+
+def wrong_on_cpu(case: Case, seed: int) -> list[str]:
+    """What the CPU engine computes otherwise; with every other seed it takes minimal filtering
+    wherever that can be."""
+    used: list[object] = []
+    with pytest.MonkeyPatch.context() as m:
+        for kind in (winograd.Filtered, filtered_wgrad.FilteredWgrad):
+            launch = kind.launch
+            m.setattr(kind, "launch", lambda self, launch=launch: used.append(self) or launch(self))
+        if seed % 2:
+            m.setattr(winograd, "_GAIN", math.inf)
+        trial = Trial(case, CPU, seed)
+        return list(trial.differences(FILTERED if used else TOLERANCE))
+
+
+def wrong_on_cuda(case: Case, seed: int, folder: Path) -> list[str]:
+    """What the CUDA engine computes otherwise, its kernels compiled as C++; with every other seed
+    what follows a product is generated."""
+    with pytest.MonkeyPatch.context() as m:
+        backend = hosted(m, folder, -(seed % 2))
+        return list(Trial(case, backend, seed).differences())
+
+
+@cache
+def net_of(seed: int) -> str:
+    return drawn_net(RandomDraw(np.random.default_rng(seed)))
+
+
+def case_of_text(text: str) -> Case:
+    file = program(parse(text))
+    recipe = resolve(file)
+    case = case_of(file, None, recipe, recipe.data.batch)
+    assert case is not None
+    return case
+
+
+@pytest.mark.parametrize("seed", MANY)
+def test_drawn_nets_on_the_cpu(seed: int) -> None:
+    text = net_of(seed)
+    assert wrong_on_cpu(case_of_text(text), seed) == [], text
+
+
+@needs_compiler
+@pytest.mark.parametrize("seed", COMPILED)
+def test_drawn_nets_on_the_emulated_gpu(seed: int, tmp_path: Path) -> None:
+    text = net_of(seed)
+    assert wrong_on_cuda(case_of_text(text), seed, tmp_path) == [], text
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_each_layer_alone_on_the_cpu(layer: object) -> None:
+    text = alone(RandomDraw(np.random.default_rng(7)), layer)
+    assert text is not None
+    assert wrong_on_cpu(case_of_text(text), 0) == [], text
+
+
+MODELS = [
+    (path, net) for path in sorted((ROOT / "models").rglob("*.net")) for net in load(str(path)).nets
+]
+SMALL = {"alexnet", "cifar", "googlenet_small", "resnet8", "squeezenet_small", "preact8", "layer"}
+NAMED = [
+    pytest.param(*at, marks=() if at[1] in SMALL else pytest.mark.slow, id=f"{at[0].stem}-{at[1]}")
+    for at in MODELS
+]
+
+
+def case_of_model(path: Path, net: str) -> tuple[Case | None, int]:
+    """A net made small, under a recipe that is drawn for it, and the seed of that."""
+    seed = MODELS.index((path, net))
+    text = drawn_recipe(RandomDraw(np.random.default_rng(seed)), 3)
+    recipe = resolve(program(parse("net any { input(1x1x1); fc(2) }\n" + text)))
+    return case_of(load(str(path)), net, recipe, 3, Shrink(16)), seed
+
+
+@pytest.mark.parametrize(("path", "net"), NAMED)
+def test_models_on_the_cpu(path: Path, net: str) -> None:
+    case, seed = case_of_model(path, net)
+    assert case is None or wrong_on_cpu(case, seed) == []
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(("path", "net"), [(p, n) for p, n in MODELS])
+def test_models_on_the_emulated_gpu(path: Path, net: str, tmp_path: Path) -> None:
+    case, seed = case_of_model(path, net)
+    assert case is None or wrong_on_cuda(case, seed, tmp_path) == []
+
+
+UNREACHED = {"gram", "is_finite", "copy", "exp", "log", "maximum", "power"}
+"""What passes and mixed precision emit, and what no layer is made of."""
+
+
+@pytest.mark.slow
+def test_drawn_nets_hold_every_word_and_every_operator() -> None:
+    texts = [net_of(seed) for seed in range(NETS)]
+    assert set().union(*map(words, texts)) >= LAYERS.keys() - {"identity"}
+    graphs = [case_of_text(text).graph for text in texts]
+    met = {node.op for graph in graphs for node in graph.nodes.values()}
+    assert OPS.keys() - met == UNREACHED
