@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, program
+from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import draw
 from netdsl.train import checkpoint
 from netdsl.train.loop import Result, Trainer
@@ -124,6 +126,29 @@ def test_accumulated_batches_are_one_large_batch(optimizer: str) -> None:
         assert not values["head.weight.gradient"].any()
     for name in large.updates:
         np.testing.assert_allclose(values[name], expected[name], rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_every_batch_drops_other_values(accumulate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of one update too, and those of the next: one batch again and again, at a rate of 0,
+    has another loss each time."""
+    text = NET.replace("maxpool(2x2)", "dropout").replace("-> batchnorm ", "")
+    train = f"train {{ optimizer = sgd(lr=0), accumulate = {accumulate} }}"
+    stepper = Trainer(program(parse(text + train)), None, REFERENCE).stepper
+    losses: list[float] = []
+    run_once = Executor.run
+
+    def seen(self: Executor, inputs: Any) -> Any:
+        out = run_once(self, inputs)
+        losses.append(float(out["loss"]))
+        return out
+
+    monkeypatch.setattr(Executor, "run", seen)
+    with closing(stepper.groups()) as groups:
+        batch = next(groups)[0]
+    for _ in range(4):
+        stepper.update((batch,) * accumulate)
+    assert len(set(losses)) == len(losses) == 4 * accumulate
 
 
 def test_the_average_begins_at_the_weights_and_follows_them() -> None:
