@@ -568,7 +568,7 @@ FAULTS = (
         "netdsl/plan/verify.py",
         "(birth[rest] <= death[i])",
         "(birth[rest] < death[i])",
-        ("tests/test_plan.py",),
+        ("tests/test_damaged_plans.py",),
     ),
     Fault(
         "verify-deaths",
@@ -576,7 +576,7 @@ FAULTS = (
         "netdsl/plan/verify.py",
         "(death[rest] >= birth[i])",
         "(death[rest] > birth[i])",
-        ("tests/test_plan.py",),
+        ("tests/test_damaged_plans.py",),
     ),
     Fault(
         "verify-edges",
@@ -584,7 +584,7 @@ FAULTS = (
         "netdsl/plan/verify.py",
         "(spans[rest, 0] < spans[i, 1]) & (spans[rest, 1] > spans[i, 0])",
         "(spans[rest, 0] < spans[i, 1]) & (spans[rest, 0] >= spans[i, 0])",
-        ("tests/test_plan.py",),
+        ("tests/test_damaged_plans.py",),
     ),
     Fault(
         "verify-end-of-buffer",
@@ -592,7 +592,7 @@ FAULTS = (
         "netdsl/plan/verify.py",
         "first < 0 or last > size or",
         "first < 0 or first > size or",
-        ("tests/test_plan.py",),
+        ("tests/test_damaged_plans.py",),
     ),
     Fault(
         "verify-outputs-live",
@@ -600,7 +600,7 @@ FAULTS = (
         "netdsl/plan/verify.py",
         "touch(self.flow.base[name], len(self.plan.kernels))",
         "touch(self.flow.base[name], 0)",
-        ("tests/test_plan.py",),
+        ("tests/test_damaged_plans.py",),
     ),
     Fault(
         "verify-branches-live",
@@ -608,7 +608,7 @@ FAULTS = (
         "netdsl/plan/verify.py",
         "branch.root, branch.death = whole.root, max(branch.death, whole.death)",
         "branch.root = whole.root",
-        ("tests/test_plan.py",),
+        ("tests/test_damaged_plans.py",),
     ),
     Fault(
         "verify-handed-over-types",
@@ -616,7 +616,7 @@ FAULTS = (
         "netdsl/plan/verify.py",
         "alike = a.place.layout == b.place.layout and a.place.dtype == b.place.dtype",
         "alike = a.place.layout == b.place.layout",
-        ("tests/test_plan.py",),
+        ("tests/test_damaged_plans.py",),
     ),
     Fault(
         "verify-handed-over-sums",
@@ -624,7 +624,7 @@ FAULTS = (
         "netdsl/plan/verify.py",
         "return alike and sweep and once and self._even(kernel, a.name) is True",
         "return alike and sweep and self._even(kernel, a.name) is True",
-        ("tests/test_plan.py",),
+        ("tests/test_damaged_plans.py",),
     ),
     Fault(
         "verify-handed-over-unread",
@@ -632,7 +632,7 @@ FAULTS = (
         "netdsl/plan/verify.py",
         "self._even(kernel, a.name) is True",
         "self._even(kernel, a.name) is not False",
-        ("tests/test_plan.py",),
+        ("tests/test_damaged_plans.py",),
     ),
     Fault(
         "verify-state-read-late",
@@ -640,7 +640,7 @@ FAULTS = (
         "netdsl/plan/verify.py",
         "if writer.get(self.flow.base[name], i) < i:",
         "if writer.get(self.flow.base[name], i) < i - 1:",
-        ("tests/test_plan.py",),
+        ("tests/test_damaged_plans.py",),
     ),
     Fault(
         "verify-state-parts",
@@ -648,7 +648,7 @@ FAULTS = (
         "netdsl/plan/verify.py",
         "if even is False or again or (even is not None and value not in part.outputs):",
         "if even is False or again:",
-        ("tests/test_plan.py",),
+        ("tests/test_damaged_plans.py",),
     ),
     Fault(
         "verify-zeros-around",
@@ -656,7 +656,7 @@ FAULTS = (
         "netdsl/plan/verify.py",
         "if halo != (own and own.halo):",
         "if halo and not own:",
-        ("tests/test_plan.py",),
+        ("tests/test_damaged_plans.py",),
     ),
     Fault(
         "verify-order-of-outputs",
@@ -664,7 +664,7 @@ FAULTS = (
         "netdsl/plan/verify.py",
         "return leaf or self.written.get(base, now) < now",
         "return leaf or self.written.get(base, now - 1) < now",
-        ("tests/test_plan.py",),
+        ("tests/test_damaged_plans.py",),
     ),
     Fault(
         "reuse-while-read",

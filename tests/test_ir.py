@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netdsl.errors import NetError, Source, Span
 from netdsl.ir.builder import Builder
+from netdsl.ir.derivative import slope_error
 from netdsl.ir.evaluate import results
 from netdsl.ir.grad import grad
 from netdsl.ir.text import to_text
 from netdsl.ir.verify import verify
+from netdsl.ir.views import shown
 from netdsl.types import Graph, Node, TensorType
+from tests.conftest import HypothesisDraw
 from tests.golden import matches_golden
+from tests.graphs import block_step
 
 
 def vector(b: Builder, name: str, n: int = 3) -> Node:
@@ -75,12 +82,14 @@ def test_updates_and_outputs_are_evaluated() -> None:
     assert out["update w"].tolist() == [0.9, -1.0, 0.5]
 
 
-def planted(name: str, /, **changes: object) -> Graph:
-    """The small graph with one node changed."""
-    graph = small_graph()
-    nodes = dict(graph.nodes)
-    nodes[name] = replace(nodes[name], **changes)  # type: ignore[arg-type]
-    return replace(graph, nodes=nodes)
+def changed(graph: Graph, which: str, /, **changes: object) -> Graph:
+    """A graph with one node changed."""
+    node = replace(graph[which], **changes)  # type: ignore[arg-type]
+    return replace(graph, nodes={**graph.nodes, which: node})
+
+
+def planted(which: str, /, **changes: object) -> Graph:
+    return changed(small_graph(), which, **changes)
 
 
 def test_the_verifier_accepts_what_the_builder_makes() -> None:
@@ -123,3 +132,159 @@ def test_a_path_without_gradient_says_why() -> None:
     hit = b.cast(b.greater(x, b.const(0.0)), dtype="float64")
     with pytest.raises(NetError, match="constant almost everywhere"):
         grad(b, b.reduce_sum(hit, axes=(0,)), [x])
+
+
+# ---- damaged graphs
+
+
+def other_types(kind: TensorType) -> Iterator[TensorType]:
+    """Types that are not this one, of which one has its shape, and one its size."""
+    yield TensorType(kind.shape, "float32" if kind.dtype != "float32" else "float64")
+    yield TensorType((*kind.shape, 1), kind.dtype)
+    yield TensorType((*kind.shape, 2), kind.dtype)
+
+
+def damaged(graph: Graph) -> Iterator[tuple[str, Graph]]:
+    """A graph with one thing in it that is not so, for every node, output and update."""
+    names = list(graph.nodes)
+    for i, name in enumerate(names):
+        node = graph[name]
+        if node.op not in ("input", "state"):
+            for kind in other_types(node.type):
+                yield f"{name} as {kind}", changed(graph, name, type=kind)
+        yield f"{name} under another name", changed(graph, name, name=f"{name}?")
+        yield f"{name} of no operator", changed(graph, name, op=f"{node.op}?")
+        for place in range(len(node.args)):
+            for other in (name, names[-1] if i < len(names) - 1 else "?", "?"):
+                args = (*node.args[:place], other, *node.args[place + 1 :])
+                yield f"{name} reads {other}", changed(graph, name, args=args)
+    for label in graph.outputs:
+        yield f"{label} is nowhere", replace(graph, outputs={**graph.outputs, label: "?"})
+    for state in graph.updates:
+        kind = graph[state].type
+        strange = [n for n in names if graph[n].type != kind]
+        for value in ("?", *strange[:3], *strange[-3:]):
+            updates = {**graph.updates, state: value}
+            yield f"{state} becomes {value}", replace(graph, updates=updates)
+    for name in names:
+        if graph[name].op != "state":
+            updates = {**graph.updates, name: name}
+            yield f"{name} is updated", replace(graph, updates=updates)
+
+
+@pytest.mark.parametrize("net", [None, "covering", "network_in_network"])
+def test_the_verifier_refuses_whatever_is_not_so(net: str | None) -> None:
+    graph = block_step(net) if net else small_graph()
+    for what, wrong in damaged(graph):
+        try:
+            verify(wrong)
+        except AssertionError as e:
+            assert "internal error" in str(e), what  # noqa: PT017
+        else:
+            pytest.fail(f"let through: {what}")
+
+
+def test_an_update_has_the_element_type_of_its_state() -> None:
+    b = Builder(dtype="float64")
+    w = b.state("w", TensorType((2, 3), "float64"), ("normal", 1.0))
+    for value in (b.cast(w, dtype="float32"), b.reshape(w, shape=(3, 2))):
+        with pytest.raises(AssertionError, match="does not have its type"):
+            verify(b.graph({}, {"w": value}))
+    constant = b.const((1.0, 2.0))
+    with pytest.raises(AssertionError, match="is updated but is no state"):
+        verify(b.graph({}, {constant.name: constant}))
+
+
+# ---- what the builder refuses
+
+
+def test_the_builder_refuses_what_an_operator_does_not_take() -> None:
+    b = Builder(dtype="float64")
+    x = vector(b, "x")
+    with pytest.raises(AssertionError, match="relu has no attribute slope"):
+        b.relu(x, slope=0.1)
+    with pytest.raises(AssertionError, match="cast needs the attribute dtype"):
+        b.cast(x)
+    with pytest.raises(AssertionError, match="takes 2 operands, not 1"):
+        b.add(x)
+
+
+def test_a_name_stands_for_one_state() -> None:
+    b = Builder(dtype="float64")
+    w = b.state("w", TensorType((3,), "float64"), ("normal", 1.0))
+    assert b.state("w", w.type, ("normal", 1.0)) is w
+    for kind, law, trainable in (
+        (TensorType((4,), "float64"), ("normal", 1.0), True),
+        (w.type, ("normal", 2.0), True),
+        (w.type, ("normal", 1.0), False),
+    ):
+        with pytest.raises(AssertionError, match="w is already another state"):
+            b.state("w", kind, law, trainable)
+    with pytest.raises(AssertionError, match="w is already another state"):
+        b.input("w", w.type)
+
+
+def test_regions_begin_and_end() -> None:
+    b = Builder(dtype="float64")
+    x = vector(b, "x")
+    with b.at(None, "outer", region="one"):
+        with b.at(None, "inner", region="two"):
+            two = b.exp(x)
+        one = b.exp(x)
+    none = b.exp(x)
+    assert [n.region for n in (two, one, none)] == ["two", "one", ""]
+    assert b.exp(x) is none
+    with pytest.raises(ValueError, match="stop"), b.at(None, region="three"):
+        raise ValueError("stop")
+    assert b.tanh(x).region == ""
+
+
+@given(data=st.data())
+def test_a_sum_undoes_stretching(data: st.DataObject) -> None:
+    """`sum_to` is the gradient of NumPy's stretching: axes of size 1 and axes that are new."""
+    draw = HypothesisDraw(data)
+    full = tuple(draw.whole(1, 3) for _ in range(draw.whole(0, 4)))
+    kept = full[draw.whole(0, len(full)) :]
+    small = tuple(draw.pick((1, s)) for s in kept)
+    b = Builder(dtype="float64")
+    x = b.input("x", TensorType(full, "float64"))
+    y = b.sum_to(x, small)
+    assert y.type.shape == small
+    values = np.random.default_rng(0).standard_normal(full)
+    weights = np.random.default_rng(1).standard_normal(small)
+    found = results(b.graph({"y": y}), {"x": values})["y"]
+    total, expected = (found * weights).sum(), (values * weights).sum()
+    assert found.shape == small
+    assert total == pytest.approx(expected)
+
+
+def test_a_view_of_views_shows_what_lies_under_all_of_them() -> None:
+    b = Builder(dtype="float64")
+    x = b.exp(b.input("x", TensorType((2, 3), "float64")))
+    view = b.transpose(
+        b.reshape(b.slice(x, start=(0, 0), stop=(2, 2), step=(1, 1)), shape=(4, 1)), perm=(1, 0)
+    )
+    graph = b.graph({"y": view})
+    assert shown(graph, view.name) is x
+    assert shown(graph, x.name) is x
+
+
+# ---- slopes
+
+
+@pytest.mark.parametrize("slope", [1e-1, 1.0, -3.0, 1e4])
+@pytest.mark.parametrize("off", [0.0, 1e-5, -1e-3, 1.0])
+def test_the_error_of_a_slope_is_its_share(slope: float, off: float) -> None:
+    """Of a smooth function: the share of the slope that a prediction is off by."""
+    error = slope_error(lambda t: np.sin(t) * slope + t**3, slope * (1 + off))
+    assert error == pytest.approx(abs(off) / max(1, 1 + off), rel=1e-3, abs=1e-9)
+
+
+def test_a_slope_near_zero_is_held_against_a_hundredth() -> None:
+    assert slope_error(lambda t: 0.0, 1e-4) == pytest.approx(1e-2)
+    assert slope_error(lambda t: 1e-3 * t, 0.0) == pytest.approx(0.1)
+
+
+def test_there_is_no_slope_at_a_kink() -> None:
+    assert slope_error(lambda t: abs(t - 2e-4), 0.3) is None
+    assert slope_error(lambda t: abs(t - 0.1), -1.0) == pytest.approx(0, abs=1e-9)

@@ -61,12 +61,14 @@ class _Verifier:
         return [a for a in concat.args if a not in self.copied[concat.name]]
 
     def _complete_concats(self) -> None:
-        """A concatenation without a kernel is there with the last of its branches."""
+        """A concatenation is there with the last of its branches, copied or written in place."""
         for n in self.concats:
-            if n.name not in self.written and not self.copied[n.name]:
-                times = [self.written.get(a) for a in n.args]
-                if None not in times:
-                    self.written[n.name] = max(t for t in times if t is not None)
+            parts = [*self._inside(n), *([n.name] if self.copied[n.name] else [])]
+            times = [self.written[p] for p in parts if p in self.written]
+            if len(times) == len(parts):
+                self.written[n.name] = max(times)
+            else:
+                self.written.pop(n.name, None)
 
     def _verify_places(self) -> None:
         plan = self.plan
@@ -110,7 +112,7 @@ class _Verifier:
         def touch(name: str, now: int) -> None:
             place = self.plan.placements[name]
             if place.buffer == ARENA:
-                birth = self.written.get(name, now)
+                birth = min(self.written.get(name, now), now)
                 life = lives.setdefault(name, _Life(name, place, name, birth, now))
                 life.death = max(life.death, now)
 
