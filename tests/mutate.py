@@ -29,7 +29,7 @@ from tests.faults import AREAS, FAULTS, Fault
 ROOT = Path(__file__).parent.parent
 TIME_LIMIT = 600
 """Seconds that the tests of a fault may take."""
-CAUGHT, SURVIVED, STALE, TIMEOUT = "caught", "SURVIVED", "stale", "timeout"
+CAUGHT, TIMEOUT, SPARED, SURVIVED, STALE = "caught", "timeout", "spared", "SURVIVED", "stale"
 
 
 def stale(fault: Fault, root: Path = ROOT) -> str | None:
@@ -60,7 +60,7 @@ def _exists(test: str, root: Path) -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a fault: one of the four words, after how many seconds, seen by which test."""
+    """What became of a fault: one of the words above, after how many seconds, seen by which test."""
 
     fault: Fault
     word: str
@@ -69,12 +69,13 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        return self.word in (CAUGHT, TIMEOUT) or (self.word == SURVIVED and bool(self.fault.spared))
+        return self.word in (CAUGHT, TIMEOUT, SPARED)
 
     def __str__(self) -> str:
-        word = "spared" if self.word == SURVIVED and self.ok else self.word
-        told = self.fault.spared if word == "spared" else self.told
-        return f"{word:9} {self.seconds:6.1f} s  {self.fault.area:9} {self.fault.name:32} {told}"
+        told = self.fault.spared if self.word == SPARED else self.told
+        return (
+            f"{self.word:9}{self.seconds:6.1f} s  {self.fault.area:9} {self.fault.name:32} {told}"
+        )
 
 
 @dataclass
@@ -141,7 +142,8 @@ class Copy:
             code, told = self.run(fault.tests, TIME_LIMIT)
         finally:
             self.write(fault.file, sound)
-        word = TIMEOUT if code is None else SURVIVED if code == 0 else CAUGHT
+        survived = SPARED if fault.spared else SURVIVED
+        word = TIMEOUT if code is None else survived if code == 0 else CAUGHT
         return Outcome(fault, word, time.perf_counter() - started, told if code else "")
 
 

@@ -19,8 +19,12 @@ net n {
   c: globalavgpool -> fc(10)
 }
 """
-FOUND = {"params": 352, "macs": 10_890, "activations": 970}
-"""2*9*4+4 + 4*9*5+5 + 4*5+5 + 5*10+10; 100 or 20 or 20 places of each; 4*80 + 2*5*20 + 10."""
+FOUND = {
+    "params": (2 * 9 * 4 + 4) + (4 * 9 * 5 + 5) + (4 * 5 + 5) + (5 * 10 + 10),
+    "macs": 80 * 2 * 9 * 4 + 20 * 4 * 9 * 5 + 20 * 4 * 5 + 5 * 10,
+    "activations": 80 * 4 + 20 * 5 + 20 * 5 + 10,
+}
+"""`a` has 10x8 places before its pooling, `b` has 5x4."""
 
 
 def outcome(expectation: str, net: str = NET) -> Outcome:
@@ -64,11 +68,12 @@ def test_near_is_a_hundredth_of_what_is_claimed(params: int, claimed: str, ok: b
 @pytest.mark.parametrize(
     ("expectation", "ok"),
     [
-        ('shape("a") == 5x4x4', False),
+        ('shape("a") == 5x4x4', True),
         ('shape("a") == 5x5x4', False),
         ('shape("a") == 4x5x4', False),
         ('shape("a") == [5, 4]', False),
-        ('shape("a") != 5x4x4', True),
+        ('shape("a") != 5x4x4', False),
+        ('shape("a") != 5x4x5', True),
         ('shape("c") == 10', True),
         ('shape("c") == 11', False),
         ('shape("c") == 1x1x10', False),
@@ -91,3 +96,113 @@ def test_places_and_their_shapes(expectation: str, ok: bool | None) -> None:
             outcome(expectation)
     else:
         assert outcome(expectation).ok is ok
+
+
+SCALED = """
+net n {
+  image: input(4x4x1)
+  once: image -> conv(1, 1x1, weight=1, bias=no)
+  twice: image -> conv(1, 1x1, weight=2, bias=no)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("claim", "ok"),
+    [
+        ('equal("once", "twice", within=0.5)', True),
+        ('equal("twice", "once", within=0.5)', True),
+        ('equal("once", "twice", within=0.4999)', False),
+        ('equal("twice", "once", within=0.4999)', False),
+        ('not equal("once", "twice", within=0.5)', False),
+        ('not equal("once", "twice", within=0.4999)', True),
+        ('equal("image", "once")', True),
+        ('equal("image", "once", within=0)', True),
+        ('gradient("once") > 0', False),
+        ('gradient("twice") > 0.5', True),
+    ],
+)
+def test_values_that_are_compared_are_compared_with_the_larger(claim: str, ok: bool) -> None:
+    """Half of the larger one apart, which is no more than half."""
+    assert outcome(claim, SCALED).ok is ok
+
+
+@pytest.mark.parametrize(
+    ("expectation", "complaint"),
+    [
+        ("params", "is no expectation"),
+        ("params + 1", "is no expectation"),
+        ("parms == 1", "knows no `parms`"),
+        ('shape("z") == 1', "no place `z`"),
+        ('equal("a", "b")', "never equal"),
+        ('equal("a")', "needs `b`"),
+        ('equal("a", "z")', "no place `z`"),
+        ('equal("a", "a", within=-1)', "within"),
+        ('shape("a") < "a"', "unlike things"),
+        ("test_accuracy > 0.9", "known when a net is trained"),
+        ("accuracy > 0.9", "known when a net is trained"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_dry_or_not(expectation: str, complaint: str) -> None:
+    p = program(parse(f"{NET}\ntest n {{ {expectation} }}"))
+    for run in (run_test, check_test):
+        with pytest.raises(NetError, match=complaint):
+            run(p, p.tests[0])
+
+
+# ---- of a run
+
+
+@pytest.mark.parametrize(
+    ("claim", "accuracy", "ok"),
+    [
+        *[(">= 0.5", 0.5, True), (">= 0.5", 0.4999, False), ("> 0.5", 0.5, False)],
+        *[("> 0.5", 0.5001, True), ("<= 0.5", 0.5, True), ("<= 0.5", 0.5001, False)],
+        *[("< 0.5", 0.5, False), ("< 0.5", 0.4999, True), ("== 0.5", 0.5, True)],
+        *[("== 0.5", 0.5001, False), ("!= 0.5", 0.5, False), ("!= 0.5", 0.5001, True)],
+        *[(">= 0.5 and test_loss < 1", 0.5, False), (">= 0.5 or test_loss < 1", 0.5, True)],
+        *[(">= 0.5 or test_loss > 1", 0.4, True), (">= 0.5 or test_loss < 1", 0.4, False)],
+    ],
+)
+def test_a_run_meets_what_it_meets(claim: str, accuracy: float, ok: bool) -> None:
+    condition = parse_expression(f"test_accuracy {claim}", "")
+    check_expectation(condition, held_out=0.1)
+    (met,) = judge([condition], {"test_accuracy": accuracy, "test_loss": 2.0})
+    assert met.ok is ok
+    assert f"test_accuracy is {accuracy:.4f}" in met.found
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_what_is_no_number_meets_nothing(value: float | None) -> None:
+    claims = [parse_expression(f"test_loss {op} 1", "") for op in (">", "<", "==")]
+    met = judge(claims, {"test_loss": value, "train_loss": 0.5})
+    assert [m.ok for m in met] == [False] * 3
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_what_will_not_be_measured_is_refused_before(metric: str) -> None:
+    condition = parse_expression(f"0.9 < {metric}", "")
+    if metric.startswith("val_"):
+        for nothing in (0, 0.0):
+            with pytest.raises(NetError, match="holds nothing out"):
+                check_expectation(condition, nothing)
+    check_expectation(condition, 0.1)
+    check_expectation(condition, 100)
+    both = parse_expression(f"(0.5 > train_loss or not ({metric} > 2))", "")
+    for expected in (condition, both):
+        if metric.startswith("test_"):
+            with pytest.raises(NetError, match="no test set"):
+                check_tested([parse_expression("train_loss < 9", ""), expected])
+        else:
+            check_tested([expected])
+
+
+def test_a_recipe_s_expectations_are_looked_at() -> None:
+    text = "net n { input(8x8x1); fc(10) }\ndata { source = digits, validation = 0 }\n"
+    for expected, complaint in (
+        ("val_loss < 1", "holds nothing out"),
+        ("val_top5 > 0", "no metric"),
+        ("test_accuracy", "a condition is"),
+    ):
+        with pytest.raises(NetError, match=complaint):
+            resolve(program(parse(f"{text}train {{ expect {expected} }}")))
