@@ -1374,7 +1374,7 @@ FAULTS = (
         "netdsl/data/idx.py",
         "if whole and len(body) != count:",
         "if whole and len(body) > count:",
-        ("tests/test_data.py",),
+        ("tests/test_data_guards.py",),
     ),
     Fault(
         "idx-rank",
@@ -1382,7 +1382,7 @@ FAULTS = (
         "netdsl/data/idx.py",
         'head[:3] != b"\\x00\\x00\\x08" or head[3] != rank',
         'head[:3] != b"\\x00\\x00\\x08"',
-        ("tests/test_data.py",),
+        ("tests/test_data_guards.py",),
     ),
     Fault(
         "mnist-label-of-11",
@@ -1390,7 +1390,7 @@ FAULTS = (
         "netdsl/data/mnist.py",
         "if labels.max() >= classes:",
         "if labels.max() > classes:",
-        ("tests/test_data.py",),
+        ("tests/test_data_guards.py",),
     ),
     Fault(
         "mnist-counts-differ",
@@ -1398,7 +1398,7 @@ FAULTS = (
         "netdsl/data/mnist.py",
         "if shape[0] != labels:",
         "if shape[0] < labels:",
-        ("tests/test_data.py",),
+        ("tests/test_data_guards.py",),
     ),
     Fault(
         "mnist-test-unseen",
@@ -1406,7 +1406,7 @@ FAULTS = (
         "netdsl/data/mnist.py",
         "for images_name, labels_name in FILES.values():",
         'for images_name, labels_name in (FILES["train"],):',
-        ("tests/test_data.py",),
+        ("tests/test_data_guards.py",),
     ),
     Fault(
         "cifar-label-of-11",
@@ -1414,7 +1414,7 @@ FAULTS = (
         "netdsl/data/cifar.py",
         "wrong = np.flatnonzero(records[:, 0] >= classes)",
         "wrong = np.flatnonzero(records[:, 0] > classes)",
-        ("tests/test_sources.py",),
+        ("tests/test_data_guards.py",),
     ),
     Fault(
         "cifar-truncated",
@@ -1422,7 +1422,7 @@ FAULTS = (
         "netdsl/data/cifar.py",
         "if not content or len(content) % RECORD or",
         "if not content or",
-        ("tests/test_sources.py",),
+        ("tests/test_data_guards.py",),
     ),
     Fault(
         "npz-labels-below-0",
@@ -1430,7 +1430,7 @@ FAULTS = (
         "netdsl/data/npz.py",
         "if labels.min() < 0 or labels.max() >= 100_000:",
         "if labels.max() >= 100_000:",
-        ("tests/test_sources.py",),
+        ("tests/test_data_guards.py",),
     ),
     Fault(
         "npz-counts-differ",
@@ -1438,7 +1438,7 @@ FAULTS = (
         "netdsl/data/npz.py",
         "if len(images) != len(labels):",
         "if len(images) < len(labels):",
-        ("tests/test_sources.py",),
+        ("tests/test_data_guards.py",),
     ),
     Fault(
         "npz-test-of-another-size",
@@ -1446,7 +1446,7 @@ FAULTS = (
         "netdsl/data/npz.py",
         "if test is not None and test.shape != train.shape:",
         "if test is not None and len(test.shape or ()) != len(train.shape or ()):",
-        ("tests/test_sources.py",),
+        ("tests/test_data_guards.py",),
     ),
     Fault(
         "download-unchecked",
@@ -1470,10 +1470,7 @@ FAULTS = (
         "netdsl/data/samples.py",
         "return zlib.crc32(labels.data, zlib.crc32(np.ascontiguousarray(self.images).data))",
         "return zlib.crc32(np.ascontiguousarray(self.images).data)",
-        (
-            "tests/test_data.py",
-            "tests/test_run_directory.py::test_other_data_are_not_learnt_from_half_way",
-        ),
+        ("tests/test_data_guards.py",),
     ),
     Fault(
         "split-shares-one",
@@ -1481,7 +1478,7 @@ FAULTS = (
         "netdsl/data/samples.py",
         "return samples.take(np.sort(order[count:])),",
         "return samples.take(np.sort(order[max(count - 1, 0) :])),",
-        ("tests/test_data.py",),
+        ("tests/test_data_guards.py",),
     ),
     Fault(
         "epochs-augmented-alike",
@@ -1513,11 +1510,7 @@ FAULTS = (
         "netdsl/data/config.py",
         "tuple(1 / (255 * s) for s in std)",
         "tuple(1 / (256 * s) for s in std)",
-        (
-            "tests/test_data.py",
-            "tests/test_training.py",
-            "tests/test_docs.py",
-        ),
+        ("tests/test_data_guards.py",),
     ),
     Fault(
         "normalize-known-mean",
@@ -1525,11 +1518,7 @@ FAULTS = (
         "netdsl/data/config.py",
         "[0.4914, 0.4822, 0.4465]",
         "[0.4914, 0.4465, 0.4822]",
-        (
-            "tests/test_data.py",
-            "tests/test_sources.py",
-            "tests/test_docs.py",
-        ),
+        ("tests/test_data_guards.py",),
     ),
     Fault(
         "lighting-sign",
@@ -1537,7 +1526,7 @@ FAULTS = (
         "netdsl/data/colour.py",
         "[-0.5675, -0.5808, -0.5836]",
         "[-0.5675, -0.5808, 0.5836]",
-        ("tests/test_photographs.py",),
+        ("tests/test_data_guards.py",),
     ),
     Fault(
         "grey-weights",
@@ -1545,7 +1534,7 @@ FAULTS = (
         "netdsl/data/colour.py",
         "np.array([0.299, 0.587, 0.114], np.float32)",
         "np.array([0.114, 0.587, 0.299], np.float32)",
-        ("tests/test_photographs.py",),
+        ("tests/test_data_guards.py",),
     ),
     Fault(
         "sixteen-bit-pictures",
@@ -1722,7 +1711,7 @@ FAULTS = (
         "netdsl/train/expect.py",
         'outcomes.append(Met(text, False, f"{missing[0]} was not measured"))',
         'outcomes.append(Met(text, True, f"{missing[0]} was not measured"))',
-        ("tests/test_training.py::test_what_was_not_measured_meets_no_expectation",),
+        ("tests/test_expectations.py",),
     ),
     Fault(
         "expect-val-of-nothing",
@@ -1730,11 +1719,7 @@ FAULTS = (
         "netdsl/train/expect.py",
         'if e.name.startswith("val_") and not held_out:',
         'if e.name.startswith("val_") and held_out is None:',
-        (
-            "tests/test_training.py",
-            "tests/test_recipes.py",
-            "tests/test_run_directory.py",
-        ),
+        ("tests/test_expectations.py",),
     ),
     Fault(
         "expect-test-of-nothing",
@@ -1742,12 +1727,7 @@ FAULTS = (
         "netdsl/train/expect.py",
         'if e.name.startswith("test_"):',
         'if e.name.startswith("test_") and e.name.endswith("_top1"):',
-        (
-            "tests/test_training.py",
-            "tests/test_run_directory.py",
-            "tests/test_sources.py",
-            "tests/test_folder.py",
-        ),
+        ("tests/test_expectations.py",),
     ),
     Fault(
         "guard-of-infinity",
@@ -1859,11 +1839,7 @@ FAULTS = (
         "netdsl/insight/gradcheck.py",
         "TOLERANCE = 1e-5",
         "TOLERANCE = 1e-3",
-        (
-            "tests/test_models.py",
-            "tests/test_contract.py",
-            "tests/test_cli.py::test_gradcheck",
-        ),
+        ("tests/test_gradcheck.py",),
     ),
     Fault(
         "gradcheck-of-small-weights",
@@ -1871,10 +1847,7 @@ FAULTS = (
         "netdsl/insight/gradcheck.py",
         "value = value * (_LEAST_SCALE / scale)",
         "value = value * 1.0",
-        (
-            "tests/test_models.py",
-            "tests/test_contract.py",
-        ),
+        ("tests/test_gradcheck.py",),
     ),
     Fault(
         "gradcheck-behind-a-zero",
@@ -1882,10 +1855,7 @@ FAULTS = (
         "netdsl/insight/gradcheck.py",
         "value = value + 0.1 * rng.standard_normal(value.shape)",
         "value = value + 0.0 * rng.standard_normal(value.shape)",
-        (
-            "tests/test_models.py",
-            "tests/test_contract.py",
-        ),
+        ("tests/test_gradcheck.py",),
     ),
     Fault(
         "gradcheck-best-operand",
@@ -1893,10 +1863,7 @@ FAULTS = (
         "netdsl/insight/gradcheck.py",
         "return max(errors) if errors else None",
         "return min(errors) if errors else None",
-        (
-            "tests/test_models.py",
-            "tests/test_contract.py",
-        ),
+        ("tests/test_gradcheck.py",),
     ),
     Fault(
         "gradcheck-not-the-whole",
@@ -1904,11 +1871,7 @@ FAULTS = (
         "netdsl/insight/gradcheck.py",
         "    if whole is not None:\n        yield whole\n",
         "",
-        (
-            "tests/test_models.py",
-            "tests/test_contract.py",
-            "tests/test_cli.py::test_gradcheck",
-        ),
+        ("tests/test_gradcheck.py",),
     ),
     Fault(
         "close-is-a-tenth",
@@ -1916,11 +1879,7 @@ FAULTS = (
         "netdsl/insight/expectations.py",
         "CLOSE = 0.01",
         "CLOSE = 0.1",
-        (
-            "tests/test_trial.py",
-            "tests/test_cli.py",
-            "tests/test_diagnostics.py",
-        ),
+        ("tests/test_expectations.py",),
     ),
     Fault(
         "close-to-the-found",
@@ -1928,10 +1887,7 @@ FAULTS = (
         "netdsl/insight/expectations.py",
         "abs(a - b) <= CLOSE * abs(b)",
         "abs(a - b) <= CLOSE * abs(a)",
-        (
-            "tests/test_trial.py",
-            "tests/test_cli.py",
-        ),
+        ("tests/test_expectations.py",),
     ),
     Fault(
         "less-or-equal",
@@ -1939,11 +1895,7 @@ FAULTS = (
         "netdsl/insight/expectations.py",
         '"<": lambda a, b: bool(a < b)',
         '"<": lambda a, b: bool(a <= b)',
-        (
-            "tests/test_trial.py",
-            "tests/test_cli.py",
-            "tests/test_contract.py",
-        ),
+        ("tests/test_expectations.py",),
     ),
     Fault(
         "more-or-equal",
@@ -1951,11 +1903,7 @@ FAULTS = (
         "netdsl/insight/expectations.py",
         '">=": lambda a, b: bool(a >= b)',
         '">=": lambda a, b: bool(a > b)',
-        (
-            "tests/test_trial.py",
-            "tests/test_cli.py",
-            "tests/test_contract.py",
-        ),
+        ("tests/test_expectations.py",),
     ),
     Fault(
         "unlike-is-like",
@@ -1963,11 +1911,7 @@ FAULTS = (
         "netdsl/insight/expectations.py",
         '"!=": lambda a, b: not same(a, b)',
         '"!=": lambda a, b: a is not b',
-        (
-            "tests/test_trial.py",
-            "tests/test_cli.py",
-            "tests/test_contract.py",
-        ),
+        ("tests/test_expectations.py",),
     ),
     Fault(
         "equal-within",
@@ -1975,7 +1919,7 @@ FAULTS = (
         "netdsl/insight/expectations.py",
         '(off <= given["within"]) != negated',
         '(off < given["within"]) != negated',
-        ("tests/test_trial.py",),
+        ("tests/test_expectations.py",),
     ),
     Fault(
         "equal-of-one-size",
@@ -1983,7 +1927,7 @@ FAULTS = (
         "netdsl/insight/trial.py",
         "largest = max(np.abs(x).max(), np.abs(y).max())",
         "largest = np.abs(x).max()",
-        ("tests/test_trial.py",),
+        ("tests/test_expectations.py",),
     ),
     Fault(
         "field-of-dilation",

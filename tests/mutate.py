@@ -60,7 +60,7 @@ def _exists(test: str, root: Path) -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a fault: one of the words above, after how many seconds, seen by which test."""
+    """What became of a fault: one of the words above, the seconds, and the test that saw it."""
 
     fault: Fault
     word: str
