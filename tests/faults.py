@@ -241,10 +241,7 @@ FAULTS = (
         "netdsl/ir/builder.py",
         "self.span, self._hint, self.region = before",
         "self.span, self._hint = before[:2]",
-        (
-            "tests/test_ir.py",
-            "tests/test_passes.py",
-        ),
+        ("tests/test_ir.py",),
     ),
     Fault(
         "unknown-attributes",
@@ -269,8 +266,8 @@ FAULTS = (
         "if s != x.type.shape[a] or a < extra)",
         "if s != x.type.shape[a])",
         (
-            "tests/test_gradients.py",
             "tests/test_ir.py",
+            "tests/test_gradients.py",
         ),
     ),
     Fault(
@@ -302,8 +299,8 @@ FAULTS = (
         "floor: float = 1e-2",
         "floor: float = 10.0",
         (
-            "tests/test_gradients.py",
             "tests/test_ir.py",
+            "tests/test_gradients.py",
         ),
     ),
     Fault(
@@ -313,8 +310,8 @@ FAULTS = (
         "KINK = 1e-4",
         "KINK = 1e-14",
         (
-            "tests/test_gradients.py",
             "tests/test_ir.py",
+            "tests/test_gradients.py",
         ),
     ),
     Fault(
@@ -363,10 +360,7 @@ FAULTS = (
         "netdsl/ir/views.py",
         '    while OPS[node.op].kind == "view":',
         '    if OPS[node.op].kind == "view":',
-        (
-            "tests/test_plan.py",
-            "tests/test_ir.py",
-        ),
+        ("tests/test_ir.py",),
     ),
     Fault(
         "text-rounds",
@@ -713,7 +707,7 @@ FAULTS = (
         "netdsl/plan/updates.py",
         "value in given_out or times[value] > 1:",
         "value in given_out:",
-        ("tests/test_plan.py",),
+        ("tests/test_plan.py::test_two_states_may_become_one_value",),
     ),
     Fault(
         "state-moments",
@@ -1094,10 +1088,7 @@ FAULTS = (
         "netdsl/language/evaluate.py",
         "isinstance(a, int) and isinstance(b, int) and a % b == 0",
         "isinstance(a, int) and isinstance(b, int)",
-        (
-            "tests/test_language.py",
-            "tests/test_contract.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "index-behind-the-end",
@@ -1105,11 +1096,7 @@ FAULTS = (
         "netdsl/language/evaluate.py",
         "if not -len(value) <= at < len(value):",
         "if not -len(value) <= at <= len(value):",
-        (
-            "tests/test_language.py",
-            "tests/test_contract.py",
-            "tests/test_fuzz.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "round-half-to-even",
@@ -1117,10 +1104,7 @@ FAULTS = (
         "netdsl/language/evaluate.py",
         "lambda x: math.floor(x + 0.5)",
         "round",
-        (
-            "tests/test_contract.py",
-            "tests/test_language.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "or-needs-all",
@@ -1128,10 +1112,7 @@ FAULTS = (
         "netdsl/language/evaluate.py",
         "return stop if any(truth(e, scope) == stop for e in operands) else not stop",
         "return stop if all(truth(e, scope) == stop for e in operands) else not stop",
-        (
-            "tests/test_language.py",
-            "tests/test_contract.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "a-yes-equals-1",
@@ -1139,10 +1120,7 @@ FAULTS = (
         "netdsl/language/evaluate.py",
         "isinstance(b, int) and not isinstance(b, bool):",
         "isinstance(b, int):",
-        (
-            "tests/test_language.py",
-            "tests/test_contract.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "list-limit",
@@ -1150,11 +1128,7 @@ FAULTS = (
         "netdsl/language/evaluate.py",
         "if len(left) + len(right) > LONGEST_LIST:",
         "if len(left) > LONGEST_LIST:",
-        (
-            "tests/test_contract.py",
-            "tests/test_language.py",
-            "tests/test_fuzz.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "loop-keeps-its-variable",
@@ -1162,10 +1136,7 @@ FAULTS = (
         "netdsl/language/elaborate.py",
         "        frame.variables.clear()\n        frame.variables.update(outer)\n",
         "",
-        (
-            "tests/test_contract.py",
-            "tests/test_language.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "repeats-most",
@@ -1173,11 +1144,7 @@ FAULTS = (
         "netdsl/language/elaborate.py",
         "if not 0 <= times <= MOST_REPEATS:",
         "if not -1 <= times <= MOST_REPEATS:",
-        (
-            "tests/test_diagnostics.py",
-            "tests/test_contract.py",
-            "tests/test_language.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "shared-sees-later-values",
@@ -1185,10 +1152,7 @@ FAULTS = (
         "netdsl/language/elaborate.py",
         "replace(frame, variables=dict(frame.variables))",
         "frame",
-        (
-            "tests/test_contract.py",
-            "tests/test_language.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "else-of-nothing",
@@ -1196,10 +1160,7 @@ FAULTS = (
         "netdsl/language/elaborate.py",
         "return self._body(choice.otherwise, current, frame) if choice.otherwise else current",
         "return self._body(choice.otherwise or choice.arms[-1][1], current, frame)",
-        (
-            "tests/test_language.py",
-            "tests/test_contract.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "output-called-main",
@@ -1207,11 +1168,7 @@ FAULTS = (
         "netdsl/language/elaborate.py",
         'if names.path == "main":',
         'if names.path == "Main":',
-        (
-            "tests/test_contract.py",
-            "tests/test_language.py",
-            "tests/test_diagnostics.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "instance-order",
@@ -1219,7 +1176,7 @@ FAULTS = (
         "netdsl/language/program.py",
         "for layer in reversed(layers):",
         "for layer in layers:",
-        ("tests/test_language.py",),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "inherited-entries-win",
@@ -1227,11 +1184,7 @@ FAULTS = (
         "netdsl/language/program.py",
         "return replace(heir, entries=(*kept, *heir.entries))",
         "return replace(heir, entries=(*heir.entries, *kept))",
-        (
-            "tests/test_language.py",
-            "tests/test_contract.py",
-            "tests/test_recipes.py",
-        ),
+        ("tests/test_language.py",),
         spared="no name occurs in both, and entries are read by name",
     ),
     Fault(
@@ -1240,11 +1193,7 @@ FAULTS = (
         "netdsl/language/program.py",
         "if (item.kind, item.name) in seen:",
         "if item.name and (item.kind, item.name) in seen:",
-        (
-            "tests/test_contract.py",
-            "tests/test_language.py",
-            "tests/test_diagnostics.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "set-of-one-section",
@@ -1252,10 +1201,7 @@ FAULTS = (
         "netdsl/language/override.py",
         "if named and len(path) > 1:",
         "if named and len(path) > 2:",
-        (
-            "tests/test_language.py",
-            "tests/test_run_directory.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "set-beside-the-old",
@@ -1263,7 +1209,7 @@ FAULTS = (
         "netdsl/language/override.py",
         "kept = tuple(a for a in args if a.name != name)",
         "kept = tuple(args)",
-        ("tests/test_language.py",),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "brackets-too-deep",
@@ -1271,10 +1217,7 @@ FAULTS = (
         "netdsl/language/parse.py",
         "if depth > DEEPEST_NESTING:",
         "if depth > DEEPEST_NESTING * 100:",
-        (
-            "tests/test_diagnostics.py",
-            "tests/test_fuzz.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "written-without-brackets",
@@ -1290,10 +1233,7 @@ FAULTS = (
         "netdsl/layers/convolution.py",
         "((s // 2, s) for s in sides)",
         "((-(-s // 2), s) for s in sides)",
-        (
-            "tests/test_language.py",
-            "tests/test_contract.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "he-counts-groups",
@@ -1301,7 +1241,7 @@ FAULTS = (
         "netdsl/layers/convolution.py",
         "fans = Fans(area * c // groups, area * channels // groups)",
         "fans = Fans(area * c, area * channels // groups)",
-        ("tests/test_contract.py",),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "running-variance-biased",
@@ -1309,10 +1249,7 @@ FAULTS = (
         "netdsl/layers/normalization.py",
         "unbiased = (1.0, count / (count - 1))",
         "unbiased = (1.0, 1.0)",
-        (
-            "tests/test_language.py",
-            "tests/test_contract.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "running-momentum",
@@ -1320,10 +1257,7 @@ FAULTS = (
         "netdsl/layers/normalization.py",
         "b.ema(state, value, decay=1 - momentum)",
         "b.ema(state, value, decay=momentum)",
-        (
-            "tests/test_language.py",
-            "tests/test_contract.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "ceil-mode-start",
@@ -1331,10 +1265,7 @@ FAULTS = (
         "netdsl/layers/pooling.py",
         "if (count - 1) * s >= n + low:",
         "if (count - 1) * s > n + low:",
-        (
-            "tests/test_contract.py",
-            "tests/test_language.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "shrink-rounds-down",
@@ -1350,11 +1281,7 @@ FAULTS = (
         "netdsl/kinds.py",
         "if not self.low <= value <= self.high:\n",
         "if not self.low <= value:\n",
-        (
-            "tests/test_language.py",
-            "tests/test_contract.py",
-            "tests/test_diagnostics.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "kinds-number-above",
@@ -1362,11 +1289,7 @@ FAULTS = (
         "netdsl/kinds.py",
         "self.above < value < self.below",
         "self.above <= value < self.below",
-        (
-            "tests/test_language.py",
-            "tests/test_contract.py",
-            "tests/test_recipes.py",
-        ),
+        ("tests/test_language_edges.py",),
     ),
     Fault(
         "idx-truncated",
@@ -1494,7 +1417,10 @@ FAULTS = (
         "netdsl/data/samples.py",
         "[d[index] for d in draws]), part.labels, ones)",
         "[d[start : start + size] for d in draws]), part.labels, ones)",
-        ("tests/test_augment.py",),
+        (
+            "tests/test_augment.py",
+            "tests/test_data_guards.py",
+        ),
     ),
     Fault(
         "filling-counts",
@@ -1951,7 +1877,7 @@ FAULTS = (
         "netdsl/insight/receptive.py",
         "return max(f[part][0] for f in fields), max(f[part][1] for f in fields)",
         "return fields[0][part]",
-        ("tests/test_contract.py::test_receptive_fields",),
+        ("tests/test_expectations.py::test_places_and_their_shapes",),
     ),
     Fault(
         "published-in-percent",

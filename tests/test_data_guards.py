@@ -15,7 +15,8 @@ from netdsl.data.augment import chosen_of
 from netdsl.data.config import STATISTICS, resolve_data
 from netdsl.data.idx import read_idx
 from netdsl.data.npz import read_arrays
-from netdsl.data.samples import Dataset, Samples, split
+from netdsl.data.preparation import Preparation
+from netdsl.data.samples import Dataset, Samples, rng, split, training_batches
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
@@ -278,3 +279,15 @@ def test_light_is_added_along_the_published_components(component: int, added: li
     draws = [0.977249868 if i == component else 0.5 for i in range(3)]
     found = changed("lighting", [128, 128, 128], draws, std=1.0)
     assert found == [round(128 + 2 * a) for a in added]
+
+
+def test_an_image_has_the_draw_of_its_own_number() -> None:
+    """Whatever place it has in the order of an epoch: a run goes on with the same pictures."""
+    seed, epoch, n = 3, 5, 40
+    images = np.tile(np.array([1, 2], np.uint8).reshape(1, 1, 2, 1), (n, 1, 1, 1))
+    flips = Preparation((chosen_of("hflip"),), (1, 2, 1))
+    draws = rng(seed, 2**33 + epoch).random((n, 1))[:, 0]
+    labelled = Samples(images, np.arange(n, dtype=np.int32))
+    for batch in training_batches(labelled, 8, seed, epoch, augment=flips):
+        first = np.asarray(batch.images)[:, 0, 0, 0]
+        assert (first == 2).tolist() == (draws[batch.labels] < 0.5).tolist()

@@ -15,7 +15,7 @@ NET = """
 net n {
   image: input(12x10x2)
   a: conv(4, 3x3, dilation=2, pad=[0, 2, 0, 2]) -> maxpool(2x2)
-  b: add { a -> conv(5, 3x3, pad=same) | a -> conv(5, 1x1) } -> relu
+  b: add { a -> conv(5, 1x1) | a -> conv(5, 3x3, pad=same) } -> relu
   c: globalavgpool -> fc(10)
 }
 """

@@ -308,6 +308,17 @@ def test_states_that_trade_places_and_states_that_are_given_out() -> None:
         same_as_the_interpreter(mixed_up, fusion, steps=3)
 
 
+def test_two_states_may_become_one_value() -> None:
+    b = Builder(dtype="float64")
+    u, w = (b.state(n, TensorType((3,), "float64"), ("normal", 1.0)) for n in "uw")
+    both = b.add(u, w)
+    for updates in ({"u": both, "w": both}, {"u": both, "w": b.neg(both)}):
+        graph = b.graph({}, updates)
+        for fusion in FUSIONS:
+            sound(graph, fusion)
+            same_as_the_interpreter(graph, fusion, steps=3)
+
+
 def test_recomputing_blocks_lowers_the_peak() -> None:
     network = elaborate(
         load(str(ROOT / "models/resnet.net")), "resnet50", Settings(batch=8, training=True)
