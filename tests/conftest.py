@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 settings.register_profile(
@@ -22,6 +22,11 @@ settings.register_profile(
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+settings.register_profile(
+    "planted",  # an example that fails is enough where a fault was planted, it need not be small
+    settings.get_profile("netdsl"),
+    phases=[Phase.explicit, Phase.generate],
 )
 settings.load_profile("netdsl")
 

@@ -113,6 +113,7 @@ class Copy:
         data = os.environ.get("NETDSL_DATA", str(ROOT.parent / "shared" / "data"))
         own = {"PYTHONPATH": str(self.root), "NETDSL_CACHE": str(self.cache), "NETDSL_DATA": data}
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-n", "0"]
+        command += ["--hypothesis-profile", "planted"]
         process = subprocess.Popen(
             [*command, *tests],
             cwd=self.root,
