@@ -1957,7 +1957,7 @@ FAULTS = (
         "netdsl/cli/inspecting.py",
         "ok = all(r.ok for r in rows)",
         "ok = any(r.ok for r in rows)",
-        ("tests/test_cli.py::test_gradcheck",),
+        ("tests/test_exit_codes.py",),
     ),
     Fault(
         "train-exit-code",
@@ -1965,10 +1965,7 @@ FAULTS = (
         "netdsl/cli/training.py",
         "return OK if all(m.ok for m in judged) else FAULTY",
         "return OK if any(m.ok for m in judged) or not judged else FAULTY",
-        (
-            "tests/test_cli.py",
-            "tests/test_models.py::test_a_small_recipe_meets_its_expectations",
-        ),
+        ("tests/test_exit_codes.py",),
     ),
     Fault(
         "overfit-exit-code",
@@ -1976,10 +1973,7 @@ FAULTS = (
         "netdsl/cli/training.py",
         "return OK if found.ok else FAULTY",
         "return OK",
-        (
-            "tests/test_cli.py::test_overfit_tells_the_first_loss_and_the_last",
-            "tests/test_guards.py",
-        ),
+        ("tests/test_exit_codes.py",),
     ),
     Fault(
         "resume-forgets-the-device",
@@ -1987,10 +1981,7 @@ FAULTS = (
         "netdsl/cli/training.py",
         'words += ["--device", device] if device != "auto" else []',
         'words += ["--device", device] if device == "auto" else []',
-        (
-            "tests/test_cli.py",
-            "tests/test_killed.py",
-        ),
+        ("tests/test_cli.py::test_an_interrupted_run_ends_with_130",),
     ),
     Fault(
         "colon-in-a-path",
@@ -1998,10 +1989,7 @@ FAULTS = (
         "netdsl/cli/files.py",
         'if not colon or Path(file).exists() or "/" in name',
         'if not colon or "/" in name',
-        (
-            "tests/test_cli.py",
-            "tests/test_contract.py",
-        ),
+        ("tests/test_exit_codes.py",),
     ),
     Fault(
         "second-run-in-a-folder",
@@ -2009,11 +1997,7 @@ FAULTS = (
         "netdsl/cli/files.py",
         'for place in (name, f"*/{name}")',
         "for place in (name,)",
-        (
-            "tests/test_cli.py",
-            "tests/test_contract.py",
-            "tests/test_run_directory.py",
-        ),
+        ("tests/test_run_directory.py::test_a_directory_that_holds_runs_takes_no_new_one",),
     ),
     Fault(
         "interrupted-is-1",
@@ -2029,11 +2013,7 @@ FAULTS = (
         "netdsl/cli/app.py",
         "print(json.dumps(finite(value), allow_nan=False))",
         "print(json.dumps(value))",
-        (
-            "tests/test_cli.py",
-            "tests/test_contract.py",
-            "tests/test_timing.py",
-        ),
+        ("tests/test_exit_codes.py",),
     ),
     Fault(
         "channel-below-0",
@@ -2041,7 +2021,7 @@ FAULTS = (
         "netdsl/cli/picturing.py",
         "if not channel.isdecimal():",
         'if not channel.lstrip("-").isdecimal():',
-        ("tests/test_picturing.py",),
+        ("tests/test_exit_codes.py",),
     ),
     Fault(
         "silent-channels",
@@ -2057,7 +2037,7 @@ FAULTS = (
         "netdsl/cli/show_timing.py",
         "rest = total.seconds - sum(work.seconds for _, work in shown)",
         "rest = total.seconds - sum(work.seconds for _, work in rows)",
-        ("tests/test_timing.py",),
+        ("tests/test_timing.py::test_the_rest_is_summed_up_unless_all_is_asked_for",),
     ),
     Fault(
         "first-signal-interrupts",
@@ -2073,7 +2053,7 @@ FAULTS = (
         "netdsl/cli/compiling.py",
         "if emit is not None and as_json:",
         "if emit is None and as_json and not file:",
-        ("tests/test_cli_compile.py",),
+        ("tests/test_exit_codes.py",),
     ),
     Fault(
         "lower-unknown",
@@ -2081,6 +2061,6 @@ FAULTS = (
         "netdsl/cli/compiling.py",
         "    if lower not in ways:\n",
         "    if lower and lower not in ways and not lower:\n",
-        ("tests/test_cli_compile.py::test_bad_input_is_told",),
+        ("tests/test_exit_codes.py",),
     ),
 )
