@@ -654,6 +654,22 @@ FAULTS = (
         ("tests/test_damaged_plans.py",),
     ),
     Fault(
+        "verify-operands",
+        "plan",
+        "netdsl/plan/verify.py",
+        "unsaid = [a for a in node.args if a not in known",
+        "unsaid = [a for a in node.args[1:] if a not in known",
+        ("tests/test_damaged_plans.py",),
+    ),
+    Fault(
+        "verify-concats-branch",
+        "plan",
+        "netdsl/plan/verify.py",
+        "self.written[n.name] = max(times)",
+        "self.written[n.name] = min(times)",
+        ("tests/test_damaged_plans.py",),
+    ),
+    Fault(
         "verify-order-of-outputs",
         "plan",
         "netdsl/plan/verify.py",

@@ -229,6 +229,17 @@ def _placed(plan: Plan, name: str, place: Placement) -> Plan:
 # ---- what running a plan on numbers does not see
 
 
+@every_plan
+def test_an_operand_that_a_kernel_does_not_speak_of_is_refused(name: str) -> None:
+    plan = PLANS[name]
+    for i, kernel in enumerate(plan.kernels):
+        for left_out in kernel.inputs if kernel.nodes else ():
+            inputs = tuple(a for a in kernel.inputs if a != left_out)
+            kernels = [*plan.kernels]
+            kernels[i] = replace(kernel, inputs=inputs)
+            refused(replace(plan, kernels=tuple(kernels)), f"does not say that it reads {left_out}")
+
+
 def planned(graph: Graph, fusion: Fusion = ALONE) -> Plan:
     return verify_plan(roomy(make_plan(graph, fusion)))
 

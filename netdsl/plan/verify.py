@@ -33,9 +33,10 @@ def verify_plan(plan: Plan) -> Plan:
     """`plan` itself, when it is sound. Raises AssertionError that names the kernels at fault.
 
     Every value lies inside its buffer, every view where its base says, every branch that is not
-    copied in its place; every kernel follows those that it reads from; no two values that are
-    needed at one time share a byte, but a branch and its concatenation; every state is written
-    once, with its update, after its last reader or by a kernel that reads it element by element.
+    copied in its place; every kernel says all that it reads and follows those that it reads from;
+    no two values that are needed at one time share a byte, but a branch and its concatenation;
+    every state is written once, with its update, after its last reader or by a kernel that reads
+    it element by element.
     """
     return _Verifier(plan).run()
 
@@ -51,6 +52,7 @@ class _Verifier:
 
     def run(self) -> Plan:
         self._verify_places()
+        self._verify_operands()
         self._verify_order()
         self._verify_apart(self._lives())
         self._verify_updates()
@@ -91,6 +93,17 @@ class _Verifier:
                 own = plan.placements[a].geometry
                 if halo != (own and own.halo):
                     raise internal(f"nobody writes the zeros around {a} in {concat.name}")
+
+    def _verify_operands(self) -> None:
+        """Lifetimes are those of what kernels say that they read, so that must be all."""
+        for kernel in self.plan.kernels:
+            for part in kernel.parts or (kernel,):
+                known = {*part.nodes, *part.inputs}
+                for node in (self.plan.graph[n] for n in part.nodes):
+                    inside = self._inside(node) if node.op == "concat" else ()
+                    unsaid = [a for a in node.args if a not in known and a not in inside]
+                    if unsaid:
+                        raise internal(f"{kernel.name} does not say that it reads {unsaid[0]}")
 
     def _verify_order(self) -> None:
         for i, kernel in enumerate(self.plan.kernels):
