@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+from pytest import ExitCode
+
 from tests.faults import AREAS, FAULTS, Fault
 
 ROOT = Path(__file__).parent.parent
@@ -143,9 +145,18 @@ class Copy:
             code, told = self.run(fault.tests, TIME_LIMIT)
         finally:
             self.write(fault.file, sound)
-        survived = SPARED if fault.spared else SURVIVED
-        word = TIMEOUT if code is None else survived if code == 0 else CAUGHT
-        return Outcome(fault, word, time.perf_counter() - started, told if code else "")
+        return Outcome(
+            fault, _word(fault, code), time.perf_counter() - started, told if code else ""
+        )
+
+
+def _word(fault: Fault, code: int | None) -> str:
+    """What an exit code of pytest means; it may also be a signal's."""
+    if code is None:
+        return TIMEOUT
+    if code == 0:
+        return SPARED if fault.spared else SURVIVED
+    return STALE if code in (ExitCode.USAGE_ERROR, ExitCode.NO_TESTS_COLLECTED) else CAUGHT
 
 
 def chosen(areas: Sequence[str], names: Sequence[str]) -> list[Fault]:

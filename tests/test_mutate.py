@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.faults import AREAS, FAULTS, Fault
-from tests.mutate import chosen, main, stale
+from tests.mutate import _word, chosen, main, stale
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.name)
@@ -39,3 +39,15 @@ def test_faults_are_chosen_by_area_and_name(capsys: pytest.CaptureFixture[str]) 
     assert [f.name for f in chosen([], [FAULTS[3].name])] == [FAULTS[3].name]
     assert main(["--list", "--area", "train"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(chosen(["train"], []))
+
+
+@pytest.mark.parametrize(
+    ("code", "word"),
+    [(0, "SURVIVED"), (1, "caught"), (2, "caught"), (-11, "caught"), (4, "stale"), (5, "stale")],
+)
+def test_only_tests_that_ran_catch_a_fault(code: int, word: str) -> None:
+    """A test that is not there any more must not count as one that failed."""
+    fault = replace(FAULTS[0], spared="")
+    assert _word(fault, code) == word
+    assert _word(replace(fault, spared="it costs only"), code) == word.replace("SURVIVED", "spared")
+    assert _word(fault, None) == "timeout"
