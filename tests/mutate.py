@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from pytest import ExitCode
+import pytest
 
 from tests.faults import AREAS, FAULTS, Fault
 
@@ -156,7 +156,11 @@ def _word(fault: Fault, code: int | None) -> str:
         return TIMEOUT
     if code == 0:
         return SPARED if fault.spared else SURVIVED
-    return STALE if code in (ExitCode.USAGE_ERROR, ExitCode.NO_TESTS_COLLECTED) else CAUGHT
+    return (
+        STALE
+        if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
+        else CAUGHT
+    )
 
 
 def chosen(areas: Sequence[str], names: Sequence[str]) -> list[Fault]:
