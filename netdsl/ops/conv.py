@@ -31,14 +31,19 @@ def _check_image(x: TensorType) -> None:
     )
 
 
+def _check_groups(groups: int, inner: int, outer: int) -> None:
+    """Channels in and out are shared out evenly."""
+    whole = groups >= 1 and inner % groups == outer % groups == 0
+    require(whole, f"{inner} channels in and {outer} out do not divide into {groups} groups")
+
+
 def _conv2d_shape(
     x: TensorType, w: TensorType, stride: Pair, pad: Pads, dilation: Pair, groups: int
 ) -> TensorType:
     _check_image(x)
     require(w.rank == 4, f"a convolution's weight has 4 axes, not {w.rank}")
     k, r, s, c = w.shape
-    whole = x.shape[3] % groups == 0 and k % groups == 0
-    require(whole, f"{x.shape[3]} channels in and {k} out do not divide into {groups} groups")
+    _check_groups(groups, x.shape[3], k)
     fits = c * groups == x.shape[3]
     require(fits, f"the weight takes {c * groups} channels, the image has {x.shape[3]}")
     oh, ow = out_size((x.shape[1], x.shape[2]), (r, s), stride, pad, dilation)
@@ -91,9 +96,10 @@ def _dgrad_shape(
     groups: int,
 ) -> TensorType:
     _check_image(g)
+    require(w.rank == 4, f"a convolution's weight has 4 axes, not {w.rank}")
     k, r, s, c = w.shape
     require(k == g.shape[3], f"the weight takes {k} channels, the image has {g.shape[3]}")
-    require(k % groups == 0, f"{k} channels do not divide into {groups} groups")
+    _check_groups(groups, c * groups, k)
     back = out_size(size, (r, s), stride, pad, dilation)
     require(back == g.shape[1:3], f"no image of {dims(size)} gives {dims(g.shape[1:3])}")
     return TensorType((g.shape[0], *size, c * groups), same_dtype(g, w))
@@ -109,6 +115,8 @@ def _wgrad_shape(
     groups: int,
 ) -> TensorType:
     _check_image(x)
+    _check_image(g)
+    _check_groups(groups, x.shape[3], g.shape[3])
     size = out_size((x.shape[1], x.shape[2]), kernel, stride, pad, dilation)
     require(g.shape[:3] == (x.shape[0], *size), f"{g} is no gradient of windows over {x}")
     return TensorType((g.shape[3], *kernel, x.shape[3] // groups), same_dtype(g, x))
@@ -183,7 +191,9 @@ def _col2im_shape(
     _check_image(g)
     back = out_size(size, kernel, stride, pad, dilation)
     require(back == g.shape[1:3], f"no image of {dims(size)} gives {dims(g.shape[1:3])} windows")
-    return g.with_shape((g.shape[0], *size, g.shape[3] // (kernel[0] * kernel[1])))
+    taps = kernel[0] * kernel[1]
+    require(g.shape[3] % taps == 0, f"{g.shape[3]} values are no windows of {dims(kernel)} pixels")
+    return g.with_shape((g.shape[0], *size, g.shape[3] // taps))
 
 
 def _col2im(xp: Any, g: Array, size: Pair, kernel: Pair, **slide: Any) -> Array:

@@ -20,7 +20,8 @@ def _kept(shape: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
 
 
 def _moments_shape(x: TensorType, axes: Axes) -> TensorType:
-    require(all(0 <= a < x.rank for a in axes), f"axes {axes} are outside {dims(x.shape)}")
+    good = all(0 <= a < x.rank for a in axes) and len(set(axes)) == len(axes)
+    require(good, f"axes {axes} are not distinct axes of {dims(x.shape)}")
     return x.with_shape((2, *_kept(x.shape, axes)))
 
 
@@ -71,6 +72,7 @@ def _dmoments_shape(
     g: TensorType, x: TensorType, m: TensorType, axes: Axes, eps: float
 ) -> TensorType:
     require(g.shape == x.shape, f"{g} is no gradient of {x}")
+    require(m.shape == _moments_shape(x, axes).shape, f"{m} are no moments of {x}")
     return m
 
 

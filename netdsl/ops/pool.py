@@ -22,6 +22,16 @@ def _pool_shape(x: TensorType, kernel: Pair, stride: Pair, pad: Pads, **_: Any) 
     return x.with_shape((x.shape[0], *size, x.shape[3]))
 
 
+def _avg_shape(x: TensorType, counted: Pads, **window: Any) -> TensorType:
+    _check_counted(window["pad"], counted)
+    return _pool_shape(x, **window)
+
+
+def _check_counted(pad: Pads, counted: Pads) -> None:
+    pairs = zip((*pad[0], *pad[1]), (*counted[0], *counted[1]), strict=True)
+    require(all(0 <= c <= p for p, c in pairs), f"of the padding {pad} no {counted} can count")
+
+
 def _max_pool(xp: Any, x: Array, kernel: Pair, stride: Pair, pad: Pads) -> Array:
     size = out_size(x.shape[1:3], kernel, stride, pad)
     whole = padded(xp, x, pad, -xp.inf)
@@ -87,9 +97,11 @@ def _avg_pool_grad(
 def _avg_grad_shape(
     g: TensorType, size: Pair, kernel: Pair, stride: Pair, pad: Pads, counted: Pads
 ) -> TensorType:
-    back = out_size(size, kernel, stride, pad)
-    require(back == g.shape[1:3], f"no image of {dims(size)} pools to {dims(g.shape[1:3])}")
-    return g.with_shape((g.shape[0], *size, g.shape[3]))
+    require(g.rank == 4, f"pooling needs an image, not {dims(g.shape[1:])}")
+    x = g.with_shape((g.shape[0], *size, g.shape[3]))
+    pooled = _avg_shape(x, counted, kernel=kernel, stride=stride, pad=pad).shape
+    require(pooled == g.shape, f"no image of {dims(size)} pools to {dims(g.shape[1:3])}")
+    return x
 
 
 def _max_grad_shape(g: TensorType, x: TensorType, **window: Any) -> TensorType:
@@ -175,7 +187,7 @@ OPS = (
         name="avg_pool",
         kind="opaque",
         operands=("x",),
-        shape=_pool_shape,
+        shape=_avg_shape,
         reference=_avg_pool,
         examples=_avg_example,
         attrs=_AVERAGE,

@@ -24,6 +24,7 @@ def out_size(size: Pair, kernel: Pair, stride: Pair, pad: Pads, dilation: Pair =
     floor((size + pad - dilation * (kernel - 1) - 1) / stride) + 1, Dumoulin & Visin 2016.
     """
     require(min(*kernel, *stride, *dilation) >= 1, "kernel, stride and dilation must be at least 1")
+    require(min(*pad[0], *pad[1]) >= 0, "padding cannot be negative")
     out = []
     for axis in (0, 1):
         span = reach(kernel[axis], dilation[axis])
