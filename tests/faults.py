@@ -2046,7 +2046,7 @@ FAULTS = (
         "netdsl/cli/show_timing.py",
         "rest = total.seconds - sum(work.seconds for _, work in shown)",
         "rest = total.seconds - sum(work.seconds for _, work in rows)",
-        ("tests/test_timing.py::test_the_rest_is_summed_up_unless_all_is_asked_for",),
+        ("tests/test_exit_codes.py::test_shares_of_the_time_add_up_with_what_is_not_shown",),
     ),
     Fault(
         "first-signal-interrupts",

@@ -4,6 +4,7 @@ for bad input; and what it prints then."""
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from netdsl.cli.app import print_json
 from netdsl.cli.files import split
 from netdsl.ops import OPS
+from tests.conftest import ROOT
 from tests.test_picturing import kept
 
 SMALL = """
@@ -147,3 +149,18 @@ def test_compile_refuses_what_it_does_not_know(
     code, out, err = netdsl("compile", "a.net", *args)
     assert (code, out) == (2, "")
     assert complaint in err
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_shares_of_the_time_add_up_with_what_is_not_shown(netdsl: Any, full: bool) -> None:
+    net = f"{ROOT / 'models' / 'digits.net'}"
+    args = ("--train", "--device", "reference", "--rounds", "1", *["--full"] * full)
+    code, out, _ = netdsl("time", net, *args)
+    assert code == 0
+    tables = re.split(r"^(?:kernel|layer) ", out, flags=re.MULTILINE)[1:]
+    assert len(tables) == 2
+    assert ("more with --full" in tables[0]) is not full
+    for table in tables:
+        *rows, total = re.findall(r" (\d+\.\d)%", table)
+        assert total == "100.0"
+        assert sum(map(float, rows)) == pytest.approx(100, abs=0.06 * len(rows))

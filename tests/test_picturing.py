@@ -13,7 +13,7 @@ from PIL import Image
 from netdsl.backends import open_backend
 from netdsl.insight.filters import MOST, filters_picture
 from netdsl.insight.tiles import SIDE, signed, stretched, tiled
-from netdsl.insight.visualize import Climb, visualized
+from netdsl.insight.visualize import GREY, Climb, climb, visualized
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import program
@@ -217,6 +217,16 @@ def test_pictures_climb_and_repeat(netdsl: Any, tmp_path: Path) -> None:
     one, two, three = ((tmp_path / f"{n}.png").read_bytes() for n in ("one", "two", "three"))
     assert one == two != three
     assert pixels(tmp_path / "one.png").shape == (130, 130, 3)
+
+
+def test_what_moves_before_a_look_is_moved_back_behind_it() -> None:
+    """An ascent that makes each pixel more of what it is: all of them keep their places."""
+    how = Climb(steps=40, rate=6.0, jitter=2, decay=0.0, blur=0.0, seed=3)
+    shape = (2, 16, 16, 1)
+    start = np.random.default_rng(3).standard_normal(shape)
+    found = climb(lambda x: (x.std(axis=(1, 2, 3)), x - GREY), shape, how)
+    assert ((found.pictures > GREY) == (start > 0)).all()
+    assert min(found.after) > 4 * max(found.before)
 
 
 def test_what_takes_no_picture_is_not_visualised(netdsl: Any, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from typing import Any
 
 import numpy as np
@@ -142,11 +141,6 @@ def test_the_rest_is_summed_up_unless_all_is_asked_for(netdsl: Any) -> None:
     assert "more with --full" in short
     assert "more with --full" not in full
     assert len(full.splitlines()) > 2 * len(short.splitlines())
-    for text in (short, full):
-        for table in text.split("of limit")[1:]:
-            *rows, total = re.findall(r" (\d+\.\d)%", table.split("\n\n")[0])
-            assert total == "100.0"
-            assert sum(map(float, rows)) == pytest.approx(100, abs=0.06 * len(rows))
 
 
 def one(seconds: float, flops: int, size: int, itemsize: int, filtered: bool) -> TimedKernel:
