@@ -1,0 +1,127 @@
+"""Operators where their formulas have an edge: ties, zeros, large scores, sums of many values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netdsl.backends import open_backend
+from netdsl.backends.cpu.launch import shared
+from netdsl.ir.builder import Builder
+from netdsl.ir.evaluate import results
+from netdsl.ir.grad import grad
+from netdsl.runtime.executor import Executor
+from netdsl.runtime.state import State
+from netdsl.types import TensorType
+
+DEVICES = ("reference", "cpu")
+
+
+def computed(op: str, *arrays: Any, device: str = "reference", **attrs: Any) -> Any:
+    """What an operator gives for float32 arrays and whole numbers."""
+    given = {
+        f"x{i}": np.asarray(a, np.int32 if np.asarray(a).dtype.kind == "i" else np.float32)
+        for i, a in enumerate(arrays)
+    }
+    b = Builder()
+    inputs = [b.input(name, TensorType(a.shape, str(a.dtype))) for name, a in given.items()]
+    graph = b.graph({"y": b.emit(op, *inputs, **attrs)})
+    backend = open_backend(device)
+    return np.array(backend.download(Executor(graph, backend, State(backend)).run(given)["y"]))
+
+
+@pytest.mark.parametrize(("op", "x", "z"), [("maximum", 2.0, 1.0), ("minimum", 1.0, 2.0)])
+def test_equal_values_pass_the_gradient_to_the_second(op: str, x: float, z: float) -> None:
+    b = Builder(dtype="float64")
+    first, second = (b.input(n, TensorType((3,), "float64")) for n in "xz")
+    gradients = grad(b, b.reduce_sum(b.emit(op, first, second), axes=(0,)), [first, second])
+    values = {"x": np.array([x, z, 1.5]), "z": np.array([z, x, 1.5])}
+    out = results(b.graph({n: gradients[n] for n in "xz"}), values)
+    assert out["x"].tolist() == [1, 0, 0]
+    assert out["z"].tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("w", "g", "ratio"),
+    [
+        ([3.0, 4.0], [0.6, 0.8], 0.1 * 5 / (1 + 0.5 * 5 + 0.25)),
+        ([0.0, 0.0], [0.6, 0.8], 1.0),
+        ([3.0, 4.0], [0.0, 0.0], 1.0),
+        ([0.0, 0.0], [0.0, 0.0], 1.0),
+    ],
+)
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_ratio_of_nothing_is_one(
+    w: list[float], g: list[float], ratio: float, device: str
+) -> None:
+    """You et al. 2017, where weights or gradients are zero."""
+    attrs = {"trust": 0.1, "weight_decay": 0.5, "eps": 0.25}
+    assert computed("trust_ratio", w, g, device=device, **attrs) == pytest.approx(ratio, rel=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shift", [0.0, 1000.0, -1000.0, 1e38])
+def test_scores_may_be_of_any_size(device: str, shift: float) -> None:
+    """Softmax depends on differences alone."""
+    scores = np.array([[0.0, 1.0, 2.0]]) + (shift if abs(shift) < 1e9 else 0)
+    if abs(shift) > 1e9:
+        scores = np.array([[0.0, shift, -shift]])
+    powers = np.exp(scores - scores.max())
+    expected = powers / powers.sum()
+    found = computed("softmax", scores, device=device)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    logs = computed("log_softmax", scores, device=device)
+    np.testing.assert_allclose(logs, scores - scores.max() - np.log(powers.sum()), rtol=1e-3)
+    loss = computed("cross_entropy", scores, np.array([1]), smoothing=0.0, device=device)
+    np.testing.assert_allclose(loss, -logs[:, 1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("op", ["reduce_sum", "reduce_mean"])
+@pytest.mark.parametrize("axes", [(0,), (0, 1)])
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_error_of_a_sum_does_not_grow_with_its_length(
+    op: str, axes: tuple[int, ...], device: str
+) -> None:
+    """Of 200,000 rows, which one after the other in 32 bits would be off by a thousandth."""
+    x = np.full((200_000, 3), 0.1, np.float32)
+    found = computed(op, x, axes=axes, keepdims=False, device=device)
+    exact = (
+        x.astype(np.float64).sum(axes) if op == "reduce_sum" else x.astype(np.float64).mean(axes)
+    )
+    np.testing.assert_allclose(found, exact, rtol=2e-6)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 3e38, -3e38, 0.0])
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_is_finite(value: float, device: str) -> None:
+    b = Builder()
+    x = b.input("x", TensorType((2,), "float32"))
+    y = b.select(b.is_finite(x), b.const(1.0), b.const(0.0))
+    backend = open_backend(device)
+    executor = Executor(b.graph({"y": y}), backend, State(backend))
+    out = executor.run({"x": np.array([value, 1.0], np.float32)})["y"]
+    assert backend.download(out).tolist() == [float(np.isfinite(value)), 1.0]
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [(0.0, 0.0), (1.0, 0.8411920), (-1.0, -0.1588080), (2.0, 1.9545977), (-3.0, -0.0036374)],
+)
+@pytest.mark.parametrize("device", DEVICES)
+def test_gelu_has_its_values(x: float, y: float, device: str) -> None:
+    """Of the tanh form, as PyTorch's gelu(approximate="tanh") gives them."""
+    assert float(computed("gelu", [x], device=device)[0]) == pytest.approx(y, abs=2e-6)
+
+
+@given(count=st.integers(0, 3000), most=st.integers(1, 100))
+def test_tasks_share_out_all_there_is(count: int, most: int) -> None:
+    """Each of it once, in no more parts than asked for, as even as can be."""
+    parts = shared(count, most)
+    assert [i for first, last in parts for i in range(first, last)] == list(range(count))
+    assert len(parts) <= max(1, most)
+    sizes = [last - first for first, last in parts]
+    assert max(sizes) - min(sizes) <= 1
