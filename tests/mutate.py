@@ -14,6 +14,7 @@ import ast
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -128,9 +129,11 @@ class Copy:
         try:
             out, _ = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.communicate()
             return None, ""
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
         seen = re.search(r"^(?:FAILED|ERROR) (\S+)", out, re.M)
         return process.returncode, seen[1] if seen else out.strip()[-200:]
 
@@ -145,9 +148,8 @@ class Copy:
             code, told = self.run(fault.tests, TIME_LIMIT)
         finally:
             self.write(fault.file, sound)
-        return Outcome(
-            fault, _word(fault, code), time.perf_counter() - started, told if code else ""
-        )
+        seconds = time.perf_counter() - started
+        return Outcome(fault, _word(fault, code), seconds, told if code else "")
 
 
 def _word(fault: Fault, code: int | None) -> str:
@@ -156,11 +158,8 @@ def _word(fault: Fault, code: int | None) -> str:
         return TIMEOUT
     if code == 0:
         return SPARED if fault.spared else SURVIVED
-    return (
-        STALE
-        if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
-        else CAUGHT
-    )
+    none_ran = (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
+    return STALE if code in none_ran else CAUGHT
 
 
 def chosen(areas: Sequence[str], names: Sequence[str]) -> list[Fault]:
@@ -169,7 +168,11 @@ def chosen(areas: Sequence[str], names: Sequence[str]) -> list[Fault]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="tests.mutate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.mutate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--area", action="append", choices=AREAS, default=[])
     parser.add_argument("--only", action="append", metavar="NAME", default=[])
     parser.add_argument("--list", action="store_true", help="print the faults, plant none")
