@@ -850,11 +850,7 @@ FAULTS = (
         "netdsl/backends/cpu/maps.py",
         "_PARTS if body.sums else 8 * threads()",
         "8 * threads()",
-        (
-            "tests/test_cpu.py::test_blocks",
-            "tests/test_cpu.py::test_moments_of_samples_and_groups",
-            "tests/test_cpu.py::test_settings_from_the_environment",
-        ),
+        ("tests/test_op_edges.py::test_large_sums_do_not_depend_on_the_number_of_threads",),
     ),
     Fault(
         "walk-over-a-gap",

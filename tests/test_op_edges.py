@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from netdsl.ir.grad import grad
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.types import TensorType
+from tests.conftest import ROOT
 
 DEVICES = ("reference", "cpu")
 
@@ -125,3 +129,31 @@ def test_tasks_share_out_all_there_is(count: int, most: int) -> None:
     assert len(parts) <= max(1, most)
     sizes = [last - first for first, last in parts]
     assert max(sizes) - min(sizes) <= 1
+
+
+_SUMS = """
+import hashlib
+import numpy as np
+from tests.test_op_edges import computed
+x = np.random.default_rng(0).standard_normal((4, 256, 512, 3)).astype(np.float32)
+for op in ("reduce_sum", "reduce_mean"):
+    y = computed(op, x, axes=(0, 1, 2), keepdims=False, device="cpu")
+    print(hashlib.sha256(y.tobytes()).hexdigest())
+print(hashlib.sha256(computed("moments", x, axes=(0, 1, 2), device="cpu").tobytes()).hexdigest())
+"""
+
+
+def test_large_sums_do_not_depend_on_the_number_of_threads() -> None:
+    """Of 1.5 million elements, which are worth more tasks than the parts that are added up."""
+    found = {
+        threads: subprocess.run(
+            [sys.executable, "-c", _SUMS],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "NETDSL_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "3")
+    }
+    assert found["1"] == found["3"]
+    assert len(found["1"].splitlines()) == 3
