@@ -42,9 +42,16 @@ def _processor() -> set[str]:
 
 
 GPP = shutil.which("g++")
-CONTRACTION = ("-ffp-contract=fast", "-mfma") if "fma" in _processor() else ()
-"""What makes a product and a sum one operation of one rounding, as CUDA's compiler does: so a value
-that two kernels compute may come out of them with other bits."""
+CONTRACTION = (
+    ("-ffp-contract=fast", "-mfma", "-fexpensive-optimizations") if "fma" in _processor() else ()
+)
+"""What makes a product and a sum one operation of one rounding, as CUDA's compiler may."""
+UNCONTRACTED = """#pragma GCC push_options
+#pragma GCC optimize("fp-contract=off")
+{}
+#pragma GCC pop_options"""
+"""Every other kernel is without: where CUDA's compiler contracts is its own choice in each kernel, so
+a value that two of them compute need not have the same bits."""
 MULTIPROCESSORS = 2
 """Few, so that small tensors have several blocks and a block several rows."""
 
@@ -121,7 +128,8 @@ def library(launches: Sequence[Launch], folder: Path) -> ctypes.CDLL:
     for i, launch in enumerate(launches):
         rest = launch.source.removeprefix(PRELUDE)
         plain = rest.replace('extern "C" ', "")
-        text.append(f"namespace n{i} {{\n{plain}\n}}")
+        body = f"namespace n{i} {{\n{plain}\n}}"
+        text.append(body if i % 2 else UNCONTRACTED.format(body))
         text += [f"#undef {name}" for name in re.findall(r"#define (\w+)", rest)]
         count = len(launch.tables) + len(launch.words)
         given = ", ".join(_argument(launch, k) for k in range(count))

@@ -97,6 +97,46 @@ def test_each_layer_alone_on_the_cpu(layer: object) -> None:
     assert wrong_on_cpu(case_of_text(text), 0) == [], text
 
 
+CHAIN = "input(8x8x2); a: conv(8, 3x3, pad=same) -> "
+PLAIN = "data { source = digits, batch = 3 }\ntrain { optimizer = sgd(momentum=0.9) }\n"
+TWICE = {
+    "batchnorm": "batchnorm -> relu -> globalmaxpool",
+    "layernorm": "layernorm -> gelu -> globalmaxpool",
+    "instancenorm": "instancenorm -> elu -> globalmaxpool",
+    "groupnorm": "groupnorm(2) -> globalmaxpool",
+    "add": "batchnorm; add { a | a -> tanh } -> globalmaxpool",
+    "mul": "layernorm; mul { a | a -> tanh } -> globalmaxpool",
+    "lone": "conv(1, 3x3) -> batchnorm -> tanh",
+    "eps": "batchnorm(eps=0.3) -> tanh -> fc(1) -> batchnorm(eps=2)",
+}
+"""Nets whose gradient compares a value with its maximum, which another kernel may compute; norms of
+a single channel, and by an eps whose reciprocal is not whole."""
+
+
+def twice(name: str) -> str:
+    return f"net a {{ {CHAIN}{TWICE[name]} -> fc(4) }}\n{PLAIN}"
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_what_two_kernels_compute_on_the_cpu(name: str) -> None:
+    assert wrong_on_cpu(case_of_text(twice(name)), 0) == []
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["batchnorm", "add"])
+def test_what_two_kernels_compute_on_the_emulated_gpu(name: str, tmp_path: Path) -> None:
+    assert wrong_on_cuda(case_of_text(twice(name)), 0, tmp_path) == []
+
+
+@needs_compiler
+@pytest.mark.parametrize("loss", ["mse", "[(mse, 0.5), (cross_entropy(smoothing=0.2), 1)]"])
+def test_every_loss_on_the_emulated_gpu(loss: str, tmp_path: Path) -> None:
+    text = (
+        f"net a {{ {CHAIN}relu -> fc(4) }}\n{PLAIN.replace('train {', f'train {{ loss = {loss},')}"
+    )
+    assert wrong_on_cuda(case_of_text(text), 0, tmp_path) == []
+
+
 MODELS = [
     (path, net) for path in sorted((ROOT / "models").rglob("*.net")) for net in load(str(path)).nets
 ]
