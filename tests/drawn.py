@@ -61,6 +61,8 @@ class _Odd:
             self.moved,
             self.cast,
             self.scalars,
+            self.negated,
+            self.turned,
         )
         for _ in range(draw.whole(3, 20)):
             self.step(draw.pick(steps))
@@ -214,6 +216,15 @@ class _Odd:
             swapped = op != "div" and self.coin()
             x = self.b.emit(op, *(pair[::-1] if swapped else pair))
         return x
+
+    def negated(self, x: Node) -> Node:
+        """A difference written as a sum."""
+        pair = (x, self.b.neg(self.partner(x)))
+        return self.b.add(*(pair[::-1] if self.coin() else pair))
+
+    def turned(self, x: Node) -> Node:
+        """A view of a view."""
+        return self.transpose(self.transpose(x))
 
     def graph(self) -> Graph:
         outputs = {f"o{i}": self.draw.pick(self.values[-5:]) for i in range(self.whole(1, 3))}
