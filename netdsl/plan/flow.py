@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -85,7 +84,7 @@ class Flow:
         """How many elements a node runs over."""
         node = self.nodes[name]
         if OPS[node.op].kind == "reduce":
-            return max(self.nodes[a].type.size for a in node.args)
+            return self.nodes[node.args[0]].type.size  # moments may be larger than what they are of
         return node.type.size
 
     def kind(self, name: str) -> str:
@@ -105,8 +104,7 @@ class Flow:
         node = self.nodes[name]
         if self.kind(name) != "reduce":
             return None
-        widest = max((self.nodes[a].type.shape for a in node.args), key=math.prod)
-        return (widest, node.attrs.get("axes"))
+        return (self.nodes[node.args[0]].type.shape, node.attrs.get("axes"))
 
     def along_channels(self, name: str) -> bool:
         """Whether a reduction keeps the last axis and no other."""

@@ -13,6 +13,7 @@ from netdsl.plan.flow import Flow
 from netdsl.plan.fusion import Fusion, cheap
 from netdsl.plan.grouping import Group, Grouping
 from netdsl.plan.kernel import Kernel, KernelKind
+from netdsl.plan.schedule import schedule
 from netdsl.plan.traffic import moved
 from netdsl.types import Graph
 
@@ -172,7 +173,7 @@ class _Partitioner:
         }
         waited_for: set[str] = set()
         behind: dict[str, set[str]] = {}
-        for k in kernels:
+        for k in schedule(flow, kernels, {})[0]:
             before = set().union(*(behind.get(flow.base[i], ()) for i in k.inputs))
             own = {k.name} & whole
             waited_for |= before if own else set()

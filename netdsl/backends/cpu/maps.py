@@ -161,7 +161,7 @@ class Body:
         elif node.op == "reduce_max":
             sums = (Sum(values[0], largest=True),)
         elif node.op == "moments":
-            flat = len(shape) - 1 in node.attrs["axes"]
+            flat = len(shape) - 1 in node.attrs["axes"] or shape[-1] == 1
             sums = (Sum(values[0], squares=True, flat=flat),)
         elif node.op == "normalize_dmoments":
             mean = self.reader._moment(node, node.args[2], 0, ())
@@ -298,7 +298,7 @@ def _domain(memory: Memory, kernel: Kernel) -> Ints:
     for name in kernel.outputs:
         node = graph[name]
         if OPS[node.op].kind == "reduce":
-            return max((graph[a].type.shape for a in node.args), key=math.prod)
+            return graph[node.args[0]].type.shape
     return graph[kernel.outputs[-1]].type.shape
 
 
