@@ -102,6 +102,9 @@ def _chunk(one, column, now, line0, line1, lines, out, asks):  # type: ignore[no
     image_pixel, image_k, out_pixel = one.image_pixel, one.image_k, one.out_pixel
     long_strips, length, short_strips = one.long_strips, one.length, one.short_strips
     asked, weight_k, width = one.asked, one.weight_k, column.columns
+    long_tile, short_tile = column.long_tile, column.short_tile
+    image_n, image_row = one.image_n, one.image_row
+    ahead, jump, times, results, far = one.ahead, one.jump, one.times, one.results, one.result
     reads = column.reads if now + 1 == one.chunk_count else 0
     weights = column.weight + chunk.weight
     size = count * depth * weight_k
@@ -111,19 +114,19 @@ def _chunk(one, column, now, line0, line1, lines, out, asks):  # type: ignore[no
         n, r = at // lines, at % lines
         if r >= one.rows:
             continue
-        a = image + n * one.image_n + r * one.image_row
+        a = image + n * image_n + r * image_row
         c = out + n * one.out_n + r * one.out_row
         for s in range(long_strips + short_strips):
             is_long = s < long_strips
             if asks:
-                next_at, next_jump, next_times = a + length * one.ahead, one.jump, one.times
-            elif one.results != 0:
-                next_at = c + length * out_pixel + one.result
-                next_jump, next_times = out_pixel - asked * (one.results - 1), one.results
+                next_at, next_jump, next_times = a + length * ahead, jump, times
+            elif results != 0:
+                next_at = c + length * out_pixel + far
+                next_jump, next_times = out_pixel - asked * (results - 1), results
             else:
                 next_at, next_jump, next_times = then, asked, int(then < last)
             call_tile(
-                column.long_tile if is_long else column.short_tile,
+                long_tile if is_long else short_tile,
                 a, image_pixel, image_k, weights, weight_k, c, out_pixel,
                 taps, count, depth, now, width,
                 next_at, next_jump, next_times, reads,

@@ -33,14 +33,16 @@ class BorderArgs(Record):
 def border(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
     """Zeros around images `first` to `last`; args: BorderArgs."""
     a = BorderArgs.at(args)
+    low, high, left, right = a.top, a.rows - a.bottom, a.left, a.columns - a.right
+    columns, pixel, channels = a.columns, a.pixel, a.channels
     for n in range(first, last):
         for h in range(a.rows):
             line = a.address + n * a.image + h * a.row
-            outside = h < a.top or h >= a.rows - a.bottom
-            for w in range(a.columns):
-                if outside or w < a.left or w >= a.columns - a.right:
-                    for c in range(a.channels):
-                        put_float(line + w * a.pixel + 4 * c, 0.0)
+            outside = h < low or h >= high
+            for w in range(columns):
+                if outside or w < left or w >= right:
+                    for c in range(channels):
+                        put_float(line + w * pixel + 4 * c, 0.0)
 
 
 class FoldArgs(Record):
@@ -82,31 +84,35 @@ def fold(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-def]
     """Sums of the parts of groups `first` to `last`, a row of channels each, or one number; args:
     FoldArgs."""
     f = FoldArgs.at(args)
+    parts, slot, period, second = f.parts, f.slot, f.period, f.sum
+    channels, repeat, width = period, f.repeat, 1
+    if f.single:
+        channels, repeat, width = 1, 1, period * repeat
     for g in range(first, last):
         for i in range(f.result_count):
             r = FoldResult.nth(f.results, i)
-            base = f.slots + g * f.parts * f.slot + r.first_sum * f.sum
-            for c in range(1 if f.single else f.period):
-                width = f.period * f.repeat if f.single else 1
-                a = -math.inf if r.kind == LARGEST else 0.0
+            kind = r.kind
+            base = f.slots + g * parts * slot + r.first_sum * second
+            for c in range(channels):
+                a = -math.inf if kind == LARGEST else 0.0
                 b = 0.0
-                for p in range(f.parts):
-                    for k in range(1 if f.single else f.repeat):
-                        at = base + p * f.slot + 4 * (c + k * f.period)
+                for p in range(parts):
+                    for k in range(repeat):
+                        at = base + p * slot + 4 * (c + k * period)
                         for j in range(width):
                             value = float_at(at + 4 * j)
-                            if r.kind == LARGEST:
+                            if kind == LARGEST:
                                 a = value if value > a or value != value else a
                                 continue
                             a += value
-                            if r.kind >= MOMENTS:
-                                b += float_at(at + f.sum + 4 * j)
+                            if kind >= MOMENTS:
+                                b += float_at(at + second + 4 * j)
                 to = r.target + c * r.channel + g * r.group
-                if r.kind == SUM or r.kind == LARGEST:
+                if kind in (SUM, LARGEST):
                     put_float(to, a)
-                elif r.kind == MEAN:
+                elif kind == MEAN:
                     put_float(to, a / r.count)
-                elif r.kind == MOMENTS:
+                elif kind == MOMENTS:
                     mean = a / r.count
                     put_float(to, float_at(r.shift + 4 * c) + mean)
                     put_float(to + r.second, max(b / r.count - mean * mean, 0.0))
