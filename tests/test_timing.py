@@ -136,8 +136,12 @@ def test_tables_and_json(netdsl: Any) -> None:
 
 def test_the_rest_is_summed_up_unless_all_is_asked_for(netdsl: Any) -> None:
     net = f"{ROOT / 'models' / 'resnet.net'}:resnet20"
-    _, short, _ = netdsl("time", net, "--device", "model", "--rounds", "1", "--train")
-    _, full, _ = netdsl("time", net, "--device", "model", "--rounds", "1", "--train", "--full")
+    _, short, _ = netdsl(
+        "time", net, "--device", "model", "--rounds", "1", "--batch", "2", "--train"
+    )
+    _, full, _ = netdsl(
+        "time", net, "--device", "model", "--rounds", "1", "--batch", "2", "--train", "--full"
+    )
     assert "more with --full" in short
     assert "more with --full" not in full
     assert len(full.splitlines()) > 2 * len(short.splitlines())
