@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
-import sys
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
-from io import BytesIO
 from typing import Any
 
 import lark
 from lark import Lark, Token, Transformer, v_args
 from lark.exceptions import UnexpectedInput
+from lark.grammar import Rule
+from lark.lexer import TerminalDef
 from lark.tree import Meta
 
 from netdsl.errors import NetError, Source, Span, fail
@@ -59,15 +61,36 @@ def _lark() -> Lark:
     """The parser, from the tables that are kept if there are some: they take longer to make than a
     file to be read."""
     grammar = files("netdsl").joinpath("grammar/netdsl.lark").read_text(encoding="utf-8")
-    key = key_of(grammar, _OPTIONS, lark.__version__, sys.version_info[:2])
+    key = key_of("tables", grammar, _OPTIONS, lark.__version__)
     kept = LANGUAGE.read(key)
     if kept is not None:
-        found: Lark = Lark.load(BytesIO(kept))
-        return found
-    made, tables = Lark(grammar, **_OPTIONS), BytesIO()
-    made.save(tables)
-    LANGUAGE.keep(key, tables.getvalue())
+        with suppress(ValueError, LookupError, TypeError, AttributeError, AssertionError):
+            return _from_tables(kept)
+    made = Lark(grammar, **_OPTIONS)
+    LANGUAGE.keep(key, _tables(made))
     return made
+
+
+def _tables(parser: Lark) -> bytes:
+    """A parser's tables as JSON: unlike `Lark.save`, which pickles the same plain data, nothing in
+    them can be run."""
+    data, memo = parser.memo_serialize([TerminalDef, Rule])
+    return json.dumps({"data": data, "memo": memo}, separators=(",", ":")).encode()
+
+
+def _from_tables(tables: bytes) -> Lark:
+    """The parser again. JSON made texts of the numbers that the tables are indexed by."""
+    found = json.loads(tables)
+    found["memo"] = _by_number(found["memo"])
+    table = found["data"]["parser"]["parser"]
+    table["tokens"] = _by_number(table["tokens"])
+    table["states"] = {int(k): _by_number(row) for k, row in table["states"].items()}
+    parser: Lark = Lark.load(found)
+    return parser
+
+
+def _by_number(table: dict[str, Any]) -> dict[int, Any]:
+    return {int(k): v for k, v in table.items()}
 
 
 _OPTIONS: dict[str, Any] = {

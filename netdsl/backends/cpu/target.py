@@ -95,8 +95,9 @@ def _linked(name: str, key: str, write: Callable[[], str]) -> int:
 
 @cache
 def _signature() -> str:
+    """The compiler and the processor that it compiles for: a part of every key."""
     on = sorted(name for name, yes in features().items() if yes)
-    return f"{llvm.llvm_version_info} {llvm.get_host_cpu_name()} {on}"
+    return f"{llvm.llvm_version_info} {llvm.get_host_cpu_name()} {width()} {on}"
 
 
 def _assembled(text: str) -> bytes:
