@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
+from netdsl.printable import printable, printable_line
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Source:
@@ -59,12 +61,12 @@ class Diagnostic:
 
     def render(self) -> str:
         """The diagnostic as people read it, with the line itself and the place underlined."""
-        parts = [f"error: {self.message}"]
+        parts = [f"error: {printable(self.message)}"]
         if self.span is not None:
-            parts += [f"  {self.span}", *_excerpt(self.span)]
-        parts += [f"  {note}" for note in self.notes]
+            parts += [f"  {printable_line(str(self.span))}", *_excerpt(self.span)]
+        parts += [f"  {printable(note)}" for note in self.notes]
         if self.help is not None:
-            parts.append(f"help: {self.help}")
+            parts.append(f"help: {printable(self.help)}")
         return "\n".join(parts)
 
 
@@ -72,14 +74,19 @@ _WIDEST = 120
 
 
 def _excerpt(span: Span) -> list[str]:
+    """The line of a span, with the span underlined, as wide as what is shown for it."""
     number, column = span.position
     line = span.source.line(number).expandtabs(1)
-    first = max(0, column - 1 - _WIDEST // 2) if len(line) > _WIDEST else 0
-    shown = ("…" if first else "") + line[first + bool(first) : first + _WIDEST].rstrip()
-    indent = column - 1 - first
-    width = max(1, min(span.end - span.start, len(shown) - indent))
+    begin = column - 1
+    first = max(0, begin - _WIDEST // 2) if len(line) > _WIDEST else 0
+    last = first + _WIDEST
+    end = min(last, begin + span.end - span.start)
+    before = ("…" if first else "") + printable_line(line[first + bool(first) : begin])
+    marked = printable_line(line[begin:end])
+    shown = (before + marked + printable_line(line[end:last])).rstrip()
+    width = max(1, min(len(marked), len(shown) - len(before)))
     gutter = " " * len(str(number))
-    return [f"    {number} | {shown}", f"    {gutter} | {' ' * indent}{'^' * width}"]
+    return [f"    {number} | {shown}", f"    {gutter} | {' ' * len(before)}{'^' * width}"]
 
 
 class NetError(Exception):

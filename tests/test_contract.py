@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from netdsl.backends import open_backend
 from netdsl.errors import NetError
 from netdsl.insight.check import check_program
 from netdsl.insight.expectations import run_test
@@ -22,7 +24,9 @@ from netdsl.language.format import format_text
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
 from netdsl.ops import OPS
+from netdsl.train.use import Trained
 from tests.conftest import ROOT
+from tests.forged import TYPES, Parts
 
 DIGITS = str(ROOT / "models" / "digits.net")
 SECTIONS = "data { source = digits }\ntrain { epochs = 1 }\n"
@@ -265,36 +269,66 @@ def test_sixteen_bit_pictures_are_scaled(tmp_path: Path) -> None:
     np.testing.assert_array_equal(a, b)
 
 
+WHOLE = {
+    "net": "net a { input(8x8x1); fc(10) }\n" + SECTIONS,
+    "classes": [*"0123456789"],
+    "metrics": {},
+    "progress": {},
+}
+
+
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("odd", "complaint"),
     [
-        ("classes", 5),
-        ("classes", []),
-        ("metrics", []),
-        ("net", "net a {"),
-        ("all", "["),
-        ("all", "5"),
+        ({}, None),
+        ({"net": "net a {"}, r"x.safetensors \(.net inside\):1:"),
+        ({"net": 5}, "`metadata.net` is 5, not a text"),
+        ({"net": WHOLE["net"] + " " * 2**20}, "`metadata.net` has 1,048,6.* characters"),
+        ({"net": 'use "x.net"\n' + str(WHOLE["net"])}, "uses no other file, as here .*x.net"),
+        ({"classes": 5}, "`metadata.classes` is 5, not a list"),
+        ({"classes": []}, "0 classes"),
+        ({"classes": ["a"]}, "1 class"),
+        ({"classes": [*"000000000a"]}, "two of its classes have the same name"),
+        ({"classes": [*"012345678", 9]}, r"`metadata.classes\[9\]` is 9, not a text"),
+        ({"metrics": []}, "`metadata.metrics` is a list, not an object"),
+        ({"metrics": {"val_accuracy": "high"}}, '`metadata.metrics.val_accuracy` is "high"'),
+        ({"metrics": {"train_loss": 10**400}}, r"`metadata.metrics.train_loss` is 10\^400"),
+        ({"progress": {"step": -1}}, "`metadata.progress.step` is -1, not from 0"),
+        ({"progress": {"step": True}}, "`metadata.progress.step` is true, not a whole number"),
+        ({"progress": {"changes": "x"}}, '`metadata.progress.changes` is "x", not a list'),
+        ({"progress": {"changes": ["a\nb"]}}, "changes.*not one line"),
+        ({"progress": {"history": [5]}}, r"`metadata.progress.history\[0\]` is 5, not an object"),
+        ({"progress": {"loss": float("nan")}}, "NaN is no number of JSON"),
     ],
 )
-def test_checkpoints_with_odd_metadata_are_told(tmp_path: Path, key: str, value: Any) -> None:
-    import json
-
-    from safetensors.numpy import save_file
-
-    from netdsl.backends import open_backend
-    from netdsl.train.use import Trained
-
-    about: Any = {
-        "net": "net a { input(8x8x1); fc(10) }\n" + SECTIONS,
-        "classes": ["a"],
-        "metrics": {},
-        "progress": {},
-    } | {key: value}
-    metadata = {"netdsl": value if key == "all" else json.dumps(about)}
+def test_checkpoints_with_odd_metadata_are_told(
+    tmp_path: Path, odd: dict[str, Any], complaint: str | None
+) -> None:
+    """With the right checksum, so that it is the metadata that are refused; whole ones are not."""
     weights = {"fc1.weight": np.zeros((10, 64), np.float32), "fc1.bias": np.zeros(10, np.float32)}
-    save_file(weights, tmp_path / "x.safetensors", metadata)
-    with pytest.raises(NetError):
-        Trained(tmp_path / "x.safetensors", open_backend("reference")).predict([])
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(Parts(WHOLE | odd, weights).whole())
+    if complaint is None:
+        assert trained(path).predict([]) == []
+        return
+    with pytest.raises(NetError) as e:
+        trained(path).predict([])
+    assert re.search(complaint, e.value.render()), e.value.render()
+    assert "checksum" not in str(e.value)
+
+
+@pytest.mark.parametrize("code", [c for c in TYPES if c != "F32"])
+def test_weights_of_another_type_are_refused_by_name(tmp_path: Path, code: str) -> None:
+    """They were cast in silence."""
+    weights = {"fc1.weight": np.zeros((10, 64), np.float32), "fc1.bias": np.zeros(10, TYPES[code])}
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(Parts(WHOLE, weights).whole())
+    with pytest.raises(NetError, match=rf"`fc1\.bias` is of type {code}, and weights are float32"):
+        trained(path)
+
+
+def trained(path: Path) -> Trained:
+    return Trained(path, open_backend("reference"))
 
 
 def test_metrics_are_json_whatever_happens(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ FLOORS = [
     "errors",
     "files",
     "kept",
+    "schema",
     "values",
     "kinds",
     "globs",

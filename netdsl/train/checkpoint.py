@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from netdsl import __version__
 from netdsl.errors import fail
 from netdsl.files import finite, write_atomically
-from netdsl.language.parse import parse
+from netdsl.language.parse import LONGEST_FILE, parse
 from netdsl.language.program import Program, program
+from netdsl.language.syntax import File
+from netdsl.schema import Invalid, Listing, Maybe, Real, Record, Scalar, Text, Whole, read_json
 from netdsl.types import Array, dims
 
 KEY = "netdsl"
 SUFFIX = ".safetensors"
 AVERAGE = ".ema"
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,22 @@ class Checkpoint:
     origin: str = "checkpoint"
 
     def program(self) -> Program:
-        return program(parse(self.net_text, f"{self.origin} (.net inside)"))
+        """Raises NetError for all that is wrong in the text."""
+        return alone(self.file())
+
+    def file(self) -> File:
+        return parse(self.net_text, f"{self.origin} (.net inside)")
+
+
+def alone(file: File) -> Program:
+    """The program of a text that came with weights, perhaps from a stranger: it can use no file.
+    Raises NetError for all that is wrong in it."""
+    return program(file, _no_file)
+
+
+def _no_file(path: str) -> str:
+    help = "`netdsl train` writes all that a net uses into its checkpoints"
+    raise fail(f"the .net of a checkpoint uses no other file, as here {path}", help=help)
 
 
 def usable(states: Mapping[str, Array]) -> dict[str, Array]:
@@ -74,48 +92,132 @@ def _digest(text: str, states: Mapping[str, Array]) -> str:
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint. Raises NetError where the file is missing, damaged or not ours."""
-    from safetensors import SafetensorError, safe_open
-
+    """Reads a checkpoint. Raises NetError where the file is missing, damaged or not ours. Every
+    size is held against the file's own before anything of that size is made."""
     if not path.is_file():
         raise fail(f"there is no checkpoint {path}", help="a run keeps its in best.safetensors")
     try:
-        with safe_open(path, framework="numpy") as f:
-            metadata = f.metadata() or {}
+        with path.open("rb") as f:
+            header, start = _header(f)
+            metadata = header.pop("__metadata__", {})
             if KEY not in metadata:
                 help = "weights carry their .net; `netdsl train` writes such files"
                 raise fail(f"{path} holds weights, but not of netdsl", help=help)
-            states = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as e:
-        raise fail(f"{path} is no checkpoint, or damaged: {e}", help=_OTHERS) from None
-    try:
+            states = {name: _tensor(f, start, name, entry) for name, entry in header.items()}
         return _read(metadata[KEY], states, str(path))
-    except (KeyError, ValueError, RecursionError) as e:
-        raise fail(f"{path} is damaged: {e}", help=_OTHERS) from None
+    except ValueError as e:
+        raise fail(f"{path} is no checkpoint, or damaged: {e}", help=_OTHERS) from None
+    except OSError as e:
+        raise fail(f"cannot read {path}: {e.strerror or e}") from None
 
 
 _OTHERS = "is there another of its run: last, best, or one of `keep_every`?"
 
 
+def _header(f: BinaryIO) -> tuple[dict[str, Any], int]:
+    """What a file says that it holds, by name, and where its data begin. Raises Invalid where that
+    is not so."""
+    size = os.fstat(f.fileno()).st_size
+    length = int.from_bytes(f.read(8), "little")
+    if size < 8 or length > size - 8:
+        raise Invalid("it ends within its header")
+    if length > MOST_HEADER:
+        raise Invalid(f"its header has {length:,} bytes, over {MOST_HEADER:,}")
+    header = read_json(f.read(length))
+    _HEADER.check(header, "header")
+    tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+    end = 0
+    for begin, after in sorted(tuple(entry["data_offsets"]) for entry in tensors):
+        if begin != end or after < begin:
+            raise Invalid("its weights do not lie one after the other")
+        end = after
+    if end != size - 8 - length:
+        raise Invalid(f"it has {size - 8 - length:,} bytes of weights, and speaks of {end:,}")
+    return header, 8 + length
+
+
+def _tensor(f: BinaryIO, start: int, name: str, entry: Mapping[str, Any]) -> Array:
+    """One of the weights. Raises Invalid where it is no array of float32."""
+    if entry["dtype"] != "F32":
+        raise Invalid(f"`{name}` is of type {entry['dtype']}, and weights are float32 (F32)")
+    (begin, end), shape = entry["data_offsets"], tuple(entry["shape"])
+    if end - begin != 4 * math.prod(shape):
+        raise Invalid(f"`{name}` has {end - begin:,} bytes, which are not {dims(shape)} float32")
+    f.seek(start + begin)
+    return np.fromfile(f, np.dtype("<f4"), math.prod(shape)).reshape(shape)
+
+
 def _read(metadata: str, states: Mapping[str, Array], origin: str) -> Checkpoint:
-    outer = _checked(json.loads(metadata), dict)
-    if "sha256" not in outer:
-        raise ValueError("it has no checksum")
-    text = _checked(outer["about"], str)
+    outer = read_json(metadata)
+    _SEALED.check(outer, "metadata")
+    text = outer["about"]
     if outer["sha256"] != _digest(text, states):
-        raise ValueError("its checksum is not that of its content")
-    about = _checked(json.loads(text), dict)
-    return Checkpoint(
-        states,
-        _checked(about["net"], str),
-        tuple(str(c) for c in _checked(about["classes"], list)),
-        _checked(about["metrics"], dict),
-        _checked(about["progress"], dict),
-        origin,
-    )
+        raise Invalid("its checksum is not that of its content")
+    about = read_json(text)
+    _ABOUT.check(about, "metadata")
+    classes = tuple(about["classes"])
+    if len(set(classes)) < len(classes):
+        raise Invalid("two of its classes have the same name")
+    net, metrics, progress = about["net"], about["metrics"], about["progress"]
+    return Checkpoint(states, net, classes, metrics, progress, origin)
 
 
-def _checked(value: Any, kind: type[T]) -> T:
-    if not isinstance(value, kind):
-        raise ValueError(f"{str(value)[:40]} is no {kind.__name__}")
-    return value
+MOST_HEADER = 64 * 2**20
+_HEADER = Record(
+    {},
+    {"__metadata__": Record(others=Text(MOST_HEADER, surrogates=True))},
+    others=Record(
+        {
+            "dtype": Text(20),
+            "shape": Listing(Whole(), 16),
+            "data_offsets": Listing(Whole(0, 2**60), 2, least=2),
+        }
+    ),
+    most=100_000,
+)
+"""The header of a safetensors file: https://github.com/huggingface/safetensors#format"""
+_SEALED = Record({"about": Text(MOST_HEADER), "sha256": Text(64)})
+_EPOCHS, _COUNT, _STEPS = Whole(0, 1_000_000), Whole(0, 2**40), Whole(0, 2**30)
+_NUMBER, _SHARE = Maybe(Real()), Maybe(Real(0, 1.001))  # a mean may be rounded
+METRICS = Record(
+    {},
+    {
+        "epoch": _EPOCHS,
+        "step": _STEPS,
+        "train_loss": _NUMBER,
+        "train_accuracy": _SHARE,
+        "val_loss": _NUMBER,
+        "lr": _NUMBER,
+        "val_accuracy": _SHARE,
+        "skipped": _COUNT,
+    },
+    others=Scalar(),
+)
+"""What an epoch has measured."""
+_PROGRESS = Record(
+    {},
+    {
+        "epoch": _EPOCHS,
+        "seen": _COUNT,
+        "step": _STEPS,
+        "update": _STEPS,
+        "loss": Real(),
+        "hits": Real(0),
+        "batches": _STEPS,
+        "lines": _COUNT,
+        "history": Listing(METRICS, 1_000_000),
+        "changes": Listing(Text(100_000, one_line=True), 10_000),
+        "data": Text(1000),
+        "pipeline": Record(others=Whole(1, 1_000_000)),
+    },
+)
+"""Where a run stood. What only evaluates weights needs none of it, so that all is optional here."""
+_ABOUT = Record(
+    {
+        "net": Text(LONGEST_FILE),
+        "classes": Listing(Text(1000, surrogates=True), 100_000),
+        "metrics": METRICS,
+        "progress": _PROGRESS,
+    },
+    {"version": Text(100)},
+)

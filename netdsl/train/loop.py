@@ -138,7 +138,11 @@ class Trainer:
         adopted(wanted, shapes(saved.states), (), saved.origin, help=help)
         self.state.load(saved.states, wanted, saved.origin)
         self.state.initialise(states, self.recipe.seed)
-        return stood(noted(saved, self.job.net_text))
+        standing, images = stood(noted(saved, self.job.net_text)), len(self.job.train)
+        if standing.seen > images:
+            seen = f"{standing.seen:,} of the {images:,} images of an epoch"
+            raise fail(f"{saved.origin} cannot be gone on from: it says that it has seen {seen}")
+        return standing
 
     def _check_data(self, saved: Checkpoint) -> None:
         """Raises NetError where the run has learnt from other images than there are now."""

@@ -13,8 +13,9 @@ from netdsl.language.override import override
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, program, read_text
 from netdsl.language.unparse import expression
+from netdsl.printable import printable_line
 from netdsl.train import checkpoint
-from netdsl.train.checkpoint import SUFFIX, Checkpoint
+from netdsl.train.checkpoint import SUFFIX, Checkpoint, alone
 from netdsl.train.metrics import last_epoch
 from netdsl.train.recipe import net_of
 from netdsl.train.written import written_out
@@ -49,14 +50,14 @@ def continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
         help = "a run begins with `netdsl train FILE`, and `--resume DIR` goes on with it"
         raise fail(f"{out} holds no run: there is no recipe.net in it", help=help)
     if saved is not None:
-        file = parse(saved.net_text, f"{saved.origin} (.net inside)")
+        file, meaning = saved.file(), alone
     else:
-        file = parse(read_text(str(text)), str(text))
-    before = program(file)
+        file, meaning = parse(read_text(str(text)), str(text)), program
+    before = meaning(file)
     if saved is not None and text.is_file():
         _check_same_net(before, text, saved.origin)
     changed = override(file, settings, net_of(before, None)) if settings else file
-    now = program(changed if saved is None else _still_to_run(file, changed, settings))
+    now = meaning(changed if saved is None else _still_to_run(file, changed, settings))
     changes = _changes(before, now)
     begun = saved is not None or any(out.glob(f"*/last{SUFFIX}"))
     for key in changes:
@@ -141,10 +142,11 @@ def noted(saved: Checkpoint, net_text: str) -> Checkpoint:
     """The checkpoint, with a note on what is changed where its run goes on by `net_text`."""
     changes = {}
     if net_text != saved.net_text:
-        changes = _changes(saved.program(), program(parse(net_text)))
+        changes = _changes(saved.program(), alone(parse(net_text)))
     if not changes:
         return saved
     words = ", ".join(f"{k} = {new} (was {old})" for k, (old, new) in changes.items())
+    words = printable_line(words)  # a note is one line, whatever a text in the recipe holds
     done = saved.progress.get("update", 0)
     notes = [*saved.progress.get("changes", ()), f"resumed after {done} updates: {words}"]
     return replace(saved, progress={**saved.progress, "changes": notes})

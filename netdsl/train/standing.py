@@ -39,18 +39,22 @@ class Standing:
 
     @staticmethod
     def of(values: Mapping[str, Any]) -> Standing:
-        """Raises ValueError where the values are not those of a standing."""
-        given: dict[str, Any] = {}
-        for f in fields(Standing):
-            value = values.get(f.name)
-            fits = {"int": isinstance(value, int) and value >= 0, "float": _number(value)}
-            if not fits.get(str(f.type), isinstance(value, list)):
-                raise ValueError(f"`{f.name}` of its progress is {str(value)[:40]}")
-            given[f.name] = tuple(value) if isinstance(value, list) else value
-        good = all(isinstance(m, dict) and _number(m.get("train_loss")) for m in given["history"])
-        if not good or len(given["history"]) != given["epoch"]:
+        """Raises ValueError where the values, each of its type, are not those of a standing."""
+        missing = [f.name for f in fields(Standing) if f.name not in values]
+        if missing:
+            raise ValueError(f"`{missing[0]}` of its progress is missing")
+        given = {f.name: values[f.name] for f in fields(Standing)}
+        s = Standing(**given | {k: tuple(given[k]) for k in ("history", "changes")})
+        numbers = [m.get("epoch", i) for i, m in enumerate(s.history, 1)]
+        if numbers != list(range(1, s.epoch + 1)):
             raise ValueError("its history is not one of its epochs")
-        return Standing(**given)
+        if any(m.get("train_loss") is None for m in s.history):
+            raise ValueError("its history has an epoch without a loss")
+        if not s.batches <= s.step >= s.update >= s.epoch:
+            raise ValueError("its steps are not those of its updates and epochs")
+        if s.seen == 0 and (s.batches or s.loss or s.hits):
+            raise ValueError("it has a loss of images that it has not seen")
+        return s
 
     def after(self, images: int, batches: int) -> Standing:
         """One update later."""
@@ -108,10 +112,6 @@ def stood(saved: Checkpoint) -> Standing:
         return Standing.of(saved.progress)
     except ValueError as e:
         raise fail(f"{saved.origin} cannot be gone on from: {e}") from None
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def quality(metrics: Mapping[str, Any]) -> tuple[float, float]:

@@ -1,0 +1,299 @@
+"""Checkpoints with one thing forged and the checksum made right: what a stranger may hand over."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from netdsl.types import dims
+
+Path = tuple[str | int, ...]
+TYPES = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "F64": np.float64,
+    "I8": np.int8,
+    "I32": np.int32,
+    "I64": np.int64,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+@dataclass
+class Parts:
+    """A checkpoint taken apart: what it says, and its weights by name."""
+
+    about: dict[str, Any]
+    states: dict[str, Any]
+
+    @staticmethod
+    def of(content: bytes) -> Parts:
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])
+        about = json.loads(json.loads(header.pop("__metadata__")["netdsl"])["about"])
+        data, states = content[8 + length :], {}
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            states[name] = np.frombuffer(data[begin:end], np.float32).reshape(entry["shape"])
+        return Parts(about, states)
+
+    def whole(self, seal: Callable[[dict[str, Any]], Any] = lambda sealed: sealed) -> bytes:
+        """The file, with the checksum of what it holds."""
+        text = json.dumps(self.about, sort_keys=True)
+        sealed = seal({"about": text, "sha256": self._digest(text)})
+        header: dict[str, Any] = {"__metadata__": {"netdsl": json.dumps(sealed)}}
+        data = b""
+        codes = {np.dtype(t): code for code, t in TYPES.items()}
+        for name, array in self.states.items():
+            end = len(data) + array.nbytes
+            entry = {"shape": array.shape, "data_offsets": (len(data), end)}
+            header[name] = {"dtype": codes[array.dtype], **entry}
+            data += array.tobytes()
+        return framed(header, data)
+
+    def _digest(self, text: str) -> str:
+        digest = hashlib.sha256(text.encode())
+        for name in sorted(self.states):
+            array = self.states[name]
+            digest.update(f"{name} {array.dtype} {dims(array.shape)}".encode("utf-8", "replace"))
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+
+def framed(header: Any, data: bytes, length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    size = len(text) if length is None else length
+    return size.to_bytes(8, "little") + text + data
+
+
+class Raw:
+    """JSON that `json.dumps` would not write, such as one that nests without end."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+ODD: list[Any] = [
+    None, True, False, -1, 0, 1, 3, 2**31 - 1, 2**31, 2**53, 2**63, 2**64, 10**400, -(10**30),
+    0.5, -0.0, 1e-320, 1e308, -1e308, float("nan"), float("inf"), float("-inf"),
+    "", "x", "1", "../../etc/passwd", "/dev/zero", "x" * 2_000_000, "\x1b[2J\x1b]0;x\x07", "\r",
+    "\u202e", "[red]x[/]", "a\nb", "\ud800", "\0",
+    [], [[]], [None], ["x"], [1, 2, 3], list(range(100_000)), {}, {"a": 1}, {"": {}},
+    Raw("[" * 900 + "]" * 900), Raw("[" * 100_000 + "]" * 100_000),
+    Raw('{"a":' * 700 + "1" + "}" * 700),
+    Raw("9" * 5000), Raw("1e999"), Raw("-" + "9" * 4000),
+]  # fmt: skip
+NETS = [
+    'use "/dev/zero"\n', 'use "/dev/stdin"\n', 'use "/etc/passwd"\n', 'use "blocks.net"\n',
+    "\x1b[2J", "\0", "net b {", "net a = a\n", "net b = a\nnet a = b\n", "test a { params == 1 }\n",
+    "train x { after = x }\n", "expect", "train { epochs = 0 }\n", "use " * 20_000, "((" * 30_000,
+]  # fmt: skip
+EDITS = [
+    ("epochs = 2", "epochs = 1000000000"),
+    ("epochs = 2", 'epochs = "two"'),
+    ("epochs = 2", "epochs = 3"),
+    ("fc(10)", "fc(11)"),
+    ("fc(10)", "fc(1_000_000_000)"),
+    ("fc(10)", "relu"),
+    ("fc(10)", "fc(10) -> nothing"),
+    ("8x8x1", "8x8x3"),
+    ("8x8x1", "65536x65536x1"),
+    ("8x8x1", "0x8x1"),
+    ("batch = 200", "batch = 100000000000"),
+    ("batch = 200", "batch = 1"),
+    ("source = digits", 'source = folder("/proc")'),
+    ("source = digits", 'source = arrays("/dev/zero")'),
+    ("source = digits", "source = mnist"),
+    ("adam(", "sgd("),
+    ("lr=0.001", "lr=-1"),
+    ("net a", "net b"),
+    ("init = none", 'init = weights("/dev/zero")'),
+    ("seed = 1", "seed = 2"),
+    ("validation = ", "validation = 0.5 #"),
+    ("input", "output"),
+    ("{", ""),
+    ("patience = none", "patience = 1"),
+    ("accumulate = 1", "accumulate = 60000"),
+]
+
+
+def leaves(value: Any, at: Path = ()) -> Iterator[Path]:
+    """Every place in what a checkpoint says."""
+    if at:
+        yield at
+    if isinstance(value, dict):
+        for name, one in value.items():
+            yield from leaves(one, (*at, name))
+    elif isinstance(value, list):
+        for i, one in enumerate(value[:3]):
+            yield from leaves(one, (*at, i))
+
+
+def within(value: Any, at: Path) -> Any:
+    for key in at:
+        value = value[key]
+    return value
+
+
+def forged(parts: Parts, rng: random.Random) -> tuple[str, bytes]:
+    """What is forged, and the file."""
+    made = Parts(deepcopy(parts.about), dict(parts.states))
+    how = rng.choice((_value, _value, _value, _number, _entry, _text, _weights, _header, _seal))
+    return how(made, rng)
+
+
+def _value(made: Parts, rng: random.Random) -> tuple[str, bytes]:
+    """An odd value somewhere."""
+    *path, last = rng.choice(list(leaves(made.about)))
+    return _with(made, (*path, last), rng.choice(ODD))
+
+
+def _with(made: Parts, at: Path, value: Any) -> tuple[str, bytes]:
+    holder = within(made.about, at[:-1])
+    mark = "a place for raw text"
+    holder[at[-1]] = mark if isinstance(value, Raw) else value
+    what = f"{at} = {value.text[:20] if isinstance(value, Raw) else repr(value)[:40]}"
+    if not isinstance(value, Raw):
+        return what, made.whole()
+    text = json.dumps(made.about, sort_keys=True).replace(f'"{mark}"', value.text)
+    sealed = json.dumps({"about": text, "sha256": made._digest(text)})
+    whole = made.whole()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    header["__metadata__"]["netdsl"] = sealed
+    return what, framed(header, whole[8 + length :])
+
+
+def _number(made: Parts, rng: random.Random) -> tuple[str, bytes]:
+    """A number that is off."""
+    numbers = [p for p in leaves(made.about) if isinstance(within(made.about, p), int | float)]
+    at = rng.choice(numbers)
+    value = within(made.about, at)
+    off = rng.choice((value + 1, value - 1, -value, value * 1000 + 7, value + 0.5, str(value), []))
+    return _with(made, at, off)
+
+
+def _entry(made: Parts, rng: random.Random) -> tuple[str, bytes]:
+    """An entry that is gone, twice there, or in another's place."""
+    path = rng.choice(list(leaves(made.about)))
+    holder, key = within(made.about, path[:-1]), path[-1]
+    way = rng.randrange(3)
+    if way == 0:
+        del holder[key]
+    elif isinstance(holder, list):
+        holder.extend(
+            deepcopy(holder) if way == 1 else [within(made.about, ("progress", "history"))]
+        )
+    else:
+        other = rng.choice(list(holder))
+        holder[key], holder[other] = holder[other], holder[key]
+    return f"{path} changed in way {way}", made.whole()
+
+
+def _text(made: Parts, rng: random.Random) -> tuple[str, bytes]:
+    """A net that says something else."""
+    text = made.about["net"]
+    if rng.random() < 0.5:
+        old, new = rng.choice(EDITS)
+        made.about["net"] = text.replace(old, new)
+        return f"net: {old} -> {new}", made.whole()
+    more, at = rng.choice(NETS), rng.choice((0, len(text), rng.randrange(len(text))))
+    made.about["net"] = text[:at] + more + text[at:]
+    return f"net: {more[:30]!r} at {at}", made.whole()
+
+
+def _weights(made: Parts, rng: random.Random) -> tuple[str, bytes]:
+    name = rng.choice(list(made.states))
+    array = made.states[name]
+    way = rng.choice(("type", "shape", "gone", "name", "more", "values", "big", "many"))
+    match way:
+        case "type":
+            code = rng.choice([c for c in TYPES if c != "F32"])
+            made.states[name] = array.astype(TYPES[code])
+            way = f"type {code}"
+        case "shape":
+            shapes = (array.shape[::-1], (1, *array.shape), (array.size,), (1,) * 12 + array.shape)
+            made.states[name] = array.reshape(rng.choice(shapes))
+        case "gone":
+            del made.states[name]
+        case "name":
+            odd = (
+                "",
+                "x" * 100_000,
+                "\x1b[2J",
+                "__metadata__ ",
+                "a/../b",
+                name.upper(),
+                "[red]x[/]",
+            )
+            made.states[rng.choice(odd)] = made.states.pop(name)
+        case "more":
+            made.states[f"{name}.more"] = array
+        case "values":
+            odd_values = np.array([np.nan, np.inf, -np.inf, 3e38, 1e-45], np.float32)
+            made.states[name] = np.full_like(array, rng.choice(list(odd_values)))
+        case "big":
+            made.states[name] = np.zeros((rng.choice((10_000_000, 0)),), np.float32)
+        case _:
+            made.states |= {f"x{i}": np.zeros(0, np.float32) for i in range(20_000)}
+    return f"weights: {way} of {name}", made.whole()
+
+
+def _header(made: Parts, rng: random.Random) -> tuple[str, bytes]:
+    """What no checksum covers."""
+    whole = made.whole()
+    length = int.from_bytes(whole[:8], "little")
+    header, data = json.loads(whole[8 : 8 + length]), whole[8 + length :]
+    name = rng.choice([n for n in header if n != "__metadata__"])
+    way = rng.randrange(9)
+    if way == 0:
+        return "header: length", framed(
+            header, data, rng.choice((0, 1, 2**62, 2**63, 10**9, 10**6))
+        )
+    if way == 1:
+        dicts = [b"[%b{}]" % (b"{}," * n) for n in (1_900_000, 10**7)]
+        bombs = (b"[" * 10**6, b'{"a":' * 10**6, b'"%b"' % bytes(10**8), *dicts)
+        return "header: bomb", framed(rng.choice(bombs), data)
+    if way == 2:
+        other = rng.choice((b"", b"[]", b"null", b"\xff\xfe", b"{}", b"1" * 9999))
+        return "header: other", framed(other, data)
+    if way == 3:
+        header[name]["data_offsets"] = rng.choice(
+            ([0, 0], [0, 2**62], [-4, 0], [8, 0], [0], "0", [0, 4, 8], [None, 1], [0.0, 4.0], {})
+        )
+    elif way == 4:
+        header[name]["shape"] = rng.choice(
+            ([-1, -1], [2**31, 2**31], [2**63], "x", None, [[1]], [1.5], [True], [0], [1] * 70, {})
+        )
+    elif way == 5:
+        odd = ("I32", "F64", "F8_E4M3", "BF16", "", "object", 5, None, [])
+        header[name]["dtype"] = rng.choice(odd)
+    elif way == 6:
+        del header[name][rng.choice(list(header[name]))]
+    elif way == 7:
+        header["__metadata__"] = rng.choice((None, [], "x", {}, {"netdsl": 5}, {"netdsl": None}, 7))
+    else:
+        header[name] = rng.choice(ODD[:40])
+    return f"header: way {way}", framed(header, data)
+
+
+def _seal(made: Parts, rng: random.Random) -> tuple[str, bytes]:
+    odd = rng.choice(ODD[:40])
+    key = rng.choice(("about", "sha256"))
+    ways: list[Callable[[dict[str, Any]], Any]] = [
+        lambda sealed: sealed | {key: odd},
+        lambda sealed: odd,
+        lambda sealed: {key: sealed[key]},
+        lambda sealed: [sealed],
+        lambda sealed: sealed | {"about": json.dumps(odd), "sha256": made._digest(json.dumps(odd))},
+    ]
+    at = rng.randrange(len(ways))
+    return f"seal: way {at}, {key}, {odd!r:.20}", made.whole(ways[at])
