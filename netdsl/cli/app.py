@@ -13,6 +13,7 @@ import typer
 from netdsl import __version__
 from netdsl.errors import NetError
 from netdsl.files import finite
+from netdsl.printable import printable
 
 OK, FAULTY, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -107,7 +108,13 @@ def complain(error: NetError) -> None:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr)
+    """On standard error; what a terminal would obey in it is shown instead."""
+    print(printable(text), file=sys.stderr)
+
+
+def show(text: str, end: str = "\n") -> None:
+    """As `say`, on standard output."""
+    print(printable(text), end=end)
 
 
 def print_json(value: Any) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netdsl.cli.app import OK, Device, File, Json, Sets, Shrink, Tune, app, print_json, say
+from netdsl.cli.app import OK, Device, File, Json, Sets, Shrink, Tune, app, print_json, say, show
 from netdsl.cli.files import load, load_recipe, split
 from netdsl.errors import fail, nearest
 
@@ -59,11 +59,11 @@ def compile_(
     if as_json:
         print_json(found.as_json())
     elif emit == "ir":
-        print(to_text(found.plan.graph), end="")
+        show(to_text(found.plan.graph), end="")
     elif emit == "plan":
-        print(plan_text(found.plan), end="")
+        show(plan_text(found.plan), end="")
     elif emit == "kernels":
-        print(kernels_text(found.plan), end="")
+        show(kernels_text(found.plan), end="")
     else:
         from netdsl.cli.show import show_compiled
 

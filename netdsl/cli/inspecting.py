@@ -20,6 +20,7 @@ from netdsl.cli.app import (
     complain,
     print_json,
     say,
+    show,
 )
 from netdsl.cli.files import load, net_files, read, split
 from netdsl.cli.show import show_summary, tell_test
@@ -211,7 +212,7 @@ def _folder_summary(folder: Path, how: Settings, sets: list[str] | None, as_json
     if as_json:
         print_json(found.as_json())
     else:
-        print(found.as_markdown(), end="")
+        show(found.as_markdown(), end="")
     return OK
 
 
@@ -236,7 +237,7 @@ def gradcheck(
     for row in run(load(path, settings, name), name, seed, shrink):
         rows.append(row)
         if not as_json:
-            print(f"{'ok  ' if row.ok else 'FAIL'} {row.error:8.1e}  {row.name}")
+            show(f"{'ok  ' if row.ok else 'FAIL'} {row.error:8.1e}  {row.name}")
     ok = all(r.ok for r in rows)
     if as_json:
         print_json({"ok": ok, "layers": [{"name": r.name, "error": r.error} for r in rows]})

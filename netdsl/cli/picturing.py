@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netdsl.cli.app import OK, Device, Json, app, print_json, say
+from netdsl.cli.app import OK, Device, Json, app, print_json, say, show
 from netdsl.cli.using import Weights
 from netdsl.errors import fail
 from netdsl.types import dims
@@ -52,7 +52,7 @@ def filters(
     else:
         line = f"{out}: `{found.path}`, {_part(count, shape[0], 'filters')} of {dims(shape[1:])}"
         some = f", {_part(channels, shape[3], 'channels')} of each"
-        print(line + some * (channels < shape[3]))
+        show(line + some * (channels < shape[3]))
     return OK
 
 
@@ -85,7 +85,7 @@ def activations(
     if as_json:
         print_json({"picture": str(out), "layer": layer, "shape": list(maps.shape)})
     else:
-        print(f"{out}: `{layer}`, {count} maps of {height}x{width}")
+        show(f"{out}: `{layer}`, {count} maps of {height}x{width}")
     return OK
 
 
@@ -122,8 +122,8 @@ def visualize(
         print_json({"picture": str(out), "layer": layer, "channels": told})
     else:
         for c, before, after in rows:
-            print(f"{layer}:{c}  activation {before:.4g} -> {after:.4g}")
-        print(f"{out}: {len(rows)} pictures")
+            show(f"{layer}:{c}  activation {before:.4g} -> {after:.4g}")
+        show(f"{out}: {len(rows)} pictures")
     silent = [str(c) for c, before, after in rows if not after > before]
     if silent:
         say(

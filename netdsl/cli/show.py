@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from netdsl.cli.app import show
+from netdsl.printable import printable, printable_line
 from netdsl.types import sized
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from netdsl.insight.compare import Difference
     from netdsl.insight.expectations import TestResult
@@ -28,20 +31,29 @@ def wide_console() -> Console:
     """A terminal as it is; a file or pipe with room for every line."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=240)
+    console = Console(**_PLAIN)
+    return console if console.is_terminal else Console(**_PLAIN, width=240)
+
+
+_PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+"""Text is shown as it stands, whatever Rich could take it for."""
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """A row of a table; what a terminal would obey in it is shown instead."""
+    table.add_row(*map(printable_line, cells))
 
 
 def tell_test(path: str, result: TestResult) -> None:
     verdict = "ok  " if result.ok else "FAIL"
     n = len(result.outcomes)
-    print(f"{verdict} {path}:{result.name}  {n} expectation{'s' * (n != 1)}")
+    show(f"{verdict} {path}:{result.name}  {n} expectation{'s' * (n != 1)}")
     for o in result.outcomes:
         if not o.ok:
-            print(f"     {o.text}: {o.found or 'it does not hold'}")
+            show(f"     {o.text}: {o.found or 'it does not hold'}")
     if result.published:
         shares = (f"{k.replace('top', 'top-')} {v:.2%}" for k, v in result.published.items())
-        print(f"     published: {', '.join(shares)}")
+        show(f"     published: {', '.join(shares)}")
 
 
 def show_summary(found: Summary) -> None:
@@ -54,7 +66,7 @@ def show_summary(found: Summary) -> None:
         table.add_column(heading, justify="right")
     for r in found.layers:
         counts = [f"{n:,}" if n else "" for n in (r.params, r.macs)]
-        table.add_row(r.name, r.call, r.output, *counts, sized(r.bytes))
+        add_row(table, r.name, r.call, r.output, *counts, sized(r.bytes))
     console = wide_console()
     console.print(table)
     console.print(
@@ -62,12 +74,12 @@ def show_summary(found: Summary) -> None:
         "an image"
     )
     if found.side_params or found.side_macs:
-        print(
+        show(
             f"side outputs, which only training needs: {found.side_params:,} of the params and "
             f"{found.side_macs:,} more MACs"
         )
     if found.unread:
-        print(f"no output needs: {_listed(found.unread)}")
+        show(f"no output needs: {_listed(found.unread)}")
 
 
 def with_progress(
@@ -81,7 +93,7 @@ def with_progress(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, **_PLAIN)
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(bar_width=None),
@@ -105,7 +117,7 @@ def with_progress(
                 bar.console.print(_epoch_line(m, trainer.recipe.epochs), soft_wrap=True)
 
         def say(words: str) -> None:
-            bar.console.print(words, soft_wrap=True, markup=False)
+            bar.console.print(printable(words), soft_wrap=True)
 
         return trainer.run(out, watch, tell, asked, watching, say)
 
@@ -123,15 +135,16 @@ def show_difference(found: Difference) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("", *found.nets):
+    for heading in ("", *map(printable_line, found.nets)):
         table.add_column(heading, overflow="fold", justify="left")
     for what, (a, b) in (("params", found.params), ("MACs", found.macs)):
-        table.add_row(what, f"{a:,}", f"{b:,}")
+        add_row(table, what, f"{a:,}", f"{b:,}")
     for title, changes in (("layers", found.layers), ("weights", found.weights)):
         if changes:
-            table.add_row(f"\n{title} that differ")
+            add_row(table)
+            add_row(table, f"{title} that differ")
         for c in changes:
-            table.add_row(f"  {c.name}", c.a or "-", c.b or "-")
+            add_row(table, f"  {c.name}", c.a or "-", c.b or "-")
     console = wide_console()
     console.print(table)
     if found.same:
@@ -139,27 +152,27 @@ def show_difference(found: Difference) -> None:
     of = len(found.transfers) + len(found.weights)
     console.print(
         f"\n{len(found.transfers)} of {of} weights transfer, {found.transferred:,} learnable "
-        f"values: {_listed(found.transfers)}"
+        f"values: {printable_line(_listed(found.transfers))}"
     )
 
 
 def show_dry_run(found: DryRun) -> None:
-    print(found.recipe)
+    show(found.recipe)
     if found.missing is not None:
-        print(f"{found.epochs} epochs; how many steps is not known, for {found.missing}")
+        show(f"{found.epochs} epochs; how many steps is not known, for {found.missing}")
     else:
-        print(f"{found.images:,} images to learn from, {found.validation:,} to validate with")
+        show(f"{found.images:,} images to learn from, {found.validation:,} to validate with")
         steps = found.steps * found.epochs
-        print(f"{found.epochs} epochs of {found.steps:,} steps: {steps:,} steps")
-    print(f"{found.learnt:,} of {found.params:,} parameters are learnt")
-    print(f"precision: {found.precision}")
+        show(f"{found.epochs} epochs of {found.steps:,} steps: {steps:,} steps")
+    show(f"{found.learnt:,} of {found.params:,} parameters are learnt")
+    show(f"precision: {found.precision}")
     m = found.memory
-    print(
+    show(
         f"memory: weights {sized(m.weights)}, states beside them {sized(m.beside)}, "
         f"one step {sized(m.step)}; {sized(m.total)} in all"
     )
     for g in found.globs:
-        print(f'{g.key} "{g.glob}": {_listed(g.weights)}')
+        show(f'{g.key} "{g.glob}": {_listed(g.weights)}')
 
 
 def _listed(names: tuple[str, ...]) -> str:
@@ -171,32 +184,33 @@ def _listed(names: tuple[str, ...]) -> str:
 
 def show_overfit(found: Overfit) -> None:
     knows = f"; a net that knows nothing has {found.expected:.4f}" if found.expected else ""
-    print(f"first loss {found.first:.4f}{knows}" + (", far from it" if found.odd else ""))
-    print(
+    show(f"first loss {found.first:.4f}{knows}" + (", far from it" if found.odd else ""))
+    show(
         f"after {found.steps} steps on one batch of {found.images}: "
         f"loss {found.last:.4f}, accuracy {found.accuracy:.2%}"
     )
     if not found.ok:
-        print("a sound net learns one batch by heart: look at the rate, the labels, the last layer")
+        show("a sound net learns one batch by heart: look at the rate, the labels, the last layer")
 
 
 def show_confusion(report: Report) -> None:
     from rich.table import Table
 
-    print("\nrows: what it is; columns: what was said")
+    show("\nrows: what it is; columns: what was said")
     table = Table(box=None)
-    for heading in ("", *report.classes):
+    names = [printable_line(name) for name in report.classes]
+    for heading in ("", *names):
         table.add_column(heading, justify="right")
-    for name, row in zip(report.classes, report.confusion, strict=True):
-        table.add_row(name, *(str(n) if n else "." for n in row))
+    for name, row in zip(names, report.confusion, strict=True):
+        add_row(table, name, *(str(n) if n else "." for n in row))
     wide_console().print(table)
     if report.uncalled:
-        print(f"{report.uncalled:,} images are in no column: a score of theirs is NaN")
+        show(f"{report.uncalled:,} images are in no column: a score of theirs is NaN")
 
 
 def show_compiled(found: Compiled) -> None:
     plan, json = found.plan, found.as_json()
-    print(
+    show(
         f"{found.title}: {json['kernels']:,} kernels instead of {json['kernels_unfused']:,}, "
         f"{sized(json['bytes'])} moved instead of {sized(json['bytes_unfused'])}, "
         f"arena {sized(plan.arena)}, {found.seconds:.2f} s"
@@ -204,13 +218,13 @@ def show_compiled(found: Compiled) -> None:
 
 
 def show_explanation(found: Compiled, full: bool) -> None:
-    print(found.title)
+    show(found.title)
     for change in found.changes:
         _show_change(change, full)
     _show_kinds(found)
     _show_origins(found)
     plan = found.plan
-    print(
+    show(
         f"\nmemory: arena {sized(plan.arena)}, of which {sized(plan.peak)} are in use at most; "
         f"inputs, weights and constants {sized(sum(plan.buffers.values()))}"
     )
@@ -223,11 +237,11 @@ def _show_change(change: Change, full: bool) -> None:
     lines = change.lines()
     gone, new = (sum(x.startswith(sign) for x in lines) for sign in "-+")
     counts = f"{len(change.before.nodes):,} nodes -> {len(change.after.nodes):,}"
-    print(f"{change.name}: {counts}, {gone:,} lines gone, {new:,} new")
+    show(f"{change.name}: {counts}, {gone:,} lines gone, {new:,} new")
     for line in lines if full else lines[:_FIRST_LINES]:
-        print(f"    {line}")
+        show(f"    {line}")
     if not full and len(lines) > _FIRST_LINES:
-        print(f"    ... {len(lines) - _FIRST_LINES:,} more lines with --full")
+        show(f"    ... {len(lines) - _FIRST_LINES:,} more lines with --full")
 
 
 def _show_kinds(found: Compiled) -> None:
@@ -242,8 +256,8 @@ def _show_kinds(found: Compiled) -> None:
     total = [0, 0, 0, 0]
     for kind, *figures in kinds(found):
         total = [t + f for t, f in zip(total, figures, strict=True)]
-        table.add_row(kind, *_figures(figures))
-    table.add_row("all", *_figures(total))
+        add_row(table, kind, *_figures(figures))
+    add_row(table, "all", *_figures(total))
     wide_console().print(table)
 
 
@@ -253,7 +267,6 @@ def _figures(figures: list[int]) -> list[str]:
 
 
 def _show_origins(found: Compiled) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     from netdsl.insight.explain import origins
@@ -264,5 +277,5 @@ def _show_origins(found: Compiled) -> None:
     table.add_column("became", overflow="fold")
     table.add_column("line", overflow="fold")
     for row in origins(found.plan):
-        table.add_row(row.place, sized(row.bytes), row.kernels, escape(row.text))
+        add_row(table, row.place, sized(row.bytes), row.kernels, row.text)
     wide_console().print(table)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from netdsl.cli.show import wide_console
+from netdsl.cli.app import show
+from netdsl.cli.show import add_row, wide_console
 
 if TYPE_CHECKING:
     from netdsl.insight.timing import Timing, Work
@@ -16,7 +17,7 @@ _SLOWEST = 20
 
 def show_timing(found: Timing, full: bool) -> None:
     limit = found.ceilings
-    print(
+    show(
         f"{found.title}, on {found.device}: {1e3 * found.seconds:.3f} ms a step, "
         f"{found.images_per_second:,.1f} images/s\n"
         f"limits measured here: {limit.flops / 1e9:,.0f} GFLOP/s{_narrow(limit)}, "
@@ -41,7 +42,7 @@ def show_timing(found: Timing, full: bool) -> None:
     ]
     _show("layers", ("layer", "forward ms", "backward ms"), layers, total, full)
     if any(k.work.share > 1 and k.filtered for k in found.kernels):
-        print(
+        show(
             "\nMore than 100%: convolutions by minimal filtering (Winograd) need but a quarter to"
             "\na third of the multiplications that they are counted with."
         )
@@ -73,12 +74,12 @@ def _show(
         table.add_column(heading, justify="right", no_wrap=True)
     shown = rows if full else rows[:_SLOWEST]
     for names, work in shown:
-        table.add_row(*names, *_figures(work, total))
+        add_row(table, *names, *_figures(work, total))
     if len(shown) < len(rows):
         rest = total.seconds - sum(work.seconds for _, work in shown)
         words = (f"... {len(rows) - len(shown):,} more with --full", "", "")
-        table.add_row(*words, _ms(rest), _percent(rest, total.seconds), "", "", "")
-    table.add_row("sum", "", "", *_figures(total, total))
+        add_row(table, *words, _ms(rest), _percent(rest, total.seconds), "", "", "")
+    add_row(table, "sum", "", "", *_figures(total, total))
     wide_console().print(table)
 
 

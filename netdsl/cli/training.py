@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netdsl.cli.app import FAULTY, OK, DataDir, Device, Json, Sets, Tune, app, print_json, say
+from netdsl.cli.app import FAULTY, OK, DataDir, Device, Json, Sets, Tune, app, print_json, say, show
 from netdsl.cli.files import load_recipe, run_directory, split
 from netdsl.cli.interrupt import asking
 from netdsl.cli.show import show_dry_run, show_overfit, with_progress
@@ -182,8 +182,8 @@ def _report(trainer: Trainer, result: Result, as_json: bool) -> int:
     else:
         if metrics.get("test_accuracy") is not None:
             images = metrics["test_images"]
-            print(f"test accuracy {metrics['test_accuracy']:.2%} on {images:,} images")
-        print(f"weights in {result.checkpoint}")
+            show(f"test accuracy {metrics['test_accuracy']:.2%} on {images:,} images")
+        show(f"weights in {result.checkpoint}")
     for m in judged:
         say(f"expected {m.text}: {m.found}" + ("" if m.ok else ", so this FAILED"))
     return OK if all(m.ok for m in judged) else FAULTY

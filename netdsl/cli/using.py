@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from netdsl.cli.app import OK, DataDir, Device, Json, app, print_json
+from netdsl.cli.app import OK, DataDir, Device, Json, app, print_json, show
 from netdsl.cli.show import show_confusion
+from netdsl.printable import printable_line
 
 Weights = Annotated[
     Path, typer.Argument(metavar="WEIGHTS", help="A checkpoint; it carries its net.")
@@ -42,7 +43,7 @@ def evaluate(
         print_json({k: getattr(report.score, k) for k in keys})
     else:
         s = report.score
-        print(
+        show(
             f"accuracy {s.accuracy:.2%}  top-5 {s.top5:.2%}  loss {s.loss:.4f}  "
             f"{s.images:,} {report.images} images"
         )
@@ -70,5 +71,5 @@ def predict(
     else:
         for image, top in found:
             listed = ", ".join(f"{c} {p:.1%}" for c, p in top)
-            print(f"{image}: {listed or 'no class, for a score is NaN'}")
+            show(printable_line(f"{image}: {listed or 'no class, for a score is NaN'}"))
     return OK
