@@ -86,12 +86,19 @@ class Maybe:
 
 
 @dataclass(frozen=True)
-class Scalar:
-    """A finite number, a text, true, false or null."""
+class Tree:
+    """A finite number, a text, true, false or null; or lists and objects of them, so many deep."""
+
+    depth: int = 0
 
     def check(self, value: Any, place: str) -> None:
         if isinstance(value, str):
             Text(1000).check(value, place)
+        elif isinstance(value, list | dict):
+            if self.depth == 0:
+                _refuse(value, place, "a number or a text")
+            for one in value.values() if isinstance(value, dict) else value:
+                Tree(self.depth - 1).check(one, place)
         elif value is not None and not isinstance(value, bool):
             Real().check(value, place)
 
@@ -116,7 +123,7 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Record:
+class Object:
     """An object with named entries; `others` says what those of other names are. Unless it does,
     nobody reads them, as they may be from a version to come."""
 

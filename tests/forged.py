@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -125,16 +125,13 @@ EDITS = [
 ]
 
 
-def leaves(value: Any, at: Path = ()) -> Iterator[Path]:
-    """Every place in what a checkpoint says."""
-    if at:
-        yield at
-    if isinstance(value, dict):
-        for name, one in value.items():
-            yield from leaves(one, (*at, name))
-    elif isinstance(value, list):
-        for i, one in enumerate(value[:3]):
-            yield from leaves(one, (*at, i))
+def somewhere(value: Any, rng: random.Random) -> Path:
+    """A place in what a checkpoint says: a few steps down, each branch as likely as the next."""
+    at: Path = ()
+    while isinstance(value, dict | list) and value and (not at or rng.random() < 0.8):
+        key = rng.choice(list(value) if isinstance(value, dict) else range(len(value)))
+        at, value = (*at, key), value[key]
+    return at
 
 
 def within(value: Any, at: Path) -> Any:
@@ -152,8 +149,7 @@ def forged(parts: Parts, rng: random.Random) -> tuple[str, bytes]:
 
 def _value(made: Parts, rng: random.Random) -> tuple[str, bytes]:
     """An odd value somewhere."""
-    *path, last = rng.choice(list(leaves(made.about)))
-    return _with(made, (*path, last), rng.choice(ODD))
+    return _with(made, somewhere(made.about, rng), rng.choice(ODD))
 
 
 def _with(made: Parts, at: Path, value: Any) -> tuple[str, bytes]:
@@ -174,24 +170,22 @@ def _with(made: Parts, at: Path, value: Any) -> tuple[str, bytes]:
 
 def _number(made: Parts, rng: random.Random) -> tuple[str, bytes]:
     """A number that is off."""
-    numbers = [p for p in leaves(made.about) if isinstance(within(made.about, p), int | float)]
-    at = rng.choice(numbers)
-    value = within(made.about, at)
+    at = somewhere(made.about, rng)
+    while not isinstance(value := within(made.about, at), int | float):
+        at = somewhere(made.about, rng)
     off = rng.choice((value + 1, value - 1, -value, value * 1000 + 7, value + 0.5, str(value), []))
     return _with(made, at, off)
 
 
 def _entry(made: Parts, rng: random.Random) -> tuple[str, bytes]:
     """An entry that is gone, twice there, or in another's place."""
-    path = rng.choice(list(leaves(made.about)))
+    path = somewhere(made.about, rng)
     holder, key = within(made.about, path[:-1]), path[-1]
     way = rng.randrange(3)
     if way == 0:
         del holder[key]
     elif isinstance(holder, list):
-        holder.extend(
-            deepcopy(holder) if way == 1 else [within(made.about, ("progress", "history"))]
-        )
+        holder.extend(deepcopy(holder if way == 1 else [made.about["progress"]]))
     else:
         other = rng.choice(list(holder))
         holder[key], holder[other] = holder[other], holder[key]

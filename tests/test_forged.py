@@ -65,6 +65,7 @@ def _hang(number: int, frame: Any) -> None:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The directory of a run that was stopped within its second epoch, and what is beside it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # it is no part of what is tried
     asked = iter([False] * 10 + [True])
     trainer = Trainer(program(parse(NET)), None, open_backend("reference"))
     with pytest.raises(KeyboardInterrupt):

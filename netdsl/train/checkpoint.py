@@ -19,7 +19,7 @@ from netdsl.files import finite, write_atomically
 from netdsl.language.parse import LONGEST_FILE, parse
 from netdsl.language.program import Program, program
 from netdsl.language.syntax import File
-from netdsl.schema import Invalid, Listing, Maybe, Real, Record, Scalar, Text, Whole, read_json
+from netdsl.schema import Invalid, Listing, Maybe, Object, Real, Text, Tree, Whole, read_json
 from netdsl.types import Array, dims
 
 KEY = "netdsl"
@@ -163,10 +163,10 @@ def _read(metadata: str, states: Mapping[str, Array], origin: str) -> Checkpoint
 
 
 MOST_HEADER = 64 * 2**20
-_HEADER = Record(
+_HEADER = Object(
     {},
-    {"__metadata__": Record(others=Text(MOST_HEADER, surrogates=True))},
-    others=Record(
+    {"__metadata__": Object(others=Text(MOST_HEADER, surrogates=True))},
+    others=Object(
         {
             "dtype": Text(20),
             "shape": Listing(Whole(), 16),
@@ -176,10 +176,10 @@ _HEADER = Record(
     most=100_000,
 )
 """The header of a safetensors file: https://github.com/huggingface/safetensors#format"""
-_SEALED = Record({"about": Text(MOST_HEADER), "sha256": Text(64)})
+_SEALED = Object({"about": Text(MOST_HEADER), "sha256": Text(64)})
 _EPOCHS, _COUNT, _STEPS = Whole(0, 1_000_000), Whole(0, 2**40), Whole(0, 2**30)
 _NUMBER, _SHARE = Maybe(Real()), Maybe(Real(0, 1.001))  # a mean may be rounded
-METRICS = Record(
+METRICS = Object(
     {},
     {
         "epoch": _EPOCHS,
@@ -191,10 +191,10 @@ METRICS = Record(
         "val_accuracy": _SHARE,
         "skipped": _COUNT,
     },
-    others=Scalar(),
+    others=Tree(2),
 )
 """What an epoch has measured."""
-_PROGRESS = Record(
+_PROGRESS = Object(
     {},
     {
         "epoch": _EPOCHS,
@@ -208,11 +208,11 @@ _PROGRESS = Record(
         "history": Listing(METRICS, 1_000_000),
         "changes": Listing(Text(100_000, one_line=True), 10_000),
         "data": Text(1000),
-        "pipeline": Record(others=Whole(1, 1_000_000)),
+        "pipeline": Object(others=Whole(1, 1_000_000)),
     },
 )
 """Where a run stood. What only evaluates weights needs none of it, so that all is optional here."""
-_ABOUT = Record(
+_ABOUT = Object(
     {
         "net": Text(LONGEST_FILE),
         "classes": Listing(Text(1000, surrogates=True), 100_000),

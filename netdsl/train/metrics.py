@@ -16,6 +16,7 @@ from netdsl.data.samples import Batch
 from netdsl.files import append, finite, write_atomically
 from netdsl.plan.backend import Backend
 from netdsl.runtime.executor import Executor, FoldedExecutor
+from netdsl.schema import Invalid, Object, Tree, Whole, read_json
 from netdsl.types import Array
 
 
@@ -153,15 +154,17 @@ def _objects(path: Path) -> list[Mapping[str, Any] | None]:
     return [_object(x) for x in path.read_bytes().splitlines()] if path.is_file() else []
 
 
+_COUNT = Whole(0, 2**60)
+_LINE = Object({}, dict.fromkeys(("epoch", "step", "watched_at"), _COUNT), others=Tree(4))
+
+
 def _object(line: bytes) -> Mapping[str, Any] | None:
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
+        value: Mapping[str, Any] = read_json(line)
+        _LINE.check(value, "line")
+    except Invalid:
         return None
-    whole = isinstance(value, dict) and all(
-        isinstance(value.get(k, 0), int) for k in ("epoch", "step", "watched_at")
-    )
-    return value if whole else None
+    return value
 
 
 def _line(values: Mapping[str, Any]) -> str:
