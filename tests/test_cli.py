@@ -178,7 +178,7 @@ def test_cuda_without_cupy_says_what_to_install(
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks_and_the_second_interrupts(how: int) -> None:
-    from netdsl.cli.interrupt import asking
+    from netdsl.interrupt import asking
 
     before = signal.getsignal(how)
     with asking() as asked:
@@ -190,11 +190,28 @@ def test_the_first_signal_asks_and_the_second_interrupts(how: int) -> None:
     assert signal.getsignal(how) == before
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_terminal_that_closes_asks_however_often() -> None:
+    from netdsl.interrupt import asking
+
+    before = signal.signal(signal.SIGHUP, signal.default_int_handler)
+    try:
+        with asking() as asked:
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert asked()
+        assert signal.getsignal(signal.SIGHUP) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_ends_with_130(tmp_path: Path, how: int) -> None:
     args = [sys.executable, "-m", "netdsl", "train", DIGITS, "--set", "train.epochs=100000"]
     args += ["--data", ".", "--watch", "gradients"]
-    with subprocess.Popen(args, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    heard = lambda: signal.signal(how, signal.SIG_DFL) and None  # tests may run under `nohup`
+    with subprocess.Popen(
+        args, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    ) as process:
         last = tmp_path / "runs" / "digits-1" / "last.safetensors"
         for _ in range(300):
             if last.exists():

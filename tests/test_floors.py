@@ -11,6 +11,8 @@ from tests.conftest import ROOT
 
 FLOORS = [
     "printable",
+    "output",
+    "interrupt",
     "errors",
     "files",
     "kept",

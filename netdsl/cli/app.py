@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
@@ -13,9 +14,16 @@ import typer
 from netdsl import __version__
 from netdsl.errors import NetError
 from netdsl.files import finite
+from netdsl.output import STANDARD_OUTPUT
 from netdsl.printable import printable
 
-OK, FAULTY, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+OK, FAULTY, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
+
+
+class Filed(int):
+    """The exit code of work whose results lie in files: where they cannot be printed too, nothing
+    is lost."""
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,26 +64,23 @@ DataDir = Annotated[
 
 
 def main() -> None:
-    """The entry point: what people can get wrong ends in a sentence and an exit code."""
+    """The entry point: what people can get wrong ends in a sentence and an exit code. A reader of
+    the output that has gone changes neither; a full disk behind it is said."""
     # small products gain nothing from more threads, and lose tenfold when another process runs;
     # it must be set before NumPy is first imported
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    try:
-        code = _run()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # whoever read the output has had enough; nothing more can be said there
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = OK
-    except OSError as e:
-        say(f"error: {e.filename or 'standard output'}: {e.strerror or e}")
-        code = BAD_INPUT
+    code = _run()
+    sys.stdout.flush()
+    lost = STANDARD_OUTPUT.loss
+    if lost is not None:
+        say(f"error: standard output: {lost.strerror or lost}")
+        code = code if code != OK or isinstance(code, Filed) else BAD_INPUT
     if code == INTERRUPTED:
         say("interrupted; what was saved is kept")
-    sys.exit(code)
+    sys.exit(int(code))
 
 
 def _run() -> int:
@@ -86,21 +91,39 @@ def _run() -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
-    except MemoryError:
-        say("error: this needs more memory than there is")
-        return BAD_INPUT
-    except UnicodeEncodeError as e:
-        say(f"error: {e.object!r} is no readable text")
-        return BAD_INPUT
     except typer.Exit as e:
         return e.exit_code
     except Exception as e:
-        if not hasattr(e, "format_message"):
-            raise
-        if e.format_message():
-            say(f"error: {e.format_message()}")
+        said = _sentence(e)
+        if said is None:
+            traceback.print_exc()
+            say("this is a fault in netdsl itself")
+            return INTERNAL
+        if said:
+            say(f"error: {said}")
         return BAD_INPUT
     return code if isinstance(code, int) else OK
+
+
+_NO_THREAD = "can't start new thread"  # what Python says there, and no type of its own
+
+
+def _sentence(e: Exception) -> str | None:
+    """What to say of an error that is no fault of netdsl's; None where it is one."""
+    if isinstance(e, MemoryError):
+        return "this needs more memory than there is"
+    if isinstance(e, UnicodeEncodeError):
+        return f"{e.object!r} is no readable text"
+    if isinstance(e, OSError):
+        reason = e.strerror or str(e)
+        return f"{e.filename}: {reason}" if e.filename else reason
+    if isinstance(e, ImportError):
+        return f"a part of netdsl cannot be loaded: {e}"
+    if isinstance(e, RuntimeError) and _NO_THREAD in str(e):
+        return "this needs more threads than the system gives; NETDSL_THREADS=1 takes fewest"
+    if hasattr(e, "format_message"):  # Typer's own, of a class that it does not show
+        return str(e.format_message())
+    return None
 
 
 def complain(error: NetError) -> None:

@@ -28,7 +28,10 @@ def read(path: str) -> str:
         return read_text(path)
     if sys.stdin is None:
         raise fail("there is no standard input")
-    return decode(sys.stdin.buffer.read(MOST_BYTES + 1), "standard input")
+    try:
+        return decode(sys.stdin.buffer.read(MOST_BYTES + 1), "standard input")
+    except OSError as e:
+        raise fail(f"cannot read standard input: {e.strerror or e}") from None
 
 
 def load(path: str, settings: list[str] | None = None, net: str | None = None) -> Program:

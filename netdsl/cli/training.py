@@ -10,11 +10,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netdsl.cli.app import FAULTY, OK, DataDir, Device, Json, Sets, Tune, app, print_json, say, show
+from netdsl.cli.app import (
+    FAULTY,
+    OK,
+    DataDir,
+    Device,
+    Filed,
+    Json,
+    Sets,
+    Tune,
+    app,
+    print_json,
+    say,
+    show,
+)
 from netdsl.cli.files import load_recipe, run_directory, split
-from netdsl.cli.interrupt import asking
 from netdsl.cli.show import show_dry_run, show_overfit, with_progress
 from netdsl.errors import fail
+from netdsl.interrupt import asking
 
 if TYPE_CHECKING:
     from netdsl.language.program import Program
@@ -186,4 +199,4 @@ def _report(trainer: Trainer, result: Result, as_json: bool) -> int:
         show(f"weights in {result.checkpoint}")
     for m in judged:
         say(f"expected {m.text}: {m.found}" + ("" if m.ok else ", so this FAILED"))
-    return OK if all(m.ok for m in judged) else FAULTY
+    return Filed(OK if all(m.ok for m in judged) else FAULTY)

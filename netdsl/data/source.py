@@ -61,7 +61,11 @@ class Place:
                 if self.holds(place):
                     return place
             raise self._missing(f"the files of `{self.name}` are not in {given}", "there")
-        cached = cache_folder() / self.name
+        try:
+            cached = cache_folder() / self.name
+        except RuntimeError:  # nobody knows a home
+            message = "there is no home folder to look in"
+            raise self._missing(message, "into a folder that NETDSL_CACHE names") from None
         if not self.holds(cached):
             try:
                 self.get(cached)

@@ -1,0 +1,51 @@
+"""Ctrl-C, SIGTERM and SIGHUP as a question that a run answers between two steps, so that it can
+save."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+HANGUP = signal.Signals.__members__.get("SIGHUP")
+"""None on a system without terminals that hang up."""
+SIGNALS = tuple(s for s in (signal.SIGINT, signal.SIGTERM, HANGUP) if s is not None)
+
+
+def heard() -> tuple[signal.Signals, ...]:
+    """Those of them that somebody may end this process by. What it was started to ignore it goes
+    on ignoring: SIGHUP under `nohup`, SIGINT behind a shell's `&`."""
+    return tuple(s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN)
+
+
+def interrupt_on_signals() -> None:
+    """Each of them raises KeyboardInterrupt."""
+    for s in heard():
+        signal.signal(s, signal.default_int_handler)
+
+
+@contextmanager
+def asking() -> Iterator[Callable[[], bool]]:
+    """While it lasts, the first signal only makes the answer true; the same one once more
+    interrupts. Not so SIGHUP, which the shell and the system both send when a terminal closes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came: set[int] = set()
+
+    def handle(number: int, frame: Any) -> None:
+        if number in came and number != HANGUP:
+            raise KeyboardInterrupt
+        came.add(number)
+        with suppress(OSError):  # not by print, which may be what the signal interrupted
+            os.write(2, b"\nsaving after this step; once more to stop at once\n")
+
+    before = {s: signal.signal(s, handle) for s in heard()}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
