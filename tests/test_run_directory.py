@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +159,71 @@ def test_a_directory_is_one_process_s_at_a_time(tmp_path: Path) -> None:
         other.join()
     with held(tmp_path):
         assert not list(tmp_path.iterdir())
+
+
+def alone(*args: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    run = [sys.executable, "-m", "netdsl", "train", *map(str, args), "--device", "reference"]
+    return subprocess.run(run, check=False, capture_output=True, text=True, timeout=60, **options)
+
+
+def test_no_stage_is_gone_on_with_beside_its_job(tmp_path: Path) -> None:
+    """Neither the one that is being run nor one that is over."""
+    file, out = tmp_path / "staged.net", tmp_path / "out"
+    stages = "train middle { after = early }\ntrain early { }"
+    text = NET.replace("train {", "train last { after = middle }\ntrain {") + stages
+    file.write_text(text.replace("epochs = 2", "epochs = 2000"))
+    args = [sys.executable, "-m", "netdsl", "train", f"{file}:last", "--out", str(out)]
+    args += ["--device", "reference", "--set", "train.early.epochs=1"]
+    with subprocess.Popen(args, stderr=subprocess.DEVNULL) as job:
+        for _ in range(600):
+            if (out / "middle" / "last.safetensors").exists():
+                break
+            time.sleep(0.05)
+        for place in (out / "early", out / "middle", out):
+            found = alone("--resume", place, "--set", "train.epochs=5")
+            assert found.returncode == 2, found.stderr
+            assert found.stderr.startswith(f"error: another process trains in {place}\nhelp: ")
+        assert alone("--resume", out / "early", "--dry-run").returncode == 0
+        job.kill()  # the lock of a dead process does not hold
+    assert alone("--resume", out / "early", "--set", "train.epochs=2").returncode == 0
+    lines = (out / "early" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(x).get("epoch") for x in lines] == [1, 2, None]
+
+
+def test_a_job_does_not_begin_beside_one_in_a_stage_of_its_own(tmp_path: Path) -> None:
+    staged = program(parse(NET + "train late { after = early }\ntrain early { epochs = 1 }"))
+    go = lambda trainer, out: trainer.run(out, nothing, nothing, stopping(12))
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(staged, "late", REFERENCE, None, tmp_path, go)
+    (tmp_path / "last.safetensors").unlink(missing_ok=True)
+    before = kept(tmp_path)
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    with held(tmp_path / "early"):
+        other = context.Process(target=_go_on, args=(tmp_path, there))
+        other.start()
+        assert here.recv() == f"another process trains in {tmp_path / 'early'}"
+        other.join()
+    assert kept(tmp_path) == before
+
+
+def _go_on(out: Path, told: Any) -> None:
+    found = continuation(out)
+    try:
+        run_stages(found.program, None, REFERENCE, None, out, nothing, found.saved)
+    except NetError as e:
+        told.send(e.diagnostics[0].message)
+
+
+def test_a_directory_may_be_held_once_more_by_its_process(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    (tmp_path / "a").mkdir()
+    link.symlink_to(tmp_path / "a")
+    with held(tmp_path / "a", tmp_path / "b"), held(link):
+        pass
+    with pytest.raises(NetError, match="cannot write"), held(Path("/dev/null")):
+        pass
 
 
 def test_to_look_at_how_a_run_goes_on_changes_nothing(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -83,6 +84,7 @@ def train(
     Example: netdsl train models/digits.net --set train.epochs=5
     """
     from netdsl.backends import open_backend, tuned
+    from netdsl.train.lock import held
     from netdsl.train.recipe import stages
     from netdsl.train.stages import run_stages
     from netdsl.train.watch import watching
@@ -90,30 +92,33 @@ def train(
     watched = watching(watch, watch_every) if watch is not None else None
     if shrink is not None:
         settings = [*(settings or ()), f"train.shrink={shrink}"]
-    program, name, saved, folder = _begun(file, out, resume, settings)
+    looks = dry_run or overfit
+    # from before it is read, so that no other process goes on with it meanwhile
+    with held(resume) if resume and resume.is_dir() and not looks else nullcontext():
+        program, name, saved, folder = _begun(file, out, resume, settings)
 
-    staged = len(stages(program, name)) > 1
+        staged = len(stages(program, name)) > 1
 
-    def run(trainer: Trainer, out: Path) -> Result:
-        if staged:
-            say(f"train {trainer.job.name or 'section'}: {out}")
-        try:
-            with asking() as asked:
-                return with_progress(trainer, out, as_json, asked, watched)
-        except KeyboardInterrupt:
-            whole = out if trainer.job.name == name else out.parent
-            say(f"go on with `{_going_on(whole, data, device, watch, watch_every)}`")
-            raise
+        def run(trainer: Trainer, out: Path) -> Result:
+            if staged:
+                say(f"train {trainer.job.name or 'section'}: {out}")
+            try:
+                with asking() as asked:
+                    return with_progress(trainer, out, as_json, asked, watched)
+            except KeyboardInterrupt:
+                whole = out if trainer.job.name == name else out.parent
+                say(f"go on with `{_going_on(whole, data, device, watch, watch_every)}`")
+                raise
 
-    backend = open_backend(device)
-    if tune is not None:
-        backend = tuned(backend, tune)
-    if dry_run:
-        return _dry_run(program, name, backend, data, as_json)
-    if overfit:
-        return _overfit(program, name, backend, data, as_json)
-    trainer, result = run_stages(program, name, backend, data, folder, run, saved)
-    return _report(trainer, result, as_json)
+        backend = open_backend(device)
+        if tune is not None:
+            backend = tuned(backend, tune)
+        if dry_run:
+            return _dry_run(program, name, backend, data, as_json)
+        if overfit:
+            return _overfit(program, name, backend, data, as_json)
+        trainer, result = run_stages(program, name, backend, data, folder, run, saved)
+        return _report(trainer, result, as_json)
 
 
 def _going_on(

@@ -6,7 +6,7 @@ import errno
 import importlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from netdsl.errors import fail
@@ -14,25 +14,50 @@ from netdsl.errors import fail
 _TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
+_mine: set[tuple[int, int]] = set()
+"""Device and number of the directories that this process holds."""
+
+
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """While it lasts, no other process trains in `folder`, which is made if need be.
+def held(*folders: Path) -> Iterator[None]:
+    """While it lasts, no other process trains in any of `folders`, which are made if need be.
 
     Raises NetError where one does. The lock is on the directory itself: it leaves no file behind,
-    and goes with the process however that ends. A file system without such locks is trusted."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise fail(f"cannot write {folder}: {e.strerror or e}") from None
+    and goes with the process however that ends. A file system without such locks is trusted. What
+    this process holds already it may hold once more."""
+    with ExitStack() as locks:
+        for folder in folders:
+            locks.enter_context(_held(folder))
+        yield
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
     if os.name == "nt":  # no lock on a directory
+        folder.mkdir(parents=True, exist_ok=True)
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    handle = _opened(folder)
+    there = os.fstat(handle)
+    key = there.st_dev, there.st_ino
+    again = key in _mine
     try:
-        _lock(handle, folder)
+        if not again:
+            _lock(handle, folder)
+            _mine.add(key)
         yield
     finally:
+        if not again:
+            _mine.discard(key)
         os.close(handle)
+
+
+def _opened(folder: Path) -> int:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder, os.O_RDONLY)
+    except OSError as e:
+        raise fail(f"cannot write {folder}: {e.strerror or e}") from None
 
 
 def _lock(handle: int, folder: Path) -> None:

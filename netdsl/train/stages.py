@@ -33,7 +33,8 @@ def run_stages(
     saved: Checkpoint | None = None,
 ) -> tuple[Trainer, Result]:
     """Runs a recipe, and before it those that it comes after, each in a directory of its name
-    within `out` (which is only made when nothing more can be wrong). `saved` is where the last of
+    within `out` (which is only made when nothing more can be wrong); no other process trains in any
+    of them meanwhile. `saved` is where the last of
     them stood; the others go on by themselves."""
     *before, _ = stages(program, name)
     for stage in (*before, name):
@@ -49,12 +50,12 @@ def run_stages(
     prepare(program, name, data)
     folder = out if isinstance(out, Path) else out()
     text = format_file(written_out(program, name))
-    with held(folder):
+    places = {str(stage): folder / str(stage) for stage in before}
+    with held(folder, *places.values()):
         write_recipe(folder / "recipe.net", name, text)
         start: Checkpoint | None = None
-        for stage in before:
-            path = folder / str(stage)
-            start = _stage(unjudged_program, str(stage), backend, data, path, run, start)
+        for stage, place in places.items():
+            start = _stage(unjudged_program, stage, backend, data, place, run, start)
         trainer = Trainer(program, name, backend, data, start)
         return trainer, run(trainer, folder)
 
