@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import math
 import os
+import stat
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from netdsl.errors import fail
 
@@ -17,6 +18,49 @@ def cache_folder() -> Path:
     own = os.environ.get("NETDSL_CACHE")
     base = os.environ.get("XDG_CACHE_HOME")
     return Path(own) if own else (Path(base) if base else Path.home() / ".cache") / "netdsl"
+
+
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file opened for reading, links followed. Raises NetError where it cannot be read or is no
+    regular file: a pipe is not waited for, and nothing is read from a device."""
+    try:
+        _check_regular(path, os.stat(path).st_mode)  # a device may act when it is merely opened
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            _check_regular(path, os.fstat(handle).st_mode)  # it may be another file by now
+            return os.fdopen(handle, "rb")
+        except BaseException:
+            os.close(handle)
+            raise
+    except (OSError, ValueError) as e:
+        raise fail(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from None
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise fail(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The content of a regular file of at most `most` bytes. Raises NetError as `open_regular`
+    does, and where the file is larger."""
+    with open_regular(path) as f:
+        try:
+            content = f.read(most + 1)
+        except OSError as e:
+            raise fail(f"cannot read {path}: {e.strerror or e}") from None
+    if len(content) > most:
+        raise fail(f"{path} has over {most:,} bytes")
+    return content
 
 
 def write_atomically(path: Path, content: bytes) -> None:
