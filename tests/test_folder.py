@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from netdsl.data import preparation
+from netdsl.data import preparation, sources
 from netdsl.data.folder import read_folder
-from netdsl.data.pictures import Pictures
+from netdsl.data.pictures import Opened, Pictures
 from netdsl.data.preparation import Preparation
-from netdsl.data.samples import Samples, evaluation_batches, training_batches
+from netdsl.data.samples import Dataset, Samples, evaluation_batches, training_batches
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
+from netdsl.signature import Chosen
 from tests.test_photographs import PHOTOGRAPHS
 
 NET = """
@@ -104,6 +105,12 @@ def test_the_fingerprint_tells_other_pictures_apart(pictures: Path) -> None:
     assert read_folder(pictures).fingerprint != before
 
 
+def loaded(folder: Path, skip_bad: bool = False) -> Dataset:
+    """What a recipe gets of a folder."""
+    source = SOURCES["folder"]
+    return sources.load(Chosen("folder", source, {"path": str(folder)}), None, skip_bad)
+
+
 @pytest.mark.parametrize(
     ("make", "complaint", "help"),
     [
@@ -133,7 +140,7 @@ def test_wrong_folders_are_told(tmp_path: Path, make: Any, complaint: str, help:
     folder.mkdir()
     make(folder)
     with pytest.raises(NetError, match=complaint) as e:
-        SOURCES["folder"].load(None, path=str(folder))
+        loaded(folder)
     assert help in e.value.render()
 
 
@@ -141,7 +148,7 @@ def test_all_that_is_no_picture_is_told_at_once(pictures: Path) -> None:
     for i in range(12):
         (pictures / "train" / "red" / f"bad{i:02}.png").write_bytes(b"")
     with pytest.raises(NetError, match=r"bad00\.png") as e:
-        read_folder(pictures)
+        loaded(pictures)
     assert "bad07.png" in e.value.render()
     assert "and 4 more" in e.value.render()
 
@@ -180,11 +187,11 @@ def test_pictures_are_decoded_when_their_batch_is_made(
 ) -> None:
     read: list[Path] = []
 
-    def counted(path: Path, channels: int) -> Any:
-        read.append(path)
+    def counted(self: Opened, channels: int) -> Any:
+        read.append(self.path)
         return np.zeros((9, 9, channels), np.uint8)
 
-    monkeypatch.setattr(preparation, "read_picture", counted)
+    monkeypatch.setattr(Opened, "decoded", counted)
     train = read_folder(pictures).train
     stream = training_batches(train, 8, 1, 0, augment=Preparation((), (8, 9, 3)))
     assert not read

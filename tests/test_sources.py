@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import tarfile
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 from netdsl.data import cifar
 from netdsl.data.cifar import RECORD, read_batches
 from netdsl.data.download import Remote, fetch
+from netdsl.data.idx import idx_shape, read_idx
 from netdsl.data.npz import read_arrays
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
@@ -107,31 +110,176 @@ def test_wrong_arrays_are_named(tmp_path: Path, change: dict[str, Any], complain
     assert "x.npz" in str(e.value)
 
 
-def test_a_file_that_promises_too_much_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    import zipfile
+def npy(shape: tuple[int, ...], content: bytes = b"abc") -> bytes:
+    out = io.BytesIO()
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(out, header)
+    return out.getvalue() + content
 
-    def npy(shape: tuple[int, ...]) -> bytes:
-        out = io.BytesIO()
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(out, header)
-        return out.getvalue() + b"abc"
 
-    for shape in ((10**12,), (100,), (2**62, 2**62)):
-        with zipfile.ZipFile(tmp_path / "x.npz", "w") as z:
-            z.writestr("images.npy", npy(shape))
-        with pytest.raises(NetError, match=r"damaged|other than"):
-            read_arrays(tmp_path / "x.npz")
-    for damaged in (b"{'descr': ((", b"(" * 60):  # a header that is cut short as Python
-        with zipfile.ZipFile(tmp_path / "x.npz", "w") as z:
-            size = len(damaged).to_bytes(2, "little")
-            z.writestr("images.npy", b"\x93NUMPY\x01\x00" + size + damaged)
-        with pytest.raises(NetError, match="or damaged"):
-            read_arrays(tmp_path / "x.npz")
-    (tmp_path / "x.npz").write_bytes(b"PK no zip")
-    with pytest.raises(NetError, match=r"no \.npz file"):
-        read_arrays(tmp_path / "x.npz")
+def archive(path: Path, method: int = zipfile.ZIP_DEFLATED, **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", method) as z:
+        for name, content in members.items():
+            z.writestr(f"{name}.npy", content)
+    return path
+
+
+LABELS = npy((4,), bytes(4))
+
+
+@pytest.mark.parametrize(
+    ("images", "complaint"),
+    [
+        (npy((4, 10**6, 10**6)), "it is damaged"),
+        (npy((4, 5, 5)), "has other than the 100 bytes it speaks of"),
+        (npy((4, 2**62, 2**62)), "it is damaged"),
+        (npy((4, 1, 1), bytes(9)), "has other than the 4 bytes it speaks of"),
+        (b"\x93NUMPY\x01\x00\x0a\x00{'descr': ((", "the header of `images`"),
+        (b"\x93NUMPY\x01\x00\x3c\x00" + b"(" * 60, "the header of `images`"),
+        (b"\x93NUMPY\x02\x00\xff\xff\xff\x7f" + b" " * 10**7, "the header of `images`"),
+        (b"\x93NUMPY\x07\x00", "does not begin as an array does"),
+        (b"", "does not begin as an array does"),
+        (npy((4, 1, 1)).replace(b"'|u1'", b"'|x9'"), "or damaged"),
+    ],
+)
+def test_headers_are_held_against_the_file_before_anything_is_read(
+    tmp_path: Path, images: bytes, complaint: str
+) -> None:
+    with pytest.raises(NetError, match=complaint) as e:
+        read_arrays(archive(tmp_path / "x.npz", images=images, labels=LABELS))
+    assert "x.npz" in str(e.value)
+
+
+def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    for content in (b"", b"PK no zip", b"PK\5\6" + bytes(18)):
+        path.write_bytes(content)
+        with pytest.raises(NetError, match=r"no \.npz file|holds no array"):
+            read_arrays(path)
     with pytest.raises(NetError, match="there is no file"):
         read_arrays(tmp_path / "y.npz")
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(NetError, match=r"pipe\.npz is a named pipe"):
+        read_arrays(tmp_path / "pipe.npz")
+    with pytest.raises(NetError, match="is a device"):
+        read_arrays(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [(zipfile.ZIP_LZMA, "LZMA"), (zipfile.ZIP_BZIP2, "bzip2")]
+)
+def test_other_compression_is_told(tmp_path: Path, method: int, name: str) -> None:
+    path = archive(tmp_path / "x.npz", method, images=npy((4, 1, 1), bytes(4)), labels=LABELS)
+    with pytest.raises(NetError, match=f"compressed by {name}, which NumPy does not write") as e:
+        read_arrays(path)
+    assert "np.savez_compressed" in e.value.render()
+
+
+def test_an_encrypted_member_is_told(tmp_path: Path) -> None:
+    path = archive(tmp_path / "x.npz", images=npy((4, 1, 1), bytes(4)), labels=LABELS)
+    content = bytearray(path.read_bytes())
+    for begin in (b"PK\1\2", b"PK\3\4"):
+        content[content.index(begin) + (8 if begin[2] == 1 else 6)] |= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(NetError, match="is encrypted"):
+        read_arrays(path)
+
+
+def test_a_directory_of_many_members_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w") as z:
+        for i in range(30_000):
+            z.writestr(f"{i:05}", b"")
+    with pytest.raises(NetError, match="a directory of 1,"):
+        read_arrays(path)
+
+
+def test_arrays_of_version_2_and_other_orders_are_read(tmp_path: Path) -> None:
+    values = np.asfortranarray(np.arange(24, dtype=np.uint8).reshape(4, 3, 2))
+    out = io.BytesIO()
+    np.lib.format.write_array(out, values, version=(2, 0))
+    found = read_arrays(archive(tmp_path / "x.npz", images=out.getvalue(), labels=LABELS)).train
+    np.testing.assert_array_equal(found.images[..., 0], values)
+
+
+# ---- small files that grow
+
+
+def zeros(path: Path, shape: tuple[int, ...]) -> Path:
+    """An archive of black images, of which each member is compressed a thousandfold."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as z:
+        for name, size in (("images", shape), ("labels", shape[:1])):
+            with z.open(f"{name}.npy", "w", force_zip64=True) as f:
+                f.write(npy(size, b""))
+                left = int(np.prod(size))
+                while left:
+                    left -= f.write(bytes(min(left, 1 << 24)))
+    return path
+
+
+def peak(read: Any) -> int:
+    """The most memory that is allocated while something is read."""
+    import tracemalloc
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(NetError) as e:
+            read()
+        assert "`NETDSL_MEMORY=" in e.value.render()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_small_archive_takes_no_large_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = zeros(tmp_path / "x.npz", (300, 1000, 1000))
+    with pytest.raises(NetError, match=r"x\.npz, unpacked, would take 300\.0 MB of memory out of"):
+        read_arrays(path)
+    assert peak(lambda: read_arrays(path)) < 20_000_000
+    monkeypatch.setenv("NETDSL_MEMORY", "100MB")
+    with pytest.raises(NetError, match=r"300\.0 MB of memory, and the limit is 100\.0 MB"):
+        read_arrays(path)
+    monkeypatch.setenv("NETDSL_MEMORY", "0.4 GB")
+    assert len(read_arrays(path).train) == 300
+    for odd in ("much", "-1", "0", "1e9 GB", "9" * 400):
+        monkeypatch.setenv("NETDSL_MEMORY", odd)
+        with pytest.raises(NetError, match="which is no size"):
+            read_arrays(path)
+
+
+def test_a_small_idx_file_takes_no_large_memory(tmp_path: Path) -> None:
+    for count, name in ((500_000, "images"), (10**6, "more"), (4_000_000_000, "most")):
+        with gzip.open(tmp_path / f"{name}.gz", "wb") as f:
+            f.write(idx((count, 28, 28), b""))
+            f.write(bytes(1 << 22))
+        for read in (read_idx, idx_shape):
+            told = peak(lambda name=name, read=read: read(tmp_path, name, 3))
+            assert told < 20_000_000
+    with gzip.open(tmp_path / "tail.gz", "wb", 1) as f:  # what the header does not speak of
+        f.write(idx((3,)) + bytes(1 << 26))
+    with pytest.raises(NetError, match="more values than its header says"):
+        read_idx(tmp_path, "tail", 1)
+
+
+def test_pipes_and_devices_are_no_data(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "labels")
+    (tmp_path / "zero.gz").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "data_batch_1.bin")
+    for read in (
+        lambda: read_idx(tmp_path, "labels", 1),
+        lambda: read_idx(tmp_path, "zero", 1),
+        lambda: SOURCES["cifar10"].load(tmp_path, path=None),
+    ):
+        with pytest.raises(NetError, match=r"is a (named pipe|device), not a file"):
+            read()
+
+
+def test_a_large_batch_file_is_refused_by_its_length(tmp_path: Path) -> None:
+    with (tmp_path / "data_batch_1.bin").open("wb") as f:
+        f.truncate(RECORD * 10**6)
+    assert peak(lambda: SOURCES["cifar10"].load(tmp_path, path=None)) < 1_000_000
 
 
 @pytest.fixture

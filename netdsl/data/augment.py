@@ -15,16 +15,31 @@ from netdsl.types import Array
 from netdsl.values import Argument, Value
 
 
+def _unchanged(there: Size, window: Size, **arguments: Any) -> Size:
+    return there
+
+
+def _window(there: Size, window: Size, **arguments: Any) -> Size:
+    return window
+
+
 @dataclass(frozen=True)
 class Moving:
     """`move(moves, draws, window, **arguments)` moves the pixels of images that `moves` have moved
     already, where these are large enough: `fits(there, window, **arguments)`. Smaller ones are
     brought to cover the window first. Arguments that depend on the size that images have before
-    that are `settled`."""
+    that are `settled`. One that `cuts` gives the size of the window."""
 
     move: Callable[..., Moves]
     fits: Callable[..., bool] = lambda there, window, **arguments: True
     settled: Callable[..., dict[str, Any]] = lambda there, window, **arguments: arguments
+    cuts: bool = False
+
+    def sizes(self, there: Size, window: Size, **arguments: Any) -> tuple[Size, ...]:
+        """The sizes that images of that size are given, one after the other."""
+        if not self.fits(there, window, **self.settled(there, window, **arguments)):
+            there = geometry.covering_size(there, window)
+        return (there, window) if self.cuts else (there,)
 
     def moved(self, moves: Moves, draws: Array, window: Size, **arguments: Any) -> Moves | None:
         """The pixels moved once more; None where the images have to be enlarged for it."""
@@ -45,7 +60,8 @@ class Augmentation:
     """`apply(images, draws, window, **arguments)` changes a batch; `draws` are `uses` numbers in
     [0, 1) for each of its images, `window` is the height and width that the net takes. One that
     `varies` gives every image a size of its own, so it is given one at a time. One that only moves
-    pixels has `moves`. `changes` are those of the images that it makes of the same draws."""
+    pixels has `moves`; of another `size` says which size it gives. `changes` are those of the
+    images that it makes of the same draws."""
 
     signature: Signature
     apply: Callable[..., Array]
@@ -54,6 +70,14 @@ class Augmentation:
     varies: bool = False
     moves: Moving | None = None
     changes: Changes = ()
+    size: Callable[..., Size] = _unchanged
+
+    def sizes(self, there: Size, window: Size, **arguments: Any) -> tuple[Size, ...]:
+        """The sizes that images of that size are given, one after the other: the largest where
+        they are drawn. Nothing is computed but the sizes."""
+        if self.moves is not None:
+            return self.moves.sizes(there, window, **arguments)
+        return (self.size(there, window, **arguments),)
 
 
 @dataclass(frozen=True)
@@ -77,8 +101,10 @@ def _entry(
     *params: Param,
     varies: bool = False,
     changes: Changes = (),
+    size: Callable[..., Size] = _unchanged,
 ) -> Augmentation:
-    return Augmentation(Signature(name, params), apply, uses, doc, varies, changes=changes)
+    signature = Signature(name, params)
+    return Augmentation(signature, apply, uses, doc, varies, changes=changes, size=size)
 
 
 def _mover(
@@ -102,10 +128,11 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             "the net's input",
             Param("size", OneOf((Nothing(), _SIDE, Extent())), None),
             changes=(replace(LONG_SIDE, affects=lambda size: not isinstance(size, tuple)),),
+            size=geometry.resize_size,
         ),
         _mover(
             "center_crop",
-            Moving(geometry.center_crop),
+            Moving(geometry.center_crop, cuts=True),
             0,
             "the middle, of the size of the net's input; black around a smaller picture",
             changes=(
@@ -122,7 +149,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         ),
         _mover(
             "random_crop",
-            Moving(geometry.random_crop, geometry.covers, geometry.padded),
+            Moving(geometry.random_crop, geometry.covers, geometry.padded, cuts=True),
             2,
             "a part of the size of the net's input, from a picture with `pad` black pixels around "
             "it: 4 where it is no larger itself (He et al. 2016)",
@@ -139,6 +166,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             changes=(
                 Change("a box that does not fit is drawn anew, and pixels outside it do not count"),
             ),
+            size=_window,
         ),
         _entry(
             "scale_jitter",
@@ -148,6 +176,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             Param("sides", _Ends(_SIDE), (256, 512)),
             varies=True,
             changes=(LONG_SIDE,),
+            size=geometry.widest_jitter,
         ),
         _entry(
             "color_jitter",

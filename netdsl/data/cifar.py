@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from netdsl.data.download import Remote, fetch, unpack
+from netdsl.data.limits import check_bytes, filled
 from netdsl.data.samples import Dataset, Samples
 from netdsl.data.source import PATH, DataSource, Place, mirrored
 from netdsl.errors import fail
+from netdsl.files import open_regular
 from netdsl.signature import Signature
 from netdsl.types import Array
 
@@ -22,7 +25,8 @@ CLASSES = (
 )
 ARCHIVE = "cifar-10-binary.tar.gz"
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
-_MOST_BYTES = 2**30
+_COPIES = 3
+"""Times that a file lies in memory while planes become pixels."""
 
 
 def cifar10() -> DataSource:
@@ -38,12 +42,12 @@ def cifar10() -> DataSource:
 def _load(folder: Path | None, path: str | None) -> Dataset:
     here = _PLACE.find(folder, path)
     test = here / TEST
-    read_test = (lambda: read_batches([test], len(CLASSES))) if test.is_file() else None
+    read_test = (lambda: read_batches([test], len(CLASSES))) if test.exists() else None
     return Dataset(read_batches(_there(here), len(CLASSES)), CLASSES, read_test)
 
 
 def _there(folder: Path) -> list[Path]:
-    return [folder / name for name in BATCHES if (folder / name).is_file()]
+    return [folder / name for name in BATCHES if (folder / name).exists()]
 
 
 def _get(folder: Path) -> None:
@@ -71,17 +75,16 @@ def read_batches(paths: list[Path], classes: int) -> Samples:
 
 
 def _records(path: Path, classes: int) -> Array:
-    try:
-        with path.open("rb") as f:
-            content = f.read(_MOST_BYTES + 1)
-    except OSError as e:
-        raise fail(f"cannot read {path}: {e.strerror or e}") from None
-    if not content or len(content) % RECORD or len(content) > _MOST_BYTES:
+    with open_regular(path) as f:
+        size = os.fstat(f.fileno()).st_size
+        check_bytes(str(path), _COPIES * size)
+        content = filled(f, size) if size and size % RECORD == 0 else None
+    if content is None:
         raise fail(
-            f"{path} has {len(content):,} bytes, which are no whole images of {RECORD:,}",
+            f"{path} has {size:,} bytes, which are no whole images of {RECORD:,}",
             help="is it truncated, or not a binary batch? get it again",
         )
-    records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
+    records: Array = content.reshape(-1, RECORD)
     wrong = np.flatnonzero(records[:, 0] >= classes)
     if len(wrong):
         first = int(wrong[0])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from netdsl.data.pictures import SUFFIXES, Pictures, unreadable
+from netdsl.data.pictures import BadPicture, Pictures, faults, is_picture
 from netdsl.data.samples import Dataset, Samples
 from netdsl.data.source import Absent, DataSource
 from netdsl.errors import Diagnostic, fail
@@ -15,9 +17,19 @@ from netdsl.files import cache_folder
 from netdsl.kinds import Text
 from netdsl.signature import Param, Signature
 
-TRAIN = "train"
-VALIDATION = ("val", "validation", "valid")
-TEST = "test"
+TRAIN, VALIDATION, TEST = "train", "val", "test"
+PARTS = {
+    TRAIN: (TRAIN, "training"),
+    VALIDATION: (VALIDATION, "valid", "validation", "dev"),
+    TEST: (TEST, "testing"),
+}
+"""What the folders of parts are called, in capitals or not."""
+SUFFIXES = (
+    *[".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"],
+    *[".tif", ".tiff", ".webp"],
+)
+"""Files that must be pictures; others are looked into."""
+SYSTEM = ("__MACOSX", "__pycache__")
 MOST_OPENED = 20_000
 """Pictures that are looked into before anything is learnt; of more only the first ones."""
 MOST_NAMED = 8
@@ -46,83 +58,259 @@ def _root(given: Path | None, path: Path) -> Path:
     raise Absent(Diagnostic(message, help=help))
 
 
+@dataclass
+class _LeftOut:
+    """What lies in the folders and is not used, by the reason."""
+
+    root: Path
+    found: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, path: Path, why: str) -> None:
+        inside = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+        self.found.setdefault(why, []).append(str(inside))
+
+    def lines(self) -> tuple[str, ...]:
+        return tuple(f"{few(names)} ({why})" for why, names in self.found.items())
+
+
 def read_folder(root: Path) -> Dataset:
-    """The pictures under a folder; none of them is decoded yet. Raises NetError where it holds
-    none, where a part has a class that is not among the training pictures, and for files that are
-    no pictures."""
-    apart = (root / TRAIN).is_dir() and bool(_folders(root / TRAIN))
-    base = root / TRAIN if apart else root
-    classes = tuple(_folders(base))
-    train = _part(base, classes)
+    """The pictures under a folder; none of them is decoded yet, and files that are none by their
+    headers are no part of the samples. Raises NetError where it holds none, where it is not clear
+    which folders are classes and which are parts, and where a part has a class that is not among
+    the training pictures."""
+    left_out = _LeftOut(root)
+    parts = _parts(root)
+    base = parts.pop(TRAIN, root)
+    classes = tuple(_folders(base, left_out))
+    if base == root:
+        _check_classes(root, classes, parts)
+    else:
+        _check_beside(root, classes, [base, *parts.values()], left_out)
+    _check_nested(base, classes)
+    train = _part(base, classes, left_out)
+    _check_all_there(base, classes, train)
+    rest = {n: _part(path, classes, left_out) for n, path in parts.items()}
+    bad, (train, *others) = _without_bad([train, *rest.values()])
+    _check_all_there(base, classes, train, bad)
+    rest = dict(zip(rest, others, strict=True))
+    test = rest.get(TEST)
+    read_test = None if test is None else lambda: test
+    return Dataset(train, classes, read_test, rest.get(VALIDATION), left_out.lines(), bad)
+
+
+# ---- which folders are parts, and which are classes
+
+
+def _parts(root: Path) -> dict[str, Path]:
+    """The folders of parts that hold folders of classes. Raises NetError where two folders are
+    the same part, and where there is none to learn from."""
+    found: dict[str, Path] = {}
+    for name in _folders(root):
+        part = next((p for p, names in PARTS.items() if name.lower() in names), None)
+        if part is None or not _folders(root / name):
+            continue
+        if part in found:
+            message = f"{root} holds both {found[part].name} and {name}, which mean the same"
+            raise fail(message, help=f"keep one of them: it takes {_HOW}")
+        found[part] = root / name
+    if found and TRAIN not in found:
+        help = f"it takes {_HOW}"
+        first = next(iter(found.values())).name
+        raise fail(f"{root} holds {first}, and no {TRAIN} with a folder a class", help=help)
+    return found
+
+
+def _is_part(name: str) -> bool:
+    return any(name.lower() in names for names in PARTS.values())
+
+
+def _check_classes(root: Path, classes: Sequence[str], parts: dict[str, Path]) -> None:
+    """Raises NetError where the folders that would be classes are parts, or hold them."""
+    if len(classes) > 1 and all(_is_part(c) for c in classes):
+        message = f"the pictures of {root / classes[0]} lie in no folder of a class"
+        raise fail(message, help=f"it takes {_HOW}")
+    for c in classes:
+        inside = [n for n in _folders(root / c) if _is_part(n) and _folders(root / c / n)]
+        if inside:
+            message = f"{root / c} would be a class, and it holds the part {inside[0]}"
+            raise fail(message, help=f"name that folder, if it is meant; it takes {_HOW}")
+
+
+def _check_beside(
+    root: Path, classes: Sequence[str], parts: Sequence[Path], left_out: _LeftOut
+) -> None:
+    """What lies beside the parts is left out. Raises NetError where that may be a part too, or
+    where what is called train may be a class among others."""
+    for name in _folders(root, left_out):
+        place = root / name
+        if place in parts:
+            continue
+        if set(_folders(place)) & set(classes):
+            names = ", ".join(f"{p} ({' or '.join(names)})" for p, names in PARTS.items())
+            message = f"{place} has the classes of {parts[0].name} and would not be used"
+            raise fail(message, help=f"call it as one of the parts {names}, or move it away")
+        if not _holds_pictures(place):
+            left_out.add(place, "a folder without pictures, beside the parts")
+        elif _is_part(name):
+            left_out.add(place, "its pictures lie in no folder of a class")
+        elif len(parts) == 1:
+            message = f"{parts[0]} is a part, or a class like {name} beside it: which?"
+            help = f"move {name} away, or {parts[0].name}'s own folders: it takes {_HOW}"
+            raise fail(message, help=help)
+        else:
+            left_out.add(place, "pictures beside the parts")
+
+
+def _check_nested(base: Path, classes: Sequence[str]) -> None:
+    """Raises NetError where every class holds the same folders and nothing else: these are then
+    the classes, and what would be one is something else."""
+    if len(classes) < 2:
+        return
+    within = [_branches(base / c) for c in classes]
+    common = sorted(set.intersection(*within))
+    if len(common) > 1 or any(_is_part(name) for name in common):
+        raise fail(
+            f"{few(list(classes))} of {base} would be the classes, and each of them holds the "
+            f"same folders {few(common)}",
+            help=f"the folders of a class lie within those of a part: it takes {_HOW}",
+        )
+
+
+def _branches(place: Path) -> set[str]:
+    """The folders of one that holds no pictures itself; on the way down to them there may be
+    folders that hold one folder each."""
+    while True:
+        inside = _folders(place)
+        if any(_looks_like_picture(p) for p in _files(place)):
+            return set()
+        if len(inside) != 1 or _is_part(inside[0]):
+            return set(inside)
+        place = place / inside[0]
+
+
+def _check_all_there(
+    base: Path, classes: Sequence[str], train: Samples, bad: Sequence[BadPicture] = ()
+) -> None:
     counts = np.bincount(train.labels, minlength=len(classes))
     if not counts.all():
         empty = base / classes[int(counts.argmin())]
         help = "put some there, or remove the folder"
-        raise fail(f"{empty} holds no pictures to learn from", help=help)
-    beside = [n for n in (*VALIDATION, TEST) if _folders(root / n)]
-    if beside and not apart:
-        help = f"it takes {_HOW}"
-        raise fail(f"{root} holds {beside[0]}, and no {TRAIN} with a folder a class", help=help)
-    parts = {n: _part(root / n, classes) for n in beside}
-    _check_pictures([train, *parts.values()])
-    test = parts.pop(TEST, None)
-    validation = next(iter(parts.values()), None)
-    return Dataset(train, classes, None if test is None else lambda: test, validation)
+        notes = [e.diagnostics[0].message for e in bad[:MOST_NAMED]]
+        raise fail(f"{empty} holds no pictures to learn from", help=help, notes=notes)
 
 
-def _part(base: Path, classes: tuple[str, ...]) -> Samples:
+# ---- the pictures of a part
+
+
+def _part(base: Path, classes: Sequence[str], left_out: _LeftOut) -> Samples:
     strange = sorted(set(_folders(base)) - set(classes))
     if strange:
         raise fail(
             f"{base / strange[0]} is a class that there are no pictures to learn of",
-            help=f"the classes to learn are {_few(classes)}",
+            help=f"the classes to learn are {few(list(classes))}",
         )
-    found = [[f"{c}/{name}" for name in _names(base / c)] for c in classes]
-    if not any(found):
-        loose = "lie in no folder of a class" if _names(base) else "are missing"
-        raise fail(f"the pictures of {base} {loose}", help=f"it takes {_HOW}")
-    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(names) for names in found])
-    return Samples(Pictures(base, np.array([n for x in found for n in x], dtype=object)), labels)
+    there = [c for c in classes if (base / c).is_dir()]
+    found = {c: _names(base, c, left_out) if c in there else [] for c in classes}
+    loose = [p for p in _files(base) if _looks_like_picture(p)]
+    if not any(found.values()):
+        where = "lie in no folder of a class" if loose else "are missing"
+        raise fail(f"the pictures of {base} {where}", help=f"it takes {_HOW}")
+    for path in loose:
+        left_out.add(path, "in no folder of a class")
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(x) for x in found.values()])
+    names = [n for x in found.values() for n in x]
+    return Samples(Pictures(base, np.array(names, dtype=object)), labels)
 
 
-def _folders(base: Path) -> list[str]:
-    """The names of the folders in one, hidden ones left out."""
-    if not base.is_dir():
-        return []
-    inside = (p.name for p in base.iterdir() if p.is_dir())
-    return sorted(name for name in inside if not name.startswith((".", "__")))
-
-
-def _names(base: Path) -> list[str]:
-    """The pictures in a folder, and in the folders in it; other files are left out."""
-    found = []
-    for place, _, files in os.walk(base, onerror=_unreadable):
-        inside = Path(place).relative_to(base)
-        found += [str(inside / f) for f in files if _is_picture(f)]
+def _names(base: Path, name: str, left_out: _LeftOut) -> list[str]:
+    """The pictures in the folder of a class, and in the folders in it, linked ones too, each
+    folder once."""
+    top = base / name
+    seen = {_identity(p) for p in (top, *top.resolve().parents)}
+    found: list[str] = []
+    waiting = [name]
+    while waiting:
+        inside = waiting.pop()
+        for entry in _entries(base / inside):
+            path, short = Path(entry.path), f"{inside}/{entry.name}"
+            if not entry.is_dir():
+                if entry.name.startswith("."):
+                    left_out.add(path, "hidden")
+                elif path.suffix.lower() in SUFFIXES or is_picture(path):
+                    found.append(short)
+                else:
+                    left_out.add(path, "no picture")
+            elif _is_hidden(entry.name):
+                left_out.add(path, "hidden")
+            elif _identity(path) in seen:
+                left_out.add(path, "a link to a folder that is read already, or that it lies in")
+            else:
+                seen.add(_identity(path))
+                waiting.append(short)
     return sorted(found)
 
 
-def _unreadable(e: OSError) -> None:
-    raise fail(f"cannot read {e.filename}: {e.strerror}")
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
-def _is_picture(name: str) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+def _entries(place: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(place) as entries:
+            return sorted(entries, key=lambda e: e.name)
+    except OSError as e:
+        raise fail(f"cannot read {e.filename}: {e.strerror}") from None
 
 
-def _check_pictures(parts: list[Samples]) -> None:
-    """Raises NetError where files are no pictures, naming them."""
-    paths: list[Path] = []
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in SYSTEM
+
+
+def _folders(base: Path, left_out: _LeftOut | None = None) -> list[str]:
+    """The names of the folders in one, hidden ones left out."""
+    inside = [e for e in _entries(base) if e.is_dir()] if base.is_dir() else []
+    if left_out is not None:
+        for e in inside:
+            if _is_hidden(e.name):
+                left_out.add(Path(e.path), "hidden")
+    return [e.name for e in inside if not _is_hidden(e.name)]
+
+
+def _files(place: Path) -> Iterator[Path]:
+    return (Path(e.path) for e in _entries(place) if not e.is_dir() and not e.name.startswith("."))
+
+
+def _looks_like_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES or is_picture(path)
+
+
+def _holds_pictures(place: Path) -> bool:
+    """Whether there are pictures in a folder or in one within it."""
+    return bool(_names(place.parent, place.name, _LeftOut(place)))
+
+
+def _without_bad(parts: Sequence[Samples]) -> tuple[tuple[BadPicture, ...], list[Samples]]:
+    """What is wrong with files by their headers, and the parts without these files."""
+    found: list[BadPicture] = []
+    kept, budget = [], MOST_OPENED
     for part in parts:
         assert isinstance(part.images, Pictures)
-        paths += part.images[: MOST_OPENED - len(paths)].paths
-    wrong = unreadable(paths)
-    if wrong:
-        more = [f"and {len(wrong) - MOST_NAMED:,} more"] if len(wrong) > MOST_NAMED else []
-        help = "remove what is no picture, or put it back whole"
-        raise fail(wrong[0], notes=[*wrong[1:MOST_NAMED], *more], help=help)
+        wrong = faults(part.images[:budget].paths)
+        budget -= len(wrong)
+        found += [e for e in wrong if e is not None]
+        good = np.array([i for i in range(len(part)) if i >= len(wrong) or wrong[i] is None], int)
+        kept.append(part.take(good) if len(good) < len(part) else part)
+    return tuple(found), kept
 
 
-def _few(names: tuple[str, ...]) -> str:
-    shown = ", ".join(names[:MOST_NAMED])
-    return f"{shown}, ..." if len(names) > MOST_NAMED else shown
+def few(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are; what would move a cursor is shown."""
+    shown = [printable(n) for n in names[:MOST_NAMED]]
+    more = [f"and {len(names) - MOST_NAMED:,} more"] if len(names) > MOST_NAMED else []
+    return ", ".join([*shown, *more])
+
+
+def printable(name: str) -> str:
+    """A name of a file or a class as one line of text."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)

@@ -62,9 +62,20 @@ def _all_resized(images: Array, size: Size) -> Array:
 
 def resize(images: Array, draws: Array, window: Size, size: int | Size | None) -> Array:
     """To a short side, to a height and width, or (None) to what covers the window."""
-    if size is None:
-        return covering(images, window)
-    return short_side(images, size) if isinstance(size, int) else _all_resized(images, size)
+    h, w = images.shape[1:3]
+    return _all_resized(images, resize_size((h, w), window, size))
+
+
+def resize_size(there: Size, window: Size, size: int | Size | None) -> Size:
+    """What `resize` makes of that size."""
+    if isinstance(size, tuple):
+        return size
+    return covering_size(there, window if size is None else (size, size))
+
+
+def widest_jitter(there: Size, window: Size, sides: tuple[int, int]) -> Size:
+    """The largest that `scale_jitter` makes of that size."""
+    return covering_size(there, (sides[1], sides[1]))
 
 
 def scale_jitter(images: Array, draws: Array, window: Size, sides: tuple[int, int]) -> Array:

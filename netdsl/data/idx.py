@@ -4,55 +4,71 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import zlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
+from typing import IO, BinaryIO, cast
 
 import numpy as np
 
+from netdsl.data.limits import check_bytes, filled
 from netdsl.errors import fail
+from netdsl.files import open_regular
 from netdsl.types import Array
-
-_MOST_VALUES = 2**31
 
 
 def read_idx(folder: Path, name: str, rank: int) -> Array:
     """The unsigned bytes of `folder/name`, or of `name.gz` beside it.
 
-    Raises NetError, naming the file, where it is missing, truncated, or not such a file.
+    Raises NetError, naming the file, where it is missing, truncated, or not such a file, and before
+    anything is unpacked where its values take more memory than there is for them.
     """
-    shape, body = _read(folder, name, rank, whole=True)
-    return np.frombuffer(body, dtype=np.uint8).reshape(shape)
+    with _opened(folder, name, rank) as (path, f, shape):
+        values = filled(f, math.prod(shape))
+        if values is None or f.read(1):
+            more = "fewer" if values is None else "more"
+            message = f"{path} holds {more} values than its header says"
+            raise fail(message, help="download it again")
+    return values.reshape(shape)
 
 
 def idx_shape(folder: Path, name: str, rank: int) -> tuple[int, ...]:
-    """The shape that a file announces; its values are not read."""
-    return _read(folder, name, rank, whole=False)[0]
+    """The shape that a file announces; its values are not read. Raises NetError as `read_idx`."""
+    with _opened(folder, name, rank) as (_, _, shape):
+        return shape
 
 
-def _read(folder: Path, name: str, rank: int, whole: bool) -> tuple[tuple[int, ...], bytes]:
+@contextmanager
+def _opened(
+    folder: Path, name: str, rank: int
+) -> Iterator[tuple[Path, IO[bytes], tuple[int, ...]]]:
+    """A file of which the header is read, and the shape that this says."""
     path = find(folder, name)
     if path is None:
         raise fail(f"{folder} holds no {name}.gz")
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as f:
-            shape = _shape(f.read(4 + 4 * rank), rank, path)
-            count = math.prod(shape)
-            if count > _MOST_VALUES:
-                raise fail(f"{path} says that it holds {count:,} values; it is damaged")
-            body = f.read(count + 1) if whole else b""
-    except (OSError, EOFError, zlib.error) as e:
-        raise fail(f"cannot read {path}: {e}", help="download it again") from None
-    if whole and len(body) != count:
-        more = "more" if len(body) > count else "fewer"
-        message = f"{path} holds {more} values than its header says"
-        raise fail(message, help="download it again")
-    return shape, body
+    with open_regular(path) as file:
+        packed = os.fstat(file.fileno()).st_size if path.suffix == ".gz" else None
+        plain: AbstractContextManager[IO[bytes]]
+        plain = nullcontext(file) if packed is None else closing(_unpacked(file))
+        try:
+            with plain as f:
+                shape = _shape(f.read(4 + 4 * rank), rank, path)
+                check_bytes(f"{path}, unpacked,", math.prod(shape), packed)
+                yield path, f, shape
+        except (OSError, EOFError, zlib.error) as e:
+            raise fail(f"cannot read {path}: {e}", help="download it again") from None
+
+
+def _unpacked(file: BinaryIO) -> IO[bytes]:
+    return cast(IO[bytes], gzip.GzipFile(fileobj=file))
 
 
 def find(folder: Path, name: str) -> Path | None:
     """The file of that name, compressed or not."""
     for path in (folder / f"{name}.gz", folder / name):
-        if path.is_file():
+        if path.exists():
             return path
     return None
 

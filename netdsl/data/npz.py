@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
-import tokenize
+import os
+import re
 import zipfile
 import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
+from netdsl.data.limits import check_bytes, filled
 from netdsl.data.samples import Dataset, Samples
 from netdsl.data.source import DataSource
 from netdsl.errors import NetError, fail
+from netdsl.files import open_regular
 from netdsl.kinds import Text
 from netdsl.signature import Param, Signature
 from netdsl.types import Array, dims
 
 NAMES = ("images", "labels", "test_images", "test_labels")
-_MOST_BYTES = 2**31
 
 
 def arrays() -> DataSource:
@@ -32,86 +36,177 @@ def _load(folder: Path | None, path: str) -> Dataset:
     return read_arrays(folder / path if folder else Path(path))
 
 
+@dataclass(frozen=True)
+class _Member:
+    """An array of a file, of which only the header is read."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+    info: zipfile.ZipInfo
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        return f"{dims(self.shape)} {self.dtype}"
+
+
+class _Pieces:
+    """A file of which at most so many bytes are read at once, whatever it says of itself."""
+
+    MOST = 1 << 20
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self.close = file.close
+
+    def read(self, n: int | None = -1) -> bytes:
+        if n is None or n < 0:
+            n = self.MOST
+        if n > self.MOST:
+            raise ValueError(f"it has a directory of {n:,} bytes")
+        return self._file.read(n)
+
+
 def read_arrays(path: Path) -> Dataset:
     """`images` (bytes, N x H x W or N x H x W x C) and `labels` (whole numbers), perhaps
-    `test_images` and `test_labels`. Raises NetError, naming file and array, where they are not."""
-    arrays = _arrays(path)
-    train = _samples(path, arrays, *NAMES[:2])
-    test = _samples(path, arrays, *NAMES[2:]) if NAMES[2] in arrays else None
-    if test is not None and test.shape != train.shape:
-        sizes = " and ".join(dims(x.shape or ()) for x in (train, test))
-        raise fail(f"{path} holds images of {sizes}; they must be alike")
-    labels = [x.labels for x in (train, test) if x is not None]
-    classes = tuple(map(str, range(1 + int(max(x.max() for x in labels)))))
-    return Dataset(train, classes, None if test is None else lambda: test)
-
-
-def _arrays(path: Path) -> dict[str, Array]:
-    if not path.is_file():
+    `test_images` and `test_labels`. Raises NetError, naming file and array, where they are not,
+    and before anything is allocated where they take more memory than there is for them."""
+    if not path.exists():
         raise fail(f"there is no file {path}", help='arrays("data.npz") names a NumPy file')
-    try:
-        with zipfile.ZipFile(path) as archive:
-            there = {i.filename: i for i in archive.infolist()}
-            wanted = [n for n in NAMES if f"{n}.npy" in there]
-            return {n: _array(path, archive, there[f"{n}.npy"]) for n in wanted}
-    except NetError:
-        raise
-    except (OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplementedError) as e:
-        raise fail(f"{path} is no .npz file, or damaged: {e}", help=_HOW) from None
-    except (zipfile.BadZipFile, zlib.error, SyntaxError, TypeError, OverflowError) as e:
-        raise fail(f"{path} is no .npz file, or damaged: {e}", help=_HOW) from None
-    except (tokenize.TokenError, RecursionError, MemoryError) as e:  # a header is parsed as Python
-        raise fail(f"{path} is no .npz file, or damaged: {e}", help=_HOW) from None
+    with open_regular(path) as file:
+        try:
+            with zipfile.ZipFile(_Pieces(file)) as archive:
+                return _read(path, archive, os.fstat(file.fileno()).st_size)
+        except NetError:
+            raise
+        except (zipfile.BadZipFile, zlib.error, *_ODD) as e:
+            raise _damaged(path, str(e)) from None
 
 
+_ODD = (OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, TypeError)
+"""What a damaged archive makes `zipfile` raise besides its own errors."""
+_METHODS = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "LZMA"}
 _LABELS = "labels are whole numbers from 0 to 99,999"
 _HOW = "np.savez(FILE, images=..., labels=..., test_images=..., test_labels=...) writes one"
 
 
-def _array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
+def _damaged(path: Path, why: str) -> NetError:
+    return fail(f"{path} is no .npz file, or damaged: {why}", help=_HOW)
+
+
+def _read(path: Path, archive: zipfile.ZipFile, packed: int) -> Dataset:
+    there = {i.filename: i for i in archive.infolist()}
+    members = {
+        n: _member(path, n, archive, there[f"{n}.npy"]) for n in NAMES if f"{n}.npy" in there
+    }
+    pairs = [NAMES[:2]] + ([NAMES[2:]] if NAMES[2] in members or NAMES[3] in members else [])
+    for names in pairs:
+        _check_pair(path, members, *names)
+    sizes = {dims(_image(members[images])) for images, _ in pairs}
+    if len(sizes) > 1:
+        raise fail(f"{path} holds images of {' and '.join(sorted(sizes))}; they must be alike")
+    check_bytes(f"{path}, unpacked,", sum(m.size for m in members.values()), packed)
+    train, *test = [_samples(path, archive, members, *names) for names in pairs]
+    highest = max(int(x.labels.max()) for x in (train, *test))
+    classes = tuple(map(str, range(1 + highest)))
+    return Dataset(train, classes, (lambda: test[0]) if test else None)
+
+
+def _member(path: Path, name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
+    """The header of an array. Raises NetError where it is not one of numbers that NumPy writes."""
+    if info.flag_bits & 1:
+        raise fail(f"`{name}` in {path} is encrypted", help=_HOW)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        method = _METHODS.get(info.compress_type, f"method {info.compress_type}")
+        message = f"`{name}` in {path} is compressed by {method}, which NumPy does not write"
+        raise fail(message, help="np.savez_compressed(FILE, images=..., labels=...) compresses")
     with archive.open(info) as f:
-        shape, fortran, dtype = _header(f)
-        size = math.prod(shape) * dtype.itemsize
-        name = info.filename.removesuffix(".npy")
-        if dtype.hasobject or dtype.kind not in "uibf":
-            raise fail(f"`{name}` in {path} holds {dtype}, not numbers", help=_HOW)
-        if not 0 <= size <= min(info.file_size, _MOST_BYTES):
-            raise fail(f"`{name}` in {path} says that it has {size:,} bytes; it is damaged")
-        content = f.read(size + 1)
-        if len(content) != size:
-            raise fail(f"`{name}` in {path} has other than the {size:,} bytes it speaks of")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+        shape, dtype, fortran = _header(f, path, name)
+    found = _Member(name, shape, dtype, fortran, info)
+    if dtype.hasobject or dtype.kind not in "uibf":
+        raise fail(f"`{name}` in {path} holds {dtype}, not numbers", help=_HOW)
+    if found.size > info.file_size:
+        raise fail(f"`{name}` in {path} says that it has {found.size:,} bytes; it is damaged")
+    return found
 
 
-def _header(f: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(f)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None:
-        raise ValueError(f"version {version} of the .npy format")
-    return read(f)
+_MAGIC = b"\x93NUMPY"
+_LONGEST = 10_000
+_HEADER = re.compile(
+    r"\{'descr': '([^']{1,20})', 'fortran_order': (True|False), 'shape': "
+    r"\(((?:\d{1,19}L?, ?)*(?:\d{1,19}L?)?)\), *\} *\n?"
+)
 
 
-def _samples(path: Path, arrays: dict[str, Array], images_name: str, labels_name: str) -> Samples:
+def _header(f: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    """Shape, type and order of an array: the one form of header that NumPy writes, which is not
+    evaluated."""
+    begin = f.read(8)
+    if begin[:6] != _MAGIC or begin[6:] not in (b"\1\0", b"\2\0", b"\3\0"):
+        raise _damaged(path, f"`{name}` does not begin as an array does")
+    length = int.from_bytes(f.read(2 if begin[6] == 1 else 4), "little")
+    text = f.read(length) if length <= _LONGEST else b""
+    found = _HEADER.fullmatch(text.decode("latin-1"))
+    if found is None:
+        shown = ascii(text[:60].decode("latin-1"))
+        raise _damaged(path, f"the header of `{name}` is {shown}, no plain array of numbers")
+    shape = tuple(int(n.strip().rstrip("L")) for n in found[3].split(",") if n.strip())
+    return shape, np.dtype(found[1]), found[2] == "True"
+
+
+def _image(images: _Member) -> tuple[int, ...]:
+    """Height, width and channels."""
+    return (*images.shape[1:], 1)[:3]
+
+
+def _check_pair(
+    path: Path, members: Mapping[str, _Member], images_name: str, labels_name: str
+) -> None:
+    """Raises NetError where two arrays are not images and their labels, by their headers."""
     for name in (images_name, labels_name):
-        if name not in arrays:
+        if name not in members:
             raise fail(f"{path} holds no array `{name}`", help=_HOW)
-    images, labels = arrays[images_name], arrays[labels_name]
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+    images, labels = members[images_name], members[labels_name]
+    if images.dtype != np.uint8 or len(images.shape) not in (3, 4):
         raise fail(
-            f"`{images_name}` in {path} is {dims(images.shape)} {images.dtype}",
+            f"`{images_name}` in {path} is {images}",
             help="images are bytes from 0 to 255 (uint8): count x height x width x channels",
         )
-    if labels.ndim != 1 or labels.dtype.kind not in "ui":
-        kind = f"{dims(labels.shape)} {labels.dtype}"
-        raise fail(f"`{labels_name}` in {path} is {kind}, not one whole number an image")
-    if len(images) != len(labels):
-        raise fail(f"{path} holds {len(images):,} {images_name} and {len(labels):,} {labels_name}")
+    if len(labels.shape) != 1 or labels.dtype.kind not in "ui":
+        raise fail(f"`{labels_name}` in {path} is {labels}, not one whole number an image")
+    counts = images.shape[0], labels.shape[0]
+    if counts[0] != counts[1]:
+        raise fail(f"{path} holds {counts[0]:,} {images_name} and {counts[1]:,} {labels_name}")
     if not images.size:
         raise fail(f"`{images_name}` in {path} holds no images")
+
+
+def _samples(
+    path: Path,
+    archive: zipfile.ZipFile,
+    members: Mapping[str, _Member],
+    images_name: str,
+    labels_name: str,
+) -> Samples:
+    labels = _array(path, archive, members[labels_name])
     if labels.min() < 0 or labels.max() >= 100_000:
         wrong = labels.min() if labels.min() < 0 else labels.max()
         raise fail(f"`{labels_name}` in {path} holds the label {wrong}", help=_LABELS)
+    images = _array(path, archive, members[images_name])
     return Samples(images if images.ndim == 4 else images[..., None], labels.astype(np.int32))
+
+
+def _array(path: Path, archive: zipfile.ZipFile, member: _Member) -> Array:
+    with archive.open(member.info) as f:
+        _header(f, path, member.name)
+        content = filled(f, member.size)
+        if content is None or f.read(1):
+            size = f"{member.size:,} bytes"
+            raise fail(f"`{member.name}` in {path} has other than the {size} it speaks of")
+    order = "F" if member.fortran else "C"
+    return content.view(member.dtype).reshape(member.shape, order=order)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
+import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,13 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.errors import NetError, fail
-from netdsl.files import write_atomically
-from netdsl.types import Array
+from netdsl.data.limits import check_pixels
+from netdsl.errors import Diagnostic, NetError, fail
+from netdsl.files import open_regular, write_atomically
+from netdsl.types import Array, dims
 
-SUFFIXES = (
-    *[".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga"],
-    *[".tif", ".tiff", ".webp"],
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")
+"""What is decoded, by Pillow's names; which of them a file is, its content says, never its name.
+Others may start a program (PostScript does) or cannot be told from noise."""
+_BEGINNING = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM|RIFF....WEBP|II[*+]\0|MM\0[*+]|P[1-6]\s"
+    rb"|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
+    re.DOTALL,
 )
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
@@ -56,21 +62,93 @@ def listed(paths: Sequence[Path]) -> Pictures:
     return Pictures(Path(), np.array([str(p) for p in paths], dtype=object))
 
 
-def read_picture(path: Path, channels: int) -> Array:
-    """A picture as bytes [H,W,channels] (1, 3 or 4): upright, on white where it is transparent.
+class BadPicture(NetError):
+    """A file that cannot be used as a picture."""
 
-    Raises NetError where the file is missing or no picture.
-    """
-    if not path.is_file():
-        raise fail(f"there is no picture {path}")
+
+def _bad(message: str, help: str | None = None) -> BadPicture:
+    return BadPicture(Diagnostic(message, help=help))
+
+
+class Opened:
+    """A picture of which the header is read and no pixel is decoded. Raises BadPicture where the
+    file is missing, is no file, or is no picture of a known format; `close` it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = open_regular(path)
+        except NetError as e:
+            gone = f"there is no picture {path}"
+            raise _bad(e.diagnostics[0].message if path.exists() else gone) from None
+        try:
+            with _blamed(path):
+                self._picture = _pillow().open(self._file, formats=FORMATS)
+        except BaseException:
+            self._file.close()
+            raise
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width as they are stored; the camera may have been turned."""
+        width, height = self._picture.size
+        return height, width
+
+    def decoded(self, channels: int) -> Array:
+        """The picture as bytes [H,W,channels] (1, 3 or 4): upright, on white where it is
+        transparent. Raises BadPicture where it is damaged."""
+        with _blamed(self.path):
+            picture = _eight_bits(_upright(self._picture))
+            shape = (*picture.size[::-1], channels)
+            return np.asarray(_coloured(picture, channels)).reshape(shape)
+
+    def close(self) -> None:
+        self._picture.close()
+        self._file.close()
+
+
+@contextmanager
+def _blamed(path: Path) -> Iterator[None]:
+    """What goes wrong with a file is told with its name."""
     try:
-        with _pillow().open(path) as opened:
-            picture = _eight_bits(_upright(opened))
-        return np.array(_coloured(picture, channels)).reshape(*picture.size[::-1], channels)
+        yield
     except NetError as e:
-        raise fail(f"{path}: {e.diagnostics[0].message}") from None
+        first = e.diagnostics[0]
+        raise _bad(f"{path}: {first.message}", first.help) from None
     except Exception as e:  # somebody else's decoders: damaged files raise anything
-        raise fail(f"{path} is no readable picture: {e}") from None
+        raise _bad(f"{path} is no readable picture: {_plain(e, path)}") from None
+
+
+def _plain(e: Exception, path: Path) -> str:
+    known = ", ".join(FORMATS)
+    unknown = type(e).__name__ == "UnidentifiedImageError"
+    return f"it is none of {known}" if unknown else str(e)[:200] or type(e).__name__
+
+
+def read_picture(path: Path, channels: int) -> Array:
+    """A picture as bytes [H,W,channels], as `Opened.decoded` gives them. Raises BadPicture where
+    it cannot be read, or has more pixels than there is memory for."""
+    with closing(Opened(path)) as picture:
+        check_size(path, picture.size)
+        return picture.decoded(channels)
+
+
+def check_size(path: Path, size: tuple[int, int], largest: int = 0) -> None:
+    """Raises BadPicture where a picture of that height and width has too many pixels, or comes to
+    the `largest` number of them when it is resized."""
+    pixels = size[0] * size[1]
+    what = f"the picture {path} of {dims(size)}"
+    with _as_bad():
+        check_pixels(what, pixels)
+        check_pixels(f"{what}, once it is resized,", largest)
+
+
+@contextmanager
+def _as_bad() -> Iterator[None]:
+    try:
+        yield
+    except NetError as e:
+        raise BadPicture(*e.diagnostics) from None
 
 
 def write_picture(path: Path, picture: Array) -> None:
@@ -83,27 +161,39 @@ def write_picture(path: Path, picture: Array) -> None:
     write_atomically(path, content.getvalue())
 
 
-def unreadable(paths: Sequence[Path]) -> list[str]:
-    """What is wrong with files that are no pictures, as far as their first bytes tell."""
-    with ThreadPoolExecutor() as pool:
-        return [fault for fault in pool.map(_fault, paths) if fault is not None]
-
-
-def _fault(path: Path) -> str | None:
+def is_picture(path: Path) -> bool:
+    """Whether a file begins as a picture does and its header can be read."""
     try:
-        with _pillow().open(path):
-            return None
-    except Exception as e:  # as above
-        return f"{path} is no readable picture: {e}"
+        with open_regular(path) as f:
+            begins = _BEGINNING.match(f.read(16)) is not None
+    except (NetError, OSError):
+        return False
+    return begins and fault_of(path) is None
+
+
+def faults(paths: Sequence[Path]) -> list[BadPicture | None]:
+    """What is wrong with each file, as far as its header tells."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(fault_of, paths))
+
+
+def fault_of(path: Path) -> BadPicture | None:
+    """What is wrong with a file, as far as its header tells."""
+    try:
+        with closing(Opened(path)) as picture:
+            check_size(path, picture.size)
+    except BadPicture as e:
+        return e
+    return None
 
 
 @cache
 def _pillow() -> Any:
-    """Pillow, to which a picture of far too many pixels is an error: it warns, and what a warning
-    does cannot be changed by one thread alone."""
+    """Pillow. It warns of pictures of many pixels at a number of its own; how many there may be is
+    known here from the memory that there is."""
     from PIL import Image
 
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    Image.MAX_IMAGE_PIXELS = None
     return Image
 
 
@@ -111,7 +201,8 @@ def _upright(picture: Any) -> Any:
     """As the camera says that it was held."""
     from PIL import ImageOps
 
-    return ImageOps.exif_transpose(picture)
+    ImageOps.exif_transpose(picture, in_place=True)  # else it is copied even where it is upright
+    return picture
 
 
 def _coloured(picture: Any, channels: int) -> Any:
@@ -119,14 +210,32 @@ def _coloured(picture: Any, channels: int) -> Any:
         shown = picture.convert("RGBA")
         white = _pillow().new("RGBA", shown.size, "white")
         picture = _pillow().alpha_composite(white, shown).convert("RGB")
-    return picture.convert(MODES[channels])
+    return picture if picture.mode == MODES[channels] else picture.convert(MODES[channels])
+
+
+_BITS, _WHITE_IS, _SIGN = 258, 262, 339
+"""Tags of TIFF: bits of a sample, whether 0 is white, whether samples are unsigned (1)."""
 
 
 def _eight_bits(picture: Any) -> Any:
-    """A picture of 16 bits scaled to 8; Pillow's own conversion clips."""
+    """A picture of 9 to 16 bits scaled to 8, which Pillow's own conversion clips. Raises NetError
+    where it cannot be known which of its numbers is white."""
     if picture.mode == "F":
         raise fail("pictures of floating-point numbers have no fixed range of brightness")
     if not picture.mode.startswith("I"):
         return picture
-    values = np.asarray(picture).astype(np.float64)
-    return _pillow().fromarray(np.clip(np.round(values / 257), 0, 255).astype(np.uint8))
+    tags = picture.tag_v2 if picture.format == "TIFF" else {}
+    bits = _first(tags.get(_BITS, 16))
+    if bits > 16 or _first(tags.get(_SIGN, 1)) != 1:
+        kind = "signed" if bits <= 16 else f"{bits}-bit"
+        message = f"pictures of {kind} integers have no fixed range of brightness"
+        raise fail(message, help="save it with 8 or 16 bits a channel")
+    white = 2**bits - 1
+    values = np.asarray(picture).clip(0, white).astype(np.uint32)
+    shown = ((values * 255 + white // 2) // white).astype(np.uint8)
+    return _pillow().fromarray(255 - shown if tags.get(_WHITE_IS) == 0 else shown)
+
+
+def _first(tag: Any) -> int:
+    """The value of a tag, of which there may be one for each channel."""
+    return int(tag[0] if isinstance(tag, tuple) else tag)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from netdsl.backends.picked import Moves, Picked, Size
-from netdsl.data.geometry import middle
-from netdsl.data.pictures import MODES, Pictures, read_picture
+from netdsl.data.geometry import covering_size, middle
+from netdsl.data.limits import DECODING, PIXEL, check_work
+from netdsl.data.pictures import MODES, Opened, Pictures, check_size
 from netdsl.errors import NetError, fail
 from netdsl.signature import Chosen
-from netdsl.types import Array
+from netdsl.types import Array, dims
 
 Draws = Sequence[Array]
 
@@ -44,7 +45,7 @@ class Preparation:
         if isinstance(images, Pictures):
             return self._decoded(images, draws)
         if isinstance(images, Picked):
-            moves = self._moves(images.moves, self._window(images), draws)
+            moves = self._moves(images.moves, self._window(images.shape[1:]), draws)
             assert moves is not None, "a set is held for what only moves pixels"
             return replace(images, moves=moves)
         if not any(c.record.varies for c in self.chosen):
@@ -64,19 +65,46 @@ class Preparation:
         channels = self.picture_shape()[2]
 
         def one(path: Path, i: int) -> Array:
-            picture = read_picture(path, channels)[None]
-            return self._fitted(picture, [d[i : i + 1] for d in draws])
+            with closing(Opened(path)) as opened, self._room(opened):
+                return self._fitted(opened.decoded(channels)[None], [d[i : i + 1] for d in draws])
 
         with ThreadPoolExecutor() as pool:
             return np.concatenate(list(pool.map(one, pictures.paths, range(len(pictures)))))
 
+    def _room(self, picture: Opened) -> AbstractContextManager[None]:
+        """Waits until there is memory for a picture, whichever way up it is. Raises BadPicture
+        where there never is."""
+        h, w = picture.size
+        largest = max(self.largest((h, w)), self.largest((w, h)))
+        check_size(picture.path, picture.size, largest)
+        return DECODING.held(PIXEL * (h * w + largest))
+
+    def largest(self, there: Size) -> int:
+        """Pixels that an image of that size has at most on its way to the net's size. It is
+        resampled by width first, so that there is one more size between each two."""
+        most = 0
+        for size in self._sizes(there):
+            most = max(most, size[0] * size[1], there[0] * size[1])
+            there = size
+        return most
+
+    def _sizes(self, there: Size) -> Iterator[Size]:
+        """The sizes that images of that size are given, one after the other."""
+        window = self._window(there)
+        for chosen in self.chosen:
+            for size in chosen.record.sizes(there, window, **chosen.arguments):
+                yield size
+                there = size
+        if there != window:
+            yield covering_size(there, window)
+
     def _fitted(self, images: Array, draws: Draws) -> Array:
-        window = self._window(images)
+        window = self._window(images.shape[1:])
         images = self._changed(images, draws)
         return images if images.shape[1:3] == window else middle(images, window)
 
     def _changed(self, images: Array, draws: Draws) -> Array:
-        window = self._window(images)
+        window = self._window(images.shape[1:])
         plain = Moves.none(len(images), images.shape[1:3])
         moves = self._moves(plain, window, draws) if self.chosen else None
         if moves is not None:
@@ -104,10 +132,10 @@ class Preparation:
         one = np.zeros((1, *image), np.uint8)
         plain = Moves.none(1, one.shape[1:3])
         draws = [np.zeros((1, c.record.uses)) for c in self.chosen]
-        return self._moves(plain, self._window(one), draws) is not None
+        return self._moves(plain, self._window(image), draws) is not None
 
-    def _window(self, images: Array | Picked) -> Size:
-        h, w = (self.shape or images.shape[1:])[:2]
+    def _window(self, image: Sequence[int]) -> Size:
+        h, w = (self.shape or image)[:2]
         return h, w
 
     def outcome(self, image: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -117,9 +145,16 @@ class Preparation:
             image = self.picture_shape()
         elif len(image) != 3 or (self.shape is not None and len(self.shape) != 3):
             return image
+        self.check_room(image, 1)
         draws = [np.zeros((1, c.record.uses)) for c in self.chosen]
         shape: tuple[int, ...] = self._changed(np.zeros((1, *image), np.uint8), draws).shape[1:]
         return shape
+
+    def check_room(self, image: tuple[int, ...], count: int) -> None:
+        """Raises NetError where so many images of that shape need too much memory at once."""
+        h, w, channels = image
+        size = count * channels * self.largest((h, w))
+        check_work(f"making {count:,} images of {dims(image)} ready", size)
 
     def fits_sizes(self, image: tuple[int, ...] | None) -> bool:
         """Whether images of that shape (None: pictures of any size) are brought to the net's size
@@ -131,7 +166,7 @@ class Preparation:
         if len(image) != 3 or (self.shape is not None and len(self.shape) != 3):
             return False
         images: Array = np.zeros((1, *image), np.uint8)
-        window = self._window(images)
+        window = self._window(image)
         for chosen in self.chosen:
             drawn, moving = np.zeros((1, chosen.record.uses)), chosen.record.moves
             plain = Moves.none(1, images.shape[1:3])

@@ -11,7 +11,7 @@ import numpy as np
 
 from netdsl.backends import held
 from netdsl.backends.picked import Held, Picked
-from netdsl.data.pictures import Pictures
+from netdsl.data.pictures import BadPicture, Pictures
 from netdsl.data.preparation import AS_IT_IS, Preparation
 from netdsl.errors import fail
 from netdsl.plan.backend import Backend
@@ -57,12 +57,16 @@ def on_device(samples: Samples, prepare: Preparation, backend: Backend) -> Sampl
 @dataclass(frozen=True)
 class Dataset:
     """What a source offers: samples to learn from, the names of the classes, samples to test with,
-    read only when asked for, and perhaps samples to validate with (else they are held out)."""
+    read only when asked for, and perhaps samples to validate with (else they are held out);
+    `left_out` are sentences on what it holds besides, `bad` what is wrong with pictures of it that
+    are no part of the samples."""
 
     train: Samples
     classes: tuple[str, ...]
     read_test: Callable[[], Samples] | None = None
     validation: Samples | None = None
+    left_out: tuple[str, ...] = ()
+    bad: tuple[BadPicture, ...] = ()
 
     @property
     def fingerprint(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from netdsl.data.cifar import cifar10
 from netdsl.data.folder import folder
 from netdsl.data.mnist import idx_source
 from netdsl.data.npz import arrays
+from netdsl.data.pictures import BadPicture
 from netdsl.data.samples import Dataset, Samples
 from netdsl.data.source import DataSource
-from netdsl.errors import fail
+from netdsl.errors import Diagnostic, fail
 from netdsl.signature import Signature
 
 _DIGITS = tuple(map(str, range(10)))
@@ -81,10 +83,27 @@ SOURCES: dict[str, DataSource] = {
 }
 
 
-def load(chosen: Any, folder: str | None) -> Dataset:
-    """The dataset of a chosen source; `folder` is where the command line says that it lies."""
+MOST_NAMED = 8
+
+
+def load(chosen: Any, folder: str | None, skip_bad: bool = False) -> Dataset:
+    """The dataset of a chosen source; `folder` is where the command line says that it lies. Raises
+    NetError, naming them, where pictures are none by their headers, unless they are skipped."""
     given = Path(folder) if folder else None
     if given is not None and not given.is_dir():
         raise fail(f"there is no folder {given}", help="`--data` names the folder of the files")
     dataset: Dataset = chosen.record.load(given, **chosen.arguments)
+    if dataset.bad and not skip_bad:
+        raise refused(dataset.bad)
     return dataset
+
+
+def refused(bad: Sequence[BadPicture]) -> BadPicture:
+    """What is said of bad pictures where they are not skipped."""
+    first, *others = [e.diagnostics[0] for e in bad]
+    notes = [d.message for d in others[: MOST_NAMED - 1]]
+    more = len(bad) - MOST_NAMED
+    help = first.help or "remove what is no picture, or put it back whole"
+    skip = "`--set data.on_bad_picture=skip` goes on without such pictures"
+    tail = (f"and {more:,} more",) if more > 0 else ()
+    return BadPicture(Diagnostic(first.message, help=f"{help}; {skip}", notes=(*notes, *tail)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from netdsl.data.config import DataConfig
 from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Dataset
@@ -71,6 +73,16 @@ def taken(network: Network) -> tuple[int, ...]:
     return network.graph[single_input(network)].type.shape[1:]
 
 
+MOST_EVALUATED, MOST_VALUES = 250, 2**22
+"""Images that are judged at once, and values in them; but never fewer than a training step has."""
+
+
+def evaluation_batch(network: Network, data: DataConfig) -> int:
+    """How many images are judged at once; as many as fit where a training step does."""
+    fit = MOST_VALUES // math.prod(taken(network))
+    return max(data.batch, min(MOST_EVALUATED, fit))
+
+
 def augmentation(network: Network, data: DataConfig) -> Preparation:
     """What images go through before a net learns from them."""
     return Preparation(data.augment, taken(network))
@@ -91,10 +103,12 @@ def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | No
     """Raises NetError where images of this shape (None: pictures of any size) do not fit the
     net's input when they have gone through what the data section says."""
     wanted = network.graph[single_input(network)]
-    for key, prepare in (
-        ("augment", augmentation(network, data)),
-        ("eval_transform", transformation(network, data)),
+    for key, prepare, count in (
+        ("augment", augmentation(network, data), data.batch),
+        ("eval_transform", transformation(network, data), evaluation_batch(network, data)),
     ):
+        if image is not None and len(image) == 3:
+            prepare.check_room(image, count)
         given = _outcome(prepare, image, wanted.span)
         if image is not None and given != taken(network):
             file = data.source.arguments.get("path")

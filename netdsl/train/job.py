@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,6 +25,7 @@ from netdsl.train.fit import (
     check_images,
     check_loss,
     check_norms,
+    evaluation_batch,
     single_input,
     taken,
     transformation,
@@ -34,9 +34,6 @@ from netdsl.train.recipe import Recipe, resolve
 from netdsl.train.step import evaluation_graph, training_graph
 from netdsl.train.written import written_out
 from netdsl.types import Graph
-
-MOST_EVALUATED, MOST_VALUES = 250, 2**22
-"""Images that are judged at once, and values in them; but never fewer than a training step has."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +102,6 @@ class Job:
         return compile_evaluation(self.evaluating, self.recipe)
 
 
-def evaluation_batch(network: Network, recipe: Recipe) -> int:
-    """How many images are judged at once; as many as fit where a training step does."""
-    fit = MOST_VALUES // math.prod(taken(network))
-    return max(recipe.data.batch, min(MOST_EVALUATED, fit))
-
-
 def divided(dataset: Dataset, recipe: Recipe) -> tuple[Samples, Samples]:
     """The samples to learn from, and those to validate with: the source's own, or held out."""
     if dataset.validation is not None:
@@ -130,7 +121,7 @@ def prepare(
     evaluating = elaborate(
         program,
         recipe.net,
-        recipe.settings(training=False, batch=evaluation_batch(network, recipe)),
+        recipe.settings(training=False, batch=evaluation_batch(network, recipe.data)),
     )
     check_loss(network, recipe)
     check_norms(network, recipe)

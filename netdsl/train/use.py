@@ -22,8 +22,14 @@ from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
 from netdsl.train.compile import compile_evaluation
-from netdsl.train.fit import check_classes, check_images, single_input, taken, transformation
-from netdsl.train.job import evaluation_batch
+from netdsl.train.fit import (
+    check_classes,
+    check_images,
+    evaluation_batch,
+    single_input,
+    taken,
+    transformation,
+)
 from netdsl.train.metrics import Score, evaluate, evaluate_views
 from netdsl.train.recipe import resolve
 from netdsl.train.start import adopted, shapes
@@ -91,7 +97,7 @@ class Trained:
         data = self.recipe.data
         dataset = sources.load(data.source, folder)
         what, samples = self._samples(dataset)
-        network = self._network(evaluation_batch(self._network(1), self.recipe))
+        network = self._network(evaluation_batch(self._network(1), data))
         check_images(network, data, samples.shape)
         executor = self._executor(network)
         n = len(self.classes)
