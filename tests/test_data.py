@@ -24,16 +24,64 @@ def samples(n: int) -> Samples:
     return Samples(labels.astype(np.uint8).reshape(n, 1, 1, 1), labels)
 
 
-@given(st.integers(2, 60), st.integers(0, 3), st.data())
-def test_a_split_is_a_partition_and_depends_on_the_seed(
-    n: int, seed: int, data: st.DataObject
+def of_classes(labels: list[int]) -> Samples:
+    return Samples(np.arange(len(labels)), np.array(labels, np.int32))
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(0, 3), st.data())
+def test_a_split_is_a_partition_by_class_and_depends_on_the_seed(
+    labels: list[int], seed: int, data: st.DataObject
 ) -> None:
-    count = data.draw(st.integers(0, n - 1))
-    kept, held = split(samples(n), count, seed)
+    n, whole = len(labels), of_classes(labels)
+    count = data.draw(st.integers(0, n - len(set(labels))))
+    kept, held = split(whole, count, seed)
     assert len(held) == count
-    assert sorted([*kept.labels, *held.labels]) == list(range(n))
-    again = split(samples(n), count, seed)[1]
-    assert again.labels.tolist() == held.labels.tolist()
+    assert sorted([*kept.images, *held.images]) == list(range(n))
+    assert set(kept.labels) == set(labels)
+    for part in (kept, held):
+        np.testing.assert_array_equal(part.labels, whole.labels[part.images])
+        assert part.images.tolist() == sorted(part.images)
+    again = split(whole, count, seed)[1]
+    assert again.images.tolist() == held.images.tolist()
+    sizes, taken = (np.bincount(x, minlength=6) for x in (whole.labels, held.labels))
+    shares = sizes * count / n
+    capped = np.minimum(shares, np.maximum(sizes - 1, 0))
+    assert (taken >= np.floor(capped)).all()
+    if (np.ceil(shares) < sizes)[sizes > 0].all():
+        assert (np.abs(taken - shares) < 1).all()
+
+
+def test_another_seed_splits_otherwise() -> None:
+    found = {tuple(split(of_classes([0, 1] * 50), 20, seed)[1].images) for seed in range(5)}
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize(
+    ("labels", "count", "expected"),
+    [
+        ([0] * 50 + [1] * 50, 10, [5, 5]),
+        ([0] * 90 + [1] * 10, 0.1, [9, 1]),
+        ([0] * 95 + [1] * 5, 0.1, [9, 1]),
+        ([0] * 99 + [1], 0.5, [50, 0]),
+        ([0] * 2 + [1] * 2, 2, [1, 1]),
+        ([0] * 40 + [2] * 40, 20, [10, 0, 10]),
+        ([1], 0, [0, 0]),
+    ],
+)
+def test_each_class_is_held_out_by_its_share(
+    labels: list[int], count: int | float, expected: list[int]
+) -> None:
+    found = np.bincount(split(of_classes(labels), count, 1)[1].labels, minlength=len(expected))
+    assert found.tolist() == expected
+
+
+def test_no_split_takes_all_of_a_class() -> None:
+    with pytest.raises(NetError, match="3 samples held out of 4 leave a class with none"):
+        split(of_classes([0, 0, 1, 1]), 3, 1)
+    with pytest.raises(NetError, match="cannot be held out"):
+        split(of_classes([0, 0, 1, 1]), 4, 1)
+    with pytest.raises(NetError, match="is none"):
+        split(of_classes([0, 0, 1, 1]), 0.01, 1)
 
 
 @given(st.integers(1, 50), st.integers(1, 12), st.integers(0, 3))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,216 @@ def test_other_files_and_hidden_folders_are_left_out(pictures: Path) -> None:
     found = read_folder(pictures).train
     assert len(found) == 41
     assert "red/more/x.png" in names(found)
+
+
+# ---- which folders are parts, and which are classes
+
+
+def paint(folder: Path, *places: str, name: str = "a.png") -> None:
+    """A picture in each of these folders."""
+    for place in places:
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(folder / place / name)
+
+
+def test_parts_have_many_names(tmp_path: Path) -> None:
+    trains = ("train", "Train", "TRAIN", "training", "Training")
+    vals = ("val", "Val", "valid", "Validation", "dev", "DEV")
+    for parts in product(trains, vals, ("test", "Testing", "TEST")):
+        folder = tmp_path / "-".join(parts)
+        paint(folder, *(f"{part}/{c}" for part in parts for c in ("cat", "dog")))
+        found = read_folder(folder)
+        assert found.classes == ("cat", "dog")
+        assert found.read_test is not None
+        assert found.validation is not None
+        assert [len(x) for x in (found.train, found.validation, found.read_test())] == [2, 2, 2]
+        assert found.left_out == ()
+
+
+@pytest.mark.parametrize(
+    ("places", "complaint", "help"),
+    [
+        (["train/a", "train/b", "Train/a", "Train/b"], "both Train and train", "keep one of them"),
+        (["train/a", "train/b", "val/a", "Valid/b"], "both Valid and val", "keep one of them"),
+        (["train/a", "train/b", "holdout/a"], "has the classes of train", "val (val or valid or"),
+        (
+            ["train/a", "train/b", "val/a", "eval/b"],
+            "eval has the classes of train",
+            "move it away",
+        ),
+        (["train/steam", "train/diesel", "plane"], "a part, or a class like plane", "move plane"),
+        (["Val/a", "Val/b"], "holds Val, and no train", "DIR/train/CLASS"),
+        (
+            ["cat/train", "cat/val", "dog/train", "dog/val"],
+            "hold.* the same folders train, val",
+            "",
+        ),
+        (["cat/Train", "dog/Train"], "the same folders Train", "DIR/train/CLASS"),
+        (["fold1/a", "fold1/b", "fold2/a", "fold2/b"], "the same folders a, b", "DIR/train/CLASS"),
+        (["train_set/a", "train_set/b", "val_set/a", "val_set/b"], "the same folders a, b", ""),
+        (["x/images/a", "x/images/b", "y/images/a", "y/images/b"], "the same folders a, b", ""),
+        (["train/f1/a", "train/f1/b", "train/f2/a", "train/f2/b"], "the same folders a, b", ""),
+        (["train", "val"], "train lie in no folder of a class", "DIR/train/CLASS"),
+        (["Test", "Train", "dev"], "Test lie in no folder of a class", "DIR/train/CLASS"),
+        (["pets/train/a", "pets/train/b"], "pets would be a class, and it holds the part", "name"),
+        (["train/a", "train/b", "val/a", "val/c"], "val/c is a class that there are no", "a, b"),
+    ],
+)
+def test_parts_and_classes_are_not_mixed_up(
+    tmp_path: Path, places: list[str], complaint: str, help: str
+) -> None:
+    paint(tmp_path, *places)
+    with pytest.raises(NetError, match=complaint) as e:
+        read_folder(tmp_path)
+    assert help in e.value.render()
+
+
+@pytest.mark.parametrize(
+    ("places", "classes", "left_out"),
+    [
+        (["a/images", "b/images"], ("a", "b"), ()),  # as Tiny ImageNet has them
+        (["a/left", "b/right"], ("a", "b"), ()),
+        (["a", "a/left", "a/right", "b/left", "b/right"], ("a", "b"), ()),
+        (["train", "plane"], ("plane", "train"), ()),
+        (["train/a", "train/b", "test"], ("a", "b"), ("test (its pictures lie in no folder",)),
+        (
+            ["train/a", "train/b", "val/a", "val/b", "raw"],
+            ("a", "b"),
+            ("raw (pictures beside the parts)",),
+        ),
+        (["train/a", "train/b", "train"], ("a", "b"), ("train/a.png (in no folder of a class)",)),
+    ],
+)
+def test_other_layouts_are_taken_and_what_is_left_out_is_said(
+    tmp_path: Path, places: list[str], classes: tuple[str, ...], left_out: tuple[str, ...]
+) -> None:
+    paint(tmp_path, *places)
+    found = read_folder(tmp_path)
+    assert found.classes == classes
+    assert len(found.left_out) == len(left_out)
+    for said, expected in zip(found.left_out, left_out, strict=True):
+        assert said.startswith(expected)
+
+
+# ---- which files are pictures
+
+
+def test_hidden_folders_are_not_learnt_from(tmp_path: Path) -> None:
+    paint(tmp_path, "a", "b", "a/.thumbnails", "a/more/.cache/x", "b/__MACOSX", ".git/c")
+    paint(tmp_path, "a", name=".hidden.png")
+    found = read_folder(tmp_path)
+    assert names(found.train) == ["a/a.png", "b/a.png"]
+    paths = [".git", "a/.hidden.png", "a/.thumbnails", "a/more/.cache", "b/__MACOSX"]
+    assert len(found.left_out) == 1
+    assert sorted(found.left_out[0].removesuffix(" (hidden)").split(", ")) == paths
+
+
+def test_classes_may_have_any_name(tmp_path: Path) -> None:
+    places = ("__init__", "__x__", "_", "a b", "\x1b[31mred", "[bold]x", "ä", "x\ny")
+    paint(tmp_path, *places)
+    assert sorted(read_folder(tmp_path).classes) == sorted(places)
+
+
+def test_pictures_are_found_by_their_content(tmp_path: Path) -> None:
+    for kind, name in (("JPEG", "a.jfif"), ("JPEG", "b"), ("PNG", "c.dat"), ("WEBP", "d.png.part")):
+        for label in ("x", "y"):
+            (tmp_path / label).mkdir(exist_ok=True)
+            Image.new("RGB", (9, 9)).save(tmp_path / label / name, kind)
+    for name, content in (("e.txt", b"text"), ("f", b""), ("BM.txt", b"BM is no picture")):
+        (tmp_path / "x" / name).write_bytes(content)
+    os.mkfifo(tmp_path / "x" / "pipe")
+    found = read_folder(tmp_path)
+    assert names(found.train)[:4] == ["x/a.jfif", "x/b", "x/c.dat", "x/d.png.part"]
+    assert len(found.train) == 8
+    assert found.left_out == ("x/BM.txt, x/e.txt, x/f, x/pipe (no picture)",)
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    paint(tmp_path, "d/a", "d/b", "elsewhere/more", "elsewhere/more/deep")
+    for link, to in (
+        ("a/link", "../../elsewhere/more"),
+        ("a/again", "../../elsewhere/more"),
+        ("a/self", "."),
+        ("a/up", ".."),
+        ("a/top", "/"),
+        ("a/gone", "nowhere"),
+        ("c", "../elsewhere/more"),
+    ):
+        (tmp_path / "d" / link).symlink_to(to)
+    (tmp_path / "elsewhere" / "more" / "back").symlink_to(tmp_path / "d" / "a")
+    found = read_folder(tmp_path / "d")
+    assert names(found.train) == [
+        *["a/a.png", "a/again/a.png", "a/again/deep/a.png", "b/a.png"],
+        *["c/a.png", "c/back/a.png", "c/deep/a.png"],
+    ]
+    assert "a/self" in found.left_out[0] or "a/self" in found.left_out[-1]
+
+
+def test_deep_folders_are_read(tmp_path: Path) -> None:
+    paint(tmp_path, "a", "b")
+    place = tmp_path / "a"
+    there = os.open(place, os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=there)
+        there, before = os.open("d", os.O_RDONLY, dir_fd=there), there
+        os.close(before)
+    os.close(there)
+    assert names(read_folder(tmp_path).train) == ["a/a.png", "b/a.png"]
+
+
+def test_every_run_says_what_it_found(netdsl: Any, pictures: Path) -> None:
+    paint(pictures, "train/blue", "train/red/.old")
+    (pictures / "train" / "red" / "notes.txt").write_text("nothing to see")
+    (pictures.parent / "colours.net").write_text(NET.replace("classes=2", "classes=3"))
+    expected = [
+        'data: folder(path="pictures"), 3 classes: blue, green, red',
+        "  to learn from: 41 (blue 1, green 20, red 20)",
+        "  to validate with: 12 (blue 0, green 6, red 6)",
+        "  no images to validate with: blue",
+        "  left out: train/red/.old (hidden)",
+        "  left out: train/red/notes.txt (no picture)",
+    ]
+    code, out, _ = netdsl("train", "colours.net", "--dry-run")
+    assert code == 0
+    assert "\n".join(expected) in out
+    code, out, err = netdsl("train", "colours.net", "--out", "run", "--set", "train.epochs=1")
+    assert "\n".join(expected) in err
+    code, out, err = netdsl("train", "--resume", "run")
+    assert "\n".join(expected) in err
+    code, out, err = netdsl("train", "colours.net", "--overfit")
+    assert "\n".join(expected) in err
+    code, out, _ = netdsl("train", "colours.net", "--dry-run", "--json")
+    data = json.loads(out)["main"]["data"]
+    assert data["counts"]["to learn from"] == [1, 20, 20]
+    assert data["left_out"] == ["train/red/.old (hidden)", "train/red/notes.txt (no picture)"]
+
+
+def test_one_class_is_no_task(netdsl: Any, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "colours.net").write_text(NET.replace("classes=2", "classes=1"))
+    write(tmp_path / "one", 5, {"red": COLOURS["red"]})
+    np.savez(tmp_path / "x.npz", images=np.zeros((9, 12, 12, 3), np.uint8), labels=[0] * 9)
+    for source in ('folder("one")', 'arrays("x.npz")'):
+        setting = f"data.source={source}"
+        code, _, err = netdsl("train", "colours.net", "--out", "run", "--set", setting)
+        assert code == 2
+        assert "images to learn from are of one class, `" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rare_classes_are_never_held_out_whole(netdsl: Any, tmp_path: Path, seed: int) -> None:
+    write(tmp_path / "pictures", 20)
+    write(tmp_path / "pictures", 1, {"blue": (0, 0, 250)})
+    write(tmp_path / "pictures", 2, {"grey": (99, 99, 99)})
+    (tmp_path / "colours.net").write_text(NET.replace("classes=2", "classes=4"))
+    setting = ("--set", f"train.seed={seed}", "--set", "data.validation=0.4")
+    code, out, _ = netdsl("train", "colours.net", "--dry-run", *setting)
+    assert code == 0
+    assert "  to learn from: 26 (blue 1, green 12, grey 1, red 12)" in out
+    assert "  to validate with: 17, held out (blue 0, green 8, grey 1, red 8)" in out
+    code, _, err = netdsl("train", "colours.net", "--dry-run", "--set", "data.validation=41")
+    assert code == 2
+    assert "41 samples held out of 43 leave a class with none to learn from" in err
 
 
 def test_the_fingerprint_tells_other_pictures_apart(pictures: Path) -> None:

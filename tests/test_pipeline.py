@@ -26,13 +26,17 @@ from tests.test_folder import write
 from tests.torch_values import image
 
 NET = """net a {{ input({side}x{side}x{channels}) -> globalavgpool -> fc({classes}) }}
-data {{ source = {source}, batch = 8, augment = [{augment}], eval_transform = [{judged}] }}
+data {{ source = {source}, batch = 8, validation = {held}
+       augment = [{augment}], eval_transform = [{judged}] }}
 train {{ epochs = 2, optimizer = sgd(lr=0.01) }}"""
 
 
-def text(source: str, augment: str = "", judged: str = "", side: int | None = None) -> str:
+def text(
+    source: str, augment: str = "", judged: str = "", side: int | None = None, held: float = 0.1
+) -> str:
     found, channels, classes = (8, 1, 10) if source == "digits" else (12, 3, 2)
     where = {"source": source, "side": side or found, "channels": channels, "classes": classes}
+    where["held"] = held
     return NET.format(augment=augment, judged=judged, **where)
 
 
@@ -95,10 +99,15 @@ REFUSED: list[tuple[str, str, str, int | None, list[str]]] = [
 def test_runs_of_the_first_version_that_go_on(
     source: str, augment: str, judged: str, side: int | None
 ) -> None:
-    job = job_of(source, augment, judged, side)
+    job = job_of(source, augment, judged, side, 0)
     assert refusal(job, begun(job)) == ""
     assert FIT not in revisions(job)
+    assert SPLIT not in revisions(job)
+    job = job_of(source, augment, judged, side)
     assert (SPLIT in revisions(job)) == (source == "digits")
+    assert ("validation split: each class is held out" in refusal(job, begun(job))) == (
+        source == "digits"
+    )
 
 
 @pytest.mark.parametrize(("source", "augment", "judged", "side", "names"), REFUSED)
@@ -112,21 +121,23 @@ def test_runs_of_the_first_version_that_are_refused(
         'start a new run, from these weights with `init = weights("runs/a/last.safetensors")`'
         in words
     )
-    assert {name for name in (*CHANGES, *AUGMENTATIONS) if f"  {name}: " in words} == set(names)
+    told = {name for name in (*CHANGES, *AUGMENTATIONS) if f"  {name}: " in words}
+    assert told == {*names, *([SPLIT] if source == "digits" else [])}
     assert refusal(job, begun(job, **{KEY: revisions(job)})) == ""
 
 
 def test_what_is_recorded() -> None:
     job = job_of("digits", "hflip, random_resized_crop")
-    assert revisions(job) == {ORDER: 1, SPLIT: 1, DRAWS: 1, "hflip": 1, "random_resized_crop": 2}
+    assert revisions(job) == {ORDER: 1, SPLIT: 2, DRAWS: 1, "hflip": 1, "random_resized_crop": 2}
 
 
 @pytest.mark.parametrize("name", [ORDER, SPLIT, DRAWS, "hflip"])
 def test_a_later_revision_of_anything_is_refused(name: str) -> None:
     job = job_of("digits", "hflip")
     now = revisions(job)
-    later = begun(job, **{KEY: {**now, name: 2}})
-    assert f"{name}: revision 2, which this version does not know" in refusal(job, later)
+    later = begun(job, **{KEY: {**now, name: now[name] + 1}})
+    words = f"{name}: revision {now[name] + 1}, which this version does not know"
+    assert words in refusal(job, later)
     assert refusal(job, begun(job, **{KEY: {**now, "other": 7}})) == ""
 
 
@@ -135,7 +146,8 @@ def test_any_change_of_the_program_is_told(name: str, monkeypatch: pytest.Monkey
     """As in a version to come, in which it was changed."""
     job = job_of("digits", "hflip")
     saved = begun(job, **{KEY: revisions(job)})
-    changes = (Change("it is done the other way round"),)
+    new = Change("it is done the other way round")
+    changes = (*CHANGES.get(name, ()), new)
     if name in CHANGES:
         monkeypatch.setitem(CHANGES, name, changes)  # type: ignore[arg-type]
     else:
@@ -153,7 +165,7 @@ def test_an_odd_record_is_told(odd: Any, tmp_path: Path) -> None:
 
 def test_a_run_is_refused_by_name_and_goes_on_without_the_crop(netdsl: Any, tmp_path: Path) -> None:
     """Through the command line: begun with a crop that has changed since."""
-    (tmp_path / "a.net").write_text(text("digits", "random_resized_crop"))
+    (tmp_path / "a.net").write_text(text("digits", "random_resized_crop", held=0))
     device = ("--device", "reference")
     assert netdsl("train", "a.net", "--out", "run", "--set", "train.epochs=1", *device)[0] == 0
     path = tmp_path / "run" / "last.safetensors"
@@ -169,12 +181,14 @@ def test_a_run_is_refused_by_name_and_goes_on_without_the_crop(netdsl: Any, tmp_
     assert path.read_bytes() == before
     assert netdsl("eval", "run", *device)[0] == 0
     (tmp_path / "b.net").write_text(
-        text("digits", "random_resized_crop").replace("epochs", 'init = weights("run"), epochs')
+        text("digits", "random_resized_crop", held=0).replace(
+            "epochs", 'init = weights("run"), epochs'
+        )
     )
     assert netdsl("train", "b.net", "--out", "new", *device)[0] == 0
     other = ("--set", "train.epochs=2", "--set", "data.augment=hflip")
     assert netdsl("train", "--resume", "run", *other, *device)[0] == 0
-    assert checkpoint.load(path).progress[KEY] == {ORDER: 1, SPLIT: 1, DRAWS: 1, "hflip": 1}
+    assert checkpoint.load(path).progress[KEY] == {ORDER: 1, DRAWS: 1, "hflip": 1}
 
 
 # ---- whoever changes an order, a split or an image has to add a line to its changes
@@ -199,7 +213,7 @@ IMAGES: dict[str, tuple[int, list[int]]] = {
 """Revision, and some bytes, of what each makes of one picture with the same draws."""
 OTHERS: dict[str, tuple[int, list[int]]] = {
     ORDER: (1, [5, 4, 3, 11, 6, 2, 9, 0, 1, 8, 7, 10]),
-    SPLIT: (1, [2, 5, 6, 7]),
+    SPLIT: (2, [3, 5, 6, 7]),
     DRAWS: (1, [0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 1, 0]),
     FIT: (2, [12, 16, 134, 101, 87, 148, 96, 156, 147, 103]),
 }
@@ -233,7 +247,7 @@ def test_order_split_draws_and_fit_are_those_of_their_revision() -> None:
     (drawn,) = training_batches(samples, 12, 3, 2, augment=flip)
     found = {
         ORDER: batch.labels.tolist(),
-        SPLIT: split(samples, 4, 3)[1].labels.tolist(),
+        SPLIT: split(Samples(samples.labels, samples.labels % 3), 4, 3)[1].images.tolist(),
         DRAWS: np.asarray(drawn.images)[:, 0, 0, 0].tolist(),
         FIT: some_bytes(middle(image(SIDE)[None], WINDOW)),
     }

@@ -164,6 +164,8 @@ def show_dry_run(found: DryRun) -> None:
         show(f"{found.images:,} images to learn from, {found.validation:,} to validate with")
         steps = found.steps * found.epochs
         show(f"{found.epochs} epochs of {found.steps:,} steps: {steps:,} steps")
+    for line in found.found.lines() if found.found else ():
+        show(line)
     show(f"{found.learnt:,} of {found.params:,} parameters are learnt")
     show(f"precision: {found.precision}")
     m = found.memory

@@ -102,6 +102,7 @@ def train(
         def run(trainer: Trainer, out: Path) -> Result:
             if staged:
                 say(f"train {trainer.job.name or 'section'}: {out}")
+            say("\n".join(trainer.job.found.lines()))
             try:
                 with asking() as asked:
                     return with_progress(trainer, out, as_json, asked, watched)
@@ -179,7 +180,9 @@ def _overfit(
     from netdsl.train.job import prepare
     from netdsl.train.overfit import overfit
 
-    found = overfit(prepare(program, name, data), backend)
+    job = prepare(program, name, data)
+    say("\n".join(job.found.lines()))
+    found = overfit(job, backend)
     if as_json:
         print_json({"ok": found.ok, **asdict(found)})
     else:

@@ -24,7 +24,7 @@ LONG_SIDE = Change("the longer side is rounded down, no longer to the nearest wh
 
 CHANGES: Mapping[str, Changes] = {
     ORDER: (),
-    SPLIT: (),
+    SPLIT: (Change("each class is held out by the same share"),),
     DRAWS: (),
     FIT: (Change("a side is rounded down, and half a pixel of the corner to the even number"),),
 }

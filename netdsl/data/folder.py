@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from netdsl.data.inventory import few
 from netdsl.data.pictures import BadPicture, Pictures, faults, is_picture
 from netdsl.data.samples import Dataset, Samples
 from netdsl.data.source import Absent, DataSource
@@ -170,7 +171,7 @@ def _check_nested(base: Path, classes: Sequence[str]) -> None:
     common = sorted(set.intersection(*within))
     if len(common) > 1 or any(_is_part(name) for name in common):
         raise fail(
-            f"{few(list(classes))} of {base} would be the classes, and each of them holds the "
+            f"{few(classes)} of {base} would be the classes, and each of them holds the "
             f"same folders {few(common)}",
             help=f"the folders of a class lie within those of a part: it takes {_HOW}",
         )
@@ -207,7 +208,7 @@ def _part(base: Path, classes: Sequence[str], left_out: _LeftOut) -> Samples:
     if strange:
         raise fail(
             f"{base / strange[0]} is a class that there are no pictures to learn of",
-            help=f"the classes to learn are {few(list(classes))}",
+            help=f"the classes to learn are {few(classes)}",
         )
     there = [c for c in classes if (base / c).is_dir()]
     found = {c: _names(base, c, left_out) if c in there else [] for c in classes}
@@ -225,8 +226,8 @@ def _part(base: Path, classes: Sequence[str], left_out: _LeftOut) -> Samples:
 def _names(base: Path, name: str, left_out: _LeftOut) -> list[str]:
     """The pictures in the folder of a class, and in the folders in it, linked ones too, each
     folder once."""
-    top = base / name
-    seen = {_identity(p) for p in (top, *top.resolve().parents)}
+    top, above = base / name, base.resolve()
+    seen = {_identity(p) for p in (top, *top.resolve().parents, above, *above.parents)}
     found: list[str] = []
     waiting = [name]
     while waiting:
@@ -302,15 +303,3 @@ def _without_bad(parts: Sequence[Samples]) -> tuple[tuple[BadPicture, ...], list
         good = np.array([i for i in range(len(part)) if i >= len(wrong) or wrong[i] is None], int)
         kept.append(part.take(good) if len(good) < len(part) else part)
     return tuple(found), kept
-
-
-def few(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are; what would move a cursor is shown."""
-    shown = [printable(n) for n in names[:MOST_NAMED]]
-    more = [f"and {len(names) - MOST_NAMED:,} more"] if len(names) > MOST_NAMED else []
-    return ", ".join([*shown, *more])
-
-
-def printable(name: str) -> str:
-    """A name of a file or a class as one line of text."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)

@@ -86,16 +86,38 @@ def rng(*key: int) -> np.random.Generator:
 
 
 def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, Samples]:
-    """A seeded split: `held_out` samples, or that share of them, apart for validation."""
+    """A seeded split: `held_out` samples, or that share of them, apart for validation: of each
+    class the same share, as nearly as whole numbers allow, and never its last sample."""
     n = len(samples)
     count = held_out if isinstance(held_out, int) else round(held_out * n)
     if count == 0 and held_out:
         raise fail(f"a share of {held_out} of {n:,} samples is none", help="0 holds none out")
+    help = "`validation` is a count, or a share below 1; set a smaller one"
     if count >= n:
-        help = "`validation` is a count, or a share below 1; set a smaller one"
         raise fail(f"{count:,} samples cannot be held out of {n:,}", help=help)
+    sizes = np.bincount(samples.labels)
+    if count > n - np.count_nonzero(sizes):
+        message = f"{count:,} samples held out of {n:,} leave a class with none to learn from"
+        raise fail(message, help=help)
     order = rng(seed, _SPLIT).permutation(n)
-    return samples.take(np.sort(order[count:])), samples.take(np.sort(order[:count]))
+    by_class = order[np.argsort(samples.labels[order], kind="stable")]
+    place = np.arange(n) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # of each in its class
+    chosen = place < np.repeat(quotas(sizes, count), sizes)
+    return samples.take(np.sort(by_class[~chosen])), samples.take(np.sort(by_class[chosen]))
+
+
+def quotas(sizes: Array, count: int) -> Array:
+    """How many to take of classes of these sizes, `count` in all, by the largest remainder (of
+    equal ones the smaller class first); never all of a class. `count` is at most all but one of
+    each."""
+    shares = sizes.astype(np.int64) * count
+    found, rests = shares // sizes.sum(), shares % sizes.sum()
+    while missing := count - int(found.sum()):
+        spare = np.flatnonzero(found + 1 < sizes)
+        ranked = spare[np.lexsort((found[spare], -rests[spare]))][:missing]
+        found[ranked] += 1
+        rests[ranked] = 0
+    return found
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from netdsl.data.inventory import Inventory
 from netdsl.globs import matches
 from netdsl.plan.fusion import ALONE, Fusion
 from netdsl.train.job import Job
@@ -36,6 +37,8 @@ class DryRun:
     precision: str
     memory: Memory
     globs: tuple[Matched, ...]
+    found: Inventory | None = None
+    """What was found of the data; nothing where some of them are missing."""
     missing: str | None = None
     """What of the data is not there, so that nothing is known of images and steps."""
 
@@ -44,6 +47,7 @@ class DryRun:
         return {
             "recipe": self.recipe,
             "missing": self.missing,
+            "data": self.found.as_json() if self.found else None,
             "params": self.params,
             "learnt": self.learnt,
             "images": self.images,
@@ -74,6 +78,7 @@ def dry_run(job: Job, fusion: Fusion = ALONE) -> DryRun:
         precision=described(job.recipe.precision),
         memory=predicted(job.step, fusion),
         globs=_globs(job),
+        found=None if job.missing is not None else job.found,
         missing=job.missing,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from netdsl.data.config import DataConfig
+from netdsl.data.inventory import printable
 from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Dataset
 from netdsl.errors import NetError, Span, fail
@@ -94,9 +95,23 @@ def transformation(network: Network, data: DataConfig) -> Preparation:
 
 
 def check_fit(network: Network, data: DataConfig, dataset: Dataset) -> None:
-    """Raises NetError where images or classes do not fit the net."""
+    """Raises NetError where images or classes do not fit the net, and where there is nothing to
+    tell apart."""
+    check_several(dataset)
     check_images(network, data, dataset.train.shape)
     check_classes(network, dataset.classes)
+
+
+def check_several(dataset: Dataset) -> None:
+    """Raises NetError where all samples to learn from are of one class: any net is then right."""
+    labels = dataset.train.labels
+    if labels.min() == labels.max():
+        name = printable(dataset.classes[int(labels[0])])
+        raise fail(
+            f"all {len(labels):,} images to learn from are of one class, `{name}`",
+            help="there must be two at least; are the classes in folders of their own, and is the "
+            "folder that is named the one that holds these?",
+        )
 
 
 def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | None) -> None:

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from netdsl.data import sources
+from netdsl.data.inventory import Inventory, inventory
 from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Dataset, Samples, split
 from netdsl.data.source import Absent
@@ -75,6 +76,12 @@ class Job:
     def steps(self) -> int:
         """Updates in an epoch."""
         return len(self.train) // self.images
+
+    @cached_property
+    def found(self) -> Inventory:
+        """What was found of the data."""
+        source = str(self.recipe.data.source)
+        return inventory(source, self.dataset, self.train, self.validation)
 
     @cached_property
     def data(self) -> str:
