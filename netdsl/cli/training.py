@@ -199,7 +199,11 @@ def _report(trainer: Trainer, result: Result, as_json: bool) -> int:
         keys = ("train_loss", "val_accuracy", "test_accuracy", "images_per_second")
         report = {"epochs": trainer.standing.epoch, **{k: metrics.get(k) for k in keys}}
         expected = [{"text": m.text, "ok": m.ok, "found": m.found} for m in judged]
-        print_json(report | {"checkpoint": str(result.checkpoint), "expectations": expected})
+        print_json(
+            report
+            | {"bad_pictures": metrics["bad_pictures"]}
+            | {"checkpoint": str(result.checkpoint), "expectations": expected}
+        )
     else:
         if metrics.get("test_accuracy") is not None:
             images = metrics["test_images"]

@@ -35,12 +35,14 @@ def evaluate(
     Example: netdsl eval runs/digits-1/best.safetensors
     """
     from netdsl.backends import open_backend
+    from netdsl.data.inventory import skipped_lines
     from netdsl.train.use import Trained
 
     report = Trained(weights, open_backend(device)).evaluate(data, size or ())
     if as_json:
         keys = ("accuracy", "top5", "loss", "images")
-        print_json({k: getattr(report.score, k) for k in keys})
+        scores = {k: getattr(report.score, k) for k in keys}
+        print_json(scores | {"bad_pictures": list(report.skipped)})
     else:
         s = report.score
         show(
@@ -48,6 +50,8 @@ def evaluate(
             f"{s.images:,} {report.images} images"
         )
         show_confusion(report)
+        for line in skipped_lines(report.skipped):
+            print(line)
     return OK
 
 

@@ -13,7 +13,7 @@ from netdsl.ir.builder import Builder
 from netdsl.kinds import Many, Mismatch, Nothing, Number, OneOf, Whole
 from netdsl.signature import Chosen, OneFrom, Param, Signature
 from netdsl.types import Node
-from netdsl.values import Argument, Value
+from netdsl.values import Argument, Symbol, Value
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,19 @@ class _Steady:
         return chosen
 
 
+REFUSE, SKIP = Symbol("refuse"), Symbol("skip")
+
+
+@dataclass(frozen=True)
+class _Policy:
+    """What is done about a bad picture."""
+
+    def accept(self, value: Value) -> Symbol:
+        if value not in (REFUSE, SKIP):
+            raise Mismatch(f"`{REFUSE}` or `{SKIP}`")
+        return value
+
+
 SIGNATURE = Signature(
     "data",
     (
@@ -103,6 +116,12 @@ SIGNATURE = Signature(
             (),
             "changes of the images that it is judged by or used on: resize, center_crop",
         ),
+        Param(
+            "on_bad_picture",
+            _Policy(),
+            REFUSE,
+            "`refuse`: a damaged picture ends a run, which is saved; `skip`: it counts for nothing",
+        ),
     ),
     noun="key",
 )
@@ -118,6 +137,12 @@ class DataConfig:
     normalize: Chosen | None
     augment: tuple[Chosen, ...]
     eval_transform: tuple[Chosen, ...]
+    on_bad_picture: Symbol
+
+    @property
+    def skips_bad(self) -> bool:
+        """Whether bad pictures are skipped."""
+        return self.on_bad_picture == SKIP
 
     def prepare(self, b: Builder, pixels: Node) -> Node:
         """Bytes to floats: scaled to [0, 1], then centred and scaled by the statistics."""

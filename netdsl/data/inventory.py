@@ -77,9 +77,8 @@ def inventory(source: str, dataset: Dataset, train: Samples, validation: Samples
         part: tuple(int(n) for n in np.bincount(x.labels, minlength=len(dataset.classes)))
         for part, x in parts.items()
     }
-    bad = tuple(e.diagnostics[0].message for e in dataset.bad)
     held_out = dataset.validation is None
-    return Inventory(source, dataset.classes, counts, held_out, dataset.left_out, bad)
+    return Inventory(source, dataset.classes, counts, held_out, dataset.left_out, dataset.faults)
 
 
 def skipped_lines(faults: Sequence[str]) -> list[str]:

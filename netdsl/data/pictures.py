@@ -9,9 +9,10 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -33,22 +34,55 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
+class BadPicture(NetError):
+    """A file that cannot be used as a picture."""
+
+
+class Skipped:
+    """The bad pictures that are gone without, and what is wrong with each; threads add to it."""
+
+    def __init__(self) -> None:
+        self._faults: dict[Path, str] = {}
+        self._lock = Lock()
+
+    def add(self, path: Path, fault: BadPicture) -> None:
+        with self._lock:
+            self._faults.setdefault(path, fault.diagnostics[0].message)
+
+    def holds(self, path: Path) -> bool:
+        return path in self._faults
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong, a sentence for each, in the order in which they were found."""
+        with self._lock:
+            return tuple(self._faults.values())
+
+
 @dataclass(frozen=True)
 class Pictures:
-    """Files of pictures of any size: names within a folder, an array of texts."""
+    """Files of pictures of any size: names within a folder, an array of texts. Where there is a
+    place for those `skipped`, bad ones go there; else they are refused."""
 
     folder: Path
     names: Array
+    skipped: Skipped | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: Array | slice) -> Pictures:
-        return Pictures(self.folder, self.names[index])
+        return replace(self, names=self.names[index])
 
     @property
     def paths(self) -> list[Path]:
         return [self.folder / name for name in self.names]
+
+    def good(self) -> Array:
+        """1 for each picture, 0 for those that are skipped, as far as they have been decoded."""
+        skipped = self.skipped
+        found = [skipped is None or not skipped.holds(p) for p in self.paths]
+        return np.array(found, dtype=np.float32)
 
     def checksum(self) -> int:
         """What tells these files apart from others: their names and lengths."""
@@ -60,10 +94,6 @@ class Pictures:
 def listed(paths: Sequence[Path]) -> Pictures:
     """Pictures that somebody names."""
     return Pictures(Path(), np.array([str(p) for p in paths], dtype=object))
-
-
-class BadPicture(NetError):
-    """A file that cannot be used as a picture."""
 
 
 def _bad(message: str, help: str | None = None) -> BadPicture:
@@ -195,6 +225,11 @@ def _pillow() -> Any:
 
     Image.MAX_IMAGE_PIXELS = None
     return Image
+
+
+def decoder() -> str:
+    """What decodes pictures, with its version."""
+    return f"Pillow {_pillow().__version__}"
 
 
 def _upright(picture: Any) -> Any:

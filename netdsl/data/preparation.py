@@ -13,7 +13,7 @@ import numpy as np
 from netdsl.backends.picked import Moves, Picked, Size
 from netdsl.data.geometry import covering_size, middle
 from netdsl.data.limits import DECODING, PIXEL, check_work
-from netdsl.data.pictures import MODES, Opened, Pictures, check_size
+from netdsl.data.pictures import MODES, BadPicture, Opened, Pictures, check_size
 from netdsl.errors import NetError, fail
 from netdsl.signature import Chosen
 from netdsl.types import Array, dims
@@ -39,7 +39,7 @@ class Preparation:
     ) -> Array | Picked:
         """A batch of bytes [N,H,W,C]; what happens to an image depends on its own draws alone.
         Images that are picked from a set stay so: all that is done to them must be to move them.
-        Raises NetError for a file that is no picture."""
+        Raises BadPicture for a file that is no picture, unless such are skipped."""
         if draws is None:
             draws = [np.zeros((len(images), c.record.uses)) for c in self.chosen]
         if isinstance(images, Pictures):
@@ -62,14 +62,38 @@ class Preparation:
         return self.shape
 
     def _decoded(self, pictures: Pictures, draws: Draws) -> Array:
-        channels = self.picture_shape()[2]
+        """A batch of pictures. Where bad ones are skipped, others of the batch stand in their
+        places, and black ones where there are none."""
 
-        def one(path: Path, i: int) -> Array:
-            with closing(Opened(path)) as opened, self._room(opened):
-                return self._fitted(opened.decoded(channels)[None], [d[i : i + 1] for d in draws])
+        shape = self.picture_shape()
+
+        def one(path: Path, i: int) -> Array | None:
+            try:
+                with self._opened(path) as picture:
+                    decoded = picture.decoded(shape[2])[None]
+                    return self._fitted(decoded, [d[i : i + 1] for d in draws])
+            except BadPicture as e:
+                if pictures.skipped is None:
+                    raise
+                pictures.skipped.add(path, e)
+                return None
 
         with ThreadPoolExecutor() as pool:
-            return np.concatenate(list(pool.map(one, pictures.paths, range(len(pictures)))))
+            found = list(pool.map(one, pictures.paths, range(len(pictures))))
+        good = [x for x in found if x is not None] or [np.zeros((1, *shape), np.uint8)]
+        filled = [good[i % len(good)] if x is None else x for i, x in enumerate(found)]
+        return np.concatenate(filled)
+
+    def check(self, path: Path) -> None:
+        """Raises BadPicture where a picture cannot be decoded, or becomes too large."""
+        with self._opened(path) as picture:
+            picture.decoded(self.picture_shape()[2])
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[Opened]:
+        """A picture, once there is memory to decode it."""
+        with closing(Opened(path)) as picture, self._room(picture):
+            yield picture
 
     def _room(self, picture: Opened) -> AbstractContextManager[None]:
         """Waits until there is memory for a picture, whichever way up it is. Raises BadPicture

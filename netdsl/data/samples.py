@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
 
 from netdsl.backends import held
 from netdsl.backends.picked import Held, Picked
-from netdsl.data.pictures import BadPicture, Pictures
+from netdsl.data.pictures import BadPicture, Pictures, Skipped
 from netdsl.data.preparation import AS_IT_IS, Preparation
 from netdsl.errors import fail
 from netdsl.plan.backend import Backend
@@ -37,6 +37,18 @@ class Samples:
         """Height, width and channels of every image; None where they are files."""
         return None if isinstance(self.images, Pictures) else tuple(self.images.shape[1:])
 
+    @property
+    def counted(self) -> Array:
+        """1 for each sample, 0 for pictures that were bad and are skipped."""
+        plain = np.ones(len(self), dtype=np.float32)
+        return self.images.good() if isinstance(self.images, Pictures) else plain
+
+    def skipping(self, skipped: Skipped) -> Samples:
+        """The same samples, of which bad pictures are skipped and put down there."""
+        if not isinstance(self.images, Pictures):
+            return self
+        return Samples(replace(self.images, skipped=skipped), self.labels)
+
     def checksum(self) -> int:
         labels = np.ascontiguousarray(self.labels)
         if isinstance(self.images, Pictures):
@@ -59,7 +71,8 @@ class Dataset:
     """What a source offers: samples to learn from, the names of the classes, samples to test with,
     read only when asked for, and perhaps samples to validate with (else they are held out);
     `left_out` are sentences on what it holds besides, `bad` what is wrong with pictures of it that
-    are no part of the samples."""
+    are no part of the samples; `skipped` becomes known of those that are, where they are not
+    refused."""
 
     train: Samples
     classes: tuple[str, ...]
@@ -67,6 +80,24 @@ class Dataset:
     validation: Samples | None = None
     left_out: tuple[str, ...] = ()
     bad: tuple[BadPicture, ...] = ()
+    skipped: Skipped | None = None
+
+    def skipping(self) -> Dataset:
+        """The same dataset, of which bad pictures are skipped."""
+        skipped, read, held = Skipped(), self.read_test, self.validation
+        return replace(
+            self,
+            train=self.train.skipping(skipped),
+            read_test=None if read is None else lambda: read().skipping(skipped),
+            validation=None if held is None else held.skipping(skipped),
+            skipped=skipped,
+        )
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong with the pictures that are skipped, as far as it is known by now."""
+        before = tuple(e.diagnostics[0].message for e in self.bad)
+        return before + (self.skipped.faults if self.skipped else ())
 
     @property
     def fingerprint(self) -> str:
@@ -122,7 +153,8 @@ def quotas(sizes: Array, count: int) -> Array:
 
 @dataclass(frozen=True)
 class Batch:
-    """`weights` is 0 for samples that only fill the last batch up."""
+    """`weights` is 0 for samples that only fill the last batch up, or stand in for a bad
+    picture."""
 
     images: Array | Picked
     labels: Array
@@ -142,11 +174,14 @@ def training_batches(
     alone."""
     order = rng(seed, epoch).permutation(len(samples))
     draws = augment.draws(rng(seed, _AUGMENTED + epoch), len(samples))
-    ones = np.ones(size, dtype=np.float32)
     for start in range(begin, len(samples) - size + 1, size):
         index = order[start : start + size]
         part = samples.take(index)
-        yield Batch(augment(part.images, [d[index] for d in draws]), part.labels, ones)
+        images = augment(part.images, [d[index] for d in draws])
+        weights = part.counted  # known once they are decoded
+        if not weights.any():
+            raise fail(f"none of the {size:,} pictures of a batch can be used")
+        yield Batch(images, part.labels, weights)
 
 
 def grouped(batches: Iterator[Batch], size: int) -> Iterator[tuple[Batch, ...]]:
@@ -162,5 +197,6 @@ def evaluation_batches(
     for start in range(0, len(samples), size):
         part = samples.take(np.arange(start, min(start + size, len(samples))))
         filled = np.minimum(np.arange(size), len(part) - 1)
-        weights = (np.arange(size) < len(part)).astype(np.float32)
-        yield Batch(transform(part.images)[filled], part.labels[filled], weights)
+        images = transform(part.images)[filled]
+        weights = (np.arange(size) < len(part)) * part.counted[filled]  # known once decoded
+        yield Batch(images, part.labels[filled], weights)

@@ -84,6 +84,7 @@ SOURCES: dict[str, DataSource] = {
 
 
 MOST_NAMED = 8
+SKIP = "`on_bad_picture = skip` in the data section goes on without such pictures"
 
 
 def load(chosen: Any, folder: str | None, skip_bad: bool = False) -> Dataset:
@@ -95,7 +96,7 @@ def load(chosen: Any, folder: str | None, skip_bad: bool = False) -> Dataset:
     dataset: Dataset = chosen.record.load(given, **chosen.arguments)
     if dataset.bad and not skip_bad:
         raise refused(dataset.bad)
-    return dataset
+    return dataset.skipping() if skip_bad else dataset
 
 
 def refused(bad: Sequence[BadPicture]) -> BadPicture:
@@ -104,6 +105,5 @@ def refused(bad: Sequence[BadPicture]) -> BadPicture:
     notes = [d.message for d in others[: MOST_NAMED - 1]]
     more = len(bad) - MOST_NAMED
     help = first.help or "remove what is no picture, or put it back whole"
-    skip = "`--set data.on_bad_picture=skip` goes on without such pictures"
     tail = (f"and {more:,} more",) if more > 0 else ()
-    return BadPicture(Diagnostic(first.message, help=f"{help}; {skip}", notes=(*notes, *tail)))
+    return BadPicture(Diagnostic(first.message, help=f"{help}; {SKIP}", notes=(*notes, *tail)))

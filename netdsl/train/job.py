@@ -135,7 +135,7 @@ def prepare(
     training_graph(network, recipe)
     known = (name, recipe, format_file(written_out(program, name)), network, evaluating)
     try:
-        dataset = sources.load(recipe.data.source, data_folder)
+        dataset = sources.load(recipe.data.source, data_folder, recipe.data.skips_bad)
     except Absent as e:
         if not anyway:
             raise

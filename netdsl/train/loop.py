@@ -12,7 +12,11 @@ from typing import Any
 
 from netdsl.backends import repeatable, room
 from netdsl.backends.picked import made
+from netdsl.data.inventory import skipped_lines
+from netdsl.data.pictures import BadPicture, Pictures
 from netdsl.data.samples import Batch, Samples, evaluation_batches, on_device
+from netdsl.data.sources import SKIP
+from netdsl.data.verifying import Verification
 from netdsl.errors import NetError, fail
 from netdsl.language.elaborate import elaborate
 from netdsl.language.network import Network
@@ -93,6 +97,7 @@ class Trainer:
         except MemoryError:
             raise self._short(program, there) from None
         self.before = saved.net_text if saved else None
+        self.said = len(self.job.dataset.faults)  # the inventory has them
         self.pace: dict[str, float] = {}
 
     def _allocate(
@@ -174,33 +179,39 @@ class Trainer:
         all that the run keeps. Where `asked` says so, it saves and raises KeyboardInterrupt;
         `say` is told what was found damaged and mended.
         Raises NetError, naming the layer, where the loss is no finite number any more."""
-        self.watch, self.asked = watch, asked
+        self.watch, self.asked, self.say = watch, asked, say
         self.watching = self._watching(watching) if watching else None
         self.keeper = Keeper(out, self.job, self.state, self.standing, self.before, say)
         changed = self.before not in (None, self.job.net_text)
         if changed:  # so that a change is not forgotten where the run is cut off again
             self.keeper.save_last(self.standing)
         try:
-            while not self.standing.finished(self.recipe):
-                tell(self._epoch())
-            return self._end()
+            with self._verifying() as self.verification:
+                while not self.standing.finished(self.recipe):
+                    tell(self._epoch())
+                return self._end()
         except _Asked:
             self.keeper.save_last(self.standing)
             raise KeyboardInterrupt from None
         except Unsound:
             raise self._stopped() from None
+        except BadPicture as e:
+            raise self._refused(e) from None
 
     def _epoch(self) -> dict[str, Any]:
         stepper, began, started = self.stepper, self.standing, time.perf_counter()
         with closing(stepper.sent()) as groups:
             for group in groups:
                 self._stop_if_asked()
+                self.verification.check()
                 stepper.mark()
                 self._look(group[0])
                 stepper.update(group)
                 self._show(began, started)
         stepper.check()
         seconds = time.perf_counter() - started
+        if len(self.validation):
+            self.keeper.save_last(self.standing)  # whatever becomes of the judging
         score = self._score(self.validation) if len(self.validation) else None
         s = self.standing
         metrics: dict[str, Any] = {
@@ -218,6 +229,7 @@ class Trainer:
         self.keeper.record.add(metrics)
         stepper.standing = s.with_epoch(metrics)
         self.keeper.epoch(stepper.standing)
+        self._say_skipped()
         return metrics
 
     def _show(self, began: Standing, started: float) -> None:
@@ -240,6 +252,37 @@ class Trainer:
         last, rate = self.keeper.last, float(self.stepper.rate())
         kept = f"{last}, of epoch {self.standing.epoch}" if last.exists() else None
         return stopped(network, fault, where, rate, kept)
+
+    # ---- bad pictures
+
+    def _verifying(self) -> Verification:
+        """What decodes the pictures to judge by while the first epoch runs."""
+        test = self.job.dataset.read_test
+        parts = [self.job.validation, *([test()] if test is not None and self._has_files else [])]
+        pictures = [x.images for x in parts if isinstance(x.images, Pictures)]
+        return Verification(pictures, self.job.transform)
+
+    @property
+    def _has_files(self) -> bool:
+        return isinstance(self.job.train.images, Pictures)
+
+    def _refused(self, fault: BadPicture) -> NetError:
+        """What is said of a bad picture, once what was learnt is saved."""
+        try:
+            self.stepper.settle()
+        except Unsound:
+            return self._stopped()
+        self.keeper.save_last(self.standing)
+        first = fault.diagnostics[0]
+        help = f"put it back whole and go on with `--resume`; {SKIP}, and so does "
+        return fail(first.message, help=f"{help}`--resume DIR --set data.on_bad_picture=skip`")
+
+    def _say_skipped(self) -> None:
+        """Names the bad pictures that were met since it was last said."""
+        faults = self.job.dataset.faults
+        if len(faults) > self.said:
+            self.say("\n".join(skipped_lines(faults)))
+        self.said = len(faults)
 
     # ---- watching and measuring
 
@@ -309,4 +352,5 @@ class Trainer:
             }
             self.keeper.record.add({"best_epoch": number, **tested})
             final |= tested
-        return Result(final, path)
+        self._say_skipped()
+        return Result(final | {"bad_pictures": list(self.job.dataset.faults)}, path)

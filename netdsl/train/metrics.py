@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from netdsl.backends import UNDER_WAY, Reading, reading
 from netdsl.data.prefetch import prefetched
 from netdsl.data.samples import Batch
+from netdsl.errors import fail
 from netdsl.files import append, finite, write_atomically
 from netdsl.plan.backend import Backend
 from netdsl.runtime.executor import Executor, FoldedExecutor
@@ -87,7 +88,8 @@ def _targets(batch: Batch) -> dict[str, Array]:
 def _score(
     backend: Backend, parts: Iterator[Part], judge: Callable[[Part], Mapping[str, Array]]
 ) -> Score:
-    """The sums that `judge` gives of each part, added up while the next ones are under way."""
+    """The sums that `judge` gives of each part, added up while the next ones are under way. Raises
+    NetError where every image was skipped."""
     sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
     under_way: deque[Reading] = deque()
 
@@ -102,7 +104,9 @@ def _score(
             under_way.append(reading(backend, {key: out[key] for key in sums}))
             count(UNDER_WAY)
     count(0)
-    n = max(sums["count"], 1.0)
+    n = sums["count"]
+    if not n:
+        raise fail("none of the images to judge by can be used")
     return Score(sums["loss"] / n, sums["top1"] / n, sums["top5"] / n, int(sums["count"]))
 
 

@@ -49,6 +49,8 @@ class Report:
     images: str
     classes: tuple[str, ...]
     confusion: Array
+    skipped: tuple[str, ...] = ()
+    """What is wrong with the pictures that are skipped."""
 
     @property
     def uncalled(self) -> int:
@@ -95,7 +97,7 @@ class Trained:
         where it has none of these those to learn from. With `sizes` each image is looked at with
         its short side at every one of them, and the scores are averaged as suits the loss."""
         data = self.recipe.data
-        dataset = sources.load(data.source, folder)
+        dataset = sources.load(data.source, folder, data.skips_bad)
         what, samples = self._samples(dataset)
         network = self._network(evaluation_batch(self._network(1), data))
         check_images(network, data, samples.shape)
@@ -120,7 +122,7 @@ class Trained:
             scoring = Executor(graph, self.backend, self.state)
             mean = self.recipe.loss.mean_scores
             score = evaluate_views(executor, scoring, mean, name, views, count)
-        return Report(score, what, self.classes, confusion)
+        return Report(score, what, self.classes, confusion, dataset.faults)
 
     def _transforms(self, network: Network, sizes: Sequence[int]) -> list[Preparation]:
         """What images go through, once for each size."""
