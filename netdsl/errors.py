@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cached_property
+from itertools import accumulate
 
+from netdsl.limits import LONGEST_NAME, LONGEST_SENTENCE, MOST_KNOWN, MOST_NOTES
 from netdsl.printable import printable, printable_line
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """A text with the name that people know it by."""
 
     name: str
     text: str
 
+    @cached_property
+    def _lines(self) -> list[str]:
+        return self.text.split("\n")
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """The offset at which each line begins."""
+        return [0, *accumulate(len(line) + 1 for line in self._lines[:-1])]
+
     def position(self, offset: int) -> tuple[int, int]:
         """Line and column of a character offset, both counted from 1."""
-        before = self.text[:offset]
-        return before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1
+        number = bisect_right(self._starts, offset)
+        return number, offset - self._starts[number - 1] + 1
 
     def line(self, number: int) -> str:
-        lines = self.text.split("\n")
-        return lines[number - 1] if number <= len(lines) else ""
+        return self._lines[number - 1] if number <= len(self._lines) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,12 @@ class Diagnostic:
     help: str | None = None
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """However long a name or a list is that a sentence repeats, the sentence is short."""
+        object.__setattr__(self, "message", shortened(self.message))
+        object.__setattr__(self, "help", shortened(self.help) if self.help else self.help)
+        object.__setattr__(self, "notes", tuple(map(shortened, self.notes[:MOST_NOTES])))
+
     def render(self) -> str:
         """The diagnostic as people read it, with the line itself and the place underlined."""
         parts = [f"error: {printable(self.message)}"]
@@ -68,6 +86,13 @@ class Diagnostic:
         if self.help is not None:
             parts.append(f"help: {printable(self.help)}")
         return "\n".join(parts)
+
+
+def shortened(text: str, longest: int = LONGEST_SENTENCE) -> str:
+    """A text without its middle where it is too long to read."""
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest * 3 // 4]} ... {text[-longest // 5 :]}"
 
 
 _WIDEST = 120
@@ -101,7 +126,7 @@ class NetError(Exception):
 
     def located(self, span: Span | None) -> NetError:
         """The same error, placed at `span` where it has no place of its own."""
-        return NetError(*(d if d.span else replace(d, span=span) for d in self.diagnostics))
+        return type(self)(*(d if d.span else replace(d, span=span) for d in self.diagnostics))
 
 
 def fail(
@@ -192,7 +217,7 @@ _PYTHON_WORDS = {"true": "yes", "false": "no", "none": "no"}
 
 def nearest(name: str, known: Iterable[str], what: str = "") -> str | None:
     """A help line that offers the known name most like `name`, or lists them when they are few."""
-    names = sorted(set(known))
+    names = sorted({n for n in known if len(n) <= LONGEST_NAME})
     found = elsewhere(name, names) or close(name, names)
     if found is None and 0 < len(names) <= _MOST_LISTED:
         return f"{what or 'known names'}: {', '.join(names)}"
@@ -209,8 +234,11 @@ def elsewhere(name: str, known: Iterable[str]) -> str | None:
 
 
 def close(name: str, known: Iterable[str]) -> str | None:
-    """A help line that offers the known name that is spelt most alike."""
-    plain = {n.lower(): n for n in known}
+    """A help line that offers the known name that is spelt most alike, if they are not too many
+    to look through."""
+    plain = {n.lower(): n for n in known if len(n) <= LONGEST_NAME}
+    if len(name) > LONGEST_NAME or len(plain) > MOST_KNOWN:
+        return None
     found = get_close_matches(name.lower(), sorted(plain), n=1, cutoff=0.6)
     return f"did you mean `{plain[found[0]]}`?" if found else None
 

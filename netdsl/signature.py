@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
-from netdsl.errors import Diagnostic, NetError, Span, nearest
+from netdsl.errors import Diagnostic, NetError, Span, close, nearest
 from netdsl.kinds import Anything, Extent, Kind, Mismatch, Shape
+from netdsl.limits import MOST_ERRORS
 from netdsl.values import Argument, Call, Size, Symbol, Value, show
 
 
@@ -100,6 +100,8 @@ class Signature:
         misnamed = bool(errors)
         bound: dict[str, Any] = {}
         for param in self.params:
+            if len(errors) >= MOST_ERRORS:
+                break
             if param.name in given:
                 self._convert(param, given[param.name], span, bound, errors)
             elif partial or (misnamed and param.default is REQUIRED):
@@ -122,10 +124,12 @@ class Signature:
     def _place(
         self, arguments: Sequence[Argument], span: Span | None, errors: list[Diagnostic]
     ) -> dict[str, Argument]:
-        names = [p.name for p in self.params]
+        names = dict.fromkeys(p.name for p in self.params)
         places = [p.name for p in self.params if not p.named]
         given: dict[str, Argument] = {}
         for index, argument in enumerate(arguments):
+            if len(errors) >= MOST_ERRORS:
+                break
             name, where = argument.name, argument.span or span
             if name is None and index >= len(places):
                 errors.append(self._too_many(arguments, where))
@@ -209,10 +213,8 @@ def _unknown_name(symbol: Symbol) -> str:
     sides = symbol.name.split("x")
     if len(sides) > 1 and all(side in symbol.variables for side in sides):
         return f"a size that is computed is written `[{', '.join(sides)}]`"
-    near = get_close_matches(symbol.name, symbol.variables, n=1)
-    return f"no variable is called `{symbol.name}` here" + (
-        f"; did you mean `{near[0]}`?" if near else ""
-    )
+    near = close(symbol.name, symbol.variables)
+    return f"no variable is called `{symbol.name}` here" + (f"; {near}" if near else "")
 
 
 def hint(value: object) -> str | None:

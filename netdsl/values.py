@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from netdsl.errors import Span
@@ -26,7 +27,7 @@ class Symbol:
 
     name: str
     span: Span | None = field(default=None, compare=False, repr=False)
-    variables: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    variables: Collection[str] = field(default=(), compare=False, repr=False)
 
     def __str__(self) -> str:
         return self.name

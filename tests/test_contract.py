@@ -284,7 +284,7 @@ WHOLE = {
         ({"net": "net a {"}, r"x.safetensors \(.net inside\):1:"),
         ({"net": 5}, "`metadata.net` is 5, not a text"),
         ({"net": WHOLE["net"] + " " * 2**20}, "`metadata.net` has 1,048,6.* characters"),
-        ({"net": 'use "x.net"\n' + str(WHOLE["net"])}, "uses no other file, as here .*x.net"),
+        ({"net": 'use "x.net"\n' + str(WHOLE["net"])}, "of .*x.net.? in a text that carries all"),
         ({"classes": 5}, "`metadata.classes` is 5, not a list"),
         ({"classes": []}, "0 classes"),
         ({"classes": ["a"]}, "1 class"),

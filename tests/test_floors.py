@@ -13,6 +13,7 @@ FLOORS = [
     "printable",
     "output",
     "interrupt",
+    "limits",
     "errors",
     "files",
     "kept",

@@ -22,7 +22,8 @@ def split(file: str) -> tuple[str, str | None]:
 
 
 def read(path: str) -> str:
-    from netdsl.language.program import MOST_BYTES, decode, read_text
+    from netdsl.language.program import decode, read_text
+    from netdsl.limits import MOST_BYTES
 
     if path != "-":
         return read_text(path)
@@ -57,8 +58,9 @@ def load_recipe(path: str, settings: list[str] | None, recipe: str | None) -> Pr
 
 def _tree(path: str) -> File:
     from netdsl.language.parse import parse
+    from netdsl.language.program import parse_file
 
-    return parse(read(path), "<stdin>" if path == "-" else path)
+    return parse(read(path), "<stdin>") if path == "-" else parse_file(path)
 
 
 def net_files(places: list[str]) -> list[str]:

@@ -160,14 +160,15 @@ def _run_tests(path: str, shrink: int | None) -> Iterator[TestResult]:
     """The results of a file's tests; a file without any is checked, so nothing passes unread."""
     from netdsl.insight.check import check_program
     from netdsl.insight.expectations import run_small, run_test
+    from netdsl.language.budget import Budget
 
-    program = load(path)
+    program, budget = load(path), Budget()
     if not program.tests:
         check_program(program)
         say(f"{path}: no tests")
     for section in program.tests:
         if shrink is None:
-            yield run_test(program, section)
+            yield run_test(program, section, budget)
         else:
             yield run_small(program, section, shrink)
 

@@ -15,6 +15,7 @@ from netdsl.insight.published import is_published, published
 from netdsl.insight.receptive import receptive_field
 from netdsl.kinds import Flag, Number, Text
 from netdsl.language import syntax as s
+from netdsl.language.budget import Budget, Errors
 from netdsl.language.elaborate import elaborate
 from netdsl.language.evaluate import Scope, arguments, evaluate, same
 from netdsl.language.network import Network
@@ -65,6 +66,7 @@ class Asked:
     program: Program
     network: Network
     dry: bool
+    budget: Budget
 
     def tried(self, how: Callable[..., float], *places: str, training: bool) -> float:
         """What a trial of the net gives; 0 where it is not run."""
@@ -78,6 +80,11 @@ class Query:
     signature: Signature
     find: Callable[..., Value]
     doc: str
+    walks: bool = False
+    """Whether it looks at every operator of the net."""
+
+    def steps(self, network: Network) -> int:
+        return 1 + self.walks * len(network.graph.nodes)
 
 
 def _shape(asked: Asked, place: str) -> Value:
@@ -106,6 +113,7 @@ QUERIES = {
             Signature("receptive_field", (_PLACE,)),
             _receptive,
             "height and width in pixels of the input that one value there sees",
+            walks=True,
         ),
         Query(
             Signature("deviation", (_PLACE, _TRAINING)),
@@ -125,14 +133,14 @@ EQUAL = Signature("equal", (Param("a", Text()), Param("b", Text()), _TRAINING, _
 _KNOWN = [*_FACTS, *QUERIES, "gradients", "equal"]
 
 
-def run_test(program: Program, test: s.Test) -> TestResult:
+def run_test(program: Program, test: s.Test, budget: Budget | None = None) -> TestResult:
     """The outcome of a `test` section. Raises NetError where it asks for what there is not."""
-    return _run(program, test, dry=False)
+    return _run(program, test, budget or Budget(), dry=False)
 
 
-def check_test(program: Program, test: s.Test) -> None:
+def check_test(program: Program, test: s.Test, budget: Budget) -> None:
     """Raises NetError where a test asks for what there is not; nothing costly is run."""
-    _run(program, test, dry=True)
+    _run(program, test, budget, dry=True)
 
 
 def run_small(program: Program, test: s.Test, by: int) -> TestResult:
@@ -143,23 +151,23 @@ def run_small(program: Program, test: s.Test, by: int) -> TestResult:
     return TestResult(name, (Outcome("gradients", not wrong, wrong),), published(test))
 
 
-def _run(program: Program, test: s.Test, dry: bool) -> TestResult:
+def _run(program: Program, test: s.Test, budget: Budget, dry: bool) -> TestResult:
     name = program.net(test.net, test.span)
-    asked = Asked(program, elaborate(program, name), dry)
-    errors, outcomes, facts = [], [], {}
+    asked = Asked(program, elaborate(program, name, budget=budget), dry, budget)
+    errors, outcomes = Errors(), []
+    facts: dict[str, float] = {}
     try:
-        facts = published(test)
+        facts = published(test, budget)
     except NetError as e:
-        errors.append(e)
+        errors.collect(e)
     for expectation in test.expectations:
         if is_published(expectation):
             continue
         try:
             outcomes.append(_outcome(asked, expectation))
         except NetError as e:
-            errors.append(e.located(expectation.span))
-    if errors:
-        raise NetError(*dict.fromkeys(d for e in errors for d in e.diagnostics))
+            errors.collect(e.located(expectation.span))
+    errors.check()
     return TestResult(name, tuple(outcomes), facts)
 
 
@@ -206,7 +214,7 @@ def _wrong(rows: Iterable[LayerError]) -> str:
 
 def _equality(asked: Asked, e: s.Expr, claim: s.CallExpr, negated: bool) -> Outcome:
     """Whether two places give the same values, up to a share `within` of the largest."""
-    given = EQUAL.bind(arguments(claim.args, Scope()), claim.span)
+    given = EQUAL.bind(arguments(claim.args, Scope(budget=asked.budget)), claim.span)
     places = given["a"], given["b"]
     a, b = (asked.network.place(p).type.shape[1:] for p in places)
     if a != b:
@@ -235,9 +243,11 @@ def _comparison(asked: Asked, e: s.Flat) -> Outcome:
 
 
 def _value(asked: Asked, e: s.Expr) -> Any:
-    value = evaluate(e, Scope({k: f(asked.network) for k, f in _FACTS.items()}))
+    facts = {k: f(asked.network) for k, f in _FACTS.items()}
+    value = evaluate(e, Scope(facts, budget=asked.budget))
     if isinstance(value, Call) and value.name in QUERIES:
         query = QUERIES[value.name]
+        asked.budget.spend_steps(query.steps(asked.network), e.span)
         try:
             return query.find(asked, **query.signature.bind(value.arguments, e.span))
         except NetError as error:

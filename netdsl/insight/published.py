@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from netdsl.errors import fail
 from netdsl.kinds import Mismatch, Number
 from netdsl.language import syntax as s
+from netdsl.language.budget import Budget
 from netdsl.language.evaluate import Scope, arguments
 from netdsl.signature import Param, Signature
 from netdsl.values import Value
@@ -38,7 +39,7 @@ def is_published(e: s.Expr) -> bool:
     return isinstance(e, s.Name | s.CallExpr) and e.name == PUBLISHED.name
 
 
-def published(test: s.Test) -> dict[str, float]:
+def published(test: s.Test, budget: Budget | None = None) -> dict[str, float]:
     """The accuracies that a test section gives, by `top1` and `top5`. Raises NetError where they
     are no shares, or are given twice."""
     calls = [e for e in test.expectations if is_published(e)]
@@ -46,7 +47,7 @@ def published(test: s.Test) -> dict[str, float]:
         return {}
     if len(calls) > 1:
         raise fail("`published` is given twice", calls[1].span)
-    given = arguments(getattr(calls[0], "args", None), Scope())
+    given = arguments(getattr(calls[0], "args", None), Scope(budget=budget or Budget()))
     found = {k: v for k, v in PUBLISHED.bind(given, calls[0].span).items() if v is not None}
     if not found:
         help = "`published(top1=0.7613, top5=0.9286)`, or one of them"

@@ -11,16 +11,13 @@ from netdsl.errors import Diagnostic, NetError, Span, fail
 from netdsl.ir.builder import Builder
 from netdsl.ir.verify import verify
 from netdsl.language import syntax as s
+from netdsl.language.budget import Budget, Errors, TooMuch
 from netdsl.language.flow import CallSite, Flow, Frame, Maker, call_text
 from netdsl.language.network import LayerInfo, Network
 from netdsl.layers import Layer, Site
+from netdsl.limits import LARGEST_TENSOR
 from netdsl.types import Node, TensorType, dims
 from netdsl.values import Argument
-
-MOST_LAYERS = 20_000
-DEEPEST = 80
-MOST_ERRORS = 20
-LARGEST_TENSOR = 2**40
 
 
 @dataclass(frozen=True)
@@ -75,25 +72,22 @@ class LayerCall:
     flows: tuple[Flow, ...]
 
     @property
+    def span(self) -> Span:
+        return self.step.span
+
+    @property
     def text(self) -> str:
         return call_text(self.step.name, self.layer.signature.telling(self.given))
-
-
-class TooMuch(Exception):
-    """A limit was passed: told at once and alone, since all that follows would only take time."""
-
-    def __init__(self, cause: NetError) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
 
 
 class Draft:
     """All that elaboration gathers. Nodes are emitted through `b`; errors are kept, each once."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, budget: Budget) -> None:
         self.settings = settings
+        self.budget = budget
         self.b = Builder(dtype=settings.dtype)
-        self.errors: dict[tuple[str, int, int], Diagnostic] = {}
+        self.errors = Errors()
         self.warnings: dict[str, Diagnostic] = {}
         self.made: list[tuple[InputCall | LayerCall, Flow]] = []
         self.layers: list[LayerInfo] = []
@@ -101,13 +95,11 @@ class Draft:
         self.outputs: dict[str, Flow] = {}
         self.weights: dict[str, float] = {}
         self.updates: dict[str, Node] = {}
-        self.steps = 0
 
     def network(self, name: str, main: Flow | None) -> Network:
         """What was gathered, verified. Raises NetError with the errors, where there are any."""
-        if self.errors or main is None:
-            ordered = sorted(self.errors.values(), key=lambda d: d.span.start if d.span else 0)
-            raise NetError(*ordered[:MOST_ERRORS])
+        self.errors.check()
+        assert main is not None, "a net without an error has an end"
         outputs = {k: f.node for k, f in {"main": main, **self.outputs}.items()}
         return Network(
             name,
@@ -120,21 +112,12 @@ class Draft:
         )
 
     def tell(self, error: NetError, frame: Frame, span: Span | None = None) -> None:
-        """Keeps an error, once, with the calls of the blocks that it happened in."""
-        for d in error.located(span).diagnostics:
-            d = replace(d, notes=(*d.notes, *_way(d, frame.calls)))
-            at = (d.span.start, d.span.end) if d.span else (0, 0)
-            self.errors.setdefault((d.message, *at), d)
-
-    def check_limits(self, span: Span, frame: Frame, depth: int = 0) -> None:
-        """Counts a step. Raises TooMuch where there are too many, or too many inside each other."""
-        self.steps += 1
-        if self.steps > MOST_LAYERS:
-            raise TooMuch(fail(f"the net has more than {MOST_LAYERS:,} layers and loops", span))
-        if depth > DEEPEST:
-            way = " in ".join(c.text.split("(")[0] for c in frame.calls[-1:-4:-1]) or "a chain"
-            message = f"blocks and groups are nested more than {DEEPEST} deep: {way} in ..."
-            raise TooMuch(fail(message, span, help="does a block use itself without an end?"))
+        """Keeps an error, once, with the calls of the blocks that it happened in. Raises TooMuch
+        where it ends the work."""
+        if isinstance(error, TooMuch):
+            raise error
+        found = error.located(span).diagnostics
+        self.errors.add(*(replace(d, notes=(*d.notes, *_way(d, frame.calls))) for d in found))
 
     def make(self, call: InputCall | LayerCall) -> Flow:
         """What comes of a call. Raises NetError, a layer's with the chains that lead to it."""
@@ -172,6 +155,7 @@ class Draft:
             notes = tuple(doubt for doubt in doubts if doubt)
             raise NetError(*(replace(d, notes=d.notes + notes) for d in told.diagnostics)) from None
         emitted = list(islice(reversed(self.b.nodes), len(self.b.nodes) - before))
+        self.budget.spend_steps(len(emitted), span)
         for node in emitted:
             _check_size(self.b.nodes[node].type, span)
         self.updates |= site.updates

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from netdsl.errors import Diagnostic, NetError, Span, close, elsewhere, fail
 from netdsl.kinds import Number, Shape
 from netdsl.language import syntax as s
-from netdsl.language.draft import (
-    MOST_ERRORS,
-    Draft,
-    InputCall,
-    LayerCall,
-    Settings,
-    Shrink,
-    TooMuch,
-    small,
-)
+from netdsl.language.budget import Budget, make_room, too_deep
+from netdsl.language.draft import Draft, InputCall, LayerCall, Settings, Shrink, small
 from netdsl.language.evaluate import Broken, arguments, evaluate, truth
 from netdsl.language.flow import (
     Absent,
@@ -35,26 +28,29 @@ from netdsl.language.network import Network
 from netdsl.language.program import Program, bind_params, instance_chain
 from netdsl.language.shrink import shrunk
 from netdsl.layers import LAYERS, Layer
+from netdsl.limits import DEEPEST_CALLS, MOST_REPEATS
 from netdsl.signature import Param, Signature, hint
 from netdsl.values import Argument, Call, Value, show
-
-MOST_REPEATS = 10_000
 
 
 def elaborate(
     program: Program,
     name: str | None = None,
     settings: Settings = Settings(),
+    budget: Budget | None = None,
 ) -> Network:
-    """The network of a net or instance of `program` (its first unless named).
+    """The network of a net or instance of `program` (its first unless named), at the cost of a
+    budget; of its own unless given.
 
     Raises NetError with every independent error found in it, and where it cannot be made as small
     as `settings` ask for.
     """
+    make_room()
+    budget = budget or Budget()
     chosen = program.net(name)
-    net, values = instance_chain(program, chosen)
-    variables = bind_params(net, tuple(values.values()), program.nets[chosen].span)
-    return _Elaborator(program, settings).run(chosen, net, variables)
+    net, values = instance_chain(program, chosen, budget)
+    variables = bind_params(net, tuple(values.values()), program.nets[chosen].span, budget)
+    return _Elaborator(program, settings, budget).run(chosen, net, variables)
 
 
 _INPUT = Signature("input", (Param("shape", Shape()),))
@@ -65,17 +61,16 @@ _OUTPUT = Signature("output", (Param("weight", Number(), 1.0),))
 class _Elaborator:
     """Walks a net's syntax; what it makes is kept in a draft."""
 
-    def __init__(self, program: Program, settings: Settings) -> None:
+    def __init__(self, program: Program, settings: Settings, budget: Budget) -> None:
         self.program = program
-        self.draft = Draft(settings)
+        self.budget = budget
+        self.draft = Draft(settings, budget)
         self.depth = 0
 
     def run(self, name: str, net: s.Net, variables: dict[str, Value]) -> Network:
-        frame = Frame(PathScope("", ""), dict(variables), Absent.NOTHING)
-        try:
-            end = self._body(net.body, Absent.NOTHING, frame)
-        except TooMuch as e:
-            raise e.cause from None
+        self.budget.spend_steps(1, net.span)
+        frame = Frame(PathScope("", ""), dict(variables), Absent.NOTHING, self.budget)
+        end = self._body(net.body, Absent.NOTHING, frame)
         if end is Absent.NOTHING and not self.draft.errors:
             help = "begin it with `input(height x width x channels)`, such as `input(28x28x1)`"
             self._tell(fail(f"the net `{net.name}` takes no input", net.span, help=help), frame)
@@ -90,8 +85,6 @@ class _Elaborator:
 
     def _body(self, body: s.Body, current: Flowing, frame: Frame) -> Flowing:
         for statement in body.statements:
-            if len(self.draft.errors) > MOST_ERRORS:
-                return Absent.BROKEN
             current = self._statement(statement, current, frame)
         return current
 
@@ -125,7 +118,7 @@ class _Elaborator:
             self._tell(e, frame, shared.span)
         weights = join(frame.names.weights, shared.name)
         frame.shared[shared.name] = SharedChain(
-            shared.chain, weights, replace(frame, variables=dict(frame.variables))
+            shared.chain, weights, replace(frame, variables=frame.copied())
         )
 
     def _output(self, output: s.Output, current: Flowing, frame: Frame) -> None:
@@ -163,7 +156,8 @@ class _Elaborator:
             return Absent.BROKEN
         first = chain.elements[0]
         if len(chain.elements) == 1 and isinstance(first, s.Step) and self._named_by(first, frame):
-            end = self._step(first, current, frame, chain.label, starts=True)
+            with self._deeper(first.span, frame):
+                end = self._step(first, current, frame, chain.label, starts=True)
         else:
             end = self._labelled(chain, current, frame)
         frame.labels[chain.label] = end
@@ -192,14 +186,22 @@ class _Elaborator:
     def _element(
         self, element: s.Element, current: Flowing, frame: Frame, starts: bool = False
     ) -> Flowing:
+        with self._deeper(element.span, frame):
+            return self._by_kind(element, current, frame, starts)
+
+    @contextmanager
+    def _deeper(self, span: Span, frame: Frame) -> Iterator[None]:
+        """One step, inside those that stand around it."""
+        self.budget.spend_steps(1, span)
+        if self.depth >= DEEPEST_CALLS:
+            raise too_deep(_within(frame), span)
         self.depth += 1
-        self.draft.check_limits(element.span, frame, self.depth)
         try:
-            return self._within(element, current, frame, starts)
+            yield
         finally:
             self.depth -= 1
 
-    def _within(self, element: s.Element, current: Flowing, frame: Frame, starts: bool) -> Flowing:
+    def _by_kind(self, element: s.Element, current: Flowing, frame: Frame, starts: bool) -> Flowing:
         match element:
             case s.Step():
                 return self._step(element, current, frame, None, starts)
@@ -260,10 +262,10 @@ class _Elaborator:
         except NetError as e:
             self._tell(e, frame, loop.span)
             return Absent.BROKEN
-        outer = dict(frame.variables)
+        outer = frame.copied()
         inner = replace(frame, repeated=True)
         for i, item in enumerate(items):
-            self.draft.check_limits(loop.span, frame)
+            self.budget.spend_steps(1, loop.span)
             try:
                 frame.variables.update(_unpacked(loop, i, item))
             except NetError as e:
@@ -341,13 +343,13 @@ class _Elaborator:
             message = f"your block `{step.name}` hides the operator of that name"
             self.draft.warnings[step.name] = Diagnostic(message, block.span)
         given = arguments(step.args, frame.scope(current))
-        variables = bind_params(block, given, step.span)
+        variables = bind_params(block, given, step.span, self.budget)
         names = self._names(frame, step.name, label)
         if current is Absent.BROKEN:
             return current
         shown = [Argument(p, v) for p, v in variables.items()]
         call = CallSite(call_text(step.name, shown), step.span)
-        inner = Frame(names, dict(variables), current, (*frame.calls, call))
+        inner = Frame(names, dict(variables), current, self.budget, (*frame.calls, call))
         return self._left(self._body(block.body, current, inner), names)
 
     def _input(self, step: s.Step, frame: Frame, label: str | None, starts: bool) -> Flowing:
@@ -419,6 +421,11 @@ class _Elaborator:
 
     def _branches(self, step: s.Step, current: Flowing, frame: Frame) -> list[Flowing]:
         return [self._chain(branch, current, frame) for branch in step.branches or ()]
+
+
+def _within(frame: Frame) -> str:
+    """The innermost blocks of a frame, as a message names them."""
+    return " in ".join(c.text.split("(")[0] for c in frame.calls[-1:-4:-1]) or "a chain"
 
 
 def _unpacked(loop: s.For, turn: int, item: Value) -> dict[str, Value]:

@@ -10,11 +10,10 @@ from typing import Any
 
 from netdsl.errors import NetError, Span, fail, nearest
 from netdsl.language import syntax as s
+from netdsl.language.budget import Budget, Errors
+from netdsl.limits import LARGEST_NUMBER, LONGEST_LIST
 from netdsl.signature import hint
 from netdsl.values import Argument, Call, Size, Symbol, Value, show
-
-LARGEST_NUMBER = 10**15
-LONGEST_LIST = 10_000
 
 
 class Broken:
@@ -23,27 +22,30 @@ class Broken:
 
 @dataclass(frozen=True)
 class Scope:
-    """The variables that an expression sees, and what flows in where there is such a thing."""
+    """The variables that an expression sees, what flows in where there is such a thing, and the
+    budget that values are counted in."""
 
     variables: Mapping[str, Value | Broken] = field(default_factory=dict)
     members: Mapping[str, int] | Broken | None = None
+    budget: Budget = field(default_factory=Budget)
 
 
 def evaluate(expr: s.Expr, scope: Scope) -> Value:
     """The value of an expression. Raises NetError with its place where it has none."""
-    return _RULES[type(expr)](expr, scope)
+    value = _RULES[type(expr)](expr, scope)
+    scope.budget.spend_value(value, expr.span)
+    return value
 
 
 def arguments(args: Sequence[s.Arg] | None, scope: Scope) -> tuple[Argument, ...]:
     """Arguments with their values. Raises NetError with a diagnostic for each that has none."""
-    values, errors = [], []
+    values, errors = [], Errors()
     for a in args or ():
         try:
             values.append(Argument(a.name, evaluate(a.value, scope), a.span))
         except NetError as e:
-            errors.append(e)
-    if errors:
-        raise NetError(*(d for e in errors for d in e.diagnostics))
+            errors.collect(e)
+    errors.check()
     return tuple(values)
 
 
@@ -77,19 +79,11 @@ def _name(expr: s.Name, scope: Scope) -> Value:
         return value
     if expr.name in _WORDS:
         return _WORDS[expr.name]
-    return Symbol(expr.name, expr.span, tuple(scope.variables))
+    return Symbol(expr.name, expr.span, scope.variables)
 
 
 def _listing(expr: s.Listing, scope: Scope) -> Value:
-    value = tuple(evaluate(e, scope) for e in expr.items)
-    if _leaves(value) > LONGEST_LIST:
-        raise fail(f"a list ends at {LONGEST_LIST:,} entries", expr.span)
-    return value
-
-
-def _leaves(value: Value) -> int:
-    """How many entries a list has, all its lists' counted."""
-    return sum(map(_leaves, value)) + 1 if isinstance(value, tuple) else 1
+    return tuple(evaluate(e, scope) for e in expr.items)
 
 
 def _pair(expr: s.Pair, scope: Scope) -> Value:
@@ -185,8 +179,7 @@ def _combine(op: str, left: Value, operand: s.Expr, whole: s.Flat, scope: Scope)
     if op == "~":
         raise fail("`~` compares only in a `test` section", whole.span, help="use `==`")
     if op == "+" and isinstance(left, tuple) and isinstance(right, tuple):
-        if len(left) + len(right) > LONGEST_LIST:
-            raise fail(f"a list ends at {LONGEST_LIST:,} entries", whole.span)
+        scope.budget.spend_value(left, whole.span)
         return left + right
     a, b = _as_number(left, whole.first.span), _as_number(right, operand.span)
     if op in _ORDER:

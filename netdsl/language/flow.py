@@ -8,6 +8,7 @@ from enum import Enum
 
 from netdsl.errors import NetError, Span, fail
 from netdsl.language import syntax as s
+from netdsl.language.budget import Budget
 from netdsl.language.evaluate import Broken, Scope
 from netdsl.types import Node, dims
 from netdsl.values import Argument, Value, show
@@ -123,6 +124,7 @@ class Frame:
     names: PathScope
     variables: dict[str, Value | Broken]
     incoming: Flowing
+    budget: Budget
     calls: tuple[CallSite, ...] = ()
     labels: dict[str, Flowing] = field(default_factory=dict)
     shared: dict[str, SharedChain] = field(default_factory=dict)
@@ -133,8 +135,14 @@ class Frame:
         What is broken stays quiet, its error has been told."""
         flowing = self.incoming if self.calls else current
         if isinstance(flowing, Flow):
-            return Scope(self.variables, flowing.members())
-        return Scope(self.variables, Broken() if flowing is Absent.BROKEN else None)
+            return Scope(self.variables, flowing.members(), self.budget)
+        broken = Broken() if flowing is Absent.BROKEN else None
+        return Scope(self.variables, broken, self.budget)
+
+    def copied(self) -> dict[str, Value | Broken]:
+        """The variables as they are now."""
+        self.budget.spend_leaves(len(self.variables), None)
+        return dict(self.variables)
 
 
 def call_text(name: str, given: Sequence[Argument]) -> str:

@@ -59,6 +59,11 @@ def _comments(text: str) -> list[_Comment]:
     return found
 
 
+_BLANK = re.compile(r"\n[ \t]*\n")
+_LINE_AND_BLANK = re.compile(r"#[^\n]*\n[ \t]*\n")
+_STOPS = re.compile(r"[ \t,;]*")
+
+
 # ---- layout ------------------------------------------------------------------------------------
 
 
@@ -68,8 +73,10 @@ class _Writer:
 
     def __init__(self, comments: list[_Comment], text: str) -> None:
         self.comments = comments
+        self.written = 0
         self.text = text
         self.lines: list[str] = []
+        self._flat: dict[int, str] = {}
 
     def file(self, file: s.File) -> str:
         last_end, tall, last = 0, False, None
@@ -92,36 +99,45 @@ class _Writer:
         return "\n".join(self.lines).strip("\n") + "\n" if self.lines else ""
 
     def _blank_before(self, item: s.Tree, last_end: int, always: bool) -> bool:
-        gap = self.text[last_end : item.span.start]
-        return always or bool(re.search(r"\n[ \t]*\n", gap))
+        return always or bool(_BLANK.search(self.text, last_end, item.span.start))
 
     # ---- comments
 
+    def _next(self, before: int) -> _Comment | None:
+        """The first comment that is not written yet, where it stands before a place."""
+        if self.written < len(self.comments) and self.comments[self.written].start < before:
+            return self.comments[self.written]
+        return None
+
+    def _taken(self, comment: _Comment) -> str:
+        """The text of a comment that is written now."""
+        self.written += 1
+        return comment.text
+
     def _leading(self, before: int, indent: str, separate: bool = False) -> None:
         """Comments that stand before the next thing, each on its own line."""
-        while self.comments and self.comments[0].start < before:
-            comment = self.comments.pop(0)
-            self.lines.append(indent + comment.text)
-            after = self.text[comment.start : before]
-            if separate and re.match(r"#[^\n]*\n[ \t]*\n", after):
+        while comment := self._next(before):
+            self.lines.append(indent + self._taken(comment))
+            if separate and _LINE_AND_BLANK.match(self.text, comment.start, before):
                 self.lines.append("")
 
     def _put(self, lines: list[str], tree: s.Tree, indent: str) -> None:
         """Lines of one thing, and the comment that stands at its end."""
         self.lines += lines
-        if not self.comments or self.comments[0].alone:
+        comment = self._next(len(self.text))
+        if comment is None or comment.alone:
             return
-        between = self.text[tree.span.end : self.comments[0].start]
-        if re.fullmatch(r"[ \t,;]*", between):
-            self.lines[-1] += "  " + self.comments.pop(0).text
+        if _STOPS.fullmatch(self.text, tree.span.end, comment.start):
+            self.lines[-1] += "  " + self._taken(comment)
 
     def _has_comments(self, tree: s.Tree) -> bool:
-        first = bisect_left(self.comments, tree.span.start, key=lambda c: c.start)
+        """Whether comments within a thing are still to be written."""
+        first = bisect_left(self.comments, tree.span.start, self.written, key=lambda c: c.start)
         return first < len(self.comments) and self.comments[first].start < tree.span.end
 
     def _one_line(self, tree: s.Tree) -> bool:
         """Whether a thing stood on one line, and has no comment within."""
-        return "\n" not in self.text[tree.span.start : tree.span.end]
+        return self.text.find("\n", tree.span.start, tree.span.end) < 0
 
     def _nested(self, write: Callable[[], None]) -> list[str]:
         outer, self.lines = self.lines, []
@@ -239,12 +255,11 @@ class _Writer:
     def _between(self, before: s.Tree, after: s.Tree, lines: list[str], indent: str) -> bool:
         """Writes the comments between two parts of a statement where they stand; whether any."""
         found = False
-        while self.comments and before.span.end <= self.comments[0].start < after.span.start:
-            comment = self.comments.pop(0)
+        while (comment := self._next(after.span.start)) and before.span.end <= comment.start:
             if comment.alone or found:
-                lines.append(f"{indent}{INDENT}{comment.text}")
+                lines.append(f"{indent}{INDENT}{self._taken(comment)}")
             else:
-                lines[-1] += f"  {comment.text}"
+                lines[-1] += f"  {self._taken(comment)}"
             found = True
         return found
 
@@ -332,11 +347,7 @@ def _label_widths(body: s.Body, text: str) -> dict[int, int]:
     run: list[int] = []
     for i, st in enumerate([*body.statements, None]):
         labelled = isinstance(st, s.Chain) and st.label is not None
-        apart = (
-            run
-            and st
-            and re.search(r"\n[ \t]*\n", text[body.statements[run[-1]].span.end : st.span.start])
-        )
+        apart = run and st and _BLANK.search(text, body.statements[run[-1]].span.end, st.span.start)
         if (not labelled or apart) and run:
             widest = max(len(body.statements[j].label or "") for j in run) + 1  # type: ignore[union-attr]
             widths |= dict.fromkeys(run, widest)

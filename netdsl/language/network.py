@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from netdsl.errors import Diagnostic, Span, fail, nearest
+from netdsl.limits import LONGEST_NAME
 from netdsl.ops import OPS
 from netdsl.ops.op import Cost
 from netdsl.types import Graph, Node, TensorType
@@ -53,6 +54,8 @@ class Network:
 
     def _like(self, path: str) -> str | None:
         """A help line where a path occurs with numbers, or further in."""
+        if len(path) > LONGEST_NAME:
+            return None
         numbered = re.compile(r"\d*\.".join(map(re.escape, path.split("."))) + r"\d*")
         found = [p for p in self.places if numbered.fullmatch(p)]
         if found:
@@ -68,7 +71,7 @@ class Network:
         """The learnable states."""
         return tuple(n for n in self.graph.states if n.attrs["trainable"])
 
-    @property
+    @cached_property
     def params(self) -> int:
         """Learnable values; running statistics are not counted."""
         return sum(n.type.size for n in self.parameters)

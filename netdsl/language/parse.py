@@ -16,14 +16,13 @@ from lark.grammar import Rule
 from lark.lexer import TerminalDef
 from lark.tree import Meta
 
-from netdsl.errors import NetError, Source, Span, fail
+from netdsl.errors import NetError, Source, Span
 from netdsl.kept import LANGUAGE, key_of
 from netdsl.language import syntax as s
+from netdsl.language.budget import make_room, too_much
 from netdsl.language.diagnose import diagnose, diagnose_expression
+from netdsl.limits import DEEPEST_NESTING, LONGEST_FILE, MOST_WORDS
 from netdsl.values import Size
-
-LONGEST_FILE = 1_000_000
-DEEPEST_NESTING = 40
 
 
 def parse(text: str, name: str = "<text>") -> s.File:
@@ -100,20 +99,27 @@ _OPTIONS: dict[str, Any] = {
     "maybe_placeholders": True,
 }
 
-_BRACKETS = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|([(\[{])|([)\]}])')
+_TEXT_WORDS = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|([(\[{])|([)\]}])|\w+|[^\w\s]')
 
 
 def _check_limits(source: Source) -> None:
+    """Raises NetError where a text is longer or nests deeper than anything that is a net."""
+    make_room()
     if len(source.text) > LONGEST_FILE:
-        raise fail(
-            f"{source.name} has over {LONGEST_FILE:,} characters; a .net file is never so long"
-        )
-    depth = 0
-    for m in _BRACKETS.finditer(source.text):
+        message = f"{source.name} has over {LONGEST_FILE:,} characters"
+        raise too_much(message, None, "a .net file is never so long; `use` parts it into several")
+    depth = words = 0
+    for m in _TEXT_WORDS.finditer(source.text):
         depth += 1 if m[1] else -1 if m[2] else 0
+        words += m[0][0] != "#"
         if depth > DEEPEST_NESTING:
-            where = Span(source, m.start(), m.end())
-            raise fail(f"brackets nest more than {DEEPEST_NESTING} deep", where)
+            message = f"brackets nest more than {DEEPEST_NESTING} deep"
+            help = "a block of its own takes a part of a net, `let` a part of an expression"
+            raise too_much(message, Span(source, m.start(), m.end()), help)
+        if words > MOST_WORDS:
+            message = f"{source.name} has over {MOST_WORDS:,} words and signs"
+            help = "repeats and loops say it shorter; `use` parts a file into several"
+            raise too_much(message, Span(source, m.start(), m.end()), help)
 
 
 def _unquote(text: str) -> str:

@@ -6,14 +6,19 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from netdsl.errors import Diagnostic, NetError, Source, Span, fail, nearest
+from netdsl.files import open_regular
 from netdsl.kinds import Anything
 from netdsl.language import syntax as s
+from netdsl.language.budget import Budget, Errors, too_much
 from netdsl.language.evaluate import Scope, arguments, evaluate
 from netdsl.language.parse import parse
 from netdsl.language.unparse import expression
+from netdsl.limits import MOST_BYTES, MOST_CHAINED
 from netdsl.signature import REQUIRED, Param, Signature
 from netdsl.values import Argument, Symbol, Value
 
@@ -31,12 +36,21 @@ class Program:
     def tests(self) -> tuple[s.Test, ...]:
         return tuple(i for i in self.items if isinstance(i, s.Test))
 
+    @cached_property
+    def _sections(self) -> Mapping[str, Mapping[str | None, s.Section]]:
+        """The sections of each kind by name."""
+        found: dict[str, dict[str | None, s.Section]] = {"data": {}, "train": {}}
+        for item in self.items:
+            if isinstance(item, s.Section):
+                found[item.kind][item.name] = item
+        return found
+
     def sections(self, kind: str) -> tuple[s.Section, ...]:
-        return tuple(i for i in self.items if isinstance(i, s.Section) and i.kind == kind)
+        return tuple(self._sections[kind].values())
 
     def has_recipe(self, name: str | None) -> bool:
         """Whether a `train` section is called that."""
-        return name is not None and any(x.name == name for x in self.sections("train"))
+        return name is not None and name in self._sections["train"]
 
     def complete(self, name: str) -> bool:
         """Whether a net can be elaborated by its name alone, every parameter having a value."""
@@ -61,19 +75,17 @@ class Program:
 
         A named one inherits the entries of the unnamed one that it does not give itself.
         """
-        all_of = self.sections(kind)
-        unnamed = [x for x in all_of if x.name is None]
+        all_of = self._sections[kind]
+        unnamed = all_of.get(None)
         if name is None:
-            found = unnamed or list(all_of[:1])
-            return found[-1] if found else None
-        named = [x for x in all_of if x.name == name]
-        if not named:
-            known = [x.name for x in all_of if x.name]
+            return unnamed or next(iter(all_of.values()), None)
+        if name not in all_of:
+            known = [n for n in all_of if n]
             help = nearest(name, known, f"{kind} sections here")
             if not known:
                 help = f"this file has no named {kind} section"
             raise fail(f"{self.name} holds no `{kind}` section called `{name}`", help=help)
-        return _inherit(unnamed[-1], named[-1]) if unnamed else named[-1]
+        return _inherit(unnamed, all_of[name]) if unnamed else all_of[name]
 
 
 def _inherit(base: s.Section, heir: s.Section) -> s.Section:
@@ -86,19 +98,24 @@ def _inherit(base: s.Section, heir: s.Section) -> s.Section:
 
 
 Reader = Callable[[str], str]
-
-
-MOST_BYTES = 4_000_000
-MOST_USES = 50
+SUFFIX = ".net"
 
 
 def read_text(path: str) -> str:
-    """A file's text. Raises NetError where it cannot be read."""
-    try:
-        with open(path, "rb") as f:
+    """A file's text. Raises NetError where it is no regular file, or cannot be read."""
+    with open_regular(Path(path)) as f:
+        try:
             return decode(f.read(MOST_BYTES + 1), path)
-    except (OSError, ValueError) as e:
-        raise fail(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from None
+        except OSError as e:
+            raise fail(f"cannot read {path}: {e.strerror or e}") from None
+
+
+def read_nothing(path: str) -> str:
+    """The reader for a text that came with weights: what it says reads nothing of this disk."""
+    raise fail(
+        f"`use` of {path} in a text that carries all that it needs",
+        help="a checkpoint and a run's recipe.net hold every block themselves",
+    )
 
 
 def decode(content: bytes, name: str) -> str:
@@ -113,13 +130,37 @@ def decode(content: bytes, name: str) -> str:
 
 def load(path: str, read: Reader = read_text) -> Program:
     """The program in a file. Raises NetError with what is wrong in it or in a file it uses."""
-    return program(parse(read(path), path), read)
+    return program(parse_file(path, read), read)
+
+
+def parse_file(path: str, read: Reader = read_text) -> s.File:
+    """The syntax tree of a file. One that does not parse is quoted only where it is called .net,
+    and so is what a link leads to: other files are not for everyone to see."""
+    text = read(path)
+    try:
+        return parse(text, path)
+    except NetError as e:
+        places = [d.span.position for d in e.diagnostics if d.span]
+        if is_net(path) or not places:
+            raise
+        line, column = places[0]
+        help = "a file whose name ends in .net has its lines shown"
+        message = f"{path} is no .net file: line {line}, column {column} makes no sense"
+        raise fail(message, help=help) from None
+
+
+def is_net(path: str) -> bool:
+    """Whether a file is called .net, and what it links to as well."""
+    try:
+        return all(p.suffix == SUFFIX for p in (Path(path), Path(path).resolve()))
+    except (OSError, ValueError, RuntimeError):  # the last where links go in a circle
+        return False
 
 
 def program(file: s.File, read: Reader = read_text) -> Program:
     """The program of a syntax tree, with the blocks of every `use`."""
     name = file.span.source.name
-    errors: list[Diagnostic] = []
+    errors = Errors()
     blocks = _used(file, read, (os.path.normpath(name),), errors, {})
     own: dict[str, s.Block] = {}
     nets: dict[str, s.Net | s.Instance] = {}
@@ -130,21 +171,20 @@ def program(file: s.File, read: Reader = read_text) -> Program:
             _define(nets, item, "net", errors)
     _check_sections(file, errors)
     whole = _joined(blocks, own, file.span, errors)
-    if errors:
-        raise NetError(*errors)
+    errors.check()
     return Program(name, file.items, whole, nets)
 
 
-def _define(table: dict[str, Any], item: Any, what: str, errors: list[Diagnostic]) -> None:
+def _define(table: dict[str, Any], item: Any, what: str, errors: Errors) -> None:
     if item.name in table:
         first = table[item.name].span
         note = f"the first stands at {first}"
-        errors.append(Diagnostic(f"two {what}s are called `{item.name}`", item.span, None, (note,)))
+        errors.add(Diagnostic(f"two {what}s are called `{item.name}`", item.span, None, (note,)))
     else:
         table[item.name] = item
 
 
-def _check_sections(file: s.File, errors: list[Diagnostic]) -> None:
+def _check_sections(file: s.File, errors: Errors) -> None:
     seen: set[tuple[str, str | None]] = set()
     for item in file.items:
         if not isinstance(item, s.Section):
@@ -153,21 +193,21 @@ def _check_sections(file: s.File, errors: list[Diagnostic]) -> None:
             called = f"are called `{item.name}`" if item.name else "have no name"
             message = f"two {item.kind} sections {called}"
             help = None if item.name else f"name one of them: `{item.kind} NAME {{ ... }}`"
-            errors.append(Diagnostic(message, item.span, help))
+            errors.add(Diagnostic(message, item.span, help))
         seen.add((item.kind, item.name))
         entries = [e for e in item.entries if isinstance(e, s.Entry)]
         counts = Counter(e.name for e in entries)
         last = {e.name: e for e in entries}
         for name, count in counts.items():
             if count > 1:
-                errors.append(Diagnostic(f"`{name}` is given {count} times", last[name].span))
+                errors.add(Diagnostic(f"`{name}` is given {count} times", last[name].span))
 
 
 def _used(
     file: s.File,
     read: Reader,
     path: tuple[str, ...],
-    errors: list[Diagnostic],
+    errors: Errors,
     known: dict[str, dict[str, s.Block]],
 ) -> dict[str, s.Block]:
     """Blocks of the files that `file` uses, theirs included.
@@ -175,6 +215,7 @@ def _used(
     `path` is the way that led here, `known` what files that were read already bring.
     """
     blocks: dict[str, s.Block] = {}
+    seen: set[str] = set()
     here = os.path.dirname(file.span.source.name)
     for item in file.items:
         if not isinstance(item, s.Use):
@@ -182,40 +223,46 @@ def _used(
         target = os.path.normpath(os.path.join(here, item.path))
         if target in path:
             way = " uses ".join((*path[path.index(target) :], target))
-            errors.append(Diagnostic("files use each other in a circle", item.span, None, (way,)))
-        elif len(path) > MOST_USES:
-            errors.append(Diagnostic(f"files use files over {MOST_USES} deep", item.span))
-        else:
+            errors.add(Diagnostic("files use each other in a circle", item.span, None, (way,)))
+        elif len(path) > MOST_CHAINED:
+            help = "use the files that are needed, not those that use them"
+            errors.add(Diagnostic(f"files use files over {MOST_CHAINED} deep", item.span, help))
+        elif target not in seen:
+            seen.add(target)
             try:
                 if target not in known:
-                    other = parse(_read_used(read, target, here), target)
+                    other = _parse_used(read, target, here)
                     brought = _used(other, read, (*path, target), errors, known)
                     own = {b.name: b for b in other.items if isinstance(b, s.Block)}
                     known[target] = _joined(brought, own, item.span, errors)
                 blocks = _joined(blocks, known[target], item.span, errors)
             except NetError as e:
-                errors.extend(e.located(item.span).diagnostics)
+                errors.collect(e.located(item.span))
     return blocks
 
 
-def _read_used(read: Reader, target: str, here: str) -> str:
-    try:
-        return read(target)
-    except NetError as e:
-        folder = f"`{here}`" if here else "the current one"
-        rule = f"the path begins at the folder of the file that it stands in, here {folder}"
-        raise NetError(*(replace(d, help=d.help or rule) for d in e.diagnostics)) from None
+def _parse_used(read: Reader, target: str, here: str) -> s.File:
+    folder = f"`{here}`" if here else "the current one"
+    rule = f"the path begins at the folder of the file that it stands in, here {folder}"
+
+    def read_here(path: str) -> str:
+        try:
+            return read(path)
+        except NetError as e:
+            raise NetError(*(replace(d, help=d.help or rule) for d in e.diagnostics)) from None
+
+    return parse_file(target, read_here)
 
 
 def _joined(
-    a: dict[str, s.Block], b: dict[str, s.Block], span: Span, errors: list[Diagnostic]
+    a: dict[str, s.Block], b: dict[str, s.Block], span: Span, errors: Errors
 ) -> dict[str, s.Block]:
     """Both tables; a name that means two blocks is an error, since each file means its own."""
     for name in a.keys() & b.keys():
         if a[name] is not b[name]:
             message = f"the block `{name}` is defined in two files"
             notes = (f"at {a[name].span}", f"at {b[name].span}")
-            errors.append(Diagnostic(message, span, "rename one of them", notes))
+            errors.add(Diagnostic(message, span, "rename one of them", notes))
     return a | b
 
 
@@ -228,10 +275,12 @@ def self_contained(program: Program) -> s.File:
     return s.File(span, brought + kept)
 
 
-def section_values(section: s.Section) -> tuple[Argument, ...]:
+def section_values(section: s.Section, budget: Budget) -> tuple[Argument, ...]:
     """A section's entries with their values."""
     entries = [e for e in section.entries if isinstance(e, s.Entry)]
-    return arguments([s.Arg(e.span, e.name, e.value) for e in entries], Scope())
+    budget.spend_leaves(len(entries), section.span)
+    scope = Scope(budget=budget)
+    return arguments([s.Arg(e.span, e.name, e.value) for e in entries], scope)
 
 
 def signature_of(item: s.Block | s.Net) -> Signature:
@@ -244,9 +293,10 @@ def signature_of(item: s.Block | s.Net) -> Signature:
 
 
 def bind_params(
-    item: s.Block | s.Net, given: Sequence[Argument], span: Span | None
+    item: s.Block | s.Net, given: Sequence[Argument], span: Span | None, budget: Budget
 ) -> dict[str, Value]:
     """Values of all parameters; a default may use the parameters before it."""
+    budget.spend_leaves(len(item.params), span)
     bound = signature_of(item).bind(given, span)
     present = {a.name for a in named(item.params, given)}
     values: dict[str, Value] = {}
@@ -254,11 +304,13 @@ def bind_params(
         if p.name in present or p.default is None:
             values[p.name] = bound[p.name]
         else:
-            values[p.name] = evaluate(p.default, Scope(values))
+            values[p.name] = evaluate(p.default, Scope(values, budget=budget))
     return values
 
 
-def instance_chain(program: Program, name: str) -> tuple[s.Net, dict[str, Argument]]:
+def instance_chain(
+    program: Program, name: str, budget: Budget
+) -> tuple[s.Net, dict[str, Argument]]:
     """The net behind a name, and the arguments that its instances give it, by parameter.
 
     An instance of an instance overrides its arguments. Raises NetError on a circle.
@@ -271,8 +323,11 @@ def instance_chain(program: Program, name: str) -> tuple[s.Net, dict[str, Argume
             raise fail(
                 f"`{name}` is defined by itself: {' = '.join([*seen, item.name])}", item.span
             )
+        if len(seen) == MOST_CHAINED:
+            message = f"`{name}` is an instance of instances, over {MOST_CHAINED} of each other"
+            raise too_much(message, item.span, "give the net itself the arguments")
         seen.append(item.name)
-        layers.append(arguments(item.args, Scope()))
+        layers.append(arguments(item.args, Scope(budget=budget)))
         item = program.nets[program.net(item.base, item.span)]
     given: dict[str, Argument] = {}
     for layer in reversed(layers):

@@ -8,6 +8,7 @@ from fractions import Fraction
 from math import ceil
 
 from netdsl.errors import NetError
+from netdsl.language.budget import TooMuch
 from netdsl.language.draft import Draft, InputCall, LayerCall
 from netdsl.language.flow import Flow
 from netdsl.language.network import Network
@@ -38,6 +39,8 @@ def shrunk(draft: Draft, name: str, main: Flow) -> Network:
 
     try:
         played = _played(draft, fewer, Fraction(1))
+    except TooMuch:
+        raise
     except NetError as e:
         note = f"in `{name}` with its channels divided by {shrink.by}"
         help = "a smaller number, or one that divides its channels evenly, may do"
@@ -60,6 +63,8 @@ def _smallest(draft: Draft, fewer: Callable[[int], int], ends: Sequence[Flow]) -
     def tried(side: int) -> Draft | None:
         try:
             return _played(draft, fewer, Fraction(side, longest))
+        except TooMuch:
+            raise
         except (NetError, _TooSmall):
             return None
 
@@ -76,8 +81,9 @@ class _TooSmall(Exception):
 
 def _played(draft: Draft, fewer: Callable[[int], int], scale: Fraction) -> Draft:
     """The calls of a draft again, its images scaled. Raises NetError where a layer refuses."""
-    small = Draft(draft.settings)
+    small = Draft(draft.settings, draft.budget)
     for call, whole in draft.made:
+        draft.budget.spend_steps(1, call.span)
         if isinstance(call, InputCall):
             flow = small.make(replace(call, shape=_scaled(call.shape, scale)))
         else:

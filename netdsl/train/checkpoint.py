@@ -16,9 +16,10 @@ import numpy as np
 from netdsl import __version__
 from netdsl.errors import fail
 from netdsl.files import finite, write_atomically
-from netdsl.language.parse import LONGEST_FILE, parse
-from netdsl.language.program import Program, program
+from netdsl.language.parse import parse
+from netdsl.language.program import Program, program, read_nothing
 from netdsl.language.syntax import File
+from netdsl.limits import LONGEST_FILE
 from netdsl.schema import Invalid, Listing, Maybe, Object, Real, Text, Tree, Whole, read_json
 from netdsl.types import Array, dims
 
@@ -39,22 +40,12 @@ class Checkpoint:
     origin: str = "checkpoint"
 
     def program(self) -> Program:
-        """Raises NetError for all that is wrong in the text."""
-        return alone(self.file())
+        """Raises NetError for all that is wrong in the text, which uses no other file: it came with
+        weights, perhaps from a stranger."""
+        return program(self.file(), read_nothing)
 
     def file(self) -> File:
         return parse(self.net_text, f"{self.origin} (.net inside)")
-
-
-def alone(file: File) -> Program:
-    """The program of a text that came with weights, perhaps from a stranger: it can use no file.
-    Raises NetError for all that is wrong in it."""
-    return program(file, _no_file)
-
-
-def _no_file(path: str) -> str:
-    help = "`netdsl train` writes all that a net uses into its checkpoints"
-    raise fail(f"the .net of a checkpoint uses no other file, as here {path}", help=help)
 
 
 def usable(states: Mapping[str, Array]) -> dict[str, Array]:

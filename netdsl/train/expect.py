@@ -8,6 +8,7 @@ from typing import Any
 
 from netdsl.errors import NetError, fail, nearest
 from netdsl.language import syntax as s
+from netdsl.language.budget import Budget
 from netdsl.language.evaluate import Scope, truth
 from netdsl.language.unparse import expression
 
@@ -21,7 +22,7 @@ METRICS = (
 )
 
 
-def check_expectation(condition: s.Expr, held_out: int | float) -> None:
+def check_expectation(condition: s.Expr, held_out: int | float, budget: Budget) -> None:
     """Raises NetError where an expectation is none, or speaks of what there will not be."""
     for e in _names(condition):
         if e.name not in METRICS:
@@ -29,8 +30,9 @@ def check_expectation(condition: s.Expr, held_out: int | float) -> None:
             raise fail(f"there is no metric `{e.name}`", e.span, help=help)
         if e.name.startswith("val_") and not held_out:
             raise fail(f"`validation = 0` holds nothing out, so there is no `{e.name}`", e.span)
-    # figures that differ, so that a difference of two can be divided by
-    truth(condition, Scope({name: 0.5 + i / 16 for i, name in enumerate(METRICS)}))
+    # they differ, so that a difference of two can be divided by
+    figures = {name: 0.5 + i / 16 for i, name in enumerate(METRICS)}
+    truth(condition, Scope(figures, budget=budget))
 
 
 def check_tested(conditions: Sequence[s.Expr]) -> None:

@@ -9,6 +9,7 @@ from netdsl.data.inventory import printable
 from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Dataset
 from netdsl.errors import NetError, Span, fail
+from netdsl.language.budget import Budget
 from netdsl.language.elaborate import elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
@@ -18,11 +19,12 @@ from netdsl.train.step import training_graph
 from netdsl.types import dims
 
 
-def check_recipe(program: Program, name: str | None) -> Network:
+def check_recipe(program: Program, name: str | None, budget: Budget | None = None) -> Network:
     """The net that a recipe trains. Raises NetError where it could not start, as far as the file
     alone can tell."""
-    recipe = resolve(program, name)
-    network = elaborate(program, recipe.net, recipe.settings(training=True))
+    budget = budget or Budget()
+    recipe = resolve(program, name, budget)
+    network = elaborate(program, recipe.net, recipe.settings(training=True), budget)
     source = recipe.data.source.record
     if source.image is not None:
         check_images(network, recipe.data, source.image)
@@ -30,17 +32,18 @@ def check_recipe(program: Program, name: str | None) -> Network:
         check_classes(network, source.classes)
     check_loss(network, recipe)
     check_norms(network, recipe)
+    budget.spend_steps(len(network.graph.nodes), recipe.spans["train"])
     training_graph(network, recipe)
     if recipe.after is not None:
-        _check_stage(program, recipe, network)
+        _check_stage(program, recipe, network, budget)
     return network
 
 
-def _check_stage(program: Program, recipe: Recipe, network: Network) -> None:
+def _check_stage(program: Program, recipe: Recipe, network: Network, budget: Budget) -> None:
     """Raises NetError where the net of the recipe before has other weights."""
     assert recipe.after is not None
-    before = resolve(program, recipe.after)
-    given = elaborate(program, before.net, before.settings(training=False))
+    before = resolve(program, recipe.after, budget)
+    given = elaborate(program, before.net, before.settings(training=False), budget)
     shapes = {n.name: n.type.shape for n in given.graph.states}
     origin = f"`{given.name}`, which `{recipe.after}` trains,"
     adopted(network.graph.states, shapes, (), origin, recipe.spans.get("after"))

@@ -9,8 +9,10 @@ from netdsl.data.config import DataConfig, resolve_data
 from netdsl.errors import NetError, Span, fail
 from netdsl.kinds import Flag, Many, Mismatch, Nothing, Number, OneOf, Pairs, Text, Whole
 from netdsl.language import syntax as s
+from netdsl.language.budget import Budget, Errors, too_much
 from netdsl.language.elaborate import Settings, Shrink, small
 from netdsl.language.program import Program, section_values
+from netdsl.limits import MOST_CHAINED
 from netdsl.signature import Chosen, OneFrom, Param, Signature
 from netdsl.train.expect import check_expectation
 from netdsl.train.losses import Minimised, Objective
@@ -171,6 +173,9 @@ def stages(program: Program, name: str | None) -> tuple[str | None, ...]:
             way = " after ".join(str(n) for n in (*order[::-1], before) if n)
             help = f"`train {before} {{ after = none ... }}` begins anew"
             raise fail(f"recipes come after each other in a circle: {way}", section.span, help=help)
+        if len(order) > MOST_CHAINED:
+            message = f"recipes come after each other, over {MOST_CHAINED} of them"
+            raise too_much(message, section.span, "begin with `init = weights(...)` on the way")
         try:
             program.section("train", before)
         except NetError as e:
@@ -178,14 +183,15 @@ def stages(program: Program, name: str | None) -> tuple[str | None, ...]:
         order.insert(0, before)
 
 
-def resolve(program: Program, name: str | None = None) -> Recipe:
+def resolve(program: Program, name: str | None = None, budget: Budget | None = None) -> Recipe:
     """The recipe of a `train` section. Raises NetError for everything that is wrong in it."""
+    budget = budget or Budget()
     section = program.section("train", name)
     if section is None:
         help = "a recipe is written `train { optimizer = sgd(lr=0.1), epochs = 10 }`"
         raise fail(f"{program.name} holds no `train` section", help=help)
     try:
-        values = SIGNATURE.bind(section_values(section), section.span)
+        values = SIGNATURE.bind(section_values(section, budget), section.span)
     except NetError as e:
         raise e.located(section.span) from None
     net, data, after = (values.pop(key) for key in ("net", "data", "after"))
@@ -193,12 +199,12 @@ def resolve(program: Program, name: str | None = None) -> Recipe:
     recipe = Recipe(
         net=program.net(net.name if net else None, net.span if net else section.span),
         after=after.name if after else None,
-        data=_data(program, data.name if data else None, section),
+        data=_data(program, data.name if data else None, section, budget),
         expectations=tuple(e.condition for e in section.entries if isinstance(e, s.Expect)),
         spans={"train": section.span} | {e.name: e.span for e in entries},
         **values,
     )
-    _check(program, name, recipe)
+    _check(program, name, recipe, budget)
     return recipe
 
 
@@ -209,37 +215,35 @@ def plain(net: str) -> Recipe:
     return Recipe(**values | {"data": data})
 
 
-def _check(program: Program, name: str | None, recipe: Recipe) -> None:
-    stages(program, name)
+def _check(program: Program, name: str | None, recipe: Recipe, budget: Budget) -> None:
+    budget.spend_steps(len(stages(program, name)), recipe.spans["train"])
     if recipe.after and recipe.init:
         message = "`after` and `init` both say what the weights begin with"
         raise fail(message, recipe.spans["init"], help="one of them must be `none`")
     for condition in recipe.expectations:
-        check_expectation(condition, recipe.data.validation)
+        check_expectation(condition, recipe.data.validation, budget)
 
 
-def _data(program: Program, name: str | None, train: s.Section) -> DataConfig:
+def _data(program: Program, name: str | None, train: s.Section, budget: Budget) -> DataConfig:
     section = program.section("data", name)
     if section is None:
         help = "say what to learn from: `data { source = digits }`"
         raise fail(f"{program.name} holds no `data` section", train.span, help=help)
-    return resolve_data(section_values(section), section.span)
+    return resolve_data(section_values(section, budget), section.span)
 
 
-def check_sections(program: Program) -> None:
+def check_sections(program: Program, budget: Budget) -> None:
     """Resolves every section. Raises NetError with the errors of all of them."""
-    errors: list[NetError] = []
+    errors = Errors()
     for kind in ("data", "train"):
         for section in program.sections(kind):
             try:
                 if kind == "train":
-                    resolve(program, section.name)
+                    resolve(program, section.name, budget)
                 else:
                     found = program.section(kind, section.name)
                     assert found is not None
-                    resolve_data(section_values(found), found.span)
+                    resolve_data(section_values(found, budget), found.span)
             except NetError as e:
-                errors.append(e)
-    unique = {(d.message, str(d.span)): d for e in errors for d in e.diagnostics}
-    if unique:
-        raise NetError(*unique.values())
+                errors.collect(e)
+    errors.check()

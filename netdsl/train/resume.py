@@ -11,11 +11,11 @@ from netdsl.errors import NetError, fail
 from netdsl.language import syntax as s
 from netdsl.language.override import override
 from netdsl.language.parse import parse
-from netdsl.language.program import Program, program, read_text
+from netdsl.language.program import Program, program, read_nothing, read_text
 from netdsl.language.unparse import expression
 from netdsl.printable import printable_line
 from netdsl.train import checkpoint
-from netdsl.train.checkpoint import SUFFIX, Checkpoint, alone
+from netdsl.train.checkpoint import SUFFIX, Checkpoint
 from netdsl.train.metrics import last_epoch
 from netdsl.train.recipe import net_of
 from netdsl.train.written import written_out
@@ -50,14 +50,16 @@ def continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
         help = "a run begins with `netdsl train FILE`, and `--resume DIR` goes on with it"
         raise fail(f"{out} holds no run: there is no recipe.net in it", help=help)
     if saved is not None:
-        file, meaning = saved.file(), alone
+        file = saved.file()
     else:
-        file, meaning = parse(read_text(str(text)), str(text)), program
-    before = meaning(file)
+        file = parse(read_text(str(text)), str(text))
+    before = program(file, read_nothing)
     if saved is not None and text.is_file():
         _check_same_net(before, text, saved.origin)
     changed = override(file, settings, net_of(before, None)) if settings else file
-    now = meaning(changed if saved is None else _still_to_run(file, changed, settings))
+    now = program(
+        changed if saved is None else _still_to_run(file, changed, settings), read_nothing
+    )
     changes = _changes(before, now)
     begun = saved is not None or any(out.glob(f"*/last{SUFFIX}"))
     for key in changes:
@@ -71,7 +73,7 @@ def continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
 def _check_same_net(of: Program, text: Path, origin: str) -> None:
     """Raises NetError where a checkpoint is of another net than the run that it lies with."""
     try:
-        there = program(parse(read_text(str(text)), str(text)))
+        there = program(parse(read_text(str(text)), str(text)), read_nothing)
     except NetError:  # it was edited to what is no program, and goes on being of no account
         return
     if _nets(there) != _nets(of):
@@ -142,7 +144,7 @@ def noted(saved: Checkpoint, net_text: str) -> Checkpoint:
     """The checkpoint, with a note on what is changed where its run goes on by `net_text`."""
     changes = {}
     if net_text != saved.net_text:
-        changes = _changes(saved.program(), alone(parse(net_text)))
+        changes = _changes(saved.program(), program(parse(net_text), read_nothing))
     if not changes:
         return saved
     words = ", ".join(f"{k} = {new} (was {old})" for k, (old, new) in changes.items())

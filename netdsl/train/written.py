@@ -12,6 +12,7 @@ from netdsl.data.config import SIGNATURE as DATA
 from netdsl.errors import NetError
 from netdsl.files import write_atomically
 from netdsl.language import syntax as s
+from netdsl.language.budget import Budget
 from netdsl.language.parse import parse_expression
 from netdsl.language.program import Program, section_values, self_contained
 from netdsl.signature import Signature
@@ -91,7 +92,7 @@ def unjudged(program: Program) -> Program:
 
 def _spelled(section: s.Section, signature: Signature, **known: Value) -> s.Section:
     """A section with an entry for every key."""
-    bound = signature.bind(section_values(section), section.span) | known
+    bound = signature.bind(section_values(section, Budget()), section.span) | known
     entries = [
         s.Entry(section.span, key, parse_expression(show(value), f"{key} = "))
         for key, value in bound.items()

@@ -1,0 +1,140 @@
+"""What working on one text has taken so far, and where that is too much."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from netdsl.errors import Diagnostic, NetError, Span
+from netdsl.limits import (
+    DEEPEST_CALLS,
+    DEEPEST_NESTING,
+    LONGEST_LIST,
+    MOST_ERRORS,
+    MOST_LEAVES,
+    MOST_STEPS,
+)
+from netdsl.values import Call, Size, Value
+
+_CHARACTERS = 64
+"""Characters of a text that count as one value."""
+_FRAMES = 10_000
+"""Python's frames that the deepest text takes, several times over."""
+
+
+class TooMuch(NetError):
+    """A limit was passed: told at once, since all that follows would only take time."""
+
+
+def too_much(message: str, span: Span | None, help: str) -> TooMuch:
+    return TooMuch(Diagnostic(message, span, help))
+
+
+def make_room() -> None:
+    """Lets Python call as deep as a text may nest, wherever this is called from."""
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), _FRAMES))
+
+
+@dataclass
+class Budget:
+    """The steps and values that one command has spent on a text: one budget for all of its nets,
+    sections and tests. Raises TooMuch where a limit of `netdsl.limits` is passed."""
+
+    steps: int = 0
+    leaves: int = 0
+
+    def spend_steps(self, count: int, span: Span | None) -> None:
+        """Counts layers, operators and turns of loops."""
+        self.steps += count
+        if self.steps > MOST_STEPS:
+            raise too_much(
+                f"the layers and loops here take more than {MOST_STEPS:,} steps",
+                span,
+                "use fewer repeats; `FILE:NET` looks at one net of a file alone",
+            )
+
+    def spend_value(self, value: Value, span: Span | None) -> None:
+        """Counts a value that an expression has, and each of its entries."""
+        leaves = _leaves(value, span, 0)
+        if leaves > LONGEST_LIST:
+            raise too_much(
+                f"a list ends at {LONGEST_LIST:,} entries, those of lists in it included",
+                span,
+                "does a list hold itself twice, again and again?",
+            )
+        self.spend_leaves(leaves, span)
+
+    def spend_leaves(self, count: int, span: Span | None) -> None:
+        """Counts values that are made or copied."""
+        self.leaves += count
+        if self.leaves > MOST_LEAVES:
+            raise too_much(
+                f"the expressions here have more than {MOST_LEAVES:,} values",
+                span,
+                "shorten the lists, or the loops that make them anew",
+            )
+
+
+def too_deep(within: str, span: Span | None) -> TooMuch:
+    """What is said of blocks, groups and repeats that stand too deep in each other."""
+    message = f"blocks and groups are nested more than {DEEPEST_CALLS} deep: {within} in ..."
+    return too_much(message, span, "does a block use itself without an end?")
+
+
+def _leaves(value: Value, span: Span | None, depth: int) -> int:
+    """How many values one is made of."""
+    if isinstance(value, str):
+        return 1 + len(value) // _CHARACTERS
+    if isinstance(value, Size):
+        return len(value.dims)
+    if isinstance(value, tuple):
+        parts = value
+    elif isinstance(value, Call):
+        parts = tuple(a.value for a in value.arguments)
+    else:
+        return 1
+    if depth > DEEPEST_NESTING:
+        message = f"lists are nested more than {DEEPEST_NESTING} deep"
+        raise too_much(message, span, "`a + b` joins two lists")
+    return max(1, sum(_leaves(part, span, depth + 1) for part in parts))
+
+
+class Errors:
+    """The errors of one text, each once. The one too many ends the work: raises TooMuch."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str, int, int], Diagnostic] = {}
+        self._failed = False
+
+    def __bool__(self) -> bool:
+        """Whether anything failed; what follows from an error that is known says nothing."""
+        return self._failed
+
+    def add(self, *diagnostics: Diagnostic) -> None:
+        self._failed = True
+        for d in diagnostics:
+            at = (d.span.source.name, d.span.start, d.span.end) if d.span else ("", 0, 0)
+            self._found.setdefault((d.message, *at), d)
+            if len(self._found) >= MOST_ERRORS:
+                raise TooMuch(*self.ordered())
+
+    def collect(self, error: NetError) -> None:
+        """Keeps the errors of a part; what ended its work ends this too, and is told alone where
+        nothing else is wrong."""
+        if isinstance(error, TooMuch):
+            others = self.ordered()[: MOST_ERRORS - len(error.diagnostics)]
+            raise TooMuch(*others, *error.diagnostics)
+        self.add(*error.diagnostics)
+
+    def ordered(self) -> list[Diagnostic]:
+        """In the order of their places."""
+        return sorted(self._found.values(), key=_place)
+
+    def check(self) -> None:
+        """Raises NetError where anything failed."""
+        if self._failed:
+            raise NetError(*self.ordered())
+
+
+def _place(d: Diagnostic) -> tuple[str, int]:
+    return (d.span.source.name, d.span.start) if d.span else ("", 0)

@@ -1,0 +1,37 @@
+"""How much one text may take, in one place: a .net file from a stranger is safe to open.
+
+Every limit lies far above what nets are made of (the deepest published residual net, of 1,202
+layers, takes a third of the steps), and far below what takes long.
+"""
+
+from __future__ import annotations
+
+LONGEST_FILE = 1_000_000
+"""Characters of a file."""
+MOST_BYTES = 4 * LONGEST_FILE
+"""Bytes that are read of one."""
+MOST_WORDS = 40_000
+"""Words and signs in a file, without its comments."""
+DEEPEST_NESTING = 40
+"""Brackets in each other, and lists in a value."""
+DEEPEST_CALLS = 80
+"""Blocks, groups and repeats in each other while a net is expanded."""
+MOST_CHAINED = 50
+"""Files that use files, nets that are instances of instances, recipes after recipes."""
+MOST_STEPS = 120_000
+"""Layers, the operators that they are made of, and turns of loops."""
+MOST_LEAVES = 1_000_000
+"""Values that all expressions have, each entry of a list and each part of a text counted."""
+LONGEST_LIST = 10_000
+"""Entries of a list, those of lists in it included."""
+MOST_REPEATS = 10_000
+LARGEST_NUMBER = 10**15
+LARGEST_TENSOR = 2**40
+MOST_ERRORS = 20
+"""Errors that are shown of a text; what follows the last is not looked at."""
+LONGEST_SENTENCE = 1_000
+"""Characters of a message, a help line or a note."""
+MOST_NOTES = 20
+LONGEST_NAME = 200
+MOST_KNOWN = 2_000
+"""Characters of a name for which one like it is looked for, and names that are looked through."""
