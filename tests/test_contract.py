@@ -77,10 +77,10 @@ def test_the_gradient_of_tied_maxima_sums_to_one() -> None:
     ],
 )
 def test_refused_with_a_sentence(text: str, complaint: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(NetError, match=complaint):
         check(text)
-    assert time.perf_counter() - started < 15
+    assert time.process_time() - started < 15
 
 
 def test_names_compare_by_their_name() -> None:
