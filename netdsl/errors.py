@@ -70,6 +70,8 @@ class Diagnostic:
     span: Span | None = None
     help: str | None = None
     notes: tuple[str, ...] = ()
+    lint: str | None = None
+    """The name of the lint that warns so; none where it is an error."""
 
     def __post_init__(self) -> None:
         """However long a name or a list is that a sentence repeats, the sentence is short."""
@@ -79,7 +81,8 @@ class Diagnostic:
 
     def render(self) -> str:
         """The diagnostic as people read it, with the line itself and the place underlined."""
-        parts = [f"error: {printable(self.message)}"]
+        kind = f"warning[{self.lint}]" if self.lint else "error"
+        parts = [f"{kind}: {printable(self.message)}"]
         if self.span is not None:
             parts += [f"  {printable_line(str(self.span))}", *_excerpt(self.span)]
         parts += [f"  {printable(note)}" for note in self.notes]

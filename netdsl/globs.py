@@ -30,11 +30,11 @@ def matched(
     for pattern, hits in found.items():
         if not hits:
             message = f'no {what} is called "{pattern}", which `{key}` names'
-            raise fail(message, span, help=nearest(pattern, _candidates(names), "globs that match"))
+            raise fail(message, span, help=nearest(pattern, candidates(names), "globs that match"))
     return found
 
 
-def _candidates(names: Iterable[str]) -> set[str]:
+def candidates(names: Iterable[str]) -> set[str]:
     """The names, and a glob for everything under each of their scopes."""
     scopes = {n[:i] for n in names for i, c in enumerate(n) if c == "."}
     return set(names) | {f"{s}.*" for s in scopes}

@@ -213,7 +213,7 @@ EXPRESSIONS = {
     "pairs": ("(1, ", "2", ")"),
     "functions": ("min(1, ", "2", ")"),
     "calls": ("f(", "2", ")"),
-    "indices": ("[1][", "0", "]"),
+    "indices": ("[0][", "0", "]"),
     "signs": ("-(", "2", ")"),
 }
 
@@ -222,7 +222,7 @@ def nested(parts: tuple[str, str, str], deepest: int) -> str:
     """As many of a bracket in each other as there may be."""
     opening, middle, closing = parts
     times = deepest // (opening.count("{") + opening.count("(") + opening.count("[") or 1)
-    if opening == "[1][":
+    if opening == "[0][":
         times = deepest
     return opening * times + middle + closing * times
 

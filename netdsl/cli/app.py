@@ -7,12 +7,13 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
 
 from netdsl import __version__
-from netdsl.errors import NetError
+from netdsl.errors import Diagnostic, NetError
 from netdsl.files import finite
 from netdsl.output import STANDARD_OUTPUT
 from netdsl.printable import printable
@@ -128,6 +129,11 @@ def _sentence(e: Exception) -> str | None:
 
 def complain(error: NetError) -> None:
     say(error.render())
+
+
+def warn(warnings: Iterable[Diagnostic]) -> None:
+    for warning in warnings:
+        say(warning.render())
 
 
 def say(text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,7 @@ from netdsl.cli.app import (
     print_json,
     say,
     show,
+    warn,
 )
 from netdsl.cli.files import load, net_files, read, split
 from netdsl.cli.show import show_summary, tell_test
@@ -32,8 +33,16 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def check(file: File, settings: Sets = None, as_json: Json = False) -> int:
-    """Parse, expand and infer every shape; tell all that is wrong.
+def check(
+    file: File,
+    settings: Sets = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 1 where there are warnings.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Parse, expand and infer every shape; tell all that is wrong. What is allowed but unlikely to
+    be meant is warned of; `# allow: NAME` on its line, or the one above, says that it is.
 
     Example: netdsl check models/lenet.net
     """
@@ -42,21 +51,34 @@ def check(file: File, settings: Sets = None, as_json: Json = False) -> int:
     path, name = split(file)
     errors: tuple[Diagnostic, ...] = ()
     nets: list[str] = []
+    warnings: list[Diagnostic] = []
     try:
         program = load(path, settings, name)
         recipe = name if name not in program.nets else None
         nets, warnings = check_program(program, None if program.has_recipe(recipe) else name)
-        for warning in warnings:
-            say(warning.render().replace("error:", "warning:", 1))
     except NetError as e:
         if not as_json:
             raise
         errors = e.diagnostics
     if as_json:
-        print_json({"ok": not errors, "errors": [_as_json(d) for d in errors], "nets": nets})
+        warned = [_as_json(d) | {"lint": d.lint} for d in warnings]
+        found = {"errors": [_as_json(d) for d in errors], "warnings": warned, "nets": nets}
+        print_json({"ok": not errors, **found})
     else:
-        say(f"{path}: {', '.join(nets)}: all well" if nets else f"{path}: there is no net in it")
-    return BAD_INPUT if errors else OK
+        warn(warnings)
+        say(
+            f"{path}: {', '.join(nets)}: {_verdict(warnings)}"
+            if nets
+            else f"{path}: there is no net in it"
+        )
+    if errors:
+        return BAD_INPUT
+    return FAULTY if strict and warnings else OK
+
+
+def _verdict(warnings: Sequence[Diagnostic]) -> str:
+    count = len(warnings)
+    return f"{count} warning{'s' * (count > 1)}" if count else "all well"
 
 
 def _as_json(diagnostic: Diagnostic) -> dict[str, Any]:

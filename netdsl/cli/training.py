@@ -24,6 +24,7 @@ from netdsl.cli.app import (
     print_json,
     say,
     show,
+    warn,
 )
 from netdsl.cli.files import load_recipe, run_directory, split
 from netdsl.cli.show import show_dry_run, show_overfit, with_progress
@@ -84,6 +85,7 @@ def train(
     Example: netdsl train models/digits.net --set train.epochs=5
     """
     from netdsl.backends import open_backend, tuned
+    from netdsl.train.lints import of_recipe
     from netdsl.train.lock import held
     from netdsl.train.recipe import stages
     from netdsl.train.stages import run_stages
@@ -96,6 +98,8 @@ def train(
     # from before it is read, so that no other process goes on with it meanwhile
     with held(resume) if resume and resume.is_dir() and not looks else nullcontext():
         program, name, saved, folder = _begun(file, out, resume, settings)
+        if resume is None:
+            warn(of_recipe(program, name))
 
         staged = len(stages(program, name)) > 1
 

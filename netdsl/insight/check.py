@@ -9,36 +9,40 @@ from netdsl.errors import Diagnostic, NetError
 from netdsl.insight.expectations import check_test
 from netdsl.language.budget import Budget, Errors
 from netdsl.language.elaborate import Settings, elaborate
-from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.train.fit import check_recipe
-from netdsl.train.recipe import check_sections
+from netdsl.train.lints import Subject, warnings
+from netdsl.train.recipe import check_sections, resolve
 
 
 def check_program(program: Program, name: str | None = None) -> tuple[list[str], list[Diagnostic]]:
-    """The nets that were checked and the warnings. Raises NetError with all that is wrong.
+    """The nets that were checked and what lints warn of. Raises NetError with all that is wrong.
 
     Each net (or only `name`) is elaborated for evaluation and for training.
     """
     budget, errors = Budget(), Errors()
     nets = [program.net(name)] if name else [n for n in program.nets if program.complete(n)]
-    jobs: list[Callable[[], Network | None]] = [partial(check_sections, program, budget)]
-    for net in nets:
-        for training in (False, True):
-            settings = Settings(batch=2, training=training)
-            jobs.append(partial(elaborate, program, net, settings, budget))
+    subjects: list[Subject] = []
+
+    def check_net(net: str) -> None:
+        elaborate(program, net, Settings(batch=2), budget)
+        trained = elaborate(program, net, Settings(batch=2, training=True), budget)
+        subjects.append(Subject(program, trained))
+
+    def check_training(recipe: str | None) -> None:
+        network = check_recipe(program, recipe, budget)
+        subjects.append(Subject(program, network, resolve(program, recipe, budget)))
+
+    jobs: list[Callable[[], None]] = [partial(check_sections, program, budget)]
+    jobs += [partial(check_net, net) for net in nets]
     if name is None:
-        recipes = [section.name for section in program.sections("train")]
-        jobs += [partial(check_recipe, program, recipe, budget) for recipe in recipes]
+        jobs += [partial(check_training, x.name) for x in program.sections("train")]
     tests = (t for t in program.tests if name is None or t.net == name)
     jobs += [partial(check_test, program, test, budget) for test in tests]
-    warnings: dict[str, Diagnostic] = {}
     for job in jobs:
         try:
-            network = job()
+            job()
         except NetError as e:
             errors.collect(e)
-        else:
-            warnings |= {w.message: w for w in network.warnings} if network else {}
     errors.check()
-    return nets, list(warnings.values())
+    return nets, warnings(subjects)

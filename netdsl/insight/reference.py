@@ -16,6 +16,7 @@ from netdsl.layers import LAYERS, Layer
 from netdsl.layers.init import INITS
 from netdsl.signature import REQUIRED, Param, Signature
 from netdsl.train.expect import METRICS
+from netdsl.train.lints import LINTS
 from netdsl.train.losses import LOSSES
 from netdsl.train.optimizers import OPTIMIZERS
 from netdsl.train.precision import LOW, PRECISIONS
@@ -27,7 +28,7 @@ from netdsl.values import show
 def reference() -> str:
     """The whole page; `python -m netdsl.insight.reference` prints it."""
     words = [_INTRO, "## Layers", layers_table(), "## Sections", _INHERIT, sections_table()]
-    return "\n\n".join([*words, "## Expressions", _EXPRESSIONS, *tests()]) + "\n"
+    return "\n\n".join([*words, "## Expressions", _EXPRESSIONS, *tests(), *lints()]) + "\n"
 
 
 _INTRO = """# The words of the language
@@ -130,6 +131,16 @@ def tests() -> list[str]:
     rows = [(str(q.signature), q.doc) for q in QUERIES.values()]
     equality = "whether two places give the same, up to a share `within` of the largest value"
     return ["## Tests", _TESTS, _table("of places", [*rows, (str(EQUAL), equality)])]
+
+
+_LINTS = """`check`, `train` and `train --dry-run` warn of what is allowed but unlikely to be meant. `# allow: NAME`
+on the line that a warning names, or on the one above, says that it is meant."""
+
+
+def lints() -> list[str]:
+    """What a file is warned of."""
+    rows = [(x.name, x.doc) for x in LINTS.values()]
+    return ["## Warnings", _LINTS, _table("lint", rows)]
 
 
 def _explained(layer: Layer) -> str:

@@ -88,7 +88,6 @@ class Draft:
         self.budget = budget
         self.b = Builder(dtype=settings.dtype)
         self.errors = Errors()
-        self.warnings: dict[str, Diagnostic] = {}
         self.made: list[tuple[InputCall | LayerCall, Flow]] = []
         self.layers: list[LayerInfo] = []
         self.places: dict[str, Flow] = {}
@@ -108,7 +107,6 @@ class Draft:
             {path: f.node.name for path, f in self.places.items()},
             {"main": 1.0, **self.weights},
             self.settings.training,
-            tuple(self.warnings.values()),
         )
 
     def tell(self, error: NetError, frame: Frame, span: Span | None = None) -> None:
@@ -131,9 +129,6 @@ class Draft:
         settings = self.settings
         kind = TensorType((settings.batch, *call.shape), settings.pixels or settings.dtype)
         _check_size(kind, call.span)
-        doubt = _channels_first(call.shape)
-        if doubt:
-            self.warnings[call.path] = Diagnostic(doubt, call.span)
         with self.b.at(call.span, call.path):
             node = self.b.input(call.path, kind)
             if settings.prepare is not None:
@@ -150,7 +145,7 @@ class Draft:
                 y = layer.build(site, nodes if layer.arity == "many" else nodes[0], **call.bound)
         except NetError as e:
             told = _explained(e, call.step, flows)
-            inputs = (_channels_first(c.shape) for c, _ in self.made if isinstance(c, InputCall))
+            inputs = (channels_first(c.shape) for c, _ in self.made if isinstance(c, InputCall))
             doubts = (_by_place(call), *inputs)
             notes = tuple(doubt for doubt in doubts if doubt)
             raise NetError(*(replace(d, notes=d.notes + notes) for d in told.diagnostics)) from None
@@ -161,7 +156,16 @@ class Draft:
         self.updates |= site.updates
         self.layers.append(
             LayerInfo(
-                call.path, call.text, call.step.name, y.name, tuple(emitted[::-1]), y.type, span
+                call.path,
+                call.text,
+                call.step.name,
+                y.name,
+                tuple(emitted[::-1]),
+                y.type,
+                span,
+                tuple(f.node.type for f in flows),
+                call.bound,
+                sum(a.name is None for a in call.given),
             )
         )
         alike = layer.arity == "one" and y.type.shape == flows[0].node.type.shape
@@ -176,7 +180,7 @@ def _way(d: Diagnostic, calls: Sequence[CallSite]) -> list[str]:
     return [f"in {way}" for way in ways if not any(way in note for note in d.notes)]
 
 
-def _channels_first(shape: tuple[int, ...]) -> str | None:
+def channels_first(shape: tuple[int, ...]) -> str | None:
     """What is to be said of an input that looks like channels x height x width."""
     if len(shape) != 3:
         return None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from netdsl.errors import Diagnostic, NetError, Span, close, elsewhere, fail
+from netdsl.errors import NetError, Span, close, elsewhere, fail
 from netdsl.kinds import Number, Shape
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, make_room, too_deep
@@ -339,9 +339,6 @@ class _Elaborator:
     ) -> Flowing:
         self._no_branches(step)
         block = self.program.blocks[step.name]
-        if step.name in LAYERS:
-            message = f"your block `{step.name}` hides the operator of that name"
-            self.draft.warnings[step.name] = Diagnostic(message, block.span)
         given = arguments(step.args, frame.scope(current))
         variables = bind_params(block, given, step.span, self.budget)
         names = self._names(frame, step.name, label)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
-from netdsl.errors import Diagnostic, Span, fail, nearest
+from netdsl.errors import Span, fail, nearest
 from netdsl.limits import LONGEST_NAME
 from netdsl.ops import OPS
 from netdsl.ops.op import Cost
@@ -18,7 +19,8 @@ _MOST_SHOWN = 6
 
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
-    """One layer in its place: what was called, what it gives, and the nodes it emitted."""
+    """One layer in its place: what was called, what it gives, and the nodes it emitted. `inputs`
+    are the types of what flows in; of its `arguments` that many were `placed`, without a name."""
 
     path: str
     call: str
@@ -27,6 +29,9 @@ class LayerInfo:
     nodes: tuple[str, ...]
     type: TensorType
     span: Span
+    inputs: tuple[TensorType, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    placed: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,6 @@ class Network:
     places: Mapping[str, str]
     weights: Mapping[str, float]
     training: bool
-    warnings: tuple[Diagnostic, ...] = ()
 
     def place(self, path: str, span: Span | None = None) -> Node:
         """What flows out of a path. Raises NetError where there is no such place."""

@@ -92,7 +92,7 @@ def _played(draft: Draft, fewer: Callable[[int], int], scale: Fraction) -> Draft
             raise _TooSmall
     small.places = {path: small.made[f.index][1] for path, f in draft.places.items()}
     small.outputs = {path: small.made[f.index][1] for path, f in draft.outputs.items()}
-    small.weights, small.warnings = draft.weights, draft.warnings
+    small.weights = draft.weights
     return small
 
 

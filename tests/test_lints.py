@@ -1,0 +1,141 @@
+"""What is allowed but unlikely to be meant is warned of, and can be allowed by its name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netdsl.errors import Diagnostic
+from netdsl.insight.check import check_program
+from netdsl.language.parse import parse
+from netdsl.language.program import load, program
+from netdsl.train.lints import LINTS, of_recipe
+from tests.conftest import ROOT
+
+MODELS = sorted((ROOT / "models").rglob("*.net"))
+DATA = "data { source = digits, batch = 32 }\n"
+
+
+def warned(text: str) -> list[Diagnostic]:
+    return check_program(program(parse(text, "a.net")))[1]
+
+
+def names(text: str) -> list[str | None]:
+    return [w.lint for w in warned(text)]
+
+
+def trained(entries: str, body: str = "fc(10)", data: str = "") -> str:
+    sections = DATA.replace(" }", f", {data} }}") if data else DATA
+    return f"net a {{ input(8x8x1); {body} }}\n{sections}train {{ {entries} }}\n"
+
+
+@pytest.mark.parametrize("name", LINTS)
+def test_its_examples_are_warned_of_and_not(name: str) -> None:
+    lint = LINTS[name]
+    assert names(lint.right) == []
+    (found,) = warned(lint.wrong)
+    assert found.lint == name
+    assert found.help
+    assert found.render().startswith(f"warning[{name}]: ")
+    assert f"  a.net:{found.span.position[0]}:" in found.render()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", LINTS)
+def test_it_is_allowed_on_its_line_and_on_the_one_above(name: str) -> None:
+    wrong = LINTS[name].wrong
+    (found,) = warned(wrong)
+    assert found.span is not None
+    lines, at = wrong.splitlines(), found.span.position[0] - 1
+    on_it = [*lines[:at], lines[at] + f"  # as it was published, allow: {name}", *lines[at + 1 :]]
+    above = [*lines[:at], f"# allow: other, {name}", *lines[at:]]
+    far_off = [f"# allow: {name}", "", *lines]
+    other = [*lines[:at], "# allow: other", *lines[at:]]
+    assert names("\n".join(on_it)) == []
+    assert names("\n".join(above)) == []
+    assert names("\n".join(other)) == [name]
+    if at == 0:
+        assert names("\n".join(far_off)) == [name]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (trained("epochs = 2", data="normalize = by(mean=[0.1, 0.2], std=[58.4])"), "refused"),
+        (trained("epochs = 2", data="normalize = by(mean=0.5, std=127.5)"), "large-mean"),
+        (trained("epochs = 2", data="normalize = by(mean=1, std=1)"), None),
+        (trained("epochs = 2", data="normalize = imagenet_mean"), "refused"),
+        (trained("schedule = step(at=2.5), epochs = 2"), "late-step"),
+        (trained("schedule = step(at=1.5), epochs = 2"), None),
+        (trained("schedule = poly(warmup=9), epochs = 2"), "long-warmup"),
+        (trained("schedule = plateau(warmup=2), epochs = 2"), "long-warmup"),
+        (trained("schedule = constant(warmup=1.5), epochs = 2"), None),
+        (trained("schedule = onecycle, epochs = 1"), None),
+        (trained("epochs = 2", data="augment = cutout(8)"), "large-cutout"),
+        (trained("epochs = 2", data="augment = cutout(7)"), None),
+        (trained("epochs = 2", "fc(10) -> sigmoid"), "squashed-scores"),
+        (trained("epochs = 2", "conv(10, 8) -> relu"), "squashed-scores"),
+        (trained("epochs = 2", "output o: fc(10) -> relu\n fc(10)"), "squashed-scores"),
+        (trained("epochs = 2, loss = mse", "fc(10) -> sigmoid"), None),
+        (trained("loss = [(mse, 1), (cross_entropy, 1)]", "fc(10) -> tanh"), "squashed-scores"),
+        (trained('optimizer = adam(no_decay="*.bais")'), "unmatched-glob"),
+        (trained('optimizer = adam(no_decay=["*.bias", "fc1.*"])'), None),
+        ("net a { input(64x64x3); conv(3, 64) }", "pytorch-order"),
+        ("net a { input(64x64x1); conv(1, 6, 5) }", "pytorch-order"),
+        ("net a { input(64x64x3); conv(3, 64, stride=3) }", "pytorch-order"),
+        ("net a { input(64x64x3); conv(3, 3, 2) -> conv(3, 11x11) -> conv(8, 9, 4) }", None),
+        ("net a { input(8); x: fc(3); input(8) -> fc(4) }", "unread"),
+        ("net a { input(8); x: fc(3) -> relu; x -> fc(4) }", None),
+        ('net a { input(8); x: fc(3); i: input(8); fc(4) }\ntest a { shape("x") == 3 }', None),
+        ("net a { input(8); (x: fc(3)) * 2; i: input(8); fc(4) }", "unread"),
+        ("net a { input(3x64x64) }", "channels-first"),
+        ("net a { input(1x28x28) }", "channels-first"),
+        ("net a { input(1x128x64) }", None),
+        ("block conv(c) { fc(c) }\nnet a { input(8); x: conv(3) }", "hidden-layer"),
+    ],
+)
+def test_siblings(text: str, found: str | None) -> None:
+    if found == "refused":
+        with pytest.raises(Exception, match="channels"):
+            warned(text)
+    else:
+        assert names(text) == ([found] if found else [])
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
+def test_models_are_clean(path: Path) -> None:
+    assert check_program(load(str(path)))[1] == []
+
+
+def test_check_reports_them_and_strict_fails(netdsl: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.net").write_text(trained("schedule = step(at=9), epochs = 2"))
+    code, _, err = netdsl("check", "a.net")
+    assert code == 0
+    assert err.startswith("warning[late-step]: the rate would change after 9 epochs, the run has 2")
+    assert "1 warning" in err
+    assert netdsl("check", "a.net", "--strict")[0] == 1
+    code, out, _ = netdsl("check", "a.net", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["ok"]
+    (warning,) = found["warnings"]
+    assert (warning["lint"], warning["line"]) == ("late-step", 3)
+    assert netdsl("check", "a.net", "--strict", "--set", "train.epochs=20")[0] == 0
+
+
+def test_train_and_dry_run_report_them_of_every_stage(netdsl: Any, tmp_path: Path) -> None:
+    text = trained("epochs = 1") + (
+        "train first { schedule = cosine(warmup=1) }\ntrain then { after = first }\n"
+        "train apart { schedule = step(at=5) }\n"
+    )
+    (tmp_path / "a.net").write_text(text)
+    for args in (("--dry-run",), ("--dry-run", "--json"), ()):
+        code, out, err = netdsl("train", "a.net:then", *args)
+        assert code == 0
+        assert "warning[long-warmup]" in err
+        assert "late-step" not in err
+        if "--json" in args:
+            json.loads(out)
+    assert [w.lint for w in of_recipe(program(parse(text)), "apart")] == ["late-step"]
