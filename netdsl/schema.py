@@ -146,18 +146,22 @@ class Object:
                 schema.check(one, f"{place}.{name[:40]}")
 
 
-def read_json(content: str | bytes) -> Any:
+def read_json(content: str | bytes, nan_is_null: bool = False) -> Any:
     """The value of a JSON text. Raises Invalid where it is none, or one that is too large or too
-    deep to be ours."""
+    deep to be ours; where it has a NaN or an infinity, unless they are to be read as null."""
     try:
         text = content if isinstance(content, str) else content.decode()
         if sum(map(text.count, ",:[{")) > MOST_VALUES:
             raise Invalid(f"it has over {MOST_VALUES:,} values")
-        return json.loads(text, parse_constant=_no_number)
+        return json.loads(text, parse_constant=_null if nan_is_null else _no_number)
     except RecursionError:
         raise Invalid("it nests too deep") from None
     except ValueError as e:
         raise Invalid(str(e)) from None
+
+
+def _null(name: str) -> None:
+    return None
 
 
 def _no_number(name: str) -> NoReturn:

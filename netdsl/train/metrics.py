@@ -164,7 +164,7 @@ _LINE = Object({}, dict.fromkeys(("epoch", "step", "watched_at"), _COUNT), other
 
 def _object(line: bytes) -> Mapping[str, Any] | None:
     try:
-        value: Mapping[str, Any] = read_json(line)
+        value: Mapping[str, Any] = read_json(line, nan_is_null=True)
         _LINE.check(value, "line")
     except Invalid:
         return None
