@@ -210,8 +210,8 @@ class Trainer:
                 self._show(began, started)
         stepper.check()
         seconds = time.perf_counter() - started
-        if len(self.validation):
-            self.keeper.save_last(self.standing)  # whatever becomes of the judging
+        if len(self.validation) and self._has_files:
+            self.keeper.save_last(self.standing)  # a damaged picture may end the judging
         score = self._score(self.validation) if len(self.validation) else None
         s = self.standing
         metrics: dict[str, Any] = {
