@@ -231,6 +231,7 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
         ("a/up", ".."),
         ("a/top", "/"),
         ("a/gone", "nowhere"),
+        ("a/loop", "loop"),
         ("c", "../elsewhere/more"),
     ):
         (tmp_path / "d" / link).symlink_to(to)

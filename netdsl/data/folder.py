@@ -234,7 +234,7 @@ def _names(base: Path, name: str, left_out: _LeftOut) -> list[str]:
         inside = waiting.pop()
         for entry in _entries(base / inside):
             path, short = Path(entry.path), f"{inside}/{entry.name}"
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 if entry.name.startswith("."):
                     left_out.add(path, "hidden")
                 elif path.suffix.lower() in SUFFIXES or is_picture(path):
@@ -251,8 +251,19 @@ def _names(base: Path, name: str, left_out: _LeftOut) -> list[str]:
     return sorted(found)
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one; a link that leads to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def _identity(path: Path) -> tuple[int, int]:
-    found = path.stat()
+    try:
+        found = path.stat()
+    except OSError as e:
+        raise fail(f"cannot read {path}: {e.strerror}") from None
     return found.st_dev, found.st_ino
 
 
@@ -270,7 +281,7 @@ def _is_hidden(name: str) -> bool:
 
 def _folders(base: Path, left_out: _LeftOut | None = None) -> list[str]:
     """The names of the folders in one, hidden ones left out."""
-    inside = [e for e in _entries(base) if e.is_dir()] if base.is_dir() else []
+    inside = [e for e in _entries(base) if _is_folder(e)] if base.is_dir() else []
     if left_out is not None:
         for e in inside:
             if _is_hidden(e.name):
@@ -279,7 +290,9 @@ def _folders(base: Path, left_out: _LeftOut | None = None) -> list[str]:
 
 
 def _files(place: Path) -> Iterator[Path]:
-    return (Path(e.path) for e in _entries(place) if not e.is_dir() and not e.name.startswith("."))
+    return (
+        Path(e.path) for e in _entries(place) if not _is_folder(e) and not e.name.startswith(".")
+    )
 
 
 def _looks_like_picture(path: Path) -> bool:

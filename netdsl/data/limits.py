@@ -15,12 +15,10 @@ from netdsl.errors import NetError, fail
 from netdsl.types import Array, sized
 
 VARIABLE = "NETDSL_MEMORY"
-USUAL = 4 * 2**30
-SMALL, MOST_PACKED = 256 * 2**20, 100
+USUAL = 4 * 10**9
+SMALL, MOST_PACKED = 250 * 10**6, 100
 """A compressed file may unpack to that many bytes, or to that many times its size: what grows
 further is more likely made to fill the memory than to be learnt from."""
-PIXEL = 12
-"""Bytes that a pixel takes while it is decoded, resized and copied into a batch."""
 _SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) *([kMGT]?)i?B?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -53,13 +51,13 @@ def check_bytes(what: str, size: int, packed: int | None = None) -> None:
         raise over(f"{what} would take {sized(size)} of memory{small}", most, size)
 
 
-def check_pixels(what: str, pixels: int) -> None:
+def check_pixels(what: str, pixels: int, each: int) -> None:
     """Raises NetError where one picture, at any size on its way, has more pixels than all that are
-    decoded at once may have."""
-    most = decoding() // PIXEL
+    decoded at once may have, where each takes so many bytes."""
+    most = decoding() // each
     if pixels > most:
         message = f"{what} has {pixels:,} pixels, and at most {most:,} are decoded at once"
-        raise fail(message, help=_raised(4 * PIXEL * pixels))
+        raise fail(message, help=_raised(4 * each * pixels))
 
 
 def check_work(what: str, size: int) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import os
 import re
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -31,6 +33,7 @@ _BEGINNING = re.compile(
     re.DOTALL,
 )
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_PLAIN = ("1", "L", "P", "RGB")
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -124,13 +127,35 @@ class Opened:
         width, height = self._picture.size
         return height, width
 
+    @property
+    def pixel(self) -> int:
+        """Bytes that a pixel takes while it is decoded, converted, resized and copied into a
+        batch."""
+        is_plain = self._picture.mode in _PLAIN and "transparency" not in self._picture.info
+        return 12 if is_plain else 20
+
+    def check_size(self, largest: int = 0) -> None:
+        """Raises BadPicture where it has too many pixels to decode, or comes to the `largest`
+        number of them when it is resized."""
+        pixels = self.size[0] * self.size[1]
+        what = f"the picture {self.path} of {dims(self.size)}"
+        try:
+            check_pixels(what, pixels, self.pixel)
+            check_pixels(
+                f"{what}, together with what it is resized to,", pixels + largest, self.pixel
+            )
+        except NetError as e:
+            raise BadPicture(*e.diagnostics) from None
+
     def decoded(self, channels: int) -> Array:
         """The picture as bytes [H,W,channels] (1, 3 or 4): upright, on white where it is
         transparent. Raises BadPicture where it is damaged."""
         with _blamed(self.path):
             picture = _eight_bits(_upright(self._picture))
             shape = (*picture.size[::-1], channels)
-            return np.asarray(_coloured(picture, channels)).reshape(shape)
+            values = np.asarray(_coloured(picture, channels)).reshape(shape)
+            self._picture.close()  # as large as the values, which are a copy
+            return values
 
     def close(self) -> None:
         self._picture.close()
@@ -159,26 +184,8 @@ def read_picture(path: Path, channels: int) -> Array:
     """A picture as bytes [H,W,channels], as `Opened.decoded` gives them. Raises BadPicture where
     it cannot be read, or has more pixels than there is memory for."""
     with closing(Opened(path)) as picture:
-        check_size(path, picture.size)
+        picture.check_size()
         return picture.decoded(channels)
-
-
-def check_size(path: Path, size: tuple[int, int], largest: int = 0) -> None:
-    """Raises BadPicture where a picture of that height and width has too many pixels, or comes to
-    the `largest` number of them when it is resized."""
-    pixels = size[0] * size[1]
-    what = f"the picture {path} of {dims(size)}"
-    with _as_bad():
-        check_pixels(what, pixels)
-        check_pixels(f"{what}, once it is resized,", largest)
-
-
-@contextmanager
-def _as_bad() -> Iterator[None]:
-    try:
-        yield
-    except NetError as e:
-        raise BadPicture(*e.diagnostics) from None
 
 
 def write_picture(path: Path, picture: Array) -> None:
@@ -211,7 +218,7 @@ def fault_of(path: Path) -> BadPicture | None:
     """What is wrong with a file, as far as its header tells."""
     try:
         with closing(Opened(path)) as picture:
-            check_size(path, picture.size)
+            picture.check_size()
     except BadPicture as e:
         return e
     return None
@@ -220,10 +227,14 @@ def fault_of(path: Path) -> BadPicture | None:
 @cache
 def _pillow() -> Any:
     """Pillow. It warns of pictures of many pixels at a number of its own; how many there may be is
-    known here from the memory that there is."""
-    from PIL import Image
-
+    known here from the memory that there is. Nor are the other things told that it has doubts
+    about: metadata, mostly."""
+    Image: Any = import_module("PIL.Image")
+    warnings.filterwarnings("ignore", module="PIL")
     Image.MAX_IMAGE_PIXELS = None
+    # of blocks as large as this malloc gives each back when it is freed, and keeps none for the
+    # next picture that the thread may decode
+    Image.core.set_block_size(2**26)
     return Image
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from netdsl.backends.picked import Moves, Picked, Size
 from netdsl.data.geometry import covering_size, middle
-from netdsl.data.limits import DECODING, PIXEL, check_work
-from netdsl.data.pictures import MODES, BadPicture, Opened, Pictures, check_size
+from netdsl.data.limits import DECODING, check_work
+from netdsl.data.pictures import MODES, BadPicture, Opened, Pictures
 from netdsl.errors import NetError, fail
 from netdsl.signature import Chosen
 from netdsl.types import Array, dims
@@ -100,8 +100,8 @@ class Preparation:
         where there never is."""
         h, w = picture.size
         largest = max(self.largest((h, w)), self.largest((w, h)))
-        check_size(picture.path, picture.size, largest)
-        return DECODING.held(PIXEL * (h * w + largest))
+        picture.check_size(largest)
+        return DECODING.held(picture.pixel * (h * w + largest))
 
     def largest(self, there: Size) -> int:
         """Pixels that an image of that size has at most on its way to the net's size. It is

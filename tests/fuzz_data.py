@@ -1,0 +1,591 @@
+"""Data sets with one thing damaged, and hostile ones, read as a run reads them: what it gives is a
+data set or a sentence, in bounded time and memory. `python -m tests.fuzz_data KIND FIRST COUNT`."""
+
+from __future__ import annotations
+
+import faulthandler
+import gzip
+import io
+import json
+import os
+import pickle
+import random
+import resource
+import shutil
+import stat
+import struct
+import sys
+import tempfile
+import time
+import traceback
+import zipfile
+import zlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from netdsl.data import sources
+from netdsl.data.augment import chosen_of
+from netdsl.data.inventory import inventory
+from netdsl.data.preparation import Preparation
+from netdsl.data.samples import Dataset, evaluation_batches, split, training_batches
+from netdsl.data.sources import SOURCES
+from netdsl.errors import NetError
+from netdsl.signature import Chosen
+from netdsl.values import Size
+
+SLOWEST, LONGEST = 5.0, 20_000
+"""CPU seconds that a case may take, and characters that may be said of it."""
+Random = random.Random
+
+
+# ---- reading, as a run does
+
+
+def used(dataset: Dataset, prepare: Preparation, rng: Random) -> None:
+    """All that a run does with a data set, but for the net."""
+    assert dataset.fingerprint
+    train, validation = dataset.train, dataset.validation
+    if validation is None:
+        train, validation = split(dataset.train, rng.choice([0, 0.1, 0.5]), 1)
+    for line in inventory("fuzz", dataset, train, validation).lines():
+        assert line.isprintable(), line
+    batches = training_batches(train, max(1, min(4, len(train))), 1, 0, augment=prepare)
+    parts = [validation, *([dataset.read_test()] if dataset.read_test else [])]
+    shapes = {b.images.shape[1:] for b in batches}
+    for part in parts:
+        shapes |= {b.images.shape[1:] for b in evaluation_batches(part, 4, prepare)}
+    assert len(shapes) <= 1
+
+
+def read_npz(place: Path, rng: Random) -> None:
+    (path,) = place.iterdir()
+    used(sources.load(Chosen("arrays", SOURCES["arrays"], {"path": str(path)}), None), PLAIN, rng)
+
+
+def read_idx(place: Path, rng: Random) -> None:
+    used(sources.load(Chosen("mnist", SOURCES["mnist"], {"path": None}), str(place)), PLAIN, rng)
+
+
+def read_folder(place: Path, rng: Random) -> None:
+    path = {"path": str(place)}
+    changes = rng.choice(
+        [
+            (),
+            (chosen_of("resize", size=20), chosen_of("center_crop")),
+            (chosen_of("resize", size=256),),
+            (chosen_of("random_resized_crop"), chosen_of("hflip")),
+            (chosen_of("scale_jitter", sides=(16, 300)), chosen_of("random_crop")),
+            (chosen_of("resize", size=Size((1, 900))),),
+        ]
+    )
+    prepare = Preparation(changes, (16, 16, rng.choice([1, 3, 4])))
+    skip_bad = rng.random() < 0.7
+    used(sources.load(Chosen("folder", SOURCES["folder"], path), None, skip_bad), prepare, rng)
+
+
+PLAIN = Preparation()
+
+
+# ---- bytes
+
+
+def damaged(content: bytes, rng: Random) -> bytes:
+    """Some bytes overwritten, cut out, doubled or cut off."""
+    found = bytearray(content)
+    for _ in range(rng.choice([1, 1, 2, 5, 20])):
+        a = rng.randrange(len(found) + 1)
+        b = min(len(found), a + rng.choice([1, 1, 2, 4, 16]))
+        match rng.randrange(5):
+            case 0:
+                found[a:b] = rng.randbytes(b - a)
+            case 1:
+                del found[a:b]
+            case 2:
+                found[a:a] = found[a:b]
+            case 3:
+                found[a:b] = rng.choice([b"\0", b"\xff"]) * (b - a)
+            case 4 if rng.random() < 0.2:
+                del found[a:]
+    return bytes(found)
+
+
+def number(rng: Random) -> int:
+    return rng.choice([0, 1, 2, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, rng.randrange(2**32)])
+
+
+@cache
+def zeros(megabytes: int, window: int) -> bytes:
+    """Deflated zeros, a thousandth as long; window as zlib wants it."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, window)
+    piece = bytes(1 << 20)
+    return b"".join(packer.compress(piece) for _ in range(megabytes)) + packer.flush()
+
+
+def oddity(path: Path, rng: Random) -> None:
+    """Something that is no file, where one should be."""
+    match rng.randrange(6):
+        case 0:
+            os.mkfifo(path)
+        case 1:
+            path.symlink_to(rng.choice(["/dev/zero", "/dev/full", "/dev/null", "/dev/tty"]))
+        case 2:
+            path.symlink_to(rng.choice(["nowhere", path.name, "/", ".", "/proc/self/mem"]))
+        case 3:
+            path.mkdir()
+        case 4:
+            with path.open("wb") as f:
+                f.truncate(rng.choice([0, 10**4, 2**33]))
+        case 5:
+            path.write_bytes(rng.randbytes(rng.choice([1, 50, 5000])))
+
+
+# ---- npz
+
+
+class Execute:
+    """What leaves a trace where it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.trace,)
+
+
+def header(descr: str, shape: str, fortran: str = "False", version: int = 1) -> bytes:
+    text = f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}"
+    text += " " * (-(len(text) + 11) % 64) + "\n"
+    length = struct.pack("<H" if version == 1 else "<I", len(text))
+    return b"\x93NUMPY" + bytes([version, 0]) + length + text.encode()
+
+
+def arrays(rng: Random) -> dict[str, Any]:
+    n, h, w = rng.randrange(10, 30), rng.randrange(1, 12), rng.randrange(1, 12)
+    tail = rng.choice([(), (1,), (3,)])
+    numbers = np.random.default_rng(rng.randrange(2**32))
+    found: dict[str, Any] = {
+        "images": numbers.integers(0, 256, (n, h, w, *tail), np.uint8),
+        "labels": numbers.integers(0, 5, n, rng.choice([np.uint8, np.int32, np.int64])),
+    }
+    if rng.random() < 0.5:
+        found |= {
+            "test_images": numbers.integers(0, 256, (3, h, w, *tail), np.uint8),
+            "test_labels": numbers.integers(0, 5, 3),
+        }
+    return found
+
+
+def odd_array(rng: Random) -> Any:
+    n = rng.choice([0, 1, 7])
+    return rng.choice(
+        [
+            np.zeros(n),
+            np.zeros((n, 3, 3)),
+            np.zeros((n, 1, 1, 1, 1), np.uint8),
+            np.full(n, 2**64 - 1, np.uint64),
+            np.full(n, -1),
+            np.full(n, 10**7),
+            np.zeros(n, bool),
+            np.array(["x"] * n),
+            np.zeros(n, "datetime64[s]"),
+            np.zeros(n, [("a", "u1"), ("b", "f4")]),
+            np.zeros(n, complex),
+            np.array(3),
+            np.asfortranarray(np.zeros((n, 4, 5), np.uint8)),
+            np.zeros((n, 0, 5), np.uint8),
+            np.zeros((n, 3, 3), ">u2"),
+        ]
+    )
+
+
+DESCRS = ("'|u1'", "'<i8'", "'|O'", "'|S0'", "'<f99'", "'|V4'", "[('a', '|u1')]", "'u1'", "''", "1")
+SHAPES = (
+    *["(3, 4, 4)", "(3,)", "()", "(0, 4, 4)", "(99999999999, 4, 4)", "(-1, 4, 4)", "(3, 4, 4"],
+    *["(3L, 4L, 4L)", "3", "(1e9,)", "(9223372036854775807, 9223372036854775807)", "(True, 1, 1)"],
+    *["(" + "1, " * 70 + ")", "(" * 900, "(" + "9" * 5000 + ",)", "__import__('os').abort()"],
+)
+
+
+def make_npz(place: Path, rng: Random) -> None:
+    path, out = place / "x.npz", io.BytesIO()
+    kind = rng.randrange(10)
+    if kind == 0 and rng.random() < 0.5:
+        oddity(path, rng)
+        return
+    values = arrays(rng)
+    if kind == 1:
+        values[rng.choice(list(values))] = odd_array(rng)
+    if kind == 2:
+        del values[rng.choice(list(values))]
+    members: dict[str, bytes] = {}
+    for name, value in values.items():
+        member = io.BytesIO()
+        np.lib.format.write_array(member, value, version=rng.choice([None, (1, 0), (2, 0), (3, 0)]))
+        members[f"{name}.npy"] = member.getvalue()
+    victim = rng.choice(list(members))
+    if kind == 3:
+        shaped = header(rng.choice(DESCRS), rng.choice(SHAPES), version=rng.choice([1, 2]))
+        members[victim] = shaped + rng.randbytes(rng.choice([0, 3, 48]))
+    if kind == 4:
+        members[victim] = damaged(members[victim], rng)
+    if kind == 5:
+        content = pickle.dumps(np.array([Execute(place.parent / "executed")], object))
+        members[victim] = header("'|O'", "(1,)") + content
+    methods = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]
+    if kind == 6:
+        methods = [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+    with zipfile.ZipFile(out, "w", rng.choice(methods)) as z:
+        for name, content in members.items():
+            z.writestr(name, content)
+    content = out.getvalue()
+    if kind == 7:
+        content = patched_zip(content, rng)
+    if kind == 8:
+        content = damaged(content, rng)
+    if kind == 9 and rng.random() < 0.3:
+        content = rng.choice([shared_bomb, plain_bomb])(rng)
+    path.write_bytes(content)
+
+
+def patched_zip(content: bytes, rng: Random) -> bytes:
+    """One field of a local header, of the directory or of its end."""
+    found = bytearray(content)
+    signature, fields = rng.choice(
+        [
+            (b"PK\3\4", [(6, "<H"), (8, "<H"), (14, "<I"), (18, "<I"), (22, "<I"), (26, "<H")]),
+            (b"PK\1\2", [(8, "<H"), (10, "<H"), (16, "<I"), (20, "<I"), (24, "<I"), (42, "<I")]),
+            (b"PK\5\6", [(4, "<H"), (8, "<H"), (10, "<H"), (12, "<I"), (16, "<I"), (20, "<H")]),
+        ]
+    )
+    places = [i for i in range(len(found) - 3) if found[i : i + 4] == signature]
+    offset, form = rng.choice(fields)
+    at = rng.choice(places) + offset
+    size = struct.calcsize(form)
+    found[at : at + size] = struct.pack(form, number(rng) % 256**size)
+    return bytes(found)
+
+
+def plain_bomb(rng: Random) -> bytes:
+    """As many black images as are still taken, or too many."""
+    return black(rng.choice([60, 150, 300]))
+
+
+@cache
+def black(n: int) -> bytes:
+    """An archive of so many black images of a megabyte each."""
+    out = io.BytesIO()
+    labels = np.arange(n) % 3
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as z:
+        with z.open("images.npy", "w") as f:
+            f.write(header("'|u1'", f"({n}, 1024, 1024)"))
+            for _ in range(n):
+                f.write(bytes(1 << 20))
+        member = io.BytesIO()
+        np.save(member, labels)
+        z.writestr("labels.npy", member.getvalue())
+    return out.getvalue()
+
+
+def shared_bomb(rng: Random) -> bytes:
+    """An archive whose members all lie in the same few bytes, which unpack to a lot."""
+    megabytes = 300
+    begin = header("'|u1'", f"({megabytes}, 1024, 1023)")
+    packer = zlib.compressobj(1, zlib.DEFLATED, -15)
+    data = packer.compress(begin) + packer.flush(zlib.Z_FULL_FLUSH) + zeros(megabytes, -15)
+    size = len(begin) + (megabytes << 20)
+    local = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 8, 0, 0, 0, len(data), size, 10, 0)
+    body, entries = local + b"images.npy" + data, []
+    for name in (b"images.npy", b"labels.npy", b"test_images.npy"):
+        sizes = (0, len(data), size, len(name))
+        entry = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 8, 0, 0, *sizes, 0, 0, 0, 0, 0, 0)
+        entries.append(entry + name)
+    directory = b"".join(entries)
+    end = struct.pack(
+        "<4s4H2IH", b"PK\5\6", 0, 0, len(entries), len(entries), len(directory), len(body), 0
+    )
+    return body + directory + end
+
+
+# ---- idx
+
+
+def make_idx(place: Path, rng: Random) -> None:
+    files = {}
+    for part in ("train", "t10k"):
+        n = rng.randrange(20, 40)
+        images = struct.pack(">4B3I", 0, 0, 8, 3, n, 28, 28) + rng.randbytes(n * 784)
+        labels = bytes(rng.randrange(10) for _ in range(n))
+        files[f"{part}-images-idx3-ubyte"] = images
+        files[f"{part}-labels-idx1-ubyte"] = struct.pack(">4BI", 0, 0, 8, 1, n) + labels
+    victim = rng.choice(list(files))
+    kind = rng.randrange(9)
+    content = bytearray(files[victim])
+    match kind:
+        case 0:
+            at = rng.randrange(len(content[:16]) // 4) * 4
+            content[at : at + 4] = struct.pack(">I", number(rng))
+        case 1:
+            content[rng.randrange(4)] = rng.randrange(256)
+        case 2:
+            del content[rng.randrange(len(content)) :]
+        case 3:
+            content += rng.randbytes(rng.choice([1, 100]))
+        case 4:
+            content[8:] = damaged(bytes(content[8:]), rng)
+    files[victim] = bytes(content)
+    for name, whole in files.items():
+        packed = rng.random() < 0.6
+        path = place / (f"{name}.gz" if packed else name)
+        if name == victim and kind == 5:
+            oddity(path, rng)
+            continue
+        if name == victim and kind == 6:
+            begin = struct.pack(">4B3I", 0, 0, 8, 3, rng.choice([400_000, 10**6, 9]), 28, 28)
+            if "labels" in name:
+                begin = struct.pack(">4BI", 0, 0, 8, 1, rng.choice([300 << 20, 5]))
+            (place / f"{name}.gz").write_bytes(gzip.compress(begin) + gzip_zeros(310))
+            continue
+        if name == victim and kind == 7:
+            packed = True
+            path = place / f"{name}.gz"
+            path.write_bytes(damaged(gzip.compress(whole), rng))
+            continue
+        path.write_bytes(gzip.compress(whole, 1) if packed else whole)
+    if kind == 8 and rng.random() < 0.5:
+        next(place.iterdir()).unlink()
+
+
+def gzip_zeros(megabytes: int) -> bytes:
+    return zeros(megabytes, 31)
+
+
+# ---- folders of pictures
+
+KINDS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")
+SUFFIXES = ("jpg", "JPEG", "jfif", "png", "gif", "bmp", "webp", "tif", "ppm", "jp2", "txt", "")
+CLASSES = (
+    *["cat", "dog", "bird", "Train", "val", "test", "__x__", "a b", "\x1b[2J", "[red]", "x\ny"],
+    *["images", ".hidden", "\udcff\udcfe", "ü", "-", "..."],
+)
+PARTS = ("train", "Train", "training", "val", "Valid", "dev", "test", "Testing", "extra", "holdout")
+
+
+@cache
+def picture(kind: str, mode: str, width: int, height: int) -> bytes:
+    out = io.BytesIO()
+    values = np.random.default_rng(width * height).integers(0, 255, (height, width, 3), np.uint8)
+    made = Image.fromarray(values)
+    if mode in ("I;16", "I"):
+        made = Image.fromarray(
+            values[..., 0].astype(np.uint16 if mode == "I;16" else np.int32) * 99
+        )
+    elif mode != "RGB":
+        made = made.convert(mode)
+    try:
+        made.save(out, kind)
+    except (OSError, ValueError):  # not every format has every mode
+        Image.fromarray(values).save(out, kind)
+    return out.getvalue()
+
+
+def one_picture(rng: Random) -> bytes:
+    modes = ["RGB", "RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "I;16", "I"]
+    size = rng.choice([(9, 7), (1, 1), (40, 25), (16, 16), (3, 60)])
+    return picture(rng.choice(KINDS), rng.choice(modes), *size)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
+
+
+def promise(rng: Random) -> bytes:
+    """A picture of a few bytes that says that it is a large one."""
+    w, h = rng.choice([(60_000, 60_000), (9_000, 9_000), (20_000, 1), (1, 20_000), (2**31 - 1, 1)])
+    short = (min(w, 65535), min(h, 65535))
+    match rng.randrange(7):
+        case 0:
+            head = struct.pack(">2I5B", w, h, 8, rng.choice([0, 2, 6]), 0, 0, rng.choice([0, 1]))
+            data = chunk(b"IHDR", head) + chunk(b"IDAT", zeros(8, 15)) + chunk(b"IEND", b"")
+            return b"\x89PNG\r\n\x1a\n" + data
+        case 1:
+            found = bytearray(picture("JPEG", "RGB", 9, 7))
+            at = found.index(b"\xff\xc0")
+            found[at + 5 : at + 9] = struct.pack(">2H", *short[::-1])
+            return bytes(found)
+        case 2:
+            found = bytearray(picture("GIF", "P", 9, 7))
+            found[6:10] = struct.pack("<2H", *short)
+            return bytes(found)
+        case 3:
+            found = bytearray(picture("BMP", "RGB", 9, 7))
+            found[18:26] = struct.pack("<2i", w, rng.choice([h, -h]))
+            return bytes(found)
+        case 4:
+            return b"P%d %d %d 255\n" % (rng.choice([2, 3, 5, 6]), w, h) + bytes(1000)
+        case 5:
+            canvas = struct.pack("<I", 16382)[:3] * 2
+            inner = (
+                b"VP8X"
+                + struct.pack("<I", 10)
+                + bytes(4)
+                + canvas
+                + picture("WEBP", "RGB", 9, 7)[12:]
+            )
+            return b"RIFF" + struct.pack("<I", len(inner) + 4) + b"WEBP" + inner
+        case _:
+            found = bytearray(picture("TIFF", "L", 9, 7))
+            for tag, value in ((256, w), (257, h)):
+                for form in (3, 4):
+                    at = found.find(struct.pack("<HHI", tag, form, 1))
+                    if at >= 0:
+                        found[at : at + 12] = struct.pack("<HHII", tag, 4, 1, value)
+            return bytes(found)
+
+
+NO_PICTURES = (
+    b"",
+    b"<html>404</html>",
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
+    b"\xc5\xd0\xd3\xc6" + bytes(28) + b"%!PS",
+    b"%PDF-1.4",
+    b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
+    b"BM",
+    b"II*\0",
+    b"P6",
+    b"\0" * 3000,
+)
+
+
+def write_file(path: Path, rng: Random) -> None:
+    match rng.randrange(12):
+        case 0:
+            path.write_bytes(damaged(one_picture(rng), rng))
+        case 1:
+            path.write_bytes(promise(rng))
+        case 2:
+            path.write_bytes(rng.choice(NO_PICTURES))
+        case 3 if rng.random() < 0.4:
+            oddity(path, rng)
+        case 4 if rng.random() < 0.2:
+            os.mknod(path, stat.S_IFSOCK | 0o600)
+        case _:
+            path.write_bytes(one_picture(rng))
+
+
+def make_folder(place: Path, rng: Random) -> None:
+    good = rng.random() < 0.5
+    classes = ["cat", "dog", "bird"] if good else rng.sample(CLASSES, rng.randrange(1, 5))
+    parts = [""] if rng.random() < 0.4 else rng.sample(PARTS, rng.randrange(1, 4))
+    if good and parts != [""]:
+        parts = ["train", *rng.sample(("val", "test"), rng.randrange(3))]
+    for part in parts:
+        for name in classes:
+            folder = place / part / name
+            folder.mkdir(parents=True, exist_ok=True)
+            if rng.random() < 0.2:
+                folder = folder / "/".join(["deeper"] * rng.choice([1, 2, 20]))
+                folder.mkdir(parents=True)
+            for i in range(rng.randrange(1, 6)):
+                path = folder / f"{i}.{rng.choice(SUFFIXES)}".rstrip(".")
+                if good or rng.random() < 0.6:
+                    path.write_bytes(one_picture(rng))
+                else:
+                    write_file(path, rng)
+    spoil(place, rng)
+
+
+def spoil(place: Path, rng: Random) -> None:
+    """One thing is wrong in a folder."""
+    folders = sorted(p for p in place.rglob("*") if p.is_dir() and not p.is_symlink())
+    folder = rng.choice(folders)
+    match rng.randrange(6):
+        case 0:
+            write_file(folder / "odd.png", rng)
+        case 1:
+            oddity(folder / "odd.jpg", rng)
+        case 2:
+            link = rng.choice(["..", ".", "/", "../..", folders[0]])
+            (folder / "link").symlink_to(link)
+        case 3:
+            shutil.rmtree(folder)
+        case 4:
+            (folder / rng.choice(CLASSES)).mkdir(exist_ok=True)
+        case 5:
+            write_file(place / "loose.png", rng)
+
+
+# ---- the worker
+
+MAKERS: dict[str, tuple[Callable[[Path, Random], None], Callable[[Path, Random], None]]] = {
+    "npz": (make_npz, read_npz),
+    "idx": (make_idx, read_idx),
+    "folder": (make_folder, read_folder),
+}
+
+
+def tried(kind: str, number: int, root: Path) -> dict[str, Any]:
+    """One case: what was wrong with how it was read, and what that took."""
+    place = root / "case"
+    place.mkdir()
+    make, read = MAKERS[kind]
+    make(place, Random(f"{kind} {number}"))
+    began, said, wrong = time.process_time(), "", ""
+    try:
+        read(place, Random(number))
+    except NetError as e:
+        said = e.render()
+        if len(said) > LONGEST or "MemoryError" in said:
+            wrong = f"it says {said[:300]}"
+    except BaseException:
+        wrong = traceback.format_exc()
+    seconds = time.process_time() - began
+    if seconds > SLOWEST:
+        wrong = wrong or f"it took {seconds:.1f} s"
+    if (root / "executed").exists():
+        wrong = "it was executed"
+    shutil.rmtree(place)
+    return {"case": f"{kind} {number}", "seconds": seconds, "said": said[:200], "wrong": wrong}
+
+
+def main(kind: str, first: int, count: int) -> None:
+    """Prints a JSON object: the cases that went wrong, the slowest, and the most memory taken."""
+    faulthandler.enable()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    quick = Path("/dev/shm")  # thousands of folders are made and removed
+    with tempfile.TemporaryDirectory(dir=quick if quick.is_dir() else None) as folder:
+        root = Path(folder)
+        (root / "tools").mkdir()
+        (root / "tools" / "gs").write_text(f"#!/bin/sh\ntouch {root}/executed\n")
+        (root / "tools" / "gs").chmod(0o755)
+        os.environ["PATH"] = f"{root}/tools:{os.environ['PATH']}"
+        cases = []
+        for number in range(first, first + count):
+            faulthandler.dump_traceback_later(60, exit=True)
+            cases.append(tried(kind, number, root))
+        faulthandler.cancel_dump_traceback_later()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(
+        json.dumps(
+            {
+                "cases": len(cases),
+                "read": sum(not c["said"] for c in cases),
+                "wrong": [c for c in cases if c["wrong"]],
+                "slowest": max(c["seconds"] for c in cases),
+                "peak": peak * 1024,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
