@@ -127,23 +127,21 @@ class Opened:
         width, height = self._picture.size
         return height, width
 
-    @property
-    def pixel(self) -> int:
+    def pixel(self, channels: int) -> int:
         """Bytes that a pixel takes while it is decoded, converted, resized and copied into a
-        batch."""
+        batch of so many channels."""
         is_plain = self._picture.mode in _PLAIN and "transparency" not in self._picture.info
-        return 12 if is_plain else 20
+        return 12 if is_plain and channels < 4 else 20
 
-    def check_size(self, largest: int = 0) -> None:
+    def check_size(self, channels: int = 3, largest: int = 0) -> None:
         """Raises BadPicture where it has too many pixels to decode, or comes to the `largest`
         number of them when it is resized."""
         pixels = self.size[0] * self.size[1]
+        each = self.pixel(channels)
         what = f"the picture {self.path} of {dims(self.size)}"
         try:
-            check_pixels(what, pixels, self.pixel)
-            check_pixels(
-                f"{what}, together with what it is resized to,", pixels + largest, self.pixel
-            )
+            check_pixels(what, pixels, each)
+            check_pixels(f"{what}, together with what it is resized to,", pixels + largest, each)
         except NetError as e:
             raise BadPicture(*e.diagnostics) from None
 
@@ -184,7 +182,7 @@ def read_picture(path: Path, channels: int) -> Array:
     """A picture as bytes [H,W,channels], as `Opened.decoded` gives them. Raises BadPicture where
     it cannot be read, or has more pixels than there is memory for."""
     with closing(Opened(path)) as picture:
-        picture.check_size()
+        picture.check_size(channels)
         return picture.decoded(channels)
 
 

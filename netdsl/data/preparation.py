@@ -100,8 +100,9 @@ class Preparation:
         where there never is."""
         h, w = picture.size
         largest = max(self.largest((h, w)), self.largest((w, h)))
-        picture.check_size(largest)
-        return DECODING.held(picture.pixel * (h * w + largest))
+        channels = self.picture_shape()[2]
+        picture.check_size(channels, largest)
+        return DECODING.held(picture.pixel(channels) * (h * w + largest))
 
     def largest(self, there: Size) -> int:
         """Pixels that an image of that size has at most on its way to the net's size. It is
