@@ -187,6 +187,18 @@ def test_every_operator_on_drawn_examples(seed: int, engine: Engine) -> None:
         nothing_odd_is_lost(node.op, found, expected, f"{label} {node.attrs}")
 
 
+@needs_compiler
+def test_exponents_that_have_formulas_of_their_own(engine: Engine) -> None:
+    b = Builder(dtype="float32")
+    x = b.input("x", TensorType((3, 7), "float32"))
+    outputs = {f"{p}": b.power(x, exponent=p) for p in (2.0, 1.0, 0.5, -1.0, 0.0, 1.5, -0.5)}
+    backend = engine()
+    executor = Executor(b.graph(outputs), backend, State(backend))
+    values = {"x": np.random.default_rng(0).uniform(0.1, 4, (3, 7)).astype(np.float32)}
+    for label, expected, found in both(executor, values):
+        close(found, expected, 1e-6, label)
+
+
 def both(executor: Executor, given: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Each output as the interpreter has it and as an engine has it."""
     found = executor.run(given)

@@ -47,7 +47,7 @@ def _operands(names: tuple[str, ...], draw: Draw) -> tuple[Operand, ...]:
     shape = some_shape(draw, 1, 2)
     kinds = {
         "lr": lambda: floats((), values="positive")[0],
-        "step": lambda: Operand(TensorType((), "int32"), "below:1000"),
+        "step": lambda: Operand(TensorType((), "int32"), "below:4"),
         "v": lambda: floats(shape, values="positive")[0],
     }
     return tuple(kinds[n]() if n in kinds else floats(shape)[0] for n in names)
