@@ -1,7 +1,7 @@
 """How much one text may take, in one place: a .net file from a stranger is safe to open.
 
-Every limit lies far above what nets are made of (the deepest published residual net, of 1,202
-layers, takes a third of the steps), and far below what takes long.
+Every limit lies above what nets are made of (the deepest published residual net, of 1,202 layers, is
+checked whole, with its recipe), and below what takes long.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ MOST_CHAINED = 50
 """Files that use files, nets that are instances of instances, recipes after recipes."""
 MOST_STEPS = 120_000
 """Layers, the operators that they are made of, and turns of loops."""
+LAYER_STEPS = 3
+"""Steps that a layer takes beside those of its operators."""
 MOST_LEAVES = 1_000_000
 """Values that all expressions have, each entry of a list and each part of a text counted."""
 LONGEST_LIST = 10_000
@@ -27,6 +29,10 @@ LONGEST_LIST = 10_000
 MOST_REPEATS = 10_000
 LARGEST_NUMBER = 10**15
 LARGEST_TENSOR = 2**40
+LARGEST_TRIAL = 2**25
+"""Values that a net and its gradient have in all where a test tries it on drawn images."""
+MOST_WORK = 4 * 10**9
+"""Multiply-accumulates, and values ten times, of all trials in a command."""
 MOST_ERRORS = 20
 """Errors that are shown of a text; what follows the last is not looked at."""
 LONGEST_SENTENCE = 1_000

@@ -1,18 +1,30 @@
-"""Mutated and truncated files: a diagnostic, or fine; never anything else, never long."""
+"""Mutated, truncated and drawn texts: a diagnostic, or fine; never anything else, never long."""
 
 from __future__ import annotations
 
 import random
+import resource
 import time
+from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from netdsl.errors import NetError
+from netdsl.errors import NetError, fail
 from netdsl.insight.check import check_program
-from netdsl.language.format import format_text
+from netdsl.insight.expectations import run_test
+from netdsl.insight.summary import summarise
+from netdsl.language import syntax as s
+from netdsl.language.budget import Budget
+from netdsl.language.elaborate import elaborate
+from netdsl.language.format import format_file, format_text
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import Program, program
+from netdsl.limits import LONGEST_SENTENCE, MOST_ERRORS
+from tests import texts
 from tests.conftest import ROOT
+from tests.trees import files
 
 GOOD = [p.read_text() for p in sorted((ROOT / "models").glob("*.net"))]
 SCRAPS = [
@@ -45,8 +57,11 @@ SCRAPS = [
 SLOWEST = 10.0
 
 
-def unreadable(path: str) -> str:
-    raise NetError()
+def read(path: str) -> str:
+    """A folder with one file of blocks."""
+    if path == "x.net":
+        return "block x(c=2) { conv(c, 1x1) -> relu }"
+    raise fail(f"cannot read {path}")
 
 
 def mutant(rng: random.Random) -> str:
@@ -80,7 +95,7 @@ def told(text: str) -> list[str]:
         formatted = format_text(text)
         assert parse(formatted) == tree
         assert format_text(formatted) == formatted
-        check_program(program(tree, unreadable))
+        check_program(program(tree, read))
     except NetError as e:
         return [d.render() for d in e.diagnostics]
     return []
@@ -107,3 +122,106 @@ def test_twenty_thousand_mutants(seed: int) -> None:
     rng = random.Random(1000 + seed)
     for _ in range(100):
         survives(mutant(rng))
+
+
+# ---- texts of the grammar and the tables --------------------------------------------------------
+
+SLOWEST_TEXT = 5.0
+"""Seconds of processor time that all commands together may take on one text."""
+LARGEST = 2**20
+"""Kilobytes that the process may have grown by."""
+
+
+def _check(whole: Program) -> None:
+    check_program(whole)
+
+
+def _test(whole: Program) -> None:
+    budget = Budget()
+    for section in whole.tests:
+        run_test(whole, section, budget)
+
+
+def _summary(whole: Program) -> None:
+    summarise(elaborate(whole))
+
+
+COMMANDS: tuple[Callable[[Program], None], ...] = (_check, _test, _summary)
+
+
+def bounded(text: str) -> None:
+    """`fmt`, `check`, `test` and `summary` of a text end soon, with sentences of some length."""
+    started = time.process_time()
+    try:
+        tree = parse(text, "drawn.net")
+        formatted = format_text(text)
+        assert parse(formatted) == tree
+        assert format_text(formatted) == formatted
+        whole = program(tree, read)
+    except NetError as e:
+        told_well(e)
+    else:
+        for command in COMMANDS:
+            try:
+                command(whole)
+            except NetError as e:
+                told_well(e)
+    assert time.process_time() - started < SLOWEST_TEXT
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - BEFORE < LARGEST
+
+
+BEFORE = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def told_well(error: NetError) -> None:
+    said = error.render()
+    assert said.startswith("error: ")
+    assert len(error.diagnostics) <= MOST_ERRORS
+    assert len(said) < MOST_ERRORS * 8 * LONGEST_SENTENCE
+
+
+def drawn_and_mutated(seed: int) -> str:
+    r = texts.Draw(seed)
+    return texts.mutant(r, texts.drawn(r))
+
+
+@pytest.mark.parametrize("part", range(6))
+def test_drawn_texts(part: int) -> None:
+    for seed in range(50 * part, 50 * (part + 1)):
+        bounded(drawn_and_mutated(seed))
+
+
+@settings(max_examples=40)
+@given(files, st.integers(0, 2**32))
+def test_mutated_trees(tree: s.File, seed: int) -> None:
+    bounded(texts.mutant(texts.Draw(seed), format_file(tree)))
+
+
+def test_drawn_texts_mostly_make_sense() -> None:
+    """Or what is tried is refused by the parser before it is anything."""
+    made = [texts.drawn(texts.Draw(seed)) for seed in range(80)]
+    assert sum(map(_parses, made)) > 60
+    assert sum(map(_checks, made)) > 4
+
+
+def _parses(text: str) -> bool:
+    try:
+        parse(text)
+    except NetError:
+        return False
+    return True
+
+
+def _checks(text: str) -> bool:
+    try:
+        check_program(program(parse(text), read))
+    except NetError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(200))
+def test_twenty_thousand_drawn_texts(part: int) -> None:
+    for seed in range(10**6 + 100 * part, 10**6 + 100 * (part + 1)):
+        bounded(drawn_and_mutated(seed))

@@ -7,6 +7,7 @@ from functools import partial
 
 from netdsl.errors import Diagnostic, NetError
 from netdsl.insight.expectations import check_test
+from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import Program
@@ -18,27 +19,36 @@ from netdsl.train.recipe import check_sections, resolve
 def check_program(program: Program, name: str | None = None) -> tuple[list[str], list[Diagnostic]]:
     """The nets that were checked and what lints warn of. Raises NetError with all that is wrong.
 
-    Each net (or only `name`) is elaborated for evaluation and for training.
+    Each net (or only `name`) is elaborated for evaluation and for training: as a test asks about
+    it and as a recipe trains it, else by itself.
     """
     budget, errors = Budget(), Errors()
     nets = [program.net(name)] if name else [n for n in program.nets if program.complete(n)]
     subjects: list[Subject] = []
-
-    def check_net(net: str) -> None:
-        elaborate(program, net, Settings(batch=2), budget)
-        trained = elaborate(program, net, Settings(batch=2, training=True), budget)
-        subjects.append(Subject(program, trained))
+    evaluated: set[str] = set()
 
     def check_training(recipe: str | None) -> None:
         network = check_recipe(program, recipe, budget)
         subjects.append(Subject(program, network, resolve(program, recipe, budget)))
 
-    jobs: list[Callable[[], None]] = [partial(check_sections, program, budget)]
-    jobs += [partial(check_net, net) for net in nets]
-    if name is None:
-        jobs += [partial(check_training, x.name) for x in program.sections("train")]
-    tests = (t for t in program.tests if name is None or t.net == name)
-    jobs += [partial(check_test, program, test, budget) for test in tests]
+    def check_asked(test: s.Test) -> None:
+        evaluated.add(check_test(program, test, budget).name)
+
+    def check_net(net: str) -> None:
+        if net not in evaluated:
+            elaborate(program, net, Settings(batch=2), budget)
+        if not any(x.network.name == net and x.is_whole for x in subjects):
+            trained = elaborate(program, net, Settings(batch=2, training=True), budget)
+            subjects.append(Subject(program, trained))
+
+    recipes = [x.name for x in program.sections("train")] if name is None else []
+    tests = [t for t in program.tests if name is None or t.net == name]
+    jobs: list[Callable[[], None]] = [
+        partial(check_sections, program, budget),
+        *(partial(check_training, recipe) for recipe in recipes),
+        *(partial(check_asked, test) for test in tests),
+        *(partial(check_net, net) for net in nets),
+    ]
     for job in jobs:
         try:
             job()

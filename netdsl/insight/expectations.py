@@ -10,7 +10,7 @@ from typing import Any
 
 from netdsl.errors import NetError, Span, fail, nearest
 from netdsl.insight import trial
-from netdsl.insight.gradcheck import LayerError, gradcheck
+from netdsl.insight.gradcheck import SETTINGS, LayerError, gradcheck
 from netdsl.insight.published import is_published, published
 from netdsl.insight.receptive import receptive_field
 from netdsl.kinds import Flag, Number, Text
@@ -70,7 +70,16 @@ class Asked:
 
     def tried(self, how: Callable[..., float], *places: str, training: bool) -> float:
         """What a trial of the net gives; 0 where it is not run."""
+        self.spend(trial.BATCH, times=3)
         return 0.0 if self.dry else how(self.program, self.network.name, *places, training)
+
+    def spend(self, batch: int, times: int) -> None:
+        """Counts a trial at a batch size, which runs the net so many times; its gradients have
+        about twice the values that it has itself."""
+        network = self.network
+        values = sum(n.type.size for n in network.graph.nodes.values())
+        macs = network.macs + network.side_macs
+        self.budget.spend_trial(3 * batch * values, batch * macs, times, None)
 
 
 @dataclass(frozen=True)
@@ -138,9 +147,10 @@ def run_test(program: Program, test: s.Test, budget: Budget | None = None) -> Te
     return _run(program, test, budget or Budget(), dry=False)
 
 
-def check_test(program: Program, test: s.Test, budget: Budget) -> None:
-    """Raises NetError where a test asks for what there is not; nothing costly is run."""
-    _run(program, test, budget, dry=True)
+def check_test(program: Program, test: s.Test, budget: Budget) -> TestResult:
+    """The outcome where nothing costly is run, which says nothing of what that would give. Raises
+    NetError where a test asks for what there is not."""
+    return _run(program, test, budget, dry=True)
 
 
 def run_small(program: Program, test: s.Test, by: int) -> TestResult:
@@ -202,7 +212,12 @@ def _parted(span: Span) -> tuple[str, Span] | None:
     return None
 
 
+_CHECKED = 20
+"""How many times a check of gradients runs every layer, about."""
+
+
 def _gradients(asked: Asked, e: s.Expr) -> Outcome:
+    asked.spend(SETTINGS.batch, times=_CHECKED)
     wrong = "" if asked.dry else _wrong(gradcheck(asked.program, asked.network.name))
     return Outcome(expression(e), not wrong, wrong)
 

@@ -9,10 +9,12 @@ from netdsl.errors import Diagnostic, NetError, Span
 from netdsl.limits import (
     DEEPEST_CALLS,
     DEEPEST_NESTING,
+    LARGEST_TRIAL,
     LONGEST_LIST,
     MOST_ERRORS,
     MOST_LEAVES,
     MOST_STEPS,
+    MOST_WORK,
 )
 from netdsl.values import Call, Size, Value
 
@@ -42,6 +44,7 @@ class Budget:
 
     steps: int = 0
     leaves: int = 0
+    work: int = 0
 
     def spend_steps(self, count: int, span: Span | None) -> None:
         """Counts layers, operators and turns of loops."""
@@ -73,6 +76,17 @@ class Budget:
                 span,
                 "shorten the lists, or the loops that make them anew",
             )
+
+    def spend_trial(self, values: int, macs: int, times: int, span: Span | None) -> None:
+        """Counts a run of a net on drawn images, of so many values and multiply-accumulates."""
+        help = "`netdsl test --shrink 8` tries a small version; `netdsl gradcheck` has no limit"
+        if values > LARGEST_TRIAL:
+            message = f"trying this net makes {values:,} values, more than {LARGEST_TRIAL:,}"
+            raise too_much(message, span, help)
+        self.work += (macs + 10 * values) * times
+        if self.work > MOST_WORK:
+            message = f"the tests here take more than {MOST_WORK:,} multiplications"
+            raise too_much(message, span, help)
 
 
 def too_deep(within: str, span: Span | None) -> TooMuch:

@@ -15,7 +15,7 @@ from netdsl.language.budget import Budget, Errors, TooMuch
 from netdsl.language.flow import CallSite, Flow, Frame, Maker, call_text
 from netdsl.language.network import LayerInfo, Network
 from netdsl.layers import Layer, Site
-from netdsl.limits import LARGEST_TENSOR
+from netdsl.limits import LARGEST_TENSOR, LAYER_STEPS
 from netdsl.types import Node, TensorType, dims
 from netdsl.values import Argument
 
@@ -114,6 +114,7 @@ class Draft:
         where it ends the work."""
         if isinstance(error, TooMuch):
             raise error
+        self.budget.spend_steps(LAYER_STEPS, span)
         found = error.located(span).diagnostics
         self.errors.add(*(replace(d, notes=(*d.notes, *_way(d, frame.calls))) for d in found))
 
@@ -150,7 +151,7 @@ class Draft:
             notes = tuple(doubt for doubt in doubts if doubt)
             raise NetError(*(replace(d, notes=d.notes + notes) for d in told.diagnostics)) from None
         emitted = list(islice(reversed(self.b.nodes), len(self.b.nodes) - before))
-        self.budget.spend_steps(len(emitted), span)
+        self.budget.spend_steps(LAYER_STEPS + len(emitted), span)
         for node in emitted:
             _check_size(self.b.nodes[node].type, span)
         self.updates |= site.updates

@@ -28,6 +28,11 @@ class Subject:
     network: Network
     recipe: Recipe | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the net is not a small version of what the file says."""
+        return self.recipe is None or self.recipe.shrink is None
+
 
 @dataclass(frozen=True)
 class Warned:

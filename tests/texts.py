@@ -1,0 +1,280 @@
+"""Texts made from the grammar and the tables of the language, and what chance does to their words.
+
+`drawn` makes a file that mostly makes sense: nets of the layers in their table, sections of the
+keys in theirs. `mutant` then doubles, nests, repeats, swaps and overwrites some of its words.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from netdsl.data.augment import AUGMENTATIONS
+from netdsl.data.config import SIGNATURE as DATA
+from netdsl.data.config import STATISTICS
+from netdsl.data.sources import SOURCES
+from netdsl.errors import NetError
+from netdsl.insight.expectations import QUERIES
+from netdsl.kinds import Kind, Mismatch
+from netdsl.language.evaluate import FUNCTIONS, Scope, evaluate
+from netdsl.language.parse import parse_expression
+from netdsl.layers import LAYERS
+from netdsl.layers.init import INITS
+from netdsl.signature import REQUIRED, Param, Signature
+from netdsl.train.losses import LOSSES
+from netdsl.train.optimizers import OPTIMIZERS
+from netdsl.train.precision import PRECISIONS
+from netdsl.train.recipe import SIGNATURE as TRAIN
+from netdsl.train.schedules import SCHEDULES
+
+
+class Draw(random.Random):
+    """What chance decides; `wild` is how likely it is to write what does not suit its place."""
+
+    def __init__(self, seed: int, wild: float | None = None) -> None:
+        super().__init__(seed)
+        self.wild = self.choice((0.0, 0.02, 0.1, 0.4)) if wild is None else wild
+
+    def runs_wild(self) -> bool:
+        return self.random() < self.wild
+
+
+TABLES: dict[str, Sequence[Signature]] = {
+    key: [x.signature for x in table.values()]
+    for key, table in (
+        ("source", SOURCES),
+        ("normalize", STATISTICS),
+        ("augment", AUGMENTATIONS),
+        ("eval_transform", {k: a for k, a in AUGMENTATIONS.items() if not a.uses}),
+        ("loss", LOSSES),
+        ("optimizer", OPTIMIZERS),
+        ("schedule", SCHEDULES),
+        ("precision", PRECISIONS),
+        ("weight", INITS),
+        ("bias", INITS),
+    )
+}
+"""What can be called where a parameter or a key of that name stands."""
+NAMES = ["a", "b", "c", "stem", "x1", "conv", "relu", "data", "train", "test", "input", "é"]
+PLAIN = ["relu", "tanh", "identity", "batchnorm", "sigmoid", "globalavgpool", "flatten", "dropout"]
+NUMBERS = ["0", "1", "2", "3", "4", "8", "0.5", "1e-3", "7", "16", "10_000", "-1", "1e15", "999"]
+SIZES = ["1x1", "3x3", "2x2", "8x8x1", "5x5", "1x2x3x4", "0x0", "99999x99999"]
+SIGNS = ["+", "-", "*", "/", "//", "%", "==", "!=", "<", "<=", ">", ">=", "~", "and", "or"]
+STRANGE = ["{", "}", "(", ")", "[", "]", "|", "->", ";", ",", "\n", ":", "=", "#", '"', "*", "."]
+WORD = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|\d+(?:x\d+)+|\w+|->|[<>=!]=|//|[^\w\s]|\s+')
+
+
+def expression(r: Draw, depth: int = 2) -> str:
+    """Any expression; mostly a number."""
+    if not r.runs_wild():
+        return r.choice(("1", "2", "3", "n", "n + 1", "2 * n - 1", "len([1, 2])"))
+    if depth == 0 or r.random() < 0.4:
+        text = '"' + r.choice(["conv1", "*.bias", "stem.*", "", "x.npz", r"\"", "a" * 90]) + '"'
+        plain = [*NAMES[:5], "yes", "no", "none", "same", "he", "in.channels", "in.height", text]
+        return r.choice([r.choice(NUMBERS), r.choice(SIZES), r.choice(plain)])
+    inner = [expression(r, depth - 1) for _ in range(r.randint(0, 3))] or ["1"]
+    listed = ", ".join(inner)
+    return r.choice(
+        [
+            f"[{listed}]",
+            f"({inner[0]}, {inner[-1]})",
+            f"{r.choice([*FUNCTIONS, *NAMES[:3]])}({listed})",
+            f"{inner[0]} {r.choice(SIGNS)} {inner[-1]}",
+            f"({inner[0]})[{inner[-1]}]",
+            f"[{listed}][{r.randint(-3, 3)}]",
+            f"-{inner[0]}",
+            f"not ({inner[0]})",
+        ]
+    )
+
+
+def call(r: Draw, signature: Signature) -> str:
+    """A call with arguments that mostly suit, all of them by their names."""
+    given = (p for p in signature.params if r.random() < 0.3 or p.default is REQUIRED)
+    args = [f"{p.name}={suiting(r, p)}" for p in given]
+    return f"{signature.name}({', '.join(args)})" if args else signature.name
+
+
+def suiting(r: Draw, p: Param) -> str:
+    """A value that a parameter mostly takes."""
+    if r.runs_wild():
+        return expression(r)
+    if p.name in TABLES:
+        return call(r, r.choice(TABLES[p.name]))
+    return r.choice(_accepted(p.kind) or VALUES)
+
+
+VALUES = [
+    *("1", "2", "3", "4", "8", "0.5", "1e-3", "0.1", "yes", "no", "none", "3x3", "2x2", "same"),
+    *("[1, 2]", "[1, 1, 1, 1]", '"*.bias"', '("*.bias", 0.1)', "[0.25, 1]", "float16"),
+]
+SCOPE = Scope()
+
+
+_ACCEPTED: dict[int, list[str]] = {}
+
+
+def _accepted(kind: Kind) -> list[str]:
+    """The values that a kind takes. Kinds stand in tables, which stay."""
+    if id(kind) not in _ACCEPTED:
+        _ACCEPTED[id(kind)] = [text for text in VALUES if _accepts(kind, text)]
+    return _ACCEPTED[id(kind)]
+
+
+def _accepts(kind: Kind, text: str) -> bool:
+    try:
+        kind.accept(evaluate(parse_expression(text, ""), SCOPE))
+    except (Mismatch, NetError):
+        return False
+    return True
+
+
+def element(r: Draw, depth: int) -> str:
+    """Something that can stand in a chain."""
+    if depth == 0 or r.random() < 0.6:
+        if r.random() < 0.5:
+            return r.choice(PLAIN)
+        layer = r.choice([x for x in LAYERS.values() if x.arity == "one"])
+        return call(r, layer.signature)
+    inner = [chain(r, depth - 1) for _ in range(r.randint(1, 3))]
+    many = r.choice(["add", "mul", "concat"])
+    times = r.choice(["99", "9999"] if r.runs_wild() else ["0", "1", "2", "3", "n"])
+    items = r.choice(["n", "range(9999)"] if r.runs_wild() else ["range(3)", "[1, n]"])
+    made: list[Callable[[], str]] = [
+        lambda: f"{many} {{ {' | '.join(inner)} }}",
+        lambda: f"({inner[0]})",
+        lambda: f"({inner[0]}) * {times}",
+        lambda: f"if n == {expression(r, 1)} {{ {inner[0]} }} else {{ {inner[-1]} }}",
+        lambda: f"for v in {items} {{ {body(r, depth - 1)} }}",
+        lambda: r.choice(["in", "a", "s", "b1", "b2(3)"]) if r.runs_wild() else "tanh",
+    ]
+    return r.choice(made)()
+
+
+def chain(r: Draw, depth: int) -> str:
+    label = ""
+    if r.random() < 0.15:
+        label = f"{r.choice(NAMES)}: " if r.runs_wild() else f"l{r.randrange(10**6)}: "
+    return label + " -> ".join(element(r, depth) for _ in range(r.randint(1, 3)))
+
+
+def body(r: Draw, depth: int) -> str:
+    def statement() -> str:
+        kinds = [
+            lambda: chain(r, depth),
+            lambda: chain(r, depth),
+            lambda: f"let {r.choice(NAMES[:4])} = {expression(r)}",
+            lambda: f"shared s{r.randrange(10**6)} = {chain(r, depth)}",
+            lambda: f"output o{r.randrange(10**6)}(weight=0.3): fc(10)",
+        ]
+        return r.choice(kinds)()
+
+    return r.choice(["\n  ", "; "]).join(statement() for _ in range(r.randint(1, 4)))
+
+
+def section(r: Draw, signature: Signature) -> str:
+    keys = [p for p in signature.params if r.random() < 0.3]
+    left_out = ("source", "net", "data", "after", "init", "freeze", "lr_scale")
+    kept = (p for p in keys if p.name not in left_out or r.runs_wild())
+    entries = [f"{p.name} = {suiting(r, p)}" for p in kept]
+    if signature is DATA:
+        entries.insert(0, "source = digits")
+    elif r.random() < 0.3:
+        entries.append(f"expect test_accuracy > {r.choice(NUMBERS)}")
+    name = f" {r.choice(NAMES)}" if r.runs_wild() else ""
+    return f"{signature.name}{name} {{ {', '.join(entries)} }}"
+
+
+def test(r: Draw) -> str:
+    """A test of the net `a`; its places are mostly there."""
+    place = r.choice(["conv1", "relu1", "a"]) if r.runs_wild() else "input"
+    asked = [
+        "params == 10",
+        "macs ~ 1e6",
+        "gradients",
+        f'equal("{place}", "input")',
+        *(f'{query}("{place}") >= {r.choice(NUMBERS)}' for query in QUERIES),
+    ]
+    if r.runs_wild():
+        asked.append(f"{expression(r)} == {expression(r)}")
+    return f"test a {{ {', '.join(r.sample(asked, r.randint(1, 3)))} }}"
+
+
+def drawn(r: Draw) -> str:
+    """A file that mostly makes sense."""
+    shape = r.choice(["16", "64x64x3", "3x32x32"]) if r.runs_wild() else "8x8x1"
+    parts = [
+        f"block b1(n=2) {{ {body(r, 1)} }}",
+        f"block b2(n=1) {{ {body(r, 1)} }}",
+        f"net a(n=2) {{\n  input({shape})\n  {body(r, 2)}\n  b1 -> fc(10)\n}}",
+        "net c = a(n=3)",
+        section(r, DATA),
+        section(r, TRAIN),
+        section(r, TRAIN).replace("train {", "train d {"),
+        test(r),
+        f'use "{r.choice(NAMES) if r.runs_wild() else "x"}.net"',
+    ]
+    return "\n".join(x for x in parts if not r.runs_wild()) + "\n"
+
+
+def mutant(r: Draw, text: str) -> str:
+    """A text with some of its words nested, doubled, repeated, swapped or overwritten."""
+    words = WORD.findall(text)
+    for _ in range(r.choice((0, 1, 1, 2, 4))):
+        i, j = sorted(r.randrange(len(words) + 1) for _ in range(2))
+        j = min(j, i + r.choice((1, 1, 2, 8, 40)))
+        words = r.choice(CHANGES)(r, words, i, j)
+    return "".join(words)
+
+
+def _nested(r: Draw, words: list[str], i: int, j: int) -> list[str]:
+    deep = r.choice((1, 5, 30, 38, 45))
+    opening, closing = r.choice((("(", ")"), ("[", "]"), ("add { ", " | relu }"), ("f(", ")")))
+    return [*words[:i], opening * deep, *words[i:j], closing * deep, *words[j:]]
+
+
+def _doubled(r: Draw, words: list[str], i: int, j: int) -> list[str]:
+    value = r.choice(("[V, V]", "(V, V)", "f(V, V)", "V + V", "[V]"))
+    lets = (f"let v{n + 1} = {value.replace('V', f'v{n}')}\n" for n in range(r.choice((3, 14, 60))))
+    return [*words[:i], "\nlet v0 = [1, 2]\n", *lets, *words[i:]]
+
+
+def _repeated(r: Draw, words: list[str], i: int, j: int) -> list[str]:
+    most = max(1, 20_000 // (1 + sum(map(len, words[i:j]))))
+    return [*words[:i], *words[i:j] * min(most, r.choice((2, 10, 1000, 5000))), *words[j:]]
+
+
+def _multiplied(r: Draw, words: list[str], i: int, j: int) -> list[str]:
+    return [*words[:i], *words[i:j], f" * {r.choice((2, 50, 9999, 10**9))} ", *words[j:]]
+
+
+def _cut(r: Draw, words: list[str], i: int, j: int) -> list[str]:
+    return words[:i] + words[j:]
+
+
+def _overwritten(r: Draw, words: list[str], i: int, j: int) -> list[str]:
+    made: list[Any] = [expression(r), element(r, 1), r.choice(STRANGE), r.choice(NUMBERS)]
+    return [*words[:i], r.choice(made), *words[j:]]
+
+
+def _swapped(r: Draw, words: list[str], i: int, j: int) -> list[str]:
+    return [*words[:i], *reversed(words[i:j]), *words[j:]]
+
+
+def _lengthened(r: Draw, words: list[str], i: int, j: int) -> list[str]:
+    return [*words[:i], r.choice('x9 \n#"') * r.choice((10, 1000, 50_000)), *words[i:]]
+
+
+CHANGES: tuple[Callable[[Draw, list[str], int, int], list[str]], ...] = (
+    _nested,
+    _doubled,
+    _repeated,
+    _multiplied,
+    _cut,
+    _overwritten,
+    _overwritten,
+    _swapped,
+    _lengthened,
+)
