@@ -186,8 +186,9 @@ class Step:
 
     def _results(self, way: int) -> dict[str, Array]:
         """Outputs and updates in 64 bits, where each result that is computed is off by up to `ULP`,
-        that of a reduction by its root of the count as much, as its sums in 32 bits would be. By
-        how much depends on the number alone: what is equal stays equal. Way 0 is exact."""
+        that of a reduction or a product by its root of the count as much, as its sums in 32 bits
+        would be. By how much depends on the number alone: what is equal stays equal. Way 0 is
+        exact."""
         found = {
             k: v.astype("float64") if v.dtype.kind == "f" else v for k, v in self.values.items()
         }
@@ -203,10 +204,11 @@ class Step:
         return outputs | {f"update {k}": found[name] for k, name in self.graph.updates.items()}
 
     def _summed(self, node: Node) -> float:
-        """How many values a reduction sums up for each of its own."""
-        if OPS[node.op].kind != "reduce":
-            return 1.0
-        return self.graph[node.args[0]].type.size / node.type.size
+        """How many values a reduction or a product sums up for each of its own."""
+        op, types = OPS[node.op], [self.graph[a].type for a in node.args]
+        if op.macs is not None:
+            return op.macs(node.type, *types, **node.attrs) / node.type.size
+        return types[0].size / node.type.size if op.kind == "reduce" else 1.0
 
 
 def _largest(x: Array, y: Array | float) -> float:
