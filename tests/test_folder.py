@@ -244,6 +244,17 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     assert "a/self" in found.left_out[0] or "a/self" in found.left_out[-1]
 
 
+@pytest.mark.parametrize("to", [".", "..", "/", "../.."])
+def test_a_class_is_no_folder_above_it(tmp_path: Path, to: str) -> None:
+    paint(tmp_path, "train/a", "train/b")
+    for folder in (tmp_path, tmp_path / "train"):
+        link = tmp_path / "train" / "loop"
+        link.symlink_to(to)
+        with pytest.raises(NetError, match=r"loop (is a link to a folder that it|would be)"):
+            read_folder(folder)
+        link.unlink()
+
+
 def test_deep_folders_are_read(tmp_path: Path) -> None:
     paint(tmp_path, "a", "b")
     there = os.open(tmp_path / "a", os.O_RDONLY)

@@ -225,9 +225,12 @@ def _part(base: Path, classes: Sequence[str], left_out: _LeftOut) -> Samples:
 
 def _names(base: Path, name: str, left_out: _LeftOut) -> list[str]:
     """The pictures in the folder of a class, and in the folders in it, linked ones too, each
-    folder once."""
+    folder once. Raises NetError where the class is a link to what it lies in."""
     top, above = base / name, base.resolve()
-    seen = {_identity(p) for p in (top, *top.resolve().parents, above, *above.parents)}
+    around = {_identity(p) for p in (above, *above.parents)}
+    if _identity(top) in around:
+        raise fail(f"{top} is a link to a folder that it lies in", help="remove the link")
+    seen = around | {_identity(p) for p in (top, *top.resolve().parents)}
     found: list[str] = []
     waiting = [name]
     while waiting:
