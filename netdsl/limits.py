@@ -1,7 +1,7 @@
 """How much one text may take, in one place: a .net file from a stranger is safe to open.
 
-Every limit lies above what nets are made of (the deepest published residual net, of 1,202 layers, is
-checked whole, with its recipe), and below what takes long.
+Every limit lies above what nets are made of (the deepest published residual net, of 1,202 layers,
+is checked whole, with its recipe), and below what takes long.
 """
 
 from __future__ import annotations
