@@ -233,7 +233,9 @@ def test_without_batch_norm_gradients_vanish_or_explode_with_depth() -> None:
 
 def test_batch_norm_allows_a_higher_rate(tmp_path: Path) -> None:
     """At a rate where the plain net is lost, the normalised one learns."""
-    text = NET.replace("fc(10)", "fc(10, weight=zeros)").replace("c1:", "").replace("c2:", "") % "1"
+    text = (
+        NET.replace("fc(10)", "fc(10, weight=zeros)").replace("c1:", "").replace("c2:", "") % "1.5"
+    )
     normed = text.replace("3x3)\n", "3x3) -> batchnorm\n")
     accuracies = []
     for name, given in (("plain", text), ("normed", normed)):
