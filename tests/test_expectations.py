@@ -6,6 +6,7 @@ import pytest
 
 from netdsl.errors import NetError
 from netdsl.insight.expectations import Outcome, check_test, run_test
+from netdsl.language.budget import Budget
 from netdsl.language.parse import parse, parse_expression
 from netdsl.language.program import program
 from netdsl.train.expect import METRICS, check_expectation, check_tested, judge
@@ -145,9 +146,10 @@ def test_values_that_are_compared_are_compared_with_the_larger(claim: str, ok: b
 )
 def test_what_cannot_be_asked_is_refused_dry_or_not(expectation: str, complaint: str) -> None:
     p = program(parse(f"{NET}\ntest n {{ {expectation} }}"))
-    for run in (run_test, check_test):
-        with pytest.raises(NetError, match=complaint):
-            run(p, p.tests[0])
+    with pytest.raises(NetError, match=complaint):
+        run_test(p, p.tests[0])
+    with pytest.raises(NetError, match=complaint):
+        check_test(p, p.tests[0], Budget())
 
 
 # ---- of a run
@@ -166,7 +168,7 @@ def test_what_cannot_be_asked_is_refused_dry_or_not(expectation: str, complaint:
 )
 def test_a_run_meets_what_it_meets(claim: str, accuracy: float, ok: bool) -> None:
     condition = parse_expression(f"test_accuracy {claim}", "")
-    check_expectation(condition, held_out=0.1)
+    check_expectation(condition, 0.1, Budget())
     (met,) = judge([condition], {"test_accuracy": accuracy, "test_loss": 2.0})
     assert met.ok is ok
     assert f"test_accuracy is {accuracy:.4f}" in met.found
@@ -185,9 +187,9 @@ def test_what_will_not_be_measured_is_refused_before(metric: str) -> None:
     if metric.startswith("val_"):
         for nothing in (0, 0.0):
             with pytest.raises(NetError, match="holds nothing out"):
-                check_expectation(condition, nothing)
-    check_expectation(condition, 0.1)
-    check_expectation(condition, 100)
+                check_expectation(condition, nothing, Budget())
+    check_expectation(condition, 0.1, Budget())
+    check_expectation(condition, 100, Budget())
     both = parse_expression(f"(0.5 > train_loss or not ({metric} > 2))", "")
     for expected in (condition, both):
         if metric.startswith("test_"):
