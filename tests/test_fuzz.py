@@ -152,6 +152,7 @@ COMMANDS: tuple[Callable[[Program], None], ...] = (_check, _test, _summary)
 def bounded(text: str) -> None:
     """`fmt`, `check`, `test` and `summary` of a text end soon, with sentences of some length."""
     started = time.process_time()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # other tests' too
     try:
         tree = parse(text, "drawn.net")
         formatted = format_text(text)
@@ -167,10 +168,7 @@ def bounded(text: str) -> None:
             except NetError as e:
                 told_well(e)
     assert time.process_time() - started < SLOWEST_TEXT
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - BEFORE < LARGEST
-
-
-BEFORE = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < LARGEST
 
 
 def told_well(error: NetError) -> None:
