@@ -51,7 +51,7 @@ def evaluate(
         )
         show_confusion(report)
         for line in skipped_lines(report.skipped):
-            print(line)
+            show(line)
     return OK
 
 
