@@ -7,6 +7,7 @@ import multiprocessing
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,15 +149,8 @@ def _train_there(out: str, pipe: Any) -> None:
 
 
 def test_a_directory_is_one_process_s_at_a_time(tmp_path: Path) -> None:
-    here, there = multiprocessing.Pipe()
     with held(tmp_path):
-        other = multiprocessing.get_context("spawn").Process(
-            target=_train_there, args=(str(tmp_path), there)
-        )
-        other.start()
-        assert here.poll(60)
-        assert here.recv() == f"another process trains in {tmp_path}"
-        other.join()
+        assert _answer(_train_there, str(tmp_path)) == f"another process trains in {tmp_path}"
     with held(tmp_path):
         assert not list(tmp_path.iterdir())
 
@@ -191,29 +185,45 @@ def test_no_stage_is_gone_on_with_beside_its_job(tmp_path: Path) -> None:
     assert [json.loads(x).get("epoch") for x in lines] == [1, 2, None]
 
 
-def test_a_job_does_not_begin_beside_one_in_a_stage_of_its_own(tmp_path: Path) -> None:
-    staged = program(parse(NET + "train late { after = early }\ntrain early { epochs = 1 }"))
-    go = lambda trainer, out: trainer.run(out, nothing, nothing, stopping(12))
+TWO_STAGES = program(parse(NET + "train late { after = early }\ntrain early { epochs = 1 }"))
+
+
+def stopped_in_a_test(out: Path) -> None:
+    """Stops a job of two stages while the first one's weights are tested."""
+    go = lambda trainer, out: trainer.run(out, nothing, nothing, stopping(7))
     with pytest.raises(KeyboardInterrupt):
-        run_stages(staged, "late", REFERENCE, None, tmp_path, go)
-    (tmp_path / "last.safetensors").unlink(missing_ok=True)
+        run_stages(TWO_STAGES, "late", REFERENCE, None, out, go)
+    assert [x.get("epoch") for x in kept(out)["early/metrics.jsonl"]] == [1]
+    assert not list(out.glob("*.safetensors")), "the second one has not begun"
+
+
+def test_a_job_does_not_begin_beside_one_in_a_stage_of_its_own(tmp_path: Path) -> None:
+    stopped_in_a_test(tmp_path)
     before = kept(tmp_path)
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
     with held(tmp_path / "early"):
-        other = context.Process(target=_go_on, args=(tmp_path, there))
-        other.start()
-        assert here.recv() == f"another process trains in {tmp_path / 'early'}"
-        other.join()
+        assert _answer(_go_on, str(tmp_path)) == f"another process trains in {tmp_path / 'early'}"
     assert kept(tmp_path) == before
 
 
-def _go_on(out: Path, told: Any) -> None:
-    found = continuation(out)
+def _answer(work: Callable[[str, Any], None], out: str) -> Any:
+    """What another process sends that does some work in a directory."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    other = context.Process(target=work, args=(out, there), daemon=True)
+    other.start()
+    there.close()  # so that there is an end where the other one has died
+    assert here.poll(60)
+    answer = here.recv()
+    other.join(60)
+    return answer
+
+
+def _go_on(out: str, pipe: Any) -> None:
     try:
-        run_stages(found.program, None, REFERENCE, None, out, nothing, found.saved)
+        found = continuation(Path(out))
+        run_stages(found.program, None, REFERENCE, None, Path(out), nothing, found.saved)
     except NetError as e:
-        told.send(e.diagnostics[0].message)
+        pipe.send(e.diagnostics[0].message)
 
 
 def test_a_directory_may_be_held_once_more_by_its_process(tmp_path: Path) -> None:
@@ -235,14 +245,15 @@ def test_to_look_at_how_a_run_goes_on_changes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / ".netdsl-1").exists()
 
 
+def _train(trainer: Trainer, out: Path) -> Any:
+    return trainer.run(out, nothing, nothing)
+
+
 def test_the_test_of_a_stage_is_made_up_for(tmp_path: Path) -> None:
-    staged = program(parse(NET + "train late { after = early }\ntrain early { epochs = 1 }"))
-    go = lambda at: lambda trainer, out: trainer.run(out, nothing, nothing, stopping(at))
-    run_stages(staged, "late", REFERENCE, None, tmp_path / "whole", go(10**6))
-    with pytest.raises(KeyboardInterrupt):
-        run_stages(staged, "late", REFERENCE, None, tmp_path / "out", go(12))
+    run_stages(TWO_STAGES, "late", REFERENCE, None, tmp_path / "whole", _train)
+    stopped_in_a_test(tmp_path / "out")
     found = continuation(tmp_path / "out")
-    run_stages(found.program, None, REFERENCE, None, tmp_path / "out", go(10**6), found.saved)
+    run_stages(found.program, None, REFERENCE, None, tmp_path / "out", _train, found.saved)
     a, b = (kept(tmp_path / d)["early/metrics.jsonl"] for d in ("whole", "out"))
     assert a == b
     assert "test_loss" in b[-1]
