@@ -1979,7 +1979,7 @@ FAULTS = (
         "netdsl/data/limits.py",
         "most = min(most, max(SMALL, MOST_PACKED * packed))",
         "most = max(most, SMALL, MOST_PACKED * packed)",
-        ("tests/test_data_guards.py",),
+        ("tests/test_sources.py",),
     ),
     Fault(
         "split-shares-all",
