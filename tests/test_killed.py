@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,43 @@ def test_a_disk_that_takes_no_more(small_disk: Any, tmp_path: Path, how: str) ->
     assert kept(tmp_path / "copy") == kept(whole)
 
 
-def command(out: Path, *args: str) -> subprocess.Popen[bytes]:
+_NET = """
+net small {
+  input(8x8x1)
+  conv(4, 3x3, pad=same, stride=2) -> batchnorm -> relu -> dropout(0.2) -> fc(10)
+}
+data { source = digits, batch = 64, augment = [hflip, random_crop(1)] }
+"""
+_TRAIN = "optimizer = adam(lr=0.01), schedule = cosine(warmup=1), keep_every = 5"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run: its recipes, for a number of epochs, and its options."""
+
+    recipes: Callable[[int], str]
+    options: tuple[str, ...] = ()
+
+
+KINDS = {
+    "plain": Kind(lambda n: f"train {{ {_TRAIN}, epochs = {n} }}"),
+    "staged": Kind(
+        lambda n: (
+            f'train early {{ {_TRAIN}, epochs = {n // 3 + 1}, freeze = "conv1.*" }}\n'
+            f"train middle {{ after = early, {_TRAIN}, epochs = {n // 3 + 1} }}\n"
+            f"train late {{ after = middle, {_TRAIN}, epochs = {n // 3 + 1}, ema = 0.9 }}"
+        )
+    ),
+    "accumulating": Kind(lambda n: f"train {{ {_TRAIN}, epochs = {n}, accumulate = 3, clip = 1 }}"),
+    "ema": Kind(lambda n: f"train {{ {_TRAIN}, epochs = {n}, ema = 0.99 }}"),
+    "watched": Kind(
+        lambda n: f"train {{ {_TRAIN}, epochs = {n} }}",
+        ("--watch", "gradients,activations", "--watch-every", "3"),
+    ),
+}
+
+
+def command(*args: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "netdsl", "train", *args, "--device", "reference"],
         stderr=subprocess.DEVNULL,
@@ -68,33 +106,50 @@ def command(out: Path, *args: str) -> subprocess.Popen[bytes]:
     )
 
 
-def under_way(path: Path, process: subprocess.Popen[bytes]) -> None:
-    """Waits until a file is written anew, or the process is over."""
-    before = path.stat().st_mtime_ns if path.exists() else 0
-    while process.poll() is None:
-        if path.exists() and path.stat().st_mtime_ns != before:
-            return
-        time.sleep(0.002)
+def last_change(out: Path) -> int:
+    """When one of its files was written last, in nanoseconds; 0 where there is none."""
+    times = [0]
+    with suppress(FileNotFoundError):  # a file may be renamed while they are listed
+        times += [p.stat().st_mtime_ns for p in out.rglob("*.*")]
+    return max(times)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_killed_ten_times_at_random(tmp_path: Path, seed: int) -> None:
+def kill_at_random(process: subprocess.Popen[bytes], out: Path, rng: random.Random) -> None:
+    """While it starts, or behind one of the first changes in its directory."""
+    deadline = time.monotonic() + 60
+    if rng.random() < 0.2:
+        time.sleep(rng.uniform(0, 1))
+    else:
+        for _ in range(rng.randint(1, 8)):
+            before = last_change(out)
+            while last_change(out) == before and process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+        time.sleep(rng.choice((0, rng.uniform(0, 0.02), rng.uniform(0, 0.3))))
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL, "it was over before it was killed"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_ends_with_the_same_bits(
+    tmp_path: Path, kind: str, kills: int
+) -> None:
     """The real thing: processes that are killed with signal 9 at moments drawn at random."""
-    text = NET.replace("epochs = 3", "epochs = 120").replace(", patience = 2", "")
     file, whole, out = tmp_path / "small.net", tmp_path / "whole", tmp_path / "out"
-    file.write_text(text.replace("keep_every = 2", "keep_every = 5"))
-    assert command(whole, str(file), "--out", str(whole)).wait(120) == 0
-    rng = random.Random(seed)
-    for _ in range(10):
-        going = (out / "recipe.net").exists()
-        args = ("--resume", str(out)) if going else (str(file), "--out", str(out))
-        process = command(out, *args)
-        under_way(out / rng.choice(("recipe.net", "last.safetensors")), process)
-        time.sleep(rng.uniform(0, 0.4))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(10) == -signal.SIGKILL
-    assert command(out, "--resume", str(out)).wait(120) == 0
+    file.write_text(_NET + KINDS[kind].recipes(12 * kills))
+    options = KINDS[kind].options
+    assert command(str(file), "--out", str(whole), *options).wait(300) == 0
+    rng = random.Random(f"{kind} {kills}")
+
+    def go() -> subprocess.Popen[bytes]:
+        has_begun = any(out.rglob("recipe.net"))
+        args = ("--resume", str(out)) if has_begun else (str(file), "--out", str(out))
+        return command(*args, *options)
+
+    for _ in range(kills):
+        kill_at_random(go(), out, rng)
+    assert go().wait(300) == 0
     assert kept(out) == kept(whole)
 
 
@@ -102,7 +157,7 @@ def test_ctrl_c_saves_and_resume_ends_as_if_nothing_had_been(tmp_path: Path) -> 
     file = tmp_path / "small.net"
     file.write_text(NET.replace("epochs = 3", "epochs = 300").replace("patience = 2", ""))
     out = tmp_path / "out"
-    process = command(out, str(file), "--out", str(out))
+    process = command(str(file), "--out", str(out))
     for _ in range(200):
         if (out / "last.safetensors").exists():
             break
@@ -112,9 +167,9 @@ def test_ctrl_c_saves_and_resume_ends_as_if_nothing_had_been(tmp_path: Path) -> 
     saved = checkpoint.load(out / "last.safetensors")
     epochs = saved.progress["epoch"] + 1
     args = ("--set", f"train.epochs={epochs}")
-    assert command(out, "--resume", str(out), *args).wait(60) == 0
+    assert command("--resume", str(out), *args).wait(60) == 0
     file.write_text(file.read_text().replace("epochs = 300", f"epochs = {epochs}"))
-    assert command(out, str(file), "--out", str(tmp_path / "whole")).wait(60) == 0
+    assert command(str(file), "--out", str(tmp_path / "whole")).wait(60) == 0
     a, b = (checkpoint.load(d / "best.safetensors").states for d in (out, tmp_path / "whole"))
     for name, value in a.items():
         np.testing.assert_array_equal(value, b[name])

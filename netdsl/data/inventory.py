@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from netdsl.data.samples import Dataset, Samples
+from netdsl.printable import printable_line
 
 LEARN, VALIDATE, TEST = "to learn from", "to validate with", "to test with"
 MOST_NAMED = 10
@@ -52,7 +53,9 @@ class Inventory:
         if not any(numbers):
             return text
         if len(numbers) <= MOST_NAMED:
-            each = (f"{printable(c)} {n:,}" for c, n in zip(self.classes, numbers, strict=True))
+            each = (
+                f"{printable_line(c)} {n:,}" for c, n in zip(self.classes, numbers, strict=True)
+            )
             return f"{text} ({', '.join(each)})"
         low, high = min(numbers), max(numbers)
         return f"{text} ({low:,}{f' to {high:,}' if high > low else ''} of each class)"
@@ -86,7 +89,7 @@ def skipped_lines(faults: Sequence[str]) -> list[str]:
     if not faults:
         return []
     lines = [f"  skipped: {_counted(len(faults), 'bad picture')}"]
-    lines += [f"    {printable(fault)}" for fault in faults[:MOST_NAMED]]
+    lines += [f"    {printable_line(fault)}" for fault in faults[:MOST_NAMED]]
     more = len(faults) - MOST_NAMED
     return [*lines, f"    and {more:,} more"] if more > 0 else lines
 
@@ -98,11 +101,6 @@ def _counted(n: int, what: str) -> str:
 
 def few(names: Sequence[str]) -> str:
     """The first of some names, and how many more there are."""
-    shown = [printable(n) for n in names[:MOST_NAMED]]
+    shown = [printable_line(n) for n in names[:MOST_NAMED]]
     more = [f"and {len(names) - MOST_NAMED:,} more"] if len(names) > MOST_NAMED else []
     return ", ".join([*shown, *more])
-
-
-def printable(name: str) -> str:
-    """A name of a file or a class as one line of text: what would move a cursor is shown."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)

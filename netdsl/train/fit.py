@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from netdsl.data.config import DataConfig
-from netdsl.data.inventory import printable
 from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Dataset
 from netdsl.errors import NetError, Span, fail
@@ -13,6 +12,7 @@ from netdsl.language.budget import Budget
 from netdsl.language.elaborate import elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
+from netdsl.printable import printable_line
 from netdsl.train.recipe import Recipe, resolve
 from netdsl.train.start import adopted
 from netdsl.train.step import training_graph
@@ -109,7 +109,7 @@ def check_several(dataset: Dataset) -> None:
     """Raises NetError where all samples to learn from are of one class: any net is then right."""
     labels = dataset.train.labels
     if labels.min() == labels.max():
-        name = printable(dataset.classes[int(labels[0])])
+        name = printable_line(dataset.classes[int(labels[0])])
         raise fail(
             f"all {len(labels):,} images to learn from are of one class, `{name}`",
             help="there must be two at least; are the classes in folders of their own, and is the "
