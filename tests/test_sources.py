@@ -24,6 +24,7 @@ from netdsl.data.idx import idx_shape, read_idx
 from netdsl.data.npz import read_arrays
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
+from tests.processes import LIMIT
 from tests.test_data import idx
 
 
@@ -288,6 +289,8 @@ def server() -> Iterator[tuple[str, dict[str, Any]]]:
     files: dict[str, Any] = {"asked": []}
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = LIMIT
+
         def do_GET(self) -> None:
             files["asked"].append(self.path)
             content = files.get(self.path)
@@ -303,11 +306,11 @@ def server() -> Iterator[tuple[str, dict[str, Any]]]:
             pass
 
     http = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever)
+    thread = threading.Thread(target=http.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{http.server_port}", files
     http.shutdown()
-    thread.join()
+    thread.join(LIMIT)
     http.server_close()
 
 
