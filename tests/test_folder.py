@@ -150,7 +150,7 @@ def test_parts_have_many_names(tmp_path: Path) -> None:
         (["train", "val"], "train lie in no folder of a class", "DIR/train/CLASS"),
         (["Test", "Train", "dev"], "Test lie in no folder of a class", "DIR/train/CLASS"),
         (["pets/train/a", "pets/train/b"], "pets would be a class, and it holds the part", "name"),
-        (["train/a", "train/b", "val/a", "val/c"], "val/c is a class that there are no", "a, b"),
+        (["train/a", "train/b", "val/a", "val/c"], "val/c is a class without pictures", "a, b"),
     ],
 )
 def test_parts_and_classes_are_not_mixed_up(
@@ -351,7 +351,7 @@ def loaded(folder: Path, skip_bad: bool = False) -> Dataset:
         (lambda d: (write(d, 1), (d / "blue").mkdir()), "blue holds no pictures", "remove"),
         (
             lambda d: (write(d / "train", 1), write(d / "val", 1, {"blue": (0, 0, 200)})),
-            "val/blue is a class that there are no pictures to learn of",
+            "val/blue is a class without pictures to learn from",
             "green, red",
         ),
         (lambda d: write(d / "val", 1), "holds val, and no train", "DIR/train/CLASS"),

@@ -149,13 +149,13 @@ def _check_beside(
         if set(_folders(place)) & set(classes):
             names = ", ".join(f"{p} ({' or '.join(names)})" for p, names in PARTS.items())
             message = f"{place} has the classes of {parts[0].name} and would not be used"
-            raise fail(message, help=f"call it as one of the parts {names}, or move it away")
+            raise fail(message, help=f"rename it to one of the parts {names}, or move it away")
         if not _holds_pictures(place):
             left_out.add(place, "a folder without pictures, beside the parts")
         elif _is_part(name):
             left_out.add(place, "its pictures lie in no folder of a class")
         elif len(parts) == 1:
-            message = f"{parts[0]} is a part, or a class like {name} beside it: which?"
+            message = f"{parts[0]} may be a part, or a class like {name} beside it"
             help = f"move {name} away, or {parts[0].name}'s own folders: it takes {_HOW}"
             raise fail(message, help=help)
         else:
@@ -207,7 +207,7 @@ def _part(base: Path, classes: Sequence[str], left_out: _LeftOut) -> Samples:
     strange = sorted(set(_folders(base)) - set(classes))
     if strange:
         raise fail(
-            f"{base / strange[0]} is a class that there are no pictures to learn of",
+            f"{base / strange[0]} is a class without pictures to learn from",
             help=f"the classes to learn are {few(classes)}",
         )
     there = [c for c in classes if (base / c).is_dir()]

@@ -123,7 +123,9 @@ def _header(f: BinaryIO) -> tuple[dict[str, Any], int]:
             raise Invalid("its weights do not lie one after the other")
         end = after
     if end != size - 8 - length:
-        raise Invalid(f"it has {size - 8 - length:,} bytes of weights, and speaks of {end:,}")
+        raise Invalid(
+            f"it has {size - 8 - length:,} bytes of weights, and its header lists {end:,}"
+        )
     return header, 8 + length
 
 
