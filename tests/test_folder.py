@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from netdsl.data import folder as folders
 from netdsl.data import preparation, sources
 from netdsl.data.folder import read_folder
 from netdsl.data.pictures import Opened, Pictures
@@ -242,6 +243,25 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
         *["c/a.png", "c/back/a.png", "c/deep/a.png"],
     ]
     assert "a/self" in found.left_out[0] or "a/self" in found.left_out[-1]
+
+
+@pytest.mark.parametrize("link", ["a/link", "a/in/link", "c"])
+def test_a_link_to_a_disk_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str
+) -> None:
+    """Outside the data folder there may be anything; within it, and beside pictures, few files."""
+    monkeypatch.setattr(folders, "MOST_BESIDE", 12)
+    inside, outside = tmp_path / "d", tmp_path / "outside"
+    paint(tmp_path, "d/a/in", "d/b", "outside/more/deep")
+    for i in range(9):
+        (outside / "more" / f"{i}.txt").write_text("nothing to see")
+    for i in range(20):
+        (inside / "b" / f"{i}.txt").write_text("nothing to see")
+    (inside / link).symlink_to(outside)
+    read_folder(inside)
+    (outside / "more" / "link").symlink_to("/usr")
+    with pytest.raises(NetError, match=f"{link} is a link to over 12 files and folders"):
+        read_folder(inside)
 
 
 @pytest.mark.parametrize("to", [".", "..", "/", "../.."])

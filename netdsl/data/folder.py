@@ -33,6 +33,8 @@ SUFFIXES = (
 SYSTEM = ("__MACOSX", "__pycache__")
 MOST_OPENED = 20_000
 """Pictures that are looked into before anything is learnt; of more only the first ones."""
+MOST_BESIDE = 20_000
+"""Files and folders that are no pictures, which a link may lead to outside a data folder."""
 MOST_NAMED = 8
 _HOW = "a folder of pictures for each class: DIR/train/CLASS and DIR/val/CLASS, or DIR/CLASS"
 
@@ -225,16 +227,17 @@ def _part(base: Path, classes: Sequence[str], left_out: _LeftOut) -> Samples:
 
 def _names(base: Path, name: str, left_out: _LeftOut) -> list[str]:
     """The pictures in the folder of a class, and in the folders in it, linked ones too, each
-    folder once. Raises NetError where the class is a link to what it lies in."""
+    folder once. Raises NetError where the class is a link to what it lies in, and where a link
+    leads to much that is no picture: it may be a whole disk."""
     top, above = base / name, base.resolve()
     around = {_identity(p) for p in (above, *above.parents)}
     if _identity(top) in around:
         raise fail(f"{top} is a link to a folder that it lies in", help="remove the link")
     seen = around | {_identity(p) for p in (top, *top.resolve().parents)}
     found: list[str] = []
-    waiting = [name]
+    waiting, beside = [(name, _way_out(top, above))], 0
     while waiting:
-        inside = waiting.pop()
+        inside, link = waiting.pop()
         for entry in _entries(base / inside):
             path, short = Path(entry.path), f"{inside}/{entry.name}"
             if not _is_folder(entry):
@@ -250,8 +253,19 @@ def _names(base: Path, name: str, left_out: _LeftOut) -> list[str]:
                 left_out.add(path, "a link to a folder that is read already, or that it lies in")
             else:
                 seen.add(_identity(path))
-                waiting.append(short)
+                waiting.append((short, link or _way_out(path, above)))
+            if link is not None and found[-1:] != [short]:
+                beside += 1
+            if link is not None and beside > MOST_BESIDE:
+                many = f"over {MOST_BESIDE:,} files and folders that are no pictures"
+                raise fail(f"{link} is a link to {many}", help="link to a folder of pictures alone")
     return sorted(found)
+
+
+def _way_out(path: Path, above: Path) -> Path | None:
+    """A folder, where it is a link that leads out of `above`."""
+    leads_out = path.is_symlink() and not path.resolve().is_relative_to(above)
+    return path if leads_out else None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
