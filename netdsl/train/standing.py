@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from netdsl.errors import fail
@@ -35,7 +35,7 @@ class Standing:
     changes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))  # without copies of the history, which grows with the run
 
     @staticmethod
     def of(values: Mapping[str, Any]) -> Standing:
