@@ -33,6 +33,8 @@ LARGEST_TRIAL = 2**25
 """Values that a net and its gradient have in all where a test tries it on drawn images."""
 MOST_WORK = 4 * 10**9
 """Multiply-accumulates, and values ten times, of all trials in a command."""
+MOST_EPOCHS = 100_000
+"""Epochs of a run: each of its checkpoints carries what every epoch has measured."""
 MOST_ERRORS = 20
 """Errors that are shown of a text; what follows the last is not looked at."""
 LONGEST_SENTENCE = 1_000

@@ -67,7 +67,8 @@ def driver() -> bool:
     )
     source.write_text("\n".join((*functions, version, count)))
     named = f"-Wl,-soname,{target.name}"
-    subprocess.run([GPP, "-shared", "-fPIC", named, source, "-o", target], check=True)
+    command = [GPP, "-shared", "-fPIC", named, source, "-o", target]
+    subprocess.run(command, check=True, timeout=280)
     ctypes.CDLL(str(target), mode=ctypes.RTLD_GLOBAL)
     return True
 

@@ -14,7 +14,6 @@ import ast
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import AREAS, FAULTS, Fault
+from tests.processes import finished
 
 ROOT = Path(__file__).parent.parent
 TIME_LIMIT = 600
@@ -117,25 +117,19 @@ class Copy:
         own = {"PYTHONPATH": str(self.root), "NETDSL_CACHE": str(self.cache), "NETDSL_DATA": data}
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-n", "0"]
         command += ["--hypothesis-profile", "planted"]
-        process = subprocess.Popen(
-            [*command, *tests],
-            cwd=self.root,
-            env={**os.environ, **own},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,  # so that what the tests start can be ended with them
-        )
         try:
-            out, _ = process.communicate(timeout=limit)
+            done = finished(
+                *(*command, *tests),
+                limit=limit,
+                cwd=self.root,
+                env={**os.environ, **own},
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
         except subprocess.TimeoutExpired:
             return None, ""
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
-        seen = re.search(r"^(?:FAILED|ERROR) (\S+)", out, re.M)
-        return process.returncode, seen[1] if seen else out.strip()[-200:]
+        seen = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M)
+        return done.returncode, seen[1] if seen else done.stdout.strip()[-200:]
 
     def plant(self, fault: Fault) -> Outcome:
         """Runs the tests of a fault while it is there."""

@@ -170,7 +170,7 @@ def test_where_all_to_judge_by_is_bad_the_run_says_so(netdsl: Any, pictures: Pat
         cut(path)
     code, _, err = netdsl("train", "colours.net", "--out", "run", *SKIP, *DEVICE)
     assert code == 2
-    assert "none of the images to judge by can be used" in err
+    assert "none of the images to evaluate on can be used" in err
     assert (pictures.parent / "run" / "last.safetensors").is_file()
 
 

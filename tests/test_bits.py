@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 
@@ -26,6 +25,7 @@ from netdsl.train.compile import compile_step
 from netdsl.train.recipe import plain
 from netdsl.types import Graph, Node, TensorType
 from tests.conftest import ROOT
+from tests.processes import finished
 from tests.test_cpu import CPU, bound, same_as_the_interpreter
 
 
@@ -135,12 +135,10 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
     nets = ("lenet.net:lenet5:50:0", "mobilenet.net:mobilenet_small:5:0", "norms.net:group:5:0")
     nets += ("lenet.net:lenet5:50:inf", "resnet.net:resnet20:6:0", "resnet.net:resnet20:6:inf")
     found = {
-        threads: subprocess.run(
-            [sys.executable, "-c", _BITS, *(f"{ROOT}/models/{n}" for n in nets)],
+        threads: finished(
+            *(sys.executable, "-c", _BITS, *(f"{ROOT}/models/{n}" for n in nets)),
             env={**os.environ, "PYTHONPATH": str(ROOT), "NETDSL_THREADS": threads},
-            capture_output=True,
             text=True,
-            check=True,
         ).stdout.splitlines()
         for threads in ("1", "3", "7")
     }

@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.processes import LIMIT, NETDSL, finished, started, wait_for
 
 MODELS = ROOT / "models"
 DIGITS = str(MODELS / "digits.net")
@@ -34,8 +34,8 @@ def test_help_teaches_with_an_example_for_each_command(netdsl: Any) -> None:
 def test_help_imports_nothing_heavy() -> None:
     heavy = ("numpy", "networkx", "lark", "rich.table")
     script = f"import sys, netdsl.cli; print([m for m in {heavy} if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
+    out = finished(sys.executable, "-c", script, text=True)
+    assert out.stdout.strip() == "[]", out.stderr
 
 
 @pytest.mark.parametrize(
@@ -208,19 +208,13 @@ def test_a_terminal_that_closes_asks_however_often() -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_ends_with_130(tmp_path: Path, how: int) -> None:
-    args = [sys.executable, "-m", "netdsl", "train", DIGITS, "--set", "train.epochs=100000"]
-    args += ["--data", ".", "--watch", "gradients"]
-    heard = lambda: signal.signal(how, signal.SIG_DFL) and None  # tests may run under `nohup`
-    with subprocess.Popen(
-        args, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heard
-    ) as process:
-        last = tmp_path / "runs" / "digits-1" / "last.safetensors"
-        for _ in range(300):
-            if last.exists():
-                break
-            time.sleep(0.1)
-        os.kill(process.pid, how)
-        _, err = process.communicate(timeout=30)
+    args = ("train", DIGITS, "--set", "train.epochs=100000", "--data", ".", "--watch", "gradients")
+    last = tmp_path / "runs" / "digits-1" / "last.safetensors"
+    streams: Any = {"stderr": subprocess.PIPE, "text": True}
+    with started(*NETDSL, *args, cwd=tmp_path, **streams) as process:
+        wait_for(last, process)
+        process.send_signal(how)
+        _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 130
     same = "--data . --watch gradients --watch-every 100"
     assert f"go on with `netdsl train --resume runs/digits-1 {same}`" in err

@@ -6,7 +6,6 @@ import os
 import re
 import stat
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from netdsl.ops import OPS
 from netdsl.train.use import Trained
 from tests.conftest import ROOT
 from tests.forged import TYPES, Parts
+from tests.processes import NETDSL, finished
 
 DIGITS = str(ROOT / "models" / "digits.net")
 SECTIONS = "data { source = digits }\ntrain { epochs = 1 }\n"
@@ -184,9 +184,7 @@ def test_format_settles_at_once(text: str) -> None:
 
 def netdsl(*args: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
-    command = [sys.executable, "-m", "netdsl", *args]
-    options = {"capture_output": True, "text": True, "timeout": 60} | kwargs
-    return subprocess.run(command, check=False, **options)
+    return finished(*NETDSL, *args, text=True, **kwargs)
 
 
 def test_writing_keeps_permissions_and_follows_links(tmp_path: Path) -> None:
@@ -243,7 +241,7 @@ def test_odd_arguments_end_with_a_sentence(args: tuple[str, ...]) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_a_full_disk_behind_standard_output_is_told() -> None:
     with open("/dev/full", "w") as full:
-        found = netdsl("summary", DIGITS, stdout=full, stderr=subprocess.PIPE, capture_output=False)
+        found = netdsl("summary", DIGITS, stdout=full)
     assert found.returncode == 2
     assert "No space left" in found.stderr
     assert "Traceback" not in found.stderr

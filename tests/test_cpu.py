@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,6 +70,7 @@ from tests.graphs import (
     step_of,
     values_for,
 )
+from tests.processes import at_once, finished
 
 CPU = CpuBackend()
 COMPUTED = [n for n, op in OPS.items() if op.kind not in ("leaf", "view")]
@@ -177,7 +178,7 @@ def test_narrower_vectors(lanes: str) -> None:
     tests = [f"{__file__}::{t}" for t in _NARROW]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "NETDSL_VECTOR": lanes, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+    done = finished(*command, limit=280, env=environment, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout
 
 
@@ -555,14 +556,9 @@ print(found[0, 4, 4, 0], "numba" in sys.modules)
 
 def test_a_start_that_finds_machine_code_does_without_numba() -> None:
     for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-c", _STARTED],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    assert done.stdout.split() == ["144.0", "False"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = finished(sys.executable, "-c", _STARTED, env=environment, text=True)
+    assert done.stdout.split() == ["144.0", "False"], done.stderr
 
 
 def test_a_loop_is_no_function_of_python() -> None:
@@ -655,15 +651,7 @@ def test_two_threads_share_the_pool() -> None:
             programs[i]()
             assert images[i].sum() == 64 * 8 * 8 * 4
 
-    failed: list[BaseException] = []
-    threading.excepthook, before = lambda a: failed.append(a.exc_value), threading.excepthook  # type: ignore[arg-type,return-value]
-    workers = [threading.Thread(target=often, args=(i,)) for i in range(2)]
-    for w in workers:
-        w.start()
-    for w in workers:
-        w.join()
-    threading.excepthook = before
-    assert failed == []
+    at_once(partial(often, 0), partial(often, 1))
 
 
 def test_a_helper_that_would_miss_a_run_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -672,7 +660,7 @@ def test_a_helper_that_would_miss_a_run_does_not_sleep(monkeypatch: pytest.Monke
     found: list[pool.Pool] = []
 
     def help_out(_: int) -> None:
-        made.wait()
+        made.wait(20)
         found[0]._running = not looked._value
         looked.release()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from netdsl.data import folder as folders
 from netdsl.data import preparation, sources
 from netdsl.data.folder import read_folder
 from netdsl.data.pictures import Opened, Pictures
@@ -23,6 +23,7 @@ from netdsl.data.samples import Dataset, Samples, evaluation_batches, training_b
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
 from netdsl.signature import Chosen
+from tests.processes import finished
 from tests.test_photographs import PHOTOGRAPHS
 
 NET = """
@@ -150,7 +151,7 @@ def test_parts_have_many_names(tmp_path: Path) -> None:
         (["train", "val"], "train lie in no folder of a class", "DIR/train/CLASS"),
         (["Test", "Train", "dev"], "Test lie in no folder of a class", "DIR/train/CLASS"),
         (["pets/train/a", "pets/train/b"], "pets would be a class, and it holds the part", "name"),
-        (["train/a", "train/b", "val/a", "val/c"], "val/c is a class that there are no", "a, b"),
+        (["train/a", "train/b", "val/a", "val/c"], "val/c is a class without pictures", "a, b"),
     ],
 )
 def test_parts_and_classes_are_not_mixed_up(
@@ -244,6 +245,25 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     assert "a/self" in found.left_out[0] or "a/self" in found.left_out[-1]
 
 
+@pytest.mark.parametrize("link", ["a/link", "a/in/link", "c"])
+def test_a_link_to_a_disk_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str
+) -> None:
+    """Outside the data folder there may be anything; within it, and beside pictures, few files."""
+    monkeypatch.setattr(folders, "MOST_BESIDE", 12)
+    inside, outside = tmp_path / "d", tmp_path / "outside"
+    paint(tmp_path, "d/a/in", "d/b", "outside/more/deep")
+    for i in range(9):
+        (outside / "more" / f"{i}.txt").write_text("nothing to see")
+    for i in range(20):
+        (inside / "b" / f"{i}.txt").write_text("nothing to see")
+    (inside / link).symlink_to(outside)
+    read_folder(inside)
+    (outside / "more" / "link").symlink_to("/usr")
+    with pytest.raises(NetError, match=f"{link} is a link to over 12 files and folders"):
+        read_folder(inside)
+
+
 @pytest.mark.parametrize("to", [".", "..", "/", "../.."])
 def test_a_class_is_no_folder_above_it(tmp_path: Path, to: str) -> None:
     paint(tmp_path, "train/a", "train/b")
@@ -266,7 +286,7 @@ def test_deep_folders_are_read(tmp_path: Path) -> None:
     try:
         assert names(read_folder(tmp_path).train) == ["a/a.png", "b/a.png"]
     finally:  # Python's own way of removing a folder does not go so deep
-        subprocess.run(["rm", "-rf", str(tmp_path / "a")], check=True)
+        finished("rm", "-rf", str(tmp_path / "a"))
 
 
 def test_every_run_says_what_it_found(netdsl: Any, pictures: Path) -> None:
@@ -351,7 +371,7 @@ def loaded(folder: Path, skip_bad: bool = False) -> Dataset:
         (lambda d: (write(d, 1), (d / "blue").mkdir()), "blue holds no pictures", "remove"),
         (
             lambda d: (write(d / "train", 1), write(d / "val", 1, {"blue": (0, 0, 200)})),
-            "val/blue is a class that there are no pictures to learn of",
+            "val/blue is a class without pictures to learn from",
             "green, red",
         ),
         (lambda d: write(d / "val", 1), "holds val, and no train", "DIR/train/CLASS"),

@@ -4,13 +4,13 @@ none takes long or much memory. They are read in processes of their own, where a
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
 
 from tests import fuzz_data
 from tests.conftest import ROOT
+from tests.processes import finished
 
 MOST = 10**9
 """Bytes of memory that a process may take on top, for the worst of its cases."""
@@ -19,7 +19,7 @@ KINDS = list(fuzz_data.MAKERS)
 
 def survive(kind: str, first: int, count: int) -> None:
     command = [sys.executable, "-m", "tests.fuzz_data", kind, str(first), str(count)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = finished(*command, limit=900, cwd=ROOT, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
     assert not found["wrong"], found["wrong"][:3]

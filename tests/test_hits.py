@@ -3,8 +3,11 @@ and one loss, of however many views of an image."""
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from netdsl.backends import open_backend
+from netdsl.cli.show import show_confusion
 from netdsl.data import sources
 from netdsl.data.samples import training_batches
 from netdsl.language.parse import parse
@@ -28,6 +32,7 @@ from netdsl.train import checkpoint
 from netdsl.train.checkpoint import Checkpoint
 from netdsl.train.job import prepare
 from netdsl.train.losses import LOSSES, Objective
+from netdsl.train.metrics import Score
 from netdsl.train.overfit import overfit
 from netdsl.train.recipe import resolve
 from netdsl.train.use import Report, Trained
@@ -248,3 +253,30 @@ def test_a_run_is_judged_by_the_rule(device: str, tmp_path: Path, netdsl: Any) -
     (batch,) = islice(training_batches(job.train, 32, job.recipe.seed, 0), 1)
     learnt = overfit(job, open_backend(device), most=3)
     assert learnt.accuracy == (batch.labels == 0).mean() > 0
+
+
+@given(st.data())
+def test_what_is_printed_of_a_confusion_is_bounded(data: st.DataObject) -> None:
+    """The matrix of few classes; of many the pairs that are confused most often."""
+    n = data.draw(st.sampled_from([2, 25, 26, 1000]))
+    confusion = np.zeros((n, n), np.int64)
+    place = st.integers(0, n - 1)
+    for i, j in data.draw(st.lists(st.tuples(place, place), max_size=60)):
+        confusion[i, j] += 1 + (i * j) % 3
+    images = int(confusion.sum())
+    names = tuple(f"class{i}" for i in range(n))
+    report = Report(Score(1.0, 0.5, 0.5, images), "test", names, confusion)
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        show_confusion(report)
+    lines = printed.getvalue().splitlines()
+    assert len(lines) <= 30
+    wrong = images - int(np.trace(confusion))
+    if n <= 25:
+        assert len(lines) == n + 3
+        return
+    counts = [int(x.split()[0].replace(",", "")) for x in lines if " -> class" in x]
+    assert counts == sorted(counts, reverse=True)
+    rest = re.search(r"^and \d+ more pairs of classes, (\d+) images", printed.getvalue(), re.M)
+    assert sum(counts) + (int(rest[1]) if rest else 0) == wrong
+    assert not re.search(r"(class\d+) -> \1$", printed.getvalue(), re.M)

@@ -10,10 +10,10 @@ import os
 import pickle
 import socket
 import stat
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from netdsl.backends.cpu import target
 from netdsl.kept import CPU, CUDA, LANGUAGE
 from netdsl.language import parse
 from tests.conftest import ROOT
+from tests.processes import at_once, finished
 
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -318,20 +319,15 @@ print(wrong)
 """
 
 
-def started(code: str, *args: str, **options: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *args],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        **options,
-    )
+def executed(code: str, *args: str) -> tuple[str, str]:
+    """What a text prints in a process of its own."""
+    done = finished(sys.executable, "-c", code, *args, text=True, cwd=ROOT)
+    return done.stdout, done.stderr
 
 
 def test_processes_at_once_never_see_a_part() -> None:
-    both = [started(_WRITES, str(seed)) for seed in range(3)]
-    assert [p.communicate(timeout=60) for p in both] == [("0\n", "")] * 3
+    found = at_once(*(partial(executed, _WRITES, str(seed)) for seed in range(3)))
+    assert found == [("0\n", "")] * 3
     assert {p.name for p in CPU.folder.iterdir()} == {f"key{i}" for i in range(5)}
 
 
@@ -375,7 +371,7 @@ def _goes_on_as_nobody(cache: Path, there: str) -> None:
     if there == "of a stranger":
         os.chown(LANGUAGE.folder, NOBODY - 1, NOBODY - 1)
     before = sorted(cache.rglob("*"))
-    out, err = started(_CHECKS, str(NOBODY)).communicate(timeout=60)
+    out, err = executed(_CHECKS, str(NOBODY))
     if "cannot read" in err:
         pytest.skip("another user cannot read this installation")
     assert (out == "<deserialized>\n") == (there == "of root")

@@ -6,7 +6,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +18,7 @@ import pytest
 
 from netdsl.errors import NetError
 from netdsl.train import checkpoint
+from tests.processes import LIMIT, NETDSL, SILENT, finished, started, wait_for
 from tests.test_resume import NET, go_on, kept, run
 
 
@@ -28,10 +28,10 @@ def small_disk(tmp_path: Path) -> Any:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+    if shutil.which("mount") is None or finished(*mount).returncode:
         pytest.skip("no small disk can be mounted here")
-    yield disk, lambda: subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    subprocess.run(["umount", str(disk)], check=True)
+    yield disk, lambda: finished("mount", "-o", "remount,ro", str(disk))
+    assert finished("umount", str(disk)).returncode == 0
 
 
 @pytest.mark.slow
@@ -98,12 +98,13 @@ KINDS = {
 }
 
 
-def command(*args: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "netdsl", "train", *args, "--device", "reference"],
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+def command(*args: str) -> tuple[str, ...]:
+    return (*NETDSL, "train", *args, "--device", "reference")
+
+
+def ended(*args: str) -> int:
+    """The exit code of a run that nobody ends."""
+    return finished(*command(*args), limit=300).returncode
 
 
 def last_change(out: Path) -> int:
@@ -139,17 +140,18 @@ def test_a_run_killed_at_random_ends_with_the_same_bits(
     file, whole, out = tmp_path / "small.net", tmp_path / "whole", tmp_path / "out"
     file.write_text(_NET + KINDS[kind].recipes(12 * kills))
     options = KINDS[kind].options
-    assert command(str(file), "--out", str(whole), *options).wait(300) == 0
+    assert ended(str(file), "--out", str(whole), *options) == 0
     rng = random.Random(f"{kind} {kills}")
 
-    def go() -> subprocess.Popen[bytes]:
+    def args() -> tuple[str, ...]:
         has_begun = any(out.rglob("recipe.net"))
-        args = ("--resume", str(out)) if has_begun else (str(file), "--out", str(out))
-        return command(*args, *options)
+        place = ("--resume",) if has_begun else (str(file), "--out")
+        return (*place, str(out), *options)
 
     for _ in range(kills):
-        kill_at_random(go(), out, rng)
-    assert go().wait(300) == 0
+        with started(*command(*args()), **SILENT) as process:
+            kill_at_random(process, out, rng)
+    assert ended(*args()) == 0
     assert kept(out) == kept(whole)
 
 
@@ -157,19 +159,16 @@ def test_ctrl_c_saves_and_resume_ends_as_if_nothing_had_been(tmp_path: Path) -> 
     file = tmp_path / "small.net"
     file.write_text(NET.replace("epochs = 3", "epochs = 300").replace("patience = 2", ""))
     out = tmp_path / "out"
-    process = command(str(file), "--out", str(out))
-    for _ in range(200):
-        if (out / "last.safetensors").exists():
-            break
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    with started(*command(str(file), "--out", str(out)), **SILENT) as process:
+        wait_for(out / "last.safetensors", process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT) == 130
     saved = checkpoint.load(out / "last.safetensors")
     epochs = saved.progress["epoch"] + 1
     args = ("--set", f"train.epochs={epochs}")
-    assert command("--resume", str(out), *args).wait(60) == 0
+    assert ended("--resume", str(out), *args) == 0
     file.write_text(file.read_text().replace("epochs = 300", f"epochs = {epochs}"))
-    assert command(str(file), "--out", str(tmp_path / "whole")).wait(60) == 0
+    assert ended(str(file), "--out", str(tmp_path / "whole")) == 0
     a, b = (checkpoint.load(d / "best.safetensors").states for d in (out, tmp_path / "whole"))
     for name, value in a.items():
         np.testing.assert_array_equal(value, b[name])

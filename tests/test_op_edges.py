@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from typing import Any
 
@@ -21,6 +20,7 @@ from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.types import TensorType
 from tests.conftest import ROOT
+from tests.processes import finished
 
 DEVICES = ("reference", "cpu")
 
@@ -146,12 +146,10 @@ print(hashlib.sha256(computed("moments", x, axes=(0, 1, 2), device="cpu").tobyte
 def test_large_sums_do_not_depend_on_the_number_of_threads() -> None:
     """Of 1.5 million elements, which are worth more tasks than the parts that are added up."""
     found = {
-        threads: subprocess.run(
-            [sys.executable, "-c", _SUMS],
+        threads: finished(
+            *(sys.executable, "-c", _SUMS),
             env={**os.environ, "PYTHONPATH": str(ROOT), "NETDSL_THREADS": threads},
-            capture_output=True,
             text=True,
-            check=True,
         ).stdout
         for threads in ("1", "3")
     }

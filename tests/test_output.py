@@ -7,9 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import pytest
 
 from netdsl.cli.app import BAD_INPUT, FAULTY, INTERNAL, OK
 from netdsl.output import Output
+from tests.processes import LIMIT, NETDSL, SILENT, at_once, finished, started, wait_for
 from tests.test_cli import DIGITS, LENET
 from tests.test_resume import NET, kept
 
@@ -27,8 +26,7 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full
 
 def command(*args: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
     """The command in a process of its own."""
-    run = [sys.executable, "-m", "netdsl", *args]
-    return subprocess.run(run, check=False, timeout=120, **options)
+    return finished(*NETDSL, *args, **options)
 
 
 @contextmanager
@@ -38,11 +36,6 @@ def without_reader() -> Iterator[int]:
     os.close(there)
     yield here
     os.close(here)
-
-
-def closing(*numbers: int) -> Callable[[], None]:
-    """What closes these in the process that is about to start."""
-    return lambda: [os.close(n) for n in numbers] and None
 
 
 @pytest.fixture(scope="module")
@@ -80,25 +73,25 @@ def test_a_reader_that_has_gone_changes_no_exit_code(args: tuple[str, ...], whol
     given = [str(whole) if a == "WHOLE" else a for a in args]
     with without_reader() as pipe:
         content = Path(DIGITS).read_bytes()
-        found = command(*given, input=content, stdout=pipe, stderr=subprocess.PIPE)
+        found = command(*given, given=content, stdout=pipe)
     assert found.returncode == OK, found.stderr
     assert b"error" not in found.stderr.lower()
 
 
 @pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
 def test_closed_streams_change_no_exit_code(closed: tuple[int, ...]) -> None:
-    found = command("check", DIGITS, preexec_fn=closing(*closed))
+    found = command("check", DIGITS, closing=closed)
     assert found.returncode == OK
-    found = command("check", "nowhere.net", preexec_fn=closing(*closed))
+    found = command("check", "nowhere.net", closing=closed)
     assert found.returncode == BAD_INPUT
 
 
 def test_there_may_be_nothing_to_read() -> None:
-    found = command("check", "-", preexec_fn=closing(0), capture_output=True)
+    found = command("check", "-", closing=[0])
     assert found.returncode == BAD_INPUT
     assert found.stderr.startswith(b"error: there is no standard input")
     with open(os.devnull, "wb") as unreadable:
-        found = command("check", "-", stdin=unreadable, capture_output=True)
+        found = command("check", "-", stdin=unreadable)
     assert found.returncode == BAD_INPUT
     assert found.stderr.startswith(b"error: cannot read standard input: ")
 
@@ -108,7 +101,7 @@ def test_there_may_be_nothing_to_read() -> None:
 def test_a_result_that_a_full_disk_did_not_take_is_no_success(args: tuple[str, ...]) -> None:
     with FULL.open("wb") as full:
         content = Path(DIGITS).read_bytes()
-        found = command(*args, input=content, stdout=full, stderr=subprocess.PIPE)
+        found = command(*args, given=content, stdout=full)
     assert found.returncode == BAD_INPUT
     assert found.stderr.splitlines()[-1] == b"error: standard output: No space left on device"
 
@@ -116,7 +109,7 @@ def test_a_result_that_a_full_disk_did_not_take_is_no_success(args: tuple[str, .
 @contextmanager
 def _streams(how: str) -> Iterator[dict[str, Any]]:
     if how == "closed":
-        yield {"preexec_fn": closing(1, 2)}
+        yield {"closing": (1, 2)}
     elif how == "no reader":
         with without_reader() as pipe:
             yield {"stdout": pipe, "stderr": pipe}
@@ -153,12 +146,12 @@ def test_a_reader_that_dies_half_way_does_not_end_a_run(
     text: Path, whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    args = [sys.executable, "-m", "netdsl", "train", str(text), "--out", str(out)]
-    with subprocess.Popen([*args, "--device", "reference"], stderr=subprocess.PIPE) as process:
+    args = ("train", str(text), "--out", str(out), "--device", "reference")
+    with started(*NETDSL, *args, stderr=subprocess.PIPE) as process:
         stream: Any = process.stderr
         assert any(line.startswith(b"epoch 1/3") for line in iter(stream.readline, b""))
         stream.close()
-        assert process.wait(60) == OK
+        assert process.wait(LIMIT) == OK
     assert kept(out) == kept(whole)
 
 
@@ -168,36 +161,26 @@ def test_a_run_goes_on_when_its_terminal_closes(tmp_path: Path, text: Path) -> N
 
     there, here = pty.openpty()
     out = tmp_path / "out"
-    args = [sys.executable, "-m", "netdsl", "train", str(text), "--out", str(out)]
-    args += ["--device", "reference", "--set", "train.epochs=30"]
+    args = ("train", str(text), "--out", str(out), "--device", "reference")
     streams = {"stdin": here, "stdout": here, "stderr": here}
-    with subprocess.Popen(args, start_new_session=True, **streams) as process:
+    with started(*NETDSL, *args, "--set", "train.epochs=30", **streams) as process:
         os.close(here)
-        _wait_for(out / "last.safetensors")
+        # nobody reads, and a run waits for a terminal that is full: it is closed before that
+        wait_for(out / "last.safetensors", process)
         os.close(there)
-        assert process.wait(60) == OK
+        assert process.wait(LIMIT) == OK
     assert (out / "metrics.jsonl").read_text().count('"epoch"') == 30
-
-
-def _wait_for(path: Path) -> None:
-    for _ in range(600):
-        if path.exists():
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"there is no {path}")
 
 
 @pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGINT])
 def test_a_signal_that_is_ignored_stays_so(how: signal.Signals, text: Path, tmp_path: Path) -> None:
     """SIGHUP under `nohup`; SIGINT behind a shell's `&`."""
     out = tmp_path / "out"
-    args = [sys.executable, "-m", "netdsl", "train", str(text), "--out", str(out)]
-    args += ["--device", "reference", "--set", "train.epochs=20"]
-    ignoring = lambda: signal.signal(how, signal.SIG_IGN) and None
-    with subprocess.Popen(args, preexec_fn=ignoring, stderr=subprocess.DEVNULL) as process:
-        _wait_for(out / "last.safetensors")
+    args = ("train", str(text), "--out", str(out), "--device", "reference")
+    with started(*NETDSL, *args, "--set", "train.epochs=20", ignoring=[how], **SILENT) as process:
+        wait_for(out / "last.safetensors", process)
         process.send_signal(how)
-        assert process.wait(60) == OK
+        assert process.wait(LIMIT) == OK
 
 
 def test_an_output_takes_what_it_can() -> None:
@@ -206,15 +189,15 @@ def test_an_output_takes_what_it_can() -> None:
     os.set_blocking(here, False)
     output, content = Output(here), os.urandom(1_000_000)
 
-    def write() -> None:
-        assert output.write(content) == len(content)
-        os.close(here)
+    def write() -> int:
+        with open(here, "wb"):  # closes it, however this ends
+            return output.write(content)
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    with open(there, "rb") as taken:
-        assert taken.read() == content
-    writer.join()
+    def read() -> bytes:
+        with open(there, "rb") as taken:
+            return taken.read()
+
+    assert at_once(write, read) == [len(content), content]
     assert output.fault is None
 
 
@@ -280,6 +263,6 @@ def test_names_that_the_locale_does_not_have(
         given = ("train", str(path), "--out", str(out), "--device", "reference")
         env = {**os.environ, **locale}
         for args in (given, ("eval", str(out)), ("summary", str(path)), ("check", f"{path}x")):
-            found = command(*args, env=env, capture_output=True)
+            found = command(*args, env=env)
             assert found.returncode == (BAD_INPUT if args[0] == "check" else OK), found.stderr
             assert b"Traceback" not in found.stderr

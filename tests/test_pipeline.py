@@ -22,6 +22,7 @@ from netdsl.train import checkpoint
 from netdsl.train.checkpoint import Checkpoint
 from netdsl.train.job import Job, prepare
 from netdsl.train.pipeline import KEY, check_pipeline, revisions
+from tests.forged import write_forged
 from tests.test_folder import write
 from tests.torch_values import image
 
@@ -158,7 +159,8 @@ def test_any_change_of_the_program_is_told(name: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("odd", [3, [], {"hflip": "x"}, {"hflip": 0}, {"hflip": True}])
 def test_an_odd_record_is_told(odd: Any, tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "x", begun(job_of("digits", "hflip"), **{KEY: odd}))
+    checkpoint.save(tmp_path / "x", begun(job_of("digits", "hflip")))
+    write_forged(tmp_path / "x", **{KEY: odd})
     with pytest.raises(NetError, match=r"damaged: `metadata\.progress\.pipeline"):
         checkpoint.load(tmp_path / "x")
 

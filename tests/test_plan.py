@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 import tracemalloc
@@ -51,6 +50,7 @@ from tests.dataflow import Dataflow
 from tests.drawn import drawn_graph
 from tests.golden import matches_golden
 from tests.graphs import BLOCK_NETS, BLOCKS, block_step, drawn_step, plain_recipe, values_for
+from tests.processes import finished
 
 FUSIONS = (
     FUSED,
@@ -435,8 +435,9 @@ def test_a_plan_does_not_depend_on_the_order_of_sets() -> None:
     texts = set()
     for seed in "12":
         env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
-        run = [sys.executable, "-c", script]
-        texts.add(subprocess.run(run, env=env, capture_output=True, text=True, check=True).stdout)
+        done = finished(sys.executable, "-c", script, env=env, text=True)
+        assert done.returncode == 0, done.stderr
+        texts.add(done.stdout)
     assert len(texts) == 1
     assert "updates" in texts.pop()
 

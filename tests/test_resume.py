@@ -25,6 +25,7 @@ from netdsl.train.resume import continuation
 from netdsl.train.stages import run_stages
 from netdsl.train.standing import CLOCK
 from netdsl.train.watch import watching
+from tests.forged import write_forged
 
 NET = """
 net small {
@@ -256,9 +257,7 @@ def test_a_stage_that_is_over_goes_on_with_more_epochs_before_the_next_begins(
     found = continuation(tmp_path, ["train.early.epochs=5", "train.patience=none"])
     run_stages(found.program, None, REFERENCE, None, tmp_path, go, found.saved)
     assert checkpoint.load(tmp_path / "early" / "last.safetensors").progress["epoch"] == 5
-    saved = checkpoint.load(tmp_path / "early" / "last.safetensors")
-    odd = replace(saved, progress={**saved.progress, "epoch": "x"})
-    checkpoint.save(tmp_path / "early" / "last.safetensors", odd)
+    write_forged(tmp_path / "early" / "last.safetensors", epoch="x")
     not_begun(tmp_path)
     with pytest.raises(
         NetError, match=r"damaged: `metadata\.progress\.epoch` is \"x\", not a whole number"
@@ -389,8 +388,7 @@ def test_a_mismatched_checkpoint_says_which_shapes_differ(tmp_path: Path) -> Non
 def test_odd_progress_is_told(tmp_path: Path, key: str) -> None:
     begun(tmp_path)
     path = tmp_path / "last.safetensors"
-    saved = checkpoint.load(path)
-    checkpoint.save(path, replace(saved, progress={**saved.progress, key: "x"}))
+    write_forged(path, **{key: "x"})
     with pytest.raises(NetError, match=rf"last\.safetensors.*`metadata\.progress\.{key}`"):
         go_on(tmp_path)
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +24,7 @@ from netdsl.train.overfit import overfit
 from netdsl.train.resume import continuation
 from netdsl.train.stages import run_stages
 from netdsl.train.watch import watching
+from tests.processes import NETDSL, SILENT, finished, started, wait_for
 from tests.test_resume import kept
 
 NET = """
@@ -141,24 +138,20 @@ def test_an_edited_recipe_is_set_aside(tmp_path: Path) -> None:
     assert len(told) == 1
 
 
-def _train_there(out: str, pipe: Any) -> None:
-    try:
-        run_stages(program(parse(NET)), None, REFERENCE, None, Path(out), nothing)
-    except NetError as e:
-        pipe.send(e.diagnostics[0].message)
+def alone(*args: Any) -> subprocess.CompletedProcess[str]:
+    """A run in a process of its own."""
+    return finished(*NETDSL, "train", *map(str, args), "--device", "reference", text=True)
 
 
 def test_a_directory_is_one_process_s_at_a_time(tmp_path: Path) -> None:
-    with held(tmp_path):
-        assert _answer(_train_there, str(tmp_path)) == f"another process trains in {tmp_path}"
-    with held(tmp_path):
-        assert not list(tmp_path.iterdir())
-
-
-def alone(*args: Any, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
-    run = [sys.executable, "-m", "netdsl", "train", *map(str, args), "--device", "reference"]
-    return subprocess.run(run, check=False, capture_output=True, text=True, timeout=60, **options)
+    file, out = tmp_path / "small.net", tmp_path / "out"
+    file.write_text(NET)
+    with held(out):
+        found = alone(file, "--out", out)
+        assert found.returncode == 2
+        assert f"error: another process trains in {out}\nhelp: " in found.stderr
+    with held(out):
+        assert not list(out.iterdir())
 
 
 def test_no_stage_is_gone_on_with_beside_its_job(tmp_path: Path) -> None:
@@ -167,19 +160,15 @@ def test_no_stage_is_gone_on_with_beside_its_job(tmp_path: Path) -> None:
     stages = "train middle { after = early }\ntrain early { }"
     text = NET.replace("train {", "train last { after = middle }\ntrain {") + stages
     file.write_text(text.replace("epochs = 2", "epochs = 2000"))
-    args = [sys.executable, "-m", "netdsl", "train", f"{file}:last", "--out", str(out)]
-    args += ["--device", "reference", "--set", "train.early.epochs=1"]
-    with subprocess.Popen(args, stderr=subprocess.DEVNULL) as job:
-        for _ in range(600):
-            if (out / "middle" / "last.safetensors").exists():
-                break
-            time.sleep(0.05)
+    args = ("train", f"{file}:last", "--out", str(out), "--device", "reference")
+    with started(*NETDSL, *args, "--set", "train.early.epochs=1", **SILENT) as job:
+        wait_for(out / "middle" / "last.safetensors", job)
         for place in (out / "early", out / "middle", out):
             found = alone("--resume", place, "--set", "train.epochs=5")
             assert found.returncode == 2, found.stderr
             assert found.stderr.startswith(f"error: another process trains in {place}\nhelp: ")
         assert alone("--resume", out / "early", "--dry-run").returncode == 0
-        job.kill()  # the lock of a dead process does not hold
+    # it was killed: the lock of a dead process does not hold
     assert alone("--resume", out / "early", "--set", "train.epochs=2").returncode == 0
     lines = (out / "early" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(x).get("epoch") for x in lines] == [1, 2, None]
@@ -201,29 +190,10 @@ def test_a_job_does_not_begin_beside_one_in_a_stage_of_its_own(tmp_path: Path) -
     stopped_in_a_test(tmp_path)
     before = kept(tmp_path)
     with held(tmp_path / "early"):
-        assert _answer(_go_on, str(tmp_path)) == f"another process trains in {tmp_path / 'early'}"
+        found = alone("--resume", tmp_path)
+        assert found.returncode == 2
+        assert f"error: another process trains in {tmp_path / 'early'}\nhelp: " in found.stderr
     assert kept(tmp_path) == before
-
-
-def _answer(work: Callable[[str, Any], None], out: str) -> Any:
-    """What another process sends that does some work in a directory."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    other = context.Process(target=work, args=(out, there), daemon=True)
-    other.start()
-    there.close()  # so that there is an end where the other one has died
-    assert here.poll(60)
-    answer = here.recv()
-    other.join(60)
-    return answer
-
-
-def _go_on(out: str, pipe: Any) -> None:
-    try:
-        found = continuation(Path(out))
-        run_stages(found.program, None, REFERENCE, None, Path(out), nothing, found.saved)
-    except NetError as e:
-        pipe.send(e.diagnostics[0].message)
 
 
 def test_a_directory_may_be_held_once_more_by_its_process(tmp_path: Path) -> None:

@@ -7,11 +7,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from netdsl.errors import NetError
+from netdsl.limits import MOST_EPOCHS, MOST_WORDS
 from netdsl.schema import (
+    MOST_VALUES,
     Invalid,
     Listing,
     Maybe,
@@ -23,8 +27,19 @@ from netdsl.schema import (
     Whole,
     read_json,
 )
+from netdsl.train import checkpoint
+from netdsl.train.checkpoint import MOST_HEADER, Checkpoint
 from netdsl.train.metrics import Record
+from netdsl.train.standing import Standing
+from tests.conftest import ROOT
 from tests.forged import ODD, Raw
+
+DIGITS = ROOT / "models" / "digits.net"
+NET = """
+net small { input(8x8x1); fc(10) }
+data { source = digits, batch = 256 }
+train { epochs = 1 }
+"""
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
@@ -90,3 +105,100 @@ def test_odd_lines_of_metrics_cost_themselves_alone(tmp_path: Path, key: str, va
     assert good[0] in written
     assert good[2] in written
     assert all(math.isfinite(x["step"]) for x in written if x["step"] is not None)
+
+
+# ---- what is written is read back
+
+
+def long_run(epochs: int, classes: int) -> Checkpoint:
+    """A checkpoint of a run, with all that an epoch may measure and long names of classes."""
+    record = {
+        "train_loss": 0.12345678901234567,
+        "train_accuracy": 0.9876543210987654,
+        "val_loss": 0.22345678901234567,
+        "val_accuracy": 0.9123456789012345,
+        "lr": 1.2345678901234567e-05,
+        "scale": 65536.0,
+        "skipped": 123_456,
+    }
+    history = tuple({"epoch": i, "step": 10_000 * i, **record} for i in range(1, epochs + 1))
+    s = Standing(epochs, step=10_000 * epochs, update=10_000 * epochs, history=history)
+    names = tuple(f"{i} {'ключ' * 20}" for i in range(classes))
+    progress = {**s.as_json(), "data": "0" * 64, "pipeline": {"order": 1}}
+    return Checkpoint({"w": np.zeros(3, np.float32)}, "net a { input(3) }", names, record, progress)
+
+
+def header(path: Path) -> str:
+    content = path.read_bytes()
+    return content[8 : 8 + int.from_bytes(content[:8], "little")].decode()
+
+
+def test_a_long_run_with_many_classes_is_read_back(tmp_path: Path) -> None:
+    path, saved = tmp_path / "x.safetensors", long_run(10_000, 1_000)
+    checkpoint.save(path, saved)
+    found = checkpoint.load(path)
+    assert found.classes == saved.classes
+    assert Standing.of(found.progress) == Standing.of(saved.progress)
+
+
+def test_the_longest_run_is_within_the_limits(tmp_path: Path) -> None:
+    texts = []
+    for epochs in (1_000, 2_000):
+        checkpoint.save(tmp_path / "x.safetensors", long_run(epochs, 1_000))
+        texts.append(header(tmp_path / "x.safetensors"))
+    signs = [sum(map(text.count, ",:[{")) for text in texts]
+    thousands = MOST_EPOCHS // 1000
+    assert len(texts[0]) + thousands * (len(texts[1]) - len(texts[0])) < MOST_HEADER
+    assert signs[0] + thousands * (signs[1] - signs[0]) < MOST_VALUES
+
+
+@given(
+    st.sampled_from(["metrics", "progress", "history"]),
+    st.sampled_from(["epoch", "val_accuracy", "lines", "changes", "data", "pipeline", "other"]),
+    JSON | st.sampled_from([o for o in ODD if not isinstance(o, Raw)]),
+)
+@example("progress", "other", math.nan)
+@example("metrics", "other", [[["three", "deep"]]])
+@example("history", "other", "long" * 300)
+def test_what_is_written_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, where: str, key: str, value: Any
+) -> None:
+    """Or refused, and then what was there stays."""
+    path = tmp_path_factory.getbasetemp() / "x.safetensors"
+    sound = long_run(2, 2)
+    checkpoint.save(path, sound)
+    before = path.read_bytes()
+    metrics, progress = dict(sound.metrics), dict(sound.progress)
+    history = [dict(m) for m in progress["history"]]
+    {"metrics": metrics, "progress": progress, "history": history[0]}[where][key] = value
+    if where == "history":
+        progress["history"] = tuple(history)
+    odd = Checkpoint(sound.states, sound.net_text, sound.classes, metrics, progress)
+    try:
+        checkpoint.save(path, odd)
+    except NetError:
+        assert path.read_bytes() == before
+    checkpoint.load(path)
+
+
+@pytest.mark.parametrize(("epochs", "code"), [(MOST_EPOCHS, 0), (MOST_EPOCHS + 1, 2)])
+def test_no_run_is_longer_than_its_record_may_be(netdsl: Any, epochs: int, code: int) -> None:
+    setting = f"train.epochs={epochs}"
+    assert netdsl("train", str(DIGITS), "--dry-run", "--set", setting)[0] == code
+
+
+def test_files_that_are_too_long_as_one_text_are_refused_at_once(
+    netdsl: Any, tmp_path: Path
+) -> None:
+    """Each may be read; the text of the run, with all of them in it, could not be."""
+    line = "block %s%d { conv(4, 3x3, pad=same) -> relu -> conv(4, 3x3, pad=same) }\n"
+    count = MOST_WORDS // 50
+    for name in "ab":
+        (tmp_path / f"{name}.net").write_text("".join(line % (name, i) for i in range(count)))
+    small = NET.replace("input(8x8x1)", "input(8x8x1) -> a0 -> b0")
+    (tmp_path / "main.net").write_text(f'use "a.net"\nuse "b.net"\n{small}')
+    assert netdsl("check", "main.net")[0] == 0
+    code, _, err = netdsl("train", "main.net", "--out", "run", "--device", "reference")
+    assert code == 2
+    assert f"one text with all that they use, and here it has over {MOST_WORDS:,} words" in err
+    assert not (tmp_path / "run").exists()

@@ -24,6 +24,7 @@ from netdsl.data.idx import idx_shape, read_idx
 from netdsl.data.npz import read_arrays
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
+from tests.processes import LIMIT
 from tests.test_data import idx
 
 
@@ -131,9 +132,9 @@ LABELS = npy((4,), bytes(4))
     ("images", "complaint"),
     [
         (npy((4, 10**6, 10**6)), "it is damaged"),
-        (npy((4, 5, 5)), "has other than the 100 bytes it speaks of"),
+        (npy((4, 5, 5)), "does not have the 100 bytes that its header says"),
         (npy((4, 2**62, 2**62)), "it is damaged"),
-        (npy((4, 1, 1), bytes(9)), "has other than the 4 bytes it speaks of"),
+        (npy((4, 1, 1), bytes(9)), "does not have the 4 bytes that its header says"),
         (b"\x93NUMPY\x01\x00\x0a\x00{'descr': ((", "the header of `images`"),
         (b"\x93NUMPY\x01\x00\x3c\x00" + b"(" * 60, "the header of `images`"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\x7f" + b" " * 10**7, "the header of `images`"),
@@ -245,7 +246,7 @@ def test_a_small_archive_takes_no_large_memory(
     assert len(read_arrays(path).train) == 300
     for odd in ("much", "-1", "0", "1e9 GB", "9" * 400):
         monkeypatch.setenv("NETDSL_MEMORY", odd)
-        with pytest.raises(NetError, match="which is no size"):
+        with pytest.raises(NetError, match="which is not a size"):
             read_arrays(path)
 
 
@@ -288,6 +289,8 @@ def server() -> Iterator[tuple[str, dict[str, Any]]]:
     files: dict[str, Any] = {"asked": []}
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = LIMIT
+
         def do_GET(self) -> None:
             files["asked"].append(self.path)
             content = files.get(self.path)
@@ -303,11 +306,11 @@ def server() -> Iterator[tuple[str, dict[str, Any]]]:
             pass
 
     http = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever)
+    thread = threading.Thread(target=http.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{http.server_port}", files
     http.shutdown()
-    thread.join()
+    thread.join(LIMIT)
     http.server_close()
 
 

@@ -167,7 +167,7 @@ GOOD = Standing(
 def test_progress_that_is_none_is_refused(change: dict[str, Any]) -> None:
     good = json.loads(json.dumps(GOOD))
     assert stood(replace(SAVED, progress=good)).epoch == 1
-    with pytest.raises(NetError, match="cannot be gone on from"):
+    with pytest.raises(NetError, match="cannot be resumed"):
         stood(replace(SAVED, progress=good | change))
 
 

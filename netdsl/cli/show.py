@@ -195,7 +195,33 @@ def show_overfit(found: Overfit) -> None:
         show("a sound net learns one batch by heart: look at the rate, the labels, the last layer")
 
 
+_MOST_CLASSES, _MOST_PAIRS = 25, 20
+"""With more classes a confusion matrix fits no screen: its largest entries are shown."""
+
+
 def show_confusion(report: Report) -> None:
+    if len(report.classes) <= _MOST_CLASSES:
+        _show_matrix(report)
+    else:
+        _show_pairs(report)
+    if report.uncalled:
+        show(f"{report.uncalled:,} images are in no column: a score of theirs is NaN")
+
+
+def _show_pairs(report: Report) -> None:
+    pairs = report.confused()
+    if not pairs:
+        return
+    show("\nmost often confused: what it is -> what was said")
+    for true, said, count in pairs[:_MOST_PAIRS]:
+        show(f"{count:>7,}  {printable_line(f'{true} -> {said}')}")
+    more = pairs[_MOST_PAIRS:]
+    if more:
+        images = sum(count for _, _, count in more)
+        show(f"and {len(more):,} more pairs of classes, {images:,} images in all")
+
+
+def _show_matrix(report: Report) -> None:
     from rich.table import Table
 
     show("\nrows: what it is; columns: what was said")
@@ -206,8 +232,6 @@ def show_confusion(report: Report) -> None:
     for name, row in zip(names, report.confusion, strict=True):
         add_row(table, name, *(str(n) if n else "." for n in row))
     wide_console().print(table)
-    if report.uncalled:
-        show(f"{report.uncalled:,} images are in no column: a score of theirs is NaN")
 
 
 def show_compiled(found: Compiled) -> None:

@@ -33,6 +33,8 @@ SUFFIXES = (
 SYSTEM = ("__MACOSX", "__pycache__")
 MOST_OPENED = 20_000
 """Pictures that are looked into before anything is learnt; of more only the first ones."""
+MOST_BESIDE = 20_000
+"""Files and folders that are no pictures, which a link may lead to outside a data folder."""
 MOST_NAMED = 8
 _HOW = "a folder of pictures for each class: DIR/train/CLASS and DIR/val/CLASS, or DIR/CLASS"
 
@@ -149,13 +151,13 @@ def _check_beside(
         if set(_folders(place)) & set(classes):
             names = ", ".join(f"{p} ({' or '.join(names)})" for p, names in PARTS.items())
             message = f"{place} has the classes of {parts[0].name} and would not be used"
-            raise fail(message, help=f"call it as one of the parts {names}, or move it away")
+            raise fail(message, help=f"rename it to one of the parts {names}, or move it away")
         if not _holds_pictures(place):
             left_out.add(place, "a folder without pictures, beside the parts")
         elif _is_part(name):
             left_out.add(place, "its pictures lie in no folder of a class")
         elif len(parts) == 1:
-            message = f"{parts[0]} is a part, or a class like {name} beside it: which?"
+            message = f"{parts[0]} may be a part, or a class like {name} beside it"
             help = f"move {name} away, or {parts[0].name}'s own folders: it takes {_HOW}"
             raise fail(message, help=help)
         else:
@@ -207,7 +209,7 @@ def _part(base: Path, classes: Sequence[str], left_out: _LeftOut) -> Samples:
     strange = sorted(set(_folders(base)) - set(classes))
     if strange:
         raise fail(
-            f"{base / strange[0]} is a class that there are no pictures to learn of",
+            f"{base / strange[0]} is a class without pictures to learn from",
             help=f"the classes to learn are {few(classes)}",
         )
     there = [c for c in classes if (base / c).is_dir()]
@@ -225,16 +227,17 @@ def _part(base: Path, classes: Sequence[str], left_out: _LeftOut) -> Samples:
 
 def _names(base: Path, name: str, left_out: _LeftOut) -> list[str]:
     """The pictures in the folder of a class, and in the folders in it, linked ones too, each
-    folder once. Raises NetError where the class is a link to what it lies in."""
+    folder once. Raises NetError where the class is a link to what it lies in, and where a link
+    leads to much that is no picture: it may be a whole disk."""
     top, above = base / name, base.resolve()
     around = {_identity(p) for p in (above, *above.parents)}
     if _identity(top) in around:
         raise fail(f"{top} is a link to a folder that it lies in", help="remove the link")
     seen = around | {_identity(p) for p in (top, *top.resolve().parents)}
     found: list[str] = []
-    waiting = [name]
+    waiting, beside = [(name, _way_out(top, above))], 0
     while waiting:
-        inside = waiting.pop()
+        inside, link = waiting.pop()
         for entry in _entries(base / inside):
             path, short = Path(entry.path), f"{inside}/{entry.name}"
             if not _is_folder(entry):
@@ -250,8 +253,19 @@ def _names(base: Path, name: str, left_out: _LeftOut) -> list[str]:
                 left_out.add(path, "a link to a folder that is read already, or that it lies in")
             else:
                 seen.add(_identity(path))
-                waiting.append(short)
+                waiting.append((short, link or _way_out(path, above)))
+            if link is not None and found[-1:] != [short]:
+                beside += 1
+            if link is not None and beside > MOST_BESIDE:
+                many = f"over {MOST_BESIDE:,} files and folders that are no pictures"
+                raise fail(f"{link} is a link to {many}", help="link to a folder of pictures alone")
     return sorted(found)
+
+
+def _way_out(path: Path, above: Path) -> Path | None:
+    """A folder, where it is a link that leads out of `above`."""
+    leads_out = path.is_symlink() and not path.resolve().is_relative_to(above)
+    return path if leads_out else None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -36,7 +36,7 @@ def _given() -> int | None:
     found = _SIZE.fullmatch(text)
     size = int(float(found[1]) * _UNITS[found[2].lower()]) if found else 0
     if size < 1:
-        raise fail(f"{VARIABLE} is {text[:40]!r}, which is no size", help=f"{VARIABLE}=8GB")
+        raise fail(f"{VARIABLE} is {text[:40]!r}, which is not a size", help=f"{VARIABLE}=8GB")
     return size
 
 

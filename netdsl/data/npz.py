@@ -207,6 +207,6 @@ def _array(path: Path, archive: zipfile.ZipFile, member: _Member) -> Array:
         content = filled(f, member.size)
         if content is None or f.read(1):
             size = f"{member.size:,} bytes"
-            raise fail(f"`{member.name}` in {path} has other than the {size} it speaks of")
+            raise fail(f"`{member.name}` in {path} does not have the {size} that its header says")
     order = "F" if member.fortran else "C"
     return content.view(member.dtype).reshape(member.shape, order=order)

@@ -28,7 +28,7 @@ from netdsl.values import Size
 def parse(text: str, name: str = "<text>") -> s.File:
     """The syntax tree of a .net text. Raises NetError with every syntax error that was found."""
     source = Source(name, text)
-    _check_limits(source)
+    check_limits(source)
     try:
         return _parse(source)
     except UnexpectedInput as e:
@@ -41,7 +41,7 @@ def parse_expression(text: str, before: str) -> s.Expr:
     Raises NetError with the place on that line where it is none.
     """
     source = Source("command line", before + text)
-    _check_limits(source)
+    check_limits(source)
     try:
         tree = _lark().parse(" " * len(before) + text, start="expression")
     except UnexpectedInput as e:
@@ -102,7 +102,7 @@ _OPTIONS: dict[str, Any] = {
 _TEXT_WORDS = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|([(\[{])|([)\]}])|\w+|[^\w\s]')
 
 
-def _check_limits(source: Source) -> None:
+def check_limits(source: Source) -> None:
     """Raises NetError where a text is longer or nests deeper than anything that is a net."""
     make_room()
     if len(source.text) > LONGEST_FILE:

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +20,7 @@ from netdsl.files import finite, write_atomically
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, program, read_nothing
 from netdsl.language.syntax import File
-from netdsl.limits import LONGEST_FILE
+from netdsl.limits import LONGEST_FILE, MOST_EPOCHS
 from netdsl.schema import Invalid, Listing, Maybe, Object, Real, Text, Tree, Whole, read_json
 from netdsl.types import Array, dims
 
@@ -55,7 +56,8 @@ def usable(states: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint. Raises NetError if it cannot; what was there then stays."""
+    """Writes a checkpoint. Raises NetError if it cannot, or where `load` would refuse it; what was
+    there then stays."""
     from safetensors.numpy import save as to_bytes
 
     about = {
@@ -66,10 +68,16 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "progress": checkpoint.progress,
     }
     states = {name: np.asarray(v, order="C") for name, v in checkpoint.states.items()}
-    text = json.dumps(about, sort_keys=True)
-    # one key, since safetensors writes several in an order of its own each time
-    metadata = {KEY: json.dumps({"about": text, "sha256": _digest(text, states)})}
-    write_atomically(path, to_bytes(states, metadata))
+    try:
+        _ABOUT.check(about, "metadata")
+        text = json.dumps(about, sort_keys=True, allow_nan=False)
+        # one key, since safetensors writes several in an order of its own each time
+        metadata = {KEY: json.dumps({"about": text, "sha256": _digest(text, states)})}
+        content = to_bytes(states, metadata)
+        _header(BytesIO(content), len(content))
+    except ValueError as e:
+        raise fail(f"{path} could not be read back, so it is not written: {e}") from None
+    write_atomically(path, content)
 
 
 def _digest(text: str, states: Mapping[str, Array]) -> str:
@@ -89,7 +97,7 @@ def load(path: Path) -> Checkpoint:
         raise fail(f"there is no checkpoint {path}", help="a run keeps its in best.safetensors")
     try:
         with path.open("rb") as f:
-            header, start = _header(f)
+            header, start = _header(f, os.fstat(f.fileno()).st_size)
             metadata = header.pop("__metadata__", {})
             if KEY not in metadata:
                 help = "weights carry their .net; `netdsl train` writes such files"
@@ -105,10 +113,9 @@ def load(path: Path) -> Checkpoint:
 _OTHERS = "is there another of its run: last, best, or one of `keep_every`?"
 
 
-def _header(f: BinaryIO) -> tuple[dict[str, Any], int]:
-    """What a file says that it holds, by name, and where its data begin. Raises Invalid where that
-    is not so."""
-    size = os.fstat(f.fileno()).st_size
+def _header(f: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
+    """What a file of `size` bytes says that it holds, by name, and where its data begin. Raises
+    Invalid where that is not so."""
     length = int.from_bytes(f.read(8), "little")
     if size < 8 or length > size - 8:
         raise Invalid("it ends within its header")
@@ -123,7 +130,9 @@ def _header(f: BinaryIO) -> tuple[dict[str, Any], int]:
             raise Invalid("its weights do not lie one after the other")
         end = after
     if end != size - 8 - length:
-        raise Invalid(f"it has {size - 8 - length:,} bytes of weights, and speaks of {end:,}")
+        raise Invalid(
+            f"it has {size - 8 - length:,} bytes of weights, and its header lists {end:,}"
+        )
     return header, 8 + length
 
 
@@ -168,7 +177,7 @@ _HEADER = Object(
 )
 """The header of a safetensors file: https://github.com/huggingface/safetensors#format"""
 _SEALED = Object({"about": Text(MOST_HEADER), "sha256": Text(64)})
-_EPOCHS, _COUNT, _STEPS = Whole(0, 1_000_000), Whole(0, 2**40), Whole(0, 2**30)
+_EPOCHS, _COUNT, _STEPS = Whole(0, MOST_EPOCHS), Whole(0, 2**40), Whole(0, 2**30)
 _NUMBER, _SHARE = Maybe(Real()), Maybe(Real(0, 1.001))  # a mean may be rounded
 METRICS = Object(
     {},
@@ -196,7 +205,7 @@ _PROGRESS = Object(
         "hits": Real(0),
         "batches": _STEPS,
         "lines": _COUNT,
-        "history": Listing(METRICS, 1_000_000),
+        "history": Listing(METRICS, MOST_EPOCHS),
         "changes": Listing(Text(100_000, one_line=True), 10_000),
         "data": Text(1000),
         "pipeline": Object(others=Whole(1, 1_000_000)),

@@ -12,10 +12,11 @@ from netdsl.data.inventory import Inventory, inventory
 from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Dataset, Samples, split
 from netdsl.data.source import Absent
-from netdsl.errors import fail
+from netdsl.errors import NetError, Source, fail
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file
 from netdsl.language.network import Network
+from netdsl.language.parse import check_limits
 from netdsl.language.program import Program
 from netdsl.passes.fold import Folded
 from netdsl.train.compile import compile_accumulation, compile_evaluation, compile_step
@@ -116,6 +117,21 @@ def divided(dataset: Dataset, recipe: Recipe) -> tuple[Samples, Samples]:
     return split(dataset.train, recipe.data.validation, recipe.seed)
 
 
+def _text(program: Program, name: str | None) -> str:
+    """What a run keeps of its files, as one text. Raises NetError where that could not be read
+    back."""
+    text = format_file(written_out(program, name))
+    try:
+        check_limits(Source("it", text))
+    except NetError as e:
+        raise fail(
+            "a run keeps its net and recipes as one text with all that they use, and here "
+            f"{e.diagnostics[0].message}",
+            help="remove the blocks and nets that this one does not need",
+        ) from None
+    return text
+
+
 def prepare(
     program: Program, name: str | None, data_folder: str | None = None, anyway: bool = False
 ) -> Job:
@@ -133,7 +149,7 @@ def prepare(
     check_loss(network, recipe)
     check_norms(network, recipe)
     training_graph(network, recipe)
-    known = (name, recipe, format_file(written_out(program, name)), network, evaluating)
+    known = (name, recipe, _text(program, name), network, evaluating)
     try:
         dataset = sources.load(recipe.data.source, data_folder, recipe.data.skips_bad)
     except Absent as e:

@@ -164,7 +164,7 @@ def _large_mean(subject: Subject) -> Iterator[Warned]:
     for key in ("mean", "std"):
         large = [x for x in chosen.arguments[key] if x > 1]
         if large:
-            message = f"`{key}` has {show(large[0])}, but pixels are brought to 0..1 before"
+            message = f"`{key}` has {show(large[0])}, but pixels are scaled to 0..1 first"
             divided = ", ".join(f"{x / 255:.3g}" for x in chosen.arguments[key])
             yield Warned(message, chosen.span, f"divided by 255: `{key}=[{divided}]`")
 
@@ -280,7 +280,7 @@ LINTS: dict[str, Lint] = {
         ),
         Lint(
             "large-mean",
-            "`normalize` has a mean or deviation above 1, but pixels are brought to 0..1 before",
+            "`normalize` has a mean or deviation above 1, but pixels are scaled to 0..1 first",
             _large_mean,
             _trained("epochs = 2", data=_DATA.replace(" }", ", normalize = by([123.7], [0.3]) }")),
             _trained("epochs = 2", data=_DATA.replace(" }", ", normalize = by([0.485], [0.3]) }")),

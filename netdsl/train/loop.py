@@ -146,7 +146,7 @@ class Trainer:
         standing, images = stood(noted(saved, self.job.net_text)), len(self.job.train)
         if standing.seen > images:
             seen = f"{standing.seen:,} of the {images:,} images of an epoch"
-            raise fail(f"{saved.origin} cannot be gone on from: it says that it has seen {seen}")
+            raise fail(f"{saved.origin} cannot be resumed: it says that it has seen {seen}")
         return standing
 
     def _check_data(self, saved: Checkpoint) -> None:

@@ -106,7 +106,7 @@ def _score(
     count(0)
     n = sums["count"]
     if not n:
-        raise fail("none of the images to judge by can be used")
+        raise fail("none of the images to evaluate on can be used")
     return Score(sums["loss"] / n, sums["top1"] / n, sums["top5"] / n, int(sums["count"]))
 
 

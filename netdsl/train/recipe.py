@@ -12,7 +12,7 @@ from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors, too_much
 from netdsl.language.elaborate import Settings, Shrink, small
 from netdsl.language.program import Program, section_values
-from netdsl.limits import MOST_CHAINED
+from netdsl.limits import MOST_CHAINED, MOST_EPOCHS
 from netdsl.signature import Chosen, OneFrom, Param, Signature
 from netdsl.train.expect import check_expectation
 from netdsl.train.losses import Minimised, Objective
@@ -60,7 +60,7 @@ SIGNATURE = Signature(
             False,
             "on a GPU too only what gives the same bits on every run, at the price of some speed",
         ),
-        Param("epochs", Whole(1, 1_000_000), 10, "passes over the training images"),
+        Param("epochs", Whole(1, MOST_EPOCHS), 10, "passes over the training images"),
         Param("patience", _COUNTED, None, "epochs without a better one that end the run early"),
         Param("seed", Whole(0, 2**31 - 1), 1, "of initial weights, order and dropout"),
         Param(

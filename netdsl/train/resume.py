@@ -13,6 +13,7 @@ from netdsl.language.override import override
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, program, read_nothing, read_text
 from netdsl.language.unparse import expression
+from netdsl.limits import LONGEST_SENTENCE
 from netdsl.printable import printable_line
 from netdsl.train import checkpoint
 from netdsl.train.checkpoint import SUFFIX, Checkpoint
@@ -149,6 +150,7 @@ def noted(saved: Checkpoint, net_text: str) -> Checkpoint:
         return saved
     words = ", ".join(f"{k} = {new} (was {old})" for k, (old, new) in changes.items())
     words = printable_line(words)  # a note is one line, whatever a text in the recipe holds
+    words = words if len(words) <= LONGEST_SENTENCE else f"{words[:LONGEST_SENTENCE]}..."
     done = saved.progress.get("update", 0)
     notes = [*saved.progress.get("changes", ()), f"resumed after {done} updates: {words}"]
     return replace(saved, progress={**saved.progress, "changes": notes})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from netdsl.errors import fail
@@ -35,7 +35,7 @@ class Standing:
     changes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))  # without copies of the history, which grows with the run
 
     @staticmethod
     def of(values: Mapping[str, Any]) -> Standing:
@@ -53,7 +53,7 @@ class Standing:
         if not s.batches <= s.step >= s.update >= s.epoch:
             raise ValueError("its steps are not those of its updates and epochs")
         if s.seen == 0 and (s.batches or s.loss or s.hits):
-            raise ValueError("it has a loss of images that it has not seen")
+            raise ValueError("it has a loss, and has seen no images")
         return s
 
     def after(self, images: int, batches: int) -> Standing:
@@ -111,7 +111,7 @@ def stood(saved: Checkpoint) -> Standing:
     try:
         return Standing.of(saved.progress)
     except ValueError as e:
-        raise fail(f"{saved.origin} cannot be gone on from: {e}") from None
+        raise fail(f"{saved.origin} cannot be resumed: {e}") from None
 
 
 def quality(metrics: Mapping[str, Any]) -> tuple[float, float]:

@@ -57,6 +57,12 @@ class Report:
         """Images that were called nothing."""
         return self.score.images - int(self.confusion.sum())
 
+    def confused(self) -> list[tuple[str, str, int]]:
+        """Classes, what their images were called instead and how often, the most often first."""
+        pairs = ((int(i), int(j)) for i, j in np.argwhere(self.confusion) if i != j)
+        ranked = sorted(pairs, key=lambda p: -self.confusion[p])
+        return [(self.classes[i], self.classes[j], int(self.confusion[i, j])) for i, j in ranked]
+
 
 class Trained:
     """A checkpoint ready to run. Raises NetError where it does not fit its own net."""

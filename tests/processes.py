@@ -1,0 +1,103 @@
+"""Processes that tests start: none outlives the test, and nobody waits for one without end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+LIMIT = 120.0
+"""Seconds that a process or a thread gets where a test gives none: plenty on a busy machine."""
+NETDSL = (sys.executable, "-m", "netdsl")
+SILENT: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+# What runs in the new process before the command. `preexec_fn` would be Python in a fork of a
+# process that has threads, which may hang before it gets anywhere.
+_PREPARE = """
+import os, signal, sys
+ignored, closed, *command = sys.argv[1:]
+for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(s, signal.SIG_IGN if str(int(s)) in ignored.split() else signal.SIG_DFL)
+if sys.platform == "linux":  # killed tests end what they have started
+    import ctypes
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+for number in closed.split():
+    os.close(int(number))
+os.execvp(command[0], command)
+"""
+
+
+@contextmanager
+def started(
+    *command: str,
+    ignoring: Collection[signal.Signals] = (),
+    closing: Collection[int] = (),
+    **options: Any,
+) -> Iterator[subprocess.Popen[Any]]:
+    """A process in a session of its own; it and all that it has started are killed at the end of
+    the block. It ignores the signals of `ignoring` and no others, whatever the tests run under,
+    and begins without the descriptors of `closing`."""
+    numbers = (" ".join(str(int(n)) for n in given) for given in (ignoring, closing))
+    prepared = [sys.executable, "-I", "-S", "-c", _PREPARE, *numbers, *command]
+    process = subprocess.Popen(prepared, start_new_session=True, **options)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(LIMIT)
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                with suppress(OSError):  # what was not written yet has no reader any more
+                    stream.close()
+
+
+def finished(
+    *command: str, limit: float | None = LIMIT, given: Any = None, **options: Any
+) -> subprocess.CompletedProcess[Any]:
+    """A process that has ended by itself, with what it printed where no stream is named. Raises
+    TimeoutExpired where it takes over `limit` seconds."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    if given is not None:
+        streams["stdin"] = subprocess.PIPE
+    with started(*command, **(streams | options)) as process:
+        out, err = process.communicate(given, timeout=limit)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def wait_for(path: Path, process: subprocess.Popen[Any]) -> None:
+    """Waits until a process has made a file."""
+    end = time.monotonic() + LIMIT
+    while not path.exists():
+        assert process.poll() is None, f"it has ended with {process.returncode} without {path}"
+        assert time.monotonic() < end, f"there is no {path}"
+        time.sleep(0.01)
+
+
+def at_once(*work: Callable[[], Any]) -> list[Any]:
+    """What functions give that run in threads of their own; raises what one of them raised, or
+    TimeoutError."""
+    ends: list[Any] = [TimeoutError("a thread has not ended")] * len(work)
+
+    def run(i: int) -> None:
+        try:
+            ends[i] = (work[i](),)
+        except BaseException as e:
+            ends[i] = e
+
+    threads = [Thread(target=run, args=(i,), daemon=True) for i in range(len(work))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+    for end in ends:
+        if isinstance(end, BaseException):
+            raise end
+    return [value for (value,) in ends]
