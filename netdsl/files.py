@@ -63,10 +63,9 @@ def read_regular(path: Path, most: int) -> bytes:
     return content
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """The whole content or the old file, never a part; its permissions stay, a link is followed.
-
-    Raises NetError if it cannot be."""
+def write_atomically(path: Path, *content: bytes | memoryview) -> None:
+    """The whole content, its pieces one after the other, or the old file, never a part; its
+    permissions stay, a link is followed. Raises NetError if it cannot be."""
     try:
         target = path.resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +75,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         handle, beside = tempfile.mkstemp(prefix=".netdsl-", dir=target.parent)
         try:
             with os.fdopen(handle, "wb") as f:
-                f.write(content)
+                f.writelines(content)
                 f.flush()
                 os.fsync(f.fileno())
             os.chmod(beside, mode)

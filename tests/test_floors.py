@@ -15,6 +15,8 @@ FLOORS = [
     "interrupt",
     "limits",
     "errors",
+    "environment",
+    "optional",
     "files",
     "kept",
     "schema",

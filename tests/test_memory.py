@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.plan.fusion import FUSED
+from netdsl.plan.plan import make_plan
+from netdsl.train.fit import MOST_BYTES, MOST_EVALUATED
 from netdsl.train.job import prepare
 from netdsl.train.loop import Trainer
 from netdsl.train.memory import predicted
@@ -55,7 +59,7 @@ def text(batch: int = 512) -> str:
 
 
 def needed(batch: int) -> int:
-    return predicted(prepare(program(parse(text(batch))), None).step, FUSED).total
+    return predicted(prepare(program(parse(text(batch))), None), FUSED).device
 
 
 def test_what_does_not_fit_is_told_with_what_would() -> None:
@@ -63,10 +67,11 @@ def test_what_does_not_fit_is_told_with_what_would() -> None:
     with pytest.raises(NetError) as e:
         Trainer(program(parse(text(), "wide.net")), None, small(there))
     (d,) = e.value.diagnostics
-    assert re.match(r"a step takes [\d.]+ MB of memory, and there are [\d.]+ MB", d.message)
-    assert "stem" in d.notes[0]
-    assert "512x8x8x64 float32, 8.4 MB, wide.net:3" in d.notes[0]
-    assert len(d.notes) == 6
+    assert re.match(r"a run takes [\d.]+ MB of memory, and there are [\d.]+ MB", d.message)
+    assert d.notes[0].startswith("weights 62.6 kB, ")
+    assert "stem" in d.notes[1]
+    assert "512x8x8x64 float32, 8.4 MB, wide.net:3" in d.notes[1]
+    assert len(d.notes) == 7
     assert d.help
     (fits,) = map(int, re.findall(r"data.batch=(\d+)", d.help))
     assert needed(fits) <= there < needed(fits + fits // 4)
@@ -93,3 +98,94 @@ def test_it_ends_the_command_with_a_sentence(
     code, out, _ = netdsl("train", str(tmp_path / "wide.net"), "--dry-run", "--json")
     assert code == 0
     assert json.loads(out)["main"]["memory"]["step"] > 2_000_000
+
+
+def test_the_parts_are_the_total() -> None:
+    memory = predicted(prepare(program(parse(text())), None), FUSED)
+    assert sum(memory.parts().values()) == memory.total
+    assert memory.parts() == asdict(memory)
+
+
+def test_a_large_evaluation_does_not_judge_more_than_it_must() -> None:
+    """Few images to learn from, many channels: what is judged at once takes no more than 128 MB."""
+    wide = NET.replace("conv(64, 3x3, pad=same)", "conv(9000, 1x1)").replace("512", "4")
+    job = prepare(program(parse(wide)), None)
+    assert 4 <= job.evaluating.batch < MOST_EVALUATED
+    assert make_plan(job.folded.main, FUSED).arena < 1.3 * MOST_BYTES
+    assert prepare(program(parse(text(4))), None).evaluating.batch == MOST_EVALUATED
+    assert prepare(program(parse(text(600))), None).evaluating.batch == 600
+
+
+def test_what_is_evaluated_is_said_where_that_does_not_fit() -> None:
+    """No batch helps where judging takes more than learning does."""
+    wide = NET.replace("conv(64, 3x3, pad=same)", "conv(9000, 1x1)").replace("512", "2")
+    job = prepare(program(parse(wide)), None)
+    memory = predicted(job, FUSED)
+    assert memory.evaluation > memory.step
+    with pytest.raises(NetError) as e:
+        Trainer(program(parse(wide)), None, small(memory.step))
+    assert f"{job.evaluating.batch:,} images are judged at once" in e.value.render()
+
+
+DOMINATED = {
+    "weights": """net n { input(8x8x1)
+      fc(1200) -> relu -> fc(2800) -> relu -> fc(10) }
+    data { source = digits, batch = 1000 }
+    train { optimizer = adam(lr=0.001), ema = 0.9, epochs = 1 }""",
+    "step": """net n { input(8x8x1)
+      conv(300, 3x3, pad=same) -> relu -> maxpool(2x2) -> fc(10) }
+    data { source = digits, batch = 1200 }
+    train { epochs = 1 }""",
+    "evaluation": """net n { input(8x8x1)
+      conv(2000, 1x1) -> relu -> maxpool(3x3, stride=1, pad=same) -> conv(16, 1x1) -> fc(10) }
+    data { source = digits, batch = 8 }
+    train { epochs = 1 }""",
+}
+BEFORE = """net n { input(8x8x1)
+  conv(8, 3x3) -> relu -> maxpool(2x2) -> conv(8, 1x1) -> fc(10) }
+data { source = digits, batch = 200 }
+train { epochs = 1, ema = 0.9 }"""
+"""What brings the engine into memory, so that its code is not counted."""
+MEASURED = """
+import resource, sys, tempfile
+from pathlib import Path
+from netdsl.backends import open_backend
+from netdsl.language.parse import parse
+from netdsl.language.program import program
+from netdsl.train.loop import Trainer
+from netdsl.train.memory import predicted
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def run(text):
+    trainer = Trainer(program(parse(text)), None, open_backend("cpu"))
+    with tempfile.TemporaryDirectory() as out:
+        trainer.run(Path(out), lambda x: None, lambda x: None)
+    return trainer.job
+
+run(sys.argv[2])
+base = peak()
+job = run(sys.argv[1])
+print(peak() - base, predicted(job, open_backend("cpu").fusion).total)
+"""
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is in units of Linux")
+@pytest.mark.parametrize(
+    "part", ["weights", *(pytest.param(p, marks=SLOW) for p in ("step", "evaluation"))]
+)
+def test_what_is_predicted_is_used(part: str) -> None:
+    ratios: list[float] = []
+    for _ in range(2):  # the first one may compile kernels, which takes memory too
+        command = [sys.executable, "-c", MEASURED, DOMINATED[part], BEFORE]
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        used, said = map(int, found.stdout.split())
+        ratios.append(said / used)
+        if abs(ratios[-1] - 1) < TOLERANCE:
+            break
+    assert ratios[-1] == pytest.approx(1, abs=TOLERANCE), ratios
+
+
+TOLERANCE = 0.15

@@ -13,10 +13,12 @@ from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
 from netdsl.language.elaborate import Settings, elaborate
-from netdsl.language.program import load
-from netdsl.runtime.executor import Executor
+from netdsl.language.parse import parse
+from netdsl.language.program import load, program
+from netdsl.runtime.executor import Executor, FoldedExecutor, Workspace
 from netdsl.runtime.state import State, draw
-from netdsl.types import Array, Attrs, Node, TensorType
+from netdsl.train.job import prepare
+from netdsl.types import Array, Attrs, Graph, Node, TensorType
 from tests.conftest import ROOT
 
 REFERENCE = open_backend("reference")
@@ -110,3 +112,64 @@ def test_small_inputs_come_in_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
             np.testing.assert_array_equal(found[name], expected)
     assert len(written) == 4
     assert written[0] == 40
+
+
+RECIPE = """net n { input(8x8x1); conv(8, 3x3, pad=same) -> batchnorm -> relu -> maxpool(2x2)
+  dropout(0.2) -> fc(10) }
+data { source = digits, batch = 32 }
+train { epochs = 1, accumulate = 2, ema = 0.9, optimizer = adam(lr=0.01) }
+"""
+
+
+@pytest.mark.parametrize("device", ["reference", "model", "cpu"])
+def test_executors_that_share_an_arena_need_nothing_that_was_in_it(device: str) -> None:
+    """Steps and evaluations in turn, once each in an arena of its own, once in one that holds NaN
+    before each run: the same bits."""
+    job, backend, found = prepare(program(parse(RECIPE)), None), open_backend(device), []
+    assert len(job.graphs) == 4
+    for shared in (False, True):
+        state, judged = State(backend), State(backend)
+        state.initialise(job.step.states, seed=1)
+        judged.initialise(job.evaluation.states, seed=1)
+        workspace = Workspace(backend, job.graphs) if shared else None
+        one, two = (Executor(g, backend, state, workspace=workspace) for g in job.graphs[:2])
+        folded = FoldedExecutor(job.folded, backend, judged, workspace)
+        if workspace:
+            largest = max(e.plan.arena for e in (one, two, folded))
+            assert workspace.arena(0) is workspace.arena(largest)
+        values = dict[str, Array]()
+        for step in range(2):
+            for executor in (two, one, folded):
+                _spoil(workspace)
+                if executor is folded:
+                    folded.refresh()
+                    _spoil(workspace)
+                out = executor.run(_inputs(executor.plan.graph, step))
+                values |= {
+                    f"{step} {executor.plan.graph.name} {k}": v.copy() for k, v in out.items()
+                }
+        found.append([*values.values(), *state.snapshot().values()])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def _spoil(workspace: Workspace | None) -> None:
+    if workspace is not None:
+        workspace.arena(0)[...] = 255
+
+
+def _inputs(graph: Graph, step: int) -> dict[str, Array]:
+    rng, given = np.random.default_rng(step), dict[str, Array]()
+    for node in graph.inputs:
+        most = 10 if node.name == "labels" else 200 if node.type.rank == 4 else 1
+        drawn = rng.integers(0, most + 1, node.type.shape) if most > 1 else np.ones(node.type.shape)
+        given[node.name] = np.minimum(drawn, 9 if most == 10 else 255).astype(node.type.dtype)
+    return given
+
+
+def test_an_arena_that_is_too_small_is_made_anew() -> None:
+    job = prepare(program(parse(RECIPE)), None)
+    workspace = Workspace(REFERENCE, [job.folded.prepare])
+    before = workspace.arena(0)
+    assert len(workspace.arena(len(before) + 1)) > len(before)
+    assert workspace.plan(job.step).kernels

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
 
 from netdsl.backends import open_backend
 from netdsl.errors import NetError
@@ -229,6 +234,32 @@ def test_foreign_weights_are_told(tmp_path: Path) -> None:
     save_file({"a": np.zeros(3)}, tmp_path / "x.safetensors")
     with pytest.raises(NetError, match="not of netdsl"):
         Trained(tmp_path / "x.safetensors", REFERENCE)
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=6).filter(
+            lambda name: name != "__metadata__"
+        ),
+        st.lists(st.integers(0, 3), max_size=3).map(tuple),
+        max_size=4,
+    )
+)
+def test_a_checkpoint_is_the_file_that_safetensors_writes(shapes: dict[str, Any]) -> None:
+    from safetensors.numpy import load_file
+    from safetensors.numpy import save as to_bytes
+
+    states = {n: np.arange(math.prod(s), dtype=np.float32).reshape(s) for n, s in shapes.items()}
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "x.safetensors"
+        checkpoint.save(path, checkpoint.Checkpoint(states, "net", ("é",), {}, {}))
+        with safe_open(path, "np") as f:
+            metadata = f.metadata()
+        assert path.read_bytes() == to_bytes(states, metadata)
+        found = load_file(path)
+    assert found.keys() == states.keys()
+    for name, value in states.items():
+        np.testing.assert_array_equal(found[name], value)
 
 
 def test_states_of_another_shape_are_named(run: Any, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Protocol
 from netdsl.backends.arrays import model, reference
 from netdsl.backends.picked import Held
 from netdsl.errors import NetError, fail, nearest
+from netdsl.optional import NotInstalled, import_optional
 from netdsl.plan.backend import Backend
 from netdsl.types import Array
 
@@ -115,16 +116,14 @@ def _automatic() -> Backend:
 def _processor() -> Backend:
     try:
         return _cpu()
-    except NetError:
+    except NotInstalled:
         return reference()
 
 
 def _cpu() -> Backend:
-    try:
-        from netdsl.backends.cpu.backend import CpuBackend  # half a second for Numba and LLVM
-    except ImportError:
-        raise fail(
-            "`--device cpu` needs Numba, which is not installed",
-            help="pip install numba, or use `--device reference`",
-        ) from None
-    return CpuBackend()
+    for module in ("llvmlite.binding", "numba"):
+        need = f"`--device cpu` needs {module.partition('.')[0]}"
+        import_optional(module, need, "pip install numba, or use `--device reference`")
+    from netdsl.backends.cpu.backend import cpu  # half a second for Numba and LLVM
+
+    return cpu()

@@ -121,7 +121,10 @@ def _sentence(e: Exception) -> str | None:
     if isinstance(e, ImportError):
         return f"a part of netdsl cannot be loaded: {e}"
     if isinstance(e, RuntimeError) and _NO_THREAD in str(e):
-        return "this needs more threads than the system gives; NETDSL_THREADS=1 takes fewest"
+        return (
+            "the system starts no more threads, for want of memory or by a limit (`ulimit -u`, "
+            "`ulimit -v`); NETDSL_THREADS=1 takes fewest"
+        )
     if hasattr(e, "format_message"):  # Typer's own, of a class that it does not show
         return str(e.format_message())
     return None

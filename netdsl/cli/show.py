@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from netdsl.train.dryrun import DryRun
     from netdsl.train.loop import Progress as Standing
     from netdsl.train.loop import Result, Trainer
+    from netdsl.train.memory import Memory
     from netdsl.train.overfit import Overfit
     from netdsl.train.use import Report
     from netdsl.train.watch import Watching
@@ -168,13 +169,26 @@ def show_dry_run(found: DryRun) -> None:
         show(line)
     show(f"{found.learnt:,} of {found.params:,} parameters are learnt")
     show(f"precision: {found.precision}")
-    m = found.memory
-    show(
-        f"memory: weights {sized(m.weights)}, states beside them {sized(m.beside)}, "
-        f"one step {sized(m.step)}; {sized(m.total)} in all"
-    )
+    _show_memory(found.memory)
     for g in found.globs:
         show(f'{g.key} "{g.glob}": {_listed(g.weights)}')
+
+
+_MEMORY = {
+    "weights": "weights",
+    "states": "states of the optimizer and others beside them",
+    "step": "one step",
+    "evaluation": "evaluation, beyond what a step has",
+    "copies": "copies of weights and states: of the last sound place, and to be saved",
+    "data": "images and batches",
+}
+
+
+def _show_memory(memory: Memory) -> None:
+    show("memory, beside Python itself:")
+    for part, size in memory.parts().items():
+        show(f"  {sized(size):>9}  {_MEMORY[part]}")
+    show(f"  {sized(memory.total):>9}  in all")
 
 
 def _listed(names: tuple[str, ...]) -> str:

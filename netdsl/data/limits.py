@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import IO
 
 import numpy as np
 
+from netdsl.environment import setting, shown
 from netdsl.errors import NetError, fail
 from netdsl.types import Array, sized
 
@@ -30,13 +30,13 @@ def limit() -> int:
 
 
 def _given() -> int | None:
-    text = os.environ.get(VARIABLE, "").strip()
-    if not text:
+    text = setting(VARIABLE)
+    if text is None:
         return None
     found = _SIZE.fullmatch(text)
     size = int(float(found[1]) * _UNITS[found[2].lower()]) if found else 0
     if size < 1:
-        raise fail(f"{VARIABLE} is {text[:40]!r}, which is not a size", help=f"{VARIABLE}=8GB")
+        raise fail(f"{shown(VARIABLE, text)} is not a size", help=f"as in {VARIABLE}=8GB")
     return size
 
 

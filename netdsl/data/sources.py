@@ -16,6 +16,7 @@ from netdsl.data.pictures import BadPicture
 from netdsl.data.samples import Dataset, Samples
 from netdsl.data.source import DataSource
 from netdsl.errors import Diagnostic, fail
+from netdsl.optional import import_optional
 from netdsl.signature import Signature
 
 _DIGITS = tuple(map(str, range(10)))
@@ -23,14 +24,8 @@ _DIGITS = tuple(map(str, range(10)))
 
 def _digits(folder: Path | None) -> Dataset:
     """Scikit-learn's 1,797 digits, 8x8x1, scaled to bytes; every fifth one is for the test."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise fail(
-            "the source `digits` is read from scikit-learn, which is not installed",
-            help="pip install 'netdsl[digits]'",
-        ) from None
-    found = load_digits()
+    need = "the source `digits` is read from scikit-learn"
+    found = import_optional("sklearn.datasets", need, "pip install 'netdsl[digits]'").load_digits()
     images = np.round(found.images * (255 / 16)).astype(np.uint8)[..., None]
     whole = Samples(images, found.target.astype(np.int32))
     test = np.arange(len(whole)) % 5 == 4

@@ -6,19 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.errors import fail
+from netdsl.optional import import_optional
 from netdsl.types import Array
 
 
 def dtype_of(name: str) -> Any:
-    """NumPy's element type of that name. Raises NetError where bfloat16 is not installed."""
+    """NumPy's element type of that name. Raises NetError where bfloat16 is not to be had."""
     if name != "bfloat16":
         return np.dtype(name)
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise fail("bfloat16 needs the package `ml_dtypes`", help="pip install ml_dtypes") from None
-    return np.dtype(ml_dtypes.bfloat16)
+    need = "bfloat16 needs the package `ml_dtypes`"
+    return np.dtype(import_optional("ml_dtypes", need, "pip install ml_dtypes").bfloat16)
 
 
 def widened(x: Array) -> Array:

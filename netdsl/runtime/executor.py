@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,22 +22,55 @@ _MOST_SMALL = 1 << 16
 """Bytes of an input that is brought to the device together with others."""
 
 
+class Workspace:
+    """The plans of `graphs` that never run at the same time, and one arena for all of them, which
+    is as large as the largest one needs."""
+
+    def __init__(self, backend: Backend, graphs: Iterable[Graph]) -> None:
+        self._backend = backend
+        self._planned = [(graph, make_plan(graph, backend.fusion)) for graph in graphs]
+        self._arena = backend.allocate(max(plan.arena for _, plan in self._planned))
+
+    def plan(self, graph: Graph) -> Plan:
+        """The plan of a graph, of those that it was made for or another one."""
+        for known, plan in self._planned:
+            if known is graph:
+                return plan
+        return make_plan(graph, self._backend.fusion)
+
+    def arena(self, nbytes: int) -> Array:
+        """Memory of at least so many bytes, whatever it holds."""
+        if nbytes > len(self._arena):
+            self._arena = self._backend.allocate(nbytes)
+        return self._arena
+
+
 class Executor:
     """Runs one graph on one backend, with the states of one store, always at the same addresses.
 
     Only what outputs and updates need is run; constants are computed once. What `run` returns
-    stays where the step wrote it: it is good until the next one. Where states are `settled`, they
-    change only before a `refresh`, which must come before the first run too.
+    stays where the step wrote it: it is good until the next one, of any executor that has the same
+    `workspace`. Where states are `settled`, they change only before a `refresh`, which must come
+    before the first run too.
     """
 
-    def __init__(self, graph: Graph, backend: Backend, state: State, settled: bool = False) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        backend: Backend,
+        state: State,
+        settled: bool = False,
+        workspace: Workspace | None = None,
+    ) -> None:
         self.graph = graph
         self.backend = backend
-        plan = verify_plan(make_plan(graph, backend.fusion))
+        workspace = workspace or Workspace(backend, [graph])
+        plan = verify_plan(workspace.plan(graph))
         own = {n.name for n in graph.states} - graph.updates.keys()
         self.plan = replace(plan, settled=frozenset(own)) if settled else plan
         self._small = _small(self.plan, backend)
         memory = _memory(self.plan, backend, state, self._small)
+        memory[ARENA] = workspace.arena(plan.arena)
         self.reads = tuple(n for n in self.plan.buffers if self.plan.graph[n].op == "state")
         self._inputs = {
             name: _array(self.plan, backend, memory, name)
@@ -111,8 +144,8 @@ def _small(plan: Plan, backend: Backend) -> _Small:
 
 
 def _memory(plan: Plan, backend: Backend, state: State, small: _Small) -> dict[str, Array]:
-    """The buffers of a plan: the arena, an input's own, a state's array, a constant's value."""
-    memory = {ARENA: backend.allocate(plan.arena), **small.memory}
+    """The buffers of a plan: an input's own, a state's array, a constant's value."""
+    memory = dict(small.memory)
     for name, size in plan.buffers.items():
         node = plan.graph[name]
         if node.op == "state":
@@ -134,12 +167,15 @@ class FoldedExecutor:
     """Runs a folded graph. `refresh` computes the folded states from those of `state` as they are
     now; it is to be called before `run` whenever these have changed."""
 
-    def __init__(self, folded: Folded, backend: Backend, state: State) -> None:
+    def __init__(
+        self, folded: Folded, backend: Backend, state: State, workspace: Workspace | None = None
+    ) -> None:
         own = State(backend, inside=state)
         kept = set(folded.prepare.updates)
         own.initialise((n for n in folded.prepare.states if n.name in kept), seed=0)
-        self._prepare = Executor(folded.prepare, backend, own)
-        self.main = Executor(folded.main, backend, own, settled=True)
+        workspace = workspace or Workspace(backend, [folded.prepare, folded.main])
+        self._prepare = Executor(folded.prepare, backend, own, workspace=workspace)
+        self.main = Executor(folded.main, backend, own, settled=True, workspace=workspace)
 
     @property
     def plan(self) -> Plan:

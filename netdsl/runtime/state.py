@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -87,4 +87,9 @@ class State:
 
     def snapshot(self) -> dict[str, Array]:
         """Every state as a NumPy array."""
-        return {name: self.backend.download(a) for name, a in self.arrays.items()}
+        return dict(self.each())
+
+    def each(self) -> Iterator[tuple[str, Array]]:
+        """The same, one by one."""
+        for name, array in self.arrays.items():
+            yield name, self.backend.download(array)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from netdsl import __version__
-from netdsl.errors import fail
+from netdsl.errors import fail, internal
 from netdsl.files import finite, write_atomically
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, program, read_nothing
@@ -58,8 +58,6 @@ def usable(states: Mapping[str, Array]) -> dict[str, Array]:
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint. Raises NetError if it cannot, or where `load` would refuse it; what was
     there then stays."""
-    from safetensors.numpy import save as to_bytes
-
     about = {
         "version": __version__,
         "net": checkpoint.net_text,
@@ -68,16 +66,35 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "progress": checkpoint.progress,
     }
     states = {name: np.asarray(v, order="C") for name, v in checkpoint.states.items()}
+    names = sorted(states)
     try:
         _ABOUT.check(about, "metadata")
         text = json.dumps(about, sort_keys=True, allow_nan=False)
-        # one key, since safetensors writes several in an order of its own each time
         metadata = {KEY: json.dumps({"about": text, "sha256": _digest(text, states)})}
-        content = to_bytes(states, metadata)
-        _header(BytesIO(content), len(content))
+        header = _written_header(metadata, [(name, states[name]) for name in names])
+        _header(BytesIO(header), len(header) + sum(a.nbytes for a in states.values()))
     except ValueError as e:
         raise fail(f"{path} could not be read back, so it is not written: {e}") from None
-    write_atomically(path, content)
+    # piece by piece: weights are not copied once more to be written
+    write_atomically(path, header, *(_bytes_of(states[name]) for name in names))
+
+
+def _written_header(metadata: Mapping[str, str], states: Sequence[tuple[str, Array]]) -> bytes:
+    """What a safetensors file begins with, whose arrays follow in this order."""
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, array in states:
+        if array.dtype != np.float32:
+            raise internal(f"{name} is {array.dtype}, and checkpoints hold float32")
+        begin, end = end, end + array.nbytes
+        entries[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": (begin, end)}
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # what follows is aligned
+    return len(text).to_bytes(8, "little") + text
+
+
+def _bytes_of(array: Array) -> memoryview:
+    return memoryview(array.reshape(-1).view(np.uint8))
 
 
 def _digest(text: str, states: Mapping[str, Array]) -> str:
@@ -86,7 +103,7 @@ def _digest(text: str, states: Mapping[str, Array]) -> str:
     for name in sorted(states):
         array = states[name]
         digest.update(f"{name} {array.dtype} {dims(array.shape)}".encode())
-        digest.update(memoryview(array.reshape(-1).view(np.uint8)))
+        digest.update(_bytes_of(array))
     return digest.hexdigest()
 
 

@@ -43,7 +43,6 @@ class DryRun:
     """What of the data is not there, so that nothing is known of images and steps."""
 
     def as_json(self) -> dict[str, Any]:
-        m = self.memory
         return {
             "recipe": self.recipe,
             "missing": self.missing,
@@ -55,7 +54,7 @@ class DryRun:
             "steps_per_epoch": self.steps,
             "steps": self.steps * self.epochs,
             "precision": self.precision,
-            "memory": {"weights": m.weights, "beside": m.beside, "step": m.step},
+            "memory": {**self.memory.parts(), "total": self.memory.total},
             "globs": [{"key": g.key, "glob": g.glob, "matches": g.weights} for g in self.globs],
         }
 
@@ -76,7 +75,7 @@ def dry_run(job: Job, fusion: Fusion = ALONE) -> DryRun:
         steps=job.steps,
         epochs=job.recipe.epochs,
         precision=described(job.recipe.precision),
-        memory=predicted(job.step, fusion),
+        memory=predicted(job, fusion),
         globs=_globs(job),
         found=None if job.missing is not None else job.found,
         missing=job.missing,

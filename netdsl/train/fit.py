@@ -12,11 +12,12 @@ from netdsl.language.budget import Budget
 from netdsl.language.elaborate import elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
+from netdsl.ops import OPS
 from netdsl.printable import printable_line
 from netdsl.train.recipe import Recipe, resolve
 from netdsl.train.start import adopted
 from netdsl.train.step import training_graph
-from netdsl.types import dims
+from netdsl.types import Graph, dims
 
 
 def check_recipe(program: Program, name: str | None, budget: Budget | None = None) -> Network:
@@ -77,14 +78,32 @@ def taken(network: Network) -> tuple[int, ...]:
     return network.graph[single_input(network)].type.shape[1:]
 
 
-MOST_EVALUATED, MOST_VALUES = 250, 2**22
-"""Images that are judged at once, and values in them; but never fewer than a training step has."""
+MOST_EVALUATED, MOST_VALUES, MOST_BYTES = 250, 2**22, 2**27
+"""Images that are judged at once, values in them, and bytes of what their layers give; but never
+fewer images than a training step has."""
 
 
 def evaluation_batch(network: Network, data: DataConfig) -> int:
-    """How many images are judged at once; as many as fit where a training step does."""
-    fit = MOST_VALUES // math.prod(taken(network))
-    return max(data.batch, min(MOST_EVALUATED, fit))
+    """How many images are judged at once; as many as fit where a training step of this network
+    does."""
+    images = MOST_VALUES // math.prod(taken(network))
+    kept, most = _activations(network.graph)
+    fit = network.batch * max(MOST_BYTES, kept // 2) // most  # half of them are not kept
+    return max(data.batch, min(MOST_EVALUATED, images, fit))
+
+
+def _activations(graph: Graph) -> tuple[int, int]:
+    """Bytes of all that is computed of the inputs, and the most that a node reads and gives."""
+    sizes: dict[str, int] = {}
+    kept = most = 0
+    for node in graph.nodes.values():
+        given = [sizes[a] for a in node.args if a in sizes]
+        if OPS[node.op].kind == "view" and given:
+            sizes[node.name] = given[0]
+        elif given or node.op == "input":
+            sizes[node.name] = node.type.nbytes
+            kept, most = kept + node.type.nbytes, max(most, node.type.nbytes + sum(given))
+    return kept, most
 
 
 def augmentation(network: Network, data: DataConfig) -> Preparation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -109,6 +109,28 @@ class Job:
         """The evaluation as it is run."""
         return compile_evaluation(self.evaluating, self.recipe)
 
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        """All that a run runs, one after the other."""
+        several = (self.accumulation,) if self.accumulation else ()
+        return (self.step, *several, self.folded.prepare, self.folded.main)
+
+    def with_batch(self, program: Program, batch: int) -> Job:
+        """The same job with batches of another size."""
+        recipe = replace(self.recipe, data=replace(self.recipe.data, batch=batch))
+        network, evaluating = elaborated(program, recipe)
+        return replace(self, recipe=recipe, network=network, evaluating=evaluating)
+
+
+def elaborated(program: Program, recipe: Recipe) -> tuple[Network, Network]:
+    """The net as it is trained, and as it is judged. Raises NetError where it takes no one
+    image."""
+    network = elaborate(program, recipe.net, recipe.settings(training=True))
+    single_input(network)
+    batch = evaluation_batch(network, recipe.data)
+    settings = recipe.settings(training=False, batch=batch)
+    return network, elaborate(program, recipe.net, settings)
+
 
 def divided(dataset: Dataset, recipe: Recipe) -> tuple[Samples, Samples]:
     """The samples to learn from, and those to validate with: the source's own, or held out."""
@@ -139,13 +161,7 @@ def prepare(
     a reason that could have been known. Where the data are not there it raises NetError, or
     `anyway` gives what is known without them."""
     recipe = resolve(program, name)
-    network = elaborate(program, recipe.net, recipe.settings(training=True))
-    single_input(network)
-    evaluating = elaborate(
-        program,
-        recipe.net,
-        recipe.settings(training=False, batch=evaluation_batch(network, recipe.data)),
-    )
+    network, evaluating = elaborated(program, recipe)
     check_loss(network, recipe)
     check_norms(network, recipe)
     training_graph(network, recipe)

@@ -18,15 +18,13 @@ from netdsl.data.samples import Batch, Samples, evaluation_batches, on_device
 from netdsl.data.sources import SKIP
 from netdsl.data.verifying import Verification
 from netdsl.errors import NetError, fail
-from netdsl.language.elaborate import elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.plan.backend import Backend
-from netdsl.runtime.executor import Executor, FoldedExecutor
+from netdsl.runtime.executor import Executor, FoldedExecutor, Workspace
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
 from netdsl.train.checkpoint import Checkpoint, usable
-from netdsl.train.compile import compile_step
 from netdsl.train.guard import Fault, fault_of, stopped
 from netdsl.train.job import Job, prepare
 from netdsl.train.keeper import KEPT, Keeper
@@ -40,7 +38,6 @@ from netdsl.train.start import adopted, begin, shapes
 from netdsl.train.step import SUMS
 from netdsl.train.stepper import Stepper, Unsound
 from netdsl.train.watch import Watching, watch_graph, watched
-from netdsl.types import Graph
 
 __all__ = ["KEPT", "Progress", "Result", "Trainer"]
 
@@ -105,22 +102,21 @@ class Trainer:
     ) -> None:
         self.state = State(backend)
         standing = self._saved(saved) if saved else self._drawn(start)
-        self.stepper = Stepper(self.job, backend, self.state, standing)
+        self.workspace = Workspace(backend, self.job.graphs)
+        self.stepper = Stepper(self.job, self.state, standing, self.workspace)
         self.judging = State(backend) if self.recipe.ema else self.state
         self.judging.initialise(self.job.evaluation.states, self.recipe.seed)
-        self.evaluation = FoldedExecutor(self.job.folded, backend, self.judging)
+        self.evaluation = FoldedExecutor(self.job.folded, backend, self.judging, self.workspace)
         self.stepper.hold()
         self.validation = on_device(self.job.validation, self.job.transform, backend)
 
     def _short(self, program: Program, there: int | None) -> NetError:
-        """What is told where the step does not fit into memory."""
-        recipe = self.recipe
+        """What is said where the run does not fit into memory."""
 
-        def at(batch: int) -> Graph:
-            network = elaborate(program, recipe.net, recipe.settings(training=True, batch=batch))
-            return compile_step(network, recipe)
+        def at(batch: int) -> Job:
+            return self.job.with_batch(program, batch)
 
-        return shortage(self.job.step, self.backend.fusion, there, recipe.data.batch, at)
+        return shortage(self.job, self.backend.fusion, there, at)
 
     def _drawn(self, start: Checkpoint | None) -> Standing:
         recipe, states = self.recipe, self.job.network.graph.states
@@ -288,7 +284,7 @@ class Trainer:
 
     def _watching(self, watching: Watching) -> tuple[Watching, Executor]:
         graph = watch_graph(self.job.network, self.recipe, watching.what)
-        return watching, Executor(graph, self.backend, self.state)
+        return watching, Executor(graph, self.backend, self.state, workspace=self.workspace)
 
     def _look(self, batch: Batch) -> None:
         """What is watched, written down."""
@@ -342,7 +338,7 @@ class Trainer:
             best, state = checkpoint.load(path), State(self.backend)
             state.load(best.states, self.job.evaluation.states, best.origin)
             samples = self.job.dataset.read_test()
-            tester = FoldedExecutor(self.job.folded, self.backend, state)
+            tester = FoldedExecutor(self.job.folded, self.backend, state, self.workspace)
             score = self._measure(tester, samples)
             tested = {
                 "test_loss": score.loss,

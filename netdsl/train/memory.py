@@ -1,73 +1,171 @@
-"""How much memory a graph will need, before anything is allocated; and what to do where it is more
+"""How much memory a run will need, before anything is allocated; and what to do where it is more
 than there is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
+from netdsl.data.prefetch import AHEAD
 from netdsl.errors import NetError, fail
 from netdsl.ir.views import shown
 from netdsl.ops import OPS
 from netdsl.plan.fusion import ALONE, Fusion
 from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan, make_plan
-from netdsl.types import Graph, Node, sized
+from netdsl.train.fit import taken
+from netdsl.train.job import Job
+from netdsl.types import Array, Node, sized
 
 LARGEST = 6
 """Tensors that are named where memory is short."""
+_COPIES = 2
+"""Copies of all states on the host: the last place that was sound, and what is being saved."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of what stays (weights, and beside them optimizer states and the like) and of what
-    lives at once while a step runs."""
+    """Bytes that a run takes at its peak, by what takes them; what Python and the kernels' own code
+    take comes on top.
+
+    `states` are those beside the weights, `step` is what lives at once while an update is computed,
+    `evaluation` what judging takes beyond that, as both have one arena: its own weights, folded and
+    packed, and what its arena is larger by. On the host lie `copies` of all states, and `data`: the
+    images in memory, and the batches made ready."""
 
     weights: int
-    beside: int
+    states: int
     step: int
+    evaluation: int
+    copies: int
+    data: int
+
+    @property
+    def device(self) -> int:
+        """What lies where the kernels run."""
+        return self.weights + self.states + self.step + self.evaluation
 
     @property
     def total(self) -> int:
-        return self.weights + self.beside + self.step
+        return self.device + self.copies + self.data
+
+    def parts(self) -> dict[str, int]:
+        """The bytes of each part, which are the total."""
+        return {
+            "weights": self.weights,
+            "states": self.states,
+            "step": self.step,
+            "evaluation": self.evaluation,
+            "copies": self.copies,
+            "data": self.data,
+        }
 
 
-def predicted(graph: Graph, fusion: Fusion = ALONE) -> Memory:
-    """What running a graph takes on a backend that offers `fusion`: its plan's arena, and the
-    buffers of inputs and constants. What a kernel needs for itself comes on top."""
-    return _of(make_plan(graph, fusion))
+@dataclass(frozen=True)
+class _Plans:
+    """The plans of all that a run runs."""
+
+    step: tuple[Plan, ...]
+    judging: tuple[Plan, ...]
+
+    @staticmethod
+    def of(job: Job, fusion: Fusion) -> _Plans:
+        judging = (job.folded.prepare, job.folded.main)
+        step = [g for g in job.graphs if all(g is not j for j in judging)]
+        planned = [tuple(make_plan(g, fusion) for g in graphs) for graphs in (step, judging)]
+        return _Plans(*planned)
+
+    @property
+    def larger(self) -> Plan:
+        """The one whose arena is largest."""
+        return max((*self.step, *self.judging), key=lambda plan: plan.arena)
 
 
-def _of(plan: Plan) -> Memory:
-    states = plan.graph.states
+def predicted(job: Job, fusion: Fusion = ALONE) -> Memory:
+    """What a job takes on a backend that offers `fusion`. What a kernel needs for itself comes on
+    top."""
+    return _of(job, _Plans.of(job, fusion))
+
+
+def _of(job: Job, plans: _Plans) -> Memory:
+    states = job.step.states
     weights = sum(n.type.nbytes for n in states if n.attrs["trainable"])
-    all_states = sum(n.type.nbytes for n in states)
-    beside = (size for name, size in plan.buffers.items() if plan.graph[name].op != "state")
-    return Memory(weights, all_states - weights, plan.arena + sum(beside))
+    others = sum(n.type.nbytes for n in states) - weights
+    step = max(plan.arena for plan in plans.step)
+    evaluation = max(plan.arena for plan in plans.judging)
+    return Memory(
+        weights=weights,
+        states=others,
+        step=step + sum(map(_buffers, plans.step)),
+        evaluation=max(0, evaluation - step) + sum(map(_buffers, plans.judging)) + _judged(job),
+        copies=_COPIES * (weights + others),
+        data=_data(job),
+    )
 
 
-def shortage(
-    graph: Graph,
-    fusion: Fusion,
-    room: int | None,
-    batch: int,
-    at: Callable[[int], Graph],
-) -> NetError:
-    """What is told where a step does not fit: how much it takes, its largest tensors with their
-    lines, and the batch that fits into `room` bytes; `at` gives the step of another batch."""
-    plan = make_plan(graph, fusion)
-    wanted = _of(plan).total
+def _buffers(plan: Plan) -> int:
+    """What lies beside the arena: inputs and constants."""
+    return sum(size for name, size in plan.buffers.items() if plan.graph[name].op != "state")
+
+
+def _judged(job: Job) -> int:
+    """The states that are judged with: averages by themselves, folded ones, and those of products
+    once more, packed as kernels read them."""
+    folded = job.folded
+    own = _nbytes(job.evaluation.states) if job.recipe.ema else 0
+    kept = [n for n in folded.prepare.states if n.name in folded.prepare.updates]
+    packed = [n for n in folded.main.states if n.type.rank > 1]
+    return own + _nbytes(kept) + _nbytes(packed)
+
+
+def _nbytes(nodes: Iterable[Node]) -> int:
+    return sum(n.type.nbytes for n in nodes)
+
+
+def _data(job: Job) -> int:
+    """Images that lie in memory, each array once, and batches that are made ready."""
+    read_test = job.dataset.read_test
+    parts = [job.dataset.train, job.train, job.validation, *([read_test()] if read_test else [])]
+    arrays: dict[int, Array] = {id(s.images): s.images for s in parts}
+    held = sum(a.nbytes for a in arrays.values() if isinstance(a, np.ndarray))
+    image = int(np.prod(taken(job.network)))
+    batches = max(job.images, job.evaluating.batch) * (AHEAD + 2)
+    return held + image * batches
+
+
+def shortage(job: Job, fusion: Fusion, room: int | None, at: Callable[[int], Job]) -> NetError:
+    """What is said where a job does not fit: how much it takes, its largest tensors with their
+    lines, and the batch that fits into `room` bytes; `at` gives the job of another batch. Where
+    nobody knows the room it is the host's, where copies and data lie too."""
+
+    def needed(job: Job, plans: _Plans | None = None) -> int:
+        memory = _of(job, plans or _Plans.of(job, fusion))
+        return memory.total if room is None else memory.device
+
+    plans = _Plans.of(job, fusion)
+    wanted, memory, batch = needed(job, plans), _of(job, plans), job.recipe.data.batch
     there = f", and there are {sized(room)}" if room is not None else ""
-    notes = [_line(node) for node in largest(plan)]
-    fits = _fitting(wanted, fusion, room, batch, at) if room is not None else None
-    help = "a smaller `batch`, `precision = mixed`, or `recompute` takes less"
+    parts = ", ".join(f"{k} {sized(v)}" for k, v in memory.parts().items())
+    notes = [parts, *(_line(node) for node in largest(plans.larger))]
+    fits = None
+    if room is not None:
+        fits = _fitting(wanted, room, batch, lambda size: needed(at(size)))
+    help = _ADVICE
     if fits:
         help = f"`--set data.batch={fits}` fits; `precision = mixed` or `recompute` takes less"
-    return fail(f"a step takes {sized(wanted)} of memory{there}", notes=notes, help=help)
+    elif memory.evaluation > memory.step:
+        judged = job.evaluating.batch
+        help = f"{judged:,} images are judged at once; smaller images or fewer channels take less"
+    return fail(f"a run takes {sized(wanted)} of memory{there}", notes=notes, help=help)
+
+
+_ADVICE = "a smaller `batch`, `precision = mixed`, or `recompute` takes less"
 
 
 def largest(plan: Plan) -> list[Node]:
-    """The largest values that a step keeps in memory, each once, the largest first."""
+    """The largest values that a plan keeps in memory, each once, the largest first."""
     kept = {
         shown(plan.graph, name).name
         for name, place in plan.placements.items()
@@ -84,15 +182,13 @@ def _line(node: Node) -> str:
     return f"`{node.name}` {node.type}, {sized(node.type.nbytes)}{where}"
 
 
-def _fitting(
-    wanted: int, fusion: Fusion, room: int, batch: int, at: Callable[[int], Graph]
-) -> int | None:
+def _fitting(wanted: int, room: int, batch: int, needed: Callable[[int], int]) -> int | None:
     """The largest batch found to fit, by the plans of smaller ones."""
     size = batch
     while size > 1:
         # what does not shrink with the batch makes the guess too large, so it is made again
         size = min(size - 1, max(1, size * room // wanted))
-        wanted = predicted(at(size), fusion).total
+        wanted = needed(size)
         if wanted <= room:
             return size
     return None

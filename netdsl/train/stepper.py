@@ -13,8 +13,7 @@ from netdsl.backends import UNDER_WAY, Reading, ahead, reading
 from netdsl.backends.picked import made
 from netdsl.data.prefetch import prefetched
 from netdsl.data.samples import Batch, grouped, on_device, training_batches
-from netdsl.plan.backend import Backend
-from netdsl.runtime.executor import Executor
+from netdsl.runtime.executor import Executor, Workspace
 from netdsl.runtime.state import State
 from netdsl.train.guard import Fault, Replayed, finite, first_fault, sound
 from netdsl.train.job import Job
@@ -35,12 +34,16 @@ class Unsound(Exception):
 class Stepper:
     """The executors of a step, and where the run stands. States change with every update."""
 
-    def __init__(self, job: Job, backend: Backend, state: State, standing: Standing) -> None:
+    def __init__(
+        self, job: Job, state: State, standing: Standing, workspace: Workspace | None = None
+    ) -> None:
         self.job, self.state, self.standing = job, state, standing
         self.good = standing, state.snapshot()
-        self.step = Executor(job.step, backend, state)
+        self.step = Executor(job.step, state.backend, state, workspace=workspace)
         graph = job.accumulation
-        self.accumulation = Executor(graph, backend, state) if graph else None
+        self.accumulation = (
+            Executor(graph, state.backend, state, workspace=workspace) if graph else None
+        )
         self.train = job.train
         self._under_way: deque[tuple[Reading, ...]] = deque()
 
@@ -49,8 +52,9 @@ class Stepper:
         self.train = on_device(self.job.train, self.job.augment, self.state.backend)
 
     def let_go(self) -> None:
-        """Gives that room back."""
+        """Gives that room back, and the copy of the states: every step was sound."""
         self.train = self.job.train
+        self.good = self.standing, {}
 
     def groups(self) -> Generator[tuple[Batch, ...], None, None]:
         """The batches of the rest of this epoch, in groups that make one update; made ready in the
@@ -138,13 +142,14 @@ class Stepper:
         """Holds this place in memory, at the start of an epoch and every so many updates."""
         if self.standing.update % GOOD_EVERY == 0 or self.standing.seen == 0:
             self.settle()
+            self.good = self.standing, {}  # one copy goes before the next one is made
             self.good = self.standing, self.state.snapshot()
 
     def check(self) -> None:
         """Raises Unsound where a weight is no finite number, and where no step of the epoch had a
         finite loss."""
         self.settle()
-        if not self.standing.batches or not finite(self.state.snapshot()):
+        if not self.standing.batches or not all(finite({k: v}) for k, v in self.state.each()):
             raise Unsound
 
     def scaling(self) -> dict[str, float]:

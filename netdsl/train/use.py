@@ -105,7 +105,8 @@ class Trained:
         data = self.recipe.data
         dataset = sources.load(data.source, folder, data.skips_bad)
         what, samples = self._samples(dataset)
-        network = self._network(evaluation_batch(self._network(1), data))
+        learning = elaborate(self.program, self.recipe.net, self.recipe.settings(training=True))
+        network = self._network(evaluation_batch(learning, data))
         check_images(network, data, samples.shape)
         executor = self._executor(network)
         n = len(self.classes)

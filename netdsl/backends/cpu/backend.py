@@ -12,10 +12,11 @@ from netdsl.backends.cpu.anchors import anchor_launch
 from netdsl.backends.cpu.apart import apart_launch
 from netdsl.backends.cpu.ceilings import measured
 from netdsl.backends.cpu.expression import Unsupported
-from netdsl.backends.cpu.launch import program
+from netdsl.backends.cpu.launch import program, threads
 from netdsl.backends.cpu.maps import Launch, Memory, map_launch
 from netdsl.backends.cpu.opaque import opaque_launch
 from netdsl.backends.cpu.room import fetched
+from netdsl.backends.cpu.target import width
 from netdsl.plan.backend import ByReference, Ceilings, Filtered, Thunk
 from netdsl.plan.fusion import FUSED, Fusion
 from netdsl.plan.kernel import Kernel
@@ -80,6 +81,12 @@ class CpuBackend:
 
     def ceilings(self) -> Ceilings:
         return measured()
+
+
+def cpu() -> CpuBackend:
+    """The engine. Raises NetError where the environment does not say how it is to run."""
+    threads(), width()
+    return CpuBackend()
 
 
 def launch_of(plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Launch | None:

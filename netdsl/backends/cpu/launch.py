@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from netdsl.backends.cpu.pool import Pool, Stage, TaskEntry
 from netdsl.backends.cpu.record import packed
-from netdsl.errors import fail
+from netdsl.environment import whole_number
 from netdsl.types import Array
 
 Task = tuple[int, ...]
@@ -21,20 +21,20 @@ _FIELDS = tuple(TaskEntry.layout)
 SHARES = 4
 """How many threads sums are cut for, however many there are: a part is summed by itself, so other
 parts would make other bits."""
+MOST_THREADS, _A_CORE = 64, 4
+"""As many threads as can be asked for, or so many a core: more than one slow each other down."""
 _LAST = 32
 """What a thread has to do, over the least that a task is worth."""
 
 
 @cache
 def threads() -> int:
-    """How many threads kernels run on: NETDSL_THREADS, else one a core that is ours."""
-    wanted = os.environ.get("NETDSL_THREADS")
-    if wanted is None:
-        ours = getattr(os, "sched_getaffinity", None)
-        return len(ours(0)) if ours else os.cpu_count() or 1
-    if not wanted.isdigit() or int(wanted) < 1:
-        raise fail(f"NETDSL_THREADS={wanted} is no number of threads", help="1 or more")
-    return int(wanted)
+    """How many threads kernels run on: NETDSL_THREADS, else one a core that is ours. Raises
+    NetError where that is no such number."""
+    ours = getattr(os, "sched_getaffinity", None)
+    cores = len(ours(0)) if ours else os.cpu_count() or 1
+    most = max(MOST_THREADS, _A_CORE * cores)
+    return whole_number("NETDSL_THREADS", most, "number of threads") or cores
 
 
 @cache

@@ -4,7 +4,6 @@ disk."""
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Hashable
 from functools import cache
 from itertools import count
@@ -13,6 +12,7 @@ from typing import Any
 
 from llvmlite import binding as llvm
 
+from netdsl.environment import setting, shown
 from netdsl.errors import fail
 from netdsl.kept import CPU, key_of
 from netdsl.ops import random
@@ -32,11 +32,11 @@ def features() -> dict[str, bool]:
 def width() -> int:
     """How many float32 one vector register holds; NETDSL_VECTOR forces less."""
     natural = 16 if features().get("avx512f") else 8 if features().get("avx2") else 4
-    forced = os.environ.get("NETDSL_VECTOR")
+    forced = setting("NETDSL_VECTOR")
     if forced is None:
         return natural
     if forced not in map(str, _WIDTHS):
-        raise fail(f"NETDSL_VECTOR={forced} is no width of a vector", help="4, 8 or 16")
+        raise fail(f"{shown('NETDSL_VECTOR', forced)} is no width of a vector", help="4, 8 or 16")
     return int(forced)
 
 

@@ -9,17 +9,14 @@ from functools import cache
 from typing import Any
 
 from netdsl.errors import fail
+from netdsl.optional import import_optional
 
 INSTALL = "pip install 'netdsl[cuda13]' (or 'netdsl[cuda12]' for a CUDA 12 driver)"
 
 
 def cupy_with_gpu() -> Any:
     """CuPy, where it sees a GPU. Raises NetError with what is missing."""
-    try:
-        cupy = importlib.import_module("cupy")
-    except ImportError:
-        message = "`--device cuda` needs CuPy, which is not installed"
-        raise fail(message, help=INSTALL) from None
+    cupy = import_optional("cupy", "`--device cuda` needs CuPy", INSTALL)
     try:
         found = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as e:
@@ -34,22 +31,24 @@ def cudnn() -> Any:
     """cuDNN's frontend. Raises NetError where it is not installed."""
     with suppress(Exception):  # plans are read back by it; without it they are built anew
         importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib("cudart")
-    try:
-        return importlib.import_module("cudnn")
-    except ImportError:
-        message = "`--device cuda` needs cuDNN's frontend, which is not installed"
-        raise fail(message, help=INSTALL) from None
+    return import_optional("cudnn", "`--device cuda` needs cuDNN's frontend", INSTALL)
 
 
 @cache
 def cublaslt() -> ctypes.CDLL:
-    """The library of matrix products. Raises NetError where it is not installed."""
+    """The library of matrix products. Raises NetError where it is not to be had."""
+    return nvidia_library("cublasLt")
+
+
+def nvidia_library(name: str) -> ctypes.CDLL:
+    """A library of CUDA's. Raises NetError where it is not to be had."""
+    pathfinder = import_optional(
+        "cuda.pathfinder", f"{name} is found by `cuda.pathfinder`", INSTALL
+    )
     try:
-        pathfinder = importlib.import_module("cuda.pathfinder")
-        path = pathfinder.load_nvidia_dynamic_lib("cublasLt").abs_path
-        return ctypes.CDLL(path)
-    except (ImportError, RuntimeError, OSError) as e:
-        raise fail(f"cuBLASLt is not to be had: {e}", help=INSTALL) from None
+        return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib(name).abs_path)
+    except (RuntimeError, OSError) as e:
+        raise fail(f"the library {name} cannot be loaded: {e}", help=INSTALL) from None
 
 
 def cublaslt_version() -> int:

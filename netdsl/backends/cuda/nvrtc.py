@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 from functools import cache
 from typing import Any
 
 from netdsl import kept
-from netdsl.backends.cuda.libraries import INSTALL
+from netdsl.backends.cuda.libraries import nvidia_library
 from netdsl.errors import fail
 
 _OPTIONS = ("--std=c++17", "--fmad=false")
@@ -18,12 +17,8 @@ products are what takes the time, kernels say `fmaf`."""
 
 @cache
 def library() -> ctypes.CDLL:
-    """NVRTC. Raises NetError where it is not installed."""
-    try:
-        pathfinder = importlib.import_module("cuda.pathfinder")
-        return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("nvrtc").abs_path)
-    except (ImportError, RuntimeError, OSError) as e:
-        raise fail(f"NVRTC is not to be had: {e}", help=INSTALL) from None
+    """NVRTC. Raises NetError where it is not to be had."""
+    return nvidia_library("nvrtc")
 
 
 @cache

@@ -1,0 +1,38 @@
+"""Packages that not everybody needs: imported when they are asked for, or said why they cannot."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from netdsl.errors import Diagnostic, NetError, fail
+
+
+class NotInstalled(NetError):
+    """A package is missing."""
+
+
+def import_optional(module: str, need: str, help: str) -> Any:
+    """A module by its name; `need` says what needs it, `help` how it is installed. Raises
+    NotInstalled where there is no such module, and NetError with the reason where there is one that
+    cannot be loaded."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as e:
+        if e.name is None or not f"{module}.".startswith(f"{e.name}."):
+            raise _broken(need, e) from None  # another one is missing, which this one imports
+        raise NotInstalled(Diagnostic(f"{need}, which is not installed", help=help)) from None
+    except (ImportError, OSError) as e:
+        raise _broken(need, e) from None
+
+
+def _broken(need: str, e: Exception) -> NetError:
+    message = f"{need}, which is installed but cannot be loaded: {_reason(e)}"
+    return fail(message, help="too little memory (`ulimit -v`) or a damaged package can be why")
+
+
+def _reason(e: BaseException) -> str:
+    """What went wrong first: packages raise errors of their own on top of it, which say less."""
+    while (before := e.__cause__ or e.__context__) is not None:
+        e = before
+    return str(e) or type(e).__name__

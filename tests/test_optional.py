@@ -1,0 +1,97 @@
+"""A package that is missing is said to be missing; one that cannot be loaded is said not to load,
+and why."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netdsl import backends
+from netdsl.backends import open_backend
+from netdsl.backends.cuda import libraries
+from netdsl.data.sources import SOURCES
+from netdsl.errors import NetError
+from netdsl.ops.dtypes import dtype_of
+from netdsl.optional import NotInstalled
+from tests.conftest import ROOT
+
+USERS: dict[str, Callable[[], Any]] = {
+    "sklearn": lambda: SOURCES["digits"].load(None),
+    "ml_dtypes": lambda: dtype_of("bfloat16"),
+    "numba": lambda: open_backend("cpu"),
+    "llvmlite": lambda: open_backend("cpu"),
+    "cupy": lambda: open_backend("cuda"),
+    "cudnn": libraries.cudnn.__wrapped__,
+    "cuda": lambda: libraries.nvidia_library("nvrtc"),
+}
+BROKEN = {
+    'raise ImportError("libx.so: failed to map segment")': "libx.so: failed to map segment",
+    "import quite_another_module": "No module named 'quite_another_module'",
+    'raise OSError("libx.so: too large")': "libx.so: too large",
+    "raise ImportError": "ImportError",
+    (
+        "try:\n    open('/nowhere/x.so')\n"
+        "except OSError:\n    raise ImportError('not found, or something else')"
+    ): "No such file or directory",
+}
+
+
+def forget(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    for name in [n for n in sys.modules if n.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.parametrize("package", USERS)
+def test_what_is_missing_is_not_installed(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    forget(monkeypatch, package)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(NotInstalled, match="which is not installed") as e:
+        USERS[package]()
+    assert "pip install" in (e.value.diagnostics[0].help or "")
+
+
+@pytest.mark.parametrize("text", BROKEN)
+@pytest.mark.parametrize("package", USERS)
+def test_what_is_broken_is_not_said_to_be_missing(
+    package: str, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text(text)
+    forget(monkeypatch, package)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(NetError, match="installed but cannot be loaded: ") as e:
+        USERS[package]()
+    assert not isinstance(e.value, NotInstalled)
+    assert BROKEN[text] in e.value.diagnostics[0].message
+
+
+def test_the_reference_runs_only_where_numba_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Any:
+        raise NetError
+
+    monkeypatch.setattr(backends, "_cuda", broken)
+    with monkeypatch.context() as m:
+        forget(m, "numba")
+        m.setitem(sys.modules, "numba", None)
+        assert open_backend("auto").name == "reference"
+    monkeypatch.setattr(backends, "_cpu", broken)
+    with pytest.raises(NetError):
+        open_backend("auto")
+
+
+def test_a_command_says_why_a_package_cannot_be_loaded(tmp_path: Path) -> None:
+    (tmp_path / "sklearn").mkdir()
+    (tmp_path / "sklearn" / "__init__.py").write_text('raise ImportError("libx.so: no room")')
+    command = [sys.executable, "-m", "netdsl", "train", ROOT / "models" / "digits.net", "--dry-run"]
+    path = os.pathsep.join(map(str, (tmp_path, ROOT)))
+    env = {**os.environ, "PYTHONPATH": path}
+    found = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert found.returncode == 2
+    assert "is installed but cannot be loaded: libx.so: no room" in found.stderr
+    assert found.stderr.count("\n") == 2
