@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from netdsl.limits import LONGEST_LIST, MOST_GLOBS
 from netdsl.values import Size, Symbol, Value
 
 
@@ -150,9 +151,12 @@ class Many:
 
     item: Kind
     length: int | None = None
+    most: int = LONGEST_LIST
 
     def accept(self, value: Value) -> tuple[Any, ...]:
         entries = value if isinstance(value, tuple) else (value,)
+        if len(entries) > self.most:
+            raise Mismatch(f"a list of {self.most:,} entries at most")
         try:
             accepted = tuple(self.item.accept(e) for e in entries)
         except Mismatch as wanted:
@@ -168,9 +172,12 @@ class Pairs:
 
     first: Kind
     second: Kind
+    most: int = LONGEST_LIST
 
     def accept(self, value: Value) -> tuple[tuple[Any, Any], ...]:
         entries = value if isinstance(value, tuple) else (value,)
+        if len(entries) > self.most:
+            raise Mismatch(f"a list of {self.most:,} pairs at most")
         try:
             return tuple(self._pair(entry) for entry in entries)
         except Mismatch as wanted:
@@ -180,6 +187,10 @@ class Pairs:
         if not isinstance(entry, tuple) or len(entry) != 2:
             raise Mismatch("two values")
         return self.first.accept(entry[0]), self.second.accept(entry[1])
+
+
+GLOBS = Many(Text(), most=MOST_GLOBS)
+"""Globs of weights or places, each of which is tried on all of them."""
 
 
 @dataclass(frozen=True)

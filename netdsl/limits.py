@@ -11,7 +11,7 @@ LONGEST_FILE = 1_000_000
 MOST_BYTES = 4 * LONGEST_FILE
 """Bytes that are read of one."""
 MOST_WORDS = 40_000
-"""Words and signs in a file, without its comments."""
+"""Words and signs in a file and in those that it uses, without comments."""
 DEEPEST_NESTING = 40
 """Brackets in each other, and lists in a value."""
 DEEPEST_CALLS = 80
@@ -26,6 +26,10 @@ MOST_LEAVES = 1_000_000
 """Values that all expressions have, each entry of a list and each part of a text counted."""
 LONGEST_LIST = 10_000
 """Entries of a list, those of lists in it included."""
+MOST_GLOBS = 100
+"""Globs in a key of a recipe, each of which is tried on every weight."""
+MATCHES_A_STEP = 50
+"""Globs tried on weights that count as one step."""
 MOST_REPEATS = 10_000
 LARGEST_NUMBER = 10**15
 LARGEST_TENSOR = 2**40
@@ -36,7 +40,7 @@ MOST_WORK = 4 * 10**9
 MOST_EPOCHS = 100_000
 """Epochs of a run: each of its checkpoints carries what every epoch has measured."""
 MOST_ERRORS = 20
-"""Errors that are shown of a text; what follows the last is not looked at."""
+"""Errors that are shown of a text, and warnings; what follows the last is not looked at."""
 LONGEST_SENTENCE = 1_000
 """Characters of a message, a help line or a note."""
 MOST_NOTES = 20

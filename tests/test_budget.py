@@ -23,6 +23,7 @@ from netdsl.limits import (
     LONGEST_SENTENCE,
     MOST_CHAINED,
     MOST_ERRORS,
+    MOST_GLOBS,
     MOST_WORDS,
 )
 
@@ -47,10 +48,18 @@ def blocks(count: int, body: str) -> str:
     return "".join(used) + f"block b{count} {{ relu }}\n"
 
 
-def recipes(*sections: str) -> str:
-    return "\n".join([net("relu", "fc(10)"), "data { source = digits }", *sections])
+def recipes(*sections: str, width: int = 0) -> str:
+    body = f"conv(1, 1x1) * {width} -> relu"
+    return "\n".join([net(body, "fc(10)"), "data { source = digits }", *sections])
 
 
+def listed(entry: str, count: int) -> str:
+    return f"[{', '.join([entry] * count)}]"
+
+
+GLOB = '"fc1.*"'
+SCALE = '("*.weight", 0.1)'
+SLOW = f'"{"*[!q]" * 40}"'
 DATA = "data { source = digits, augment = [hflip], "
 TEXTS = {
     "lists double": net(lets(30, "[V, V]", "[1, 2]") + "fc(v30)"),
@@ -100,6 +109,17 @@ TEXTS = {
     "two thousand sums": recipes(
         *(f"train r{i} {{ seed = sum(range(9999)) }}" for i in range(2000))
     ),
+    "many globs": recipes(f"train {{ freeze = {listed(GLOB, 9000)} }}"),
+    "many pairs of globs": recipes(f"train {{ lr_scale = {listed(SCALE, 4000)} }}"),
+    "globs that take long": recipes(
+        f"train {{ optimizer = sgd(no_decay={listed(SLOW, 99)}) }}", width=3000
+    ),
+    "globs of many recipes": recipes(
+        *(f"train r{i} {{ lr_scale = {listed(SCALE, 99)} }}" for i in range(30)), width=900
+    ),
+    "many trials": net("relu") + f"test a {{ {', '.join(['gradients'] * 9000)} }}",
+    "warnings everywhere": net("\n".join(f"x{i}: relu\n y{i}: input(8x8x1)" for i in range(3000))),
+    "allowances everywhere": net("relu # allow: unraed, unread\n" * 9000),
     "blocks of one name": "block b { relu }\n" * 7000,
     "nets of one name": "net b { relu }\n" * 7000,
     "sections of one name": net("relu") + "data { source = digits }\n" * 5000,
@@ -156,10 +176,10 @@ def worked(text: str) -> str:
     def whole() -> Any:
         return program(parse(text, "a.net"), unreadable)
 
-    said = []
+    said: list[str] = []
     for work in (
         lambda: format_text(text),
-        lambda: check_program(whole()),
+        lambda: said.extend(w.render() for w in check_program(whole())[1]),
         lambda: [run_test(whole(), t) for t in whole().tests[:1]],
         lambda: summarise(elaborate(whole())),
     ):
@@ -189,6 +209,8 @@ def test_no_text_takes_long_and_nothing_long_is_said(text: str) -> None:
         ("labels of blocks", "nested more than 80 deep: b79 in b78 in b77 in ..."),
         ("nets of nets", f"over {MOST_CHAINED} of each other"),
         ("recipes after recipes", f"over {MOST_CHAINED} of them"),
+        ("globs of many recipes", "more than 120,000 steps"),
+        ("many trials", "more than 4,000,000,000 multiplications"),
         ("too long", f"over {LONGEST_FILE:,} characters"),
         ("too many words", f"over {MOST_WORDS:,} words"),
         ("brackets", f"more than {DEEPEST_NESTING} deep"),
@@ -198,6 +220,20 @@ def test_a_limit_is_named_with_advice(key: str, limit: str) -> None:
     said = worked(TEXTS[key])
     assert limit in said
     assert "\nhelp: " in said[said.index(limit) :]
+
+
+def test_globs_are_few() -> None:
+    assert f"a list of {MOST_GLOBS} entries at most" in worked(TEXTS["many globs"])
+    assert f"a list of {MOST_GLOBS} pairs at most" in worked(TEXTS["many pairs of globs"])
+
+
+def test_files_that_are_used_count_too() -> None:
+    def read(path: str) -> str:
+        return "".join(f"block {path[:-4]}_{i} {{ relu }}\n" for i in range(MOST_WORDS // 10))
+
+    text = "".join(f'use "x{i}.net"\n' for i in range(30)) + net("relu")
+    with pytest.raises(NetError, match=f"used here have over {MOST_WORDS:,} words"):
+        program(parse(text, "a.net"), read)
 
 
 NESTS = {

@@ -37,6 +37,13 @@ def test_models_stand_in_canonical_layout(path: object) -> None:
     assert max(map(len, text.splitlines())) <= WIDTH
 
 
+def test_an_index_in_brackets_is_an_index() -> None:
+    text = "net a { input(3) -> fc(([[2, 3]][0])[(([0, 1])[1])]) }\n"
+    formatted = format_text(text)
+    assert formatted == "net a { input(3) -> fc([[2, 3]][0][[0, 1][1]]) }\n"
+    assert parse(formatted) == parse(text)
+
+
 PLACES = {
     "step": "if 1 == 1 { relu }; %s -> relu",
     "branches": "if 1 == 1 { relu }; %s { relu | tanh }",

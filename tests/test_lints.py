@@ -19,6 +19,9 @@ MODELS = sorted((ROOT / "models").rglob("*.net"))
 DATA = "data { source = digits, batch = 32 }\n"
 
 
+OF_COMMENTS = ("unknown-lint", "unused-allow")
+
+
 def warned(text: str) -> list[Diagnostic]:
     return check_program(program(parse(text, "a.net")))[1]
 
@@ -50,14 +53,18 @@ def test_it_is_allowed_on_its_line_and_on_the_one_above(name: str) -> None:
     assert found.span is not None
     lines, at = wrong.splitlines(), found.span.position[0] - 1
     on_it = [*lines[:at], lines[at] + f"  # as it was published, allow: {name}", *lines[at + 1 :]]
-    above = [*lines[:at], f"# allow: other, {name}", *lines[at:]]
+    above = [*lines[:at], f"# allow: {name}", *lines[at:]]
+    always = OF_COMMENTS[name == OF_COMMENTS[0]]  # may be allowed where there is nothing to allow
+    several = [*lines[:at], f"# allow: {name}, {always}, as it was published", *lines[at:]]
     far_off = [f"# allow: {name}", "", *lines]
-    other = [*lines[:at], "# allow: other", *lines[at:]]
+    other = [*lines[:at], f"# allow: {always}", *lines[at:]]
     assert names("\n".join(on_it)) == []
     assert names("\n".join(above)) == []
+    assert names("\n".join(several)) == []
     assert names("\n".join(other)) == [name]
     if at == 0:
-        assert names("\n".join(far_off)) == [name]
+        unused = [] if name in OF_COMMENTS else ["unused-allow"]
+        assert names("\n".join(far_off)) == [name, *unused]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +77,14 @@ def test_it_is_allowed_on_its_line_and_on_the_one_above(name: str) -> None:
         (trained("schedule = step(at=2.5), epochs = 2"), "late-step"),
         (trained("schedule = step(at=1.5), epochs = 2"), None),
         (trained("schedule = poly(warmup=9), epochs = 2"), "long-warmup"),
-        (trained("schedule = plateau(warmup=2), epochs = 2"), "long-warmup"),
+        (trained("schedule = plateau(warmup=9, patience=2), epochs = 9"), "long-warmup"),
+        (trained("schedule = step(at=[1, 40, 50]), epochs = 2"), "late-step"),
+        (trained("schedule = step(at=0), epochs = 2"), "early-step"),
+        (trained("schedule = step(at=range(0, 9, 3)), epochs = 9"), "early-step"),
+        (trained("schedule = plateau(patience=7), epochs = 9"), "late-step"),
+        (trained("schedule = plateau(patience=6), epochs = 9"), None),
+        (trained("epochs = 2", data="normalize = by(mean=-127, std=0.5)"), "large-mean"),
+        (trained("epochs = 2", data="augment = [random_crop(2), cutout(9)]"), "large-cutout"),
         (trained("schedule = constant(warmup=1.5), epochs = 2"), None),
         (trained("schedule = onecycle, epochs = 1"), None),
         (trained("epochs = 2", data="augment = cutout(8)"), "large-cutout"),
@@ -79,6 +93,12 @@ def test_it_is_allowed_on_its_line_and_on_the_one_above(name: str) -> None:
         (trained("epochs = 2", "conv(10, 8) -> relu"), "squashed-scores"),
         (trained("epochs = 2", "output o: fc(10) -> relu\n fc(10)"), "squashed-scores"),
         (trained("epochs = 2, loss = mse", "fc(10) -> sigmoid"), None),
+        (trained("epochs = 2", "fc(10) -> relu -> dropout(0.5)"), "squashed-scores"),
+        (trained("epochs = 2", "conv(10, 1) -> relu -> globalavgpool"), None),  # as in NIN
+        ("block h { fc(10) -> clamp(0, 6) }\n" + trained("epochs = 2", "h"), "squashed-scores"),
+        (trained("expect 97 <= val_accuracy"), "large-accuracy"),
+        (trained("expect val_loss < 2 and (test_accuracy > 50)"), "large-accuracy"),
+        (trained("expect val_loss < 2, expect test_accuracy >= 1"), None),
         (trained("loss = [(mse, 1), (cross_entropy, 1)]", "fc(10) -> tanh"), "squashed-scores"),
         (trained('optimizer = adam(no_decay="*.bais")'), "unmatched-glob"),
         (trained('optimizer = adam(no_decay=["*.bias", "fc1.*"])'), None),
@@ -86,10 +106,17 @@ def test_it_is_allowed_on_its_line_and_on_the_one_above(name: str) -> None:
         ("net a { input(64x64x1); conv(1, 6, 5) }", "pytorch-order"),
         ("net a { input(64x64x3); conv(3, 64, stride=3) }", "pytorch-order"),
         ("net a { input(64x64x3); conv(3, 3, 2) -> conv(3, 11x11) -> conv(8, 9, 4) }", None),
+        ("net a { input(64x64x3); conv(3, 8, 1) }", "pytorch-order"),
+        ("net a { input(64x64x3); conv(16, 3) -> conv(16, 32, 3) }", "pytorch-order"),
+        ("net a { input(9x9x3); convtranspose(3, 16, 2) }", "pytorch-order"),
+        ("net a { input(64x64x8); conv(8, 31x31) -> conv(8, 1x15) -> conv(8, 15x1, 2) }", None),
+        ("net a { input(64x64x8); conv(8, 13, groups=8) -> conv(8, 4, 2) }", None),
         ("net a { input(8); x: fc(3); input(8) -> fc(4) }", "unread"),
         ("net a { input(8); x: fc(3) -> relu; x -> fc(4) }", None),
         ('net a { input(8); x: fc(3); i: input(8); fc(4) }\ntest a { shape("x") == 3 }', None),
         ("net a { input(8); (x: fc(3)) * 2; i: input(8); fc(4) }", "unread"),
+        ("block h { x: relu; i: in; fc(4) }\nnet a { input(8); h }", "unread"),
+        ("net a { input(8); for n in [3] { x: fc(n); i: input(8) } -> fc(4) }", "unread"),
         ("net a { input(3x64x64) }", "channels-first"),
         ("net a { input(1x28x28) }", "channels-first"),
         ("net a { input(1x128x64) }", None),

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from netdsl.data import cifar
+from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.cifar import RECORD, read_batches
 from netdsl.data.download import Remote, fetch
 from netdsl.data.idx import idx_shape, read_idx
@@ -379,6 +380,19 @@ def test_data_sets_are_fetched_into_the_cache(
     assert len(dataset.train) == 5
     assert dataset.read_test is not None
     assert not list(tmp_path.parent.glob("outside*"))
+
+
+@pytest.mark.parametrize("shape", ["64", "8x8", "1x1x64"])
+@pytest.mark.parametrize("augment", sorted(AUGMENTATIONS))
+def test_a_net_of_another_shape_than_images_have_is_refused(shape: str, augment: str) -> None:
+    from netdsl.language.parse import parse
+    from netdsl.language.program import program
+    from netdsl.train.fit import check_recipe
+
+    data = f"data {{ source = digits, augment = {augment} }}"
+    text = f"net a {{ input({shape}); fc(10) }}\n{data}\ntrain {{ }}"
+    with pytest.raises(NetError):
+        check_recipe(program(parse(text)), None)
 
 
 def test_images_of_a_wrong_size_name_their_file(tmp_path: Path) -> None:

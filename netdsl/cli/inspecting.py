@@ -55,7 +55,8 @@ def check(
     try:
         program = load(path, settings, name)
         recipe = name if name not in program.nets else None
-        nets, warnings = check_program(program, None if program.has_recipe(recipe) else name)
+        net = None if program.has_recipe(recipe) else name
+        nets, warnings = check_program(program, net, is_changed=bool(settings))
     except NetError as e:
         if not as_json:
             raise

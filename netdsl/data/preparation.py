@@ -163,19 +163,20 @@ class Preparation:
         h, w = (self.shape or image)[:2]
         return h, w
 
-    def outcome(self, image: tuple[int, ...] | None) -> tuple[int, ...]:
+    def outcome(self, image: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
         """The shape that the changes give to images of that shape (None: to pictures that happen
-        to have the net's size). Raises NetError where one cannot be made of them."""
+        to have the net's size). Raises NetError where one cannot be made of them, and where so
+        many at once need too much memory."""
         if image is None:
             image = self.picture_shape()
         elif len(image) != 3 or (self.shape is not None and len(self.shape) != 3):
             return image
-        self.check_room(image, 1)
+        self._check_room(image, count)
         draws = [np.zeros((1, c.record.uses)) for c in self.chosen]
         shape: tuple[int, ...] = self._changed(np.zeros((1, *image), np.uint8), draws).shape[1:]
         return shape
 
-    def check_room(self, image: tuple[int, ...], count: int) -> None:
+    def _check_room(self, image: tuple[int, ...], count: int) -> None:
         """Raises NetError where so many images of that shape need too much memory at once."""
         h, w, channels = image
         size = count * channels * self.largest((h, w))

@@ -12,15 +12,17 @@ from netdsl.language.budget import Budget, Errors
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import Program
 from netdsl.train.fit import check_recipe
-from netdsl.train.lints import Subject, warnings
+from netdsl.train.lints import Review, Subject, warnings
 from netdsl.train.recipe import check_sections, resolve
 
 
-def check_program(program: Program, name: str | None = None) -> tuple[list[str], list[Diagnostic]]:
+def check_program(
+    program: Program, name: str | None = None, is_changed: bool = False
+) -> tuple[list[str], list[Diagnostic]]:
     """The nets that were checked and what lints warn of. Raises NetError with all that is wrong.
 
     Each net (or only `name`) is elaborated for evaluation and for training: as a test asks about
-    it and as a recipe trains it, else by itself.
+    it and as a recipe trains it, else by itself. `is_changed` where settings were made to the file.
     """
     budget, errors = Budget(), Errors()
     nets = [program.net(name)] if name else [n for n in program.nets if program.complete(n)]
@@ -55,4 +57,5 @@ def check_program(program: Program, name: str | None = None) -> tuple[list[str],
         except NetError as e:
             errors.collect(e)
     errors.check()
-    return nets, warnings(subjects)
+    is_whole = name is None and not is_changed
+    return nets, warnings(Review(program, tuple(subjects), is_whole))

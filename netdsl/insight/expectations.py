@@ -79,7 +79,8 @@ class Asked:
         network = self.network
         values = sum(n.type.size for n in network.graph.nodes.values())
         macs = network.macs + network.side_macs
-        self.budget.spend_trial(3 * batch * values, batch * macs, times, None)
+        nodes = len(network.graph.nodes)
+        self.budget.spend_trial(nodes, 3 * batch * values, batch * macs, times, None)
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,15 @@ from netdsl.limits import (
     MOST_ERRORS,
     MOST_LEAVES,
     MOST_STEPS,
+    MOST_WORDS,
     MOST_WORK,
 )
 from netdsl.values import Call, Size, Value
 
 _CHARACTERS = 64
 """Characters of a text that count as one value."""
+_NODE_WORK = 100_000
+"""Multiply-accumulates in the time that a node takes to be made and called."""
 _FRAMES = 10_000
 """Python's frames that the deepest text takes, several times over."""
 
@@ -42,9 +45,17 @@ class Budget:
     """The steps and values that one command has spent on a text: one budget for all of its nets,
     sections and tests. Raises TooMuch where a limit of `netdsl.limits` is passed."""
 
+    words: int = 0
     steps: int = 0
     leaves: int = 0
     work: int = 0
+
+    def spend_words(self, count: int, span: Span | None) -> None:
+        """Counts words and signs of a file and of those that it uses."""
+        self.words += count
+        if self.words > MOST_WORDS:
+            message = f"the files that are used here have over {MOST_WORDS:,} words and signs"
+            raise too_much(message, span, "use the files that are needed alone")
 
     def spend_steps(self, count: int, span: Span | None) -> None:
         """Counts layers, operators and turns of loops."""
@@ -77,13 +88,16 @@ class Budget:
                 "shorten the lists, or the loops that make them anew",
             )
 
-    def spend_trial(self, values: int, macs: int, times: int, span: Span | None) -> None:
-        """Counts a run of a net on drawn images, of so many values and multiply-accumulates."""
+    def spend_trial(
+        self, nodes: int, values: int, macs: int, times: int, span: Span | None
+    ) -> None:
+        """Counts runs of a net on drawn images, of so many nodes, values and
+        multiply-accumulates each."""
         help = "`netdsl test --shrink 8` tries a small version; `netdsl gradcheck` has no limit"
         if values > LARGEST_TRIAL:
             message = f"trying this net makes {values:,} values, more than {LARGEST_TRIAL:,}"
             raise too_much(message, span, help)
-        self.work += (macs + 10 * values) * times
+        self.work += (macs + 10 * values + _NODE_WORK * nodes) * times
         if self.work > MOST_WORK:
             message = f"the tests here take more than {MOST_WORK:,} multiplications"
             raise too_much(message, span, help)

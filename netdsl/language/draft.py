@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 from netdsl.errors import Diagnostic, NetError, Span, fail
@@ -166,12 +166,16 @@ class Draft:
                 span,
                 tuple(f.node.type for f in flows),
                 call.bound,
-                sum(a.name is None for a in call.given),
+                len(list(takewhile(_is_placed, call.given))),
             )
         )
         alike = layer.arity == "one" and y.type.shape == flows[0].node.type.shape
         maker = flows[0].maker if alike else Maker(call.text, span, call.within)
         return Flow(y, maker, len(self.made))
+
+
+def _is_placed(argument: Argument) -> bool:
+    return argument.name is None and isinstance(argument.value, int)
 
 
 def _way(d: Diagnostic, calls: Sequence[CallSite]) -> list[str]:

@@ -20,7 +20,8 @@ _MOST_SHOWN = 6
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
     """One layer in its place: what was called, what it gives, and the nodes it emitted. `inputs`
-    are the types of what flows in; of its `arguments` that many were `placed`, without a name."""
+    are the types of what flows in; of its `arguments` that many at the beginning were `placed`:
+    plain numbers without a name."""
 
     path: str
     call: str

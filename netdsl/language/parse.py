@@ -35,6 +35,11 @@ def parse(text: str, name: str = "<text>") -> s.File:
         raise NetError(*diagnose(source, e, _parse)) from None
 
 
+def count_words(text: str) -> int:
+    """How many words and signs a text has, without its comments."""
+    return sum(m[0][0] != "#" for m in _TEXT_WORDS.finditer(text))
+
+
 def parse_expression(text: str, before: str) -> s.Expr:
     """The syntax tree of one expression; `before` is what stands before it on the command line.
 
@@ -183,7 +188,11 @@ class _Maker(Transformer[Any, Any]):
         return s.Member(self._span(meta), str(c[0]))
 
     def index(self, meta: Meta, c: list[Any]) -> s.Index:
-        return s.Index(self._span(meta), c[0], tuple(c[1:]))
+        base: s.Expr = c[0]
+        indices = tuple(c[1:])
+        if isinstance(base, s.Index):  # it stood in brackets, which say nothing
+            return s.Index(self._span(meta), base.base, (*base.indices, *indices))
+        return s.Index(self._span(meta), base, indices)
 
     def negative(self, meta: Meta, c: list[Any]) -> s.Unary:
         return s.Unary(self._span(meta), "-", c[0])

@@ -16,7 +16,7 @@ from netdsl.kinds import Anything
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors, too_much
 from netdsl.language.evaluate import Scope, arguments, evaluate
-from netdsl.language.parse import parse
+from netdsl.language.parse import count_words, parse
 from netdsl.language.unparse import expression
 from netdsl.limits import MOST_BYTES, MOST_CHAINED
 from netdsl.signature import REQUIRED, Param, Signature
@@ -161,7 +161,8 @@ def program(file: s.File, read: Reader = read_text) -> Program:
     """The program of a syntax tree, with the blocks of every `use`."""
     name = file.span.source.name
     errors = Errors()
-    blocks = _used(file, read, (os.path.normpath(name),), errors, {})
+    budget = Budget(words=count_words(file.span.source.text))
+    blocks = _used(file, read, (os.path.normpath(name),), errors, {}, budget)
     own: dict[str, s.Block] = {}
     nets: dict[str, s.Net | s.Instance] = {}
     for item in file.items:
@@ -209,6 +210,7 @@ def _used(
     path: tuple[str, ...],
     errors: Errors,
     known: dict[str, dict[str, s.Block]],
+    budget: Budget,
 ) -> dict[str, s.Block]:
     """Blocks of the files that `file` uses, theirs included.
 
@@ -232,7 +234,8 @@ def _used(
             try:
                 if target not in known:
                     other = _parse_used(read, target, here)
-                    brought = _used(other, read, (*path, target), errors, known)
+                    budget.spend_words(count_words(other.span.source.text), item.span)
+                    brought = _used(other, read, (*path, target), errors, known, budget)
                     own = {b.name: b for b in other.items if isinstance(b, s.Block)}
                     known[target] = _joined(brought, own, item.span, errors)
                 blocks = _joined(blocks, known[target], item.span, errors)

@@ -12,6 +12,7 @@ from netdsl.language.budget import Budget
 from netdsl.language.elaborate import elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
+from netdsl.limits import MATCHES_A_STEP
 from netdsl.ops import OPS
 from netdsl.printable import printable_line
 from netdsl.train.recipe import Recipe, resolve
@@ -33,7 +34,9 @@ def check_recipe(program: Program, name: str | None, budget: Budget | None = Non
         check_classes(network, source.classes)
     check_loss(network, recipe)
     check_norms(network, recipe)
-    budget.spend_steps(len(network.graph.nodes), recipe.spans["train"])
+    matches = recipe.globs * len(network.graph.states)
+    spent = len(network.graph.nodes) + matches // MATCHES_A_STEP
+    budget.spend_steps(spent, recipe.spans["train"])
     training_graph(network, recipe)
     if recipe.after is not None:
         _check_stage(program, recipe, network, budget)
@@ -144,9 +147,7 @@ def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | No
         ("augment", augmentation(network, data), data.batch),
         ("eval_transform", transformation(network, data), evaluation_batch(network, data)),
     ):
-        if image is not None and len(image) == 3:
-            prepare.check_room(image, count)
-        given = _outcome(prepare, image, wanted.span)
+        given = _outcome(prepare, image, count, wanted.span)
         if image is not None and given != taken(network):
             file = data.source.arguments.get("path")
             after = f", after `{key}` {dims(given)}" if given != image else ""
@@ -160,10 +161,10 @@ def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | No
 
 
 def _outcome(
-    prepare: Preparation, image: tuple[int, ...] | None, span: Span | None
+    prepare: Preparation, image: tuple[int, ...] | None, count: int, span: Span | None
 ) -> tuple[int, ...]:
     try:
-        return prepare.outcome(image)
+        return prepare.outcome(image, count)
     except NetError as e:
         raise e.located(span) from None
 

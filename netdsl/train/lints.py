@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
-from netdsl.errors import Diagnostic, Span, nearest
+from netdsl.errors import Diagnostic, Source, Span, nearest
 from netdsl.globs import candidates, matches
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
@@ -15,6 +16,7 @@ from netdsl.language.elaborate import elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.layers import LAYERS
+from netdsl.limits import MOST_ERRORS
 from netdsl.train.fit import taken
 from netdsl.train.recipe import Recipe, resolve, stages
 from netdsl.values import show
@@ -35,6 +37,16 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Review:
+    """All that lints look at at once; `is_whole` where that is a file as it stands, with all of
+    its nets and recipes."""
+
+    program: Program
+    subjects: tuple[Subject, ...]
+    is_whole: bool = False
+
+
+@dataclass(frozen=True)
 class Warned:
     """What a lint says of a place: a sentence, and what to do."""
 
@@ -50,21 +62,21 @@ class Lint:
 
     name: str
     doc: str
-    find: Callable[[Subject], Iterable[Warned]]
+    find: Callable[[Review], Iterable[Warned]]
     wrong: str
     right: str
 
 
-def warnings(subjects: Iterable[Subject]) -> list[Diagnostic]:
-    """What all lints say of some nets and recipes, each thing once, but where it is allowed."""
-    found = (
-        Diagnostic(w.message, w.span, w.help, lint=lint.name)
-        for subject in subjects
-        for lint in LINTS.values()
-        for w in lint.find(subject)
-        if not _is_allowed(lint.name, w.span)
-    )
-    return list(dict.fromkeys(found))
+def warnings(review: Review) -> list[Diagnostic]:
+    """What all lints say, each thing once, but where it is allowed; the first of too many."""
+    found: dict[Diagnostic, None] = {}
+    for lint in LINTS.values():
+        for w in lint.find(review):
+            if not _allowed_at(lint.name, w.span):
+                found[Diagnostic(w.message, w.span, w.help, lint=lint.name)] = None
+            if len(found) == MOST_ERRORS:
+                return list(found)
+    return list(found)
 
 
 def of_recipe(program: Program, name: str | None) -> list[Diagnostic]:
@@ -72,27 +84,119 @@ def of_recipe(program: Program, name: str | None) -> list[Diagnostic]:
     budget = Budget()
     recipes = [resolve(program, stage, budget) for stage in stages(program, name)]
     nets = (elaborate(program, r.net, r.settings(training=True), budget) for r in recipes)
-    return warnings(Subject(program, net, r) for net, r in zip(nets, recipes, strict=True))
+    subjects = (Subject(program, net, r) for net, r in zip(nets, recipes, strict=True))
+    return warnings(Review(program, tuple(subjects)))
 
 
-_ALLOWED = re.compile(r"#[^\n]*?\ballow:\s*(\w[\w\-, ]*)")
+def _each(find: Callable[[Subject], Iterable[Warned]]) -> Callable[[Review], Iterable[Warned]]:
+    """What a lint says of every net and recipe."""
+    return lambda review: chain.from_iterable(map(find, review.subjects))
 
 
-def _is_allowed(name: str, span: Span | None) -> bool:
-    """Whether `# allow: NAME` stands on the line of a place, or on the one above."""
+# ---- what is allowed --------------------------------------------------------------------------
+
+_ALLOW = re.compile(r"#(?P<before>[^\n]*?)\ballow:\s*(?P<names>\w[\w\-, ]*)")
+_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|(#[^\n]*)')
+
+
+@dataclass(frozen=True)
+class _Allowance:
+    """A name after `allow:` in a comment; it holds on the line of the comment and the next."""
+
+    name: str
+    span: Span
+
+    @property
+    def line(self) -> int:
+        return self.span.position[0]
+
+    @property
+    def meant(self) -> int:
+        """The line that it is meant for: that of the code before it, else the next."""
+        return self.line if _code(self.span.source.line(self.line)) else self.line + 1
+
+
+def _code(line: str) -> str:
+    """What a line has beside brackets and comments."""
+    return line.partition("#")[0].strip(" \t{}();|")
+
+
+def _allowed_at(name: str, span: Span | None) -> tuple[int, ...]:
+    """The lines of the comments that allow a lint at a place: its own, the one above, or none."""
     if span is None:
-        return False
+        return ()
     number, _ = span.position
-    lines = (span.source.line(n) for n in (number, number - 1) if n > 0)
-    found = (m for line in lines if (m := _ALLOWED.search(line)))
-    return any(name in re.split(r"[, ]+", m[1]) for m in found)
+    return tuple(n for n in (number, number - 1) if n > 0 and name in _names(span.source.line(n)))
+
+
+def _names(line: str) -> list[str]:
+    return [name for m in _ALLOW.finditer(line) for name in re.split(r"[, ]+", m["names"])]
+
+
+def _allowances(source: Source) -> Iterator[_Allowance]:
+    """The names that comments are meant to allow: of a sentence that has `allow:` in it none, of
+    one that goes on after a name the name."""
+    for comment in _COMMENT.finditer(source.text):
+        for m in _ALLOW.finditer(comment[1] or ""):
+            if m["before"].rstrip()[-1:].isalnum():
+                continue
+            listed = m["names"].split(",")
+            for i, (name, *_) in enumerate(words for x in listed if (words := x.split())):
+                if i == 0 or "-" in name or name in LINTS:
+                    yield _Allowance(name, Span(source, *comment.span(1)))
+
+
+def _unknown_lint(review: Review) -> Iterator[Warned]:
+    blocks = review.program.blocks.values()
+    for source in {x.span.source: None for x in (*review.program.items, *blocks)}:
+        for a in _allowances(source):
+            if a.name not in LINTS:
+                message = f"there is no lint `{a.name}` to allow"
+                yield Warned(message, a.span, nearest(a.name, LINTS, "lints are") or "remove it")
+
+
+def _unused_allow(review: Review) -> Iterator[Warned]:
+    """Only of a whole file: what another recipe, net or file needs is not known."""
+    items = review.program.items
+    if not review.is_whole or not items:
+        return
+    source = items[0].span.source
+    written = [a for a in _allowances(source) if a.name in LINTS and a.name not in _OF_COMMENTS]
+    if not written:
+        return
+    used = {
+        (name, line)
+        for name, lint in LINTS.items()
+        if name not in _OF_COMMENTS
+        for w in lint.find(review)
+        if w.span and w.span.source is source
+        for line in _allowed_at(name, w.span)
+    }
+    unseen = _unseen_lines(review, source)
+    for a in written:
+        if (a.name, a.line) not in used and a.meant not in unseen:
+            message = f"`allow: {a.name}` has nothing to allow here"
+            help = "it holds on its own line and on the next: move it there, or remove it"
+            yield Warned(message, a.span, help)
+
+
+def _unseen_lines(review: Review, source: Source) -> set[int]:
+    """Lines of blocks and nets that have code, but no layer of what is looked at."""
+    spans = (layer.span for x in review.subjects for layer in x.network.layers)
+    seen = {span.position[0] for span in spans if span.source is source}
+    inside: set[int] = set()
+    for item in review.program.items:
+        if isinstance(item, s.Block | s.Net):
+            first, last = (source.position(at)[0] for at in (item.span.start, item.span.end))
+            inside.update(range(first, last + 1))
+    return {n for n in inside - seen if _code(source.line(n))}
 
 
 # ---- lints of a net ---------------------------------------------------------------------------
 
 
-def _hidden_layer(subject: Subject) -> Iterator[Warned]:
-    for name, block in subject.program.blocks.items():
+def _hidden_layer(review: Review) -> Iterator[Warned]:
+    for name, block in review.program.blocks.items():
         if name in LAYERS:
             message = f"your block `{name}` hides the layer of that name"
             yield Warned(message, block.span, f"choose another name, such as `my_{name}`")
@@ -106,24 +210,31 @@ def _channels_first(subject: Subject) -> Iterator[Warned]:
 
 
 _LARGEST_KERNEL = 11
-"""The largest kernel of a published net, AlexNet's."""
+"""The largest kernel of a published net that keeps its channels and is no depthwise one."""
+_LARGEST_EVEN = 4
 _LONGEST_STRIDE = 2
 
 
 def _pytorch_order(subject: Subject) -> Iterator[Warned]:
+    """What was written as `31x31`, or is a depthwise convolution, is meant to be a kernel."""
     for layer in subject.network.layers:
-        if layer.op in ("conv", "convtranspose", "local") and layer.placed > 1:
-            given = layer.arguments
-            kernel, stride = max(given["kernel"]), max(given["stride"])
-            far = kernel > _LARGEST_KERNEL or (layer.placed > 2 and stride > _LONGEST_STRIDE)
-            if given["channels"] == layer.inputs[0].shape[-1] and far:
-                meant = f"{kernel}, {stride}" if layer.placed > 2 else f"{kernel}, 3x3"
-                yield Warned(
-                    f"`{layer.call}` has {given['channels']} channels, as many as flow in, and a "
-                    f"kernel of {kernel} with stride {stride}",
-                    layer.span,
-                    f"channels that flow in are never given: is it `{layer.op}({meant})`?",
-                )
+        given = layer.arguments
+        if layer.op not in ("conv", "convtranspose", "local") or layer.placed < 2:
+            continue
+        kernel, stride = max(given["kernel"]), max(given["stride"])
+        if layer.placed == 2:
+            doubtful = kernel > _LARGEST_KERNEL and given.get("groups", 1) == 1
+        else:
+            even = kernel > _LARGEST_EVEN and kernel % 2 == 0
+            doubtful = even or kernel > _LARGEST_KERNEL or stride > _LONGEST_STRIDE
+        if doubtful and given["channels"] == layer.inputs[0].shape[-1]:
+            meant = f"{kernel}, {stride}" if layer.placed > 2 else f"{kernel}, 3x3"
+            yield Warned(
+                f"`{layer.call}` has {given['channels']} channels, as many as flow in, and a "
+                f"kernel of {kernel} with stride {stride}",
+                layer.span,
+                f"channels that flow in are never given: is it `{layer.op}({meant})`?",
+            )
 
 
 def _unread(subject: Subject) -> Iterator[Warned]:
@@ -141,15 +252,21 @@ def _unread(subject: Subject) -> Iterator[Warned]:
 
 def _texts(program: Program) -> Iterator[str]:
     """The texts in a file's tests, places among them."""
-    stack: list[s.Expr] = [e for test in program.tests for e in test.expectations]
+    expressions = _within(e for test in program.tests for e in test.expectations)
+    return (e.value for e in expressions if isinstance(e, s.Text))
+
+
+def _within(expressions: Iterable[s.Expr]) -> Iterator[s.Expr]:
+    """Conditions, and all that they compare and call."""
+    stack = list(expressions)
     while stack:
-        match stack.pop():
-            case s.Text(value=value):
-                yield value
+        e = stack.pop()
+        yield e
+        match e:
             case s.CallExpr(args=args):
                 stack += [a.value for a in args]
             case s.Flat(first=first, rest=rest):
-                stack += [first, *(e for _, e in rest)]
+                stack += [first, *(operand for _, operand in rest)]
             case s.Unary(operand=operand):
                 stack.append(operand)
 
@@ -162,7 +279,7 @@ def _large_mean(subject: Subject) -> Iterator[Warned]:
     if chosen is None or not chosen.arguments:
         return
     for key in ("mean", "std"):
-        large = [x for x in chosen.arguments[key] if x > 1]
+        large = [x for x in chosen.arguments[key] if abs(x) > 1]
         if large:
             message = f"`{key}` has {show(large[0])}, but pixels are scaled to 0..1 first"
             divided = ", ".join(f"{x / 255:.3g}" for x in chosen.arguments[key])
@@ -177,6 +294,19 @@ def _late_step(subject: Subject) -> Iterator[Warned]:
     if late:
         message = f"the rate would change after {show(late[0])} epochs, the run has {epochs}"
         yield Warned(message, schedule.span, "a step lies before the last epoch, or is left out")
+    # one epoch to compare with, more than `patience` that are no better, one with the new rate
+    if schedule.name == "plateau" and epochs < schedule.arguments["patience"] + 3:
+        waits = schedule.arguments["patience"]
+        message = f"the rate changes when over {waits} epochs were no better, the run has {epochs}"
+        help = f"a smaller `patience`, or `epochs = {waits + 3}` and more"
+        yield Warned(message, schedule.span, help)
+
+
+def _early_step(subject: Subject) -> Iterator[Warned]:
+    schedule = subject.recipe.schedule if subject.recipe else None
+    if schedule is not None and 0 in schedule.arguments.get("at", ()):
+        message = "the rate is changed before the first epoch"
+        yield Warned(message, schedule.span, "`at` counts the epochs that are over: begin with 1")
 
 
 def _long_warmup(subject: Subject) -> Iterator[Warned]:
@@ -227,11 +357,25 @@ def _squashed_scores(subject: Subject) -> Iterator[Warned]:
     graph = subject.network.graph
     for name in graph.outputs.values():
         node = graph[name]
-        while node.op in ("reshape", "cast"):
+        while node.op in ("reshape", "cast", "dropout"):
             node = graph[node.args[0]]
         if node.op in _SQUASHING:
             message = f"the scores end in `{node.op}`: `cross_entropy` wants numbers of any size"
             yield Warned(message, node.span, f"remove `{node.op}`; a net ends in plain scores")
+
+
+def _large_accuracy(subject: Subject) -> Iterator[Warned]:
+    for e in _within(subject.recipe.expectations if subject.recipe else ()):
+        if not isinstance(e, s.Flat) or not any(map(_is_accuracy, (e.first, e.rest[0][1]))):
+            continue
+        for side in (e.first, e.rest[0][1]):
+            if isinstance(side, s.Number) and side.value > 1:
+                message = f"an accuracy is compared with {side.text}, but has at most 1"
+                yield Warned(message, e.span, f"a share of 1: {show(side.value / 100)}")
+
+
+def _is_accuracy(e: s.Expr) -> bool:
+    return isinstance(e, s.Name) and e.name.endswith("_accuracy")
 
 
 # ---- the table --------------------------------------------------------------------------------
@@ -260,65 +404,94 @@ LINTS: dict[str, Lint] = {
         Lint(
             "channels-first",
             "an input looks like channels x height x width",
-            _channels_first,
+            _each(_channels_first),
             "net a { input(3x32x32); fc(10) }\n",
             "net a { input(32x32x3); fc(10) }\n",
         ),
         Lint(
             "pytorch-order",
             "the arguments of a convolution begin with the channels that flow in",
-            _pytorch_order,
+            _each(_pytorch_order),
             "net a { input(96x96x3); conv(3, 64, 3) }\n",
             "net a { input(96x96x3); conv(64, 3); conv(64, 3, 2) }\n",
         ),
         Lint(
             "unread",
             "nothing reads what a layer gives",
-            _unread,
+            _each(_unread),
             _net("x: relu; y: fc(3); x -> fc(10)"),
             _net("x: relu; output y: fc(3); x -> fc(10)"),
         ),
         Lint(
             "large-mean",
             "`normalize` has a mean or deviation above 1, but pixels are scaled to 0..1 first",
-            _large_mean,
+            _each(_large_mean),
             _trained("epochs = 2", data=_DATA.replace(" }", ", normalize = by([123.7], [0.3]) }")),
             _trained("epochs = 2", data=_DATA.replace(" }", ", normalize = by([0.485], [0.3]) }")),
         ),
         Lint(
             "late-step",
             "a schedule changes the rate when the run is over",
-            _late_step,
+            _each(_late_step),
             _trained("schedule = step(at=[10, 30]), epochs = 30"),
             _trained("schedule = step(at=[10, 20]), epochs = 30"),
         ),
         Lint(
+            "early-step",
+            "a schedule changes the rate before the first epoch",
+            _each(_early_step),
+            _trained("schedule = step(at=[0, 10]), epochs = 30"),
+            _trained("schedule = step(at=[1, 10]), epochs = 30"),
+        ),
+        Lint(
             "long-warmup",
             "the rate rises for as long as the run, or longer",
-            _long_warmup,
+            _each(_long_warmup),
             _trained("schedule = cosine(warmup=5), epochs = 5"),
             _trained("schedule = cosine(warmup=1), epochs = 5"),
         ),
         Lint(
             "large-cutout",
             "`cutout` covers whole images",
-            _large_cutout,
+            _each(_large_cutout),
             _trained("epochs = 2", data=_DATA.replace(" }", ", augment = [hflip, cutout(100)] }")),
             _trained("epochs = 2", data=_DATA.replace(" }", ", augment = [hflip, cutout(4)] }")),
         ),
         Lint(
             "unmatched-glob",
             "a glob of `no_decay` matches no weight",
-            _unmatched_glob,
+            _each(_unmatched_glob),
             _trained('optimizer = sgd(no_decay=["*.batchnorm*.*"])', "batchnorm -> fc(10)"),
             _trained('optimizer = sgd(no_decay=["*batchnorm*.*"])', "batchnorm -> fc(10)"),
         ),
         Lint(
             "squashed-scores",
             "the scores go through an activation before `cross_entropy`",
-            _squashed_scores,
+            _each(_squashed_scores),
             _trained("epochs = 2", "fc(10) -> relu"),
             _trained("epochs = 2", "fc(16) -> relu -> fc(10)"),
         ),
+        Lint(
+            "large-accuracy",
+            "an expectation compares an accuracy, which is 1 at most, with a larger number",
+            _each(_large_accuracy),
+            _trained("expect test_accuracy >= 97"),
+            _trained("expect test_accuracy >= 0.97"),
+        ),
+        Lint(
+            "unknown-lint",
+            "a comment allows what is no lint",
+            _unknown_lint,
+            _net("fc(10)  # allow: unraed\n"),
+            _net("fc(10)  # these allow: nothing\n"),
+        ),
+        Lint(
+            "unused-allow",
+            "a comment allows what no lint finds, in a file that is checked as a whole",
+            _unused_allow,
+            _net("x: fc(3)  # allow: unread\n"),
+            _net("x: fc(3)  # allow: unread\n input(8x8x1)"),
+        ),
     )
 }
+_OF_COMMENTS = ("unknown-lint", "unused-allow")

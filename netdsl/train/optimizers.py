@@ -8,7 +8,7 @@ from typing import Any
 
 from netdsl.globs import any_matches
 from netdsl.ir.builder import Builder
-from netdsl.kinds import Flag, Many, Number, Text
+from netdsl.kinds import GLOBS, Flag, Number
 from netdsl.signature import Param, Signature
 from netdsl.types import Node, TensorType
 
@@ -142,7 +142,7 @@ def _eps(default: float) -> Param:
 def _decay(default: float) -> tuple[Param, Param]:
     return (
         Param("weight_decay", Number(0), default),
-        Param("no_decay", Many(Text()), (), "globs of parameters without weight decay"),
+        Param("no_decay", GLOBS, (), "globs of parameters without weight decay"),
     )
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from netdsl.data.config import DataConfig, resolve_data
 from netdsl.errors import NetError, Span, fail
-from netdsl.kinds import Flag, Many, Mismatch, Nothing, Number, OneOf, Pairs, Text, Whole
+from netdsl.kinds import GLOBS, Flag, Mismatch, Nothing, Number, OneOf, Pairs, Text, Whole
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors, too_much
 from netdsl.language.elaborate import Settings, Shrink, small
 from netdsl.language.program import Program, section_values
-from netdsl.limits import MOST_CHAINED, MOST_EPOCHS
+from netdsl.limits import MOST_CHAINED, MOST_EPOCHS, MOST_GLOBS
 from netdsl.signature import Chosen, OneFrom, Param, Signature
 from netdsl.train.expect import check_expectation
 from netdsl.train.losses import Minimised, Objective
@@ -76,16 +76,16 @@ SIGNATURE = Signature(
             None,
             "decay of a moving average of the weights, which is then what is judged and kept",
         ),
-        Param("freeze", Many(Text()), (), "globs of weights that stay as they are"),
+        Param("freeze", GLOBS, (), "globs of weights that stay as they are"),
         Param(
             "lr_scale",
-            Pairs(Text(), Number(0)),
+            Pairs(Text(), Number(0), MOST_GLOBS),
             (),
             "[(glob, factor), ...] of the rate; the last that matches counts",
         ),
         Param(
             "recompute",
-            Many(Text()),
+            GLOBS,
             (),
             "globs of blocks or layers whose inner values the backward pass computes again",
         ),
@@ -139,6 +139,12 @@ class Recipe:
             frozen=self.freeze,
             shrink=self.small,
         )
+
+    @property
+    def globs(self) -> int:
+        """How many globs are tried on the net's weights and places."""
+        keys = (self.freeze, self.lr_scale, self.recompute, self.optimizer.arguments["no_decay"])
+        return sum(map(len, keys))
 
     @property
     def small(self) -> Shrink | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from netdsl.errors import NetError, Span, fail
 from netdsl.globs import any_matches, matched
-from netdsl.kinds import Many, Text
+from netdsl.kinds import GLOBS, Text
 from netdsl.runtime.state import State
 from netdsl.signature import Chosen, Param, Signature
 from netdsl.train.checkpoint import SUFFIX, load, usable
@@ -32,7 +32,7 @@ STARTS: dict[str, Start] = {
             "weights",
             (
                 Param("file", Text(), doc="a checkpoint, or the directory of a run"),
-                Param("except", Many(Text()), (), "globs of weights that are drawn anew"),
+                Param("except", GLOBS, (), "globs of weights that are drawn anew"),
             ),
         ),
         "weights of another run, by their names",

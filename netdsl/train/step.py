@@ -116,6 +116,8 @@ def learnable(network: Network, recipe: Recipe) -> tuple[Node, ...]:
         recipe.freeze, [n.name for n in network.graph.states], "freeze", recipe.spans.get("freeze")
     )
     matched([g for g, _ in recipe.lr_scale], names, "lr_scale", recipe.spans.get("lr_scale"))
+    places, span = list(network.places), recipe.spans.get("recompute")
+    matched(recipe.recompute, places, "recompute", span, what="place")
     if not names:
         raise fail(f"`{network.name}` has nothing to learn", help="a `conv` or `fc` has weights")
     learnt = tuple(n for n in network.parameters if not any_matches(n.name, recipe.freeze))
