@@ -96,6 +96,14 @@ def test_there_may_be_nothing_to_read() -> None:
     assert found.stderr.startswith(b"error: cannot read standard input: ")
 
 
+def test_a_filter_needs_an_output() -> None:
+    content = Path(DIGITS).read_bytes()
+    found = command("fmt", "-", given=content, closing=[1])
+    assert found.returncode == BAD_INPUT
+    assert found.stderr == b"error: there is no standard output, which a filter writes to\n"
+    assert command("fmt", "-", "--check", given=content, closing=[1]).returncode == OK
+
+
 @needs_full
 @pytest.mark.parametrize("args", [("fmt", "-"), ("summary", DIGITS), ("check", DIGITS, "--json")])
 def test_a_result_that_a_full_disk_did_not_take_is_no_success(args: tuple[str, ...]) -> None:
