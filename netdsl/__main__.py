@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 
-from netdsl.interrupt import interrupt_on_signals
+from netdsl.interrupt import ignore_signals, interrupt_on_signals
 from netdsl.output import open_standard_streams
+
+INTERRUPTED = 130
 
 
 def main() -> None:
-    """Runs the command line; exit code 130 where it is interrupted while it is still loading."""
+    """Runs the command line and ends with its exit code; 130 where it is interrupted, also while
+    it is still loading."""
     open_standard_streams()
-    try:
+    code = INTERRUPTED
+    with suppress(KeyboardInterrupt):
         interrupt_on_signals()
+        code = _run()
+    ignore_signals()  # the work is over, and Python's own end takes a while
+    if code == INTERRUPTED:
+        # at once: an interrupt within `exec`, as a dataclass is made by, would make Python end
+        # by SIGINT instead, and threads that are at work would be waited for
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
         from netdsl import cli
-    except KeyboardInterrupt:
-        sys.exit(130)
     except (ImportError, MemoryError, OSError) as e:
         print(
             f"error: netdsl cannot be loaded: {e or 'there is too little memory'}", file=sys.stderr
         )
-        sys.exit(2)
-    cli.main()
+        return 2
+    try:
+        cli.main()
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else 0
+    return 0
 
 
 if __name__ == "__main__":

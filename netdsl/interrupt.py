@@ -27,6 +27,14 @@ def interrupt_on_signals() -> None:
         signal.signal(s, signal.default_int_handler)
 
 
+def ignore_signals() -> None:
+    """Nothing interrupts from now on. One that comes meanwhile changes nothing either."""
+    while heard():
+        with suppress(KeyboardInterrupt):
+            for s in heard():
+                signal.signal(s, signal.SIG_IGN)
+
+
 @contextmanager
 def asking() -> Iterator[Callable[[], bool]]:
     """While it lasts, the first signal only makes the answer true; the same one once more

@@ -20,6 +20,8 @@ class Output(io.RawIOBase):
         super().__init__()
         self.number = number
         self.fault: OSError | None = None
+        self.was_closed = False
+        """Whether the process was started without it."""
 
     def write(self, data: Any) -> int:
         left = whole = memoryview(data).cast("B")
@@ -62,6 +64,8 @@ def open_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             _lead_nowhere(number)
+            for output in (STANDARD_OUTPUT, STANDARD_ERROR):
+                output.was_closed |= output.number == number
     sys.stdout = _text(STANDARD_OUTPUT, sys.__stdout__)
     sys.stderr = _text(STANDARD_ERROR, sys.__stderr__)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from netdsl.cli.app import BAD_INPUT, FAULTY, INTERNAL, OK
+from netdsl.cli.app import BAD_INPUT, FAULTY, INTERNAL, INTERRUPTED, OK
 from netdsl.output import Output
+from tests.conftest import ROOT
 from tests.processes import LIMIT, NETDSL, SILENT, at_once, finished, started, wait_for
 from tests.test_cli import DIGITS, LENET
 from tests.test_resume import NET, kept
@@ -94,6 +96,14 @@ def test_there_may_be_nothing_to_read() -> None:
         found = command("check", "-", stdin=unreadable)
     assert found.returncode == BAD_INPUT
     assert found.stderr.startswith(b"error: cannot read standard input: ")
+
+
+def test_a_filter_needs_an_output() -> None:
+    content = Path(DIGITS).read_bytes()
+    found = command("fmt", "-", given=content, closing=[1])
+    assert found.returncode == BAD_INPUT
+    assert found.stderr == b"error: there is no standard output, which a filter writes to\n"
+    assert command("fmt", "-", "--check", given=content, closing=[1]).returncode == OK
 
 
 @needs_full
@@ -181,6 +191,41 @@ def test_a_signal_that_is_ignored_stays_so(how: signal.Signals, text: Path, tmp_
         wait_for(out / "last.safetensors", process)
         process.send_signal(how)
         assert process.wait(LIMIT) == OK
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_without_end_end_a_run_with_130(
+    how: signal.Signals, text: Path, tmp_path: Path
+) -> None:
+    """While it trains, saves, says so, and while Python itself ends."""
+    out = tmp_path / "out"
+    args = ("train", str(text), "--out", str(out), "--device", "reference")
+    streams = {"stderr": subprocess.PIPE}
+    with started(*NETDSL, *args, "--set", "train.epochs=2000", **streams) as process:
+        wait_for(out / "last.safetensors", process)
+        while process.poll() is None:
+            process.send_signal(how)
+            time.sleep(0.005)
+        said = process.stderr.read().decode()
+    assert process.returncode == INTERRUPTED
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said
+
+
+def test_an_interrupt_while_a_class_is_made_ends_with_130(tmp_path: Path) -> None:
+    """Python remembers one that came up in `exec`, and would end by a signal."""
+    (tmp_path / "module.py").write_text("""
+from netdsl import __main__, cli
+def interrupted():
+    try:
+        exec("raise KeyboardInterrupt")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+cli.main = interrupted
+__main__.main()
+""")
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    assert finished(sys.executable, "-m", "module", env=env).returncode == INTERRUPTED
 
 
 def test_an_output_takes_what_it_can() -> None:

@@ -26,6 +26,7 @@ from netdsl.cli.app import (
 from netdsl.cli.files import load, net_files, read, split
 from netdsl.cli.show import show_summary, tell_test
 from netdsl.errors import Diagnostic, NetError, fail
+from netdsl.output import STANDARD_OUTPUT
 
 if TYPE_CHECKING:
     from netdsl.insight.expectations import TestResult
@@ -113,6 +114,8 @@ def fmt(
             text = read(path)
             new = format_text(text, path)
             if path == "-" and not check_only:
+                if STANDARD_OUTPUT.was_closed:
+                    raise fail("there is no standard output, which a filter writes to")
                 print(new, end="")
             elif new != text:
                 if not check_only:
