@@ -6,10 +6,14 @@ import os
 import sys
 from contextlib import suppress
 
+from netdsl.environment import has_room
 from netdsl.interrupt import ignore_signals, interrupt_on_signals
 from netdsl.output import open_standard_streams
 
 INTERRUPTED = 130
+_ROOM = 160 * 10**6
+"""Bytes of addresses that NumPy takes to load and to multiply matrices in a few threads. With less
+its OpenBLAS ends the process."""
 
 
 def main() -> None:
@@ -32,11 +36,12 @@ def main() -> None:
 
 def _run() -> int:
     try:
+        if not has_room(_ROOM):
+            raise MemoryError
         from netdsl import cli
     except (ImportError, MemoryError, OSError) as e:
-        print(
-            f"error: netdsl cannot be loaded: {e or 'there is too little memory'}", file=sys.stderr
-        )
+        why = str(e) or "there is too little memory (`ulimit -v`)"
+        print(f"error: netdsl cannot be loaded: {why}", file=sys.stderr)
         return 2
     try:
         cli.main()

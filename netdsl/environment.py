@@ -1,7 +1,8 @@
-"""Settings from the environment: what NETDSL_* variables say."""
+"""What the environment says: NETDSL_* variables, and whether there is memory to load a library."""
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 
@@ -9,6 +10,16 @@ from netdsl.errors import fail
 
 _SHOWN = 40
 """Characters of a value that are shown."""
+
+
+def has_room(nbytes: int) -> bool:
+    """Whether so many bytes can be had, as far as limits on this process tell (`ulimit -v`). No
+    page of them is used."""
+    try:
+        mmap.mmap(-1, nbytes).close()
+    except OSError:
+        return False
+    return True
 
 
 def setting(name: str) -> str | None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
 
+from netdsl.environment import has_room
 from netdsl.errors import Diagnostic, NetError, fail
+
+_ROOM = 400 * 10**6
+"""Bytes of addresses that the largest of them takes to load, about. With less SciPy's OpenBLAS
+asks for memory without end, or ends the process."""
 
 
 class NotInstalled(NetError):
@@ -16,6 +22,9 @@ def import_optional(module: str, need: str, help: str) -> Any:
     """A module by its name; `need` says what needs it, `help` how it is installed. Raises
     NotInstalled where there is no such module, and NetError with the reason where there is one that
     cannot be loaded."""
+    if module not in sys.modules and not has_room(_ROOM):
+        message = f"{need}, and there is too little memory to load it"
+        raise fail(message, help="`ulimit -v` shows what this shell allows, in kB")
     try:
         return import_module(module)
     except ModuleNotFoundError as e:

@@ -146,6 +146,18 @@ BEFORE = """net n { input(8x8x1)
 data { source = digits, batch = 200 }
 train { epochs = 1, ema = 0.9 }"""
 """What brings the engine into memory, so that its code is not counted."""
+
+
+@pytest.mark.parametrize(
+    ("part", "advice"),
+    [("weights", "`sgd`"), ("step", "`recompute`"), ("evaluation", "images are judged at once")],
+)
+def test_the_advice_is_about_what_takes_most(part: str, advice: str) -> None:
+    with pytest.raises(NetError) as e:
+        Trainer(program(parse(DOMINATED[part])), None, small(1000))
+    assert advice in (e.value.diagnostics[0].help or "")
+
+
 MEASURED = """
 import re, sys, tempfile
 from pathlib import Path
@@ -155,8 +167,8 @@ from netdsl.language.program import program
 from netdsl.train.loop import Trainer
 from netdsl.train.memory import predicted
 
-def peak():  # `ru_maxrss` would begin with that of the process that has started this one
-    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+def peak():  # of this program alone: ru_maxrss begins with that of the process which starts it
+    return 1024 * int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
 
 def run(text):
     trainer = Trainer(program(parse(text)), None, open_backend("cpu"))
@@ -172,7 +184,7 @@ print(peak() - base, predicted(job, open_backend("cpu").fusion).total)
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read as Linux says it")
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read as Linux gives it")
 @pytest.mark.parametrize(
     "part", ["weights", *(pytest.param(p, marks=SLOW) for p in ("step", "evaluation"))]
 )

@@ -4,6 +4,8 @@ and why."""
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from netdsl import backends
+from netdsl import backends, optional
 from netdsl.backends import open_backend
 from netdsl.backends.cuda import libraries
 from netdsl.data.sources import SOURCES
@@ -95,3 +97,55 @@ def test_a_command_says_why_a_package_cannot_be_loaded(tmp_path: Path) -> None:
     assert found.returncode == 2
     assert "is installed but cannot be loaded: libx.so: no room" in found.stderr
     assert found.stderr.count("\n") == 2
+
+
+def test_a_library_that_there_is_no_room_for_is_not_tried(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "sklearn.py").write_text("raise AssertionError('tried')")
+    forget(monkeypatch, "sklearn")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(optional, "has_room", lambda nbytes: False)
+    with pytest.raises(NetError, match="too little memory to load it") as e:
+        USERS["sklearn"]()
+    assert not isinstance(e.value, NotInstalled)
+
+
+LITTLE = re.compile(
+    r"error: netdsl cannot be loaded: there is too little memory \(`ulimit -v`\)\n"
+    r"|error: .*and there is too little memory to load it\nhelp: `ulimit -v` .*\n"
+    r"|error: this needs more memory than there is\n"
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is one of Linux")
+@pytest.mark.parametrize(
+    ("command", "size"),
+    [
+        ("check", 100),
+        ("check", 250),
+        ("train", 250),
+        ("train", 500),
+        *(
+            pytest.param(command, size, marks=pytest.mark.slow)
+            for command in ("check", "summary", "gradcheck", "time", "train")
+            for size in (80, 150, 200, 300, 400, 600, 700, 800, 1000, 1500, 2500)
+        ),
+    ],
+)
+def test_little_memory_is_said_to_be_little(command: str, size: int, tmp_path: Path) -> None:
+    """So many MB of addresses: the command does its work, or one sentence says what is missing."""
+    words = ["--dry-run"] if command == "train" else []
+    line = [sys.executable, "-m", "netdsl", command, str(ROOT / "models" / "digits.net"), *words]
+    script = f"ulimit -v {1000 * size}; exec {shlex.join(line)}"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, env=env, cwd=tmp_path, timeout=120
+    )
+    if found.returncode != 0:
+        assert (found.returncode, found.stdout) == (2, "")
+        assert LITTLE.fullmatch(found.stderr), found.stderr
+    elif command == "check":
+        assert "all well" in found.stderr
+    known = {("check", 100): 2, ("check", 250): 0, ("train", 250): 2, ("train", 500): 2}
+    assert found.returncode == known.get((command, size), found.returncode)

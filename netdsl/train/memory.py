@@ -152,16 +152,25 @@ def shortage(job: Job, fusion: Fusion, room: int | None, at: Callable[[int], Job
     fits = None
     if room is not None:
         fits = _fitting(wanted, room, batch, lambda size: needed(at(size)))
-    help = _ADVICE
+    help = _advice(job, memory, on_host=room is None)
     if fits:
         help = f"`--set data.batch={fits}` fits; `precision = mixed` or `recompute` takes less"
-    elif memory.evaluation > memory.step:
-        judged = job.evaluating.batch
-        help = f"{judged:,} images are judged at once; smaller images or fewer channels take less"
     return fail(f"a run takes {sized(wanted)} of memory{there}", notes=notes, help=help)
 
 
-_ADVICE = "a smaller `batch`, `precision = mixed`, or `recompute` takes less"
+def _advice(job: Job, memory: Memory, on_host: bool) -> str:
+    """What takes less of that which takes most."""
+    states = memory.weights + memory.states + memory.copies * on_host
+    judged = job.evaluating.batch
+    taken = {
+        "a smaller `batch`, `precision = mixed`, or `recompute` takes less": memory.step,
+        "fewer weights, or an optimizer with fewer states such as `sgd`, take less": states,
+        f"{judged:,} images are judged at once; smaller ones or fewer channels take less": (
+            memory.evaluation
+        ),
+        "fewer or smaller images take less": memory.data * on_host,
+    }
+    return max(taken, key=lambda advice: taken[advice])
 
 
 def largest(plan: Plan) -> list[Node]:
