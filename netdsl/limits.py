@@ -31,6 +31,7 @@ MOST_GLOBS = 100
 MATCHES_A_STEP = 50
 """Globs tried on weights that count as one step."""
 MOST_REPEATS = 10_000
+"""Repeats by one `*`."""
 LARGEST_NUMBER = 10**15
 LARGEST_TENSOR = 2**40
 LARGEST_TRIAL = 2**25

@@ -28,7 +28,7 @@ _FRAMES = 10_000
 
 
 class TooMuch(NetError):
-    """A limit was passed: told at once, since all that follows would only take time."""
+    """A limit was exceeded. It ends the work: going on would only take more time."""
 
 
 def too_much(message: str, span: Span | None, help: str) -> TooMuch:
@@ -55,7 +55,7 @@ class Budget:
         self.words += count
         if self.words > MOST_WORDS:
             message = f"the files that are used here have over {MOST_WORDS:,} words and signs"
-            raise too_much(message, span, "use the files that are needed alone")
+            raise too_much(message, span, "use only the files that are needed")
 
     def spend_steps(self, count: int, span: Span | None) -> None:
         """Counts layers, operators and turns of loops."""
@@ -74,7 +74,7 @@ class Budget:
             raise too_much(
                 f"a list ends at {LONGEST_LIST:,} entries, those of lists in it included",
                 span,
-                "does a list hold itself twice, again and again?",
+                "does each `let` hold the one before it twice?",
             )
         self.spend_leaves(leaves, span)
 
@@ -85,7 +85,7 @@ class Budget:
             raise too_much(
                 f"the expressions here have more than {MOST_LEAVES:,} values",
                 span,
-                "shorten the lists, or the loops that make them anew",
+                "shorten the lists, or the loops that build them",
             )
 
     def spend_trial(
@@ -104,9 +104,9 @@ class Budget:
 
 
 def too_deep(within: str, span: Span | None) -> TooMuch:
-    """What is said of blocks, groups and repeats that stand too deep in each other."""
+    """The error for blocks, groups and repeats that are nested too deep."""
     message = f"blocks and groups are nested more than {DEEPEST_CALLS} deep: {within} in ..."
-    return too_much(message, span, "does a block use itself without an end?")
+    return too_much(message, span, "does a block use itself without end?")
 
 
 def _leaves(value: Value, span: Span | None, depth: int) -> int:
@@ -135,7 +135,7 @@ class Errors:
         self._failed = False
 
     def __bool__(self) -> bool:
-        """Whether anything failed; what follows from an error that is known says nothing."""
+        """Whether anything failed; an error without diagnostics follows from one already known."""
         return self._failed
 
     def add(self, *diagnostics: Diagnostic) -> None:
@@ -147,8 +147,8 @@ class Errors:
                 raise TooMuch(*self.ordered())
 
     def collect(self, error: NetError) -> None:
-        """Keeps the errors of a part; what ended its work ends this too, and is told alone where
-        nothing else is wrong."""
+        """Keeps the errors of a part. An exceeded limit ends this work too; the errors that were
+        found before it come first."""
         if isinstance(error, TooMuch):
             others = self.ordered()[: MOST_ERRORS - len(error.diagnostics)]
             raise TooMuch(*others, *error.diagnostics)

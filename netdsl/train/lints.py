@@ -1,4 +1,4 @@
-"""The table of lints: what a file may say, but is unlikely to mean."""
+"""The table of lints: what a file may say but probably does not mean."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Review:
 
 @dataclass(frozen=True)
 class Warned:
-    """What a lint says of a place: a sentence, and what to do."""
+    """A warning of a lint: its message, its place, and what to do."""
 
     message: str
     span: Span | None
@@ -293,12 +293,12 @@ def _late_step(subject: Subject) -> Iterator[Warned]:
     late = [x for x in schedule.arguments.get("at", ()) if x >= epochs]
     if late:
         message = f"the rate would change after {show(late[0])} epochs, the run has {epochs}"
-        yield Warned(message, schedule.span, "a step lies before the last epoch, or is left out")
+        yield Warned(message, schedule.span, "set every step below `epochs`, or remove it")
     # one epoch to compare with, more than `patience` that are no better, one with the new rate
     if schedule.name == "plateau" and epochs < schedule.arguments["patience"] + 3:
         waits = schedule.arguments["patience"]
-        message = f"the rate changes when over {waits} epochs were no better, the run has {epochs}"
-        help = f"a smaller `patience`, or `epochs = {waits + 3}` and more"
+        message = f"`plateau` waits for more than {waits} epochs, the run has {epochs}"
+        help = f"set a smaller `patience`, or at least {waits + 3} epochs"
         yield Warned(message, schedule.span, help)
 
 
@@ -315,8 +315,8 @@ def _long_warmup(subject: Subject) -> Iterator[Warned]:
     schedule, epochs = subject.recipe.schedule, subject.recipe.epochs
     warmup = schedule.arguments.get("warmup", 0.0)
     if warmup >= epochs:
-        message = f"the rate rises for {show(warmup)} epochs, the run has {epochs}"
-        yield Warned(message, schedule.span, "`warmup` is a few epochs at the beginning")
+        message = f"the warm-up takes {show(warmup)} epochs, the run has {epochs}"
+        yield Warned(message, schedule.span, "set `warmup` to the first few epochs of the run")
 
 
 def _large_cutout(subject: Subject) -> Iterator[Warned]:
@@ -328,7 +328,7 @@ def _large_cutout(subject: Subject) -> Iterator[Warned]:
     for chosen in data.augment:
         if chosen.name == "cutout" and chosen.arguments["size"] >= side:
             size = chosen.arguments["size"]
-            message = f"a square of {size} pixels covers the images, which have {side}"
+            message = f"a square of {size} pixels covers whole images, whose side is {side}"
             help = f"a quarter to a half of a side: `cutout({max(1, side // 2)})`"
             yield Warned(message, chosen.span, help)
 
@@ -360,7 +360,7 @@ def _squashed_scores(subject: Subject) -> Iterator[Warned]:
         while node.op in ("reshape", "cast", "dropout"):
             node = graph[node.args[0]]
         if node.op in _SQUASHING:
-            message = f"the scores end in `{node.op}`: `cross_entropy` wants numbers of any size"
+            message = f"the scores pass through `{node.op}`; `cross_entropy` needs them unbounded"
             yield Warned(message, node.span, f"remove `{node.op}`; a net ends in plain scores")
 
 
@@ -370,8 +370,8 @@ def _large_accuracy(subject: Subject) -> Iterator[Warned]:
             continue
         for side in (e.first, e.rest[0][1]):
             if isinstance(side, s.Number) and side.value > 1:
-                message = f"an accuracy is compared with {side.text}, but has at most 1"
-                yield Warned(message, e.span, f"a share of 1: {show(side.value / 100)}")
+                message = f"an accuracy is compared with {side.text}, but is at most 1"
+                yield Warned(message, e.span, f"accuracies are fractions: {show(side.value / 100)}")
 
 
 def _is_accuracy(e: s.Expr) -> bool:

@@ -11,7 +11,6 @@ from netdsl.globs import any_matches, matched
 from netdsl.kinds import GLOBS, Text
 from netdsl.runtime.state import State
 from netdsl.signature import Chosen, Param, Signature
-from netdsl.train.checkpoint import SUFFIX, load, usable
 from netdsl.types import Array, Node, dims
 
 Shape = tuple[int, ...]
@@ -89,6 +88,8 @@ def beginning(
 ) -> tuple[dict[str, Array], list[Node]]:
     """The weights that `weights(...)` names, and the states that take theirs from them. Raises
     NetError where they do not fit."""
+    from netdsl.train.checkpoint import SUFFIX, load, usable  # `check` reads no weights
+
     path = Path(init.arguments["file"])
     best = path / f"best{SUFFIX}"
     try:
