@@ -88,9 +88,10 @@ def read_folder(root: Path) -> Dataset:
     else:
         _check_beside(root, classes, [base, *parts.values()], left_out)
     _check_nested(base, classes)
-    train = _part(base, classes, left_out)
+    owners: _Owners = {}
+    train = _part(base, classes, left_out, owners)
     _check_all_there(base, classes, train)
-    rest = {n: _part(path, classes, left_out) for n, path in parts.items()}
+    rest = {n: _part(path, classes, left_out, owners) for n, path in parts.items()}
     bad, (train, *others) = _without_bad([train, *rest.values()])
     _check_all_there(base, classes, train, bad)
     rest = dict(zip(rest, others, strict=True))
@@ -107,7 +108,7 @@ def _parts(root: Path) -> dict[str, Path]:
     the same part, and where there is none to learn from."""
     found: dict[str, Path] = {}
     for name in _folders(root):
-        part = next((p for p, names in PARTS.items() if name.lower() in names), None)
+        part = _part_of(name)
         if part is None or not _folders(root / name):
             continue
         if part in found:
@@ -121,17 +122,18 @@ def _parts(root: Path) -> dict[str, Path]:
     return found
 
 
-def _is_part(name: str) -> bool:
-    return any(name.lower() in names for names in PARTS.values())
+def _part_of(name: str) -> str | None:
+    """The part that a folder of this name is, if it is one."""
+    return next((part for part, names in PARTS.items() if name.lower() in names), None)
 
 
 def _check_classes(root: Path, classes: Sequence[str], parts: dict[str, Path]) -> None:
     """Raises NetError where the folders that would be classes are parts, or hold them."""
-    if len(classes) > 1 and all(_is_part(c) for c in classes):
+    if len(classes) > 1 and all(_part_of(c) for c in classes):
         message = f"the pictures of {root / classes[0]} lie in no folder of a class"
         raise fail(message, help=f"it takes {_HOW}")
     for c in classes:
-        inside = [n for n in _folders(root / c) if _is_part(n) and _folders(root / c / n)]
+        inside = [n for n in _folders(root / c) if _part_of(n) and _folders(root / c / n)]
         if inside:
             message = f"{root / c} would be a class, and it holds the part {inside[0]}"
             raise fail(message, help=f"name that folder, if it is meant; it takes {_HOW}")
@@ -142,6 +144,7 @@ def _check_beside(
 ) -> None:
     """What lies beside the parts is left out. Raises NetError where that may be a part too, or
     where what is called train may be a class among others."""
+    _leave_files(root, left_out)
     for name in _folders(root, left_out):
         place = root / name
         if place in parts:
@@ -152,7 +155,7 @@ def _check_beside(
             raise fail(message, help=f"call it as one of the parts {names}, or move it away")
         if not _holds_pictures(place):
             left_out.add(place, "a folder without pictures, beside the parts")
-        elif _is_part(name):
+        elif _part_of(name):
             left_out.add(place, "its pictures lie in no folder of a class")
         elif len(parts) == 1:
             message = f"{parts[0]} is a part, or a class like {name} beside it: which?"
@@ -163,18 +166,23 @@ def _check_beside(
 
 
 def _check_nested(base: Path, classes: Sequence[str]) -> None:
-    """Raises NetError where every class holds the same folders and nothing else: these are then
-    the classes, and what would be one is something else."""
-    if len(classes) < 2:
-        return
-    within = [_branches(base / c) for c in classes]
-    common = sorted(set.intersection(*within))
-    if len(common) > 1 or any(_is_part(name) for name in common):
+    """Raises NetError where a class is divided into parts, and where every class holds the same
+    folders and nothing else: these are then the classes, and what would be one is something
+    else."""
+    within = [{_part_of(name) or name: name for name in _branches(base / c)} for c in classes]
+    first = within[0] if within else {}
+    common = sorted(name for key, name in first.items() if all(key in w for w in within))
+    if len(classes) > 1 and (len(common) > 1 or any(_part_of(name) for name in common)):
         raise fail(
             f"{few(classes)} of {base} would be the classes, and each of them holds the "
             f"same folders {few(common)}",
             help=f"the folders of a class lie within those of a part: it takes {_HOW}",
         )
+    for c in classes:
+        parts = [name for name in _folders(base / c) if _part_of(name)]
+        if len({_part_of(name) for name in parts}) > 1:
+            message = f"{base / c} would be a class, and it holds the parts {few(parts)}"
+            raise fail(message, help=f"a part holds classes, not a class parts: it takes {_HOW}")
 
 
 def _branches(place: Path) -> set[str]:
@@ -184,7 +192,7 @@ def _branches(place: Path) -> set[str]:
         inside = _folders(place)
         if any(_looks_like_picture(p) for p in _files(place)):
             return set()
-        if len(inside) != 1 or _is_part(inside[0]):
+        if len(inside) != 1 or _part_of(inside[0]):
             return set(inside)
         place = place / inside[0]
 
@@ -203,7 +211,12 @@ def _check_all_there(
 # ---- the pictures of a part
 
 
-def _part(base: Path, classes: Sequence[str], left_out: _LeftOut) -> Samples:
+_Identity = tuple[int, int]
+_Owners = dict[_Identity, Path]
+"""The class of a part that each folder belongs to."""
+
+
+def _part(base: Path, classes: Sequence[str], left_out: _LeftOut, owners: _Owners) -> Samples:
     strange = sorted(set(_folders(base)) - set(classes))
     if strange:
         raise fail(
@@ -211,27 +224,44 @@ def _part(base: Path, classes: Sequence[str], left_out: _LeftOut) -> Samples:
             help=f"the classes to learn are {few(classes)}",
         )
     there = [c for c in classes if (base / c).is_dir()]
-    found = {c: _names(base, c, left_out) if c in there else [] for c in classes}
-    loose = [p for p in _files(base) if _looks_like_picture(p)]
+    found = {c: _names(base, c, left_out, owners) if c in there else [] for c in classes}
     if not any(found.values()):
-        where = "lie in no folder of a class" if loose else "are missing"
+        is_loose = any(_looks_like_picture(p) for p in _files(base))
+        where = "lie in no folder of a class" if is_loose else "are missing"
         raise fail(f"the pictures of {base} {where}", help=f"it takes {_HOW}")
-    for path in loose:
-        left_out.add(path, "in no folder of a class")
+    _leave_files(base, left_out)
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(x) for x in found.values()])
     names = [n for x in found.values() for n in x]
     return Samples(Pictures(base, np.array(names, dtype=object)), labels)
 
 
-def _names(base: Path, name: str, left_out: _LeftOut) -> list[str]:
+def _leave_files(place: Path, left_out: _LeftOut) -> None:
+    """What lies beside folders and is left out: pictures, and links to what is not there."""
+    for path in _files(place):
+        if not os.path.exists(path):
+            left_out.add(path, "a link that leads nowhere")
+        elif _looks_like_picture(path):
+            left_out.add(path, "in no folder of a class")
+
+
+def _names(base: Path, name: str, left_out: _LeftOut, owners: _Owners) -> list[str]:
     """The pictures in the folder of a class, and in the folders in it, linked ones too, each
-    folder once. Raises NetError where the class is a link to what it lies in."""
+    folder once. Raises NetError where the class is a link to what it lies in, and where a folder
+    belongs to another class, or another part, as well."""
     top, above = base / name, base.resolve()
     around = {_identity(p) for p in (above, *above.parents)}
     if _identity(top) in around:
         raise fail(f"{top} is a link to a folder that it lies in", help="remove the link")
     seen = around | {_identity(p) for p in (top, *top.resolve().parents)}
     found: list[str] = []
+
+    def own(path: Path, folder: _Identity) -> None:
+        other = owners.setdefault(folder, top)
+        if other != top:
+            message = f"{path} belongs to {other} as well, by a link"
+            raise fail(message, help="remove the link: a picture is of one class and one part")
+
+    own(top, _identity(top))
     waiting = [name]
     while waiting:
         inside = waiting.pop()
@@ -249,6 +279,7 @@ def _names(base: Path, name: str, left_out: _LeftOut) -> list[str]:
             elif _identity(path) in seen:
                 left_out.add(path, "a link to a folder that is read already, or that it lies in")
             else:
+                own(path, _identity(path))
                 seen.add(_identity(path))
                 waiting.append(short)
     return sorted(found)
@@ -262,7 +293,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def _identity(path: Path) -> _Identity:
     try:
         found = path.stat()
     except OSError as e:
@@ -304,7 +335,7 @@ def _looks_like_picture(path: Path) -> bool:
 
 def _holds_pictures(place: Path) -> bool:
     """Whether there are pictures in a folder or in one within it."""
-    return bool(_names(place.parent, place.name, _LeftOut(place)))
+    return bool(_names(place.parent, place.name, _LeftOut(place), {}))
 
 
 def _without_bad(parts: Sequence[Samples]) -> tuple[tuple[BadPicture, ...], list[Samples]]:
