@@ -1,5 +1,5 @@
 """What is kept on disk since it takes long to make: machine code, which plans were fastest, the
-grammar's tables.
+grammar's tables, which pictures are good.
 
 Machine code is run, so nothing is taken that another user can have written: the folder and its
 files belong to this user or to root, and only their owner may write to them. A file is a checksum
@@ -34,14 +34,14 @@ class Untrusted(Exception):
 
 @dataclass(frozen=True)
 class Kept:
-    """What one engine of this version keeps, or its language, by key. A key is made of all that
+    """What one part of this version keeps, such as an engine, by key. A key is made of all that
     the content depends on (`key_of`), such as the processor that machine code is for."""
 
-    engine: str
+    part: str
 
     @property
     def folder(self) -> Path:
-        return cache_folder() / f"{self.engine}-{__version__}"
+        return cache_folder() / f"{self.part}-{__version__}"
 
     def read(self, key: str) -> bytes | None:
         """The content under a key; None where there is none, or it is not what was kept so."""
@@ -70,7 +70,7 @@ class Kept:
             pass
 
     def _digest(self, key: str, content: bytes) -> bytes:
-        digest = hashlib.sha256(repr((self.engine, __version__, key, len(content))).encode())
+        digest = hashlib.sha256(repr((self.part, __version__, key, len(content))).encode())
         digest.update(content)
         return digest.digest()
 
@@ -92,7 +92,7 @@ class Kept:
             os.close(handle)
 
 
-CPU, CUDA, LANGUAGE = Kept("cpu"), Kept("cuda"), Kept("language")
+CPU, CUDA, LANGUAGE, PICTURES = map(Kept, ("cpu", "cuda", "language", "pictures"))
 
 
 def key_of(*parts: object) -> str:

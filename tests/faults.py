@@ -1330,8 +1330,8 @@ FAULTS = (
         "folder-strange-class",
         "data",
         "netdsl/data/folder.py",
-        "strange = sorted(set(_folders(base)) - set(classes))",
-        "strange = sorted(set(_folders(base)) - set(classes))[:0]",
+        "strange = sorted(set(folders(base)) - set(classes))",
+        "strange = sorted(set(folders(base)) - set(classes))[:0]",
         ("tests/test_folder.py",),
     ),
     Fault(
@@ -2033,8 +2033,8 @@ FAULTS = (
         "cache-key-unsealed",
         "cpu",
         "netdsl/kept.py",
-        "repr((self.engine, __version__, key, len(content)))",
-        "repr((self.engine, __version__, len(content)))",
+        "repr((self.part, __version__, key, len(content)))",
+        "repr((self.part, __version__, len(content)))",
         ("tests/test_kept.py",),
     ),
     Fault(

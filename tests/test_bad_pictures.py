@@ -18,6 +18,7 @@ from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Samples, evaluation_batches, training_batches
 from netdsl.data.verifying import Verification
 from netdsl.errors import NetError
+from netdsl.kept import PICTURES
 from netdsl.train import checkpoint
 from netdsl.train import loop as training_loop
 from tests.test_folder import NET, write
@@ -228,14 +229,31 @@ def test_pictures_are_verified_once(pictures: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(BadPicture, match=r"003\.jpg is no readable picture"):
             verified(samples.train, prepare).check()
     decoded.clear()
-    (kept,) = (pictures.parent / "cache" / "pictures").iterdir()
+    (kept,) = PICTURES.folder.iterdir()
     for content in (b"", b"[1]", b'{"red/000.jpg": [1]}', b"[" * 10**5, b'{"a": 1}', b"\xff"):
-        kept.write_bytes(content)
+        PICTURES.keep(kept.name, content)  # of this very user, with the right checksum
         skipped = Skipped()
         verified(samples.train.skipping(skipped), prepare).check()
         assert len(skipped.faults) == 1
         assert len(decoded) == 12
         decoded.clear()
+
+
+def test_what_is_known_of_pictures_is_kept_for_this_user_alone(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache folder may be shared: what others plant there is neither believed nor followed."""
+    monkeypatch.setattr(verifying, "WORTH_KEEPING", 0.0)
+    samples, prepare = read_folder(pictures / "val").train, Preparation((), (12, 12, 3))
+    cache, victim = pictures.parent / "cache", pictures.parent / "victim"
+    verified(samples, prepare).check()
+    (entry,) = (p for p in cache.rglob("*") if p.is_file())
+    assert (entry.stat().st_mode & 0o777, entry.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    victim.write_text("mine")
+    entry.unlink()
+    entry.symlink_to(victim)
+    verified(samples, prepare).check()
+    assert victim.read_text() == "mine"
 
 
 def test_the_background_ends_with_the_run(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from netdsl.data import folder as folders
-from netdsl.data import preparation, sources
+from netdsl.data import preparation, sources, walk
 from netdsl.data.folder import read_folder
 from netdsl.data.pictures import Opened, Pictures
 from netdsl.data.preparation import Preparation
@@ -144,6 +143,19 @@ def test_parts_have_many_names(tmp_path: Path) -> None:
             "",
         ),
         (["cat/Train", "dog/Train"], "the same folders Train", "DIR/train/CLASS"),
+        (["cat/train", "dog/TRAINING"], "the same folders train", "DIR/train/CLASS"),
+        (["cat/train", "cat/val", "dog/Train", "dog/Val"], "the same folders train, val", ""),
+        (
+            ["cat/train", "cat/val", "cat", "dog"],
+            "cat would be a class, and it holds the parts",
+            "",
+        ),
+        (
+            ["cat/train", "cat/val", "dog/train", "dog/test", "cow"],
+            "holds the parts train, val",
+            "",
+        ),
+        (["train/a/dev", "train/a/test", "train/b"], "holds the parts dev, test", ""),
         (["fold1/a", "fold1/b", "fold2/a", "fold2/b"], "the same folders a, b", "DIR/train/CLASS"),
         (["train_set/a", "train_set/b", "val_set/a", "val_set/b"], "the same folders a, b", ""),
         (["x/images/a", "x/images/b", "y/images/a", "y/images/b"], "the same folders a, b", ""),
@@ -224,7 +236,7 @@ def test_pictures_are_found_by_their_content(tmp_path: Path) -> None:
 
 
 def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
-    paint(tmp_path, "d/a", "d/b", "elsewhere/more", "elsewhere/more/deep")
+    paint(tmp_path, "d/a", "d/b", "elsewhere/more", "elsewhere/more/deep", "elsewhere/other")
     for link, to in (
         ("a/link", "../../elsewhere/more"),
         ("a/again", "../../elsewhere/more"),
@@ -233,14 +245,14 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
         ("a/top", "/"),
         ("a/gone", "nowhere"),
         ("a/loop", "loop"),
-        ("c", "../elsewhere/more"),
+        ("c", "../elsewhere/other"),
     ):
         (tmp_path / "d" / link).symlink_to(to)
     (tmp_path / "elsewhere" / "more" / "back").symlink_to(tmp_path / "d" / "a")
     found = read_folder(tmp_path / "d")
     assert names(found.train) == [
         *["a/a.png", "a/again/a.png", "a/again/deep/a.png", "b/a.png"],
-        *["c/a.png", "c/back/a.png", "c/deep/a.png"],
+        "c/a.png",
     ]
     assert "a/self" in found.left_out[0] or "a/self" in found.left_out[-1]
 
@@ -250,7 +262,7 @@ def test_a_link_to_a_disk_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str
 ) -> None:
     """Outside the data folder there may be anything; within it, and beside pictures, few files."""
-    monkeypatch.setattr(folders, "MOST_BESIDE", 12)
+    monkeypatch.setattr(walk, "MOST_BESIDE", 12)
     inside, outside = tmp_path / "d", tmp_path / "outside"
     paint(tmp_path, "d/a/in", "d/b", "outside/more/deep")
     for i in range(9):
@@ -262,6 +274,44 @@ def test_a_link_to_a_disk_is_refused(
     (outside / "more" / "link").symlink_to("/usr")
     with pytest.raises(NetError, match=f"{link} is a link to over 12 files and folders"):
         read_folder(inside)
+
+
+@pytest.mark.parametrize(
+    ("link", "to"),
+    [
+        ("train/c", "a"),
+        ("train/a/more", "../b"),
+        ("train/b/more", "../a/deep"),
+        ("val", "train"),
+        ("val/a", "../train/a"),
+        ("val/a/more", "../../train/b/"),
+        ("test", "val"),
+    ],
+)
+def test_a_folder_is_of_one_class_and_one_part(tmp_path: Path, link: str, to: str) -> None:
+    """The same pictures as two classes, or to learn from and to be judged by."""
+    paint(tmp_path, "train/a", "train/a/deep", "train/b")
+    if link not in ("val", "val/a"):
+        paint(tmp_path, "val/a")
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(to)
+    with pytest.raises(NetError, match=r"belongs to .* as well, by a link"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("link", ["c", "train/c", "val", "val/b", "README"])
+def test_links_that_lead_nowhere_are_said(tmp_path: Path, link: str) -> None:
+    """A disk that is not mounted: a class or a part would be missing unseen."""
+    paint(tmp_path, "a", "b") if link == "c" else paint(tmp_path, "train/a", "train/b")
+    if link == "val/b":
+        paint(tmp_path, "val/a")
+    (tmp_path / link).symlink_to("/nowhere/at/all")
+    assert read_folder(tmp_path).left_out == (f"{link} (a link that leads nowhere)",)
+
+
+def test_pictures_beside_the_parts_are_said(tmp_path: Path) -> None:
+    paint(tmp_path, "train/a", "train/b", "")
+    assert read_folder(tmp_path).left_out == ("a.png (in no folder of a class)",)
 
 
 @pytest.mark.parametrize("to", [".", "..", "/", "../.."])

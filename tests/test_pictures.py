@@ -23,6 +23,7 @@ from netdsl.data.pictures import (
     FORMATS,
     BadPicture,
     Opened,
+    fault_of,
     faults,
     is_picture,
     listed,
@@ -370,6 +371,9 @@ def test_numbers_without_a_white_are_refused(tmp_path: Path, dtype: Any) -> None
         patched(path, 339, 1)
     with pytest.raises(BadPicture, match=r"a\.tif: .* no fixed range of brightness"):
         read_picture(path, 1)
+    fault = fault_of(path)
+    assert fault is not None, "it is known before anything is decoded"
+    assert fault.diagnostics[0].help == "save it with 8 or 16 bits a channel"
 
 
 def patched(path: Path, tag: int, value: int) -> None:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import tarfile
 import threading
 import zipfile
@@ -110,6 +111,47 @@ def test_wrong_arrays_are_named(tmp_path: Path, change: dict[str, Any], complain
     with pytest.raises(NetError, match=complaint) as e:
         read_arrays(path)
     assert "x.npz" in str(e.value)
+
+
+@pytest.mark.parametrize("name", list(GOOD))
+def test_two_arrays_of_a_name_are_refused(tmp_path: Path, name: str) -> None:
+    """Which of them is meant? Readers of archives differ."""
+    path = tmp_path / "x.npz"
+    np.savez(path, **GOOD)
+    with zipfile.ZipFile(path) as z:
+        content = z.read(f"{name}.npy")
+    with zipfile.ZipFile(path, "a") as z, pytest.warns(UserWarning, match="Duplicate name"):
+        z.writestr(f"{name}.npy", content)
+    with pytest.raises(NetError, match=f"x.npz holds 2 arrays `{name}`"):
+        read_arrays(path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "test_labels", "complaint"),
+    [
+        ([0, 2], [0], "there are 3 classes, as the highest label is 2, and no images .* of 1"),
+        ([1, 2], [1], "no images to learn from of 0"),
+        ([0, 1], [3], "no images to learn from of 2, 3"),
+        ([0, 99_999], [0], "of 1, 2, .*, 10, and 99,988 more"),
+    ],
+)
+def test_classes_without_images_are_refused(
+    tmp_path: Path, netdsl: Any, labels: list[int], test_labels: list[int], complaint: str
+) -> None:
+    """Those that only the labels count: 1 to 10 are eleven classes."""
+    images = np.zeros((8, 8, 8), np.uint8)
+    test = {"test_images": images[: len(test_labels)], "test_labels": test_labels}
+    np.savez(tmp_path / "x.npz", images=images, labels=labels * 4, **test)
+    path = tmp_path / "a.net"
+    path.write_text(
+        "net a { input(8x8x1); fc(3) }\n"
+        f'data {{ source = arrays("{tmp_path}/x.npz"), batch = 2 }}\ntrain {{ epochs = 1 }}\n'
+    )
+    for more in ((), ("--dry-run",)):
+        code, _, err = netdsl("train", str(path), "--device", "reference", *more)
+        assert code == 2
+        assert re.search(complaint, err), err
+        assert "np.unique(labels, return_inverse=True)[1]" in err
 
 
 def npy(shape: tuple[int, ...], content: bytes = b"abc") -> bytes:
@@ -400,7 +442,7 @@ def test_images_of_a_wrong_size_name_their_file(tmp_path: Path) -> None:
     from netdsl.language.program import program
     from netdsl.train.job import prepare
 
-    np.savez(tmp_path / "x.npz", **GOOD)
+    np.savez(tmp_path / "x.npz", **GOOD | {"labels": np.arange(4)})
     path = str(tmp_path / "x.npz")
     text = f'net a {{ input(5x5x3); fc(4) }}\ndata {{ source = arrays("{path}") }}\ntrain {{ }}'
     with pytest.raises(NetError) as e:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from netdsl.data.inventory import few
-from netdsl.data.pictures import BadPicture, Pictures, faults, is_picture
+from netdsl.data.pictures import BadPicture, Pictures, faults
 from netdsl.data.samples import Dataset, Samples
 from netdsl.data.source import Absent, DataSource
+from netdsl.data.walk import (
+    LeftOut,
+    Owners,
+    class_pictures,
+    files,
+    folders,
+    holds_pictures,
+    looks_like_picture,
+)
 from netdsl.errors import Diagnostic, fail
 from netdsl.files import cache_folder
 from netdsl.kinds import Text
@@ -25,16 +33,8 @@ PARTS = {
     TEST: (TEST, "testing"),
 }
 """What the folders of parts are called, in capitals or not."""
-SUFFIXES = (
-    *[".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"],
-    *[".tif", ".tiff", ".webp"],
-)
-"""Files that must be pictures; others are looked into."""
-SYSTEM = ("__MACOSX", "__pycache__")
 MOST_OPENED = 20_000
 """Pictures that are looked into before anything is learnt; of more only the first ones."""
-MOST_BESIDE = 20_000
-"""Files and folders that are no pictures, which a link may lead to outside a data folder."""
 MOST_NAMED = 8
 _HOW = "a folder of pictures for each class: DIR/train/CLASS and DIR/val/CLASS, or DIR/CLASS"
 
@@ -61,38 +61,24 @@ def _root(given: Path | None, path: Path) -> Path:
     raise Absent(Diagnostic(message, help=help))
 
 
-@dataclass
-class _LeftOut:
-    """What lies in the folders and is not used, by the reason."""
-
-    root: Path
-    found: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, path: Path, why: str) -> None:
-        inside = path.relative_to(self.root) if path.is_relative_to(self.root) else path
-        self.found.setdefault(why, []).append(str(inside))
-
-    def lines(self) -> tuple[str, ...]:
-        return tuple(f"{few(names)} ({why})" for why, names in self.found.items())
-
-
 def read_folder(root: Path) -> Dataset:
     """The pictures under a folder; none of them is decoded yet, and files that are none by their
     headers are no part of the samples. Raises NetError where it holds none, where it is not clear
     which folders are classes and which are parts, and where a part has a class that is not among
     the training pictures."""
-    left_out = _LeftOut(root)
+    left_out = LeftOut(root)
     parts = _parts(root)
     base = parts.pop(TRAIN, root)
-    classes = tuple(_folders(base, left_out))
+    classes = tuple(folders(base, left_out))
     if base == root:
         _check_classes(root, classes, parts)
     else:
         _check_beside(root, classes, [base, *parts.values()], left_out)
     _check_nested(base, classes)
-    train = _part(base, classes, left_out)
+    owners: Owners = {}
+    train = _part(base, classes, left_out, owners)
     _check_all_there(base, classes, train)
-    rest = {n: _part(path, classes, left_out) for n, path in parts.items()}
+    rest = {n: _part(path, classes, left_out, owners) for n, path in parts.items()}
     bad, (train, *others) = _without_bad([train, *rest.values()])
     _check_all_there(base, classes, train, bad)
     rest = dict(zip(rest, others, strict=True))
@@ -108,9 +94,9 @@ def _parts(root: Path) -> dict[str, Path]:
     """The folders of parts that hold folders of classes. Raises NetError where two folders are
     the same part, and where there is none to learn from."""
     found: dict[str, Path] = {}
-    for name in _folders(root):
-        part = next((p for p, names in PARTS.items() if name.lower() in names), None)
-        if part is None or not _folders(root / name):
+    for name in folders(root):
+        part = _part_of(name)
+        if part is None or not folders(root / name):
             continue
         if part in found:
             message = f"{root} holds both {found[part].name} and {name}, which mean the same"
@@ -123,38 +109,40 @@ def _parts(root: Path) -> dict[str, Path]:
     return found
 
 
-def _is_part(name: str) -> bool:
-    return any(name.lower() in names for names in PARTS.values())
+def _part_of(name: str) -> str | None:
+    """The part that a folder of this name is, if it is one."""
+    return next((part for part, names in PARTS.items() if name.lower() in names), None)
 
 
 def _check_classes(root: Path, classes: Sequence[str], parts: dict[str, Path]) -> None:
     """Raises NetError where the folders that would be classes are parts, or hold them."""
-    if len(classes) > 1 and all(_is_part(c) for c in classes):
+    if len(classes) > 1 and all(_part_of(c) for c in classes):
         message = f"the pictures of {root / classes[0]} lie in no folder of a class"
         raise fail(message, help=f"it takes {_HOW}")
     for c in classes:
-        inside = [n for n in _folders(root / c) if _is_part(n) and _folders(root / c / n)]
+        inside = [n for n in folders(root / c) if _part_of(n) and folders(root / c / n)]
         if inside:
             message = f"{root / c} would be a class, and it holds the part {inside[0]}"
             raise fail(message, help=f"name that folder, if it is meant; it takes {_HOW}")
 
 
 def _check_beside(
-    root: Path, classes: Sequence[str], parts: Sequence[Path], left_out: _LeftOut
+    root: Path, classes: Sequence[str], parts: Sequence[Path], left_out: LeftOut
 ) -> None:
     """What lies beside the parts is left out. Raises NetError where that may be a part too, or
     where what is called train may be a class among others."""
-    for name in _folders(root, left_out):
+    _leave_files(root, left_out)
+    for name in folders(root, left_out):
         place = root / name
         if place in parts:
             continue
-        if set(_folders(place)) & set(classes):
+        if set(folders(place)) & set(classes):
             names = ", ".join(f"{p} ({' or '.join(names)})" for p, names in PARTS.items())
             message = f"{place} has the classes of {parts[0].name} and would not be used"
             raise fail(message, help=f"rename it to one of the parts {names}, or move it away")
-        if not _holds_pictures(place):
+        if not holds_pictures(place):
             left_out.add(place, "a folder without pictures, beside the parts")
-        elif _is_part(name):
+        elif _part_of(name):
             left_out.add(place, "its pictures lie in no folder of a class")
         elif len(parts) == 1:
             message = f"{parts[0]} may be a part, or a class like {name} beside it"
@@ -165,28 +153,33 @@ def _check_beside(
 
 
 def _check_nested(base: Path, classes: Sequence[str]) -> None:
-    """Raises NetError where every class holds the same folders and nothing else: these are then
-    the classes, and what would be one is something else."""
-    if len(classes) < 2:
-        return
-    within = [_branches(base / c) for c in classes]
-    common = sorted(set.intersection(*within))
-    if len(common) > 1 or any(_is_part(name) for name in common):
+    """Raises NetError where a class is divided into parts, and where every class holds the same
+    folders and nothing else: these are then the classes, and what would be one is something
+    else."""
+    within = [{_part_of(name) or name: name for name in _branches(base / c)} for c in classes]
+    first = within[0] if within else {}
+    common = sorted(name for key, name in first.items() if all(key in w for w in within))
+    if len(classes) > 1 and (len(common) > 1 or any(_part_of(name) for name in common)):
         raise fail(
             f"{few(classes)} of {base} would be the classes, and each of them holds the "
             f"same folders {few(common)}",
             help=f"the folders of a class lie within those of a part: it takes {_HOW}",
         )
+    for c in classes:
+        parts = [name for name in folders(base / c) if _part_of(name)]
+        if len({_part_of(name) for name in parts}) > 1:
+            message = f"{base / c} would be a class, and it holds the parts {few(parts)}"
+            raise fail(message, help=f"a part holds classes, not a class parts: it takes {_HOW}")
 
 
 def _branches(place: Path) -> set[str]:
     """The folders of one that holds no pictures itself; on the way down to them there may be
     folders that hold one folder each."""
     while True:
-        inside = _folders(place)
-        if any(_looks_like_picture(p) for p in _files(place)):
+        inside = folders(place)
+        if any(looks_like_picture(p) for p in files(place)):
             return set()
-        if len(inside) != 1 or _is_part(inside[0]):
+        if len(inside) != 1 or _part_of(inside[0]):
             return set(inside)
         place = place / inside[0]
 
@@ -205,120 +198,32 @@ def _check_all_there(
 # ---- the pictures of a part
 
 
-def _part(base: Path, classes: Sequence[str], left_out: _LeftOut) -> Samples:
-    strange = sorted(set(_folders(base)) - set(classes))
+def _part(base: Path, classes: Sequence[str], left_out: LeftOut, owners: Owners) -> Samples:
+    strange = sorted(set(folders(base)) - set(classes))
     if strange:
         raise fail(
             f"{base / strange[0]} is a class without pictures to learn from",
             help=f"the classes to learn are {few(classes)}",
         )
     there = [c for c in classes if (base / c).is_dir()]
-    found = {c: _names(base, c, left_out) if c in there else [] for c in classes}
-    loose = [p for p in _files(base) if _looks_like_picture(p)]
+    found = {c: class_pictures(base, c, left_out, owners) if c in there else [] for c in classes}
     if not any(found.values()):
-        where = "lie in no folder of a class" if loose else "are missing"
+        is_loose = any(looks_like_picture(p) for p in files(base))
+        where = "lie in no folder of a class" if is_loose else "are missing"
         raise fail(f"the pictures of {base} {where}", help=f"it takes {_HOW}")
-    for path in loose:
-        left_out.add(path, "in no folder of a class")
+    _leave_files(base, left_out)
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(x) for x in found.values()])
     names = [n for x in found.values() for n in x]
     return Samples(Pictures(base, np.array(names, dtype=object)), labels)
 
 
-def _names(base: Path, name: str, left_out: _LeftOut) -> list[str]:
-    """The pictures in the folder of a class, and in the folders in it, linked ones too, each
-    folder once. Raises NetError where the class is a link to what it lies in, and where a link
-    leads to much that is no picture: it may be a whole disk."""
-    top, above = base / name, base.resolve()
-    around = {_identity(p) for p in (above, *above.parents)}
-    if _identity(top) in around:
-        raise fail(f"{top} is a link to a folder that it lies in", help="remove the link")
-    seen = around | {_identity(p) for p in (top, *top.resolve().parents)}
-    found: list[str] = []
-    waiting, beside = [(name, _way_out(top, above))], 0
-    while waiting:
-        inside, link = waiting.pop()
-        for entry in _entries(base / inside):
-            path, short = Path(entry.path), f"{inside}/{entry.name}"
-            if not _is_folder(entry):
-                if entry.name.startswith("."):
-                    left_out.add(path, "hidden")
-                elif path.suffix.lower() in SUFFIXES or is_picture(path):
-                    found.append(short)
-                else:
-                    left_out.add(path, "no picture")
-            elif _is_hidden(entry.name):
-                left_out.add(path, "hidden")
-            elif _identity(path) in seen:
-                left_out.add(path, "a link to a folder that is read already, or that it lies in")
-            else:
-                seen.add(_identity(path))
-                waiting.append((short, link or _way_out(path, above)))
-            if link is not None and found[-1:] != [short]:
-                beside += 1
-            if link is not None and beside > MOST_BESIDE:
-                many = f"over {MOST_BESIDE:,} files and folders that are no pictures"
-                raise fail(f"{link} is a link to {many}", help="link to a folder of pictures alone")
-    return sorted(found)
-
-
-def _way_out(path: Path, above: Path) -> Path | None:
-    """A folder, where it is a link that leads out of `above`."""
-    leads_out = path.is_symlink() and not path.resolve().is_relative_to(above)
-    return path if leads_out else None
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is one, or a link to one; a link that leads to itself is none."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except OSError as e:
-        raise fail(f"cannot read {path}: {e.strerror}") from None
-    return found.st_dev, found.st_ino
-
-
-def _entries(place: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(place) as entries:
-            return sorted(entries, key=lambda e: e.name)
-    except OSError as e:
-        raise fail(f"cannot read {e.filename}: {e.strerror}") from None
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in SYSTEM
-
-
-def _folders(base: Path, left_out: _LeftOut | None = None) -> list[str]:
-    """The names of the folders in one, hidden ones left out."""
-    inside = [e for e in _entries(base) if _is_folder(e)] if base.is_dir() else []
-    if left_out is not None:
-        for e in inside:
-            if _is_hidden(e.name):
-                left_out.add(Path(e.path), "hidden")
-    return [e.name for e in inside if not _is_hidden(e.name)]
-
-
-def _files(place: Path) -> Iterator[Path]:
-    return (
-        Path(e.path) for e in _entries(place) if not _is_folder(e) and not e.name.startswith(".")
-    )
-
-
-def _looks_like_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES or is_picture(path)
-
-
-def _holds_pictures(place: Path) -> bool:
-    """Whether there are pictures in a folder or in one within it."""
-    return bool(_names(place.parent, place.name, _LeftOut(place)))
+def _leave_files(place: Path, left_out: LeftOut) -> None:
+    """What lies beside folders and is left out: pictures, and links to what is not there."""
+    for path in files(place):
+        if not os.path.exists(path):
+            left_out.add(path, "a link that leads nowhere")
+        elif looks_like_picture(path):
+            left_out.add(path, "in no folder of a class")
 
 
 def _without_bad(parts: Sequence[Samples]) -> tuple[tuple[BadPicture, ...], list[Samples]]:

@@ -7,6 +7,7 @@ import os
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +101,13 @@ def _damaged(path: Path, why: str) -> NetError:
 
 
 def _read(path: Path, archive: zipfile.ZipFile, packed: int) -> Dataset:
-    there = {i.filename: i for i in archive.infolist()}
-    members = {
-        n: _member(path, n, archive, there[f"{n}.npy"]) for n in NAMES if f"{n}.npy" in there
-    }
+    wanted = {f"{name}.npy": name for name in NAMES}
+    there = [i for i in archive.infolist() if i.filename in wanted]
+    for file, count in Counter(i.filename for i in there).items():
+        if count > 1:
+            raise fail(f"{path} holds {count:,} arrays `{wanted[file]}`", help=_HOW)
+    found = ((wanted[i.filename], i) for i in there)
+    members = {name: _member(path, name, archive, info) for name, info in found}
     pairs = [NAMES[:2]] + ([NAMES[2:]] if NAMES[2] in members or NAMES[3] in members else [])
     for names in pairs:
         _check_pair(path, members, *names)

@@ -145,6 +145,11 @@ class Opened:
         except NetError as e:
             raise BadPicture(*e.diagnostics) from None
 
+    def check_range(self) -> None:
+        """Raises BadPicture where it cannot be known which of its numbers is white."""
+        with _blamed(self.path):
+            _check_range(self._picture)
+
     def decoded(self, channels: int) -> Array:
         """The picture as bytes [H,W,channels] (1, 3 or 4): upright, on white where it is
         transparent. Raises BadPicture where it is damaged."""
@@ -217,6 +222,7 @@ def fault_of(path: Path) -> BadPicture | None:
     try:
         with closing(Opened(path)) as picture:
             picture.check_size()
+            picture.check_range()
     except BadPicture as e:
         return e
     return None
@@ -261,23 +267,42 @@ _BITS, _WHITE_IS, _SIGN = 258, 262, 339
 """Tags of TIFF: bits of a sample, whether 0 is white, whether samples are unsigned (1)."""
 
 
+def _check_range(picture: Any) -> None:
+    """Raises NetError where it cannot be known which of a picture's numbers is white."""
+    if not picture.mode.startswith(("F", "I")):
+        return
+    tags = _tags(picture)
+    bits, kind = _bits(tags), None
+    if picture.mode == "F":
+        kind = "floating-point numbers"
+    elif bits > 16:
+        kind = f"{bits}-bit integers"
+    elif _first(tags.get(_SIGN, 1)) != 1:
+        kind = "signed integers"
+    if kind is not None:
+        message = f"pictures of {kind} have no fixed range of brightness"
+        raise fail(message, help="save it with 8 or 16 bits a channel")
+
+
 def _eight_bits(picture: Any) -> Any:
     """A picture of 9 to 16 bits scaled to 8, which Pillow's own conversion clips. Raises NetError
     where it cannot be known which of its numbers is white."""
-    if picture.mode == "F":
-        raise fail("pictures of floating-point numbers have no fixed range of brightness")
+    _check_range(picture)
     if not picture.mode.startswith("I"):
         return picture
-    tags = picture.tag_v2 if picture.format == "TIFF" else {}
-    bits = _first(tags.get(_BITS, 16))
-    if bits > 16 or _first(tags.get(_SIGN, 1)) != 1:
-        kind = "signed" if bits <= 16 else f"{bits}-bit"
-        message = f"pictures of {kind} integers have no fixed range of brightness"
-        raise fail(message, help="save it with 8 or 16 bits a channel")
-    white = 2**bits - 1
+    tags = _tags(picture)
+    white = 2 ** _bits(tags) - 1
     values = np.asarray(picture).clip(0, white).astype(np.uint32)
     shown = ((values * 255 + white // 2) // white).astype(np.uint8)
     return _pillow().fromarray(255 - shown if tags.get(_WHITE_IS) == 0 else shown)
+
+
+def _tags(picture: Any) -> Any:
+    return picture.tag_v2 if picture.format == "TIFF" else {}
+
+
+def _bits(tags: Any) -> int:
+    return _first(tags.get(_BITS, 16))
 
 
 def _first(tag: Any) -> int:

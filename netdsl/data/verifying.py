@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
@@ -14,11 +12,10 @@ from types import TracebackType
 from netdsl.data.pictures import BadPicture, Pictures, decoder
 from netdsl.data.preparation import Preparation
 from netdsl.errors import NetError
-from netdsl.files import cache_folder, read_regular, write_atomically
+from netdsl.kept import PICTURES, key_of
 
 WORTH_KEEPING = 2.0
 """Seconds from which on it is kept which pictures are good."""
-_MOST_BYTES = 2**28
 Stamp = tuple[int, int]
 
 
@@ -86,19 +83,17 @@ def _stamp(path: Path) -> Stamp | None:
 
 
 class _Known:
-    """The good pictures of a folder, by size and time, in a file of the cache folder."""
+    """The good pictures of a folder, by size and time, as they are kept for the next run."""
 
     def __init__(self, folder: Path, prepare: Preparation) -> None:
-        way = [str(folder.resolve()), str(prepare), decoder()]
-        name = hashlib.sha256("\n".join(way).encode(errors="surrogateescape")).hexdigest()
-        self._path = cache_folder() / "pictures" / f"{name[:32]}.json"
+        self._key = key_of(str(folder.resolve()), str(prepare), decoder())
         self._stamps = self._read()
 
     def _read(self) -> dict[str, Stamp]:
         try:
-            found = json.loads(read_regular(self._path, _MOST_BYTES))
-        except (NetError, ValueError, RecursionError):
-            return {}  # nothing is known where it is missing or damaged
+            found = json.loads(PICTURES.read(self._key) or b"{}")
+        except (ValueError, RecursionError):
+            return {}  # nothing is known where it is damaged
         if not isinstance(found, dict):
             return {}
         return {k: (v[0], v[1]) for k, v in found.items() if _is_stamp(v)}
@@ -111,8 +106,7 @@ class _Known:
             self._stamps[name] = stamp
 
     def keep(self) -> None:
-        with suppress(NetError):  # a run does not need it
-            write_atomically(self._path, json.dumps(self._stamps).encode())
+        PICTURES.keep(self._key, json.dumps(self._stamps).encode())
 
 
 def _is_stamp(value: object) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from netdsl.data.config import DataConfig
+from netdsl.data.inventory import few
 from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Dataset
 from netdsl.errors import NetError, Span, fail
@@ -123,6 +126,8 @@ def check_fit(network: Network, data: DataConfig, dataset: Dataset) -> None:
     """Raises NetError where images or classes do not fit the net, and where there is nothing to
     tell apart."""
     check_several(dataset)
+    if data.source.record.classes is None:
+        _check_without_gaps(dataset)
     check_images(network, data, dataset.train.shape)
     check_classes(network, dataset.classes)
 
@@ -134,8 +139,20 @@ def check_several(dataset: Dataset) -> None:
         name = printable_line(dataset.classes[int(labels[0])])
         raise fail(
             f"all {len(labels):,} images to learn from are of one class, `{name}`",
-            help="there must be two at least; are the classes in folders of their own, and is the "
-            "folder that is named the one that holds these?",
+            help="there must be two at least; in a folder of pictures each has a folder of its own",
+        )
+
+
+def _check_without_gaps(dataset: Dataset) -> None:
+    """Raises NetError where classes that only the labels count have no sample to learn from."""
+    counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
+    empty = [c for c, n in zip(dataset.classes, counts, strict=True) if not n]
+    if empty:
+        raise fail(
+            f"there are {len(counts):,} classes, as the highest label is {dataset.classes[-1]}, "
+            f"and no images to learn from of {few(empty)}",
+            help="number the classes 0, 1, 2, ... without gaps, as "
+            "`np.unique(labels, return_inverse=True)[1]` does",
         )
 
 

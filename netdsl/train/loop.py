@@ -270,7 +270,8 @@ class Trainer:
             return self._stopped()
         self.keeper.save_last(self.standing)
         first = fault.diagnostics[0]
-        help = f"put it back whole and go on with `--resume`; {SKIP}, and so does "
+        mend = first.help or "put it back whole"
+        help = f"{mend}, then go on with `--resume`; {SKIP}, and so does "
         return fail(first.message, help=f"{help}`--resume DIR --set data.on_bad_picture=skip`")
 
     def _say_skipped(self) -> None:
