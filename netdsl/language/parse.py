@@ -60,17 +60,26 @@ def _parse(source: Source) -> s.File:
     return file
 
 
+def grammar() -> str:
+    """The grammar, as Lark reads it. A wheel has it within the package; in the repository, and so
+    in an editable install, it lies beside the package."""
+    package = files("netdsl")
+    within = package.joinpath("grammar", "netdsl.lark")
+    beside = package.joinpath("..", "grammar", "netdsl.lark")
+    return (within if within.is_file() else beside).read_text(encoding="utf-8")
+
+
 @cache
 def _lark() -> Lark:
     """The parser, from the tables that are kept if there are some: they take longer to make than a
     file to be read."""
-    grammar = files("netdsl").joinpath("grammar/netdsl.lark").read_text(encoding="utf-8")
-    key = key_of("tables", grammar, _OPTIONS, lark.__version__)
+    text = grammar()
+    key = key_of("tables", text, _OPTIONS, lark.__version__)
     kept = LANGUAGE.read(key)
     if kept is not None:
         with suppress(ValueError, LookupError, TypeError, AttributeError, AssertionError):
             return _from_tables(kept)
-    made = Lark(grammar, **_OPTIONS)
+    made = Lark(text, **_OPTIONS)
     LANGUAGE.keep(key, _tables(made))
     return made
 

@@ -1,0 +1,90 @@
+"""The grammar as EBNF in the notation of the W3C, which tools draw railroad diagrams from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from lark import Lark, Token, Tree
+
+from netdsl.language.parse import grammar
+
+_HEADER = """/* The grammar of the .net language, from netdsl.lark.
+
+   Written by `python -m netdsl.insight.ebnf > grammar/netdsl.ebnf`; a test compares. The notation
+   is that of https://www.w3.org/TR/xml/#sec-notation. Words that EBNF cannot describe are regular
+   expressions in comments. Gaps and comments may stand between any two words. */
+"""
+_KEYWORD = re.compile(r"/(\w+)\\b/")
+
+
+def ebnf() -> str:
+    """The whole file; `python -m netdsl.insight.ebnf` prints it."""
+    tree = Lark.open_from_package(
+        "lark", "lark.lark", ("grammars",), parser="lalr", maybe_placeholders=False
+    ).parse(grammar())
+    return _HEADER + "\n" + "\n".join(_Writer(tree).lines()) + "\n"
+
+
+class _Writer:
+    """Writes each rule as a line. Words that are one text stand in the rules themselves, and names
+    lose the underscore that is only Lark's where they stay different."""
+
+    def __init__(self, tree: Tree[Token]) -> None:
+        self.definitions = {
+            str(d.children[0]).lstrip("?"): d.children[-1]
+            for d in tree.children
+            if isinstance(d, Tree) and d.data in ("rule", "token")
+        }
+        self.inline = {
+            name: text for name, body in self.definitions.items() if (text := _only_text(body))
+        }
+        self.width = max(len(self._name(n)) for n in self.definitions)
+
+    def lines(self) -> list[str]:
+        return [
+            f"{self._name(name):<{self.width}} ::= {self._body(body)}"
+            for name, body in self.definitions.items()
+            if name not in self.inline
+        ]
+
+    def _name(self, name: str) -> str:
+        plain = name.removeprefix("_")
+        return name if plain in self.definitions else plain
+
+    def _body(self, node: Tree[Token] | Token, within: str = "") -> str:
+        write: dict[str, Callable[[Tree[Token]], str]] = {
+            "name": lambda n: self._reference(str(n.children[0])),
+            "literal": lambda n: _literal(str(n.children[0])),
+            "maybe": lambda n: f"{self._body(n.children[0], 'item')}?",
+            "expr": lambda n: f"{self._body(n.children[0], 'item')}{n.children[1]}",
+            "expansion": lambda n: " ".join(self._body(c, "sequence") for c in n.children),
+            "expansions": lambda n: " | ".join(self._body(c, "choice") for c in n.children),
+        }
+        assert isinstance(node, Tree)
+        text = write[node.data](node)
+        several = node.data in ("expansion", "expansions") and len(node.children) > 1
+        bracketed = several and (within == "item" or (within and node.data == "expansions"))
+        return f"({text})" if bracketed else text
+
+    def _reference(self, name: str) -> str:
+        return self.inline.get(name) or self._name(name)
+
+
+def _only_text(body: Tree[Token] | Token) -> str | None:
+    """What a word is, where it is always the same."""
+    if not isinstance(body, Tree) or body.data != "literal":
+        return None
+    text = str(body.children[0])
+    keyword = _KEYWORD.fullmatch(text)
+    if keyword:
+        return f'"{keyword[1]}"'
+    return text if text.startswith('"') else None
+
+
+def _literal(text: str) -> str:
+    return text if text.startswith('"') else f"/* {text} */"
+
+
+if __name__ == "__main__":
+    print(ebnf(), end="")
