@@ -126,12 +126,12 @@ def _built(found: Compiled, device: str, seconds: float) -> float:
     them once; how long that took."""
     import time
 
-    from netdsl.backends import open_backend, tuned
+    from netdsl.backends import open_backend
     from netdsl.runtime.executor import Executor
     from netdsl.runtime.state import State
 
     started = time.perf_counter()
-    backend = tuned(open_backend(device), seconds)
+    backend = open_backend(device).tuned(seconds)
     state = State(backend)
     state.initialise(found.plan.graph.states, seed=0)
     Executor(found.plan.graph, backend, state).launch()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from netdsl.backends.arrays import ArrayBackend
+from netdsl.backends.base import Backend, ByReference, Filtered, Refreshed, Thunk
 from netdsl.backends.cpu.anchors import anchor_launch
 from netdsl.backends.cpu.apart import apart_launch
 from netdsl.backends.cpu.ceilings import measured
@@ -16,7 +17,7 @@ from netdsl.backends.cpu.launch import program
 from netdsl.backends.cpu.maps import Launch, Memory, map_launch
 from netdsl.backends.cpu.opaque import opaque_launch
 from netdsl.backends.cpu.room import fetched
-from netdsl.plan.backend import ByReference, Ceilings, Filtered, Thunk
+from netdsl.backends.roofline import Ceilings
 from netdsl.plan.fusion import FUSED, Fusion
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
@@ -29,18 +30,7 @@ FUSION = replace(FUSED, sums=frozenset(("reduce_sum",)))
 
 
 @dataclass(frozen=True)
-class Settling:
-    """A kernel that has packed settled states; see netdsl.plan.backend.Refreshed."""
-
-    run: Thunk
-    refresh: Thunk
-
-    def __call__(self) -> None:
-        self.run()
-
-
-@dataclass(frozen=True)
-class CpuBackend:
+class CpuBackend(Backend):
     """Arrays of NumPy, kernels of this package."""
 
     name: str = "cpu"
@@ -73,10 +63,7 @@ class CpuBackend:
         run = program(launch.stages, (launch.kept, memory))
         if launch.filtered:
             return Filtered(run, program([launch.early]))
-        return Settling(run, program([launch.early])) if launch.early else run
-
-    def seconds(self, thunks: Sequence[Thunk]) -> list[float]:
-        return self.plain.seconds(thunks)
+        return Refreshed(run, program([launch.early])) if launch.early else run
 
     def ceilings(self) -> Ceilings:
         return measured()
