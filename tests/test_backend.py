@@ -17,8 +17,10 @@ from netdsl.backends.cuda.backend import CudaBackend
 from netdsl.errors import NetError
 from netdsl.insight.target import Target, prepared
 from netdsl.insight.timing import timing
+from netdsl.ir.builder import Builder
 from netdsl.language.parse import parse
 from netdsl.language.program import program
+from netdsl.plan.plan import make_plan
 from netdsl.train.loop import Trainer
 from tests.conftest import ROOT
 from tests.host import HostedBackend
@@ -67,6 +69,7 @@ def test_defaults_are_those_of_a_machine_that_does_everything_at_once() -> None:
     assert backend.ahead(values) is values
     assert backend.hold(values) is None
     assert backend.free_bytes() is None
+    assert backend.source(make_plan(Builder().graph({}), backend.fusion)) == ""
     ran: list[int] = []
     backend.capture([lambda: ran.append(1), lambda: ran.append(2)])()
     assert ran == [1, 2]
@@ -117,7 +120,4 @@ def test_no_backend_is_probed_for_what_it_can_do() -> None:
 
 def test_probes_are_seen() -> None:
     text = 'getattr(self.backend, "hold", None)\nhasattr(backend, "x")\ngetattr(x, "y")'
-    assert probes(ast.parse(text)) == [
-        "getattr(self.backend, 'hold', None)",
-        "hasattr(backend, 'x')",
-    ]
+    assert probes(text) == ["getattr(self.backend, 'hold', None)", "hasattr(backend, 'x')"]

@@ -16,6 +16,7 @@ FLOORS = [
     "limits",
     "errors",
     "files",
+    "dump",
     "kept",
     "schema",
     "values",

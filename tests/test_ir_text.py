@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from netdsl.errors import NetError
 from netdsl.insight.target import Target, prepared
 from netdsl.ir.builder import Builder
-from netdsl.ir.parse import parse
+from netdsl.ir.parse import parse, parse_all
 from netdsl.ir.text import to_text
 from netdsl.ir.verify import verify
 from netdsl.kinds import Anything
@@ -203,10 +203,9 @@ GOOD = """graph g {
 """
 
 WRONG = {
-    "": ("ends without `graph NAME {`", 1),
     "graf g {\n}": ("`graph NAME {` is expected", 1),
     "graph g {": ("ends without `}`", 1),
-    "graph g {\n}\nmore": ("nothing may follow", 3),
+    "graph g {\n}\nmore": ("`graph NAME {` is expected", 3),
     "graph g {\n  what is this\n}": ("this is no statement", 2),
 }
 CHANGES = [
@@ -356,3 +355,11 @@ def test_long_lines_are_refused_at_once(line: str) -> None:
 def test_a_text_has_a_limit() -> None:
     with pytest.raises(NetError, match="has over"):
         parse("#" * (LONGEST_IR + 1))
+
+
+def test_a_text_holds_one_graph_or_several() -> None:
+    one, two = parse_all(f"# two\n{GOOD}\n{GOOD}")
+    same_graph(one, two)
+    for text in ("", GOOD + GOOD):
+        with pytest.raises(NetError, match="graphs, not one"):
+            parse(text)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from netdsl.backends.arrays import model, reference
 from netdsl.backends.base import Backend
 from netdsl.errors import NetError, fail, nearest
+from netdsl.plan.fusion import Fusion
+from netdsl.plan.plan import Plan
 
 DEVICES = ("auto", "cuda", "cpu", "reference", "model")
 
@@ -19,6 +21,41 @@ def open_backend(device: str = "auto") -> Backend:
         return known[device]()
     help = nearest(device, DEVICES, "devices are")
     raise fail(f"there is no device `{device}`", help=help)
+
+
+def fusion_of(device: str) -> Fusion:
+    """What a device offers to a plan. No GPU is needed to plan for one."""
+    if device == "cuda":
+        from netdsl.backends.cuda.backend import CUDA
+
+        return CUDA
+    return open_backend(device).fusion
+
+
+def source_for(device: str, plan: Plan, architecture: str | None) -> str:
+    """The code that a device generates for a plan; for CUDA, that of an architecture, no GPU being
+    needed. Raises NetError where there is none."""
+    if device != "cuda":
+        if architecture is not None:
+            raise fail("`--arch` names a GPU", help="give `--device cuda` with it")
+        backend = open_backend(device)
+        if backend.name != "cuda":
+            return _own_source(backend, plan)
+    from netdsl.backends.cuda.listing import MULTIPROCESSORS, source
+
+    chosen = architecture or "sm_90"
+    if chosen not in MULTIPROCESSORS:
+        help = nearest(chosen, MULTIPROCESSORS, "known are")
+        raise fail(f"no GPU is known by `--arch {chosen}`", help=help)
+    return source(plan, MULTIPROCESSORS[chosen])
+
+
+def _own_source(backend: Backend, plan: Plan) -> str:
+    found = backend.source(plan)
+    if not found:
+        message = f"`{backend.name}` generates no code: it computes by the operators' references"
+        raise fail(message, help="give `--device cpu` or `--device cuda`")
+    return found
 
 
 def _cuda() -> Backend:

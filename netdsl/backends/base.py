@@ -82,6 +82,10 @@ class Backend(ABC):
         help = "leave it out, or use `--device cuda`"
         raise fail(f"`--tune` times plans on a GPU; `{self.name}` has none to choose", help=help)
 
+    def source(self, plan: Plan) -> str:
+        """The code that is generated for each kernel of a plan, as text; empty where none is."""
+        return ""
+
     # numbers in and out of a step, while others may be under way
 
     def ahead(self, values: Array) -> Array:

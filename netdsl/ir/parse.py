@@ -48,9 +48,34 @@ def parse(text: str, name: str = "ir") -> Graph:
 
     Raises NetError, with the place in the text, where it is no graph.
     """
+    found = parse_all(text, name)
+    if len(found) != 1:
+        raise fail(f"{name} holds {len(found)} graphs, not one")
+    return found[0]
+
+
+def parse_all(text: str, name: str = "ir") -> tuple[Graph, ...]:
+    """The graphs of a text, one behind the other."""
     if len(text) > LONGEST_IR:
         raise fail(f"{name} has over {LONGEST_IR:,} characters")
-    return _Parser(Source(name, text)).graph()
+    source, at = Source(name, text), 0
+    found, current = list[Graph](), None
+    for whole in text.split("\n"):
+        line, indent = whole.strip(), len(whole) - len(whole.lstrip())
+        span = Span(source, at + indent, at + indent + len(line))
+        at += len(whole) + 1
+        if not line or line.startswith("#"):
+            continue
+        if current is None:
+            current = _Parser.begun(line, span)
+        elif line == "}":
+            found.append(current.graph())
+            current = None
+        else:
+            current.statement(line, span)
+    if current is not None:
+        raise fail("the text ends without `}`", Span(source, at - 1, at - 1))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -67,42 +92,24 @@ class _Parser:
     read."""
 
     source: Source
+    name: str
     b: Builder = field(default_factory=Builder)
     consts: dict[str, str] = field(default_factory=dict)
     values: Counter[str] = field(default_factory=Counter)
     outputs: dict[str, Node] = field(default_factory=dict)
     updates: dict[str, Node] = field(default_factory=dict)
 
-    def graph(self) -> Graph:
-        name, ended, at = None, False, 0
-        for whole in self.source.text.split("\n"):
-            line, indent = whole.strip(), len(whole) - len(whole.lstrip())
-            span = Span(self.source, at + indent, at + indent + len(line))
-            at += len(whole) + 1
-            if not line or line.startswith("#"):
-                continue
-            if name is None:
-                name = self._name(self._matched(_HEAD, line, span, "`graph NAME {`"), "name", span)
-            elif ended:
-                raise fail("nothing may follow the graph's `}`", span)
-            elif line == "}":
-                ended = True
-            else:
-                self._statement(line, span)
-        if name is None or not ended:
-            missing = "`graph NAME {`" if name is None else "`}`"
-            raise fail(f"the text ends without {missing}", Span(self.source, at - 1, at - 1))
-        return self.b.graph(self.outputs, self.updates, name)
-
-    def _matched(
-        self, pattern: re.Pattern[str], line: str, span: Span, wanted: str
-    ) -> re.Match[str]:
-        found = pattern.fullmatch(line)
+    @staticmethod
+    def begun(line: str, span: Span) -> _Parser:
+        found = _HEAD.fullmatch(line)
         if found is None:
-            raise fail(f"{wanted} is expected here", span)
-        return found
+            raise fail("`graph NAME {` is expected here", span)
+        return _Parser(span.source, _unquoted(found["name"], _part(found, "name", span)))
 
-    def _statement(self, line: str, span: Span) -> None:
+    def graph(self) -> Graph:
+        return self.b.graph(self.outputs, self.updates, self.name)
+
+    def statement(self, line: str, span: Span) -> None:
         node = _NODE.fullmatch(line)
         if node is not None:
             return self._node(node, span)

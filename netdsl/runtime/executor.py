@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from netdsl.backends.base import Backend, Refreshed, Thunk
+from netdsl.dump import dump
 from netdsl.errors import internal
 from netdsl.ops import OPS
 from netdsl.ops.dtypes import dtype_of
 from netdsl.passes.fold import Folded
 from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan, make_plan
+from netdsl.plan.text import kernels_text, plan_text
 from netdsl.plan.verify import verify_plan
 from netdsl.runtime.state import State
 from netdsl.types import Array, Graph
@@ -36,6 +38,9 @@ class Executor:
         plan = verify_plan(make_plan(graph, backend.fusion))
         own = {n.name for n in graph.states} - graph.updates.keys()
         self.plan = replace(plan, settled=frozenset(own)) if settled else plan
+        dump("plan", lambda: plan_text(self.plan))
+        dump("kernels", lambda: kernels_text(self.plan))
+        dump("source", lambda: backend.source(self.plan))
         self._small = _small(self.plan, backend)
         memory = _memory(self.plan, backend, state, self._small)
         self.reads = tuple(n for n in self.plan.buffers if self.plan.graph[n].op == "state")

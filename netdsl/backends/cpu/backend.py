@@ -14,9 +14,11 @@ from netdsl.backends.cpu.apart import apart_launch
 from netdsl.backends.cpu.ceilings import measured
 from netdsl.backends.cpu.expression import Unsupported
 from netdsl.backends.cpu.launch import program
+from netdsl.backends.cpu.listing import addresses, code
 from netdsl.backends.cpu.maps import Launch, Memory, map_launch
 from netdsl.backends.cpu.opaque import opaque_launch
 from netdsl.backends.cpu.room import fetched
+from netdsl.backends.listing import Code, listing
 from netdsl.backends.roofline import Ceilings
 from netdsl.plan.fusion import FUSED, Fusion
 from netdsl.plan.kernel import Kernel
@@ -64,6 +66,15 @@ class CpuBackend(Backend):
         if launch.filtered:
             return Filtered(run, program([launch.early]))
         return Refreshed(run, program([launch.early])) if launch.early else run
+
+    def source(self, plan: Plan) -> str:
+        memory = addresses(plan)
+
+        def calls(kernel: Kernel) -> tuple[Code, ...]:
+            launch = launch_of(plan, kernel, memory)
+            return code(launch) if launch else ()
+
+        return listing(plan, calls, ";")
 
     def ceilings(self) -> Ceilings:
         return measured()

@@ -19,6 +19,7 @@ from netdsl.backends.cuda.fallback import foreign, on_the_host
 from netdsl.backends.cuda.generate import generated
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import SCRATCH, WORKSPACE, Address, Launch, Word
+from netdsl.backends.cuda.listing import source
 from netdsl.backends.cuda.upload import Coming
 from netdsl.backends.picked import Held, Picked, made
 from netdsl.plan.fusion import FUSED, Fusion
@@ -113,6 +114,9 @@ class CudaBackend(ArrayBackend):
             stream.synchronize()
 
         return ByReference(alone)
+
+    def source(self, plan: Plan) -> str:
+        return source(plan, self.device.multiprocessors)
 
     def seconds(self, thunks: Sequence[Thunk]) -> list[float]:
         """What a graph may hold is replayed as one, so that its launches cost nothing."""
