@@ -149,6 +149,17 @@ def test_constants_of_one_value_are_told_apart() -> None:
     round_trip(graph)
 
 
+@pytest.mark.parametrize("value", [(-1, 2), (1, 2), (1.0, 2.0), (3,), (1, 2, -3), 7, -7, 10**17])
+def test_whole_numbers_stay_whole(value: int | tuple[float, ...]) -> None:
+    """Of constants, which operators that count are given."""
+    b = Builder()
+    x = b.emit("const", value=value, dtype="int64")
+    graph = b.graph({"y": x, "z": b.cast(x, dtype="float32")})
+    round_trip(graph)
+    (found,) = parse(to_text(graph)).of("const")
+    assert repr(found.attrs) == repr(x.attrs)
+
+
 def test_equal_nodes_stay_two() -> None:
     """Nothing is simplified on the way."""
     x = Node("x", "input", (), Attrs({"shape": (2,), "dtype": "float32"}), TensorType((2,)))
