@@ -100,10 +100,9 @@ class Ours:
         return FoldedExecutor(pipeline.inference(self.network.graph), self.backend, self.state)
 
     def _by_reference(self) -> str:
-        from netdsl.plan.backend import ByReference
+        from netdsl.backends.base import ByReference
 
-        executor = getattr(self.executor, "main", self.executor)
-        pairs = zip(executor.plan.kernels, executor.kernels, strict=True)
+        pairs = zip(self.executor.plan.kernels, self.executor.kernels, strict=True)
         found = [k.name for k, thunk in pairs if isinstance(thunk, ByReference)]
         return f"by reference: {', '.join(found)}" if found else ""
 

@@ -269,7 +269,7 @@ def used(backend: Any) -> str:
 
 
 def by_reference(backend: Any) -> str:
-    fallbacks = getattr(backend, "fallbacks", [])
+    fallbacks = backend.fallbacks if backend.name == "cuda" else []
     return f", by reference: {fallbacks}" if fallbacks else ""
 
 

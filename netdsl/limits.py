@@ -8,6 +8,10 @@ from __future__ import annotations
 
 LONGEST_FILE = 1_000_000
 """Characters of a file."""
+LONGEST_IR = 32_000_000
+"""Characters of a graph's text."""
+MOST_AXES = 32
+"""Of a tensor in such a text."""
 MOST_BYTES = 4 * LONGEST_FILE
 """Bytes that are read of one."""
 MOST_WORDS = 40_000

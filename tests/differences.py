@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 
+from netdsl.backends.base import Backend
 from netdsl.ir.derivative import slope_error
 from netdsl.ir.grad import grad
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import load
 from netdsl.passes.lower import lower
 from netdsl.passes.simplify import simplify
-from netdsl.plan.backend import Backend
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train.step import forward

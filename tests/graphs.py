@@ -44,6 +44,14 @@ def step_of(path: str, net: str, batch: int, dtype: str = "float32") -> Graph:
     return training_graph(network, plain_recipe())
 
 
+def same_graph(one: Graph, other: Graph) -> None:
+    """The same nodes in the same order, given out under the same names."""
+    assert one.name == other.name
+    assert list(one.nodes.values()) == list(other.nodes.values())
+    for found, expected in ((one.outputs, other.outputs), (one.updates, other.updates)):
+        assert list(found.items()) == list(expected.items())
+
+
 def by_algebra(graph: Graph) -> Graph:
     """All batch norms of products rewritten, whatever that saves."""
     return algebraic(graph, -math.inf)

@@ -8,12 +8,12 @@ from functools import cached_property
 
 import numpy as np
 
+from netdsl.backends.base import Backend
 from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
 from netdsl.language.elaborate import Settings, Shrink, elaborate
 from netdsl.language.program import Program
 from netdsl.ops import OPS
-from netdsl.plan.backend import Backend
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train.compile import compile_step

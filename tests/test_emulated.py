@@ -14,9 +14,9 @@ from benchmarks import gpu as benchmark
 from benchmarks import gpu_rows
 from netdsl.backends import open_backend
 from netdsl.backends.cuda.backend import CudaBackend
+from netdsl.backends.roofline import Ceilings
 from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
-from netdsl.plan.backend import Ceilings
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint

@@ -18,6 +18,7 @@ FLOORS = [
     "environment",
     "optional",
     "files",
+    "dump",
     "kept",
     "schema",
     "values",

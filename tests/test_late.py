@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netdsl.backends import UNDER_WAY
 from netdsl.backends.arrays import ArrayBackend, reference
+from netdsl.backends.base import UNDER_WAY
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import program

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from netdsl.backends import open_backend
 from netdsl.backends.arrays import ArrayBackend
+from netdsl.backends.base import ByReference
 from netdsl.backends.cpu import winograd
+from netdsl.backends.roofline import Ceilings
 from netdsl.cli.show_timing import show_timing
 from netdsl.insight.target import Target, prepared
 from netdsl.insight.timing import TimedKernel, Timing, Work, timing
@@ -21,7 +23,6 @@ from netdsl.language.parse import parse
 from netdsl.language.program import load, program
 from netdsl.ops import OPS
 from netdsl.ops.draw import RandomDraw
-from netdsl.plan.backend import ByReference, Ceilings
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from tests.conftest import ROOT

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netdsl.backends import repeatable
-from netdsl.backends.arrays import reference
+from netdsl.backends.arrays import ArrayBackend, reference
 from netdsl.backends.cuda import convolution, direct, nvrtc, picking
 from netdsl.backends.cuda.backend import CUDA, CudaBackend
 from netdsl.backends.cuda.device import Device
@@ -270,11 +269,11 @@ def test_a_deterministic_recipe_asks_the_engine_for_it(monkeypatch: pytest.Monke
     device = Device.__new__(Device)
     device.tuner, device.repeatable, device.chosen = Tuner(Choices("a gpu")), False, {"x": 1}
     engine = CudaBackend("cuda", np, CUDA, device)
-    own = repeatable(engine).device
+    own = engine.repeatable().device
     assert (own.repeatable, own.tuner.choices, own.tuner.left, own.chosen) == (True, None, 0, {})
     assert (device.repeatable, device.chosen) == (False, {"x": 1})
     asked: list[Any] = []
-    monkeypatch.setattr(loop, "repeatable", lambda backend: asked.append(backend) or backend)
+    monkeypatch.setattr(ArrayBackend, "repeatable", lambda own: asked.append(own) or own)
     text = "net n { input(8x8x1); fc(10) }\ndata { source = digits }\ntrain { deterministic = %s }"
     for word in ("yes", "no"):
         loop.Trainer(program(parse(text % word)), None, reference())

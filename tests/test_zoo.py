@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from netdsl.backends import open_backend
+from netdsl.backends.base import Backend
 from netdsl.insight.gradcheck import gradcheck
 from netdsl.insight.zoo import zoo
 from netdsl.ir.builder import Builder
@@ -20,7 +21,6 @@ from netdsl.language import syntax as s
 from netdsl.language.elaborate import Settings, Shrink, elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program, load
-from netdsl.plan.backend import Backend
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train.compile import compile_step

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
-
 from netdsl.backends.arrays import model, reference
-from netdsl.backends.picked import Held
+from netdsl.backends.base import Backend
 from netdsl.errors import NetError, fail, nearest
 from netdsl.optional import NotInstalled, import_optional
-from netdsl.plan.backend import Backend
-from netdsl.types import Array
+from netdsl.plan.fusion import Fusion
+from netdsl.plan.plan import Plan
 
 DEVICES = ("auto", "cuda", "cpu", "reference", "model")
 
@@ -28,75 +24,38 @@ def open_backend(device: str = "auto") -> Backend:
     raise fail(f"there is no device `{device}`", help=help)
 
 
-def repeatable(backend: Backend) -> Backend:
-    """The backend restricted to what gives the same bits on every run; most do so anyway."""
-    restricted = getattr(backend, "repeatable", None)
-    return restricted() if restricted else backend
+def fusion_of(device: str) -> Fusion:
+    """What a device offers to a plan. No GPU is needed to plan for one."""
+    if device == "cuda":
+        from netdsl.backends.cuda.backend import CUDA
+
+        return CUDA
+    return open_backend(device).fusion
 
 
-def room(backend: Backend) -> int | None:
-    """The bytes that can still be allocated there, where that is known."""
-    free_bytes = getattr(backend, "free_bytes", None)
-    return free_bytes() if free_bytes else None
+def source_for(device: str, plan: Plan, architecture: str | None) -> str:
+    """The code that a device generates for a plan; for CUDA, that of an architecture, no GPU being
+    needed. Raises NetError where there is none."""
+    if device != "cuda":
+        if architecture is not None:
+            raise fail("`--arch` names a GPU", help="give `--device cuda` with it")
+        backend = open_backend(device)
+        if backend.name != "cuda":
+            return _own_source(backend, plan)
+    from netdsl.backends.cuda.listing import MULTIPROCESSORS, source
+
+    chosen = architecture or "sm_90"
+    if chosen not in MULTIPROCESSORS:
+        help = nearest(chosen, MULTIPROCESSORS, "known are")
+        raise fail(f"no GPU is known by `--arch {chosen}`", help=help)
+    return source(plan, MULTIPROCESSORS[chosen])
 
 
-def ahead(backend: Backend, values: Array) -> Array:
-    """What may be written in place of `values`: where the backend can, they are on their way."""
-    send = getattr(backend, "ahead", None)
-    return send(values) if send else values
-
-
-def held(backend: Backend, images: Array) -> Held | None:
-    """A set of images that lies on the device as well, where the backend can pick batches from it
-    and there is room."""
-    hold = getattr(backend, "hold", None)
-    return hold(images) if hold else None
-
-
-UNDER_WAY = 4
-"""Steps that may be under way before the numbers of the first one are waited for."""
-
-
-class Reading(Protocol):
-    """Numbers that were asked for."""
-
-    def ready(self) -> bool:
-        """Whether they can be had without waiting."""
-        ...
-
-    def numbers(self) -> Mapping[str, float]:
-        """The numbers by name; to be called once."""
-        ...
-
-
-def reading(backend: Backend, numbers: Mapping[str, Array]) -> Reading:
-    """Asks for what a step gave out, before the next one writes it over. A device may go on
-    meanwhile."""
-    begin = getattr(backend, "reading", None)
-    return begin(numbers) if begin else _Read({k: float(v) for k, v in numbers.items()})
-
-
-@dataclass(frozen=True)
-class _Read:
-    """Numbers that are there."""
-
-    found: Mapping[str, float]
-
-    def ready(self) -> bool:
-        return True
-
-    def numbers(self) -> Mapping[str, float]:
-        return self.found
-
-
-def tuned(backend: Backend, seconds: float) -> Backend:
-    """The backend with that long to time what could compute the same. Raises NetError where it has
-    no such choice."""
-    with_budget = getattr(backend, "tuned", None)
-    if with_budget is None:
-        help = "leave it out, or use `--device cuda`"
-        raise fail(f"`--tune` times plans on a GPU; `{backend.name}` has none to choose", help=help)
-    found: Backend = with_budget(seconds)
+def _own_source(backend: Backend, plan: Plan) -> str:
+    found = backend.source(plan)
+    if not found:
+        message = f"`{backend.name}` generates no code: it computes by the operators' references"
+        raise fail(message, help="give `--device cpu` or `--device cuda`")
     return found
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from netdsl.backends.base import Backend, InTurn, Thunk
+from netdsl.backends.roofline import Ceilings
 from netdsl.ops import OPS
 from netdsl.ops.dtypes import dtype_of
-from netdsl.plan.backend import Ceilings, Thunk
 from netdsl.plan.fusion import ALONE, FUSED, Fusion
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
@@ -24,7 +24,7 @@ _ALIGN = 64
 
 
 @dataclass(frozen=True)
-class ArrayBackend:
+class ArrayBackend(Backend):
     """Kernels whose nodes are computed one after the other, as their records define them."""
 
     name: str
@@ -55,17 +55,14 @@ class ArrayBackend:
     def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
         binder = _Binder(self, plan, memory)
         if kernel.parts:
-            return _in_turn([binder.nodes(part) for part in kernel.parts])
+            return InTurn(tuple(binder.nodes(part) for part in kernel.parts))
         if kernel.kind == "copy" and not kernel.nodes:
             (source,), (target,) = kernel.inputs, kernel.outputs
             return binder.copy(source, plan.placements[target])
         if plan.graph[kernel.outputs[-1]].op == "concat":
             pieces = plan.pieces(kernel.name)
-            return _in_turn([binder.copy(p.source, p.target) for p in pieces])
+            return InTurn(tuple(binder.copy(p.source, p.target) for p in pieces))
         return binder.nodes(kernel)
-
-    def seconds(self, thunks: Sequence[Thunk]) -> list[float]:
-        return [timed(thunk) for thunk in thunks]
 
     def ceilings(self) -> Ceilings:
         """By square products and a copy."""
@@ -84,13 +81,6 @@ class ArrayBackend:
 
     def _least(self, thunk: Thunk) -> float:
         return min(self.seconds([thunk])[0] for _ in range(5))
-
-
-def timed(thunk: Thunk) -> float:
-    """Seconds by this machine's clock."""
-    start = time.perf_counter()
-    thunk()
-    return time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -149,14 +139,6 @@ class _Binder:
 
 def _single(compute: Any, args: list[Array], store: Callable[[Array], None]) -> Thunk:
     return lambda: store(compute(*args))
-
-
-def _in_turn(thunks: list[Thunk]) -> Thunk:
-    def run() -> None:
-        for thunk in thunks:
-            thunk()
-
-    return run
 
 
 def address(buffer: Array) -> int:

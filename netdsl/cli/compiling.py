@@ -22,7 +22,7 @@ Lower = Annotated[
     str | None,
     typer.Option(metavar="HOW", help="im2col: every convolution as one matrix product."),
 ]
-_EMITS = ("ir", "plan", "kernels")
+_EMITS = ("ir", "plan", "kernels", "source")
 
 
 @app.command("compile")
@@ -33,7 +33,14 @@ def compile_(
     device: Device = "model",
     emit: Annotated[
         str | None,
-        typer.Option(metavar="WHAT", help="ir, plan or kernels, as text on standard output."),
+        typer.Option(
+            metavar="WHAT",
+            help="ir, plan, kernels or source (LLVM or CUDA, with --device), as text.",
+        ),
+    ] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(metavar="SM", help="The GPU of --emit source --device cuda, as sm_90."),
     ] = None,
     lower: Lower = None,
     tune: Tune = None,
@@ -53,6 +60,8 @@ def compile_(
         raise fail(f"there is no `--emit {emit}`", help=nearest(emit, _EMITS, "one of"))
     if emit is not None and as_json:
         raise fail("`--emit` prints text, `--json` figures", help="give one of them")
+    if arch is not None and emit != "source":
+        raise fail("`--arch` is the GPU whose source is shown", help="give `--emit source` with it")
     found = _compiled(file, settings, train, batch, device, lower, shrink)
     if tune is not None:
         say(f"every kernel built in {_built(found, device, tune):.1f} s")
@@ -64,6 +73,10 @@ def compile_(
         show(plan_text(found.plan), end="")
     elif emit == "kernels":
         show(kernels_text(found.plan), end="")
+    elif emit == "source":
+        from netdsl.backends import source_for
+
+        show(source_for(device, found.plan, arch), end="")
     else:
         from netdsl.cli.show import show_compiled
 
@@ -112,13 +125,13 @@ def _compiled(
     lower: str | None,
     shrink: int | None,
 ) -> Compiled:
-    from netdsl.backends import open_backend
+    from netdsl.backends import fusion_of
     from netdsl.insight.explain import compiled
 
     path, name = split(file)
     program = load_recipe(path, settings, name) if train else load(path, settings, name)
     target = _target(name, train, batch, lower, shrink)
-    return compiled(program, target, open_backend(device).fusion)
+    return compiled(program, target, fusion_of(device))
 
 
 def _built(found: Compiled, device: str, seconds: float) -> float:
@@ -126,12 +139,12 @@ def _built(found: Compiled, device: str, seconds: float) -> float:
     them once; how long that took."""
     import time
 
-    from netdsl.backends import open_backend, tuned
+    from netdsl.backends import open_backend
     from netdsl.runtime.executor import Executor
     from netdsl.runtime.state import State
 
     started = time.perf_counter()
-    backend = tuned(open_backend(device), seconds)
+    backend = open_backend(device).tuned(seconds)
     state = State(backend)
     state.initialise(found.plan.graph.states, seed=0)
     Executor(found.plan.graph, backend, state).launch()

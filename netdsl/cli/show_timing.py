@@ -9,8 +9,8 @@ from netdsl.cli.app import show
 from netdsl.cli.show import add_row, wide_console
 
 if TYPE_CHECKING:
+    from netdsl.backends.roofline import Ceilings
     from netdsl.insight.timing import Timing, Work
-    from netdsl.plan.backend import Ceilings
 
 _SLOWEST = 20
 

@@ -32,8 +32,8 @@ from netdsl.errors import fail
 from netdsl.interrupt import asking
 
 if TYPE_CHECKING:
+    from netdsl.backends.base import Backend
     from netdsl.language.program import Program
-    from netdsl.plan.backend import Backend
     from netdsl.train.checkpoint import Checkpoint
     from netdsl.train.loop import Result, Trainer
 
@@ -84,7 +84,7 @@ def train(
 
     Example: netdsl train models/digits.net --set train.epochs=5
     """
-    from netdsl.backends import open_backend, tuned
+    from netdsl.backends import open_backend
     from netdsl.train.lints import of_recipe
     from netdsl.train.lock import held
     from netdsl.train.recipe import stages
@@ -117,7 +117,7 @@ def train(
 
         backend = open_backend(device)
         if tune is not None:
-            backend = tuned(backend, tune)
+            backend = backend.tuned(tune)
         if dry_run:
             return _dry_run(program, name, backend, data, as_json)
         if overfit:

@@ -9,12 +9,11 @@ from itertools import islice
 
 import numpy as np
 
-from netdsl.backends import held
+from netdsl.backends.base import Backend
 from netdsl.backends.picked import Held, Picked
 from netdsl.data.pictures import BadPicture, Pictures, Skipped
 from netdsl.data.preparation import AS_IT_IS, Preparation
 from netdsl.errors import fail
-from netdsl.plan.backend import Backend
 from netdsl.types import Array, dims
 
 
@@ -62,7 +61,7 @@ def on_device(samples: Samples, prepare: Preparation, backend: Backend) -> Sampl
     images = samples.images
     if not isinstance(images, np.ndarray) or not prepare.moves_only(images.shape[1:]):
         return samples
-    there = held(backend, images)
+    there = backend.hold(images)
     return samples if there is None else Samples(there, samples.labels)
 
 

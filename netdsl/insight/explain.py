@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from netdsl.dump import dump
 from netdsl.errors import Span
 from netdsl.insight.target import Target, prepared
 from netdsl.ir.text import to_text
@@ -17,6 +18,7 @@ from netdsl.plan.fusion import ALONE, Fusion
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.partition import partition
 from netdsl.plan.plan import Plan, make_plan
+from netdsl.plan.text import plan_text
 from netdsl.plan.traffic import by_kind, kind_of, moved
 from netdsl.plan.verify import verify_plan
 from netdsl.types import Graph
@@ -73,6 +75,7 @@ def compiled(program: Program, target: Target, fusion: Fusion) -> Compiled:
 
     found = prepared(program, target, watch)
     plan = verify_plan(make_plan(found.graph, fusion))
+    dump("plan", lambda: plan_text(plan))
     seconds = time.perf_counter() - started
     return Compiled(found.title, tuple(changes), plan, seconds, partition(found.graph, ALONE))
 

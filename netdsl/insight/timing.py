@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from netdsl.backends.base import Backend, ByReference, Filtered, Thunk
+from netdsl.backends.roofline import Ceilings
 from netdsl.insight.target import Prepared
 from netdsl.language.network import node_cost
-from netdsl.plan.backend import Backend, ByReference, Ceilings, Filtered, Thunk
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.plan import Plan
 from netdsl.plan.traffic import kind_of, moved

@@ -66,6 +66,10 @@ class Builder:
         own = self._unique(name or self._name(op))
         return self._add(Node(own, op, operands, full, kind, self.span, self.region))
 
+    def insert(self, node: Node) -> Node:
+        """A node as it is, whose name is new and whose operands are there."""
+        return self._add(node)
+
     def _add(self, node: Node) -> Node:
         self.nodes[node.name] = node
         self._known.setdefault((node.op, node.args, node.attrs, node.region), node)

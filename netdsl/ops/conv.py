@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from netdsl.kinds import Whole
+from netdsl.ops.attributes import PADS, PAIR
 from netdsl.ops.dtypes import widened
 from netdsl.ops.op import Draw, Example, Op, floats, image, require, same_dtype
 from netdsl.ops.windows import Pads, Pair, gather, out_size, scatter
@@ -16,9 +17,9 @@ from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node, TensorType, dims
 
 _GEOMETRY = (
-    Param("stride", default=(1, 1)),
-    Param("pad", default=((0, 0), (0, 0))),
-    Param("dilation", default=(1, 1)),
+    Param("stride", PAIR, (1, 1)),
+    Param("pad", PADS, ((0, 0), (0, 0))),
+    Param("dilation", PAIR, (1, 1)),
 )
 _CONV = (*_GEOMETRY, Param("groups", Whole(), 1))
 
@@ -243,7 +244,7 @@ OPS = (
         shape=_dgrad_shape,
         reference=_dgrad,
         examples=_dgrad_example,
-        attrs=(Param("size"), *_CONV),
+        attrs=(Param("size", PAIR), *_CONV),
         vjp=(
             lambda b, ct, y, g, w: b.conv2d(ct, w, **_settings(y)),
             lambda b, ct, y, g, w: _to_weight(b, g, ct, w.type.shape[1:3], y),
@@ -258,7 +259,7 @@ OPS = (
         shape=_wgrad_shape,
         reference=_wgrad,
         examples=_wgrad_example,
-        attrs=(Param("kernel"), *_CONV),
+        attrs=(Param("kernel", PAIR), *_CONV),
         vjp=(
             lambda b, ct, y, g, x: b.conv2d(x, ct, **_settings(y)),
             lambda b, ct, y, g, x: _to_image(b, g, ct, x, y),
@@ -273,7 +274,7 @@ OPS = (
         shape=_im2col_shape,
         reference=_im2col,
         examples=_im2col_example,
-        attrs=(Param("kernel"), *_GEOMETRY),
+        attrs=(Param("kernel", PAIR), *_GEOMETRY),
         vjp=(lambda b, g, y, x: b.col2im(g, size=x.type.shape[1:3], **_slide(y)),),
         flops_per_element=0,
         window=lambda types, attrs: (attrs["kernel"], attrs["stride"], attrs["dilation"]),
@@ -286,7 +287,7 @@ OPS = (
         shape=_col2im_shape,
         reference=_col2im,
         examples=_col2im_example,
-        attrs=(Param("size"), Param("kernel"), *_GEOMETRY),
+        attrs=(Param("size", PAIR), Param("kernel", PAIR), *_GEOMETRY),
         vjp=(lambda b, ct, y, g: b.im2col(ct, **_slide(y)),),
         doc="the transpose of im2col: rows added back to the pixels they came from",
     ),

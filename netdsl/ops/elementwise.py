@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from netdsl.kinds import Choice, Kind, Number
+from netdsl.kinds import Kind, Number
+from netdsl.ops.attributes import DTYPE
 from netdsl.ops.draw import drawn
 from netdsl.ops.dtypes import dtype_of
 from netdsl.ops.op import (
@@ -265,7 +266,7 @@ OPS = (
         shape=_cast_shape,
         reference=_cast,
         examples=lambda draw: Example(floats(some_shape(draw)), {"dtype": "float64"}),
-        attrs=(Param("dtype", Choice(tuple(ITEMSIZE))),),
+        attrs=(Param("dtype", DTYPE),),
         vjp=(_cast_vjp,),
         doc="the same numbers as another element type",
     ),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from netdsl.kinds import Flag
+from netdsl.ops.attributes import DTYPE, SHAPE
 from netdsl.ops.dtypes import dtype_of
 from netdsl.ops.op import Draw, Example, Op
 from netdsl.signature import Param
@@ -30,7 +32,7 @@ def _example(draw: Draw) -> Example:
     return Example((), {"shape": (draw.whole(1, 4),), "dtype": "float64"})
 
 
-_TYPE = (Param("shape"), Param("dtype"))
+_TYPE = (Param("shape", SHAPE), Param("dtype", DTYPE))
 
 OPS = (
     Op(
@@ -50,7 +52,7 @@ OPS = (
         shape=_typed,
         reference=_bound_outside,
         examples=_example,
-        attrs=(*_TYPE, Param("init"), Param("trainable", default=True)),
+        attrs=(*_TYPE, Param("init"), Param("trainable", Flag(), True)),
         doc="a value that stays between runs; `init` is (distribution, parameter)",
     ),
     Op(
@@ -60,7 +62,7 @@ OPS = (
         shape=_const_shape,
         reference=_const,
         examples=lambda draw: Example((), {"value": float(draw.whole(-3, 3)), "dtype": "float64"}),
-        attrs=(Param("value"), Param("dtype")),
+        attrs=(Param("value"), Param("dtype", DTYPE)),
         doc="a number, or a vector of numbers",
     ),
 )

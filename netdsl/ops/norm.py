@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from netdsl.kinds import Number, Whole
+from netdsl.ops.attributes import AXES
 from netdsl.ops.draw import drawn
 from netdsl.ops.dtypes import widened
 from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, same_dtype, some_shape
@@ -162,7 +163,7 @@ def _rescaled(b: Emitter, g: Node, y: Node, m: Node) -> Node:
 
 
 _SECOND = "second derivatives of normalisation are not needed"
-_AXES = (Param("axes"),)
+_AXES = (Param("axes", AXES),)
 _EPS = (*_AXES, Param("eps", Number(above=0), 1e-5))
 _LRN = (
     Param("size", Whole(1, 1024), 5, "how many neighbouring channels"),

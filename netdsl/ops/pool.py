@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from netdsl.ops.attributes import PADS, PAIR
 from netdsl.ops.dtypes import widened
 from netdsl.ops.op import Draw, Example, Op, floats, image, require
 from netdsl.ops.windows import Pads, Pair, out_size, padded, taps
 from netdsl.signature import Param
 from netdsl.types import Array, Node, TensorType, dims
 
-_WINDOW = (Param("kernel"), Param("stride"), Param("pad", default=((0, 0), (0, 0))))
-_AVERAGE = (*_WINDOW, Param("counted", default=((0, 0), (0, 0))))
+_WINDOW = (Param("kernel", PAIR), Param("stride", PAIR), Param("pad", PADS, ((0, 0), (0, 0))))
+_AVERAGE = (*_WINDOW, Param("counted", PADS, ((0, 0), (0, 0))))
 
 
 def _pool_shape(x: TensorType, kernel: Pair, stride: Pair, pad: Pads, **_: Any) -> TensorType:
@@ -202,7 +203,7 @@ OPS = (
         shape=_avg_grad_shape,
         reference=_avg_pool_grad,
         examples=_avg_grad_example,
-        attrs=(Param("size"), *_AVERAGE),
+        attrs=(Param("size", PAIR), *_AVERAGE),
         vjp=(lambda b, ct, y, g: b.avg_pool(ct, **_unsized(y)),),
         doc="avg_pool's gradient: every window's share to each of its pixels",
     ),

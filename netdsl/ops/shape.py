@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from netdsl.kinds import Number
+from netdsl.kinds import Number, Whole
+from netdsl.ops.attributes import AXES, COUNTS, SHAPE
 from netdsl.ops.draw import drawn
 from netdsl.ops.op import (
     Draw,
@@ -169,7 +170,10 @@ def _transpose_example(draw: Draw) -> Example:
     return Example(floats(shape), {"perm": perm})
 
 
-_PAD = (Param("low"), Param("high"), Param("interior"), Param("value", Number(), 0.0))
+_PAD = (
+    *(Param(side, COUNTS) for side in ("low", "high", "interior")),
+    Param("value", Number(), 0.0),
+)
 
 OPS = (
     Op(
@@ -179,7 +183,7 @@ OPS = (
         shape=_reshape_shape,
         reference=lambda xp, x, shape: x.reshape(shape),
         examples=_reshape_example,
-        attrs=(Param("shape"),),
+        attrs=(Param("shape", SHAPE),),
         vjp=(lambda b, g, y, x: b.reshape(g, shape=x.type.shape),),
         doc="the same values in row-major order under another shape",
     ),
@@ -190,7 +194,7 @@ OPS = (
         shape=_transpose_shape,
         reference=lambda xp, x, perm: x.transpose(perm),
         examples=_transpose_example,
-        attrs=(Param("perm"),),
+        attrs=(Param("perm", AXES),),
         vjp=(lambda b, g, y, x: b.transpose(g, perm=_inverse(y.attrs["perm"])),),
         doc="axes in another order",
     ),
@@ -201,7 +205,7 @@ OPS = (
         shape=_broadcast_shape,
         reference=lambda xp, x, shape: xp.broadcast_to(x, shape),
         examples=_broadcast_example,
-        attrs=(Param("shape"),),
+        attrs=(Param("shape", SHAPE),),
         vjp=(lambda b, g, y, x: g,),
         doc="values repeated along new axes and axes of size 1",
     ),
@@ -213,7 +217,7 @@ OPS = (
         shape=_concat_shape,
         reference=lambda xp, *xs, axis: xp.concatenate(xs, axis=axis),
         examples=_concat_example,
-        attrs=(Param("axis"),),
+        attrs=(Param("axis", Whole(0, 64)),),
         vjp=(_concat_vjp,),
         flops_per_element=0,
         doc="tensors joined along an axis",
@@ -225,7 +229,7 @@ OPS = (
         shape=_slice_shape,
         reference=_slice,
         examples=_slice_example,
-        attrs=(Param("start"), Param("stop"), Param("step")),
+        attrs=(Param("start", COUNTS), Param("stop", COUNTS), Param("step", COUNTS)),
         vjp=(_slice_vjp,),
         doc="a strided box of a tensor",
     ),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from netdsl.dump import dump
+from netdsl.ir.text import to_text
 from netdsl.ir.verify import verify
 from netdsl.passes.algebraic import algebraic
 from netdsl.passes.fold import Folded, fold, split
@@ -48,10 +50,16 @@ def run(graph: Graph, passes: Sequence[Pass], watch: Watch | None = None) -> Gra
     the fault, where a pass breaks what must hold."""
     for step in passes:
         after = verify(step.run(graph))
-        if watch is not None:
-            watch(step.name, graph, after)
+        show(watch, step.name, graph, after)
         graph = after
     return graph
+
+
+def show(watch: Watch | None, name: str, before: Graph, after: Graph) -> None:
+    """Shows a pass to who watches, and writes it where that is asked for."""
+    dump(name, lambda: f"{to_text(before)}\n{to_text(after)}")
+    if watch is not None:
+        watch(name, before, after)
 
 
 def inference(
@@ -65,14 +73,9 @@ def inference(
     before = run(graph, forward, watch)
     whole = fold(before)
     found = split(whole)
-    _show(watch, "fold", before, found)
+    show(watch, "fold", before, verify(found.main))
     if low:
         lower_precision = precision(low)
         before, found = found.main, split(lower_precision.run(whole))
-        _show(watch, lower_precision.name, before, found)
+        show(watch, lower_precision.name, before, verify(found.main))
     return Folded(run(found.main, (SIMPLIFY,), watch), run(found.prepare, (SIMPLIFY,)))
-
-
-def _show(watch: Watch | None, name: str, before: Graph, after: Folded) -> None:
-    if watch is not None:
-        watch(name, before, verify(after.main))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from netdsl.backends.base import Backend, Refreshed, Thunk
+from netdsl.dump import dump
 from netdsl.errors import internal
 from netdsl.ops import OPS
 from netdsl.ops.dtypes import dtype_of
 from netdsl.passes.fold import Folded
-from netdsl.plan.backend import Backend, Refreshed
 from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan, make_plan
+from netdsl.plan.text import kernels_text, plan_text
 from netdsl.plan.verify import verify_plan
 from netdsl.runtime.state import State
 from netdsl.types import Array, Graph
@@ -68,6 +70,9 @@ class Executor:
         plan = verify_plan(workspace.plan(graph))
         own = {n.name for n in graph.states} - graph.updates.keys()
         self.plan = replace(plan, settled=frozenset(own)) if settled else plan
+        dump("plan", lambda: plan_text(self.plan))
+        dump("kernels", lambda: kernels_text(self.plan))
+        dump("source", lambda: backend.source(self.plan))
         self._small = _small(self.plan, backend)
         memory = _memory(self.plan, backend, state, self._small)
         memory[ARENA] = workspace.arena(plan.arena)
@@ -82,11 +87,7 @@ class Executor:
             for label, name in self.plan.graph.outputs.items()
         }
         self.kernels = [backend.bind(self.plan, kernel, memory) for kernel in self.plan.kernels]
-        # a backend may make one launch of them all
-        capture = getattr(backend, "capture", None)
-        self._thunks: list[Callable[[], None]] = (
-            [capture(self.kernels)] if capture else self.kernels
-        )
+        self._step = backend.capture(self.kernels)
 
     def refresh(self) -> None:
         """Makes again what kernels keep of settled states."""
@@ -112,8 +113,7 @@ class Executor:
         """One run on the inputs that are there."""
         # overflow and NaN are seen in the results, not told by NumPy in the middle
         with np.errstate(all="ignore"):
-            for thunk in self._thunks:
-                thunk()
+            self._step()
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,10 @@ class FoldedExecutor:
     @property
     def plan(self) -> Plan:
         return self.main.plan
+
+    @property
+    def kernels(self) -> list[Thunk]:
+        return self.main.kernels
 
     @property
     def backend(self) -> Backend:

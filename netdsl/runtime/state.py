@@ -9,9 +9,9 @@ from functools import partial
 
 import numpy as np
 
+from netdsl.backends.base import Backend
 from netdsl.errors import fail, internal
 from netdsl.ops.dtypes import dtype_of
-from netdsl.plan.backend import Backend
 from netdsl.types import Array, Node, dims
 
 _DRAWN_AT_ONCE = 4

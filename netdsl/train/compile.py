@@ -77,6 +77,5 @@ def _compiled(
 ) -> Graph:
     lowered = pipeline.run(network.graph, forward, watch)
     step = build(replace(network, graph=lowered))
-    if watch is not None:
-        watch("grad", lowered, step)
+    pipeline.show(watch, "grad", lowered, step)
     return pipeline.run(step, pipeline.STEP, watch)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netdsl.backends import repeatable, room
+from netdsl.backends.base import Backend
 from netdsl.backends.picked import made
 from netdsl.data.inventory import skipped_lines
 from netdsl.data.pictures import BadPicture, Pictures
@@ -20,7 +20,6 @@ from netdsl.data.verifying import Verification
 from netdsl.errors import NetError, fail
 from netdsl.language.network import Network
 from netdsl.language.program import Program
-from netdsl.plan.backend import Backend
 from netdsl.runtime.executor import Executor, FoldedExecutor, Workspace
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
@@ -87,8 +86,8 @@ class Trainer:
     ) -> None:
         self.job: Job = prepare(program, recipe_name, data_folder)
         self.recipe, self.steps = self.job.recipe, self.job.steps
-        self.backend = backend = repeatable(backend) if self.recipe.deterministic else backend
-        there = room(backend)
+        self.backend = backend = backend.repeatable() if self.recipe.deterministic else backend
+        there = backend.free_bytes()
         try:
             self._allocate(backend, start, saved)
         except MemoryError:

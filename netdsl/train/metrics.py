@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from netdsl.backends import UNDER_WAY, Reading, reading
+from netdsl.backends.base import UNDER_WAY, Backend, Reading
 from netdsl.data.prefetch import prefetched
 from netdsl.data.samples import Batch
 from netdsl.errors import fail
 from netdsl.files import append, finite, write_atomically
-from netdsl.plan.backend import Backend
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.schema import Invalid, Object, Tree, Whole, read_json
 from netdsl.types import Array
@@ -101,7 +100,7 @@ def _score(
     with closing(prefetched(parts)) as ready:
         for part in ready:
             out = judge(part)
-            under_way.append(reading(backend, {key: out[key] for key in sums}))
+            under_way.append(backend.reading({key: out[key] for key in sums}))
             count(UNDER_WAY)
     count(0)
     n = sums["count"]

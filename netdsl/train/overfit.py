@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from netdsl.backends.base import Backend
 from netdsl.data.samples import training_batches
 from netdsl.errors import fail
-from netdsl.plan.backend import Backend
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train.compile import compile_step

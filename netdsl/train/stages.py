@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from netdsl.backends.base import Backend
 from netdsl.language.format import format_file
 from netdsl.language.program import Program
-from netdsl.plan.backend import Backend
 from netdsl.train import checkpoint
 from netdsl.train.checkpoint import SUFFIX, Checkpoint
 from netdsl.train.fit import check_recipe

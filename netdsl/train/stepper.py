@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from netdsl.backends import UNDER_WAY, Reading, ahead, reading
+from netdsl.backends.base import UNDER_WAY, Reading
 from netdsl.backends.picked import made
 from netdsl.data.prefetch import prefetched
 from netdsl.data.samples import Batch, grouped, on_device, training_batches
@@ -78,7 +78,7 @@ class Stepper:
                 yield coming
 
     def _sent(self, batch: Batch) -> Batch:
-        return replace(batch, images=ahead(self.state.backend, batch.images))
+        return replace(batch, images=self.state.backend.ahead(batch.images))
 
     def rate(self) -> Array:
         return np.asarray(self.standing.rate(self.job.recipe, self.job.steps), dtype=np.float32)
@@ -114,7 +114,7 @@ class Stepper:
 
     def _begun(self, i: int, batch: Batch) -> Reading:
         out = self._executor(i).run(self.inputs(batch, i))
-        return reading(self.state.backend, {k: out[k] for k in TOLD if k in out})
+        return self.state.backend.reading({k: out[k] for k in TOLD if k in out})
 
     def _due(self) -> bool:
         return len(self._under_way) > UNDER_WAY or all(r.ready() for r in self._under_way[0])

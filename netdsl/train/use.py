@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from netdsl.backends.base import Backend
 from netdsl.data import sources
 from netdsl.data.augment import chosen_of
 from netdsl.data.pictures import listed
@@ -17,7 +18,6 @@ from netdsl.errors import fail
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.ops.loss import best_first
-from netdsl.plan.backend import Backend
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from netdsl.backends.arrays import ArrayBackend
+from netdsl.backends.base import Backend, ByReference, Filtered, Refreshed, Thunk
 from netdsl.backends.cpu.anchors import anchor_launch
 from netdsl.backends.cpu.apart import apart_launch
 from netdsl.backends.cpu.ceilings import measured
 from netdsl.backends.cpu.expression import Unsupported
 from netdsl.backends.cpu.launch import program, threads
+from netdsl.backends.cpu.listing import addresses, code
 from netdsl.backends.cpu.maps import Launch, Memory, map_launch
 from netdsl.backends.cpu.opaque import opaque_launch
 from netdsl.backends.cpu.room import fetched
 from netdsl.backends.cpu.target import width
-from netdsl.plan.backend import ByReference, Ceilings, Filtered, Thunk
+from netdsl.backends.listing import Code, listing
+from netdsl.backends.roofline import Ceilings
 from netdsl.plan.fusion import FUSED, Fusion
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
@@ -30,18 +33,7 @@ FUSION = replace(FUSED, sums=frozenset(("reduce_sum",)))
 
 
 @dataclass(frozen=True)
-class Settling:
-    """A kernel that has packed settled states; see netdsl.plan.backend.Refreshed."""
-
-    run: Thunk
-    refresh: Thunk
-
-    def __call__(self) -> None:
-        self.run()
-
-
-@dataclass(frozen=True)
-class CpuBackend:
+class CpuBackend(Backend):
     """Arrays of NumPy, kernels of this package."""
 
     name: str = "cpu"
@@ -74,10 +66,16 @@ class CpuBackend:
         run = program(launch.stages, (launch.kept, memory))
         if launch.filtered:
             return Filtered(run, program([launch.early]))
-        return Settling(run, program([launch.early])) if launch.early else run
+        return Refreshed(run, program([launch.early])) if launch.early else run
 
-    def seconds(self, thunks: Sequence[Thunk]) -> list[float]:
-        return self.plain.seconds(thunks)
+    def source(self, plan: Plan) -> str:
+        memory = addresses(plan)
+
+        def calls(kernel: Kernel) -> tuple[Code, ...]:
+            launch = launch_of(plan, kernel, memory)
+            return code(launch) if launch else ()
+
+        return listing(plan, calls, ";")
 
     def ceilings(self) -> Ceilings:
         return measured()

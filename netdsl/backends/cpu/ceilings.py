@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.backends.arrays import timed
+from netdsl.backends.base import timed
 from netdsl.backends.cpu.expression import Operand
 from netdsl.backends.cpu.launch import program, threads
 from netdsl.backends.cpu.loops import loop
@@ -19,7 +19,7 @@ from netdsl.backends.cpu.record import Record, Table
 from netdsl.backends.cpu.room import floats
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tile import TileTap, most_rows, tile, widths
-from netdsl.plan.backend import Ceilings
+from netdsl.backends.roofline import Ceilings
 from netdsl.plan.layout import contiguous
 from netdsl.types import Array
 

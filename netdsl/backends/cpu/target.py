@@ -21,6 +21,7 @@ _WIDTHS = (16, 8, 4)
 _kept: list[Any] = []
 """What owns the machine code: it lives as long as the process."""
 _number = count()
+_sources_at: dict[int, tuple[str, Callable[[], str]]] = {}
 
 
 @cache
@@ -90,7 +91,15 @@ def _linked(name: str, key: str, write: Callable[[], str]) -> int:
         .link(_jit(), f"{name}-{next(_number)}")
     )
     _kept.append(found)
-    return int(found[name])
+    address = int(found[name])
+    _sources_at[address] = name, cache(write)
+    return address
+
+
+def source_at(address: int) -> tuple[str, Callable[[], str]] | None:
+    """The name of the function at an address, and what writes its module again; None where no
+    function of this package begins there."""
+    return _sources_at.get(address)
 
 
 @cache

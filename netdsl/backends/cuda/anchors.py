@@ -62,6 +62,50 @@ class Cut:
         return replace(self, given=places[:-1], out=places[-1])
 
 
+def cuts(plan: Plan, kernel: Kernel, multiprocessors: int) -> list[Cut]:
+    """All ways to cut a product's kernel at its places, the product alone last."""
+    found = []
+    for form in forms(plan.graph, kernel):
+        places, epilogue = plan.placements, form.epilogue
+        given = tuple(places[a] for a in form.node.args)
+        beside = {field: places[n] for field, n in epilogue.reads.items()} if epilogue else {}
+        out = places[form.value] if form.value in kernel.outputs else _raw(plan, kernel)
+        there, rest = {**places, form.value: out}, form.rest
+        launches = generated(plan, rest, multiprocessors, there) if rest else ()
+        found.append(Cut(form, given, beside, out, launches))
+    return found
+
+
+def _raw(plan: Plan, kernel: Kernel) -> Placement:
+    """Where a product is written that only the rest of its kernel reads: where an output will
+    be, if that is alike and nothing lies there yet, else in a buffer for all of them."""
+    kind, places = plan.graph[kernel.name].type, plan.placements
+    read = [places[i] for i in kernel.inputs]
+    for name in kernel.outputs:
+        p = places[name]
+        alike = (p.dtype, p.layout.shape) == (kind.dtype, kind.shape) and p.geometry is None
+        if alike and _in_between(p) and not any(p.overlaps(r) for r in read):
+            return p
+    return Placement(_RAW, kind.dtype, contiguous(kind.shape))
+
+
+def few_channels(cut: Cut) -> bool:
+    """Whether a kernel of our own competes with the library's."""
+    if cut.node.op not in ("conv2d", "conv2d_dgrad", "conv2d_wgrad"):
+        return False
+    shapes = [p.layout.shape for p in (*cut.given, cut.out)]
+    image, result = {"conv2d_wgrad": (1, 0)}.get(cut.node.op, (0, 2))
+    images = all(len(shape) == 4 for shape in shapes)
+    return images and direct.offered(cut.node, shapes[image], shapes[result])
+
+
+def own_launches(cut: Cut, multiprocessors: int) -> tuple[Launch, ...]:
+    """That kernel. Raises Unmappable where there is none."""
+    first, second = cut.given
+    given = (first, second)
+    return direct.launches(cut.node, given, cut.out, multiprocessors, cut.form.epilogue, cut.beside)
+
+
 class Anchors:
     """Binds the products of one plan over one memory, to which it adds buffers."""
 
@@ -73,25 +117,12 @@ class Anchors:
         self._cuts = {k.name: self._ways_to_cut(k) for k in plan.kernels if k.kind == "anchor"}
 
     def _ways_to_cut(self, kernel: Kernel) -> list[Cut]:
-        """All of them, the product alone last. What may follow it begins to be compiled, so that
-        timing does not wait for one kernel after the other."""
-        cuts = [self._cut(kernel, form) for form in forms(self.plan.graph, kernel)]
-        for launch in (launch for cut in cuts for launch in cut.rest or ()):
+        """What may follow a product begins to be compiled, so that timing does not wait for one
+        kernel after the other."""
+        found = cuts(self.plan, kernel, self.device.multiprocessors)
+        for launch in (launch for cut in found for launch in cut.rest or ()):
             self.device.compiled(launch)
-        return cuts
-
-    def _cut(self, kernel: Kernel, form: Form) -> Cut:
-        places, epilogue = self.plan.placements, form.epilogue
-        given = tuple(places[a] for a in form.node.args)
-        beside = {field: places[n] for field, n in epilogue.reads.items()} if epilogue else {}
-        out = places[form.value] if form.value in kernel.outputs else self._raw(kernel)
-        return Cut(form, given, beside, out, self._rest(form, out))
-
-    def _rest(self, form: Form, out: Placement) -> tuple[Launch, ...] | None:
-        if form.rest is None:
-            return ()
-        places = {**self.plan.placements, form.value: out}
-        return generated(self.plan, form.rest, self.device.multiprocessors, places)
+        return found
 
     def bound(self, kernel: Kernel, launcher: Launcher) -> list[Thunk]:
         """The launches of a product's kernel. Raises Unmappable where no library computes it."""
@@ -116,18 +147,6 @@ class Anchors:
             self._packed, self.memory = found.packing.known, found.packing.memory
             return found.thunks
         raise Unmappable(f"no library computes {kernel.name}")
-
-    def _raw(self, kernel: Kernel) -> Placement:
-        """Where a product is written that only the rest of its kernel reads: where an output will
-        be, if that is alike and nothing lies there yet, else in a buffer for all of them."""
-        kind, places = self.plan.graph[kernel.name].type, self.plan.placements
-        read = [places[i] for i in kernel.inputs]
-        for name in kernel.outputs:
-            p = places[name]
-            alike = (p.dtype, p.layout.shape) == (kind.dtype, kind.shape) and p.geometry is None
-            if alike and _in_between(p) and not any(p.overlaps(r) for r in read):
-                return p
-        return Placement(_RAW, kind.dtype, contiguous(kind.shape))
 
     def _most(self) -> int:
         """Bytes of the largest product that is not written itself."""
@@ -188,15 +207,9 @@ class Anchors:
         image = {"conv2d": 0, "conv2d_wgrad": 1}.get(cut.node.op)
         thin = image is not None and _thin(cut.node, cut.given[image])
         padded = (self._with_channels, self._in_blocks) if thin else ()
-        own = (self._direct,) if self._few_channels(cut) else ()
+        own = (self._direct,) if few_channels(cut) else ()
         yield (self._convolution, *padded, *own)
         yield (self._packed_convolution,)
-
-    def _few_channels(self, cut: Cut) -> bool:
-        shapes = [p.layout.shape for p in (*cut.given, cut.out)]
-        image, result = {"conv2d_wgrad": (1, 0)}.get(cut.node.op, (0, 2))
-        images = all(len(shape) == 4 for shape in shapes)
-        return images and direct.offered(cut.node, shapes[image], shapes[result])
 
     def _product(self, cut: Cut, packing: Packing) -> Thunk:
         """Where values lie, as far as the library can read them there."""
@@ -242,15 +255,7 @@ class Anchors:
         return convolution.bound(self.device, task, pointers)
 
     def _direct(self, cut: Cut, packing: Packing) -> None:
-        first, second = cut.given
-        packing.after += direct.launches(
-            cut.node,
-            (first, second),
-            cut.out,
-            self.device.multiprocessors,
-            cut.form.epilogue,
-            cut.beside,
-        )
+        packing.after += own_launches(cut, self.device.multiprocessors)
 
     def _packed_convolution(self, cut: Cut, packing: Packing) -> Thunk:
         return self._convolution(_packed(cut, packing), packing)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from netdsl.backends.arrays import ArrayBackend, address
+from netdsl.backends.base import ByReference, InTurn
 from netdsl.backends.cuda import picking, reading
 from netdsl.backends.cuda.anchors import Anchors
 from netdsl.backends.cuda.convolution import WORTH_FUSING
@@ -18,9 +19,9 @@ from netdsl.backends.cuda.fallback import foreign, on_the_host
 from netdsl.backends.cuda.generate import generated
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import SCRATCH, WORKSPACE, Address, Launch, Word
+from netdsl.backends.cuda.listing import source
 from netdsl.backends.cuda.upload import Coming
 from netdsl.backends.picked import Held, Picked, made
-from netdsl.plan.backend import ByReference
 from netdsl.plan.fusion import FUSED, Fusion
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.placement import ARENA
@@ -97,7 +98,7 @@ class CudaBackend(ArrayBackend):
         if thunks is None:
             self.fallbacks.append(f"{kernel.name}: {plan.graph[kernel.nodes[-1]].op}")
             return self._by_reference(plan, kernel, memory)
-        return Captured(_in_turn(thunks), (memory, tuple(self.anchors.values())))
+        return Captured(InTurn(tuple(thunks)), (memory, tuple(self.anchors.values())))
 
     def _by_reference(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
         if foreign(plan, kernel) and kernel.nodes:
@@ -113,6 +114,9 @@ class CudaBackend(ArrayBackend):
             stream.synchronize()
 
         return ByReference(alone)
+
+    def source(self, plan: Plan) -> str:
+        return source(plan, self.device.multiprocessors)
 
     def seconds(self, thunks: Sequence[Thunk]) -> list[float]:
         """What a graph may hold is replayed as one, so that its launches cost nothing."""
@@ -256,7 +260,7 @@ class _Step:
                 group.append(thunk)
                 continue
             if group:
-                graph = self.device.captured(_in_turn(group))
+                graph = self.device.captured(InTurn(tuple(group)))
                 yield lambda graph=graph: graph.launch(self.device.stream)
                 group = []
             if thunk is not None:
@@ -266,16 +270,6 @@ class _Step:
 def _alike(target: Array, values: Array | Picked) -> bool:
     """Whether one is the other's bytes."""
     return target.flags.c_contiguous and values.dtype == target.dtype
-
-
-def _in_turn(thunks: Sequence[Thunk]) -> Thunk:
-    kept = tuple(thunks)
-
-    def run() -> None:
-        for thunk in kept:
-            thunk()
-
-    return run
 
 
 def _value(word: Word, memory: Mapping[str, Array]) -> int:

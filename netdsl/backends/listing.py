@@ -1,0 +1,49 @@
+"""Generated code as text: kernel by kernel, each function once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from netdsl.plan.kernel import Kernel
+from netdsl.plan.plan import Plan
+from netdsl.plan.traffic import kind_of
+
+
+@dataclass(frozen=True)
+class Code:
+    """A function that a kernel calls: what it is called, its text (none where it is a library's)
+    and what else is to be known of the call."""
+
+    name: str
+    text: str = ""
+    note: str = ""
+
+
+def listing(
+    plan: Plan, code: Callable[[Kernel], Sequence[Code]], comment: str, common: str = ""
+) -> str:
+    """Each kernel in a line of comment with what it calls, and behind it those functions that no
+    kernel before it calls. `common` stands in front of all."""
+    labels, seen = dict[str, str](), Counter[str]()
+    parts = [common] if common else []
+    for kernel in plan.kernels:
+        calls = code(kernel)
+        new = dict.fromkeys(c for c in calls if c.text and c.text not in labels)
+        for call in new:
+            if call.text not in labels:
+                seen[call.name] += 1
+                labels[call.text] = f"{call.name} {seen[call.name]}"
+        parts.append(f"{comment} kernel {kernel.name} ({kind_of(plan.graph, kernel)})\n")
+        parts += [f"{comment}   {_call(c, labels)}\n" for c in calls]
+        if not calls:
+            parts.append(f"{comment}   computed by the operators' references\n")
+        for text in dict.fromkeys(c.text for c in new):
+            parts.append(f"\n{comment} function {labels[text]}\n{text.strip()}\n\n")
+    return "".join(parts)
+
+
+def _call(call: Code, labels: dict[str, str]) -> str:
+    label = labels.get(call.text, call.name)
+    return f"{label}: {call.note}" if call.note else label
