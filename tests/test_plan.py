@@ -298,11 +298,12 @@ def test_states_that_trade_places_and_states_that_are_given_out() -> None:
     kind = TensorType((3,), "float64")
     u, w = (b.state(n, kind, ("normal", 1.0)) for n in "uw")
     doubled = b.mul(w, b.const(2.0))
+    sums = {"u": b.add(w, u), "w": b.sub(u, w)}
     graph = b.graph({"old": u, "twice": doubled}, {"u": w, "w": u})
     for fusion in FUSIONS:
         sound(graph, fusion)
         same_as_the_interpreter(graph, fusion, steps=3)
-    mixed_up = b.graph({}, {"u": b.add(w, u), "w": b.sub(u, w)})
+    mixed_up = b.graph({}, sums)
     for fusion in FUSIONS:
         sound(mixed_up, fusion)
         same_as_the_interpreter(mixed_up, fusion, steps=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from netdsl.ir.collector import pause_collector
 from netdsl.ir.verify import verify
 from netdsl.passes.algebraic import algebraic
 from netdsl.passes.fold import Folded, fold, split
@@ -43,6 +44,7 @@ STEP = (SIMPLIFY,)
 """What a training step meets once its gradient and updates are there."""
 
 
+@pause_collector()
 def run(graph: Graph, passes: Sequence[Pass], watch: Watch | None = None) -> Graph:
     """The graph after all passes, verified after each. Raises AssertionError, with the IR around
     the fault, where a pass breaks what must hold."""
@@ -54,6 +56,7 @@ def run(graph: Graph, passes: Sequence[Pass], watch: Watch | None = None) -> Gra
     return graph
 
 
+@pause_collector()
 def inference(
     graph: Graph,
     watch: Watch | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from netdsl.ir.collector import pause_collector
 from netdsl.ops import OPS
 from netdsl.plan.arrange import Arrangement, arrange
 from netdsl.plan.flow import Flow
@@ -61,6 +62,7 @@ class Plan:
         return tuple(found)
 
 
+@pause_collector()
 def make_plan(graph: Graph, fusion: Fusion) -> Plan:
     """Partition, order and memory of a graph for a backend that offers `fusion`."""
     graph = with_copies(graph)

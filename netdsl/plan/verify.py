@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from netdsl.errors import internal
+from netdsl.ir.collector import pause_collector
 from netdsl.ops import OPS
 from netdsl.plan.flow import Flow
 from netdsl.plan.kernel import Kernel
@@ -29,6 +30,7 @@ class _Life:
     death: int
 
 
+@pause_collector()
 def verify_plan(plan: Plan) -> Plan:
     """`plan` itself, when it is sound. Raises AssertionError that names the kernels at fault.
 
