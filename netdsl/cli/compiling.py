@@ -22,7 +22,7 @@ Lower = Annotated[
     str | None,
     typer.Option(metavar="HOW", help="im2col: every convolution as one matrix product."),
 ]
-_EMITS = ("ir", "plan", "kernels")
+_EMITS = ("ir", "plan", "kernels", "json", "graphml")
 
 
 @app.command("compile")
@@ -33,7 +33,10 @@ def compile_(
     device: Device = "model",
     emit: Annotated[
         str | None,
-        typer.Option(metavar="WHAT", help="ir, plan or kernels, as text on standard output."),
+        typer.Option(
+            metavar="WHAT",
+            help="ir, plan or kernels as text, or the IR as json or graphml, on standard output.",
+        ),
     ] = None,
     lower: Lower = None,
     tune: Tune = None,
@@ -46,13 +49,14 @@ def compile_(
 
     Example: netdsl compile models/resnet.net:resnet50 --train --batch 256 --emit plan
     """
+    from netdsl.ir.export import to_graphml, to_json
     from netdsl.ir.text import to_text
     from netdsl.plan.text import kernels_text, plan_text
 
     if emit is not None and emit not in _EMITS:
         raise fail(f"there is no `--emit {emit}`", help=nearest(emit, _EMITS, "one of"))
     if emit is not None and as_json:
-        raise fail("`--emit` prints text, `--json` figures", help="give one of them")
+        raise fail("`--emit` prints the program, `--json` figures", help="give one of them")
     found = _compiled(file, settings, train, batch, device, lower, shrink)
     if tune is not None:
         say(f"every kernel built in {_built(found, device, tune):.1f} s")
@@ -64,6 +68,10 @@ def compile_(
         show(plan_text(found.plan), end="")
     elif emit == "kernels":
         show(kernels_text(found.plan), end="")
+    elif emit == "json":
+        show(to_json(found.plan.graph))
+    elif emit == "graphml":
+        show(to_graphml(found.plan.graph), end="")
     else:
         from netdsl.cli.show import show_compiled
 
