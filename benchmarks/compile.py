@@ -21,6 +21,7 @@ from netdsl import __version__
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import load
+from netdsl.plan.flow import Flow
 from netdsl.plan.fusion import ALONE, FUSED
 from netdsl.plan.partition import partition
 from netdsl.plan.plan import make_plan
@@ -48,13 +49,13 @@ def row(name: str, network: Network) -> str:
         marks = [time.perf_counter()]
         graph = compile_step(network, plain(name))
         marks.append(time.perf_counter())
-        partition(graph, FUSED)
+        partition(Flow(graph), FUSED)
         marks.append(time.perf_counter())
         plan = verify_plan(make_plan(graph, FUSED))
         marks.append(time.perf_counter())
         for kept, a, b in zip((passes, partitions, plans), marks, marks[1:], strict=False):
             kept.append(b - a)
-    fused, alone = plan.kernels, partition(graph, ALONE)
+    fused, alone = plan.kernels, partition(plan.flow, ALONE)
     unit = forward_bytes(network)
     figures = [
         f"{len(graph.nodes):6,}",

@@ -20,6 +20,14 @@ def cache_folder() -> Path:
     return Path(own) if own else (Path(base) if base else Path.home() / ".cache") / "netdsl"
 
 
+def split(file: str) -> tuple[str, str | None]:
+    """`FILE[:NAME]` apart; a colon inside an existing path is no separator."""
+    path, colon, name = file.rpartition(":")
+    if not colon or Path(file).exists() or "/" in name or "\\" in name:
+        return file, None
+    return path, name
+
+
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",

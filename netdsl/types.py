@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass, field
-from functools import cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from netdsl.errors import Span
@@ -86,6 +86,10 @@ class Attrs(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._data)
 
+    def keys(self) -> KeysView[str]:
+        """Of the dict itself, which `**attrs` asks for, at every node of every pass."""
+        return self._data.keys()
+
     def __hash__(self) -> int:
         return self._hash
 
@@ -113,42 +117,96 @@ class Node:
     region: str = ""
 
 
+_NODE = itemgetter("node")
+
+
+class Nodes(Mapping[str, Node]):
+    """The nodes of a `dag` by name, in the order in which they were added: a view of it."""
+
+    __slots__ = ("_data", "dag")
+
+    def __init__(self, dag: nx.DiGraph) -> None:
+        self.dag = dag
+        # `dag.nodes` is a view too, of twice the price where every operand is looked up
+        self._data: dict[str, dict[str, Any]] = dag._node
+
+    def __getitem__(self, name: str) -> Node:
+        return self._data[name]["node"]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._data
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._data)
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def values(self) -> ValuesView[Node]:
+        return _Values(self)
+
+    def items(self) -> ItemsView[str, Node]:
+        return _Items(self)
+
+    def data(self) -> Iterator[Node]:
+        """All nodes in their order."""
+        return map(_NODE, self._data.values())
+
+
+class _Values(ValuesView[Node]):
+    """At the speed of a dict's own."""
+
+    _mapping: Nodes
+
+    def __iter__(self) -> Iterator[Node]:
+        return self._mapping.data()
+
+
+class _Items(ItemsView[str, Node]):
+    """At the speed of a dict's own."""
+
+    _mapping: Nodes
+
+    def __iter__(self) -> Iterator[tuple[str, Node]]:
+        return zip(self._mapping, self._mapping.data(), strict=True)
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """Nodes in an order in which they can run, what they give out and which states they renew.
 
     `outputs` maps a public name to a node, `updates` a state to the node that replaces it when
-    the step is over. `Node.args` is the truth about edges; `digraph` is derived from it.
+    the step is over. All nodes and edges lie in `dag`, a frozen networkx.DiGraph: its nodes are
+    names, each carrying its Node as `node`, in the order of the graph; its edges lead from an
+    operand to its reader. `Node.args` keeps the order of operands. `nodes` is a view of the dag;
+    any other mapping that a Graph is made of is filled into a dag of its own.
     """
 
     nodes: Mapping[str, Node]
     outputs: Mapping[str, str]
     updates: Mapping[str, str] = field(default_factory=dict)
     name: str = "graph"
+    dag: nx.DiGraph = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        import networkx as nx  # a tenth of a second that only those pay who make a graph
+
+        view = self.nodes if isinstance(self.nodes, Nodes) else Nodes(_filled(self.nodes))
+        object.__setattr__(self, "nodes", view)
+        object.__setattr__(self, "dag", nx.freeze(view.dag))
 
     def __getitem__(self, name: str) -> Node:
         return self.nodes[name]
-
-    @cached_property
-    def digraph(self) -> nx.DiGraph:
-        """The graph for networkx's algorithms: node names, each carrying its Node as `node`."""
-        import networkx as nx  # a tenth of a second that only those pay who ask for it
-
-        g = nx.DiGraph()
-        g.add_nodes_from((n.name, {"node": n}) for n in self.nodes.values())
-        g.add_edges_from((a, n.name) for n in self.nodes.values() for a in n.args)
-        return g
 
     def of(self, op: str) -> tuple[Node, ...]:
         return tuple(n for n in self.nodes.values() if n.op == op)
 
     def cone(self, *names: str) -> set[str]:
         """The names of these nodes and of all that they are computed from."""
-        wanted = set(names)
-        for node in reversed(list(self.nodes.values())):
-            if node.name in wanted:
-                wanted.update(node.args)
-        return wanted
+        return reach(self.dag.reverse(copy=False), names)
 
     @property
     def inputs(self) -> tuple[Node, ...]:
@@ -162,6 +220,33 @@ class Graph:
     def roots(self) -> tuple[str, ...]:
         """What must be computed: the outputs and the updates."""
         return (*self.outputs.values(), *self.updates.values())
+
+    @property
+    def needed(self) -> set[str]:
+        """The names of all that outputs and updates need, and of the states that are renewed."""
+        return self.cone(*self.roots) | self.updates.keys()
+
+
+def _filled(nodes: Mapping[str, Node]) -> nx.DiGraph:
+    """A dag of these nodes. An operand that is none of them has no edge, and no node either."""
+    import networkx as nx
+
+    dag = nx.DiGraph()
+    for name, node in nodes.items():
+        dag.add_node(name, node=node)
+    for name, node in nodes.items():
+        for arg in node.args:
+            if arg in nodes:
+                dag.add_edge(arg, name)
+    return dag
+
+
+def reach(dag: nx.DiGraph, sources: Iterable[Any]) -> set[Any]:
+    """These nodes of a dag and all that lies behind them: one search for all of them, where
+    `nx.descendants` makes one for each."""
+    import networkx as nx
+
+    return {name for layer in nx.bfs_layers(dag, list(sources)) for name in layer}
 
 
 class Emitter(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -31,11 +32,29 @@ def test_help_teaches_with_an_example_for_each_command(netdsl: Any) -> None:
         assert f"Example: netdsl {command}" in text
 
 
+def loaded(script: str, modules: tuple[str, ...]) -> list[str]:
+    """Which of these modules a script has imported when it is over."""
+    script = f"import sys\n{script}\nprint([m for m in {modules} if m in sys.modules])"
+    out = finished(sys.executable, "-c", script, text=True)
+    return ast.literal_eval(out.stdout.splitlines()[-1])
+
+
+def command(*args: str) -> str:
+    """A script that runs a command."""
+    run = "from netdsl.__main__ import main\ntry: main()\nexcept SystemExit: pass"
+    return f"sys.argv = ['netdsl', *{args}]\n{run}"
+
+
 def test_help_imports_nothing_heavy() -> None:
     heavy = ("numpy", "networkx", "lark", "rich.table")
-    script = f"import sys, netdsl.cli; print([m for m in {heavy} if m in sys.modules])"
-    out = finished(sys.executable, "-c", script, text=True)
-    assert out.stdout.strip() == "[]", out.stderr
+    assert loaded("import netdsl.cli", heavy) == []
+    assert loaded("import netdsl; netdsl.load", heavy) == []
+
+
+def test_networkx_is_imported_only_where_a_graph_is_made() -> None:
+    assert loaded(command("--help"), ("networkx",)) == []
+    assert loaded(command("fmt", "--check", LENET), ("networkx",)) == []
+    assert loaded(command("check", LENET), ("networkx",)) == ["networkx"]
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,8 @@ def test_a_sweep_may_write_over_what_it_reads_and_nothing_else_may() -> None:
     x = b.input("x", TensorType((2, 4), "float64"))
     plan = planned(b.graph({"y": b.softmax(b.exp(x))}))
     refused(onto(plan, "softmax", "exp"), "share memory")
-    both = b.exp(x)
+    b = Builder(dtype="float64")
+    both = b.exp(b.input("x", TensorType((2, 4), "float64")))
     plan = planned(
         b.graph({"y": b.add(both, b.transpose(b.reshape(both, shape=(4, 2)), perm=(1, 0)))})
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import networkx as nx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,13 +16,15 @@ from netdsl.ir.builder import Builder
 from netdsl.ir.derivative import slope_error
 from netdsl.ir.evaluate import results
 from netdsl.ir.grad import grad
+from netdsl.ir.restrict import restricted
 from netdsl.ir.text import to_text
 from netdsl.ir.verify import verify
 from netdsl.ir.views import shown
-from netdsl.types import Graph, Node, TensorType
+from netdsl.types import Graph, Node, Nodes, TensorType
 from tests.conftest import HypothesisDraw
+from tests.drawn import drawn_graph
 from tests.golden import matches_golden
-from tests.graphs import block_step
+from tests.graphs import block_step, drawn_step
 
 
 def vector(b: Builder, name: str, n: int = 3) -> Node:
@@ -120,10 +123,73 @@ def test_the_verifier_refuses_a_reader_before_its_operand() -> None:
         verify(replace(graph, nodes=backwards))
 
 
-def test_digraph_holds_nodes_and_edges() -> None:
-    g = small_graph().digraph
-    assert g.nodes["mul"]["node"].op == "mul"
-    assert set(g.predecessors("mul")) == {"x", "w"}
+# ---- the dag that holds a graph
+
+
+def test_a_graph_is_one_frozen_dag() -> None:
+    graph = small_graph()
+    assert type(graph.dag) is nx.DiGraph
+    assert list(graph.dag) == list(graph.nodes) == [n.name for n in graph.nodes.values()]
+    assert graph.dag.nodes["mul"]["node"] is graph["mul"] is dict(graph.nodes.items())["mul"]
+    assert set(graph.dag.predecessors("mul")) == {"x", "w"}
+    with pytest.raises(nx.NetworkXError, match="Frozen"):
+        graph.dag.add_edge("x", "relu")
+    renamed = replace(graph, name="other")
+    assert renamed.dag is graph.dag
+
+
+def test_a_builder_gives_its_dag_away() -> None:
+    b = Builder(dtype="float64")
+    x = vector(b, "x")
+    graph = b.graph({"x": x})
+    assert graph.dag is b.dag
+    with pytest.raises(nx.NetworkXError, match="Frozen"):
+        b.relu(x)
+    assert list(graph.nodes) == ["x"]
+
+
+def test_pruning_leaves_what_outputs_and_updates_need() -> None:
+    b = Builder(dtype="float64")
+    x, w = vector(b, "x"), b.state("w", TensorType((3,), "float64"), ("normal", 0.1))
+    b.exp(b.add(x, w))
+    graph = verify(b.graph({"y": b.relu(x)}, {"w": x}, prune=True))
+    assert list(graph.nodes) == ["x", "w", "relu"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda dag: dag.add_edge("w", "relu"), "edges that lead to relu"),
+        (lambda dag: dag.remove_edge("x", "mul"), "edges that lead to mul"),
+        (lambda dag: dag.add_edge("mul", "mul"), "edges that lead to mul"),
+        (lambda dag: dag.add_edge("nowhere", "mul"), "mul reads nowhere, which is no node"),
+        (lambda dag: dag.add_node("nowhere"), "nowhere"),
+        (lambda dag: dag.remove_node("x"), "reads x before"),
+    ],
+)
+def test_the_verifier_refuses_edges_that_are_not_those_of_operands(
+    spoil: Callable[[nx.DiGraph], None], complaint: str
+) -> None:
+    graph = small_graph()
+    dag = nx.DiGraph(graph.dag)
+    spoil(dag)
+    with pytest.raises(AssertionError, match=complaint):
+        verify(replace(graph, nodes=Nodes(dag)))
+
+
+@given(data=st.data())
+def test_cones_are_those_that_operands_say(data: st.DataObject) -> None:
+    draw = HypothesisDraw(data)
+    graph = draw.pick((drawn_step, drawn_graph))(draw)
+    names = [draw.pick(list(graph.nodes)) for _ in range(draw.whole(0, 3))]
+    wanted = set(names)
+    for node in reversed(list(graph.nodes.values())):
+        if node.name in wanted:
+            wanted.update(node.args)
+    assert graph.cone(*names) == wanted
+    part = verify(restricted(graph, wanted, {n: n for n in names}))
+    assert list(part.nodes) == [n for n in graph.nodes if n in wanted]
+    assert set(part.dag.edges) == {(a, n) for a, n in graph.dag.edges if n in wanted}
 
 
 def test_a_path_without_gradient_says_why() -> None:
@@ -187,10 +253,10 @@ def test_the_verifier_refuses_whatever_is_not_so(net: str | None) -> None:
 def test_an_update_has_the_element_type_of_its_state() -> None:
     b = Builder(dtype="float64")
     w = b.state("w", TensorType((2, 3), "float64"), ("normal", 1.0))
+    constant = b.const((1.0, 2.0))
     for value in (b.cast(w, dtype="float32"), b.reshape(w, shape=(3, 2))):
         with pytest.raises(AssertionError, match="does not have its type"):
             verify(b.graph({}, {"w": value}))
-    constant = b.const((1.0, 2.0))
     with pytest.raises(AssertionError, match="is updated but is no state"):
         verify(b.graph({}, {constant.name: constant}))
 

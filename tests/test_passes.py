@@ -394,6 +394,8 @@ def test_scalars_fold_and_averages_of_halves_do_not_overflow() -> None:
     w = b.state("w", TensorType((), "float32"), ("constant", 0.5))
     graph = b.graph({"loss": b.mul(b.reduce_sum(x, axes=(0, 1, 2, 3)), w)})
     assert split(fold(graph)).main.outputs == graph.outputs
+    b = Builder()
+    x = b.input("x", TensorType((2, 8, 8, 1), "float32"))
     mean = b.avg_pool(x, kernel=(8, 8), stride=(8, 8))
     low = mixed(b.graph({"mean": mean}), "float16")
     found = results(low, {"x": np.full((2, 8, 8, 1), 2000.0, np.float32)})["mean"]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import networkx as nx
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -28,10 +29,13 @@ from netdsl.passes import pipeline
 from netdsl.passes.lower import lower
 from netdsl.passes.recompute import recompute
 from netdsl.passes.simplify import simplify
+from netdsl.plan.flow import Flow
 from netdsl.plan.fusion import ALONE, FUSED, Fusion
+from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout, contiguous
 from netdsl.plan.partition import partition
 from netdsl.plan.plan import Plan, make_plan
+from netdsl.plan.schedule import schedule
 from netdsl.plan.text import kernels_text, plan_text
 from netdsl.plan.traffic import by_kind
 from netdsl.plan.verify import verify_plan
@@ -154,7 +158,7 @@ def test_a_resnet50_step_moves_14_passes_over_its_convolutions() -> None:
     plan = verify_plan(make_plan(graph, FUSED))
     unit = conv_outputs(graph)
     passes = sum(moved for _, moved in by_kind(graph, plan.kernels).values()) / unit
-    alone = sum(moved for _, moved in by_kind(graph, partition(graph, ALONE)).values()) / unit
+    alone = sum(moved for _, moved in by_kind(graph, partition(Flow(graph), ALONE)).values()) / unit
     assert passes < 14 < 36 < alone
     assert plan.arena <= 1.1 * plan.peak
 
@@ -173,7 +177,7 @@ def test_batch_norm_by_algebra_and_epilogues_save_a_fifth_of_the_traffic() -> No
     step = training_graph(replace(network, graph=before), plain_recipe())
     plain = replace(CUDA, epilogue={}, operands=0, sums=frozenset(), early=-1)
     moved = [
-        sum(n for _, n in by_kind(graph, partition(graph, fusion)).values())
+        sum(n for _, n in by_kind(graph, partition(Flow(graph), fusion)).values())
         for graph, fusion in ((pipeline.run(step, pipeline.STEP), plain), (after, CUDA))
     ]
     assert len(after.of("gram")) == 19
@@ -298,14 +302,77 @@ def test_states_that_trade_places_and_states_that_are_given_out() -> None:
     kind = TensorType((3,), "float64")
     u, w = (b.state(n, kind, ("normal", 1.0)) for n in "uw")
     doubled = b.mul(w, b.const(2.0))
+    sums = {"u": b.add(w, u), "w": b.sub(u, w)}
     graph = b.graph({"old": u, "twice": doubled}, {"u": w, "w": u})
     for fusion in FUSIONS:
         sound(graph, fusion)
         same_as_the_interpreter(graph, fusion, steps=3)
-    mixed_up = b.graph({}, {"u": b.add(w, u), "w": b.sub(u, w)})
+    mixed_up = b.graph({}, sums)
     for fusion in FUSIONS:
         sound(mixed_up, fusion)
         same_as_the_interpreter(mixed_up, fusion, steps=3)
+
+
+def trading() -> Graph:
+    """Two states that trade places, and one whose new value waits for one of theirs."""
+    b = Builder(dtype="float64")
+    kind = TensorType((3,), "float64")
+    u, w, s = (b.state(n, kind, ("normal", 1.0)) for n in "uws")
+    u_next, w_next = b.exp(w), b.tanh(u)
+    return b.graph({}, {"u": u_next, "w": w_next, "s": b.add(s, u_next)})
+
+
+def test_only_states_that_trade_places_are_kept_apart() -> None:
+    plan = sound(trading(), ALONE)
+    assert [k.name for k in plan.kernels if k.kind == "copy"] == ["keep u", "keep w"]
+    same_as_the_interpreter(trading(), ALONE, steps=3)
+
+
+def test_kernels_that_wait_for_each_other_are_a_fault_of_ours() -> None:
+    b = Builder(dtype="float64")
+    x = b.input("x", TensorType((3,), "float64"))
+    graph = b.graph({"y": b.tanh(b.exp(x))})
+    circle = [
+        Kernel("exp", "map", ("exp",), ("tanh",), ("exp",)),
+        Kernel("tanh", "map", ("tanh",), ("exp",), ("tanh",)),
+    ]
+    with pytest.raises(AssertionError, match="wait for each other: exp, tanh"):
+        schedule(Flow(graph), circle, {})
+
+
+def quotient_of(plan: Plan) -> None:
+    """The kernels' dag against the IR's: an edge stands for a path between results. Where every
+    node is a kernel, there is a way between kernels where there is one between their nodes."""
+    ir, dag, kernels = plan.graph.dag, plan.dag, plan.kernels
+    assert list(dag) == list(range(len(kernels)))
+    assert [dag.nodes[i]["kernel"] for i in dag] == list(kernels)
+    behind = {name: nx.descendants(ir, name) for name in ir}
+    for i, j in dag.edges:
+        assert i < j
+        ends = {*kernels[j].outputs, *kernels[j].inputs}
+        assert any(end in behind[o] | {o} for o in kernels[i].outputs for end in ends)
+    if max(len(k.nodes) for k in kernels) == 1:
+        single = {i: k.outputs[0] for i, k in enumerate(kernels) if k.nodes}
+        for i, output in single.items():
+            found = {single[j] for j in nx.descendants(dag, i) if j in single}
+            assert found == behind[output] & set(single.values()), output
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_the_dag_of_kernels_is_a_quotient_of_the_ir(data: st.DataObject) -> None:
+    draw = HypothesisDraw(data)
+    graph = draw.pick((drawn_step, drawn_graph))(draw)
+    quotient_of(make_plan(graph, draw.pick((ALONE, *FUSIONS))))
+
+
+def test_a_concatenation_in_place_comes_from_the_kernels_of_its_branches() -> None:
+    graph = folded("models/densenet.net", "densenet_small")
+    plan = make_plan(graph, FUSED)
+    assert graph.of("concat")
+    assert "concat" not in by_kind(graph, plan.kernels)
+    assert nx.number_weakly_connected_components(plan.dag) == 1
+    assert len(list(nx.topological_generations(plan.dag))) <= len(plan.kernels)
 
 
 def test_two_states_may_become_one_value() -> None:

@@ -22,7 +22,7 @@ Lower = Annotated[
     str | None,
     typer.Option(metavar="HOW", help="im2col: every convolution as one matrix product."),
 ]
-_EMITS = ("ir", "plan", "kernels", "source")
+_EMITS = ("ir", "json", "graphml", "plan", "kernels", "source")
 
 
 @app.command("compile")
@@ -35,7 +35,7 @@ def compile_(
         str | None,
         typer.Option(
             metavar="WHAT",
-            help="ir, plan, kernels or source (LLVM or CUDA, with --device), as text.",
+            help="ir, json or graphml: the IR; plan; kernels; source: LLVM or CUDA, with --device.",
         ),
     ] = None,
     arch: Annotated[
@@ -53,13 +53,14 @@ def compile_(
 
     Example: netdsl compile models/resnet.net:resnet50 --train --batch 256 --emit plan
     """
+    from netdsl.ir.export import to_graphml, to_json
     from netdsl.ir.text import to_text
     from netdsl.plan.text import kernels_text, plan_text
 
     if emit is not None and emit not in _EMITS:
         raise fail(f"there is no `--emit {emit}`", help=nearest(emit, _EMITS, "one of"))
     if emit is not None and as_json:
-        raise fail("`--emit` prints text, `--json` figures", help="give one of them")
+        raise fail("`--emit` prints the program, `--json` figures", help="give one of them")
     if arch is not None and emit != "source":
         raise fail("`--arch` is the GPU whose source is shown", help="give `--emit source` with it")
     found = _compiled(file, settings, train, batch, device, lower, shrink)
@@ -77,6 +78,10 @@ def compile_(
         from netdsl.backends import source_for
 
         show(source_for(device, found.plan, arch), end="")
+    elif emit == "json":
+        show(to_json(found.plan.graph))
+    elif emit == "graphml":
+        show(to_graphml(found.plan.graph), end="")
     else:
         from netdsl.cli.show import show_compiled
 

@@ -7,18 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from netdsl.errors import fail
+from netdsl.files import split as split
 
 if TYPE_CHECKING:
     from netdsl.language.program import Program
     from netdsl.language.syntax import File
-
-
-def split(file: str) -> tuple[str, str | None]:
-    """`FILE[:NAME]` apart; a colon inside an existing path is no separator."""
-    path, colon, name = file.rpartition(":")
-    if not colon or Path(file).exists() or "/" in name or "\\" in name:
-        return file, None
-    return path, name
 
 
 def read(path: str) -> str:

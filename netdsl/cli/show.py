@@ -264,8 +264,9 @@ def show_explanation(found: Compiled, full: bool) -> None:
     _show_kinds(found)
     _show_origins(found)
     plan = found.plan
+    show(f"\nlongest chain: {found.longest_chain:,} of {len(plan.kernels):,} kernels")
     show(
-        f"\nmemory: arena {sized(plan.arena)}, of which {sized(plan.peak)} are in use at most; "
+        f"memory: arena {sized(plan.arena)}, of which {sized(plan.peak)} are in use at most; "
         f"inputs, weights and constants {sized(sum(plan.buffers.values()))}"
     )
 

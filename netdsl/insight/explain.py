@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import networkx as nx
+
 from netdsl.dump import dump
 from netdsl.errors import Span
 from netdsl.insight.target import Target, prepared
@@ -48,6 +50,11 @@ class Compiled:
     seconds: float
     unfused: tuple[Kernel, ...]
 
+    @property
+    def longest_chain(self) -> int:
+        """How many kernels wait for one another at least, however many run at a time."""
+        return sum(1 for _ in nx.topological_generations(self.plan.dag))
+
     def as_json(self) -> dict[str, Any]:
         return {
             "of": self.title,
@@ -55,6 +62,7 @@ class Compiled:
             "kernels_unfused": len(self.unfused),
             "arena_bytes": self.plan.arena,
             "peak_bytes": self.plan.peak,
+            "longest_chain": self.longest_chain,
             "bytes": _total(self.plan.graph, self.plan.kernels),
             "bytes_unfused": _total(self.plan.graph, self.unfused),
             "seconds": self.seconds,
@@ -77,7 +85,7 @@ def compiled(program: Program, target: Target, fusion: Fusion) -> Compiled:
     plan = verify_plan(make_plan(found.graph, fusion))
     dump("plan", lambda: plan_text(plan))
     seconds = time.perf_counter() - started
-    return Compiled(found.title, tuple(changes), plan, seconds, partition(found.graph, ALONE))
+    return Compiled(found.title, tuple(changes), plan, seconds, partition(plan.flow, ALONE))
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from netdsl.errors import fail, nearest
 from netdsl.insight.tiles import signed, tiled
 from netdsl.ir.evaluate import evaluate
+from netdsl.ir.restrict import restricted
 from netdsl.language.network import LayerInfo, Network
-from netdsl.types import Array, Graph, Node
+from netdsl.types import Array, Node
 
 MOST = 64
 """Filters, and channels of each, that are drawn where every channel has a map of its own."""
@@ -40,9 +41,8 @@ def weights_of(network: Network, layer: LayerInfo, states: Mapping[str, Array]) 
     product = _product(network, layer)
     assert product is not None
     graph, name = network.graph, product.args[1]
-    wanted = graph.cone(name)
-    part = Graph({k: n for k, n in graph.nodes.items() if k in wanted}, {name: name})
-    return evaluate(part, {k: v for k, v in states.items() if k in wanted})[name]
+    part = restricted(graph, graph.cone(name), {name: name})
+    return evaluate(part, {k: v for k, v in states.items() if k in part.nodes})[name]
 
 
 def drawn(weights: Array) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from netdsl.passes.pipeline import Pass
 from netdsl.train.compile import compile_step
 from netdsl.train.fit import check_loss
 from netdsl.train.recipe import Recipe, net_of, plain, resolve
+from netdsl.train.step import training_graph
 from netdsl.types import Graph
 
 
@@ -40,22 +41,38 @@ class Prepared:
 
 
 def prepared(program: Program, target: Target, watch: pipeline.Watch | None = None) -> Prepared:
-    """Runs the pipeline for a target.
+    """Runs the pipeline for a target."""
+    if target.training:
+        found, network, recipe = _to_train(program, target)
+        step = compile_step(network, recipe, watch, target.forward)
+        title = f"{network.name}, training by {found}, batch {network.batch}"
+        return Prepared(title, network, step)
+    network = _to_run(program, target)
+    folded = pipeline.inference(network.graph, watch, target.forward)
+    title = f"{network.name}, inference, batch {network.batch}"
+    return Prepared(title, network, folded.main, folded)
 
-    A training step follows the recipe that is named, else one of the file that trains this net,
-    else plain SGD.
-    """
-    batch = target.batch or 1
-    if not target.training:
-        settings = Settings(batch=batch, shrink=target.shrink)
-        network = elaborate(program, program.net(target.name), settings)
-        folded = pipeline.inference(network.graph, watch, target.forward)
-        title = f"{network.name}, inference, batch {batch}"
-        return Prepared(title, network, folded.main, folded)
+
+def before_passes(program: Program, target: Target) -> Graph:
+    """The graph of a target as the net's text says it."""
+    if target.training:
+        _, network, recipe = _to_train(program, target)
+        return training_graph(network, recipe)
+    return _to_run(program, target).graph
+
+
+def _to_run(program: Program, target: Target) -> Network:
+    settings = Settings(batch=target.batch or 1, shrink=target.shrink)
+    return elaborate(program, program.net(target.name), settings)
+
+
+def _to_train(program: Program, target: Target) -> tuple[str, Network, Recipe]:
+    """What a training step follows: the recipe that is named, else one of the file that trains
+    this net, else plain SGD; with the net as it asks for it."""
     found, recipe = _recipe(program, target.name)
     if recipe is None:
         net, recipe = program.net(target.name), plain(program.net(target.name))
-        settings = Settings(batch=batch, training=True, shrink=target.shrink)
+        settings = Settings(batch=target.batch or 1, training=True, shrink=target.shrink)
         network = elaborate(program, net, settings)
     else:
         settings = recipe.settings(True, target.batch)
@@ -63,9 +80,7 @@ def prepared(program: Program, target: Target, watch: pipeline.Watch | None = No
             settings = replace(settings, shrink=target.shrink)
         network = elaborate(program, recipe.net, settings)
     check_loss(network, recipe)
-    step = compile_step(network, recipe, watch, target.forward)
-    title = f"{network.name}, training by {found}, batch {network.batch}"
-    return Prepared(title, network, step)
+    return found, network, recipe
 
 
 def _recipe(program: Program, name: str | None) -> tuple[str, Recipe | None]:

@@ -11,6 +11,7 @@ from netdsl.insight.gradcheck import drawn_inputs
 from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import evaluate
 from netdsl.ir.grad import grad
+from netdsl.ir.restrict import restricted
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
@@ -53,8 +54,7 @@ def _network(program: Program, net: str, training: bool) -> Network:
 
 def _values(graph: Graph, *names: str) -> list[Array]:
     """Values of nodes, with inputs as drawn and weights as training begins with them."""
-    wanted = graph.cone(*names)
-    part = Graph({k: n for k, n in graph.nodes.items() if k in wanted}, {n: n for n in names})
+    part = restricted(graph, graph.cone(*names), {n: n for n in names})
     given: Mapping[str, Array] = drawn_inputs(part, SEED, np.random.default_rng(SEED))
     found = evaluate(part, {**given, **{n.name: draw(n, SEED) for n in part.states}})
     return [found[name] for name in names]

@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import networkx as nx
+
 from netdsl.errors import NetError, Span, internal
 from netdsl.ops import OPS
 from netdsl.signature import REQUIRED
-from netdsl.types import FLOATS, Attrs, Graph, Node, TensorType
+from netdsl.types import FLOATS, Attrs, Graph, Node, Nodes, TensorType, reach
 
 
 class Builder:
-    """Collects nodes for a Graph. `b.mul(x, y)` emits `mul`; a node's place comes from `at`.
+    """Fills the dag of a Graph. `b.mul(x, y)` emits `mul`; a node's place comes from `at`.
 
     Equal nodes (operator, operands, attributes) are emitted once, so work that two gradients
     share is computed once. Raises NetError, placed in the text, where a shape rule refuses.
@@ -22,7 +24,8 @@ class Builder:
 
     def __init__(self, graph: Graph | None = None, dtype: str = "float32") -> None:
         self.dtype = dtype
-        self.nodes: dict[str, Node] = {}
+        self.dag = nx.DiGraph()
+        self.nodes = Nodes(self.dag)
         self.span: Span | None = None
         self.region = ""
         self._hint: str | None = None
@@ -71,7 +74,9 @@ class Builder:
         return self._add(node)
 
     def _add(self, node: Node) -> Node:
-        self.nodes[node.name] = node
+        self.dag.add_node(node.name, node=node)
+        for arg in node.args:
+            self.dag.add_edge(arg, node.name)
         self._known.setdefault((node.op, node.args, node.attrs, node.region), node)
         return node
 
@@ -82,7 +87,7 @@ class Builder:
             if value is REQUIRED:
                 raise internal(f"{op} needs the attribute {param.name}")
             full[param.name] = value
-        extra = set(given) - set(full)
+        extra = given.keys() - full.keys()
         if extra:
             raise internal(f"{op} has no attribute {', '.join(sorted(extra))}")
         return Attrs(full)
@@ -141,14 +146,17 @@ class Builder:
         outputs: Mapping[str, Node],
         updates: Mapping[str, Node] | None = None,
         name: str = "graph",
+        prune: bool = False,
     ) -> Graph:
-        """The graph of all nodes emitted so far."""
-        return Graph(
-            dict(self.nodes),
-            {k: n.name for k, n in outputs.items()},
-            {k: n.name for k, n in (updates or {}).items()},
-            name,
-        )
+        """The graph of all nodes emitted so far; pruned, of those that it needs. It takes over the
+        dag: nothing can be emitted afterwards."""
+        given = {k: n.name for k, n in outputs.items()}
+        renewed = {k: n.name for k, n in (updates or {}).items()}
+        if prune:
+            roots = (*given.values(), *renewed.values())
+            needed = reach(self.dag.reverse(copy=False), roots) | renewed.keys()
+            self.dag.remove_nodes_from([name for name in self.dag if name not in needed])
+        return Graph(self.nodes, given, renewed, name)
 
 
 def float_of(kind: TensorType) -> bool:

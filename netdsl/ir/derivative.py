@@ -13,6 +13,7 @@ import numpy as np
 from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import evaluate
 from netdsl.ir.grad import grad
+from netdsl.ir.restrict import restricted
 from netdsl.ops import OPS
 from netdsl.ops.draw import arrays
 from netdsl.ops.op import Example
@@ -69,7 +70,8 @@ def direction_error(
     directions = {name: rng.standard_normal(given[name].shape) for name in gradients}
     length = np.sqrt(sum(float((v * v).sum()) for v in directions.values()))
     directions = {name: v / max(1.0, length) for name, v in directions.items()}
-    forward, y = _cone(graph, graph.outputs["y"]), graph.outputs["y"]
+    y = graph.outputs["y"]
+    forward = restricted(graph, graph.cone(y), {"y": y})
 
     def f(t: float) -> float:
         moved = {name: given[name] + t * v for name, v in directions.items()}
@@ -78,12 +80,6 @@ def direction_error(
     values = evaluate(graph, given)
     predicted = sum(float((values[gradients[n]] * v).sum()) for n, v in directions.items())
     return slope_error(f, predicted, step=step, kink=kink)
-
-
-def _cone(graph: Graph, root: str) -> Graph:
-    """The part of a graph that one node needs."""
-    wanted = graph.cone(root)
-    return Graph({k: n for k, n in graph.nodes.items() if k in wanted}, {"root": root})
 
 
 def differentiable(op: str) -> list[int]:

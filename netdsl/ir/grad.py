@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from netdsl.errors import fail
 from netdsl.ir.builder import Builder
 from netdsl.ops import OPS
-from netdsl.types import Node
+from netdsl.types import Node, reach
 
 
 def grad(
@@ -23,7 +23,7 @@ def grad(
     """
     targets = list(wrt)
     forward = list(b.nodes.values())
-    needed = _dependents(forward, {n.name for n in targets})
+    needed = reach(b.dag, [n.name for n in targets])
     cotangents = {loss.name: cotangent or b.const(1.0, loss.type.dtype)}
     for node in reversed(forward):
         g = cotangents.get(node.name)
@@ -32,15 +32,6 @@ def grad(
         with b.at(node.span, f"d.{node.name}"):
             _pull_back(b, node, g, needed, cotangents)
     return {n.name: _gradient(b, n, cotangents) for n in targets}
-
-
-def _dependents(nodes: list[Node], targets: set[str]) -> set[str]:
-    """The targets and all that is computed from them."""
-    found = set(targets)
-    for node in nodes:
-        if any(a in found for a in node.args):
-            found.add(node.name)
-    return found
 
 
 def _pull_back(

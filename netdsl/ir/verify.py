@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
+import networkx as nx
+
 from netdsl.errors import NetError, internal
 from netdsl.ir.text import line_of
 from netdsl.ops import OPS
-from netdsl.types import Graph, Node
+from netdsl.types import Graph, Node, TensorType
 
 
 def verify(graph: Graph) -> Graph:
     """`graph` itself, when it is sound. Raises AssertionError with the IR around the fault.
 
-    Every operator is known; every operand stands before its reader (so there is no cycle); every
-    type is what the operator's rule infers; an update has its state's type, and a state one update.
+    Every operator is known; every operand stands before its reader (so there is no cycle), and the
+    edges of the dag lead from operands to their readers; every type is what the operator's rule
+    infers; an update has its state's type, and a state one update.
     """
-    seen: set[str] = set()
+    for name, node in graph.dag.nodes(data="node"):
+        if node is None:
+            readers = ", ".join(graph.dag.successors(name)) or "nothing"
+            raise internal(f"{readers} reads {name}, which is no node")
+    types: dict[str, TensorType] = {}
     for name, node in graph.nodes.items():
-        problem = _fault(graph, name, node, seen)
+        problem = _fault(graph.dag, name, node, types)
         if problem:
             raise internal(f"{problem}\n{window(graph, name)}")
-        seen.add(name)
+        types[name] = node.type
     _verify_roots(graph)
     return graph
 
 
-def _fault(graph: Graph, name: str, node: Node, seen: set[str]) -> str | None:
+def _fault(dag: nx.DiGraph, name: str, node: Node, before: dict[str, TensorType]) -> str | None:
+    """What is wrong with a node, by the types of all nodes before it."""
     if node.name != name:
         return f"node {node.name} is filed as {name}"
     if node.op not in OPS:
         return f"no operator is called {node.op}"
-    missing = [a for a in node.args if a not in seen]
+    missing = [a for a in node.args if a not in before]
     if missing:
         return f"{name} reads {', '.join(missing)} before it is computed"
+    if set(dag.predecessors(name)) != set(node.args):
+        return f"the edges that lead to {name} are not those of its operands"
     try:
-        inferred = OPS[node.op].shape(*(graph[a].type for a in node.args), **node.attrs)
+        inferred = OPS[node.op].shape(*(before[a] for a in node.args), **node.attrs)
     except NetError as e:
         return str(e)
     if inferred != node.type:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from netdsl.errors import NetError, Span, close, elsewhere, fail
+from netdsl.ir.collector import pause_collector
 from netdsl.kinds import Number, Shape
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, make_room, too_deep
@@ -33,6 +34,7 @@ from netdsl.signature import Param, Signature, hint
 from netdsl.values import Argument, Call, Value, show
 
 
+@pause_collector()
 def elaborate(
     program: Program,
     name: str | None = None,

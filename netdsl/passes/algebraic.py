@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from netdsl.ir.builder import Builder
-from netdsl.passes.rewrite import dead, reads, rebuilt, standard
+from netdsl.passes.rewrite import reads, rebuilt, standard
 from netdsl.types import ITEMSIZE, Graph, Node
 
 FLOPS_PER_BYTE = 250
@@ -105,7 +105,7 @@ class _Algebra:
                     self.new[node.name] = self._moments(node)
                 else:
                     self.new[node.name] = self._again(node)
-        return dead(rebuilt(self.b, self.graph, self.new))
+        return rebuilt(self.b, self.graph, self.new)
 
     def _again(self, node: Node) -> Node:
         args = (self.new[a] for a in node.args)

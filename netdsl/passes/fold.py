@@ -4,18 +4,21 @@ weights before it."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import networkx as nx
+
 from netdsl.ir.builder import Builder
+from netdsl.ir.restrict import restricted
 from netdsl.ir.views import shown
 from netdsl.ops import OPS
-from netdsl.passes.rewrite import Rewriter, Rule, dead, reads, rebuilt, standard
+from netdsl.passes.rewrite import Rewriter, Rule, reads, rebuilt, standard
 from netdsl.passes.simplify import RULES as SIMPLER
-from netdsl.types import Graph, Node, TensorType
+from netdsl.types import Graph, Node, TensorType, reach
 
 PREFIX = "folded."
+_STILL = ("state", "const")
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,14 @@ def fold(graph: Graph) -> Graph:
         new[node.name] = found
         if count[node.name] > 1:
             b.shared.add(found.name)
-    return dead(rebuilt(b, graph, new))
+    return rebuilt(b, graph, new)
 
 
 def split(graph: Graph) -> Folded:
     """An inference graph as what waits for its inputs and what does not."""
-    still: set[str] = set()
-    for node in graph.nodes.values():
-        if _is_still(node, still):
-            still.add(node.name)
-    ready = {n for n in _frontier(graph, still) if OPS[shown(graph, n).op].kind != "leaf"}
+    begins = [n.name for n in graph.nodes.values() if not n.args and n.op not in _STILL]
+    moving = reach(graph.dag, begins)
+    ready = {n for n in _frontier(graph, moving) if OPS[shown(graph, n).op].kind != "leaf"}
     b, new = Builder(), {}
     for node in graph.nodes.values():
         with b.at(node.span, node.name, node.region):
@@ -59,12 +60,12 @@ def split(graph: Graph) -> Folded:
                 args = (new[a] for a in node.args)
                 name = node.name if node.op in ("input", "state") else _plain(node.name)
                 new[node.name] = b.emit(node.op, *args, name=name, **node.attrs)
-    return Folded(dead(rebuilt(b, graph, new)), _prepare(graph, ready))
+    return Folded(rebuilt(b, graph, new), _prepare(graph, ready))
 
 
 def _is_still(node: Node, still: set[str]) -> bool:
     """Whether a node is the same for every input, where those of `still` before it are."""
-    return node.op in ("state", "const") or (bool(node.args) and all(a in still for a in node.args))
+    return node.op in _STILL or (bool(node.args) and all(a in still for a in node.args))
 
 
 class _Folder(Rewriter):
@@ -163,12 +164,10 @@ _RULES: dict[str, tuple[Rule, ...]] = {"normalize": (_normalize,), "mul": (_mul,
 _OPS = {*SIMPLER, *_RULES}
 
 
-def _frontier(graph: Graph, still: set[str]) -> Iterator[str]:
-    """What is still and read by what is not, or given out."""
-    for n in graph.nodes.values():
-        if n.name not in still:
-            yield from (a for a in n.args if a in still)
-    yield from (name for name in graph.roots if name in still)
+def _frontier(graph: Graph, moving: set[str]) -> set[str]:
+    """What is still and read by what is moving, or given out."""
+    read: set[str] = nx.node_boundary(graph.dag.reverse(copy=False), moving)
+    return read | (set(graph.roots) - moving)
 
 
 def _kept(b: Builder, node: Node) -> Node:
@@ -191,8 +190,7 @@ def _plain(name: str) -> str:
 
 def _prepare(graph: Graph, ready: set[str]) -> Graph:
     """The graph that computes what is ready beforehand, as updates of the states that keep it."""
-    wanted = graph.cone(*ready) if ready else set()
-    b = Builder(Graph({k: n for k, n in graph.nodes.items() if k in wanted}, {}))
+    b = Builder(restricted(graph, graph.cone(*ready), {}))
     names = [n for n in graph.nodes if n in ready]
     updates = {_kept(b, graph[n]).name: b.nodes[n] for n in names}
     return b.graph({}, updates, f"{graph.name}.prepare")

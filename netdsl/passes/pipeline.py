@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from netdsl.dump import dump
+from netdsl.ir.collector import pause_collector
 from netdsl.ir.text import to_text
 from netdsl.ir.verify import verify
 from netdsl.passes.algebraic import algebraic
@@ -45,6 +46,7 @@ STEP = (SIMPLIFY,)
 """What a training step meets once its gradient and updates are there."""
 
 
+@pause_collector()
 def run(graph: Graph, passes: Sequence[Pass], watch: Watch | None = None) -> Graph:
     """The graph after all passes, verified after each. Raises AssertionError, with the IR around
     the fault, where a pass breaks what must hold."""
@@ -62,6 +64,7 @@ def show(watch: Watch | None, name: str, before: Graph, after: Graph) -> None:
         watch(name, before, after)
 
 
+@pause_collector()
 def inference(
     graph: Graph,
     watch: Watch | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from netdsl.ir.builder import Builder, float_of
 from netdsl.ops import OPS
-from netdsl.passes.rewrite import dead, rebuilt
+from netdsl.passes.rewrite import rebuilt
 from netdsl.types import Graph, Node
 
 _MOVERS = (
@@ -30,7 +30,7 @@ def mixed(graph: Graph, low: str = "bfloat16") -> Graph:
         if new[name].type != kind:
             with b.at(graph[name].span, name):
                 new[name] = b.cast(new[name], dtype=kind.dtype)
-    return dead(rebuilt(b, graph, new))
+    return rebuilt(b, graph, new)
 
 
 def _emit(b: Builder, node: Node, args: list[Node], low: str) -> Node:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from netdsl.ir.builder import Builder
 from netdsl.ops import OPS
-from netdsl.passes.rewrite import dead, rebuilt
+from netdsl.passes.rewrite import rebuilt
 from netdsl.types import Graph, Node
 
 
@@ -23,16 +23,17 @@ def recompute(graph: Graph, forward: Collection[str], regions: Mapping[str, str]
     for node in graph.nodes.values():
         args = [again.new[a] if node.name in forward else again.copy(a) for a in node.args]
         again.emit(node, node.name, args, node.region)
-    return dead(rebuilt(again.b, graph, again.new))
+    return rebuilt(again.b, graph, again.new)
 
 
 def _leaving(graph: Graph, forward: Collection[str], regions: Mapping[str, str]) -> set[str]:
     """What flows from one region into another part of the forward pass, and what is small: leaves
     and the results of reductions."""
     kept = {n.name for n in graph.nodes.values() if OPS[n.op].kind in ("leaf", "reduce")}
-    for node in graph.nodes.values():
-        if node.name in forward:
-            kept.update(a for a in node.args if regions.get(a) != regions.get(node.name))
+    for name, region in regions.items():
+        readers = (n for n in graph.dag.successors(name) if n in forward)
+        if any(regions.get(n) != region for n in readers):
+            kept.add(name)
     return kept | set(graph.outputs.values())
 
 

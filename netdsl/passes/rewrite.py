@@ -8,6 +8,7 @@ from typing import Any
 
 from netdsl.errors import internal
 from netdsl.ir.builder import Builder
+from netdsl.ir.restrict import restricted
 from netdsl.ir.views import row
 from netdsl.types import Graph, Node
 
@@ -48,15 +49,16 @@ def rewrite(graph: Graph, rules: Rules) -> Graph:
             new[node.name] = b.emit(node.op, *args, name=node.name, **node.attrs)
         if node.op in ("input", "state") and new[node.name].name != node.name:
             raise internal(f"{node.name} lost its name")
-    return dead(rebuilt(b, graph, new))
+    return rebuilt(b, graph, new)
 
 
-def rebuilt(b: Builder, graph: Graph, new: Mapping[str, Node]) -> Graph:
-    """What `b` holds, with the outputs and updates that `graph` had."""
+def rebuilt(b: Builder, graph: Graph, new: Mapping[str, Node], prune: bool = True) -> Graph:
+    """What `b` holds, with the outputs and updates that `graph` had; pruned, of what they need."""
     return b.graph(
         {label: new[name] for label, name in graph.outputs.items()},
         {state: new[name] for state, name in graph.updates.items()},
         graph.name,
+        prune,
     )
 
 
@@ -74,9 +76,7 @@ def standard(b: Builder, m: Node, eps: float) -> tuple[Node, Node]:
 
 def dead(graph: Graph) -> Graph:
     """The graph without the nodes that neither an output nor an update needs."""
-    wanted = graph.cone(*graph.roots) | set(graph.updates)
-    kept = {name: n for name, n in graph.nodes.items() if name in wanted}
-    return Graph(kept, graph.outputs, graph.updates, graph.name)
+    return restricted(graph, graph.needed, graph.outputs, graph.updates)
 
 
 def common(graph: Graph) -> Graph:

@@ -30,8 +30,9 @@ class Flow:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        wanted = graph.cone(*graph.roots) | set(graph.updates)
-        self.nodes = {name: n for name, n in graph.nodes.items() if name in wanted}
+        needed = graph.needed
+        # a dict, as planning looks up every node dozens of times
+        self.nodes = {name: n for name, n in graph.nodes.items() if name in needed}
         self.place = {name: i for i, name in enumerate(self.nodes)}
         self.base: dict[str, str] = {}
         self.copies: set[str] = set()

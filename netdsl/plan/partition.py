@@ -9,23 +9,22 @@ from __future__ import annotations
 
 from netdsl.ops import OPS
 from netdsl.plan.bodies import Bodies, Body
+from netdsl.plan.dag import kernel_dag
 from netdsl.plan.flow import Flow
 from netdsl.plan.fusion import Fusion, cheap
 from netdsl.plan.grouping import Group, Grouping
 from netdsl.plan.kernel import Kernel, KernelKind
-from netdsl.plan.schedule import schedule
 from netdsl.plan.traffic import moved
-from netdsl.types import Graph
+from netdsl.types import reach
 
 _ROUNDS = 3
 
 
-def partition(graph: Graph, fusion: Fusion) -> tuple[Kernel, ...]:
-    """The kernels of a graph, in the order of its nodes.
+def partition(flow: Flow, fusion: Fusion) -> tuple[Kernel, ...]:
+    """The kernels of the graph that flows so, in the order of its nodes.
 
     Every value that an output, an update or another kernel needs is written by exactly one.
     """
-    flow = Flow(graph)
     if not fusion.maps:
         return tuple(_alone(flow, name) for name in flow.edges)
     return _Partitioner(flow, fusion).kernels()
@@ -165,20 +164,16 @@ class _Partitioner:
         """The maps that only add up whole tensors, and that no other of these waits for."""
         flow = self.flow
         whole = {
-            k.name
-            for k in kernels
+            i
+            for i, k in enumerate(kernels)
             if k.kind == "map"
             and all(flow.kind(o) == "reduce" and flow.nodes[o].type.size == 1 for o in k.outputs)
             and not flow.nodes[k.name].region
         }
-        waited_for: set[str] = set()
-        behind: dict[str, set[str]] = {}
-        for k in schedule(flow, kernels, {})[0]:
-            before = set().union(*(behind.get(flow.base[i], ()) for i in k.inputs))
-            own = {k.name} & whole
-            waited_for |= before if own else set()
-            behind |= dict.fromkeys(k.outputs, before | own)
-        return [k for k in kernels if k.name in whole - waited_for]
+        dag = kernel_dag(flow, kernels)
+        before = {j for i in whole for j in dag.predecessors(i)}
+        waited_for = reach(dag.reverse(copy=False), before)
+        return [kernels[i] for i in sorted(whole - waited_for)]
 
     def _late(self, kernels: list[Kernel]) -> list[Kernel]:
         """The updates that nothing else waits for."""

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+import networkx as nx
+
+from netdsl.ir.collector import pause_collector
 from netdsl.ops import OPS
 from netdsl.plan.arrange import Arrangement, arrange
+from netdsl.plan.dag import kernel_dag
 from netdsl.plan.flow import Flow
 from netdsl.plan.fusion import Fusion
 from netdsl.plan.kernel import Kernel
@@ -37,13 +42,22 @@ class Plan:
     that are `settled` change only before a refresh: what is made of them alone is made there.
     """
 
-    graph: Graph
+    flow: Flow
     kernels: tuple[Kernel, ...]
     placements: Mapping[str, Placement]
     buffers: Mapping[str, int]
     arena: int
     peak: int
     settled: frozenset[str] = frozenset()
+
+    @property
+    def graph(self) -> Graph:
+        return self.flow.graph
+
+    @cached_property
+    def dag(self) -> nx.DiGraph:
+        """The kernels by their numbers, with edges to those that read what they write."""
+        return kernel_dag(self.flow, self.kernels)
 
     def pieces(self, concat: str) -> tuple[Piece, ...]:
         """What joining tensors has to copy: the branches that lie elsewhere."""
@@ -61,11 +75,11 @@ class Plan:
         return tuple(found)
 
 
+@pause_collector()
 def make_plan(graph: Graph, fusion: Fusion) -> Plan:
     """Partition, order and memory of a graph for a backend that offers `fusion`."""
-    graph = with_copies(graph)
-    flow = Flow(graph)
-    kernels = partition(graph, fusion)
+    flow = Flow(with_copies(graph))
+    kernels = partition(flow, fusion)
     direct = written_over(flow, kernels)
     order, waiting = schedule(flow, kernels, direct)
     direct = {s: v for s, v in direct.items() if s not in waiting}
@@ -111,7 +125,7 @@ def _placed(
         for name in found.layouts
         if OPS[flow.nodes[name].op].kind == "leaf"
     }
-    return Plan(flow.graph, tuple(order), placements, buffers, arena, peak(parts))
+    return Plan(flow, tuple(order), placements, buffers, arena, peak(parts))
 
 
 def _placement(flow: Flow, found: Arrangement, offsets: Mapping[str, int], name: str) -> Placement:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping, Sequence
 
+import networkx as nx
+
 from netdsl.errors import internal
+from netdsl.plan.dag import kernel_dag
 from netdsl.plan.flow import Flow
 from netdsl.plan.kernel import Kernel
 
@@ -15,55 +17,44 @@ def schedule(
 ) -> tuple[list[Kernel], set[str]]:
     """The kernels in an order in which they can run, and the states whose update has to wait.
 
-    `direct` names the states that a kernel writes over and the values that it writes there: such a
-    kernel follows all other readers of its state. Where that is impossible (two states that trade
-    places), the states concerned come back and the order is without them.
+    Of all that is ready, always what stands first; updates in one launch go last. `direct` names
+    the states that a kernel writes over and the values that it writes there: such a kernel follows
+    all other readers of its state. Where that is impossible (two states that trade places), the
+    states concerned come back and the order is without them.
     """
-    direct = dict(direct)
-    waiting: set[str] = set()
-    while True:
-        order = _order(kernels, _before(flow, kernels, direct))
-        if len(order) == len(kernels):
-            return order, waiting
-        stuck = {o for k in kernels if k not in order for o in k.outputs}
-        caught = {state for state, value in direct.items() if value in stuck}
-        if not caught:
-            raise internal(f"kernels wait for each other: {', '.join(sorted(stuck))}")
-        waiting |= caught
-        direct = {s: v for s, v in direct.items() if s not in caught}
+    dag = kernel_dag(flow, kernels)
+    turns = _turns(flow, kernels, direct)
+    waiting = _trading(dag, turns)
+    for state in turns.keys() - waiting:
+        dag.add_edges_from(turns[state])
+    last = [bool(k.parts) and not dag[i] for i, k in enumerate(kernels)]
+    try:
+        order = list(nx.lexicographical_topological_sort(dag, lambda i: (last[i], i)))
+    except nx.NetworkXUnfeasible:
+        names = ", ".join(kernels[i].name for i, _ in nx.find_cycle(dag))
+        raise internal(f"kernels wait for each other: {names}") from None
+    return [kernels[i] for i in order], waiting
 
 
-def _before(flow: Flow, kernels: Sequence[Kernel], direct: Mapping[str, str]) -> list[set[int]]:
-    """For each kernel, which ones it has to follow."""
+Turns = Mapping[str, Sequence[tuple[int, int]]]
+"""For each state, its readers, each with the kernel that writes over it."""
+
+
+def _turns(flow: Flow, kernels: Sequence[Kernel], direct: Mapping[str, str]) -> Turns:
     writer = {o: i for i, k in enumerate(kernels) for o in k.outputs}
-    before: list[set[int]] = [set() for _ in kernels]
-    over = {state: writer[value] for state, value in direct.items()}
+    turns: dict[str, list[tuple[int, int]]] = {state: [] for state in direct}
     for i, k in enumerate(kernels):
-        for base in {flow.base[a] for a in k.inputs}:
-            if base in writer:
-                before[i].add(writer[base])
-            if base in over and over[base] != i:
-                before[over[base]].add(i)
-    return before
+        for state in {flow.base[a] for a in k.inputs} & turns.keys():
+            if writer[direct[state]] != i:
+                turns[state].append((i, writer[direct[state]]))
+    return turns
 
 
-def _order(kernels: Sequence[Kernel], before: Sequence[set[int]]) -> list[Kernel]:
-    """Of all that is ready, always what stands first; updates in one launch go last. Kernels in a
-    cycle are left out."""
-    after: list[list[int]] = [[] for _ in kernels]
-    missing = [len(b) for b in before]
-    for i, those in enumerate(before):
-        for j in those:
-            after[j].append(i)
-    last = [bool(k.parts) and not after[i] for i, k in enumerate(kernels)]
-    ready = [(last[i], i) for i, n in enumerate(missing) if n == 0]
-    heapq.heapify(ready)
-    order = []
-    while ready:
-        _, i = heapq.heappop(ready)
-        order.append(kernels[i])
-        for j in after[i]:
-            missing[j] -= 1
-            if missing[j] == 0:
-                heapq.heappush(ready, (last[j], j))
-    return order
+def _trading(dag: nx.DiGraph, turns: Turns) -> set[str]:
+    """The states that no order lets their kernels write over: these come before and behind one of
+    the other readers."""
+    whole = nx.DiGraph(dag.edges)
+    whole.add_edges_from(pair for pairs in turns.values() for pair in pairs)
+    circles = enumerate(nx.strongly_connected_components(whole))
+    circle = {i: number for number, found in circles for i in found}
+    return {s for s, pairs in turns.items() if any(circle[i] == circle[j] for i, j in pairs)}

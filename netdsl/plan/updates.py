@@ -27,7 +27,7 @@ def with_copies(graph: Graph) -> Graph:
     for name in (n for n in graph.nodes if n in copied):
         with b.at(graph[name].span, name):
             new[name] = b.copy(b.nodes[name])
-    return rebuilt(b, graph, new)
+    return rebuilt(b, graph, new, prune=False)
 
 
 def written_over(flow: Flow, kernels: Sequence[Kernel]) -> dict[str, str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from netdsl.errors import internal
+from netdsl.ir.collector import pause_collector
 from netdsl.ops import OPS
-from netdsl.plan.flow import Flow
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import through
 from netdsl.plan.placement import ARENA, Placement
@@ -29,6 +30,7 @@ class _Life:
     death: int
 
 
+@pause_collector()
 def verify_plan(plan: Plan) -> Plan:
     """`plan` itself, when it is sound. Raises AssertionError that names the kernels at fault.
 
@@ -44,7 +46,7 @@ def verify_plan(plan: Plan) -> Plan:
 class _Verifier:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.flow = Flow(plan.graph)
+        self.flow = plan.flow
         self.concats = [n for n in plan.graph.of("concat") if n.name in plan.placements]
         self.copied = {n.name: {p.source for p in plan.pieces(n.name)} for n in self.concats}
         self.written = {o: i for i, k in enumerate(plan.kernels) for o in k.outputs}
@@ -173,16 +175,20 @@ class _Verifier:
         alike = a.place.layout == b.place.layout and a.place.dtype == b.place.dtype
         sweep = kernel.kind in ("map", "anchor") and not kernel.parts
         once = all(self.flow.kind(n) != "reduce" for n in kernel.nodes)
-        return alike and sweep and once and self._even(kernel, a.name) is True
+        return alike and sweep and once and self._even(kernel).get(a.name, False)
 
-    def _even(self, kernel: Kernel, base: str) -> bool | None:
-        """Whether a kernel reads a value element by element; None where it does not read it."""
-        edges = [e for n in kernel.nodes for e in self.flow.edges.get(n, ()) if e.base == base]
-        return all(e.full for e in edges) if edges else None
+    def _even(self, kernel: Kernel) -> dict[str, bool]:
+        """All values that a kernel reads, and whether it reads them element by element."""
+        found: dict[str, bool] = {}
+        for name in kernel.nodes:
+            for e in self.flow.edges.get(name, ()):
+                found[e.base] = e.full and found.get(e.base, True)
+        return found
 
     def _verify_updates(self) -> None:
         plan, writer = self.plan, dict[str, int]()
         for i, kernel in enumerate(plan.kernels):
+            over: dict[str, str] = {}
             for name in kernel.outputs:
                 buffer = plan.placements[name].buffer
                 if buffer == ARENA:
@@ -191,7 +197,8 @@ class _Verifier:
                 if buffer in writer or plan.graph.updates.get(buffer) != value:
                     raise internal(f"{kernel.name} writes {value} over {buffer}")
                 writer[buffer] = i
-                self._verify_overwriting(kernel, name, buffer)
+                over[buffer] = name
+            self._verify_overwriting(kernel, over)
         for state in plan.graph.updates:
             if state not in writer:
                 raise internal(f"{state} is never updated")
@@ -200,10 +207,11 @@ class _Verifier:
                 if writer.get(self.flow.base[name], i) < i:
                     raise internal(f"{kernel.name} reads {name} after it was written over")
 
-    def _verify_overwriting(self, kernel: Kernel, value: str, state: str) -> None:
-        """A kernel that writes over a state reads it element by element, and in one part only."""
-        for part in kernel.parts or (kernel,):
-            even = self._even(part, state)
-            again = even is not None and rereads(self.flow.nodes[n] for n in part.nodes)
-            if even is False or again or (even is not None and value not in part.outputs):
-                raise internal(f"{kernel.name} writes over {state} while it reads it")
+    def _verify_overwriting(self, kernel: Kernel, over: Mapping[str, str]) -> None:
+        """A kernel that writes values over states reads these element by element, and in the part
+        only that writes the value."""
+        for part in (kernel.parts or (kernel,)) if over else ():
+            again = rereads(self.flow.nodes[n] for n in part.nodes)
+            for state, even in self._even(part).items():
+                if state in over and (again or not even or over[state] not in part.outputs):
+                    raise internal(f"{kernel.name} writes over {state} while it reads it")

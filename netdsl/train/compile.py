@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from netdsl.globs import matched
+from netdsl.ir.collector import pause_collector
 from netdsl.language.network import Network
 from netdsl.passes import pipeline
 from netdsl.passes.fold import Folded
@@ -17,6 +18,7 @@ from netdsl.train.step import accumulating_graph, evaluation_graph, training_gra
 from netdsl.types import Graph
 
 
+@pause_collector()
 def compile_step(
     network: Network,
     recipe: Recipe,
@@ -33,6 +35,7 @@ def compile_step(
     return _compiled(build, network, watch, (*forward, *_precision(recipe)))
 
 
+@pause_collector()
 def compile_accumulation(network: Network, recipe: Recipe) -> Graph:
     """A batch whose gradients are only summed, ready to be planned."""
 
@@ -64,6 +67,7 @@ def _remembering_less(step: Graph, network: Network, recipe: Recipe) -> Graph:
     return recompute(step, network.graph.nodes.keys(), regions)
 
 
+@pause_collector()
 def compile_evaluation(network: Network, recipe: Recipe, watch: Watch | None = None) -> Folded:
     """The evaluation of a batch, and what prepares its folded weights."""
     return pipeline.inference(evaluation_graph(network, recipe), watch)

@@ -1,0 +1,229 @@
+"""A graph read back from JSON, every word of it checked: the file may be anyone's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from netdsl.errors import NetError, fail
+from netdsl.ir.verify import verify
+from netdsl.kinds import Anything, Choice, Mismatch
+from netdsl.limits import LARGEST_TENSOR
+from netdsl.ops import OPS
+from netdsl.ops.op import Op
+from netdsl.schema import Invalid, Listing, Object, Real, Schema, Text, Whole, read_json
+from netdsl.signature import REQUIRED, Param
+from netdsl.types import ITEMSIZE, Attrs, Graph, Node, TensorType
+from netdsl.values import Symbol
+
+MOST_CHARACTERS = 2**28
+MOST_NODES = 500_000
+MOST_RANK = 16
+MOST_OPERANDS = 10_000
+LAWS = ("constant", "normal", "uniform")
+"""What the first values of a state are drawn from."""
+
+
+def read_graph(text: str | bytes, origin: str = "the text") -> Graph:
+    """The graph that `netdsl compile --emit json` has written, verified. Raises NetError where the
+    text is none: an unknown operator, attributes or operands that it does not take, types that
+    are not those of its rule, an operand behind its reader."""
+    try:
+        if len(text) > MOST_CHARACTERS:
+            raise Invalid(f"it has over {MOST_CHARACTERS:,} characters")
+        value = read_json(text)
+        _GRAPH.check(value, "graph")
+        return verify(_graph(value))
+    except Invalid as e:
+        help = "`netdsl compile FILE --emit json` writes one"
+        raise fail(f"{origin} is no graph: {e}", help=help) from None
+
+
+def _graph(value: Mapping[str, Any]) -> Graph:
+    if not value["directed"] or value["multigraph"]:
+        raise Invalid("its edges have no direction, or there are several from node to node")
+    operands = _operands(value["edges"])
+    nodes: dict[str, Node] = {}
+    for entry in value["nodes"]:
+        name = entry["id"]
+        if name in nodes:
+            raise Invalid(f"two nodes are called `{name}`")
+        nodes[name] = _node(entry, _in_order(name, operands.pop(name, {})), nodes)
+    for name in operands:
+        raise Invalid(f"an edge leads to `{name}`, which is no node")
+    about = value["graph"]
+    _check_roots(about["outputs"], about["updates"], nodes)
+    return Graph(nodes, about["outputs"], about["updates"], about["name"])
+
+
+def _operands(edges: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, str]]:
+    """What each node reads, by the place of the operand."""
+    found: dict[str, dict[int, str]] = {}
+    for edge in edges:
+        args = found.setdefault(edge["target"], {})
+        for place in edge["operands"]:
+            if place in args:
+                raise Invalid(f"`{edge['target']}` has two operands {place}")
+            args[place] = edge["source"]
+    return found
+
+
+def _in_order(name: str, args: Mapping[int, str]) -> tuple[str, ...]:
+    if len(args) != max(args, default=-1) + 1:
+        raise Invalid(f"`{name}` lacks one of its first {max(args) + 1} operands")
+    return tuple(args[place] for place in range(len(args)))
+
+
+def _node(entry: Mapping[str, Any], args: tuple[str, ...], before: Mapping[str, Node]) -> Node:
+    name, record = entry["id"], OPS.get(entry["op"])
+    if record is None:
+        raise Invalid(f"no operator is called `{entry['op']}`")
+    for arg in args:
+        if arg not in before:
+            raise Invalid(f"`{name}` reads `{arg}`, which does not stand before it")
+    takes = len(record.operands)
+    if (len(args) < takes) if record.variadic else (len(args) != takes):
+        raise Invalid(f"`{record.name}` takes {takes} operands, `{name}` has {len(args)}")
+    attrs = _attributes(record, name, entry["attrs"])
+    try:
+        kind = record.shape(*(before[a].type for a in args), **attrs)
+    except NetError as e:
+        raise Invalid(f"`{name}`: {e.diagnostics[0].message}") from None
+    if kind.size > LARGEST_TENSOR:
+        raise Invalid(f"`{name}` has {kind.size:,} values, beyond any machine")
+    told = TensorType(tuple(entry["shape"]), entry["dtype"])
+    if kind != told:
+        raise Invalid(f"`{name}` is called {told}, its operator gives {kind}")
+    return Node(name, record.name, args, attrs, kind, region=entry.get("region", ""))
+
+
+def _attributes(record: Op, name: str, given: Mapping[str, Any]) -> Attrs:
+    found: dict[str, Any] = {}
+    for param in record.attrs:
+        place = f"{name}.{param.name}"
+        if param.name in given:
+            found[param.name] = _attribute(param, given[param.name], place)
+        elif param.default is REQUIRED:
+            raise Invalid(f"there is no `{place}`")
+        else:
+            found[param.name] = param.default
+    for extra in given.keys() - found.keys():
+        raise Invalid(f"`{record.name}` has no attribute `{extra}`")
+    return Attrs(found)
+
+
+def _attribute(param: Param, value: Any, place: str) -> Any:
+    """An attribute's value as operators have it: tuples for lists."""
+    if isinstance(param.kind, Anything):
+        FORMS[param.name].check(value, place)
+        return _tuples(value)
+    if isinstance(value, str) and isinstance(param.kind, Choice):
+        value = Symbol(value)
+    try:
+        return param.kind.accept(value)
+    except Mismatch as wanted:
+        raise Invalid(f"`{place}` is not {wanted}") from None
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _check_roots(
+    outputs: Mapping[str, str], updates: Mapping[str, str], nodes: Mapping[str, Node]
+) -> None:
+    for label, name in outputs.items():
+        if name not in nodes:
+            raise Invalid(f"the output `{label}` is `{name}`, which is no node")
+    for state, name in updates.items():
+        if state not in nodes or nodes[state].op != "state":
+            raise Invalid(f"`{state}` is updated, and no state")
+        if name not in nodes or nodes[name].type != nodes[state].type:
+            raise Invalid(f"the update of `{state}` does not have its type")
+
+
+@dataclass(frozen=True)
+class _Among:
+    """One of a few texts."""
+
+    names: tuple[str, ...]
+
+    def check(self, value: Any, place: str) -> None:
+        Text(100).check(value, place)
+        if value not in self.names:
+            raise Invalid(f"`{place}` is {value}, not one of {', '.join(self.names)}")
+
+
+@dataclass(frozen=True)
+class _Flag:
+    def check(self, value: Any, place: str) -> None:
+        if not isinstance(value, bool):
+            raise Invalid(f"`{place}` is neither true nor false")
+
+
+@dataclass(frozen=True)
+class _Constant:
+    """A number, or a list of them."""
+
+    def check(self, value: Any, place: str) -> None:
+        form: Schema = Listing(Real(), 10**6, least=1) if isinstance(value, list) else Real()
+        form.check(value, place)
+
+
+@dataclass(frozen=True)
+class _Law:
+    """A distribution and its parameter."""
+
+    def check(self, value: Any, place: str) -> None:
+        if not isinstance(value, list) or len(value) != 2:
+            raise Invalid(f"`{place}` is no distribution with its parameter")
+        _Among(LAWS).check(value[0], place)
+        Real().check(value[1], place)
+
+
+_SIZES, _COUNTS = Listing(Whole(1), MOST_RANK), Listing(Whole(), MOST_RANK)
+_PAIR = Listing(Whole(1), 2, least=2)
+_SIDES = Listing(Listing(Whole(), 2, least=2), 2, least=2)
+_DTYPE = _Among(tuple(ITEMSIZE))
+FORMS: Mapping[str, Schema] = {
+    **dict.fromkeys(("shape", "stop", "step"), _SIZES),
+    **dict.fromkeys(("start", "low", "high", "interior", "perm", "axes"), _COUNTS),
+    **dict.fromkeys(("kernel", "stride", "dilation", "size"), _PAIR),
+    **dict.fromkeys(("pad", "counted"), _SIDES),
+    "axis": Whole(0, MOST_RANK),
+    "dtype": _DTYPE,
+    "value": _Constant(),
+    "init": _Law(),
+    "trainable": _Flag(),
+}
+"""The attributes that have no kind, as only passes write them."""
+
+_NAME = Text(100_000, one_line=True)
+_NODE = Object(
+    {
+        "id": _NAME,
+        "op": Text(100),
+        "shape": _SIZES,
+        "dtype": _DTYPE,
+        "attrs": Object(),
+    },
+    {"region": _NAME, "place": Text(100_000)},
+)
+_EDGE = Object(
+    {
+        "source": _NAME,
+        "target": _NAME,
+        "operands": Listing(Whole(0, MOST_OPERANDS), MOST_OPERANDS, least=1),
+    }
+)
+_NAMES = Object(others=_NAME, most=MOST_NODES)
+_GRAPH = Object(
+    {
+        "directed": _Flag(),
+        "multigraph": _Flag(),
+        "graph": Object({"name": _NAME, "outputs": _NAMES, "updates": _NAMES}),
+        "nodes": Listing(_NODE, MOST_NODES),
+        "edges": Listing(_EDGE, 4 * MOST_NODES),
+    }
+)
