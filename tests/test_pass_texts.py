@@ -25,7 +25,7 @@ from netdsl.passes.fold import fold, split
 from netdsl.passes.lower import lower, lower_im2col
 from netdsl.passes.precision import mixed
 from netdsl.passes.recompute import recompute
-from netdsl.passes.rewrite import common, dead, rebuilt
+from netdsl.passes.rewrite import common, dead
 from netdsl.passes.simplify import simplify
 from netdsl.types import Graph
 from tests.conftest import ROOT
@@ -46,9 +46,8 @@ def differentiated(graph: Graph, loss: str, *targets: str) -> tuple[Graph, ...]:
     """The graph with the gradients of `targets` as outputs."""
     b = Builder(graph)
     found = grad(b, b.nodes[loss], [b.nodes[t] for t in targets])
-    whole = rebuilt(b, graph, b.nodes)
-    gradients = {f"d {target}": node.name for target, node in found.items()}
-    outputs = {k: b.nodes[n] for k, n in {**whole.outputs, **gradients}.items()}
+    gradients = {f"d {target}": node for target, node in found.items()}
+    outputs = {label: b.nodes[name] for label, name in graph.outputs.items()} | gradients
     return (dead(b.graph(outputs, name=graph.name)),)
 
 

@@ -31,7 +31,8 @@ class Workspace:
     def __init__(self, backend: Backend, graphs: Iterable[Graph]) -> None:
         self._backend = backend
         self._planned = [(graph, make_plan(graph, backend.fusion)) for graph in graphs]
-        self._arena = backend.allocate(max(plan.arena for _, plan in self._planned))
+        self._size = max(plan.arena for _, plan in self._planned)
+        self._arena = backend.allocate(self._size)
 
     def plan(self, graph: Graph) -> Plan:
         """The plan of a graph, of those that it was made for or another one."""
@@ -42,8 +43,8 @@ class Workspace:
 
     def arena(self, nbytes: int) -> Array:
         """Memory of at least so many bytes, whatever it holds."""
-        if nbytes > len(self._arena):
-            self._arena = self._backend.allocate(nbytes)
+        if nbytes > self._size:
+            self._arena, self._size = self._backend.allocate(nbytes), nbytes
         return self._arena
 
 
