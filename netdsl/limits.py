@@ -16,6 +16,8 @@ MOST_BYTES = 4 * LONGEST_FILE
 """Bytes that are read of one."""
 MOST_WORDS = 40_000
 """Words and signs in a file and in those that it uses, without comments."""
+LONGEST_WORD = 1_000
+"""Characters of a name, a number or a size."""
 DEEPEST_NESTING = 40
 """Brackets in each other, and lists in a value."""
 DEEPEST_CALLS = 80

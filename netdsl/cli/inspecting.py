@@ -25,7 +25,7 @@ from netdsl.cli.app import (
 )
 from netdsl.cli.files import load, net_files, read, split
 from netdsl.cli.show import show_summary, tell_test
-from netdsl.errors import Diagnostic, NetError, fail
+from netdsl.errors import Diagnostic, NetError, fail, shortened
 from netdsl.output import STANDARD_OUTPUT
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def check(
     else:
         warn(warnings)
         say(
-            f"{path}: {', '.join(nets)}: {_verdict(warnings)}"
+            f"{path}: {shortened(', '.join(nets))}: {_verdict(warnings)}"
             if nets
             else f"{path}: there is no net in it"
         )

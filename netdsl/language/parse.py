@@ -21,7 +21,7 @@ from netdsl.kept import LANGUAGE, key_of
 from netdsl.language import syntax as s
 from netdsl.language.budget import make_room, too_much
 from netdsl.language.diagnose import diagnose, diagnose_expression
-from netdsl.limits import DEEPEST_NESTING, LONGEST_FILE, MOST_WORDS
+from netdsl.limits import DEEPEST_NESTING, LONGEST_FILE, LONGEST_WORD, MOST_WORDS
 from netdsl.values import Size
 
 
@@ -126,6 +126,10 @@ def check_limits(source: Source) -> None:
     for m in _TEXT_WORDS.finditer(source.text):
         depth += 1 if m[1] else -1 if m[2] else 0
         words += m[0][0] != "#"
+        if len(m[0]) > LONGEST_WORD and m[0][0] not in '"#':
+            message = f"a word of over {LONGEST_WORD:,} characters"
+            help = "names and numbers are shorter"
+            raise too_much(message, Span(source, m.start(), m.end()), help)
         if depth > DEEPEST_NESTING:
             message = f"brackets nest more than {DEEPEST_NESTING} deep"
             help = "a block of its own takes a part of a net, `let` a part of an expression"
