@@ -93,7 +93,15 @@ class Pictures:
         """What tells these files apart from others: their names and lengths."""
         lengths = (os.path.getsize(path) for path in self.paths)
         lines = (f"{n} {size}\n" for n, size in zip(self.names, lengths, strict=True))
-        return zlib.crc32("".join(lines).encode(errors="surrogateescape"))
+        return _checksum("".join(lines))
+
+    def checksum_of_names(self) -> int:
+        """As `checksum`, where damaged files may be put back with other lengths."""
+        return _checksum("\n".join(map(str, self.names)))
+
+
+def _checksum(text: str) -> int:
+    return zlib.crc32(text.encode(errors="surrogateescape"))
 
 
 def listed(paths: Sequence[Path]) -> Pictures:
