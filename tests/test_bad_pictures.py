@@ -62,12 +62,12 @@ def measured(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
+@pytest.mark.parametrize("part", ["train", "val", "test"])
 def test_a_run_that_a_bad_picture_ends_goes_on_to_the_same_bits(
     netdsl: Any, pictures: Path, tmp_path: Path, part: str
 ) -> None:
     assert netdsl("train", "colours.net", "--out", "whole", *DEVICE)[0] == 0
-    path = pictures / part / "red" / "003.jpg"
+    path, other = (pictures / part / "red" / f"{name}.jpg" for name in ("003", "000"))
     before = cut(path)
     code, _, err = netdsl("train", "colours.net", "--out", "run", *DEVICE)
     assert code == 2
@@ -78,6 +78,11 @@ def test_a_run_that_a_bad_picture_ends_goes_on_to_the_same_bits(
     code, _, err = netdsl("train", "--resume", "run", *DEVICE)
     assert code == 2
     path.write_bytes(before)
+    if part == "train":
+        aside = other.rename(other.with_name("renamed.jpg"))  # that is no picture put back
+        code, _, err = netdsl("train", "--resume", "run", *DEVICE)
+        assert (code, "the data are not those" in err) == (2, True)
+        aside.rename(other)
     assert netdsl("train", "--resume", "run", *DEVICE)[0] == 0
     for name in ("last", "best"):
         assert same(weights(tmp_path / "run", name), weights(tmp_path / "whole", name))
@@ -173,6 +178,28 @@ def test_where_all_to_judge_by_is_bad_the_run_says_so(netdsl: Any, pictures: Pat
     assert code == 2
     assert "none of the images to evaluate on can be used" in err
     assert (pictures.parent / "run" / "last.safetensors").is_file()
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_where_no_picture_of_a_part_has_a_header_no_run_begins(
+    netdsl: Any, pictures: Path, part: str
+) -> None:
+    """Else it would not be validated at all, or end after its last epoch."""
+    for path in (pictures / part).rglob("*.*"):
+        path.write_bytes(b"")
+    code, _, err = netdsl("train", "colours.net", "--out", "run", *SKIP, *DEVICE)
+    assert code == 2
+    assert f"none of the pictures of pictures/{part} can be used" in err
+    assert "green/000.jpg is no readable picture" in err
+    assert not (pictures.parent / "run" / "last.safetensors").exists()
+
+
+def test_where_all_of_a_class_is_bad_the_run_says_so(netdsl: Any, pictures: Path) -> None:
+    for path in (pictures / "train" / "red").iterdir():
+        cut(path)
+    code, _, err = netdsl("train", "colours.net", "--out", "run", *SKIP, *DEVICE)
+    assert code == 2
+    assert "none of the pictures of `red` to learn from can be used" in err
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(5, "Input/output error")])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +37,7 @@ from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.train.job import prepare as prepare_job
 from netdsl.values import Size
+from tests.conftest import ROOT
 
 RED = (200, 30, 40)
 
@@ -220,6 +223,41 @@ def test_arrays_that_grow_too_large_are_refused_before_anything_runs(tmp_path: P
     ) as e:
         prepare_job(program(parse(text)), None)
     assert "NETDSL_MEMORY=" in e.value.render()
+
+
+_READS = """
+import sys
+from pathlib import Path
+from netdsl.data.pictures import Opened, read_picture
+
+def memory(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(x.split()[1]) * 1024 for x in lines if x.startswith(name))
+
+path, channels = Path(sys.argv[1]), int(sys.argv[2])
+small = path.with_name("small" + path.suffix)
+read_picture(small, channels)  # what is loaded for it is not the picture's
+before = memory("VmRSS")
+h, w, _ = read_picture(path, channels).shape
+print((memory("VmHWM") - before) / (h * w), Opened(path).pixel(channels))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says what was taken")
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("PNG", "RGBA"), ("WEBP", "RGB"), ("WEBP", "RGBA"), ("JPEG2000", "RGB"), ("JPEG2000", "RGBA")],
+)
+def test_a_picture_takes_no_more_memory_than_is_counted(
+    tmp_path: Path, kind: str, mode: str
+) -> None:
+    path = tmp_path / f"a.{kind.lower()}"
+    for name, side in ((path, 1500), (path.with_stem("small"), 9)):
+        Image.new(mode, (side, side)).save(name, kind)
+    command = [sys.executable, "-c", _READS, str(path), "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    taken, counted = map(float, done.stdout.split())
+    assert 4 < taken <= counted + 0.2
 
 
 def test_pictures_wait_for_the_memory_that_others_take(monkeypatch: pytest.MonkeyPatch) -> None:

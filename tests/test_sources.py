@@ -307,6 +307,16 @@ def test_a_small_idx_file_takes_no_large_memory(tmp_path: Path) -> None:
         read_idx(tmp_path, "tail", 1)
 
 
+@pytest.mark.parametrize("count", [3, 10**6, 2**32 - 1])
+def test_a_plain_idx_file_is_held_against_its_own_length(tmp_path: Path, count: int) -> None:
+    """More memory would not help."""
+    (tmp_path / "images").write_bytes(idx((count, 28, 28), bytes(784)))
+    for read in (read_idx, idx_shape):
+        with pytest.raises(NetError, match="fewer values than its header says") as e:
+            read(tmp_path, "images", 3)
+        assert "NETDSL_MEMORY" not in e.value.render()
+
+
 def test_pipes_and_devices_are_no_data(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "labels")
     (tmp_path / "zero.gz").symlink_to("/dev/zero")

@@ -82,6 +82,10 @@ def read_folder(root: Path) -> Dataset:
     bad, (train, *others) = _without_bad([train, *rest.values()])
     _check_all_there(base, classes, train, bad)
     rest = dict(zip(rest, others, strict=True))
+    for name, part in rest.items():
+        if not len(part):
+            message = f"none of the pictures of {parts[name]} can be used"
+            raise fail(message, help="put some back whole, or remove the folder", notes=_named(bad))
     test = rest.get(TEST)
     read_test = None if test is None else lambda: test
     return Dataset(train, classes, read_test, rest.get(VALIDATION), left_out.lines(), bad)
@@ -191,8 +195,11 @@ def _check_all_there(
     if not counts.all():
         empty = base / classes[int(counts.argmin())]
         help = "put some there, or remove the folder"
-        notes = [e.diagnostics[0].message for e in bad[:MOST_NAMED]]
-        raise fail(f"{empty} holds no pictures to learn from", help=help, notes=notes)
+        raise fail(f"{empty} holds no pictures to learn from", help=help, notes=_named(bad))
+
+
+def _named(bad: Sequence[BadPicture]) -> list[str]:
+    return [e.diagnostics[0].message for e in bad[:MOST_NAMED]]
 
 
 # ---- the pictures of a part

@@ -14,7 +14,7 @@ from typing import IO, BinaryIO, cast
 import numpy as np
 
 from netdsl.data.limits import check_bytes, filled
-from netdsl.errors import fail
+from netdsl.errors import NetError, fail
 from netdsl.files import open_regular
 from netdsl.types import Array
 
@@ -28,10 +28,12 @@ def read_idx(folder: Path, name: str, rank: int) -> Array:
     with _opened(folder, name, rank) as (path, f, shape):
         values = filled(f, math.prod(shape))
         if values is None or f.read(1):
-            more = "fewer" if values is None else "more"
-            message = f"{path} holds {more} values than its header says"
-            raise fail(message, help="download it again")
+            raise _other_length(path, "fewer" if values is None else "more")
     return values.reshape(shape)
+
+
+def _other_length(path: Path, values: str) -> NetError:
+    return fail(f"{path} holds {values} values than its header says", help="download it again")
 
 
 def idx_shape(folder: Path, name: str, rank: int) -> tuple[int, ...]:
@@ -49,13 +51,15 @@ def _opened(
     if path is None:
         raise fail(f"{folder} holds no {name}.gz")
     with open_regular(path) as file:
-        packed = os.fstat(file.fileno()).st_size if path.suffix == ".gz" else None
+        size, is_packed = os.fstat(file.fileno()).st_size, path.suffix == ".gz"
         plain: AbstractContextManager[IO[bytes]]
-        plain = nullcontext(file) if packed is None else closing(_unpacked(file))
+        plain = closing(_unpacked(file)) if is_packed else nullcontext(file)
         try:
             with plain as f:
                 shape = _shape(f.read(4 + 4 * rank), rank, path)
-                check_bytes(f"{path}, unpacked,", math.prod(shape), packed)
+                if not is_packed and math.prod(shape) > size:
+                    raise _other_length(path, "fewer")
+                check_bytes(f"{path}, unpacked,", math.prod(shape), size if is_packed else None)
                 yield path, f, shape
         except (OSError, EOFError, zlib.error) as e:
             raise fail(f"cannot read {path}: {e}", help="download it again") from None

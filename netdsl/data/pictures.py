@@ -34,6 +34,8 @@ _BEGINNING = re.compile(
 )
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _PLAIN = ("1", "L", "P", "RGB")
+_WHOLE = ("WEBP", "JPEG2000")
+"""Formats whose decoders hold a whole picture themselves, once or twice."""
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -91,7 +93,15 @@ class Pictures:
         """What tells these files apart from others: their names and lengths."""
         lengths = (os.path.getsize(path) for path in self.paths)
         lines = (f"{n} {size}\n" for n, size in zip(self.names, lengths, strict=True))
-        return zlib.crc32("".join(lines).encode(errors="surrogateescape"))
+        return _checksum("".join(lines))
+
+    def checksum_of_names(self) -> int:
+        """As `checksum`, where damaged files may be put back with other lengths."""
+        return _checksum("\n".join(map(str, self.names)))
+
+
+def _checksum(text: str) -> int:
+    return zlib.crc32(text.encode(errors="surrogateescape"))
 
 
 def listed(paths: Sequence[Path]) -> Pictures:
@@ -131,7 +141,7 @@ class Opened:
         """Bytes that a pixel takes while it is decoded, converted, resized and copied into a
         batch of so many channels."""
         is_plain = self._picture.mode in _PLAIN and "transparency" not in self._picture.info
-        return 12 if is_plain and channels < 4 else 20
+        return (12 if is_plain and channels < 4 else 20) + 8 * (self._picture.format in _WHOLE)
 
     def check_size(self, channels: int = 3, largest: int = 0) -> None:
         """Raises BadPicture where it has too many pixels to decode, or comes to the `largest`

@@ -102,8 +102,21 @@ class Dataset:
     def fingerprint(self) -> str:
         """What tells the samples to learn from apart from others."""
         shape = self.train.shape
-        images = f"{len(self.train):,} {f'images of {dims(shape)}' if shape else 'pictures'}"
-        return f"{images}, {len(self.classes)} classes, checksum {self.train.checksum():08x}"
+        images = f"images of {dims(shape)}" if shape else "pictures"
+        return self._fingerprint(images, self.train.checksum())
+
+    @property
+    def fingerprint_of_names(self) -> str:
+        """As `fingerprint`, where damaged pictures may be put back with other lengths."""
+        images, labels = self.train.images, np.ascontiguousarray(self.train.labels)
+        if not isinstance(images, Pictures):
+            return self.fingerprint
+        checksum = zlib.crc32(labels.data, images.checksum_of_names())
+        return self._fingerprint("pictures of these names", checksum)
+
+    def _fingerprint(self, images: str, checksum: int) -> str:
+        classes = f"{len(self.classes)} classes"
+        return f"{len(self.train):,} {images}, {classes}, checksum {checksum:08x}"
 
 
 _SPLIT, _AUGMENTED = 2**32, 2**33

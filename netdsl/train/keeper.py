@@ -99,10 +99,11 @@ class Keeper:
             self._save_usable("best", s)
         self._save_for_good(s)
 
-    def save_last(self, s: Standing) -> None:
-        """All that a run needs to go on."""
-        states = self.state.snapshot()
-        self._save("last", s, {k: v for k, v in states.items() if not k.endswith(SUMS)})
+    def save_last(self, s: Standing, data: str | None = None) -> None:
+        """All that a run needs to go on, on `data` that are known by another fingerprint where
+        one is given."""
+        states = {k: v for k, v in self.state.snapshot().items() if not k.endswith(SUMS)}
+        self._save("last", s, states, data)
 
     def _save_for_good(self, s: Standing) -> None:
         every = self.job.recipe.keep_every
@@ -114,11 +115,13 @@ class Keeper:
         given = usable(self.state.snapshot())
         self._save(name, s, {n.name: given[n.name] for n in self.job.evaluation.states})
 
-    def _save(self, name: str, s: Standing, states: Mapping[str, Array]) -> None:
+    def _save(
+        self, name: str, s: Standing, states: Mapping[str, Array], data: str | None = None
+    ) -> None:
         s = replace(s, lines=self.record.count)
         metrics: Mapping[str, Any] = s.history[-1] if s.history else {}
         job = self.job
-        progress = {**s.as_json(), "data": job.data, PIPELINE: self.revisions}
+        progress = {**s.as_json(), "data": data or job.data, PIPELINE: self.revisions}
         content = Checkpoint(states, job.net_text, job.dataset.classes, metrics, progress)
         checkpoint.save(self.out / f"{name}{SUFFIX}", content)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from netdsl.backends.base import Backend
 from netdsl.backends.picked import made
 from netdsl.data.inventory import skipped_lines
@@ -20,6 +22,7 @@ from netdsl.data.verifying import Verification
 from netdsl.errors import NetError, fail
 from netdsl.language.network import Network
 from netdsl.language.program import Program
+from netdsl.printable import printable_line
 from netdsl.runtime.executor import Executor, FoldedExecutor, Workspace
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
@@ -147,7 +150,7 @@ class Trainer:
     def _check_data(self, saved: Checkpoint) -> None:
         """Raises NetError where the run has learnt from other images than there are now."""
         before = saved.progress.get("data", self.job.data)
-        if before != self.job.data:
+        if before not in (self.job.data, self.job.dataset.fingerprint_of_names):
             raise fail(
                 f"the data are not those that the run of {saved.origin} has learnt from",
                 notes=[f"then: {before}", f"now: {self.job.data}"],
@@ -225,6 +228,7 @@ class Trainer:
         stepper.standing = s.with_epoch(metrics)
         self.keeper.epoch(stepper.standing)
         self._say_skipped()
+        self._check_classes_left()
         return metrics
 
     def _show(self, began: Standing, started: float) -> None:
@@ -262,12 +266,13 @@ class Trainer:
         return isinstance(self.job.train.images, Pictures)
 
     def _refused(self, fault: BadPicture) -> NetError:
-        """What is said of a bad picture, once what was learnt is saved."""
+        """What is said of a bad picture, once what was learnt is saved. It may be put back, with
+        others that are damaged too, so that the run goes on with pictures of these names."""
         try:
             self.stepper.settle()
         except Unsound:
             return self._stopped()
-        self.keeper.save_last(self.standing)
+        self.keeper.save_last(self.standing, self.job.dataset.fingerprint_of_names)
         first = fault.diagnostics[0]
         mend = first.help or "put it back whole"
         help = f"{mend}, then go on with `--resume`; {SKIP}, and so does "
@@ -279,6 +284,19 @@ class Trainer:
         if len(faults) > self.said:
             self.say("\n".join(skipped_lines(faults)))
         self.said = len(faults)
+
+    def _check_classes_left(self) -> None:
+        """Raises NetError where every picture of a class to learn from is skipped."""
+        if not self.said:
+            return
+        train, classes = self.job.train, self.job.dataset.classes
+        left = np.bincount(train.labels, train.counted, len(classes))
+        if not left.all():
+            name = printable_line(classes[int(left.argmin())])
+            raise fail(
+                f"none of the pictures of `{name}` to learn from can be used",
+                help="put some back whole, then begin a new run; or one without that class",
+            )
 
     # ---- watching and measuring
 
