@@ -200,8 +200,8 @@ def test_mutated_trees(tree: s.File, seed: int) -> None:
 
 def test_drawn_texts_mostly_make_sense() -> None:
     """Or what is tried is refused by the parser before it is anything."""
-    made = [texts.drawn(texts.Draw(seed)) for seed in range(80)]
-    assert sum(map(_parses, made)) > 60
+    made = [texts.drawn(texts.Draw(seed)) for seed in range(160)]
+    assert sum(map(_parses, made)) > 120
     assert sum(map(_checks, made)) > 4
 
 
