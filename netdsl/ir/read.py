@@ -9,7 +9,7 @@ from typing import Any
 from netdsl.errors import NetError, fail
 from netdsl.ir.verify import verify
 from netdsl.kinds import Anything, Choice, Mismatch
-from netdsl.limits import LARGEST_TENSOR
+from netdsl.limits import LARGEST_TENSOR, MOST_AXES
 from netdsl.ops import OPS
 from netdsl.ops.op import Op
 from netdsl.schema import Invalid, Listing, Object, Real, Schema, Text, Whole, read_json
@@ -19,7 +19,6 @@ from netdsl.values import Symbol
 
 MOST_CHARACTERS = 2**28
 MOST_NODES = 500_000
-MOST_RANK = 16
 MOST_OPERANDS = 10_000
 LAWS = ("constant", "normal", "uniform")
 """What the first values of a state are drawn from."""
@@ -118,6 +117,7 @@ def _attribute(param: Param, value: Any, place: str) -> Any:
     if isinstance(param.kind, Anything):
         FORMS[param.name].check(value, place)
         return _tuples(value)
+    value = _tuples(value)
     if isinstance(value, str) and isinstance(param.kind, Choice):
         value = Symbol(value)
     try:
@@ -182,29 +182,16 @@ class _Law:
         Real().check(value[1], place)
 
 
-_SIZES, _COUNTS = Listing(Whole(1), MOST_RANK), Listing(Whole(), MOST_RANK)
-_PAIR = Listing(Whole(1), 2, least=2)
-_SIDES = Listing(Listing(Whole(), 2, least=2), 2, least=2)
-_DTYPE = _Among(tuple(ITEMSIZE))
-FORMS: Mapping[str, Schema] = {
-    **dict.fromkeys(("shape", "stop", "step"), _SIZES),
-    **dict.fromkeys(("start", "low", "high", "interior", "perm", "axes"), _COUNTS),
-    **dict.fromkeys(("kernel", "stride", "dilation", "size"), _PAIR),
-    **dict.fromkeys(("pad", "counted"), _SIDES),
-    "axis": Whole(0, MOST_RANK),
-    "dtype": _DTYPE,
-    "value": _Constant(),
-    "init": _Law(),
-    "trainable": _Flag(),
-}
-"""The attributes that have no kind, as only passes write them."""
+FORMS: Mapping[str, Schema] = {"value": _Constant(), "init": _Law()}
+"""The attributes whose kind says nothing of them: those of constants and states."""
 
+_DTYPE = _Among(tuple(ITEMSIZE))
 _NAME = Text(100_000, one_line=True)
 _NODE = Object(
     {
         "id": _NAME,
         "op": Text(100),
-        "shape": _SIZES,
+        "shape": Listing(Whole(1), MOST_AXES),
         "dtype": _DTYPE,
         "attrs": Object(),
     },
