@@ -314,6 +314,16 @@ def test_pictures_beside_the_parts_are_said(tmp_path: Path) -> None:
     assert read_folder(tmp_path).left_out == ("a.png (in no folder of a class)",)
 
 
+def test_a_class_of_which_no_number_is_white_says_what_to_do(tmp_path: Path) -> None:
+    paint(tmp_path, "a")
+    (tmp_path / "b").mkdir()
+    Image.new("I", (9, 9), 70_000).save(tmp_path / "b" / "b.tif")
+    with pytest.raises(NetError, match="b holds no pictures to learn from") as e:
+        read_folder(tmp_path)
+    assert "32-bit integers have no fixed range of brightness" in e.value.render()
+    assert "save it with 8 or 16 bits a channel" in e.value.render()
+
+
 @pytest.mark.parametrize("to", [".", "..", "/", "../.."])
 def test_a_class_is_no_folder_above_it(tmp_path: Path, to: str) -> None:
     paint(tmp_path, "train/a", "train/b")

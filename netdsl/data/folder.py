@@ -194,7 +194,8 @@ def _check_all_there(
     counts = np.bincount(train.labels, minlength=len(classes))
     if not counts.all():
         empty = base / classes[int(counts.argmin())]
-        help = "put some there, or remove the folder"
+        usual = "put some there, or remove the folder"
+        help = (bad[0].diagnostics[0].help if bad else None) or usual
         raise fail(f"{empty} holds no pictures to learn from", help=help, notes=_named(bad))
 
 

@@ -29,7 +29,10 @@ NAMES = ("images", "labels", "test_images", "test_labels")
 
 def arrays() -> DataSource:
     file = Param("path", Text(), doc="a .npz file, looked for where `--data` says")
-    doc = "images (uint8) and labels, test_images and test_labels, as NumPy saves them"
+    doc = (
+        "images (uint8) and labels (0, 1, 2, ... without gaps), test_images and test_labels, "
+        "as NumPy saves them"
+    )
     return DataSource(Signature("arrays", (file,)), _load, None, None, doc)
 
 
