@@ -14,6 +14,9 @@ from netdsl.ops import OPS
 from netdsl.signature import REQUIRED
 from netdsl.types import FLOATS, Attrs, Graph, Node, Nodes, TensorType, reach
 
+_NONE = Attrs()
+"""Of the many nodes that have no attributes."""
+
 
 class Builder:
     """Fills the dag of a Graph. `b.mul(x, y)` emits `mul`; a node's place comes from `at`.
@@ -81,8 +84,11 @@ class Builder:
         return node
 
     def _attributes(self, op: str, given: Mapping[str, Any]) -> Attrs:
+        params = OPS[op].attrs
+        if not params and not given:
+            return _NONE
         full: dict[str, Any] = {}
-        for param in OPS[op].attrs:
+        for param in params:
             value = given.get(param.name, param.default)
             if value is REQUIRED:
                 raise internal(f"{op} needs the attribute {param.name}")

@@ -32,7 +32,7 @@ class Program:
     blocks: Mapping[str, s.Block]
     nets: Mapping[str, s.Net | s.Instance]
 
-    @property
+    @cached_property
     def tests(self) -> tuple[s.Test, ...]:
         return tuple(i for i in self.items if isinstance(i, s.Test))
 

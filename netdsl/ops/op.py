@@ -128,6 +128,8 @@ def same_dtype(*types: TensorType) -> str:
 
 def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     """NumPy's rule: align at the right, 1 stretches. Raises NetError where it cannot."""
+    if shapes.count(shapes[0]) == len(shapes):  # nearly always
+        return shapes[0]
     rank = max(map(len, shapes))
     out = []
     for sizes in zip(*((1,) * (rank - len(s)) + s for s in shapes), strict=True):

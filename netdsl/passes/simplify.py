@@ -9,6 +9,7 @@ import numpy as np
 
 from netdsl.ir.builder import Builder, float_of
 from netdsl.ops import OPS
+from netdsl.ops.op import broadcast_shapes
 from netdsl.passes.rewrite import Rule, Rules, rewrite
 from netdsl.types import Graph, Node
 
@@ -35,7 +36,7 @@ def _neutral(operand: int, value: float) -> Rule:
 
 
 def _joined(x: Node, z: Node) -> tuple[int, ...]:
-    return np.broadcast_shapes(x.type.shape, z.type.shape)
+    return broadcast_shapes(x.type.shape, z.type.shape)
 
 
 def _unstretched(op: str) -> Rule:
@@ -43,8 +44,8 @@ def _unstretched(op: str) -> Rule:
 
     def rule(b: Builder, *args: Node) -> Node | None:
         bare = [b.nodes[a.args[0]] if a.op == "broadcast" else a for a in args]
-        shape = np.broadcast_shapes(*(a.type.shape for a in args))
-        same = np.broadcast_shapes(*(a.type.shape for a in bare)) == shape
+        shape = broadcast_shapes(*(a.type.shape for a in args))
+        same = broadcast_shapes(*(a.type.shape for a in bare)) == shape
         changed = any(n is not a for n, a in zip(bare, args, strict=True))
         return b.emit(op, *bare) if changed and same else None
 
@@ -120,7 +121,7 @@ def _concat(b: Builder, *xs: Node, axis: int) -> Node | None:
 
 
 def _select(b: Builder, condition: Node, x: Node, z: Node) -> Node | None:
-    wide = np.broadcast_shapes(condition.type.shape, x.type.shape) == x.type.shape
+    wide = broadcast_shapes(condition.type.shape, x.type.shape) == x.type.shape
     return x if x.name == z.name and wide else None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from netdsl.errors import fail
 from netdsl.globs import any_matches, matched, matches
 from netdsl.ir.builder import Builder
+from netdsl.ir.collector import pause_collector
 from netdsl.ir.grad import grad
 from netdsl.ir.verify import verify
 from netdsl.ir.views import shown
@@ -58,6 +59,7 @@ def forward(network: Network, recipe: Recipe) -> Forward:
     return Forward(b, {"loss": total, "main_loss": losses["main"], "accuracy": accuracy}, updates)
 
 
+@pause_collector()
 def training_graph(network: Network, recipe: Recipe, counter: str | None = None) -> Graph:
     """One update of the weights. Inputs: the net's, `labels`, `weights`, `lr`, and where something
     asks for them `step` (batches so far), `seed`, `ema_rate`, and `counter`, which counts updates:
@@ -91,6 +93,7 @@ def training_graph(network: Network, recipe: Recipe, counter: str | None = None)
     return verify(b.graph(results, updates, f"{network.name}.train"))
 
 
+@pause_collector()
 def accumulating_graph(network: Network, recipe: Recipe) -> Graph:
     """One batch whose gradients are only added to the states that the next update reads."""
     f = forward(network, recipe)
@@ -177,6 +180,7 @@ def _square_sum(b: Builder, g: Node) -> Node:
     return b.reduce_sum(b.mul(g, g), axes=tuple(range(g.type.rank)))
 
 
+@pause_collector()
 def evaluation_graph(network: Network, recipe: Recipe) -> Graph:
     """What `_scored` gives of a batch, and the `probabilities` that the scores stand for."""
     b = Builder(network.graph, network.dtype)
