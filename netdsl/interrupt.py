@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,9 +23,16 @@ def heard() -> tuple[signal.Signals, ...]:
 
 
 def interrupt_on_signals() -> None:
-    """Each of them raises KeyboardInterrupt."""
+    """Each of them raises KeyboardInterrupt. One that comes up in a callback of Python's own, as of
+    a weak reference, is lost there, and nothing is printed of it."""
+    sys.unraisablehook = _report
     for s in heard():
         signal.signal(s, signal.default_int_handler)
+
+
+def _report(lost: Any) -> None:
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
 
 
 def ignore_signals() -> None:
