@@ -190,38 +190,59 @@ def worked(text: str) -> str:
     return "\n".join(said)
 
 
-@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_no_text_takes_long_and_nothing_long_is_said(text: str) -> None:
+LONG = {
+    *("many recipes", "globs of many recipes", "globs that take long", "many globs"),
+    *("many pairs of globs", "comments at ends", "comments in a net", "many tests"),
+    *("errors in arguments", "errors everywhere", "errors in branches", "warnings everywhere"),
+    *("allowances everywhere", "many large nets", "many questions", "many trials", "conditions"),
+    *("calls nest", "blocks double", "empty blocks double", "nets of one name", "many branches"),
+    *("entries of one name", "sections of one name", "unknown arguments", "unknown keys"),
+    *("unknown layers", "long products", "long sums", "two thousand sums", "many uses"),
+    *("repeats of repeats", "long texts"),
+}
+"""Texts that go to a limit of what takes seconds; some such are tried in every run."""
+assert TEXTS.keys() > LONG
+
+
+def tried(*names: str) -> list[Any]:
+    """Texts by name; those that take long are for slow runs."""
+    marks = {name: [pytest.mark.slow] if name in LONG else [] for name in names}
+    return [pytest.param(name, marks=found, id=name) for name, found in marks.items()]
+
+
+@pytest.mark.parametrize("name", tried(*TEXTS))
+def test_no_text_takes_long_and_nothing_long_is_said(name: str) -> None:
     started = time.process_time()
-    said = worked(text)
+    said = worked(TEXTS[name])
     assert time.process_time() - started < SLOWEST
     assert len(said) < 4 * LONGEST_REPORT
 
 
-@pytest.mark.parametrize(
-    ("key", "limit"),
-    [
-        ("pairs double", "a list ends at 10,000 entries"),
-        ("texts in lists", "a list ends at 10,000 entries"),
-        ("values nest", f"lists are nested more than {DEEPEST_NESTING} deep"),
-        ("lets in loops", "more than 1,000,000 values"),
-        ("blocks double", "more than 120,000 steps"),
-        ("labels of blocks", "nested more than 80 deep: b79 in b78 in b77 in ..."),
-        ("nets of nets", f"over {MOST_CHAINED} of each other"),
-        ("recipes after recipes", f"over {MOST_CHAINED} of them"),
-        ("many trials", "more than 4,000,000,000 multiplications"),
-        ("long names", "a word of over 1,000 characters"),
-        ("too long", f"over {LONGEST_FILE:,} characters"),
-        ("too many words", f"over {MOST_WORDS:,} words"),
-        ("brackets", f"more than {DEEPEST_NESTING} deep"),
-    ],
-)
-def test_a_limit_is_named_with_advice(key: str, limit: str) -> None:
-    said = worked(TEXTS[key])
+LIMITS = {
+    "pairs double": "a list ends at 10,000 entries",
+    "texts in lists": "a list ends at 10,000 entries",
+    "values nest": f"lists are nested more than {DEEPEST_NESTING} deep",
+    "lets in loops": "more than 1,000,000 values",
+    "blocks double": "more than 120,000 steps",
+    "labels of blocks": "nested more than 80 deep: b79 in b78 in b77 in ...",
+    "nets of nets": f"over {MOST_CHAINED} of each other",
+    "recipes after recipes": f"over {MOST_CHAINED} of them",
+    "many trials": "more than 4,000,000,000 multiplications",
+    "long names": "a word of over 1,000 characters",
+    "too long": f"over {LONGEST_FILE:,} characters",
+    "too many words": f"over {MOST_WORDS:,} words",
+    "brackets": f"more than {DEEPEST_NESTING} deep",
+}
+
+
+@pytest.mark.parametrize("name", tried(*LIMITS))
+def test_a_limit_is_named_with_advice(name: str) -> None:
+    said, limit = worked(TEXTS[name]), LIMITS[name]
     assert limit in said
     assert "\nhelp: " in said[said.index(limit) :]
 
 
+@pytest.mark.slow
 def test_globs_are_few() -> None:
     assert f"a list of {MOST_GLOBS} entries at most" in worked(TEXTS["many globs"])
     assert f"a list of {MOST_GLOBS} pairs at most" in worked(TEXTS["many pairs of globs"])
