@@ -173,8 +173,10 @@ _NARROW = (
 )
 
 
-@pytest.mark.parametrize("lanes", [lanes for lanes in ("4", "8") if int(lanes) < width()])
+@pytest.mark.parametrize("lanes", [pytest.param("4", marks=pytest.mark.slow), "8"])
 def test_narrower_vectors(lanes: str) -> None:
+    if int(lanes) >= width():
+        pytest.skip(f"the vectors here have {width()} numbers")
     tests = [f"{__file__}::{t}" for t in _NARROW]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "NETDSL_VECTOR": lanes, "PYTHONPATH": str(ROOT)}

@@ -120,7 +120,9 @@ def test_mixed_blocks_on_the_cpu(net: str, way: int, engine: Engine) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("low", "tolerance"), [(None, 1e-8), ("float16", 0.02)])
+@pytest.mark.parametrize(
+    ("low", "tolerance"), [(None, 1e-8), pytest.param("float16", 0.02, marks=pytest.mark.slow)]
+)
 def test_batch_norm_by_algebra_on_the_cpu(
     low: str | None, tolerance: float, way: int, engine: Engine
 ) -> None:

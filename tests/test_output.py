@@ -297,7 +297,10 @@ ODD = (
 )
 
 
-@pytest.mark.parametrize("locale", ODD, ids=["C", "ascii"])
+@pytest.mark.parametrize(
+    "locale",
+    [pytest.param(ODD[0], id="C"), pytest.param(ODD[1], id="ascii", marks=pytest.mark.slow)],
+)
 def test_names_that_the_locale_does_not_have(
     locale: dict[str, str], text: Path, tmp_path: Path
 ) -> None:

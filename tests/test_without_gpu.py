@@ -94,7 +94,15 @@ def bound(graph: Graph, backend: CudaBackend) -> None:
     Executor(graph, backend, state)
 
 
-@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
+EVERY_RUN = {"lenet", "alexnet", "resnet", "googlenet", "mobilenet", "densenet", "norms", "unet"}
+"""Nets that have each kind of kernel; the slow test below compiles all."""
+ZOO = [
+    pytest.param(p, id=p.stem, marks=[] if p.stem in EVERY_RUN else pytest.mark.slow)
+    for p in MODELS
+]
+
+
+@pytest.mark.parametrize("path", ZOO)
 def test_the_zoo_binds_plans_and_compiles(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each convolution has a plan by cuDNN, each other kernel a source that NVRTC takes."""
     compiles(sources(path, monkeypatch), every=8)
