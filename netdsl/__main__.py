@@ -22,9 +22,11 @@ def main() -> None:
     open_standard_streams()
     code = INTERRUPTED
     with suppress(KeyboardInterrupt):
-        interrupt_on_signals()
-        code = _run()
-    ignore_signals()  # the work is over, and Python's own end takes a while
+        with suppress(KeyboardInterrupt):
+            interrupt_on_signals()
+            code = _run()
+        ignore_signals()  # the work is over, and Python's own end takes a while
+    ignore_signals()
     if code == INTERRUPTED:
         # at once: an interrupt within `exec`, as a dataclass is made by, would make Python end
         # by SIGINT instead, and threads that are at work would be waited for

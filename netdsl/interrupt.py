@@ -36,11 +36,13 @@ def _report(lost: Any) -> None:
 
 
 def ignore_signals() -> None:
-    """Nothing interrupts from now on. One that comes meanwhile changes nothing either."""
-    while heard():
-        with suppress(KeyboardInterrupt):
-            for s in heard():
-                signal.signal(s, signal.SIG_IGN)
+    """Nothing interrupts from now on. Signals are blocked first, at once: Python's own end gives
+    them their first meaning again, which is to end the process. Raises KeyboardInterrupt where one
+    came just before; a second call then does it."""
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    for s in heard():
+        signal.signal(s, signal.SIG_IGN)
 
 
 @contextmanager
