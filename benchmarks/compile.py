@@ -1,4 +1,4 @@
-"""How long the compiler takes, and what its plans move: ResNets of growing depth, five rounds.
+"""How long the compiler takes, and what its plans move: large nets of models/, five rounds.
 
     python benchmarks/compile.py [--save]
 
@@ -36,10 +36,18 @@ ROUNDS = 5
 BATCH = 256
 
 
+NETS = (
+    *(("resnet", f"resnet{depth}") for depth in (18, 34, 50, 101, 152)),
+    *(("alexnet", "alexnet"), ("vgg", "vgg_d"), ("googlenet", "googlenet_bn")),
+    *(("bn_inception", "bn_inception"), ("densenet", "densenet121")),
+    ("mobilenet", "mobilenet_v2"),
+)
+"""Files of models/ and nets in them."""
+
+
 def networks() -> Iterator[tuple[str, Network]]:
-    program = load(str(ROOT / "models" / "resnet.net"))
-    for depth in (18, 34, 50, 101, 152):
-        name = f"resnet{depth}"
+    for file, name in NETS:
+        program = load(str(ROOT / "models" / f"{file}.net"))
         yield name, elaborate(program, name, Settings(batch=BATCH, training=True))
 
 
@@ -67,7 +75,7 @@ def row(name: str, network: Network) -> str:
         f"{plan.arena / plan.peak:6.3f}",
         f"{plan.arena / 2**30:6.2f}",
     ]
-    return f"{name:10}" + " ".join(f"{f:>9}" for f in figures)
+    return f"{name:13}" + " ".join(f"{f:>9}" for f in figures)
 
 
 def forward_bytes(network: Network) -> int:
@@ -87,7 +95,7 @@ def main() -> None:
         f"NumPy {np.__version__}, {platform.machine()}; training step, batch {BATCH}, float32; "
         "`moved` in passes over the convolutions' outputs; `plan` has the partition in it"
     )
-    lines = [stamp, "", f"{'':10}" + " ".join(f"{h:>9}" for h in headings)]
+    lines = [stamp, "", f"{'':13}" + " ".join(f"{h:>9}" for h in headings)]
     print("\n".join(lines))
     for name, network in networks():
         lines.append(row(name, network))
