@@ -330,8 +330,8 @@ FAULTS = (
         "read-back-types-by-shape",
         "ir",
         "netdsl/ir/read.py",
-        "if kind != told:",
-        "if kind.shape != told.shape:",
+        "if kind != declared:",
+        "if kind.shape != declared.shape:",
         ("tests/test_exchange.py",),
     ),
     Fault(

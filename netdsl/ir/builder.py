@@ -36,7 +36,7 @@ class Builder:
         self._count: dict[str, int] = {}
         if graph is not None:
             for node in graph.nodes.values():
-                self._add(node)
+                self.insert(node)
 
     def __getattr__(self, op: str) -> Callable[..., Node]:
         if op.startswith("_") or op not in OPS:
@@ -70,13 +70,10 @@ class Builder:
         except NetError as e:
             raise e.located(self.span) from None
         own = self._unique(name or self._name(op))
-        return self._add(Node(own, op, operands, full, kind, self.span, self.region))
+        return self.insert(Node(own, op, operands, full, kind, self.span, self.region))
 
     def insert(self, node: Node) -> Node:
-        """A node as it is, whose name is new and whose operands are there."""
-        return self._add(node)
-
-    def _add(self, node: Node) -> Node:
+        """Adds a node as it is, whose name is new and whose operands are there."""
         self.dag.add_node(node.name, node=node)
         for arg in node.args:
             self.dag.add_edge(arg, node.name)

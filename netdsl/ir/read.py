@@ -91,9 +91,9 @@ def _node(entry: Mapping[str, Any], args: tuple[str, ...], before: Mapping[str, 
         raise Invalid(f"`{name}`: {e.diagnostics[0].message}") from None
     if kind.size > LARGEST_TENSOR:
         raise Invalid(f"`{name}` has {kind.size:,} values, beyond any machine")
-    told = TensorType(tuple(entry["shape"]), entry["dtype"])
-    if kind != told:
-        raise Invalid(f"`{name}` is called {told}, its operator gives {kind}")
+    declared = TensorType(tuple(entry["shape"]), entry["dtype"])
+    if kind != declared:
+        raise Invalid(f"`{name}` is called {declared}, its operator gives {kind}")
     return Node(name, record.name, args, attrs, kind, region=entry.get("region", ""))
 
 

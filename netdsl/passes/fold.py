@@ -77,10 +77,10 @@ class _Folder(Rewriter):
         self.shared: set[str] = set()
         super().__init__({op: (*SIMPLER.get(op, ()), *_RULES.get(op, ())) for op in _OPS})
 
-    def _add(self, node: Node) -> Node:
+    def insert(self, node: Node) -> Node:
         if _is_still(node, self.still):
             self.still.add(node.name)
-        return super()._add(node)
+        return super().insert(node)
 
     def moving(self, *nodes: Node) -> bool:
         """Whether none of the nodes is still or read elsewhere too."""

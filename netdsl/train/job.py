@@ -110,10 +110,19 @@ class Job:
         return compile_evaluation(self.evaluating, self.recipe)
 
     @property
+    def training_graphs(self) -> tuple[Graph, ...]:
+        """What an update runs."""
+        return (self.step, self.accumulation) if self.accumulation else (self.step,)
+
+    @property
+    def evaluation_graphs(self) -> tuple[Graph, ...]:
+        """What an evaluation runs."""
+        return self.folded.prepare, self.folded.main
+
+    @property
     def graphs(self) -> tuple[Graph, ...]:
         """All that a run runs, one after the other."""
-        several = (self.accumulation,) if self.accumulation else ()
-        return (self.step, *several, self.folded.prepare, self.folded.main)
+        return self.training_graphs + self.evaluation_graphs
 
     def with_batch(self, program: Program, batch: int) -> Job:
         """The same job with batches of another size."""

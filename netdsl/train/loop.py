@@ -114,10 +114,7 @@ class Trainer:
 
     def _short(self, program: Program, there: int | None) -> NetError:
         """What is said where the run does not fit into memory."""
-
-        def at(batch: int) -> Job:
-            return self.job.with_batch(program, batch)
-
+        at = lambda batch: self.job.with_batch(program, batch)
         return shortage(self.job, self.backend.fusion, there, at)
 
     def _drawn(self, start: Checkpoint | None) -> Standing:

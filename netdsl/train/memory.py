@@ -4,7 +4,7 @@ than there is."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -53,14 +53,7 @@ class Memory:
 
     def parts(self) -> dict[str, int]:
         """The bytes of each part, which are the total."""
-        return {
-            "weights": self.weights,
-            "states": self.states,
-            "step": self.step,
-            "evaluation": self.evaluation,
-            "copies": self.copies,
-            "data": self.data,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -72,10 +65,8 @@ class _Plans:
 
     @staticmethod
     def of(job: Job, fusion: Fusion) -> _Plans:
-        judging = (job.folded.prepare, job.folded.main)
-        step = [g for g in job.graphs if all(g is not j for j in judging)]
-        planned = [tuple(make_plan(g, fusion) for g in graphs) for graphs in (step, judging)]
-        return _Plans(*planned)
+        both = (job.training_graphs, job.evaluation_graphs)
+        return _Plans(*(tuple(make_plan(g, fusion) for g in graphs) for graphs in both))
 
     @property
     def larger(self) -> Plan:
@@ -140,18 +131,18 @@ def shortage(job: Job, fusion: Fusion, room: int | None, at: Callable[[int], Job
     lines, and the batch that fits into `room` bytes; `at` gives the job of another batch. Where
     nobody knows the room it is the host's, where copies and data lie too."""
 
-    def needed(job: Job, plans: _Plans | None = None) -> int:
-        memory = _of(job, plans or _Plans.of(job, fusion))
+    def needed(memory: Memory) -> int:
         return memory.total if room is None else memory.device
 
     plans = _Plans.of(job, fusion)
-    wanted, memory, batch = needed(job, plans), _of(job, plans), job.recipe.data.batch
+    memory, batch = _of(job, plans), job.recipe.data.batch
+    wanted = needed(memory)
     there = f", and there are {sized(room)}" if room is not None else ""
     parts = ", ".join(f"{k} {sized(v)}" for k, v in memory.parts().items())
     notes = [parts, *(_line(node) for node in largest(plans.larger))]
     fits = None
     if room is not None:
-        fits = _fitting(wanted, room, batch, lambda size: needed(at(size)))
+        fits = _fitting(wanted, room, batch, lambda size: needed(predicted(at(size), fusion)))
     help = _advice(job, memory, on_host=room is None)
     if fits:
         help = f"`--set data.batch={fits}` fits; `precision = mixed` or `recompute` takes less"
