@@ -28,7 +28,7 @@ from netdsl.plan.plan import make_plan
 from netdsl.plan.traffic import moved
 from netdsl.plan.verify import verify_plan
 from netdsl.train.compile import compile_step
-from netdsl.train.recipe import plain
+from netdsl.train.recipe import default_recipe
 from netdsl.types import Graph
 
 ROOT = Path(__file__).parent.parent
@@ -55,7 +55,7 @@ def row(name: str, network: Network) -> str:
     passes, partitions, plans = [], [], []
     for _ in range(ROUNDS):
         marks = [time.perf_counter()]
-        graph = compile_step(network, plain(name))
+        graph = compile_step(network, default_recipe(name))
         marks.append(time.perf_counter())
         partition(Flow(graph), FUSED)
         marks.append(time.perf_counter())

@@ -78,9 +78,9 @@ class Ours:
         from netdsl.runtime.executor import Executor
         from netdsl.train.compile import compile_step
         from netdsl.train.optimizers import OPTIMIZERS
-        from netdsl.train.recipe import plain
+        from netdsl.train.recipe import default_recipe
 
-        recipe = plain(self.network.name)
+        recipe = default_recipe(self.network.name)
         arguments = {"momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY, "nesterov": False}
         optimizer = replace(
             recipe.optimizer,

@@ -28,7 +28,7 @@ from netdsl.signature import OneFrom
 from netdsl.train.compile import compile_step
 from netdsl.train.optimizers import OPTIMIZERS
 from netdsl.train.precision import PRECISIONS
-from netdsl.train.recipe import Recipe, plain
+from netdsl.train.recipe import Recipe, default_recipe
 from netdsl.types import Graph
 from netdsl.values import Call
 
@@ -123,7 +123,7 @@ class Bench:
 
 def recipe(low: str | None) -> Recipe:
     """Cross-entropy, SGD with momentum and weight decay: what PyTorch's side does."""
-    found = plain("any")
+    found = default_recipe("any")
     given = {"momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY, "nesterov": False, "no_decay": ()}
     given["lr"] = 0.0  # the graph takes it as an input
     sgd = replace(found.optimizer, name="sgd", record=OPTIMIZERS["sgd"], arguments=given)

@@ -15,7 +15,7 @@ from netdsl.passes.lower import lower
 from netdsl.passes.simplify import simplify
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.train.step import forward
+from netdsl.train.step import build_forward
 from netdsl.types import Graph
 from tests.graphs import plain_recipe, values_for
 
@@ -27,7 +27,7 @@ def loss_and_gradients(path: str, net: str) -> Graph:
     """A net's loss at batch 2 and its gradients by all weights, in float64, as an engine is given
     them."""
     network = elaborate(load(path), net, Settings(batch=2, training=True, dtype="float64"))
-    f = forward(network, plain_recipe())
+    f = build_forward(network, plain_recipe())
     gradients = grad(f.b, f.loss, network.parameters)
     outputs = {"loss": f.loss} | {f"d {name}": g for name, g in gradients.items()}
     return simplify(lower(f.b.graph(outputs, name=net)))

@@ -23,7 +23,7 @@ from netdsl.passes.algebraic import algebraic
 from netdsl.passes.lower import lower
 from netdsl.passes.simplify import simplify
 from netdsl.runtime.state import draw as initial
-from netdsl.train.recipe import Recipe, resolve
+from netdsl.train.recipe import Recipe, resolve_recipe
 from netdsl.train.step import training_graph
 from netdsl.types import Array, Graph, Node, TensorType
 from tests.conftest import ROOT
@@ -81,7 +81,7 @@ train {
 @cache
 def plain_recipe() -> Recipe:
     """Cross-entropy, momentum and weight decay."""
-    return resolve(program(parse(RECIPE)))
+    return resolve_recipe(program(parse(RECIPE)))
 
 
 def values_for(graph: Graph, seed: int = 0) -> dict[str, Array]:

@@ -9,7 +9,7 @@ from netdsl.layers import LAYERS
 from netdsl.train.losses import LOSSES
 from netdsl.train.optimizers import OPTIMIZERS
 from netdsl.train.schedules import SCHEDULES
-from netdsl.train.standing import Standing
+from netdsl.train.standing import Progress
 from tests import torch_cases as cases
 from tests.torch_values import stored
 
@@ -61,4 +61,4 @@ def test_the_average_of_weights_begins_fast() -> None:
     TensorFlow's ExponentialMovingAverage has decays of min(0.99, (1 + n) / (10 + n))."""
     expected = (1.0, 1 - 1 / 10, 1 - 2 / 11, 1 - 9 / 18, 1 - 90 / 99, 1 - 0.99)
     for update, rate in zip((0, 1, 2, 9, 90, 10_000), expected, strict=True):
-        assert Standing(update=update).ema_rate(0.99) == pytest.approx(rate, rel=1e-12)
+        assert Progress(update=update).ema_rate(0.99) == pytest.approx(rate, rel=1e-12)

@@ -125,7 +125,7 @@ def test_a_run_with_augmentation_resumes_to_the_same_bits(tmp_path: Any) -> None
     from netdsl.language.parse import parse
     from netdsl.language.program import program
     from netdsl.train.loop import Trainer
-    from netdsl.train.resume import continuation
+    from netdsl.train.resume import load_continuation
 
     text = """net a { input(8x8x1); fc(10) }
     data { source = digits, batch = 50, augment = [random_crop(1), hflip(0.2), cutout(2)] }
@@ -137,7 +137,7 @@ def test_a_run_with_augmentation_resumes_to_the_same_bits(tmp_path: Any) -> None
         try:
             trainer.run(out, lambda p: None, lambda m: None, lambda asked=asked: next(asked))
         except KeyboardInterrupt:
-            found = continuation(out)
+            found = load_continuation(out)
             trainer = Trainer(found.program, None, trainer.backend, saved=found.saved)
             trainer.run(out, lambda p: None, lambda m: None)
         ends.append((out / "last.safetensors").read_bytes())

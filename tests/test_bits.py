@@ -22,7 +22,7 @@ from netdsl.passes.simplify import simplify
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train.compile import compile_step
-from netdsl.train.recipe import plain
+from netdsl.train.recipe import default_recipe
 from netdsl.types import Graph, Node, TensorType
 from tests.conftest import ROOT
 from tests.processes import finished
@@ -183,4 +183,4 @@ def test_gradients_of_global_maxima_behind_fused_chains(before: str) -> None:
     network = elaborate(
         language.program(parse(GLOBAL % before)), "a", Settings(batch=4, training=True)
     )
-    same_as_the_interpreter(simplify(lower(compile_step(network, plain("a")))))
+    same_as_the_interpreter(simplify(lower(compile_step(network, default_recipe("a")))))

@@ -23,7 +23,7 @@ from netdsl.language.format import format_text
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
 from netdsl.ops import OPS
-from netdsl.train.use import Trained
+from netdsl.train.use import Predictor
 from tests.conftest import ROOT
 from tests.forged import TYPES, Parts
 from tests.processes import NETDSL, finished
@@ -325,8 +325,8 @@ def test_weights_of_another_type_are_refused_by_name(tmp_path: Path, code: str) 
         trained(path)
 
 
-def trained(path: Path) -> Trained:
-    return Trained(path, open_backend("reference"))
+def trained(path: Path) -> Predictor:
+    return Predictor(path, open_backend("reference"))
 
 
 def test_metrics_are_json_whatever_happens(tmp_path: Path) -> None:
@@ -423,8 +423,8 @@ def test_one_name_for_two_blocks_of_two_files_is_refused(tmp_path: Path) -> None
 
 def test_a_run_s_text_spells_out_every_default_and_means_the_same() -> None:
     from netdsl.language.format import format_file
-    from netdsl.train.recipe import SIGNATURE, resolve
-    from netdsl.train.written import written_out
+    from netdsl.train.recipe import SIGNATURE, resolve_recipe
+    from netdsl.train.written import resolve_file
 
     text = (
         "net first { input(8x8x1); fc(10) }\nnet second(w=4) { input(8x8x1); fc(w) -> fc(10) }\n"
@@ -433,9 +433,9 @@ def test_a_run_s_text_spells_out_every_default_and_means_the_same() -> None:
     )
     p = program(parse(text))
     for name in (None, "fast"):
-        again = program(parse(format_file(written_out(p, name))))
-        assert resolve(again) == resolve(p, name)
-        assert format_file(written_out(again, None)) == format_file(written_out(p, name))
+        again = program(parse(format_file(resolve_file(p, name))))
+        assert resolve_recipe(again) == resolve_recipe(p, name)
+        assert format_file(resolve_file(again, None)) == format_file(resolve_file(p, name))
         section = again.section("train")
         assert section is not None
         assert {e.name for e in section.entries if hasattr(e, "name")} >= {
@@ -444,15 +444,15 @@ def test_a_run_s_text_spells_out_every_default_and_means_the_same() -> None:
 
 
 def test_own_expectations_replace_inherited_ones() -> None:
-    from netdsl.train.recipe import resolve
+    from netdsl.train.recipe import resolve_recipe
 
     text = (
         "net a { input(8x8x1); fc(10) }\ndata { source = digits }\n"
         "train { expect val_accuracy > 0.9 }\ntrain fast { epochs = 1, expect val_accuracy > 0.1 }"
     )
     p = program(parse(text))
-    assert len(resolve(p, "fast").expectations) == 1
-    assert resolve(p, "fast").expectations != resolve(p).expectations
+    assert len(resolve_recipe(p, "fast").expectations) == 1
+    assert resolve_recipe(p, "fast").expectations != resolve_recipe(p).expectations
 
 
 def test_set_reaches_the_net_of_the_recipe(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.train import checkpoint
 from netdsl.train.loop import Trainer
-from netdsl.train.resume import continuation
+from netdsl.train.resume import load_continuation
 from tests.test_data import idx, write_mnist
 
 NET = """net a { input(8x8x1); fc(10) }
@@ -38,7 +38,7 @@ def run(out: Path) -> bytes:
 
 
 def go_on(folder: Path) -> Any:
-    found = continuation(folder)
+    found = load_continuation(folder)
     return Trainer(found.program, None, REFERENCE, saved=found.saved).state.snapshot()
 
 

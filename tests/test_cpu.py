@@ -56,7 +56,7 @@ from netdsl.plan.plan import Plan, make_plan
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.train.compile import compile_step
-from netdsl.train.recipe import plain
+from netdsl.train.recipe import default_recipe
 from netdsl.types import Graph, Node, TensorType
 from tests.conftest import ROOT
 from tests.graphs import (
@@ -149,7 +149,7 @@ NORMS = """net small {
 def test_moments_of_samples_and_groups(norm: str) -> None:
     file = language.program(parse(NORMS % norm))
     network = elaborate(file, "small", Settings(batch=3, training=True))
-    graph = simplify(lower(compile_step(network, plain("small"))))
+    graph = simplify(lower(compile_step(network, default_recipe("small"))))
     same_as_the_interpreter(graph)
     plan, memory = bound(graph)
     assert [k.name for k in plan.kernels if launch_of(plan, k, memory) is None] == []

@@ -17,8 +17,8 @@ from netdsl.language.program import program
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train.dryrun import dry_run
-from netdsl.train.job import prepare
-from netdsl.train.memory import predicted
+from netdsl.train.job import prepare_job
+from netdsl.train.memory import predict_memory
 from tests.conftest import ROOT
 from tests.test_cli import DIGITS, LENET
 
@@ -36,9 +36,9 @@ train {
 
 
 def test_a_dry_run_tells_steps_and_globs() -> None:
-    found = dry_run(prepare(program(parse(NET)), None))
+    found = dry_run(prepare_job(program(parse(NET)), None))
     assert (found.images, found.validation, found.steps, found.epochs) == (1294, 144, 5, 3)
-    assert found.params - found.learnt == 8 * 9 + 8
+    assert found.params - found.trainable_params == 8 * 9 + 8
     globs = {(g.key, g.glob): g.weights for g in found.globs}
     assert globs["freeze", "stem.conv1.*"] == ("stem.conv1.weight", "stem.conv1.bias")
     assert globs["no_decay", "nothing"] == ()
@@ -47,14 +47,14 @@ def test_a_dry_run_tells_steps_and_globs() -> None:
 
 
 def test_memory_is_predicted() -> None:
-    job = prepare(program(parse(NET)), None)
+    job = prepare_job(program(parse(NET)), None)
     state = State(open_backend("reference"))
-    state.initialise(job.step.states, 1)
-    memory = predicted(job)
+    state.initialise(job.step_graph.states, 1)
+    memory = predict_memory(job)
     assert memory.weights == 4 * job.network.params
     assert memory.weights + memory.states == sum(v.nbytes for v in state.snapshot().values())
     tracemalloc.start()
-    executor = Executor(job.step, state.backend, state)
+    executor = Executor(job.step_graph, state.backend, state)
     held = sum(t.size for t in tracemalloc.take_snapshot().traces if t.size > 10_000)
     tracemalloc.stop()
     assert executor.plan.kernels
@@ -102,7 +102,7 @@ def test_diff_from_the_command_line(netdsl: Any) -> None:
 
 def test_larger_nets_are_predicted_to_need_more() -> None:
     small, large = (
-        predicted(prepare(program(parse(NET.replace("fc(64)", f"fc({n})"))), None))
+        predict_memory(prepare_job(program(parse(NET.replace("fc(64)", f"fc({n})"))), None))
         for n in (64, 640)
     )
     assert large.weights > 5 * small.weights

@@ -9,8 +9,8 @@ from netdsl.insight.expectations import Outcome, check_test, run_test
 from netdsl.language.budget import Budget
 from netdsl.language.parse import parse, parse_expression
 from netdsl.language.program import program
-from netdsl.train.expect import METRICS, check_expectation, check_tested, judge
-from netdsl.train.recipe import resolve
+from netdsl.train.expect import METRICS, check_expectation, check_test_metrics, judge_expectations
+from netdsl.train.recipe import resolve_recipe
 
 NET = """
 net n {
@@ -169,15 +169,15 @@ def test_what_cannot_be_asked_is_refused_dry_or_not(expectation: str, complaint:
 def test_a_run_meets_what_it_meets(claim: str, accuracy: float, ok: bool) -> None:
     condition = parse_expression(f"test_accuracy {claim}", "")
     check_expectation(condition, 0.1, Budget())
-    (met,) = judge([condition], {"test_accuracy": accuracy, "test_loss": 2.0})
+    (met,) = judge_expectations([condition], {"test_accuracy": accuracy, "test_loss": 2.0})
     assert met.ok is ok
-    assert f"test_accuracy is {accuracy:.4f}" in met.found
+    assert f"test_accuracy is {accuracy:.4f}" in met.figures
 
 
 @pytest.mark.parametrize("value", [None, float("nan")])
 def test_what_is_no_number_meets_nothing(value: float | None) -> None:
     claims = [parse_expression(f"test_loss {op} 1", "") for op in (">", "<", "==")]
-    met = judge(claims, {"test_loss": value, "train_loss": 0.5})
+    met = judge_expectations(claims, {"test_loss": value, "train_loss": 0.5})
     assert [m.ok for m in met] == [False] * 3
 
 
@@ -194,9 +194,9 @@ def test_what_will_not_be_measured_is_refused_before(metric: str) -> None:
     for expected in (condition, both):
         if metric.startswith("test_"):
             with pytest.raises(NetError, match="no test set"):
-                check_tested([parse_expression("train_loss < 9", ""), expected])
+                check_test_metrics([parse_expression("train_loss < 9", ""), expected])
         else:
-            check_tested([expected])
+            check_test_metrics([expected])
 
 
 def test_a_recipe_s_expectations_are_looked_at() -> None:
@@ -207,4 +207,4 @@ def test_a_recipe_s_expectations_are_looked_at() -> None:
         ("test_accuracy", "a condition is"),
     ):
         with pytest.raises(NetError, match=complaint):
-            resolve(program(parse(f"{text}train {{ expect {expected} }}")))
+            resolve_recipe(program(parse(f"{text}train {{ expect {expected} }}")))

@@ -630,11 +630,11 @@ def test_ants_and_bees(data_dir: Path, netdsl: Any, tmp_path: Path) -> None:
 
 def test_several_sizes_are_averaged(netdsl: Any, pictures: Path) -> None:
     from netdsl.backends import open_backend
-    from netdsl.train.use import Trained
+    from netdsl.train.use import Predictor
 
     (pictures.parent / "colours.net").write_text(NET)
     netdsl("train", "colours.net", "--out", "run", "--set", "train.epochs=1", "--json")
-    trained = Trained(Path("run"), open_backend("reference"))
+    trained = Predictor(Path("run"), open_backend("reference"))
     one, other, same, both = (
         trained.evaluate(None, sizes).score for sizes in ((14,), (30,), (14, 14), (14, 30))
     )

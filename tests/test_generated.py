@@ -37,7 +37,7 @@ from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.signature import Chosen
 from netdsl.train.compile import compile_accumulation, compile_step
-from netdsl.train.precision import LOW, PRECISIONS
+from netdsl.train.precision import LOW_PRECISIONS, PRECISIONS
 from netdsl.types import Attrs, Graph, Node, TensorType
 from tests.conftest import HypothesisDraw
 from tests.graphs import (
@@ -151,7 +151,7 @@ def test_bias_and_relu_go_into_the_products(engine: Engine) -> None:
 @pytest.mark.parametrize("scale", [1024.0, 1e9])
 def test_a_scaled_step_on_the_cpu(scale: float, engine: Engine) -> None:
     """Steps that are made and steps that are left out, by the scale of the loss."""
-    low = Chosen("float16", LOW["float16"], {"scale": scale, "steady": 1})
+    low = Chosen("float16", LOW_PRECISIONS["float16"], {"scale": scale, "steady": 1})
     chosen = Chosen("mixed", PRECISIONS["mixed"], {"low": low})
     network = elaborate(load(BLOCKS), "residual_small", Settings(batch=2, training=True))
     graph = compile_step(network, replace(plain_recipe(), precision=chosen))

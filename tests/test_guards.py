@@ -18,12 +18,12 @@ from netdsl.language.parse import parse
 from netdsl.language.program import Program, program
 from netdsl.runtime.state import draw
 from netdsl.train import checkpoint
-from netdsl.train.job import prepare
+from netdsl.train.job import prepare_job
 from netdsl.train.loop import Trainer
 from netdsl.train.overfit import overfit
-from netdsl.train.recipe import resolve
+from netdsl.train.recipe import resolve_recipe
 from netdsl.train.step import training_graph
-from netdsl.train.watch import watch_graph, watched, watching
+from netdsl.train.watch import build_watch_graph, parse_watch, summarise_watch
 
 REFERENCE = open_backend("reference")
 NET = """net small {
@@ -90,12 +90,12 @@ def test_the_first_fault_is_found_where_it_was_made(
         assert all(np.isfinite(v).all() for v in saved.states.values())
         assert "last.safetensors, of epoch 1" in e.value.render()
         monkeypatch.undo()
-        from netdsl.train.resume import continuation
+        from netdsl.train.resume import load_continuation
 
-        found = continuation(tmp_path)
+        found = load_continuation(tmp_path)
         again = Trainer(found.program, None, REFERENCE, saved=found.saved)
         result = again.run(tmp_path, lambda p: None, lambda m: None)
-        assert again.standing.epoch == 3
+        assert again.progress.epoch == 3
         assert math.isfinite(result.metrics["test_loss"])
 
 
@@ -106,7 +106,7 @@ def test_weights_that_go_wrong_in_the_last_step_of_an_epoch_are_not_kept(tmp_pat
         if (p.epoch, p.step) == (1, p.steps):
             values = trainer.state.snapshot()
             values["c2.weight"] = np.full_like(values["c2.weight"], np.nan)
-            trainer.state.load(values, trainer.job.step.states, "a fault")
+            trainer.state.load(values, trainer.job.step_graph.states, "a fault")
 
     with pytest.raises(NetError, match="no finite number any more, in epoch 2"):
         trainer.run(tmp_path, spoil, lambda m: None)
@@ -123,7 +123,7 @@ def test_a_validation_that_goes_wrong_while_the_weights_are_sound(tmp_path: Path
         values = trainer.state.snapshot()
         values["c1.batchnorm1.running_mean"] = np.full(4, -3e38, np.float32)
         values["c1.batchnorm1.running_var"] = np.full(4, 1e-30, np.float32)
-        trainer.state.load(values, trainer.job.step.states, "a fault")
+        trainer.state.load(values, trainer.job.step_graph.states, "a fault")
 
     with pytest.raises(NetError) as e:
         trainer.run(tmp_path, spoil, lambda m: None)
@@ -135,9 +135,9 @@ def test_a_validation_that_goes_wrong_while_the_weights_are_sound(tmp_path: Path
 
 def test_what_is_watched_is_what_numpy_says(tmp_path: Path) -> None:
     p = read(NET % "0.01")
-    recipe = resolve(p)
+    recipe = resolve_recipe(p)
     network = elaborate(p, None, recipe.settings(training=True))
-    graph = watch_graph(network, recipe, ("gradients", "activations"))
+    graph = build_watch_graph(network, recipe, ("gradients", "activations"))
     rng = np.random.default_rng(0)
     given: dict[str, Any] = {n.name: draw(n, 1) for n in graph.states}
     given["c1.bias"] = np.array([0, 0, 0, -1e6], np.float32)
@@ -148,7 +148,7 @@ def test_what_is_watched_is_what_numpy_says(tmp_path: Path) -> None:
     }
     values = evaluate(graph, given)
     out = {label: values[name] for label, name in graph.outputs.items()}
-    found = watched(graph, out, network)
+    found = summarise_watch(graph, out, network)
     relu = values[network.place("relu1").name]
     shown = found["activations"]["relu1"]
     assert shown["norm"] == pytest.approx(np.linalg.norm(relu), rel=1e-5)
@@ -165,7 +165,7 @@ def test_what_is_watched_is_what_numpy_says(tmp_path: Path) -> None:
 
 def test_watching_is_written_down_and_changes_nothing(tmp_path: Path) -> None:
     plain = run(NET % "0.01", tmp_path / "a")
-    looking = watching("gradients, activations", 7)
+    looking = parse_watch("gradients, activations", 7)
     seen = run(NET % "0.01", tmp_path / "b", watching=looking)
     for name, value in plain.state.snapshot().items():
         np.testing.assert_array_equal(value, seen.state.snapshot()[name])
@@ -177,13 +177,13 @@ def test_watching_is_written_down_and_changes_nothing(tmp_path: Path) -> None:
         f"{x}.{k}" for x in ("c1", "c2", "head") for k in ("weight", "bias")
     }
     with pytest.raises(NetError, match="cannot be watched"):
-        watching("gradient", 1)
+        parse_watch("gradient", 1)
 
 
 def test_one_batch_is_learnt_by_heart() -> None:
     text = NET.replace("head: fc(10)", "dropout(0.3); head: fc(10)").replace("sgd", "adam")
     text = (text % "0.005").replace("epochs", "loss = cross_entropy(smoothing=0.1), epochs")
-    found = overfit(prepare(read(text), None), REFERENCE)
+    found = overfit(prepare_job(read(text), None), REFERENCE)
     assert found.ok
     assert found.expected == pytest.approx(math.log(10))
     assert found.first == pytest.approx(math.log(10), rel=0.5)
@@ -192,7 +192,7 @@ def test_one_batch_is_learnt_by_heart() -> None:
 
 
 def test_a_net_that_learns_nothing_is_told() -> None:
-    found = overfit(prepare(read(NET % "0"), None), REFERENCE, most=20)
+    found = overfit(prepare_job(read(NET % "0"), None), REFERENCE, max_steps=20)
     assert not found.ok
     assert found.last == found.first
 
@@ -201,8 +201,8 @@ def depth(activation: str, norm: str, scale: float, layers: int = 20) -> list[fl
     """The norms of the weights' gradients, first layer to last, in the first step."""
     body = f"(conv(8, 3x3, pad=same, weight=normal({scale})) {norm} -> {activation}) * {layers}"
     text = f"net deep {{ input(8x8x1); {body}; fc(10) }}\n" + NET[NET.index("data") :] % "0.01"
-    job = prepare(read(text), None)
-    graph = watch_graph(job.network, job.recipe, ("gradients",))
+    job = prepare_job(read(text), None)
+    graph = build_watch_graph(job.network, job.recipe, ("gradients",))
     given: dict[str, Any] = {n.name: draw(n, 1) for n in graph.states}
     given |= {
         "input": job.train.images[:64],
@@ -211,7 +211,7 @@ def depth(activation: str, norm: str, scale: float, layers: int = 20) -> list[fl
     }
     values = evaluate(graph, given)
     out = {label: values[name] for label, name in graph.outputs.items()}
-    found = watched(graph, out, job.network)["gradients"]
+    found = summarise_watch(graph, out, job.network)["gradients"]
     return [found[f"conv{i + 1}.weight"]["norm"] for i in range(layers)]
 
 
@@ -240,7 +240,7 @@ def test_batch_norm_allows_a_higher_rate(tmp_path: Path) -> None:
     accuracies = []
     for name, given in (("plain", text), ("normed", normed)):
         try:
-            accuracies.append(run(given, tmp_path / name).standing.history[-1]["val_accuracy"])
+            accuracies.append(run(given, tmp_path / name).progress.history[-1]["val_accuracy"])
         except NetError:
             accuracies.append(0.0)
     assert accuracies[0] < 0.3

@@ -30,12 +30,12 @@ from netdsl.ops.loss import best_first
 from netdsl.ops.op import Operand
 from netdsl.train import checkpoint
 from netdsl.train.checkpoint import Checkpoint
-from netdsl.train.job import prepare
+from netdsl.train.job import prepare_job
 from netdsl.train.losses import LOSSES, Objective
 from netdsl.train.metrics import Score
 from netdsl.train.overfit import overfit
-from netdsl.train.recipe import resolve
-from netdsl.train.use import Report, Trained
+from netdsl.train.recipe import resolve_recipe
+from netdsl.train.use import EvaluationReport, Predictor
 from netdsl.types import Array, TensorType
 
 TIED = st.sampled_from([-1.0, -0.0, 0.0, 1.0, 1e-30, np.inf, -np.inf, np.nan])
@@ -76,7 +76,7 @@ def test_drawn_scores_hold_ties_and_nans_beside_plain_rows() -> None:
 
 def objective(loss: str) -> Objective:
     text = "net a { input(8x8x1); fc(10) }\ndata { source = digits }\ntrain { loss = %s }"
-    return resolve(program(parse(text % loss))).loss
+    return resolve_recipe(program(parse(text % loss))).loss
 
 
 OBJECTIVES = (
@@ -92,7 +92,7 @@ ANY = st.one_of(TIED, FINITE, st.floats(width=32))
 @given(arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 4)), elements=ANY))
 def test_equal_views_have_their_own_scores(loss: str, scores: Array) -> None:
     for many in (1, 2, 3, 5):
-        found = objective(loss).mean_scores([scores] * many)
+        found = objective(loss).average_scores([scores] * many)
         assert found.dtype == scores.dtype
         np.testing.assert_array_equal(found, scores)
 
@@ -105,7 +105,7 @@ def probabilities(scores: Array) -> Array:
 @pytest.mark.parametrize("loss", OBJECTIVES)
 @given(arrays(np.float64, (3, 2, 4), elements=st.floats(-900, 900)))
 def test_different_views_are_averaged_as_suits_the_loss(loss: str, views: Array) -> None:
-    found = objective(loss).mean_scores(list(views))
+    found = objective(loss).average_scores(list(views))
     if "cross_entropy" in loss:
         mean = np.mean([probabilities(v) for v in views], axis=0)
         np.testing.assert_allclose(probabilities(found), mean, rtol=1e-9, atol=1e-300)
@@ -124,11 +124,13 @@ train { loss = %s }
 """
 
 
-def trained(path: Path, body: str, loss: str, weights: Mapping[str, Array], device: str) -> Trained:
+def trained(
+    path: Path, body: str, loss: str, weights: Mapping[str, Array], device: str
+) -> Predictor:
     """A checkpoint of a net on the digits with these weights."""
     classes = tuple(str(i) for i in range(10))
     checkpoint.save(path, Checkpoint(weights, NET % (body, loss), classes, {}, {}))
-    return Trained(path, open_backend(device))
+    return Predictor(path, open_backend(device))
 
 
 def linear(weight: Array, bias: Sequence[float] | float = 0.0) -> dict[str, Array]:
@@ -164,7 +166,7 @@ CASES = {
 }
 
 
-def same(a: Report, b: Report) -> None:
+def same(a: EvaluationReport, b: EvaluationReport) -> None:
     assert (a.score.accuracy, a.score.top5) == (b.score.accuracy, b.score.top5)
     assert a.score.loss == pytest.approx(b.score.loss, rel=1e-12, nan_ok=True)
     np.testing.assert_array_equal(a.confusion, b.confusion)
@@ -179,8 +181,8 @@ def test_accuracy_is_the_share_on_the_diagonal(case: str, device: str, tmp_path:
     assert one.score.images == 359
     assert one.score.accuracy == np.trace(one.confusion) / 359
     assert one.score.accuracy <= one.score.top5
-    assert one.uncalled == {"all NaN": 359}.get(case, one.uncalled)
-    assert (0 < one.uncalled < 359) == (case == "some NaN")
+    assert one.unclassified == {"all NaN": 359}.get(case, one.unclassified)
+    assert (0 < one.unclassified < 359) == (case == "some NaN")
     for sizes in ((8,), (8, 8), (8, 8, 8)):
         same(model.evaluate(None, sizes), one)
 
@@ -204,7 +206,7 @@ def test_the_loss_of_several_sizes_is_that_of_the_mean_probability(
     path, loss = tmp_path / "x.safetensors", "[(cross_entropy(smoothing=0.2), 0.5)]"
     model = trained(path, "fc(10)", loss, linear(0.1 * drawn()), "reference")
     seen: list[Array] = []
-    mean = Objective.mean_scores
+    mean = Objective.average_scores
     monkeypatch.setattr(Objective, "mean_scores", lambda o, v: seen.append(v) or mean(o, v))
     score = model.evaluate(None, (8, 12)).score
     views = np.concatenate(seen, axis=1)[:, :359]
@@ -246,12 +248,12 @@ def test_a_run_is_judged_by_the_rule(device: str, tmp_path: Path, netdsl: Any) -
     (tmp_path / "dead.net").write_text(DEAD)
     code, out, err = netdsl("train", "dead.net", "--out", "run", "--json", "--device", device)
     assert code == 0, err
-    report = Trained(tmp_path / "run", open_backend(device)).evaluate(None)
+    report = Predictor(tmp_path / "run", open_backend(device)).evaluate(None)
     assert report.confusion[:, 1:].sum() == 0
     assert json.loads(out)["test_accuracy"] == report.score.accuracy == report.confusion[0, 0] / 359
-    job = prepare(program(parse(DEAD)), None)
+    job = prepare_job(program(parse(DEAD)), None)
     (batch,) = islice(training_batches(job.train, 32, job.recipe.seed, 0), 1)
-    learnt = overfit(job, open_backend(device), most=3)
+    learnt = overfit(job, open_backend(device), max_steps=3)
     assert learnt.accuracy == (batch.labels == 0).mean() > 0
 
 
@@ -265,7 +267,7 @@ def test_what_is_printed_of_a_confusion_is_bounded(data: st.DataObject) -> None:
         confusion[i, j] += 1 + (i * j) % 3
     images = int(confusion.sum())
     names = tuple(f"class{i}" for i in range(n))
-    report = Report(Score(1.0, 0.5, 0.5, images), "test", names, confusion)
+    report = EvaluationReport(Score(1.0, 0.5, 0.5, images), "test", names, confusion)
     printed = io.StringIO()
     with redirect_stdout(printed):
         show_confusion(report)

@@ -18,7 +18,7 @@ from netdsl.language.override import override
 from netdsl.language.parse import DEEPEST_NESTING, parse, parse_expression
 from netdsl.language.program import program
 from netdsl.layers.convolution import pads
-from netdsl.train.recipe import resolve
+from netdsl.train.recipe import resolve_recipe
 from netdsl.types import dims
 from netdsl.values import Size
 
@@ -193,9 +193,9 @@ def test_what_is_set_reaches_its_section(
 ) -> None:
     file = program(override(parse(RECIPES), settings))
     for name, expected in ((None, plain), ("a", a)):
-        recipe = resolve(file, name)
+        recipe = resolve_recipe(file, name)
         assert (recipe.epochs, recipe.optimizer.arguments["lr"]) == expected
-    assert resolve(file, "a").optimizer.arguments["beta1"] == 0.5
+    assert resolve_recipe(file, "a").optimizer.arguments["beta1"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -217,14 +217,14 @@ def test_what_is_set_reaches_its_section(
 )
 def test_values_out_of_range(text: str, complaint: str) -> None:
     with pytest.raises(NetError, match=complaint):
-        resolve(program(override(parse(RECIPES), [text])))
+        resolve_recipe(program(override(parse(RECIPES), [text])))
 
 
 @pytest.mark.parametrize(
     "setting", ["data.batch=65_536", "data.batch=1", "train.ema=0.999", "train.optimizer.lr=0"]
 )
 def test_values_at_the_end_of_their_range(setting: str) -> None:
-    resolve(program(override(parse(RECIPES), [setting])))
+    resolve_recipe(program(override(parse(RECIPES), [setting])))
 
 
 # ---- layers

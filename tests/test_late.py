@@ -17,7 +17,7 @@ from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.train import stepper
 from netdsl.train.loop import Trainer
-from netdsl.train.resume import continuation
+from netdsl.train.resume import load_continuation
 
 NET = "net n { input(8x8x1); fc(10) }\ndata { source = digits, batch = 64 }\n"
 
@@ -55,7 +55,7 @@ def trained(text: str, backend: Any, out: Path, stop: int = 10**9) -> bytes:
     try:
         trainer.run(out, lambda p: None, lambda m: None, lambda: next(count) >= stop)
     except KeyboardInterrupt:
-        found = continuation(out)
+        found = load_continuation(out)
         trainer = Trainer(found.program, None, backend, saved=found.saved)
         trainer.run(out, lambda p: None, lambda m: None)
     return (out / "last.safetensors").read_bytes()
@@ -80,7 +80,7 @@ def test_a_fault_is_the_same(rate: str, tmp_path: Path, monkeypatch: pytest.Monk
         NET.replace("; fc", "; fc(32) -> relu -> fc")
         + f"train {{ optimizer = sgd(lr={rate}), epochs = 2 }}"
     )
-    monkeypatch.setattr(stepper, "GOOD_EVERY", 2)
+    monkeypatch.setattr(stepper, "SNAPSHOT_EVERY", 2)
     told = []
     for i, backend in enumerate((reference(), Late("reference", np))):
         with pytest.raises(NetError) as e:

@@ -12,7 +12,7 @@ from netdsl.errors import Diagnostic
 from netdsl.insight.check import check_program
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
-from netdsl.train.lints import LINTS, of_recipe
+from netdsl.train.lints import LINTS, recipe_warnings
 from tests.conftest import ROOT
 
 MODELS = sorted((ROOT / "models").rglob("*.net"))
@@ -165,4 +165,4 @@ def test_train_and_dry_run_report_them_of_every_stage(netdsl: Any, tmp_path: Pat
         assert "late-step" not in err
         if "--json" in args:
             json.loads(out)
-    assert [w.lint for w in of_recipe(program(parse(text)), "apart")] == ["late-step"]
+    assert [w.lint for w in recipe_warnings(program(parse(text)), "apart")] == ["late-step"]

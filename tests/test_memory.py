@@ -20,10 +20,10 @@ from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.plan.fusion import FUSED
 from netdsl.plan.plan import make_plan
-from netdsl.train.fit import MOST_BYTES, MOST_EVALUATED
-from netdsl.train.job import prepare
+from netdsl.train.fit import MAX_EVALUATION_BYTES, MAX_EVALUATION_IMAGES
+from netdsl.train.job import prepare_job
 from netdsl.train.loop import Trainer
-from netdsl.train.memory import predicted
+from netdsl.train.memory import predict_memory
 
 NET = """net wide {
   input(8x8x1)
@@ -59,7 +59,7 @@ def text(batch: int = 512) -> str:
 
 
 def needed(batch: int) -> int:
-    return predicted(prepare(program(parse(text(batch))), None), FUSED).device
+    return predict_memory(prepare_job(program(parse(text(batch))), None), FUSED).device
 
 
 def test_what_does_not_fit_is_told_with_what_would() -> None:
@@ -101,7 +101,7 @@ def test_it_ends_the_command_with_a_sentence(
 
 
 def test_the_parts_are_the_total() -> None:
-    memory = predicted(prepare(program(parse(text())), None), FUSED)
+    memory = predict_memory(prepare_job(program(parse(text())), None), FUSED)
     assert sum(memory.parts().values()) == memory.total
     assert memory.parts() == asdict(memory)
 
@@ -109,22 +109,24 @@ def test_the_parts_are_the_total() -> None:
 def test_a_large_evaluation_does_not_judge_more_than_it_must() -> None:
     """Few images to learn from, many channels: what is judged at once takes no more than 128 MB."""
     wide = NET.replace("conv(64, 3x3, pad=same)", "conv(9000, 1x1)").replace("512", "4")
-    job = prepare(program(parse(wide)), None)
-    assert 4 <= job.evaluating.batch < MOST_EVALUATED
-    assert make_plan(job.folded.main, FUSED).arena < 1.3 * MOST_BYTES
-    assert prepare(program(parse(text(4))), None).evaluating.batch == MOST_EVALUATED
-    assert prepare(program(parse(text(600))), None).evaluating.batch == 600
+    job = prepare_job(program(parse(wide)), None)
+    assert 4 <= job.evaluation_network.batch < MAX_EVALUATION_IMAGES
+    assert make_plan(job.folded_evaluation.main, FUSED).arena < 1.3 * MAX_EVALUATION_BYTES
+    assert (
+        prepare_job(program(parse(text(4))), None).evaluation_network.batch == MAX_EVALUATION_IMAGES
+    )
+    assert prepare_job(program(parse(text(600))), None).evaluation_network.batch == 600
 
 
 def test_what_is_evaluated_is_said_where_that_does_not_fit() -> None:
     """No batch helps where judging takes more than learning does."""
     wide = NET.replace("conv(64, 3x3, pad=same)", "conv(9000, 1x1)").replace("512", "2")
-    job = prepare(program(parse(wide)), None)
-    memory = predicted(job, FUSED)
+    job = prepare_job(program(parse(wide)), None)
+    memory = predict_memory(job, FUSED)
     assert memory.evaluation > memory.step
     with pytest.raises(NetError) as e:
         Trainer(program(parse(wide)), None, small(memory.step))
-    assert f"{job.evaluating.batch:,} images are judged at once" in e.value.render()
+    assert f"{job.evaluation_network.batch:,} images are judged at once" in e.value.render()
 
 
 DOMINATED = {
@@ -165,7 +167,7 @@ from netdsl.backends import open_backend
 from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.train.loop import Trainer
-from netdsl.train.memory import predicted
+from netdsl.train.memory import predict_memory
 
 def peak():  # of this program alone: ru_maxrss begins with that of the process which starts it
     return 1024 * int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
@@ -179,7 +181,7 @@ def run(text):
 run(sys.argv[2])
 base = peak()
 job = run(sys.argv[1])
-print(peak() - base, predicted(job, open_backend("cpu").fusion).total)
+print(peak() - base, predict_memory(job, open_backend("cpu").fusion).total)
 """
 SLOW = pytest.mark.slow
 

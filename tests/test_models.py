@@ -14,10 +14,10 @@ from netdsl.ir.text import to_text
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
-from netdsl.train.expect import judge
-from netdsl.train.job import prepare
+from netdsl.train.expect import judge_expectations
+from netdsl.train.job import prepare_job
 from netdsl.train.loop import Trainer
-from netdsl.train.recipe import resolve
+from netdsl.train.recipe import resolve_recipe
 from netdsl.train.step import training_graph
 from tests.conftest import ROOT
 from tests.golden import matches_golden
@@ -43,9 +43,9 @@ def test_a_recipe_is_ready_to_run(
     path: Path, name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NETDSL_CACHE", str(tmp_path))
-    job = prepare(load(str(path)), name, anyway=True)
-    assert job.steps > 0 or job.missing
-    again = resolve(program(parse(job.net_text)))
+    job = prepare_job(load(str(path)), name, allow_missing=True)
+    assert job.steps_per_epoch > 0 or job.missing_data
+    again = resolve_recipe(program(parse(job.net_text)))
     assert again.data == job.recipe.data
     assert (again.optimizer, again.schedule) == (job.recipe.optimizer, job.recipe.schedule)
 
@@ -57,7 +57,7 @@ def test_a_small_recipe_meets_its_expectations(path: Path, data_dir: Path, tmp_p
     name = next((s.name for s in p.sections("train") if s.name in (None, "small")), None)
     trainer = Trainer(p, name, open_backend("auto"), str(data_dir))
     result = trainer.run(tmp_path / "run", lambda p: None, lambda m: None)
-    assert all(m.ok for m in judge(trainer.recipe.expectations, result.metrics))
+    assert all(m.ok for m in judge_expectations(trainer.recipe.expectations, result.metrics))
 
 
 def test_parameter_paths_of_resnet50() -> None:
@@ -72,7 +72,7 @@ data { source = digits, batch = 4 }
 train { optimizer = sgd(lr=0.1, momentum=0.9) }
 """
     p = program(parse(text))
-    recipe = resolve(p)
+    recipe = resolve_recipe(p)
     network = elaborate(p, None, recipe.settings(training=False))
     matches_golden("tiny_eval.txt", to_text(network.graph))
     network = elaborate(p, None, recipe.settings(training=True))

@@ -24,7 +24,7 @@ from netdsl.language.program import load, program
 from netdsl.layers import LAYERS
 from netdsl.ops import OPS
 from netdsl.ops.draw import RandomDraw
-from netdsl.train.recipe import resolve
+from netdsl.train.recipe import resolve_recipe
 from tests.conftest import ROOT
 from tests.host import GPP, hosted
 from tests.nets import alone, drawn_net, drawn_recipe, words
@@ -71,7 +71,7 @@ def net_of(seed: int) -> str:
 
 def case_of_text(text: str) -> Case:
     file = program(parse(text))
-    recipe = resolve(file)
+    recipe = resolve_recipe(file)
     case = case_of(file, None, recipe, recipe.data.batch)
     assert case is not None
     return case
@@ -151,7 +151,7 @@ def case_of_model(path: Path, net: str) -> tuple[Case | None, int]:
     """A net made small, under a recipe that is drawn for it, and the seed of that."""
     seed = MODELS.index((path, net))
     text = drawn_recipe(RandomDraw(np.random.default_rng(seed)), 3)
-    recipe = resolve(program(parse("net any { input(1x1x1); fc(2) }\n" + text)))
+    recipe = resolve_recipe(program(parse("net any { input(1x1x1); fc(2) }\n" + text)))
     return case_of(load(str(path)), net, recipe, 3, Shrink(16)), seed
 
 

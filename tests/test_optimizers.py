@@ -11,7 +11,7 @@ import pytest
 from netdsl.globs import matches
 from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
-from netdsl.train.optimizers import OPTIMIZERS, Update, update
+from netdsl.train.optimizers import OPTIMIZERS, Update, emit_update
 from netdsl.types import Graph, TensorType
 from netdsl.values import Argument
 
@@ -28,7 +28,7 @@ def graph(name: str, **arguments: Any) -> tuple[Graph, float]:
     b = Builder(dtype="float64")
     w = b.state("w", KIND, ("normal", 1.0))
     part = Update(b, w, b.input("g", KIND), {})
-    new = update(part, Chosen(name, record, bound))
+    new = emit_update(part, Chosen(name, record, bound))
     return b.graph({"w": new}, {"w": new, **part.updates}), bound["lr"]
 
 

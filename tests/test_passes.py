@@ -420,7 +420,7 @@ def test_the_recipe_names_what_is_computed_again() -> None:
     from netdsl.language.parse import parse
     from netdsl.language.program import program
     from netdsl.train.compile import compile_step
-    from netdsl.train.recipe import resolve
+    from netdsl.train.recipe import resolve_recipe
 
     text = (
         (ROOT / "models" / "resnet.net").read_text()
@@ -428,9 +428,9 @@ def test_the_recipe_names_what_is_computed_again() -> None:
         + 'train wrong { net = resnet20, recompute = ["s9.*"] }\n'
     )
     found = program(parse(text, str(ROOT / "models" / "resnet.net")))
-    recipe = resolve(found)
+    recipe = resolve_recipe(found)
     network = elaborate(found, recipe.net, recipe.settings(training=True))
     regions = {n.region for n in compile_step(network, recipe).nodes.values()}
     assert {"s1.small1", "s3.small3"} <= regions
     with pytest.raises(NetError, match="no place is called"):
-        compile_step(network, resolve(found, "wrong"))
+        compile_step(network, resolve_recipe(found, "wrong"))

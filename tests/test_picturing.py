@@ -19,7 +19,7 @@ from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.runtime.state import draw
 from netdsl.train.checkpoint import Checkpoint, save
-from netdsl.train.use import Trained
+from netdsl.train.use import Predictor
 
 NET = """
 net n {
@@ -194,7 +194,7 @@ def test_a_unit_of_known_weights_is_answered_best_by_their_signs(
 ) -> None:
     rng = np.random.default_rng(3)
     weights = rng.uniform(0.5, 1, (2, 64)) * rng.choice((-1, 1), (2, 64))
-    trained = Trained(kept(tmp_path, ONE_UNIT, **{"unit.weight": weights}), open_backend(device))
+    trained = Predictor(kept(tmp_path, ONE_UNIT, **{"unit.weight": weights}), open_backend(device))
     bare = Climb(steps=400, jitter=0, decay=0, blur=0)
     channels, found = visualized(trained, "unit", None, 16, bare)
     assert channels == (0, 1)

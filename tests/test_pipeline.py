@@ -20,8 +20,8 @@ from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.train import checkpoint
 from netdsl.train.checkpoint import Checkpoint
-from netdsl.train.job import Job, prepare
-from netdsl.train.pipeline import KEY, check_pipeline, revisions
+from netdsl.train.job import Job, prepare_job
+from netdsl.train.pipeline import PIPELINE_KEY, check_pipeline, pipeline_revisions
 from tests.forged import write_forged
 from tests.test_folder import write
 from tests.torch_values import image
@@ -42,7 +42,7 @@ def text(
 
 
 def job_of(*given: Any) -> Job:
-    return prepare(program(parse(text(*given))), None)
+    return prepare_job(program(parse(text(*given))), None)
 
 
 def begun(job: Job, **progress: Any) -> Checkpoint:
@@ -102,10 +102,10 @@ def test_runs_of_the_first_version_that_go_on(
 ) -> None:
     job = job_of(source, augment, judged, side, 0)
     assert refusal(job, begun(job)) == ""
-    assert FIT not in revisions(job)
-    assert SPLIT not in revisions(job)
+    assert FIT not in pipeline_revisions(job)
+    assert SPLIT not in pipeline_revisions(job)
     job = job_of(source, augment, judged, side)
-    assert (SPLIT in revisions(job)) == (source == "digits")
+    assert (SPLIT in pipeline_revisions(job)) == (source == "digits")
     assert ("validation split: each class is held out" in refusal(job, begun(job))) == (
         source == "digits"
     )
@@ -124,29 +124,35 @@ def test_runs_of_the_first_version_that_are_refused(
     )
     told = {name for name in (*CHANGES, *AUGMENTATIONS) if f"  {name}: " in words}
     assert told == {*names, *([SPLIT] if source == "digits" else [])}
-    assert refusal(job, begun(job, **{KEY: revisions(job)})) == ""
+    assert refusal(job, begun(job, **{PIPELINE_KEY: pipeline_revisions(job)})) == ""
 
 
 def test_what_is_recorded() -> None:
     job = job_of("digits", "hflip, random_resized_crop")
-    assert revisions(job) == {ORDER: 1, SPLIT: 2, DRAWS: 1, "hflip": 1, "random_resized_crop": 2}
+    assert pipeline_revisions(job) == {
+        ORDER: 1,
+        SPLIT: 2,
+        DRAWS: 1,
+        "hflip": 1,
+        "random_resized_crop": 2,
+    }
 
 
 @pytest.mark.parametrize("name", [ORDER, SPLIT, DRAWS, "hflip"])
 def test_a_later_revision_of_anything_is_refused(name: str) -> None:
     job = job_of("digits", "hflip")
-    now = revisions(job)
-    later = begun(job, **{KEY: {**now, name: now[name] + 1}})
+    now = pipeline_revisions(job)
+    later = begun(job, **{PIPELINE_KEY: {**now, name: now[name] + 1}})
     words = f"{name}: revision {now[name] + 1}, which this version does not know"
     assert words in refusal(job, later)
-    assert refusal(job, begun(job, **{KEY: {**now, "other": 7}})) == ""
+    assert refusal(job, begun(job, **{PIPELINE_KEY: {**now, "other": 7}})) == ""
 
 
 @pytest.mark.parametrize("name", [ORDER, SPLIT, DRAWS, "hflip"])
 def test_any_change_of_the_program_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a version to come, in which it was changed."""
     job = job_of("digits", "hflip")
-    saved = begun(job, **{KEY: revisions(job)})
+    saved = begun(job, **{PIPELINE_KEY: pipeline_revisions(job)})
     new = Change("it is done the other way round")
     changes = (*CHANGES.get(name, ()), new)
     if name in CHANGES:
@@ -160,7 +166,7 @@ def test_any_change_of_the_program_is_told(name: str, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("odd", [3, [], {"hflip": "x"}, {"hflip": 0}, {"hflip": True}])
 def test_an_odd_record_is_told(odd: Any, tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "x", begun(job_of("digits", "hflip")))
-    write_forged(tmp_path / "x", **{KEY: odd})
+    write_forged(tmp_path / "x", **{PIPELINE_KEY: odd})
     with pytest.raises(NetError, match=r"damaged: `metadata\.progress\.pipeline"):
         checkpoint.load(tmp_path / "x")
 
@@ -172,8 +178,8 @@ def test_a_run_is_refused_by_name_and_goes_on_without_the_crop(netdsl: Any, tmp_
     assert netdsl("train", "a.net", "--out", "run", "--set", "train.epochs=1", *device)[0] == 0
     path = tmp_path / "run" / "last.safetensors"
     saved = checkpoint.load(path)
-    assert saved.progress[KEY]["random_resized_crop"] == 2
-    old = {k: v for k, v in saved.progress.items() if k != KEY}
+    assert saved.progress[PIPELINE_KEY]["random_resized_crop"] == 2
+    old = {k: v for k, v in saved.progress.items() if k != PIPELINE_KEY}
     checkpoint.save(path, replace(saved, progress=old))
     before = path.read_bytes()
     code, _, err = netdsl("train", "--resume", "run", "--set", "train.epochs=2", *device)
@@ -190,7 +196,7 @@ def test_a_run_is_refused_by_name_and_goes_on_without_the_crop(netdsl: Any, tmp_
     assert netdsl("train", "b.net", "--out", "new", *device)[0] == 0
     other = ("--set", "train.epochs=2", "--set", "data.augment=hflip")
     assert netdsl("train", "--resume", "run", *other, *device)[0] == 0
-    assert checkpoint.load(path).progress[KEY] == {ORDER: 1, DRAWS: 1, "hflip": 1}
+    assert checkpoint.load(path).progress[PIPELINE_KEY] == {ORDER: 1, DRAWS: 1, "hflip": 1}
 
 
 # ---- whoever changes an order, a split or an image has to add a line to its changes

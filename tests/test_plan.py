@@ -45,7 +45,7 @@ from netdsl.runtime.state import State
 from netdsl.signature import Chosen, OneFrom
 from netdsl.train.compile import compile_step
 from netdsl.train.precision import PRECISIONS
-from netdsl.train.recipe import resolve
+from netdsl.train.recipe import resolve_recipe
 from netdsl.train.step import training_graph
 from netdsl.types import Graph, Node, TensorType
 from netdsl.values import Symbol
@@ -208,7 +208,7 @@ def test_hundreds_of_gradients_are_added_up(settings: str) -> None:
     file = program(parse(text))
     network = elaborate(file, None, Settings(batch=2, training=True))
     assert len(network.parameters) > 500
-    graph = compile_step(network, resolve(file))
+    graph = compile_step(network, resolve_recipe(file))
     plan = make_plan(graph, CUDA)
     assert all(generated(plan, k, 132) for k in plan.kernels if k.kind != "anchor")
     if "clip" in settings:

@@ -15,8 +15,8 @@ from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.train import checkpoint
 from netdsl.train.loop import Trainer
-from netdsl.train.precision import SCALE, SKIPPED
-from netdsl.train.resume import continuation
+from netdsl.train.precision import SCALE, SKIPPED_STEPS
+from netdsl.train.resume import load_continuation
 from netdsl.types import Array
 from tests.conftest import ROOT
 from tests.test_resume import kept
@@ -52,9 +52,9 @@ def test_mixed_precision_learns_as_well_as_full(
 ) -> None:
     full = run(trainer("full"), tmp_path / "full")
     low = trainer(precision, device=device)
-    kinds = {n.op: n.type.dtype for n in low.job.step.nodes.values()}
+    kinds = {n.op: n.type.dtype for n in low.job.step_graph.nodes.values()}
     assert kinds["matmul"] == ("bfloat16" if precision == "mixed" else "float16")
-    assert {n.type.dtype for n in low.job.step.states} == {"float32"}
+    assert {n.type.dtype for n in low.job.step_graph.states} == {"float32"}
     found = run(low, tmp_path / "low")
     assert found[-1]["train_loss"] == pytest.approx(full[-1]["train_loss"], rel=0.05)
     assert found[-1]["val_accuracy"] >= full[-1]["val_accuracy"] - 0.03
@@ -67,7 +67,7 @@ def test_an_overflow_leaves_the_step_out_and_halves_the_scale(tmp_path: Path) ->
 
     def watch(p: Any) -> None:
         now = t.state.snapshot()
-        moved.append((float(now[SCALE]), float(now[SKIPPED]), same(before, now, (SCALE,))))
+        moved.append((float(now[SCALE]), float(now[SKIPPED_STEPS]), same(before, now, (SCALE,))))
 
     told: list[dict[str, Any]] = []
     t.run(tmp_path, watch, told.append)
@@ -85,12 +85,12 @@ def test_what_is_left_out_does_not_count_for_adam() -> None:
     """The first update that is made is Adam's first: every weight moves by the rate at most, and
     the largest by just that."""
     t = trainer("mixed(float16(scale=2e9))")
-    (group, *_) = list(t.stepper.groups())
+    (group, *_) = list(t.stepper.batch_groups())
     first = t.state.snapshot()
     while same(first, t.state.snapshot(), (SCALE,)):
         t.stepper.update(group)
     now = t.state.snapshot()
-    assert now[SKIPPED] > 5
+    assert now[SKIPPED_STEPS] > 5
     steps = [np.abs(now[n.name] - first[n.name]).max() for n in t.job.network.parameters]
     assert max(steps) == pytest.approx(0.01, rel=1e-3)
 
@@ -115,7 +115,7 @@ def test_a_scaled_run_goes_on_to_the_same_bits(accumulate: int, tmp_path: Path) 
         with pytest.raises(KeyboardInterrupt):
             run(trainer(precision, more), out, asked=lambda c=count, u=updates: next(c) >= u)
         assert SCALE in checkpoint.load(out / "last.safetensors").states
-        found = continuation(out)
+        found = load_continuation(out)
         run(Trainer(found.program, None, MODEL, saved=found.saved), out)
         assert kept(out) == whole
 
@@ -123,10 +123,10 @@ def test_a_scaled_run_goes_on_to_the_same_bits(accumulate: int, tmp_path: Path) 
 def test_an_accumulated_overflow_leaves_the_whole_update_out() -> None:
     t = trainer("mixed(float16(scale=2e9))", ", accumulate = 3")
     before = t.state.snapshot()
-    (group, *_) = list(t.stepper.groups())
+    (group, *_) = list(t.stepper.batch_groups())
     t.stepper.update(group)
     now = t.state.snapshot()
-    assert (float(now[SCALE]), float(now[SKIPPED])) == (1e9, 1.0)
+    assert (float(now[SCALE]), float(now[SKIPPED_STEPS])) == (1e9, 1.0)
     assert same(before, now, (SCALE,))
 
 
@@ -147,7 +147,7 @@ def test_what_no_scale_helps_stops_the_run_and_names_the_layer(tmp_path: Path) -
 
 def test_a_run_in_full_precision_goes_on_in_16_bits(tmp_path: Path) -> None:
     run(trainer("full"), tmp_path)
-    found = continuation(tmp_path, ["train.precision=mixed(float16)", "train.epochs=3"])
+    found = load_continuation(tmp_path, ["train.precision=mixed(float16)", "train.epochs=3"])
     t = Trainer(found.program, None, MODEL, saved=found.saved)
     assert run(t, tmp_path)[-1]["loss_scale"] == 65536
     assert "mixed(low=float16(scale=65536, steady=2000))" in (tmp_path / "recipe.net").read_text()

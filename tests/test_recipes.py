@@ -21,9 +21,9 @@ from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import draw
 from netdsl.train import checkpoint
 from netdsl.train.loop import Result, Trainer
-from netdsl.train.recipe import resolve, stages
+from netdsl.train.recipe import resolve_recipe, stage_names
 from netdsl.train.step import accumulating_graph, training_graph
-from netdsl.train.written import written_out
+from netdsl.train.written import resolve_file
 from netdsl.types import Graph
 
 NET = """
@@ -42,7 +42,7 @@ def read(train: str) -> Program:
 
 
 def graph(train: str, build: Any = training_graph) -> Graph:
-    recipe = resolve(read(train))
+    recipe = resolve_recipe(read(train))
     found: Graph = build(elaborate(read(train), None, recipe.settings(training=True)), recipe)
     return found
 
@@ -110,7 +110,7 @@ def test_accumulated_batches_are_one_large_batch(optimizer: str) -> None:
 
     def built(batch: int, count: int, build: Any = training_graph) -> Graph:
         p = program(parse(text.replace("{}", str(batch)) + train % count))
-        recipe = resolve(p)
+        recipe = resolve_recipe(p)
         found: Graph = build(elaborate(p, None, recipe.settings(training=True)), recipe)
         return found
 
@@ -144,7 +144,7 @@ def test_every_batch_drops_other_values(accumulate: int, monkeypatch: pytest.Mon
         return out
 
     monkeypatch.setattr(Executor, "run", seen)
-    with closing(stepper.groups()) as groups:
+    with closing(stepper.batch_groups()) as groups:
         batch = next(groups)[0]
     for _ in range(4):
         stepper.update((batch,) * accumulate)
@@ -161,7 +161,7 @@ def test_the_average_begins_at_the_weights_and_follows_them() -> None:
 
 
 def test_averaged_weights_are_what_is_judged_and_kept(tmp_path: Path) -> None:
-    from netdsl.train.use import Trained
+    from netdsl.train.use import Predictor
 
     result = run(tmp_path, "train { ema = 0.95, epochs = 2, optimizer = adam(lr=0.01) }")
     last = checkpoint.load(tmp_path / "last.safetensors").states
@@ -170,7 +170,7 @@ def test_averaged_weights_are_what_is_judged_and_kept(tmp_path: Path) -> None:
     if result.metrics["best_epoch"] == 2:
         np.testing.assert_array_equal(best["head.weight"], last["head.weight.ema"])
     assert not np.array_equal(last["head.weight"], last["head.weight.ema"])
-    score = Trained(tmp_path, REFERENCE).evaluate(None).score
+    score = Predictor(tmp_path, REFERENCE).evaluate(None).score
     assert score.accuracy == pytest.approx(result.metrics["test_accuracy"])
 
 
@@ -190,8 +190,8 @@ def test_the_run_stops_when_nothing_gets_better(tmp_path: Path) -> None:
         read("train { patience = 2, epochs = 9, optimizer = sgd(lr=0) }"), None, REFERENCE
     )
     trainer.run(tmp_path, lambda p: None, lambda m: None)
-    assert trainer.standing.epoch == 1 + 2
-    assert trainer.standing.best == 1
+    assert trainer.progress.epoch == 1 + 2
+    assert trainer.progress.best_epoch == 1
 
 
 def test_every_nth_epoch_is_kept(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ train all { after = head, optimizer = adam(lr=0.0001), expect val_accuracy > 0 }
 
 
 def test_stages_begin_from_the_best_of_the_one_before(tmp_path: Path) -> None:
-    assert stages(read(STAGED), "all") == ("head", "all")
+    assert stage_names(read(STAGED), "all") == ("head", "all")
     run(tmp_path / "head", STAGED, "head")
     start = checkpoint.load(tmp_path / "head" / "best.safetensors")
     trainer = Trainer(read(STAGED), "all", REFERENCE, start=start)
@@ -228,18 +228,18 @@ def test_stages_begin_from_the_best_of_the_one_before(tmp_path: Path) -> None:
 
 
 def test_a_staged_recipe_written_out_repeats_itself() -> None:
-    once = format_file(written_out(read(STAGED), "all"))
+    once = format_file(resolve_file(read(STAGED), "all"))
     again = program(parse(once))
-    assert format_file(written_out(again, None)) == once
-    assert stages(again, None) == ("head", None)
-    assert resolve(again) == resolve(read(STAGED), "all")
-    assert resolve(again, "head").freeze == ("stem.*",)
+    assert format_file(resolve_file(again, None)) == once
+    assert stage_names(again, None) == ("head", None)
+    assert resolve_recipe(again) == resolve_recipe(read(STAGED), "all")
+    assert resolve_recipe(again, "head").freeze == ("stem.*",)
 
 
 def test_the_data_that_was_used_is_the_data_that_is_written() -> None:
     text = NET.replace("data {", "data first {") + "data other { source = digits, batch = 7 }\n"
     p = program(parse(text + "train { }"))
-    assert resolve(program(parse(format_file(written_out(p, None))))).data.batch == 32
+    assert resolve_recipe(program(parse(format_file(resolve_file(p, None))))).data.batch == 32
 
 
 def test_weights_of_another_run_are_taken_over_by_name(tmp_path: Path) -> None:
@@ -306,11 +306,11 @@ def test_batch_norm_over_one_image_says_what_to_use_instead() -> None:
 
 def test_a_dry_run_sees_that_the_first_weights_do_not_fit(tmp_path: Path) -> None:
     from netdsl.train.dryrun import dry_run
-    from netdsl.train.job import prepare
+    from netdsl.train.job import prepare_job
 
     run(tmp_path, "train { epochs = 1 }")
     text = (NET + f'train {{ init = weights("{tmp_path}") }}').replace("fc(10)", "fc(5) -> fc(10)")
     with pytest.raises(NetError) as e:
-        dry_run(prepare(program(parse(text)), None))
+        dry_run(prepare_job(program(parse(text)), None))
     assert "`head.fc1.weight` is not there" in e.value.render()
     assert 'weights("FILE", except="head.*")' in e.value.render()

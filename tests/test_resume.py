@@ -20,11 +20,11 @@ from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.train import checkpoint, metrics
 from netdsl.train.loop import Result, Trainer
-from netdsl.train.recipe import stages
-from netdsl.train.resume import continuation
+from netdsl.train.recipe import stage_names
+from netdsl.train.resume import load_continuation
 from netdsl.train.stages import run_stages
-from netdsl.train.standing import CLOCK
-from netdsl.train.watch import watching
+from netdsl.train.standing import TIMING_METRICS
+from netdsl.train.watch import parse_watch
 from tests.forged import write_forged
 
 NET = """
@@ -52,7 +52,7 @@ def run(out: Path, watch: Callable[[], None] = lambda: None, **options: Any) -> 
 
 
 def go_on(out: Path, *settings: str, **options: Any) -> Result:
-    found = continuation(out, settings)
+    found = load_continuation(out, settings)
     trainer = Trainer(found.program, None, REFERENCE, saved=found.saved)
     return trainer.run(out, lambda p: None, lambda m: None, **options)
 
@@ -65,7 +65,7 @@ def kept(out: Path) -> dict[str, Any]:
     for name in found:
         if name.endswith("metrics.jsonl"):
             lines = [json.loads(line) for line in found[name].splitlines()]
-            found[name] = [{k: v for k, v in x.items() if k not in CLOCK} for x in lines]
+            found[name] = [{k: v for k, v in x.items() if k not in TIMING_METRICS} for x in lines]
     return found
 
 
@@ -104,7 +104,7 @@ def test_stopped_when_asked_and_resumed(
 
 
 def test_what_is_watched_is_written_once(tmp_path: Path) -> None:
-    looking = {"watching": watching("gradients", 4)}
+    looking = {"watching": parse_watch("gradients", 4)}
     run(tmp_path / "whole", **looking)
     asked = iter([False] * 12 + [True] * 9)
     with pytest.raises(KeyboardInterrupt):
@@ -158,7 +158,7 @@ def test_killed_at_any_write_and_resumed(
             (tmp_path / ".netdsl-leftover").write_bytes(b"half of a checkpoint")
     if count == 1 and not after:
         with pytest.raises(NetError, match="holds no run"):
-            continuation(tmp_path)
+            load_continuation(tmp_path)
     else:
         go_on(tmp_path)
         assert kept(tmp_path) == whole
@@ -184,7 +184,7 @@ def test_killed_in_a_stage_and_resumed(tmp_path: Path) -> None:
         steps, out = 0, tmp_path / str(limit)
         with pytest.raises(Killed):
             run_stages(p, "late", REFERENCE, None, out, watching(limit))
-        found = continuation(out)
+        found = load_continuation(out)
         run_stages(found.program, None, REFERENCE, None, out, watching(-1), found.saved)
         assert kept(tmp_path / "a") == kept(out)
 
@@ -218,7 +218,7 @@ def test_a_recipe_by_its_name_is_written_and_resumed_the_same(name: str, tmp_pat
     heads = {k: v.splitlines()[0].decode() for k, v in expected.items() if k.endswith("recipe.net")}
     for path, head in heads.items():
         assert head.endswith(f", train {Path(path).parent.name or name}"), head
-    before = [str(stage) for stage in stages(p, name)[:-1]]
+    before = [str(stage) for stage in stage_names(p, name)[:-1]]
     assert "expect" not in "".join((whole / x / "recipe.net").read_text() for x in before)
     for done in range(len(before) + 2):
         out = tmp_path / str(done)
@@ -227,7 +227,7 @@ def test_a_recipe_by_its_name_is_written_and_resumed_the_same(name: str, tmp_pat
             not_begun(out)
         for stage in before[done:]:
             shutil.rmtree(out / stage)
-        found = continuation(out)
+        found = load_continuation(out)
         run_stages(found.program, None, REFERENCE, None, out, go, found.saved)
         assert kept(out) == expected
 
@@ -254,7 +254,7 @@ def test_a_stage_that_is_over_goes_on_with_more_epochs_before_the_next_begins(
     go = lambda trainer, out: trainer.run(out, lambda p: None, lambda m: None)
     run_stages(p, "late", REFERENCE, None, tmp_path, go)
     not_begun(tmp_path)
-    found = continuation(tmp_path, ["train.early.epochs=5", "train.patience=none"])
+    found = load_continuation(tmp_path, ["train.early.epochs=5", "train.patience=none"])
     run_stages(found.program, None, REFERENCE, None, tmp_path, go, found.saved)
     assert checkpoint.load(tmp_path / "early" / "last.safetensors").progress["epoch"] == 5
     write_forged(tmp_path / "early" / "last.safetensors", epoch="x")
@@ -269,14 +269,14 @@ def test_changes_do_not_reach_a_stage_that_is_over(tmp_path: Path) -> None:
     p = program(parse(STAGED))
     go = lambda trainer, out: trainer.run(out, lambda p: None, lambda m: None)
     run_stages(p, "late", REFERENCE, None, tmp_path, go)
-    found = continuation(tmp_path, ["train.epochs=4"])
+    found = load_continuation(tmp_path, ["train.epochs=4"])
     assert found.changes == {"train.epochs": ("3", "4")}
     with pytest.raises(NetError, match="the stage `early` is over"):
-        continuation(tmp_path, ["train.early.epochs=4"])
+        load_continuation(tmp_path, ["train.early.epochs=4"])
     not_begun(tmp_path)
-    assert continuation(tmp_path, ["train.early.epochs=4"]).changes
+    assert load_continuation(tmp_path, ["train.early.epochs=4"]).changes
     with pytest.raises(NetError, match=r"`train.early.seed` cannot be changed half-way"):
-        continuation(tmp_path, ["train.early.seed=4"])
+        load_continuation(tmp_path, ["train.early.seed=4"])
 
 
 def test_changes_are_made_and_written_down(whole: dict[str, Any], tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_how_many_batches_make_an_update_can_change(tmp_path: Path, count: int) 
 
 def test_a_change_is_not_forgotten_when_the_run_is_killed_again(tmp_path: Path) -> None:
     begun(tmp_path)
-    found = continuation(tmp_path, ["train.epochs=4", "train.patience=none"])
+    found = load_continuation(tmp_path, ["train.epochs=4", "train.patience=none"])
     trainer = Trainer(found.program, None, REFERENCE, saved=found.saved)
 
     def killed(p: Any) -> None:
@@ -326,7 +326,7 @@ def test_a_change_is_not_forgotten_when_the_run_is_killed_again(tmp_path: Path) 
 
     with pytest.raises(Killed):
         trainer.run(tmp_path, killed, lambda m: None)
-    assert continuation(tmp_path).changes == {}
+    assert load_continuation(tmp_path).changes == {}
     go_on(tmp_path)
     assert [x.get("epoch") for x in kept(tmp_path)["metrics.jsonl"]] == [1, 2, 3, 4, None]
     assert "train.epochs = 4 (was 3)" in (tmp_path / "recipe.net").read_text()

@@ -15,15 +15,15 @@ from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.train import checkpoint
-from netdsl.train.expect import judge
-from netdsl.train.job import prepare
-from netdsl.train.lock import held
+from netdsl.train.expect import judge_expectations
+from netdsl.train.job import prepare_job
+from netdsl.train.lock import lock_directories
 from netdsl.train.loop import Trainer
-from netdsl.train.metrics import Record
+from netdsl.train.metrics import MetricsLog
 from netdsl.train.overfit import overfit
-from netdsl.train.resume import continuation
+from netdsl.train.resume import load_continuation
 from netdsl.train.stages import run_stages
-from netdsl.train.watch import watching
+from netdsl.train.watch import parse_watch
 from tests.processes import NETDSL, SILENT, finished, started, wait_for
 from tests.test_resume import kept
 
@@ -42,7 +42,7 @@ def run(out: Path, text: str = NET, **options: Any) -> None:
 
 
 def go_on(out: Path, *settings: str, **options: Any) -> None:
-    found = continuation(out, settings)
+    found = load_continuation(out, settings)
     trainer = Trainer(found.program, None, REFERENCE, saved=found.saved)
     trainer.run(out, nothing, nothing, **options)
 
@@ -103,7 +103,7 @@ def test_what_cannot_change_half_way(tmp_path: Path, setting: str, key: str) -> 
 
 
 def test_the_good_lines_of_damaged_metrics_are_kept(tmp_path: Path) -> None:
-    looking = {"watching": watching("gradients", 1)}
+    looking = {"watching": parse_watch("gradients", 1)}
     run(tmp_path / "whole", **looking)
     out, told = tmp_path / "out", []
     stopped(out, 8, **looking)
@@ -146,11 +146,11 @@ def alone(*args: Any) -> subprocess.CompletedProcess[str]:
 def test_a_directory_is_one_process_s_at_a_time(tmp_path: Path) -> None:
     file, out = tmp_path / "small.net", tmp_path / "out"
     file.write_text(NET)
-    with held(out):
+    with lock_directories(out):
         found = alone(file, "--out", out)
         assert found.returncode == 2
         assert f"error: another process trains in {out}\nhelp: " in found.stderr
-    with held(out):
+    with lock_directories(out):
         assert not list(out.iterdir())
 
 
@@ -189,7 +189,7 @@ def stopped_in_a_test(out: Path) -> None:
 def test_a_job_does_not_begin_beside_one_in_a_stage_of_its_own(tmp_path: Path) -> None:
     stopped_in_a_test(tmp_path)
     before = kept(tmp_path)
-    with held(tmp_path / "early"):
+    with lock_directories(tmp_path / "early"):
         found = alone("--resume", tmp_path)
         assert found.returncode == 2
         assert f"error: another process trains in {tmp_path / 'early'}\nhelp: " in found.stderr
@@ -200,16 +200,16 @@ def test_a_directory_may_be_held_once_more_by_its_process(tmp_path: Path) -> Non
     link = tmp_path / "link"
     (tmp_path / "a").mkdir()
     link.symlink_to(tmp_path / "a")
-    with held(tmp_path / "a", tmp_path / "b"), held(link):
+    with lock_directories(tmp_path / "a", tmp_path / "b"), lock_directories(link):
         pass
-    with pytest.raises(NetError, match="cannot write"), held(Path("/dev/null")):
+    with pytest.raises(NetError, match="cannot write"), lock_directories(Path("/dev/null")):
         pass
 
 
 def test_to_look_at_how_a_run_goes_on_changes_nothing(tmp_path: Path) -> None:
     stopped(tmp_path, 4)
     (tmp_path / ".netdsl-1").write_bytes(b"half")
-    continuation(tmp_path)
+    load_continuation(tmp_path)
     assert (tmp_path / ".netdsl-1").exists()
     go_on(tmp_path)
     assert not (tmp_path / ".netdsl-1").exists()
@@ -222,7 +222,7 @@ def _train(trainer: Trainer, out: Path) -> Any:
 def test_the_test_of_a_stage_is_made_up_for(tmp_path: Path) -> None:
     run_stages(TWO_STAGES, "late", REFERENCE, None, tmp_path / "whole", _train)
     stopped_in_a_test(tmp_path / "out")
-    found = continuation(tmp_path / "out")
+    found = load_continuation(tmp_path / "out")
     run_stages(found.program, None, REFERENCE, None, tmp_path / "out", _train, found.saved)
     a, b = (kept(tmp_path / d)["early/metrics.jsonl"] for d in ("whole", "out"))
     assert a == b
@@ -232,12 +232,12 @@ def test_the_test_of_a_stage_is_made_up_for(tmp_path: Path) -> None:
 def test_overfitting_begins_as_the_recipe_says(tmp_path: Path) -> None:
     run(tmp_path)
     begun = NET.replace("epochs = 2", f'epochs = 2, init = weights("{tmp_path}")')
-    jobs = (prepare(program(parse(text)), None) for text in (NET, begun))
+    jobs = (prepare_job(program(parse(text)), None) for text in (NET, begun))
     anew, from_there = (overfit(job, REFERENCE, 1) for job in jobs)
     assert from_there.first < anew.first - 0.05
     staged = program(parse(NET + "train late { after = early }\ntrain early { epochs = 1 }"))
     with pytest.raises(NetError, match="what `early` learns comes first"):
-        overfit(prepare(staged, "late"), REFERENCE, 1)
+        overfit(prepare_job(staged, "late"), REFERENCE, 1)
 
 
 def test_one_class_is_nothing_to_learn_by_heart(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_one_class_is_nothing_to_learn_by_heart(tmp_path: Path) -> None:
     np.savez(file, images=np.zeros((600, 8, 8), np.uint8), labels=np.zeros(600, np.int64))
     text = NET.replace("source = digits", f'source = arrays("{file}")').replace("fc(10)", "fc(1)")
     with pytest.raises(NetError, match="all 600 images to learn from are of one class, `0`"):
-        prepare(program(parse(text)), None)
+        prepare_job(program(parse(text)), None)
 
 
 STAGED = NET + "train late { after = early }\ntrain early { epochs = 2 }"
@@ -256,7 +256,7 @@ def test_a_change_in_a_stage_is_written_down(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_stages(program(parse(STAGED)), "late", REFERENCE, None, tmp_path, go(3))
     settings = ["train.early.epochs=1", "train.epochs=3"]
-    found = continuation(tmp_path, settings)
+    found = load_continuation(tmp_path, settings)
     run_stages(found.program, None, REFERENCE, None, tmp_path, go(10**6), found.saved)
     assert checkpoint.load(tmp_path / "early" / "last.safetensors").progress["epoch"] == 1
     assert checkpoint.load(tmp_path / "last.safetensors").progress["epoch"] == 3
@@ -267,11 +267,11 @@ def test_a_change_in_a_stage_is_written_down(tmp_path: Path) -> None:
 @pytest.mark.parametrize("order", [1, -1])
 def test_what_is_set_by_name_holds(order: int) -> None:
     from netdsl.language.override import override
-    from netdsl.train.recipe import resolve
+    from netdsl.train.recipe import resolve_recipe
 
     settings = ["train.early.epochs=7", "train.epochs=3"][::order]
     p = program(override(parse(STAGED), settings))
-    assert [resolve(p, name).epochs for name in (None, "late", "early")] == [3, 3, 7]
+    assert [resolve_recipe(p, name).epochs for name in (None, "late", "early")] == [3, 3, 7]
 
 
 def test_a_directory_that_holds_runs_takes_no_new_one(tmp_path: Path) -> None:
@@ -302,12 +302,12 @@ def test_what_a_run_will_miss_at_its_end_is_told_before_it(tmp_path: Path) -> No
     text = NET.replace("source = digits", f'source = arrays("{file}")')
     expecting = text.replace("epochs = 2", "epochs = 2\n  expect test_accuracy > 0.5")
     with pytest.raises(NetError, match="the data have no test set, so there is no `test_acc"):
-        prepare(program(parse(expecting)), None)
+        prepare_job(program(parse(expecting)), None)
     write_mnist(tmp_path, idx((9, 28, 28), bytes(9 * 784)), idx((9,), bytes(range(9))))
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx((9, 28, 28), bytes(784)))
     mnist = NET.replace("8x8x1", "28x28x1").replace("digits, batch = 256", "mnist, batch = 2")
     with pytest.raises(NetError, match="t10k-images-idx3-ubyte holds fewer values"):
-        prepare(program(parse(mnist)), None, str(tmp_path))
+        prepare_job(program(parse(mnist)), None, str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -320,17 +320,17 @@ def test_what_a_run_will_miss_at_its_end_is_told_before_it(tmp_path: Path) -> No
 )
 def test_numbers_that_are_too_large(change: str, complaint: str) -> None:
     with pytest.raises(NetError) as e:
-        prepare(program(parse(NET.replace("lr=0.01", change))), None)
+        prepare_job(program(parse(NET.replace("lr=0.01", change))), None)
     assert complaint in e.value.render()
 
 
 def test_an_expectation_may_divide_by_a_difference() -> None:
     condition = "expect 1 / (test_loss - train_loss) > 0"
     text = NET.replace("epochs = 2", f"epochs = 2\n  {condition}")
-    job = prepare(program(parse(text)), None)
-    (met,) = judge(job.recipe.expectations, {"test_loss": 0.5, "train_loss": 0.5})
+    job = prepare_job(program(parse(text)), None)
+    (met,) = judge_expectations(job.recipe.expectations, {"test_loss": 0.5, "train_loss": 0.5})
     assert not met.ok
-    assert "division by zero" in met.found
+    assert "division by zero" in met.figures
 
 
 def test_limits_are_told(tmp_path: Path) -> None:
@@ -342,13 +342,13 @@ def test_limits_are_told(tmp_path: Path) -> None:
         ("validation = 5000, source = digits", "`validation` is a count, or a share below 1"),
     ):
         with pytest.raises(NetError) as e:
-            prepare(program(parse(NET.replace("source = digits", change, 1))), None)
+            prepare_job(program(parse(NET.replace("source = digits", change, 1))), None)
         assert words in e.value.render()
 
 
 def test_a_line_of_metrics_costs_that_line(tmp_path: Path) -> None:
     """Not the whole file once more, which a run that is watched for long would choke on."""
-    record = Record.kept(tmp_path / "metrics.jsonl", 0)
+    record = MetricsLog.restore(tmp_path / "metrics.jsonl", 0)
     record.add({"epoch": 1})
     node = record.path.stat().st_ino
     record.add({"epoch": 2, "train_loss": float("nan")})

@@ -17,7 +17,7 @@ from netdsl.language.parse import parse
 from netdsl.language.program import load, program
 from netdsl.runtime.executor import Executor, FoldedExecutor, Workspace
 from netdsl.runtime.state import State, draw
-from netdsl.train.job import prepare
+from netdsl.train.job import prepare_job
 from netdsl.types import Array, Attrs, Graph, Node, TensorType
 from tests.conftest import ROOT
 
@@ -125,15 +125,15 @@ train { epochs = 1, accumulate = 2, ema = 0.9, optimizer = adam(lr=0.01) }
 def test_executors_that_share_an_arena_need_nothing_that_was_in_it(device: str) -> None:
     """Steps and evaluations in turn, once each in an arena of its own, once in one that holds NaN
     before each run: the same bits."""
-    job, backend, found = prepare(program(parse(RECIPE)), None), open_backend(device), []
+    job, backend, found = prepare_job(program(parse(RECIPE)), None), open_backend(device), []
     assert len(job.graphs) == 4
     for shared in (False, True):
         state, judged = State(backend), State(backend)
-        state.initialise(job.step.states, seed=1)
-        judged.initialise(job.evaluation.states, seed=1)
+        state.initialise(job.step_graph.states, seed=1)
+        judged.initialise(job.evaluation_graph.states, seed=1)
         workspace = Workspace(backend, job.graphs) if shared else None
         one, two = (Executor(g, backend, state, workspace=workspace) for g in job.graphs[:2])
-        folded = FoldedExecutor(job.folded, backend, judged, workspace)
+        folded = FoldedExecutor(job.folded_evaluation, backend, judged, workspace)
         if workspace:
             largest = max(e.plan.arena for e in (one, two, folded))
             assert workspace.arena(0) is workspace.arena(largest)
@@ -168,8 +168,8 @@ def _inputs(graph: Graph, step: int) -> dict[str, Array]:
 
 
 def test_an_arena_that_is_too_small_is_made_anew() -> None:
-    job = prepare(program(parse(RECIPE)), None)
-    workspace = Workspace(REFERENCE, [job.folded.prepare])
+    job = prepare_job(program(parse(RECIPE)), None)
+    workspace = Workspace(REFERENCE, [job.folded_evaluation.prepare])
     before = workspace.arena(0)
     assert len(workspace.arena(len(before) + 1)) > len(before)
-    assert workspace.plan(job.step).kernels
+    assert workspace.plan(job.step_graph).kernels

@@ -28,9 +28,9 @@ from netdsl.schema import (
     read_json,
 )
 from netdsl.train import checkpoint
-from netdsl.train.checkpoint import MOST_HEADER, Checkpoint
-from netdsl.train.metrics import Record
-from netdsl.train.standing import Standing
+from netdsl.train.checkpoint import MAX_HEADER, Checkpoint
+from netdsl.train.metrics import MetricsLog
+from netdsl.train.standing import Progress
 from tests.conftest import ROOT
 from tests.forged import ODD, Raw
 
@@ -99,7 +99,7 @@ def test_odd_lines_of_metrics_cost_themselves_alone(tmp_path: Path, key: str, va
     lines[1] = '{"epoch": 2, "step": 8}'.replace("}", f', "{key}": {odd}}}')
     path.write_text("\n".join(lines) + "\n")
     history = [{**x, "made": "up"} for x in good]
-    found = Record.kept(path, 3, history)
+    found = MetricsLog.restore(path, 3, history)
     assert found.count == 3
     written = [json.loads(x) for x in path.read_text().splitlines()]
     assert good[0] in written
@@ -122,7 +122,7 @@ def long_run(epochs: int, classes: int) -> Checkpoint:
         "skipped": 123_456,
     }
     history = tuple({"epoch": i, "step": 10_000 * i, **record} for i in range(1, epochs + 1))
-    s = Standing(epochs, step=10_000 * epochs, update=10_000 * epochs, history=history)
+    s = Progress(epochs, step=10_000 * epochs, update=10_000 * epochs, history=history)
     names = tuple(f"{i} {'ключ' * 20}" for i in range(classes))
     progress = {**s.as_json(), "data": "0" * 64, "pipeline": {"order": 1}}
     return Checkpoint({"w": np.zeros(3, np.float32)}, "net a { input(3) }", names, record, progress)
@@ -138,7 +138,7 @@ def test_a_long_run_with_many_classes_is_read_back(tmp_path: Path) -> None:
     checkpoint.save(path, saved)
     found = checkpoint.load(path)
     assert found.classes == saved.classes
-    assert Standing.of(found.progress) == Standing.of(saved.progress)
+    assert Progress.from_json(found.progress) == Progress.from_json(saved.progress)
 
 
 def test_the_longest_run_is_within_the_limits(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_the_longest_run_is_within_the_limits(tmp_path: Path) -> None:
         texts.append(header(tmp_path / "x.safetensors"))
     signs = [sum(map(text.count, ",:[{")) for text in texts]
     thousands = MOST_EPOCHS // 1000
-    assert len(texts[0]) + thousands * (len(texts[1]) - len(texts[0])) < MOST_HEADER
+    assert len(texts[0]) + thousands * (len(texts[1]) - len(texts[0])) < MAX_HEADER
     assert signs[0] + thousands * (signs[1] - signs[0]) < MOST_VALUES
 
 

@@ -450,14 +450,14 @@ def test_a_net_of_another_shape_than_images_have_is_refused(shape: str, augment:
 def test_images_of_a_wrong_size_name_their_file(tmp_path: Path) -> None:
     from netdsl.language.parse import parse
     from netdsl.language.program import program
-    from netdsl.train.job import prepare
+    from netdsl.train.job import prepare_job
 
     np.savez(tmp_path / "x.npz", **GOOD | {"labels": np.arange(4)})
     path = str(tmp_path / "x.npz")
     text = f'net a {{ input(5x5x3); fc(4) }}\ndata {{ source = arrays("{path}") }}\ntrain {{ }}'
     with pytest.raises(NetError) as e:
-        prepare(program(parse(text)), None)
+        prepare_job(program(parse(text)), None)
     assert f"the images of {path} are 5x6x3, the net wants 5x5x3" in e.value.render()
     text = text.replace("5x5x3", "5x6x3").replace("fc(4)", "fc(3)")
     with pytest.raises(NetError, match="the data has 4 classes, the net gives 3"):
-        prepare(program(parse(text)), None)
+        prepare_job(program(parse(text)), None)

@@ -23,13 +23,20 @@ from netdsl.runtime.state import draw
 from netdsl.signature import Chosen, OneFrom
 from netdsl.train import checkpoint
 from netdsl.train.checkpoint import Checkpoint
-from netdsl.train.fit import check_classes, check_loss, check_norms
-from netdsl.train.guard import sound
+from netdsl.train.fit import check_batch_norm, check_classes, check_loss
+from netdsl.train.guard import can_continue
 from netdsl.train.losses import LOSSES
-from netdsl.train.precision import LEFT_OUT, LOW, SCALE, STATES, LossScale, hopeless
-from netdsl.train.recipe import Recipe, resolve
-from netdsl.train.standing import Standing, stood
-from netdsl.train.start import adopted
+from netdsl.train.precision import (
+    LOW_PRECISIONS,
+    SCALE,
+    SCALE_STATES,
+    SKIP_FLAG,
+    LossScale,
+    is_exhausted,
+)
+from netdsl.train.recipe import Recipe, resolve_recipe
+from netdsl.train.standing import Progress, load_progress
+from netdsl.train.start import match_states
 from netdsl.train.step import training_graph
 from netdsl.types import Node, TensorType
 from netdsl.values import Argument, Call
@@ -97,8 +104,8 @@ def test_a_checksum_is_of_all_that_a_checkpoint_says(tmp_path: Path, what: str) 
 # ---- where a run stands
 
 
-def after(*epochs: dict[str, Any]) -> Standing:
-    return Standing(epoch=len(epochs), history=epochs)
+def after(*epochs: dict[str, Any]) -> Progress:
+    return Progress(epoch=len(epochs), history=epochs)
 
 
 def judged(accuracy: float | None, loss: float | None, train: float = 1.0) -> dict[str, Any]:
@@ -123,7 +130,7 @@ def judged(accuracy: float | None, loss: float | None, train: float = 1.0) -> di
 )
 def test_the_best_epoch(history: list[dict[str, Any]], best: int) -> None:
     """By accuracy, then by loss, then the first; by the training loss where nothing is held out."""
-    assert after(*history).best == best
+    assert after(*history).best_epoch == best
 
 
 @pytest.mark.parametrize(
@@ -134,9 +141,9 @@ def test_a_run_ends_after_as_many_epochs_without_a_better_one(
 ) -> None:
     recipe = replace(RECIPE, epochs=10, patience=patience)
     standing = after(judged(0.5, 1.0), judged(0.4, 1.0), judged(0.5, 1.0))
-    assert standing.finished(recipe) is finished
-    assert standing.finished(replace(recipe, epochs=3))
-    assert standing.finished(replace(recipe, epochs=2))
+    assert standing.is_finished(recipe) is finished
+    assert standing.is_finished(replace(recipe, epochs=3))
+    assert standing.is_finished(replace(recipe, epochs=2))
 
 
 @pytest.mark.parametrize(
@@ -145,10 +152,10 @@ def test_a_run_ends_after_as_many_epochs_without_a_better_one(
 )
 def test_the_average_warms_up(updates: int, rate: float) -> None:
     """By (1 + n) / (10 + n), where n updates came before the last one; then by its decay."""
-    assert Standing(update=updates).ema_rate(0.99) == pytest.approx(rate)
+    assert Progress(update=updates).ema_rate(0.99) == pytest.approx(rate)
 
 
-GOOD = Standing(
+GOOD = Progress(
     epoch=1, seen=32, batches=1, update=9, step=9, history=(judged(0.5, 1.0),)
 ).as_json()
 
@@ -166,9 +173,9 @@ GOOD = Standing(
 )
 def test_progress_that_is_none_is_refused(change: dict[str, Any]) -> None:
     good = json.loads(json.dumps(GOOD))
-    assert stood(replace(SAVED, progress=good)).epoch == 1
+    assert load_progress(replace(SAVED, progress=good)).epoch == 1
     with pytest.raises(NetError, match="cannot be resumed"):
-        stood(replace(SAVED, progress=good | change))
+        load_progress(replace(SAVED, progress=good | change))
 
 
 @pytest.mark.parametrize(
@@ -178,20 +185,20 @@ def test_progress_that_is_none_is_refused(change: dict[str, Any]) -> None:
         ({"loss": float("nan")}, False),
         ({"loss": float("inf")}, False),
         ({"loss": float("-inf")}, False),
-        ({"loss": float("inf"), SCALE: 2.0, LEFT_OUT: 1.0}, True),
-        ({"loss": float("inf"), SCALE: 0.5, LEFT_OUT: 1.0}, False),
-        ({"loss": 1.0, SCALE: 0.5, LEFT_OUT: 0.0}, True),
+        ({"loss": float("inf"), SCALE: 2.0, SKIP_FLAG: 1.0}, True),
+        ({"loss": float("inf"), SCALE: 0.5, SKIP_FLAG: 1.0}, False),
+        ({"loss": 1.0, SCALE: 0.5, SKIP_FLAG: 0.0}, True),
     ],
 )
 def test_a_step_is_sound_or_not(out: dict[str, float], well: bool) -> None:
-    assert sound({k: np.float32(v) for k, v in out.items()}) is well
+    assert can_continue({k: np.float32(v) for k, v in out.items()}) is well
 
 
 @pytest.mark.parametrize(("scale", "no_hope"), [(1.0, False), (0.5, True), (2.0, False)])
 def test_a_scale_below_one_helps_no_more(scale: float, no_hope: bool) -> None:
-    assert hopeless(scale) is no_hope
-    assert hopeless(float("nan"))
-    assert hopeless(float("inf"))
+    assert is_exhausted(scale) is no_hope
+    assert is_exhausted(float("nan"))
+    assert is_exhausted(float("inf"))
 
 
 @pytest.mark.parametrize(
@@ -208,15 +215,22 @@ def test_a_scale_doubles_after_steady_steps_up_to_an_end(
     scale: float, good: float, finite: bool, expected: tuple[float, float, float]
 ) -> None:
     """Here after two; its run of good steps then begins anew, and so it does where one is not."""
-    low: Chosen = OneFrom("16-bit type", LOW).accept(Call("float16", (Argument("steady", 2),)))
+    low: Chosen = OneFrom("16-bit type", LOW_PRECISIONS).accept(
+        Call("float16", (Argument("steady", 2),))
+    )
     b = Builder()
-    renewed = LossScale(b, low).renewed(
+    renewed = LossScale(b, low).next_states(
         b.equal(b.input("x", TensorType((), "float32")), b.const(1.0))
     )
-    values = {STATES[0]: scale, STATES[1]: good, STATES[2]: 0.0, "x": float(finite)}
+    values = {
+        SCALE_STATES[0]: scale,
+        SCALE_STATES[1]: good,
+        SCALE_STATES[2]: 0.0,
+        "x": float(finite),
+    }
     given = {name: np.float32(value) for name, value in values.items()}
     out = results(b.graph({}, renewed), given)
-    assert tuple(float(out[f"update {name}"]) for name in STATES) == expected
+    assert tuple(float(out[f"update {name}"]) for name in SCALE_STATES) == expected
 
 
 # ---- what does not fit
@@ -234,7 +248,7 @@ train { optimizer = sgd(lr=1)%s }
 
 
 def read(weight: object = 0.25, more: str = "") -> Recipe:
-    return resolve(program(parse(TEXT % (weight, more))))
+    return resolve_recipe(program(parse(TEXT % (weight, more))))
 
 
 RECIPE = read()
@@ -243,7 +257,7 @@ RECIPE = read()
 def step(weight: object = 0.25, more: str = "") -> dict[str, Any]:
     """What a training step gives out and makes of the weights, on drawn images."""
     text = program(parse(TEXT % (weight, more)))
-    recipe = resolve(text)
+    recipe = resolve_recipe(text)
     graph = training_graph(elaborate(text, None, recipe.settings(training=True)), recipe)
     rng = np.random.default_rng(0)
     given: dict[str, Any] = {n.name: draw(n, 1) for n in graph.states}
@@ -301,13 +315,13 @@ def test_a_loss_is_not_given_what_it_makes_itself(end: str) -> None:
 def test_batch_norm_wants_two_images(batch: int, fits: bool) -> None:
     text = "net n { input(4x4x1); conv(2, 3x3) -> batchnorm; fc(2) }\ntrain {}\n"
     text += f"data {{ source = digits, batch = {batch} }}"
-    recipe = resolve(program(parse(text)))
+    recipe = resolve_recipe(program(parse(text)))
     network = elaborate(program(parse(text)), None, recipe.settings(training=True))
     if fits:
-        check_norms(network, recipe)
+        check_batch_norm(network, recipe)
         return
     with pytest.raises(NetError, match="a batch of one image"):
-        check_norms(network, recipe)
+        check_batch_norm(network, recipe)
 
 
 def test_states_are_taken_over_where_shape_and_name_agree() -> None:
@@ -315,8 +329,8 @@ def test_states_are_taken_over_where_shape_and_name_agree() -> None:
     states: list[Node] = [
         b.state(n, TensorType((2, 3), "float32"), ("normal", 1.0)) for n in ("a", "b")
     ]
-    assert adopted(states, {"a": (2, 3), "b": (2, 3), "c": (1,)}, (), "x") == states
-    assert adopted(states, {"a": (2, 3)}, ("b",), "x") == states[:1]
+    assert match_states(states, {"a": (2, 3), "b": (2, 3), "c": (1,)}, (), "x") == states
+    assert match_states(states, {"a": (2, 3)}, ("b",), "x") == states[:1]
     for given, complaint in (
         ({"a": (2, 3), "b": (3, 2)}, "`b` is 3x2, the net wants 2x3"),
         ({"a": (2, 4), "b": (2, 3)}, "`a` is 2x4, the net wants 2x3"),
@@ -324,7 +338,7 @@ def test_states_are_taken_over_where_shape_and_name_agree() -> None:
         ({"a": (2, 3)}, "`b` is not there"),
     ):
         with pytest.raises(NetError, match=f"x does not fit the net: {complaint}"):
-            adopted(states, given, (), "x")
+            match_states(states, given, (), "x")
 
 
 def test_the_squared_error_is_a_mean_over_classes() -> None:

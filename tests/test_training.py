@@ -22,11 +22,11 @@ from netdsl.language.program import Program, program
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
-from netdsl.train.expect import judge
+from netdsl.train.expect import judge_expectations
 from netdsl.train.loop import Result, Trainer
-from netdsl.train.recipe import resolve
+from netdsl.train.recipe import resolve_recipe
 from netdsl.train.step import evaluation_graph, training_graph
-from netdsl.train.use import Trained
+from netdsl.train.use import Predictor
 
 NET = """
 net small {
@@ -98,7 +98,7 @@ def test_another_seed_gives_other_weights(run: Any, tmp_path: Path) -> None:
 
 def test_weights_alone_evaluate_to_what_training_measured(run: Any) -> None:
     result, out = run
-    report = Trained(out, REFERENCE).evaluate(None)
+    report = Predictor(out, REFERENCE).evaluate(None)
     assert report.score.accuracy == pytest.approx(result.metrics["test_accuracy"])
     assert report.score.images == result.metrics["test_images"] == 359
     assert report.confusion.sum() == 359
@@ -116,7 +116,7 @@ def test_pictures_are_predicted_as_the_test_set_is(run: Any, tmp_path: Path) -> 
         pixels = np.round(digits.images[i] * (255 / 16)).astype(np.uint8)
         paths.append(tmp_path / f"{digits.target[i]}-{i}.png")
         Image.fromarray(pixels).save(paths[-1])
-    for path, top in Trained(run[1] / "best.safetensors", REFERENCE).predict(paths):
+    for path, top in Predictor(run[1] / "best.safetensors", REFERENCE).predict(paths):
         right += path.name.startswith(top[0][0])
         assert len(top) == 5
         assert [p for _, p in top] == sorted((p for _, p in top), reverse=True)
@@ -124,20 +124,20 @@ def test_pictures_are_predicted_as_the_test_set_is(run: Any, tmp_path: Path) -> 
 
 
 def test_expectations_are_judged() -> None:
-    recipe = resolve(read())
-    assert [m.ok for m in judge(recipe.expectations, {"val_accuracy": 0.6})] == [True]
-    assert [m.ok for m in judge(recipe.expectations, {"val_accuracy": 0.4})] == [False]
+    recipe = resolve_recipe(read())
+    assert [m.ok for m in judge_expectations(recipe.expectations, {"val_accuracy": 0.6})] == [True]
+    assert [m.ok for m in judge_expectations(recipe.expectations, {"val_accuracy": 0.4})] == [False]
 
 
 def test_what_was_not_measured_meets_no_expectation() -> None:
-    recipe = resolve(read())
-    (met,) = judge(recipe.expectations, {"val_accuracy": None, "train_loss": 0.1})
+    recipe = resolve_recipe(read())
+    (met,) = judge_expectations(recipe.expectations, {"val_accuracy": None, "train_loss": 0.1})
     assert not met.ok
-    assert met.found == "val_accuracy was not measured"
+    assert met.figures == "val_accuracy was not measured"
 
 
 def test_the_loss_falls_on_a_repeated_batch() -> None:
-    recipe = resolve(read())
+    recipe = resolve_recipe(read())
     network = elaborate(read(), None, recipe.settings(training=True))
     graph = training_graph(network, recipe)
     state = State(REFERENCE)
@@ -157,7 +157,7 @@ def test_the_loss_falls_on_a_repeated_batch() -> None:
 
 
 def test_side_outputs_weigh_in_training_only() -> None:
-    recipe = resolve(read())
+    recipe = resolve_recipe(read())
     training = training_graph(elaborate(read(), None, recipe.settings(training=True)), recipe)
     assert training.outputs["loss"] != training.outputs["main_loss"]
     evaluating = elaborate(read(), None, recipe.settings(training=False, batch=4))
@@ -171,13 +171,13 @@ def test_side_outputs_weigh_in_training_only() -> None:
 def test_clipping_bounds_the_joint_norm() -> None:
     from netdsl.ir.builder import Builder
     from netdsl.ir.evaluate import results
-    from netdsl.train.step import _clipped
+    from netdsl.train.step import _clip_gradients
     from netdsl.types import TensorType
 
     b = Builder(dtype="float64")
     kind = TensorType((4,), "float64")
     given = {"a": np.full(4, 3.0), "z": np.full(4, 4.0)}
-    clipped = _clipped(b, {n: b.input(n, kind) for n in given}, 1.0)
+    clipped = _clip_gradients(b, {n: b.input(n, kind) for n in given}, 1.0)
     out = results(b.graph(clipped), given)
     norm = np.sqrt(sum((v * v).sum() for v in out.values()))
     assert norm == pytest.approx(1.0, rel=1e-5)
@@ -225,7 +225,7 @@ def test_a_damaged_checkpoint_is_told(run: Any, tmp_path: Path, how: str) -> Non
     path = tmp_path / "x.safetensors"
     path.write_bytes(damaged((run[1] / "best.safetensors").read_bytes(), how))
     with pytest.raises(NetError, match=r"x\.safetensors"):
-        Trained(path, REFERENCE)
+        Predictor(path, REFERENCE)
 
 
 def test_foreign_weights_are_told(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_foreign_weights_are_told(tmp_path: Path) -> None:
 
     save_file({"a": np.zeros(3)}, tmp_path / "x.safetensors")
     with pytest.raises(NetError, match="not of netdsl"):
-        Trained(tmp_path / "x.safetensors", REFERENCE)
+        Predictor(tmp_path / "x.safetensors", REFERENCE)
 
 
 @given(
@@ -269,7 +269,7 @@ def test_states_of_another_shape_are_named(run: Any, tmp_path: Path) -> None:
     states = {**saved.states, "conv1.weight": np.zeros((8, 3, 3, 2), np.float32)}
     checkpoint.save(tmp_path / "x.safetensors", replace(saved, states=states))
     with pytest.raises(NetError, match=r"`conv1.weight` is 8x3x3x2"):
-        Trained(tmp_path / "x.safetensors", REFERENCE).predict([])
+        Predictor(tmp_path / "x.safetensors", REFERENCE).predict([])
 
 
 def test_nothing_saved_is_lost_when_writing_fails(

@@ -216,11 +216,14 @@ def test_training_sends_the_next_batch_before_it_runs_the_step() -> None:
     backend = Sending("sending", np)
     sending = Trainer(program(parse(text)), None, backend)
     plain = Trainer(program(parse(text)), None, reference())
-    for groups, trainer in ((sending.stepper.sent(), sending), (plain.stepper.groups(), plain)):
+    for groups, trainer in (
+        (sending.stepper.prefetch_groups(), sending),
+        (plain.stepper.batch_groups(), plain),
+    ):
         for group in groups:
             trainer.stepper.update(group)
     steps = plain.steps
     assert backend.log == ["sent", *["sent", "taken"] * (steps - 1), "taken"]
     a, b = sending.state.snapshot(), plain.state.snapshot()
     assert all(np.array_equal(a[name], b[name]) for name in a)
-    assert sending.standing == plain.standing
+    assert sending.progress == plain.progress

@@ -17,9 +17,9 @@ from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, program
 from netdsl.signature import Chosen
-from netdsl.train.recipe import resolve
+from netdsl.train.recipe import resolve_recipe
 from netdsl.train.schedules import SCHEDULES, Moment, rate_factor
-from netdsl.train.standing import Standing
+from netdsl.train.standing import Progress
 from netdsl.train.step import training_graph
 from netdsl.types import Array, Node
 from netdsl.values import Argument
@@ -410,7 +410,7 @@ def _batches() -> list[tuple[Array, Array]]:
 def recipe_numbers(case: RecipeCase) -> Numbers:
     """What ours gives: the losses, and the weights (and their averages) after each update."""
     of = _program(case)
-    recipe = resolve(of, None)
+    recipe = resolve_recipe(of, None)
     settings = Settings(len(WEIGHTS), True, dtype="float64")
     network = elaborate(of, "a", settings)
     step = training_graph(network, recipe)
@@ -422,7 +422,7 @@ def recipe_numbers(case: RecipeCase) -> Numbers:
     for i, (x, labels) in enumerate(_batches()):
         given = {image: x, "labels": labels, "weights": WEIGHTS, "step": np.int32(i)}
         given["lr"] = np.float64(recipe.optimizer.arguments["lr"])
-        given["ema_rate"] = np.float64(Standing(update=i).ema_rate(recipe.ema or 0.0))
+        given["ema_rate"] = np.float64(Progress(update=i).ema_rate(recipe.ema or 0.0))
         out = results(step, {**state, **given})
         state = {name: out.get(f"update {name}", state[name]) for name in state}
         losses.append(out["loss"])

@@ -39,12 +39,12 @@ def _network(place: str) -> Network:
     """The net of a file by its name, or the one that a checkpoint was trained with."""
     from netdsl.language.elaborate import Settings, elaborate
     from netdsl.train import checkpoint
-    from netdsl.train.recipe import resolve
+    from netdsl.train.recipe import resolve_recipe
 
     path, name = split(place)
     weights = Path(path) / "best.safetensors" if Path(path).is_dir() else Path(path)
     if weights.suffix == ".safetensors":
         program = checkpoint.load(weights).program()
-        recipe = resolve(program)
+        recipe = resolve_recipe(program)
         return elaborate(program, name or recipe.net, Settings(shrink=recipe.small))
     return elaborate(load(path, None, name), name)

@@ -41,11 +41,11 @@ def load_recipe(path: str, settings: list[str] | None, recipe: str | None) -> Pr
     net."""
     from netdsl.language.override import override
     from netdsl.language.program import program
-    from netdsl.train.recipe import net_of
+    from netdsl.train.recipe import net_name
 
     file = _tree(path)
     if settings:
-        file = override(file, settings, net_of(program(file), recipe))
+        file = override(file, settings, net_name(program(file), recipe))
     return program(file)
 
 
@@ -74,10 +74,10 @@ def run_directory(path: str, out: Path | None) -> Path:
     Raises NetError where the one that was asked for holds files of a run already, or a directory
     in it does, which may have the name of a stage.
     """
-    from netdsl.train.loop import KEPT
+    from netdsl.train.loop import RUN_FILES
 
     if out is not None:
-        paths = [p for name in KEPT for place in (name, f"*/{name}") for p in out.glob(place)]
+        paths = [p for name in RUN_FILES for place in (name, f"*/{name}") for p in out.glob(place)]
         there = [str(p.relative_to(out)) for p in paths]
         if there:
             message = f"{out} already holds {', '.join(there)}"

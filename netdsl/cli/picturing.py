@@ -37,10 +37,10 @@ def filters(
     """
     from netdsl.backends import open_backend
     from netdsl.insight.filters import convolution, drawn, filters_picture, weights_of
-    from netdsl.train.use import Trained
+    from netdsl.train.use import Predictor
 
     _check_name(out)
-    trained = Trained(weights, open_backend("reference"))
+    trained = Predictor(weights, open_backend("reference"))
     network = trained.network(trained.recipe.settings(training=False, batch=1))
     found = convolution(network, layer)
     values = weights_of(network, found, trained.state.snapshot())
@@ -76,10 +76,10 @@ def activations(
     """
     from netdsl.backends import open_backend
     from netdsl.insight.maps import feature_maps, maps_picture
-    from netdsl.train.use import Trained
+    from netdsl.train.use import Predictor
 
     _check_name(out)
-    maps = feature_maps(Trained(weights, open_backend(device)), image, layer)
+    maps = feature_maps(Predictor(weights, open_backend(device)), image, layer)
     _write(out, maps_picture(maps))
     height, width, count = maps.shape
     if as_json:
@@ -109,11 +109,11 @@ def visualize(
     from netdsl.backends import open_backend
     from netdsl.insight.tiles import stretched, tiled
     from netdsl.insight.visualize import Climb, visualized
-    from netdsl.train.use import Trained
+    from netdsl.train.use import Predictor
 
     _check_name(out)
     layer, channel = _channel(place)
-    trained = Trained(weights, open_backend(device))
+    trained = Predictor(weights, open_backend(device))
     channels, found = visualized(trained, layer, channel, MOST, Climb(steps=steps, seed=seed))
     _write(out, tiled(stretched(found.pictures)))
     rows = list(zip(channels, found.before, found.after, strict=True))

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from netdsl.insight.explain import Change, Compiled
     from netdsl.insight.summary import Summary
     from netdsl.train.dryrun import DryRun
-    from netdsl.train.loop import Progress as Standing
     from netdsl.train.loop import Result, Trainer
+    from netdsl.train.loop import StepReport as Standing
     from netdsl.train.memory import Memory
-    from netdsl.train.overfit import Overfit
-    from netdsl.train.use import Report
-    from netdsl.train.watch import Watching
+    from netdsl.train.overfit import OverfitResult
+    from netdsl.train.use import EvaluationReport
+    from netdsl.train.watch import WatchRequest
 
 
 def wide_console() -> Console:
@@ -88,7 +88,7 @@ def with_progress(
     out: Path,
     quiet: bool,
     asked: Callable[[], bool] = lambda: False,
-    watching: Watching | None = None,
+    watching: WatchRequest | None = None,
 ) -> Result:
     """Runs a trainer with a bar that shows loss, images/s and the time left, on standard error."""
     from rich.console import Console
@@ -159,15 +159,15 @@ def show_difference(found: Difference) -> None:
 
 def show_dry_run(found: DryRun) -> None:
     show(found.recipe)
-    if found.missing is not None:
-        show(f"{found.epochs} epochs; how many steps is not known, for {found.missing}")
+    if found.missing_data is not None:
+        show(f"{found.epochs} epochs; how many steps is not known, for {found.missing_data}")
     else:
         show(f"{found.images:,} images to learn from, {found.validation:,} to validate with")
         steps = found.steps * found.epochs
         show(f"{found.epochs} epochs of {found.steps:,} steps: {steps:,} steps")
-    for line in found.found.lines() if found.found else ():
+    for line in found.inventory.lines() if found.inventory else ():
         show(line)
-    show(f"{found.learnt:,} of {found.params:,} parameters are learnt")
+    show(f"{found.trainable_params:,} of {found.params:,} parameters are learnt")
     show(f"precision: {found.precision}")
     _show_memory(found.memory)
     for g in found.globs:
@@ -198,9 +198,9 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(names) or "nothing"
 
 
-def show_overfit(found: Overfit) -> None:
+def show_overfit(found: OverfitResult) -> None:
     knows = f"; a net that knows nothing has {found.expected:.4f}" if found.expected else ""
-    show(f"first loss {found.first:.4f}{knows}" + (", far from it" if found.odd else ""))
+    show(f"first loss {found.first:.4f}{knows}" + (", far from it" if found.is_start_odd else ""))
     show(
         f"after {found.steps} steps on one batch of {found.images}: "
         f"loss {found.last:.4f}, accuracy {found.accuracy:.2%}"
@@ -213,17 +213,17 @@ _MOST_CLASSES, _MOST_PAIRS = 25, 20
 """With more classes a confusion matrix fits no screen: its largest entries are shown."""
 
 
-def show_confusion(report: Report) -> None:
+def show_confusion(report: EvaluationReport) -> None:
     if len(report.classes) <= _MOST_CLASSES:
         _show_matrix(report)
     else:
         _show_pairs(report)
-    if report.uncalled:
-        show(f"{report.uncalled:,} images are in no column: a score of theirs is NaN")
+    if report.unclassified:
+        show(f"{report.unclassified:,} images are in no column: a score of theirs is NaN")
 
 
-def _show_pairs(report: Report) -> None:
-    pairs = report.confused()
+def _show_pairs(report: EvaluationReport) -> None:
+    pairs = report.confused_pairs()
     if not pairs:
         return
     show("\nmost often confused: what it is -> what was said")
@@ -235,7 +235,7 @@ def _show_pairs(report: Report) -> None:
         show(f"and {len(more):,} more pairs of classes, {images:,} images in all")
 
 
-def _show_matrix(report: Report) -> None:
+def _show_matrix(report: EvaluationReport) -> None:
     from rich.table import Table
 
     show("\nrows: what it is; columns: what was said")

@@ -85,28 +85,28 @@ def train(
     Example: netdsl train models/digits.net --set train.epochs=5
     """
     from netdsl.backends import open_backend
-    from netdsl.train.lints import of_recipe
-    from netdsl.train.lock import held
-    from netdsl.train.recipe import stages
+    from netdsl.train.lints import recipe_warnings
+    from netdsl.train.lock import lock_directories
+    from netdsl.train.recipe import stage_names
     from netdsl.train.stages import run_stages
-    from netdsl.train.watch import watching
+    from netdsl.train.watch import parse_watch
 
-    watched = watching(watch, watch_every) if watch is not None else None
+    watched = parse_watch(watch, watch_every) if watch is not None else None
     if shrink is not None:
         settings = [*(settings or ()), f"train.shrink={shrink}"]
     looks = dry_run or overfit
     # from before it is read, so that no other process goes on with it meanwhile
-    with held(resume) if resume and resume.is_dir() and not looks else nullcontext():
+    with lock_directories(resume) if resume and resume.is_dir() and not looks else nullcontext():
         program, name, saved, folder = _begun(file, out, resume, settings)
         if resume is None:
-            warn(of_recipe(program, name))
+            warn(recipe_warnings(program, name))
 
-        staged = len(stages(program, name)) > 1
+        staged = len(stage_names(program, name)) > 1
 
         def run(trainer: Trainer, out: Path) -> Result:
             if staged:
                 say(f"train {trainer.job.name or 'section'}: {out}")
-            say("\n".join(trainer.job.found.lines()))
+            say("\n".join(trainer.job.inventory.lines()))
             try:
                 with asking() as asked:
                     return with_progress(trainer, out, as_json, asked, watched)
@@ -142,13 +142,13 @@ def _begun(
     file: str | None, out: Path | None, resume: Path | None, settings: list[str] | None
 ) -> tuple[Program, str | None, Checkpoint | None, Path | Callable[[], Path]]:
     """What is trained, which recipe, where its run stood, and where it is kept."""
-    from netdsl.train.resume import continuation
+    from netdsl.train.resume import load_continuation
 
     if resume is not None:
         if file is not None or out is not None:
             help = "`--set` changes it: `netdsl train --resume DIR --set train.epochs=20`"
             raise fail("a run that goes on has its own file and directory", help=help)
-        found = continuation(resume, settings or ())
+        found = load_continuation(resume, settings or ())
         for key, (old, new) in found.changes.items():
             say(f"{key} = {new}, was {old}")
         return found.program, None, found.saved, resume
@@ -163,12 +163,14 @@ def _dry_run(
     program: Program, name: str | None, backend: Backend, data: str | None, as_json: bool
 ) -> int:
     from netdsl.train.dryrun import dry_run
-    from netdsl.train.job import prepare
-    from netdsl.train.recipe import stages
+    from netdsl.train.job import prepare_job
+    from netdsl.train.recipe import stage_names
 
     found = {
-        stage or "main": dry_run(prepare(program, stage, data, anyway=True), backend.fusion)
-        for stage in stages(program, name)
+        stage or "main": dry_run(
+            prepare_job(program, stage, data, allow_missing=True), backend.fusion
+        )
+        for stage in stage_names(program, name)
     }
     if as_json:
         print_json({stage: run.as_json() for stage, run in found.items()})
@@ -181,11 +183,11 @@ def _dry_run(
 def _overfit(
     program: Program, name: str | None, backend: Backend, data: str | None, as_json: bool
 ) -> int:
-    from netdsl.train.job import prepare
+    from netdsl.train.job import prepare_job
     from netdsl.train.overfit import overfit
 
-    job = prepare(program, name, data)
-    say("\n".join(job.found.lines()))
+    job = prepare_job(program, name, data)
+    say("\n".join(job.inventory.lines()))
     found = overfit(job, backend)
     if as_json:
         print_json({"ok": found.ok, **asdict(found)})
@@ -195,14 +197,14 @@ def _overfit(
 
 
 def _report(trainer: Trainer, result: Result, as_json: bool) -> int:
-    from netdsl.train.expect import judge
+    from netdsl.train.expect import judge_expectations
 
     metrics = result.metrics
-    judged = judge(trainer.recipe.expectations, metrics)
+    judged = judge_expectations(trainer.recipe.expectations, metrics)
     if as_json:
         keys = ("train_loss", "val_accuracy", "test_accuracy", "images_per_second")
-        report = {"epochs": trainer.standing.epoch, **{k: metrics.get(k) for k in keys}}
-        expected = [{"text": m.text, "ok": m.ok, "found": m.found} for m in judged]
+        report = {"epochs": trainer.progress.epoch, **{k: metrics.get(k) for k in keys}}
+        expected = [{"text": m.text, "ok": m.ok, "found": m.figures} for m in judged]
         print_json(
             report
             | {"bad_pictures": metrics["bad_pictures"]}
@@ -214,5 +216,5 @@ def _report(trainer: Trainer, result: Result, as_json: bool) -> int:
             show(f"test accuracy {metrics['test_accuracy']:.2%} on {images:,} images")
         show(f"weights in {result.checkpoint}")
     for m in judged:
-        say(f"expected {m.text}: {m.found}" + ("" if m.ok else ", so this FAILED"))
+        say(f"expected {m.text}: {m.figures}" + ("" if m.ok else ", so this FAILED"))
     return Filed(OK if all(m.ok for m in judged) else FAULTY)

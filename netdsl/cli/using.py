@@ -36,9 +36,9 @@ def evaluate(
     """
     from netdsl.backends import open_backend
     from netdsl.data.inventory import skipped_lines
-    from netdsl.train.use import Trained
+    from netdsl.train.use import Predictor
 
-    report = Trained(weights, open_backend(device)).evaluate(data, size or ())
+    report = Predictor(weights, open_backend(device)).evaluate(data, size or ())
     if as_json:
         keys = ("accuracy", "top5", "loss", "images")
         scores = {k: getattr(report.score, k) for k in keys}
@@ -67,9 +67,9 @@ def predict(
     Example: netdsl predict runs/digits-1/best.safetensors three.png
     """
     from netdsl.backends import open_backend
-    from netdsl.train.use import Trained
+    from netdsl.train.use import Predictor
 
-    found = Trained(weights, open_backend(device)).predict(images)
+    found = Predictor(weights, open_backend(device)).predict(images)
     if as_json:
         print_json([{"image": str(i), "top": [[c, p] for c, p in top]} for i, top in found])
     else:

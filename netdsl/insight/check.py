@@ -13,7 +13,7 @@ from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import Program
 from netdsl.train.fit import check_recipe
 from netdsl.train.lints import Review, Subject, warnings
-from netdsl.train.recipe import check_sections, resolve
+from netdsl.train.recipe import check_sections, resolve_recipe
 
 
 def check_program(
@@ -31,7 +31,7 @@ def check_program(
 
     def check_training(recipe: str | None) -> None:
         network = check_recipe(program, recipe, budget)
-        subjects.append(Subject(program, network, resolve(program, recipe, budget)))
+        subjects.append(Subject(program, network, resolve_recipe(program, recipe, budget)))
 
     def check_asked(test: s.Test) -> None:
         evaluated.add(check_test(program, test, budget).name)

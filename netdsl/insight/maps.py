@@ -8,12 +8,12 @@ from netdsl.errors import fail
 from netdsl.insight.tiles import stretched, tiled
 from netdsl.passes import pipeline
 from netdsl.runtime.executor import Executor
-from netdsl.train.fit import single_input
-from netdsl.train.use import Trained
+from netdsl.train.fit import image_input
+from netdsl.train.use import Predictor
 from netdsl.types import Array, Graph, dims
 
 
-def feature_maps(trained: Trained, picture: Path, place: str) -> Array:
+def feature_maps(trained: Predictor, picture: Path, place: str) -> Array:
     """What flows out of a place for one picture, [H,W,C]. Raises NetError where there is no such
     place, or a row of numbers instead of maps."""
     network = trained.network(trained.recipe.settings(training=False, batch=1))
@@ -22,7 +22,7 @@ def feature_maps(trained: Trained, picture: Path, place: str) -> Array:
         raise fail(f"`{place}` gives {dims(node.type.shape[1:])}, a row of numbers and no maps")
     graph = Graph(network.graph.nodes, {"maps": node.name}, name=network.name)
     executor = Executor(pipeline.run(graph, pipeline.FORWARD), trained.backend, trained.state)
-    out = executor.run({single_input(network): trained.picture(network, picture)})
+    out = executor.run({image_input(network): trained.load_picture(network, picture)})
     maps: Array = trained.backend.download(out["maps"])[0]
     return maps
 

@@ -19,7 +19,7 @@ from netdsl.train.expect import METRICS
 from netdsl.train.lints import LINTS
 from netdsl.train.losses import LOSSES
 from netdsl.train.optimizers import OPTIMIZERS
-from netdsl.train.precision import LOW, PRECISIONS
+from netdsl.train.precision import LOW_PRECISIONS, PRECISIONS
 from netdsl.train.recipe import SIGNATURE as TRAIN
 from netdsl.train.schedules import SCHEDULES
 from netdsl.values import show
@@ -117,7 +117,7 @@ def sections_table() -> str:
         ("Optimizers", OPTIMIZERS),
         ("Schedules", SCHEDULES),
         ("Precisions", PRECISIONS),
-        ("16-bit types", LOW),
+        ("16-bit types", LOW_PRECISIONS),
     )
     for title, table in tables:
         parts.append(_table(title, [(_call(r.signature, False), r.doc) for r in table.values()]))

@@ -12,7 +12,7 @@ from netdsl.passes.fold import Folded
 from netdsl.passes.pipeline import Pass
 from netdsl.train.compile import compile_step
 from netdsl.train.fit import check_loss
-from netdsl.train.recipe import Recipe, net_of, plain, resolve
+from netdsl.train.recipe import Recipe, default_recipe, net_name, resolve_recipe
 from netdsl.train.step import training_graph
 from netdsl.types import Graph
 
@@ -71,7 +71,7 @@ def _to_train(program: Program, target: Target) -> tuple[str, Network, Recipe]:
     this net, else plain SGD; with the net as it asks for it."""
     found, recipe = _recipe(program, target.name)
     if recipe is None:
-        net, recipe = program.net(target.name), plain(program.net(target.name))
+        net, recipe = program.net(target.name), default_recipe(program.net(target.name))
         settings = Settings(batch=target.batch or 1, training=True, shrink=target.shrink)
         network = elaborate(program, net, settings)
     else:
@@ -86,12 +86,12 @@ def _to_train(program: Program, target: Target) -> tuple[str, Network, Recipe]:
 def _recipe(program: Program, name: str | None) -> tuple[str, Recipe | None]:
     """The recipe of that name, else the file's own for the net of that name, if it has one."""
     if program.has_recipe(name):
-        return f"`train {name}`", resolve(program, name)
+        return f"`train {name}`", resolve_recipe(program, name)
     if name is None and program.section("train"):
-        return "the file's recipe", resolve(program)
+        return "the file's recipe", resolve_recipe(program)
     net = program.net(name)
     for section in program.sections("train"):
-        if program.net(net_of(program, section.name)) == net:
+        if program.net(net_name(program, section.name)) == net:
             called = f"`train {section.name}`" if section.name else "the file's recipe"
-            return called, resolve(program, section.name)
+            return called, resolve_recipe(program, section.name)
     return "plain SGD", None

@@ -20,9 +20,9 @@ from netdsl.language.elaborate import Settings
 from netdsl.language.network import Network
 from netdsl.passes import pipeline
 from netdsl.runtime.executor import Executor
-from netdsl.train.fit import single_input
+from netdsl.train.fit import image_input
 from netdsl.train.recipe import Recipe
-from netdsl.train.use import Trained
+from netdsl.train.use import Predictor
 from netdsl.types import Array, Graph, Node, TensorType, dims
 
 CHOSEN, SCORE, GRADIENT = "chosen", "score", "gradient"
@@ -119,7 +119,7 @@ def _blurred(x: Array, deviation: float) -> Array:
 
 
 def visualized(
-    trained: Trained, place: str, channel: int | None, most: int, how: Climb
+    trained: Predictor, place: str, channel: int | None, most: int, how: Climb
 ) -> tuple[tuple[int, ...], Climbed]:
     """The pictures for one channel of a place, or for its first `most`, climbed together. Raises
     NetError where there is no such place or channel."""
@@ -129,7 +129,7 @@ def visualized(
         raise fail(message, help=f"its {count} channels count from 0 to {count - 1}")
     channels = (channel,) if channel is not None else tuple(range(min(count, most)))
     network = trained.network(_settings(trained.recipe, len(channels)))
-    image = single_input(network)
+    image = image_input(network)
     shape = network.graph[image].type.shape
     if len(shape) != 4 or shape[-1] not in (1, 3):
         raise fail(f"the net takes {dims(shape[1:])}; pictures have 1 or 3 channels")

@@ -24,9 +24,9 @@ from netdsl.limits import LONGEST_FILE, MOST_EPOCHS
 from netdsl.schema import Invalid, Listing, Maybe, Object, Real, Text, Tree, Whole, read_json
 from netdsl.types import Array, dims
 
-KEY = "netdsl"
+METADATA_KEY = "netdsl"
 SUFFIX = ".safetensors"
-AVERAGE = ".ema"
+EMA_SUFFIX = ".ema"
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,18 @@ class Checkpoint:
     def program(self) -> Program:
         """Raises NetError for all that is wrong in the text, which uses no other file: it came with
         weights, perhaps from a stranger."""
-        return program(self.file(), read_nothing)
+        return program(self.syntax_tree(), read_nothing)
 
-    def file(self) -> File:
+    def syntax_tree(self) -> File:
         return parse(self.net_text, f"{self.origin} (.net inside)")
 
 
-def usable(states: Mapping[str, Array]) -> dict[str, Array]:
+def inference_states(states: Mapping[str, Array]) -> dict[str, Array]:
     """The states that a net is judged and used with: of weights that are averaged, the average."""
-    plain = {k: v for k, v in states.items() if not k.endswith(AVERAGE)}
-    return plain | {k.removesuffix(AVERAGE): v for k, v in states.items() if k.endswith(AVERAGE)}
+    plain = {k: v for k, v in states.items() if not k.endswith(EMA_SUFFIX)}
+    return plain | {
+        k.removesuffix(EMA_SUFFIX): v for k, v in states.items() if k.endswith(EMA_SUFFIX)
+    }
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -68,18 +70,18 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     states = {name: np.asarray(v, order="C") for name, v in checkpoint.states.items()}
     names = sorted(states)
     try:
-        _ABOUT.check(about, "metadata")
+        _CONTENT_SCHEMA.check(about, "metadata")
         text = json.dumps(about, sort_keys=True, allow_nan=False)
-        metadata = {KEY: json.dumps({"about": text, "sha256": _digest(text, states)})}
-        header = _written_header(metadata, [(name, states[name]) for name in names])
-        _header(BytesIO(header), len(header) + sum(a.nbytes for a in states.values()))
+        metadata = {METADATA_KEY: json.dumps({"about": text, "sha256": _checksum(text, states)})}
+        header = _encode_header(metadata, [(name, states[name]) for name in names])
+        _read_header(BytesIO(header), len(header) + sum(a.nbytes for a in states.values()))
     except ValueError as e:
         raise fail(f"{path} could not be read back, so it is not written: {e}") from None
     # piece by piece: weights are not copied once more to be written
-    write_atomically(path, header, *(_bytes_of(states[name]) for name in names))
+    write_atomically(path, header, *(_as_bytes(states[name]) for name in names))
 
 
-def _written_header(metadata: Mapping[str, str], states: Sequence[tuple[str, Array]]) -> bytes:
+def _encode_header(metadata: Mapping[str, str], states: Sequence[tuple[str, Array]]) -> bytes:
     """What a safetensors file begins with, whose arrays follow in this order."""
     entries: dict[str, Any] = {"__metadata__": metadata}
     end = 0
@@ -93,17 +95,17 @@ def _written_header(metadata: Mapping[str, str], states: Sequence[tuple[str, Arr
     return len(text).to_bytes(8, "little") + text
 
 
-def _bytes_of(array: Array) -> memoryview:
+def _as_bytes(array: Array) -> memoryview:
     return memoryview(array.reshape(-1).view(np.uint8))
 
 
-def _digest(text: str, states: Mapping[str, Array]) -> str:
+def _checksum(text: str, states: Mapping[str, Array]) -> str:
     """The checksum of all that a checkpoint says."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(states):
         array = states[name]
         digest.update(f"{name} {array.dtype} {dims(array.shape)}".encode())
-        digest.update(_bytes_of(array))
+        digest.update(_as_bytes(array))
     return digest.hexdigest()
 
 
@@ -114,32 +116,32 @@ def load(path: Path) -> Checkpoint:
         raise fail(f"there is no checkpoint {path}", help="a run keeps its in best.safetensors")
     try:
         with path.open("rb") as f:
-            header, start = _header(f, os.fstat(f.fileno()).st_size)
+            header, start = _read_header(f, os.fstat(f.fileno()).st_size)
             metadata = header.pop("__metadata__", {})
-            if KEY not in metadata:
+            if METADATA_KEY not in metadata:
                 help = "weights carry their .net; `netdsl train` writes such files"
                 raise fail(f"{path} holds weights, but not of netdsl", help=help)
-            states = {name: _tensor(f, start, name, entry) for name, entry in header.items()}
-        return _read(metadata[KEY], states, str(path))
+            states = {name: _read_tensor(f, start, name, entry) for name, entry in header.items()}
+        return _decode(metadata[METADATA_KEY], states, str(path))
     except ValueError as e:
-        raise fail(f"{path} is no checkpoint, or damaged: {e}", help=_OTHERS) from None
+        raise fail(f"{path} is no checkpoint, or damaged: {e}", help=_RECOVERY) from None
     except OSError as e:
         raise fail(f"cannot read {path}: {e.strerror or e}") from None
 
 
-_OTHERS = "is there another of its run: last, best, or one of `keep_every`?"
+_RECOVERY = "is there another of its run: last, best, or one of `keep_every`?"
 
 
-def _header(f: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
+def _read_header(f: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
     """What a file of `size` bytes says that it holds, by name, and where its data begin. Raises
     Invalid where that is not so."""
     length = int.from_bytes(f.read(8), "little")
     if size < 8 or length > size - 8:
         raise Invalid("it ends within its header")
-    if length > MOST_HEADER:
-        raise Invalid(f"its header has {length:,} bytes, over {MOST_HEADER:,}")
+    if length > MAX_HEADER:
+        raise Invalid(f"its header has {length:,} bytes, over {MAX_HEADER:,}")
     header = read_json(f.read(length))
-    _HEADER.check(header, "header")
+    _HEADER_SCHEMA.check(header, "header")
     tensors = [entry for name, entry in header.items() if name != "__metadata__"]
     end = 0
     for begin, after in sorted(tuple(entry["data_offsets"]) for entry in tensors):
@@ -153,7 +155,7 @@ def _header(f: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _tensor(f: BinaryIO, start: int, name: str, entry: Mapping[str, Any]) -> Array:
+def _read_tensor(f: BinaryIO, start: int, name: str, entry: Mapping[str, Any]) -> Array:
     """One of the weights. Raises Invalid where it is no array of float32."""
     if entry["dtype"] != "F32":
         raise Invalid(f"`{name}` is of type {entry['dtype']}, and weights are float32 (F32)")
@@ -164,14 +166,14 @@ def _tensor(f: BinaryIO, start: int, name: str, entry: Mapping[str, Any]) -> Arr
     return np.fromfile(f, np.dtype("<f4"), math.prod(shape)).reshape(shape)
 
 
-def _read(metadata: str, states: Mapping[str, Array], origin: str) -> Checkpoint:
+def _decode(metadata: str, states: Mapping[str, Array], origin: str) -> Checkpoint:
     outer = read_json(metadata)
-    _SEALED.check(outer, "metadata")
+    _METADATA_SCHEMA.check(outer, "metadata")
     text = outer["about"]
-    if outer["sha256"] != _digest(text, states):
+    if outer["sha256"] != _checksum(text, states):
         raise Invalid("its checksum is not that of its content")
     about = read_json(text)
-    _ABOUT.check(about, "metadata")
+    _CONTENT_SCHEMA.check(about, "metadata")
     classes = tuple(about["classes"])
     if len(set(classes)) < len(classes):
         raise Invalid("two of its classes have the same name")
@@ -179,10 +181,10 @@ def _read(metadata: str, states: Mapping[str, Array], origin: str) -> Checkpoint
     return Checkpoint(states, net, classes, metrics, progress, origin)
 
 
-MOST_HEADER = 64 * 2**20
-_HEADER = Object(
+MAX_HEADER = 64 * 2**20
+_HEADER_SCHEMA = Object(
     {},
-    {"__metadata__": Object(others=Text(MOST_HEADER, surrogates=True))},
+    {"__metadata__": Object(others=Text(MAX_HEADER, surrogates=True))},
     others=Object(
         {
             "dtype": Text(20),
@@ -193,10 +195,10 @@ _HEADER = Object(
     most=100_000,
 )
 """The header of a safetensors file: https://github.com/huggingface/safetensors#format"""
-_SEALED = Object({"about": Text(MOST_HEADER), "sha256": Text(64)})
+_METADATA_SCHEMA = Object({"about": Text(MAX_HEADER), "sha256": Text(64)})
 _EPOCHS, _COUNT, _STEPS = Whole(0, MOST_EPOCHS), Whole(0, 2**40), Whole(0, 2**30)
 _NUMBER, _SHARE = Maybe(Real()), Maybe(Real(0, 1.001))  # a mean may be rounded
-METRICS = Object(
+METRICS_SCHEMA = Object(
     {},
     {
         "epoch": _EPOCHS,
@@ -211,7 +213,7 @@ METRICS = Object(
     others=Tree(2),
 )
 """What an epoch has measured."""
-_PROGRESS = Object(
+_PROGRESS_SCHEMA = Object(
     {},
     {
         "epoch": _EPOCHS,
@@ -222,19 +224,19 @@ _PROGRESS = Object(
         "hits": Real(0),
         "batches": _STEPS,
         "lines": _COUNT,
-        "history": Listing(METRICS, MOST_EPOCHS),
+        "history": Listing(METRICS_SCHEMA, MOST_EPOCHS),
         "changes": Listing(Text(100_000, one_line=True), 10_000),
         "data": Text(1000),
         "pipeline": Object(others=Whole(1, 1_000_000)),
     },
 )
 """Where a run stood. What only evaluates weights needs none of it, so that all is optional here."""
-_ABOUT = Object(
+_CONTENT_SCHEMA = Object(
     {
         "net": Text(LONGEST_FILE),
         "classes": Listing(Text(1000, surrogates=True), 100_000),
-        "metrics": METRICS,
-        "progress": _PROGRESS,
+        "metrics": METRICS_SCHEMA,
+        "progress": _PROGRESS_SCHEMA,
     },
     {"version": Text(100)},
 )

@@ -12,7 +12,7 @@ from netdsl.passes import pipeline
 from netdsl.passes.fold import Folded
 from netdsl.passes.pipeline import Pass, Watch
 from netdsl.passes.recompute import recompute
-from netdsl.train.precision import low_of
+from netdsl.train.precision import low_precision
 from netdsl.train.recipe import Recipe
 from netdsl.train.step import accumulating_graph, evaluation_graph, training_graph
 from netdsl.types import Graph
@@ -30,9 +30,9 @@ def compile_step(
     precision, then gradient and updates are built, then the whole step is simplified."""
 
     def build(n: Network) -> Graph:
-        return _remembering_less(training_graph(n, recipe, counter), n, recipe)
+        return _apply_recompute(training_graph(n, recipe, counter), n, recipe)
 
-    return _compiled(build, network, watch, (*forward, *_precision(recipe)))
+    return _compile(build, network, watch, (*forward, *_precision_passes(recipe)))
 
 
 @pause_collector()
@@ -40,17 +40,17 @@ def compile_accumulation(network: Network, recipe: Recipe) -> Graph:
     """A batch whose gradients are only summed, ready to be planned."""
 
     def build(n: Network) -> Graph:
-        return _remembering_less(accumulating_graph(n, recipe), n, recipe)
+        return _apply_recompute(accumulating_graph(n, recipe), n, recipe)
 
-    return _compiled(build, network, None, (*pipeline.FORWARD, *_precision(recipe)))
+    return _compile(build, network, None, (*pipeline.FORWARD, *_precision_passes(recipe)))
 
 
-def _precision(recipe: Recipe) -> tuple[Pass, ...]:
-    low = low_of(recipe.precision)
+def _precision_passes(recipe: Recipe) -> tuple[Pass, ...]:
+    low = low_precision(recipe.precision)
     return (pipeline.precision(low.name), pipeline.ALGEBRAIC) if low else ()
 
 
-def _remembering_less(step: Graph, network: Network, recipe: Recipe) -> Graph:
+def _apply_recompute(step: Graph, network: Network, recipe: Recipe) -> Graph:
     """The step in which the blocks that `recompute` names are computed again. A block inside a
     block belongs to the outer one. Raises NetError where a glob matches nothing."""
     if not recipe.recompute:
@@ -73,7 +73,7 @@ def compile_evaluation(network: Network, recipe: Recipe, watch: Watch | None = N
     return pipeline.inference(evaluation_graph(network, recipe), watch)
 
 
-def _compiled(
+def _compile(
     build: Callable[[Network], Graph],
     network: Network,
     watch: Watch | None,

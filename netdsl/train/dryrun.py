@@ -9,13 +9,13 @@ from netdsl.data.inventory import Inventory
 from netdsl.globs import matches
 from netdsl.plan.fusion import ALONE, Fusion
 from netdsl.train.job import Job
-from netdsl.train.memory import Memory, predicted
-from netdsl.train.precision import described
-from netdsl.train.start import beginning
+from netdsl.train.memory import Memory, predict_memory
+from netdsl.train.precision import describe_precision
+from netdsl.train.start import load_initial_weights
 
 
 @dataclass(frozen=True)
-class Matched:
+class GlobMatch:
     """A glob of the recipe, the key that it stands under, and the weights that it matches."""
 
     key: str
@@ -29,26 +29,26 @@ class DryRun:
 
     recipe: str
     params: int
-    learnt: int
+    trainable_params: int
     images: int
     validation: int
     steps: int
     epochs: int
     precision: str
     memory: Memory
-    globs: tuple[Matched, ...]
-    found: Inventory | None = None
+    globs: tuple[GlobMatch, ...]
+    inventory: Inventory | None = None
     """What was found of the data; nothing where some of them are missing."""
-    missing: str | None = None
+    missing_data: str | None = None
     """What of the data is not there, so that nothing is known of images and steps."""
 
     def as_json(self) -> dict[str, Any]:
         return {
             "recipe": self.recipe,
-            "missing": self.missing,
-            "data": self.found.as_json() if self.found else None,
+            "missing": self.missing_data,
+            "data": self.inventory.as_json() if self.inventory else None,
             "params": self.params,
-            "learnt": self.learnt,
+            "learnt": self.trainable_params,
             "images": self.images,
             "validation": self.validation,
             "steps_per_epoch": self.steps,
@@ -64,25 +64,25 @@ def dry_run(job: Job, fusion: Fusion = ALONE) -> DryRun:
     with do not fit."""
     recipe, states = job.recipe, job.network.graph.states
     if recipe.init is not None:
-        beginning(recipe.init, states, recipe.spans.get("init"))
-    updated = [n for n in job.network.parameters if n.name in job.step.updates]
+        load_initial_weights(recipe.init, states, recipe.spans.get("init"))
+    updated = [n for n in job.network.parameters if n.name in job.step_graph.updates]
     return DryRun(
         recipe=job.net_text,
         params=job.network.params,
-        learnt=sum(n.type.size for n in updated),
+        trainable_params=sum(n.type.size for n in updated),
         images=len(job.train),
         validation=len(job.validation),
-        steps=job.steps,
+        steps=job.steps_per_epoch,
         epochs=job.recipe.epochs,
-        precision=described(job.recipe.precision),
-        memory=predicted(job, fusion),
-        globs=_globs(job),
-        found=None if job.missing is not None else job.found,
-        missing=job.missing,
+        precision=describe_precision(job.recipe.precision),
+        memory=predict_memory(job, fusion),
+        globs=_match_globs(job),
+        inventory=None if job.missing_data is not None else job.inventory,
+        missing_data=job.missing_data,
     )
 
 
-def _globs(job: Job) -> tuple[Matched, ...]:
+def _match_globs(job: Job) -> tuple[GlobMatch, ...]:
     recipe, states = job.recipe, [n.name for n in job.network.graph.states]
     learnable = [n.name for n in job.network.parameters]
     left_out = recipe.init.arguments["except"] if recipe.init else ()
@@ -93,7 +93,7 @@ def _globs(job: Job) -> tuple[Matched, ...]:
         ("except", left_out, states),
     )
     return tuple(
-        Matched(key, glob, tuple(n for n in names if matches(n, glob)))
+        GlobMatch(key, glob, tuple(n for n in names if matches(n, glob)))
         for key, globs, names in keys
         for glob in globs
     )

@@ -24,7 +24,7 @@ METRICS = (
 
 def check_expectation(condition: s.Expr, held_out: int | float, budget: Budget) -> None:
     """Raises NetError where an expectation is none, or speaks of what there will not be."""
-    for e in _names(condition):
+    for e in _metric_names(condition):
         if e.name not in METRICS:
             help = nearest(e.name, METRICS, "metrics are")
             raise fail(f"there is no metric `{e.name}`", e.span, help=help)
@@ -35,16 +35,16 @@ def check_expectation(condition: s.Expr, held_out: int | float, budget: Budget) 
     truth(condition, Scope(figures, budget=budget))
 
 
-def check_tested(conditions: Sequence[s.Expr]) -> None:
+def check_test_metrics(conditions: Sequence[s.Expr]) -> None:
     """Raises NetError where an expectation speaks of a test, which data without a test set have
     none of."""
-    for e in (e for condition in conditions for e in _names(condition)):
+    for e in (e for condition in conditions for e in _metric_names(condition)):
         if e.name.startswith("test_"):
             help = "expect `val_accuracy`, or give the data a test set"
             raise fail(f"the data have no test set, so there is no `{e.name}`", e.span, help=help)
 
 
-def _names(condition: s.Expr) -> Iterator[s.Name]:
+def _metric_names(condition: s.Expr) -> Iterator[s.Name]:
     stack: list[Any] = [condition]
     while stack:
         e = stack.pop()
@@ -57,15 +57,17 @@ def _names(condition: s.Expr) -> Iterator[s.Name]:
 
 
 @dataclass(frozen=True)
-class Met:
+class ExpectationResult:
     """An expectation of a run: as written, whether it holds, and the figures behind it."""
 
     text: str
     ok: bool
-    found: str
+    figures: str
 
 
-def judge(expectations: Sequence[s.Expr], metrics: Mapping[str, Any]) -> list[Met]:
+def judge_expectations(
+    expectations: Sequence[s.Expr], metrics: Mapping[str, Any]
+) -> list[ExpectationResult]:
     """How the metrics of a finished run meet what was expected of them. What was not measured,
     such as a test set that a source does not have, meets nothing."""
     known = {k: v for k, v in metrics.items() if v is not None}
@@ -74,11 +76,13 @@ def judge(expectations: Sequence[s.Expr], metrics: Mapping[str, Any]) -> list[Me
         text = expression(condition)
         missing = [m for m in METRICS if m in text and m not in known]
         if missing:
-            outcomes.append(Met(text, False, f"{missing[0]} was not measured"))
+            outcomes.append(ExpectationResult(text, False, f"{missing[0]} was not measured"))
             continue
         figures = ", ".join(f"{k} is {v:.4f}" for k, v in known.items() if k in text)
         try:
-            outcomes.append(Met(text, truth(condition, Scope(known)), figures))
+            outcomes.append(ExpectationResult(text, truth(condition, Scope(known)), figures))
         except NetError as e:  # such as a division by a difference that came out as zero
-            outcomes.append(Met(text, False, f"{figures}: {e.diagnostics[0].message}"))
+            outcomes.append(
+                ExpectationResult(text, False, f"{figures}: {e.diagnostics[0].message}")
+            )
     return outcomes

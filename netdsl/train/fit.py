@@ -18,8 +18,8 @@ from netdsl.language.program import Program
 from netdsl.limits import MATCHES_A_STEP
 from netdsl.ops import OPS
 from netdsl.printable import printable_line
-from netdsl.train.recipe import Recipe, resolve
-from netdsl.train.start import adopted
+from netdsl.train.recipe import Recipe, resolve_recipe
+from netdsl.train.start import match_states
 from netdsl.train.step import training_graph
 from netdsl.types import Graph, dims
 
@@ -28,7 +28,7 @@ def check_recipe(program: Program, name: str | None, budget: Budget | None = Non
     """The net that a recipe trains. Raises NetError where it could not start, as far as the file
     alone can tell."""
     budget = budget or Budget()
-    recipe = resolve(program, name, budget)
+    recipe = resolve_recipe(program, name, budget)
     network = elaborate(program, recipe.net, recipe.settings(training=True), budget)
     source = recipe.data.source.record
     if source.image is not None:
@@ -36,8 +36,8 @@ def check_recipe(program: Program, name: str | None, budget: Budget | None = Non
     if source.classes is not None:
         check_classes(network, source.classes)
     check_loss(network, recipe)
-    check_norms(network, recipe)
-    matches = recipe.globs * len(network.graph.states)
+    check_batch_norm(network, recipe)
+    matches = recipe.glob_count * len(network.graph.states)
     spent = len(network.graph.nodes) + matches // MATCHES_A_STEP
     budget.spend_steps(spent, recipe.spans["train"])
     training_graph(network, recipe)
@@ -49,14 +49,14 @@ def check_recipe(program: Program, name: str | None, budget: Budget | None = Non
 def _check_stage(program: Program, recipe: Recipe, network: Network, budget: Budget) -> None:
     """Raises NetError where the net of the recipe before has other weights."""
     assert recipe.after is not None
-    before = resolve(program, recipe.after, budget)
+    before = resolve_recipe(program, recipe.after, budget)
     given = elaborate(program, before.net, before.settings(training=False), budget)
     shapes = {n.name: n.type.shape for n in given.graph.states}
     origin = f"`{given.name}`, which `{recipe.after}` trains,"
-    adopted(network.graph.states, shapes, (), origin, recipe.spans.get("after"))
+    match_states(network.graph.states, shapes, (), origin, recipe.spans.get("after"))
 
 
-def check_norms(network: Network, recipe: Recipe) -> None:
+def check_batch_norm(network: Network, recipe: Recipe) -> None:
     """Raises NetError where batch normalisation would look at one image alone: what it learns in
     training is then not what evaluation does."""
     renewed = [n for n in network.graph.updates if n.endswith(".running_mean")]
@@ -70,7 +70,7 @@ def check_norms(network: Network, recipe: Recipe) -> None:
         )
 
 
-def single_input(network: Network) -> str:
+def image_input(network: Network) -> str:
     """The name of a net's one image input. Raises NetError where there are several."""
     images = [n for n in network.graph.inputs if n.type.rank > 1]
     if len(images) != 1:
@@ -79,12 +79,12 @@ def single_input(network: Network) -> str:
     return images[0].name
 
 
-def taken(network: Network) -> tuple[int, ...]:
+def image_shape(network: Network) -> tuple[int, ...]:
     """The shape of one image that a net takes."""
-    return network.graph[single_input(network)].type.shape[1:]
+    return network.graph[image_input(network)].type.shape[1:]
 
 
-MOST_EVALUATED, MOST_VALUES, MOST_BYTES = 250, 2**22, 2**27
+MAX_EVALUATION_IMAGES, MAX_EVALUATION_VALUES, MAX_EVALUATION_BYTES = 250, 2**22, 2**27
 """Images that are judged at once, values in them, and bytes of what their layers give; but never
 fewer images than a training step has."""
 
@@ -92,13 +92,13 @@ fewer images than a training step has."""
 def evaluation_batch(network: Network, data: DataConfig) -> int:
     """How many images are judged at once; as many as fit where a training step of this network
     does."""
-    images = MOST_VALUES // math.prod(taken(network))
-    kept, most = _activations(network.graph)
-    fit = network.batch * max(MOST_BYTES, kept // 2) // most  # half of them are not kept
-    return max(data.batch, min(MOST_EVALUATED, images, fit))
+    images = MAX_EVALUATION_VALUES // math.prod(image_shape(network))
+    kept, most = _activation_bytes(network.graph)
+    fit = network.batch * max(MAX_EVALUATION_BYTES, kept // 2) // most  # half of them are not kept
+    return max(data.batch, min(MAX_EVALUATION_IMAGES, images, fit))
 
 
-def _activations(graph: Graph) -> tuple[int, int]:
+def _activation_bytes(graph: Graph) -> tuple[int, int]:
     """Bytes of all that is computed of the inputs, and the most that a node reads and gives."""
     sizes: dict[str, int] = {}
     kept = most = 0
@@ -112,27 +112,27 @@ def _activations(graph: Graph) -> tuple[int, int]:
     return kept, most
 
 
-def augmentation(network: Network, data: DataConfig) -> Preparation:
+def training_transform(network: Network, data: DataConfig) -> Preparation:
     """What images go through before a net learns from them."""
-    return Preparation(data.augment, taken(network))
+    return Preparation(data.augment, image_shape(network))
 
 
-def transformation(network: Network, data: DataConfig) -> Preparation:
+def evaluation_transform(network: Network, data: DataConfig) -> Preparation:
     """What images go through before a net is judged by them, or used on them."""
-    return Preparation(data.eval_transform, taken(network))
+    return Preparation(data.eval_transform, image_shape(network))
 
 
-def check_fit(network: Network, data: DataConfig, dataset: Dataset) -> None:
+def check_data(network: Network, data: DataConfig, dataset: Dataset) -> None:
     """Raises NetError where images or classes do not fit the net, and where there is nothing to
     tell apart."""
-    check_several(dataset)
+    check_class_count(dataset)
     if data.source.record.classes is None:
-        _check_without_gaps(dataset)
+        _check_class_gaps(dataset)
     check_images(network, data, dataset.train.shape)
     check_classes(network, dataset.classes)
 
 
-def check_several(dataset: Dataset) -> None:
+def check_class_count(dataset: Dataset) -> None:
     """Raises NetError where all samples to learn from are of one class: any net is then right."""
     labels = dataset.train.labels
     if labels.min() == labels.max():
@@ -143,7 +143,7 @@ def check_several(dataset: Dataset) -> None:
         )
 
 
-def _check_without_gaps(dataset: Dataset) -> None:
+def _check_class_gaps(dataset: Dataset) -> None:
     """Raises NetError where classes that only the labels count have no sample to learn from."""
     counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
     empty = [c for c, n in zip(dataset.classes, counts, strict=True) if not n]
@@ -159,25 +159,25 @@ def _check_without_gaps(dataset: Dataset) -> None:
 def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | None) -> None:
     """Raises NetError where images of this shape (None: pictures of any size) do not fit the
     net's input when they have gone through what the data section says."""
-    wanted = network.graph[single_input(network)]
+    wanted = network.graph[image_input(network)]
     for key, prepare, count in (
-        ("augment", augmentation(network, data), data.batch),
-        ("eval_transform", transformation(network, data), evaluation_batch(network, data)),
+        ("augment", training_transform(network, data), data.batch),
+        ("eval_transform", evaluation_transform(network, data), evaluation_batch(network, data)),
     ):
-        given = _outcome(prepare, image, count, wanted.span)
-        if image is not None and given != taken(network):
+        given = _prepared_shape(prepare, image, count, wanted.span)
+        if image is not None and given != image_shape(network):
             file = data.source.arguments.get("path")
             after = f", after `{key}` {dims(given)}" if given != image else ""
             other = f"end `{key}` with a crop" if after else "choose another source"
             raise fail(
                 f"the images{f' of {file}' if file else ''} are {dims(image)}{after}, the net "
-                f"wants {dims(taken(network))}",
+                f"wants {dims(image_shape(network))}",
                 wanted.span,
                 help=f"begin the net with `input({dims(given)})`, or {other}",
             )
 
 
-def _outcome(
+def _prepared_shape(
     prepare: Preparation, image: tuple[int, ...] | None, count: int, span: Span | None
 ) -> tuple[int, ...]:
     try:

@@ -11,22 +11,22 @@ import numpy as np
 from netdsl.errors import NetError, fail
 from netdsl.ir.evaluate import evaluate
 from netdsl.language.network import Network
-from netdsl.train.precision import LEFT_OUT, SCALE, hopeless
+from netdsl.train.precision import SCALE, SKIP_FLAG, is_exhausted
 from netdsl.types import FLOATS, Array, Graph, Node
 
 Values = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
-class Replayed:
+class ReplayedBatch:
     """One batch of a run, done again: the graph, its inputs and states before, whether what it
     gave out was sound, its states after."""
 
     graph: Graph
     inputs: Values
-    before: Values
-    sound: bool
-    after: Values
+    states_before: Values
+    can_continue: bool
+    states_after: Values
 
 
 @dataclass(frozen=True)
@@ -37,29 +37,29 @@ class Fault:
     kind: str
 
 
-def finite(values: Values) -> bool:
+def is_finite(values: Values) -> bool:
     """Whether every value of every array is a finite number."""
     return all(np.isfinite(v).all() for v in values.values() if v.dtype.name in FLOATS)
 
 
-def sound(out: Values) -> bool:
+def can_continue(out: Values) -> bool:
     """Whether a run can go on after a step that gave this out. A loss that is scaled may be found
     infinite as long as a smaller scale can help: the step was then left out."""
     if SCALE in out:
-        return not (float(out[LEFT_OUT]) and hopeless(float(out[SCALE])))
+        return not (float(out[SKIP_FLAG]) and is_exhausted(float(out[SCALE])))
     return math.isfinite(float(out["loss"]))
 
 
-def first_fault(replay: Iterator[Replayed]) -> tuple[int, Fault] | None:
+def find_first_fault(replay: Iterator[ReplayedBatch]) -> tuple[int, Fault] | None:
     """How many batches of a replay were sound, and what went wrong in the next one."""
     for number, batch in enumerate(replay):
-        if not batch.sound or not finite(batch.after):
-            fault = fault_of(batch.graph, {**batch.before, **batch.inputs})
+        if not batch.can_continue or not is_finite(batch.states_after):
+            fault = find_fault(batch.graph, {**batch.states_before, **batch.inputs})
             return (number, fault) if fault else None
     return None
 
 
-def fault_of(graph: Graph, given: Values) -> Fault | None:
+def find_fault(graph: Graph, given: Values) -> Fault | None:
     """The first node, in the order of the graph, whose value is not finite."""
     known = {k: v for k, v in given.items() if k in graph.nodes}
     values, wanted = evaluate(graph, known), graph.cone(*graph.roots)
@@ -69,7 +69,7 @@ def fault_of(graph: Graph, given: Values) -> Fault | None:
     return None
 
 
-def described(node: Node, network: Network) -> str:
+def describe_node(node: Node, network: Network) -> str:
     """Which part of a step a node is, in the words of the net."""
     for prefix, words in (("d.", "the gradient of "), ("update.", "the update of "), ("", "")):
         for layer in network.layers:
@@ -79,17 +79,21 @@ def described(node: Node, network: Network) -> str:
     return "the loss" if node.name.startswith("loss") else f"`{node.name}`"
 
 
-def stopped(
-    network: Network, fault: Fault | None, where: str, rate: float, kept: str | None
+def divergence_error(
+    network: Network, fault: Fault | None, where: str, rate: float, last_checkpoint: str | None
 ) -> NetError:
     """What a run that went wrong ends with."""
     help = (
         f"the rate was {rate:.3g}: lower it, let it warm up, or bound the gradients with `clip = 1`"
     )
-    notes = [f"the last good checkpoint is {kept}" if kept else "no epoch was over yet"]
+    notes = [
+        f"the last good checkpoint is {last_checkpoint}"
+        if last_checkpoint
+        else "no epoch was over yet"
+    ]
     if fault is None:
         message = f"the loss is no finite number any more, in {where}"
         return fail(message, help=help, notes=notes)
-    part = described(fault.node, network)
+    part = describe_node(fault.node, network)
     message = f"{fault.kind} in {where}, first in {part}, by `{fault.node.op}`"
     return fail(message, fault.node.span, help=help, notes=notes)

@@ -20,21 +20,21 @@ from netdsl.language.parse import check_limits
 from netdsl.language.program import Program
 from netdsl.passes.fold import Folded
 from netdsl.train.compile import compile_accumulation, compile_evaluation, compile_step
-from netdsl.train.expect import check_tested
+from netdsl.train.expect import check_test_metrics
 from netdsl.train.fit import (
-    augmentation,
-    check_fit,
+    check_batch_norm,
+    check_data,
     check_images,
     check_loss,
-    check_norms,
     evaluation_batch,
-    single_input,
-    taken,
-    transformation,
+    evaluation_transform,
+    image_input,
+    image_shape,
+    training_transform,
 )
-from netdsl.train.recipe import Recipe, resolve
+from netdsl.train.recipe import Recipe, resolve_recipe
 from netdsl.train.step import evaluation_graph, training_graph
-from netdsl.train.written import written_out
+from netdsl.train.written import resolve_file
 from netdsl.types import Graph
 
 
@@ -46,78 +46,82 @@ class Job:
     recipe: Recipe
     net_text: str
     network: Network
-    evaluating: Network
+    evaluation_network: Network
     dataset: Dataset
     train: Samples
     validation: Samples
-    missing: str | None = None
+    missing_data: str | None = None
     """What of the data is not there; there are then no samples."""
 
     @property
-    def image(self) -> str:
+    def image_input(self) -> str:
         """The name of the input that images go to."""
-        return single_input(self.network)
+        return image_input(self.network)
 
     @property
     def augment(self) -> Preparation:
         """What the images to learn from go through."""
-        return augmentation(self.network, self.recipe.data)
+        return training_transform(self.network, self.recipe.data)
 
     @property
     def transform(self) -> Preparation:
         """What the images to judge by go through."""
-        return transformation(self.network, self.recipe.data)
+        return evaluation_transform(self.network, self.recipe.data)
 
     @property
-    def images(self) -> int:
+    def images_per_update(self) -> int:
         """Images that one update looks at."""
         return self.recipe.data.batch * self.recipe.accumulate
 
     @property
-    def steps(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Updates in an epoch."""
-        return len(self.train) // self.images
+        return len(self.train) // self.images_per_update
 
     @cached_property
-    def found(self) -> Inventory:
+    def inventory(self) -> Inventory:
         """What was found of the data."""
         source = str(self.recipe.data.source)
         return inventory(source, self.dataset, self.train, self.validation)
 
     @cached_property
-    def data(self) -> str:
+    def data_fingerprint(self) -> str:
         """What the images and labels to learn from are known by."""
         return self.dataset.fingerprint
 
     @cached_property
-    def step(self) -> Graph:
+    def step_graph(self) -> Graph:
         return compile_step(self.network, self.recipe)
 
     @cached_property
-    def accumulation(self) -> Graph | None:
+    def accumulation_graph(self) -> Graph | None:
         """The batches of an update before its last one, where it takes several."""
         if self.recipe.accumulate == 1:
             return None
         return compile_accumulation(self.network, self.recipe)
 
     @cached_property
-    def evaluation(self) -> Graph:
-        return evaluation_graph(self.evaluating, self.recipe)
+    def evaluation_graph(self) -> Graph:
+        return evaluation_graph(self.evaluation_network, self.recipe)
 
     @cached_property
-    def folded(self) -> Folded:
+    def folded_evaluation(self) -> Folded:
         """The evaluation as it is run."""
-        return compile_evaluation(self.evaluating, self.recipe)
+        return compile_evaluation(self.evaluation_network, self.recipe)
 
     @property
     def training_graphs(self) -> tuple[Graph, ...]:
         """What an update runs."""
-        return (self.step, self.accumulation) if self.accumulation else (self.step,)
+        return (
+            (self.step_graph, self.accumulation_graph)
+            if self.accumulation_graph
+            else (self.step_graph,)
+        )
 
     @property
     def evaluation_graphs(self) -> tuple[Graph, ...]:
         """What an evaluation runs."""
-        return self.folded.prepare, self.folded.main
+        return self.folded_evaluation.prepare, self.folded_evaluation.main
 
     @property
     def graphs(self) -> tuple[Graph, ...]:
@@ -127,31 +131,31 @@ class Job:
     def with_batch(self, program: Program, batch: int) -> Job:
         """The same job with batches of another size."""
         recipe = replace(self.recipe, data=replace(self.recipe.data, batch=batch))
-        network, evaluating = elaborated(program, recipe)
-        return replace(self, recipe=recipe, network=network, evaluating=evaluating)
+        network, evaluating = elaborate_networks(program, recipe)
+        return replace(self, recipe=recipe, network=network, evaluation_network=evaluating)
 
 
-def elaborated(program: Program, recipe: Recipe) -> tuple[Network, Network]:
+def elaborate_networks(program: Program, recipe: Recipe) -> tuple[Network, Network]:
     """The net as it is trained, and as it is judged. Raises NetError where it takes no one
     image."""
     network = elaborate(program, recipe.net, recipe.settings(training=True))
-    single_input(network)
+    image_input(network)
     batch = evaluation_batch(network, recipe.data)
     settings = recipe.settings(training=False, batch=batch)
     return network, elaborate(program, recipe.net, settings)
 
 
-def divided(dataset: Dataset, recipe: Recipe) -> tuple[Samples, Samples]:
+def split_samples(dataset: Dataset, recipe: Recipe) -> tuple[Samples, Samples]:
     """The samples to learn from, and those to validate with: the source's own, or held out."""
     if dataset.validation is not None:
         return dataset.train, dataset.validation
     return split(dataset.train, recipe.data.validation, recipe.seed)
 
 
-def _text(program: Program, name: str | None) -> str:
+def _resolved_text(program: Program, name: str | None) -> str:
     """What a run keeps of its files, as one text. Raises NetError where that could not be read
     back."""
-    text = format_file(written_out(program, name))
+    text = format_file(resolve_file(program, name))
     try:
         check_limits(Source("it", text))
     except NetError as e:
@@ -163,35 +167,35 @@ def _text(program: Program, name: str | None) -> str:
     return text
 
 
-def prepare(
-    program: Program, name: str | None, data_folder: str | None = None, anyway: bool = False
+def prepare_job(
+    program: Program, name: str | None, data_folder: str | None = None, allow_missing: bool = False
 ) -> Job:
     """Reads the data and checks all that can be wrong, so that a run that starts does not end for
     a reason that could have been known. Where the data are not there it raises NetError, or
-    `anyway` gives what is known without them."""
-    recipe = resolve(program, name)
-    network, evaluating = elaborated(program, recipe)
+    `allow_missing` gives what is known without them."""
+    recipe = resolve_recipe(program, name)
+    network, evaluating = elaborate_networks(program, recipe)
     check_loss(network, recipe)
-    check_norms(network, recipe)
+    check_batch_norm(network, recipe)
     training_graph(network, recipe)
-    known = (name, recipe, _text(program, name), network, evaluating)
+    known = (name, recipe, _resolved_text(program, name), network, evaluating)
     try:
         dataset = sources.load(recipe.data.source, data_folder, recipe.data.skips_bad)
     except Absent as e:
-        if not anyway:
+        if not allow_missing:
             raise
         check_images(network, recipe.data, recipe.data.source.record.image)
-        nothing = Samples(np.zeros((0, *taken(network)), np.uint8), np.zeros(0, np.int32))
+        nothing = Samples(np.zeros((0, *image_shape(network)), np.uint8), np.zeros(0, np.int32))
         return Job(*known, Dataset(nothing, ()), nothing, nothing, e.diagnostics[0].message)
-    check_fit(network, recipe.data, dataset)
+    check_data(network, recipe.data, dataset)
     if dataset.read_test is None:
-        check_tested(recipe.expectations)
+        check_test_metrics(recipe.expectations)
     else:
         dataset.read_test()  # nobody learns from it: what is wrong with its files is told now
-    train, validation = divided(dataset, recipe)
+    train, validation = split_samples(dataset, recipe)
     job = Job(*known, dataset, train, validation)
-    if job.steps == 0:
-        message = f"a batch of {job.images} is more than the {len(train)} images"
+    if job.steps_per_epoch == 0:
+        message = f"a batch of {job.images_per_update} is more than the {len(train)} images"
         made = f"`accumulate` makes it of {recipe.accumulate} batches of {recipe.data.batch}"
         raise fail(
             message,

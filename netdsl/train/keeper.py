@@ -12,121 +12,124 @@ from netdsl.errors import NetError, fail
 from netdsl.files import write_atomically
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
-from netdsl.train.checkpoint import SUFFIX, Checkpoint, usable
+from netdsl.train.checkpoint import SUFFIX, Checkpoint, inference_states
 from netdsl.train.job import Job
-from netdsl.train.metrics import Record
-from netdsl.train.pipeline import KEY as PIPELINE
-from netdsl.train.pipeline import revisions
-from netdsl.train.standing import Standing
-from netdsl.train.step import SUMS
+from netdsl.train.metrics import MetricsLog
+from netdsl.train.pipeline import PIPELINE_KEY as PIPELINE
+from netdsl.train.pipeline import pipeline_revisions
+from netdsl.train.standing import Progress
+from netdsl.train.step import SUM_SUFFIX
 from netdsl.train.written import write_recipe
 from netdsl.types import Array
 
-KEPT = ("recipe.net", "metrics.jsonl", f"last{SUFFIX}", f"best{SUFFIX}")
+RUN_FILES = ("recipe.net", "metrics.jsonl", f"last{SUFFIX}", f"best{SUFFIX}")
 """The files of a run directory."""
-LEFTOVERS = ".netdsl-*"
+TEMPORARY_FILES = ".netdsl-*"
 """Files that were being written when a run was killed."""
 
 
-class Keeper:
+class RunDirectory:
     """The directory of a run. What a run that was cut off had no time to keep is made up for;
-    `before` is the text that it went by until then."""
+    `previous_text` is the text that it went by until then."""
 
     def __init__(
         self,
-        out: Path,
+        folder: Path,
         job: Job,
         state: State,
-        standing: Standing,
-        before: str | None,
-        say: Callable[[str], None],
+        progress: Progress,
+        previous_text: str | None,
+        log: Callable[[str], None],
     ) -> None:
-        self.out, self.job, self.state = out, job, state
-        self.revisions = revisions(job)
-        for path in out.glob(LEFTOVERS):
+        self.folder, self.job, self.state = folder, job, state
+        self.revisions = pipeline_revisions(job)
+        for path in folder.glob(TEMPORARY_FILES):
             path.unlink(missing_ok=True)
-        if before is not None:
-            self._keep_edits((before, job.net_text), say)
-        write_recipe(out / "recipe.net", job.name, job.net_text, standing.changes)
-        self.record = Record.kept(out / "metrics.jsonl", standing.lines, standing.history)
-        if self.record.set_aside is not None:
-            say(f"{self.record.path} was damaged; as it was, it is {self.record.set_aside}")
-        if standing.epoch:
-            self._settle(standing)
+        if previous_text is not None:
+            self._back_up_edits((previous_text, job.net_text), log)
+        write_recipe(folder / "recipe.net", job.name, job.net_text, progress.changes)
+        self.metrics_log = MetricsLog.restore(
+            folder / "metrics.jsonl", progress.lines, progress.history
+        )
+        copy = self.metrics_log.damaged_copy
+        if copy is not None:
+            log(f"{self.metrics_log.path} was damaged; as it was, it is {copy}")
+        if progress.epoch:
+            self._check_best(progress)
 
     @property
     def last(self) -> Path:
-        return self.out / f"last{SUFFIX}"
+        return self.folder / f"last{SUFFIX}"
 
     @property
     def best(self) -> Path:
-        return self.out / f"best{SUFFIX}"
+        return self.folder / f"best{SUFFIX}"
 
-    def _keep_edits(self, known: Sequence[str], say: Callable[[str], None]) -> None:
+    def _back_up_edits(self, known_texts: Sequence[str], log: Callable[[str], None]) -> None:
         """The text of a run that goes on is its checkpoint's: one that was edited is set aside."""
-        path, beside = self.out / "recipe.net", self.out / "recipe.net.edited"
-        content = path.read_bytes() if path.is_file() else known[0].encode()
-        if _plain(content) not in [_plain(text.encode()) for text in known]:
+        path, beside = self.folder / "recipe.net", self.folder / "recipe.net.edited"
+        content = path.read_bytes() if path.is_file() else known_texts[0].encode()
+        if _body_lines(content) not in [_body_lines(text.encode()) for text in known_texts]:
             write_atomically(beside, content)
-            say(
+            log(
                 f"{path} differs from what the run goes on with; as it was, it is {beside} "
                 "(`--resume DIR --set KEY=VALUE` changes a run)"
             )
 
-    def _settle(self, s: Standing) -> None:
+    def _check_best(self, s: Progress) -> None:
         """Raises NetError where the best weights are lost."""
         whole = s.seen == 0
         try:
             best = checkpoint.load(self.best).progress
         except NetError:
-            if s.best != s.epoch or not whole:
+            if s.best_epoch != s.epoch or not whole:
                 raise
             best = {"epoch": 0, "history": []}
         there, history = best.get("epoch"), best.get("history")
         if not isinstance(there, int) or history != [dict(m) for m in s.history[:there]]:
             message = f"{self.best} is of another run than {self.last}"
             raise fail(message, help="put the right one back; every run has a directory of its own")
-        if whole and s.best == s.epoch != there:
-            self._save_usable("best", s)
+        if whole and s.best_epoch == s.epoch != there:
+            self._save_for_inference("best", s)
         if whole:
-            self._save_for_good(s)
+            self._save_periodic(s)
 
-    def epoch(self, s: Standing) -> None:
+    def save_epoch(self, s: Progress) -> None:
         """An epoch is over. The last checkpoint is written before the best, so that wherever a run
         is cut off, the last one can make up for what is missing."""
         self.save_last(s)
-        if s.best == s.epoch:
-            self._save_usable("best", s)
-        self._save_for_good(s)
+        if s.best_epoch == s.epoch:
+            self._save_for_inference("best", s)
+        self._save_periodic(s)
 
-    def save_last(self, s: Standing, data: str | None = None) -> None:
+    def save_last(self, s: Progress, data: str | None = None) -> None:
         """All that a run needs to go on, on `data` that are known by another fingerprint where
         one is given."""
-        states = {k: v for k, v in self.state.snapshot().items() if not k.endswith(SUMS)}
+        states = {k: v for k, v in self.state.snapshot().items() if not k.endswith(SUM_SUFFIX)}
         self._save("last", s, states, data)
 
-    def _save_for_good(self, s: Standing) -> None:
+    def _save_periodic(self, s: Progress) -> None:
         every = self.job.recipe.keep_every
         if every and s.epoch % every == 0:
-            self._save_usable(f"epoch-{s.epoch:04}", s)
+            self._save_for_inference(f"epoch-{s.epoch:04}", s)
 
-    def _save_usable(self, name: str, s: Standing) -> None:
+    def _save_for_inference(self, name: str, s: Progress) -> None:
         """Only what evaluation needs; of averaged weights the average."""
-        given = usable(self.state.snapshot())
-        self._save(name, s, {n.name: given[n.name] for n in self.job.evaluation.states})
+        given = inference_states(self.state.snapshot())
+        self._save(name, s, {n.name: given[n.name] for n in self.job.evaluation_graph.states})
 
     def _save(
-        self, name: str, s: Standing, states: Mapping[str, Array], data: str | None = None
+        self, name: str, s: Progress, states: Mapping[str, Array], data: str | None = None
     ) -> None:
-        s = replace(s, lines=self.record.count)
+        s = replace(s, lines=self.metrics_log.count)
         metrics: Mapping[str, Any] = s.history[-1] if s.history else {}
         job = self.job
-        progress = {**s.as_json(), "data": data or job.data, PIPELINE: self.revisions}
+        progress = {**s.as_json(), "data": data or job.data_fingerprint, PIPELINE: self.revisions}
         content = Checkpoint(states, job.net_text, job.dataset.classes, metrics, progress)
-        checkpoint.save(self.out / f"{name}{SUFFIX}", content)
+        checkpoint.save(self.folder / f"{name}{SUFFIX}", content)
 
 
-def _plain(text: bytes) -> list[bytes]:
+def _body_lines(text: bytes) -> list[bytes]:
     """The lines of a text below the notes that it begins with."""
     lines = text.strip().splitlines()
     return list(dropwhile(lambda line: line.startswith(b"#") or not line.strip(), lines))

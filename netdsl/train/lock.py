@@ -11,15 +11,15 @@ from pathlib import Path
 
 from netdsl.errors import fail
 
-_TAKEN = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+_LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
-_mine: set[tuple[int, int]] = set()
+_owned: set[tuple[int, int]] = set()
 """Device and number of the directories that this process holds."""
 
 
 @contextmanager
-def held(*folders: Path) -> Iterator[None]:
+def lock_directories(*folders: Path) -> Iterator[None]:
     """While it lasts, no other process trains in any of `folders`, which are made if need be.
 
     Raises NetError where one does. The lock is on the directory itself: it leaves no file behind,
@@ -27,32 +27,32 @@ def held(*folders: Path) -> Iterator[None]:
     this process holds already it may hold once more."""
     with ExitStack() as locks:
         for folder in folders:
-            locks.enter_context(_held(folder))
+            locks.enter_context(_lock_directory(folder))
         yield
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _lock_directory(folder: Path) -> Iterator[None]:
     if os.name == "nt":  # no lock on a directory
         folder.mkdir(parents=True, exist_ok=True)
         yield
         return
-    handle = _opened(folder)
+    handle = _open_directory(folder)
     there = os.fstat(handle)
     key = there.st_dev, there.st_ino
-    again = key in _mine
+    again = key in _owned
     try:
         if not again:
             _lock(handle, folder)
-            _mine.add(key)
+            _owned.add(key)
         yield
     finally:
         if not again:
-            _mine.discard(key)
+            _owned.discard(key)
         os.close(handle)
 
 
-def _opened(folder: Path) -> int:
+def _open_directory(folder: Path) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return os.open(folder, os.O_RDONLY)
@@ -65,6 +65,6 @@ def _lock(handle: int, folder: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:
-        if e.errno in _TAKEN:
+        if e.errno in _LOCKED:
             help = "wait until it is over, or stop it; a second run needs a directory of its own"
             raise fail(f"another process trains in {folder}", help=help) from None

@@ -26,26 +26,26 @@ from netdsl.printable import printable_line
 from netdsl.runtime.executor import Executor, FoldedExecutor, Workspace
 from netdsl.runtime.state import State
 from netdsl.train import checkpoint
-from netdsl.train.checkpoint import Checkpoint, usable
-from netdsl.train.guard import Fault, fault_of, stopped
-from netdsl.train.job import Job, prepare
-from netdsl.train.keeper import KEPT, Keeper
-from netdsl.train.memory import shortage
+from netdsl.train.checkpoint import Checkpoint, inference_states
+from netdsl.train.guard import Fault, divergence_error, find_fault
+from netdsl.train.job import Job, prepare_job
+from netdsl.train.keeper import RUN_FILES, RunDirectory
+from netdsl.train.memory import out_of_memory_error
 from netdsl.train.metrics import Score, evaluate
 from netdsl.train.pipeline import check_pipeline
-from netdsl.train.precision import STATES as SCALED
-from netdsl.train.resume import noted
-from netdsl.train.standing import CLOCK, Standing, stood
-from netdsl.train.start import adopted, begin, shapes
-from netdsl.train.step import SUMS
-from netdsl.train.stepper import Stepper, Unsound
-from netdsl.train.watch import Watching, watch_graph, watched
+from netdsl.train.precision import SCALE_STATES as SCALED
+from netdsl.train.resume import note_changes
+from netdsl.train.standing import TIMING_METRICS, Progress, load_progress
+from netdsl.train.start import initialise_weights, match_states, shapes_of
+from netdsl.train.step import SUM_SUFFIX
+from netdsl.train.stepper import Diverged, Stepper
+from netdsl.train.watch import WatchRequest, build_watch_graph, summarise_watch
 
-__all__ = ["KEPT", "Progress", "Result", "Trainer"]
+__all__ = ["RUN_FILES", "Result", "StepReport", "Trainer"]
 
 
 @dataclass(frozen=True)
-class Progress:
+class StepReport:
     """Where a run stands, for whoever watches it."""
 
     epoch: int
@@ -56,8 +56,8 @@ class Progress:
     images_per_second: float
 
 
-Watcher = Callable[[Progress], None]
-Teller = Callable[[dict[str, Any]], None]
+OnStep = Callable[[StepReport], None]
+OnEpoch = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Result:
     checkpoint: Path
 
 
-class _Asked(Exception):
+class _StopRequested(Exception):
     """Somebody asked that the run stop."""
 
 
@@ -87,8 +87,8 @@ class Trainer:
         start: Checkpoint | None = None,
         saved: Checkpoint | None = None,
     ) -> None:
-        self.job: Job = prepare(program, recipe_name, data_folder)
-        self.recipe, self.steps = self.job.recipe, self.job.steps
+        self.job: Job = prepare_job(program, recipe_name, data_folder)
+        self.recipe, self.steps = self.job.recipe, self.job.steps_per_epoch
         self.backend = backend = backend.repeatable() if self.recipe.deterministic else backend
         there = backend.free_bytes()
         try:
@@ -107,38 +107,45 @@ class Trainer:
         self.workspace = Workspace(backend, self.job.graphs)
         self.stepper = Stepper(self.job, self.state, standing, self.workspace)
         self.judging = State(backend) if self.recipe.ema else self.state
-        self.judging.initialise(self.job.evaluation.states, self.recipe.seed)
-        self.evaluation = FoldedExecutor(self.job.folded, backend, self.judging, self.workspace)
-        self.stepper.hold()
+        self.judging.initialise(self.job.evaluation_graph.states, self.recipe.seed)
+        self.evaluation = FoldedExecutor(
+            self.job.folded_evaluation, backend, self.judging, self.workspace
+        )
+        self.stepper.upload_images()
         self.validation = on_device(self.job.validation, self.job.transform, backend)
 
     def _short(self, program: Program, there: int | None) -> NetError:
         """What is said where the run does not fit into memory."""
         at = lambda batch: self.job.with_batch(program, batch)
-        return shortage(self.job, self.backend.fusion, there, at)
+        return out_of_memory_error(self.job, self.backend.fusion, there, at)
 
-    def _drawn(self, start: Checkpoint | None) -> Standing:
+    def _drawn(self, start: Checkpoint | None) -> Progress:
         recipe, states = self.recipe, self.job.network.graph.states
         if start is not None:
-            given = usable(start.states)
-            self.state.load(given, adopted(states, shapes(given), (), start.origin), start.origin)
+            given = inference_states(start.states)
+            self.state.load(
+                given, match_states(states, shapes_of(given), (), start.origin), start.origin
+            )
         else:
-            begin(self.state, states, recipe.init, recipe.spans.get("init"))
-        self.state.initialise(self.job.step.states, recipe.seed)
-        return Standing()
+            initialise_weights(self.state, states, recipe.init, recipe.spans.get("init"))
+        self.state.initialise(self.job.step_graph.states, recipe.seed)
+        return Progress()
 
-    def _saved(self, saved: Checkpoint) -> Standing:
+    def _saved(self, saved: Checkpoint) -> Progress:
         self._check_data(saved)
         check_pipeline(saved, self.job)
         # a loss that was not scaled before begins with the recipe's scale
         anew = [name for name in SCALED if name not in saved.states]
-        states = self.job.step.states
-        wanted = [n for n in states if not n.name.endswith(SUMS) and n.name not in anew]
+        states = self.job.step_graph.states
+        wanted = [n for n in states if not n.name.endswith(SUM_SUFFIX) and n.name not in anew]
         help = f'a new run begins with its weights by `init = weights("{saved.origin}")`'
-        adopted(wanted, shapes(saved.states), (), saved.origin, help=help)
+        match_states(wanted, shapes_of(saved.states), (), saved.origin, help=help)
         self.state.load(saved.states, wanted, saved.origin)
         self.state.initialise(states, self.recipe.seed)
-        standing, images = stood(noted(saved, self.job.net_text)), len(self.job.train)
+        standing, images = (
+            load_progress(note_changes(saved, self.job.net_text)),
+            len(self.job.train),
+        )
         if standing.seen > images:
             seen = f"{standing.seen:,} of the {images:,} images of an epoch"
             raise fail(f"{saved.origin} cannot be resumed: it says that it has seen {seen}")
@@ -146,28 +153,28 @@ class Trainer:
 
     def _check_data(self, saved: Checkpoint) -> None:
         """Raises NetError where the run has learnt from other images than there are now."""
-        before = saved.progress.get("data", self.job.data)
-        if before not in (self.job.data, self.job.dataset.fingerprint_of_names):
+        before = saved.progress.get("data", self.job.data_fingerprint)
+        if before not in (self.job.data_fingerprint, self.job.dataset.fingerprint_of_names):
             raise fail(
                 f"the data are not those that the run of {saved.origin} has learnt from",
-                notes=[f"then: {before}", f"now: {self.job.data}"],
+                notes=[f"then: {before}", f"now: {self.job.data_fingerprint}"],
                 help="images that were held out would be trained on; put the data back, or begin "
                 "a new run with `init = weights(...)`",
             )
 
     @property
-    def standing(self) -> Standing:
-        return self.stepper.standing
+    def progress(self) -> Progress:
+        return self.stepper.progress
 
     # ---- the run
 
     def run(
         self,
         out: Path,
-        watch: Watcher,
-        tell: Teller,
+        watch: OnStep,
+        tell: OnEpoch,
         asked: Callable[[], bool] = lambda: False,
-        watching: Watching | None = None,
+        watching: WatchRequest | None = None,
         say: Callable[[str], None] = lambda words: None,
     ) -> Result:
         """Trains to the end. `watch` sees every step, `tell` every epoch's metrics; `out` receives
@@ -176,39 +183,39 @@ class Trainer:
         Raises NetError, naming the layer, where the loss is no finite number any more."""
         self.watch, self.asked, self.say = watch, asked, say
         self.watching = self._watching(watching) if watching else None
-        self.keeper = Keeper(out, self.job, self.state, self.standing, self.before, say)
+        self.directory = RunDirectory(out, self.job, self.state, self.progress, self.before, say)
         changed = self.before not in (None, self.job.net_text)
         if changed:  # so that a change is not forgotten where the run is cut off again
-            self.keeper.save_last(self.standing)
+            self.directory.save_last(self.progress)
         try:
             with self._verifying() as self.verification:
-                while not self.standing.finished(self.recipe):
+                while not self.progress.is_finished(self.recipe):
                     tell(self._epoch())
                 return self._end()
-        except _Asked:
-            self.keeper.save_last(self.standing)
+        except _StopRequested:
+            self.directory.save_last(self.progress)
             raise KeyboardInterrupt from None
-        except Unsound:
+        except Diverged:
             raise self._stopped() from None
         except BadPicture as e:
             raise self._refused(e) from None
 
     def _epoch(self) -> dict[str, Any]:
-        stepper, began, started = self.stepper, self.standing, time.perf_counter()
-        with closing(stepper.sent()) as groups:
+        stepper, began, started = self.stepper, self.progress, time.perf_counter()
+        with closing(stepper.prefetch_groups()) as groups:
             for group in groups:
                 self._stop_if_asked()
                 self.verification.check()
-                stepper.mark()
+                stepper.take_snapshot()
                 self._look(group[0])
                 stepper.update(group)
                 self._show(began, started)
-        stepper.check()
+        stepper.check_finite()
         seconds = time.perf_counter() - started
         if len(self.validation) and self._has_files:
-            self.keeper.save_last(self.standing)  # a damaged picture may end the judging
+            self.directory.save_last(self.progress)  # a damaged picture may end the judging
         score = self._score(self.validation) if len(self.validation) else None
-        s = self.standing
+        s = self.progress
         metrics: dict[str, Any] = {
             "epoch": s.epoch + 1,
             "step": s.update,
@@ -216,38 +223,40 @@ class Trainer:
             "train_accuracy": s.hits / s.batches,
             "val_loss": score.loss if score else None,
             "val_accuracy": score.accuracy if score else None,
-            "lr": float(stepper.last_rate()),
-            **stepper.scaling(),
+            "lr": float(stepper.last_learning_rate()),
+            **stepper.scale_metrics(),
         }
-        self.pace = dict(zip(CLOCK, (seconds, (s.seen - began.seen) / seconds), strict=True))
+        self.pace = dict(
+            zip(TIMING_METRICS, (seconds, (s.seen - began.seen) / seconds), strict=True)
+        )
         metrics |= self.pace
-        self.keeper.record.add(metrics)
-        stepper.standing = s.with_epoch(metrics)
-        self.keeper.epoch(stepper.standing)
+        self.directory.metrics_log.add(metrics)
+        stepper.progress = s.finish_epoch(metrics)
+        self.directory.save_epoch(stepper.progress)
         self._say_skipped()
         self._check_classes_left()
         return metrics
 
-    def _show(self, began: Standing, started: float) -> None:
-        s = self.standing
+    def _show(self, began: Progress, started: float) -> None:
+        s = self.progress
         rate = (s.seen - began.seen) / (time.perf_counter() - started)
-        done, mean = s.seen // self.job.images, s.loss / s.batches if s.batches else None
-        self.watch(Progress(s.epoch, self.recipe.epochs, done, self.steps, mean, rate))
+        done, mean = s.seen // self.job.images_per_update, s.loss / s.batches if s.batches else None
+        self.watch(StepReport(s.epoch, self.recipe.epochs, done, self.steps, mean, rate))
 
     def _stop_if_asked(self) -> None:
         if self.asked():
-            self.stepper.settle()
-            raise _Asked
+            self.stepper.synchronize()
+            raise _StopRequested
 
     def _stopped(self) -> NetError:
-        epoch, found = self.standing.epoch + 1, self.stepper.fault()
+        epoch, found = self.progress.epoch + 1, self.stepper.find_fault()
         where = f"step {found[0]:,} (epoch {epoch})" if found else f"epoch {epoch}"
         return self._told(found[1] if found else None, where, self.job.network)
 
     def _told(self, fault: Fault | None, where: str, network: Network) -> NetError:
-        last, rate = self.keeper.last, float(self.stepper.rate())
-        kept = f"{last}, of epoch {self.standing.epoch}" if last.exists() else None
-        return stopped(network, fault, where, rate, kept)
+        last, rate = self.directory.last, float(self.stepper.learning_rate())
+        kept = f"{last}, of epoch {self.progress.epoch}" if last.exists() else None
+        return divergence_error(network, fault, where, rate, kept)
 
     # ---- bad pictures
 
@@ -266,10 +275,10 @@ class Trainer:
         """What is said of a bad picture, once what was learnt is saved. It may be put back, with
         others that are damaged too, so that the run goes on with pictures of these names."""
         try:
-            self.stepper.settle()
-        except Unsound:
+            self.stepper.synchronize()
+        except Diverged:
             return self._stopped()
-        self.keeper.save_last(self.standing, self.job.dataset.fingerprint_of_names)
+        self.directory.save_last(self.progress, self.job.dataset.fingerprint_of_names)
         first = fault.diagnostics[0]
         mend = first.help or "put it back whole"
         help = f"{mend}, then go on with `--resume`; {SKIP}, and so does "
@@ -297,31 +306,31 @@ class Trainer:
 
     # ---- watching and measuring
 
-    def _watching(self, watching: Watching) -> tuple[Watching, Executor]:
-        graph = watch_graph(self.job.network, self.recipe, watching.what)
+    def _watching(self, watching: WatchRequest) -> tuple[WatchRequest, Executor]:
+        graph = build_watch_graph(self.job.network, self.recipe, watching.quantities)
         return watching, Executor(graph, self.backend, self.state, workspace=self.workspace)
 
     def _look(self, batch: Batch) -> None:
         """What is watched, written down."""
-        if self.watching is None or self.standing.update % self.watching[0].every:
+        if self.watching is None or self.progress.update % self.watching[0].every:
             return
-        self.stepper.settle()  # nothing is looked at that comes behind a fault
+        self.stepper.synchronize()  # nothing is looked at that comes behind a fault
         executor = self.watching[1]
         out = executor.run(self.stepper.inputs(batch))
         plain = {k: self.backend.download(v) for k, v in out.items()}
-        found = watched(executor.graph, plain, self.job.network)
-        self.keeper.record.add({"watched_at": self.standing.update, **found})
+        found = summarise_watch(executor.graph, plain, self.job.network)
+        self.directory.metrics_log.add({"watched_at": self.progress.update, **found})
 
     def _score(self, samples: Samples) -> Score:
         if self.judging is not self.state:
-            given = usable(self.state.snapshot())
-            self.judging.load(given, self.job.evaluation.states, "the average of the weights")
+            given = inference_states(self.state.snapshot())
+            self.judging.load(given, self.job.evaluation_graph.states, "the average of the weights")
         score = self._measure(self.evaluation, samples)
         if not math.isfinite(score.loss):
             raise self._told(
                 self._evaluation_fault(samples),
-                f"the validation of epoch {self.standing.epoch + 1}",
-                self.job.evaluating,
+                f"the validation of epoch {self.progress.epoch + 1}",
+                self.job.evaluation_network,
             )
         return score
 
@@ -330,30 +339,30 @@ class Trainer:
         states = self.judging.snapshot()
         for part in self._batches(samples):
             images = made(part.images)
-            given = {self.job.image: images, "labels": part.labels, "weights": part.weights}
-            fault = fault_of(self.job.evaluation, {**states, **given})
+            given = {self.job.image_input: images, "labels": part.labels, "weights": part.weights}
+            fault = find_fault(self.job.evaluation_graph, {**states, **given})
             if fault is not None:
                 return fault
         return None
 
     def _measure(self, executor: FoldedExecutor, samples: Samples) -> Score:
         stop = lambda batch, out: self._stop_if_asked()
-        return evaluate(executor, self.job.image, self._batches(samples), stop)
+        return evaluate(executor, self.job.image_input, self._batches(samples), stop)
 
     def _batches(self, samples: Samples) -> Iterator[Batch]:
-        return evaluation_batches(samples, self.job.evaluating.batch, self.job.transform)
+        return evaluation_batches(samples, self.job.evaluation_network.batch, self.job.transform)
 
     def _end(self) -> Result:
         """The test set, read once, with the weights that validated best."""
-        self.stepper.let_go()
+        self.stepper.release_images()
         self.validation = self.job.validation
-        path, number = self.keeper.best, self.standing.best
-        final = {"best_epoch": number, **self.standing.history[number - 1], **self.pace}
+        path, number = self.directory.best, self.progress.best_epoch
+        final = {"best_epoch": number, **self.progress.history[number - 1], **self.pace}
         if self.job.dataset.read_test is not None:
             best, state = checkpoint.load(path), State(self.backend)
-            state.load(best.states, self.job.evaluation.states, best.origin)
+            state.load(best.states, self.job.evaluation_graph.states, best.origin)
             samples = self.job.dataset.read_test()
-            tester = FoldedExecutor(self.job.folded, self.backend, state, self.workspace)
+            tester = FoldedExecutor(self.job.folded_evaluation, self.backend, state, self.workspace)
             score = self._measure(tester, samples)
             tested = {
                 "test_loss": score.loss,
@@ -361,7 +370,7 @@ class Trainer:
                 "test_top5": score.top5,
                 "test_images": score.images,
             }
-            self.keeper.record.add({"best_epoch": number, **tested})
+            self.directory.metrics_log.add({"best_epoch": number, **tested})
             final |= tested
         self._say_skipped()
         return Result(final | {"bad_pictures": list(self.job.dataset.faults)}, path)

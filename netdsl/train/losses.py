@@ -62,7 +62,7 @@ class Objective:
         plain = len(self.terms) == 1 and self.terms[0][1] == 1
         return str(self.terms[0][0]) if plain else show(self.terms)
 
-    def of(self, b: Builder, scores: Node, labels: Node) -> Node:
+    def per_sample(self, b: Builder, scores: Node, labels: Node) -> Node:
         """The loss of each sample."""
         parts = []
         for chosen, weight in self.terms:
@@ -70,7 +70,7 @@ class Objective:
             parts.append(part if weight == 1 else b.mul(part, b.const(weight)))
         return reduce(b.add, parts)
 
-    def mean_scores(self, views: Sequence[Array]) -> Array:
+    def average_scores(self, views: Sequence[Array]) -> Array:
         """The scores [N, classes] of images of which there are several views, each with its own.
 
         Those of logits are such that softmax makes of them the mean of the views' probabilities
@@ -98,7 +98,7 @@ def _mean_logits(x: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Minimised:
+class ObjectiveKind:
     """A loss, or a list of losses with their weights."""
 
     def accept(self, value: Value) -> Objective:

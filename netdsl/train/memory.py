@@ -15,11 +15,11 @@ from netdsl.ops import OPS
 from netdsl.plan.fusion import ALONE, Fusion
 from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan, make_plan
-from netdsl.train.fit import taken
+from netdsl.train.fit import image_shape
 from netdsl.train.job import Job
 from netdsl.types import Array, Node, sized
 
-LARGEST = 6
+MAX_TENSORS = 6
 """Tensors that are named where memory is short."""
 _COPIES = 2
 """Copies of all states on the host: the last place that was sound, and what is being saved."""
@@ -61,7 +61,7 @@ class _Plans:
     """The plans of all that a run runs."""
 
     step: tuple[Plan, ...]
-    judging: tuple[Plan, ...]
+    evaluation: tuple[Plan, ...]
 
     @staticmethod
     def of(job: Job, fusion: Fusion) -> _Plans:
@@ -69,43 +69,45 @@ class _Plans:
         return _Plans(*(tuple(make_plan(g, fusion) for g in graphs) for graphs in both))
 
     @property
-    def larger(self) -> Plan:
+    def largest(self) -> Plan:
         """The one whose arena is largest."""
-        return max((*self.step, *self.judging), key=lambda plan: plan.arena)
+        return max((*self.step, *self.evaluation), key=lambda plan: plan.arena)
 
 
-def predicted(job: Job, fusion: Fusion = ALONE) -> Memory:
+def predict_memory(job: Job, fusion: Fusion = ALONE) -> Memory:
     """What a job takes on a backend that offers `fusion`. What a kernel needs for itself comes on
     top."""
-    return _of(job, _Plans.of(job, fusion))
+    return _estimate(job, _Plans.of(job, fusion))
 
 
-def _of(job: Job, plans: _Plans) -> Memory:
-    states = job.step.states
+def _estimate(job: Job, plans: _Plans) -> Memory:
+    states = job.step_graph.states
     weights = sum(n.type.nbytes for n in states if n.attrs["trainable"])
     others = sum(n.type.nbytes for n in states) - weights
     step = max(plan.arena for plan in plans.step)
-    evaluation = max(plan.arena for plan in plans.judging)
+    evaluation = max(plan.arena for plan in plans.evaluation)
     return Memory(
         weights=weights,
         states=others,
-        step=step + sum(map(_buffers, plans.step)),
-        evaluation=max(0, evaluation - step) + sum(map(_buffers, plans.judging)) + _judged(job),
+        step=step + sum(map(_buffer_bytes, plans.step)),
+        evaluation=max(0, evaluation - step)
+        + sum(map(_buffer_bytes, plans.evaluation))
+        + _evaluation_bytes(job),
         copies=_COPIES * (weights + others),
-        data=_data(job),
+        data=_data_bytes(job),
     )
 
 
-def _buffers(plan: Plan) -> int:
+def _buffer_bytes(plan: Plan) -> int:
     """What lies beside the arena: inputs and constants."""
     return sum(size for name, size in plan.buffers.items() if plan.graph[name].op != "state")
 
 
-def _judged(job: Job) -> int:
+def _evaluation_bytes(job: Job) -> int:
     """The states that are judged with: averages by themselves, folded ones, and those of products
     once more, packed as kernels read them."""
-    folded = job.folded
-    own = _nbytes(job.evaluation.states) if job.recipe.ema else 0
+    folded = job.folded_evaluation
+    own = _nbytes(job.evaluation_graph.states) if job.recipe.ema else 0
     kept = [n for n in folded.prepare.states if n.name in folded.prepare.updates]
     packed = [n for n in folded.main.states if n.type.rank > 1]
     return own + _nbytes(kept) + _nbytes(packed)
@@ -115,35 +117,39 @@ def _nbytes(nodes: Iterable[Node]) -> int:
     return sum(n.type.nbytes for n in nodes)
 
 
-def _data(job: Job) -> int:
+def _data_bytes(job: Job) -> int:
     """Images that lie in memory, each array once, and batches that are made ready."""
     read_test = job.dataset.read_test
     parts = [job.dataset.train, job.train, job.validation, *([read_test()] if read_test else [])]
     arrays: dict[int, Array] = {id(s.images): s.images for s in parts}
     held = sum(a.nbytes for a in arrays.values() if isinstance(a, np.ndarray))
-    image = int(np.prod(taken(job.network)))
-    batches = max(job.images, job.evaluating.batch) * (AHEAD + 2)
+    image = int(np.prod(image_shape(job.network)))
+    batches = max(job.images_per_update, job.evaluation_network.batch) * (AHEAD + 2)
     return held + image * batches
 
 
-def shortage(job: Job, fusion: Fusion, room: int | None, at: Callable[[int], Job]) -> NetError:
+def out_of_memory_error(
+    job: Job, fusion: Fusion, free_bytes: int | None, with_batch: Callable[[int], Job]
+) -> NetError:
     """What is said where a job does not fit: how much it takes, its largest tensors with their
-    lines, and the batch that fits into `room` bytes; `at` gives the job of another batch. Where
-    nobody knows the room it is the host's, where copies and data lie too."""
+    lines, and the batch that fits into `free_bytes` bytes; `with_batch` gives the job of another
+    batch. Where nobody knows the room it is the host's, where copies and data lie too."""
 
     def needed(memory: Memory) -> int:
-        return memory.total if room is None else memory.device
+        return memory.total if free_bytes is None else memory.device
 
     plans = _Plans.of(job, fusion)
-    memory, batch = _of(job, plans), job.recipe.data.batch
+    memory, batch = _estimate(job, plans), job.recipe.data.batch
     wanted = needed(memory)
-    there = f", and there are {sized(room)}" if room is not None else ""
+    there = f", and there are {sized(free_bytes)}" if free_bytes is not None else ""
     parts = ", ".join(f"{k} {sized(v)}" for k, v in memory.parts().items())
-    notes = [parts, *(_line(node) for node in largest(plans.larger))]
+    notes = [parts, *(_tensor_line(node) for node in largest_tensors(plans.largest))]
     fits = None
-    if room is not None:
-        fits = _fitting(wanted, room, batch, lambda size: needed(predicted(at(size), fusion)))
-    help = _advice(job, memory, on_host=room is None)
+    if free_bytes is not None:
+        fits = _find_batch(
+            wanted, free_bytes, batch, lambda size: needed(predict_memory(with_batch(size), fusion))
+        )
+    help = _advice(job, memory, on_host=free_bytes is None)
     if fits:
         help = f"`--set data.batch={fits}` fits; `precision = mixed` or `recompute` takes less"
     return fail(f"a run takes {sized(wanted)} of memory{there}", notes=notes, help=help)
@@ -152,7 +158,7 @@ def shortage(job: Job, fusion: Fusion, room: int | None, at: Callable[[int], Job
 def _advice(job: Job, memory: Memory, on_host: bool) -> str:
     """What takes less of that which takes most."""
     states = memory.weights + memory.states + memory.copies * on_host
-    judged = job.evaluating.batch
+    judged = job.evaluation_network.batch
     taken = {
         "a smaller `batch`, `precision = mixed`, or `recompute` takes less": memory.step,
         "fewer weights, or an optimizer with fewer states such as `sgd`, take less": states,
@@ -164,7 +170,7 @@ def _advice(job: Job, memory: Memory, on_host: bool) -> str:
     return max(taken, key=lambda advice: taken[advice])
 
 
-def largest(plan: Plan) -> list[Node]:
+def largest_tensors(plan: Plan) -> list[Node]:
     """The largest values that a plan keeps in memory, each once, the largest first."""
     kept = {
         shown(plan.graph, name).name
@@ -172,23 +178,25 @@ def largest(plan: Plan) -> list[Node]:
         if place.buffer == ARENA
     }
     nodes = [plan.graph[n] for n in kept if OPS[plan.graph[n].op].kind != "leaf"]
-    return sorted(nodes, key=lambda n: (-n.type.nbytes, n.name))[:LARGEST]
+    return sorted(nodes, key=lambda n: (-n.type.nbytes, n.name))[:MAX_TENSORS]
 
 
-def _line(node: Node) -> str:
+def _tensor_line(node: Node) -> str:
     where = ""
     if node.span is not None:
         where = f", {node.span.source.name}:{node.span.position[0]}"
     return f"`{node.name}` {node.type}, {sized(node.type.nbytes)}{where}"
 
 
-def _fitting(wanted: int, room: int, batch: int, needed: Callable[[int], int]) -> int | None:
+def _find_batch(
+    wanted: int, free_bytes: int, batch: int, needed: Callable[[int], int]
+) -> int | None:
     """The largest batch found to fit, by the plans of smaller ones."""
     size = batch
     while size > 1:
         # what does not shrink with the batch makes the guess too large, so it is made again
-        size = min(size - 1, max(1, size * room // wanted))
+        size = min(size - 1, max(1, size * free_bytes // wanted))
         wanted = needed(size)
-        if wanted <= room:
+        if wanted <= free_bytes:
             return size
     return None

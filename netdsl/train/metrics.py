@@ -30,7 +30,7 @@ class Score:
     images: int
 
 
-Seen = Callable[[Batch, Mapping[str, Array]], None]
+OnBatch = Callable[[Batch, Mapping[str, Array]], None]
 Part = TypeVar("Part")
 
 
@@ -38,28 +38,28 @@ def evaluate(
     executor: FoldedExecutor,
     image_input: str,
     batches: Iterator[Batch],
-    seen: Seen | None = None,
+    on_batch: OnBatch | None = None,
 ) -> Score:
-    """Loss and accuracy over all samples, every one counted once; `seen` is shown every batch. The
-    batches are made ready in the background."""
+    """Loss and accuracy over all samples, every one counted once; `on_batch` is shown every batch.
+    The batches are made ready in the background."""
     executor.refresh()
 
-    def judge(batch: Batch) -> Mapping[str, Array]:
+    def run_batch(batch: Batch) -> Mapping[str, Array]:
         out = executor.run({image_input: batch.images, **_targets(batch)})
-        if seen is not None:
-            seen(batch, out)
+        if on_batch is not None:
+            on_batch(batch, out)
         return out
 
-    return _score(executor.backend, batches, judge)
+    return _sum_scores(executor.backend, batches, run_batch)
 
 
 def evaluate_views(
     executor: FoldedExecutor,
     scoring: Executor,
-    mean_scores: Callable[[Sequence[Array]], Array],
+    average_scores: Callable[[Sequence[Array]], Array],
     image_input: str,
     views: Sequence[Iterator[Batch]],
-    seen: Seen,
+    on_batch: OnBatch,
 ) -> Score:
     """The same by the mean of the scores that several views of each image get: `views` give the
     same images, each prepared in its way, and `scoring` judges scores as `executor` judges its
@@ -67,42 +67,42 @@ def evaluate_views(
     executor.refresh()
     backend = executor.backend
 
-    def judge(parts: tuple[Batch, ...]) -> Mapping[str, Array]:
+    def run_batch(parts: tuple[Batch, ...]) -> Mapping[str, Array]:
         targets = _targets(parts[0])
         found = [
             backend.download(executor.run({image_input: part.images, **targets})["scores"])
             for part in parts
         ]
-        out = scoring.run({"scores": mean_scores(found), **targets})
-        seen(parts[0], out)
+        out = scoring.run({"scores": average_scores(found), **targets})
+        on_batch(parts[0], out)
         return out
 
-    return _score(backend, zip(*views, strict=True), judge)
+    return _sum_scores(backend, zip(*views, strict=True), run_batch)
 
 
 def _targets(batch: Batch) -> dict[str, Array]:
     return {"labels": batch.labels, "weights": batch.weights}
 
 
-def _score(
-    backend: Backend, parts: Iterator[Part], judge: Callable[[Part], Mapping[str, Array]]
+def _sum_scores(
+    backend: Backend, parts: Iterator[Part], run_batch: Callable[[Part], Mapping[str, Array]]
 ) -> Score:
-    """The sums that `judge` gives of each part, added up while the next ones are under way. Raises
-    NetError where every image was skipped."""
+    """The sums that `run_batch` gives of each part, added up while the next ones are under way.
+    Raises NetError where every image was skipped."""
     sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
-    under_way: deque[Reading] = deque()
+    pending: deque[Reading] = deque()
 
-    def count(most: int) -> None:
-        while len(under_way) > most:
-            for key, number in under_way.popleft().numbers().items():
+    def collect(most: int) -> None:
+        while len(pending) > most:
+            for key, number in pending.popleft().numbers().items():
                 sums[key] += number
 
-    with closing(prefetched(parts)) as ready:
-        for part in ready:
-            out = judge(part)
-            under_way.append(backend.reading({key: out[key] for key in sums}))
-            count(UNDER_WAY)
-    count(0)
+    with closing(prefetched(parts)) as prefetched_parts:
+        for part in prefetched_parts:
+            out = run_batch(part)
+            pending.append(backend.reading({key: out[key] for key in sums}))
+            collect(UNDER_WAY)
+    collect(0)
     n = sums["count"]
     if not n:
         raise fail("none of the images to evaluate on can be used")
@@ -110,76 +110,78 @@ def _score(
 
 
 @dataclass
-class Record:
+class MetricsLog:
     """The lines of metrics.jsonl. One that was being written when a run was killed is no part of
     what a checkpoint counts, so that it is cut off when the run goes on."""
 
     path: Path
     count: int = 0
-    set_aside: Path | None = None
+    damaged_copy: Path | None = None
     """Where the file lies as it was when it was found damaged."""
 
     @staticmethod
-    def kept(path: Path, count: int, history: Sequence[Mapping[str, Any]] = ()) -> Record:
+    def restore(path: Path, count: int, history: Sequence[Mapping[str, Any]] = ()) -> MetricsLog:
         """The record of a run that goes on: what stands in the file, cut back to `count` lines.
         Where it is damaged, the good lines are kept, epochs are made up for from `history`, and
         the file as it was is set aside."""
-        there = _objects(path)[:count] if count else []
+        there = _read_lines(path)[:count] if count else []
         good = [x for x in there if x is not None]
         set_aside = None
         if len(good) < count:
             known = {x.get("epoch") for x in good}
-            good = sorted([*good, *(h for h in history if h.get("epoch") not in known)], key=_place)
-            set_aside = _set_aside(path)
-        text = "".join(f"{_line(x)}\n" for x in good).encode()
+            good = sorted(
+                [*good, *(h for h in history if h.get("epoch") not in known)], key=_sort_key
+            )
+            set_aside = _back_up(path)
+        text = "".join(f"{_format_line(x)}\n" for x in good).encode()
         if text or path.is_file():
             write_atomically(path, text)  # every line that follows is put at its end
-        return Record(path, len(good), set_aside)
+        return MetricsLog(path, len(good), set_aside)
 
     def add(self, values: Mapping[str, Any]) -> None:
-        append(self.path, f"{_line(values)}\n".encode())
+        append(self.path, f"{_format_line(values)}\n".encode())
         self.count += 1
 
 
 def last_epoch(path: Path) -> int:
     """The last epoch that a file of metrics speaks of; 0 where it speaks of none."""
-    return max((x.get("epoch", 0) for x in _objects(path) if x is not None), default=0)
+    return max((x.get("epoch", 0) for x in _read_lines(path) if x is not None), default=0)
 
 
-def tested(path: Path) -> bool:
+def has_test_metrics(path: Path) -> bool:
     """Whether a file of metrics ends with those of the test."""
-    lines = _objects(path)
+    lines = _read_lines(path)
     return bool(lines) and "test_images" in (lines[-1] or {})
 
 
-def _objects(path: Path) -> list[Mapping[str, Any] | None]:
+def _read_lines(path: Path) -> list[Mapping[str, Any] | None]:
     """The lines of a file of metrics; None for what is none."""
-    return [_object(x) for x in path.read_bytes().splitlines()] if path.is_file() else []
+    return [_parse_line(x) for x in path.read_bytes().splitlines()] if path.is_file() else []
 
 
 _COUNT = Whole(0, 2**60)
-_LINE = Object({}, dict.fromkeys(("epoch", "step", "watched_at"), _COUNT), others=Tree(4))
+_LINE_SCHEMA = Object({}, dict.fromkeys(("epoch", "step", "watched_at"), _COUNT), others=Tree(4))
 
 
-def _object(line: bytes) -> Mapping[str, Any] | None:
+def _parse_line(line: bytes) -> Mapping[str, Any] | None:
     try:
         value: Mapping[str, Any] = read_json(line, nan_is_null=True)
-        _LINE.check(value, "line")
+        _LINE_SCHEMA.check(value, "line")
     except Invalid:
         return None
     return value
 
 
-def _line(values: Mapping[str, Any]) -> str:
+def _format_line(values: Mapping[str, Any]) -> str:
     return json.dumps(finite(dict(values)), allow_nan=False)
 
 
-def _place(values: Mapping[str, Any]) -> tuple[int, bool]:
+def _sort_key(values: Mapping[str, Any]) -> tuple[int, bool]:
     """What lines are in order of: updates; the end of an epoch comes before the next update."""
     return values.get("step", values.get("watched_at", 0)), "watched_at" in values
 
 
-def _set_aside(path: Path) -> Path | None:
+def _back_up(path: Path) -> Path | None:
     if not path.is_file():
         return None
     beside = path.with_name(f"{path.name}.damaged")

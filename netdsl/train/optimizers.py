@@ -46,14 +46,14 @@ class Update:
         path = f"{self.weight.name}.{name}"
         return self.b.state(path, self.weight.type, ("constant", 0.0), trainable=False)
 
-    def keep(self, slot: Node, value: Node) -> Node:
+    def assign(self, slot: Node, value: Node) -> Node:
         self.updates[slot.name] = value
         return value
 
     def ema(self, op: str, name: str, decay: float) -> Node:
         """A slot that follows the gradient (or its square) as a moving average."""
         slot = self.slot(name)
-        return self.keep(slot, self.b.emit(op, slot, self.gradient, decay=decay))
+        return self.assign(slot, self.b.emit(op, slot, self.gradient, decay=decay))
 
     def descend(self, direction: Node) -> Node:
         return self.b.descend(self.weight, direction, self.lr)
@@ -68,18 +68,18 @@ class Optimizer:
     doc: str = ""
 
 
-def _decayed(u: Update, rate: float) -> Node:
+def _add_weight_decay(u: Update, rate: float) -> Node:
     """The gradient of loss + rate/2 |w|^2."""
     return u.b.add(u.gradient, u.b.mul(u.weight, u.b.const(rate))) if rate else u.gradient
 
 
 def _sgd(u: Update, momentum: float, nesterov: bool, weight_decay: float) -> Node:
     """Sutskever et al. 2013: v = m v + g; w = w - lr v, or with Nesterov w - lr (g + m v)."""
-    g = _decayed(u, weight_decay)
+    g = _add_weight_decay(u, weight_decay)
     if momentum == 0:
         return u.descend(g)
     slot = u.slot("velocity")
-    v = u.keep(slot, u.b.momentum(slot, g, momentum=momentum))
+    v = u.assign(slot, u.b.momentum(slot, g, momentum=momentum))
     return u.descend(u.b.momentum(v, g, momentum=momentum) if nesterov else v)
 
 
@@ -91,7 +91,7 @@ def _adam_direction(u: Update, beta1: float, beta2: float, eps: float) -> Node:
 
 def _adam(u: Update, weight_decay: float, **betas: float) -> Node:
     """Kingma & Ba 2015, weight decay added to the gradient."""
-    u.gradient = _decayed(u, weight_decay)
+    u.gradient = _add_weight_decay(u, weight_decay)
     return u.descend(_adam_direction(u, **betas))
 
 
@@ -105,12 +105,12 @@ def _adamw(u: Update, weight_decay: float, **betas: float) -> Node:
 
 def _rmsprop(u: Update, decay: float, momentum: float, eps: float, weight_decay: float) -> Node:
     """Tieleman & Hinton 2012: g over the root of the running mean square."""
-    u.gradient = _decayed(u, weight_decay)
+    u.gradient = _add_weight_decay(u, weight_decay)
     v = u.ema("ema_square", "square", decay)
     direction = u.b.rms_direction(u.gradient, v, eps=eps)
     if momentum:
         slot = u.slot("velocity")
-        direction = u.keep(slot, u.b.momentum(slot, direction, momentum=momentum))
+        direction = u.assign(slot, u.b.momentum(slot, direction, momentum=momentum))
     return u.descend(direction)
 
 
@@ -118,12 +118,12 @@ def _lars(u: Update, momentum: float, trust: float, weight_decay: float, eps: fl
     """You et al. 2017: v = m v + lr * ratio * (g + decay w); w = w - v. Vectors (biases, norms)
     take the plain rate."""
     b = u.b
-    step = b.mul(_decayed(u, weight_decay), u.lr)
+    step = b.mul(_add_weight_decay(u, weight_decay), u.lr)
     if u.weight.type.rank > 1:
         ratio = b.trust_ratio(u.weight, u.gradient, trust=trust, weight_decay=weight_decay, eps=eps)
         step = b.mul(step, ratio)
     slot = u.slot("velocity")
-    v = u.keep(slot, b.momentum(slot, step, momentum=momentum))
+    v = u.assign(slot, b.momentum(slot, step, momentum=momentum))
     return b.sub(u.weight, v)
 
 
@@ -197,7 +197,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 }
 
 
-def update(u: Update, chosen: Any) -> Node:
+def emit_update(u: Update, chosen: Any) -> Node:
     """The new weight under a chosen optimizer; its `lr` is the input of that name."""
     given = {k: v for k, v in chosen.arguments.items() if k not in ("lr", "no_decay")}
     if any_matches(u.weight.name, chosen.arguments["no_decay"]):

@@ -17,17 +17,17 @@ from netdsl.runtime.state import State
 from netdsl.train.compile import compile_step
 from netdsl.train.job import Job
 from netdsl.train.losses import Objective
-from netdsl.train.start import begin
+from netdsl.train.start import initialise_weights
 
-MOST_STEPS = 500
-LEARNT = 0.01
+MAX_STEPS = 500
+TARGET_LOSS = 0.01
 """The loss at which a batch counts as learnt by heart."""
-ODD = 0.5
+MAX_DEVIATION = 0.5
 """The share by which the first loss may be off what a net that knows nothing has."""
 
 
 @dataclass(frozen=True)
-class Overfit:
+class OverfitResult:
     """`expected` is the loss of a net that knows nothing, ln(classes), where that can be said."""
 
     images: int
@@ -39,31 +39,34 @@ class Overfit:
 
     @property
     def ok(self) -> bool:
-        return self.last <= max(LEARNT, 0.02 * self.first)
+        return self.last <= max(TARGET_LOSS, 0.02 * self.first)
 
     @property
-    def odd(self) -> bool:
+    def is_start_odd(self) -> bool:
         """Whether the net begins far from knowing nothing: its initialisers are then wrong, or
         the classes are."""
-        return self.expected is not None and abs(self.first - self.expected) > ODD * self.expected
+        return (
+            self.expected is not None
+            and abs(self.first - self.expected) > MAX_DEVIATION * self.expected
+        )
 
 
-def overfit(job: Job, backend: Backend, most: int = MOST_STEPS) -> Overfit:
+def overfit(job: Job, backend: Backend, max_steps: int = MAX_STEPS) -> OverfitResult:
     """Trains on the first batch alone, with the recipe's optimizer at its full rate. Dropout keeps
     to one mask and labels are not smoothed, so that the loss can come to nothing."""
     if job.recipe.after is not None:
         message = f"what `{job.recipe.after}` learns comes first, and --overfit keeps to one recipe"
         raise fail(message, help="`--set train.after=none` begins with weights drawn anew")
-    recipe = replace(job.recipe, accumulate=1, ema=None, loss=_sharp(job.recipe.loss))
+    recipe = replace(job.recipe, accumulate=1, ema=None, loss=_without_smoothing(job.recipe.loss))
     graph = compile_step(job.network, recipe, counter="update")
     state = State(backend)
-    begin(state, job.network.graph.states, recipe.init, recipe.spans.get("init"))
+    initialise_weights(state, job.network.graph.states, recipe.init, recipe.spans.get("init"))
     state.initialise(graph.states, recipe.seed)
     executor = Executor(graph, backend, state)
     size, steady = recipe.data.batch, job.transform
     batch = next(training_batches(job.train, size, recipe.seed, 0, augment=steady))
     given = {
-        job.image: batch.images,
+        job.image_input: batch.images,
         "labels": batch.labels,
         "weights": batch.weights,
         "lr": np.asarray(recipe.optimizer.arguments["lr"], dtype=np.float32),
@@ -71,22 +74,24 @@ def overfit(job: Job, backend: Backend, most: int = MOST_STEPS) -> Overfit:
         "seed": np.asarray(recipe.seed, dtype=np.int32),
     }
     first = math.nan
-    for step in range(most):
+    for step in range(max_steps):
         out = executor.run({**given, "update": np.asarray(step, dtype=np.int32)})
         loss, accuracy = float(out["main_loss"]), float(out["accuracy"])
         first = loss if step == 0 else first
-        if not loss > LEARNT:
+        if not loss > TARGET_LOSS:
             break
     plain = [chosen.name for chosen, _ in recipe.loss.terms] == ["cross_entropy"]
     expected = math.log(len(job.dataset.classes)) if plain else None
-    return Overfit(len(batch.labels), step + 1, first, expected, loss, accuracy)
+    return OverfitResult(len(batch.labels), step + 1, first, expected, loss, accuracy)
 
 
-def _sharp(loss: Objective) -> Objective:
+def _without_smoothing(loss: Objective) -> Objective:
     """The same losses without smoothing."""
-    plain = ((replace(c, arguments=_unsmoothed(c.arguments)), weight) for c, weight in loss.terms)
+    plain = (
+        (replace(c, arguments=_drop_smoothing(c.arguments)), weight) for c, weight in loss.terms
+    )
     return Objective(tuple(plain))
 
 
-def _unsmoothed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _drop_smoothing(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {k: 0.0 if k == "smoothing" else v for k, v in arguments.items()}

@@ -10,14 +10,14 @@ from netdsl.data.changes import CHANGES, DRAWS, FIT, ORDER, SPLIT, Changes, sinc
 from netdsl.errors import fail
 from netdsl.train.checkpoint import Checkpoint
 from netdsl.train.job import Job
-from netdsl.train.recipe import resolve
+from netdsl.train.recipe import resolve_recipe
 
-KEY = "pipeline"
+PIPELINE_KEY = "pipeline"
 """The entry of a checkpoint's progress: what its images depend on, and the revision of each."""
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Component:
     """Something that the images of a run depend on, with what has changed in it so far."""
 
     name: str
@@ -25,29 +25,29 @@ class _Part:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-def revisions(job: Job) -> dict[str, int]:
+def pipeline_revisions(job: Job) -> dict[str, int]:
     """What the images of a run depend on, and its revision in this version of the program."""
-    return {part.name: 1 + len(part.changes) for part in _parts(job)}
+    return {part.name: 1 + len(part.changes) for part in _components(job)}
 
 
-def _parts(job: Job) -> Iterator[_Part]:
+def _components(job: Job) -> Iterator[_Component]:
     data, image = job.recipe.data, job.dataset.train.shape
-    yield _Part(ORDER, CHANGES[ORDER])
+    yield _Component(ORDER, CHANGES[ORDER])
     if job.dataset.validation is None and data.validation:
-        yield _Part(SPLIT, CHANGES[SPLIT])
+        yield _Component(SPLIT, CHANGES[SPLIT])
     if any(chosen.record.uses for chosen in data.augment):
-        yield _Part(DRAWS, CHANGES[DRAWS])
+        yield _Component(DRAWS, CHANGES[DRAWS])
     for chosen in (*data.augment, *data.eval_transform):
-        yield _Part(chosen.name, chosen.record.changes, chosen.arguments)
+        yield _Component(chosen.name, chosen.record.changes, chosen.arguments)
     if any(prepare.fits_sizes(image) for prepare in (job.augment, job.transform)):
-        yield _Part(FIT, CHANGES[FIT])
+        yield _Component(FIT, CHANGES[FIT])
 
 
 def check_pipeline(saved: Checkpoint, job: Job) -> None:
     """Raises NetError where a run was begun by a version of the program which prepares its images
     in another way. What is changed by hand (`--set`) is no matter of versions."""
-    before = _recorded(saved)
-    parts = [part for part in _parts(job) if part.name in before]
+    before = _saved_revisions(saved)
+    parts = [part for part in _components(job) if part.name in before]
     notes = [note for part in parts for note in _differences(part, before[part.name])]
     if notes:
         raise fail(
@@ -58,18 +58,18 @@ def check_pipeline(saved: Checkpoint, job: Job) -> None:
         )
 
 
-def _differences(part: _Part, before: int) -> list[str]:
+def _differences(part: _Component, before: int) -> list[str]:
     now = 1 + len(part.changes)
     if before > now:
         return [f"{part.name}: revision {before}, which this version does not know"]
     return [f"{part.name}: {what}" for what in since(before, part.changes, part.arguments)]
 
 
-def _recorded(saved: Checkpoint) -> dict[str, int]:
+def _saved_revisions(saved: Checkpoint) -> dict[str, int]:
     """The revisions that a run was begun with. A checkpoint without them is of the first ones."""
-    found = saved.progress.get(KEY)
+    found = saved.progress.get(PIPELINE_KEY)
     if found is None:
-        data = resolve(saved.program()).data
+        data = resolve_recipe(saved.program()).data
         names = (c.name for c in (*data.augment, *data.eval_transform))
         return dict.fromkeys((*CHANGES, *names), 1)
     return dict(found)

@@ -15,16 +15,16 @@ from netdsl.language.program import Program, section_values
 from netdsl.limits import MOST_CHAINED, MOST_EPOCHS, MOST_GLOBS
 from netdsl.signature import Chosen, OneFrom, Param, Signature
 from netdsl.train.expect import check_expectation
-from netdsl.train.losses import Minimised, Objective
+from netdsl.train.losses import Objective, ObjectiveKind
 from netdsl.train.optimizers import OPTIMIZERS
 from netdsl.train.precision import PRECISIONS
 from netdsl.train.schedules import SCHEDULES
-from netdsl.train.start import STARTS
+from netdsl.train.start import INITIAL_WEIGHTS
 from netdsl.values import Argument, Symbol, Value
 
 
 @dataclass(frozen=True)
-class _Name:
+class _NameKind:
     """A bare name of something else in the file."""
 
     def accept(self, value: Value) -> Symbol:
@@ -33,22 +33,27 @@ class _Name:
         return value
 
 
-_NAMED = OneOf((Nothing(), _Name()))
-_COUNTED = OneOf((Nothing(), Whole(1, 1_000_000)))
+_OPTIONAL_NAME = OneOf((Nothing(), _NameKind()))
+_OPTIONAL_COUNT = OneOf((Nothing(), Whole(1, 1_000_000)))
 
 SIGNATURE = Signature(
     "train",
     (
-        Param("net", _NAMED, None, "which net, the file's first unless given"),
-        Param("data", _NAMED, None, "which data section, the unnamed one unless given"),
-        Param("after", _NAMED, None, "a recipe that runs first; its best weights are the first"),
+        Param("net", _OPTIONAL_NAME, None, "which net, the file's first unless given"),
+        Param("data", _OPTIONAL_NAME, None, "which data section, the unnamed one unless given"),
+        Param(
+            "after",
+            _OPTIONAL_NAME,
+            None,
+            "a recipe that runs first; its best weights are the first",
+        ),
         Param(
             "init",
-            OneOf((Nothing(), OneFrom("beginning", STARTS))),
+            OneOf((Nothing(), OneFrom("beginning", INITIAL_WEIGHTS))),
             None,
             'weights("FILE", except=[globs]): what the weights begin with',
         ),
-        Param("loss", Minimised(), Symbol("cross_entropy"), "a loss, or [(loss, weight), ...]"),
+        Param("loss", ObjectiveKind(), Symbol("cross_entropy"), "a loss, or [(loss, weight), ...]"),
         Param("optimizer", OneFrom("optimizer", OPTIMIZERS), Symbol("sgd"), "how"),
         Param(
             "schedule", OneFrom("schedule", SCHEDULES), Symbol("constant"), "how the rate changes"
@@ -61,7 +66,9 @@ SIGNATURE = Signature(
             "on a GPU too only what gives the same bits on every run, at the price of some speed",
         ),
         Param("epochs", Whole(1, MOST_EPOCHS), 10, "passes over the training images"),
-        Param("patience", _COUNTED, None, "epochs without a better one that end the run early"),
+        Param(
+            "patience", _OPTIONAL_COUNT, None, "epochs without a better one that end the run early"
+        ),
         Param("seed", Whole(0, 2**31 - 1), 1, "of initial weights, order and dropout"),
         Param(
             "clip",
@@ -95,7 +102,9 @@ SIGNATURE = Signature(
             None,
             "number that the net's channels are divided by, for a quick trial",
         ),
-        Param("keep_every", _COUNTED, None, "epochs after which a checkpoint is kept for good"),
+        Param(
+            "keep_every", _OPTIONAL_COUNT, None, "epochs after which a checkpoint is kept for good"
+        ),
     ),
     noun="key",
 )
@@ -141,7 +150,7 @@ class Recipe:
         )
 
     @property
-    def globs(self) -> int:
+    def glob_count(self) -> int:
         """How many globs are tried on the net's weights and places."""
         keys = (self.freeze, self.lr_scale, self.recompute, self.optimizer.arguments["no_decay"])
         return sum(map(len, keys))
@@ -152,13 +161,13 @@ class Recipe:
         return small(self.shrink, images=False)
 
 
-def net_of(program: Program, name: str | None) -> str | None:
+def net_name(program: Program, name: str | None) -> str | None:
     """The net that a recipe names, if it names one."""
     section = program.section("train", name)
-    return reference(section, "net") if section else None
+    return reference_name(section, "net") if section else None
 
 
-def reference(section: s.Section, key: str) -> str | None:
+def reference_name(section: s.Section, key: str) -> str | None:
     """The name that a key of a section refers to, unchecked."""
     for e in section.entries:
         if isinstance(e, s.Entry) and e.name == key and isinstance(e.value, s.Name):
@@ -166,13 +175,13 @@ def reference(section: s.Section, key: str) -> str | None:
     return None
 
 
-def stages(program: Program, name: str | None) -> tuple[str | None, ...]:
+def stage_names(program: Program, name: str | None) -> tuple[str | None, ...]:
     """The recipes that a recipe comes after, first to last, and itself. Raises NetError where one
     does not exist, or they come after each other in a circle."""
     order = [name]
     while True:
         section = program.section("train", order[0])
-        before = reference(section, "after") if section else None
+        before = reference_name(section, "after") if section else None
         if section is None or before is None:
             return tuple(order)
         if before in order or before == section.name:
@@ -189,7 +198,9 @@ def stages(program: Program, name: str | None) -> tuple[str | None, ...]:
         order.insert(0, before)
 
 
-def resolve(program: Program, name: str | None = None, budget: Budget | None = None) -> Recipe:
+def resolve_recipe(
+    program: Program, name: str | None = None, budget: Budget | None = None
+) -> Recipe:
     """The recipe of a `train` section. Raises NetError for everything that is wrong in it."""
     budget = budget or Budget()
     section = program.section("train", name)
@@ -205,7 +216,7 @@ def resolve(program: Program, name: str | None = None, budget: Budget | None = N
     recipe = Recipe(
         net=program.net(net.name if net else None, net.span if net else section.span),
         after=after.name if after else None,
-        data=_data(program, data.name if data else None, section, budget),
+        data=_resolve_data_section(program, data.name if data else None, section, budget),
         expectations=tuple(e.condition for e in section.entries if isinstance(e, s.Expect)),
         spans={"train": section.span} | {e.name: e.span for e in entries},
         **values,
@@ -214,7 +225,7 @@ def resolve(program: Program, name: str | None = None, budget: Budget | None = N
     return recipe
 
 
-def plain(net: str) -> Recipe:
+def default_recipe(net: str) -> Recipe:
     """The recipe for a net whose file holds none: every key as the table has it."""
     values = SIGNATURE.bind((), None) | {"net": net}
     data = resolve_data((Argument("source", Symbol("digits")),), None)
@@ -222,7 +233,7 @@ def plain(net: str) -> Recipe:
 
 
 def _check(program: Program, name: str | None, recipe: Recipe, budget: Budget) -> None:
-    budget.spend_steps(len(stages(program, name)), recipe.spans["train"])
+    budget.spend_steps(len(stage_names(program, name)), recipe.spans["train"])
     if recipe.after and recipe.init:
         message = "`after` and `init` both say what the weights begin with"
         raise fail(message, recipe.spans["init"], help="one of them must be `none`")
@@ -230,7 +241,9 @@ def _check(program: Program, name: str | None, recipe: Recipe, budget: Budget) -
         check_expectation(condition, recipe.data.validation, budget)
 
 
-def _data(program: Program, name: str | None, train: s.Section, budget: Budget) -> DataConfig:
+def _resolve_data_section(
+    program: Program, name: str | None, train: s.Section, budget: Budget
+) -> DataConfig:
     section = program.section("data", name)
     if section is None:
         help = "say what to learn from: `data { source = digits }`"
@@ -245,7 +258,7 @@ def check_sections(program: Program, budget: Budget) -> None:
         for section in program.sections(kind):
             try:
                 if kind == "train":
-                    resolve(program, section.name, budget)
+                    resolve_recipe(program, section.name, budget)
                 else:
                     found = program.section(kind, section.name)
                     assert found is not None

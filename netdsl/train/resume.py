@@ -18,10 +18,10 @@ from netdsl.printable import printable_line
 from netdsl.train import checkpoint
 from netdsl.train.checkpoint import SUFFIX, Checkpoint
 from netdsl.train.metrics import last_epoch
-from netdsl.train.recipe import net_of
-from netdsl.train.written import written_out
+from netdsl.train.recipe import net_name
+from netdsl.train.written import resolve_file
 
-FIXED = {
+FIXED_KEYS = {
     "train.seed": "images that were held out would be trained on",
     "data.validation": "images that were held out would be trained on",
     "data.source": "it would be another run",
@@ -43,28 +43,28 @@ class Continuation:
     changes: dict[str, tuple[str, str]]
 
 
-def continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
+def load_continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
     """What a run directory says of how its run goes on, with `--set` applied. Raises NetError
     where it holds no run, and for a change that cannot be made half-way."""
-    saved, text = last(out), out / "recipe.net"
+    saved, text = load_last(out), out / "recipe.net"
     if saved is None and not text.is_file():
         help = "a run begins with `netdsl train FILE`, and `--resume DIR` goes on with it"
         raise fail(f"{out} holds no run: there is no recipe.net in it", help=help)
     if saved is not None:
-        file = saved.file()
+        file = saved.syntax_tree()
     else:
         file = parse(read_text(str(text)), str(text))
     before = program(file, read_nothing)
     if saved is not None and text.is_file():
         _check_same_net(before, text, saved.origin)
-    changed = override(file, settings, net_of(before, None)) if settings else file
+    changed = override(file, settings, net_name(before, None)) if settings else file
     now = program(
-        changed if saved is None else _still_to_run(file, changed, settings), read_nothing
+        changed if saved is None else _keep_finished_stages(file, changed, settings), read_nothing
     )
-    changes = _changes(before, now)
+    changes = _diff_programs(before, now)
     begun = saved is not None or any(out.glob(f"*/last{SUFFIX}"))
     for key in changes:
-        reason = FIXED.get(re.sub(r"\.\w+\.", ".", key))
+        reason = FIXED_KEYS.get(re.sub(r"\.\w+\.", ".", key))
         if reason is not None and begun:
             message = f"`{key}` cannot be changed half-way: {reason}"
             raise fail(message, help="begin a new run, with `init = weights(...)` if you like")
@@ -77,14 +77,14 @@ def _check_same_net(of: Program, text: Path, origin: str) -> None:
         there = program(parse(read_text(str(text)), str(text)), read_nothing)
     except NetError:  # it was edited to what is no program, and goes on being of no account
         return
-    if _nets(there) != _nets(of):
+    if _net_items(there) != _net_items(of):
         raise fail(
             f"{origin} and {text} are of different nets: one of them was exchanged or edited",
             help=f"put it back; or remove {text} to go on with the net of the checkpoint",
         )
 
 
-def _still_to_run(file: s.File, changed: s.File, settings: Sequence[str]) -> s.File:
+def _keep_finished_stages(file: s.File, changed: s.File, settings: Sequence[str]) -> s.File:
     """The changes, without those of stages that are over: what they were trained with stays."""
     sections = [i for i in file.items if isinstance(i, s.Section) and i.kind == "train"]
     over = {x.name: x for x in sections if x.name}
@@ -99,7 +99,7 @@ def _still_to_run(file: s.File, changed: s.File, settings: Sequence[str]) -> s.F
     return replace(changed, items=tuple(kept))
 
 
-def last(out: Path) -> Checkpoint | None:
+def load_last(out: Path) -> Checkpoint | None:
     """The last checkpoint of a run, if it came to save one. Raises NetError where it did, and the
     checkpoint is gone: beginning anew would write over what the run has kept."""
     path = out / f"last{SUFFIX}"
@@ -118,34 +118,34 @@ def last(out: Path) -> Checkpoint | None:
     return None
 
 
-def _changes(before: Program, now: Program) -> dict[str, tuple[str, str]]:
+def _diff_programs(before: Program, now: Program) -> dict[str, tuple[str, str]]:
     """The entries of the spelled-out text that differ, and `net` where a net does."""
-    old, new = (_entries(p) for p in (before, now))
+    old, new = (_resolved_entries(p) for p in (before, now))
     found = {k: (old.get(k, "none"), v) for k, v in new.items() if old.get(k) != v}
-    if _nets(before) != _nets(now):
+    if _net_items(before) != _net_items(now):
         found["net"] = ("as it was", "changed")
     return found
 
 
-def _entries(of: Program) -> dict[str, str]:
+def _resolved_entries(of: Program) -> dict[str, str]:
     return {
         f"{x.kind}.{x.name}.{e.name}" if x.name else f"{x.kind}.{e.name}": expression(e.value)
-        for x in written_out(of, None).items
+        for x in resolve_file(of, None).items
         if isinstance(x, s.Section)
         for e in x.entries
         if isinstance(e, s.Entry)
     }
 
 
-def _nets(of: Program) -> list[s.Item]:
+def _net_items(of: Program) -> list[s.Item]:
     return [i for i in of.items if isinstance(i, s.Net | s.Instance | s.Block)]
 
 
-def noted(saved: Checkpoint, net_text: str) -> Checkpoint:
+def note_changes(saved: Checkpoint, net_text: str) -> Checkpoint:
     """The checkpoint, with a note on what is changed where its run goes on by `net_text`."""
     changes = {}
     if net_text != saved.net_text:
-        changes = _changes(saved.program(), program(parse(net_text), read_nothing))
+        changes = _diff_programs(saved.program(), program(parse(net_text), read_nothing))
     if not changes:
         return saved
     words = ", ".join(f"{k} = {new} (was {old})" for k, (old, new) in changes.items())

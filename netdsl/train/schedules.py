@@ -19,14 +19,14 @@ class Moment:
     epoch: float
     epochs: int
     steps: float
-    judged: Sequence[float] = ()
+    losses: Sequence[float] = ()
 
     @property
     def step(self) -> float:
         return self.epoch * self.steps
 
     @property
-    def last(self) -> float:
+    def total_steps(self) -> float:
         """How many steps the whole run has."""
         return self.epochs * self.steps
 
@@ -39,12 +39,12 @@ class Moment:
 @dataclass(frozen=True)
 class Schedule:
     """`factor(moment, **arguments)` is what the optimizer's rate is multiplied by; only where it
-    `looks_back` is it told what the epochs so far were judged by."""
+    `needs_losses` is it told what the epochs so far were judged by."""
 
     signature: Signature
     factor: Callable[..., float]
     doc: str = ""
-    looks_back: bool = False
+    needs_losses: bool = False
 
 
 def _constant(m: Moment, warmup: float) -> float:
@@ -67,7 +67,7 @@ def _half_wave(share: float) -> float:
 
 def _onecycle(m: Moment, rise: float, start: float, end: float) -> float:
     """Smith & Topin 2018: up during `rise` of the steps, then down; both along cosines."""
-    top, last = rise * m.last - 1, m.last - 1
+    top, last = rise * m.total_steps - 1, m.total_steps - 1
     if 0 < top >= m.step:
         return 1 + (start - 1) * _half_wave(m.step / top)
     share = min(1.0, (m.step - top) / max(last - top, 1e-12))
@@ -87,7 +87,7 @@ def _plateau(
 ) -> float:
     """A fold over the epochs so far, so that nothing but the record of a run must be kept."""
     best, waited, scale = math.inf, 0, 1.0
-    for value in m.judged:
+    for value in m.losses:
         if value < best - abs(best) * threshold or best == math.inf:
             best, waited = value, 0
         else:
@@ -101,8 +101,10 @@ _WARMUP = Param("warmup", Number(0), 0.0, "epochs in which the rate rises from 0
 _END = Param("end", Number(0, 1), 0.0, "share of the rate that is left at the end")
 
 
-def _entry(name: str, factor: Any, doc: str, *params: Param, looks_back: bool = False) -> Schedule:
-    return Schedule(Signature(name, params), factor, doc, looks_back)
+def _entry(
+    name: str, factor: Any, doc: str, *params: Param, needs_losses: bool = False
+) -> Schedule:
+    return Schedule(Signature(name, params), factor, doc, needs_losses)
 
 
 SCHEDULES: dict[str, Schedule] = {
@@ -157,7 +159,7 @@ SCHEDULES: dict[str, Schedule] = {
             Param("threshold", Number(0), 0.0001, "share by which it must fall to count"),
             _END,
             _WARMUP,
-            looks_back=True,
+            needs_losses=True,
         ),
     )
 }

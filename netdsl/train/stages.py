@@ -11,16 +11,16 @@ from netdsl.language.program import Program
 from netdsl.train import checkpoint
 from netdsl.train.checkpoint import SUFFIX, Checkpoint
 from netdsl.train.fit import check_recipe
-from netdsl.train.job import prepare
-from netdsl.train.lock import held
+from netdsl.train.job import prepare_job
+from netdsl.train.lock import lock_directories
 from netdsl.train.loop import Result, Trainer
-from netdsl.train.metrics import tested
-from netdsl.train.recipe import resolve, stages
-from netdsl.train.resume import last
-from netdsl.train.standing import stood
-from netdsl.train.written import unjudged, write_recipe, written_out
+from netdsl.train.metrics import has_test_metrics
+from netdsl.train.recipe import resolve_recipe, stage_names
+from netdsl.train.resume import load_last
+from netdsl.train.standing import load_progress
+from netdsl.train.written import resolve_file, without_expectations, write_recipe
 
-Runner = Callable[[Trainer, Path], Result]
+RunStage = Callable[[Trainer, Path], Result]
 
 
 def run_stages(
@@ -29,50 +29,50 @@ def run_stages(
     backend: Backend,
     data: str | None,
     out: Path | Callable[[], Path],
-    run: Runner,
+    run: RunStage,
     saved: Checkpoint | None = None,
 ) -> tuple[Trainer, Result]:
     """Runs a recipe, and before it those that it comes after, each in a directory of its name
     within `out` (which is only made when nothing more can be wrong); no other process trains in any
     of them meanwhile. `saved` is where the last of
     them stood; the others go on by themselves."""
-    *before, _ = stages(program, name)
+    *before, _ = stage_names(program, name)
     for stage in (*before, name):
         check_recipe(program, stage)
     if not before or saved is not None:
         only = Trainer(program, name, backend, data, saved=saved)
         folder = out if isinstance(out, Path) else out()
-        with held(folder):
+        with lock_directories(folder):
             return only, run(only, folder)
-    unjudged_program = unjudged(program)
+    unjudged_program = without_expectations(program)
     for stage in before:  # what is wrong with the data of a later one is told now
-        prepare(unjudged_program, stage, data)
-    prepare(program, name, data)
+        prepare_job(unjudged_program, stage, data)
+    prepare_job(program, name, data)
     folder = out if isinstance(out, Path) else out()
-    text = format_file(written_out(program, name))
+    text = format_file(resolve_file(program, name))
     places = {str(stage): folder / str(stage) for stage in before}
-    with held(folder, *places.values()):
+    with lock_directories(folder, *places.values()):
         write_recipe(folder / "recipe.net", name, text)
         start: Checkpoint | None = None
         for stage, place in places.items():
-            start = _stage(unjudged_program, stage, backend, data, place, run, start)
+            start = _run_stage(unjudged_program, stage, backend, data, place, run, start)
         trainer = Trainer(program, name, backend, data, start)
         return trainer, run(trainer, folder)
 
 
-def _stage(
+def _run_stage(
     program: Program,
     name: str,
     backend: Backend,
     data: str | None,
     out: Path,
-    run: Runner,
+    run: RunStage,
     start: Checkpoint | None,
 ) -> Checkpoint:
     """The best weights of a stage, which is run as far as it has not been yet."""
-    saved, best = last(out), out / f"best{SUFFIX}"
-    over = saved is not None and stood(saved).finished(resolve(program, name))
-    if over and best.is_file() and tested(out / "metrics.jsonl"):
+    saved, best = load_last(out), out / f"best{SUFFIX}"
+    over = saved is not None and load_progress(saved).is_finished(resolve_recipe(program, name))
+    if over and best.is_file() and has_test_metrics(out / "metrics.jsonl"):
         return checkpoint.load(best)
     run(Trainer(program, name, backend, data, start, saved), out)
     return checkpoint.load(best)

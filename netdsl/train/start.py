@@ -14,19 +14,19 @@ from netdsl.signature import Chosen, Param, Signature
 from netdsl.types import Array, Node, dims
 
 Shape = tuple[int, ...]
-MOST_NOTES = 8
+MAX_MISMATCHES = 8
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialWeights:
     """A place that weights can come from."""
 
     signature: Signature
     doc: str = ""
 
 
-STARTS: dict[str, Start] = {
-    "weights": Start(
+INITIAL_WEIGHTS: dict[str, InitialWeights] = {
+    "weights": InitialWeights(
         Signature(
             "weights",
             (
@@ -39,7 +39,7 @@ STARTS: dict[str, Start] = {
 }
 
 
-def differences(states: Iterable[Node], given: Mapping[str, Shape]) -> list[str]:
+def shape_mismatches(states: Iterable[Node], given: Mapping[str, Shape]) -> list[str]:
     """A line for each state that is not there, or has another shape."""
     found = []
     for node in states:
@@ -51,44 +51,44 @@ def differences(states: Iterable[Node], given: Mapping[str, Shape]) -> list[str]
     return found
 
 
-def adopted(
+def match_states(
     states: Sequence[Node],
     given: Mapping[str, Shape],
-    left_out: Sequence[str],
+    excluded: Sequence[str],
     origin: str,
     span: Span | None = None,
     help: str | None = None,
 ) -> list[Node]:
     """The states that take their values from `given`. Raises NetError, naming every one, where
     some have another shape or are not there."""
-    matched(left_out, [n.name for n in states], "except", span)
-    wanted = [n for n in states if not any_matches(n.name, left_out)]
-    wrong = differences(wanted, given)
+    matched(excluded, [n.name for n in states], "except", span)
+    wanted = [n for n in states if not any_matches(n.name, excluded)]
+    wrong = shape_mismatches(wanted, given)
     if wrong:
         raise fail(
             f"{origin} does not fit the net: {wrong[0]}",
             span,
-            notes=[*wrong[1:MOST_NOTES], *_rest(wrong)],
+            notes=[*wrong[1:MAX_MISMATCHES], *_rest(wrong)],
             help=help,
         )
     return wanted
 
 
 def _rest(wrong: Sequence[str]) -> list[str]:
-    more = len(wrong) - MOST_NOTES
+    more = len(wrong) - MAX_MISMATCHES
     return [f"and {more} more"] if more > 0 else []
 
 
-def shapes(values: Mapping[str, Array]) -> dict[str, Shape]:
+def shapes_of(values: Mapping[str, Array]) -> dict[str, Shape]:
     return {name: tuple(v.shape) for name, v in values.items()}
 
 
-def beginning(
+def load_initial_weights(
     init: Chosen, states: Sequence[Node], span: Span | None = None
 ) -> tuple[dict[str, Array], list[Node]]:
     """The weights that `weights(...)` names, and the states that take theirs from them. Raises
     NetError where they do not fit."""
-    from netdsl.train.checkpoint import SUFFIX, load, usable  # `check` reads no weights
+    from netdsl.train.checkpoint import SUFFIX, inference_states, load  # `check` reads no weights
 
     path = Path(init.arguments["file"])
     best = path / f"best{SUFFIX}"
@@ -96,15 +96,18 @@ def beginning(
         found = load(best if best.is_file() else path)
     except NetError as e:
         raise e.located(span) from None
-    given, help = usable(found.states), '`weights("FILE", except="head.*")` leaves weights out'
+    given, help = (
+        inference_states(found.states),
+        '`weights("FILE", except="head.*")` leaves weights out',
+    )
     left_out = init.arguments["except"]
-    return given, adopted(states, shapes(given), left_out, found.origin, span, help)
+    return given, match_states(states, shapes_of(given), left_out, found.origin, span, help)
 
 
-def begin(
+def initialise_weights(
     state: State, states: Sequence[Node], init: Chosen | None, span: Span | None = None
 ) -> None:
     """Gives `state` the weights that a recipe's `init` names, if it names any."""
     if init is not None:
-        given, wanted = beginning(init, states, span)
+        given, wanted = load_initial_weights(init, states, span)
         state.load(given, wanted, str(init))

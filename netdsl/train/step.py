@@ -14,12 +14,12 @@ from netdsl.ir.verify import verify
 from netdsl.ir.views import shown
 from netdsl.language.network import Network
 from netdsl.train.losses import class_scores, pairwise_sum, weighted_mean
-from netdsl.train.optimizers import Update, update
-from netdsl.train.precision import LEFT_OUT, SCALE, LossScale, low_of, scaled
+from netdsl.train.optimizers import Update, emit_update
+from netdsl.train.precision import SCALE, SKIP_FLAG, LossScale, has_loss_scale, low_precision
 from netdsl.train.recipe import Recipe
 from netdsl.types import Graph, Node, TensorType
 
-SUMS = ".gradient"
+SUM_SUFFIX = ".gradient"
 """What the states end in that gradients are summed in; between two updates they hold zeros."""
 
 
@@ -41,7 +41,7 @@ def _targets(b: Builder, batch: int) -> tuple[Node, Node]:
     return labels, b.input("weights", TensorType((batch,), b.dtype))
 
 
-def forward(network: Network, recipe: Recipe) -> Forward:
+def build_forward(network: Network, recipe: Recipe) -> Forward:
     """The net, its losses and the states that it renews without a gradient."""
     b = Builder(network.graph, network.dtype)
     labels, weights = _targets(b, network.batch)
@@ -49,7 +49,7 @@ def forward(network: Network, recipe: Recipe) -> Forward:
     for name, node in network.graph.outputs.items():
         with b.at(None, f"loss.{name}"):
             scores = class_scores(b, network.graph[node])
-            losses[name] = weighted_mean(b, recipe.loss.of(b, scores, labels), weights)
+            losses[name] = weighted_mean(b, recipe.loss.per_sample(b, scores, labels), weights)
             if name == "main":
                 total = losses[name]
                 accuracy = weighted_mean(b, b.top_hit(scores, labels, k=1), weights)
@@ -65,53 +65,53 @@ def training_graph(network: Network, recipe: Recipe, counter: str | None = None)
     asks for them `step` (batches so far), `seed`, `ema_rate`, and `counter`, which counts updates:
     `step` unless one update takes several batches. Outputs: `loss` (all outputs, weighted),
     `main_loss`, `accuracy`; of a scaled loss also `left_out` and the new `loss_scale`."""
-    f = forward(network, recipe)
-    b, learnt = f.b, learnable(network, recipe)
-    scale = _scale_of(f, recipe)
+    f = build_forward(network, recipe)
+    b, learnt = f.b, trainable_weights(network, recipe)
+    scale = _loss_scale(f, recipe)
     gradients = _gradients(f, learnt, scale)
     updates = dict(f.updates)
     if recipe.accumulate > 1:
         gradients = _mean_gradients(b, gradients, recipe.accumulate, updates)
-    finite = scale.finite(gradients) if scale else None
+    finite = scale.all_finite(gradients) if scale else None
     if recipe.clip is not None:
-        gradients = _clipped(b, gradients, recipe.clip)
+        gradients = _clip_gradients(b, gradients, recipe.clip)
     counter = counter or ("update" if recipe.accumulate > 1 else "step")
     for weight in learnt:
         with b.at(weight.span, f"update.{weight.name}"):
-            share = _share(weight.name, recipe)
-            skipped = scale.skipped if scale else None
+            share = _rate_scale(weight.name, recipe)
+            skipped = scale.skipped_steps if scale else None
             part = Update(b, weight, gradients[weight.name], updates, share, counter, skipped)
-            updates[weight.name] = update(part, recipe.optimizer)
+            updates[weight.name] = emit_update(part, recipe.optimizer)
             if recipe.ema is not None:
-                _average(b, weight, updates)
+                _update_ema(b, weight, updates)
     results = dict(f.results)
     if scale and finite:
-        sums = {name: new for name, new in updates.items() if name.endswith(SUMS)}
-        renewed = scale.renewed(finite)
-        updates = scale.kept(finite, updates) | sums | renewed
-        results |= {LEFT_OUT: scale.left_out(finite), SCALE: renewed[SCALE]}
+        sums = {name: new for name, new in updates.items() if name.endswith(SUM_SUFFIX)}
+        renewed = scale.next_states(finite)
+        updates = scale.skip_unless_finite(finite, updates) | sums | renewed
+        results |= {SKIP_FLAG: scale.skip_flag(finite), SCALE: renewed[SCALE]}
     return verify(b.graph(results, updates, f"{network.name}.train"))
 
 
 @pause_collector()
 def accumulating_graph(network: Network, recipe: Recipe) -> Graph:
     """One batch whose gradients are only added to the states that the next update reads."""
-    f = forward(network, recipe)
-    scale = _scale_of(f, recipe)
-    gradients = _gradients(f, learnable(network, recipe), scale)
+    f = build_forward(network, recipe)
+    scale = _loss_scale(f, recipe)
+    gradients = _gradients(f, trainable_weights(network, recipe), scale)
     updates = dict(f.updates)
     results = dict(f.results)
     if scale:
-        finite = scale.finite(gradients)
-        updates = scale.kept(finite, updates)
-        results |= {LEFT_OUT: scale.left_out(finite), SCALE: scale.scale}
+        finite = scale.all_finite(gradients)
+        updates = scale.skip_unless_finite(finite, updates)
+        results |= {SKIP_FLAG: scale.skip_flag(finite), SCALE: scale.scale}
     for name, g in gradients.items():
-        slot = _sum_of(f.b, name, g)
+        slot = _gradient_sum(f.b, name, g)
         updates[slot.name] = f.b.add(slot, g)
     return verify(f.b.graph(results, updates, f"{network.name}.accumulate"))
 
 
-def learnable(network: Network, recipe: Recipe) -> tuple[Node, ...]:
+def trainable_weights(network: Network, recipe: Recipe) -> tuple[Node, ...]:
     """The weights that a recipe trains. Raises NetError where there is none, and where a glob of
     the recipe matches nothing."""
     names = [n.name for n in network.parameters]
@@ -129,23 +129,23 @@ def learnable(network: Network, recipe: Recipe) -> tuple[Node, ...]:
     return learnt
 
 
-def _scale_of(f: Forward, recipe: Recipe) -> LossScale | None:
-    low = low_of(recipe.precision)
-    return LossScale(f.b, low) if low and scaled(recipe.precision) else None
+def _loss_scale(f: Forward, recipe: Recipe) -> LossScale | None:
+    low = low_precision(recipe.precision)
+    return LossScale(f.b, low) if low and has_loss_scale(recipe.precision) else None
 
 
 def _gradients(f: Forward, learnt: Sequence[Node], scale: LossScale | None) -> dict[str, Node]:
     if scale is None:
         return grad(f.b, f.loss, learnt)
-    return scale.down(grad(f.b, scale.up(f.loss), learnt))
+    return scale.unscale_gradients(grad(f.b, scale.scale_loss(f.loss), learnt))
 
 
-def _share(name: str, recipe: Recipe) -> float:
+def _rate_scale(name: str, recipe: Recipe) -> float:
     return ([1.0] + [factor for glob, factor in recipe.lr_scale if matches(name, glob)])[-1]
 
 
-def _sum_of(b: Builder, name: str, gradient: Node) -> Node:
-    return b.state(f"{name}{SUMS}", gradient.type, ("constant", 0.0), trainable=False)
+def _gradient_sum(b: Builder, name: str, gradient: Node) -> Node:
+    return b.state(f"{name}{SUM_SUFFIX}", gradient.type, ("constant", 0.0), trainable=False)
 
 
 def _mean_gradients(
@@ -155,20 +155,20 @@ def _mean_gradients(
     means = {}
     with b.at(None, "accumulate"):
         for name, g in gradients.items():
-            slot = _sum_of(b, name, g)
+            slot = _gradient_sum(b, name, g)
             means[name] = b.mul(b.add(slot, g), b.const(1 / batches))
             updates[slot.name] = b.broadcast(b.const(0.0), shape=g.type.shape)
     return means
 
 
-def _average(b: Builder, weight: Node, updates: dict[str, Node]) -> None:
+def _update_ema(b: Builder, weight: Node, updates: dict[str, Node]) -> None:
     """A state beside the weight that follows it: Polyak & Juditsky 1992, with a decay."""
     slot = b.state(f"{weight.name}.ema", weight.type, ("constant", 0.0), trainable=False)
     rate = b.input("ema_rate", TensorType((), b.dtype))
     updates[slot.name] = b.descend(slot, b.sub(slot, updates[weight.name]), rate)
 
 
-def _clipped(b: Builder, gradients: dict[str, Node], most: float) -> dict[str, Node]:
+def _clip_gradients(b: Builder, gradients: dict[str, Node], most: float) -> dict[str, Node]:
     """All gradients scaled so that their joint norm is at most `most` (Pascanu et al. 2013)."""
     with b.at(None, "clip"):
         norm = b.sqrt(pairwise_sum(b, [_square_sum(b, g) for g in gradients.values()]))
@@ -182,13 +182,13 @@ def _square_sum(b: Builder, g: Node) -> Node:
 
 @pause_collector()
 def evaluation_graph(network: Network, recipe: Recipe) -> Graph:
-    """What `_scored` gives of a batch, and the `probabilities` that the scores stand for."""
+    """What `_score_sums` gives of a batch, and the `probabilities` that the scores stand for."""
     b = Builder(network.graph, network.dtype)
     labels, weights = _targets(b, network.batch)
     output = network.graph.outputs["main"]
     with b.at(None, "score"):
         scores = class_scores(b, network.graph[output])
-        results = _scored(b, recipe, scores, labels, weights)
+        results = _score_sums(b, recipe, scores, labels, weights)
         ready = shown(network.graph, output).op == "softmax"
         results["probabilities"] = scores if ready else b.softmax(scores)
     return verify(b.graph(results, name=f"{network.name}.eval"))
@@ -200,15 +200,15 @@ def scoring_graph(recipe: Recipe, batch: int, classes: int, dtype: str) -> Graph
     labels, weights = _targets(b, batch)
     scores = b.input("scores", TensorType((batch, classes), dtype))
     with b.at(None, "score"):
-        return verify(b.graph(_scored(b, recipe, scores, labels, weights), name="score"))
+        return verify(b.graph(_score_sums(b, recipe, scores, labels, weights), name="score"))
 
 
-def _scored(
+def _score_sums(
     b: Builder, recipe: Recipe, scores: Node, labels: Node, weights: Node
 ) -> dict[str, Node]:
     """Sums over a batch, by weight: `loss`, `top1`, `top5`, `count`; and the `scores`."""
     results = {
-        "loss": recipe.loss.of(b, scores, labels),
+        "loss": recipe.loss.per_sample(b, scores, labels),
         "top1": b.top_hit(scores, labels, k=1),
         "top5": b.top_hit(scores, labels, k=5),
     }

@@ -15,19 +15,19 @@ from netdsl.data.prefetch import prefetched
 from netdsl.data.samples import Batch, grouped, on_device, training_batches
 from netdsl.runtime.executor import Executor, Workspace
 from netdsl.runtime.state import State
-from netdsl.train.guard import Fault, Replayed, finite, first_fault, sound
+from netdsl.train.guard import Fault, ReplayedBatch, can_continue, find_first_fault, is_finite
 from netdsl.train.job import Job
-from netdsl.train.precision import LEFT_OUT, SCALE, STATES, scaled, told
-from netdsl.train.standing import Standing
+from netdsl.train.precision import SCALE, SCALE_STATES, SKIP_FLAG, has_loss_scale, scale_metrics
+from netdsl.train.standing import Progress
 from netdsl.types import Array
 
-TOLD = ("loss", "accuracy", LEFT_OUT, SCALE)
+REPORTED_OUTPUTS = ("loss", "accuracy", SKIP_FLAG, SCALE)
 """What is read of what a step gives out."""
-GOOD_EVERY = 200
+SNAPSHOT_EVERY = 200
 """Updates after which the weights are held in memory, to find a fault from."""
 
 
-class Unsound(Exception):
+class Diverged(Exception):
     """The loss, or a weight, is no finite number any more."""
 
 
@@ -35,68 +35,70 @@ class Stepper:
     """The executors of a step, and where the run stands. States change with every update."""
 
     def __init__(
-        self, job: Job, state: State, standing: Standing, workspace: Workspace | None = None
+        self, job: Job, state: State, progress: Progress, workspace: Workspace | None = None
     ) -> None:
-        self.job, self.state, self.standing = job, state, standing
-        self.good = standing, state.snapshot()
-        self.step = Executor(job.step, state.backend, state, workspace=workspace)
-        graph = job.accumulation
+        self.job, self.state, self.progress = job, state, progress
+        self.last_good = progress, state.snapshot()
+        self.step = Executor(job.step_graph, state.backend, state, workspace=workspace)
+        graph = job.accumulation_graph
         self.accumulation = (
             Executor(graph, state.backend, state, workspace=workspace) if graph else None
         )
         self.train = job.train
-        self._under_way: deque[tuple[Reading, ...]] = deque()
+        self._pending: deque[tuple[Reading, ...]] = deque()
 
-    def hold(self) -> None:
+    def upload_images(self) -> None:
         """Puts the images on the device where there is room by now."""
         self.train = on_device(self.job.train, self.job.augment, self.state.backend)
 
-    def let_go(self) -> None:
+    def release_images(self) -> None:
         """Gives that room back, and the copy of the states: every step was sound."""
         self.train = self.job.train
-        self.good = self.standing, {}
+        self.last_good = self.progress, {}
 
-    def groups(self) -> Generator[tuple[Batch, ...], None, None]:
+    def batch_groups(self) -> Generator[tuple[Batch, ...], None, None]:
         """The batches of the rest of this epoch, in groups that make one update; made ready in the
         background."""
-        s, recipe = self.standing, self.job.recipe
+        s, recipe = self.progress, self.job.recipe
         batches = training_batches(
             self.train, recipe.data.batch, recipe.seed, s.epoch, s.seen, self.job.augment
         )
         return prefetched(grouped(batches, recipe.accumulate))
 
-    def sent(self) -> Generator[tuple[Batch, ...], None, None]:
+    def prefetch_groups(self) -> Generator[tuple[Batch, ...], None, None]:
         """The same groups, whose images set out for the device while the one before is trained
         on."""
-        with closing(self.groups()) as groups:
-            coming: tuple[Batch, ...] = ()
+        with closing(self.batch_groups()) as groups:
+            next_group: tuple[Batch, ...] = ()
             for group in groups:
-                before, coming = coming, tuple(self._sent(b) for b in group)
+                before, next_group = next_group, tuple(self._prefetch(b) for b in group)
                 if before:
                     yield before
-            if coming:
-                yield coming
+            if next_group:
+                yield next_group
 
-    def _sent(self, batch: Batch) -> Batch:
+    def _prefetch(self, batch: Batch) -> Batch:
         return replace(batch, images=self.state.backend.ahead(batch.images))
 
-    def rate(self) -> Array:
-        return np.asarray(self.standing.rate(self.job.recipe, self.job.steps), dtype=np.float32)
+    def learning_rate(self) -> Array:
+        return np.asarray(
+            self.progress.learning_rate(self.job.recipe, self.job.steps_per_epoch), dtype=np.float32
+        )
 
-    def last_rate(self) -> Array:
+    def last_learning_rate(self) -> Array:
         """The rate of the update that led here, which another process may have made."""
-        s, recipe = self.standing, self.job.recipe
-        before = replace(s, seen=max(0, s.seen - self.job.images))
-        return np.asarray(before.rate(recipe, self.job.steps), dtype=np.float32)
+        s, recipe = self.progress, self.job.recipe
+        before = replace(s, seen=max(0, s.seen - self.job.images_per_update))
+        return np.asarray(before.learning_rate(recipe, self.job.steps_per_epoch), dtype=np.float32)
 
     def inputs(self, batch: Batch, i: int = 0) -> dict[str, Array]:
         """What the graphs are given for the i-th batch of an update."""
-        s, recipe = self.standing, self.job.recipe
+        s, recipe = self.progress, self.job.recipe
         return {
-            self.job.image: batch.images,
+            self.job.image_input: batch.images,
             "labels": batch.labels,
             "weights": batch.weights,
-            "lr": self.rate(),
+            "lr": self.learning_rate(),
             "step": np.asarray(s.step + i, dtype=np.int32),
             "update": np.asarray(s.update, dtype=np.int32),
             "seed": np.asarray(recipe.seed, dtype=np.int32),
@@ -107,30 +109,30 @@ class Stepper:
         """One update of the weights, which a device may still be at when this is over. Raises
         Unsound where a loss, of this one or one before, is no finite number, and where it is
         scaled, when no smaller scale would help."""
-        self._under_way.append(tuple(self._begun(i, batch) for i, batch in enumerate(group)))
-        self.standing = self.standing.after(self.job.images, len(group))
-        while self._under_way and self._due():
-            self._count()
+        self._pending.append(tuple(self._launch(i, batch) for i, batch in enumerate(group)))
+        self.progress = self.progress.advance(self.job.images_per_update, len(group))
+        while self._pending and self._can_collect():
+            self._collect()
 
-    def _begun(self, i: int, batch: Batch) -> Reading:
+    def _launch(self, i: int, batch: Batch) -> Reading:
         out = self._executor(i).run(self.inputs(batch, i))
-        return self.state.backend.reading({k: out[k] for k in TOLD if k in out})
+        return self.state.backend.reading({k: out[k] for k in REPORTED_OUTPUTS if k in out})
 
-    def _due(self) -> bool:
-        return len(self._under_way) > UNDER_WAY or all(r.ready() for r in self._under_way[0])
+    def _can_collect(self) -> bool:
+        return len(self._pending) > UNDER_WAY or all(r.ready() for r in self._pending[0])
 
-    def _count(self) -> None:
+    def _collect(self) -> None:
         """What the update gave out that has waited longest."""
-        for found in self._under_way.popleft():
+        for found in self._pending.popleft():
             numbers = found.numbers()
-            if not sound(numbers):
-                raise Unsound
-            self.standing = self.standing.counted(numbers["loss"], numbers["accuracy"])
+            if not can_continue(numbers):
+                raise Diverged
+            self.progress = self.progress.add_batch(numbers["loss"], numbers["accuracy"])
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Waits for every update that is under way. Raises Unsound as `update` does."""
-        while self._under_way:
-            self._count()
+        while self._pending:
+            self._collect()
 
     def _executor(self, i: int) -> Executor:
         last = i == self.job.recipe.accumulate - 1
@@ -138,48 +140,52 @@ class Stepper:
 
     # ---- faults
 
-    def mark(self) -> None:
+    def take_snapshot(self) -> None:
         """Holds this place in memory, at the start of an epoch and every so many updates."""
-        if self.standing.update % GOOD_EVERY == 0 or self.standing.seen == 0:
-            self.settle()
-            self.good = self.standing, {}  # one copy goes before the next one is made
-            self.good = self.standing, self.state.snapshot()
+        if self.progress.update % SNAPSHOT_EVERY == 0 or self.progress.seen == 0:
+            self.synchronize()
+            self.last_good = self.progress, {}  # one copy goes before the next one is made
+            self.last_good = self.progress, self.state.snapshot()
 
-    def check(self) -> None:
+    def check_finite(self) -> None:
         """Raises Unsound where a weight is no finite number, and where no step of the epoch had a
         finite loss."""
-        self.settle()
-        if not self.standing.batches or not all(finite({k: v}) for k, v in self.state.each()):
-            raise Unsound
+        self.synchronize()
+        if not self.progress.batches or not all(is_finite({k: v}) for k, v in self.state.each()):
+            raise Diverged
 
-    def scaling(self) -> dict[str, float]:
+    def scale_metrics(self) -> dict[str, float]:
         """What the metrics say of a scaled loss, where there is one."""
-        if not scaled(self.job.recipe.precision):
+        if not has_loss_scale(self.job.recipe.precision):
             return {}
-        return told({name: self.state.backend.download(self.state.array(name)) for name in STATES})
+        return scale_metrics(
+            {name: self.state.backend.download(self.state.array(name)) for name in SCALE_STATES}
+        )
 
-    def fault(self) -> tuple[int, Fault] | None:
+    def find_fault(self) -> tuple[int, Fault] | None:
         """The number of the step in which the first fault lies, and what it is: the steps since
         the last sound place are done again, one by one."""
-        found = first_fault(self._replay())
-        return (self.good[0].step + found[0] + 1, found[1]) if found else None
+        found = find_first_fault(self._replay())
+        return (self.last_good[0].step + found[0] + 1, found[1]) if found else None
 
-    def _replay(self) -> Iterator[Replayed]:
-        self._under_way.clear()
-        self.standing, states = self.good
-        self.state.load(states, self.job.step.states, "the last sound place")
-        with closing(self.groups()) as groups:
+    def _replay(self) -> Iterator[ReplayedBatch]:
+        self._pending.clear()
+        self.progress, states = self.last_good
+        self.state.load(states, self.job.step_graph.states, "the last sound place")
+        with closing(self.batch_groups()) as groups:
             for group in groups:
-                for i, batch in enumerate(_made(group)):
+                for i, batch in enumerate(_decode_group(group)):
                     before, inputs, executor = (
                         self.state.snapshot(),
                         self.inputs(batch, i),
                         self._executor(i),
                     )
-                    well = sound(executor.run(inputs))
-                    yield Replayed(executor.graph, inputs, before, well, self.state.snapshot())
-                self.standing = self.standing.after(self.job.images, len(group))
+                    is_sound = can_continue(executor.run(inputs))
+                    yield ReplayedBatch(
+                        executor.graph, inputs, before, is_sound, self.state.snapshot()
+                    )
+                self.progress = self.progress.advance(self.job.images_per_update, len(group))
 
 
-def _made(group: tuple[Batch, ...]) -> Iterator[Batch]:
+def _decode_group(group: tuple[Batch, ...]) -> Iterator[Batch]:
     return (replace(batch, images=made(batch.images)) for batch in group)

@@ -26,22 +26,22 @@ from netdsl.train.fit import (
     check_classes,
     check_images,
     evaluation_batch,
-    single_input,
-    taken,
-    transformation,
+    evaluation_transform,
+    image_input,
+    image_shape,
 )
 from netdsl.train.metrics import Score, evaluate, evaluate_views
-from netdsl.train.recipe import resolve
-from netdsl.train.start import adopted, shapes
+from netdsl.train.recipe import resolve_recipe
+from netdsl.train.start import match_states, shapes_of
 from netdsl.train.step import scoring_graph
 from netdsl.types import Array
 
-TOP = 5
-Top = list[tuple[str, float]]
+TOP_K = 5
+TopClasses = list[tuple[str, float]]
 
 
 @dataclass(frozen=True)
-class Report:
+class EvaluationReport:
     """An evaluation on the `images` for testing, validation or training; `confusion[i, j]` counts
     those of class i that were called j. One whose scores hold a NaN is called nothing."""
 
@@ -53,18 +53,18 @@ class Report:
     """What is wrong with the pictures that are skipped."""
 
     @property
-    def uncalled(self) -> int:
+    def unclassified(self) -> int:
         """Images that were called nothing."""
         return self.score.images - int(self.confusion.sum())
 
-    def confused(self) -> list[tuple[str, str, int]]:
+    def confused_pairs(self) -> list[tuple[str, str, int]]:
         """Classes, what their images were called instead and how often, the most often first."""
         pairs = ((int(i), int(j)) for i, j in np.argwhere(self.confusion) if i != j)
         ranked = sorted(pairs, key=lambda p: -self.confusion[p])
         return [(self.classes[i], self.classes[j], int(self.confusion[i, j])) for i, j in ranked]
 
 
-class Trained:
+class Predictor:
     """A checkpoint ready to run. Raises NetError where it does not fit its own net."""
 
     def __init__(self, path: Path, backend: Backend) -> None:
@@ -72,21 +72,21 @@ class Trained:
         self.checkpoint = checkpoint.load(best if path.is_dir() and best.exists() else path)
         self.backend = backend
         self.program = self.checkpoint.program()
-        self.recipe = resolve(self.program)
+        self.recipe = resolve_recipe(self.program)
         self.state = State(backend)
         self.classes = self.checkpoint.classes
 
     def network(self, settings: Settings) -> Network:
         """The recipe's net, elaborated anew; `state` then holds the weights that it needs."""
         network = elaborate(self.program, self.recipe.net, settings)
-        given, origin = checkpoint.usable(self.checkpoint.states), self.checkpoint.origin
+        given, origin = checkpoint.inference_states(self.checkpoint.states), self.checkpoint.origin
         states = network.graph.states
-        self.state.load(given, adopted(states, shapes(given), (), origin), origin)
+        self.state.load(given, match_states(states, shapes_of(given), (), origin), origin)
         return network
 
-    def picture(self, network: Network, path: Path) -> Array:
+    def load_picture(self, network: Network, path: Path) -> Array:
         """A picture file as the net's one image input takes it: bytes [1,H,W,C]."""
-        return transformation(network, self.recipe.data)(listed([path]))
+        return evaluation_transform(network, self.recipe.data)(listed([path]))
 
     def _network(self, batch: int) -> Network:
         return self.network(self.recipe.settings(training=False, batch=batch))
@@ -98,7 +98,7 @@ class Trained:
         executor.refresh()
         return executor
 
-    def evaluate(self, folder: str | None, sizes: Sequence[int] = ()) -> Report:
+    def evaluate(self, folder: str | None, sizes: Sequence[int] = ()) -> EvaluationReport:
         """The test images of the recipe's source; where it has none those to validate with, and
         where it has none of these those to learn from. With `sizes` each image is looked at with
         its short side at every one of them, and the scores are averaged as suits the loss."""
@@ -121,25 +121,25 @@ class Trained:
             evaluation_batches(samples, network.batch, transform)
             for transform in self._transforms(network, sizes)
         ]
-        name = single_input(network)
+        name = image_input(network)
         if len(views) == 1:
             score = evaluate(executor, name, views[0], count)
         else:
             graph = scoring_graph(self.recipe, network.batch, n, network.dtype)
             scoring = Executor(graph, self.backend, self.state)
-            mean = self.recipe.loss.mean_scores
+            mean = self.recipe.loss.average_scores
             score = evaluate_views(executor, scoring, mean, name, views, count)
-        return Report(score, what, self.classes, confusion, dataset.faults)
+        return EvaluationReport(score, what, self.classes, confusion, dataset.faults)
 
     def _transforms(self, network: Network, sizes: Sequence[int]) -> list[Preparation]:
         """What images go through, once for each size."""
         if not sizes:
-            return [transformation(network, self.recipe.data)]
-        least = min(taken(network)[:2])
+            return [evaluation_transform(network, self.recipe.data)]
+        least = min(image_shape(network)[:2])
         if min(sizes) < least:
             raise fail(f"pictures of {min(sizes)} pixels are less than the {least} the net takes")
         chosen = ([chosen_of("resize", size=n), chosen_of("center_crop")] for n in sizes)
-        return [Preparation(tuple(c), taken(network)) for c in chosen]
+        return [Preparation(tuple(c), image_shape(network)) for c in chosen]
 
     def _samples(self, dataset: Dataset) -> tuple[str, Samples]:
         """What to evaluate on, with labels as the net knows them. Raises NetError where there are
@@ -159,20 +159,20 @@ class Trained:
         places = np.array([self.classes.index(c) for c in dataset.classes], np.int32)
         return what, Samples(samples.images, places[samples.labels])
 
-    def predict(self, images: Sequence[Path]) -> list[tuple[Path, Top]]:
+    def predict(self, images: Sequence[Path]) -> list[tuple[Path, TopClasses]]:
         """The likeliest classes of each picture, with their probabilities; none where its scores
         hold a NaN."""
         network = self._network(1)
-        executor, name = self._executor(network), single_input(network)
+        executor, name = self._executor(network), image_input(network)
         found = []
         for path in images:
             given = {
-                name: self.picture(network, path),
+                name: self.load_picture(network, path),
                 "labels": np.zeros(1, np.int32),
                 "weights": np.ones(1, np.float32),
             }
             out = executor.run(given)
             scores, shares = (self.backend.download(out[k]) for k in ("scores", "probabilities"))
-            best = [i for i in best_first(scores)[0, :TOP] if i >= 0]
+            best = [i for i in best_first(scores)[0, :TOP_K] if i >= 0]
             found.append((path, [(self.classes[i], float(shares[0, i])) for i in best]))
         return found

@@ -14,34 +14,34 @@ from netdsl.ir.verify import verify
 from netdsl.language.network import Network
 from netdsl.ops import OPS
 from netdsl.train.recipe import Recipe
-from netdsl.train.step import forward, learnable
+from netdsl.train.step import build_forward, trainable_weights
 from netdsl.types import Array, Graph, Node
 
-WATCHED = ("gradients", "activations")
+WATCHABLE = ("gradients", "activations")
 
 
 @dataclass(frozen=True)
-class Watching:
+class WatchRequest:
     """What is watched, and every how many updates."""
 
-    what: tuple[str, ...]
+    quantities: tuple[str, ...]
     every: int = 100
 
 
-def watching(text: str, every: int) -> Watching:
+def parse_watch(text: str, every: int) -> WatchRequest:
     """What `gradients,activations` asks for. Raises NetError where there is no such thing."""
     names = tuple(name.strip() for name in text.split(","))
     for name in names:
-        if name not in WATCHED:
-            help = nearest(name, WATCHED, "what can be watched")
+        if name not in WATCHABLE:
+            help = nearest(name, WATCHABLE, "what can be watched")
             raise fail(f"`{name}` cannot be watched", help=help)
-    return Watching(names, every)
+    return WatchRequest(names, every)
 
 
-def watch_graph(network: Network, recipe: Recipe, what: Sequence[str]) -> Graph:
+def build_watch_graph(network: Network, recipe: Recipe, what: Sequence[str]) -> Graph:
     """The step without its updates; its outputs are moments, called `gradients WEIGHT` and
     `activations LAYER`, and `dead LAYER`."""
-    f = forward(network, recipe)
+    f = build_forward(network, recipe)
     b, outputs = f.b, {}
     with b.at(None, "watch"):
         if "activations" in what:
@@ -49,7 +49,7 @@ def watch_graph(network: Network, recipe: Recipe, what: Sequence[str]) -> Graph:
                 outputs[f"activations {path}"] = _moments(b, node)
                 outputs[f"dead {path}"] = _dead(b, node)
     if "gradients" in what:
-        gradients = grad(b, f.loss, learnable(network, recipe))
+        gradients = grad(b, f.loss, trainable_weights(network, recipe))
         with b.at(None, "watch"):
             outputs |= {f"gradients {name}": _moments(b, g) for name, g in gradients.items()}
     return verify(b.graph(outputs, name=f"{network.name}.watch"))
@@ -71,7 +71,7 @@ def _dead(b: Builder, x: Node) -> Node:
     return b.reduce_mean(b.cast(b.equal(most, b.const(0.0)), dtype=b.dtype), axes=(0,))
 
 
-def watched(graph: Graph, out: Mapping[str, Array], network: Network) -> dict[str, Any]:
+def summarise_watch(graph: Graph, out: Mapping[str, Array], network: Network) -> dict[str, Any]:
     """Norm, mean and deviation of everything watched, and the share of dead units, by layer."""
     sizes = {f"activations {p}": n.type.size for p, n in _activations(network).items()}
     sizes |= {f"gradients {n.name}": n.type.size for n in network.parameters}

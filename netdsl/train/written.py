@@ -16,16 +16,16 @@ from netdsl.language.budget import Budget
 from netdsl.language.parse import parse_expression
 from netdsl.language.program import Program, section_values, self_contained
 from netdsl.signature import Signature
-from netdsl.train.recipe import SIGNATURE, reference, stages
+from netdsl.train.recipe import SIGNATURE, reference_name, stage_names
 from netdsl.values import Symbol, Value, show
 
-_HEAD = re.compile(r"# netdsl \S+, train (\w+)")
+_HEADING = re.compile(r"# netdsl \S+, train (\w+)")
 
 
 def write_recipe(path: Path, name: str | None, text: str, notes: Sequence[str] = ()) -> None:
     """Writes the recipe.net of a run: its text, and above it what it was called where it began and
     what was changed on the way. In the text it has no name: one that is there already stays."""
-    begun = _HEAD.match(_first_line(path))
+    begun = _HEADING.match(_first_line(path))
     called = name or (begun[1] if begun else "section")
     lines = [f"# netdsl {__version__}, train {called}", *(f"# {n}" for n in notes)]
     write_atomically(path, ("\n".join(lines) + f"\n{text}").encode())
@@ -39,7 +39,7 @@ def _first_line(path: Path) -> str:
         return f.readline(1000)
 
 
-def written_out(program: Program, name: str | None) -> s.File:
+def resolve_file(program: Program, name: str | None) -> s.File:
     """One file, without other files, that repeats a run by itself: its recipes are this one, now
     unnamed, and those that it comes after. Recipes and data spell out every default, so that no
     default of another day changes them. Written out again, it is the same, and so is each of its
@@ -47,38 +47,38 @@ def written_out(program: Program, name: str | None) -> s.File:
     file = self_contained(program)
     if program.section("train", name) is None:
         return file
-    *before, _ = stages(program, name)
-    sections = {x.name: _spelled_data(program, x) for x in program.sections("data")}
+    *before, _ = stage_names(program, name)
+    sections = {x.name: _resolve_data(program, x) for x in program.sections("data")}
     kept = (i for i in file.items if not isinstance(i, s.Section))
     own = [sections[n] for n in sorted(sections, key=str)]
-    own += [_recipe(unjudged(program), stage) for stage in before]
-    return replace(file, items=(*kept, *own, replace(_recipe(program, name), name=None)))
+    own += [_resolve_section(without_expectations(program), stage) for stage in before]
+    return replace(file, items=(*kept, *own, replace(_resolve_section(program, name), name=None)))
 
 
-def _spelled_data(program: Program, section: s.Section) -> s.Section:
+def _resolve_data(program: Program, section: s.Section) -> s.Section:
     """A data section in full; as it stands where it is no whole one, which no recipe can use."""
     found = program.section("data", section.name)
     assert found is not None
     try:
-        return _spelled(found, DATA)
+        return _fill_defaults(found, DATA)
     except NetError:
         return section
 
 
-def _data(program: Program, stage: str | None) -> s.Section | None:
+def _data_section(program: Program, stage: str | None) -> s.Section | None:
     section = program.section("train", stage)
-    return program.section("data", reference(section, "data") if section else None)
+    return program.section("data", reference_name(section, "data") if section else None)
 
 
-def _recipe(program: Program, name: str | None) -> s.Section:
-    section, data = program.section("train", name), _data(program, name)
+def _resolve_section(program: Program, name: str | None) -> s.Section:
+    section, data = program.section("train", name), _data_section(program, name)
     assert section is not None
-    net = Symbol(program.net(reference(section, "net")))
+    net = Symbol(program.net(reference_name(section, "net")))
     known = Symbol(data.name) if data is not None and data.name else None
-    return _spelled(section, SIGNATURE, net=net, data=known)
+    return _fill_defaults(section, SIGNATURE, net=net, data=known)
 
 
-def unjudged(program: Program) -> Program:
+def without_expectations(program: Program) -> Program:
     """The program of recipes that run before another: only the last one's expectations are judged,
     and a recipe would inherit those of the unnamed one."""
 
@@ -90,7 +90,7 @@ def unjudged(program: Program) -> Program:
     return replace(program, items=tuple(without(i) for i in program.items))
 
 
-def _spelled(section: s.Section, signature: Signature, **known: Value) -> s.Section:
+def _fill_defaults(section: s.Section, signature: Signature, **known: Value) -> s.Section:
     """A section with an entry for every key."""
     bound = signature.bind(section_values(section, Budget()), section.span) | known
     entries = [
