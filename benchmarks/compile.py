@@ -27,8 +27,8 @@ from netdsl.plan.partition import partition
 from netdsl.plan.plan import make_plan
 from netdsl.plan.traffic import moved
 from netdsl.plan.verify import verify_plan
-from netdsl.train.compile import compile_step
-from netdsl.train.recipe import default_recipe
+from netdsl.training.recipe.recipe import default_recipe
+from netdsl.training.step.compile import compile_step
 from netdsl.types import Graph
 
 ROOT = Path(__file__).parent.parent

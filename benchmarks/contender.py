@@ -76,9 +76,9 @@ class Ours:
         from dataclasses import replace
 
         from netdsl.runtime.executor import Executor
-        from netdsl.train.compile import compile_step
-        from netdsl.train.optimizers import OPTIMIZERS
-        from netdsl.train.recipe import default_recipe
+        from netdsl.training.recipe.optimizers import OPTIMIZERS
+        from netdsl.training.recipe.recipe import default_recipe
+        from netdsl.training.step.compile import compile_step
 
         recipe = default_recipe(self.network.name)
         arguments = {"momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY, "nesterov": False}
@@ -201,7 +201,7 @@ def _imported(side: str) -> None:
         import netdsl.language.elaborate
         import netdsl.passes.pipeline
         import netdsl.runtime.executor
-        import netdsl.train.compile  # noqa: F401
+        import netdsl.training.step.compile  # noqa: F401
     elif side == "onnxruntime":
         import onnxruntime  # noqa: F401
     else:

@@ -25,10 +25,10 @@ from netdsl.passes import pipeline
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.signature import OneFrom
-from netdsl.train.compile import compile_step
-from netdsl.train.optimizers import OPTIMIZERS
-from netdsl.train.precision import PRECISIONS
-from netdsl.train.recipe import Recipe, default_recipe
+from netdsl.training.recipe.optimizers import OPTIMIZERS
+from netdsl.training.recipe.precision import PRECISIONS
+from netdsl.training.recipe.recipe import Recipe, default_recipe
+from netdsl.training.step.compile import compile_step
 from netdsl.types import Graph
 from netdsl.values import Call
 

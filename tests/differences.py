@@ -15,7 +15,7 @@ from netdsl.passes.lower import lower
 from netdsl.passes.simplify import simplify
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.train.step import build_forward
+from netdsl.training.step.graphs import build_forward
 from netdsl.types import Graph
 from tests.graphs import plain_recipe, values_for
 

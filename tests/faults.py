@@ -1549,7 +1549,7 @@ FAULTS = (
     Fault(
         "ema-warm-up",
         "train",
-        "netdsl/train/standing.py",
+        "netdsl/training/store/progress.py",
         "self.update / (9 + self.update)",
         "self.update / (10 + self.update)",
         ("tests/test_train_guards.py",),
@@ -1557,7 +1557,7 @@ FAULTS = (
     Fault(
         "clip-to-twice",
         "train",
-        "netdsl/train/step.py",
+        "netdsl/training/step/graphs.py",
         "b.div(b.const(most), b.add(norm, b.const(1e-6)))",
         "b.div(b.const(2 * most), b.add(norm, b.const(1e-6)))",
         ("tests/test_training.py::test_clipping_bounds_the_joint_norm",),
@@ -1565,7 +1565,7 @@ FAULTS = (
     Fault(
         "clip-each-alone",
         "train",
-        "netdsl/train/step.py",
+        "netdsl/training/step/graphs.py",
         "pairwise_sum(b, [_square_sum(b, g) for g in gradients.values()])",
         "pairwise_sum(b, [_square_sum(b, g) for g in list(gradients.values())[:1]])",
         ("tests/test_training.py::test_clipping_bounds_the_joint_norm",),
@@ -1573,7 +1573,7 @@ FAULTS = (
     Fault(
         "first-glob-counts",
         "train",
-        "netdsl/train/step.py",
+        "netdsl/training/step/graphs.py",
         "if matches(name, glob)])[-1]",
         "if matches(name, glob)][:2])[-1]",
         ("tests/test_train_guards.py",),
@@ -1581,7 +1581,7 @@ FAULTS = (
     Fault(
         "accumulated-sums-stay",
         "train",
-        "netdsl/train/step.py",
+        "netdsl/training/step/graphs.py",
         "updates[slot.name] = b.broadcast(b.const(0.0), shape=g.type.shape)",
         "updates[slot.name] = b.broadcast(b.const(1e-3), shape=g.type.shape)",
         ("tests/test_recipes.py::test_accumulated_batches_are_one_large_batch",),
@@ -1589,7 +1589,7 @@ FAULTS = (
     Fault(
         "side-outputs-weigh-1",
         "train",
-        "netdsl/train/step.py",
+        "netdsl/training/step/graphs.py",
         "total = b.add(total, b.mul(losses[name], b.const(network.weights[name])))",
         "total = b.add(total, losses[name])",
         ("tests/test_train_guards.py",),
@@ -1597,7 +1597,7 @@ FAULTS = (
     Fault(
         "average-of-the-old",
         "train",
-        "netdsl/train/step.py",
+        "netdsl/training/step/graphs.py",
         "b.descend(slot, b.sub(slot, updates[weight.name]), rate)",
         "b.descend(slot, b.sub(slot, weight), rate)",
         ("tests/test_recipes.py::test_the_average_begins_at_the_weights_and_follows_them",),
@@ -1605,7 +1605,7 @@ FAULTS = (
     Fault(
         "scale-grows-too-late",
         "train",
-        "netdsl/train/precision.py",
+        "netdsl/training/step/loss_scale.py",
         "grows = b.equal(run, b.const(self.steady))",
         "grows = b.equal(run, b.const(self.steady + 1))",
         ("tests/test_train_guards.py",),
@@ -1613,7 +1613,7 @@ FAULTS = (
     Fault(
         "scale-keeps-its-run",
         "train",
-        "netdsl/train/precision.py",
+        "netdsl/training/step/loss_scale.py",
         "good.name: b.select(grows, zero, run),",
         "good.name: run,",
         ("tests/test_train_guards.py",),
@@ -1621,7 +1621,7 @@ FAULTS = (
     Fault(
         "scale-has-no-end",
         "train",
-        "netdsl/train/precision.py",
+        "netdsl/training/recipe/precision.py",
         "MAX_SCALE = 2.0**32",
         "MAX_SCALE = 2.0**120",
         ("tests/test_train_guards.py",),
@@ -1629,7 +1629,7 @@ FAULTS = (
     Fault(
         "hopeless-below-1",
         "train",
-        "netdsl/train/precision.py",
+        "netdsl/training/step/loss_scale.py",
         "or scale < MIN_SCALE",
         "or scale <= MIN_SCALE",
         ("tests/test_train_guards.py",),
@@ -1637,7 +1637,7 @@ FAULTS = (
     Fault(
         "patience-one-more",
         "train",
-        "netdsl/train/standing.py",
+        "netdsl/training/store/progress.py",
         "waited >= recipe.patience",
         "waited > recipe.patience",
         ("tests/test_train_guards.py",),
@@ -1645,7 +1645,7 @@ FAULTS = (
     Fault(
         "last-of-equal-bests",
         "train",
-        "netdsl/train/standing.py",
+        "netdsl/training/store/progress.py",
         "return ranked.index(max(ranked)) + 1 if ranked else 0",
         "return len(ranked) - ranked[::-1].index(max(ranked)) if ranked else 0",
         ("tests/test_train_guards.py",),
@@ -1653,7 +1653,7 @@ FAULTS = (
     Fault(
         "best-by-larger-loss",
         "train",
-        "netdsl/train/standing.py",
+        "netdsl/training/store/progress.py",
         'return metrics["val_accuracy"], -selection_loss(metrics)',
         'return metrics["val_accuracy"], selection_loss(metrics)',
         ("tests/test_train_guards.py",),
@@ -1661,7 +1661,7 @@ FAULTS = (
     Fault(
         "checksum-unchecked",
         "train",
-        "netdsl/train/checkpoint.py",
+        "netdsl/training/store/checkpoint.py",
         'if outer["sha256"] != _checksum(text, states):',
         "if not _checksum(text, states):",
         ("tests/test_train_guards.py",),
@@ -1669,7 +1669,7 @@ FAULTS = (
     Fault(
         "checksum-without-names",
         "train",
-        "netdsl/train/checkpoint.py",
+        "netdsl/training/store/checkpoint.py",
         'digest.update(f"{name} {array.dtype} {dims(array.shape)}".encode())',
         'digest.update(f"{array.dtype} {dims(array.shape)}".encode())',
         ("tests/test_train_guards.py",),
@@ -1677,7 +1677,7 @@ FAULTS = (
     Fault(
         "expect-the-unmeasured",
         "train",
-        "netdsl/train/expect.py",
+        "netdsl/training/recipe/expectations.py",
         'outcomes.append(ExpectationResult(text, False, f"{missing[0]} was not measured"))',
         'outcomes.append(ExpectationResult(text, True, f"{missing[0]} was not measured"))',
         ("tests/test_expectations.py",),
@@ -1685,7 +1685,7 @@ FAULTS = (
     Fault(
         "expect-val-of-nothing",
         "train",
-        "netdsl/train/expect.py",
+        "netdsl/training/recipe/expectations.py",
         'if e.name.startswith("val_") and not held_out:',
         'if e.name.startswith("val_") and held_out is None:',
         ("tests/test_expectations.py",),
@@ -1693,7 +1693,7 @@ FAULTS = (
     Fault(
         "expect-test-of-nothing",
         "train",
-        "netdsl/train/expect.py",
+        "netdsl/training/recipe/expectations.py",
         'if e.name.startswith("test_"):',
         'if e.name.startswith("test_") and e.name.endswith("_top1"):',
         ("tests/test_expectations.py",),
@@ -1701,7 +1701,7 @@ FAULTS = (
     Fault(
         "guard-of-infinity",
         "train",
-        "netdsl/train/guard.py",
+        "netdsl/training/run/nan_check.py",
         'return math.isfinite(float(out["loss"]))',
         'return not math.isnan(float(out["loss"]))',
         ("tests/test_train_guards.py",),
@@ -1709,7 +1709,7 @@ FAULTS = (
     Fault(
         "guard-of-weights",
         "train",
-        "netdsl/train/stepper.py",
+        "netdsl/training/run/stepper.py",
         "if not self.progress.batches or not all(is_finite({k: v}) for k, v in self.state.each()):",
         "if not self.progress.batches:",
         ("tests/test_guards.py",),
@@ -1717,7 +1717,7 @@ FAULTS = (
     Fault(
         "replay-from-the-start",
         "train",
-        "netdsl/train/stepper.py",
+        "netdsl/training/run/stepper.py",
         "return (self.last_good[0].step + found[0] + 1, found[1]) if found else None",
         "return (found[0] + 1, found[1]) if found else None",
         ("tests/test_guards.py",),
@@ -1725,7 +1725,7 @@ FAULTS = (
     Fault(
         "classes-of-any-count",
         "train",
-        "netdsl/train/fit.py",
+        "netdsl/training/checks.py",
         "if out.type.shape[-1] != len(classes):",
         "if out.type.shape[-1] < len(classes):",
         ("tests/test_train_guards.py",),
@@ -1733,7 +1733,7 @@ FAULTS = (
     Fault(
         "softmax-twice",
         "train",
-        "netdsl/train/fit.py",
+        "netdsl/training/checks.py",
         'out.op in ("softmax", "log_softmax")',
         'out.op in ("softmax",)',
         ("tests/test_train_guards.py",),
@@ -1741,7 +1741,7 @@ FAULTS = (
     Fault(
         "adopted-shapes",
         "train",
-        "netdsl/train/start.py",
+        "netdsl/training/recipe/initial_weights.py",
         "elif there != node.type.shape:",
         "elif len(there) != len(node.type.shape):",
         ("tests/test_train_guards.py",),
@@ -1749,7 +1749,7 @@ FAULTS = (
     Fault(
         "record-cut-off",
         "train",
-        "netdsl/train/metrics.py",
+        "netdsl/training/store/metrics_log.py",
         "there = _read_lines(path)[:count] if count else []",
         "there = _read_lines(path) if count else []",
         (
@@ -1761,7 +1761,7 @@ FAULTS = (
     Fault(
         "a-batch-of-one",
         "train",
-        "netdsl/train/fit.py",
+        "netdsl/training/checks.py",
         "if recipe.data.batch == 1 and renewed:",
         "if recipe.data.batch < 1 and renewed:",
         ("tests/test_train_guards.py",),
@@ -1769,7 +1769,7 @@ FAULTS = (
     Fault(
         "mse-of-smoothed",
         "train",
-        "netdsl/train/losses.py",
+        "netdsl/training/recipe/losses.py",
         "return b.reduce_mean(b.squared_error(scores, target), axes=(1,))",
         "return b.reduce_sum(b.squared_error(scores, target), axes=(1,))",
         ("tests/test_train_guards.py",),
@@ -1777,7 +1777,7 @@ FAULTS = (
     Fault(
         "rate-of-the-last-step",
         "train",
-        "netdsl/train/stepper.py",
+        "netdsl/training/run/stepper.py",
         "before = replace(s, seen=max(0, s.seen - self.job.images_per_update))",
         "before = s",
         (
@@ -2100,7 +2100,7 @@ FAULTS = (
     Fault(
         "allow-on-the-line-alone",
         "language",
-        "netdsl/train/lints.py",
+        "netdsl/training/recipe/lints.py",
         "for n in (number, number - 1) if n > 0",
         "for n in (number,) if n > 0",
         ("tests/test_lints.py",),
@@ -2188,7 +2188,7 @@ FAULTS = (
     Fault(
         "history-unchecked",
         "train",
-        "netdsl/train/standing.py",
+        "netdsl/training/store/progress.py",
         "if numbers != list(range(1, s.epoch + 1)):",
         "if len(numbers) < s.epoch:",
         ("tests/test_train_guards.py", "tests/test_forged.py", "tests/test_resume.py"),
@@ -2276,7 +2276,7 @@ FAULTS = (
     Fault(
         "stage-unlocked",
         "train",
-        "netdsl/train/lock.py",
+        "netdsl/training/store/lock.py",
         "            _lock(handle, folder)\n",
         "",
         ("tests/test_run_directory.py",),

@@ -23,8 +23,8 @@ from netdsl.passes.algebraic import algebraic
 from netdsl.passes.lower import lower
 from netdsl.passes.simplify import simplify
 from netdsl.runtime.state import draw as initial
-from netdsl.train.recipe import Recipe, resolve_recipe
-from netdsl.train.step import training_graph
+from netdsl.training.recipe.recipe import Recipe, resolve_recipe
+from netdsl.training.step.graphs import training_graph
 from netdsl.types import Array, Graph, Node, TensorType
 from tests.conftest import ROOT
 

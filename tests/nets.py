@@ -23,9 +23,9 @@ from netdsl.layers.structure import _Cut
 from netdsl.ops.draw import number
 from netdsl.ops.op import Draw
 from netdsl.signature import REQUIRED, Signature
-from netdsl.train.losses import LOSSES
-from netdsl.train.optimizers import OPTIMIZERS
-from netdsl.train.schedules import SCHEDULES
+from netdsl.training.recipe.losses import LOSSES
+from netdsl.training.recipe.optimizers import OPTIMIZERS
+from netdsl.training.recipe.schedules import SCHEDULES
 from netdsl.types import TensorType
 from netdsl.values import show
 

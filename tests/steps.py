@@ -16,9 +16,9 @@ from netdsl.language.program import Program
 from netdsl.ops import OPS
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.train.compile import compile_step
-from netdsl.train.recipe import Recipe
-from netdsl.train.schedules import Moment, rate_factor
+from netdsl.training.recipe.recipe import Recipe
+from netdsl.training.recipe.schedules import Moment, rate_factor
+from netdsl.training.step.compile import compile_step
 from netdsl.types import Array, Graph, Node
 
 STEPS = 5

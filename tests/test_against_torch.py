@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 
 from netdsl.layers import LAYERS
-from netdsl.train.losses import LOSSES
-from netdsl.train.optimizers import OPTIMIZERS
-from netdsl.train.schedules import SCHEDULES
-from netdsl.train.standing import Progress
+from netdsl.training.recipe.losses import LOSSES
+from netdsl.training.recipe.optimizers import OPTIMIZERS
+from netdsl.training.recipe.schedules import SCHEDULES
+from netdsl.training.store.progress import Progress
 from tests import torch_cases as cases
 from tests.torch_values import stored
 

@@ -124,8 +124,8 @@ def test_a_run_with_augmentation_resumes_to_the_same_bits(tmp_path: Any) -> None
     from netdsl.backends import open_backend
     from netdsl.language.parse import parse
     from netdsl.language.program import program
-    from netdsl.train.loop import Trainer
-    from netdsl.train.resume import load_continuation
+    from netdsl.training.run.loop import Trainer
+    from netdsl.training.store.resume import load_continuation
 
     text = """net a { input(8x8x1); fc(10) }
     data { source = digits, batch = 50, augment = [random_crop(1), hflip(0.2), cutout(2)] }

@@ -19,8 +19,8 @@ from netdsl.data.samples import Samples, evaluation_batches, training_batches
 from netdsl.data.verifying import Verification
 from netdsl.errors import NetError
 from netdsl.kept import PICTURES
-from netdsl.train import checkpoint
-from netdsl.train import loop as training_loop
+from netdsl.training.run import loop as training_loop
+from netdsl.training.store import checkpoint
 from tests.test_folder import NET, write
 
 DEVICE = ("--device", "reference")

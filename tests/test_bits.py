@@ -21,8 +21,8 @@ from netdsl.passes.lower import lower
 from netdsl.passes.simplify import simplify
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.train.compile import compile_step
-from netdsl.train.recipe import default_recipe
+from netdsl.training.recipe.recipe import default_recipe
+from netdsl.training.step.compile import compile_step
 from netdsl.types import Graph, Node, TensorType
 from tests.conftest import ROOT
 from tests.processes import finished
@@ -108,8 +108,8 @@ from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import load
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.train.compile import compile_step
-from netdsl.train.recipe import plain
+from netdsl.training.compile import compile_step
+from netdsl.training.recipe import plain
 from tests.graphs import values_for
 
 for case in sys.argv[1:]:

@@ -358,7 +358,7 @@ def test_pipes_devices_and_folders_are_no_files(tmp_path: Path, netdsl: Any) -> 
 
 
 def test_a_text_that_came_with_weights_reads_nothing(tmp_path: Path, secret: Path) -> None:
-    from netdsl.train.checkpoint import Checkpoint
+    from netdsl.training.store.checkpoint import Checkpoint
 
     (tmp_path / "good.net").write_text("block b { relu }")
     for used in (secret, tmp_path / "good.net", Path("/dev/zero"), tmp_path / "nothing.net"):

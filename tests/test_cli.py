@@ -242,7 +242,7 @@ def test_an_interrupted_run_ends_with_130(tmp_path: Path, how: int) -> None:
     assert f"go on with `netdsl train --resume runs/digits-1 {same}`" in err
     assert "interrupted" in err
     assert "Traceback" not in err
-    from netdsl.train import checkpoint
+    from netdsl.training.store import checkpoint
 
     assert checkpoint.load(last).progress["epoch"] >= 1
 

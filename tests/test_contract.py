@@ -15,6 +15,7 @@ import pytest
 
 from netdsl.backends import open_backend
 from netdsl.errors import NetError
+from netdsl.inference import Predictor
 from netdsl.insight.check import check_program
 from netdsl.insight.expectations import run_test
 from netdsl.insight.gradcheck import gradcheck
@@ -23,7 +24,6 @@ from netdsl.language.format import format_text
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
 from netdsl.ops import OPS
-from netdsl.train.use import Predictor
 from tests.conftest import ROOT
 from tests.forged import TYPES, Parts
 from tests.processes import NETDSL, finished
@@ -423,8 +423,8 @@ def test_one_name_for_two_blocks_of_two_files_is_refused(tmp_path: Path) -> None
 
 def test_a_run_s_text_spells_out_every_default_and_means_the_same() -> None:
     from netdsl.language.format import format_file
-    from netdsl.train.recipe import SIGNATURE, resolve_recipe
-    from netdsl.train.written import resolve_file
+    from netdsl.training.recipe.recipe import SIGNATURE, resolve_recipe
+    from netdsl.training.recipe.resolved_recipe import resolve_file
 
     text = (
         "net first { input(8x8x1); fc(10) }\nnet second(w=4) { input(8x8x1); fc(w) -> fc(10) }\n"
@@ -444,7 +444,7 @@ def test_a_run_s_text_spells_out_every_default_and_means_the_same() -> None:
 
 
 def test_own_expectations_replace_inherited_ones() -> None:
-    from netdsl.train.recipe import resolve_recipe
+    from netdsl.training.recipe.recipe import resolve_recipe
 
     text = (
         "net a { input(8x8x1); fc(10) }\ndata { source = digits }\n"

@@ -18,9 +18,9 @@ from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import program
-from netdsl.train import checkpoint
-from netdsl.train.loop import Trainer
-from netdsl.train.resume import load_continuation
+from netdsl.training.run.loop import Trainer
+from netdsl.training.store import checkpoint
+from netdsl.training.store.resume import load_continuation
 from tests.test_data import idx, write_mnist
 
 NET = """net a { input(8x8x1); fc(10) }

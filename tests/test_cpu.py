@@ -55,8 +55,8 @@ from netdsl.passes.simplify import simplify
 from netdsl.plan.plan import Plan, make_plan
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
-from netdsl.train.compile import compile_step
-from netdsl.train.recipe import default_recipe
+from netdsl.training.recipe.recipe import default_recipe
+from netdsl.training.step.compile import compile_step
 from netdsl.types import Graph, Node, TensorType
 from tests.conftest import ROOT
 from tests.graphs import (

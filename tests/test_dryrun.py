@@ -16,9 +16,9 @@ from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.train.dryrun import dry_run
-from netdsl.train.job import prepare_job
-from netdsl.train.memory import predict_memory
+from netdsl.training.job import prepare_job
+from netdsl.training.run.dry_run import dry_run
+from netdsl.training.run.memory import predict_memory
 from tests.conftest import ROOT
 from tests.test_cli import DIGITS, LENET
 

@@ -19,7 +19,7 @@ from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.train import checkpoint
+from netdsl.training.store import checkpoint
 from netdsl.types import TensorType
 from tests.emulated import Gpu, emulated
 from tests.graphs import values_for

@@ -9,8 +9,13 @@ from netdsl.insight.expectations import Outcome, check_test, run_test
 from netdsl.language.budget import Budget
 from netdsl.language.parse import parse, parse_expression
 from netdsl.language.program import program
-from netdsl.train.expect import METRICS, check_expectation, check_test_metrics, judge_expectations
-from netdsl.train.recipe import resolve_recipe
+from netdsl.training.recipe.expectations import (
+    METRICS,
+    check_expectation,
+    check_test_metrics,
+    judge_expectations,
+)
+from netdsl.training.recipe.recipe import resolve_recipe
 
 NET = """
 net n {

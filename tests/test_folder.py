@@ -630,7 +630,7 @@ def test_ants_and_bees(data_dir: Path, netdsl: Any, tmp_path: Path) -> None:
 
 def test_several_sizes_are_averaged(netdsl: Any, pictures: Path) -> None:
     from netdsl.backends import open_backend
-    from netdsl.train.use import Predictor
+    from netdsl.inference import Predictor
 
     (pictures.parent / "colours.net").write_text(NET)
     netdsl("train", "colours.net", "--out", "run", "--set", "train.epochs=1", "--json")

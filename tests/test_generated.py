@@ -36,8 +36,8 @@ from netdsl.plan.verify import verify_plan
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.signature import Chosen
-from netdsl.train.compile import compile_accumulation, compile_step
-from netdsl.train.precision import LOW_PRECISIONS, PRECISIONS
+from netdsl.training.recipe.precision import LOW_PRECISIONS, PRECISIONS
+from netdsl.training.step.compile import compile_accumulation, compile_step
 from netdsl.types import Attrs, Graph, Node, TensorType
 from tests.conftest import HypothesisDraw
 from tests.graphs import (

@@ -17,13 +17,13 @@ from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, program
 from netdsl.runtime.state import draw
-from netdsl.train import checkpoint
-from netdsl.train.job import prepare_job
-from netdsl.train.loop import Trainer
-from netdsl.train.overfit import overfit
-from netdsl.train.recipe import resolve_recipe
-from netdsl.train.step import training_graph
-from netdsl.train.watch import build_watch_graph, parse_watch, summarise_watch
+from netdsl.training.job import prepare_job
+from netdsl.training.recipe.recipe import resolve_recipe
+from netdsl.training.run.loop import Trainer
+from netdsl.training.run.overfit import overfit
+from netdsl.training.step.graphs import training_graph
+from netdsl.training.step.watch import build_watch_graph, parse_watch, summarise_watch
+from netdsl.training.store import checkpoint
 
 REFERENCE = open_backend("reference")
 NET = """net small {
@@ -90,7 +90,7 @@ def test_the_first_fault_is_found_where_it_was_made(
         assert all(np.isfinite(v).all() for v in saved.states.values())
         assert "last.safetensors, of epoch 1" in e.value.render()
         monkeypatch.undo()
-        from netdsl.train.resume import load_continuation
+        from netdsl.training.store.resume import load_continuation
 
         found = load_continuation(tmp_path)
         again = Trainer(found.program, None, REFERENCE, saved=found.saved)

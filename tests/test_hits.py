@@ -22,20 +22,20 @@ from netdsl.backends import open_backend
 from netdsl.cli.show import show_confusion
 from netdsl.data import sources
 from netdsl.data.samples import training_batches
+from netdsl.inference import EvaluationReport, Predictor
 from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.ops import OPS
 from netdsl.ops.draw import operand_array
 from netdsl.ops.loss import best_first
 from netdsl.ops.op import Operand
-from netdsl.train import checkpoint
-from netdsl.train.checkpoint import Checkpoint
-from netdsl.train.job import prepare_job
-from netdsl.train.losses import LOSSES, Objective
-from netdsl.train.metrics import Score
-from netdsl.train.overfit import overfit
-from netdsl.train.recipe import resolve_recipe
-from netdsl.train.use import EvaluationReport, Predictor
+from netdsl.training.job import prepare_job
+from netdsl.training.recipe.losses import LOSSES, Objective
+from netdsl.training.recipe.recipe import resolve_recipe
+from netdsl.training.run.evaluate import Score
+from netdsl.training.run.overfit import overfit
+from netdsl.training.store import checkpoint
+from netdsl.training.store.checkpoint import Checkpoint
 from netdsl.types import Array, TensorType
 
 TIED = st.sampled_from([-1.0, -0.0, 0.0, 1.0, 1e-30, np.inf, -np.inf, np.nan])

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from netdsl.errors import NetError
-from netdsl.train import checkpoint
+from netdsl.training.store import checkpoint
 from tests.processes import LIMIT, NETDSL, SILENT, finished, started, wait_for
 from tests.test_resume import NET, go_on, kept, run
 

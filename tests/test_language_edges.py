@@ -18,7 +18,7 @@ from netdsl.language.override import override
 from netdsl.language.parse import DEEPEST_NESTING, parse, parse_expression
 from netdsl.language.program import program
 from netdsl.layers.convolution import pads
-from netdsl.train.recipe import resolve_recipe
+from netdsl.training.recipe.recipe import resolve_recipe
 from netdsl.types import dims
 from netdsl.values import Size
 

@@ -15,9 +15,9 @@ from netdsl.backends.base import UNDER_WAY
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import program
-from netdsl.train import stepper
-from netdsl.train.loop import Trainer
-from netdsl.train.resume import load_continuation
+from netdsl.training.run import stepper
+from netdsl.training.run.loop import Trainer
+from netdsl.training.store.resume import load_continuation
 
 NET = "net n { input(8x8x1); fc(10) }\ndata { source = digits, batch = 64 }\n"
 

@@ -12,7 +12,7 @@ from netdsl.errors import Diagnostic
 from netdsl.insight.check import check_program
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
-from netdsl.train.lints import LINTS, recipe_warnings
+from netdsl.training.recipe.lints import LINTS, recipe_warnings
 from tests.conftest import ROOT
 
 MODELS = sorted((ROOT / "models").rglob("*.net"))

@@ -14,11 +14,11 @@ from netdsl.ir.text import to_text
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
-from netdsl.train.expect import judge_expectations
-from netdsl.train.job import prepare_job
-from netdsl.train.loop import Trainer
-from netdsl.train.recipe import resolve_recipe
-from netdsl.train.step import training_graph
+from netdsl.training.job import prepare_job
+from netdsl.training.recipe.expectations import judge_expectations
+from netdsl.training.recipe.recipe import resolve_recipe
+from netdsl.training.run.loop import Trainer
+from netdsl.training.step.graphs import training_graph
 from tests.conftest import ROOT
 from tests.golden import matches_golden
 

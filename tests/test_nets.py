@@ -24,7 +24,7 @@ from netdsl.language.program import load, program
 from netdsl.layers import LAYERS
 from netdsl.ops import OPS
 from netdsl.ops.draw import RandomDraw
-from netdsl.train.recipe import resolve_recipe
+from netdsl.training.recipe.recipe import resolve_recipe
 from tests.conftest import ROOT
 from tests.host import GPP, hosted
 from tests.nets import alone, drawn_net, drawn_recipe, words

@@ -11,7 +11,7 @@ import pytest
 from netdsl.globs import matches
 from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
-from netdsl.train.optimizers import OPTIMIZERS, Update, emit_update
+from netdsl.training.recipe.optimizers import OPTIMIZERS, Update, emit_update
 from netdsl.types import Graph, TensorType
 from netdsl.values import Argument
 

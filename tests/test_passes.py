@@ -31,7 +31,7 @@ from netdsl.passes.rewrite import common, dead
 from netdsl.passes.simplify import simplify
 from netdsl.runtime.executor import FoldedExecutor
 from netdsl.runtime.state import State
-from netdsl.train.step import training_graph
+from netdsl.training.step.graphs import training_graph
 from netdsl.types import Array, Graph, Node, TensorType
 from tests.conftest import ROOT, HypothesisDraw
 from tests.drawn import drawn_graph
@@ -419,8 +419,8 @@ def test_the_recipe_names_what_is_computed_again() -> None:
     from netdsl.errors import NetError
     from netdsl.language.parse import parse
     from netdsl.language.program import program
-    from netdsl.train.compile import compile_step
-    from netdsl.train.recipe import resolve_recipe
+    from netdsl.training.recipe.recipe import resolve_recipe
+    from netdsl.training.step.compile import compile_step
 
     text = (
         (ROOT / "models" / "resnet.net").read_text()

@@ -35,7 +35,7 @@ from netdsl.data.preparation import Preparation
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import program
-from netdsl.train.job import prepare_job as prepare_job
+from netdsl.training.job import prepare_job as prepare_job
 from netdsl.values import Size
 from tests.conftest import ROOT
 

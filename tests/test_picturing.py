@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from netdsl.backends import open_backend
+from netdsl.inference import Predictor
 from netdsl.insight.filters import MOST, filters_picture
 from netdsl.insight.tiles import SIDE, signed, stretched, tiled
 from netdsl.insight.visualize import GREY, Climb, climb, visualized
@@ -18,8 +19,7 @@ from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.runtime.state import draw
-from netdsl.train.checkpoint import Checkpoint, save
-from netdsl.train.use import Predictor
+from netdsl.training.store.checkpoint import Checkpoint, save
 
 NET = """
 net n {

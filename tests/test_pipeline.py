@@ -18,10 +18,14 @@ from netdsl.data.samples import Samples, split, training_batches
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import program
-from netdsl.train import checkpoint
-from netdsl.train.checkpoint import Checkpoint
-from netdsl.train.job import Job, prepare_job
-from netdsl.train.pipeline import PIPELINE_KEY, check_pipeline, pipeline_revisions
+from netdsl.training.job import Job, prepare_job
+from netdsl.training.store import checkpoint
+from netdsl.training.store.checkpoint import Checkpoint
+from netdsl.training.store.pipeline_revisions import (
+    PIPELINE_KEY,
+    check_pipeline,
+    pipeline_revisions,
+)
 from tests.forged import write_forged
 from tests.test_folder import write
 from tests.torch_values import image

@@ -43,10 +43,10 @@ from netdsl.runtime import executor as executor_module
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.signature import Chosen, OneFrom
-from netdsl.train.compile import compile_step
-from netdsl.train.precision import PRECISIONS
-from netdsl.train.recipe import resolve_recipe
-from netdsl.train.step import training_graph
+from netdsl.training.recipe.precision import PRECISIONS
+from netdsl.training.recipe.recipe import resolve_recipe
+from netdsl.training.step.compile import compile_step
+from netdsl.training.step.graphs import training_graph
 from netdsl.types import Graph, Node, TensorType
 from netdsl.values import Symbol
 from tests.conftest import ROOT, HypothesisDraw

@@ -13,10 +13,10 @@ from netdsl.backends import open_backend
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import program
-from netdsl.train import checkpoint
-from netdsl.train.loop import Trainer
-from netdsl.train.precision import SCALE, SKIPPED_STEPS
-from netdsl.train.resume import load_continuation
+from netdsl.training.run.loop import Trainer
+from netdsl.training.step.loss_scale import SCALE, SKIPPED_STEPS
+from netdsl.training.store import checkpoint
+from netdsl.training.store.resume import load_continuation
 from netdsl.types import Array
 from tests.conftest import ROOT
 from tests.test_resume import kept

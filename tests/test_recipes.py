@@ -19,11 +19,11 @@ from netdsl.language.parse import parse
 from netdsl.language.program import Program, program
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import draw
-from netdsl.train import checkpoint
-from netdsl.train.loop import Result, Trainer
-from netdsl.train.recipe import resolve_recipe, stage_names
-from netdsl.train.step import accumulating_graph, training_graph
-from netdsl.train.written import resolve_file
+from netdsl.training.recipe.recipe import resolve_recipe, stage_names
+from netdsl.training.recipe.resolved_recipe import resolve_file
+from netdsl.training.run.loop import Result, Trainer
+from netdsl.training.step.graphs import accumulating_graph, training_graph
+from netdsl.training.store import checkpoint
 from netdsl.types import Graph
 
 NET = """
@@ -161,7 +161,7 @@ def test_the_average_begins_at_the_weights_and_follows_them() -> None:
 
 
 def test_averaged_weights_are_what_is_judged_and_kept(tmp_path: Path) -> None:
-    from netdsl.train.use import Predictor
+    from netdsl.inference import Predictor
 
     result = run(tmp_path, "train { ema = 0.95, epochs = 2, optimizer = adam(lr=0.01) }")
     last = checkpoint.load(tmp_path / "last.safetensors").states
@@ -305,8 +305,8 @@ def test_batch_norm_over_one_image_says_what_to_use_instead() -> None:
 
 
 def test_a_dry_run_sees_that_the_first_weights_do_not_fit(tmp_path: Path) -> None:
-    from netdsl.train.dryrun import dry_run
-    from netdsl.train.job import prepare_job
+    from netdsl.training.job import prepare_job
+    from netdsl.training.run.dry_run import dry_run
 
     run(tmp_path, "train { epochs = 1 }")
     text = (NET + f'train {{ init = weights("{tmp_path}") }}').replace("fc(10)", "fc(5) -> fc(10)")

@@ -18,13 +18,13 @@ from netdsl.errors import NetError
 from netdsl.files import append
 from netdsl.language.parse import parse
 from netdsl.language.program import program
-from netdsl.train import checkpoint, metrics
-from netdsl.train.loop import Result, Trainer
-from netdsl.train.recipe import stage_names
-from netdsl.train.resume import load_continuation
-from netdsl.train.stages import run_stages
-from netdsl.train.standing import TIMING_METRICS
-from netdsl.train.watch import parse_watch
+from netdsl.training.recipe.recipe import stage_names
+from netdsl.training.run.loop import Result, Trainer
+from netdsl.training.run.stages import run_stages
+from netdsl.training.step.watch import parse_watch
+from netdsl.training.store import checkpoint, metrics
+from netdsl.training.store.progress import TIMING_METRICS
+from netdsl.training.store.resume import load_continuation
 from tests.forged import write_forged
 
 NET = """

@@ -14,16 +14,16 @@ from netdsl.backends import open_backend
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import program
-from netdsl.train import checkpoint
-from netdsl.train.expect import judge_expectations
-from netdsl.train.job import prepare_job
-from netdsl.train.lock import lock_directories
-from netdsl.train.loop import Trainer
-from netdsl.train.metrics import MetricsLog
-from netdsl.train.overfit import overfit
-from netdsl.train.resume import load_continuation
-from netdsl.train.stages import run_stages
-from netdsl.train.watch import parse_watch
+from netdsl.training.job import prepare_job
+from netdsl.training.recipe.expectations import judge_expectations
+from netdsl.training.run.loop import Trainer
+from netdsl.training.run.overfit import overfit
+from netdsl.training.run.stages import run_stages
+from netdsl.training.step.watch import parse_watch
+from netdsl.training.store import checkpoint
+from netdsl.training.store.lock import lock_directories
+from netdsl.training.store.metrics_log import MetricsLog
+from netdsl.training.store.resume import load_continuation
 from tests.processes import NETDSL, SILENT, finished, started, wait_for
 from tests.test_resume import kept
 
@@ -267,7 +267,7 @@ def test_a_change_in_a_stage_is_written_down(tmp_path: Path) -> None:
 @pytest.mark.parametrize("order", [1, -1])
 def test_what_is_set_by_name_holds(order: int) -> None:
     from netdsl.language.override import override
-    from netdsl.train.recipe import resolve_recipe
+    from netdsl.training.recipe.recipe import resolve_recipe
 
     settings = ["train.early.epochs=7", "train.epochs=3"][::order]
     p = program(override(parse(STAGED), settings))

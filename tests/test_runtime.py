@@ -17,7 +17,7 @@ from netdsl.language.parse import parse
 from netdsl.language.program import load, program
 from netdsl.runtime.executor import Executor, FoldedExecutor, Workspace
 from netdsl.runtime.state import State, draw
-from netdsl.train.job import prepare_job
+from netdsl.training.job import prepare_job
 from netdsl.types import Array, Attrs, Graph, Node, TensorType
 from tests.conftest import ROOT
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from netdsl.signature import Chosen
-from netdsl.train.schedules import SCHEDULES, Moment, rate_factor
+from netdsl.training.recipe.schedules import SCHEDULES, Moment, rate_factor
 from netdsl.values import Argument
 
 STEPS = 50

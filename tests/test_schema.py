@@ -27,10 +27,10 @@ from netdsl.schema import (
     Whole,
     read_json,
 )
-from netdsl.train import checkpoint
-from netdsl.train.checkpoint import MAX_HEADER, Checkpoint
-from netdsl.train.metrics import MetricsLog
-from netdsl.train.standing import Progress
+from netdsl.training.store import checkpoint
+from netdsl.training.store.checkpoint import MAX_HEADER, Checkpoint
+from netdsl.training.store.metrics_log import MetricsLog
+from netdsl.training.store.progress import Progress
 from tests.conftest import ROOT
 from tests.forged import ODD, Raw
 

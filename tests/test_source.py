@@ -22,7 +22,7 @@ from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import load
 from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan, make_plan
-from netdsl.train.compile import compile_step
+from netdsl.training.step.compile import compile_step
 from netdsl.types import Graph
 from tests.described import described
 from tests.graphs import BLOCKS, same_graph

@@ -439,7 +439,7 @@ def test_data_sets_are_fetched_into_the_cache(
 def test_a_net_of_another_shape_than_images_have_is_refused(shape: str, augment: str) -> None:
     from netdsl.language.parse import parse
     from netdsl.language.program import program
-    from netdsl.train.fit import check_recipe
+    from netdsl.training.checks import check_recipe
 
     data = f"data {{ source = digits, augment = {augment} }}"
     text = f"net a {{ input({shape}); fc(10) }}\n{data}\ntrain {{ }}"
@@ -450,7 +450,7 @@ def test_a_net_of_another_shape_than_images_have_is_refused(shape: str, augment:
 def test_images_of_a_wrong_size_name_their_file(tmp_path: Path) -> None:
     from netdsl.language.parse import parse
     from netdsl.language.program import program
-    from netdsl.train.job import prepare_job
+    from netdsl.training.job import prepare_job
 
     np.savez(tmp_path / "x.npz", **GOOD | {"labels": np.arange(4)})
     path = str(tmp_path / "x.npz")

@@ -21,23 +21,17 @@ from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.runtime.state import draw
 from netdsl.signature import Chosen, OneFrom
-from netdsl.train import checkpoint
-from netdsl.train.checkpoint import Checkpoint
-from netdsl.train.fit import check_batch_norm, check_classes, check_loss
-from netdsl.train.guard import can_continue
-from netdsl.train.losses import LOSSES
-from netdsl.train.precision import (
-    LOW_PRECISIONS,
-    SCALE,
-    SCALE_STATES,
-    SKIP_FLAG,
-    LossScale,
-    is_exhausted,
-)
-from netdsl.train.recipe import Recipe, resolve_recipe
-from netdsl.train.standing import Progress, load_progress
-from netdsl.train.start import match_states
-from netdsl.train.step import training_graph
+from netdsl.training.checks import check_batch_norm, check_classes, check_loss
+from netdsl.training.recipe.initial_weights import match_states
+from netdsl.training.recipe.losses import LOSSES
+from netdsl.training.recipe.precision import LOW_PRECISIONS
+from netdsl.training.recipe.recipe import Recipe, resolve_recipe
+from netdsl.training.run.nan_check import can_continue
+from netdsl.training.step.graphs import training_graph
+from netdsl.training.step.loss_scale import SCALE, SCALE_STATES, SKIP_FLAG, LossScale, is_exhausted
+from netdsl.training.store import checkpoint
+from netdsl.training.store.checkpoint import Checkpoint
+from netdsl.training.store.progress import Progress, load_progress
 from netdsl.types import Node, TensorType
 from netdsl.values import Argument, Call
 

@@ -16,17 +16,17 @@ from safetensors import safe_open
 
 from netdsl.backends import open_backend
 from netdsl.errors import NetError
+from netdsl.inference import Predictor
 from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, program
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.train import checkpoint
-from netdsl.train.expect import judge_expectations
-from netdsl.train.loop import Result, Trainer
-from netdsl.train.recipe import resolve_recipe
-from netdsl.train.step import evaluation_graph, training_graph
-from netdsl.train.use import Predictor
+from netdsl.training.recipe.expectations import judge_expectations
+from netdsl.training.recipe.recipe import resolve_recipe
+from netdsl.training.run.loop import Result, Trainer
+from netdsl.training.step.graphs import evaluation_graph, training_graph
+from netdsl.training.store import checkpoint
 
 NET = """
 net small {
@@ -171,7 +171,7 @@ def test_side_outputs_weigh_in_training_only() -> None:
 def test_clipping_bounds_the_joint_norm() -> None:
     from netdsl.ir.builder import Builder
     from netdsl.ir.evaluate import results
-    from netdsl.train.step import _clip_gradients
+    from netdsl.training.step.graphs import _clip_gradients
     from netdsl.types import TensorType
 
     b = Builder(dtype="float64")

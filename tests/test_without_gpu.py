@@ -36,10 +36,10 @@ from netdsl.plan.placement import Placement
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.signature import OneFrom
-from netdsl.train import loop
-from netdsl.train.compile import compile_step
-from netdsl.train.precision import PRECISIONS
-from netdsl.train.recipe import Recipe
+from netdsl.training.recipe.precision import PRECISIONS
+from netdsl.training.recipe.recipe import Recipe
+from netdsl.training.run import loop
+from netdsl.training.step.compile import compile_step
 from netdsl.types import Attrs, Graph, Node, TensorType
 from netdsl.values import Symbol
 from tests.conftest import ROOT

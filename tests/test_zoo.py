@@ -23,7 +23,7 @@ from netdsl.language.network import Network
 from netdsl.language.program import Program, load
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.train.compile import compile_step
+from netdsl.training.step.compile import compile_step
 from netdsl.types import Array, Graph
 from tests.conftest import ROOT
 from tests.graphs import plain_recipe, values_for

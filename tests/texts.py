@@ -23,11 +23,11 @@ from netdsl.language.parse import parse_expression
 from netdsl.layers import LAYERS
 from netdsl.layers.init import INITS
 from netdsl.signature import REQUIRED, Param, Signature
-from netdsl.train.losses import LOSSES
-from netdsl.train.optimizers import OPTIMIZERS
-from netdsl.train.precision import PRECISIONS
-from netdsl.train.recipe import SIGNATURE as TRAIN
-from netdsl.train.schedules import SCHEDULES
+from netdsl.training.recipe.losses import LOSSES
+from netdsl.training.recipe.optimizers import OPTIMIZERS
+from netdsl.training.recipe.precision import PRECISIONS
+from netdsl.training.recipe.recipe import SIGNATURE as TRAIN
+from netdsl.training.recipe.schedules import SCHEDULES
 
 
 class Draw(random.Random):

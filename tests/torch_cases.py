@@ -17,10 +17,10 @@ from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, program
 from netdsl.signature import Chosen
-from netdsl.train.recipe import resolve_recipe
-from netdsl.train.schedules import SCHEDULES, Moment, rate_factor
-from netdsl.train.standing import Progress
-from netdsl.train.step import training_graph
+from netdsl.training.recipe.recipe import resolve_recipe
+from netdsl.training.recipe.schedules import SCHEDULES, Moment, rate_factor
+from netdsl.training.step.graphs import training_graph
+from netdsl.training.store.progress import Progress
 from netdsl.types import Array, Node
 from netdsl.values import Argument
 

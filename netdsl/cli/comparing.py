@@ -38,8 +38,8 @@ def diff(a: Side, b: Side, as_json: Json = False) -> int:
 def _network(place: str) -> Network:
     """The net of a file by its name, or the one that a checkpoint was trained with."""
     from netdsl.language.elaborate import Settings, elaborate
-    from netdsl.train import checkpoint
-    from netdsl.train.recipe import resolve_recipe
+    from netdsl.training.recipe.recipe import resolve_recipe
+    from netdsl.training.store import checkpoint
 
     path, name = split(place)
     weights = Path(path) / "best.safetensors" if Path(path).is_dir() else Path(path)

@@ -41,7 +41,7 @@ def load_recipe(path: str, settings: list[str] | None, recipe: str | None) -> Pr
     net."""
     from netdsl.language.override import override
     from netdsl.language.program import program
-    from netdsl.train.recipe import net_name
+    from netdsl.training.recipe.recipe import net_name
 
     file = _tree(path)
     if settings:
@@ -74,7 +74,7 @@ def run_directory(path: str, out: Path | None) -> Path:
     Raises NetError where the one that was asked for holds files of a run already, or a directory
     in it does, which may have the name of a stage.
     """
-    from netdsl.train.loop import RUN_FILES
+    from netdsl.training.run.loop import RUN_FILES
 
     if out is not None:
         paths = [p for name in RUN_FILES for place in (name, f"*/{name}") for p in out.glob(place)]

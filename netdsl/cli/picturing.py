@@ -36,8 +36,8 @@ def filters(
     Example: netdsl filters runs/cifar-1/best.safetensors -o filters.png
     """
     from netdsl.backends import open_backend
+    from netdsl.inference import Predictor
     from netdsl.insight.filters import convolution, drawn, filters_picture, weights_of
-    from netdsl.train.use import Predictor
 
     _check_name(out)
     trained = Predictor(weights, open_backend("reference"))
@@ -75,8 +75,8 @@ def activations(
     Example: netdsl activations runs/cifar-1/best.safetensors frog.png s1 -o maps.png
     """
     from netdsl.backends import open_backend
+    from netdsl.inference import Predictor
     from netdsl.insight.maps import feature_maps, maps_picture
-    from netdsl.train.use import Predictor
 
     _check_name(out)
     maps = feature_maps(Predictor(weights, open_backend(device)), image, layer)
@@ -107,9 +107,9 @@ def visualize(
     Example: netdsl visualize runs/cifar-1/best.safetensors s3.cbr1:5 -o feature.png
     """
     from netdsl.backends import open_backend
+    from netdsl.inference import Predictor
     from netdsl.insight.tiles import stretched, tiled
     from netdsl.insight.visualize import Climb, visualized
-    from netdsl.train.use import Predictor
 
     _check_name(out)
     layer, channel = _channel(place)

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from netdsl.inference import EvaluationReport
     from netdsl.insight.compare import Difference
     from netdsl.insight.expectations import TestResult
     from netdsl.insight.explain import Change, Compiled
     from netdsl.insight.summary import Summary
-    from netdsl.train.dryrun import DryRun
-    from netdsl.train.loop import Result, Trainer
-    from netdsl.train.loop import StepReport as Standing
-    from netdsl.train.memory import Memory
-    from netdsl.train.overfit import OverfitResult
-    from netdsl.train.use import EvaluationReport
-    from netdsl.train.watch import WatchRequest
+    from netdsl.training.run.dry_run import DryRun
+    from netdsl.training.run.loop import Result, Trainer
+    from netdsl.training.run.loop import StepReport as Standing
+    from netdsl.training.run.memory import Memory
+    from netdsl.training.run.overfit import OverfitResult
+    from netdsl.training.step.watch import WatchRequest
 
 
 def wide_console() -> Console:

@@ -34,8 +34,8 @@ from netdsl.interrupt import asking
 if TYPE_CHECKING:
     from netdsl.backends.base import Backend
     from netdsl.language.program import Program
-    from netdsl.train.checkpoint import Checkpoint
-    from netdsl.train.loop import Result, Trainer
+    from netdsl.training.run.loop import Result, Trainer
+    from netdsl.training.store.checkpoint import Checkpoint
 
 OptionalFile = Annotated[
     str | None, typer.Argument(metavar="FILE[:RECIPE]", help="A .net file; `-` reads stdin.")
@@ -85,11 +85,11 @@ def train(
     Example: netdsl train models/digits.net --set train.epochs=5
     """
     from netdsl.backends import open_backend
-    from netdsl.train.lints import recipe_warnings
-    from netdsl.train.lock import lock_directories
-    from netdsl.train.recipe import stage_names
-    from netdsl.train.stages import run_stages
-    from netdsl.train.watch import parse_watch
+    from netdsl.training.recipe.lints import recipe_warnings
+    from netdsl.training.recipe.recipe import stage_names
+    from netdsl.training.run.stages import run_stages
+    from netdsl.training.step.watch import parse_watch
+    from netdsl.training.store.lock import lock_directories
 
     watched = parse_watch(watch, watch_every) if watch is not None else None
     if shrink is not None:
@@ -142,7 +142,7 @@ def _begun(
     file: str | None, out: Path | None, resume: Path | None, settings: list[str] | None
 ) -> tuple[Program, str | None, Checkpoint | None, Path | Callable[[], Path]]:
     """What is trained, which recipe, where its run stood, and where it is kept."""
-    from netdsl.train.resume import load_continuation
+    from netdsl.training.store.resume import load_continuation
 
     if resume is not None:
         if file is not None or out is not None:
@@ -162,9 +162,9 @@ def _begun(
 def _dry_run(
     program: Program, name: str | None, backend: Backend, data: str | None, as_json: bool
 ) -> int:
-    from netdsl.train.dryrun import dry_run
-    from netdsl.train.job import prepare_job
-    from netdsl.train.recipe import stage_names
+    from netdsl.training.job import prepare_job
+    from netdsl.training.recipe.recipe import stage_names
+    from netdsl.training.run.dry_run import dry_run
 
     found = {
         stage or "main": dry_run(
@@ -183,8 +183,8 @@ def _dry_run(
 def _overfit(
     program: Program, name: str | None, backend: Backend, data: str | None, as_json: bool
 ) -> int:
-    from netdsl.train.job import prepare_job
-    from netdsl.train.overfit import overfit
+    from netdsl.training.job import prepare_job
+    from netdsl.training.run.overfit import overfit
 
     job = prepare_job(program, name, data)
     say("\n".join(job.inventory.lines()))
@@ -197,7 +197,7 @@ def _overfit(
 
 
 def _report(trainer: Trainer, result: Result, as_json: bool) -> int:
-    from netdsl.train.expect import judge_expectations
+    from netdsl.training.recipe.expectations import judge_expectations
 
     metrics = result.metrics
     judged = judge_expectations(trainer.recipe.expectations, metrics)

@@ -36,7 +36,7 @@ def evaluate(
     """
     from netdsl.backends import open_backend
     from netdsl.data.inventory import skipped_lines
-    from netdsl.train.use import Predictor
+    from netdsl.inference import Predictor
 
     report = Predictor(weights, open_backend(device)).evaluate(data, size or ())
     if as_json:
@@ -67,7 +67,7 @@ def predict(
     Example: netdsl predict runs/digits-1/best.safetensors three.png
     """
     from netdsl.backends import open_backend
-    from netdsl.train.use import Predictor
+    from netdsl.inference import Predictor
 
     found = Predictor(weights, open_backend(device)).predict(images)
     if as_json:

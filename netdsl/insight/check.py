@@ -11,9 +11,10 @@ from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import Program
-from netdsl.train.fit import check_recipe
-from netdsl.train.lints import Review, Subject, warnings
-from netdsl.train.recipe import check_sections, resolve_recipe
+from netdsl.training.checks import check_recipe
+from netdsl.training.recipe.lint import Review, Subject
+from netdsl.training.recipe.lints import warnings
+from netdsl.training.recipe.recipe import check_sections, resolve_recipe
 
 
 def check_program(

@@ -22,7 +22,7 @@ from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.language.unparse import expression
 from netdsl.signature import Param, Signature
-from netdsl.train.expect import METRICS
+from netdsl.training.recipe.expectations import METRICS
 from netdsl.types import dims
 from netdsl.values import Call, Size, Symbol, Value, show
 

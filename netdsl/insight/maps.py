@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from netdsl.errors import fail
+from netdsl.inference import Predictor
 from netdsl.insight.tiles import stretched, tiled
 from netdsl.passes import pipeline
 from netdsl.runtime.executor import Executor
-from netdsl.train.fit import image_input
-from netdsl.train.use import Predictor
 from netdsl.types import Array, Graph, dims
 
 
@@ -22,7 +21,7 @@ def feature_maps(trained: Predictor, picture: Path, place: str) -> Array:
         raise fail(f"`{place}` gives {dims(node.type.shape[1:])}, a row of numbers and no maps")
     graph = Graph(network.graph.nodes, {"maps": node.name}, name=network.name)
     executor = Executor(pipeline.run(graph, pipeline.FORWARD), trained.backend, trained.state)
-    out = executor.run({image_input(network): trained.load_picture(network, picture)})
+    out = executor.run({network.image_input: trained.load_picture(network, picture)})
     maps: Array = trained.backend.download(out["maps"])[0]
     return maps
 

@@ -15,13 +15,13 @@ from netdsl.language.evaluate import FUNCTIONS
 from netdsl.layers import LAYERS, Layer
 from netdsl.layers.init import INITS
 from netdsl.signature import REQUIRED, Param, Signature
-from netdsl.train.expect import METRICS
-from netdsl.train.lints import LINTS
-from netdsl.train.losses import LOSSES
-from netdsl.train.optimizers import OPTIMIZERS
-from netdsl.train.precision import LOW_PRECISIONS, PRECISIONS
-from netdsl.train.recipe import SIGNATURE as TRAIN
-from netdsl.train.schedules import SCHEDULES
+from netdsl.training.recipe.expectations import METRICS
+from netdsl.training.recipe.lints import LINTS
+from netdsl.training.recipe.losses import LOSSES
+from netdsl.training.recipe.optimizers import OPTIMIZERS
+from netdsl.training.recipe.precision import LOW_PRECISIONS, PRECISIONS
+from netdsl.training.recipe.recipe import SIGNATURE as TRAIN
+from netdsl.training.recipe.schedules import SCHEDULES
 from netdsl.values import show
 
 

@@ -10,10 +10,10 @@ from netdsl.language.program import Program
 from netdsl.passes import pipeline
 from netdsl.passes.fold import Folded
 from netdsl.passes.pipeline import Pass
-from netdsl.train.compile import compile_step
-from netdsl.train.fit import check_loss
-from netdsl.train.recipe import Recipe, default_recipe, net_name, resolve_recipe
-from netdsl.train.step import training_graph
+from netdsl.training.checks import check_loss
+from netdsl.training.recipe.recipe import Recipe, default_recipe, net_name, resolve_recipe
+from netdsl.training.step.compile import compile_step
+from netdsl.training.step.graphs import training_graph
 from netdsl.types import Graph
 
 

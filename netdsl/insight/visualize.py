@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from netdsl.errors import fail
+from netdsl.inference import Predictor
 from netdsl.ir.builder import Builder
 from netdsl.ir.grad import grad
 from netdsl.ir.verify import verify
@@ -20,9 +21,7 @@ from netdsl.language.elaborate import Settings
 from netdsl.language.network import Network
 from netdsl.passes import pipeline
 from netdsl.runtime.executor import Executor
-from netdsl.train.fit import image_input
-from netdsl.train.recipe import Recipe
-from netdsl.train.use import Predictor
+from netdsl.training.recipe.recipe import Recipe
 from netdsl.types import Array, Graph, Node, TensorType, dims
 
 CHOSEN, SCORE, GRADIENT = "chosen", "score", "gradient"
@@ -129,7 +128,7 @@ def visualized(
         raise fail(message, help=f"its {count} channels count from 0 to {count - 1}")
     channels = (channel,) if channel is not None else tuple(range(min(count, most)))
     network = trained.network(_settings(trained.recipe, len(channels)))
-    image = image_input(network)
+    image = network.image_input
     shape = network.graph[image].type.shape
     if len(shape) != 4 or shape[-1] not in (1, 3):
         raise fail(f"the net takes {dims(shape[1:])}; pictures have 1 or 3 channels")

@@ -72,6 +72,20 @@ class Network:
         return f"{why}: {', '.join(found[:_MOST_SHOWN])}{more}" if found else None
 
     @cached_property
+    def image_input(self) -> str:
+        """The name of the one image input. Raises NetError where there are several."""
+        images = [n for n in self.graph.inputs if n.type.rank > 1]
+        if len(images) != 1:
+            names = ", ".join(n.name for n in images)
+            raise fail(f"`{self.name}` has the inputs {names}; the data sources give one image")
+        return images[0].name
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of one image that the net takes: H x W x C."""
+        return self.graph[self.image_input].type.shape[1:]
+
+    @cached_property
     def parameters(self) -> tuple[Node, ...]:
         """The learnable states."""
         return tuple(n for n in self.graph.states if n.attrs["trainable"])

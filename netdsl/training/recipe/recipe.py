@@ -14,12 +14,12 @@ from netdsl.language.elaborate import Settings, Shrink, small
 from netdsl.language.program import Program, section_values
 from netdsl.limits import MOST_CHAINED, MOST_EPOCHS, MOST_GLOBS
 from netdsl.signature import Chosen, OneFrom, Param, Signature
-from netdsl.train.expect import check_expectation
-from netdsl.train.losses import Objective, ObjectiveKind
-from netdsl.train.optimizers import OPTIMIZERS
-from netdsl.train.precision import PRECISIONS
-from netdsl.train.schedules import SCHEDULES
-from netdsl.train.start import INITIAL_WEIGHTS
+from netdsl.training.recipe.expectations import check_expectation
+from netdsl.training.recipe.initial_weights import INITIAL_WEIGHTS
+from netdsl.training.recipe.losses import Objective, ObjectiveKind
+from netdsl.training.recipe.optimizers import OPTIMIZERS
+from netdsl.training.recipe.precision import PRECISIONS
+from netdsl.training.recipe.schedules import SCHEDULES
 from netdsl.values import Argument, Symbol, Value
 
 

@@ -15,8 +15,7 @@ from netdsl.ops import OPS
 from netdsl.plan.fusion import ALONE, Fusion
 from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan, make_plan
-from netdsl.train.fit import image_shape
-from netdsl.train.job import Job
+from netdsl.training.job import Job
 from netdsl.types import Array, Node, sized
 
 MAX_TENSORS = 6
@@ -123,7 +122,7 @@ def _data_bytes(job: Job) -> int:
     parts = [job.dataset.train, job.train, job.validation, *([read_test()] if read_test else [])]
     arrays: dict[int, Array] = {id(s.images): s.images for s in parts}
     held = sum(a.nbytes for a in arrays.values() if isinstance(a, np.ndarray))
-    image = int(np.prod(image_shape(job.network)))
+    image = int(np.prod(job.network.image_shape))
     batches = max(job.images_per_update, job.evaluation_network.batch) * (AHEAD + 2)
     return held + image * batches
 

@@ -8,17 +8,18 @@ from pathlib import Path
 from netdsl.backends.base import Backend
 from netdsl.language.format import format_file
 from netdsl.language.program import Program
-from netdsl.train import checkpoint
-from netdsl.train.checkpoint import SUFFIX, Checkpoint
-from netdsl.train.fit import check_recipe
-from netdsl.train.job import prepare_job
-from netdsl.train.lock import lock_directories
-from netdsl.train.loop import Result, Trainer
-from netdsl.train.metrics import has_test_metrics
-from netdsl.train.recipe import resolve_recipe, stage_names
-from netdsl.train.resume import load_last
-from netdsl.train.standing import load_progress
-from netdsl.train.written import resolve_file, without_expectations, write_recipe
+from netdsl.training.checks import check_recipe
+from netdsl.training.job import prepare_job
+from netdsl.training.recipe.recipe import resolve_recipe, stage_names
+from netdsl.training.recipe.resolved_recipe import resolve_file, without_expectations
+from netdsl.training.run.loop import Result, Trainer
+from netdsl.training.store import checkpoint
+from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
+from netdsl.training.store.lock import lock_directories
+from netdsl.training.store.metrics_log import has_test_metrics
+from netdsl.training.store.progress import load_progress
+from netdsl.training.store.recipe_file import write_recipe
+from netdsl.training.store.resume import load_last
 
 RunStage = Callable[[Trainer, Path], Result]
 

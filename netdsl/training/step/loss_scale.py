@@ -1,18 +1,16 @@
-"""The table of precisions, and the loss scale that gradients of few exponents need, as IR."""
+"""The loss scale that gradients of few exponents need, as IR."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from netdsl.ir.builder import Builder
-from netdsl.kinds import Number, Whole
-from netdsl.signature import Chosen, OneFrom, Param, Signature
-from netdsl.train.losses import pairwise_sum
+from netdsl.signature import Chosen
+from netdsl.training.recipe.losses import pairwise_sum
+from netdsl.training.recipe.precision import MAX_SCALE, MIN_SCALE
 from netdsl.types import Node, TensorType
-from netdsl.values import Symbol
 
 SCALE = "loss_scale"
 """The state that holds what the loss is multiplied by; others stand beneath it."""
@@ -20,64 +18,6 @@ _GOOD, SKIPPED_STEPS = f"{SCALE}.good", f"{SCALE}.skipped"
 SCALE_STATES = (SCALE, _GOOD, SKIPPED_STEPS)
 SKIP_FLAG = "left_out"
 """The output of a step that is 1 where it was left out."""
-MIN_SCALE = 1.0
-"""Where a smaller scale than this does not help, the fault is the net's."""
-MAX_SCALE = 2.0**32
-
-
-@dataclass(frozen=True)
-class Precision:
-    """A way to compute a training step, or a 16-bit type of one."""
-
-    signature: Signature
-    doc: str = ""
-
-
-LOW_PRECISIONS: dict[str, Precision] = {
-    "bfloat16": Precision(Signature("bfloat16"), "the exponents of 32 bits, 8 bits of precision"),
-    "float16": Precision(
-        Signature(
-            "float16",
-            (
-                Param("scale", Number(MIN_SCALE, MAX_SCALE), 65536.0),
-                Param("steady", Whole(1, 10**6), 2000),
-            ),
-        ),
-        "11 bits of precision, but few exponents, so the loss is scaled: by `scale` at first; a "
-        "step whose gradients are not finite is left out and halves it, `steady` others double it",
-    ),
-}
-
-PRECISIONS: dict[str, Precision] = {
-    "full": Precision(Signature("full"), "32 bits throughout"),
-    "mixed": Precision(
-        Signature(
-            "mixed", (Param("low", OneFrom("16-bit type", LOW_PRECISIONS), Symbol("bfloat16")),)
-        ),
-        "products and activations in 16 bits; weights, statistics and losses in 32",
-    ),
-}
-
-
-def low_precision(precision: Chosen) -> Chosen | None:
-    """The 16-bit type that a step computes in, if it does."""
-    return precision.arguments.get("low")
-
-
-def has_loss_scale(precision: Chosen) -> bool:
-    """Whether the loss is scaled."""
-    low = low_precision(precision)
-    return low is not None and "scale" in low.arguments
-
-
-def describe_precision(precision: Chosen) -> str:
-    """A precision in words."""
-    low = low_precision(precision)
-    if low is None:
-        return precision.name
-    words = f"{precision.name}, products and activations in {low.name}"
-    first = low.arguments.get("scale")
-    return words if first is None else f"{words}, the loss scaled by {first:,.0f} at first"
 
 
 class LossScale:

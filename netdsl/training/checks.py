@@ -18,9 +18,9 @@ from netdsl.language.program import Program
 from netdsl.limits import MATCHES_A_STEP
 from netdsl.ops import OPS
 from netdsl.printable import printable_line
-from netdsl.train.recipe import Recipe, resolve_recipe
-from netdsl.train.start import match_states
-from netdsl.train.step import training_graph
+from netdsl.training.recipe.initial_weights import match_states
+from netdsl.training.recipe.recipe import Recipe, resolve_recipe
+from netdsl.training.step.graphs import training_graph
 from netdsl.types import Graph, dims
 
 
@@ -70,20 +70,6 @@ def check_batch_norm(network: Network, recipe: Recipe) -> None:
         )
 
 
-def image_input(network: Network) -> str:
-    """The name of a net's one image input. Raises NetError where there are several."""
-    images = [n for n in network.graph.inputs if n.type.rank > 1]
-    if len(images) != 1:
-        names = ", ".join(n.name for n in images)
-        raise fail(f"`{network.name}` has the inputs {names}; the data sources give one image")
-    return images[0].name
-
-
-def image_shape(network: Network) -> tuple[int, ...]:
-    """The shape of one image that a net takes."""
-    return network.graph[image_input(network)].type.shape[1:]
-
-
 MAX_EVALUATION_IMAGES, MAX_EVALUATION_VALUES, MAX_EVALUATION_BYTES = 250, 2**22, 2**27
 """Images that are judged at once, values in them, and bytes of what their layers give; but never
 fewer images than a training step has."""
@@ -92,7 +78,7 @@ fewer images than a training step has."""
 def evaluation_batch(network: Network, data: DataConfig) -> int:
     """How many images are judged at once; as many as fit where a training step of this network
     does."""
-    images = MAX_EVALUATION_VALUES // math.prod(image_shape(network))
+    images = MAX_EVALUATION_VALUES // math.prod(network.image_shape)
     kept, most = _activation_bytes(network.graph)
     fit = network.batch * max(MAX_EVALUATION_BYTES, kept // 2) // most  # half of them are not kept
     return max(data.batch, min(MAX_EVALUATION_IMAGES, images, fit))
@@ -114,12 +100,12 @@ def _activation_bytes(graph: Graph) -> tuple[int, int]:
 
 def training_transform(network: Network, data: DataConfig) -> Preparation:
     """What images go through before a net learns from them."""
-    return Preparation(data.augment, image_shape(network))
+    return Preparation(data.augment, network.image_shape)
 
 
 def evaluation_transform(network: Network, data: DataConfig) -> Preparation:
     """What images go through before a net is judged by them, or used on them."""
-    return Preparation(data.eval_transform, image_shape(network))
+    return Preparation(data.eval_transform, network.image_shape)
 
 
 def check_data(network: Network, data: DataConfig, dataset: Dataset) -> None:
@@ -159,19 +145,19 @@ def _check_class_gaps(dataset: Dataset) -> None:
 def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | None) -> None:
     """Raises NetError where images of this shape (None: pictures of any size) do not fit the
     net's input when they have gone through what the data section says."""
-    wanted = network.graph[image_input(network)]
+    wanted = network.graph[network.image_input]
     for key, prepare, count in (
         ("augment", training_transform(network, data), data.batch),
         ("eval_transform", evaluation_transform(network, data), evaluation_batch(network, data)),
     ):
         given = _prepared_shape(prepare, image, count, wanted.span)
-        if image is not None and given != image_shape(network):
+        if image is not None and given != network.image_shape:
             file = data.source.arguments.get("path")
             after = f", after `{key}` {dims(given)}" if given != image else ""
             other = f"end `{key}` with a crop" if after else "choose another source"
             raise fail(
                 f"the images{f' of {file}' if file else ''} are {dims(image)}{after}, the net "
-                f"wants {dims(image_shape(network))}",
+                f"wants {dims(network.image_shape)}",
                 wanted.span,
                 help=f"begin the net with `input({dims(given)})`, or {other}",
             )

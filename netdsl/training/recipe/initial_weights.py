@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from netdsl.errors import NetError, Span, fail
+from netdsl.errors import Span, fail
 from netdsl.globs import any_matches, matched
 from netdsl.kinds import GLOBS, Text
-from netdsl.runtime.state import State
-from netdsl.signature import Chosen, Param, Signature
+from netdsl.signature import Param, Signature
 from netdsl.types import Array, Node, dims
 
 Shape = tuple[int, ...]
@@ -81,33 +79,3 @@ def _rest(wrong: Sequence[str]) -> list[str]:
 
 def shapes_of(values: Mapping[str, Array]) -> dict[str, Shape]:
     return {name: tuple(v.shape) for name, v in values.items()}
-
-
-def load_initial_weights(
-    init: Chosen, states: Sequence[Node], span: Span | None = None
-) -> tuple[dict[str, Array], list[Node]]:
-    """The weights that `weights(...)` names, and the states that take theirs from them. Raises
-    NetError where they do not fit."""
-    from netdsl.train.checkpoint import SUFFIX, inference_states, load  # `check` reads no weights
-
-    path = Path(init.arguments["file"])
-    best = path / f"best{SUFFIX}"
-    try:
-        found = load(best if best.is_file() else path)
-    except NetError as e:
-        raise e.located(span) from None
-    given, help = (
-        inference_states(found.states),
-        '`weights("FILE", except="head.*")` leaves weights out',
-    )
-    left_out = init.arguments["except"]
-    return given, match_states(states, shapes_of(given), left_out, found.origin, span, help)
-
-
-def initialise_weights(
-    state: State, states: Sequence[Node], init: Chosen | None, span: Span | None = None
-) -> None:
-    """Gives `state` the weights that a recipe's `init` names, if it names any."""
-    if init is not None:
-        given, wanted = load_initial_weights(init, states, span)
-        state.load(given, wanted, str(init))

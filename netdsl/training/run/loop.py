@@ -25,21 +25,22 @@ from netdsl.language.program import Program
 from netdsl.printable import printable_line
 from netdsl.runtime.executor import Executor, FoldedExecutor, Workspace
 from netdsl.runtime.state import State
-from netdsl.train import checkpoint
-from netdsl.train.checkpoint import Checkpoint, inference_states
-from netdsl.train.guard import Fault, divergence_error, find_fault
-from netdsl.train.job import Job, prepare_job
-from netdsl.train.keeper import RUN_FILES, RunDirectory
-from netdsl.train.memory import out_of_memory_error
-from netdsl.train.metrics import Score, evaluate
-from netdsl.train.pipeline import check_pipeline
-from netdsl.train.precision import SCALE_STATES as SCALED
-from netdsl.train.resume import note_changes
-from netdsl.train.standing import TIMING_METRICS, Progress, load_progress
-from netdsl.train.start import initialise_weights, match_states, shapes_of
-from netdsl.train.step import SUM_SUFFIX
-from netdsl.train.stepper import Diverged, Stepper
-from netdsl.train.watch import WatchRequest, build_watch_graph, summarise_watch
+from netdsl.training.job import Job, prepare_job
+from netdsl.training.recipe.initial_weights import match_states, shapes_of
+from netdsl.training.run.evaluate import Score, evaluate
+from netdsl.training.run.memory import out_of_memory_error
+from netdsl.training.run.nan_check import Fault, divergence_error, find_fault
+from netdsl.training.run.stepper import Diverged, Stepper
+from netdsl.training.step.graphs import SUM_SUFFIX
+from netdsl.training.step.loss_scale import SCALE_STATES as SCALED
+from netdsl.training.step.watch import WatchRequest, build_watch_graph, summarise_watch
+from netdsl.training.store import checkpoint
+from netdsl.training.store.checkpoint import Checkpoint, inference_states
+from netdsl.training.store.pipeline_revisions import check_pipeline
+from netdsl.training.store.progress import TIMING_METRICS, Progress, load_progress
+from netdsl.training.store.resume import note_changes
+from netdsl.training.store.run_directory import RUN_FILES, RunDirectory
+from netdsl.training.store.warm_start import initialise_weights
 
 __all__ = ["RUN_FILES", "Result", "StepReport", "Trainer"]
 

@@ -15,11 +15,11 @@ from netdsl.language.program import Program, program, read_nothing, read_text
 from netdsl.language.unparse import expression
 from netdsl.limits import LONGEST_SENTENCE
 from netdsl.printable import printable_line
-from netdsl.train import checkpoint
-from netdsl.train.checkpoint import SUFFIX, Checkpoint
-from netdsl.train.metrics import last_epoch
-from netdsl.train.recipe import net_name
-from netdsl.train.written import resolve_file
+from netdsl.training.recipe.recipe import net_name
+from netdsl.training.recipe.resolved_recipe import resolve_file
+from netdsl.training.store import checkpoint
+from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
+from netdsl.training.store.metrics_log import last_epoch
 
 FIXED_KEYS = {
     "train.seed": "images that were held out would be trained on",

@@ -19,22 +19,20 @@ from netdsl.language.network import Network
 from netdsl.language.parse import check_limits
 from netdsl.language.program import Program
 from netdsl.passes.fold import Folded
-from netdsl.train.compile import compile_accumulation, compile_evaluation, compile_step
-from netdsl.train.expect import check_test_metrics
-from netdsl.train.fit import (
+from netdsl.training.checks import (
     check_batch_norm,
     check_data,
     check_images,
     check_loss,
     evaluation_batch,
     evaluation_transform,
-    image_input,
-    image_shape,
     training_transform,
 )
-from netdsl.train.recipe import Recipe, resolve_recipe
-from netdsl.train.step import evaluation_graph, training_graph
-from netdsl.train.written import resolve_file
+from netdsl.training.recipe.expectations import check_test_metrics
+from netdsl.training.recipe.recipe import Recipe, resolve_recipe
+from netdsl.training.recipe.resolved_recipe import resolve_file
+from netdsl.training.step.compile import compile_accumulation, compile_evaluation, compile_step
+from netdsl.training.step.graphs import evaluation_graph, training_graph
 from netdsl.types import Graph
 
 
@@ -56,7 +54,7 @@ class Job:
     @property
     def image_input(self) -> str:
         """The name of the input that images go to."""
-        return image_input(self.network)
+        return self.network.image_input
 
     @property
     def augment(self) -> Preparation:
@@ -139,7 +137,6 @@ def elaborate_networks(program: Program, recipe: Recipe) -> tuple[Network, Netwo
     """The net as it is trained, and as it is judged. Raises NetError where it takes no one
     image."""
     network = elaborate(program, recipe.net, recipe.settings(training=True))
-    image_input(network)
     batch = evaluation_batch(network, recipe.data)
     settings = recipe.settings(training=False, batch=batch)
     return network, elaborate(program, recipe.net, settings)
@@ -185,7 +182,7 @@ def prepare_job(
         if not allow_missing:
             raise
         check_images(network, recipe.data, recipe.data.source.record.image)
-        nothing = Samples(np.zeros((0, *image_shape(network)), np.uint8), np.zeros(0, np.int32))
+        nothing = Samples(np.zeros((0, *network.image_shape), np.uint8), np.zeros(0, np.int32))
         return Job(*known, Dataset(nothing, ()), nothing, nothing, e.diagnostics[0].message)
     check_data(network, recipe.data, dataset)
     if dataset.read_test is None:

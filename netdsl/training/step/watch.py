@@ -13,8 +13,8 @@ from netdsl.ir.grad import grad
 from netdsl.ir.verify import verify
 from netdsl.language.network import Network
 from netdsl.ops import OPS
-from netdsl.train.recipe import Recipe
-from netdsl.train.step import build_forward, trainable_weights
+from netdsl.training.recipe.recipe import Recipe
+from netdsl.training.step.graphs import build_forward, trainable_weights
 from netdsl.types import Array, Graph, Node
 
 WATCHABLE = ("gradients", "activations")

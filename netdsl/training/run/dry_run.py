@@ -8,10 +8,10 @@ from typing import Any
 from netdsl.data.inventory import Inventory
 from netdsl.globs import matches
 from netdsl.plan.fusion import ALONE, Fusion
-from netdsl.train.job import Job
-from netdsl.train.memory import Memory, predict_memory
-from netdsl.train.precision import describe_precision
-from netdsl.train.start import load_initial_weights
+from netdsl.training.job import Job
+from netdsl.training.recipe.precision import describe_precision
+from netdsl.training.run.memory import Memory, predict_memory
+from netdsl.training.store.warm_start import load_initial_weights
 
 
 @dataclass(frozen=True)

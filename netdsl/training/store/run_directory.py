@@ -11,15 +11,15 @@ from typing import Any
 from netdsl.errors import NetError, fail
 from netdsl.files import write_atomically
 from netdsl.runtime.state import State
-from netdsl.train import checkpoint
-from netdsl.train.checkpoint import SUFFIX, Checkpoint, inference_states
-from netdsl.train.job import Job
-from netdsl.train.metrics import MetricsLog
-from netdsl.train.pipeline import PIPELINE_KEY as PIPELINE
-from netdsl.train.pipeline import pipeline_revisions
-from netdsl.train.standing import Progress
-from netdsl.train.step import SUM_SUFFIX
-from netdsl.train.written import write_recipe
+from netdsl.training.job import Job
+from netdsl.training.step.graphs import SUM_SUFFIX
+from netdsl.training.store import checkpoint
+from netdsl.training.store.checkpoint import SUFFIX, Checkpoint, inference_states
+from netdsl.training.store.metrics_log import MetricsLog
+from netdsl.training.store.pipeline_revisions import PIPELINE_KEY as PIPELINE
+from netdsl.training.store.pipeline_revisions import pipeline_revisions
+from netdsl.training.store.progress import Progress
+from netdsl.training.store.recipe_file import write_recipe
 from netdsl.types import Array
 
 RUN_FILES = ("recipe.net", "metrics.jsonl", f"last{SUFFIX}", f"best{SUFFIX}")

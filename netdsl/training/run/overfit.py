@@ -14,10 +14,10 @@ from netdsl.data.samples import training_batches
 from netdsl.errors import fail
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.train.compile import compile_step
-from netdsl.train.job import Job
-from netdsl.train.losses import Objective
-from netdsl.train.start import initialise_weights
+from netdsl.training.job import Job
+from netdsl.training.recipe.losses import Objective
+from netdsl.training.step.compile import compile_step
+from netdsl.training.store.warm_start import initialise_weights
 
 MAX_STEPS = 500
 TARGET_LOSS = 0.01

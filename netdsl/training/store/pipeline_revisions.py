@@ -8,9 +8,9 @@ from typing import Any
 
 from netdsl.data.changes import CHANGES, DRAWS, FIT, ORDER, SPLIT, Changes, since
 from netdsl.errors import fail
-from netdsl.train.checkpoint import Checkpoint
-from netdsl.train.job import Job
-from netdsl.train.recipe import resolve_recipe
+from netdsl.training.job import Job
+from netdsl.training.recipe.recipe import resolve_recipe
+from netdsl.training.store.checkpoint import Checkpoint
 
 PIPELINE_KEY = "pipeline"
 """The entry of a checkpoint's progress: what its images depend on, and the revision of each."""

@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from netdsl import __version__
 from netdsl.data.config import SIGNATURE as DATA
 from netdsl.errors import NetError
-from netdsl.files import write_atomically
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
 from netdsl.language.parse import parse_expression
 from netdsl.language.program import Program, section_values, self_contained
 from netdsl.signature import Signature
-from netdsl.train.recipe import SIGNATURE, reference_name, stage_names
+from netdsl.training.recipe.recipe import SIGNATURE, reference_name, stage_names
 from netdsl.values import Symbol, Value, show
-
-_HEADING = re.compile(r"# netdsl \S+, train (\w+)")
-
-
-def write_recipe(path: Path, name: str | None, text: str, notes: Sequence[str] = ()) -> None:
-    """Writes the recipe.net of a run: its text, and above it what it was called where it began and
-    what was changed on the way. In the text it has no name: one that is there already stays."""
-    begun = _HEADING.match(_first_line(path))
-    called = name or (begun[1] if begun else "section")
-    lines = [f"# netdsl {__version__}, train {called}", *(f"# {n}" for n in notes)]
-    write_atomically(path, ("\n".join(lines) + f"\n{text}").encode())
-
-
-def _first_line(path: Path) -> str:
-    """What a file begins with; nothing where there is none."""
-    if not path.is_file():
-        return ""
-    with path.open(encoding="utf-8", errors="replace") as f:
-        return f.readline(1000)
 
 
 def resolve_file(program: Program, name: str | None) -> s.File:

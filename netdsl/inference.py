@@ -20,20 +20,18 @@ from netdsl.language.network import Network
 from netdsl.ops.loss import best_first
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
-from netdsl.train import checkpoint
-from netdsl.train.compile import compile_evaluation
-from netdsl.train.fit import (
+from netdsl.training.checks import (
     check_classes,
     check_images,
     evaluation_batch,
     evaluation_transform,
-    image_input,
-    image_shape,
 )
-from netdsl.train.metrics import Score, evaluate, evaluate_views
-from netdsl.train.recipe import resolve_recipe
-from netdsl.train.start import match_states, shapes_of
-from netdsl.train.step import scoring_graph
+from netdsl.training.recipe.initial_weights import match_states, shapes_of
+from netdsl.training.recipe.recipe import resolve_recipe
+from netdsl.training.run.evaluate import Score, evaluate, evaluate_views
+from netdsl.training.step.compile import compile_evaluation
+from netdsl.training.step.graphs import scoring_graph
+from netdsl.training.store import checkpoint
 from netdsl.types import Array
 
 TOP_K = 5
@@ -121,7 +119,7 @@ class Predictor:
             evaluation_batches(samples, network.batch, transform)
             for transform in self._transforms(network, sizes)
         ]
-        name = image_input(network)
+        name = network.image_input
         if len(views) == 1:
             score = evaluate(executor, name, views[0], count)
         else:
@@ -135,11 +133,11 @@ class Predictor:
         """What images go through, once for each size."""
         if not sizes:
             return [evaluation_transform(network, self.recipe.data)]
-        least = min(image_shape(network)[:2])
+        least = min(network.image_shape[:2])
         if min(sizes) < least:
             raise fail(f"pictures of {min(sizes)} pixels are less than the {least} the net takes")
         chosen = ([chosen_of("resize", size=n), chosen_of("center_crop")] for n in sizes)
-        return [Preparation(tuple(c), image_shape(network)) for c in chosen]
+        return [Preparation(tuple(c), network.image_shape) for c in chosen]
 
     def _samples(self, dataset: Dataset) -> tuple[str, Samples]:
         """What to evaluate on, with labels as the net knows them. Raises NetError where there are
@@ -163,7 +161,7 @@ class Predictor:
         """The likeliest classes of each picture, with their probabilities; none where its scores
         hold a NaN."""
         network = self._network(1)
-        executor, name = self._executor(network), image_input(network)
+        executor, name = self._executor(network), network.image_input
         found = []
         for path in images:
             given = {

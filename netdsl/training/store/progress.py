@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from netdsl.errors import fail
-from netdsl.train.checkpoint import Checkpoint
-from netdsl.train.recipe import Recipe
-from netdsl.train.schedules import Moment, rate_factor
+from netdsl.training.recipe.recipe import Recipe
+from netdsl.training.recipe.schedules import Moment, rate_factor
+from netdsl.training.store.checkpoint import Checkpoint
 
 TIMING_METRICS = ("seconds", "images_per_second")
 """Metrics that differ from run to run; weights do not carry them."""

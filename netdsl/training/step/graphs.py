@@ -13,10 +13,11 @@ from netdsl.ir.grad import grad
 from netdsl.ir.verify import verify
 from netdsl.ir.views import shown
 from netdsl.language.network import Network
-from netdsl.train.losses import class_scores, pairwise_sum, weighted_mean
-from netdsl.train.optimizers import Update, emit_update
-from netdsl.train.precision import SCALE, SKIP_FLAG, LossScale, has_loss_scale, low_precision
-from netdsl.train.recipe import Recipe
+from netdsl.training.recipe.losses import class_scores, pairwise_sum, weighted_mean
+from netdsl.training.recipe.optimizers import Update, emit_update
+from netdsl.training.recipe.precision import has_loss_scale, low_precision
+from netdsl.training.recipe.recipe import Recipe
+from netdsl.training.step.loss_scale import SCALE, SKIP_FLAG, LossScale
 from netdsl.types import Graph, Node, TensorType
 
 SUM_SUFFIX = ".gradient"

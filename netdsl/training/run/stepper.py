@@ -15,10 +15,17 @@ from netdsl.data.prefetch import prefetched
 from netdsl.data.samples import Batch, grouped, on_device, training_batches
 from netdsl.runtime.executor import Executor, Workspace
 from netdsl.runtime.state import State
-from netdsl.train.guard import Fault, ReplayedBatch, can_continue, find_first_fault, is_finite
-from netdsl.train.job import Job
-from netdsl.train.precision import SCALE, SCALE_STATES, SKIP_FLAG, has_loss_scale, scale_metrics
-from netdsl.train.standing import Progress
+from netdsl.training.job import Job
+from netdsl.training.recipe.precision import has_loss_scale
+from netdsl.training.run.nan_check import (
+    Fault,
+    ReplayedBatch,
+    can_continue,
+    find_first_fault,
+    is_finite,
+)
+from netdsl.training.step.loss_scale import SCALE, SCALE_STATES, SKIP_FLAG, scale_metrics
+from netdsl.training.store.progress import Progress
 from netdsl.types import Array
 
 REPORTED_OUTPUTS = ("loss", "accuracy", SKIP_FLAG, SCALE)

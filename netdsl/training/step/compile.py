@@ -12,9 +12,9 @@ from netdsl.passes import pipeline
 from netdsl.passes.fold import Folded
 from netdsl.passes.pipeline import Pass, Watch
 from netdsl.passes.recompute import recompute
-from netdsl.train.precision import low_precision
-from netdsl.train.recipe import Recipe
-from netdsl.train.step import accumulating_graph, evaluation_graph, training_graph
+from netdsl.training.recipe.precision import low_precision
+from netdsl.training.recipe.recipe import Recipe
+from netdsl.training.step.graphs import accumulating_graph, evaluation_graph, training_graph
 from netdsl.types import Graph
 
 

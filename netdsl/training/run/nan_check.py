@@ -11,7 +11,7 @@ import numpy as np
 from netdsl.errors import NetError, fail
 from netdsl.ir.evaluate import evaluate
 from netdsl.language.network import Network
-from netdsl.train.precision import SCALE, SKIP_FLAG, is_exhausted
+from netdsl.training.step.loss_scale import SCALE, SKIP_FLAG, is_exhausted
 from netdsl.types import FLOATS, Array, Graph, Node
 
 Values = Mapping[str, Array]

@@ -1,1 +1,0 @@
-"""Training: the step as IR, the loop, what it measures and what it keeps."""

@@ -1,0 +1,201 @@
+"""The rules of lints: each finds what a net or a recipe says but probably does not mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from netdsl.errors import nearest
+from netdsl.globs import candidates, matches
+from netdsl.language import syntax as s
+from netdsl.language.draft import channels_first
+from netdsl.language.program import Program
+from netdsl.layers import LAYERS
+from netdsl.training.recipe.lint import Finding, Review, Subject
+from netdsl.values import show
+
+# ---- lints of a net ---------------------------------------------------------------------------
+
+
+def find_hidden_layer(review: Review) -> Iterator[Finding]:
+    for name, block in review.program.blocks.items():
+        if name in LAYERS:
+            message = f"your block `{name}` hides the layer of that name"
+            yield Finding(message, block.span, f"choose another name, such as `my_{name}`")
+
+
+def find_channels_first(subject: Subject) -> Iterator[Finding]:
+    for node in subject.network.graph.inputs:
+        doubt = channels_first(node.type.shape[1:])
+        if doubt:
+            yield Finding(doubt, node.span, "shapes are height x width x channels")
+
+
+_MAX_KERNEL = 11
+"""The largest kernel of a published net that keeps its channels and is no depthwise one."""
+_MAX_EVEN_KERNEL = 4
+_MAX_STRIDE = 2
+
+
+def find_pytorch_order(subject: Subject) -> Iterator[Finding]:
+    """What was written as `31x31`, or is a depthwise convolution, is meant to be a kernel."""
+    for layer in subject.network.layers:
+        given = layer.arguments
+        if layer.op not in ("conv", "convtranspose", "local") or layer.placed < 2:
+            continue
+        kernel, stride = max(given["kernel"]), max(given["stride"])
+        if layer.placed == 2:
+            doubtful = kernel > _MAX_KERNEL and given.get("groups", 1) == 1
+        else:
+            even = kernel > _MAX_EVEN_KERNEL and kernel % 2 == 0
+            doubtful = even or kernel > _MAX_KERNEL or stride > _MAX_STRIDE
+        if doubtful and given["channels"] == layer.inputs[0].shape[-1]:
+            meant = f"{kernel}, {stride}" if layer.placed > 2 else f"{kernel}, 3x3"
+            yield Finding(
+                f"`{layer.call}` has {given['channels']} channels, as many as flow in, and a "
+                f"kernel of {kernel} with stride {stride}",
+                layer.span,
+                f"channels that flow in are never given: is it `{layer.op}({meant})`?",
+            )
+
+
+def find_unread(subject: Subject) -> Iterator[Finding]:
+    """What a test asks about is read by it."""
+    network = subject.network
+    asked = {network.places[x] for x in _texts(subject.program) if x in network.places}
+    needed = network.graph.cone(*network.graph.outputs.values(), *asked)
+    read = {a for n in network.graph.nodes.values() for a in n.args}
+    for layer in network.layers:
+        if layer.result not in needed and layer.result not in read:
+            message = f"nothing reads what `{layer.path}` gives"
+            help = "begin a chain with its label, make it an `output`, or remove it"
+            yield Finding(message, layer.span, help)
+
+
+def _texts(program: Program) -> Iterator[str]:
+    """The texts in a file's tests, places among them."""
+    expressions = _within(e for test in program.tests for e in test.expectations)
+    return (e.value for e in expressions if isinstance(e, s.Text))
+
+
+def _within(expressions: Iterable[s.Expr]) -> Iterator[s.Expr]:
+    """Conditions, and all that they compare and call."""
+    stack = list(expressions)
+    while stack:
+        e = stack.pop()
+        yield e
+        match e:
+            case s.CallExpr(args=args):
+                stack += [a.value for a in args]
+            case s.Flat(first=first, rest=rest):
+                stack += [first, *(operand for _, operand in rest)]
+            case s.Unary(operand=operand):
+                stack.append(operand)
+
+
+# ---- lints of a recipe ------------------------------------------------------------------------
+
+
+def find_large_mean(subject: Subject) -> Iterator[Finding]:
+    chosen = subject.recipe.data.normalize if subject.recipe else None
+    if chosen is None or not chosen.arguments:
+        return
+    for key in ("mean", "std"):
+        large = [x for x in chosen.arguments[key] if abs(x) > 1]
+        if large:
+            message = f"`{key}` has {show(large[0])}, but pixels are scaled to 0..1 first"
+            divided = ", ".join(f"{x / 255:.3g}" for x in chosen.arguments[key])
+            yield Finding(message, chosen.span, f"divided by 255: `{key}=[{divided}]`")
+
+
+def find_late_step(subject: Subject) -> Iterator[Finding]:
+    if subject.recipe is None:
+        return
+    schedule, epochs = subject.recipe.schedule, subject.recipe.epochs
+    late = [x for x in schedule.arguments.get("at", ()) if x >= epochs]
+    if late:
+        message = f"the rate would change after {show(late[0])} epochs, the run has {epochs}"
+        yield Finding(message, schedule.span, "set every step below `epochs`, or remove it")
+    # one epoch to compare with, more than `patience` that are no better, one with the new rate
+    if schedule.name == "plateau" and epochs < schedule.arguments["patience"] + 3:
+        waits = schedule.arguments["patience"]
+        message = f"`plateau` waits for more than {waits} epochs, the run has {epochs}"
+        help = f"set a smaller `patience`, or at least {waits + 3} epochs"
+        yield Finding(message, schedule.span, help)
+
+
+def find_early_step(subject: Subject) -> Iterator[Finding]:
+    schedule = subject.recipe.schedule if subject.recipe else None
+    if schedule is not None and 0 in schedule.arguments.get("at", ()):
+        message = "the rate is changed before the first epoch"
+        yield Finding(message, schedule.span, "`at` counts the epochs that are over: begin with 1")
+
+
+def find_long_warmup(subject: Subject) -> Iterator[Finding]:
+    if subject.recipe is None:
+        return
+    schedule, epochs = subject.recipe.schedule, subject.recipe.epochs
+    warmup = schedule.arguments.get("warmup", 0.0)
+    if warmup >= epochs:
+        message = f"the warm-up takes {show(warmup)} epochs, the run has {epochs}"
+        yield Finding(message, schedule.span, "set `warmup` to the first few epochs of the run")
+
+
+def find_large_cutout(subject: Subject) -> Iterator[Finding]:
+    if subject.recipe is None:
+        return
+    data = subject.recipe.data
+    sizes = (subject.network.image_shape, data.source.record.image or ())
+    side = max(min(size[:2], default=0) for size in sizes)
+    for chosen in data.augment:
+        if chosen.name == "cutout" and chosen.arguments["size"] >= side:
+            size = chosen.arguments["size"]
+            message = f"a square of {size} pixels covers whole images, whose side is {side}"
+            help = f"a quarter to a half of a side: `cutout({max(1, side // 2)})`"
+            yield Finding(message, chosen.span, help)
+
+
+def find_unmatched_glob(subject: Subject) -> Iterator[Finding]:
+    if subject.recipe is None:
+        return
+    names = [n.name for n in subject.network.parameters]
+    chosen = subject.recipe.optimizer
+    for glob in chosen.arguments["no_decay"]:
+        if not any(matches(name, glob) for name in names):
+            help = nearest(glob, candidates(names), "globs that match")
+            yield Finding(
+                f'no weight is called "{glob}", which `no_decay` names',
+                chosen.span,
+                help or "`netdsl train --dry-run` prints what each glob matches",
+            )
+
+
+_SQUASHING = ("relu", "sigmoid", "tanh", "clamp", "leaky_relu", "elu", "gelu")
+
+
+def find_squashed_scores(subject: Subject) -> Iterator[Finding]:
+    if subject.recipe is None or not any(c.record.logits for c, _ in subject.recipe.loss.terms):
+        return
+    graph = subject.network.graph
+    for name in graph.outputs.values():
+        node = graph[name]
+        while node.op in ("reshape", "cast", "dropout"):
+            node = graph[node.args[0]]
+        if node.op in _SQUASHING:
+            message = f"the scores pass through `{node.op}`; `cross_entropy` needs them unbounded"
+            yield Finding(message, node.span, f"remove `{node.op}`; a net ends in plain scores")
+
+
+def find_large_accuracy(subject: Subject) -> Iterator[Finding]:
+    for e in _within(subject.recipe.expectations if subject.recipe else ()):
+        if not isinstance(e, s.Flat) or not any(map(_is_accuracy, (e.first, e.rest[0][1]))):
+            continue
+        for side in (e.first, e.rest[0][1]):
+            if isinstance(side, s.Number) and side.value > 1:
+                message = f"an accuracy is compared with {side.text}, but is at most 1"
+                yield Finding(
+                    message, e.span, f"accuracies are fractions: {show(side.value / 100)}"
+                )
+
+
+def _is_accuracy(e: s.Expr) -> bool:
+    return isinstance(e, s.Name) and e.name.endswith("_accuracy")

@@ -1,0 +1,277 @@
+"""The table of lints: what a file may say but probably does not mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from netdsl.errors import Diagnostic, Source, Span, nearest
+from netdsl.language import syntax as s
+from netdsl.language.budget import Budget
+from netdsl.language.elaborate import elaborate
+from netdsl.language.program import Program
+from netdsl.limits import MOST_ERRORS
+from netdsl.training.recipe.lint import Finding, Lint, Review, Subject
+from netdsl.training.recipe.lint_rules import (
+    find_channels_first,
+    find_early_step,
+    find_hidden_layer,
+    find_large_accuracy,
+    find_large_cutout,
+    find_large_mean,
+    find_late_step,
+    find_long_warmup,
+    find_pytorch_order,
+    find_squashed_scores,
+    find_unmatched_glob,
+    find_unread,
+)
+from netdsl.training.recipe.recipe import resolve_recipe, stage_names
+
+
+def warnings(review: Review) -> list[Diagnostic]:
+    """What all lints say, each thing once, but where it is allowed; the first of too many."""
+    found: dict[Diagnostic, None] = {}
+    for lint in LINTS.values():
+        for w in lint.find(review):
+            if not _is_allowed(lint.name, w.span):
+                found[Diagnostic(w.message, w.span, w.help, lint=lint.name)] = None
+            if len(found) == MOST_ERRORS:
+                return list(found)
+    return list(found)
+
+
+def recipe_warnings(program: Program, name: str | None) -> list[Diagnostic]:
+    """What lints say of a recipe, of those that it comes after, and of their nets."""
+    budget = Budget()
+    recipes = [resolve_recipe(program, stage, budget) for stage in stage_names(program, name)]
+    nets = (elaborate(program, r.net, r.settings(training=True), budget) for r in recipes)
+    subjects = (Subject(program, net, r) for net, r in zip(nets, recipes, strict=True))
+    return warnings(Review(program, tuple(subjects)))
+
+
+def _per_subject(
+    find: Callable[[Subject], Iterable[Finding]],
+) -> Callable[[Review], Iterable[Finding]]:
+    """What a lint says of every net and recipe."""
+    return lambda review: chain.from_iterable(map(find, review.subjects))
+
+
+# ---- what is allowed --------------------------------------------------------------------------
+
+_ALLOW = re.compile(r"#(?P<before>[^\n]*?)\ballow:\s*(?P<names>\w[\w\-, ]*)")
+_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|(#[^\n]*)')
+
+
+@dataclass(frozen=True)
+class _Allowance:
+    """A name after `allow:` in a comment; it holds on the line of the comment and the next."""
+
+    name: str
+    span: Span
+
+    @property
+    def line(self) -> int:
+        return self.span.position[0]
+
+    @property
+    def meant(self) -> int:
+        """The line that it is meant for: that of the code before it, else the next."""
+        return self.line if _code(self.span.source.line(self.line)) else self.line + 1
+
+
+def _code(line: str) -> str:
+    """What a line has beside brackets and comments."""
+    return line.partition("#")[0].strip(" \t{}();|")
+
+
+def _is_allowed(name: str, span: Span | None) -> tuple[int, ...]:
+    """The lines of the comments that allow a lint at a place: its own, the one above, or none."""
+    if span is None:
+        return ()
+    number, _ = span.position
+    return tuple(n for n in (number, number - 1) if n > 0 and name in _names(span.source.line(n)))
+
+
+def _names(line: str) -> list[str]:
+    return [name for m in _ALLOW.finditer(line) for name in re.split(r"[, ]+", m["names"])]
+
+
+def _allowances(source: Source) -> Iterator[_Allowance]:
+    """The names that comments are meant to allow: of a sentence that has `allow:` in it none, of
+    one that goes on after a name the name."""
+    for comment in _COMMENT.finditer(source.text):
+        for m in _ALLOW.finditer(comment[1] or ""):
+            if m["before"].rstrip()[-1:].isalnum():
+                continue
+            listed = m["names"].split(",")
+            for i, (name, *_) in enumerate(words for x in listed if (words := x.split())):
+                if i == 0 or "-" in name or name in LINTS:
+                    yield _Allowance(name, Span(source, *comment.span(1)))
+
+
+def _unknown_lint(review: Review) -> Iterator[Finding]:
+    blocks = review.program.blocks.values()
+    for source in {x.span.source: None for x in (*review.program.items, *blocks)}:
+        for a in _allowances(source):
+            if a.name not in LINTS:
+                message = f"there is no lint `{a.name}` to allow"
+                yield Finding(message, a.span, nearest(a.name, LINTS, "lints are") or "remove it")
+
+
+def _unused_allow(review: Review) -> Iterator[Finding]:
+    """Only of a whole file: what another recipe, net or file needs is not known."""
+    items = review.program.items
+    if not review.is_whole or not items:
+        return
+    source = items[0].span.source
+    written = [a for a in _allowances(source) if a.name in LINTS and a.name not in _COMMENT_LINTS]
+    if not written:
+        return
+    used = {
+        (name, line)
+        for name, lint in LINTS.items()
+        if name not in _COMMENT_LINTS
+        for w in lint.find(review)
+        if w.span and w.span.source is source
+        for line in _is_allowed(name, w.span)
+    }
+    unseen = _unseen_lines(review, source)
+    for a in written:
+        if (a.name, a.line) not in used and a.meant not in unseen:
+            message = f"`allow: {a.name}` has nothing to allow here"
+            help = "it holds on its own line and on the next: move it there, or remove it"
+            yield Finding(message, a.span, help)
+
+
+def _unseen_lines(review: Review, source: Source) -> set[int]:
+    """Lines of blocks and nets that have code, but no layer of what is looked at."""
+    spans = (layer.span for x in review.subjects for layer in x.network.layers)
+    seen = {span.position[0] for span in spans if span.source is source}
+    inside: set[int] = set()
+    for item in review.program.items:
+        if isinstance(item, s.Block | s.Net):
+            first, last = (source.position(at)[0] for at in (item.span.start, item.span.end))
+            inside.update(range(first, last + 1))
+    return {n for n in inside - seen if _code(source.line(n))}
+
+
+# ---- the table --------------------------------------------------------------------------------
+
+_DATA = "data { source = digits }\n"
+
+
+def _net(body: str) -> str:
+    return f"net a {{ input(8x8x1); {body} }}\n"
+
+
+def _trained(recipe: str, body: str = "fc(10)", data: str = _DATA) -> str:
+    return f"{_net(body)}{data}train {{ {recipe} }}\n"
+
+
+LINTS: dict[str, Lint] = {
+    x.name: x
+    for x in (
+        Lint(
+            "hidden-layer",
+            "a block that is used has the name of a layer",
+            find_hidden_layer,
+            "block relu { tanh }\n" + _net("relu"),
+            "block my_relu { tanh }\n" + _net("my_relu"),
+        ),
+        Lint(
+            "channels-first",
+            "an input looks like channels x height x width",
+            _per_subject(find_channels_first),
+            "net a { input(3x32x32); fc(10) }\n",
+            "net a { input(32x32x3); fc(10) }\n",
+        ),
+        Lint(
+            "pytorch-order",
+            "the arguments of a convolution begin with the channels that flow in",
+            _per_subject(find_pytorch_order),
+            "net a { input(96x96x3); conv(3, 64, 3) }\n",
+            "net a { input(96x96x3); conv(64, 3); conv(64, 3, 2) }\n",
+        ),
+        Lint(
+            "unread",
+            "nothing reads what a layer gives",
+            _per_subject(find_unread),
+            _net("x: relu; y: fc(3); x -> fc(10)"),
+            _net("x: relu; output y: fc(3); x -> fc(10)"),
+        ),
+        Lint(
+            "large-mean",
+            "`normalize` has a mean or deviation above 1, but pixels are scaled to 0..1 first",
+            _per_subject(find_large_mean),
+            _trained("epochs = 2", data=_DATA.replace(" }", ", normalize = by([123.7], [0.3]) }")),
+            _trained("epochs = 2", data=_DATA.replace(" }", ", normalize = by([0.485], [0.3]) }")),
+        ),
+        Lint(
+            "late-step",
+            "a schedule changes the rate when the run is over",
+            _per_subject(find_late_step),
+            _trained("schedule = step(at=[10, 30]), epochs = 30"),
+            _trained("schedule = step(at=[10, 20]), epochs = 30"),
+        ),
+        Lint(
+            "early-step",
+            "a schedule changes the rate before the first epoch",
+            _per_subject(find_early_step),
+            _trained("schedule = step(at=[0, 10]), epochs = 30"),
+            _trained("schedule = step(at=[1, 10]), epochs = 30"),
+        ),
+        Lint(
+            "long-warmup",
+            "the rate rises for as long as the run, or longer",
+            _per_subject(find_long_warmup),
+            _trained("schedule = cosine(warmup=5), epochs = 5"),
+            _trained("schedule = cosine(warmup=1), epochs = 5"),
+        ),
+        Lint(
+            "large-cutout",
+            "`cutout` covers whole images",
+            _per_subject(find_large_cutout),
+            _trained("epochs = 2", data=_DATA.replace(" }", ", augment = [hflip, cutout(100)] }")),
+            _trained("epochs = 2", data=_DATA.replace(" }", ", augment = [hflip, cutout(4)] }")),
+        ),
+        Lint(
+            "unmatched-glob",
+            "a glob of `no_decay` matches no weight",
+            _per_subject(find_unmatched_glob),
+            _trained('optimizer = sgd(no_decay=["*.batchnorm*.*"])', "batchnorm -> fc(10)"),
+            _trained('optimizer = sgd(no_decay=["*batchnorm*.*"])', "batchnorm -> fc(10)"),
+        ),
+        Lint(
+            "squashed-scores",
+            "the scores go through an activation before `cross_entropy`",
+            _per_subject(find_squashed_scores),
+            _trained("epochs = 2", "fc(10) -> relu"),
+            _trained("epochs = 2", "fc(16) -> relu -> fc(10)"),
+        ),
+        Lint(
+            "large-accuracy",
+            "an expectation compares an accuracy, which is 1 at most, with a larger number",
+            _per_subject(find_large_accuracy),
+            _trained("expect test_accuracy >= 97"),
+            _trained("expect test_accuracy >= 0.97"),
+        ),
+        Lint(
+            "unknown-lint",
+            "a comment allows what is no lint",
+            _unknown_lint,
+            _net("fc(10)  # allow: unraed\n"),
+            _net("fc(10)  # these allow: nothing\n"),
+        ),
+        Lint(
+            "unused-allow",
+            "a comment allows what no lint finds, in a file that is checked as a whole",
+            _unused_allow,
+            _net("x: fc(3)  # allow: unread\n"),
+            _net("x: fc(3)  # allow: unread\n input(8x8x1)"),
+        ),
+    )
+}
+_COMMENT_LINTS = ("unknown-lint", "unused-allow")

@@ -1,0 +1,1 @@
+"""The run: the training loop, its steps, evaluation, memory and faults."""

@@ -1,0 +1,1 @@
+"""The training step, the evaluation and what is watched, as graphs."""

@@ -1,0 +1,42 @@
+"""Weights that a run begins with: those of another run, read from its checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from netdsl.errors import NetError, Span
+from netdsl.runtime.state import State
+from netdsl.signature import Chosen
+from netdsl.training.recipe.initial_weights import match_states, shapes_of
+from netdsl.training.store.checkpoint import SUFFIX, inference_states, load
+from netdsl.types import Array, Node
+
+
+def load_initial_weights(
+    init: Chosen, states: Sequence[Node], span: Span | None = None
+) -> tuple[dict[str, Array], list[Node]]:
+    """The weights that `weights(...)` names, and the states that take theirs from them. Raises
+    NetError where they do not fit."""
+
+    path = Path(init.arguments["file"])
+    best = path / f"best{SUFFIX}"
+    try:
+        found = load(best if best.is_file() else path)
+    except NetError as e:
+        raise e.located(span) from None
+    given, help = (
+        inference_states(found.states),
+        '`weights("FILE", except="head.*")` leaves weights out',
+    )
+    left_out = init.arguments["except"]
+    return given, match_states(states, shapes_of(given), left_out, found.origin, span, help)
+
+
+def initialise_weights(
+    state: State, states: Sequence[Node], init: Chosen | None, span: Span | None = None
+) -> None:
+    """Gives `state` the weights that a recipe's `init` names, if it names any."""
+    if init is not None:
+        given, wanted = load_initial_weights(init, states, span)
+        state.load(given, wanted, str(init))
