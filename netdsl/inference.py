@@ -28,7 +28,7 @@ from netdsl.training.checks import (
 )
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.recipe.recipe import resolve_recipe
-from netdsl.training.run.evaluate import Score, evaluate, evaluate_views
+from netdsl.training.run.score import Score, evaluate, evaluate_views
 from netdsl.training.step.compile import compile_evaluation
 from netdsl.training.step.graphs import scoring_graph
 from netdsl.training.store import checkpoint

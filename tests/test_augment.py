@@ -124,7 +124,7 @@ def test_a_run_with_augmentation_resumes_to_the_same_bits(tmp_path: Any) -> None
     from netdsl.backends import open_backend
     from netdsl.language.parse import parse
     from netdsl.language.program import program
-    from netdsl.training.run.loop import Trainer
+    from netdsl.training.run.trainer import Trainer
     from netdsl.training.store.resume import load_continuation
 
     text = """net a { input(8x8x1); fc(10) }

@@ -21,7 +21,7 @@ from netdsl.ir.builder import Builder
 from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.plan.plan import make_plan
-from netdsl.training.run.loop import Trainer
+from netdsl.training.run.trainer import Trainer
 from tests.conftest import ROOT
 from tests.host import HostedBackend
 from tests.third_party import ThirdParty

@@ -19,7 +19,7 @@ from netdsl.data.samples import Samples, evaluation_batches, training_batches
 from netdsl.data.verifying import Verification
 from netdsl.errors import NetError
 from netdsl.kept import PICTURES
-from netdsl.training.run import loop as training_loop
+from netdsl.training.run import evaluator
 from netdsl.training.store import checkpoint
 from tests.test_folder import NET, write
 
@@ -213,7 +213,7 @@ def test_an_epoch_is_saved_before_it_is_judged(
         raise error
 
     with monkeypatch.context() as m:
-        m.setattr(training_loop, "evaluate", dies)
+        m.setattr(evaluator, "evaluate", dies)
         assert netdsl("train", "colours.net", "--out", "run", *DEVICE)[0] == 2
     saved = checkpoint.load(tmp_path / "run" / "last.safetensors").progress
     assert (saved["epoch"], saved["seen"]) == (0, 40)

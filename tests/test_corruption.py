@@ -18,7 +18,7 @@ from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import program
-from netdsl.training.run.loop import Trainer
+from netdsl.training.run.trainer import Trainer
 from netdsl.training.store import checkpoint
 from netdsl.training.store.resume import load_continuation
 from tests.test_data import idx, write_mnist

@@ -25,7 +25,7 @@ from netdsl.passes.simplify import simplify
 from netdsl.plan.fusion import FUSED
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.training.run.loop import Trainer
+from netdsl.training.run.trainer import Trainer
 from netdsl.types import Graph, TensorType
 from tests.conftest import ROOT
 from tests.differences import gradient_errors

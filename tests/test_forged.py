@@ -22,7 +22,7 @@ from netdsl.backends import open_backend
 from netdsl.data.pictures import write_picture
 from netdsl.language.parse import parse
 from netdsl.language.program import program
-from netdsl.training.run.loop import Trainer
+from netdsl.training.run.trainer import Trainer
 from tests.forged import EDITS, Parts, forged
 
 LAST = "run/last.safetensors"

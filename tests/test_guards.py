@@ -19,8 +19,8 @@ from netdsl.language.program import Program, program
 from netdsl.runtime.state import draw
 from netdsl.training.job import prepare_job
 from netdsl.training.recipe.recipe import resolve_recipe
-from netdsl.training.run.loop import Trainer
 from netdsl.training.run.overfit import overfit
+from netdsl.training.run.trainer import Trainer
 from netdsl.training.step.graphs import training_graph
 from netdsl.training.step.watch import build_watch_graph, parse_watch, summarise_watch
 from netdsl.training.store import checkpoint
@@ -166,7 +166,7 @@ def test_what_is_watched_is_what_numpy_says(tmp_path: Path) -> None:
 def test_watching_is_written_down_and_changes_nothing(tmp_path: Path) -> None:
     plain = run(NET % "0.01", tmp_path / "a")
     looking = parse_watch("gradients, activations", 7)
-    seen = run(NET % "0.01", tmp_path / "b", watching=looking)
+    seen = run(NET % "0.01", tmp_path / "b", watch=looking)
     for name, value in plain.state.snapshot().items():
         np.testing.assert_array_equal(value, seen.state.snapshot()[name])
     lines = [json.loads(x) for x in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]

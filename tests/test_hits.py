@@ -32,8 +32,8 @@ from netdsl.ops.op import Operand
 from netdsl.training.job import prepare_job
 from netdsl.training.recipe.losses import LOSSES, Objective
 from netdsl.training.recipe.recipe import resolve_recipe
-from netdsl.training.run.evaluate import Score
 from netdsl.training.run.overfit import overfit
+from netdsl.training.run.score import Score
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
 from netdsl.types import Array, TensorType

@@ -16,7 +16,7 @@ from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.training.run import stepper
-from netdsl.training.run.loop import Trainer
+from netdsl.training.run.trainer import Trainer
 from netdsl.training.store.resume import load_continuation
 
 NET = "net n { input(8x8x1); fc(10) }\ndata { source = digits, batch = 64 }\n"

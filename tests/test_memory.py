@@ -22,8 +22,8 @@ from netdsl.plan.fusion import FUSED
 from netdsl.plan.plan import make_plan
 from netdsl.training.checks import MAX_EVALUATION_BYTES, MAX_EVALUATION_IMAGES
 from netdsl.training.job import prepare_job
-from netdsl.training.run.loop import Trainer
 from netdsl.training.run.memory import predict_memory
+from netdsl.training.run.trainer import Trainer
 
 NET = """net wide {
   input(8x8x1)
@@ -166,8 +166,8 @@ from pathlib import Path
 from netdsl.backends import open_backend
 from netdsl.language.parse import parse
 from netdsl.language.program import program
-from netdsl.training.loop import Trainer
-from netdsl.training.memory import predict_memory
+from netdsl.training.run.trainer import Trainer
+from netdsl.training.run.memory import predict_memory
 
 def peak():  # of this program alone: ru_maxrss begins with that of the process which starts it
     return 1024 * int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -17,7 +17,7 @@ from netdsl.language.program import load, program
 from netdsl.training.job import prepare_job
 from netdsl.training.recipe.expectations import judge_expectations
 from netdsl.training.recipe.recipe import resolve_recipe
-from netdsl.training.run.loop import Trainer
+from netdsl.training.run.trainer import Trainer
 from netdsl.training.step.graphs import training_graph
 from tests.conftest import ROOT
 from tests.golden import matches_golden

@@ -22,7 +22,7 @@ from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Samples, on_device
 from netdsl.language.parse import parse
 from netdsl.language.program import program
-from netdsl.training.run.loop import Trainer
+from netdsl.training.run.trainer import Trainer
 from tests.host import GPP, library
 
 WINDOW = (9, 8)

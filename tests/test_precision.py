@@ -13,7 +13,7 @@ from netdsl.backends import open_backend
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import program
-from netdsl.training.run.loop import Trainer
+from netdsl.training.run.trainer import Trainer
 from netdsl.training.step.loss_scale import SCALE, SKIPPED_STEPS
 from netdsl.training.store import checkpoint
 from netdsl.training.store.resume import load_continuation
@@ -113,7 +113,7 @@ def test_a_scaled_run_goes_on_to_the_same_bits(accumulate: int, tmp_path: Path) 
     for updates in (2, 15):
         out, count = tmp_path / str(updates), iter(range(1000))
         with pytest.raises(KeyboardInterrupt):
-            run(trainer(precision, more), out, asked=lambda c=count, u=updates: next(c) >= u)
+            run(trainer(precision, more), out, should_stop=lambda c=count, u=updates: next(c) >= u)
         assert SCALE in checkpoint.load(out / "last.safetensors").states
         found = load_continuation(out)
         run(Trainer(found.program, None, MODEL, saved=found.saved), out)

@@ -21,7 +21,8 @@ from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import draw
 from netdsl.training.recipe.recipe import resolve_recipe, stage_names
 from netdsl.training.recipe.resolved_recipe import resolve_file
-from netdsl.training.run.loop import Result, Trainer
+from netdsl.training.run.callbacks import Result
+from netdsl.training.run.trainer import Trainer
 from netdsl.training.step.graphs import accumulating_graph, training_graph
 from netdsl.training.store import checkpoint
 from netdsl.types import Graph

@@ -19,10 +19,11 @@ from netdsl.files import append
 from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.training.recipe.recipe import stage_names
-from netdsl.training.run.loop import Result, Trainer
+from netdsl.training.run.callbacks import Result
 from netdsl.training.run.stages import run_stages
+from netdsl.training.run.trainer import Trainer
 from netdsl.training.step.watch import parse_watch
-from netdsl.training.store import checkpoint, metrics
+from netdsl.training.store import checkpoint, metrics_log
 from netdsl.training.store.progress import TIMING_METRICS
 from netdsl.training.store.resume import load_continuation
 from tests.forged import write_forged
@@ -46,9 +47,9 @@ class Killed(BaseException):
     """The process is gone: nothing of it may tidy up."""
 
 
-def run(out: Path, watch: Callable[[], None] = lambda: None, **options: Any) -> Result:
+def run(out: Path, on_step: Callable[[], None] = lambda: None, **options: Any) -> Result:
     trainer = Trainer(program(parse(NET)), None, REFERENCE)
-    return trainer.run(out, lambda p: watch(), lambda m: None, **options)
+    return trainer.run(out, lambda p: on_step(), lambda m: None, **options)
 
 
 def go_on(out: Path, *settings: str, **options: Any) -> Result:
@@ -97,18 +98,18 @@ def test_stopped_when_asked_and_resumed(
         count += 1
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, seen, asked=lambda: count >= updates)
+        run(tmp_path, seen, should_stop=lambda: count >= updates)
     assert checkpoint.load(tmp_path / "last.safetensors").progress["update"] == updates
     go_on(tmp_path)
     assert kept(tmp_path) == whole
 
 
 def test_what_is_watched_is_written_once(tmp_path: Path) -> None:
-    looking = {"watching": parse_watch("gradients", 4)}
+    looking = {"watch": parse_watch("gradients", 4)}
     run(tmp_path / "whole", **looking)
     asked = iter([False] * 12 + [True] * 9)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "out", asked=lambda: next(asked), **looking)
+        run(tmp_path / "out", should_stop=lambda: next(asked), **looking)
     go_on(tmp_path / "out", **looking)
     assert kept(tmp_path / "out") == kept(tmp_path / "whole")
 
@@ -116,10 +117,10 @@ def test_what_is_watched_is_written_once(tmp_path: Path) -> None:
 def test_stopped_again_and_again(whole: dict[str, Any], tmp_path: Path) -> None:
     answers = iter(([False] * 2 + [True]) * 1000)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, asked=lambda: next(answers))
+        run(tmp_path, should_stop=lambda: next(answers))
     for _ in range(100):
         try:
-            go_on(tmp_path, asked=lambda: next(answers))
+            go_on(tmp_path, should_stop=lambda: next(answers))
             break
         except KeyboardInterrupt:
             continue
@@ -150,7 +151,7 @@ def test_killed_at_any_write_and_resumed(
     half = lambda path, content: append(path, content[: len(content) // 2])
     with monkeypatch.context() as m:
         m.setattr(os, "replace", dying(os.replace, lambda a, b: None))
-        m.setattr(metrics, "append", dying(append, half))
+        m.setattr(metrics_log, "append", dying(append, half))
         try:
             run(tmp_path)
             assert write > 12
@@ -287,7 +288,7 @@ def test_changes_are_made_and_written_down(whole: dict[str, Any], tmp_path: Path
         count += 1
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, seen, asked=lambda: count >= 14)
+        run(tmp_path, seen, should_stop=lambda: count >= 14)
     go_on(
         tmp_path, "train.epochs=4", "data.batch=32", "train.optimizer.lr=0.001", "train.patience=9"
     )
@@ -348,7 +349,7 @@ def test_a_finished_run_goes_on_with_more_epochs(whole: dict[str, Any], tmp_path
 def begun(out: Path) -> None:
     asked = iter([False] * 12 + [True] * 9)
     with pytest.raises(KeyboardInterrupt):
-        run(out, asked=lambda: next(asked))
+        run(out, should_stop=lambda: next(asked))
 
 
 @pytest.mark.parametrize(

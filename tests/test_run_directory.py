@@ -16,9 +16,9 @@ from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.training.job import prepare_job
 from netdsl.training.recipe.expectations import judge_expectations
-from netdsl.training.run.loop import Trainer
 from netdsl.training.run.overfit import overfit
 from netdsl.training.run.stages import run_stages
+from netdsl.training.run.trainer import Trainer
 from netdsl.training.step.watch import parse_watch
 from netdsl.training.store import checkpoint
 from netdsl.training.store.lock import lock_directories
@@ -55,7 +55,7 @@ def stopping(at: int) -> Any:
 
 def stopped(out: Path, at: int, text: str = NET, **options: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(out, text, asked=stopping(at), **options)
+        run(out, text, should_stop=stopping(at), **options)
 
 
 @pytest.mark.parametrize("at", range(14))
@@ -103,7 +103,7 @@ def test_what_cannot_change_half_way(tmp_path: Path, setting: str, key: str) -> 
 
 
 def test_the_good_lines_of_damaged_metrics_are_kept(tmp_path: Path) -> None:
-    looking = {"watching": parse_watch("gradients", 1)}
+    looking = {"watch": parse_watch("gradients", 1)}
     run(tmp_path / "whole", **looking)
     out, told = tmp_path / "out", []
     stopped(out, 8, **looking)
@@ -114,7 +114,7 @@ def test_the_good_lines_of_damaged_metrics_are_kept(tmp_path: Path) -> None:
     damaged[2] = damaged[2][:-1] + ', "odd": NaN}'
     text = "\n".join(damaged)
     (out / "metrics.jsonl").write_text(text)
-    go_on(out, say=told.append, **looking)
+    go_on(out, log=told.append, **looking)
     assert (out / "metrics.jsonl.damaged").read_text() == text
     assert "metrics.jsonl.damaged" in told[0]
     found = kept(out)["metrics.jsonl"]
@@ -130,11 +130,11 @@ def test_an_edited_recipe_is_set_aside(tmp_path: Path) -> None:
     path, told = tmp_path / "recipe.net", []
     text = path.read_text()
     path.write_text(text.replace("epochs = 2", "epochs = 3"))
-    go_on(tmp_path, say=told.append)
+    go_on(tmp_path, log=told.append)
     assert path.read_text() == text
     assert "epochs = 3" in (tmp_path / "recipe.net.edited").read_text()
     assert "--set" in told[0]
-    go_on(tmp_path, "train.epochs=3", say=told.append)
+    go_on(tmp_path, "train.epochs=3", log=told.append)
     assert len(told) == 1
 
 

@@ -24,7 +24,8 @@ from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.training.recipe.expectations import judge_expectations
 from netdsl.training.recipe.recipe import resolve_recipe
-from netdsl.training.run.loop import Result, Trainer
+from netdsl.training.run.callbacks import Result
+from netdsl.training.run.trainer import Trainer
 from netdsl.training.step.graphs import evaluation_graph, training_graph
 from netdsl.training.store import checkpoint
 

@@ -17,7 +17,7 @@ from netdsl.backends.cuda.reading import Readings
 from netdsl.backends.cuda.upload import Coming, Uploads
 from netdsl.language.parse import parse
 from netdsl.language.program import program
-from netdsl.training.run.loop import Trainer
+from netdsl.training.run.trainer import Trainer
 
 
 class Machine:

@@ -38,7 +38,7 @@ from netdsl.runtime.state import State
 from netdsl.signature import OneFrom
 from netdsl.training.recipe.precision import PRECISIONS
 from netdsl.training.recipe.recipe import Recipe
-from netdsl.training.run import loop
+from netdsl.training.run.trainer import Trainer
 from netdsl.training.step.compile import compile_step
 from netdsl.types import Attrs, Graph, Node, TensorType
 from netdsl.values import Symbol
@@ -284,5 +284,5 @@ def test_a_deterministic_recipe_asks_the_engine_for_it(monkeypatch: pytest.Monke
     monkeypatch.setattr(ArrayBackend, "repeatable", lambda own: asked.append(own) or own)
     text = "net n { input(8x8x1); fc(10) }\ndata { source = digits }\ntrain { deterministic = %s }"
     for word in ("yes", "no"):
-        loop.Trainer(program(parse(text % word)), None, reference())
+        Trainer(program(parse(text % word)), None, reference())
     assert len(asked) == 1

@@ -74,7 +74,7 @@ def run_directory(path: str, out: Path | None) -> Path:
     Raises NetError where the one that was asked for holds files of a run already, or a directory
     in it does, which may have the name of a stage.
     """
-    from netdsl.training.run.loop import RUN_FILES
+    from netdsl.training.store.run_directory import RUN_FILES
 
     if out is not None:
         paths = [p for name in RUN_FILES for place in (name, f"*/{name}") for p in out.glob(place)]

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from netdsl.insight.expectations import TestResult
     from netdsl.insight.explain import Change, Compiled
     from netdsl.insight.summary import Summary
+    from netdsl.training.run.callbacks import Result, StepReport
     from netdsl.training.run.dry_run import DryRun
-    from netdsl.training.run.loop import Result, Trainer
-    from netdsl.training.run.loop import StepReport as Standing
     from netdsl.training.run.memory import Memory
     from netdsl.training.run.overfit import OverfitResult
+    from netdsl.training.run.trainer import Trainer
     from netdsl.training.step.watch import WatchRequest
 
 
@@ -87,8 +87,8 @@ def with_progress(
     trainer: Trainer,
     out: Path,
     quiet: bool,
-    asked: Callable[[], bool] = lambda: False,
-    watching: WatchRequest | None = None,
+    should_stop: Callable[[], bool],
+    watch: WatchRequest | None,
 ) -> Result:
     """Runs a trainer with a bar that shows loss, images/s and the time left, on standard error."""
     from rich.console import Console
@@ -101,26 +101,26 @@ def with_progress(
         TextColumn("loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} images/s"),
         TimeRemainingColumn(),
     )
-    total = trainer.recipe.epochs * trainer.steps
+    total = trainer.recipe.epochs * trainer.job.steps_per_epoch
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task("", total=total, epoch="", loss=0.0, rate=0.0)
 
-        def watch(p: Standing) -> None:
+        def on_step(p: StepReport) -> None:
             done = p.epoch * p.steps + p.step
             epoch = f"{p.epoch + 1}/{p.epochs}"
             loss = math.nan if p.loss is None else p.loss
             bar.update(task, completed=done, epoch=epoch, loss=loss, rate=p.images_per_second)
 
-        def tell(m: dict[str, Any]) -> None:
+        def on_epoch(m: dict[str, Any]) -> None:
             if not quiet:
                 bar.console.print(_epoch_line(m, trainer.recipe.epochs), soft_wrap=True)
 
-        def say(words: str) -> None:
+        def log(words: str) -> None:
             bar.console.print(printable(words), soft_wrap=True)
 
-        return trainer.run(out, watch, tell, asked, watching, say)
+        return trainer.run(out, on_step, on_epoch, should_stop, watch, log)
 
 
 def _epoch_line(m: dict[str, Any], epochs: int) -> str:

@@ -34,7 +34,8 @@ from netdsl.interrupt import asking
 if TYPE_CHECKING:
     from netdsl.backends.base import Backend
     from netdsl.language.program import Program
-    from netdsl.training.run.loop import Result, Trainer
+    from netdsl.training.run.callbacks import Result
+    from netdsl.training.run.trainer import Trainer
     from netdsl.training.store.checkpoint import Checkpoint
 
 OptionalFile = Annotated[

@@ -17,6 +17,10 @@ from netdsl.types import FLOATS, Array, Graph, Node
 Values = Mapping[str, Array]
 
 
+class Diverged(Exception):
+    """The loss, or a weight, is no finite number any more."""
+
+
 @dataclass(frozen=True)
 class ReplayedBatch:
     """One batch of a run, done again: the graph, its inputs and states before, whether what it

@@ -12,7 +12,8 @@ from netdsl.training.checks import check_recipe
 from netdsl.training.job import prepare_job
 from netdsl.training.recipe.recipe import resolve_recipe, stage_names
 from netdsl.training.recipe.resolved_recipe import resolve_file, without_expectations
-from netdsl.training.run.loop import Result, Trainer
+from netdsl.training.run.callbacks import Result
+from netdsl.training.run.trainer import Trainer
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
 from netdsl.training.store.lock import lock_directories

@@ -18,6 +18,7 @@ from netdsl.runtime.state import State
 from netdsl.training.job import Job
 from netdsl.training.recipe.precision import has_loss_scale
 from netdsl.training.run.nan_check import (
+    Diverged,
     Fault,
     ReplayedBatch,
     can_continue,
@@ -32,10 +33,6 @@ REPORTED_OUTPUTS = ("loss", "accuracy", SKIP_FLAG, SCALE)
 """What is read of what a step gives out."""
 SNAPSHOT_EVERY = 200
 """Updates after which the weights are held in memory, to find a fault from."""
-
-
-class Diverged(Exception):
-    """The loss, or a weight, is no finite number any more."""
 
 
 class Stepper:

@@ -1,0 +1,63 @@
+"""Picture files of a run that cannot be read: found early, reported once, fatal for a class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from netdsl.data.inventory import skipped_lines
+from netdsl.data.pictures import BadPicture, Pictures
+from netdsl.data.sources import SKIP
+from netdsl.data.verifying import Verification
+from netdsl.errors import NetError, fail
+from netdsl.printable import printable_line
+from netdsl.training.job import Job
+
+
+class PictureMonitor:
+    """Reports through `log` the bad pictures that a job skips; `reported` of them are known."""
+
+    def __init__(self, job: Job, log: Callable[[str], None], reported: int) -> None:
+        self.job, self.log, self.reported = job, log, reported
+
+    @property
+    def are_files(self) -> bool:
+        """Whether training reads picture files."""
+        return isinstance(self.job.train.images, Pictures)
+
+    def verify_in_background(self) -> Verification:
+        """Decodes the pictures of validation and test while the first epoch runs."""
+        test = self.job.dataset.read_test
+        parts = [self.job.validation, *([test()] if test is not None and self.are_files else [])]
+        pictures = [x.images for x in parts if isinstance(x.images, Pictures)]
+        return Verification(pictures, self.job.transform)
+
+    def check(self) -> None:
+        """Reports what was skipped. Raises NetError where every training picture of a class is."""
+        self.report()
+        if not self.reported:
+            return
+        train, classes = self.job.train, self.job.dataset.classes
+        left = np.bincount(train.labels, train.counted, len(classes))
+        if not left.all():
+            name = printable_line(classes[int(left.argmin())])
+            raise fail(
+                f"none of the pictures of `{name}` to learn from can be used",
+                help="put some back whole, then begin a new run; or one without that class",
+            )
+
+    def report(self) -> None:
+        """Names the bad pictures that were met since the last report."""
+        faults = self.job.dataset.faults
+        if len(faults) > self.reported:
+            self.log("\n".join(skipped_lines(faults)))
+        self.reported = len(faults)
+
+
+def bad_picture_error(fault: BadPicture) -> NetError:
+    """What a run that met a bad picture ends with, once it is saved."""
+    first = fault.diagnostics[0]
+    mend = first.help or "put it back whole"
+    help = f"{mend}, then go on with `--resume`; {SKIP}, and so does "
+    return fail(first.message, help=f"{help}`--resume DIR --set data.on_bad_picture=skip`")

@@ -1,0 +1,91 @@
+"""Validation and test of a run: with the average of the weights where the recipe has one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from netdsl.backends.picked import made
+from netdsl.data.samples import Batch, Samples, evaluation_batches, on_device
+from netdsl.runtime.executor import FoldedExecutor, Workspace
+from netdsl.runtime.state import State
+from netdsl.training.job import Job
+from netdsl.training.run.nan_check import Diverged, Fault, find_fault
+from netdsl.training.run.score import Score, evaluate
+from netdsl.training.store import checkpoint
+from netdsl.training.store.checkpoint import inference_states
+
+
+class ValidationDiverged(Diverged):
+    """The validation loss is no finite number; `fault` is the first value that is not, if found."""
+
+    def __init__(self, fault: Fault | None) -> None:
+        super().__init__()
+        self.fault = fault
+
+
+class Evaluator:
+    """The executor of an evaluation, which shares its memory with the step's."""
+
+    def __init__(self, job: Job, state: State, workspace: Workspace) -> None:
+        self.job, self.state, self.workspace = job, state, workspace
+        self.averages = State(state.backend) if job.recipe.ema else state
+        self.averages.initialise(job.evaluation_graph.states, job.recipe.seed)
+        self.executor = self._executor(self.averages)
+        self.validation: Samples = job.validation
+
+    def _executor(self, state: State) -> FoldedExecutor:
+        return FoldedExecutor(
+            self.job.folded_evaluation, state.backend, state, workspace=self.workspace
+        )
+
+    def upload_images(self) -> None:
+        """Puts the validation images on the device where they fit."""
+        self.validation = on_device(self.job.validation, self.job.transform, self.state.backend)
+
+    def release_images(self) -> None:
+        self.validation = self.job.validation
+
+    def validate(self, on_batch: Callable[[], None]) -> Score:
+        """The score on the validation images; `on_batch` is called after every batch. Raises
+        ValidationDiverged where the loss is no finite number."""
+        if self.averages is not self.state:
+            weights = inference_states(self.state.snapshot())
+            states = self.job.evaluation_graph.states
+            self.averages.load(weights, states, "the average of the weights")
+        score = self._score(self.executor, self.validation, on_batch)
+        if not math.isfinite(score.loss):
+            raise ValidationDiverged(self._find_fault())
+        return score
+
+    def test(self, path: Path, samples: Samples, on_batch: Callable[[], None]) -> Score:
+        """The score of the checkpoint at `path` on the test images. Raises NetError where it cannot
+        be read."""
+        best, state = checkpoint.load(path), State(self.state.backend)
+        state.load(best.states, self.job.evaluation_graph.states, best.origin)
+        return self._score(self._executor(state), samples, on_batch)
+
+    def _score(
+        self, executor: FoldedExecutor, samples: Samples, on_batch: Callable[[], None]
+    ) -> Score:
+        return evaluate(
+            executor, self.job.image_input, self._batches(samples), lambda batch, out: on_batch()
+        )
+
+    def _batches(self, samples: Samples) -> Iterator[Batch]:
+        return evaluation_batches(samples, self.job.evaluation_network.batch, self.job.transform)
+
+    def _find_fault(self) -> Fault | None:
+        """The first value of the validation that is not finite, where every weight is."""
+        states = self.averages.snapshot()
+        for batch in self._batches(self.validation):
+            inputs = {
+                self.job.image_input: made(batch.images),
+                "labels": batch.labels,
+                "weights": batch.weights,
+            }
+            fault = find_fault(self.job.evaluation_graph, {**states, **inputs})
+            if fault is not None:
+                return fault
+        return None

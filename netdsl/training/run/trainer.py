@@ -1,0 +1,176 @@
+"""A run of a recipe: built and checked at once, then trained; what ends it is explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from netdsl.backends.base import Backend
+from netdsl.data.pictures import BadPicture
+from netdsl.errors import NetError, fail
+from netdsl.language.network import Network
+from netdsl.language.program import Program
+from netdsl.runtime.executor import Workspace
+from netdsl.runtime.state import State
+from netdsl.training.job import prepare_job
+from netdsl.training.recipe.initial_weights import match_states, shapes_of
+from netdsl.training.run.bad_pictures import PictureMonitor, bad_picture_error
+from netdsl.training.run.callbacks import Callbacks, OnEpoch, OnStep, Result, StopRequested
+from netdsl.training.run.evaluator import Evaluator, ValidationDiverged
+from netdsl.training.run.loop import train
+from netdsl.training.run.memory import out_of_memory_error
+from netdsl.training.run.nan_check import Diverged, Fault, divergence_error
+from netdsl.training.run.stepper import Stepper
+from netdsl.training.run.watch_monitor import WatchMonitor
+from netdsl.training.step.graphs import SUM_SUFFIX
+from netdsl.training.step.loss_scale import SCALE_STATES
+from netdsl.training.step.watch import WatchRequest
+from netdsl.training.store.checkpoint import Checkpoint, inference_states
+from netdsl.training.store.pipeline_revisions import check_pipeline
+from netdsl.training.store.progress import Progress, load_progress
+from netdsl.training.store.resume import note_changes
+from netdsl.training.store.run_directory import RunDirectory
+from netdsl.training.store.warm_start import initialise_weights
+
+
+class Trainer:
+    """One run of one recipe. Building it reads the data and checks all that can be wrong.
+
+    It starts from weights drawn anew, from those of `start`, or where the run of `saved` was.
+    Raises NetError where something is wrong, or the run does not fit into memory.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        recipe_name: str | None,
+        backend: Backend,
+        data_folder: str | None = None,
+        start: Checkpoint | None = None,
+        saved: Checkpoint | None = None,
+    ) -> None:
+        self.job = prepare_job(program, recipe_name, data_folder)
+        self.recipe = self.job.recipe
+        self.backend = backend.repeatable() if self.recipe.deterministic else backend
+        free_bytes = self.backend.free_bytes()
+        try:
+            self._allocate(start, saved)
+        except MemoryError:
+            with_batch = lambda batch: self.job.with_batch(program, batch)
+            fusion = self.backend.fusion
+            raise out_of_memory_error(self.job, fusion, free_bytes, with_batch) from None
+        self.previous_text = saved.net_text if saved else None
+        self.reported_faults = len(self.job.dataset.faults)  # the inventory has them
+
+    def _allocate(self, start: Checkpoint | None, saved: Checkpoint | None) -> None:
+        self.state = State(self.backend)
+        progress = self._restore(saved) if saved else self._initialise(start)
+        self.workspace = Workspace(self.backend, self.job.graphs)
+        self.stepper = Stepper(self.job, self.state, progress, self.workspace)
+        self.evaluator = Evaluator(self.job, self.state, self.workspace)
+        self.stepper.upload_images()
+        self.evaluator.upload_images()
+
+    def _initialise(self, start: Checkpoint | None) -> Progress:
+        recipe, states = self.recipe, self.job.network.graph.states
+        if start is not None:
+            weights = inference_states(start.states)
+            wanted = match_states(states, shapes_of(weights), (), start.origin)
+            self.state.load(weights, wanted, start.origin)
+        else:
+            initialise_weights(self.state, states, recipe.init, recipe.spans.get("init"))
+        self.state.initialise(self.job.step_graph.states, recipe.seed)
+        return Progress()
+
+    def _restore(self, saved: Checkpoint) -> Progress:
+        self._check_data(saved)
+        check_pipeline(saved, self.job)
+        # a loss that was not scaled before starts with the recipe's scale
+        new = [name for name in SCALE_STATES if name not in saved.states]
+        states = self.job.step_graph.states
+        wanted = [n for n in states if not n.name.endswith(SUM_SUFFIX) and n.name not in new]
+        help = f'a new run begins with its weights by `init = weights("{saved.origin}")`'
+        match_states(wanted, shapes_of(saved.states), (), saved.origin, help=help)
+        self.state.load(saved.states, wanted, saved.origin)
+        self.state.initialise(states, self.recipe.seed)
+        progress = load_progress(note_changes(saved, self.job.net_text))
+        images = len(self.job.train)
+        if progress.seen > images:
+            seen = f"{progress.seen:,} of the {images:,} images of an epoch"
+            raise fail(f"{saved.origin} cannot be resumed: it says that it has seen {seen}")
+        return progress
+
+    def _check_data(self, saved: Checkpoint) -> None:
+        """Raises NetError where the run has learnt from other images than there are now."""
+        before = saved.progress.get("data", self.job.data_fingerprint)
+        if before not in (self.job.data_fingerprint, self.job.dataset.fingerprint_of_names):
+            raise fail(
+                f"the data are not those that the run of {saved.origin} has learnt from",
+                notes=[f"then: {before}", f"now: {self.job.data_fingerprint}"],
+                help="images that were held out would be trained on; put the data back, or begin "
+                "a new run with `init = weights(...)`",
+            )
+
+    @property
+    def progress(self) -> Progress:
+        return self.stepper.progress
+
+    def run(
+        self,
+        out: Path,
+        on_step: OnStep,
+        on_epoch: OnEpoch,
+        should_stop: Callable[[], bool] = lambda: False,
+        watch: WatchRequest | None = None,
+        log: Callable[[str], None] = lambda words: None,
+    ) -> Result:
+        """Trains to the end; `out` receives all that the run keeps. The callables are those of
+        `Callbacks`. Where `should_stop` says so, it saves and raises KeyboardInterrupt.
+        Raises NetError, naming the layer, where the loss is no finite number any more."""
+        directory = RunDirectory(out, self.job, self.state, self.progress, self.previous_text, log)
+        if self.previous_text not in (None, self.job.net_text):
+            directory.save_last(self.progress)  # a change is kept even if the run ends at once
+        callbacks = Callbacks(on_step, on_epoch, should_stop, log)
+        pictures = PictureMonitor(self.job, log, self.reported_faults)
+        monitor = (
+            WatchMonitor(watch, self.stepper, self.workspace, directory.metrics_log)
+            if watch is not None
+            else None
+        )
+        try:
+            return train(
+                self.job, self.stepper, self.evaluator, directory, pictures, callbacks, monitor
+            )
+        except StopRequested:
+            directory.save_last(self.progress)
+            raise KeyboardInterrupt from None
+        except ValidationDiverged as e:
+            where = f"the validation of epoch {self.progress.epoch + 1}"
+            network = self.job.evaluation_network
+            raise self._diverged(directory, e.fault, where, network) from None
+        except Diverged:
+            raise self._step_diverged(directory) from None
+        except BadPicture as e:
+            raise self._bad_picture(directory, e) from None
+
+    def _step_diverged(self, directory: RunDirectory) -> NetError:
+        epoch, found = self.progress.epoch + 1, self.stepper.find_fault()
+        where = f"step {found[0]:,} (epoch {epoch})" if found else f"epoch {epoch}"
+        return self._diverged(directory, found[1] if found else None, where, self.job.network)
+
+    def _diverged(
+        self, directory: RunDirectory, fault: Fault | None, where: str, network: Network
+    ) -> NetError:
+        last, rate = directory.last, float(self.stepper.learning_rate())
+        last_checkpoint = f"{last}, of epoch {self.progress.epoch}" if last.exists() else None
+        return divergence_error(network, fault, where, rate, last_checkpoint)
+
+    def _bad_picture(self, directory: RunDirectory, fault: BadPicture) -> NetError:
+        """Saves what was learnt. The picture may be put back, with others that are damaged too, so
+        that the run goes on with pictures of these names."""
+        try:
+            self.stepper.synchronize()
+        except Diverged:
+            return self._step_diverged(directory)
+        directory.save_last(self.progress, self.job.dataset.fingerprint_of_names)
+        return bad_picture_error(fault)
