@@ -84,7 +84,7 @@ def forward_bytes(network: Network) -> int:
 
 
 def _total(graph: Graph) -> int:
-    return sum(n.type.nbytes for n in graph.of("conv2d"))
+    return sum(n.type.nbytes for n in graph.find_by_op("conv2d"))
 
 
 def main() -> None:

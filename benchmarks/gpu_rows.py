@@ -24,7 +24,7 @@ from netdsl.language.program import load
 from netdsl.passes import pipeline
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
-from netdsl.signature import OneFrom
+from netdsl.signature import CallOf
 from netdsl.training.recipe.optimizers import OPTIMIZERS
 from netdsl.training.recipe.precision import PRECISIONS
 from netdsl.training.recipe.recipe import Recipe, default_recipe
@@ -131,7 +131,7 @@ def recipe(low: str | None) -> Recipe:
     if low is None:
         return found
     # no loss is scaled: the step is timed, not trained
-    chosen = OneFrom("precision", PRECISIONS).accept(Call("mixed", (), None))
+    chosen = CallOf("precision", PRECISIONS).accept(Call("mixed", (), None))
     arguments = {"low": replace(chosen.arguments["low"], name=low)}
     return replace(found, precision=replace(chosen, arguments=arguments))
 

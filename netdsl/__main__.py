@@ -6,12 +6,12 @@ import os
 import sys
 from contextlib import suppress
 
-from netdsl.environment import has_room
+from netdsl.environment import can_allocate
 from netdsl.interrupt import ignore_signals, interrupt_on_signals
-from netdsl.output import open_standard_streams
+from netdsl.standard_streams import open_standard_streams
 
-INTERRUPTED = 130
-_ROOM = 160 * 10**6
+INTERRUPTED_EXIT_CODE = 130
+_MIN_ADDRESS_SPACE = 160 * 10**6
 """Bytes of addresses that NumPy takes to load and to multiply matrices in a few threads. With less
 its OpenBLAS ends the process."""
 
@@ -20,14 +20,14 @@ def main() -> None:
     """Runs the command line and ends with its exit code; 130 where it is interrupted, also while
     it is still loading."""
     open_standard_streams()
-    code = INTERRUPTED
+    code = INTERRUPTED_EXIT_CODE
     with suppress(KeyboardInterrupt):
         with suppress(KeyboardInterrupt):
             interrupt_on_signals()
             code = _run()
         ignore_signals()  # the work is over, and Python's own end takes a while
     ignore_signals()
-    if code == INTERRUPTED:
+    if code == INTERRUPTED_EXIT_CODE:
         # at once: an interrupt within `exec`, as a dataclass is made by, would make Python end
         # by SIGINT instead, and threads that are at work would be waited for
         sys.stdout.flush()
@@ -38,12 +38,12 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        if not has_room(_ROOM):
+        if not can_allocate(_MIN_ADDRESS_SPACE):
             raise MemoryError
         from netdsl import cli
     except (ImportError, MemoryError, OSError) as e:
-        why = str(e) or "there is too little memory (`ulimit -v`)"
-        print(f"error: netdsl cannot be loaded: {why}", file=sys.stderr)
+        reason = str(e) or "there is too little memory (`ulimit -v`)"
+        print(f"error: netdsl cannot be loaded: {reason}", file=sys.stderr)
         return 2
     try:
         cli.main()

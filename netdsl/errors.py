@@ -9,8 +9,8 @@ from difflib import get_close_matches
 from functools import cached_property
 from itertools import accumulate
 
-from netdsl.limits import LONGEST_NAME, LONGEST_SENTENCE, MOST_KNOWN, MOST_NOTES
-from netdsl.printable import printable, printable_line
+from netdsl.limits import MAX_KNOWN_NAMES, MAX_MESSAGE_CHARACTERS, MAX_NAME_CHARACTERS, MAX_NOTES
+from netdsl.text_escaping import escape_line, escape_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +25,14 @@ class Source:
         return self.text.split("\n")
 
     @cached_property
-    def _starts(self) -> list[int]:
+    def _line_starts(self) -> list[int]:
         """The offset at which each line begins."""
         return [0, *accumulate(len(line) + 1 for line in self._lines[:-1])]
 
     def position(self, offset: int) -> tuple[int, int]:
         """Line and column of a character offset, both counted from 1."""
-        number = bisect_right(self._starts, offset)
-        return number, offset - self._starts[number - 1] + 1
+        number = bisect_right(self._line_starts, offset)
+        return number, offset - self._line_starts[number - 1] + 1
 
     def line(self, number: int) -> str:
         return self._lines[number - 1] if number <= len(self._lines) else ""
@@ -54,7 +54,7 @@ class Span:
         line, column = self.position
         return f"{self.source.name}:{line}:{column}"
 
-    def seen_from(self, other: Span | None) -> str:
+    def format_relative_to(self, other: Span | None) -> str:
         """Line and column, with the file where it is another than that of `other`."""
         if other is None or other.source is not self.source:
             return str(self)
@@ -75,43 +75,43 @@ class Diagnostic:
 
     def __post_init__(self) -> None:
         """However long a name or a list is that a sentence repeats, the sentence is short."""
-        object.__setattr__(self, "message", shortened(self.message))
-        object.__setattr__(self, "help", shortened(self.help) if self.help else self.help)
-        object.__setattr__(self, "notes", tuple(map(shortened, self.notes[:MOST_NOTES])))
+        object.__setattr__(self, "message", shorten(self.message))
+        object.__setattr__(self, "help", shorten(self.help) if self.help else self.help)
+        object.__setattr__(self, "notes", tuple(map(shorten, self.notes[:MAX_NOTES])))
 
     def render(self) -> str:
         """The diagnostic as people read it, with the line itself and the place underlined."""
         kind = f"warning[{self.lint}]" if self.lint else "error"
-        parts = [f"{kind}: {printable(self.message)}"]
+        parts = [f"{kind}: {escape_text(self.message)}"]
         if self.span is not None:
-            parts += [f"  {printable_line(str(self.span))}", *_excerpt(self.span)]
-        parts += [f"  {printable(note)}" for note in self.notes]
+            parts += [f"  {escape_line(str(self.span))}", *_make_excerpt(self.span)]
+        parts += [f"  {escape_text(note)}" for note in self.notes]
         if self.help is not None:
-            parts.append(f"help: {printable(self.help)}")
+            parts.append(f"help: {escape_text(self.help)}")
         return "\n".join(parts)
 
 
-def shortened(text: str, longest: int = LONGEST_SENTENCE) -> str:
+def shorten(text: str, max_length: int = MAX_MESSAGE_CHARACTERS) -> str:
     """A text without its middle where it is too long to read."""
-    if len(text) <= longest:
+    if len(text) <= max_length:
         return text
-    return f"{text[: longest * 3 // 4]} ... {text[-longest // 5 :]}"
+    return f"{text[: max_length * 3 // 4]} ... {text[-max_length // 5 :]}"
 
 
-_WIDEST = 120
+_MAX_EXCERPT_WIDTH = 120
 
 
-def _excerpt(span: Span) -> list[str]:
+def _make_excerpt(span: Span) -> list[str]:
     """The line of a span, with the span underlined, as wide as what is shown for it."""
     number, column = span.position
     line = span.source.line(number).expandtabs(1)
     begin = column - 1
-    first = max(0, begin - _WIDEST // 2) if len(line) > _WIDEST else 0
-    last = first + _WIDEST
+    first = max(0, begin - _MAX_EXCERPT_WIDTH // 2) if len(line) > _MAX_EXCERPT_WIDTH else 0
+    last = first + _MAX_EXCERPT_WIDTH
     end = min(last, begin + span.end - span.start)
-    before = ("…" if first else "") + printable_line(line[first + bool(first) : begin])
-    marked = printable_line(line[begin:end])
-    shown = (before + marked + printable_line(line[end:last])).rstrip()
+    before = ("…" if first else "") + escape_line(line[first + bool(first) : begin])
+    marked = escape_line(line[begin:end])
+    shown = (before + marked + escape_line(line[end:last])).rstrip()
     width = max(1, min(len(marked), len(shown) - len(before)))
     gutter = " " * len(str(number))
     return [f"    {number} | {shown}", f"    {gutter} | {' ' * len(before)}{'^' * width}"]
@@ -127,7 +127,7 @@ class NetError(Exception):
     def render(self) -> str:
         return "\n\n".join(d.render() for d in self.diagnostics)
 
-    def located(self, span: Span | None) -> NetError:
+    def with_default_span(self, span: Span | None) -> NetError:
         """The same error, placed at `span` where it has no place of its own."""
         return type(self)(*(d if d.span else replace(d, span=span) for d in self.diagnostics))
 
@@ -143,7 +143,7 @@ def fail(
     return NetError(Diagnostic(message, span, help, tuple(notes)))
 
 
-_ALSO_CALLED = {
+_ALIASES = {
     "dense": "fc",
     "linear": "fc",
     "affine": "fc",
@@ -214,38 +214,45 @@ _ADVICE = {
     "weight_decay": "it stands in the optimizer: `optimizer = sgd(lr=0.1, weight_decay=1e-4)`",
     "smoothing": "it stands in the loss: `loss = cross_entropy(smoothing=0.1)`",
 }
-_MOST_LISTED = 40
-_PYTHON_WORDS = {"true": "yes", "false": "no", "none": "no"}
+_MAX_LISTED_NAMES = 40
+_PYTHON_LITERALS = {"true": "yes", "false": "no", "none": "no"}
 
 
-def nearest(name: str, known: Iterable[str], what: str = "") -> str | None:
+def suggest_name(name: str, known: Iterable[str], label: str = "") -> str | None:
     """A help line that offers the known name most like `name`, or lists them when they are few."""
-    names = sorted({n for n in known if len(n) <= LONGEST_NAME})
-    found = elsewhere(name, names) or close(name, names)
-    if found is None and 0 < len(names) <= _MOST_LISTED:
-        return f"{what or 'known names'}: {', '.join(names)}"
+    names = sorted({n for n in known if len(n) <= MAX_NAME_CHARACTERS})
+    found = suggest_alias(name, names) or suggest_spelling(name, names)
+    if found is None and 0 < len(names) <= _MAX_LISTED_NAMES:
+        return f"{label or 'known names'}: {', '.join(names)}"
     return found
 
 
-def elsewhere(name: str, known: Iterable[str]) -> str | None:
+def suggest_alias(name: str, known: Iterable[str]) -> str | None:
     """A help line for a name in other capitals, or for what other frameworks call so."""
-    plain = {n.lower(): n for n in known}
-    if name.lower() in _PYTHON_WORDS and _PYTHON_WORDS[name.lower()] not in plain:
-        return f"write `{_PYTHON_WORDS[name.lower()]}`"
-    alias = _ALSO_CALLED.get(name.lower(), name.lower())
-    return f"did you mean `{plain[alias]}`?" if alias in plain else _ADVICE.get(name.lower())
+    names_by_lowercase = {n.lower(): n for n in known}
+    if (
+        name.lower() in _PYTHON_LITERALS
+        and _PYTHON_LITERALS[name.lower()] not in names_by_lowercase
+    ):
+        return f"write `{_PYTHON_LITERALS[name.lower()]}`"
+    alias = _ALIASES.get(name.lower(), name.lower())
+    return (
+        f"did you mean `{names_by_lowercase[alias]}`?"
+        if alias in names_by_lowercase
+        else _ADVICE.get(name.lower())
+    )
 
 
-def close(name: str, known: Iterable[str]) -> str | None:
+def suggest_spelling(name: str, known: Iterable[str]) -> str | None:
     """A help line that offers the known name that is spelt most alike, if they are not too many
     to look through."""
-    plain = {n.lower(): n for n in known if len(n) <= LONGEST_NAME}
-    if len(name) > LONGEST_NAME or len(plain) > MOST_KNOWN:
+    names_by_lowercase = {n.lower(): n for n in known if len(n) <= MAX_NAME_CHARACTERS}
+    if len(name) > MAX_NAME_CHARACTERS or len(names_by_lowercase) > MAX_KNOWN_NAMES:
         return None
-    found = get_close_matches(name.lower(), sorted(plain), n=1, cutoff=0.6)
-    return f"did you mean `{plain[found[0]]}`?" if found else None
+    found = get_close_matches(name.lower(), sorted(names_by_lowercase), n=1, cutoff=0.6)
+    return f"did you mean `{names_by_lowercase[found[0]]}`?" if found else None
 
 
-def internal(message: str) -> AssertionError:
+def internal_error(message: str) -> AssertionError:
     """A broken promise inside netdsl itself, never the fault of who wrote the file."""
     return AssertionError(f"internal error: {message}")

@@ -5,36 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from netdsl.errors import Span, fail, nearest
+from netdsl.errors import Span, fail, suggest_name
 
 
-def matches(path: str, pattern: str) -> bool:
+def matches_glob(path: str, pattern: str) -> bool:
     """Whether a glob matches a path; `*` crosses dots."""
     return fnmatchcase(path, pattern)
 
 
-def any_matches(path: str, patterns: Iterable[str]) -> bool:
+def matches_any_glob(path: str, patterns: Iterable[str]) -> bool:
     """Whether one of several globs matches a path."""
-    return any(matches(path, p) for p in patterns)
+    return any(matches_glob(path, p) for p in patterns)
 
 
-def matched(
+def match_globs(
     patterns: Sequence[str],
     names: Sequence[str],
     key: str,
     span: Span | None = None,
-    what: str = "weight",
+    noun: str = "weight",
 ) -> dict[str, tuple[str, ...]]:
     """What each glob matches. Raises NetError where one matches nothing."""
-    found = {p: tuple(n for n in names if matches(n, p)) for p in patterns}
-    for pattern, hits in found.items():
-        if not hits:
-            message = f'no {what} is called "{pattern}", which `{key}` names'
-            raise fail(message, span, help=nearest(pattern, candidates(names), "globs that match"))
+    found = {p: tuple(n for n in names if matches_glob(n, p)) for p in patterns}
+    for pattern, matching_names in found.items():
+        if not matching_names:
+            message = f'no {noun} is called "{pattern}", which `{key}` names'
+            raise fail(
+                message,
+                span,
+                help=suggest_name(pattern, make_glob_candidates(names), "globs that match"),
+            )
     return found
 
 
-def candidates(names: Iterable[str]) -> set[str]:
+def make_glob_candidates(names: Iterable[str]) -> set[str]:
     """The names, and a glob for everything under each of their scopes."""
     scopes = {n[:i] for n in names for i, c in enumerate(n) if c == "."}
     return set(names) | {f"{s}.*" for s in scopes}

@@ -16,7 +16,7 @@ HANGUP = signal.Signals.__members__.get("SIGHUP")
 SIGNALS = tuple(s for s in (signal.SIGINT, signal.SIGTERM, HANGUP) if s is not None)
 
 
-def heard() -> tuple[signal.Signals, ...]:
+def find_handled_signals() -> tuple[signal.Signals, ...]:
     """Those of them that somebody may end this process by. What it was started to ignore it goes
     on ignoring: SIGHUP under `nohup`, SIGINT behind a shell's `&`."""
     return tuple(s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN)
@@ -25,14 +25,14 @@ def heard() -> tuple[signal.Signals, ...]:
 def interrupt_on_signals() -> None:
     """Each of them raises KeyboardInterrupt. One that comes up in a callback of Python's own, as of
     a weak reference, is lost there, and nothing is printed of it."""
-    sys.unraisablehook = _report
-    for s in heard():
+    sys.unraisablehook = _report_unraisable
+    for s in find_handled_signals():
         signal.signal(s, signal.default_int_handler)
 
 
-def _report(lost: Any) -> None:
-    if not issubclass(lost.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(lost)
+def _report_unraisable(unraisable: Any) -> None:
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
 
 
 def ignore_signals() -> None:
@@ -41,29 +41,29 @@ def ignore_signals() -> None:
     came just before; a second call then does it."""
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    for s in heard():
+    for s in find_handled_signals():
         signal.signal(s, signal.SIG_IGN)
 
 
 @contextmanager
-def asking() -> Iterator[Callable[[], bool]]:
+def defer_interrupts() -> Iterator[Callable[[], bool]]:
     """While it lasts, the first signal only makes the answer true; the same one once more
     interrupts. Not so SIGHUP, which the shell and the system both send when a terminal closes."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    came: set[int] = set()
+    received: set[int] = set()
 
     def handle(number: int, frame: Any) -> None:
-        if number in came and number != HANGUP:
+        if number in received and number != HANGUP:
             raise KeyboardInterrupt
-        came.add(number)
+        received.add(number)
         with suppress(OSError):  # not by print, which may be what the signal interrupted
             os.write(2, b"\nsaving after this step; once more to stop at once\n")
 
-    before = {s: signal.signal(s, handle) for s in heard()}
+    previous_handlers = {s: signal.signal(s, handle) for s in find_handled_signals()}
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(received)
     finally:
-        for s, handler in before.items():
+        for s, handler in previous_handlers.items():
             signal.signal(s, handler)

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from netdsl.errors import Diagnostic, NetError, Span, close, nearest
-from netdsl.kinds import Anything, Extent, Kind, Mismatch, Shape
-from netdsl.limits import MOST_ERRORS
-from netdsl.values import Argument, Call, Size, Symbol, Value, show
+from netdsl.errors import Diagnostic, NetError, Span, suggest_name, suggest_spelling
+from netdsl.limits import MAX_ERRORS
+from netdsl.parameter_types import AnyValue, Extent, ParameterType, Shape, TypeMismatch
+from netdsl.values import Argument, Call, Size, Symbol, Value, format_value
 
 
 @dataclass(frozen=True)
-class Chosen:
+class BoundCall:
     """An entry of a table, with its arguments bound: what `sgd(lr=0.1)` becomes."""
 
     name: str
@@ -27,30 +27,30 @@ class Chosen:
     span: Span | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        inside = ", ".join(f"{k}={show(v)}" for k, v in self.arguments.items())
+        inside = ", ".join(f"{k}={format_value(v)}" for k, v in self.arguments.items())
         return f"{self.name}({inside})" if inside else self.name
 
 
 @dataclass(frozen=True)
-class OneFrom:
-    """A call of an entry of a table, whose records carry a `signature`; `what` names the table."""
+class CallOf:
+    """A call of an entry of a table, whose records carry a `signature`; `noun` names the table."""
 
-    what: str
+    noun: str
     table: Mapping[str, Any]
 
-    def accept(self, value: Value) -> Chosen:
+    def accept(self, value: Value) -> BoundCall:
         if isinstance(value, Symbol):
             value = Call(value.name, (), value.span)
         if not isinstance(value, Call):
             quoted = " without quotes" if value in self.table else ""
-            raise Mismatch(f"one of {', '.join(sorted(self.table))}{quoted}")
+            raise TypeMismatch(f"one of {', '.join(sorted(self.table))}{quoted}")
         record = self.table.get(value.name)
         if record is None:
-            message = f"unknown {self.what} `{value.name}`"
-            help = nearest(value.name, self.table, "known are")
+            message = f"unknown {self.noun} `{value.name}`"
+            help = suggest_name(value.name, self.table, "known are")
             raise NetError(Diagnostic(message, value.span, help))
         bound = record.signature.bind(value.arguments, value.span)
-        return Chosen(value.name, record, bound, value.span)
+        return BoundCall(value.name, record, bound, value.span)
 
 
 class _Required:
@@ -65,15 +65,15 @@ REQUIRED: Any = _Required()
 class Param:
     """One parameter: its name, the kind of value it takes, its default and a phrase on it.
 
-    The default is written as in a file (`Symbol("he")`, 1) and goes through `kind` like any value.
-    One that is `named` is given by its name only, never by its place.
+    The default is written as in a file (`Symbol("he")`, 1) and goes through `type` like any value.
+    One that is `is_keyword_only` is given by its name only, never by its place.
     """
 
     name: str
-    kind: Kind = field(default_factory=Anything)
+    type: ParameterType = field(default_factory=AnyValue)
     default: Any = REQUIRED
     doc: str = ""
-    named: bool = False
+    is_keyword_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,55 +96,55 @@ class Signature:
         Raises NetError with a diagnostic for each wrong argument.
         """
         errors: list[Diagnostic] = []
-        given = self._place(arguments, span, errors)
-        misnamed = bool(errors)
+        given = self._match_parameters(arguments, span, errors)
+        has_name_errors = bool(errors)
         bound: dict[str, Any] = {}
         for param in self.params:
-            if len(errors) >= MOST_ERRORS:
+            if len(errors) >= MAX_ERRORS:
                 break
             if param.name in given:
-                self._convert(param, given[param.name], span, bound, errors)
-            elif partial or (misnamed and param.default is REQUIRED):
+                self._convert_argument(param, given[param.name], span, bound, errors)
+            elif partial or (has_name_errors and param.default is REQUIRED):
                 continue
             elif param.default is REQUIRED:
-                errors.append(self._missing(param, span))
+                errors.append(self._make_missing_error(param, span))
             else:
-                bound[param.name] = param.kind.accept(param.default)
+                bound[param.name] = param.type.accept(param.default)
         if errors:
             raise NetError(*errors)
         return bound
 
-    def telling(self, arguments: Sequence[Argument]) -> tuple[Argument, ...]:
+    def drop_defaults(self, arguments: Sequence[Argument]) -> tuple[Argument, ...]:
         """The arguments that say more than the defaults do."""
-        plain = {p.name: p.default for p in self.params}
+        defaults = {p.name: p.default for p in self.params}
         return tuple(
-            a for a in arguments if a.name is None or a.value != plain.get(a.name, REQUIRED)
+            a for a in arguments if a.name is None or a.value != defaults.get(a.name, REQUIRED)
         )
 
-    def _place(
+    def _match_parameters(
         self, arguments: Sequence[Argument], span: Span | None, errors: list[Diagnostic]
     ) -> dict[str, Argument]:
         names = dict.fromkeys(p.name for p in self.params)
-        places = [p.name for p in self.params if not p.named]
+        positional_names = [p.name for p in self.params if not p.is_keyword_only]
         given: dict[str, Argument] = {}
         for index, argument in enumerate(arguments):
-            if len(errors) >= MOST_ERRORS:
+            if len(errors) >= MAX_ERRORS:
                 break
             name, where = argument.name, argument.span or span
-            if name is None and index >= len(places):
-                errors.append(self._too_many(arguments, where))
+            if name is None and index >= len(positional_names):
+                errors.append(self._make_excess_error(arguments, where))
                 break
-            name = name if name is not None else places[index]
+            name = name if name is not None else positional_names[index]
             if name not in names:
                 message = f"`{self.name}` has no {self.noun} `{name}`"
-                errors.append(Diagnostic(message, where, nearest(name, names, "it has")))
+                errors.append(Diagnostic(message, where, suggest_name(name, names, "it has")))
             elif name in given:
                 errors.append(Diagnostic(f"`{name}` is given twice", where))
             else:
                 given[name] = argument
         return given
 
-    def _convert(
+    def _convert_argument(
         self,
         param: Param,
         argument: Argument,
@@ -154,57 +154,61 @@ class Signature:
     ) -> None:
         where = argument.span or span
         try:
-            bound[param.name] = param.kind.accept(argument.value)
-        except Mismatch as wanted:
-            message = (
-                f"`{param.name}` of `{self.name}` must be {wanted}, not {show(argument.value)}"
-            )
-            errors.append(Diagnostic(message, where, self._remedy(param, argument.value)))
+            bound[param.name] = param.type.accept(argument.value)
+        except TypeMismatch as wanted:
+            value = format_value(argument.value)
+            message = f"`{param.name}` of `{self.name}` must be {wanted}, not {value}"
+            errors.append(Diagnostic(message, where, self._suggest_fix(param, argument.value)))
         except NetError as e:
-            errors.extend(e.located(where).diagnostics)
+            errors.extend(e.with_default_span(where).diagnostics)
 
-    def _remedy(self, param: Param, value: Value) -> str | None:
+    def _suggest_fix(self, param: Param, value: Value) -> str | None:
         """What to write instead of a value that a parameter refuses."""
-        bare = _unquoted(value)
-        if bare is not None and _accepts(param.kind, bare):
-            return f"write `{show(bare)}` without quotes"
+        bare = _unquote(value)
+        if bare is not None and _accepts(param.type, bare):
+            return f"write `{format_value(bare)}` without quotes"
         if isinstance(value, Symbol) and value.name not in value.variables:
-            if _accepts(param.kind, value.name):
-                return f"write `{show(value.name)}`"
+            if _accepts(param.type, value.name):
+                return f"write `{format_value(value.name)}`"
             for other in self.params:
-                if _accepts(other.kind, value) and not isinstance(other.kind, Anything):
+                if _accepts(other.type, value) and not isinstance(other.type, AnyValue):
                     return f"did you mean `{other.name}={value}`?"
-        return hint(value)
+        return suggest_for_value(value)
 
-    def _too_many(self, arguments: Sequence[Argument], where: Span | None) -> Diagnostic:
-        count = sum(not p.named for p in self.params)
+    def _make_excess_error(self, arguments: Sequence[Argument], where: Span | None) -> Diagnostic:
+        count = sum(not p.is_keyword_only for p in self.params)
         unnamed = " without a name" if count < len(self.params) else ""
-        takes = f"`{self.name}` takes {_count(count, 'argument')}{unnamed}, here is one more"
+        message = (
+            f"`{self.name}` takes {_format_count(count, 'argument')}{unnamed}, here is one more"
+        )
         if any(isinstance(a.value, Call) for a in arguments):
             help = f"layers are chained, not nested: `a -> {self.name}`"
-            return Diagnostic(takes, where, help)
+            return Diagnostic(message, where, help)
         if unnamed:
-            help = f"{self._usage()}; the size of what flows in is never given"
-            return Diagnostic(takes, where, help)
+            help = f"{self._format_usage()}; the size of what flows in is never given"
+            return Diagnostic(message, where, help)
         numbers = [a.value for a in arguments if isinstance(a.value, int)]
-        if self.params and isinstance(self.params[0].kind, Shape | Extent) and len(numbers) > 1:
-            return Diagnostic(takes, where, f"a size is one word: `{'x'.join(map(str, numbers))}`")
-        return Diagnostic(takes, where, self._usage())
+        if self.params and isinstance(self.params[0].type, Shape | Extent) and len(numbers) > 1:
+            return Diagnostic(
+                message, where, f"a size is one word: `{'x'.join(map(str, numbers))}`"
+            )
+        return Diagnostic(message, where, self._format_usage())
 
-    def _missing(self, param: Param, span: Span | None) -> Diagnostic:
-        return Diagnostic(f"`{self.name}` needs `{param.name}`", span, self._usage())
+    def _make_missing_error(self, param: Param, span: Span | None) -> Diagnostic:
+        return Diagnostic(f"`{self.name}` needs `{param.name}`", span, self._format_usage())
 
-    def _usage(self) -> str:
+    def _format_usage(self) -> str:
         return f"`{self}`"
 
     def __str__(self) -> str:
         inside = ", ".join(
-            p.name if p.default is REQUIRED else f"{p.name}={show(p.default)}" for p in self.params
+            p.name if p.default is REQUIRED else f"{p.name}={format_value(p.default)}"
+            for p in self.params
         )
         return f"{self.name}({inside})"
 
 
-def _unknown_name(symbol: Symbol) -> str:
+def _suggest_for_symbol(symbol: Symbol) -> str:
     """A help line for a bare name that stands where a value must."""
     if symbol.name in ("true", "True", "false", "False"):
         return "write `yes` or `no`"
@@ -213,24 +217,24 @@ def _unknown_name(symbol: Symbol) -> str:
     sides = symbol.name.split("x")
     if len(sides) > 1 and all(side in symbol.variables for side in sides):
         return f"a size that is computed is written `[{', '.join(sides)}]`"
-    near = close(symbol.name, symbol.variables)
+    near = suggest_spelling(symbol.name, symbol.variables)
     return f"no variable is called `{symbol.name}` here" + (f"; {near}" if near else "")
 
 
-def hint(value: object) -> str | None:
+def suggest_for_value(value: object) -> str | None:
     """A help line where a value is a bare name that means nothing."""
-    return _unknown_name(value) if isinstance(value, Symbol) else None
+    return _suggest_for_symbol(value) if isinstance(value, Symbol) else None
 
 
-def _accepts(kind: Kind, value: Value) -> bool:
+def _accepts(kind: ParameterType, value: Value) -> bool:
     try:
         kind.accept(value)
-    except (Mismatch, NetError):
+    except (TypeMismatch, NetError):
         return False
     return True
 
 
-def _unquoted(value: Value) -> Value:
+def _unquote(value: Value) -> Value:
     """What a quoted text would be without its quotes."""
     if not isinstance(value, str):
         return None
@@ -241,5 +245,5 @@ def _unquoted(value: Value) -> Value:
     return Symbol(value) if value.isidentifier() else None
 
 
-def _count(n: int, noun: str) -> str:
+def _format_count(n: int, noun: str) -> str:
     return f"no {noun}s" if n == 0 else f"{n} {noun}" + ("s" if n > 1 else "")

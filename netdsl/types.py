@@ -23,7 +23,7 @@ ITEMSIZE = {
     "uint8": 1,
     "bool": 1,
 }
-FLOATS = ("float64", "float32", "float16", "bfloat16")
+FLOAT_DTYPES = ("float64", "float32", "float16", "bfloat16")
 Array = Any
 
 
@@ -58,7 +58,7 @@ def dims(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def sized(nbytes: int) -> str:
+def format_bytes(nbytes: int) -> str:
     """Bytes for people: `1.5 GB`."""
     size, unit = float(nbytes), "B"
     for larger in ("kB", "MB", "GB"):
@@ -117,10 +117,10 @@ class Node:
     region: str = ""
 
 
-_NODE = itemgetter("node")
+_get_node = itemgetter("node")
 
 
-class Nodes(Mapping[str, Node]):
+class NodeView(Mapping[str, Node]):
     """The nodes of a `dag` by name, in the order in which they were added: a view of it."""
 
     __slots__ = ("_data", "dag")
@@ -146,29 +146,29 @@ class Nodes(Mapping[str, Node]):
         return len(self._data)
 
     def values(self) -> ValuesView[Node]:
-        return _Values(self)
+        return _NodeValuesView(self)
 
     def items(self) -> ItemsView[str, Node]:
-        return _Items(self)
+        return _NodeItemsView(self)
 
     def data(self) -> Iterator[Node]:
         """All nodes in their order."""
-        return map(_NODE, self._data.values())
+        return map(_get_node, self._data.values())
 
 
-class _Values(ValuesView[Node]):
+class _NodeValuesView(ValuesView[Node]):
     """At the speed of a dict's own."""
 
-    _mapping: Nodes
+    _mapping: NodeView
 
     def __iter__(self) -> Iterator[Node]:
         return self._mapping.data()
 
 
-class _Items(ItemsView[str, Node]):
+class _NodeItemsView(ItemsView[str, Node]):
     """At the speed of a dict's own."""
 
-    _mapping: Nodes
+    _mapping: NodeView
 
     def __iter__(self) -> Iterator[tuple[str, Node]]:
         return zip(self._mapping, self._mapping.data(), strict=True)
@@ -194,27 +194,27 @@ class Graph:
     def __post_init__(self) -> None:
         import networkx as nx  # a tenth of a second that only those pay who make a graph
 
-        view = self.nodes if isinstance(self.nodes, Nodes) else Nodes(_filled(self.nodes))
+        view = self.nodes if isinstance(self.nodes, NodeView) else NodeView(_build_dag(self.nodes))
         object.__setattr__(self, "nodes", view)
         object.__setattr__(self, "dag", nx.freeze(view.dag))
 
     def __getitem__(self, name: str) -> Node:
         return self.nodes[name]
 
-    def of(self, op: str) -> tuple[Node, ...]:
+    def find_by_op(self, op: str) -> tuple[Node, ...]:
         return tuple(n for n in self.nodes.values() if n.op == op)
 
-    def cone(self, *names: str) -> set[str]:
+    def backward_slice(self, *names: str) -> set[str]:
         """The names of these nodes and of all that they are computed from."""
-        return reach(self.dag.reverse(copy=False), names)
+        return find_reachable(self.dag.reverse(copy=False), names)
 
     @property
     def inputs(self) -> tuple[Node, ...]:
-        return self.of("input")
+        return self.find_by_op("input")
 
     @property
     def states(self) -> tuple[Node, ...]:
-        return self.of("state")
+        return self.find_by_op("state")
 
     @property
     def roots(self) -> tuple[str, ...]:
@@ -222,12 +222,12 @@ class Graph:
         return (*self.outputs.values(), *self.updates.values())
 
     @property
-    def needed(self) -> set[str]:
+    def live_names(self) -> set[str]:
         """The names of all that outputs and updates need, and of the states that are renewed."""
-        return self.cone(*self.roots) | self.updates.keys()
+        return self.backward_slice(*self.roots) | self.updates.keys()
 
 
-def _filled(nodes: Mapping[str, Node]) -> nx.DiGraph:
+def _build_dag(nodes: Mapping[str, Node]) -> nx.DiGraph:
     """A dag of these nodes. An operand that is none of them has no edge, and no node either."""
     import networkx as nx
 
@@ -241,7 +241,7 @@ def _filled(nodes: Mapping[str, Node]) -> nx.DiGraph:
     return dag
 
 
-def reach(dag: nx.DiGraph, sources: Iterable[Any]) -> set[Any]:
+def find_reachable(dag: nx.DiGraph, sources: Iterable[Any]) -> set[Any]:
     """These nodes of a dag and all that lies behind them: one search for all of them, where
     `nx.descendants` makes one for each."""
     import networkx as nx

@@ -52,7 +52,8 @@ class Call:
 
     def __str__(self) -> str:
         inside = ", ".join(
-            f"{a.name}={show(a.value)}" if a.name else show(a.value) for a in self.arguments
+            f"{a.name}={format_value(a.value)}" if a.name else format_value(a.value)
+            for a in self.arguments
         )
         return f"{self.name}({inside})"
 
@@ -60,7 +61,7 @@ class Call:
 Value = int | float | bool | str | None | Size | Symbol | Call | tuple["Value", ...]
 
 
-def show(value: object) -> str:
+def format_value(value: object) -> str:
     """A value as it would be written in a .net file."""
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -69,7 +70,7 @@ def show(value: object) -> str:
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, tuple):
-        return "[" + ", ".join(map(show, value)) + "]"
+        return "[" + ", ".join(map(format_value, value)) + "]"
     if isinstance(value, float):
         return f"{value:.12g}"
     return str(value)

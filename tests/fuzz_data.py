@@ -35,7 +35,7 @@ from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Dataset, evaluation_batches, split, training_batches
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
-from netdsl.signature import Chosen
+from netdsl.signature import BoundCall
 from netdsl.values import Size
 
 SLOWEST, LONGEST = 5.0, 20_000
@@ -64,11 +64,13 @@ def used(dataset: Dataset, prepare: Preparation, rng: Random) -> None:
 
 def read_npz(place: Path, rng: Random) -> None:
     (path,) = place.iterdir()
-    used(sources.load(Chosen("arrays", SOURCES["arrays"], {"path": str(path)}), None), PLAIN, rng)
+    used(
+        sources.load(BoundCall("arrays", SOURCES["arrays"], {"path": str(path)}), None), PLAIN, rng
+    )
 
 
 def read_idx(place: Path, rng: Random) -> None:
-    used(sources.load(Chosen("mnist", SOURCES["mnist"], {"path": None}), str(place)), PLAIN, rng)
+    used(sources.load(BoundCall("mnist", SOURCES["mnist"], {"path": None}), str(place)), PLAIN, rng)
 
 
 def read_folder(place: Path, rng: Random) -> None:
@@ -85,7 +87,7 @@ def read_folder(place: Path, rng: Random) -> None:
     )
     prepare = Preparation(changes, (16, 16, rng.choice([1, 3, 4])))
     skip_bad = rng.random() < 0.7
-    used(sources.load(Chosen("folder", SOURCES["folder"], path), None, skip_bad), prepare, rng)
+    used(sources.load(BoundCall("folder", SOURCES["folder"], path), None, skip_bad), prepare, rng)
 
 
 PLAIN = Preparation()

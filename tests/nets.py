@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from netdsl.errors import NetError
-from netdsl.kinds import Extent, Flag, Kind, Many, Nothing, Number, OneOf, Whole
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import program
@@ -22,12 +21,22 @@ from netdsl.layers.init import INIT, INITS
 from netdsl.layers.structure import _Cut
 from netdsl.ops.draw import number
 from netdsl.ops.op import Draw
+from netdsl.parameter_types import (
+    Boolean,
+    Extent,
+    Float,
+    Integer,
+    ListOf,
+    NoneLiteral,
+    OneOf,
+    ParameterType,
+)
 from netdsl.signature import REQUIRED, Signature
 from netdsl.training.recipe.losses import LOSSES
 from netdsl.training.recipe.optimizers import OPTIMIZERS
 from netdsl.training.recipe.schedules import SCHEDULES
 from netdsl.types import TensorType
-from netdsl.values import show
+from netdsl.values import format_value
 
 BATCHES = (2, 3, 5)
 CLASSES = 4
@@ -190,17 +199,17 @@ def arguments(draw: Draw, signature: Signature, known: Iterable[str] = ()) -> st
         needed = param.default is REQUIRED
         if param.name not in known and (needed or draw.whole(1, 3) > 1):
             plainer = _PLAINER.get(param.name) or _PLAINER.get(f"{signature.name}.{param.name}")
-            found.append(f"{param.name}={written(draw, plainer or param.kind)}")
+            found.append(f"{param.name}={written(draw, plainer or param.type)}")
     return ", ".join(found)
 
 
-_PLAINER: dict[str, Kind] = {
-    "lr": Number(1e-4, 0.3),
-    "weight_decay": Number(0, 2),
-    "lrn.alpha": Number(0, 3),
-    "lrn.beta": Number(-2, 2),
-    "at": Many(Number(0, 5)),
-    "warmup": Number(0, 2),
+_PLAINER: dict[str, ParameterType] = {
+    "lr": Float(1e-4, 0.3),
+    "weight_decay": Float(0, 2),
+    "lrn.alpha": Float(0, 3),
+    "lrn.beta": Float(-2, 2),
+    "at": ListOf(Float(0, 5)),
+    "warmup": Float(0, 2),
 }
 """Kinds to draw from in place of some parameters' own: weights that grow a thousandfold in a step,
 and powers of negative sums, are no numbers after a step or two, and then nothing is compared."""
@@ -225,7 +234,7 @@ _STATEMENTS: tuple[Callable[[_Writer], str], ...] = (
 )
 
 
-def written(draw: Draw, kind: Kind) -> str:
+def written(draw: Draw, kind: ParameterType) -> str:
     """A value of a kind as it is written in a file."""
     for known, write in _WRITTEN.items():
         if isinstance(kind, known):
@@ -233,7 +242,7 @@ def written(draw: Draw, kind: Kind) -> str:
     raise AssertionError(f"nothing is drawn of {kind}")
 
 
-def _whole(draw: Draw, kind: Whole) -> str:
+def _whole(draw: Draw, kind: Integer) -> str:
     return str(draw.pick([n for n in (0, *_COUNTS) if kind.low <= n <= kind.high]))
 
 
@@ -247,9 +256,9 @@ def _padding(draw: Draw, kind: Padding) -> str:
     return draw.pick(("same", "{0}", "{0}x{1}", "[{0}, {1}, {2}, {3}]")).format(*sides)
 
 
-def _many(draw: Draw, kind: Many) -> str:
+def _many(draw: Draw, kind: ListOf) -> str:
     count = draw.whole(1, 2) if kind.length is None else kind.length
-    return f"[{', '.join(written(draw, kind.item) for _ in range(count))}]"
+    return f"[{', '.join(written(draw, kind.item_type) for _ in range(count))}]"
 
 
 def _cut(draw: Draw, kind: _Cut) -> str:
@@ -259,7 +268,7 @@ def _cut(draw: Draw, kind: _Cut) -> str:
 
 def _initialiser(draw: Draw) -> str:
     name = draw.pick(sorted(INITS))
-    inside = ", ".join(written(draw, p.kind) for p in INITS[name].signature.params)
+    inside = ", ".join(written(draw, p.type) for p in INITS[name].signature.params)
     return f"{name}({inside})" if inside else name
 
 
@@ -272,21 +281,21 @@ def _bias(draw: Draw, kind: Bias) -> str:
 
 
 def _one_of(draw: Draw, kind: OneOf) -> str:
-    return _initialiser(draw) if kind is INIT else written(draw, draw.pick(kind.kinds))
+    return _initialiser(draw) if kind is INIT else written(draw, draw.pick(kind.alternatives))
 
 
 _WRITTEN: dict[type, Callable[[Draw, Any], str]] = {
-    Whole: _whole,
-    Number: lambda draw, kind: show(number(draw, kind)),
-    Flag: lambda draw, kind: draw.pick(("yes", "no")),
+    Integer: _whole,
+    Float: lambda draw, kind: format_value(number(draw, kind)),
+    Boolean: lambda draw, kind: draw.pick(("yes", "no")),
     Extent: _extent,
     Padding: _padding,
-    Many: _many,
+    ListOf: _many,
     _Cut: _cut,
     Weight: _weight,
     Bias: _bias,
     OneOf: _one_of,
-    Nothing: lambda draw, kind: "none",
+    NoneLiteral: lambda draw, kind: "none",
 }
 
 

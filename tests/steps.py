@@ -57,7 +57,7 @@ def case_of(
     """The step of a net, of which a picture of scores is averaged; None where nothing is learnt."""
     settings = Settings(batch, training=True, frozen=recipe.freeze, shrink=shrink)
     network = elaborate(program, net, settings)
-    reached = network.graph.cone(*network.graph.outputs.values())
+    reached = network.graph.backward_slice(*network.graph.outputs.values())
     if not any(n.name in reached for n in network.parameters):
         return None
     scores = network.graph[network.graph.outputs["main"]]

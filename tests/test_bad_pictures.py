@@ -17,8 +17,8 @@ from netdsl.data.pictures import BadPicture, Opened, Pictures, Skipped
 from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Samples, evaluation_batches, training_batches
 from netdsl.data.verifying import Verification
+from netdsl.disk_cache import IMAGE_CACHE
 from netdsl.errors import NetError
-from netdsl.kept import PICTURES
 from netdsl.training.run import evaluator
 from netdsl.training.store import checkpoint
 from tests.test_folder import NET, write
@@ -256,9 +256,9 @@ def test_pictures_are_verified_once(pictures: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(BadPicture, match=r"003\.jpg is no readable picture"):
             verified(samples.train, prepare).check()
     decoded.clear()
-    (kept,) = PICTURES.folder.iterdir()
+    (kept,) = IMAGE_CACHE.directory.iterdir()
     for content in (b"", b"[1]", b'{"red/000.jpg": [1]}', b"[" * 10**5, b'{"a": 1}', b"\xff"):
-        PICTURES.keep(kept.name, content)  # of this very user, with the right checksum
+        IMAGE_CACHE.store(kept.name, content)  # of this very user, with the right checksum
         skipped = Skipped()
         verified(samples.train.skipping(skipped), prepare).check()
         assert len(skipped.faults) == 1

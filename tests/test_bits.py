@@ -108,15 +108,15 @@ from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import load
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.training.compile import compile_step
-from netdsl.training.recipe import plain
+from netdsl.training.step.compile import compile_step
+from netdsl.training.recipe.recipe import default_recipe
 from tests.graphs import values_for
 
 for case in sys.argv[1:]:
     path, net, batch, gain = case.split(":")
     winograd._GAIN = float(gain)
     network = elaborate(load(path), net, Settings(batch=int(batch), training=True))
-    graph = compile_step(network, plain(net))
+    graph = compile_step(network, default_recipe(net))
     values, backend = values_for(graph), CpuBackend()
     state = State(backend)
     state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")

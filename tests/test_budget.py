@@ -18,18 +18,18 @@ from netdsl.language.format import format_text
 from netdsl.language.parse import parse
 from netdsl.language.program import is_net, load, program, read_nothing
 from netdsl.limits import (
-    DEEPEST_NESTING,
-    LONGEST_FILE,
-    LONGEST_SENTENCE,
-    MOST_CHAINED,
-    MOST_ERRORS,
-    MOST_GLOBS,
-    MOST_WORDS,
+    MAX_CHAIN_LENGTH,
+    MAX_ERRORS,
+    MAX_FILE_CHARACTERS,
+    MAX_GLOBS,
+    MAX_MESSAGE_CHARACTERS,
+    MAX_NESTING_DEPTH,
+    MAX_TOKENS,
 )
 
 SLOWEST = 10.0
 """Seconds of processor time, of which the worst text takes two where nothing else runs."""
-LONGEST_REPORT = MOST_ERRORS * 8 * LONGEST_SENTENCE
+LONGEST_REPORT = MAX_ERRORS * 8 * MAX_MESSAGE_CHARACTERS
 
 
 def net(body: str, end: str = "fc(3)") -> str:
@@ -162,8 +162,8 @@ TEXTS = {
     "backslashes": '"' + "\\" * 900_000,
     "digits": "1" * 900_000,
     "strangers": "\0" * 900_000,
-    "too long": "#" * (LONGEST_FILE + 1),
-    "too many words": net("relu\n" * MOST_WORDS),
+    "too long": "#" * (MAX_FILE_CHARACTERS + 1),
+    "too many words": net("relu\n" * MAX_TOKENS),
 }
 
 
@@ -221,17 +221,17 @@ def test_no_text_takes_long_and_nothing_long_is_said(name: str) -> None:
 LIMITS = {
     "pairs double": "a list ends at 10,000 entries",
     "texts in lists": "a list ends at 10,000 entries",
-    "values nest": f"lists are nested more than {DEEPEST_NESTING} deep",
+    "values nest": f"lists are nested more than {MAX_NESTING_DEPTH} deep",
     "lets in loops": "more than 1,000,000 values",
     "blocks double": "more than 120,000 steps",
     "labels of blocks": "nested more than 80 deep: b79 in b78 in b77 in ...",
-    "nets of nets": f"over {MOST_CHAINED} of each other",
-    "recipes after recipes": f"over {MOST_CHAINED} of them",
+    "nets of nets": f"over {MAX_CHAIN_LENGTH} of each other",
+    "recipes after recipes": f"over {MAX_CHAIN_LENGTH} of them",
     "many trials": "more than 4,000,000,000 multiplications",
     "long names": "a word of over 1,000 characters",
-    "too long": f"over {LONGEST_FILE:,} characters",
-    "too many words": f"over {MOST_WORDS:,} words",
-    "brackets": f"more than {DEEPEST_NESTING} deep",
+    "too long": f"over {MAX_FILE_CHARACTERS:,} characters",
+    "too many words": f"over {MAX_TOKENS:,} words",
+    "brackets": f"more than {MAX_NESTING_DEPTH} deep",
 }
 
 
@@ -244,16 +244,16 @@ def test_a_limit_is_named_with_advice(name: str) -> None:
 
 @pytest.mark.slow
 def test_globs_are_few() -> None:
-    assert f"a list of {MOST_GLOBS} entries at most" in worked(TEXTS["many globs"])
-    assert f"a list of {MOST_GLOBS} pairs at most" in worked(TEXTS["many pairs of globs"])
+    assert f"a list of {MAX_GLOBS} entries at most" in worked(TEXTS["many globs"])
+    assert f"a list of {MAX_GLOBS} pairs at most" in worked(TEXTS["many pairs of globs"])
 
 
 def test_files_that_are_used_count_too() -> None:
     def read(path: str) -> str:
-        return "".join(f"block {path[:-4]}_{i} {{ relu }}\n" for i in range(MOST_WORDS // 10))
+        return "".join(f"block {path[:-4]}_{i} {{ relu }}\n" for i in range(MAX_TOKENS // 10))
 
     text = "".join(f'use "x{i}.net"\n' for i in range(30)) + net("relu")
-    with pytest.raises(NetError, match=f"used here have over {MOST_WORDS:,} words"):
+    with pytest.raises(NetError, match=f"used here have over {MAX_TOKENS:,} words"):
         program(parse(text, "a.net"), read)
 
 
@@ -289,9 +289,9 @@ def nested(parts: tuple[str, str, str], deepest: int) -> str:
 def test_what_is_promised_to_nest_does(kind: str, below: int) -> None:
     """From however deep in Python's stack it is called."""
     if kind in NESTS:
-        body = nested(NESTS[kind], DEEPEST_NESTING - 1)
+        body = nested(NESTS[kind], MAX_NESTING_DEPTH - 1)
     else:
-        body = f"let z = {nested(EXPRESSIONS[kind], DEEPEST_NESTING - 1)}"
+        body = f"let z = {nested(EXPRESSIONS[kind], MAX_NESTING_DEPTH - 1)}"
     text = net(body)
 
     def deep(n: int) -> None:

@@ -199,11 +199,11 @@ def test_cuda_without_cupy_says_what_to_install(
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks_and_the_second_interrupts(how: int) -> None:
-    from netdsl.interrupt import asking
+    from netdsl.interrupt import defer_interrupts
 
     before = signal.signal(how, signal.default_int_handler)  # tests may run behind a shell's `&`
     try:
-        with asking() as asked:
+        with defer_interrupts() as asked:
             assert not asked()
             os.kill(os.getpid(), how)
             assert asked()
@@ -215,11 +215,11 @@ def test_the_first_signal_asks_and_the_second_interrupts(how: int) -> None:
 
 
 def test_a_terminal_that_closes_asks_however_often() -> None:
-    from netdsl.interrupt import asking
+    from netdsl.interrupt import defer_interrupts
 
     before = signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
-        with asking() as asked:
+        with defer_interrupts() as asked:
             for _ in range(3):
                 os.kill(os.getpid(), signal.SIGHUP)
                 assert asked()

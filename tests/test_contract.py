@@ -188,7 +188,7 @@ def netdsl(*args: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
 
 
 def test_writing_keeps_permissions_and_follows_links(tmp_path: Path) -> None:
-    from netdsl.files import write_atomically
+    from netdsl.file_io import write_atomically
 
     real = tmp_path / "real"
     real.write_text("old")
@@ -332,9 +332,11 @@ def trained(path: Path) -> Predictor:
 def test_metrics_are_json_whatever_happens(tmp_path: Path) -> None:
     import json
 
-    from netdsl.files import finite
+    from netdsl.file_io import replace_non_finite
 
-    assert json.dumps(finite({"a": float("nan"), "b": [float("inf"), 1.0]}), allow_nan=False)
+    assert json.dumps(
+        replace_non_finite({"a": float("nan"), "b": [float("inf"), 1.0]}), allow_nan=False
+    )
 
 
 def scale_of(body: str, state: str, image: str = "16x16x8") -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netdsl import kept
+from netdsl import disk_cache
 from netdsl.backends import open_backend
 from netdsl.backends.cuda import nvrtc
 from netdsl.data.augment import chosen_of
@@ -129,7 +129,7 @@ def test_batch_norm_by_algebra_in_16_bits(way: int | str, low: str, backend: Any
     narrow = lambda graph: mixed(graph, low)
     graph = lowered_step("residual", narrow, by_algebra, dtype="float32", batch=8)
     worst = compared(graph, taking(way, backend), steps=2)
-    assert graph.of("gram")
+    assert graph.find_by_op("gram")
     assert np.isfinite(list(worst.values())).all()
     assert worst["loss"] < 0.05, worst["loss"]
 
@@ -247,7 +247,7 @@ def test_a_second_process_finds_what_the_first_has_built(
     assert compiled > 10
     assert timed > 3
     assert work() == (0, 0)
-    for path in kept.CUDA.folder.iterdir():
+    for path in disk_cache.CUDA_CACHE.directory.iterdir():
         path.write_bytes(path.read_bytes()[:-3])
     assert work() == (compiled, timed)
 

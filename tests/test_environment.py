@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from netdsl.backends.cpu.launch import MOST_THREADS, threads
 from netdsl.backends.cpu.target import width
 from netdsl.data.limits import VARIABLE, limit
-from netdsl.environment import whole_number
+from netdsl.environment import read_integer
 from netdsl.errors import NetError
 from tests.conftest import ROOT
 
@@ -35,12 +35,12 @@ def test_a_number_lies_within_its_bounds_or_is_refused(value: str, most: int) ->
     with pytest.MonkeyPatch.context() as m:
         m.setenv(NAME, value)
         if not value.strip():
-            assert whole_number(NAME, most, "number") is None
+            assert read_integer(NAME, most, "number") is None
         elif re.fullmatch("[0-9]{1,9}", value.strip()) and 1 <= int(value) <= most:
-            assert whole_number(NAME, most, "number") == int(value)
+            assert read_integer(NAME, most, "number") == int(value)
         else:
             with pytest.raises(NetError, match=f"is no number from 1 to {most}") as e:
-                whole_number(NAME, most, "number")
+                read_integer(NAME, most, "number")
             assert len(e.value.render()) < LONGEST
 
 

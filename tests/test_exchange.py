@@ -23,9 +23,9 @@ from netdsl.ir.export import digraph, to_graphml, to_json
 from netdsl.ir.read import FORMS, LAWS, read_graph
 from netdsl.ir.text import to_text
 from netdsl.ir.verify import verify
-from netdsl.kinds import Anything
 from netdsl.language.program import load
 from netdsl.ops import OPS
+from netdsl.parameter_types import AnyValue
 from netdsl.plan.fusion import FUSED
 from netdsl.plan.plan import make_plan
 from netdsl.plan.verify import verify_plan
@@ -118,7 +118,7 @@ def test_networkx_reads_json_and_graphml(data: st.DataObject) -> None:
 def test_every_operator_is_read_back() -> None:
     graph, _ = every_operator(np.random.default_rng(0), 3)
     assert told(read_graph(to_json(graph))) == told(graph)
-    bare = [p.name for op in OPS.values() for p in op.attrs if isinstance(p.kind, Anything)]
+    bare = [p.name for op in OPS.values() for p in op.attrs if isinstance(p.type, AnyValue)]
     assert set(bare) == set(FORMS)
 
 

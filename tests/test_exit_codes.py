@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from netdsl.cli.app import print_json
-from netdsl.cli.files import split
+from netdsl.file_io import split_file_and_name
 from netdsl.ops import OPS
 from tests.conftest import ROOT
 from tests.test_picturing import kept
@@ -77,7 +77,12 @@ def test_gradcheck_ends_with_1_where_one_layer_fails(
     monkeypatch.setitem(OPS, "tanh", wrong)
     code, out, _ = netdsl("gradcheck", "a.net")
     assert code == 1
-    assert [line.split()[0] for line in out.splitlines()] == ["ok", "FAIL", "ok", "FAIL"]
+    assert [line.split()[0] for line in out.splitlines()] == [
+        "ok",
+        "FAIL",
+        "ok",
+        "FAIL",
+    ]
     code, out, _ = netdsl("gradcheck", "a.net", "--json")
     assert (code, json.loads(out)["ok"]) == (1, False)
 
@@ -108,11 +113,11 @@ def test_a_colon_in_a_name_that_is_there_parts_nothing(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a:b").write_text("net n { input(4); fc(2) }\nnet m { input(4); fc(3) }")
     (tmp_path / "c.net").write_text("net n { input(4); fc(2) }")
-    assert split("a:b") == ("a:b", None)
-    assert split("a:b:m") == ("a:b", "m")
-    assert split("c.net:n") == ("c.net", "n")
-    assert split("c.net:") == ("c.net", "")
-    assert split("d:e/c.net") == ("d:e/c.net", None)
+    assert split_file_and_name("a:b") == ("a:b", None)
+    assert split_file_and_name("a:b:m") == ("a:b", "m")
+    assert split_file_and_name("c.net:n") == ("c.net", "n")
+    assert split_file_and_name("c.net:") == ("c.net", "")
+    assert split_file_and_name("d:e/c.net") == ("d:e/c.net", None)
     code, out, _ = netdsl("summary", "a:b", "--json")
     assert (code, json.loads(out)["params"]) == (0, 10)
     code, out, _ = netdsl("summary", "a:b:m", "--json")

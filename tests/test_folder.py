@@ -21,7 +21,7 @@ from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Dataset, Samples, evaluation_batches, training_batches
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
-from netdsl.signature import Chosen
+from netdsl.signature import BoundCall
 from tests.processes import finished
 from tests.test_photographs import PHOTOGRAPHS
 
@@ -415,7 +415,7 @@ def test_the_fingerprint_tells_other_pictures_apart(pictures: Path) -> None:
 def loaded(folder: Path, skip_bad: bool = False) -> Dataset:
     """What a recipe gets of a folder."""
     source = SOURCES["folder"]
-    return sources.load(Chosen("folder", source, {"path": str(folder)}), None, skip_bad)
+    return sources.load(BoundCall("folder", source, {"path": str(folder)}), None, skip_bad)
 
 
 @pytest.mark.parametrize(

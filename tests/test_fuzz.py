@@ -22,7 +22,7 @@ from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file, format_text
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, program
-from netdsl.limits import LONGEST_SENTENCE, MOST_ERRORS
+from netdsl.limits import MAX_ERRORS, MAX_MESSAGE_CHARACTERS
 from tests import texts
 from tests.conftest import ROOT
 from tests.trees import files
@@ -177,8 +177,8 @@ def _read(work: Callable[[Program], None], text: str) -> None:
 def told_well(error: NetError) -> None:
     said = error.render()
     assert said.startswith("error: ")
-    assert len(error.diagnostics) <= MOST_ERRORS
-    assert len(said) < MOST_ERRORS * 8 * LONGEST_SENTENCE
+    assert len(error.diagnostics) <= MAX_ERRORS
+    assert len(said) < MAX_ERRORS * 8 * MAX_MESSAGE_CHARACTERS
 
 
 def drawn_and_mutated(seed: int) -> str:

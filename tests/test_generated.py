@@ -35,7 +35,7 @@ from netdsl.plan.plan import make_plan
 from netdsl.plan.verify import verify_plan
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.signature import Chosen
+from netdsl.signature import BoundCall
 from netdsl.training.recipe.precision import LOW_PRECISIONS, PRECISIONS
 from netdsl.training.step.compile import compile_accumulation, compile_step
 from netdsl.types import Attrs, Graph, Node, TensorType
@@ -130,7 +130,7 @@ def test_batch_norm_by_algebra_on_the_cpu(
     dtype = "float32" if low else "float64"
     graph = lowered_step("residual", *narrow, by_algebra, dtype=dtype)
     backend = engine(way)
-    assert graph.of("gram")
+    assert graph.find_by_op("gram")
     assert run(graph, backend, tolerance, steps=1) == []
     epilogues = {"product 6", "product 6 beside", "conv2d_dgrad mask"}
     assert epilogues & backend.device.taken.keys() == (epilogues if way == 0 else set())
@@ -151,8 +151,8 @@ def test_bias_and_relu_go_into_the_products(engine: Engine) -> None:
 @pytest.mark.parametrize("scale", [1024.0, 1e9])
 def test_a_scaled_step_on_the_cpu(scale: float, engine: Engine) -> None:
     """Steps that are made and steps that are left out, by the scale of the loss."""
-    low = Chosen("float16", LOW_PRECISIONS["float16"], {"scale": scale, "steady": 1})
-    chosen = Chosen("mixed", PRECISIONS["mixed"], {"low": low})
+    low = BoundCall("float16", LOW_PRECISIONS["float16"], {"scale": scale, "steady": 1})
+    chosen = BoundCall("mixed", PRECISIONS["mixed"], {"low": low})
     network = elaborate(load(BLOCKS), "residual_small", Settings(batch=2, training=True))
     graph = compile_step(network, replace(plain_recipe(), precision=chosen))
     assert results(graph, values_for(graph))["left_out"] == (scale > 1e6)

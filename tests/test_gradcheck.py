@@ -35,7 +35,7 @@ def _sites() -> dict[tuple[str, int], set[str]]:
     found: dict[tuple[str, int], set[str]] = {}
     graph = NETWORK.graph
     for layer in NETWORK.layers:
-        inside = graph.cone(layer.result).intersection(layer.nodes)
+        inside = graph.backward_slice(layer.result).intersection(layer.nodes)
         for node in (graph[n] for n in inside):
             for i, arg in enumerate(node.args):
                 operand = 0 if OPS[node.op].variadic else i

@@ -207,7 +207,7 @@ def test_the_loss_of_several_sizes_is_that_of_the_mean_probability(
     model = trained(path, "fc(10)", loss, linear(0.1 * drawn()), "reference")
     seen: list[Array] = []
     mean = Objective.average_scores
-    monkeypatch.setattr(Objective, "mean_scores", lambda o, v: seen.append(v) or mean(o, v))
+    monkeypatch.setattr(Objective, "average_scores", lambda o, v: seen.append(v) or mean(o, v))
     score = model.evaluate(None, (8, 12)).score
     views = np.concatenate(seen, axis=1)[:, :359]
     test = sources.load(model.recipe.data.source, None).read_test

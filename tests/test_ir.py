@@ -20,7 +20,7 @@ from netdsl.ir.restrict import restricted
 from netdsl.ir.text import to_text
 from netdsl.ir.verify import verify
 from netdsl.ir.views import shown
-from netdsl.types import Graph, Node, Nodes, TensorType
+from netdsl.types import Graph, Node, NodeView, TensorType
 from tests.conftest import HypothesisDraw
 from tests.drawn import drawn_graph
 from tests.golden import matches_golden
@@ -174,7 +174,7 @@ def test_the_verifier_refuses_edges_that_are_not_those_of_operands(
     dag = nx.DiGraph(graph.dag)
     spoil(dag)
     with pytest.raises(AssertionError, match=complaint):
-        verify(replace(graph, nodes=Nodes(dag)))
+        verify(replace(graph, nodes=NodeView(dag)))
 
 
 @given(data=st.data())
@@ -186,7 +186,7 @@ def test_cones_are_those_that_operands_say(data: st.DataObject) -> None:
     for node in reversed(list(graph.nodes.values())):
         if node.name in wanted:
             wanted.update(node.args)
-    assert graph.cone(*names) == wanted
+    assert graph.backward_slice(*names) == wanted
     part = verify(restricted(graph, wanted, {n: n for n in names}))
     assert list(part.nodes) == [n for n in graph.nodes if n in wanted]
     assert set(part.dag.edges) == {(a, n) for a, n in graph.dag.edges if n in wanted}

@@ -19,11 +19,11 @@ from netdsl.ir.builder import Builder
 from netdsl.ir.parse import parse, parse_all
 from netdsl.ir.text import to_text
 from netdsl.ir.verify import verify
-from netdsl.kinds import Anything
 from netdsl.language.program import load
-from netdsl.limits import LONGEST_IR
+from netdsl.limits import MAX_IR_CHARACTERS
 from netdsl.ops import OPS
 from netdsl.ops.draw import RandomDraw
+from netdsl.parameter_types import AnyValue
 from netdsl.passes.precision import mixed
 from netdsl.passes.recompute import recompute
 from netdsl.signature import Param
@@ -156,7 +156,7 @@ def test_whole_numbers_stay_whole(value: int | tuple[float, ...]) -> None:
     x = b.emit("const", value=value, dtype="int64")
     graph = b.graph({"y": x, "z": b.cast(x, dtype="float32")})
     round_trip(graph)
-    (found,) = parse(to_text(graph)).of("const")
+    (found,) = parse(to_text(graph)).find_by_op("const")
     assert repr(found.attrs) == repr(x.attrs)
 
 
@@ -190,12 +190,12 @@ def test_every_attribute_has_a_kind_that_takes_what_examples_have(op: str, param
     by_hand = {("const", "value"), ("state", "init")}
     if (op, param.name) in by_hand:
         return
-    assert not isinstance(param.kind, Anything)
+    assert not isinstance(param.type, AnyValue)
     for seed in range(20):
         value = OPS[op].examples(RandomDraw(np.random.default_rng(seed))).attrs.get(param.name)
         if value is not None:
             plain = Symbol(value) if value in ITEMSIZE and param.name == "dtype" else value
-            assert param.kind.accept(plain) == value
+            assert param.type.accept(plain) == value
 
 
 # ---- what is refused
@@ -365,7 +365,7 @@ def test_long_lines_are_refused_at_once(line: str) -> None:
 
 def test_a_text_has_a_limit() -> None:
     with pytest.raises(NetError, match="has over"):
-        parse("#" * (LONGEST_IR + 1))
+        parse("#" * (MAX_IR_CHARACTERS + 1))
 
 
 def test_a_text_holds_one_graph_or_several() -> None:

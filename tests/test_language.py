@@ -178,16 +178,16 @@ def test_batchnorm_trains_on_the_batch_and_evaluates_on_the_running_moments() ->
         "batchnorm1.running_mean",
         "batchnorm1.running_var",
     }
-    assert training.graph.of("moments")
+    assert training.graph.find_by_op("moments")
     evaluating = net("batchnorm", batch=4)
-    assert not evaluating.graph.of("moments")
+    assert not evaluating.graph.find_by_op("moments")
     assert training.params == evaluating.params == 6
 
 
 def test_dropout_is_only_in_training_and_two_never_merge() -> None:
     body = "add { dropout(0.5) | dropout(0.5) }"
-    assert not net(body).graph.of("dropout")
-    assert len(net(body, training=True).graph.of("dropout")) == 2
+    assert not net(body).graph.find_by_op("dropout")
+    assert len(net(body, training=True).graph.find_by_op("dropout")) == 2
 
 
 def test_parameters_do_not_depend_on_the_mode() -> None:

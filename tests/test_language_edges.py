@@ -11,11 +11,11 @@ import pytest
 
 from netdsl.errors import NetError
 from netdsl.ir.evaluate import results
-from netdsl.language.elaborate import MOST_REPEATS, Settings, elaborate
-from netdsl.language.evaluate import LARGEST_NUMBER, LONGEST_LIST, Scope, evaluate
+from netdsl.language.elaborate import MAX_REPEATS, Settings, elaborate
+from netdsl.language.evaluate import MAX_LIST_LENGTH, MAX_NUMBER, Scope, evaluate
 from netdsl.language.network import Network
 from netdsl.language.override import override
-from netdsl.language.parse import DEEPEST_NESTING, parse, parse_expression
+from netdsl.language.parse import MAX_NESTING_DEPTH, parse, parse_expression
 from netdsl.language.program import program
 from netdsl.layers.convolution import pads
 from netdsl.training.recipe.recipe import resolve_recipe
@@ -90,11 +90,11 @@ def test_truth(a: bool, b: bool, c: bool) -> None:
             ("-no", "a number"),
         ],
         *[("1 and yes", "a condition"), ("not 1", "a condition"), ("1 ~ 1", "only in a `test`")],
-        (f"range({LONGEST_LIST + 1})", "a list ends at"),
-        (f"range({LONGEST_LIST}) + [1]", "a list ends at"),
-        (f"[1] + range({LONGEST_LIST})", "a list ends at"),
-        (f"{LARGEST_NUMBER} + 1", "whole numbers end at"),
-        (f"-{LARGEST_NUMBER} - 1", "whole numbers end at"),
+        (f"range({MAX_LIST_LENGTH + 1})", "a list ends at"),
+        (f"range({MAX_LIST_LENGTH}) + [1]", "a list ends at"),
+        (f"[1] + range({MAX_LIST_LENGTH})", "a list ends at"),
+        (f"{MAX_NUMBER} + 1", "whole numbers end at"),
+        (f"-{MAX_NUMBER} - 1", "whole numbers end at"),
         ("1e308 * 10", "too large"),
         ("sum([[1], [2]])", "cannot take this"),
         ("min(yes, 1)", "cannot take this"),
@@ -108,15 +108,15 @@ def test_what_has_no_value(text: str, complaint: str) -> None:
 
 
 def test_the_last_that_is_allowed() -> None:
-    assert len(value(f"range({LONGEST_LIST})")) == LONGEST_LIST
-    assert value(f"{LARGEST_NUMBER} + 0") == LARGEST_NUMBER
-    deep = DEEPEST_NESTING
+    assert len(value(f"range({MAX_LIST_LENGTH})")) == MAX_LIST_LENGTH
+    assert value(f"{MAX_NUMBER} + 0") == MAX_NUMBER
+    deep = MAX_NESTING_DEPTH
     assert value("(" * deep + "1" + ")" * deep) == 1
     with pytest.raises(NetError, match=f"brackets nest more than {deep} deep"):
         value("(" * (deep + 1) + "1" + ")" * (deep + 1))
     assert shape("input(3) -> identity * 0") == "3"
-    assert shape(f"input(3); relu * {MOST_REPEATS}") == "3"
-    for times in (-1, MOST_REPEATS + 1):
+    assert shape(f"input(3); relu * {MAX_REPEATS}") == "3"
+    for times in (-1, MAX_REPEATS + 1):
         with pytest.raises(NetError, match="repeats"):
             net(f"input(3) -> relu * ({times})")
 

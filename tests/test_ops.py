@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
-from netdsl.kinds import Number
 from netdsl.ops import OPS
 from netdsl.ops.draw import RandomDraw, arrays
 from netdsl.ops.random import philox
+from netdsl.parameter_types import Float
 from netdsl.signature import Param
 from tests.conftest import HypothesisDraw
 
@@ -48,8 +48,8 @@ def test_examples_draw_attributes_over_their_whole_range(op: str, param: Param) 
     """No example keeps one at its default, or at a few values that happen to be harmless."""
     draws = [OPS[op].examples(RandomDraw(np.random.default_rng(seed))) for seed in range(200)]
     values = {example.attrs[param.name] for example in draws}
-    kind = param.kind
-    if not isinstance(kind, Number):
+    kind = param.type
+    if not isinstance(kind, Float):
         assert len(values) > 1
         return
     assert len(values) > 20

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netdsl.globs import matches
+from netdsl.globs import matches_glob
 from netdsl.ir.builder import Builder
 from netdsl.ir.evaluate import results
 from netdsl.training.recipe.optimizers import OPTIMIZERS, Update, emit_update
@@ -21,14 +21,14 @@ KIND = TensorType((3, 2), "float64")
 
 def graph(name: str, **arguments: Any) -> tuple[Graph, float]:
     """One update of the state `w` by the gradient that is given as the input `g`."""
-    from netdsl.signature import Chosen
+    from netdsl.signature import BoundCall
 
     record = OPTIMIZERS[name]
     bound = record.signature.bind([Argument(k, v) for k, v in arguments.items()], None)
     b = Builder(dtype="float64")
     w = b.state("w", KIND, ("normal", 1.0))
     part = Update(b, w, b.input("g", KIND), {})
-    new = emit_update(part, Chosen(name, record, bound))
+    new = emit_update(part, BoundCall(name, record, bound))
     return b.graph({"w": new}, {"w": new, **part.updates}), bound["lr"]
 
 
@@ -131,4 +131,4 @@ def test_no_decay_leaves_parameters_out() -> None:
     ],
 )
 def test_globs_cross_dots(path: str, pattern: str, fits: bool) -> None:
-    assert matches(path, pattern) is fits
+    assert matches_glob(path, pattern) is fits

@@ -165,7 +165,7 @@ def test_batch_norm_by_algebra_gives_the_same_step_of_drawn_nets() -> None:
     for seed in range(100):
         forward = lower(drawn_forward(RandomDraw(np.random.default_rng(seed))))
         after = by_algebra(forward)
-        rewritten += bool(after.of("gram"))
+        rewritten += bool(after.find_by_op("gram"))
         one, two = step_behind(forward), step_behind(after)
         with about(seed, forward):
             same_values(one, two, values_for(one, seed), 1e-7)
@@ -207,7 +207,7 @@ def test_lowering_before_the_gradient_gives_the_same_step(net: str) -> None:
 
 
 def _weights(graph: Graph, op: str) -> list[object]:
-    return [graph[n.args[1]] for n in graph.of(op) if n.attrs["groups"] == 1]
+    return [graph[n.args[1]] for n in graph.find_by_op(op) if n.attrs["groups"] == 1]
 
 
 @pytest.mark.parametrize("net", BLOCK_NETS)
@@ -229,7 +229,7 @@ def test_a_product_with_two_readers_keeps_its_weights() -> None:
     y = b.matmul(x, w)
     graph = b.graph({"raw": y, "scaled": b.mul(y, s)})
     folded = split(fold(graph))
-    assert [n.args for n in folded.main.of("matmul")] == [("x", "w")]
+    assert [n.args for n in folded.main.find_by_op("matmul")] == [("x", "w")]
     assert not folded.prepare.updates
 
 
@@ -239,8 +239,8 @@ def test_weights_are_rounded_once_and_not_with_every_batch(net: str, low: str) -
     graph = elaborate(load(BLOCKS), net, Settings(batch=2)).graph
     folded = pipeline.inference(graph, low=low)
     states = {n.name: n.type.dtype for n in folded.main.states}
-    assert not [n for n in folded.main.of("cast") if n.args[0] in states]
-    weights = {states[n.args[1]] for op in ("conv2d", "matmul") for n in folded.main.of(op)}
+    assert not [n for n in folded.main.find_by_op("cast") if n.args[0] in states]
+    weights = {states[n.args[1]] for op in ("conv2d", "matmul") for n in folded.main.find_by_op(op)}
     assert weights == {low}
     backend = open_backend("reference")
     state = State(backend)
@@ -300,7 +300,7 @@ def test_half_precision_trains_with_masters_in_full() -> None:
     network = elaborate(load(BLOCKS), "residual", Settings(batch=2, training=True))
     step = training_graph(replace(network, graph=mixed(network.graph, "float16")), plain_recipe())
     assert {n.type.dtype for n in step.states} == {"float32"}
-    assert {n.type.dtype for n in step.of("conv2d_wgrad")} == {"float16"}
+    assert {n.type.dtype for n in step.find_by_op("conv2d_wgrad")} == {"float16"}
     values = values_for(step)
     assert np.isfinite(results(step, values)["loss"])
 
@@ -310,14 +310,14 @@ def test_batch_norm_by_algebra_gives_the_same_step(net: str) -> None:
     """Outputs, running moments, and by their updates the gradients of all weights."""
     before, after = lowered_step(net), lowered_step(net, by_algebra)
     same_values(before, after, values_for(before), 1e-9)
-    rewritten = len(before.of("moments")) - len(after.of("moments"))
+    rewritten = len(before.find_by_op("moments")) - len(after.find_by_op("moments"))
     known = {"residual": (8, 7), "residual_small": (6, 5)}  # two products may read one value
-    assert (rewritten, len(after.of("gram"))) == known.get(net, (0, 0))
+    assert (rewritten, len(after.find_by_op("gram"))) == known.get(net, (0, 0))
 
 
 def test_batch_norm_stays_where_it_is_cheaper() -> None:
     before, after = lowered_step("residual"), lowered_step("residual", algebraic)
-    assert not after.of("gram")
+    assert not after.find_by_op("gram")
     assert to_text(after) == to_text(before)
 
 
@@ -334,9 +334,11 @@ def norm_of_product(more: Callable[[Builder, Node, Node], Node]) -> Graph:
 def test_a_product_that_is_read_itself_keeps_its_norm() -> None:
     alone = by_algebra(norm_of_product(lambda b, y, z: b.relu(z)))
     shared = by_algebra(norm_of_product(lambda b, y, z: b.add(z, y)))
-    assert len(alone.of("gram")) == len(alone.of("matmul")) - 1 == 1
-    assert [n.type.shape for n in alone.of("add")].count((50, 8)) == 1  # all offsets are one
-    assert not shared.of("gram")
+    assert len(alone.find_by_op("gram")) == len(alone.find_by_op("matmul")) - 1 == 1
+    assert [n.type.shape for n in alone.find_by_op("add")].count(
+        (50, 8)
+    ) == 1  # all offsets are one
+    assert not shared.find_by_op("gram")
 
 
 @pytest.mark.parametrize(("mean", "most"), [(0.0, 2e-5), (100.0, 0.05)])

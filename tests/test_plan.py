@@ -42,7 +42,7 @@ from netdsl.plan.verify import verify_plan
 from netdsl.runtime import executor as executor_module
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.signature import Chosen, OneFrom
+from netdsl.signature import BoundCall, CallOf
 from netdsl.training.recipe.precision import PRECISIONS
 from netdsl.training.recipe.recipe import resolve_recipe
 from netdsl.training.step.compile import compile_step
@@ -163,8 +163,8 @@ def test_a_resnet50_step_moves_14_passes_over_its_convolutions() -> None:
     assert plan.arena <= 1.1 * plan.peak
 
 
-def _mixed() -> Chosen:
-    chosen: Chosen = OneFrom("precision", PRECISIONS).accept(Symbol("mixed"))
+def _mixed() -> BoundCall:
+    chosen: BoundCall = CallOf("precision", PRECISIONS).accept(Symbol("mixed"))
     return chosen
 
 
@@ -180,7 +180,7 @@ def test_batch_norm_by_algebra_and_epilogues_save_a_fifth_of_the_traffic() -> No
         sum(n for _, n in by_kind(graph, partition(Flow(graph), fusion)).values())
         for graph, fusion in ((pipeline.run(step, pipeline.STEP), plain), (after, CUDA))
     ]
-    assert len(after.of("gram")) == 19
+    assert len(after.find_by_op("gram")) == 19
     assert moved[1] < 0.81 * moved[0]
 
 
@@ -223,25 +223,25 @@ def test_concatenations_of_googlenet_cost_no_copy(training: bool) -> None:
     path = "models/googlenet.net"
     graph = compiled_step(path, "googlenet") if training else folded(path, "googlenet")
     plan = verify_plan(make_plan(graph, FUSED))
-    assert len(graph.of("concat")) == 9
+    assert len(graph.find_by_op("concat")) == 9
     assert not {"concat", "copy"} & set(by_kind(graph, plan.kernels))
 
 
 def test_densely_connected_blocks_grow_in_place() -> None:
     graph = folded("models/densenet.net", "densenet121")
-    assert graph.of("concat")
+    assert graph.find_by_op("concat")
     assert "concat" not in by_kind(graph, make_plan(graph, FUSED).kernels)
 
 
 def test_pointwise_convolutions_are_products_forward_and_backward() -> None:
     graph = compiled_step("models/resnet.net", "resnet50")
-    for node in graph.of("conv2d"):
+    for node in graph.find_by_op("conv2d"):
         assert graph[node.args[1]].type.shape[1:3] != (1, 1)
-    assert len(graph.of("conv2d")) == len(graph.of("conv2d_wgrad")) == 17
-    assert len(graph.of("conv2d_dgrad")) == 16  # nobody asks for the gradient of the images
-    assert len(graph.of("matmul")) == 3 * (36 + 1)
+    assert len(graph.find_by_op("conv2d")) == len(graph.find_by_op("conv2d_wgrad")) == 17
+    assert len(graph.find_by_op("conv2d_dgrad")) == 16  # nobody asks for the gradient of the images
+    assert len(graph.find_by_op("matmul")) == 3 * (36 + 1)
     grouped = block_step("normalised")
-    assert {n.attrs["groups"] for n in lower(grouped).of("conv2d")} == {2, 4}
+    assert {n.attrs["groups"] for n in lower(grouped).find_by_op("conv2d")} == {2, 4}
 
 
 def test_updates_are_one_launch_over_their_states() -> None:
@@ -369,7 +369,7 @@ def test_the_dag_of_kernels_is_a_quotient_of_the_ir(data: st.DataObject) -> None
 def test_a_concatenation_in_place_comes_from_the_kernels_of_its_branches() -> None:
     graph = folded("models/densenet.net", "densenet_small")
     plan = make_plan(graph, FUSED)
-    assert graph.of("concat")
+    assert graph.find_by_op("concat")
     assert "concat" not in by_kind(graph, plan.kernels)
     assert nx.number_weakly_connected_components(plan.dag) == 1
     assert len(list(nx.topological_generations(plan.dag))) <= len(plan.kernels)

@@ -83,13 +83,13 @@ def test_frozen_weights_have_no_gradient_no_update_and_fixed_statistics() -> Non
         "head.bias",
     }
     assert not [n for n in g.nodes if n.startswith("d.stem")]
-    assert not g.of("moments")
-    assert graph("train { }").of("moments")
+    assert not g.find_by_op("moments")
+    assert graph("train { }").find_by_op("moments")
 
 
 def test_a_batch_norm_is_frozen_with_its_statistics_not_with_its_factor() -> None:
-    assert graph('train { freeze = "*.gamma" }').of("moments")
-    assert not graph('train { freeze = "*.batchnorm*.*" }').of("moments")
+    assert graph('train { freeze = "*.gamma" }').find_by_op("moments")
+    assert not graph('train { freeze = "*.batchnorm*.*" }').find_by_op("moments")
 
 
 @pytest.mark.parametrize("optimizer", ["sgd(momentum=0.5)", "adamw", "rmsprop", "lars"])

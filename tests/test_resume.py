@@ -15,7 +15,7 @@ import pytest
 
 from netdsl.backends import open_backend
 from netdsl.errors import NetError
-from netdsl.files import append
+from netdsl.file_io import append_to_file
 from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.training.recipe.recipe import stage_names
@@ -148,10 +148,10 @@ def test_killed_at_any_write_and_resumed(
 
         return writing
 
-    half = lambda path, content: append(path, content[: len(content) // 2])
+    half = lambda path, content: append_to_file(path, content[: len(content) // 2])
     with monkeypatch.context() as m:
         m.setattr(os, "replace", dying(os.replace, lambda a, b: None))
-        m.setattr(metrics_log, "append", dying(append, half))
+        m.setattr(metrics_log, "append", dying(append_to_file, half))
         try:
             run(tmp_path)
             assert write > 12

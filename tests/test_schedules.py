@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from netdsl.signature import Chosen
+from netdsl.signature import BoundCall
 from netdsl.training.recipe.schedules import SCHEDULES, Moment, rate_factor
 from netdsl.values import Argument
 
 STEPS = 50
 
 
-def chosen(name: str, **arguments: Any) -> Chosen:
+def chosen(name: str, **arguments: Any) -> BoundCall:
     record = SCHEDULES[name]
     bound = record.signature.bind([Argument(k, v) for k, v in arguments.items()], None)
-    return Chosen(name, record, bound)
+    return BoundCall(name, record, bound)
 
 
 def factors(name: str, steps: int = 1, **arguments: Any) -> list[float]:

@@ -20,7 +20,7 @@ from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.runtime.state import draw
-from netdsl.signature import Chosen, OneFrom
+from netdsl.signature import BoundCall, CallOf
 from netdsl.training.checks import check_batch_norm, check_classes, check_loss
 from netdsl.training.recipe.initial_weights import match_states
 from netdsl.training.recipe.losses import LOSSES
@@ -209,7 +209,7 @@ def test_a_scale_doubles_after_steady_steps_up_to_an_end(
     scale: float, good: float, finite: bool, expected: tuple[float, float, float]
 ) -> None:
     """Here after two; its run of good steps then begins anew, and so it does where one is not."""
-    low: Chosen = OneFrom("16-bit type", LOW_PRECISIONS).accept(
+    low: BoundCall = CallOf("16-bit type", LOW_PRECISIONS).accept(
         Call("float16", (Argument("steady", 2),))
     )
     b = Builder()

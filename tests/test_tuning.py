@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from netdsl import backends, kept
+from netdsl import backends, disk_cache
 from netdsl.backends.cuda import nvrtc
 from netdsl.backends.cuda.backend import CudaBackend
 from netdsl.backends.cuda.prelude import PRELUDE
@@ -24,7 +24,7 @@ SOURCE = PRELUDE + 'extern "C" __global__ void run(i64 p) { *(float*)p = widen(b
 @pytest.fixture(autouse=True)
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("NETDSL_CACHE", str(tmp_path / "cache"))
-    return kept.CUDA.folder
+    return disk_cache.CUDA_CACHE.directory
 
 
 class Ways:
@@ -146,7 +146,7 @@ def test_damaged_choices_are_forgotten(garbage: bytes, sealed: bool, cache: Path
     choices.put("this", "x")
     choices.save()
     if sealed:  # as another version might have written it
-        kept.CUDA.keep(choices.key, garbage)
+        disk_cache.CUDA_CACHE.store(choices.key, garbage)
     else:
         (cache / choices.key).write_bytes(garbage)
     again = Choices("a gpu")
@@ -161,8 +161,8 @@ def test_a_home_that_cannot_be_written_to_only_costs_time(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("NETDSL_CACHE", str(tmp_path / "file"))
-    kept.CUDA.keep("key", b"content")
-    assert kept.CUDA.read("key") is None
+    disk_cache.CUDA_CACHE.store("key", b"content")
+    assert disk_cache.CUDA_CACHE.load("key") is None
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from netdsl.plan.layout import contiguous
 from netdsl.plan.placement import Placement
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
-from netdsl.signature import OneFrom
+from netdsl.signature import CallOf
 from netdsl.training.recipe.precision import PRECISIONS
 from netdsl.training.recipe.recipe import Recipe
 from netdsl.training.run.trainer import Trainer
@@ -51,7 +51,7 @@ IN_FULL = ("cifar", "lenet", "mobilenet")
 
 
 def recipe(precision: str) -> Recipe:
-    chosen = OneFrom("precision", PRECISIONS).accept(Symbol(precision))
+    chosen = CallOf("precision", PRECISIONS).accept(Symbol(precision))
     return replace(plain_recipe(), precision=chosen)
 
 
@@ -119,7 +119,7 @@ def sources(path: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     backend, convolutions = described(monkeypatch), 0
     for graph in graphs(path):
         bound(graph, backend)
-        convolutions += len(graph.of("conv2d"))
+        convolutions += len(graph.find_by_op("conv2d"))
         assert not backend.fallbacks
     if not cudnn_missing():
         plans = plans_of(backend)

@@ -17,11 +17,11 @@ from netdsl.data.config import STATISTICS
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
 from netdsl.insight.expectations import QUERIES
-from netdsl.kinds import Kind, Mismatch
 from netdsl.language.evaluate import FUNCTIONS, Scope, evaluate
 from netdsl.language.parse import parse_expression
 from netdsl.layers import LAYERS
 from netdsl.layers.init import INITS
+from netdsl.parameter_types import ParameterType, TypeMismatch
 from netdsl.signature import REQUIRED, Param, Signature
 from netdsl.training.recipe.losses import LOSSES
 from netdsl.training.recipe.optimizers import OPTIMIZERS
@@ -103,7 +103,7 @@ def suiting(r: Draw, p: Param) -> str:
         return expression(r)
     if p.name in TABLES:
         return call(r, r.choice(TABLES[p.name]))
-    return r.choice(_accepted(p.kind) or VALUES)
+    return r.choice(_accepted(p.type) or VALUES)
 
 
 VALUES = [
@@ -116,17 +116,17 @@ SCOPE = Scope()
 _ACCEPTED: dict[int, list[str]] = {}
 
 
-def _accepted(kind: Kind) -> list[str]:
+def _accepted(kind: ParameterType) -> list[str]:
     """The values that a kind takes. Kinds stand in tables, which stay."""
     if id(kind) not in _ACCEPTED:
         _ACCEPTED[id(kind)] = [text for text in VALUES if _accepts(kind, text)]
     return _ACCEPTED[id(kind)]
 
 
-def _accepts(kind: Kind, text: str) -> bool:
+def _accepts(kind: ParameterType, text: str) -> bool:
     try:
         kind.accept(evaluate(parse_expression(text, ""), SCOPE))
-    except (Mismatch, NetError):
+    except (TypeMismatch, NetError):
         return False
     return True
 

@@ -16,7 +16,7 @@ from netdsl.ir.grad import grad
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, program
-from netdsl.signature import Chosen
+from netdsl.signature import BoundCall
 from netdsl.training.recipe.recipe import resolve_recipe
 from netdsl.training.recipe.schedules import SCHEDULES, Moment, rate_factor
 from netdsl.training.step.graphs import training_graph
@@ -574,7 +574,7 @@ def schedule_numbers(case: ScheduleCase, steps: int = 1) -> list[float]:
     if "warmup" in given:
         given["warmup"] /= steps
     arguments = [Argument(k, v) for k, v in given.items()]
-    chosen = Chosen(case.name, record, record.signature.bind(arguments, None))
+    chosen = BoundCall(case.name, record, record.signature.bind(arguments, None))
     moments = (Moment(i / steps, STEPS // steps, steps, JUDGED[:i]) for i in range(STEPS))
     return [float(rate_factor(chosen, moment)) for moment in moments]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from netdsl.backends.arrays import model, reference
 from netdsl.backends.base import Backend
-from netdsl.errors import NetError, fail, nearest
-from netdsl.optional import NotInstalled, import_optional
+from netdsl.errors import NetError, fail, suggest_name
+from netdsl.optional_imports import NotInstalledError, import_optional
 from netdsl.plan.fusion import Fusion
 from netdsl.plan.plan import Plan
 
@@ -20,7 +20,7 @@ def open_backend(device: str = "auto") -> Backend:
     known = {"reference": reference, "model": model, "cuda": _cuda, "cpu": _cpu, "auto": _automatic}
     if device in known:
         return known[device]()
-    help = nearest(device, DEVICES, "devices are")
+    help = suggest_name(device, DEVICES, "devices are")
     raise fail(f"there is no device `{device}`", help=help)
 
 
@@ -46,7 +46,7 @@ def source_for(device: str, plan: Plan, architecture: str | None) -> str:
 
     chosen = architecture or "sm_90"
     if chosen not in MULTIPROCESSORS:
-        help = nearest(chosen, MULTIPROCESSORS, "known are")
+        help = suggest_name(chosen, MULTIPROCESSORS, "known are")
         raise fail(f"no GPU is known by `--arch {chosen}`", help=help)
     return source(plan, MULTIPROCESSORS[chosen])
 
@@ -75,7 +75,7 @@ def _automatic() -> Backend:
 def _processor() -> Backend:
     try:
         return _cpu()
-    except NotInstalled:
+    except NotInstalledError:
         return reference()
 
 

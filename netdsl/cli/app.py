@@ -14,9 +14,9 @@ import typer
 
 from netdsl import __version__
 from netdsl.errors import Diagnostic, NetError
-from netdsl.files import finite
-from netdsl.output import STANDARD_OUTPUT
-from netdsl.printable import printable
+from netdsl.file_io import replace_non_finite
+from netdsl.standard_streams import STANDARD_OUTPUT
+from netdsl.text_escaping import escape_text
 
 OK, FAULTY, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
 
@@ -75,7 +75,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     code = _run()
     sys.stdout.flush()
-    lost = STANDARD_OUTPUT.loss
+    lost = STANDARD_OUTPUT.reportable_error
     if lost is not None:
         say(f"error: standard output: {lost.strerror or lost}")
         code = code if code != OK or isinstance(code, Filed) else BAD_INPUT
@@ -141,16 +141,16 @@ def warn(warnings: Iterable[Diagnostic]) -> None:
 
 def say(text: str) -> None:
     """On standard error; what a terminal would obey in it is shown instead."""
-    print(printable(text), file=sys.stderr)
+    print(escape_text(text), file=sys.stderr)
 
 
 def show(text: str, end: str = "\n") -> None:
     """As `say`, on standard output."""
-    print(printable(text), end=end)
+    print(escape_text(text), end=end)
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(finite(value), allow_nan=False))
+    print(json.dumps(replace_non_finite(value), allow_nan=False))
 
 
 def _version(show: bool) -> None:

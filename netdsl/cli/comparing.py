@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from netdsl.cli.app import OK, Json, app, print_json
-from netdsl.cli.files import load, split
+from netdsl.cli.files import load
 from netdsl.cli.show import show_difference
+from netdsl.file_io import split_file_and_name
 
 if TYPE_CHECKING:
     from netdsl.language.network import Network
@@ -41,7 +42,7 @@ def _network(place: str) -> Network:
     from netdsl.training.recipe.recipe import resolve_recipe
     from netdsl.training.store import checkpoint
 
-    path, name = split(place)
+    path, name = split_file_and_name(place)
     weights = Path(path) / "best.safetensors" if Path(path).is_dir() else Path(path)
     if weights.suffix == ".safetensors":
         program = checkpoint.load(weights).program()

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from netdsl.cli.app import OK, Device, File, Json, Sets, Shrink, Tune, app, print_json, say, show
-from netdsl.cli.files import load, load_recipe, split
-from netdsl.errors import fail, nearest
+from netdsl.cli.files import load, load_recipe
+from netdsl.errors import fail, suggest_name
+from netdsl.file_io import split_file_and_name
 
 if TYPE_CHECKING:
     from netdsl.insight.explain import Compiled
@@ -58,7 +59,7 @@ def compile_(
     from netdsl.plan.text import kernels_text, plan_text
 
     if emit is not None and emit not in _EMITS:
-        raise fail(f"there is no `--emit {emit}`", help=nearest(emit, _EMITS, "one of"))
+        raise fail(f"there is no `--emit {emit}`", help=suggest_name(emit, _EMITS, "one of"))
     if emit is not None and as_json:
         raise fail("`--emit` prints the program, `--json` figures", help="give one of them")
     if arch is not None and emit != "source":
@@ -133,7 +134,7 @@ def _compiled(
     from netdsl.backends import fusion_of
     from netdsl.insight.explain import compiled
 
-    path, name = split(file)
+    path, name = split_file_and_name(file)
     program = load_recipe(path, settings, name) if train else load(path, settings, name)
     target = _target(name, train, batch, lower, shrink)
     return compiled(program, target, fusion_of(device))
@@ -166,5 +167,7 @@ def _target(
     ways = {None: pipeline.FORWARD, "im2col": (pipeline.SIMPLIFY, pipeline.IM2COL)}
     if lower not in ways:
         known = [way for way in ways if way]
-        raise fail(f"there is no `--lower {lower}`", help=nearest(lower or "", known, "one of"))
+        raise fail(
+            f"there is no `--lower {lower}`", help=suggest_name(lower or "", known, "one of")
+        )
     return Target(name, train, batch, ways[lower], small(shrink))

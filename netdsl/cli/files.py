@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from netdsl.errors import fail
-from netdsl.files import split as split
 
 if TYPE_CHECKING:
     from netdsl.language.program import Program
@@ -16,14 +15,14 @@ if TYPE_CHECKING:
 
 def read(path: str) -> str:
     from netdsl.language.program import decode, read_text
-    from netdsl.limits import MOST_BYTES
+    from netdsl.limits import MAX_FILE_BYTES
 
     if path != "-":
         return read_text(path)
     if sys.stdin is None:
         raise fail("there is no standard input")
     try:
-        return decode(sys.stdin.buffer.read(MOST_BYTES + 1), "standard input")
+        return decode(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), "standard input")
     except OSError as e:
         raise fail(f"cannot read standard input: {e.strerror or e}") from None
 

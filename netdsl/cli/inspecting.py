@@ -23,10 +23,11 @@ from netdsl.cli.app import (
     show,
     warn,
 )
-from netdsl.cli.files import load, net_files, read, split
+from netdsl.cli.files import load, net_files, read
 from netdsl.cli.show import show_summary, tell_test
-from netdsl.errors import Diagnostic, NetError, fail, shortened
-from netdsl.output import STANDARD_OUTPUT
+from netdsl.errors import Diagnostic, NetError, fail, shorten
+from netdsl.file_io import split_file_and_name
+from netdsl.standard_streams import STANDARD_OUTPUT
 
 if TYPE_CHECKING:
     from netdsl.insight.expectations import TestResult
@@ -49,7 +50,7 @@ def check(
     """
     from netdsl.insight.check import check_program
 
-    path, name = split(file)
+    path, name = split_file_and_name(file)
     errors: tuple[Diagnostic, ...] = ()
     nets: list[str] = []
     warnings: list[Diagnostic] = []
@@ -69,7 +70,7 @@ def check(
     else:
         warn(warnings)
         say(
-            f"{path}: {shortened(', '.join(nets))}: {_verdict(warnings)}"
+            f"{path}: {shorten(', '.join(nets))}: {_verdict(warnings)}"
             if nets
             else f"{path}: there is no net in it"
         )
@@ -105,7 +106,7 @@ def fmt(
 
     Example: netdsl fmt models/*.net
     """
-    from netdsl.files import write_atomically
+    from netdsl.file_io import write_atomically
     from netdsl.language.format import format_text
 
     changed, errors = [], []
@@ -221,7 +222,7 @@ def summary(
     from netdsl.insight.summary import summarise
     from netdsl.language.elaborate import elaborate
 
-    path, name = split(file)
+    path, name = split_file_and_name(file)
     found = summarise(elaborate(load(path, settings, name), name, how))
     if as_json:
         print_json(found.as_json())
@@ -259,7 +260,7 @@ def gradcheck(
     """
     from netdsl.insight.gradcheck import gradcheck as run
 
-    path, name = split(file)
+    path, name = split_file_and_name(file)
     rows = []
     for row in run(load(path, settings, name), name, seed, shrink):
         rows.append(row)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from netdsl.cli.app import show
-from netdsl.printable import printable, printable_line
-from netdsl.types import sized
+from netdsl.text_escaping import escape_line, escape_text
+from netdsl.types import format_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +42,7 @@ _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
 
 def add_row(table: Table, *cells: str) -> None:
     """A row of a table; what a terminal would obey in it is shown instead."""
-    table.add_row(*map(printable_line, cells))
+    table.add_row(*map(escape_line, cells))
 
 
 def tell_test(path: str, result: TestResult) -> None:
@@ -67,7 +67,7 @@ def show_summary(found: Summary) -> None:
         table.add_column(heading, justify="right")
     for r in found.layers:
         counts = [f"{n:,}" if n else "" for n in (r.params, r.macs)]
-        add_row(table, r.name, r.call, r.output, *counts, sized(r.bytes))
+        add_row(table, r.name, r.call, r.output, *counts, format_bytes(r.bytes))
     console = wide_console()
     console.print(table)
     console.print(
@@ -118,7 +118,7 @@ def with_progress(
                 bar.console.print(_epoch_line(m, trainer.recipe.epochs), soft_wrap=True)
 
         def log(words: str) -> None:
-            bar.console.print(printable(words), soft_wrap=True)
+            bar.console.print(escape_text(words), soft_wrap=True)
 
         return trainer.run(out, on_step, on_epoch, should_stop, watch, log)
 
@@ -136,7 +136,7 @@ def show_difference(found: Difference) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("", *map(printable_line, found.nets)):
+    for heading in ("", *map(escape_line, found.nets)):
         table.add_column(heading, overflow="fold", justify="left")
     for what, (a, b) in (("params", found.params), ("MACs", found.macs)):
         add_row(table, what, f"{a:,}", f"{b:,}")
@@ -153,7 +153,7 @@ def show_difference(found: Difference) -> None:
     of = len(found.transfers) + len(found.weights)
     console.print(
         f"\n{len(found.transfers)} of {of} weights transfer, {found.transferred:,} learnable "
-        f"values: {printable_line(_listed(found.transfers))}"
+        f"values: {escape_line(_listed(found.transfers))}"
     )
 
 
@@ -187,8 +187,8 @@ _MEMORY = {
 def _show_memory(memory: Memory) -> None:
     show("memory, beside Python itself:")
     for part, size in memory.parts().items():
-        show(f"  {sized(size):>9}  {_MEMORY[part]}")
-    show(f"  {sized(memory.total):>9}  in all")
+        show(f"  {format_bytes(size):>9}  {_MEMORY[part]}")
+    show(f"  {format_bytes(memory.total):>9}  in all")
 
 
 def _listed(names: tuple[str, ...]) -> str:
@@ -228,7 +228,7 @@ def _show_pairs(report: EvaluationReport) -> None:
         return
     show("\nmost often confused: what it is -> what was said")
     for true, said, count in pairs[:_MOST_PAIRS]:
-        show(f"{count:>7,}  {printable_line(f'{true} -> {said}')}")
+        show(f"{count:>7,}  {escape_line(f'{true} -> {said}')}")
     more = pairs[_MOST_PAIRS:]
     if more:
         images = sum(count for _, _, count in more)
@@ -240,7 +240,7 @@ def _show_matrix(report: EvaluationReport) -> None:
 
     show("\nrows: what it is; columns: what was said")
     table = Table(box=None)
-    names = [printable_line(name) for name in report.classes]
+    names = [escape_line(name) for name in report.classes]
     for heading in ("", *names):
         table.add_column(heading, justify="right")
     for name, row in zip(names, report.confusion, strict=True):
@@ -252,8 +252,8 @@ def show_compiled(found: Compiled) -> None:
     plan, json = found.plan, found.as_json()
     show(
         f"{found.title}: {json['kernels']:,} kernels instead of {json['kernels_unfused']:,}, "
-        f"{sized(json['bytes'])} moved instead of {sized(json['bytes_unfused'])}, "
-        f"arena {sized(plan.arena)}, {found.seconds:.2f} s"
+        f"{format_bytes(json['bytes'])} moved instead of {format_bytes(json['bytes_unfused'])}, "
+        f"arena {format_bytes(plan.arena)}, {found.seconds:.2f} s"
     )
 
 
@@ -266,8 +266,9 @@ def show_explanation(found: Compiled, full: bool) -> None:
     plan = found.plan
     show(f"\nlongest chain: {found.longest_chain:,} of {len(plan.kernels):,} kernels")
     show(
-        f"memory: arena {sized(plan.arena)}, of which {sized(plan.peak)} are in use at most; "
-        f"inputs, weights and constants {sized(sum(plan.buffers.values()))}"
+        f"memory: arena {format_bytes(plan.arena)}, "
+        f"of which {format_bytes(plan.peak)} are in use at most; "
+        f"inputs, weights and constants {format_bytes(sum(plan.buffers.values()))}"
     )
 
 
@@ -304,7 +305,7 @@ def _show_kinds(found: Compiled) -> None:
 
 def _figures(figures: list[int]) -> list[str]:
     launches, moved, launches_alone, moved_alone = figures
-    return [f"{launches:,}", sized(moved), f"{launches_alone:,}", sized(moved_alone)]
+    return [f"{launches:,}", format_bytes(moved), f"{launches_alone:,}", format_bytes(moved_alone)]
 
 
 def _show_origins(found: Compiled) -> None:
@@ -318,5 +319,5 @@ def _show_origins(found: Compiled) -> None:
     table.add_column("became", overflow="fold")
     table.add_column("line", overflow="fold")
     for row in origins(found.plan):
-        add_row(table, row.place, sized(row.bytes), row.kernels, row.text)
+        add_row(table, row.place, format_bytes(row.bytes), row.kernels, row.text)
     wide_console().print(table)

@@ -8,7 +8,8 @@ import typer
 
 from netdsl.cli.app import OK, Device, File, Json, Sets, app, print_json
 from netdsl.cli.compiling import Batch, Train
-from netdsl.cli.files import load, load_recipe, split
+from netdsl.cli.files import load, load_recipe
+from netdsl.file_io import split_file_and_name
 
 
 @app.command("time")
@@ -34,7 +35,7 @@ def time_(
     from netdsl.insight.target import Target, prepared
     from netdsl.insight.timing import timing
 
-    path, name = split(file)
+    path, name = split_file_and_name(file)
     program = load_recipe(path, settings, name) if train else load(path, settings, name)
     backend = open_backend(device)
     prepared_net = prepared(program, Target(name, train, batch))

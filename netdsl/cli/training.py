@@ -26,10 +26,11 @@ from netdsl.cli.app import (
     show,
     warn,
 )
-from netdsl.cli.files import load_recipe, run_directory, split
+from netdsl.cli.files import load_recipe, run_directory
 from netdsl.cli.show import show_dry_run, show_overfit, with_progress
 from netdsl.errors import fail
-from netdsl.interrupt import asking
+from netdsl.file_io import split_file_and_name
+from netdsl.interrupt import defer_interrupts
 
 if TYPE_CHECKING:
     from netdsl.backends.base import Backend
@@ -109,7 +110,7 @@ def train(
                 say(f"train {trainer.job.name or 'section'}: {out}")
             say("\n".join(trainer.job.inventory.lines()))
             try:
-                with asking() as asked:
+                with defer_interrupts() as asked:
                     return with_progress(trainer, out, as_json, asked, watched)
             except KeyboardInterrupt:
                 whole = out if trainer.job.name == name else out.parent
@@ -155,7 +156,7 @@ def _begun(
         return found.program, None, found.saved, resume
     if file is None:
         raise fail("there is no file to train", help="netdsl train FILE, or --resume DIR")
-    path, name = split(file)
+    path, name = split_file_and_name(file)
     program = load_recipe(path, settings, name)
     return program, name, None, lambda: run_directory(path, out)
 

@@ -9,7 +9,7 @@ import typer
 
 from netdsl.cli.app import OK, DataDir, Device, Json, app, print_json, show
 from netdsl.cli.show import show_confusion
-from netdsl.printable import printable_line
+from netdsl.text_escaping import escape_line
 
 Weights = Annotated[
     Path, typer.Argument(metavar="WEIGHTS", help="A checkpoint; it carries its net.")
@@ -75,5 +75,5 @@ def predict(
     else:
         for image, top in found:
             listed = ", ".join(f"{c} {p:.1%}" for c, p in top)
-            show(printable_line(f"{image}: {listed or 'no class, for a score is NaN'}"))
+            show(escape_line(f"{image}: {listed or 'no class, for a score is NaN'}"))
     return OK

@@ -9,8 +9,17 @@ from typing import Any
 from netdsl.backends.picked import Moves, Size
 from netdsl.data import colour, geometry
 from netdsl.data.changes import LONG_SIDE, Change, Changes
-from netdsl.kinds import Extent, Kind, Many, Mismatch, Nothing, Number, OneOf, Whole
-from netdsl.signature import Chosen, Param, Signature
+from netdsl.parameter_types import (
+    Extent,
+    Float,
+    Integer,
+    ListOf,
+    NoneLiteral,
+    OneOf,
+    ParameterType,
+    TypeMismatch,
+)
+from netdsl.signature import BoundCall, Param, Signature
 from netdsl.types import Array
 from netdsl.values import Argument, Value
 
@@ -84,12 +93,12 @@ class Augmentation:
 class _Ends:
     """The two ends of an interval, the smaller one first."""
 
-    item: Kind
+    item: ParameterType
 
     def accept(self, value: Value) -> tuple[Any, ...]:
-        ends = Many(self.item, length=2).accept(value)
+        ends = ListOf(self.item, length=2).accept(value)
         if ends[0] > ends[1]:
-            raise Mismatch("a list of two, the smaller one first")
+            raise TypeMismatch("a list of two, the smaller one first")
         return ends
 
 
@@ -114,8 +123,8 @@ def _mover(
     return Augmentation(signature, moving.apply, uses, doc, moves=moving, changes=changes)
 
 
-_SIDE = Whole(1, 16384)
-_WIDTH = Number(0, 1)
+_SIDE = Integer(1, 16384)
+_WIDTH = Float(0, 1)
 
 AUGMENTATIONS: dict[str, Augmentation] = {
     a.signature.name: a
@@ -126,7 +135,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             0,
             "short side of 256 by `resize(256)`, both by `resize(224x224)`; else what just covers "
             "the net's input",
-            Param("size", OneOf((Nothing(), _SIDE, Extent())), None),
+            Param("size", OneOf((NoneLiteral(), _SIDE, Extent())), None),
             changes=(replace(LONG_SIDE, affects=lambda size: not isinstance(size, tuple)),),
             size=geometry.resize_size,
         ),
@@ -145,7 +154,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             Moving(geometry.hflip),
             1,
             "left and right changed over, with probability `p`",
-            Param("p", Number(0, 1), 0.5),
+            Param("p", Float(0, 1), 0.5),
         ),
         _mover(
             "random_crop",
@@ -153,7 +162,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             2,
             "a part of the size of the net's input, from a picture with `pad` black pixels around "
             "it: 4 where it is no larger itself (He et al. 2016)",
-            Param("pad", OneOf((Nothing(), Whole(0, 1024))), None),
+            Param("pad", OneOf((NoneLiteral(), Integer(0, 1024))), None),
         ),
         _entry(
             "random_resized_crop",
@@ -161,8 +170,8 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             1,
             "a part with a share `scale` of the area and a `ratio` of width to height, brought to "
             "the net's size (Szegedy et al. 2015)",
-            Param("scale", _Ends(Number(above=0, high=1)), (0.08, 1.0)),
-            Param("ratio", _Ends(Number(0.01, 100)), (0.75, 1.33333333)),
+            Param("scale", _Ends(Float(above=0, high=1)), (0.08, 1.0)),
+            Param("ratio", _Ends(Float(0.01, 100)), (0.75, 1.33333333)),
             changes=(
                 Change("a box that does not fit is drawn anew, and pixels outside it do not count"),
             ),
@@ -192,22 +201,22 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             colour.lighting,
             3,
             "a colour added along the principal components of ImageNet's (Krizhevsky et al. 2012)",
-            Param("std", Number(0, 10), 0.1),
+            Param("std", Float(0, 10), 0.1),
         ),
         _mover(
             "cutout",
             Moving(geometry.cutout),
             2,
             "a grey square somewhere (DeVries & Taylor 2017)",
-            Param("size", Whole(1, 1024), 8),
+            Param("size", Integer(1, 1024), 8),
         ),
     )
 }
 
 
-def chosen_of(name: str, **given: Any) -> Chosen:
+def chosen_of(name: str, **given: Any) -> BoundCall:
     """An augmentation with some of its arguments."""
     record = AUGMENTATIONS[name]
-    return Chosen(
+    return BoundCall(
         name, record, record.signature.bind([Argument(k, v) for k, v in given.items()], None)
     )

@@ -12,7 +12,7 @@ from netdsl.data.limits import check_bytes, filled
 from netdsl.data.samples import Dataset, Samples
 from netdsl.data.source import PATH, DataSource, Place, mirrored
 from netdsl.errors import fail
-from netdsl.files import open_regular
+from netdsl.file_io import open_regular_file
 from netdsl.signature import Signature
 from netdsl.types import Array
 
@@ -75,7 +75,7 @@ def read_batches(paths: list[Path], classes: int) -> Samples:
 
 
 def _records(path: Path, classes: int) -> Array:
-    with open_regular(path) as f:
+    with open_regular_file(path) as f:
         size = os.fstat(f.fileno()).st_size
         check_bytes(str(path), _COPIES * size)
         content = filled(f, size) if size and size % RECORD == 0 else None

@@ -10,8 +10,8 @@ from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError, fail
 from netdsl.ir.builder import Builder
-from netdsl.kinds import Many, Mismatch, Nothing, Number, OneOf, Whole
-from netdsl.signature import Chosen, OneFrom, Param, Signature
+from netdsl.parameter_types import Float, Integer, ListOf, NoneLiteral, OneOf, TypeMismatch
+from netdsl.signature import BoundCall, CallOf, Param, Signature
 from netdsl.types import Node
 from netdsl.values import Argument, Symbol, Value
 
@@ -30,7 +30,7 @@ def _known(name: str, mean: Sequence[float], std: Sequence[float]) -> Statistics
 
 
 _IMAGENET = [0.485, 0.456, 0.406]
-_POSITIVE = Many(Number(above=0))
+_POSITIVE = ListOf(Float(above=0))
 STATISTICS: dict[str, Statistics] = {
     x.signature.name: x
     for x in (
@@ -41,7 +41,7 @@ STATISTICS: dict[str, Statistics] = {
         # as before batch normalisation: the mean is taken away, and bytes stay as large as they are
         _known("imagenet_mean", _IMAGENET, [1 / 255]),
         Statistics(
-            Signature("by", (Param("mean", Many(Number())), Param("std", _POSITIVE))),
+            Signature("by", (Param("mean", ListOf(Float())), Param("std", _POSITIVE))),
         ),
     )
 }
@@ -53,19 +53,19 @@ class _HeldOut:
 
     def accept(self, value: Value) -> int | float:
         if isinstance(value, float):
-            return Number(0, below=1).accept(value)
+            return Float(0, below=1).accept(value)
         try:
-            return Whole(0).accept(value)
-        except Mismatch:
-            raise Mismatch("how many images (5000) or which share of them (0.1)") from None
+            return Integer(0).accept(value)
+        except TypeMismatch:
+            raise TypeMismatch("how many images (5000) or which share of them (0.1)") from None
 
 
 @dataclass(frozen=True)
 class _Steady:
     """A change that draws nothing at random."""
 
-    def accept(self, value: Value) -> Chosen:
-        chosen = OneFrom("augmentation", AUGMENTATIONS).accept(value)
+    def accept(self, value: Value) -> BoundCall:
+        chosen = CallOf("augmentation", AUGMENTATIONS).accept(value)
         if chosen.record.uses:
             message = f"`{chosen.name}` draws at random, which no evaluation does"
             steady = [f"`{n}`" for n, a in AUGMENTATIONS.items() if not a.uses]
@@ -83,15 +83,15 @@ class _Policy:
 
     def accept(self, value: Value) -> Symbol:
         if value not in (REFUSE, SKIP):
-            raise Mismatch(f"`{REFUSE}` or `{SKIP}`")
+            raise TypeMismatch(f"`{REFUSE}` or `{SKIP}`")
         return value
 
 
 SIGNATURE = Signature(
     "data",
     (
-        Param("source", OneFrom("source", SOURCES), doc="where images and labels come from"),
-        Param("batch", Whole(1, 65536), 64, "images in a training step"),
+        Param("source", CallOf("source", SOURCES), doc="where images and labels come from"),
+        Param("batch", Integer(1, 65536), 64, "images in a training step"),
         Param(
             "validation",
             _HeldOut(),
@@ -100,19 +100,19 @@ SIGNATURE = Signature(
         ),
         Param(
             "normalize",
-            OneOf((Nothing(), OneFrom("statistics", STATISTICS))),
+            OneOf((NoneLiteral(), CallOf("statistics", STATISTICS))),
             None,
             "mnist, imagenet, ..., or by(mean=[...], std=[...]); part of the graph",
         ),
         Param(
             "augment",
-            Many(OneFrom("augmentation", AUGMENTATIONS)),
+            ListOf(CallOf("augmentation", AUGMENTATIONS)),
             (),
             "changes of the training images, one after the other",
         ),
         Param(
             "eval_transform",
-            Many(_Steady()),
+            ListOf(_Steady()),
             (),
             "changes of the images that it is judged by or used on: resize, center_crop",
         ),
@@ -131,12 +131,12 @@ SIGNATURE = Signature(
 class DataConfig:
     """A resolved `data` section."""
 
-    source: Chosen
+    source: BoundCall
     batch: int
     validation: int | float
-    normalize: Chosen | None
-    augment: tuple[Chosen, ...]
-    eval_transform: tuple[Chosen, ...]
+    normalize: BoundCall | None
+    augment: tuple[BoundCall, ...]
+    eval_transform: tuple[BoundCall, ...]
     on_bad_picture: Symbol
 
     @property
@@ -161,7 +161,7 @@ class DataConfig:
         return b.sub(b.mul(x, b.const(scale)), b.const(shift))
 
 
-def _statistics(chosen: Chosen) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _statistics(chosen: BoundCall) -> tuple[tuple[float, ...], tuple[float, ...]]:
     record: Statistics = chosen.record
     given: Any = chosen.arguments
     return (record.mean, record.std) if record.mean else (given["mean"], given["std"])
@@ -179,4 +179,4 @@ def resolve_data(entries: Sequence[Argument], span: Any) -> DataConfig:
     try:
         return DataConfig(**SIGNATURE.bind(entries, span))
     except NetError as e:
-        raise e.located(span) from None
+        raise e.with_default_span(span) from None

@@ -22,8 +22,8 @@ from netdsl.data.walk import (
     looks_like_picture,
 )
 from netdsl.errors import Diagnostic, fail
-from netdsl.files import cache_folder
-from netdsl.kinds import Text
+from netdsl.file_io import cache_directory
+from netdsl.parameter_types import QuotedText
 from netdsl.signature import Param, Signature
 
 TRAIN, VALIDATION, TEST = "train", "val", "test"
@@ -41,7 +41,7 @@ _HOW = "a folder of pictures for each class: DIR/train/CLASS and DIR/val/CLASS, 
 
 def folder() -> DataSource:
     path = Param(
-        "path", Text(), doc="what holds the folders; or `--data` names it, or what it is in"
+        "path", QuotedText(), doc="what holds the folders; or `--data` names it, or what it is in"
     )
     doc = "pictures, in a folder for each class: path/train/CLASS and path/val/CLASS, or path/CLASS"
     return DataSource(Signature("folder", (path,)), _load, None, None, doc)
@@ -52,7 +52,7 @@ def _load(given: Path | None, path: str) -> Dataset:
 
 
 def _root(given: Path | None, path: Path) -> Path:
-    places = (given / path.name, given) if given else (path, cache_folder() / path)
+    places = (given / path.name, given) if given else (path, cache_directory() / path)
     for place in places:
         if place.is_dir():
             return place

@@ -15,7 +15,7 @@ import numpy as np
 
 from netdsl.data.limits import check_bytes, filled
 from netdsl.errors import NetError, fail
-from netdsl.files import open_regular
+from netdsl.file_io import open_regular_file
 from netdsl.types import Array
 
 
@@ -50,7 +50,7 @@ def _opened(
     path = find(folder, name)
     if path is None:
         raise fail(f"{folder} holds no {name}.gz")
-    with open_regular(path) as file:
+    with open_regular_file(path) as file:
         size, is_packed = os.fstat(file.fileno()).st_size, path.suffix == ".gz"
         plain: AbstractContextManager[IO[bytes]]
         plain = closing(_unpacked(file)) if is_packed else nullcontext(file)

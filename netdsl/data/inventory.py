@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from netdsl.data.samples import Dataset, Samples
-from netdsl.printable import printable_line
+from netdsl.text_escaping import escape_line
 
 LEARN, VALIDATE, TEST = "to learn from", "to validate with", "to test with"
 MOST_NAMED = 10
@@ -53,9 +53,7 @@ class Inventory:
         if not any(numbers):
             return text
         if len(numbers) <= MOST_NAMED:
-            each = (
-                f"{printable_line(c)} {n:,}" for c, n in zip(self.classes, numbers, strict=True)
-            )
+            each = (f"{escape_line(c)} {n:,}" for c, n in zip(self.classes, numbers, strict=True))
             return f"{text} ({', '.join(each)})"
         low, high = min(numbers), max(numbers)
         return f"{text} ({low:,}{f' to {high:,}' if high > low else ''} of each class)"
@@ -89,7 +87,7 @@ def skipped_lines(faults: Sequence[str]) -> list[str]:
     if not faults:
         return []
     lines = [f"  skipped: {_counted(len(faults), 'bad picture')}"]
-    lines += [f"    {printable_line(fault)}" for fault in faults[:MOST_NAMED]]
+    lines += [f"    {escape_line(fault)}" for fault in faults[:MOST_NAMED]]
     more = len(faults) - MOST_NAMED
     return [*lines, f"    and {more:,} more"] if more > 0 else lines
 
@@ -101,6 +99,6 @@ def _counted(n: int, what: str) -> str:
 
 def few(names: Sequence[str]) -> str:
     """The first of some names, and how many more there are."""
-    shown = [printable_line(n) for n in names[:MOST_NAMED]]
+    shown = [escape_line(n) for n in names[:MOST_NAMED]]
     more = [f"and {len(names) - MOST_NAMED:,} more"] if len(names) > MOST_NAMED else []
     return ", ".join([*shown, *more])

@@ -10,9 +10,9 @@ from typing import IO
 
 import numpy as np
 
-from netdsl.environment import setting, shown
+from netdsl.environment import format_variable, read_variable
 from netdsl.errors import NetError, fail
-from netdsl.types import Array, sized
+from netdsl.types import Array, format_bytes
 
 VARIABLE = "NETDSL_MEMORY"
 USUAL = 4 * 10**9
@@ -30,13 +30,13 @@ def limit() -> int:
 
 
 def _given() -> int | None:
-    text = setting(VARIABLE)
+    text = read_variable(VARIABLE)
     if text is None:
         return None
     found = _SIZE.fullmatch(text)
     size = int(float(found[1]) * _UNITS[found[2].lower()]) if found else 0
     if size < 1:
-        raise fail(f"{shown(VARIABLE, text)} is not a size", help=f"as in {VARIABLE}=8GB")
+        raise fail(f"{format_variable(VARIABLE, text)} is not a size", help=f"as in {VARIABLE}=8GB")
     return size
 
 
@@ -47,8 +47,8 @@ def check_bytes(what: str, size: int, packed: int | None = None) -> None:
     if packed is not None and _given() is None:
         most = min(most, max(SMALL, MOST_PACKED * packed))
     if size > most:
-        small = f" out of {sized(packed)}" if packed is not None and most < limit() else ""
-        raise over(f"{what} would take {sized(size)} of memory{small}", most, size)
+        small = f" out of {format_bytes(packed)}" if packed is not None and most < limit() else ""
+        raise over(f"{what} would take {format_bytes(size)} of memory{small}", most, size)
 
 
 def check_pixels(what: str, pixels: int, each: int) -> None:
@@ -63,12 +63,12 @@ def check_pixels(what: str, pixels: int, each: int) -> None:
 def check_work(what: str, size: int) -> None:
     """Raises NetError where making images ready takes more memory than there is for it."""
     if size > decoding():
-        raise over(f"{what} would take {sized(size)} of memory", decoding(), 4 * size)
+        raise over(f"{what} would take {format_bytes(size)} of memory", decoding(), 4 * size)
 
 
 def over(message: str, most: int, wanted: int) -> NetError:
     """What is said where something takes more than its limit, and how the limit is raised."""
-    return fail(f"{message}, and the limit is {sized(most)}", help=_raised(wanted))
+    return fail(f"{message}, and the limit is {format_bytes(most)}", help=_raised(wanted))
 
 
 def _raised(wanted: int) -> str:

@@ -19,8 +19,8 @@ from netdsl.data.limits import check_bytes, filled
 from netdsl.data.samples import Dataset, Samples
 from netdsl.data.source import DataSource
 from netdsl.errors import NetError, fail
-from netdsl.files import open_regular
-from netdsl.kinds import Text
+from netdsl.file_io import open_regular_file
+from netdsl.parameter_types import QuotedText
 from netdsl.signature import Param, Signature
 from netdsl.types import Array, dims
 
@@ -28,7 +28,7 @@ NAMES = ("images", "labels", "test_images", "test_labels")
 
 
 def arrays() -> DataSource:
-    file = Param("path", Text(), doc="a .npz file, looked for where `--data` says")
+    file = Param("path", QuotedText(), doc="a .npz file, looked for where `--data` says")
     doc = (
         "images (uint8) and labels (0, 1, 2, ... without gaps), test_images and test_labels, "
         "as NumPy saves them"
@@ -82,7 +82,7 @@ def read_arrays(path: Path) -> Dataset:
     and before anything is allocated where they take more memory than there is for them."""
     if not path.exists():
         raise fail(f"there is no file {path}", help='arrays("data.npz") names a NumPy file')
-    with open_regular(path) as file:
+    with open_regular_file(path) as file:
         try:
             with zipfile.ZipFile(_Pieces(file)) as archive:
                 return _read(path, archive, os.fstat(file.fileno()).st_size)

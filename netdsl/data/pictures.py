@@ -21,7 +21,7 @@ import numpy as np
 
 from netdsl.data.limits import check_pixels
 from netdsl.errors import Diagnostic, NetError, fail
-from netdsl.files import open_regular, write_atomically
+from netdsl.file_io import open_regular_file, write_atomically
 from netdsl.types import Array, dims
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")
@@ -120,7 +120,7 @@ class Opened:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = open_regular(path)
+            self._file = open_regular_file(path)
         except NetError as e:
             gone = f"there is no picture {path}"
             raise _bad(e.diagnostics[0].message if path.exists() else gone) from None
@@ -214,7 +214,7 @@ def write_picture(path: Path, picture: Array) -> None:
 def is_picture(path: Path) -> bool:
     """Whether a file begins as a picture does and its header can be read."""
     try:
-        with open_regular(path) as f:
+        with open_regular_file(path) as f:
             begins = _BEGINNING.match(f.read(16)) is not None
     except (NetError, OSError):
         return False

@@ -15,7 +15,7 @@ from netdsl.data.geometry import covering_size, middle
 from netdsl.data.limits import DECODING, check_work
 from netdsl.data.pictures import MODES, BadPicture, Opened, Pictures
 from netdsl.errors import NetError, fail
-from netdsl.signature import Chosen
+from netdsl.signature import BoundCall
 from netdsl.types import Array, dims
 
 Draws = Sequence[Array]
@@ -27,7 +27,7 @@ class Preparation:
     channels; none where it is whatever the images have) are resized to cover it, and their middle
     is taken."""
 
-    chosen: tuple[Chosen, ...] = ()
+    chosen: tuple[BoundCall, ...] = ()
     shape: tuple[int, ...] | None = None
 
     def draws(self, rng: np.random.Generator, images: int) -> Draws:
@@ -203,12 +203,12 @@ class Preparation:
 
 
 @contextmanager
-def _blamed(chosen: Chosen) -> Iterator[None]:
+def _blamed(chosen: BoundCall) -> Iterator[None]:
     """An error is shown where the change stands that it is about."""
     try:
         yield
     except NetError as e:
-        raise e.located(chosen.span) from None
+        raise e.with_default_span(chosen.span) from None
 
 
 AS_IT_IS = Preparation()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from netdsl.data.samples import Dataset
 from netdsl.errors import Diagnostic, NetError
-from netdsl.files import cache_folder
-from netdsl.kinds import Nothing, OneOf, Text
+from netdsl.file_io import cache_directory
+from netdsl.parameter_types import NoneLiteral, OneOf, QuotedText
 from netdsl.signature import Param, Signature
 
 
@@ -32,7 +32,7 @@ class DataSource:
     doc: str = ""
 
 
-PATH = Param("path", OneOf((Text(), Nothing())), None, "folder of the files")
+PATH = Param("path", OneOf((QuotedText(), NoneLiteral())), None, "folder of the files")
 
 
 def mirrored(name: str, base: str) -> str:
@@ -62,7 +62,7 @@ class Place:
                     return place
             raise self._missing(f"the files of `{self.name}` are not in {given}", "there")
         try:
-            cached = cache_folder() / self.name
+            cached = cache_directory() / self.name
         except RuntimeError:  # nobody knows a home
             message = "there is no home folder to look in"
             raise self._missing(message, "into a folder that NETDSL_CACHE names") from None

@@ -16,7 +16,7 @@ from netdsl.data.pictures import BadPicture
 from netdsl.data.samples import Dataset, Samples
 from netdsl.data.source import DataSource
 from netdsl.errors import Diagnostic, fail
-from netdsl.optional import import_optional
+from netdsl.optional_imports import import_optional
 from netdsl.signature import Signature
 
 _DIGITS = tuple(map(str, range(10)))

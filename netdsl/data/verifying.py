@@ -11,8 +11,8 @@ from types import TracebackType
 
 from netdsl.data.pictures import BadPicture, Pictures, decoder
 from netdsl.data.preparation import Preparation
+from netdsl.disk_cache import IMAGE_CACHE, make_key
 from netdsl.errors import NetError
-from netdsl.kept import PICTURES, key_of
 
 WORTH_KEEPING = 2.0
 """Seconds from which on it is kept which pictures are good."""
@@ -86,12 +86,12 @@ class _Known:
     """The good pictures of a folder, by size and time, as they are kept for the next run."""
 
     def __init__(self, folder: Path, prepare: Preparation) -> None:
-        self._key = key_of(str(folder.resolve()), str(prepare), decoder())
+        self._key = make_key(str(folder.resolve()), str(prepare), decoder())
         self._stamps = self._read()
 
     def _read(self) -> dict[str, Stamp]:
         try:
-            found = json.loads(PICTURES.read(self._key) or b"{}")
+            found = json.loads(IMAGE_CACHE.load(self._key) or b"{}")
         except (ValueError, RecursionError):
             return {}  # nothing is known where it is damaged
         if not isinstance(found, dict):
@@ -106,7 +106,7 @@ class _Known:
             self._stamps[name] = stamp
 
     def keep(self) -> None:
-        PICTURES.keep(self._key, json.dumps(self._stamps).encode())
+        IMAGE_CACHE.store(self._key, json.dumps(self._stamps).encode())
 
 
 def _is_stamp(value: object) -> bool:

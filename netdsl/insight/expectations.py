@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from netdsl.errors import NetError, Span, fail, nearest
+from netdsl.errors import NetError, Span, fail, suggest_name
 from netdsl.insight import trial
 from netdsl.insight.gradcheck import SETTINGS, LayerError, gradcheck
 from netdsl.insight.published import is_published, published
 from netdsl.insight.receptive import receptive_field
-from netdsl.kinds import Flag, Number, Text
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors
 from netdsl.language.elaborate import elaborate
@@ -21,10 +20,11 @@ from netdsl.language.evaluate import Scope, arguments, evaluate, same
 from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.language.unparse import expression
+from netdsl.parameter_types import Boolean, Float, QuotedText
 from netdsl.signature import Param, Signature
 from netdsl.training.recipe.expectations import METRICS
 from netdsl.types import dims
-from netdsl.values import Call, Size, Symbol, Value, show
+from netdsl.values import Call, Size, Symbol, Value, format_value
 
 CLOSE = 0.01
 """How near `~` must be: one part in a hundred."""
@@ -113,8 +113,8 @@ def _tried(how: Callable[..., float]) -> Callable[..., Value]:
     return find
 
 
-_PLACE = Param("place", Text())
-_TRAINING = Param("training", Flag(), False)
+_PLACE = Param("place", QuotedText())
+_TRAINING = Param("training", Boolean(), False)
 QUERIES = {
     q.signature.name: q
     for q in (
@@ -138,8 +138,8 @@ QUERIES = {
         ),
     )
 }
-_WITHIN = Param("within", Number(0), 1e-6)
-EQUAL = Signature("equal", (Param("a", Text()), Param("b", Text()), _TRAINING, _WITHIN))
+_WITHIN = Param("within", Float(0), 1e-6)
+EQUAL = Signature("equal", (Param("a", QuotedText()), Param("b", QuotedText()), _TRAINING, _WITHIN))
 _KNOWN = [*_FACTS, *QUERIES, "gradients", "equal"]
 
 
@@ -177,7 +177,7 @@ def _run(program: Program, test: s.Test, budget: Budget, dry: bool) -> TestResul
         try:
             outcomes.append(_outcome(asked, expectation))
         except NetError as e:
-            errors.collect(e.located(expectation.span))
+            errors.collect(e.with_default_span(expectation.span))
     errors.check()
     return TestResult(name, tuple(outcomes), facts)
 
@@ -267,7 +267,7 @@ def _value(asked: Asked, e: s.Expr) -> Any:
         try:
             return query.find(asked, **query.signature.bind(value.arguments, e.span))
         except NetError as error:
-            raise error.located(e.span) from None
+            raise error.with_default_span(e.span) from None
     if isinstance(value, Call | Symbol):
         if value.name in METRICS or value.name == "accuracy":
             told = f"`{value.name}` is known when a net is trained"
@@ -275,7 +275,7 @@ def _value(asked: Asked, e: s.Expr) -> Any:
             raise fail(
                 told, value.span, help=f"what a run must reach stands in its recipe: {recipe}"
             )
-        help = nearest(value.name, _KNOWN, "known are")
+        help = suggest_name(value.name, _KNOWN, "known are")
         raise fail(f"a test knows no `{value.name}`", e.span, help=help)
     return value.dims if isinstance(value, Size) else value
 
@@ -283,7 +283,11 @@ def _value(asked: Asked, e: s.Expr) -> Any:
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return str(Size(value))
-    return f"{value:_}" if isinstance(value, int) and not isinstance(value, bool) else show(value)
+    return (
+        f"{value:_}"
+        if isinstance(value, int) and not isinstance(value, bool)
+        else format_value(value)
+    )
 
 
 def _close(a: Any, b: Any) -> bool:

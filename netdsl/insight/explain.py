@@ -11,7 +11,7 @@ from typing import Any
 
 import networkx as nx
 
-from netdsl.dump import dump
+from netdsl.dump import dump_stage
 from netdsl.errors import Span
 from netdsl.insight.target import Target, prepared
 from netdsl.ir.text import to_text
@@ -83,7 +83,7 @@ def compiled(program: Program, target: Target, fusion: Fusion) -> Compiled:
 
     found = prepared(program, target, watch)
     plan = verify_plan(make_plan(found.graph, fusion))
-    dump("plan", lambda: plan_text(plan))
+    dump_stage("plan", lambda: plan_text(plan))
     seconds = time.perf_counter() - started
     return Compiled(found.title, tuple(changes), plan, seconds, partition(plan.flow, ALONE))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from netdsl.errors import fail, nearest
+from netdsl.errors import fail, suggest_name
 from netdsl.insight.tiles import signed, tiled
 from netdsl.ir.evaluate import evaluate
 from netdsl.ir.restrict import restricted
@@ -26,7 +26,7 @@ def convolution(network: Network, place: str | None) -> LayerInfo:
     found = [x for x in layers if x.path == place]
     found += [x for x in layers if x.path.startswith(f"{place}.")]
     if not found:
-        help = nearest(place, [x.path for x in layers], "convolutions here")
+        help = suggest_name(place, [x.path for x in layers], "convolutions here")
         raise fail(f"`{network.name}` has no convolution `{place}`", help=help)
     return found[0]
 
@@ -41,7 +41,7 @@ def weights_of(network: Network, layer: LayerInfo, states: Mapping[str, Array]) 
     product = _product(network, layer)
     assert product is not None
     graph, name = network.graph, product.args[1]
-    part = restricted(graph, graph.cone(name), {name: name})
+    part = restricted(graph, graph.backward_slice(name), {name: name})
     return evaluate(part, {k: v for k, v in states.items() if k in part.nodes})[name]
 
 

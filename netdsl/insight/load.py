@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from netdsl.files import split
+from netdsl.file_io import split_file_and_name
 from netdsl.insight.target import Target, before_passes, prepared
 from netdsl.ir.export import digraph
 from netdsl.language.program import Program
@@ -42,5 +42,5 @@ class Loaded:
 def load(place: str) -> Loaded:
     """A .net file, or a net or recipe of it: `FILE` or `FILE:NAME`. Raises NetError with all that
     is wrong with the file."""
-    path, name = split(place)
+    path, name = split_file_and_name(place)
     return Loaded(program_of(path), name)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from netdsl.errors import fail
-from netdsl.kinds import Mismatch, Number
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
 from netdsl.language.evaluate import Scope, arguments
+from netdsl.parameter_types import Float, TypeMismatch
 from netdsl.signature import Param, Signature
 from netdsl.values import Value
 
@@ -21,9 +21,9 @@ class _Share:
         if value is None:
             return None
         try:
-            return Number(0, 1).accept(value)
-        except Mismatch:
-            raise Mismatch("a number from 0 to 1 (0.7613 is 76.13 per cent)") from None
+            return Float(0, 1).accept(value)
+        except TypeMismatch:
+            raise TypeMismatch("a number from 0 to 1 (0.7613 is 76.13 per cent)") from None
 
 
 PUBLISHED = Signature(

@@ -22,7 +22,7 @@ from netdsl.training.recipe.optimizers import OPTIMIZERS
 from netdsl.training.recipe.precision import LOW_PRECISIONS, PRECISIONS
 from netdsl.training.recipe.recipe import SIGNATURE as TRAIN
 from netdsl.training.recipe.schedules import SCHEDULES
-from netdsl.values import show
+from netdsl.values import format_value
 
 
 def reference() -> str:
@@ -96,7 +96,9 @@ def layers_table() -> str:
     rows = [(_call(x.signature, x.arity == "many"), _explained(x)) for x in LAYERS.values()]
     rows.insert(0, ("input(shape)", "what the net is given"))
     inits = ", ".join(f"`{i.signature}`".replace("()", "") for i in INITS.values())
-    named = dict.fromkeys(p.name for x in LAYERS.values() for p in x.signature.params if p.named)
+    named = dict.fromkeys(
+        p.name for x in LAYERS.values() for p in x.signature.params if p.is_keyword_only
+    )
     return f"""{_table("layer", rows)}
 
 Given by their names only: {", ".join(f"`{n}`" for n in named)}.
@@ -150,7 +152,7 @@ def _explained(layer: Layer) -> str:
 
 
 def _key(p: Param) -> str:
-    return p.name if p.default is REQUIRED else f"{p.name} = {show(p.default)}"
+    return p.name if p.default is REQUIRED else f"{p.name} = {format_value(p.default)}"
 
 
 def _call(signature: Signature, joins: bool) -> str:

@@ -18,7 +18,7 @@ from netdsl.plan.traffic import kind_of, moved
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.runtime.timing import times
-from netdsl.types import FLOATS, ITEMSIZE, Array, Graph, Node
+from netdsl.types import FLOAT_DTYPES, ITEMSIZE, Array, Graph, Node
 
 Phase = Literal["forward", "backward", "update"]
 
@@ -198,11 +198,11 @@ def _inputs(graph: Graph) -> Iterator[tuple[str, Array]]:
 def _made_up(node: Node, rng: np.random.Generator) -> Array:
     """Images at random, of labels the first, each sample's weight one, scalars zero."""
     kind = node.type
-    if kind.rank > 1 and kind.dtype in FLOATS:
+    if kind.rank > 1 and kind.dtype in FLOAT_DTYPES:
         return rng.standard_normal(kind.shape, dtype=np.float32).astype(kind.dtype)
     if kind.rank > 1:
         return rng.integers(0, 256, kind.shape).astype(kind.dtype)
-    one = kind.rank == 1 and kind.dtype in FLOATS
+    one = kind.rank == 1 and kind.dtype in FLOAT_DTYPES
     return np.full(kind.shape, float(one)).astype(kind.dtype)
 
 
@@ -213,7 +213,7 @@ class _Names:
         self.graph = plan.graph
         self.layers = frozenset(layers)
         self.ceilings = ceilings
-        self.forward = self.graph.cone(*self.graph.outputs.values())
+        self.forward = self.graph.backward_slice(*self.graph.outputs.values())
 
     def timed(self, kernel: Kernel, seconds: float, thunk: Thunk) -> TimedKernel:
         costs = [node_cost(self.graph, self.graph[n]) for n in kernel.nodes]

@@ -54,7 +54,7 @@ def _network(program: Program, net: str, training: bool) -> Network:
 
 def _values(graph: Graph, *names: str) -> list[Array]:
     """Values of nodes, with inputs as drawn and weights as training begins with them."""
-    part = restricted(graph, graph.cone(*names), {n: n for n in names})
+    part = restricted(graph, graph.backward_slice(*names), {n: n for n in names})
     given: Mapping[str, Array] = drawn_inputs(part, SEED, np.random.default_rng(SEED))
     found = evaluate(part, {**given, **{n.name: draw(n, SEED) for n in part.states}})
     return [found[name] for name in names]

@@ -152,6 +152,6 @@ def _channels_of(network: Network, place: str) -> int:
     """How many channels flow out of a place. Raises NetError where there is no such place, or one
     that nothing learnt leads to."""
     node = network.place(place)
-    if not any(n.name in network.graph.cone(node.name) for n in network.parameters):
+    if not any(n.name in network.graph.backward_slice(node.name) for n in network.parameters):
         raise fail(f"`{place}` is what comes in: nothing there is learnt")
     return node.type.shape[-1]

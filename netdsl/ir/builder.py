@@ -9,10 +9,10 @@ from typing import Any
 
 import networkx as nx
 
-from netdsl.errors import NetError, Span, internal
+from netdsl.errors import NetError, Span, internal_error
 from netdsl.ops import OPS
 from netdsl.signature import REQUIRED
-from netdsl.types import FLOATS, Attrs, Graph, Node, Nodes, TensorType, reach
+from netdsl.types import FLOAT_DTYPES, Attrs, Graph, Node, NodeView, TensorType, find_reachable
 
 _NONE = Attrs()
 """Of the many nodes that have no attributes."""
@@ -28,7 +28,7 @@ class Builder:
     def __init__(self, graph: Graph | None = None, dtype: str = "float32") -> None:
         self.dtype = dtype
         self.dag = nx.DiGraph()
-        self.nodes = Nodes(self.dag)
+        self.nodes = NodeView(self.dag)
         self.span: Span | None = None
         self.region = ""
         self._hint: str | None = None
@@ -57,7 +57,7 @@ class Builder:
         """The node of `op` on `args`; `name` is a wish, made unique where it is taken."""
         record = OPS[op]
         if not record.variadic and len(args) != len(record.operands):
-            raise internal(f"{op} takes {len(record.operands)} operands, not {len(args)}")
+            raise internal_error(f"{op} takes {len(record.operands)} operands, not {len(args)}")
         full = self._attributes(op, attrs)
         operands = tuple(a.name for a in args)
         key = (op, operands, full, self.region)
@@ -68,7 +68,7 @@ class Builder:
         try:
             kind = record.shape(*(a.type for a in args), **full)
         except NetError as e:
-            raise e.located(self.span) from None
+            raise e.with_default_span(self.span) from None
         own = self._unique(name or self._name(op))
         return self.insert(Node(own, op, operands, full, kind, self.span, self.region))
 
@@ -88,11 +88,11 @@ class Builder:
         for param in params:
             value = given.get(param.name, param.default)
             if value is REQUIRED:
-                raise internal(f"{op} needs the attribute {param.name}")
+                raise internal_error(f"{op} needs the attribute {param.name}")
             full[param.name] = value
         extra = given.keys() - full.keys()
         if extra:
-            raise internal(f"{op} has no attribute {', '.join(sorted(extra))}")
+            raise internal_error(f"{op} has no attribute {', '.join(sorted(extra))}")
         return Attrs(full)
 
     def _name(self, op: str) -> str:
@@ -125,7 +125,7 @@ class Builder:
         if node is None:
             return self.emit(op, name=name, **attrs)
         if node.op != op or node.attrs != self._attributes(op, attrs):
-            raise internal(f"{name} is already another {node.op}")
+            raise internal_error(f"{name} is already another {node.op}")
         return node
 
     def const(self, value: float | tuple[float, ...], dtype: str | None = None) -> Node:
@@ -157,10 +157,10 @@ class Builder:
         renewed = {k: n.name for k, n in (updates or {}).items()}
         if prune:
             roots = (*given.values(), *renewed.values())
-            needed = reach(self.dag.reverse(copy=False), roots) | renewed.keys()
+            needed = find_reachable(self.dag.reverse(copy=False), roots) | renewed.keys()
             self.dag.remove_nodes_from([name for name in self.dag if name not in needed])
         return Graph(self.nodes, given, renewed, name)
 
 
 def float_of(kind: TensorType) -> bool:
-    return kind.dtype in FLOATS
+    return kind.dtype in FLOAT_DTYPES

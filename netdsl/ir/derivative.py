@@ -71,7 +71,7 @@ def direction_error(
     length = np.sqrt(sum(float((v * v).sum()) for v in directions.values()))
     directions = {name: v / max(1.0, length) for name, v in directions.items()}
     y = graph.outputs["y"]
-    forward = restricted(graph, graph.cone(y), {"y": y})
+    forward = restricted(graph, graph.backward_slice(y), {"y": y})
 
     def f(t: float) -> float:
         moved = {name: given[name] + t * v for name, v in directions.items()}

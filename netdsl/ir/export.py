@@ -7,7 +7,7 @@ from typing import Any
 
 import networkx as nx
 
-from netdsl.printable import printable_line
+from netdsl.text_escaping import escape_line
 from netdsl.types import Graph, Node, dims
 
 
@@ -50,7 +50,7 @@ def _described(node: Node) -> dict[str, Any]:
     if node.region:
         found["region"] = node.region
     if node.span is not None:
-        found["place"] = printable_line(str(node.span))
+        found["place"] = escape_line(str(node.span))
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from netdsl.errors import fail
 from netdsl.ir.builder import Builder
 from netdsl.ops import OPS
-from netdsl.types import Node, reach
+from netdsl.types import Node, find_reachable
 
 
 def grad(
@@ -23,7 +23,7 @@ def grad(
     """
     targets = list(wrt)
     forward = list(b.nodes.values())
-    needed = reach(b.dag, [n.name for n in targets])
+    needed = find_reachable(b.dag, [n.name for n in targets])
     cotangents = {loss.name: cotangent or b.const(1.0, loss.type.dtype)}
     for node in reversed(forward):
         g = cotangents.get(node.name)

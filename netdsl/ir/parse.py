@@ -12,16 +12,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from netdsl.errors import Diagnostic, NetError, Source, Span, fail, nearest
+from netdsl.errors import Diagnostic, NetError, Source, Span, fail, suggest_name
 from netdsl.ir.builder import Builder
 from netdsl.ir.text import NAME, WORDS, numbered, value_text
-from netdsl.kinds import Mismatch
-from netdsl.limits import DEEPEST_NESTING, LONGEST_IR, MOST_AXES
+from netdsl.limits import MAX_AXES, MAX_IR_CHARACTERS, MAX_NESTING_DEPTH
 from netdsl.ops import OPS
 from netdsl.ops.op import Op
+from netdsl.parameter_types import TypeMismatch
 from netdsl.signature import REQUIRED, Param
 from netdsl.types import ITEMSIZE, Attrs, Graph, Node, TensorType
-from netdsl.values import Symbol, show
+from netdsl.values import Symbol, format_value
 
 _NAME = rf'(?:{NAME}|"(?:[^"\\]|\\.)*")'
 _TYPE = r"(?P<dims>scalar|\d+(?:x\d+)*) (?P<dtype>\w+)"
@@ -56,8 +56,8 @@ def parse(text: str, name: str = "ir") -> Graph:
 
 def parse_all(text: str, name: str = "ir") -> tuple[Graph, ...]:
     """The graphs of a text, one behind the other."""
-    if len(text) > LONGEST_IR:
-        raise fail(f"{name} has over {LONGEST_IR:,} characters")
+    if len(text) > MAX_IR_CHARACTERS:
+        raise fail(f"{name} has over {MAX_IR_CHARACTERS:,} characters")
     source, at = Source(name, text), 0
     found, current = list[Graph](), None
     for whole in text.split("\n"):
@@ -176,7 +176,9 @@ class _Parser:
         op, where = found["op"], _part(found, "op", span)
         record = OPS.get(op)
         if record is None or record.kind == "leaf":
-            raise fail(f"no operator is called `{op}`", where, help=nearest(op, OPS, "known are"))
+            raise fail(
+                f"no operator is called `{op}`", where, help=suggest_name(op, OPS, "known are")
+            )
         operands, given = [], dict[str, _Found]()
         for key, value in self._items(found, "inside", span):
             if key is None and not given:
@@ -210,7 +212,7 @@ class _Parser:
         try:
             inferred = OPS[op].shape(*(self.b.nodes[a].type for a in operands), **attrs)
         except NetError as e:
-            raise e.located(span) from None
+            raise e.with_default_span(span) from None
         if inferred != kind:
             raise fail(f"`{name}` is called {kind}, but is {inferred}", _part(found, "dims", span))
         region = self._name(found, "region", span) if found["region"] else ""
@@ -221,12 +223,12 @@ class _Parser:
     def _type(self, found: re.Match[str], span: Span) -> TensorType:
         dtype, sides = found["dtype"], found["dims"]
         if dtype not in ITEMSIZE:
-            help = nearest(dtype, ITEMSIZE, "known are")
+            help = suggest_name(dtype, ITEMSIZE, "known are")
             raise fail(f"no element type is called {dtype}", _part(found, "dtype", span), help=help)
         where = _part(found, "dims", span)
         shape = () if sides == "scalar" else tuple(_whole(n, where) for n in sides.split("x"))
-        if len(shape) > MOST_AXES:
-            raise fail(f"a tensor has at most {MOST_AXES} axes", where)
+        if len(shape) > MAX_AXES:
+            raise fail(f"a tensor has at most {MAX_AXES} axes", where)
         return TensorType(shape, dtype)
 
     def _name(self, found: re.Match[str], group: str, span: Span) -> str:
@@ -238,7 +240,7 @@ class _Parser:
             name = str(found.value)
             node = self.b.nodes.get(name)
             if node is None:
-                help = nearest(name, self.b.nodes)
+                help = suggest_name(name, self.b.nodes)
                 raise fail(f"nothing before this is called `{name}`", found.span, help=help)
             return node
         literal = isinstance(found.value, _Literal)
@@ -325,8 +327,8 @@ class _Values:
 
     def _value(self, depth: int) -> Any:
         span = self._here()
-        if depth > DEEPEST_NESTING:
-            raise fail(f"lists are nested more than {DEEPEST_NESTING} deep", span)
+        if depth > MAX_NESTING_DEPTH:
+            raise fail(f"lists are nested more than {MAX_NESTING_DEPTH} deep", span)
         if self._next("["):
             return self._list(depth)
         if self.at == len(self.tokens):
@@ -379,7 +381,7 @@ def _attributes(record: Op, given: dict[str, _Found], where: Span) -> dict[str, 
     params = {p.name: p for p in record.attrs}
     for key, found in given.items():
         if key not in params:
-            help = nearest(key, params, "it has")
+            help = suggest_name(key, params, "it has")
             raise fail(f"`{record.name}` has no attribute `{key}`", found.span, help=help)
     full = {}
     for key, param in params.items():
@@ -394,9 +396,9 @@ def _attributes(record: Op, given: dict[str, _Found], where: Span) -> dict[str, 
 
 def _accepted(param: Param, value: Any, span: Span) -> Any:
     try:
-        return param.kind.accept(value)
-    except Mismatch as wanted:
-        message = f"`{param.name}` must be {wanted}, not {show(value)}"
+        return param.type.accept(value)
+    except TypeMismatch as wanted:
+        message = f"`{param.name}` must be {wanted}, not {format_value(value)}"
         raise NetError(Diagnostic(message, span)) from None
 
 

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from netdsl.kinds import Choice
 from netdsl.ops import OPS
+from netdsl.parameter_types import Choice
 from netdsl.types import Graph, Node, dims
 
 NAME = r"[^\W\d][\w.~]*"
@@ -36,7 +36,7 @@ def consts_of(graph: Graph) -> dict[str, str]:
     """The constants of a graph as they are written where they are read: by their values, with a
     number behind those of a value that others have too."""
     found, seen = {}, Counter[str]()
-    for node in graph.of("const"):
+    for node in graph.find_by_op("const"):
         value = value_text(node.attrs["value"])
         seen[value] += 1
         found[node.name] = numbered(value, seen[value])
@@ -80,7 +80,7 @@ def _settings(node: Node) -> list[str]:
     for key, value in node.attrs.items():
         param = params.get(key)
         if param is None or value != param.default:
-            chosen = param is not None and isinstance(param.kind, Choice)
+            chosen = param is not None and isinstance(param.type, Choice)
             found.append(f"{key}={value if chosen else value_text(value)}")
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import networkx as nx
 
-from netdsl.errors import NetError, internal
+from netdsl.errors import NetError, internal_error
 from netdsl.ir.text import line_of
 from netdsl.ops import OPS
 from netdsl.types import Graph, Node, TensorType
@@ -20,12 +20,12 @@ def verify(graph: Graph) -> Graph:
     for name, node in graph.dag.nodes(data="node"):
         if node is None:
             readers = ", ".join(graph.dag.successors(name)) or "nothing"
-            raise internal(f"{readers} reads {name}, which is no node")
+            raise internal_error(f"{readers} reads {name}, which is no node")
     types: dict[str, TensorType] = {}
     for name, node in graph.nodes.items():
         problem = _fault(graph.dag, name, node, types)
         if problem:
-            raise internal(f"{problem}\n{window(graph, name)}")
+            raise internal_error(f"{problem}\n{window(graph, name)}")
         types[name] = node.type
     _verify_roots(graph)
     return graph
@@ -54,12 +54,12 @@ def _fault(dag: nx.DiGraph, name: str, node: Node, before: dict[str, TensorType]
 def _verify_roots(graph: Graph) -> None:
     for label, name in graph.outputs.items():
         if name not in graph.nodes:
-            raise internal(f"output {label} is {name}, which no node computes")
+            raise internal_error(f"output {label} is {name}, which no node computes")
     for state, name in graph.updates.items():
         if state not in graph.nodes or graph[state].op != "state":
-            raise internal(f"{state} is updated but is no state")
+            raise internal_error(f"{state} is updated but is no state")
         if name not in graph.nodes or graph[name].type != graph[state].type:
-            raise internal(f"the update of {state} does not have its type")
+            raise internal_error(f"the update of {state} does not have its type")
 
 
 def window(graph: Graph, name: str, around: int = 3) -> str:

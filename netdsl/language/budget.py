@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from netdsl.errors import Diagnostic, NetError, Span
 from netdsl.limits import (
-    DEEPEST_CALLS,
-    DEEPEST_NESTING,
-    LARGEST_TRIAL,
-    LONGEST_LIST,
-    MOST_ERRORS,
-    MOST_LEAVES,
-    MOST_STEPS,
-    MOST_WORDS,
-    MOST_WORK,
+    MAX_CALL_DEPTH,
+    MAX_ELABORATION_STEPS,
+    MAX_ERRORS,
+    MAX_EXPRESSION_VALUES,
+    MAX_LIST_LENGTH,
+    MAX_NESTING_DEPTH,
+    MAX_TOKENS,
+    MAX_TRIAL_SIZE,
+    MAX_TRIAL_WORK,
 )
 from netdsl.values import Call, Size, Value
 
@@ -53,16 +53,16 @@ class Budget:
     def spend_words(self, count: int, span: Span | None) -> None:
         """Counts words and signs of a file and of those that it uses."""
         self.words += count
-        if self.words > MOST_WORDS:
-            message = f"the files that are used here have over {MOST_WORDS:,} words and signs"
+        if self.words > MAX_TOKENS:
+            message = f"the files that are used here have over {MAX_TOKENS:,} words and signs"
             raise too_much(message, span, "use only the files that are needed")
 
     def spend_steps(self, count: int, span: Span | None) -> None:
         """Counts layers, operators and turns of loops."""
         self.steps += count
-        if self.steps > MOST_STEPS:
+        if self.steps > MAX_ELABORATION_STEPS:
             raise too_much(
-                f"the layers and loops here take more than {MOST_STEPS:,} steps",
+                f"the layers and loops here take more than {MAX_ELABORATION_STEPS:,} steps",
                 span,
                 "use fewer repeats; `FILE:NET` looks at one net of a file alone",
             )
@@ -70,9 +70,9 @@ class Budget:
     def spend_value(self, value: Value, span: Span | None) -> None:
         """Counts a value that an expression has, and each of its entries."""
         leaves = _leaves(value, span, 0)
-        if leaves > LONGEST_LIST:
+        if leaves > MAX_LIST_LENGTH:
             raise too_much(
-                f"a list ends at {LONGEST_LIST:,} entries, those of lists in it included",
+                f"a list ends at {MAX_LIST_LENGTH:,} entries, those of lists in it included",
                 span,
                 "does each `let` hold the one before it twice?",
             )
@@ -81,9 +81,9 @@ class Budget:
     def spend_leaves(self, count: int, span: Span | None) -> None:
         """Counts values that are made or copied."""
         self.leaves += count
-        if self.leaves > MOST_LEAVES:
+        if self.leaves > MAX_EXPRESSION_VALUES:
             raise too_much(
-                f"the expressions here have more than {MOST_LEAVES:,} values",
+                f"the expressions here have more than {MAX_EXPRESSION_VALUES:,} values",
                 span,
                 "shorten the lists, or the loops that build them",
             )
@@ -94,18 +94,18 @@ class Budget:
         """Counts runs of a net on drawn images, of so many nodes, values and
         multiply-accumulates each."""
         help = "`netdsl test --shrink 8` tries a small version; `netdsl gradcheck` has no limit"
-        if values > LARGEST_TRIAL:
-            message = f"trying this net makes {values:,} values, more than {LARGEST_TRIAL:,}"
+        if values > MAX_TRIAL_SIZE:
+            message = f"trying this net makes {values:,} values, more than {MAX_TRIAL_SIZE:,}"
             raise too_much(message, span, help)
         self.work += (macs + 10 * values + _NODE_WORK * nodes) * times
-        if self.work > MOST_WORK:
-            message = f"the tests here take more than {MOST_WORK:,} multiplications"
+        if self.work > MAX_TRIAL_WORK:
+            message = f"the tests here take more than {MAX_TRIAL_WORK:,} multiplications"
             raise too_much(message, span, help)
 
 
 def too_deep(within: str, span: Span | None) -> TooMuch:
     """The error for blocks, groups and repeats that are nested too deep."""
-    message = f"blocks and groups are nested more than {DEEPEST_CALLS} deep: {within} in ..."
+    message = f"blocks and groups are nested more than {MAX_CALL_DEPTH} deep: {within} in ..."
     return too_much(message, span, "does a block use itself without end?")
 
 
@@ -121,8 +121,8 @@ def _leaves(value: Value, span: Span | None, depth: int) -> int:
         parts = tuple(a.value for a in value.arguments)
     else:
         return 1
-    if depth > DEEPEST_NESTING:
-        message = f"lists are nested more than {DEEPEST_NESTING} deep"
+    if depth > MAX_NESTING_DEPTH:
+        message = f"lists are nested more than {MAX_NESTING_DEPTH} deep"
         raise too_much(message, span, "`a + b` joins two lists")
     return max(1, sum(_leaves(part, span, depth + 1) for part in parts))
 
@@ -143,14 +143,14 @@ class Errors:
         for d in diagnostics:
             at = (d.span.source.name, d.span.start, d.span.end) if d.span else ("", 0, 0)
             self._found.setdefault((d.message, *at), d)
-            if len(self._found) >= MOST_ERRORS:
+            if len(self._found) >= MAX_ERRORS:
                 raise TooMuch(*self.ordered())
 
     def collect(self, error: NetError) -> None:
         """Keeps the errors of a part. An exceeded limit ends this work too; the errors that were
         found before it come first."""
         if isinstance(error, TooMuch):
-            others = self.ordered()[: MOST_ERRORS - len(error.diagnostics)]
+            others = self.ordered()[: MAX_ERRORS - len(error.diagnostics)]
             raise TooMuch(*others, *error.diagnostics)
         self.add(*error.diagnostics)
 

@@ -15,7 +15,7 @@ from netdsl.language.budget import Budget, Errors, TooMuch
 from netdsl.language.flow import CallSite, Flow, Frame, Maker, call_text
 from netdsl.language.network import LayerInfo, Network
 from netdsl.layers import Layer, Site
-from netdsl.limits import LARGEST_TENSOR, LAYER_STEPS
+from netdsl.limits import MAX_TENSOR_SIZE, STEPS_PER_LAYER
 from netdsl.types import Node, TensorType, dims
 from netdsl.values import Argument
 
@@ -77,7 +77,7 @@ class LayerCall:
 
     @property
     def text(self) -> str:
-        return call_text(self.step.name, self.layer.signature.telling(self.given))
+        return call_text(self.step.name, self.layer.signature.drop_defaults(self.given))
 
 
 class Draft:
@@ -114,8 +114,8 @@ class Draft:
         where it ends the work."""
         if isinstance(error, TooMuch):
             raise error
-        self.budget.spend_steps(LAYER_STEPS, span)
-        found = error.located(span).diagnostics
+        self.budget.spend_steps(STEPS_PER_LAYER, span)
+        found = error.with_default_span(span).diagnostics
         self.errors.add(*(replace(d, notes=(*d.notes, *_way(d, frame.calls))) for d in found))
 
     def make(self, call: InputCall | LayerCall) -> Flow:
@@ -151,7 +151,7 @@ class Draft:
             notes = tuple(doubt for doubt in doubts if doubt)
             raise NetError(*(replace(d, notes=d.notes + notes) for d in told.diagnostics)) from None
         emitted = list(islice(reversed(self.b.nodes), len(self.b.nodes) - before))
-        self.budget.spend_steps(LAYER_STEPS + len(emitted), span)
+        self.budget.spend_steps(STEPS_PER_LAYER + len(emitted), span)
         for node in emitted:
             _check_size(self.b.nodes[node].type, span)
         self.updates |= site.updates
@@ -221,10 +221,10 @@ def _explained(error: NetError, step: s.Step, flows: Sequence[Flow]) -> NetError
         origins = [f"what flows in: {flows[0].maker.note(step.span)}"]
     wide = max(map(len, origins))
     notes = tuple(f"{o:<{wide}}  {f.size()}" for o, f in zip(origins, flows, strict=True))
-    told = error.located(step.name_span if len(flows) > 1 else step.span)
+    told = error.with_default_span(step.name_span if len(flows) > 1 else step.span)
     return NetError(*(replace(d, notes=(*d.notes, *notes)) for d in told.diagnostics))
 
 
 def _check_size(kind: TensorType, span: Span) -> None:
-    if kind.size > LARGEST_TENSOR:
+    if kind.size > MAX_TENSOR_SIZE:
         raise fail(f"a tensor of {kind.size:,} values is beyond any machine", span)

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from netdsl.errors import NetError, Span, close, elsewhere, fail
+from netdsl.errors import NetError, Span, fail, suggest_alias, suggest_spelling
 from netdsl.ir.collector import pause_collector
-from netdsl.kinds import Number, Shape
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, make_room, too_deep
 from netdsl.language.draft import Draft, InputCall, LayerCall, Settings, Shrink, small
@@ -29,9 +28,10 @@ from netdsl.language.network import Network
 from netdsl.language.program import Program, bind_params, instance_chain
 from netdsl.language.shrink import shrunk
 from netdsl.layers import LAYERS, Layer
-from netdsl.limits import DEEPEST_CALLS, MOST_REPEATS
-from netdsl.signature import Param, Signature, hint
-from netdsl.values import Argument, Call, Value, show
+from netdsl.limits import MAX_CALL_DEPTH, MAX_REPEATS
+from netdsl.parameter_types import Float, Shape
+from netdsl.signature import Param, Signature, suggest_for_value
+from netdsl.values import Argument, Call, Value, format_value
 
 
 @pause_collector()
@@ -57,7 +57,7 @@ def elaborate(
 
 _INPUT = Signature("input", (Param("shape", Shape()),))
 _STEP_INPUTS = ("labels", "weights", "lr", "step", "update", "seed", "ema_rate")
-_OUTPUT = Signature("output", (Param("weight", Number(), 1.0),))
+_OUTPUT = Signature("output", (Param("weight", Float(), 1.0),))
 
 
 class _Elaborator:
@@ -195,7 +195,7 @@ class _Elaborator:
     def _deeper(self, span: Span, frame: Frame) -> Iterator[None]:
         """One step, inside those that stand around it."""
         self.budget.spend_steps(1, span)
-        if self.depth >= DEEPEST_CALLS:
+        if self.depth >= MAX_CALL_DEPTH:
             raise too_deep(_within(frame), span)
         self.depth += 1
         try:
@@ -229,10 +229,10 @@ class _Elaborator:
         try:
             times = evaluate(repeat.count, frame.scope(current))
             if isinstance(times, bool) or not isinstance(times, int):
-                message = f"repeats are a whole number, not {show(times)}"
-                raise fail(message, repeat.count.span, help=hint(times))
-            if not 0 <= times <= MOST_REPEATS:
-                help = f"from 0 to {MOST_REPEATS:,} repeats are possible"
+                message = f"repeats are a whole number, not {format_value(times)}"
+                raise fail(message, repeat.count.span, help=suggest_for_value(times))
+            if not 0 <= times <= MAX_REPEATS:
+                help = f"from 0 to {MAX_REPEATS:,} repeats are possible"
                 raise fail(f"{times:,} repeats", repeat.count.span, help=help)
         except NetError as e:
             self._tell(e, frame, repeat.span)
@@ -258,8 +258,8 @@ class _Elaborator:
         try:
             items = evaluate(loop.items, frame.scope(current))
             if not isinstance(items, tuple):
-                help = hint(items) or "`range(3)` is the list [0, 1, 2]"
-                message = f"`for` goes through a list, not {show(items)}"
+                help = suggest_for_value(items) or "`range(3)` is the list [0, 1, 2]"
+                message = f"`for` goes through a list, not {format_value(items)}"
                 raise fail(message, loop.items.span, help=help)
         except NetError as e:
             self._tell(e, frame, loop.span)
@@ -412,10 +412,10 @@ class _Elaborator:
         if name in frame.variables:
             return f"`{name}` is a number here; what flows on is named by a label, `{name}: ...`"
         known = [*LAYERS, *self.program.blocks, *frame.labels, *frame.shared, "input"]
-        if told := elsewhere(name, known):
+        if told := suggest_alias(name, known):
             return told
         define = f"define `block {name}(...) {{ ... }}`, or `use` the file that has it"
-        near = close(name, known)
+        near = suggest_spelling(name, known)
         return f"{near} Else {define}" if near else define
 
     def _branches(self, step: s.Step, current: Flowing, frame: Frame) -> list[Flowing]:
@@ -437,7 +437,8 @@ def _unpacked(loop: s.For, turn: int, item: Value) -> dict[str, Value]:
         where = written[turn].span if written else loop.items.span
         given = f"has {len(item)}" if isinstance(item, tuple) else "is no list"
         raise fail(
-            f"`for {', '.join(names)}` needs {len(names)} values a turn, {show(item)} {given}",
+            f"`for {', '.join(names)}` needs {len(names)} values a turn, "
+            f"{format_value(item)} {given}",
             where,
             help=f"each entry of the list is a list itself: [{', '.join(names)}]",
         )

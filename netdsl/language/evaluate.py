@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from netdsl.errors import NetError, Span, fail, nearest
+from netdsl.errors import NetError, Span, fail, suggest_name
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors
-from netdsl.limits import LARGEST_NUMBER, LONGEST_LIST
-from netdsl.signature import hint
-from netdsl.values import Argument, Call, Size, Symbol, Value, show
+from netdsl.limits import MAX_LIST_LENGTH, MAX_NUMBER
+from netdsl.signature import suggest_for_value
+from netdsl.values import Argument, Call, Size, Symbol, Value, format_value
 
 
 class Broken:
@@ -52,7 +52,7 @@ def arguments(args: Sequence[s.Arg] | None, scope: Scope) -> tuple[Argument, ...
 def truth(expr: s.Expr, scope: Scope) -> bool:
     value = evaluate(expr, scope)
     if not isinstance(value, bool):
-        raise fail(f"a condition is `yes` or `no`, not {show(value)}", expr.span)
+        raise fail(f"a condition is `yes` or `no`, not {format_value(value)}", expr.span)
     return value
 
 
@@ -63,8 +63,8 @@ def _number(expr: s.Number, scope: Scope) -> Value:
 def _bounded(value: int | float, span: Span) -> int | float:
     if isinstance(value, float) and not math.isfinite(value):
         raise fail("this number is too large", span)
-    if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-        raise fail(f"whole numbers end at {LARGEST_NUMBER:,}", span)
+    if isinstance(value, int) and abs(value) > MAX_NUMBER:
+        raise fail(f"whole numbers end at {MAX_NUMBER:,}", span)
     return value
 
 
@@ -101,7 +101,7 @@ def _member(expr: s.Member, scope: Scope) -> Value:
         if expr.name in known:
             message += ": it is a vector, not an image"
             known = ["channels"]
-        raise fail(message, expr.span, help=nearest(expr.name, known, "it has"))
+        raise fail(message, expr.span, help=suggest_name(expr.name, known, "it has"))
     return scope.members[expr.name]
 
 
@@ -112,9 +112,17 @@ def _index(expr: s.Index, scope: Scope) -> Value:
         if isinstance(value, Size):
             value = value.dims
         if not isinstance(value, tuple):
-            raise fail(f"{show(value)} is no list, it has no entries", expr.span, help=hint(value))
+            raise fail(
+                f"{format_value(value)} is no list, it has no entries",
+                expr.span,
+                help=suggest_for_value(value),
+            )
         if isinstance(at, bool) or not isinstance(at, int):
-            raise fail(f"an index is a whole number, not {show(at)}", place.span, help=hint(at))
+            raise fail(
+                f"an index is a whole number, not {format_value(at)}",
+                place.span,
+                help=suggest_for_value(at),
+            )
         if not -len(value) <= at < len(value):
             raise fail(f"the list has {len(value)} entries, there is no [{at}]", place.span)
         value = value[at]
@@ -134,7 +142,11 @@ def _numeric(expr: s.Expr, scope: Scope) -> Any:
 
 def _as_number(value: Value, span: Span) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise fail(f"a number is needed here, not {show(value)}", span, help=hint(value))
+        raise fail(
+            f"a number is needed here, not {format_value(value)}",
+            span,
+            help=suggest_for_value(value),
+        )
     return value
 
 
@@ -206,8 +218,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 def _range(*ends: int) -> tuple[int, ...]:
-    if len(range(*ends)) > LONGEST_LIST:
-        raise ValueError(f"a list ends at {LONGEST_LIST:,} entries")
+    if len(range(*ends)) > MAX_LIST_LENGTH:
+        raise ValueError(f"a list ends at {MAX_LIST_LENGTH:,} entries")
     return tuple(range(*ends))
 
 

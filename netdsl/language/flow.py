@@ -11,7 +11,7 @@ from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
 from netdsl.language.evaluate import Broken, Scope
 from netdsl.types import Node, dims
-from netdsl.values import Argument, Value, show
+from netdsl.values import Argument, Value, format_value
 
 
 class Absent(Enum):
@@ -29,7 +29,7 @@ class CallSite:
     span: Span
 
     def note(self, told_at: Span | None) -> str:
-        return f"block {self.text} called at {self.span.seen_from(told_at)}"
+        return f"block {self.text} called at {self.span.format_relative_to(told_at)}"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Maker:
 
     def note(self, told_at: Span) -> str:
         inside = f", from {self.within.note(told_at)}" if self.within else ""
-        return f"{self.text} at {self.span.seen_from(told_at)}{inside}"
+        return f"{self.text} at {self.span.format_relative_to(told_at)}{inside}"
 
 
 @dataclass(frozen=True)
@@ -147,5 +147,7 @@ class Frame:
 
 def call_text(name: str, given: Sequence[Argument]) -> str:
     """A call with its values, as the reader would have written it with numbers only."""
-    parts = [f"{a.name}={show(a.value)}" if a.name else show(a.value) for a in given]
+    parts = [
+        f"{a.name}={format_value(a.value)}" if a.name else format_value(a.value) for a in given
+    ]
     return f"{name}({', '.join(parts)})" if parts else name

@@ -21,7 +21,7 @@ from netdsl.language.unparse import (
     inside,
     statement_text,
 )
-from netdsl.values import show
+from netdsl.values import format_value
 
 WIDTH = 100
 INDENT = "  "
@@ -148,7 +148,7 @@ class _Writer:
     # ---- items
 
     def use(self, item: s.Use) -> list[str]:
-        return [f"use {show(item.path)}"]
+        return [f"use {format_value(item.path)}"]
 
     def block(self, item: s.Block | s.Net) -> list[str]:
         word = "block" if isinstance(item, s.Block) else "net"

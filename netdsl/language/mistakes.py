@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from netdsl.errors import Diagnostic, Span, nearest
+from netdsl.errors import Diagnostic, Span, suggest_name
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _foreign(at: Place) -> Diagnostic | None:
 def _of_names(at: Place) -> Diagnostic | None:
     """What a file and a net are made of."""
     if "_BLOCK" in at.expected and _NAME.fullmatch(at.word):
-        return at.misplaced(nearest(at.word, _SECTIONS, "a file holds"))
+        return at.misplaced(suggest_name(at.word, _SECTIONS, "a file holds"))
     if at.last == "use":
         return at.misplaced('the file is quoted: `use "blocks.net"`')
     if at.word == "-" and at.glued and _NAME.fullmatch(at.last) and at.behind[1:2].isalnum():

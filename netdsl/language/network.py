@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from netdsl.errors import Span, fail, nearest
-from netdsl.limits import LONGEST_NAME
+from netdsl.errors import Span, fail, suggest_name
+from netdsl.limits import MAX_NAME_CHARACTERS
 from netdsl.ops import OPS
 from netdsl.ops.op import Cost
 from netdsl.types import Graph, Node, TensorType
@@ -53,13 +53,13 @@ class Network:
     def place(self, path: str, span: Span | None = None) -> Node:
         """What flows out of a path. Raises NetError where there is no such place."""
         if path not in self.places:
-            help = self._like(path) or nearest(path, self.places)
+            help = self._like(path) or suggest_name(path, self.places)
             raise fail(f"`{self.name}` has no place `{path}`", span, help=help)
         return self.graph[self.places[path]]
 
     def _like(self, path: str) -> str | None:
         """A help line where a path occurs with numbers, or further in."""
-        if len(path) > LONGEST_NAME:
+        if len(path) > MAX_NAME_CHARACTERS:
             return None
         numbered = re.compile(r"\d*\.".join(map(re.escape, path.split("."))) + r"\d*")
         found = [p for p in self.places if numbered.fullmatch(p)]
@@ -119,12 +119,12 @@ class Network:
     @cached_property
     def _main(self) -> frozenset[str]:
         """The nodes that the main output is computed from."""
-        return frozenset(self.graph.cone(self.graph.outputs["main"]))
+        return frozenset(self.graph.backward_slice(self.graph.outputs["main"]))
 
     @cached_property
     def _side(self) -> frozenset[str]:
         """The nodes that only side outputs, which only training uses, are computed from."""
-        return frozenset(self.graph.cone(*self.graph.outputs.values())) - self._main
+        return frozenset(self.graph.backward_slice(*self.graph.outputs.values())) - self._main
 
     def _macs(self, nodes: Iterable[Node]) -> int:
         return sum(node_cost(self.graph, n).macs for n in nodes) // self.batch

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from netdsl.errors import fail, nearest
+from netdsl.errors import fail, suggest_name
 from netdsl.language import syntax as s
 from netdsl.language.parse import parse_expression
 
@@ -96,7 +96,7 @@ def _set_param(file: s.File, key: str, value: s.Expr, net: str | None) -> s.File
         places = [f"{i.kind}.{i.name}.KEY" if i.name else f"{i.kind}.KEY" for i in sections]
         keys = [*(_params(chosen, nets) if chosen else ()), *known, *places]
         raise fail(
-            f"there is nothing to set called `{key}`", help=nearest(key, keys, "settings are")
+            f"there is nothing to set called `{key}`", help=suggest_name(key, keys, "settings are")
         )
     new: s.Net | s.Instance
     if isinstance(chosen, s.Instance):

@@ -16,12 +16,12 @@ from lark.grammar import Rule
 from lark.lexer import TerminalDef
 from lark.tree import Meta
 
+from netdsl.disk_cache import LANGUAGE_CACHE, make_key
 from netdsl.errors import NetError, Source, Span
-from netdsl.kept import LANGUAGE, key_of
 from netdsl.language import syntax as s
 from netdsl.language.budget import make_room, too_much
 from netdsl.language.diagnose import diagnose, diagnose_expression
-from netdsl.limits import DEEPEST_NESTING, LONGEST_FILE, LONGEST_WORD, MOST_WORDS
+from netdsl.limits import MAX_FILE_CHARACTERS, MAX_NESTING_DEPTH, MAX_TOKEN_CHARACTERS, MAX_TOKENS
 from netdsl.values import Size
 
 
@@ -74,13 +74,13 @@ def _lark() -> Lark:
     """The parser, from the tables that are kept if there are some: they take longer to make than a
     file to be read."""
     text = grammar()
-    key = key_of("tables", text, _OPTIONS, lark.__version__)
-    kept = LANGUAGE.read(key)
+    key = make_key("tables", text, _OPTIONS, lark.__version__)
+    kept = LANGUAGE_CACHE.load(key)
     if kept is not None:
         with suppress(ValueError, LookupError, TypeError, AttributeError, AssertionError):
             return _from_tables(kept)
     made = Lark(text, **_OPTIONS)
-    LANGUAGE.keep(key, _tables(made))
+    LANGUAGE_CACHE.store(key, _tables(made))
     return made
 
 
@@ -119,23 +119,23 @@ _TEXT_WORDS = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|([(\[{])|([)\]}])|\w+|[^\
 def check_limits(source: Source) -> None:
     """Raises NetError where a text is longer or nests deeper than anything that is a net."""
     make_room()
-    if len(source.text) > LONGEST_FILE:
-        message = f"{source.name} has over {LONGEST_FILE:,} characters"
+    if len(source.text) > MAX_FILE_CHARACTERS:
+        message = f"{source.name} has over {MAX_FILE_CHARACTERS:,} characters"
         raise too_much(message, None, "a .net file is never so long; `use` parts it into several")
     depth = words = 0
     for m in _TEXT_WORDS.finditer(source.text):
         depth += 1 if m[1] else -1 if m[2] else 0
         words += m[0][0] != "#"
-        if len(m[0]) > LONGEST_WORD and m[0][0] not in '"#':
-            message = f"a word of over {LONGEST_WORD:,} characters"
+        if len(m[0]) > MAX_TOKEN_CHARACTERS and m[0][0] not in '"#':
+            message = f"a word of over {MAX_TOKEN_CHARACTERS:,} characters"
             help = "names and numbers are shorter"
             raise too_much(message, Span(source, m.start(), m.end()), help)
-        if depth > DEEPEST_NESTING:
-            message = f"brackets nest more than {DEEPEST_NESTING} deep"
+        if depth > MAX_NESTING_DEPTH:
+            message = f"brackets nest more than {MAX_NESTING_DEPTH} deep"
             help = "a block of its own takes a part of a net, `let` a part of an expression"
             raise too_much(message, Span(source, m.start(), m.end()), help)
-        if words > MOST_WORDS:
-            message = f"{source.name} has over {MOST_WORDS:,} words and signs"
+        if words > MAX_TOKENS:
+            message = f"{source.name} has over {MAX_TOKENS:,} words and signs"
             help = "repeats and loops say it shorter; `use` parts a file into several"
             raise too_much(message, Span(source, m.start(), m.end()), help)
 

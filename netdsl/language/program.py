@@ -10,15 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from netdsl.errors import Diagnostic, NetError, Source, Span, fail, nearest
-from netdsl.files import open_regular
-from netdsl.kinds import Anything
+from netdsl.errors import Diagnostic, NetError, Source, Span, fail, suggest_name
+from netdsl.file_io import open_regular_file
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors, too_much
 from netdsl.language.evaluate import Scope, arguments, evaluate
 from netdsl.language.parse import count_words, parse
 from netdsl.language.unparse import expression
-from netdsl.limits import MOST_BYTES, MOST_CHAINED
+from netdsl.limits import MAX_CHAIN_LENGTH, MAX_FILE_BYTES
+from netdsl.parameter_types import AnyValue
 from netdsl.signature import REQUIRED, Param, Signature
 from netdsl.values import Argument, Symbol, Value
 
@@ -66,7 +66,7 @@ class Program:
                 )
             return next(iter(self.nets))
         if name not in self.nets:
-            help = nearest(name, self.nets, "nets here")
+            help = suggest_name(name, self.nets, "nets here")
             raise fail(f"{self.name} holds no net called `{name}`", span, help=help)
         return name
 
@@ -81,7 +81,7 @@ class Program:
             return unnamed or next(iter(all_of.values()), None)
         if name not in all_of:
             known = [n for n in all_of if n]
-            help = nearest(name, known, f"{kind} sections here")
+            help = suggest_name(name, known, f"{kind} sections here")
             if not known:
                 help = f"this file has no named {kind} section"
             raise fail(f"{self.name} holds no `{kind}` section called `{name}`", help=help)
@@ -103,9 +103,9 @@ SUFFIX = ".net"
 
 def read_text(path: str) -> str:
     """A file's text. Raises NetError where it is no regular file, or cannot be read."""
-    with open_regular(Path(path)) as f:
+    with open_regular_file(Path(path)) as f:
         try:
-            return decode(f.read(MOST_BYTES + 1), path)
+            return decode(f.read(MAX_FILE_BYTES + 1), path)
         except OSError as e:
             raise fail(f"cannot read {path}: {e.strerror or e}") from None
 
@@ -120,8 +120,8 @@ def read_nothing(path: str) -> str:
 
 def decode(content: bytes, name: str) -> str:
     """Bytes as text, a byte order mark left out. Raises NetError where they are none."""
-    if len(content) > MOST_BYTES:
-        raise fail(f"{name} has over {MOST_BYTES:,} bytes; a .net file is never so long")
+    if len(content) > MAX_FILE_BYTES:
+        raise fail(f"{name} has over {MAX_FILE_BYTES:,} bytes; a .net file is never so long")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -226,9 +226,9 @@ def _used(
         if target in path:
             way = " uses ".join((*path[path.index(target) :], target))
             errors.add(Diagnostic("files use each other in a circle", item.span, None, (way,)))
-        elif len(path) > MOST_CHAINED:
+        elif len(path) > MAX_CHAIN_LENGTH:
             help = "use the files that are needed, not those that use them"
-            errors.add(Diagnostic(f"files use files over {MOST_CHAINED} deep", item.span, help))
+            errors.add(Diagnostic(f"files use files over {MAX_CHAIN_LENGTH} deep", item.span, help))
         elif target not in seen:
             seen.add(target)
             try:
@@ -240,7 +240,7 @@ def _used(
                     known[target] = _joined(brought, own, item.span, errors)
                 blocks = _joined(blocks, known[target], item.span, errors)
             except NetError as e:
-                errors.collect(e.located(item.span))
+                errors.collect(e.with_default_span(item.span))
     return blocks
 
 
@@ -289,7 +289,7 @@ def section_values(section: s.Section, budget: Budget) -> tuple[Argument, ...]:
 def signature_of(item: s.Block | s.Net) -> Signature:
     """The parameters of a block or net; defaults are evaluated where they are bound."""
     params = (
-        Param(p.name, Anything(), Symbol(expression(p.default)) if p.default else REQUIRED)
+        Param(p.name, AnyValue(), Symbol(expression(p.default)) if p.default else REQUIRED)
         for p in item.params
     )
     return Signature(item.name, tuple(params))
@@ -326,8 +326,8 @@ def instance_chain(
             raise fail(
                 f"`{name}` is defined by itself: {' = '.join([*seen, item.name])}", item.span
             )
-        if len(seen) == MOST_CHAINED:
-            message = f"`{name}` is an instance of instances, over {MOST_CHAINED} of each other"
+        if len(seen) == MAX_CHAIN_LENGTH:
+            message = f"`{name}` is an instance of instances, over {MAX_CHAIN_LENGTH} of each other"
             raise too_much(message, item.span, "give the net itself the arguments")
         seen.append(item.name)
         layers.append(arguments(item.args, Scope(budget=budget)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from netdsl.language import syntax as s
-from netdsl.values import show
+from netdsl.values import format_value
 
 _LEVEL = {"or": 1, "and": 2, "not": 3, "+": 5, "-": 5, "*": 6, "/": 6, "//": 6, "%": 6}
 _COMPARISON = 4
@@ -28,7 +28,7 @@ def expression(e: s.Expr) -> str:
         case s.Dims():
             return str(e.value)
         case s.Text():
-            return show(e.value)
+            return format_value(e.value)
         case s.Name():
             return e.name
         case s.Listing():

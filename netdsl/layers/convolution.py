@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from netdsl.errors import fail
-from netdsl.kinds import Extent, Mismatch, Whole
 from netdsl.layers.init import INIT, INITS, Fans, initialiser
 from netdsl.layers.layer import Layer, Site, Widths, image_of
 from netdsl.ops.windows import Pads, Pair, out_size, reach
-from netdsl.signature import Chosen, OneFrom, Param, Signature
+from netdsl.parameter_types import Extent, Integer, TypeMismatch
+from netdsl.signature import BoundCall, CallOf, Param, Signature
 from netdsl.types import Node
 from netdsl.values import Call, Size, Symbol, Value
 
@@ -25,12 +25,12 @@ class Padding:
         if isinstance(value, Symbol) and value.name == "same":
             return "same"
         if isinstance(value, tuple) and len(value) == 4:
-            t, b, left, right = (Whole(0, 65536).accept(v) for v in value)
+            t, b, left, right = (Integer(0, 65536).accept(v) for v in value)
             return (t, b), (left, right)
         if isinstance(value, Size | int | float | tuple):
             h, w = Extent(0).accept(value)
             return (h, h), (w, w)
-        raise Mismatch("`same`, a number, a size such as `1x2`, or [top, bottom, left, right]")
+        raise TypeMismatch("`same`, a number, a size such as `1x2`, or [top, bottom, left, right]")
 
 
 def pads(pad: str | Pads, kernel: Pair, dilation: Pair = (1, 1)) -> Pads:
@@ -52,7 +52,7 @@ class Taps:
     summed: tuple[int, ...]
 
 
-def _weight_norm(site: Site, taps: Taps, init: Chosen) -> Node:
+def _weight_norm(site: Site, taps: Taps, init: BoundCall) -> Node:
     """g * v / |v| for each output channel, Salimans & Kingma 2016; g begins as the length that v
     has on average, so that the initialiser means what it means without weight norm."""
     law, scale = init.record.law(taps.fans, **init.arguments)
@@ -62,7 +62,7 @@ def _weight_norm(site: Site, taps: Taps, init: Chosen) -> Node:
     deviation = scale if law == "normal" else scale / math.sqrt(3)
     length = deviation * math.sqrt(math.prod(taps.shape[a] for a in taps.summed))
     kept = tuple(1 if a in taps.summed else s for a, s in enumerate(taps.shape))
-    constant = Chosen("constant", INITS["constant"], {"value": length})
+    constant = BoundCall("constant", INITS["constant"], {"value": length})
     v = site.param("weight_v", taps.shape, init, taps.fans)
     g = site.param("weight_g", tuple(s for s in kept if s != 1) or (1,), constant)
     norm = b.sqrt(b.reduce_sum(b.mul(v, v), axes=taps.summed, keepdims=True))
@@ -73,12 +73,12 @@ def _weight_norm(site: Site, taps: Taps, init: Chosen) -> Node:
 class Weight:
     """An initialiser, or one wrapped in `weightnorm(...)`."""
 
-    def accept(self, value: Value) -> Chosen:
+    def accept(self, value: Value) -> BoundCall:
         name = value.name if isinstance(value, Call | Symbol) else None
         if name != "weightnorm":
             return INIT.accept(value)
         table = {"weightnorm": _WEIGHT_NORM}
-        return OneFrom("initialiser", {**INITS, **table}).accept(value)
+        return CallOf("initialiser", {**INITS, **table}).accept(value)
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,15 @@ _WEIGHT_NORM = _Wrapped(Signature("weightnorm", (Param("init", INIT, Symbol("he"
 class Bias:
     """`no`, `yes` or an initialiser."""
 
-    def accept(self, value: Value) -> bool | Chosen:
+    def accept(self, value: Value) -> bool | BoundCall:
         if isinstance(value, bool):
             return value
-        wanted = Mismatch("`yes`, `no` or an initialiser")
+        wanted = TypeMismatch("`yes`, `no` or an initialiser")
         if isinstance(value, Symbol) and value.name.lower() in ("true", "false", "none"):
             raise wanted
         try:
-            chosen: Chosen = INIT.accept(value)
-        except Mismatch:
+            chosen: BoundCall = INIT.accept(value)
+        except TypeMismatch:
             raise wanted from None
         return chosen
 
@@ -111,19 +111,19 @@ WEIGHT = Param(
     Weight(),
     Symbol("he"),
     "initialiser of the weights, or weightnorm(initialiser)",
-    named=True,
+    is_keyword_only=True,
 )
-BIAS = Param("bias", Bias(), True, "`no`, `yes` or an initialiser", named=True)
+BIAS = Param("bias", Bias(), True, "`no`, `yes` or an initialiser", is_keyword_only=True)
 
 
-def weight(site: Site, taps: Taps, init: Chosen) -> Node:
+def weight(site: Site, taps: Taps, init: BoundCall) -> Node:
     """A layer's weight: a state, or whatever is computed from states."""
     if init.name == "weightnorm":
         return _weight_norm(site, taps, init.arguments["init"])
     return site.param("weight", taps.shape, init, taps.fans)
 
 
-def biased(site: Site, y: Node, bias: bool | Chosen) -> Node:
+def biased(site: Site, y: Node, bias: bool | BoundCall) -> Node:
     """`y` with a learnable value added to each channel, unless bias is `no`."""
     if bias is False:
         return y
@@ -232,7 +232,7 @@ def _fewer_in_groups(arguments: Mapping[str, Any], widths: Widths) -> dict[str, 
     return fewer | {"groups": groups}
 
 
-_CHANNELS = Param("channels", Whole(1, 10**8), doc="output channels")
+_CHANNELS = Param("channels", Integer(1, 10**8), doc="output channels")
 _KERNEL = Param("kernel", Extent(), doc="height x width")
 _STRIDE = Param("stride", Extent(), 1)
 _PAD = Param("pad", Padding(), 0, "`same`, pixels, or [top, bottom, left, right]")
@@ -248,7 +248,7 @@ LAYERS = (
                 _STRIDE,
                 _PAD,
                 Param("dilation", Extent(), 1),
-                Param("groups", Whole(1, 10**8), 1),
+                Param("groups", Integer(1, 10**8), 1),
                 BIAS,
                 WEIGHT,
             ),

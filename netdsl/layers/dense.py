@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from netdsl.kinds import Number, Whole
 from netdsl.layers.convolution import BIAS, WEIGHT, Taps, biased, weight
 from netdsl.layers.init import Fans
 from netdsl.layers.layer import Layer, Site
+from netdsl.parameter_types import Float, Integer
 from netdsl.signature import Param, Signature
 from netdsl.types import Node
 
@@ -36,7 +36,7 @@ def _dropout(site: Site, x: Node, rate: float) -> Node:
 LAYERS = (
     Layer(
         "fc",
-        Signature("fc", (Param("units", Whole(1, 10**9)), BIAS, WEIGHT)),
+        Signature("fc", (Param("units", Integer(1, 10**9)), BIAS, WEIGHT)),
         _fc,
         doc="fully connected: flattens, then one weight for each input and unit",
         narrow=lambda arguments, widths: {"units": widths.of(arguments["units"])},
@@ -44,7 +44,7 @@ LAYERS = (
     Layer("flatten", Signature("flatten"), flat, doc="height x width x channels as one row"),
     Layer(
         "dropout",
-        Signature("dropout", (Param("rate", Number(0, below=1), 0.5, "share that is zeroed"),)),
+        Signature("dropout", (Param("rate", Float(0, below=1), 0.5, "share that is zeroed"),)),
         _dropout,
         doc="zeroes a random share of the values in training (Srivastava et al. 2014)",
     ),

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from netdsl.kinds import Mismatch, Number, OneOf
-from netdsl.signature import Chosen, OneFrom, Param, Signature
+from netdsl.parameter_types import Float, OneOf, TypeMismatch
+from netdsl.signature import BoundCall, CallOf, Param, Signature
 from netdsl.values import Symbol, Value
 
 
@@ -60,9 +60,9 @@ INITS: dict[str, Init] = {
         _entry("lecun", _lecun),  # LeCun et al. 1998
         _entry("xavier", _xavier),  # Glorot & Bengio 2010
         _entry("xavier_normal", _xavier_normal),
-        _entry("normal", lambda fans, std: ("normal", std), Param("std", Number(0), 0.01)),
-        _entry("uniform", lambda fans, bound: ("uniform", bound), Param("bound", Number(0), 0.05)),
-        _entry("constant", lambda fans, value: ("constant", value), Param("value", Number())),
+        _entry("normal", lambda fans, std: ("normal", std), Param("std", Float(0), 0.01)),
+        _entry("uniform", lambda fans, bound: ("uniform", bound), Param("bound", Float(0), 0.05)),
+        _entry("constant", lambda fans, value: ("constant", value), Param("value", Float())),
         _entry("zeros", lambda fans: ("constant", 0.0)),
         _entry("ones", lambda fans: ("constant", 1.0)),
     )
@@ -73,17 +73,17 @@ INITS: dict[str, Init] = {
 class _Constant:
     """A bare number, read as `constant(number)`."""
 
-    def accept(self, value: Value) -> Chosen:
-        number = Number().accept(value)
-        return Chosen("constant", INITS["constant"], {"value": number})
+    def accept(self, value: Value) -> BoundCall:
+        number = Float().accept(value)
+        return BoundCall("constant", INITS["constant"], {"value": number})
 
 
-INIT = OneOf((_Constant(), OneFrom("initialiser", INITS)))
+INIT = OneOf((_Constant(), CallOf("initialiser", INITS)))
 
 
-def initialiser(name: str) -> Chosen:
+def initialiser(name: str) -> BoundCall:
     """The initialiser of that name with its defaults."""
     chosen = INIT.accept(Symbol(name))
-    if not isinstance(chosen, Chosen):
-        raise Mismatch(name)
+    if not isinstance(chosen, BoundCall):
+        raise TypeMismatch(name)
     return chosen

@@ -8,10 +8,10 @@ from math import gcd
 from typing import Any, Literal
 
 from netdsl.errors import fail
-from netdsl.globs import any_matches
+from netdsl.globs import matches_any_glob
 from netdsl.ir.builder import Builder
 from netdsl.layers.init import Fans, Init
-from netdsl.signature import Chosen, Signature
+from netdsl.signature import BoundCall, Signature
 from netdsl.types import Node, TensorType, dims
 
 
@@ -66,7 +66,7 @@ class Site:
         self,
         name: str,
         shape: tuple[int, ...],
-        init: Chosen,
+        init: BoundCall,
         fans: Fans | None = None,
         own: bool = False,
     ) -> Node:
@@ -94,7 +94,7 @@ class Site:
 
     def frozen(self, name: str) -> bool:
         """Whether a buffer of this layer stays as it is."""
-        return any_matches(f"{self.path}.{name}", self.freeze)
+        return matches_any_glob(f"{self.path}.{name}", self.freeze)
 
     def update(self, state: Node, value: Node) -> None:
         """`value` replaces `state` at the end of a training step."""

@@ -7,15 +7,15 @@ from typing import Any
 
 from netdsl.errors import fail
 from netdsl.ir.views import row
-from netdsl.kinds import Flag, Number, Whole
 from netdsl.layers.init import INIT
 from netdsl.layers.layer import Layer, Site, channels, image_of
-from netdsl.signature import Chosen, Param, Signature
+from netdsl.parameter_types import Boolean, Float, Integer
+from netdsl.signature import BoundCall, Param, Signature
 from netdsl.types import Node
 from netdsl.values import Symbol
 
 
-def _scaled(site: Site, x: Node, affine: bool, gamma: Chosen, beta: Chosen) -> Node:
+def _scaled(site: Site, x: Node, affine: bool, gamma: BoundCall, beta: BoundCall) -> Node:
     """A learnable factor and offset for each channel."""
     if not affine:
         return x
@@ -110,14 +110,24 @@ def _of_groups(site: Site, m: Node, groups: int) -> Node:
     return b.concat(*found, axis=0)
 
 
-_EPS = Param("eps", Number(above=0), 1e-5, "added to the variance", named=True)
+_EPS = Param("eps", Float(above=0), 1e-5, "added to the variance", is_keyword_only=True)
 _AFFINE = (
-    Param("affine", Flag(), True, "learn a factor and an offset for each channel", named=True),
-    Param("gamma", INIT, Symbol("ones"), "initial factor", named=True),
-    Param("beta", INIT, Symbol("zeros"), "initial offset", named=True),
+    Param(
+        "affine",
+        Boolean(),
+        True,
+        "learn a factor and an offset for each channel",
+        is_keyword_only=True,
+    ),
+    Param("gamma", INIT, Symbol("ones"), "initial factor", is_keyword_only=True),
+    Param("beta", INIT, Symbol("zeros"), "initial offset", is_keyword_only=True),
 )
 _MOMENTUM = Param(
-    "momentum", Number(0, 1), 0.1, "weight of the new batch in the running moments", named=True
+    "momentum",
+    Float(0, 1),
+    0.1,
+    "weight of the new batch in the running moments",
+    is_keyword_only=True,
 )
 
 LAYERS = (
@@ -141,7 +151,7 @@ LAYERS = (
     ),
     Layer(
         "groupnorm",
-        Signature("groupnorm", (Param("groups", Whole(1, 65536), 32), _EPS, *_AFFINE)),
+        Signature("groupnorm", (Param("groups", Integer(1, 65536), 32), _EPS, *_AFFINE)),
         _groupnorm,
         doc="normalise groups of channels of each sample (Wu & He 2018)",
         narrow=lambda arguments, w: {"groups": w.groups(arguments["groups"], w.now)},

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from netdsl.kinds import Extent, Flag, Nothing, OneOf
 from netdsl.layers.convolution import Padding, pads
 from netdsl.layers.layer import Layer, Site, image_of
 from netdsl.ops.windows import Pads, Pair
+from netdsl.parameter_types import Boolean, Extent, NoneLiteral, OneOf
 from netdsl.signature import Param, Signature
 from netdsl.types import Node
 
@@ -67,9 +67,9 @@ def _globalmaxpool(site: Site, x: Node) -> Node:
 
 _WINDOW = (
     Param("kernel", Extent()),
-    Param("stride", OneOf((Extent(), Nothing())), None, "as the kernel unless given"),
+    Param("stride", OneOf((Extent(), NoneLiteral())), None, "as the kernel unless given"),
     Param("pad", Padding(), 0),
-    Param("ceil", Flag(), False, "keep the last, partial window"),
+    Param("ceil", Boolean(), False, "keep the last, partial window"),
 )
 
 LAYERS = (
@@ -78,7 +78,10 @@ LAYERS = (
         "avgpool",
         Signature(
             "avgpool",
-            (*_WINDOW, Param("include_pad", Flag(), False, "count padding as zeros in the mean")),
+            (
+                *_WINDOW,
+                Param("include_pad", Boolean(), False, "count padding as zeros in the mean"),
+            ),
         ),
         _avgpool,
         doc="mean of each window",

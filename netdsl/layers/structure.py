@@ -8,8 +8,8 @@ from functools import reduce
 from typing import Any
 
 from netdsl.errors import fail
-from netdsl.kinds import Extent, Many, Mismatch, Nothing, Number, OneOf, Whole
 from netdsl.layers.layer import Layer, Site, Widths, image_of
+from netdsl.parameter_types import Extent, Float, Integer, ListOf, NoneLiteral, OneOf, TypeMismatch
 from netdsl.signature import Param, Signature
 from netdsl.types import Node, dims
 from netdsl.values import Value
@@ -79,10 +79,10 @@ class _Cut:
 
     def accept(self, value: Value) -> tuple[int, int]:
         if not isinstance(value, tuple) or len(value) != 2:
-            raise Mismatch("[start, stop]")
-        start, stop = (Whole(0).accept(v) for v in value)
+            raise TypeMismatch("[start, stop]")
+        start, stop = (Integer(0).accept(v) for v in value)
         if stop <= start:
-            raise Mismatch("[start, stop] with stop after start")
+            raise TypeMismatch("[start, stop] with stop after start")
         return start, stop
 
 
@@ -146,8 +146,8 @@ def _upsample(site: Site, x: Node, factor: tuple[int, int]) -> Node:
     return site.b.reshape(repeated, shape=(n, h * fh, w * fw, c))
 
 
-_BOTH = OneOf((Many(Whole(0, 65536), 1), Many(Whole(0, 65536), 2)))
-_CUT = OneOf((_Cut(), Nothing()))
+_BOTH = OneOf((ListOf(Integer(0, 65536), 1), ListOf(Integer(0, 65536), 2)))
+_CUT = OneOf((_Cut(), NoneLiteral()))
 
 LAYERS = (
     Layer("add", Signature("add"), _add, "many", "sum of branches of one shape"),
@@ -183,7 +183,7 @@ LAYERS = (
                 Param("height", _BOTH, 0),
                 Param("width", _BOTH, 0),
                 Param("channels", _BOTH, 0),
-                Param("value", Number(), 0.0),
+                Param("value", Float(), 0.0),
             ),
         ),
         _pad,

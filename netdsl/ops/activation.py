@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from netdsl.kinds import Number
 from netdsl.ops.elementwise import unary
 from netdsl.ops.op import like
+from netdsl.parameter_types import Float
 from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node
 
@@ -81,7 +81,7 @@ OPS = (
         lambda xp, x, slope: xp.where(x > 0, x, slope * x),
         _leaky_relu_vjp,
         "x, or slope * x where negative (Maas et al. 2013)",
-        attrs=(Param("slope", Number(), 0.01, "slope of the negative side"),),
+        attrs=(Param("slope", Float(), 0.01, "slope of the negative side"),),
         layer=True,
     ),
     unary(
@@ -89,7 +89,7 @@ OPS = (
         _elu,
         _elu_vjp,
         "x, or alpha * (e^x - 1) where negative (Clevert et al. 2016)",
-        attrs=(Param("alpha", Number(above=0), 1.0, "depth of the negative side"),),
+        attrs=(Param("alpha", Float(above=0), 1.0, "depth of the negative side"),),
         layer=True,
         flops=3,
     ),
@@ -106,7 +106,7 @@ OPS = (
         lambda xp, x, low, high: xp.minimum(xp.maximum(x, low), high),
         _clamp_vjp,
         "x kept between low and high; clamp(0, 6) is ReLU6",
-        attrs=(Param("low", Number(), 0.0), Param("high", Number(), 6.0)),
+        attrs=(Param("low", Float(), 0.0), Param("high", Float(), 6.0)),
         layer=True,
         flops=2,
     ),

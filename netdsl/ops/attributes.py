@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from netdsl.kinds import Choice, Many, Whole
-from netdsl.limits import LARGEST_TENSOR
+from netdsl.limits import MAX_TENSOR_SIZE
+from netdsl.parameter_types import Choice, Integer, ListOf
 from netdsl.types import ITEMSIZE
 
-SHAPE = Many(Whole(1, LARGEST_TENSOR))
-PAIR = Many(Whole(), 2)
+SHAPE = ListOf(Integer(1, MAX_TENSOR_SIZE))
+PAIR = ListOf(Integer(), 2)
 """Height and width."""
-PADS = Many(Many(Whole(0), 2), 2)
+PADS = ListOf(ListOf(Integer(0), 2), 2)
 """Top and bottom, left and right."""
-COUNTS = Many(Whole(0))
-AXES = Many(Whole(0, 64))
+COUNTS = ListOf(Integer(0))
+AXES = ListOf(Integer(0, 64))
 DTYPE = Choice(tuple(ITEMSIZE))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from netdsl.kinds import Whole
 from netdsl.ops.attributes import PADS, PAIR
 from netdsl.ops.dtypes import widened
 from netdsl.ops.op import Draw, Example, Op, floats, image, require, same_dtype
 from netdsl.ops.windows import Pads, Pair, gather, out_size, scatter
+from netdsl.parameter_types import Integer
 from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node, TensorType, dims
 
@@ -21,7 +21,7 @@ _GEOMETRY = (
     Param("pad", PADS, ((0, 0), (0, 0))),
     Param("dilation", PAIR, (1, 1)),
 )
-_CONV = (*_GEOMETRY, Param("groups", Whole(), 1))
+_CONV = (*_GEOMETRY, Param("groups", Integer(), 1))
 
 
 def _check_image(x: TensorType) -> None:

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from netdsl.kinds import Flag, Kind, Number, Whole
 from netdsl.ops.op import Draw, Example, Operand
+from netdsl.parameter_types import Boolean, Float, Integer, ParameterType
 from netdsl.signature import Param
 from netdsl.types import Array
 
@@ -36,7 +36,7 @@ _MOST = 6
 """The largest whole number that an example counts anything by."""
 
 
-def drawn(draw: Draw, params: Sequence[Param], **narrower: Kind) -> dict[str, Any]:
+def drawn(draw: Draw, params: Sequence[Param], **narrower: ParameterType) -> dict[str, Any]:
     """Values for the numbers, counts and flags among parameters, over all that their kinds allow.
 
     `narrower` gives other kinds to draw from, by name, where a value at the end of its range makes
@@ -44,29 +44,29 @@ def drawn(draw: Draw, params: Sequence[Param], **narrower: Kind) -> dict[str, An
     """
     found = {}
     for param in params:
-        kind = narrower.get(param.name, param.kind)
-        if isinstance(kind, Number):
+        kind = narrower.get(param.name, param.type)
+        if isinstance(kind, Float):
             found[param.name] = number(draw, kind)
-        elif isinstance(kind, Whole):
+        elif isinstance(kind, Integer):
             found[param.name] = draw.whole(kind.low, min(kind.high, max(kind.low, _MOST)))
-        elif isinstance(kind, Flag):
+        elif isinstance(kind, Boolean):
             found[param.name] = draw.pick((False, True))
     return found
 
 
-def number(draw: Draw, kind: Number) -> float:
+def number(draw: Draw, kind: Float) -> float:
     """A number that a kind accepts: an end of its range, a plain one, or one of any size from a
     millionth to a thousand."""
     return draw.pick(_marks(kind)) if draw.pick((True, False)) else _anywhere(draw, kind)
 
 
-def _marks(kind: Number) -> list[float]:
+def _marks(kind: Float) -> list[float]:
     ends = (kind.low, kind.high, kind.above + _NEAR, kind.below - _NEAR)
     signed = (*_MARKS, *(-x for x in _MARKS[1:]), *ends)
     return [x for x in dict.fromkeys(signed) if np.isfinite(x) and _holds(kind, x)]
 
 
-def _anywhere(draw: Draw, kind: Number) -> float:
+def _anywhere(draw: Draw, kind: Float) -> float:
     low, high = max(kind.low, kind.above), min(kind.high, kind.below)
     if np.isfinite(high - low):
         return low + (high - low) * draw.whole(1, 9999) / 10000
@@ -76,7 +76,7 @@ def _anywhere(draw: Draw, kind: Number) -> float:
     return high - size if np.isfinite(high) else draw.pick((size, -size))
 
 
-def _holds(kind: Number, x: float) -> bool:
+def _holds(kind: Float, x: float) -> bool:
     return kind.low <= x <= kind.high and kind.above < x < kind.below
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.optional import import_optional
+from netdsl.optional_imports import import_optional
 from netdsl.types import Array
 
 

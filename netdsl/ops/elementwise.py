@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from netdsl.kinds import Kind, Number
 from netdsl.ops.attributes import DTYPE
 from netdsl.ops.draw import drawn
 from netdsl.ops.dtypes import dtype_of
@@ -21,8 +20,9 @@ from netdsl.ops.op import (
     same_dtype,
     some_shape,
 )
+from netdsl.parameter_types import Float, ParameterType
 from netdsl.signature import Param
-from netdsl.types import FLOATS, ITEMSIZE, Array, Emitter, Node, TensorType
+from netdsl.types import FLOAT_DTYPES, ITEMSIZE, Array, Emitter, Node, TensorType
 
 
 def _binary_shape(x: TensorType, z: TensorType) -> TensorType:
@@ -35,7 +35,7 @@ def _compare_shape(x: TensorType, z: TensorType) -> TensorType:
 
 
 def _unary_shape(x: TensorType, **_: Any) -> TensorType:
-    require(x.dtype in FLOATS, f"a floating-point operand is needed, not {x.dtype}")
+    require(x.dtype in FLOAT_DTYPES, f"a floating-point operand is needed, not {x.dtype}")
     return x
 
 
@@ -89,7 +89,7 @@ def unary(
     values: str = "normal",
     layer: bool = False,
     flops: int = 1,
-    narrower: Mapping[str, Kind] | None = None,
+    narrower: Mapping[str, ParameterType] | None = None,
 ) -> Op:
     """The record of an operator of one operand that keeps its shape; `narrower` as for `drawn`."""
 
@@ -227,11 +227,11 @@ OPS = (
         lambda xp, x, exponent: x**exponent,
         _power_vjp,
         "x to a constant power",
-        attrs=(Param("exponent", Number(), 2.0),),
+        attrs=(Param("exponent", Float(), 2.0),),
         values="positive",
         flops=8,
         # values up to 2 to a higher power are steeper than the steps of differences are small
-        narrower={"exponent": Number(-8, 8)},
+        narrower={"exponent": Float(-8, 8)},
     ),
     Op(
         name="select",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from netdsl.kinds import Flag
 from netdsl.ops.attributes import DTYPE, SHAPE
 from netdsl.ops.dtypes import dtype_of
 from netdsl.ops.op import Draw, Example, Op
+from netdsl.parameter_types import Boolean
 from netdsl.signature import Param
 from netdsl.types import Array, TensorType
 
@@ -52,7 +52,7 @@ OPS = (
         shape=_typed,
         reference=_bound_outside,
         examples=_example,
-        attrs=(*_TYPE, Param("init"), Param("trainable", Flag(), True)),
+        attrs=(*_TYPE, Param("init"), Param("trainable", Boolean(), True)),
         doc="a value that stays between runs; `init` is (distribution, parameter)",
     ),
     Op(

@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.kinds import Number, Whole
 from netdsl.ops.attributes import DTYPE
 from netdsl.ops.draw import drawn
 from netdsl.ops.op import Draw, Example, Op, Operand, floats, like, require, same_dtype, some_shape
 from netdsl.ops.reduce import OPS as REDUCE_OPS
+from netdsl.parameter_types import Float, Integer
 from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node, TensorType, dims
 
 _log_softmax = next(op.reference for op in REDUCE_OPS if op.name == "log_softmax")
-_SMOOTHING = Param("smoothing", Number(0, below=1), 0.0, "share of the target spread evenly")
-_ONE_HOT = (Param("classes", Whole()), _SMOOTHING, Param("dtype", DTYPE))
-_TOP = (Param("k", Whole(), 1),)
+_SMOOTHING = Param("smoothing", Float(0, below=1), 0.0, "share of the target spread evenly")
+_ONE_HOT = (Param("classes", Integer()), _SMOOTHING, Param("dtype", DTYPE))
+_TOP = (Param("k", Integer(), 1),)
 _LABELS = "labels are whole numbers"
 
 

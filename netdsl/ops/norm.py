@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from netdsl.kinds import Number, Whole
 from netdsl.ops.attributes import AXES
 from netdsl.ops.draw import drawn
 from netdsl.ops.dtypes import widened
 from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, same_dtype, some_shape
+from netdsl.parameter_types import Float, Integer
 from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node, TensorType, dims
 
@@ -145,7 +145,7 @@ def _lrn_grad_shape(g: TensorType, x: TensorType, **_: Any) -> TensorType:
 def _lrn_attrs(draw: Draw) -> dict[str, Any]:
     """A negative `alpha` takes powers of negative sums; a large one, or a high power, is steeper
     around 0 than the steps of differences are small."""
-    narrower = {"alpha": Number(0, 10), "beta": Number(-4, 4)}
+    narrower = {"alpha": Float(0, 10), "beta": Float(-4, 4)}
     return {**drawn(draw, _LRN, **narrower), "size": draw.pick((1, 3, 5, 7, 15))}
 
 
@@ -164,12 +164,12 @@ def _rescaled(b: Emitter, g: Node, y: Node, m: Node) -> Node:
 
 _SECOND = "second derivatives of normalisation are not needed"
 _AXES = (Param("axes", AXES),)
-_EPS = (*_AXES, Param("eps", Number(above=0), 1e-5))
+_EPS = (*_AXES, Param("eps", Float(above=0), 1e-5))
 _LRN = (
-    Param("size", Whole(1, 1024), 5, "how many neighbouring channels"),
-    Param("alpha", Number(), 1e-4, "weight of their squares, not divided by `size`"),
-    Param("beta", Number(), 0.75, "exponent"),
-    Param("k", Number(above=0), 2.0, "constant"),
+    Param("size", Integer(1, 1024), 5, "how many neighbouring channels"),
+    Param("alpha", Float(), 1e-4, "weight of their squares, not divided by `size`"),
+    Param("beta", Float(), 0.75, "exponent"),
+    Param("k", Float(above=0), 2.0, "constant"),
 )
 
 OPS = (

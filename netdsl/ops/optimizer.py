@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from netdsl.kinds import Number
 from netdsl.ops.draw import drawn
 from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, same_dtype, some_shape
+from netdsl.parameter_types import Float
 from netdsl.signature import Param
 from netdsl.types import Array, TensorType, dims
 
@@ -76,7 +76,7 @@ def _part(
     )
 
 
-_DECAY = Param("decay", Number(0, 1))
+_DECAY = Param("decay", Float(0, 1))
 
 OPS = (
     _part(
@@ -98,7 +98,7 @@ OPS = (
         ("s", "x"),
         lambda xp, s, x, momentum: momentum * s + x,
         "momentum * s + x: the velocity, and Nesterov's look-ahead with the velocity as s",
-        Param("momentum", Number(0, below=1)),
+        Param("momentum", Float(0, below=1)),
     ),
     _part(
         "descend",
@@ -111,25 +111,25 @@ OPS = (
         ("x", "v", "step"),
         _adam_direction,
         "bias-corrected mean over root of mean square, Kingma & Ba 2015; `step` counts from 0",
-        Param("beta1", Number(0, below=1)),
-        Param("beta2", Number(0, below=1)),
-        Param("eps", Number(above=0)),
+        Param("beta1", Float(0, below=1)),
+        Param("beta2", Float(0, below=1)),
+        Param("eps", Float(above=0)),
     ),
     _part(
         "rms_direction",
         ("x", "v"),
         lambda xp, x, v, eps: x / (xp.sqrt(v) + eps),
         "x over root of mean square, Tieleman & Hinton 2012",
-        Param("eps", Number(above=0)),
+        Param("eps", Float(above=0)),
     ),
     _part(
         "trust_ratio",
         ("w", "x"),
         _trust_ratio,
         "trust * |w| / (|x| + weight_decay * |w|), the layer's own rate of You et al. 2017",
-        Param("trust", Number(above=0)),
-        Param("weight_decay", Number(0)),
-        Param("eps", Number(0)),
+        Param("trust", Float(above=0)),
+        Param("weight_decay", Float(0)),
+        Param("eps", Float(0)),
         kind="reduce",
         shape=_trust_shape,
     ),

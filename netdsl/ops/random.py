@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.kinds import Number, Text
 from netdsl.ops.draw import drawn
 from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, some_shape
+from netdsl.parameter_types import Float, QuotedText
 from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node, TensorType
 
@@ -69,7 +69,7 @@ def _example(draw: Draw) -> Example:
     return Example((*floats(some_shape(draw)), scalar, scalar), attrs)
 
 
-_ATTRS = (Param("key", Text()), Param("rate", Number(0, below=1)))
+_ATTRS = (Param("key", QuotedText()), Param("rate", Float(0, below=1)))
 
 OPS = (
     Op(

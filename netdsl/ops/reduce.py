@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from netdsl.kinds import Flag
 from netdsl.ops.attributes import AXES
 from netdsl.ops.draw import drawn
 from netdsl.ops.op import Draw, Example, Op, floats, like, require, some_shape
+from netdsl.parameter_types import Boolean
 from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node, TensorType
 
-_AXES = (Param("axes", AXES), Param("keepdims", Flag(), False))
+_AXES = (Param("axes", AXES), Param("keepdims", Boolean(), False))
 
 
 def _reduced(x: TensorType, axes: tuple[int, ...], keepdims: bool) -> TensorType:

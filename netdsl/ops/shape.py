@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from netdsl.kinds import Number, Whole
 from netdsl.ops.attributes import AXES, COUNTS, SHAPE
 from netdsl.ops.draw import drawn
 from netdsl.ops.op import (
@@ -18,6 +17,7 @@ from netdsl.ops.op import (
     same_dtype,
     some_shape,
 )
+from netdsl.parameter_types import Float, Integer
 from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node, TensorType, dims
 
@@ -172,7 +172,7 @@ def _transpose_example(draw: Draw) -> Example:
 
 _PAD = (
     *(Param(side, COUNTS) for side in ("low", "high", "interior")),
-    Param("value", Number(), 0.0),
+    Param("value", Float(), 0.0),
 )
 
 OPS = (
@@ -217,7 +217,7 @@ OPS = (
         shape=_concat_shape,
         reference=lambda xp, *xs, axis: xp.concatenate(xs, axis=axis),
         examples=_concat_example,
-        attrs=(Param("axis", Whole(0, 64)),),
+        attrs=(Param("axis", Integer(0, 64)),),
         vjp=(_concat_vjp,),
         flops_per_element=0,
         doc="tensors joined along an axis",

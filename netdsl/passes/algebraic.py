@@ -53,7 +53,7 @@ class Product:
 def products(graph: Graph) -> dict[str, Product]:
     """The products in a graph that nothing but a batch norm reads, by the name of their moments."""
     count, found = reads(graph), {}
-    for node in graph.of("normalize"):
+    for node in graph.find_by_op("normalize"):
         y, m = (graph[a] for a in node.args)
         alone = m.op == "moments" and m.args == (y.name,) and count[y.name] == 2
         if alone and m.attrs["axes"] == tuple(range(y.type.rank - 1)):

@@ -15,7 +15,7 @@ from netdsl.ir.views import shown
 from netdsl.ops import OPS
 from netdsl.passes.rewrite import Rewriter, Rule, reads, rebuilt, standard
 from netdsl.passes.simplify import RULES as SIMPLER
-from netdsl.types import Graph, Node, TensorType, reach
+from netdsl.types import Graph, Node, TensorType, find_reachable
 
 PREFIX = "folded."
 _STILL = ("state", "const")
@@ -49,7 +49,7 @@ def fold(graph: Graph) -> Graph:
 def split(graph: Graph) -> Folded:
     """An inference graph as what waits for its inputs and what does not."""
     begins = [n.name for n in graph.nodes.values() if not n.args and n.op not in _STILL]
-    moving = reach(graph.dag, begins)
+    moving = find_reachable(graph.dag, begins)
     ready = {n for n in _frontier(graph, moving) if OPS[shown(graph, n).op].kind != "leaf"}
     b, new = Builder(), {}
     for node in graph.nodes.values():
@@ -190,7 +190,7 @@ def _plain(name: str) -> str:
 
 def _prepare(graph: Graph, ready: set[str]) -> Graph:
     """The graph that computes what is ready beforehand, as updates of the states that keep it."""
-    b = Builder(restricted(graph, graph.cone(*ready), {}))
+    b = Builder(restricted(graph, graph.backward_slice(*ready), {}))
     names = [n for n in graph.nodes if n in ready]
     updates = {_kept(b, graph[n]).name: b.nodes[n] for n in names}
     return b.graph({}, updates, f"{graph.name}.prepare")

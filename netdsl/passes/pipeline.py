@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from netdsl.dump import dump
+from netdsl.dump import dump_stage
 from netdsl.ir.collector import pause_collector
 from netdsl.ir.text import to_text
 from netdsl.ir.verify import verify
@@ -59,7 +59,7 @@ def run(graph: Graph, passes: Sequence[Pass], watch: Watch | None = None) -> Gra
 
 def show(watch: Watch | None, name: str, before: Graph, after: Graph) -> None:
     """Shows a pass to who watches, and writes it where that is asked for."""
-    dump(name, lambda: f"{to_text(before)}\n{to_text(after)}")
+    dump_stage(name, lambda: f"{to_text(before)}\n{to_text(after)}")
     if watch is not None:
         watch(name, before, after)
 

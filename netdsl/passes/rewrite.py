@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from netdsl.errors import internal
+from netdsl.errors import internal_error
 from netdsl.ir.builder import Builder
 from netdsl.ir.restrict import restricted
 from netdsl.ir.views import row
@@ -48,7 +48,7 @@ def rewrite(graph: Graph, rules: Rules) -> Graph:
             args = (new[a] for a in node.args)
             new[node.name] = b.emit(node.op, *args, name=node.name, **node.attrs)
         if node.op in ("input", "state") and new[node.name].name != node.name:
-            raise internal(f"{node.name} lost its name")
+            raise internal_error(f"{node.name} lost its name")
     return rebuilt(b, graph, new)
 
 
@@ -76,7 +76,7 @@ def standard(b: Builder, m: Node, eps: float) -> tuple[Node, Node]:
 
 def dead(graph: Graph) -> Graph:
     """The graph without the nodes that neither an output nor an update needs."""
-    return restricted(graph, graph.needed, graph.outputs, graph.updates)
+    return restricted(graph, graph.live_names, graph.outputs, graph.updates)
 
 
 def common(graph: Graph) -> Graph:

@@ -30,7 +30,7 @@ class Flow:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        needed = graph.needed
+        needed = graph.live_names
         # a dict, as planning looks up every node dozens of times
         self.nodes = {name: n for name, n in graph.nodes.items() if name in needed}
         self.place = {name: i for i, name in enumerate(self.nodes)}

@@ -15,7 +15,7 @@ from netdsl.plan.fusion import Fusion, cheap
 from netdsl.plan.grouping import Group, Grouping
 from netdsl.plan.kernel import Kernel, KernelKind
 from netdsl.plan.traffic import moved
-from netdsl.types import reach
+from netdsl.types import find_reachable
 
 _ROUNDS = 3
 
@@ -172,7 +172,7 @@ class _Partitioner:
         }
         dag = kernel_dag(flow, kernels)
         before = {j for i in whole for j in dag.predecessors(i)}
-        waited_for = reach(dag.reverse(copy=False), before)
+        waited_for = find_reachable(dag.reverse(copy=False), before)
         return [kernels[i] for i in sorted(whole - waited_for)]
 
     def _late(self, kernels: list[Kernel]) -> list[Kernel]:

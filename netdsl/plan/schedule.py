@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import networkx as nx
 
-from netdsl.errors import internal
+from netdsl.errors import internal_error
 from netdsl.plan.dag import kernel_dag
 from netdsl.plan.flow import Flow
 from netdsl.plan.kernel import Kernel
@@ -32,7 +32,7 @@ def schedule(
         order = list(nx.lexicographical_topological_sort(dag, lambda i: (last[i], i)))
     except nx.NetworkXUnfeasible:
         names = ", ".join(kernels[i].name for i, _ in nx.find_cycle(dag))
-        raise internal(f"kernels wait for each other: {names}") from None
+        raise internal_error(f"kernels wait for each other: {names}") from None
     return [kernels[i] for i in order], waiting
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from netdsl.errors import internal
+from netdsl.errors import internal_error
 from netdsl.ir.collector import pause_collector
 from netdsl.ops import OPS
 from netdsl.plan.kernel import Kernel
@@ -47,7 +47,7 @@ class _Verifier:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.flow = plan.flow
-        self.concats = [n for n in plan.graph.of("concat") if n.name in plan.placements]
+        self.concats = [n for n in plan.graph.find_by_op("concat") if n.name in plan.placements]
         self.copied = {n.name: {p.source for p in plan.pieces(n.name)} for n in self.concats}
         self.written = {o: i for i, k in enumerate(plan.kernels) for o in k.outputs}
         self._complete_concats()
@@ -80,21 +80,23 @@ class _Verifier:
             size = plan.arena if place.buffer == ARENA else plan.buffers[place.buffer]
             first, last = place.span()
             if first < 0 or last > size or min(place.layout.strides, default=0) < 0:
-                raise internal(f"{name} lies outside {place.buffer}: {first} to {last} of {size}")
+                raise internal_error(
+                    f"{name} lies outside {place.buffer}: {first} to {last} of {size}"
+                )
             if self.flow.base[name] != name:
                 base = plan.placements[plan.graph[name].args[0]]
                 if (place.buffer, place.layout) != (
                     base.buffer,
                     through(base.layout, plan.graph[name]),
                 ):
-                    raise internal(f"the view {name} lies elsewhere than what it shows")
+                    raise internal_error(f"the view {name} lies elsewhere than what it shows")
         for concat in self.concats:
             around = plan.placements[concat.name].geometry
             halo = around and around.halo
             for a in self._inside(concat):
                 own = plan.placements[a].geometry
                 if halo != (own and own.halo):
-                    raise internal(f"nobody writes the zeros around {a} in {concat.name}")
+                    raise internal_error(f"nobody writes the zeros around {a} in {concat.name}")
 
     def _verify_operands(self) -> None:
         """Lifetimes are those of what kernels say that they read, so that must be all."""
@@ -105,16 +107,18 @@ class _Verifier:
                     inside = self._inside(node) if node.op == "concat" else ()
                     unsaid = [a for a in node.args if a not in known and a not in inside]
                     if unsaid:
-                        raise internal(f"{kernel.name} does not say that it reads {unsaid[0]}")
+                        raise internal_error(
+                            f"{kernel.name} does not say that it reads {unsaid[0]}"
+                        )
 
     def _verify_order(self) -> None:
         for i, kernel in enumerate(self.plan.kernels):
             for name in kernel.inputs:
                 if not self._there(name, i):
-                    raise internal(f"{kernel.name} reads {name} before it is written")
+                    raise internal_error(f"{kernel.name} reads {name} before it is written")
         for label, name in self.plan.graph.outputs.items():
             if not self._there(name, len(self.plan.kernels)):
-                raise internal(f"no kernel writes the output {label}")
+                raise internal_error(f"no kernel writes the output {label}")
 
     def _there(self, name: str, now: int) -> bool:
         base = self.flow.base[name]
@@ -165,7 +169,9 @@ class _Verifier:
             for j in np.flatnonzero(near & both & (root[rest] != root[i])):
                 b = lives[i + 1 + int(j)]
                 if not self._handed_over(*((a, b) if a.birth <= b.birth else (b, a))):
-                    raise internal(f"{a.name} and {b.name} share memory while both are needed")
+                    raise internal_error(
+                        f"{a.name} and {b.name} share memory while both are needed"
+                    )
 
     def _handed_over(self, a: _Life, b: _Life) -> bool:
         """Whether `b` is written over the operand `a` of its kernel, which nobody needs then."""
@@ -195,17 +201,17 @@ class _Verifier:
                     continue
                 value = name if kernel.nodes else kernel.inputs[0]
                 if buffer in writer or plan.graph.updates.get(buffer) != value:
-                    raise internal(f"{kernel.name} writes {value} over {buffer}")
+                    raise internal_error(f"{kernel.name} writes {value} over {buffer}")
                 writer[buffer] = i
                 over[buffer] = name
             self._verify_overwriting(kernel, over)
         for state in plan.graph.updates:
             if state not in writer:
-                raise internal(f"{state} is never updated")
+                raise internal_error(f"{state} is never updated")
         for i, kernel in enumerate(plan.kernels):
             for name in kernel.inputs:
                 if writer.get(self.flow.base[name], i) < i:
-                    raise internal(f"{kernel.name} reads {name} after it was written over")
+                    raise internal_error(f"{kernel.name} reads {name} after it was written over")
 
     def _verify_overwriting(self, kernel: Kernel, over: Mapping[str, str]) -> None:
         """A kernel that writes values over states reads these element by element, and in the part
@@ -214,4 +220,4 @@ class _Verifier:
             again = rereads(self.flow.nodes[n] for n in part.nodes)
             for state, even in self._even(part).items():
                 if state in over and (again or not even or over[state] not in part.outputs):
-                    raise internal(f"{kernel.name} writes over {state} while it reads it")
+                    raise internal_error(f"{kernel.name} writes over {state} while it reads it")

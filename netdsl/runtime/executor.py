@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from netdsl.backends.base import Backend, Refreshed, Thunk
-from netdsl.dump import dump
-from netdsl.errors import internal
+from netdsl.dump import dump_stage
+from netdsl.errors import internal_error
 from netdsl.ops import OPS
 from netdsl.ops.dtypes import dtype_of
 from netdsl.passes.fold import Folded
@@ -71,9 +71,9 @@ class Executor:
         plan = verify_plan(workspace.plan(graph))
         own = {n.name for n in graph.states} - graph.updates.keys()
         self.plan = replace(plan, settled=frozenset(own)) if settled else plan
-        dump("plan", lambda: plan_text(self.plan))
-        dump("kernels", lambda: kernels_text(self.plan))
-        dump("source", lambda: backend.source(self.plan))
+        dump_stage("plan", lambda: plan_text(self.plan))
+        dump_stage("kernels", lambda: kernels_text(self.plan))
+        dump_stage("source", lambda: backend.source(self.plan))
         self._small = _small(self.plan, backend)
         memory = _memory(self.plan, backend, state, self._small)
         memory[ARENA] = workspace.arena(plan.arena)
@@ -100,7 +100,7 @@ class Executor:
         """The outputs by name, on the backend; inputs that the graph does not read are ignored."""
         for name, target in (*self._inputs.items(), *self._small.views.items()):
             if inputs[name].shape != target.shape:
-                raise internal(f"{name} is given {inputs[name].shape}, not {target.shape}")
+                raise internal_error(f"{name} is given {inputs[name].shape}, not {target.shape}")
         for name, target in self._inputs.items():
             self.backend.write(target, inputs[name])
         for name, view in self._small.views.items():

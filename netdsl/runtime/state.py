@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from netdsl.backends.base import Backend
-from netdsl.errors import fail, internal
+from netdsl.errors import fail, internal_error
 from netdsl.ops.dtypes import dtype_of
 from netdsl.types import Array, Node, dims
 
@@ -34,7 +34,7 @@ def draw(node: Node, seed: int) -> Array:
         values *= np.float32(2 * scale)
         values -= np.float32(scale)
     else:
-        raise internal(f"no distribution is called {law}")
+        raise internal_error(f"no distribution is called {law}")
     return values.astype(kind.dtype, copy=False)
 
 
@@ -54,7 +54,7 @@ class State:
         if name in self.arrays:
             return self.arrays[name]
         if self.inside is None:
-            raise internal(f"{name} has no value yet")
+            raise internal_error(f"{name} has no value yet")
         return self.inside.array(name)
 
     def initialise(self, states: Iterable[Node], seed: int) -> None:

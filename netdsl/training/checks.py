@@ -15,9 +15,9 @@ from netdsl.language.budget import Budget
 from netdsl.language.elaborate import elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
-from netdsl.limits import MATCHES_A_STEP
+from netdsl.limits import GLOB_MATCHES_PER_STEP
 from netdsl.ops import OPS
-from netdsl.printable import printable_line
+from netdsl.text_escaping import escape_line
 from netdsl.training.recipe.initial_weights import match_states
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe
 from netdsl.training.step.graphs import training_graph
@@ -38,7 +38,7 @@ def check_recipe(program: Program, name: str | None, budget: Budget | None = Non
     check_loss(network, recipe)
     check_batch_norm(network, recipe)
     matches = recipe.glob_count * len(network.graph.states)
-    spent = len(network.graph.nodes) + matches // MATCHES_A_STEP
+    spent = len(network.graph.nodes) + matches // GLOB_MATCHES_PER_STEP
     budget.spend_steps(spent, recipe.spans["train"])
     training_graph(network, recipe)
     if recipe.after is not None:
@@ -122,7 +122,7 @@ def check_class_count(dataset: Dataset) -> None:
     """Raises NetError where all samples to learn from are of one class: any net is then right."""
     labels = dataset.train.labels
     if labels.min() == labels.max():
-        name = printable_line(dataset.classes[int(labels[0])])
+        name = escape_line(dataset.classes[int(labels[0])])
         raise fail(
             f"all {len(labels):,} images to learn from are of one class, `{name}`",
             help="there must be two at least; in a folder of pictures each has a folder of its own",
@@ -169,7 +169,7 @@ def _prepared_shape(
     try:
         return prepare.outcome(image, count)
     except NetError as e:
-        raise e.located(span) from None
+        raise e.with_default_span(span) from None
 
 
 def check_classes(network: Network, classes: tuple[str, ...]) -> None:

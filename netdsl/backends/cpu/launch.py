@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from netdsl.backends.cpu.pool import Pool, Stage, TaskEntry
 from netdsl.backends.cpu.record import packed
-from netdsl.environment import whole_number
+from netdsl.environment import read_integer
 from netdsl.types import Array
 
 Task = tuple[int, ...]
@@ -34,7 +34,7 @@ def threads() -> int:
     ours = getattr(os, "sched_getaffinity", None)
     cores = len(ours(0)) if ours else os.cpu_count() or 1
     most = max(MOST_THREADS, _A_CORE * cores)
-    return whole_number("NETDSL_THREADS", most, "number of threads") or cores
+    return read_integer("NETDSL_THREADS", most, "number of threads") or cores
 
 
 @cache

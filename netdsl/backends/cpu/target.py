@@ -12,9 +12,9 @@ from typing import Any
 
 from llvmlite import binding as llvm
 
-from netdsl.environment import setting, shown
+from netdsl.disk_cache import CPU_CACHE, make_key
+from netdsl.environment import format_variable, read_variable
 from netdsl.errors import fail
-from netdsl.kept import CPU, key_of
 from netdsl.ops import random
 
 _WIDTHS = (16, 8, 4)
@@ -33,11 +33,13 @@ def features() -> dict[str, bool]:
 def width() -> int:
     """How many float32 one vector register holds; NETDSL_VECTOR forces less."""
     natural = 16 if features().get("avx512f") else 8 if features().get("avx2") else 4
-    forced = setting("NETDSL_VECTOR")
+    forced = read_variable("NETDSL_VECTOR")
     if forced is None:
         return natural
     if forced not in map(str, _WIDTHS):
-        raise fail(f"{shown('NETDSL_VECTOR', forced)} is no width of a vector", help="4, 8 or 16")
+        raise fail(
+            f"{format_variable('NETDSL_VECTOR', forced)} is no width of a vector", help="4, 8 or 16"
+        )
     return int(forced)
 
 
@@ -60,13 +62,13 @@ def _jit() -> Any:
 @cache
 def compiled(name: str, text: str) -> int:
     """The address of the function `name` of a module in LLVM's language."""
-    return _linked(name, key_of(_signature(), text), lambda: text)
+    return _linked(name, make_key(_signature(), text), lambda: text)
 
 
 def written(name: str, recipe: Hashable, write: Callable[[], str]) -> int:
     """As `compiled`, of a module that is written only where these sources have not compiled it
     before: all that it depends on stands in `recipe`."""
-    return _linked(name, key_of(_signature(), _sources(), width(), name, recipe), write)
+    return _linked(name, make_key(_signature(), _sources(), width(), name, recipe), write)
 
 
 @cache
@@ -79,10 +81,10 @@ def _sources() -> str:
 
 
 def _linked(name: str, key: str, write: Callable[[], str]) -> int:
-    image = CPU.read(key)
+    image = CPU_CACHE.load(key)
     if image is None:
         image = _assembled(write())
-        CPU.keep(key, image)
+        CPU_CACHE.store(key, image)
     found = (
         llvm.JITLibraryBuilder()
         .add_object_img(image)

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from netdsl.errors import fail
-from netdsl.optional import import_optional
+from netdsl.optional_imports import import_optional
 
 INSTALL = "pip install 'netdsl[cuda13]' (or 'netdsl[cuda12]' for a CUDA 12 driver)"
 

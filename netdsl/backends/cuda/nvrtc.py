@@ -6,7 +6,7 @@ import ctypes
 from functools import cache
 from typing import Any
 
-from netdsl import kept
+from netdsl import disk_cache
 from netdsl.backends.cuda.libraries import nvidia_library
 from netdsl.errors import fail
 
@@ -47,11 +47,11 @@ def target(capability: str) -> str:
 
 def compiled(source: str, architecture: str) -> bytes:
     """The machine code of a source for `sm_90`, or its PTX for `compute_90`."""
-    key = kept.key_of("kernel", version(), architecture, _OPTIONS, source)
-    found = kept.CUDA.read(key)
+    key = disk_cache.make_key("kernel", version(), architecture, _OPTIONS, source)
+    found = disk_cache.CUDA_CACHE.load(key)
     if found is None:
         found = assembled(source, architecture)
-        kept.CUDA.keep(key, found)
+        disk_cache.CUDA_CACHE.store(key, found)
     return found
 
 

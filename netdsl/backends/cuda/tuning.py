@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from netdsl import kept
+from netdsl import disk_cache
 from netdsl.errors import NetError
 
 T = TypeVar("T")
@@ -28,30 +28,30 @@ class Choices:
     """Names of what was fastest, by what was chosen for; of one GPU with one set of libraries."""
 
     def __init__(self, *identity: object) -> None:
-        self.key = kept.key_of("choices", *identity)
+        self.key = disk_cache.make_key("choices", *identity)
         self.new: dict[str, str] = {}
         self.known = self._read()
 
     def _read(self) -> dict[str, str]:
         try:
-            found = json.loads(kept.CUDA.read(self.key) or b"{}")
+            found = json.loads(disk_cache.CUDA_CACHE.load(self.key) or b"{}")
         except ValueError:
             return {}
         whole = isinstance(found, dict) and all(isinstance(v, str) for v in found.values())
         return found if whole else {}
 
     def get(self, what: object) -> str | None:
-        return self.known.get(kept.key_of(what))
+        return self.known.get(disk_cache.make_key(what))
 
     def put(self, what: object, name: str) -> None:
-        key = kept.key_of(what)
+        key = disk_cache.make_key(what)
         self.known[key] = self.new[key] = name
 
     def save(self) -> None:
         """Adds what is new to what lies there by now."""
         if self.new:
             merged = self._read() | self.new
-            kept.CUDA.keep(self.key, json.dumps(merged, sort_keys=True).encode())
+            disk_cache.CUDA_CACHE.store(self.key, json.dumps(merged, sort_keys=True).encode())
             self.new = {}
 
 
@@ -62,10 +62,10 @@ class Plans:
     identity: tuple[object, ...]
 
     def read(self, what: object) -> bytes | None:
-        return kept.CUDA.read(kept.key_of("plan", *self.identity, what))
+        return disk_cache.CUDA_CACHE.load(disk_cache.make_key("plan", *self.identity, what))
 
     def keep(self, what: object, plan: bytes) -> None:
-        kept.CUDA.keep(kept.key_of("plan", *self.identity, what), plan)
+        disk_cache.CUDA_CACHE.store(disk_cache.make_key("plan", *self.identity, what), plan)
 
 
 COMPILING = 25.0

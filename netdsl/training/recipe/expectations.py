@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from netdsl.errors import NetError, fail, nearest
+from netdsl.errors import NetError, fail, suggest_name
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
 from netdsl.language.evaluate import Scope, truth
@@ -26,7 +26,7 @@ def check_expectation(condition: s.Expr, held_out: int | float, budget: Budget) 
     """Raises NetError where an expectation is none, or speaks of what there will not be."""
     for e in _metric_names(condition):
         if e.name not in METRICS:
-            help = nearest(e.name, METRICS, "metrics are")
+            help = suggest_name(e.name, METRICS, "metrics are")
             raise fail(f"there is no metric `{e.name}`", e.span, help=help)
         if e.name.startswith("val_") and not held_out:
             raise fail(f"`validation = 0` holds nothing out, so there is no `{e.name}`", e.span)

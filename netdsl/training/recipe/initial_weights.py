@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from netdsl.errors import Span, fail
-from netdsl.globs import any_matches, matched
-from netdsl.kinds import GLOBS, Text
+from netdsl.globs import match_globs, matches_any_glob
+from netdsl.parameter_types import GLOB_LIST, QuotedText
 from netdsl.signature import Param, Signature
 from netdsl.types import Array, Node, dims
 
@@ -28,8 +28,8 @@ INITIAL_WEIGHTS: dict[str, InitialWeights] = {
         Signature(
             "weights",
             (
-                Param("file", Text(), doc="a checkpoint, or the directory of a run"),
-                Param("except", GLOBS, (), "globs of weights that are drawn anew"),
+                Param("file", QuotedText(), doc="a checkpoint, or the directory of a run"),
+                Param("except", GLOB_LIST, (), "globs of weights that are drawn anew"),
             ),
         ),
         "weights of another run, by their names",
@@ -59,8 +59,8 @@ def match_states(
 ) -> list[Node]:
     """The states that take their values from `given`. Raises NetError, naming every one, where
     some have another shape or are not there."""
-    matched(excluded, [n.name for n in states], "except", span)
-    wanted = [n for n in states if not any_matches(n.name, excluded)]
+    match_globs(excluded, [n.name for n in states], "except", span)
+    wanted = [n for n in states if not matches_any_glob(n.name, excluded)]
     wrong = shape_mismatches(wanted, given)
     if wrong:
         raise fail(

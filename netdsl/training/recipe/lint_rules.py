@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from netdsl.errors import nearest
-from netdsl.globs import candidates, matches
+from netdsl.errors import suggest_name
+from netdsl.globs import make_glob_candidates, matches_glob
 from netdsl.language import syntax as s
 from netdsl.language.draft import channels_first
 from netdsl.language.program import Program
 from netdsl.layers import LAYERS
 from netdsl.training.recipe.lint import Finding, Review, Subject
-from netdsl.values import show
+from netdsl.values import format_value
 
 # ---- lints of a net ---------------------------------------------------------------------------
 
@@ -62,7 +62,7 @@ def find_unread(subject: Subject) -> Iterator[Finding]:
     """What a test asks about is read by it."""
     network = subject.network
     asked = {network.places[x] for x in _texts(subject.program) if x in network.places}
-    needed = network.graph.cone(*network.graph.outputs.values(), *asked)
+    needed = network.graph.backward_slice(*network.graph.outputs.values(), *asked)
     read = {a for n in network.graph.nodes.values() for a in n.args}
     for layer in network.layers:
         if layer.result not in needed and layer.result not in read:
@@ -102,7 +102,7 @@ def find_large_mean(subject: Subject) -> Iterator[Finding]:
     for key in ("mean", "std"):
         large = [x for x in chosen.arguments[key] if abs(x) > 1]
         if large:
-            message = f"`{key}` has {show(large[0])}, but pixels are scaled to 0..1 first"
+            message = f"`{key}` has {format_value(large[0])}, but pixels are scaled to 0..1 first"
             divided = ", ".join(f"{x / 255:.3g}" for x in chosen.arguments[key])
             yield Finding(message, chosen.span, f"divided by 255: `{key}=[{divided}]`")
 
@@ -113,7 +113,9 @@ def find_late_step(subject: Subject) -> Iterator[Finding]:
     schedule, epochs = subject.recipe.schedule, subject.recipe.epochs
     late = [x for x in schedule.arguments.get("at", ()) if x >= epochs]
     if late:
-        message = f"the rate would change after {show(late[0])} epochs, the run has {epochs}"
+        message = (
+            f"the rate would change after {format_value(late[0])} epochs, the run has {epochs}"
+        )
         yield Finding(message, schedule.span, "set every step below `epochs`, or remove it")
     # one epoch to compare with, more than `patience` that are no better, one with the new rate
     if schedule.name == "plateau" and epochs < schedule.arguments["patience"] + 3:
@@ -136,7 +138,7 @@ def find_long_warmup(subject: Subject) -> Iterator[Finding]:
     schedule, epochs = subject.recipe.schedule, subject.recipe.epochs
     warmup = schedule.arguments.get("warmup", 0.0)
     if warmup >= epochs:
-        message = f"the warm-up takes {show(warmup)} epochs, the run has {epochs}"
+        message = f"the warm-up takes {format_value(warmup)} epochs, the run has {epochs}"
         yield Finding(message, schedule.span, "set `warmup` to the first few epochs of the run")
 
 
@@ -160,8 +162,8 @@ def find_unmatched_glob(subject: Subject) -> Iterator[Finding]:
     names = [n.name for n in subject.network.parameters]
     chosen = subject.recipe.optimizer
     for glob in chosen.arguments["no_decay"]:
-        if not any(matches(name, glob) for name in names):
-            help = nearest(glob, candidates(names), "globs that match")
+        if not any(matches_glob(name, glob) for name in names):
+            help = suggest_name(glob, make_glob_candidates(names), "globs that match")
             yield Finding(
                 f'no weight is called "{glob}", which `no_decay` names',
                 chosen.span,
@@ -193,7 +195,7 @@ def find_large_accuracy(subject: Subject) -> Iterator[Finding]:
             if isinstance(side, s.Number) and side.value > 1:
                 message = f"an accuracy is compared with {side.text}, but is at most 1"
                 yield Finding(
-                    message, e.span, f"accuracies are fractions: {show(side.value / 100)}"
+                    message, e.span, f"accuracies are fractions: {format_value(side.value / 100)}"
                 )
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from netdsl.errors import Diagnostic, Source, Span, nearest
+from netdsl.errors import Diagnostic, Source, Span, suggest_name
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
 from netdsl.language.elaborate import elaborate
 from netdsl.language.program import Program
-from netdsl.limits import MOST_ERRORS
+from netdsl.limits import MAX_ERRORS
 from netdsl.training.recipe.lint import Finding, Lint, Review, Subject
 from netdsl.training.recipe.lint_rules import (
     find_channels_first,
@@ -38,7 +38,7 @@ def warnings(review: Review) -> list[Diagnostic]:
         for w in lint.find(review):
             if not _is_allowed(lint.name, w.span):
                 found[Diagnostic(w.message, w.span, w.help, lint=lint.name)] = None
-            if len(found) == MOST_ERRORS:
+            if len(found) == MAX_ERRORS:
                 return list(found)
     return list(found)
 
@@ -118,7 +118,9 @@ def _unknown_lint(review: Review) -> Iterator[Finding]:
         for a in _allowances(source):
             if a.name not in LINTS:
                 message = f"there is no lint `{a.name}` to allow"
-                yield Finding(message, a.span, nearest(a.name, LINTS, "lints are") or "remove it")
+                yield Finding(
+                    message, a.span, suggest_name(a.name, LINTS, "lints are") or "remove it"
+                )
 
 
 def _unused_allow(review: Review) -> Iterator[Finding]:

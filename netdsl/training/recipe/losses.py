@@ -11,10 +11,10 @@ import numpy as np
 
 from netdsl.errors import fail
 from netdsl.ir.builder import Builder
-from netdsl.kinds import Mismatch, Number, Pairs
-from netdsl.signature import Chosen, OneFrom, Param, Signature
+from netdsl.parameter_types import Float, ListOfPairs, TypeMismatch
+from netdsl.signature import BoundCall, CallOf, Param, Signature
 from netdsl.types import Array, Node, dims
-from netdsl.values import Value, show
+from netdsl.values import Value, format_value
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ LOSSES: dict[str, Loss] = {
     "cross_entropy": Loss(
         Signature(
             "cross_entropy",
-            (Param("smoothing", Number(0, below=1), 0.0, "share of the target spread evenly"),),
+            (Param("smoothing", Float(0, below=1), 0.0, "share of the target spread evenly"),),
         ),
         _cross_entropy,
         "-log of the probability that softmax gives the right class",
@@ -56,11 +56,11 @@ LOSSES: dict[str, Loss] = {
 class Objective:
     """What is minimised: losses, each with its weight."""
 
-    terms: tuple[tuple[Chosen, float], ...]
+    terms: tuple[tuple[BoundCall, float], ...]
 
     def __str__(self) -> str:
         plain = len(self.terms) == 1 and self.terms[0][1] == 1
-        return str(self.terms[0][0]) if plain else show(self.terms)
+        return str(self.terms[0][0]) if plain else format_value(self.terms)
 
     def per_sample(self, b: Builder, scores: Node, labels: Node) -> Node:
         """The loss of each sample."""
@@ -102,12 +102,12 @@ class ObjectiveKind:
     """A loss, or a list of losses with their weights."""
 
     def accept(self, value: Value) -> Objective:
-        one = OneFrom("loss", LOSSES)
+        one = CallOf("loss", LOSSES)
         if not isinstance(value, tuple):
             return Objective(((one.accept(value), 1.0),))
-        terms = Pairs(one, Number(above=0)).accept(value)
+        terms = ListOfPairs(one, Float(above=0)).accept(value)
         if not terms:
-            raise Mismatch("a loss, or pairs of a loss and its weight")
+            raise TypeMismatch("a loss, or pairs of a loss and its weight")
         return Objective(terms)
 
 

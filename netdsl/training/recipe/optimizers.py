@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from netdsl.globs import any_matches
+from netdsl.globs import matches_any_glob
 from netdsl.ir.builder import Builder
-from netdsl.kinds import GLOBS, Flag, Number
+from netdsl.parameter_types import GLOB_LIST, Boolean, Float
 from netdsl.signature import Param, Signature
 from netdsl.types import Node, TensorType
 
@@ -128,27 +128,27 @@ def _lars(u: Update, momentum: float, trust: float, weight_decay: float, eps: fl
 
 
 def _lr(default: float) -> Param:
-    return Param("lr", Number(0), default, "learning rate")
+    return Param("lr", Float(0), default, "learning rate")
 
 
 def _momentum(default: float) -> Param:
-    return Param("momentum", Number(0, below=1), default)
+    return Param("momentum", Float(0, below=1), default)
 
 
 def _eps(default: float) -> Param:
-    return Param("eps", Number(above=0), default)
+    return Param("eps", Float(above=0), default)
 
 
 def _decay(default: float) -> tuple[Param, Param]:
     return (
-        Param("weight_decay", Number(0), default),
-        Param("no_decay", GLOBS, (), "globs of parameters without weight decay"),
+        Param("weight_decay", Float(0), default),
+        Param("no_decay", GLOB_LIST, (), "globs of parameters without weight decay"),
     )
 
 
 _BETAS = (
-    Param("beta1", Number(0, below=1), 0.9),
-    Param("beta2", Number(0, below=1), 0.999),
+    Param("beta1", Float(0, below=1), 0.9),
+    Param("beta2", Float(0, below=1), 0.999),
     _eps(1e-8),
 )
 
@@ -166,7 +166,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             "stochastic gradient descent with momentum",
             _lr(0.01),
             _momentum(0.0),
-            Param("nesterov", Flag(), False),
+            Param("nesterov", Boolean(), False),
             *_decay(0.0),
         ),
         _entry("adam", _adam, "adaptive moments", _lr(0.001), *_BETAS, *_decay(0.0)),
@@ -178,7 +178,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             _rmsprop,
             "root mean square scaling",
             _lr(0.001),
-            Param("decay", Number(0, below=1), 0.9),
+            Param("decay", Float(0, below=1), 0.9),
             _momentum(0.0),
             _eps(1e-8),
             *_decay(0.0),
@@ -189,7 +189,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             "layer-wise adaptive rates, for large batches",
             _lr(0.1),
             _momentum(0.9),
-            Param("trust", Number(above=0), 0.001, "trust coefficient"),
+            Param("trust", Float(above=0), 0.001, "trust coefficient"),
             _eps(1e-9),
             *_decay(0.0),
         ),
@@ -200,7 +200,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 def emit_update(u: Update, chosen: Any) -> Node:
     """The new weight under a chosen optimizer; its `lr` is the input of that name."""
     given = {k: v for k, v in chosen.arguments.items() if k not in ("lr", "no_decay")}
-    if any_matches(u.weight.name, chosen.arguments["no_decay"]):
+    if matches_any_glob(u.weight.name, chosen.arguments["no_decay"]):
         given["weight_decay"] = 0.0
     new: Node = chosen.record.build(u, **given)
     return new

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from netdsl.kinds import Number, Whole
-from netdsl.signature import Chosen, OneFrom, Param, Signature
+from netdsl.parameter_types import Float, Integer
+from netdsl.signature import BoundCall, CallOf, Param, Signature
 from netdsl.values import Symbol
 
 MIN_SCALE = 1.0
@@ -27,8 +27,8 @@ LOW_PRECISIONS: dict[str, Precision] = {
         Signature(
             "float16",
             (
-                Param("scale", Number(MIN_SCALE, MAX_SCALE), 65536.0),
-                Param("steady", Whole(1, 10**6), 2000),
+                Param("scale", Float(MIN_SCALE, MAX_SCALE), 65536.0),
+                Param("steady", Integer(1, 10**6), 2000),
             ),
         ),
         "11 bits of precision, but few exponents, so the loss is scaled: by `scale` at first; a "
@@ -40,25 +40,25 @@ PRECISIONS: dict[str, Precision] = {
     "full": Precision(Signature("full"), "32 bits throughout"),
     "mixed": Precision(
         Signature(
-            "mixed", (Param("low", OneFrom("16-bit type", LOW_PRECISIONS), Symbol("bfloat16")),)
+            "mixed", (Param("low", CallOf("16-bit type", LOW_PRECISIONS), Symbol("bfloat16")),)
         ),
         "products and activations in 16 bits; weights, statistics and losses in 32",
     ),
 }
 
 
-def low_precision(precision: Chosen) -> Chosen | None:
+def low_precision(precision: BoundCall) -> BoundCall | None:
     """The 16-bit type that a step computes in, if it does."""
     return precision.arguments.get("low")
 
 
-def has_loss_scale(precision: Chosen) -> bool:
+def has_loss_scale(precision: BoundCall) -> bool:
     """Whether the loss is scaled."""
     low = low_precision(precision)
     return low is not None and "scale" in low.arguments
 
 
-def describe_precision(precision: Chosen) -> str:
+def describe_precision(precision: BoundCall) -> str:
     """A precision in words."""
     low = low_precision(precision)
     if low is None:

@@ -7,13 +7,23 @@ from dataclasses import dataclass, field
 
 from netdsl.data.config import DataConfig, resolve_data
 from netdsl.errors import NetError, Span, fail
-from netdsl.kinds import GLOBS, Flag, Mismatch, Nothing, Number, OneOf, Pairs, Text, Whole
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors, too_much
 from netdsl.language.elaborate import Settings, Shrink, small
 from netdsl.language.program import Program, section_values
-from netdsl.limits import MOST_CHAINED, MOST_EPOCHS, MOST_GLOBS
-from netdsl.signature import Chosen, OneFrom, Param, Signature
+from netdsl.limits import MAX_CHAIN_LENGTH, MAX_EPOCHS, MAX_GLOBS
+from netdsl.parameter_types import (
+    GLOB_LIST,
+    Boolean,
+    Float,
+    Integer,
+    ListOfPairs,
+    NoneLiteral,
+    OneOf,
+    QuotedText,
+    TypeMismatch,
+)
+from netdsl.signature import BoundCall, CallOf, Param, Signature
 from netdsl.training.recipe.expectations import check_expectation
 from netdsl.training.recipe.initial_weights import INITIAL_WEIGHTS
 from netdsl.training.recipe.losses import Objective, ObjectiveKind
@@ -29,12 +39,12 @@ class _NameKind:
 
     def accept(self, value: Value) -> Symbol:
         if not isinstance(value, Symbol):
-            raise Mismatch("a name")
+            raise TypeMismatch("a name")
         return value
 
 
-_OPTIONAL_NAME = OneOf((Nothing(), _NameKind()))
-_OPTIONAL_COUNT = OneOf((Nothing(), Whole(1, 1_000_000)))
+_OPTIONAL_NAME = OneOf((NoneLiteral(), _NameKind()))
+_OPTIONAL_COUNT = OneOf((NoneLiteral(), Integer(1, 1_000_000)))
 
 SIGNATURE = Signature(
     "train",
@@ -49,56 +59,56 @@ SIGNATURE = Signature(
         ),
         Param(
             "init",
-            OneOf((Nothing(), OneFrom("beginning", INITIAL_WEIGHTS))),
+            OneOf((NoneLiteral(), CallOf("beginning", INITIAL_WEIGHTS))),
             None,
             'weights("FILE", except=[globs]): what the weights begin with',
         ),
         Param("loss", ObjectiveKind(), Symbol("cross_entropy"), "a loss, or [(loss, weight), ...]"),
-        Param("optimizer", OneFrom("optimizer", OPTIMIZERS), Symbol("sgd"), "how"),
+        Param("optimizer", CallOf("optimizer", OPTIMIZERS), Symbol("sgd"), "how"),
         Param(
-            "schedule", OneFrom("schedule", SCHEDULES), Symbol("constant"), "how the rate changes"
+            "schedule", CallOf("schedule", SCHEDULES), Symbol("constant"), "how the rate changes"
         ),
-        Param("precision", OneFrom("precision", PRECISIONS), Symbol("full"), "of products"),
+        Param("precision", CallOf("precision", PRECISIONS), Symbol("full"), "of products"),
         Param(
             "deterministic",
-            Flag(),
+            Boolean(),
             False,
             "on a GPU too only what gives the same bits on every run, at the price of some speed",
         ),
-        Param("epochs", Whole(1, MOST_EPOCHS), 10, "passes over the training images"),
+        Param("epochs", Integer(1, MAX_EPOCHS), 10, "passes over the training images"),
         Param(
             "patience", _OPTIONAL_COUNT, None, "epochs without a better one that end the run early"
         ),
-        Param("seed", Whole(0, 2**31 - 1), 1, "of initial weights, order and dropout"),
+        Param("seed", Integer(0, 2**31 - 1), 1, "of initial weights, order and dropout"),
         Param(
             "clip",
-            OneOf((Nothing(), Number(above=0))),
+            OneOf((NoneLiteral(), Float(above=0))),
             None,
             "largest norm that all gradients together may have",
         ),
-        Param("accumulate", Whole(1, 65536), 1, "batches whose mean gradient makes one update"),
+        Param("accumulate", Integer(1, 65536), 1, "batches whose mean gradient makes one update"),
         Param(
             "ema",
-            OneOf((Nothing(), Number(above=0, below=1))),
+            OneOf((NoneLiteral(), Float(above=0, below=1))),
             None,
             "decay of a moving average of the weights, which is then what is judged and kept",
         ),
-        Param("freeze", GLOBS, (), "globs of weights that stay as they are"),
+        Param("freeze", GLOB_LIST, (), "globs of weights that stay as they are"),
         Param(
             "lr_scale",
-            Pairs(Text(), Number(0), MOST_GLOBS),
+            ListOfPairs(QuotedText(), Float(0), MAX_GLOBS),
             (),
             "[(glob, factor), ...] of the rate; the last that matches counts",
         ),
         Param(
             "recompute",
-            GLOBS,
+            GLOB_LIST,
             (),
             "globs of blocks or layers whose inner values the backward pass computes again",
         ),
         Param(
             "shrink",
-            OneOf((Nothing(), Whole(1, 2**20))),
+            OneOf((NoneLiteral(), Integer(1, 2**20))),
             None,
             "number that the net's channels are divided by, for a quick trial",
         ),
@@ -116,11 +126,11 @@ class Recipe:
 
     net: str
     after: str | None
-    init: Chosen | None
+    init: BoundCall | None
     loss: Objective
-    optimizer: Chosen
-    schedule: Chosen
-    precision: Chosen
+    optimizer: BoundCall
+    schedule: BoundCall
+    precision: BoundCall
     deterministic: bool
     epochs: int
     patience: int | None
@@ -188,13 +198,13 @@ def stage_names(program: Program, name: str | None) -> tuple[str | None, ...]:
             way = " after ".join(str(n) for n in (*order[::-1], before) if n)
             help = f"`train {before} {{ after = none ... }}` begins anew"
             raise fail(f"recipes come after each other in a circle: {way}", section.span, help=help)
-        if len(order) > MOST_CHAINED:
-            message = f"recipes come after each other, over {MOST_CHAINED} of them"
+        if len(order) > MAX_CHAIN_LENGTH:
+            message = f"recipes come after each other, over {MAX_CHAIN_LENGTH} of them"
             raise too_much(message, section.span, "begin with `init = weights(...)` on the way")
         try:
             program.section("train", before)
         except NetError as e:
-            raise e.located(section.span) from None
+            raise e.with_default_span(section.span) from None
         order.insert(0, before)
 
 
@@ -210,7 +220,7 @@ def resolve_recipe(
     try:
         values = SIGNATURE.bind(section_values(section, budget), section.span)
     except NetError as e:
-        raise e.located(section.span) from None
+        raise e.with_default_span(section.span) from None
     net, data, after = (values.pop(key) for key in ("net", "data", "after"))
     entries = [e for e in section.entries if isinstance(e, s.Entry)]
     recipe = Recipe(

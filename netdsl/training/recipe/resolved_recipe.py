@@ -12,7 +12,7 @@ from netdsl.language.parse import parse_expression
 from netdsl.language.program import Program, section_values, self_contained
 from netdsl.signature import Signature
 from netdsl.training.recipe.recipe import SIGNATURE, reference_name, stage_names
-from netdsl.values import Symbol, Value, show
+from netdsl.values import Symbol, Value, format_value
 
 
 def resolve_file(program: Program, name: str | None) -> s.File:
@@ -70,7 +70,7 @@ def _fill_defaults(section: s.Section, signature: Signature, **known: Value) -> 
     """A section with an entry for every key."""
     bound = signature.bind(section_values(section, Budget()), section.span) | known
     entries = [
-        s.Entry(section.span, key, parse_expression(show(value), f"{key} = "))
+        s.Entry(section.span, key, parse_expression(format_value(value), f"{key} = "))
         for key, value in bound.items()
     ]
     kept = (e for e in section.entries if isinstance(e, s.Expect))

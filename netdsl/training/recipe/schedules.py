@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from netdsl.kinds import Many, Number, Whole
-from netdsl.signature import Chosen, Param, Signature
+from netdsl.parameter_types import Float, Integer, ListOf
+from netdsl.signature import BoundCall, Param, Signature
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def _plateau(
     return scale
 
 
-_WARMUP = Param("warmup", Number(0), 0.0, "epochs in which the rate rises from 0 to its full")
-_END = Param("end", Number(0, 1), 0.0, "share of the rate that is left at the end")
+_WARMUP = Param("warmup", Float(0), 0.0, "epochs in which the rate rises from 0 to its full")
+_END = Param("end", Float(0, 1), 0.0, "share of the rate that is left at the end")
 
 
 def _entry(
@@ -115,8 +115,8 @@ SCHEDULES: dict[str, Schedule] = {
             "step",
             _step,
             "multiplied by `gamma` when each of the epochs `at` is over",
-            Param("at", Many(Number(0)), doc="epochs"),
-            Param("gamma", Number(above=0), 0.1),
+            Param("at", ListOf(Float(0)), doc="epochs"),
+            Param("gamma", Float(above=0), 0.1),
             _WARMUP,
         ),
         _entry(
@@ -130,23 +130,23 @@ SCHEDULES: dict[str, Schedule] = {
             "onecycle",
             _onecycle,
             "up from `start` during `rise` of the run, then down to `end` (Smith & Topin 2018)",
-            Param("rise", Number(above=0, below=1), 0.3),
-            Param("start", Number(0, 1), 0.04),
-            Param("end", Number(0, 1), 4e-6),
+            Param("rise", Float(above=0, below=1), 0.3),
+            Param("start", Float(0, 1), 0.04),
+            Param("end", Float(0, 1), 4e-6),
         ),
         _entry(
             "inverse",
             _inverse,
             "(1 + gamma * step) ^ -power, Caffe's inv",
-            Param("gamma", Number(0), 0.0001),
-            Param("power", Number(0), 0.75),
+            Param("gamma", Float(0), 0.0001),
+            Param("power", Float(0), 0.75),
             _WARMUP,
         ),
         _entry(
             "poly",
             _poly,
             "(1 - share of the run) ^ power",
-            Param("power", Number(0), 1.0),
+            Param("power", Float(0), 1.0),
             _WARMUP,
         ),
         _entry(
@@ -154,9 +154,9 @@ SCHEDULES: dict[str, Schedule] = {
             _plateau,
             "multiplied by `factor` when the validation loss (else the training loss) has not "
             "fallen for more than `patience` epochs",
-            Param("factor", Number(0, below=1), 0.1),
-            Param("patience", Whole(0), 10),
-            Param("threshold", Number(0), 0.0001, "share by which it must fall to count"),
+            Param("factor", Float(0, below=1), 0.1),
+            Param("patience", Integer(0), 10),
+            Param("threshold", Float(0), 0.0001, "share by which it must fall to count"),
             _END,
             _WARMUP,
             needs_losses=True,
@@ -165,7 +165,7 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
-def rate_factor(chosen: Chosen, m: Moment) -> float:
+def rate_factor(chosen: BoundCall, m: Moment) -> float:
     """What the rate is multiplied by in a step. While it warms up it rises by equal parts, the
     last of which is its full (Goyal et al. 2017)."""
     factor: float = chosen.record.factor(m, **chosen.arguments)

@@ -11,7 +11,7 @@ from netdsl.data.pictures import BadPicture, Pictures
 from netdsl.data.sources import SKIP
 from netdsl.data.verifying import Verification
 from netdsl.errors import NetError, fail
-from netdsl.printable import printable_line
+from netdsl.text_escaping import escape_line
 from netdsl.training.job import Job
 
 
@@ -41,7 +41,7 @@ class PictureMonitor:
         train, classes = self.job.train, self.job.dataset.classes
         left = np.bincount(train.labels, train.counted, len(classes))
         if not left.all():
-            name = printable_line(classes[int(left.argmin())])
+            name = escape_line(classes[int(left.argmin())])
             raise fail(
                 f"none of the pictures of `{name}` to learn from can be used",
                 help="put some back whole, then begin a new run; or one without that class",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netdsl.data.inventory import Inventory
-from netdsl.globs import matches
+from netdsl.globs import matches_glob
 from netdsl.plan.fusion import ALONE, Fusion
 from netdsl.training.job import Job
 from netdsl.training.recipe.precision import describe_precision
@@ -93,7 +93,7 @@ def _match_globs(job: Job) -> tuple[GlobMatch, ...]:
         ("except", left_out, states),
     )
     return tuple(
-        GlobMatch(key, glob, tuple(n for n in names if matches(n, glob)))
+        GlobMatch(key, glob, tuple(n for n in names if matches_glob(n, glob)))
         for key, globs, names in keys
         for glob in globs
     )

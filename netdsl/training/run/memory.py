@@ -16,7 +16,7 @@ from netdsl.plan.fusion import ALONE, Fusion
 from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan, make_plan
 from netdsl.training.job import Job
-from netdsl.types import Array, Node, sized
+from netdsl.types import Array, Node, format_bytes
 
 MAX_TENSORS = 6
 """Tensors that are named where memory is short."""
@@ -140,8 +140,8 @@ def out_of_memory_error(
     plans = _Plans.of(job, fusion)
     memory, batch = _estimate(job, plans), job.recipe.data.batch
     wanted = needed(memory)
-    there = f", and there are {sized(free_bytes)}" if free_bytes is not None else ""
-    parts = ", ".join(f"{k} {sized(v)}" for k, v in memory.parts().items())
+    there = f", and there are {format_bytes(free_bytes)}" if free_bytes is not None else ""
+    parts = ", ".join(f"{k} {format_bytes(v)}" for k, v in memory.parts().items())
     notes = [parts, *(_tensor_line(node) for node in largest_tensors(plans.largest))]
     fits = None
     if free_bytes is not None:
@@ -151,7 +151,7 @@ def out_of_memory_error(
     help = _advice(job, memory, on_host=free_bytes is None)
     if fits:
         help = f"`--set data.batch={fits}` fits; `precision = mixed` or `recompute` takes less"
-    return fail(f"a run takes {sized(wanted)} of memory{there}", notes=notes, help=help)
+    return fail(f"a run takes {format_bytes(wanted)} of memory{there}", notes=notes, help=help)
 
 
 def _advice(job: Job, memory: Memory, on_host: bool) -> str:
@@ -184,7 +184,7 @@ def _tensor_line(node: Node) -> str:
     where = ""
     if node.span is not None:
         where = f", {node.span.source.name}:{node.span.position[0]}"
-    return f"`{node.name}` {node.type}, {sized(node.type.nbytes)}{where}"
+    return f"`{node.name}` {node.type}, {format_bytes(node.type.nbytes)}{where}"
 
 
 def _find_batch(

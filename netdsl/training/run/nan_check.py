@@ -12,7 +12,7 @@ from netdsl.errors import NetError, fail
 from netdsl.ir.evaluate import evaluate
 from netdsl.language.network import Network
 from netdsl.training.step.loss_scale import SCALE, SKIP_FLAG, is_exhausted
-from netdsl.types import FLOATS, Array, Graph, Node
+from netdsl.types import FLOAT_DTYPES, Array, Graph, Node
 
 Values = Mapping[str, Array]
 
@@ -43,7 +43,7 @@ class Fault:
 
 def is_finite(values: Values) -> bool:
     """Whether every value of every array is a finite number."""
-    return all(np.isfinite(v).all() for v in values.values() if v.dtype.name in FLOATS)
+    return all(np.isfinite(v).all() for v in values.values() if v.dtype.name in FLOAT_DTYPES)
 
 
 def can_continue(out: Values) -> bool:
@@ -66,9 +66,13 @@ def find_first_fault(replay: Iterator[ReplayedBatch]) -> tuple[int, Fault] | Non
 def find_fault(graph: Graph, given: Values) -> Fault | None:
     """The first node, in the order of the graph, whose value is not finite."""
     known = {k: v for k, v in given.items() if k in graph.nodes}
-    values, wanted = evaluate(graph, known), graph.cone(*graph.roots)
+    values, wanted = evaluate(graph, known), graph.backward_slice(*graph.roots)
     for name, node in graph.nodes.items():
-        if name in wanted and node.type.dtype in FLOATS and not np.isfinite(values[name]).all():
+        if (
+            name in wanted
+            and node.type.dtype in FLOAT_DTYPES
+            and not np.isfinite(values[name]).all()
+        ):
             return Fault(node, "NaN" if np.isnan(values[name]).any() else "an infinity")
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from netdsl.globs import matched
+from netdsl.globs import match_globs
 from netdsl.ir.collector import pause_collector
 from netdsl.language.network import Network
 from netdsl.passes import pipeline
@@ -56,7 +56,7 @@ def _apply_recompute(step: Graph, network: Network, recipe: Recipe) -> Graph:
     if not recipe.recompute:
         return step
     span = recipe.spans.get("recompute")
-    hits = matched(recipe.recompute, list(network.places), "recompute", span, what="place")
+    hits = match_globs(recipe.recompute, list(network.places), "recompute", span, noun="place")
     outermost = sorted({p for places in hits.values() for p in places}, key=len)
     regions = {}
     for name in network.graph.nodes:

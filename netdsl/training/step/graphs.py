@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from netdsl.errors import fail
-from netdsl.globs import any_matches, matched, matches
+from netdsl.globs import match_globs, matches_any_glob, matches_glob
 from netdsl.ir.builder import Builder
 from netdsl.ir.collector import pause_collector
 from netdsl.ir.grad import grad
@@ -116,15 +116,15 @@ def trainable_weights(network: Network, recipe: Recipe) -> tuple[Node, ...]:
     """The weights that a recipe trains. Raises NetError where there is none, and where a glob of
     the recipe matches nothing."""
     names = [n.name for n in network.parameters]
-    matched(
+    match_globs(
         recipe.freeze, [n.name for n in network.graph.states], "freeze", recipe.spans.get("freeze")
     )
-    matched([g for g, _ in recipe.lr_scale], names, "lr_scale", recipe.spans.get("lr_scale"))
+    match_globs([g for g, _ in recipe.lr_scale], names, "lr_scale", recipe.spans.get("lr_scale"))
     places, span = list(network.places), recipe.spans.get("recompute")
-    matched(recipe.recompute, places, "recompute", span, what="place")
+    match_globs(recipe.recompute, places, "recompute", span, noun="place")
     if not names:
         raise fail(f"`{network.name}` has nothing to learn", help="a `conv` or `fc` has weights")
-    learnt = tuple(n for n in network.parameters if not any_matches(n.name, recipe.freeze))
+    learnt = tuple(n for n in network.parameters if not matches_any_glob(n.name, recipe.freeze))
     if not learnt:
         raise fail(f"`freeze` leaves `{network.name}` nothing to learn", recipe.spans.get("freeze"))
     return learnt
@@ -142,7 +142,7 @@ def _gradients(f: Forward, learnt: Sequence[Node], scale: LossScale | None) -> d
 
 
 def _rate_scale(name: str, recipe: Recipe) -> float:
-    return ([1.0] + [factor for glob, factor in recipe.lr_scale if matches(name, glob)])[-1]
+    return ([1.0] + [factor for glob, factor in recipe.lr_scale if matches_glob(name, glob)])[-1]
 
 
 def _gradient_sum(b: Builder, name: str, gradient: Node) -> Node:

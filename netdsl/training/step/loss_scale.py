@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from netdsl.ir.builder import Builder
-from netdsl.signature import Chosen
+from netdsl.signature import BoundCall
 from netdsl.training.recipe.losses import pairwise_sum
 from netdsl.training.recipe.precision import MAX_SCALE, MIN_SCALE
 from netdsl.types import Node, TensorType
@@ -25,7 +25,7 @@ class LossScale:
     builder: gradients of a multiple of the loss, and an update that is made only where all of them
     are finite."""
 
-    def __init__(self, b: Builder, low: Chosen) -> None:
+    def __init__(self, b: Builder, low: BoundCall) -> None:
         self.b = b
         self.steady = low.arguments["steady"]
         self.scale = self._state(SCALE, low.arguments["scale"])

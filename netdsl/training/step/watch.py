@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from netdsl.errors import fail, nearest
+from netdsl.errors import fail, suggest_name
 from netdsl.ir.builder import Builder
 from netdsl.ir.grad import grad
 from netdsl.ir.verify import verify
@@ -33,7 +33,7 @@ def parse_watch(text: str, every: int) -> WatchRequest:
     names = tuple(name.strip() for name in text.split(","))
     for name in names:
         if name not in WATCHABLE:
-            help = nearest(name, WATCHABLE, "what can be watched")
+            help = suggest_name(name, WATCHABLE, "what can be watched")
             raise fail(f"`{name}` cannot be watched", help=help)
     return WatchRequest(names, every)
 

@@ -15,13 +15,23 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from netdsl import __version__
-from netdsl.errors import fail, internal
-from netdsl.files import finite, write_atomically
+from netdsl.errors import fail, internal_error
+from netdsl.file_io import replace_non_finite, write_atomically
+from netdsl.json_schema import (
+    JsonArray,
+    JsonInteger,
+    JsonNumber,
+    JsonObject,
+    JsonString,
+    JsonValue,
+    Nullable,
+    SchemaError,
+    read_json,
+)
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, program, read_nothing
 from netdsl.language.syntax import File
-from netdsl.limits import LONGEST_FILE, MOST_EPOCHS
-from netdsl.schema import Invalid, Listing, Maybe, Object, Real, Text, Tree, Whole, read_json
+from netdsl.limits import MAX_EPOCHS, MAX_FILE_CHARACTERS
 from netdsl.types import Array, dims
 
 METADATA_KEY = "netdsl"
@@ -64,7 +74,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "version": __version__,
         "net": checkpoint.net_text,
         "classes": checkpoint.classes,
-        "metrics": finite(dict(checkpoint.metrics)),
+        "metrics": replace_non_finite(dict(checkpoint.metrics)),
         "progress": checkpoint.progress,
     }
     states = {name: np.asarray(v, order="C") for name, v in checkpoint.states.items()}
@@ -87,7 +97,7 @@ def _encode_header(metadata: Mapping[str, str], states: Sequence[tuple[str, Arra
     end = 0
     for name, array in states:
         if array.dtype != np.float32:
-            raise internal(f"{name} is {array.dtype}, and checkpoints hold float32")
+            raise internal_error(f"{name} is {array.dtype}, and checkpoints hold float32")
         begin, end = end, end + array.nbytes
         entries[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": (begin, end)}
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
@@ -137,19 +147,19 @@ def _read_header(f: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
     Invalid where that is not so."""
     length = int.from_bytes(f.read(8), "little")
     if size < 8 or length > size - 8:
-        raise Invalid("it ends within its header")
+        raise SchemaError("it ends within its header")
     if length > MAX_HEADER:
-        raise Invalid(f"its header has {length:,} bytes, over {MAX_HEADER:,}")
+        raise SchemaError(f"its header has {length:,} bytes, over {MAX_HEADER:,}")
     header = read_json(f.read(length))
     _HEADER_SCHEMA.check(header, "header")
     tensors = [entry for name, entry in header.items() if name != "__metadata__"]
     end = 0
     for begin, after in sorted(tuple(entry["data_offsets"]) for entry in tensors):
         if begin != end or after < begin:
-            raise Invalid("its weights do not lie one after the other")
+            raise SchemaError("its weights do not lie one after the other")
         end = after
     if end != size - 8 - length:
-        raise Invalid(
+        raise SchemaError(
             f"it has {size - 8 - length:,} bytes of weights, and its header lists {end:,}"
         )
     return header, 8 + length
@@ -158,10 +168,12 @@ def _read_header(f: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
 def _read_tensor(f: BinaryIO, start: int, name: str, entry: Mapping[str, Any]) -> Array:
     """One of the weights. Raises Invalid where it is no array of float32."""
     if entry["dtype"] != "F32":
-        raise Invalid(f"`{name}` is of type {entry['dtype']}, and weights are float32 (F32)")
+        raise SchemaError(f"`{name}` is of type {entry['dtype']}, and weights are float32 (F32)")
     (begin, end), shape = entry["data_offsets"], tuple(entry["shape"])
     if end - begin != 4 * math.prod(shape):
-        raise Invalid(f"`{name}` has {end - begin:,} bytes, which are not {dims(shape)} float32")
+        raise SchemaError(
+            f"`{name}` has {end - begin:,} bytes, which are not {dims(shape)} float32"
+        )
     f.seek(start + begin)
     return np.fromfile(f, np.dtype("<f4"), math.prod(shape)).reshape(shape)
 
@@ -171,34 +183,34 @@ def _decode(metadata: str, states: Mapping[str, Array], origin: str) -> Checkpoi
     _METADATA_SCHEMA.check(outer, "metadata")
     text = outer["about"]
     if outer["sha256"] != _checksum(text, states):
-        raise Invalid("its checksum is not that of its content")
+        raise SchemaError("its checksum is not that of its content")
     about = read_json(text)
     _CONTENT_SCHEMA.check(about, "metadata")
     classes = tuple(about["classes"])
     if len(set(classes)) < len(classes):
-        raise Invalid("two of its classes have the same name")
+        raise SchemaError("two of its classes have the same name")
     net, metrics, progress = about["net"], about["metrics"], about["progress"]
     return Checkpoint(states, net, classes, metrics, progress, origin)
 
 
 MAX_HEADER = 64 * 2**20
-_HEADER_SCHEMA = Object(
+_HEADER_SCHEMA = JsonObject(
     {},
-    {"__metadata__": Object(others=Text(MAX_HEADER, surrogates=True))},
-    others=Object(
+    {"__metadata__": JsonObject(additional=JsonString(MAX_HEADER, allow_surrogates=True))},
+    additional=JsonObject(
         {
-            "dtype": Text(20),
-            "shape": Listing(Whole(), 16),
-            "data_offsets": Listing(Whole(0, 2**60), 2, least=2),
+            "dtype": JsonString(20),
+            "shape": JsonArray(JsonInteger(), 16),
+            "data_offsets": JsonArray(JsonInteger(0, 2**60), 2, min_length=2),
         }
     ),
-    most=100_000,
+    max_entries=100_000,
 )
 """The header of a safetensors file: https://github.com/huggingface/safetensors#format"""
-_METADATA_SCHEMA = Object({"about": Text(MAX_HEADER), "sha256": Text(64)})
-_EPOCHS, _COUNT, _STEPS = Whole(0, MOST_EPOCHS), Whole(0, 2**40), Whole(0, 2**30)
-_NUMBER, _SHARE = Maybe(Real()), Maybe(Real(0, 1.001))  # a mean may be rounded
-METRICS_SCHEMA = Object(
+_METADATA_SCHEMA = JsonObject({"about": JsonString(MAX_HEADER), "sha256": JsonString(64)})
+_EPOCHS, _COUNT, _STEPS = JsonInteger(0, MAX_EPOCHS), JsonInteger(0, 2**40), JsonInteger(0, 2**30)
+_NUMBER, _SHARE = Nullable(JsonNumber()), Nullable(JsonNumber(0, 1.001))  # a mean may be rounded
+METRICS_SCHEMA = JsonObject(
     {},
     {
         "epoch": _EPOCHS,
@@ -210,33 +222,33 @@ METRICS_SCHEMA = Object(
         "val_accuracy": _SHARE,
         "skipped": _COUNT,
     },
-    others=Tree(2),
+    additional=JsonValue(2),
 )
 """What an epoch has measured."""
-_PROGRESS_SCHEMA = Object(
+_PROGRESS_SCHEMA = JsonObject(
     {},
     {
         "epoch": _EPOCHS,
         "seen": _COUNT,
         "step": _STEPS,
         "update": _STEPS,
-        "loss": Real(),
-        "hits": Real(0),
+        "loss": JsonNumber(),
+        "hits": JsonNumber(0),
         "batches": _STEPS,
         "lines": _COUNT,
-        "history": Listing(METRICS_SCHEMA, MOST_EPOCHS),
-        "changes": Listing(Text(100_000, one_line=True), 10_000),
-        "data": Text(1000),
-        "pipeline": Object(others=Whole(1, 1_000_000)),
+        "history": JsonArray(METRICS_SCHEMA, MAX_EPOCHS),
+        "changes": JsonArray(JsonString(100_000, is_one_line=True), 10_000),
+        "data": JsonString(1000),
+        "pipeline": JsonObject(additional=JsonInteger(1, 1_000_000)),
     },
 )
 """Where a run stood. What only evaluates weights needs none of it, so that all is optional here."""
-_CONTENT_SCHEMA = Object(
+_CONTENT_SCHEMA = JsonObject(
     {
-        "net": Text(LONGEST_FILE),
-        "classes": Listing(Text(1000, surrogates=True), 100_000),
+        "net": JsonString(MAX_FILE_CHARACTERS),
+        "classes": JsonArray(JsonString(1000, allow_surrogates=True), 100_000),
         "metrics": METRICS_SCHEMA,
         "progress": _PROGRESS_SCHEMA,
     },
-    {"version": Text(100)},
+    {"version": JsonString(100)},
 )

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netdsl.files import append, finite, write_atomically
-from netdsl.schema import Invalid, Object, Tree, Whole, read_json
+from netdsl.file_io import append_to_file, replace_non_finite, write_atomically
+from netdsl.json_schema import JsonInteger, JsonObject, JsonValue, SchemaError, read_json
 
 
 @dataclass
@@ -42,7 +42,7 @@ class MetricsLog:
         return MetricsLog(path, len(good), set_aside)
 
     def add(self, values: Mapping[str, Any]) -> None:
-        append(self.path, f"{_format_line(values)}\n".encode())
+        append_to_file(self.path, f"{_format_line(values)}\n".encode())
         self.count += 1
 
 
@@ -62,21 +62,23 @@ def _read_lines(path: Path) -> list[Mapping[str, Any] | None]:
     return [_parse_line(x) for x in path.read_bytes().splitlines()] if path.is_file() else []
 
 
-_COUNT = Whole(0, 2**60)
-_LINE_SCHEMA = Object({}, dict.fromkeys(("epoch", "step", "watched_at"), _COUNT), others=Tree(4))
+_COUNT = JsonInteger(0, 2**60)
+_LINE_SCHEMA = JsonObject(
+    {}, dict.fromkeys(("epoch", "step", "watched_at"), _COUNT), additional=JsonValue(4)
+)
 
 
 def _parse_line(line: bytes) -> Mapping[str, Any] | None:
     try:
-        value: Mapping[str, Any] = read_json(line, nan_is_null=True)
+        value: Mapping[str, Any] = read_json(line, is_nan_null=True)
         _LINE_SCHEMA.check(value, "line")
-    except Invalid:
+    except SchemaError:
         return None
     return value
 
 
 def _format_line(values: Mapping[str, Any]) -> str:
-    return json.dumps(finite(dict(values)), allow_nan=False)
+    return json.dumps(replace_non_finite(dict(values)), allow_nan=False)
 
 
 def _sort_key(values: Mapping[str, Any]) -> tuple[int, bool]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from netdsl import __version__
-from netdsl.files import write_atomically
+from netdsl.file_io import write_atomically
 
 _HEADING = re.compile(r"# netdsl \S+, train (\w+)")
 

@@ -13,8 +13,8 @@ from netdsl.language.override import override
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, program, read_nothing, read_text
 from netdsl.language.unparse import expression
-from netdsl.limits import LONGEST_SENTENCE
-from netdsl.printable import printable_line
+from netdsl.limits import MAX_MESSAGE_CHARACTERS
+from netdsl.text_escaping import escape_line
 from netdsl.training.recipe.recipe import net_name
 from netdsl.training.recipe.resolved_recipe import resolve_file
 from netdsl.training.store import checkpoint
@@ -149,8 +149,10 @@ def note_changes(saved: Checkpoint, net_text: str) -> Checkpoint:
     if not changes:
         return saved
     words = ", ".join(f"{k} = {new} (was {old})" for k, (old, new) in changes.items())
-    words = printable_line(words)  # a note is one line, whatever a text in the recipe holds
-    words = words if len(words) <= LONGEST_SENTENCE else f"{words[:LONGEST_SENTENCE]}..."
+    words = escape_line(words)  # a note is one line, whatever a text in the recipe holds
+    words = (
+        words if len(words) <= MAX_MESSAGE_CHARACTERS else f"{words[:MAX_MESSAGE_CHARACTERS]}..."
+    )
     done = saved.progress.get("update", 0)
     notes = [*saved.progress.get("changes", ()), f"resumed after {done} updates: {words}"]
     return replace(saved, progress={**saved.progress, "changes": notes})

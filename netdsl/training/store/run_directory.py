@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from netdsl.errors import NetError, fail
-from netdsl.files import write_atomically
+from netdsl.file_io import write_atomically
 from netdsl.runtime.state import State
 from netdsl.training.job import Job
 from netdsl.training.step.graphs import SUM_SUFFIX

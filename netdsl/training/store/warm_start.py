@@ -7,14 +7,14 @@ from pathlib import Path
 
 from netdsl.errors import NetError, Span
 from netdsl.runtime.state import State
-from netdsl.signature import Chosen
+from netdsl.signature import BoundCall
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.store.checkpoint import SUFFIX, inference_states, load
 from netdsl.types import Array, Node
 
 
 def load_initial_weights(
-    init: Chosen, states: Sequence[Node], span: Span | None = None
+    init: BoundCall, states: Sequence[Node], span: Span | None = None
 ) -> tuple[dict[str, Array], list[Node]]:
     """The weights that `weights(...)` names, and the states that take theirs from them. Raises
     NetError where they do not fit."""
@@ -24,7 +24,7 @@ def load_initial_weights(
     try:
         found = load(best if best.is_file() else path)
     except NetError as e:
-        raise e.located(span) from None
+        raise e.with_default_span(span) from None
     given, help = (
         inference_states(found.states),
         '`weights("FILE", except="head.*")` leaves weights out',
@@ -34,7 +34,7 @@ def load_initial_weights(
 
 
 def initialise_weights(
-    state: State, states: Sequence[Node], init: Chosen | None, span: Span | None = None
+    state: State, states: Sequence[Node], init: BoundCall | None, span: Span | None = None
 ) -> None:
     """Gives `state` the weights that a recipe's `init` names, if it names any."""
     if init is not None:

@@ -21,7 +21,7 @@ from netdsl.insight.summary import summarise
 from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import program
-from netdsl.printable import printable, printable_line
+from netdsl.text_escaping import escape_line, escape_text
 from tests.conftest import ROOT
 
 HOSTILE = {
@@ -49,16 +49,16 @@ def obeyed(text: str) -> set[str]:
 
 @given(st.text())
 def test_all_is_shown(text: str) -> None:
-    assert not obeyed(printable(text))
-    assert len(printable_line(text).splitlines()) <= 1
+    assert not obeyed(escape_text(text))
+    assert len(escape_line(text).splitlines()) <= 1
     plain = "".join(c for c in text if not obeyed(c))
-    assert printable(plain) == plain
-    assert printable(printable(text)) == printable(text)
+    assert escape_text(plain) == plain
+    assert escape_text(escape_text(text)) == escape_text(text)
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=ascii)
 def test_hostile_names_are_shown(name: str) -> None:
-    assert printable_line(name) == HOSTILE[name]
+    assert escape_line(name) == HOSTILE[name]
 
 
 @given(st.text(max_size=200), st.integers(0, 200), st.integers(0, 50))
@@ -71,7 +71,7 @@ def test_a_mark_stands_below_what_it_marks(line: str, begin: int, width: int) ->
     shown, marks = fail("it is wrong", span).render().splitlines()[2:4]
     assert not obeyed(shown)
     at, count = marks.index("^"), marks.count("^")
-    marked = printable_line(line[begin:end].expandtabs(1)).rstrip()
+    marked = escape_line(line[begin:end].expandtabs(1)).rstrip()
     if len(line) <= 120 and marked:
         assert shown[at:].startswith(marked)
         assert count >= len(marked)

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 from netdsl.errors import NetError
-from netdsl.files import open_regular, read_regular
+from netdsl.file_io import open_regular_file, read_regular_file
 
 
 def test_regular_files_are_read_and_links_followed(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
     (tmp_path / "b").symlink_to("a")
     for name in ("a", "b"):
-        assert read_regular(tmp_path / name, 7) == b"content"
-        with open_regular(tmp_path / name) as f:
+        assert read_regular_file(tmp_path / name, 7) == b"content"
+        with open_regular_file(tmp_path / name) as f:
             assert f.read() == b"content"
     with pytest.raises(NetError, match="has over 6 bytes"):
-        read_regular(tmp_path / "a", 6)
+        read_regular_file(tmp_path / "a", 6)
 
 
 def test_what_is_no_file_is_refused_at_once(
@@ -43,4 +43,4 @@ def test_what_is_no_file_is_refused_at_once(
             ("a\0b", "cannot read"),
         ):
             with pytest.raises(NetError, match=kind):
-                read_regular(Path(name), 10)
+                read_regular_file(Path(name), 10)

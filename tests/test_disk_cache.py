@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from netdsl import kept
+from netdsl import disk_cache
 from netdsl.backends.cpu import target
-from netdsl.kept import CPU, CUDA, LANGUAGE
+from netdsl.disk_cache import CPU_CACHE, CUDA_CACHE, LANGUAGE_CACHE
 from netdsl.language import parse
 from tests.conftest import ROOT
 from tests.processes import at_once, finished
@@ -34,7 +34,7 @@ MODEL = str(ROOT / "models" / "digits.net")
 @pytest.fixture(autouse=True)
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     monkeypatch.setenv("NETDSL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(kept, "_warned", [])
+    monkeypatch.setattr(disk_cache, "_shown_warnings", [])
     target.compiled.cache_clear()
     yield tmp_path / "cache"
     target.compiled.cache_clear()
@@ -73,9 +73,9 @@ def entries() -> tuple[Path, Path]:
     """The files that the code of two factors is kept in, which are made."""
     found = []
     for factor in (3, 5):
-        before = set(CPU.folder.iterdir()) if CPU.folder.exists() else set()
+        before = set(CPU_CACHE.directory.iterdir()) if CPU_CACHE.directory.exists() else set()
         assert product(factor) == 7 * factor
-        (path,) = set(CPU.folder.iterdir()) - before
+        (path,) = set(CPU_CACHE.directory.iterdir()) - before
         found.append(path)
     return found[0], found[1]
 
@@ -208,11 +208,11 @@ def test_a_folder_of_others_is_neither_read_nor_written(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     entries()
-    spoil(CPU.folder)
-    before = sorted(p.name for p in CPU.folder.iterdir())
+    spoil(CPU_CACHE.directory)
+    before = sorted(p.name for p in CPU_CACHE.directory.iterdir())
     assert [product(3), product(5), product(11)] == [21, 35, 77]
     assert assembler.count == 5
-    assert sorted(p.name for p in CPU.folder.iterdir()) == before
+    assert sorted(p.name for p in CPU_CACHE.directory.iterdir()) == before
     err = capfd.readouterr().err
     assert err.count("warning:") == 1
     assert reason in err
@@ -229,17 +229,17 @@ def test_what_is_foreign_is_made_again(
             case "key":
                 content = other.read_bytes()
             case "version":
-                m.setattr(kept, "__version__", "0.0.9")
+                m.setattr(disk_cache, "__version__", "0.0.9")
                 product(3)
-                content = (CPU.folder / one.name).read_bytes()
+                content = (CPU_CACHE.directory / one.name).read_bytes()
             case "processor":
                 m.setattr(target, "_signature", lambda: "another processor")
                 product(3)
-                (new,) = set(CPU.folder.iterdir()) - {one, other}
+                (new,) = set(CPU_CACHE.directory.iterdir()) - {one, other}
                 content = new.read_bytes()
             case _:
-                CUDA.keep(one.name, one.read_bytes()[32:])
-                content = (CUDA.folder / one.name).read_bytes()
+                CUDA_CACHE.store(one.name, one.read_bytes()[32:])
+                content = (CUDA_CACHE.directory / one.name).read_bytes()
     assert len(content) > 300
     one.write_bytes(content)
     before = assembler.count
@@ -253,8 +253,8 @@ def test_folders_are_private_and_files_too(monkeypatch: pytest.MonkeyPatch, cach
         entries()
     finally:
         os.umask(old)
-    assert stat.S_IMODE(CPU.folder.stat().st_mode) == 0o700
-    assert {stat.S_IMODE(p.stat().st_mode) for p in CPU.folder.iterdir()} == {0o600}
+    assert stat.S_IMODE(CPU_CACHE.directory.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(p.stat().st_mode) for p in CPU_CACHE.directory.iterdir()} == {0o600}
     assert stat.S_IMODE(cache.stat().st_mode) & 0o055 == 0o055, "data sets may be shared"
 
 
@@ -272,7 +272,7 @@ def test_tables_of_the_language_are_not_run(tmp_path: Path, netdsl: Any) -> None
     assert netdsl("check", MODEL)[0] == 0
     parse._lark.cache_clear()
     assert netdsl("check", MODEL)[0] == 0
-    (path,) = LANGUAGE.folder.iterdir()
+    (path,) = LANGUAGE_CACHE.directory.iterdir()
     code = pickle.dumps({"data": Planted(tmp_path / "was run"), "memo": {}})
     for content in (code, hashlib.sha256(code).digest() + code):
         path.write_bytes(content)
@@ -280,7 +280,7 @@ def test_tables_of_the_language_are_not_run(tmp_path: Path, netdsl: Any) -> None
         assert netdsl("check", MODEL)[0] == 0
         assert not (tmp_path / "was run").exists()
     for content in (code, b"", b"[]", b"{}", b'{"data": {}, "memo": {"0": {"@": 5}}}'):
-        LANGUAGE.keep(path.name, content)  # of this very user, with the right checksum
+        LANGUAGE_CACHE.store(path.name, content)  # of this very user, with the right checksum
         parse._lark.cache_clear()
         assert netdsl("check", MODEL)[0] == 0
         assert not (tmp_path / "was run").exists()
@@ -306,15 +306,15 @@ def test_nothing_unpickles() -> None:
 
 _WRITES = """
 import hashlib, sys
-from netdsl.kept import CPU
+from netdsl.disk_cache import CPU_CACHE
 seed, wrong = int(sys.argv[1]), 0
 for i in range(300):
     key = f"key{(i * 7 + seed) % 5}"
     content = hashlib.sha256(key.encode()).digest() * 3000
-    found = CPU.read(key)
+    found = CPU_CACHE.load(key)
     wrong += found not in (None, content)
-    CPU.keep(key, content)
-    wrong += CPU.read(key) != content
+    CPU_CACHE.store(key, content)
+    wrong += CPU_CACHE.load(key) != content
 print(wrong)
 """
 
@@ -328,7 +328,7 @@ def executed(code: str, *args: str) -> tuple[str, str]:
 def test_processes_at_once_never_see_a_part() -> None:
     found = at_once(*(partial(executed, _WRITES, str(seed)) for seed in range(3)))
     assert found == [("0\n", "")] * 3
-    assert {p.name for p in CPU.folder.iterdir()} == {f"key{i}" for i in range(5)}
+    assert {p.name for p in CPU_CACHE.directory.iterdir()} == {f"key{i}" for i in range(5)}
 
 
 _CHECKS = """
@@ -365,11 +365,11 @@ def _goes_on_as_nobody(cache: Path, there: str) -> None:
     if there != "nothing":
         parse._lark.cache_clear()
         parse._lark()
-        (path,) = LANGUAGE.folder.iterdir()
-        LANGUAGE.folder.chmod(0o755)
+        (path,) = LANGUAGE_CACHE.directory.iterdir()
+        LANGUAGE_CACHE.directory.chmod(0o755)
         path.chmod(0o644)
     if there == "of a stranger":
-        os.chown(LANGUAGE.folder, NOBODY - 1, NOBODY - 1)
+        os.chown(LANGUAGE_CACHE.directory, NOBODY - 1, NOBODY - 1)
     before = sorted(cache.rglob("*"))
     out, err = executed(_CHECKS, str(NOBODY))
     if "cannot read" in err:
@@ -382,10 +382,10 @@ def _goes_on_as_nobody(cache: Path, there: str) -> None:
 
 def test_where_nobody_reads_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     entries()
-    CPU.folder.chmod(0o777)
+    CPU_CACHE.directory.chmod(0o777)
     closed = io.StringIO()
     closed.close()
     for stream in (None, closed):
-        monkeypatch.setattr(kept, "_warned", [])
+        monkeypatch.setattr(disk_cache, "_shown_warnings", [])
         monkeypatch.setattr(sys, "stderr", stream)
         assert product(3) == 21

@@ -6,44 +6,44 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from netdsl.limits import LONGEST_LIST, MOST_GLOBS
+from netdsl.limits import MAX_GLOBS, MAX_LIST_LENGTH
 from netdsl.values import Size, Symbol, Value
 
 
-class Mismatch(Exception):
+class TypeMismatch(Exception):
     """A value is not of the kind that a parameter wants; the text says what is wanted."""
 
 
-class Kind(Protocol):
+class ParameterType(Protocol):
     """A set of acceptable values. `accept` returns the plain Python value or raises Mismatch."""
 
     def accept(self, value: Value) -> Any: ...
 
 
-LARGEST = 10**9
-LARGEST_FLOAT = (2 - 2**-23) * 2.0**127
+MAX_INTEGER = 10**9
+MAX_FLOAT32 = (2 - 2**-23) * 2.0**127
 """The largest finite number of float32, which nets reckon in."""
 
 
 @dataclass(frozen=True)
-class Whole:
+class Integer:
     """A whole number in [low, high]."""
 
     low: int = 1
-    high: int = LARGEST
+    high: int = MAX_INTEGER
 
     def accept(self, value: Value) -> int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise Mismatch("a whole number")
+            raise TypeMismatch("a whole number")
         if not self.low <= value <= self.high:
-            raise Mismatch(f"a whole number {_range(self.low, self.high)}")
+            raise TypeMismatch(f"a whole number {_format_range(self.low, self.high)}")
         return value
 
 
 @dataclass(frozen=True)
-class Number:
+class Float:
     """A real number in [low, high]; `above` and `below` exclude their ends."""
 
     low: float = -math.inf
@@ -53,17 +53,17 @@ class Number:
 
     def accept(self, value: Value) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise Mismatch("a number")
+            raise TypeMismatch("a number")
         if not (self.low <= value <= self.high and self.above < value < self.below):
-            raise Mismatch(f"a number {self._wanted()}")
-        if abs(value) > LARGEST_FLOAT:
-            raise Mismatch("a number that float32 can hold")
+            raise TypeMismatch(f"a number {self._describe_range()}")
+        if abs(value) > MAX_FLOAT32:
+            raise TypeMismatch("a number that float32 can hold")
         return float(value)
 
-    def _wanted(self) -> str:
+    def _describe_range(self) -> str:
         parts = []
         if self.low > -math.inf or self.high < math.inf:
-            parts.append(_range(self.low, self.high))
+            parts.append(_format_range(self.low, self.high))
         if self.above > -math.inf:
             parts.append(f"above {self.above:g}")
         if self.below < math.inf:
@@ -71,35 +71,35 @@ class Number:
         return " and ".join(parts)
 
 
-def _range(low: float, high: float) -> str:
-    if high in (math.inf, LARGEST):
-        return f"of at least {_figure(low)}"
+def _format_range(low: float, high: float) -> str:
+    if high in (math.inf, MAX_INTEGER):
+        return f"of at least {_format_number(low)}"
     if low == -math.inf:
-        return f"of at most {_figure(high)}"
-    return f"from {_figure(low)} to {_figure(high)}"
+        return f"of at most {_format_number(high)}"
+    return f"from {_format_number(low)} to {_format_number(high)}"
 
 
-def _figure(x: float) -> str:
+def _format_number(x: float) -> str:
     return f"{x:,}" if isinstance(x, int) else f"{x:g}"
 
 
 @dataclass(frozen=True)
-class Flag:
+class Boolean:
     """`yes` or `no`."""
 
     def accept(self, value: Value) -> bool:
         if not isinstance(value, bool):
-            raise Mismatch("`yes` or `no`")
+            raise TypeMismatch("`yes` or `no`")
         return value
 
 
 @dataclass(frozen=True)
-class Text:
+class QuotedText:
     """A quoted string."""
 
     def accept(self, value: Value) -> str:
         if not isinstance(value, str):
-            raise Mismatch("a quoted text")
+            raise TypeMismatch("a quoted text")
         return value
 
 
@@ -111,7 +111,7 @@ class Choice:
 
     def accept(self, value: Value) -> str:
         if not isinstance(value, Symbol) or value.name not in self.names:
-            raise Mismatch("one of " + ", ".join(f"`{n}`" for n in self.names))
+            raise TypeMismatch("one of " + ", ".join(f"`{n}`" for n in self.names))
         return value.name
 
 
@@ -124,12 +124,12 @@ class Extent:
     def accept(self, value: Value) -> tuple[int, int]:
         dims = value.dims if isinstance(value, Size) else value
         if isinstance(dims, tuple) and len(dims) == 2:
-            pair = tuple(Whole(self.low, 65536).accept(d) for d in dims)
+            pair = tuple(Integer(self.low, 65536).accept(d) for d in dims)
             return pair[0], pair[1]
         if isinstance(dims, int | float) and not isinstance(dims, bool):
-            side = Whole(self.low, 65536).accept(dims)
+            side = Integer(self.low, 65536).accept(dims)
             return side, side
-        raise Mismatch("a height and width such as `3x3`, or one whole number for a square")
+        raise TypeMismatch("a height and width such as `3x3`, or one whole number for a square")
 
 
 @dataclass(frozen=True)
@@ -141,55 +141,55 @@ class Shape:
         if isinstance(dims, int | float) and not isinstance(dims, bool):
             dims = (dims,)
         if not isinstance(dims, tuple) or not 1 <= len(dims) <= 4:
-            raise Mismatch("a shape such as `224x224x3`")
-        return tuple(Whole(1, LARGEST).accept(d) for d in dims)
+            raise TypeMismatch("a shape such as `224x224x3`")
+        return tuple(Integer(1, MAX_INTEGER).accept(d) for d in dims)
 
 
 @dataclass(frozen=True)
-class Many:
+class ListOf:
     """A list whose entries are all of one kind; a single value is a list of one."""
 
-    item: Kind
+    item_type: ParameterType
     length: int | None = None
-    most: int = LONGEST_LIST
+    max_length: int = MAX_LIST_LENGTH
 
     def accept(self, value: Value) -> tuple[Any, ...]:
         entries = value if isinstance(value, tuple) else (value,)
-        if len(entries) > self.most:
-            raise Mismatch(f"a list of {self.most:,} entries at most")
+        if len(entries) > self.max_length:
+            raise TypeMismatch(f"a list of {self.max_length:,} entries at most")
         try:
-            accepted = tuple(self.item.accept(e) for e in entries)
-        except Mismatch as wanted:
-            raise Mismatch(f"a list of which each is {wanted}") from None
+            accepted = tuple(self.item_type.accept(e) for e in entries)
+        except TypeMismatch as wanted:
+            raise TypeMismatch(f"a list of which each is {wanted}") from None
         if self.length is not None and len(accepted) != self.length:
-            raise Mismatch(f"a list of {self.length}")
+            raise TypeMismatch(f"a list of {self.length}")
         return accepted
 
 
 @dataclass(frozen=True)
-class Pairs:
+class ListOfPairs:
     """A list of pairs: `[("s3.*", 0.1), ("s4.*", 0.5)]`."""
 
-    first: Kind
-    second: Kind
-    most: int = LONGEST_LIST
+    first: ParameterType
+    second: ParameterType
+    max_length: int = MAX_LIST_LENGTH
 
     def accept(self, value: Value) -> tuple[tuple[Any, Any], ...]:
         entries = value if isinstance(value, tuple) else (value,)
-        if len(entries) > self.most:
-            raise Mismatch(f"a list of {self.most:,} pairs at most")
+        if len(entries) > self.max_length:
+            raise TypeMismatch(f"a list of {self.max_length:,} pairs at most")
         try:
-            return tuple(self._pair(entry) for entry in entries)
-        except Mismatch as wanted:
-            raise Mismatch(f"a list of pairs, each of {wanted}") from None
+            return tuple(self._accept_pair(entry) for entry in entries)
+        except TypeMismatch as wanted:
+            raise TypeMismatch(f"a list of pairs, each of {wanted}") from None
 
-    def _pair(self, entry: Value) -> tuple[Any, Any]:
+    def _accept_pair(self, entry: Value) -> tuple[Any, Any]:
         if not isinstance(entry, tuple) or len(entry) != 2:
-            raise Mismatch("two values")
+            raise TypeMismatch("two values")
         return self.first.accept(entry[0]), self.second.accept(entry[1])
 
 
-GLOBS = Many(Text(), most=MOST_GLOBS)
+GLOB_LIST = ListOf(QuotedText(), max_length=MAX_GLOBS)
 """Globs of weights or places, each of which is tried on all of them."""
 
 
@@ -197,29 +197,29 @@ GLOBS = Many(Text(), most=MOST_GLOBS)
 class OneOf:
     """Whatever the first fitting kind accepts."""
 
-    kinds: tuple[Kind, ...]
+    alternatives: tuple[ParameterType, ...]
 
     def accept(self, value: Value) -> Any:
-        wanted = []
-        for kind in self.kinds:
+        expected = []
+        for kind in self.alternatives:
             try:
                 return kind.accept(value)
-            except Mismatch as m:
-                wanted.append(str(m))
-        raise Mismatch(", or ".join(wanted))
+            except TypeMismatch as m:
+                expected.append(str(m))
+        raise TypeMismatch(", or ".join(expected))
 
 
 @dataclass(frozen=True)
-class Nothing:
+class NoneLiteral:
     """The bare name `none`."""
 
     def accept(self, value: Value) -> None:
         if value is not None:
-            raise Mismatch("`none`")
+            raise TypeMismatch("`none`")
 
 
 @dataclass(frozen=True)
-class Anything:
+class AnyValue:
     """Any value whatever: parameters of a user's block, attributes that only passes write."""
 
     def accept(self, value: Value) -> Any:

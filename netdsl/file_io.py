@@ -13,14 +13,18 @@ from typing import Any, BinaryIO
 from netdsl.errors import fail
 
 
-def cache_folder() -> Path:
+def cache_directory() -> Path:
     """Where data sets and machine code are kept: $NETDSL_CACHE, else the user's cache folder."""
-    own = os.environ.get("NETDSL_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME")
-    return Path(own) if own else (Path(base) if base else Path.home() / ".cache") / "netdsl"
+    configured = os.environ.get("NETDSL_CACHE")
+    xdg_cache_home = os.environ.get("XDG_CACHE_HOME")
+    return (
+        Path(configured)
+        if configured
+        else (Path(xdg_cache_home) if xdg_cache_home else Path.home() / ".cache") / "netdsl"
+    )
 
 
-def split(file: str) -> tuple[str, str | None]:
+def split_file_and_name(file: str) -> tuple[str, str | None]:
     """`FILE[:NAME]` apart; a colon inside an existing path is no separator."""
     path, colon, name = file.rpartition(":")
     if not colon or Path(file).exists() or "/" in name or "\\" in name:
@@ -28,7 +32,7 @@ def split(file: str) -> tuple[str, str | None]:
     return path, name
 
 
-_KINDS = {
+_FILE_TYPE_NAMES = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
@@ -37,7 +41,7 @@ _KINDS = {
 }
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular_file(path: Path) -> BinaryIO:
     """A file opened for reading, links followed. Raises NetError where it cannot be read or is no
     regular file: a pipe is not waited for, and nothing is read from a device."""
     try:
@@ -55,19 +59,21 @@ def open_regular(path: Path) -> BinaryIO:
 
 def _check_regular(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
-        raise fail(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file")
+        raise fail(
+            f"{path} is {_FILE_TYPE_NAMES.get(stat.S_IFMT(mode), 'something else')}, not a file"
+        )
 
 
-def read_regular(path: Path, most: int) -> bytes:
-    """The content of a regular file of at most `most` bytes. Raises NetError as `open_regular`
-    does, and where the file is larger."""
-    with open_regular(path) as f:
+def read_regular_file(path: Path, max_bytes: int) -> bytes:
+    """The content of a regular file of at most `max_bytes` bytes. Raises NetError as
+    `open_regular_file` does, and where the file is larger."""
+    with open_regular_file(path) as f:
         try:
-            content = f.read(most + 1)
+            content = f.read(max_bytes + 1)
         except OSError as e:
             raise fail(f"cannot read {path}: {e.strerror or e}") from None
-    if len(content) > most:
-        raise fail(f"{path} has over {most:,} bytes")
+    if len(content) > max_bytes:
+        raise fail(f"{path} has over {max_bytes:,} bytes")
     return content
 
 
@@ -80,22 +86,22 @@ def write_atomically(path: Path, *content: bytes | memoryview) -> None:
         mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
         if not mode & 0o200:
             raise PermissionError(errno.EACCES, "it is read-only")
-        handle, beside = tempfile.mkstemp(prefix=".netdsl-", dir=target.parent)
+        handle, temporary_path = tempfile.mkstemp(prefix=".netdsl-", dir=target.parent)
         try:
             with os.fdopen(handle, "wb") as f:
                 f.writelines(content)
                 f.flush()
                 os.fsync(f.fileno())
-            os.chmod(beside, mode)
-            os.replace(beside, target)
+            os.chmod(temporary_path, mode)
+            os.replace(temporary_path, target)
         except BaseException:
-            Path(beside).unlink(missing_ok=True)
+            Path(temporary_path).unlink(missing_ok=True)
             raise
     except (OSError, ValueError) as e:
         raise fail(f"cannot write {path}: {getattr(e, 'strerror', None) or e}") from None
 
 
-def append(path: Path, content: bytes) -> None:
+def append_to_file(path: Path, content: bytes) -> None:
     """Puts content at the end of a file, on the disk when this returns. Raises NetError if it
     cannot be."""
     try:
@@ -107,10 +113,10 @@ def append(path: Path, content: bytes) -> None:
         raise fail(f"cannot write {path}: {e.strerror or e}") from None
 
 
-def finite(value: Any) -> Any:
+def replace_non_finite(value: Any) -> Any:
     """A value as JSON can hold it: what is no number becomes null."""
     if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}
+        return {k: replace_non_finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
+        return [replace_non_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

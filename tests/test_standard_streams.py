@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from netdsl.cli.app import BAD_INPUT, FAULTY, INTERNAL, INTERRUPTED, OK
-from netdsl.output import Output
+from netdsl.standard_streams import OutputStream
 from tests.conftest import ROOT
 from tests.processes import LIMIT, NETDSL, SILENT, at_once, finished, started, wait_for
 from tests.test_cli import DIGITS, LENET
@@ -232,7 +232,7 @@ def test_an_output_takes_what_it_can() -> None:
     """All of it, where the other end takes little at a time and does not wait."""
     there, here = os.pipe()
     os.set_blocking(here, False)
-    output, content = Output(here), os.urandom(1_000_000)
+    output, content = OutputStream(here), os.urandom(1_000_000)
 
     def write() -> int:
         with open(here, "wb"):  # closes it, however this ends
@@ -243,18 +243,18 @@ def test_an_output_takes_what_it_can() -> None:
             return taken.read()
 
     assert at_once(write, read) == [len(content), content]
-    assert output.fault is None
+    assert output.error is None
 
 
 def test_an_output_takes_nothing_after_an_error(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"")
     with path.open("rb") as unwritable, path.open("ab") as writable:
-        output = Output(unwritable.fileno())
+        output = OutputStream(unwritable.fileno())
         assert output.write(b"abc") == 3
-        assert isinstance(output.fault, OSError)
-        assert output.loss is None
-        output.number = writable.fileno()
+        assert isinstance(output.error, OSError)
+        assert output.reportable_error is None
+        output.descriptor = writable.fileno()
         assert output.write(b"abc") == 3
     assert path.read_bytes() == b""
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from netdsl import backends, optional
+from netdsl import backends, optional_imports
 from netdsl.backends import open_backend
 from netdsl.backends.cuda import libraries
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
 from netdsl.ops.dtypes import dtype_of
-from netdsl.optional import NotInstalled
+from netdsl.optional_imports import NotInstalledError
 from tests.conftest import ROOT
 
 USERS: dict[str, Callable[[], Any]] = {
@@ -53,7 +53,7 @@ def forget(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
 def test_what_is_missing_is_not_installed(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     forget(monkeypatch, package)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(NotInstalled, match="which is not installed") as e:
+    with pytest.raises(NotInstalledError, match="which is not installed") as e:
         USERS[package]()
     assert "pip install" in (e.value.diagnostics[0].help or "")
 
@@ -69,7 +69,7 @@ def test_what_is_broken_is_not_said_to_be_missing(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(NetError, match="installed but cannot be loaded: ") as e:
         USERS[package]()
-    assert not isinstance(e.value, NotInstalled)
+    assert not isinstance(e.value, NotInstalledError)
     assert BROKEN[text] in e.value.diagnostics[0].message
 
 
@@ -105,10 +105,10 @@ def test_a_library_that_there_is_no_room_for_is_not_tried(
     (tmp_path / "sklearn.py").write_text("raise AssertionError('tried')")
     forget(monkeypatch, "sklearn")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(optional, "has_room", lambda nbytes: False)
+    monkeypatch.setattr(optional_imports, "can_allocate", lambda nbytes: False)
     with pytest.raises(NetError, match="too little memory to load it") as e:
         USERS["sklearn"]()
-    assert not isinstance(e.value, NotInstalled)
+    assert not isinstance(e.value, NotInstalledError)
 
 
 LITTLE = re.compile(

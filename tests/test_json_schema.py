@@ -13,20 +13,20 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from netdsl.errors import NetError
-from netdsl.limits import MOST_EPOCHS, MOST_WORDS
-from netdsl.schema import (
-    MOST_VALUES,
-    Invalid,
-    Listing,
-    Maybe,
-    Object,
-    Real,
+from netdsl.json_schema import (
+    MAX_JSON_VALUES,
+    JsonArray,
+    JsonInteger,
+    JsonNumber,
+    JsonObject,
+    JsonString,
+    JsonValue,
+    Nullable,
     Schema,
-    Text,
-    Tree,
-    Whole,
+    SchemaError,
     read_json,
 )
+from netdsl.limits import MAX_EPOCHS, MAX_TOKENS
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import MAX_HEADER, Checkpoint
 from netdsl.training.store.metrics_log import MetricsLog
@@ -51,7 +51,7 @@ JSON = st.recursive(
 def is_valid(schema: Schema, value: Any) -> bool:
     try:
         schema.check(value, "it")
-    except Invalid:
+    except SchemaError:
         return False
     return True
 
@@ -60,24 +60,24 @@ def is_valid(schema: Schema, value: Any) -> bool:
 def test_each_schema_takes_its_own_values(value: Any) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     is_whole = is_number and isinstance(value, int)
-    assert is_valid(Whole(-5, 5), value) == (is_whole and -5 <= value <= 5)
-    assert is_valid(Real(), value) == (is_number and abs(value) <= 1e300)
-    assert is_valid(Text(9), value) == isinstance(value, str)
-    assert is_valid(Maybe(Text(9)), value) == (value is None or isinstance(value, str))
-    assert is_valid(Listing(Tree(9), 4), value) == (
-        isinstance(value, list) and all(is_valid(Tree(9), one) for one in value)
+    assert is_valid(JsonInteger(-5, 5), value) == (is_whole and -5 <= value <= 5)
+    assert is_valid(JsonNumber(), value) == (is_number and abs(value) <= 1e300)
+    assert is_valid(JsonString(9), value) == isinstance(value, str)
+    assert is_valid(Nullable(JsonString(9)), value) == (value is None or isinstance(value, str))
+    assert is_valid(JsonArray(JsonValue(9), 4), value) == (
+        isinstance(value, list) and all(is_valid(JsonValue(9), one) for one in value)
     )
-    assert is_valid(Object(), value) == isinstance(value, dict)
-    assert not is_valid(Object({"missing entry": Tree(9)}), value)
+    assert is_valid(JsonObject(), value) == isinstance(value, dict)
+    assert not is_valid(JsonObject({"missing entry": JsonValue(9)}), value)
 
 
 @given(JSON)
 def test_json_is_read_as_json(value: Any) -> None:
     text = json.dumps(value)
     if "NaN" in text or "Infinity" in text:
-        with pytest.raises(Invalid, match="no number of JSON"):
+        with pytest.raises(SchemaError, match="no number of JSON"):
             read_json(text)
-        read_json(text, nan_is_null=True)
+        read_json(text, is_nan_null=True)
     else:
         assert read_json(text) == read_json(text.encode()) == value
 
@@ -86,7 +86,7 @@ def test_json_is_read_as_json(value: Any) -> None:
     "text", ["", "[", "[" * 100_000, '{"a":' * 9999, "9" * 5000, b"\xff", "[" + "1," * 4_000_001]
 )
 def test_what_is_no_json_of_ours_is_refused(text: str | bytes) -> None:
-    with pytest.raises(Invalid):
+    with pytest.raises(SchemaError):
         read_json(text)
 
 
@@ -147,9 +147,9 @@ def test_the_longest_run_is_within_the_limits(tmp_path: Path) -> None:
         checkpoint.save(tmp_path / "x.safetensors", long_run(epochs, 1_000))
         texts.append(header(tmp_path / "x.safetensors"))
     signs = [sum(map(text.count, ",:[{")) for text in texts]
-    thousands = MOST_EPOCHS // 1000
+    thousands = MAX_EPOCHS // 1000
     assert len(texts[0]) + thousands * (len(texts[1]) - len(texts[0])) < MAX_HEADER
-    assert signs[0] + thousands * (signs[1] - signs[0]) < MOST_VALUES
+    assert signs[0] + thousands * (signs[1] - signs[0]) < MAX_JSON_VALUES
 
 
 @given(
@@ -181,7 +181,7 @@ def test_what_is_written_is_read_back(
     checkpoint.load(path)
 
 
-@pytest.mark.parametrize(("epochs", "code"), [(MOST_EPOCHS, 0), (MOST_EPOCHS + 1, 2)])
+@pytest.mark.parametrize(("epochs", "code"), [(MAX_EPOCHS, 0), (MAX_EPOCHS + 1, 2)])
 def test_no_run_is_longer_than_its_record_may_be(netdsl: Any, epochs: int, code: int) -> None:
     setting = f"train.epochs={epochs}"
     assert netdsl("train", str(DIGITS), "--dry-run", "--set", setting)[0] == code
@@ -192,7 +192,7 @@ def test_files_that_are_too_long_as_one_text_are_refused_at_once(
 ) -> None:
     """Each may be read alone; the text of a run has all of them in it."""
     line = "block %s%d { conv(4, 3x3, pad=same) -> relu -> conv(4, 3x3, pad=same) }\n"
-    count = MOST_WORDS // 50
+    count = MAX_TOKENS // 50
     for name in "ab":
         (tmp_path / f"{name}.net").write_text("".join(line % (name, i) for i in range(count)))
     small = NET.replace("input(8x8x1)", "input(8x8x1) -> a0 -> b0")
@@ -200,5 +200,5 @@ def test_files_that_are_too_long_as_one_text_are_refused_at_once(
     for command in (("check",), ("train", "--out", "run", "--device", "reference")):
         code, _, err = netdsl(*command, "main.net")
         assert code == 2
-        assert f"{MOST_WORDS:,} words" in err
+        assert f"{MAX_TOKENS:,} words" in err
     assert not (tmp_path / "run").exists()

@@ -1,0 +1,185 @@
+"""What is read back from a file, checked: JSON of a bounded size, and of what types and ranges."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
+
+MAX_JSON_VALUES = 4_000_000
+MAX_JSON_NUMBER = 1e300
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class SchemaError(ValueError):
+    """What was read is not what the schema says; the text names the place and the value."""
+
+
+class Schema(Protocol):
+    """A set of JSON values."""
+
+    def check(self, value: Any, path: str) -> None:
+        """Raises Invalid where a value, which stands at `path`, is none of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class JsonInteger:
+    """A whole number in [low, high]."""
+
+    low: int = 0
+    high: int = 2**31 - 1
+
+    def check(self, value: Any, path: str) -> None:
+        if isinstance(value, bool) or not isinstance(value, int):
+            _raise_mismatch(value, path, "a whole number")
+        if not self.low <= value <= self.high:
+            _raise_mismatch(value, path, f"from {self.low:,} to {self.high:,}")
+
+
+@dataclass(frozen=True)
+class JsonNumber:
+    """A finite number in [low, high]."""
+
+    low: float = -MAX_JSON_NUMBER
+    high: float = MAX_JSON_NUMBER
+
+    def check(self, value: Any, path: str) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            _raise_mismatch(value, path, "a number")
+        if not self.low <= value <= self.high:  # nor is NaN
+            _raise_mismatch(value, path, f"a number from {self.low:g} to {self.high:g}")
+
+
+@dataclass(frozen=True)
+class JsonString:
+    """A text of so many characters at most; `is_one_line` has no end of a line within, and only a
+    file's name may have `allow_surrogates`, for bytes that are no UTF-8."""
+
+    max_length: int
+    is_one_line: bool = False
+    allow_surrogates: bool = False
+
+    def check(self, value: Any, path: str) -> None:
+        if not isinstance(value, str):
+            _raise_mismatch(value, path, "a text")
+        if len(value) > self.max_length:
+            raise SchemaError(f"`{path}` has {len(value):,} characters, over {self.max_length:,}")
+        if self.is_one_line and len(value.splitlines()) > 1:
+            _raise_mismatch(value, path, "one line")
+        if not self.allow_surrogates and _SURROGATE.search(value):
+            _raise_mismatch(value, path, "readable text")
+
+
+@dataclass(frozen=True)
+class Nullable:
+    """null, or of another schema."""
+
+    schema: Schema
+
+    def check(self, value: Any, path: str) -> None:
+        if value is not None:
+            self.schema.check(value, path)
+
+
+@dataclass(frozen=True)
+class JsonValue:
+    """A finite number, a text, true, false or null; or lists and objects of them, so many deep."""
+
+    max_depth: int = 0
+
+    def check(self, value: Any, path: str) -> None:
+        if isinstance(value, str):
+            JsonString(1000).check(value, path)
+        elif isinstance(value, list | dict):
+            if self.max_depth == 0:
+                _raise_mismatch(value, path, "a number or a text")
+            for item in value.values() if isinstance(value, dict) else value:
+                JsonValue(self.max_depth - 1).check(item, path)
+        elif value is not None and not isinstance(value, bool):
+            JsonNumber().check(value, path)
+
+
+@dataclass(frozen=True)
+class JsonArray:
+    """A list of so many at most, and at least, all of one schema."""
+
+    item_schema: Schema
+    max_length: int
+    min_length: int = 0
+
+    def check(self, value: Any, path: str) -> None:
+        if not isinstance(value, list | tuple):
+            _raise_mismatch(value, path, "a list")
+        if len(value) > self.max_length:
+            raise SchemaError(f"`{path}` has {len(value):,} entries, over {self.max_length:,}")
+        if len(value) < self.min_length:
+            raise SchemaError(f"`{path}` has {len(value):,} entries, under {self.min_length:,}")
+        for i, item in enumerate(value):
+            self.item_schema.check(item, f"{path}[{i}]")
+
+
+@dataclass(frozen=True)
+class JsonObject:
+    """An object with named entries; `additional` says what those of other names are. Unless it
+    does, nobody reads them, as they may be from a version to come."""
+
+    required: Mapping[str, Schema] = field(default_factory=dict)
+    optional: Mapping[str, Schema] = field(default_factory=dict)
+    additional: Schema | None = None
+    max_entries: int = 1000
+
+    def check(self, value: Any, path: str) -> None:
+        if not isinstance(value, dict):
+            _raise_mismatch(value, path, "an object")
+        if len(value) > self.max_entries:
+            raise SchemaError(f"`{path}` has {len(value):,} entries, over {self.max_entries:,}")
+        for name in self.required:
+            if name not in value:
+                raise SchemaError(f"`{path}` has no `{name}`")
+        for name, entry in value.items():
+            schema = self.required.get(name) or self.optional.get(name) or self.additional
+            if schema is not None:
+                schema.check(entry, f"{path}.{name[:40]}")
+
+
+def read_json(content: str | bytes, is_nan_null: bool = False) -> Any:
+    """The value of a JSON text. Raises Invalid where it is none, or one that is too large or too
+    deep to be ours; where it has a NaN or an infinity, unless they are to be read as null."""
+    try:
+        text = content if isinstance(content, str) else content.decode()
+        if sum(map(text.count, ",:[{")) > MAX_JSON_VALUES:
+            raise SchemaError(f"it has over {MAX_JSON_VALUES:,} values")
+        return json.loads(
+            text, parse_constant=_replace_with_null if is_nan_null else _reject_non_finite
+        )
+    except RecursionError:
+        raise SchemaError("it nests too deep") from None
+    except ValueError as e:
+        raise SchemaError(str(e)) from None
+
+
+def _replace_with_null(name: str) -> None:
+    return None
+
+
+def _reject_non_finite(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _raise_mismatch(value: Any, path: str, expected: str) -> NoReturn:
+    raise SchemaError(f"`{path}` is {_describe_value(value)}, not {expected}")
+
+
+def _describe_value(value: Any) -> str:
+    if isinstance(value, list | tuple | dict):
+        return "an object" if isinstance(value, dict) else "a list"
+    if isinstance(value, str):
+        excerpt = value if len(value) <= 40 else f"{value[:40]}..."
+        return json.dumps(excerpt, ensure_ascii=False)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**20:
+        return f"{'-' * (value < 0)}10^{math.log10(abs(value)):.0f}"
+    return json.dumps(value)
