@@ -21,12 +21,12 @@ from netdsl import __version__
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import load
-from netdsl.plan.flow import Flow
-from netdsl.plan.fusion import ALONE, FUSED
-from netdsl.plan.partition import partition
+from netdsl.plan.dataflow import DataflowGraph
+from netdsl.plan.fusion import FULL_FUSION, NO_FUSION
+from netdsl.plan.memory_traffic import count_moved_bytes
+from netdsl.plan.partition import partition_kernels
 from netdsl.plan.plan import make_plan
-from netdsl.plan.traffic import moved
-from netdsl.plan.verify import verify_plan
+from netdsl.plan.plan_verifier import verify_plan
 from netdsl.training.recipe.recipe import default_recipe
 from netdsl.training.step.compile import compile_step
 from netdsl.types import Graph
@@ -57,23 +57,23 @@ def row(name: str, network: Network) -> str:
         marks = [time.perf_counter()]
         graph = compile_step(network, default_recipe(name))
         marks.append(time.perf_counter())
-        partition(Flow(graph), FUSED)
+        partition_kernels(DataflowGraph(graph), FULL_FUSION)
         marks.append(time.perf_counter())
-        plan = verify_plan(make_plan(graph, FUSED))
+        plan = verify_plan(make_plan(graph, FULL_FUSION))
         marks.append(time.perf_counter())
         for kept, a, b in zip((passes, partitions, plans), marks, marks[1:], strict=False):
             kept.append(b - a)
-    fused, alone = plan.kernels, partition(plan.flow, ALONE)
+    fused, alone = plan.kernels, partition_kernels(plan.flow, NO_FUSION)
     unit = forward_bytes(network)
     figures = [
         f"{len(graph.nodes):6,}",
         *(f"{statistics.median(t):6.2f}" for t in (passes, partitions, plans)),
         f"{len(fused):5,}",
         f"{len(alone):6,}",
-        f"{sum(moved(graph, k) for k in fused) / unit:6.2f}",
-        f"{sum(moved(graph, k) for k in alone) / unit:6.2f}",
-        f"{plan.arena / plan.peak:6.3f}",
-        f"{plan.arena / 2**30:6.2f}",
+        f"{sum(count_moved_bytes(graph, k) for k in fused) / unit:6.2f}",
+        f"{sum(count_moved_bytes(graph, k) for k in alone) / unit:6.2f}",
+        f"{plan.arena_bytes / plan.peak_bytes:6.3f}",
+        f"{plan.arena_bytes / 2**30:6.2f}",
     ]
     return f"{name:13}" + " ".join(f"{f:>9}" for f in figures)
 

@@ -93,11 +93,13 @@ class Ours:
         return Executor(without_dropout(graph) if still else graph, self.backend, self.state)
 
     def _inference(self) -> Any:
-        from netdsl.passes import pipeline
+        from netdsl.passes import pass_manager
         from netdsl.runtime.executor import FoldedExecutor
 
         self.state.initialise(self.network.graph.states, seed=1)
-        return FoldedExecutor(pipeline.inference(self.network.graph), self.backend, self.state)
+        return FoldedExecutor(
+            pass_manager.prepare_inference(self.network.graph), self.backend, self.state
+        )
 
     def _by_reference(self) -> str:
         from netdsl.backends.base import ByReference
@@ -199,7 +201,7 @@ def _imported(side: str) -> None:
     if side == "netdsl":
         import netdsl.backends.cpu.backend
         import netdsl.language.elaborate
-        import netdsl.passes.pipeline
+        import netdsl.passes.pass_manager
         import netdsl.runtime.executor
         import netdsl.training.step.compile  # noqa: F401
     elif side == "onnxruntime":

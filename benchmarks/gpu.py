@@ -106,18 +106,25 @@ def trained(bench: Bench, net: str, profiled: bool) -> Row:
 def profile(executor: Executor, most: int = 20) -> None:
     """The kernels that take longest, each by itself, with the bytes that it moves a second."""
     from netdsl.backends.cuda.backend import Captured
-    from netdsl.plan.traffic import by_kind, kind_of, moved
+    from netdsl.plan.memory_traffic import count_moved_bytes, find_kernel_label, sum_by_kernel_label
 
     graph, device = executor.plan.graph, executor.backend.device
     rows = []
     for kernel, thunk in zip(executor.plan.kernels, executor.kernels, strict=True):
         if isinstance(thunk, Captured):
             ms = device.milliseconds(thunk)
-            rows.append((ms, kind_of(graph, kernel), moved(graph, kernel) / ms / 1e9, kernel.name))
+            rows.append(
+                (
+                    ms,
+                    find_kernel_label(graph, kernel),
+                    count_moved_bytes(graph, kernel) / ms / 1e9,
+                    kernel.name,
+                )
+            )
     kinds: dict[str, float] = {}
     for ms, kind, _, _ in rows:
         kinds[kind] = kinds.get(kind, 0) + ms
-    table = by_kind(graph, executor.plan.kernels)
+    table = sum_by_kernel_label(graph, executor.plan.kernels)
     for kind, ms in sorted(kinds.items(), key=lambda item: -item[1]):
         count, size = table[kind]
         print(f"  {kind:16} {count:4} launches {ms:8.3f} ms {size / ms / 1e9:6.2f} TB/s")

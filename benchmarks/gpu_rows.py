@@ -21,7 +21,7 @@ from netdsl.backends import open_backend
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import load
-from netdsl.passes import pipeline
+from netdsl.passes import pass_manager
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.signature import CallOf
@@ -179,7 +179,7 @@ def infer_row(bench: Bench, net: str) -> Row:
     """A folded net, in 16 bits where they are asked for, timed by replays of its graph."""
     begun = Begun(bench, net, False)
     network, backend = begun.network, begun.backend
-    folded = pipeline.inference(network.graph, low=bench.low)
+    folded = pass_manager.prepare_inference(network.graph, low=bench.low)
     executor = FoldedExecutor(folded, backend, begun.state)
     executor.refresh()
     given = inputs(folded.main, *begun.given, 0.0)

@@ -24,7 +24,7 @@ class Dataflow:
         self.plan = plan
         self.memory = {
             name: np.full(size, -2, np.int64)
-            for name, size in {**plan.buffers, ARENA: plan.arena}.items()
+            for name, size in {**plan.buffers, ARENA: plan.arena_bytes}.items()
         }
         self.content: dict[str, Array] = {}
         self.next = 0
@@ -53,7 +53,7 @@ class Dataflow:
         for name in kernel.outputs:
             node = self.plan.graph[name]
             if node.op == "concat":
-                for piece in self.plan.pieces(name):
+                for piece in self.plan.find_concat_copies(name):
                     self.put(piece.target, self.value(piece.source))
                 continue
             if OPS[node.op].kind != "view":
@@ -90,8 +90,8 @@ class Dataflow:
     def expect(self, who: str, name: str) -> None:
         place = self.plan.placements[name]
         assert np.array_equal(self.get(place), self.value(name)), f"{who} reads another {name}"
-        if place.geometry is not None:
-            around = self.at(place, place.whole())
+        if place.padding is not None:
+            around = self.at(place, place.padded_layout())
             inside = np.isin(around, self.value(name))
             assert np.all(inside | (around == ZERO)), f"{who} finds no zeros around {name}"
 
@@ -103,8 +103,8 @@ class Dataflow:
         return self.at(place, place.layout)
 
     def put(self, place: Placement, numbers: Array) -> None:
-        if place.geometry is not None:
-            whole = place.whole()
+        if place.padding is not None:
+            whole = place.padded_layout()
             self.write(place, whole, np.full(whole.shape, ZERO))
         self.write(place, place.layout, numbers)
 

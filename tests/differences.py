@@ -7,11 +7,11 @@ import math
 import numpy as np
 
 from netdsl.backends.base import Backend
-from netdsl.ir.derivative import slope_error
-from netdsl.ir.grad import grad
+from netdsl.ir.autodiff import grad
+from netdsl.ir.numerical_gradient import compute_slope_error
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import load
-from netdsl.passes.lower import lower
+from netdsl.passes.conv_lowering import lower_convolutions
 from netdsl.passes.simplify import simplify
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
@@ -30,7 +30,7 @@ def loss_and_gradients(path: str, net: str) -> Graph:
     f = build_forward(network, plain_recipe())
     gradients = grad(f.b, f.loss, network.parameters)
     outputs = {"loss": f.loss} | {f"d {name}": g for name, g in gradients.items()}
-    return simplify(lower(f.b.graph(outputs, name=net)))
+    return simplify(lower_convolutions(f.b.build(outputs, name=net)))
 
 
 def gradient_errors(path: str, net: str, backend: Backend) -> dict[str, float]:
@@ -54,7 +54,7 @@ def gradient_errors(path: str, net: str, backend: Backend) -> dict[str, float]:
             return float(executor.run(values)["loss"])
 
         predicted = float((found[f"d {node.name}"] * direction).sum())
-        tries = (slope_error(loss, predicted, step=h, kink=math.inf) for h in STEPS)
+        tries = (compute_slope_error(loss, predicted, step=h, kink=math.inf) for h in STEPS)
         errors[node.name] = min(e for e in tries if e is not None)
         state.load(values, [node], "the test")
     return errors

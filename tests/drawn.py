@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from netdsl.errors import NetError
-from netdsl.ir.builder import Builder, float_of
-from netdsl.ir.verify import verify
+from netdsl.ir.builder import Builder, is_float
+from netdsl.ir.verifier import verify_graph
 from netdsl.ops.op import Draw
 from netdsl.types import Graph, Node, TensorType
 
@@ -68,7 +68,7 @@ class _Odd:
             self.step(draw.pick(steps))
 
     def step(self, make: Callable[[Node], Node | None]) -> None:
-        x = self.any(lambda v: float_of(v.type))
+        x = self.any(lambda v: is_float(v.type))
         try:
             y = make(x)
         except NetError:
@@ -137,7 +137,7 @@ class _Odd:
             return v.type.shape[:axis] + v.type.shape[axis + 1 :]
 
         def fits(v: Node) -> bool:
-            return float_of(v.type) and v.type.rank == rank and beside(v) == beside(x)
+            return is_float(v.type) and v.type.rank == rank and beside(v) == beside(x)
 
         return self.b.concat(x, *(self.any(fits) for _ in range(self.whole(0, 2))), axis=axis)
 
@@ -229,7 +229,7 @@ class _Odd:
     def graph(self) -> Graph:
         outputs = {f"o{i}": self.draw.pick(self.values[-5:]) for i in range(self.whole(1, 3))}
         updates = {s.name: self.update(s) for s in self.states if self.coin()}
-        return verify(self.b.graph(outputs, updates, "odd"))
+        return verify_graph(self.b.build(outputs, updates, "odd"))
 
     def update(self, state: Node) -> Node:
         """Anything of its type, an average with it, or itself seen another way."""

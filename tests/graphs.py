@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.ir.builder import Builder, float_of
-from netdsl.ir.grad import grad
-from netdsl.ir.verify import verify
+from netdsl.ir.autodiff import grad
+from netdsl.ir.builder import Builder, is_float
+from netdsl.ir.verifier import verify_graph
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
 from netdsl.ops import OPS
 from netdsl.ops.draw import RandomDraw, operand_array
 from netdsl.ops.op import Draw, Example, Operand
-from netdsl.passes.algebraic import algebraic
-from netdsl.passes.lower import lower
+from netdsl.passes.algebraic_batch_norm import rewrite_batch_norms
+from netdsl.passes.conv_lowering import lower_convolutions
 from netdsl.passes.simplify import simplify
 from netdsl.runtime.state import draw as initial
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe
@@ -54,7 +54,7 @@ def same_graph(one: Graph, other: Graph) -> None:
 
 def by_algebra(graph: Graph) -> Graph:
     """All batch norms of products rewritten, whatever that saves."""
-    return algebraic(graph, -math.inf)
+    return rewrite_batch_norms(graph, -math.inf)
 
 
 def lowered_step(
@@ -62,7 +62,7 @@ def lowered_step(
 ) -> Graph:
     """The step of one of the small nets, which has met these passes after lowering."""
     network = elaborate(load(BLOCKS), net, Settings(batch=batch, training=True, dtype=dtype))
-    graph = lower(network.graph)
+    graph = lower_convolutions(network.graph)
     for run in passes:
         graph = run(graph)
     return simplify(training_graph(replace(network, graph=graph), plain_recipe()))
@@ -92,7 +92,7 @@ def values_for(graph: Graph, seed: int = 0) -> dict[str, Array]:
         kind = node.type
         if node.name == "weights":
             given[node.name] = np.linspace(0.5, 1.5, kind.size).astype(kind.dtype)
-        elif float_of(kind):
+        elif is_float(kind):
             given[node.name] = 0.3 * rng.standard_normal(kind.shape).astype(kind.dtype)
         else:
             given[node.name] = rng.integers(0, 3, kind.shape).astype(kind.dtype)
@@ -126,7 +126,7 @@ def every_operator(rng: np.random.Generator, times: int) -> tuple[Graph, dict[st
             drawn = zip(nodes, example.operands, strict=True)
             given |= {n.name: operand_array(o, rng) for n, o in drawn}
             outputs[f"{op}{i}"] = b.emit(op, *nodes, **example.attrs)
-    return b.graph(outputs), given
+    return b.build(outputs), given
 
 
 def spoilt(given: dict[str, Array], rng: np.random.Generator) -> dict[str, Array]:
@@ -305,7 +305,7 @@ class _Net:
     def forward(self) -> Graph:
         """The net alone; the averages that it moves are outputs."""
         moved = {f"moved {name}": node for name, node in self.updates.items()}
-        return verify(self.b.graph({"x": self.x, **moved}, name="drawn"))
+        return verify_graph(self.b.build({"x": self.x, **moved}, name="drawn"))
 
 
 def step_behind(forward: Graph, dtype: str = "float64") -> Graph:
@@ -330,7 +330,7 @@ def step_behind(forward: Graph, dtype: str = "float64") -> Graph:
         v = b.momentum(slot, gradients[w.name], momentum=0.9)
         updates |= {slot.name: v, w.name: b.descend(w, v, lr)}
     shown = {f"d {name}": g for name, g in gradients.items()}
-    return verify(b.graph({"loss": loss, "x": x, **shown}, updates, "drawn"))
+    return verify_graph(b.build({"loss": loss, "x": x, **shown}, updates, "drawn"))
 
 
 def drawn_inference(draw: Draw) -> Graph:
@@ -364,7 +364,7 @@ class _Inference:
         outputs = {"y": self.x}
         if draw.whole(1, 4) == 1:
             outputs["also"] = draw.pick(self.seen)
-        return verify(self.b.graph(outputs, name="inference"))
+        return verify_graph(self.b.build(outputs, name="inference"))
 
     def flow(self, y: Node) -> None:
         self.x = y
@@ -466,4 +466,4 @@ def convolution_with_gradients(
         "dw": gradients[w.name],
     }
     wide = {name: b.cast(value, dtype="float32") for name, value in outputs.items()}
-    return simplify(b.graph(wide))
+    return simplify(b.build(wide))

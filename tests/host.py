@@ -31,8 +31,8 @@ from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.backends.cuda.tuning import Tuner
 from netdsl.ops import OPS
 from netdsl.ops.dtypes import dtype_of
-from netdsl.plan.fusion import Fusion
-from netdsl.plan.layout import Ints
+from netdsl.plan.fusion import FusionOptions
+from netdsl.plan.layout import IntTuple
 
 
 def _processor() -> set[str]:
@@ -264,7 +264,7 @@ class HostedBackend(CudaBackend):
 
 
 def hosted(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, way: int | str = 0, fusion: Fusion = CUDA
+    monkeypatch: pytest.MonkeyPatch, folder: Path, way: int | str = 0, fusion: FusionOptions = CUDA
 ) -> HostedBackend:
     """The CUDA engine without a GPU and its libraries, whose calls NumPy carries out. All
     convolutions are worth an epilogue."""
@@ -272,7 +272,7 @@ def hosted(
     monkeypatch.setattr(convolution, "bound", convolved)
     monkeypatch.setattr(convolution, "supported", lambda places: True)
     device = Hosted(folder, way)
-    return HostedBackend("hosted", device.cupy, replace(fusion, least={}), device)
+    return HostedBackend("hosted", device.cupy, replace(fusion, min_epilogue_bytes={}), device)
 
 
 def multiplied(device: Hosted, p: product.Product, at: product.Pointers) -> Callable[[], None]:
@@ -341,7 +341,7 @@ def _wide(x: Any) -> Any:
     return x.astype(np.float32) if x.dtype.itemsize == 2 else x
 
 
-def _array(pointer: int, dtype: str, shape: Ints, strides: Ints) -> Any:
+def _array(pointer: int, dtype: str, shape: IntTuple, strides: IntTuple) -> Any:
     """The elements at an address."""
     kind = dtype_of(dtype)
     last = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))

@@ -10,7 +10,7 @@ import numpy as np
 
 from netdsl.backends.base import Backend
 from netdsl.ir.builder import Builder
-from netdsl.ir.evaluate import results
+from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, Shrink, elaborate
 from netdsl.language.program import Program
 from netdsl.ops import OPS
@@ -66,7 +66,7 @@ def case_of(
         mean = b.reduce_mean(scores, axes=(1, 2))
         outputs = {k: b.nodes[name] for k, name in network.graph.outputs.items()} | {"main": mean}
         updates = {k: b.nodes[name] for k, name in network.graph.updates.items()}
-        network = replace(network, graph=b.graph(outputs, updates, network.graph.name))
+        network = replace(network, graph=b.build(outputs, updates, network.graph.name))
     return Case(compile_step(network, recipe), recipe, scores.type.shape[-1])
 
 
@@ -126,7 +126,7 @@ class Trial:
         graph = self.case.graph
         for i in range(STEPS):
             values = {**self.states, **inputs_of(self.case, i, self.rng)}
-            step = Step(graph, values, results(graph, values))
+            step = Step(graph, values, evaluate_results(graph, values))
             if not step.sound:
                 return
             for key, found in self._computed(values):

@@ -69,7 +69,7 @@ def test_defaults_are_those_of_a_machine_that_does_everything_at_once() -> None:
     assert backend.ahead(values) is values
     assert backend.hold(values) is None
     assert backend.free_bytes() is None
-    assert backend.source(make_plan(Builder().graph({}), backend.fusion)) == ""
+    assert backend.source(make_plan(Builder().build({}), backend.fusion)) == ""
     ran: list[int] = []
     backend.capture([lambda: ran.append(1), lambda: ran.append(2)])()
     assert ran == [1, 2]

@@ -11,13 +11,13 @@ import pytest
 
 from netdsl.backends.cpu.backend import launch_of
 from netdsl.ir.builder import Builder
-from netdsl.ir.evaluate import results
+from netdsl.ir.interpreter import evaluate_results
 from netdsl.language import program as language
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.ops.draw import RandomDraw
 from netdsl.ops.op import Draw
-from netdsl.passes.lower import lower
+from netdsl.passes.conv_lowering import lower_convolutions
 from netdsl.passes.simplify import simplify
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
@@ -36,7 +36,7 @@ def test_gradients_of_normalisation_for_any_eps(eps: float, axes: tuple[int, ...
     g, x = (b.input(n, TensorType((3, 4, 5, 6))) for n in "gx")
     m = b.moments(x, axes=axes)
     y = b.normalize_dmoments(g, x, m, axes=axes, eps=eps)
-    same_as_the_interpreter(b.graph({"y": y, "z": b.normalize(x, m, axes=axes, eps=eps)}))
+    same_as_the_interpreter(b.build({"y": y, "z": b.normalize(x, m, axes=axes, eps=eps)}))
 
 
 _CHAIN = (
@@ -82,7 +82,7 @@ def test_a_value_has_the_same_bits_in_every_kernel(seed: int, product: bool) -> 
         if product:
             c = x.type.shape[3]
             x = b.matmul(x, b.input("w", TensorType((c, c))))
-        return b.graph(more(b, chain(b, x, draw)))
+        return b.build(more(b, chain(b, x, draw)))
 
     def compared(op: str, b: Builder, y: Node) -> Node:
         y0 = b.input("y0", y.type)
@@ -152,7 +152,7 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
 def test_largest_values(axes: tuple[int, ...], keepdims: bool, shape: tuple[int, ...]) -> None:
     b = Builder(dtype="float32")
     x = b.input("x", TensorType(shape))
-    graph = b.graph({"y": b.reduce_max(x, axes=axes, keepdims=keepdims)})
+    graph = b.build({"y": b.reduce_max(x, axes=axes, keepdims=keepdims)})
     plan, memory = bound(graph)
     assert all(launch_of(plan, k, memory) for k in plan.kernels)
     rng = np.random.default_rng(0)
@@ -162,7 +162,7 @@ def test_largest_values(axes: tuple[int, ...], keepdims: bool, shape: tuple[int,
     odd[-1, -1, -1, -1] = np.nan
     for values in (negative, odd, np.full(shape, -np.inf, np.float32)):
         found = Executor(graph, CPU, State(CPU)).run({"x": values})["y"]
-        np.testing.assert_array_equal(found, results(graph, {"x": values})["y"])
+        np.testing.assert_array_equal(found, evaluate_results(graph, {"x": values})["y"])
 
 
 GLOBAL = "net a { input(8x8x3) -> conv(16, 3x3, pad=same) -> %s -> globalmaxpool -> fc(10) }"
@@ -183,4 +183,6 @@ def test_gradients_of_global_maxima_behind_fused_chains(before: str) -> None:
     network = elaborate(
         language.program(parse(GLOBAL % before)), "a", Settings(batch=4, training=True)
     )
-    same_as_the_interpreter(simplify(lower(compile_step(network, default_recipe("a")))))
+    same_as_the_interpreter(
+        simplify(lower_convolutions(compile_step(network, default_recipe("a"))))
+    )

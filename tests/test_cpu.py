@@ -41,7 +41,7 @@ from netdsl.backends.cpu.tile import tile
 from netdsl.backends.cpu.writer import PrepareFunction, RowsFunction
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
-from netdsl.ir.evaluate import results
+from netdsl.ir.interpreter import evaluate_results
 from netdsl.language import program as language
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
@@ -49,8 +49,8 @@ from netdsl.language.program import load
 from netdsl.ops import OPS
 from netdsl.ops.draw import RandomDraw, operand_array
 from netdsl.ops.op import Example
-from netdsl.passes import pipeline
-from netdsl.passes.lower import lower
+from netdsl.passes import pass_manager
+from netdsl.passes.conv_lowering import lower_convolutions
 from netdsl.passes.simplify import simplify
 from netdsl.plan.plan import Plan, make_plan
 from netdsl.runtime.executor import Executor, FoldedExecutor
@@ -89,7 +89,7 @@ def same_as_the_interpreter(graph: Graph) -> None:
     state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
     executor = Executor(graph, CPU, state)
     for _ in range(2):
-        expected = results(graph, values)
+        expected = evaluate_results(graph, values)
         found = executor.run(values)
         for label in graph.outputs:
             close(found[label], expected[label], label)
@@ -102,7 +102,7 @@ def same_as_the_interpreter(graph: Graph) -> None:
 def graph_of(op: str, example: Example) -> Graph:
     b = Builder(dtype="float32")
     inputs = [b.input(f"x{i}", o.type) for i, o in enumerate(example.operands)]
-    return b.graph({"y": b.emit(op, *inputs, **example.attrs)})
+    return b.build({"y": b.emit(op, *inputs, **example.attrs)})
 
 
 @pytest.mark.parametrize("op", COMPUTED)
@@ -113,7 +113,7 @@ def test_every_operator_on_drawn_examples(op: str) -> None:
         graph = graph_of(op, example)
         given = {f"x{i}": operand_array(o, rng) for i, o in enumerate(example.operands)}
         found = Executor(graph, CPU, State(CPU)).run(given)["y"]
-        close(found, results(graph, given)["y"], f"{op} {example}", 1e-2)
+        close(found, evaluate_results(graph, given)["y"], f"{op} {example}", 1e-2)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -121,7 +121,7 @@ def test_what_is_not_finite_stays_so(seed: int) -> None:
     rng = np.random.default_rng(seed)
     graph, given = every_operator(rng, 2)
     odd = spoilt(given, rng)
-    found, expected = Executor(graph, CPU, State(CPU)).run(odd), results(graph, odd)
+    found, expected = Executor(graph, CPU, State(CPU)).run(odd), evaluate_results(graph, odd)
     for label, name in graph.outputs.items():
         what = f"{label} {graph[name].attrs}"
         nothing_odd_is_lost(graph[name].op, found[label], expected[label], what)
@@ -130,12 +130,12 @@ def test_what_is_not_finite_stays_so(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(24))
 def test_drawn_graphs(seed: int) -> None:
     graph = drawn_step(RandomDraw(np.random.default_rng(seed)), "float32")
-    same_as_the_interpreter(simplify(lower(graph)) if seed % 2 else graph)
+    same_as_the_interpreter(simplify(lower_convolutions(graph)) if seed % 2 else graph)
 
 
 @pytest.mark.parametrize("net", BLOCK_NETS)
 def test_blocks(net: str) -> None:
-    same_as_the_interpreter(simplify(lower(step_of(BLOCKS, net, batch=2))))
+    same_as_the_interpreter(simplify(lower_convolutions(step_of(BLOCKS, net, batch=2))))
 
 
 NORMS = """net small {
@@ -149,7 +149,7 @@ NORMS = """net small {
 def test_moments_of_samples_and_groups(norm: str) -> None:
     file = language.program(parse(NORMS % norm))
     network = elaborate(file, "small", Settings(batch=3, training=True))
-    graph = simplify(lower(compile_step(network, default_recipe("small"))))
+    graph = simplify(lower_convolutions(compile_step(network, default_recipe("small"))))
     same_as_the_interpreter(graph)
     plan, memory = bound(graph)
     assert [k.name for k in plan.kernels if launch_of(plan, k, memory) is None] == []
@@ -160,7 +160,7 @@ def test_what_has_no_kernel_is_computed_by_the_reference() -> None:
     values = values_for(graph)
     state = State(CPU)
     state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
-    found, expected = Executor(graph, CPU, state).run(values), results(graph, values)
+    found, expected = Executor(graph, CPU, state).run(values), evaluate_results(graph, values)
     for label in graph.outputs:
         np.testing.assert_allclose(found[label], expected[label], rtol=1e-10, atol=1e-10)
 
@@ -227,7 +227,7 @@ def test_convolutions_of_many_shapes(case: tuple[object, ...]) -> None:
     }
     z = followed(b, y)
     for what in (outputs, {"relu": outputs["relu"]}, {"z": z}):
-        same_as_the_interpreter(b.graph(what))
+        same_as_the_interpreter(b.build(what))
 
 
 def followed(b: Builder, y: Node) -> Node:
@@ -269,7 +269,7 @@ def test_products_of_many_shapes(case: tuple[tuple[int, ...], int, int]) -> None
     outputs["dw"] = b.matmul(*(b.transpose(v, perm=(1, 0)) for v in flat))
     z = followed(b, y)
     for what in (outputs, {"relu": outputs["relu"]}, {"z": z}):
-        same_as_the_interpreter(b.graph(what))
+        same_as_the_interpreter(b.build(what))
 
 
 def test_what_follows_a_product_stays_in_registers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +286,7 @@ def test_what_follows_a_product_stays_in_registers(monkeypatch: pytest.MonkeyPat
     x = b.input("x", TensorType((2, 9, 9, 40)))
     w = b.state("w", TensorType((72, 3, 3, 40)), ("normal", 0.1))
     y = b.conv2d(x, w, stride=(1, 1), pad=((1, 1), (1, 1)), groups=1)
-    graph = b.graph({"z": followed(b, y)})
+    graph = b.build({"z": followed(b, y)})
     for gain in (math.inf, 0):
         monkeypatch.setattr(winograd, "_GAIN", gain)
         same_as_the_interpreter(graph)
@@ -340,7 +340,7 @@ def test_filtered_convolutions(
     executor.refresh()
     x = np.random.default_rng(1).standard_normal(image).astype(np.float32)
     values = {"x": x, **{n.name: state.arrays[n.name] for n in graph.states}}
-    close(executor.run({"x": x})["y"], results(graph, values)["y"], "settled")
+    close(executor.run({"x": x})["y"], evaluate_results(graph, values)["y"], "settled")
 
 
 @pytest.mark.parametrize("case", SHAPES)
@@ -356,7 +356,7 @@ def graph_of_images(image: Any, weight: Any, pad: Any) -> Graph:
     b = Builder(dtype="float32")
     w = b.state("w", TensorType(weight), ("normal", 0.1))
     y = b.conv2d(b.input("x", TensorType(image)), w, stride=(1, 1), pad=pad, groups=1)
-    return b.graph({"y": y})
+    return b.build({"y": y})
 
 
 @given(st.sampled_from((2, 3, 4, 5)), st.data())
@@ -382,7 +382,7 @@ def test_minimal_filtering_is_nearly_as_exact_as_a_sum(monkeypatch: pytest.Monke
     graph = graph_of_images((2, 16, 16, 256), (32, 3, 3, 256), ((1, 1), (1, 1)))
     x = np.maximum(rng.standard_normal((2, 16, 16, 256)), 0).astype(np.float32)
     w = rng.standard_normal((32, 3, 3, 256)).astype(np.float32)
-    exact = results(graph, {"x": x.astype(np.float64), "w": w.astype(np.float64)})["y"]
+    exact = evaluate_results(graph, {"x": x.astype(np.float64), "w": w.astype(np.float64)})["y"]
     state = State(CPU)
     state.load({"w": w}, graph.states, "the test")
     found = Executor(graph, CPU, state).run({"x": x})["y"]
@@ -482,7 +482,7 @@ def test_tasks_cover_all_there_is(lines: int, block: int, columns: int, workers:
     ],
 )
 def test_whole_steps_have_kernels_throughout(path: str, net: str) -> None:
-    graph = simplify(lower(step_of(str(ROOT / "models" / path), net, batch=2)))
+    graph = simplify(lower_convolutions(step_of(str(ROOT / "models" / path), net, batch=2)))
     state = State(CPU)
     state.initialise(graph.states, seed=1)
     plan, memory = bound(graph)
@@ -492,7 +492,7 @@ def test_whole_steps_have_kernels_throughout(path: str, net: str) -> None:
 def bound(graph: Graph) -> tuple[Plan, dict[str, np.ndarray]]:
     """A plan of a graph, and buffers for it."""
     plan = make_plan(graph, CPU.fusion)
-    memory = {"arena": CPU.allocate(plan.arena)}
+    memory = {"arena": CPU.allocate(plan.arena_bytes)}
     return plan, memory | {name: CPU.allocate(size) for name, size in plan.buffers.items()}
 
 
@@ -512,14 +512,14 @@ def test_texts_differ_only_where_their_signatures_do(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(rows, "_functions", functions)
     steps = [drawn_step(RandomDraw(np.random.default_rng(seed)), "float32") for seed in range(12)]
     for graph in [*steps, *(step_of(BLOCKS, net, batch=2) for net in BLOCK_NETS)]:
-        plan, memory = bound(simplify(lower(graph)))
+        plan, memory = bound(simplify(lower_convolutions(graph)))
         for kernel in plan.kernels:
             launch_of(plan, kernel, memory)
     assert 20 < len(texts) < many / 3
 
 
 def test_what_was_compiled_before_is_not_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, memory = bound(simplify(lower(step_of(BLOCKS, "residual", batch=2))))
+    plan, memory = bound(simplify(lower_convolutions(step_of(BLOCKS, "residual", batch=2))))
 
     def launched() -> None:
         rows._known.clear()
@@ -551,7 +551,7 @@ x = b.input("x", TensorType((2, 8, 8, 16)))
 w = b.input("w", TensorType((16, 3, 3, 16)))
 y = b.conv2d(x, w, stride=(1, 1), pad=((1, 1), (1, 1)), groups=1)
 ones = {n.name: np.ones(n.type.shape, np.float32) for n in (x, w)}
-found = Executor(b.graph({"y": y}), CpuBackend(), State(CpuBackend())).run(ones)["y"]
+found = Executor(b.build({"y": y}), CpuBackend(), State(CpuBackend())).run(ones)["y"]
 print(found[0, 4, 4, 0], "numba" in sys.modules)
 """
 
@@ -582,7 +582,7 @@ def test_sums_of_a_product_under_another_shape_come_behind_it() -> None:
     y = b.reshape(b.matmul(x, w), shape=(3, 2, 2, 5))
     r = b.relu(y)
     for outputs in ({"sum": b.reduce_sum(r, axes=(0, 1, 2))}, {"r": r, "y": y}):
-        graph = b.graph({"sum": b.reduce_sum(r, axes=(0, 1, 2)), **outputs})
+        graph = b.build({"sum": b.reduce_sum(r, axes=(0, 1, 2)), **outputs})
         plan, memory = bound(graph)
         assert all(launch_of(plan, k, memory) for k in plan.kernels)
         same_as_the_interpreter(graph)
@@ -592,7 +592,7 @@ def test_a_strided_image_becomes_a_matrix() -> None:
     b = Builder(dtype="float32")
     x = b.input("x", TensorType((2, 5, 7, 3)))
     part = b.slice(x, start=(0, 0, 0, 0), stop=(2, 5, 7, 3), step=(1, 2, 2, 1))
-    graph = b.graph({"y": b.copy(b.reshape(part, shape=(2 * 3 * 4, 3)))})
+    graph = b.build({"y": b.copy(b.reshape(part, shape=(2 * 3 * 4, 3)))})
     plan, memory = bound(graph)
     assert all(launch_of(plan, k, memory) for k in plan.kernels)
     same_as_the_interpreter(graph)
@@ -603,24 +603,24 @@ def test_dropout_has_the_bits_of_the_reference(rate: float) -> None:
     b = Builder(dtype="float32")
     x = b.input("x", TensorType((3, 37)))
     seed, step = (b.input(n, TensorType((), "int32")) for n in ("seed", "step"))
-    graph = b.graph({"y": b.dropout(x, seed, step, key="a.b", rate=rate)})
+    graph = b.build({"y": b.dropout(x, seed, step, key="a.b", rate=rate)})
     given = {"x": np.ones((3, 37), np.float32), "seed": np.int32(5), "step": np.int32(9)}
     found = Executor(graph, CPU, State(CPU)).run(given)["y"]
-    np.testing.assert_array_equal(found, results(graph, given)["y"])
+    np.testing.assert_array_equal(found, evaluate_results(graph, given)["y"])
 
 
 def test_moments_far_from_zero() -> None:
     b = Builder(dtype="float32")
     x = b.input("x", TensorType((4, 16, 16, 5)))
-    graph = b.graph({"m": b.moments(x, axes=(0, 1, 2))})
+    graph = b.build({"m": b.moments(x, axes=(0, 1, 2))})
     given = {"x": 3000 + np.random.default_rng(0).standard_normal((4, 16, 16, 5)).astype("f4")}
     found = Executor(graph, CPU, State(CPU)).run(given)["m"]
-    np.testing.assert_allclose(found, results(graph, given)["m"], rtol=1e-3)
+    np.testing.assert_allclose(found, evaluate_results(graph, given)["m"], rtol=1e-3)
 
 
 def test_a_folded_net() -> None:
     network = elaborate(load(str(ROOT / "models" / "resnet.net")), "resnet20", Settings(batch=2))
-    folded = pipeline.inference(network.graph)
+    folded = pass_manager.prepare_inference(network.graph)
     given = {"input": np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)}
     found = []
     for backend in (CPU, open_backend("reference")):

@@ -13,12 +13,12 @@ from dataclasses import replace
 import pytest
 
 from netdsl.ir.builder import Builder
-from netdsl.plan.fusion import ALONE, FUSED, Fusion
+from netdsl.plan.fusion import FULL_FUSION, NO_FUSION, FusionOptions
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
-from netdsl.plan.placement import ARENA, Geometry, Placement
+from netdsl.plan.placement import ARENA, ImagePadding, Placement
 from netdsl.plan.plan import Plan, make_plan
-from netdsl.plan.verify import verify_plan
+from netdsl.plan.plan_verifier import verify_plan
 from netdsl.types import Graph, Node, TensorType
 from tests.dataflow import Dataflow
 
@@ -28,7 +28,7 @@ BOTH = ((1, 1), (1, 1))
 
 def of_image(build: Callable[[Builder, Node], dict[str, Node]]) -> Graph:
     b = Builder(dtype="float64")
-    return b.graph(build(b, b.input("x", TensorType(IMAGE, "float64"))))
+    return b.build(build(b, b.input("x", TensorType(IMAGE, "float64"))))
 
 
 def conv(b: Builder, x: Node, name: str) -> Node:
@@ -60,7 +60,7 @@ def _updated() -> Graph:
     w, u = (b.state(n, kind, ("normal", 1.0)) for n in "wu")
     x = b.input("x", kind)
     y = b.softmax(b.mul(w, b.tanh(x)))
-    return b.graph({"y": b.reduce_sum(y, axes=(0,))}, {"w": b.sub(w, y), "u": b.add(u, y)})
+    return b.build({"y": b.reduce_sum(y, axes=(0,))}, {"w": b.sub(w, y), "u": b.add(u, y)})
 
 
 GRAPHS = {
@@ -72,7 +72,7 @@ GRAPHS = {
 PLANS = {
     f"{name}, {how}": make_plan(graph, fusion)
     for name, graph in GRAPHS.items()
-    for how, fusion in (("fused", FUSED), ("alone", ALONE))
+    for how, fusion in (("fused", FULL_FUSION), ("alone", NO_FUSION))
 }
 every_plan = pytest.mark.parametrize("name", PLANS)
 
@@ -128,7 +128,7 @@ def values(plan: Plan) -> list[str]:
 
 
 def roomy(plan: Plan) -> Plan:
-    return replace(plan, arena=2 * plan.arena + 1024)
+    return replace(plan, arena_bytes=2 * plan.arena_bytes + 1024)
 
 
 @every_plan
@@ -156,8 +156,8 @@ def test_a_value_over_another_is_refused(name: str) -> None:
             own = plan.placements[one]
             for other in (v for v in values(plan) if v != one):
                 there = plan.placements[other]
-                first, last = (s // there.itemsize for s in there.span())
-                begin, end = (s // own.itemsize for s in own.span())
+                first, last = (s // there.itemsize for s in there.byte_range())
+                begin, end = (s // own.itemsize for s in own.byte_range())
                 for start in (first, last - 1, first - (end - begin) + 1):
                     at = start + own.layout.offset - begin
                     if start >= 0:
@@ -173,8 +173,8 @@ def test_a_value_outside_its_buffer_is_refused(name: str) -> None:
     def damaged() -> Iterator[tuple[str, Plan]]:
         for one in values(plan):
             place = plan.placements[one]
-            first, last = (s // place.itemsize for s in place.span())
-            for by in (-first - 1, plan.arena // place.itemsize - last + 1):
+            first, last = (s // place.itemsize for s in place.byte_range())
+            for by in (-first - 1, plan.arena_bytes // place.itemsize - last + 1):
                 yield f"{one} moved by {by}", moved(plan, one, place.layout.offset + by)
         for buffer, size in plan.buffers.items():
             yield f"{buffer} cut", replace(plan, buffers={**plan.buffers, buffer: size - 1})
@@ -210,10 +210,10 @@ def test_layouts_that_are_not_those_of_their_values_are_refused(name: str) -> No
                 changes = [_turned(place.layout), replace(place.layout, offset=1 << 3)]
             for layout in changes:
                 yield one, _placed(plan, one, replace(place, layout=layout))
-            if place.geometry is not None:
+            if place.padding is not None:
                 for halo in (((0, 0), (0, 0)), ((1, 1), (1, 0)), ((1, 1), (1, 2))):
-                    geometry = Geometry(halo, place.geometry.channels)
-                    yield one, _placed(plan, one, replace(place, geometry=geometry))
+                    geometry = ImagePadding(halo, place.padding.channels)
+                    yield one, _placed(plan, one, replace(place, padding=geometry))
 
     refused_where_wrong(damaged(), least=0)
 
@@ -240,7 +240,7 @@ def test_an_operand_that_a_kernel_does_not_speak_of_is_refused(name: str) -> Non
             refused(replace(plan, kernels=tuple(kernels)), f"does not say that it reads {left_out}")
 
 
-def planned(graph: Graph, fusion: Fusion = ALONE) -> Plan:
+def planned(graph: Graph, fusion: FusionOptions = NO_FUSION) -> Plan:
     return verify_plan(roomy(make_plan(graph, fusion)))
 
 
@@ -261,16 +261,16 @@ def refused(plan: Plan, complaint: str) -> None:
 def test_a_sweep_may_write_over_what_it_reads_and_nothing_else_may() -> None:
     b = Builder(dtype="float64")
     first = b.exp(vector(b))
-    plan = planned(b.graph({"y": b.tanh(first)}))
+    plan = planned(b.build({"y": b.tanh(first)}))
     assert verify_plan(onto(plan, "tanh", "exp"))
     b = Builder(dtype="float64")
     x = b.input("x", TensorType((2, 4), "float64"))
-    plan = planned(b.graph({"y": b.softmax(b.exp(x))}))
+    plan = planned(b.build({"y": b.softmax(b.exp(x))}))
     refused(onto(plan, "softmax", "exp"), "share memory")
     b = Builder(dtype="float64")
     both = b.exp(b.input("x", TensorType((2, 4), "float64")))
     plan = planned(
-        b.graph({"y": b.add(both, b.transpose(b.reshape(both, shape=(4, 2)), perm=(1, 0)))})
+        b.build({"y": b.add(both, b.transpose(b.reshape(both, shape=(4, 2)), perm=(1, 0)))})
     )
     refused(onto(plan, "add", "exp"), "share memory")
 
@@ -278,7 +278,7 @@ def test_a_sweep_may_write_over_what_it_reads_and_nothing_else_may() -> None:
 def test_an_operand_of_another_type_is_not_written_over() -> None:
     """Element 2 of the narrow result lies where element 1 of the wide operand does."""
     b = Builder(dtype="float64")
-    plan = planned(b.graph({"y": b.cast(b.exp(vector(b)), dtype="float32")}))
+    plan = planned(b.build({"y": b.cast(b.exp(vector(b)), dtype="float32")}))
     at = replace(plan.placements["exp"].layout, offset=0)
     plan = _placed(plan, "exp", replace(plan.placements["exp"], layout=at))
     narrow = replace(plan.placements["cast"], layout=at)
@@ -290,7 +290,7 @@ def test_a_kernel_that_sums_what_it_reads_does_not_write_over_it() -> None:
     b = Builder(dtype="float64")
     y = b.softmax(b.input("x", TensorType((4, 4), "float64")))
     outputs = {"m": b.moments(y, axes=(0,)), "z": b.exp(y)}
-    plan = planned(b.graph(outputs), FUSED)
+    plan = planned(b.build(outputs), FULL_FUSION)
     (kernel,) = (k for k in plan.kernels if set(k.outputs) == {"moments", "exp"})
     assert kernel.kind == "map"
     refused(onto(plan, "exp", "softmax"), "softmax and exp share memory")
@@ -301,7 +301,7 @@ def test_two_results_of_a_kernel_lie_apart_though_one_is_never_read(first: str) 
     b = Builder(dtype="float64")
     y = b.softmax(b.input("x", TensorType((4, 4), "float64")))
     made = {op: b.emit(op, y) for op in (first, "tanh", "exp")}
-    plan = planned(b.graph({"a": made["exp"], "b": b.softmax(made["tanh"])}), FUSED)
+    plan = planned(b.build({"a": made["exp"], "b": b.softmax(made["tanh"])}), FULL_FUSION)
     assert {"exp", "tanh"} in [set(k.outputs) for k in plan.kernels]
     again = Kernel("softmax~2", "opaque", ("tanh", "softmax~2"), ("softmax",), ("softmax~2",))
     kernels = tuple(again if k.name == again.name else k for k in plan.kernels)
@@ -314,7 +314,7 @@ def test_two_results_of_a_kernel_lie_apart_though_one_is_never_read(first: str) 
 def test_what_is_given_out_is_needed_until_the_end() -> None:
     b = Builder(dtype="float64")
     first = b.exp(vector(b))
-    plan = planned(b.graph({"first": first, "last": b.tanh(b.neg(first))}))
+    plan = planned(b.build({"first": first, "last": b.tanh(b.neg(first))}))
     refused(onto(plan, "tanh", "exp"), "share memory")
     refused(onto(plan, "neg", "exp"), "share memory")
     assert verify_plan(onto(plan, "tanh", "neg"))
@@ -325,8 +325,8 @@ def test_a_branch_is_needed_as_long_as_its_concatenation() -> None:
     x = vector(b)
     branches = [b.exp(x), b.tanh(x)]
     whole = b.concat(*branches, axis=0)
-    plan = planned(b.graph({"y": b.softmax(whole), "z": b.neg(b.relu(x))}))
-    assert not plan.pieces("concat")
+    plan = planned(b.build({"y": b.softmax(whole), "z": b.neg(b.relu(x))}))
+    assert not plan.find_concat_copies("concat")
     order = {k.outputs[0]: k for k in plan.kernels}
     late = tuple(order[n] for n in ("exp", "tanh", "relu", "neg", "softmax"))
     plan = moved(moved(replace(plan, kernels=late), "relu", 50), "neg", 60)
@@ -341,7 +341,7 @@ def test_a_state_is_not_written_over_before_its_last_reader() -> None:
     b = Builder(dtype="float64")
     w = b.state("w", TensorType((3,), "float64"), ("normal", 1.0))
     x = vector(b, n=3)
-    graph = b.graph({"y": b.mul(w, x), "z": b.neg(x)}, {"w": b.add(w, x)})
+    graph = b.build({"y": b.mul(w, x), "z": b.neg(x)}, {"w": b.add(w, x)})
     kernels = {k.outputs[0]: k for k in planned(graph).kernels}
     for order in (("add", "mul", "neg"), ("add", "neg", "mul"), ("neg", "add", "mul")):
         plan = replace(planned(graph), kernels=tuple(kernels[n] for n in order))
@@ -353,7 +353,7 @@ def test_parts_of_a_launch_do_not_write_over_each_other_s_states() -> None:
     kernel that computes both is done with an element of it when it writes that."""
     b = Builder(dtype="float64")
     w, u = (b.state(n, TensorType((3,), "float64"), ("normal", 1.0)) for n in "wu")
-    plan = planned(b.graph({}, {"w": b.add(w, u), "u": b.neg(u)}), FUSED)
+    plan = planned(b.build({}, {"w": b.add(w, u), "u": b.neg(u)}), FULL_FUSION)
     (launch,) = plan.kernels
     assert [plan.placements[o].buffer for o in launch.outputs] == ["w", "u"]
     add = Kernel("add", "map", ("add",), ("w", "u"), ("add",))
@@ -365,7 +365,7 @@ def test_parts_of_a_launch_do_not_write_over_each_other_s_states() -> None:
 def test_a_state_is_written_over_by_what_reads_it_element_by_element() -> None:
     b = Builder(dtype="float64")
     w = b.state("w", TensorType((2, 2), "float64"), ("normal", 1.0))
-    plan = planned(b.graph({}, {"w": b.add(w, b.transpose(w, perm=(1, 0)))}))
+    plan = planned(b.build({}, {"w": b.add(w, b.transpose(w, perm=(1, 0)))}))
     assert [k.kind for k in plan.kernels] == ["map", "copy"]
     place = replace(plan.placements["add"], buffer="w", layout=plan.placements["w"].layout)
     refused(replace(_placed(plan, "add", place), kernels=plan.kernels[:1]), "while it reads it")
@@ -374,15 +374,15 @@ def test_a_state_is_written_over_by_what_reads_it_element_by_element() -> None:
 
 
 def test_zeros_around_a_branch_are_those_around_its_concatenation() -> None:
-    plan = roomy(make_plan(GRAPHS["branches that are joined"], FUSED))
-    whole = plan.placements["concat"].geometry
-    inside = [n for n in ("exp", "tanh") if plan.placements[n].geometry is not None]
+    plan = roomy(make_plan(GRAPHS["branches that are joined"], FULL_FUSION))
+    whole = plan.placements["concat"].padding
+    inside = [n for n in ("exp", "tanh") if plan.placements[n].padding is not None]
     assert whole is not None
     assert whole.halo == BOTH
     assert inside
     for name in inside:
         place = plan.placements[name]
         for halo in (((1, 1), (1, 0)), ((2, 1), (1, 1)), ((0, 0), (0, 0))):
-            other = replace(place, geometry=Geometry(halo, 2))
+            other = replace(place, padding=ImagePadding(halo, 2))
             refused(_placed(plan, name, other), "nobody writes the zeros|share memory|outside")
-        refused(_placed(plan, name, replace(place, geometry=None)), "nobody writes the zeros")
+        refused(_placed(plan, name, replace(place, padding=None)), "nobody writes the zeros")

@@ -20,7 +20,7 @@ from netdsl.data.samples import Dataset, Samples, rng, split, training_batches
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
-from netdsl.ir.evaluate import results
+from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.evaluate import Scope, evaluate
 from netdsl.language.parse import parse_expression
 from netdsl.types import TensorType
@@ -231,7 +231,7 @@ def prepared(normalize: str, pixels: np.ndarray) -> np.ndarray:
     config = resolve_data(entries, None)
     b = Builder(dtype="float32")
     x = b.input("x", TensorType(pixels.shape, "uint8"))
-    return results(b.graph({"y": config.prepare(b, x)}), {"x": pixels})["y"]
+    return evaluate_results(b.build({"y": config.prepare(b, x)}), {"x": pixels})["y"]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

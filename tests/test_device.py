@@ -16,13 +16,13 @@ from netdsl.data.augment import chosen_of
 from netdsl.data.preparation import Preparation
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
-from netdsl.ir.evaluate import results
+from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.parse import parse
 from netdsl.language.program import program
-from netdsl.passes.lower import lower
-from netdsl.passes.precision import mixed
+from netdsl.passes.conv_lowering import lower_convolutions
+from netdsl.passes.mixed_precision import convert_to_mixed_precision
 from netdsl.passes.simplify import simplify
-from netdsl.plan.fusion import FUSED
+from netdsl.plan.fusion import FULL_FUSION
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.training.run.trainer import Trainer
@@ -65,7 +65,7 @@ def compared(graph: Graph, backend: Any, steps: int = 3) -> dict[str, float]:
         worst[name] = max(worst.get(name, 0.0), float(error))
 
     for _ in range(steps):
-        expected = results(graph, values)
+        expected = evaluate_results(graph, values)
         found = dict(executor.run(values))
         for label in graph.outputs:
             note(label, found[label], expected[label])
@@ -78,7 +78,7 @@ def compared(graph: Graph, backend: Any, steps: int = 3) -> dict[str, float]:
 @pytest.mark.parametrize("net", BLOCK_NETS)
 @pytest.mark.parametrize(("dtype", "most"), [("float64", 1e-10), ("float32", 2e-4)])
 def test_blocks(net: str, dtype: str, most: float, backend: Any) -> None:
-    graph = simplify(lower(step_of(BLOCKS, net, batch=2, dtype=dtype)))
+    graph = simplify(lower_convolutions(step_of(BLOCKS, net, batch=2, dtype=dtype)))
     worst = compared(graph, backend)
     name = max(worst, key=worst.__getitem__)
     assert worst[name] < most, (name, worst[name])
@@ -97,8 +97,10 @@ def test_gradients_against_differences(path: str, net: str, backend: Any) -> Non
 @pytest.mark.parametrize("net", ["residual", "googlenet", "plain"])
 def test_kernels_of_any_partition_bind(net: str, backend: Any) -> None:
     """Products with epilogues and sums, as another partition makes them."""
-    graph = simplify(lower(step_of(BLOCKS, net, batch=2)))
-    worst = compared(graph, replace(backend, fusion=replace(FUSED, halo=False, align=256)))
+    graph = simplify(lower_convolutions(step_of(BLOCKS, net, batch=2)))
+    worst = compared(
+        graph, replace(backend, fusion=replace(FULL_FUSION, has_halo=False, alignment=256))
+    )
     name = max(worst, key=worst.__getitem__)
     assert worst[name] < 2e-4, (name, worst[name])
 
@@ -126,7 +128,7 @@ def test_every_way_to_compute_a_product(way: int | str, net: str, backend: Any) 
 @pytest.mark.parametrize("low", ["bfloat16", "float16"])
 @pytest.mark.parametrize("way", WAYS)
 def test_batch_norm_by_algebra_in_16_bits(way: int | str, low: str, backend: Any) -> None:
-    narrow = lambda graph: mixed(graph, low)
+    narrow = lambda graph: convert_to_mixed_precision(graph, low)
     graph = lowered_step("residual", narrow, by_algebra, dtype="float32", batch=8)
     worst = compared(graph, taking(way, backend), steps=2)
     assert graph.find_by_op("gram")
@@ -143,7 +145,7 @@ def test_variances_of_many_rows_by_algebra(mean: float, backend: Any) -> None:
     y = b.cast(b.matmul(x, b.cast(w, dtype="bfloat16")), dtype="float32")
     m = b.moments(y, axes=(0,))
     z = b.reduce_max(b.normalize(y, m, axes=(0,), eps=1e-5), axes=(0,))
-    before = b.graph({"m": m, "z": z})
+    before = b.build({"m": m, "z": z})
     rng = np.random.default_rng(0)
     given = {"x": mean + rng.standard_normal((800_000, 64), "float32")}
     given["w"] = np.eye(64, dtype="float32")
@@ -167,7 +169,11 @@ def test_convolutions_of_few_channels(case: Any, dtype: str, backend: Any) -> No
 def test_mixed_blocks_stay_close(net: str, low: str, backend: Any) -> None:
     """In 16 bits each step stays near the interpreter's own 16-bit step."""
     network = step_of(BLOCKS, net, batch=2)
-    worst = compared(simplify(mixed(simplify(lower(network)), low)), backend, steps=2)
+    worst = compared(
+        simplify(convert_to_mixed_precision(simplify(lower_convolutions(network)), low)),
+        backend,
+        steps=2,
+    )
     assert np.isfinite(list(worst.values())).all()
     assert worst["loss"] < 0.05, worst["loss"]
 
@@ -229,7 +235,11 @@ def test_a_second_process_finds_what_the_first_has_built(
 ) -> None:
     """No kernel is compiled and nothing is timed again; what is damaged is."""
     monkeypatch.setenv("NETDSL_CACHE", str(tmp_path))
-    graph = simplify(mixed(simplify(lower(step_of(BLOCKS, "residual", batch=4))), "bfloat16"))
+    graph = simplify(
+        convert_to_mixed_precision(
+            simplify(lower_convolutions(step_of(BLOCKS, "residual", batch=4))), "bfloat16"
+        )
+    )
 
     def work() -> tuple[int, int]:
         """How many kernels were compiled, and how many choices timed."""

@@ -16,7 +16,7 @@ from netdsl.backends import open_backend
 from netdsl.backends.cuda.backend import CudaBackend
 from netdsl.backends.roofline import Ceilings
 from netdsl.ir.builder import Builder
-from netdsl.ir.evaluate import results
+from netdsl.ir.interpreter import evaluate_results
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.training.store import checkpoint
@@ -94,7 +94,7 @@ def test_a_launch_of_which_a_part_has_no_kernel_is_computed_by_reference(gpu: Gp
     )
     rows = b.mul(b.reshape(b.mul(w, s), shape=(15, 4)), t)
     product = b.matmul(b.cast(v, dtype="bfloat16"), b.cast(rows, dtype="bfloat16"))
-    graph = b.graph({"y": b.cast(product, dtype="float32")})
+    graph = b.build({"y": b.cast(product, dtype="float32")})
     backend = open_backend("cuda")
     state = State(backend)
     values = values_for(graph)
@@ -102,7 +102,7 @@ def test_a_launch_of_which_a_part_has_no_kernel_is_computed_by_reference(gpu: Gp
     executor = Executor(graph, backend, state)
     assert backend.fallbacks == ["early: cast"]
     found = dict(executor.run(values))
-    for name, expected in results(graph, values).items():
+    for name, expected in evaluate_results(graph, values).items():
         np.testing.assert_allclose(backend.download(found[name]), expected, rtol=0.02, atol=0.02)
 
 

@@ -19,16 +19,16 @@ from netdsl.errors import NetError
 from netdsl.insight.explain import compiled
 from netdsl.insight.target import Target
 from netdsl.ir.builder import Builder
-from netdsl.ir.export import digraph, to_graphml, to_json
-from netdsl.ir.read import FORMS, LAWS, read_graph
-from netdsl.ir.text import to_text
-from netdsl.ir.verify import verify
+from netdsl.ir.export import to_graphml, to_json, to_networkx
+from netdsl.ir.json_reader import ATTRIBUTE_SCHEMAS, DISTRIBUTIONS, read_graph
+from netdsl.ir.printer import to_text
+from netdsl.ir.verifier import verify_graph
 from netdsl.language.program import load
 from netdsl.ops import OPS
 from netdsl.parameter_types import AnyValue
-from netdsl.plan.fusion import FUSED
+from netdsl.plan.fusion import FULL_FUSION
 from netdsl.plan.plan import make_plan
-from netdsl.plan.verify import verify_plan
+from netdsl.plan.plan_verifier import verify_plan
 from netdsl.runtime.state import draw as first_values
 from netdsl.types import Graph, TensorType
 from tests.conftest import ROOT, HypothesisDraw
@@ -65,7 +65,7 @@ def test_a_step_of_resnet50_is_a_networkx_graph_and_its_json_gives_the_same_plan
     netdsl: Any,
 ) -> None:
     found = package.load(f"{RESNET}:resnet50").graph(train=True, batch=2)
-    before = compiled(load(RESNET), Target("resnet50", True, 2), FUSED)
+    before = compiled(load(RESNET), Target("resnet50", True, 2), FULL_FUSION)
     walks(found, before.plan.graph)
     assert sum(1 for _, d in found.nodes(data="node") if d.op == "conv2d_wgrad") == 17
     assert nx.has_path(found, "input", found.graph["outputs"]["loss"])
@@ -75,8 +75,8 @@ def test_a_step_of_resnet50_is_a_networkx_graph_and_its_json_gives_the_same_plan
     assert code == 0
     graph = read_graph(out)
     assert told(graph) == told(before.plan.graph)
-    plan = verify_plan(make_plan(graph, FUSED))
-    for field in ("kernels", "placements", "buffers", "arena", "peak"):
+    plan = verify_plan(make_plan(graph, FULL_FUSION))
+    for field in ("kernels", "placements", "buffers", "arena_bytes", "peak_bytes"):
         assert getattr(plan, field) == getattr(before.plan, field), field
 
 
@@ -85,13 +85,17 @@ def test_a_step_of_resnet50_is_a_networkx_graph_and_its_json_gives_the_same_plan
 def test_drawn_graphs_are_read_back_and_planned_as_before(data: st.DataObject) -> None:
     draw = HypothesisDraw(data)
     graph = draw.pick((drawn_step, drawn_graph, drawn_inference))(draw)
-    walks(digraph(graph), graph)
+    walks(to_networkx(graph), graph)
     again = read_graph(to_json(graph))
     assert told(again) == told(graph)
     assert to_text(again) == to_text(graph)
     fusion = draw.pick(FUSIONS)
     one, two = make_plan(graph, fusion), make_plan(again, fusion)
-    assert (one.kernels, one.placements, one.arena) == (two.kernels, two.placements, two.arena)
+    assert (one.kernels, one.placements, one.arena_bytes) == (
+        two.kernels,
+        two.placements,
+        two.arena_bytes,
+    )
 
 
 @settings(max_examples=40)
@@ -119,12 +123,12 @@ def test_every_operator_is_read_back() -> None:
     graph, _ = every_operator(np.random.default_rng(0), 3)
     assert told(read_graph(to_json(graph))) == told(graph)
     bare = [p.name for op in OPS.values() for p in op.attrs if isinstance(p.type, AnyValue)]
-    assert set(bare) == set(FORMS)
+    assert set(bare) == set(ATTRIBUTE_SCHEMAS)
 
 
 def test_every_law_of_first_values_can_be_drawn() -> None:
     b = Builder()
-    for law in LAWS:
+    for law in DISTRIBUTIONS:
         assert first_values(b.state(law, TensorType((3,), "float32"), (law, 0.5)), 0).shape == (3,)
 
 
@@ -132,8 +136,8 @@ def test_one_operand_twice_is_one_edge() -> None:
     b = Builder(dtype="float64")
     x = b.input("x", TensorType((3,), "float64"))
     z = b.exp(x)
-    graph = b.graph({"y": b.select(b.greater(x, z), z, z), "s": b.mul(x, x)})
-    found = digraph(graph)
+    graph = b.build({"y": b.select(b.greater(x, z), z, z), "s": b.mul(x, x)})
+    found = to_networkx(graph)
     assert found.edges["x", "mul"] == {"operands": (0, 1)}
     assert found.edges["exp", "select"] == {"operands": (1, 2)}
     assert graph.dag.edges["x", "mul"] == {}
@@ -216,7 +220,7 @@ def refused(text: str) -> str | None:
         graph = read_graph(text)
     except NetError as e:
         return e.render()
-    verify_plan(make_plan(verify(graph), FUSED))
+    verify_plan(make_plan(verify_graph(graph), FULL_FUSION))
     return None
 
 
@@ -225,7 +229,7 @@ def small() -> dict[str, Any]:
     x = b.input("x", TensorType((3,), "float64"))
     w = b.state("w", TensorType((3,), "float64"), ("normal", 0.1))
     y = b.reduce_sum(b.mul(x, w), axes=(0,))
-    return json.loads(to_json(b.graph({"y": y}, {"w": b.sub(w, x)}, "small")))
+    return json.loads(to_json(b.build({"y": y}, {"w": b.sub(w, x)}, "small")))
 
 
 @pytest.mark.parametrize(

@@ -20,19 +20,19 @@ from netdsl.backends.cuda.generate import generated
 from netdsl.backends.cuda.maps import launches
 from netdsl.backends.cuda.trace import Traced
 from netdsl.ir.builder import Builder
-from netdsl.ir.evaluate import results
+from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
 from netdsl.ops import OPS
-from netdsl.passes import pipeline
-from netdsl.passes.lower import lower
-from netdsl.passes.precision import mixed
+from netdsl.passes import pass_manager
+from netdsl.passes.conv_lowering import lower_convolutions
+from netdsl.passes.mixed_precision import convert_to_mixed_precision
 from netdsl.passes.simplify import simplify
-from netdsl.plan.layout import Ints, contiguous
+from netdsl.plan.layout import IntTuple, make_contiguous
 from netdsl.plan.placement import Placement
 from netdsl.plan.plan import make_plan
-from netdsl.plan.verify import verify_plan
+from netdsl.plan.plan_verifier import verify_plan
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.signature import BoundCall
@@ -68,7 +68,7 @@ def run(graph: Graph, backend: HostedBackend, tolerance: float, steps: int = 2) 
     state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
     executor = Executor(graph, backend, state)
     for _ in range(steps):
-        expected = results(graph, values)
+        expected = evaluate_results(graph, values)
         found = dict(executor.run(values))
         for label in graph.outputs:
             close(found[label], expected[label], tolerance, label)
@@ -106,7 +106,7 @@ WAYS = (0, -1)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("net", BLOCK_NETS)
 def test_blocks_on_the_cpu(net: str, way: int, engine: Engine) -> None:
-    assert run(simplify(lower(block_step(net))), engine(way), 1e-9) == []
+    assert run(simplify(lower_convolutions(block_step(net))), engine(way), 1e-9) == []
 
 
 @needs_compiler
@@ -114,7 +114,11 @@ def test_blocks_on_the_cpu(net: str, way: int, engine: Engine) -> None:
 @pytest.mark.parametrize("net", ["residual", "googlenet", "plain"])
 def test_mixed_blocks_on_the_cpu(net: str, way: int, engine: Engine) -> None:
     """16-bit loads and stores; sums stay in 32 bits, so one step stays near the interpreter's."""
-    graph = simplify(mixed(simplify(lower(step_of(BLOCKS, net, batch=2))), "bfloat16"))
+    graph = simplify(
+        convert_to_mixed_precision(
+            simplify(lower_convolutions(step_of(BLOCKS, net, batch=2))), "bfloat16"
+        )
+    )
     assert run(graph, engine(way), 0.05, steps=1) == []
 
 
@@ -126,7 +130,7 @@ def test_mixed_blocks_on_the_cpu(net: str, way: int, engine: Engine) -> None:
 def test_batch_norm_by_algebra_on_the_cpu(
     low: str | None, tolerance: float, way: int, engine: Engine
 ) -> None:
-    narrow = (lambda graph: mixed(graph, low),) if low else ()
+    narrow = (lambda graph: convert_to_mixed_precision(graph, low),) if low else ()
     dtype = "float32" if low else "float64"
     graph = lowered_step("residual", *narrow, by_algebra, dtype=dtype)
     backend = engine(way)
@@ -139,7 +143,7 @@ def test_batch_norm_by_algebra_on_the_cpu(
 @needs_compiler
 def test_bias_and_relu_go_into_the_products(engine: Engine) -> None:
     network = elaborate(load(BLOCKS), "googlenet", Settings(batch=2, dtype="float32"))
-    main = pipeline.inference(network.graph).main
+    main = pass_manager.prepare_inference(network.graph).main
     backend = engine()
     run(main, backend, 1e-4, steps=1)
     kinds = set(backend.device.taken)
@@ -155,7 +159,7 @@ def test_a_scaled_step_on_the_cpu(scale: float, engine: Engine) -> None:
     chosen = BoundCall("mixed", PRECISIONS["mixed"], {"low": low})
     network = elaborate(load(BLOCKS), "residual_small", Settings(batch=2, training=True))
     graph = compile_step(network, replace(plain_recipe(), precision=chosen))
-    assert results(graph, values_for(graph))["left_out"] == (scale > 1e6)
+    assert evaluate_results(graph, values_for(graph))["left_out"] == (scale > 1e6)
     assert run(graph, engine(), 0.05) == []
 
 
@@ -168,7 +172,7 @@ def test_a_scaled_step_on_the_cpu(scale: float, engine: Engine) -> None:
 )
 @given(st.data())
 def test_drawn_graphs_on_the_cpu(engine: Engine, data: st.DataObject) -> None:
-    graph = simplify(lower(drawn_step(HypothesisDraw(data))))
+    graph = simplify(lower_convolutions(drawn_step(HypothesisDraw(data))))
     run(graph, engine(data.draw(st.sampled_from(WAYS))), 1e-8, steps=1)
 
 
@@ -195,7 +199,7 @@ def test_exponents_that_have_formulas_of_their_own(engine: Engine) -> None:
     x = b.input("x", TensorType((3, 7), "float32"))
     outputs = {f"{p}": b.power(x, exponent=p) for p in (2.0, 1.0, 0.5, -1.0, 0.0, 1.5, -0.5)}
     backend = engine()
-    executor = Executor(b.graph(outputs), backend, State(backend))
+    executor = Executor(b.build(outputs), backend, State(backend))
     values = {"x": np.random.default_rng(0).uniform(0.1, 4, (3, 7)).astype(np.float32)}
     for label, expected, found in both(executor, values):
         close(found, expected, 1e-6, label)
@@ -204,7 +208,7 @@ def test_exponents_that_have_formulas_of_their_own(engine: Engine) -> None:
 def both(executor: Executor, given: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Each output as the interpreter has it and as an engine has it."""
     found = executor.run(given)
-    for label, expected in results(executor.graph, given).items():
+    for label, expected in evaluate_results(executor.graph, given).items():
         yield label, expected, found[label]
 
 
@@ -241,7 +245,7 @@ def test_blocks_of_pixels(image: Any, kernel: Any, stride: Any, pad: Any, tmp_pa
 
 
 def place(name: str, array: Any) -> Placement:
-    return Placement(name, str(array.dtype), contiguous(array.shape))
+    return Placement(name, str(array.dtype), make_contiguous(array.shape))
 
 
 def moved(traced: Traced, source: Any, target: Any, folder: Path) -> None:
@@ -278,7 +282,7 @@ def test_windows_over_some_channels_of_an_image(dtype: str, value: float, engine
     some = b.slice(x, start=(0, 0, 0, 0), stop=(2, 6, 6, 16), step=(1, 1, 1, 1))
     wide = b.pad(some, low=(0, 1, 1, 0), high=(0, 1, 1, 0), interior=(0, 0, 0, 0), value=value)
     y = b.max_pool(wide, kernel=(2, 2), stride=(1, 1), pad=((0, 0), (0, 0)))
-    graph = b.graph({"y": b.cast(y, dtype="float32"), "x": b.cast(x, dtype="float32")})
+    graph = b.build({"y": b.cast(y, dtype="float32"), "x": b.cast(x, dtype="float32")})
     assert run(graph, engine(), 1e-6 if dtype == "float32" else 0.01) == []
 
 
@@ -287,7 +291,7 @@ def test_threads_that_keep_much_take_fewer_elements_at_once(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maps, "_MOST_KEPT", 9)
-    assert run(simplify(lower(block_step("residual"))), engine(), 1e-9) == []
+    assert run(simplify(lower_convolutions(block_step("residual"))), engine(), 1e-9) == []
 
 
 @needs_compiler
@@ -298,7 +302,7 @@ def test_a_large_batch_of_pooling_goes_by_parts(
     b = Builder()
     x, g = (b.input(n, TensorType((7, s, s, 8), "float32")) for n, s in (("x", 6), ("g", 3)))
     window = {"kernel": (2, 2), "stride": (2, 2), "pad": ((0, 0), (0, 0))}
-    graph = b.graph({"d": b.max_pool_grad(g, b.relu(x), **window)})
+    graph = b.build({"d": b.max_pool_grad(g, b.relu(x), **window)})
     monkeypatch.setattr(windows, "WORKSPACE_BYTES", 3 * 3 * 3 * 8 + 5)
     backend = engine()
     assert run(graph, backend, 1e-6) == []
@@ -311,12 +315,12 @@ def test_a_large_batch_of_pooling_goes_by_parts(
 @needs_compiler
 @pytest.mark.parametrize("axes", [(0,), (0, 1)])
 @pytest.mark.parametrize("rows", [64, 9000])
-def test_moments_of_what_a_state_becomes(rows: int, axes: Ints, engine: Engine) -> None:
+def test_moments_of_what_a_state_becomes(rows: int, axes: IntTuple, engine: Engine) -> None:
     """They are taken around a value that must not have been written over."""
     b = Builder()
     s = b.state("s", TensorType((rows, 24)), ("normal", 1.0), trainable=False)
     new = b.add(b.mul(s, b.const(3.0)), b.input("x", TensorType((rows, 24), "float32")))
-    graph = b.graph({"m": b.moments(new, axes=axes)}, {"s": new})
+    graph = b.build({"m": b.moments(new, axes=axes)}, {"s": new})
     verify_plan(make_plan(graph, CUDA))
     assert run(graph, engine(), 1e-4) == []
 
@@ -327,14 +331,14 @@ def test_no_grid_has_more_rows_than_a_gpu_takes() -> None:
     x, s = (
         b.input(n, TensorType(k, "float32")) for n, k in (("x", (8, 4099, 4099)), ("s", (8, 1, 1)))
     )
-    plan = make_plan(b.graph({"y": b.mul(x, s)}), CUDA)
+    plan = make_plan(b.build({"y": b.mul(x, s)}), CUDA)
     (launch,) = generated(plan, plan.kernels[-1], 132) or ()
     columns, rows = launch.grid
     assert rows == 1
     assert columns > 65535
 
 
-TWO_STAGES: dict[Ints, tuple[Ints, ...]] = {
+TWO_STAGES: dict[IntTuple, tuple[IntTuple, ...]] = {
     (9000, 24): ((0,), (0, 1)),
     (40, 2048): ((0, 1),),
 }
@@ -345,7 +349,7 @@ TWO_STAGES: dict[Ints, tuple[Ints, ...]] = {
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("shape", [(3, 5), (7, 8), (700, 6), *TWO_STAGES], ids=str)
 def test_reductions_end_in_their_first_launch_where_one_block_is_enough(
-    shape: Ints, dtype: str, engine: Engine
+    shape: IntTuple, dtype: str, engine: Engine
 ) -> None:
     """Sums, means, largest values and moments over rows, over columns and over everything."""
     for axes in ((0,), (1,), (0, 1)):
@@ -356,7 +360,7 @@ def test_reductions_end_in_their_first_launch_where_one_block_is_enough(
         if axes == (0,):
             found["moments"] = b.moments(x, axes=axes)
         backend = engine()
-        assert run(b.graph(found), backend, 1e-9 if dtype == "float64" else 1e-4) == []
+        assert run(b.build(found), backend, 1e-9 if dtype == "float64" else 1e-4) == []
         twice = any("void finish" in source for source in backend.device.asked)
         assert twice == (axes in TWO_STAGES.get(shape, ()))
 
@@ -385,7 +389,7 @@ def test_what_begins_between_two_places_is_copied_for_a_library(way: int, engine
     window = {"stride": (1, 1), "pad": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
     y = b.cast(b.conv2d(some, w, **window), dtype="float32")
     backend = engine(way)
-    assert run(b.graph({"y": y, "x": b.cast(x, dtype="float32")}), backend, 0.02) == []
+    assert run(b.build({"y": y, "x": b.cast(x, dtype="float32")}), backend, 0.02) == []
     assert any(what.startswith("conv2d") for what in backend.device.taken)
 
 
@@ -410,7 +414,7 @@ def read_twice(kind: str) -> Graph:
     p = b.matmul(b.tanh(b.matmul(b.tanh(x), w)), w)
     v = b.add(p, r)
     outputs = {"v": b.relu(v), "p": p} if kind == "product" else {"v": v, "u": b.add(v, r)}
-    return b.graph(outputs)
+    return b.build(outputs)
 
 
 @needs_compiler
@@ -428,5 +432,5 @@ def test_an_epilogue_behind_a_view(way: int, engine: Engine) -> None:
     x = b.input("x", TensorType((2, 2, 2, 4), "float32"))
     w = b.state("w", TensorType((10, 3, 3, 4), "float32"), ("normal", 1.0))
     y = b.conv2d(x, w, stride=(2, 2), pad=((1, 1), (1, 1)))
-    graph = b.graph({"y": b.relu(b.reshape(y, shape=(2, 10)))})
+    graph = b.build({"y": b.relu(b.reshape(y, shape=(2, 10)))})
     assert run(graph, engine(way), 1e-4, steps=1) == []

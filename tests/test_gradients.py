@@ -11,9 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from netdsl.backends import open_backend
+from netdsl.ir.autodiff import grad
 from netdsl.ir.builder import Builder
-from netdsl.ir.derivative import differentiable, operand_error
-from netdsl.ir.grad import grad
+from netdsl.ir.numerical_gradient import compute_vjp_error, find_differentiable_operands
 from netdsl.ops import OPS
 from netdsl.ops.draw import RandomDraw
 from netdsl.ops.op import Op, Vjp
@@ -22,8 +22,8 @@ from tests.differences import gradient_errors
 from tests.graphs import BLOCKS
 
 TOLERANCE = 1e-6
-PAIRS = [(op, i) for op in OPS for i in differentiable(op)]
-DIFFERENTIABLE = [op for op in OPS if differentiable(op)]
+PAIRS = [(op, i) for op in OPS for i in find_differentiable_operands(op)]
+DIFFERENTIABLE = [op for op in OPS if find_differentiable_operands(op)]
 
 
 @pytest.mark.parametrize(("op", "operand"), PAIRS, ids=lambda v: str(v))
@@ -33,7 +33,7 @@ def test_vjp_is_the_derivative(op: str, operand: int, data: st.DataObject) -> No
     example = OPS[op].examples(HypothesisDraw(data))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     which = data.draw(st.integers(0, len(example.operands) - 1)) if OPS[op].variadic else operand
-    error = operand_error(op, example, which, rng)
+    error = compute_vjp_error(op, example, which, rng)
     assume(error is not None)
     assert error is not None
     assert error < TOLERANCE
@@ -69,7 +69,7 @@ def swapped(op: Op) -> Op | None:
             op,
             vjp=(lambda b, g, y, *a, operand: rule(b, g, y, *a, operand=len(a) - 1 - operand),),
         )
-    places = differentiable(op.name)
+    places = find_differentiable_operands(op.name)
     if len(places) < 2:
         return None
     vjp = list(op.vjp)
@@ -80,7 +80,7 @@ def swapped(op: Op) -> Op | None:
 
 def caught(monkeypatch: pytest.MonkeyPatch, mutant: Op, tries: int = 20) -> bool:
     """Whether any of a few seeded examples refuses the mutant."""
-    operands = differentiable(mutant.name)
+    operands = find_differentiable_operands(mutant.name)
     with monkeypatch.context() as m:
         m.setitem(OPS, mutant.name, mutant)
         return any(refused(mutant, i, seed) for seed in range(tries) for i in operands)
@@ -91,7 +91,7 @@ def refused(mutant: Op, operand: int, seed: int) -> bool:
     example = mutant.examples(RandomDraw(rng))
     which = seed % len(example.operands) if mutant.variadic else operand
     try:
-        error = operand_error(mutant.name, example, which, rng)
+        error = compute_vjp_error(mutant.name, example, which, rng)
     except Exception:
         return True  # a swapped rule may not even build: its shapes do not fit
     return error is not None and error > TOLERANCE
@@ -113,7 +113,7 @@ def same_gradients(op: Op) -> bool:
     args = [b.input(f"x{i}", o.type) for i, o in enumerate(example.operands)]
     y = b.emit(op.name, *args, **example.attrs)
     g = b.input("g", y.type)
-    rules = [op.vjp_of(i) for i in differentiable(op.name)]
+    rules = [op.vjp_of(i) for i in find_differentiable_operands(op.name)]
     return len({rule(b, g, y, *args).name for rule in rules if rule}) == 1
 
 
@@ -129,13 +129,13 @@ def test_swapped_vjps_are_caught(op: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_gradient_of_what_the_loss_ignores_is_zero() -> None:
-    from netdsl.ir.evaluate import evaluate
+    from netdsl.ir.interpreter import evaluate_graph
     from netdsl.types import TensorType
 
     b = Builder(dtype="float64")
     x, unused = (b.input(n, TensorType((2, 3), "float64")) for n in ("x", "unused"))
     g = grad(b, b.reduce_sum(x, axes=(0, 1)), [x, unused])
-    values = evaluate(b.graph({}), {"x": np.ones((2, 3)), "unused": np.ones((2, 3))})
+    values = evaluate_graph(b.build({}), {"x": np.ones((2, 3)), "unused": np.ones((2, 3))})
     assert values[g["unused"].name].tolist() == np.zeros((2, 3)).tolist()
     assert values[g["x"].name].tolist() == np.ones((2, 3)).tolist()
 

@@ -12,7 +12,7 @@ import pytest
 
 from netdsl.backends import open_backend
 from netdsl.errors import NetError
-from netdsl.ir.evaluate import evaluate
+from netdsl.ir.interpreter import evaluate_graph
 from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, program
@@ -146,7 +146,7 @@ def test_what_is_watched_is_what_numpy_says(tmp_path: Path) -> None:
         "labels": rng.integers(0, 10, 64).astype(np.int32),
         "weights": np.ones(64, np.float32),
     }
-    values = evaluate(graph, given)
+    values = evaluate_graph(graph, given)
     out = {label: values[name] for label, name in graph.outputs.items()}
     found = summarise_watch(graph, out, network)
     relu = values[network.place("relu1").name]
@@ -157,7 +157,7 @@ def test_what_is_watched_is_what_numpy_says(tmp_path: Path) -> None:
     assert shown["dead"] == 0.25
     assert found["activations"]["c1"]["dead"] == 0
     step = training_graph(network, recipe)
-    update = evaluate(step, {**given, "lr": np.float32(1)})[step.updates["c1.weight"]]
+    update = evaluate_graph(step, {**given, "lr": np.float32(1)})[step.updates["c1.weight"]]
     gradient = given["c1.weight"] - update
     norm = found["gradients"]["c1.weight"]["norm"]
     assert norm == pytest.approx(np.linalg.norm(gradient), rel=1e-4)
@@ -209,7 +209,7 @@ def depth(activation: str, norm: str, scale: float, layers: int = 20) -> list[fl
         "labels": job.train.labels[:64],
         "weights": np.ones(64, np.float32),
     }
-    values = evaluate(graph, given)
+    values = evaluate_graph(graph, given)
     out = {label: values[name] for label, name in graph.outputs.items()}
     found = summarise_watch(graph, out, job.network)["gradients"]
     return [found[f"conv{i + 1}.weight"]["norm"] for i in range(layers)]

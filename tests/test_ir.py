@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netdsl.errors import NetError, Source, Span
+from netdsl.ir.autodiff import grad
 from netdsl.ir.builder import Builder
-from netdsl.ir.derivative import slope_error
-from netdsl.ir.evaluate import results
-from netdsl.ir.grad import grad
-from netdsl.ir.restrict import restricted
-from netdsl.ir.text import to_text
-from netdsl.ir.verify import verify
-from netdsl.ir.views import shown
+from netdsl.ir.interpreter import evaluate_results
+from netdsl.ir.numerical_gradient import compute_slope_error
+from netdsl.ir.printer import to_text
+from netdsl.ir.subgraph import extract_subgraph
+from netdsl.ir.verifier import verify_graph
+from netdsl.ir.views import strip_views
 from netdsl.types import Graph, Node, NodeView, TensorType
 from tests.conftest import HypothesisDraw
 from tests.drawn import drawn_graph
@@ -38,7 +38,7 @@ def small_graph() -> Graph:
     y = b.relu(b.mul(x, w))
     loss = b.reduce_sum(y, axes=(0,))
     g = grad(b, loss, [w])["w"]
-    return b.graph({"loss": loss}, {"w": b.descend(w, g, b.const(0.1))}, "small")
+    return b.build({"loss": loss}, {"w": b.descend(w, g, b.const(0.1))}, "small")
 
 
 def test_equal_nodes_are_one_node() -> None:
@@ -80,7 +80,7 @@ def test_text_of_a_graph() -> None:
 
 def test_updates_and_outputs_are_evaluated() -> None:
     given = {"x": np.array([1.0, 2.0, -1.0]), "w": np.array([1.0, -1.0, 0.5])}
-    out = results(small_graph(), given)
+    out = evaluate_results(small_graph(), given)
     assert out["loss"] == 1.0
     assert out["update w"].tolist() == [0.9, -1.0, 0.5]
 
@@ -96,7 +96,7 @@ def planted(which: str, /, **changes: object) -> Graph:
 
 
 def test_the_verifier_accepts_what_the_builder_makes() -> None:
-    assert verify(small_graph()).name == "small"
+    assert verify_graph(small_graph()).name == "small"
 
 
 @pytest.mark.parametrize(
@@ -113,14 +113,14 @@ def test_the_verifier_accepts_what_the_builder_makes() -> None:
 )
 def test_the_verifier_refuses(graph: Graph, complaint: str) -> None:
     with pytest.raises(AssertionError, match=complaint):
-        verify(graph)
+        verify_graph(graph)
 
 
 def test_the_verifier_refuses_a_reader_before_its_operand() -> None:
     graph = small_graph()
     backwards = dict(reversed(list(graph.nodes.items())))
     with pytest.raises(AssertionError, match="before it is computed"):
-        verify(replace(graph, nodes=backwards))
+        verify_graph(replace(graph, nodes=backwards))
 
 
 # ---- the dag that holds a graph
@@ -141,7 +141,7 @@ def test_a_graph_is_one_frozen_dag() -> None:
 def test_a_builder_gives_its_dag_away() -> None:
     b = Builder(dtype="float64")
     x = vector(b, "x")
-    graph = b.graph({"x": x})
+    graph = b.build({"x": x})
     assert graph.dag is b.dag
     with pytest.raises(nx.NetworkXError, match="Frozen"):
         b.relu(x)
@@ -152,7 +152,7 @@ def test_pruning_leaves_what_outputs_and_updates_need() -> None:
     b = Builder(dtype="float64")
     x, w = vector(b, "x"), b.state("w", TensorType((3,), "float64"), ("normal", 0.1))
     b.exp(b.add(x, w))
-    graph = verify(b.graph({"y": b.relu(x)}, {"w": x}, prune=True))
+    graph = verify_graph(b.build({"y": b.relu(x)}, {"w": x}, prune=True))
     assert list(graph.nodes) == ["x", "w", "relu"]
 
 
@@ -174,7 +174,7 @@ def test_the_verifier_refuses_edges_that_are_not_those_of_operands(
     dag = nx.DiGraph(graph.dag)
     spoil(dag)
     with pytest.raises(AssertionError, match=complaint):
-        verify(replace(graph, nodes=NodeView(dag)))
+        verify_graph(replace(graph, nodes=NodeView(dag)))
 
 
 @given(data=st.data())
@@ -187,7 +187,7 @@ def test_cones_are_those_that_operands_say(data: st.DataObject) -> None:
         if node.name in wanted:
             wanted.update(node.args)
     assert graph.backward_slice(*names) == wanted
-    part = verify(restricted(graph, wanted, {n: n for n in names}))
+    part = verify_graph(extract_subgraph(graph, wanted, {n: n for n in names}))
     assert list(part.nodes) == [n for n in graph.nodes if n in wanted]
     assert set(part.dag.edges) == {(a, n) for a, n in graph.dag.edges if n in wanted}
 
@@ -243,7 +243,7 @@ def test_the_verifier_refuses_whatever_is_not_so(net: str | None) -> None:
     graph = block_step(net) if net else small_graph()
     for what, wrong in damaged(graph):
         try:
-            verify(wrong)
+            verify_graph(wrong)
         except AssertionError as e:
             assert "internal error" in str(e), what  # noqa: PT017
         else:
@@ -256,9 +256,9 @@ def test_an_update_has_the_element_type_of_its_state() -> None:
     constant = b.const((1.0, 2.0))
     for value in (b.cast(w, dtype="float32"), b.reshape(w, shape=(3, 2))):
         with pytest.raises(AssertionError, match="does not have its type"):
-            verify(b.graph({}, {"w": value}))
+            verify_graph(b.build({}, {"w": value}))
     with pytest.raises(AssertionError, match="is updated but is no state"):
-        verify(b.graph({}, {constant.name: constant}))
+        verify_graph(b.build({}, {constant.name: constant}))
 
 
 # ---- what the builder refuses
@@ -318,7 +318,7 @@ def test_a_sum_undoes_stretching(data: st.DataObject) -> None:
     assert y.type.shape == small
     values = np.random.default_rng(0).standard_normal(full)
     weights = np.random.default_rng(1).standard_normal(small)
-    found = results(b.graph({"y": y}), {"x": values})["y"]
+    found = evaluate_results(b.build({"y": y}), {"x": values})["y"]
     total, expected = (found * weights).sum(), (values * weights).sum()
     assert found.shape == small
     assert total == pytest.approx(expected)
@@ -330,9 +330,9 @@ def test_a_view_of_views_shows_what_lies_under_all_of_them() -> None:
     view = b.transpose(
         b.reshape(b.slice(x, start=(0, 0), stop=(2, 2), step=(1, 1)), shape=(4, 1)), perm=(1, 0)
     )
-    graph = b.graph({"y": view})
-    assert shown(graph, view.name) is x
-    assert shown(graph, x.name) is x
+    graph = b.build({"y": view})
+    assert strip_views(graph, view.name) is x
+    assert strip_views(graph, x.name) is x
 
 
 # ---- slopes
@@ -342,15 +342,15 @@ def test_a_view_of_views_shows_what_lies_under_all_of_them() -> None:
 @pytest.mark.parametrize("off", [0.0, 1e-5, -1e-3, 1.0])
 def test_the_error_of_a_slope_is_its_share(slope: float, off: float) -> None:
     """Of a smooth function: the share of the slope that a prediction is off by."""
-    error = slope_error(lambda t: np.sin(t) * slope + t**3, slope * (1 + off))
+    error = compute_slope_error(lambda t: np.sin(t) * slope + t**3, slope * (1 + off))
     assert error == pytest.approx(abs(off) / max(1, 1 + off), rel=1e-3, abs=1e-9)
 
 
 def test_a_slope_near_zero_is_held_against_a_hundredth() -> None:
-    assert slope_error(lambda t: 0.0, 1e-4) == pytest.approx(1e-2)
-    assert slope_error(lambda t: 1e-3 * t, 0.0) == pytest.approx(0.1)
+    assert compute_slope_error(lambda t: 0.0, 1e-4) == pytest.approx(1e-2)
+    assert compute_slope_error(lambda t: 1e-3 * t, 0.0) == pytest.approx(0.1)
 
 
 def test_there_is_no_slope_at_a_kink() -> None:
-    assert slope_error(lambda t: abs(t - 2e-4), 0.3) is None
-    assert slope_error(lambda t: abs(t - 0.1), -1.0) == pytest.approx(0, abs=1e-9)
+    assert compute_slope_error(lambda t: abs(t - 2e-4), 0.3) is None
+    assert compute_slope_error(lambda t: abs(t - 0.1), -1.0) == pytest.approx(0, abs=1e-9)

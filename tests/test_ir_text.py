@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from netdsl.errors import NetError
 from netdsl.insight.target import Target, prepared
 from netdsl.ir.builder import Builder
-from netdsl.ir.parse import parse, parse_all
-from netdsl.ir.text import to_text
-from netdsl.ir.verify import verify
+from netdsl.ir.printer import to_text
+from netdsl.ir.text_parser import parse_graph, parse_graphs
+from netdsl.ir.verifier import verify_graph
 from netdsl.language.program import load
 from netdsl.limits import MAX_IR_CHARACTERS
 from netdsl.ops import OPS
 from netdsl.ops.draw import RandomDraw
 from netdsl.parameter_types import AnyValue
-from netdsl.passes.precision import mixed
+from netdsl.passes.mixed_precision import convert_to_mixed_precision
 from netdsl.passes.recompute import recompute
 from netdsl.signature import Param
 from netdsl.types import ITEMSIZE, Attrs, Graph, Node, TensorType
@@ -45,7 +45,7 @@ DRAWN = {"step": drawn_step, "odd": drawn_graph, "inference": drawn_inference}
 
 def round_trip(graph: Graph) -> None:
     text = to_text(graph)
-    found = verify(parse(text))
+    found = verify_graph(parse_graph(text))
     same_graph(found, graph)
     assert to_text(found) == text
 
@@ -55,7 +55,7 @@ def test_drawn_graphs_are_read_back(kind: str) -> None:
     for seed in range(60):
         graph = DRAWN[kind](RandomDraw(np.random.default_rng(seed)))
         round_trip(graph)
-        round_trip(mixed(graph, "bfloat16"))
+        round_trip(convert_to_mixed_precision(graph, "bfloat16"))
 
 
 @given(data=st.data())
@@ -117,9 +117,9 @@ def test_any_name_and_number_is_read_back(names: list[str], value: float, other:
         product = b.mul(b.add(node, b.const(value)), b.const((value, other, value)))
     moved = b.reduce_sum(b.mul(product, b.const(other)), axes=(0,))
     outputs = {root: product, "const": b.nodes[product.args[1]], "state": state}
-    graph = b.graph(outputs, {w: moved}, title)
+    graph = b.build(outputs, {w: moved}, title)
     text = to_text(graph)
-    found = parse(text)
+    found = parse_graph(text)
     assert to_text(found) == text
     if not (math.isnan(value) or math.isnan(other)):
         same_graph(found, graph)
@@ -136,7 +136,7 @@ def test_constants_of_one_value_are_told_apart() -> None:
     with b.at(None, None, "again"):
         y = b.mul(y, b.const(0.5))
     wide = b.cast(y, dtype="float64")
-    graph = b.graph({"y": b.mul(wide, b.const(0.5, "float64")), "half": b.const(0.5)})
+    graph = b.build({"y": b.mul(wide, b.const(0.5, "float64")), "half": b.const(0.5)})
     text = to_text(graph)
     for line in (
         "const const = 0.5  scalar float32\n",
@@ -154,9 +154,9 @@ def test_whole_numbers_stay_whole(value: int | tuple[float, ...]) -> None:
     """Of constants, which operators that count are given."""
     b = Builder()
     x = b.emit("const", value=value, dtype="int64")
-    graph = b.graph({"y": x, "z": b.cast(x, dtype="float32")})
+    graph = b.build({"y": x, "z": b.cast(x, dtype="float32")})
     round_trip(graph)
-    (found,) = parse(to_text(graph)).find_by_op("const")
+    (found,) = parse_graph(to_text(graph)).find_by_op("const")
     assert repr(found.attrs) == repr(x.attrs)
 
 
@@ -167,7 +167,7 @@ def test_equal_nodes_stay_two() -> None:
     b = Builder()
     for node in (x, one, two):
         b.insert(node)
-    round_trip(b.graph({"y": one, "z": two}))
+    round_trip(b.build({"y": one, "z": two}))
 
 
 def test_regions_are_read_back() -> None:
@@ -264,14 +264,14 @@ def test_what_is_no_graph_is_refused(text: str, expected: tuple[str, int]) -> No
 
 @pytest.mark.parametrize(("old", "new", "said", "line"), CHANGES)
 def test_what_is_wrong_is_told_with_its_place(old: str, new: str, said: str, line: int) -> None:
-    parse(GOOD)
+    parse_graph(GOOD)
     assert GOOD.count(old) == 1
     refused(GOOD.replace(old, new), said, line)
 
 
 def refused(text: str, said: str, line: int) -> None:
     with pytest.raises(NetError) as e:
-        parse(text, "a.ir")
+        parse_graph(text, "a.ir")
     (told,) = e.value.diagnostics
     assert said in told.message
     assert told.span is not None
@@ -301,7 +301,7 @@ def test_damaged_texts_are_read_or_refused() -> None:
 
 def is_refused(text: str) -> bool:
     try:
-        verify(parse(text))
+        verify_graph(parse_graph(text))
     except NetError as e:
         return bool(e.render())
     return False
@@ -339,7 +339,7 @@ def damaged(text: str, rng: random.Random) -> str:
 @given(text=st.text(max_size=200))
 def test_any_text_is_refused(text: str) -> None:
     with pytest.raises(NetError):
-        parse(f"graph g {{\n{text}")
+        parse_graph(f"graph g {{\n{text}")
 
 
 @pytest.mark.parametrize(
@@ -359,18 +359,18 @@ def test_any_text_is_refused(text: str) -> None:
 def test_long_lines_are_refused_at_once(line: str) -> None:
     started = time.perf_counter()
     with pytest.raises(NetError):
-        parse(f"graph g {{\n  input x: 2 float32\n  {line}\n}}")
+        parse_graph(f"graph g {{\n  input x: 2 float32\n  {line}\n}}")
     assert time.perf_counter() - started < 5
 
 
 def test_a_text_has_a_limit() -> None:
     with pytest.raises(NetError, match="has over"):
-        parse("#" * (MAX_IR_CHARACTERS + 1))
+        parse_graph("#" * (MAX_IR_CHARACTERS + 1))
 
 
 def test_a_text_holds_one_graph_or_several() -> None:
-    one, two = parse_all(f"# two\n{GOOD}\n{GOOD}")
+    one, two = parse_graphs(f"# two\n{GOOD}\n{GOOD}")
     same_graph(one, two)
     for text in ("", GOOD + GOOD):
         with pytest.raises(NetError, match="graphs, not one"):
-            parse(text)
+            parse_graph(text)

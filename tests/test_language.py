@@ -291,7 +291,7 @@ def test_odd_overrides_are_refused(setting: str) -> None:
 
 
 def test_the_same_text_gives_the_same_graph() -> None:
-    from netdsl.ir.text import to_text
+    from netdsl.ir.printer import to_text
 
     body = "conv(4, 3x3) -> batchnorm -> relu -> dropout -> fc(3)"
     first, second = (to_text(net(body, training=True, batch=2).graph) for _ in range(2))

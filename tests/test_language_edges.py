@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from netdsl.errors import NetError
-from netdsl.ir.evaluate import results
+from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import MAX_REPEATS, Settings, elaborate
 from netdsl.language.evaluate import MAX_LIST_LENGTH, MAX_NUMBER, Scope, evaluate
 from netdsl.language.network import Network
@@ -285,7 +285,7 @@ def test_running_moments_move_by_a_tenth_towards_the_batch_s() -> None:
             "batchnorm1.gamma": np.ones(2),
             "batchnorm1.beta": np.zeros(2),
         }
-        out = results(found.graph, given)
+        out = evaluate_results(found.graph, given)
         mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2), ddof=1)
         for name, old, new in (("mean", [1.0, 2.0], mean), ("var", [3.0, 4.0], variance)):
             expected = (1 - momentum) * np.array(old) + momentum * new

@@ -18,7 +18,7 @@ from netdsl.backends.arrays import ArrayBackend
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import program
-from netdsl.plan.fusion import FUSED
+from netdsl.plan.fusion import FULL_FUSION
 from netdsl.plan.plan import make_plan
 from netdsl.training.checks import MAX_EVALUATION_BYTES, MAX_EVALUATION_IMAGES
 from netdsl.training.job import prepare_job
@@ -51,7 +51,7 @@ class Small(ArrayBackend):
 
 
 def small(size: int) -> Small:
-    return Small("small", np, FUSED, size)
+    return Small("small", np, FULL_FUSION, size)
 
 
 def text(batch: int = 512) -> str:
@@ -59,7 +59,7 @@ def text(batch: int = 512) -> str:
 
 
 def needed(batch: int) -> int:
-    return predict_memory(prepare_job(program(parse(text(batch))), None), FUSED).device
+    return predict_memory(prepare_job(program(parse(text(batch))), None), FULL_FUSION).device
 
 
 def test_what_does_not_fit_is_told_with_what_would() -> None:
@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_told_with_what_would() -> None:
     (fits,) = map(int, re.findall(r"data.batch=(\d+)", d.help))
     assert needed(fits) <= there < needed(fits + fits // 4)
     trainer = Trainer(program(parse(text(fits))), None, small(there))
-    assert trainer.stepper.step.plan.arena <= there
+    assert trainer.stepper.step.plan.arena_bytes <= there
 
 
 def test_where_no_batch_fits_none_is_named() -> None:
@@ -101,7 +101,7 @@ def test_it_ends_the_command_with_a_sentence(
 
 
 def test_the_parts_are_the_total() -> None:
-    memory = predict_memory(prepare_job(program(parse(text())), None), FUSED)
+    memory = predict_memory(prepare_job(program(parse(text())), None), FULL_FUSION)
     assert sum(memory.parts().values()) == memory.total
     assert memory.parts() == asdict(memory)
 
@@ -111,7 +111,9 @@ def test_a_large_evaluation_does_not_judge_more_than_it_must() -> None:
     wide = NET.replace("conv(64, 3x3, pad=same)", "conv(9000, 1x1)").replace("512", "4")
     job = prepare_job(program(parse(wide)), None)
     assert 4 <= job.evaluation_network.batch < MAX_EVALUATION_IMAGES
-    assert make_plan(job.folded_evaluation.main, FUSED).arena < 1.3 * MAX_EVALUATION_BYTES
+    assert (
+        make_plan(job.folded_evaluation.main, FULL_FUSION).arena_bytes < 1.3 * MAX_EVALUATION_BYTES
+    )
     assert (
         prepare_job(program(parse(text(4))), None).evaluation_network.batch == MAX_EVALUATION_IMAGES
     )
@@ -122,7 +124,7 @@ def test_what_is_evaluated_is_said_where_that_does_not_fit() -> None:
     """No batch helps where judging takes more than learning does."""
     wide = NET.replace("conv(64, 3x3, pad=same)", "conv(9000, 1x1)").replace("512", "2")
     job = prepare_job(program(parse(wide)), None)
-    memory = predict_memory(job, FUSED)
+    memory = predict_memory(job, FULL_FUSION)
     assert memory.evaluation > memory.step
     with pytest.raises(NetError) as e:
         Trainer(program(parse(wide)), None, small(memory.step))

@@ -10,7 +10,7 @@ from netdsl.backends import open_backend
 from netdsl.insight.check import check_program
 from netdsl.insight.expectations import run_test
 from netdsl.insight.gradcheck import gradcheck
-from netdsl.ir.text import to_text
+from netdsl.ir.printer import to_text
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from netdsl.backends import open_backend
 from netdsl.backends.cpu.launch import shared
+from netdsl.ir.autodiff import grad
 from netdsl.ir.builder import Builder
-from netdsl.ir.evaluate import results
-from netdsl.ir.grad import grad
+from netdsl.ir.interpreter import evaluate_results
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.types import TensorType
@@ -33,7 +33,7 @@ def computed(op: str, *arrays: Any, device: str = "reference", **attrs: Any) -> 
     }
     b = Builder()
     inputs = [b.input(name, TensorType(a.shape, str(a.dtype))) for name, a in given.items()]
-    graph = b.graph({"y": b.emit(op, *inputs, **attrs)})
+    graph = b.build({"y": b.emit(op, *inputs, **attrs)})
     backend = open_backend(device)
     return np.array(backend.download(Executor(graph, backend, State(backend)).run(given)["y"]))
 
@@ -44,7 +44,7 @@ def test_equal_values_pass_the_gradient_to_the_second(op: str, x: float, z: floa
     first, second = (b.input(n, TensorType((3,), "float64")) for n in "xz")
     gradients = grad(b, b.reduce_sum(b.emit(op, first, second), axes=(0,)), [first, second])
     values = {"x": np.array([x, z, 1.5]), "z": np.array([z, x, 1.5])}
-    out = results(b.graph({n: gradients[n] for n in "xz"}), values)
+    out = evaluate_results(b.build({n: gradients[n] for n in "xz"}), values)
     assert out["x"].tolist() == [1, 0, 0]
     assert out["z"].tolist() == [0, 1, 1]
 
@@ -106,7 +106,7 @@ def test_what_is_finite(value: float, device: str) -> None:
     x = b.input("x", TensorType((2,), "float32"))
     y = b.select(b.is_finite(x), b.const(1.0), b.const(0.0))
     backend = open_backend(device)
-    executor = Executor(b.graph({"y": y}), backend, State(backend))
+    executor = Executor(b.build({"y": y}), backend, State(backend))
     out = executor.run({"x": np.array([value, 1.0], np.float32)})["y"]
     assert backend.download(out).tolist() == [float(np.isfinite(value)), 1.0]
 

@@ -10,7 +10,7 @@ import pytest
 
 from netdsl.globs import matches_glob
 from netdsl.ir.builder import Builder
-from netdsl.ir.evaluate import results
+from netdsl.ir.interpreter import evaluate_results
 from netdsl.training.recipe.optimizers import OPTIMIZERS, Update, emit_update
 from netdsl.types import Graph, TensorType
 from netdsl.values import Argument
@@ -29,7 +29,7 @@ def graph(name: str, **arguments: Any) -> tuple[Graph, float]:
     w = b.state("w", KIND, ("normal", 1.0))
     part = Update(b, w, b.input("g", KIND), {})
     new = emit_update(part, BoundCall(name, record, bound))
-    return b.graph({"w": new}, {"w": new, **part.updates}), bound["lr"]
+    return b.build({"w": new}, {"w": new, **part.updates}), bound["lr"]
 
 
 def run(name: str, **arguments: Any) -> list[np.ndarray]:
@@ -41,7 +41,7 @@ def run(name: str, **arguments: Any) -> list[np.ndarray]:
     history = [state["w"]]
     for t in range(STEPS):
         given = {"g": rng.standard_normal(KIND.shape), "lr": np.float64(lr), "step": np.int32(t)}
-        out = results(step, {**state, **given})
+        out = evaluate_results(step, {**state, **given})
         state = {name: out[f"update {name}"] for name in state}
         history.append(state["w"])
     return history

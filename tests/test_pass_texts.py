@@ -14,18 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from netdsl.ir.autodiff import grad
 from netdsl.ir.builder import Builder
-from netdsl.ir.evaluate import results
-from netdsl.ir.grad import grad
-from netdsl.ir.parse import parse_all
-from netdsl.ir.text import to_text
-from netdsl.ir.verify import verify
-from netdsl.passes.algebraic import algebraic
-from netdsl.passes.fold import fold, split
-from netdsl.passes.lower import lower, lower_im2col
-from netdsl.passes.precision import mixed
+from netdsl.ir.interpreter import evaluate_results
+from netdsl.ir.printer import to_text
+from netdsl.ir.text_parser import parse_graphs
+from netdsl.ir.verifier import verify_graph
+from netdsl.passes.algebraic_batch_norm import rewrite_batch_norms
+from netdsl.passes.batch_norm_folding import fold_batch_norms, split_preparation
+from netdsl.passes.conv_lowering import lower_convolutions, lower_im2col
+from netdsl.passes.mixed_precision import convert_to_mixed_precision
 from netdsl.passes.recompute import recompute
-from netdsl.passes.rewrite import common, dead
+from netdsl.passes.rewrite import eliminate_common_subexpressions, eliminate_dead_nodes
 from netdsl.passes.simplify import simplify
 from netdsl.types import Graph
 from tests.conftest import ROOT
@@ -37,7 +37,7 @@ HEAD = "# pass: "
 
 
 def folded(graph: Graph) -> tuple[Graph, ...]:
-    found = split(fold(graph))
+    found = split_preparation(fold_batch_norms(graph))
     same_folded(graph, found, values_for(graph))
     return found.main, found.prepare
 
@@ -48,7 +48,7 @@ def differentiated(graph: Graph, loss: str, *targets: str) -> tuple[Graph, ...]:
     found = grad(b, b.nodes[loss], [b.nodes[t] for t in targets])
     gradients = {f"d {target}": node for target, node in found.items()}
     outputs = {label: b.nodes[name] for label, name in graph.outputs.items()} | gradients
-    return (dead(b.graph(outputs, name=graph.name)),)
+    return (eliminate_dead_nodes(b.build(outputs, name=graph.name)),)
 
 
 def computed_again(graph: Graph, *region: str) -> tuple[Graph, ...]:
@@ -57,13 +57,13 @@ def computed_again(graph: Graph, *region: str) -> tuple[Graph, ...]:
 
 
 PASSES: dict[str, Callable[..., tuple[Graph, ...]]] = {
-    "common": lambda graph: (common(graph),),
-    "dead": lambda graph: (dead(graph),),
+    "common": lambda graph: (eliminate_common_subexpressions(graph),),
+    "dead": lambda graph: (eliminate_dead_nodes(graph),),
     "simplify": lambda graph: (simplify(graph),),
-    "lower": lambda graph: (lower(graph),),
+    "lower": lambda graph: (lower_convolutions(graph),),
     "im2col": lambda graph: (lower_im2col(graph),),
-    "mixed": lambda graph: (mixed(graph, "bfloat16"),),
-    "algebraic": lambda graph: (algebraic(graph, -math.inf),),
+    "mixed": lambda graph: (convert_to_mixed_precision(graph, "bfloat16"),),
+    "algebraic": lambda graph: (rewrite_batch_norms(graph, -math.inf),),
     "fold": folded,
     "recompute": computed_again,
     "grad": differentiated,
@@ -74,7 +74,7 @@ TOLERANCE = {"mixed": 0.1}
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_a_pass_gives_what_its_file_says(path: Path) -> None:
     head, name, *words = command(path)
-    before, *_ = parse_all(path.read_text(), path.name)
+    before, *_ = parse_graphs(path.read_text(), path.name)
     found = PASSES[name](before, *words)
     text = head + "\n".join(map(to_text, (before, *found)))
     if os.environ.get("NETDSL_GOLDEN") == "write":
@@ -93,11 +93,11 @@ def command(path: Path) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_what_a_file_says_computes_the_same(path: Path) -> None:
-    before, after, *prepare = map(verify, parse_all(path.read_text(), path.name))
+    before, after, *prepare = map(verify_graph, parse_graphs(path.read_text(), path.name))
     if prepare:
         return  # `fold` is held against it as it runs
     values = {k: v.astype(before[k].type.dtype) for k, v in values_for(before).items()}
-    one, two = results(before, values), results(after, values)
+    one, two = evaluate_results(before, values), evaluate_results(after, values)
     most = TOLERANCE.get(command(path)[1], 1e-5)
     for label, value in one.items():
         expected, found = (np.asarray(x, "float64") for x in (value, two[label]))

@@ -13,21 +13,21 @@ from hypothesis import strategies as st
 
 from netdsl.backends import open_backend
 from netdsl.ir.builder import Builder
-from netdsl.ir.evaluate import results
-from netdsl.ir.text import to_text
-from netdsl.ir.verify import verify
+from netdsl.ir.interpreter import evaluate_results
+from netdsl.ir.printer import to_text
+from netdsl.ir.verifier import verify_graph
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import load
 from netdsl.ops import OPS
 from netdsl.ops.draw import RandomDraw
 from netdsl.ops.op import Draw
-from netdsl.passes import pipeline
-from netdsl.passes.algebraic import algebraic
-from netdsl.passes.fold import Folded, fold, split
-from netdsl.passes.lower import lower, lower_im2col
-from netdsl.passes.precision import mixed
+from netdsl.passes import pass_manager
+from netdsl.passes.algebraic_batch_norm import rewrite_batch_norms
+from netdsl.passes.batch_norm_folding import FoldedGraph, fold_batch_norms, split_preparation
+from netdsl.passes.conv_lowering import lower_convolutions, lower_im2col
+from netdsl.passes.mixed_precision import convert_to_mixed_precision
 from netdsl.passes.recompute import recompute
-from netdsl.passes.rewrite import common, dead
+from netdsl.passes.rewrite import eliminate_common_subexpressions, eliminate_dead_nodes
 from netdsl.passes.simplify import simplify
 from netdsl.runtime.executor import FoldedExecutor
 from netdsl.runtime.state import State
@@ -53,16 +53,16 @@ from tests.graphs import (
 
 PASSES: dict[str, Callable[[Graph], Graph]] = {
     "simplify": simplify,
-    "lower": lower,
+    "lower": lower_convolutions,
     "im2col": lower_im2col,
-    "common": common,
-    "dead": dead,
+    "common": eliminate_common_subexpressions,
+    "dead": eliminate_dead_nodes,
 }
 
 
 def same_values(before: Graph, after: Graph, values: dict[str, Array], tolerance: float) -> None:
-    verify(after)
-    one, two = results(before, values), results(after, values)
+    verify_graph(after)
+    one, two = evaluate_results(before, values), evaluate_results(after, values)
     assert one.keys() == two.keys()
     for key, expected in one.items():
         scale = max(1.0, float(np.abs(expected).max(initial=0)))
@@ -99,8 +99,8 @@ REACHED = {
 """Of so many of 100 drawn graphs, at least, a pass makes others: so it is known to be tried."""
 EVERY: dict[str, tuple[Callable[[Graph], Graph], float]] = {
     **{name: (run, 1e-10) for name, run in PASSES.items()},
-    "mixed": (lambda graph: mixed(graph, "float32"), 1e-4),
-    "fold": (fold, 1e-9),
+    "mixed": (lambda graph: convert_to_mixed_precision(graph, "float32"), 1e-4),
+    "fold": (fold_batch_norms, 1e-9),
 }
 
 
@@ -111,7 +111,7 @@ def test_passes_reach_drawn_graphs_and_keep_their_values(name: str, kind: str) -
     for seed in range(100):
         graph = DRAWN[kind](RandomDraw(np.random.default_rng(seed)))
         after = run(graph)
-        changed += _shape(after) != _shape(dead(graph))
+        changed += _shape(after) != _shape(eliminate_dead_nodes(graph))
         with about(seed, graph):
             same_values(graph, after, values_for(graph, seed), tolerance)
     assert changed >= REACHED[name, kind]
@@ -138,7 +138,7 @@ def test_folding_in_two_keeps_what_drawn_nets_give() -> None:
     for seed in range(100):
         graph = drawn_inference(RandomDraw(np.random.default_rng(seed)))
         values = values_for(graph, seed)
-        folded = pipeline.inference(graph)
+        folded = pass_manager.prepare_inference(graph)
         prepared += bool(folded.prepare.updates)
         before = {n.args[1] for n in graph.nodes.values() if OPS[n.op].kind == "anchor"}
         after = {n.args[1] for n in folded.main.nodes.values() if OPS[n.op].kind == "anchor"}
@@ -149,12 +149,15 @@ def test_folding_in_two_keeps_what_drawn_nets_give() -> None:
     assert products >= 50
 
 
-def same_folded(graph: Graph, folded: Folded, values: dict[str, Array]) -> None:
-    verify(folded.main), verify(folded.prepare)
+def same_folded(graph: Graph, folded: FoldedGraph, values: dict[str, Array]) -> None:
+    verify_graph(folded.main), verify_graph(folded.prepare)
     empty = {n.name: np.zeros(n.type.shape) for n in folded.prepare.states}
-    kept = results(folded.prepare, {**empty, **values})
+    kept = evaluate_results(folded.prepare, {**empty, **values})
     ready = {k.removeprefix("update "): v for k, v in kept.items()}
-    expected, found = results(graph, values), results(folded.main, {**values, **ready})
+    expected, found = (
+        evaluate_results(graph, values),
+        evaluate_results(folded.main, {**values, **ready}),
+    )
     for label in graph.outputs:
         scale = max(1.0, float(np.abs(expected[label]).max()))
         np.testing.assert_allclose(found[label], expected[label], rtol=1e-9, atol=1e-9 * scale)
@@ -163,7 +166,7 @@ def same_folded(graph: Graph, folded: Folded, values: dict[str, Array]) -> None:
 def test_batch_norm_by_algebra_gives_the_same_step_of_drawn_nets() -> None:
     rewritten = 0
     for seed in range(100):
-        forward = lower(drawn_forward(RandomDraw(np.random.default_rng(seed))))
+        forward = lower_convolutions(drawn_forward(RandomDraw(np.random.default_rng(seed))))
         after = by_algebra(forward)
         rewritten += bool(after.find_by_op("gram"))
         one, two = step_behind(forward), step_behind(after)
@@ -200,7 +203,9 @@ def test_passes_keep_the_values_of_blocks(name: str, net: str) -> None:
 @pytest.mark.parametrize("net", BLOCK_NETS)
 def test_lowering_before_the_gradient_gives_the_same_step(net: str) -> None:
     network = elaborate(load(BLOCKS), net, Settings(batch=2, training=True, dtype="float64"))
-    after = training_graph(replace(network, graph=lower(network.graph)), plain_recipe())
+    after = training_graph(
+        replace(network, graph=lower_convolutions(network.graph)), plain_recipe()
+    )
     before = block_step(net)
     same_values(before, after, values_for(before), 1e-10)
     assert not any(n.type.shape[1:3] == (1, 1) for n in _weights(after, "conv2d"))
@@ -214,7 +219,7 @@ def _weights(graph: Graph, op: str) -> list[object]:
 def test_folding_keeps_what_evaluation_gives(net: str) -> None:
     graph = elaborate(load(BLOCKS), net, Settings(batch=2, dtype="float64")).graph
     values = values_for(graph)
-    folded = split(fold(lower(graph)))
+    folded = split_preparation(fold_batch_norms(lower_convolutions(graph)))
     same_folded(graph, folded, values)
     assert not [n for n in folded.main.nodes.values() if n.op in ("normalize", "moments")] or (
         net == "normalised"
@@ -227,8 +232,8 @@ def test_a_product_with_two_readers_keeps_its_weights() -> None:
     w = b.state("w", TensorType((4, 3), "float64"), ("normal", 1.0))
     s = b.state("s", TensorType((4,), "float64"), ("normal", 1.0))
     y = b.matmul(x, w)
-    graph = b.graph({"raw": y, "scaled": b.mul(y, s)})
-    folded = split(fold(graph))
+    graph = b.build({"raw": y, "scaled": b.mul(y, s)})
+    folded = split_preparation(fold_batch_norms(graph))
     assert [n.args for n in folded.main.find_by_op("matmul")] == [("x", "w")]
     assert not folded.prepare.updates
 
@@ -237,7 +242,7 @@ def test_a_product_with_two_readers_keeps_its_weights() -> None:
 @pytest.mark.parametrize("net", ["residual", "googlenet"])
 def test_weights_are_rounded_once_and_not_with_every_batch(net: str, low: str) -> None:
     graph = elaborate(load(BLOCKS), net, Settings(batch=2)).graph
-    folded = pipeline.inference(graph, low=low)
+    folded = pass_manager.prepare_inference(graph, low=low)
     states = {n.name: n.type.dtype for n in folded.main.states}
     assert not [n for n in folded.main.find_by_op("cast") if n.args[0] in states]
     weights = {states[n.args[1]] for op in ("conv2d", "matmul") for n in folded.main.find_by_op(op)}
@@ -248,7 +253,7 @@ def test_weights_are_rounded_once_and_not_with_every_batch(net: str, low: str) -
     state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
     executor = FoldedExecutor(folded, backend, state)
     executor.refresh()
-    expected, found = results(graph, values), executor.run(values)
+    expected, found = evaluate_results(graph, values), executor.run(values)
     for label in graph.outputs:
         scale = float(np.abs(expected[label]).max())
         np.testing.assert_allclose(found[label], expected[label], atol=0.05 * scale)
@@ -287,7 +292,7 @@ def _leaves(graph: Graph, name: str, regions: dict[str, str], forward: set[str])
 @pytest.mark.parametrize("net", BLOCK_NETS)
 def test_lower_precision_rounds_and_no_more(net: str) -> None:
     graph = elaborate(load(BLOCKS), net, Settings(batch=2, training=True, dtype="float64")).graph
-    after = mixed(graph, "float32")
+    after = convert_to_mixed_precision(graph, "float32")
     same_values(graph, after, values_for(graph), 2e-5)
     for node in after.nodes.values():
         if node.op in ("conv2d", "matmul"):
@@ -298,11 +303,13 @@ def test_lower_precision_rounds_and_no_more(net: str) -> None:
 
 def test_half_precision_trains_with_masters_in_full() -> None:
     network = elaborate(load(BLOCKS), "residual", Settings(batch=2, training=True))
-    step = training_graph(replace(network, graph=mixed(network.graph, "float16")), plain_recipe())
+    step = training_graph(
+        replace(network, graph=convert_to_mixed_precision(network.graph, "float16")), plain_recipe()
+    )
     assert {n.type.dtype for n in step.states} == {"float32"}
     assert {n.type.dtype for n in step.find_by_op("conv2d_wgrad")} == {"float16"}
     values = values_for(step)
-    assert np.isfinite(results(step, values)["loss"])
+    assert np.isfinite(evaluate_results(step, values)["loss"])
 
 
 @pytest.mark.parametrize("net", BLOCK_NETS)
@@ -316,7 +323,7 @@ def test_batch_norm_by_algebra_gives_the_same_step(net: str) -> None:
 
 
 def test_batch_norm_stays_where_it_is_cheaper() -> None:
-    before, after = lowered_step("residual"), lowered_step("residual", algebraic)
+    before, after = lowered_step("residual"), lowered_step("residual", rewrite_batch_norms)
     assert not after.find_by_op("gram")
     assert to_text(after) == to_text(before)
 
@@ -328,7 +335,7 @@ def norm_of_product(more: Callable[[Builder, Node, Node], Node]) -> Graph:
     y = b.matmul(x, b.state("w", TensorType((8, 3), "float64"), ("normal", 1.0)))
     z = b.normalize(y, b.moments(y, axes=(0,)), axes=(0,), eps=1e-5)
     offset = b.state("offset", TensorType((8,), "float64"), ("normal", 1.0))
-    return b.graph({"z": more(b, y, b.add(z, offset))})
+    return b.build({"z": more(b, y, b.add(z, offset))})
 
 
 def test_a_product_that_is_read_itself_keeps_its_norm() -> None:
@@ -344,19 +351,19 @@ def test_a_product_that_is_read_itself_keeps_its_norm() -> None:
 @pytest.mark.parametrize(("mean", "most"), [(0.0, 2e-5), (100.0, 0.05)])
 def test_variances_by_algebra_lose_what_is_told(mean: float, most: float) -> None:
     """In 32 bits, of values whose mean is so many times their deviation."""
-    graph = mixed(norm_of_product(lambda b, y, z: z), "float32")
+    graph = convert_to_mixed_precision(norm_of_product(lambda b, y, z: z), "float32")
     rng = np.random.default_rng(0)
     given = {"x": mean + rng.standard_normal((50, 3)), "offset": np.zeros(8)}
     given["w"] = rng.standard_normal((8, 3))
-    narrow = by_algebra(mixed(graph, "float32"))
-    one, two = (results(g, given)["z"] for g in (graph, narrow))
+    narrow = by_algebra(convert_to_mixed_precision(graph, "float32"))
+    one, two = (evaluate_results(g, given)["z"] for g in (graph, narrow))
     assert 0 < np.abs(one - two).max() < most
 
 
 GOLDEN_PASSES = {
     **PASSES,
-    "mixed": lambda graph: mixed(graph, "bfloat16"),
-    "algebraic": lambda graph: by_algebra(lower(graph)),
+    "mixed": lambda graph: convert_to_mixed_precision(graph, "bfloat16"),
+    "algebraic": lambda graph: by_algebra(lower_convolutions(graph)),
 }
 
 
@@ -368,7 +375,7 @@ def test_golden_text_after_each_pass(name: str) -> None:
 
 def test_golden_text_of_folding() -> None:
     graph = elaborate(load(BLOCKS), "residual_small", Settings(batch=2)).graph
-    folded = split(fold(lower(graph)))
+    folded = split_preparation(fold_batch_norms(lower_convolutions(graph)))
     matches_golden("passes/fold.txt", to_text(folded.main) + "\n" + to_text(folded.prepare))
 
 
@@ -394,13 +401,13 @@ def test_scalars_fold_and_averages_of_halves_do_not_overflow() -> None:
     b = Builder()
     x = b.input("x", TensorType((2, 8, 8, 1), "float32"))
     w = b.state("w", TensorType((), "float32"), ("constant", 0.5))
-    graph = b.graph({"loss": b.mul(b.reduce_sum(x, axes=(0, 1, 2, 3)), w)})
-    assert split(fold(graph)).main.outputs == graph.outputs
+    graph = b.build({"loss": b.mul(b.reduce_sum(x, axes=(0, 1, 2, 3)), w)})
+    assert split_preparation(fold_batch_norms(graph)).main.outputs == graph.outputs
     b = Builder()
     x = b.input("x", TensorType((2, 8, 8, 1), "float32"))
     mean = b.avg_pool(x, kernel=(8, 8), stride=(8, 8))
-    low = mixed(b.graph({"mean": mean}), "float16")
-    found = results(low, {"x": np.full((2, 8, 8, 1), 2000.0, np.float32)})["mean"]
+    low = convert_to_mixed_precision(b.build({"mean": mean}), "float16")
+    found = evaluate_results(low, {"x": np.full((2, 8, 8, 1), 2000.0, np.float32)})["mean"]
     assert np.all(found == 2000)
 
 
@@ -411,7 +418,7 @@ def test_a_long_region_is_computed_again() -> None:
         y = b.tanh(y)
     z = b.mul(b.exp(y), y)
     forward = {n: "r" for n in b.nodes if n not in ("x", z.name)}
-    graph = b.graph({"z": z, "again": b.mul(z, b.nodes["tanh~1000"])})
+    graph = b.build({"z": z, "again": b.mul(z, b.nodes["tanh~1000"])})
     after = recompute(graph, {*forward, "x", z.name}, forward)
     assert "again.tanh~1000" in after.nodes
     assert x.name in after.nodes

@@ -12,7 +12,7 @@ import pytest
 from netdsl.backends import open_backend
 from netdsl.errors import NetError
 from netdsl.insight.check import check_program
-from netdsl.ir.evaluate import results
+from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file
 from netdsl.language.parse import parse
@@ -72,7 +72,7 @@ def given(g: Graph, seed: int = 0) -> dict[str, Any]:
 
 def stepped(g: Graph, values: dict[str, Any]) -> dict[str, Any]:
     """Inputs and states after one run."""
-    out = results(g, {k: v for k, v in values.items() if k in g.nodes})
+    out = evaluate_results(g, {k: v for k, v in values.items() if k in g.nodes})
     return values | {k.removeprefix("update "): v for k, v in out.items() if k.startswith("update")}
 
 
@@ -179,10 +179,10 @@ def test_several_losses_are_a_weighted_sum() -> None:
     both = graph("train { loss = [(cross_entropy, 2), (mse, 0.5)] }")
     values = given(both)
     parts = [
-        results(graph(f"train {{ loss = {loss} }}"), values)["loss"]
+        evaluate_results(graph(f"train {{ loss = {loss} }}"), values)["loss"]
         for loss in ("cross_entropy", "mse")
     ]
-    found = results(both, {k: v for k, v in values.items() if k in both.nodes})["loss"]
+    found = evaluate_results(both, {k: v for k, v in values.items() if k in both.nodes})["loss"]
     assert found == pytest.approx(2 * parts[0] + 0.5 * parts[1], rel=1e-6)
 
 

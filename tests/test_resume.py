@@ -151,7 +151,7 @@ def test_killed_at_any_write_and_resumed(
     half = lambda path, content: append_to_file(path, content[: len(content) // 2])
     with monkeypatch.context() as m:
         m.setattr(os, "replace", dying(os.replace, lambda a, b: None))
-        m.setattr(metrics_log, "append", dying(append_to_file, half))
+        m.setattr(metrics_log, "append_to_file", dying(append_to_file, half))
         try:
             run(tmp_path)
             assert write > 12

@@ -11,7 +11,7 @@ from netdsl.backends import open_backend
 from netdsl.backends.arrays import ArrayBackend
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
-from netdsl.ir.evaluate import results
+from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
@@ -58,7 +58,7 @@ def test_the_executor_computes_what_the_interpreter_does_and_updates_at_the_end(
     state = State(REFERENCE)
     state.initialise(network.graph.states, seed=1)
     given = {"input": np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)}
-    expected = results(network.graph, {**state.arrays, **given})
+    expected = evaluate_results(network.graph, {**state.arrays, **given})
     out = Executor(network.graph, REFERENCE, state).run(given)
     np.testing.assert_array_equal(out["main"], expected["main"])
     assert network.graph.updates
@@ -94,7 +94,7 @@ def test_small_inputs_come_in_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     given = {name: b.input(name, kind) for name, kind in kinds.items()}
     wide = b.add(b.cast(given["c"], dtype="float32"), b.mul(given["x"], given["a"]))
-    graph = b.graph({"wide": wide, "b": b.mul(given["b"], given["b"])})
+    graph = b.build({"wide": wide, "b": b.mul(given["b"], given["b"])})
     written: list[int] = []
     plain = ArrayBackend.write
 
@@ -108,7 +108,7 @@ def test_small_inputs_come_in_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
         rng = np.random.default_rng(seed)
         values = {n: rng.integers(1, 9, k.shape).astype(k.dtype) for n, k in kinds.items()}
         found = dict(executor.run(values))
-        for name, expected in results(graph, values).items():
+        for name, expected in evaluate_results(graph, values).items():
             np.testing.assert_array_equal(found[name], expected)
     assert len(written) == 4
     assert written[0] == 40
@@ -135,7 +135,7 @@ def test_executors_that_share_an_arena_need_nothing_that_was_in_it(device: str) 
         one, two = (Executor(g, backend, state, workspace=workspace) for g in job.graphs[:2])
         folded = FoldedExecutor(job.folded_evaluation, backend, judged, workspace)
         if workspace:
-            largest = max(e.plan.arena for e in (one, two, folded))
+            largest = max(e.plan.arena_bytes for e in (one, two, folded))
             assert workspace.arena(0) is workspace.arena(largest)
         values = dict[str, Array]()
         for step in range(2):

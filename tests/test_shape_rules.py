@@ -73,7 +73,7 @@ def test_what_a_rule_lets_through_is_computed(op: str) -> None:
         # the label 0, which there is however many classes there are
         operands = (replace(o, values=_LABELS.sub("below:1", o.values)) for o in drawn.operands)
         for example in changed(op, Example(tuple(operands), drawn.attrs)):
-            attrs = Builder()._attributes(op, example.attrs)
+            attrs = Builder()._complete_attributes(op, example.attrs)
             shapes = [o.type for o in example.operands]
             try:
                 kind = record.shape(*shapes, **attrs)

@@ -16,8 +16,8 @@ from netdsl.backends.cuda.backend import CUDA
 from netdsl.backends.cuda.listing import MULTIPROCESSORS, source
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.errors import NetError
-from netdsl.ir.parse import parse_all
-from netdsl.ir.text import to_text
+from netdsl.ir.printer import to_text
+from netdsl.ir.text_parser import parse_graphs
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import load
 from netdsl.plan.placement import ARENA
@@ -57,7 +57,7 @@ def small_step() -> Graph:
 def test_a_cpu_kernel_s_functions_are_those_that_it_runs() -> None:
     """The addresses of a plan that is never allocated lead to the same functions, in order."""
     backend, plan = CpuBackend(), cpu_plan(small_step())
-    memory = {n: backend.allocate(s) for n, s in {ARENA: plan.arena, **plan.buffers}.items()}
+    memory = {n: backend.allocate(s) for n, s in {ARENA: plan.arena_bytes, **plan.buffers}.items()}
     expected, labels = dict[str, str](), backend.source(plan)
     for kernel in plan.kernels:
         launch = launch_of(plan, kernel, memory)
@@ -209,7 +209,7 @@ def test_a_run_writes_all_its_stages(train: Any, tmp_path: Path) -> None:
     assert len(passes) == len([s for s in STAGES if s not in PLANNED])
     others = [t for n, t in texts.items() if n not in passes]
     assert all(t.startswith(("plan ", "kernel ", "; kernel ")) for t in others)
-    graphs_of = {name: parse_all(text, name) for name, text in passes.items()}
+    graphs_of = {name: parse_graphs(text, name) for name, text in passes.items()}
     for name, (before, after) in graphs_of.items():
         assert f"{to_text(before)}\n{to_text(after)}" == passes[name]
     first, second, grad, last = list(graphs_of.values())[:4]

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
-from netdsl.ir.evaluate import results
+from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import program
@@ -223,7 +223,7 @@ def test_a_scale_doubles_after_steady_steps_up_to_an_end(
         "x": float(finite),
     }
     given = {name: np.float32(value) for name, value in values.items()}
-    out = results(b.graph({}, renewed), given)
+    out = evaluate_results(b.build({}, renewed), given)
     assert tuple(float(out[f"update {name}"]) for name in SCALE_STATES) == expected
 
 
@@ -261,7 +261,7 @@ def step(weight: object = 0.25, more: str = "") -> dict[str, Any]:
         "weights": np.ones(3, np.float32),
         "lr": np.float32(1),
     }
-    out = results(graph, given)
+    out = evaluate_results(graph, given)
     moved = {n.name: out[f"update {n.name}"] - given[n.name] for n in graph.states}
     return {**out, **moved}
 
@@ -339,6 +339,6 @@ def test_the_squared_error_is_a_mean_over_classes() -> None:
     b = Builder(dtype="float64")
     scores = b.input("s", TensorType((2, 3), "float64"))
     labels = b.input("l", TensorType((2,), "int32"))
-    graph = b.graph({"y": LOSSES["mse"].build(b, scores, labels)})
+    graph = b.build({"y": LOSSES["mse"].build(b, scores, labels)})
     values = {"s": np.array([[1.0, 2.0, 4.0], [0, 0, 0]]), "l": np.array([1, 2], np.int32)}
-    assert results(graph, values)["y"].tolist() == [(1 + 1 + 16) / 3, 1 / 3]
+    assert evaluate_results(graph, values)["y"].tolist() == [(1 + 1 + 16) / 3, 1 / 3]

@@ -171,7 +171,7 @@ def test_side_outputs_weigh_in_training_only() -> None:
 
 def test_clipping_bounds_the_joint_norm() -> None:
     from netdsl.ir.builder import Builder
-    from netdsl.ir.evaluate import results
+    from netdsl.ir.interpreter import evaluate_results
     from netdsl.training.step.graphs import _clip_gradients
     from netdsl.types import TensorType
 
@@ -179,7 +179,7 @@ def test_clipping_bounds_the_joint_norm() -> None:
     kind = TensorType((4,), "float64")
     given = {"a": np.full(4, 3.0), "z": np.full(4, 4.0)}
     clipped = _clip_gradients(b, {n: b.input(n, kind) for n in given}, 1.0)
-    out = results(b.graph(clipped), given)
+    out = evaluate_results(b.build(clipped), given)
     norm = np.sqrt(sum((v * v).sum() for v in out.values()))
     assert norm == pytest.approx(1.0, rel=1e-5)
     assert out["z"][0] / out["a"][0] == pytest.approx(4 / 3)

@@ -70,7 +70,7 @@ def test_checking_a_file_runs_no_net(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*_: object) -> None:
         raise AssertionError("a net was run")
 
-    monkeypatch.setattr(trial, "evaluate", run)
+    monkeypatch.setattr(trial, "evaluate_graph", run)
     text = 'test n { equal("scaled", "near"), deviation("scaled") > 9, gradient("image") > 9 }'
     check_program(program(parse(f"{NET}\n{text}")))
     with pytest.raises(AssertionError, match="a net was run"):

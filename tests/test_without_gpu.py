@@ -30,8 +30,8 @@ from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
-from netdsl.passes import pipeline
-from netdsl.plan.layout import contiguous
+from netdsl.passes import pass_manager
+from netdsl.plan.layout import make_contiguous
 from netdsl.plan.placement import Placement
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
@@ -73,7 +73,7 @@ def graphs(path: Path) -> Iterator[Graph]:
                 yield compile_step(network, recipe("full"))
         if not seen:
             network = elaborate(file, net, Settings(batch=8))
-            yield pipeline.inference(network.graph).main
+            yield pass_manager.prepare_inference(network.graph).main
         seen |= own
 
 
@@ -187,7 +187,7 @@ def test_epilogues_of_convolutions_compile(kind: str, low: str) -> None:
     device, result = cudnn_here(), "float32" if kind == "cast" else low
     among = {"bias": ((64,), "float32"), "like": (IMAGE, low)}
     kinds = [(IMAGE, low), (WEIGHT, low), *(among[o] for o in beside), (IMAGE, result)]
-    places = tuple(Placement(f"p{i}", t, contiguous(s)) for i, (s, t) in enumerate(kinds))
+    places = tuple(Placement(f"p{i}", t, make_contiguous(s)) for i, (s, t) in enumerate(kinds))
     node = Node("y", op, ("a", "b"), Attrs(SAME), TensorType(IMAGE, low))
     task = convolution.Task(node, places, epilogue)
     graph, tensors = convolution.graph_of(task, device_property=device)
@@ -202,10 +202,10 @@ def test_epilogues_of_convolutions_compile(kind: str, low: str) -> None:
 def test_convolutions_of_few_channels_compile(low: str) -> None:
     """Those of LeNet: forward with an epilogue, and both gradients."""
     image, weight, result = (4, 14, 14, 6), (16, 5, 5, 6), (4, 10, 10, 16)
-    x, w, y = (Placement(str(s), low, contiguous(s)) for s in (image, weight, result))
+    x, w, y = (Placement(str(s), low, make_contiguous(s)) for s in (image, weight, result))
     attrs = Attrs({**SAME, "pad": ((0, 0), (0, 0))})
     epilogue = Epilogue("z", bias="b", beside="r", relu=True)
-    beside = {"bias": Placement("b", "float32", contiguous((16,))), "beside": y}
+    beside = {"bias": Placement("b", "float32", make_contiguous((16,))), "beside": y}
     sources = set()
     for op, given, out, e in (
         ("conv2d", (x, w), y, epilogue),
@@ -250,7 +250,7 @@ def test_repeatable_plans_are_all_that_is_left(op: str) -> None:
         pytest.skip(missing)
     shapes = [(8, 14, 14, 64), (64, 3, 3, 64), (8, 14, 14, 64)]
     order = {"conv2d": (0, 1, 2), "conv2d_dgrad": (0, 1, 2), "conv2d_wgrad": (0, 2, 1)}[op]
-    places = [Placement(f"p{i}", "bfloat16", contiguous(shapes[i])) for i in order]
+    places = [Placement(f"p{i}", "bfloat16", make_contiguous(shapes[i])) for i in order]
     node = Node("y", op, ("a", "b"), Attrs(SAME), TensorType(shapes[order[2]], "bfloat16"))
     device = cudnn().create_device_properties(H100.read_text())
 

@@ -16,7 +16,7 @@ from netdsl.backends.base import Backend
 from netdsl.insight.gradcheck import gradcheck
 from netdsl.insight.zoo import zoo
 from netdsl.ir.builder import Builder
-from netdsl.ir.evaluate import results
+from netdsl.ir.interpreter import evaluate_results
 from netdsl.language import syntax as s
 from netdsl.language.elaborate import Settings, Shrink, elaborate
 from netdsl.language.network import Network
@@ -130,7 +130,7 @@ def with_scores(network: Network) -> Network:
     b = Builder(network.graph, network.dtype)
     mean = b.reduce_mean(b.nodes[main.name], axes=(1, 2))
     updates = {state: b.nodes[node] for state, node in network.graph.updates.items()}
-    return replace(network, graph=b.graph({"main": mean}, updates, network.name))
+    return replace(network, graph=b.build({"main": mean}, updates, network.name))
 
 
 @cache
@@ -143,7 +143,7 @@ def expected(file: str, net: str) -> tuple[dict[str, Array], dict[str, Array]]:
     classes = min(graph[n.args[0]].type.shape[-1] for n in losses)
     given |= {k: np.zeros_like(v) for k, v in given.items() if k.endswith(".velocity")}
     given["labels"] = given["labels"] % classes
-    return given, results(graph, given)
+    return given, evaluate_results(graph, given)
 
 
 def ran(graph: Graph, backend: Backend, given: dict[str, Array]) -> dict[str, Array]:
@@ -179,7 +179,7 @@ def test_the_cpu_computes_what_the_graph_means(file: str, net: str) -> None:
     given, exact = expected(file, net)
     graph = step_of(file, net, "float32")
     single = {n.name: given[n.name].astype(n.type.dtype) for n in (*graph.inputs, *graph.states)}
-    plain = errors(results(graph, single), exact)
+    plain = errors(evaluate_results(graph, single), exact)
     off = errors(ran(graph, open_backend("cpu"), single), exact)
     wrong = {k: (e, plain[k]) for k, e in off.items() if not e <= 1e-4 + 100 * plain[k]}
     assert wrong == {}

@@ -62,7 +62,7 @@ class ThirdParty(Backend):
         (name,) = kernel.nodes
         node = plan.graph[name]
         if node.op == "concat":  # what does not lie in its place already
-            pieces = plan.pieces(name)
+            pieces = plan.find_concat_copies(name)
             return self.capture(
                 [self._call(np.copy, [at[p.source]], p.target, memory) for p in pieces]
             )

@@ -10,9 +10,9 @@ from zlib import crc32
 
 import numpy as np
 
+from netdsl.ir.autodiff import grad
 from netdsl.ir.builder import Builder
-from netdsl.ir.evaluate import results
-from netdsl.ir.grad import grad
+from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, program
@@ -258,7 +258,7 @@ def layer_numbers(case: LayerCase) -> Numbers:
     gradients = grad(b, y, wrt, cotangent=looked_at)
     outputs = {"y": y, **{f"d {name}": g for name, g in gradients.items()}}
     updates = {state: b.nodes[node] for state, node in graph.updates.items()}
-    found = results(b.graph(outputs, updates), given)
+    found = evaluate_results(b.build(outputs, updates), given)
     return {name.replace("update", "new"): digest(x) for name, x in found.items()}
 
 
@@ -423,7 +423,7 @@ def recipe_numbers(case: RecipeCase) -> Numbers:
         given = {image: x, "labels": labels, "weights": WEIGHTS, "step": np.int32(i)}
         given["lr"] = np.float64(recipe.optimizer.arguments["lr"])
         given["ema_rate"] = np.float64(Progress(update=i).ema_rate(recipe.ema or 0.0))
-        out = results(step, {**state, **given})
+        out = evaluate_results(step, {**state, **given})
         state = {name: out.get(f"update {name}", state[name]) for name in state}
         losses.append(out["loss"])
         for name, history in found.items():

@@ -6,7 +6,7 @@ from netdsl.backends.arrays import model, reference
 from netdsl.backends.base import Backend
 from netdsl.errors import NetError, fail, suggest_name
 from netdsl.optional_imports import NotInstalledError, import_optional
-from netdsl.plan.fusion import Fusion
+from netdsl.plan.fusion import FusionOptions
 from netdsl.plan.plan import Plan
 
 DEVICES = ("auto", "cuda", "cpu", "reference", "model")
@@ -24,7 +24,7 @@ def open_backend(device: str = "auto") -> Backend:
     raise fail(f"there is no device `{device}`", help=help)
 
 
-def fusion_of(device: str) -> Fusion:
+def fusion_of(device: str) -> FusionOptions:
     """What a device offers to a plan. No GPU is needed to plan for one."""
     if device == "cuda":
         from netdsl.backends.cuda.backend import CUDA

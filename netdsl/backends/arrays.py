@@ -13,7 +13,7 @@ from netdsl.backends.base import Backend, InTurn, Thunk
 from netdsl.backends.roofline import Ceilings
 from netdsl.ops import OPS
 from netdsl.ops.dtypes import dtype_of
-from netdsl.plan.fusion import ALONE, FUSED, Fusion
+from netdsl.plan.fusion import FULL_FUSION, NO_FUSION, FusionOptions
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
 from netdsl.plan.placement import Placement
@@ -29,7 +29,7 @@ class ArrayBackend(Backend):
 
     name: str
     xp: Any
-    fusion: Fusion = ALONE
+    fusion: FusionOptions = NO_FUSION
 
     def upload(self, array: Array) -> Array:
         return self.xp.array(array, order="C")
@@ -60,7 +60,7 @@ class ArrayBackend(Backend):
             (source,), (target,) = kernel.inputs, kernel.outputs
             return binder.copy(source, plan.placements[target])
         if plan.graph[kernel.outputs[-1]].op == "concat":
-            pieces = plan.pieces(kernel.name)
+            pieces = plan.find_concat_copies(kernel.name)
             return InTurn(tuple(binder.copy(p.source, p.target) for p in pieces))
         return binder.nodes(kernel)
 
@@ -99,9 +99,9 @@ class _Binder:
         """Writes a value to its place, and zeros around it where it owns them."""
         buffer = self.memory[place.buffer]
         target = self.backend.view(buffer, place.dtype, place.layout)
-        if place.geometry is None:
+        if place.padding is None:
             return partial(target.__setitem__, ...)
-        whole = self.backend.view(buffer, place.dtype, place.whole())
+        whole = self.backend.view(buffer, place.dtype, place.padded_layout())
 
         def store(value: Array) -> None:
             whole[...] = 0
@@ -156,4 +156,4 @@ def reference() -> ArrayBackend:
 def model() -> ArrayBackend:
     """The reference in the kernels that the engines launch: what they share with it, partition,
     placement and order, is run and measured without them."""
-    return ArrayBackend("model", np, FUSED)
+    return ArrayBackend("model", np, FULL_FUSION)

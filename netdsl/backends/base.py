@@ -11,7 +11,7 @@ from typing import Protocol
 from netdsl.backends.picked import Held
 from netdsl.backends.roofline import Ceilings
 from netdsl.errors import fail
-from netdsl.plan.fusion import ALONE, Fusion
+from netdsl.plan.fusion import NO_FUSION, FusionOptions
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
 from netdsl.plan.plan import Plan
@@ -30,7 +30,7 @@ class Backend(ABC):
 
     name: str
     """What messages and reports call it."""
-    fusion: Fusion = ALONE
+    fusion: FusionOptions = NO_FUSION
     """Which nodes may share a kernel; every node has its own unless it says more."""
 
     # arrays

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from netdsl.plan.kernel import Kernel
+from netdsl.plan.memory_traffic import find_kernel_label
 from netdsl.plan.plan import Plan
-from netdsl.plan.traffic import kind_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def listing(
             if call.text not in labels:
                 seen[call.name] += 1
                 labels[call.text] = f"{call.name} {seen[call.name]}"
-        parts.append(f"{comment} kernel {kernel.name} ({kind_of(plan.graph, kernel)})\n")
+        parts.append(f"{comment} kernel {kernel.name} ({find_kernel_label(plan.graph, kernel)})\n")
         parts += [f"{comment}   {_call(c, labels)}\n" for c in calls]
         if not calls:
             parts.append(f"{comment}   computed by the operators' references\n")

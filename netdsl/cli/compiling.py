@@ -55,8 +55,8 @@ def compile_(
     Example: netdsl compile models/resnet.net:resnet50 --train --batch 256 --emit plan
     """
     from netdsl.ir.export import to_graphml, to_json
-    from netdsl.ir.text import to_text
-    from netdsl.plan.text import kernels_text, plan_text
+    from netdsl.ir.printer import to_text
+    from netdsl.plan.plan_printer import format_kernels, format_plan
 
     if emit is not None and emit not in _EMITS:
         raise fail(f"there is no `--emit {emit}`", help=suggest_name(emit, _EMITS, "one of"))
@@ -72,9 +72,9 @@ def compile_(
     elif emit == "ir":
         show(to_text(found.plan.graph), end="")
     elif emit == "plan":
-        show(plan_text(found.plan), end="")
+        show(format_plan(found.plan), end="")
     elif emit == "kernels":
-        show(kernels_text(found.plan), end="")
+        show(format_kernels(found.plan), end="")
     elif emit == "source":
         from netdsl.backends import source_for
 
@@ -162,9 +162,12 @@ def _target(
 ) -> Target:
     from netdsl.insight.target import Target
     from netdsl.language.elaborate import small
-    from netdsl.passes import pipeline
+    from netdsl.passes import pass_manager
 
-    ways = {None: pipeline.FORWARD, "im2col": (pipeline.SIMPLIFY, pipeline.IM2COL)}
+    ways = {
+        None: pass_manager.FORWARD_PASSES,
+        "im2col": (pass_manager.SIMPLIFY_PASS, pass_manager.IM2COL_PASS),
+    }
     if lower not in ways:
         known = [way for way in ways if way]
         raise fail(

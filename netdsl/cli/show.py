@@ -253,7 +253,7 @@ def show_compiled(found: Compiled) -> None:
     show(
         f"{found.title}: {json['kernels']:,} kernels instead of {json['kernels_unfused']:,}, "
         f"{format_bytes(json['bytes'])} moved instead of {format_bytes(json['bytes_unfused'])}, "
-        f"arena {format_bytes(plan.arena)}, {found.seconds:.2f} s"
+        f"arena {format_bytes(plan.arena_bytes)}, {found.seconds:.2f} s"
     )
 
 
@@ -266,8 +266,8 @@ def show_explanation(found: Compiled, full: bool) -> None:
     plan = found.plan
     show(f"\nlongest chain: {found.longest_chain:,} of {len(plan.kernels):,} kernels")
     show(
-        f"memory: arena {format_bytes(plan.arena)}, "
-        f"of which {format_bytes(plan.peak)} are in use at most; "
+        f"memory: arena {format_bytes(plan.arena_bytes)}, "
+        f"of which {format_bytes(plan.peak_bytes)} are in use at most; "
         f"inputs, weights and constants {format_bytes(sum(plan.buffers.values()))}"
     )
 

@@ -14,15 +14,15 @@ import networkx as nx
 from netdsl.dump import dump_stage
 from netdsl.errors import Span
 from netdsl.insight.target import Target, prepared
-from netdsl.ir.text import to_text
+from netdsl.ir.printer import to_text
 from netdsl.language.program import Program
-from netdsl.plan.fusion import ALONE, Fusion
+from netdsl.plan.fusion import NO_FUSION, FusionOptions
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.partition import partition
+from netdsl.plan.memory_traffic import count_moved_bytes, find_kernel_label, sum_by_kernel_label
+from netdsl.plan.partition import partition_kernels
 from netdsl.plan.plan import Plan, make_plan
-from netdsl.plan.text import plan_text
-from netdsl.plan.traffic import by_kind, kind_of, moved
-from netdsl.plan.verify import verify_plan
+from netdsl.plan.plan_printer import format_plan
+from netdsl.plan.plan_verifier import verify_plan
 from netdsl.types import Graph
 
 
@@ -60,8 +60,8 @@ class Compiled:
             "of": self.title,
             "kernels": len(self.plan.kernels),
             "kernels_unfused": len(self.unfused),
-            "arena_bytes": self.plan.arena,
-            "peak_bytes": self.plan.peak,
+            "arena_bytes": self.plan.arena_bytes,
+            "peak_bytes": self.plan.peak_bytes,
             "longest_chain": self.longest_chain,
             "bytes": _total(self.plan.graph, self.plan.kernels),
             "bytes_unfused": _total(self.plan.graph, self.unfused),
@@ -70,10 +70,10 @@ class Compiled:
 
 
 def _total(graph: Graph, kernels: Iterable[Kernel]) -> int:
-    return sum(moved(graph, k) for k in kernels)
+    return sum(count_moved_bytes(graph, k) for k in kernels)
 
 
-def compiled(program: Program, target: Target, fusion: Fusion) -> Compiled:
+def compiled(program: Program, target: Target, fusion: FusionOptions) -> Compiled:
     """Prepares a target and plans it, for a backend that offers `fusion`."""
     started = time.perf_counter()
     changes: list[Change] = []
@@ -83,9 +83,11 @@ def compiled(program: Program, target: Target, fusion: Fusion) -> Compiled:
 
     found = prepared(program, target, watch)
     plan = verify_plan(make_plan(found.graph, fusion))
-    dump_stage("plan", lambda: plan_text(plan))
+    dump_stage("plan", lambda: format_plan(plan))
     seconds = time.perf_counter() - started
-    return Compiled(found.title, tuple(changes), plan, seconds, partition(plan.flow, ALONE))
+    return Compiled(
+        found.title, tuple(changes), plan, seconds, partition_kernels(plan.flow, NO_FUSION)
+    )
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ def origins(plan: Plan) -> list[Origin]:
             continue
         at = (span.source.name, span.position[0])
         _, kinds, total = found.get(at, (span, Counter[str](), 0))
-        kinds[kind_of(plan.graph, kernel)] += 1
-        found[at] = (span, kinds, total + moved(plan.graph, kernel))
+        kinds[find_kernel_label(plan.graph, kernel)] += 1
+        found[at] = (span, kinds, total + count_moved_bytes(plan.graph, kernel))
     rows = []
     for (name, line), (span, kinds, total) in sorted(found.items()):
         text = span.source.text.splitlines()[line - 1].strip()
@@ -127,6 +129,9 @@ def _span_of(graph: Graph, kernel: Kernel) -> Span | None:
 def kinds(found: Compiled) -> list[tuple[str, int, int, int, int]]:
     """Kinds of kernels: launches and bytes, fused and one node a kernel, the most bytes first."""
     graph = found.plan.graph
-    fused, alone = by_kind(graph, found.plan.kernels), by_kind(graph, found.unfused)
+    fused, alone = (
+        sum_by_kernel_label(graph, found.plan.kernels),
+        sum_by_kernel_label(graph, found.unfused),
+    )
     names = sorted({*fused, *alone}, key=lambda k: -fused.get(k, alone.get(k, (0, 0)))[1])
     return [(k, *fused.get(k, (0, 0)), *alone.get(k, (0, 0))) for k in names]

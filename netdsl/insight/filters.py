@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from netdsl.errors import fail, suggest_name
 from netdsl.insight.tiles import signed, tiled
-from netdsl.ir.evaluate import evaluate
-from netdsl.ir.restrict import restricted
+from netdsl.ir.interpreter import evaluate_graph
+from netdsl.ir.subgraph import extract_subgraph
 from netdsl.language.network import LayerInfo, Network
 from netdsl.types import Array, Node
 
@@ -41,8 +41,8 @@ def weights_of(network: Network, layer: LayerInfo, states: Mapping[str, Array]) 
     product = _product(network, layer)
     assert product is not None
     graph, name = network.graph, product.args[1]
-    part = restricted(graph, graph.backward_slice(name), {name: name})
-    return evaluate(part, {k: v for k, v in states.items() if k in part.nodes})[name]
+    part = extract_subgraph(graph, graph.backward_slice(name), {name: name})
+    return evaluate_graph(part, {k: v for k, v in states.items() if k in part.nodes})[name]
 
 
 def drawn(weights: Array) -> tuple[int, int]:

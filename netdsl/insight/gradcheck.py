@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from netdsl.ir.builder import Builder, float_of
-from netdsl.ir.derivative import direction_error
-from netdsl.ir.evaluate import evaluate
-from netdsl.ir.grad import grad
+from netdsl.ir.autodiff import grad
+from netdsl.ir.builder import Builder, is_float
+from netdsl.ir.interpreter import evaluate_graph
+from netdsl.ir.numerical_gradient import compute_directional_error
 from netdsl.language.elaborate import Settings, elaborate, small
 from netdsl.language.network import Network
 from netdsl.language.program import Program
@@ -48,7 +48,7 @@ def gradcheck(
     """
     network = elaborate(program, net, replace(SETTINGS, shrink=small(shrink)))
     rng = np.random.default_rng(seed)
-    values = evaluate(network.graph, _starting_values(network.graph, seed, rng))
+    values = evaluate_graph(network.graph, _starting_values(network.graph, seed, rng))
     for layer in network.layers:
         if layer.result in layer.nodes:
             error = _error_of(network.graph, layer.nodes, layer.result, values, rng)
@@ -77,7 +77,7 @@ def drawn_inputs(graph: Graph, seed: int, rng: np.random.Generator) -> dict[str,
     """Every input of a graph: images of white noise, and `seed` for what counts or seeds."""
     return {
         n.name: rng.standard_normal(n.type.shape)
-        if float_of(n.type)
+        if is_float(n.type)
         else np.asarray(seed % 1000, dtype=n.type.dtype)
         for n in graph.inputs
     }
@@ -99,7 +99,7 @@ def _error_of(
                 _leaf(b, graph[outside])
         _copy(b, graph[name])
     y = b.nodes[result]
-    leaves = [n for n in b.nodes.values() if n.op in ("input", "state") and float_of(n.type)]
+    leaves = [n for n in b.nodes.values() if n.op in ("input", "state") and is_float(n.type)]
     u = b.input("u", y.type)
     gradients = grad(b, y, leaves, cotangent=u)
     given = {n.name: values[n.name] for n in b.nodes.values() if n.name in values}
@@ -109,7 +109,7 @@ def _error_of(
             given[n.name] = given[n.name] + 1e-2 * rng.standard_normal(n.type.shape)
     given = {k: v for k, v in given.items() if b.nodes[k].op in ("input", "state")}
     given["u"] = rng.standard_normal(y.type.shape)
-    cut = b.graph({"y": y})
+    cut = b.build({"y": y})
     errors = [_best(cut, given, {n.name: gradients[n.name].name}, rng) for n in leaves]
     return max(errors) if errors else None
 
@@ -143,7 +143,7 @@ def _best(
     """The smallest error of a few tries, each with its own direction and step."""
     best = float("inf")
     for step in _STEPS:
-        error = direction_error(graph, given, gradients, rng, step, kink=np.inf)
+        error = compute_directional_error(graph, given, gradients, rng, step, kink=np.inf)
         best = min(best, error if error is not None else best)
         if best < TOLERANCE / 10:
             break
@@ -162,4 +162,4 @@ def _whole(
     names = {state: g.name for state, g in gradients.items()}
     given = {n.name: values[n.name] for n in (*network.graph.inputs, *network.graph.states)}
     given["u"] = rng.standard_normal(y.type.shape)
-    return LayerError("the whole net", _best(b.graph({"y": y}), given, names, rng))
+    return LayerError("the whole net", _best(b.build({"y": y}), given, names, rng))

@@ -8,7 +8,7 @@ import networkx as nx
 
 from netdsl.file_io import split_file_and_name
 from netdsl.insight.target import Target, before_passes, prepared
-from netdsl.ir.export import digraph
+from netdsl.ir.export import to_networkx
 from netdsl.language.program import Program
 from netdsl.language.program import load as program_of
 
@@ -35,8 +35,8 @@ class Loaded:
         """
         target = Target(self.name, train, batch)
         if passes:
-            return digraph(prepared(self.program, target).graph)
-        return digraph(before_passes(self.program, target))
+            return to_networkx(prepared(self.program, target).graph)
+        return to_networkx(before_passes(self.program, target))
 
 
 def load(place: str) -> Loaded:

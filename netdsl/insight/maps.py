@@ -7,7 +7,7 @@ from pathlib import Path
 from netdsl.errors import fail
 from netdsl.inference import Predictor
 from netdsl.insight.tiles import stretched, tiled
-from netdsl.passes import pipeline
+from netdsl.passes import pass_manager
 from netdsl.runtime.executor import Executor
 from netdsl.types import Array, Graph, dims
 
@@ -20,7 +20,9 @@ def feature_maps(trained: Predictor, picture: Path, place: str) -> Array:
     if node.type.rank != 4:
         raise fail(f"`{place}` gives {dims(node.type.shape[1:])}, a row of numbers and no maps")
     graph = Graph(network.graph.nodes, {"maps": node.name}, name=network.name)
-    executor = Executor(pipeline.run(graph, pipeline.FORWARD), trained.backend, trained.state)
+    executor = Executor(
+        pass_manager.run_passes(graph, pass_manager.FORWARD_PASSES), trained.backend, trained.state
+    )
     out = executor.run({network.image_input: trained.load_picture(network, picture)})
     maps: Array = trained.backend.download(out["maps"])[0]
     return maps

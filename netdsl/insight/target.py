@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from netdsl.language.elaborate import Settings, Shrink, elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
-from netdsl.passes import pipeline
-from netdsl.passes.fold import Folded
-from netdsl.passes.pipeline import Pass
+from netdsl.passes import pass_manager
+from netdsl.passes.batch_norm_folding import FoldedGraph
+from netdsl.passes.pass_manager import Pass
 from netdsl.training.checks import check_loss
 from netdsl.training.recipe.recipe import Recipe, default_recipe, net_name, resolve_recipe
 from netdsl.training.step.compile import compile_step
@@ -25,7 +25,7 @@ class Target:
     name: str | None = None
     training: bool = False
     batch: int | None = None
-    forward: tuple[Pass, ...] = pipeline.FORWARD
+    forward: tuple[Pass, ...] = pass_manager.FORWARD_PASSES
     shrink: Shrink | None = None
 
 
@@ -37,10 +37,12 @@ class Prepared:
     title: str
     network: Network
     graph: Graph
-    folded: Folded | None = None
+    folded: FoldedGraph | None = None
 
 
-def prepared(program: Program, target: Target, watch: pipeline.Watch | None = None) -> Prepared:
+def prepared(
+    program: Program, target: Target, watch: pass_manager.PassObserver | None = None
+) -> Prepared:
     """Runs the pipeline for a target."""
     if target.training:
         found, network, recipe = _to_train(program, target)
@@ -48,7 +50,7 @@ def prepared(program: Program, target: Target, watch: pipeline.Watch | None = No
         title = f"{network.name}, training by {found}, batch {network.batch}"
         return Prepared(title, network, step)
     network = _to_run(program, target)
-    folded = pipeline.inference(network.graph, watch, target.forward)
+    folded = pass_manager.prepare_inference(network.graph, watch, target.forward)
     title = f"{network.name}, inference, batch {network.batch}"
     return Prepared(title, network, folded.main, folded)
 

@@ -13,8 +13,8 @@ from netdsl.backends.roofline import Ceilings
 from netdsl.insight.target import Prepared
 from netdsl.language.network import node_cost
 from netdsl.plan.kernel import Kernel
+from netdsl.plan.memory_traffic import count_moved_bytes, find_kernel_label
 from netdsl.plan.plan import Plan
-from netdsl.plan.traffic import kind_of, moved
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.runtime.timing import times
@@ -218,7 +218,7 @@ class _Names:
     def timed(self, kernel: Kernel, seconds: float, thunk: Thunk) -> TimedKernel:
         costs = [node_cost(self.graph, self.graph[n]) for n in kernel.nodes]
         flops = sum(2 * c.macs + c.flops for c in costs)
-        size = moved(self.graph, kernel)
+        size = count_moved_bytes(self.graph, kernel)
         name = self._main(kernel)
         # what a product computes with decides what computes it
         read = [self.graph[a] for a in self.graph[name].args] if kernel.kind == "anchor" else []
@@ -226,7 +226,7 @@ class _Names:
         work = Work(seconds, flops, size, self.ceilings.least(flops, size, itemsize))
         return TimedKernel(
             name,
-            kind_of(self.graph, kernel),
+            find_kernel_label(self.graph, kernel),
             name if kernel.parts else self.layer(name),
             self._phase(kernel, name),
             work,

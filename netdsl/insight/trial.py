@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from netdsl.insight.gradcheck import drawn_inputs
+from netdsl.ir.autodiff import grad
 from netdsl.ir.builder import Builder
-from netdsl.ir.evaluate import evaluate
-from netdsl.ir.grad import grad
-from netdsl.ir.restrict import restricted
+from netdsl.ir.interpreter import evaluate_graph
+from netdsl.ir.subgraph import extract_subgraph
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
@@ -45,7 +45,7 @@ def gradient(program: Program, net: str, place: str, training: bool) -> float:
     b = Builder(network.graph, network.dtype)
     out, at = b.nodes[network.graph.outputs["main"]], network.place(place)
     g = grad(b, out, [at], cotangent=b.input("u", out.type))[at.name]
-    return float(_values(b.graph({"g": g}), g.name)[0].std())
+    return float(_values(b.build({"g": g}), g.name)[0].std())
 
 
 def _network(program: Program, net: str, training: bool) -> Network:
@@ -54,7 +54,7 @@ def _network(program: Program, net: str, training: bool) -> Network:
 
 def _values(graph: Graph, *names: str) -> list[Array]:
     """Values of nodes, with inputs as drawn and weights as training begins with them."""
-    part = restricted(graph, graph.backward_slice(*names), {n: n for n in names})
+    part = extract_subgraph(graph, graph.backward_slice(*names), {n: n for n in names})
     given: Mapping[str, Array] = drawn_inputs(part, SEED, np.random.default_rng(SEED))
-    found = evaluate(part, {**given, **{n.name: draw(n, SEED) for n in part.states}})
+    found = evaluate_graph(part, {**given, **{n.name: draw(n, SEED) for n in part.states}})
     return [found[name] for name in names]

@@ -14,12 +14,12 @@ import numpy as np
 
 from netdsl.errors import fail
 from netdsl.inference import Predictor
+from netdsl.ir.autodiff import grad
 from netdsl.ir.builder import Builder
-from netdsl.ir.grad import grad
-from netdsl.ir.verify import verify
+from netdsl.ir.verifier import verify_graph
 from netdsl.language.elaborate import Settings
 from netdsl.language.network import Network
-from netdsl.passes import pipeline
+from netdsl.passes import pass_manager
 from netdsl.runtime.executor import Executor
 from netdsl.training.recipe.recipe import Recipe
 from netdsl.types import Array, Graph, Node, TensorType, dims
@@ -56,8 +56,9 @@ def ascent_graph(network: Network, place: str, image: str) -> Graph:
     """From pictures and `chosen` (one-hot, N x channels) to `score`, the mean of the chosen
     channel's map for each picture, and the `gradient` of their sum by the pictures."""
     target = network.place(place)
-    forward = pipeline.run(
-        Graph(network.graph.nodes, {"y": target.name}, name=network.name), pipeline.FORWARD
+    forward = pass_manager.run_passes(
+        Graph(network.graph.nodes, {"y": target.name}, name=network.name),
+        pass_manager.FORWARD_PASSES,
     )
     b = Builder(forward, network.dtype)
     y = b.nodes[forward.outputs["y"]]
@@ -67,8 +68,8 @@ def ascent_graph(network: Network, place: str, image: str) -> Graph:
         score = b.reduce_sum(b.mul(means, chosen), axes=(1,))
         total = b.reduce_sum(score, axes=(0,))
     gradient = grad(b, total, [b.nodes[image]])[image]
-    graph = verify(b.graph({SCORE: score, GRADIENT: gradient}, name=f"{network.name}.ascent"))
-    return pipeline.run(graph, pipeline.STEP)
+    graph = verify_graph(b.build({SCORE: score, GRADIENT: gradient}, name=f"{network.name}.ascent"))
+    return pass_manager.run_passes(graph, pass_manager.TRAINING_STEP_PASSES)
 
 
 def _means(b: Builder, y: Node) -> Node:

@@ -14,7 +14,7 @@ from netdsl.ops import OPS
 from netdsl.signature import REQUIRED
 from netdsl.types import FLOAT_DTYPES, Attrs, Graph, Node, NodeView, TensorType, find_reachable
 
-_NONE = Attrs()
+_NO_ATTRIBUTES = Attrs()
 """Of the many nodes that have no attributes."""
 
 
@@ -31,9 +31,9 @@ class Builder:
         self.nodes = NodeView(self.dag)
         self.span: Span | None = None
         self.region = ""
-        self._hint: str | None = None
-        self._known: dict[tuple[Any, ...], Node] = {}
-        self._count: dict[str, int] = {}
+        self._name_hint: str | None = None
+        self._known_nodes: dict[tuple[Any, ...], Node] = {}
+        self._name_counts: dict[str, int] = {}
         if graph is not None:
             for node in graph.nodes.values():
                 self.insert(node)
@@ -46,44 +46,46 @@ class Builder:
     @contextmanager
     def at(self, span: Span | None, hint: str | None = None, region: str = "") -> Iterator[None]:
         """Nodes emitted inside come from `span`, are named after `hint` and belong to `region`."""
-        before = self.span, self._hint, self.region
-        self.span, self._hint, self.region = span, hint, region
+        previous = self.span, self._name_hint, self.region
+        self.span, self._name_hint, self.region = span, hint, region
         try:
             yield
         finally:
-            self.span, self._hint, self.region = before
+            self.span, self._name_hint, self.region = previous
 
     def emit(self, op: str, *args: Node, name: str | None = None, **attrs: Any) -> Node:
         """The node of `op` on `args`; `name` is a wish, made unique where it is taken."""
-        record = OPS[op]
-        if not record.variadic and len(args) != len(record.operands):
-            raise internal_error(f"{op} takes {len(record.operands)} operands, not {len(args)}")
-        full = self._attributes(op, attrs)
+        operator = OPS[op]
+        if not operator.variadic and len(args) != len(operator.operands):
+            raise internal_error(f"{op} takes {len(operator.operands)} operands, not {len(args)}")
+        full = self._complete_attributes(op, attrs)
         operands = tuple(a.name for a in args)
         key = (op, operands, full, self.region)
-        if record.kind != "leaf" or op == "const":
-            known = self._known.get(key)
+        if operator.kind != "leaf" or op == "const":
+            known = self._known_nodes.get(key)
             if known is not None:
                 return known
         try:
-            kind = record.shape(*(a.type for a in args), **full)
+            tensor_type = operator.shape(*(a.type for a in args), **full)
         except NetError as e:
             raise e.with_default_span(self.span) from None
-        own = self._unique(name or self._name(op))
-        return self.insert(Node(own, op, operands, full, kind, self.span, self.region))
+        unique_name = self._make_unique(name or self._default_name(op))
+        return self.insert(
+            Node(unique_name, op, operands, full, tensor_type, self.span, self.region)
+        )
 
     def insert(self, node: Node) -> Node:
         """Adds a node as it is, whose name is new and whose operands are there."""
         self.dag.add_node(node.name, node=node)
         for arg in node.args:
             self.dag.add_edge(arg, node.name)
-        self._known.setdefault((node.op, node.args, node.attrs, node.region), node)
+        self._known_nodes.setdefault((node.op, node.args, node.attrs, node.region), node)
         return node
 
-    def _attributes(self, op: str, given: Mapping[str, Any]) -> Attrs:
+    def _complete_attributes(self, op: str, given: Mapping[str, Any]) -> Attrs:
         params = OPS[op].attrs
         if not params and not given:
-            return _NONE
+            return _NO_ATTRIBUTES
         full: dict[str, Any] = {}
         for param in params:
             value = given.get(param.name, param.default)
@@ -95,43 +97,48 @@ class Builder:
             raise internal_error(f"{op} has no attribute {', '.join(sorted(extra))}")
         return Attrs(full)
 
-    def _name(self, op: str) -> str:
-        return f"{self._hint}.{op}" if self._hint else op
+    def _default_name(self, op: str) -> str:
+        return f"{self._name_hint}.{op}" if self._name_hint else op
 
-    def _unique(self, name: str) -> str:
+    def _make_unique(self, name: str) -> str:
         if name not in self.nodes:
             return name
         base = re.sub(r"~\d+$", "", name)
         while True:
-            self._count[base] = self._count.get(base, 1) + 1
-            fresh = f"{base}~{self._count[base]}"
+            self._name_counts[base] = self._name_counts.get(base, 1) + 1
+            fresh = f"{base}~{self._name_counts[base]}"
             if fresh not in self.nodes:
                 return fresh
 
-    def input(self, name: str, kind: TensorType) -> Node:
+    def input(self, name: str, tensor_type: TensorType) -> Node:
         """A value given at every run; the one that is there already, where the name is known."""
-        return self._named("input", name, shape=kind.shape, dtype=kind.dtype)
+        return self._find_or_emit("input", name, shape=tensor_type.shape, dtype=tensor_type.dtype)
 
     def state(
-        self, name: str, kind: TensorType, init: tuple[str, float], trainable: bool = True
+        self, name: str, tensor_type: TensorType, init: tuple[str, float], trainable: bool = True
     ) -> Node:
         """A value that stays between runs; the one that is there already where names agree."""
-        return self._named(
-            "state", name, shape=kind.shape, dtype=kind.dtype, init=init, trainable=trainable
+        return self._find_or_emit(
+            "state",
+            name,
+            shape=tensor_type.shape,
+            dtype=tensor_type.dtype,
+            init=init,
+            trainable=trainable,
         )
 
-    def _named(self, op: str, name: str, **attrs: Any) -> Node:
+    def _find_or_emit(self, op: str, name: str, **attrs: Any) -> Node:
         node = self.nodes.get(name)
         if node is None:
             return self.emit(op, name=name, **attrs)
-        if node.op != op or node.attrs != self._attributes(op, attrs):
+        if node.op != op or node.attrs != self._complete_attributes(op, attrs):
             raise internal_error(f"{name} is already another {node.op}")
         return node
 
     def const(self, value: float | tuple[float, ...], dtype: str | None = None) -> Node:
         """A constant scalar or vector, of the builder's own float type unless told."""
-        plain = tuple(map(float, value)) if isinstance(value, tuple) else float(value)
-        return self.emit("const", value=plain, dtype=dtype or self.dtype)
+        floats = tuple(map(float, value)) if isinstance(value, tuple) else float(value)
+        return self.emit("const", value=floats, dtype=dtype or self.dtype)
 
     def sum_to(self, x: Node, shape: tuple[int, ...]) -> Node:
         """`x` summed over the axes along which `shape` was broadcast to it."""
@@ -144,7 +151,7 @@ class Builder:
             return self.reduce_sum(x, axes=axes)
         return self.reshape(self.reduce_sum(x, axes=axes, keepdims=True), shape=shape)
 
-    def graph(
+    def build(
         self,
         outputs: Mapping[str, Node],
         updates: Mapping[str, Node] | None = None,
@@ -153,14 +160,14 @@ class Builder:
     ) -> Graph:
         """The graph of all nodes emitted so far; pruned, of those that it needs. It takes over the
         dag: nothing can be emitted afterwards."""
-        given = {k: n.name for k, n in outputs.items()}
-        renewed = {k: n.name for k, n in (updates or {}).items()}
+        output_names = {k: n.name for k, n in outputs.items()}
+        update_names = {k: n.name for k, n in (updates or {}).items()}
         if prune:
-            roots = (*given.values(), *renewed.values())
-            needed = find_reachable(self.dag.reverse(copy=False), roots) | renewed.keys()
+            roots = (*output_names.values(), *update_names.values())
+            needed = find_reachable(self.dag.reverse(copy=False), roots) | update_names.keys()
             self.dag.remove_nodes_from([name for name in self.dag if name not in needed])
-        return Graph(self.nodes, given, renewed, name)
+        return Graph(self.nodes, output_names, update_names, name)
 
 
-def float_of(kind: TensorType) -> bool:
-    return kind.dtype in FLOAT_DTYPES
+def is_float(tensor_type: TensorType) -> bool:
+    return tensor_type.dtype in FLOAT_DTYPES

@@ -9,7 +9,7 @@ from typing import Any
 
 from netdsl.errors import Diagnostic, NetError, Span, fail
 from netdsl.ir.builder import Builder
-from netdsl.ir.verify import verify
+from netdsl.ir.verifier import verify_graph
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors, TooMuch
 from netdsl.language.flow import CallSite, Flow, Frame, Maker, call_text
@@ -102,7 +102,7 @@ class Draft:
         outputs = {k: f.node for k, f in {"main": main, **self.outputs}.items()}
         return Network(
             name,
-            verify(self.b.graph(outputs, self.updates, name)),
+            verify_graph(self.b.build(outputs, self.updates, name)),
             tuple(self.layers),
             {path: f.node.name for path, f in self.places.items()},
             {"main": 1.0, **self.weights},

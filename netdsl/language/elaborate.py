@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from netdsl.errors import NetError, Span, fail, suggest_alias, suggest_spelling
-from netdsl.ir.collector import pause_collector
+from netdsl.ir.garbage_collection import pause_garbage_collection
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, make_room, too_deep
 from netdsl.language.draft import Draft, InputCall, LayerCall, Settings, Shrink, small
@@ -34,7 +34,7 @@ from netdsl.signature import Param, Signature, suggest_for_value
 from netdsl.values import Argument, Call, Value, format_value
 
 
-@pause_collector()
+@pause_garbage_collection()
 def elaborate(
     program: Program,
     name: str | None = None,

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from netdsl.errors import fail
-from netdsl.ir.views import row
+from netdsl.ir.views import extract_row
 from netdsl.layers.init import INIT
 from netdsl.layers.layer import Layer, Site, channels, image_of
 from netdsl.parameter_types import Boolean, Float, Integer
@@ -54,7 +54,7 @@ def _batch_moments(
     m = b.moments(x, axes=axes)
     unbiased = (1.0, count / (count - 1))
     for i, (state, factor) in enumerate(zip((mean, variance), unbiased, strict=True)):
-        value = b.mul(row(b, m, i), b.const(factor))
+        value = b.mul(extract_row(b, m, i), b.const(factor))
         site.update(state, b.ema(state, value, decay=1 - momentum))
     return m
 

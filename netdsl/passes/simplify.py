@@ -7,39 +7,39 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.ir.builder import Builder, float_of
+from netdsl.ir.builder import Builder, is_float
 from netdsl.ops import OPS
 from netdsl.ops.op import broadcast_shapes
-from netdsl.passes.rewrite import Rule, Rules, rewrite
+from netdsl.passes.rewrite import Rule, Rules, rewrite_graph
 from netdsl.types import Graph, Node
 
 
 def simplify(graph: Graph) -> Graph:
     """The same values from fewer nodes; sums and products are never reordered, so no
     rounding changes; only a zero may lose its sign."""
-    return rewrite(graph, RULES)
+    return rewrite_graph(graph, SIMPLIFY_RULES)
 
 
-def _is(node: Node, value: float) -> bool:
+def _is_constant(node: Node, value: float) -> bool:
     return node.op == "const" and node.attrs["value"] == value
 
 
-def _neutral(operand: int, value: float) -> Rule:
+def _make_identity_rule(operand: int, value: float) -> Rule:
     """`x op value` is x, where the result has x's shape."""
 
     def rule(b: Builder, x: Node, z: Node) -> Node | None:
-        kept, other = (z, x) if operand == 0 else (x, z)
-        wide = kept.type.shape == _joined(x, z)
-        return kept if _is(other, value) and wide else None
+        operand_kept, other = (z, x) if operand == 0 else (x, z)
+        wide = operand_kept.type.shape == _broadcast_shape(x, z)
+        return operand_kept if _is_constant(other, value) and wide else None
 
     return rule
 
 
-def _joined(x: Node, z: Node) -> tuple[int, ...]:
+def _broadcast_shape(x: Node, z: Node) -> tuple[int, ...]:
     return broadcast_shapes(x.type.shape, z.type.shape)
 
 
-def _unstretched(op: str) -> Rule:
+def _make_broadcast_removal_rule(op: str) -> Rule:
     """An operator that stretches its operands itself needs no `broadcast` before it."""
 
     def rule(b: Builder, *args: Node) -> Node | None:
@@ -52,13 +52,13 @@ def _unstretched(op: str) -> Rule:
     return rule
 
 
-def _known(op: str) -> Rule:
+def _make_constant_folding_rule(op: str) -> Rule:
     """An operator on scalar constants is a constant."""
 
     def rule(b: Builder, *args: Node, **attrs: Any) -> Node | None:
-        scalar = all(a.op == "const" and a.type.rank == 0 and float_of(a.type) for a in args)
+        scalar = all(a.op == "const" and a.type.rank == 0 and is_float(a.type) for a in args)
         kind = OPS[op].shape(*(a.type for a in args), **attrs) if scalar else None
-        if kind is None or not {kind.dtype, *(a.type.dtype for a in args)} <= _COMPUTED:
+        if kind is None or not {kind.dtype, *(a.type.dtype for a in args)} <= _FOLDABLE_DTYPES:
             return None
         with np.errstate(all="ignore"):
             values = (np.asarray(a.attrs["value"], a.type.dtype) for a in args)
@@ -68,13 +68,13 @@ def _known(op: str) -> Rule:
     return rule
 
 
-def _reshape(b: Builder, x: Node, shape: tuple[int, ...]) -> Node | None:
+def _simplify_reshape(b: Builder, x: Node, shape: tuple[int, ...]) -> Node | None:
     if x.type.shape == tuple(shape):
         return x
     return b.reshape(b.nodes[x.args[0]], shape=shape) if x.op == "reshape" else None
 
 
-def _transpose(b: Builder, x: Node, perm: tuple[int, ...]) -> Node | None:
+def _simplify_transpose(b: Builder, x: Node, perm: tuple[int, ...]) -> Node | None:
     if perm == tuple(range(x.type.rank)):
         return x
     if x.op != "transpose":
@@ -83,18 +83,18 @@ def _transpose(b: Builder, x: Node, perm: tuple[int, ...]) -> Node | None:
     return b.transpose(b.nodes[x.args[0]], perm=tuple(inner[p] for p in perm))
 
 
-def _broadcast(b: Builder, x: Node, shape: tuple[int, ...]) -> Node | None:
+def _simplify_broadcast(b: Builder, x: Node, shape: tuple[int, ...]) -> Node | None:
     if x.type.shape == tuple(shape):
         return x
     return b.broadcast(b.nodes[x.args[0]], shape=shape) if x.op == "broadcast" else None
 
 
-def _slice(b: Builder, x: Node, start: Any, stop: Any, step: Any) -> Node | None:
+def _simplify_slice(b: Builder, x: Node, start: Any, stop: Any, step: Any) -> Node | None:
     whole = all(a == 0 for a in start) and tuple(stop) == x.type.shape and set(step) <= {1}
-    return x if whole else _sliced_concat(b, x, start, stop, step)
+    return x if whole else _simplify_slice_of_concat(b, x, start, stop, step)
 
 
-def _sliced_concat(b: Builder, x: Node, start: Any, stop: Any, step: Any) -> Node | None:
+def _simplify_slice_of_concat(b: Builder, x: Node, start: Any, stop: Any, step: Any) -> Node | None:
     """A slice that takes exactly one branch out of a concatenation is that branch."""
     if x.op != "concat" or set(step) != {1}:
         return None
@@ -112,20 +112,22 @@ def _sliced_concat(b: Builder, x: Node, start: Any, stop: Any, step: Any) -> Nod
     return None
 
 
-def _pad(b: Builder, x: Node, low: Any, high: Any, interior: Any, value: float) -> Node | None:
+def _simplify_pad(
+    b: Builder, x: Node, low: Any, high: Any, interior: Any, value: float
+) -> Node | None:
     return x if not any((*low, *high, *interior)) else None
 
 
-def _concat(b: Builder, *xs: Node, axis: int) -> Node | None:
+def _simplify_concat(b: Builder, *xs: Node, axis: int) -> Node | None:
     return xs[0] if len(xs) == 1 else None
 
 
-def _select(b: Builder, condition: Node, x: Node, z: Node) -> Node | None:
+def _simplify_select(b: Builder, condition: Node, x: Node, z: Node) -> Node | None:
     wide = broadcast_shapes(condition.type.shape, x.type.shape) == x.type.shape
     return x if x.name == z.name and wide else None
 
 
-_WIDER = {
+_WIDER_DTYPES = {
     "bfloat16": ("float32", "float64"),
     "float16": ("float32", "float64"),
     "float32": ("float64",),
@@ -133,70 +135,83 @@ _WIDER = {
 """Types that hold every number of a type."""
 
 
-def _cast(b: Builder, x: Node, dtype: str) -> Node | None:
+def _simplify_cast(b: Builder, x: Node, dtype: str) -> Node | None:
     """A cast to the own type, and the way there and back through a wider one."""
     if x.type.dtype == dtype:
         return x
     inner = b.nodes[x.args[0]] if x.op == "cast" else None
-    back = inner is not None and inner.type.dtype == dtype
-    return inner if back and x.type.dtype in _WIDER.get(dtype, ()) else None
+    is_round_trip = inner is not None and inner.type.dtype == dtype
+    return inner if is_round_trip and x.type.dtype in _WIDER_DTYPES.get(dtype, ()) else None
 
 
-def _neg(b: Builder, x: Node) -> Node | None:
+def _simplify_neg(b: Builder, x: Node) -> Node | None:
     return b.nodes[x.args[0]] if x.op == "neg" else None
 
 
-def _add_negative(b: Builder, x: Node, z: Node) -> Node | None:
+def _simplify_add_of_neg(b: Builder, x: Node, z: Node) -> Node | None:
     return b.sub(x, b.nodes[z.args[0]]) if z.op == "neg" else None
 
 
-def _power(b: Builder, x: Node, exponent: float) -> Node | None:
+def _simplify_power(b: Builder, x: Node, exponent: float) -> Node | None:
     return x if exponent == 1 else None
 
 
-def _dropout(b: Builder, x: Node, seed: Node, step: Node, key: str, rate: float) -> Node | None:
+def _simplify_dropout(
+    b: Builder, x: Node, seed: Node, step: Node, key: str, rate: float
+) -> Node | None:
     return x if rate == 0 else None
 
 
-def _reduced(b: Builder, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node | None:
+def _simplify_reduce(b: Builder, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node | None:
     """A sum or maximum over axes of one element only drops them."""
     if any(x.type.shape[a] != 1 for a in axes):
         return None
     shape = x.type.shape
-    kept = shape if keepdims else tuple(s for a, s in enumerate(shape) if a not in axes)
-    return b.reshape(x, shape=kept)
+    remaining_shape = shape if keepdims else tuple(s for a, s in enumerate(shape) if a not in axes)
+    return b.reshape(x, shape=remaining_shape)
 
 
-_COMPUTED = {"float64", "float32", "float16"}
-_STRETCHING = ("add", "sub", "mul", "div", "maximum", "minimum", "equal", "greater", "select")
-_FOLDED = ("add", "sub", "mul", "div", "maximum", "minimum", "neg", "sqrt", "power", "cast")
+_FOLDABLE_DTYPES = {"float64", "float32", "float16"}
+_BROADCASTING_OPS = ("add", "sub", "mul", "div", "maximum", "minimum", "equal", "greater", "select")
+_CONSTANT_FOLDED_OPS = (
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "maximum",
+    "minimum",
+    "neg",
+    "sqrt",
+    "power",
+    "cast",
+)
 
-_OWN: dict[str, tuple[Rule, ...]] = {
-    "add": (_neutral(0, 0.0), _neutral(1, 0.0), _add_negative),
-    "sub": (_neutral(1, 0.0),),
-    "mul": (_neutral(0, 1.0), _neutral(1, 1.0)),
-    "div": (_neutral(1, 1.0),),
-    "neg": (_neg,),
-    "power": (_power,),
-    "select": (_select,),
-    "cast": (_cast,),
-    "reshape": (_reshape,),
-    "transpose": (_transpose,),
-    "broadcast": (_broadcast,),
-    "slice": (_slice,),
-    "pad": (_pad,),
-    "concat": (_concat,),
-    "dropout": (_dropout,),
-    "reduce_sum": (_reduced,),
-    "reduce_mean": (_reduced,),
-    "reduce_max": (_reduced,),
+_OP_RULES: dict[str, tuple[Rule, ...]] = {
+    "add": (_make_identity_rule(0, 0.0), _make_identity_rule(1, 0.0), _simplify_add_of_neg),
+    "sub": (_make_identity_rule(1, 0.0),),
+    "mul": (_make_identity_rule(0, 1.0), _make_identity_rule(1, 1.0)),
+    "div": (_make_identity_rule(1, 1.0),),
+    "neg": (_simplify_neg,),
+    "power": (_simplify_power,),
+    "select": (_simplify_select,),
+    "cast": (_simplify_cast,),
+    "reshape": (_simplify_reshape,),
+    "transpose": (_simplify_transpose,),
+    "broadcast": (_simplify_broadcast,),
+    "slice": (_simplify_slice,),
+    "pad": (_simplify_pad,),
+    "concat": (_simplify_concat,),
+    "dropout": (_simplify_dropout,),
+    "reduce_sum": (_simplify_reduce,),
+    "reduce_mean": (_simplify_reduce,),
+    "reduce_max": (_simplify_reduce,),
 }
 
-RULES: Rules = {
+SIMPLIFY_RULES: Rules = {
     op: (
-        *((_unstretched(op),) if op in _STRETCHING else ()),
-        *((_known(op),) if op in _FOLDED else ()),
-        *_OWN.get(op, ()),
+        *((_make_broadcast_removal_rule(op),) if op in _BROADCASTING_OPS else ()),
+        *((_make_constant_folding_rule(op),) if op in _CONSTANT_FOLDED_OPS else ()),
+        *_OP_RULES.get(op, ()),
     )
-    for op in {*_STRETCHING, *_FOLDED, *_OWN}
+    for op in {*_BROADCASTING_OPS, *_CONSTANT_FOLDED_OPS, *_OP_RULES}
 }

@@ -29,15 +29,17 @@ class Kernel:
     parts: tuple[Kernel, ...] = ()
 
 
-def part(graph: Graph, kernel: Kernel, outputs: Sequence[str], known: Collection[str]) -> Kernel:
-    """The map that computes some outputs of a kernel; what is `known` it reads from memory."""
-    todo, nodes, inputs = list(outputs), set[str](), set[str]()
-    while todo:
-        name = todo.pop()
-        if name in known or name not in kernel.nodes:
+def extract_part(
+    graph: Graph, kernel: Kernel, outputs: Sequence[str], stored: Collection[str]
+) -> Kernel:
+    """The map that computes some outputs of a kernel; what is `stored` it reads from memory."""
+    worklist, nodes, inputs = list(outputs), set[str](), set[str]()
+    while worklist:
+        name = worklist.pop()
+        if name in stored or name not in kernel.nodes:
             inputs.add(name)
         elif name not in nodes:
             nodes.add(name)
-            todo += graph[name].args
-    ordered = tuple(n for n in kernel.nodes if n in nodes)
-    return Kernel(outputs[-1], "map", ordered, tuple(sorted(inputs)), tuple(outputs))
+            worklist += graph[name].args
+    ordered_nodes = tuple(n for n in kernel.nodes if n in nodes)
+    return Kernel(outputs[-1], "map", ordered_nodes, tuple(sorted(inputs)), tuple(outputs))

@@ -8,24 +8,24 @@ from itertools import pairwise
 
 from netdsl.types import Node
 
-Ints = tuple[int, ...]
+IntTuple = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Where the elements of a value lie, counted in elements from the start of its buffer."""
 
-    shape: Ints
-    strides: Ints
+    shape: IntTuple
+    strides: IntTuple
     offset: int = 0
 
 
-def contiguous(shape: Sequence[int]) -> Layout:
+def make_contiguous(shape: Sequence[int]) -> Layout:
     """Row-major, without gaps."""
-    return Layout(tuple(shape), row_major(shape))
+    return Layout(tuple(shape), row_major_strides(shape))
 
 
-def row_major(extents: Sequence[int]) -> Ints:
+def row_major_strides(extents: Sequence[int]) -> IntTuple:
     strides: list[int] = []
     step = 1
     for size in reversed(extents):
@@ -34,25 +34,27 @@ def row_major(extents: Sequence[int]) -> Ints:
     return tuple(reversed(strides))
 
 
-def through(layout: Layout, view: Node) -> Layout | None:
+def compute_view_layout(layout: Layout, view: Node) -> Layout | None:
     """The layout of a view of a value; None where the values must be copied first."""
     a = view.attrs
     if view.op == "reshape":
-        return _reshaped(layout, tuple(a["shape"]))
+        return _reshape_layout(layout, tuple(a["shape"]))
     if view.op == "transpose":
         perm = a["perm"]
         return Layout(view.type.shape, tuple(layout.strides[p] for p in perm), layout.offset)
     if view.op == "broadcast":
         extra = view.type.rank - len(layout.shape)
-        kept = (0 if s == 1 else t for s, t in zip(layout.shape, layout.strides, strict=True))
-        return Layout(view.type.shape, (*(0,) * extra, *kept), layout.offset)
+        old_strides = (
+            0 if s == 1 else t for s, t in zip(layout.shape, layout.strides, strict=True)
+        )
+        return Layout(view.type.shape, (*(0,) * extra, *old_strides), layout.offset)
     starts, steps = a["start"], a["step"]
     offset = layout.offset + sum(s * t for s, t in zip(starts, layout.strides, strict=True))
     strides = tuple(s * t for s, t in zip(steps, layout.strides, strict=True))
     return Layout(view.type.shape, strides, offset)
 
 
-def _reshaped(layout: Layout, shape: Ints) -> Layout | None:
+def _reshape_layout(layout: Layout, shape: IntTuple) -> Layout | None:
     """The same elements in row-major order under another shape, where strides can say so: groups of
     axes of equal size on both sides, of which the old ones must follow each other without gaps."""
     old = [(s, t) for s, t in zip(layout.shape, layout.strides, strict=True) if s != 1]
@@ -61,19 +63,19 @@ def _reshaped(layout: Layout, shape: Ints) -> Layout | None:
     todo = [s for s in shape if s != 1]
     i = 0
     while i < len(todo):
-        new, have, first = todo[i], 1, at
+        new_size, old_size, first = todo[i], 1, at
         j = i + 1
-        while have != new or at == first:
-            if have < new:
-                have *= old[at][0]
+        while old_size != new_size or at == first:
+            if old_size < new_size:
+                old_size *= old[at][0]
                 at += 1
             else:
-                new *= todo[j]
+                new_size *= todo[j]
                 j += 1
         run = old[first:at]
         if any(a[1] != b[0] * b[1] for a, b in pairwise(run)):
             return None
-        inner = row_major(todo[i:j])
+        inner = row_major_strides(todo[i:j])
         strides += [run[-1][1] * s for s in inner]
         i = j
     rest = iter(strides)

@@ -8,68 +8,70 @@ kernel, unless storing it moves fewer bytes.
 from __future__ import annotations
 
 from netdsl.ops import OPS
-from netdsl.plan.bodies import Bodies, Body
-from netdsl.plan.dag import kernel_dag
-from netdsl.plan.flow import Flow
-from netdsl.plan.fusion import Fusion, cheap
-from netdsl.plan.grouping import Group, Grouping
+from netdsl.plan.dataflow import DataflowGraph
+from netdsl.plan.fusion import FusionOptions, is_cheap
 from netdsl.plan.kernel import Kernel, KernelKind
-from netdsl.plan.traffic import moved
+from netdsl.plan.kernel_body import KernelBodies, KernelBody
+from netdsl.plan.kernel_dag import build_kernel_dag
+from netdsl.plan.kernel_grouping import KernelGroup, KernelGrouping
+from netdsl.plan.memory_traffic import count_moved_bytes
 from netdsl.types import find_reachable
 
-_ROUNDS = 3
+_MAX_ROUNDS = 3
 
 
-def partition(flow: Flow, fusion: Fusion) -> tuple[Kernel, ...]:
+def partition_kernels(flow: DataflowGraph, fusion: FusionOptions) -> tuple[Kernel, ...]:
     """The kernels of the graph that flows so, in the order of its nodes.
 
     Every value that an output, an update or another kernel needs is written by exactly one.
     """
-    if not fusion.maps:
-        return tuple(_alone(flow, name) for name in flow.edges)
-    return _Partitioner(flow, fusion).kernels()
+    if not fusion.can_fuse_maps:
+        return tuple(_make_single_node_kernel(flow, name) for name in flow.edges)
+    return _Partitioner(flow, fusion).make_kernels()
 
 
-def _alone(flow: Flow, name: str) -> Kernel:
-    kind = flow.kind(name)
+def _make_single_node_kernel(flow: DataflowGraph, name: str) -> Kernel:
+    kind = flow.op_kind(name)
     inputs = tuple(dict.fromkeys(flow.nodes[name].args))
-    known: KernelKind = "anchor" if kind == "anchor" else "copy" if kind == "copy" else "opaque"
+    kernel_kind: KernelKind = (
+        "anchor" if kind == "anchor" else "copy" if kind == "copy" else "opaque"
+    )
     if kind in ("elementwise", "reduce"):
-        known = "map"
-    return Kernel(name, known, (name,), inputs, (name,))
+        kernel_kind = "map"
+    return Kernel(name, kernel_kind, (name,), inputs, (name,))
 
 
 class _Partitioner:
-    def __init__(self, flow: Flow, fusion: Fusion) -> None:
+    def __init__(self, flow: DataflowGraph, fusion: FusionOptions) -> None:
         self.flow = flow
         self.fusion = fusion
-        self.bodies = Bodies(flow, fusion)
-        self.grouping = Grouping(self.bodies, fusion)
+        self.bodies = KernelBodies(flow, fusion)
+        self.grouping = KernelGrouping(self.bodies, fusion)
 
-    def kernels(self) -> tuple[Kernel, ...]:
-        for _ in range(_ROUNDS):
+    def make_kernels(self) -> tuple[Kernel, ...]:
+        for _ in range(_MAX_ROUNDS):
             if not self._improve():
                 break
-            self.grouping = Grouping(self.bodies, self.fusion)
-        return tuple(self._finish())
+            self.grouping = KernelGrouping(self.bodies, self.fusion)
+        return tuple(self._finish_kernels())
 
     def _improve(self) -> bool:
         """Stores or stops storing values one by one where that moves fewer bytes."""
-        users: dict[str, list[Group]] = {}
+        users: dict[str, list[KernelGroup]] = {}
         for g in self.grouping.groups:
-            for name in self._settled(g.sinks, g).nodes:
+            for name in self._build_final_body(g.sinks, g).nodes:
                 users.setdefault(name, []).append(g)
         changed = False
         for name in self.flow.edges:
-            if name in self.bodies.must or len(self.flow.readers.get(name, ())) < 2:
+            if name in self.bodies.required or len(self.flow.readers.get(name, ())) < 2:
                 continue
             if name in self.bodies.stored:
-                changed |= self._unstore(name)
+                changed |= self._try_inlining(name)
             elif len(users.get(name, ())) > 1:
-                changed |= self._store(name, users[name])
+                changed |= self._try_storing(name, users[name])
         return changed
 
-    def _store(self, name: str, users: list[Group]) -> bool:
+    def _try_storing(self, name: str, users: list[KernelGroup]) -> bool:
         first = min(g.depth for g in users)
         later = [g for g in users if g.depth > first]
         before = sum(self._bytes_read(g.sinks, g) for g in later)
@@ -80,125 +82,149 @@ class _Partitioner:
             return False
         return True
 
-    def _unstore(self, name: str) -> bool:
-        own = self.grouping.group[name]
-        placed = (s for s in self.bodies.stored_readers(name) if s in self.grouping.group)
-        users = {id(self.grouping.group[s]): self.grouping.group[s] for s in placed}
-        others = [g for g in users.values() if g is not own]
-        rest = [s for s in own.sinks if s != name]
-        before = sum(self._bytes_read(g.sinks, g) for g in (*others, own))
+    def _try_inlining(self, name: str) -> bool:
+        own_group = self.grouping.group_by_sink[name]
+        placed = (
+            s for s in self.bodies.find_stored_readers(name) if s in self.grouping.group_by_sink
+        )
+        users = {id(self.grouping.group_by_sink[s]): self.grouping.group_by_sink[s] for s in placed}
+        others = [g for g in users.values() if g is not own_group]
+        other_sinks = [s for s in own_group.sinks if s != name]
+        before = sum(self._bytes_read(g.sinks, g) for g in (*others, own_group))
         self.bodies.stored.discard(name)
-        after = sum(self._bytes_read(g.sinks, g) for g in others) + self._bytes_read(rest, own)
-        if own.kind == "anchor" or after >= before + self.flow.nbytes(name):
+        after = sum(self._bytes_read(g.sinks, g) for g in others) + self._bytes_read(
+            other_sinks, own_group
+        )
+        if own_group.kind == "anchor" or after >= before + self.flow.nbytes(name):
             self.bodies.stored.add(name)
             return False
         return True
 
-    def _bytes_read(self, sinks: list[str], group: Group) -> int:
-        return sum(self.flow.nbytes(b) for b in self._settled(sinks, group).bases)
+    def _bytes_read(self, sinks: list[str], group: KernelGroup) -> int:
+        return sum(self.flow.nbytes(b) for b in self._build_final_body(sinks, group).bases)
 
-    def _settled(self, sinks: list[str], group: Group) -> Body:
+    def _build_final_body(self, sinks: list[str], group: KernelGroup) -> KernelBody:
         """What a kernel computes and reads in the end: stored values are computed again where it
         reads all that they are made of."""
         flow = self.flow
-        body = self.bodies.body(sinks, group.sinks)
+        body = self.bodies.build(sinks, group.sinks)
         if group.kind != "map" or not sinks:
             return body
-        domain = max(flow.domain(s) for s in sinks)
-        again: set[str] = set()
+        domain = max(flow.domain_size(s) for s in sinks)
+        recomputed: set[str] = set()
         for e in list(body.reads.values()):
-            full = e.full and flow.nodes[e.base].type.size == domain and e.base in flow.edges
-            if not full or flow.kind(e.base) != "elementwise":
+            can_recompute = (
+                e.is_one_to_one and flow.nodes[e.base].type.size == domain and e.base in flow.edges
+            )
+            if not can_recompute or flow.op_kind(e.base) != "elementwise":
                 continue
             if flow.nodes[e.base].region != flow.nodes[sinks[0]].region:
                 continue
-            trial = self.bodies.body(sinks, group.sinks, {*again, e.base})
+            trial = self.bodies.build(sinks, group.sinks, {*recomputed, e.base})
             added = trial.nodes - body.nodes
-            wide = {b for b in trial.bases if flow.nodes[b].type.size >= domain}
-            if wide <= body.bases - {e.base} and all(cheap(flow.nodes[n].op) for n in added):
+            full_size = {b for b in trial.bases if flow.nodes[b].type.size >= domain}
+            if full_size <= body.bases - {e.base} and all(
+                is_cheap(flow.nodes[n].op) for n in added
+            ):
                 body = trial
-                again.add(e.base)
+                recomputed.add(e.base)
         return body
 
     # kernels
 
-    def _finish(self) -> list[Kernel]:
+    def _finish_kernels(self) -> list[Kernel]:
         """The groups as kernels, without what turned out not to be needed."""
         needed = set(self.flow.roots)
         found: list[Kernel] = []
         for g in sorted(self.grouping.groups, key=lambda g: g.depth, reverse=True):
             outputs = [s for s in g.sinks if s in needed]
             if outputs:
-                body = self._settled(outputs, g)
+                body = self._build_final_body(outputs, g)
                 needed |= body.bases
-                found.append(self._kernel(g, body, outputs))
-        place = self.flow.place
+                found.append(self._make_kernel(g, body, outputs))
+        place = self.flow.position
         found.sort(key=lambda k: max(place[o] for o in k.outputs))
-        together = {
-            "early": [k for k in found if self._early(k)],
-            "totals": self._totals(found) if self.fusion.totals else [],
-            "updates": self._late(found) if self.fusion.batch else [],
+        batches = {
+            "early": [k for k in found if self._is_early(k)],
+            "totals": self._find_totals(found) if self.fusion.can_batch_totals else [],
+            "updates": self._find_late_updates(found) if self.fusion.can_batch_updates else [],
         }
-        for name, parts in together.items():
-            found = self._together(name, parts, found)
+        for name, parts in batches.items():
+            found = self._batch_kernels(name, parts, found)
         return found
 
-    def _kernel(self, group: Group, body: Body, outputs: list[str]) -> Kernel:
-        place = self.flow.place
+    def _make_kernel(self, group: KernelGroup, body: KernelBody, outputs: list[str]) -> Kernel:
+        place = self.flow.position
         nodes = tuple(sorted(body.nodes, key=place.__getitem__))
-        anchors = [n for n in nodes if group.kind == "anchor" and self.flow.kind(n) == "anchor"]
+        anchors = [n for n in nodes if group.kind == "anchor" and self.flow.op_kind(n) == "anchor"]
         inputs = tuple(sorted(body.reads, key=place.__getitem__))
-        written = tuple(sorted(outputs, key=place.__getitem__))
-        return Kernel(anchors[0] if anchors else written[-1], group.kind, nodes, inputs, written)
+        sorted_outputs = tuple(sorted(outputs, key=place.__getitem__))
+        return Kernel(
+            anchors[0] if anchors else sorted_outputs[-1], group.kind, nodes, inputs, sorted_outputs
+        )
 
-    def _early(self, kernel: Kernel) -> bool:
+    def _is_early(self, kernel: Kernel) -> bool:
         """Whether a map is small and reads nothing of the step, as what casts a weight does."""
         flow = self.flow
-        if kernel.kind != "map" or any(flow.kind(n) == "reduce" for n in kernel.nodes):
+        if kernel.kind != "map" or any(flow.op_kind(n) == "reduce" for n in kernel.nodes):
             return False
-        there = all(OPS[flow.nodes[flow.base[i]].op].kind == "leaf" for i in kernel.inputs)
-        kept = flow.roots.intersection(kernel.outputs) or flow.nodes[kernel.name].region
-        return there and not kept and moved(flow.graph, kernel) <= self.fusion.early
+        reads_only_leaves = all(
+            OPS[flow.nodes[flow.base[i]].op].kind == "leaf" for i in kernel.inputs
+        )
+        is_needed_later = flow.roots.intersection(kernel.outputs) or flow.nodes[kernel.name].region
+        return (
+            reads_only_leaves
+            and not is_needed_later
+            and count_moved_bytes(flow.graph, kernel) <= self.fusion.max_early_bytes
+        )
 
-    def _totals(self, kernels: list[Kernel]) -> list[Kernel]:
+    def _find_totals(self, kernels: list[Kernel]) -> list[Kernel]:
         """The maps that only add up whole tensors, and that no other of these waits for."""
         flow = self.flow
-        whole = {
+        totals = {
             i
             for i, k in enumerate(kernels)
             if k.kind == "map"
-            and all(flow.kind(o) == "reduce" and flow.nodes[o].type.size == 1 for o in k.outputs)
+            and all(flow.op_kind(o) == "reduce" and flow.nodes[o].type.size == 1 for o in k.outputs)
             and not flow.nodes[k.name].region
         }
-        dag = kernel_dag(flow, kernels)
-        before = {j for i in whole for j in dag.predecessors(i)}
+        dag = build_kernel_dag(flow, kernels)
+        before = {j for i in totals for j in dag.predecessors(i)}
         waited_for = find_reachable(dag.reverse(copy=False), before)
-        return [kernels[i] for i in sorted(whole - waited_for)]
+        return [kernels[i] for i in sorted(totals - waited_for)]
 
-    def _late(self, kernels: list[Kernel]) -> list[Kernel]:
+    def _find_late_updates(self, kernels: list[Kernel]) -> list[Kernel]:
         """The updates that nothing else waits for."""
         flow = self.flow
         read = {flow.base[i] for k in kernels for i in k.inputs}
-        shown = {flow.base[v] for v in flow.graph.outputs.values()}
-        free = {flow.base[v] for v in flow.graph.updates.values()} - read - shown
+        output_bases = {flow.base[v] for v in flow.graph.outputs.values()}
+        free = {flow.base[v] for v in flow.graph.updates.values()} - read - output_bases
         last = [k for k in kernels if k.kind == "map" and free.issuperset(k.outputs)]
-        return [k for k in last if not any(flow.kind(n) == "reduce" for n in k.nodes)]
+        return [k for k in last if not any(flow.op_kind(n) == "reduce" for n in k.nodes)]
 
-    def _together(self, name: str, parts: list[Kernel], kernels: list[Kernel]) -> list[Kernel]:
+    def _batch_kernels(self, name: str, parts: list[Kernel], kernels: list[Kernel]) -> list[Kernel]:
         """Kernels, of which some become one launch over many small domains; it stands where the
         first of these stood."""
         if len(parts) < 2:
             return kernels
-        gone = {k.name for k in parts}
-        at = min(i for i, k in enumerate(kernels) if k.name in gone)
-        launch, rest = self._launch(name, parts), [k for k in kernels if k.name not in gone]
+        batched_names = {k.name for k in parts}
+        at = min(i for i, k in enumerate(kernels) if k.name in batched_names)
+        launch, rest = (
+            self._make_batched_kernel(name, parts),
+            [k for k in kernels if k.name not in batched_names],
+        )
         return [*rest[:at], launch, *rest[at:]]
 
-    def _launch(self, name: str, parts: list[Kernel]) -> Kernel:
-        def joined(field: str) -> tuple[str, ...]:
+    def _make_batched_kernel(self, name: str, parts: list[Kernel]) -> Kernel:
+        def merge_field(field: str) -> tuple[str, ...]:
             found = {v for k in parts for v in getattr(k, field)}
-            return tuple(sorted(found, key=self.flow.place.__getitem__))
+            return tuple(sorted(found, key=self.flow.position.__getitem__))
 
         return Kernel(
-            name, "map", joined("nodes"), joined("inputs"), joined("outputs"), tuple(parts)
+            name,
+            "map",
+            merge_field("nodes"),
+            merge_field("inputs"),
+            merge_field("outputs"),
+            tuple(parts),
         )

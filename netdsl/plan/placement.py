@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from netdsl.ops.windows import Pads
-from netdsl.plan.layout import Ints, Layout, row_major
+from netdsl.plan.layout import IntTuple, Layout, row_major_strides
 from netdsl.types import ITEMSIZE
 
 ARENA = "arena"
@@ -13,34 +13,34 @@ NO_HALO: Pads = ((0, 0), (0, 0))
 
 
 @dataclass(frozen=True, slots=True)
-class Geometry:
+class ImagePadding:
     """What is allocated for an image around and behind its values: `halo` pixels of zeros at top,
     bottom, left and right, and as many channels."""
 
     halo: Pads
     channels: int
 
-    def extents(self, shape: Ints) -> Ints:
+    def padded_shape(self, shape: IntTuple) -> IntTuple:
         n, h, w, _ = shape
         (top, bottom), (left, right) = self.halo
         return (n, top + h + bottom, left + w + right, self.channels)
 
-    def layout(self, shape: Ints) -> Layout:
+    def make_layout(self, shape: IntTuple) -> Layout:
         (top, _), (left, _) = self.halo
-        strides = row_major(self.extents(shape))
+        strides = row_major_strides(self.padded_shape(shape))
         return Layout(shape, strides, top * strides[1] + left * strides[2])
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
     """`layout` counts elements of `dtype` from the start of `buffer`: the arena, or the input,
-    state or constant of that name. A value with a `geometry` owns the zeros around it: whoever
+    state or constant of that name. A value with a `padding` owns the zeros around it: whoever
     writes the value writes them too."""
 
     buffer: str
     dtype: str
     layout: Layout
-    geometry: Geometry | None = None
+    padding: ImagePadding | None = None
 
     @property
     def itemsize(self) -> int:
@@ -51,23 +51,23 @@ class Placement:
         """The first byte of the value itself."""
         return self.layout.offset * self.itemsize
 
-    def span(self) -> tuple[int, int]:
+    def byte_range(self) -> tuple[int, int]:
         """The first byte of the value and its zeros, and the one behind their last."""
-        layout = self.whole()
+        layout = self.padded_layout()
         last = sum((s - 1) * t for s, t in zip(layout.shape, layout.strides, strict=True))
         first = layout.offset * self.itemsize
         return first, first + (last + 1) * self.itemsize
 
     def overlaps(self, other: Placement) -> bool:
         """Whether the two have bytes in common, or lie between each other's."""
-        (first, last), (start, stop) = self.span(), other.span()
+        (first, last), (start, stop) = self.byte_range(), other.byte_range()
         return self.buffer == other.buffer and first < stop and start < last
 
-    def whole(self) -> Layout:
+    def padded_layout(self) -> Layout:
         """The layout of the value with its zeros around it."""
-        if self.geometry is None:
+        if self.padding is None:
             return self.layout
-        shape = self.geometry.extents(self.layout.shape)
-        (top, _), (left, _) = self.geometry.halo
+        shape = self.padding.padded_shape(self.layout.shape)
+        (top, _), (left, _) = self.padding.halo
         offset = self.layout.offset - top * self.layout.strides[1] - left * self.layout.strides[2]
         return Layout(shape, self.layout.strides, offset)

@@ -8,25 +8,25 @@ from functools import cached_property
 
 import networkx as nx
 
-from netdsl.ir.collector import pause_collector
+from netdsl.ir.garbage_collection import pause_garbage_collection
 from netdsl.ops import OPS
-from netdsl.plan.arrange import Arrangement, arrange
-from netdsl.plan.dag import kernel_dag
-from netdsl.plan.flow import Flow
-from netdsl.plan.fusion import Fusion
+from netdsl.plan.arena_allocator import compute_peak_bytes, pack_allocations
+from netdsl.plan.dataflow import DataflowGraph
+from netdsl.plan.fusion import FusionOptions
 from netdsl.plan.kernel import Kernel
+from netdsl.plan.kernel_dag import build_kernel_dag
 from netdsl.plan.layout import Layout
-from netdsl.plan.offsets import pack, peak
-from netdsl.plan.partition import partition
-from netdsl.plan.placement import ARENA, Geometry, Placement
-from netdsl.plan.schedule import schedule
-from netdsl.plan.storage import allocated, reuse, storages
-from netdsl.plan.updates import keeping, with_copies, written_over
+from netdsl.plan.layout_assignment import LayoutAssignment, assign_layouts
+from netdsl.plan.partition import partition_kernels
+from netdsl.plan.placement import ARENA, ImagePadding, Placement
+from netdsl.plan.schedule import schedule_kernels
+from netdsl.plan.state_updates import find_in_place_updates, insert_copies, make_update_copies
+from netdsl.plan.storage_reuse import compute_allocated_bytes, make_allocations, reuse_storage
 from netdsl.types import ITEMSIZE, Graph
 
 
 @dataclass(frozen=True)
-class Piece:
+class ConcatCopy:
     """A branch of a concatenation that has to be copied to its place."""
 
     source: str
@@ -37,18 +37,18 @@ class Piece:
 class Plan:
     """`placements` holds every value that a kernel reads or writes, views under their own names.
 
-    `arena` and `peak` are bytes: what is allocated, and the most that is in use at one time in
-    this order. `buffers` are the bytes of what lies outside: inputs, states and constants. States
-    that are `settled` change only before a refresh: what is made of them alone is made there.
-    """
+    `arena_bytes` and `peak_bytes` are bytes: what is allocated, and the most that is in use at one
+    time in this order. `buffers` are the bytes of what lies outside: inputs, states and constants.
+    States that are `frozen_states` change only before a refresh: what is made of them alone is made
+    there."""
 
-    flow: Flow
+    flow: DataflowGraph
     kernels: tuple[Kernel, ...]
     placements: Mapping[str, Placement]
     buffers: Mapping[str, int]
-    arena: int
-    peak: int
-    settled: frozenset[str] = frozenset()
+    arena_bytes: int
+    peak_bytes: int
+    frozen_states: frozenset[str] = frozenset()
 
     @property
     def graph(self) -> Graph:
@@ -57,84 +57,94 @@ class Plan:
     @cached_property
     def dag(self) -> nx.DiGraph:
         """The kernels by their numbers, with edges to those that read what they write."""
-        return kernel_dag(self.flow, self.kernels)
+        return build_kernel_dag(self.flow, self.kernels)
 
-    def pieces(self, concat: str) -> tuple[Piece, ...]:
+    def find_concat_copies(self, concat: str) -> tuple[ConcatCopy, ...]:
         """What joining tensors has to copy: the branches that lie elsewhere."""
-        whole = self.graph[concat]
-        place, axis = self.placements[whole.name], whole.attrs["axis"]
-        found, at = [], place.layout.offset
-        for arg in whole.args:
-            kind = self.graph[arg].type
-            layout = Layout(kind.shape, place.layout.strides, at)
-            at += kind.shape[axis] * place.layout.strides[axis]
-            there = self.placements[arg]
-            if (there.buffer, there.layout) != (place.buffer, layout):
-                geometry = place.geometry and Geometry(place.geometry.halo, kind.shape[-1])
-                found.append(Piece(arg, Placement(place.buffer, kind.dtype, layout, geometry)))
-        return tuple(found)
+        concat_node = self.graph[concat]
+        placement, axis = self.placements[concat_node.name], concat_node.attrs["axis"]
+        copies, at = [], placement.layout.offset
+        for arg in concat_node.args:
+            tensor_type = self.graph[arg].type
+            layout = Layout(tensor_type.shape, placement.layout.strides, at)
+            at += tensor_type.shape[axis] * placement.layout.strides[axis]
+            branch_placement = self.placements[arg]
+            if (branch_placement.buffer, branch_placement.layout) != (placement.buffer, layout):
+                padding = placement.padding and ImagePadding(
+                    placement.padding.halo, tensor_type.shape[-1]
+                )
+                copies.append(
+                    ConcatCopy(arg, Placement(placement.buffer, tensor_type.dtype, layout, padding))
+                )
+        return tuple(copies)
 
 
-@pause_collector()
-def make_plan(graph: Graph, fusion: Fusion) -> Plan:
+@pause_garbage_collection()
+def make_plan(graph: Graph, fusion: FusionOptions) -> Plan:
     """Partition, order and memory of a graph for a backend that offers `fusion`."""
-    flow = Flow(with_copies(graph))
-    kernels = partition(flow, fusion)
-    direct = written_over(flow, kernels)
-    order, waiting = schedule(flow, kernels, direct)
-    direct = {s: v for s, v in direct.items() if s not in waiting}
-    arrangement = arrange(flow, order, fusion)
-    order = [_copying(flow, k, arrangement) for k in order]
-    order = [k for k in order if k.inputs or not _joins(flow, k)]
-    order += keeping(flow, direct)
-    return _placed(flow, order, arrangement, direct, fusion)
+    flow = DataflowGraph(insert_copies(graph))
+    kernels = partition_kernels(flow, fusion)
+    in_place_updates = find_in_place_updates(flow, kernels)
+    order, waiting = schedule_kernels(flow, kernels, in_place_updates)
+    in_place_updates = {s: v for s, v in in_place_updates.items() if s not in waiting}
+    assignment = assign_layouts(flow, order, fusion)
+    order = [_drop_placed_branches(flow, k, assignment) for k in order]
+    order = [k for k in order if k.inputs or not _is_concat(flow, k)]
+    order += make_update_copies(flow, in_place_updates)
+    return _place_values(flow, order, assignment, in_place_updates, fusion)
 
 
-def _joins(flow: Flow, kernel: Kernel) -> bool:
+def _is_concat(flow: DataflowGraph, kernel: Kernel) -> bool:
     return len(kernel.nodes) == 1 and flow.nodes[kernel.nodes[0]].op == "concat"
 
 
-def _copying(flow: Flow, kernel: Kernel, arrangement: Arrangement) -> Kernel:
+def _drop_placed_branches(
+    flow: DataflowGraph, kernel: Kernel, assignment: LayoutAssignment
+) -> Kernel:
     """A concatenation reads only the branches that do not lie in it already."""
-    if not _joins(flow, kernel):
+    if not _is_concat(flow, kernel):
         return kernel
-    inside = arrangement.inside
-    return replace(kernel, inputs=tuple(a for a in kernel.inputs if inside.get(a) != kernel.name))
+    enclosing_concats = assignment.enclosing_concats
+    return replace(
+        kernel, inputs=tuple(a for a in kernel.inputs if enclosing_concats.get(a) != kernel.name)
+    )
 
 
-def _placed(
-    flow: Flow,
+def _place_values(
+    flow: DataflowGraph,
     order: Sequence[Kernel],
-    found: Arrangement,
-    direct: Mapping[str, str],
-    fusion: Fusion,
+    assignment: LayoutAssignment,
+    in_place_updates: Mapping[str, str],
+    fusion: FusionOptions,
 ) -> Plan:
-    states = {value: state for state, value in direct.items()}
+    states = {value: state for state, value in in_place_updates.items()}
     for value, state in states.items():
-        found.owner[value] = state
-    reuse(flow, order, found, states, fusion.over)
-    parts = storages(flow, order, found)
-    offsets, arena = pack(parts, fusion.align)
+        assignment.storage_owners[value] = state
+    reuse_storage(flow, order, assignment, states, fusion.in_place_products)
+    allocations = make_allocations(flow, order, assignment)
+    offsets, arena = pack_allocations(allocations, fusion.alignment)
     placements = {
-        name: _placement(flow, found, offsets, name)
-        for name in found.layouts
-        if flow.base[name] in found.owner
+        name: _make_placement(flow, assignment, offsets, name)
+        for name in assignment.layouts
+        if flow.base[name] in assignment.storage_owners
     }
     buffers = {
-        name: allocated(flow.nodes[name], found, name)
-        for name in found.layouts
+        name: compute_allocated_bytes(flow.nodes[name], assignment, name)
+        for name in assignment.layouts
         if OPS[flow.nodes[name].op].kind == "leaf"
     }
-    return Plan(flow, tuple(order), placements, buffers, arena, peak(parts))
+    return Plan(flow, tuple(order), placements, buffers, arena, compute_peak_bytes(allocations))
 
 
-def _placement(flow: Flow, found: Arrangement, offsets: Mapping[str, int], name: str) -> Placement:
+def _make_placement(
+    flow: DataflowGraph, assignment: LayoutAssignment, offsets: Mapping[str, int], name: str
+) -> Placement:
     base = flow.base[name]
-    owner = found.owner[base]
-    layout, dtype = found.layouts[name], flow.nodes[name].type.dtype
-    geometry = found.geometry.get(name)
+    owner = assignment.storage_owners[base]
+    layout, dtype = assignment.layouts[name], flow.nodes[name].type.dtype
+    padding = assignment.paddings.get(name)
     if OPS[flow.nodes[owner].op].kind == "leaf":
-        return Placement(owner, dtype, layout, geometry)
+        return Placement(owner, dtype, layout, padding)
     first = offsets[owner] // ITEMSIZE[dtype]
-    moved = Layout(layout.shape, layout.strides, layout.offset + first)
-    return Placement(ARENA, dtype, moved, geometry)
+    shifted_layout = Layout(layout.shape, layout.strides, layout.offset + first)
+    return Placement(ARENA, dtype, shifted_layout, padding)

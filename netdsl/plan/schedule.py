@@ -7,54 +7,59 @@ from collections.abc import Mapping, Sequence
 import networkx as nx
 
 from netdsl.errors import internal_error
-from netdsl.plan.dag import kernel_dag
-from netdsl.plan.flow import Flow
+from netdsl.plan.dataflow import DataflowGraph
 from netdsl.plan.kernel import Kernel
+from netdsl.plan.kernel_dag import build_kernel_dag
 
 
-def schedule(
-    flow: Flow, kernels: Sequence[Kernel], direct: Mapping[str, str]
+def schedule_kernels(
+    flow: DataflowGraph, kernels: Sequence[Kernel], in_place_updates: Mapping[str, str]
 ) -> tuple[list[Kernel], set[str]]:
     """The kernels in an order in which they can run, and the states whose update has to wait.
 
-    Of all that is ready, always what stands first; updates in one launch go last. `direct` names
-    the states that a kernel writes over and the values that it writes there: such a kernel follows
-    all other readers of its state. Where that is impossible (two states that trade places), the
-    states concerned come back and the order is without them.
-    """
-    dag = kernel_dag(flow, kernels)
-    turns = _turns(flow, kernels, direct)
-    waiting = _trading(dag, turns)
-    for state in turns.keys() - waiting:
-        dag.add_edges_from(turns[state])
-    last = [bool(k.parts) and not dag[i] for i, k in enumerate(kernels)]
+    Of all that is ready, always what stands first; updates in one launch go last.
+    `in_place_updates` names the states that a kernel writes over and the values that it writes
+    there: such a kernel follows all other readers of its state. Where that is impossible (two
+    states that trade places), the states concerned come back and the order is without them."""
+    dag = build_kernel_dag(flow, kernels)
+    anti_dependencies = _find_anti_dependencies(flow, kernels, in_place_updates)
+    waiting = _find_cyclic_states(dag, anti_dependencies)
+    for state in anti_dependencies.keys() - waiting:
+        dag.add_edges_from(anti_dependencies[state])
+    is_last = [bool(k.parts) and not dag[i] for i, k in enumerate(kernels)]
     try:
-        order = list(nx.lexicographical_topological_sort(dag, lambda i: (last[i], i)))
+        order = list(nx.lexicographical_topological_sort(dag, lambda i: (is_last[i], i)))
     except nx.NetworkXUnfeasible:
         names = ", ".join(kernels[i].name for i, _ in nx.find_cycle(dag))
         raise internal_error(f"kernels wait for each other: {names}") from None
     return [kernels[i] for i in order], waiting
 
 
-Turns = Mapping[str, Sequence[tuple[int, int]]]
+AntiDependencies = Mapping[str, Sequence[tuple[int, int]]]
 """For each state, its readers, each with the kernel that writes over it."""
 
 
-def _turns(flow: Flow, kernels: Sequence[Kernel], direct: Mapping[str, str]) -> Turns:
+def _find_anti_dependencies(
+    flow: DataflowGraph, kernels: Sequence[Kernel], in_place_updates: Mapping[str, str]
+) -> AntiDependencies:
     writer = {o: i for i, k in enumerate(kernels) for o in k.outputs}
-    turns: dict[str, list[tuple[int, int]]] = {state: [] for state in direct}
+    anti_dependencies: dict[str, list[tuple[int, int]]] = {state: [] for state in in_place_updates}
     for i, k in enumerate(kernels):
-        for state in {flow.base[a] for a in k.inputs} & turns.keys():
-            if writer[direct[state]] != i:
-                turns[state].append((i, writer[direct[state]]))
-    return turns
+        for state in {flow.base[a] for a in k.inputs} & anti_dependencies.keys():
+            if writer[in_place_updates[state]] != i:
+                anti_dependencies[state].append((i, writer[in_place_updates[state]]))
+    return anti_dependencies
 
 
-def _trading(dag: nx.DiGraph, turns: Turns) -> set[str]:
+def _find_cyclic_states(dag: nx.DiGraph, anti_dependencies: AntiDependencies) -> set[str]:
     """The states that no order lets their kernels write over: these come before and behind one of
     the other readers."""
     whole = nx.DiGraph(dag.edges)
-    whole.add_edges_from(pair for pairs in turns.values() for pair in pairs)
-    circles = enumerate(nx.strongly_connected_components(whole))
-    circle = {i: number for number, found in circles for i in found}
-    return {s for s, pairs in turns.items() if any(circle[i] == circle[j] for i, j in pairs)}
+    whole.add_edges_from(pair for pairs in anti_dependencies.values() for pair in pairs)
+    components = enumerate(nx.strongly_connected_components(whole))
+    component = {i: number for number, found in components for i in found}
+    return {
+        s
+        for s, pairs in anti_dependencies.items()
+        if any(component[i] == component[j] for i, j in pairs)
+    }

@@ -12,11 +12,11 @@ from netdsl.dump import dump_stage
 from netdsl.errors import internal_error
 from netdsl.ops import OPS
 from netdsl.ops.dtypes import dtype_of
-from netdsl.passes.fold import Folded
+from netdsl.passes.batch_norm_folding import FoldedGraph
 from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan, make_plan
-from netdsl.plan.text import kernels_text, plan_text
-from netdsl.plan.verify import verify_plan
+from netdsl.plan.plan_printer import format_kernels, format_plan
+from netdsl.plan.plan_verifier import verify_plan
 from netdsl.runtime.state import State
 from netdsl.types import Array, Graph
 
@@ -31,7 +31,7 @@ class Workspace:
     def __init__(self, backend: Backend, graphs: Iterable[Graph]) -> None:
         self._backend = backend
         self._planned = [(graph, make_plan(graph, backend.fusion)) for graph in graphs]
-        self._size = max(plan.arena for _, plan in self._planned)
+        self._size = max(plan.arena_bytes for _, plan in self._planned)
         self._arena = backend.allocate(self._size)
 
     def plan(self, graph: Graph) -> Plan:
@@ -70,13 +70,13 @@ class Executor:
         workspace = workspace or Workspace(backend, [graph])
         plan = verify_plan(workspace.plan(graph))
         own = {n.name for n in graph.states} - graph.updates.keys()
-        self.plan = replace(plan, settled=frozenset(own)) if settled else plan
-        dump_stage("plan", lambda: plan_text(self.plan))
-        dump_stage("kernels", lambda: kernels_text(self.plan))
+        self.plan = replace(plan, frozen_states=frozenset(own)) if settled else plan
+        dump_stage("plan", lambda: format_plan(self.plan))
+        dump_stage("kernels", lambda: format_kernels(self.plan))
         dump_stage("source", lambda: backend.source(self.plan))
         self._small = _small(self.plan, backend)
         memory = _memory(self.plan, backend, state, self._small)
-        memory[ARENA] = workspace.arena(plan.arena)
+        memory[ARENA] = workspace.arena(plan.arena_bytes)
         self.reads = tuple(n for n in self.plan.buffers if self.plan.graph[n].op == "state")
         self._inputs = {
             name: _array(self.plan, backend, memory, name)
@@ -134,7 +134,7 @@ def _small(plan: Plan, backend: Backend) -> _Small:
     for name, size in plan.buffers.items():
         node = plan.graph[name]
         if node.op == "input" and node.type.rank < 2 and size <= _MOST_SMALL:
-            begin = -(-at // backend.fusion.align) * backend.fusion.align
+            begin = -(-at // backend.fusion.alignment) * backend.fusion.alignment
             at = begin + size
             parts[name] = slice(begin, at)
     here, there, views = np.zeros(at, np.uint8), backend.allocate(at), {}
@@ -169,7 +169,11 @@ class FoldedExecutor:
     now; it is to be called before `run` whenever these have changed."""
 
     def __init__(
-        self, folded: Folded, backend: Backend, state: State, workspace: Workspace | None = None
+        self,
+        folded: FoldedGraph,
+        backend: Backend,
+        state: State,
+        workspace: Workspace | None = None,
     ) -> None:
         own = State(backend, inside=state)
         kept = set(folded.prepare.updates)

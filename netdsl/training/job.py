@@ -18,7 +18,7 @@ from netdsl.language.format import format_file
 from netdsl.language.network import Network
 from netdsl.language.parse import check_limits
 from netdsl.language.program import Program
-from netdsl.passes.fold import Folded
+from netdsl.passes.batch_norm_folding import FoldedGraph
 from netdsl.training.checks import (
     check_batch_norm,
     check_data,
@@ -103,7 +103,7 @@ class Job:
         return evaluation_graph(self.evaluation_network, self.recipe)
 
     @cached_property
-    def folded_evaluation(self) -> Folded:
+    def folded_evaluation(self) -> FoldedGraph:
         """The evaluation as it is run."""
         return compile_evaluation(self.evaluation_network, self.recipe)
 

@@ -12,7 +12,7 @@ from netdsl.backends.cpu.product import FollowerArgs
 from netdsl.backends.cpu.record import Table
 from netdsl.backends.cpu.rows import build
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import Ints, Layout, contiguous
+from netdsl.plan.layout import IntTuple, Layout, make_contiguous
 from netdsl.types import Node
 
 
@@ -20,7 +20,7 @@ class After:
     """Where a product is written, and what its kernel computes of it. The domain has four axes:
     images, rows, pixels, columns."""
 
-    def __init__(self, memory: Memory, kernel: Kernel, node: Node, domain: Ints) -> None:
+    def __init__(self, memory: Memory, kernel: Kernel, node: Node, domain: IntTuple) -> None:
         self.memory, self.kernel, self.node, self.domain = memory, kernel, node, domain
         self.shown = node.name in kernel.outputs
         self.body = self._body()
@@ -33,7 +33,7 @@ class After:
         outputs = [o for o in self.kernel.outputs if o != name]
         if not outputs:
             return None
-        own = Operand(0, contiguous(self.node.type.shape), "float32", local=True)
+        own = Operand(0, make_contiguous(self.node.type.shape), "float32", local=True)
         operands = {name: memory.operand(name) for name in self.kernel.inputs}
         operands[name] = memory.operand(name) if self.shown else own
         body = Body(memory, self.kernel, self.domain, operands, outputs)
@@ -58,7 +58,7 @@ class After:
         on; 0 where there is no finish."""
         return table.longs([*self.registers.addresses(column), 0]) if self.registers else 0
 
-    def target(self, pitch: int) -> tuple[int, Ints]:
+    def target(self, pitch: int) -> tuple[int, IntTuple]:
         """Where results are written: the address of the first one, 0 for local ones, and the bytes
         from image to image, row to row and pixel to pixel."""
         if self.registers:
@@ -72,7 +72,7 @@ class After:
             address, strides = 0, (self.domain[1] * row, row, pitch)
         return address, tuple(4 * s for s in strides)
 
-    def _own_strides(self, layout: Layout) -> Ints:
+    def _own_strides(self, layout: Layout) -> IntTuple:
         """Of images, rows and pixels where the plan has put the product."""
         shape, strides = self.domain, list(layout.strides)
         if layout.shape != shape:

@@ -31,7 +31,7 @@ from netdsl.backends.cpu.tile import TileTap, asked, tile
 from netdsl.backends.cpu.wgrad import Wgrad, long_sum
 from netdsl.backends.cpu.winograd import Filtered, worth
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import Ints
+from netdsl.plan.layout import IntTuple
 from netdsl.types import Node
 
 _ACROSS = 48
@@ -86,7 +86,7 @@ class _Tasks:
     """Cuts one product into stages of tasks."""
 
     def __init__(
-        self, memory: Memory, kernel: Kernel, node: Node, found: Product, domain: Ints
+        self, memory: Memory, kernel: Kernel, node: Node, found: Product, domain: IntTuple
     ) -> None:
         self.memory, self.kernel, self.node = memory, kernel, node
         self.workers = memory.workers(kernel)

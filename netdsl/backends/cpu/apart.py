@@ -9,7 +9,7 @@ from netdsl.backends.cpu.expression import Unsupported
 from netdsl.backends.cpu.maps import Launch, Memory, map_launch
 from netdsl.backends.cpu.room import floats
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import contiguous
+from netdsl.plan.layout import make_contiguous
 from netdsl.plan.placement import Placement
 
 
@@ -22,7 +22,7 @@ def apart_launch(memory: Memory, kernel: Kernel) -> Launch:
         raise Unsupported("a product that cannot stand alone")
     own = floats(node.type.size)
     if name not in kernel.outputs:
-        place = Placement(f"apart {name}", node.type.dtype, contiguous(node.type.shape))
+        place = Placement(f"apart {name}", node.type.dtype, make_contiguous(node.type.shape))
         plan = replace(memory.plan, placements={**memory.plan.placements, name: place})
         memory = Memory(plan, {**memory.buffers, place.buffer: own})
     launch = anchor_launch(memory, Kernel(name, "anchor", (name,), node.args, (name,)))

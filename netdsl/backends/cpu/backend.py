@@ -21,7 +21,7 @@ from netdsl.backends.cpu.room import fetched
 from netdsl.backends.cpu.target import width
 from netdsl.backends.listing import Code, listing
 from netdsl.backends.roofline import Ceilings
-from netdsl.plan.fusion import FUSED, Fusion
+from netdsl.plan.fusion import FULL_FUSION, FusionOptions
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
 from netdsl.plan.plan import Plan
@@ -29,7 +29,7 @@ from netdsl.types import Array
 
 _SLACK = 256
 """Bytes behind every buffer: the last vector that is read may reach beyond the end."""
-FUSION = replace(FUSED, sums=frozenset(("reduce_sum",)))
+FUSION = replace(FULL_FUSION, epilogue_reductions=frozenset(("reduce_sum",)))
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class CpuBackend(Backend):
     """Arrays of NumPy, kernels of this package."""
 
     name: str = "cpu"
-    fusion: Fusion = FUSION
+    fusion: FusionOptions = FUSION
     plain: ArrayBackend = field(default_factory=lambda: ArrayBackend("cpu", np, FUSION))
 
     def upload(self, array: Array) -> Array:

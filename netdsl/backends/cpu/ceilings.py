@@ -20,7 +20,7 @@ from netdsl.backends.cpu.room import floats
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tile import TileTap, most_rows, tile, widths
 from netdsl.backends.roofline import Ceilings
-from netdsl.plan.layout import contiguous
+from netdsl.plan.layout import make_contiguous
 from netdsl.types import Array
 
 _DEPTH = 128
@@ -86,7 +86,7 @@ def measured() -> Ceilings:
 
 def _copies(source: Array, target: Array) -> float:
     """Bytes a second that are read and written where one array is copied to another."""
-    layout, again = contiguous(source.shape), max(1, _TOGETHER // source.size)
+    layout, again = make_contiguous(source.shape), max(1, _TOGETHER // source.size)
     launch = copied(Operand(source.ctypes.data, layout, "float32"), layout, target.ctypes.data)
     seconds = _best(program(launch.stages * again, (launch.kept, source, target)))
     return 2 * source.nbytes * again / seconds

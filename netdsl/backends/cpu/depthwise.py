@@ -21,7 +21,7 @@ from netdsl.backends.cpu.rows import build
 from netdsl.backends.cpu.target import compiled
 from netdsl.backends.cpu.wgrad import WeightSum
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import Ints, contiguous
+from netdsl.plan.layout import IntTuple, make_contiguous
 from netdsl.types import Node
 
 _PARTS = 8
@@ -51,7 +51,7 @@ class _Rows:
     nodes on it."""
 
     def __init__(
-        self, memory: Memory, kernel: Kernel, node: Node, found: Product, domain: Ints
+        self, memory: Memory, kernel: Kernel, node: Node, found: Product, domain: IntTuple
     ) -> None:
         self.memory, self.kernel, self.node = memory, kernel, node
         self.p, self.domain = found, domain
@@ -135,7 +135,7 @@ class _Rows:
             self.launched.kept.append(tiles)
             address = int(tiles.ctypes.data)
             out = DepthwiseOut(address=address, n=0, row=0, pixel=4 * domain[3], tile=size)
-            own = Operand(address, contiguous(domain), "float32", local=True)
+            own = Operand(address, make_contiguous(domain), "float32", local=True)
         outputs = [o for o in kernel.outputs if o != name]
         if not outputs:
             return out, RowFollower(function=0, args=0, rows=0, run=0)

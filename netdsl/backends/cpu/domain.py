@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from netdsl.backends.cpu.expression import Place, Unsupported
 from netdsl.backends.cpu.target import width
-from netdsl.plan.layout import Ints
+from netdsl.plan.layout import IntTuple
 
 _TILE = 1024
 """Elements that a tile should have: loops are long then, and several tiles fit the first cache."""
@@ -27,7 +27,7 @@ class Walk:
     run: int
     period: int
     repeat: int
-    strides: dict[int, tuple[Ints, int]]
+    strides: dict[int, tuple[IntTuple, int]]
     """Of each place, by its id: strides along the outer axes and along the run."""
     vectors: frozenset[int]
     """Places that are the same in every period, by their id."""
@@ -41,7 +41,7 @@ class Walk:
         return self.period * self.repeat
 
 
-def walk(shape: Ints, places: Sequence[Place], fixed: int = 0, extend: bool = True) -> Walk:
+def walk(shape: IntTuple, places: Sequence[Place], fixed: int = 0, extend: bool = True) -> Walk:
     """The walk over a domain; the first `fixed` axes stay as they are, and without `extend` a run
     is never longer than the last axis."""
     padded = any(p.pad for p in places)

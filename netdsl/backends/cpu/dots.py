@@ -18,7 +18,7 @@ from netdsl.backends.cpu.record import Record, Table
 from netdsl.backends.cpu.room import floats
 from netdsl.backends.cpu.target import compiled, width
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import contiguous
+from netdsl.plan.layout import make_contiguous
 from netdsl.types import Node
 
 
@@ -93,7 +93,7 @@ def _target(memory: Memory, kernel: Kernel, node: Node, launch: Launch) -> Opera
         return memory.operand(node.name)
     own = floats(node.type.size)
     launch.kept.append(own)
-    return Operand(int(own.ctypes.data), contiguous(node.type.shape), "float32")
+    return Operand(int(own.ctypes.data), make_contiguous(node.type.shape), "float32")
 
 
 @cache

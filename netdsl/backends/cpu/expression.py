@@ -9,10 +9,10 @@ from typing import Any
 
 from netdsl.backends.cpu.functions import FUNCTIONS
 from netdsl.ops import OPS
-from netdsl.plan.layout import Ints, Layout, through
+from netdsl.plan.layout import IntTuple, Layout, compute_view_layout
 from netdsl.types import Attrs, Node, TensorType
 
-Views = tuple[tuple[str, Ints], ...]
+Views = tuple[tuple[str, IntTuple], ...]
 DTYPES = ("float32", "uint8", "bool", "int32")
 
 
@@ -29,9 +29,9 @@ class Place:
     """
 
     address: int
-    strides: Ints
+    strides: IntTuple
     dtype: str = "float32"
-    pad: tuple[Ints, Ints, Ints] | None = None
+    pad: tuple[IntTuple, IntTuple, IntTuple] | None = None
     fill: float = 0.0
     local: bool = False
 
@@ -74,7 +74,7 @@ class Reader:
     """
 
     def __init__(
-        self, nodes: Mapping[str, Node], operands: Mapping[str, Operand], domain: Ints
+        self, nodes: Mapping[str, Node], operands: Mapping[str, Operand], domain: IntTuple
     ) -> None:
         self.nodes = nodes
         self.operands = operands
@@ -108,7 +108,7 @@ class Reader:
         for arg in node.args:
             yield self._stretched(arg, node.type.shape, views)
 
-    def _stretched(self, arg: str, shape: Ints, views: Views) -> Expr:
+    def _stretched(self, arg: str, shape: IntTuple, views: Views) -> Expr:
         known = self.operands[arg].layout.shape if arg in self.operands else None
         own = known if known is not None else self.nodes[arg].type.shape
         return self.value(arg, views if own == shape else (("broadcast", shape), *views))
@@ -124,7 +124,7 @@ class Reader:
         )
         return Expr("load", place=place)
 
-    def aligned(self, layout: Layout, views: Views) -> Ints:
+    def aligned(self, layout: Layout, views: Views) -> IntTuple:
         """The strides of a layout, seen through views, along the axes of the domain."""
         for op, shape in (*views, ("broadcast", self.domain)):
             if op == "broadcast" and math.prod(shape) == math.prod(layout.shape):
@@ -133,7 +133,7 @@ class Reader:
             if lower or math.prod(shape) < math.prod(layout.shape):
                 raise Unsupported("values of a larger domain")
             kind = TensorType(shape)
-            found = through(layout, Node("", op, (), Attrs({"shape": shape}), kind))
+            found = compute_view_layout(layout, Node("", op, (), Attrs({"shape": shape}), kind))
             if found is None:
                 raise Unsupported("a view that no strides express")
             layout = found
@@ -160,7 +160,7 @@ class Reader:
         offset = layout.offset + which * layout.strides[0]
         return self._load(operand, Layout(shape, strides, offset), views)
 
-    def _shape(self, name: str) -> Ints:
+    def _shape(self, name: str) -> IntTuple:
         if name in self.operands:
             return self.operands[name].layout.shape
         return self.nodes[name].type.shape

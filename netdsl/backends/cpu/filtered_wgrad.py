@@ -35,7 +35,7 @@ from netdsl.backends.cpu.transforms import (
 from netdsl.backends.cpu.wgrad import WeightSum
 from netdsl.backends.cpu.winograd import pays, rooms_of, strip_args
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import Ints
+from netdsl.plan.layout import IntTuple
 from netdsl.types import Node
 
 _TILES = 64
@@ -165,7 +165,7 @@ class FilteredWgrad(WeightSum):
             )
         )
 
-    def _image(self) -> tuple[int, Ints]:
+    def _image(self) -> tuple[int, IntTuple]:
         """Where the image with its padding begins, and bytes to the next image, row and pixel."""
         (top, bottom), (left, right) = self.node.attrs["pad"]
         image, strides = image_of(
@@ -173,7 +173,7 @@ class FilteredWgrad(WeightSum):
         )
         return image - top * strides[1] - left * strides[2], strides
 
-    def _image_source(self, image: tuple[int, Ints], point: int, a: int, b: int) -> int:
+    def _image_source(self, image: tuple[int, IntTuple], point: int, a: int, b: int) -> int:
         """The pixels of the channels of column blocks `a` to `b`."""
         (corner, strides), reach = image, self.r - 1
         first, (last, vectors, _) = self.columns[a][0], self.columns[b - 1]
@@ -193,7 +193,7 @@ class FilteredWgrad(WeightSum):
         return self._source(address, (n, h, w), function, points, (self.height, self.wide))
 
     def _source(
-        self, pixels: int, strides: Ints, function: int, points: PointsArgs, size: Ints
+        self, pixels: int, strides: IntTuple, function: int, points: PointsArgs, size: IntTuple
     ) -> int:
         return self.table.add(
             SourceArgs(

@@ -21,7 +21,7 @@ _FIRST, _APART = 1 << 40, 1 << 12
 def addresses(plan: Plan) -> Mapping[str, Any]:
     """Buffers that have addresses and no memory: enough to bind kernels which never run."""
     found, at = {}, _FIRST
-    for name, size in {ARENA: plan.arena, **plan.buffers}.items():
+    for name, size in {ARENA: plan.arena_bytes, **plan.buffers}.items():
         found[name] = SimpleNamespace(ctypes=SimpleNamespace(data=at))
         at += -(-size // _APART + 1) * _APART
     return found

@@ -31,10 +31,10 @@ from netdsl.backends.cpu.tasks import (
     border,
     fold,
 )
-from netdsl.ir.views import shown
+from netdsl.ir.views import strip_views
 from netdsl.ops import OPS
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import Ints
+from netdsl.plan.layout import IntTuple
 from netdsl.plan.placement import Placement
 from netdsl.plan.plan import Plan
 from netdsl.types import Array, Node
@@ -94,7 +94,7 @@ class Memory:
 
     def settled(self, name: str) -> bool:
         """Whether a value is a settled state, or a view of one."""
-        return shown(self.plan.graph, name).name in self.plan.settled
+        return strip_views(self.plan.graph, name).name in self.plan.frozen_states
 
     def workers(self, kernel: Kernel) -> int:
         """How many a kernel's tasks are cut for. Each task adds up what it computes, so where there
@@ -123,7 +123,7 @@ class Body:
         self,
         memory: Memory,
         kernel: Kernel,
-        domain: Ints,
+        domain: IntTuple,
         operands: Mapping[str, Operand],
         outputs: Sequence[str],
     ) -> None:
@@ -293,7 +293,7 @@ def body_launch(memory: Memory, body: Body, outputs: Sequence[str]) -> Launch:
     return launch
 
 
-def _domain(memory: Memory, kernel: Kernel) -> Ints:
+def _domain(memory: Memory, kernel: Kernel) -> IntTuple:
     graph = memory.plan.graph
     for name in kernel.outputs:
         node = graph[name]
@@ -331,13 +331,13 @@ def border_tasks(memory: Memory, names: Sequence[str], kept: list[Any]) -> list[
 
 def border_task(address: int, place: Placement, kept: list[Any]) -> list[Task]:
     """What writes the zeros around one value, whose buffer lies at `address`."""
-    if place.geometry is None:
+    if place.padding is None:
         return []
-    whole = place.whole()
+    whole = place.padded_layout()
     n, rows, columns, channels = whole.shape
-    if place.geometry.channels != place.layout.shape[3] or place.dtype != "float32":
+    if place.padding.channels != place.layout.shape[3] or place.dtype != "float32":
         raise Unsupported("images with other channels around them")
-    (top, bottom), (left, right) = place.geometry.halo
+    (top, bottom), (left, right) = place.padding.halo
     image, row, pixel = (4 * s for s in whole.strides[:3])
     args = Table(kept).add(
         BorderArgs(

@@ -16,7 +16,7 @@ from netdsl.backends.cpu.rows import build
 from netdsl.backends.cpu.scores import ScoresArgs, scores
 from netdsl.backends.cpu.windows import LrnArgs, PoolArgs, lrn, pool, pool_grad
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import Layout, through
+from netdsl.plan.layout import Layout, compute_view_layout
 from netdsl.plan.placement import Placement
 from netdsl.types import Attrs, Node, TensorType
 
@@ -38,7 +38,7 @@ def opaque_launch(memory: Memory, kernel: Kernel) -> Launch:
     node = memory.plan.graph[kernel.nodes[-1]]
     if node.op == "concat":
         whole = Launch()
-        for piece in memory.plan.pieces(kernel.name):
+        for piece in memory.plan.find_concat_copies(kernel.name):
             whole.beside(_copy(memory, piece.source, piece.target))
         return whole
     if node.op == "reshape":
@@ -88,8 +88,8 @@ def _reshaped(memory: Memory, node: Node) -> Launch:
     source, place = memory.operand(node.args[0]), memory.plan.placements[node.name]
     shape = source.layout.shape
     back = Node("", "reshape", (), Attrs({"shape": shape}), TensorType(shape))
-    layout = through(place.layout, back)
-    if layout is None or place.geometry is not None:
+    layout = compute_view_layout(place.layout, back)
+    if layout is None or place.padding is not None:
         raise Unsupported("copies that reshape")
     return copied(source, layout, memory.address(place) + 4 * layout.offset)
 

@@ -11,7 +11,7 @@ from netdsl.backends.cpu.emit import F32, I8, I32
 from netdsl.backends.cpu.expression import Expr, Place, Unsupported
 from netdsl.backends.cpu.record import Record, Table
 from netdsl.backends.cpu.room import floats
-from netdsl.plan.layout import Ints
+from netdsl.plan.layout import IntTuple
 
 KINDS = {"float32": F32, "uint8": I8, "bool": I8, "int32": I32}
 BYTES = {"float32": 4, "uint8": 1, "bool": 1, "int32": 4}
@@ -88,7 +88,7 @@ class Outline:
         outputs: Sequence[tuple[Expr, Place]],
         sums: Sequence[Sum],
         slots: int,
-        local: Ints,
+        local: IntTuple,
     ) -> None:
         self.walk, self.outputs, self.sums, self.local = walk, outputs, sums, local
         self.kept: list[Any] = []
@@ -230,7 +230,7 @@ class _Numbering:
         return self.numbers[id(e)]
 
 
-def _padding(pad: tuple[Ints, Ints, Ints]) -> dict[str, int]:
+def _padding(pad: tuple[IntTuple, IntTuple, IntTuple]) -> dict[str, int]:
     low, interior, sizes = pad
     ahead = 4 - len(low)
     lows, steps = (0,) * ahead + tuple(low), (1,) * ahead + tuple(i + 1 for i in interior)

@@ -15,7 +15,7 @@ from netdsl.backends.cpu.opaque import copied
 from netdsl.backends.cpu.room import floats
 from netdsl.backends.cpu.target import width
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import Ints, Layout
+from netdsl.plan.layout import IntTuple, Layout
 from netdsl.types import Node
 
 _MOST_PIXELS = 112
@@ -80,7 +80,7 @@ class Product:
     before: Launch = field(default_factory=Launch)
 
 
-def conv(memory: Memory, kernel: Kernel, node: Node) -> tuple[Product, Ints]:
+def conv(memory: Memory, kernel: Kernel, node: Node) -> tuple[Product, IntTuple]:
     w, a = memory.operand(node.args[1]), node.attrs
     (top, bottom), (left, right) = a["pad"]
     before = Launch()
@@ -112,7 +112,7 @@ def _merged(columns: list[tuple[int, int]], row: int, pixel: int) -> list[Tap]:
     return [Tap(row + offset, (piece,)) for offset, piece in columns]
 
 
-def dgrad(memory: Memory, kernel: Kernel, node: Node) -> tuple[Product, Ints]:
+def dgrad(memory: Memory, kernel: Kernel, node: Node) -> tuple[Product, IntTuple]:
     g, w = (memory.operand(a) for a in node.args)
     a = node.attrs
     k, r, s, c = w.layout.shape
@@ -154,7 +154,7 @@ def _phase(p: int, pad: int, kernel: int, dilation: int, stride: int) -> list[tu
     return [(i, far // stride) for i, far in reached if far % stride == 0]
 
 
-def _need(phases: list[list[tuple[int, int]]], size: int, stride: int, have: int) -> Ints:
+def _need(phases: list[list[tuple[int, int]]], size: int, stride: int, have: int) -> IntTuple:
     """Zeros that are read before and behind."""
     low = high = 0
     for p, taps in enumerate(phases):
@@ -165,12 +165,12 @@ def _need(phases: list[list[tuple[int, int]]], size: int, stride: int, have: int
 
 
 def image_of(
-    memory: Memory, name: str, need: Ints, before: Launch
+    memory: Memory, name: str, need: IntTuple, before: Launch
 ) -> tuple[int, tuple[int, int, int]]:
     """Where an image begins that has at least these zeros around it: its own place, or a copy."""
     place = memory.plan.placements[name]
     operand = memory.operand(name)
-    halo = tuple(v for side in place.geometry.halo for v in side) if place.geometry else (0,) * 4
+    halo = tuple(v for side in place.padding.halo for v in side) if place.padding else (0,) * 4
     layout = operand.layout
     enough = all(h >= n for h, n in zip(halo, need, strict=True))
     if enough and (layout.strides[3] == 1 or layout.shape[3] == 1):
@@ -187,7 +187,7 @@ def image_of(
     return first, (4 * strides[0], 4 * strides[1], 4 * strides[2])
 
 
-def matmul(memory: Memory, kernel: Kernel, node: Node) -> tuple[Product, Ints]:
+def matmul(memory: Memory, kernel: Kernel, node: Node) -> tuple[Product, IntTuple]:
     x, w = (memory.operand(a) for a in node.args)
     if len(w.layout.shape) != 2:
         raise Unsupported("a batch of matrix products")

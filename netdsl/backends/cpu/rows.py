@@ -11,7 +11,7 @@ from netdsl.backends.cpu.expression import Expr, Place
 from netdsl.backends.cpu.outline import Outline, Sum
 from netdsl.backends.cpu.target import written
 from netdsl.backends.cpu.writer import PrepareFunction, RowsFunction
-from netdsl.plan.layout import Ints
+from netdsl.plan.layout import IntTuple
 from netdsl.types import Array
 
 
@@ -53,7 +53,7 @@ def build(
     outputs: Sequence[tuple[Expr, Place]],
     sums: Sequence[Sum],
     slots: int,
-    local: Ints = (0, 0, 0),
+    local: IntTuple = (0, 0, 0),
 ) -> Rows:
     """Compiles a kernel. `local` is where tiles of the producer lie, the bytes of each and the
     elements from row to row in it; they begin with the first column that is asked for."""

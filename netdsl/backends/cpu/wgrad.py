@@ -28,7 +28,7 @@ from netdsl.backends.cpu.room import floats, scratch
 from netdsl.backends.cpu.target import width
 from netdsl.backends.cpu.tile import TileTap, tile
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import contiguous
+from netdsl.plan.layout import make_contiguous
 from netdsl.types import Node
 
 _MOST = 1 << 21
@@ -254,7 +254,7 @@ class WeightSum:
         if not outputs:
             return
         operands = {i: memory.operand(i) for i in kernel.inputs}
-        own = Operand(target, contiguous(self.node.type.shape), "float32")
+        own = Operand(target, make_contiguous(self.node.type.shape), "float32")
         operands[name] = memory.operand(name) if name in kernel.outputs else own
         body = Body(memory, kernel, self.node.type.shape, operands, outputs)
         self.launched.then(body_launch(memory, body, outputs))

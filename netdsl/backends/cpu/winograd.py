@@ -39,7 +39,7 @@ from netdsl.backends.cpu.transforms import (
     weight_at_points,
 )
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import Ints
+from netdsl.plan.layout import IntTuple
 from netdsl.types import Node
 
 _TILES = 64
@@ -67,7 +67,7 @@ _START = 1_000_000
 """Cycles a step that are worth a second or two for more functions to compile, once."""
 
 
-def pays(node: Node, kernel: Ints, size: Ints, channels: Ints, beside: int = 0) -> bool:
+def pays(node: Node, kernel: IntTuple, size: IntTuple, channels: IntTuple, beside: int = 0) -> bool:
     """Whether a convolution, or a gradient of one, can be computed this way, and faster: from
     images, rows and pixels of its results, channels before and behind it, and cycles `beside`."""
     a, (r, s) = node.attrs, kernel
@@ -96,7 +96,7 @@ class Filtered:
     """The tasks of such a convolution and what happens to its results."""
 
     def __init__(
-        self, memory: Memory, kernel: Kernel, node: Node, found: Product, domain: Ints
+        self, memory: Memory, kernel: Kernel, node: Node, found: Product, domain: IntTuple
     ) -> None:
         self.memory, self.node, self.p, self.domain = memory, node, found, domain
         self.workers = memory.workers(kernel)

@@ -15,7 +15,7 @@ from netdsl.backends.cuda.launch import Launch
 from netdsl.backends.cuda.packing import Packing
 from netdsl.backends.cuda.tuning import Candidate
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import contiguous
+from netdsl.plan.layout import make_contiguous
 from netdsl.plan.placement import ARENA, Placement
 from netdsl.plan.plan import Plan
 from netdsl.types import Array, Node
@@ -83,10 +83,10 @@ def _raw(plan: Plan, kernel: Kernel) -> Placement:
     read = [places[i] for i in kernel.inputs]
     for name in kernel.outputs:
         p = places[name]
-        alike = (p.dtype, p.layout.shape) == (kind.dtype, kind.shape) and p.geometry is None
+        alike = (p.dtype, p.layout.shape) == (kind.dtype, kind.shape) and p.padding is None
         if alike and _in_between(p) and not any(p.overlaps(r) for r in read):
             return p
-    return Placement(_RAW, kind.dtype, contiguous(kind.shape))
+    return Placement(_RAW, kind.dtype, make_contiguous(kind.shape))
 
 
 def few_channels(cut: Cut) -> bool:
@@ -127,7 +127,7 @@ class Anchors:
     def bound(self, kernel: Kernel, launcher: Launcher) -> list[Thunk]:
         """The launches of a product's kernel. Raises Unmappable where no library computes it."""
         *fused, plain = self._cuts[kernel.name]
-        if any(p.geometry is not None for p in (*plain.given, plain.out)):
+        if any(p.padding is not None for p in (*plain.given, plain.out)):
             raise Unmappable("a value owns zeros around it")
         if not _in_between(plain.out):
             raise Unmappable("a product is a state, which timing would write")

@@ -22,7 +22,7 @@ from netdsl.backends.cuda.launch import SCRATCH, WORKSPACE, Address, Launch, Wor
 from netdsl.backends.cuda.listing import source
 from netdsl.backends.cuda.upload import Coming
 from netdsl.backends.picked import Held, Picked, made
-from netdsl.plan.fusion import FUSED, Fusion
+from netdsl.plan.fusion import FULL_FUSION, FusionOptions
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan
@@ -34,21 +34,21 @@ _MOST_HELD = 0.25
 """Of the free memory, what a set of images may take."""
 _ONTO = frozenset(("add", "cast"))
 CUDA = replace(
-    FUSED,
-    epilogue={
+    FULL_FUSION,
+    epilogue_ops={
         "conv2d": _ONTO | {"relu"},
         "conv2d_dgrad": _ONTO | {"greater", "select"},
         "matmul": _ONTO | {"relu"},
     },
-    operands=2,
-    over=frozenset(("matmul",)),
-    least=dict.fromkeys(("conv2d", "conv2d_dgrad"), WORTH_FUSING),
-    sums=frozenset(("reduce_sum", "cast")),
-    early=4 << 20,
-    totals=True,
-    halo=False,
-    align=256,
-    concat_align=16,
+    max_epilogue_operands=2,
+    in_place_products=frozenset(("matmul",)),
+    min_epilogue_bytes=dict.fromkeys(("conv2d", "conv2d_dgrad"), WORTH_FUSING),
+    epilogue_reductions=frozenset(("reduce_sum", "cast")),
+    max_early_bytes=4 << 20,
+    can_batch_totals=True,
+    has_halo=False,
+    alignment=256,
+    concat_alignment=16,
 )
 """What cuBLASLt and cuDNN apply to a product, where that is faster than a generated map after it;
 sums are taken by that map. Everything else is generated too."""
@@ -278,7 +278,7 @@ def _value(word: Word, memory: Mapping[str, Array]) -> int:
     return word
 
 
-def cuda(fusion: Fusion = CUDA) -> CudaBackend:
+def cuda(fusion: FusionOptions = CUDA) -> CudaBackend:
     """The first GPU. Raises NetError with what to install, or what is missing."""
     device = Device()
     return CudaBackend("cuda", device.cupy, fusion, device)

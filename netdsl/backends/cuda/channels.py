@@ -9,7 +9,7 @@ from netdsl.backends.cuda.expression import REGISTER, pointer
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import THREADS, Launch, Word
 from netdsl.backends.cuda.prelude import PRELUDE
-from netdsl.plan.layout import row_major
+from netdsl.plan.layout import row_major_strides
 from netdsl.plan.placement import Placement
 from netdsl.types import Node
 
@@ -48,7 +48,7 @@ def launch(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launc
     if node.op not in ("lrn", "lrn_grad"):
         return ()
     places = dict(zip(("x",) if node.op == "lrn" else ("g", "x"), args, strict=True)) | {"y": out}
-    if any(p.layout.strides != row_major(p.layout.shape) for p in places.values()):
+    if any(p.layout.strides != row_major_strides(p.layout.shape) for p in places.values()):
         raise Unmappable("pixels do not follow each other")
     shape = out.layout.shape
     cols, size = shape[-1], math.prod(shape)

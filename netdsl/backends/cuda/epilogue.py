@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from netdsl.plan.kernel import Kernel, part
+from netdsl.plan.kernel import Kernel, extract_part
 from netdsl.types import Graph, Node
 
 
@@ -128,4 +128,4 @@ def _zero(node: Node) -> bool:
 def _after(graph: Graph, kernel: Kernel, value: str) -> Kernel | None:
     """The map that computes what a kernel writes besides `value`, and from that."""
     outputs = [o for o in kernel.outputs if o != value]
-    return part(graph, kernel, outputs, {value, kernel.name}) if outputs else None
+    return extract_part(graph, kernel, outputs, {value, kernel.name}) if outputs else None

@@ -55,8 +55,8 @@ def _read(cupy: Any, place: Placement, memory: Mapping[str, Array]) -> Array:
 
 
 def _write(cupy: Any, place: Placement, memory: Mapping[str, Array], value: Array) -> None:
-    if place.geometry is not None:
-        _bits(cupy, place, memory, place.whole())[...] = 0
+    if place.padding is not None:
+        _bits(cupy, place, memory, place.padded_layout())[...] = 0
     value = np.array(np.broadcast_to(value, place.layout.shape), dtype_of(place.dtype), order="C")
     raw = cupy.asarray(value.reshape(-1).view(f"uint{8 * place.itemsize}"))
     _bits(cupy, place, memory, place.layout)[...] = raw.reshape(place.layout.shape)

@@ -11,7 +11,7 @@ from netdsl.backends.cuda.launch import Launch
 from netdsl.backends.cuda.maps import launches
 from netdsl.backends.cuda.together import together
 from netdsl.backends.cuda.trace import Traced, copied, trace
-from netdsl.plan.kernel import Kernel, part
+from netdsl.plan.kernel import Kernel, extract_part
 from netdsl.plan.placement import Placement
 from netdsl.plan.plan import Plan
 
@@ -44,10 +44,10 @@ def _launches(
     (*_, last) = kernel.outputs
     if graph[last].op == "concat":
         found: list[Launch] = []
-        for piece in plan.pieces(kernel.name):
+        for piece in plan.find_concat_copies(kernel.name):
             found += launches(copied(places[piece.source], piece.target), multiprocessors)
         return tuple(found)
-    if any(places[o].geometry is not None for o in kernel.outputs):
+    if any(places[o].padding is not None for o in kernel.outputs):
         raise Unmappable("a value owns zeros around it")
     if kernel.kind == "opaque":
         node = graph[kernel.nodes[-1]]
@@ -74,7 +74,7 @@ def _side_by_side(plan: Plan, kernel: Kernel, places: Places) -> list[Traced]:
         geometry(found)  # which tells whether it can be computed as one
     except Unmappable:
         _check_apart(kernel, kernel.outputs, places)
-        alone = [part(graph, kernel, [o], ()) for o in kernel.outputs]
+        alone = [extract_part(graph, kernel, [o], ()) for o in kernel.outputs]
         return [trace(graph, places, k.inputs, k.nodes, k.outputs) for k in alone]
     return [found]
 
@@ -93,6 +93,6 @@ def _one_by_one(
     _check_apart(kernel, kernel.outputs[:-1], places)
     found: list[Launch] = []
     for i, output in enumerate(kernel.outputs):
-        alone = part(plan.graph, kernel, [output], kernel.outputs[:i])
+        alone = extract_part(plan.graph, kernel, [output], kernel.outputs[:i])
         found += _launches(plan, alone, multiprocessors, places)
     return tuple(found)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from netdsl.plan.layout import row_major
+from netdsl.plan.layout import row_major_strides
 
 Ints = tuple[int, ...]
 
@@ -34,7 +34,7 @@ At = tuple[Axis, ...]
 
 def whole(shape: Sequence[int]) -> At:
     """The coordinates of a value that is as large as the domain."""
-    weights = row_major(shape)
+    weights = row_major_strides(shape)
     return tuple((Piece(w, s),) if s != 1 else () for w, s in zip(weights, shape, strict=True))
 
 

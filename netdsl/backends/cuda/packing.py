@@ -12,7 +12,7 @@ from netdsl.backends.cuda.device import Device
 from netdsl.backends.cuda.launch import Launch
 from netdsl.backends.cuda.maps import launches
 from netdsl.backends.cuda.trace import Traced, copied
-from netdsl.plan.layout import Ints, Layout, contiguous, row_major
+from netdsl.plan.layout import IntTuple, Layout, make_contiguous, row_major_strides
 from netdsl.plan.placement import Placement
 from netdsl.types import ITEMSIZE, Array
 
@@ -68,7 +68,7 @@ class Packing:
         self,
         key: tuple[str, int],
         dtype: str,
-        shape: Ints,
+        shape: IntTuple,
         into: Callable[[Placement], Traced],
         channels: int | None = None,
     ) -> Placement:
@@ -95,13 +95,13 @@ class Packing:
     def pointer(self, place: Placement) -> int:
         return address(self.memory[place.buffer]) + place.start
 
-    def buffer(self, dtype: str, shape: Ints, channels: int | None = None) -> Placement:
+    def buffer(self, dtype: str, shape: IntTuple, channels: int | None = None) -> Placement:
         """A new buffer of zeros, and the place of values of this shape in it."""
         whole = (*shape[:-1], channels or shape[-1]) if shape else ()
         name = f"packed {len(self.memory)}"
         size = math.prod(whole) * ITEMSIZE[dtype]
         self.memory[name] = self.device.cupy.zeros(size, dtype="uint8")
-        layout = Layout(shape, row_major(whole)) if shape else contiguous(shape)
+        layout = Layout(shape, row_major_strides(whole)) if shape else make_contiguous(shape)
         return Placement(name, dtype, layout)
 
 

@@ -14,7 +14,7 @@ from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import WORKSPACE_BYTES
 from netdsl.backends.cuda.libraries import cublaslt
 from netdsl.backends.cuda.tuning import Candidate
-from netdsl.plan.layout import Ints, Layout
+from netdsl.plan.layout import IntTuple, Layout
 from netdsl.plan.placement import Placement
 
 _TYPE = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
@@ -49,7 +49,7 @@ class Product:
     a: Matrix
     b: Matrix
     d: Matrix
-    alignments: Ints
+    alignments: IntTuple
     beside: Matrix | None = None
     bias: int = 0
     """What the address of the bias is a multiple of, where there is one."""
@@ -101,7 +101,7 @@ def _result(out: Placement, batch: int) -> Matrix:
     return found
 
 
-def _alignments(*places: Placement) -> Ints:
+def _alignments(*places: Placement) -> IntTuple:
     return tuple(math.gcd(p.start, 256) for p in places)
 
 
@@ -132,7 +132,7 @@ def _flat(layout: Layout, batch: int) -> _Rows:
     return _Rows(count, apart, rows, layout.shape[-1], row_stride, layout.strides[-1])
 
 
-def _joined(shape: Ints, strides: Ints) -> tuple[int, int]:
+def _joined(shape: IntTuple, strides: IntTuple) -> tuple[int, int]:
     axes = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
     for (_, outer), (size, inner) in pairwise(axes):
         if outer != size * inner:

@@ -8,7 +8,7 @@ from netdsl.backends.cuda.expression import REGISTER, pointer
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import Launch, Word
 from netdsl.backends.cuda.prelude import PRELUDE
-from netdsl.plan.layout import row_major
+from netdsl.plan.layout import row_major_strides
 from netdsl.plan.placement import Placement
 from netdsl.types import Node
 
@@ -66,7 +66,7 @@ def launch(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launc
         raise Unmappable(f"there is no kernel for {node.op}")
     places = {"a": args[0], **({"b": args[1]} if len(args) > 1 else {}), "y": out}
     for place in places.values():
-        if place.layout.strides != row_major(place.layout.shape):
+        if place.layout.strides != row_major_strides(place.layout.shape):
             raise Unmappable("rows do not follow each other")
     wide = out if node.op == "one_hot" else args[0]
     cols = wide.layout.shape[-1]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from netdsl.backends.cuda.expression import REGISTER, Load, Window
 from netdsl.backends.cuda.index import Ints, regrouped, terms, whole
 from netdsl.backends.cuda.trace import Store, Traced, copied
-from netdsl.plan.layout import Layout, row_major
+from netdsl.plan.layout import Layout, row_major_strides
 from netdsl.plan.placement import Placement
 from netdsl.types import Attrs, Node
 
@@ -77,7 +77,7 @@ def image_to(found: Blocks, image: Placement, target: Placement) -> Traced:
     tn, th, tw, tc = image.layout.strides
     shape = (n, h // sh, sh, w // sw, sw, c)
     source = Layout(shape, (tn, sh * th, th, sw * tw, tw, tc), image.layout.offset)
-    on, oh, ow, _ = row_major(found.image)
+    on, oh, ow, _ = row_major_strides(found.image)
     strides = (on, oh, sw * c, ow, c, 1)
     inner = Layout(shape, strides, lh * oh + lw * ow)
     return copied(_moved(image, source), _moved(target, inner))

@@ -15,7 +15,7 @@ from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import SCRATCH, THREADS, Address, Mapped, Word, address_of
 from netdsl.backends.cuda.source import Body, device_function
 from netdsl.backends.cuda.trace import Reduction, Traced
-from netdsl.plan.layout import row_major
+from netdsl.plan.layout import row_major_strides
 
 _FINISHERS = 512
 _SIDE_BY_SIDE = 4
@@ -266,7 +266,9 @@ def _gathered(q: int, how: str, sums: Sums) -> list[str]:
 def _finished(r: Reduction, sums: Sums, at: int, word: Callable[[Word], str]) -> list[str]:
     """A reduction's result from its sums."""
     size = math.prod(r.place.layout.shape)
-    if r.place.geometry is not None or r.place.layout.strides != row_major(r.place.layout.shape):
+    if r.place.padding is not None or r.place.layout.strides != row_major_strides(
+        r.place.layout.shape
+    ):
         raise Unmappable(f"{r.node.name} does not lie row after row")
     kind, op = MEMORY[r.place.dtype], r.node.op
     out = f"(({kind}*){word(address_of(r.place, r.place.layout.offset))})"
@@ -299,7 +301,7 @@ def _dmoments(
     assert r.moments is not None
     half = math.prod(r.place.layout.shape) // 2
     layout = r.moments.layout
-    if layout.strides != row_major(layout.shape):
+    if layout.strides != row_major_strides(layout.shape):
         raise Unmappable("moments do not lie row after row")
     place = word(address_of(r.moments, layout.offset + half))
     kind = MEMORY[r.moments.dtype]

@@ -10,7 +10,7 @@ from netdsl.backends.cuda.expression import REGISTER, Expr, Load, Number, Window
 from netdsl.backends.cuda.formulas import FORMULAS, dropout, rescaling
 from netdsl.backends.cuda.index import At, Term, Unmappable, regrouped, stretched, terms, whole
 from netdsl.ops import OPS
-from netdsl.plan.layout import row_major
+from netdsl.plan.layout import row_major_strides
 from netdsl.plan.placement import Placement
 from netdsl.types import Graph, Node
 
@@ -147,7 +147,7 @@ class _Tracer:
         return FORMULAS[node.op](ctype, args, node.attrs)
 
     def _number(self, at: At, shape: tuple[int, ...]) -> Expr:
-        return Number("long long", "", (), terms(at, row_major(shape)))
+        return Number("long long", "", (), terms(at, row_major_strides(shape)))
 
     def _padded(self, node: Node, at: At) -> Expr:
         (arg,) = node.args
@@ -220,5 +220,5 @@ class _Tracer:
             values = [Expr(v.ctype, "({0} * {0})", (v,)) for v in values]
         elif node.op not in ("reduce_sum", "reduce_mean", "reduce_max", "moments"):
             raise Unmappable(f"there is no pattern for {node.op}")
-        address = terms(kept, row_major(shape))
+        address = terms(kept, row_major_strides(shape))
         return Reduction(node, tuple(values), address, self.places[node.name], moments)

@@ -16,7 +16,7 @@ from netdsl.backends.cuda.launch import (
     Word,
 )
 from netdsl.backends.cuda.prelude import PRELUDE
-from netdsl.plan.layout import Layout, contiguous
+from netdsl.plan.layout import Layout, make_contiguous
 from netdsl.plan.placement import Placement
 from netdsl.types import Node
 
@@ -189,7 +189,7 @@ def _max_pool_grad(node: Node, args: Sequence[Placement], out: Placement) -> tup
     found = list[Launch]()
     for first in range(0, images, at_once):
         some = [_images(p, first, at_once) for p in (g, x, out)]
-        places = Placement(WORKSPACE, "uint8", contiguous(some[0].layout.shape))
+        places = Placement(WORKSPACE, "uint8", make_contiguous(some[0].layout.shape))
         found.append(_launch(_PLACES, window, {"a": some[1], "y": places}, places, *some[1::-1]))
         given = {"a": some[0], "b": places, "y": some[2]}
         found.append(_launch(_MAX_GRAD, window, given, some[2], *some[1::-1]))

@@ -7,7 +7,7 @@ from typing import Any
 
 from netdsl.data.inventory import Inventory
 from netdsl.globs import matches_glob
-from netdsl.plan.fusion import ALONE, Fusion
+from netdsl.plan.fusion import NO_FUSION, FusionOptions
 from netdsl.training.job import Job
 from netdsl.training.recipe.precision import describe_precision
 from netdsl.training.run.memory import Memory, predict_memory
@@ -59,7 +59,7 @@ class DryRun:
         }
 
 
-def dry_run(job: Job, fusion: Fusion = ALONE) -> DryRun:
+def dry_run(job: Job, fusion: FusionOptions = NO_FUSION) -> DryRun:
     """What a job would do; no weight is drawn. Raises NetError where the weights that it begins
     with do not fit."""
     recipe, states = job.recipe, job.network.graph.states

@@ -10,9 +10,9 @@ import numpy as np
 
 from netdsl.data.prefetch import AHEAD
 from netdsl.errors import NetError, fail
-from netdsl.ir.views import shown
+from netdsl.ir.views import strip_views
 from netdsl.ops import OPS
-from netdsl.plan.fusion import ALONE, Fusion
+from netdsl.plan.fusion import NO_FUSION, FusionOptions
 from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan, make_plan
 from netdsl.training.job import Job
@@ -63,17 +63,17 @@ class _Plans:
     evaluation: tuple[Plan, ...]
 
     @staticmethod
-    def of(job: Job, fusion: Fusion) -> _Plans:
+    def of(job: Job, fusion: FusionOptions) -> _Plans:
         both = (job.training_graphs, job.evaluation_graphs)
         return _Plans(*(tuple(make_plan(g, fusion) for g in graphs) for graphs in both))
 
     @property
     def largest(self) -> Plan:
         """The one whose arena is largest."""
-        return max((*self.step, *self.evaluation), key=lambda plan: plan.arena)
+        return max((*self.step, *self.evaluation), key=lambda plan: plan.arena_bytes)
 
 
-def predict_memory(job: Job, fusion: Fusion = ALONE) -> Memory:
+def predict_memory(job: Job, fusion: FusionOptions = NO_FUSION) -> Memory:
     """What a job takes on a backend that offers `fusion`. What a kernel needs for itself comes on
     top."""
     return _estimate(job, _Plans.of(job, fusion))
@@ -83,8 +83,8 @@ def _estimate(job: Job, plans: _Plans) -> Memory:
     states = job.step_graph.states
     weights = sum(n.type.nbytes for n in states if n.attrs["trainable"])
     others = sum(n.type.nbytes for n in states) - weights
-    step = max(plan.arena for plan in plans.step)
-    evaluation = max(plan.arena for plan in plans.evaluation)
+    step = max(plan.arena_bytes for plan in plans.step)
+    evaluation = max(plan.arena_bytes for plan in plans.evaluation)
     return Memory(
         weights=weights,
         states=others,
@@ -128,7 +128,7 @@ def _data_bytes(job: Job) -> int:
 
 
 def out_of_memory_error(
-    job: Job, fusion: Fusion, free_bytes: int | None, with_batch: Callable[[int], Job]
+    job: Job, fusion: FusionOptions, free_bytes: int | None, with_batch: Callable[[int], Job]
 ) -> NetError:
     """What is said where a job does not fit: how much it takes, its largest tensors with their
     lines, and the batch that fits into `free_bytes` bytes; `with_batch` gives the job of another
@@ -172,7 +172,7 @@ def _advice(job: Job, memory: Memory, on_host: bool) -> str:
 def largest_tensors(plan: Plan) -> list[Node]:
     """The largest values that a plan keeps in memory, each once, the largest first."""
     kept = {
-        shown(plan.graph, name).name
+        strip_views(plan.graph, name).name
         for name, place in plan.placements.items()
         if place.buffer == ARENA
     }

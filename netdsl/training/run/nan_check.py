@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from netdsl.errors import NetError, fail
-from netdsl.ir.evaluate import evaluate
+from netdsl.ir.interpreter import evaluate_graph
 from netdsl.language.network import Network
 from netdsl.training.step.loss_scale import SCALE, SKIP_FLAG, is_exhausted
 from netdsl.types import FLOAT_DTYPES, Array, Graph, Node
@@ -66,7 +66,7 @@ def find_first_fault(replay: Iterator[ReplayedBatch]) -> tuple[int, Fault] | Non
 def find_fault(graph: Graph, given: Values) -> Fault | None:
     """The first node, in the order of the graph, whose value is not finite."""
     known = {k: v for k, v in given.items() if k in graph.nodes}
-    values, wanted = evaluate(graph, known), graph.backward_slice(*graph.roots)
+    values, wanted = evaluate_graph(graph, known), graph.backward_slice(*graph.roots)
     for name, node in graph.nodes.items():
         if (
             name in wanted

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from netdsl.globs import match_globs
-from netdsl.ir.collector import pause_collector
+from netdsl.ir.garbage_collection import pause_garbage_collection
 from netdsl.language.network import Network
-from netdsl.passes import pipeline
-from netdsl.passes.fold import Folded
-from netdsl.passes.pipeline import Pass, Watch
+from netdsl.passes import pass_manager
+from netdsl.passes.batch_norm_folding import FoldedGraph
+from netdsl.passes.pass_manager import Pass, PassObserver
 from netdsl.passes.recompute import recompute
 from netdsl.training.recipe.precision import low_precision
 from netdsl.training.recipe.recipe import Recipe
@@ -18,12 +18,12 @@ from netdsl.training.step.graphs import accumulating_graph, evaluation_graph, tr
 from netdsl.types import Graph
 
 
-@pause_collector()
+@pause_garbage_collection()
 def compile_step(
     network: Network,
     recipe: Recipe,
-    watch: Watch | None = None,
-    forward: tuple[Pass, ...] = pipeline.FORWARD,
+    watch: PassObserver | None = None,
+    forward: tuple[Pass, ...] = pass_manager.FORWARD_PASSES,
     counter: str | None = None,
 ) -> Graph:
     """One optimizer step, ready to be planned: the net meets the passes `forward` and the recipe's
@@ -35,19 +35,25 @@ def compile_step(
     return _compile(build, network, watch, (*forward, *_precision_passes(recipe)))
 
 
-@pause_collector()
+@pause_garbage_collection()
 def compile_accumulation(network: Network, recipe: Recipe) -> Graph:
     """A batch whose gradients are only summed, ready to be planned."""
 
     def build(n: Network) -> Graph:
         return _apply_recompute(accumulating_graph(n, recipe), n, recipe)
 
-    return _compile(build, network, None, (*pipeline.FORWARD, *_precision_passes(recipe)))
+    return _compile(
+        build, network, None, (*pass_manager.FORWARD_PASSES, *_precision_passes(recipe))
+    )
 
 
 def _precision_passes(recipe: Recipe) -> tuple[Pass, ...]:
     low = low_precision(recipe.precision)
-    return (pipeline.precision(low.name), pipeline.ALGEBRAIC) if low else ()
+    return (
+        (pass_manager.make_mixed_precision_pass(low.name), pass_manager.ALGEBRAIC_PASS)
+        if low
+        else ()
+    )
 
 
 def _apply_recompute(step: Graph, network: Network, recipe: Recipe) -> Graph:
@@ -67,19 +73,21 @@ def _apply_recompute(step: Graph, network: Network, recipe: Recipe) -> Graph:
     return recompute(step, network.graph.nodes.keys(), regions)
 
 
-@pause_collector()
-def compile_evaluation(network: Network, recipe: Recipe, watch: Watch | None = None) -> Folded:
+@pause_garbage_collection()
+def compile_evaluation(
+    network: Network, recipe: Recipe, watch: PassObserver | None = None
+) -> FoldedGraph:
     """The evaluation of a batch, and what prepares its folded weights."""
-    return pipeline.inference(evaluation_graph(network, recipe), watch)
+    return pass_manager.prepare_inference(evaluation_graph(network, recipe), watch)
 
 
 def _compile(
     build: Callable[[Network], Graph],
     network: Network,
-    watch: Watch | None,
+    watch: PassObserver | None,
     forward: tuple[Pass, ...],
 ) -> Graph:
-    lowered = pipeline.run(network.graph, forward, watch)
+    lowered = pass_manager.run_passes(network.graph, forward, watch)
     step = build(replace(network, graph=lowered))
-    pipeline.show(watch, "grad", lowered, step)
-    return pipeline.run(step, pipeline.STEP, watch)
+    pass_manager.report_pass(watch, "grad", lowered, step)
+    return pass_manager.run_passes(step, pass_manager.TRAINING_STEP_PASSES, watch)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from netdsl.errors import fail
 from netdsl.globs import match_globs, matches_any_glob, matches_glob
+from netdsl.ir.autodiff import grad
 from netdsl.ir.builder import Builder
-from netdsl.ir.collector import pause_collector
-from netdsl.ir.grad import grad
-from netdsl.ir.verify import verify
-from netdsl.ir.views import shown
+from netdsl.ir.garbage_collection import pause_garbage_collection
+from netdsl.ir.verifier import verify_graph
+from netdsl.ir.views import strip_views
 from netdsl.language.network import Network
 from netdsl.training.recipe.losses import class_scores, pairwise_sum, weighted_mean
 from netdsl.training.recipe.optimizers import Update, emit_update
@@ -60,7 +60,7 @@ def build_forward(network: Network, recipe: Recipe) -> Forward:
     return Forward(b, {"loss": total, "main_loss": losses["main"], "accuracy": accuracy}, updates)
 
 
-@pause_collector()
+@pause_garbage_collection()
 def training_graph(network: Network, recipe: Recipe, counter: str | None = None) -> Graph:
     """One update of the weights. Inputs: the net's, `labels`, `weights`, `lr`, and where something
     asks for them `step` (batches so far), `seed`, `ema_rate`, and `counter`, which counts updates:
@@ -91,10 +91,10 @@ def training_graph(network: Network, recipe: Recipe, counter: str | None = None)
         renewed = scale.next_states(finite)
         updates = scale.skip_unless_finite(finite, updates) | sums | renewed
         results |= {SKIP_FLAG: scale.skip_flag(finite), SCALE: renewed[SCALE]}
-    return verify(b.graph(results, updates, f"{network.name}.train"))
+    return verify_graph(b.build(results, updates, f"{network.name}.train"))
 
 
-@pause_collector()
+@pause_garbage_collection()
 def accumulating_graph(network: Network, recipe: Recipe) -> Graph:
     """One batch whose gradients are only added to the states that the next update reads."""
     f = build_forward(network, recipe)
@@ -109,7 +109,7 @@ def accumulating_graph(network: Network, recipe: Recipe) -> Graph:
     for name, g in gradients.items():
         slot = _gradient_sum(f.b, name, g)
         updates[slot.name] = f.b.add(slot, g)
-    return verify(f.b.graph(results, updates, f"{network.name}.accumulate"))
+    return verify_graph(f.b.build(results, updates, f"{network.name}.accumulate"))
 
 
 def trainable_weights(network: Network, recipe: Recipe) -> tuple[Node, ...]:
@@ -181,7 +181,7 @@ def _square_sum(b: Builder, g: Node) -> Node:
     return b.reduce_sum(b.mul(g, g), axes=tuple(range(g.type.rank)))
 
 
-@pause_collector()
+@pause_garbage_collection()
 def evaluation_graph(network: Network, recipe: Recipe) -> Graph:
     """What `_score_sums` gives of a batch, and the `probabilities` that the scores stand for."""
     b = Builder(network.graph, network.dtype)
@@ -190,9 +190,9 @@ def evaluation_graph(network: Network, recipe: Recipe) -> Graph:
     with b.at(None, "score"):
         scores = class_scores(b, network.graph[output])
         results = _score_sums(b, recipe, scores, labels, weights)
-        ready = shown(network.graph, output).op == "softmax"
+        ready = strip_views(network.graph, output).op == "softmax"
         results["probabilities"] = scores if ready else b.softmax(scores)
-    return verify(b.graph(results, name=f"{network.name}.eval"))
+    return verify_graph(b.build(results, name=f"{network.name}.eval"))
 
 
 def scoring_graph(recipe: Recipe, batch: int, classes: int, dtype: str) -> Graph:
@@ -201,7 +201,7 @@ def scoring_graph(recipe: Recipe, batch: int, classes: int, dtype: str) -> Graph
     labels, weights = _targets(b, batch)
     scores = b.input("scores", TensorType((batch, classes), dtype))
     with b.at(None, "score"):
-        return verify(b.graph(_score_sums(b, recipe, scores, labels, weights), name="score"))
+        return verify_graph(b.build(_score_sums(b, recipe, scores, labels, weights), name="score"))
 
 
 def _score_sums(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from netdsl.errors import fail, suggest_name
+from netdsl.ir.autodiff import grad
 from netdsl.ir.builder import Builder
-from netdsl.ir.grad import grad
-from netdsl.ir.verify import verify
+from netdsl.ir.verifier import verify_graph
 from netdsl.language.network import Network
 from netdsl.ops import OPS
 from netdsl.training.recipe.recipe import Recipe
@@ -52,7 +52,7 @@ def build_watch_graph(network: Network, recipe: Recipe, what: Sequence[str]) -> 
         gradients = grad(b, f.loss, trainable_weights(network, recipe))
         with b.at(None, "watch"):
             outputs |= {f"gradients {name}": _moments(b, g) for name, g in gradients.items()}
-    return verify(b.graph(outputs, name=f"{network.name}.watch"))
+    return verify_graph(b.build(outputs, name=f"{network.name}.watch"))
 
 
 def _activations(network: Network) -> dict[str, Node]:

@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping
 from netdsl.types import Graph
 
 
-def restricted(
+def extract_subgraph(
     graph: Graph,
     names: Collection[str],
     outputs: Mapping[str, str],
     updates: Mapping[str, str] | None = None,
 ) -> Graph:
     """The nodes of these names, in the order that they have, as a graph of its own."""
-    kept = {name: node for name, node in graph.nodes.items() if name in names}
-    return Graph(kept, outputs, updates or {}, graph.name)
+    nodes = {name: node for name, node in graph.nodes.items() if name in names}
+    return Graph(nodes, outputs, updates or {}, graph.name)

@@ -6,74 +6,76 @@ import math
 from typing import Any
 
 from netdsl.ir.builder import Builder
-from netdsl.passes.rewrite import rewrite
+from netdsl.passes.rewrite import rewrite_graph
 from netdsl.types import Graph, Node
 
-_UNPADDED = ((0, 0), (0, 0))
+_NO_PADDING = ((0, 0), (0, 0))
 
 
-def lower(graph: Graph) -> Graph:
+def lower_convolutions(graph: Graph) -> Graph:
     """Convolutions that are matrix products become `matmul`: 1x1 kernels at any stride, and kernels
     as large as their image. Done before the gradient, so that backward is matrix products too."""
-    return rewrite(graph, {"conv2d": (_pointwise, _covering)})
+    return rewrite_graph(graph, {"conv2d": (_lower_pointwise, _lower_full_image)})
 
 
 def lower_im2col(graph: Graph) -> Graph:
     """Every convolution as one matrix product over its windows side by side (Chellapilla et al.
     2006); grouped ones as one product a group, side by side."""
-    return rewrite(graph, {"conv2d": (_pointwise, _covering, _by_columns)})
+    return rewrite_graph(graph, {"conv2d": (_lower_pointwise, _lower_full_image, _lower_by_im2col)})
 
 
-def _matrix(b: Builder, w: Node) -> Node:
+def _reshape_to_matrix(b: Builder, w: Node) -> Node:
     """A weight K x R x S x C as the matrix [K, R*S*C]."""
     return b.reshape(w, shape=(w.type.shape[0], math.prod(w.type.shape[1:])))
 
 
-def _pointwise(
+def _lower_pointwise(
     b: Builder, x: Node, w: Node, stride: Any, pad: Any, dilation: Any, groups: int
 ) -> Node | None:
-    if w.type.shape[1:3] != (1, 1) or pad != _UNPADDED or groups != 1:
+    if w.type.shape[1:3] != (1, 1) or pad != _NO_PADDING or groups != 1:
         return None
     if stride != (1, 1):
         n, h, width, c = x.type.shape
         step = (1, *stride, 1)
         x = b.slice(x, start=(0, 0, 0, 0), stop=(n, h, width, c), step=step)
-    return b.matmul(x, _matrix(b, w))
+    return b.matmul(x, _reshape_to_matrix(b, w))
 
 
-def _covering(
+def _lower_full_image(
     b: Builder, x: Node, w: Node, stride: Any, pad: Any, dilation: Any, groups: int
 ) -> Node | None:
     """A fully connected layer that is written as a convolution."""
-    whole = w.type.shape[1:3] == x.type.shape[1:3]
-    if not whole or pad != _UNPADDED or dilation != (1, 1) or groups != 1:
+    is_full_image = w.type.shape[1:3] == x.type.shape[1:3]
+    if not is_full_image or pad != _NO_PADDING or dilation != (1, 1) or groups != 1:
         return None
     n = x.type.shape[0]
     rows = b.reshape(x, shape=(n, 1, 1, math.prod(x.type.shape[1:])))
-    return b.matmul(rows, _matrix(b, w))
+    return b.matmul(rows, _reshape_to_matrix(b, w))
 
 
-def _by_columns(
+def _lower_by_im2col(
     b: Builder, x: Node, w: Node, stride: Any, pad: Any, dilation: Any, groups: int
 ) -> Node:
     k, r, s, c = w.type.shape
-    slide = {"kernel": (r, s), "stride": stride, "pad": pad, "dilation": dilation}
-    parts = []
+    window_attributes = {"kernel": (r, s), "stride": stride, "pad": pad, "dilation": dilation}
+    products = []
     for g in range(groups):
-        image = _channels(b, x, g * c, c)
-        weight = _rows(b, w, g * (k // groups), k // groups)
-        parts.append(b.matmul(b.im2col(image, **slide), _matrix(b, weight)))
-    return parts[0] if groups == 1 else b.concat(*parts, axis=3)
+        image = _slice_channels(b, x, g * c, c)
+        weight = _slice_rows(b, w, g * (k // groups), k // groups)
+        products.append(
+            b.matmul(b.im2col(image, **window_attributes), _reshape_to_matrix(b, weight))
+        )
+    return products[0] if groups == 1 else b.concat(*products, axis=3)
 
 
-def _channels(b: Builder, x: Node, first: int, count: int) -> Node:
+def _slice_channels(b: Builder, x: Node, first: int, count: int) -> Node:
     n, h, w, c = x.type.shape
     if count == c:
         return x
     return b.slice(x, start=(0, 0, 0, first), stop=(n, h, w, first + count), step=(1, 1, 1, 1))
 
 
-def _rows(b: Builder, w: Node, first: int, count: int) -> Node:
+def _slice_rows(b: Builder, w: Node, first: int, count: int) -> Node:
     k, r, s, c = w.type.shape
     if count == k:
         return w

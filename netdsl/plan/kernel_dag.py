@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import networkx as nx
 
-from netdsl.plan.flow import Flow
+from netdsl.plan.dataflow import DataflowGraph
 from netdsl.plan.kernel import Kernel
 
 
-def kernel_dag(flow: Flow, kernels: Sequence[Kernel]) -> nx.DiGraph:
+def build_kernel_dag(flow: DataflowGraph, kernels: Sequence[Kernel]) -> nx.DiGraph:
     """The quotient of the IR by kernels: a node for each, its number, with the `kernel`, and an
     edge to all that read what it writes. It is made of what kernels write and read, as one node of
     the IR may be computed in several of them. A concatenation that lies where its branches are

@@ -23,35 +23,37 @@ def grad(
     """
     targets = list(wrt)
     forward = list(b.nodes.values())
-    needed = find_reachable(b.dag, [n.name for n in targets])
+    dependents = find_reachable(b.dag, [n.name for n in targets])
     cotangents = {loss.name: cotangent or b.const(1.0, loss.type.dtype)}
     for node in reversed(forward):
         g = cotangents.get(node.name)
-        if g is None or node.name not in needed:
+        if g is None or node.name not in dependents:
             continue
         with b.at(node.span, f"d.{node.name}"):
-            _pull_back(b, node, g, needed, cotangents)
-    return {n.name: _gradient(b, n, cotangents) for n in targets}
+            _propagate_cotangent(b, node, g, dependents, cotangents)
+    return {n.name: _find_gradient(b, n, cotangents) for n in targets}
 
 
-def _pull_back(
-    b: Builder, node: Node, g: Node, needed: set[str], cotangents: dict[str, Node]
+def _propagate_cotangent(
+    b: Builder, node: Node, g: Node, dependents: set[str], cotangents: dict[str, Node]
 ) -> None:
     args = [b.nodes[a] for a in node.args]
     for i, arg in enumerate(args):
-        if arg.name not in needed:
+        if arg.name not in dependents:
             continue
         rule = OPS[node.op].vjp_of(i)
         if rule is None:
             operand = OPS[node.op].operands[i]
             reason = OPS[node.op].nondiff[operand]
             raise fail(f"`{node.op}` has no gradient for its {operand}: {reason}", node.span)
-        part = b.sum_to(rule(b, g, node, *args), arg.type.shape)
-        sofar = cotangents.get(arg.name)
-        cotangents[arg.name] = part if sofar is None else b.add(sofar, part)
+        contribution = b.sum_to(rule(b, g, node, *args), arg.type.shape)
+        accumulated = cotangents.get(arg.name)
+        cotangents[arg.name] = (
+            contribution if accumulated is None else b.add(accumulated, contribution)
+        )
 
 
-def _gradient(b: Builder, node: Node, cotangents: dict[str, Node]) -> Node:
+def _find_gradient(b: Builder, node: Node, cotangents: dict[str, Node]) -> Node:
     found = cotangents.get(node.name)
     if found is not None:
         return found

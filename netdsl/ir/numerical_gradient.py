@@ -10,25 +10,25 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from netdsl.ir.autodiff import grad
 from netdsl.ir.builder import Builder
-from netdsl.ir.evaluate import evaluate
-from netdsl.ir.grad import grad
-from netdsl.ir.restrict import restricted
+from netdsl.ir.interpreter import evaluate_graph
+from netdsl.ir.subgraph import extract_subgraph
 from netdsl.ops import OPS
 from netdsl.ops.draw import arrays
 from netdsl.ops.op import Example
 from netdsl.types import Array, Graph
 
-STEP = 1e-3
-KINK = 1e-4
+STEP_SIZE = 1e-3
+KINK_TOLERANCE = 1e-4
 
 
-def slope_error(
+def compute_slope_error(
     f: Callable[[float], float],
     predicted: float,
     floor: float = 1e-2,
-    step: float = STEP,
-    kink: float = KINK,
+    step: float = STEP_SIZE,
+    kink: float = KINK_TOLERANCE,
 ) -> float | None:
     """Relative error of `predicted` as the slope of `f` at 0; None where f has a kink there.
 
@@ -43,7 +43,7 @@ def slope_error(
     return abs((4 * narrow - wide) / 3 - predicted) / scale
 
 
-def operand_error(
+def compute_vjp_error(
     op: str, example: Example, operand: int, rng: np.random.Generator
 ) -> float | None:
     """Relative error of one vjp of `op` on an example; None where the example sits on a kink."""
@@ -52,37 +52,37 @@ def operand_error(
     y = b.emit(op, *operands, **example.attrs)
     target, u = operands[operand], b.input("u", y.type)
     g = grad(b, y, [target], cotangent=u)[target.name]
-    given = {n.name: a for n, a in zip(operands, arrays(example, rng), strict=True)}
-    given["u"] = rng.standard_normal(y.type.shape)
-    return direction_error(b.graph({"y": y}), given, {target.name: g.name}, rng)
+    feeds = {n.name: a for n, a in zip(operands, arrays(example, rng), strict=True)}
+    feeds["u"] = rng.standard_normal(y.type.shape)
+    return compute_directional_error(b.build({"y": y}), feeds, {target.name: g.name}, rng)
 
 
-def direction_error(
+def compute_directional_error(
     graph: Graph,
-    given: Mapping[str, Array],
+    feeds: Mapping[str, Array],
     gradients: Mapping[str, str],
     rng: np.random.Generator,
-    step: float = STEP,
-    kink: float = KINK,
+    step: float = STEP_SIZE,
+    kink: float = KINK_TOLERANCE,
 ) -> float | None:
     """Error of `gradients` (input or state -> the node that is called its gradient) along one
     random direction of all of them together; `graph` gives `y`, and `u` is y's cotangent."""
-    directions = {name: rng.standard_normal(given[name].shape) for name in gradients}
+    directions = {name: rng.standard_normal(feeds[name].shape) for name in gradients}
     length = np.sqrt(sum(float((v * v).sum()) for v in directions.values()))
     directions = {name: v / max(1.0, length) for name, v in directions.items()}
     y = graph.outputs["y"]
-    forward = restricted(graph, graph.backward_slice(y), {"y": y})
+    forward = extract_subgraph(graph, graph.backward_slice(y), {"y": y})
 
-    def f(t: float) -> float:
-        moved = {name: given[name] + t * v for name, v in directions.items()}
-        return float((evaluate(forward, {**given, **moved})[y] * given["u"]).sum())
+    def evaluate_along(t: float) -> float:
+        moved = {name: feeds[name] + t * v for name, v in directions.items()}
+        return float((evaluate_graph(forward, {**feeds, **moved})[y] * feeds["u"]).sum())
 
-    values = evaluate(graph, given)
+    values = evaluate_graph(graph, feeds)
     predicted = sum(float((values[gradients[n]] * v).sum()) for n, v in directions.items())
-    return slope_error(f, predicted, step=step, kink=kink)
+    return compute_slope_error(evaluate_along, predicted, step=step, kink=kink)
 
 
-def differentiable(op: str) -> list[int]:
+def find_differentiable_operands(op: str) -> list[int]:
     """Which operands of an operator have a gradient."""
-    record = OPS[op]
-    return [i for i in range(len(record.operands)) if record.vjp_of(i) is not None]
+    operator = OPS[op]
+    return [i for i in range(len(operator.operands)) if operator.vjp_of(i) is not None]

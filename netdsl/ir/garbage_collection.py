@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def pause_collector() -> Iterator[None]:
+def pause_garbage_collection() -> Iterator[None]:
     """Within, the garbage collector does not run. A graph is made of thousands of small dicts
     that all stay, and none of the compiler's own structures is a cycle: every pass over them
     would be in vain."""

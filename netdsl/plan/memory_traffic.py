@@ -9,19 +9,19 @@ from netdsl.plan.kernel import Kernel
 from netdsl.types import Graph
 
 
-def moved(graph: Graph, kernel: Kernel) -> int:
+def count_moved_bytes(graph: Graph, kernel: Kernel) -> int:
     """Bytes that one launch reads and writes; what is read under several views counts once, and a
     concatenation writes only what it copies."""
     parts: dict[str, int] = {}
     for name in kernel.inputs:
-        part, size = _part(graph, name)
+        part, size = _find_read_region(graph, name)
         parts[part] = max(parts.get(part, 0), size)
     read = sum(parts.values())
-    joins = kernel.nodes and graph[kernel.nodes[-1]].op == "concat"
-    return read + (read if joins else sum(graph[v].type.nbytes for v in kernel.outputs))
+    is_concat = kernel.nodes and graph[kernel.nodes[-1]].op == "concat"
+    return read + (read if is_concat else sum(graph[v].type.nbytes for v in kernel.outputs))
 
 
-def _part(graph: Graph, name: str) -> tuple[str, int]:
+def _find_read_region(graph: Graph, name: str) -> tuple[str, int]:
     """The value, or the slice of one, that an operand shows, and its bytes."""
     node = graph[name]
     size, part = node.type.nbytes, None
@@ -33,7 +33,7 @@ def _part(graph: Graph, name: str) -> tuple[str, int]:
     return part or node.name, size
 
 
-def kind_of(graph: Graph, kernel: Kernel) -> str:
+def find_kernel_label(graph: Graph, kernel: Kernel) -> str:
     """What a kernel does, in a word: its product or opaque operator, else map or reduce."""
     if kernel.parts:
         return kernel.name
@@ -44,10 +44,10 @@ def kind_of(graph: Graph, kernel: Kernel) -> str:
     return "copy" if kernel.kind == "copy" else graph[kernel.nodes[-1]].op
 
 
-def by_kind(graph: Graph, kernels: Iterable[Kernel]) -> dict[str, tuple[int, int]]:
+def sum_by_kernel_label(graph: Graph, kernels: Iterable[Kernel]) -> dict[str, tuple[int, int]]:
     """Launches and bytes of each kind of kernel, the most bytes first."""
     table: dict[str, tuple[int, int]] = {}
     for k in kernels:
-        count, total = table.get(kind_of(graph, k), (0, 0))
-        table[kind_of(graph, k)] = count + 1, total + moved(graph, k)
+        count, total = table.get(find_kernel_label(graph, k), (0, 0))
+        table[find_kernel_label(graph, k)] = count + 1, total + count_moved_bytes(graph, k)
     return dict(sorted(table.items(), key=lambda item: -item[1][1]))

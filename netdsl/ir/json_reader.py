@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netdsl.errors import NetError, fail
-from netdsl.ir.verify import verify
+from netdsl.ir.verifier import verify_graph
 from netdsl.json_schema import (
     JsonArray,
     JsonInteger,
@@ -26,10 +26,10 @@ from netdsl.signature import REQUIRED, Param
 from netdsl.types import ITEMSIZE, Attrs, Graph, Node, TensorType
 from netdsl.values import Symbol
 
-MOST_CHARACTERS = 2**28
-MOST_NODES = 500_000
-MOST_OPERANDS = 10_000
-LAWS = ("constant", "normal", "uniform")
+MAX_CHARACTERS = 2**28
+MAX_NODES = 500_000
+MAX_OPERANDS = 10_000
+DISTRIBUTIONS = ("constant", "normal", "uniform")
 """What the first values of a state are drawn from."""
 
 
@@ -38,82 +38,84 @@ def read_graph(text: str | bytes, origin: str = "the text") -> Graph:
     text is none: an unknown operator, attributes or operands that it does not take, types that
     are not those of its rule, an operand behind its reader."""
     try:
-        if len(text) > MOST_CHARACTERS:
-            raise SchemaError(f"it has over {MOST_CHARACTERS:,} characters")
+        if len(text) > MAX_CHARACTERS:
+            raise SchemaError(f"it has over {MAX_CHARACTERS:,} characters")
         value = read_json(text)
-        _GRAPH.check(value, "graph")
-        return verify(_graph(value))
+        _GRAPH_SCHEMA.check(value, "graph")
+        return verify_graph(_build_graph(value))
     except SchemaError as e:
         help = "`netdsl compile FILE --emit json` writes one"
         raise fail(f"{origin} is no graph: {e}", help=help) from None
 
 
-def _graph(value: Mapping[str, Any]) -> Graph:
+def _build_graph(value: Mapping[str, Any]) -> Graph:
     if not value["directed"] or value["multigraph"]:
         raise SchemaError("its edges have no direction, or there are several from node to node")
-    operands = _operands(value["edges"])
+    operands = _collect_operands(value["edges"])
     nodes: dict[str, Node] = {}
     for entry in value["nodes"]:
         name = entry["id"]
         if name in nodes:
             raise SchemaError(f"two nodes are called `{name}`")
-        nodes[name] = _node(entry, _in_order(name, operands.pop(name, {})), nodes)
+        nodes[name] = _build_node(entry, _order_operands(name, operands.pop(name, {})), nodes)
     for name in operands:
         raise SchemaError(f"an edge leads to `{name}`, which is no node")
-    about = value["graph"]
-    _check_roots(about["outputs"], about["updates"], nodes)
-    return Graph(nodes, about["outputs"], about["updates"], about["name"])
+    header = value["graph"]
+    _check_roots(header["outputs"], header["updates"], nodes)
+    return Graph(nodes, header["outputs"], header["updates"], header["name"])
 
 
-def _operands(edges: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, str]]:
+def _collect_operands(edges: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, str]]:
     """What each node reads, by the place of the operand."""
     found: dict[str, dict[int, str]] = {}
     for edge in edges:
         args = found.setdefault(edge["target"], {})
-        for place in edge["operands"]:
-            if place in args:
-                raise SchemaError(f"`{edge['target']}` has two operands {place}")
-            args[place] = edge["source"]
+        for position in edge["operands"]:
+            if position in args:
+                raise SchemaError(f"`{edge['target']}` has two operands {position}")
+            args[position] = edge["source"]
     return found
 
 
-def _in_order(name: str, args: Mapping[int, str]) -> tuple[str, ...]:
+def _order_operands(name: str, args: Mapping[int, str]) -> tuple[str, ...]:
     if len(args) != max(args, default=-1) + 1:
         raise SchemaError(f"`{name}` lacks one of its first {max(args) + 1} operands")
-    return tuple(args[place] for place in range(len(args)))
+    return tuple(args[position] for position in range(len(args)))
 
 
-def _node(entry: Mapping[str, Any], args: tuple[str, ...], before: Mapping[str, Node]) -> Node:
-    name, record = entry["id"], OPS.get(entry["op"])
-    if record is None:
+def _build_node(
+    entry: Mapping[str, Any], args: tuple[str, ...], earlier_nodes: Mapping[str, Node]
+) -> Node:
+    name, operator = entry["id"], OPS.get(entry["op"])
+    if operator is None:
         raise SchemaError(f"no operator is called `{entry['op']}`")
     for arg in args:
-        if arg not in before:
+        if arg not in earlier_nodes:
             raise SchemaError(f"`{name}` reads `{arg}`, which does not stand before it")
-    takes = len(record.operands)
-    if (len(args) < takes) if record.variadic else (len(args) != takes):
-        raise SchemaError(f"`{record.name}` takes {takes} operands, `{name}` has {len(args)}")
-    attrs = _attributes(record, name, entry["attrs"])
+    arity = len(operator.operands)
+    if (len(args) < arity) if operator.variadic else (len(args) != arity):
+        raise SchemaError(f"`{operator.name}` takes {arity} operands, `{name}` has {len(args)}")
+    attrs = _read_attributes(operator, name, entry["attrs"])
     try:
-        kind = record.shape(*(before[a].type for a in args), **attrs)
+        inferred = operator.shape(*(earlier_nodes[a].type for a in args), **attrs)
     except NetError as e:
         raise SchemaError(f"`{name}`: {e.diagnostics[0].message}") from None
-    if kind.size > MAX_TENSOR_SIZE:
-        raise SchemaError(f"`{name}` has {kind.size:,} values, beyond any machine")
+    if inferred.size > MAX_TENSOR_SIZE:
+        raise SchemaError(f"`{name}` has {inferred.size:,} values, beyond any machine")
     declared = TensorType(tuple(entry["shape"]), entry["dtype"])
-    if kind != declared:
-        raise SchemaError(f"`{name}` is called {declared}, its operator gives {kind}")
-    return Node(name, record.name, args, attrs, kind, region=entry.get("region", ""))
+    if inferred != declared:
+        raise SchemaError(f"`{name}` is called {declared}, its operator gives {inferred}")
+    return Node(name, operator.name, args, attrs, inferred, region=entry.get("region", ""))
 
 
-def _attributes(record: Op, name: str, given: Mapping[str, Any]) -> Attrs:
+def _read_attributes(record: Op, name: str, given: Mapping[str, Any]) -> Attrs:
     found: dict[str, Any] = {}
     for param in record.attrs:
-        place = f"{name}.{param.name}"
+        path = f"{name}.{param.name}"
         if param.name in given:
-            found[param.name] = _attribute(param, given[param.name], place)
+            found[param.name] = _read_attribute(param, given[param.name], path)
         elif param.default is REQUIRED:
-            raise SchemaError(f"there is no `{place}`")
+            raise SchemaError(f"there is no `{path}`")
         else:
             found[param.name] = param.default
     for extra in given.keys() - found.keys():
@@ -121,22 +123,22 @@ def _attributes(record: Op, name: str, given: Mapping[str, Any]) -> Attrs:
     return Attrs(found)
 
 
-def _attribute(param: Param, value: Any, place: str) -> Any:
+def _read_attribute(param: Param, value: Any, path: str) -> Any:
     """An attribute's value as operators have it: tuples for lists."""
     if isinstance(param.type, AnyValue):
-        FORMS[param.name].check(value, place)
-        return _tuples(value)
-    value = _tuples(value)
+        ATTRIBUTE_SCHEMAS[param.name].check(value, path)
+        return _to_tuples(value)
+    value = _to_tuples(value)
     if isinstance(value, str) and isinstance(param.type, Choice):
         value = Symbol(value)
     try:
         return param.type.accept(value)
     except TypeMismatch as wanted:
-        raise SchemaError(f"`{place}` is not {wanted}") from None
+        raise SchemaError(f"`{path}` is not {wanted}") from None
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def _to_tuples(value: Any) -> Any:
+    return tuple(map(_to_tuples, value)) if isinstance(value, list) else value
 
 
 def _check_roots(
@@ -153,77 +155,79 @@ def _check_roots(
 
 
 @dataclass(frozen=True)
-class _Among:
+class _StringChoice:
     """One of a few texts."""
 
     names: tuple[str, ...]
 
-    def check(self, value: Any, place: str) -> None:
-        JsonString(100).check(value, place)
+    def check(self, value: Any, path: str) -> None:
+        JsonString(100).check(value, path)
         if value not in self.names:
-            raise SchemaError(f"`{place}` is {value}, not one of {', '.join(self.names)}")
+            raise SchemaError(f"`{path}` is {value}, not one of {', '.join(self.names)}")
 
 
 @dataclass(frozen=True)
-class _Flag:
-    def check(self, value: Any, place: str) -> None:
+class _JsonBoolean:
+    def check(self, value: Any, path: str) -> None:
         if not isinstance(value, bool):
-            raise SchemaError(f"`{place}` is neither true nor false")
+            raise SchemaError(f"`{path}` is neither true nor false")
 
 
 @dataclass(frozen=True)
-class _Constant:
+class _ConstantValue:
     """A number, or a list of them."""
 
-    def check(self, value: Any, place: str) -> None:
-        form: Schema = (
+    def check(self, value: Any, path: str) -> None:
+        schema: Schema = (
             JsonArray(JsonNumber(), 10**6, min_length=1)
             if isinstance(value, list)
             else JsonNumber()
         )
-        form.check(value, place)
+        schema.check(value, path)
 
 
 @dataclass(frozen=True)
-class _Law:
+class _Initializer:
     """A distribution and its parameter."""
 
-    def check(self, value: Any, place: str) -> None:
+    def check(self, value: Any, path: str) -> None:
         if not isinstance(value, list) or len(value) != 2:
-            raise SchemaError(f"`{place}` is no distribution with its parameter")
-        _Among(LAWS).check(value[0], place)
-        JsonNumber().check(value[1], place)
+            raise SchemaError(f"`{path}` is no distribution with its parameter")
+        _StringChoice(DISTRIBUTIONS).check(value[0], path)
+        JsonNumber().check(value[1], path)
 
 
-FORMS: Mapping[str, Schema] = {"value": _Constant(), "init": _Law()}
+ATTRIBUTE_SCHEMAS: Mapping[str, Schema] = {"value": _ConstantValue(), "init": _Initializer()}
 """The attributes whose kind says nothing of them: those of constants and states."""
 
-_DTYPE = _Among(tuple(ITEMSIZE))
-_NAME = JsonString(100_000, is_one_line=True)
-_NODE = JsonObject(
+_DTYPE_SCHEMA = _StringChoice(tuple(ITEMSIZE))
+_NAME_SCHEMA = JsonString(100_000, is_one_line=True)
+_NODE_SCHEMA = JsonObject(
     {
-        "id": _NAME,
+        "id": _NAME_SCHEMA,
         "op": JsonString(100),
         "shape": JsonArray(JsonInteger(1), MAX_AXES),
-        "dtype": _DTYPE,
+        "dtype": _DTYPE_SCHEMA,
         "attrs": JsonObject(),
     },
-    {"region": _NAME, "place": JsonString(100_000)},
+    {"region": _NAME_SCHEMA, "place": JsonString(100_000)},
 )
-_EDGE = JsonObject(
+_EDGE_SCHEMA = JsonObject(
     {
-        "source": _NAME,
-        "target": _NAME,
-        "operands": JsonArray(JsonInteger(0, MOST_OPERANDS), MOST_OPERANDS, min_length=1),
+        "source": _NAME_SCHEMA,
+        "target": _NAME_SCHEMA,
+        "operands": JsonArray(JsonInteger(0, MAX_OPERANDS), MAX_OPERANDS, min_length=1),
     }
 )
-_NAMES = JsonObject(additional=_NAME, max_entries=MOST_NODES)
-_GRAPH = JsonObject(
+_NAMES_SCHEMA = JsonObject(additional=_NAME_SCHEMA, max_entries=MAX_NODES)
+_GRAPH_SCHEMA = JsonObject(
     {
-        "directed": _Flag(),
-        "multigraph": _Flag(),
-        "graph": JsonObject({"name": _NAME, "outputs": _NAMES, "updates": _NAMES}),
-        "nodes": JsonArray(_NODE, MOST_NODES),
-        "edges": JsonArray(_EDGE, 4 * MOST_NODES),
+        "directed": _JsonBoolean(),
+        "multigraph": _JsonBoolean(),
+        "graph": JsonObject(
+            {"name": _NAME_SCHEMA, "outputs": _NAMES_SCHEMA, "updates": _NAMES_SCHEMA}
+        ),
+        "nodes": JsonArray(_NODE_SCHEMA, MAX_NODES),
+        "edges": JsonArray(_EDGE_SCHEMA, 4 * MAX_NODES),
     }
 )

@@ -6,31 +6,31 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from netdsl.ir.builder import Builder
-from netdsl.ir.views import shown
+from netdsl.ir.views import strip_views
 from netdsl.ops import OPS
-from netdsl.passes.rewrite import rebuilt
-from netdsl.plan.flow import Flow
+from netdsl.passes.rewrite import rebuild_graph
+from netdsl.plan.dataflow import DataflowGraph
 from netdsl.plan.kernel import Kernel
 from netdsl.types import Graph, Node
 
 
-def with_copies(graph: Graph) -> Graph:
+def insert_copies(graph: Graph) -> Graph:
     """The graph with a copy of each input, state or constant that is given out while its state is
     written over, or that becomes a state itself."""
     updated = {*graph.updates.values()}
-    outputs = {v for v in graph.outputs.values() if shown(graph, v).name in graph.updates}
-    copied = {v for v in updated if OPS[shown(graph, v).op].kind == "leaf"} | outputs
+    outputs = {v for v in graph.outputs.values() if strip_views(graph, v).name in graph.updates}
+    copied = {v for v in updated if OPS[strip_views(graph, v).op].kind == "leaf"} | outputs
     if not copied:
         return graph
     b = Builder(graph)
-    new = {name: b.nodes[name] for name in graph.nodes}
+    new_nodes = {name: b.nodes[name] for name in graph.nodes}
     for name in (n for n in graph.nodes if n in copied):
         with b.at(graph[name].span, name):
-            new[name] = b.copy(b.nodes[name])
-    return rebuilt(b, graph, new, prune=False)
+            new_nodes[name] = b.copy(b.nodes[name])
+    return rebuild_graph(b, graph, new_nodes, prune=False)
 
 
-def written_over(flow: Flow, kernels: Sequence[Kernel]) -> dict[str, str]:
+def find_in_place_updates(flow: DataflowGraph, kernels: Sequence[Kernel]) -> dict[str, str]:
     """The states that may be written over by the kernel that computes their update: the value is
     computed for nothing else that is kept, and its kernel reads the state element by element."""
     graph = flow.graph
@@ -47,30 +47,32 @@ def written_over(flow: Flow, kernels: Sequence[Kernel]) -> dict[str, str]:
         if value not in writer or value in given_out or times[value] > 1:
             continue
         launch, own = writer[value]
-        together = [part for k, part in readers[state] if k is launch]
-        movable = own.kind != "copy" and flow.nodes[value].op != "concat"
-        movable = movable and not rereads(flow.nodes[n] for n in own.nodes)
-        if movable and all(part is own and _even(flow, part, state) for part in together):
+        same_launch_readers = [part for k, part in readers[state] if k is launch]
+        can_overwrite = own.kind != "copy" and flow.nodes[value].op != "concat"
+        can_overwrite = can_overwrite and not has_rereads(flow.nodes[n] for n in own.nodes)
+        if can_overwrite and all(
+            part is own and _reads_elementwise(flow, part, state) for part in same_launch_readers
+        ):
             found[state] = value
     return found
 
 
-def rereads(nodes: Iterable[Node]) -> bool:
+def has_rereads(nodes: Iterable[Node]) -> bool:
     """Whether a kernel of these nodes may read an element again when others have been written:
     moments are taken around the first value."""
     return any(n.op == "moments" for n in nodes)
 
 
-def _even(flow: Flow, kernel: Kernel, state: str) -> bool:
+def _reads_elementwise(flow: DataflowGraph, kernel: Kernel, state: str) -> bool:
     """Whether a kernel reads a state element by element only."""
     nodes = (n for n in flow.readers[state] if n in kernel.nodes)
-    return all(e.full for n in nodes for e in flow.edges[n] if e.base == state)
+    return all(e.is_one_to_one for n in nodes for e in flow.edges[n] if e.base == state)
 
 
-def keeping(flow: Flow, direct: Mapping[str, str]) -> list[Kernel]:
+def make_update_copies(flow: DataflowGraph, in_place_updates: Mapping[str, str]) -> list[Kernel]:
     """Copies of updated values to their states, when everything has been computed."""
     return [
         Kernel(f"keep {state}", "copy", (), (value,), (state,))
         for state, value in flow.graph.updates.items()
-        if state not in direct
+        if state not in in_place_updates
     ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import networkx as nx
 
 from netdsl.errors import NetError, internal_error
-from netdsl.ir.text import line_of
+from netdsl.ir.printer import format_node
 from netdsl.ops import OPS
 from netdsl.types import Graph, Node, TensorType
 
 
-def verify(graph: Graph) -> Graph:
+def verify_graph(graph: Graph) -> Graph:
     """`graph` itself, when it is sound. Raises AssertionError with the IR around the fault.
 
     Every operator is known; every operand stands before its reader (so there is no cycle), and the
@@ -23,27 +23,27 @@ def verify(graph: Graph) -> Graph:
             raise internal_error(f"{readers} reads {name}, which is no node")
     types: dict[str, TensorType] = {}
     for name, node in graph.nodes.items():
-        problem = _fault(graph.dag, name, node, types)
+        problem = _find_fault(graph.dag, name, node, types)
         if problem:
-            raise internal_error(f"{problem}\n{window(graph, name)}")
+            raise internal_error(f"{problem}\n{format_context(graph, name)}")
         types[name] = node.type
     _verify_roots(graph)
     return graph
 
 
-def _fault(dag: nx.DiGraph, name: str, node: Node, before: dict[str, TensorType]) -> str | None:
+def _find_fault(dag: nx.DiGraph, name: str, node: Node, types: dict[str, TensorType]) -> str | None:
     """What is wrong with a node, by the types of all nodes before it."""
     if node.name != name:
         return f"node {node.name} is filed as {name}"
     if node.op not in OPS:
         return f"no operator is called {node.op}"
-    missing = [a for a in node.args if a not in before]
+    missing = [a for a in node.args if a not in types]
     if missing:
         return f"{name} reads {', '.join(missing)} before it is computed"
     if set(dag.predecessors(name)) != set(node.args):
         return f"the edges that lead to {name} are not those of its operands"
     try:
-        inferred = OPS[node.op].shape(*(before[a] for a in node.args), **node.attrs)
+        inferred = OPS[node.op].shape(*(types[a] for a in node.args), **node.attrs)
     except NetError as e:
         return str(e)
     if inferred != node.type:
@@ -62,9 +62,9 @@ def _verify_roots(graph: Graph) -> None:
             raise internal_error(f"the update of {state} does not have its type")
 
 
-def window(graph: Graph, name: str, around: int = 3) -> str:
+def format_context(graph: Graph, name: str, radius: int = 3) -> str:
     """A few lines of IR with the node in the middle marked."""
     names = list(graph.nodes)
-    at = names.index(name)
-    shown = names[max(0, at - around) : at + around + 1]
-    return "\n".join(("> " if n == name else "  ") + line_of(graph[n]) for n in shown)
+    index = names.index(name)
+    nearby_names = names[max(0, index - radius) : index + radius + 1]
+    return "\n".join(("> " if n == name else "  ") + format_node(graph[n]) for n in nearby_names)

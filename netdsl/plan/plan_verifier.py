@@ -8,29 +8,29 @@ from dataclasses import dataclass
 import numpy as np
 
 from netdsl.errors import internal_error
-from netdsl.ir.collector import pause_collector
+from netdsl.ir.garbage_collection import pause_garbage_collection
 from netdsl.ops import OPS
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import through
+from netdsl.plan.layout import compute_view_layout
 from netdsl.plan.placement import ARENA, Placement
 from netdsl.plan.plan import Plan
-from netdsl.plan.updates import rereads
+from netdsl.plan.state_updates import has_rereads
 from netdsl.types import Node
 
 
 @dataclass
-class _Life:
+class _Lifetime:
     """When a value of the arena is written first and read last, counted in kernels. `root` is the
     outermost concatenation that it lies in, or itself."""
 
     name: str
-    place: Placement
+    placement: Placement
     root: str
     birth: int
     death: int
 
 
-@pause_collector()
+@pause_garbage_collection()
 def verify_plan(plan: Plan) -> Plan:
     """`plan` itself, when it is sound. Raises AssertionError that names the kernels at fault.
 
@@ -40,45 +40,50 @@ def verify_plan(plan: Plan) -> Plan:
     every state is written once, with its update, after its last reader or by a kernel that reads
     it element by element.
     """
-    return _Verifier(plan).run()
+    return _PlanVerifier(plan).run()
 
 
-class _Verifier:
+class _PlanVerifier:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.flow = plan.flow
         self.concats = [n for n in plan.graph.find_by_op("concat") if n.name in plan.placements]
-        self.copied = {n.name: {p.source for p in plan.pieces(n.name)} for n in self.concats}
-        self.written = {o: i for i, k in enumerate(plan.kernels) for o in k.outputs}
+        self.copied_branches = {
+            n.name: {p.source for p in plan.find_concat_copies(n.name)} for n in self.concats
+        }
+        self.written_at = {o: i for i, k in enumerate(plan.kernels) for o in k.outputs}
         self._complete_concats()
 
     def run(self) -> Plan:
-        self._verify_places()
+        self._verify_placements()
         self._verify_operands()
         self._verify_order()
-        self._verify_apart(self._lives())
+        self._verify_disjoint(self._find_lifetimes())
         self._verify_updates()
         return self.plan
 
-    def _inside(self, concat: Node) -> list[str]:
+    def _find_in_place_branches(self, concat: Node) -> list[str]:
         """The branches that are written where the concatenation lies."""
-        return [a for a in concat.args if a not in self.copied[concat.name]]
+        return [a for a in concat.args if a not in self.copied_branches[concat.name]]
 
     def _complete_concats(self) -> None:
         """A concatenation is there with the last of its branches, copied or written in place."""
         for n in self.concats:
-            parts = [*self._inside(n), *([n.name] if self.copied[n.name] else [])]
-            times = [self.written[p] for p in parts if p in self.written]
+            parts = [
+                *self._find_in_place_branches(n),
+                *([n.name] if self.copied_branches[n.name] else []),
+            ]
+            times = [self.written_at[p] for p in parts if p in self.written_at]
             if len(times) == len(parts):
-                self.written[n.name] = max(times)
+                self.written_at[n.name] = max(times)
             else:
-                self.written.pop(n.name, None)
+                self.written_at.pop(n.name, None)
 
-    def _verify_places(self) -> None:
+    def _verify_placements(self) -> None:
         plan = self.plan
         for name, place in plan.placements.items():
-            size = plan.arena if place.buffer == ARENA else plan.buffers[place.buffer]
-            first, last = place.span()
+            size = plan.arena_bytes if place.buffer == ARENA else plan.buffers[place.buffer]
+            first, last = place.byte_range()
             if first < 0 or last > size or min(place.layout.strides, default=0) < 0:
                 raise internal_error(
                     f"{name} lies outside {place.buffer}: {first} to {last} of {size}"
@@ -87,14 +92,14 @@ class _Verifier:
                 base = plan.placements[plan.graph[name].args[0]]
                 if (place.buffer, place.layout) != (
                     base.buffer,
-                    through(base.layout, plan.graph[name]),
+                    compute_view_layout(base.layout, plan.graph[name]),
                 ):
                     raise internal_error(f"the view {name} lies elsewhere than what it shows")
         for concat in self.concats:
-            around = plan.placements[concat.name].geometry
-            halo = around and around.halo
-            for a in self._inside(concat):
-                own = plan.placements[a].geometry
+            padding = plan.placements[concat.name].padding
+            halo = padding and padding.halo
+            for a in self._find_in_place_branches(concat):
+                own = plan.placements[a].padding
                 if halo != (own and own.halo):
                     raise internal_error(f"nobody writes the zeros around {a} in {concat.name}")
 
@@ -104,35 +109,35 @@ class _Verifier:
             for part in kernel.parts or (kernel,):
                 known = {*part.nodes, *part.inputs}
                 for node in (self.plan.graph[n] for n in part.nodes):
-                    inside = self._inside(node) if node.op == "concat" else ()
-                    unsaid = [a for a in node.args if a not in known and a not in inside]
-                    if unsaid:
+                    inside = self._find_in_place_branches(node) if node.op == "concat" else ()
+                    undeclared = [a for a in node.args if a not in known and a not in inside]
+                    if undeclared:
                         raise internal_error(
-                            f"{kernel.name} does not say that it reads {unsaid[0]}"
+                            f"{kernel.name} does not say that it reads {undeclared[0]}"
                         )
 
     def _verify_order(self) -> None:
         for i, kernel in enumerate(self.plan.kernels):
             for name in kernel.inputs:
-                if not self._there(name, i):
+                if not self._is_written(name, i):
                     raise internal_error(f"{kernel.name} reads {name} before it is written")
         for label, name in self.plan.graph.outputs.items():
-            if not self._there(name, len(self.plan.kernels)):
+            if not self._is_written(name, len(self.plan.kernels)):
                 raise internal_error(f"no kernel writes the output {label}")
 
-    def _there(self, name: str, now: int) -> bool:
+    def _is_written(self, name: str, now: int) -> bool:
         base = self.flow.base[name]
         leaf = OPS[self.flow.nodes[base].op].kind == "leaf"
-        return leaf or self.written.get(base, now) < now
+        return leaf or self.written_at.get(base, now) < now
 
-    def _lives(self) -> list[_Life]:
-        lives: dict[str, _Life] = {}
+    def _find_lifetimes(self) -> list[_Lifetime]:
+        lives: dict[str, _Lifetime] = {}
 
         def touch(name: str, now: int) -> None:
             place = self.plan.placements[name]
             if place.buffer == ARENA:
-                birth = min(self.written.get(name, now), now)
-                life = lives.setdefault(name, _Life(name, place, name, birth, now))
+                birth = min(self.written_at.get(name, now), now)
+                life = lives.setdefault(name, _Lifetime(name, place, name, birth, now))
                 life.death = max(life.death, now)
 
         for i, kernel in enumerate(self.plan.kernels):
@@ -140,61 +145,69 @@ class _Verifier:
                 touch(name, i)
         for name in self.plan.graph.outputs.values():
             touch(self.flow.base[name], len(self.plan.kernels))
-        self._tie_branches(lives)
+        self._extend_branch_lifetimes(lives)
         return list(lives.values())
 
-    def _tie_branches(self, lives: dict[str, _Life]) -> None:
+    def _extend_branch_lifetimes(self, lives: dict[str, _Lifetime]) -> None:
         """A branch is needed as long as its concatenation, and that from its first branch on."""
         for concat in (n for n in reversed(self.concats) if n.name in lives):
             whole = lives[concat.name]
-            for a in self._inside(concat):
-                own = _Life(a, self.plan.placements[a], a, self.written[a], whole.death)
+            for a in self._find_in_place_branches(concat):
+                own = _Lifetime(a, self.plan.placements[a], a, self.written_at[a], whole.death)
                 branch = lives.setdefault(a, own)
                 branch.root, branch.death = whole.root, max(branch.death, whole.death)
         for concat in (n for n in self.concats if n.name in lives):
-            births = [lives[a].birth for a in self._inside(concat)]
+            births = [lives[a].birth for a in self._find_in_place_branches(concat)]
             lives[concat.name].birth = min([lives[concat.name].birth, *births])
 
-    def _verify_apart(self, lives: list[_Life]) -> None:
-        """Within one concatenation branches lie side by side, where `_verify_places` found them."""
-        spans = np.array([life.place.span() for life in lives]).reshape(-1, 2)
+    def _verify_disjoint(self, lives: list[_Lifetime]) -> None:
+        """Within one concatenation branches lie side by side, where `_verify_placements` found
+        them."""
+        spans = np.array([life.placement.byte_range() for life in lives]).reshape(-1, 2)
         birth = np.array([life.birth for life in lives])
         death = np.array([life.death for life in lives])
         roots = {name: i for i, name in enumerate(dict.fromkeys(x.root for x in lives))}
         root = np.array([roots[life.root] for life in lives])
         for i, a in enumerate(lives):
             rest = slice(i + 1, None)
-            near = (spans[rest, 0] < spans[i, 1]) & (spans[rest, 1] > spans[i, 0])
-            both = (birth[rest] <= death[i]) & (death[rest] >= birth[i])
-            for j in np.flatnonzero(near & both & (root[rest] != root[i])):
+            overlap_in_memory = (spans[rest, 0] < spans[i, 1]) & (spans[rest, 1] > spans[i, 0])
+            overlap_in_time = (birth[rest] <= death[i]) & (death[rest] >= birth[i])
+            for j in np.flatnonzero(overlap_in_memory & overlap_in_time & (root[rest] != root[i])):
                 b = lives[i + 1 + int(j)]
-                if not self._handed_over(*((a, b) if a.birth <= b.birth else (b, a))):
+                if not self._is_overwritten_in_place(*((a, b) if a.birth <= b.birth else (b, a))):
                     raise internal_error(
                         f"{a.name} and {b.name} share memory while both are needed"
                     )
 
-    def _handed_over(self, a: _Life, b: _Life) -> bool:
+    def _is_overwritten_in_place(self, a: _Lifetime, b: _Lifetime) -> bool:
         """Whether `b` is written over the operand `a` of its kernel, which nobody needs then."""
         if a.death != b.birth or b.birth >= len(self.plan.kernels):
             return False
         kernel = self.plan.kernels[b.birth]
-        alike = a.place.layout == b.place.layout and a.place.dtype == b.place.dtype
-        sweep = kernel.kind in ("map", "anchor") and not kernel.parts
-        once = all(self.flow.kind(n) != "reduce" for n in kernel.nodes)
-        return alike and sweep and once and self._even(kernel).get(a.name, False)
+        has_same_layout = (
+            a.placement.layout == b.placement.layout and a.placement.dtype == b.placement.dtype
+        )
+        is_single_domain = kernel.kind in ("map", "anchor") and not kernel.parts
+        has_no_reduction = all(self.flow.op_kind(n) != "reduce" for n in kernel.nodes)
+        return (
+            has_same_layout
+            and is_single_domain
+            and has_no_reduction
+            and self._find_elementwise_reads(kernel).get(a.name, False)
+        )
 
-    def _even(self, kernel: Kernel) -> dict[str, bool]:
+    def _find_elementwise_reads(self, kernel: Kernel) -> dict[str, bool]:
         """All values that a kernel reads, and whether it reads them element by element."""
         found: dict[str, bool] = {}
         for name in kernel.nodes:
             for e in self.flow.edges.get(name, ()):
-                found[e.base] = e.full and found.get(e.base, True)
+                found[e.base] = e.is_one_to_one and found.get(e.base, True)
         return found
 
     def _verify_updates(self) -> None:
         plan, writer = self.plan, dict[str, int]()
         for i, kernel in enumerate(plan.kernels):
-            over: dict[str, str] = {}
+            overwritten: dict[str, str] = {}
             for name in kernel.outputs:
                 buffer = plan.placements[name].buffer
                 if buffer == ARENA:
@@ -203,8 +216,8 @@ class _Verifier:
                 if buffer in writer or plan.graph.updates.get(buffer) != value:
                     raise internal_error(f"{kernel.name} writes {value} over {buffer}")
                 writer[buffer] = i
-                over[buffer] = name
-            self._verify_overwriting(kernel, over)
+                overwritten[buffer] = name
+            self._verify_overwriting(kernel, overwritten)
         for state in plan.graph.updates:
             if state not in writer:
                 raise internal_error(f"{state} is never updated")
@@ -213,11 +226,13 @@ class _Verifier:
                 if writer.get(self.flow.base[name], i) < i:
                     raise internal_error(f"{kernel.name} reads {name} after it was written over")
 
-    def _verify_overwriting(self, kernel: Kernel, over: Mapping[str, str]) -> None:
+    def _verify_overwriting(self, kernel: Kernel, overwritten: Mapping[str, str]) -> None:
         """A kernel that writes values over states reads these element by element, and in the part
         only that writes the value."""
-        for part in (kernel.parts or (kernel,)) if over else ():
-            again = rereads(self.flow.nodes[n] for n in part.nodes)
-            for state, even in self._even(part).items():
-                if state in over and (again or not even or over[state] not in part.outputs):
+        for part in (kernel.parts or (kernel,)) if overwritten else ():
+            has_reread = has_rereads(self.flow.nodes[n] for n in part.nodes)
+            for state, is_elementwise in self._find_elementwise_reads(part).items():
+                if state in overwritten and (
+                    has_reread or not is_elementwise or overwritten[state] not in part.outputs
+                ):
                     raise internal_error(f"{kernel.name} writes over {state} while it reads it")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from netdsl.ops import OPS
-from netdsl.plan.layout import Layout, contiguous, through
+from netdsl.plan.layout import Layout, compute_view_layout, make_contiguous
 from netdsl.types import Graph, Node
 
 
@@ -14,18 +14,17 @@ from netdsl.types import Graph, Node
 class Edge:
     """One operand of a node. `base` is the value in memory that `arg` is a view of (or is itself).
 
-    `pointwise`: the node reads it element by element, whatever its last bits are, so both may be
-    computed in one launch;
-    `full`: besides, one element of it for each element of the node's domain, in the same order.
-    """
+    `is_pointwise`: the node reads it element by element, whatever its last bits are, so both may be
+    computed in one launch; `is_one_to_one`: besides, one element of it for each element of the
+    node's domain, in the same order."""
 
     arg: str
     base: str
-    pointwise: bool
-    full: bool
+    is_pointwise: bool
+    is_one_to_one: bool
 
 
-class Flow:
+class DataflowGraph:
     """The edges of a graph between values that are computed, views left out."""
 
     def __init__(self, graph: Graph) -> None:
@@ -33,65 +32,74 @@ class Flow:
         needed = graph.live_names
         # a dict, as planning looks up every node dozens of times
         self.nodes = {name: n for name, n in graph.nodes.items() if name in needed}
-        self.place = {name: i for i, name in enumerate(self.nodes)}
+        self.position = {name: i for i, name in enumerate(self.nodes)}
         self.base: dict[str, str] = {}
-        self.copies: set[str] = set()
+        self.copied_views: set[str] = set()
         """Views that no strides can express: they are computed, by copying."""
-        self._even: dict[str, bool] = {}
-        self._settle_views()
-        self.edges = {n.name: tuple(self._edges(n)) for n in self.computed()}
+        self._is_order_preserving: dict[str, bool] = {}
+        self._resolve_views()
+        self.edges = {n.name: tuple(self._make_edges(n)) for n in self.find_computed_nodes()}
         self.readers: dict[str, list[str]] = {}
         for name, edges in self.edges.items():
             for base in dict.fromkeys(e.base for e in edges):
                 self.readers.setdefault(base, []).append(name)
         self.roots = {self.base[name] for name in graph.roots}
 
-    def computed(self) -> Iterator[Node]:
+    def find_computed_nodes(self) -> Iterator[Node]:
         """The nodes that something has to be done for."""
         for n in self.nodes.values():
             if OPS[n.op].kind != "leaf" and self.base[n.name] == n.name:
                 yield n
 
-    def _settle_views(self) -> None:
+    def _resolve_views(self) -> None:
         layouts: dict[str, Layout] = {}
         for n in self.nodes.values():
             name = n.name
             layout = None
             if OPS[n.op].kind == "view":
-                layout = through(layouts[n.args[0]], n)
+                layout = compute_view_layout(layouts[n.args[0]], n)
                 if layout is None:
-                    self.copies.add(name)
+                    self.copied_views.add(name)
             if layout is None:
-                layout, self.base[name], self._even[name] = contiguous(n.type.shape), name, True
+                layout, self.base[name], self._is_order_preserving[name] = (
+                    make_contiguous(n.type.shape),
+                    name,
+                    True,
+                )
             else:
                 arg = n.args[0]
                 self.base[name] = self.base[arg]
-                self._even[name] = self._even[arg] and n.op in ("reshape", "broadcast")
+                self._is_order_preserving[name] = self._is_order_preserving[arg] and n.op in (
+                    "reshape",
+                    "broadcast",
+                )
             layouts[name] = layout
 
-    def _edges(self, node: Node) -> Iterator[Edge]:
+    def _make_edges(self, node: Node) -> Iterator[Edge]:
         op = OPS[node.op]
-        even = op.kind in ("elementwise", "reduce")
-        domain = self.domain(node.name)
+        is_elementwise_op = op.kind in ("elementwise", "reduce")
+        domain = self.domain_size(node.name)
         for i, arg in enumerate(node.args):
             base = self.base[arg]
             operand = op.operands[0 if op.variadic else i]
-            elementwise = operand not in op.whole and operand not in op.bitwise
-            pointwise = even and elementwise and self._even[arg]
+            is_elementwise_operand = operand not in op.whole and operand not in op.bitwise
+            pointwise = (
+                is_elementwise_op and is_elementwise_operand and self._is_order_preserving[arg]
+            )
             full = pointwise and self.nodes[base].type.size == domain
             yield Edge(arg, base, pointwise, full)
 
-    def domain(self, name: str) -> int:
+    def domain_size(self, name: str) -> int:
         """How many elements a node runs over."""
         node = self.nodes[name]
         if OPS[node.op].kind == "reduce":
             return self.nodes[node.args[0]].type.size  # moments may be larger than what they are of
         return node.type.size
 
-    def kind(self, name: str) -> str:
-        return "copy" if name in self.copies else OPS[self.nodes[name].op].kind
+    def op_kind(self, name: str) -> str:
+        return "copy" if name in self.copied_views else OPS[self.nodes[name].op].kind
 
-    def views(self, arg: str) -> Iterator[str]:
+    def find_views(self, arg: str) -> Iterator[str]:
         """The views between an operand and its base, the outermost first."""
         while self.base[arg] != arg:
             yield arg
@@ -100,17 +108,17 @@ class Flow:
     def nbytes(self, base: str) -> int:
         return self.nodes[base].type.nbytes
 
-    def reduced(self, name: str) -> tuple[object, ...] | None:
+    def reduction_key(self, name: str) -> tuple[object, ...] | None:
         """What a reduction runs over and along; reductions alike in it share a launch."""
         node = self.nodes[name]
-        if self.kind(name) != "reduce":
+        if self.op_kind(name) != "reduce":
             return None
         return (self.nodes[node.args[0]].type.shape, node.attrs.get("axes"))
 
-    def along_channels(self, name: str) -> bool:
+    def is_channel_reduction(self, name: str) -> bool:
         """Whether a reduction keeps the last axis and no other."""
-        reduced = self.reduced(name)
-        if reduced is None:
+        key = self.reduction_key(name)
+        if key is None:
             return False
-        shape, axes = reduced
+        shape, axes = key
         return axes == tuple(range(len(shape) - 1))  # type: ignore[arg-type]

@@ -11,22 +11,22 @@ from netdsl.ops import OPS
 from netdsl.types import Array, Graph
 
 
-def evaluate(graph: Graph, given: Mapping[str, Array], xp: Any = np) -> dict[str, Array]:
-    """The value of every node; `given` holds inputs and states by name, and whatever else is to be
+def evaluate_graph(graph: Graph, feeds: Mapping[str, Array], xp: Any = np) -> dict[str, Array]:
+    """The value of every node; `feeds` holds inputs and states by name, and whatever else is to be
     taken instead of computed."""
     values: dict[str, Array] = {}
     with np.errstate(all="ignore"):
         for name, node in graph.nodes.items():
-            if name in given:
-                values[name] = given[name]
+            if name in feeds:
+                values[name] = feeds[name]
             else:
                 args = (values[a] for a in node.args)
                 values[name] = OPS[node.op].reference(xp, *args, **node.attrs)
     return values
 
 
-def results(graph: Graph, given: Mapping[str, Array], xp: Any = np) -> dict[str, Array]:
+def evaluate_results(graph: Graph, feeds: Mapping[str, Array], xp: Any = np) -> dict[str, Array]:
     """The outputs by their names and the updates as `update STATE`."""
-    values = evaluate(graph, given, xp)
+    values = evaluate_graph(graph, feeds, xp)
     outputs = {label: values[name] for label, name in graph.outputs.items()}
     return outputs | {f"update {state}": values[name] for state, name in graph.updates.items()}

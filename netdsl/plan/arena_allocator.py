@@ -11,7 +11,7 @@ from netdsl.types import Array
 
 
 @dataclass(frozen=True, slots=True)
-class Storage:
+class Allocation:
     """`size` bytes that are in use from the kernel `birth` to the kernel `death`, both included."""
 
     name: str
@@ -20,46 +20,48 @@ class Storage:
     death: int
 
 
-def peak(parts: Sequence[Storage]) -> int:
+def compute_peak_bytes(allocations: Sequence[Allocation]) -> int:
     """The most bytes that are in use at one time: no arena is smaller."""
-    if not parts:
+    if not allocations:
         return 0
-    change = np.zeros(max(p.death for p in parts) + 2, dtype=np.int64)
-    for p in parts:
+    change = np.zeros(max(p.death for p in allocations) + 2, dtype=np.int64)
+    for p in allocations:
         change[p.birth] += p.size
         change[p.death + 1] -= p.size
     return int(change.cumsum().max())
 
 
-def pack(parts: Sequence[Storage], align: int) -> tuple[dict[str, int], int]:
-    """The first byte of each part, multiples of `align`, and the size of the arena.
+def pack_allocations(
+    allocations: Sequence[Allocation], alignment: int
+) -> tuple[dict[str, int], int]:
+    """The first byte of each part, multiples of `alignment`, and the size of the arena.
 
     Greedy in three orders (Pisarchyk & Lee 2020 have the first), of which the smallest is taken.
     """
-    orders: tuple[Callable[[Storage], tuple[int, ...]], ...] = (
+    orders: tuple[Callable[[Allocation], tuple[int, ...]], ...] = (
         lambda p: (-p.size, p.birth),
         lambda p: (-p.size * (p.death - p.birth + 1), p.birth),
         lambda p: (p.birth, -p.size),
     )
-    found = [_packed(sorted(parts, key=order), align) for order in orders]
+    found = [_pack_in_order(sorted(allocations, key=order), alignment) for order in orders]
     return min(found, key=lambda f: f[1])
 
 
-def _packed(parts: Sequence[Storage], align: int) -> tuple[dict[str, int], int]:
+def _pack_in_order(allocations: Sequence[Allocation], alignment: int) -> tuple[dict[str, int], int]:
     """Each part in turn into the smallest gap that takes it, at all times that it lives."""
-    n = len(parts)
+    n = len(allocations)
     first, last, birth, death = (np.zeros(n, dtype=np.int64) for _ in range(4))
     offsets: dict[str, int] = {}
-    for i, p in enumerate(parts):
-        size = -(-p.size // align) * align
-        there = (birth[:i] <= p.death) & (death[:i] >= p.birth)
-        at = _gap(first[:i][there], last[:i][there], size)
-        first[i], last[i], birth[i], death[i] = at, at + size, p.birth, p.death
-        offsets[p.name] = at
+    for i, p in enumerate(allocations):
+        size = -(-p.size // alignment) * alignment
+        overlapping = (birth[:i] <= p.death) & (death[:i] >= p.birth)
+        offset = _find_gap(first[:i][overlapping], last[:i][overlapping], size)
+        first[i], last[i], birth[i], death[i] = offset, offset + size, p.birth, p.death
+        offsets[p.name] = offset
     return offsets, int(last.max(initial=0))
 
 
-def _gap(first: Array, last: Array, size: int) -> int:
+def _find_gap(first: Array, last: Array, size: int) -> int:
     """Where the smallest gap of at least `size` begins; behind everything where there is none."""
     if not len(first):
         return 0
