@@ -17,7 +17,7 @@ from netdsl.data.samples import Batch, Dataset, Samples, evaluation_batches
 from netdsl.errors import fail
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
-from netdsl.ops.loss import best_first
+from netdsl.ops.loss import rank_classes
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.training.checks import (
@@ -111,7 +111,7 @@ class Predictor:
         confusion = np.zeros((n, n), dtype=np.int64)
 
         def count(batch: Batch, out: Mapping[str, Array]) -> None:
-            said = best_first(self.backend.download(out["scores"]))[:, 0]
+            said = rank_classes(self.backend.download(out["scores"]))[:, 0]
             called = (batch.weights > 0) & (said >= 0)
             np.add.at(confusion, (batch.labels[called], said[called]), 1)
 
@@ -171,6 +171,6 @@ class Predictor:
             }
             out = executor.run(given)
             scores, shares = (self.backend.download(out[k]) for k in ("scores", "probabilities"))
-            best = [i for i in best_first(scores)[0, :TOP_K] if i >= 0]
+            best = [i for i in rank_classes(scores)[0, :TOP_K] if i >= 0]
             found.append((path, [(self.classes[i], float(shares[0, i])) for i in best]))
         return found

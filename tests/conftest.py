@@ -39,10 +39,10 @@ class HypothesisDraw:
     def __init__(self, data: st.DataObject) -> None:
         self.data = data
 
-    def whole(self, low: int, high: int) -> int:
+    def integer(self, low: int, high: int) -> int:
         return self.data.draw(st.integers(low, high))
 
-    def pick(self, options: Sequence[Any]) -> Any:
+    def choice(self, options: Sequence[Any]) -> Any:
         return self.data.draw(st.sampled_from(list(options)))
 
 

@@ -30,14 +30,14 @@ class _Odd:
     def __init__(self, draw: Draw) -> None:
         self.draw = draw
         self.b = Builder(dtype="float64")
-        self.base: tuple[int, ...] = draw.pick(_SHAPES)
+        self.base: tuple[int, ...] = draw.choice(_SHAPES)
         self.values: list[Node] = [
             self.b.input(f"x{i}", TensorType(self.base, "float64")) for i in range(2)
         ]
         self.states: list[Node] = []
         for shape in (self.base, self.base[-1:], ()):
             self.state(shape)
-        self.values.append(self.b.const(float(draw.whole(0, 2))))
+        self.values.append(self.b.const(float(draw.integer(0, 2))))
         steps: tuple[Callable[[Node], Node | None], ...] = (
             self.unary,
             self.binary,
@@ -64,8 +64,8 @@ class _Odd:
             self.negated,
             self.turned,
         )
-        for _ in range(draw.whole(3, 20)):
-            self.step(draw.pick(steps))
+        for _ in range(draw.integer(3, 20)):
+            self.step(draw.choice(steps))
 
     def step(self, make: Callable[[Node], Node | None]) -> None:
         x = self.any(lambda v: is_float(v.type))
@@ -77,16 +77,16 @@ class _Odd:
             self.values.append(y)
 
     def any(self, good: Callable[[Node], bool]) -> Node:
-        return self.draw.pick([v for v in self.values if good(v)][-8:])
+        return self.draw.choice([v for v in self.values if good(v)][-8:])
 
     def like(self, x: Node) -> Node:
         return self.any(lambda v: v.type == x.type)
 
     def whole(self, low: int, high: int) -> int:
-        return self.draw.whole(low, high)
+        return self.draw.integer(low, high)
 
     def coin(self) -> bool:
-        return self.draw.pick((True, False))
+        return self.draw.choice((True, False))
 
     def state(self, shape: tuple[int, ...]) -> Node:
         kind = TensorType(shape, "float64")
@@ -96,10 +96,10 @@ class _Odd:
         return node
 
     def unary(self, x: Node) -> Node:
-        return self.b.emit(self.draw.pick(("relu", "tanh", "gelu", "neg", "copy", "elu")), x)
+        return self.b.emit(self.draw.choice(("relu", "tanh", "gelu", "neg", "copy", "elu")), x)
 
     def binary(self, x: Node) -> Node:
-        return self.b.emit(self.draw.pick(("add", "sub", "mul", "maximum")), x, self.partner(x))
+        return self.b.emit(self.draw.choice(("add", "sub", "mul", "maximum")), x, self.partner(x))
 
     def partner(self, x: Node) -> Node:
         def fits(v: Node) -> bool:
@@ -116,10 +116,10 @@ class _Odd:
             return None
         _, h, w, c = x.type.shape
         kernel = (self.whole(1, min(3, h + 1)), self.whole(1, min(3, w + 1)))
-        groups = self.draw.pick([g for g in (1, 1, 2, 4) if c % g == 0])
+        groups = self.draw.choice([g for g in (1, 1, 2, 4) if c % g == 0])
         weight = self.state((groups * self.whole(1, 3), *kernel, c // groups))
         how = {name: (self.whole(1, 2), self.whole(1, 2)) for name in ("stride", "dilation")}
-        pad = self.draw.pick((((self.whole(0, 1), 1), (1, 1)), ((0, 0), (0, 0))))
+        pad = self.draw.choice((((self.whole(0, 1), 1), (1, 1)), ((0, 0), (0, 0))))
         return self.b.conv2d(x, weight, pad=pad, groups=groups, **how)
 
     def product(self, x: Node) -> Node | None:
@@ -131,7 +131,7 @@ class _Odd:
         rank = x.type.rank
         if rank == 0:
             return None
-        axis = self.draw.pick((rank - 1, rank - 1, self.whole(0, rank - 1)))
+        axis = self.draw.choice((rank - 1, rank - 1, self.whole(0, rank - 1)))
 
         def beside(v: Node) -> tuple[int, ...]:
             return v.type.shape[:axis] + v.type.shape[axis + 1 :]
@@ -150,7 +150,7 @@ class _Odd:
         n = x.type.size
         shapes = [(n,), (1, n), (n, 1), *((a, n // a) for a in (2, 3, 4) if n % a == 0)]
         shapes += [self.base] if n == math.prod(self.base) else []
-        return self.b.reshape(x, shape=self.draw.pick(shapes))
+        return self.b.reshape(x, shape=self.draw.choice(shapes))
 
     def transpose(self, x: Node) -> Node:
         left = list(range(x.type.rank))
@@ -158,11 +158,11 @@ class _Odd:
         return self.b.transpose(x, perm=perm)
 
     def broadcast(self, x: Node) -> Node:
-        return self.b.broadcast(x, shape=self.draw.pick((self.base, (3, *x.type.shape))))
+        return self.b.broadcast(x, shape=self.draw.choice((self.base, (3, *x.type.shape))))
 
     def reduce(self, x: Node) -> Node:
         axes = tuple(a for a in range(x.type.rank) if self.coin())
-        op = self.draw.pick(("reduce_sum", "reduce_mean", "reduce_max"))
+        op = self.draw.choice(("reduce_sum", "reduce_mean", "reduce_max"))
         return self.b.emit(op, x, axes=axes, keepdims=self.coin())
 
     def norm(self, x: Node) -> Node | None:
@@ -177,7 +177,7 @@ class _Odd:
         if x.type.rank != 4:
             return None
         kernel = (min(2, x.type.shape[1]), min(2, x.type.shape[2]))
-        op = self.draw.pick(("max_pool", "avg_pool"))
+        op = self.draw.choice(("max_pool", "avg_pool"))
         return self.b.emit(op, x, kernel=kernel, stride=(self.whole(1, 2), 1))
 
     def dropout(self, x: Node) -> Node:
@@ -195,7 +195,7 @@ class _Odd:
     def scores(self, x: Node) -> Node | None:
         if x.type.rank == 0:
             return None
-        return self.b.emit(self.draw.pick(("softmax", "log_softmax", "lrn")), x)
+        return self.b.emit(self.draw.choice(("softmax", "log_softmax", "lrn")), x)
 
     def moved(self, x: Node) -> Node:
         return self.b.ema(x, self.like(x), decay=0.5)
@@ -203,14 +203,14 @@ class _Odd:
     def cast(self, x: Node) -> Node:
         """The way through other types and back."""
         for _ in range(self.whole(1, 3)):
-            x = self.b.cast(x, dtype=self.draw.pick(("float32", "float16", "float64")))
+            x = self.b.cast(x, dtype=self.draw.choice(("float32", "float16", "float64")))
         return self.b.cast(x, dtype="float64")
 
     def scalars(self, x: Node) -> Node:
         """Constants one behind the other, some of which change nothing."""
         for _ in range(self.whole(1, 3)):
-            op = self.draw.pick(("add", "sub", "mul", "div", "maximum", "minimum"))
-            pair = (x, self.b.const(self.draw.pick((0.0, 1.0, -1.0, 0.5, 3.0))))
+            op = self.draw.choice(("add", "sub", "mul", "div", "maximum", "minimum"))
+            pair = (x, self.b.const(self.draw.choice((0.0, 1.0, -1.0, 0.5, 3.0))))
             if op == "div" and pair[1].attrs["value"] == 0:
                 continue
             swapped = op != "div" and self.coin()
@@ -227,7 +227,7 @@ class _Odd:
         return self.transpose(self.transpose(x))
 
     def graph(self) -> Graph:
-        outputs = {f"o{i}": self.draw.pick(self.values[-5:]) for i in range(self.whole(1, 3))}
+        outputs = {f"o{i}": self.draw.choice(self.values[-5:]) for i in range(self.whole(1, 3))}
         updates = {s.name: self.update(s) for s in self.states if self.coin()}
         return verify_graph(self.b.build(outputs, updates, "odd"))
 

@@ -17,7 +17,7 @@ from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
 from netdsl.ops import OPS
-from netdsl.ops.draw import RandomDraw, operand_array
+from netdsl.ops.example_values import RandomDraw, draw_operand
 from netdsl.ops.op import Draw, Example, Operand
 from netdsl.passes.algebraic_batch_norm import rewrite_batch_norms
 from netdsl.passes.conv_lowering import lower_convolutions
@@ -105,7 +105,9 @@ def values_for(graph: Graph, seed: int = 0) -> dict[str, Array]:
 def single(example: Example) -> Example:
     """The same example in the types that the engine has kernels for."""
     operands = (
-        Operand(TensorType(o.type.shape, "float32"), o.values) if o.type.dtype == "float64" else o
+        Operand(TensorType(o.type.shape, "float32"), o.distribution)
+        if o.type.dtype == "float64"
+        else o
         for o in example.operands
     )
     attrs = dict(example.attrs)
@@ -121,10 +123,10 @@ def every_operator(rng: np.random.Generator, times: int) -> tuple[Graph, dict[st
     outputs = {}
     for op in (n for n, record in OPS.items() if record.kind not in ("leaf", "view")):
         for i in range(times):
-            example = single(OPS[op].examples(RandomDraw(rng)))
+            example = single(OPS[op].draw_example(RandomDraw(rng)))
             nodes = [b.input(f"{op}{i}.{k}", o.type) for k, o in enumerate(example.operands)]
             drawn = zip(nodes, example.operands, strict=True)
-            given |= {n.name: operand_array(o, rng) for n, o in drawn}
+            given |= {n.name: draw_operand(o, rng) for n, o in drawn}
             outputs[f"{op}{i}"] = b.emit(op, *nodes, **example.attrs)
     return b.build(outputs), given
 
@@ -165,8 +167,8 @@ def drawn_step(draw: Draw, dtype: str = "float64") -> Graph:
 def drawn_forward(draw: Draw, dtype: str = "float64") -> Graph:
     """A drawn net with residuals, concatenations, gates and norms."""
     net = _Net(draw, dtype)
-    for _ in range(draw.whole(1, 7)):
-        getattr(net, draw.pick(_STEPS))()
+    for _ in range(draw.integer(1, 7)):
+        getattr(net, draw.choice(_STEPS))()
     return net.forward()
 
 
@@ -197,7 +199,7 @@ class _Net:
         self.draw = draw
         self.dtype = dtype
         self.b = Builder(dtype=dtype)
-        shape = (2, draw.whole(1, 6), draw.whole(1, 6), draw.whole(1, 4))
+        shape = (2, draw.integer(1, 6), draw.integer(1, 6), draw.integer(1, 4))
         self.x = self.b.input("x", TensorType(shape, self.dtype))
         self.seen = [self.x]
         self.params: list[Node] = []
@@ -216,22 +218,22 @@ class _Net:
     def conv(self) -> None:
         _, h, w, c = self.x.type.shape
         d = self.draw
-        groups = d.pick([g for g in (1, 1, 2, 3, c) if c % g == 0])
-        kernel = (d.whole(1, min(3, h + 2)), d.whole(1, min(3, w + 2)))
-        edges = ((d.whole(0, 2), 2), (1, d.whole(1, 2)))
+        groups = d.choice([g for g in (1, 1, 2, 3, c) if c % g == 0])
+        kernel = (d.integer(1, min(3, h + 2)), d.integer(1, min(3, w + 2)))
+        edges = ((d.integer(0, 2), 2), (1, d.integer(1, 2)))
         fits = kernel[0] <= h and kernel[1] <= w
-        pad = d.pick((edges, ((0, 0), (0, 0)))) if fits else edges
-        weight = self.param(groups * d.whole(1, 3), *kernel, c // groups)
-        stride = (d.whole(1, 2), d.whole(1, 3))
+        pad = d.choice((edges, ((0, 0), (0, 0)))) if fits else edges
+        weight = self.param(groups * d.integer(1, 3), *kernel, c // groups)
+        stride = (d.integer(1, 2), d.integer(1, 3))
         room = (h + sum(pad[0]), w + sum(pad[1]))
         most = ((n - 1) // (k - 1) if k > 1 else 3 for n, k in zip(room, kernel, strict=True))
-        dilation = tuple(d.whole(1, min(3, m)) for m in most)
+        dilation = tuple(d.integer(1, min(3, m)) for m in most)
         how = {"stride": stride, "pad": pad, "dilation": dilation, "groups": groups}
         self.flow(self.b.conv2d(self.x, weight, **how))
 
     def pointwise(self) -> None:
-        weight = self.param(self.draw.whole(1, 4), 1, 1, self.x.type.shape[3])
-        stride = self.draw.pick(((1, 1), (1, 1), (2, 2), (1, 2), (2, 1)))
+        weight = self.param(self.draw.integer(1, 4), 1, 1, self.x.type.shape[3])
+        stride = self.draw.choice(((1, 1), (1, 1), (2, 2), (1, 2), (2, 1)))
         self.flow(self.b.conv2d(self.x, weight, stride=stride))
 
     def bias(self) -> None:
@@ -241,13 +243,13 @@ class _Net:
         """A product and its batch norm, which algebra may make one."""
         self.pointwise()
         self.norm((0, 1, 2))
-        if self.draw.pick((True, False)):
+        if self.draw.choice((True, False)):
             self.activation()
 
     def norm(self, axes: tuple[int, ...] = ()) -> None:
-        axes = axes or self.draw.pick(((0, 1, 2), (1, 2), (1, 2, 3)))
+        axes = axes or self.draw.choice(((0, 1, 2), (1, 2), (1, 2, 3)))
         m = self.b.moments(self.x, axes=axes)
-        y = self.b.normalize(self.x, m, axes=axes, eps=self.draw.pick((0.1, 0.3, 2.0)))
+        y = self.b.normalize(self.x, m, axes=axes, eps=self.draw.choice((0.1, 0.3, 2.0)))
         c = self.x.type.shape[3]
         if axes == (0, 1, 2):
             kind = TensorType((c,), self.dtype)
@@ -258,21 +260,21 @@ class _Net:
         self.flow(self.b.add(self.b.mul(y, self.param(c)), self.param(c)))
 
     def activation(self) -> None:
-        op = self.draw.pick(("relu", "tanh", "leaky_relu", "gelu", "sigmoid", "elu", "clamp"))
+        op = self.draw.choice(("relu", "tanh", "leaky_relu", "gelu", "sigmoid", "elu", "clamp"))
         self.flow(self.b.emit(op, self.x))
 
     def residual(self) -> None:
         alike = [s for s in self.seen if s.type == self.x.type]
-        self.flow(self.b.add(self.x, self.draw.pick(alike)))
+        self.flow(self.b.add(self.x, self.draw.choice(alike)))
 
     def concat(self) -> None:
         near = [s for s in self.seen if s.type.shape[:3] == self.x.type.shape[:3]]
-        self.flow(self.b.concat(self.x, self.draw.pick(near), axis=3))
+        self.flow(self.b.concat(self.x, self.draw.choice(near), axis=3))
 
     def pool(self) -> None:
         _, h, w, _ = self.x.type.shape
         window = {"kernel": (min(h, 2), min(w, 3)), "stride": (1, 2), "pad": ((0, 0), (0, 0))}
-        if self.draw.pick((True, False)):
+        if self.draw.choice((True, False)):
             self.flow(self.b.max_pool(self.x, **window))
         else:
             self.flow(self.b.avg_pool(self.x, **window))
@@ -287,7 +289,7 @@ class _Net:
 
     def cut(self) -> None:
         n, h, w, c = self.x.type.shape
-        start = (0, self.draw.whole(0, h - 1), 0, self.draw.whole(0, c - 1))
+        start = (0, self.draw.integer(0, h - 1), 0, self.draw.integer(0, c - 1))
         self.flow(self.b.slice(self.x, start=start, stop=(n, h, w, c), step=(1, 1, 2, 1)))
 
     def grown(self) -> None:
@@ -345,9 +347,9 @@ class _Inference:
     def __init__(self, draw: Draw) -> None:
         self.draw = draw
         self.b = Builder(dtype="float64")
-        side = draw.whole(2, 4)
+        side = draw.integer(2, 4)
         """Often the number of channels too: a vector along a wrong axis fits there."""
-        shape = (2, draw.pick((1, side, 3)), side, draw.pick((side, side, 2, 4)))
+        shape = (2, draw.choice((1, side, 3)), side, draw.choice((side, side, 2, 4)))
         self.x = self.b.input("x", TensorType(shape, "float64"))
         self.seen = [self.x]
         self.count = 0
@@ -355,15 +357,15 @@ class _Inference:
     def graph(self) -> Graph:
         draw = self.draw
         steps = (self.scaled, self.scaled, self.shifted, self.shifted, self.normal, self.other)
-        for _ in range(draw.whole(1, 3)):
-            self.flow(draw.pick((self.conv, self.conv, self.matmul, self.transposed))())
-            for _ in range(draw.whole(1, 5)):
-                self.flow(draw.pick(steps)())
-        if draw.whole(1, 6) == 1:
+        for _ in range(draw.integer(1, 3)):
+            self.flow(draw.choice((self.conv, self.conv, self.matmul, self.transposed))())
+            for _ in range(draw.integer(1, 5)):
+                self.flow(draw.choice(steps)())
+        if draw.integer(1, 6) == 1:
             self.flow(self.b.mul(self.x, self.state(1, 1, 1, 1, self.x.type.shape[-1])))
         outputs = {"y": self.x}
-        if draw.whole(1, 4) == 1:
-            outputs["also"] = draw.pick(self.seen)
+        if draw.integer(1, 4) == 1:
+            outputs["also"] = draw.choice(self.seen)
         return verify_graph(self.b.build(outputs, name="inference"))
 
     def flow(self, y: Node) -> None:
@@ -373,7 +375,9 @@ class _Inference:
     def state(self, *shape: int) -> Node:
         self.count += 1
         kind = TensorType(shape, "float64")
-        return self.b.state(f"s{self.count}", kind, ("normal", 0.7), self.draw.pick((True, False)))
+        return self.b.state(
+            f"s{self.count}", kind, ("normal", 0.7), self.draw.choice((True, False))
+        )
 
     def still(self) -> Node:
         """A value of no input that stretches to what flows, along its channels or otherwise."""
@@ -381,14 +385,14 @@ class _Inference:
         shapes: list[tuple[int, ...]] = [(c,), (c,), (c,), (), (1,), (1, 1, c), (1, 1, 1, c)]
         shapes += [(w, 1), (h, 1, 1), (1, w, 1), (w, c), (h, w, c), (1, 1, 1), (1, 1, 1, 1)]
         shapes += [(3,), (1, 1, 3)] if c == 1 else []  # what flows is stretched, too
-        value = self.state(*self.draw.pick(shapes))
-        if self.draw.whole(1, 4) == 1:
+        value = self.state(*self.draw.choice(shapes))
+        if self.draw.integer(1, 4) == 1:
             value = self.b.tanh(value)
-        return value if self.draw.whole(1, 6) > 1 else self.b.const(self.draw.pick((0.5, -2.0)))
+        return value if self.draw.integer(1, 6) > 1 else self.b.const(self.draw.choice((0.5, -2.0)))
 
     def pair(self) -> tuple[Node, Node]:
         both = self.x, self.still()
-        return both if self.draw.pick((True, False)) else both[::-1]
+        return both if self.draw.choice((True, False)) else both[::-1]
 
     def scaled(self) -> Node:
         return self.b.mul(*self.pair())
@@ -398,41 +402,41 @@ class _Inference:
 
     def normal(self) -> Node:
         """By moments that are states: mostly those of a batch norm."""
-        axes = self.draw.pick(((0, 1, 2), (0, 1, 2), (0, 1, 2), (0, 1, 3), (0, 2), (0, 1, 2, 3)))
+        axes = self.draw.choice(((0, 1, 2), (0, 1, 2), (0, 1, 2), (0, 1, 3), (0, 2), (0, 1, 2, 3)))
         kept = tuple(s for a, s in enumerate(self.x.type.shape) if a not in axes)
         mean, spread = self.state(*kept), self.state(*kept)
         rows = (self.b.reshape(v, shape=(1, *kept)) for v in (mean, self.b.mul(spread, spread)))
         m = self.b.concat(*rows, axis=0)
-        return self.b.normalize(self.x, m, axes=axes, eps=self.draw.pick((1e-3, 0.3, 2.0)))
+        return self.b.normalize(self.x, m, axes=axes, eps=self.draw.choice((1e-3, 0.3, 2.0)))
 
     def other(self) -> Node:
         """What nothing moves through, or a sum with an earlier value."""
         alike = [s for s in self.seen if s.type == self.x.type]
-        kind = self.draw.pick(("relu", "sub", "residual", "residual", "gate"))
+        kind = self.draw.choice(("relu", "sub", "residual", "residual", "gate"))
         if kind == "relu":
             return self.b.relu(self.x)
         if kind == "sub":
             return self.b.sub(*self.pair())
-        return (self.b.add if kind == "residual" else self.b.mul)(self.x, self.draw.pick(alike))
+        return (self.b.add if kind == "residual" else self.b.mul)(self.x, self.draw.choice(alike))
 
     def conv(self) -> Node:
         _, h, w, c = self.x.type.shape
         d = self.draw
-        groups = d.pick([g for g in (1, 2, 3, c) if c % g == 0])
-        kernel = (d.whole(1, min(2, h)), d.whole(1, min(3, w)))
-        weight = self.state(groups * d.whole(1, 3), *kernel, c // groups)
-        edges = ((1, 1), (d.whole(0, 2), 1)), (d.whole(1, 2), 1)
-        pad, dilation = d.pick((edges, (((0, 0), (0, 0)), (1, 1))))
+        groups = d.choice([g for g in (1, 2, 3, c) if c % g == 0])
+        kernel = (d.integer(1, min(2, h)), d.integer(1, min(3, w)))
+        weight = self.state(groups * d.integer(1, 3), *kernel, c // groups)
+        edges = ((1, 1), (d.integer(0, 2), 1)), (d.integer(1, 2), 1)
+        pad, dilation = d.choice((edges, (((0, 0), (0, 0)), (1, 1))))
         return self.b.conv2d(self.x, weight, pad=pad, dilation=dilation, groups=groups)
 
     def matmul(self) -> Node:
         c = self.x.type.shape[-1]
-        return self.b.matmul(self.x, self.state(self.draw.pick((c, 1, 3)), c))
+        return self.b.matmul(self.x, self.state(self.draw.choice((c, 1, 3)), c))
 
     def transposed(self) -> Node:
         _, h, w, c = self.x.type.shape
-        groups = self.draw.pick([g for g in (1, 1, 2) if c % g == 0])
-        weight = self.state(c, 2, 2, self.draw.whole(1, 3))
+        groups = self.draw.choice([g for g in (1, 1, 2) if c % g == 0])
+        weight = self.state(c, 2, 2, self.draw.integer(1, 3))
         how = {"stride": (1, 2), "size": (h + 1, 2 * w), "groups": groups}
         return self.b.conv2d_dgrad(self.x, weight, **how)
 

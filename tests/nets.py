@@ -19,7 +19,7 @@ from netdsl.layers import LAYERS, Layer
 from netdsl.layers.convolution import Bias, Padding, Weight
 from netdsl.layers.init import INIT, INITS
 from netdsl.layers.structure import _Cut
-from netdsl.ops.draw import number
+from netdsl.ops.example_values import draw_number
 from netdsl.ops.op import Draw
 from netdsl.parameter_types import (
     Boolean,
@@ -56,16 +56,16 @@ class _Writer:
 
     def __init__(self, draw: Draw) -> None:
         self.draw = draw
-        self.batch = draw.pick(BATCHES)
-        side = draw.pick((1, 4, 6, 7, 9))
-        shape = (side, draw.pick((side, 5, 8)), draw.pick((1, 2, 3, 3, 8)))
+        self.batch = draw.choice(BATCHES)
+        side = draw.choice((1, 4, 6, 7, 9))
+        shape = (side, draw.choice((side, 5, 8)), draw.choice((1, 2, 3, 3, 8)))
         self.lines = [f"input({'x'.join(map(str, shape))})"]
         self.types: list[TensorType] = []
         """What every statement behind the input gives; they are called x0, x1 and so on."""
 
     def file(self) -> str:
-        for _ in range(self.draw.whole(2, 7)):
-            self._grown(self.draw.pick(_STATEMENTS))
+        for _ in range(self.draw.integer(2, 7)):
+            self._grown(self.draw.choice(_STATEMENTS))
         self._grown(lambda w: w.head(), named=False)
         return self.closed()
 
@@ -108,23 +108,23 @@ class _Writer:
     # statements
 
     def single(self) -> str:
-        return self.call(self.draw.pick(RARE))
+        return self.call(self.draw.choice(RARE))
 
     def weighted(self) -> str:
         """What most layers of nets are: a product, a norm, an activation, some pooling."""
-        words = [self.draw.pick(group) for group in _USUAL]
+        words = [self.draw.choice(group) for group in _USUAL]
         return " -> ".join(self.call(LAYERS[word]) for word in words if word)
 
     def joined(self, layer: Layer | None = None) -> str:
-        word = layer or self.draw.pick(MANY)
-        branches = " | ".join(self.branch() for _ in range(self.draw.whole(2, 3)))
+        word = layer or self.draw.choice(MANY)
+        branches = " | ".join(self.branch() for _ in range(self.draw.integer(2, 3)))
         return f"{word.name} {{ {branches} }}"
 
     def branch(self) -> str:
         """What flows in, or an earlier value of its shape, and mostly a layer on it."""
         alike = [f"x{i}" for i, kind in enumerate(self.types) if kind == self.types[-1]]
-        begin = self.draw.pick(["identity", "identity", *alike])
-        then = self.draw.pick(("", "", "globalavgpool", "relu", self.call(self.draw.pick(ONE))))
+        begin = self.draw.choice(["identity", "identity", *alike])
+        then = self.draw.choice(("", "", "globalavgpool", "relu", self.call(self.draw.choice(ONE))))
         return f"{begin} -> {then}" if then else begin
 
     def twice(self) -> str:
@@ -138,14 +138,14 @@ class _Writer:
         if self._given(name) is None:
             self.lines.pop()
             return self.single()
-        return f"{name} -> {self.call(self.draw.pick(ONE))} -> {name}"
+        return f"{name} -> {self.call(self.draw.choice(ONE))} -> {name}"
 
     def _channels(self) -> int:
         kind = self._given()
         return kind.shape[-1] if kind else 1
 
     def head(self) -> str:
-        before = self.draw.pick(("", "globalavgpool -> ", "globalmaxpool -> ", "flatten -> "))
+        before = self.draw.choice(("", "globalavgpool -> ", "globalmaxpool -> ", "flatten -> "))
         more = arguments(self.draw, LAYERS["fc"].signature, ("units",))
         return f"{before}fc({CLASSES}, {more})" if more else f"{before}fc({CLASSES})"
 
@@ -172,22 +172,22 @@ def drawn_recipe(draw: Draw, batch: int, options: Sequence[str] = ()) -> str:
         f"optimizer = {_chosen(draw, OPTIMIZERS)}",
         f"loss = {_loss(draw)}",
         f"schedule = {_chosen(draw, SCHEDULES)}",
-        f"epochs = {draw.whole(1, 5)}",
-        draw.pick(("clip = 0.3", "ema = 0.9", "accumulate = 2", "", "", "")),
-        draw.pick(["", *options]),
+        f"epochs = {draw.integer(1, 5)}",
+        draw.choice(("clip = 0.3", "ema = 0.9", "accumulate = 2", "", "", "")),
+        draw.choice(["", *options]),
     ]
     inside = "".join(f"  {entry}\n" for entry in entries if entry)
     return f"data {{ source = digits, batch = {batch} }}\ntrain {{\n{inside}}}\n"
 
 
 def _chosen(draw: Draw, table: Mapping[str, Any]) -> str:
-    name = draw.pick(sorted(table))
+    name = draw.choice(sorted(table))
     inside = arguments(draw, table[name].signature, ("no_decay",))
     return f"{name}({inside})" if inside else name
 
 
 def _loss(draw: Draw) -> str:
-    if draw.whole(1, 3) > 1:
+    if draw.integer(1, 3) > 1:
         return _chosen(draw, LOSSES)
     return f"[({_chosen(draw, LOSSES)}, 0.7), ({_chosen(draw, LOSSES)}, 1.5)]"
 
@@ -197,7 +197,7 @@ def arguments(draw: Draw, signature: Signature, known: Iterable[str] = ()) -> st
     found = []
     for param in signature.params:
         needed = param.default is REQUIRED
-        if param.name not in known and (needed or draw.whole(1, 3) > 1):
+        if param.name not in known and (needed or draw.integer(1, 3) > 1):
             plainer = _PLAINER.get(param.name) or _PLAINER.get(f"{signature.name}.{param.name}")
             found.append(f"{param.name}={written(draw, plainer or param.type)}")
     return ", ".join(found)
@@ -243,51 +243,51 @@ def written(draw: Draw, kind: ParameterType) -> str:
 
 
 def _whole(draw: Draw, kind: Integer) -> str:
-    return str(draw.pick([n for n in (0, *_COUNTS) if kind.low <= n <= kind.high]))
+    return str(draw.choice([n for n in (0, *_COUNTS) if kind.low <= n <= kind.high]))
 
 
 def _extent(draw: Draw, kind: Extent) -> str:
-    sides = [draw.pick([n for n in (0, 1, 2, 2, 3, 3, 4, 5) if n >= kind.low]) for _ in range(2)]
-    return draw.pick(("{0}x{1}", "{0}", "[{0}, {1}]")).format(*sides)
+    sides = [draw.choice([n for n in (0, 1, 2, 2, 3, 3, 4, 5) if n >= kind.low]) for _ in range(2)]
+    return draw.choice(("{0}x{1}", "{0}", "[{0}, {1}]")).format(*sides)
 
 
 def _padding(draw: Draw, kind: Padding) -> str:
-    sides = [draw.whole(0, 2) for _ in range(4)]
-    return draw.pick(("same", "{0}", "{0}x{1}", "[{0}, {1}, {2}, {3}]")).format(*sides)
+    sides = [draw.integer(0, 2) for _ in range(4)]
+    return draw.choice(("same", "{0}", "{0}x{1}", "[{0}, {1}, {2}, {3}]")).format(*sides)
 
 
 def _many(draw: Draw, kind: ListOf) -> str:
-    count = draw.whole(1, 2) if kind.length is None else kind.length
+    count = draw.integer(1, 2) if kind.length is None else kind.length
     return f"[{', '.join(written(draw, kind.item_type) for _ in range(count))}]"
 
 
 def _cut(draw: Draw, kind: _Cut) -> str:
-    start = draw.whole(0, 2)
-    return f"[{start}, {start + draw.whole(1, 3)}]"
+    start = draw.integer(0, 2)
+    return f"[{start}, {start + draw.integer(1, 3)}]"
 
 
 def _initialiser(draw: Draw) -> str:
-    name = draw.pick(sorted(INITS))
+    name = draw.choice(sorted(INITS))
     inside = ", ".join(written(draw, p.type) for p in INITS[name].signature.params)
     return f"{name}({inside})" if inside else name
 
 
 def _weight(draw: Draw, kind: Weight) -> str:
-    return draw.pick(("{0}", "weightnorm({0})", "weightnorm")).format(_initialiser(draw))
+    return draw.choice(("{0}", "weightnorm({0})", "weightnorm")).format(_initialiser(draw))
 
 
 def _bias(draw: Draw, kind: Bias) -> str:
-    return draw.pick(("yes", "no", _initialiser(draw)))
+    return draw.choice(("yes", "no", _initialiser(draw)))
 
 
 def _one_of(draw: Draw, kind: OneOf) -> str:
-    return _initialiser(draw) if kind is INIT else written(draw, draw.pick(kind.alternatives))
+    return _initialiser(draw) if kind is INIT else written(draw, draw.choice(kind.alternatives))
 
 
 _WRITTEN: dict[type, Callable[[Draw, Any], str]] = {
     Integer: _whole,
-    Float: lambda draw, kind: format_value(number(draw, kind)),
-    Boolean: lambda draw, kind: draw.pick(("yes", "no")),
+    Float: lambda draw, kind: format_value(draw_number(draw, kind)),
+    Boolean: lambda draw, kind: draw.choice(("yes", "no")),
     Extent: _extent,
     Padding: _padding,
     ListOf: _many,

@@ -15,7 +15,7 @@ from netdsl.ir.interpreter import evaluate_results
 from netdsl.language import program as language
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
-from netdsl.ops.draw import RandomDraw
+from netdsl.ops.example_values import RandomDraw
 from netdsl.ops.op import Draw
 from netdsl.passes.conv_lowering import lower_convolutions
 from netdsl.passes.simplify import simplify
@@ -57,13 +57,13 @@ _CHAIN = (
 def chain(b: Builder, x: Node, draw: Draw) -> Node:
     """Some elementwise nodes over an image, with vectors of its channels on the way."""
     y, axes = x, tuple(range(x.type.rank - 1))
-    for i in range(draw.whole(1, 5)):
-        op = draw.pick((draw.pick(_CHAIN), "mul", "norm"))
+    for i in range(draw.integer(1, 5)):
+        op = draw.choice((draw.choice(_CHAIN), "mul", "norm"))
         if op == "norm":
             m = b.input(f"m{i}", TensorType((2, x.type.shape[-1])))
-            y = b.normalize(y, m, axes=axes, eps=draw.pick((1e-5, 0.3)))
+            y = b.normalize(y, m, axes=axes, eps=draw.choice((1e-5, 0.3)))
         elif op in ("add", "mul", "sub"):
-            shape = draw.pick((x.type.shape, x.type.shape[-1:], ()))
+            shape = draw.choice((x.type.shape, x.type.shape[-1:], ()))
             y = b.emit(op, y, b.input(f"z{i}", TensorType(shape)))
         else:
             y = b.emit(op, y)
@@ -78,7 +78,7 @@ def test_a_value_has_the_same_bits_in_every_kernel(seed: int, product: bool) -> 
 
     def graph_of(more: Callable[[Builder, Node], dict[str, Node]]) -> Graph:
         draw, b = RandomDraw(np.random.default_rng(seed)), Builder(dtype="float32")
-        x = b.input("x", TensorType((3, 7, 5, draw.whole(1, 40))))
+        x = b.input("x", TensorType((3, 7, 5, draw.integer(1, 40))))
         if product:
             c = x.type.shape[3]
             x = b.matmul(x, b.input("w", TensorType((c, c))))

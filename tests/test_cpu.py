@@ -47,7 +47,7 @@ from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import load
 from netdsl.ops import OPS
-from netdsl.ops.draw import RandomDraw, operand_array
+from netdsl.ops.example_values import RandomDraw, draw_operand
 from netdsl.ops.op import Example
 from netdsl.passes import pass_manager
 from netdsl.passes.conv_lowering import lower_convolutions
@@ -109,9 +109,9 @@ def graph_of(op: str, example: Example) -> Graph:
 def test_every_operator_on_drawn_examples(op: str) -> None:
     for seed in range(24):
         rng = np.random.default_rng(seed)
-        example = single(OPS[op].examples(RandomDraw(rng)))
+        example = single(OPS[op].draw_example(RandomDraw(rng)))
         graph = graph_of(op, example)
-        given = {f"x{i}": operand_array(o, rng) for i, o in enumerate(example.operands)}
+        given = {f"x{i}": draw_operand(o, rng) for i, o in enumerate(example.operands)}
         found = Executor(graph, CPU, State(CPU)).run(given)["y"]
         close(found, evaluate_results(graph, given)["y"], f"{op} {example}", 1e-2)
 

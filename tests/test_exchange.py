@@ -84,12 +84,12 @@ def test_a_step_of_resnet50_is_a_networkx_graph_and_its_json_gives_the_same_plan
 @given(st.data())
 def test_drawn_graphs_are_read_back_and_planned_as_before(data: st.DataObject) -> None:
     draw = HypothesisDraw(data)
-    graph = draw.pick((drawn_step, drawn_graph, drawn_inference))(draw)
+    graph = draw.choice((drawn_step, drawn_graph, drawn_inference))(draw)
     walks(to_networkx(graph), graph)
     again = read_graph(to_json(graph))
     assert told(again) == told(graph)
     assert to_text(again) == to_text(graph)
-    fusion = draw.pick(FUSIONS)
+    fusion = draw.choice(FUSIONS)
     one, two = make_plan(graph, fusion), make_plan(again, fusion)
     assert (one.kernels, one.placements, one.arena_bytes) == (
         two.kernels,
@@ -102,7 +102,7 @@ def test_drawn_graphs_are_read_back_and_planned_as_before(data: st.DataObject) -
 @given(st.data())
 def test_networkx_reads_json_and_graphml(data: st.DataObject) -> None:
     draw = HypothesisDraw(data)
-    graph = draw.pick((drawn_step, drawn_graph))(draw)
+    graph = draw.choice((drawn_step, drawn_graph))(draw)
     linked = nx.node_link_graph(json.loads(to_json(graph)), edges="edges")
     marked = nx.parse_graphml(to_graphml(graph))
     for found in (linked, marked):

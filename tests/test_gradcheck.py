@@ -38,7 +38,7 @@ def _sites() -> dict[tuple[str, int], set[str]]:
         inside = graph.backward_slice(layer.result).intersection(layer.nodes)
         for node in (graph[n] for n in inside):
             for i, arg in enumerate(node.args):
-                operand = 0 if OPS[node.op].variadic else i
+                operand = 0 if OPS[node.op].is_variadic else i
                 if OPS[node.op].vjp_of(operand) is not None and graph[arg].op != "const":
                     found.setdefault((node.op, operand), set()).add(layer.path)
     return found

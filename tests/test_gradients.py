@@ -15,7 +15,7 @@ from netdsl.ir.autodiff import grad
 from netdsl.ir.builder import Builder
 from netdsl.ir.numerical_gradient import compute_vjp_error, find_differentiable_operands
 from netdsl.ops import OPS
-from netdsl.ops.draw import RandomDraw
+from netdsl.ops.example_values import RandomDraw
 from netdsl.ops.op import Op, Vjp
 from tests.conftest import HypothesisDraw
 from tests.differences import gradient_errors
@@ -30,9 +30,9 @@ DIFFERENTIABLE = [op for op in OPS if find_differentiable_operands(op)]
 @settings(max_examples=25)
 @given(data=st.data())
 def test_vjp_is_the_derivative(op: str, operand: int, data: st.DataObject) -> None:
-    example = OPS[op].examples(HypothesisDraw(data))
+    example = OPS[op].draw_example(HypothesisDraw(data))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    which = data.draw(st.integers(0, len(example.operands) - 1)) if OPS[op].variadic else operand
+    which = data.draw(st.integers(0, len(example.operands) - 1)) if OPS[op].is_variadic else operand
     error = compute_vjp_error(op, example, which, rng)
     assume(error is not None)
     assert error is not None
@@ -62,7 +62,7 @@ def mutated(op: Op, operand: int, mutation: Any) -> Op:
 
 def swapped(op: Op) -> Op | None:
     """The op with its gradients handed to the wrong operands; None where there are not two."""
-    if op.variadic:
+    if op.is_variadic:
         rule = op.vjp[0]
         assert rule is not None
         return replace(
@@ -88,8 +88,8 @@ def caught(monkeypatch: pytest.MonkeyPatch, mutant: Op, tries: int = 20) -> bool
 
 def refused(mutant: Op, operand: int, seed: int) -> bool:
     rng = np.random.default_rng(seed)
-    example = mutant.examples(RandomDraw(rng))
-    which = seed % len(example.operands) if mutant.variadic else operand
+    example = mutant.draw_example(RandomDraw(rng))
+    which = seed % len(example.operands) if mutant.is_variadic else operand
     try:
         error = compute_vjp_error(mutant.name, example, which, rng)
     except Exception:
@@ -108,7 +108,7 @@ def test_a_wrong_vjp_is_caught(
 
 def same_gradients(op: Op) -> bool:
     """Whether both operands' rules emit the very same node, so that swapping changes nothing."""
-    example = op.examples(RandomDraw(np.random.default_rng(3)))
+    example = op.draw_example(RandomDraw(np.random.default_rng(3)))
     b = Builder(dtype="float64")
     args = [b.input(f"x{i}", o.type) for i, o in enumerate(example.operands)]
     y = b.emit(op.name, *args, **example.attrs)
@@ -122,7 +122,7 @@ def test_swapped_vjps_are_caught(op: str, monkeypatch: pytest.MonkeyPatch) -> No
     mutant = swapped(OPS[op])
     if mutant is None:
         return
-    if not OPS[op].variadic and same_gradients(OPS[op]):
+    if not OPS[op].is_variadic and same_gradients(OPS[op]):
         assert op == "add"  # x + z: both gradients are g, a swap is no mutation
         return
     assert caught(monkeypatch, mutant)

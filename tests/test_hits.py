@@ -26,8 +26,8 @@ from netdsl.inference import EvaluationReport, Predictor
 from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.ops import OPS
-from netdsl.ops.draw import operand_array
-from netdsl.ops.loss import best_first
+from netdsl.ops.example_values import draw_operand
+from netdsl.ops.loss import rank_classes
 from netdsl.ops.op import Operand
 from netdsl.training.job import prepare_job
 from netdsl.training.recipe.losses import LOSSES, Objective
@@ -53,7 +53,7 @@ def is_hit(scores: Array, label: int, k: int) -> bool:
 
 @given(SCORES, st.integers(1, 6))
 def test_the_operator_and_the_order_follow_the_rule(scores: Array, k: int) -> None:
-    order = best_first(scores)
+    order = rank_classes(scores)
     for label in range(scores.shape[1]):
         labels = np.full(len(scores), label, np.int32)
         expected = [is_hit(row, label, k) for row in scores]
@@ -62,7 +62,7 @@ def test_the_operator_and_the_order_follow_the_rule(scores: Array, k: int) -> No
 
 
 def test_drawn_scores_hold_ties_and_nans_beside_plain_rows() -> None:
-    rows = operand_array(Operand(TensorType((200, 4), "float64"), "ties"), np.random.default_rng(0))
+    rows = draw_operand(Operand(TensorType((200, 4), "float64"), "ties"), np.random.default_rng(0))
     odd = ~np.isfinite(rows).all(axis=1)
     assert 50 < odd.sum() < 150
     assert np.isnan(rows).any()

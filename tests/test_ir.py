@@ -180,8 +180,8 @@ def test_the_verifier_refuses_edges_that_are_not_those_of_operands(
 @given(data=st.data())
 def test_cones_are_those_that_operands_say(data: st.DataObject) -> None:
     draw = HypothesisDraw(data)
-    graph = draw.pick((drawn_step, drawn_graph))(draw)
-    names = [draw.pick(list(graph.nodes)) for _ in range(draw.whole(0, 3))]
+    graph = draw.choice((drawn_step, drawn_graph))(draw)
+    names = [draw.choice(list(graph.nodes)) for _ in range(draw.integer(0, 3))]
     wanted = set(names)
     for node in reversed(list(graph.nodes.values())):
         if node.name in wanted:
@@ -309,9 +309,9 @@ def test_regions_begin_and_end() -> None:
 def test_a_sum_undoes_stretching(data: st.DataObject) -> None:
     """`sum_to` is the gradient of NumPy's stretching: axes of size 1 and axes that are new."""
     draw = HypothesisDraw(data)
-    full = tuple(draw.whole(1, 3) for _ in range(draw.whole(0, 4)))
-    kept = full[draw.whole(0, len(full)) :]
-    small = tuple(draw.pick((1, s)) for s in kept)
+    full = tuple(draw.integer(1, 3) for _ in range(draw.integer(0, 4)))
+    kept = full[draw.integer(0, len(full)) :]
+    small = tuple(draw.choice((1, s)) for s in kept)
     b = Builder(dtype="float64")
     x = b.input("x", TensorType(full, "float64"))
     y = b.sum_to(x, small)

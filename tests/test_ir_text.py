@@ -22,7 +22,7 @@ from netdsl.ir.verifier import verify_graph
 from netdsl.language.program import load
 from netdsl.limits import MAX_IR_CHARACTERS
 from netdsl.ops import OPS
-from netdsl.ops.draw import RandomDraw
+from netdsl.ops.example_values import RandomDraw
 from netdsl.parameter_types import AnyValue
 from netdsl.passes.mixed_precision import convert_to_mixed_precision
 from netdsl.passes.recompute import recompute
@@ -61,7 +61,7 @@ def test_drawn_graphs_are_read_back(kind: str) -> None:
 @given(data=st.data())
 def test_any_drawn_graph_is_read_back(data: st.DataObject) -> None:
     draw = HypothesisDraw(data)
-    round_trip(draw.pick(list(DRAWN.values()))(draw))
+    round_trip(draw.choice(list(DRAWN.values()))(draw))
 
 
 @pytest.mark.parametrize("net", BLOCK_NETS)
@@ -192,7 +192,7 @@ def test_every_attribute_has_a_kind_that_takes_what_examples_have(op: str, param
         return
     assert not isinstance(param.type, AnyValue)
     for seed in range(20):
-        value = OPS[op].examples(RandomDraw(np.random.default_rng(seed))).attrs.get(param.name)
+        value = OPS[op].draw_example(RandomDraw(np.random.default_rng(seed))).attrs.get(param.name)
         if value is not None:
             plain = Symbol(value) if value in ITEMSIZE and param.name == "dtype" else value
             assert param.type.accept(plain) == value

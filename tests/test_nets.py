@@ -23,7 +23,7 @@ from netdsl.language.parse import parse
 from netdsl.language.program import load, program
 from netdsl.layers import LAYERS
 from netdsl.ops import OPS
-from netdsl.ops.draw import RandomDraw
+from netdsl.ops.example_values import RandomDraw
 from netdsl.training.recipe.recipe import resolve_recipe
 from tests.conftest import ROOT
 from tests.host import GPP, hosted

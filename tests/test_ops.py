@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
 from netdsl.ops import OPS
-from netdsl.ops.draw import RandomDraw, arrays
-from netdsl.ops.random import philox
+from netdsl.ops.dropout import philox
+from netdsl.ops.example_values import RandomDraw, draw_operands
 from netdsl.parameter_types import Float
 from netdsl.signature import Param
 from tests.conftest import HypothesisDraw
@@ -27,8 +27,8 @@ COMPUTED = [op for op in OPS if op not in ("input", "state")]
 @settings(max_examples=20)
 @given(data=st.data())
 def test_the_reference_gives_what_the_shape_rule_says(op: str, data: st.DataObject) -> None:
-    example = OPS[op].examples(HypothesisDraw(data))
-    values = arrays(example, np.random.default_rng(0))
+    example = OPS[op].draw_example(HypothesisDraw(data))
+    values = draw_operands(example, np.random.default_rng(0))
     b = Builder(dtype="float64")
     operands = [b.input(f"x{i}", o.type) for i, o in enumerate(example.operands)]
     node = b.emit(op, *operands, **example.attrs)
@@ -46,7 +46,7 @@ ATTRIBUTES = [(name, p) for name in COMPUTED for p in OPS[name].attrs if p.name 
 @pytest.mark.parametrize(("op", "param"), ATTRIBUTES, ids=lambda v: getattr(v, "name", v))
 def test_examples_draw_attributes_over_their_whole_range(op: str, param: Param) -> None:
     """No example keeps one at its default, or at a few values that happen to be harmless."""
-    draws = [OPS[op].examples(RandomDraw(np.random.default_rng(seed))) for seed in range(200)]
+    draws = [OPS[op].draw_example(RandomDraw(np.random.default_rng(seed))) for seed in range(200)]
     values = {example.attrs[param.name] for example in draws}
     kind = param.type
     if not isinstance(kind, Float):
@@ -105,8 +105,8 @@ class ForeignModule:
 def test_the_reference_computes_on_any_array_module(op: str) -> None:
     for seed in range(3):
         rng = np.random.default_rng(seed)
-        example = OPS[op].examples(RandomDraw(rng))
-        values = arrays(example, rng)
+        example = OPS[op].draw_example(RandomDraw(rng))
+        values = draw_operands(example, rng)
         attrs = {p.name: p.default for p in OPS[op].attrs} | dict(example.attrs)
         plain = OPS[op].reference(np, *values, **attrs)
         foreign = OPS[op].reference(ForeignModule(), *map(_foreign, values), **attrs)

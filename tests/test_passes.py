@@ -19,7 +19,7 @@ from netdsl.ir.verifier import verify_graph
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import load
 from netdsl.ops import OPS
-from netdsl.ops.draw import RandomDraw
+from netdsl.ops.example_values import RandomDraw
 from netdsl.ops.op import Draw
 from netdsl.passes import pass_manager
 from netdsl.passes.algebraic_batch_norm import rewrite_batch_norms
@@ -76,8 +76,8 @@ def same_values(before: Graph, after: Graph, values: dict[str, Array], tolerance
 @given(st.data())
 def test_passes_keep_the_values_of_drawn_graphs(data: st.DataObject) -> None:
     draw = HypothesisDraw(data)
-    graph = draw.pick((drawn_step, drawn_graph))(draw)
-    same_values(graph, PASSES[draw.pick(list(PASSES))](graph), values_for(graph), 1e-10)
+    graph = draw.choice((drawn_step, drawn_graph))(draw)
+    same_values(graph, PASSES[draw.choice(list(PASSES))](graph), values_for(graph), 1e-10)
 
 
 DRAWN: dict[str, Callable[[Draw], Graph]] = {
@@ -183,8 +183,8 @@ def test_drawn_regions_are_computed_again() -> None:
         forward = drawn_forward(draw)
         step = step_behind(forward)
         inner = [n for n in forward.nodes if OPS[forward[n].op].kind != "leaf"]
-        length = draw.whole(1, max(1, len(inner)))
-        names = [draw.pick(("", "a", "b", "c")) for _ in inner[::length]]
+        length = draw.integer(1, max(1, len(inner)))
+        names = [draw.choice(("", "a", "b", "c")) for _ in inner[::length]]
         regions = {n: names[i // length] for i, n in enumerate(inner) if names[i // length]}
         after = recompute(step, set(forward.nodes), regions)
         again += any(n.region for n in after.nodes.values())

@@ -96,9 +96,9 @@ def sound(graph: Graph, fusion: FusionOptions) -> Plan:
 
 def holds_fused_and_unfused(draw: HypothesisDraw, graph: Graph) -> None:
     """A drawn graph, lowered or not, under a drawn fusion."""
-    if draw.pick((True, False)):
+    if draw.choice((True, False)):
         graph = simplify(lower_convolutions(graph))
-    fusion = draw.pick(FUSIONS)
+    fusion = draw.choice(FUSIONS)
     sound(graph, fusion)
     same_as_the_interpreter(graph, fusion)
 
@@ -387,8 +387,8 @@ def quotient_of(plan: Plan) -> None:
 @given(st.data())
 def test_the_dag_of_kernels_is_a_quotient_of_the_ir(data: st.DataObject) -> None:
     draw = HypothesisDraw(data)
-    graph = draw.pick((drawn_step, drawn_graph))(draw)
-    quotient_of(make_plan(graph, draw.pick((NO_FUSION, *FUSIONS))))
+    graph = draw.choice((drawn_step, drawn_graph))(draw)
+    quotient_of(make_plan(graph, draw.choice((NO_FUSION, *FUSIONS))))
 
 
 def test_a_concatenation_in_place_comes_from_the_kernels_of_its_branches() -> None:

@@ -13,7 +13,7 @@ import pytest
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
 from netdsl.ops import OPS
-from netdsl.ops.draw import RandomDraw, arrays
+from netdsl.ops.example_values import RandomDraw, draw_operands
 from netdsl.ops.op import Example, Operand
 from netdsl.types import TensorType
 
@@ -69,9 +69,11 @@ def test_what_a_rule_lets_through_is_computed(op: str) -> None:
     record = OPS[op]
     for seed in range(SEEDS):
         rng = np.random.default_rng(seed)
-        drawn = record.examples(RandomDraw(rng))
+        drawn = record.draw_example(RandomDraw(rng))
         # the label 0, which there is however many classes there are
-        operands = (replace(o, values=_LABELS.sub("below:1", o.values)) for o in drawn.operands)
+        operands = (
+            replace(o, distribution=_LABELS.sub("below:1", o.distribution)) for o in drawn.operands
+        )
         for example in changed(op, Example(tuple(operands), drawn.attrs)):
             attrs = Builder()._complete_attributes(op, example.attrs)
             shapes = [o.type for o in example.operands]
@@ -79,5 +81,5 @@ def test_what_a_rule_lets_through_is_computed(op: str) -> None:
                 kind = record.shape(*shapes, **attrs)
             except NetError:
                 continue
-            found = np.asarray(record.reference(np, *arrays(example, rng), **attrs))
+            found = np.asarray(record.reference(np, *draw_operands(example, rng), **attrs))
             assert found.shape == kind.shape, (shapes, attrs)

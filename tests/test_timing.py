@@ -22,7 +22,7 @@ from netdsl.insight.timing import TimedKernel, Timing, Work, timing
 from netdsl.language.parse import parse
 from netdsl.language.program import load, program
 from netdsl.ops import OPS
-from netdsl.ops.draw import RandomDraw
+from netdsl.ops.example_values import RandomDraw
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from tests.conftest import ROOT
@@ -76,7 +76,7 @@ def test_what_the_reference_computes_is_told() -> None:
 
 def test_a_bound_kernel_says_that_the_reference_computes_it() -> None:
     backend = open_backend("cpu")
-    example = OPS["relu"].examples(RandomDraw(np.random.default_rng(0)))
+    example = OPS["relu"].draw_example(RandomDraw(np.random.default_rng(0)))
     for example_, told in ((example, True), (single(example), False)):
         graph = graph_of("relu", example_)
         executor = Executor(graph, backend, State(backend))

@@ -56,7 +56,7 @@ class Builder:
     def emit(self, op: str, *args: Node, name: str | None = None, **attrs: Any) -> Node:
         """The node of `op` on `args`; `name` is a wish, made unique where it is taken."""
         operator = OPS[op]
-        if not operator.variadic and len(args) != len(operator.operands):
+        if not operator.is_variadic and len(args) != len(operator.operands):
             raise internal_error(f"{op} takes {len(operator.operands)} operands, not {len(args)}")
         full = self._complete_attributes(op, attrs)
         operands = tuple(a.name for a in args)

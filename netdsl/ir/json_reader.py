@@ -93,7 +93,7 @@ def _build_node(
         if arg not in earlier_nodes:
             raise SchemaError(f"`{name}` reads `{arg}`, which does not stand before it")
     arity = len(operator.operands)
-    if (len(args) < arity) if operator.variadic else (len(args) != arity):
+    if (len(args) < arity) if operator.is_variadic else (len(args) != arity):
         raise SchemaError(f"`{operator.name}` takes {arity} operands, `{name}` has {len(args)}")
     attrs = _read_attributes(operator, name, entry["attrs"])
     try:

@@ -15,7 +15,7 @@ from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_graph
 from netdsl.ir.subgraph import extract_subgraph
 from netdsl.ops import OPS
-from netdsl.ops.draw import arrays
+from netdsl.ops.example_values import draw_operands
 from netdsl.ops.op import Example
 from netdsl.types import Array, Graph
 
@@ -52,7 +52,7 @@ def compute_vjp_error(
     y = b.emit(op, *operands, **example.attrs)
     target, u = operands[operand], b.input("u", y.type)
     g = grad(b, y, [target], cotangent=u)[target.name]
-    feeds = {n.name: a for n, a in zip(operands, arrays(example, rng), strict=True)}
+    feeds = {n.name: a for n, a in zip(operands, draw_operands(example, rng), strict=True)}
     feeds["u"] = rng.standard_normal(y.type.shape)
     return compute_directional_error(b.build({"y": y}), feeds, {target.name: g.name}, rng)
 

@@ -203,7 +203,7 @@ class _Parser:
                 raise fail(f"`{key}` is given twice", value.span)
             else:
                 attributes[key] = value
-        if not operator.variadic and len(operands) != len(operator.operands):
+        if not operator.is_variadic and len(operands) != len(operator.operands):
             wanted = ", ".join(operator.operands) or "none"
             raise fail(f"the operands of `{op}` are {wanted}; here are {len(operands)}", where)
         attrs = _bind_attributes(operator, attributes, where)

@@ -25,6 +25,6 @@ _FAMILIES = (convolution, dense, pooling, normalization, structure)
 
 LAYERS: dict[str, Layer] = {
     layer.name: layer for family in _FAMILIES for layer in family.LAYERS
-} | {op.name: _plain(op) for op in OPS.values() if op.layer}
+} | {op.name: _plain(op) for op in OPS.values() if op.is_layer}
 
 __all__ = ["LAYERS", "Layer", "Site"]

@@ -10,7 +10,7 @@ from typing import Any
 from netdsl.errors import fail
 from netdsl.layers.init import INIT, INITS, Fans, initialiser
 from netdsl.layers.layer import Layer, Site, Widths, image_of
-from netdsl.ops.windows import Pads, Pair, out_size, reach
+from netdsl.ops.windows import Pads, Pair, dilated_size, output_size
 from netdsl.parameter_types import Extent, Integer, TypeMismatch
 from netdsl.signature import BoundCall, CallOf, Param, Signature
 from netdsl.types import Node
@@ -38,7 +38,7 @@ def pads(pad: str | Pads, kernel: Pair, dilation: Pair = (1, 1)) -> Pads:
     half on each side whatever the stride, the odd pixel below and to the right."""
     if not isinstance(pad, str):
         return pad
-    sides = [reach(k, d) - 1 for k, d in zip(kernel, dilation, strict=True)]
+    sides = [dilated_size(k, d) - 1 for k, d in zip(kernel, dilation, strict=True)]
     (t, h), (left, w) = ((s // 2, s) for s in sides)
     return (t, h - t), (left, w - left)
 
@@ -206,7 +206,7 @@ def _local(
     b = site.b
     _, h, w, _ = image_of(x, "local")
     edges = pads(pad, kernel)
-    oh, ow = out_size((h, w), kernel, stride, edges)
+    oh, ow = output_size((h, w), kernel, stride, edges)
     columns = b.im2col(x, kernel=kernel, stride=stride, pad=edges)
     inner = columns.type.shape[3]
     fans = Fans(inner, channels * kernel[0] * kernel[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from netdsl.ops import (
     activation,
     conv,
+    dropout,
     elementwise,
     leaf,
     linear,
@@ -12,7 +13,6 @@ from netdsl.ops import (
     norm,
     optimizer,
     pool,
-    random,
     reduce,
     shape,
 )
@@ -29,7 +29,7 @@ _FAMILIES = (
     pool,
     norm,
     loss,
-    random,
+    dropout,
     optimizer,
 )
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 from typing import Any
 
 from netdsl.ops.attributes import PADS, PAIR
-from netdsl.ops.dtypes import widened
-from netdsl.ops.op import Draw, Example, Op, floats, image, require, same_dtype
-from netdsl.ops.windows import Pads, Pair, gather, out_size, scatter
+from netdsl.ops.dtypes import widen
+from netdsl.ops.op import Draw, Example, Op, common_dtype, draw_image_shape, float_operands, require
+from netdsl.ops.windows import Pads, Pair, gather, output_size, scatter
 from netdsl.parameter_types import Integer
 from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node, TensorType, dims
 
-_GEOMETRY = (
+_GEOMETRY_PARAMS = (
     Param("stride", PAIR, (1, 1)),
     Param("pad", PADS, ((0, 0), (0, 0))),
     Param("dilation", PAIR, (1, 1)),
 )
-_CONV = (*_GEOMETRY, Param("groups", Integer(), 1))
+_CONV_PARAMS = (*_GEOMETRY_PARAMS, Param("groups", Integer(), 1))
 
 
 def _check_image(x: TensorType) -> None:
@@ -34,8 +34,8 @@ def _check_image(x: TensorType) -> None:
 
 def _check_groups(groups: int, inner: int, outer: int) -> None:
     """Channels in and out are shared out evenly."""
-    whole = groups >= 1 and inner % groups == outer % groups == 0
-    require(whole, f"{inner} channels in and {outer} out do not divide into {groups} groups")
+    divides = groups >= 1 and inner % groups == outer % groups == 0
+    require(divides, f"{inner} channels in and {outer} out do not divide into {groups} groups")
 
 
 def _conv2d_shape(
@@ -47,8 +47,8 @@ def _conv2d_shape(
     _check_groups(groups, x.shape[3], k)
     fits = c * groups == x.shape[3]
     require(fits, f"the weight takes {c * groups} channels, the image has {x.shape[3]}")
-    oh, ow = out_size((x.shape[1], x.shape[2]), (r, s), stride, pad, dilation)
-    return TensorType((x.shape[0], oh, ow, k), same_dtype(x, w))
+    oh, ow = output_size((x.shape[1], x.shape[2]), (r, s), stride, pad, dilation)
+    return TensorType((x.shape[0], oh, ow, k), common_dtype(x, w))
 
 
 def _columns(xp: Any, x: Array, kernel: Pair, groups: int, **geometry: Any) -> Array:
@@ -59,31 +59,31 @@ def _columns(xp: Any, x: Array, kernel: Pair, groups: int, **geometry: Any) -> A
     return xp.moveaxis(split, 3, 0).reshape(groups, n * oh * ow, -1)
 
 
-def _grouped(xp: Any, y: Array, groups: int) -> Array:
+def _split_groups(xp: Any, y: Array, groups: int) -> Array:
     """The channels of an image split into groups: [G, N*H*W, K/G]."""
     return xp.moveaxis(y.reshape(-1, groups, y.shape[3] // groups), 1, 0)
 
 
 def _conv2d(xp: Any, x: Array, w: Array, groups: int, **geometry: Any) -> Array:
-    oh, ow = out_size(x.shape[1:3], w.shape[1:3], **geometry)
+    oh, ow = output_size(x.shape[1:3], w.shape[1:3], **geometry)
     columns = _columns(xp, x, w.shape[1:3], groups, **geometry)
     weights = w.reshape(groups, w.shape[0] // groups, -1)
-    y = xp.matmul(widened(columns), widened(weights).swapaxes(1, 2))
+    y = xp.matmul(widen(columns), widen(weights).swapaxes(1, 2))
     return xp.moveaxis(y, 0, 1).reshape(x.shape[0], oh, ow, w.shape[0]).astype(x.dtype, copy=False)
 
 
 def _dgrad(xp: Any, g: Array, w: Array, size: Pair, groups: int, **geometry: Any) -> Array:
     k, r, s, c = w.shape
-    weights = widened(w).reshape(groups, k // groups, -1)
-    columns = xp.matmul(_grouped(xp, widened(g), groups), weights)
+    weights = widen(w).reshape(groups, k // groups, -1)
+    columns = xp.matmul(_split_groups(xp, widen(g), groups), weights)
     windows = columns.reshape(groups, *g.shape[:3], r, s, c)
-    joined = xp.moveaxis(windows, 0, 5).reshape(*g.shape[:3], r, s, groups * c)
-    return scatter(xp, joined, size, **geometry).astype(g.dtype, copy=False)
+    merged = xp.moveaxis(windows, 0, 5).reshape(*g.shape[:3], r, s, groups * c)
+    return scatter(xp, merged, size, **geometry).astype(g.dtype, copy=False)
 
 
 def _wgrad(xp: Any, g: Array, x: Array, kernel: Pair, groups: int, **geometry: Any) -> Array:
     columns = _columns(xp, x, kernel, groups, **geometry)
-    w = xp.matmul(_grouped(xp, widened(g), groups).swapaxes(1, 2), widened(columns))
+    w = xp.matmul(_split_groups(xp, widen(g), groups).swapaxes(1, 2), widen(columns))
     return w.reshape(g.shape[3], *kernel, x.shape[3] // groups).astype(g.dtype, copy=False)
 
 
@@ -101,9 +101,9 @@ def _dgrad_shape(
     k, r, s, c = w.shape
     require(k == g.shape[3], f"the weight takes {k} channels, the image has {g.shape[3]}")
     _check_groups(groups, c * groups, k)
-    back = out_size(size, (r, s), stride, pad, dilation)
-    require(back == g.shape[1:3], f"no image of {dims(size)} gives {dims(g.shape[1:3])}")
-    return TensorType((g.shape[0], *size, c * groups), same_dtype(g, w))
+    forward_size = output_size(size, (r, s), stride, pad, dilation)
+    require(forward_size == g.shape[1:3], f"no image of {dims(size)} gives {dims(g.shape[1:3])}")
+    return TensorType((g.shape[0], *size, c * groups), common_dtype(g, w))
 
 
 def _wgrad_shape(
@@ -118,71 +118,71 @@ def _wgrad_shape(
     _check_image(x)
     _check_image(g)
     _check_groups(groups, x.shape[3], g.shape[3])
-    size = out_size((x.shape[1], x.shape[2]), kernel, stride, pad, dilation)
+    size = output_size((x.shape[1], x.shape[2]), kernel, stride, pad, dilation)
     require(g.shape[:3] == (x.shape[0], *size), f"{g} is no gradient of windows over {x}")
-    return TensorType((g.shape[3], *kernel, x.shape[3] // groups), same_dtype(g, x))
+    return TensorType((g.shape[3], *kernel, x.shape[3] // groups), common_dtype(g, x))
 
 
-def _settings(y: Node) -> dict[str, Any]:
+def _conv_attributes(y: Node) -> dict[str, Any]:
     return {k: y.attrs[k] for k in ("stride", "pad", "dilation", "groups")}
 
 
-def _to_image(b: Emitter, g: Node, w: Node, x: Node, y: Node) -> Node:
-    return b.conv2d_dgrad(g, w, size=x.type.shape[1:3], **_settings(y))
+def _image_gradient(b: Emitter, g: Node, w: Node, x: Node, y: Node) -> Node:
+    return b.conv2d_dgrad(g, w, size=x.type.shape[1:3], **_conv_attributes(y))
 
 
-def _to_weight(b: Emitter, g: Node, x: Node, kernel: Pair, y: Node) -> Node:
-    return b.conv2d_wgrad(g, x, kernel=kernel, **_settings(y))
+def _weight_gradient(b: Emitter, g: Node, x: Node, kernel: Pair, y: Node) -> Node:
+    return b.conv2d_wgrad(g, x, kernel=kernel, **_conv_attributes(y))
 
 
-def _geometry(draw: Draw, size: Pair) -> tuple[Pair, dict[str, Any]]:
+def _draw_geometry(draw: Draw, size: Pair) -> tuple[Pair, dict[str, Any]]:
     """A kernel that fits an image of `size`, and how it slides."""
-    pad = tuple((draw.whole(0, 2), draw.whole(0, 2)) for _ in range(2))
+    pad = tuple((draw.integer(0, 2), draw.integer(0, 2)) for _ in range(2))
     kernel, stride, dilation = [], [], []
     for axis in (0, 1):
-        room = size[axis] + sum(pad[axis])
-        dilation.append(draw.whole(1, 3))
-        kernel.append(draw.whole(1, max(1, min(3, (room - 1) // dilation[axis] + 1))))
-        stride.append(draw.whole(1, 3))
-    slide = {"stride": tuple(stride), "pad": pad, "dilation": tuple(dilation)}
-    return (kernel[0], kernel[1]), slide
+        padded_size = size[axis] + sum(pad[axis])
+        dilation.append(draw.integer(1, 3))
+        kernel.append(draw.integer(1, max(1, min(3, (padded_size - 1) // dilation[axis] + 1))))
+        stride.append(draw.integer(1, 3))
+    geometry = {"stride": tuple(stride), "pad": pad, "dilation": tuple(dilation)}
+    return (kernel[0], kernel[1]), geometry
 
 
-def _conv_shapes(draw: Draw) -> tuple[Any, Any, Any, dict[str, Any]]:
+def _draw_conv_shapes(draw: Draw) -> tuple[Any, Any, Any, dict[str, Any]]:
     """Shapes of image, weight and output of a small convolution, with its attributes."""
-    groups = draw.pick((1, 1, 2, 3))
-    n, h, w, _ = image(draw, side=8)
-    c, k = groups * draw.whole(1, 3), groups * draw.whole(1, 3)
-    kernel, slide = _geometry(draw, (h, w))
-    oh, ow = out_size((h, w), kernel, **slide)
-    return (n, h, w, c), (k, *kernel, c // groups), (n, oh, ow, k), {**slide, "groups": groups}
+    groups = draw.choice((1, 1, 2, 3))
+    n, h, w, _ = draw_image_shape(draw, side=8)
+    c, k = groups * draw.integer(1, 3), groups * draw.integer(1, 3)
+    kernel, geometry = _draw_geometry(draw, (h, w))
+    oh, ow = output_size((h, w), kernel, **geometry)
+    return (n, h, w, c), (k, *kernel, c // groups), (n, oh, ow, k), {**geometry, "groups": groups}
 
 
 def _conv_example(draw: Draw) -> Example:
-    x, w, _, attrs = _conv_shapes(draw)
-    return Example(floats(x, w), attrs)
+    x, w, _, attrs = _draw_conv_shapes(draw)
+    return Example(float_operands(x, w), attrs)
 
 
 def _dgrad_example(draw: Draw) -> Example:
-    x, w, y, attrs = _conv_shapes(draw)
-    return Example(floats(y, w), {**attrs, "size": x[1:3]})
+    x, w, y, attrs = _draw_conv_shapes(draw)
+    return Example(float_operands(y, w), {**attrs, "size": x[1:3]})
 
 
 def _wgrad_example(draw: Draw) -> Example:
-    x, w, y, attrs = _conv_shapes(draw)
-    return Example(floats(y, x), {**attrs, "kernel": w[1:3]})
+    x, w, y, attrs = _draw_conv_shapes(draw)
+    return Example(float_operands(y, x), {**attrs, "kernel": w[1:3]})
 
 
 def _im2col_shape(
     x: TensorType, kernel: Pair, stride: Pair, pad: Pads, dilation: Pair
 ) -> TensorType:
     _check_image(x)
-    oh, ow = out_size((x.shape[1], x.shape[2]), kernel, stride, pad, dilation)
+    oh, ow = output_size((x.shape[1], x.shape[2]), kernel, stride, pad, dilation)
     return x.with_shape((x.shape[0], oh, ow, kernel[0] * kernel[1] * x.shape[3]))
 
 
-def _im2col(xp: Any, x: Array, kernel: Pair, **slide: Any) -> Array:
-    windows = gather(xp, x, kernel, **slide)
+def _im2col(xp: Any, x: Array, kernel: Pair, **geometry: Any) -> Array:
+    windows = gather(xp, x, kernel, **geometry)
     return windows.reshape(*windows.shape[:3], -1)
 
 
@@ -190,34 +190,36 @@ def _col2im_shape(
     g: TensorType, size: Pair, kernel: Pair, stride: Pair, pad: Pads, dilation: Pair
 ) -> TensorType:
     _check_image(g)
-    back = out_size(size, kernel, stride, pad, dilation)
-    require(back == g.shape[1:3], f"no image of {dims(size)} gives {dims(g.shape[1:3])} windows")
+    forward_size = output_size(size, kernel, stride, pad, dilation)
+    require(
+        forward_size == g.shape[1:3], f"no image of {dims(size)} gives {dims(g.shape[1:3])} windows"
+    )
     taps = kernel[0] * kernel[1]
     require(g.shape[3] % taps == 0, f"{g.shape[3]} values are no windows of {dims(kernel)} pixels")
     return g.with_shape((g.shape[0], *size, g.shape[3] // taps))
 
 
-def _col2im(xp: Any, g: Array, size: Pair, kernel: Pair, **slide: Any) -> Array:
-    windows = widened(g).reshape(*g.shape[:3], *kernel, -1)
-    return scatter(xp, windows, size, **slide).astype(g.dtype, copy=False)
+def _col2im(xp: Any, g: Array, size: Pair, kernel: Pair, **geometry: Any) -> Array:
+    windows = widen(g).reshape(*g.shape[:3], *kernel, -1)
+    return scatter(xp, windows, size, **geometry).astype(g.dtype, copy=False)
 
 
-def _slide(y: Node) -> dict[str, Any]:
+def _window_attributes(y: Node) -> dict[str, Any]:
     return {k: y.attrs[k] for k in ("kernel", "stride", "pad", "dilation")}
 
 
 def _im2col_example(draw: Draw) -> Example:
-    shape = image(draw)
-    kernel, slide = _geometry(draw, shape[1:3])
-    return Example(floats(shape), {**slide, "kernel": kernel})
+    shape = draw_image_shape(draw)
+    kernel, geometry = _draw_geometry(draw, shape[1:3])
+    return Example(float_operands(shape), {**geometry, "kernel": kernel})
 
 
 def _col2im_example(draw: Draw) -> Example:
-    n, h, w, c = image(draw)
-    kernel, slide = _geometry(draw, (h, w))
-    oh, ow = out_size((h, w), kernel, **slide)
+    n, h, w, c = draw_image_shape(draw)
+    kernel, geometry = _draw_geometry(draw, (h, w))
+    oh, ow = output_size((h, w), kernel, **geometry)
     cols = (n, oh, ow, kernel[0] * kernel[1] * c)
-    return Example(floats(cols), {**slide, "kernel": kernel, "size": (h, w)})
+    return Example(float_operands(cols), {**geometry, "kernel": kernel, "size": (h, w)})
 
 
 OPS = (
@@ -227,11 +229,11 @@ OPS = (
         operands=("x", "w"),
         shape=_conv2d_shape,
         reference=_conv2d,
-        examples=_conv_example,
-        attrs=_CONV,
+        draw_example=_conv_example,
+        attrs=_CONV_PARAMS,
         vjp=(
-            lambda b, g, y, x, w: _to_image(b, g, w, x, y),
-            lambda b, g, y, x, w: _to_weight(b, g, x, w.type.shape[1:3], y),
+            lambda b, g, y, x, w: _image_gradient(b, g, w, x, y),
+            lambda b, g, y, x, w: _weight_gradient(b, g, x, w.type.shape[1:3], y),
         ),
         macs=lambda out, x, w, **_: out.size * w.size // w.shape[0],
         window=lambda types, attrs: (types[1].shape[1:3], attrs["stride"], attrs["dilation"]),
@@ -243,11 +245,11 @@ OPS = (
         operands=("g", "w"),
         shape=_dgrad_shape,
         reference=_dgrad,
-        examples=_dgrad_example,
-        attrs=(Param("size", PAIR), *_CONV),
+        draw_example=_dgrad_example,
+        attrs=(Param("size", PAIR), *_CONV_PARAMS),
         vjp=(
-            lambda b, ct, y, g, w: b.conv2d(ct, w, **_settings(y)),
-            lambda b, ct, y, g, w: _to_weight(b, g, ct, w.type.shape[1:3], y),
+            lambda b, ct, y, g, w: b.conv2d(ct, w, **_conv_attributes(y)),
+            lambda b, ct, y, g, w: _weight_gradient(b, g, ct, w.type.shape[1:3], y),
         ),
         macs=lambda out, g, w, **_: g.size * w.size // w.shape[0],
         doc="conv2d's gradient for its image; as a layer, the transposed convolution",
@@ -258,11 +260,11 @@ OPS = (
         operands=("g", "x"),
         shape=_wgrad_shape,
         reference=_wgrad,
-        examples=_wgrad_example,
-        attrs=(Param("kernel", PAIR), *_CONV),
+        draw_example=_wgrad_example,
+        attrs=(Param("kernel", PAIR), *_CONV_PARAMS),
         vjp=(
-            lambda b, ct, y, g, x: b.conv2d(x, ct, **_settings(y)),
-            lambda b, ct, y, g, x: _to_image(b, g, ct, x, y),
+            lambda b, ct, y, g, x: b.conv2d(x, ct, **_conv_attributes(y)),
+            lambda b, ct, y, g, x: _image_gradient(b, g, ct, x, y),
         ),
         macs=lambda out, g, x, **_: g.size * out.size // out.shape[0],
         doc="conv2d's gradient for its weight",
@@ -273,9 +275,9 @@ OPS = (
         operands=("x",),
         shape=_im2col_shape,
         reference=_im2col,
-        examples=_im2col_example,
-        attrs=(Param("kernel", PAIR), *_GEOMETRY),
-        vjp=(lambda b, g, y, x: b.col2im(g, size=x.type.shape[1:3], **_slide(y)),),
+        draw_example=_im2col_example,
+        attrs=(Param("kernel", PAIR), *_GEOMETRY_PARAMS),
+        vjp=(lambda b, g, y, x: b.col2im(g, size=x.type.shape[1:3], **_window_attributes(y)),),
         flops_per_element=0,
         window=lambda types, attrs: (attrs["kernel"], attrs["stride"], attrs["dilation"]),
         doc="every window of an image as one row: [N,OH,OW,R*S*C]",
@@ -286,9 +288,9 @@ OPS = (
         operands=("g",),
         shape=_col2im_shape,
         reference=_col2im,
-        examples=_col2im_example,
-        attrs=(Param("size", PAIR), Param("kernel", PAIR), *_GEOMETRY),
-        vjp=(lambda b, ct, y, g: b.im2col(ct, **_slide(y)),),
+        draw_example=_col2im_example,
+        attrs=(Param("size", PAIR), Param("kernel", PAIR), *_GEOMETRY_PARAMS),
+        vjp=(lambda b, ct, y, g: b.im2col(ct, **_window_attributes(y)),),
         doc="the transpose of im2col: rows added back to the pixels they came from",
     ),
 )

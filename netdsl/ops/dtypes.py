@@ -18,6 +18,6 @@ def dtype_of(name: str) -> Any:
     return np.dtype(import_optional("ml_dtypes", need, "pip install ml_dtypes").bfloat16)
 
 
-def widened(x: Array) -> Array:
+def widen(x: Array) -> Array:
     """`x` in 32 bits where it has 16: what sums up is summed in that."""
     return x.astype("float32") if x.dtype.itemsize == 2 else x

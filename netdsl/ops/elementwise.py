@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from netdsl.ops.attributes import DTYPE
-from netdsl.ops.draw import drawn
 from netdsl.ops.dtypes import dtype_of
+from netdsl.ops.example_values import draw_attributes
 from netdsl.ops.op import (
     Draw,
     Example,
     Op,
     Operand,
     broadcast_shapes,
-    floats,
-    like,
+    common_dtype,
+    constant_like,
+    draw_shape,
+    float_operands,
     require,
-    same_dtype,
-    some_shape,
 )
 from netdsl.parameter_types import Float, ParameterType
 from netdsl.signature import Param
@@ -26,7 +26,7 @@ from netdsl.types import FLOAT_DTYPES, ITEMSIZE, Array, Emitter, Node, TensorTyp
 
 
 def _binary_shape(x: TensorType, z: TensorType) -> TensorType:
-    dtype = same_dtype(x, z)
+    dtype = common_dtype(x, z)
     return TensorType(broadcast_shapes(x.shape, z.shape), dtype)
 
 
@@ -39,33 +39,35 @@ def _unary_shape(x: TensorType, **_: Any) -> TensorType:
     return x
 
 
-def _two(draw: Draw, values: str = "normal") -> Example:
+def _draw_two_operands(draw: Draw, distribution: str = "normal") -> Example:
     """Two shapes that broadcast: the second loses leading axes or has some of size 1."""
-    full = some_shape(draw)
-    kept = full[draw.whole(0, len(full)) :]
-    thin = tuple(draw.pick((1, s)) for s in kept)
-    pair = (full, thin) if draw.pick((True, False)) else (thin, full)
-    return Example(floats(*pair, values=values))
+    full = draw_shape(draw)
+    trailing = full[draw.integer(0, len(full)) :]
+    broadcastable = tuple(draw.choice((1, s)) for s in trailing)
+    pair = (full, broadcastable) if draw.choice((True, False)) else (broadcastable, full)
+    return Example(float_operands(*pair, distribution=distribution))
 
 
-def _one(draw: Draw) -> Example:
-    return Example(floats(some_shape(draw)))
+def _draw_one_operand(draw: Draw) -> Example:
+    return Example(float_operands(draw_shape(draw)))
 
 
-def _binary(name: str, reference: Any, vjp: Any, doc: str, values: str = "normal") -> Op:
+def _binary_op(name: str, reference: Any, vjp: Any, doc: str, distribution: str = "normal") -> Op:
     return Op(
         name=name,
         kind="elementwise",
         operands=("x", "z"),
         shape=_binary_shape,
         reference=reference,
-        examples=lambda draw: _two(draw, values),
+        draw_example=lambda draw: _draw_two_operands(draw, distribution),
         vjp=vjp,
         doc=doc,
     )
 
 
-def _compare(name: str, reference: Any, doc: str, bitwise: tuple[str, ...] = ()) -> Op:
+def _comparison_op(
+    name: str, reference: Any, doc: str, bitwise_operands: tuple[str, ...] = ()
+) -> Op:
     reason = "a comparison is constant almost everywhere"
     return Op(
         name=name,
@@ -73,29 +75,30 @@ def _compare(name: str, reference: Any, doc: str, bitwise: tuple[str, ...] = ())
         operands=("x", "z"),
         shape=_compare_shape,
         reference=reference,
-        examples=_two,
+        draw_example=_draw_two_operands,
         nondiff={"x": reason, "z": reason},
-        bitwise=bitwise,
+        bitwise_operands=bitwise_operands,
         doc=doc,
     )
 
 
-def unary(
+def unary_op(
     name: str,
     reference: Any,
     vjp: Any,
     doc: str,
     attrs: tuple[Param, ...] = (),
-    values: str = "normal",
-    layer: bool = False,
+    distribution: str = "normal",
+    is_layer: bool = False,
     flops: int = 1,
-    narrower: Mapping[str, ParameterType] | None = None,
+    kind_overrides: Mapping[str, ParameterType] | None = None,
 ) -> Op:
-    """The record of an operator of one operand that keeps its shape; `narrower` as for `drawn`."""
+    """The record of an operator of one operand that keeps its shape; `kind_overrides` as for
+    `drawn`."""
 
-    def examples(draw: Draw) -> Example:
-        operands = floats(some_shape(draw), values=values)
-        return Example(operands, drawn(draw, attrs, **narrower or {}))
+    def draw_example(draw: Draw) -> Example:
+        operands = float_operands(draw_shape(draw), distribution=distribution)
+        return Example(operands, draw_attributes(draw, attrs, **kind_overrides or {}))
 
     return Op(
         name=name,
@@ -103,10 +106,10 @@ def unary(
         operands=("x",),
         shape=_unary_shape,
         reference=reference,
-        examples=examples,
+        draw_example=draw_example,
         attrs=attrs,
         vjp=(vjp,),
-        layer=layer,
+        is_layer=is_layer,
         flops_per_element=flops,
         doc=doc,
     )
@@ -114,20 +117,20 @@ def unary(
 
 def _power_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     p = y.attrs["exponent"]
-    return b.mul(g, b.mul(like(b, p, x), b.power(x, exponent=p - 1)))
+    return b.mul(g, b.mul(constant_like(b, p, x), b.power(x, exponent=p - 1)))
 
 
-def _zero(b: Emitter, g: Node) -> Node:
-    return like(b, 0.0, g)
+def _zero_like(b: Emitter, g: Node) -> Node:
+    return constant_like(b, 0.0, g)
 
 
 def _select_shape(condition: TensorType, x: TensorType, z: TensorType) -> TensorType:
     require(condition.dtype == "bool", f"a condition must be bool, not {condition.dtype}")
-    return TensorType(broadcast_shapes(condition.shape, x.shape, z.shape), same_dtype(x, z))
+    return TensorType(broadcast_shapes(condition.shape, x.shape, z.shape), common_dtype(x, z))
 
 
-def _select_examples(draw: Draw) -> Example:
-    x, z = _two(draw).operands
+def _select_example(draw: Draw) -> Example:
+    x, z = _draw_two_operands(draw).operands
     shape = broadcast_shapes(x.type.shape, z.type.shape)
     return Example((Operand(TensorType(shape, "bool"), "bool"), x, z))
 
@@ -146,25 +149,25 @@ def _cast_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
 
 
 OPS = (
-    _binary(
+    _binary_op(
         "add",
         lambda xp, x, z: x + z,
         (lambda b, g, y, x, z: g, lambda b, g, y, x, z: g),
         "x + z with broadcasting",
     ),
-    _binary(
+    _binary_op(
         "sub",
         lambda xp, x, z: x - z,
         (lambda b, g, y, x, z: g, lambda b, g, y, x, z: b.neg(g)),
         "x - z with broadcasting",
     ),
-    _binary(
+    _binary_op(
         "mul",
         lambda xp, x, z: x * z,
         (lambda b, g, y, x, z: b.mul(g, z), lambda b, g, y, x, z: b.mul(g, x)),
         "x * z with broadcasting",
     ),
-    _binary(
+    _binary_op(
         "div",
         lambda xp, x, z: x / z,
         (
@@ -172,66 +175,68 @@ OPS = (
             lambda b, g, y, x, z: b.neg(b.mul(g, b.div(y, z))),
         ),
         "x / z with broadcasting",
-        values="positive",
+        distribution="positive",
     ),
-    _binary(
+    _binary_op(
         "maximum",
         lambda xp, x, z: xp.maximum(x, z),
         (
-            lambda b, g, y, x, z: b.select(b.greater(x, z), g, _zero(b, g)),
-            lambda b, g, y, x, z: b.select(b.greater(x, z), _zero(b, g), g),
+            lambda b, g, y, x, z: b.select(b.greater(x, z), g, _zero_like(b, g)),
+            lambda b, g, y, x, z: b.select(b.greater(x, z), _zero_like(b, g), g),
         ),
         "the larger of x and z; equal values pass the gradient to z",
     ),
-    _binary(
+    _binary_op(
         "minimum",
         lambda xp, x, z: xp.minimum(x, z),
         (
-            lambda b, g, y, x, z: b.select(b.greater(z, x), g, _zero(b, g)),
-            lambda b, g, y, x, z: b.select(b.greater(z, x), _zero(b, g), g),
+            lambda b, g, y, x, z: b.select(b.greater(z, x), g, _zero_like(b, g)),
+            lambda b, g, y, x, z: b.select(b.greater(z, x), _zero_like(b, g), g),
         ),
         "the smaller of x and z; equal values pass the gradient to z",
     ),
-    _compare("equal", lambda xp, x, z: x == z, "x == z, as bool", bitwise=("x", "z")),
-    _compare("greater", lambda xp, x, z: x > z, "x > z, as bool"),
+    _comparison_op(
+        "equal", lambda xp, x, z: x == z, "x == z, as bool", bitwise_operands=("x", "z")
+    ),
+    _comparison_op("greater", lambda xp, x, z: x > z, "x > z, as bool"),
     Op(
         name="is_finite",
         kind="elementwise",
         operands=("x",),
         shape=lambda x: TensorType(_unary_shape(x).shape, "bool"),
         reference=lambda xp, x: xp.isfinite(x),
-        examples=_one,
+        draw_example=_draw_one_operand,
         nondiff={"x": "it is constant almost everywhere"},
         doc="whether x is neither an infinity nor NaN, as bool",
     ),
-    unary("neg", lambda xp, x: -x, lambda b, g, y, x: b.neg(g), "-x"),
-    unary("exp", lambda xp, x: xp.exp(x), lambda b, g, y, x: b.mul(g, y), "e to the x", flops=4),
-    unary(
+    unary_op("neg", lambda xp, x: -x, lambda b, g, y, x: b.neg(g), "-x"),
+    unary_op("exp", lambda xp, x: xp.exp(x), lambda b, g, y, x: b.mul(g, y), "e to the x", flops=4),
+    unary_op(
         "log",
         lambda xp, x: xp.log(x),
         lambda b, g, y, x: b.div(g, x),
         "natural logarithm",
-        values="positive",
+        distribution="positive",
         flops=4,
     ),
-    unary(
+    unary_op(
         "sqrt",
         lambda xp, x: xp.sqrt(x),
-        lambda b, g, y, x: b.mul(g, b.div(like(b, 0.5, x), y)),
+        lambda b, g, y, x: b.mul(g, b.div(constant_like(b, 0.5, x), y)),
         "square root",
-        values="positive",
+        distribution="positive",
         flops=4,
     ),
-    unary(
+    unary_op(
         "power",
         lambda xp, x, exponent: x**exponent,
         _power_vjp,
         "x to a constant power",
         attrs=(Param("exponent", Float(), 2.0),),
-        values="positive",
+        distribution="positive",
         flops=8,
         # values up to 2 to a higher power are steeper than the steps of differences are small
-        narrower={"exponent": Float(-8, 8)},
+        kind_overrides={"exponent": Float(-8, 8)},
     ),
     Op(
         name="select",
@@ -239,11 +244,11 @@ OPS = (
         operands=("condition", "x", "z"),
         shape=_select_shape,
         reference=lambda xp, condition, x, z: xp.where(condition, x, z),
-        examples=_select_examples,
+        draw_example=_select_example,
         vjp=(
             None,
-            lambda b, g, y, c, x, z: b.select(c, g, _zero(b, g)),
-            lambda b, g, y, c, x, z: b.select(c, _zero(b, g), g),
+            lambda b, g, y, c, x, z: b.select(c, g, _zero_like(b, g)),
+            lambda b, g, y, c, x, z: b.select(c, _zero_like(b, g), g),
         ),
         nondiff={"condition": "a condition is no number"},
         doc="x where the condition holds, else z",
@@ -254,7 +259,7 @@ OPS = (
         operands=("x",),
         shape=lambda x: x,
         reference=lambda xp, x: x.copy(),
-        examples=_one,
+        draw_example=_draw_one_operand,
         vjp=(lambda b, g, y, x: g,),
         flops_per_element=0,
         doc="x in memory of its own",
@@ -265,7 +270,7 @@ OPS = (
         operands=("x",),
         shape=_cast_shape,
         reference=_cast,
-        examples=lambda draw: Example(floats(some_shape(draw)), {"dtype": "float64"}),
+        draw_example=lambda draw: Example(float_operands(draw_shape(draw)), {"dtype": "float64"}),
         attrs=(Param("dtype", DTYPE),),
         vjp=(_cast_vjp,),
         doc="the same numbers as another element type",

@@ -12,7 +12,7 @@ from netdsl.signature import Param
 from netdsl.types import Array, TensorType
 
 
-def _typed(**attrs: Any) -> TensorType:
+def _declared_type(**attrs: Any) -> TensorType:
     return TensorType(tuple(attrs["shape"]), attrs["dtype"])
 
 
@@ -24,35 +24,35 @@ def _const(xp: Any, value: float | tuple[float, ...], dtype: str) -> Array:
     return xp.asarray(value, dtype=dtype_of(dtype))
 
 
-def _bound_outside(xp: Any, **attrs: Any) -> Array:
+def _reject_evaluation(xp: Any, **attrs: Any) -> Array:
     raise AssertionError("an input or a state is bound by the executor, never computed")
 
 
 def _example(draw: Draw) -> Example:
-    return Example((), {"shape": (draw.whole(1, 4),), "dtype": "float64"})
+    return Example((), {"shape": (draw.integer(1, 4),), "dtype": "float64"})
 
 
-_TYPE = (Param("shape", SHAPE), Param("dtype", DTYPE))
+_TYPE_PARAMS = (Param("shape", SHAPE), Param("dtype", DTYPE))
 
 OPS = (
     Op(
         name="input",
         kind="leaf",
         operands=(),
-        shape=_typed,
-        reference=_bound_outside,
-        examples=_example,
-        attrs=_TYPE,
+        shape=_declared_type,
+        reference=_reject_evaluation,
+        draw_example=_example,
+        attrs=_TYPE_PARAMS,
         doc="a value that is given at every run",
     ),
     Op(
         name="state",
         kind="leaf",
         operands=(),
-        shape=_typed,
-        reference=_bound_outside,
-        examples=_example,
-        attrs=(*_TYPE, Param("init"), Param("trainable", Boolean(), True)),
+        shape=_declared_type,
+        reference=_reject_evaluation,
+        draw_example=_example,
+        attrs=(*_TYPE_PARAMS, Param("init"), Param("trainable", Boolean(), True)),
         doc="a value that stays between runs; `init` is (distribution, parameter)",
     ),
     Op(
@@ -61,7 +61,9 @@ OPS = (
         operands=(),
         shape=_const_shape,
         reference=_const,
-        examples=lambda draw: Example((), {"value": float(draw.whole(-3, 3)), "dtype": "float64"}),
+        draw_example=lambda draw: Example(
+            (), {"value": float(draw.integer(-3, 3)), "dtype": "float64"}
+        ),
         attrs=(Param("value"), Param("dtype", DTYPE)),
         doc="a number, or a vector of numbers",
     ),

@@ -8,8 +8,18 @@ from typing import Any
 import numpy as np
 
 from netdsl.ops.attributes import DTYPE
-from netdsl.ops.draw import drawn
-from netdsl.ops.op import Draw, Example, Op, Operand, floats, like, require, same_dtype, some_shape
+from netdsl.ops.example_values import draw_attributes
+from netdsl.ops.op import (
+    Draw,
+    Example,
+    Op,
+    Operand,
+    common_dtype,
+    constant_like,
+    draw_shape,
+    float_operands,
+    require,
+)
 from netdsl.ops.reduce import OPS as REDUCE_OPS
 from netdsl.parameter_types import Float, Integer
 from netdsl.signature import Param
@@ -17,8 +27,8 @@ from netdsl.types import Array, Emitter, Node, TensorType, dims
 
 _log_softmax = next(op.reference for op in REDUCE_OPS if op.name == "log_softmax")
 _SMOOTHING = Param("smoothing", Float(0, below=1), 0.0, "share of the target spread evenly")
-_ONE_HOT = (Param("classes", Integer()), _SMOOTHING, Param("dtype", DTYPE))
-_TOP = (Param("k", Integer(), 1),)
+_ONE_HOT_PARAMS = (Param("classes", Integer()), _SMOOTHING, Param("dtype", DTYPE))
+_TOP_HIT_PARAMS = (Param("k", Integer(), 1),)
 _LABELS = "labels are whole numbers"
 
 
@@ -50,14 +60,14 @@ def _cross_entropy_vjp(b: Emitter, g: Node, y: Node, logits: Node, labels: Node)
     return b.mul(b.reshape(g, shape=(*g.type.shape, 1)), b.sub(b.softmax(logits), target))
 
 
-def _labelled(draw: Draw) -> tuple[Operand, Operand]:
-    rows, classes = some_shape(draw, 1, 2), draw.whole(2, 5)
+def _draw_scores_and_labels(draw: Draw) -> tuple[Operand, Operand]:
+    rows, classes = draw_shape(draw, 1, 2), draw.integer(2, 5)
     labels = Operand(TensorType(rows, "int32"), f"below:{classes}")
-    return floats((*rows, classes))[0], labels
+    return float_operands((*rows, classes))[0], labels
 
 
 def _cross_entropy_example(draw: Draw) -> Example:
-    return Example(_labelled(draw), drawn(draw, (_SMOOTHING,)))
+    return Example(_draw_scores_and_labels(draw), draw_attributes(draw, (_SMOOTHING,)))
 
 
 def _one_hot_shape(labels: TensorType, classes: int, smoothing: float, dtype: str) -> TensorType:
@@ -66,34 +76,34 @@ def _one_hot_shape(labels: TensorType, classes: int, smoothing: float, dtype: st
 
 
 def _one_hot_example(draw: Draw) -> Example:
-    labels = _labelled(draw)[1]
-    return Example((labels,), {**drawn(draw, _ONE_HOT), "dtype": "float64"})
+    labels = _draw_scores_and_labels(draw)[1]
+    return Example((labels,), {**draw_attributes(draw, _ONE_HOT_PARAMS), "dtype": "float64"})
 
 
 def _squared_error_shape(x: TensorType, t: TensorType) -> TensorType:
     require(x.shape == t.shape, f"{dims(x.shape)} cannot be compared with {dims(t.shape)}")
-    return TensorType(x.shape, same_dtype(x, t))
+    return TensorType(x.shape, common_dtype(x, t))
 
 
 def _squared_error_vjp(b: Emitter, g: Node, x: Node, t: Node) -> Node:
-    return b.mul(g, b.mul(like(b, 2.0, x), b.sub(x, t)))
+    return b.mul(g, b.mul(constant_like(b, 2.0, x), b.sub(x, t)))
 
 
 def _squared_error_example(draw: Draw) -> Example:
-    shape = some_shape(draw)
-    return Example(floats(shape, shape))
+    shape = draw_shape(draw)
+    return Example(float_operands(shape, shape))
 
 
 def _top_hit(xp: Any, scores: Array, labels: Array, k: int) -> Array:
     label = labels[..., None]
-    own = xp.take_along_axis(scores, label.astype("int64"), axis=-1)
+    label_score = xp.take_along_axis(scores, label.astype("int64"), axis=-1)
     earlier = xp.arange(scores.shape[-1]) < label
-    better = (scores > own) | ((scores == own) & earlier)
-    numbers = (scores == scores).all(axis=-1)
-    return ((better.sum(axis=-1) < k) & numbers).astype(scores.dtype)
+    better = (scores > label_score) | ((scores == label_score) & earlier)
+    no_nan_mask = (scores == scores).all(axis=-1)
+    return ((better.sum(axis=-1) < k) & no_nan_mask).astype(scores.dtype)
 
 
-def best_first(scores: Array) -> Array:
+def rank_classes(scores: Array) -> Array:
     """The classes of each row of scores [N, classes] in the order in which `top_hit` ranks them;
     -1 all along a row that holds a NaN, which ranks none."""
     order = np.argsort(-scores, axis=-1, kind="stable")
@@ -101,8 +111,10 @@ def best_first(scores: Array) -> Array:
 
 
 def _top_hit_example(draw: Draw) -> Example:
-    scores, labels = _labelled(draw)
-    return Example((replace(scores, values="ties"), labels), drawn(draw, _TOP))
+    scores, labels = _draw_scores_and_labels(draw)
+    return Example(
+        (replace(scores, distribution="ties"), labels), draw_attributes(draw, _TOP_HIT_PARAMS)
+    )
 
 
 def _top_hit_shape(scores: TensorType, labels: TensorType, k: int) -> TensorType:
@@ -117,7 +129,7 @@ OPS = (
         operands=("logits", "labels"),
         shape=_cross_entropy_shape,
         reference=_cross_entropy,
-        examples=_cross_entropy_example,
+        draw_example=_cross_entropy_example,
         attrs=(_SMOOTHING,),
         vjp=(_cross_entropy_vjp, None),
         nondiff={"labels": _LABELS},
@@ -130,8 +142,8 @@ OPS = (
         operands=("labels",),
         shape=_one_hot_shape,
         reference=_one_hot,
-        examples=_one_hot_example,
-        attrs=_ONE_HOT,
+        draw_example=_one_hot_example,
+        attrs=_ONE_HOT_PARAMS,
         nondiff={"labels": _LABELS},
         doc="1 at the label and 0 elsewhere, smoothed",
     ),
@@ -141,7 +153,7 @@ OPS = (
         operands=("x", "target"),
         shape=_squared_error_shape,
         reference=lambda xp, x, t: (x - t) * (x - t),
-        examples=_squared_error_example,
+        draw_example=_squared_error_example,
         vjp=(
             lambda b, g, y, x, t: _squared_error_vjp(b, g, x, t),
             lambda b, g, y, x, t: b.neg(_squared_error_vjp(b, g, x, t)),
@@ -155,8 +167,8 @@ OPS = (
         operands=("scores", "labels"),
         shape=_top_hit_shape,
         reference=_top_hit,
-        examples=_top_hit_example,
-        attrs=_TOP,
+        draw_example=_top_hit_example,
+        attrs=_TOP_HIT_PARAMS,
         nondiff={"scores": "a count is constant almost everywhere", "labels": _LABELS},
         doc="1 where fewer than k classes are better than the label's: of a greater score, or of "
         "an equal one and a smaller index; 0 where a score of the row is NaN",

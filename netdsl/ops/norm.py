@@ -6,9 +6,18 @@ import math
 from typing import Any
 
 from netdsl.ops.attributes import AXES
-from netdsl.ops.draw import drawn
-from netdsl.ops.dtypes import widened
-from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, same_dtype, some_shape
+from netdsl.ops.dtypes import widen
+from netdsl.ops.example_values import draw_attributes
+from netdsl.ops.op import (
+    Draw,
+    Example,
+    Op,
+    Operand,
+    common_dtype,
+    draw_shape,
+    float_operands,
+    require,
+)
 from netdsl.parameter_types import Float, Integer
 from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node, TensorType, dims
@@ -16,14 +25,14 @@ from netdsl.types import Array, Emitter, Node, TensorType, dims
 Axes = tuple[int, ...]
 
 
-def _kept(shape: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
+def _remaining_shape(shape: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
     return tuple(s for a, s in enumerate(shape) if a not in axes)
 
 
 def _moments_shape(x: TensorType, axes: Axes) -> TensorType:
-    good = all(0 <= a < x.rank for a in axes) and len(set(axes)) == len(axes)
-    require(good, f"axes {axes} are not distinct axes of {dims(x.shape)}")
-    return x.with_shape((2, *_kept(x.shape, axes)))
+    is_valid = all(0 <= a < x.rank for a in axes) and len(set(axes)) == len(axes)
+    require(is_valid, f"axes {axes} are not distinct axes of {dims(x.shape)}")
+    return x.with_shape((2, *_remaining_shape(x.shape, axes)))
 
 
 def _moments(xp: Any, x: Array, axes: Axes) -> Array:
@@ -32,15 +41,15 @@ def _moments(xp: Any, x: Array, axes: Axes) -> Array:
     return xp.stack(wide).astype(x.dtype)
 
 
-def _spread(m: Array, axes: Axes, rank: int) -> Array:
+def _align_moment(m: Array, axes: Axes, rank: int) -> Array:
     """A moment aligned with the tensor it was taken of."""
-    kept = iter(m.shape)
-    return m.reshape(tuple(1 if a in axes else next(kept) for a in range(rank)))
+    sizes = iter(m.shape)
+    return m.reshape(tuple(1 if a in axes else next(sizes) for a in range(rank)))
 
 
 def _moments_grad(xp: Any, g: Array, x: Array, m: Array, axes: Axes) -> Array:
     count = math.prod(x.shape[a] for a in axes)
-    mean, dmean, dvar = (_spread(v, axes, x.ndim) for v in (m[0], g[0], g[1]))
+    mean, dmean, dvar = (_align_moment(v, axes, x.ndim) for v in (m[0], g[0], g[1]))
     return (dmean + 2 * (x - mean) * dvar) / count
 
 
@@ -51,21 +60,21 @@ def _moments_grad_shape(g: TensorType, x: TensorType, m: TensorType, axes: Axes)
 
 def _normalize_shape(x: TensorType, m: TensorType, axes: Axes, eps: float) -> TensorType:
     require(m.shape == _moments_shape(x, axes).shape, f"{m} are no moments of {x}")
-    return TensorType(x.shape, same_dtype(x, m))
+    return TensorType(x.shape, common_dtype(x, m))
 
 
 def _normalize(xp: Any, x: Array, m: Array, axes: Axes, eps: float) -> Array:
-    return _rescale(xp, x - _spread(m[0], axes, x.ndim), m, axes, eps)
+    return _rescale(xp, x - _align_moment(m[0], axes, x.ndim), m, axes, eps)
 
 
 def _rescale(xp: Any, g: Array, m: Array, axes: Axes, eps: float) -> Array:
-    return g * _spread(1 / xp.sqrt(m[1] + eps), axes, g.ndim)
+    return g * _align_moment(1 / xp.sqrt(m[1] + eps), axes, g.ndim)
 
 
 def _normalize_dmoments(xp: Any, g: Array, x: Array, m: Array, axes: Axes, eps: float) -> Array:
     rstd = 1 / xp.sqrt(m[1] + eps)
     total = g.sum(axis=axes, dtype="float64")
-    centred = (g * (x - _spread(m[0], axes, x.ndim))).sum(axis=axes, dtype="float64")
+    centred = (g * (x - _align_moment(m[0], axes, x.ndim))).sum(axis=axes, dtype="float64")
     return xp.stack((-total * rstd, -0.5 * centred * rstd**3)).astype(m.dtype)
 
 
@@ -77,37 +86,37 @@ def _dmoments_shape(
     return m
 
 
-def _with_axes(draw: Draw) -> tuple[tuple[int, ...], Axes]:
-    shape = (*some_shape(draw, 0, 3), draw.whole(1, 4))
-    first = draw.whole(0, len(shape) - 1)
-    axes = {a for a in range(len(shape)) if draw.pick((True, False))} | {first}
+def _draw_shape_and_axes(draw: Draw) -> tuple[tuple[int, ...], Axes]:
+    shape = (*draw_shape(draw, 0, 3), draw.integer(1, 4))
+    first = draw.integer(0, len(shape) - 1)
+    axes = {a for a in range(len(shape)) if draw.choice((True, False))} | {first}
     return shape, tuple(sorted(axes))
 
 
-def _normalize_operands(draw: Draw) -> tuple[tuple[Operand, ...], Axes]:
-    shape, axes = _with_axes(draw)
-    moments = floats((2, *_kept(shape, axes)), values="positive")
-    return (*floats(shape), *moments), axes
+def _draw_normalize_operands(draw: Draw) -> tuple[tuple[Operand, ...], Axes]:
+    shape, axes = _draw_shape_and_axes(draw)
+    moments = float_operands((2, *_remaining_shape(shape, axes)), distribution="positive")
+    return (*float_operands(shape), *moments), axes
 
 
 def _moments_example(draw: Draw) -> Example:
-    shape, axes = _with_axes(draw)
-    return Example(floats(shape), {"axes": axes})
+    shape, axes = _draw_shape_and_axes(draw)
+    return Example(float_operands(shape), {"axes": axes})
 
 
 def _moments_grad_example(draw: Draw) -> Example:
-    (x, m), axes = _normalize_operands(draw)
+    (x, m), axes = _draw_normalize_operands(draw)
     return Example((m, x, m), {"axes": axes})
 
 
 def _normalize_example(draw: Draw) -> Example:
-    operands, axes = _normalize_operands(draw)
-    return Example(operands, {"axes": axes, **drawn(draw, _EPS)})
+    operands, axes = _draw_normalize_operands(draw)
+    return Example(operands, {"axes": axes, **draw_attributes(draw, _EPS_PARAMS)})
 
 
 def _dmoments_example(draw: Draw) -> Example:
-    (x, m), axes = _normalize_operands(draw)
-    return Example((x, x, m), {"axes": axes, **drawn(draw, _EPS)})
+    (x, m), axes = _draw_normalize_operands(draw)
+    return Example((x, x, m), {"axes": axes, **draw_attributes(draw, _EPS_PARAMS)})
 
 
 def _window_sum(xp: Any, x: Array, size: int) -> Array:
@@ -119,17 +128,17 @@ def _window_sum(xp: Any, x: Array, size: int) -> Array:
 
 
 def _lrn(xp: Any, x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
-    wide = widened(x)
-    found = wide * (k + alpha * _window_sum(xp, wide * wide, size)) ** -beta
-    return found.astype(x.dtype, copy=False)
+    wide = widen(x)
+    result = wide * (k + alpha * _window_sum(xp, wide * wide, size)) ** -beta
+    return result.astype(x.dtype, copy=False)
 
 
 def _lrn_grad(xp: Any, g: Array, x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
-    g, wide = widened(g), widened(x)
+    g, wide = widen(g), widen(x)
     scale = k + alpha * _window_sum(xp, wide * wide, size)
     shared = _window_sum(xp, g * wide * scale ** (-beta - 1), size)
-    found = g * scale**-beta - 2 * alpha * beta * wide * shared
-    return found.astype(x.dtype, copy=False)
+    result = g * scale**-beta - 2 * alpha * beta * wide * shared
+    return result.astype(x.dtype, copy=False)
 
 
 def _lrn_shape(x: TensorType, size: int, **_: Any) -> TensorType:
@@ -142,30 +151,35 @@ def _lrn_grad_shape(g: TensorType, x: TensorType, **_: Any) -> TensorType:
     return x
 
 
-def _lrn_attrs(draw: Draw) -> dict[str, Any]:
+def _draw_lrn_attributes(draw: Draw) -> dict[str, Any]:
     """A negative `alpha` takes powers of negative sums; a large one, or a high power, is steeper
     around 0 than the steps of differences are small."""
-    narrower = {"alpha": Float(0, 10), "beta": Float(-4, 4)}
-    return {**drawn(draw, _LRN, **narrower), "size": draw.pick((1, 3, 5, 7, 15))}
+    kind_overrides = {"alpha": Float(0, 10), "beta": Float(-4, 4)}
+    return {
+        **draw_attributes(draw, _LRN_PARAMS, **kind_overrides),
+        "size": draw.choice((1, 3, 5, 7, 15)),
+    }
 
 
 def _lrn_example(draw: Draw) -> Example:
-    return Example(floats((*some_shape(draw, 1, 2), draw.whole(1, 7))), _lrn_attrs(draw))
+    return Example(
+        float_operands((*draw_shape(draw, 1, 2), draw.integer(1, 7))), _draw_lrn_attributes(draw)
+    )
 
 
 def _lrn_grad_example(draw: Draw) -> Example:
-    shape = (*some_shape(draw, 1, 2), draw.whole(1, 7))
-    return Example(floats(shape, shape), _lrn_attrs(draw))
+    shape = (*draw_shape(draw, 1, 2), draw.integer(1, 7))
+    return Example(float_operands(shape, shape), _draw_lrn_attributes(draw))
 
 
-def _rescaled(b: Emitter, g: Node, y: Node, m: Node) -> Node:
+def _rescale_gradient(b: Emitter, g: Node, y: Node, m: Node) -> Node:
     return b.rescale(g, m, axes=y.attrs["axes"], eps=y.attrs["eps"])
 
 
-_SECOND = "second derivatives of normalisation are not needed"
-_AXES = (Param("axes", AXES),)
-_EPS = (*_AXES, Param("eps", Float(above=0), 1e-5))
-_LRN = (
+_NO_SECOND_DERIVATIVE = "second derivatives of normalisation are not needed"
+_AXES_PARAMS = (Param("axes", AXES),)
+_EPS_PARAMS = (*_AXES_PARAMS, Param("eps", Float(above=0), 1e-5))
+_LRN_PARAMS = (
     Param("size", Integer(1, 1024), 5, "how many neighbouring channels"),
     Param("alpha", Float(), 1e-4, "weight of their squares, not divided by `size`"),
     Param("beta", Float(), 0.75, "exponent"),
@@ -179,8 +193,8 @@ OPS = (
         operands=("x",),
         shape=_moments_shape,
         reference=_moments,
-        examples=_moments_example,
-        attrs=_AXES,
+        draw_example=_moments_example,
+        attrs=_AXES_PARAMS,
         vjp=(lambda b, g, y, x: b.moments_grad(g, x, y, axes=y.attrs["axes"]),),
         flops_per_element=3,
         doc="mean and biased variance over axes, stacked: [2, kept axes]",
@@ -191,10 +205,14 @@ OPS = (
         operands=("g", "x", "m"),
         shape=_moments_grad_shape,
         reference=_moments_grad,
-        examples=_moments_grad_example,
-        attrs=_AXES,
-        nondiff={"g": _SECOND, "x": _SECOND, "m": _SECOND},
-        whole=("g", "m"),
+        draw_example=_moments_grad_example,
+        attrs=_AXES_PARAMS,
+        nondiff={
+            "g": _NO_SECOND_DERIVATIVE,
+            "x": _NO_SECOND_DERIVATIVE,
+            "m": _NO_SECOND_DERIVATIVE,
+        },
+        whole_operands=("g", "m"),
         flops_per_element=4,
         doc="moments' gradient: (g_mean + 2 (x - mean) g_var) / count",
     ),
@@ -204,13 +222,13 @@ OPS = (
         operands=("x", "m"),
         shape=_normalize_shape,
         reference=_normalize,
-        examples=_normalize_example,
-        attrs=_EPS,
+        draw_example=_normalize_example,
+        attrs=_EPS_PARAMS,
         vjp=(
-            lambda b, g, y, x, m: _rescaled(b, g, y, m),
+            lambda b, g, y, x, m: _rescale_gradient(b, g, y, m),
             lambda b, g, y, x, m: b.normalize_dmoments(g, x, m, **y.attrs),
         ),
-        whole=("m",),
+        whole_operands=("m",),
         flops_per_element=2,
         doc="(x - mean) / sqrt(variance + eps), Ioffe & Szegedy 2015",
     ),
@@ -220,11 +238,11 @@ OPS = (
         operands=("g", "m"),
         shape=_normalize_shape,
         reference=_rescale,
-        examples=_normalize_example,
-        attrs=_EPS,
-        vjp=(lambda b, ct, y, g, m: _rescaled(b, ct, y, m), None),
-        nondiff={"m": _SECOND},
-        whole=("m",),
+        draw_example=_normalize_example,
+        attrs=_EPS_PARAMS,
+        vjp=(lambda b, ct, y, g, m: _rescale_gradient(b, ct, y, m), None),
+        nondiff={"m": _NO_SECOND_DERIVATIVE},
+        whole_operands=("m",),
         doc="g / sqrt(variance + eps), normalize's gradient for its tensor",
     ),
     Op(
@@ -233,10 +251,14 @@ OPS = (
         operands=("g", "x", "m"),
         shape=_dmoments_shape,
         reference=_normalize_dmoments,
-        examples=_dmoments_example,
-        attrs=_EPS,
-        nondiff={"g": _SECOND, "x": _SECOND, "m": _SECOND},
-        whole=("m",),
+        draw_example=_dmoments_example,
+        attrs=_EPS_PARAMS,
+        nondiff={
+            "g": _NO_SECOND_DERIVATIVE,
+            "x": _NO_SECOND_DERIVATIVE,
+            "m": _NO_SECOND_DERIVATIVE,
+        },
+        whole_operands=("m",),
         flops_per_element=4,
         doc="normalize's gradient for the moments, both from one sweep over g and x",
     ),
@@ -246,11 +268,11 @@ OPS = (
         operands=("x",),
         shape=_lrn_shape,
         reference=_lrn,
-        examples=_lrn_example,
-        attrs=_LRN,
+        draw_example=_lrn_example,
+        attrs=_LRN_PARAMS,
         vjp=(lambda b, g, y, x: b.lrn_grad(g, x, **y.attrs),),
         flops_per_element=10,
-        layer=True,
+        is_layer=True,
         doc="local response normalisation across channels, Krizhevsky et al. 2012, 3.3",
     ),
     Op(
@@ -259,9 +281,9 @@ OPS = (
         operands=("g", "x"),
         shape=_lrn_grad_shape,
         reference=_lrn_grad,
-        examples=_lrn_grad_example,
-        attrs=_LRN,
-        nondiff={"g": _SECOND, "x": _SECOND},
+        draw_example=_lrn_grad_example,
+        attrs=_LRN_PARAMS,
+        nondiff={"g": _NO_SECOND_DERIVATIVE, "x": _NO_SECOND_DERIVATIVE},
         flops_per_element=20,
         doc="lrn's gradient",
     ),

@@ -27,11 +27,12 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """An example's operand. `values` is how to draw it: normal, positive, distinct, bool, `below:k`
-    for whole numbers under k, or `ties` for rows of few values, many equal, a few not finite."""
+    """An example's operand. `distribution` is how to draw it: normal, positive, distinct, bool,
+    `below:k` for whole numbers under k, or `ties` for rows of few values, many equal, a few not
+    finite."""
 
     type: TensorType
-    values: str = "normal"
+    distribution: str = "normal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,43 +46,42 @@ class Example:
 class Draw(Protocol):
     """A source of choices: Hypothesis in the tests, a seeded generator elsewhere."""
 
-    def whole(self, low: int, high: int) -> int: ...
+    def integer(self, low: int, high: int) -> int: ...
 
-    def pick(self, options: Sequence[T]) -> T: ...
+    def choice(self, options: Sequence[T]) -> T: ...
 
 
 @dataclass(frozen=True)
 class Op:
     """All that is known of an operator.
 
-    `shape(*types, **attrs)` checks the operands and infers the result's type.
-    `reference(xp, *arrays, **attrs)` is the plain definition on the array module `xp`.
-    `vjp[i](b, g, y, *args)` emits operand i's gradient from the result's gradient `g`; a gradient
-    of a broadcast operand may keep the result's shape, `grad` sums it. A variadic operator has one
-    entry, which is also given `operand=i`. An operand with neither vjp nor a reason in `nondiff`
-    is an error. `window(types, attrs)` gives kernel, stride and dilation where the operator looks
-    at neighbours. `whole` names operands that an elementwise operator or a reduction does not read
-    element by element, such as the moments of `normalize`; `bitwise` those of which every bit
-    counts, since two of them are compared: kernels read them from memory and do not compute them
-    again, which might round otherwise.
-    """
+    `shape(*types, **attrs)` checks the operands and infers the result's type. `reference(xp,
+    *arrays, **attrs)` is the plain definition on the array module `xp`. `vjp[i](b, g, y, *args)`
+    emits operand i's gradient from the result's gradient `g`; a gradient of a broadcast operand may
+    keep the result's shape, `grad` sums it. A variadic operator has one entry, which is also given
+    `operand=i`. An operand with neither vjp nor a reason in `nondiff` is an error. `window(types,
+    attrs)` gives kernel, stride and dilation where the operator looks at neighbours.
+    `whole_operands` names operands that an elementwise operator or a reduction does not read
+    element by element, such as the moments of `normalize`; `bitwise_operands` those of which every
+    bit counts, since two of them are compared: kernels read them from memory and do not compute
+    them again, which might round otherwise."""
 
     name: str
     kind: OpKind
     operands: tuple[str, ...]
     shape: Callable[..., TensorType]
     reference: Callable[..., Array]
-    examples: Callable[[Draw], Example]
+    draw_example: Callable[[Draw], Example]
     attrs: tuple[Param, ...] = ()
     vjp: tuple[Vjp | None, ...] = ()
     nondiff: Mapping[str, str] = field(default_factory=dict)
     macs: Callable[..., int] | None = None
     flops_per_element: int = 1
     window: Callable[..., tuple[Pair, Pair, Pair]] | None = None
-    whole: tuple[str, ...] = ()
-    bitwise: tuple[str, ...] = ()
-    variadic: bool = False
-    layer: bool = False
+    whole_operands: tuple[str, ...] = ()
+    bitwise_operands: tuple[str, ...] = ()
+    is_variadic: bool = False
+    is_layer: bool = False
     doc: str = ""
 
     def cost(self, out: TensorType, *types: TensorType, **attrs: Any) -> Cost:
@@ -97,7 +97,7 @@ class Op:
         """The gradient rule of one operand; None where `nondiff` says why there is none."""
         if not self.vjp:
             return None
-        if not self.variadic:
+        if not self.is_variadic:
             return self.vjp[operand]
         rule = self.vjp[0]
         if rule is None:
@@ -115,12 +115,12 @@ def require(condition: bool, message: str, help: str | None = None) -> None:
         raise fail(message, help=help)
 
 
-def like(b: Emitter, value: float, x: Node) -> Node:
+def constant_like(b: Emitter, value: float, x: Node) -> Node:
     """A constant of the element type of `x`."""
     return b.const(value, x.type.dtype)
 
 
-def same_dtype(*types: TensorType) -> str:
+def common_dtype(*types: TensorType) -> str:
     dtypes = {t.dtype for t in types}
     require(len(dtypes) == 1, f"operands of different types: {', '.join(sorted(dtypes))}")
     return types[0].dtype
@@ -133,26 +133,31 @@ def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     rank = max(map(len, shapes))
     out = []
     for sizes in zip(*((1,) * (rank - len(s)) + s for s in shapes), strict=True):
-        widest = {s for s in sizes if s != 1}
-        if len(widest) > 1:
-            raise mismatch(*shapes)
-        out.append(widest.pop() if widest else 1)
+        stretched = {s for s in sizes if s != 1}
+        if len(stretched) > 1:
+            raise shape_mismatch_error(*shapes)
+        out.append(stretched.pop() if stretched else 1)
     return tuple(out)
 
 
-def mismatch(*shapes: tuple[int, ...]) -> NetError:
+def shape_mismatch_error(*shapes: tuple[int, ...]) -> NetError:
     return fail("shapes do not fit together: " + " and ".join(map(dims, shapes)))
 
 
-def floats(*shapes: tuple[int, ...], values: str = "normal") -> tuple[Operand, ...]:
+def float_operands(*shapes: tuple[int, ...], distribution: str = "normal") -> tuple[Operand, ...]:
     """Operands of the given shapes in float64, the type of every numeric check."""
-    return tuple(Operand(TensorType(s, "float64"), values) for s in shapes)
+    return tuple(Operand(TensorType(s, "float64"), distribution) for s in shapes)
 
 
-def some_shape(draw: Draw, low: int = 1, high: int = 4, side: int = 4) -> tuple[int, ...]:
-    return tuple(draw.whole(1, side) for _ in range(draw.whole(low, high)))
+def draw_shape(draw: Draw, low: int = 1, high: int = 4, side: int = 4) -> tuple[int, ...]:
+    return tuple(draw.integer(1, side) for _ in range(draw.integer(low, high)))
 
 
-def image(draw: Draw, side: int = 6, channels: int = 4) -> tuple[int, int, int, int]:
+def draw_image_shape(draw: Draw, side: int = 6, channels: int = 4) -> tuple[int, int, int, int]:
     """The shape of a small batch of images, N x H x W x C."""
-    return (draw.whole(1, 2), draw.whole(1, side), draw.whole(1, side), draw.whole(1, channels))
+    return (
+        draw.integer(1, 2),
+        draw.integer(1, side),
+        draw.integer(1, side),
+        draw.integer(1, channels),
+    )

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from netdsl.ops.draw import drawn
-from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, same_dtype, some_shape
+from netdsl.ops.example_values import draw_attributes
+from netdsl.ops.op import (
+    Draw,
+    Example,
+    Op,
+    Operand,
+    common_dtype,
+    draw_shape,
+    float_operands,
+    require,
+)
 from netdsl.parameter_types import Float
 from netdsl.signature import Param
 from netdsl.types import Array, TensorType, dims
 
-_REASON = "an update is never differentiated"
+_NOT_DIFFERENTIATED = "an update is never differentiated"
 
 
-def _first_shape(first: TensorType, *rest: TensorType, **_: Any) -> TensorType:
+def _updated_type(first: TensorType, *rest: TensorType, **_: Any) -> TensorType:
     """All operands alike but scalars."""
     for t in rest:
         fits = t.shape in ((), first.shape)
         require(fits, f"{dims(t.shape)} does not update {dims(first.shape)}")
-    same_dtype(first, *(t for t in rest if not t.dtype.startswith("int")))
+    common_dtype(first, *(t for t in rest if not t.dtype.startswith("int")))
     return first
 
 
 def _trust_shape(w: TensorType, g: TensorType, **_: Any) -> TensorType:
-    return _first_shape(w, g).with_shape(())
+    return _updated_type(w, g).with_shape(())
 
 
 def _adam_direction(
@@ -38,29 +47,29 @@ def _adam_direction(
 def _trust_ratio(
     xp: Any, w: Array, g: Array, trust: float, weight_decay: float, eps: float
 ) -> Array:
-    wide, steep = xp.sqrt((w * w).sum()), xp.sqrt((g * g).sum())
-    ratio = trust * wide / (steep + weight_decay * wide + eps)
-    return xp.where((wide > 0) & (steep > 0), ratio, xp.ones_like(ratio))
+    weight_norm, gradient_norm = xp.sqrt((w * w).sum()), xp.sqrt((g * g).sum())
+    ratio = trust * weight_norm / (gradient_norm + weight_decay * weight_norm + eps)
+    return xp.where((weight_norm > 0) & (gradient_norm > 0), ratio, xp.ones_like(ratio))
 
 
-def _operands(names: tuple[str, ...], draw: Draw) -> tuple[Operand, ...]:
-    shape = some_shape(draw, 1, 2)
+def _draw_update_operands(names: tuple[str, ...], draw: Draw) -> tuple[Operand, ...]:
+    shape = draw_shape(draw, 1, 2)
     kinds = {
-        "lr": lambda: floats((), values="positive")[0],
+        "lr": lambda: float_operands((), distribution="positive")[0],
         "step": lambda: Operand(TensorType((), "int32"), "below:4"),
-        "v": lambda: floats(shape, values="positive")[0],
+        "v": lambda: float_operands(shape, distribution="positive")[0],
     }
-    return tuple(kinds[n]() if n in kinds else floats(shape)[0] for n in names)
+    return tuple(kinds[n]() if n in kinds else float_operands(shape)[0] for n in names)
 
 
-def _part(
+def _update_op(
     name: str,
     operands: tuple[str, ...],
     reference: Any,
     doc: str,
     *params: Param,
     kind: Any = "elementwise",
-    shape: Any = _first_shape,
+    shape: Any = _updated_type,
 ) -> Op:
     return Op(
         name=name,
@@ -68,9 +77,11 @@ def _part(
         operands=operands,
         shape=shape,
         reference=reference,
-        examples=lambda draw: Example(_operands(operands, draw), drawn(draw, params)),
+        draw_example=lambda draw: Example(
+            _draw_update_operands(operands, draw), draw_attributes(draw, params)
+        ),
         attrs=params,
-        nondiff=dict.fromkeys(operands, _REASON),
+        nondiff=dict.fromkeys(operands, _NOT_DIFFERENTIATED),
         flops_per_element=2,
         doc=doc,
     )
@@ -79,34 +90,34 @@ def _part(
 _DECAY = Param("decay", Float(0, 1))
 
 OPS = (
-    _part(
+    _update_op(
         "ema",
         ("s", "x"),
         lambda xp, s, x, decay: decay * s + (1 - decay) * x,
         "moving average: decay * s + (1 - decay) * x",
         _DECAY,
     ),
-    _part(
+    _update_op(
         "ema_square",
         ("v", "x"),
         lambda xp, v, x, decay: decay * v + (1 - decay) * x * x,
         "moving average of squares",
         _DECAY,
     ),
-    _part(
+    _update_op(
         "momentum",
         ("s", "x"),
         lambda xp, s, x, momentum: momentum * s + x,
         "momentum * s + x: the velocity, and Nesterov's look-ahead with the velocity as s",
         Param("momentum", Float(0, below=1)),
     ),
-    _part(
+    _update_op(
         "descend",
         ("w", "x", "lr"),
         lambda xp, w, x, lr: w - lr * x,
         "w - lr * x",
     ),
-    _part(
+    _update_op(
         "adam_direction",
         ("x", "v", "step"),
         _adam_direction,
@@ -115,14 +126,14 @@ OPS = (
         Param("beta2", Float(0, below=1)),
         Param("eps", Float(above=0)),
     ),
-    _part(
+    _update_op(
         "rms_direction",
         ("x", "v"),
         lambda xp, x, v, eps: x / (xp.sqrt(v) + eps),
         "x over root of mean square, Tieleman & Hinton 2012",
         Param("eps", Float(above=0)),
     ),
-    _part(
+    _update_op(
         "trust_ratio",
         ("w", "x"),
         _trust_ratio,

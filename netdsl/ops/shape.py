@@ -6,16 +6,16 @@ import math
 from typing import Any
 
 from netdsl.ops.attributes import AXES, COUNTS, SHAPE
-from netdsl.ops.draw import drawn
+from netdsl.ops.example_values import draw_attributes
 from netdsl.ops.op import (
     Draw,
     Example,
     Op,
     broadcast_shapes,
-    floats,
+    common_dtype,
+    draw_shape,
+    float_operands,
     require,
-    same_dtype,
-    some_shape,
 )
 from netdsl.parameter_types import Float, Integer
 from netdsl.signature import Param
@@ -31,9 +31,11 @@ def _reshape_shape(x: TensorType, shape: Ints) -> TensorType:
 
 
 def _reshape_example(draw: Draw) -> Example:
-    rows, columns, depth = (draw.whole(1, 4) for _ in range(3))
-    shape = draw.pick(((rows * columns, depth), (depth, rows, columns), (rows * columns * depth,)))
-    return Example(floats((rows, columns, depth)), {"shape": shape})
+    rows, columns, depth = (draw.integer(1, 4) for _ in range(3))
+    shape = draw.choice(
+        ((rows * columns, depth), (depth, rows, columns), (rows * columns * depth,))
+    )
+    return Example(float_operands((rows, columns, depth)), {"shape": shape})
 
 
 def _transpose_shape(x: TensorType, perm: Ints) -> TensorType:
@@ -41,7 +43,7 @@ def _transpose_shape(x: TensorType, perm: Ints) -> TensorType:
     return x.with_shape(x.shape[p] for p in perm)
 
 
-def _inverse(perm: Ints) -> Ints:
+def _invert_permutation(perm: Ints) -> Ints:
     return tuple(perm.index(a) for a in range(len(perm)))
 
 
@@ -51,9 +53,9 @@ def _broadcast_shape(x: TensorType, shape: Ints) -> TensorType:
 
 
 def _broadcast_example(draw: Draw) -> Example:
-    shape = some_shape(draw)
-    kept = shape[draw.whole(0, len(shape)) :]
-    return Example(floats(tuple(draw.pick((1, s)) for s in kept)), {"shape": shape})
+    shape = draw_shape(draw)
+    trailing = shape[draw.integer(0, len(shape)) :]
+    return Example(float_operands(tuple(draw.choice((1, s)) for s in trailing)), {"shape": shape})
 
 
 def _concat_shape(*xs: TensorType, axis: int) -> TensorType:
@@ -61,17 +63,17 @@ def _concat_shape(*xs: TensorType, axis: int) -> TensorType:
     first = xs[0]
     require(0 <= axis < first.rank, f"axis {axis} is outside a tensor of rank {first.rank}")
 
-    def beside(t: TensorType) -> Ints:
+    def other_axes(t: TensorType) -> Ints:
         return t.shape[:axis] + t.shape[axis + 1 :]
 
     for t in xs:
         require(
-            t.rank == first.rank and beside(t) == beside(first),
+            t.rank == first.rank and other_axes(t) == other_axes(first),
             f"cannot join {dims(first.shape)} and {dims(t.shape)} along axis {axis}",
         )
     total = sum(t.shape[axis] for t in xs)
     shape = (*first.shape[:axis], total, *first.shape[axis + 1 :])
-    return TensorType(shape, same_dtype(*xs))
+    return TensorType(shape, common_dtype(*xs))
 
 
 def _concat_vjp(b: Emitter, g: Node, y: Node, *xs: Node, operand: int) -> Node:
@@ -83,10 +85,12 @@ def _concat_vjp(b: Emitter, g: Node, y: Node, *xs: Node, operand: int) -> Node:
 
 
 def _concat_example(draw: Draw) -> Example:
-    shape = some_shape(draw)
-    axis = draw.whole(0, len(shape) - 1)
-    parts = [(*shape[:axis], draw.whole(1, 3), *shape[axis + 1 :]) for _ in range(draw.whole(1, 3))]
-    return Example(floats(*parts), {"axis": axis})
+    shape = draw_shape(draw)
+    axis = draw.integer(0, len(shape) - 1)
+    parts = [
+        (*shape[:axis], draw.integer(1, 3), *shape[axis + 1 :]) for _ in range(draw.integer(1, 3))
+    ]
+    return Example(float_operands(*parts), {"axis": axis})
 
 
 def _slice_shape(x: TensorType, start: Ints, stop: Ints, step: Ints) -> TensorType:
@@ -112,11 +116,11 @@ def _slice_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
 
 
 def _slice_example(draw: Draw) -> Example:
-    shape = some_shape(draw, side=5)
-    start = tuple(draw.whole(0, s - 1) for s in shape)
-    stop = tuple(draw.whole(a + 1, s) for a, s in zip(start, shape, strict=True))
-    step = tuple(draw.whole(1, 3) for _ in shape)
-    return Example(floats(shape), {"start": start, "stop": stop, "step": step})
+    shape = draw_shape(draw, side=5)
+    start = tuple(draw.integer(0, s - 1) for s in shape)
+    stop = tuple(draw.integer(a + 1, s) for a, s in zip(start, shape, strict=True))
+    step = tuple(draw.integer(1, 3) for _ in shape)
+    return Example(float_operands(shape), {"start": start, "stop": stop, "step": step})
 
 
 def _pad_shape(x: TensorType, low: Ints, high: Ints, interior: Ints, value: float) -> TensorType:
@@ -154,23 +158,23 @@ def _pad_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
 
 
 def _pad_example(draw: Draw) -> Example:
-    shape = some_shape(draw, side=3)
+    shape = draw_shape(draw, side=3)
 
     def amounts() -> Ints:
-        return tuple(draw.whole(0, 2) for _ in shape)
+        return tuple(draw.integer(0, 2) for _ in shape)
 
     sides = {"low": amounts(), "high": amounts(), "interior": amounts()}
-    return Example(floats(shape), {**sides, **drawn(draw, _PAD)})
+    return Example(float_operands(shape), {**sides, **draw_attributes(draw, _PAD_PARAMS)})
 
 
 def _transpose_example(draw: Draw) -> Example:
-    shape = some_shape(draw)
+    shape = draw_shape(draw)
     left = list(range(len(shape)))
-    perm = tuple(left.pop(draw.whole(0, len(left) - 1)) for _ in shape)
-    return Example(floats(shape), {"perm": perm})
+    perm = tuple(left.pop(draw.integer(0, len(left) - 1)) for _ in shape)
+    return Example(float_operands(shape), {"perm": perm})
 
 
-_PAD = (
+_PAD_PARAMS = (
     *(Param(side, COUNTS) for side in ("low", "high", "interior")),
     Param("value", Float(), 0.0),
 )
@@ -182,7 +186,7 @@ OPS = (
         operands=("x",),
         shape=_reshape_shape,
         reference=lambda xp, x, shape: x.reshape(shape),
-        examples=_reshape_example,
+        draw_example=_reshape_example,
         attrs=(Param("shape", SHAPE),),
         vjp=(lambda b, g, y, x: b.reshape(g, shape=x.type.shape),),
         doc="the same values in row-major order under another shape",
@@ -193,9 +197,9 @@ OPS = (
         operands=("x",),
         shape=_transpose_shape,
         reference=lambda xp, x, perm: x.transpose(perm),
-        examples=_transpose_example,
+        draw_example=_transpose_example,
         attrs=(Param("perm", AXES),),
-        vjp=(lambda b, g, y, x: b.transpose(g, perm=_inverse(y.attrs["perm"])),),
+        vjp=(lambda b, g, y, x: b.transpose(g, perm=_invert_permutation(y.attrs["perm"])),),
         doc="axes in another order",
     ),
     Op(
@@ -204,7 +208,7 @@ OPS = (
         operands=("x",),
         shape=_broadcast_shape,
         reference=lambda xp, x, shape: xp.broadcast_to(x, shape),
-        examples=_broadcast_example,
+        draw_example=_broadcast_example,
         attrs=(Param("shape", SHAPE),),
         vjp=(lambda b, g, y, x: g,),
         doc="values repeated along new axes and axes of size 1",
@@ -213,10 +217,10 @@ OPS = (
         name="concat",
         kind="opaque",
         operands=("xs",),
-        variadic=True,
+        is_variadic=True,
         shape=_concat_shape,
         reference=lambda xp, *xs, axis: xp.concatenate(xs, axis=axis),
-        examples=_concat_example,
+        draw_example=_concat_example,
         attrs=(Param("axis", Integer(0, 64)),),
         vjp=(_concat_vjp,),
         flops_per_element=0,
@@ -228,7 +232,7 @@ OPS = (
         operands=("x",),
         shape=_slice_shape,
         reference=_slice,
-        examples=_slice_example,
+        draw_example=_slice_example,
         attrs=(Param("start", COUNTS), Param("stop", COUNTS), Param("step", COUNTS)),
         vjp=(_slice_vjp,),
         doc="a strided box of a tensor",
@@ -239,11 +243,11 @@ OPS = (
         operands=("x",),
         shape=_pad_shape,
         reference=_pad,
-        examples=_pad_example,
-        attrs=_PAD,
+        draw_example=_pad_example,
+        attrs=_PAD_PARAMS,
         vjp=(_pad_vjp,),
         flops_per_element=0,
-        whole=("x",),
+        whole_operands=("x",),
         doc="a constant around a tensor and between its values",
     ),
 )

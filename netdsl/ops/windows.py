@@ -13,12 +13,12 @@ Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 
 
-def reach(kernel: int, dilation: int) -> int:
+def dilated_size(kernel: int, dilation: int) -> int:
     """How many pixels a dilated kernel spans."""
     return (kernel - 1) * dilation + 1
 
 
-def out_size(size: Pair, kernel: Pair, stride: Pair, pad: Pads, dilation: Pair = (1, 1)) -> Pair:
+def output_size(size: Pair, kernel: Pair, stride: Pair, pad: Pads, dilation: Pair = (1, 1)) -> Pair:
     """Height and width of what a sliding window produces. Raises NetError where it never fits.
 
     floor((size + pad - dilation * (kernel - 1) - 1) / stride) + 1, Dumoulin & Visin 2016.
@@ -27,19 +27,19 @@ def out_size(size: Pair, kernel: Pair, stride: Pair, pad: Pads, dilation: Pair =
     require(min(*pad[0], *pad[1]) >= 0, "padding cannot be negative")
     out = []
     for axis in (0, 1):
-        span = reach(kernel[axis], dilation[axis])
-        room = size[axis] + sum(pad[axis])
-        if span > room:
+        window_size = dilated_size(kernel[axis], dilation[axis])
+        padded_size = size[axis] + sum(pad[axis])
+        if window_size > padded_size:
             raise fail(
                 f"a {dims(kernel)} window does not fit into {dims(size)}"
                 + (" with its padding" if sum(pad[axis]) else ""),
                 help="use a smaller kernel or stride before it, or give it more `pad`",
             )
-        out.append((room - span) // stride[axis] + 1)
+        out.append((padded_size - window_size) // stride[axis] + 1)
     return out[0], out[1]
 
 
-def padded(xp: Any, x: Array, pad: Pads, fill: float = 0) -> Array:
+def pad_image(xp: Any, x: Array, pad: Pads, fill: float = 0) -> Array:
     """`x` with a border; `x` itself where there is none."""
     (top, bottom), (left, right) = pad
     if not (top or bottom or left or right):
@@ -50,15 +50,15 @@ def padded(xp: Any, x: Array, pad: Pads, fill: float = 0) -> Array:
     return out
 
 
-def taps(
-    padded_x: Array, out: Pair, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)
+def iterate_taps(
+    padded_x: Array, out_shape: Pair, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)
 ) -> Iterator[tuple[int, int, Array]]:
     """For each place (r, s) of the kernel, the view of the pixels that it meets."""
     for r in range(kernel[0]):
         for s in range(kernel[1]):
             top, left = r * dilation[0], s * dilation[1]
-            rows = slice(top, top + (out[0] - 1) * stride[0] + 1, stride[0])
-            columns = slice(left, left + (out[1] - 1) * stride[1] + 1, stride[1])
+            rows = slice(top, top + (out_shape[0] - 1) * stride[0] + 1, stride[0])
+            columns = slice(left, left + (out_shape[1] - 1) * stride[1] + 1, stride[1])
             yield r, s, padded_x[:, rows, columns]
 
 
@@ -66,8 +66,8 @@ def gather(
     xp: Any, x: Array, kernel: Pair, stride: Pair, pad: Pads, dilation: Pair = (1, 1)
 ) -> Array:
     """All windows side by side: [N, OH, OW, R, S, C], a view of the padded image."""
-    oh, ow = out_size(x.shape[1:3], kernel, stride, pad, dilation)
-    x = padded(xp, x, pad)
+    oh, ow = output_size(x.shape[1:3], kernel, stride, pad, dilation)
+    x = pad_image(xp, x, pad)
     sn, sh, sw, sc = x.strides
     return xp.lib.stride_tricks.as_strided(
         x,
@@ -82,7 +82,9 @@ def scatter(
     """The transpose of `gather`: every window's values added back where they came from."""
     n, oh, ow, r, s, c = windows.shape
     (top, bottom), (left, right) = pad
-    whole = xp.zeros((n, size[0] + top + bottom, size[1] + left + right, c), dtype=windows.dtype)
-    for i, j, tap in taps(whole, (oh, ow), (r, s), stride, dilation):
+    padded_image = xp.zeros(
+        (n, size[0] + top + bottom, size[1] + left + right, c), dtype=windows.dtype
+    )
+    for i, j, tap in iterate_taps(padded_image, (oh, ow), (r, s), stride, dilation):
         tap += windows[:, :, :, i, j]
-    return whole[:, top : top + size[0], left : left + size[1]]
+    return padded_image[:, top : top + size[0], left : left + size[1]]

@@ -81,8 +81,10 @@ class DataflowGraph:
         domain = self.domain_size(node.name)
         for i, arg in enumerate(node.args):
             base = self.base[arg]
-            operand = op.operands[0 if op.variadic else i]
-            is_elementwise_operand = operand not in op.whole and operand not in op.bitwise
+            operand = op.operands[0 if op.is_variadic else i]
+            is_elementwise_operand = (
+                operand not in op.whole_operands and operand not in op.bitwise_operands
+            )
             pointwise = (
                 is_elementwise_op and is_elementwise_operand and self._is_order_preserving[arg]
             )

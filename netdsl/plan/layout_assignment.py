@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from netdsl.ops import OPS
-from netdsl.ops.windows import Pads, reach
+from netdsl.ops.windows import Pads, dilated_size
 from netdsl.plan.dataflow import DataflowGraph
 from netdsl.plan.fusion import FusionOptions
 from netdsl.plan.kernel import Kernel
@@ -178,7 +178,7 @@ def _compute_halo(flow: DataflowGraph, node: Node) -> Pads:
     if node.attrs["stride"] != (1, 1):
         return NO_HALO
     kernel = flow.nodes[node.args[1]].type.shape[1:3]
-    spans = [reach(k, d) - 1 for k, d in zip(kernel, node.attrs["dilation"], strict=True)]
+    spans = [dilated_size(k, d) - 1 for k, d in zip(kernel, node.attrs["dilation"], strict=True)]
     (top, bottom), (left, right) = pads
     h, w = spans
     return (max(h - top, 0), max(h - bottom, 0)), (max(w - left, 0), max(w - right, 0))

@@ -7,7 +7,7 @@ from typing import Any
 from llvmlite import ir
 
 from netdsl.backends.cpu.emit import I32, I64, Lanes, Value
-from netdsl.ops.random import key_of
+from netdsl.ops.dropout import dropout_key
 
 CONTRACT = ("contract",)
 """Lets a product and a sum become one instruction, which rounds once: only where one kernel alone
@@ -208,7 +208,7 @@ def dropout(
 
     block = b.lshr(element, ir.Constant(longs, [2] * v.count))
     high = b.lshr(block, ir.Constant(longs, [32] * v.count))
-    c0, c1, c2, c3 = b.trunc(block, words), b.trunc(high, words), step, word(key_of(key))
+    c0, c1, c2, c3 = b.trunc(block, words), b.trunc(high, words), step, word(dropout_key(key))
     k0, k1 = seed, word(_DOMAIN)
     for _ in range(10):
         (h0, l0), (h1, l1) = product(c0, _MULTIPLY[0]), product(c2, _MULTIPLY[1])

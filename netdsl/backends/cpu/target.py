@@ -15,7 +15,7 @@ from llvmlite import binding as llvm
 from netdsl.disk_cache import CPU_CACHE, make_key
 from netdsl.environment import format_variable, read_variable
 from netdsl.errors import fail
-from netdsl.ops import random
+from netdsl.ops import dropout
 
 _WIDTHS = (16, 8, 4)
 _kept: list[Any] = []
@@ -75,7 +75,7 @@ def written(name: str, recipe: Hashable, write: Callable[[], str]) -> int:
 def _sources() -> str:
     """What the modules are that write functions, and so what they write."""
     found = hashlib.sha256()
-    for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(random.__file__)):
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(dropout.__file__)):
         found.update(path.read_bytes())
     return found.hexdigest()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from netdsl.backends.cuda.expression import Expr, literal
-from netdsl.ops.random import _DOMAIN, key_of
+from netdsl.ops.dropout import _DOMAIN, dropout_key
 
 Attrs = Any
 Formula = Callable[[str, Sequence[Expr], Attrs], Expr]
@@ -112,7 +112,7 @@ def dropout(ctype: str, x: Expr, seed: Expr, step: Expr, number: Expr, attrs: At
     """The element, scaled where its Philox number says that it stays and times 0 where not: what is
     no number stays so."""
     rate = attrs["rate"]
-    words = f"{key_of(attrs['key'])}u, (unsigned){{1}}, {_DOMAIN}u"
+    words = f"{dropout_key(attrs['key'])}u, (unsigned){{1}}, {_DOMAIN}u"
     kept = f"philox({{3}}, (unsigned){{2}}, {words}) >= {round(rate * 2**32)}ull"
     scale = _number(ctype, 1 / (1 - rate))
     return Expr(ctype, f"({{0}} * ({kept} ? {scale} : 0))", (x, seed, step, number))

@@ -7,22 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.ops.draw import drawn
-from netdsl.ops.op import Draw, Example, Op, Operand, floats, require, some_shape
+from netdsl.ops.example_values import draw_attributes
+from netdsl.ops.op import Draw, Example, Op, Operand, draw_shape, float_operands, require
 from netdsl.parameter_types import Float, QuotedText
 from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node, TensorType
 
-_MULTIPLY = (0xD2511F53, 0xCD9E8D57)
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
-_LOW = 0xFFFFFFFF
+_UINT32_MASK = 0xFFFFFFFF
 _DOMAIN = 0x6E657464
 """Second half of the Philox key: sets dropout's numbers apart from any other use of the seed."""
 
 
-def key_of(place: str) -> int:
+def dropout_key(path: str) -> int:
     """The 32-bit number of a place in the source, such as `head.dropout1`."""
-    return zlib.crc32(place.encode())
+    return zlib.crc32(path.encode())
 
 
 def philox(xp: Any, counter: tuple[Array, ...], key: tuple[Array, ...]) -> Array:
@@ -33,23 +33,31 @@ def philox(xp: Any, counter: tuple[Array, ...], key: tuple[Array, ...]) -> Array
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
-        p0, p1 = c0 * _MULTIPLY[0], c2 * _MULTIPLY[1]
-        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & _LOW, (p0 >> 32) ^ c3 ^ k1, p0 & _LOW
-        k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            (p1 >> 32) ^ c1 ^ k0,
+            p1 & _UINT32_MASK,
+            (p0 >> 32) ^ c3 ^ k1,
+            p0 & _UINT32_MASK,
+        )
+        k0, k1 = (k0 + _WEYL[0]) & _UINT32_MASK, (k1 + _WEYL[1]) & _UINT32_MASK
     return xp.stack(xp.broadcast_arrays(c0, c1, c2, c3), axis=-1)
 
 
 def _mask(xp: Any, size: int, seed: Array, step: Array, key: str, rate: float) -> Array:
     """Which of `size` elements stay."""
     block = xp.arange((size + 3) // 4, dtype=np.uint64)
-    word = [xp.asarray(v).astype(np.uint64) & _LOW for v in (step, key_of(key), seed, _DOMAIN)]
-    bits = philox(xp, (block & _LOW, block >> 32, word[0], word[1]), (word[2], word[3]))
+    words = [
+        xp.asarray(v).astype(np.uint64) & _UINT32_MASK
+        for v in (step, dropout_key(key), seed, _DOMAIN)
+    ]
+    bits = philox(xp, (block & _UINT32_MASK, block >> 32, words[0], words[1]), (words[2], words[3]))
     return bits.reshape(-1)[:size] >= round(rate * 2**32)
 
 
 def _dropout(xp: Any, x: Array, seed: Array, step: Array, key: str, rate: float) -> Array:
-    kept = _mask(xp, x.size, seed, step, key, rate).reshape(x.shape)
-    return x * kept * xp.asarray(1 / (1 - rate), dtype=x.dtype)
+    mask = _mask(xp, x.size, seed, step, key, rate).reshape(x.shape)
+    return x * mask * xp.asarray(1 / (1 - rate), dtype=x.dtype)
 
 
 def _dropout_shape(
@@ -65,11 +73,11 @@ def _dropout_vjp(b: Emitter, g: Node, y: Node, x: Node, seed: Node, step: Node) 
 
 def _example(draw: Draw) -> Example:
     scalar = Operand(TensorType((), "int32"), "below:1000")
-    attrs = {"key": draw.pick(("a", "b.dropout1")), **drawn(draw, _ATTRS)}
-    return Example((*floats(some_shape(draw)), scalar, scalar), attrs)
+    attrs = {"key": draw.choice(("a", "b.dropout1")), **draw_attributes(draw, _DROPOUT_PARAMS)}
+    return Example((*float_operands(draw_shape(draw)), scalar, scalar), attrs)
 
 
-_ATTRS = (Param("key", QuotedText()), Param("rate", Float(0, below=1)))
+_DROPOUT_PARAMS = (Param("key", QuotedText()), Param("rate", Float(0, below=1)))
 
 OPS = (
     Op(
@@ -78,8 +86,8 @@ OPS = (
         operands=("x", "seed", "step"),
         shape=_dropout_shape,
         reference=_dropout,
-        examples=_example,
-        attrs=_ATTRS,
+        draw_example=_example,
+        attrs=_DROPOUT_PARAMS,
         vjp=(_dropout_vjp, None, None),
         nondiff={"seed": "a seed is a whole number", "step": "a step is a whole number"},
         flops_per_element=12,  # ten rounds give four elements their numbers
