@@ -17,8 +17,8 @@ from netdsl.language.parse import parse
 from netdsl.language.program import program
 from netdsl.layers import LAYERS, Layer
 from netdsl.layers.convolution import Bias, Padding, Weight
-from netdsl.layers.init import INIT, INITS
-from netdsl.layers.structure import _Cut
+from netdsl.layers.init import INITIALISER_KIND, INITIALISERS
+from netdsl.layers.structure import _SliceRange
 from netdsl.ops.example_values import draw_number
 from netdsl.ops.op import Draw
 from netdsl.parameter_types import (
@@ -261,14 +261,14 @@ def _many(draw: Draw, kind: ListOf) -> str:
     return f"[{', '.join(written(draw, kind.item_type) for _ in range(count))}]"
 
 
-def _cut(draw: Draw, kind: _Cut) -> str:
+def _cut(draw: Draw, kind: _SliceRange) -> str:
     start = draw.integer(0, 2)
     return f"[{start}, {start + draw.integer(1, 3)}]"
 
 
 def _initialiser(draw: Draw) -> str:
-    name = draw.choice(sorted(INITS))
-    inside = ", ".join(written(draw, p.type) for p in INITS[name].signature.params)
+    name = draw.choice(sorted(INITIALISERS))
+    inside = ", ".join(written(draw, p.type) for p in INITIALISERS[name].signature.params)
     return f"{name}({inside})" if inside else name
 
 
@@ -281,7 +281,11 @@ def _bias(draw: Draw, kind: Bias) -> str:
 
 
 def _one_of(draw: Draw, kind: OneOf) -> str:
-    return _initialiser(draw) if kind is INIT else written(draw, draw.choice(kind.alternatives))
+    return (
+        _initialiser(draw)
+        if kind is INITIALISER_KIND
+        else written(draw, draw.choice(kind.alternatives))
+    )
 
 
 _WRITTEN: dict[type, Callable[[Draw, Any], str]] = {
@@ -291,7 +295,7 @@ _WRITTEN: dict[type, Callable[[Draw, Any], str]] = {
     Extent: _extent,
     Padding: _padding,
     ListOf: _many,
-    _Cut: _cut,
+    _SliceRange: _cut,
     Weight: _weight,
     Bias: _bias,
     OneOf: _one_of,

@@ -17,7 +17,7 @@ from netdsl.language.network import Network
 from netdsl.language.override import override
 from netdsl.language.parse import MAX_NESTING_DEPTH, parse, parse_expression
 from netdsl.language.program import program
-from netdsl.layers.convolution import pads
+from netdsl.layers.convolution import resolve_padding
 from netdsl.training.recipe.recipe import resolve_recipe
 from netdsl.types import dims
 from netdsl.values import Size
@@ -231,10 +231,10 @@ def test_values_at_the_end_of_their_range(setting: str) -> None:
 
 
 def test_same_padding_has_its_odd_pixel_below_and_to_the_right() -> None:
-    assert pads("same", (2, 4)) == ((0, 1), (1, 2))
-    assert pads("same", (3, 5)) == ((1, 1), (2, 2))
-    assert pads("same", (2, 3), (3, 2)) == ((1, 2), (2, 2))
-    assert pads("same", (1, 1)) == ((0, 0), (0, 0))
+    assert resolve_padding("same", (2, 4)) == ((0, 1), (1, 2))
+    assert resolve_padding("same", (3, 5)) == ((1, 1), (2, 2))
+    assert resolve_padding("same", (2, 3), (3, 2)) == ((1, 2), (2, 2))
+    assert resolve_padding("same", (1, 1)) == ((0, 0), (0, 0))
 
 
 @pytest.mark.parametrize("side", range(1, 8))

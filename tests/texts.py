@@ -20,7 +20,7 @@ from netdsl.insight.expectations import QUERIES
 from netdsl.language.evaluate import FUNCTIONS, Scope, evaluate
 from netdsl.language.parse import parse_expression
 from netdsl.layers import LAYERS
-from netdsl.layers.init import INITS
+from netdsl.layers.init import INITIALISERS
 from netdsl.parameter_types import ParameterType, TypeMismatch
 from netdsl.signature import REQUIRED, Param, Signature
 from netdsl.training.recipe.losses import LOSSES
@@ -52,8 +52,8 @@ TABLES: dict[str, Sequence[Signature]] = {
         ("optimizer", OPTIMIZERS),
         ("schedule", SCHEDULES),
         ("precision", PRECISIONS),
-        ("weight", INITS),
-        ("bias", INITS),
+        ("weight", INITIALISERS),
+        ("bias", INITIALISERS),
     )
 }
 """What can be called where a parameter or a key of that name stands."""

@@ -13,7 +13,7 @@ from netdsl.insight.expectations import EQUAL, QUERIES
 from netdsl.insight.published import PUBLISHED
 from netdsl.language.evaluate import FUNCTIONS
 from netdsl.layers import LAYERS, Layer
-from netdsl.layers.init import INITS
+from netdsl.layers.init import INITIALISERS
 from netdsl.signature import REQUIRED, Param, Signature
 from netdsl.training.recipe.expectations import METRICS
 from netdsl.training.recipe.lints import LINTS
@@ -95,7 +95,7 @@ def layers_table() -> str:
     """Every word that can stand in a chain."""
     rows = [(_call(x.signature, x.arity == "many"), _explained(x)) for x in LAYERS.values()]
     rows.insert(0, ("input(shape)", "what the net is given"))
-    inits = ", ".join(f"`{i.signature}`".replace("()", "") for i in INITS.values())
+    inits = ", ".join(f"`{i.signature}`".replace("()", "") for i in INITIALISERS.values())
     named = dict.fromkeys(
         p.name for x in LAYERS.values() for p in x.signature.params if p.is_keyword_only
     )

@@ -12,7 +12,7 @@ from netdsl.language.budget import TooMuch
 from netdsl.language.draft import Draft, InputCall, LayerCall
 from netdsl.language.flow import Flow
 from netdsl.language.network import Network
-from netdsl.layers.layer import Widths, channels
+from netdsl.layers.layer import Widths, channel_count
 from netdsl.types import TensorType
 from netdsl.values import Argument
 
@@ -32,7 +32,7 @@ def shrunk(draft: Draft, name: str, main: Flow) -> Network:
     shrink = draft.settings.shrink
     assert shrink is not None
     ends = [f for call, f in draft.made if isinstance(call, InputCall)]
-    kept = {channels(f.node) for f in (*ends, main, *draft.outputs.values())}
+    kept = {channel_count(f.node) for f in (*ends, main, *draft.outputs.values())}
 
     def fewer(count: int) -> int:
         return count if count in kept else -(-count // shrink.by)
@@ -105,7 +105,7 @@ def _scaled(shape: tuple[int, ...], scale: Fraction) -> tuple[int, ...]:
 def _narrowed(call: LayerCall, small: Draft, fewer: Callable[[int], int]) -> LayerCall:
     """A call on what flows in the small net, with fewer channels where its arguments count them."""
     flows = tuple(small.made[f.index][1] for f in call.flows)
-    widths = Widths(channels(call.flows[0].node), channels(flows[0].node), fewer)
+    widths = Widths(channel_count(call.flows[0].node), channel_count(flows[0].node), fewer)
     changed = call.layer.narrow(call.bound, widths)
     names = [p.name for p in call.layer.signature.params]
     given = {a.name or names[i]: a for i, a in enumerate(call.given)}

@@ -12,7 +12,7 @@ from netdsl.signature import Signature
 from netdsl.types import Node
 
 
-def _plain(op: Op) -> Layer:
+def _make_layer(op: Op) -> Layer:
     """An operator of one operand, as it stands in the table."""
 
     def build(site: Site, x: Node, **attrs: Any) -> Node:
@@ -25,6 +25,6 @@ _FAMILIES = (convolution, dense, pooling, normalization, structure)
 
 LAYERS: dict[str, Layer] = {
     layer.name: layer for family in _FAMILIES for layer in family.LAYERS
-} | {op.name: _plain(op) for op in OPS.values() if op.is_layer}
+} | {op.name: _make_layer(op) for op in OPS.values() if op.is_layer}
 
 __all__ = ["LAYERS", "Layer", "Site"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from netdsl.errors import fail
-from netdsl.layers.init import INIT, INITS, Fans, initialiser
-from netdsl.layers.layer import Layer, Site, Widths, image_of
+from netdsl.layers.init import INITIALISER_KIND, INITIALISERS, Fans, find_initialiser
+from netdsl.layers.layer import Layer, Site, Widths, image_shape
 from netdsl.ops.windows import Pads, Pair, dilated_size, output_size
 from netdsl.parameter_types import Extent, Integer, TypeMismatch
 from netdsl.signature import BoundCall, CallOf, Param, Signature
@@ -33,7 +33,7 @@ class Padding:
         raise TypeMismatch("`same`, a number, a size such as `1x2`, or [top, bottom, left, right]")
 
 
-def pads(pad: str | Pads, kernel: Pair, dilation: Pair = (1, 1)) -> Pads:
+def resolve_padding(pad: str | Pads, kernel: Pair, dilation: Pair = (1, 1)) -> Pads:
     """Padding in pixels. `same` makes the output ceil(size / stride): the kernel's reach less one,
     half on each side whatever the stride, the odd pixel below and to the right."""
     if not isinstance(pad, str):
@@ -44,29 +44,31 @@ def pads(pad: str | Pads, kernel: Pair, dilation: Pair = (1, 1)) -> Pads:
 
 
 @dataclass(frozen=True)
-class Taps:
+class WeightSpec:
     """A layer's weights: shape, fans, and the axes that one output channel sums over."""
 
     shape: tuple[int, ...]
     fans: Fans
-    summed: tuple[int, ...]
+    reduced_axes: tuple[int, ...]
 
 
-def _weight_norm(site: Site, taps: Taps, init: BoundCall) -> Node:
+def _weight_norm(site: Site, spec: WeightSpec, init: BoundCall) -> Node:
     """g * v / |v| for each output channel, Salimans & Kingma 2016; g begins as the length that v
     has on average, so that the initialiser means what it means without weight norm."""
-    law, scale = init.record.law(taps.fans, **init.arguments)
-    if law == "constant" or scale == 0:
+    distribution, scale = init.record.law(spec.fans, **init.arguments)
+    if distribution == "constant" or scale == 0:
         raise fail("weight norm needs a direction to begin with", help="such as weightnorm(he)")
     b = site.b
-    deviation = scale if law == "normal" else scale / math.sqrt(3)
-    length = deviation * math.sqrt(math.prod(taps.shape[a] for a in taps.summed))
-    kept = tuple(1 if a in taps.summed else s for a, s in enumerate(taps.shape))
-    constant = BoundCall("constant", INITS["constant"], {"value": length})
-    v = site.param("weight_v", taps.shape, init, taps.fans)
-    g = site.param("weight_g", tuple(s for s in kept if s != 1) or (1,), constant)
-    norm = b.sqrt(b.reduce_sum(b.mul(v, v), axes=taps.summed, keepdims=True))
-    return b.mul(b.div(v, norm), b.reshape(g, shape=kept))
+    deviation = scale if distribution == "normal" else scale / math.sqrt(3)
+    length = deviation * math.sqrt(math.prod(spec.shape[a] for a in spec.reduced_axes))
+    broadcast_shape = tuple(1 if a in spec.reduced_axes else s for a, s in enumerate(spec.shape))
+    constant = BoundCall("constant", INITIALISERS["constant"], {"value": length})
+    v = site.add_parameter("weight_v", spec.shape, init, spec.fans)
+    g = site.add_parameter(
+        "weight_g", tuple(s for s in broadcast_shape if s != 1) or (1,), constant
+    )
+    norm = b.sqrt(b.reduce_sum(b.mul(v, v), axes=spec.reduced_axes, keepdims=True))
+    return b.mul(b.div(v, norm), b.reshape(g, shape=broadcast_shape))
 
 
 @dataclass(frozen=True)
@@ -76,17 +78,19 @@ class Weight:
     def accept(self, value: Value) -> BoundCall:
         name = value.name if isinstance(value, Call | Symbol) else None
         if name != "weightnorm":
-            return INIT.accept(value)
+            return INITIALISER_KIND.accept(value)
         table = {"weightnorm": _WEIGHT_NORM}
-        return CallOf("initialiser", {**INITS, **table}).accept(value)
+        return CallOf("initialiser", {**INITIALISERS, **table}).accept(value)
 
 
 @dataclass(frozen=True)
-class _Wrapped:
+class _WeightNorm:
     signature: Signature
 
 
-_WEIGHT_NORM = _Wrapped(Signature("weightnorm", (Param("init", INIT, Symbol("he")),)))
+_WEIGHT_NORM = _WeightNorm(
+    Signature("weightnorm", (Param("init", INITIALISER_KIND, Symbol("he")),))
+)
 
 
 @dataclass(frozen=True)
@@ -96,39 +100,39 @@ class Bias:
     def accept(self, value: Value) -> bool | BoundCall:
         if isinstance(value, bool):
             return value
-        wanted = TypeMismatch("`yes`, `no` or an initialiser")
+        mismatch = TypeMismatch("`yes`, `no` or an initialiser")
         if isinstance(value, Symbol) and value.name.lower() in ("true", "false", "none"):
-            raise wanted
+            raise mismatch
         try:
-            chosen: BoundCall = INIT.accept(value)
+            chosen: BoundCall = INITIALISER_KIND.accept(value)
         except TypeMismatch:
-            raise wanted from None
+            raise mismatch from None
         return chosen
 
 
-WEIGHT = Param(
+WEIGHT_PARAM = Param(
     "weight",
     Weight(),
     Symbol("he"),
     "initialiser of the weights, or weightnorm(initialiser)",
     is_keyword_only=True,
 )
-BIAS = Param("bias", Bias(), True, "`no`, `yes` or an initialiser", is_keyword_only=True)
+BIAS_PARAM = Param("bias", Bias(), True, "`no`, `yes` or an initialiser", is_keyword_only=True)
 
 
-def weight(site: Site, taps: Taps, init: BoundCall) -> Node:
+def add_weight(site: Site, spec: WeightSpec, init: BoundCall) -> Node:
     """A layer's weight: a state, or whatever is computed from states."""
     if init.name == "weightnorm":
-        return _weight_norm(site, taps, init.arguments["init"])
-    return site.param("weight", taps.shape, init, taps.fans)
+        return _weight_norm(site, spec, init.arguments["init"])
+    return site.add_parameter("weight", spec.shape, init, spec.fans)
 
 
-def biased(site: Site, y: Node, bias: bool | BoundCall) -> Node:
+def add_bias(site: Site, y: Node, bias: bool | BoundCall) -> Node:
     """`y` with a learnable value added to each channel, unless bias is `no`."""
     if bias is False:
         return y
-    init = initialiser("zeros") if bias is True else bias
-    return site.b.add(y, site.param("bias", y.type.shape[-1:], init))
+    init = find_initialiser("zeros") if bias is True else bias
+    return site.b.add(y, site.add_parameter("bias", y.type.shape[-1:], init))
 
 
 def _conv(
@@ -142,7 +146,7 @@ def _conv(
     groups: int,
     **states: Any,
 ) -> Node:
-    c = image_of(x, "conv")[3]
+    c = image_shape(x, "conv")[3]
     if c % groups or channels % groups:
         raise fail(
             f"{c} channels in and {channels} out do not divide into {groups} groups",
@@ -150,17 +154,17 @@ def _conv(
         )
     area = kernel[0] * kernel[1]
     fans = Fans(area * c // groups, area * channels // groups)
-    taps = Taps((channels, *kernel, c // groups), fans, (1, 2, 3))
-    w = weight(site, taps, states["weight"])
+    spec = WeightSpec((channels, *kernel, c // groups), fans, (1, 2, 3))
+    w = add_weight(site, spec, states["weight"])
     y = site.b.conv2d(
         x,
         w,
         stride=stride,
-        pad=pads(pad, kernel, dilation),
+        pad=resolve_padding(pad, kernel, dilation),
         dilation=dilation,
         groups=groups,
     )
-    return biased(site, y, states["bias"])
+    return add_bias(site, y, states["bias"])
 
 
 def _convtranspose(
@@ -174,7 +178,7 @@ def _convtranspose(
     **states: Any,
 ) -> Node:
     """`same` makes the output its input times the stride; a pixel of it sums kernel/stride taps."""
-    _, h, w, c = image_of(x, "convtranspose")
+    _, h, w, c = image_shape(x, "convtranspose")
     sizes, edges = [], []
     for axis, n in enumerate((h, w)):
         k, s, extra = kernel[axis], stride[axis], output_pad[axis]
@@ -188,15 +192,15 @@ def _convtranspose(
         edges.append((border // 2, border - border // 2) if isinstance(pad, str) else pad[axis])
     area = kernel[0] * kernel[1]
     fans = Fans(max(1, area * c / (stride[0] * stride[1])), area * channels)
-    taps = Taps((c, *kernel, channels), fans, (0, 1, 2))
+    spec = WeightSpec((c, *kernel, channels), fans, (0, 1, 2))
     y = site.b.conv2d_dgrad(
         x,
-        weight(site, taps, states["weight"]),
+        add_weight(site, spec, states["weight"]),
         size=tuple(sizes),
         stride=stride,
         pad=tuple(edges),
     )
-    return biased(site, y, states["bias"])
+    return add_bias(site, y, states["bias"])
 
 
 def _local(
@@ -204,32 +208,32 @@ def _local(
 ) -> Node:
     """im2col, then for each place its own matrix: einsum nhwp,hwkp -> nhwk."""
     b = site.b
-    _, h, w, _ = image_of(x, "local")
-    edges = pads(pad, kernel)
+    _, h, w, _ = image_shape(x, "local")
+    edges = resolve_padding(pad, kernel)
     oh, ow = output_size((h, w), kernel, stride, edges)
     columns = b.im2col(x, kernel=kernel, stride=stride, pad=edges)
     inner = columns.type.shape[3]
     fans = Fans(inner, channels * kernel[0] * kernel[1])
-    taps = Taps((oh, ow, channels, inner), fans, (3,))
-    w_node = weight(site, taps, states["weight"])
+    spec = WeightSpec((oh, ow, channels, inner), fans, (3,))
+    w_node = add_weight(site, spec, states["weight"])
     product = b.matmul(b.transpose(columns, perm=(1, 2, 0, 3)), w_node)
     y = b.transpose(product, perm=(2, 0, 1, 3))
     if states["bias"] is False:
         return y
-    init = initialiser("zeros") if states["bias"] is True else states["bias"]
-    return b.add(y, site.param("bias", (oh, ow, channels), init))
+    init = find_initialiser("zeros") if states["bias"] is True else states["bias"]
+    return b.add(y, site.add_parameter("bias", (oh, ow, channels), init))
 
 
-def _fewer_channels(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
-    return {"channels": widths.of(arguments["channels"])}
+def _narrow_channels(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
+    return {"channels": widths.narrow(arguments["channels"])}
 
 
-def _fewer_in_groups(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
+def _narrow_groups(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
     """As many groups as before, or as many as the fewer channels divide into: what was depthwise
     stays so."""
-    fewer = _fewer_channels(arguments, widths)
-    groups = widths.groups(arguments["groups"], widths.now, fewer["channels"])
-    return fewer | {"groups": groups}
+    narrowed = _narrow_channels(arguments, widths)
+    groups = widths.max_groups(arguments["groups"], widths.narrowed, narrowed["channels"])
+    return narrowed | {"groups": groups}
 
 
 _CHANNELS = Param("channels", Integer(1, 10**8), doc="output channels")
@@ -249,13 +253,13 @@ LAYERS = (
                 _PAD,
                 Param("dilation", Extent(), 1),
                 Param("groups", Integer(1, 10**8), 1),
-                BIAS,
-                WEIGHT,
+                BIAS_PARAM,
+                WEIGHT_PARAM,
             ),
         ),
         _conv,
         doc="convolution with learnable weights K x R x S x C/groups",
-        narrow=_fewer_in_groups,
+        narrow=_narrow_groups,
     ),
     Layer(
         "convtranspose",
@@ -267,19 +271,19 @@ LAYERS = (
                 _STRIDE,
                 _PAD,
                 Param("output_pad", Extent(0), 0, "pixels added below and to the right"),
-                BIAS,
-                WEIGHT,
+                BIAS_PARAM,
+                WEIGHT_PARAM,
             ),
         ),
         _convtranspose,
         doc="transposed convolution: enlarges by its stride",
-        narrow=_fewer_channels,
+        narrow=_narrow_channels,
     ),
     Layer(
         "local",
-        Signature("local", (_CHANNELS, _KERNEL, _STRIDE, _PAD, BIAS, WEIGHT)),
+        Signature("local", (_CHANNELS, _KERNEL, _STRIDE, _PAD, BIAS_PARAM, WEIGHT_PARAM)),
         _local,
         doc="locally connected: a convolution whose weights differ from place to place",
-        narrow=_fewer_channels,
+        narrow=_narrow_channels,
     ),
 )

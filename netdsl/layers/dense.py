@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from netdsl.layers.convolution import BIAS, WEIGHT, Taps, biased, weight
+from netdsl.layers.convolution import BIAS_PARAM, WEIGHT_PARAM, WeightSpec, add_bias, add_weight
 from netdsl.layers.init import Fans
 from netdsl.layers.layer import Layer, Site
 from netdsl.parameter_types import Float, Integer
@@ -13,18 +13,18 @@ from netdsl.signature import Param, Signature
 from netdsl.types import Node
 
 
-def flat(site: Site, x: Node) -> Node:
+def flatten(site: Site, x: Node) -> Node:
     """One row of values a sample."""
     n = x.type.shape[0]
     return site.b.reshape(x, shape=(n, math.prod(x.type.shape[1:]))) if x.type.rank != 2 else x
 
 
 def _fc(site: Site, x: Node, units: int, **states: Any) -> Node:
-    x = flat(site, x)
+    x = flatten(site, x)
     inputs = x.type.shape[1]
-    taps = Taps((units, inputs), Fans(inputs, units), (1,))
-    w = weight(site, taps, states["weight"])
-    return biased(site, site.b.matmul(x, w), states["bias"])
+    spec = WeightSpec((units, inputs), Fans(inputs, units), (1,))
+    w = add_weight(site, spec, states["weight"])
+    return add_bias(site, site.b.matmul(x, w), states["bias"])
 
 
 def _dropout(site: Site, x: Node, rate: float) -> Node:
@@ -36,12 +36,12 @@ def _dropout(site: Site, x: Node, rate: float) -> Node:
 LAYERS = (
     Layer(
         "fc",
-        Signature("fc", (Param("units", Integer(1, 10**9)), BIAS, WEIGHT)),
+        Signature("fc", (Param("units", Integer(1, 10**9)), BIAS_PARAM, WEIGHT_PARAM)),
         _fc,
         doc="fully connected: flattens, then one weight for each input and unit",
-        narrow=lambda arguments, widths: {"units": widths.of(arguments["units"])},
+        narrow=lambda arguments, widths: {"units": widths.narrow(arguments["units"])},
     ),
-    Layer("flatten", Signature("flatten"), flat, doc="height x width x channels as one row"),
+    Layer("flatten", Signature("flatten"), flatten, doc="height x width x channels as one row"),
     Layer(
         "dropout",
         Signature("dropout", (Param("rate", Float(0, below=1), 0.5, "share that is zeroed"),)),

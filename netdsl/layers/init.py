@@ -16,74 +16,81 @@ from netdsl.values import Symbol, Value
 class Fans:
     """How many values one output sums up (fan in), and how many outputs one input reaches."""
 
-    inputs: float
-    outputs: float
+    fan_in: float
+    fan_out: float
 
 
 @dataclass(frozen=True)
-class Init:
-    """`law(fans, **arguments)` gives a distribution and its parameter: ("normal", 0.05)."""
+class Initialiser:
+    """`distribution(fans, **arguments)` gives a distribution and its parameter: ("normal",
+    0.05)."""
 
     signature: Signature
-    law: Callable[..., tuple[str, float]]
+    distribution: Callable[..., tuple[str, float]]
 
 
 def _he(fans: Fans) -> tuple[str, float]:
-    return "normal", math.sqrt(2 / fans.inputs)
+    return "normal", math.sqrt(2 / fans.fan_in)
 
 
 def _he_uniform(fans: Fans) -> tuple[str, float]:
-    return "uniform", math.sqrt(6 / fans.inputs)
+    return "uniform", math.sqrt(6 / fans.fan_in)
 
 
 def _lecun(fans: Fans) -> tuple[str, float]:
-    return "normal", math.sqrt(1 / fans.inputs)
+    return "normal", math.sqrt(1 / fans.fan_in)
 
 
 def _xavier(fans: Fans) -> tuple[str, float]:
-    return "uniform", math.sqrt(6 / (fans.inputs + fans.outputs))
+    return "uniform", math.sqrt(6 / (fans.fan_in + fans.fan_out))
 
 
 def _xavier_normal(fans: Fans) -> tuple[str, float]:
-    return "normal", math.sqrt(2 / (fans.inputs + fans.outputs))
+    return "normal", math.sqrt(2 / (fans.fan_in + fans.fan_out))
 
 
-def _entry(name: str, law: Any, *params: Param) -> Init:
-    return Init(Signature(name, params), law)
+def _make_initialiser(name: str, distribution: Any, *params: Param) -> Initialiser:
+    return Initialiser(Signature(name, params), distribution)
 
 
-INITS: dict[str, Init] = {
+INITIALISERS: dict[str, Initialiser] = {
     i.signature.name: i
     for i in (
-        _entry("he", _he),  # He et al. 2015, fan in, for ReLU
-        _entry("he_uniform", _he_uniform),
-        _entry("lecun", _lecun),  # LeCun et al. 1998
-        _entry("xavier", _xavier),  # Glorot & Bengio 2010
-        _entry("xavier_normal", _xavier_normal),
-        _entry("normal", lambda fans, std: ("normal", std), Param("std", Float(0), 0.01)),
-        _entry("uniform", lambda fans, bound: ("uniform", bound), Param("bound", Float(0), 0.05)),
-        _entry("constant", lambda fans, value: ("constant", value), Param("value", Float())),
-        _entry("zeros", lambda fans: ("constant", 0.0)),
-        _entry("ones", lambda fans: ("constant", 1.0)),
+        _make_initialiser("he", _he),  # He et al. 2015, fan in, for ReLU
+        _make_initialiser("he_uniform", _he_uniform),
+        _make_initialiser("lecun", _lecun),  # LeCun et al. 1998
+        _make_initialiser("xavier", _xavier),  # Glorot & Bengio 2010
+        _make_initialiser("xavier_normal", _xavier_normal),
+        _make_initialiser(
+            "normal", lambda fans, std: ("normal", std), Param("std", Float(0), 0.01)
+        ),
+        _make_initialiser(
+            "uniform", lambda fans, bound: ("uniform", bound), Param("bound", Float(0), 0.05)
+        ),
+        _make_initialiser(
+            "constant", lambda fans, value: ("constant", value), Param("value", Float())
+        ),
+        _make_initialiser("zeros", lambda fans: ("constant", 0.0)),
+        _make_initialiser("ones", lambda fans: ("constant", 1.0)),
     )
 }
 
 
 @dataclass(frozen=True)
-class _Constant:
+class _BareNumber:
     """A bare number, read as `constant(number)`."""
 
     def accept(self, value: Value) -> BoundCall:
         number = Float().accept(value)
-        return BoundCall("constant", INITS["constant"], {"value": number})
+        return BoundCall("constant", INITIALISERS["constant"], {"value": number})
 
 
-INIT = OneOf((_Constant(), CallOf("initialiser", INITS)))
+INITIALISER_KIND = OneOf((_BareNumber(), CallOf("initialiser", INITIALISERS)))
 
 
-def initialiser(name: str) -> BoundCall:
+def find_initialiser(name: str) -> BoundCall:
     """The initialiser of that name with its defaults."""
-    chosen = INIT.accept(Symbol(name))
+    chosen = INITIALISER_KIND.accept(Symbol(name))
     if not isinstance(chosen, BoundCall):
         raise TypeMismatch(name)
     return chosen

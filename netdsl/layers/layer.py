@@ -10,24 +10,24 @@ from typing import Any, Literal
 from netdsl.errors import fail
 from netdsl.globs import matches_any_glob
 from netdsl.ir.builder import Builder
-from netdsl.layers.init import Fans, Init
+from netdsl.layers.init import Fans, Initialiser
 from netdsl.signature import BoundCall, Signature
 from netdsl.types import Node, TensorType, dims
 
 
 @dataclass(frozen=True)
 class Widths:
-    """Channels where a net is made narrower: `whole` flow into this layer in the net as it stands,
-    `now` in the narrow one; `of` tells what any other count becomes."""
+    """Channels where a net is made narrower: `original` flow into this layer in the net as it
+    stands, `narrowed` in the narrow one; `narrow` tells what any other count becomes."""
 
-    whole: int
-    now: int
-    of: Callable[[int], int]
+    original: int
+    narrowed: int
+    narrow: Callable[[int], int]
 
-    def groups(self, most: int, *counts: int) -> int:
+    def max_groups(self, limit: int, *counts: int) -> int:
         """The most groups, up to as many as there were, that all these counts divide into."""
         common = gcd(*counts)
-        return max(g for g in range(1, min(most, common) + 1) if common % g == 0)
+        return max(g for g in range(1, min(limit, common) + 1) if common % g == 0)
 
 
 @dataclass(frozen=True)
@@ -50,51 +50,52 @@ class Layer:
 class Site:
     """One place in a network: the builder, the paths of its states, training or not.
 
-    `weights` is the path under which learnable values that are shared between uses live; `path`
-    the one of this very use. They differ only under `shared`. `freeze` holds globs of states that
-    training leaves as they are.
-    """
+    `weight_path` is the path under which learnable values that are shared between uses live; `path`
+    the one of this very use. They differ only under `shared`. `frozen_globs` holds globs of states
+    that training leaves as they are."""
 
     b: Builder
     path: str
-    weights: str
+    weight_path: str
     training: bool
-    freeze: tuple[str, ...] = ()
+    frozen_globs: tuple[str, ...] = ()
     updates: dict[str, Node] = field(default_factory=dict)
 
-    def param(
+    def add_parameter(
         self,
         name: str,
         shape: tuple[int, ...],
         init: BoundCall,
         fans: Fans | None = None,
-        own: bool = False,
+        is_per_use: bool = False,
     ) -> Node:
-        """A learnable value; `own` keeps it apart for every use of a shared chain. A vector's fans
-        are its length."""
-        record: Init = init.record
-        law = record.law(fans or Fans(shape[0], shape[0]), **init.arguments)
-        return self._state(f"{self.path if own else self.weights}.{name}", shape, law, True)
+        """A learnable value; `is_per_use` keeps it apart for every use of a shared chain. A
+        vector's fans are its length."""
+        record: Initialiser = init.record
+        distribution = record.distribution(fans or Fans(shape[0], shape[0]), **init.arguments)
+        return self._add_state(
+            f"{self.path if is_per_use else self.weight_path}.{name}", shape, distribution, True
+        )
 
-    def buffer(self, name: str, shape: tuple[int, ...], value: float) -> Node:
+    def add_buffer(self, name: str, shape: tuple[int, ...], value: float) -> Node:
         """A value that training renews without a gradient, such as a running mean."""
-        return self._state(f"{self.path}.{name}", shape, ("constant", value), False)
+        return self._add_state(f"{self.path}.{name}", shape, ("constant", value), False)
 
-    def _state(
-        self, path: str, shape: tuple[int, ...], law: tuple[str, float], trainable: bool
+    def _add_state(
+        self, path: str, shape: tuple[int, ...], distribution: tuple[str, float], trainable: bool
     ) -> Node:
         kind = TensorType(shape, self.b.dtype)
-        there = self.b.nodes.get(path)
-        if there is not None and there.type != kind:
+        existing = self.b.nodes.get(path)
+        if existing is not None and existing.type != kind:
             raise fail(
-                f"the shared `{path}` is {dims(there.type.shape)}, here it would be {dims(shape)}",
+                f"the shared `{path}` is {dims(existing.type.shape)}, here it would be {dims(shape)}",
                 help="a shared chain needs the same channels wherever it is used",
             )
-        return self.b.state(path, kind, law, trainable)
+        return self.b.state(path, kind, distribution, trainable)
 
-    def frozen(self, name: str) -> bool:
+    def is_frozen(self, name: str) -> bool:
         """Whether a buffer of this layer stays as it is."""
-        return matches_any_glob(f"{self.path}.{name}", self.freeze)
+        return matches_any_glob(f"{self.path}.{name}", self.frozen_globs)
 
     def update(self, state: Node, value: Node) -> None:
         """`value` replaces `state` at the end of a training step."""
@@ -109,17 +110,19 @@ class Site:
         return self.b.input("step", TensorType((), "int32"))
 
 
-def channels(x: Node) -> int:
+def channel_count(x: Node) -> int:
     return x.type.shape[-1]
 
 
-def image_of(x: Node, what: str) -> tuple[int, int, int, int]:
+def image_shape(x: Node, layer_name: str) -> tuple[int, int, int, int]:
     """The shape of an image batch. Raises NetError where `x` is none."""
     if x.type.rank != 4:
         size = dims(x.type.shape[1:])
         help = "put it before layers that flatten, such as `fc`"
         if x.type.rank == 3:
             help = f"channels are given too: `input({size}x1)`"
-        raise fail(f"`{what}` needs an image of height x width x channels, not {size}", help=help)
+        raise fail(
+            f"`{layer_name}` needs an image of height x width x channels, not {size}", help=help
+        )
     n, h, w, c = x.type.shape
     return n, h, w, c

@@ -7,21 +7,21 @@ from typing import Any
 
 from netdsl.errors import fail
 from netdsl.ir.views import extract_row
-from netdsl.layers.init import INIT
-from netdsl.layers.layer import Layer, Site, channels, image_of
+from netdsl.layers.init import INITIALISER_KIND
+from netdsl.layers.layer import Layer, Site, channel_count, image_shape
 from netdsl.parameter_types import Boolean, Float, Integer
 from netdsl.signature import BoundCall, Param, Signature
 from netdsl.types import Node
 from netdsl.values import Symbol
 
 
-def _scaled(site: Site, x: Node, affine: bool, gamma: BoundCall, beta: BoundCall) -> Node:
+def _apply_affine(site: Site, x: Node, affine: bool, gamma: BoundCall, beta: BoundCall) -> Node:
     """A learnable factor and offset for each channel."""
     if not affine:
         return x
-    shape = (channels(x),)
-    y = site.b.mul(x, site.param("gamma", shape, gamma, own=True))
-    return site.b.add(y, site.param("beta", shape, beta, own=True))
+    shape = (channel_count(x),)
+    y = site.b.mul(x, site.add_parameter("gamma", shape, gamma, is_per_use=True))
+    return site.b.add(y, site.add_parameter("beta", shape, beta, is_per_use=True))
 
 
 def _batchnorm(site: Site, x: Node, momentum: float, eps: float, **scale: Any) -> Node:
@@ -30,15 +30,15 @@ def _batchnorm(site: Site, x: Node, momentum: float, eps: float, **scale: Any) -
     are used."""
     b = site.b
     axes = tuple(range(x.type.rank - 1))
-    c = channels(x)
-    mean = site.buffer("running_mean", (c,), 0.0)
-    variance = site.buffer("running_var", (c,), 1.0)
-    if site.training and not site.frozen("running_mean"):
+    c = channel_count(x)
+    mean = site.add_buffer("running_mean", (c,), 0.0)
+    variance = site.add_buffer("running_var", (c,), 1.0)
+    if site.training and not site.is_frozen("running_mean"):
         m = _batch_moments(site, x, axes, mean, variance, momentum)
     else:
         rows = [b.reshape(v, shape=(1, c)) for v in (mean, variance)]
         m = b.concat(*rows, axis=0)
-    return _scaled(site, b.normalize(x, m, axes=axes, eps=eps), **scale)
+    return _apply_affine(site, b.normalize(x, m, axes=axes, eps=eps), **scale)
 
 
 def _batch_moments(
@@ -59,55 +59,55 @@ def _batch_moments(
     return m
 
 
-def _over(site: Site, x: Node, axes: tuple[int, ...], eps: float) -> Node:
+def _normalize_over(site: Site, x: Node, axes: tuple[int, ...], eps: float) -> Node:
     return site.b.normalize(x, site.b.moments(x, axes=axes), axes=axes, eps=eps)
 
 
 def _layernorm(site: Site, x: Node, eps: float, **scale: Any) -> Node:
     """Ba et al. 2016: moments of each sample over all its values."""
-    return _scaled(site, _over(site, x, tuple(range(1, x.type.rank)), eps), **scale)
+    return _apply_affine(site, _normalize_over(site, x, tuple(range(1, x.type.rank)), eps), **scale)
 
 
 def _instancenorm(site: Site, x: Node, eps: float, **scale: Any) -> Node:
     """Ulyanov et al. 2016: moments of each sample and channel over the image."""
-    image_of(x, "instancenorm")
-    return _scaled(site, _over(site, x, (1, 2), eps), **scale)
+    image_shape(x, "instancenorm")
+    return _apply_affine(site, _normalize_over(site, x, (1, 2), eps), **scale)
 
 
 def _groupnorm(site: Site, x: Node, groups: int, eps: float, **scale: Any) -> Node:
     """Wu & He 2018: moments of each sample over the image and a group of channels."""
-    c = channels(x)
+    c = channel_count(x)
     if c % groups:
         raise fail(f"{c} channels do not divide into {groups} groups")
     b, axes = site.b, tuple(range(1, x.type.rank - 1))
     if axes:
-        m = _of_groups(site, b.moments(x, axes=axes), groups)
-        return _scaled(site, b.normalize(x, m, axes=axes, eps=eps), **scale)
+        m = _group_moments(site, b.moments(x, axes=axes), groups)
+        return _apply_affine(site, b.normalize(x, m, axes=axes, eps=eps), **scale)
     rows = b.reshape(x, shape=(x.type.size * groups // c, c // groups))
-    y = b.reshape(_over(site, rows, (1,), eps), shape=x.type.shape)
-    return _scaled(site, y, **scale)
+    y = b.reshape(_normalize_over(site, rows, (1,), eps), shape=x.type.shape)
+    return _apply_affine(site, y, **scale)
 
 
-def _of_groups(site: Site, m: Node, groups: int) -> Node:
+def _group_moments(site: Site, m: Node, groups: int) -> Node:
     """For each channel the moments of its group, from those of the channels (Chan et al. 1979):
     [2, samples, channels]."""
     b = site.b
     _, samples, c = m.type.shape
-    each = c // groups
-    if each == 1:
+    group_size = c // groups
+    if group_size == 1:
         return m
-    rows, found = (samples * groups, each), []
+    rows, moments = (samples * groups, group_size), []
     mean, variance = (
         b.reshape(b.slice(m, start=(i, 0, 0), stop=(i + 1, samples, c), step=(1, 1, 1)), shape=rows)
         for i in (0, 1)
     )
-    middle = b.reshape(b.reduce_mean(mean, axes=(1,)), shape=(rows[0], 1))
-    apart = b.sub(mean, middle)
-    spread = b.reduce_mean(b.add(variance, b.mul(apart, apart)), axes=(1,))
-    for value in (middle, spread):
+    group_mean = b.reshape(b.reduce_mean(mean, axes=(1,)), shape=(rows[0], 1))
+    deviation = b.sub(mean, group_mean)
+    group_variance = b.reduce_mean(b.add(variance, b.mul(deviation, deviation)), axes=(1,))
+    for value in (group_mean, group_variance):
         wide = b.broadcast(b.reshape(value, shape=(rows[0], 1)), shape=rows)
-        found.append(b.reshape(wide, shape=(1, samples, c)))
-    return b.concat(*found, axis=0)
+        moments.append(b.reshape(wide, shape=(1, samples, c)))
+    return b.concat(*moments, axis=0)
 
 
 _EPS = Param("eps", Float(above=0), 1e-5, "added to the variance", is_keyword_only=True)
@@ -119,8 +119,8 @@ _AFFINE = (
         "learn a factor and an offset for each channel",
         is_keyword_only=True,
     ),
-    Param("gamma", INIT, Symbol("ones"), "initial factor", is_keyword_only=True),
-    Param("beta", INIT, Symbol("zeros"), "initial offset", is_keyword_only=True),
+    Param("gamma", INITIALISER_KIND, Symbol("ones"), "initial factor", is_keyword_only=True),
+    Param("beta", INITIALISER_KIND, Symbol("zeros"), "initial offset", is_keyword_only=True),
 )
 _MOMENTUM = Param(
     "momentum",
@@ -154,6 +154,6 @@ LAYERS = (
         Signature("groupnorm", (Param("groups", Integer(1, 65536), 32), _EPS, *_AFFINE)),
         _groupnorm,
         doc="normalise groups of channels of each sample (Wu & He 2018)",
-        narrow=lambda arguments, w: {"groups": w.groups(arguments["groups"], w.now)},
+        narrow=lambda arguments, w: {"groups": w.max_groups(arguments["groups"], w.narrowed)},
     ),
 )

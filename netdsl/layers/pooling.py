@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from netdsl.layers.convolution import Padding, pads
-from netdsl.layers.layer import Layer, Site, image_of
+from netdsl.layers.convolution import Padding, resolve_padding
+from netdsl.layers.layer import Layer, Site, image_shape
 from netdsl.ops.windows import Pads, Pair
 from netdsl.parameter_types import Boolean, Extent, NoneLiteral, OneOf
 from netdsl.signature import Param, Signature
 from netdsl.types import Node
 
 
-def _edges(size: Pair, kernel: Pair, stride: Pair, pad: Pads, ceil: bool) -> Pads:
+def _pad_for_ceil(size: Pair, kernel: Pair, stride: Pair, pad: Pads, ceil: bool) -> Pads:
     """Padding that makes the last, partial window whole in ceil mode.
 
     A window may not start beyond the image and its leading padding, as in Caffe and PyTorch.
@@ -26,19 +26,19 @@ def _edges(size: Pair, kernel: Pair, stride: Pair, pad: Pads, ceil: bool) -> Pad
     return edges[0], edges[1]
 
 
-def _geometry(
+def _window_attributes(
     site: Site, x: Node, name: str, kernel: Pair, stride: Pair | None, pad: str | Pads, ceil: bool
 ) -> dict[str, object]:
-    _, h, w, _ = image_of(x, name)
+    _, h, w, _ = image_shape(x, name)
     stride = stride or kernel
-    edges = _edges((h, w), kernel, stride, pads(pad, kernel), ceil)
+    edges = _pad_for_ceil((h, w), kernel, stride, resolve_padding(pad, kernel), ceil)
     return {"kernel": kernel, "stride": stride, "pad": edges}
 
 
 def _maxpool(
     site: Site, x: Node, kernel: Pair, stride: Pair | None, pad: str | Pads, ceil: bool
 ) -> Node:
-    return site.b.max_pool(x, **_geometry(site, x, "maxpool", kernel, stride, pad, ceil))
+    return site.b.max_pool(x, **_window_attributes(site, x, "maxpool", kernel, stride, pad, ceil))
 
 
 def _avgpool(
@@ -50,22 +50,22 @@ def _avgpool(
     ceil: bool,
     include_pad: bool,
 ) -> Node:
-    geometry = _geometry(site, x, "avgpool", kernel, stride, pad, ceil)
-    counted = pads(pad, kernel) if include_pad else ((0, 0), (0, 0))
+    geometry = _window_attributes(site, x, "avgpool", kernel, stride, pad, ceil)
+    counted = resolve_padding(pad, kernel) if include_pad else ((0, 0), (0, 0))
     return site.b.avg_pool(x, counted=counted, **geometry)
 
 
 def _globalavgpool(site: Site, x: Node) -> Node:
-    image_of(x, "globalavgpool")
+    image_shape(x, "globalavgpool")
     return site.b.reduce_mean(x, axes=(1, 2), keepdims=True)
 
 
 def _globalmaxpool(site: Site, x: Node) -> Node:
-    image_of(x, "globalmaxpool")
+    image_shape(x, "globalmaxpool")
     return site.b.reduce_max(x, axes=(1, 2), keepdims=True)
 
 
-_WINDOW = (
+_WINDOW_PARAMS = (
     Param("kernel", Extent()),
     Param("stride", OneOf((Extent(), NoneLiteral())), None, "as the kernel unless given"),
     Param("pad", Padding(), 0),
@@ -73,13 +73,18 @@ _WINDOW = (
 )
 
 LAYERS = (
-    Layer("maxpool", Signature("maxpool", _WINDOW), _maxpool, doc="largest value of each window"),
+    Layer(
+        "maxpool",
+        Signature("maxpool", _WINDOW_PARAMS),
+        _maxpool,
+        doc="largest value of each window",
+    ),
     Layer(
         "avgpool",
         Signature(
             "avgpool",
             (
-                *_WINDOW,
+                *_WINDOW_PARAMS,
                 Param("include_pad", Boolean(), False, "count padding as zeros in the mean"),
             ),
         ),

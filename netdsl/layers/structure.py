@@ -8,37 +8,37 @@ from functools import reduce
 from typing import Any
 
 from netdsl.errors import fail
-from netdsl.layers.layer import Layer, Site, Widths, image_of
+from netdsl.layers.layer import Layer, Site, Widths, image_shape
 from netdsl.parameter_types import Extent, Float, Integer, ListOf, NoneLiteral, OneOf, TypeMismatch
 from netdsl.signature import Param, Signature
 from netdsl.types import Node, dims
 from netdsl.values import Value
 
-_COUNT = {2: "two", 3: "three", 4: "four"}
+_NUMBER_WORDS = {2: "two", 3: "three", 4: "four"}
 
 
-def _sizes(xs: Sequence[Node]) -> str:
+def _format_sizes(xs: Sequence[Node]) -> str:
     return " and ".join(dims(x.type.shape[1:]) for x in xs)
 
 
-def _branches(name: str, xs: Sequence[Node]) -> str:
-    return f"the {_COUNT.get(len(xs), str(len(xs)))} branches of `{name}` differ: {_sizes(xs)}"
+def _branch_mismatch_message(name: str, xs: Sequence[Node]) -> str:
+    return f"the {_NUMBER_WORDS.get(len(xs), str(len(xs)))} branches of `{name}` differ: {_format_sizes(xs)}"
 
 
 def _add(site: Site, xs: Sequence[Node]) -> Node:
     if len({x.type.shape for x in xs}) > 1:
-        raise fail(_branches("add", xs), help=_remedy(xs))
+        raise fail(_branch_mismatch_message("add", xs), help=_branch_mismatch_help(xs))
     return reduce(site.b.add, xs)
 
 
 def _mul(site: Site, xs: Sequence[Node]) -> Node:
     """A gate of 1 x 1 x channels, or of 1 channel, stretches over the image (Hu et al. 2018)."""
-    if len({x.type.shape for x in xs}) > 1 and not _stretches(xs):
-        raise fail(_branches("mul", xs), help=_remedy(xs))
+    if len({x.type.shape for x in xs}) > 1 and not _can_broadcast(xs):
+        raise fail(_branch_mismatch_message("mul", xs), help=_branch_mismatch_help(xs))
     return reduce(site.b.mul, xs)
 
 
-def _stretches(xs: Sequence[Node]) -> bool:
+def _can_broadcast(xs: Sequence[Node]) -> bool:
     if any(x.type.rank != 4 for x in xs):
         return False
     return all(
@@ -47,7 +47,7 @@ def _stretches(xs: Sequence[Node]) -> bool:
     )
 
 
-def _remedy(xs: Sequence[Node]) -> str:
+def _branch_mismatch_help(xs: Sequence[Node]) -> str:
     ranks = {x.type.rank for x in xs}
     if len(ranks) > 1:
         return "`fc` flattens; `conv(channels, 1x1)` keeps an image of 1x1 pixels"
@@ -69,12 +69,15 @@ def _concat(site: Site, xs: Sequence[Node]) -> Node:
     if len({x.type.shape[:-1] for x in xs}) > 1:
         mixed = len({x.type.rank for x in xs}) > 1
         sides = "channels may differ; make the heights and widths equal by `stride` and `pad`"
-        raise fail(_branches("concat", xs), help=_remedy(xs) if mixed else sides)
+        raise fail(
+            _branch_mismatch_message("concat", xs),
+            help=_branch_mismatch_help(xs) if mixed else sides,
+        )
     return site.b.concat(*xs, axis=xs[0].type.rank - 1)
 
 
 @dataclass(frozen=True)
-class _Cut:
+class _SliceRange:
     """[start, stop], the stop left out of what is kept."""
 
     def accept(self, value: Value) -> tuple[int, int]:
@@ -94,7 +97,7 @@ def _slice(
     channels: tuple[int, int] | None,
     step: tuple[int, int],
 ) -> Node:
-    shape = image_of(x, "slice")
+    shape = image_shape(x, "slice")
     cuts = [(0, shape[0])]
     for size, cut, axis in zip(
         shape[1:], (height, width, channels), ("height", "width", "channels"), strict=True
@@ -106,48 +109,48 @@ def _slice(
     return site.b.slice(x, start=start, stop=stop, step=(1, *step, 1))
 
 
-def _fewer_cut(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
+def _narrow_slice(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
     """The same share of the channels: two cuts that met still do."""
     cut = arguments["channels"]
     if cut is None:
         return {}
-    start, stop = (at * widths.now // widths.whole for at in cut)
+    start, stop = (at * widths.narrowed // widths.original for at in cut)
     return {"channels": (start, max(stop, start + 1))}
 
 
-Amount = tuple[int, ...]
+PadAmount = tuple[int, ...]
 
 
 def _pad(
-    site: Site, x: Node, height: Amount, width: Amount, channels: Amount, value: float
+    site: Site, x: Node, height: PadAmount, width: PadAmount, channels: PadAmount, value: float
 ) -> Node:
-    image_of(x, "pad")
+    image_shape(x, "pad")
     pairs = [(0, 0)]
     pairs += [(a[0], a[-1]) for a in (height, width, channels)]
     low, high = zip(*pairs, strict=True)
     return site.b.pad(x, low=low, high=high, interior=(0, 0, 0, 0), value=value)
 
 
-def _fewer_padded(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
+def _narrow_padding(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
     """As many channels more as bring them to what the padded count becomes, shared as before."""
     low, high = arguments["channels"][0], arguments["channels"][-1]
     if low + high == 0:
         return {}
-    more = max(0, widths.of(widths.whole + low + high) - widths.now)
-    before = more * low // (low + high)
-    return {"channels": (before, more - before)}
+    added_channels = max(0, widths.narrow(widths.original + low + high) - widths.narrowed)
+    before = added_channels * low // (low + high)
+    return {"channels": (before, added_channels - before)}
 
 
 def _upsample(site: Site, x: Node, factor: tuple[int, int]) -> Node:
-    n, h, w, c = image_of(x, "upsample")
+    n, h, w, c = image_shape(x, "upsample")
     fh, fw = factor
     column = site.b.reshape(x, shape=(n, h, 1, w, 1, c))
     repeated = site.b.broadcast(column, shape=(n, h, fh, w, fw, c))
     return site.b.reshape(repeated, shape=(n, h * fh, w * fw, c))
 
 
-_BOTH = OneOf((ListOf(Integer(0, 65536), 1), ListOf(Integer(0, 65536), 2)))
-_CUT = OneOf((_Cut(), NoneLiteral()))
+_PAD_AMOUNT = OneOf((ListOf(Integer(0, 65536), 1), ListOf(Integer(0, 65536), 2)))
+_SLICE_RANGE = OneOf((_SliceRange(), NoneLiteral()))
 
 LAYERS = (
     Layer("add", Signature("add"), _add, "many", "sum of branches of one shape"),
@@ -165,30 +168,30 @@ LAYERS = (
         Signature(
             "slice",
             (
-                Param("height", _CUT, None),
-                Param("width", _CUT, None),
-                Param("channels", _CUT, None),
+                Param("height", _SLICE_RANGE, None),
+                Param("width", _SLICE_RANGE, None),
+                Param("channels", _SLICE_RANGE, None),
                 Param("step", Extent(), 1, "every so manieth pixel"),
             ),
         ),
         _slice,
         doc="part of an image, or every second pixel of it",
-        narrow=_fewer_cut,
+        narrow=_narrow_slice,
     ),
     Layer(
         "pad",
         Signature(
             "pad",
             (
-                Param("height", _BOTH, 0),
-                Param("width", _BOTH, 0),
-                Param("channels", _BOTH, 0),
+                Param("height", _PAD_AMOUNT, 0),
+                Param("width", _PAD_AMOUNT, 0),
+                Param("channels", _PAD_AMOUNT, 0),
                 Param("value", Float(), 0.0),
             ),
         ),
         _pad,
         doc="a border: one amount, or [before, after]",
-        narrow=_fewer_padded,
+        narrow=_narrow_padding,
     ),
     Layer(
         "upsample",
