@@ -20,7 +20,7 @@ import numpy as np
 from netdsl import __version__
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
-from netdsl.language.program import load
+from netdsl.language.program import load_program
 from netdsl.plan.dataflow import DataflowGraph
 from netdsl.plan.fusion import FULL_FUSION, NO_FUSION
 from netdsl.plan.memory_traffic import count_moved_bytes
@@ -47,7 +47,7 @@ NETS = (
 
 def networks() -> Iterator[tuple[str, Network]]:
     for file, name in NETS:
-        program = load(str(ROOT / "models" / f"{file}.net"))
+        program = load_program(str(ROOT / "models" / f"{file}.net"))
         yield name, elaborate(program, name, Settings(batch=BATCH, training=True))
 
 

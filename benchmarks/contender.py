@@ -48,12 +48,12 @@ class Ours:
     def __init__(self, work: Work, folder: Path, still: bool) -> None:
         from netdsl.backends import open_backend
         from netdsl.language.elaborate import Settings, elaborate
-        from netdsl.language.program import load
+        from netdsl.language.program import load_program
         from netdsl.runtime.state import State
 
         path, net = work.net.split(":")
         settings = Settings(batch=work.batch, training=work.training)
-        self.network = elaborate(load(str(ROOT / path)), net, settings)
+        self.network = elaborate(load_program(str(ROOT / path)), net, settings)
         self.backend = open_backend("cpu")
         self.state = State(self.backend)
         self.parameters = self.network.params

@@ -20,7 +20,7 @@ from benchmarks.works import MOMENTUM, ROOT, WEIGHT_DECAY, first_values, without
 from netdsl.backends import open_backend
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
-from netdsl.language.program import load
+from netdsl.language.program import load_program
 from netdsl.passes import pass_manager
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
@@ -100,7 +100,7 @@ class Bench:
     def network(self, net: str, training: bool) -> Network:
         file, name, _ = NETS[net]
         settings = Settings(batch=self.size(net), training=training)
-        return elaborate(load(str(ROOT / "models" / file)), name, settings)
+        return elaborate(load_program(str(ROOT / "models" / file)), name, settings)
 
     def lr(self, net: str) -> float:
         return LR.get(net, 1e-4)

@@ -10,7 +10,7 @@ from netdsl.backends.base import Backend
 from netdsl.ir.autodiff import grad
 from netdsl.ir.numerical_gradient import compute_slope_error
 from netdsl.language.elaborate import Settings, elaborate
-from netdsl.language.program import load
+from netdsl.language.program import load_program
 from netdsl.passes.conv_lowering import lower_convolutions
 from netdsl.passes.simplify import simplify
 from netdsl.runtime.executor import Executor
@@ -26,7 +26,7 @@ STEPS = (1e-4, 1e-5, 3e-5, 1e-6)
 def loss_and_gradients(path: str, net: str) -> Graph:
     """A net's loss at batch 2 and its gradients by all weights, in float64, as an engine is given
     them."""
-    network = elaborate(load(path), net, Settings(batch=2, training=True, dtype="float64"))
+    network = elaborate(load_program(path), net, Settings(batch=2, training=True, dtype="float64"))
     f = build_forward(network, plain_recipe())
     gradients = grad(f.b, f.loss, network.parameters)
     outputs = {"loss": f.loss} | {f"d {name}": g for name, g in gradients.items()}

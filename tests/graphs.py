@@ -15,7 +15,7 @@ from netdsl.ir.builder import Builder, is_float
 from netdsl.ir.verifier import verify_graph
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
-from netdsl.language.program import load, program
+from netdsl.language.program import build_program, load_program
 from netdsl.ops import OPS
 from netdsl.ops.example_values import RandomDraw, draw_operand
 from netdsl.ops.op import Draw, Example, Operand
@@ -29,7 +29,7 @@ from netdsl.types import Array, Graph, Node, TensorType
 from tests.conftest import ROOT
 
 BLOCKS = str(ROOT / "tests" / "blocks.net")
-BLOCK_NETS = list(load(BLOCKS).nets)
+BLOCK_NETS = list(load_program(BLOCKS).nets)
 
 
 @cache
@@ -40,7 +40,7 @@ def block_step(net: str) -> Graph:
 
 def step_of(path: str, net: str, batch: int, dtype: str = "float32") -> Graph:
     """A training step with momentum and weight decay, before any pass."""
-    network = elaborate(load(path), net, Settings(batch=batch, training=True, dtype=dtype))
+    network = elaborate(load_program(path), net, Settings(batch=batch, training=True, dtype=dtype))
     return training_graph(network, plain_recipe())
 
 
@@ -61,7 +61,9 @@ def lowered_step(
     net: str, *passes: Callable[[Graph], Graph], batch: int = 2, dtype: str = "float64"
 ) -> Graph:
     """The step of one of the small nets, which has met these passes after lowering."""
-    network = elaborate(load(BLOCKS), net, Settings(batch=batch, training=True, dtype=dtype))
+    network = elaborate(
+        load_program(BLOCKS), net, Settings(batch=batch, training=True, dtype=dtype)
+    )
     graph = lower_convolutions(network.graph)
     for run in passes:
         graph = run(graph)
@@ -81,7 +83,7 @@ train {
 @cache
 def plain_recipe() -> Recipe:
     """Cross-entropy, momentum and weight decay."""
-    return resolve_recipe(program(parse(RECIPE)))
+    return resolve_recipe(build_program(parse(RECIPE)))
 
 
 def values_for(graph: Graph, seed: int = 0) -> dict[str, Array]:

@@ -14,7 +14,7 @@ from typing import Any
 from netdsl.errors import NetError
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.layers import LAYERS, Layer
 from netdsl.layers.convolution import Bias, Padding, Weight
 from netdsl.layers.init import INITIALISER_KIND, INITIALISERS
@@ -75,8 +75,8 @@ class _Writer:
     def _options(self) -> list[str]:
         """Entries of a recipe that name parts of the net."""
         settings = Settings(batch=self.batch, training=True)
-        network = elaborate(program(parse(self._net())), None, settings)
-        found = [f'recompute = "{x}"' for x in network.places if re.fullmatch(r"x\d", x)]
+        network = elaborate(build_program(parse(self._net())), None, settings)
+        found = [f'recompute = "{x}"' for x in network.nodes_by_path if re.fullmatch(r"x\d", x)]
         weights = [n.name for n in network.parameters if n.name.startswith("x")]
         found += [f'freeze = "{name}"' for name in weights[:2]]
         return found + [f'lr_scale = [("{name}", 0.3)]' for name in weights[-1:]]
@@ -100,7 +100,7 @@ class _Writer:
         """What flows out of the net with these statements; None where it is refused."""
         settings = Settings(batch=self.batch, training=True)
         try:
-            network = elaborate(program(parse(self._net(*more))), None, settings)
+            network = elaborate(build_program(parse(self._net(*more))), None, settings)
         except NetError:
             return None
         return network.graph[network.graph.outputs["main"]].type
@@ -305,5 +305,5 @@ _WRITTEN: dict[type, Callable[[Draw, Any], str]] = {
 
 def words(text: str) -> set[str]:
     """The layers that a drawn net is made of."""
-    network = elaborate(program(parse(text)), None, Settings(batch=2, training=True))
-    return {layer.op for layer in network.layers}
+    network = elaborate(build_program(parse(text)), None, Settings(batch=2, training=True))
+    return {layer.layer_type for layer in network.layers}

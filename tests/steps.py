@@ -11,7 +11,7 @@ import numpy as np
 from netdsl.backends.base import Backend
 from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
-from netdsl.language.elaborate import Settings, Shrink, elaborate
+from netdsl.language.elaborate import Settings, ShrinkSettings, elaborate
 from netdsl.language.program import Program
 from netdsl.ops import OPS
 from netdsl.runtime.executor import Executor
@@ -52,10 +52,14 @@ class Case:
 
 
 def case_of(
-    program: Program, net: str | None, recipe: Recipe, batch: int, shrink: Shrink | None = None
+    program: Program,
+    net: str | None,
+    recipe: Recipe,
+    batch: int,
+    shrink: ShrinkSettings | None = None,
 ) -> Case | None:
     """The step of a net, of which a picture of scores is averaged; None where nothing is learnt."""
-    settings = Settings(batch, training=True, frozen=recipe.freeze, shrink=shrink)
+    settings = Settings(batch, training=True, frozen_globs=recipe.freeze, shrink=shrink)
     network = elaborate(program, net, settings)
     reached = network.graph.backward_slice(*network.graph.outputs.values())
     if not any(n.name in reached for n in network.parameters):

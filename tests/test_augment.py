@@ -123,7 +123,7 @@ def test_nobody_asks_any_more_and_the_thread_ends() -> None:
 def test_a_run_with_augmentation_resumes_to_the_same_bits(tmp_path: Any) -> None:
     from netdsl.backends import open_backend
     from netdsl.language.parse import parse
-    from netdsl.language.program import program
+    from netdsl.language.program import build_program
     from netdsl.training.run.trainer import Trainer
     from netdsl.training.store.resume import load_continuation
 
@@ -133,7 +133,7 @@ def test_a_run_with_augmentation_resumes_to_the_same_bits(tmp_path: Any) -> None
     ends = []
     for stop in (None, 5, 30):
         out, asked = tmp_path / str(stop), iter([False] * (stop or 999) + [True] * 99)
-        trainer = Trainer(program(parse(text)), None, open_backend("reference"))
+        trainer = Trainer(build_program(parse(text)), None, open_backend("reference"))
         try:
             trainer.run(out, lambda p: None, lambda m: None, lambda asked=asked: next(asked))
         except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from netdsl.insight.target import Target, prepared
 from netdsl.insight.timing import timing
 from netdsl.ir.builder import Builder
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.plan.plan import make_plan
 from netdsl.training.run.trainer import Trainer
 from tests.conftest import ROOT
@@ -40,7 +40,7 @@ def test_a_third_party_backend_trains_digits(tmp_path: Path) -> None:
     """To the same losses as the reference, whose operators it computes."""
     found = {}
     for backend in (ThirdParty(), open_backend("reference")):
-        trainer = Trainer(program(parse(DIGITS)), None, backend)
+        trainer = Trainer(build_program(parse(DIGITS)), None, backend)
         metrics: list[dict[str, object]] = []
         trainer.run(tmp_path / backend.name, lambda p: None, metrics.append)
         found[backend.name] = [
@@ -57,7 +57,7 @@ def test_a_third_party_backend_is_short() -> None:
 
 def test_a_third_party_backend_is_timed() -> None:
     target = Target(None, training=True, batch=4)
-    found = timing(prepared(program(parse(DIGITS)), target), ThirdParty(), rounds=1)
+    found = timing(prepared(build_program(parse(DIGITS)), target), ThirdParty(), rounds=1)
     assert found.device == "third party"
     assert found.seconds > 0
     assert not any(k.by_reference for k in found.kernels)

@@ -105,7 +105,7 @@ import numpy as np
 from netdsl.backends.cpu import winograd
 from netdsl.backends.cpu.backend import CpuBackend
 from netdsl.language.elaborate import Settings, elaborate
-from netdsl.language.program import load
+from netdsl.language.program import load_program
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.training.step.compile import compile_step
@@ -115,7 +115,7 @@ from tests.graphs import values_for
 for case in sys.argv[1:]:
     path, net, batch, gain = case.split(":")
     winograd._GAIN = float(gain)
-    network = elaborate(load(path), net, Settings(batch=int(batch), training=True))
+    network = elaborate(load_program(path), net, Settings(batch=int(batch), training=True))
     graph = compile_step(network, default_recipe(net))
     values, backend = values_for(graph), CpuBackend()
     state = State(backend)
@@ -181,7 +181,7 @@ BEFORE_THE_MAXIMUM = (
 def test_gradients_of_global_maxima_behind_fused_chains(before: str) -> None:
     """Each maximum is found where it was: some gradient comes of every one, and none is NaN."""
     network = elaborate(
-        language.program(parse(GLOBAL % before)), "a", Settings(batch=4, training=True)
+        language.build_program(parse(GLOBAL % before)), "a", Settings(batch=4, training=True)
     )
     same_as_the_interpreter(
         simplify(lower_convolutions(compile_step(network, default_recipe("a"))))

@@ -13,10 +13,10 @@ from netdsl.errors import NetError
 from netdsl.insight.check import check_program
 from netdsl.insight.expectations import run_test
 from netdsl.insight.summary import summarise
-from netdsl.language.elaborate import Settings, Shrink, elaborate
+from netdsl.language.elaborate import Settings, ShrinkSettings, elaborate
 from netdsl.language.format import format_text
 from netdsl.language.parse import parse
-from netdsl.language.program import is_net, load, program, read_nothing
+from netdsl.language.program import build_program, is_net_file, load_program, reject_read
 from netdsl.limits import (
     MAX_CHAIN_LENGTH,
     MAX_ERRORS,
@@ -174,7 +174,7 @@ def worked(text: str) -> str:
         raise NetError()
 
     def whole() -> Any:
-        return program(parse(text, "a.net"), unreadable)
+        return build_program(parse(text, "a.net"), unreadable)
 
     said: list[str] = []
     for work in (
@@ -254,7 +254,7 @@ def test_files_that_are_used_count_too() -> None:
 
     text = "".join(f'use "x{i}.net"\n' for i in range(30)) + net("relu")
     with pytest.raises(NetError, match=f"used here have over {MAX_TOKENS:,} words"):
-        program(parse(text, "a.net"), read)
+        build_program(parse(text, "a.net"), read)
 
 
 NESTS = {
@@ -299,7 +299,7 @@ def test_what_is_promised_to_nest_does(kind: str, below: int) -> None:
             deep(n - 1)
         else:
             assert format_text(format_text(text)) == format_text(text)
-            assert elaborate(program(parse(text))).layers
+            assert elaborate(build_program(parse(text))).layers
 
     deep(below)
 
@@ -308,7 +308,7 @@ def test_a_shrunk_net_is_not_tried_at_every_size() -> None:
     text = "net a { input(60000x60000x1) -> conv(1, 30001x30001, stride=29999) -> relu * 90 }"
     started = time.process_time()
     with pytest.raises(NetError, match="steps"):
-        elaborate(program(parse(text)), settings=Settings(shrink=Shrink(2)))
+        elaborate(build_program(parse(text)), settings=Settings(shrink=ShrinkSettings(2)))
     assert time.process_time() - started < SLOWEST
 
 
@@ -324,7 +324,7 @@ def secret(tmp_path: Path) -> Path:
 
 def refused(path: Path) -> str:
     with pytest.raises(NetError) as e:
-        load(str(path))
+        load_program(str(path))
     return e.value.render()
 
 
@@ -339,7 +339,7 @@ def test_a_file_that_is_no_net_is_named_and_not_quoted(tmp_path: Path, secret: P
         assert "hunter2" not in said
         assert "PASSWORD" not in said
     assert "hunter2" not in refused(secret)
-    assert not is_net(str(tmp_path / "loop.net"))
+    assert not is_net_file(str(tmp_path / "loop.net"))
     (tmp_path / "wrong.net").write_text("block b { relu relu }")
     main.write_text('use "wrong.net"\nnet a { input(3) }')
     assert "block b { relu relu }" in refused(main)
@@ -368,4 +368,4 @@ def test_a_text_that_came_with_weights_reads_nothing(tmp_path: Path, secret: Pat
         assert "in a text that carries all that it needs" in e.value.render()
         assert "hunter2" not in e.value.render()
     with pytest.raises(NetError):
-        program(parse('use "good.net"', str(tmp_path / "a.net")), read_nothing)
+        build_program(parse('use "good.net"', str(tmp_path / "a.net")), reject_read)

@@ -22,7 +22,7 @@ from netdsl.insight.gradcheck import gradcheck
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_text
 from netdsl.language.parse import parse
-from netdsl.language.program import load, program
+from netdsl.language.program import build_program, load_program
 from netdsl.ops import OPS
 from tests.conftest import ROOT
 from tests.forged import TYPES, Parts
@@ -37,7 +37,7 @@ def expecting(condition: str) -> str:
 
 
 def check(text: str) -> None:
-    check_program(program(parse(text)))
+    check_program(build_program(parse(text)))
 
 
 def test_the_gradient_of_tied_maxima_sums_to_one() -> None:
@@ -85,12 +85,12 @@ def test_refused_with_a_sentence(text: str, complaint: str) -> None:
 
 def test_names_compare_by_their_name() -> None:
     text = "block b(p) { if p == same { relu } else { tanh } }\nnet a { input(3); b(same) }"
-    assert [x.op for x in elaborate(program(parse(text))).layers] == ["relu"]
+    assert [x.layer_type for x in elaborate(build_program(parse(text))).layers] == ["relu"]
 
 
 def test_a_loop_gives_back_a_variable_that_held_none() -> None:
     text = "net a { let x = none; input(8x8x1); for x in [1] { relu }; maxpool(2, stride=x) }"
-    assert elaborate(program(parse(text))).place("maxpool1").type.shape[1:3] == (4, 4)
+    assert elaborate(build_program(parse(text))).find_node("maxpool1").type.shape[1:3] == (4, 4)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_receptive_fields(body: str, field: str) -> None:
     *before, last = body.split(" -> ")
     lines = "; ".join([*(" -> ".join(before),), last] if before else [last])
     text = f'net a {{ input(32x32x1); {lines} }}\ntest a {{ receptive_field("c") == {field} }}'
-    p = program(parse(text))
+    p = build_program(parse(text))
     assert run_test(p, p.tests[0]).ok
 
 
@@ -119,7 +119,7 @@ def test_ceil_mode_averages_as_torch_does() -> None:
         for include in (True, False):
             word = "yes" if include else "no"
             call = f"avgpool({k}, stride={s}, pad={p}, ceil=yes, include_pad={word})"
-            graph = elaborate(program(parse(f"net a {{ input(6x5x2); {call} }}"))).graph
+            graph = elaborate(build_program(parse(f"net a {{ input(6x5x2); {call} }}"))).graph
             found = evaluate_results(graph, {"input": x})["main"]
             pool = torch.nn.AvgPool2d(k, s, p, ceil_mode=True, count_include_pad=include)
             expected = pool(torch.from_numpy(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -131,7 +131,7 @@ def test_ceil_mode_averages_as_torch_does() -> None:
 )
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_gradcheck_accepts_right_nets(body: str, seed: int) -> None:
-    rows = list(gradcheck(program(parse(f"net a {{ input(8x8x3); {body} }}")), None, seed))
+    rows = list(gradcheck(build_program(parse(f"net a {{ input(8x8x3); {body} }}")), None, seed))
     assert [r for r in rows if not r.ok] == []
 
 
@@ -139,11 +139,11 @@ def test_files_that_use_each_other_are_read_once_and_circles_are_found(tmp_path:
     for i in range(20):
         uses = f'use "{i + 1}.net"\n' * 2 if i < 19 else ""
         (tmp_path / f"{i}.net").write_text(f"{uses}block b{i} {{ relu }}")
-    assert len(load(str(tmp_path / "0.net")).blocks) == 20
+    assert len(load_program(str(tmp_path / "0.net")).blocks) == 20
     (tmp_path / "sub").mkdir()
     (tmp_path / "b.net").write_text('use "sub/../b.net"\nuse "./sub/../b.net"')
     with pytest.raises(NetError, match="circle"):
-        load(str(tmp_path / "b.net"))
+        load_program(str(tmp_path / "b.net"))
 
 
 @pytest.mark.parametrize("comment", ["#", "# hello world"])
@@ -157,7 +157,7 @@ def test_many_comment_lines_take_no_time(comment: str, end: str) -> None:
 def test_many_entries_and_many_sections_take_no_time() -> None:
     started = time.perf_counter()
     with pytest.raises(NetError):
-        program(parse("train {\n" + "epochs = 1\n" * 20_000 + "}"))
+        build_program(parse("train {\n" + "epochs = 1\n" * 20_000 + "}"))
     with pytest.raises(NetError):
         parse("net a { ( }\n" + "net b { input(3) }\n" * 20_000)
     assert time.perf_counter() - started < 15
@@ -341,7 +341,7 @@ def test_metrics_are_json_whatever_happens(tmp_path: Path) -> None:
 
 def scale_of(body: str, state: str, image: str = "16x16x8") -> float:
     """The parameter of the distribution that a state begins with."""
-    network = elaborate(program(parse(f"net a {{ input({image}); {body} }}")))
+    network = elaborate(build_program(parse(f"net a {{ input({image}); {body} }}")))
     found: float = network.graph[state].attrs["init"][1]
     return found
 
@@ -369,7 +369,7 @@ def test_weight_norm_begins_as_its_initialiser_would(call: str) -> None:
     spread = []
     for init in ("he", "weightnorm(he)"):
         text = f"net a {{ input(12x12x8); y: {call}, weight={init}, bias=no) }}"
-        network = elaborate(program(parse(text)))
+        network = elaborate(build_program(parse(text)))
         given = {n.name: draw(n, 1) for n in network.graph.states}
         values = evaluate_graph(network.graph, {**given, "input": x})
         spread.append(float(values[network.graph.outputs["main"]].std()))
@@ -380,36 +380,39 @@ def test_weight_norm_begins_as_its_initialiser_would(call: str) -> None:
 
 def test_in_asks_what_flows_into_the_block() -> None:
     text = "block b { conv(8, 1x1) -> conv(in.channels, 1x1) }\nnet a { input(4x4x3); b }"
-    assert elaborate(program(parse(text))).place("b1").type.shape[3] == 3
+    assert elaborate(build_program(parse(text))).find_node("b1").type.shape[3] == 3
 
 
 def test_shared_chains_keep_the_values_that_they_were_written_with() -> None:
     text = "net a { let c = 8; input(4); shared e = fc(c); let c = 16; e }"
-    assert elaborate(program(parse(text))).place("e1").type.shape == (1, 8)
+    assert elaborate(build_program(parse(text))).find_node("e1").type.shape == (1, 8)
 
 
 @pytest.mark.parametrize(
     ("expression", "value"), [("round(2.5)", 3), ("round(-0.4) + 1", 1), ("len([1, 2])", 2)]
 )
 def test_functions(expression: str, value: int) -> None:
-    found = elaborate(program(parse(f"net a {{ input(4); fc({expression}) }}")))
-    assert found.layers[0].type.shape == (1, value)
+    found = elaborate(build_program(parse(f"net a {{ input(4); fc({expression}) }}")))
+    assert found.layers[0].output_type.shape == (1, value)
 
 
 def test_a_bare_number_equals_its_square() -> None:
     text = "block b(k) { if k == 1 { relu } else { tanh } }\nnet a { input(4); b(1x1) -> b(2x1) }"
-    assert [x.op for x in elaborate(program(parse(text))).layers] == ["relu", "tanh"]
+    assert [x.layer_type for x in elaborate(build_program(parse(text))).layers] == ["relu", "tanh"]
 
 
 def test_side_outputs_are_not_counted_in_macs() -> None:
     text = "net a { input(8x8x1); conv(3, 1x1); output aux: fc(10); fc(10) }"
-    assert elaborate(program(parse(text))).macs == 8 * 8 * 3 + 8 * 8 * 3 * 10
+    assert elaborate(build_program(parse(text))).macs == 8 * 8 * 3 + 8 * 8 * 3 * 10
 
 
 def test_transposed_same_padding_multiplies_by_the_stride() -> None:
     for k, s in ((2, 2), (3, 2), (4, 2), (1, 3), (5, 1)):
         text = f"net a {{ input(5x6x1); c: convtranspose(2, {k}, stride={s}, pad=same) }}"
-        assert elaborate(program(parse(text))).place("c").type.shape[1:3] == (5 * s, 6 * s)
+        assert elaborate(build_program(parse(text))).find_node("c").type.shape[1:3] == (
+            5 * s,
+            6 * s,
+        )
 
 
 def test_one_name_for_two_blocks_of_two_files_is_refused(tmp_path: Path) -> None:
@@ -420,7 +423,7 @@ def test_one_name_for_two_blocks_of_two_files_is_refused(tmp_path: Path) -> None
     main = tmp_path / "main.net"
     main.write_text('use "a.net"\nuse "b.net"\nnet n { input(8); a }')
     with pytest.raises(NetError, match="defined in two files"):
-        load(str(main))
+        load_program(str(main))
 
 
 def test_a_run_s_text_spells_out_every_default_and_means_the_same() -> None:
@@ -433,12 +436,12 @@ def test_a_run_s_text_spells_out_every_default_and_means_the_same() -> None:
         "data { source = digits, batch = 7 }\ntrain { net = first, expect val_loss < 9 }\n"
         'train fast { net = second, optimizer = adam(no_decay=["*.bias"]), seed = 3 }'
     )
-    p = program(parse(text))
+    p = build_program(parse(text))
     for name in (None, "fast"):
-        again = program(parse(format_file(resolve_file(p, name))))
+        again = build_program(parse(format_file(resolve_file(p, name))))
         assert resolve_recipe(again) == resolve_recipe(p, name)
         assert format_file(resolve_file(again, None)) == format_file(resolve_file(p, name))
-        section = again.section("train")
+        section = again.find_section("train")
         assert section is not None
         assert {e.name for e in section.entries if hasattr(e, "name")} >= {
             q.name for q in SIGNATURE.params
@@ -452,7 +455,7 @@ def test_own_expectations_replace_inherited_ones() -> None:
         "net a { input(8x8x1); fc(10) }\ndata { source = digits }\n"
         "train { expect val_accuracy > 0.9 }\ntrain fast { epochs = 1, expect val_accuracy > 0.1 }"
     )
-    p = program(parse(text))
+    p = build_program(parse(text))
     assert len(resolve_recipe(p, "fast").expectations) == 1
     assert resolve_recipe(p, "fast").expectations != resolve_recipe(p).expectations
 
@@ -466,8 +469,8 @@ def test_set_reaches_the_net_of_the_recipe(tmp_path: Path) -> None:
         "data { source = digits }\ntrain { net = b }"
     )
     p = load_recipe(str(path), ["w=5"], None)
-    assert elaborate(p, "b").layers[0].type.shape == (1, 5)
-    assert elaborate(p, "a").layers[0].type.shape == (1, 1)
+    assert elaborate(p, "b").layers[0].output_type.shape == (1, 5)
+    assert elaborate(p, "a").layers[0].output_type.shape == (1, 1)
 
 
 def test_sums_of_many_values_are_exact_enough() -> None:

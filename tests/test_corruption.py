@@ -17,7 +17,7 @@ from netdsl.backends import open_backend
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.training.run.trainer import Trainer
 from netdsl.training.store import checkpoint
 from netdsl.training.store.resume import load_continuation
@@ -32,7 +32,7 @@ RNG = np.random.default_rng(0)
 
 
 def run(out: Path) -> bytes:
-    trainer = Trainer(program(parse(NET)), None, REFERENCE)
+    trainer = Trainer(build_program(parse(NET)), None, REFERENCE)
     trainer.run(out, lambda p: None, lambda m: None)
     return (out / "last.safetensors").read_bytes()
 

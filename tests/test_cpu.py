@@ -45,7 +45,7 @@ from netdsl.ir.interpreter import evaluate_results
 from netdsl.language import program as language
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
-from netdsl.language.program import load
+from netdsl.language.program import load_program
 from netdsl.ops import OPS
 from netdsl.ops.example_values import RandomDraw, draw_operand
 from netdsl.ops.op import Example
@@ -147,7 +147,7 @@ NORMS = """net small {
 
 @pytest.mark.parametrize("norm", ["layernorm", "instancenorm", "groupnorm(3)", "groupnorm(12)"])
 def test_moments_of_samples_and_groups(norm: str) -> None:
-    file = language.program(parse(NORMS % norm))
+    file = language.build_program(parse(NORMS % norm))
     network = elaborate(file, "small", Settings(batch=3, training=True))
     graph = simplify(lower_convolutions(compile_step(network, default_recipe("small"))))
     same_as_the_interpreter(graph)
@@ -619,7 +619,9 @@ def test_moments_far_from_zero() -> None:
 
 
 def test_a_folded_net() -> None:
-    network = elaborate(load(str(ROOT / "models" / "resnet.net")), "resnet20", Settings(batch=2))
+    network = elaborate(
+        load_program(str(ROOT / "models" / "resnet.net")), "resnet20", Settings(batch=2)
+    )
     folded = pass_manager.prepare_inference(network.graph)
     given = {"input": np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)}
     found = []

@@ -18,7 +18,7 @@ from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.passes.conv_lowering import lower_convolutions
 from netdsl.passes.mixed_precision import convert_to_mixed_precision
 from netdsl.passes.simplify import simplify
@@ -187,7 +187,7 @@ def test_recipes_train_as_on_the_reference(
     text = TRAINED % (low, accumulate)
     told: dict[str, list[dict[str, Any]]] = {"cuda": [], "model": []}
     for name, device in (("cuda", backend), ("model", open_backend("model"))):
-        trainer = Trainer(program(parse(text)), None, device)
+        trainer = Trainer(build_program(parse(text)), None, device)
         trainer.run(tmp_path / name, lambda p: None, told[name].append)
     for found, expected in zip(told["cuda"], told["model"], strict=True):
         assert found["train_loss"] == pytest.approx(expected["train_loss"], rel=0.02)
@@ -222,7 +222,7 @@ def test_deterministic_runs_repeat(backend: Any, tmp_path: Path) -> None:
     text = TRAINED.replace("epochs = 2", "epochs = 2, deterministic = yes") % ("mixed", 1)
     states = []
     for name in ("one", "two"):
-        trainer = Trainer(program(parse(text)), None, backend)
+        trainer = Trainer(build_program(parse(text)), None, backend)
         assert trainer.backend.device.repeatable
         trainer.run(tmp_path / name, lambda p: None, lambda m: None)
         states.append(trainer.state.snapshot())
@@ -269,7 +269,7 @@ def test_memory_that_is_short_is_told(backend: Any) -> None:
     pool.set_limit(size=pool.used_bytes() + (200 << 20))
     try:
         with pytest.raises(NetError, match=r"a step takes .* of memory") as e:
-            Trainer(program(parse(text)), None, backend)
+            Trainer(build_program(parse(text)), None, backend)
     finally:
         pool.set_limit(size=0)
     assert "1200x8x8x4000" in e.value.render()

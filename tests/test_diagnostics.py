@@ -8,7 +8,7 @@ import pytest
 
 from netdsl.errors import NetError
 from netdsl.insight.check import check_program
-from netdsl.language.program import load
+from netdsl.language.program import load_program
 from tests.conftest import ROOT
 from tests.golden import matches_golden
 
@@ -19,7 +19,7 @@ WRONG = sorted((ROOT / "tests" / "wrong").glob("*.net"))
 def test_what_is_said_of_a_wrong_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
     with pytest.raises(NetError) as e:
-        check_program(load(path.name))
+        check_program(load_program(path.name))
     matches_golden(f"wrong/{path.stem}.txt", e.value.render() + "\n")
 
 

@@ -270,27 +270,27 @@ class Planted:
 
 def test_tables_of_the_language_are_not_run(tmp_path: Path, netdsl: Any) -> None:
     assert netdsl("check", MODEL)[0] == 0
-    parse._lark.cache_clear()
+    parse._load_parser.cache_clear()
     assert netdsl("check", MODEL)[0] == 0
     (path,) = LANGUAGE_CACHE.directory.iterdir()
     code = pickle.dumps({"data": Planted(tmp_path / "was run"), "memo": {}})
     for content in (code, hashlib.sha256(code).digest() + code):
         path.write_bytes(content)
-        parse._lark.cache_clear()
+        parse._load_parser.cache_clear()
         assert netdsl("check", MODEL)[0] == 0
         assert not (tmp_path / "was run").exists()
     for content in (code, b"", b"[]", b"{}", b'{"data": {}, "memo": {"0": {"@": 5}}}'):
         LANGUAGE_CACHE.store(path.name, content)  # of this very user, with the right checksum
-        parse._lark.cache_clear()
+        parse._load_parser.cache_clear()
         assert netdsl("check", MODEL)[0] == 0
         assert not (tmp_path / "was run").exists()
 
 
 def test_the_parser_is_the_same_from_its_tables() -> None:
-    parse._lark.cache_clear()
-    made = parse._lark()
-    parse._lark.cache_clear()
-    again = parse._lark()
+    parse._load_parser.cache_clear()
+    made = parse._load_parser()
+    parse._load_parser.cache_clear()
+    again = parse._load_parser()
     assert again is not made
     assert again.source_path != made.source_path, "it is from the tables"
     for path in sorted((ROOT / "models").rglob("*.net")):
@@ -339,14 +339,14 @@ cache = os.environ.pop("NETDSL_CACHE")
 os.environ["NETDSL_CACHE"] = os.devnull  # the first time only imports what root can read
 for user in (0, int(sys.argv[1])):
     os.setuid(user)
-    parse._lark.cache_clear()
+    parse._load_parser.cache_clear()
     try:
-        parse._lark()
+        parse._load_parser()
     except OSError:
         sys.exit("cannot read")
     os.environ["NETDSL_CACHE"] = cache
 parse.parse("net a { input(8x8x1); fc(10) }")
-print(parse._lark().source_path)
+print(parse._load_parser().source_path)
 """
 
 
@@ -363,8 +363,8 @@ def test_a_home_that_cannot_be_written_to(there: str, monkeypatch: pytest.Monkey
 
 def _goes_on_as_nobody(cache: Path, there: str) -> None:
     if there != "nothing":
-        parse._lark.cache_clear()
-        parse._lark()
+        parse._load_parser.cache_clear()
+        parse._load_parser()
         (path,) = LANGUAGE_CACHE.directory.iterdir()
         LANGUAGE_CACHE.directory.chmod(0o755)
         path.chmod(0o644)

@@ -13,7 +13,7 @@ from netdsl.insight.expectations import run_test
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -35,7 +35,7 @@ def test_the_first_net_is_the_file_of_that_name() -> None:
 
 @pytest.mark.parametrize("text", BLOCKS[:3], ids=["digits", "language", "recipes"])
 def test_the_nets_that_are_shown_are_sound(text: str) -> None:
-    whole = program(parse(text))
+    whole = build_program(parse(text))
     nets, warnings = check_program(whole)
     assert nets
     assert not warnings
@@ -46,7 +46,7 @@ def test_the_error_that_is_shown_is_the_error_that_is_told() -> None:
     wrong = BLOCKS[1].replace("| shortcut(4*c, stride) }", "| identity }")
     assert wrong != BLOCKS[1]
     with pytest.raises(NetError) as e:
-        elaborate(program(parse(wrong, "small.net")))
+        elaborate(build_program(parse(wrong, "small.net")))
     assert e.value.diagnostics[0].render() + "\n" == BLOCKS[3]
 
 

@@ -13,7 +13,7 @@ from netdsl.backends import open_backend
 from netdsl.insight.compare import compare
 from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.training.job import prepare_job
@@ -36,7 +36,7 @@ train {
 
 
 def test_a_dry_run_tells_steps_and_globs() -> None:
-    found = dry_run(prepare_job(program(parse(NET)), None))
+    found = dry_run(prepare_job(build_program(parse(NET)), None))
     assert (found.images, found.validation, found.steps, found.epochs) == (1294, 144, 5, 3)
     assert found.params - found.trainable_params == 8 * 9 + 8
     globs = {(g.key, g.glob): g.weights for g in found.globs}
@@ -47,7 +47,7 @@ def test_a_dry_run_tells_steps_and_globs() -> None:
 
 
 def test_memory_is_predicted() -> None:
-    job = prepare_job(program(parse(NET)), None)
+    job = prepare_job(build_program(parse(NET)), None)
     state = State(open_backend("reference"))
     state.initialise(job.step_graph.states, 1)
     memory = predict_memory(job)
@@ -74,7 +74,7 @@ def test_dry_run_from_the_command_line(netdsl: Any, tmp_path: Path) -> None:
 
 def test_two_nets_are_compared() -> None:
     text = NET + NET[: NET.index("data")].replace("small", "wide").replace("fc(64)", "fc(32)")
-    p = program(parse(text))
+    p = build_program(parse(text))
     found = compare(elaborate(p, "small"), elaborate(p, "wide"))
     assert [c.name for c in found.layers] == ["head.fc1", "head.relu1"]
     assert [(c.name, c.a, c.b) for c in found.weights] == [
@@ -102,7 +102,7 @@ def test_diff_from_the_command_line(netdsl: Any) -> None:
 
 def test_larger_nets_are_predicted_to_need_more() -> None:
     small, large = (
-        predict_memory(prepare_job(program(parse(NET.replace("fc(64)", f"fc({n})"))), None))
+        predict_memory(prepare_job(build_program(parse(NET.replace("fc(64)", f"fc({n})"))), None))
         for n in (64, 640)
     )
     assert large.weights > 5 * small.weights

@@ -23,7 +23,7 @@ from netdsl.ir.export import to_graphml, to_json, to_networkx
 from netdsl.ir.json_reader import ATTRIBUTE_SCHEMAS, DISTRIBUTIONS, read_graph
 from netdsl.ir.printer import to_text
 from netdsl.ir.verifier import verify_graph
-from netdsl.language.program import load
+from netdsl.language.program import load_program
 from netdsl.ops import OPS
 from netdsl.parameter_types import AnyValue
 from netdsl.plan.fusion import FULL_FUSION
@@ -65,7 +65,7 @@ def test_a_step_of_resnet50_is_a_networkx_graph_and_its_json_gives_the_same_plan
     netdsl: Any,
 ) -> None:
     found = package.load(f"{RESNET}:resnet50").graph(train=True, batch=2)
-    before = compiled(load(RESNET), Target("resnet50", True, 2), FULL_FUSION)
+    before = compiled(load_program(RESNET), Target("resnet50", True, 2), FULL_FUSION)
     walks(found, before.plan.graph)
     assert sum(1 for _, d in found.nodes(data="node") if d.op == "conv2d_wgrad") == 17
     assert nx.has_path(found, "input", found.graph["outputs"]["loss"])

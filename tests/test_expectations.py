@@ -8,7 +8,7 @@ from netdsl.errors import NetError
 from netdsl.insight.expectations import Outcome, check_test, run_test
 from netdsl.language.budget import Budget
 from netdsl.language.parse import parse, parse_expression
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.training.recipe.expectations import (
     METRICS,
     check_expectation,
@@ -34,7 +34,7 @@ FOUND = {
 
 
 def outcome(expectation: str, net: str = NET) -> Outcome:
-    p = program(parse(f"{net}\ntest n {{ {expectation} }}"))
+    p = build_program(parse(f"{net}\ntest n {{ {expectation} }}"))
     (found,) = run_test(p, p.tests[0]).outcomes
     return found
 
@@ -150,7 +150,7 @@ def test_values_that_are_compared_are_compared_with_the_larger(claim: str, ok: b
     ],
 )
 def test_what_cannot_be_asked_is_refused_dry_or_not(expectation: str, complaint: str) -> None:
-    p = program(parse(f"{NET}\ntest n {{ {expectation} }}"))
+    p = build_program(parse(f"{NET}\ntest n {{ {expectation} }}"))
     with pytest.raises(NetError, match=complaint):
         run_test(p, p.tests[0])
     with pytest.raises(NetError, match=complaint):
@@ -212,4 +212,4 @@ def test_a_recipe_s_expectations_are_looked_at() -> None:
         ("test_accuracy", "a condition is"),
     ):
         with pytest.raises(NetError, match=complaint):
-            resolve_recipe(program(parse(f"{text}train {{ expect {expected} }}")))
+            resolve_recipe(build_program(parse(f"{text}train {{ expect {expected} }}")))

@@ -21,7 +21,7 @@ from netdsl import cli
 from netdsl.backends import open_backend
 from netdsl.data.pictures import write_picture
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.training.run.trainer import Trainer
 from tests.forged import EDITS, Parts, forged
 
@@ -67,7 +67,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # it is no part of what is tried
     asked = iter([False] * 10 + [True])
-    trainer = Trainer(program(parse(NET)), None, open_backend("reference"))
+    trainer = Trainer(build_program(parse(NET)), None, open_backend("reference"))
     with pytest.raises(KeyboardInterrupt):
         trainer.run(tmp_path / "run", lambda p: None, lambda m: None, lambda: next(asked))
     write_picture(tmp_path / "x.png", np.zeros((8, 8), np.uint8))

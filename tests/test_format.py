@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from netdsl.errors import NetError
 from netdsl.language import syntax as s
-from netdsl.language.diagnose import NO_NAMES
+from netdsl.language.diagnose import RESERVED_WORDS
 from netdsl.language.format import WIDTH, format_file, format_text
 from netdsl.language.parse import parse
 from tests.conftest import ROOT
@@ -85,11 +85,11 @@ def test_a_word_of_the_grammar_is_kept_as_a_name_or_refused(word: str) -> None:
                 for once in (format_text(text), format_file(tree)):
                     assert parse(once) == tree, text
                     assert format_text(once) == once
-    assert (kept == 0) == (word in NO_NAMES)
-    assert kept == 2 * len(texts) or word in (*STATEMENTS, *NO_NAMES, "not", "expect")
+    assert (kept == 0) == (word in RESERVED_WORDS)
+    assert kept == 2 * len(texts) or word in (*STATEMENTS, *RESERVED_WORDS, "not", "expect")
 
 
-@pytest.mark.parametrize("word", sorted(NO_NAMES))
+@pytest.mark.parametrize("word", sorted(RESERVED_WORDS))
 @pytest.mark.parametrize("place", [*PLACES, *ITEMS])
 def test_a_word_that_goes_on_with_a_line_is_no_name(word: str, place: str) -> None:
     text = (ITEMS | {k: f"net a {{ input(3); {x} }}" for k, x in PLACES.items()})[place]

@@ -21,7 +21,7 @@ from netdsl.language.budget import Budget
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file, format_text
 from netdsl.language.parse import parse
-from netdsl.language.program import Program, program
+from netdsl.language.program import Program, build_program
 from netdsl.limits import MAX_ERRORS, MAX_MESSAGE_CHARACTERS
 from tests import texts
 from tests.conftest import ROOT
@@ -96,7 +96,7 @@ def told(text: str) -> list[str]:
         formatted = format_text(text)
         assert parse(formatted) == tree
         assert format_text(formatted) == formatted
-        check_program(program(tree, read))
+        check_program(build_program(tree, read))
     except NetError as e:
         return [d.render() for d in e.diagnostics]
     return []
@@ -171,7 +171,7 @@ def _fmt(text: str) -> None:
 
 
 def _read(work: Callable[[Program], None], text: str) -> None:
-    work(program(parse(text, "drawn.net"), read))
+    work(build_program(parse(text, "drawn.net"), read))
 
 
 def told_well(error: NetError) -> None:
@@ -215,7 +215,7 @@ def _parses(text: str) -> bool:
 
 def _checks(text: str) -> bool:
     try:
-        check_program(program(parse(text), read))
+        check_program(build_program(parse(text), read))
     except NetError:
         return False
     return True

@@ -23,7 +23,7 @@ from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
-from netdsl.language.program import load, program
+from netdsl.language.program import build_program, load_program
 from netdsl.ops import OPS
 from netdsl.passes import pass_manager
 from netdsl.passes.conv_lowering import lower_convolutions
@@ -142,7 +142,7 @@ def test_batch_norm_by_algebra_on_the_cpu(
 
 @needs_compiler
 def test_bias_and_relu_go_into_the_products(engine: Engine) -> None:
-    network = elaborate(load(BLOCKS), "googlenet", Settings(batch=2, dtype="float32"))
+    network = elaborate(load_program(BLOCKS), "googlenet", Settings(batch=2, dtype="float32"))
     main = pass_manager.prepare_inference(network.graph).main
     backend = engine()
     run(main, backend, 1e-4, steps=1)
@@ -157,7 +157,7 @@ def test_a_scaled_step_on_the_cpu(scale: float, engine: Engine) -> None:
     """Steps that are made and steps that are left out, by the scale of the loss."""
     low = BoundCall("float16", LOW_PRECISIONS["float16"], {"scale": scale, "steady": 1})
     chosen = BoundCall("mixed", PRECISIONS["mixed"], {"low": low})
-    network = elaborate(load(BLOCKS), "residual_small", Settings(batch=2, training=True))
+    network = elaborate(load_program(BLOCKS), "residual_small", Settings(batch=2, training=True))
     graph = compile_step(network, replace(plain_recipe(), precision=chosen))
     assert evaluate_results(graph, values_for(graph))["left_out"] == (scale > 1e6)
     assert run(graph, engine(), 0.05) == []
@@ -261,7 +261,7 @@ def test_gradients_are_added_up_together(engine: Engine) -> None:
     """For their joint norm: a launch for those whose sums are taken alike, a second one for large
     ones."""
     text = "net n { input(8x8x3); conv(6, 3x3) -> batchnorm -> relu; (fc(200) -> relu) * 3; fc(7) }"
-    network = elaborate(program(parse(text)), None, Settings(batch=2, training=True))
+    network = elaborate(build_program(parse(text)), None, Settings(batch=2, training=True))
     graph = compile_step(network, replace(plain_recipe(), clip=0.1))
     backend = engine()
     plan = make_plan(graph, backend.fusion)
@@ -397,7 +397,7 @@ def test_what_begins_between_two_places_is_copied_for_a_library(way: int, engine
 @pytest.mark.parametrize("way", WAYS)
 def test_timing_leaves_the_states_alone(way: int, engine: Engine) -> None:
     """Gradients are summed up in states where an update takes several batches."""
-    network = elaborate(load(BLOCKS), "plain", Settings(batch=2, training=True))
+    network = elaborate(load_program(BLOCKS), "plain", Settings(batch=2, training=True))
     graph = compile_accumulation(network, replace(plain_recipe(), accumulate=2))
     assert any(graph[n].op == "add" for n in graph.updates.values())
     backend = engine(way)

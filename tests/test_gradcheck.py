@@ -11,7 +11,7 @@ import pytest
 from netdsl.insight.gradcheck import SETTINGS, TOLERANCE, LayerError, gradcheck
 from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
-from netdsl.language.program import Program, program
+from netdsl.language.program import Program, build_program
 from netdsl.ops import OPS
 from netdsl.ops.op import Vjp
 
@@ -26,7 +26,7 @@ net n {
   globalmaxpool -> fc(6) -> leaky_relu -> layernorm -> fc(3)
 }
 """
-PROGRAM = program(parse(NET))
+PROGRAM = build_program(parse(NET))
 NETWORK = elaborate(PROGRAM, None, SETTINGS)
 
 
@@ -166,7 +166,7 @@ def test_a_gradient_of_the_wrong_kind_is_found(
 def test_small_and_constant_weights_hide_no_gradient(
     chain: str, op: str, operand: int, layer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    net = program(parse(f"net n {{ input(4x4x2); {chain} }}"))
+    net = build_program(parse(f"net n {{ input(4x4x2); {chain} }}"))
     assert faulty(net) == set()
     planted(monkeypatch, op, operand, scaled(1.002))
     assert layer in faulty(net)

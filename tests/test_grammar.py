@@ -13,8 +13,8 @@ from lark import Lark
 
 from netdsl.insight.check import check_program
 from netdsl.insight.ebnf import ebnf
-from netdsl.language.parse import grammar, parse
-from netdsl.language.program import program
+from netdsl.language.parse import load_grammar, parse
+from netdsl.language.program import build_program
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "grammar"
@@ -36,7 +36,7 @@ def test_every_rule_that_is_used_is_one() -> None:
 
 def test_the_file_that_is_shown_is_sound() -> None:
     (text,) = (text for language, text in FENCED if not language)
-    nets, warnings = check_program(program(parse(text.partition("\n")[2])))
+    nets, warnings = check_program(build_program(parse(text.partition("\n")[2])))
     assert set(nets) == {"small", "wide"}
     assert not warnings
 
@@ -60,7 +60,7 @@ WORDS = {
 def test_keywords_depend_on_the_place(word: str) -> None:
     """A parameter and an argument may have any of their names."""
     text = f"block b({word}=3) {{ conv({word}, 1x1) }}\nnet n {{ input(8x8x1); b({word}=4) }}"
-    Lark(grammar(), parser="lalr", start="start").parse(text)
+    Lark(load_grammar(), parser="lalr", start="start").parse(text)
 
 
 def test_all_packages_are_installed() -> None:
@@ -115,7 +115,7 @@ def test_a_distribution_has_the_grammar(tree: Path, kind: str, tmp_path: Path) -
     place = tmp_path / "place"
     options = ("--no-deps", "--no-build-isolation", "--no-index", "--target", place)
     run(sys.executable, "-m", "pip", "install", *options, made, cwd=tmp_path)
-    assert (place / "netdsl" / "grammar" / "netdsl.lark").read_text() == grammar()
+    assert (place / "netdsl" / "grammar" / "netdsl.lark").read_text() == load_grammar()
     (tmp_path / "a.net").write_text("net a { input(8x8x1); fc(10) }\n")
     checked = run(
         *(sys.executable, "-m", "netdsl", "check", "a.net"),

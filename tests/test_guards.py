@@ -15,7 +15,7 @@ from netdsl.errors import NetError
 from netdsl.ir.interpreter import evaluate_graph
 from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
-from netdsl.language.program import Program, program
+from netdsl.language.program import Program, build_program
 from netdsl.runtime.state import draw
 from netdsl.training.job import prepare_job
 from netdsl.training.recipe.recipe import resolve_recipe
@@ -40,7 +40,7 @@ train { epochs = 3, optimizer = sgd(lr=%s) }
 
 
 def read(text: str) -> Program:
-    return program(parse(text, "small.net"))
+    return build_program(parse(text, "small.net"))
 
 
 def run(text: str, out: Path, **options: Any) -> Trainer:
@@ -149,7 +149,7 @@ def test_what_is_watched_is_what_numpy_says(tmp_path: Path) -> None:
     values = evaluate_graph(graph, given)
     out = {label: values[name] for label, name in graph.outputs.items()}
     found = summarise_watch(graph, out, network)
-    relu = values[network.place("relu1").name]
+    relu = values[network.find_node("relu1").name]
     shown = found["activations"]["relu1"]
     assert shown["norm"] == pytest.approx(np.linalg.norm(relu), rel=1e-5)
     assert shown["mean"] == pytest.approx(relu.mean(), rel=1e-5)

@@ -24,7 +24,7 @@ from netdsl.data import sources
 from netdsl.data.samples import training_batches
 from netdsl.inference import EvaluationReport, Predictor
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.ops import OPS
 from netdsl.ops.example_values import draw_operand
 from netdsl.ops.loss import rank_classes
@@ -76,7 +76,7 @@ def test_drawn_scores_hold_ties_and_nans_beside_plain_rows() -> None:
 
 def objective(loss: str) -> Objective:
     text = "net a { input(8x8x1); fc(10) }\ndata { source = digits }\ntrain { loss = %s }"
-    return resolve_recipe(program(parse(text % loss))).loss
+    return resolve_recipe(build_program(parse(text % loss))).loss
 
 
 OBJECTIVES = (
@@ -251,7 +251,7 @@ def test_a_run_is_judged_by_the_rule(device: str, tmp_path: Path, netdsl: Any) -
     report = Predictor(tmp_path / "run", open_backend(device)).evaluate(None)
     assert report.confusion[:, 1:].sum() == 0
     assert json.loads(out)["test_accuracy"] == report.score.accuracy == report.confusion[0, 0] / 359
-    job = prepare_job(program(parse(DEAD)), None)
+    job = prepare_job(build_program(parse(DEAD)), None)
     (batch,) = islice(training_batches(job.train, 32, job.recipe.seed, 0), 1)
     learnt = overfit(job, open_backend(device), max_steps=3)
     assert learnt.accuracy == (batch.labels == 0).mean() > 0

@@ -19,7 +19,7 @@ from netdsl.ir.builder import Builder
 from netdsl.ir.printer import to_text
 from netdsl.ir.text_parser import parse_graph, parse_graphs
 from netdsl.ir.verifier import verify_graph
-from netdsl.language.program import load
+from netdsl.language.program import load_program
 from netdsl.limits import MAX_IR_CHARACTERS
 from netdsl.ops import OPS
 from netdsl.ops.example_values import RandomDraw
@@ -71,7 +71,7 @@ def test_steps_of_blocks_are_read_back(net: str) -> None:
 
 def compiled(path: Path, nets: list[str], training: tuple[bool, ...]) -> Iterator[Graph]:
     """Nets of a file, compiled as `netdsl compile` does it; some can't be trained as they are."""
-    file = load(str(path))
+    file = load_program(str(path))
     for net in nets or list(file.nets):
         for way in training:
             try:
@@ -83,7 +83,7 @@ def compiled(path: Path, nets: list[str], training: tuple[bool, ...]) -> Iterato
 @pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
 def test_a_net_of_each_file_is_read_back(path: Path) -> None:
     """For inference and as a training step; all others are a slow test."""
-    nets = list(load(str(path)).nets)
+    nets = list(load_program(str(path)).nets)
     if nets:
         chosen = next((n for n in nets if "small" in n), nets[0])
         for graph in compiled(path, [chosen], (False, True)):

@@ -13,11 +13,11 @@ from netdsl.language.format import format_file
 from netdsl.language.network import Network
 from netdsl.language.override import override
 from netdsl.language.parse import parse
-from netdsl.language.program import Program, load, program, self_contained
+from netdsl.language.program import Program, build_program, inline_uses, load_program
 
 
 def of(text: str) -> Program:
-    return program(parse(text))
+    return build_program(parse(text))
 
 
 def net(body: str, **settings: Any) -> Network:
@@ -26,7 +26,7 @@ def net(body: str, **settings: Any) -> Network:
 
 
 def ops(network: Network) -> list[str]:
-    return [layer.op for layer in network.layers]
+    return [layer.layer_type for layer in network.layers]
 
 
 def shape(network: Network) -> tuple[int, ...]:
@@ -163,7 +163,7 @@ def test_shared_weights_have_one_state_and_their_own_normalisation() -> None:
 def test_side_outputs_hang_and_do_not_flow_on() -> None:
     found = net("output side(weight=0.3): fc(2)\n relu")
     assert ops(found) == ["fc", "relu"]
-    assert found.weights == {"main": 1.0, "side": 0.3}
+    assert found.loss_weights == {"main": 1.0, "side": 0.3}
     assert shape(found) == (8, 8, 3)
 
 
@@ -208,7 +208,7 @@ def test_instances_give_parameters_and_instances_of_instances_override() -> None
     net e = b(d=5)
     net f = e(c=6)"""
     )
-    found = {name: [x.type.shape[1] for x in elaborate(p, name).layers] for name in p.nets}
+    found = {name: [x.output_type.shape[1] for x in elaborate(p, name).layers] for name in p.nets}
     assert found == {"a": [2, 3], "b": [4, 3], "e": [4, 5], "f": [6, 5]}
 
 
@@ -216,7 +216,7 @@ def test_defaults_may_use_earlier_parameters() -> None:
     found = elaborate(
         of("block b(c, d=2*c) { fc(c) -> fc(d) }\nnet a { input(8); b(3) -> b(3, d=1) }")
     )
-    assert [x.type.shape[1] for x in found.layers] == [3, 6, 3, 1]
+    assert [x.output_type.shape[1] for x in found.layers] == [3, 6, 3, 1]
 
 
 def test_an_error_names_the_file_of_a_block_that_another_one_uses(tmp_path: Path) -> None:
@@ -224,12 +224,12 @@ def test_an_error_names_the_file_of_a_block_that_another_one_uses(tmp_path: Path
     main = tmp_path / "main.net"
     main.write_text('use "blocks.net"\nnet a { input(4x4x2); add { wide(8) | identity } }')
     with pytest.raises(NetError) as e:
-        elaborate(load(str(main)))
+        elaborate(load_program(str(main)))
     there = f"{tmp_path / 'blocks.net'}:2:3"
     assert f"conv(8, 1x1) at {there}, from block wide(c=8) called at 2:29" in e.value.render()
     main.write_text('use "blocks.net"\nnet a { input(8); wide(8) }')
     with pytest.raises(NetError) as e:
-        elaborate(load(str(main)))
+        elaborate(load_program(str(main)))
     assert f"in block wide(c=8) called at {main}:2:19" in e.value.render()
 
 
@@ -239,20 +239,20 @@ def test_use_brings_blocks_and_a_circle_is_shown(tmp_path: Path) -> None:
     (tmp_path / "sub" / "more.net").write_text("block more { fc(7) }")
     main = tmp_path / "main.net"
     main.write_text('use "sub/blocks.net"\nnet a { input(8); b }')
-    found = load(str(main))
+    found = load_program(str(main))
     assert shape(elaborate(found)) == (7,)
-    alone = program(parse(format_file(self_contained(found))))
+    alone = build_program(parse(format_file(inline_uses(found))))
     assert shape(elaborate(alone)) == (7,)
     (tmp_path / "sub" / "more.net").write_text('use "blocks.net"\nblock more { fc(7) }')
     with pytest.raises(NetError) as e:
-        load(str(main))
+        load_program(str(main))
     assert "circle" in e.value.render()
     assert "blocks.net uses " in e.value.render()
 
 
 def test_named_sections_inherit_from_the_unnamed_one() -> None:
     p = of("train { epochs = 3, seed = 4 }\ntrain short { epochs = 1 }")
-    section = p.section("train", "short")
+    section = p.find_section("train", "short")
     assert section is not None
     assert {e.name: format_value(e) for e in section.entries} == {"seed": 4, "epochs": 1}
 

@@ -16,7 +16,7 @@ from netdsl.language.evaluate import MAX_LIST_LENGTH, MAX_NUMBER, Scope, evaluat
 from netdsl.language.network import Network
 from netdsl.language.override import override
 from netdsl.language.parse import MAX_NESTING_DEPTH, parse, parse_expression
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.layers.convolution import resolve_padding
 from netdsl.training.recipe.recipe import resolve_recipe
 from netdsl.types import dims
@@ -28,7 +28,7 @@ def value(text: str, **variables: Any) -> Any:
 
 
 def net(body: str, **settings: Any) -> Network:
-    return elaborate(program(parse(f"net n {{ {body} }}")), None, Settings(**settings))
+    return elaborate(build_program(parse(f"net n {{ {body} }}")), None, Settings(**settings))
 
 
 def shape(body: str) -> str:
@@ -159,12 +159,12 @@ def test_what_flows_out(body: str, size: str) -> None:
 )
 def test_what_means_nothing_or_two_things(text: str, complaint: str) -> None:
     with pytest.raises(NetError, match=complaint):
-        elaborate(program(parse(text)))
+        elaborate(build_program(parse(text)))
 
 
 def test_an_instance_of_an_instance_has_the_last_word() -> None:
     text = "net a(x=1, y=1) { input(x); fc(y) }\nnet b = a(x=2, y=2)\nnet c = b(y=3)"
-    found = elaborate(program(parse(text)), "c")
+    found = elaborate(build_program(parse(text)), "c")
     assert [n.type.shape for n in found.graph.states] == [(3, 2), (3,)]
 
 
@@ -191,7 +191,7 @@ train a { epochs = 2, optimizer = adam(lr=0.25, beta1=0.5) }
 def test_what_is_set_reaches_its_section(
     settings: list[str], plain: tuple[int, float], a: tuple[int, float]
 ) -> None:
-    file = program(override(parse(RECIPES), settings))
+    file = build_program(override(parse(RECIPES), settings))
     for name, expected in ((None, plain), ("a", a)):
         recipe = resolve_recipe(file, name)
         assert (recipe.epochs, recipe.optimizer.arguments["lr"]) == expected
@@ -217,14 +217,14 @@ def test_what_is_set_reaches_its_section(
 )
 def test_values_out_of_range(text: str, complaint: str) -> None:
     with pytest.raises(NetError, match=complaint):
-        resolve_recipe(program(override(parse(RECIPES), [text])))
+        resolve_recipe(build_program(override(parse(RECIPES), [text])))
 
 
 @pytest.mark.parametrize(
     "setting", ["data.batch=65_536", "data.batch=1", "train.ema=0.999", "train.optimizer.lr=0"]
 )
 def test_values_at_the_end_of_their_range(setting: str) -> None:
-    resolve_recipe(program(override(parse(RECIPES), [setting])))
+    resolve_recipe(build_program(override(parse(RECIPES), [setting])))
 
 
 # ---- layers

@@ -14,7 +14,7 @@ from netdsl.backends.arrays import ArrayBackend, reference
 from netdsl.backends.base import UNDER_WAY
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.training.run import stepper
 from netdsl.training.run.trainer import Trainer
 from netdsl.training.store.resume import load_continuation
@@ -51,7 +51,7 @@ class Late(ArrayBackend):
 def trained(text: str, backend: Any, out: Path, stop: int = 10**9) -> bytes:
     """The last checkpoint of a run that is interrupted after some steps and resumed."""
     count = iter(range(10**9))
-    trainer = Trainer(program(parse(text)), None, backend)
+    trainer = Trainer(build_program(parse(text)), None, backend)
     try:
         trainer.run(out, lambda p: None, lambda m: None, lambda: next(count) >= stop)
     except KeyboardInterrupt:

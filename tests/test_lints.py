@@ -11,7 +11,7 @@ import pytest
 from netdsl.errors import Diagnostic
 from netdsl.insight.check import check_program
 from netdsl.language.parse import parse
-from netdsl.language.program import load, program
+from netdsl.language.program import build_program, load_program
 from netdsl.training.recipe.lints import LINTS, recipe_warnings
 from tests.conftest import ROOT
 
@@ -23,7 +23,7 @@ OF_COMMENTS = ("unknown-lint", "unused-allow")
 
 
 def warned(text: str) -> list[Diagnostic]:
-    return check_program(program(parse(text, "a.net")))[1]
+    return check_program(build_program(parse(text, "a.net")))[1]
 
 
 def names(text: str) -> list[str | None]:
@@ -133,7 +133,7 @@ def test_siblings(text: str, found: str | None) -> None:
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
 def test_models_are_clean(path: Path) -> None:
-    assert check_program(load(str(path)))[1] == []
+    assert check_program(load_program(str(path)))[1] == []
 
 
 def test_check_reports_them_and_strict_fails(netdsl: Any, tmp_path: Path) -> None:
@@ -165,4 +165,4 @@ def test_train_and_dry_run_report_them_of_every_stage(netdsl: Any, tmp_path: Pat
         assert "late-step" not in err
         if "--json" in args:
             json.loads(out)
-    assert [w.lint for w in recipe_warnings(program(parse(text)), "apart")] == ["late-step"]
+    assert [w.lint for w in recipe_warnings(build_program(parse(text)), "apart")] == ["late-step"]

@@ -17,7 +17,7 @@ from netdsl import backends
 from netdsl.backends.arrays import ArrayBackend
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.plan.fusion import FULL_FUSION
 from netdsl.plan.plan import make_plan
 from netdsl.training.checks import MAX_EVALUATION_BYTES, MAX_EVALUATION_IMAGES
@@ -59,13 +59,13 @@ def text(batch: int = 512) -> str:
 
 
 def needed(batch: int) -> int:
-    return predict_memory(prepare_job(program(parse(text(batch))), None), FULL_FUSION).device
+    return predict_memory(prepare_job(build_program(parse(text(batch))), None), FULL_FUSION).device
 
 
 def test_what_does_not_fit_is_told_with_what_would() -> None:
     there = needed(512) // 3
     with pytest.raises(NetError) as e:
-        Trainer(program(parse(text(), "wide.net")), None, small(there))
+        Trainer(build_program(parse(text(), "wide.net")), None, small(there))
     (d,) = e.value.diagnostics
     assert re.match(r"a run takes [\d.]+ MB of memory, and there are [\d.]+ MB", d.message)
     assert d.notes[0].startswith("weights 62.6 kB, ")
@@ -75,13 +75,13 @@ def test_what_does_not_fit_is_told_with_what_would() -> None:
     assert d.help
     (fits,) = map(int, re.findall(r"data.batch=(\d+)", d.help))
     assert needed(fits) <= there < needed(fits + fits // 4)
-    trainer = Trainer(program(parse(text(fits))), None, small(there))
+    trainer = Trainer(build_program(parse(text(fits))), None, small(there))
     assert trainer.stepper.step.plan.arena_bytes <= there
 
 
 def test_where_no_batch_fits_none_is_named() -> None:
     with pytest.raises(NetError) as e:
-        Trainer(program(parse(text())), None, small(1000))
+        Trainer(build_program(parse(text())), None, small(1000))
     assert "data.batch" not in e.value.render()
     assert "recompute" in e.value.render()
 
@@ -101,7 +101,7 @@ def test_it_ends_the_command_with_a_sentence(
 
 
 def test_the_parts_are_the_total() -> None:
-    memory = predict_memory(prepare_job(program(parse(text())), None), FULL_FUSION)
+    memory = predict_memory(prepare_job(build_program(parse(text())), None), FULL_FUSION)
     assert sum(memory.parts().values()) == memory.total
     assert memory.parts() == asdict(memory)
 
@@ -109,25 +109,26 @@ def test_the_parts_are_the_total() -> None:
 def test_a_large_evaluation_does_not_judge_more_than_it_must() -> None:
     """Few images to learn from, many channels: what is judged at once takes no more than 128 MB."""
     wide = NET.replace("conv(64, 3x3, pad=same)", "conv(9000, 1x1)").replace("512", "4")
-    job = prepare_job(program(parse(wide)), None)
+    job = prepare_job(build_program(parse(wide)), None)
     assert 4 <= job.evaluation_network.batch < MAX_EVALUATION_IMAGES
     assert (
         make_plan(job.folded_evaluation.main, FULL_FUSION).arena_bytes < 1.3 * MAX_EVALUATION_BYTES
     )
     assert (
-        prepare_job(program(parse(text(4))), None).evaluation_network.batch == MAX_EVALUATION_IMAGES
+        prepare_job(build_program(parse(text(4))), None).evaluation_network.batch
+        == MAX_EVALUATION_IMAGES
     )
-    assert prepare_job(program(parse(text(600))), None).evaluation_network.batch == 600
+    assert prepare_job(build_program(parse(text(600))), None).evaluation_network.batch == 600
 
 
 def test_what_is_evaluated_is_said_where_that_does_not_fit() -> None:
     """No batch helps where judging takes more than learning does."""
     wide = NET.replace("conv(64, 3x3, pad=same)", "conv(9000, 1x1)").replace("512", "2")
-    job = prepare_job(program(parse(wide)), None)
+    job = prepare_job(build_program(parse(wide)), None)
     memory = predict_memory(job, FULL_FUSION)
     assert memory.evaluation > memory.step
     with pytest.raises(NetError) as e:
-        Trainer(program(parse(wide)), None, small(memory.step))
+        Trainer(build_program(parse(wide)), None, small(memory.step))
     assert f"{job.evaluation_network.batch:,} images are judged at once" in e.value.render()
 
 
@@ -158,7 +159,7 @@ train { epochs = 1, ema = 0.9 }"""
 )
 def test_the_advice_is_about_what_takes_most(part: str, advice: str) -> None:
     with pytest.raises(NetError) as e:
-        Trainer(program(parse(DOMINATED[part])), None, small(1000))
+        Trainer(build_program(parse(DOMINATED[part])), None, small(1000))
     assert advice in (e.value.diagnostics[0].help or "")
 
 
@@ -167,7 +168,7 @@ import re, sys, tempfile
 from pathlib import Path
 from netdsl.backends import open_backend
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.training.run.trainer import Trainer
 from netdsl.training.run.memory import predict_memory
 
@@ -175,7 +176,7 @@ def peak():  # of this program alone: ru_maxrss begins with that of the process 
     return 1024 * int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
 
 def run(text):
-    trainer = Trainer(program(parse(text)), None, open_backend("cpu"))
+    trainer = Trainer(build_program(parse(text)), None, open_backend("cpu"))
     with tempfile.TemporaryDirectory() as out:
         trainer.run(Path(out), lambda x: None, lambda x: None)
     return trainer.job

@@ -18,9 +18,9 @@ import pytest
 
 from netdsl.backends.cpu import filtered_wgrad, winograd
 from netdsl.backends.cpu.backend import CpuBackend
-from netdsl.language.elaborate import Shrink
+from netdsl.language.elaborate import ShrinkSettings
 from netdsl.language.parse import parse
-from netdsl.language.program import load, program
+from netdsl.language.program import build_program, load_program
 from netdsl.layers import LAYERS
 from netdsl.ops import OPS
 from netdsl.ops.example_values import RandomDraw
@@ -70,7 +70,7 @@ def net_of(seed: int) -> str:
 
 
 def case_of_text(text: str) -> Case:
-    file = program(parse(text))
+    file = build_program(parse(text))
     recipe = resolve_recipe(file)
     case = case_of(file, None, recipe, recipe.data.batch)
     assert case is not None
@@ -138,7 +138,9 @@ def test_every_loss_on_the_emulated_gpu(loss: str, tmp_path: Path) -> None:
 
 
 MODELS = [
-    (path, net) for path in sorted((ROOT / "models").rglob("*.net")) for net in load(str(path)).nets
+    (path, net)
+    for path in sorted((ROOT / "models").rglob("*.net"))
+    for net in load_program(str(path)).nets
 ]
 SMALL = {"alexnet", "cifar", "googlenet_small", "resnet8", "squeezenet_small", "preact8", "layer"}
 NAMED = [
@@ -151,8 +153,8 @@ def case_of_model(path: Path, net: str) -> tuple[Case | None, int]:
     """A net made small, under a recipe that is drawn for it, and the seed of that."""
     seed = MODELS.index((path, net))
     text = drawn_recipe(RandomDraw(np.random.default_rng(seed)), 3)
-    recipe = resolve_recipe(program(parse("net any { input(1x1x1); fc(2) }\n" + text)))
-    return case_of(load(str(path)), net, recipe, 3, Shrink(16)), seed
+    recipe = resolve_recipe(build_program(parse("net any { input(1x1x1); fc(2) }\n" + text)))
+    return case_of(load_program(str(path)), net, recipe, 3, ShrinkSettings(16)), seed
 
 
 @pytest.mark.parametrize(("path", "net"), NAMED)

@@ -17,7 +17,7 @@ from netdsl.ir.interpreter import evaluate_results
 from netdsl.ir.printer import to_text
 from netdsl.ir.verifier import verify_graph
 from netdsl.language.elaborate import Settings, elaborate
-from netdsl.language.program import load
+from netdsl.language.program import load_program
 from netdsl.ops import OPS
 from netdsl.ops.example_values import RandomDraw
 from netdsl.ops.op import Draw
@@ -202,7 +202,9 @@ def test_passes_keep_the_values_of_blocks(name: str, net: str) -> None:
 
 @pytest.mark.parametrize("net", BLOCK_NETS)
 def test_lowering_before_the_gradient_gives_the_same_step(net: str) -> None:
-    network = elaborate(load(BLOCKS), net, Settings(batch=2, training=True, dtype="float64"))
+    network = elaborate(
+        load_program(BLOCKS), net, Settings(batch=2, training=True, dtype="float64")
+    )
     after = training_graph(
         replace(network, graph=lower_convolutions(network.graph)), plain_recipe()
     )
@@ -217,7 +219,7 @@ def _weights(graph: Graph, op: str) -> list[object]:
 
 @pytest.mark.parametrize("net", BLOCK_NETS)
 def test_folding_keeps_what_evaluation_gives(net: str) -> None:
-    graph = elaborate(load(BLOCKS), net, Settings(batch=2, dtype="float64")).graph
+    graph = elaborate(load_program(BLOCKS), net, Settings(batch=2, dtype="float64")).graph
     values = values_for(graph)
     folded = split_preparation(fold_batch_norms(lower_convolutions(graph)))
     same_folded(graph, folded, values)
@@ -241,7 +243,7 @@ def test_a_product_with_two_readers_keeps_its_weights() -> None:
 @pytest.mark.parametrize("low", ["float16", "bfloat16"])
 @pytest.mark.parametrize("net", ["residual", "googlenet"])
 def test_weights_are_rounded_once_and_not_with_every_batch(net: str, low: str) -> None:
-    graph = elaborate(load(BLOCKS), net, Settings(batch=2)).graph
+    graph = elaborate(load_program(BLOCKS), net, Settings(batch=2)).graph
     folded = pass_manager.prepare_inference(graph, low=low)
     states = {n.name: n.type.dtype for n in folded.main.states}
     assert not [n for n in folded.main.find_by_op("cast") if n.args[0] in states]
@@ -262,7 +264,9 @@ def test_weights_are_rounded_once_and_not_with_every_batch(net: str, low: str) -
 @pytest.mark.parametrize("net", ["residual", "googlenet", "unet", "plain"])
 def test_recomputed_regions_give_the_same_step(net: str) -> None:
     graph = block_step(net)
-    network = elaborate(load(BLOCKS), net, Settings(batch=2, training=True, dtype="float64"))
+    network = elaborate(
+        load_program(BLOCKS), net, Settings(batch=2, training=True, dtype="float64")
+    )
     forward = set(network.graph.nodes)
     half = len(network.layers) // 2
     regions = {
@@ -291,7 +295,9 @@ def _leaves(graph: Graph, name: str, regions: dict[str, str], forward: set[str])
 
 @pytest.mark.parametrize("net", BLOCK_NETS)
 def test_lower_precision_rounds_and_no_more(net: str) -> None:
-    graph = elaborate(load(BLOCKS), net, Settings(batch=2, training=True, dtype="float64")).graph
+    graph = elaborate(
+        load_program(BLOCKS), net, Settings(batch=2, training=True, dtype="float64")
+    ).graph
     after = convert_to_mixed_precision(graph, "float32")
     same_values(graph, after, values_for(graph), 2e-5)
     for node in after.nodes.values():
@@ -302,7 +308,7 @@ def test_lower_precision_rounds_and_no_more(net: str) -> None:
 
 
 def test_half_precision_trains_with_masters_in_full() -> None:
-    network = elaborate(load(BLOCKS), "residual", Settings(batch=2, training=True))
+    network = elaborate(load_program(BLOCKS), "residual", Settings(batch=2, training=True))
     step = training_graph(
         replace(network, graph=convert_to_mixed_precision(network.graph, "float16")), plain_recipe()
     )
@@ -369,18 +375,20 @@ GOLDEN_PASSES = {
 
 @pytest.mark.parametrize("name", GOLDEN_PASSES)
 def test_golden_text_after_each_pass(name: str) -> None:
-    graph = elaborate(load(BLOCKS), "residual_small", Settings(batch=2, training=True)).graph
+    graph = elaborate(
+        load_program(BLOCKS), "residual_small", Settings(batch=2, training=True)
+    ).graph
     matches_golden(f"passes/{name}.txt", to_text(GOLDEN_PASSES[name](graph)))
 
 
 def test_golden_text_of_folding() -> None:
-    graph = elaborate(load(BLOCKS), "residual_small", Settings(batch=2)).graph
+    graph = elaborate(load_program(BLOCKS), "residual_small", Settings(batch=2)).graph
     folded = split_preparation(fold_batch_norms(lower_convolutions(graph)))
     matches_golden("passes/fold.txt", to_text(folded.main) + "\n" + to_text(folded.prepare))
 
 
 def test_golden_text_of_recompute() -> None:
-    network = elaborate(load(BLOCKS), "residual_small", Settings(batch=2, training=True))
+    network = elaborate(load_program(BLOCKS), "residual_small", Settings(batch=2, training=True))
     step = step_of(BLOCKS, "residual_small", batch=2)
     regions = {
         n: "block"
@@ -427,7 +435,7 @@ def test_a_long_region_is_computed_again() -> None:
 def test_the_recipe_names_what_is_computed_again() -> None:
     from netdsl.errors import NetError
     from netdsl.language.parse import parse
-    from netdsl.language.program import program
+    from netdsl.language.program import build_program
     from netdsl.training.recipe.recipe import resolve_recipe
     from netdsl.training.step.compile import compile_step
 
@@ -436,7 +444,7 @@ def test_the_recipe_names_what_is_computed_again() -> None:
         + 'data { source = cifar10, batch = 2 }\ntrain { net = resnet20, recompute = ["s?.*"] }\n'
         + 'train wrong { net = resnet20, recompute = ["s9.*"] }\n'
     )
-    found = program(parse(text, str(ROOT / "models" / "resnet.net")))
+    found = build_program(parse(text, str(ROOT / "models" / "resnet.net")))
     recipe = resolve_recipe(found)
     network = elaborate(found, recipe.net, recipe.settings(training=True))
     regions = {n.region for n in compile_step(network, recipe).nodes.values()}

@@ -21,7 +21,7 @@ from netdsl.data.augment import chosen_of as chosen
 from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Samples, on_device
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.training.run.trainer import Trainer
 from tests.host import GPP, library
 
@@ -141,7 +141,7 @@ def test_a_run_is_the_same_where_the_device_holds_the_images(augment: str, tmp_p
     ends = []
     holding = Holding("reference", np)
     for i, backend in enumerate((holding, reference())):
-        trainer = Trainer(program(parse(text)), None, backend)
+        trainer = Trainer(build_program(parse(text)), None, backend)
         trainer.run(tmp_path / str(i), lambda p: None, lambda m: None)
         ends.append((tmp_path / str(i) / "last.safetensors").read_bytes())
     assert holding.log == [*["picked"] * holding.log.count("picked"), *["whole"] * 2]  # the test's

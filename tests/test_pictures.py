@@ -34,7 +34,7 @@ from netdsl.data.pictures import (
 from netdsl.data.preparation import Preparation
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.training.job import prepare_job as prepare_job
 from netdsl.values import Size
 from tests.conftest import ROOT
@@ -221,7 +221,7 @@ def test_arrays_that_grow_too_large_are_refused_before_anything_runs(tmp_path: P
     with pytest.raises(
         NetError, match=r"making 8 images of 1x20000x1 ready would take 1\.6 GB"
     ) as e:
-        prepare_job(program(parse(text)), None)
+        prepare_job(build_program(parse(text)), None)
     assert "NETDSL_MEMORY=" in e.value.render()
 
 

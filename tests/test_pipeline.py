@@ -17,7 +17,7 @@ from netdsl.data.preparation import Preparation
 from netdsl.data.samples import Samples, split, training_batches
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.training.job import Job, prepare_job
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
@@ -46,7 +46,7 @@ def text(
 
 
 def job_of(*given: Any) -> Job:
-    return prepare_job(program(parse(text(*given))), None)
+    return prepare_job(build_program(parse(text(*given))), None)
 
 
 def begun(job: Job, **progress: Any) -> Checkpoint:

@@ -24,7 +24,7 @@ from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
-from netdsl.language.program import load, program
+from netdsl.language.program import build_program, load_program
 from netdsl.passes import pass_manager
 from netdsl.passes.conv_lowering import lower_convolutions
 from netdsl.passes.recompute import recompute
@@ -126,12 +126,12 @@ def test_blocks_fused_and_unfused(net: str) -> None:
 
 
 def compiled_step(path: str, net: str, batch: int = 8) -> Graph:
-    network = elaborate(load(str(ROOT / path)), net, Settings(batch=batch, training=True))
+    network = elaborate(load_program(str(ROOT / path)), net, Settings(batch=batch, training=True))
     return compile_step(network, plain_recipe())
 
 
 def folded(path: str, net: str) -> Graph:
-    network = elaborate(load(str(ROOT / path)), net, Settings(batch=8))
+    network = elaborate(load_program(str(ROOT / path)), net, Settings(batch=8))
     return pass_manager.prepare_inference(network.graph).main
 
 
@@ -178,7 +178,7 @@ def _mixed() -> BoundCall:
 
 def test_batch_norm_by_algebra_and_epilogues_save_a_fifth_of_the_traffic() -> None:
     """Of a step of ResNet-50 in 16 bits, as the CUDA engine cuts it."""
-    file = load(str(ROOT / "models" / "resnet.net"))
+    file = load_program(str(ROOT / "models" / "resnet.net"))
     network = elaborate(file, "resnet50", Settings(batch=256, training=True))
     after = compile_step(network, replace(plain_recipe(), precision=_mixed()))
     before = pass_manager.run_passes(
@@ -212,7 +212,7 @@ def test_batch_norm_by_algebra_and_epilogues_save_a_fifth_of_the_traffic() -> No
 def test_weights_are_cast_in_one_launch_before_the_step() -> None:
     """As the CUDA engine cuts it; a large weight is cast where it is needed."""
     text = "net n { input(8x8x3); conv(8, 3x3) -> relu; conv(8, 3x3) -> relu; fc(2000); fc(1000) }"
-    network = elaborate(program(parse(text)), None, Settings(batch=4, training=True))
+    network = elaborate(build_program(parse(text)), None, Settings(batch=4, training=True))
     step = compile_step(network, replace(plain_recipe(), precision=_mixed()))
     kernels = make_plan(step, CUDA).kernels
     (early,) = (k for k in kernels if k.name == "early")
@@ -230,7 +230,7 @@ def test_hundreds_of_gradients_are_added_up(settings: str) -> None:
     text = f"""net deep {{ input(2x2x2); (conv(2, 1x1) -> batchnorm) * 130; fc(2) }}
     data {{ source = digits }}
     train {{ {settings} }}"""
-    file = program(parse(text))
+    file = build_program(parse(text))
     network = elaborate(file, None, Settings(batch=2, training=True))
     assert len(network.parameters) > 500
     graph = compile_step(network, resolve_recipe(file))
@@ -413,7 +413,7 @@ def test_two_states_may_become_one_value() -> None:
 
 def test_recomputing_blocks_lowers_the_peak() -> None:
     network = elaborate(
-        load(str(ROOT / "models/resnet.net")), "resnet50", Settings(batch=8, training=True)
+        load_program(str(ROOT / "models/resnet.net")), "resnet50", Settings(batch=8, training=True)
     )
     lowered = replace(
         network, graph=pass_manager.run_passes(network.graph, pass_manager.FORWARD_PASSES)
@@ -431,7 +431,7 @@ def test_recomputing_blocks_lowers_the_peak() -> None:
 
 
 def test_golden_plan() -> None:
-    network = elaborate(load(BLOCKS), "residual_small", Settings(batch=2))
+    network = elaborate(load_program(BLOCKS), "residual_small", Settings(batch=2))
     plan = make_plan(pass_manager.prepare_inference(network.graph).main, FULL_FUSION)
     matches_golden("passes/plan.txt", format_plan(plan) + "\n" + format_kernels(plan))
 

@@ -12,7 +12,7 @@ import pytest
 from netdsl.backends import open_backend
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.training.run.trainer import Trainer
 from netdsl.training.step.loss_scale import SCALE, SKIPPED_STEPS
 from netdsl.training.store import checkpoint
@@ -32,7 +32,7 @@ MODEL = open_backend("model")
 
 
 def trainer(precision: str, more: str = "", device: str = "model") -> Trainer:
-    return Trainer(program(parse(NET % (precision, more))), None, open_backend(device))
+    return Trainer(build_program(parse(NET % (precision, more))), None, open_backend(device))
 
 
 def run(t: Trainer, out: Path, **options: Any) -> list[dict[str, Any]]:
@@ -137,7 +137,7 @@ def test_what_no_scale_helps_stops_the_run_and_names_the_layer(tmp_path: Path) -
         .replace("-> batchnorm", "")
         .replace("same)", "same, weight=9e4)")
     )
-    t = Trainer(program(parse(text, "hot.net")), None, MODEL)
+    t = Trainer(build_program(parse(text, "hot.net")), None, MODEL)
     with pytest.raises(NetError) as e:
         run(t, tmp_path)
     told = e.value.render()

@@ -16,7 +16,7 @@ from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file
 from netdsl.language.parse import parse
-from netdsl.language.program import Program, program
+from netdsl.language.program import Program, build_program
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import draw
 from netdsl.training.recipe.recipe import resolve_recipe, stage_names
@@ -39,7 +39,7 @@ REFERENCE = open_backend("reference")
 
 
 def read(train: str) -> Program:
-    return program(parse(NET + train, "small.net"))
+    return build_program(parse(NET + train, "small.net"))
 
 
 def graph(train: str, build: Any = training_graph) -> Graph:
@@ -110,7 +110,7 @@ def test_accumulated_batches_are_one_large_batch(optimizer: str) -> None:
     train = f"train {{ optimizer = {optimizer}, clip = 0.1, accumulate = %d }}"
 
     def built(batch: int, count: int, build: Any = training_graph) -> Graph:
-        p = program(parse(text.replace("{}", str(batch)) + train % count))
+        p = build_program(parse(text.replace("{}", str(batch)) + train % count))
         recipe = resolve_recipe(p)
         found: Graph = build(elaborate(p, None, recipe.settings(training=True)), recipe)
         return found
@@ -135,7 +135,7 @@ def test_every_batch_drops_other_values(accumulate: int, monkeypatch: pytest.Mon
     has another loss each time."""
     text = NET.replace("maxpool(2x2)", "dropout").replace("-> batchnorm ", "")
     train = f"train {{ optimizer = sgd(lr=0), accumulate = {accumulate} }}"
-    stepper = Trainer(program(parse(text + train)), None, REFERENCE).stepper
+    stepper = Trainer(build_program(parse(text + train)), None, REFERENCE).stepper
     losses: list[float] = []
     run_once = Executor.run
 
@@ -230,7 +230,7 @@ def test_stages_begin_from_the_best_of_the_one_before(tmp_path: Path) -> None:
 
 def test_a_staged_recipe_written_out_repeats_itself() -> None:
     once = format_file(resolve_file(read(STAGED), "all"))
-    again = program(parse(once))
+    again = build_program(parse(once))
     assert format_file(resolve_file(again, None)) == once
     assert stage_names(again, None) == ("head", None)
     assert resolve_recipe(again) == resolve_recipe(read(STAGED), "all")
@@ -239,8 +239,8 @@ def test_a_staged_recipe_written_out_repeats_itself() -> None:
 
 def test_the_data_that_was_used_is_the_data_that_is_written() -> None:
     text = NET.replace("data {", "data first {") + "data other { source = digits, batch = 7 }\n"
-    p = program(parse(text + "train { }"))
-    assert resolve_recipe(program(parse(format_file(resolve_file(p, None))))).data.batch == 32
+    p = build_program(parse(text + "train { }"))
+    assert resolve_recipe(build_program(parse(format_file(resolve_file(p, None))))).data.batch == 32
 
 
 def test_weights_of_another_run_are_taken_over_by_name(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_weights_of_another_run_are_taken_over_by_name(tmp_path: Path) -> None:
     for name in ("stem.conv1.weight", "stem.batchnorm1.running_mean"):
         np.testing.assert_array_equal(state[name], saved[name])
     assert not np.array_equal(state["head.weight"], saved["head.weight"])
-    wider = program(parse((NET + f"train {{ {init} }}").replace("conv(4", "conv(8")))
+    wider = build_program(parse((NET + f"train {{ {init} }}").replace("conv(4", "conv(8")))
     with pytest.raises(NetError) as e:
         Trainer(wider, None, REFERENCE)
     assert "`stem.conv1.weight` is 4x3x3x1, the net wants 8x3x3x1" in e.value.render()
@@ -294,14 +294,14 @@ def test_the_weights_of_a_stage_must_fit() -> None:
         "train a { net = wide }\ntrain b { net = small, after = a }"
     )
     with pytest.raises(NetError, match="does not fit the net") as e:
-        check_program(program(parse(text)))
+        check_program(build_program(parse(text)))
     assert "`stem.conv1.weight` is 8x3x3x1" in e.value.render()
 
 
 def test_batch_norm_over_one_image_says_what_to_use_instead() -> None:
     text = (NET + "train { }").replace("batch = 32", "batch = 1")
     with pytest.raises(NetError, match="batch of one image") as e:
-        check_program(program(parse(text)))
+        check_program(build_program(parse(text)))
     assert "groupnorm" in e.value.render()
 
 
@@ -312,6 +312,6 @@ def test_a_dry_run_sees_that_the_first_weights_do_not_fit(tmp_path: Path) -> Non
     run(tmp_path, "train { epochs = 1 }")
     text = (NET + f'train {{ init = weights("{tmp_path}") }}').replace("fc(10)", "fc(5) -> fc(10)")
     with pytest.raises(NetError) as e:
-        dry_run(prepare_job(program(parse(text)), None))
+        dry_run(prepare_job(build_program(parse(text)), None))
     assert "`head.fc1.weight` is not there" in e.value.render()
     assert 'weights("FILE", except="head.*")' in e.value.render()

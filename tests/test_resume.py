@@ -17,7 +17,7 @@ from netdsl.backends import open_backend
 from netdsl.errors import NetError
 from netdsl.file_io import append_to_file
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.training.recipe.recipe import stage_names
 from netdsl.training.run.callbacks import Result
 from netdsl.training.run.stages import run_stages
@@ -48,7 +48,7 @@ class Killed(BaseException):
 
 
 def run(out: Path, on_step: Callable[[], None] = lambda: None, **options: Any) -> Result:
-    trainer = Trainer(program(parse(NET)), None, REFERENCE)
+    trainer = Trainer(build_program(parse(NET)), None, REFERENCE)
     return trainer.run(out, lambda p: on_step(), lambda m: None, **options)
 
 
@@ -166,7 +166,7 @@ def test_killed_at_any_write_and_resumed(
 
 
 def test_killed_in_a_stage_and_resumed(tmp_path: Path) -> None:
-    p = program(parse(STAGED))
+    p = build_program(parse(STAGED))
     steps = 0
 
     def watching(limit: int) -> Any:
@@ -211,7 +211,7 @@ def test_a_recipe_by_its_name_is_written_and_resumed_the_same(name: str, tmp_pat
     """Recipes that inherit data and expectations, and one that comes after others, whenever it was
     cut off: in the directory of each stage stands what stood there."""
     recipes = NAMED[name].replace("freeze = conv", 'freeze = "conv1.*"')
-    p = program(parse(QUICK + re.sub(r"train( \w+)? {", r"\g<0> epochs = 1,", recipes)))
+    p = build_program(parse(QUICK + re.sub(r"train( \w+)? {", r"\g<0> epochs = 1,", recipes)))
     go = lambda trainer, out: trainer.run(out, lambda p: None, lambda m: None)
     whole = tmp_path / "whole"
     run_stages(p, name, REFERENCE, None, whole, go)
@@ -235,7 +235,7 @@ def test_a_recipe_by_its_name_is_written_and_resumed_the_same(name: str, tmp_pat
 
 def test_what_is_wrong_with_a_later_stage_is_told_at_once(tmp_path: Path) -> None:
     text = STAGED.replace("after = early,", "after = early, data = large,")
-    p = program(parse(text + "\ndata large { source = digits, batch = 2000 }"))
+    p = build_program(parse(text + "\ndata large { source = digits, batch = 2000 }"))
     with pytest.raises(NetError, match="a batch of 4000 is more"):
         run_stages(p, "late", REFERENCE, None, tmp_path / "out", lambda trainer, out: 1 / 0)
     assert not (tmp_path / "out").exists()
@@ -251,7 +251,7 @@ def not_begun(out: Path) -> None:
 def test_a_stage_that_is_over_goes_on_with_more_epochs_before_the_next_begins(
     tmp_path: Path,
 ) -> None:
-    p = program(parse(STAGED))
+    p = build_program(parse(STAGED))
     go = lambda trainer, out: trainer.run(out, lambda p: None, lambda m: None)
     run_stages(p, "late", REFERENCE, None, tmp_path, go)
     not_begun(tmp_path)
@@ -267,7 +267,7 @@ def test_a_stage_that_is_over_goes_on_with_more_epochs_before_the_next_begins(
 
 
 def test_changes_do_not_reach_a_stage_that_is_over(tmp_path: Path) -> None:
-    p = program(parse(STAGED))
+    p = build_program(parse(STAGED))
     go = lambda trainer, out: trainer.run(out, lambda p: None, lambda m: None)
     run_stages(p, "late", REFERENCE, None, tmp_path, go)
     found = load_continuation(tmp_path, ["train.epochs=4"])

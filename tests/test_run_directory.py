@@ -13,7 +13,7 @@ import pytest
 from netdsl.backends import open_backend
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.training.job import prepare_job
 from netdsl.training.recipe.expectations import judge_expectations
 from netdsl.training.run.overfit import overfit
@@ -38,7 +38,7 @@ nothing: Any = lambda *given: None
 
 
 def run(out: Path, text: str = NET, **options: Any) -> None:
-    Trainer(program(parse(text)), None, REFERENCE).run(out, nothing, nothing, **options)
+    Trainer(build_program(parse(text)), None, REFERENCE).run(out, nothing, nothing, **options)
 
 
 def go_on(out: Path, *settings: str, **options: Any) -> None:
@@ -174,7 +174,7 @@ def test_no_stage_is_gone_on_with_beside_its_job(tmp_path: Path) -> None:
     assert [json.loads(x).get("epoch") for x in lines] == [1, 2, None]
 
 
-TWO_STAGES = program(parse(NET + "train late { after = early }\ntrain early { epochs = 1 }"))
+TWO_STAGES = build_program(parse(NET + "train late { after = early }\ntrain early { epochs = 1 }"))
 
 
 def stopped_in_a_test(out: Path) -> None:
@@ -232,10 +232,10 @@ def test_the_test_of_a_stage_is_made_up_for(tmp_path: Path) -> None:
 def test_overfitting_begins_as_the_recipe_says(tmp_path: Path) -> None:
     run(tmp_path)
     begun = NET.replace("epochs = 2", f'epochs = 2, init = weights("{tmp_path}")')
-    jobs = (prepare_job(program(parse(text)), None) for text in (NET, begun))
+    jobs = (prepare_job(build_program(parse(text)), None) for text in (NET, begun))
     anew, from_there = (overfit(job, REFERENCE, 1) for job in jobs)
     assert from_there.first < anew.first - 0.05
-    staged = program(parse(NET + "train late { after = early }\ntrain early { epochs = 1 }"))
+    staged = build_program(parse(NET + "train late { after = early }\ntrain early { epochs = 1 }"))
     with pytest.raises(NetError, match="what `early` learns comes first"):
         overfit(prepare_job(staged, "late"), REFERENCE, 1)
 
@@ -245,7 +245,7 @@ def test_one_class_is_nothing_to_learn_by_heart(tmp_path: Path) -> None:
     np.savez(file, images=np.zeros((600, 8, 8), np.uint8), labels=np.zeros(600, np.int64))
     text = NET.replace("source = digits", f'source = arrays("{file}")').replace("fc(10)", "fc(1)")
     with pytest.raises(NetError, match="all 600 images to learn from are of one class, `0`"):
-        prepare_job(program(parse(text)), None)
+        prepare_job(build_program(parse(text)), None)
 
 
 STAGED = NET + "train late { after = early }\ntrain early { epochs = 2 }"
@@ -254,7 +254,7 @@ STAGED = NET + "train late { after = early }\ntrain early { epochs = 2 }"
 def test_a_change_in_a_stage_is_written_down(tmp_path: Path) -> None:
     go = lambda at: lambda trainer, out: trainer.run(out, nothing, nothing, stopping(at))
     with pytest.raises(KeyboardInterrupt):
-        run_stages(program(parse(STAGED)), "late", REFERENCE, None, tmp_path, go(3))
+        run_stages(build_program(parse(STAGED)), "late", REFERENCE, None, tmp_path, go(3))
     settings = ["train.early.epochs=1", "train.epochs=3"]
     found = load_continuation(tmp_path, settings)
     run_stages(found.program, None, REFERENCE, None, tmp_path, go(10**6), found.saved)
@@ -270,7 +270,7 @@ def test_what_is_set_by_name_holds(order: int) -> None:
     from netdsl.training.recipe.recipe import resolve_recipe
 
     settings = ["train.early.epochs=7", "train.epochs=3"][::order]
-    p = program(override(parse(STAGED), settings))
+    p = build_program(override(parse(STAGED), settings))
     assert [resolve_recipe(p, name).epochs for name in (None, "late", "early")] == [3, 3, 7]
 
 
@@ -302,12 +302,12 @@ def test_what_a_run_will_miss_at_its_end_is_told_before_it(tmp_path: Path) -> No
     text = NET.replace("source = digits", f'source = arrays("{file}")')
     expecting = text.replace("epochs = 2", "epochs = 2\n  expect test_accuracy > 0.5")
     with pytest.raises(NetError, match="the data have no test set, so there is no `test_acc"):
-        prepare_job(program(parse(expecting)), None)
+        prepare_job(build_program(parse(expecting)), None)
     write_mnist(tmp_path, idx((9, 28, 28), bytes(9 * 784)), idx((9,), bytes(range(9))))
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx((9, 28, 28), bytes(784)))
     mnist = NET.replace("8x8x1", "28x28x1").replace("digits, batch = 256", "mnist, batch = 2")
     with pytest.raises(NetError, match="t10k-images-idx3-ubyte holds fewer values"):
-        prepare_job(program(parse(mnist)), None, str(tmp_path))
+        prepare_job(build_program(parse(mnist)), None, str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -320,14 +320,14 @@ def test_what_a_run_will_miss_at_its_end_is_told_before_it(tmp_path: Path) -> No
 )
 def test_numbers_that_are_too_large(change: str, complaint: str) -> None:
     with pytest.raises(NetError) as e:
-        prepare_job(program(parse(NET.replace("lr=0.01", change))), None)
+        prepare_job(build_program(parse(NET.replace("lr=0.01", change))), None)
     assert complaint in e.value.render()
 
 
 def test_an_expectation_may_divide_by_a_difference() -> None:
     condition = "expect 1 / (test_loss - train_loss) > 0"
     text = NET.replace("epochs = 2", f"epochs = 2\n  {condition}")
-    job = prepare_job(program(parse(text)), None)
+    job = prepare_job(build_program(parse(text)), None)
     (met,) = judge_expectations(job.recipe.expectations, {"test_loss": 0.5, "train_loss": 0.5})
     assert not met.ok
     assert "division by zero" in met.figures
@@ -342,7 +342,7 @@ def test_limits_are_told(tmp_path: Path) -> None:
         ("validation = 5000, source = digits", "`validation` is a count, or a share below 1"),
     ):
         with pytest.raises(NetError) as e:
-            prepare_job(program(parse(NET.replace("source = digits", change, 1))), None)
+            prepare_job(build_program(parse(NET.replace("source = digits", change, 1))), None)
         assert words in e.value.render()
 
 

@@ -14,7 +14,7 @@ from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
-from netdsl.language.program import load, program
+from netdsl.language.program import build_program, load_program
 from netdsl.runtime.executor import Executor, FoldedExecutor, Workspace
 from netdsl.runtime.state import State, draw
 from netdsl.training.job import prepare_job
@@ -53,7 +53,7 @@ def test_loading_names_what_is_missing_or_misshapen() -> None:
 
 
 def test_the_executor_computes_what_the_interpreter_does_and_updates_at_the_end() -> None:
-    program = load(str(ROOT / "models" / "resnet.net"))
+    program = load_program(str(ROOT / "models" / "resnet.net"))
     network = elaborate(program, "resnet20", Settings(batch=2, training=True))
     state = State(REFERENCE)
     state.initialise(network.graph.states, seed=1)
@@ -67,7 +67,7 @@ def test_the_executor_computes_what_the_interpreter_does_and_updates_at_the_end(
 
 
 def test_the_executor_runs_only_what_is_needed_and_lets_go() -> None:
-    program = load(str(ROOT / "models" / "lenet.net"))
+    program = load_program(str(ROOT / "models" / "lenet.net"))
     graph = elaborate(program, "lenet5").graph
     state = State(REFERENCE)
     state.initialise(graph.states, seed=1)
@@ -125,7 +125,7 @@ train { epochs = 1, accumulate = 2, ema = 0.9, optimizer = adam(lr=0.01) }
 def test_executors_that_share_an_arena_need_nothing_that_was_in_it(device: str) -> None:
     """Steps and evaluations in turn, once each in an arena of its own, once in one that holds NaN
     before each run: the same bits."""
-    job, backend, found = prepare_job(program(parse(RECIPE)), None), open_backend(device), []
+    job, backend, found = prepare_job(build_program(parse(RECIPE)), None), open_backend(device), []
     assert len(job.graphs) == 4
     for shared in (False, True):
         state, judged = State(backend), State(backend)
@@ -168,7 +168,7 @@ def _inputs(graph: Graph, step: int) -> dict[str, Array]:
 
 
 def test_an_arena_that_is_too_small_is_made_anew() -> None:
-    job = prepare_job(program(parse(RECIPE)), None)
+    job = prepare_job(build_program(parse(RECIPE)), None)
     workspace = Workspace(REFERENCE, [job.folded_evaluation.prepare])
     before = workspace.arena(0)
     assert len(workspace.arena(len(before) + 1)) > len(before)

@@ -10,10 +10,10 @@ import pytest
 
 from netdsl.errors import NetError
 from netdsl.insight.gradcheck import gradcheck
-from netdsl.language.elaborate import Settings, Shrink, elaborate
+from netdsl.language.elaborate import Settings, ShrinkSettings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.types import dims
 from tests.conftest import ROOT
 
@@ -21,8 +21,8 @@ MODELS = ROOT / "models"
 
 
 def small(text: str, by: int = 4, images: bool = True) -> Network:
-    settings = Settings(training=True, batch=2, shrink=Shrink(by, images))
-    return elaborate(program(parse(text)), None, settings)
+    settings = Settings(training=True, batch=2, shrink=ShrinkSettings(by, images))
+    return elaborate(build_program(parse(text)), None, settings)
 
 
 def calls(network: Network) -> list[str]:
@@ -167,8 +167,8 @@ net a {
 """
     net = small(text)
     assert calls(net)[0] == "conv(16, 3x3, pad=same)"  # as many as its input has
-    assert net.weights == {"main": 1.0, "side": 0.5}
-    assert all(r.ok for r in gradcheck(program(parse(text)), shrink=4))
+    assert net.loss_weights == {"main": 1.0, "side": 0.5}
+    assert all(r.ok for r in gradcheck(build_program(parse(text)), shrink=4))
 
 
 # ---- the command line

@@ -19,7 +19,7 @@ from netdsl.errors import NetError
 from netdsl.ir.printer import to_text
 from netdsl.ir.text_parser import parse_graphs
 from netdsl.language.elaborate import Settings, elaborate
-from netdsl.language.program import load
+from netdsl.language.program import load_program
 from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan, make_plan
 from netdsl.training.step.compile import compile_step
@@ -90,7 +90,7 @@ def test_cuda_source_is_what_the_engine_compiles(
     net: str, low: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a plan for an H100: all but the copies that a library's call may want."""
-    network = elaborate(load(BLOCKS), net, Settings(batch=2, training=True))
+    network = elaborate(load_program(BLOCKS), net, Settings(batch=2, training=True))
     graph, backend = compile_step(network, recipe(low)), described(monkeypatch)
     bound(graph, backend)
     text = source(make_plan(graph, CUDA), MULTIPROCESSORS["sm_90"])

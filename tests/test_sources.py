@@ -438,26 +438,26 @@ def test_data_sets_are_fetched_into_the_cache(
 @pytest.mark.parametrize("augment", sorted(AUGMENTATIONS))
 def test_a_net_of_another_shape_than_images_have_is_refused(shape: str, augment: str) -> None:
     from netdsl.language.parse import parse
-    from netdsl.language.program import program
+    from netdsl.language.program import build_program
     from netdsl.training.checks import check_recipe
 
     data = f"data {{ source = digits, augment = {augment} }}"
     text = f"net a {{ input({shape}); fc(10) }}\n{data}\ntrain {{ }}"
     with pytest.raises(NetError):
-        check_recipe(program(parse(text)), None)
+        check_recipe(build_program(parse(text)), None)
 
 
 def test_images_of_a_wrong_size_name_their_file(tmp_path: Path) -> None:
     from netdsl.language.parse import parse
-    from netdsl.language.program import program
+    from netdsl.language.program import build_program
     from netdsl.training.job import prepare_job
 
     np.savez(tmp_path / "x.npz", **GOOD | {"labels": np.arange(4)})
     path = str(tmp_path / "x.npz")
     text = f'net a {{ input(5x5x3); fc(4) }}\ndata {{ source = arrays("{path}") }}\ntrain {{ }}'
     with pytest.raises(NetError) as e:
-        prepare_job(program(parse(text)), None)
+        prepare_job(build_program(parse(text)), None)
     assert f"the images of {path} are 5x6x3, the net wants 5x5x3" in e.value.render()
     text = text.replace("5x5x3", "5x6x3").replace("fc(4)", "fc(3)")
     with pytest.raises(NetError, match="the data has 4 classes, the net gives 3"):
-        prepare_job(program(parse(text)), None)
+        prepare_job(build_program(parse(text)), None)

@@ -12,7 +12,7 @@ from netdsl.insight.expectations import run_test
 from netdsl.insight.summary import Summary, summarise
 from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
-from netdsl.language.program import load, program
+from netdsl.language.program import build_program, load_program
 from tests.conftest import ROOT
 
 ENDS = {
@@ -45,21 +45,21 @@ def check_sums(found: Summary) -> None:
 
 @pytest.mark.parametrize("end", ENDS)
 def test_totals_are_the_sums_of_the_rows(end: str) -> None:
-    found = summarise(elaborate(program(parse(net(ENDS[end])))))
+    found = summarise(elaborate(build_program(parse(net(ENDS[end])))))
     check_sums(found)
     assert found.macs > 0 or end == "side outputs"
     assert (found.side_macs > 0) == (found.side_params > 0) == ("side output" in end)
     assert set(found.unread) == UNREAD.get(end, set())
     figures = f"params == {found.params}, macs == {found.macs}, activations == {found.activations}"
-    p = program(parse(net(ENDS[end], figures)))
+    p = build_program(parse(net(ENDS[end], figures)))
     assert run_test(p, p.tests[0]).ok
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "models").glob("*.net")), ids=lambda p: p.stem)
 def test_of_the_zoo_too(path: Path) -> None:
-    p = load(str(path))
+    p = load_program(str(path))
     for name in p.nets:
-        if p.complete(name):
+        if p.has_all_defaults(name):
             found = summarise(elaborate(p, name))
             check_sums(found)
             assert found.unread == ()

@@ -20,7 +20,7 @@ from netdsl.insight.compare import Change, Difference
 from netdsl.insight.summary import summarise
 from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.text_escaping import escape_line, escape_text
 from tests.conftest import ROOT
 
@@ -154,7 +154,7 @@ def test_hostile_paths_and_texts_are_shown(netdsl: Any, tmp_path: Path, name: st
 
 
 def test_tables_take_no_marks(capsys: pytest.CaptureFixture[str]) -> None:
-    net = elaborate(program(parse("net a { input(8x8x1); fc(10) }")))
+    net = elaborate(build_program(parse("net a { input(8x8x1); fc(10) }")))
     show_summary(summarise(net))
     assert "fc(10)" in capsys.readouterr().out
     for name, shown in HOSTILE.items():

@@ -20,7 +20,7 @@ from netdsl.cli.show_timing import show_timing
 from netdsl.insight.target import Target, prepared
 from netdsl.insight.timing import TimedKernel, Timing, Work, timing
 from netdsl.language.parse import parse
-from netdsl.language.program import load, program
+from netdsl.language.program import build_program, load_program
 from netdsl.ops import OPS
 from netdsl.ops.example_values import RandomDraw
 from netdsl.runtime.executor import Executor
@@ -37,7 +37,7 @@ net two { input(8x8x3); d: cbr(4) -> cbr(4) -> maxpool(2x2); head: fc(5) }
 
 
 def timed(device: str, training: bool, text: str = TWO) -> Timing:
-    found = prepared(program(parse(text)), Target(None, training, 4))
+    found = prepared(build_program(parse(text)), Target(None, training, 4))
     return timing(found, open_backend(device), 2)
 
 
@@ -59,7 +59,7 @@ def test_all_time_is_somebodys(device: str, training: bool) -> None:
 
 
 def test_operations_are_those_of_the_records() -> None:
-    found = prepared(load(str(ROOT / "models" / "lenet.net")), Target("lenet5", False, 3))
+    found = prepared(load_program(str(ROOT / "models" / "lenet.net")), Target("lenet5", False, 3))
     kernels = timing(found, open_backend("model"), 1).kernels
     products = sum(k.work.flops for k in kernels if k.kind in ("conv2d", "matmul"))
     assert 2 * 3 * found.network.macs <= products <= 2.1 * 3 * found.network.macs

@@ -18,7 +18,7 @@ from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.runtime.state import draw
 from netdsl.signature import BoundCall, CallOf
 from netdsl.training.checks import check_batch_norm, check_classes, check_loss
@@ -242,7 +242,7 @@ train { optimizer = sgd(lr=1)%s }
 
 
 def read(weight: object = 0.25, more: str = "") -> Recipe:
-    return resolve_recipe(program(parse(TEXT % (weight, more))))
+    return resolve_recipe(build_program(parse(TEXT % (weight, more))))
 
 
 RECIPE = read()
@@ -250,7 +250,7 @@ RECIPE = read()
 
 def step(weight: object = 0.25, more: str = "") -> dict[str, Any]:
     """What a training step gives out and makes of the weights, on drawn images."""
-    text = program(parse(TEXT % (weight, more)))
+    text = build_program(parse(TEXT % (weight, more)))
     recipe = resolve_recipe(text)
     graph = training_graph(elaborate(text, None, recipe.settings(training=True)), recipe)
     rng = np.random.default_rng(0)
@@ -288,7 +288,7 @@ def test_the_last_glob_that_matches_scales_the_rate() -> None:
 
 @pytest.mark.parametrize(("classes", "fits"), [(1, False), (2, True), (3, False), (10, False)])
 def test_an_output_gives_one_score_a_class(classes: int, fits: bool) -> None:
-    network = elaborate(program(parse(TEXT % (1, ""))))
+    network = elaborate(build_program(parse(TEXT % (1, ""))))
     names = tuple(map(str, range(classes)))
     if fits:
         check_classes(network, names)
@@ -299,18 +299,18 @@ def test_an_output_gives_one_score_a_class(classes: int, fits: bool) -> None:
 
 @pytest.mark.parametrize("end", ["softmax", "log_softmax", "softmax -> identity"])
 def test_a_loss_is_not_given_what_it_makes_itself(end: str) -> None:
-    network = elaborate(program(parse(f"net n {{ input(4); fc(2) -> {end} }}")))
+    network = elaborate(build_program(parse(f"net n {{ input(4); fc(2) -> {end} }}")))
     with pytest.raises(NetError, match="`cross_entropy` takes plain scores"):
         check_loss(network, RECIPE)
-    check_loss(elaborate(program(parse("net n { input(4); fc(2) -> sigmoid }"))), RECIPE)
+    check_loss(elaborate(build_program(parse("net n { input(4); fc(2) -> sigmoid }"))), RECIPE)
 
 
 @pytest.mark.parametrize(("batch", "fits"), [(1, False), (2, True)])
 def test_batch_norm_wants_two_images(batch: int, fits: bool) -> None:
     text = "net n { input(4x4x1); conv(2, 3x3) -> batchnorm; fc(2) }\ntrain {}\n"
     text += f"data {{ source = digits, batch = {batch} }}"
-    recipe = resolve_recipe(program(parse(text)))
-    network = elaborate(program(parse(text)), None, recipe.settings(training=True))
+    recipe = resolve_recipe(build_program(parse(text)))
+    network = elaborate(build_program(parse(text)), None, recipe.settings(training=True))
     if fits:
         check_batch_norm(network, recipe)
         return

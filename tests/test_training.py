@@ -19,7 +19,7 @@ from netdsl.errors import NetError
 from netdsl.inference import Predictor
 from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
-from netdsl.language.program import Program, program
+from netdsl.language.program import Program, build_program
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.training.recipe.expectations import judge_expectations
@@ -43,7 +43,7 @@ REFERENCE = open_backend("reference")
 
 
 def read(text: str = NET) -> Program:
-    return program(parse(text, "small.net"))
+    return build_program(parse(text, "small.net"))
 
 
 def train(out: Path, text: str = NET) -> Result:
@@ -69,7 +69,7 @@ def test_it_learns_and_keeps_what_it_needs(run: Any) -> None:
         "metrics.jsonl",
         "recipe.net",
     }
-    assert program(parse((out / "recipe.net").read_text())).nets.keys() == {"small"}
+    assert build_program(parse((out / "recipe.net").read_text())).nets.keys() == {"small"}
 
 
 def test_the_same_seed_gives_the_same_bits(run: Any, tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_lenet_on_mnist_after_one_epoch(data_dir: Path, tmp_path: Path) -> None:
     from tests.conftest import ROOT
 
     file = parse((ROOT / "models" / "lenet.net").read_text())
-    p = program(override(file, ["train.epochs=1"]))
+    p = build_program(override(file, ["train.epochs=1"]))
     trainer = Trainer(p, None, REFERENCE, str(data_dir / "mnist"))
     result = trainer.run(tmp_path, lambda p: None, lambda m: None)
     assert result.metrics["test_images"] == 10_000
@@ -312,7 +312,7 @@ def test_a_small_net_learns_four_thousand_pictures(data_dir: Path, tmp_path: Pat
     from tests.conftest import ROOT
 
     file = parse((ROOT / "models" / "cifar.net").read_text())
-    p = program(override(file, ["train.epochs=5"]))
+    p = build_program(override(file, ["train.epochs=5"]))
     trainer = Trainer(p, None, REFERENCE, str(data_dir))
     assert (len(trainer.job.train), len(trainer.job.validation)) == (3500, 500)
     result = trainer.run(tmp_path, lambda p: None, lambda m: None)

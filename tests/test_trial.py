@@ -8,7 +8,7 @@ from netdsl.insight import trial
 from netdsl.insight.check import check_program
 from netdsl.insight.expectations import Outcome, run_test
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 
 NET = """
 net n {
@@ -26,7 +26,7 @@ net n {
 
 
 def outcome(expectation: str, net: str = NET) -> Outcome:
-    p = program(parse(f"{net}\ntest n {{ {expectation} }}"))
+    p = build_program(parse(f"{net}\ntest n {{ {expectation} }}"))
     (found,) = run_test(p, p.tests[0]).outcomes
     return found
 
@@ -72,6 +72,6 @@ def test_checking_a_file_runs_no_net(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(trial, "evaluate_graph", run)
     text = 'test n { equal("scaled", "near"), deviation("scaled") > 9, gradient("image") > 9 }'
-    check_program(program(parse(f"{NET}\n{text}")))
+    check_program(build_program(parse(f"{NET}\n{text}")))
     with pytest.raises(AssertionError, match="a net was run"):
         outcome('equal("scaled", "near")')

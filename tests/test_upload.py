@@ -16,7 +16,7 @@ from netdsl.backends.arrays import ArrayBackend, reference
 from netdsl.backends.cuda.reading import Readings
 from netdsl.backends.cuda.upload import Coming, Uploads
 from netdsl.language.parse import parse
-from netdsl.language.program import program
+from netdsl.language.program import build_program
 from netdsl.training.run.trainer import Trainer
 
 
@@ -214,15 +214,15 @@ class Sending(ArrayBackend):
 def test_training_sends_the_next_batch_before_it_runs_the_step() -> None:
     text = "net n { input(8x8x1); fc(10) }\ndata { source = digits, batch = 128 }\ntrain { }"
     backend = Sending("sending", np)
-    sending = Trainer(program(parse(text)), None, backend)
-    plain = Trainer(program(parse(text)), None, reference())
+    sending = Trainer(build_program(parse(text)), None, backend)
+    plain = Trainer(build_program(parse(text)), None, reference())
     for groups, trainer in (
         (sending.stepper.prefetch_groups(), sending),
         (plain.stepper.batch_groups(), plain),
     ):
         for group in groups:
             trainer.stepper.update(group)
-    steps = plain.steps
+    steps = plain.job.steps_per_epoch
     assert backend.log == ["sent", *["sent", "taken"] * (steps - 1), "taken"]
     a, b = sending.state.snapshot(), plain.state.snapshot()
     assert all(np.array_equal(a[name], b[name]) for name in a)

@@ -29,7 +29,7 @@ from netdsl.errors import NetError
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.parse import parse
-from netdsl.language.program import load, program
+from netdsl.language.program import build_program, load_program
 from netdsl.passes import pass_manager
 from netdsl.plan.layout import make_contiguous
 from netdsl.plan.placement import Placement
@@ -59,7 +59,7 @@ def graphs(path: Path) -> Iterator[Graph]:
     """The training steps of a file's nets in mixed precision, of some in full too; and the
     inference of the first. A net whose every layer another one has is left out: it has no kernel
     of its own."""
-    file, seen = load(str(path)), set[object]()
+    file, seen = load_program(str(path)), set[object]()
     for net in file.nets:
         # so large that batch norm by algebra pays
         batch = 32 if net == "resnet50" else 8
@@ -234,7 +234,7 @@ def test_batches_that_are_picked_compile() -> None:
 def test_a_net_gets_epilogues(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bias and relu go into the convolutions, the relu's mask into their gradients."""
     cudnn_here()
-    file = load(str(ROOT / "models" / "vgg.net"))
+    file = load_program(str(ROOT / "models" / "vgg.net"))
     network = elaborate(file, "vgg_d", Settings(batch=8, training=True))
     backend = described(monkeypatch, compiling=math.inf)
     bound(compile_step(network, recipe("mixed")), backend)
@@ -284,5 +284,5 @@ def test_a_deterministic_recipe_asks_the_engine_for_it(monkeypatch: pytest.Monke
     monkeypatch.setattr(ArrayBackend, "repeatable", lambda own: asked.append(own) or own)
     text = "net n { input(8x8x1); fc(10) }\ndata { source = digits }\ntrain { deterministic = %s }"
     for word in ("yes", "no"):
-        Trainer(program(parse(text % word)), None, reference())
+        Trainer(build_program(parse(text % word)), None, reference())
     assert len(asked) == 1

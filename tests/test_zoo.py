@@ -18,9 +18,9 @@ from netdsl.insight.zoo import zoo
 from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language import syntax as s
-from netdsl.language.elaborate import Settings, Shrink, elaborate
+from netdsl.language.elaborate import Settings, ShrinkSettings, elaborate
 from netdsl.language.network import Network
-from netdsl.language.program import Program, load
+from netdsl.language.program import Program, load_program
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.training.step.compile import compile_step
@@ -29,8 +29,10 @@ from tests.conftest import ROOT
 from tests.graphs import plain_recipe, values_for
 
 MODELS = ROOT / "models"
-PROGRAMS = {p.stem: load(str(p)) for p in sorted(MODELS.glob("*.net"))}
-NETS = [(f, n) for f, program in PROGRAMS.items() for n in program.nets if program.complete(n)]
+PROGRAMS = {p.stem: load_program(str(p)) for p in sorted(MODELS.glob("*.net"))}
+NETS = [
+    (f, n) for f, program in PROGRAMS.items() for n in program.nets if program.has_all_defaults(n)
+]
 QUICK = {
     "batch",
     "cifar",
@@ -68,22 +70,24 @@ def test_a_small_net_has_the_layers_of_the_whole_one(file: str, net: str) -> Non
     """The same layers in the same places, their channels divided and nothing else changed."""
     by = 8
     whole = elaborate(PROGRAMS[file], net, Settings(batch=2, training=True))
-    small = elaborate(PROGRAMS[file], net, Settings(batch=2, training=True, shrink=Shrink(by)))
+    small = elaborate(
+        PROGRAMS[file], net, Settings(batch=2, training=True, shrink=ShrinkSettings(by))
+    )
     assert [x.path for x in small.layers] == [x.path for x in whole.layers]
-    assert small.places.keys() == whole.places.keys()
-    assert small.weights == whole.weights
+    assert small.nodes_by_path.keys() == whole.nodes_by_path.keys()
+    assert small.loss_weights == whole.loss_weights
     kept = {
         whole.graph[n].type.shape[-1]
         for n in (*whole.graph.outputs.values(), *(i.name for i in images(whole)))
     }
     for a, b in zip(whole.layers, small.layers, strict=True):
-        assert a.op == b.op
-        assert len(a.type.shape) == len(b.type.shape)
-        if a.op in ("conv", "convtranspose", "local", "fc"):
-            count = a.type.shape[-1]
-            assert b.type.shape[-1] == (count if count in kept else -(-count // by)), a.path
-        if a.type.rank == 4:
-            pairs = zip(a.type.shape[1:3], b.type.shape[1:3], strict=True)
+        assert a.layer_type == b.layer_type
+        assert len(a.output_type.shape) == len(b.output_type.shape)
+        if a.layer_type in ("conv", "convtranspose", "local", "fc"):
+            count = a.output_type.shape[-1]
+            assert b.output_type.shape[-1] == (count if count in kept else -(-count // by)), a.path
+        if a.output_type.rank == 4:
+            pairs = zip(a.output_type.shape[1:3], b.output_type.shape[1:3], strict=True)
             assert all(min(n, 2) <= m <= n for n, m in pairs), a.path
     for label, node in whole.graph.outputs.items():
         assert (
@@ -99,7 +103,7 @@ def images(network: Network) -> list[Any]:
 @pytest.mark.parametrize("by", [1, 3, 1000])
 def test_any_divisor_does(by: int) -> None:
     for file, net in (("resnet", "resnet20"), ("inception", "inception_small"), ("nin", "nin")):
-        network = elaborate(PROGRAMS[file], net, Settings(shrink=Shrink(by)))
+        network = elaborate(PROGRAMS[file], net, Settings(shrink=ShrinkSettings(by)))
         whole = elaborate(PROGRAMS[file], net)
         assert (network.params == whole.params) == (by == 1)
 
@@ -118,7 +122,7 @@ def test_gradients(file: str, net: str) -> None:
 
 
 def step_of(file: str, net: str, dtype: str) -> Graph:
-    settings = Settings(batch=2, training=True, dtype=dtype, shrink=Shrink(8))
+    settings = Settings(batch=2, training=True, dtype=dtype, shrink=ShrinkSettings(8))
     return compile_step(with_scores(elaborate(PROGRAMS[file], net, settings)), plain_recipe())
 
 
@@ -263,7 +267,7 @@ def names_in(tree: Any) -> Iterator[str]:
     if isinstance(tree, tuple):
         for t in tree:
             yield from names_in(t)
-    elif isinstance(tree, s.Tree):
+    elif isinstance(tree, s.SyntaxNode):
         for field in tree.__dataclass_fields__:
             value = getattr(tree, field)
             if field in ("name", "base"):

@@ -15,7 +15,7 @@ from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
-from netdsl.language.program import Program, program
+from netdsl.language.program import Program, build_program
 from netdsl.signature import BoundCall
 from netdsl.training.recipe.recipe import resolve_recipe
 from netdsl.training.recipe.schedules import SCHEDULES, Moment, rate_factor
@@ -244,7 +244,9 @@ def layer_values(case: LayerCase) -> dict[str, Array]:
 def _elaborated(case: LayerCase) -> Any:
     dims = "x".join(map(str, case.shape))
     text = f"net a {{ input({dims}) -> {case.text} }}"
-    return elaborate(program(parse(text)), "a", Settings(BATCH, case.training, dtype="float64"))
+    return elaborate(
+        build_program(parse(text)), "a", Settings(BATCH, case.training, dtype="float64")
+    )
 
 
 def layer_numbers(case: LayerCase) -> Numbers:
@@ -390,7 +392,7 @@ WEIGHTS = np.array([1.0, 1.0, 0.0, 1.0, 0.5])
 
 
 def _program(case: RecipeCase) -> Program:
-    return program(
+    return build_program(
         parse(
             f"""net a {{ input({INPUTS}) -> fc({CLASSES}) }}
             data {{ source = digits, batch = {len(WEIGHTS)} }}

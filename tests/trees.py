@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from netdsl.errors import Source, Span
 from netdsl.language import syntax as s
-from netdsl.language.diagnose import NO_NAMES
+from netdsl.language.diagnose import RESERVED_WORDS
 from netdsl.values import Size
 
 NOWHERE = Span(Source("drawn", ""), 0, 0)
 SECTIONS = ("use", "block", "net", "test", "data", "train")
 STATEMENTS = ("let", "shared", "output", "if", "for", "in")
-WORDS = (*SECTIONS, *STATEMENTS, "not", "expect", *sorted(NO_NAMES))
+WORDS = (*SECTIONS, *STATEMENTS, "not", "expect", *sorted(RESERVED_WORDS))
 """Every word that the grammar knows."""
 plain = st.from_regex(r"[a-z_][a-z0-9_]{0,7}", fullmatch=True)
 
@@ -22,7 +22,7 @@ plain = st.from_regex(r"[a-z_][a-z0-9_]{0,7}", fullmatch=True)
 def names_but(*words: str) -> Any:
     """Names, words of the grammar often among them, but for those that begin something else
     there."""
-    refused = {*words, *NO_NAMES}
+    refused = {*words, *RESERVED_WORDS}
     return st.one_of(plain, plain, st.sampled_from(WORDS)).filter(lambda n: n not in refused)
 
 
@@ -43,8 +43,8 @@ def several(item: Any, least: int = 0, most: int = 3) -> Any:
 
 
 numbers = st.one_of(
-    st.integers(0, 10**9).map(lambda n: s.Number(NOWHERE, n, str(n))),
-    st.floats(0, 1e9, allow_nan=False).map(lambda x: s.Number(NOWHERE, x, _plain(x))),
+    st.integers(0, 10**9).map(lambda n: s.NumberLiteral(NOWHERE, n, str(n))),
+    st.floats(0, 1e9, allow_nan=False).map(lambda x: s.NumberLiteral(NOWHERE, x, _plain(x))),
 )
 
 
@@ -53,9 +53,11 @@ def _plain(x: float) -> str:
     return text if "." in text or "e" in text else f"{text}.0"
 
 
-sizes = several(st.integers(0, 999), 2, 4).map(lambda d: s.Dims(NOWHERE, Size(d)))
+sizes = several(st.integers(0, 999), 2, 4).map(lambda d: s.SizeLiteral(NOWHERE, Size(d)))
 texts = st.text(st.characters(blacklist_characters="\n\r", blacklist_categories=["Cs"]), max_size=8)
-atoms = st.one_of(numbers, sizes, tree(s.Text, texts), tree(s.Name, values), tree(s.Member, names))
+atoms = st.one_of(
+    numbers, sizes, tree(s.StringLiteral, texts), tree(s.Name, values), tree(s.MemberExpr, names)
+)
 
 
 def _args(e: Any) -> Any:
@@ -63,16 +65,16 @@ def _args(e: Any) -> Any:
 
 
 def _flat(e: Any, operators: list[str], most: int = 3) -> Any:
-    return tree(s.Flat, e, several(st.tuples(st.sampled_from(operators), e), 1, most))
+    return tree(s.NaryExpr, e, several(st.tuples(st.sampled_from(operators), e), 1, most))
 
 
 def _larger(e: Any) -> Any:
     return st.one_of(
-        tree(s.Listing, several(e)),
-        tree(s.Pair, e, e),
+        tree(s.ListLiteral, several(e)),
+        tree(s.PairLiteral, e, e),
         tree(s.CallExpr, values, _args(e)),
-        tree(s.Index, e.filter(lambda x: not isinstance(x, s.Index)), several(e, 1, 2)),
-        tree(s.Unary, st.sampled_from(["-", "not"]), e),
+        tree(s.IndexExpr, e.filter(lambda x: not isinstance(x, s.IndexExpr)), several(e, 1, 2)),
+        tree(s.UnaryExpr, st.sampled_from(["-", "not"]), e),
         _flat(e, ["+", "-"]),
         _flat(e, ["*", "/", "//", "%"]),
         _flat(e, ["==", "<", ">=", "~"], most=1),
@@ -93,7 +95,7 @@ def _elements(chain: Any, body: Any) -> Any:
     plain = st.one_of(
         steps(chain),
         tree(s.Incoming),
-        tree(s.Group, chain),
+        tree(s.ChainGroup, chain),
         tree(s.If, several(st.tuples(expressions, body), 1, 2), st.none() | body),
         tree(s.For, several(names, 1, 2), expressions, body),
     )
@@ -105,7 +107,7 @@ def _bodies(chain: Any) -> Any:
         chain,
         tree(s.Let, names, expressions),
         tree(s.Shared, names, chain),
-        tree(s.Output, names, _args(expressions), chain),
+        tree(s.SideOutput, names, _args(expressions), chain),
     )
     return tree(s.Body, several(statement, 0, 3))
 
@@ -129,7 +131,7 @@ items = st.one_of(
         s.Section,
         st.sampled_from(["data", "train"]),
         st.none() | names,
-        several(tree(s.Entry, keys, expressions) | tree(s.Expect, expressions)),
+        several(tree(s.SectionEntry, keys, expressions) | tree(s.Expect, expressions)),
     ),
     tree(s.Test, st.none() | names, several(expressions)),
 )

@@ -161,7 +161,7 @@ def _target(
     name: str | None, train: bool, batch: int | None, lower: str | None, shrink: int | None
 ) -> Target:
     from netdsl.insight.target import Target
-    from netdsl.language.elaborate import small
+    from netdsl.language.elaborate import shrink_settings
     from netdsl.passes import pass_manager
 
     ways = {
@@ -173,4 +173,4 @@ def _target(
         raise fail(
             f"there is no `--lower {lower}`", help=suggest_name(lower or "", known, "one of")
         )
-    return Target(name, train, batch, ways[lower], small(shrink))
+    return Target(name, train, batch, ways[lower], shrink_settings(shrink))

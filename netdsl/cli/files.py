@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def read(path: str) -> str:
-    from netdsl.language.program import decode, read_text
+    from netdsl.language.program import decode_text, read_text
     from netdsl.limits import MAX_FILE_BYTES
 
     if path != "-":
@@ -22,7 +22,7 @@ def read(path: str) -> str:
     if sys.stdin is None:
         raise fail("there is no standard input")
     try:
-        return decode(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), "standard input")
+        return decode_text(sys.stdin.buffer.read(MAX_FILE_BYTES + 1), "standard input")
     except OSError as e:
         raise fail(f"cannot read standard input: {e.strerror or e}") from None
 
@@ -30,22 +30,22 @@ def read(path: str) -> str:
 def load(path: str, settings: list[str] | None = None, net: str | None = None) -> Program:
     """The program of a file, with `--set` applied; a bare name there is a parameter of `net`."""
     from netdsl.language.override import override
-    from netdsl.language.program import program
+    from netdsl.language.program import build_program
 
-    return program(override(_tree(path), settings or (), net))
+    return build_program(override(_tree(path), settings or (), net))
 
 
 def load_recipe(path: str, settings: list[str] | None, recipe: str | None) -> Program:
     """The program of a file to be trained; a bare name in `--set` is a parameter of the recipe's
     net."""
     from netdsl.language.override import override
-    from netdsl.language.program import program
+    from netdsl.language.program import build_program
     from netdsl.training.recipe.recipe import net_name
 
     file = _tree(path)
     if settings:
-        file = override(file, settings, net_name(program(file), recipe))
-    return program(file)
+        file = override(file, settings, net_name(build_program(file), recipe))
+    return build_program(file)
 
 
 def _tree(path: str) -> File:

@@ -214,9 +214,9 @@ def summary(
 
     Example: netdsl summary models/lenet.net:caffe_lenet
     """
-    from netdsl.language.elaborate import Settings, small
+    from netdsl.language.elaborate import Settings, shrink_settings
 
-    how = Settings(shrink=small(shrink))
+    how = Settings(shrink=shrink_settings(shrink))
     if Path(file).is_dir():
         return _folder_summary(Path(file), how, settings, as_json)
     from netdsl.insight.summary import summarise

@@ -26,7 +26,11 @@ def check_program(
     it and as a recipe trains it, else by itself. `is_changed` where settings were made to the file.
     """
     budget, errors = Budget(), Errors()
-    nets = [program.net(name)] if name else [n for n in program.nets if program.complete(n)]
+    nets = (
+        [program.resolve_net_name(name)]
+        if name
+        else [n for n in program.nets if program.has_all_defaults(n)]
+    )
     subjects: list[Subject] = []
     evaluated: set[str] = set()
 
@@ -57,6 +61,6 @@ def check_program(
             job()
         except NetError as e:
             errors.collect(e)
-    errors.check()
+    errors.raise_if_any()
     is_whole = name is None and not is_changed
     return nets, warnings(Review(program, tuple(subjects), is_whole))

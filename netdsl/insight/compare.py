@@ -65,7 +65,7 @@ def compare(a: Network, b: Network) -> Difference:
 
 
 def _layer(x: LayerInfo) -> str:
-    return f"{x.call}  {dims(x.type.shape[1:])}"
+    return f"{x.call}  {dims(x.output_type.shape[1:])}"
 
 
 def _changes(a: Mapping[str, str], b: Mapping[str, str]) -> tuple[Change, ...]:

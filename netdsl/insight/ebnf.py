@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from lark import Lark, Token, Tree
 
-from netdsl.language.parse import grammar
+from netdsl.language.parse import load_grammar
 
 _HEADER = """/* The grammar of the .net language, from netdsl.lark.
 
@@ -22,7 +22,7 @@ def ebnf() -> str:
     """The whole file; `python -m netdsl.insight.ebnf` prints it."""
     tree = Lark.open_from_package(
         "lark", "lark.lark", ("grammars",), parser="lalr", maybe_placeholders=False
-    ).parse(grammar())
+    ).parse(load_grammar())
     return _HEADER + "\n" + "\n".join(_Writer(tree).lines()) + "\n"
 
 

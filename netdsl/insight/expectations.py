@@ -16,10 +16,10 @@ from netdsl.insight.receptive import receptive_field
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors
 from netdsl.language.elaborate import elaborate
-from netdsl.language.evaluate import Scope, arguments, evaluate, same
+from netdsl.language.evaluate import Scope, evaluate, evaluate_arguments, is_equal
 from netdsl.language.network import Network
 from netdsl.language.program import Program
-from netdsl.language.unparse import expression
+from netdsl.language.unparse import expression_text
 from netdsl.parameter_types import Boolean, Float, QuotedText
 from netdsl.signature import Param, Signature
 from netdsl.training.recipe.expectations import METRICS
@@ -98,16 +98,16 @@ class Query:
 
 
 def _shape(asked: Asked, place: str) -> Value:
-    return asked.network.place(place).type.shape[1:]
+    return asked.network.find_node(place).type.shape[1:]
 
 
 def _receptive(asked: Asked, place: str) -> Value:
-    return receptive_field(asked.network.graph, asked.network.place(place))
+    return receptive_field(asked.network.graph, asked.network.find_node(place))
 
 
 def _tried(how: Callable[..., float]) -> Callable[..., Value]:
     def find(asked: Asked, place: str, training: bool) -> Value:
-        asked.network.place(place)
+        asked.network.find_node(place)
         return asked.tried(how, place, training=training)
 
     return find
@@ -157,13 +157,13 @@ def check_test(program: Program, test: s.Test, budget: Budget) -> TestResult:
 def run_small(program: Program, test: s.Test, by: int) -> TestResult:
     """The gradients of a test's net, its channels divided `by` a number and its images as small as
     they can be; what it counts is not that of the whole net, and is not looked at."""
-    name = program.net(test.net, test.span)
+    name = program.resolve_net_name(test.net, test.span)
     wrong = _wrong(gradcheck(program, name, shrink=by))
     return TestResult(name, (Outcome("gradients", not wrong, wrong),), published(test))
 
 
 def _run(program: Program, test: s.Test, budget: Budget, dry: bool) -> TestResult:
-    name = program.net(test.net, test.span)
+    name = program.resolve_net_name(test.net, test.span)
     asked = Asked(program, elaborate(program, name, budget=budget), dry, budget)
     errors, outcomes = Errors(), []
     facts: dict[str, float] = {}
@@ -178,27 +178,27 @@ def _run(program: Program, test: s.Test, budget: Budget, dry: bool) -> TestResul
             outcomes.append(_outcome(asked, expectation))
         except NetError as e:
             errors.collect(e.with_default_span(expectation.span))
-    errors.check()
+    errors.raise_if_any()
     return TestResult(name, tuple(outcomes), facts)
 
 
-def _outcome(asked: Asked, e: s.Expr) -> Outcome:
-    negated = isinstance(e, s.Unary) and e.op == "not"
-    claim = e.operand if isinstance(e, s.Unary) else e
+def _outcome(asked: Asked, e: s.Expression) -> Outcome:
+    negated = isinstance(e, s.UnaryExpr) and e.op == "not"
+    claim = e.operand if isinstance(e, s.UnaryExpr) else e
     if isinstance(claim, s.CallExpr) and claim.name == "equal":
         return _equality(asked, e, claim, negated)
     if isinstance(e, s.Name) and e.name == "gradients":
         return _gradients(asked, e)
-    if isinstance(e, s.Flat) and len(e.rest) == 1 and e.rest[0][0] in _COMPARE:
+    if isinstance(e, s.NaryExpr) and len(e.rest) == 1 and e.rest[0][0] in _COMPARE:
         return _comparison(asked, e)
-    if isinstance(e, s.Number) and (parted := _parted(e.span)):
+    if isinstance(e, s.NumberLiteral) and (parted := _parted(e.span)):
         number, where = parted
         help = f"write `{number.replace(',', '_')}`"
         raise fail(
             "a comma ends an expectation, thousands are set apart with `_`", where, help=help
         )
     raise fail(
-        f"`{expression(e)}` is no expectation",
+        f"`{expression_text(e)}` is no expectation",
         e.span,
         help="compare something: `params == 61_706`, `macs ~ 1.8e9`; or write `gradients`, "
         '`equal("a", "b")` or `not equal("a", "b")`',
@@ -217,10 +217,10 @@ _CHECKED = 20
 """How many times a check of gradients runs every layer, about."""
 
 
-def _gradients(asked: Asked, e: s.Expr) -> Outcome:
+def _gradients(asked: Asked, e: s.Expression) -> Outcome:
     asked.spend(SETTINGS.batch, times=_CHECKED)
     wrong = "" if asked.dry else _wrong(gradcheck(asked.program, asked.network.name))
-    return Outcome(expression(e), not wrong, wrong)
+    return Outcome(expression_text(e), not wrong, wrong)
 
 
 def _wrong(rows: Iterable[LayerError]) -> str:
@@ -228,11 +228,11 @@ def _wrong(rows: Iterable[LayerError]) -> str:
     return ", ".join(f"{x.name} off by {x.error:.1e}" for x in rows if not x.ok)
 
 
-def _equality(asked: Asked, e: s.Expr, claim: s.CallExpr, negated: bool) -> Outcome:
+def _equality(asked: Asked, e: s.Expression, claim: s.CallExpr, negated: bool) -> Outcome:
     """Whether two places give the same values, up to a share `within` of the largest."""
-    given = EQUAL.bind(arguments(claim.args, Scope(budget=asked.budget)), claim.span)
+    given = EQUAL.bind(evaluate_arguments(claim.args, Scope(budget=asked.budget)), claim.span)
     places = given["a"], given["b"]
-    a, b = (asked.network.place(p).type.shape[1:] for p in places)
+    a, b = (asked.network.find_node(p).type.shape[1:] for p in places)
     if a != b:
         raise fail(
             f"`{places[0]}` gives {dims(a)} and `{places[1]}` {dims(b)}, which are never equal",
@@ -241,13 +241,13 @@ def _equality(asked: Asked, e: s.Expr, claim: s.CallExpr, negated: bool) -> Outc
         )
     off = asked.tried(trial.difference, *places, training=given["training"])
     if math.isnan(off):
-        return Outcome(expression(e), False, "both are zero or no number everywhere")
+        return Outcome(expression_text(e), False, "both are zero or no number everywhere")
     found = f"they differ by {off:.1e} of the largest value"
-    return Outcome(expression(e), (off <= given["within"]) != negated, found)
+    return Outcome(expression_text(e), (off <= given["within"]) != negated, found)
 
 
-def _comparison(asked: Asked, e: s.Flat) -> Outcome:
-    text = expression(e)
+def _comparison(asked: Asked, e: s.NaryExpr) -> Outcome:
+    text = expression_text(e)
     op, right = e.rest[0]
     a, b = _value(asked, e.first), _value(asked, right)
     try:
@@ -258,7 +258,7 @@ def _comparison(asked: Asked, e: s.Flat) -> Outcome:
     return Outcome(text, ok, found)
 
 
-def _value(asked: Asked, e: s.Expr) -> Any:
+def _value(asked: Asked, e: s.Expression) -> Any:
     facts = {k: f(asked.network) for k, f in _FACTS.items()}
     value = evaluate(e, Scope(facts, budget=asked.budget))
     if isinstance(value, Call) and value.name in QUERIES:
@@ -295,8 +295,8 @@ def _close(a: Any, b: Any) -> bool:
 
 
 _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
-    "==": same,
-    "!=": lambda a, b: not same(a, b),
+    "==": is_equal,
+    "!=": lambda a, b: not is_equal(a, b),
     "~": _close,
     "<": lambda a, b: bool(a < b),
     "<=": lambda a, b: bool(a <= b),

@@ -11,7 +11,7 @@ from netdsl.ir.autodiff import grad
 from netdsl.ir.builder import Builder, is_float
 from netdsl.ir.interpreter import evaluate_graph
 from netdsl.ir.numerical_gradient import compute_directional_error
-from netdsl.language.elaborate import Settings, elaborate, small
+from netdsl.language.elaborate import Settings, elaborate, shrink_settings
 from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.runtime.state import draw
@@ -46,7 +46,7 @@ def gradcheck(
     Each layer is checked where it stands, on the values that flow into it; the last row is the
     gradient of the whole net by all weights together.
     """
-    network = elaborate(program, net, replace(SETTINGS, shrink=small(shrink)))
+    network = elaborate(program, net, replace(SETTINGS, shrink=shrink_settings(shrink)))
     rng = np.random.default_rng(seed)
     values = evaluate_graph(network.graph, _starting_values(network.graph, seed, rng))
     for layer in network.layers:

@@ -10,7 +10,7 @@ from netdsl.file_io import split_file_and_name
 from netdsl.insight.target import Target, before_passes, prepared
 from netdsl.ir.export import to_networkx
 from netdsl.language.program import Program
-from netdsl.language.program import load as program_of
+from netdsl.language.program import load_program as program_of
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ def feature_maps(trained: Predictor, picture: Path, place: str) -> Array:
     """What flows out of a place for one picture, [H,W,C]. Raises NetError where there is no such
     place, or a row of numbers instead of maps."""
     network = trained.network(trained.recipe.settings(training=False, batch=1))
-    node = network.place(place)
+    node = network.find_node(place)
     if node.type.rank != 4:
         raise fail(f"`{place}` gives {dims(node.type.shape[1:])}, a row of numbers and no maps")
     graph = Graph(network.graph.nodes, {"maps": node.name}, name=network.name)

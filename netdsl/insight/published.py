@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from netdsl.errors import fail
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
-from netdsl.language.evaluate import Scope, arguments
+from netdsl.language.evaluate import Scope, evaluate_arguments
 from netdsl.parameter_types import Float, TypeMismatch
 from netdsl.signature import Param, Signature
 from netdsl.values import Value
@@ -35,7 +35,7 @@ PUBLISHED = Signature(
 )
 
 
-def is_published(e: s.Expr) -> bool:
+def is_published(e: s.Expression) -> bool:
     return isinstance(e, s.Name | s.CallExpr) and e.name == PUBLISHED.name
 
 
@@ -47,7 +47,7 @@ def published(test: s.Test, budget: Budget | None = None) -> dict[str, float]:
         return {}
     if len(calls) > 1:
         raise fail("`published` is given twice", calls[1].span)
-    given = arguments(getattr(calls[0], "args", None), Scope(budget=budget or Budget()))
+    given = evaluate_arguments(getattr(calls[0], "args", None), Scope(budget=budget or Budget()))
     found = {k: v for k, v in PUBLISHED.bind(given, calls[0].span).items() if v is not None}
     if not found:
         help = "`published(top1=0.7613, top5=0.9286)`, or one of them"

@@ -64,12 +64,12 @@ def summarise(network: Network) -> Summary:
     rows = tuple(
         Row(
             layer.path,
-            layer.op,
+            layer.layer_type,
             layer.call,
-            dims(layer.type.shape[1:]),
+            dims(layer.output_type.shape[1:]),
             network.layer_params(layer),
             network.cost(layer).macs // network.batch,
-            layer.type.nbytes // network.batch,
+            layer.output_type.nbytes // network.batch,
         )
         for layer in network.layers
     )
@@ -80,6 +80,6 @@ def summarise(network: Network) -> Summary:
         network.activations,
         network.side_params,
         network.side_macs,
-        tuple(x.path for x in network.unread),
+        tuple(x.path for x in network.unread_layers),
         rows,
     )

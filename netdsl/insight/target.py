@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from netdsl.language.elaborate import Settings, Shrink, elaborate
+from netdsl.language.elaborate import Settings, ShrinkSettings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.passes import pass_manager
@@ -26,7 +26,7 @@ class Target:
     training: bool = False
     batch: int | None = None
     forward: tuple[Pass, ...] = pass_manager.FORWARD_PASSES
-    shrink: Shrink | None = None
+    shrink: ShrinkSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def before_passes(program: Program, target: Target) -> Graph:
 
 def _to_run(program: Program, target: Target) -> Network:
     settings = Settings(batch=target.batch or 1, shrink=target.shrink)
-    return elaborate(program, program.net(target.name), settings)
+    return elaborate(program, program.resolve_net_name(target.name), settings)
 
 
 def _to_train(program: Program, target: Target) -> tuple[str, Network, Recipe]:
@@ -73,7 +73,10 @@ def _to_train(program: Program, target: Target) -> tuple[str, Network, Recipe]:
     this net, else plain SGD; with the net as it asks for it."""
     found, recipe = _recipe(program, target.name)
     if recipe is None:
-        net, recipe = program.net(target.name), default_recipe(program.net(target.name))
+        net, recipe = (
+            program.resolve_net_name(target.name),
+            default_recipe(program.resolve_net_name(target.name)),
+        )
         settings = Settings(batch=target.batch or 1, training=True, shrink=target.shrink)
         network = elaborate(program, net, settings)
     else:
@@ -89,11 +92,11 @@ def _recipe(program: Program, name: str | None) -> tuple[str, Recipe | None]:
     """The recipe of that name, else the file's own for the net of that name, if it has one."""
     if program.has_recipe(name):
         return f"`train {name}`", resolve_recipe(program, name)
-    if name is None and program.section("train"):
+    if name is None and program.find_section("train"):
         return "the file's recipe", resolve_recipe(program)
-    net = program.net(name)
+    net = program.resolve_net_name(name)
     for section in program.sections("train"):
-        if program.net(net_name(program, section.name)) == net:
+        if program.resolve_net_name(net_name(program, section.name)) == net:
             called = f"`train {section.name}`" if section.name else "the file's recipe"
             return called, resolve_recipe(program, section.name)
     return "plain SGD", None

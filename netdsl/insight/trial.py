@@ -26,7 +26,7 @@ def difference(program: Program, net: str, a: str, b: str, training: bool) -> fl
     """The largest difference of two places' values, as a share of the largest value of both; NaN
     where both are zero everywhere, which compares nothing. They must have one shape."""
     network = _network(program, net, training)
-    x, y = _values(network.graph, network.place(a).name, network.place(b).name)
+    x, y = _values(network.graph, network.find_node(a).name, network.find_node(b).name)
     largest = max(np.abs(x).max(), np.abs(y).max())
     return float(np.abs(x - y).max() / largest) if largest else math.nan
 
@@ -35,7 +35,7 @@ def deviation(program: Program, net: str, place: str, training: bool) -> float:
     """The standard deviation of all that flows out of a place, where the input is white noise of
     deviation 1."""
     network = _network(program, net, training)
-    return float(_values(network.graph, network.place(place).name)[0].std())
+    return float(_values(network.graph, network.find_node(place).name)[0].std())
 
 
 def gradient(program: Program, net: str, place: str, training: bool) -> float:
@@ -43,7 +43,7 @@ def gradient(program: Program, net: str, place: str, training: bool) -> float:
     is white noise of deviation 1."""
     network = _network(program, net, training)
     b = Builder(network.graph, network.dtype)
-    out, at = b.nodes[network.graph.outputs["main"]], network.place(place)
+    out, at = b.nodes[network.graph.outputs["main"]], network.find_node(place)
     g = grad(b, out, [at], cotangent=b.input("u", out.type))[at.name]
     return float(_values(b.build({"g": g}), g.name)[0].std())
 

@@ -55,7 +55,7 @@ class Climbed:
 def ascent_graph(network: Network, place: str, image: str) -> Graph:
     """From pictures and `chosen` (one-hot, N x channels) to `score`, the mean of the chosen
     channel's map for each picture, and the `gradient` of their sum by the pictures."""
-    target = network.place(place)
+    target = network.find_node(place)
     forward = pass_manager.run_passes(
         Graph(network.graph.nodes, {"y": target.name}, name=network.name),
         pass_manager.FORWARD_PASSES,
@@ -146,13 +146,13 @@ def visualized(
 
 def _settings(recipe: Recipe, batch: int) -> Settings:
     """As in evaluation, but for pictures that may lie between the grey levels."""
-    return replace(recipe.settings(training=False, batch=batch), pixels="float32")
+    return replace(recipe.settings(training=False, batch=batch), input_dtype="float32")
 
 
 def _channels_of(network: Network, place: str) -> int:
     """How many channels flow out of a place. Raises NetError where there is no such place, or one
     that nothing learnt leads to."""
-    node = network.place(place)
+    node = network.find_node(place)
     if not any(n.name in network.graph.backward_slice(node.name) for n in network.parameters):
         raise fail(f"`{place}` is what comes in: nothing there is learnt")
     return node.type.shape[-1]

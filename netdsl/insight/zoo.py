@@ -11,7 +11,7 @@ from typing import Any
 from netdsl.errors import fail
 from netdsl.insight.published import published
 from netdsl.language.elaborate import Settings, elaborate
-from netdsl.language.program import Program, load
+from netdsl.language.program import Program, load_program
 
 _PAPER = re.compile(r' - ([^",]+ \d{4}), "([^"]+)"')
 _SENTENCE = re.compile(r".+?[.](?=\s+[A-Z]|$)")
@@ -63,12 +63,12 @@ def zoo(folder: Path, settings: Settings) -> Zoo:
     paths = sorted(folder.glob("*.net"))
     if not paths:
         raise fail(f"there are no .net files in {folder}")
-    programs = {p.name: load(str(p)) for p in paths}
+    programs = {p.name: load_program(str(p)) for p in paths}
     entries = (
         _entry(file, program, net, settings)
         for file, program in programs.items()
         for net in program.nets
-        if program.complete(net)
+        if program.has_all_defaults(net)
     )
     sentences = {p.name: _first_sentence(p.read_text(encoding="utf-8-sig")) for p in paths}
     return Zoo(folder.resolve().name, tuple(entries), sentences)
@@ -79,7 +79,7 @@ def _entry(file: str, program: Program, net: str, settings: Settings) -> Entry:
     span = program.nets[net].span
     named = _PAPER.findall(_comments(span.source.text[: span.start].splitlines()))
     paper = '{}, "{}"'.format(*named[-1]) if named else ""
-    said = [published(t) for t in program.tests if program.net(t.net, t.span) == net]
+    said = [published(t) for t in program.tests if program.resolve_net_name(t.net, t.span) == net]
     known = {k: v for facts in said for k, v in facts.items()}
     return Entry(file, net, paper, network.params, network.macs, network.activations, known)
 

@@ -19,25 +19,25 @@ from netdsl.limits import (
 )
 from netdsl.values import Call, Size, Value
 
-_CHARACTERS = 64
+_CHARACTERS_PER_VALUE = 64
 """Characters of a text that count as one value."""
-_NODE_WORK = 100_000
+_MACS_PER_NODE = 100_000
 """Multiply-accumulates in the time that a node takes to be made and called."""
-_FRAMES = 10_000
+_MIN_RECURSION_LIMIT = 10_000
 """Python's frames that the deepest text takes, several times over."""
 
 
-class TooMuch(NetError):
+class LimitError(NetError):
     """A limit was exceeded. It ends the work: going on would only take more time."""
 
 
-def too_much(message: str, span: Span | None, help: str) -> TooMuch:
-    return TooMuch(Diagnostic(message, span, help))
+def limit_error(message: str, span: Span | None, help: str) -> LimitError:
+    return LimitError(Diagnostic(message, span, help))
 
 
-def make_room() -> None:
+def ensure_recursion_limit() -> None:
     """Lets Python call as deep as a text may nest, wherever this is called from."""
-    sys.setrecursionlimit(max(sys.getrecursionlimit(), _FRAMES))
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), _MIN_RECURSION_LIMIT))
 
 
 @dataclass
@@ -45,23 +45,23 @@ class Budget:
     """The steps and values that one command has spent on a text: one budget for all of its nets,
     sections and tests. Raises TooMuch where a limit of `netdsl.limits` is passed."""
 
-    words: int = 0
+    tokens: int = 0
     steps: int = 0
     leaves: int = 0
     work: int = 0
 
-    def spend_words(self, count: int, span: Span | None) -> None:
+    def spend_tokens(self, count: int, span: Span | None) -> None:
         """Counts words and signs of a file and of those that it uses."""
-        self.words += count
-        if self.words > MAX_TOKENS:
+        self.tokens += count
+        if self.tokens > MAX_TOKENS:
             message = f"the files that are used here have over {MAX_TOKENS:,} words and signs"
-            raise too_much(message, span, "use only the files that are needed")
+            raise limit_error(message, span, "use only the files that are needed")
 
     def spend_steps(self, count: int, span: Span | None) -> None:
         """Counts layers, operators and turns of loops."""
         self.steps += count
         if self.steps > MAX_ELABORATION_STEPS:
-            raise too_much(
+            raise limit_error(
                 f"the layers and loops here take more than {MAX_ELABORATION_STEPS:,} steps",
                 span,
                 "use fewer repeats; `FILE:NET` looks at one net of a file alone",
@@ -69,9 +69,9 @@ class Budget:
 
     def spend_value(self, value: Value, span: Span | None) -> None:
         """Counts a value that an expression has, and each of its entries."""
-        leaves = _leaves(value, span, 0)
+        leaves = _count_leaves(value, span, 0)
         if leaves > MAX_LIST_LENGTH:
-            raise too_much(
+            raise limit_error(
                 f"a list ends at {MAX_LIST_LENGTH:,} entries, those of lists in it included",
                 span,
                 "does each `let` hold the one before it twice?",
@@ -82,37 +82,35 @@ class Budget:
         """Counts values that are made or copied."""
         self.leaves += count
         if self.leaves > MAX_EXPRESSION_VALUES:
-            raise too_much(
+            raise limit_error(
                 f"the expressions here have more than {MAX_EXPRESSION_VALUES:,} values",
                 span,
                 "shorten the lists, or the loops that build them",
             )
 
-    def spend_trial(
-        self, nodes: int, values: int, macs: int, times: int, span: Span | None
-    ) -> None:
+    def spend_trial(self, nodes: int, values: int, macs: int, runs: int, span: Span | None) -> None:
         """Counts runs of a net on drawn images, of so many nodes, values and
         multiply-accumulates each."""
         help = "`netdsl test --shrink 8` tries a small version; `netdsl gradcheck` has no limit"
         if values > MAX_TRIAL_SIZE:
             message = f"trying this net makes {values:,} values, more than {MAX_TRIAL_SIZE:,}"
-            raise too_much(message, span, help)
-        self.work += (macs + 10 * values + _NODE_WORK * nodes) * times
+            raise limit_error(message, span, help)
+        self.work += (macs + 10 * values + _MACS_PER_NODE * nodes) * runs
         if self.work > MAX_TRIAL_WORK:
             message = f"the tests here take more than {MAX_TRIAL_WORK:,} multiplications"
-            raise too_much(message, span, help)
+            raise limit_error(message, span, help)
 
 
-def too_deep(within: str, span: Span | None) -> TooMuch:
+def nesting_error(context: str, span: Span | None) -> LimitError:
     """The error for blocks, groups and repeats that are nested too deep."""
-    message = f"blocks and groups are nested more than {MAX_CALL_DEPTH} deep: {within} in ..."
-    return too_much(message, span, "does a block use itself without end?")
+    message = f"blocks and groups are nested more than {MAX_CALL_DEPTH} deep: {context} in ..."
+    return limit_error(message, span, "does a block use itself without end?")
 
 
-def _leaves(value: Value, span: Span | None, depth: int) -> int:
+def _count_leaves(value: Value, span: Span | None, depth: int) -> int:
     """How many values one is made of."""
     if isinstance(value, str):
-        return 1 + len(value) // _CHARACTERS
+        return 1 + len(value) // _CHARACTERS_PER_VALUE
     if isinstance(value, Size):
         return len(value.dims)
     if isinstance(value, tuple):
@@ -123,46 +121,46 @@ def _leaves(value: Value, span: Span | None, depth: int) -> int:
         return 1
     if depth > MAX_NESTING_DEPTH:
         message = f"lists are nested more than {MAX_NESTING_DEPTH} deep"
-        raise too_much(message, span, "`a + b` joins two lists")
-    return max(1, sum(_leaves(part, span, depth + 1) for part in parts))
+        raise limit_error(message, span, "`a + b` joins two lists")
+    return max(1, sum(_count_leaves(part, span, depth + 1) for part in parts))
 
 
 class Errors:
     """The errors of one text, each once. The one too many ends the work: raises TooMuch."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, str, int, int], Diagnostic] = {}
-        self._failed = False
+        self._diagnostics: dict[tuple[str, str, int, int], Diagnostic] = {}
+        self._has_failed = False
 
     def __bool__(self) -> bool:
         """Whether anything failed; an error without diagnostics follows from one already known."""
-        return self._failed
+        return self._has_failed
 
     def add(self, *diagnostics: Diagnostic) -> None:
-        self._failed = True
+        self._has_failed = True
         for d in diagnostics:
-            at = (d.span.source.name, d.span.start, d.span.end) if d.span else ("", 0, 0)
-            self._found.setdefault((d.message, *at), d)
-            if len(self._found) >= MAX_ERRORS:
-                raise TooMuch(*self.ordered())
+            position = (d.span.source.name, d.span.start, d.span.end) if d.span else ("", 0, 0)
+            self._diagnostics.setdefault((d.message, *position), d)
+            if len(self._diagnostics) >= MAX_ERRORS:
+                raise LimitError(*self.sorted_diagnostics())
 
     def collect(self, error: NetError) -> None:
         """Keeps the errors of a part. An exceeded limit ends this work too; the errors that were
         found before it come first."""
-        if isinstance(error, TooMuch):
-            others = self.ordered()[: MAX_ERRORS - len(error.diagnostics)]
-            raise TooMuch(*others, *error.diagnostics)
+        if isinstance(error, LimitError):
+            earlier_errors = self.sorted_diagnostics()[: MAX_ERRORS - len(error.diagnostics)]
+            raise LimitError(*earlier_errors, *error.diagnostics)
         self.add(*error.diagnostics)
 
-    def ordered(self) -> list[Diagnostic]:
+    def sorted_diagnostics(self) -> list[Diagnostic]:
         """In the order of their places."""
-        return sorted(self._found.values(), key=_place)
+        return sorted(self._diagnostics.values(), key=_sort_key)
 
-    def check(self) -> None:
+    def raise_if_any(self) -> None:
         """Raises NetError where anything failed."""
-        if self._failed:
-            raise NetError(*self.ordered())
+        if self._has_failed:
+            raise NetError(*self.sorted_diagnostics())
 
 
-def _place(d: Diagnostic) -> tuple[str, int]:
+def _sort_key(d: Diagnostic) -> tuple[str, int]:
     return (d.span.source.name, d.span.start) if d.span else ("", 0)

@@ -8,37 +8,37 @@ from collections.abc import Callable
 from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
 
 from netdsl.errors import Diagnostic, Source, Span
-from netdsl.language.mistakes import Place, usual
+from netdsl.language.common_mistakes import SyntaxErrorContext, find_common_mistake
 
-NO_NAMES = frozenset(("and", "or", "else"))
+RESERVED_WORDS = frozenset(("and", "or", "else"))
 """Words that the grammar takes for names nowhere."""
 _SECTION_START = re.compile(r"^(?:use|block|net|data|train|test)\b", re.MULTILINE)
-_WORDS = re.compile(
+_TOKEN_PATTERN = re.compile(
     r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|\d+(?:x\d+)+(?!\w)|\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?|\w+'
     r"|->|==|!=|<=|>=|//|[^\w\s]"
 )
-_CLOSES = {"(": ")", "[": "]", "{": "}"}
-_MOST_ERRORS = 20
-_MOST_SECTIONS = 500
+_CLOSING_BRACKETS = {"(": ")", "[": "]", "{": "}"}
+_MAX_ERRORS = 20
+_MAX_SECTIONS = 500
 
 
 def diagnose(
-    source: Source, first: UnexpectedInput, parse: Callable[[Source], object]
+    source: Source, error: UnexpectedInput, parse: Callable[[Source], object]
 ) -> list[Diagnostic]:
     """Diagnostics for a text that does not parse: one for each top-level section that is wrong.
 
     A section begins at the left margin with its word; each is parsed alone, so that an error in
     one hides none in the next and a missing bracket is told where its section ends.
     """
-    found: list[Diagnostic] = []
-    for start, end in _sections(source.text)[:_MOST_SECTIONS]:
+    diagnostics: list[Diagnostic] = []
+    for start, end in _split_sections(source.text)[:_MAX_SECTIONS]:
         try:
             parse(Source(source.name, source.text[start:end]))
         except UnexpectedInput as e:
-            found.append(_explain(source, start, end, e, start))
-        if len(found) == _MOST_ERRORS:
+            diagnostics.append(_explain(source, start, end, e, start))
+        if len(diagnostics) == _MAX_ERRORS:
             break
-    return found or [_explain(source, 0, len(source.text), first)]
+    return diagnostics or [_explain(source, 0, len(source.text), error)]
 
 
 def diagnose_expression(source: Source, start: int, error: UnexpectedInput) -> Diagnostic:
@@ -46,7 +46,7 @@ def diagnose_expression(source: Source, start: int, error: UnexpectedInput) -> D
     return _explain(source, start, len(source.text), error)
 
 
-def _sections(text: str) -> list[tuple[int, int]]:
+def _split_sections(text: str) -> list[tuple[int, int]]:
     starts = [m.start() for m in _SECTION_START.finditer(text)]
     if not starts or text[: starts[0]].strip():
         starts.insert(0, 0)
@@ -54,109 +54,131 @@ def _sections(text: str) -> list[tuple[int, int]]:
 
 
 def _explain(
-    source: Source, start: int, end: int, error: UnexpectedInput, shift: int = 0
+    source: Source, start: int, end: int, error: UnexpectedInput, offset: int = 0
 ) -> Diagnostic:
-    """What is wrong between start and end; the error counts its places from `shift`."""
-    ended = isinstance(error, UnexpectedToken) and error.token.type == "$END"
-    at = end if ended or error.pos_in_stream is None else error.pos_in_stream + shift
-    words = [w for w in _WORDS.finditer(source.text, start, end) if w[0][0] != "#"]
-    before = [w for w in words if w.start() < at]
-    word = next((w for w in words if w.start() >= at and w.end() > at), None)
-    last = before[-1] if before else None
+    """What is wrong between start and end; the error counts its places from `offset`."""
+    at_end_of_text = isinstance(error, UnexpectedToken) and error.token.type == "$END"
+    position = (
+        end if at_end_of_text or error.pos_in_stream is None else error.pos_in_stream + offset
+    )
+    tokens = [w for w in _TOKEN_PATTERN.finditer(source.text, start, end) if w[0][0] != "#"]
+    preceding = [w for w in tokens if w.start() < position]
+    token = next((w for w in tokens if w.start() >= position and w.end() > position), None)
+    previous = preceding[-1] if preceding else None
     if isinstance(error, UnexpectedCharacters):
-        glued = _glued(source, at)
-        if glued:
-            return glued
-    if word is None and last is None:
+        bad_character = _check_character(source, position)
+        if bad_character:
+            return bad_character
+    if token is None and previous is None:
         return Diagnostic("there is nothing to read here", Span(source, start, start + 1))
-    unclosed = _unclosed(source, before, word, error)
-    if unclosed:
-        return unclosed
-    if word is None and last is not None:
-        return Diagnostic("the text ends too early", _after(source, last), _wanted(error))
-    assert word is not None
-    where = Span(source, word.start(), word.end())
-    wanted = _expected(error)
-    known = usual(Place(word[0], [m[0] for m in before], where, wanted))
-    if known is None and word[0] in NO_NAMES and "NAME" in wanted:
-        return _no_name(source, word)
-    behind = f"after `{last[0]}`" if last and last[0] in (",", "->", "(") else "here"
-    return known or Diagnostic(f"`{word[0]}` does not belong {behind}", where, _wanted(error))
+    bad_bracket = _check_brackets(source, preceding, token, error)
+    if bad_bracket:
+        return bad_bracket
+    if token is None and previous is not None:
+        return Diagnostic(
+            "the text ends too early", _span_after(source, previous), _format_expected(error)
+        )
+    assert token is not None
+    span = Span(source, token.start(), token.end())
+    expected = _expected_terminals(error)
+    common_mistake = find_common_mistake(
+        SyntaxErrorContext(token[0], [m[0] for m in preceding], span, expected)
+    )
+    if common_mistake is None and token[0] in RESERVED_WORDS and "NAME" in expected:
+        return _reserved_word_error(source, token)
+    location = f"after `{previous[0]}`" if previous and previous[0] in (",", "->", "(") else "here"
+    return common_mistake or Diagnostic(
+        f"`{token[0]}` does not belong {location}", span, _format_expected(error)
+    )
 
 
-def _no_name(source: Source, word: re.Match[str]) -> Diagnostic:
-    message = f"`{word[0]}` is a word of the language and no name"
-    return Diagnostic(message, _here(source, word), f"choose another, such as `{word[0]}_`")
+def _reserved_word_error(source: Source, token: re.Match[str]) -> Diagnostic:
+    message = f"`{token[0]}` is a word of the language and no name"
+    return Diagnostic(message, _match_span(source, token), f"choose another, such as `{token[0]}_`")
 
 
-def _after(source: Source, word: re.Match[str]) -> Span:
-    return Span(source, word.end(), word.end() + 1)
+def _span_after(source: Source, token: re.Match[str]) -> Span:
+    return Span(source, token.end(), token.end() + 1)
 
 
-def _glued(source: Source, at: int) -> Diagnostic | None:
+def _check_character(source: Source, position: int) -> Diagnostic | None:
     """A character that starts no word: a number run into a name, an open quote, a stranger."""
     text = source.text
-    if text[at].isdigit():
-        m = re.compile(r"[\w.]+").match(text, at)
+    if text[position].isdigit():
+        m = re.compile(r"[\w.]+").match(text, position)
         assert m is not None
         help = "put an operator or a space between: a size is `3x3`, a product `4*c`"
         if re.fullmatch(r"[\d.]+", m[0]):
             help = "numbers are written `12`, `0.5` or `1e-4`"
-        return Diagnostic(f"`{m[0]}` is neither a number nor a name", _here(source, m), help)
-    if text[at] == '"':
-        end = text.find("\n", at)
-        where = Span(source, at, end if end > at else len(text))
-        return Diagnostic("this text has no closing quote", where, 'end it with `"` on its line')
-    if text[at] == "'":
-        return Diagnostic('texts are quoted with `"`', Span(source, at, at + 1))
-    if text[at] == "." and re.match(r"\.\d", text[at : at + 2]):
-        return Diagnostic("a number begins with a digit", Span(source, at, at + 2), "write `0.5`")
-    if not re.match(r'[\w\s(){}\[\]|,;:=+\-*/%<>~!."#]', text[at]):
-        meant = {"→": "write `->`", "×": "a size is `3x3`, a product `4*c`", "&": "write `and`"}
-        stranger = "&&" if text.startswith("&&", at) else text[at]
-        message = f"`{stranger}` has no meaning in a .net file"
-        return Diagnostic(message, Span(source, at, at + len(stranger)), meant.get(text[at]))
+        return Diagnostic(f"`{m[0]}` is neither a number nor a name", _match_span(source, m), help)
+    if text[position] == '"':
+        end = text.find("\n", position)
+        span = Span(source, position, end if end > position else len(text))
+        return Diagnostic("this text has no closing quote", span, 'end it with `"` on its line')
+    if text[position] == "'":
+        return Diagnostic('texts are quoted with `"`', Span(source, position, position + 1))
+    if text[position] == "." and re.match(r"\.\d", text[position : position + 2]):
+        return Diagnostic(
+            "a number begins with a digit", Span(source, position, position + 2), "write `0.5`"
+        )
+    if not re.match(r'[\w\s(){}\[\]|,;:=+\-*/%<>~!."#]', text[position]):
+        suggestions = {
+            "→": "write `->`",
+            "×": "a size is `3x3`, a product `4*c`",
+            "&": "write `and`",
+        }
+        character = "&&" if text.startswith("&&", position) else text[position]
+        message = f"`{character}` has no meaning in a .net file"
+        return Diagnostic(
+            message,
+            Span(source, position, position + len(character)),
+            suggestions.get(text[position]),
+        )
     return None
 
 
-def _here(source: Source, m: re.Match[str]) -> Span:
+def _match_span(source: Source, m: re.Match[str]) -> Span:
     return Span(source, m.start(), m.end())
 
 
-def _unclosed(
+def _check_brackets(
     source: Source,
-    before: list[re.Match[str]],
-    word: re.Match[str] | None,
+    preceding: list[re.Match[str]],
+    token: re.Match[str] | None,
     error: UnexpectedInput,
 ) -> Diagnostic | None:
     """A bracket that was not closed where it must have been, told where it is missing."""
-    opened = []
-    for m in before:
-        if m[0] in _CLOSES:
-            opened.append(m)
-        elif m[0] in _CLOSES.values() and opened:
-            opened.pop()
-    closers = {_CLOSES[m[0]] for m in opened}
-    if word is not None and word[0] in set(_CLOSES.values()) - closers:
-        where = _here(source, word)
-        return Diagnostic(f"`{word[0]}` closes nothing", where, "remove it, or open it before")
-    if not opened:
+    open_brackets = []
+    for m in preceding:
+        if m[0] in _CLOSING_BRACKETS:
+            open_brackets.append(m)
+        elif m[0] in _CLOSING_BRACKETS.values() and open_brackets:
+            open_brackets.pop()
+    closers = {_CLOSING_BRACKETS[m[0]] for m in open_brackets}
+    if token is not None and token[0] in set(_CLOSING_BRACKETS.values()) - closers:
+        span = _match_span(source, token)
+        return Diagnostic(f"`{token[0]}` closes nothing", span, "remove it, or open it before")
+    if not open_brackets:
         return None
-    needed = _CLOSES[opened[-1][0]]
-    last = before[-1]
-    next_line = word is None or "\n" in source.text[last.end() : word.start()]
-    other = word is not None and word[0] in _CLOSES.values() and word[0] != needed
-    expected = _expected(error)
-    arrow = word is not None and word[0] == "->" and needed == ")" and "RPAR" in expected
-    ended = next_line and (needed != "}" or "VBAR" in expected or word is None)
-    if not (other or arrow or ended):
+    closer = _CLOSING_BRACKETS[open_brackets[-1][0]]
+    previous = preceding[-1]
+    is_on_next_line = token is None or "\n" in source.text[previous.end() : token.start()]
+    is_mismatched = (
+        token is not None and token[0] in _CLOSING_BRACKETS.values() and token[0] != closer
+    )
+    expected = _expected_terminals(error)
+    is_before_arrow = (
+        token is not None and token[0] == "->" and closer == ")" and "RPAR" in expected
+    )
+    is_at_line_end = is_on_next_line and (closer != "}" or "VBAR" in expected or token is None)
+    if not (is_mismatched or is_before_arrow or is_at_line_end):
         return None
-    line, column = source.position(opened[-1].start())
-    place = f"the `{opened[-1][0]}` at {line}:{column} is not closed"
-    return Diagnostic(f"a `{needed}` is missing", _after(source, last), place)
+    line, column = source.position(open_brackets[-1].start())
+    help = f"the `{open_brackets[-1][0]}` at {line}:{column} is not closed"
+    return Diagnostic(f"a `{closer}` is missing", _span_after(source, previous), help)
 
 
-_FRIENDLY = {
+_TERMINAL_NAMES = {
     "NAME": "a name",
     "NUMBER": "a number",
     "SIZE": "a size such as `3x3`",
@@ -178,16 +200,26 @@ _FRIENDLY = {
     "_ARROW": "`->`",
     "$END": "the end of the file",
 }
-_QUIET = {"MINUS", "SIGN", "TIMES", "COMPARE", "SEMICOLON", "_OR", "_AND", "_NOT", "$END"}
+_HIDDEN_TERMINALS = {
+    "MINUS",
+    "SIGN",
+    "TIMES",
+    "COMPARE",
+    "SEMICOLON",
+    "_OR",
+    "_AND",
+    "_NOT",
+    "$END",
+}
 
 
-def _expected(error: UnexpectedInput) -> set[str]:
+def _expected_terminals(error: UnexpectedInput) -> set[str]:
     if isinstance(error, UnexpectedToken):
         return set(error.accepts or error.expected or ())
     return set(error.allowed or ()) if isinstance(error, UnexpectedCharacters) else set()
 
 
-def _wanted(error: UnexpectedInput) -> str | None:
-    names = _expected(error) - _QUIET
-    shown = [_FRIENDLY.get(n, f"`{n.lower().strip('_')}`") for n in sorted(names)]
-    return f"expected {', '.join(shown)}" if 0 < len(shown) <= 9 else None
+def _format_expected(error: UnexpectedInput) -> str | None:
+    names = _expected_terminals(error) - _HIDDEN_TERMINALS
+    descriptions = [_TERMINAL_NAMES.get(n, f"`{n.lower().strip('_')}`") for n in sorted(names)]
+    return f"expected {', '.join(descriptions)}" if 0 < len(descriptions) <= 9 else None

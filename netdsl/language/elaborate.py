@@ -9,24 +9,31 @@ from dataclasses import replace
 from netdsl.errors import NetError, Span, fail, suggest_alias, suggest_spelling
 from netdsl.ir.garbage_collection import pause_garbage_collection
 from netdsl.language import syntax as s
-from netdsl.language.budget import Budget, make_room, too_deep
-from netdsl.language.draft import Draft, InputCall, LayerCall, Settings, Shrink, small
-from netdsl.language.evaluate import Broken, arguments, evaluate, truth
-from netdsl.language.flow import (
-    Absent,
+from netdsl.language.budget import Budget, ensure_recursion_limit, nesting_error
+from netdsl.language.evaluate import InvalidValue, evaluate, evaluate_arguments, evaluate_condition
+from netdsl.language.frame import (
     CallSite,
-    Flow,
-    Flowing,
+    ChainValue,
     Frame,
-    PathScope,
+    MissingValue,
+    NameScope,
+    OptionalChainValue,
     SharedChain,
-    call_text,
-    join,
-    taken,
+    duplicate_name_error,
+    format_call,
+    join_path,
 )
 from netdsl.language.network import Network
-from netdsl.language.program import Program, bind_params, instance_chain
-from netdsl.language.shrink import shrunk
+from netdsl.language.network_builder import (
+    InputCall,
+    LayerCall,
+    NetworkBuilder,
+    Settings,
+    ShrinkSettings,
+    shrink_settings,
+)
+from netdsl.language.program import Program, bind_params, resolve_instance
+from netdsl.language.shrink import shrink_network
 from netdsl.layers import LAYERS, Layer
 from netdsl.limits import MAX_CALL_DEPTH, MAX_REPEATS
 from netdsl.parameter_types import Float, Shape
@@ -47,16 +54,18 @@ def elaborate(
     Raises NetError with every independent error found in it, and where it cannot be made as small
     as `settings` ask for.
     """
-    make_room()
+    ensure_recursion_limit()
     budget = budget or Budget()
-    chosen = program.net(name)
-    net, values = instance_chain(program, chosen, budget)
-    variables = bind_params(net, tuple(values.values()), program.nets[chosen].span, budget)
-    return _Elaborator(program, settings, budget).run(chosen, net, variables)
+    net_name = program.resolve_net_name(name)
+    net, arguments_by_name = resolve_instance(program, net_name, budget)
+    variables = bind_params(
+        net, tuple(arguments_by_name.values()), program.nets[net_name].span, budget
+    )
+    return _Elaborator(program, settings, budget).run(net_name, net, variables)
 
 
 _INPUT = Signature("input", (Param("shape", Shape()),))
-_STEP_INPUTS = ("labels", "weights", "lr", "step", "update", "seed", "ema_rate")
+_RESERVED_INPUTS = ("labels", "weights", "lr", "step", "update", "seed", "ema_rate")
 _OUTPUT = Signature("output", (Param("weight", Float(), 1.0),))
 
 
@@ -66,338 +75,391 @@ class _Elaborator:
     def __init__(self, program: Program, settings: Settings, budget: Budget) -> None:
         self.program = program
         self.budget = budget
-        self.draft = Draft(settings, budget)
+        self.builder = NetworkBuilder(settings, budget)
         self.depth = 0
 
     def run(self, name: str, net: s.Net, variables: dict[str, Value]) -> Network:
         self.budget.spend_steps(1, net.span)
-        frame = Frame(PathScope("", ""), dict(variables), Absent.NOTHING, self.budget)
-        end = self._body(net.body, Absent.NOTHING, frame)
-        if end is Absent.NOTHING and not self.draft.errors:
+        frame = Frame(NameScope("", ""), dict(variables), MissingValue.NOTHING, self.budget)
+        end = self._visit_body(net.body, MissingValue.NOTHING, frame)
+        if end is MissingValue.NOTHING and not self.builder.errors:
             help = "begin it with `input(height x width x channels)`, such as `input(28x28x1)`"
-            self._tell(fail(f"the net `{net.name}` takes no input", net.span, help=help), frame)
-        main = end if isinstance(end, Flow) else None
-        network = self.draft.network(name, main)
-        return shrunk(self.draft, name, main) if main and self.draft.settings.shrink else network
+            self._report_error(
+                fail(f"the net `{net.name}` takes no input", net.span, help=help), frame
+            )
+        main = end if isinstance(end, ChainValue) else None
+        network = self.builder.build_network(name, main)
+        return (
+            shrink_network(self.builder, name, main)
+            if main and self.builder.settings.shrink
+            else network
+        )
 
-    def _tell(self, error: NetError, frame: Frame, span: Span | None = None) -> None:
-        self.draft.tell(error, frame, span)
+    def _report_error(self, error: NetError, frame: Frame, span: Span | None = None) -> None:
+        self.builder.report_error(error, frame, span)
 
     # ---- statements
 
-    def _body(self, body: s.Body, current: Flowing, frame: Frame) -> Flowing:
+    def _visit_body(
+        self, body: s.Body, current: OptionalChainValue, frame: Frame
+    ) -> OptionalChainValue:
         for statement in body.statements:
-            current = self._statement(statement, current, frame)
+            current = self._visit_statement(statement, current, frame)
         return current
 
-    def _statement(self, statement: s.Statement, current: Flowing, frame: Frame) -> Flowing:
+    def _visit_statement(
+        self, statement: s.Statement, current: OptionalChainValue, frame: Frame
+    ) -> OptionalChainValue:
         match statement:
             case s.Chain():
-                return self._chain(statement, current, frame)
+                return self._visit_chain(statement, current, frame)
             case s.Let():
-                self._let(statement, current, frame)
+                self._visit_let(statement, current, frame)
             case s.Shared():
-                self._shared(statement, frame)
-            case s.Output():
-                self._output(statement, current, frame)
+                self._visit_shared(statement, frame)
+            case s.SideOutput():
+                self._visit_output(statement, current, frame)
         return current
 
-    def _let(self, let: s.Let, current: Flowing, frame: Frame) -> None:
+    def _visit_let(self, let: s.Let, current: OptionalChainValue, frame: Frame) -> None:
         try:
-            value = evaluate(let.value, frame.scope(current))
+            value = evaluate(let.value, frame.expression_scope(current))
             if isinstance(value, Call) and self._is_layer(value.name):
                 help = f"a place in the net is named by a label: `{let.name}: {value.name}(...)`"
                 raise fail("`let` names numbers and lists, no layers", let.value.span, help=help)
             frame.variables[let.name] = value
         except NetError as e:
-            frame.variables[let.name] = Broken()
-            self._tell(e, frame, let.span)
+            frame.variables[let.name] = InvalidValue()
+            self._report_error(e, frame, let.span)
 
-    def _shared(self, shared: s.Shared, frame: Frame) -> None:
+    def _visit_shared(self, shared: s.Shared, frame: Frame) -> None:
         try:
-            frame.names.claim(shared.name)
+            frame.name_scope.claim(shared.name)
         except NetError as e:
-            self._tell(e, frame, shared.span)
-        weights = join(frame.names.weights, shared.name)
-        frame.shared[shared.name] = SharedChain(
-            shared.chain, weights, replace(frame, variables=frame.copied())
+            self._report_error(e, frame, shared.span)
+        weight_path = join_path(frame.name_scope.weight_path, shared.name)
+        frame.shared_chains[shared.name] = SharedChain(
+            shared.chain, weight_path, replace(frame, variables=frame.copy_variables())
         )
 
-    def _output(self, output: s.Output, current: Flowing, frame: Frame) -> None:
+    def _visit_output(
+        self, output: s.SideOutput, current: OptionalChainValue, frame: Frame
+    ) -> None:
         try:
-            names = frame.names.child(output.name, numbered=False)
+            name_scope = frame.name_scope.child(output.name, is_numbered=False)
         except NetError as e:
-            self._tell(e, frame, output.span)
+            self._report_error(e, frame, output.span)
             return
-        inner = replace(frame, names=names)
-        end = self._chain(output.chain, current, inner)
+        inner = replace(frame, name_scope=name_scope)
+        end = self._visit_chain(output.chain, current, inner)
         try:
-            given = arguments(output.args, frame.scope(current))
-            weight = _OUTPUT.bind(given, output.span)["weight"]
-            if names.path == "main":
+            arguments = evaluate_arguments(output.args, frame.expression_scope(current))
+            weight = _OUTPUT.bind(arguments, output.span)["weight"]
+            if name_scope.path == "main":
                 raise fail(
                     "`main` is the net's own output", output.span, help="choose another name"
                 )
         except NetError as e:
-            self._tell(e, frame, output.span)
+            self._report_error(e, frame, output.span)
             return
-        if isinstance(end, Flow):
-            self.draft.outputs[names.path] = end
-            self.draft.weights[names.path] = weight
-            self.draft.places[names.path] = end
+        if isinstance(end, ChainValue):
+            self.builder.outputs[name_scope.path] = end
+            self.builder.loss_weights[name_scope.path] = weight
+            self.builder.values_by_path[name_scope.path] = end
 
     # ---- chains
 
-    def _chain(self, chain: s.Chain, current: Flowing, frame: Frame) -> Flowing:
+    def _visit_chain(
+        self, chain: s.Chain, current: OptionalChainValue, frame: Frame
+    ) -> OptionalChainValue:
         """What flows out of a chain. A label names its value, and the single layer or block in it;
         over several it is a scope of its own."""
         if chain.label is None:
-            return self._elements(chain.elements, current, frame)
-        if not frame.repeated and chain.label in frame.names.taken:
-            self._tell(taken(frame.names, chain.label), frame, chain.span)
-            return Absent.BROKEN
+            return self._visit_elements(chain.elements, current, frame)
+        if not frame.is_repeated and chain.label in frame.name_scope.used_names:
+            self._report_error(
+                duplicate_name_error(frame.name_scope, chain.label), frame, chain.span
+            )
+            return MissingValue.INVALID
         first = chain.elements[0]
-        if len(chain.elements) == 1 and isinstance(first, s.Step) and self._named_by(first, frame):
-            with self._deeper(first.span, frame):
-                end = self._step(first, current, frame, chain.label, starts=True)
+        if (
+            len(chain.elements) == 1
+            and isinstance(first, s.Step)
+            and self._can_take_label(first, frame)
+        ):
+            with self._enter_element(first.span, frame):
+                end = self._visit_step(first, current, frame, chain.label, is_first=True)
         else:
-            end = self._labelled(chain, current, frame)
+            end = self._visit_labelled_chain(chain, current, frame)
         frame.labels[chain.label] = end
         return end
 
-    def _labelled(self, chain: s.Chain, current: Flowing, frame: Frame) -> Flowing:
+    def _visit_labelled_chain(
+        self, chain: s.Chain, current: OptionalChainValue, frame: Frame
+    ) -> OptionalChainValue:
         assert chain.label is not None
         try:
-            names = frame.names.child(chain.label, frame.repeated)
+            name_scope = frame.name_scope.child(chain.label, frame.is_repeated)
         except NetError as e:
-            self._tell(e, frame, chain.span)
-            return Absent.BROKEN
-        return self._left(
-            self._elements(chain.elements, current, replace(frame, names=names)), names
+            self._report_error(e, frame, chain.span)
+            return MissingValue.INVALID
+        return self._record_value(
+            self._visit_elements(chain.elements, current, replace(frame, name_scope=name_scope)),
+            name_scope,
         )
 
-    def _named_by(self, step: s.Step, frame: Frame) -> bool:
+    def _can_take_label(self, step: s.Step, frame: Frame) -> bool:
         """Whether a label takes the place of this step's own name in paths."""
         return step.branches is None and step.name not in frame.labels
 
-    def _elements(self, elements: Sequence[s.Element], current: Flowing, frame: Frame) -> Flowing:
+    def _visit_elements(
+        self, elements: Sequence[s.Element], current: OptionalChainValue, frame: Frame
+    ) -> OptionalChainValue:
         for i, element in enumerate(elements):
-            current = self._element(element, current, frame, starts=i == 0)
+            current = self._visit_element(element, current, frame, is_first=i == 0)
         return current
 
-    def _element(
-        self, element: s.Element, current: Flowing, frame: Frame, starts: bool = False
-    ) -> Flowing:
-        with self._deeper(element.span, frame):
-            return self._by_kind(element, current, frame, starts)
+    def _visit_element(
+        self, element: s.Element, current: OptionalChainValue, frame: Frame, is_first: bool = False
+    ) -> OptionalChainValue:
+        with self._enter_element(element.span, frame):
+            return self._dispatch_element(element, current, frame, is_first)
 
     @contextmanager
-    def _deeper(self, span: Span, frame: Frame) -> Iterator[None]:
+    def _enter_element(self, span: Span, frame: Frame) -> Iterator[None]:
         """One step, inside those that stand around it."""
         self.budget.spend_steps(1, span)
         if self.depth >= MAX_CALL_DEPTH:
-            raise too_deep(_within(frame), span)
+            raise nesting_error(_enclosing_blocks(frame), span)
         self.depth += 1
         try:
             yield
         finally:
             self.depth -= 1
 
-    def _by_kind(self, element: s.Element, current: Flowing, frame: Frame, starts: bool) -> Flowing:
+    def _dispatch_element(
+        self, element: s.Element, current: OptionalChainValue, frame: Frame, is_first: bool
+    ) -> OptionalChainValue:
         match element:
             case s.Step():
-                return self._step(element, current, frame, None, starts)
+                return self._visit_step(element, current, frame, None, is_first)
             case s.Incoming():
-                return self._incoming(element, frame)
-            case s.Group():
-                return self._chain(element.chain, current, frame)
+                return self._visit_incoming(element, frame)
+            case s.ChainGroup():
+                return self._visit_chain(element.chain, current, frame)
             case s.Repeat():
-                return self._repeat(element, current, frame)
+                return self._visit_repeat(element, current, frame)
             case s.If():
-                return self._if(element, current, frame)
+                return self._visit_if(element, current, frame)
             case s.For():
-                return self._for(element, current, frame)
+                return self._visit_for(element, current, frame)
 
-    def _incoming(self, element: s.Incoming, frame: Frame) -> Flowing:
-        if frame.incoming is Absent.NOTHING and not frame.calls:
+    def _visit_incoming(self, element: s.Incoming, frame: Frame) -> OptionalChainValue:
+        if frame.incoming is MissingValue.NOTHING and not frame.call_stack:
             help = "`in` is what flows into a block; in a net a label names a value"
-            self._tell(fail("nothing flows into a net", element.span, help=help), frame)
-            return Absent.BROKEN
+            self._report_error(fail("nothing flows into a net", element.span, help=help), frame)
+            return MissingValue.INVALID
         return frame.incoming
 
-    def _repeat(self, repeat: s.Repeat, current: Flowing, frame: Frame) -> Flowing:
+    def _visit_repeat(
+        self, repeat: s.Repeat, current: OptionalChainValue, frame: Frame
+    ) -> OptionalChainValue:
         try:
-            times = evaluate(repeat.count, frame.scope(current))
-            if isinstance(times, bool) or not isinstance(times, int):
-                message = f"repeats are a whole number, not {format_value(times)}"
-                raise fail(message, repeat.count.span, help=suggest_for_value(times))
-            if not 0 <= times <= MAX_REPEATS:
+            count = evaluate(repeat.count, frame.expression_scope(current))
+            if isinstance(count, bool) or not isinstance(count, int):
+                message = f"repeats are a whole number, not {format_value(count)}"
+                raise fail(message, repeat.count.span, help=suggest_for_value(count))
+            if not 0 <= count <= MAX_REPEATS:
                 help = f"from 0 to {MAX_REPEATS:,} repeats are possible"
-                raise fail(f"{times:,} repeats", repeat.count.span, help=help)
+                raise fail(f"{count:,} repeats", repeat.count.span, help=help)
         except NetError as e:
-            self._tell(e, frame, repeat.span)
-            return Absent.BROKEN
-        inner = replace(frame, repeated=True)
-        for _ in range(times):
-            current = self._element(repeat.element, current, inner)
+            self._report_error(e, frame, repeat.span)
+            return MissingValue.INVALID
+        inner = replace(frame, is_repeated=True)
+        for _ in range(count):
+            current = self._visit_element(repeat.element, current, inner)
         return current
 
-    def _if(self, choice: s.If, current: Flowing, frame: Frame) -> Flowing:
-        if current is Absent.BROKEN:
+    def _visit_if(
+        self, choice: s.If, current: OptionalChainValue, frame: Frame
+    ) -> OptionalChainValue:
+        if current is MissingValue.INVALID:
             return current
         try:
             for condition, body in choice.arms:
-                if truth(condition, frame.scope(current)):
-                    return self._body(body, current, frame)
+                if evaluate_condition(condition, frame.expression_scope(current)):
+                    return self._visit_body(body, current, frame)
         except NetError as e:
-            self._tell(e, frame, choice.span)
-            return Absent.BROKEN
-        return self._body(choice.otherwise, current, frame) if choice.otherwise else current
+            self._report_error(e, frame, choice.span)
+            return MissingValue.INVALID
+        return self._visit_body(choice.otherwise, current, frame) if choice.otherwise else current
 
-    def _for(self, loop: s.For, current: Flowing, frame: Frame) -> Flowing:
+    def _visit_for(
+        self, loop: s.For, current: OptionalChainValue, frame: Frame
+    ) -> OptionalChainValue:
         try:
-            items = evaluate(loop.items, frame.scope(current))
+            items = evaluate(loop.items, frame.expression_scope(current))
             if not isinstance(items, tuple):
                 help = suggest_for_value(items) or "`range(3)` is the list [0, 1, 2]"
                 message = f"`for` goes through a list, not {format_value(items)}"
                 raise fail(message, loop.items.span, help=help)
         except NetError as e:
-            self._tell(e, frame, loop.span)
-            return Absent.BROKEN
-        outer = frame.copied()
-        inner = replace(frame, repeated=True)
+            self._report_error(e, frame, loop.span)
+            return MissingValue.INVALID
+        outer = frame.copy_variables()
+        inner = replace(frame, is_repeated=True)
         for i, item in enumerate(items):
             self.budget.spend_steps(1, loop.span)
             try:
-                frame.variables.update(_unpacked(loop, i, item))
+                frame.variables.update(_unpack_item(loop, i, item))
             except NetError as e:
-                self._tell(e, frame, loop.span)
-                return Absent.BROKEN
-            current = self._body(loop.body, current, inner)
+                self._report_error(e, frame, loop.span)
+                return MissingValue.INVALID
+            current = self._visit_body(loop.body, current, inner)
         frame.variables.clear()
         frame.variables.update(outer)
         return current
 
     # ---- steps
 
-    def _step(
-        self, step: s.Step, current: Flowing, frame: Frame, label: str | None, starts: bool
-    ) -> Flowing:
-        bare = step.args is None and step.branches is None
-        if bare and step.name in frame.labels:
-            return self._start_from(step, frame, starts)
+    def _visit_step(
+        self,
+        step: s.Step,
+        current: OptionalChainValue,
+        frame: Frame,
+        label: str | None,
+        is_first: bool,
+    ) -> OptionalChainValue:
+        is_bare_name = step.args is None and step.branches is None
+        if is_bare_name and step.name in frame.labels:
+            return self._resolve_label(step, frame, is_first)
         try:
-            if step.name in frame.shared:
-                return self._use_shared(step, current, frame, label)
+            if step.name in frame.shared_chains:
+                return self._call_shared(step, current, frame, label)
             if step.name in self.program.blocks:
                 return self._call_block(step, current, frame, label)
             if step.name == "input":
-                return self._input(step, frame, label, starts)
+                return self._visit_input(step, frame, label, is_first)
             return self._call_layer(step, current, frame, label)
         except NetError as e:
-            self._tell(e, frame, step.span)
-            return Absent.BROKEN
+            self._report_error(e, frame, step.span)
+            return MissingValue.INVALID
 
-    def _start_from(self, step: s.Step, frame: Frame, starts: bool) -> Flowing:
-        if not starts:
+    def _resolve_label(self, step: s.Step, frame: Frame, is_first: bool) -> OptionalChainValue:
+        if not is_first:
             help = f"begin a branch or a statement with it: `{step.name} -> ...`"
             message = f"the label `{step.name}` can only begin a chain"
-            self._tell(fail(message, step.span, help=help), frame)
+            self._report_error(fail(message, step.span, help=help), frame)
         return frame.labels[step.name]
 
-    def _names(self, frame: Frame, name: str, label: str | None) -> PathScope:
+    def _child_scope(self, frame: Frame, name: str, label: str | None) -> NameScope:
         if label is None:
-            return frame.names.child(name)
-        return frame.names.child(label, numbered=frame.repeated)
+            return frame.name_scope.child(name)
+        return frame.name_scope.child(label, is_numbered=frame.is_repeated)
 
-    def _no_branches(self, step: s.Step) -> None:
+    def _check_no_branches(self, step: s.Step) -> None:
         if step.branches is not None:
             help = "branches stand after `add`, `mul` or `concat`; a group is `( ... )`"
             raise fail(f"`{step.name}` takes no branches", step.name_span, help=help)
 
-    def _use_shared(
-        self, step: s.Step, current: Flowing, frame: Frame, label: str | None
-    ) -> Flowing:
-        self._no_branches(step)
+    def _call_shared(
+        self, step: s.Step, current: OptionalChainValue, frame: Frame, label: str | None
+    ) -> OptionalChainValue:
+        self._check_no_branches(step)
         if step.args:
             raise fail(f"the shared `{step.name}` takes no arguments", step.span)
-        shared = frame.shared[step.name]
-        names = self._names(frame, step.name, label)
-        names.weights = shared.weights
+        shared = frame.shared_chains[step.name]
+        name_scope = self._child_scope(frame, step.name, label)
+        name_scope.weight_path = shared.weight_path
         call = CallSite(step.name, step.span)
         inner = replace(
-            shared.frame, names=names, incoming=current, calls=(*frame.calls, call), labels={}
+            shared.frame,
+            name_scope=name_scope,
+            incoming=current,
+            call_stack=(*frame.call_stack, call),
+            labels={},
         )
-        end = self._elements(shared.chain.elements, current, inner)
-        return self._left(end, names)
+        end = self._visit_elements(shared.chain.elements, current, inner)
+        return self._record_value(end, name_scope)
 
-    def _left(self, end: Flowing, names: PathScope) -> Flowing:
-        if isinstance(end, Flow):
-            self.draft.places[names.path] = end
-        return end
+    def _record_value(self, value: OptionalChainValue, name_scope: NameScope) -> OptionalChainValue:
+        if isinstance(value, ChainValue):
+            self.builder.values_by_path[name_scope.path] = value
+        return value
 
     def _call_block(
-        self, step: s.Step, current: Flowing, frame: Frame, label: str | None
-    ) -> Flowing:
-        self._no_branches(step)
+        self, step: s.Step, current: OptionalChainValue, frame: Frame, label: str | None
+    ) -> OptionalChainValue:
+        self._check_no_branches(step)
         block = self.program.blocks[step.name]
-        given = arguments(step.args, frame.scope(current))
-        variables = bind_params(block, given, step.span, self.budget)
-        names = self._names(frame, step.name, label)
-        if current is Absent.BROKEN:
+        arguments = evaluate_arguments(step.args, frame.expression_scope(current))
+        variables = bind_params(block, arguments, step.span, self.budget)
+        name_scope = self._child_scope(frame, step.name, label)
+        if current is MissingValue.INVALID:
             return current
-        shown = [Argument(p, v) for p, v in variables.items()]
-        call = CallSite(call_text(step.name, shown), step.span)
-        inner = Frame(names, dict(variables), current, self.budget, (*frame.calls, call))
-        return self._left(self._body(block.body, current, inner), names)
+        shown_arguments = [Argument(p, v) for p, v in variables.items()]
+        call = CallSite(format_call(step.name, shown_arguments), step.span)
+        inner = Frame(name_scope, dict(variables), current, self.budget, (*frame.call_stack, call))
+        return self._record_value(self._visit_body(block.body, current, inner), name_scope)
 
-    def _input(self, step: s.Step, frame: Frame, label: str | None, starts: bool) -> Flowing:
-        self._no_branches(step)
-        if not starts:
+    def _visit_input(
+        self, step: s.Step, frame: Frame, label: str | None, is_first: bool
+    ) -> OptionalChainValue:
+        self._check_no_branches(step)
+        if not is_first:
             raise fail("an input begins a chain, nothing flows into it", step.span)
-        given = arguments(step.args, frame.scope(Absent.NOTHING))
-        shape = _INPUT.bind(given, step.span)["shape"]
-        names = self._input_names(frame, label)
-        return self.draft.make(InputCall(names.path, shape, step.span))
+        arguments = evaluate_arguments(step.args, frame.expression_scope(MissingValue.NOTHING))
+        shape = _INPUT.bind(arguments, step.span)["shape"]
+        name_scope = self._input_scope(frame, label)
+        return self.builder.add_call(InputCall(name_scope.path, shape, step.span))
 
-    def _input_names(self, frame: Frame, label: str | None) -> PathScope:
+    def _input_scope(self, frame: Frame, label: str | None) -> NameScope:
         """An input is called by its label; without one it is `input`, further ones input2, ..."""
-        names = self._names(frame, "input", label)
-        if label is None and names.path == "input1":
-            frame.names.claim("input")
-            names = PathScope("input", "input")
-        if names.path in _STEP_INPUTS:
-            help = f"a training step has its own {', '.join(_STEP_INPUTS)}"
-            raise fail(f"an input cannot be called `{names.path}`", help=help)
-        return names
+        name_scope = self._child_scope(frame, "input", label)
+        if label is None and name_scope.path == "input1":
+            frame.name_scope.claim("input")
+            name_scope = NameScope("input", "input")
+        if name_scope.path in _RESERVED_INPUTS:
+            help = f"a training step has its own {', '.join(_RESERVED_INPUTS)}"
+            raise fail(f"an input cannot be called `{name_scope.path}`", help=help)
+        return name_scope
 
     def _call_layer(
-        self, step: s.Step, current: Flowing, frame: Frame, label: str | None
-    ) -> Flowing:
+        self, step: s.Step, current: OptionalChainValue, frame: Frame, label: str | None
+    ) -> OptionalChainValue:
         layer = self._find_layer(step, frame)
-        given = arguments(step.args, frame.scope(current))
-        bound = layer.signature.bind(given, step.span)
+        arguments = evaluate_arguments(step.args, frame.expression_scope(current))
+        bound = layer.signature.bind(arguments, step.span)
         if layer.arity == "many":
-            flows = self._branches(step, current, frame)
+            inputs = self._visit_branches(step, current, frame)
         else:
-            self._no_branches(step)
-            flows = [current]
-        names = self._names(frame, step.name, label)
-        real = [f for f in flows if isinstance(f, Flow)]
-        if len(real) < len(flows):
-            if Absent.NOTHING in flows:
+            self._check_no_branches(step)
+            inputs = [current]
+        name_scope = self._child_scope(frame, step.name, label)
+        values = [f for f in inputs if isinstance(f, ChainValue)]
+        if len(values) < len(inputs):
+            if MissingValue.NOTHING in inputs:
                 help = "begin the net with `input(height x width x channels)`"
                 raise fail(f"nothing flows into `{step.name}`", step.name_span, help=help)
-            return Absent.BROKEN
-        within = frame.calls[-1] if frame.calls else None
-        return self.draft.make(
-            LayerCall(layer, step, given, bound, names.path, names.weights, within, tuple(real))
+            return MissingValue.INVALID
+        caller = frame.call_stack[-1] if frame.call_stack else None
+        return self.builder.add_call(
+            LayerCall(
+                layer,
+                step,
+                arguments,
+                bound,
+                name_scope.path,
+                name_scope.weight_path,
+                caller,
+                tuple(values),
+            )
         )
 
     def _find_layer(self, step: s.Step, frame: Frame) -> Layer:
         layer = LAYERS.get(step.name)
         if layer is None:
-            help = self._unknown(step.name, frame)
+            help = self._unknown_name_help(step.name, frame)
             raise fail(f"unknown layer or block `{step.name}`", step.name_span, help=help)
         if layer.arity == "many" and not step.branches:
             help = f"write them as `{step.name} {{ a | b }}`"
@@ -407,42 +469,44 @@ class _Elaborator:
     def _is_layer(self, name: str) -> bool:
         return name in LAYERS or name in self.program.blocks
 
-    def _unknown(self, name: str, frame: Frame) -> str:
+    def _unknown_name_help(self, name: str, frame: Frame) -> str:
         """What to do about a name that is neither a layer nor a block."""
         if name in frame.variables:
             return f"`{name}` is a number here; what flows on is named by a label, `{name}: ...`"
-        known = [*LAYERS, *self.program.blocks, *frame.labels, *frame.shared, "input"]
-        if told := suggest_alias(name, known):
-            return told
+        known = [*LAYERS, *self.program.blocks, *frame.labels, *frame.shared_chains, "input"]
+        if suggestion := suggest_alias(name, known):
+            return suggestion
         define = f"define `block {name}(...) {{ ... }}`, or `use` the file that has it"
         near = suggest_spelling(name, known)
         return f"{near} Else {define}" if near else define
 
-    def _branches(self, step: s.Step, current: Flowing, frame: Frame) -> list[Flowing]:
-        return [self._chain(branch, current, frame) for branch in step.branches or ()]
+    def _visit_branches(
+        self, step: s.Step, current: OptionalChainValue, frame: Frame
+    ) -> list[OptionalChainValue]:
+        return [self._visit_chain(branch, current, frame) for branch in step.branches or ()]
 
 
-def _within(frame: Frame) -> str:
+def _enclosing_blocks(frame: Frame) -> str:
     """The innermost blocks of a frame, as a message names them."""
-    return " in ".join(c.text.split("(")[0] for c in frame.calls[-1:-4:-1]) or "a chain"
+    return " in ".join(c.text.split("(")[0] for c in frame.call_stack[-1:-4:-1]) or "a chain"
 
 
-def _unpacked(loop: s.For, turn: int, item: Value) -> dict[str, Value]:
+def _unpack_item(loop: s.For, index: int, item: Value) -> dict[str, Value]:
     """The variables of one turn of a loop."""
     names = loop.variables
     if len(names) == 1:
         return {names[0]: item}
     if not isinstance(item, tuple) or len(item) != len(names):
-        written = loop.items.items if isinstance(loop.items, s.Listing) else ()
-        where = written[turn].span if written else loop.items.span
-        given = f"has {len(item)}" if isinstance(item, tuple) else "is no list"
+        item_exprs = loop.items.items if isinstance(loop.items, s.ListLiteral) else ()
+        span = item_exprs[index].span if item_exprs else loop.items.span
+        problem = f"has {len(item)}" if isinstance(item, tuple) else "is no list"
         raise fail(
             f"`for {', '.join(names)}` needs {len(names)} values a turn, "
-            f"{format_value(item)} {given}",
-            where,
+            f"{format_value(item)} {problem}",
+            span,
             help=f"each entry of the list is a list itself: [{', '.join(names)}]",
         )
     return dict(zip(names, item, strict=True))
 
 
-__all__ = ["Settings", "Shrink", "elaborate", "small"]
+__all__ = ["Settings", "ShrinkSettings", "elaborate", "shrink_settings"]

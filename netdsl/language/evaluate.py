@@ -16,7 +16,7 @@ from netdsl.signature import suggest_for_value
 from netdsl.values import Argument, Call, Size, Symbol, Value, format_value
 
 
-class Broken:
+class InvalidValue:
     """Stands for a variable whose definition was wrong: the error has been told already."""
 
 
@@ -25,19 +25,19 @@ class Scope:
     """The variables that an expression sees, what flows in where there is such a thing, and the
     budget that values are counted in."""
 
-    variables: Mapping[str, Value | Broken] = field(default_factory=dict)
-    members: Mapping[str, int] | Broken | None = None
+    variables: Mapping[str, Value | InvalidValue] = field(default_factory=dict)
+    members: Mapping[str, int] | InvalidValue | None = None
     budget: Budget = field(default_factory=Budget)
 
 
-def evaluate(expr: s.Expr, scope: Scope) -> Value:
+def evaluate(expr: s.Expression, scope: Scope) -> Value:
     """The value of an expression. Raises NetError with its place where it has none."""
-    value = _RULES[type(expr)](expr, scope)
+    value = _EVALUATORS[type(expr)](expr, scope)
     scope.budget.spend_value(value, expr.span)
     return value
 
 
-def arguments(args: Sequence[s.Arg] | None, scope: Scope) -> tuple[Argument, ...]:
+def evaluate_arguments(args: Sequence[s.Arg] | None, scope: Scope) -> tuple[Argument, ...]:
     """Arguments with their values. Raises NetError with a diagnostic for each that has none."""
     values, errors = [], Errors()
     for a in args or ():
@@ -45,22 +45,22 @@ def arguments(args: Sequence[s.Arg] | None, scope: Scope) -> tuple[Argument, ...
             values.append(Argument(a.name, evaluate(a.value, scope), a.span))
         except NetError as e:
             errors.collect(e)
-    errors.check()
+    errors.raise_if_any()
     return tuple(values)
 
 
-def truth(expr: s.Expr, scope: Scope) -> bool:
+def evaluate_condition(expr: s.Expression, scope: Scope) -> bool:
     value = evaluate(expr, scope)
     if not isinstance(value, bool):
         raise fail(f"a condition is `yes` or `no`, not {format_value(value)}", expr.span)
     return value
 
 
-def _number(expr: s.Number, scope: Scope) -> Value:
-    return _bounded(expr.value, expr.span)
+def _evaluate_number(expr: s.NumberLiteral, scope: Scope) -> Value:
+    return _check_bounds(expr.value, expr.span)
 
 
-def _bounded(value: int | float, span: Span) -> int | float:
+def _check_bounds(value: int | float, span: Span) -> int | float:
     if isinstance(value, float) and not math.isfinite(value):
         raise fail("this number is too large", span)
     if isinstance(value, int) and abs(value) > MAX_NUMBER:
@@ -68,30 +68,30 @@ def _bounded(value: int | float, span: Span) -> int | float:
     return value
 
 
-_WORDS: dict[str, Value] = {"yes": True, "no": False, "none": None}
+_CONSTANTS: dict[str, Value] = {"yes": True, "no": False, "none": None}
 
 
-def _name(expr: s.Name, scope: Scope) -> Value:
+def _evaluate_name(expr: s.Name, scope: Scope) -> Value:
     if expr.name in scope.variables:
         value = scope.variables[expr.name]
-        if isinstance(value, Broken):
+        if isinstance(value, InvalidValue):
             raise NetError()
         return value
-    if expr.name in _WORDS:
-        return _WORDS[expr.name]
+    if expr.name in _CONSTANTS:
+        return _CONSTANTS[expr.name]
     return Symbol(expr.name, expr.span, scope.variables)
 
 
-def _listing(expr: s.Listing, scope: Scope) -> Value:
+def _evaluate_list(expr: s.ListLiteral, scope: Scope) -> Value:
     return tuple(evaluate(e, scope) for e in expr.items)
 
 
-def _pair(expr: s.Pair, scope: Scope) -> Value:
+def _evaluate_pair(expr: s.PairLiteral, scope: Scope) -> Value:
     return evaluate(expr.first, scope), evaluate(expr.second, scope)
 
 
-def _member(expr: s.Member, scope: Scope) -> Value:
-    if isinstance(scope.members, Broken):
+def _evaluate_member(expr: s.MemberExpr, scope: Scope) -> Value:
+    if isinstance(scope.members, InvalidValue):
         raise NetError()
     if scope.members is None:
         raise fail("nothing flows in here, so `in` has no shape", expr.span)
@@ -105,10 +105,10 @@ def _member(expr: s.Member, scope: Scope) -> Value:
     return scope.members[expr.name]
 
 
-def _index(expr: s.Index, scope: Scope) -> Value:
+def _evaluate_index(expr: s.IndexExpr, scope: Scope) -> Value:
     value = evaluate(expr.base, scope)
-    for place in expr.indices:
-        at = evaluate(place, scope)
+    for index_expr in expr.indices:
+        index = evaluate(index_expr, scope)
         if isinstance(value, Size):
             value = value.dims
         if not isinstance(value, tuple):
@@ -117,25 +117,25 @@ def _index(expr: s.Index, scope: Scope) -> Value:
                 expr.span,
                 help=suggest_for_value(value),
             )
-        if isinstance(at, bool) or not isinstance(at, int):
+        if isinstance(index, bool) or not isinstance(index, int):
             raise fail(
-                f"an index is a whole number, not {format_value(at)}",
-                place.span,
-                help=suggest_for_value(at),
+                f"an index is a whole number, not {format_value(index)}",
+                index_expr.span,
+                help=suggest_for_value(index),
             )
-        if not -len(value) <= at < len(value):
-            raise fail(f"the list has {len(value)} entries, there is no [{at}]", place.span)
-        value = value[at]
+        if not -len(value) <= index < len(value):
+            raise fail(f"the list has {len(value)} entries, there is no [{index}]", index_expr.span)
+        value = value[index]
     return value
 
 
-def _unary(expr: s.Unary, scope: Scope) -> Value:
+def _evaluate_unary(expr: s.UnaryExpr, scope: Scope) -> Value:
     if expr.op == "not":
-        return not truth(expr.operand, scope)
-    return -_numeric(expr.operand, scope)
+        return not evaluate_condition(expr.operand, scope)
+    return -_evaluate_numeric(expr.operand, scope)
 
 
-def _numeric(expr: s.Expr, scope: Scope) -> Any:
+def _evaluate_numeric(expr: s.Expression, scope: Scope) -> Any:
     value = evaluate(expr, scope)
     return _as_number(value, expr.span)
 
@@ -164,7 +164,7 @@ _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
     "//": operator.floordiv,
     "%": operator.mod,
 }
-_ORDER: dict[str, Callable[[Any, Any], bool]] = {
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
@@ -172,39 +172,45 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def _flat(expr: s.Flat, scope: Scope) -> Value:
+def _evaluate_nary(expr: s.NaryExpr, scope: Scope) -> Value:
     op = expr.rest[0][0]
     if op in ("and", "or"):
-        stop = op == "or"
+        decisive_value = op == "or"
         operands = [expr.first, *(e for _, e in expr.rest)]
-        return stop if any(truth(e, scope) == stop for e in operands) else not stop
+        return (
+            decisive_value
+            if any(evaluate_condition(e, scope) == decisive_value for e in operands)
+            else not decisive_value
+        )
     value = evaluate(expr.first, scope)
     for op, operand in expr.rest:
-        value = _combine(op, value, operand, expr, scope)
+        value = _apply_operator(op, value, operand, expr, scope)
     return value
 
 
-def _combine(op: str, left: Value, operand: s.Expr, whole: s.Flat, scope: Scope) -> Value:
+def _apply_operator(
+    op: str, left: Value, operand: s.Expression, expr: s.NaryExpr, scope: Scope
+) -> Value:
     right = evaluate(operand, scope)
     if op in ("==", "!="):
-        return same(left, right) == (op == "==")
+        return is_equal(left, right) == (op == "==")
     if op == "~":
-        raise fail("`~` compares only in a `test` section", whole.span, help="use `==`")
+        raise fail("`~` compares only in a `test` section", expr.span, help="use `==`")
     if op == "+" and isinstance(left, tuple) and isinstance(right, tuple):
-        scope.budget.spend_value(left, whole.span)
+        scope.budget.spend_value(left, expr.span)
         return left + right
-    a, b = _as_number(left, whole.first.span), _as_number(right, operand.span)
-    if op in _ORDER:
-        return _ORDER[op](a, b)
+    a, b = _as_number(left, expr.first.span), _as_number(right, operand.span)
+    if op in _COMPARISONS:
+        return _COMPARISONS[op](a, b)
     if op in ("/", "//", "%") and b == 0:
         raise fail("division by zero", operand.span)
     try:
-        return _bounded(_ARITHMETIC[op](a, b), whole.span)
+        return _check_bounds(_ARITHMETIC[op](a, b), expr.span)
     except OverflowError:
-        raise fail("this number is too large", whole.span) from None
+        raise fail("this number is too large", expr.span) from None
 
 
-def same(a: Any, b: Any) -> bool:
+def is_equal(a: Any, b: Any) -> bool:
     """Equality: a size is the list of its numbers, and a bare number stands for a square."""
     a, b = (v.dims if isinstance(v, Size) else v for v in (a, b))
     if isinstance(b, tuple) and isinstance(a, int):
@@ -217,7 +223,7 @@ def same(a: Any, b: Any) -> bool:
 # ---- functions -------------------------------------------------------------------------------
 
 
-def _range(*ends: int) -> tuple[int, ...]:
+def _make_range(*ends: int) -> tuple[int, ...]:
     if len(range(*ends)) > MAX_LIST_LENGTH:
         raise ValueError(f"a list ends at {MAX_LIST_LENGTH:,} entries")
     return tuple(range(*ends))
@@ -225,7 +231,7 @@ def _range(*ends: int) -> tuple[int, ...]:
 
 FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
     "len": (lambda items: len(items), "len(list)"),
-    "range": (_range, "range(stop), range(start, stop) or range(start, stop, step)"),
+    "range": (_make_range, "range(stop), range(start, stop) or range(start, stop, step)"),
     "min": (min, "min(a, b, ...)"),
     "max": (max, "max(a, b, ...)"),
     "sum": (lambda items: sum(items), "sum(list of numbers)"),
@@ -235,32 +241,32 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
 }
 
 
-def _call(expr: s.CallExpr, scope: Scope) -> Value:
-    given = arguments(expr.args, scope)
+def _evaluate_call(expr: s.CallExpr, scope: Scope) -> Value:
+    arguments = evaluate_arguments(expr.args, scope)
     if expr.name not in FUNCTIONS:
-        return Call(expr.name, given, expr.span)
+        return Call(expr.name, arguments, expr.span)
     function, usage = FUNCTIONS[expr.name]
-    values = [a.value for a in given]
+    values = [a.value for a in arguments]
     try:
-        if any(a.name for a in given) or any(isinstance(v, str | bool) for v in values):
+        if any(a.name for a in arguments) or any(isinstance(v, str | bool) for v in values):
             raise TypeError
         result: Value = function(*values)
     except (TypeError, ValueError, OverflowError) as e:
         reason = f": {e}" if isinstance(e, ValueError) and "list" in str(e) else ""
         raise fail(f"`{expr.name}` cannot take this{reason}", expr.span, help=usage) from None
-    return _bounded(result, expr.span) if isinstance(result, int | float) else result
+    return _check_bounds(result, expr.span) if isinstance(result, int | float) else result
 
 
-_RULES: dict[type, Callable[[Any, Scope], Value]] = {
-    s.Number: _number,
-    s.Dims: lambda e, scope: e.value,
-    s.Text: lambda e, scope: e.value,
-    s.Name: _name,
-    s.Listing: _listing,
-    s.Pair: _pair,
-    s.CallExpr: _call,
-    s.Member: _member,
-    s.Index: _index,
-    s.Unary: _unary,
-    s.Flat: _flat,
+_EVALUATORS: dict[type, Callable[[Any, Scope], Value]] = {
+    s.NumberLiteral: _evaluate_number,
+    s.SizeLiteral: lambda e, scope: e.value,
+    s.StringLiteral: lambda e, scope: e.value,
+    s.Name: _evaluate_name,
+    s.ListLiteral: _evaluate_list,
+    s.PairLiteral: _evaluate_pair,
+    s.CallExpr: _evaluate_call,
+    s.MemberExpr: _evaluate_member,
+    s.IndexExpr: _evaluate_index,
+    s.UnaryExpr: _evaluate_unary,
+    s.NaryExpr: _evaluate_nary,
 }

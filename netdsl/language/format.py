@@ -12,13 +12,13 @@ from typing import Any
 from netdsl.language import syntax as s
 from netdsl.language.parse import parse
 from netdsl.language.unparse import (
-    TIGHT,
+    UNARY_PRECEDENCE,
     args_text,
     element_text,
     entry_text,
     expectation_text,
-    expression,
-    inside,
+    expression_text,
+    operand_text,
     statement_text,
 )
 from netdsl.values import format_value
@@ -34,7 +34,7 @@ def format_text(text: str, name: str = "<text>") -> str:
 
 def format_file(file: s.File, text: str = "") -> str:
     """A syntax tree as text; `text` is what it was parsed from, for comments and blank lines."""
-    return _Writer(_comments(text), text).file(file)
+    return _Formatter(_find_comments(text), text).format_file(file)
 
 
 # ---- comments ----------------------------------------------------------------------------------
@@ -44,13 +44,13 @@ def format_file(file: s.File, text: str = "") -> str:
 class _Comment:
     start: int
     text: str
-    alone: bool
+    is_standalone: bool
 
 
 _COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|(#[^\n]*)')
 
 
-def _comments(text: str) -> list[_Comment]:
+def _find_comments(text: str) -> list[_Comment]:
     found = []
     for m in _COMMENT.finditer(text):
         if m[1]:
@@ -59,87 +59,96 @@ def _comments(text: str) -> list[_Comment]:
     return found
 
 
-_BLANK = re.compile(r"\n[ \t]*\n")
-_LINE_AND_BLANK = re.compile(r"#[^\n]*\n[ \t]*\n")
-_STOPS = re.compile(r"[ \t,;]*")
+_BLANK_LINE = re.compile(r"\n[ \t]*\n")
+_COMMENT_AND_BLANK_LINE = re.compile(r"#[^\n]*\n[ \t]*\n")
+_SEPARATORS = re.compile(r"[ \t,;]*")
 
 
 # ---- layout ------------------------------------------------------------------------------------
 
 
-class _Writer:
+class _Formatter:
     """Lays a tree out in lines. Every piece first tries to stand on one line, as it did in the
     text; what was written over several lines or grew too long is broken at its own seams."""
 
     def __init__(self, comments: list[_Comment], text: str) -> None:
         self.comments = comments
-        self.written = 0
+        self.next_comment = 0
         self.text = text
         self.lines: list[str] = []
         self._flat: dict[int, str] = {}
 
-    def file(self, file: s.File) -> str:
-        last_end, tall, last = 0, False, None
+    def format_file(self, file: s.File) -> str:
+        last_end, was_multiline, previous = 0, False, None
         for item in file.items:
-            lead = self._nested(partial(self._leading, item.span.start, "", last is None))
-            lines = _ITEMS[type(item)](self, item)
-            apart = tall or len(lines) > 1 or len(lead) > 0
+            comment_lines = self._capture_lines(
+                partial(self._write_leading_comments, item.span.start, "", previous is None)
+            )
+            lines = _ITEM_FORMATTERS[type(item)](self, item)
+            needs_blank_line = was_multiline or len(lines) > 1 or len(comment_lines) > 0
             if (
-                last is not None
-                and type(last) is type(item)
+                previous is not None
+                and type(previous) is type(item)
                 and isinstance(item, s.Instance | s.Use)
             ):
-                apart = False
-            if last is not None and self._blank_before(item, last_end, always=apart):
+                needs_blank_line = False
+            if previous is not None and self._needs_blank_line_before(
+                item, last_end, always=needs_blank_line
+            ):
                 self.lines.append("")
-            self.lines += lead
-            self._put(lines, item, "")
-            last_end, tall, last = item.span.end, len(lines) > 1, item
-        self._leading(len(self.text) + 1, "")
+            self.lines += comment_lines
+            self._write_lines(lines, item, "")
+            last_end, was_multiline, previous = item.span.end, len(lines) > 1, item
+        self._write_leading_comments(len(self.text) + 1, "")
         return "\n".join(self.lines).strip("\n") + "\n" if self.lines else ""
 
-    def _blank_before(self, item: s.Tree, last_end: int, always: bool) -> bool:
-        return always or bool(_BLANK.search(self.text, last_end, item.span.start))
+    def _needs_blank_line_before(self, item: s.SyntaxNode, last_end: int, always: bool) -> bool:
+        return always or bool(_BLANK_LINE.search(self.text, last_end, item.span.start))
 
     # ---- comments
 
-    def _next(self, before: int) -> _Comment | None:
+    def _peek_comment(self, before: int) -> _Comment | None:
         """The first comment that is not written yet, where it stands before a place."""
-        if self.written < len(self.comments) and self.comments[self.written].start < before:
-            return self.comments[self.written]
+        if (
+            self.next_comment < len(self.comments)
+            and self.comments[self.next_comment].start < before
+        ):
+            return self.comments[self.next_comment]
         return None
 
-    def _taken(self, comment: _Comment) -> str:
+    def _consume_comment(self, comment: _Comment) -> str:
         """The text of a comment that is written now."""
-        self.written += 1
+        self.next_comment += 1
         return comment.text
 
-    def _leading(self, before: int, indent: str, separate: bool = False) -> None:
+    def _write_leading_comments(self, before: int, indent: str, separate: bool = False) -> None:
         """Comments that stand before the next thing, each on its own line."""
-        while comment := self._next(before):
-            self.lines.append(indent + self._taken(comment))
-            if separate and _LINE_AND_BLANK.match(self.text, comment.start, before):
+        while comment := self._peek_comment(before):
+            self.lines.append(indent + self._consume_comment(comment))
+            if separate and _COMMENT_AND_BLANK_LINE.match(self.text, comment.start, before):
                 self.lines.append("")
 
-    def _put(self, lines: list[str], tree: s.Tree, indent: str) -> None:
+    def _write_lines(self, lines: list[str], tree: s.SyntaxNode, indent: str) -> None:
         """Lines of one thing, and the comment that stands at its end."""
         self.lines += lines
-        comment = self._next(len(self.text))
-        if comment is None or comment.alone:
+        comment = self._peek_comment(len(self.text))
+        if comment is None or comment.is_standalone:
             return
-        if _STOPS.fullmatch(self.text, tree.span.end, comment.start):
-            self.lines[-1] += "  " + self._taken(comment)
+        if _SEPARATORS.fullmatch(self.text, tree.span.end, comment.start):
+            self.lines[-1] += "  " + self._consume_comment(comment)
 
-    def _has_comments(self, tree: s.Tree) -> bool:
+    def _has_comments(self, tree: s.SyntaxNode) -> bool:
         """Whether comments within a thing are still to be written."""
-        first = bisect_left(self.comments, tree.span.start, self.written, key=lambda c: c.start)
+        first = bisect_left(
+            self.comments, tree.span.start, self.next_comment, key=lambda c: c.start
+        )
         return first < len(self.comments) and self.comments[first].start < tree.span.end
 
-    def _one_line(self, tree: s.Tree) -> bool:
+    def _is_one_line(self, tree: s.SyntaxNode) -> bool:
         """Whether a thing stood on one line, and has no comment within."""
         return self.text.find("\n", tree.span.start, tree.span.end) < 0
 
-    def _nested(self, write: Callable[[], None]) -> list[str]:
+    def _capture_lines(self, write: Callable[[], None]) -> list[str]:
         outer, self.lines = self.lines, []
         write()
         inner, self.lines = self.lines, outer
@@ -147,221 +156,237 @@ class _Writer:
 
     # ---- items
 
-    def use(self, item: s.Use) -> list[str]:
+    def format_use(self, item: s.Use) -> list[str]:
         return [f"use {format_value(item.path)}"]
 
-    def block(self, item: s.Block | s.Net) -> list[str]:
+    def format_block(self, item: s.Block | s.Net) -> list[str]:
         word = "block" if isinstance(item, s.Block) else "net"
         params = ", ".join(
-            p.name if p.default is None else f"{p.name}={expression(p.default)}"
+            p.name if p.default is None else f"{p.name}={expression_text(p.default)}"
             for p in item.params
         )
         head = f"{word} {item.name}({params})" if params else f"{word} {item.name}"
-        return self.braced(head, item.body, item)
+        return self.format_braced(head, item.body, item)
 
-    def instance(self, item: s.Instance) -> list[str]:
+    def format_instance(self, item: s.Instance) -> list[str]:
         return [f"net {item.name} = {item.base}{args_text(item.args or None)}"]
 
-    def section(self, item: s.Section) -> list[str]:
+    def format_section(self, item: s.Section) -> list[str]:
         head = item.kind + (f" {item.name}" if item.name else "")
-        return self._entries(head, item, item.entries, entry_text)
+        return self._format_entries(head, item, item.entries, entry_text)
 
-    def test(self, item: s.Test) -> list[str]:
+    def format_test(self, item: s.Test) -> list[str]:
         head = "test" + (f" {item.net}" if item.net else "")
-        return self._entries(head, item, item.expectations, expectation_text)
+        return self._format_entries(head, item, item.expectations, expectation_text)
 
-    def _entries(
-        self, head: str, item: s.Tree, entries: Iterable[Any], text: Callable[[Any], str]
+    def _format_entries(
+        self, head: str, item: s.SyntaxNode, entries: Iterable[Any], text: Callable[[Any], str]
     ) -> list[str]:
         entries = list(entries)
         if not entries and not self._has_comments(item):
             return [head + " {}"]
         flat = f"{head} {{ {', '.join(map(text, entries))} }}"
-        if len(flat) <= WIDTH and self._one_line(item):
+        if len(flat) <= WIDTH and self._is_one_line(item):
             return [flat]
 
         def write() -> None:
             for e in entries:
-                self._leading(e.span.start, INDENT)
-                self._put([INDENT + text(e)], e, INDENT)
-            self._leading(item.span.end, INDENT)
+                self._write_leading_comments(e.span.start, INDENT)
+                self._write_lines([INDENT + text(e)], e, INDENT)
+            self._write_leading_comments(item.span.end, INDENT)
 
-        return [head + " {", *self._nested(write), "}"]
+        return [head + " {", *self._capture_lines(write), "}"]
 
     # ---- bodies
 
-    def braced(self, head: str, body: s.Body, whole: s.Tree, indent: str = "") -> list[str]:
+    def format_braced(
+        self, head: str, body: s.Body, owner: s.SyntaxNode, indent: str = ""
+    ) -> list[str]:
         """`head { statements }`, on one line where it was and fits."""
-        if not body.statements and not self._has_comments(whole):
+        if not body.statements and not self._has_comments(owner):
             return [f"{head} {{}}"]
-        if body.statements and (self._one_line(body) or not self.text):
+        if body.statements and (self._is_one_line(body) or not self.text):
             flat = f"{head} {{ {'; '.join(map(statement_text, body.statements))} }}"
             if len(indent + flat) <= WIDTH:
                 return [flat]
-        return [f"{head} {{", *self._statements(body, indent + INDENT), indent + "}"]
+        return [f"{head} {{", *self._format_statements(body, indent + INDENT), indent + "}"]
 
-    def _statements(self, body: s.Body, indent: str) -> list[str]:
-        widths = _label_widths(body, self.text)
+    def _format_statements(self, body: s.Body, indent: str) -> list[str]:
+        widths = _compute_label_widths(body, self.text)
 
         def write() -> None:
             last = body.span.start + 1
             for i, st in enumerate(body.statements):
-                if i and self._blank_before(st, last, always=False):
+                if i and self._needs_blank_line_before(st, last, always=False):
                     self.lines.append("")
-                self._leading(st.span.start, indent)
-                self._put(self.statement(st, indent, widths.get(i, 0)), st, indent)
+                self._write_leading_comments(st.span.start, indent)
+                self._write_lines(self.format_statement(st, indent, widths.get(i, 0)), st, indent)
                 last = st.span.end
-            self._leading(body.span.end, indent)
+            self._write_leading_comments(body.span.end, indent)
 
-        return self._nested(write)
+        return self._capture_lines(write)
 
-    def statement(self, st: s.Statement, indent: str, label_width: int = 0) -> list[str]:
+    def format_statement(self, st: s.Statement, indent: str, label_width: int = 0) -> list[str]:
         match st:
             case s.Let():
-                return [f"{indent}let {st.name} = {expression(st.value)}"]
+                return [f"{indent}let {st.name} = {expression_text(st.value)}"]
             case s.Shared():
-                return self.chain(f"{indent}shared {st.name} = ", st.chain, indent)
-            case s.Output():
+                return self.format_chain(f"{indent}shared {st.name} = ", st.chain, indent)
+            case s.SideOutput():
                 args = args_text(st.args or None)
-                return self.chain(f"{indent}output {st.name}{args}: ", st.chain, indent)
+                return self.format_chain(f"{indent}output {st.name}{args}: ", st.chain, indent)
             case s.Chain():
                 label = f"{st.label}:".ljust(label_width) + " " if st.label else ""
-                return self.chain(indent + label, st, indent, labelled=True)
+                return self.format_chain(indent + label, st, indent, has_label=True)
 
-    def chain(self, head: str, chain: s.Chain, indent: str, labelled: bool = False) -> list[str]:
+    def format_chain(
+        self, head: str, chain: s.Chain, indent: str, has_label: bool = False
+    ) -> list[str]:
         """A chain behind `head`; broken before `->` where it does not fit its line."""
-        if chain.label and not labelled:
+        if chain.label and not has_label:
             head += f"{chain.label}: "
         flat = head + " -> ".join(map(element_text, chain.elements))
-        if len(flat) <= WIDTH and not self._must_break(chain):
+        if len(flat) <= WIDTH and not self._needs_break(chain):
             return [flat]
         lines = [head]
         for i, element in enumerate(chain.elements):
             arrow = " -> " if i else ""
-            wide = len(element_text(element))
-            full = len(lines[-1]) + len(arrow) + wide > WIDTH
-            opens = self._broken(element) or (
-                _breakable(element) and len(indent) + len(INDENT) + 3 + wide > WIDTH
+            width = len(element_text(element))
+            is_line_full = len(lines[-1]) + len(arrow) + width > WIDTH
+            breaks_inside = self._is_multiline(element) or (
+                _can_break(element) and len(indent) + len(INDENT) + 3 + width > WIDTH
             )
-            noted = i > 0 and self._between(chain.elements[i - 1], element, lines, indent)
-            if i and (noted or (full and not opens)):
+            has_comments = i > 0 and self._write_comments_between(
+                chain.elements[i - 1], element, lines, indent
+            )
+            if i and (has_comments or (is_line_full and not breaks_inside)):
                 lines.append(f"{indent}{INDENT}-> ")
                 arrow = ""
-            piece = self.element(element, len(lines[-1]) + len(arrow), indent)
+            piece = self.format_element(element, len(lines[-1]) + len(arrow), indent)
             lines[-1] += arrow + piece[0]
             lines += piece[1:]
         return lines
 
-    def _between(self, before: s.Tree, after: s.Tree, lines: list[str], indent: str) -> bool:
+    def _write_comments_between(
+        self, before: s.SyntaxNode, after: s.SyntaxNode, lines: list[str], indent: str
+    ) -> bool:
         """Writes the comments between two parts of a statement where they stand; whether any."""
-        found = False
-        while (comment := self._next(after.span.start)) and before.span.end <= comment.start:
-            if comment.alone or found:
-                lines.append(f"{indent}{INDENT}{self._taken(comment)}")
+        has_comments = False
+        while (
+            comment := self._peek_comment(after.span.start)
+        ) and before.span.end <= comment.start:
+            if comment.is_standalone or has_comments:
+                lines.append(f"{indent}{INDENT}{self._consume_comment(comment)}")
             else:
-                lines[-1] += f"  {self._taken(comment)}"
-            found = True
-        return found
+                lines[-1] += f"  {self._consume_comment(comment)}"
+            has_comments = True
+        return has_comments
 
-    def _must_break(self, chain: s.Chain) -> bool:
+    def _needs_break(self, chain: s.Chain) -> bool:
         """Whether the chain holds a body or branches that were written over several lines."""
-        return self._has_comments(chain) or any(self._broken(e) for e in chain.elements)
+        return self._has_comments(chain) or any(self._is_multiline(e) for e in chain.elements)
 
-    def _broken(self, e: s.Element) -> bool:
+    def _is_multiline(self, e: s.Element) -> bool:
         match e:
             case s.Repeat():
-                return self._broken(e.element)
-            case s.Group():
-                return self._must_break(e.chain)
+                return self._is_multiline(e.element)
+            case s.ChainGroup():
+                return self._needs_break(e.chain)
             case s.Step():
-                return e.branches is not None and not self._one_line(e)
+                return e.branches is not None and not self._is_one_line(e)
             case s.If() | s.For():
-                return not self._one_line(e)
+                return not self._is_one_line(e)
         return False
 
-    def element(self, e: s.Element, column: int, indent: str) -> list[str]:
+    def format_element(self, e: s.Element, column: int, indent: str) -> list[str]:
         """An element whose first line starts at `column`; later lines come with their indent."""
         flat = element_text(e)
-        if column + len(flat) <= WIDTH and not self._broken(e):
+        if column + len(flat) <= WIDTH and not self._is_multiline(e):
             return [flat]
         match e:
             case s.Repeat():
-                inner = self.element(e.element, column, indent)
-                return [*inner[:-1], f"{inner[-1]} * {inside(e.count, TIGHT + 1)}"]
-            case s.Group():
-                inner = self.chain(" " * column + "(", e.chain, indent + INDENT)
+                inner = self.format_element(e.element, column, indent)
+                return [*inner[:-1], f"{inner[-1]} * {operand_text(e.count, UNARY_PRECEDENCE + 1)}"]
+            case s.ChainGroup():
+                inner = self.format_chain(" " * column + "(", e.chain, indent + INDENT)
                 inner[0] = inner[0][column:]
                 return [*inner[:-1], inner[-1] + ")"]
             case s.Step(branches=tuple()):
-                return self._branched(e, column, indent)
+                return self._format_branches(e, column, indent)
             case s.If():
-                return self._if(e, indent)
+                return self._format_if(e, indent)
             case s.For():
-                return self.braced(
-                    f"for {', '.join(e.variables)} in {expression(e.items)}", e.body, e, indent
+                return self.format_braced(
+                    f"for {', '.join(e.variables)} in {expression_text(e.items)}", e.body, e, indent
                 )
         return [flat]
 
-    def _branched(self, e: s.Step, column: int, indent: str) -> list[str]:
+    def _format_branches(self, e: s.Step, column: int, indent: str) -> list[str]:
         assert e.branches is not None
         head = f"{e.name}{args_text(e.args)} "
-        at = column + len(head)
-        bar = (" " * at if at <= WIDTH // 3 else indent + INDENT * 2) + "| "
+        bar_column = column + len(head)
+        bar = (" " * bar_column if bar_column <= WIDTH // 3 else indent + INDENT * 2) + "| "
         lines = [head + "{ "]
         for i, branch in enumerate(e.branches):
             if i:
-                self._between(e.branches[i - 1], branch, lines, indent + INDENT)
+                self._write_comments_between(e.branches[i - 1], branch, lines, indent + INDENT)
                 lines.append(bar)
-            used = column if len(lines) == 1 else 0
-            pad = " " * used
-            written = self.chain(pad + lines[-1], branch, indent + INDENT * 3)
-            lines = [*lines[:-1], written[0][len(pad) :], *written[1:]]
+            start_column = column if len(lines) == 1 else 0
+            pad = " " * start_column
+            branch_lines = self.format_chain(pad + lines[-1], branch, indent + INDENT * 3)
+            lines = [*lines[:-1], branch_lines[0][len(pad) :], *branch_lines[1:]]
         return [*lines[:-1], lines[-1] + " }"]
 
-    def _if(self, e: s.If, indent: str) -> list[str]:
+    def _format_if(self, e: s.If, indent: str) -> list[str]:
         lines: list[str] = []
-        arms = [(f"if {expression(c)}", body) for c, body in e.arms]
+        arms = [(f"if {expression_text(c)}", body) for c, body in e.arms]
         if e.otherwise is not None:
             arms.append(("", e.otherwise))
         for i, (condition, body) in enumerate(arms):
             head = condition if i == 0 else f"else {condition}".rstrip()
-            written = self.braced(head, body, body, indent)
+            arm_lines = self.format_braced(head, body, body, indent)
             if i and lines[-1].strip() == "}":
-                written[0] = f"{lines.pop()} {written[0]}"
+                arm_lines[0] = f"{lines.pop()} {arm_lines[0]}"
             elif i:
-                written[0] = indent + written[0]
-            lines += written
+                arm_lines[0] = indent + arm_lines[0]
+            lines += arm_lines
         return lines
 
 
-def _breakable(e: s.Element) -> bool:
+def _can_break(e: s.Element) -> bool:
     """Whether an element has seams of its own to break at."""
     if isinstance(e, s.Repeat):
-        return _breakable(e.element)
-    return isinstance(e, s.Group | s.If | s.For) or (isinstance(e, s.Step) and bool(e.branches))
+        return _can_break(e.element)
+    return isinstance(e, s.ChainGroup | s.If | s.For) or (
+        isinstance(e, s.Step) and bool(e.branches)
+    )
 
 
-def _label_widths(body: s.Body, text: str) -> dict[int, int]:
+def _compute_label_widths(body: s.Body, text: str) -> dict[int, int]:
     """For each labelled statement the width that aligns it with its labelled neighbours."""
     widths: dict[int, int] = {}
     run: list[int] = []
     for i, st in enumerate([*body.statements, None]):
-        labelled = isinstance(st, s.Chain) and st.label is not None
-        apart = run and st and _BLANK.search(text, body.statements[run[-1]].span.end, st.span.start)
-        if (not labelled or apart) and run:
+        has_label = isinstance(st, s.Chain) and st.label is not None
+        is_separate = (
+            run
+            and st
+            and _BLANK_LINE.search(text, body.statements[run[-1]].span.end, st.span.start)
+        )
+        if (not has_label or is_separate) and run:
             widest = max(len(body.statements[j].label or "") for j in run) + 1  # type: ignore[union-attr]
             widths |= dict.fromkeys(run, widest)
             run = []
-        if labelled:
+        if has_label:
             run.append(i)
     return widths
 
 
-_ITEMS: dict[type, Callable[[_Writer, Any], list[str]]] = {
-    s.Use: _Writer.use,
-    s.Block: _Writer.block,
-    s.Net: _Writer.block,
-    s.Instance: _Writer.instance,
-    s.Section: _Writer.section,
-    s.Test: _Writer.test,
+_ITEM_FORMATTERS: dict[type, Callable[[_Formatter, Any], list[str]]] = {
+    s.Use: _Formatter.format_use,
+    s.Block: _Formatter.format_block,
+    s.Net: _Formatter.format_block,
+    s.Instance: _Formatter.format_instance,
+    s.Section: _Formatter.format_section,
+    s.Test: _Formatter.format_test,
 }

@@ -14,62 +14,62 @@ from netdsl.ops import OPS
 from netdsl.ops.op import Cost
 from netdsl.types import Graph, Node, TensorType
 
-_MOST_SHOWN = 6
+_MAX_SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
-    """One layer in its place: what was called, what it gives, and the nodes it emitted. `inputs`
-    are the types of what flows in; of its `arguments` that many at the beginning were `placed`:
-    plain numbers without a name."""
+    """One layer in its place: what was called, what it gives, and the nodes it emitted.
+    `input_types` are the types of what flows in; of its `arguments` that many at the beginning were
+    `positional_count`: plain numbers without a name."""
 
     path: str
     call: str
-    op: str
+    layer_type: str
     result: str
     nodes: tuple[str, ...]
-    type: TensorType
+    output_type: TensorType
     span: Span
-    inputs: tuple[TensorType, ...] = ()
+    input_types: tuple[TensorType, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    placed: int = 0
+    positional_count: int = 0
 
 
 @dataclass(frozen=True)
 class Network:
     """An elaborated net.
 
-    `places` maps every path (label, block, layer) to the node that flows out of it; `weights` gives
-    each output's share of the loss; outputs other than `main` hang at the side.
-    """
+    `nodes_by_path` maps every path (label, block, layer) to the node that flows out of it;
+    `loss_weights` gives each output's share of the loss; outputs other than `main` hang at the
+    side."""
 
     name: str
     graph: Graph
     layers: tuple[LayerInfo, ...]
-    places: Mapping[str, str]
-    weights: Mapping[str, float]
+    nodes_by_path: Mapping[str, str]
+    loss_weights: Mapping[str, float]
     training: bool
 
-    def place(self, path: str, span: Span | None = None) -> Node:
+    def find_node(self, path: str, span: Span | None = None) -> Node:
         """What flows out of a path. Raises NetError where there is no such place."""
-        if path not in self.places:
-            help = self._like(path) or suggest_name(path, self.places)
+        if path not in self.nodes_by_path:
+            help = self._similar_paths_help(path) or suggest_name(path, self.nodes_by_path)
             raise fail(f"`{self.name}` has no place `{path}`", span, help=help)
-        return self.graph[self.places[path]]
+        return self.graph[self.nodes_by_path[path]]
 
-    def _like(self, path: str) -> str | None:
+    def _similar_paths_help(self, path: str) -> str | None:
         """A help line where a path occurs with numbers, or further in."""
         if len(path) > MAX_NAME_CHARACTERS:
             return None
         numbered = re.compile(r"\d*\.".join(map(re.escape, path.split("."))) + r"\d*")
-        found = [p for p in self.places if numbered.fullmatch(p)]
+        found = [p for p in self.nodes_by_path if numbered.fullmatch(p)]
         if found:
-            why = "repeats and siblings of one name are numbered"
+            reason = "repeats and siblings of one name are numbered"
         else:
-            why = "a path holds the labels and blocks on the way"
-            found = [p for p in self.places if p.endswith(f".{path}")]
-        more = ", ..." if len(found) > _MOST_SHOWN else ""
-        return f"{why}: {', '.join(found[:_MOST_SHOWN])}{more}" if found else None
+            reason = "a path holds the labels and blocks on the way"
+            found = [p for p in self.nodes_by_path if p.endswith(f".{path}")]
+        more = ", ..." if len(found) > _MAX_SHOWN else ""
+        return f"{reason}: {', '.join(found[:_MAX_SHOWN])}{more}" if found else None
 
     @cached_property
     def image_input(self) -> str:
@@ -117,48 +117,48 @@ class Network:
         return next((n.type.shape[0] for n in self.graph.inputs if n.type.rank), 1)
 
     @cached_property
-    def _main(self) -> frozenset[str]:
+    def _main_nodes(self) -> frozenset[str]:
         """The nodes that the main output is computed from."""
         return frozenset(self.graph.backward_slice(self.graph.outputs["main"]))
 
     @cached_property
-    def _side(self) -> frozenset[str]:
+    def _side_nodes(self) -> frozenset[str]:
         """The nodes that only side outputs, which only training uses, are computed from."""
-        return frozenset(self.graph.backward_slice(*self.graph.outputs.values())) - self._main
+        return frozenset(self.graph.backward_slice(*self.graph.outputs.values())) - self._main_nodes
 
     def _macs(self, nodes: Iterable[Node]) -> int:
         return sum(node_cost(self.graph, n).macs for n in nodes) // self.batch
 
     @property
-    def _counted(self) -> Iterator[Node]:
-        return (n for name, n in self.graph.nodes.items() if name not in self._side)
+    def _counted_nodes(self) -> Iterator[Node]:
+        return (n for name, n in self.graph.nodes.items() if name not in self._side_nodes)
 
     @cached_property
     def macs(self) -> int:
         """Multiply-accumulates of convolutions and fully connected layers, one image: of all layers
         that `params` counts, but for those of side outputs, which have `side_macs`."""
-        return self._macs(self._counted)
+        return self._macs(self._counted_nodes)
 
     @cached_property
     def side_macs(self) -> int:
         """Multiply-accumulates that only side outputs need, one image."""
-        return self._macs(self.graph[n] for n in self._side)
+        return self._macs(self.graph[n] for n in self._side_nodes)
 
     @property
     def side_params(self) -> int:
         """Those of `params` that only side outputs need."""
-        return sum(n.type.size for n in self.parameters if n.name in self._side)
+        return sum(n.type.size for n in self.parameters if n.name in self._side_nodes)
 
     @property
-    def unread(self) -> tuple[LayerInfo, ...]:
+    def unread_layers(self) -> tuple[LayerInfo, ...]:
         """Layers that no output is computed from. They are counted like all others."""
-        read = self._main | self._side
-        return tuple(x for x in self.layers if x.result not in read)
+        needed_nodes = self._main_nodes | self._side_nodes
+        return tuple(x for x in self.layers if x.result not in needed_nodes)
 
     @cached_property
     def activations(self) -> int:
         """Output values of the layers that `macs` counts, one image."""
-        anchors = (n for n in self._counted if OPS[n.op].kind == "anchor")
+        anchors = (n for n in self._counted_nodes if OPS[n.op].kind == "anchor")
         return sum(n.type.size for n in anchors) // self.batch
 
 

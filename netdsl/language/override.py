@@ -22,7 +22,7 @@ def override(file: s.File, settings: Sequence[str], net: str | None = None) -> s
     section by its name holds, whatever is set of all of them.
     """
     names = {f"{i.kind}.{i.name}" for i in file.items if isinstance(i, s.Section) and i.name}
-    for setting in sorted(settings, key=lambda x: _section(x) in names):
+    for setting in sorted(settings, key=lambda x: _target_section(x) in names):
         key, equals, text = setting.partition("=")
         key = key.strip()
         if not equals or not key:
@@ -36,17 +36,17 @@ def override(file: s.File, settings: Sequence[str], net: str | None = None) -> s
     return file
 
 
-def _section(setting: str) -> str:
+def _target_section(setting: str) -> str:
     """The section that `train.NAME.KEY=value` sets something of, if there is one of that name."""
     kind, *path = setting.partition("=")[0].strip().split(".")
     return f"{kind}.{path[0]}" if len(path) > 1 else ""
 
 
-def _set_entry(file: s.File, kind: str, path: list[str], value: s.Expr, key: str) -> s.File:
+def _set_entry(file: s.File, kind: str, path: list[str], value: s.Expression, key: str) -> s.File:
     sections = [i for i in file.items if isinstance(i, s.Section) and i.kind == kind]
-    named = [x for x in sections if x.name == path[0]]
-    if named and len(path) > 1:
-        sections, path = named, path[1:]
+    named_sections = [x for x in sections if x.name == path[0]]
+    if named_sections and len(path) > 1:
+        sections, path = named_sections, path[1:]
     if not sections:
         raise fail(f"there is no `{kind}` section to set `{key}` in")
     if len(path) > 1:
@@ -54,61 +54,65 @@ def _set_entry(file: s.File, kind: str, path: list[str], value: s.Expr, key: str
         if not sections:
             name = ".".join(path[:-1])
             raise fail(f"the file has no `{kind}` section or entry `{name}` to set `{key}` in")
-    changed = {id(x): _changed(x, path, value) for x in sections}
+    changed = {id(x): _set_in_section(x, path, value) for x in sections}
     return replace(file, items=tuple(changed.get(id(i), i) for i in file.items))
 
 
-def _entry(section: s.Section, name: str) -> s.Entry | None:
-    named = (e for e in section.entries if isinstance(e, s.Entry) and e.name == name)
+def _find_entry(section: s.Section, name: str) -> s.SectionEntry | None:
+    named = (e for e in section.entries if isinstance(e, s.SectionEntry) and e.name == name)
     return next(named, None)
 
 
 def _has_call(section: s.Section, path: list[str]) -> bool:
     """Whether a section has an entry that an argument can be set in."""
-    entry = _entry(section, path[0])
+    entry = _find_entry(section, path[0])
     return len(path) == 2 and entry is not None and isinstance(entry.value, s.CallExpr | s.Name)
 
 
-def _changed(section: s.Section, path: list[str], value: s.Expr) -> s.Section:
-    old = _entry(section, path[0])
-    if old is not None and len(path) == 2 and isinstance(old.value, s.CallExpr | s.Name):
-        value = _with_argument(old.value, path[1], value)
-    kept = tuple(e for e in section.entries if e is not old)
-    return replace(section, entries=(*kept, s.Entry(value.span, path[0], value)))
+def _set_in_section(section: s.Section, path: list[str], value: s.Expression) -> s.Section:
+    old_entry = _find_entry(section, path[0])
+    if (
+        old_entry is not None
+        and len(path) == 2
+        and isinstance(old_entry.value, s.CallExpr | s.Name)
+    ):
+        value = _set_argument(old_entry.value, path[1], value)
+    other_entries = tuple(e for e in section.entries if e is not old_entry)
+    return replace(section, entries=(*other_entries, s.SectionEntry(value.span, path[0], value)))
 
 
-def _with_argument(call: s.CallExpr | s.Name, name: str, value: s.Expr) -> s.CallExpr:
+def _set_argument(call: s.CallExpr | s.Name, name: str, value: s.Expression) -> s.CallExpr:
     args = call.args if isinstance(call, s.CallExpr) else ()
-    kept = tuple(a for a in args if a.name != name)
-    return s.CallExpr(call.span, call.name, (*kept, s.Arg(value.span, name, value)))
+    other_args = tuple(a for a in args if a.name != name)
+    return s.CallExpr(call.span, call.name, (*other_args, s.Arg(value.span, name, value)))
 
 
-def _set_param(file: s.File, key: str, value: s.Expr, net: str | None) -> s.File:
+def _set_param(file: s.File, key: str, value: s.Expression, net: str | None) -> s.File:
     """A parameter of a net gets a new default; an instance a new argument."""
     nets = {i.name: i for i in file.items if isinstance(i, s.Net | s.Instance)}
     if not nets:
         raise fail(f"there is no net to set `{key}` of")
     owner, dot, name = key.rpartition(".")
-    chosen = nets.get(owner if dot else net or next(iter(nets)))
-    if chosen is None or name not in _params(chosen, nets):
-        known = [f"{n}.{p}" for n, item in nets.items() for p in _params(item, nets)]
+    target = nets.get(owner if dot else net or next(iter(nets)))
+    if target is None or name not in _param_names(target, nets):
+        net_keys = [f"{n}.{p}" for n, item in nets.items() for p in _param_names(item, nets)]
         sections = [i for i in file.items if isinstance(i, s.Section)]
-        places = [f"{i.kind}.{i.name}.KEY" if i.name else f"{i.kind}.KEY" for i in sections]
-        keys = [*(_params(chosen, nets) if chosen else ()), *known, *places]
+        section_keys = [f"{i.kind}.{i.name}.KEY" if i.name else f"{i.kind}.KEY" for i in sections]
+        keys = [*(_param_names(target, nets) if target else ()), *net_keys, *section_keys]
         raise fail(
             f"there is nothing to set called `{key}`", help=suggest_name(key, keys, "settings are")
         )
     new: s.Net | s.Instance
-    if isinstance(chosen, s.Instance):
-        kept = tuple(a for a in chosen.args if a.name != name)
-        new = replace(chosen, args=(*kept, s.Arg(value.span, name, value)))
+    if isinstance(target, s.Instance):
+        other_args = tuple(a for a in target.args if a.name != name)
+        new = replace(target, args=(*other_args, s.Arg(value.span, name, value)))
     else:
-        params = (replace(p, default=value) if p.name == name else p for p in chosen.params)
-        new = replace(chosen, params=tuple(params))
-    return replace(file, items=tuple(new if i is chosen else i for i in file.items))
+        params = (replace(p, default=value) if p.name == name else p for p in target.params)
+        new = replace(target, params=tuple(params))
+    return replace(file, items=tuple(new if i is target else i for i in file.items))
 
 
-def _params(
+def _param_names(
     item: s.Net | s.Instance | None, nets: dict[str, s.Net | s.Instance]
 ) -> tuple[str, ...]:
     for _ in nets:

@@ -19,7 +19,7 @@ from lark.tree import Meta
 from netdsl.disk_cache import LANGUAGE_CACHE, make_key
 from netdsl.errors import NetError, Source, Span
 from netdsl.language import syntax as s
-from netdsl.language.budget import make_room, too_much
+from netdsl.language.budget import ensure_recursion_limit, limit_error
 from netdsl.language.diagnose import diagnose, diagnose_expression
 from netdsl.limits import MAX_FILE_CHARACTERS, MAX_NESTING_DEPTH, MAX_TOKEN_CHARACTERS, MAX_TOKENS
 from netdsl.values import Size
@@ -35,121 +35,127 @@ def parse(text: str, name: str = "<text>") -> s.File:
         raise NetError(*diagnose(source, e, _parse)) from None
 
 
-def count_words(text: str) -> int:
+def count_tokens(text: str) -> int:
     """How many words and signs a text has, without its comments."""
-    return sum(m[0][0] != "#" for m in _TEXT_WORDS.finditer(text))
+    return sum(m[0][0] != "#" for m in _TOKEN_PATTERN.finditer(text))
 
 
-def parse_expression(text: str, before: str) -> s.Expr:
-    """The syntax tree of one expression; `before` is what stands before it on the command line.
+def parse_expression(text: str, prefix: str) -> s.Expression:
+    """The syntax tree of one expression; `prefix` is what stands before it on the command line.
 
     Raises NetError with the place on that line where it is none.
     """
-    source = Source("command line", before + text)
+    source = Source("command line", prefix + text)
     check_limits(source)
     try:
-        tree = _lark().parse(" " * len(before) + text, start="expression")
+        tree = _load_parser().parse(" " * len(prefix) + text, start="expression")
     except UnexpectedInput as e:
-        raise NetError(diagnose_expression(source, len(before), e)) from None
-    expression: s.Expr = _Maker(source).transform(tree)
+        raise NetError(diagnose_expression(source, len(prefix), e)) from None
+    expression: s.Expression = _SyntaxTreeBuilder(source).transform(tree)
     return expression
 
 
 def _parse(source: Source) -> s.File:
-    file: s.File = _Maker(source).transform(_lark().parse(source.text, start="start"))
+    file: s.File = _SyntaxTreeBuilder(source).transform(
+        _load_parser().parse(source.text, start="start")
+    )
     return file
 
 
-def grammar() -> str:
+def load_grammar() -> str:
     """The grammar, as Lark reads it. A wheel has it within the package; in the repository, and so
     in an editable install, it lies beside the package."""
     package = files("netdsl")
-    within = package.joinpath("grammar", "netdsl.lark")
-    beside = package.joinpath("..", "grammar", "netdsl.lark")
-    return (within if within.is_file() else beside).read_text(encoding="utf-8")
+    packaged_file = package.joinpath("grammar", "netdsl.lark")
+    repository_file = package.joinpath("..", "grammar", "netdsl.lark")
+    return (packaged_file if packaged_file.is_file() else repository_file).read_text(
+        encoding="utf-8"
+    )
 
 
 @cache
-def _lark() -> Lark:
+def _load_parser() -> Lark:
     """The parser, from the tables that are kept if there are some: they take longer to make than a
     file to be read."""
-    text = grammar()
-    key = make_key("tables", text, _OPTIONS, lark.__version__)
-    kept = LANGUAGE_CACHE.load(key)
-    if kept is not None:
+    text = load_grammar()
+    key = make_key("tables", text, _LARK_OPTIONS, lark.__version__)
+    cached_tables = LANGUAGE_CACHE.load(key)
+    if cached_tables is not None:
         with suppress(ValueError, LookupError, TypeError, AttributeError, AssertionError):
-            return _from_tables(kept)
-    made = Lark(text, **_OPTIONS)
-    LANGUAGE_CACHE.store(key, _tables(made))
-    return made
+            return _deserialize_tables(cached_tables)
+    parser = Lark(text, **_LARK_OPTIONS)
+    LANGUAGE_CACHE.store(key, _serialize_tables(parser))
+    return parser
 
 
-def _tables(parser: Lark) -> bytes:
+def _serialize_tables(parser: Lark) -> bytes:
     """A parser's tables as JSON: unlike `Lark.save`, which pickles the same plain data, nothing in
     them can be run."""
     data, memo = parser.memo_serialize([TerminalDef, Rule])
     return json.dumps({"data": data, "memo": memo}, separators=(",", ":")).encode()
 
 
-def _from_tables(tables: bytes) -> Lark:
+def _deserialize_tables(tables: bytes) -> Lark:
     """The parser again. JSON made texts of the numbers that the tables are indexed by."""
-    found = json.loads(tables)
-    found["memo"] = _by_number(found["memo"])
-    table = found["data"]["parser"]["parser"]
-    table["tokens"] = _by_number(table["tokens"])
-    table["states"] = {int(k): _by_number(row) for k, row in table["states"].items()}
-    parser: Lark = Lark.load(found)
+    data = json.loads(tables)
+    data["memo"] = _with_integer_keys(data["memo"])
+    table = data["data"]["parser"]["parser"]
+    table["tokens"] = _with_integer_keys(table["tokens"])
+    table["states"] = {int(k): _with_integer_keys(row) for k, row in table["states"].items()}
+    parser: Lark = Lark.load(data)
     return parser
 
 
-def _by_number(table: dict[str, Any]) -> dict[int, Any]:
+def _with_integer_keys(table: dict[str, Any]) -> dict[int, Any]:
     return {int(k): v for k, v in table.items()}
 
 
-_OPTIONS: dict[str, Any] = {
+_LARK_OPTIONS: dict[str, Any] = {
     "parser": "lalr",
     "start": ["start", "expression"],
     "propagate_positions": True,
     "maybe_placeholders": True,
 }
 
-_TEXT_WORDS = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|([(\[{])|([)\]}])|\w+|[^\w\s]')
+_TOKEN_PATTERN = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|([(\[{])|([)\]}])|\w+|[^\w\s]')
 
 
 def check_limits(source: Source) -> None:
     """Raises NetError where a text is longer or nests deeper than anything that is a net."""
-    make_room()
+    ensure_recursion_limit()
     if len(source.text) > MAX_FILE_CHARACTERS:
         message = f"{source.name} has over {MAX_FILE_CHARACTERS:,} characters"
-        raise too_much(message, None, "a .net file is never so long; `use` parts it into several")
-    depth = words = 0
-    for m in _TEXT_WORDS.finditer(source.text):
+        raise limit_error(
+            message, None, "a .net file is never so long; `use` parts it into several"
+        )
+    depth = tokens = 0
+    for m in _TOKEN_PATTERN.finditer(source.text):
         depth += 1 if m[1] else -1 if m[2] else 0
-        words += m[0][0] != "#"
+        tokens += m[0][0] != "#"
         if len(m[0]) > MAX_TOKEN_CHARACTERS and m[0][0] not in '"#':
             message = f"a word of over {MAX_TOKEN_CHARACTERS:,} characters"
             help = "names and numbers are shorter"
-            raise too_much(message, Span(source, m.start(), m.end()), help)
+            raise limit_error(message, Span(source, m.start(), m.end()), help)
         if depth > MAX_NESTING_DEPTH:
             message = f"brackets nest more than {MAX_NESTING_DEPTH} deep"
             help = "a block of its own takes a part of a net, `let` a part of an expression"
-            raise too_much(message, Span(source, m.start(), m.end()), help)
-        if words > MAX_TOKENS:
+            raise limit_error(message, Span(source, m.start(), m.end()), help)
+        if tokens > MAX_TOKENS:
             message = f"{source.name} has over {MAX_TOKENS:,} words and signs"
             help = "repeats and loops say it shorter; `use` parts a file into several"
-            raise too_much(message, Span(source, m.start(), m.end()), help)
+            raise limit_error(message, Span(source, m.start(), m.end()), help)
 
 
 def _unquote(text: str) -> str:
     return re.sub(r"\\(.)", r"\1", text[1:-1])
 
 
-def _present(children: list[Any]) -> list[Any]:
+def _drop_none(children: list[Any]) -> list[Any]:
     return [c for c in children if c is not None]
 
 
 @v_args(meta=True)
-class _Maker(Transformer[Any, Any]):
+class _SyntaxTreeBuilder(Transformer[Any, Any]):
     """One method a rule; each makes the record of that name."""
 
     def __init__(self, source: Source) -> None:
@@ -167,64 +173,64 @@ class _Maker(Transformer[Any, Any]):
 
     # ---- expressions
 
-    def number(self, meta: Meta, c: list[Any]) -> s.Number:
+    def number(self, meta: Meta, c: list[Any]) -> s.NumberLiteral:
         text = str(c[0])
         plain = text.replace("_", "")
         whole = plain.isdigit()
-        return s.Number(self._span(meta), int(plain) if whole else float(plain), text)
+        return s.NumberLiteral(self._span(meta), int(plain) if whole else float(plain), text)
 
-    def size(self, meta: Meta, c: list[Any]) -> s.Dims:
-        return s.Dims(self._span(meta), Size(tuple(int(d) for d in c[0].split("x"))))
+    def size(self, meta: Meta, c: list[Any]) -> s.SizeLiteral:
+        return s.SizeLiteral(self._span(meta), Size(tuple(int(d) for d in c[0].split("x"))))
 
-    def text(self, meta: Meta, c: list[Any]) -> s.Text:
-        return s.Text(self._span(meta), _unquote(c[0]))
+    def text(self, meta: Meta, c: list[Any]) -> s.StringLiteral:
+        return s.StringLiteral(self._span(meta), _unquote(c[0]))
 
     def name(self, meta: Meta, c: list[Any]) -> s.Name:
         return s.Name(self._span(meta), str(c[0]))
 
-    def listing(self, meta: Meta, c: list[Any]) -> s.Listing:
-        return s.Listing(self._span(meta), tuple(_present(c)))
+    def listing(self, meta: Meta, c: list[Any]) -> s.ListLiteral:
+        return s.ListLiteral(self._span(meta), tuple(_drop_none(c)))
 
-    def pair(self, meta: Meta, c: list[Any]) -> s.Pair:
-        return s.Pair(self._span(meta), c[0], c[1])
+    def pair(self, meta: Meta, c: list[Any]) -> s.PairLiteral:
+        return s.PairLiteral(self._span(meta), c[0], c[1])
 
     def arg(self, meta: Meta, c: list[Any]) -> s.Arg:
         return s.Arg(self._span(meta), str(c[0]) if c[0] else None, c[1])
 
     def args(self, meta: Meta, c: list[Any]) -> tuple[s.Arg, ...]:
-        return tuple(_present(c))
+        return tuple(_drop_none(c))
 
     def call(self, meta: Meta, c: list[Any]) -> s.CallExpr:
         return s.CallExpr(self._span(meta), str(c[0]), c[1])
 
-    def member(self, meta: Meta, c: list[Any]) -> s.Member:
-        return s.Member(self._span(meta), str(c[0]))
+    def member(self, meta: Meta, c: list[Any]) -> s.MemberExpr:
+        return s.MemberExpr(self._span(meta), str(c[0]))
 
-    def index(self, meta: Meta, c: list[Any]) -> s.Index:
-        base: s.Expr = c[0]
+    def index(self, meta: Meta, c: list[Any]) -> s.IndexExpr:
+        base: s.Expression = c[0]
         indices = tuple(c[1:])
-        if isinstance(base, s.Index):  # it stood in brackets, which say nothing
-            return s.Index(self._span(meta), base.base, (*base.indices, *indices))
-        return s.Index(self._span(meta), base, indices)
+        if isinstance(base, s.IndexExpr):  # it stood in brackets, which say nothing
+            return s.IndexExpr(self._span(meta), base.base, (*base.indices, *indices))
+        return s.IndexExpr(self._span(meta), base, indices)
 
-    def negative(self, meta: Meta, c: list[Any]) -> s.Unary:
-        return s.Unary(self._span(meta), "-", c[0])
+    def negative(self, meta: Meta, c: list[Any]) -> s.UnaryExpr:
+        return s.UnaryExpr(self._span(meta), "-", c[0])
 
-    def denied(self, meta: Meta, c: list[Any]) -> s.Unary:
-        return s.Unary(self._span(meta), "not", c[0])
+    def denied(self, meta: Meta, c: list[Any]) -> s.UnaryExpr:
+        return s.UnaryExpr(self._span(meta), "not", c[0])
 
-    def sum(self, meta: Meta, c: list[Any]) -> s.Flat:
+    def sum(self, meta: Meta, c: list[Any]) -> s.NaryExpr:
         pairs = zip(c[1::2], c[2::2], strict=True)
-        return s.Flat(self._span(meta), c[0], tuple((str(op), e) for op, e in pairs))
+        return s.NaryExpr(self._span(meta), c[0], tuple((str(op), e) for op, e in pairs))
 
     product = sum
     comparison = sum
 
-    def both(self, meta: Meta, c: list[Any]) -> s.Flat:
-        return s.Flat(self._span(meta), c[0], tuple(("and", e) for e in c[1:]))
+    def both(self, meta: Meta, c: list[Any]) -> s.NaryExpr:
+        return s.NaryExpr(self._span(meta), c[0], tuple(("and", e) for e in c[1:]))
 
-    def either(self, meta: Meta, c: list[Any]) -> s.Flat:
-        return s.Flat(self._span(meta), c[0], tuple(("or", e) for e in c[1:]))
+    def either(self, meta: Meta, c: list[Any]) -> s.NaryExpr:
+        return s.NaryExpr(self._span(meta), c[0], tuple(("or", e) for e in c[1:]))
 
     def expression(self, meta: Meta, c: list[Any]) -> Any:
         return c[0]
@@ -241,10 +247,10 @@ class _Maker(Transformer[Any, Any]):
     def incoming(self, meta: Meta, c: list[Any]) -> s.Incoming:
         return s.Incoming(self._span(meta))
 
-    def group(self, meta: Meta, c: list[Any]) -> s.Group:
-        return s.Group(self._span(meta), c[0])
+    def group(self, meta: Meta, c: list[Any]) -> s.ChainGroup:
+        return s.ChainGroup(self._span(meta), c[0])
 
-    def arm(self, meta: Meta, c: list[Any]) -> tuple[s.Expr, s.Body]:
+    def arm(self, meta: Meta, c: list[Any]) -> tuple[s.Expression, s.Body]:
         return c[0], c[1]
 
     def if_(self, meta: Meta, c: list[Any]) -> s.If:
@@ -265,11 +271,11 @@ class _Maker(Transformer[Any, Any]):
     def shared(self, meta: Meta, c: list[Any]) -> s.Shared:
         return s.Shared(self._span(meta), str(c[0]), c[1])
 
-    def output(self, meta: Meta, c: list[Any]) -> s.Output:
-        return s.Output(self._span(meta), str(c[0]), c[1] or (), c[2])
+    def output(self, meta: Meta, c: list[Any]) -> s.SideOutput:
+        return s.SideOutput(self._span(meta), str(c[0]), c[1] or (), c[2])
 
     def body(self, meta: Meta, c: list[Any]) -> s.Body:
-        return s.Body(self._span(meta), tuple(_present(c)))
+        return s.Body(self._span(meta), tuple(_drop_none(c)))
 
     # ---- files
 
@@ -277,7 +283,7 @@ class _Maker(Transformer[Any, Any]):
         return s.Parameter(self._span(meta), str(c[0]), c[1] if len(c) > 1 else None)
 
     def params(self, meta: Meta, c: list[Any]) -> tuple[s.Parameter, ...]:
-        return tuple(_present(c))
+        return tuple(_drop_none(c))
 
     def use(self, meta: Meta, c: list[Any]) -> s.Use:
         return s.Use(self._span(meta), _unquote(c[0]))
@@ -291,23 +297,23 @@ class _Maker(Transformer[Any, Any]):
     def instance(self, meta: Meta, c: list[Any]) -> s.Instance:
         return s.Instance(self._span(meta), str(c[0]), str(c[1]), c[2] or ())
 
-    def entry(self, meta: Meta, c: list[Any]) -> s.Entry:
-        return s.Entry(self._span(meta), str(c[0]), c[1])
+    def entry(self, meta: Meta, c: list[Any]) -> s.SectionEntry:
+        return s.SectionEntry(self._span(meta), str(c[0]), c[1])
 
     def expect(self, meta: Meta, c: list[Any]) -> s.Expect:
         return s.Expect(self._span(meta), c[0])
 
     def section(self, meta: Meta, c: list[Any]) -> s.Section:
         name = str(c[1]) if c[1] else None
-        return s.Section(self._span(meta), str(c[0]), name, tuple(_present(c[2:])))
+        return s.Section(self._span(meta), str(c[0]), name, tuple(_drop_none(c[2:])))
 
     def test(self, meta: Meta, c: list[Any]) -> s.Test:
-        return s.Test(self._span(meta), str(c[0]) if c[0] else None, tuple(_present(c[1:])))
+        return s.Test(self._span(meta), str(c[0]) if c[0] else None, tuple(_drop_none(c[1:])))
 
     def start(self, meta: Meta, c: list[Any]) -> s.File:
         whole = Span(self.source, 0, len(self.source.text))
-        return s.File(whole, tuple(_present(c)))
+        return s.File(whole, tuple(_drop_none(c)))
 
 
-setattr(_Maker, "if", _Maker.if_)
-setattr(_Maker, "for", _Maker.for_)
+setattr(_SyntaxTreeBuilder, "if", _SyntaxTreeBuilder.if_)
+setattr(_SyntaxTreeBuilder, "for", _SyntaxTreeBuilder.for_)

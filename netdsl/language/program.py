@@ -13,10 +13,10 @@ from typing import Any
 from netdsl.errors import Diagnostic, NetError, Source, Span, fail, suggest_name
 from netdsl.file_io import open_regular_file
 from netdsl.language import syntax as s
-from netdsl.language.budget import Budget, Errors, too_much
-from netdsl.language.evaluate import Scope, arguments, evaluate
-from netdsl.language.parse import count_words, parse
-from netdsl.language.unparse import expression
+from netdsl.language.budget import Budget, Errors, limit_error
+from netdsl.language.evaluate import Scope, evaluate, evaluate_arguments
+from netdsl.language.parse import count_tokens, parse
+from netdsl.language.unparse import expression_text
 from netdsl.limits import MAX_CHAIN_LENGTH, MAX_FILE_BYTES
 from netdsl.parameter_types import AnyValue
 from netdsl.signature import REQUIRED, Param, Signature
@@ -52,12 +52,12 @@ class Program:
         """Whether a `train` section is called that."""
         return name is not None and name in self._sections["train"]
 
-    def complete(self, name: str) -> bool:
+    def has_all_defaults(self, name: str) -> bool:
         """Whether a net can be elaborated by its name alone, every parameter having a value."""
         item = self.nets[name]
         return not isinstance(item, s.Net) or all(p.default is not None for p in item.params)
 
-    def net(self, name: str | None = None, span: Span | None = None) -> str:
+    def resolve_net_name(self, name: str | None = None, span: Span | None = None) -> str:
         """A net's name, checked; the file's first net where none is asked for."""
         if name is None:
             if not self.nets:
@@ -70,34 +70,36 @@ class Program:
             raise fail(f"{self.name} holds no net called `{name}`", span, help=help)
         return name
 
-    def section(self, kind: str, name: str | None = None) -> s.Section | None:
+    def find_section(self, kind: str, name: str | None = None) -> s.Section | None:
         """A section of a kind. Unasked: the last unnamed one, else the first, if any.
 
         A named one inherits the entries of the unnamed one that it does not give itself.
         """
-        all_of = self._sections[kind]
-        unnamed = all_of.get(None)
+        sections = self._sections[kind]
+        unnamed = sections.get(None)
         if name is None:
-            return unnamed or next(iter(all_of.values()), None)
-        if name not in all_of:
-            known = [n for n in all_of if n]
+            return unnamed or next(iter(sections.values()), None)
+        if name not in sections:
+            known = [n for n in sections if n]
             help = suggest_name(name, known, f"{kind} sections here")
             if not known:
                 help = f"this file has no named {kind} section"
             raise fail(f"{self.name} holds no `{kind}` section called `{name}`", help=help)
-        return _inherit(unnamed, all_of[name]) if unnamed else all_of[name]
+        return _inherit(unnamed, sections[name]) if unnamed else sections[name]
 
 
-def _inherit(base: s.Section, heir: s.Section) -> s.Section:
-    own = {e.name for e in heir.entries if isinstance(e, s.Entry)}
-    judged = any(isinstance(e, s.Expect) for e in heir.entries)
-    kept = (
-        e for e in base.entries if (e.name not in own if isinstance(e, s.Entry) else not judged)
+def _inherit(base: s.Section, section: s.Section) -> s.Section:
+    own_names = {e.name for e in section.entries if isinstance(e, s.SectionEntry)}
+    has_expectations = any(isinstance(e, s.Expect) for e in section.entries)
+    inherited_entries = (
+        e
+        for e in base.entries
+        if (e.name not in own_names if isinstance(e, s.SectionEntry) else not has_expectations)
     )
-    return replace(heir, entries=(*kept, *heir.entries))
+    return replace(section, entries=(*inherited_entries, *section.entries))
 
 
-Reader = Callable[[str], str]
+TextReader = Callable[[str], str]
 SUFFIX = ".net"
 
 
@@ -105,12 +107,12 @@ def read_text(path: str) -> str:
     """A file's text. Raises NetError where it is no regular file, or cannot be read."""
     with open_regular_file(Path(path)) as f:
         try:
-            return decode(f.read(MAX_FILE_BYTES + 1), path)
+            return decode_text(f.read(MAX_FILE_BYTES + 1), path)
         except OSError as e:
             raise fail(f"cannot read {path}: {e.strerror or e}") from None
 
 
-def read_nothing(path: str) -> str:
+def reject_read(path: str) -> str:
     """The reader for a text that came with weights: what it says reads nothing of this disk."""
     raise fail(
         f"`use` of {path} in a text that carries all that it needs",
@@ -118,7 +120,7 @@ def read_nothing(path: str) -> str:
     )
 
 
-def decode(content: bytes, name: str) -> str:
+def decode_text(content: bytes, name: str) -> str:
     """Bytes as text, a byte order mark left out. Raises NetError where they are none."""
     if len(content) > MAX_FILE_BYTES:
         raise fail(f"{name} has over {MAX_FILE_BYTES:,} bytes; a .net file is never so long")
@@ -128,12 +130,12 @@ def decode(content: bytes, name: str) -> str:
         raise fail(f"{name} is no UTF-8 text", help="is it a .net file?") from None
 
 
-def load(path: str, read: Reader = read_text) -> Program:
+def load_program(path: str, read: TextReader = read_text) -> Program:
     """The program in a file. Raises NetError with what is wrong in it or in a file it uses."""
-    return program(parse_file(path, read), read)
+    return build_program(parse_file(path, read), read)
 
 
-def parse_file(path: str, read: Reader = read_text) -> s.File:
+def parse_file(path: str, read: TextReader = read_text) -> s.File:
     """The syntax tree of a file. One that does not parse is quoted only where it is called .net,
     and so is what a link leads to: other files are not for everyone to see."""
     text = read(path)
@@ -141,7 +143,7 @@ def parse_file(path: str, read: Reader = read_text) -> s.File:
         return parse(text, path)
     except NetError as e:
         places = [d.span.position for d in e.diagnostics if d.span]
-        if is_net(path) or not places:
+        if is_net_file(path) or not places:
             raise
         line, column = places[0]
         help = "a file whose name ends in .net has its lines shown"
@@ -149,7 +151,7 @@ def parse_file(path: str, read: Reader = read_text) -> s.File:
         raise fail(message, help=help) from None
 
 
-def is_net(path: str) -> bool:
+def is_net_file(path: str) -> bool:
     """Whether a file is called .net, and what it links to as well."""
     try:
         return all(p.suffix == SUFFIX for p in (Path(path), Path(path).resolve()))
@@ -157,23 +159,23 @@ def is_net(path: str) -> bool:
         return False
 
 
-def program(file: s.File, read: Reader = read_text) -> Program:
+def build_program(file: s.File, read: TextReader = read_text) -> Program:
     """The program of a syntax tree, with the blocks of every `use`."""
     name = file.span.source.name
     errors = Errors()
-    budget = Budget(words=count_words(file.span.source.text))
-    blocks = _used(file, read, (os.path.normpath(name),), errors, {}, budget)
-    own: dict[str, s.Block] = {}
+    budget = Budget(tokens=count_tokens(file.span.source.text))
+    blocks = _load_used_blocks(file, read, (os.path.normpath(name),), errors, {}, budget)
+    own_blocks: dict[str, s.Block] = {}
     nets: dict[str, s.Net | s.Instance] = {}
     for item in file.items:
         if isinstance(item, s.Block):
-            _define(own, item, "block", errors)
+            _define(own_blocks, item, "block", errors)
         elif isinstance(item, s.Net | s.Instance):
             _define(nets, item, "net", errors)
     _check_sections(file, errors)
-    whole = _joined(blocks, own, file.span, errors)
-    errors.check()
-    return Program(name, file.items, whole, nets)
+    all_blocks = _merge_blocks(blocks, own_blocks, file.span, errors)
+    errors.raise_if_any()
+    return Program(name, file.items, all_blocks, nets)
 
 
 def _define(table: dict[str, Any], item: Any, what: str, errors: Errors) -> None:
@@ -196,7 +198,7 @@ def _check_sections(file: s.File, errors: Errors) -> None:
             help = None if item.name else f"name one of them: `{item.kind} NAME {{ ... }}`"
             errors.add(Diagnostic(message, item.span, help))
         seen.add((item.kind, item.name))
-        entries = [e for e in item.entries if isinstance(e, s.Entry)]
+        entries = [e for e in item.entries if isinstance(e, s.SectionEntry)]
         counts = Counter(e.name for e in entries)
         last = {e.name: e for e in entries}
         for name, count in counts.items():
@@ -204,60 +206,64 @@ def _check_sections(file: s.File, errors: Errors) -> None:
                 errors.add(Diagnostic(f"`{name}` is given {count} times", last[name].span))
 
 
-def _used(
+def _load_used_blocks(
     file: s.File,
-    read: Reader,
-    path: tuple[str, ...],
+    read: TextReader,
+    use_chain: tuple[str, ...],
     errors: Errors,
-    known: dict[str, dict[str, s.Block]],
+    blocks_by_file: dict[str, dict[str, s.Block]],
     budget: Budget,
 ) -> dict[str, s.Block]:
     """Blocks of the files that `file` uses, theirs included.
 
-    `path` is the way that led here, `known` what files that were read already bring.
+    `use_chain` is the way that led here, `blocks_by_file` what files that were read already bring.
     """
     blocks: dict[str, s.Block] = {}
     seen: set[str] = set()
-    here = os.path.dirname(file.span.source.name)
+    directory = os.path.dirname(file.span.source.name)
     for item in file.items:
         if not isinstance(item, s.Use):
             continue
-        target = os.path.normpath(os.path.join(here, item.path))
-        if target in path:
-            way = " uses ".join((*path[path.index(target) :], target))
-            errors.add(Diagnostic("files use each other in a circle", item.span, None, (way,)))
-        elif len(path) > MAX_CHAIN_LENGTH:
+        target = os.path.normpath(os.path.join(directory, item.path))
+        if target in use_chain:
+            cycle = " uses ".join((*use_chain[use_chain.index(target) :], target))
+            errors.add(Diagnostic("files use each other in a circle", item.span, None, (cycle,)))
+        elif len(use_chain) > MAX_CHAIN_LENGTH:
             help = "use the files that are needed, not those that use them"
             errors.add(Diagnostic(f"files use files over {MAX_CHAIN_LENGTH} deep", item.span, help))
         elif target not in seen:
             seen.add(target)
             try:
-                if target not in known:
-                    other = _parse_used(read, target, here)
-                    budget.spend_words(count_words(other.span.source.text), item.span)
-                    brought = _used(other, read, (*path, target), errors, known, budget)
-                    own = {b.name: b for b in other.items if isinstance(b, s.Block)}
-                    known[target] = _joined(brought, own, item.span, errors)
-                blocks = _joined(blocks, known[target], item.span, errors)
+                if target not in blocks_by_file:
+                    used_file = _parse_used_file(read, target, directory)
+                    budget.spend_tokens(count_tokens(used_file.span.source.text), item.span)
+                    used_blocks = _load_used_blocks(
+                        used_file, read, (*use_chain, target), errors, blocks_by_file, budget
+                    )
+                    own_blocks = {b.name: b for b in used_file.items if isinstance(b, s.Block)}
+                    blocks_by_file[target] = _merge_blocks(
+                        used_blocks, own_blocks, item.span, errors
+                    )
+                blocks = _merge_blocks(blocks, blocks_by_file[target], item.span, errors)
             except NetError as e:
                 errors.collect(e.with_default_span(item.span))
     return blocks
 
 
-def _parse_used(read: Reader, target: str, here: str) -> s.File:
-    folder = f"`{here}`" if here else "the current one"
-    rule = f"the path begins at the folder of the file that it stands in, here {folder}"
+def _parse_used_file(read: TextReader, target: str, directory: str) -> s.File:
+    folder = f"`{directory}`" if directory else "the current one"
+    path_help = f"the path begins at the folder of the file that it stands in, here {folder}"
 
-    def read_here(path: str) -> str:
+    def read_with_help(path: str) -> str:
         try:
             return read(path)
         except NetError as e:
-            raise NetError(*(replace(d, help=d.help or rule) for d in e.diagnostics)) from None
+            raise NetError(*(replace(d, help=d.help or path_help) for d in e.diagnostics)) from None
 
-    return parse_file(target, read_here)
+    return parse_file(target, read_with_help)
 
 
-def _joined(
+def _merge_blocks(
     a: dict[str, s.Block], b: dict[str, s.Block], span: Span, errors: Errors
 ) -> dict[str, s.Block]:
     """Both tables; a name that means two blocks is an error, since each file means its own."""
@@ -269,49 +275,49 @@ def _joined(
     return a | b
 
 
-def self_contained(program: Program) -> s.File:
+def inline_uses(program: Program) -> s.File:
     """One syntax tree that needs no other file: every `use` replaced by the blocks it brings."""
-    own = {i.name for i in program.items if isinstance(i, s.Block)}
-    brought = tuple(b for name, b in program.blocks.items() if name not in own)
-    kept = tuple(i for i in program.items if not isinstance(i, s.Use))
+    own_names = {i.name for i in program.items if isinstance(i, s.Block)}
+    used_blocks = tuple(b for name, b in program.blocks.items() if name not in own_names)
+    own_items = tuple(i for i in program.items if not isinstance(i, s.Use))
     span = Span(Source(program.name, ""), 0, 0)
-    return s.File(span, brought + kept)
+    return s.File(span, used_blocks + own_items)
 
 
-def section_values(section: s.Section, budget: Budget) -> tuple[Argument, ...]:
+def evaluate_section(section: s.Section, budget: Budget) -> tuple[Argument, ...]:
     """A section's entries with their values."""
-    entries = [e for e in section.entries if isinstance(e, s.Entry)]
+    entries = [e for e in section.entries if isinstance(e, s.SectionEntry)]
     budget.spend_leaves(len(entries), section.span)
     scope = Scope(budget=budget)
-    return arguments([s.Arg(e.span, e.name, e.value) for e in entries], scope)
+    return evaluate_arguments([s.Arg(e.span, e.name, e.value) for e in entries], scope)
 
 
 def signature_of(item: s.Block | s.Net) -> Signature:
     """The parameters of a block or net; defaults are evaluated where they are bound."""
     params = (
-        Param(p.name, AnyValue(), Symbol(expression(p.default)) if p.default else REQUIRED)
+        Param(p.name, AnyValue(), Symbol(expression_text(p.default)) if p.default else REQUIRED)
         for p in item.params
     )
     return Signature(item.name, tuple(params))
 
 
 def bind_params(
-    item: s.Block | s.Net, given: Sequence[Argument], span: Span | None, budget: Budget
+    item: s.Block | s.Net, arguments: Sequence[Argument], span: Span | None, budget: Budget
 ) -> dict[str, Value]:
     """Values of all parameters; a default may use the parameters before it."""
     budget.spend_leaves(len(item.params), span)
-    bound = signature_of(item).bind(given, span)
-    present = {a.name for a in named(item.params, given)}
+    bound = signature_of(item).bind(arguments, span)
+    given_names = {a.name for a in name_arguments(item.params, arguments)}
     values: dict[str, Value] = {}
     for p in item.params:
-        if p.name in present or p.default is None:
+        if p.name in given_names or p.default is None:
             values[p.name] = bound[p.name]
         else:
             values[p.name] = evaluate(p.default, Scope(values, budget=budget))
     return values
 
 
-def instance_chain(
+def resolve_instance(
     program: Program, name: str, budget: Budget
 ) -> tuple[s.Net, dict[str, Argument]]:
     """The net behind a name, and the arguments that its instances give it, by parameter.
@@ -319,7 +325,7 @@ def instance_chain(
     An instance of an instance overrides its arguments. Raises NetError on a circle.
     """
     seen: list[str] = []
-    layers: list[tuple[Argument, ...]] = []
+    argument_lists: list[tuple[Argument, ...]] = []
     item = program.nets[name]
     while isinstance(item, s.Instance):
         if item.name in seen:
@@ -328,19 +334,21 @@ def instance_chain(
             )
         if len(seen) == MAX_CHAIN_LENGTH:
             message = f"`{name}` is an instance of instances, over {MAX_CHAIN_LENGTH} of each other"
-            raise too_much(message, item.span, "give the net itself the arguments")
+            raise limit_error(message, item.span, "give the net itself the arguments")
         seen.append(item.name)
-        layers.append(arguments(item.args, Scope(budget=budget)))
-        item = program.nets[program.net(item.base, item.span)]
-    given: dict[str, Argument] = {}
-    for layer in reversed(layers):
-        signature_of(item).bind(layer, program.nets[name].span, partial=True)
-        given |= {a.name: a for a in named(item.params, layer) if a.name}
-    return item, given
+        argument_lists.append(evaluate_arguments(item.args, Scope(budget=budget)))
+        item = program.nets[program.resolve_net_name(item.base, item.span)]
+    arguments_by_name: dict[str, Argument] = {}
+    for arguments in reversed(argument_lists):
+        signature_of(item).bind(arguments, program.nets[name].span, partial=True)
+        arguments_by_name |= {a.name: a for a in name_arguments(item.params, arguments) if a.name}
+    return item, arguments_by_name
 
 
-def named(params: Sequence[s.Parameter], given: Sequence[Argument]) -> Iterator[Argument]:
+def name_arguments(
+    params: Sequence[s.Parameter], arguments: Sequence[Argument]
+) -> Iterator[Argument]:
     """Arguments with the names of the parameters that they fill."""
-    for i, a in enumerate(given):
-        unnamed = a.name is None and i < len(params)
-        yield replace(a, name=params[i].name) if unnamed else a
+    for i, a in enumerate(arguments):
+        is_positional = a.name is None and i < len(params)
+        yield replace(a, name=params[i].name) if is_positional else a

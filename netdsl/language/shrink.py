@@ -8,119 +8,136 @@ from fractions import Fraction
 from math import ceil
 
 from netdsl.errors import NetError
-from netdsl.language.budget import TooMuch
-from netdsl.language.draft import Draft, InputCall, LayerCall
-from netdsl.language.flow import Flow
+from netdsl.language.budget import LimitError
+from netdsl.language.frame import ChainValue
 from netdsl.language.network import Network
+from netdsl.language.network_builder import InputCall, LayerCall, NetworkBuilder
 from netdsl.layers.layer import Widths, channel_count
 from netdsl.types import TensorType
 from netdsl.values import Argument
 
-LEAST_SIDE = 2
+MIN_SIDE = 2
 """Pixels that an image of several keeps each way: over one alone nothing is seen of a window, and
 batch normalisation has too few values."""
 
 
-def shrunk(draft: Draft, name: str, main: Flow) -> Network:
+def shrink_network(builder: NetworkBuilder, name: str, main: ChainValue) -> Network:
     """The small version of a net that a draft holds, as its settings ask for it.
 
     Every count c of channels becomes ceil(c / by), but those that an input or an output has. The
     text is not read again: what it asked with `in` and chose with `if` was settled in the net as
-    it stands. Images become the smallest that leave `LEAST_SIDE` pixels of every image of several.
+    it stands. Images become the smallest that leave `MIN_SIDE` pixels of every image of several.
     Raises NetError where the fewer channels do not fit together.
     """
-    shrink = draft.settings.shrink
-    assert shrink is not None
-    ends = [f for call, f in draft.made if isinstance(call, InputCall)]
-    kept = {channel_count(f.node) for f in (*ends, main, *draft.outputs.values())}
+    shrink_settings = builder.settings.shrink
+    assert shrink_settings is not None
+    inputs = [f for call, f in builder.call_results if isinstance(call, InputCall)]
+    fixed_counts = {channel_count(f.node) for f in (*inputs, main, *builder.outputs.values())}
 
-    def fewer(count: int) -> int:
-        return count if count in kept else -(-count // shrink.by)
+    def reduce_channels(count: int) -> int:
+        return count if count in fixed_counts else -(-count // shrink_settings.divisor)
 
     try:
-        played = _played(draft, fewer, Fraction(1))
-    except TooMuch:
+        small_builder = _replay(builder, reduce_channels, Fraction(1))
+    except LimitError:
         raise
     except NetError as e:
-        note = f"in `{name}` with its channels divided by {shrink.by}"
+        note = f"in `{name}` with its channels divided by {shrink_settings.divisor}"
         help = "a smaller number, or one that divides its channels evenly, may do"
-        told = (replace(d, notes=(*d.notes, note), help=help) for d in e.diagnostics)
-        raise NetError(*told) from None
-    if shrink.images:
-        played = _smallest(draft, fewer, ends) or played
-    return played.network(name, played.made[main.index][1])
+        diagnostics = (replace(d, notes=(*d.notes, note), help=help) for d in e.diagnostics)
+        raise NetError(*diagnostics) from None
+    if shrink_settings.shrink_images:
+        small_builder = _minimize_images(builder, reduce_channels, inputs) or small_builder
+    return small_builder.build_network(name, small_builder.call_results[main.call_index][1])
 
 
-def _smallest(draft: Draft, fewer: Callable[[int], int], ends: Sequence[Flow]) -> Draft | None:
+def _minimize_images(
+    builder: NetworkBuilder, reduce_channels: Callable[[int], int], inputs: Sequence[ChainValue]
+) -> NetworkBuilder | None:
     """The draft with the smallest images that all its layers take; None where it needs its own.
 
     Sides are halved as long as that works, then tried one by one: not every size above one that
     works does so too (the skips of a U-Net want multiples).
     """
-    sides = (s for f in ends if _is_image(f.node.type) for s in f.node.type.shape[1:3])
+    sides = (s for f in inputs if _is_image(f.node.type) for s in f.node.type.shape[1:3])
     longest = max(sides, default=1)
 
-    def tried(side: int) -> Draft | None:
+    def try_side(side: int) -> NetworkBuilder | None:
         try:
-            return _played(draft, fewer, Fraction(side, longest))
-        except TooMuch:
+            return _replay(builder, reduce_channels, Fraction(side, longest))
+        except LimitError:
             raise
-        except (NetError, _TooSmall):
+        except (NetError, _ImageTooSmallError):
             return None
 
     found, side = None, longest
-    while side > 1 and (half := tried(side // 2)) is not None:
+    while side > 1 and (half := try_side(side // 2)) is not None:
         found, side = half, side // 2
-    between = (tried(s) for s in range(side // 2 + 1, side))
-    return next((x for x in between if x is not None), found)
+    candidates = (try_side(s) for s in range(side // 2 + 1, side))
+    return next((x for x in candidates if x is not None), found)
 
 
-class _TooSmall(Exception):
+class _ImageTooSmallError(Exception):
     """An image has fewer pixels than it must keep."""
 
 
-def _played(draft: Draft, fewer: Callable[[int], int], scale: Fraction) -> Draft:
+def _replay(
+    builder: NetworkBuilder, reduce_channels: Callable[[int], int], scale: Fraction
+) -> NetworkBuilder:
     """The calls of a draft again, its images scaled. Raises NetError where a layer refuses."""
-    small = Draft(draft.settings, draft.budget)
-    for call, whole in draft.made:
-        draft.budget.spend_steps(1, call.span)
+    small = NetworkBuilder(builder.settings, builder.budget)
+    for call, original in builder.call_results:
+        builder.budget.spend_steps(1, call.span)
         if isinstance(call, InputCall):
-            flow = small.make(replace(call, shape=_scaled(call.shape, scale)))
+            value = small.add_call(replace(call, shape=_scale_shape(call.shape, scale)))
         else:
-            flow = small.make(_narrowed(call, small, fewer))
-        if not _enough(flow.node.type, whole.node.type):
-            raise _TooSmall
-    small.places = {path: small.made[f.index][1] for path, f in draft.places.items()}
-    small.outputs = {path: small.made[f.index][1] for path, f in draft.outputs.items()}
-    small.weights = draft.weights
+            value = small.add_call(_narrow_call(call, small, reduce_channels))
+        if not _has_min_side(value.node.type, original.node.type):
+            raise _ImageTooSmallError
+    small.values_by_path = {
+        path: small.call_results[f.call_index][1] for path, f in builder.values_by_path.items()
+    }
+    small.outputs = {
+        path: small.call_results[f.call_index][1] for path, f in builder.outputs.items()
+    }
+    small.loss_weights = builder.loss_weights
     return small
 
 
-def _scaled(shape: tuple[int, ...], scale: Fraction) -> tuple[int, ...]:
+def _scale_shape(shape: tuple[int, ...], scale: Fraction) -> tuple[int, ...]:
     if len(shape) != 3:
         return shape
     return (*(ceil(side * scale) for side in shape[:2]), shape[2])
 
 
-def _narrowed(call: LayerCall, small: Draft, fewer: Callable[[int], int]) -> LayerCall:
+def _narrow_call(
+    call: LayerCall, small: NetworkBuilder, reduce_channels: Callable[[int], int]
+) -> LayerCall:
     """A call on what flows in the small net, with fewer channels where its arguments count them."""
-    flows = tuple(small.made[f.index][1] for f in call.flows)
-    widths = Widths(channel_count(call.flows[0].node), channel_count(flows[0].node), fewer)
-    changed = call.layer.narrow(call.bound, widths)
+    inputs = tuple(small.call_results[f.call_index][1] for f in call.inputs)
+    widths = Widths(
+        channel_count(call.inputs[0].node), channel_count(inputs[0].node), reduce_channels
+    )
+    narrowed_arguments = call.layer.narrow(call.bound_arguments, widths)
     names = [p.name for p in call.layer.signature.params]
-    given = {a.name or names[i]: a for i, a in enumerate(call.given)}
-    for name, value in changed.items():
-        if value != call.bound[name]:
-            given[name] = replace(given.get(name) or Argument(name, value), value=value)
-    return replace(call, given=tuple(given.values()), bound={**call.bound, **changed}, flows=flows)
+    arguments = {a.name or names[i]: a for i, a in enumerate(call.arguments)}
+    for name, value in narrowed_arguments.items():
+        if value != call.bound_arguments[name]:
+            arguments[name] = replace(arguments.get(name) or Argument(name, value), value=value)
+    return replace(
+        call,
+        arguments=tuple(arguments.values()),
+        bound_arguments={**call.bound_arguments, **narrowed_arguments},
+        inputs=inputs,
+    )
 
 
 def _is_image(kind: TensorType) -> bool:
     return kind.rank == 4
 
 
-def _enough(small: TensorType, whole: TensorType) -> bool:
-    if not _is_image(whole):
+def _has_min_side(small: TensorType, original: TensorType) -> bool:
+    if not _is_image(original):
         return True
-    pairs = zip(small.shape[1:3], whole.shape[1:3], strict=True)
-    return all(now >= min(was, LEAST_SIDE) for now, was in pairs)
+    pairs = zip(small.shape[1:3], original.shape[1:3], strict=True)
+    return all(side >= min(original_side, MIN_SIDE) for side, original_side in pairs)

@@ -9,7 +9,7 @@ from netdsl.values import Size
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
+class SyntaxNode:
     """Anything that stands at a place in the text."""
 
     span: Span = field(compare=False, repr=False)
@@ -19,90 +19,102 @@ class Tree:
 
 
 @dataclass(frozen=True, slots=True)
-class Number(Tree):
+class NumberLiteral(SyntaxNode):
     value: int | float
     text: str = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Dims(Tree):
+class SizeLiteral(SyntaxNode):
     value: Size
 
 
 @dataclass(frozen=True, slots=True)
-class Text(Tree):
+class StringLiteral(SyntaxNode):
     value: str
 
 
 @dataclass(frozen=True, slots=True)
-class Name(Tree):
+class Name(SyntaxNode):
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Listing(Tree):
-    items: tuple[Expr, ...]
+class ListLiteral(SyntaxNode):
+    items: tuple[Expression, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Pair(Tree):
+class PairLiteral(SyntaxNode):
     """`("s3.*", 0.1)`."""
 
-    first: Expr
-    second: Expr
+    first: Expression
+    second: Expression
 
 
 @dataclass(frozen=True, slots=True)
-class Arg(Tree):
+class Arg(SyntaxNode):
     name: str | None
-    value: Expr
+    value: Expression
 
 
 @dataclass(frozen=True, slots=True)
-class CallExpr(Tree):
+class CallExpr(SyntaxNode):
     name: str
     args: tuple[Arg, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Member(Tree):
+class MemberExpr(SyntaxNode):
     """`in.channels`."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Index(Tree):
+class IndexExpr(SyntaxNode):
     """`depths[0]`, or `table[1][2]`."""
 
-    base: Expr
-    indices: tuple[Expr, ...]
+    base: Expression
+    indices: tuple[Expression, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Unary(Tree):
+class UnaryExpr(SyntaxNode):
     """`-x` or `not x`."""
 
     op: str
-    operand: Expr
+    operand: Expression
 
 
 @dataclass(frozen=True, slots=True)
-class Flat(Tree):
+class NaryExpr(SyntaxNode):
     """A run of operators of one precedence, left to right: a + b - c."""
 
-    first: Expr
-    rest: tuple[tuple[str, Expr], ...]
+    first: Expression
+    rest: tuple[tuple[str, Expression], ...]
 
 
-Expr = Number | Dims | Text | Name | Listing | Pair | CallExpr | Member | Index | Unary | Flat
+Expression = (
+    NumberLiteral
+    | SizeLiteral
+    | StringLiteral
+    | Name
+    | ListLiteral
+    | PairLiteral
+    | CallExpr
+    | MemberExpr
+    | IndexExpr
+    | UnaryExpr
+    | NaryExpr
+)
 
 
 # ---- what a body does ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Step(Tree):
+class Step(SyntaxNode):
     """A layer, a block, a label or a shared chain by its name; with branches where it joins."""
 
     name: str
@@ -112,69 +124,69 @@ class Step(Tree):
 
 
 @dataclass(frozen=True, slots=True)
-class Incoming(Tree):
+class Incoming(SyntaxNode):
     """`in`: what flows into the enclosing block."""
 
 
 @dataclass(frozen=True, slots=True)
-class Group(Tree):
+class ChainGroup(SyntaxNode):
     chain: Chain
 
 
 @dataclass(frozen=True, slots=True)
-class If(Tree):
-    arms: tuple[tuple[Expr, Body], ...]
+class If(SyntaxNode):
+    arms: tuple[tuple[Expression, Body], ...]
     otherwise: Body | None
 
 
 @dataclass(frozen=True, slots=True)
-class For(Tree):
+class For(SyntaxNode):
     """`for c in list { }`, or `for c, n in list { }` where the entries are lists of two."""
 
     variables: tuple[str, ...]
-    items: Expr
+    items: Expression
     body: Body
 
 
 @dataclass(frozen=True, slots=True)
-class Repeat(Tree):
+class Repeat(SyntaxNode):
     element: Element
-    count: Expr
+    count: Expression
 
 
-Element = Step | Incoming | Group | If | For | Repeat
+Element = Step | Incoming | ChainGroup | If | For | Repeat
 
 
 @dataclass(frozen=True, slots=True)
-class Chain(Tree):
+class Chain(SyntaxNode):
     label: str | None
     elements: tuple[Element, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Let(Tree):
+class Let(SyntaxNode):
     name: str
-    value: Expr
+    value: Expression
 
 
 @dataclass(frozen=True, slots=True)
-class Shared(Tree):
+class Shared(SyntaxNode):
     name: str
     chain: Chain
 
 
 @dataclass(frozen=True, slots=True)
-class Output(Tree):
+class SideOutput(SyntaxNode):
     name: str
     args: tuple[Arg, ...]
     chain: Chain
 
 
-Statement = Let | Shared | Output | Chain
+Statement = Let | Shared | SideOutput | Chain
 
 
 @dataclass(frozen=True, slots=True)
-class Body(Tree):
+class Body(SyntaxNode):
     statements: tuple[Statement, ...]
 
 
@@ -182,27 +194,27 @@ class Body(Tree):
 
 
 @dataclass(frozen=True, slots=True)
-class Parameter(Tree):
+class Parameter(SyntaxNode):
     name: str
-    default: Expr | None
+    default: Expression | None
 
 
 @dataclass(frozen=True, slots=True)
-class Block(Tree):
-    name: str
-    params: tuple[Parameter, ...]
-    body: Body
-
-
-@dataclass(frozen=True, slots=True)
-class Net(Tree):
+class Block(SyntaxNode):
     name: str
     params: tuple[Parameter, ...]
     body: Body
 
 
 @dataclass(frozen=True, slots=True)
-class Instance(Tree):
+class Net(SyntaxNode):
+    name: str
+    params: tuple[Parameter, ...]
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Instance(SyntaxNode):
     """`net resnet152 = resnet(depths=[3, 8, 36, 3])`."""
 
     name: str
@@ -211,39 +223,39 @@ class Instance(Tree):
 
 
 @dataclass(frozen=True, slots=True)
-class Use(Tree):
+class Use(SyntaxNode):
     path: str
 
 
 @dataclass(frozen=True, slots=True)
-class Entry(Tree):
+class SectionEntry(SyntaxNode):
     name: str
-    value: Expr
+    value: Expression
 
 
 @dataclass(frozen=True, slots=True)
-class Expect(Tree):
-    condition: Expr
+class Expect(SyntaxNode):
+    condition: Expression
 
 
 @dataclass(frozen=True, slots=True)
-class Section(Tree):
+class Section(SyntaxNode):
     """`data` or `train`, named or not."""
 
     kind: str
     name: str | None
-    entries: tuple[Entry | Expect, ...]
+    entries: tuple[SectionEntry | Expect, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Test(Tree):
+class Test(SyntaxNode):
     net: str | None
-    expectations: tuple[Expr, ...]
+    expectations: tuple[Expression, ...]
 
 
 Item = Use | Block | Net | Instance | Section | Test
 
 
 @dataclass(frozen=True, slots=True)
-class File(Tree):
+class File(SyntaxNode):
     items: tuple[Item, ...]

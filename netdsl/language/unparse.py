@@ -7,58 +7,59 @@ from collections.abc import Sequence
 from netdsl.language import syntax as s
 from netdsl.values import format_value
 
-_LEVEL = {"or": 1, "and": 2, "not": 3, "+": 5, "-": 5, "*": 6, "/": 6, "//": 6, "%": 6}
-_COMPARISON = 4
-TIGHT = 7
+_PRECEDENCE = {"or": 1, "and": 2, "not": 3, "+": 5, "-": 5, "*": 6, "/": 6, "//": 6, "%": 6}
+_COMPARISON_PRECEDENCE = 4
+UNARY_PRECEDENCE = 7
 
 
-def _level(e: s.Expr) -> int:
-    if isinstance(e, s.Flat):
-        return _LEVEL.get(e.rest[0][0], _COMPARISON)
-    if isinstance(e, s.Unary):
-        return 3 if e.op == "not" else TIGHT
-    return TIGHT + 1
+def _precedence(e: s.Expression) -> int:
+    if isinstance(e, s.NaryExpr):
+        return _PRECEDENCE.get(e.rest[0][0], _COMPARISON_PRECEDENCE)
+    if isinstance(e, s.UnaryExpr):
+        return 3 if e.op == "not" else UNARY_PRECEDENCE
+    return UNARY_PRECEDENCE + 1
 
 
-def expression(e: s.Expr) -> str:
+def expression_text(e: s.Expression) -> str:
     """An expression with no more brackets than it needs."""
     match e:
-        case s.Number():
+        case s.NumberLiteral():
             return e.text
-        case s.Dims():
+        case s.SizeLiteral():
             return str(e.value)
-        case s.Text():
+        case s.StringLiteral():
             return format_value(e.value)
         case s.Name():
             return e.name
-        case s.Listing():
-            return f"[{', '.join(map(expression, e.items))}]"
-        case s.Pair():
-            return f"({expression(e.first)}, {expression(e.second)})"
+        case s.ListLiteral():
+            return f"[{', '.join(map(expression_text, e.items))}]"
+        case s.PairLiteral():
+            return f"({expression_text(e.first)}, {expression_text(e.second)})"
         case s.CallExpr():
             return f"{e.name}{args_text(e.args)}"
-        case s.Member():
+        case s.MemberExpr():
             return f"in.{e.name}"
-        case s.Index():
-            base = inside(e.base, TIGHT + 1)
-            return base + "".join(f"[{expression(i)}]" for i in e.indices)
-        case s.Unary():
-            space = " " if e.op == "not" else ""
-            return f"{e.op}{space}{inside(e.operand, 4 if e.op == 'not' else TIGHT + 1)}"
-        case s.Flat():
-            return _flat(e)
+        case s.IndexExpr():
+            base = operand_text(e.base, UNARY_PRECEDENCE + 1)
+            return base + "".join(f"[{expression_text(i)}]" for i in e.indices)
+        case s.UnaryExpr():
+            if e.op == "not":
+                return f"not {operand_text(e.operand, 4)}"
+            return f"{e.op}{operand_text(e.operand, UNARY_PRECEDENCE + 1)}"
+        case s.NaryExpr():
+            return _nary_text(e)
 
 
-def inside(e: s.Expr, level: int) -> str:
-    return expression(e) if _level(e) >= level else f"({expression(e)})"
+def operand_text(e: s.Expression, min_precedence: int) -> str:
+    return expression_text(e) if _precedence(e) >= min_precedence else f"({expression_text(e)})"
 
 
-def _flat(e: s.Flat) -> str:
-    level = _level(e)
-    parts = [inside(e.first, level + 1)]
+def _nary_text(e: s.NaryExpr) -> str:
+    precedence = _precedence(e)
+    parts = [operand_text(e.first, precedence + 1)]
     for op, operand in e.rest:
-        gap = "" if level == 6 and op in ("*", "/") else " "
-        parts.append(f"{gap}{op}{gap}{inside(operand, level + 1)}")
+        gap = "" if precedence == 6 and op in ("*", "/") else " "
+        parts.append(f"{gap}{op}{gap}{operand_text(operand, precedence + 1)}")
     return "".join(parts)
 
 
@@ -68,36 +69,37 @@ def args_text(args: Sequence[s.Arg] | None) -> str:
     return (
         "("
         + ", ".join(
-            f"{a.name}={expression(a.value)}" if a.name else expression(a.value) for a in args
+            f"{a.name}={expression_text(a.value)}" if a.name else expression_text(a.value)
+            for a in args
         )
         + ")"
     )
 
 
-def expectation_text(e: s.Expr) -> str:
+def expectation_text(e: s.Expression) -> str:
     """An expectation; one that begins with a sign would go on with the line above."""
-    text = expression(e)
+    text = expression_text(e)
     return f"({text})" if text.startswith("-") else text
 
 
-def entry_text(e: s.Entry | s.Expect) -> str:
+def entry_text(e: s.SectionEntry | s.Expect) -> str:
     if isinstance(e, s.Expect):
-        return f"expect {expression(e.condition)}"
-    return f"{e.name} = {expression(e.value)}"
+        return f"expect {expression_text(e.condition)}"
+    return f"{e.name} = {expression_text(e.value)}"
 
 
 def body_text(body: s.Body) -> str:
-    inside = "; ".join(map(statement_text, body.statements))
-    return f"{{ {inside} }}" if inside else "{}"
+    statements = "; ".join(map(statement_text, body.statements))
+    return f"{{ {statements} }}" if statements else "{}"
 
 
 def statement_text(st: s.Statement) -> str:
     match st:
         case s.Let():
-            return f"let {st.name} = {expression(st.value)}"
+            return f"let {st.name} = {expression_text(st.value)}"
         case s.Shared():
             return f"shared {st.name} = {chain_text(st.chain)}"
-        case s.Output():
+        case s.SideOutput():
             return f"output {st.name}{args_text(st.args or None)}: {chain_text(st.chain)}"
         case s.Chain():
             return chain_text(st)
@@ -117,14 +119,14 @@ def element_text(e: s.Element) -> str:
             return f"{head} {{ {' | '.join(map(chain_text, e.branches))} }}"
         case s.Incoming():
             return "in"
-        case s.Group():
+        case s.ChainGroup():
             return f"({chain_text(e.chain)})"
         case s.Repeat():
-            return f"{element_text(e.element)} * {inside(e.count, TIGHT + 1)}"
+            return f"{element_text(e.element)} * {operand_text(e.count, UNARY_PRECEDENCE + 1)}"
         case s.For():
-            return f"for {', '.join(e.variables)} in {expression(e.items)} {body_text(e.body)}"
+            return f"for {', '.join(e.variables)} in {expression_text(e.items)} {body_text(e.body)}"
         case s.If():
-            arms = [f"if {expression(c)} {body_text(body)}" for c, body in e.arms]
+            arms = [f"if {expression_text(c)} {body_text(body)}" for c, body in e.arms]
             if e.otherwise is not None:
                 arms.append(body_text(e.otherwise))
             return " else ".join(arms)

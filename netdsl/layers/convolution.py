@@ -55,7 +55,7 @@ class WeightSpec:
 def _weight_norm(site: Site, spec: WeightSpec, init: BoundCall) -> Node:
     """g * v / |v| for each output channel, Salimans & Kingma 2016; g begins as the length that v
     has on average, so that the initialiser means what it means without weight norm."""
-    distribution, scale = init.record.law(spec.fans, **init.arguments)
+    distribution, scale = init.record.distribution(spec.fans, **init.arguments)
     if distribution == "constant" or scale == 0:
         raise fail("weight norm needs a direction to begin with", help="such as weightnorm(he)")
     b = site.b

@@ -22,7 +22,8 @@ def _format_sizes(xs: Sequence[Node]) -> str:
 
 
 def _branch_mismatch_message(name: str, xs: Sequence[Node]) -> str:
-    return f"the {_NUMBER_WORDS.get(len(xs), str(len(xs)))} branches of `{name}` differ: {_format_sizes(xs)}"
+    count = _NUMBER_WORDS.get(len(xs), str(len(xs)))
+    return f"the {count} branches of `{name}` differ: {_format_sizes(xs)}"
 
 
 def _add(site: Site, xs: Sequence[Node]) -> Node:

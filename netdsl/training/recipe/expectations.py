@@ -9,8 +9,8 @@ from typing import Any
 from netdsl.errors import NetError, fail, suggest_name
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
-from netdsl.language.evaluate import Scope, truth
-from netdsl.language.unparse import expression
+from netdsl.language.evaluate import Scope, evaluate_condition
+from netdsl.language.unparse import expression_text
 
 METRICS = (
     "train_loss",
@@ -22,7 +22,7 @@ METRICS = (
 )
 
 
-def check_expectation(condition: s.Expr, held_out: int | float, budget: Budget) -> None:
+def check_expectation(condition: s.Expression, held_out: int | float, budget: Budget) -> None:
     """Raises NetError where an expectation is none, or speaks of what there will not be."""
     for e in _metric_names(condition):
         if e.name not in METRICS:
@@ -32,10 +32,10 @@ def check_expectation(condition: s.Expr, held_out: int | float, budget: Budget) 
             raise fail(f"`validation = 0` holds nothing out, so there is no `{e.name}`", e.span)
     # they differ, so that a difference of two can be divided by
     figures = {name: 0.5 + i / 16 for i, name in enumerate(METRICS)}
-    truth(condition, Scope(figures, budget=budget))
+    evaluate_condition(condition, Scope(figures, budget=budget))
 
 
-def check_test_metrics(conditions: Sequence[s.Expr]) -> None:
+def check_test_metrics(conditions: Sequence[s.Expression]) -> None:
     """Raises NetError where an expectation speaks of a test, which data without a test set have
     none of."""
     for e in (e for condition in conditions for e in _metric_names(condition)):
@@ -44,15 +44,15 @@ def check_test_metrics(conditions: Sequence[s.Expr]) -> None:
             raise fail(f"the data have no test set, so there is no `{e.name}`", e.span, help=help)
 
 
-def _metric_names(condition: s.Expr) -> Iterator[s.Name]:
+def _metric_names(condition: s.Expression) -> Iterator[s.Name]:
     stack: list[Any] = [condition]
     while stack:
         e = stack.pop()
         if isinstance(e, s.Name):
             yield e
-        if isinstance(e, s.Flat):
+        if isinstance(e, s.NaryExpr):
             stack += [e.first, *(operand for _, operand in e.rest)]
-        if isinstance(e, s.Unary):
+        if isinstance(e, s.UnaryExpr):
             stack.append(e.operand)
 
 
@@ -66,21 +66,23 @@ class ExpectationResult:
 
 
 def judge_expectations(
-    expectations: Sequence[s.Expr], metrics: Mapping[str, Any]
+    expectations: Sequence[s.Expression], metrics: Mapping[str, Any]
 ) -> list[ExpectationResult]:
     """How the metrics of a finished run meet what was expected of them. What was not measured,
     such as a test set that a source does not have, meets nothing."""
     known = {k: v for k, v in metrics.items() if v is not None}
     outcomes = []
     for condition in expectations:
-        text = expression(condition)
+        text = expression_text(condition)
         missing = [m for m in METRICS if m in text and m not in known]
         if missing:
             outcomes.append(ExpectationResult(text, False, f"{missing[0]} was not measured"))
             continue
         figures = ", ".join(f"{k} is {v:.4f}" for k, v in known.items() if k in text)
         try:
-            outcomes.append(ExpectationResult(text, truth(condition, Scope(known)), figures))
+            outcomes.append(
+                ExpectationResult(text, evaluate_condition(condition, Scope(known)), figures)
+            )
         except NetError as e:  # such as a division by a difference that came out as zero
             outcomes.append(
                 ExpectationResult(text, False, f"{figures}: {e.diagnostics[0].message}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from netdsl.errors import suggest_name
 from netdsl.globs import make_glob_candidates, matches_glob
 from netdsl.language import syntax as s
-from netdsl.language.draft import channels_first
+from netdsl.language.network_builder import channels_first_hint
 from netdsl.language.program import Program
 from netdsl.layers import LAYERS
 from netdsl.training.recipe.lint import Finding, Review, Subject
@@ -25,7 +25,7 @@ def find_hidden_layer(review: Review) -> Iterator[Finding]:
 
 def find_channels_first(subject: Subject) -> Iterator[Finding]:
     for node in subject.network.graph.inputs:
-        doubt = channels_first(node.type.shape[1:])
+        doubt = channels_first_hint(node.type.shape[1:])
         if doubt:
             yield Finding(doubt, node.span, "shapes are height x width x channels")
 
@@ -40,28 +40,30 @@ def find_pytorch_order(subject: Subject) -> Iterator[Finding]:
     """What was written as `31x31`, or is a depthwise convolution, is meant to be a kernel."""
     for layer in subject.network.layers:
         given = layer.arguments
-        if layer.op not in ("conv", "convtranspose", "local") or layer.placed < 2:
+        if layer.layer_type not in ("conv", "convtranspose", "local") or layer.positional_count < 2:
             continue
         kernel, stride = max(given["kernel"]), max(given["stride"])
-        if layer.placed == 2:
+        if layer.positional_count == 2:
             doubtful = kernel > _MAX_KERNEL and given.get("groups", 1) == 1
         else:
             even = kernel > _MAX_EVEN_KERNEL and kernel % 2 == 0
             doubtful = even or kernel > _MAX_KERNEL or stride > _MAX_STRIDE
-        if doubtful and given["channels"] == layer.inputs[0].shape[-1]:
-            meant = f"{kernel}, {stride}" if layer.placed > 2 else f"{kernel}, 3x3"
+        if doubtful and given["channels"] == layer.input_types[0].shape[-1]:
+            meant = f"{kernel}, {stride}" if layer.positional_count > 2 else f"{kernel}, 3x3"
             yield Finding(
                 f"`{layer.call}` has {given['channels']} channels, as many as flow in, and a "
                 f"kernel of {kernel} with stride {stride}",
                 layer.span,
-                f"channels that flow in are never given: is it `{layer.op}({meant})`?",
+                f"channels that flow in are never given: is it `{layer.layer_type}({meant})`?",
             )
 
 
 def find_unread(subject: Subject) -> Iterator[Finding]:
     """What a test asks about is read by it."""
     network = subject.network
-    asked = {network.places[x] for x in _texts(subject.program) if x in network.places}
+    asked = {
+        network.nodes_by_path[x] for x in _texts(subject.program) if x in network.nodes_by_path
+    }
     needed = network.graph.backward_slice(*network.graph.outputs.values(), *asked)
     read = {a for n in network.graph.nodes.values() for a in n.args}
     for layer in network.layers:
@@ -74,10 +76,10 @@ def find_unread(subject: Subject) -> Iterator[Finding]:
 def _texts(program: Program) -> Iterator[str]:
     """The texts in a file's tests, places among them."""
     expressions = _within(e for test in program.tests for e in test.expectations)
-    return (e.value for e in expressions if isinstance(e, s.Text))
+    return (e.value for e in expressions if isinstance(e, s.StringLiteral))
 
 
-def _within(expressions: Iterable[s.Expr]) -> Iterator[s.Expr]:
+def _within(expressions: Iterable[s.Expression]) -> Iterator[s.Expression]:
     """Conditions, and all that they compare and call."""
     stack = list(expressions)
     while stack:
@@ -86,9 +88,9 @@ def _within(expressions: Iterable[s.Expr]) -> Iterator[s.Expr]:
         match e:
             case s.CallExpr(args=args):
                 stack += [a.value for a in args]
-            case s.Flat(first=first, rest=rest):
+            case s.NaryExpr(first=first, rest=rest):
                 stack += [first, *(operand for _, operand in rest)]
-            case s.Unary(operand=operand):
+            case s.UnaryExpr(operand=operand):
                 stack.append(operand)
 
 
@@ -189,15 +191,15 @@ def find_squashed_scores(subject: Subject) -> Iterator[Finding]:
 
 def find_large_accuracy(subject: Subject) -> Iterator[Finding]:
     for e in _within(subject.recipe.expectations if subject.recipe else ()):
-        if not isinstance(e, s.Flat) or not any(map(_is_accuracy, (e.first, e.rest[0][1]))):
+        if not isinstance(e, s.NaryExpr) or not any(map(_is_accuracy, (e.first, e.rest[0][1]))):
             continue
         for side in (e.first, e.rest[0][1]):
-            if isinstance(side, s.Number) and side.value > 1:
+            if isinstance(side, s.NumberLiteral) and side.value > 1:
                 message = f"an accuracy is compared with {side.text}, but is at most 1"
                 yield Finding(
                     message, e.span, f"accuracies are fractions: {format_value(side.value / 100)}"
                 )
 
 
-def _is_accuracy(e: s.Expr) -> bool:
+def _is_accuracy(e: s.Expression) -> bool:
     return isinstance(e, s.Name) and e.name.endswith("_accuracy")

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from netdsl.data.config import DataConfig, resolve_data
 from netdsl.errors import NetError, Span, fail
 from netdsl.language import syntax as s
-from netdsl.language.budget import Budget, Errors, too_much
-from netdsl.language.elaborate import Settings, Shrink, small
-from netdsl.language.program import Program, section_values
+from netdsl.language.budget import Budget, Errors, limit_error
+from netdsl.language.elaborate import Settings, ShrinkSettings, shrink_settings
+from netdsl.language.program import Program, evaluate_section
 from netdsl.limits import MAX_CHAIN_LENGTH, MAX_EPOCHS, MAX_GLOBS
 from netdsl.parameter_types import (
     GLOB_LIST,
@@ -144,7 +144,7 @@ class Recipe:
     shrink: int | None
     keep_every: int | None
     data: DataConfig
-    expectations: tuple[s.Expr, ...] = ()
+    expectations: tuple[s.Expression, ...] = ()
     spans: Mapping[str, Span] = field(default_factory=dict, compare=False)
 
     def settings(self, training: bool, batch: int | None = None) -> Settings:
@@ -153,9 +153,9 @@ class Recipe:
         return Settings(
             size,
             training,
-            pixels="uint8",
+            input_dtype="uint8",
             prepare=self.data.prepare,
-            frozen=self.freeze,
+            frozen_globs=self.freeze,
             shrink=self.small,
         )
 
@@ -166,21 +166,21 @@ class Recipe:
         return sum(map(len, keys))
 
     @property
-    def small(self) -> Shrink | None:
+    def small(self) -> ShrinkSettings | None:
         """The small version of the net that is trained, if one is: its images are the data's."""
-        return small(self.shrink, images=False)
+        return shrink_settings(self.shrink, shrink_images=False)
 
 
 def net_name(program: Program, name: str | None) -> str | None:
     """The net that a recipe names, if it names one."""
-    section = program.section("train", name)
+    section = program.find_section("train", name)
     return reference_name(section, "net") if section else None
 
 
 def reference_name(section: s.Section, key: str) -> str | None:
     """The name that a key of a section refers to, unchecked."""
     for e in section.entries:
-        if isinstance(e, s.Entry) and e.name == key and isinstance(e.value, s.Name):
+        if isinstance(e, s.SectionEntry) and e.name == key and isinstance(e.value, s.Name):
             return None if e.value.name == "none" else e.value.name
     return None
 
@@ -190,7 +190,7 @@ def stage_names(program: Program, name: str | None) -> tuple[str | None, ...]:
     does not exist, or they come after each other in a circle."""
     order = [name]
     while True:
-        section = program.section("train", order[0])
+        section = program.find_section("train", order[0])
         before = reference_name(section, "after") if section else None
         if section is None or before is None:
             return tuple(order)
@@ -200,9 +200,9 @@ def stage_names(program: Program, name: str | None) -> tuple[str | None, ...]:
             raise fail(f"recipes come after each other in a circle: {way}", section.span, help=help)
         if len(order) > MAX_CHAIN_LENGTH:
             message = f"recipes come after each other, over {MAX_CHAIN_LENGTH} of them"
-            raise too_much(message, section.span, "begin with `init = weights(...)` on the way")
+            raise limit_error(message, section.span, "begin with `init = weights(...)` on the way")
         try:
-            program.section("train", before)
+            program.find_section("train", before)
         except NetError as e:
             raise e.with_default_span(section.span) from None
         order.insert(0, before)
@@ -213,18 +213,18 @@ def resolve_recipe(
 ) -> Recipe:
     """The recipe of a `train` section. Raises NetError for everything that is wrong in it."""
     budget = budget or Budget()
-    section = program.section("train", name)
+    section = program.find_section("train", name)
     if section is None:
         help = "a recipe is written `train { optimizer = sgd(lr=0.1), epochs = 10 }`"
         raise fail(f"{program.name} holds no `train` section", help=help)
     try:
-        values = SIGNATURE.bind(section_values(section, budget), section.span)
+        values = SIGNATURE.bind(evaluate_section(section, budget), section.span)
     except NetError as e:
         raise e.with_default_span(section.span) from None
     net, data, after = (values.pop(key) for key in ("net", "data", "after"))
-    entries = [e for e in section.entries if isinstance(e, s.Entry)]
+    entries = [e for e in section.entries if isinstance(e, s.SectionEntry)]
     recipe = Recipe(
-        net=program.net(net.name if net else None, net.span if net else section.span),
+        net=program.resolve_net_name(net.name if net else None, net.span if net else section.span),
         after=after.name if after else None,
         data=_resolve_data_section(program, data.name if data else None, section, budget),
         expectations=tuple(e.condition for e in section.entries if isinstance(e, s.Expect)),
@@ -254,11 +254,11 @@ def _check(program: Program, name: str | None, recipe: Recipe, budget: Budget) -
 def _resolve_data_section(
     program: Program, name: str | None, train: s.Section, budget: Budget
 ) -> DataConfig:
-    section = program.section("data", name)
+    section = program.find_section("data", name)
     if section is None:
         help = "say what to learn from: `data { source = digits }`"
         raise fail(f"{program.name} holds no `data` section", train.span, help=help)
-    return resolve_data(section_values(section, budget), section.span)
+    return resolve_data(evaluate_section(section, budget), section.span)
 
 
 def check_sections(program: Program, budget: Budget) -> None:
@@ -270,9 +270,9 @@ def check_sections(program: Program, budget: Budget) -> None:
                 if kind == "train":
                     resolve_recipe(program, section.name, budget)
                 else:
-                    found = program.section(kind, section.name)
+                    found = program.find_section(kind, section.name)
                     assert found is not None
-                    resolve_data(section_values(found, budget), found.span)
+                    resolve_data(evaluate_section(found, budget), found.span)
             except NetError as e:
                 errors.collect(e)
-    errors.check()
+    errors.raise_if_any()

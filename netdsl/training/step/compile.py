@@ -62,7 +62,9 @@ def _apply_recompute(step: Graph, network: Network, recipe: Recipe) -> Graph:
     if not recipe.recompute:
         return step
     span = recipe.spans.get("recompute")
-    hits = match_globs(recipe.recompute, list(network.places), "recompute", span, noun="place")
+    hits = match_globs(
+        recipe.recompute, list(network.nodes_by_path), "recompute", span, noun="place"
+    )
     outermost = sorted({p for places in hits.values() for p in places}, key=len)
     regions = {}
     for name in network.graph.nodes:

@@ -55,7 +55,7 @@ def build_forward(network: Network, recipe: Recipe) -> Forward:
                 total = losses[name]
                 accuracy = weighted_mean(b, b.top_hit(scores, labels, k=1), weights)
             else:
-                total = b.add(total, b.mul(losses[name], b.const(network.weights[name])))
+                total = b.add(total, b.mul(losses[name], b.const(network.loss_weights[name])))
     updates = {state: b.nodes[node] for state, node in network.graph.updates.items()}
     return Forward(b, {"loss": total, "main_loss": losses["main"], "accuracy": accuracy}, updates)
 
@@ -120,7 +120,7 @@ def trainable_weights(network: Network, recipe: Recipe) -> tuple[Node, ...]:
         recipe.freeze, [n.name for n in network.graph.states], "freeze", recipe.spans.get("freeze")
     )
     match_globs([g for g, _ in recipe.lr_scale], names, "lr_scale", recipe.spans.get("lr_scale"))
-    places, span = list(network.places), recipe.spans.get("recompute")
+    places, span = list(network.nodes_by_path), recipe.spans.get("recompute")
     match_globs(recipe.recompute, places, "recompute", span, noun="place")
     if not names:
         raise fail(f"`{network.name}` has nothing to learn", help="a `conv` or `fc` has weights")

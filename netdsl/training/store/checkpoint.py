@@ -29,7 +29,7 @@ from netdsl.json_schema import (
     read_json,
 )
 from netdsl.language.parse import parse
-from netdsl.language.program import Program, program, read_nothing
+from netdsl.language.program import Program, build_program, reject_read
 from netdsl.language.syntax import File
 from netdsl.limits import MAX_EPOCHS, MAX_FILE_CHARACTERS
 from netdsl.types import Array, dims
@@ -53,7 +53,7 @@ class Checkpoint:
     def program(self) -> Program:
         """Raises NetError for all that is wrong in the text, which uses no other file: it came with
         weights, perhaps from a stranger."""
-        return program(self.syntax_tree(), read_nothing)
+        return build_program(self.syntax_tree(), reject_read)
 
     def syntax_tree(self) -> File:
         return parse(self.net_text, f"{self.origin} (.net inside)")

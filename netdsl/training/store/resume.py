@@ -11,8 +11,8 @@ from netdsl.errors import NetError, fail
 from netdsl.language import syntax as s
 from netdsl.language.override import override
 from netdsl.language.parse import parse
-from netdsl.language.program import Program, program, read_nothing, read_text
-from netdsl.language.unparse import expression
+from netdsl.language.program import Program, build_program, read_text, reject_read
+from netdsl.language.unparse import expression_text
 from netdsl.limits import MAX_MESSAGE_CHARACTERS
 from netdsl.text_escaping import escape_line
 from netdsl.training.recipe.recipe import net_name
@@ -54,12 +54,12 @@ def load_continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
         file = saved.syntax_tree()
     else:
         file = parse(read_text(str(text)), str(text))
-    before = program(file, read_nothing)
+    before = build_program(file, reject_read)
     if saved is not None and text.is_file():
         _check_same_net(before, text, saved.origin)
     changed = override(file, settings, net_name(before, None)) if settings else file
-    now = program(
-        changed if saved is None else _keep_finished_stages(file, changed, settings), read_nothing
+    now = build_program(
+        changed if saved is None else _keep_finished_stages(file, changed, settings), reject_read
     )
     changes = _diff_programs(before, now)
     begun = saved is not None or any(out.glob(f"*/last{SUFFIX}"))
@@ -74,7 +74,7 @@ def load_continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
 def _check_same_net(of: Program, text: Path, origin: str) -> None:
     """Raises NetError where a checkpoint is of another net than the run that it lies with."""
     try:
-        there = program(parse(read_text(str(text)), str(text)), read_nothing)
+        there = build_program(parse(read_text(str(text)), str(text)), reject_read)
     except NetError:  # it was edited to what is no program, and goes on being of no account
         return
     if _net_items(there) != _net_items(of):
@@ -129,11 +129,11 @@ def _diff_programs(before: Program, now: Program) -> dict[str, tuple[str, str]]:
 
 def _resolved_entries(of: Program) -> dict[str, str]:
     return {
-        f"{x.kind}.{x.name}.{e.name}" if x.name else f"{x.kind}.{e.name}": expression(e.value)
+        f"{x.kind}.{x.name}.{e.name}" if x.name else f"{x.kind}.{e.name}": expression_text(e.value)
         for x in resolve_file(of, None).items
         if isinstance(x, s.Section)
         for e in x.entries
-        if isinstance(e, s.Entry)
+        if isinstance(e, s.SectionEntry)
     }
 
 
@@ -145,7 +145,7 @@ def note_changes(saved: Checkpoint, net_text: str) -> Checkpoint:
     """The checkpoint, with a note on what is changed where its run goes on by `net_text`."""
     changes = {}
     if net_text != saved.net_text:
-        changes = _diff_programs(saved.program(), program(parse(net_text), read_nothing))
+        changes = _diff_programs(saved.program(), build_program(parse(net_text), reject_read))
     if not changes:
         return saved
     words = ", ".join(f"{k} = {new} (was {old})" for k, (old, new) in changes.items())

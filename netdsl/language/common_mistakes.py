@@ -1,0 +1,205 @@
+"""The mistakes in syntax that people make most, each with its own remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from netdsl.errors import Diagnostic, Span, suggest_name
+
+
+@dataclass(frozen=True)
+class SyntaxErrorContext:
+    """Where a text stops to make sense: at `token`, behind the words `preceding_tokens` it, where
+    one of the terminals `expected` could have stood."""
+
+    token: str
+    preceding_tokens: Sequence[str]
+    span: Span
+    expected: set[str]
+
+    @property
+    def previous_token(self) -> str:
+        return self.preceding_tokens[-1] if self.preceding_tokens else ""
+
+    @property
+    def remaining_text(self) -> str:
+        """The text from the word on."""
+        return self.span.source.text[self.span.start :]
+
+    @property
+    def is_adjacent(self) -> bool:
+        """Whether no space parts the word from what stands before it."""
+        return not self.span.source.text[self.span.start - 1 : self.span.start].isspace()
+
+    @property
+    def can_end_layer(self) -> bool:
+        """Whether a layer, a block or a group could have ended before the word."""
+        return "_ARROW" in self.expected and "COMPARE" not in self.expected
+
+    def unexpected_token(self, help: str | None) -> Diagnostic:
+        return Diagnostic(f"`{self.token}` does not belong here", self.span, help)
+
+
+def find_common_mistake(context: SyntaxErrorContext) -> Diagnostic | None:
+    """The remedy where the mistake is one of the usual ones."""
+    return (
+        _check_foreign_syntax(context)
+        or _check_arithmetic(context)
+        or _check_names(context)
+        or _check_chains(context)
+        or _check_punctuation(context)
+    )
+
+
+_NAME = re.compile(r"(?!\d)\w+")
+_KEYWORDS = {"let", "shared", "output", "if", "else", "for", "in", "and", "or", "not"}
+_ITEM_KEYWORDS = ("use", "block", "net", "data", "train", "test")
+_PYTHON_KEYWORDS = {"def", "class", "return", "import", "from", "lambda", "while"}
+_FOREIGN_SYMBOLS = {
+    "//": "comments begin with `#`",
+    "/*": "comments begin with `#`",
+    "=>": "write `->`",
+    "||": "write `or`",
+    "!": "write `not`",
+    "elif": "write `else if`",
+}
+
+
+def _check_foreign_syntax(context: SyntaxErrorContext) -> Diagnostic | None:
+    """Words of other languages."""
+    symbol = (
+        context.remaining_text[:2]
+        if context.remaining_text[:2] in _FOREIGN_SYMBOLS
+        else context.token
+    )
+    is_empty_branch = symbol == "||" and "_OR" not in context.expected
+    if symbol in _FOREIGN_SYMBOLS and not is_empty_branch:
+        help = _FOREIGN_SYMBOLS[symbol]
+        span = replace(context.span, end=context.span.start + len(symbol))
+        return Diagnostic(f"`{symbol}` does not belong here", span, help)
+    if context.token in _PYTHON_KEYWORDS or context.previous_token in _PYTHON_KEYWORDS:
+        import_keywords = {"import", "from"} & {context.token, context.previous_token}
+        use_hint = ', blocks of another file come with `use "FILE.net"`' if import_keywords else ""
+        return context.unexpected_token(f"a .net file holds no Python{use_hint}")
+    return None
+
+
+def _check_names(context: SyntaxErrorContext) -> Diagnostic | None:
+    """What a file and a net are made of."""
+    if "_BLOCK" in context.expected and _NAME.fullmatch(context.token):
+        return context.unexpected_token(suggest_name(context.token, _ITEM_KEYWORDS, "a file holds"))
+    if context.previous_token == "use":
+        return context.unexpected_token('the file is quoted: `use "blocks.net"`')
+    if (
+        context.token == "-"
+        and context.is_adjacent
+        and _NAME.fullmatch(context.previous_token)
+        and context.remaining_text[1:2].isalnum()
+    ):
+        return context.unexpected_token(
+            f"names are made of letters, digits and `_`: `{context.previous_token}_...`"
+        )
+    if context.previous_token == "output" and context.token == "(":
+        return context.unexpected_token(
+            "a side output is `output NAME: ...`; what a net ends with is its own"
+        )
+    if (
+        context.previous_token in _ITEM_KEYWORDS
+        and context.can_end_layer
+        and _NAME.fullmatch(context.token)
+    ):
+        return context.unexpected_token(
+            f"a `{context.previous_token}` stands outside of nets and blocks"
+        )
+    return None
+
+
+def _find_repeat_count(tokens: Sequence[str]) -> str | None:
+    """The count of a repeat that the words end with: `n` of `* n`, `depths[0]`, `min(a, b)`."""
+    depth = 0
+    for i in range(len(tokens) - 1, 0, -1):
+        depth += (tokens[i] in ")]") - (tokens[i] in "([")
+        if depth == 0 and tokens[i - 1] == "*":
+            return "".join(tokens[i:])
+        if depth == 0 and not (tokens[i] in "([" and _NAME.fullmatch(tokens[i - 1])):
+            return None
+    return None
+
+
+def _check_arithmetic(context: SyntaxErrorContext) -> Diagnostic | None:
+    """Numbers, and repeats with a computed count."""
+    count = _find_repeat_count(context.preceding_tokens) if context.can_end_layer else None
+    if count and context.token in ("+", "-", "*", "/", "%", "//"):
+        operand = re.match(r"\W+(\w*)", context.remaining_text)
+        other = operand[1] if operand and operand[1] else "1"
+        return context.unexpected_token(f"write `* ({count} {context.token} {other})`")
+    can_begin_element = "NAME" in context.expected and "NUMBER" not in context.expected
+    if can_begin_element and re.match(r"\d+\s*\*", context.remaining_text):
+        return context.unexpected_token(f"repeats stand behind: `relu * {context.token}`")
+    if (
+        context.previous_token == ","
+        and context.is_adjacent
+        and re.fullmatch(r"\d{3}", context.token)
+    ):
+        return context.unexpected_token("thousands are set apart with `_`, as in `1_024`")
+    if context.token == "x" and context.previous_token and not context.can_end_layer:
+        return context.unexpected_token("a size is one word, `3x3`; a computed one is `[k, k]`")
+    if context.token == "." and re.match(r"\.\d", context.remaining_text):
+        return Diagnostic("a number begins with a digit", context.span, "write `0.5`")
+    return None
+
+
+def _check_chains(context: SyntaxErrorContext) -> Diagnostic | None:
+    """What stands between layers, or around them."""
+    if context.token == "{" and context.previous_token in ("->", "{", "|", ":"):
+        return context.unexpected_token(
+            "a group is written `( ... )`: `(conv(64, 3x3) -> relu) * 2`"
+        )
+    if "_ARROW" in context.expected and context.token[0].isdigit():
+        return context.unexpected_token(
+            f"arguments stand in brackets: `{context.previous_token}({context.token})`"
+        )
+    if context.token == "[" and "LPAR" in context.expected and context.can_end_layer:
+        return context.unexpected_token(
+            f"arguments stand in round brackets: `{context.previous_token}(...)`"
+        )
+    starts_layer = _NAME.fullmatch(context.token) is not None and context.token not in _KEYWORDS
+    if "_ARROW" in context.expected and (starts_layer or context.token == "("):
+        help = "layers are chained with `->`; a statement ends at the end of its line or at `;`"
+        return Diagnostic(f"`->` is missing before `{context.token}`", context.span, help)
+    if context.token == "," and context.can_end_layer:
+        is_in_branch = "VBAR" in context.expected
+        return context.unexpected_token(
+            "branches are parted by `|`" if is_in_branch else "chain layers with `->`"
+        )
+    if context.token == "+" and context.can_end_layer:
+        return Diagnostic("`+` does not join layers", context.span, "write `add { a | b }`")
+    if context.token == "." and context.can_end_layer:
+        return context.unexpected_token("layers have plain names: `conv`, `relu`")
+    if context.token in ("-", ">") and context.can_end_layer:
+        return Diagnostic(f"`{context.token}` does not chain layers", context.span, "write `->`")
+    if context.previous_token in ("|", "{") and context.token in ("|", "}"):
+        return Diagnostic("a branch is empty", context.span, "`identity` passes its input through")
+    if context.token == "|":
+        help = "`|` parts the branches of `add { a | b }` or `concat { a | b }`; `->` chains layers"
+        return context.unexpected_token(help)
+    return None
+
+
+def _check_punctuation(context: SyntaxErrorContext) -> Diagnostic | None:
+    """`=`, `==`, `:` and brackets where another of them is meant."""
+    if context.token == "=" and "COMPARE" in context.expected:
+        return Diagnostic("`=` does not compare", context.span, "write `==`")
+    if context.token == "=" and context.previous_token and "LPAR" in context.expected:
+        name = context.previous_token
+        help = f"a label is written `{name}: ...`, a number `let {name} = ...`"
+        return context.unexpected_token(help)
+    if context.token == ":" and "LBRACE" in context.expected:
+        return context.unexpected_token("what `if` and `for` do stands in `{ }`")
+    if context.token == ":" and "EQUAL" in context.expected:
+        return context.unexpected_token(f"write `{context.previous_token} = value`")
+    if context.previous_token == "for" and context.token == "(":
+        return context.unexpected_token("write `for c in [64, 128] { ... }`")
+    return None

@@ -1,0 +1,250 @@
+"""A network in the making: its nodes, layers and errors, and the limits that it must keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, takewhile
+from typing import Any
+
+from netdsl.errors import Diagnostic, NetError, Span, fail
+from netdsl.ir.builder import Builder
+from netdsl.ir.verifier import verify_graph
+from netdsl.language import syntax as s
+from netdsl.language.budget import Budget, Errors, LimitError
+from netdsl.language.frame import CallSite, ChainValue, Frame, ShapeOrigin, format_call
+from netdsl.language.network import LayerInfo, Network
+from netdsl.layers import Layer, Site
+from netdsl.limits import MAX_TENSOR_SIZE, STEPS_PER_LAYER
+from netdsl.types import Node, TensorType, dims
+from netdsl.values import Argument
+
+
+@dataclass(frozen=True)
+class ShrinkSettings:
+    """How a net is made small: its channels are divided `divisor` a number, and `shrink_images`
+    says whether its images become as small as it can use them."""
+
+    divisor: int
+    shrink_images: bool = True
+
+
+def shrink_settings(divisor: int | None, shrink_images: bool = True) -> ShrinkSettings | None:
+    """The small version that a number asks for; none where there is no number."""
+    return None if divisor is None else ShrinkSettings(divisor, shrink_images)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a net is elaborated. `prepare` turns what the data gives (of type `input_dtype`) into
+    what the net sees; it becomes part of the graph. `frozen_globs` holds globs of states that
+    training leaves as they are. `shrink` asks for a small version."""
+
+    batch: int = 1
+    training: bool = False
+    dtype: str = "float32"
+    input_dtype: str | None = None
+    prepare: Callable[[Builder, Node], Node] | None = None
+    frozen_globs: tuple[str, ...] = ()
+    shrink: ShrinkSettings | None = None
+
+
+@dataclass(frozen=True)
+class InputCall:
+    """An input in its place: the shape of one image or vector."""
+
+    path: str
+    shape: tuple[int, ...]
+    span: Span
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """A layer in its place: its arguments as written and as bound, and what flows into it."""
+
+    layer: Layer
+    step: s.Step
+    arguments: tuple[Argument, ...]
+    bound_arguments: Mapping[str, Any]
+    path: str
+    weight_path: str
+    caller: CallSite | None
+    inputs: tuple[ChainValue, ...]
+
+    @property
+    def span(self) -> Span:
+        return self.step.span
+
+    @property
+    def text(self) -> str:
+        return format_call(self.step.name, self.layer.signature.drop_defaults(self.arguments))
+
+
+class NetworkBuilder:
+    """All that elaboration gathers. Nodes are emitted through `b`; errors are kept, each once."""
+
+    def __init__(self, settings: Settings, budget: Budget) -> None:
+        self.settings = settings
+        self.budget = budget
+        self.b = Builder(dtype=settings.dtype)
+        self.errors = Errors()
+        self.call_results: list[tuple[InputCall | LayerCall, ChainValue]] = []
+        self.layers: list[LayerInfo] = []
+        self.values_by_path: dict[str, ChainValue] = {}
+        self.outputs: dict[str, ChainValue] = {}
+        self.loss_weights: dict[str, float] = {}
+        self.updates: dict[str, Node] = {}
+
+    def build_network(self, name: str, main: ChainValue | None) -> Network:
+        """What was gathered, verified. Raises NetError with the errors, where there are any."""
+        self.errors.raise_if_any()
+        assert main is not None, "a net without an error has an end"
+        outputs = {k: f.node for k, f in {"main": main, **self.outputs}.items()}
+        return Network(
+            name,
+            verify_graph(self.b.build(outputs, self.updates, name)),
+            tuple(self.layers),
+            {path: f.node.name for path, f in self.values_by_path.items()},
+            {"main": 1.0, **self.loss_weights},
+            self.settings.training,
+        )
+
+    def report_error(self, error: NetError, frame: Frame, span: Span | None = None) -> None:
+        """Keeps an error, once, with the calls of the blocks that it happened in. Raises TooMuch
+        where it ends the work."""
+        if isinstance(error, LimitError):
+            raise error
+        self.budget.spend_steps(STEPS_PER_LAYER, span)
+        diagnostics = error.with_default_span(span).diagnostics
+        self.errors.add(
+            *(
+                replace(d, notes=(*d.notes, *_call_stack_notes(d, frame.call_stack)))
+                for d in diagnostics
+            )
+        )
+
+    def add_call(self, call: InputCall | LayerCall) -> ChainValue:
+        """What comes of a call. Raises NetError, a layer's with the chains that lead to it."""
+        value = self._add_input(call) if isinstance(call, InputCall) else self._add_layer(call)
+        self.call_results.append((call, value))
+        self.values_by_path[call.path] = value
+        return value
+
+    def _add_input(self, call: InputCall) -> ChainValue:
+        """What the net sees of an input: the input itself, or what the data section makes of it."""
+        settings = self.settings
+        kind = TensorType((settings.batch, *call.shape), settings.input_dtype or settings.dtype)
+        _check_size(kind, call.span)
+        with self.b.at(call.span, call.path):
+            node = self.b.input(call.path, kind)
+            if settings.prepare is not None:
+                node = settings.prepare(self.b, node)
+        return ChainValue(
+            node, ShapeOrigin(f"input({dims(call.shape)})", call.span, None), len(self.call_results)
+        )
+
+    def _add_layer(self, call: LayerCall) -> ChainValue:
+        settings, layer, span, inputs = self.settings, call.layer, call.step.span, call.inputs
+        site = Site(self.b, call.path, call.weight_path, settings.training, settings.frozen_globs)
+        node_count = len(self.b.nodes)
+        nodes = [f.node for f in inputs]
+        try:
+            with self.b.at(span, call.path):
+                y = layer.build(
+                    site, nodes if layer.arity == "many" else nodes[0], **call.bound_arguments
+                )
+        except NetError as e:
+            explained = _add_origin_notes(e, call.step, inputs)
+            layout_hints = (
+                channels_first_hint(c.shape)
+                for c, _ in self.call_results
+                if isinstance(c, InputCall)
+            )
+            hints = (_positional_arguments_hint(call), *layout_hints)
+            notes = tuple(hint for hint in hints if hint)
+            raise NetError(
+                *(replace(d, notes=d.notes + notes) for d in explained.diagnostics)
+            ) from None
+        emitted = list(islice(reversed(self.b.nodes), len(self.b.nodes) - node_count))
+        self.budget.spend_steps(STEPS_PER_LAYER + len(emitted), span)
+        for node in emitted:
+            _check_size(self.b.nodes[node].type, span)
+        self.updates |= site.updates
+        self.layers.append(
+            LayerInfo(
+                call.path,
+                call.text,
+                call.step.name,
+                y.name,
+                tuple(emitted[::-1]),
+                y.type,
+                span,
+                tuple(f.node.type for f in inputs),
+                call.bound_arguments,
+                len(list(takewhile(_is_positional_integer, call.arguments))),
+            )
+        )
+        keeps_shape = layer.arity == "one" and y.type.shape == inputs[0].node.type.shape
+        origin = inputs[0].origin if keeps_shape else ShapeOrigin(call.text, span, call.caller)
+        return ChainValue(y, origin, len(self.call_results))
+
+
+def _is_positional_integer(argument: Argument) -> bool:
+    return argument.name is None and isinstance(argument.value, int)
+
+
+def _call_stack_notes(d: Diagnostic, calls: Sequence[CallSite]) -> list[str]:
+    """The calls that led to an error, innermost first, without those that are told already."""
+    shown_calls = calls if len(calls) <= 3 else (calls[0], *calls[-2:])
+    call_notes = [call.describe(d.span) for call in reversed(shown_calls)]
+    return [
+        f"in {call_note}"
+        for call_note in call_notes
+        if not any(call_note in note for note in d.notes)
+    ]
+
+
+def channels_first_hint(shape: tuple[int, ...]) -> str | None:
+    """What is to be said of an input that looks like channels x height x width."""
+    if len(shape) != 3:
+        return None
+    c, h, w = shape
+    if min(h, w) <= 3 or not (c == 3 or (c == 1 and h == w)):
+        return None
+    return (
+        f"input({dims(shape)}) is an image {c} high and {h} wide with {w} channels; "
+        f"is it {dims((h, w, c))}?"
+    )
+
+
+def _positional_arguments_hint(call: LayerCall) -> str | None:
+    """How arguments without names were read, where that many may be meant otherwise: other
+    languages give the channels that flow in first."""
+    params = call.layer.signature.params
+    positional = [a for a in call.arguments if a.name is None]
+    if len(positional) < 3 or params[0].name != "channels":
+        return None
+    named_arguments = [replace(a, name=p.name) for a, p in zip(positional, params, strict=False)]
+    text = format_call(call.step.name, named_arguments)
+    return f"read as {text}; channels that flow in are never given"
+
+
+def _add_origin_notes(error: NetError, step: s.Step, inputs: Sequence[ChainValue]) -> NetError:
+    """A layer's refusal with the chains that lead to it."""
+    if len(inputs) > 1:
+        origins = [f"branch {i + 1}: {f.origin.describe(step.span)}" for i, f in enumerate(inputs)]
+        for i, branch in enumerate(step.branches or ()):
+            first = branch.elements[0]
+            if len(branch.elements) == 1 and getattr(first, "name", "") == "identity":
+                origins[i] = f"branch {i + 1}: identity"
+    else:
+        origins = [f"what flows in: {inputs[0].origin.describe(step.span)}"]
+    width = max(map(len, origins))
+    notes = tuple(f"{o:<{width}}  {f.format_size()}" for o, f in zip(origins, inputs, strict=True))
+    located = error.with_default_span(step.name_span if len(inputs) > 1 else step.span)
+    return NetError(*(replace(d, notes=(*d.notes, *notes)) for d in located.diagnostics))
+
+
+def _check_size(kind: TensorType, span: Span) -> None:
+    if kind.size > MAX_TENSOR_SIZE:
+        raise fail(f"a tensor of {kind.size:,} values is beyond any machine", span)
