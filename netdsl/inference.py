@@ -10,9 +10,9 @@ import numpy as np
 
 from netdsl.backends.base import Backend
 from netdsl.data import sources
-from netdsl.data.augment import chosen_of
-from netdsl.data.pictures import listed
-from netdsl.data.preparation import Preparation
+from netdsl.data.augment import bind_augmentation
+from netdsl.data.pictures import pictures_from_paths
+from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Batch, Dataset, Samples, evaluation_batches
 from netdsl.errors import fail
 from netdsl.language.elaborate import Settings, elaborate
@@ -84,7 +84,7 @@ class Predictor:
 
     def load_picture(self, network: Network, path: Path) -> Array:
         """A picture file as the net's one image input takes it: bytes [1,H,W,C]."""
-        return evaluation_transform(network, self.recipe.data)(listed([path]))
+        return evaluation_transform(network, self.recipe.data)(pictures_from_paths([path]))
 
     def _network(self, batch: int) -> Network:
         return self.network(self.recipe.settings(training=False, batch=batch))
@@ -101,11 +101,11 @@ class Predictor:
         where it has none of these those to learn from. With `sizes` each image is looked at with
         its short side at every one of them, and the scores are averaged as suits the loss."""
         data = self.recipe.data
-        dataset = sources.load(data.source, folder, data.skips_bad)
+        dataset = sources.load(data.source, folder, data.is_skipping_bad_pictures)
         what, samples = self._samples(dataset)
         learning = elaborate(self.program, self.recipe.net, self.recipe.settings(training=True))
         network = self._network(evaluation_batch(learning, data))
-        check_images(network, data, samples.shape)
+        check_images(network, data, samples.image_shape)
         executor = self._executor(network)
         n = len(self.classes)
         confusion = np.zeros((n, n), dtype=np.int64)
@@ -127,17 +127,19 @@ class Predictor:
             scoring = Executor(graph, self.backend, self.state)
             mean = self.recipe.loss.average_scores
             score = evaluate_views(executor, scoring, mean, name, views, count)
-        return EvaluationReport(score, what, self.classes, confusion, dataset.faults)
+        return EvaluationReport(score, what, self.classes, confusion, dataset.picture_errors)
 
-    def _transforms(self, network: Network, sizes: Sequence[int]) -> list[Preparation]:
+    def _transforms(self, network: Network, sizes: Sequence[int]) -> list[Preprocessing]:
         """What images go through, once for each size."""
         if not sizes:
             return [evaluation_transform(network, self.recipe.data)]
         least = min(network.image_shape[:2])
         if min(sizes) < least:
             raise fail(f"pictures of {min(sizes)} pixels are less than the {least} the net takes")
-        chosen = ([chosen_of("resize", size=n), chosen_of("center_crop")] for n in sizes)
-        return [Preparation(tuple(c), network.image_shape) for c in chosen]
+        chosen = (
+            [bind_augmentation("resize", size=n), bind_augmentation("center_crop")] for n in sizes
+        )
+        return [Preprocessing(tuple(c), network.image_shape) for c in chosen]
 
     def _samples(self, dataset: Dataset) -> tuple[str, Samples]:
         """What to evaluate on, with labels as the net knows them. Raises NetError where there are

@@ -29,9 +29,9 @@ import numpy as np
 from PIL import Image
 
 from netdsl.data import sources
-from netdsl.data.augment import chosen_of
-from netdsl.data.inventory import inventory
-from netdsl.data.preparation import Preparation
+from netdsl.data.augment import bind_augmentation
+from netdsl.data.inventory import make_inventory
+from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, evaluation_batches, split, training_batches
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
@@ -46,13 +46,13 @@ Random = random.Random
 # ---- reading, as a run does
 
 
-def used(dataset: Dataset, prepare: Preparation, rng: Random) -> None:
+def used(dataset: Dataset, prepare: Preprocessing, rng: Random) -> None:
     """All that a run does with a data set, but for the net."""
     assert dataset.fingerprint
     train, validation = dataset.train, dataset.validation
     if validation is None:
         train, validation = split(dataset.train, rng.choice([0, 0.1, 0.5]), 1)
-    for line in inventory("fuzz", dataset, train, validation).lines():
+    for line in make_inventory("fuzz", dataset, train, validation).lines():
         assert line.isprintable(), line
     batches = training_batches(train, max(1, min(4, len(train))), 1, 0, augment=prepare)
     parts = [validation, *([dataset.read_test()] if dataset.read_test else [])]
@@ -78,19 +78,19 @@ def read_folder(place: Path, rng: Random) -> None:
     changes = rng.choice(
         [
             (),
-            (chosen_of("resize", size=20), chosen_of("center_crop")),
-            (chosen_of("resize", size=256),),
-            (chosen_of("random_resized_crop"), chosen_of("hflip")),
-            (chosen_of("scale_jitter", sides=(16, 300)), chosen_of("random_crop")),
-            (chosen_of("resize", size=Size((1, 900))),),
+            (bind_augmentation("resize", size=20), bind_augmentation("center_crop")),
+            (bind_augmentation("resize", size=256),),
+            (bind_augmentation("random_resized_crop"), bind_augmentation("hflip")),
+            (bind_augmentation("scale_jitter", sides=(16, 300)), bind_augmentation("random_crop")),
+            (bind_augmentation("resize", size=Size((1, 900))),),
         ]
     )
-    prepare = Preparation(changes, (16, 16, rng.choice([1, 3, 4])))
+    prepare = Preprocessing(changes, (16, 16, rng.choice([1, 3, 4])))
     skip_bad = rng.random() < 0.7
     used(sources.load(BoundCall("folder", SOURCES["folder"], path), None, skip_bad), prepare, rng)
 
 
-PLAIN = Preparation()
+PLAIN = Preprocessing()
 
 
 # ---- bytes

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netdsl.data.augment import chosen_of as chosen
-from netdsl.data.prefetch import prefetched
-from netdsl.data.preparation import Preparation
+from netdsl.data.augment import bind_augmentation as chosen
+from netdsl.data.prefetch import prefetch
+from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Samples, training_batches
 
-ALL = Preparation((chosen("hflip"), chosen("random_crop", pad=2), chosen("cutout", size=3)))
+ALL = Preprocessing((chosen("hflip"), chosen("random_crop", pad=2), chosen("cutout", size=3)))
 RNG = np.random.default_rng(0)
 SAMPLES = Samples(RNG.integers(0, 256, (40, 8, 9, 3)).astype(np.uint8), np.arange(40))
 
@@ -91,7 +91,7 @@ def test_prefetched_items_come_in_order_and_in_advance() -> None:
             made.append(i)
             yield i
 
-    stream = prefetched(items(), ahead=3)
+    stream = prefetch(items(), depth=3)
     assert next(stream) == 0
     for _ in range(100):
         if len(made) >= 4:
@@ -106,7 +106,7 @@ def test_what_goes_wrong_in_the_background_is_raised() -> None:
         yield 1
         raise ValueError("a broken image")
 
-    stream = prefetched(items())
+    stream = prefetch(items())
     assert next(stream) == 1
     with pytest.raises(ValueError, match="a broken image"):
         next(stream)
@@ -114,7 +114,7 @@ def test_what_goes_wrong_in_the_background_is_raised() -> None:
 
 def test_nobody_asks_any_more_and_the_thread_ends() -> None:
     before = threading.active_count()
-    stream = prefetched(iter(range(10**9)), ahead=2)
+    stream = prefetch(iter(range(10**9)), depth=2)
     assert next(stream) == 0
     stream.close()
     assert threading.active_count() == before

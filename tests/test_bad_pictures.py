@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from netdsl.data import verifying
-from netdsl.data.folder import read_folder
-from netdsl.data.pictures import BadPicture, Opened, Pictures, Skipped
-from netdsl.data.preparation import Preparation
+from netdsl.data import verification
+from netdsl.data.image_folder import read_folder
+from netdsl.data.pictures import BadPicture, PictureFile, Pictures, SkippedPictures
+from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Samples, evaluation_batches, training_batches
-from netdsl.data.verifying import Verification
+from netdsl.data.verification import Verification
 from netdsl.disk_cache import IMAGE_CACHE
 from netdsl.errors import NetError
 from netdsl.training.run import evaluator
@@ -154,11 +154,11 @@ def test_bad_pictures_have_no_weight(pictures: Path) -> None:
     bad = [pictures / "train" / "red" / name for name in ("000.jpg", "001.png")]
     for path in bad:
         cut(path)
-    skipped, prepare = Skipped(), Preparation((), (12, 12, 3))
-    samples = read_folder(pictures).train.skipping(skipped)
+    skipped, prepare = SkippedPictures(), Preprocessing((), (12, 12, 3))
+    samples = read_folder(pictures).train.skip_bad_pictures(skipped)
     batches = list(training_batches(samples, 8, 1, 0, augment=prepare))
     assert sum(int((b.weights == 0).sum()) for b in batches) == 2
-    assert len(skipped.faults) == 2
+    assert len(skipped.messages) == 2
     for batch in batches:
         for i in np.flatnonzero(batch.weights == 0):
             others = [x for x, w in zip(batch.images, batch.weights, strict=True) if w]
@@ -225,7 +225,7 @@ def test_an_epoch_is_saved_before_it_is_judged(
 # ---- the background
 
 
-def verified(samples: Samples, prepare: Preparation) -> Verification:
+def verified(samples: Samples, prepare: Preprocessing) -> Verification:
     assert isinstance(samples.images, Pictures)
     with Verification([samples.images], prepare) as verification:
         verification.wait()
@@ -233,16 +233,16 @@ def verified(samples: Samples, prepare: Preparation) -> Verification:
 
 
 def test_pictures_are_verified_once(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verifying, "WORTH_KEEPING", 0.0)
+    monkeypatch.setattr(verification, "MIN_SECONDS_TO_CACHE", 0.0)
     decoded: list[str] = []
-    plain = Opened.decoded
+    plain = PictureFile.decode
 
-    def counted(self: Opened, channels: int) -> Any:
+    def counted(self: PictureFile, channels: int) -> Any:
         decoded.append(self.path.name)
         return plain(self, channels)
 
-    monkeypatch.setattr(Opened, "decoded", counted)
-    samples, prepare = read_folder(pictures / "val"), Preparation((), (12, 12, 3))
+    monkeypatch.setattr(PictureFile, "decode", counted)
+    samples, prepare = read_folder(pictures / "val"), Preprocessing((), (12, 12, 3))
     for expected in (12, 0):
         verified(samples.train, prepare).check()
         assert len(decoded) == expected
@@ -259,9 +259,9 @@ def test_pictures_are_verified_once(pictures: Path, monkeypatch: pytest.MonkeyPa
     (kept,) = IMAGE_CACHE.directory.iterdir()
     for content in (b"", b"[1]", b'{"red/000.jpg": [1]}', b"[" * 10**5, b'{"a": 1}', b"\xff"):
         IMAGE_CACHE.store(kept.name, content)  # of this very user, with the right checksum
-        skipped = Skipped()
-        verified(samples.train.skipping(skipped), prepare).check()
-        assert len(skipped.faults) == 1
+        skipped = SkippedPictures()
+        verified(samples.train.skip_bad_pictures(skipped), prepare).check()
+        assert len(skipped.messages) == 1
         assert len(decoded) == 12
         decoded.clear()
 
@@ -270,8 +270,8 @@ def test_what_is_known_of_pictures_is_kept_for_this_user_alone(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cache folder may be shared: what others plant there is neither believed nor followed."""
-    monkeypatch.setattr(verifying, "WORTH_KEEPING", 0.0)
-    samples, prepare = read_folder(pictures / "val").train, Preparation((), (12, 12, 3))
+    monkeypatch.setattr(verification, "MIN_SECONDS_TO_CACHE", 0.0)
+    samples, prepare = read_folder(pictures / "val").train, Preprocessing((), (12, 12, 3))
     cache, victim = pictures.parent / "cache", pictures.parent / "victim"
     verified(samples, prepare).check()
     (entry,) = (p for p in cache.rglob("*") if p.is_file())
@@ -288,13 +288,13 @@ def test_the_background_ends_with_the_run(pictures: Path, monkeypatch: pytest.Mo
     samples = read_folder(pictures / "train").train
     assert isinstance(samples.images, Pictures)
     seen: list[Path] = []
-    verification = Verification([samples.images], Preparation((), (12, 12, 3)))
+    verification = Verification([samples.images], Preprocessing((), (12, 12, 3)))
 
-    def slow(self: Preparation, path: Path) -> None:
+    def slow(self: Preprocessing, path: Path) -> None:
         seen.append(path)
         verification._stop.set()  # as when the run is over
 
-    monkeypatch.setattr(Preparation, "check", slow)
+    monkeypatch.setattr(Preprocessing, "check_picture", slow)
     with verification:
         verification.wait()
     assert len(seen) == 1

@@ -180,7 +180,7 @@ def test_missing_files_say_where_to_put_them(
     assert str(tmp_path) in e.value.render()
 
 
-@pytest.mark.parametrize("name", [name for name, source in SOURCES.items() if source.image])
+@pytest.mark.parametrize("name", [name for name, source in SOURCES.items() if source.image_shape])
 def test_sources_give_what_they_announce(name: str, request: pytest.FixtureRequest) -> None:
     source = SOURCES[name]
     if name == "digits":
@@ -190,7 +190,7 @@ def test_sources_give_what_they_announce(name: str, request: pytest.FixtureReque
         if not folder.is_dir():
             pytest.skip(f"no {folder}")
         dataset = source.load(folder, path=None)
-    assert dataset.train.images.shape[1:] == source.image
+    assert dataset.train.images.shape[1:] == source.image_shape
     assert dataset.classes == source.classes
     assert set(np.unique(dataset.train.labels)) == set(range(len(source.classes)))
     assert dataset.train.images.dtype == np.uint8

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netdsl.data.augment import chosen_of
+from netdsl.data.augment import bind_augmentation
 from netdsl.data.config import STATISTICS, resolve_data
 from netdsl.data.idx import read_idx
 from netdsl.data.npz import read_arrays
-from netdsl.data.preparation import Preparation
-from netdsl.data.samples import Dataset, Samples, rng, split, training_batches
+from netdsl.data.preprocessing import Preprocessing
+from netdsl.data.samples import Dataset, Samples, make_rng, split, training_batches
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
@@ -231,7 +231,7 @@ def prepared(normalize: str, pixels: np.ndarray) -> np.ndarray:
     config = resolve_data(entries, None)
     b = Builder(dtype="float32")
     x = b.input("x", TensorType(pixels.shape, "uint8"))
-    return evaluate_results(b.build({"y": config.prepare(b, x)}), {"x": pixels})["y"]
+    return evaluate_results(b.build({"y": config.normalize_pixels(b, x)}), {"x": pixels})["y"]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -256,7 +256,7 @@ def test_statistics_of_other_channels_are_refused(normalize: str, channels: int)
 
 
 def changed(name: str, image: list[int], draws: list[float], **given: Any) -> list[float]:
-    chosen = chosen_of(name, **given)
+    chosen = bind_augmentation(name, **given)
     images = np.array(image, np.uint8).reshape(1, 1, 1, 3)
     found = chosen.record.apply(images, np.array([draws]), (1, 1), **chosen.arguments)
     return [int(v) for v in found.reshape(-1)]
@@ -287,8 +287,8 @@ def test_an_image_has_the_draw_of_its_own_number() -> None:
     """Whatever place it has in the order of an epoch: a run goes on with the same pictures."""
     seed, epoch, n = 3, 5, 40
     images = np.tile(np.array([1, 2], np.uint8).reshape(1, 1, 2, 1), (n, 1, 1, 1))
-    flips = Preparation((chosen_of("hflip"),), (1, 2, 1))
-    draws = rng(seed, 2**33 + epoch).random((n, 1))[:, 0]
+    flips = Preprocessing((bind_augmentation("hflip"),), (1, 2, 1))
+    draws = make_rng(seed, 2**33 + epoch).random((n, 1))[:, 0]
     labelled = Samples(images, np.arange(n, dtype=np.int32))
     for batch in training_batches(labelled, 8, seed, epoch, augment=flips):
         first = np.asarray(batch.images)[:, 0, 0, 0]

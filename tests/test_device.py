@@ -12,8 +12,8 @@ import pytest
 from netdsl import disk_cache
 from netdsl.backends import open_backend
 from netdsl.backends.cuda import nvrtc
-from netdsl.data.augment import chosen_of
-from netdsl.data.preparation import Preparation
+from netdsl.data.augment import bind_augmentation
+from netdsl.data.preprocessing import Preprocessing
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
@@ -206,12 +206,16 @@ train { epochs = 2, optimizer = adam(lr=0.01), precision = %s, accumulate = %s }
 def test_batches_are_picked_on_the_device(backend: Any) -> None:
     rng = np.random.default_rng(0)
     held = backend.hold(rng.integers(0, 256, (500, 32, 32, 3)).astype(np.uint8))
-    changes = (chosen_of("random_crop"), chosen_of("hflip"), chosen_of("cutout"))
-    prepare = Preparation(changes, (32, 32, 3))
+    changes = (
+        bind_augmentation("random_crop"),
+        bind_augmentation("hflip"),
+        bind_augmentation("cutout"),
+    )
+    prepare = Preprocessing(changes, (32, 32, 3))
     target = backend.upload(np.zeros((100, 32, 32, 3), np.uint8))
     for seed in range(3):
         index = rng.integers(0, 500, 100)
-        picked = prepare(held[index], prepare.draws(np.random.default_rng(seed), 100))
+        picked = prepare(held[index], prepare.draw(np.random.default_rng(seed), 100))
         for coming in (picked, backend.ahead(picked)):
             backend.write(target, coming)
             np.testing.assert_array_equal(backend.download(target), picked.made())

@@ -13,12 +13,16 @@ from hypothesis import strategies as st
 
 from netdsl.backends.cpu.launch import MOST_THREADS, threads
 from netdsl.backends.cpu.target import width
-from netdsl.data.limits import VARIABLE, limit
+from netdsl.data.memory_limits import MEMORY_VARIABLE, memory_limit
 from netdsl.environment import read_integer
 from netdsl.errors import NetError
 from tests.conftest import ROOT
 
-READ = {"NETDSL_THREADS": threads.__wrapped__, "NETDSL_VECTOR": width.__wrapped__, VARIABLE: limit}
+READ = {
+    "NETDSL_THREADS": threads.__wrapped__,
+    "NETDSL_VECTOR": width.__wrapped__,
+    MEMORY_VARIABLE: memory_limit,
+}
 NAME = "NETDSL_TESTED"
 ODD = ["0", "-1", "abc", "1e3x", "3.5.1", "²", "١x", "1_0", "+", "0x10", "9" * 5000, "1\n2", "inf"]
 LONGEST = 300

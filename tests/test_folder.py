@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from netdsl.data import preparation, sources, walk
-from netdsl.data.folder import read_folder
-from netdsl.data.pictures import Opened, Pictures
-from netdsl.data.preparation import Preparation
+from netdsl.data import folder_scan, preprocessing, sources
+from netdsl.data.image_folder import read_folder
+from netdsl.data.pictures import PictureFile, Pictures
+from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples, evaluation_batches, training_batches
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
@@ -121,7 +121,7 @@ def test_parts_have_many_names(tmp_path: Path) -> None:
         assert found.read_test is not None
         assert found.validation is not None
         assert [len(x) for x in (found.train, found.validation, found.read_test())] == [2, 2, 2]
-        assert found.left_out == ()
+        assert found.ignored_files == ()
 
 
 @pytest.mark.parametrize(
@@ -197,8 +197,8 @@ def test_other_layouts_are_taken_and_what_is_left_out_is_said(
     paint(tmp_path, *places)
     found = read_folder(tmp_path)
     assert found.classes == classes
-    assert len(found.left_out) == len(left_out)
-    for said, expected in zip(found.left_out, left_out, strict=True):
+    assert len(found.ignored_files) == len(left_out)
+    for said, expected in zip(found.ignored_files, left_out, strict=True):
         assert said.startswith(expected)
 
 
@@ -211,8 +211,8 @@ def test_hidden_folders_are_not_learnt_from(tmp_path: Path) -> None:
     found = read_folder(tmp_path)
     assert names(found.train) == ["a/a.png", "b/a.png"]
     paths = [".git", "a/.hidden.png", "a/.thumbnails", "a/more/.cache", "b/__MACOSX"]
-    assert len(found.left_out) == 1
-    assert sorted(found.left_out[0].removesuffix(" (hidden)").split(", ")) == paths
+    assert len(found.ignored_files) == 1
+    assert sorted(found.ignored_files[0].removesuffix(" (hidden)").split(", ")) == paths
 
 
 def test_classes_may_have_any_name(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_pictures_are_found_by_their_content(tmp_path: Path) -> None:
     found = read_folder(tmp_path)
     assert names(found.train)[:4] == ["x/a.jfif", "x/b", "x/c.dat", "x/d.png.part"]
     assert len(found.train) == 8
-    assert found.left_out == ("x/BM.txt, x/e.txt, x/f, x/pipe (no picture)",)
+    assert found.ignored_files == ("x/BM.txt, x/e.txt, x/f, x/pipe (no picture)",)
 
 
 def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
         *["a/a.png", "a/again/a.png", "a/again/deep/a.png", "b/a.png"],
         "c/a.png",
     ]
-    assert "a/self" in found.left_out[0] or "a/self" in found.left_out[-1]
+    assert "a/self" in found.ignored_files[0] or "a/self" in found.ignored_files[-1]
 
 
 @pytest.mark.parametrize("link", ["a/link", "a/in/link", "c"])
@@ -262,7 +262,7 @@ def test_a_link_to_a_disk_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str
 ) -> None:
     """Outside the data folder there may be anything; within it, and beside pictures, few files."""
-    monkeypatch.setattr(walk, "MOST_BESIDE", 12)
+    monkeypatch.setattr(folder_scan, "MAX_NON_PICTURES", 12)
     inside, outside = tmp_path / "d", tmp_path / "outside"
     paint(tmp_path, "d/a/in", "d/b", "outside/more/deep")
     for i in range(9):
@@ -306,12 +306,12 @@ def test_links_that_lead_nowhere_are_said(tmp_path: Path, link: str) -> None:
     if link == "val/b":
         paint(tmp_path, "val/a")
     (tmp_path / link).symlink_to("/nowhere/at/all")
-    assert read_folder(tmp_path).left_out == (f"{link} (a link that leads nowhere)",)
+    assert read_folder(tmp_path).ignored_files == (f"{link} (a link that leads nowhere)",)
 
 
 def test_pictures_beside_the_parts_are_said(tmp_path: Path) -> None:
     paint(tmp_path, "train/a", "train/b", "")
-    assert read_folder(tmp_path).left_out == ("a.png (in no folder of a class)",)
+    assert read_folder(tmp_path).ignored_files == ("a.png (in no folder of a class)",)
 
 
 def test_a_class_of_which_no_number_is_white_says_what_to_do(tmp_path: Path) -> None:
@@ -472,7 +472,7 @@ def test_it_is_found_where_it_is_said_to_be(
 
 def batches(folder: Path, size: int = 8) -> list[Any]:
     train = read_folder(folder).train
-    prepare = Preparation(PHOTOGRAPHS, (8, 9, 3))
+    prepare = Preprocessing(PHOTOGRAPHS, (8, 9, 3))
     return [b.images for b in training_batches(train, size, 1, 0, augment=prepare)]
 
 
@@ -482,7 +482,7 @@ def test_the_number_of_workers_changes_nothing(
     found = []
     for workers in (1, 2, 9):
         pool = partial(ThreadPoolExecutor, max_workers=workers)
-        monkeypatch.setattr(preparation, "ThreadPoolExecutor", pool)
+        monkeypatch.setattr(preprocessing, "ThreadPoolExecutor", pool)
         found.append(np.concatenate(batches(pictures)))
     assert found[0].shape == (40, 8, 9, 3)
     np.testing.assert_array_equal(found[0], found[1])
@@ -494,17 +494,17 @@ def test_pictures_are_decoded_when_their_batch_is_made(
 ) -> None:
     read: list[Path] = []
 
-    def counted(self: Opened, channels: int) -> Any:
+    def counted(self: PictureFile, channels: int) -> Any:
         read.append(self.path)
         return np.zeros((9, 9, channels), np.uint8)
 
-    monkeypatch.setattr(Opened, "decoded", counted)
+    monkeypatch.setattr(PictureFile, "decode", counted)
     train = read_folder(pictures).train
-    stream = training_batches(train, 8, 1, 0, augment=Preparation((), (8, 9, 3)))
+    stream = training_batches(train, 8, 1, 0, augment=Preprocessing((), (8, 9, 3)))
     assert not read
     next(stream)
     assert len(read) == 8
-    list(evaluation_batches(train.take(np.arange(3)), 8, Preparation((), (8, 9, 3))))
+    list(evaluation_batches(train.take(np.arange(3)), 8, Preprocessing((), (8, 9, 3))))
     assert len(read) == 11
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netdsl.data.augment import AUGMENTATIONS
-from netdsl.data.augment import chosen_of as chosen
-from netdsl.data.preparation import Preparation
+from netdsl.data.augment import bind_augmentation as chosen
+from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Samples, evaluation_batches, training_batches
 from netdsl.errors import NetError
 from netdsl.values import Size
@@ -156,7 +156,9 @@ SAMPLES = Samples(
 
 
 def epoch(size: int, seed: int = 1, number: int = 0) -> dict[int, Any]:
-    batches = training_batches(SAMPLES, size, seed, number, 0, Preparation(PHOTOGRAPHS, (8, 9, 3)))
+    batches = training_batches(
+        SAMPLES, size, seed, number, 0, Preprocessing(PHOTOGRAPHS, (8, 9, 3))
+    )
     return {int(n): x for b in batches for n, x in zip(b.labels, b.images, strict=True)}
 
 
@@ -169,12 +171,12 @@ def test_a_photograph_depends_on_seed_epoch_and_itself() -> None:
         assert sum(np.array_equal(x, whole[n]) for n, x in other.items()) < 3
 
 
-STEADY = [n for n, a in AUGMENTATIONS.items() if not a.uses]
+STEADY = [n for n, a in AUGMENTATIONS.items() if not a.draw_count]
 
 
 def test_evaluation_has_nothing_random() -> None:
     assert STEADY == ["resize", "center_crop"]
-    transform = Preparation((chosen("resize", size=10), chosen("center_crop")), (8, 9, 3))
+    transform = Preprocessing((chosen("resize", size=10), chosen("center_crop")), (8, 9, 3))
     first, again = (
         np.concatenate([b.images for b in evaluation_batches(SAMPLES, size, transform)])[:20]
         for size in (20, 7)
@@ -184,7 +186,7 @@ def test_evaluation_has_nothing_random() -> None:
 
 
 def test_pictures_that_no_change_cuts_are_fitted() -> None:
-    found = Preparation((chosen("scale_jitter", sides=(10, 20)),), (8, 9, 3))(SAMPLES.images)
+    found = Preprocessing((chosen("scale_jitter", sides=(10, 20)),), (8, 9, 3))(SAMPLES.images)
     assert found.shape == (20, 8, 9, 3)
 
 
@@ -194,9 +196,9 @@ def test_any_list_of_changes_gives_bytes_of_the_net_s_shape(
 ) -> None:
     small = {"scale_jitter": {"sides": (9, 15)}, "resize": {"size": data.draw(st.integers(1, 20))}}
     kept = [chosen(n, **small.get(n, {})) for n in names]
-    prepare = Preparation((*kept, chosen("scale_jitter", sides=(9, 15))), (8, 9, 3))
+    prepare = Preprocessing((*kept, chosen("scale_jitter", sides=(9, 15))), (8, 9, 3))
     images = image(side, 20).repeat(3, axis=0)
     rng = np.random.default_rng(5)
-    found = prepare(images, prepare.draws(rng, 3))
+    found = prepare(images, prepare.draw(rng, 3))
     assert found.shape == (3, 8, 9, 3)
     assert found.dtype == np.uint8

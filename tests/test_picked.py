@@ -17,9 +17,9 @@ from netdsl.backends.arrays import ArrayBackend, reference
 from netdsl.backends.cuda import picking
 from netdsl.backends.picked import Held, Picked, made
 from netdsl.data.augment import AUGMENTATIONS
-from netdsl.data.augment import chosen_of as chosen
-from netdsl.data.preparation import Preparation
-from netdsl.data.samples import Samples, on_device
+from netdsl.data.augment import bind_augmentation as chosen
+from netdsl.data.preprocessing import Preprocessing
+from netdsl.data.samples import Samples, cache_on_device
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
 from netdsl.training.run.trainer import Trainer
@@ -37,7 +37,7 @@ SIZES = st.tuples(st.integers(9, 13), st.integers(8, 12))
 
 
 def test_every_change_that_moves_pixels_is_drawn_here() -> None:
-    assert {name for name, a in AUGMENTATIONS.items() if a.moves} == {
+    assert {name for name, a in AUGMENTATIONS.items() if a.spatial} == {
         *("hflip", "random_crop", "cutout", "center_crop")
     }
 
@@ -46,8 +46,8 @@ def images_of(size: tuple[int, int], channels: int, count: int = 9) -> Any:
     return np.random.default_rng(1).integers(0, 256, (count, *size, channels)).astype(np.uint8)
 
 
-def prepared(chain: list[Any], channels: int) -> Preparation:
-    return Preparation(tuple(chain), (*WINDOW, channels))
+def prepared(chain: list[Any], channels: int) -> Preprocessing:
+    return Preprocessing(tuple(chain), (*WINDOW, channels))
 
 
 @settings(max_examples=150)
@@ -56,7 +56,7 @@ def test_changes_together_are_those_one_after_the_other(
     chain: list[Any], size: tuple[int, int], seed: int
 ) -> None:
     images, prepare = images_of(size, 2), prepared(chain, 2)
-    draws = prepare.draws(np.random.default_rng(seed), len(images))
+    draws = prepare.draw(np.random.default_rng(seed), len(images))
     expected = images
     for change, drawn in zip(chain, draws, strict=True):
         expected = change.record.apply(expected, drawn, WINDOW, **change.arguments)
@@ -74,7 +74,7 @@ def test_middles_of_pictures_that_are_larger_or_smaller(h: int, w: int, first: b
     images, flip = images_of((h, w), 3, 2), chosen("hflip", p=1.0)
     crop = chosen("center_crop")
     prepare = prepared([flip, crop] if first else [crop, flip], 3)
-    assert prepare.moves_only((h, w, 3))
+    assert prepare.is_spatial_only((h, w, 3))
     picked = prepare(Held(images, None)[np.array([1, 0])])
     assert isinstance(picked, Picked)
     np.testing.assert_array_equal(picked.made(), np.asarray(prepare(images))[::-1])
@@ -103,7 +103,7 @@ def test_the_kernel_picks_the_same_bytes(tmp_path: Path) -> None:
             images, prepare = images_of(size, channels), prepared(chain, channels)
             held = Held(images, images)
             index = np.random.default_rng(2).integers(0, len(images), 13)
-            draws = prepare.draws(np.random.default_rng(3), len(index))
+            draws = prepare.draw(np.random.default_rng(3), len(index))
             picked = prepare(held[index], draws)
             assert isinstance(picked, Picked)
             cases.append((picked, picked.table(), np.full(picked.shape, 77, np.uint8)))
@@ -158,7 +158,7 @@ def test_sets_are_held_for_what_only_moves_pixels() -> None:
         ([chosen("hflip"), chosen("color_jitter")], WINDOW, False),
         ([chosen("random_crop", pad=1)], (14, 14), False),
     ):
-        prepare = Preparation(tuple(chain), (*window, 3))
-        found = on_device(samples, prepare, backend)
+        prepare = Preprocessing(tuple(chain), (*window, 3))
+        found = cache_on_device(samples, prepare, backend)
         assert isinstance(found.images, Held) == yes
         assert found.labels is samples.labels

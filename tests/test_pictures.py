@@ -18,20 +18,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from netdsl.data.augment import AUGMENTATIONS, chosen_of
-from netdsl.data.geometry import covering
-from netdsl.data.limits import Gate
+from netdsl.data.augment import AUGMENTATIONS, bind_augmentation
+from netdsl.data.memory_limits import MemorySemaphore
 from netdsl.data.pictures import (
     FORMATS,
     BadPicture,
-    Opened,
-    fault_of,
-    faults,
+    PictureFile,
+    find_picture_error,
+    find_picture_errors,
     is_picture,
-    listed,
+    pictures_from_paths,
     read_picture,
 )
-from netdsl.data.preparation import Preparation
+from netdsl.data.preprocessing import Preprocessing
+from netdsl.data.spatial_ops import resize_to_cover
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
@@ -126,7 +126,7 @@ def test_pictures_stand_as_the_camera_was_held(tmp_path: Path, orientation: int)
 def test_no_pictures_are_known_by_their_first_bytes(tmp_path: Path, content: bytes) -> None:
     coloured("RGB").save(tmp_path / "good.jpg")
     (tmp_path / "bad.jpg").write_bytes(content)
-    good, bad = faults([tmp_path / "good.jpg", tmp_path / "bad.jpg"])
+    good, bad = find_picture_errors([tmp_path / "good.jpg", tmp_path / "bad.jpg"])
     assert good is None
     assert "bad.jpg is no readable picture" in str(bad)
 
@@ -145,13 +145,16 @@ def test_a_picture_of_far_too_many_pixels_is_refused(
     path = tmp_path / "bomb.png"
     Image.new("1", (20_000, 5_000)).save(path)
     message = r"bomb\.png of 5000x20000 has 100,000,000 pixels, and at most 83,333,333"
-    for read in (lambda: read_picture(path, 3), lambda: Preparation((), (4, 4, 3))(listed([path]))):
+    for read in (
+        lambda: read_picture(path, 3),
+        lambda: Preprocessing((), (4, 4, 3))(pictures_from_paths([path])),
+    ):
         with pytest.raises(BadPicture, match=message) as e:
             read()
         assert "`NETDSL_MEMORY=5GB` in the environment allows it" in e.value.render()
-    assert "100,000,000 pixels" in str(faults([path])[0])
+    assert "100,000,000 pixels" in str(find_picture_errors([path])[0])
     monkeypatch.setenv("NETDSL_MEMORY", "5GB")
-    assert faults([path]) == [None]
+    assert find_picture_errors([path]) == [None]
     monkeypatch.setenv("NETDSL_MEMORY", "30kB")
     coloured("RGB", (40, 40)).save(path)
     with pytest.raises(BadPicture, match="1,600 pixels, and at most 625 are decoded"):
@@ -176,12 +179,12 @@ def test_a_picture_that_grows_too_large_is_refused_before_it_is_decoded(
 ) -> None:
     path = tmp_path / "long.png"
     Image.new("L", size[::-1]).save(path)
-    prepare = Preparation(tuple(chosen_of(n, **given) for n, given in changes), (8, 8, 3))
-    monkeypatch.setattr(Opened, "decoded", lambda *args: pytest.fail("it was decoded"))
+    prepare = Preprocessing(tuple(bind_augmentation(n, **given) for n, given in changes), (8, 8, 3))
+    monkeypatch.setattr(PictureFile, "decode", lambda *args: pytest.fail("it was decoded"))
     with pytest.raises(
         BadPicture, match=r"long\.png of .*, together with what it is resized to, has"
     ) as e:
-        prepare(listed([path]))
+        prepare(pictures_from_paths([path]))
     assert "NETDSL_MEMORY=" in e.value.render()
 
 
@@ -191,8 +194,8 @@ def test_a_picture_that_grows_too_large_is_refused_before_it_is_decoded(
 def test_a_long_picture_that_is_cut_first_is_taken(tmp_path: Path, changes: Any) -> None:
     path = tmp_path / "long.png"
     Image.new("L", (20_000, 12)).save(path)
-    prepare = Preparation(tuple(chosen_of(n, **given) for n, given in changes), (8, 8, 3))
-    assert prepare(listed([path])).shape == (1, 8, 8, 3)
+    prepare = Preprocessing(tuple(bind_augmentation(n, **given) for n, given in changes), (8, 8, 3))
+    assert prepare(pictures_from_paths([path])).shape == (1, 8, 8, 3)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.data())
@@ -203,13 +206,17 @@ def test_sizes_are_foreseen(h: int, w: int, data: st.DataObject) -> None:
         "resize": {"size": data.draw(st.sampled_from([3, 20, Size((5, 17)), None]))},
     }
     names = data.draw(st.lists(st.sampled_from(sorted(AUGMENTATIONS)), max_size=4))
-    prepare = Preparation(tuple(chosen_of(n, **given.get(n, {})) for n in names), (8, 9, 3))
-    largest, images = prepare.largest((h, w)), np.zeros((1, h, w, 3), np.uint8)
-    for chosen in prepare.chosen:
-        numbers = np.array([[data.draw(st.sampled_from([0.0, 0.5, 0.999]))] * chosen.record.uses])
+    prepare = Preprocessing(
+        tuple(bind_augmentation(n, **given.get(n, {})) for n in names), (8, 9, 3)
+    )
+    largest, images = prepare.max_pixels((h, w)), np.zeros((1, h, w, 3), np.uint8)
+    for chosen in prepare.augmentations:
+        numbers = np.array(
+            [[data.draw(st.sampled_from([0.0, 0.5, 0.999]))] * chosen.record.draw_count]
+        )
         images = chosen.record.apply(images, numbers, (8, 9), **chosen.arguments)
         assert images.shape[1] * images.shape[2] <= max(largest, h * w)
-    assert covering(images, (8, 9))[0, :, :, 0].size <= max(largest, h * w)
+    assert resize_to_cover(images, (8, 9))[0, :, :, 0].size <= max(largest, h * w)
 
 
 def test_arrays_that_grow_too_large_are_refused_before_anything_runs(tmp_path: Path) -> None:
@@ -228,7 +235,7 @@ def test_arrays_that_grow_too_large_are_refused_before_anything_runs(tmp_path: P
 _READS = """
 import sys
 from pathlib import Path
-from netdsl.data.pictures import Opened, read_picture
+from netdsl.data.pictures import PictureFile, read_picture
 
 def memory(name):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -239,7 +246,7 @@ small = path.with_name("small" + path.suffix)
 read_picture(small, channels)  # what is loaded for it is not the picture's
 before = memory("VmRSS")
 h, w, _ = read_picture(path, channels).shape
-print((memory("VmHWM") - before) / (h * w), Opened(path).pixel(channels))
+print((memory("VmHWM") - before) / (h * w), PictureFile(path).bytes_per_pixel(channels))
 """
 
 
@@ -262,11 +269,11 @@ def test_a_picture_takes_no_more_memory_than_is_counted(
 
 def test_pictures_wait_for_the_memory_that_others_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETDSL_MEMORY", "4kB")
-    gate, inside, most = Gate(), [0], [0]
+    gate, inside, most = MemorySemaphore(), [0], [0]
     lock = threading.Lock()
 
     def work(size: int) -> None:
-        with gate.held(size):
+        with gate.reserve(size):
             with lock:
                 inside[0] += size
                 most[0] = max(most[0], inside[0])
@@ -277,7 +284,7 @@ def test_pictures_wait_for_the_memory_that_others_take(monkeypatch: pytest.Monke
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(work, [300, 400, 500] * 40))
     assert 500 < most[0] <= 1000
-    with gate.held(5000):  # more than there is for all of them: it is let in alone
+    with gate.reserve(5000):  # more than there is for all of them: it is let in alone
         pass
 
 
@@ -287,20 +294,20 @@ def test_large_pictures_are_decoded_a_few_at_once(
     for i in range(12):
         Image.new("L", (1000, 1000)).save(tmp_path / f"{i}.png")
     monkeypatch.setenv("NETDSL_MEMORY", "90MB")  # 22 MB to decode in: 12 MB and some a picture
-    at_once, most, decoded = [0], [0], Opened.decoded
+    at_once, most, decoded = [0], [0], PictureFile.decode
 
-    def counted(self: Opened, channels: int) -> Any:
+    def counted(self: PictureFile, channels: int) -> Any:
         at_once[0] += 1
         most[0] = max(most[0], at_once[0])
         time.sleep(0.01)
         at_once[0] -= 1
         return decoded(self, channels)
 
-    monkeypatch.setattr(Opened, "decoded", counted)
-    Preparation((), (8, 8, 3))(listed([tmp_path / f"{i}.png" for i in range(12)]))
+    monkeypatch.setattr(PictureFile, "decode", counted)
+    Preprocessing((), (8, 8, 3))(pictures_from_paths([tmp_path / f"{i}.png" for i in range(12)]))
     assert most[0] == 1
     monkeypatch.setenv("NETDSL_MEMORY", "1GB")
-    Preparation((), (8, 8, 3))(listed([tmp_path / f"{i}.png" for i in range(12)]))
+    Preprocessing((), (8, 8, 3))(pictures_from_paths([tmp_path / f"{i}.png" for i in range(12)]))
     assert most[0] > 1
 
 
@@ -330,9 +337,12 @@ def test_no_picture_starts_a_program(
 ) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    assert "a" in str(faults([path])[0])
+    assert "a" in str(find_picture_errors([path])[0])
     assert not is_picture(path)
-    for read in (lambda: read_picture(path, 3), lambda: Preparation((), (4, 4, 3))(listed([path]))):
+    for read in (
+        lambda: read_picture(path, 3),
+        lambda: Preprocessing((), (4, 4, 3))(pictures_from_paths([path])),
+    ):
         with pytest.raises(BadPicture, match="is no readable picture: it is none of JPEG, PNG"):
             read()
     assert not ghostscript.exists()
@@ -353,7 +363,7 @@ def test_the_content_says_what_a_picture_is(tmp_path: Path, kind: str) -> None:
     for name in ("a", "a.jpg", "a.txt"):
         coloured("RGB").save(tmp_path / name, kind)
         assert is_picture(tmp_path / name)
-        assert faults([tmp_path / name]) == [None]
+        assert find_picture_errors([tmp_path / name]) == [None]
         found = read_picture(tmp_path / name, 3)
         assert np.abs(found.astype(int) - RED).max() <= 12
 
@@ -409,7 +419,7 @@ def test_numbers_without_a_white_are_refused(tmp_path: Path, dtype: Any) -> None
         patched(path, 339, 1)
     with pytest.raises(BadPicture, match=r"a\.tif: .* no fixed range of brightness"):
         read_picture(path, 1)
-    fault = fault_of(path)
+    fault = find_picture_error(path)
     assert fault is not None, "it is known before anything is decoded"
     assert fault.diagnostics[0].help == "save it with 8 or 16 bits a channel"
 
@@ -464,6 +474,6 @@ def test_a_picture_of_real_numbers_is_refused(tmp_path: Path) -> None:
 def test_a_checksum_tells_files_apart(tmp_path: Path) -> None:
     coloured("RGB").save(tmp_path / "a.png")
     coloured("L").save(tmp_path / "b.png")
-    one, two = (listed([tmp_path / n]).checksum() for n in ("a.png", "b.png"))
+    one, two = (pictures_from_paths([tmp_path / n]).checksum() for n in ("a.png", "b.png"))
     assert one != two
-    assert one == listed([tmp_path / "a.png"]).checksum()
+    assert one == pictures_from_paths([tmp_path / "a.png"]).checksum()

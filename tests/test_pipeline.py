@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from netdsl.data.augment import AUGMENTATIONS
-from netdsl.data.augment import chosen_of as chosen
-from netdsl.data.changes import CHANGES, DRAWS, FIT, ORDER, SPLIT, Change
-from netdsl.data.geometry import middle
-from netdsl.data.preparation import Preparation
+from netdsl.data.augment import bind_augmentation as chosen
+from netdsl.data.preprocessing import Preprocessing
+from netdsl.data.revisions import DRAWS, FIT, ORDER, REVISIONS, SPLIT, Revision
 from netdsl.data.samples import Samples, split, training_batches
+from netdsl.data.spatial_ops import cover_and_center_crop
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
@@ -126,7 +126,7 @@ def test_runs_of_the_first_version_that_are_refused(
         'start a new run, from these weights with `init = weights("runs/a/last.safetensors")`'
         in words
     )
-    told = {name for name in (*CHANGES, *AUGMENTATIONS) if f"  {name}: " in words}
+    told = {name for name in (*REVISIONS, *AUGMENTATIONS) if f"  {name}: " in words}
     assert told == {*names, *([SPLIT] if source == "digits" else [])}
     assert refusal(job, begun(job, **{PIPELINE_KEY: pipeline_revisions(job)})) == ""
 
@@ -157,12 +157,12 @@ def test_any_change_of_the_program_is_told(name: str, monkeypatch: pytest.Monkey
     """As in a version to come, in which it was changed."""
     job = job_of("digits", "hflip")
     saved = begun(job, **{PIPELINE_KEY: pipeline_revisions(job)})
-    new = Change("it is done the other way round")
-    changes = (*CHANGES.get(name, ()), new)
-    if name in CHANGES:
-        monkeypatch.setitem(CHANGES, name, changes)  # type: ignore[arg-type]
+    new = Revision("it is done the other way round")
+    changes = (*REVISIONS.get(name, ()), new)
+    if name in REVISIONS:
+        monkeypatch.setitem(REVISIONS, name, changes)  # type: ignore[arg-type]
     else:
-        monkeypatch.setitem(AUGMENTATIONS, name, replace(AUGMENTATIONS[name], changes=changes))
+        monkeypatch.setitem(AUGMENTATIONS, name, replace(AUGMENTATIONS[name], revisions=changes))
         job = job_of("digits", "hflip")
     assert f"{name}: it is done the other way round" in refusal(job, saved)
 
@@ -233,7 +233,7 @@ OTHERS: dict[str, tuple[int, list[int]]] = {
 
 def made_of(name: str) -> list[int]:
     record = AUGMENTATIONS[name]
-    draws = np.array([NUMBERS[: record.uses]])
+    draws = np.array([NUMBERS[: record.draw_count]])
     given = chosen(name, **ARGUMENTS.get(name, {})).arguments
     return some_bytes(record.apply(image(SIDE)[None], draws, WINDOW, **given))
 
@@ -247,23 +247,23 @@ def some_bytes(images: Any) -> list[int]:
 def test_augmentations_are_those_of_their_revision(name: str) -> None:
     """Within one level, by which versions of Pillow differ."""
     revision, expected = IMAGES[name]
-    assert 1 + len(AUGMENTATIONS[name].changes) == revision
+    assert 1 + len(AUGMENTATIONS[name].revisions) == revision
     np.testing.assert_allclose(made_of(name), expected, atol=1)
 
 
 def test_order_split_draws_and_fit_are_those_of_their_revision() -> None:
     images = np.tile(np.array([0, 1], np.uint8), (12, 1))[:, None, :, None]
     samples = Samples(images, np.arange(12, dtype=np.int32))
-    flip = Preparation((chosen("random_crop", pad=0), chosen("hflip")))
+    flip = Preprocessing((chosen("random_crop", pad=0), chosen("hflip")))
     (batch,) = training_batches(samples, 12, 3, 2)
     (drawn,) = training_batches(samples, 12, 3, 2, augment=flip)
     found = {
         ORDER: batch.labels.tolist(),
         SPLIT: split(Samples(samples.labels, samples.labels % 3), 4, 3)[1].images.tolist(),
         DRAWS: np.asarray(drawn.images)[:, 0, 0, 0].tolist(),
-        FIT: some_bytes(middle(image(SIDE)[None], WINDOW)),
+        FIT: some_bytes(cover_and_center_crop(image(SIDE)[None], WINDOW)),
     }
-    assert {name: 1 + len(changes) for name, changes in CHANGES.items()} == {
+    assert {name: 1 + len(changes) for name, changes in REVISIONS.items()} == {
         name: revision for name, (revision, _) in OTHERS.items()
     }
     for name, (_, expected) in OTHERS.items():

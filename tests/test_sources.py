@@ -20,9 +20,9 @@ import pytest
 
 from netdsl.data import cifar
 from netdsl.data.augment import AUGMENTATIONS
-from netdsl.data.cifar import RECORD, read_batches
-from netdsl.data.download import Remote, fetch
-from netdsl.data.idx import idx_shape, read_idx
+from netdsl.data.cifar import RECORD_BYTES, read_batches
+from netdsl.data.download import RemoteFile, fetch
+from netdsl.data.idx import read_idx, read_idx_shape
 from netdsl.data.npz import read_arrays
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
@@ -298,7 +298,7 @@ def test_a_small_idx_file_takes_no_large_memory(tmp_path: Path) -> None:
         with gzip.open(tmp_path / f"{name}.gz", "wb") as f:
             f.write(idx((count, 28, 28), b""))
             f.write(bytes(1 << 22))
-        for read in (read_idx, idx_shape):
+        for read in (read_idx, read_idx_shape):
             told = peak(lambda name=name, read=read: read(tmp_path, name, 3))
             assert told < 20_000_000
     with gzip.open(tmp_path / "tail.gz", "wb", 1) as f:  # what the header does not speak of
@@ -311,7 +311,7 @@ def test_a_small_idx_file_takes_no_large_memory(tmp_path: Path) -> None:
 def test_a_plain_idx_file_is_held_against_its_own_length(tmp_path: Path, count: int) -> None:
     """More memory would not help."""
     (tmp_path / "images").write_bytes(idx((count, 28, 28), bytes(784)))
-    for read in (read_idx, idx_shape):
+    for read in (read_idx, read_idx_shape):
         with pytest.raises(NetError, match="fewer values than its header says") as e:
             read(tmp_path, "images", 3)
         assert "NETDSL_MEMORY" not in e.value.render()
@@ -332,7 +332,7 @@ def test_pipes_and_devices_are_no_data(tmp_path: Path) -> None:
 
 def test_a_large_batch_file_is_refused_by_its_length(tmp_path: Path) -> None:
     with (tmp_path / "data_batch_1.bin").open("wb") as f:
-        f.truncate(RECORD * 10**6)
+        f.truncate(RECORD_BYTES * 10**6)
     assert peak(lambda: SOURCES["cifar10"].load(tmp_path, path=None)) < 1_000_000
 
 
@@ -375,17 +375,17 @@ def test_a_file_is_fetched_once_and_only_if_it_is_the_right_one(
     right = hashlib.sha256(content).hexdigest()
     files["/a.bin"] = content
     for _ in range(2):
-        assert fetch(Remote(f"{url}/a.bin", right), tmp_path).read_bytes() == content
+        assert fetch(RemoteFile(f"{url}/a.bin", right), tmp_path).read_bytes() == content
     assert files["asked"] == ["/a.bin"]
     files["/b.bin"] = b"an error page of a proxy"
     with pytest.raises(NetError, match="not the one expected"):
-        fetch(Remote(f"{url}/b.bin", right), tmp_path)
+        fetch(RemoteFile(f"{url}/b.bin", right), tmp_path)
     with pytest.raises(NetError, match="Not Found"):
-        fetch(Remote(f"{url}/c.bin", right), tmp_path)
+        fetch(RemoteFile(f"{url}/c.bin", right), tmp_path)
     files["length"] = len(content) + 10
     files["/d.bin"] = content
     with pytest.raises(NetError, match=r"d\.bin"):
-        fetch(Remote(f"{url}/d.bin", hashlib.sha256(content + b"x" * 10).hexdigest()), tmp_path)
+        fetch(RemoteFile(f"{url}/d.bin", hashlib.sha256(content + b"x" * 10).hexdigest()), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
 
 
@@ -411,7 +411,7 @@ def test_data_sets_are_fetched_into_the_cache(
     monkeypatch.setenv("NETDSL_MIRROR", url)
     contents = [gzip.compress(idx((2, 28, 28))), gzip.compress(idx((2,)))] * 2
     sums = []
-    for name, content in zip(mnist.NAMES, contents, strict=True):
+    for name, content in zip(mnist.FILE_NAMES, contents, strict=True):
         files[f"/tiny/{name}"] = content
         sums.append(hashlib.sha256(content).hexdigest())
     source = mnist.idx_source("tiny", tuple("0123456789"), "", "http://nowhere", tuple(sums))
@@ -420,9 +420,9 @@ def test_data_sets_are_fetched_into_the_cache(
     assert len(files["asked"]) == 4
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as tar:
-        for name in (*cifar.BATCHES, cifar.TEST):
+        for name in (*cifar.TRAIN_BATCHES, cifar.TEST_BATCH):
             info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-            info.size = RECORD
+            info.size = RECORD_BYTES
             tar.addfile(info, io.BytesIO(record(1, 2, 3, 4)))
         info = tarfile.TarInfo("../../outside.bin")
         tar.addfile(info, io.BytesIO(b""))

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from netdsl.backends.picked import Moves
-from netdsl.data.augment import chosen_of as chosen
-from netdsl.data.geometry import center_crop, covering_size, crop_box, numbers
-from netdsl.data.preparation import Preparation
+from netdsl.data.augment import bind_augmentation as chosen
+from netdsl.data.preprocessing import Preprocessing
+from netdsl.data.spatial_ops import center_crop, covering_size, draw_crop_box, make_random_stream
 from tests import torch_values as table
 
 STORED = table.stored("crops")
@@ -37,7 +37,7 @@ def test_boxes() -> None:
         for case, expected in enumerate(cases):
             draw = table.part_draws(size, case)
             for box in expected:
-                found = list(crop_box(size, draw, *table.PARTS[case]))
+                found = list(draw_crop_box(size, draw, *table.PARTS[case]))
                 assert found == box or (0 in box[2:] and 0 not in found[2:]), (size, case)
 
 
@@ -52,7 +52,7 @@ def test_sizes_and_corners_of_evaluation() -> None:
 
 def test_middles_of_larger_and_smaller_pictures() -> None:
     for (size, window), expected in zip(table.CROPS, STORED["crops"], strict=True):
-        prepare = Preparation((chosen("center_crop"),), (*window, 1))
+        prepare = Preprocessing((chosen("center_crop"),), (*window, 1))
         found = prepare(table.image(size)[None, ..., :1])
         assert np.asarray(found).reshape(-1).tolist() == expected, (size, window)
 
@@ -62,10 +62,10 @@ def resized(picture: Any, size: table.Size) -> Any:
 
 
 def test_photographs_that_are_judged() -> None:
-    prepare = Preparation(
+    prepare = Preprocessing(
         (chosen("resize", size=table.SHORT), chosen("center_crop")), (*table.WINDOW, 3)
     )
-    plain = Preparation((), (*table.WINDOW, 3))
+    plain = Preprocessing((), (*table.WINDOW, 3))
     for size, expected in zip(table.PHOTOGRAPHS, STORED["judged"], strict=True):
         found = np.asarray(prepare(table.image(size)[None]))[0]
         there = covering_size(size, (table.SHORT, table.SHORT))
@@ -73,7 +73,7 @@ def test_photographs_that_are_judged() -> None:
         whole = resized(table.image(size), there)
         np.testing.assert_array_equal(found, whole[top : top + 224, left : left + 224])
         np.testing.assert_allclose(table.some_pixels(found), expected, atol=1)
-        assert plain.fits_sizes((*size, 3))
+        assert plain.needs_resize((*size, 3))
 
 
 def test_no_pixel_outside_a_box_counts() -> None:
@@ -84,7 +84,9 @@ def test_no_pixel_outside_a_box_counts() -> None:
         crop = chosen("random_resized_crop", scale=(0.05, 0.3))
         for draw in np.random.RandomState(1).random_sample((5, 1, 1)):
             kept = crop.record.apply(table.image(size)[None], draw, (20, 30), **crop.arguments)
-            box = crop_box(size, numbers(draw[0, 0]), (0.05, 0.3), (0.75, 1.33333333))
+            box = draw_crop_box(
+                size, make_random_stream(draw[0, 0]), (0.05, 0.3), (0.75, 1.33333333)
+            )
             top, left, tall, wide = box
             part = table.image(size)[top : top + tall, left : left + wide]
             np.testing.assert_array_equal(kept[0], resized(part, (20, 30)))
@@ -96,7 +98,9 @@ def test_areas_are_distributed_as_torchvision_s() -> None:
     size, count = (375, 500), 20_000
     shares = []
     for number in np.random.RandomState(7).random_sample(count):
-        _, _, tall, wide = crop_box(size, numbers(number), (0.08, 1.0), (0.75, 4 / 3))
+        _, _, tall, wide = draw_crop_box(
+            size, make_random_stream(number), (0.08, 1.0), (0.75, 4 / 3)
+        )
         shares.append(tall * wide / (size[0] * size[1]))
     found = np.quantile(shares, QUANTILES)
     assert (np.abs(found - AREAS) < (0.006, 0.012, 0.014)).all(), found
@@ -104,7 +108,7 @@ def test_areas_are_distributed_as_torchvision_s() -> None:
 
 def test_corners_of_boxes_are_uniform() -> None:
     random = np.random.RandomState(3).random_sample
-    found = [crop_box((7, 6), random, (0.3, 0.3), (1.0, 1.0))[:2] for _ in range(8000)]
+    found = [draw_crop_box((7, 6), random, (0.3, 0.3), (1.0, 1.0))[:2] for _ in range(8000)]
     places, counts = np.unique(found, axis=0, return_counts=True)
     assert len(places) == (7 - 4 + 1) * (6 - 4 + 1)
     assert (np.abs(counts / 8000 * len(places) - 1) < 0.2).all()
@@ -121,7 +125,7 @@ ends = st.tuples(st.floats(0.01, 100), st.floats(0.01, 100)).map(sorted)
 )
 def test_a_box_lies_inside_and_has_a_pixel(size: Any, scale: Any, ratio: Any, seed: int) -> None:
     draw = np.random.RandomState(seed).random_sample
-    top, left, tall, wide = crop_box(size, draw, scale, ratio)
+    top, left, tall, wide = draw_crop_box(size, draw, scale, ratio)
     assert 0 <= top < top + tall <= size[0]
     assert 0 <= left < left + wide <= size[1]
 
@@ -134,7 +138,7 @@ def test_ten_boxes_that_do_not_fit_end_in_the_middle(size: table.Size) -> None:
         asked.append(1)
         return 0.999
 
-    top, left, tall, wide = crop_box(size, draw, (0.9, 1.0), (50.0, 60.0))
+    top, left, tall, wide = draw_crop_box(size, draw, (0.9, 1.0), (50.0, 60.0))
     assert len(asked) == 20
     assert (top, left) == ((size[0] - tall) // 2, (size[1] - wide) // 2)
     assert (tall, wide) == (max(1, round(size[1] / 50)), size[1])

@@ -23,8 +23,8 @@ from netdsl.backends.cuda.libraries import cudnn
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.backends.cuda.tuning import Choices, Tuner
 from netdsl.backends.picked import Held, Picked
-from netdsl.data.augment import chosen_of
-from netdsl.data.preparation import Preparation
+from netdsl.data.augment import bind_augmentation
+from netdsl.data.preprocessing import Preprocessing
 from netdsl.errors import NetError
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
@@ -221,7 +221,9 @@ def test_convolutions_of_few_channels_compile(low: str) -> None:
 
 def test_batches_that_are_picked_compile() -> None:
     """Bytes one by one and by fours."""
-    prepare = Preparation((chosen_of("random_crop"), chosen_of("hflip"), chosen_of("cutout")))
+    prepare = Preprocessing(
+        (bind_augmentation("random_crop"), bind_augmentation("hflip"), bind_augmentation("cutout"))
+    )
     sources = set()
     for image in ((32, 32, 3), (9, 9, 1)):
         images = np.zeros((4, *image), np.uint8)

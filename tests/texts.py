@@ -47,7 +47,7 @@ TABLES: dict[str, Sequence[Signature]] = {
         ("source", SOURCES),
         ("normalize", STATISTICS),
         ("augment", AUGMENTATIONS),
-        ("eval_transform", {k: a for k, a in AUGMENTATIONS.items() if not a.uses}),
+        ("eval_transform", {k: a for k, a in AUGMENTATIONS.items() if not a.draw_count}),
         ("loss", LOSSES),
         ("optimizer", OPTIMIZERS),
         ("schedule", SCHEDULES),

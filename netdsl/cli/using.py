@@ -35,7 +35,7 @@ def evaluate(
     Example: netdsl eval runs/digits-1/best.safetensors
     """
     from netdsl.backends import open_backend
-    from netdsl.data.inventory import skipped_lines
+    from netdsl.data.inventory import format_skipped_pictures
     from netdsl.inference import Predictor
 
     report = Predictor(weights, open_backend(device)).evaluate(data, size or ())
@@ -50,7 +50,7 @@ def evaluate(
             f"{s.images:,} {report.images} images"
         )
         show_confusion(report)
-        for line in skipped_lines(report.skipped):
+        for line in format_skipped_pictures(report.skipped):
             show(line)
     return OK
 

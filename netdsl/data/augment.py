@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from netdsl.backends.picked import Moves, Size
-from netdsl.data import colour, geometry
-from netdsl.data.changes import LONG_SIDE, Change, Changes
+from netdsl.data import colour, spatial_ops
+from netdsl.data.revisions import LONG_SIDE_ROUNDING, Revision, Revisions
 from netdsl.parameter_types import (
     Extent,
     Float,
@@ -24,73 +24,83 @@ from netdsl.types import Array
 from netdsl.values import Argument, Value
 
 
-def _unchanged(there: Size, window: Size, **arguments: Any) -> Size:
-    return there
+def _same_size(image_size: Size, window: Size, **arguments: Any) -> Size:
+    return image_size
 
 
-def _window(there: Size, window: Size, **arguments: Any) -> Size:
+def _window_size(image_size: Size, window: Size, **arguments: Any) -> Size:
     return window
 
 
 @dataclass(frozen=True)
-class Moving:
-    """`move(moves, draws, window, **arguments)` moves the pixels of images that `moves` have moved
-    already, where these are large enough: `fits(there, window, **arguments)`. Smaller ones are
-    brought to cover the window first. Arguments that depend on the size that images have before
-    that are `settled`. One that `cuts` gives the size of the window."""
+class SpatialAugmentation:
+    """`transform(moves, draws, window, **arguments)` moves the pixels of images that `moves` have
+    moved already, where these are large enough: `is_large_enough(image_size, window, **arguments)`.
+    Smaller ones are brought to cover the window first. `resolve_arguments` gives the arguments that
+    depend on the size before that. Where `is_crop`, the result has the size of the window."""
 
-    move: Callable[..., Moves]
-    fits: Callable[..., bool] = lambda there, window, **arguments: True
-    settled: Callable[..., dict[str, Any]] = lambda there, window, **arguments: arguments
-    cuts: bool = False
+    transform: Callable[..., Moves]
+    is_large_enough: Callable[..., bool] = lambda image_size, window, **arguments: True
+    resolve_arguments: Callable[..., dict[str, Any]] = lambda image_size, window, **arguments: (
+        arguments
+    )
+    is_crop: bool = False
 
-    def sizes(self, there: Size, window: Size, **arguments: Any) -> tuple[Size, ...]:
+    def intermediate_sizes(
+        self, image_size: Size, window: Size, **arguments: Any
+    ) -> tuple[Size, ...]:
         """The sizes that images of that size are given, one after the other."""
-        if not self.fits(there, window, **self.settled(there, window, **arguments)):
-            there = geometry.covering_size(there, window)
-        return (there, window) if self.cuts else (there,)
+        if not self.is_large_enough(
+            image_size, window, **self.resolve_arguments(image_size, window, **arguments)
+        ):
+            image_size = spatial_ops.covering_size(image_size, window)
+        return (image_size, window) if self.is_crop else (image_size,)
 
-    def moved(self, moves: Moves, draws: Array, window: Size, **arguments: Any) -> Moves | None:
+    def compose(
+        self, transforms: Moves, draws: Array, window: Size, **arguments: Any
+    ) -> Moves | None:
         """The pixels moved once more; None where the images have to be enlarged for it."""
-        given = self.settled(moves.size, window, **arguments)
-        fits = self.fits(moves.size, window, **given)
-        return self.move(moves, draws, window, **given) if fits else None
+        resolved = self.resolve_arguments(transforms.size, window, **arguments)
+        is_large_enough = self.is_large_enough(transforms.size, window, **resolved)
+        return self.transform(transforms, draws, window, **resolved) if is_large_enough else None
 
     def apply(self, images: Array, draws: Array, window: Size, **arguments: Any) -> Array:
-        given = self.settled(images.shape[1:3], window, **arguments)
-        if not self.fits(images.shape[1:3], window, **given):
-            images = geometry.covering(images, window)
-        plain = Moves.none(len(images), images.shape[1:3])
-        return self.move(plain, draws, window, **given).applied(images)
+        resolved = self.resolve_arguments(images.shape[1:3], window, **arguments)
+        if not self.is_large_enough(images.shape[1:3], window, **resolved):
+            images = spatial_ops.resize_to_cover(images, window)
+        identity = Moves.none(len(images), images.shape[1:3])
+        return self.transform(identity, draws, window, **resolved).applied(images)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """`apply(images, draws, window, **arguments)` changes a batch; `draws` are `uses` numbers in
-    [0, 1) for each of its images, `window` is the height and width that the net takes. One that
-    `varies` gives every image a size of its own, so it is given one at a time. One that only moves
-    pixels has `moves`; of another `size` says which size it gives. `changes` are those of the
-    images that it makes of the same draws."""
+    """`apply(images, draws, window, **arguments)` changes a batch; `draws` are `draw_count` numbers
+    in [0, 1) for each of its images, `window` is the height and width that the net takes. One that
+    `has_variable_size` gives every image a size of its own, so it is given one at a time. One that
+    only moves pixels has `spatial`; of another `output_size` says which size it gives. `revisions`
+    are those of the images that it makes of the same draws."""
 
     signature: Signature
     apply: Callable[..., Array]
-    uses: int
+    draw_count: int
     doc: str = ""
-    varies: bool = False
-    moves: Moving | None = None
-    changes: Changes = ()
-    size: Callable[..., Size] = _unchanged
+    has_variable_size: bool = False
+    spatial: SpatialAugmentation | None = None
+    revisions: Revisions = ()
+    output_size: Callable[..., Size] = _same_size
 
-    def sizes(self, there: Size, window: Size, **arguments: Any) -> tuple[Size, ...]:
+    def intermediate_sizes(
+        self, image_size: Size, window: Size, **arguments: Any
+    ) -> tuple[Size, ...]:
         """The sizes that images of that size are given, one after the other: the largest where
         they are drawn. Nothing is computed but the sizes."""
-        if self.moves is not None:
-            return self.moves.sizes(there, window, **arguments)
-        return (self.size(there, window, **arguments),)
+        if self.spatial is not None:
+            return self.spatial.intermediate_sizes(image_size, window, **arguments)
+        return (self.output_size(image_size, window, **arguments),)
 
 
 @dataclass(frozen=True)
-class _Ends:
+class _Interval:
     """The two ends of an interval, the smaller one first."""
 
     item: ParameterType
@@ -102,25 +112,40 @@ class _Ends:
         return ends
 
 
-def _entry(
+def _make_augmentation(
     name: str,
     apply: Any,
-    uses: int,
+    draw_count: int,
     doc: str,
     *params: Param,
-    varies: bool = False,
-    changes: Changes = (),
-    size: Callable[..., Size] = _unchanged,
+    has_variable_size: bool = False,
+    revisions: Revisions = (),
+    output_size: Callable[..., Size] = _same_size,
 ) -> Augmentation:
     signature = Signature(name, params)
-    return Augmentation(signature, apply, uses, doc, varies, changes=changes, size=size)
+    return Augmentation(
+        signature,
+        apply,
+        draw_count,
+        doc,
+        has_variable_size,
+        revisions=revisions,
+        output_size=output_size,
+    )
 
 
-def _mover(
-    name: str, moving: Moving, uses: int, doc: str, *params: Param, changes: Changes = ()
+def _make_spatial_augmentation(
+    name: str,
+    spatial: SpatialAugmentation,
+    draw_count: int,
+    doc: str,
+    *params: Param,
+    revisions: Revisions = (),
 ) -> Augmentation:
     signature = Signature(name, params)
-    return Augmentation(signature, moving.apply, uses, doc, moves=moving, changes=changes)
+    return Augmentation(
+        signature, spatial.apply, draw_count, doc, spatial=spatial, revisions=revisions
+    )
 
 
 _SIDE = Integer(1, 16384)
@@ -129,65 +154,74 @@ _WIDTH = Float(0, 1)
 AUGMENTATIONS: dict[str, Augmentation] = {
     a.signature.name: a
     for a in (
-        _entry(
+        _make_augmentation(
             "resize",
-            geometry.resize,
+            spatial_ops.resize,
             0,
             "short side of 256 by `resize(256)`, both by `resize(224x224)`; else what just covers "
             "the net's input",
             Param("size", OneOf((NoneLiteral(), _SIDE, Extent())), None),
-            changes=(replace(LONG_SIDE, affects=lambda size: not isinstance(size, tuple)),),
-            size=geometry.resize_size,
+            revisions=(
+                replace(LONG_SIDE_ROUNDING, affects=lambda size: not isinstance(size, tuple)),
+            ),
+            output_size=spatial_ops.resize_output_size,
         ),
-        _mover(
+        _make_spatial_augmentation(
             "center_crop",
-            Moving(geometry.center_crop, cuts=True),
+            SpatialAugmentation(spatial_ops.center_crop, is_crop=True),
             0,
             "the middle, of the size of the net's input; black around a smaller picture",
-            changes=(
-                Change("half a pixel of the corner is rounded to the even number, not down"),
-                Change("there is black around a smaller picture, which was enlarged before"),
+            revisions=(
+                Revision("half a pixel of the corner is rounded to the even number, not down"),
+                Revision("there is black around a smaller picture, which was enlarged before"),
             ),
         ),
-        _mover(
+        _make_spatial_augmentation(
             "hflip",
-            Moving(geometry.hflip),
+            SpatialAugmentation(spatial_ops.hflip),
             1,
             "left and right changed over, with probability `p`",
             Param("p", Float(0, 1), 0.5),
         ),
-        _mover(
+        _make_spatial_augmentation(
             "random_crop",
-            Moving(geometry.random_crop, geometry.covers, geometry.padded, cuts=True),
+            SpatialAugmentation(
+                spatial_ops.random_crop,
+                spatial_ops.is_large_enough,
+                spatial_ops.resolve_padding,
+                is_crop=True,
+            ),
             2,
             "a part of the size of the net's input, from a picture with `pad` black pixels around "
             "it: 4 where it is no larger itself (He et al. 2016)",
             Param("pad", OneOf((NoneLiteral(), Integer(0, 1024))), None),
         ),
-        _entry(
+        _make_augmentation(
             "random_resized_crop",
-            geometry.random_resized_crop,
+            spatial_ops.random_resized_crop,
             1,
             "a part with a share `scale` of the area and a `ratio` of width to height, brought to "
             "the net's size (Szegedy et al. 2015)",
-            Param("scale", _Ends(Float(above=0, high=1)), (0.08, 1.0)),
-            Param("ratio", _Ends(Float(0.01, 100)), (0.75, 1.33333333)),
-            changes=(
-                Change("a box that does not fit is drawn anew, and pixels outside it do not count"),
+            Param("scale", _Interval(Float(above=0, high=1)), (0.08, 1.0)),
+            Param("ratio", _Interval(Float(0.01, 100)), (0.75, 1.33333333)),
+            revisions=(
+                Revision(
+                    "a box that does not fit is drawn anew, and pixels outside it do not count"
+                ),
             ),
-            size=_window,
+            output_size=_window_size,
         ),
-        _entry(
+        _make_augmentation(
             "scale_jitter",
-            geometry.scale_jitter,
+            spatial_ops.scale_jitter,
             1,
             "short side of any length between two (Simonyan & Zisserman 2015)",
-            Param("sides", _Ends(_SIDE), (256, 512)),
-            varies=True,
-            changes=(LONG_SIDE,),
-            size=geometry.widest_jitter,
+            Param("sides", _Interval(_SIDE), (256, 512)),
+            has_variable_size=True,
+            revisions=(LONG_SIDE_ROUNDING,),
+            output_size=spatial_ops.max_jitter_size,
         ),
-        _entry(
+        _make_augmentation(
             "color_jitter",
             colour.color_jitter,
             4,
@@ -196,16 +230,16 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             Param("contrast", _WIDTH, 0.4),
             Param("saturation", _WIDTH, 0.4),
         ),
-        _entry(
+        _make_augmentation(
             "lighting",
             colour.lighting,
             3,
             "a colour added along the principal components of ImageNet's (Krizhevsky et al. 2012)",
             Param("std", Float(0, 10), 0.1),
         ),
-        _mover(
+        _make_spatial_augmentation(
             "cutout",
-            Moving(geometry.cutout),
+            SpatialAugmentation(spatial_ops.cutout),
             2,
             "a grey square somewhere (DeVries & Taylor 2017)",
             Param("size", Integer(1, 1024), 8),
@@ -214,9 +248,9 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 }
 
 
-def chosen_of(name: str, **given: Any) -> BoundCall:
+def bind_augmentation(name: str, **arguments: Any) -> BoundCall:
     """An augmentation with some of its arguments."""
     record = AUGMENTATIONS[name]
     return BoundCall(
-        name, record, record.signature.bind([Argument(k, v) for k, v in given.items()], None)
+        name, record, record.signature.bind([Argument(k, v) for k, v in arguments.items()], None)
     )

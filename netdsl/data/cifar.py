@@ -7,29 +7,29 @@ from pathlib import Path
 
 import numpy as np
 
-from netdsl.data.download import Remote, fetch, unpack
-from netdsl.data.limits import check_bytes, filled
+from netdsl.data.data_source import PATH, DatasetFiles, DataSource, mirror_url
+from netdsl.data.download import RemoteFile, fetch, unpack
+from netdsl.data.memory_limits import check_memory, read_exactly
 from netdsl.data.samples import Dataset, Samples
-from netdsl.data.source import PATH, DataSource, Place, mirrored
 from netdsl.errors import fail
 from netdsl.file_io import open_regular_file
 from netdsl.signature import Signature
 from netdsl.types import Array
 
 SIDE = 32
-RECORD = 1 + 3 * SIDE * SIDE
-TEST = "test_batch.bin"
-BATCHES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
+RECORD_BYTES = 1 + 3 * SIDE * SIDE
+TEST_BATCH = "test_batch.bin"
+TRAIN_BATCHES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 CLASSES = (
     *["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
 )
 ARCHIVE = "cifar-10-binary.tar.gz"
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
-_COPIES = 3
+_COPIES_IN_MEMORY = 3
 """Times that a file lies in memory while planes become pixels."""
 
 
-def cifar10() -> DataSource:
+def cifar10_source() -> DataSource:
     return DataSource(
         Signature("cifar10", (PATH,)),
         _load,
@@ -40,27 +40,27 @@ def cifar10() -> DataSource:
 
 
 def _load(folder: Path | None, path: str | None) -> Dataset:
-    here = _PLACE.find(folder, path)
-    test = here / TEST
+    root = _FILES.find_folder(folder, path)
+    test = root / TEST_BATCH
     read_test = (lambda: read_batches([test], len(CLASSES))) if test.exists() else None
-    return Dataset(read_batches(_there(here), len(CLASSES)), CLASSES, read_test)
+    return Dataset(read_batches(_find_batches(root), len(CLASSES)), CLASSES, read_test)
 
 
-def _there(folder: Path) -> list[Path]:
-    return [folder / name for name in BATCHES if (folder / name).exists()]
+def _find_batches(folder: Path) -> list[Path]:
+    return [folder / name for name in TRAIN_BATCHES if (folder / name).exists()]
 
 
-def _get(folder: Path) -> None:
-    base = mirrored("cifar10", "https://www.cs.toronto.edu/~kriz")
-    archive = fetch(Remote(f"{base}/{ARCHIVE}", SHA256), folder)
-    unpack(archive, (*BATCHES, TEST), folder)
+def _download(folder: Path) -> None:
+    base = mirror_url("cifar10", "https://www.cs.toronto.edu/~kriz")
+    archive = fetch(RemoteFile(f"{base}/{ARCHIVE}", SHA256), folder)
+    unpack(archive, (*TRAIN_BATCHES, TEST_BATCH), folder)
 
 
-_PLACE = Place(
+_FILES = DatasetFiles(
     "cifar10",
-    (*BATCHES, TEST),
-    lambda folder: bool(_there(folder)),
-    _get,
+    (*TRAIN_BATCHES, TEST_BATCH),
+    lambda folder: bool(_find_batches(folder)),
+    _download,
     "cifar-10-batches-bin",
 )
 
@@ -68,23 +68,23 @@ _PLACE = Place(
 def read_batches(paths: list[Path], classes: int) -> Samples:
     """The images of several files, as NHWC. Raises NetError, naming the file, where one is no
     such batch."""
-    records = np.concatenate([_records(p, classes) for p in paths])
+    records = np.concatenate([_read_records(p, classes) for p in paths])
     planes = records[:, 1:].reshape(-1, 3, SIDE, SIDE)
     images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
     return Samples(images, records[:, 0].astype(np.int32))
 
 
-def _records(path: Path, classes: int) -> Array:
+def _read_records(path: Path, classes: int) -> Array:
     with open_regular_file(path) as f:
         size = os.fstat(f.fileno()).st_size
-        check_bytes(str(path), _COPIES * size)
-        content = filled(f, size) if size and size % RECORD == 0 else None
+        check_memory(str(path), _COPIES_IN_MEMORY * size)
+        content = read_exactly(f, size) if size and size % RECORD_BYTES == 0 else None
     if content is None:
         raise fail(
-            f"{path} has {size:,} bytes, which are no whole images of {RECORD:,}",
+            f"{path} has {size:,} bytes, which are no whole images of {RECORD_BYTES:,}",
             help="is it truncated, or not a binary batch? get it again",
         )
-    records: Array = content.reshape(-1, RECORD)
+    records: Array = content.reshape(-1, RECORD_BYTES)
     wrong = np.flatnonzero(records[:, 0] >= classes)
     if len(wrong):
         first = int(wrong[0])

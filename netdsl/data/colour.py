@@ -11,15 +11,15 @@ from netdsl.backends.picked import Size
 from netdsl.errors import fail
 from netdsl.types import Array
 
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)
+_LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
 """Rec. 601: how bright red, green and blue look."""
-_DEVIATIONS = np.array([55.46, 4.794, 1.148])
-_DIRECTIONS = np.array(
+_PCA_DEVIATIONS = np.array([55.46, 4.794, 1.148])
+_PCA_DIRECTIONS = np.array(
     [[-0.5675, -0.5808, -0.5836], [0.7192, -0.0045, -0.6948], [0.4009, -0.8140, 0.4203]]
 )
 """Principal components of the colours of ImageNet's pixels, one a row, and the deviations along
 them, in bytes (as published with fb.resnet.torch)."""
-_ORDERS = tuple(permutations(range(3)))
+_JITTER_ORDERS = tuple(permutations(range(3)))
 
 
 def color_jitter(
@@ -27,23 +27,23 @@ def color_jitter(
 ) -> Array:
     """Howard 2014: each factor is uniform within 1 +- its width; the order is drawn too."""
     widths = (brightness, contrast, saturation)
-    return np.stack([_jittered(x, d, widths) for x, d in zip(images, draws, strict=True)])
+    return np.stack([_jitter(x, d, widths) for x, d in zip(images, draws, strict=True)])
 
 
-def _jittered(image: Array, draws: Array, widths: tuple[float, float, float]) -> Array:
+def _jitter(image: Array, draws: Array, widths: tuple[float, float, float]) -> Array:
     y = image.astype(np.float32)
-    for i in _ORDERS[int(draws[3] * len(_ORDERS))]:
+    for i in _JITTER_ORDERS[int(draws[3] * len(_JITTER_ORDERS))]:
         factor = np.float32(max(0.0, 1 + widths[i] * (2 * draws[i] - 1)))
-        y = np.clip(_away(y, i) * (1 - factor) + y * factor, 0, 255)
-    return _bytes(y)
+        y = np.clip(_blend_target(y, i) * (1 - factor) + y * factor, 0, 255)
+    return _to_bytes(y)
 
 
-def _away(y: Array, what: int) -> Array:
+def _blend_target(y: Array, adjustment: int) -> Array:
     """What an image is mixed with: black, its mean brightness, its shades of grey."""
-    if what == 0:
+    if adjustment == 0:
         return np.zeros(1, np.float32)
-    grey = y @ _GREY if y.shape[2] == 3 else y.mean(axis=2)
-    return grey.mean() if what == 1 else grey[..., None]
+    grey = y @ _LUMA_WEIGHTS if y.shape[2] == 3 else y.mean(axis=2)
+    return grey.mean() if adjustment == 1 else grey[..., None]
 
 
 def lighting(images: Array, draws: Array, window: Size, std: float) -> Array:
@@ -55,9 +55,9 @@ def lighting(images: Array, draws: Array, window: Size, std: float) -> Array:
         )
     normal = NormalDist()
     drawn = [[normal.inv_cdf(min(max(x, 1e-9), 1 - 1e-9)) for x in d] for d in draws]
-    added = (np.array(drawn) * std * _DEVIATIONS) @ _DIRECTIONS
-    return _bytes(images + added[:, None, None, :].astype(np.float32))
+    added = (np.array(drawn) * std * _PCA_DEVIATIONS) @ _PCA_DIRECTIONS
+    return _to_bytes(images + added[:, None, None, :].astype(np.float32))
 
 
-def _bytes(values: Array) -> Array:
+def _to_bytes(values: Array) -> Array:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)

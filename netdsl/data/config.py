@@ -25,7 +25,7 @@ class Statistics:
     std: tuple[float, ...] = ()
 
 
-def _known(name: str, mean: Sequence[float], std: Sequence[float]) -> Statistics:
+def _make_statistics(name: str, mean: Sequence[float], std: Sequence[float]) -> Statistics:
     return Statistics(Signature(name), tuple(mean), tuple(std))
 
 
@@ -34,12 +34,12 @@ _POSITIVE = ListOf(Float(above=0))
 STATISTICS: dict[str, Statistics] = {
     x.signature.name: x
     for x in (
-        _known("mnist", [0.1307], [0.3081]),
-        _known("fashion_mnist", [0.2860], [0.3530]),
-        _known("cifar10", [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
-        _known("imagenet", _IMAGENET, [0.229, 0.224, 0.225]),
+        _make_statistics("mnist", [0.1307], [0.3081]),
+        _make_statistics("fashion_mnist", [0.2860], [0.3530]),
+        _make_statistics("cifar10", [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
+        _make_statistics("imagenet", _IMAGENET, [0.229, 0.224, 0.225]),
         # as before batch normalisation: the mean is taken away, and bytes stay as large as they are
-        _known("imagenet_mean", _IMAGENET, [1 / 255]),
+        _make_statistics("imagenet_mean", _IMAGENET, [1 / 255]),
         Statistics(
             Signature("by", (Param("mean", ListOf(Float())), Param("std", _POSITIVE))),
         ),
@@ -48,7 +48,7 @@ STATISTICS: dict[str, Statistics] = {
 
 
 @dataclass(frozen=True)
-class _HeldOut:
+class _ValidationSize:
     """A count of images, or a share of them."""
 
     def accept(self, value: Value) -> int | float:
@@ -61,15 +61,17 @@ class _HeldOut:
 
 
 @dataclass(frozen=True)
-class _Steady:
+class _DeterministicAugmentation:
     """A change that draws nothing at random."""
 
     def accept(self, value: Value) -> BoundCall:
         chosen = CallOf("augmentation", AUGMENTATIONS).accept(value)
-        if chosen.record.uses:
+        if chosen.record.draw_count:
             message = f"`{chosen.name}` draws at random, which no evaluation does"
-            steady = [f"`{n}`" for n, a in AUGMENTATIONS.items() if not a.uses]
-            help = f"evaluation takes {' and '.join(steady)}; the rest belongs into `augment`"
+            deterministic = [f"`{n}`" for n, a in AUGMENTATIONS.items() if not a.draw_count]
+            help = (
+                f"evaluation takes {' and '.join(deterministic)}; the rest belongs into `augment`"
+            )
             raise fail(message, chosen.span, help=help)
         return chosen
 
@@ -78,7 +80,7 @@ REFUSE, SKIP = Symbol("refuse"), Symbol("skip")
 
 
 @dataclass(frozen=True)
-class _Policy:
+class _BadPicturePolicy:
     """What is done about a bad picture."""
 
     def accept(self, value: Value) -> Symbol:
@@ -94,7 +96,7 @@ SIGNATURE = Signature(
         Param("batch", Integer(1, 65536), 64, "images in a training step"),
         Param(
             "validation",
-            _HeldOut(),
+            _ValidationSize(),
             0.1,
             "count or share of the training images held out, where the source has no own",
         ),
@@ -112,13 +114,13 @@ SIGNATURE = Signature(
         ),
         Param(
             "eval_transform",
-            ListOf(_Steady()),
+            ListOf(_DeterministicAugmentation()),
             (),
             "changes of the images that it is judged by or used on: resize, center_crop",
         ),
         Param(
             "on_bad_picture",
-            _Policy(),
+            _BadPicturePolicy(),
             REFUSE,
             "`refuse`: a damaged picture ends a run, which is saved; `skip`: it counts for nothing",
         ),
@@ -140,34 +142,34 @@ class DataConfig:
     on_bad_picture: Symbol
 
     @property
-    def skips_bad(self) -> bool:
+    def is_skipping_bad_pictures(self) -> bool:
         """Whether bad pictures are skipped."""
         return self.on_bad_picture == SKIP
 
-    def prepare(self, b: Builder, pixels: Node) -> Node:
+    def normalize_pixels(self, b: Builder, pixels: Node) -> Node:
         """Bytes to floats: scaled to [0, 1], then centred and scaled by the statistics."""
         x = b.cast(pixels, dtype=b.dtype)
         if self.normalize is None:
             return b.mul(x, b.const(1 / 255))
-        mean, std = _statistics(self.normalize)
+        mean, std = _resolve_statistics(self.normalize)
         channels = pixels.type.shape[-1]
         for what in (mean, std):
             if len(what) not in (1, channels):
                 raise fail(f"`normalize` has {len(what)} channels, the image has {channels}")
         scale, shift = (
             tuple(1 / (255 * s) for s in std),
-            tuple(m / s for m, s in zip(*_same_length(mean, std), strict=True)),
+            tuple(m / s for m, s in zip(*_broadcast_channels(mean, std), strict=True)),
         )
         return b.sub(b.mul(x, b.const(scale)), b.const(shift))
 
 
-def _statistics(chosen: BoundCall) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _resolve_statistics(chosen: BoundCall) -> tuple[tuple[float, ...], tuple[float, ...]]:
     record: Statistics = chosen.record
-    given: Any = chosen.arguments
-    return (record.mean, record.std) if record.mean else (given["mean"], given["std"])
+    arguments: Any = chosen.arguments
+    return (record.mean, record.std) if record.mean else (arguments["mean"], arguments["std"])
 
 
-def _same_length(
+def _broadcast_channels(
     a: tuple[float, ...], b: tuple[float, ...]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     n = max(len(a), len(b))

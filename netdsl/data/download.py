@@ -22,7 +22,7 @@ _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteFile:
     """A file that can be fetched, and the checksum that it must have."""
 
     url: str
@@ -33,7 +33,7 @@ class Remote:
         return self.url.rpartition("/")[2]
 
 
-def fetch(remote: Remote, folder: Path) -> Path:
+def fetch(remote: RemoteFile, folder: Path) -> Path:
     """The file in `folder`, fetched if it is not there. Raises NetError where it cannot be had, or
     is not what it should be; nothing of it is then left."""
     target = folder / remote.name
@@ -41,13 +41,13 @@ def fetch(remote: Remote, folder: Path) -> Path:
         return target
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(prefix=".netdsl-", dir=folder)
+        handle, temporary = tempfile.mkstemp(prefix=".netdsl-", dir=folder)
         try:
             with os.fdopen(handle, "wb") as f:
-                _save(remote, f)
-            os.replace(beside, target)
+                _download_to(remote, f)
+            os.replace(temporary, target)
         finally:
-            Path(beside).unlink(missing_ok=True)
+            Path(temporary).unlink(missing_ok=True)
     except (OSError, HTTPException, ValueError) as e:
         reason = getattr(e, "reason", None) or getattr(e, "strerror", None) or e
         raise fail(
@@ -57,11 +57,11 @@ def fetch(remote: Remote, folder: Path) -> Path:
     return target
 
 
-def _save(remote: Remote, out: IO[bytes]) -> None:
+def _download_to(remote: RemoteFile, out: IO[bytes]) -> None:
     request = urllib.request.Request(remote.url, headers={"User-Agent": "netdsl"})
     digest = hashlib.sha256()
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
-        while chunk := answer.read(_CHUNK):
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+        while chunk := response.read(_CHUNK):
             digest.update(chunk)
             out.write(chunk)
     if digest.hexdigest() != remote.sha256:
@@ -80,16 +80,16 @@ def unpack(archive: Path, names: tuple[str, ...], folder: Path) -> None:
                 name = Path(member.name).name
                 source = tar.extractfile(member) if name in names and member.isfile() else None
                 if source is not None:
-                    _unpack_one(source, folder / name)
+                    _unpack_member(source, folder / name)
     except (OSError, tarfile.TarError, EOFError, zlib.error) as e:
         raise fail(f"cannot unpack {archive}: {e}", help="remove it, to fetch it again") from None
 
 
-def _unpack_one(source: IO[bytes], target: Path) -> None:
-    handle, beside = tempfile.mkstemp(prefix=".netdsl-", dir=target.parent)
+def _unpack_member(source: IO[bytes], target: Path) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=".netdsl-", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as f:
             shutil.copyfileobj(source, f)
-        os.replace(beside, target)
+        os.replace(temporary, target)
     finally:
-        Path(beside).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)

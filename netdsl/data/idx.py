@@ -13,7 +13,7 @@ from typing import IO, BinaryIO, cast
 
 import numpy as np
 
-from netdsl.data.limits import check_bytes, filled
+from netdsl.data.memory_limits import check_memory, read_exactly
 from netdsl.errors import NetError, fail
 from netdsl.file_io import open_regular_file
 from netdsl.types import Array
@@ -25,51 +25,51 @@ def read_idx(folder: Path, name: str, rank: int) -> Array:
     Raises NetError, naming the file, where it is missing, truncated, or not such a file, and before
     anything is unpacked where its values take more memory than there is for them.
     """
-    with _opened(folder, name, rank) as (path, f, shape):
-        values = filled(f, math.prod(shape))
+    with _open_idx(folder, name, rank) as (path, f, shape):
+        values = read_exactly(f, math.prod(shape))
         if values is None or f.read(1):
-            raise _other_length(path, "fewer" if values is None else "more")
+            raise _make_length_error(path, "fewer" if values is None else "more")
     return values.reshape(shape)
 
 
-def _other_length(path: Path, values: str) -> NetError:
-    return fail(f"{path} holds {values} values than its header says", help="download it again")
+def _make_length_error(path: Path, comparison: str) -> NetError:
+    return fail(f"{path} holds {comparison} values than its header says", help="download it again")
 
 
-def idx_shape(folder: Path, name: str, rank: int) -> tuple[int, ...]:
+def read_idx_shape(folder: Path, name: str, rank: int) -> tuple[int, ...]:
     """The shape that a file announces; its values are not read. Raises NetError as `read_idx`."""
-    with _opened(folder, name, rank) as (_, _, shape):
+    with _open_idx(folder, name, rank) as (_, _, shape):
         return shape
 
 
 @contextmanager
-def _opened(
+def _open_idx(
     folder: Path, name: str, rank: int
 ) -> Iterator[tuple[Path, IO[bytes], tuple[int, ...]]]:
     """A file of which the header is read, and the shape that this says."""
-    path = find(folder, name)
+    path = find_file(folder, name)
     if path is None:
         raise fail(f"{folder} holds no {name}.gz")
     with open_regular_file(path) as file:
         size, is_packed = os.fstat(file.fileno()).st_size, path.suffix == ".gz"
-        plain: AbstractContextManager[IO[bytes]]
-        plain = closing(_unpacked(file)) if is_packed else nullcontext(file)
+        unpacked_file: AbstractContextManager[IO[bytes]]
+        unpacked_file = closing(_open_gzip(file)) if is_packed else nullcontext(file)
         try:
-            with plain as f:
-                shape = _shape(f.read(4 + 4 * rank), rank, path)
+            with unpacked_file as f:
+                shape = _parse_shape(f.read(4 + 4 * rank), rank, path)
                 if not is_packed and math.prod(shape) > size:
-                    raise _other_length(path, "fewer")
-                check_bytes(f"{path}, unpacked,", math.prod(shape), size if is_packed else None)
+                    raise _make_length_error(path, "fewer")
+                check_memory(f"{path}, unpacked,", math.prod(shape), size if is_packed else None)
                 yield path, f, shape
         except (OSError, EOFError, zlib.error) as e:
             raise fail(f"cannot read {path}: {e}", help="download it again") from None
 
 
-def _unpacked(file: BinaryIO) -> IO[bytes]:
+def _open_gzip(file: BinaryIO) -> IO[bytes]:
     return cast(IO[bytes], gzip.GzipFile(fileobj=file))
 
 
-def find(folder: Path, name: str) -> Path | None:
+def find_file(folder: Path, name: str) -> Path | None:
     """The file of that name, compressed or not."""
     for path in (folder / f"{name}.gz", folder / name):
         if path.exists():
@@ -77,7 +77,7 @@ def find(folder: Path, name: str) -> Path | None:
     return None
 
 
-def _shape(head: bytes, rank: int, path: Path) -> tuple[int, ...]:
-    if len(head) < 4 + 4 * rank or head[:3] != b"\x00\x00\x08" or head[3] != rank:
+def _parse_shape(header: bytes, rank: int, path: Path) -> tuple[int, ...]:
+    if len(header) < 4 + 4 * rank or header[:3] != b"\x00\x00\x08" or header[3] != rank:
         raise fail(f"{path} is no idx file of bytes with {rank} axes", help="is it the right file?")
-    return tuple(int(n) for n in np.frombuffer(head, dtype=">u4", offset=4))
+    return tuple(int(n) for n in np.frombuffer(header, dtype=">u4", offset=4))

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from netdsl.data.download import Remote, fetch
-from netdsl.data.idx import find, idx_shape, read_idx
+from netdsl.data.data_source import PATH, DatasetFiles, DataSource, mirror_url
+from netdsl.data.download import RemoteFile, fetch
+from netdsl.data.idx import find_file, read_idx, read_idx_shape
 from netdsl.data.samples import Dataset, Samples
-from netdsl.data.source import PATH, DataSource, Place, mirrored
 from netdsl.errors import fail
 from netdsl.signature import Signature
 from netdsl.types import dims
@@ -20,35 +20,37 @@ FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-NAMES = tuple(f"{name}.gz" for pair in FILES.values() for name in pair)
+FILE_NAMES = tuple(f"{name}.gz" for pair in FILES.values() for name in pair)
 
 
 def idx_source(
     name: str, classes: tuple[str, ...], doc: str, base: str, checksums: tuple[str, ...]
 ) -> DataSource:
     """A source of four idx files, which lie at `base` with these sha256."""
-    sums = dict(zip(NAMES, checksums, strict=True))
-    place = Place(
+    sha256_by_name = dict(zip(FILE_NAMES, checksums, strict=True))
+    dataset_files = DatasetFiles(
         name,
-        NAMES,
-        lambda folder: find(folder, FILES["train"][0]) is not None,
-        partial(_get, name, base, sums),
+        FILE_NAMES,
+        lambda folder: find_file(folder, FILES["train"][0]) is not None,
+        partial(_download, name, base, sha256_by_name),
         "raw",
     )
-    load = partial(_load, place, classes)
+    load = partial(_load, dataset_files, classes)
     return DataSource(Signature(name, (PATH,)), load, (28, 28, 1), classes, doc)
 
 
-def _get(name: str, base: str, checksums: Mapping[str, str], folder: Path) -> None:
+def _download(name: str, base: str, checksums: Mapping[str, str], folder: Path) -> None:
     # the first file is what a whole set is known by, so it comes last
-    for file in reversed(NAMES):
-        fetch(Remote(f"{mirrored(name, base)}/{file}", checksums[file]), folder)
+    for file in reversed(FILE_NAMES):
+        fetch(RemoteFile(f"{mirror_url(name, base)}/{file}", checksums[file]), folder)
 
 
-def _load(place: Place, classes: tuple[str, ...], folder: Path | None, path: str | None) -> Dataset:
-    here = place.find(folder, path)
-    _check_headers(here)
-    read = partial(_pair, here, len(classes))
+def _load(
+    dataset_files: DatasetFiles, classes: tuple[str, ...], folder: Path | None, path: str | None
+) -> Dataset:
+    root = dataset_files.find_folder(folder, path)
+    _check_headers(root)
+    read = partial(_read_pair, root, len(classes))
     return Dataset(read(*FILES["train"]), classes, lambda: read(*FILES["test"]))
 
 
@@ -56,8 +58,8 @@ def _check_headers(folder: Path) -> None:
     """Raises NetError where a file announces another size than it should; the test set too is
     looked at before anything is trained on."""
     for images_name, labels_name in FILES.values():
-        shape = idx_shape(folder, images_name, 3)
-        labels = idx_shape(folder, labels_name, 1)[0]
+        shape = read_idx_shape(folder, images_name, 3)
+        labels = read_idx_shape(folder, labels_name, 1)[0]
         if shape[1:] != (28, 28):
             raise fail(f"{folder / images_name} holds images of {dims(shape[1:])}, not 28x28")
         if shape[0] != labels:
@@ -68,7 +70,7 @@ def _check_headers(folder: Path) -> None:
             raise fail(f"{folder / images_name} holds no images")
 
 
-def _pair(folder: Path, classes: int, images_name: str, labels_name: str) -> Samples:
+def _read_pair(folder: Path, classes: int, images_name: str, labels_name: str) -> Samples:
     images = read_idx(folder, images_name, 3)[..., None]
     labels = read_idx(folder, labels_name, 1).astype(np.int32)
     if labels.max() >= classes:

@@ -15,19 +15,19 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 
-from netdsl.data.limits import check_bytes, filled
+from netdsl.data.data_source import DataSource
+from netdsl.data.memory_limits import check_memory, read_exactly
 from netdsl.data.samples import Dataset, Samples
-from netdsl.data.source import DataSource
 from netdsl.errors import NetError, fail
 from netdsl.file_io import open_regular_file
 from netdsl.parameter_types import QuotedText
 from netdsl.signature import Param, Signature
 from netdsl.types import Array, dims
 
-NAMES = ("images", "labels", "test_images", "test_labels")
+ARRAY_NAMES = ("images", "labels", "test_images", "test_labels")
 
 
-def arrays() -> DataSource:
+def arrays_source() -> DataSource:
     file = Param("path", QuotedText(), doc="a .npz file, looked for where `--data` says")
     doc = (
         "images (uint8) and labels (0, 1, 2, ... without gaps), test_images and test_labels, "
@@ -47,7 +47,7 @@ class _Member:
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    fortran: bool
+    is_fortran_order: bool
     info: zipfile.ZipInfo
 
     @property
@@ -58,10 +58,10 @@ class _Member:
         return f"{dims(self.shape)} {self.dtype}"
 
 
-class _Pieces:
+class _BoundedReader:
     """A file of which at most so many bytes are read at once, whatever it says of itself."""
 
-    MOST = 1 << 20
+    MAX_READ = 1 << 20
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -70,8 +70,8 @@ class _Pieces:
 
     def read(self, n: int | None = -1) -> bytes:
         if n is None or n < 0:
-            n = self.MOST
-        if n > self.MOST:
+            n = self.MAX_READ
+        if n > self.MAX_READ:
             raise ValueError(f"it has a directory of {n:,} bytes")
         return self._file.read(n)
 
@@ -84,89 +84,103 @@ def read_arrays(path: Path) -> Dataset:
         raise fail(f"there is no file {path}", help='arrays("data.npz") names a NumPy file')
     with open_regular_file(path) as file:
         try:
-            with zipfile.ZipFile(_Pieces(file)) as archive:
-                return _read(path, archive, os.fstat(file.fileno()).st_size)
+            with zipfile.ZipFile(_BoundedReader(file)) as archive:
+                return _read_archive(path, archive, os.fstat(file.fileno()).st_size)
         except NetError:
             raise
-        except (zipfile.BadZipFile, zlib.error, *_ODD) as e:
-            raise _damaged(path, str(e)) from None
+        except (zipfile.BadZipFile, zlib.error, *_ARCHIVE_ERRORS) as e:
+            raise _make_damage_error(path, str(e)) from None
 
 
-_ODD = (OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, TypeError)
+_ARCHIVE_ERRORS = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    NotImplementedError,
+    TypeError,
+)
 """What a damaged archive makes `zipfile` raise besides its own errors."""
-_METHODS = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "LZMA"}
-_LABELS = "labels are whole numbers from 0 to 99,999"
-_HOW = "np.savez(FILE, images=..., labels=..., test_images=..., test_labels=...) writes one"
+_COMPRESSION_NAMES = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "LZMA"}
+_LABEL_HELP = "labels are whole numbers from 0 to 99,999"
+_SAVE_HELP = "np.savez(FILE, images=..., labels=..., test_images=..., test_labels=...) writes one"
 
 
-def _damaged(path: Path, why: str) -> NetError:
-    return fail(f"{path} is no .npz file, or damaged: {why}", help=_HOW)
+def _make_damage_error(path: Path, reason: str) -> NetError:
+    return fail(f"{path} is no .npz file, or damaged: {reason}", help=_SAVE_HELP)
 
 
-def _read(path: Path, archive: zipfile.ZipFile, packed: int) -> Dataset:
-    wanted = {f"{name}.npy": name for name in NAMES}
-    there = [i for i in archive.infolist() if i.filename in wanted]
-    for file, count in Counter(i.filename for i in there).items():
+def _read_archive(path: Path, archive: zipfile.ZipFile, packed_size: int) -> Dataset:
+    wanted = {f"{name}.npy": name for name in ARRAY_NAMES}
+    entries = [i for i in archive.infolist() if i.filename in wanted]
+    for file, count in Counter(i.filename for i in entries).items():
         if count > 1:
-            raise fail(f"{path} holds {count:,} arrays `{wanted[file]}`", help=_HOW)
-    found = ((wanted[i.filename], i) for i in there)
-    members = {name: _member(path, name, archive, info) for name, info in found}
-    pairs = [NAMES[:2]] + ([NAMES[2:]] if NAMES[2] in members or NAMES[3] in members else [])
+            raise fail(f"{path} holds {count:,} arrays `{wanted[file]}`", help=_SAVE_HELP)
+    found = ((wanted[i.filename], i) for i in entries)
+    members = {name: _read_member(path, name, archive, info) for name, info in found}
+    pairs = [ARRAY_NAMES[:2]] + (
+        [ARRAY_NAMES[2:]] if ARRAY_NAMES[2] in members or ARRAY_NAMES[3] in members else []
+    )
     for names in pairs:
         _check_pair(path, members, *names)
-    sizes = {dims(_image(members[images])) for images, _ in pairs}
+    sizes = {dims(_image_shape(members[images])) for images, _ in pairs}
     if len(sizes) > 1:
         raise fail(f"{path} holds images of {' and '.join(sorted(sizes))}; they must be alike")
-    check_bytes(f"{path}, unpacked,", sum(m.size for m in members.values()), packed)
-    train, *test = [_samples(path, archive, members, *names) for names in pairs]
+    check_memory(f"{path}, unpacked,", sum(m.size for m in members.values()), packed_size)
+    train, *test = [_read_samples(path, archive, members, *names) for names in pairs]
     highest = max(int(x.labels.max()) for x in (train, *test))
     classes = tuple(map(str, range(1 + highest)))
     return Dataset(train, classes, (lambda: test[0]) if test else None)
 
 
-def _member(path: Path, name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
+def _read_member(path: Path, name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
     """The header of an array. Raises NetError where it is not one of numbers that NumPy writes."""
     if info.flag_bits & 1:
-        raise fail(f"`{name}` in {path} is encrypted", help=_HOW)
+        raise fail(f"`{name}` in {path} is encrypted", help=_SAVE_HELP)
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        method = _METHODS.get(info.compress_type, f"method {info.compress_type}")
+        method = _COMPRESSION_NAMES.get(info.compress_type, f"method {info.compress_type}")
         message = f"`{name}` in {path} is compressed by {method}, which NumPy does not write"
         raise fail(message, help="np.savez_compressed(FILE, images=..., labels=...) compresses")
     with archive.open(info) as f:
-        shape, dtype, fortran = _header(f, path, name)
-    found = _Member(name, shape, dtype, fortran, info)
+        shape, dtype, is_fortran_order = _read_header(f, path, name)
+    found = _Member(name, shape, dtype, is_fortran_order, info)
     if dtype.hasobject or dtype.kind not in "uibf":
-        raise fail(f"`{name}` in {path} holds {dtype}, not numbers", help=_HOW)
+        raise fail(f"`{name}` in {path} holds {dtype}, not numbers", help=_SAVE_HELP)
     if found.size > info.file_size:
         raise fail(f"`{name}` in {path} says that it has {found.size:,} bytes; it is damaged")
     return found
 
 
 _MAGIC = b"\x93NUMPY"
-_LONGEST = 10_000
+_MAX_HEADER = 10_000
 _HEADER = re.compile(
     r"\{'descr': '([^']{1,20})', 'fortran_order': (True|False), 'shape': "
     r"\(((?:\d{1,19}L?, ?)*(?:\d{1,19}L?)?)\), *\} *\n?"
 )
 
 
-def _header(f: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+def _read_header(
+    f: IO[bytes], path: Path, name: str
+) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     """Shape, type and order of an array: the one form of header that NumPy writes, which is not
     evaluated."""
-    begin = f.read(8)
-    if begin[:6] != _MAGIC or begin[6:] not in (b"\1\0", b"\2\0", b"\3\0"):
-        raise _damaged(path, f"`{name}` does not begin as an array does")
-    length = int.from_bytes(f.read(2 if begin[6] == 1 else 4), "little")
-    text = f.read(length) if length <= _LONGEST else b""
+    preamble = f.read(8)
+    if preamble[:6] != _MAGIC or preamble[6:] not in (b"\1\0", b"\2\0", b"\3\0"):
+        raise _make_damage_error(path, f"`{name}` does not begin as an array does")
+    length = int.from_bytes(f.read(2 if preamble[6] == 1 else 4), "little")
+    text = f.read(length) if length <= _MAX_HEADER else b""
     found = _HEADER.fullmatch(text.decode("latin-1"))
     if found is None:
         shown = ascii(text[:60].decode("latin-1"))
-        raise _damaged(path, f"the header of `{name}` is {shown}, no plain array of numbers")
+        raise _make_damage_error(
+            path, f"the header of `{name}` is {shown}, no plain array of numbers"
+        )
     shape = tuple(int(n.strip().rstrip("L")) for n in found[3].split(",") if n.strip())
     return shape, np.dtype(found[1]), found[2] == "True"
 
 
-def _image(images: _Member) -> tuple[int, ...]:
+def _image_shape(images: _Member) -> tuple[int, ...]:
     """Height, width and channels."""
     return (*images.shape[1:], 1)[:3]
 
@@ -177,7 +191,7 @@ def _check_pair(
     """Raises NetError where two arrays are not images and their labels, by their headers."""
     for name in (images_name, labels_name):
         if name not in members:
-            raise fail(f"{path} holds no array `{name}`", help=_HOW)
+            raise fail(f"{path} holds no array `{name}`", help=_SAVE_HELP)
     images, labels = members[images_name], members[labels_name]
     if images.dtype != np.uint8 or len(images.shape) not in (3, 4):
         raise fail(
@@ -193,27 +207,27 @@ def _check_pair(
         raise fail(f"`{images_name}` in {path} holds no images")
 
 
-def _samples(
+def _read_samples(
     path: Path,
     archive: zipfile.ZipFile,
     members: Mapping[str, _Member],
     images_name: str,
     labels_name: str,
 ) -> Samples:
-    labels = _array(path, archive, members[labels_name])
+    labels = _read_array(path, archive, members[labels_name])
     if labels.min() < 0 or labels.max() >= 100_000:
         wrong = labels.min() if labels.min() < 0 else labels.max()
-        raise fail(f"`{labels_name}` in {path} holds the label {wrong}", help=_LABELS)
-    images = _array(path, archive, members[images_name])
+        raise fail(f"`{labels_name}` in {path} holds the label {wrong}", help=_LABEL_HELP)
+    images = _read_array(path, archive, members[images_name])
     return Samples(images if images.ndim == 4 else images[..., None], labels.astype(np.int32))
 
 
-def _array(path: Path, archive: zipfile.ZipFile, member: _Member) -> Array:
+def _read_array(path: Path, archive: zipfile.ZipFile, member: _Member) -> Array:
     with archive.open(member.info) as f:
-        _header(f, path, member.name)
-        content = filled(f, member.size)
+        _read_header(f, path, member.name)
+        content = read_exactly(f, member.size)
         if content is None or f.read(1):
             size = f"{member.size:,} bytes"
             raise fail(f"`{member.name}` in {path} does not have the {size} that its header says")
-    order = "F" if member.fortran else "C"
+    order = "F" if member.is_fortran_order else "C"
     return content.view(member.dtype).reshape(member.shape, order=order)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.data.limits import check_pixels
+from netdsl.data.memory_limits import check_pixels
 from netdsl.errors import Diagnostic, NetError, fail
 from netdsl.file_io import open_regular_file, write_atomically
 from netdsl.types import Array, dims
@@ -27,51 +27,51 @@ from netdsl.types import Array, dims
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")
 """What is decoded, by Pillow's names; which of them a file is, its content says, never its name.
 Others may start a program (PostScript does) or cannot be told from noise."""
-_BEGINNING = re.compile(
+_MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM|RIFF....WEBP|II[*+]\0|MM\0[*+]|P[1-6]\s"
     rb"|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
     re.DOTALL,
 )
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_PLAIN = ("1", "L", "P", "RGB")
-_WHOLE = ("WEBP", "JPEG2000")
+_PLAIN_MODES = ("1", "L", "P", "RGB")
+_WHOLE_IMAGE_FORMATS = ("WEBP", "JPEG2000")
 """Formats whose decoders hold a whole picture themselves, once or twice."""
-_TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
+_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 class BadPicture(NetError):
     """A file that cannot be used as a picture."""
 
 
-class Skipped:
+class SkippedPictures:
     """The bad pictures that are gone without, and what is wrong with each; threads add to it."""
 
     def __init__(self) -> None:
-        self._faults: dict[Path, str] = {}
+        self._messages: dict[Path, str] = {}
         self._lock = Lock()
 
-    def add(self, path: Path, fault: BadPicture) -> None:
+    def add(self, path: Path, error: BadPicture) -> None:
         with self._lock:
-            self._faults.setdefault(path, fault.diagnostics[0].message)
+            self._messages.setdefault(path, error.diagnostics[0].message)
 
-    def holds(self, path: Path) -> bool:
-        return path in self._faults
+    def has_path(self, path: Path) -> bool:
+        return path in self._messages
 
     @property
-    def faults(self) -> tuple[str, ...]:
+    def messages(self) -> tuple[str, ...]:
         """What is wrong, a sentence for each, in the order in which they were found."""
         with self._lock:
-            return tuple(self._faults.values())
+            return tuple(self._messages.values())
 
 
 @dataclass(frozen=True)
 class Pictures:
     """Files of pictures of any size: names within a folder, an array of texts. Where there is a
-    place for those `skipped`, bad ones go there; else they are refused."""
+    place for those `skipped_pictures`, bad ones go there; else they are refused."""
 
     folder: Path
     names: Array
-    skipped: Skipped | None = None
+    skipped_pictures: SkippedPictures | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -83,37 +83,39 @@ class Pictures:
     def paths(self) -> list[Path]:
         return [self.folder / name for name in self.names]
 
-    def good(self) -> Array:
+    def valid_mask(self) -> Array:
         """1 for each picture, 0 for those that are skipped, as far as they have been decoded."""
-        skipped = self.skipped
-        found = [skipped is None or not skipped.holds(p) for p in self.paths]
-        return np.array(found, dtype=np.float32)
+        skipped_pictures = self.skipped_pictures
+        is_valid = [
+            skipped_pictures is None or not skipped_pictures.has_path(p) for p in self.paths
+        ]
+        return np.array(is_valid, dtype=np.float32)
 
     def checksum(self) -> int:
         """What tells these files apart from others: their names and lengths."""
         lengths = (os.path.getsize(path) for path in self.paths)
         lines = (f"{n} {size}\n" for n, size in zip(self.names, lengths, strict=True))
-        return _checksum("".join(lines))
+        return _text_checksum("".join(lines))
 
-    def checksum_of_names(self) -> int:
+    def name_checksum(self) -> int:
         """As `checksum`, where damaged files may be put back with other lengths."""
-        return _checksum("\n".join(map(str, self.names)))
+        return _text_checksum("\n".join(map(str, self.names)))
 
 
-def _checksum(text: str) -> int:
+def _text_checksum(text: str) -> int:
     return zlib.crc32(text.encode(errors="surrogateescape"))
 
 
-def listed(paths: Sequence[Path]) -> Pictures:
+def pictures_from_paths(paths: Sequence[Path]) -> Pictures:
     """Pictures that somebody names."""
     return Pictures(Path(), np.array([str(p) for p in paths], dtype=object))
 
 
-def _bad(message: str, help: str | None = None) -> BadPicture:
+def _make_error(message: str, help: str | None = None) -> BadPicture:
     return BadPicture(Diagnostic(message, help=help))
 
 
-class Opened:
+class PictureFile:
     """A picture of which the header is read and no pixel is decoded. Raises BadPicture where the
     file is missing, is no file, or is no picture of a known format; `close` it."""
 
@@ -122,10 +124,10 @@ class Opened:
         try:
             self._file = open_regular_file(path)
         except NetError as e:
-            gone = f"there is no picture {path}"
-            raise _bad(e.diagnostics[0].message if path.exists() else gone) from None
+            missing = f"there is no picture {path}"
+            raise _make_error(e.diagnostics[0].message if path.exists() else missing) from None
         try:
-            with _blamed(path):
+            with _add_path_to_errors(path):
                 self._picture = _pillow().open(self._file, formats=FORMATS)
         except BaseException:
             self._file.close()
@@ -137,36 +139,42 @@ class Opened:
         width, height = self._picture.size
         return height, width
 
-    def pixel(self, channels: int) -> int:
+    def bytes_per_pixel(self, channels: int) -> int:
         """Bytes that a pixel takes while it is decoded, converted, resized and copied into a
         batch of so many channels."""
-        is_plain = self._picture.mode in _PLAIN and "transparency" not in self._picture.info
-        return (12 if is_plain and channels < 4 else 20) + 8 * (self._picture.format in _WHOLE)
+        is_plain = self._picture.mode in _PLAIN_MODES and "transparency" not in self._picture.info
+        return (12 if is_plain and channels < 4 else 20) + 8 * (
+            self._picture.format in _WHOLE_IMAGE_FORMATS
+        )
 
-    def check_size(self, channels: int = 3, largest: int = 0) -> None:
-        """Raises BadPicture where it has too many pixels to decode, or comes to the `largest`
+    def check_size(self, channels: int = 3, max_pixels: int = 0) -> None:
+        """Raises BadPicture where it has too many pixels to decode, or comes to the `max_pixels`
         number of them when it is resized."""
         pixels = self.size[0] * self.size[1]
-        each = self.pixel(channels)
+        bytes_per_pixel = self.bytes_per_pixel(channels)
         what = f"the picture {self.path} of {dims(self.size)}"
         try:
-            check_pixels(what, pixels, each)
-            check_pixels(f"{what}, together with what it is resized to,", pixels + largest, each)
+            check_pixels(what, pixels, bytes_per_pixel)
+            check_pixels(
+                f"{what}, together with what it is resized to,",
+                pixels + max_pixels,
+                bytes_per_pixel,
+            )
         except NetError as e:
             raise BadPicture(*e.diagnostics) from None
 
     def check_range(self) -> None:
         """Raises BadPicture where it cannot be known which of its numbers is white."""
-        with _blamed(self.path):
+        with _add_path_to_errors(self.path):
             _check_range(self._picture)
 
-    def decoded(self, channels: int) -> Array:
+    def decode(self, channels: int) -> Array:
         """The picture as bytes [H,W,channels] (1, 3 or 4): upright, on white where it is
         transparent. Raises BadPicture where it is damaged."""
-        with _blamed(self.path):
-            picture = _eight_bits(_upright(self._picture))
+        with _add_path_to_errors(self.path):
+            picture = _to_eight_bits(_apply_orientation(self._picture))
             shape = (*picture.size[::-1], channels)
-            values = np.asarray(_coloured(picture, channels)).reshape(shape)
+            values = np.asarray(_convert_mode(picture, channels)).reshape(shape)
             self._picture.close()  # as large as the values, which are a copy
             return values
 
@@ -176,29 +184,29 @@ class Opened:
 
 
 @contextmanager
-def _blamed(path: Path) -> Iterator[None]:
+def _add_path_to_errors(path: Path) -> Iterator[None]:
     """What goes wrong with a file is told with its name."""
     try:
         yield
     except NetError as e:
         first = e.diagnostics[0]
-        raise _bad(f"{path}: {first.message}", first.help) from None
+        raise _make_error(f"{path}: {first.message}", first.help) from None
     except Exception as e:  # somebody else's decoders: damaged files raise anything
-        raise _bad(f"{path} is no readable picture: {_plain(e, path)}") from None
+        raise _make_error(f"{path} is no readable picture: {_describe_error(e, path)}") from None
 
 
-def _plain(e: Exception, path: Path) -> str:
-    known = ", ".join(FORMATS)
-    unknown = type(e).__name__ == "UnidentifiedImageError"
-    return f"it is none of {known}" if unknown else str(e)[:200] or type(e).__name__
+def _describe_error(e: Exception, path: Path) -> str:
+    formats = ", ".join(FORMATS)
+    is_unknown_format = type(e).__name__ == "UnidentifiedImageError"
+    return f"it is none of {formats}" if is_unknown_format else str(e)[:200] or type(e).__name__
 
 
 def read_picture(path: Path, channels: int) -> Array:
-    """A picture as bytes [H,W,channels], as `Opened.decoded` gives them. Raises BadPicture where
-    it cannot be read, or has more pixels than there is memory for."""
-    with closing(Opened(path)) as picture:
+    """A picture as bytes [H,W,channels], as `PictureFile.decoded` gives them. Raises BadPicture
+    where it cannot be read, or has more pixels than there is memory for."""
+    with closing(PictureFile(path)) as picture:
         picture.check_size(channels)
-        return picture.decoded(channels)
+        return picture.decode(channels)
 
 
 def write_picture(path: Path, picture: Array) -> None:
@@ -206,8 +214,8 @@ def write_picture(path: Path, picture: Array) -> None:
     from PIL import Image
 
     content = io.BytesIO()
-    shown = picture[..., 0] if picture.shape[-1] == 1 else picture
-    Image.fromarray(np.ascontiguousarray(shown)).save(content, format="PNG")
+    pixels = picture[..., 0] if picture.shape[-1] == 1 else picture
+    Image.fromarray(np.ascontiguousarray(pixels)).save(content, format="PNG")
     write_atomically(path, content.getvalue())
 
 
@@ -215,22 +223,22 @@ def is_picture(path: Path) -> bool:
     """Whether a file begins as a picture does and its header can be read."""
     try:
         with open_regular_file(path) as f:
-            begins = _BEGINNING.match(f.read(16)) is not None
+            has_magic = _MAGIC.match(f.read(16)) is not None
     except (NetError, OSError):
         return False
-    return begins and fault_of(path) is None
+    return has_magic and find_picture_error(path) is None
 
 
-def faults(paths: Sequence[Path]) -> list[BadPicture | None]:
+def find_picture_errors(paths: Sequence[Path]) -> list[BadPicture | None]:
     """What is wrong with each file, as far as its header tells."""
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(fault_of, paths))
+        return list(pool.map(find_picture_error, paths))
 
 
-def fault_of(path: Path) -> BadPicture | None:
+def find_picture_error(path: Path) -> BadPicture | None:
     """What is wrong with a file, as far as its header tells."""
     try:
-        with closing(Opened(path)) as picture:
+        with closing(PictureFile(path)) as picture:
             picture.check_size()
             picture.check_range()
     except BadPicture as e:
@@ -252,12 +260,12 @@ def _pillow() -> Any:
     return Image
 
 
-def decoder() -> str:
+def decoder_version() -> str:
     """What decodes pictures, with its version."""
     return f"Pillow {_pillow().__version__}"
 
 
-def _upright(picture: Any) -> Any:
+def _apply_orientation(picture: Any) -> Any:
     """As the camera says that it was held."""
     from PIL import ImageOps
 
@@ -265,15 +273,15 @@ def _upright(picture: Any) -> Any:
     return picture
 
 
-def _coloured(picture: Any, channels: int) -> Any:
-    if channels < 4 and (picture.mode in _TRANSPARENT or "transparency" in picture.info):
-        shown = picture.convert("RGBA")
-        white = _pillow().new("RGBA", shown.size, "white")
-        picture = _pillow().alpha_composite(white, shown).convert("RGB")
+def _convert_mode(picture: Any, channels: int) -> Any:
+    if channels < 4 and (picture.mode in _ALPHA_MODES or "transparency" in picture.info):
+        rgba = picture.convert("RGBA")
+        background = _pillow().new("RGBA", rgba.size, "white")
+        picture = _pillow().alpha_composite(background, rgba).convert("RGB")
     return picture if picture.mode == MODES[channels] else picture.convert(MODES[channels])
 
 
-_BITS, _WHITE_IS, _SIGN = 258, 262, 339
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 """Tags of TIFF: bits of a sample, whether 0 is white, whether samples are unsigned (1)."""
 
 
@@ -282,39 +290,39 @@ def _check_range(picture: Any) -> None:
     if not picture.mode.startswith(("F", "I")):
         return
     tags = _tags(picture)
-    bits, kind = _bits(tags), None
+    bits, kind = _bits_per_sample(tags), None
     if picture.mode == "F":
         kind = "floating-point numbers"
     elif bits > 16:
         kind = f"{bits}-bit integers"
-    elif _first(tags.get(_SIGN, 1)) != 1:
+    elif _first_value(tags.get(_SAMPLE_FORMAT, 1)) != 1:
         kind = "signed integers"
     if kind is not None:
         message = f"pictures of {kind} have no fixed range of brightness"
         raise fail(message, help="save it with 8 or 16 bits a channel")
 
 
-def _eight_bits(picture: Any) -> Any:
+def _to_eight_bits(picture: Any) -> Any:
     """A picture of 9 to 16 bits scaled to 8, which Pillow's own conversion clips. Raises NetError
     where it cannot be known which of its numbers is white."""
     _check_range(picture)
     if not picture.mode.startswith("I"):
         return picture
     tags = _tags(picture)
-    white = 2 ** _bits(tags) - 1
+    white = 2 ** _bits_per_sample(tags) - 1
     values = np.asarray(picture).clip(0, white).astype(np.uint32)
-    shown = ((values * 255 + white // 2) // white).astype(np.uint8)
-    return _pillow().fromarray(255 - shown if tags.get(_WHITE_IS) == 0 else shown)
+    scaled = ((values * 255 + white // 2) // white).astype(np.uint8)
+    return _pillow().fromarray(255 - scaled if tags.get(_PHOTOMETRIC) == 0 else scaled)
 
 
 def _tags(picture: Any) -> Any:
     return picture.tag_v2 if picture.format == "TIFF" else {}
 
 
-def _bits(tags: Any) -> int:
-    return _first(tags.get(_BITS, 16))
+def _bits_per_sample(tags: Any) -> int:
+    return _first_value(tags.get(_BITS_PER_SAMPLE, 16))
 
 
-def _first(tag: Any) -> int:
+def _first_value(tag: Any) -> int:
     """The value of a tag, of which there may be one for each channel."""
     return int(tag[0] if isinstance(tag, tuple) else tag)

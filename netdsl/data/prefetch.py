@@ -8,48 +8,48 @@ from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
-AHEAD = 4
+PREFETCH_DEPTH = 4
 _END = object()
 
 
-def prefetched(items: Iterator[T], ahead: int = AHEAD) -> Generator[T, None, None]:
-    """The same items in the same order, at most `ahead` of them made in advance by a thread. What
+def prefetch(items: Iterator[T], depth: int = PREFETCH_DEPTH) -> Generator[T, None, None]:
+    """The same items in the same order, at most `depth` of them made in advance by a thread. What
     goes wrong there is raised here; the thread ends when nobody asks any more."""
-    ready: queue.Queue[object] = queue.Queue(ahead)
-    stopped = threading.Event()
+    ready: queue.Queue[object] = queue.Queue(depth)
+    stop = threading.Event()
 
     def put(item: object) -> None:
-        while not stopped.is_set():
+        while not stop.is_set():
             try:
                 ready.put(item, timeout=0.1)
             except queue.Full:
                 continue
             return
 
-    def work() -> None:
+    def fill_queue() -> None:
         try:
             for item in items:
                 put(item)
-                if stopped.is_set():
+                if stop.is_set():
                     return
         except BaseException as e:
-            put(_Failed(e))
+            put(_Failure(e))
         else:
             put(_END)
 
-    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread = threading.Thread(target=fill_queue, name="prefetch", daemon=True)
     thread.start()
     try:
         while (item := ready.get()) is not _END:
-            if isinstance(item, _Failed):
+            if isinstance(item, _Failure):
                 raise item.cause
             yield item  # type: ignore[misc]  # what `work` put there came out of `items`
     finally:
-        stopped.set()
+        stop.set()
         thread.join()
 
 
-class _Failed:
+class _Failure:
     """What went wrong in the background."""
 
     def __init__(self, cause: BaseException) -> None:

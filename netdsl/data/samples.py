@@ -11,8 +11,8 @@ import numpy as np
 
 from netdsl.backends.base import Backend
 from netdsl.backends.picked import Held, Picked
-from netdsl.data.pictures import BadPicture, Pictures, Skipped
-from netdsl.data.preparation import AS_IT_IS, Preparation
+from netdsl.data.pictures import BadPicture, Pictures, SkippedPictures
+from netdsl.data.preprocessing import NO_PREPROCESSING, Preprocessing
 from netdsl.errors import fail
 from netdsl.types import Array, dims
 
@@ -32,21 +32,21 @@ class Samples:
         return Samples(self.images[index], self.labels[index])
 
     @property
-    def shape(self) -> tuple[int, ...] | None:
+    def image_shape(self) -> tuple[int, ...] | None:
         """Height, width and channels of every image; None where they are files."""
         return None if isinstance(self.images, Pictures) else tuple(self.images.shape[1:])
 
     @property
-    def counted(self) -> Array:
+    def weights(self) -> Array:
         """1 for each sample, 0 for pictures that were bad and are skipped."""
-        plain = np.ones(len(self), dtype=np.float32)
-        return self.images.good() if isinstance(self.images, Pictures) else plain
+        ones = np.ones(len(self), dtype=np.float32)
+        return self.images.valid_mask() if isinstance(self.images, Pictures) else ones
 
-    def skipping(self, skipped: Skipped) -> Samples:
+    def skip_bad_pictures(self, skipped_pictures: SkippedPictures) -> Samples:
         """The same samples, of which bad pictures are skipped and put down there."""
         if not isinstance(self.images, Pictures):
             return self
-        return Samples(replace(self.images, skipped=skipped), self.labels)
+        return Samples(replace(self.images, skipped_pictures=skipped_pictures), self.labels)
 
     def checksum(self) -> int:
         labels = np.ascontiguousarray(self.labels)
@@ -55,75 +55,79 @@ class Samples:
         return zlib.crc32(labels.data, zlib.crc32(np.ascontiguousarray(self.images).data))
 
 
-def on_device(samples: Samples, prepare: Preparation, backend: Backend) -> Samples:
+def cache_on_device(samples: Samples, preprocess: Preprocessing, backend: Backend) -> Samples:
     """The same samples, whose images the device has as well, if there is room: where batches that
     are prepared so can be picked from them there."""
     images = samples.images
-    if not isinstance(images, np.ndarray) or not prepare.moves_only(images.shape[1:]):
+    if not isinstance(images, np.ndarray) or not preprocess.is_spatial_only(images.shape[1:]):
         return samples
-    there = backend.hold(images)
-    return samples if there is None else Samples(there, samples.labels)
+    device_images = backend.hold(images)
+    return samples if device_images is None else Samples(device_images, samples.labels)
 
 
 @dataclass(frozen=True)
 class Dataset:
     """What a source offers: samples to learn from, the names of the classes, samples to test with,
     read only when asked for, and perhaps samples to validate with (else they are held out);
-    `left_out` are sentences on what it holds besides, `bad` what is wrong with pictures of it that
-    are no part of the samples; `skipped` becomes known of those that are, where they are not
-    refused."""
+    `ignored_files` are sentences on what it holds besides, `bad_pictures` what is wrong with
+    pictures of it that are no part of the samples; `skipped_pictures` becomes known of those that
+    are, where they are not refused."""
 
     train: Samples
     classes: tuple[str, ...]
     read_test: Callable[[], Samples] | None = None
     validation: Samples | None = None
-    left_out: tuple[str, ...] = ()
-    bad: tuple[BadPicture, ...] = ()
-    skipped: Skipped | None = None
+    ignored_files: tuple[str, ...] = ()
+    bad_pictures: tuple[BadPicture, ...] = ()
+    skipped_pictures: SkippedPictures | None = None
 
-    def skipping(self) -> Dataset:
+    def skip_bad_pictures(self) -> Dataset:
         """The same dataset, of which bad pictures are skipped."""
-        skipped, read, held = Skipped(), self.read_test, self.validation
+        skipped_pictures, read_test, validation = SkippedPictures(), self.read_test, self.validation
         return replace(
             self,
-            train=self.train.skipping(skipped),
-            read_test=None if read is None else lambda: read().skipping(skipped),
-            validation=None if held is None else held.skipping(skipped),
-            skipped=skipped,
+            train=self.train.skip_bad_pictures(skipped_pictures),
+            read_test=None
+            if read_test is None
+            else lambda: read_test().skip_bad_pictures(skipped_pictures),
+            validation=None
+            if validation is None
+            else validation.skip_bad_pictures(skipped_pictures),
+            skipped_pictures=skipped_pictures,
         )
 
     @property
-    def faults(self) -> tuple[str, ...]:
+    def picture_errors(self) -> tuple[str, ...]:
         """What is wrong with the pictures that are skipped, as far as it is known by now."""
-        before = tuple(e.diagnostics[0].message for e in self.bad)
-        return before + (self.skipped.faults if self.skipped else ())
+        header_errors = tuple(e.diagnostics[0].message for e in self.bad_pictures)
+        return header_errors + (self.skipped_pictures.messages if self.skipped_pictures else ())
 
     @property
     def fingerprint(self) -> str:
         """What tells the samples to learn from apart from others."""
-        shape = self.train.shape
+        shape = self.train.image_shape
         images = f"images of {dims(shape)}" if shape else "pictures"
-        return self._fingerprint(images, self.train.checksum())
+        return self._format_fingerprint(images, self.train.checksum())
 
     @property
-    def fingerprint_of_names(self) -> str:
+    def name_fingerprint(self) -> str:
         """As `fingerprint`, where damaged pictures may be put back with other lengths."""
         images, labels = self.train.images, np.ascontiguousarray(self.train.labels)
         if not isinstance(images, Pictures):
             return self.fingerprint
-        checksum = zlib.crc32(labels.data, images.checksum_of_names())
-        return self._fingerprint("pictures of these names", checksum)
+        checksum = zlib.crc32(labels.data, images.name_checksum())
+        return self._format_fingerprint("pictures of these names", checksum)
 
-    def _fingerprint(self, images: str, checksum: int) -> str:
+    def _format_fingerprint(self, images: str, checksum: int) -> str:
         classes = f"{len(self.classes)} classes"
         return f"{len(self.train):,} {images}, {classes}, checksum {checksum:08x}"
 
 
-_SPLIT, _AUGMENTED = 2**32, 2**33
+_SPLIT_KEY, _AUGMENT_KEY = 2**32, 2**33
 """Second keys beyond every epoch's number."""
 
 
-def rng(*key: int) -> np.random.Generator:
+def make_rng(*key: int) -> np.random.Generator:
     """A generator that two numbers determine."""
     return np.random.Generator(np.random.Philox(key=np.array(key, dtype=np.uint64)))
 
@@ -142,24 +146,28 @@ def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, 
     if count > n - np.count_nonzero(sizes):
         message = f"{count:,} samples held out of {n:,} leave a class with none to learn from"
         raise fail(message, help=help)
-    order = rng(seed, _SPLIT).permutation(n)
+    order = make_rng(seed, _SPLIT_KEY).permutation(n)
     by_class = order[np.argsort(samples.labels[order], kind="stable")]
-    place = np.arange(n) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # of each in its class
-    chosen = place < np.repeat(quotas(sizes, count), sizes)
-    return samples.take(np.sort(by_class[~chosen])), samples.take(np.sort(by_class[chosen]))
+    rank_in_class = np.arange(n) - np.repeat(
+        np.cumsum(sizes) - sizes, sizes
+    )  # of each in its class
+    is_held_out = rank_in_class < np.repeat(compute_quotas(sizes, count), sizes)
+    return samples.take(np.sort(by_class[~is_held_out])), samples.take(
+        np.sort(by_class[is_held_out])
+    )
 
 
-def quotas(sizes: Array, count: int) -> Array:
+def compute_quotas(sizes: Array, count: int) -> Array:
     """How many to take of classes of these sizes, `count` in all, by the largest remainder (of
     equal ones the smaller class first); never all of a class. `count` is at most all but one of
     each."""
     shares = sizes.astype(np.int64) * count
-    found, rests = shares // sizes.sum(), shares % sizes.sum()
+    found, remainders = shares // sizes.sum(), shares % sizes.sum()
     while missing := count - int(found.sum()):
-        spare = np.flatnonzero(found + 1 < sizes)
-        ranked = spare[np.lexsort((found[spare], -rests[spare]))][:missing]
+        candidates = np.flatnonzero(found + 1 < sizes)
+        ranked = candidates[np.lexsort((found[candidates], -remainders[candidates]))][:missing]
         found[ranked] += 1
-        rests[ranked] = 0
+        remainders[ranked] = 0
     return found
 
 
@@ -178,37 +186,37 @@ def training_batches(
     size: int,
     seed: int,
     epoch: int,
-    begin: int = 0,
-    augment: Preparation = AS_IT_IS,
+    first_image: int = 0,
+    augment: Preprocessing = NO_PREPROCESSING,
 ) -> Iterator[Batch]:
-    """A pass in an order that depends on seed and epoch alone, from its `begin`-th image on; the
-    incomplete batch is dropped. What `augment` does to an image depends on seed, epoch and image
-    alone."""
-    order = rng(seed, epoch).permutation(len(samples))
-    draws = augment.draws(rng(seed, _AUGMENTED + epoch), len(samples))
-    for start in range(begin, len(samples) - size + 1, size):
+    """A pass in an order that depends on seed and epoch alone, from its `first_image`-th image on;
+    the incomplete batch is dropped. What `augment` does to an image depends on seed, epoch and
+    image alone."""
+    order = make_rng(seed, epoch).permutation(len(samples))
+    draws = augment.draw(make_rng(seed, _AUGMENT_KEY + epoch), len(samples))
+    for start in range(first_image, len(samples) - size + 1, size):
         index = order[start : start + size]
         part = samples.take(index)
         images = augment(part.images, [d[index] for d in draws])
-        weights = part.counted  # known once they are decoded
+        weights = part.weights  # known once they are decoded
         if not weights.any():
             raise fail(f"none of the {size:,} pictures of a batch can be used")
         yield Batch(images, part.labels, weights)
 
 
-def grouped(batches: Iterator[Batch], size: int) -> Iterator[tuple[Batch, ...]]:
+def group_batches(batches: Iterator[Batch], size: int) -> Iterator[tuple[Batch, ...]]:
     """Batches in groups; the incomplete group is dropped."""
     while len(group := tuple(islice(batches, size))) == size:
         yield group
 
 
 def evaluation_batches(
-    samples: Samples, size: int, transform: Preparation = AS_IT_IS
+    samples: Samples, size: int, transform: Preprocessing = NO_PREPROCESSING
 ) -> Iterator[Batch]:
     """All samples in order; the last batch is filled up with samples of weight 0."""
     for start in range(0, len(samples), size):
         part = samples.take(np.arange(start, min(start + size, len(samples))))
-        filled = np.minimum(np.arange(size), len(part) - 1)
-        images = transform(part.images)[filled]
-        weights = (np.arange(size) < len(part)) * part.counted[filled]  # known once decoded
-        yield Batch(images, part.labels[filled], weights)
+        padded_index = np.minimum(np.arange(size), len(part) - 1)
+        images = transform(part.images)[padded_index]
+        weights = (np.arange(size) < len(part)) * part.weights[padded_index]  # known once decoded
+        yield Batch(images, part.labels[padded_index], weights)

@@ -8,31 +8,31 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.data.cifar import cifar10
-from netdsl.data.folder import folder
+from netdsl.data.cifar import cifar10_source
+from netdsl.data.data_source import DataSource
+from netdsl.data.image_folder import folder_source
 from netdsl.data.mnist import idx_source
-from netdsl.data.npz import arrays
+from netdsl.data.npz import arrays_source
 from netdsl.data.pictures import BadPicture
 from netdsl.data.samples import Dataset, Samples
-from netdsl.data.source import DataSource
 from netdsl.errors import Diagnostic, fail
 from netdsl.optional_imports import import_optional
 from netdsl.signature import Signature
 
-_DIGITS = tuple(map(str, range(10)))
+_DIGIT_CLASSES = tuple(map(str, range(10)))
 
 
-def _digits(folder: Path | None) -> Dataset:
+def _load_digits(folder: Path | None) -> Dataset:
     """Scikit-learn's 1,797 digits, 8x8x1, scaled to bytes; every fifth one is for the test."""
     need = "the source `digits` is read from scikit-learn"
     found = import_optional("sklearn.datasets", need, "pip install 'netdsl[digits]'").load_digits()
     images = np.round(found.images * (255 / 16)).astype(np.uint8)[..., None]
     whole = Samples(images, found.target.astype(np.int32))
     test = np.arange(len(whole)) % 5 == 4
-    return Dataset(whole.take(~test), _DIGITS, lambda: whole.take(test))
+    return Dataset(whole.take(~test), _DIGIT_CLASSES, lambda: whole.take(test))
 
 
-_FASHION = (
+_FASHION_CLASSES = (
     *["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag"],
     "Ankle boot",
 )
@@ -42,14 +42,14 @@ SOURCES: dict[str, DataSource] = {
     for source in (
         DataSource(
             Signature("digits"),
-            _digits,
+            _load_digits,
             (8, 8, 1),
-            _DIGITS,
+            _DIGIT_CLASSES,
             "1,797 digits of 8x8 pixels; nothing to download",
         ),
         idx_source(
             "mnist",
-            _DIGITS,
+            _DIGIT_CLASSES,
             "70,000 digits of 28x28 pixels (LeCun et al. 1998)",
             "https://storage.googleapis.com/cvdf-datasets/mnist",
             (
@@ -61,7 +61,7 @@ SOURCES: dict[str, DataSource] = {
         ),
         idx_source(
             "fashion_mnist",
-            _FASHION,
+            _FASHION_CLASSES,
             "70,000 pictures of clothes, 28x28 (Xiao et al. 2017)",
             "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
             (
@@ -71,34 +71,36 @@ SOURCES: dict[str, DataSource] = {
                 "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
             ),
         ),
-        cifar10(),
-        arrays(),
-        folder(),
+        cifar10_source(),
+        arrays_source(),
+        folder_source(),
     )
 }
 
 
-MOST_NAMED = 8
-SKIP = "`on_bad_picture = skip` in the data section goes on without such pictures"
+MAX_LISTED_ERRORS = 8
+SKIP_HELP = "`on_bad_picture = skip` in the data section goes on without such pictures"
 
 
-def load(chosen: Any, folder: str | None, skip_bad: bool = False) -> Dataset:
+def load(chosen: Any, folder: str | None, skip_bad_pictures: bool = False) -> Dataset:
     """The dataset of a chosen source; `folder` is where the command line says that it lies. Raises
     NetError, naming them, where pictures are none by their headers, unless they are skipped."""
-    given = Path(folder) if folder else None
-    if given is not None and not given.is_dir():
-        raise fail(f"there is no folder {given}", help="`--data` names the folder of the files")
-    dataset: Dataset = chosen.record.load(given, **chosen.arguments)
-    if dataset.bad and not skip_bad:
-        raise refused(dataset.bad)
-    return dataset.skipping() if skip_bad else dataset
+    data_folder = Path(folder) if folder else None
+    if data_folder is not None and not data_folder.is_dir():
+        raise fail(
+            f"there is no folder {data_folder}", help="`--data` names the folder of the files"
+        )
+    dataset: Dataset = chosen.record.load(data_folder, **chosen.arguments)
+    if dataset.bad_pictures and not skip_bad_pictures:
+        raise combine_bad_pictures(dataset.bad_pictures)
+    return dataset.skip_bad_pictures() if skip_bad_pictures else dataset
 
 
-def refused(bad: Sequence[BadPicture]) -> BadPicture:
+def combine_bad_pictures(bad: Sequence[BadPicture]) -> BadPicture:
     """What is said of bad pictures where they are not skipped."""
     first, *others = [e.diagnostics[0] for e in bad]
-    notes = [d.message for d in others[: MOST_NAMED - 1]]
-    more = len(bad) - MOST_NAMED
+    notes = [d.message for d in others[: MAX_LISTED_ERRORS - 1]]
+    more = len(bad) - MAX_LISTED_ERRORS
     help = first.help or "remove what is no picture, or put it back whole"
     tail = (f"and {more:,} more",) if more > 0 else ()
-    return BadPicture(Diagnostic(first.message, help=f"{help}; {SKIP}", notes=(*notes, *tail)))
+    return BadPicture(Diagnostic(first.message, help=f"{help}; {SKIP_HELP}", notes=(*notes, *tail)))

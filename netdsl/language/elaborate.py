@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from netdsl.errors import NetError, Span, fail, suggest_alias, suggest_spelling
+from netdsl.errors import NetError, Span, fail
 from netdsl.ir.garbage_collection import pause_garbage_collection
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, ensure_recursion_limit, nesting_error
@@ -23,6 +23,7 @@ from netdsl.language.frame import (
     format_call,
     join_path,
 )
+from netdsl.language.lookup import find_layer, is_layer, unpack_item
 from netdsl.language.network import Network
 from netdsl.language.network_builder import (
     InputCall,
@@ -34,7 +35,6 @@ from netdsl.language.network_builder import (
 )
 from netdsl.language.program import Program, bind_params, resolve_instance
 from netdsl.language.shrink import shrink_network
-from netdsl.layers import LAYERS, Layer
 from netdsl.limits import MAX_CALL_DEPTH, MAX_REPEATS
 from netdsl.parameter_types import Float, Shape
 from netdsl.signature import Param, Signature, suggest_for_value
@@ -124,7 +124,7 @@ class _Elaborator:
     def _visit_let(self, let: s.Let, current: OptionalChainValue, frame: Frame) -> None:
         try:
             value = evaluate(let.value, frame.expression_scope(current))
-            if isinstance(value, Call) and self._is_layer(value.name):
+            if isinstance(value, Call) and is_layer(value.name, self.program):
                 help = f"a place in the net is named by a label: `{let.name}: {value.name}(...)`"
                 raise fail("`let` names numbers and lists, no layers", let.value.span, help=help)
             frame.variables[let.name] = value
@@ -311,7 +311,7 @@ class _Elaborator:
         for i, item in enumerate(items):
             self.budget.spend_steps(1, loop.span)
             try:
-                frame.variables.update(_unpack_item(loop, i, item))
+                frame.variables.update(unpack_item(loop, i, item))
             except NetError as e:
                 self._report_error(e, frame, loop.span)
                 return MissingValue.INVALID
@@ -427,7 +427,7 @@ class _Elaborator:
     def _call_layer(
         self, step: s.Step, current: OptionalChainValue, frame: Frame, label: str | None
     ) -> OptionalChainValue:
-        layer = self._find_layer(step, frame)
+        layer = find_layer(step, frame, self.program)
         arguments = evaluate_arguments(step.args, frame.expression_scope(current))
         bound = layer.signature.bind(arguments, step.span)
         if layer.arity == "many":
@@ -456,30 +456,6 @@ class _Elaborator:
             )
         )
 
-    def _find_layer(self, step: s.Step, frame: Frame) -> Layer:
-        layer = LAYERS.get(step.name)
-        if layer is None:
-            help = self._unknown_name_help(step.name, frame)
-            raise fail(f"unknown layer or block `{step.name}`", step.name_span, help=help)
-        if layer.arity == "many" and not step.branches:
-            help = f"write them as `{step.name} {{ a | b }}`"
-            raise fail(f"`{step.name}` needs branches", step.name_span, help=help)
-        return layer
-
-    def _is_layer(self, name: str) -> bool:
-        return name in LAYERS or name in self.program.blocks
-
-    def _unknown_name_help(self, name: str, frame: Frame) -> str:
-        """What to do about a name that is neither a layer nor a block."""
-        if name in frame.variables:
-            return f"`{name}` is a number here; what flows on is named by a label, `{name}: ...`"
-        known = [*LAYERS, *self.program.blocks, *frame.labels, *frame.shared_chains, "input"]
-        if suggestion := suggest_alias(name, known):
-            return suggestion
-        define = f"define `block {name}(...) {{ ... }}`, or `use` the file that has it"
-        near = suggest_spelling(name, known)
-        return f"{near} Else {define}" if near else define
-
     def _visit_branches(
         self, step: s.Step, current: OptionalChainValue, frame: Frame
     ) -> list[OptionalChainValue]:
@@ -489,24 +465,6 @@ class _Elaborator:
 def _enclosing_blocks(frame: Frame) -> str:
     """The innermost blocks of a frame, as a message names them."""
     return " in ".join(c.text.split("(")[0] for c in frame.call_stack[-1:-4:-1]) or "a chain"
-
-
-def _unpack_item(loop: s.For, index: int, item: Value) -> dict[str, Value]:
-    """The variables of one turn of a loop."""
-    names = loop.variables
-    if len(names) == 1:
-        return {names[0]: item}
-    if not isinstance(item, tuple) or len(item) != len(names):
-        item_exprs = loop.items.items if isinstance(loop.items, s.ListLiteral) else ()
-        span = item_exprs[index].span if item_exprs else loop.items.span
-        problem = f"has {len(item)}" if isinstance(item, tuple) else "is no list"
-        raise fail(
-            f"`for {', '.join(names)}` needs {len(names)} values a turn, "
-            f"{format_value(item)} {problem}",
-            span,
-            help=f"each entry of the list is a list itself: [{', '.join(names)}]",
-        )
-    return dict(zip(names, item, strict=True))
 
 
 __all__ = ["Settings", "ShrinkSettings", "elaborate", "shrink_settings"]

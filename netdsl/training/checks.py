@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from netdsl.data.config import DataConfig
-from netdsl.data.inventory import few
-from netdsl.data.preparation import Preparation
+from netdsl.data.data_source import DataSource
+from netdsl.data.inventory import abbreviate
+from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset
 from netdsl.errors import NetError, Span, fail
 from netdsl.language.budget import Budget
@@ -30,9 +31,9 @@ def check_recipe(program: Program, name: str | None, budget: Budget | None = Non
     budget = budget or Budget()
     recipe = resolve_recipe(program, name, budget)
     network = elaborate(program, recipe.net, recipe.settings(training=True), budget)
-    source = recipe.data.source.record
-    if source.image is not None:
-        check_images(network, recipe.data, source.image)
+    source: DataSource = recipe.data.source.record
+    if source.image_shape is not None:
+        check_images(network, recipe.data, source.image_shape)
     if source.classes is not None:
         check_classes(network, source.classes)
     check_loss(network, recipe)
@@ -98,14 +99,14 @@ def _activation_bytes(graph: Graph) -> tuple[int, int]:
     return kept, most
 
 
-def training_transform(network: Network, data: DataConfig) -> Preparation:
+def training_transform(network: Network, data: DataConfig) -> Preprocessing:
     """What images go through before a net learns from them."""
-    return Preparation(data.augment, network.image_shape)
+    return Preprocessing(data.augment, network.image_shape)
 
 
-def evaluation_transform(network: Network, data: DataConfig) -> Preparation:
+def evaluation_transform(network: Network, data: DataConfig) -> Preprocessing:
     """What images go through before a net is judged by them, or used on them."""
-    return Preparation(data.eval_transform, network.image_shape)
+    return Preprocessing(data.eval_transform, network.image_shape)
 
 
 def check_data(network: Network, data: DataConfig, dataset: Dataset) -> None:
@@ -114,7 +115,7 @@ def check_data(network: Network, data: DataConfig, dataset: Dataset) -> None:
     check_class_count(dataset)
     if data.source.record.classes is None:
         _check_class_gaps(dataset)
-    check_images(network, data, dataset.train.shape)
+    check_images(network, data, dataset.train.image_shape)
     check_classes(network, dataset.classes)
 
 
@@ -136,7 +137,7 @@ def _check_class_gaps(dataset: Dataset) -> None:
     if empty:
         raise fail(
             f"there are {len(counts):,} classes, as the highest label is {dataset.classes[-1]}, "
-            f"and no images to learn from of {few(empty)}",
+            f"and no images to learn from of {abbreviate(empty)}",
             help="number the classes 0, 1, 2, ... without gaps, as "
             "`np.unique(labels, return_inverse=True)[1]` does",
         )
@@ -164,10 +165,10 @@ def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | No
 
 
 def _prepared_shape(
-    prepare: Preparation, image: tuple[int, ...] | None, count: int, span: Span | None
+    prepare: Preprocessing, image: tuple[int, ...] | None, count: int, span: Span | None
 ) -> tuple[int, ...]:
     try:
-        return prepare.outcome(image, count)
+        return prepare.compute_output_shape(image, count)
     except NetError as e:
         raise e.with_default_span(span) from None
 

@@ -8,10 +8,10 @@ from functools import cached_property
 import numpy as np
 
 from netdsl.data import sources
-from netdsl.data.inventory import Inventory, inventory
-from netdsl.data.preparation import Preparation
+from netdsl.data.data_source import DatasetNotFound
+from netdsl.data.inventory import Inventory, make_inventory
+from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples, split
-from netdsl.data.source import Absent
 from netdsl.errors import NetError, Source, fail
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file
@@ -57,12 +57,12 @@ class Job:
         return self.network.image_input
 
     @property
-    def augment(self) -> Preparation:
+    def augment(self) -> Preprocessing:
         """What the images to learn from go through."""
         return training_transform(self.network, self.recipe.data)
 
     @property
-    def transform(self) -> Preparation:
+    def transform(self) -> Preprocessing:
         """What the images to judge by go through."""
         return evaluation_transform(self.network, self.recipe.data)
 
@@ -80,7 +80,7 @@ class Job:
     def inventory(self) -> Inventory:
         """What was found of the data."""
         source = str(self.recipe.data.source)
-        return inventory(source, self.dataset, self.train, self.validation)
+        return make_inventory(source, self.dataset, self.train, self.validation)
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -177,11 +177,13 @@ def prepare_job(
     training_graph(network, recipe)
     known = (name, recipe, _resolved_text(program, name), network, evaluating)
     try:
-        dataset = sources.load(recipe.data.source, data_folder, recipe.data.skips_bad)
-    except Absent as e:
+        dataset = sources.load(
+            recipe.data.source, data_folder, recipe.data.is_skipping_bad_pictures
+        )
+    except DatasetNotFound as e:
         if not allow_missing:
             raise
-        check_images(network, recipe.data, recipe.data.source.record.image)
+        check_images(network, recipe.data, recipe.data.source.record.image_shape)
         nothing = Samples(np.zeros((0, *network.image_shape), np.uint8), np.zeros(0, np.int32))
         return Job(*known, Dataset(nothing, ()), nothing, nothing, e.diagnostics[0].message)
     check_data(network, recipe.data, dataset)

@@ -148,7 +148,7 @@ def find_large_cutout(subject: Subject) -> Iterator[Finding]:
     if subject.recipe is None:
         return
     data = subject.recipe.data
-    sizes = (subject.network.image_shape, data.source.record.image or ())
+    sizes = (subject.network.image_shape, data.source.record.image_shape or ())
     side = max(min(size[:2], default=0) for size in sizes)
     for chosen in data.augment:
         if chosen.name == "cutout" and chosen.arguments["size"] >= side:

@@ -154,7 +154,7 @@ class Recipe:
             size,
             training,
             input_dtype="uint8",
-            prepare=self.data.prepare,
+            prepare=self.data.normalize_pixels,
             frozen_globs=self.freeze,
             shrink=self.small,
         )

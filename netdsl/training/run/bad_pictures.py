@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from netdsl.data.inventory import skipped_lines
+from netdsl.data.inventory import format_skipped_pictures
 from netdsl.data.pictures import BadPicture, Pictures
-from netdsl.data.sources import SKIP
-from netdsl.data.verifying import Verification
+from netdsl.data.sources import SKIP_HELP
+from netdsl.data.verification import Verification
 from netdsl.errors import NetError, fail
 from netdsl.text_escaping import escape_line
 from netdsl.training.job import Job
@@ -39,7 +39,7 @@ class PictureMonitor:
         if not self.reported:
             return
         train, classes = self.job.train, self.job.dataset.classes
-        left = np.bincount(train.labels, train.counted, len(classes))
+        left = np.bincount(train.labels, train.weights, len(classes))
         if not left.all():
             name = escape_line(classes[int(left.argmin())])
             raise fail(
@@ -49,9 +49,9 @@ class PictureMonitor:
 
     def report(self) -> None:
         """Names the bad pictures that were met since the last report."""
-        faults = self.job.dataset.faults
+        faults = self.job.dataset.picture_errors
         if len(faults) > self.reported:
-            self.log("\n".join(skipped_lines(faults)))
+            self.log("\n".join(format_skipped_pictures(faults)))
         self.reported = len(faults)
 
 
@@ -59,5 +59,5 @@ def bad_picture_error(fault: BadPicture) -> NetError:
     """What a run that met a bad picture ends with, once it is saved."""
     first = fault.diagnostics[0]
     mend = first.help or "put it back whole"
-    help = f"{mend}, then go on with `--resume`; {SKIP}, and so does "
+    help = f"{mend}, then go on with `--resume`; {SKIP_HELP}, and so does "
     return fail(first.message, help=f"{help}`--resume DIR --set data.on_bad_picture=skip`")

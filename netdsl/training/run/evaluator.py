@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from netdsl.backends.picked import made
-from netdsl.data.samples import Batch, Samples, evaluation_batches, on_device
+from netdsl.data.samples import Batch, Samples, cache_on_device, evaluation_batches
 from netdsl.runtime.executor import FoldedExecutor, Workspace
 from netdsl.runtime.state import State
 from netdsl.training.job import Job
@@ -42,7 +42,9 @@ class Evaluator:
 
     def upload_images(self) -> None:
         """Puts the validation images on the device where they fit."""
-        self.validation = on_device(self.job.validation, self.job.transform, self.state.backend)
+        self.validation = cache_on_device(
+            self.job.validation, self.job.transform, self.state.backend
+        )
 
     def release_images(self) -> None:
         self.validation = self.job.validation

@@ -83,7 +83,7 @@ def train(
             directory.metrics_log.add({"best_epoch": best, **test_metrics})
             result |= test_metrics
         pictures.report()
-        return Result(result | {"bad_pictures": list(job.dataset.faults)}, directory.best)
+        return Result(result | {"bad_pictures": list(job.dataset.picture_errors)}, directory.best)
 
 
 def _step_report(job: Job, first: Progress, now: Progress, seconds: float) -> StepReport:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from netdsl.data.prefetch import AHEAD
+from netdsl.data.prefetch import PREFETCH_DEPTH
 from netdsl.errors import NetError, fail
 from netdsl.ir.views import strip_views
 from netdsl.ops import OPS
@@ -123,7 +123,7 @@ def _data_bytes(job: Job) -> int:
     arrays: dict[int, Array] = {id(s.images): s.images for s in parts}
     held = sum(a.nbytes for a in arrays.values() if isinstance(a, np.ndarray))
     image = int(np.prod(job.network.image_shape))
-    batches = max(job.images_per_update, job.evaluation_network.batch) * (AHEAD + 2)
+    batches = max(job.images_per_update, job.evaluation_network.batch) * (PREFETCH_DEPTH + 2)
     return held + image * batches
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from netdsl.backends.base import UNDER_WAY, Backend, Reading
-from netdsl.data.prefetch import prefetched
+from netdsl.data.prefetch import prefetch
 from netdsl.data.samples import Batch
 from netdsl.errors import fail
 from netdsl.runtime.executor import Executor, FoldedExecutor
@@ -93,7 +93,7 @@ def _sum_scores(
             for key, number in pending.popleft().numbers().items():
                 sums[key] += number
 
-    with closing(prefetched(parts)) as prefetched_parts:
+    with closing(prefetch(parts)) as prefetched_parts:
         for part in prefetched_parts:
             out = run_batch(part)
             pending.append(backend.reading({key: out[key] for key in sums}))

@@ -11,8 +11,8 @@ import numpy as np
 
 from netdsl.backends.base import UNDER_WAY, Reading
 from netdsl.backends.picked import made
-from netdsl.data.prefetch import prefetched
-from netdsl.data.samples import Batch, grouped, on_device, training_batches
+from netdsl.data.prefetch import prefetch
+from netdsl.data.samples import Batch, cache_on_device, group_batches, training_batches
 from netdsl.runtime.executor import Executor, Workspace
 from netdsl.runtime.state import State
 from netdsl.training.job import Job
@@ -53,7 +53,7 @@ class Stepper:
 
     def upload_images(self) -> None:
         """Puts the images on the device where there is room by now."""
-        self.train = on_device(self.job.train, self.job.augment, self.state.backend)
+        self.train = cache_on_device(self.job.train, self.job.augment, self.state.backend)
 
     def release_images(self) -> None:
         """Gives that room back, and the copy of the states: every step was sound."""
@@ -67,7 +67,7 @@ class Stepper:
         batches = training_batches(
             self.train, recipe.data.batch, recipe.seed, s.epoch, s.seen, self.job.augment
         )
-        return prefetched(grouped(batches, recipe.accumulate))
+        return prefetch(group_batches(batches, recipe.accumulate))
 
     def prefetch_groups(self) -> Generator[tuple[Batch, ...], None, None]:
         """The same groups, whose images set out for the device while the one before is trained

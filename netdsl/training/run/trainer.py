@@ -60,7 +60,7 @@ class Trainer:
             fusion = self.backend.fusion
             raise out_of_memory_error(self.job, fusion, free_bytes, with_batch) from None
         self.previous_text = saved.net_text if saved else None
-        self.reported_faults = len(self.job.dataset.faults)  # the inventory has them
+        self.reported_faults = len(self.job.dataset.picture_errors)  # the inventory has them
 
     def _allocate(self, start: Checkpoint | None, saved: Checkpoint | None) -> None:
         self.state = State(self.backend)
@@ -103,7 +103,7 @@ class Trainer:
     def _check_data(self, saved: Checkpoint) -> None:
         """Raises NetError where the run has learnt from other images than there are now."""
         before = saved.progress.get("data", self.job.data_fingerprint)
-        if before not in (self.job.data_fingerprint, self.job.dataset.fingerprint_of_names):
+        if before not in (self.job.data_fingerprint, self.job.dataset.name_fingerprint):
             raise fail(
                 f"the data are not those that the run of {saved.origin} has learnt from",
                 notes=[f"then: {before}", f"now: {self.job.data_fingerprint}"],
@@ -172,5 +172,5 @@ class Trainer:
             self.stepper.synchronize()
         except Diverged:
             return self._step_diverged(directory)
-        directory.save_last(self.progress, self.job.dataset.fingerprint_of_names)
+        directory.save_last(self.progress, self.job.dataset.name_fingerprint)
         return bad_picture_error(fault)

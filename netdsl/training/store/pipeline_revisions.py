@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from netdsl.data.changes import CHANGES, DRAWS, FIT, ORDER, SPLIT, Changes, since
+from netdsl.data.revisions import DRAWS, FIT, ORDER, REVISIONS, SPLIT, Revisions, changes_since
 from netdsl.errors import fail
 from netdsl.training.job import Job
 from netdsl.training.recipe.recipe import resolve_recipe
@@ -21,7 +21,7 @@ class _Component:
     """Something that the images of a run depend on, with what has changed in it so far."""
 
     name: str
-    changes: Changes
+    changes: Revisions
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -31,16 +31,16 @@ def pipeline_revisions(job: Job) -> dict[str, int]:
 
 
 def _components(job: Job) -> Iterator[_Component]:
-    data, image = job.recipe.data, job.dataset.train.shape
-    yield _Component(ORDER, CHANGES[ORDER])
+    data, image = job.recipe.data, job.dataset.train.image_shape
+    yield _Component(ORDER, REVISIONS[ORDER])
     if job.dataset.validation is None and data.validation:
-        yield _Component(SPLIT, CHANGES[SPLIT])
-    if any(chosen.record.uses for chosen in data.augment):
-        yield _Component(DRAWS, CHANGES[DRAWS])
+        yield _Component(SPLIT, REVISIONS[SPLIT])
+    if any(chosen.record.draw_count for chosen in data.augment):
+        yield _Component(DRAWS, REVISIONS[DRAWS])
     for chosen in (*data.augment, *data.eval_transform):
-        yield _Component(chosen.name, chosen.record.changes, chosen.arguments)
-    if any(prepare.fits_sizes(image) for prepare in (job.augment, job.transform)):
-        yield _Component(FIT, CHANGES[FIT])
+        yield _Component(chosen.name, chosen.record.revisions, chosen.arguments)
+    if any(prepare.needs_resize(image) for prepare in (job.augment, job.transform)):
+        yield _Component(FIT, REVISIONS[FIT])
 
 
 def check_pipeline(saved: Checkpoint, job: Job) -> None:
@@ -62,7 +62,7 @@ def _differences(part: _Component, before: int) -> list[str]:
     now = 1 + len(part.changes)
     if before > now:
         return [f"{part.name}: revision {before}, which this version does not know"]
-    return [f"{part.name}: {what}" for what in since(before, part.changes, part.arguments)]
+    return [f"{part.name}: {what}" for what in changes_since(before, part.changes, part.arguments)]
 
 
 def _saved_revisions(saved: Checkpoint) -> dict[str, int]:
@@ -71,5 +71,5 @@ def _saved_revisions(saved: Checkpoint) -> dict[str, int]:
     if found is None:
         data = resolve_recipe(saved.program()).data
         names = (c.name for c in (*data.augment, *data.eval_transform))
-        return dict.fromkeys((*CHANGES, *names), 1)
+        return dict.fromkeys((*REVISIONS, *names), 1)
     return dict(found)

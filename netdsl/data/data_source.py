@@ -14,7 +14,7 @@ from netdsl.parameter_types import NoneLiteral, OneOf, QuotedText
 from netdsl.signature import Param, Signature
 
 
-class Absent(NetError):
+class DatasetNotFound(NetError):
     """The files of a data set are not where they are looked for."""
 
 
@@ -22,12 +22,12 @@ class Absent(NetError):
 class DataSource:
     """`load(folder, **arguments)` reads a dataset; `folder` is what `--data` gave, if anything.
 
-    `image` and `classes` are what is known before anything is read.
+    `image_shape` and `classes` are what is known before anything is read.
     """
 
     signature: Signature
     load: Callable[..., Dataset]
-    image: tuple[int, int, int] | None
+    image_shape: tuple[int, int, int] | None
     classes: tuple[str, ...] | None
     doc: str = ""
 
@@ -35,45 +35,45 @@ class DataSource:
 PATH = Param("path", OneOf((QuotedText(), NoneLiteral())), None, "folder of the files")
 
 
-def mirrored(name: str, base: str) -> str:
+def mirror_url(name: str, base: str) -> str:
     """Where the files of a data set are fetched from: its own place, or $NETDSL_MIRROR/NAME."""
     mirror = os.environ.get("NETDSL_MIRROR")
     return f"{mirror.rstrip('/')}/{name}" if mirror else base
 
 
 @dataclass(frozen=True)
-class Place:
-    """The files of a data set: `holds` says whether a folder has them, `get` fetches them into
-    one; `files` are their names, for people, `inside` a folder that they often lie in."""
+class DatasetFiles:
+    """The files of a data set: `has_files` says whether a folder has them, `download` fetches them
+    into one; `files` are their names, for people, `subfolder` a folder that they often lie in."""
 
     name: str
     files: Sequence[str]
-    holds: Callable[[Path], bool]
-    get: Callable[[Path], None]
-    inside: str
+    has_files: Callable[[Path], bool]
+    download: Callable[[Path], None]
+    subfolder: str
 
-    def find(self, folder: Path | None, path: str | None) -> Path:
+    def find_folder(self, folder: Path | None, path: str | None) -> Path:
         """The folder that holds the files: the one given, or one in the cache folder, where they
         are fetched to. Raises NetError that says which files to put where."""
-        given = folder or (Path(path) if path else None)
-        if given is not None:
-            for place in (given, given / self.name, given / self.inside):
-                if self.holds(place):
-                    return place
-            raise self._missing(f"the files of `{self.name}` are not in {given}", "there")
+        data_folder = folder or (Path(path) if path else None)
+        if data_folder is not None:
+            for candidate in (data_folder, data_folder / self.name, data_folder / self.subfolder):
+                if self.has_files(candidate):
+                    return candidate
+            raise self._make_error(f"the files of `{self.name}` are not in {data_folder}", "there")
         try:
             cached = cache_directory() / self.name
         except RuntimeError:  # nobody knows a home
             message = "there is no home folder to look in"
-            raise self._missing(message, "into a folder that NETDSL_CACHE names") from None
-        if not self.holds(cached):
+            raise self._make_error(message, "into a folder that NETDSL_CACHE names") from None
+        if not self.has_files(cached):
             try:
-                self.get(cached)
+                self.download(cached)
             except NetError as e:
-                raise self._missing(e.diagnostics[0].message, f"into {cached}") from None
+                raise self._make_error(e.diagnostics[0].message, f"into {cached}") from None
         return cached
 
-    def _missing(self, message: str, where: str) -> Absent:
+    def _make_error(self, message: str, where: str) -> DatasetNotFound:
         files = ", ".join(self.files)
         help = f"put {files} {where}, or give their folder with `--data DIR`"
-        return Absent(Diagnostic(message, help=help))
+        return DatasetNotFound(Diagnostic(message, help=help))

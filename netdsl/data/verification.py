@@ -9,12 +9,12 @@ from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
 
-from netdsl.data.pictures import BadPicture, Pictures, decoder
-from netdsl.data.preparation import Preparation
+from netdsl.data.pictures import BadPicture, Pictures, decoder_version
+from netdsl.data.preprocessing import Preprocessing
 from netdsl.disk_cache import IMAGE_CACHE, make_key
 from netdsl.errors import NetError
 
-WORTH_KEEPING = 2.0
+MIN_SECONDS_TO_CACHE = 2.0
 """Seconds from which on it is kept which pictures are good."""
 Stamp = tuple[int, int]
 
@@ -23,11 +23,11 @@ class Verification:
     """A thread that decodes pictures as they are going to be judged by, and keeps no pixel. Those
     that were found good are known by size and time, and not decoded again."""
 
-    def __init__(self, parts: Sequence[Pictures], prepare: Preparation) -> None:
-        self._parts, self._prepare = parts, prepare
-        self._found: BadPicture | None = None
+    def __init__(self, parts: Sequence[Pictures], preprocess: Preprocessing) -> None:
+        self._parts, self._preprocess = parts, preprocess
+        self._error: BadPicture | None = None
         self._stop = Event()
-        self._thread = Thread(target=self._work, name="verification", daemon=True)
+        self._thread = Thread(target=self._run, name="verification", daemon=True)
 
     def __enter__(self) -> Verification:
         self._thread.start()
@@ -45,36 +45,41 @@ class Verification:
 
     def check(self) -> None:
         """Raises BadPicture where one was found by now, unless such are skipped."""
-        if self._found is not None:
-            raise self._found
+        if self._error is not None:
+            raise self._error
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         for pictures in self._parts:
-            known, began = _Known(pictures.folder, self._prepare), time.perf_counter()
+            verified, start = (
+                _VerifiedPictures(pictures.folder, self._preprocess),
+                time.perf_counter(),
+            )
             for name, path in zip(pictures.names, pictures.paths, strict=True):
-                if self._stop.is_set() or self._found is not None:
+                if self._stop.is_set() or self._error is not None:
                     break
-                self._verify(pictures, str(name), path, known)
-            if time.perf_counter() - began > WORTH_KEEPING:
-                known.keep()
+                self._verify(pictures, str(name), path, verified)
+            if time.perf_counter() - start > MIN_SECONDS_TO_CACHE:
+                verified.save()
 
-    def _verify(self, pictures: Pictures, name: str, path: Path, known: _Known) -> None:
-        stamp = _stamp(path)
-        if stamp is None or not known.holds(name, stamp):
+    def _verify(
+        self, pictures: Pictures, name: str, path: Path, verified: _VerifiedPictures
+    ) -> None:
+        stamp = _read_stamp(path)
+        if stamp is None or not verified.has_stamp(name, stamp):
             try:
-                self._prepare.check(path)
+                self._preprocess.check_picture(path)
             except BadPicture as e:
-                if pictures.skipped is None:
-                    self._found = e
+                if pictures.skipped_pictures is None:
+                    self._error = e
                 else:
-                    pictures.skipped.add(path, e)
+                    pictures.skipped_pictures.add(path, e)
             except (NetError, OSError, MemoryError):
                 return  # whatever it is, the run will meet it where it can be told
             else:
-                known.add(name, stamp)
+                verified.add(name, stamp)
 
 
-def _stamp(path: Path) -> Stamp | None:
+def _read_stamp(path: Path) -> Stamp | None:
     try:
         found = path.stat()
     except OSError:
@@ -82,14 +87,14 @@ def _stamp(path: Path) -> Stamp | None:
     return found.st_size, found.st_mtime_ns
 
 
-class _Known:
+class _VerifiedPictures:
     """The good pictures of a folder, by size and time, as they are kept for the next run."""
 
-    def __init__(self, folder: Path, prepare: Preparation) -> None:
-        self._key = make_key(str(folder.resolve()), str(prepare), decoder())
-        self._stamps = self._read()
+    def __init__(self, folder: Path, preprocess: Preprocessing) -> None:
+        self._key = make_key(str(folder.resolve()), str(preprocess), decoder_version())
+        self._stamps = self._load()
 
-    def _read(self) -> dict[str, Stamp]:
+    def _load(self) -> dict[str, Stamp]:
         try:
             found = json.loads(IMAGE_CACHE.load(self._key) or b"{}")
         except (ValueError, RecursionError):
@@ -98,14 +103,14 @@ class _Known:
             return {}
         return {k: (v[0], v[1]) for k, v in found.items() if _is_stamp(v)}
 
-    def holds(self, name: str, stamp: Stamp) -> bool:
+    def has_stamp(self, name: str, stamp: Stamp) -> bool:
         return self._stamps.get(name) == stamp
 
     def add(self, name: str, stamp: Stamp | None) -> None:
         if stamp is not None:
             self._stamps[name] = stamp
 
-    def keep(self) -> None:
+    def save(self) -> None:
         IMAGE_CACHE.store(self._key, json.dumps(self._stamps).encode())
 
 

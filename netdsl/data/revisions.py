@@ -9,29 +9,31 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Change:
+class Revision:
     """One revision: what is different from then on, where the arguments are such that it
     `affects` them."""
 
-    what: str
+    description: str
     affects: Callable[..., bool] = lambda **arguments: True
 
 
-Changes = tuple[Change, ...]
+Revisions = tuple[Revision, ...]
 ORDER, SPLIT, DRAWS = "order of images", "validation split", "draws of augmentations"
 FIT = "fit to the net's input"
-LONG_SIDE = Change("the longer side is rounded down, no longer to the nearest whole number")
+LONG_SIDE_ROUNDING = Revision(
+    "the longer side is rounded down, no longer to the nearest whole number"
+)
 
-CHANGES: Mapping[str, Changes] = {
+REVISIONS: Mapping[str, Revisions] = {
     ORDER: (),
-    SPLIT: (Change("each class is held out by the same share"),),
+    SPLIT: (Revision("each class is held out by the same share"),),
     DRAWS: (),
-    FIT: (Change("a side is rounded down, and half a pixel of the corner to the even number"),),
+    FIT: (Revision("a side is rounded down, and half a pixel of the corner to the even number"),),
 }
 """Of what is no augmentation; those have theirs in their records. Whoever makes other images,
 another order or another split of the same seed adds a line."""
 
 
-def since(revision: int, changes: Changes, arguments: Mapping[str, Any]) -> list[str]:
+def changes_since(revision: int, revisions: Revisions, arguments: Mapping[str, Any]) -> list[str]:
     """What has changed for these arguments after a revision; the first one is 1."""
-    return [c.what for c in changes[revision - 1 :] if c.affects(**arguments)]
+    return [c.description for c in revisions[revision - 1 :] if c.affects(**arguments)]

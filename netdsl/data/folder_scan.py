@@ -1,0 +1,186 @@
+"""The pictures in the folder of a class: which files are ones, which folders are followed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from netdsl.data.inventory import abbreviate
+from netdsl.data.pictures import is_picture
+from netdsl.errors import fail
+
+PICTURE_SUFFIXES = (
+    *[".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"],
+    *[".tif", ".tiff", ".webp"],
+)
+"""Files that must be pictures; others are looked into."""
+SYSTEM_FOLDERS = ("__MACOSX", "__pycache__")
+MAX_NON_PICTURES = 20_000
+"""Files and folders that are no pictures, which a link may lead to outside a data folder."""
+FolderId = tuple[int, int]
+"""Device and number of a folder, by whatever path it is reached."""
+Owners = dict[FolderId, Path]
+"""The class of a part that each folder belongs to."""
+
+
+@dataclass
+class IgnoredFiles:
+    """What lies in the folders and is not used, by the reason."""
+
+    root: Path
+    paths_by_reason: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, path: Path, reason: str) -> None:
+        shown = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+        self.paths_by_reason.setdefault(reason, []).append(str(shown))
+
+    def lines(self) -> tuple[str, ...]:
+        return tuple(
+            f"{abbreviate(names)} ({reason})" for reason, names in self.paths_by_reason.items()
+        )
+
+
+def find_class_pictures(
+    base: Path, name: str, ignored_files: IgnoredFiles, owners: Owners
+) -> list[str]:
+    """The pictures in the folder of a class and in the folders within it, linked ones too, each
+    folder once; as paths from `base`, in order. Raises NetError where the class is a link to a
+    folder that it lies in, where a folder belongs to another class or part as well, and where a
+    link leads to much that is no picture, such as a whole disk."""
+    return sorted(_FolderScan(base, name, ignored_files, owners).find())
+
+
+@dataclass(frozen=True)
+class _PendingFolder:
+    """A folder that is still to be read: its path from the base, and the link by which it is
+    reached where it lies outside the data folder."""
+
+    relative_path: str
+    link: Path | None
+
+
+class _FolderScan:
+    """One pass through the folder of a class."""
+
+    def __init__(self, base: Path, name: str, ignored_files: IgnoredFiles, owners: Owners) -> None:
+        self.base, self.class_folder, self.data_folder = base, base / name, base.resolve()
+        self.ignored_files, self.owners = ignored_files, owners
+        ancestors = {folder_id(p) for p in (self.data_folder, *self.data_folder.parents)}
+        if folder_id(self.class_folder) in ancestors:
+            raise fail(
+                f"{self.class_folder} is a link to a folder that it lies in", help="remove the link"
+            )
+        self.seen_folders = ancestors | {folder_id(p) for p in self.class_folder.resolve().parents}
+        self.pending_folders: list[_PendingFolder] = []
+        self.non_picture_count = 0
+        self._enqueue(self.class_folder, name, None)
+
+    def find(self) -> Iterator[str]:
+        while self.pending_folders:
+            folder = self.pending_folders.pop()
+            for entry in list_entries(self.base / folder.relative_path):
+                path, relative_path = Path(entry.path), f"{folder.relative_path}/{entry.name}"
+                if self._is_used(entry, path):
+                    yield relative_path
+                    continue
+                if folder.link is not None:
+                    self._count_non_picture(folder.link)
+                if is_folder(entry) and not is_hidden(entry.name):
+                    self._enqueue(path, relative_path, folder.link)
+
+    def _is_used(self, entry: os.DirEntry[str], path: Path) -> bool:
+        """Whether an entry is a picture to use; another file is put down as left out."""
+        is_dir = is_folder(entry)
+        if is_hidden(entry.name) if is_dir else entry.name.startswith("."):
+            self.ignored_files.add(path, "hidden")
+        elif not is_dir:
+            if looks_like_picture(path):
+                return True
+            self.ignored_files.add(path, "no picture")
+        return False
+
+    def _enqueue(self, path: Path, relative_path: str, link: Path | None) -> None:
+        """Puts a folder on the list, once."""
+        folder = folder_id(path)
+        if folder in self.seen_folders:
+            reason = "a link to a folder that is read already, or that it lies in"
+            self.ignored_files.add(path, reason)
+            return
+        owner = self.owners.setdefault(folder, self.class_folder)
+        if owner != self.class_folder:
+            message = f"{path} belongs to {owner} as well, by a link"
+            raise fail(message, help="remove the link: a picture is of one class and one part")
+        self.seen_folders.add(folder)
+        if (
+            link is None
+            and path.is_symlink()
+            and not path.resolve().is_relative_to(self.data_folder)
+        ):
+            link = path
+        self.pending_folders.append(_PendingFolder(relative_path, link))
+
+    def _count_non_picture(self, link: Path) -> None:
+        self.non_picture_count += 1
+        if self.non_picture_count > MAX_NON_PICTURES:
+            many = f"over {MAX_NON_PICTURES:,} files and folders that are no pictures"
+            raise fail(f"{link} is a link to {many}", help="link to a folder of pictures alone")
+
+
+def has_pictures(folder: Path) -> bool:
+    """Whether there are pictures in a folder or in one within it."""
+    return any(_FolderScan(folder.parent, folder.name, IgnoredFiles(folder), {}).find())
+
+
+def looks_like_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURE_SUFFIXES or is_picture(path)
+
+
+def list_entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name. Raises NetError where it cannot be read."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda e: e.name)
+    except OSError as e:
+        raise fail(f"cannot read {e.filename}: {e.strerror}") from None
+
+
+def list_folders(base: Path, ignored_files: IgnoredFiles | None = None) -> list[str]:
+    """The names of the folders in one, hidden ones left out."""
+    found = [e for e in list_entries(base) if is_folder(e)] if base.is_dir() else []
+    if ignored_files is not None:
+        for e in found:
+            if is_hidden(e.name):
+                ignored_files.add(Path(e.path), "hidden")
+    return [e.name for e in found if not is_hidden(e.name)]
+
+
+def list_files(folder: Path) -> Iterator[Path]:
+    """The files in a folder, hidden ones left out."""
+    return (
+        Path(e.path)
+        for e in list_entries(folder)
+        if not is_folder(e) and not e.name.startswith(".")
+    )
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one; a link that leads to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def folder_id(path: Path) -> FolderId:
+    """Raises NetError where there is nothing at a path."""
+    try:
+        found = path.stat()
+    except OSError as e:
+        raise fail(f"cannot read {path}: {e.strerror}") from None
+    return found.st_dev, found.st_ino

@@ -1,0 +1,272 @@
+"""Folders of pictures, one for each class, perhaps under train, val and test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from netdsl.data.data_source import DatasetNotFound, DataSource
+from netdsl.data.folder_scan import (
+    IgnoredFiles,
+    Owners,
+    find_class_pictures,
+    has_pictures,
+    list_files,
+    list_folders,
+    looks_like_picture,
+)
+from netdsl.data.inventory import abbreviate
+from netdsl.data.pictures import BadPicture, Pictures, find_picture_errors
+from netdsl.data.samples import Dataset, Samples
+from netdsl.errors import Diagnostic, fail
+from netdsl.file_io import cache_directory
+from netdsl.parameter_types import QuotedText
+from netdsl.signature import Param, Signature
+
+TRAIN, VALIDATION, TEST = "train", "val", "test"
+PARTS = {
+    TRAIN: (TRAIN, "training"),
+    VALIDATION: (VALIDATION, "valid", "validation", "dev"),
+    TEST: (TEST, "testing"),
+}
+"""What the folders of parts are called, in capitals or not."""
+MAX_CHECKED_PICTURES = 20_000
+"""Pictures that are looked into before anything is learnt; of more only the first ones."""
+MAX_LISTED_ERRORS = 8
+_FOLDERS_HELP = (
+    "a folder of pictures for each class: DIR/train/CLASS and DIR/val/CLASS, or DIR/CLASS"
+)
+
+
+def folder_source() -> DataSource:
+    path = Param(
+        "path", QuotedText(), doc="what holds the folders; or `--data` names it, or what it is in"
+    )
+    doc = "pictures, in a folder for each class: path/train/CLASS and path/val/CLASS, or path/CLASS"
+    return DataSource(Signature("folder", (path,)), _load, None, None, doc)
+
+
+def _load(data_folder: Path | None, path: str) -> Dataset:
+    return read_folder(_find_root(data_folder, Path(path)))
+
+
+def _find_root(data_folder: Path | None, path: Path) -> Path:
+    candidates = (
+        (data_folder / path.name, data_folder) if data_folder else (path, cache_directory() / path)
+    )
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    help = f"`--data DIR` says where the pictures are: {_FOLDERS_HELP}"
+    message = f"there is no folder {candidates[0]}, nor {candidates[1]}"
+    raise DatasetNotFound(Diagnostic(message, help=help))
+
+
+def read_folder(root: Path) -> Dataset:
+    """The pictures under a folder; none of them is decoded yet, and files that are none by their
+    headers are no part of the samples. Raises NetError where it holds none, where it is not clear
+    which folders are classes and which are parts, and where a part has a class that is not among
+    the training pictures."""
+    ignored_files = IgnoredFiles(root)
+    parts = _find_parts(root)
+    base = parts.pop(TRAIN, root)
+    classes = tuple(list_folders(base, ignored_files))
+    if base == root:
+        _check_classes(root, classes, parts)
+    else:
+        _check_siblings(root, classes, [base, *parts.values()], ignored_files)
+    _check_nested(base, classes)
+    owners: Owners = {}
+    train = _read_part(base, classes, ignored_files, owners)
+    _check_no_empty_class(base, classes, train)
+    rest = {n: _read_part(path, classes, ignored_files, owners) for n, path in parts.items()}
+    bad, (train, *others) = _drop_bad_pictures([train, *rest.values()])
+    _check_no_empty_class(base, classes, train, bad)
+    rest = dict(zip(rest, others, strict=True))
+    for name, part in rest.items():
+        if not len(part):
+            message = f"none of the pictures of {parts[name]} can be used"
+            raise fail(
+                message,
+                help="put some back whole, or remove the folder",
+                notes=_error_messages(bad),
+            )
+    test = rest.get(TEST)
+    read_test = None if test is None else lambda: test
+    return Dataset(train, classes, read_test, rest.get(VALIDATION), ignored_files.lines(), bad)
+
+
+# ---- which folders are parts, and which are classes
+
+
+def _find_parts(root: Path) -> dict[str, Path]:
+    """The folders of parts that hold folders of classes. Raises NetError where two folders are
+    the same part, and where there is none to learn from."""
+    found: dict[str, Path] = {}
+    for name in list_folders(root):
+        part = _match_part(name)
+        if part is None or not list_folders(root / name):
+            continue
+        if part in found:
+            message = f"{root} holds both {found[part].name} and {name}, which mean the same"
+            raise fail(message, help=f"keep one of them: it takes {_FOLDERS_HELP}")
+        found[part] = root / name
+    if found and TRAIN not in found:
+        help = f"it takes {_FOLDERS_HELP}"
+        first = next(iter(found.values())).name
+        raise fail(f"{root} holds {first}, and no {TRAIN} with a folder a class", help=help)
+    return found
+
+
+def _match_part(name: str) -> str | None:
+    """The part that a folder of this name is, if it is one."""
+    return next((part for part, names in PARTS.items() if name.lower() in names), None)
+
+
+def _check_classes(root: Path, classes: Sequence[str], parts: dict[str, Path]) -> None:
+    """Raises NetError where the folders that would be classes are parts, or hold them."""
+    if len(classes) > 1 and all(_match_part(c) for c in classes):
+        message = f"the pictures of {root / classes[0]} lie in no folder of a class"
+        raise fail(message, help=f"it takes {_FOLDERS_HELP}")
+    for c in classes:
+        parts_inside = [
+            n for n in list_folders(root / c) if _match_part(n) and list_folders(root / c / n)
+        ]
+        if parts_inside:
+            message = f"{root / c} would be a class, and it holds the part {parts_inside[0]}"
+            raise fail(message, help=f"name that folder, if it is meant; it takes {_FOLDERS_HELP}")
+
+
+def _check_siblings(
+    root: Path, classes: Sequence[str], parts: Sequence[Path], ignored_files: IgnoredFiles
+) -> None:
+    """What lies beside the parts is left out. Raises NetError where that may be a part too, or
+    where what is called train may be a class among others."""
+    _ignore_files(root, ignored_files)
+    for name in list_folders(root, ignored_files):
+        sibling = root / name
+        if sibling in parts:
+            continue
+        if set(list_folders(sibling)) & set(classes):
+            names = ", ".join(f"{p} ({' or '.join(names)})" for p, names in PARTS.items())
+            message = f"{sibling} has the classes of {parts[0].name} and would not be used"
+            raise fail(message, help=f"rename it to one of the parts {names}, or move it away")
+        if not has_pictures(sibling):
+            ignored_files.add(sibling, "a folder without pictures, beside the parts")
+        elif _match_part(name):
+            ignored_files.add(sibling, "its pictures lie in no folder of a class")
+        elif len(parts) == 1:
+            message = f"{parts[0]} may be a part, or a class like {name} beside it"
+            help = f"move {name} away, or {parts[0].name}'s own folders: it takes {_FOLDERS_HELP}"
+            raise fail(message, help=help)
+        else:
+            ignored_files.add(sibling, "pictures beside the parts")
+
+
+def _check_nested(base: Path, classes: Sequence[str]) -> None:
+    """Raises NetError where a class is divided into parts, and where every class holds the same
+    folders and nothing else: these are then the classes, and what would be one is something
+    else."""
+    nested_names = [
+        {_match_part(name) or name: name for name in _find_nested_folders(base / c)}
+        for c in classes
+    ]
+    first = nested_names[0] if nested_names else {}
+    common = sorted(name for key, name in first.items() if all(key in w for w in nested_names))
+    if len(classes) > 1 and (len(common) > 1 or any(_match_part(name) for name in common)):
+        raise fail(
+            f"{abbreviate(classes)} of {base} would be the classes, and each of them holds the "
+            f"same folders {abbreviate(common)}",
+            help=f"the folders of a class lie within those of a part: it takes {_FOLDERS_HELP}",
+        )
+    for c in classes:
+        parts = [name for name in list_folders(base / c) if _match_part(name)]
+        if len({_match_part(name) for name in parts}) > 1:
+            message = f"{base / c} would be a class, and it holds the parts {abbreviate(parts)}"
+            raise fail(
+                message, help=f"a part holds classes, not a class parts: it takes {_FOLDERS_HELP}"
+            )
+
+
+def _find_nested_folders(directory: Path) -> set[str]:
+    """The folders of one that holds no pictures itself; on the way down to them there may be
+    folders that hold one folder each."""
+    while True:
+        nested = list_folders(directory)
+        if any(looks_like_picture(p) for p in list_files(directory)):
+            return set()
+        if len(nested) != 1 or _match_part(nested[0]):
+            return set(nested)
+        directory = directory / nested[0]
+
+
+def _check_no_empty_class(
+    base: Path, classes: Sequence[str], train: Samples, bad: Sequence[BadPicture] = ()
+) -> None:
+    counts = np.bincount(train.labels, minlength=len(classes))
+    if not counts.all():
+        empty = base / classes[int(counts.argmin())]
+        default_help = "put some there, or remove the folder"
+        help = (bad[0].diagnostics[0].help if bad else None) or default_help
+        raise fail(
+            f"{empty} holds no pictures to learn from", help=help, notes=_error_messages(bad)
+        )
+
+
+def _error_messages(bad: Sequence[BadPicture]) -> list[str]:
+    return [e.diagnostics[0].message for e in bad[:MAX_LISTED_ERRORS]]
+
+
+# ---- the pictures of a part
+
+
+def _read_part(
+    base: Path, classes: Sequence[str], ignored_files: IgnoredFiles, owners: Owners
+) -> Samples:
+    unknown = sorted(set(list_folders(base)) - set(classes))
+    if unknown:
+        raise fail(
+            f"{base / unknown[0]} is a class without pictures to learn from",
+            help=f"the classes to learn are {abbreviate(classes)}",
+        )
+    present = [c for c in classes if (base / c).is_dir()]
+    found = {
+        c: find_class_pictures(base, c, ignored_files, owners) if c in present else []
+        for c in classes
+    }
+    if not any(found.values()):
+        is_loose = any(looks_like_picture(p) for p in list_files(base))
+        problem = "lie in no folder of a class" if is_loose else "are missing"
+        raise fail(f"the pictures of {base} {problem}", help=f"it takes {_FOLDERS_HELP}")
+    _ignore_files(base, ignored_files)
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(x) for x in found.values()])
+    names = [n for x in found.values() for n in x]
+    return Samples(Pictures(base, np.array(names, dtype=object)), labels)
+
+
+def _ignore_files(directory: Path, ignored_files: IgnoredFiles) -> None:
+    """What lies beside folders and is left out: pictures, and links to what is not there."""
+    for path in list_files(directory):
+        if not os.path.exists(path):
+            ignored_files.add(path, "a link that leads nowhere")
+        elif looks_like_picture(path):
+            ignored_files.add(path, "in no folder of a class")
+
+
+def _drop_bad_pictures(parts: Sequence[Samples]) -> tuple[tuple[BadPicture, ...], list[Samples]]:
+    """What is wrong with files by their headers, and the parts without these files."""
+    found: list[BadPicture] = []
+    remaining, budget = [], MAX_CHECKED_PICTURES
+    for part in parts:
+        assert isinstance(part.images, Pictures)
+        errors = find_picture_errors(part.images[:budget].paths)
+        budget -= len(errors)
+        found += [e for e in errors if e is not None]
+        valid = np.array(
+            [i for i in range(len(part)) if i >= len(errors) or errors[i] is None], int
+        )
+        remaining.append(part.take(valid) if len(valid) < len(part) else part)
+    return tuple(found), remaining

@@ -1,0 +1,218 @@
+"""What images go through before a net sees them: from files or arrays to one batch of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from netdsl.backends.picked import Moves, Picked, Size
+from netdsl.data.memory_limits import DECODING_MEMORY, check_decoding_memory
+from netdsl.data.pictures import MODES, BadPicture, PictureFile, Pictures
+from netdsl.data.spatial_ops import cover_and_center_crop, covering_size
+from netdsl.errors import NetError, fail
+from netdsl.signature import BoundCall
+from netdsl.types import Array, dims
+
+Draws = Sequence[Array]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Changes, one after the other. Pictures that then have not the net's `shape` (height, width,
+    channels; none where it is whatever the images have) are resized to cover it, and their middle
+    is taken."""
+
+    augmentations: tuple[BoundCall, ...] = ()
+    shape: tuple[int, ...] | None = None
+
+    def draw(self, rng: np.random.Generator, count: int) -> Draws:
+        """What is drawn for the images of an epoch, made at once: image i has the i-th of each."""
+        return tuple(rng.random((count, c.record.draw_count)) for c in self.augmentations)
+
+    def __call__(
+        self, images: Array | Pictures | Picked, draws: Draws | None = None
+    ) -> Array | Picked:
+        """A batch of bytes [N,H,W,C]; what happens to an image depends on its own draws alone.
+        Images that are picked from a set stay so: all that is done to them must be to move them.
+        Raises BadPicture for a file that is no picture, unless such are skipped."""
+        if draws is None:
+            draws = [np.zeros((len(images), c.record.draw_count)) for c in self.augmentations]
+        if isinstance(images, Pictures):
+            return self._decode_batch(images, draws)
+        if isinstance(images, Picked):
+            transforms = self._compose(images.moves, self._window(images.shape[1:]), draws)
+            assert transforms is not None, "a set is held for what only moves pixels"
+            return replace(images, moves=transforms)
+        if not any(c.record.has_variable_size for c in self.augmentations):
+            return self._apply(images, draws)
+        slices = (slice(i, i + 1) for i in range(len(images)))
+        return np.concatenate(
+            [self._apply_and_fit(images[i], [d[i] for d in draws]) for i in slices]
+        )
+
+    def picture_shape(self) -> tuple[int, ...]:
+        """The shape of the pictures that the net takes. Raises NetError where it takes none."""
+        if self.shape is None or len(self.shape) != 3:
+            raise fail("the net takes no pictures: its input has no height, width and channels")
+        if self.shape[2] not in MODES:
+            raise fail(f"pictures have 1, 3 or 4 channels, the net wants {self.shape[2]}")
+        return self.shape
+
+    def _decode_batch(self, pictures: Pictures, draws: Draws) -> Array:
+        """A batch of pictures. Where bad ones are skipped, others of the batch stand in their
+        places, and black ones where there are none."""
+
+        shape = self.picture_shape()
+
+        def decode_one(path: Path, i: int) -> Array | None:
+            try:
+                with self._open(path) as picture:
+                    decoded = picture.decode(shape[2])[None]
+                    return self._apply_and_fit(decoded, [d[i : i + 1] for d in draws])
+            except BadPicture as e:
+                if pictures.skipped_pictures is None:
+                    raise
+                pictures.skipped_pictures.add(path, e)
+                return None
+
+        with ThreadPoolExecutor() as pool:
+            found = list(pool.map(decode_one, pictures.paths, range(len(pictures))))
+        valid = [x for x in found if x is not None] or [np.zeros((1, *shape), np.uint8)]
+        filled = [valid[i % len(valid)] if x is None else x for i, x in enumerate(found)]
+        return np.concatenate(filled)
+
+    def check_picture(self, path: Path) -> None:
+        """Raises BadPicture where a picture cannot be decoded, or becomes too large."""
+        with self._open(path) as picture:
+            picture.decode(self.picture_shape()[2])
+
+    @contextmanager
+    def _open(self, path: Path) -> Iterator[PictureFile]:
+        """A picture, once there is memory to decode it."""
+        with closing(PictureFile(path)) as picture, self._reserve_memory(picture):
+            yield picture
+
+    def _reserve_memory(self, picture: PictureFile) -> AbstractContextManager[None]:
+        """Waits until there is memory for a picture, whichever way up it is. Raises BadPicture
+        where there never is."""
+        h, w = picture.size
+        max_pixels = max(self.max_pixels((h, w)), self.max_pixels((w, h)))
+        channels = self.picture_shape()[2]
+        picture.check_size(channels, max_pixels)
+        return DECODING_MEMORY.reserve(picture.bytes_per_pixel(channels) * (h * w + max_pixels))
+
+    def max_pixels(self, image_size: Size) -> int:
+        """Pixels that an image of that size has at most on its way to the net's size. It is
+        resampled by width first, so that there is one more size between each two."""
+        found = 0
+        for size in self._intermediate_sizes(image_size):
+            found = max(found, size[0] * size[1], image_size[0] * size[1])
+            image_size = size
+        return found
+
+    def _intermediate_sizes(self, image_size: Size) -> Iterator[Size]:
+        """The sizes that images of that size are given, one after the other."""
+        window = self._window(image_size)
+        for chosen in self.augmentations:
+            for size in chosen.record.intermediate_sizes(image_size, window, **chosen.arguments):
+                yield size
+                image_size = size
+        if image_size != window:
+            yield covering_size(image_size, window)
+
+    def _apply_and_fit(self, images: Array, draws: Draws) -> Array:
+        window = self._window(images.shape[1:])
+        images = self._apply(images, draws)
+        return images if images.shape[1:3] == window else cover_and_center_crop(images, window)
+
+    def _apply(self, images: Array, draws: Draws) -> Array:
+        window = self._window(images.shape[1:])
+        identity = Moves.none(len(images), images.shape[1:3])
+        transforms = self._compose(identity, window, draws) if self.augmentations else None
+        if transforms is not None:
+            return transforms.applied(images)
+        for chosen, drawn in zip(self.augmentations, draws, strict=True):
+            with _add_span_to_errors(chosen):
+                images = chosen.record.apply(images, drawn, window, **chosen.arguments)
+        return images
+
+    def _compose(self, transforms: Moves, window: Size, draws: Draws) -> Moves | None:
+        """The changes added to `transforms`, if pixels are only moved by them."""
+        found: Moves | None = transforms
+        for chosen, drawn in zip(self.augmentations, draws, strict=True):
+            spatial = chosen.record.spatial
+            if spatial is None or found is None:
+                return None
+            with _add_span_to_errors(chosen):
+                found = spatial.compose(found, drawn, window, **chosen.arguments)
+        return found
+
+    def is_spatial_only(self, image_shape: tuple[int, ...]) -> bool:
+        """Whether all that is done to images of that shape is to move their pixels."""
+        if len(image_shape) != 3:
+            return False
+        blank = np.zeros((1, *image_shape), np.uint8)
+        identity = Moves.none(1, blank.shape[1:3])
+        draws = [np.zeros((1, c.record.draw_count)) for c in self.augmentations]
+        return self._compose(identity, self._window(image_shape), draws) is not None
+
+    def _window(self, image_shape: Sequence[int]) -> Size:
+        h, w = (self.shape or image_shape)[:2]
+        return h, w
+
+    def compute_output_shape(
+        self, image_shape: tuple[int, ...] | None, count: int
+    ) -> tuple[int, ...]:
+        """The shape that the changes give to images of that shape (None: to pictures that happen
+        to have the net's size). Raises NetError where one cannot be made of them, and where so
+        many at once need too much memory."""
+        if image_shape is None:
+            image_shape = self.picture_shape()
+        elif len(image_shape) != 3 or (self.shape is not None and len(self.shape) != 3):
+            return image_shape
+        self._check_memory(image_shape, count)
+        draws = [np.zeros((1, c.record.draw_count)) for c in self.augmentations]
+        shape: tuple[int, ...] = self._apply(np.zeros((1, *image_shape), np.uint8), draws).shape[1:]
+        return shape
+
+    def _check_memory(self, image_shape: tuple[int, ...], count: int) -> None:
+        """Raises NetError where so many images of that shape need too much memory at once."""
+        h, w, channels = image_shape
+        size = count * channels * self.max_pixels((h, w))
+        check_decoding_memory(f"making {count:,} images of {dims(image_shape)} ready", size)
+
+    def needs_resize(self, image_shape: tuple[int, ...] | None) -> bool:
+        """Whether images of that shape (None: pictures of any size) are brought to the net's size
+        by themselves, before a change that wants larger ones or after the last."""
+        if image_shape is None:
+            height, _, channels = self.picture_shape()
+            side = max(1, height // 2)
+            image_shape = (side, side + 1, channels)  # of no usual ratio either
+        if len(image_shape) != 3 or (self.shape is not None and len(self.shape) != 3):
+            return False
+        images: Array = np.zeros((1, *image_shape), np.uint8)
+        window = self._window(image_shape)
+        for chosen in self.augmentations:
+            drawn, spatial = np.zeros((1, chosen.record.draw_count)), chosen.record.spatial
+            identity = Moves.none(1, images.shape[1:3])
+            if spatial and spatial.compose(identity, drawn, window, **chosen.arguments) is None:
+                return True
+            images = chosen.record.apply(images, drawn, window, **chosen.arguments)
+        return images.shape[1:3] != window
+
+
+@contextmanager
+def _add_span_to_errors(chosen: BoundCall) -> Iterator[None]:
+    """An error is shown where the change stands that it is about."""
+    try:
+        yield
+    except NetError as e:
+        raise e.with_default_span(chosen.span) from None
+
+
+NO_PREPROCESSING = Preprocessing()

@@ -1,0 +1,56 @@
+"""What a name in a chain stands for: the layer, or what to do where there is none."""
+
+from __future__ import annotations
+
+from netdsl.errors import fail, suggest_alias, suggest_spelling
+from netdsl.language import syntax as s
+from netdsl.language.frame import Frame
+from netdsl.language.program import Program
+from netdsl.layers import LAYERS, Layer
+from netdsl.values import Value, format_value
+
+
+def find_layer(step: s.Step, frame: Frame, program: Program) -> Layer:
+    """The layer that a step calls. Raises NetError where there is none, or its branches are not."""
+    layer = LAYERS.get(step.name)
+    if layer is None:
+        help = _unknown_name_help(step.name, frame, program)
+        raise fail(f"unknown layer or block `{step.name}`", step.name_span, help=help)
+    if layer.arity == "many" and not step.branches:
+        help = f"write them as `{step.name} {{ a | b }}`"
+        raise fail(f"`{step.name}` needs branches", step.name_span, help=help)
+    return layer
+
+
+def is_layer(name: str, program: Program) -> bool:
+    return name in LAYERS or name in program.blocks
+
+
+def _unknown_name_help(name: str, frame: Frame, program: Program) -> str:
+    """What to do about a name that is neither a layer nor a block."""
+    if name in frame.variables:
+        return f"`{name}` is a number here; what flows on is named by a label, `{name}: ...`"
+    known = [*LAYERS, *program.blocks, *frame.labels, *frame.shared_chains, "input"]
+    if suggestion := suggest_alias(name, known):
+        return suggestion
+    define = f"define `block {name}(...) {{ ... }}`, or `use` the file that has it"
+    near = suggest_spelling(name, known)
+    return f"{near} Else {define}" if near else define
+
+
+def unpack_item(loop: s.For, index: int, item: Value) -> dict[str, Value]:
+    """The variables of one turn of a loop."""
+    names = loop.variables
+    if len(names) == 1:
+        return {names[0]: item}
+    if not isinstance(item, tuple) or len(item) != len(names):
+        item_exprs = loop.items.items if isinstance(loop.items, s.ListLiteral) else ()
+        span = item_exprs[index].span if item_exprs else loop.items.span
+        problem = f"has {len(item)}" if isinstance(item, tuple) else "is no list"
+        raise fail(
+            f"`for {', '.join(names)}` needs {len(names)} values a turn, "
+            f"{format_value(item)} {problem}",
+            span,
+            help=f"each entry of the list is a list itself: [{', '.join(names)}]",
+        )
+    return dict(zip(names, item, strict=True))
