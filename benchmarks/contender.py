@@ -102,10 +102,10 @@ class Ours:
         )
 
     def _by_reference(self) -> str:
-        from netdsl.backends.base import ByReference
+        from netdsl.backends.base import ReferenceThunk
 
         pairs = zip(self.executor.plan.kernels, self.executor.kernels, strict=True)
-        found = [k.name for k, thunk in pairs if isinstance(thunk, ByReference)]
+        found = [k.name for k, thunk in pairs if isinstance(thunk, ReferenceThunk)]
         return f"by reference: {', '.join(found)}" if found else ""
 
     def step(self) -> Any:

@@ -426,7 +426,7 @@ FAULTS = (
         "source-of-one-gpu",
         "cuda",
         "netdsl/backends/__init__.py",
-        "return source(plan, MULTIPROCESSORS[chosen])",
+        "return source(plan, MULTIPROCESSORS[target])",
         'return source(plan, MULTIPROCESSORS["sm_90"])',
         ("tests/test_source.py",),
     ),
@@ -450,8 +450,8 @@ FAULTS = (
         "capture-backwards",
         "plan",
         "netdsl/backends/base.py",
-        "return InTurn(tuple(thunks))",
-        "return InTurn(tuple(thunks[::-1]))",
+        "return SequentialThunk(tuple(thunks))",
+        "return SequentialThunk(tuple(thunks[::-1]))",
         ("tests/test_backend.py",),
     ),
     Fault(
@@ -1207,7 +1207,7 @@ FAULTS = (
         "netdsl/backends/cuda/picking.py",
         "x >= of[COLUMN] && x < of[COLUMN_END]",
         "x >= of[COLUMN] && x <= of[COLUMN_END]",
-        ("tests/test_picked.py",),
+        ("tests/test_lazy_batch.py",),
     ),
     Fault(
         "upload-first-record",
@@ -1711,7 +1711,8 @@ FAULTS = (
         "guard-of-weights",
         "train",
         "netdsl/training/run/stepper.py",
-        "if not self.progress.batches or not all(is_finite({k: v}) for k, v in self.state.each()):",
+        "if not self.progress.batches or not all(is_finite({k: v}) for k, v in "
+        "self.state.items()):",
         "if not self.progress.batches:",
         ("tests/test_guards.py",),
     ),

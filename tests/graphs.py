@@ -22,7 +22,7 @@ from netdsl.ops.op import Draw, Example, Operand
 from netdsl.passes.algebraic_batch_norm import rewrite_batch_norms
 from netdsl.passes.conv_lowering import lower_convolutions
 from netdsl.passes.simplify import simplify
-from netdsl.runtime.state import draw as initial
+from netdsl.runtime.state import draw_initial_value as initial
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe
 from netdsl.training.step.graphs import training_graph
 from netdsl.types import Array, Graph, Node, TensorType

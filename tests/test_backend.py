@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from netdsl.backends import base, open_backend
-from netdsl.backends.arrays import ArrayBackend
+from netdsl.backends.array_backend import ArrayBackend
 from netdsl.backends.base import Backend
 from netdsl.backends.cpu.backend import CpuBackend
 from netdsl.backends.cuda.backend import CudaBackend
@@ -65,19 +65,19 @@ def test_a_third_party_backend_is_timed() -> None:
 
 def test_defaults_are_those_of_a_machine_that_does_everything_at_once() -> None:
     backend, values = ThirdParty(), np.arange(3.0)
-    assert backend.repeatable() is backend
-    assert backend.ahead(values) is values
-    assert backend.hold(values) is None
+    assert backend.as_deterministic() is backend
+    assert backend.start_upload(values) is values
+    assert backend.cache_images(values) is None
     assert backend.free_bytes() is None
-    assert backend.source(make_plan(Builder().build({}), backend.fusion)) == ""
+    assert backend.generate_source(make_plan(Builder().build({}), backend.fusion)) == ""
     ran: list[int] = []
     backend.capture([lambda: ran.append(1), lambda: ran.append(2)])()
     assert ran == [1, 2]
-    reading = backend.reading({"a": backend.upload(np.float32(2.5))})
-    assert reading.ready()
-    assert reading.numbers() == {"a": 2.5}
+    reading = backend.start_readback({"a": backend.upload(np.float32(2.5))})
+    assert reading.is_ready()
+    assert reading.result() == {"a": 2.5}
     with pytest.raises(NetError, match="third party"):
-        backend.tuned(1.0)
+        backend.with_tuning(1.0)
 
 
 @pytest.mark.parametrize("kind", [ArrayBackend, CpuBackend, CudaBackend, HostedBackend])

@@ -363,14 +363,14 @@ def test_he_looks_at_what_one_output_sums_up(body: str, state: str, fan: int) ->
 @pytest.mark.parametrize("call", ["conv(4, 3x3", "local(4, 4x4", "convtranspose(4, 3x3", "fc(4"])
 def test_weight_norm_begins_as_its_initialiser_would(call: str) -> None:
     from netdsl.ir.interpreter import evaluate_graph
-    from netdsl.runtime.state import draw
+    from netdsl.runtime.state import draw_initial_value
 
     x = np.random.default_rng(0).standard_normal((1, 12, 12, 8)).astype(np.float32)
     spread = []
     for init in ("he", "weightnorm(he)"):
         text = f"net a {{ input(12x12x8); y: {call}, weight={init}, bias=no) }}"
         network = elaborate(build_program(parse(text)))
-        given = {n.name: draw(n, 1) for n in network.graph.states}
+        given = {n.name: draw_initial_value(n, 1) for n in network.graph.states}
         values = evaluate_graph(network.graph, {**given, "input": x})
         spread.append(float(values[network.graph.outputs["main"]].std()))
     assert spread[1] == pytest.approx(spread[0], rel=0.35)

@@ -336,7 +336,7 @@ def test_filtered_convolutions(
     assert len(launched) == 5
     graph, state = graph_of_images(image, shape, pad), State(CPU)
     state.initialise(graph.states, seed=1)
-    executor = Executor(graph, CPU, state, settled=True)
+    executor = Executor(graph, CPU, state, has_frozen_states=True)
     executor.refresh()
     x = np.random.default_rng(1).standard_normal(image).astype(np.float32)
     values = {"x": x, **{n.name: state.arrays[n.name] for n in graph.states}}

@@ -205,7 +205,7 @@ train { epochs = 2, optimizer = adam(lr=0.01), precision = %s, accumulate = %s }
 
 def test_batches_are_picked_on_the_device(backend: Any) -> None:
     rng = np.random.default_rng(0)
-    held = backend.hold(rng.integers(0, 256, (500, 32, 32, 3)).astype(np.uint8))
+    held = backend.cache_images(rng.integers(0, 256, (500, 32, 32, 3)).astype(np.uint8))
     changes = (
         bind_augmentation("random_crop"),
         bind_augmentation("hflip"),
@@ -218,7 +218,7 @@ def test_batches_are_picked_on_the_device(backend: Any) -> None:
         picked = prepare(held[index], prepare.draw(np.random.default_rng(seed), 100))
         for coming in (picked, backend.ahead(picked)):
             backend.write(target, coming)
-            np.testing.assert_array_equal(backend.download(target), picked.made())
+            np.testing.assert_array_equal(backend.download(target), picked.materialize())
 
 
 def test_deterministic_runs_repeat(backend: Any, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_resumed_evaluated_and_timed(
     assert json.loads(out)["accuracy"] == pytest.approx(whole["test_accuracy"], abs=0.01)
     twice = ("--size", "8", "--size", "8")
     assert netdsl("eval", "whole", "--device", "cuda", "--json", *twice) == (0, out, "")
-    monkeypatch.setattr(CudaBackend, "ceilings", lambda self: Ceilings(1e9, 1e9, 1e10))
+    monkeypatch.setattr(CudaBackend, "measure_ceilings", lambda self: Ceilings(1e9, 1e9, 1e10))
     code, out, err = netdsl("time", "small.net", "--train", "--device", "cuda", "--rounds", "1")
     assert code == 0, err
     assert "10 in 16 bits" in out

@@ -29,7 +29,7 @@ from netdsl.parameter_types import AnyValue
 from netdsl.plan.fusion import FULL_FUSION
 from netdsl.plan.plan import make_plan
 from netdsl.plan.plan_verifier import verify_plan
-from netdsl.runtime.state import draw as first_values
+from netdsl.runtime.state import draw_initial_value as first_values
 from netdsl.types import Graph, TensorType
 from tests.conftest import ROOT, HypothesisDraw
 from tests.drawn import drawn_graph

@@ -16,7 +16,7 @@ from netdsl.ir.interpreter import evaluate_graph
 from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, build_program
-from netdsl.runtime.state import draw
+from netdsl.runtime.state import draw_initial_value
 from netdsl.training.job import prepare_job
 from netdsl.training.recipe.recipe import resolve_recipe
 from netdsl.training.run.overfit import overfit
@@ -139,7 +139,7 @@ def test_what_is_watched_is_what_numpy_says(tmp_path: Path) -> None:
     network = elaborate(p, None, recipe.settings(training=True))
     graph = build_watch_graph(network, recipe, ("gradients", "activations"))
     rng = np.random.default_rng(0)
-    given: dict[str, Any] = {n.name: draw(n, 1) for n in graph.states}
+    given: dict[str, Any] = {n.name: draw_initial_value(n, 1) for n in graph.states}
     given["c1.bias"] = np.array([0, 0, 0, -1e6], np.float32)
     given |= {
         "input": rng.integers(0, 256, (64, 8, 8, 1)).astype(np.uint8),
@@ -203,7 +203,7 @@ def depth(activation: str, norm: str, scale: float, layers: int = 20) -> list[fl
     text = f"net deep {{ input(8x8x1); {body}; fc(10) }}\n" + NET[NET.index("data") :] % "0.01"
     job = prepare_job(read(text), None)
     graph = build_watch_graph(job.network, job.recipe, ("gradients",))
-    given: dict[str, Any] = {n.name: draw(n, 1) for n in graph.states}
+    given: dict[str, Any] = {n.name: draw_initial_value(n, 1) for n in graph.states}
     given |= {
         "input": job.train.images[:64],
         "labels": job.train.labels[:64],

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netdsl.backends.arrays import ArrayBackend, reference
-from netdsl.backends.base import UNDER_WAY
+from netdsl.backends.array_backend import ArrayBackend, reference_backend
+from netdsl.backends.base import MAX_STEPS_IN_FLIGHT
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
@@ -23,14 +23,14 @@ NET = "net n { input(8x8x1); fc(10) }\ndata { source = digits, batch = 64 }\n"
 
 
 @dataclass
-class Reading:
+class Readback:
     found: Mapping[str, float]
     asked: list[int]
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         return False
 
-    def numbers(self) -> Mapping[str, float]:
+    def result(self) -> Mapping[str, float]:
         self.asked[0] -= 1
         return self.found
 
@@ -42,10 +42,10 @@ class Late(ArrayBackend):
     asked: list[int] = field(default_factory=lambda: [0])
     most: list[int] = field(default_factory=list)
 
-    def reading(self, numbers: Mapping[str, Any]) -> Reading:
+    def start_readback(self, numbers: Mapping[str, Any]) -> Readback:
         self.asked[0] += 1
         self.most.append(self.asked[0])
-        return Reading({k: float(v) for k, v in numbers.items()}, self.asked)
+        return Readback({k: float(v) for k, v in numbers.items()}, self.asked)
 
 
 def trained(text: str, backend: Any, out: Path, stop: int = 10**9) -> bytes:
@@ -67,10 +67,12 @@ def test_a_run_is_the_same_to_the_bit(accumulate: int, tmp_path: Path) -> None:
     late = Late("reference", np)
     ends = {
         trained(text, backend, tmp_path / f"{i}", stop)
-        for i, (backend, stop) in enumerate([(reference(), 10**9), (late, 10**9), (late, 6)])
+        for i, (backend, stop) in enumerate(
+            [(reference_backend(), 10**9), (late, 10**9), (late, 6)]
+        )
     }
     assert len(ends) == 1
-    assert max(late.most) > UNDER_WAY
+    assert max(late.most) > MAX_STEPS_IN_FLIGHT
 
 
 @pytest.mark.parametrize("rate", ["1e18", "3e19", "1e25"])
@@ -82,7 +84,7 @@ def test_a_fault_is_the_same(rate: str, tmp_path: Path, monkeypatch: pytest.Monk
     )
     monkeypatch.setattr(stepper, "SNAPSHOT_EVERY", 2)
     told = []
-    for i, backend in enumerate((reference(), Late("reference", np))):
+    for i, backend in enumerate((reference_backend(), Late("reference", np))):
         with pytest.raises(NetError) as e:
             trained(text, backend, tmp_path / f"{i}")
         told.append(e.value.render())

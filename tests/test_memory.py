@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from netdsl import backends
-from netdsl.backends.arrays import ArrayBackend
+from netdsl.backends.array_backend import ArrayBackend
 from netdsl.errors import NetError
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program

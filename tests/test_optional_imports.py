@@ -77,12 +77,12 @@ def test_the_reference_runs_only_where_numba_is_missing(monkeypatch: pytest.Monk
     def broken() -> Any:
         raise NetError
 
-    monkeypatch.setattr(backends, "_cuda", broken)
+    monkeypatch.setattr(backends, "_open_cuda", broken)
     with monkeypatch.context() as m:
         forget(m, "numba")
         m.setitem(sys.modules, "numba", None)
         assert open_backend("auto").name == "reference"
-    monkeypatch.setattr(backends, "_cpu", broken)
+    monkeypatch.setattr(backends, "_open_cpu", broken)
     with pytest.raises(NetError):
         open_backend("auto")
 

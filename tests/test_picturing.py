@@ -18,7 +18,7 @@ from netdsl.insight.visualize import GREY, Climb, climb, visualized
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
-from netdsl.runtime.state import draw
+from netdsl.runtime.state import draw_initial_value
 from netdsl.training.store.checkpoint import Checkpoint, save
 
 NET = """
@@ -36,7 +36,7 @@ train { net = n }
 def kept(folder: Path, text: str = NET, **states: Any) -> Path:
     """A checkpoint of a net whose weights are as drawn, but those that are given."""
     network = elaborate(build_program(parse(text)), None, Settings())
-    values = {n.name: draw(n, 1) for n in network.graph.states}
+    values = {n.name: draw_initial_value(n, 1) for n in network.graph.states}
     values |= {name: np.asarray(v, dtype=np.float32) for name, v in states.items()}
     path = folder / "weights.safetensors"
     save(path, Checkpoint(values, text, ("0", "1"), {}, {}))

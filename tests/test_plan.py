@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netdsl.backends import open_backend
-from netdsl.backends.arrays import ArrayBackend
+from netdsl.backends.array_backend import ArrayBackend
 from netdsl.backends.cuda.backend import CUDA
 from netdsl.backends.cuda.generate import generated
 from netdsl.ir.builder import Builder

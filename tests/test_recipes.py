@@ -18,7 +18,7 @@ from netdsl.language.format import format_file
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, build_program
 from netdsl.runtime.executor import Executor
-from netdsl.runtime.state import draw
+from netdsl.runtime.state import draw_initial_value
 from netdsl.training.recipe.recipe import resolve_recipe, stage_names
 from netdsl.training.recipe.resolved_recipe import resolve_file
 from netdsl.training.run.callbacks import Result
@@ -55,7 +55,7 @@ def run(out: Path, train: str, name: str | None = None, **options: Any) -> Resul
 
 def given(g: Graph, seed: int = 0) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
-    values: dict[str, Any] = {n.name: draw(n, 1) for n in g.states}
+    values: dict[str, Any] = {n.name: draw_initial_value(n, 1) for n in g.states}
     n = g["labels"].type.shape[0]
     values |= {
         "input": rng.integers(0, 256, (n, 8, 8, 1)).astype(np.uint8),

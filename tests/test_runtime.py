@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from netdsl.backends import open_backend
-from netdsl.backends.arrays import ArrayBackend
+from netdsl.backends.array_backend import ArrayBackend
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
@@ -16,7 +16,7 @@ from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program, load_program
 from netdsl.runtime.executor import Executor, FoldedExecutor, Workspace
-from netdsl.runtime.state import State, draw
+from netdsl.runtime.state import State, draw_initial_value
 from netdsl.training.job import prepare_job
 from netdsl.types import Array, Attrs, Graph, Node, TensorType
 from tests.conftest import ROOT
@@ -31,15 +31,18 @@ def weight(name: str, law: tuple[str, float], shape: tuple[int, ...] = (200, 100
 
 
 def test_draws_follow_their_law_and_depend_on_name_and_seed() -> None:
-    normal = draw(weight("a", ("normal", 0.1)), 1)
+    normal = draw_initial_value(weight("a", ("normal", 0.1)), 1)
     assert abs(normal.mean()) < 0.005
     assert normal.std() == pytest.approx(0.1, rel=0.02)
-    uniform = draw(weight("a", ("uniform", 0.2)), 1)
+    uniform = draw_initial_value(weight("a", ("uniform", 0.2)), 1)
     assert uniform.min() == pytest.approx(-0.2, abs=1e-3)
     assert uniform.max() == pytest.approx(0.2, abs=1e-3)
-    assert np.all(draw(weight("a", ("constant", 3.0)), 1) == 3)
-    assert np.array_equal(normal, draw(weight("a", ("normal", 0.1)), 1))
-    for other in (draw(weight("b", ("normal", 0.1)), 1), draw(weight("a", ("normal", 0.1)), 2)):
+    assert np.all(draw_initial_value(weight("a", ("constant", 3.0)), 1) == 3)
+    assert np.array_equal(normal, draw_initial_value(weight("a", ("normal", 0.1)), 1))
+    for other in (
+        draw_initial_value(weight("b", ("normal", 0.1)), 1),
+        draw_initial_value(weight("a", ("normal", 0.1)), 2),
+    ):
         assert not np.array_equal(normal, other)
 
 
@@ -73,7 +76,7 @@ def test_the_executor_runs_only_what_is_needed_and_lets_go() -> None:
     state.initialise(graph.states, seed=1)
     early = replace(graph, outputs={"main": "c1.tanh1.tanh"}, updates={})
     executor = Executor(early, REFERENCE, state)
-    assert executor.reads == ("c1.conv1.weight", "c1.conv1.bias")
+    assert executor.state_names == ("c1.conv1.weight", "c1.conv1.bias")
     given = {"input": np.zeros((1, 28, 28, 1), np.float32)}
     assert executor.run(given)["main"].shape == (1, 28, 28, 6)
 
@@ -136,7 +139,7 @@ def test_executors_that_share_an_arena_need_nothing_that_was_in_it(device: str) 
         folded = FoldedExecutor(job.folded_evaluation, backend, judged, workspace)
         if workspace:
             largest = max(e.plan.arena_bytes for e in (one, two, folded))
-            assert workspace.arena(0) is workspace.arena(largest)
+            assert workspace.reserve_arena(0) is workspace.reserve_arena(largest)
         values = dict[str, Array]()
         for step in range(2):
             for executor in (two, one, folded):
@@ -155,7 +158,7 @@ def test_executors_that_share_an_arena_need_nothing_that_was_in_it(device: str) 
 
 def _spoil(workspace: Workspace | None) -> None:
     if workspace is not None:
-        workspace.arena(0)[...] = 255
+        workspace.reserve_arena(0)[...] = 255
 
 
 def _inputs(graph: Graph, step: int) -> dict[str, Array]:
@@ -170,6 +173,6 @@ def _inputs(graph: Graph, step: int) -> dict[str, Array]:
 def test_an_arena_that_is_too_small_is_made_anew() -> None:
     job = prepare_job(build_program(parse(RECIPE)), None)
     workspace = Workspace(REFERENCE, [job.folded_evaluation.prepare])
-    before = workspace.arena(0)
-    assert len(workspace.arena(len(before) + 1)) > len(before)
-    assert workspace.plan(job.step_graph).kernels
+    before = workspace.reserve_arena(0)
+    assert len(workspace.reserve_arena(len(before) + 1)) > len(before)
+    assert workspace.find_plan(job.step_graph).kernels

@@ -58,7 +58,7 @@ def test_a_cpu_kernel_s_functions_are_those_that_it_runs() -> None:
     """The addresses of a plan that is never allocated lead to the same functions, in order."""
     backend, plan = CpuBackend(), cpu_plan(small_step())
     memory = {n: backend.allocate(s) for n, s in {ARENA: plan.arena_bytes, **plan.buffers}.items()}
-    expected, labels = dict[str, str](), backend.source(plan)
+    expected, labels = dict[str, str](), backend.generate_source(plan)
     for kernel in plan.kernels:
         launch = launch_of(plan, kernel, memory)
         if launch:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netdsl.backends import open_backend
-from netdsl.backends.arrays import ArrayBackend
-from netdsl.backends.base import ByReference
+from netdsl.backends.array_backend import ArrayBackend
+from netdsl.backends.base import ReferenceThunk
 from netdsl.backends.cpu import winograd
 from netdsl.backends.roofline import Ceilings
 from netdsl.cli.show_timing import show_timing
@@ -80,7 +80,7 @@ def test_a_bound_kernel_says_that_the_reference_computes_it() -> None:
     for example_, told in ((example, True), (single(example), False)):
         graph = graph_of("relu", example_)
         executor = Executor(graph, backend, State(backend))
-        assert isinstance(executor.kernels[0], ByReference) is told
+        assert isinstance(executor.kernels[0], ReferenceThunk) is told
         given = values_for(graph)
         found = executor.run(given)["y"]
         np.testing.assert_array_equal(found, np.maximum(next(iter(given.values())), 0))
@@ -89,11 +89,11 @@ def test_a_bound_kernel_says_that_the_reference_computes_it() -> None:
 @pytest.mark.parametrize("device", ["reference", "cpu"])
 def test_ceilings_are_above_what_is_timed_beside_them(device: str) -> None:
     backend = open_backend(device)
-    found = backend.ceilings()
+    found = backend.measure_ceilings()
     assert 1e8 < found.flops < 1e14
-    assert 1e8 < found.bytes < 1e13
+    assert 1e8 < found.bandwidth < 1e13
     x = np.ones((512, 512), np.float32)
-    (product,) = backend.seconds([lambda: np.matmul(x, x)])
+    (product,) = backend.measure_seconds([lambda: np.matmul(x, x)])
     assert 0 < product < 10
 
 
@@ -101,8 +101,8 @@ def test_products_in_16_bits_are_held_against_their_own_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every product of a step in mixed precision computes on 16-bit numbers, nothing else does."""
-    slow = Ceilings(flops=1.0, bytes=1e30, narrow=10.0)
-    monkeypatch.setattr(ArrayBackend, "ceilings", lambda self: slow)
+    slow = Ceilings(flops=1.0, bandwidth=1e30, flops_16bit=10.0)
+    monkeypatch.setattr(ArrayBackend, "measure_ceilings", lambda self: slow)
     text = "net a { input(8x8x3); conv(4, 3x3) -> relu; fc(5) }\ntrain { precision = mixed }"
     narrow = {"conv2d", "conv2d_wgrad", "matmul"}
     found = timed("reference", True, f"data {{ source = digits }}\n{text}").kernels
@@ -166,17 +166,17 @@ def test_only_minimal_filtering_passes_a_limit(kernels: list[TimedKernel]) -> No
     """What a kernel was seen to do raises the limit, of as many bytes or fewer, and no other."""
     timed = Timing("t", "cpu", 1, 1.0, LIMITS, tuple(kernels)).with_limits_seen()
     for k in timed.kernels:
-        moving = k.work.bytes / timed.ceilings.bytes_on(k.work.bytes)
+        moving = k.work.bytes / timed.ceilings.bandwidth_for(k.work.bytes)
         assert (moving if k.filtered else k.work.least) <= k.work.seconds * (1 + 1e-9)
-    rates = [timed.ceilings.bytes_on(10**i) for i in range(9)]
+    rates = [timed.ceilings.bandwidth_for(10**i) for i in range(9)]
     assert rates == sorted(rates, reverse=True)
-    assert rates[-1] == LIMITS.bytes or max(k.work.bytes for k in kernels) >= 10**6
+    assert rates[-1] == LIMITS.bandwidth or max(k.work.bytes for k in kernels) >= 10**6
     seen = {
         n: [k.work.flops / k.work.seconds for k in kernels if k.itemsize == n and not k.filtered]
         for n in (2, 4)
     }
     assert timed.ceilings.flops == max([LIMITS.flops, *seen[4]])
-    assert timed.ceilings.narrow == max([4e3, *seen[2]])
+    assert timed.ceilings.flops_16bit == max([4e3, *seen[2]])
 
 
 def test_limits_that_no_kernel_passes_stay() -> None:
@@ -215,9 +215,9 @@ def test_a_share_above_the_limit_is_explained(
 
 
 def test_the_processor_does_more_in_its_caches() -> None:
-    found = open_backend("cpu").ceilings()
-    assert found.bytes_on(1 << 16) >= found.bytes_on(1 << 27) >= found.bytes
-    assert found.flops_on(4) == found.flops
+    found = open_backend("cpu").measure_ceilings()
+    assert found.bandwidth_for(1 << 16) >= found.bandwidth_for(1 << 27) >= found.bandwidth
+    assert found.flops_for(4) == found.flops
 
 
 def test_bad_input_is_told(netdsl: Any) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from netdsl.backends.picked import Moves
+from netdsl.backends.lazy_batch import SpatialTransforms
 from netdsl.data.augment import bind_augmentation as chosen
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.spatial_ops import center_crop, covering_size, draw_crop_box, make_random_stream
@@ -27,7 +27,7 @@ QUANTILES, AREAS = (0.05, 0.5, 0.95), (0.114, 0.423, 0.808)
 
 
 def corner(there: table.Size, window: table.Size) -> tuple[int, int]:
-    moves = center_crop(Moves.none(1, there), np.zeros((1, 0)), window)
+    moves = center_crop(SpatialTransforms.identity(1, there), np.zeros((1, 0)), window)
     return int(moves.top[0]), int(moves.left[0])
 
 

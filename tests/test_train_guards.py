@@ -19,7 +19,7 @@ from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
-from netdsl.runtime.state import draw
+from netdsl.runtime.state import draw_initial_value
 from netdsl.signature import BoundCall, CallOf
 from netdsl.training.checks import check_batch_norm, check_classes, check_loss
 from netdsl.training.recipe.initial_weights import match_states
@@ -254,7 +254,7 @@ def step(weight: object = 0.25, more: str = "") -> dict[str, Any]:
     recipe = resolve_recipe(text)
     graph = training_graph(elaborate(text, None, recipe.settings(training=True)), recipe)
     rng = np.random.default_rng(0)
-    given: dict[str, Any] = {n.name: draw(n, 1) for n in graph.states}
+    given: dict[str, Any] = {n.name: draw_initial_value(n, 1) for n in graph.states}
     given |= {
         "input": rng.integers(0, 256, (3, 4, 4, 1)).astype(np.uint8),
         "labels": np.array([0, 1, 1], np.int32),

@@ -166,7 +166,7 @@ def test_side_outputs_weigh_in_training_only() -> None:
     graph = evaluation_graph(evaluating, recipe)
     state.initialise(graph.states, seed=1)
     executor = Executor(graph, REFERENCE, state)
-    assert "side.weight" not in executor.reads
+    assert "side.weight" not in executor.state_names
 
 
 def test_clipping_bounds_the_joint_norm() -> None:

@@ -239,7 +239,7 @@ def test_tuning_from_the_command_line(netdsl: Any, monkeypatch: pytest.MonkeyPat
         given.append(seconds)
         return self
 
-    monkeypatch.setattr(CudaBackend, "tuned", tuned)
+    monkeypatch.setattr(CudaBackend, "with_tuning", tuned)
     monkeypatch.setattr(backends, "open_backend", lambda device: engine)
     code, _, err = netdsl("compile", model, "--train", "--device", "cuda", "--tune", "2.5")
     assert code == 0

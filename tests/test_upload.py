@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netdsl.backends.arrays import ArrayBackend, reference
+from netdsl.backends.array_backend import ArrayBackend, reference_backend
 from netdsl.backends.cuda.reading import Readings
 from netdsl.backends.cuda.upload import Coming, Uploads
 from netdsl.language.parse import parse
@@ -188,9 +188,9 @@ def test_numbers_come_back_as_they_were_when_they_were_asked_for(seed: int) -> N
         stream.put(lambda i=i: (step.array.fill(i), loss.array.fill(i / 4)))
         waiting.append(readings.begin({"step": step, "loss": loss}, stream))
         machine.some()
-        while waiting and (len(waiting) > 3 or waiting[0].ready()):
+        while waiting and (len(waiting) > 3 or waiting[0].is_ready()):
             number = i + 1 - len(waiting)
-            assert waiting.popleft().numbers() == {"step": number, "loss": number / 4}
+            assert waiting.popleft().result() == {"step": number, "loss": number / 4}
     assert len(readings._free[2]) <= 4
 
 
@@ -200,7 +200,7 @@ class Sending(ArrayBackend):
 
     log: list[str] = field(default_factory=list)
 
-    def ahead(self, values: Any) -> Coming:
+    def start_upload(self, values: Any) -> Coming:
         self.log.append("sent")
         return Coming(values, None)  # type: ignore[arg-type]
 
@@ -215,7 +215,7 @@ def test_training_sends_the_next_batch_before_it_runs_the_step() -> None:
     text = "net n { input(8x8x1); fc(10) }\ndata { source = digits, batch = 128 }\ntrain { }"
     backend = Sending("sending", np)
     sending = Trainer(build_program(parse(text)), None, backend)
-    plain = Trainer(build_program(parse(text)), None, reference())
+    plain = Trainer(build_program(parse(text)), None, reference_backend())
     for groups, trainer in (
         (sending.stepper.prefetch_groups(), sending),
         (plain.stepper.batch_groups(), plain),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netdsl.backends.arrays import ArrayBackend, reference
+from netdsl.backends.array_backend import ArrayBackend, reference_backend
 from netdsl.backends.cuda import convolution, direct, nvrtc, picking
 from netdsl.backends.cuda.backend import CUDA, CudaBackend
 from netdsl.backends.cuda.device import Device
@@ -22,7 +22,7 @@ from netdsl.backends.cuda.epilogue import Epilogue
 from netdsl.backends.cuda.libraries import cudnn
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.backends.cuda.tuning import Choices, Tuner
-from netdsl.backends.picked import Held, Picked
+from netdsl.backends.lazy_batch import DeviceImages, LazyBatch
 from netdsl.data.augment import bind_augmentation
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.errors import NetError
@@ -227,8 +227,8 @@ def test_batches_that_are_picked_compile() -> None:
     sources = set()
     for image in ((32, 32, 3), (9, 9, 1)):
         images = np.zeros((4, *image), np.uint8)
-        picked = prepare(Held(images, images)[np.arange(3)])
-        assert isinstance(picked, Picked)
+        picked = prepare(DeviceImages(images, images)[np.arange(3)])
+        assert isinstance(picked, LazyBatch)
         sources.add(picking.launch(picked, 0, 0, 0).source)
     compiles(sources, every=1)
 
@@ -279,12 +279,12 @@ def test_a_deterministic_recipe_asks_the_engine_for_it(monkeypatch: pytest.Monke
     device = Device.__new__(Device)
     device.tuner, device.repeatable, device.chosen = Tuner(Choices("a gpu")), False, {"x": 1}
     engine = CudaBackend("cuda", np, CUDA, device)
-    own = engine.repeatable().device
+    own = engine.as_deterministic().device
     assert (own.repeatable, own.tuner.choices, own.tuner.left, own.chosen) == (True, None, 0, {})
     assert (device.repeatable, device.chosen) == (False, {"x": 1})
     asked: list[Any] = []
-    monkeypatch.setattr(ArrayBackend, "repeatable", lambda own: asked.append(own) or own)
+    monkeypatch.setattr(ArrayBackend, "as_deterministic", lambda own: asked.append(own) or own)
     text = "net n { input(8x8x1); fc(10) }\ndata { source = digits }\ntrain { deterministic = %s }"
     for word in ("yes", "no"):
-        Trainer(build_program(parse(text % word)), None, reference())
+        Trainer(build_program(parse(text % word)), None, reference_backend())
     assert len(asked) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netdsl.backends.arrays import model, reference
+from netdsl.backends.array_backend import model_backend, reference_backend
 from netdsl.backends.base import Backend
 from netdsl.errors import NetError, fail, suggest_name
 from netdsl.optional_imports import NotInstalledError, import_optional
@@ -17,9 +17,15 @@ def open_backend(device: str = "auto") -> Backend:
 
     Raises NetError with what to install where the device is not to be had.
     """
-    known = {"reference": reference, "model": model, "cuda": _cuda, "cpu": _cpu, "auto": _automatic}
-    if device in known:
-        return known[device]()
+    openers = {
+        "reference": reference_backend,
+        "model": model_backend,
+        "cuda": _open_cuda,
+        "cpu": _open_cpu,
+        "auto": _open_auto,
+    }
+    if device in openers:
+        return openers[device]()
     help = suggest_name(device, DEVICES, "devices are")
     raise fail(f"there is no device `{device}`", help=help)
 
@@ -33,7 +39,7 @@ def fusion_of(device: str) -> FusionOptions:
     return open_backend(device).fusion
 
 
-def source_for(device: str, plan: Plan, architecture: str | None) -> str:
+def generate_source(device: str, plan: Plan, architecture: str | None) -> str:
     """The code that a device generates for a plan; for CUDA, that of an architecture, no GPU being
     needed. Raises NetError where there is none."""
     if device != "cuda":
@@ -41,45 +47,45 @@ def source_for(device: str, plan: Plan, architecture: str | None) -> str:
             raise fail("`--arch` names a GPU", help="give `--device cuda` with it")
         backend = open_backend(device)
         if backend.name != "cuda":
-            return _own_source(backend, plan)
+            return _generate_backend_source(backend, plan)
     from netdsl.backends.cuda.listing import MULTIPROCESSORS, source
 
-    chosen = architecture or "sm_90"
-    if chosen not in MULTIPROCESSORS:
-        help = suggest_name(chosen, MULTIPROCESSORS, "known are")
-        raise fail(f"no GPU is known by `--arch {chosen}`", help=help)
-    return source(plan, MULTIPROCESSORS[chosen])
+    target = architecture or "sm_90"
+    if target not in MULTIPROCESSORS:
+        help = suggest_name(target, MULTIPROCESSORS, "known are")
+        raise fail(f"no GPU is known by `--arch {target}`", help=help)
+    return source(plan, MULTIPROCESSORS[target])
 
 
-def _own_source(backend: Backend, plan: Plan) -> str:
-    found = backend.source(plan)
+def _generate_backend_source(backend: Backend, plan: Plan) -> str:
+    found = backend.generate_source(plan)
     if not found:
         message = f"`{backend.name}` generates no code: it computes by the operators' references"
         raise fail(message, help="give `--device cpu` or `--device cuda`")
     return found
 
 
-def _cuda() -> Backend:
+def _open_cuda() -> Backend:
     from netdsl.backends.cuda.backend import cuda  # its libraries are looked for when asked for
 
     return cuda()
 
 
-def _automatic() -> Backend:
+def _open_auto() -> Backend:
     try:
-        return _cuda()
+        return _open_cuda()
     except NetError:
-        return _processor()
+        return _open_cpu_or_reference()
 
 
-def _processor() -> Backend:
+def _open_cpu_or_reference() -> Backend:
     try:
-        return _cpu()
+        return _open_cpu()
     except NotInstalledError:
-        return reference()
+        return reference_backend()
 
 
-def _cpu() -> Backend:
+def _open_cpu() -> Backend:
     for module in ("llvmlite.binding", "numba"):
         need = f"`--device cpu` needs {module.partition('.')[0]}"
         import_optional(module, need, "pip install numba, or use `--device reference`")

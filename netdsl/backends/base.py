@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from netdsl.backends.picked import Held
+from netdsl.backends.lazy_batch import DeviceImages
 from netdsl.backends.roofline import Ceilings
 from netdsl.errors import fail
 from netdsl.plan.fusion import NO_FUSION, FusionOptions
@@ -45,7 +45,7 @@ class Backend(ABC):
 
     @abstractmethod
     def write(self, target: Array, values: Array) -> None:
-        """Puts values from the host, or what `ahead` gave for them, into an array."""
+        """Puts values from the host, or what `start_upload` gave for them, into an array."""
 
     @abstractmethod
     def allocate(self, nbytes: int) -> Array:
@@ -70,52 +70,52 @@ class Backend(ABC):
 
     def capture(self, thunks: Sequence[Thunk]) -> Thunk:
         """All kernels of a step as one function: by default, one after the other."""
-        return InTurn(tuple(thunks))
+        return SequentialThunk(tuple(thunks))
 
-    def repeatable(self) -> Backend:
+    def as_deterministic(self) -> Backend:
         """The backend restricted to what gives the same bits on every run."""
         return self
 
-    def tuned(self, seconds: float) -> Backend:
+    def with_tuning(self, seconds: float) -> Backend:
         """The backend with that long to time what could compute the same. Raises NetError where it
         has no such choice."""
         help = "leave it out, or use `--device cuda`"
         raise fail(f"`--tune` times plans on a GPU; `{self.name}` has none to choose", help=help)
 
-    def source(self, plan: Plan) -> str:
+    def generate_source(self, plan: Plan) -> str:
         """The code that is generated for each kernel of a plan, as text; empty where none is."""
         return ""
 
     # numbers in and out of a step, while others may be under way
 
-    def ahead(self, values: Array) -> Array:
+    def start_upload(self, values: Array) -> Array:
         """What may be written in place of `values`: where the backend can, they are on their
         way."""
         return values
 
-    def hold(self, images: Array) -> Held | None:
+    def cache_images(self, images: Array) -> DeviceImages | None:
         """A set of images that lies on the device as well, where batches can be picked from it
         there and there is room."""
         return None
 
-    def reading(self, numbers: Mapping[str, Array]) -> Reading:
+    def start_readback(self, numbers: Mapping[str, Array]) -> Readback:
         """Asks for what a step gave out, before the next one writes it over. A device may go on
         meanwhile."""
-        return _Read({k: float(v) for k, v in numbers.items()})
+        return _CompletedReadback({k: float(v) for k, v in numbers.items()})
 
     # measuring
 
-    def seconds(self, thunks: Sequence[Thunk]) -> list[float]:
+    def measure_seconds(self, thunks: Sequence[Thunk]) -> list[float]:
         """How long each takes on the device, run one after the other."""
-        return [timed(thunk) for thunk in thunks]
+        return [time_thunk(thunk) for thunk in thunks]
 
     @abstractmethod
-    def ceilings(self) -> Ceilings:
+    def measure_ceilings(self) -> Ceilings:
         """What the device can do at most, measured here and now in under a second or two."""
 
 
 @dataclass(frozen=True)
-class ByReference:
+class ReferenceThunk:
     """A bound kernel that an engine has no code for: the reference computes it."""
 
     run: Thunk
@@ -125,7 +125,7 @@ class ByReference:
 
 
 @dataclass(frozen=True)
-class Refreshed:
+class RefreshableThunk:
     """A bound kernel that keeps something of settled states in a form of its own; `refresh` makes
     that again."""
 
@@ -137,42 +137,42 @@ class Refreshed:
 
 
 @dataclass(frozen=True)
-class Filtered(Refreshed):
+class WinogradThunk(RefreshableThunk):
     """A bound kernel that computes a convolution by minimal filtering, with fewer multiplications
     than its definition has."""
 
 
-UNDER_WAY = 4
+MAX_STEPS_IN_FLIGHT = 4
 """Steps that may be under way before the numbers of the first one are waited for."""
 
 
-class Reading(Protocol):
+class Readback(Protocol):
     """Numbers that were asked for."""
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether they can be had without waiting."""
         ...
 
-    def numbers(self) -> Mapping[str, float]:
+    def result(self) -> Mapping[str, float]:
         """The numbers by name; to be called once."""
         ...
 
 
 @dataclass(frozen=True)
-class _Read:
+class _CompletedReadback:
     """Numbers that are there."""
 
-    found: Mapping[str, float]
+    scalars: Mapping[str, float]
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         return True
 
-    def numbers(self) -> Mapping[str, float]:
-        return self.found
+    def result(self) -> Mapping[str, float]:
+        return self.scalars
 
 
 @dataclass(frozen=True)
-class InTurn:
+class SequentialThunk:
     """Thunks one after the other."""
 
     thunks: tuple[Thunk, ...]
@@ -182,7 +182,7 @@ class InTurn:
             thunk()
 
 
-def timed(thunk: Thunk) -> float:
+def time_thunk(thunk: Thunk) -> float:
     """Seconds by this machine's clock."""
     start = time.perf_counter()
     thunk()

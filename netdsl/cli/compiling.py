@@ -76,9 +76,9 @@ def compile_(
     elif emit == "kernels":
         show(format_kernels(found.plan), end="")
     elif emit == "source":
-        from netdsl.backends import source_for
+        from netdsl.backends import generate_source
 
-        show(source_for(device, found.plan, arch), end="")
+        show(generate_source(device, found.plan, arch), end="")
     elif emit == "json":
         show(to_json(found.plan.graph))
     elif emit == "graphml":
@@ -150,7 +150,7 @@ def _built(found: Compiled, device: str, seconds: float) -> float:
     from netdsl.runtime.state import State
 
     started = time.perf_counter()
-    backend = open_backend(device).tuned(seconds)
+    backend = open_backend(device).with_tuning(seconds)
     state = State(backend)
     state.initialise(found.plan.graph.states, seed=0)
     Executor(found.plan.graph, backend, state).launch()

@@ -21,7 +21,7 @@ def show_timing(found: Timing, full: bool) -> None:
         f"{found.title}, on {found.device}: {1e3 * found.seconds:.3f} ms a step, "
         f"{found.images_per_second:,.1f} images/s\n"
         f"limits measured here: {limit.flops / 1e9:,.0f} GFLOP/s{_narrow(limit)}, "
-        f"{limit.bytes / 1e9:,.1f} GB/s{_cached(limit)}"
+        f"{limit.bandwidth / 1e9:,.1f} GB/s{_cached(limit)}"
     )
     total = found.work
     kernels = [
@@ -49,12 +49,12 @@ def show_timing(found: Timing, full: bool) -> None:
 
 
 def _narrow(limit: Ceilings) -> str:
-    return f" ({limit.narrow / 1e9:,.0f} in 16 bits)" if limit.narrow else ""
+    return f" ({limit.flops_16bit / 1e9:,.0f} in 16 bits)" if limit.flops_16bit else ""
 
 
 def _cached(limit: Ceilings) -> str:
-    most = limit.bytes_on(0)
-    return f" (up to {most / 1e9:,.1f} in caches)" if most > limit.bytes else ""
+    most = limit.bandwidth_for(0)
+    return f" (up to {most / 1e9:,.1f} in caches)" if most > limit.bandwidth else ""
 
 
 def _show(

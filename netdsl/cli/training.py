@@ -119,7 +119,7 @@ def train(
 
         backend = open_backend(device)
         if tune is not None:
-            backend = backend.tuned(tune)
+            backend = backend.with_tuning(tune)
         if dry_run:
             return _dry_run(program, name, backend, data, as_json)
         if overfit:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from netdsl.backends.picked import Moves, Size
+from netdsl.backends.lazy_batch import Size, SpatialTransforms
 from netdsl.data import colour, spatial_ops
 from netdsl.data.revisions import LONG_SIDE_ROUNDING, Revision, Revisions
 from netdsl.parameter_types import (
@@ -39,7 +39,7 @@ class SpatialAugmentation:
     Smaller ones are brought to cover the window first. `resolve_arguments` gives the arguments that
     depend on the size before that. Where `is_crop`, the result has the size of the window."""
 
-    transform: Callable[..., Moves]
+    transform: Callable[..., SpatialTransforms]
     is_large_enough: Callable[..., bool] = lambda image_size, window, **arguments: True
     resolve_arguments: Callable[..., dict[str, Any]] = lambda image_size, window, **arguments: (
         arguments
@@ -57,8 +57,8 @@ class SpatialAugmentation:
         return (image_size, window) if self.is_crop else (image_size,)
 
     def compose(
-        self, transforms: Moves, draws: Array, window: Size, **arguments: Any
-    ) -> Moves | None:
+        self, transforms: SpatialTransforms, draws: Array, window: Size, **arguments: Any
+    ) -> SpatialTransforms | None:
         """The pixels moved once more; None where the images have to be enlarged for it."""
         resolved = self.resolve_arguments(transforms.size, window, **arguments)
         is_large_enough = self.is_large_enough(transforms.size, window, **resolved)
@@ -68,8 +68,8 @@ class SpatialAugmentation:
         resolved = self.resolve_arguments(images.shape[1:3], window, **arguments)
         if not self.is_large_enough(images.shape[1:3], window, **resolved):
             images = spatial_ops.resize_to_cover(images, window)
-        identity = Moves.none(len(images), images.shape[1:3])
-        return self.transform(identity, draws, window, **resolved).applied(images)
+        identity = SpatialTransforms.identity(len(images), images.shape[1:3])
+        return self.transform(identity, draws, window, **resolved).apply(images)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from netdsl.backends.picked import Size
+from netdsl.backends.lazy_batch import Size
 from netdsl.errors import fail
 from netdsl.types import Array
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from netdsl.backends.picked import Moves, Picked, Size
+from netdsl.backends.lazy_batch import LazyBatch, Size, SpatialTransforms
 from netdsl.data.memory_limits import DECODING_MEMORY, check_decoding_memory
 from netdsl.data.pictures import MODES, BadPicture, PictureFile, Pictures
 from netdsl.data.spatial_ops import cover_and_center_crop, covering_size
@@ -35,8 +35,8 @@ class Preprocessing:
         return tuple(rng.random((count, c.record.draw_count)) for c in self.augmentations)
 
     def __call__(
-        self, images: Array | Pictures | Picked, draws: Draws | None = None
-    ) -> Array | Picked:
+        self, images: Array | Pictures | LazyBatch, draws: Draws | None = None
+    ) -> Array | LazyBatch:
         """A batch of bytes [N,H,W,C]; what happens to an image depends on its own draws alone.
         Images that are picked from a set stay so: all that is done to them must be to move them.
         Raises BadPicture for a file that is no picture, unless such are skipped."""
@@ -44,10 +44,10 @@ class Preprocessing:
             draws = [np.zeros((len(images), c.record.draw_count)) for c in self.augmentations]
         if isinstance(images, Pictures):
             return self._decode_batch(images, draws)
-        if isinstance(images, Picked):
-            transforms = self._compose(images.moves, self._window(images.shape[1:]), draws)
+        if isinstance(images, LazyBatch):
+            transforms = self._compose(images.transforms, self._window(images.shape[1:]), draws)
             assert transforms is not None, "a set is held for what only moves pixels"
-            return replace(images, moves=transforms)
+            return replace(images, transforms=transforms)
         if not any(c.record.has_variable_size for c in self.augmentations):
             return self._apply(images, draws)
         slices = (slice(i, i + 1) for i in range(len(images)))
@@ -132,18 +132,20 @@ class Preprocessing:
 
     def _apply(self, images: Array, draws: Draws) -> Array:
         window = self._window(images.shape[1:])
-        identity = Moves.none(len(images), images.shape[1:3])
+        identity = SpatialTransforms.identity(len(images), images.shape[1:3])
         transforms = self._compose(identity, window, draws) if self.augmentations else None
         if transforms is not None:
-            return transforms.applied(images)
+            return transforms.apply(images)
         for chosen, drawn in zip(self.augmentations, draws, strict=True):
             with _add_span_to_errors(chosen):
                 images = chosen.record.apply(images, drawn, window, **chosen.arguments)
         return images
 
-    def _compose(self, transforms: Moves, window: Size, draws: Draws) -> Moves | None:
+    def _compose(
+        self, transforms: SpatialTransforms, window: Size, draws: Draws
+    ) -> SpatialTransforms | None:
         """The changes added to `transforms`, if pixels are only moved by them."""
-        found: Moves | None = transforms
+        found: SpatialTransforms | None = transforms
         for chosen, drawn in zip(self.augmentations, draws, strict=True):
             spatial = chosen.record.spatial
             if spatial is None or found is None:
@@ -157,7 +159,7 @@ class Preprocessing:
         if len(image_shape) != 3:
             return False
         blank = np.zeros((1, *image_shape), np.uint8)
-        identity = Moves.none(1, blank.shape[1:3])
+        identity = SpatialTransforms.identity(1, blank.shape[1:3])
         draws = [np.zeros((1, c.record.draw_count)) for c in self.augmentations]
         return self._compose(identity, self._window(image_shape), draws) is not None
 
@@ -199,7 +201,7 @@ class Preprocessing:
         window = self._window(image_shape)
         for chosen in self.augmentations:
             drawn, spatial = np.zeros((1, chosen.record.draw_count)), chosen.record.spatial
-            identity = Moves.none(1, images.shape[1:3])
+            identity = SpatialTransforms.identity(1, images.shape[1:3])
             if spatial and spatial.compose(identity, drawn, window, **chosen.arguments) is None:
                 return True
             images = chosen.record.apply(images, drawn, window, **chosen.arguments)

@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 
 from netdsl.backends.base import Backend
-from netdsl.backends.picked import Held, Picked
+from netdsl.backends.lazy_batch import DeviceImages, LazyBatch
 from netdsl.data.pictures import BadPicture, Pictures, SkippedPictures
 from netdsl.data.preprocessing import NO_PREPROCESSING, Preprocessing
 from netdsl.errors import fail
@@ -22,7 +22,7 @@ class Samples:
     """Images (bytes [N,H,W,C], which a device may have as well, or files of pictures) and labels
     [N]."""
 
-    images: Array | Held | Picked | Pictures
+    images: Array | DeviceImages | LazyBatch | Pictures
     labels: Array
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ def cache_on_device(samples: Samples, preprocess: Preprocessing, backend: Backen
     images = samples.images
     if not isinstance(images, np.ndarray) or not preprocess.is_spatial_only(images.shape[1:]):
         return samples
-    device_images = backend.hold(images)
+    device_images = backend.cache_images(images)
     return samples if device_images is None else Samples(device_images, samples.labels)
 
 
@@ -176,7 +176,7 @@ class Batch:
     """`weights` is 0 for samples that only fill the last batch up, or stand in for a bad
     picture."""
 
-    images: Array | Picked
+    images: Array | LazyBatch
     labels: Array
     weights: Array
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from netdsl.backends.picked import Moves, Size
+from netdsl.backends.lazy_batch import Size, SpatialTransforms
 from netdsl.errors import fail
 from netdsl.types import Array, dims
 
@@ -84,11 +84,11 @@ def scale_jitter(images: Array, draws: Array, window: Size, sides: tuple[int, in
     return resize_short_side(images, low + int(draws[0, 0] * (high - low + 1)))
 
 
-def hflip(transforms: Moves, draws: Array, window: Size, p: float) -> Moves:
+def hflip(transforms: SpatialTransforms, draws: Array, window: Size, p: float) -> SpatialTransforms:
     return transforms.flip(draws[:, 0] < p)
 
 
-def center_crop(transforms: Moves, draws: Array, window: Size) -> Moves:
+def center_crop(transforms: SpatialTransforms, draws: Array, window: Size) -> SpatialTransforms:
     """The window's size out of the middle, with black around what is smaller: the corner is
     torchvision's CenterCrop's."""
     top, left = (_center_offset(a, b) for a, b in zip(transforms.size, window, strict=True))
@@ -105,11 +105,13 @@ def _center_offset(side: int, window_side: int) -> int:
 def cover_and_center_crop(images: Array, window: Size) -> Array:
     """The window's size out of the middle of pictures that are brought to cover it."""
     images = resize_to_cover(images, window)
-    identity = Moves.none(len(images), images.shape[1:3])
-    return center_crop(identity, np.zeros((len(images), 0)), window).applied(images)
+    identity = SpatialTransforms.identity(len(images), images.shape[1:3])
+    return center_crop(identity, np.zeros((len(images), 0)), window).apply(images)
 
 
-def random_crop(transforms: Moves, draws: Array, window: Size, pad: int) -> Moves:
+def random_crop(
+    transforms: SpatialTransforms, draws: Array, window: Size, pad: int
+) -> SpatialTransforms:
     """The window's size out of anywhere: of a larger picture (Krizhevsky et al. 2012), of one with
     `pad` zeros around it (He et al. 2016). Raises NetError where these would be most of it."""
     if 2 * pad > min(window):
@@ -122,10 +124,12 @@ def random_crop(transforms: Moves, draws: Array, window: Size, pad: int) -> Move
     return transforms.crop(top, left, window)
 
 
-def cutout(transforms: Moves, draws: Array, window: Size, size: int) -> Moves:
+def cutout(
+    transforms: SpatialTransforms, draws: Array, window: Size, size: int
+) -> SpatialTransforms:
     """DeVries & Taylor 2017: a grey square about a point anywhere; part of it may lie outside."""
     y, x = (_scale_draws(draws[:, i], side) - size // 2 for i, side in enumerate(transforms.size))
-    return transforms.square(y, x, size)
+    return transforms.add_square(y, x, size)
 
 
 def _scale_draws(draws: Array, count: int) -> Array:

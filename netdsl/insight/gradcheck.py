@@ -14,7 +14,7 @@ from netdsl.ir.numerical_gradient import compute_directional_error
 from netdsl.language.elaborate import Settings, elaborate, shrink_settings
 from netdsl.language.network import Network
 from netdsl.language.program import Program
-from netdsl.runtime.state import draw
+from netdsl.runtime.state import draw_initial_value
 from netdsl.types import Array, Graph, Node
 
 TOLERANCE = 1e-5
@@ -63,7 +63,7 @@ def _starting_values(graph: Graph, seed: int, rng: np.random.Generator) -> dict[
     """States as drawn (constant ones moved, so that no gradient hides behind a 0), inputs drawn."""
     values: dict[str, Array] = {}
     for node in graph.states:
-        value = draw(node, seed)
+        value = draw_initial_value(node, seed)
         law, scale = node.attrs["init"]
         if node.attrs["trainable"] and law == "constant":
             value = value + 0.1 * rng.standard_normal(value.shape)

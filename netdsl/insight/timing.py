@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from netdsl.backends.base import Backend, ByReference, Filtered, Thunk
+from netdsl.backends.base import Backend, ReferenceThunk, Thunk, WinogradThunk
 from netdsl.backends.roofline import Ceilings
 from netdsl.insight.target import Prepared
 from netdsl.language.network import node_cost
@@ -17,7 +17,7 @@ from netdsl.plan.memory_traffic import count_moved_bytes, find_kernel_label
 from netdsl.plan.plan import Plan
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
-from netdsl.runtime.timing import times
+from netdsl.runtime.step_timing import measure_times
 from netdsl.types import FLOAT_DTYPES, ITEMSIZE, Array, Graph, Node
 
 Phase = Literal["forward", "backward", "update"]
@@ -73,7 +73,7 @@ class TimedKernel:
     def within(self, limits: Ceilings) -> TimedKernel:
         """The same, held against other limits."""
         w = self.work
-        least = limits.least(w.flops, w.bytes, self.itemsize)
+        least = limits.min_seconds(w.flops, w.bytes, self.itemsize)
         return replace(self, work=replace(w, least=least))
 
     def as_json(self) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class Timing:
         limits = self.ceilings
         for k in self.kernels:
             if k.work.seconds:
-                limits = limits.with_bytes(k.work.bytes / k.work.seconds, k.work.bytes)
+                limits = limits.with_bandwidth(k.work.bytes / k.work.seconds, k.work.bytes)
                 if not k.filtered:
                     limits = limits.with_flops(k.work.flops / k.work.seconds, k.itemsize)
         kernels = tuple(k.within(limits) for k in self.kernels)
@@ -142,7 +142,7 @@ class Timing:
         return self.batch / self.seconds
 
     def as_json(self) -> dict[str, Any]:
-        narrow = self.ceilings.narrow
+        narrow = self.ceilings.flops_16bit
         return {
             "of": self.title,
             "device": self.device,
@@ -151,8 +151,8 @@ class Timing:
             "kernels_ms": 1e3 * self.work.seconds,
             "gflops_limit": self.ceilings.flops / 1e9,
             "gflops_limit_16_bits": narrow / 1e9 if narrow else None,
-            "gbytes_limit": self.ceilings.bytes / 1e9,
-            "gbytes_limit_in_caches": self.ceilings.bytes_on(0) / 1e9,
+            "gbytes_limit": self.ceilings.bandwidth / 1e9,
+            "gbytes_limit_in_caches": self.ceilings.bandwidth_for(0) / 1e9,
             "kernels": [k.as_json() for k in self.kernels],
             "layers": [x.as_json() for x in self.layers],
         }
@@ -163,8 +163,8 @@ def timing(found: Prepared, backend: Backend, rounds: int) -> Timing:
     each kernel takes. The learning rate is zero: the numbers stay what they are."""
     executor = _executor(found, backend)
     executor.run(dict(_inputs(executor.plan.graph)))
-    measured = times(executor, rounds)
-    ceilings = backend.ceilings()
+    measured = measure_times(executor, rounds)
+    ceilings = backend.measure_ceilings()
     layers = tuple(layer.path for layer in found.network.layers)
     named = _Names(executor.plan, layers, ceilings)
     kernels = (
@@ -223,16 +223,16 @@ class _Names:
         # what a product computes with decides what computes it
         read = [self.graph[a] for a in self.graph[name].args] if kernel.kind == "anchor" else []
         itemsize = max((ITEMSIZE[n.type.dtype] for n in read), default=4)
-        work = Work(seconds, flops, size, self.ceilings.least(flops, size, itemsize))
+        work = Work(seconds, flops, size, self.ceilings.min_seconds(flops, size, itemsize))
         return TimedKernel(
             name,
             find_kernel_label(self.graph, kernel),
             name if kernel.parts else self.layer(name),
             self._phase(kernel, name),
             work,
-            isinstance(thunk, ByReference),
+            isinstance(thunk, ReferenceThunk),
             itemsize,
-            isinstance(thunk, Filtered),
+            isinstance(thunk, WinogradThunk),
         )
 
     def _main(self, kernel: Kernel) -> str:

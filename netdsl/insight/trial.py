@@ -15,7 +15,7 @@ from netdsl.ir.subgraph import extract_subgraph
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.program import Program
-from netdsl.runtime.state import draw
+from netdsl.runtime.state import draw_initial_value
 from netdsl.types import Array, Graph
 
 BATCH = 4
@@ -56,5 +56,7 @@ def _values(graph: Graph, *names: str) -> list[Array]:
     """Values of nodes, with inputs as drawn and weights as training begins with them."""
     part = extract_subgraph(graph, graph.backward_slice(*names), {n: n for n in names})
     given: Mapping[str, Array] = drawn_inputs(part, SEED, np.random.default_rng(SEED))
-    found = evaluate_graph(part, {**given, **{n.name: draw(n, SEED) for n in part.states}})
+    found = evaluate_graph(
+        part, {**given, **{n.name: draw_initial_value(n, SEED) for n in part.states}}
+    )
     return [found[name] for name in names]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from netdsl.backends.base import Backend, Refreshed, Thunk
+from netdsl.backends.base import Backend, RefreshableThunk, Thunk
 from netdsl.dump import dump_stage
 from netdsl.errors import internal_error
 from netdsl.ops import OPS
@@ -20,7 +20,7 @@ from netdsl.plan.plan_verifier import verify_plan
 from netdsl.runtime.state import State
 from netdsl.types import Array, Graph
 
-_MOST_SMALL = 1 << 16
+_MAX_SMALL_INPUT = 1 << 16
 """Bytes of an input that is brought to the device together with others."""
 
 
@@ -30,18 +30,18 @@ class Workspace:
 
     def __init__(self, backend: Backend, graphs: Iterable[Graph]) -> None:
         self._backend = backend
-        self._planned = [(graph, make_plan(graph, backend.fusion)) for graph in graphs]
-        self._size = max(plan.arena_bytes for _, plan in self._planned)
+        self._plans = [(graph, make_plan(graph, backend.fusion)) for graph in graphs]
+        self._size = max(plan.arena_bytes for _, plan in self._plans)
         self._arena = backend.allocate(self._size)
 
-    def plan(self, graph: Graph) -> Plan:
+    def find_plan(self, graph: Graph) -> Plan:
         """The plan of a graph, of those that it was made for or another one."""
-        for known, plan in self._planned:
-            if known is graph:
+        for planned_graph, plan in self._plans:
+            if planned_graph is graph:
                 return plan
         return make_plan(graph, self._backend.fusion)
 
-    def arena(self, nbytes: int) -> Array:
+    def reserve_arena(self, nbytes: int) -> Array:
         """Memory of at least so many bytes, whatever it holds."""
         if nbytes > self._size:
             self._arena, self._size = self._backend.allocate(nbytes), nbytes
@@ -51,40 +51,41 @@ class Workspace:
 class Executor:
     """Runs one graph on one backend, with the states of one store, always at the same addresses.
 
-    Only what outputs and updates need is run; constants are computed once. What `run` returns
-    stays where the step wrote it: it is good until the next one, of any executor that has the same
-    `workspace`. Where states are `settled`, they change only before a `refresh`, which must come
-    before the first run too.
-    """
+    Only what outputs and updates need is run; constants are computed once. What `run` returns stays
+    where the step wrote it: it is good until the next one, of any executor that has the same
+    `workspace`. Where states are `has_frozen_states`, they change only before a `refresh`, which
+    must come before the first run too."""
 
     def __init__(
         self,
         graph: Graph,
         backend: Backend,
         state: State,
-        settled: bool = False,
+        has_frozen_states: bool = False,
         workspace: Workspace | None = None,
     ) -> None:
         self.graph = graph
         self.backend = backend
         workspace = workspace or Workspace(backend, [graph])
-        plan = verify_plan(workspace.plan(graph))
-        own = {n.name for n in graph.states} - graph.updates.keys()
-        self.plan = replace(plan, frozen_states=frozenset(own)) if settled else plan
+        plan = verify_plan(workspace.find_plan(graph))
+        frozen_states = {n.name for n in graph.states} - graph.updates.keys()
+        self.plan = (
+            replace(plan, frozen_states=frozenset(frozen_states)) if has_frozen_states else plan
+        )
         dump_stage("plan", lambda: format_plan(self.plan))
         dump_stage("kernels", lambda: format_kernels(self.plan))
-        dump_stage("source", lambda: backend.source(self.plan))
-        self._small = _small(self.plan, backend)
-        memory = _memory(self.plan, backend, state, self._small)
-        memory[ARENA] = workspace.arena(plan.arena_bytes)
-        self.reads = tuple(n for n in self.plan.buffers if self.plan.graph[n].op == "state")
+        dump_stage("source", lambda: backend.generate_source(self.plan))
+        self._small_inputs = _pack_small_inputs(self.plan, backend)
+        memory = _allocate_buffers(self.plan, backend, state, self._small_inputs)
+        memory[ARENA] = workspace.reserve_arena(plan.arena_bytes)
+        self.state_names = tuple(n for n in self.plan.buffers if self.plan.graph[n].op == "state")
         self._inputs = {
-            name: _array(self.plan, backend, memory, name)
+            name: _view_array(self.plan, backend, memory, name)
             for name in self.plan.buffers
-            if self.plan.graph[name].op == "input" and name not in self._small.views
+            if self.plan.graph[name].op == "input" and name not in self._small_inputs.host_views
         }
         self._outputs = {
-            label: _array(self.plan, backend, memory, name)
+            label: _view_array(self.plan, backend, memory, name)
             for label, name in self.plan.graph.outputs.items()
         }
         self.kernels = [backend.bind(self.plan, kernel, memory) for kernel in self.plan.kernels]
@@ -93,20 +94,20 @@ class Executor:
     def refresh(self) -> None:
         """Makes again what kernels keep of settled states."""
         for kernel in self.kernels:
-            if isinstance(kernel, Refreshed):
+            if isinstance(kernel, RefreshableThunk):
                 kernel.refresh()
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """The outputs by name, on the backend; inputs that the graph does not read are ignored."""
-        for name, target in (*self._inputs.items(), *self._small.views.items()):
+        for name, target in (*self._inputs.items(), *self._small_inputs.host_views.items()):
             if inputs[name].shape != target.shape:
                 raise internal_error(f"{name} is given {inputs[name].shape}, not {target.shape}")
         for name, target in self._inputs.items():
             self.backend.write(target, inputs[name])
-        for name, view in self._small.views.items():
+        for name, view in self._small_inputs.host_views.items():
             view[...] = inputs[name]
-        if self._small.views:
-            self.backend.write(self._small.there, self._small.here)
+        if self._small_inputs.host_views:
+            self.backend.write(self._small_inputs.device, self._small_inputs.host)
         self.launch()
         return self._outputs
 
@@ -118,35 +119,39 @@ class Executor:
 
 
 @dataclass(frozen=True)
-class _Small:
-    """Inputs of a few bytes side by side: written `here`, by name, they come `there` in one copy;
-    `memory` are their parts of that."""
+class _SmallInputs:
+    """Inputs of a few bytes side by side: written `host`, by name, they come `device` in one copy;
+    `device_views` are their parts of that."""
 
-    here: Array
-    there: Array
-    views: Mapping[str, Array]
-    memory: Mapping[str, Array]
+    host: Array
+    device: Array
+    host_views: Mapping[str, Array]
+    device_views: Mapping[str, Array]
 
 
-def _small(plan: Plan, backend: Backend) -> _Small:
+def _pack_small_inputs(plan: Plan, backend: Backend) -> _SmallInputs:
     """Labels, weights of samples, rates and counters."""
-    parts, at = dict[str, slice](), 0
+    parts, offset = dict[str, slice](), 0
     for name, size in plan.buffers.items():
         node = plan.graph[name]
-        if node.op == "input" and node.type.rank < 2 and size <= _MOST_SMALL:
-            begin = -(-at // backend.fusion.alignment) * backend.fusion.alignment
-            at = begin + size
-            parts[name] = slice(begin, at)
-    here, there, views = np.zeros(at, np.uint8), backend.allocate(at), {}
+        if node.op == "input" and node.type.rank < 2 and size <= _MAX_SMALL_INPUT:
+            begin = -(-offset // backend.fusion.alignment) * backend.fusion.alignment
+            offset = begin + size
+            parts[name] = slice(begin, offset)
+    host, device, host_views = np.zeros(offset, np.uint8), backend.allocate(offset), {}
     for name, part in parts.items():
-        kind = plan.graph[name].type
-        views[name] = here[part].view(dtype_of(kind.dtype)).reshape(kind.shape)
-    return _Small(here, there, views, {name: there[part] for name, part in parts.items()})
+        tensor_type = plan.graph[name].type
+        host_views[name] = host[part].view(dtype_of(tensor_type.dtype)).reshape(tensor_type.shape)
+    return _SmallInputs(
+        host, device, host_views, {name: device[part] for name, part in parts.items()}
+    )
 
 
-def _memory(plan: Plan, backend: Backend, state: State, small: _Small) -> dict[str, Array]:
+def _allocate_buffers(
+    plan: Plan, backend: Backend, state: State, small_inputs: _SmallInputs
+) -> dict[str, Array]:
     """The buffers of a plan: an input's own, a state's array, a constant's value."""
-    memory = dict(small.memory)
+    memory = dict(small_inputs.device_views)
     for name, size in plan.buffers.items():
         node = plan.graph[name]
         if node.op == "state":
@@ -159,9 +164,9 @@ def _memory(plan: Plan, backend: Backend, state: State, small: _Small) -> dict[s
     return memory
 
 
-def _array(plan: Plan, backend: Backend, memory: Mapping[str, Array], name: str) -> Array:
-    place = plan.placements[name]
-    return backend.view(memory[place.buffer], place.dtype, place.layout)
+def _view_array(plan: Plan, backend: Backend, memory: Mapping[str, Array], name: str) -> Array:
+    placement = plan.placements[name]
+    return backend.view(memory[placement.buffer], placement.dtype, placement.layout)
 
 
 class FoldedExecutor:
@@ -175,12 +180,16 @@ class FoldedExecutor:
         state: State,
         workspace: Workspace | None = None,
     ) -> None:
-        own = State(backend, inside=state)
-        kept = set(folded.prepare.updates)
-        own.initialise((n for n in folded.prepare.states if n.name in kept), seed=0)
+        folded_state = State(backend, parent=state)
+        folded_names = set(folded.prepare.updates)
+        folded_state.initialise(
+            (n for n in folded.prepare.states if n.name in folded_names), seed=0
+        )
         workspace = workspace or Workspace(backend, [folded.prepare, folded.main])
-        self._prepare = Executor(folded.prepare, backend, own, workspace=workspace)
-        self.main = Executor(folded.main, backend, own, settled=True, workspace=workspace)
+        self._prepare = Executor(folded.prepare, backend, folded_state, workspace=workspace)
+        self.main = Executor(
+            folded.main, backend, folded_state, has_frozen_states=True, workspace=workspace
+        )
 
     @property
     def plan(self) -> Plan:

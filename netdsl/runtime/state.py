@@ -14,54 +14,54 @@ from netdsl.errors import fail, internal_error
 from netdsl.ops.dtypes import dtype_of
 from netdsl.types import Array, Node, dims
 
-_DRAWN_AT_ONCE = 4
+_MAX_DRAW_THREADS = 4
 
 
-def draw(node: Node, seed: int) -> Array:
+def draw_initial_value(node: Node, seed: int) -> Array:
     """A state's first value: a function of seed and name alone, whatever else the net holds."""
-    law, scale = node.attrs["init"]
-    kind = node.type
-    if law == "constant":
-        return np.full(kind.shape, scale, dtype=dtype_of(kind.dtype))
+    distribution, scale = node.attrs["init"]
+    tensor_type = node.type
+    if distribution == "constant":
+        return np.full(tensor_type.shape, scale, dtype=dtype_of(tensor_type.dtype))
     key = [seed, zlib.crc32(node.name.encode())]
     rng = np.random.Generator(np.random.Philox(key=np.array(key, dtype=np.uint64)))
-    values = np.empty(kind.shape, dtype=np.float32)
-    if law == "normal":
+    values = np.empty(tensor_type.shape, dtype=np.float32)
+    if distribution == "normal":
         rng.standard_normal(out=values, dtype=np.float32)
         values *= np.float32(scale)
-    elif law == "uniform":
+    elif distribution == "uniform":
         rng.random(out=values, dtype=np.float32)
         values *= np.float32(2 * scale)
         values -= np.float32(scale)
     else:
-        raise internal_error(f"no distribution is called {law}")
-    return values.astype(kind.dtype, copy=False)
+        raise internal_error(f"no distribution is called {distribution}")
+    return values.astype(tensor_type.dtype, copy=False)
 
 
 class State:
     """Arrays on a backend by state name, each at one address for as long as the store lives.
 
-    A store `inside` another one has states of its own and sees those around it.
+    A store `parent` another one has states of its own and sees those around it.
     """
 
-    def __init__(self, backend: Backend, inside: State | None = None) -> None:
+    def __init__(self, backend: Backend, parent: State | None = None) -> None:
         self.backend = backend
-        self.inside = inside
+        self.parent = parent
         self.arrays: dict[str, Array] = {}
 
     def array(self, name: str) -> Array:
         """The array of a state, here or around."""
         if name in self.arrays:
             return self.arrays[name]
-        if self.inside is None:
+        if self.parent is None:
             raise internal_error(f"{name} has no value yet")
-        return self.inside.array(name)
+        return self.parent.array(name)
 
     def initialise(self, states: Iterable[Node], seed: int) -> None:
         """Draws every state that has no value yet, some at a time."""
         missing = [node for node in states if node.name not in self.arrays]
-        with ThreadPoolExecutor(_DRAWN_AT_ONCE) as pool:
-            drawn = pool.map(partial(draw, seed=seed), missing)
+        with ThreadPoolExecutor(_MAX_DRAW_THREADS) as pool:
+            drawn = pool.map(partial(draw_initial_value, seed=seed), missing)
             for node, values in zip(missing, drawn, strict=True):
                 self.arrays[node.name] = self.backend.upload(values)
 
@@ -77,9 +77,9 @@ class State:
                     f"`{node.name}` is {dims(value.shape)} in {origin}, "
                     f"the net wants {dims(node.type.shape)}"
                 )
-            self._put(node.name, value.astype(node.type.dtype, copy=False))
+            self._store(node.name, value.astype(node.type.dtype, copy=False))
 
-    def _put(self, name: str, value: Array) -> None:
+    def _store(self, name: str, value: Array) -> None:
         if name in self.arrays:
             self.backend.write(self.arrays[name], value)
         else:
@@ -87,9 +87,9 @@ class State:
 
     def snapshot(self) -> dict[str, Array]:
         """Every state as a NumPy array."""
-        return dict(self.each())
+        return dict(self.items())
 
-    def each(self) -> Iterator[tuple[str, Array]]:
+    def items(self) -> Iterator[tuple[str, Array]]:
         """The same, one by one."""
         for name, array in self.arrays.items():
             yield name, self.backend.download(array)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from netdsl.backends.arrays import ArrayBackend
-from netdsl.backends.base import Backend, ByReference, Filtered, Refreshed, Thunk
+from netdsl.backends.array_backend import ArrayBackend
+from netdsl.backends.base import Backend, ReferenceThunk, RefreshableThunk, Thunk, WinogradThunk
 from netdsl.backends.cpu.anchors import anchor_launch
 from netdsl.backends.cpu.apart import apart_launch
 from netdsl.backends.cpu.ceilings import measured
@@ -19,8 +19,8 @@ from netdsl.backends.cpu.maps import Launch, Memory, map_launch
 from netdsl.backends.cpu.opaque import opaque_launch
 from netdsl.backends.cpu.room import fetched
 from netdsl.backends.cpu.target import width
-from netdsl.backends.listing import Code, listing
 from netdsl.backends.roofline import Ceilings
+from netdsl.backends.source_listing import CalledFunction, format_listing
 from netdsl.plan.fusion import FULL_FUSION, FusionOptions
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
@@ -62,22 +62,22 @@ class CpuBackend(Backend):
     def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
         launch = launch_of(plan, kernel, memory)
         if launch is None:
-            return ByReference(self.plain.bind(plan, kernel, memory))
+            return ReferenceThunk(self.plain.bind(plan, kernel, memory))
         run = program(launch.stages, (launch.kept, memory))
         if launch.filtered:
-            return Filtered(run, program([launch.early]))
-        return Refreshed(run, program([launch.early])) if launch.early else run
+            return WinogradThunk(run, program([launch.early]))
+        return RefreshableThunk(run, program([launch.early])) if launch.early else run
 
-    def source(self, plan: Plan) -> str:
+    def generate_source(self, plan: Plan) -> str:
         memory = addresses(plan)
 
-        def calls(kernel: Kernel) -> tuple[Code, ...]:
+        def calls(kernel: Kernel) -> tuple[CalledFunction, ...]:
             launch = launch_of(plan, kernel, memory)
             return code(launch) if launch else ()
 
-        return listing(plan, calls, ";")
+        return format_listing(plan, calls, ";")
 
-    def ceilings(self) -> Ceilings:
+    def measure_ceilings(self) -> Ceilings:
         return measured()
 
 

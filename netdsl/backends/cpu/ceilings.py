@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.backends.base import timed
+from netdsl.backends.base import time_thunk
 from netdsl.backends.cpu.expression import Operand
 from netdsl.backends.cpu.launch import program, threads
 from netdsl.backends.cpu.loops import loop
@@ -81,7 +81,7 @@ def measured() -> Ceilings:
     flops = 2 * rows * columns * _DEPTH * _TIMES * threads()
     source, target = (np.ones(_COPIED, np.float32) for _ in range(2))
     cached = tuple((8 * n, _copies(source[:n], target[:n])) for n in _CACHED)
-    return Ceilings(flops / products, _copies(source, target), cached=cached)
+    return Ceilings(flops / products, _copies(source, target), cache_bandwidths=cached)
 
 
 def _copies(source: Array, target: Array) -> float:
@@ -102,7 +102,7 @@ def _best(run: Callable[[], None]) -> float:
     begin = perf_counter()
     while perf_counter() - begin < _SECONDS / 3:
         run()
-    best, rounds = timed(run), 1
+    best, rounds = time_thunk(run), 1
     while rounds < _LEAST_ROUNDS or perf_counter() - begin < _SECONDS:
-        best, rounds = min(best, timed(run)), rounds + 1
+        best, rounds = min(best, time_thunk(run)), rounds + 1
     return best

@@ -11,7 +11,7 @@ import numpy as np
 from netdsl.backends.cpu.maps import Launch
 from netdsl.backends.cpu.rows import Rows
 from netdsl.backends.cpu.target import source_at
-from netdsl.backends.listing import Code
+from netdsl.backends.source_listing import CalledFunction
 from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan
 
@@ -27,12 +27,12 @@ def addresses(plan: Plan) -> Mapping[str, Any]:
     return found
 
 
-def code(launch: Launch) -> tuple[Code, ...]:
+def code(launch: Launch) -> tuple[CalledFunction, ...]:
     """The functions whose addresses its tasks are, or are given in their records: none of these
     numbers can be anything else."""
     found = dict.fromkeys(_numbers(launch))
     sources = (source_at(number) for number in found)
-    return tuple(Code(name, write()) for name, write in filter(None, sources))
+    return tuple(CalledFunction(name, write()) for name, write in filter(None, sources))
 
 
 def _numbers(launch: Launch) -> Iterator[int]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.backends.arrays import ArrayBackend, address
-from netdsl.backends.base import ByReference, InTurn
+from netdsl.backends.array_backend import ArrayBackend, address
+from netdsl.backends.base import ReferenceThunk, SequentialThunk
 from netdsl.backends.cuda import picking, reading
 from netdsl.backends.cuda.anchors import Anchors
 from netdsl.backends.cuda.convolution import WORTH_FUSING
@@ -21,7 +21,7 @@ from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import SCRATCH, WORKSPACE, Address, Launch, Word
 from netdsl.backends.cuda.listing import source
 from netdsl.backends.cuda.upload import Coming
-from netdsl.backends.picked import Held, Picked, made
+from netdsl.backends.lazy_batch import DeviceImages, LazyBatch, materialize
 from netdsl.plan.fusion import FULL_FUSION, FusionOptions
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.placement import ARENA
@@ -75,11 +75,11 @@ class CudaBackend(ArrayBackend):
     fallbacks: list[str] = field(default_factory=list)
     anchors: dict[tuple[int, int], Anchors] = field(default_factory=dict)
 
-    def tuned(self, seconds: float) -> CudaBackend:
+    def with_tuning(self, seconds: float) -> CudaBackend:
         """Spends no more than that on timing what could compute the same."""
         return replace(self, device=self.device.tuned(seconds), fallbacks=[], anchors={})
 
-    def repeatable(self) -> CudaBackend:
+    def as_deterministic(self) -> CudaBackend:
         """Takes only what gives the same bits on every run."""
         return replace(self, device=self.device.repeating(), fallbacks=[], anchors={})
 
@@ -98,7 +98,7 @@ class CudaBackend(ArrayBackend):
         if thunks is None:
             self.fallbacks.append(f"{kernel.name}: {plan.graph[kernel.nodes[-1]].op}")
             return self._by_reference(plan, kernel, memory)
-        return Captured(InTurn(tuple(thunks)), (memory, tuple(self.anchors.values())))
+        return Captured(SequentialThunk(tuple(thunks)), (memory, tuple(self.anchors.values())))
 
     def _by_reference(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
         if foreign(plan, kernel) and kernel.nodes:
@@ -113,12 +113,12 @@ class CudaBackend(ArrayBackend):
             run()
             stream.synchronize()
 
-        return ByReference(alone)
+        return ReferenceThunk(alone)
 
-    def source(self, plan: Plan) -> str:
+    def generate_source(self, plan: Plan) -> str:
         return source(plan, self.device.multiprocessors)
 
-    def seconds(self, thunks: Sequence[Thunk]) -> list[float]:
+    def measure_seconds(self, thunks: Sequence[Thunk]) -> list[float]:
         """What a graph may hold is replayed as one, so that its launches cost nothing."""
         device = self.device
         device.stream.use()
@@ -139,7 +139,7 @@ class CudaBackend(ArrayBackend):
         self.device.stream.use()
         return super().download(array)
 
-    def hold(self, images: Array) -> Held | None:
+    def cache_images(self, images: Array) -> DeviceImages | None:
         """Puts a set of images on the GPU, so that batches are picked from it there; not where it
         would take much of what is free."""
         if images.nbytes > self.free_bytes() * _MOST_HELD:
@@ -150,29 +150,29 @@ class CudaBackend(ArrayBackend):
         except MemoryError:  # what is free lies in pieces
             return None
         there.set(np.ascontiguousarray(images), self.device.stream)  # without pinning all of it
-        return Held(images, there)
+        return DeviceImages(images, there)
 
-    def reading(self, numbers: Mapping[str, Array]) -> reading.Asked:
+    def start_readback(self, numbers: Mapping[str, Array]) -> reading.Asked:
         """Asks for numbers; it does not wait for them."""
         return self.device.readings.begin(numbers, self.device.stream)
 
-    def ahead(self, values: Array | Picked) -> Coming:
+    def start_upload(self, values: Array | LazyBatch) -> Coming:
         """Sends what a later step will be given; it may be written then in place of `values`."""
-        if isinstance(values, Picked):
-            return self.device.uploads.send(values.table(), values)
+        if isinstance(values, LazyBatch):
+            return self.device.uploads.send(values.to_table(), values)
         return self.device.uploads.send(values)
 
     def write(self, target: Array, values: Any) -> None:
         self.device.stream.use()
-        if isinstance(values, Picked):
-            values = self.ahead(values)
+        if isinstance(values, LazyBatch):
+            values = self.start_upload(values)
         if isinstance(values, Coming):
             if _alike(target, values.values):
                 take = partial(self._taken, values.values, target)
                 self.device.uploads.pass_on(values, take, self.device.stream)
                 return
             self.device.uploads.pass_on(values, lambda there: None, self.device.stream)
-            values = made(values.values)
+            values = materialize(values.values)
         if not isinstance(values, np.ndarray):
             target[...] = values
         elif _alike(target, values) and values.nbytes <= _MOST_PINNED:
@@ -182,10 +182,10 @@ class CudaBackend(ArrayBackend):
         else:
             super().write(target, values)
 
-    def _taken(self, values: Array | Picked, target: Array, there: Array) -> None:
+    def _taken(self, values: Array | LazyBatch, target: Array, there: Array) -> None:
         """Fills `target` with what has come, or by what it is to be picked by."""
-        if isinstance(values, Picked):
-            at = (address(x) for x in (values.held.there, there, target))
+        if isinstance(values, LazyBatch):
+            at = (address(x) for x in (values.source.device_array, there, target))
             self._launch(picking.launch(values, *at), {})()
         else:
             target.data.copy_from_device_async(there.data, there.nbytes, self.device.stream)
@@ -260,14 +260,14 @@ class _Step:
                 group.append(thunk)
                 continue
             if group:
-                graph = self.device.captured(InTurn(tuple(group)))
+                graph = self.device.captured(SequentialThunk(tuple(group)))
                 yield lambda graph=graph: graph.launch(self.device.stream)
                 group = []
             if thunk is not None:
                 yield thunk
 
 
-def _alike(target: Array, values: Array | Picked) -> bool:
+def _alike(target: Array, values: Array | LazyBatch) -> bool:
     """Whether one is the other's bytes."""
     return target.flags.c_contiguous and values.dtype == target.dtype
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from netdsl.backends.arrays import address
+from netdsl.backends.array_backend import address
 from netdsl.backends.cuda.device import Device, Thunk
 from netdsl.backends.cuda.epilogue import Epilogue
 from netdsl.backends.cuda.launch import WORKSPACE_BYTES

@@ -9,7 +9,7 @@ from netdsl.backends.cuda.generate import generated
 from netdsl.backends.cuda.index import Unmappable
 from netdsl.backends.cuda.launch import Launch
 from netdsl.backends.cuda.prelude import PRELUDE
-from netdsl.backends.listing import Code, listing
+from netdsl.backends.source_listing import CalledFunction, format_listing
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.plan import Plan
 
@@ -20,22 +20,22 @@ MULTIPROCESSORS = {"sm_80": 108, "sm_89": 142, "sm_90": 132, "sm_100": 148}
 def source(plan: Plan, multiprocessors: int) -> str:
     """All kernels. Which of its ways a product takes is timed on the GPU: each is shown."""
 
-    def calls(kernel: Kernel) -> tuple[Code, ...]:
+    def calls(kernel: Kernel) -> tuple[CalledFunction, ...]:
         if kernel.kind == "anchor":
             found = cuts(plan, kernel, multiprocessors)
             return tuple(code for cut in found for code in _product(cut, multiprocessors))
         return tuple(map(_code, generated(plan, kernel, multiprocessors) or ()))
 
-    return listing(plan, calls, "//", PRELUDE)
+    return format_listing(plan, calls, "//", PRELUDE)
 
 
-def _product(cut: Cut, multiprocessors: int) -> Iterator[Code]:
+def _product(cut: Cut, multiprocessors: int) -> Iterator[CalledFunction]:
     """A library's call, or a kernel of our own in its place; then what follows it."""
     if cut.rest is None:
         return
     epilogue = f" with {cut.form.epilogue.kind}" if cut.form.epilogue else ""
     products = "cuBLASLt" if cut.node.op in ("matmul", "gram") else "cuDNN"
-    yield Code(products, note=f"{cut.node.op}{epilogue}")
+    yield CalledFunction(products, note=f"{cut.node.op}{epilogue}")
     if few_channels(cut):
         yield from map(_code, _own(cut, multiprocessors))
     yield from map(_code, cut.rest)
@@ -48,6 +48,6 @@ def _own(cut: Cut, multiprocessors: int) -> Iterable[Launch]:
         return ()
 
 
-def _code(launch: Launch) -> Code:
+def _code(launch: Launch) -> CalledFunction:
     (x, y), text = launch.grid, launch.source.removeprefix(PRELUDE)
-    return Code(launch.name, text, f"{x} x {y} blocks of {launch.threads} threads")
+    return CalledFunction(launch.name, text, f"{x} x {y} blocks of {launch.threads} threads")

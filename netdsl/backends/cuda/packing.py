@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from netdsl.backends.arrays import address
+from netdsl.backends.array_backend import address
 from netdsl.backends.cuda import space
 from netdsl.backends.cuda.device import Device
 from netdsl.backends.cuda.launch import Launch

@@ -7,7 +7,7 @@ from math import gcd
 
 from netdsl.backends.cuda.launch import THREADS, Launch
 from netdsl.backends.cuda.prelude import PRELUDE
-from netdsl.backends.picked import BLACK, GREY, ROW, Picked
+from netdsl.backends.lazy_batch import BLACK, GREY, TABLE_COLUMNS, LazyBatch
 
 _MOST_BLOCKS = 4096
 _SOURCE = """
@@ -32,11 +32,11 @@ extern "C" __global__ void picked(i64 set, i64 table, i64 batch, i64 count) {{
 """
 
 
-def launch(picked: Picked, there: int, table: int, target: int) -> Launch:
+def launch(picked: LazyBatch, there: int, table: int, target: int) -> Launch:
     """The batch written to `target` from the set that lies `there`, by its table on the device."""
     n, h, w, c = picked.shape
-    tall, wide = picked.held.shape[1:3]
-    numbers, size = len(ROW) + 4 * picked.moves.squares.shape[1], h * w * c
+    tall, wide = picked.source.shape[1:3]
+    numbers, size = len(TABLE_COLUMNS) + 4 * picked.transforms.squares.shape[1], h * w * c
     at_once = gcd(size, target, 4)
     source = _source(("TALL", tall), ("WIDE", wide), ("C", c), ("W", w), ("SIZE", size),
                      ("NUMBERS", numbers), ("V", at_once))  # fmt: skip
@@ -47,6 +47,6 @@ def launch(picked: Picked, there: int, table: int, target: int) -> Launch:
 
 @cache
 def _source(*defined: tuple[str, int]) -> str:
-    columns = ((name, i) for i, name in enumerate((*ROW, "SQUARES")))
+    columns = ((name, i) for i, name in enumerate((*TABLE_COLUMNS, "SQUARES")))
     macros = "".join(f"#define {name} {value}\n" for name, value in (*defined, *columns))
     return f"{PRELUDE}\ntypedef unsigned char u8;\n{macros}{_SOURCE.format(grey=GREY, black=BLACK)}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.backends.arrays import address
+from netdsl.backends.array_backend import address
 from netdsl.backends.cuda.upload import pinned
 from netdsl.types import Array
 
@@ -33,10 +33,10 @@ class Asked:
     cells: _Cells
     free: deque[_Cells]
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         return bool(self.cells.arrived.done)
 
-    def numbers(self) -> dict[str, float]:
+    def result(self) -> dict[str, float]:
         """The numbers, waited for."""
         self.cells.arrived.synchronize()
         at = (self.cells.host[i * _CELL :] for i in range(len(self.kinds)))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.backends.arrays import address
+from netdsl.backends.array_backend import address
 from netdsl.types import Array
 
 

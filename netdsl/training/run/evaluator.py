@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from netdsl.backends.picked import made
+from netdsl.backends.lazy_batch import materialize
 from netdsl.data.samples import Batch, Samples, cache_on_device, evaluation_batches
 from netdsl.runtime.executor import FoldedExecutor, Workspace
 from netdsl.runtime.state import State
@@ -83,7 +83,7 @@ class Evaluator:
         states = self.averages.snapshot()
         for batch in self._batches(self.validation):
             inputs = {
-                self.job.image_input: made(batch.images),
+                self.job.image_input: materialize(batch.images),
                 "labels": batch.labels,
                 "weights": batch.weights,
             }

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TypeVar
 
-from netdsl.backends.base import UNDER_WAY, Backend, Reading
+from netdsl.backends.base import MAX_STEPS_IN_FLIGHT, Backend, Readback
 from netdsl.data.prefetch import prefetch
 from netdsl.data.samples import Batch
 from netdsl.errors import fail
@@ -86,18 +86,18 @@ def _sum_scores(
     """The sums that `run_batch` gives of each part, added up while the next ones are under way.
     Raises NetError where every image was skipped."""
     sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
-    pending: deque[Reading] = deque()
+    pending: deque[Readback] = deque()
 
     def collect(most: int) -> None:
         while len(pending) > most:
-            for key, number in pending.popleft().numbers().items():
+            for key, number in pending.popleft().result().items():
                 sums[key] += number
 
     with closing(prefetch(parts)) as prefetched_parts:
         for part in prefetched_parts:
             out = run_batch(part)
-            pending.append(backend.reading({key: out[key] for key in sums}))
-            collect(UNDER_WAY)
+            pending.append(backend.start_readback({key: out[key] for key in sums}))
+            collect(MAX_STEPS_IN_FLIGHT)
     collect(0)
     n = sums["count"]
     if not n:

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from netdsl.backends.base import UNDER_WAY, Reading
-from netdsl.backends.picked import made
+from netdsl.backends.base import MAX_STEPS_IN_FLIGHT, Readback
+from netdsl.backends.lazy_batch import materialize
 from netdsl.data.prefetch import prefetch
 from netdsl.data.samples import Batch, cache_on_device, group_batches, training_batches
 from netdsl.runtime.executor import Executor, Workspace
@@ -49,7 +49,7 @@ class Stepper:
             Executor(graph, state.backend, state, workspace=workspace) if graph else None
         )
         self.train = job.train
-        self._pending: deque[tuple[Reading, ...]] = deque()
+        self._pending: deque[tuple[Readback, ...]] = deque()
 
     def upload_images(self) -> None:
         """Puts the images on the device where there is room by now."""
@@ -82,7 +82,7 @@ class Stepper:
                 yield next_group
 
     def _prefetch(self, batch: Batch) -> Batch:
-        return replace(batch, images=self.state.backend.ahead(batch.images))
+        return replace(batch, images=self.state.backend.start_upload(batch.images))
 
     def learning_rate(self) -> Array:
         return np.asarray(
@@ -118,17 +118,19 @@ class Stepper:
         while self._pending and self._can_collect():
             self._collect()
 
-    def _launch(self, i: int, batch: Batch) -> Reading:
+    def _launch(self, i: int, batch: Batch) -> Readback:
         out = self._executor(i).run(self.inputs(batch, i))
-        return self.state.backend.reading({k: out[k] for k in REPORTED_OUTPUTS if k in out})
+        return self.state.backend.start_readback({k: out[k] for k in REPORTED_OUTPUTS if k in out})
 
     def _can_collect(self) -> bool:
-        return len(self._pending) > UNDER_WAY or all(r.ready() for r in self._pending[0])
+        return len(self._pending) > MAX_STEPS_IN_FLIGHT or all(
+            r.is_ready() for r in self._pending[0]
+        )
 
     def _collect(self) -> None:
         """What the update gave out that has waited longest."""
         for found in self._pending.popleft():
-            numbers = found.numbers()
+            numbers = found.result()
             if not can_continue(numbers):
                 raise Diverged
             self.progress = self.progress.add_batch(numbers["loss"], numbers["accuracy"])
@@ -155,7 +157,7 @@ class Stepper:
         """Raises Unsound where a weight is no finite number, and where no step of the epoch had a
         finite loss."""
         self.synchronize()
-        if not self.progress.batches or not all(is_finite({k: v}) for k, v in self.state.each()):
+        if not self.progress.batches or not all(is_finite({k: v}) for k, v in self.state.items()):
             raise Diverged
 
     def scale_metrics(self) -> dict[str, float]:
@@ -192,4 +194,4 @@ class Stepper:
 
 
 def _decode_group(group: tuple[Batch, ...]) -> Iterator[Batch]:
-    return (replace(batch, images=made(batch.images)) for batch in group)
+    return (replace(batch, images=materialize(batch.images)) for batch in group)

@@ -51,7 +51,7 @@ class Trainer:
     ) -> None:
         self.job = prepare_job(program, recipe_name, data_folder)
         self.recipe = self.job.recipe
-        self.backend = backend.repeatable() if self.recipe.deterministic else backend
+        self.backend = backend.as_deterministic() if self.recipe.deterministic else backend
         free_bytes = self.backend.free_bytes()
         try:
             self._allocate(start, saved)

@@ -12,7 +12,7 @@ from netdsl.plan.plan import Plan
 
 
 @dataclass(frozen=True)
-class Code:
+class CalledFunction:
     """A function that a kernel calls: what it is called, its text (none where it is a library's)
     and what else is to be known of the call."""
 
@@ -21,22 +21,25 @@ class Code:
     note: str = ""
 
 
-def listing(
-    plan: Plan, code: Callable[[Kernel], Sequence[Code]], comment: str, common: str = ""
+def format_listing(
+    plan: Plan,
+    find_calls: Callable[[Kernel], Sequence[CalledFunction]],
+    comment: str,
+    preamble: str = "",
 ) -> str:
     """Each kernel in a line of comment with what it calls, and behind it those functions that no
-    kernel before it calls. `common` stands in front of all."""
-    labels, seen = dict[str, str](), Counter[str]()
-    parts = [common] if common else []
+    kernel before it calls. `preamble` stands in front of all."""
+    labels, counts = dict[str, str](), Counter[str]()
+    parts = [preamble] if preamble else []
     for kernel in plan.kernels:
-        calls = code(kernel)
+        calls = find_calls(kernel)
         new = dict.fromkeys(c for c in calls if c.text and c.text not in labels)
         for call in new:
             if call.text not in labels:
-                seen[call.name] += 1
-                labels[call.text] = f"{call.name} {seen[call.name]}"
+                counts[call.name] += 1
+                labels[call.text] = f"{call.name} {counts[call.name]}"
         parts.append(f"{comment} kernel {kernel.name} ({find_kernel_label(plan.graph, kernel)})\n")
-        parts += [f"{comment}   {_call(c, labels)}\n" for c in calls]
+        parts += [f"{comment}   {_format_call(c, labels)}\n" for c in calls]
         if not calls:
             parts.append(f"{comment}   computed by the operators' references\n")
         for text in dict.fromkeys(c.text for c in new):
@@ -44,6 +47,6 @@ def listing(
     return "".join(parts)
 
 
-def _call(call: Code, labels: dict[str, str]) -> str:
+def _format_call(call: CalledFunction, labels: dict[str, str]) -> str:
     label = labels.get(call.text, call.name)
     return f"{label}: {call.note}" if call.note else label

@@ -9,28 +9,28 @@ import numpy as np
 
 from netdsl.runtime.executor import Executor
 
-_WARM = 2
+_WARMUP_STEPS = 2
 """Steps before the first that counts: a backend may capture the second one."""
 
 
 @dataclass(frozen=True)
-class Times:
+class StepTimes:
     """Seconds of a whole step and of each kernel, in the plan's order."""
 
     step: float
     kernels: tuple[float, ...]
 
 
-def times(executor: Executor, rounds: int) -> Times:
+def measure_times(executor: Executor, rounds: int) -> StepTimes:
     """Medians over rounds; in each the step runs as it always does, then kernel by kernel. The
     inputs are those that are there."""
-    seconds = executor.backend.seconds
+    seconds = executor.backend.measure_seconds
     steps, kernels = [], []
-    for _ in range(_WARM):
+    for _ in range(_WARMUP_STEPS):
         executor.launch()
     with np.errstate(all="ignore"):
         for _ in range(rounds):
             steps += seconds([executor.launch])
             kernels.append(seconds(executor.kernels))
     each = tuple(statistics.median(found) for found in zip(*kernels, strict=True))
-    return Times(statistics.median(steps), each)
+    return StepTimes(statistics.median(steps), each)

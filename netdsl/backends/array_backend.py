@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.backends.base import Backend, InTurn, Thunk
+from netdsl.backends.base import Backend, SequentialThunk, Thunk
 from netdsl.backends.roofline import Ceilings
 from netdsl.ops import OPS
 from netdsl.ops.dtypes import dtype_of
@@ -55,32 +55,32 @@ class ArrayBackend(Backend):
     def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
         binder = _Binder(self, plan, memory)
         if kernel.parts:
-            return InTurn(tuple(binder.nodes(part) for part in kernel.parts))
+            return SequentialThunk(tuple(binder.make_compute(part) for part in kernel.parts))
         if kernel.kind == "copy" and not kernel.nodes:
             (source,), (target,) = kernel.inputs, kernel.outputs
-            return binder.copy(source, plan.placements[target])
+            return binder.make_copy(source, plan.placements[target])
         if plan.graph[kernel.outputs[-1]].op == "concat":
             pieces = plan.find_concat_copies(kernel.name)
-            return InTurn(tuple(binder.copy(p.source, p.target) for p in pieces))
-        return binder.nodes(kernel)
+            return SequentialThunk(tuple(binder.make_copy(p.source, p.target) for p in pieces))
+        return binder.make_compute(kernel)
 
-    def ceilings(self) -> Ceilings:
+    def measure_ceilings(self) -> Ceilings:
         """By square products and a copy."""
         xp, side, size = self.xp, *((1024, 1 << 24) if self.xp is np else (8192, 1 << 28))
         source, target = (xp.ones(size, dtype="float32") for _ in range(2))
-        copy = self._least(partial(target.__setitem__, ..., source))
-        flops = 2 * side**3 / self._least(self._square(side, "float32"))
+        copy = self._min_seconds(partial(target.__setitem__, ..., source))
+        flops = 2 * side**3 / self._min_seconds(self._make_matmul(side, "float32"))
         if xp is np:
             return Ceilings(flops, 2 * source.nbytes / copy)
-        narrow = 2 * side**3 / self._least(self._square(side, "float16"))
-        return Ceilings(flops, 2 * source.nbytes / copy, narrow)
+        flops_16bit = 2 * side**3 / self._min_seconds(self._make_matmul(side, "float16"))
+        return Ceilings(flops, 2 * source.nbytes / copy, flops_16bit)
 
-    def _square(self, side: int, dtype: str) -> Thunk:
+    def _make_matmul(self, side: int, dtype: str) -> Thunk:
         a, b, c = (self.xp.ones((side, side), dtype=dtype) for _ in range(3))
         return partial(self.xp.matmul, a, b, out=c)
 
-    def _least(self, thunk: Thunk) -> float:
-        return min(self.seconds([thunk])[0] for _ in range(5))
+    def _min_seconds(self, thunk: Thunk) -> float:
+        return min(self.measure_seconds([thunk])[0] for _ in range(5))
 
 
 @dataclass(frozen=True)
@@ -91,44 +91,44 @@ class _Binder:
     plan: Plan
     memory: Mapping[str, Array]
 
-    def array(self, name: str) -> Array:
-        place = self.plan.placements[name]
-        return self.backend.view(self.memory[place.buffer], place.dtype, place.layout)
+    def view_array(self, name: str) -> Array:
+        placement = self.plan.placements[name]
+        return self.backend.view(self.memory[placement.buffer], placement.dtype, placement.layout)
 
-    def store(self, place: Placement) -> Callable[[Array], None]:
+    def make_store(self, placement: Placement) -> Callable[[Array], None]:
         """Writes a value to its place, and zeros around it where it owns them."""
-        buffer = self.memory[place.buffer]
-        target = self.backend.view(buffer, place.dtype, place.layout)
-        if place.padding is None:
+        buffer = self.memory[placement.buffer]
+        target = self.backend.view(buffer, placement.dtype, placement.layout)
+        if placement.padding is None:
             return partial(target.__setitem__, ...)
-        whole = self.backend.view(buffer, place.dtype, place.padded_layout())
+        padded = self.backend.view(buffer, placement.dtype, placement.padded_layout())
 
         def store(value: Array) -> None:
-            whole[...] = 0
+            padded[...] = 0
             target[...] = value
 
         return store
 
-    def copy(self, source: str, target: Placement) -> Thunk:
-        return partial(self.store(target), self.array(source))
+    def make_copy(self, source: str, target: Placement) -> Thunk:
+        return partial(self.make_store(target), self.view_array(source))
 
-    def nodes(self, kernel: Kernel) -> Thunk:
+    def make_compute(self, kernel: Kernel) -> Thunk:
         """All nodes of a kernel in turn, then its outputs to their places."""
         graph, xp = self.plan.graph, self.backend.xp
-        given = {name: self.array(name) for name in kernel.inputs}
+        inputs = {name: self.view_array(name) for name in kernel.inputs}
         steps = [
             (name, partial(OPS[graph[name].op].reference, xp, **graph[name].attrs), args)
             for name in kernel.nodes
             for args in (graph[name].args,)
         ]
-        stores = [(name, self.store(self.plan.placements[name])) for name in kernel.outputs]
+        stores = [(name, self.make_store(self.plan.placements[name])) for name in kernel.outputs]
         if len(steps) == 1:
             ((_, compute, names),) = steps
             ((_, store),) = stores
-            return _single(compute, [given[a] for a in names], store)
+            return _make_single(compute, [inputs[a] for a in names], store)
 
         def run() -> None:
-            values = dict(given)
+            values = dict(inputs)
             for name, compute, args in steps:
                 values[name] = compute(*[values[a] for a in args])
             for name, store in stores:
@@ -137,7 +137,7 @@ class _Binder:
         return run
 
 
-def _single(compute: Any, args: list[Array], store: Callable[[Array], None]) -> Thunk:
+def _make_single(compute: Any, args: list[Array], store: Callable[[Array], None]) -> Thunk:
     return lambda: store(compute(*args))
 
 
@@ -148,12 +148,12 @@ def address(buffer: Array) -> int:
     return int(address if address is not None else buffer.__array_interface__["data"][0])
 
 
-def reference() -> ArrayBackend:
+def reference_backend() -> ArrayBackend:
     """The oracle: one operator after the other, as its record defines it."""
     return ArrayBackend("reference", np)
 
 
-def model() -> ArrayBackend:
+def model_backend() -> ArrayBackend:
     """The reference in the kernels that the engines launch: what they share with it, partition,
     placement and order, is run and measured without them."""
     return ArrayBackend("model", np, FULL_FUSION)

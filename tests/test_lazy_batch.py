@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netdsl.backends.arrays import ArrayBackend, reference
+from netdsl.backends.array_backend import ArrayBackend, reference_backend
 from netdsl.backends.cuda import picking
-from netdsl.backends.picked import Held, Picked, made
+from netdsl.backends.lazy_batch import DeviceImages, LazyBatch, materialize
 from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.augment import bind_augmentation as chosen
 from netdsl.data.preprocessing import Preprocessing
@@ -62,11 +62,11 @@ def test_changes_together_are_those_one_after_the_other(
         expected = change.record.apply(expected, drawn, WINDOW, **change.arguments)
     np.testing.assert_array_equal(prepare(images, draws), expected)
     index = np.array([3, 3, 0, 8])
-    some = prepare(Held(images, None)[index], [d[index] for d in draws])
-    assert isinstance(some, Picked)
+    some = prepare(DeviceImages(images, None)[index], [d[index] for d in draws])
+    assert isinstance(some, LazyBatch)
     assert some.shape == (4, *expected.shape[1:])
-    np.testing.assert_array_equal(some.made(), expected[index])
-    np.testing.assert_array_equal(some[np.array([2, 1])].made(), expected[[0, 3]])
+    np.testing.assert_array_equal(some.materialize(), expected[index])
+    np.testing.assert_array_equal(some[np.array([2, 1])].materialize(), expected[[0, 3]])
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.booleans())
@@ -75,9 +75,9 @@ def test_middles_of_pictures_that_are_larger_or_smaller(h: int, w: int, first: b
     crop = chosen("center_crop")
     prepare = prepared([flip, crop] if first else [crop, flip], 3)
     assert prepare.is_spatial_only((h, w, 3))
-    picked = prepare(Held(images, None)[np.array([1, 0])])
-    assert isinstance(picked, Picked)
-    np.testing.assert_array_equal(picked.made(), np.asarray(prepare(images))[::-1])
+    picked = prepare(DeviceImages(images, None)[np.array([1, 0])])
+    assert isinstance(picked, LazyBatch)
+    np.testing.assert_array_equal(picked.materialize(), np.asarray(prepare(images))[::-1])
 
 
 @pytest.mark.skipif(GPP is None, reason="there is no g++ to compile for the CPU")
@@ -101,20 +101,20 @@ def test_the_kernel_picks_the_same_bytes(tmp_path: Path) -> None:
         sides = (12, 9) if chosen("center_crop") not in chain else (6, 13)
         for channels, size in product((1, 3), ((11, 10), sides)):
             images, prepare = images_of(size, channels), prepared(chain, channels)
-            held = Held(images, images)
+            held = DeviceImages(images, images)
             index = np.random.default_rng(2).integers(0, len(images), 13)
             draws = prepare.draw(np.random.default_rng(3), len(index))
             picked = prepare(held[index], draws)
-            assert isinstance(picked, Picked)
-            cases.append((picked, picked.table(), np.full(picked.shape, 77, np.uint8)))
-    at = [[a.ctypes.data for a in (p.held.there, table, out)] for p, table, out in cases]
+            assert isinstance(picked, LazyBatch)
+            cases.append((picked, picked.to_table(), np.full(picked.shape, 77, np.uint8)))
+    at = [[a.ctypes.data for a in (p.source.device_array, table, out)] for p, table, out in cases]
     launches = [picking.launch(p, *places) for (p, _, _), places in zip(cases, at, strict=True)]
     compiled = library(launches, tmp_path)
     for i, (launch, (picked, _, out)) in enumerate(zip(launches, cases, strict=True)):
         words = np.array(launch.words, np.int64)
         run = getattr(compiled, f"call_{i}")
         run(words.ctypes.data_as(ctypes.c_void_p), *launch.grid, launch.threads)
-        np.testing.assert_array_equal(out, picked.made())
+        np.testing.assert_array_equal(out, picked.materialize())
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,13 @@ class Holding(ArrayBackend):
 
     log: list[str] = field(default_factory=list)
 
-    def hold(self, images: Any) -> Held:
-        return Held(images, images)
+    def cache_images(self, images: Any) -> DeviceImages:
+        return DeviceImages(images, images)
 
     def write(self, target: Any, values: Any) -> None:
         if np.ndim(target) == 4:
-            self.log.append("picked" if isinstance(values, Picked) else "whole")
-        super().write(target, made(values))
+            self.log.append("picked" if isinstance(values, LazyBatch) else "whole")
+        super().write(target, materialize(values))
 
 
 @pytest.mark.parametrize("augment", ["", "augment = [random_crop(1), hflip, cutout(3)]"])
@@ -140,7 +140,7 @@ def test_a_run_is_the_same_where_the_device_holds_the_images(augment: str, tmp_p
     train {{ epochs = 2 }}"""
     ends = []
     holding = Holding("reference", np)
-    for i, backend in enumerate((holding, reference())):
+    for i, backend in enumerate((holding, reference_backend())):
         trainer = Trainer(build_program(parse(text)), None, backend)
         trainer.run(tmp_path / str(i), lambda p: None, lambda m: None)
         ends.append((tmp_path / str(i) / "last.safetensors").read_bytes())
@@ -160,5 +160,5 @@ def test_sets_are_held_for_what_only_moves_pixels() -> None:
     ):
         prepare = Preprocessing(tuple(chain), (*window, 3))
         found = cache_on_device(samples, prepare, backend)
-        assert isinstance(found.images, Held) == yes
+        assert isinstance(found.images, DeviceImages) == yes
         assert found.labels is samples.labels

@@ -13,12 +13,12 @@ from netdsl.types import Array
 Size = tuple[int, int]
 """Height and width."""
 BLACK, GREY = 0, 128
-ROW = ("NUMBER", "TOP", "LEFT", "STEP", "ROW", "ROW_END", "COLUMN", "COLUMN_END")
+TABLE_COLUMNS = ("NUMBER", "TOP", "LEFT", "STEP", "ROW", "ROW_END", "COLUMN", "COLUMN_END")
 """The numbers of an image in a table; those of its squares follow, four of each."""
 
 
 @dataclass(frozen=True)
-class Moves:
+class SpatialTransforms:
     """What n changed images are made of. Their pixel in row y and column x is that of the image
     itself in row `top + y` and column `left + step * x`, `step` being 1 or -1, where y and x lie
     in `rows` and `columns` (n x 2: first, and one behind the last), else black; but grey within any
@@ -33,14 +33,14 @@ class Moves:
     squares: Array
 
     @staticmethod
-    def none(images: int, size: Size) -> Moves:
+    def identity(count: int, size: Size) -> SpatialTransforms:
         """All images of that size as they are."""
-        zeros = np.zeros(images, np.int32)
+        zeros = np.zeros(count, np.int32)
         rows, columns = (np.stack([zeros, zeros + side], axis=1) for side in size)
-        nothing = np.zeros((images, 0, 4), np.int32)
-        return Moves(size, zeros, zeros, zeros + 1, rows, columns, nothing)
+        no_squares = np.zeros((count, 0, 4), np.int32)
+        return SpatialTransforms(size, zeros, zeros, zeros + 1, rows, columns, no_squares)
 
-    def crop(self, top: Array, left: Array, size: Size) -> Moves:
+    def crop(self, top: Array, left: Array, size: Size) -> SpatialTransforms:
         """The part of each image that begins in a row and a column of its own, and may lie outside
         in part."""
         sides = ((self.rows, top, size[0]), (self.columns, left, size[1]))
@@ -56,79 +56,79 @@ class Moves:
             squares=np.clip(self.squares - corner, 0, np.repeat(size, 2)),
         )
 
-    def flip(self, chosen: Array) -> Moves:
-        """Left and right changed over, of the images that are `chosen` (n truth values)."""
+    def flip(self, mask: Array) -> SpatialTransforms:
+        """Left and right changed over, of the images that are `mask` (n truth values)."""
         wide, (y0, y1, x0, x1) = self.size[1], np.moveaxis(self.squares, 2, 0)
-        turned = np.stack([y0, y1, wide - x1, wide - x0], axis=2)
+        flipped = np.stack([y0, y1, wide - x1, wide - x0], axis=2)
         return replace(
             self,
-            left=np.where(chosen, self.left + self.step * (wide - 1), self.left),
-            step=np.where(chosen, -self.step, self.step),
-            columns=np.where(chosen[:, None], wide - self.columns[:, ::-1], self.columns),
-            squares=np.where(chosen[:, None, None], turned, self.squares),
+            left=np.where(mask, self.left + self.step * (wide - 1), self.left),
+            step=np.where(mask, -self.step, self.step),
+            columns=np.where(mask[:, None], wide - self.columns[:, ::-1], self.columns),
+            squares=np.where(mask[:, None, None], flipped, self.squares),
         )
 
-    def square(self, top: Array, left: Array, side: int) -> Moves:
+    def add_square(self, top: Array, left: Array, side: int) -> SpatialTransforms:
         """A grey square in each image, as far as it lies inside."""
         h, w = self.size
         corners = np.stack([top, top + side, left, left + side], axis=1)
         square = np.clip(corners, 0, (h, h, w, w))[:, None].astype(np.int32)
         return replace(self, squares=np.concatenate([self.squares, square], axis=1))
 
-    def __getitem__(self, index: Array) -> Moves:
+    def __getitem__(self, index: Array) -> SpatialTransforms:
         """Those of some of the images."""
         fields = ("top", "left", "step", "rows", "columns", "squares")
         return replace(self, **{name: getattr(self, name)[index] for name in fields})
 
-    def table(self) -> Array:
+    def to_table(self) -> Array:
         """All numbers, a row for each image."""
         first = np.stack([self.top, self.left, self.step], axis=1)
         squares = self.squares.reshape(len(first), -1)
         return np.concatenate([first, self.rows, self.columns, squares], axis=1, dtype=np.int32)
 
-    def applied(self, images: Array) -> Array:
+    def apply(self, images: Array) -> Array:
         """The changed images [n,H,W,C] of `images` [n,H,W,C]."""
-        found = self._windows(images)
-        turned = self.step < 0
-        if turned.any():
+        found = self._crop_windows(images)
+        is_flipped = self.step < 0
+        if is_flipped.any():
             pixels = found.view(f"V{found.shape[3]}")[..., 0]
-            pixels[turned] = pixels[turned][:, :, ::-1]
-        if not self._reach(images.shape[1:3]):
-            found[~self._box(np.concatenate([self.rows, self.columns], axis=1))] = BLACK
+            pixels[is_flipped] = pixels[is_flipped][:, :, ::-1]
+        if not self._is_black_only_outside(images.shape[1:3]):
+            found[~self._box_mask(np.concatenate([self.rows, self.columns], axis=1))] = BLACK
         for square in np.moveaxis(self.squares, 1, 0):
-            found[self._box(square)] = GREY
+            found[self._box_mask(square)] = GREY
         return found
 
-    def _windows(self, images: Array) -> Array:
+    def _crop_windows(self, images: Array) -> Array:
         """What lies where the changed images lie, not turned yet, with black around the images."""
         n, h, w, c = images.shape
         (tall, wide), top = self.size, self.top
         left = np.where(self.step < 0, self.left - (wide - 1), self.left)
         if self.size == (h, w) and not top.any() and not left.any():
             return images.copy()
-        above, before = (max(0, -int(at.min(initial=0))) for at in (top, left))
-        below, behind = (
-            max(0, int(at.max(initial=0)) + side - there)
-            for at, side, there in ((top, tall, h), (left, wide, w))
+        pad_top, pad_left = (max(0, -int(at.min(initial=0))) for at in (top, left))
+        pad_bottom, pad_right = (
+            max(0, int(at.max(initial=0)) + side - extent)
+            for at, side, extent in ((top, tall, h), (left, wide, w))
         )
-        around = ((0, 0), (above, below), (before, behind), (0, 0))
+        padding = ((0, 0), (pad_top, pad_bottom), (pad_left, pad_right), (0, 0))
         # rows of bytes, which are copied whole
-        padded = np.pad(images, around).reshape(n, h + above + below, -1)
+        padded = np.pad(images, padding).reshape(n, h + pad_top + pad_bottom, -1)
         windows = np.lib.stride_tricks.sliding_window_view(padded, (tall, wide * c), axis=(1, 2))
-        parts = windows[np.arange(n), top + above, (left + before) * c]
+        parts = windows[np.arange(n), top + pad_top, (left + pad_left) * c]
         return np.ascontiguousarray(parts).reshape(n, tall, wide, c)
 
-    def _reach(self, source: Size) -> bool:
+    def _is_black_only_outside(self, source: Size) -> bool:
         """Whether pixels are black only where an image of that size ends."""
         (h, w), (tall, wide) = source, self.size
         left = np.where(self.step < 0, self.left - (w - 1), -self.left)
         ends = ((-self.top, h, tall, self.rows), (left, w, wide, self.columns))
         return all(
-            np.array_equal(np.clip(np.stack([first, first + n], axis=1), 0, side), seen)
-            for first, n, side, seen in ends
+            np.array_equal(np.clip(np.stack([first, first + n], axis=1), 0, side), visible)
+            for first, n, side, visible in ends
         )
 
-    def _box(self, box: Array) -> Array:
+    def _box_mask(self, box: Array) -> Array:
         """Which pixels lie between rows and columns (n x 4)."""
         (y0, y1, x0, x1), (h, w) = box.T[..., None], self.size
         rows, columns = (
@@ -139,54 +139,60 @@ class Moves:
 
 
 @dataclass(frozen=True)
-class Held:
-    """A set of images [N,H,W,C] of bytes that a device has as well: there they are `there`."""
+class DeviceImages:
+    """A set of images [N,H,W,C] of bytes that a device has as well: there they are
+    `device_array`."""
 
-    images: Array
-    there: Any
+    host_array: Array
+    device_array: Any
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.host_array)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.images.shape)
+        return tuple(self.host_array.shape)
 
-    def __getitem__(self, index: Array) -> Picked:
-        return Picked(self, index, Moves.none(len(index), self.images.shape[1:3]))
+    def __getitem__(self, index: Array) -> LazyBatch:
+        return LazyBatch(
+            self, index, SpatialTransforms.identity(len(index), self.host_array.shape[1:3])
+        )
 
 
 @dataclass(frozen=True)
-class Picked:
+class LazyBatch:
     """The images of a set that `index` numbers, each changed."""
 
-    held: Held
+    source: DeviceImages
     index: Array
-    moves: Moves
+    transforms: SpatialTransforms
 
     def __len__(self) -> int:
         return len(self.index)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self.index), *self.moves.size, self.held.images.shape[3])
+        return (len(self.index), *self.transforms.size, self.source.host_array.shape[3])
 
     @property
     def dtype(self) -> Any:
-        return self.held.images.dtype
+        return self.source.host_array.dtype
 
-    def __getitem__(self, index: Array) -> Picked:
-        return Picked(self.held, self.index[index], self.moves[index])
+    def __getitem__(self, index: Array) -> LazyBatch:
+        return LazyBatch(self.source, self.index[index], self.transforms[index])
 
-    def table(self) -> Array:
-        """A row for each image: its number in the set, then what it is made of (`ROW`)."""
-        return np.concatenate([self.index[:, None], self.moves.table()], axis=1, dtype=np.int32)
+    def to_table(self) -> Array:
+        """A row for each image: its number in the set, then what it is made of
+        (`TABLE_COLUMNS`)."""
+        return np.concatenate(
+            [self.index[:, None], self.transforms.to_table()], axis=1, dtype=np.int32
+        )
 
-    def made(self) -> Array:
+    def materialize(self) -> Array:
         """The batch, made on the host."""
-        return self.moves.applied(self.held.images[self.index])
+        return self.transforms.apply(self.source.host_array[self.index])
 
 
-def made(images: Any) -> Array:
+def materialize(images: Any) -> Array:
     """A batch as an array, whoever was to make it."""
-    return images.made() if isinstance(images, Picked) else images
+    return images.materialize() if isinstance(images, LazyBatch) else images
