@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from netdsl.insight.load import Loaded
+    from netdsl.insight.python_api import NetFile
 
 __version__ = "0.1.0"
 
 
-def load(place: str) -> Loaded:
+def load(place: str) -> NetFile:
     """A .net file, or a net or recipe of it: `netdsl.load("models/resnet.net:resnet50").graph()` is
     the net as a networkx.DiGraph. Raises NetError where there is none."""
-    from netdsl.insight import load as loading  # all of the compiler
+    from netdsl.insight import python_api  # all of the compiler
 
-    return loading.load(place)
+    return python_api.load(place)

@@ -15,8 +15,8 @@ from netdsl.backends.base import Backend
 from netdsl.backends.cpu.backend import CpuBackend
 from netdsl.backends.cuda.backend import CudaBackend
 from netdsl.errors import NetError
-from netdsl.insight.target import Target, prepared
-from netdsl.insight.timing import timing
+from netdsl.insight.compile_target import CompileTarget, prepare_target
+from netdsl.insight.profiler import profile_step
 from netdsl.ir.builder import Builder
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
@@ -56,11 +56,13 @@ def test_a_third_party_backend_is_short() -> None:
 
 
 def test_a_third_party_backend_is_timed() -> None:
-    target = Target(None, training=True, batch=4)
-    found = timing(prepared(build_program(parse(DIGITS)), target), ThirdParty(), rounds=1)
+    target = CompileTarget(None, training=True, batch=4)
+    found = profile_step(
+        prepare_target(build_program(parse(DIGITS)), target), ThirdParty(), rounds=1
+    )
     assert found.device == "third party"
     assert found.seconds > 0
-    assert not any(k.by_reference for k in found.kernels)
+    assert not any(k.is_by_reference for k in found.kernels)
 
 
 def test_defaults_are_those_of_a_machine_that_does_everything_at_once() -> None:

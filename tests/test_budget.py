@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from netdsl.errors import NetError
-from netdsl.insight.check import check_program
-from netdsl.insight.expectations import run_test
+from netdsl.insight.net_tests import run_test
+from netdsl.insight.program_check import check_program
 from netdsl.insight.summary import summarise
 from netdsl.language.elaborate import Settings, ShrinkSettings, elaborate
 from netdsl.language.format import format_text

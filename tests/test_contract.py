@@ -16,9 +16,9 @@ import pytest
 from netdsl.backends import open_backend
 from netdsl.errors import NetError
 from netdsl.inference import Predictor
-from netdsl.insight.check import check_program
-from netdsl.insight.expectations import run_test
 from netdsl.insight.gradcheck import gradcheck
+from netdsl.insight.net_tests import run_test
+from netdsl.insight.program_check import check_program
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_text
 from netdsl.language.parse import parse

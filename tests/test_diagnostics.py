@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from netdsl.errors import NetError
-from netdsl.insight.check import check_program
+from netdsl.insight.program_check import check_program
 from netdsl.language.program import load_program
 from tests.conftest import ROOT
 from tests.golden import matches_golden

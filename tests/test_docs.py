@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from netdsl.errors import NetError
-from netdsl.insight.check import check_program
-from netdsl.insight.expectations import run_test
+from netdsl.insight.net_tests import run_test
+from netdsl.insight.program_check import check_program
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file
 from netdsl.language.parse import parse

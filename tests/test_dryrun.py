@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from netdsl.backends import open_backend
-from netdsl.insight.compare import compare
+from netdsl.insight.network_diff import compare_networks
 from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
@@ -75,16 +75,16 @@ def test_dry_run_from_the_command_line(netdsl: Any, tmp_path: Path) -> None:
 def test_two_nets_are_compared() -> None:
     text = NET + NET[: NET.index("data")].replace("small", "wide").replace("fc(64)", "fc(32)")
     p = build_program(parse(text))
-    found = compare(elaborate(p, "small"), elaborate(p, "wide"))
-    assert [c.name for c in found.layers] == ["head.fc1", "head.relu1"]
-    assert [(c.name, c.a, c.b) for c in found.weights] == [
+    found = compare_networks(elaborate(p, "small"), elaborate(p, "wide"))
+    assert [c.name for c in found.differing_layers] == ["head.fc1", "head.relu1"]
+    assert [(c.name, c.a, c.b) for c in found.differing_weights] == [
         ("head.fc1.weight", "64x512", "32x512"),
         ("head.fc1.bias", "64", "32"),
         ("head.fc2.weight", "10x64", "10x32"),
     ]
-    assert "stem.batchnorm1.running_mean" in found.transfers
-    assert found.transferred == 8 * 9 + 8 + 16 + 10
-    assert compare(elaborate(p, "small"), elaborate(p, "small")).same
+    assert "stem.batchnorm1.running_mean" in found.transferable_weights
+    assert found.transferable_params == 8 * 9 + 8 + 16 + 10
+    assert compare_networks(elaborate(p, "small"), elaborate(p, "small")).is_identical
 
 
 def test_diff_from_the_command_line(netdsl: Any) -> None:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import netdsl as package
 from netdsl.errors import NetError
-from netdsl.insight.explain import compiled
-from netdsl.insight.target import Target
+from netdsl.insight.compile_target import CompileTarget
+from netdsl.insight.explain import compile_target
 from netdsl.ir.builder import Builder
 from netdsl.ir.export import to_graphml, to_json, to_networkx
 from netdsl.ir.json_reader import ATTRIBUTE_SCHEMAS, DISTRIBUTIONS, read_graph
@@ -65,7 +65,7 @@ def test_a_step_of_resnet50_is_a_networkx_graph_and_its_json_gives_the_same_plan
     netdsl: Any,
 ) -> None:
     found = package.load(f"{RESNET}:resnet50").graph(train=True, batch=2)
-    before = compiled(load_program(RESNET), Target("resnet50", True, 2), FULL_FUSION)
+    before = compile_target(load_program(RESNET), CompileTarget("resnet50", True, 2), FULL_FUSION)
     walks(found, before.plan.graph)
     assert sum(1 for _, d in found.nodes(data="node") if d.op == "conv2d_wgrad") == 17
     assert nx.has_path(found, "input", found.graph["outputs"]["loss"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from netdsl.errors import NetError
-from netdsl.insight.expectations import Outcome, check_test, run_test
+from netdsl.insight.net_tests import ExpectationOutcome, check_test, run_test
 from netdsl.language.budget import Budget
 from netdsl.language.parse import parse, parse_expression
 from netdsl.language.program import build_program
@@ -33,7 +33,7 @@ FOUND = {
 """`a` has 10x8 places before its pooling, `b` has 5x4."""
 
 
-def outcome(expectation: str, net: str = NET) -> Outcome:
+def outcome(expectation: str, net: str = NET) -> ExpectationOutcome:
     p = build_program(parse(f"{net}\ntest n {{ {expectation} }}"))
     (found,) = run_test(p, p.tests[0]).outcomes
     return found

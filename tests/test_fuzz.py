@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netdsl.errors import NetError, fail
-from netdsl.insight.check import check_program
-from netdsl.insight.expectations import run_test
+from netdsl.insight.net_tests import run_test
+from netdsl.insight.program_check import check_program
 from netdsl.insight.summary import summarise
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget

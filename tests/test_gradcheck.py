@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from netdsl.insight.gradcheck import SETTINGS, TOLERANCE, LayerError, gradcheck
+from netdsl.insight.gradcheck import GRADCHECK_SETTINGS, TOLERANCE, LayerCheck, gradcheck
 from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, build_program
@@ -27,7 +27,7 @@ net n {
 }
 """
 PROGRAM = build_program(parse(NET))
-NETWORK = elaborate(PROGRAM, None, SETTINGS)
+NETWORK = elaborate(PROGRAM, None, GRADCHECK_SETTINGS)
 
 
 def _sites() -> dict[tuple[str, int], set[str]]:
@@ -174,6 +174,6 @@ def test_small_and_constant_weights_hide_no_gradient(
 
 def test_an_error_counts_from_the_tolerance_on() -> None:
     assert TOLERANCE == 1e-5
-    assert LayerError("a", TOLERANCE * 0.999).ok
-    assert not LayerError("a", TOLERANCE).ok
-    assert not LayerError("a", float("nan")).ok
+    assert LayerCheck("a", TOLERANCE * 0.999).ok
+    assert not LayerCheck("a", TOLERANCE).ok
+    assert not LayerCheck("a", float("nan")).ok

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from lark import Lark
 
-from netdsl.insight.check import check_program
 from netdsl.insight.ebnf import ebnf
+from netdsl.insight.program_check import check_program
 from netdsl.language.parse import load_grammar, parse
 from netdsl.language.program import build_program
 from tests.conftest import ROOT

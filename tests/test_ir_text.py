@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netdsl.errors import NetError
-from netdsl.insight.target import Target, prepared
+from netdsl.insight.compile_target import CompileTarget, prepare_target
 from netdsl.ir.builder import Builder
 from netdsl.ir.printer import to_text
 from netdsl.ir.text_parser import parse_graph, parse_graphs
@@ -75,7 +75,7 @@ def compiled(path: Path, nets: list[str], training: tuple[bool, ...]) -> Iterato
     for net in nets or list(file.nets):
         for way in training:
             try:
-                yield prepared(file, Target(net, way)).graph
+                yield prepare_target(file, CompileTarget(net, way)).graph
             except NetError:
                 assert way
 

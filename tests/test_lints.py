@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from netdsl.errors import Diagnostic
-from netdsl.insight.check import check_program
+from netdsl.insight.program_check import check_program
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program, load_program
 from netdsl.training.recipe.lints import LINTS, recipe_warnings

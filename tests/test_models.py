@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from netdsl.backends import open_backend
-from netdsl.insight.check import check_program
-from netdsl.insight.expectations import run_test
 from netdsl.insight.gradcheck import gradcheck
+from netdsl.insight.net_tests import run_test
+from netdsl.insight.program_check import check_program
 from netdsl.ir.printer import to_text
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse

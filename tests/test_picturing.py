@@ -12,9 +12,9 @@ from PIL import Image
 
 from netdsl.backends import open_backend
 from netdsl.inference import Predictor
-from netdsl.insight.filters import MOST, filters_picture
-from netdsl.insight.tiles import SIDE, signed, stretched, tiled
-from netdsl.insight.visualize import GREY, Climb, climb, visualized
+from netdsl.insight.feature_visualization import GREY, AscentSettings, ascend, visualize_channels
+from netdsl.insight.filters import MAX_FILTERS, render_filters
+from netdsl.insight.image_grid import MAX_ENLARGED_SIDE, make_grid, scale_signed, scale_to_range
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
@@ -49,35 +49,40 @@ def pixels(path: Path) -> Any:
 
 def test_a_filter_is_scaled_about_middle_grey() -> None:
     maps = np.array([[-2.0, 0.0, 1.0, 2.0], [0.0, 0.0, 0.0, 0.0]]).reshape(2, 2, 2, 1)
-    assert signed(maps).reshape(2, 4).tolist() == [[0, 128, 191, 255], [128, 128, 128, 128]]
+    assert scale_signed(maps).reshape(2, 4).tolist() == [[0, 128, 191, 255], [128, 128, 128, 128]]
 
 
 def test_a_map_is_stretched_from_black_to_white() -> None:
     maps = np.array([[3.0, 4.0, 5.0, 8.0], [7.0, 7.0, 7.0, 7.0]]).reshape(2, 2, 2, 1)
-    assert stretched(maps).reshape(2, 4).tolist() == [[0, 51, 102, 255], [0, 0, 0, 0]]
+    assert scale_to_range(maps).reshape(2, 4).tolist() == [[0, 51, 102, 255], [0, 0, 0, 0]]
 
 
 def test_tiles_lie_row_by_row() -> None:
-    maps = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1).repeat(SIDE, 1).repeat(SIDE, 2)
-    page = tiled(maps)[..., 0]
-    assert page.shape == (2 * SIDE + 2, 2 * SIDE + 2)
-    corners = [page[0, 0], page[0, -1], page[-1, 0], page[-1, -1], page[SIDE, 0]]
+    maps = (
+        np.arange(3, dtype=np.uint8)
+        .reshape(3, 1, 1, 1)
+        .repeat(MAX_ENLARGED_SIDE, 1)
+        .repeat(MAX_ENLARGED_SIDE, 2)
+    )
+    page = make_grid(maps)[..., 0]
+    assert page.shape == (2 * MAX_ENLARGED_SIDE + 2, 2 * MAX_ENLARGED_SIDE + 2)
+    corners = [page[0, 0], page[0, -1], page[-1, 0], page[-1, -1], page[MAX_ENLARGED_SIDE, 0]]
     assert corners == [0, 1, 2, 255, 255]
-    assert (page[:SIDE, :SIDE] == 0).all()
+    assert (page[:MAX_ENLARGED_SIDE, :MAX_ENLARGED_SIDE] == 0).all()
 
 
 def test_small_maps_are_enlarged_and_large_ones_are_not() -> None:
-    small, large = (np.zeros((1, n, n, 1), np.uint8) for n in (5, SIDE + 1))
-    assert tiled(small).shape == (60, 60, 1)
-    assert tiled(large).shape == (SIDE + 1, SIDE + 1, 1)
+    small, large = (np.zeros((1, n, n, 1), np.uint8) for n in (5, MAX_ENLARGED_SIDE + 1))
+    assert make_grid(small).shape == (60, 60, 1)
+    assert make_grid(large).shape == (MAX_ENLARGED_SIDE + 1, MAX_ENLARGED_SIDE + 1, 1)
 
 
 def test_filters_of_many_channels_are_rows_of_grey_maps() -> None:
-    weights = np.zeros((MOST + 3, 1, 1, 4), np.float32)
+    weights = np.zeros((MAX_FILTERS + 3, 1, 1, 4), np.float32)
     weights[1, 0, 0] = [1, -1, 0, 0.5]
-    page = filters_picture(weights)[..., 0]
-    step = SIDE + 2
-    assert page.shape == (MOST * step - 2, 4 * step - 2)
+    page = render_filters(weights)[..., 0]
+    step = MAX_ENLARGED_SIDE + 2
+    assert page.shape == (MAX_FILTERS * step - 2, 4 * step - 2)
     assert page[step, ::step].tolist() == [255, 0, 128, 191]
 
 
@@ -123,7 +128,7 @@ def test_what_is_said_of_filters_is_what_is_drawn(
     code, out, err = netdsl("filters", str(path), "-o", "f.png")
     assert code == 0, err
     assert out == f"f.png: `a`, {said}{' of each' * ('channels' in said)}\n"
-    page, step = pixels(tmp_path / "f.png"), SIDE // max(r, s) * max(r, s) + 2
+    page, step = pixels(tmp_path / "f.png"), MAX_ENLARGED_SIDE // max(r, s) * max(r, s) + 2
     assert (page[::step, ::step].reshape(-1, 3 if c == 3 else 1) == 128).all(axis=1).sum() == tiles
     found = json.loads(netdsl("filters", str(path), "-o", "f.png", "--json")[1])
     assert np.prod(found["drawn"]) // (c if c in (1, 3) else 1) == tiles
@@ -175,7 +180,7 @@ def test_feature_maps_of_a_picture(netdsl: Any, tmp_path: Path) -> None:
     code, out, _ = netdsl("activations", str(path), "p.png", "c", "-o", "m.png", "--device", "cpu")
     assert (code, out) == (0, "m.png: `c`, 2 maps of 6x6\n")
     page = pixels(tmp_path / "m.png")
-    factor = SIDE // 6
+    factor = MAX_ENLARGED_SIDE // 6
     shown = page[: 6 * factor : factor, : 6 * factor : factor].astype(int)
     assert np.abs(shown - np.round(np.arange(36).reshape(6, 6) / 35 * 255)).max() <= 1
     assert (page[: 6 * factor, 6 * factor + 2 :] == 0).all()
@@ -195,13 +200,17 @@ def test_a_unit_of_known_weights_is_answered_best_by_their_signs(
     rng = np.random.default_rng(3)
     weights = rng.uniform(0.5, 1, (2, 64)) * rng.choice((-1, 1), (2, 64))
     trained = Predictor(kept(tmp_path, ONE_UNIT, **{"unit.weight": weights}), open_backend(device))
-    bare = Climb(steps=400, jitter=0, decay=0, blur=0)
-    channels, found = visualized(trained, "unit", None, 16, bare)
+    bare = AscentSettings(steps=400, jitter=0, decay=0, blur=0)
+    channels, found = visualize_channels(trained, "unit", None, 16, bare)
     assert channels == (0, 1)
     best = np.where(weights > 0, 255.0, 0.0).reshape(2, 8, 8, 1)
     np.testing.assert_array_equal(found.pictures, best)
-    np.testing.assert_allclose(found.after, (weights * best.reshape(2, 64)).sum(1) / 255, rtol=1e-5)
-    assert all(a > b for a, b in zip(found.after, found.before, strict=True))
+    np.testing.assert_allclose(
+        found.final_activations, (weights * best.reshape(2, 64)).sum(1) / 255, rtol=1e-5
+    )
+    assert all(
+        a > b for a, b in zip(found.final_activations, found.initial_activations, strict=True)
+    )
 
 
 def test_pictures_climb_and_repeat(netdsl: Any, tmp_path: Path) -> None:
@@ -221,12 +230,12 @@ def test_pictures_climb_and_repeat(netdsl: Any, tmp_path: Path) -> None:
 
 def test_what_moves_before_a_look_is_moved_back_behind_it() -> None:
     """An ascent that makes each pixel more of what it is: all of them keep their places."""
-    how = Climb(steps=40, rate=6.0, jitter=2, decay=0.0, blur=0.0, seed=3)
+    how = AscentSettings(steps=40, rate=6.0, jitter=2, decay=0.0, blur=0.0, seed=3)
     shape = (2, 16, 16, 1)
     start = np.random.default_rng(3).standard_normal(shape)
-    found = climb(lambda x: (x.std(axis=(1, 2, 3)), x - GREY), shape, how)
+    found = ascend(lambda x: (x.std(axis=(1, 2, 3)), x - GREY), shape, how)
     assert ((found.pictures > GREY) == (start > 0)).all()
-    assert min(found.after) > 4 * max(found.before)
+    assert min(found.final_activations) > 4 * max(found.initial_activations)
 
 
 def test_what_takes_no_picture_is_not_visualised(netdsl: Any, tmp_path: Path) -> None:

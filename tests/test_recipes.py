@@ -11,7 +11,7 @@ import pytest
 
 from netdsl.backends import open_backend
 from netdsl.errors import NetError
-from netdsl.insight.check import check_program
+from netdsl.insight.program_check import check_program
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file

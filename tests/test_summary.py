@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from netdsl.insight.expectations import run_test
+from netdsl.insight.net_tests import run_test
 from netdsl.insight.summary import Summary, summarise
 from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
@@ -49,7 +49,7 @@ def test_totals_are_the_sums_of_the_rows(end: str) -> None:
     check_sums(found)
     assert found.macs > 0 or end == "side outputs"
     assert (found.side_macs > 0) == (found.side_params > 0) == ("side output" in end)
-    assert set(found.unread) == UNREAD.get(end, set())
+    assert set(found.unread_layers) == UNREAD.get(end, set())
     figures = f"params == {found.params}, macs == {found.macs}, activations == {found.activations}"
     p = build_program(parse(net(ENDS[end], figures)))
     assert run_test(p, p.tests[0]).ok
@@ -62,7 +62,7 @@ def test_of_the_zoo_too(path: Path) -> None:
         if p.has_all_defaults(name):
             found = summarise(elaborate(p, name))
             check_sums(found)
-            assert found.unread == ()
+            assert found.unread_layers == ()
 
 
 def test_what_no_output_needs_is_named(netdsl: Any, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from netdsl.cli.show import show_difference, show_summary
 from netdsl.data.pictures import write_picture
 from netdsl.errors import Source, Span, fail
-from netdsl.insight.compare import Change, Difference
+from netdsl.insight.network_diff import DiffEntry, NetworkDiff
 from netdsl.insight.summary import summarise
 from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
@@ -158,8 +158,8 @@ def test_tables_take_no_marks(capsys: pytest.CaptureFixture[str]) -> None:
     show_summary(summarise(net))
     assert "fc(10)" in capsys.readouterr().out
     for name, shown in HOSTILE.items():
-        change = Change(name, name, None)
-        show_difference(Difference((name, name), (1, 2), (3, 4), (change,), (name,), (change,), 5))
+        change = DiffEntry(name, name, None)
+        show_difference(NetworkDiff((name, name), (1, 2), (3, 4), (change,), (name,), (change,), 5))
         out = capsys.readouterr().out
         assert not obeyed(out)
         assert out.replace("\n", r"\n").count(shown) >= 6

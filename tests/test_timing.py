@@ -17,8 +17,8 @@ from netdsl.backends.base import ReferenceThunk
 from netdsl.backends.cpu import winograd
 from netdsl.backends.roofline import Ceilings
 from netdsl.cli.show_timing import show_timing
-from netdsl.insight.target import Target, prepared
-from netdsl.insight.timing import TimedKernel, Timing, Work, timing
+from netdsl.insight.compile_target import CompileTarget, prepare_target
+from netdsl.insight.profiler import Measurement, Profile, TimedKernel, profile_step
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program, load_program
 from netdsl.ops import OPS
@@ -36,16 +36,18 @@ net two { input(8x8x3); d: cbr(4) -> cbr(4) -> maxpool(2x2); head: fc(5) }
 """
 
 
-def timed(device: str, training: bool, text: str = TWO) -> Timing:
-    found = prepared(build_program(parse(text)), Target(None, training, 4))
-    return timing(found, open_backend(device), 2)
+def timed(device: str, training: bool, text: str = TWO) -> Profile:
+    found = prepare_target(build_program(parse(text)), CompileTarget(None, training, 4))
+    return profile_step(found, open_backend(device), 2)
 
 
 @pytest.mark.parametrize("device", ["reference", "model", "cpu"])
 @pytest.mark.parametrize("training", [False, True])
 def test_all_time_is_somebodys(device: str, training: bool) -> None:
     found = timed(device, training)
-    assert found.work.seconds == pytest.approx(sum(x.work.seconds for x in found.layers))
+    assert found.measurement.seconds == pytest.approx(
+        sum(x.measurement.seconds for x in found.layers)
+    )
     names = {x.name for x in found.layers}
     assert {"d.cbr1.conv1", "d.cbr2.conv1", "head"} <= names
     if not training:
@@ -54,23 +56,25 @@ def test_all_time_is_somebodys(device: str, training: bool) -> None:
     assert {k.phase for k in found.kernels} == {"forward", "backward", "update"}
     for layer in found.layers:
         if "conv" in layer.name:
-            assert 0 < layer.seconds("forward") < layer.work.seconds
+            assert 0 < layer.phase_seconds("forward") < layer.measurement.seconds
     assert "loss" in names
 
 
 def test_operations_are_those_of_the_records() -> None:
-    found = prepared(load_program(str(ROOT / "models" / "lenet.net")), Target("lenet5", False, 3))
-    kernels = timing(found, open_backend("model"), 1).kernels
-    products = sum(k.work.flops for k in kernels if k.kind in ("conv2d", "matmul"))
+    found = prepare_target(
+        load_program(str(ROOT / "models" / "lenet.net")), CompileTarget("lenet5", False, 3)
+    )
+    kernels = profile_step(found, open_backend("model"), 1).kernels
+    products = sum(k.measurement.flops for k in kernels if k.kind in ("conv2d", "matmul"))
     assert 2 * 3 * found.network.macs <= products <= 2.1 * 3 * found.network.macs
-    slowest = [k.work.seconds for k in kernels]
+    slowest = [k.measurement.seconds for k in kernels]
     assert slowest == sorted(slowest, reverse=True)
 
 
 def test_what_the_reference_computes_is_told() -> None:
     unknown = "local(4, 3x3)"
     found = timed("cpu", False, f"net a {{ input(8x8x3); {unknown} -> relu; fc(5) }}")
-    told = {k.layer for k in found.kernels if k.by_reference}
+    told = {k.layer for k in found.kernels if k.is_by_reference}
     assert told == {"local1"}
 
 
@@ -109,12 +113,12 @@ def test_products_in_16_bits_are_held_against_their_own_limit(
     assert narrow <= {k.kind for k in found}
     for k in found:
         limit = 10.0 if k.kind in narrow else 1.0
-        assert k.work.least == pytest.approx(k.work.flops / limit)
+        assert k.measurement.roofline_seconds == pytest.approx(k.measurement.flops / limit)
 
 
 def test_share_is_of_the_nearer_limit() -> None:
-    assert Work(2.0, 10, 10, 1.0).share == 0.5
-    assert Work(0.0, 0, 0, 0.0).share == 0.0
+    assert Measurement(2.0, 10, 10, 1.0).efficiency == 0.5
+    assert Measurement(0.0, 0, 0, 0.0).efficiency == 0.0
 
 
 def test_tables_and_json(netdsl: Any) -> None:
@@ -149,7 +153,7 @@ def test_the_rest_is_summed_up_unless_all_is_asked_for(netdsl: Any) -> None:
 
 
 def one(seconds: float, flops: int, size: int, itemsize: int, filtered: bool) -> TimedKernel:
-    work = Work(seconds, flops, size, least=0.0)
+    work = Measurement(seconds, flops, size, roofline_seconds=0.0)
     return TimedKernel("c", "conv2d", "c", "forward", work, False, itemsize, filtered)
 
 
@@ -164,15 +168,21 @@ KERNELS = st.lists(
 @given(KERNELS)
 def test_only_minimal_filtering_passes_a_limit(kernels: list[TimedKernel]) -> None:
     """What a kernel was seen to do raises the limit, of as many bytes or fewer, and no other."""
-    timed = Timing("t", "cpu", 1, 1.0, LIMITS, tuple(kernels)).with_limits_seen()
+    timed = Profile("t", "cpu", 1, 1.0, LIMITS, tuple(kernels)).with_observed_ceilings()
     for k in timed.kernels:
-        moving = k.work.bytes / timed.ceilings.bandwidth_for(k.work.bytes)
-        assert (moving if k.filtered else k.work.least) <= k.work.seconds * (1 + 1e-9)
+        moving = k.measurement.bytes / timed.ceilings.bandwidth_for(k.measurement.bytes)
+        assert (
+            moving if k.is_filtered else k.measurement.roofline_seconds
+        ) <= k.measurement.seconds * (1 + 1e-9)
     rates = [timed.ceilings.bandwidth_for(10**i) for i in range(9)]
     assert rates == sorted(rates, reverse=True)
-    assert rates[-1] == LIMITS.bandwidth or max(k.work.bytes for k in kernels) >= 10**6
+    assert rates[-1] == LIMITS.bandwidth or max(k.measurement.bytes for k in kernels) >= 10**6
     seen = {
-        n: [k.work.flops / k.work.seconds for k in kernels if k.itemsize == n and not k.filtered]
+        n: [
+            k.measurement.flops / k.measurement.seconds
+            for k in kernels
+            if k.itemsize == n and not k.is_filtered
+        ]
         for n in (2, 4)
     }
     assert timed.ceilings.flops == max([LIMITS.flops, *seen[4]])
@@ -181,9 +191,9 @@ def test_only_minimal_filtering_passes_a_limit(kernels: list[TimedKernel]) -> No
 
 def test_limits_that_no_kernel_passes_stay() -> None:
     kernels = (one(1.0, 500, 50, 4, False), one(1.0, 9_000, 50, 4, True))
-    timed = Timing("t", "cpu", 1, 1.0, LIMITS, kernels).with_limits_seen()
+    timed = Profile("t", "cpu", 1, 1.0, LIMITS, kernels).with_observed_ceilings()
     assert timed.ceilings == LIMITS
-    assert [k.work.share for k in timed.kernels] == [0.5, 9.0]
+    assert [k.measurement.efficiency for k in timed.kernels] == [0.5, 9.0]
 
 
 @pytest.mark.parametrize(("gain", "filtered"), [(math.inf, True), (0, False)])
@@ -194,7 +204,7 @@ def test_a_bound_kernel_says_that_it_filters(
     """Forward and both gradients, and no kernel but these; the plan's weights settle or not."""
     monkeypatch.setattr(winograd, "_GAIN", gain)
     found = timed("cpu", training)
-    kinds = {k.kind for k in found.kernels if k.filtered}
+    kinds = {k.kind for k in found.kernels if k.is_filtered}
     expected = {"conv2d"} | ({"conv2d_wgrad", "conv2d_dgrad"} if training else set())
     assert kinds == (expected if filtered else set())
     told = {k["minimal_filtering"] for k in found.as_json()["kernels"]}
@@ -207,7 +217,7 @@ def test_a_share_above_the_limit_is_explained(
     filtered: bool, seconds: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kernels = (one(seconds, 10_000, 10, 4, filtered),)
-    timed = Timing("t", "cpu", 1, 1.0, LIMITS, kernels).with_limits_seen()
+    timed = Profile("t", "cpu", 1, 1.0, LIMITS, kernels).with_observed_ceilings()
     show_timing(timed, full=False)
     out = capsys.readouterr().out
     assert ("minimal filtering" in out) == (filtered and seconds == 1)

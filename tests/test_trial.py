@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from netdsl.insight import trial
-from netdsl.insight.check import check_program
-from netdsl.insight.expectations import Outcome, run_test
+from netdsl.insight.net_tests import ExpectationOutcome, run_test
+from netdsl.insight.program_check import check_program
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
 
@@ -25,7 +25,7 @@ net n {
 """
 
 
-def outcome(expectation: str, net: str = NET) -> Outcome:
+def outcome(expectation: str, net: str = NET) -> ExpectationOutcome:
     p = build_program(parse(f"{net}\ntest n {{ {expectation} }}"))
     (found,) = run_test(p, p.tests[0]).outcomes
     return found

@@ -14,7 +14,7 @@ import pytest
 from netdsl.backends import open_backend
 from netdsl.backends.base import Backend
 from netdsl.insight.gradcheck import gradcheck
-from netdsl.insight.zoo import zoo
+from netdsl.insight.zoo import load_zoo
 from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language import syntax as s
@@ -229,7 +229,7 @@ def values_for_inputs(graph: Graph) -> dict[str, Array]:
 
 
 def test_the_page_is_fresh() -> None:
-    assert (MODELS / "README.md").read_text() == zoo(MODELS, Settings()).as_markdown()
+    assert (MODELS / "README.md").read_text() == load_zoo(MODELS, Settings()).as_markdown()
 
 
 @pytest.mark.parametrize(
@@ -288,9 +288,9 @@ def test_a_net_s_paper_is_the_last_one_named_above_it(tmp_path: Path) -> None:
         'net a { input(8) -> fc(3) }\n\n# Third - Roe 2003,\n# "Three"\nnet b = a\n'
         "test a { published(top1=0.5) }\n"
     )
-    found = zoo(tmp_path, Settings())
+    found = load_zoo(tmp_path, Settings())
     assert [e.paper for e in found.entries] == ['Doe et al. 2001, "One | two"', 'Roe 2003, "Three"']
-    assert found.sentences == {"a.net": 'First - Doe et al. 2001, "One | two".'}
+    assert found.descriptions == {"a.net": 'First - Doe et al. 2001, "One | two".'}
     assert found.entries[0].published == {"top1": 0.5}
     page = found.as_markdown()
     assert '| `a.net:a` | Doe et al. 2001, "One \\| two" | 27 | 24 | 3 | 50.00% |  |' in page

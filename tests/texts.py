@@ -16,7 +16,7 @@ from netdsl.data.config import SIGNATURE as DATA
 from netdsl.data.config import STATISTICS
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
-from netdsl.insight.expectations import QUERIES
+from netdsl.insight.net_tests import QUERIES
 from netdsl.language.evaluate import FUNCTIONS, Scope, evaluate
 from netdsl.language.parse import parse_expression
 from netdsl.layers import LAYERS

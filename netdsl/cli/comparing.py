@@ -26,9 +26,9 @@ def diff(a: Side, b: Side, as_json: Json = False) -> int:
 
     Example: netdsl diff models/lenet.net:lenet5 models/lenet.net:caffe_lenet
     """
-    from netdsl.insight.compare import compare
+    from netdsl.insight.network_diff import compare_networks
 
-    found = compare(_network(a), _network(b))
+    found = compare_networks(_network(a), _network(b))
     if as_json:
         print_json(found.as_json())
     else:

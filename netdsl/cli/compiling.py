@@ -12,8 +12,8 @@ from netdsl.errors import fail, suggest_name
 from netdsl.file_io import split_file_and_name
 
 if TYPE_CHECKING:
-    from netdsl.insight.explain import Compiled
-    from netdsl.insight.target import Target
+    from netdsl.insight.compile_target import CompileTarget
+    from netdsl.insight.explain import Compilation
 
 Train = Annotated[bool, typer.Option("--train", help="The training step instead of inference.")]
 Batch = Annotated[
@@ -114,7 +114,7 @@ def explain(
     if as_json:
         changes = [
             {"name": c.name, "nodes_before": len(c.before.nodes), "nodes": len(c.after.nodes)}
-            for c in found.changes
+            for c in found.pass_diffs
         ]
         print_json({"passes": changes} | found.as_json())
     else:
@@ -130,17 +130,17 @@ def _compiled(
     device: str,
     lower: str | None,
     shrink: int | None,
-) -> Compiled:
+) -> Compilation:
     from netdsl.backends import fusion_of
-    from netdsl.insight.explain import compiled
+    from netdsl.insight.explain import compile_target
 
     path, name = split_file_and_name(file)
     program = load_recipe(path, settings, name) if train else load(path, settings, name)
     target = _target(name, train, batch, lower, shrink)
-    return compiled(program, target, fusion_of(device))
+    return compile_target(program, target, fusion_of(device))
 
 
-def _built(found: Compiled, device: str, seconds: float) -> float:
+def _built(found: Compilation, device: str, seconds: float) -> float:
     """Builds every kernel on a device, which keeps them and what it finds to be fastest, and runs
     them once; how long that took."""
     import time
@@ -159,8 +159,8 @@ def _built(found: Compiled, device: str, seconds: float) -> float:
 
 def _target(
     name: str | None, train: bool, batch: int | None, lower: str | None, shrink: int | None
-) -> Target:
-    from netdsl.insight.target import Target
+) -> CompileTarget:
+    from netdsl.insight.compile_target import CompileTarget
     from netdsl.language.elaborate import shrink_settings
     from netdsl.passes import pass_manager
 
@@ -173,4 +173,4 @@ def _target(
         raise fail(
             f"there is no `--lower {lower}`", help=suggest_name(lower or "", known, "one of")
         )
-    return Target(name, train, batch, ways[lower], shrink_settings(shrink))
+    return CompileTarget(name, train, batch, ways[lower], shrink_settings(shrink))

@@ -30,7 +30,7 @@ from netdsl.file_io import split_file_and_name
 from netdsl.standard_streams import STANDARD_OUTPUT
 
 if TYPE_CHECKING:
-    from netdsl.insight.expectations import TestResult
+    from netdsl.insight.net_tests import TestResult
     from netdsl.language.elaborate import Settings
 
 
@@ -48,7 +48,7 @@ def check(
 
     Example: netdsl check models/lenet.net
     """
-    from netdsl.insight.check import check_program
+    from netdsl.insight.program_check import check_program
 
     path, name = split_file_and_name(file)
     errors: tuple[Diagnostic, ...] = ()
@@ -170,7 +170,7 @@ def test(
                         "expectations": [
                             {"text": o.text, "ok": o.ok, "found": o.found} for o in r.outcomes
                         ],
-                        "published": dict(r.published),
+                        "published": dict(r.published_accuracies),
                     }
                     for r in results
                 ],
@@ -185,8 +185,8 @@ def test(
 
 def _run_tests(path: str, shrink: int | None) -> Iterator[TestResult]:
     """The results of a file's tests; a file without any is checked, so nothing passes unread."""
-    from netdsl.insight.check import check_program
-    from netdsl.insight.expectations import run_small, run_test
+    from netdsl.insight.net_tests import run_shrunk_test, run_test
+    from netdsl.insight.program_check import check_program
     from netdsl.language.budget import Budget
 
     program, budget = load(path), Budget()
@@ -197,7 +197,7 @@ def _run_tests(path: str, shrink: int | None) -> Iterator[TestResult]:
         if shrink is None:
             yield run_test(program, section, budget)
         else:
-            yield run_small(program, section, shrink)
+            yield run_shrunk_test(program, section, shrink)
 
 
 @app.command()
@@ -232,11 +232,11 @@ def summary(
 
 
 def _folder_summary(folder: Path, how: Settings, sets: list[str] | None, as_json: bool) -> int:
-    from netdsl.insight.zoo import zoo
+    from netdsl.insight.zoo import load_zoo
 
     if sets:
         raise fail("`--set` changes one file, not a folder", help="name the file")
-    found = zoo(folder, how)
+    found = load_zoo(folder, how)
     if as_json:
         print_json(found.as_json())
     else:

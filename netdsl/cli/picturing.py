@@ -37,15 +37,20 @@ def filters(
     """
     from netdsl.backends import open_backend
     from netdsl.inference import Predictor
-    from netdsl.insight.filters import convolution, drawn, filters_picture, weights_of
+    from netdsl.insight.filters import (
+        compute_weights,
+        count_drawn_filters,
+        find_convolution,
+        render_filters,
+    )
 
     _check_name(out)
     trained = Predictor(weights, open_backend("reference"))
     network = trained.network(trained.recipe.settings(training=False, batch=1))
-    found = convolution(network, layer)
-    values = weights_of(network, found, trained.state.snapshot())
-    _write(out, filters_picture(values))
-    shape, (count, channels) = values.shape, drawn(values)
+    found = find_convolution(network, layer)
+    values = compute_weights(network, found, trained.state.snapshot())
+    _write(out, render_filters(values))
+    shape, (count, channels) = values.shape, count_drawn_filters(values)
     if as_json:
         about = {"layer": found.path, "shape": list(shape), "drawn": [count, channels]}
         print_json({"picture": str(out), **about})
@@ -76,11 +81,11 @@ def activations(
     """
     from netdsl.backends import open_backend
     from netdsl.inference import Predictor
-    from netdsl.insight.maps import feature_maps, maps_picture
+    from netdsl.insight.feature_maps import compute_feature_maps, render_feature_maps
 
     _check_name(out)
-    maps = feature_maps(Predictor(weights, open_backend(device)), image, layer)
-    _write(out, maps_picture(maps))
+    maps = compute_feature_maps(Predictor(weights, open_backend(device)), image, layer)
+    _write(out, render_feature_maps(maps))
     height, width, count = maps.shape
     if as_json:
         print_json({"picture": str(out), "layer": layer, "shape": list(maps.shape)})
@@ -108,15 +113,17 @@ def visualize(
     """
     from netdsl.backends import open_backend
     from netdsl.inference import Predictor
-    from netdsl.insight.tiles import stretched, tiled
-    from netdsl.insight.visualize import Climb, visualized
+    from netdsl.insight.feature_visualization import AscentSettings, visualize_channels
+    from netdsl.insight.image_grid import make_grid, scale_to_range
 
     _check_name(out)
     layer, channel = _channel(place)
     trained = Predictor(weights, open_backend(device))
-    channels, found = visualized(trained, layer, channel, MOST, Climb(steps=steps, seed=seed))
-    _write(out, tiled(stretched(found.pictures)))
-    rows = list(zip(channels, found.before, found.after, strict=True))
+    channels, found = visualize_channels(
+        trained, layer, channel, MOST, AscentSettings(steps=steps, seed=seed)
+    )
+    _write(out, make_grid(scale_to_range(found.pictures)))
+    rows = list(zip(channels, found.initial_activations, found.final_activations, strict=True))
     if as_json:
         told = [{"channel": c, "before": b, "after": a} for c, b, a in rows]
         print_json({"picture": str(out), "layer": layer, "channels": told})

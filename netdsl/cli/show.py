@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from netdsl.inference import EvaluationReport
-    from netdsl.insight.compare import Difference
-    from netdsl.insight.expectations import TestResult
-    from netdsl.insight.explain import Change, Compiled
+    from netdsl.insight.explain import Compilation, PassDiff
+    from netdsl.insight.net_tests import TestResult
+    from netdsl.insight.network_diff import NetworkDiff
     from netdsl.insight.summary import Summary
     from netdsl.training.run.callbacks import Result, StepReport
     from netdsl.training.run.dry_run import DryRun
@@ -52,8 +52,10 @@ def tell_test(path: str, result: TestResult) -> None:
     for o in result.outcomes:
         if not o.ok:
             show(f"     {o.text}: {o.found or 'it does not hold'}")
-    if result.published:
-        shares = (f"{k.replace('top', 'top-')} {v:.2%}" for k, v in result.published.items())
+    if result.published_accuracies:
+        shares = (
+            f"{k.replace('top', 'top-')} {v:.2%}" for k, v in result.published_accuracies.items()
+        )
         show(f"     published: {', '.join(shares)}")
 
 
@@ -79,8 +81,8 @@ def show_summary(found: Summary) -> None:
             f"side outputs, which only training needs: {found.side_params:,} of the params and "
             f"{found.side_macs:,} more MACs"
         )
-    if found.unread:
-        show(f"no output needs: {_listed(found.unread)}")
+    if found.unread_layers:
+        show(f"no output needs: {_listed(found.unread_layers)}")
 
 
 def with_progress(
@@ -132,15 +134,18 @@ def _epoch_line(m: dict[str, Any], epochs: int) -> str:
     return f"{line}  {m['images_per_second']:,.0f} images/s  {m['seconds']:.1f} s"
 
 
-def show_difference(found: Difference) -> None:
+def show_difference(found: NetworkDiff) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("", *map(escape_line, found.nets)):
+    for heading in ("", *map(escape_line, found.net_names)):
         table.add_column(heading, overflow="fold", justify="left")
     for what, (a, b) in (("params", found.params), ("MACs", found.macs)):
         add_row(table, what, f"{a:,}", f"{b:,}")
-    for title, changes in (("layers", found.layers), ("weights", found.weights)):
+    for title, changes in (
+        ("layers", found.differing_layers),
+        ("weights", found.differing_weights),
+    ):
         if changes:
             add_row(table)
             add_row(table, f"{title} that differ")
@@ -148,12 +153,13 @@ def show_difference(found: Difference) -> None:
             add_row(table, f"  {c.name}", c.a or "-", c.b or "-")
     console = wide_console()
     console.print(table)
-    if found.same:
+    if found.is_identical:
         console.print("\nthe nets are the same")
-    of = len(found.transfers) + len(found.weights)
+    of = len(found.transferable_weights) + len(found.differing_weights)
     console.print(
-        f"\n{len(found.transfers)} of {of} weights transfer, {found.transferred:,} learnable "
-        f"values: {escape_line(_listed(found.transfers))}"
+        f"\n{len(found.transferable_weights)} of {of} weights transfer, "
+        f"{found.transferable_params:,} learnable values: "
+        f"{escape_line(_listed(found.transferable_weights))}"
     )
 
 
@@ -248,7 +254,7 @@ def _show_matrix(report: EvaluationReport) -> None:
     wide_console().print(table)
 
 
-def show_compiled(found: Compiled) -> None:
+def show_compiled(found: Compilation) -> None:
     plan, json = found.plan, found.as_json()
     show(
         f"{found.title}: {json['kernels']:,} kernels instead of {json['kernels_unfused']:,}, "
@@ -257,9 +263,9 @@ def show_compiled(found: Compiled) -> None:
     )
 
 
-def show_explanation(found: Compiled, full: bool) -> None:
+def show_explanation(found: Compilation, full: bool) -> None:
     show(found.title)
-    for change in found.changes:
+    for change in found.pass_diffs:
         _show_change(change, full)
     _show_kinds(found)
     _show_origins(found)
@@ -275,8 +281,8 @@ def show_explanation(found: Compiled, full: bool) -> None:
 _FIRST_LINES = 8
 
 
-def _show_change(change: Change, full: bool) -> None:
-    lines = change.lines()
+def _show_change(change: PassDiff, full: bool) -> None:
+    lines = change.diff_lines()
     gone, new = (sum(x.startswith(sign) for x in lines) for sign in "-+")
     counts = f"{len(change.before.nodes):,} nodes -> {len(change.after.nodes):,}"
     show(f"{change.name}: {counts}, {gone:,} lines gone, {new:,} new")
@@ -286,17 +292,17 @@ def _show_change(change: Change, full: bool) -> None:
         show(f"    ... {len(lines) - _FIRST_LINES:,} more lines with --full")
 
 
-def _show_kinds(found: Compiled) -> None:
+def _show_kinds(found: Compilation) -> None:
     from rich.table import Table
 
-    from netdsl.insight.explain import kinds
+    from netdsl.insight.explain import tabulate_kinds
 
     table = Table(title="\nkernels", box=None, pad_edge=False, title_justify="left")
     table.add_column("kind")
     for heading in ("launches", "moved", "one node each", "moved"):
         table.add_column(heading, justify="right")
     total = [0, 0, 0, 0]
-    for kind, *figures in kinds(found):
+    for kind, *figures in tabulate_kinds(found):
         total = [t + f for t, f in zip(total, figures, strict=True)]
         add_row(table, kind, *_figures(figures))
     add_row(table, "all", *_figures(total))
@@ -308,16 +314,16 @@ def _figures(figures: list[int]) -> list[str]:
     return [f"{launches:,}", format_bytes(moved), f"{launches_alone:,}", format_bytes(moved_alone)]
 
 
-def _show_origins(found: Compiled) -> None:
+def _show_origins(found: Compilation) -> None:
     from rich.table import Table
 
-    from netdsl.insight.explain import origins
+    from netdsl.insight.explain import source_lines
 
     table = Table(title="\nlines and kernels", box=None, pad_edge=False, title_justify="left")
     table.add_column("place", no_wrap=True)
     table.add_column("moved", justify="right", no_wrap=True)
     table.add_column("became", overflow="fold")
     table.add_column("line", overflow="fold")
-    for row in origins(found.plan):
+    for row in source_lines(found.plan):
         add_row(table, row.place, format_bytes(row.bytes), row.kernels, row.text)
     wide_console().print(table)

@@ -10,12 +10,12 @@ from netdsl.cli.show import add_row, wide_console
 
 if TYPE_CHECKING:
     from netdsl.backends.roofline import Ceilings
-    from netdsl.insight.timing import Timing, Work
+    from netdsl.insight.profiler import Measurement, Profile
 
 _SLOWEST = 20
 
 
-def show_timing(found: Timing, full: bool) -> None:
+def show_timing(found: Profile, full: bool) -> None:
     limit = found.ceilings
     show(
         f"{found.title}, on {found.device}: {1e3 * found.seconds:.3f} ms a step, "
@@ -23,9 +23,9 @@ def show_timing(found: Timing, full: bool) -> None:
         f"limits measured here: {limit.flops / 1e9:,.0f} GFLOP/s{_narrow(limit)}, "
         f"{limit.bandwidth / 1e9:,.1f} GB/s{_cached(limit)}"
     )
-    total = found.work
+    total = found.measurement
     kernels = [
-        ((k.name, k.kind + (" by reference" if k.by_reference else ""), k.phase), k.work)
+        ((k.name, k.kind + (" by reference" if k.is_by_reference else ""), k.phase), k.measurement)
         for k in found.kernels
     ]
     _show("kernels", ("kernel", "kind", "phase"), kernels, total, full)
@@ -33,15 +33,15 @@ def show_timing(found: Timing, full: bool) -> None:
         (
             (
                 layer.name,
-                _ms(layer.seconds("forward")),
-                _ms(layer.seconds("backward") + layer.seconds("update")),
+                _ms(layer.phase_seconds("forward")),
+                _ms(layer.phase_seconds("backward") + layer.phase_seconds("update")),
             ),
-            layer.work,
+            layer.measurement,
         )
         for layer in found.layers
     ]
     _show("layers", ("layer", "forward ms", "backward ms"), layers, total, full)
-    if any(k.work.share > 1 and k.filtered for k in found.kernels):
+    if any(k.measurement.efficiency > 1 and k.is_filtered for k in found.kernels):
         show(
             "\nMore than 100%: convolutions by minimal filtering (Winograd) need but a quarter to"
             "\na third of the multiplications that they are counted with."
@@ -60,8 +60,8 @@ def _cached(limit: Ceilings) -> str:
 def _show(
     title: str,
     headings: Sequence[str],
-    rows: Sequence[tuple[Iterable[str], Work]],
-    total: Work,
+    rows: Sequence[tuple[Iterable[str], Measurement]],
+    total: Measurement,
     full: bool,
 ) -> None:
     from rich.table import Table
@@ -83,14 +83,14 @@ def _show(
     wide_console().print(table)
 
 
-def _figures(work: Work, total: Work) -> list[str]:
+def _figures(work: Measurement, total: Measurement) -> list[str]:
     seconds = work.seconds or float("nan")
     return [
         _ms(work.seconds),
         _percent(work.seconds, total.seconds),
         f"{work.flops / seconds / 1e9:,.1f}",
         f"{work.bytes / seconds / 1e9:,.1f}",
-        f"{work.share:.0%}",
+        f"{work.efficiency:.0%}",
     ]
 
 

@@ -32,14 +32,14 @@ def time_(
     Example: netdsl time models/resnet.net:resnet50 --train --batch 8
     """
     from netdsl.backends import open_backend
-    from netdsl.insight.target import Target, prepared
-    from netdsl.insight.timing import timing
+    from netdsl.insight.compile_target import CompileTarget, prepare_target
+    from netdsl.insight.profiler import profile_step
 
     path, name = split_file_and_name(file)
     program = load_recipe(path, settings, name) if train else load(path, settings, name)
     backend = open_backend(device)
-    prepared_net = prepared(program, Target(name, train, batch))
-    found = timing(prepared_net, backend, rounds).with_limits_seen()
+    prepared_net = prepare_target(program, CompileTarget(name, train, batch))
+    found = profile_step(prepared_net, backend, rounds).with_observed_ceilings()
     if as_json:
         print_json(found.as_json())
     else:

@@ -23,10 +23,10 @@ def ebnf() -> str:
     tree = Lark.open_from_package(
         "lark", "lark.lark", ("grammars",), parser="lalr", maybe_placeholders=False
     ).parse(load_grammar())
-    return _HEADER + "\n" + "\n".join(_Writer(tree).lines()) + "\n"
+    return _HEADER + "\n" + "\n".join(_EbnfWriter(tree).lines()) + "\n"
 
 
-class _Writer:
+class _EbnfWriter:
     """Writes each rule as a line. Words that are one text stand in the rules themselves, and names
     lose the underscore that is only Lark's where they stay different."""
 
@@ -36,42 +36,44 @@ class _Writer:
             for d in tree.children
             if isinstance(d, Tree) and d.data in ("rule", "token")
         }
-        self.inline = {
-            name: text for name, body in self.definitions.items() if (text := _only_text(body))
+        self.inlined_text = {
+            name: text for name, body in self.definitions.items() if (text := _constant_text(body))
         }
-        self.width = max(len(self._name(n)) for n in self.definitions)
+        self.width = max(len(self._format_name(n)) for n in self.definitions)
 
     def lines(self) -> list[str]:
         return [
-            f"{self._name(name):<{self.width}} ::= {self._body(body)}"
+            f"{self._format_name(name):<{self.width}} ::= {self._format_body(body)}"
             for name, body in self.definitions.items()
-            if name not in self.inline
+            if name not in self.inlined_text
         ]
 
-    def _name(self, name: str) -> str:
+    def _format_name(self, name: str) -> str:
         plain = name.removeprefix("_")
         return name if plain in self.definitions else plain
 
-    def _body(self, node: Tree[Token] | Token, within: str = "") -> str:
-        write: dict[str, Callable[[Tree[Token]], str]] = {
-            "name": lambda n: self._reference(str(n.children[0])),
-            "literal": lambda n: _literal(str(n.children[0])),
-            "maybe": lambda n: f"{self._body(n.children[0], 'item')}?",
-            "expr": lambda n: f"{self._body(n.children[0], 'item')}{n.children[1]}",
-            "expansion": lambda n: " ".join(self._body(c, "sequence") for c in n.children),
-            "expansions": lambda n: " | ".join(self._body(c, "choice") for c in n.children),
+    def _format_body(self, node: Tree[Token] | Token, context: str = "") -> str:
+        writers: dict[str, Callable[[Tree[Token]], str]] = {
+            "name": lambda n: self._format_reference(str(n.children[0])),
+            "literal": lambda n: _format_literal(str(n.children[0])),
+            "maybe": lambda n: f"{self._format_body(n.children[0], 'item')}?",
+            "expr": lambda n: f"{self._format_body(n.children[0], 'item')}{n.children[1]}",
+            "expansion": lambda n: " ".join(self._format_body(c, "sequence") for c in n.children),
+            "expansions": lambda n: " | ".join(self._format_body(c, "choice") for c in n.children),
         }
         assert isinstance(node, Tree)
-        text = write[node.data](node)
-        several = node.data in ("expansion", "expansions") and len(node.children) > 1
-        bracketed = several and (within == "item" or (within and node.data == "expansions"))
-        return f"({text})" if bracketed else text
+        text = writers[node.data](node)
+        is_compound = node.data in ("expansion", "expansions") and len(node.children) > 1
+        needs_parentheses = is_compound and (
+            context == "item" or (context and node.data == "expansions")
+        )
+        return f"({text})" if needs_parentheses else text
 
-    def _reference(self, name: str) -> str:
-        return self.inline.get(name) or self._name(name)
+    def _format_reference(self, name: str) -> str:
+        return self.inlined_text.get(name) or self._format_name(name)
 
 
-def _only_text(body: Tree[Token] | Token) -> str | None:
+def _constant_text(body: Tree[Token] | Token) -> str | None:
     """What a word is, where it is always the same."""
     if not isinstance(body, Tree) or body.data != "literal":
         return None
@@ -82,7 +84,7 @@ def _only_text(body: Tree[Token] | Token) -> str | None:
     return text if text.startswith('"') else None
 
 
-def _literal(text: str) -> str:
+def _format_literal(text: str) -> str:
     return text if text.startswith('"') else f"/* {text} */"
 
 

@@ -13,7 +13,7 @@ import networkx as nx
 
 from netdsl.dump import dump_stage
 from netdsl.errors import Span
-from netdsl.insight.target import Target, prepared
+from netdsl.insight.compile_target import CompileTarget, prepare_target
 from netdsl.ir.printer import to_text
 from netdsl.language.program import Program
 from netdsl.plan.fusion import NO_FUSION, FusionOptions
@@ -27,28 +27,28 @@ from netdsl.types import Graph
 
 
 @dataclass(frozen=True)
-class Change:
+class PassDiff:
     """One pass: the IR before and after it."""
 
     name: str
     before: Graph
     after: Graph
 
-    def lines(self) -> list[str]:
+    def diff_lines(self) -> list[str]:
         """The lines that went (`-`) and came (`+`), with the places in between."""
         old, new = (to_text(g).splitlines() for g in (self.before, self.after))
         return list(difflib.unified_diff(old, new, "before", "after", lineterm="", n=1))[2:]
 
 
 @dataclass(frozen=True)
-class Compiled:
+class Compilation:
     """A planned graph, what it was made for, how it came to be, and how long that took."""
 
     title: str
-    changes: tuple[Change, ...]
+    pass_diffs: tuple[PassDiff, ...]
     plan: Plan
     seconds: float
-    unfused: tuple[Kernel, ...]
+    unfused_kernels: tuple[Kernel, ...]
 
     @property
     def longest_chain(self) -> int:
@@ -59,39 +59,39 @@ class Compiled:
         return {
             "of": self.title,
             "kernels": len(self.plan.kernels),
-            "kernels_unfused": len(self.unfused),
+            "kernels_unfused": len(self.unfused_kernels),
             "arena_bytes": self.plan.arena_bytes,
             "peak_bytes": self.plan.peak_bytes,
             "longest_chain": self.longest_chain,
-            "bytes": _total(self.plan.graph, self.plan.kernels),
-            "bytes_unfused": _total(self.plan.graph, self.unfused),
+            "bytes": _total_bytes(self.plan.graph, self.plan.kernels),
+            "bytes_unfused": _total_bytes(self.plan.graph, self.unfused_kernels),
             "seconds": self.seconds,
         }
 
 
-def _total(graph: Graph, kernels: Iterable[Kernel]) -> int:
+def _total_bytes(graph: Graph, kernels: Iterable[Kernel]) -> int:
     return sum(count_moved_bytes(graph, k) for k in kernels)
 
 
-def compiled(program: Program, target: Target, fusion: FusionOptions) -> Compiled:
+def compile_target(program: Program, target: CompileTarget, fusion: FusionOptions) -> Compilation:
     """Prepares a target and plans it, for a backend that offers `fusion`."""
     started = time.perf_counter()
-    changes: list[Change] = []
+    pass_diffs: list[PassDiff] = []
 
-    def watch(name: str, before: Graph, after: Graph) -> None:
-        changes.append(Change(name, before, after))
+    def record_pass(name: str, before: Graph, after: Graph) -> None:
+        pass_diffs.append(PassDiff(name, before, after))
 
-    found = prepared(program, target, watch)
+    found = prepare_target(program, target, record_pass)
     plan = verify_plan(make_plan(found.graph, fusion))
     dump_stage("plan", lambda: format_plan(plan))
     seconds = time.perf_counter() - started
-    return Compiled(
-        found.title, tuple(changes), plan, seconds, partition_kernels(plan.flow, NO_FUSION)
+    return Compilation(
+        found.title, tuple(pass_diffs), plan, seconds, partition_kernels(plan.flow, NO_FUSION)
     )
 
 
 @dataclass(frozen=True)
-class Origin:
+class SourceLine:
     """One line of a file, the kernels that it became, and the bytes that they move."""
 
     place: str
@@ -100,38 +100,38 @@ class Origin:
     bytes: int
 
 
-def origins(plan: Plan) -> list[Origin]:
+def source_lines(plan: Plan) -> list[SourceLine]:
     """Which line of the file became which kernels, in the order of the lines."""
-    found: dict[tuple[str, int], tuple[Span, Counter[str], int]] = {}
+    by_line: dict[tuple[str, int], tuple[Span, Counter[str], int]] = {}
     for kernel in plan.kernels:
-        span = _span_of(plan.graph, kernel)
+        span = _find_span(plan.graph, kernel)
         if span is None:
             continue
-        at = (span.source.name, span.position[0])
-        _, kinds, total = found.get(at, (span, Counter[str](), 0))
+        key = (span.source.name, span.position[0])
+        _, kinds, total = by_line.get(key, (span, Counter[str](), 0))
         kinds[find_kernel_label(plan.graph, kernel)] += 1
-        found[at] = (span, kinds, total + count_moved_bytes(plan.graph, kernel))
+        by_line[key] = (span, kinds, total + count_moved_bytes(plan.graph, kernel))
     rows = []
-    for (name, line), (span, kinds, total) in sorted(found.items()):
+    for (name, line), (span, kinds, total) in sorted(by_line.items()):
         text = span.source.text.splitlines()[line - 1].strip()
         counts = ", ".join(f"{n} {kind}" if n > 1 else kind for kind, n in kinds.most_common())
-        rows.append(Origin(f"{name}:{line}", text, counts, total))
+        rows.append(SourceLine(f"{name}:{line}", text, counts, total))
     return rows
 
 
-def _span_of(graph: Graph, kernel: Kernel) -> Span | None:
+def _find_span(graph: Graph, kernel: Kernel) -> Span | None:
     """The place of a kernel's main node, else of any that has one."""
     names = (kernel.name, *reversed(kernel.nodes))
     spans = (graph[n].span for n in names if n in graph.nodes)
     return next((s for s in spans if s is not None), None)
 
 
-def kinds(found: Compiled) -> list[tuple[str, int, int, int, int]]:
+def tabulate_kinds(compilation: Compilation) -> list[tuple[str, int, int, int, int]]:
     """Kinds of kernels: launches and bytes, fused and one node a kernel, the most bytes first."""
-    graph = found.plan.graph
-    fused, alone = (
-        sum_by_kernel_label(graph, found.plan.kernels),
-        sum_by_kernel_label(graph, found.unfused),
+    graph = compilation.plan.graph
+    fused, unfused = (
+        sum_by_kernel_label(graph, compilation.plan.kernels),
+        sum_by_kernel_label(graph, compilation.unfused_kernels),
     )
-    names = sorted({*fused, *alone}, key=lambda k: -fused.get(k, alone.get(k, (0, 0)))[1])
-    return [(k, *fused.get(k, (0, 0)), *alone.get(k, (0, 0))) for k in names]
+    names = sorted({*fused, *unfused}, key=lambda k: -fused.get(k, unfused.get(k, (0, 0)))[1])
+    return [(k, *fused.get(k, (0, 0)), *unfused.get(k, (0, 0))) for k in names]

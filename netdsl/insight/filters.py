@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from netdsl.errors import fail, suggest_name
-from netdsl.insight.tiles import signed, tiled
+from netdsl.insight.image_grid import make_grid, scale_signed
 from netdsl.ir.interpreter import evaluate_graph
 from netdsl.ir.subgraph import extract_subgraph
 from netdsl.language.network import LayerInfo, Network
 from netdsl.types import Array, Node
 
-MOST = 64
+MAX_FILTERS = 64
 """Filters, and channels of each, that are drawn where every channel has a map of its own."""
 
 
-def convolution(network: Network, place: str | None) -> LayerInfo:
+def find_convolution(network: Network, place: str | None) -> LayerInfo:
     """The convolution of that path, the first one inside that place, or the net's first. Raises
     NetError where there is none."""
-    layers = [x for x in network.layers if _product(network, x)]
+    layers = [x for x in network.layers if _find_conv_node(network, x)]
     if not layers:
         raise fail(f"`{network.name}` has no convolution")
     if place is None:
@@ -31,33 +31,37 @@ def convolution(network: Network, place: str | None) -> LayerInfo:
     return found[0]
 
 
-def _product(network: Network, layer: LayerInfo) -> Node | None:
+def _find_conv_node(network: Network, layer: LayerInfo) -> Node | None:
     nodes = (network.graph[n] for n in layer.nodes)
     return next((n for n in nodes if n.op == "conv2d"), None)
 
 
-def weights_of(network: Network, layer: LayerInfo, states: Mapping[str, Array]) -> Array:
+def compute_weights(network: Network, layer: LayerInfo, states: Mapping[str, Array]) -> Array:
     """The weights K x R x S x C of a convolution, also where they are computed from others."""
-    product = _product(network, layer)
-    assert product is not None
-    graph, name = network.graph, product.args[1]
-    part = extract_subgraph(graph, graph.backward_slice(name), {name: name})
-    return evaluate_graph(part, {k: v for k, v in states.items() if k in part.nodes})[name]
+    conv_node = _find_conv_node(network, layer)
+    assert conv_node is not None
+    graph, name = network.graph, conv_node.args[1]
+    subgraph = extract_subgraph(graph, graph.backward_slice(name), {name: name})
+    return evaluate_graph(subgraph, {k: v for k, v in states.items() if k in subgraph.nodes})[name]
 
 
-def drawn(weights: Array) -> tuple[int, int]:
+def count_drawn_filters(weights: Array) -> tuple[int, int]:
     """How many filters K x R x S x C are in their picture, and how many channels of each."""
     count, *_, channels = weights.shape
-    return (count, channels) if channels in (1, 3) else (min(count, MOST), min(channels, MOST))
+    return (
+        (count, channels)
+        if channels in (1, 3)
+        else (min(count, MAX_FILTERS), min(channels, MAX_FILTERS))
+    )
 
 
-def filters_picture(weights: Array) -> Array:
+def render_filters(weights: Array) -> Array:
     """Filters K x R x S x C as one picture: in colour where they see three channels, else a row of
     grey maps for each filter, a column for each channel (one alone: a grey map for each filter).
     Each filter is scaled by its own largest weight; middle grey is zero."""
-    count, channels = drawn(weights)
-    bytes_ = signed(weights[:count])[..., :channels]
+    count, channels = count_drawn_filters(weights)
+    pixels = scale_signed(weights[:count])[..., :channels]
     if channels in (1, 3):
-        return tiled(bytes_)
-    maps = bytes_.transpose(0, 3, 1, 2).reshape(-1, *bytes_.shape[1:3], 1)
-    return tiled(maps, columns=channels)
+        return make_grid(pixels)
+    maps = pixels.transpose(0, 3, 1, 2).reshape(-1, *pixels.shape[1:3], 1)
+    return make_grid(maps, columns=channels)

@@ -18,15 +18,15 @@ from netdsl.runtime.state import draw_initial_value
 from netdsl.types import Array, Graph, Node
 
 TOLERANCE = 1e-5
-SETTINGS = Settings(batch=2, training=True, dtype="float64")
-_LEAST_SCALE = 0.02
+GRADCHECK_SETTINGS = Settings(batch=2, training=True, dtype="float64")
+_MIN_SCALE = 0.02
 """Weights drawn smaller are checked larger: a gradient near 0 proves nothing."""
 _STEPS = (1e-4, 1e-5, 1e-5, 1e-6, 1e-6)
 """Steps of the differences, one try each: a ReLU's kink in the way of one is not in that of all."""
 
 
 @dataclass(frozen=True)
-class LayerError:
+class LayerCheck:
     """The largest relative error of a layer's gradients: by what flows in and by its weights."""
 
     name: str
@@ -39,41 +39,41 @@ class LayerError:
 
 def gradcheck(
     program: Program, net: str | None = None, seed: int = 1, shrink: int | None = None
-) -> Iterator[LayerError]:
+) -> Iterator[LayerCheck]:
     """Errors of all layers of a net as a training step at batch 2 sees it, in their order; of its
     small version where `shrink` says what its channels are divided by.
 
     Each layer is checked where it stands, on the values that flow into it; the last row is the
     gradient of the whole net by all weights together.
     """
-    network = elaborate(program, net, replace(SETTINGS, shrink=shrink_settings(shrink)))
+    network = elaborate(program, net, replace(GRADCHECK_SETTINGS, shrink=shrink_settings(shrink)))
     rng = np.random.default_rng(seed)
-    values = evaluate_graph(network.graph, _starting_values(network.graph, seed, rng))
+    values = evaluate_graph(network.graph, _draw_values(network.graph, seed, rng))
     for layer in network.layers:
         if layer.result in layer.nodes:
-            error = _error_of(network.graph, layer.nodes, layer.result, values, rng)
+            error = _compute_layer_error(network.graph, layer.nodes, layer.result, values, rng)
             if error is not None:
-                yield LayerError(layer.path, error)
-    whole = _whole(network, values, rng)
-    if whole is not None:
-        yield whole
+                yield LayerCheck(layer.path, error)
+    network_check = _check_network(network, values, rng)
+    if network_check is not None:
+        yield network_check
 
 
-def _starting_values(graph: Graph, seed: int, rng: np.random.Generator) -> dict[str, Array]:
+def _draw_values(graph: Graph, seed: int, rng: np.random.Generator) -> dict[str, Array]:
     """States as drawn (constant ones moved, so that no gradient hides behind a 0), inputs drawn."""
     values: dict[str, Array] = {}
     for node in graph.states:
         value = draw_initial_value(node, seed)
-        law, scale = node.attrs["init"]
-        if node.attrs["trainable"] and law == "constant":
+        distribution, scale = node.attrs["init"]
+        if node.attrs["trainable"] and distribution == "constant":
             value = value + 0.1 * rng.standard_normal(value.shape)
-        elif 0 < scale < _LEAST_SCALE:
-            value = value * (_LEAST_SCALE / scale)
+        elif 0 < scale < _MIN_SCALE:
+            value = value * (_MIN_SCALE / scale)
         values[node.name] = value
-    return values | drawn_inputs(graph, seed, rng)
+    return values | draw_inputs(graph, seed, rng)
 
 
-def drawn_inputs(graph: Graph, seed: int, rng: np.random.Generator) -> dict[str, Array]:
+def draw_inputs(graph: Graph, seed: int, rng: np.random.Generator) -> dict[str, Array]:
     """Every input of a graph: images of white noise, and `seed` for what counts or seeds."""
     return {
         n.name: rng.standard_normal(n.type.shape)
@@ -83,7 +83,7 @@ def drawn_inputs(graph: Graph, seed: int, rng: np.random.Generator) -> dict[str,
     }
 
 
-def _error_of(
+def _compute_layer_error(
     graph: Graph,
     nodes: Sequence[str],
     result: str,
@@ -92,67 +92,70 @@ def _error_of(
 ) -> float | None:
     """The worst error of one layer cut out of its net; None where nothing in it has a gradient."""
     b = Builder(dtype="float64")
-    inside = _needed(graph, nodes, result)
-    for name in inside:
-        for outside in graph[name].args:
-            if outside not in inside and outside not in b.nodes:
-                _leaf(b, graph[outside])
-        _copy(b, graph[name])
+    required = _find_required_nodes(graph, nodes, result)
+    for name in required:
+        for operand in graph[name].args:
+            if operand not in required and operand not in b.nodes:
+                _add_leaf(b, graph[operand])
+        _copy_node(b, graph[name])
     y = b.nodes[result]
     leaves = [n for n in b.nodes.values() if n.op in ("input", "state") and is_float(n.type)]
     u = b.input("u", y.type)
     gradients = grad(b, y, leaves, cotangent=u)
-    given = {n.name: values[n.name] for n in b.nodes.values() if n.name in values}
+    inputs = {n.name: values[n.name] for n in b.nodes.values() if n.name in values}
     for n in leaves:
         # the zeros that a ReLU left tie under a maximum: no point to differentiate at
         if n.op == "input":
-            given[n.name] = given[n.name] + 1e-2 * rng.standard_normal(n.type.shape)
-    given = {k: v for k, v in given.items() if b.nodes[k].op in ("input", "state")}
-    given["u"] = rng.standard_normal(y.type.shape)
-    cut = b.build({"y": y})
-    errors = [_best(cut, given, {n.name: gradients[n.name].name}, rng) for n in leaves]
+            inputs[n.name] = inputs[n.name] + 1e-2 * rng.standard_normal(n.type.shape)
+    inputs = {k: v for k, v in inputs.items() if b.nodes[k].op in ("input", "state")}
+    inputs["u"] = rng.standard_normal(y.type.shape)
+    subgraph = b.build({"y": y})
+    errors = [
+        _find_smallest_error(subgraph, inputs, {n.name: gradients[n.name].name}, rng)
+        for n in leaves
+    ]
     return max(errors) if errors else None
 
 
-def _needed(graph: Graph, nodes: Sequence[str], result: str) -> list[str]:
+def _find_required_nodes(graph: Graph, nodes: Sequence[str], result: str) -> list[str]:
     """Those of a layer's nodes that its result is made of, in order."""
-    wanted = {result}
+    required = {result}
     for name in reversed(nodes):
-        if name in wanted:
-            wanted.update(graph[name].args)
-    return [n for n in nodes if n in wanted]
+        if name in required:
+            required.update(graph[name].args)
+    return [n for n in nodes if n in required]
 
 
-def _leaf(b: Builder, node: Node) -> None:
+def _add_leaf(b: Builder, node: Node) -> None:
     if node.op in ("const", "state"):
-        _copy(b, node)
+        _copy_node(b, node)
     else:
         b.input(node.name, node.type)
 
 
-def _copy(b: Builder, node: Node) -> None:
+def _copy_node(b: Builder, node: Node) -> None:
     b.emit(node.op, *(b.nodes[a] for a in node.args), name=node.name, **node.attrs)
 
 
-def _best(
+def _find_smallest_error(
     graph: Graph,
-    given: Mapping[str, Array],
+    inputs: Mapping[str, Array],
     gradients: Mapping[str, str],
     rng: np.random.Generator,
 ) -> float:
     """The smallest error of a few tries, each with its own direction and step."""
     best = float("inf")
     for step in _STEPS:
-        error = compute_directional_error(graph, given, gradients, rng, step, kink=np.inf)
+        error = compute_directional_error(graph, inputs, gradients, rng, step, kink=np.inf)
         best = min(best, error if error is not None else best)
         if best < TOLERANCE / 10:
             break
     return best
 
 
-def _whole(
+def _check_network(
     network: Network, values: Mapping[str, Array], rng: np.random.Generator
-) -> LayerError | None:
+) -> LayerCheck | None:
     """The net's main output by all its weights, through every layer at once."""
     b = Builder(network.graph, dtype="float64")
     y = b.nodes[network.graph.outputs["main"]]
@@ -160,6 +163,6 @@ def _whole(
         return None
     gradients = grad(b, y, network.parameters, cotangent=b.input("u", y.type))
     names = {state: g.name for state, g in gradients.items()}
-    given = {n.name: values[n.name] for n in (*network.graph.inputs, *network.graph.states)}
-    given["u"] = rng.standard_normal(y.type.shape)
-    return LayerError("the whole net", _best(b.build({"y": y}), given, names, rng))
+    inputs = {n.name: values[n.name] for n in (*network.graph.inputs, *network.graph.states)}
+    inputs["u"] = rng.standard_normal(y.type.shape)
+    return LayerCheck("the whole net", _find_smallest_error(b.build({"y": y}), inputs, names, rng))

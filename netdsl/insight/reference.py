@@ -9,8 +9,8 @@ from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.config import SIGNATURE as DATA
 from netdsl.data.config import STATISTICS
 from netdsl.data.sources import SOURCES
-from netdsl.insight.expectations import EQUAL, QUERIES
-from netdsl.insight.published import PUBLISHED
+from netdsl.insight.net_tests import EQUAL_SIGNATURE, QUERIES
+from netdsl.insight.published_accuracy import PUBLISHED_SIGNATURE
 from netdsl.language.evaluate import FUNCTIONS
 from netdsl.layers import LAYERS, Layer
 from netdsl.layers.init import INITIALISERS
@@ -27,8 +27,11 @@ from netdsl.values import format_value
 
 def reference() -> str:
     """The whole page; `python -m netdsl.insight.reference` prints it."""
-    words = [_INTRO, "## Layers", layers_table(), "## Sections", _INHERIT, sections_table()]
-    return "\n\n".join([*words, "## Expressions", _EXPRESSIONS, *tests(), *lints()]) + "\n"
+    sections = [_INTRO, "## Layers", layers_table(), "## Sections", _INHERIT, sections_table()]
+    return (
+        "\n\n".join([*sections, "## Expressions", _EXPRESSIONS, *tests_section(), *lints_section()])
+        + "\n"
+    )
 
 
 _INTRO = """# The words of the language
@@ -85,7 +88,7 @@ is run on white noise with the weights that its training would begin with, as in
 `training=yes`.
 
 `"""
-    + str(PUBLISHED)
+    + str(PUBLISHED_SIGNATURE)
     + """` is a fact and no test: shares of the test images whose class is
 the likeliest, or among the five likeliest, as a paper reports them. `netdsl test` repeats it."""
 )
@@ -93,15 +96,17 @@ the likeliest, or among the five likeliest, as a paper reports them. `netdsl tes
 
 def layers_table() -> str:
     """Every word that can stand in a chain."""
-    rows = [(_call(x.signature, x.arity == "many"), _explained(x)) for x in LAYERS.values()]
+    rows = [
+        (_format_call(x.signature, x.arity == "many"), _describe_layer(x)) for x in LAYERS.values()
+    ]
     rows.insert(0, ("input(shape)", "what the net is given"))
     inits = ", ".join(f"`{i.signature}`".replace("()", "") for i in INITIALISERS.values())
-    named = dict.fromkeys(
+    keyword_only = dict.fromkeys(
         p.name for x in LAYERS.values() for p in x.signature.params if p.is_keyword_only
     )
-    return f"""{_table("layer", rows)}
+    return f"""{_format_table("layer", rows)}
 
-Given by their names only: {", ".join(f"`{n}`" for n in named)}.
+Given by their names only: {", ".join(f"`{n}`" for n in keyword_only)}.
 
 Initialisers: {inits}; a bare number is a constant."""
 
@@ -110,8 +115,8 @@ def sections_table() -> str:
     """The keys of `data` and `train`, and what their values can be."""
     parts = []
     for signature in (DATA, TRAIN):
-        rows = [(_key(p), p.doc) for p in signature.params]
-        parts.append(_table(f"`{signature.name}` key and default", rows))
+        rows = [(_format_key(p), p.doc) for p in signature.params]
+        parts.append(_format_table(f"`{signature.name}` key and default", rows))
     tables: tuple[tuple[str, Mapping[str, Any]], ...] = (
         ("Sources", SOURCES),
         ("Augmentations", AUGMENTATIONS),
@@ -122,45 +127,53 @@ def sections_table() -> str:
         ("16-bit types", LOW_PRECISIONS),
     )
     for title, table in tables:
-        parts.append(_table(title, [(_call(r.signature, False), r.doc) for r in table.values()]))
+        parts.append(
+            _format_table(
+                title, [(_format_call(r.signature, False), r.doc) for r in table.values()]
+            )
+        )
     known = ", ".join(f"`{s.signature}`".replace("()", "") for s in STATISTICS.values())
     parts.append(f"Statistics: {known}.")
     return "\n\n".join(parts)
 
 
-def tests() -> list[str]:
+def tests_section() -> list[str]:
     """What can stand in a `test` section."""
     rows = [(str(q.signature), q.doc) for q in QUERIES.values()]
     equality = "whether two places give the same, up to a share `within` of the largest value"
-    return ["## Tests", _TESTS, _table("of places", [*rows, (str(EQUAL), equality)])]
+    return [
+        "## Tests",
+        _TESTS,
+        _format_table("of places", [*rows, (str(EQUAL_SIGNATURE), equality)]),
+    ]
 
 
 _LINTS = """`check`, `train` and `train --dry-run` warn of what is allowed but unlikely to be meant. `# allow: NAME`
 on the line that a warning names, or on the one above, says that it is meant."""
 
 
-def lints() -> list[str]:
+def lints_section() -> list[str]:
     """What a file is warned of."""
     rows = [(x.name, x.doc) for x in LINTS.values()]
-    return ["## Warnings", _LINTS, _table("lint", rows)]
+    return ["## Warnings", _LINTS, _format_table("lint", rows)]
 
 
-def _explained(layer: Layer) -> str:
+def _describe_layer(layer: Layer) -> str:
     """What a layer does, and what those of its parameters mean that say so."""
-    said = "; ".join(f"`{p.name}`: {p.doc}" for p in layer.signature.params if p.doc)
-    return f"{layer.doc}. {said}" if said else layer.doc
+    parameter_docs = "; ".join(f"`{p.name}`: {p.doc}" for p in layer.signature.params if p.doc)
+    return f"{layer.doc}. {parameter_docs}" if parameter_docs else layer.doc
 
 
-def _key(p: Param) -> str:
+def _format_key(p: Param) -> str:
     return p.name if p.default is REQUIRED else f"{p.name} = {format_value(p.default)}"
 
 
-def _call(signature: Signature, joins: bool) -> str:
+def _format_call(signature: Signature, has_branches: bool) -> str:
     text = str(signature).replace("()", "")
-    return f"{text} {{ a | b }}" if joins else text
+    return f"{text} {{ a | b }}" if has_branches else text
 
 
-def _table(heading: str, rows: list[tuple[str, str]]) -> str:
+def _format_table(heading: str, rows: list[tuple[str, str]]) -> str:
     lines = [f"| {heading} | |", "|---|---|"]
     lines += [f"| `{a}` | {b} |".replace("{ a | b }", r"{ a \| b }") for a, b in rows]
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from netdsl.types import dims
 
 
 @dataclass(frozen=True)
-class Row:
+class LayerRow:
     """One layer, for one image; `bytes` is the memory of its output."""
 
     name: str
@@ -25,7 +25,8 @@ class Row:
 @dataclass(frozen=True)
 class Summary:
     """A net in figures, one image, float32. `params` are those of all `layers`; of these, side
-    outputs have `side_params`, and `side_macs` besides `macs`. No output needs the `unread`."""
+    outputs have `side_params`, and `side_macs` besides `macs`. No output needs the
+    `unread_layers`."""
 
     net: str
     params: int
@@ -33,8 +34,8 @@ class Summary:
     activations: int
     side_params: int
     side_macs: int
-    unread: tuple[str, ...]
-    layers: tuple[Row, ...]
+    unread_layers: tuple[str, ...]
+    layers: tuple[LayerRow, ...]
 
     def as_json(self) -> dict[str, Any]:
         layers = [
@@ -54,7 +55,7 @@ class Summary:
             "activations": self.activations,
             "side_params": self.side_params,
             "side_macs": self.side_macs,
-            "unread": list(self.unread),
+            "unread": list(self.unread_layers),
             "layers": layers,
         }
 
@@ -62,7 +63,7 @@ class Summary:
 def summarise(network: Network) -> Summary:
     """The figures of a network; no weight is allocated."""
     rows = tuple(
-        Row(
+        LayerRow(
             layer.path,
             layer.layer_type,
             layer.call,

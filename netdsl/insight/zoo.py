@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from netdsl.errors import fail
-from netdsl.insight.published import published
+from netdsl.insight.published_accuracy import read_published_accuracies
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import Program, load_program
 
@@ -18,7 +18,7 @@ _SENTENCE = re.compile(r".+?[.](?=\s+[A-Z]|$)")
 
 
 @dataclass(frozen=True)
-class Entry:
+class ZooEntry:
     """One net, in figures of one image; `paper` is what the last comment above it names that reads
     `NAME - AUTHORS YEAR, "TITLE"`."""
 
@@ -36,8 +36,8 @@ class Zoo:
     """The nets of a folder, and the first sentence of each of its files."""
 
     folder: str
-    entries: tuple[Entry, ...]
-    sentences: Mapping[str, str]
+    entries: tuple[ZooEntry, ...]
+    descriptions: Mapping[str, str]
 
     def as_json(self) -> dict[str, Any]:
         return {"nets": [asdict(e) for e in self.entries]}
@@ -45,8 +45,12 @@ class Zoo:
     def as_markdown(self) -> str:
         """A page for the folder."""
         heading = ("net", "paper", "params", "MACs", "activations", "top-1", "top-5")
-        rows = [_row(heading), _row(["---"] * 2 + ["--:"] * 5), *map(_line, self.entries)]
-        files = [f"- `{name}`: {text}" for name, text in self.sentences.items()]
+        rows = [
+            _format_row(heading),
+            _format_row(["---"] * 2 + ["--:"] * 5),
+            *map(_format_entry, self.entries),
+        ]
+        files = [f"- `{name}`: {text}" for name, text in self.descriptions.items()]
         parts = (_INTRO.format(folder=self.folder), "\n".join(rows), "\n".join(files))
         return "\n\n".join(parts) + "\n"
 
@@ -58,33 +62,39 @@ multiply-accumulates and output values of convolutions and fully connected layer
 published ones; the files say by whom, and of which images."""
 
 
-def zoo(folder: Path, settings: Settings) -> Zoo:
+def load_zoo(folder: Path, settings: Settings) -> Zoo:
     """What the .net files of a folder hold. Raises NetError with what is wrong in one of them."""
     paths = sorted(folder.glob("*.net"))
     if not paths:
         raise fail(f"there are no .net files in {folder}")
     programs = {p.name: load_program(str(p)) for p in paths}
     entries = (
-        _entry(file, program, net, settings)
+        _make_entry(file, program, net, settings)
         for file, program in programs.items()
         for net in program.nets
         if program.has_all_defaults(net)
     )
-    sentences = {p.name: _first_sentence(p.read_text(encoding="utf-8-sig")) for p in paths}
-    return Zoo(folder.resolve().name, tuple(entries), sentences)
+    descriptions = {p.name: _first_sentence(p.read_text(encoding="utf-8-sig")) for p in paths}
+    return Zoo(folder.resolve().name, tuple(entries), descriptions)
 
 
-def _entry(file: str, program: Program, net: str, settings: Settings) -> Entry:
+def _make_entry(file: str, program: Program, net: str, settings: Settings) -> ZooEntry:
     network = elaborate(program, net, settings)
     span = program.nets[net].span
-    named = _PAPER.findall(_comments(span.source.text[: span.start].splitlines()))
-    paper = '{}, "{}"'.format(*named[-1]) if named else ""
-    said = [published(t) for t in program.tests if program.resolve_net_name(t.net, t.span) == net]
-    known = {k: v for facts in said for k, v in facts.items()}
-    return Entry(file, net, paper, network.params, network.macs, network.activations, known)
+    papers = _PAPER.findall(_join_comments(span.source.text[: span.start].splitlines()))
+    paper = '{}, "{}"'.format(*papers[-1]) if papers else ""
+    accuracies = [
+        read_published_accuracies(t)
+        for t in program.tests
+        if program.resolve_net_name(t.net, t.span) == net
+    ]
+    merged_accuracies = {k: v for facts in accuracies for k, v in facts.items()}
+    return ZooEntry(
+        file, net, paper, network.params, network.macs, network.activations, merged_accuracies
+    )
 
 
-def _comments(lines: Sequence[str]) -> str:
+def _join_comments(lines: Sequence[str]) -> str:
     return " ".join(x.lstrip("# ") for x in lines if x.startswith("#"))
 
 
@@ -92,15 +102,15 @@ def _first_sentence(text: str) -> str:
     """What the comment at the head of a file begins with."""
     lines = text.splitlines()
     head = next((i for i, x in enumerate(lines) if not x.startswith("#")), len(lines))
-    found = _SENTENCE.match(_comments(lines[:head]))
+    found = _SENTENCE.match(_join_comments(lines[:head]))
     return found[0] if found else ""
 
 
-def _line(e: Entry) -> str:
+def _format_entry(e: ZooEntry) -> str:
     counts = (f"{n:,}" for n in (e.params, e.macs, e.activations))
     shares = (f"{e.published[k]:.2%}" if k in e.published else "" for k in ("top1", "top5"))
-    return _row((f"`{e.file}:{e.net}`", e.paper, *counts, *shares))
+    return _format_row((f"`{e.file}:{e.net}`", e.paper, *counts, *shares))
 
 
-def _row(cells: Sequence[str]) -> str:
+def _format_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(c.replace("|", r"\|") for c in cells) + " |"

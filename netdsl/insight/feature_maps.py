@@ -6,13 +6,13 @@ from pathlib import Path
 
 from netdsl.errors import fail
 from netdsl.inference import Predictor
-from netdsl.insight.tiles import stretched, tiled
+from netdsl.insight.image_grid import make_grid, scale_to_range
 from netdsl.passes import pass_manager
 from netdsl.runtime.executor import Executor
 from netdsl.types import Array, Graph, dims
 
 
-def feature_maps(trained: Predictor, picture: Path, place: str) -> Array:
+def compute_feature_maps(trained: Predictor, picture_path: Path, place: str) -> Array:
     """What flows out of a place for one picture, [H,W,C]. Raises NetError where there is no such
     place, or a row of numbers instead of maps."""
     network = trained.network(trained.recipe.settings(training=False, batch=1))
@@ -23,11 +23,11 @@ def feature_maps(trained: Predictor, picture: Path, place: str) -> Array:
     executor = Executor(
         pass_manager.run_passes(graph, pass_manager.FORWARD_PASSES), trained.backend, trained.state
     )
-    out = executor.run({network.image_input: trained.load_picture(network, picture)})
+    out = executor.run({network.image_input: trained.load_picture(network, picture_path)})
     maps: Array = trained.backend.download(out["maps"])[0]
     return maps
 
 
-def maps_picture(maps: Array) -> Array:
+def render_feature_maps(maps: Array) -> Array:
     """Maps [H,W,C] side by side, each from its own smallest (black) to its largest value."""
-    return tiled(stretched(maps.transpose(2, 0, 1)[..., None]))
+    return make_grid(scale_to_range(maps.transpose(2, 0, 1)[..., None]))

@@ -18,19 +18,19 @@ from netdsl.types import Graph
 
 
 @dataclass(frozen=True)
-class Target:
+class CompileTarget:
     """What is compiled: a net for inference or as a training step, at a batch size, perhaps its
     small version. `name` is the net's, or for training a recipe's."""
 
     name: str | None = None
     training: bool = False
     batch: int | None = None
-    forward: tuple[Pass, ...] = pass_manager.FORWARD_PASSES
+    forward_passes: tuple[Pass, ...] = pass_manager.FORWARD_PASSES
     shrink: ShrinkSettings | None = None
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedGraph:
     """A net's graph, ready to be planned; `title` says what it is in a few words. For inference,
     `folded` holds it with what prepares its weights."""
 
@@ -40,38 +40,38 @@ class Prepared:
     folded: FoldedGraph | None = None
 
 
-def prepared(
-    program: Program, target: Target, watch: pass_manager.PassObserver | None = None
-) -> Prepared:
+def prepare_target(
+    program: Program, target: CompileTarget, watch: pass_manager.PassObserver | None = None
+) -> PreparedGraph:
     """Runs the pipeline for a target."""
     if target.training:
-        found, network, recipe = _to_train(program, target)
-        step = compile_step(network, recipe, watch, target.forward)
-        title = f"{network.name}, training by {found}, batch {network.batch}"
-        return Prepared(title, network, step)
-    network = _to_run(program, target)
-    folded = pass_manager.prepare_inference(network.graph, watch, target.forward)
+        recipe_name, network, recipe = _elaborate_for_training(program, target)
+        step = compile_step(network, recipe, watch, target.forward_passes)
+        title = f"{network.name}, training by {recipe_name}, batch {network.batch}"
+        return PreparedGraph(title, network, step)
+    network = _elaborate_for_inference(program, target)
+    folded = pass_manager.prepare_inference(network.graph, watch, target.forward_passes)
     title = f"{network.name}, inference, batch {network.batch}"
-    return Prepared(title, network, folded.main, folded)
+    return PreparedGraph(title, network, folded.main, folded)
 
 
-def before_passes(program: Program, target: Target) -> Graph:
+def build_unoptimized_graph(program: Program, target: CompileTarget) -> Graph:
     """The graph of a target as the net's text says it."""
     if target.training:
-        _, network, recipe = _to_train(program, target)
+        _, network, recipe = _elaborate_for_training(program, target)
         return training_graph(network, recipe)
-    return _to_run(program, target).graph
+    return _elaborate_for_inference(program, target).graph
 
 
-def _to_run(program: Program, target: Target) -> Network:
+def _elaborate_for_inference(program: Program, target: CompileTarget) -> Network:
     settings = Settings(batch=target.batch or 1, shrink=target.shrink)
     return elaborate(program, program.resolve_net_name(target.name), settings)
 
 
-def _to_train(program: Program, target: Target) -> tuple[str, Network, Recipe]:
+def _elaborate_for_training(program: Program, target: CompileTarget) -> tuple[str, Network, Recipe]:
     """What a training step follows: the recipe that is named, else one of the file that trains
     this net, else plain SGD; with the net as it asks for it."""
-    found, recipe = _recipe(program, target.name)
+    recipe_name, recipe = _find_recipe(program, target.name)
     if recipe is None:
         net, recipe = (
             program.resolve_net_name(target.name),
@@ -85,10 +85,10 @@ def _to_train(program: Program, target: Target) -> tuple[str, Network, Recipe]:
             settings = replace(settings, shrink=target.shrink)
         network = elaborate(program, recipe.net, settings)
     check_loss(network, recipe)
-    return found, network, recipe
+    return recipe_name, network, recipe
 
 
-def _recipe(program: Program, name: str | None) -> tuple[str, Recipe | None]:
+def _find_recipe(program: Program, name: str | None) -> tuple[str, Recipe | None]:
     """The recipe of that name, else the file's own for the net of that name, if it has one."""
     if program.has_recipe(name):
         return f"`train {name}`", resolve_recipe(program, name)
@@ -97,6 +97,6 @@ def _recipe(program: Program, name: str | None) -> tuple[str, Recipe | None]:
     net = program.resolve_net_name(name)
     for section in program.sections("train"):
         if program.resolve_net_name(net_name(program, section.name)) == net:
-            called = f"`train {section.name}`" if section.name else "the file's recipe"
-            return called, resolve_recipe(program, section.name)
+            label = f"`train {section.name}`" if section.name else "the file's recipe"
+            return label, resolve_recipe(program, section.name)
     return "plain SGD", None

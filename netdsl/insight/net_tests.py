@@ -10,9 +10,9 @@ from typing import Any
 
 from netdsl.errors import NetError, Span, fail, suggest_name
 from netdsl.insight import trial
-from netdsl.insight.gradcheck import SETTINGS, LayerError, gradcheck
-from netdsl.insight.published import is_published, published
-from netdsl.insight.receptive import receptive_field
+from netdsl.insight.gradcheck import GRADCHECK_SETTINGS, LayerCheck, gradcheck
+from netdsl.insight.published_accuracy import is_published, read_published_accuracies
+from netdsl.insight.receptive_field import receptive_field
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors
 from netdsl.language.elaborate import elaborate
@@ -26,12 +26,12 @@ from netdsl.training.recipe.expectations import METRICS
 from netdsl.types import dims
 from netdsl.values import Call, Size, Symbol, Value, format_value
 
-CLOSE = 0.01
+RELATIVE_TOLERANCE = 0.01
 """How near `~` must be: one part in a hundred."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ExpectationOutcome:
     """One expectation: as written, whether it holds, and what was found where it does not."""
 
     text: str
@@ -44,8 +44,8 @@ class TestResult:
     """The expectations of one `test` section, and the accuracies that are published of its net."""
 
     name: str
-    outcomes: tuple[Outcome, ...]
-    published: Mapping[str, float] = field(default_factory=dict)
+    outcomes: tuple[ExpectationOutcome, ...]
+    published_accuracies: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -60,18 +60,20 @@ _FACTS: dict[str, Callable[[Network], Value]] = {
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The net that a test asks about; `dry` where nothing costly is to be run."""
+class QueryContext:
+    """The net that a test asks about; `is_dry_run` where nothing costly is to be run."""
 
     program: Program
     network: Network
-    dry: bool
+    is_dry_run: bool
     budget: Budget
 
-    def tried(self, how: Callable[..., float], *places: str, training: bool) -> float:
+    def run_trial(self, measure: Callable[..., float], *places: str, training: bool) -> float:
         """What a trial of the net gives; 0 where it is not run."""
         self.spend(trial.BATCH, times=3)
-        return 0.0 if self.dry else how(self.program, self.network.name, *places, training)
+        return (
+            0.0 if self.is_dry_run else measure(self.program, self.network.name, *places, training)
+        )
 
     def spend(self, batch: int, times: int) -> None:
         """Counts a trial at a batch size, which runs the net so many times; its gradients have
@@ -85,32 +87,32 @@ class Asked:
 
 @dataclass(frozen=True)
 class Query:
-    """What can be asked of places of a net: `find(asked, **arguments)`."""
+    """What can be asked of places of a net: `compute(asked, **arguments)`."""
 
     signature: Signature
-    find: Callable[..., Value]
+    compute: Callable[..., Value]
     doc: str
-    walks: bool = False
+    needs_graph_walk: bool = False
     """Whether it looks at every operator of the net."""
 
-    def steps(self, network: Network) -> int:
-        return 1 + self.walks * len(network.graph.nodes)
+    def count_steps(self, network: Network) -> int:
+        return 1 + self.needs_graph_walk * len(network.graph.nodes)
 
 
-def _shape(asked: Asked, place: str) -> Value:
-    return asked.network.find_node(place).type.shape[1:]
+def _query_shape(context: QueryContext, place: str) -> Value:
+    return context.network.find_node(place).type.shape[1:]
 
 
-def _receptive(asked: Asked, place: str) -> Value:
-    return receptive_field(asked.network.graph, asked.network.find_node(place))
+def _query_receptive_field(context: QueryContext, place: str) -> Value:
+    return receptive_field(context.network.graph, context.network.find_node(place))
 
 
-def _tried(how: Callable[..., float]) -> Callable[..., Value]:
-    def find(asked: Asked, place: str, training: bool) -> Value:
+def _make_trial_query(measure: Callable[..., float]) -> Callable[..., Value]:
+    def query(asked: QueryContext, place: str, training: bool) -> Value:
         asked.network.find_node(place)
-        return asked.tried(how, place, training=training)
+        return asked.run_trial(measure, place, training=training)
 
-    return find
+    return query
 
 
 _PLACE = Param("place", QuotedText())
@@ -118,84 +120,90 @@ _TRAINING = Param("training", Boolean(), False)
 QUERIES = {
     q.signature.name: q
     for q in (
-        Query(Signature("shape", (_PLACE,)), _shape, "height x width x channels there"),
+        Query(Signature("shape", (_PLACE,)), _query_shape, "height x width x channels there"),
         Query(
             Signature("receptive_field", (_PLACE,)),
-            _receptive,
+            _query_receptive_field,
             "height and width in pixels of the input that one value there sees",
-            walks=True,
+            needs_graph_walk=True,
         ),
         Query(
             Signature("deviation", (_PLACE, _TRAINING)),
-            _tried(trial.deviation),
+            _make_trial_query(trial.deviation),
             "standard deviation of what flows out, where white noise of deviation 1 comes in",
         ),
         Query(
             Signature("gradient", (_PLACE, _TRAINING)),
-            _tried(trial.gradient),
+            _make_trial_query(trial.gradient),
             "standard deviation of the gradient that comes back to it, where white noise of "
             "deviation 1 is that of the net's output",
         ),
     )
 }
 _WITHIN = Param("within", Float(0), 1e-6)
-EQUAL = Signature("equal", (Param("a", QuotedText()), Param("b", QuotedText()), _TRAINING, _WITHIN))
-_KNOWN = [*_FACTS, *QUERIES, "gradients", "equal"]
+EQUAL_SIGNATURE = Signature(
+    "equal", (Param("a", QuotedText()), Param("b", QuotedText()), _TRAINING, _WITHIN)
+)
+_KNOWN_NAMES = [*_FACTS, *QUERIES, "gradients", "equal"]
 
 
 def run_test(program: Program, test: s.Test, budget: Budget | None = None) -> TestResult:
     """The outcome of a `test` section. Raises NetError where it asks for what there is not."""
-    return _run(program, test, budget or Budget(), dry=False)
+    return _evaluate_test(program, test, budget or Budget(), is_dry_run=False)
 
 
 def check_test(program: Program, test: s.Test, budget: Budget) -> TestResult:
     """The outcome where nothing costly is run, which says nothing of what that would give. Raises
     NetError where a test asks for what there is not."""
-    return _run(program, test, budget, dry=True)
+    return _evaluate_test(program, test, budget, is_dry_run=True)
 
 
-def run_small(program: Program, test: s.Test, by: int) -> TestResult:
-    """The gradients of a test's net, its channels divided `by` a number and its images as small as
-    they can be; what it counts is not that of the whole net, and is not looked at."""
+def run_shrunk_test(program: Program, test: s.Test, factor: int) -> TestResult:
+    """The gradients of a test's net, its channels divided `factor` a number and its images as small
+    as they can be; what it counts is not that of the whole net, and is not looked at."""
     name = program.resolve_net_name(test.net, test.span)
-    wrong = _wrong(gradcheck(program, name, shrink=by))
-    return TestResult(name, (Outcome("gradients", not wrong, wrong),), published(test))
+    failures = _describe_failures(gradcheck(program, name, shrink=factor))
+    return TestResult(
+        name,
+        (ExpectationOutcome("gradients", not failures, failures),),
+        read_published_accuracies(test),
+    )
 
 
-def _run(program: Program, test: s.Test, budget: Budget, dry: bool) -> TestResult:
+def _evaluate_test(program: Program, test: s.Test, budget: Budget, is_dry_run: bool) -> TestResult:
     name = program.resolve_net_name(test.net, test.span)
-    asked = Asked(program, elaborate(program, name, budget=budget), dry, budget)
+    context = QueryContext(program, elaborate(program, name, budget=budget), is_dry_run, budget)
     errors, outcomes = Errors(), []
-    facts: dict[str, float] = {}
+    accuracies: dict[str, float] = {}
     try:
-        facts = published(test, budget)
+        accuracies = read_published_accuracies(test, budget)
     except NetError as e:
         errors.collect(e)
     for expectation in test.expectations:
         if is_published(expectation):
             continue
         try:
-            outcomes.append(_outcome(asked, expectation))
+            outcomes.append(_evaluate_expectation(context, expectation))
         except NetError as e:
             errors.collect(e.with_default_span(expectation.span))
     errors.raise_if_any()
-    return TestResult(name, tuple(outcomes), facts)
+    return TestResult(name, tuple(outcomes), accuracies)
 
 
-def _outcome(asked: Asked, e: s.Expression) -> Outcome:
-    negated = isinstance(e, s.UnaryExpr) and e.op == "not"
-    claim = e.operand if isinstance(e, s.UnaryExpr) else e
-    if isinstance(claim, s.CallExpr) and claim.name == "equal":
-        return _equality(asked, e, claim, negated)
+def _evaluate_expectation(context: QueryContext, e: s.Expression) -> ExpectationOutcome:
+    is_negated = isinstance(e, s.UnaryExpr) and e.op == "not"
+    operand = e.operand if isinstance(e, s.UnaryExpr) else e
+    if isinstance(operand, s.CallExpr) and operand.name == "equal":
+        return _check_equality(context, e, operand, is_negated)
     if isinstance(e, s.Name) and e.name == "gradients":
-        return _gradients(asked, e)
-    if isinstance(e, s.NaryExpr) and len(e.rest) == 1 and e.rest[0][0] in _COMPARE:
-        return _comparison(asked, e)
-    if isinstance(e, s.NumberLiteral) and (parted := _parted(e.span)):
-        number, where = parted
+        return _check_gradients(context, e)
+    if isinstance(e, s.NaryExpr) and len(e.rest) == 1 and e.rest[0][0] in _COMPARISONS:
+        return _check_comparison(context, e)
+    if isinstance(e, s.NumberLiteral) and (grouped_number := _find_comma_grouped_number(e.span)):
+        number, number_span = grouped_number
         help = f"write `{number.replace(',', '_')}`"
         raise fail(
-            "a comma ends an expectation, thousands are set apart with `_`", where, help=help
+            "a comma ends an expectation, thousands are set apart with `_`", number_span, help=help
         )
     raise fail(
         f"`{expression_text(e)}` is no expectation",
@@ -205,7 +213,7 @@ def _outcome(asked: Asked, e: s.Expression) -> Outcome:
     )
 
 
-def _parted(span: Span) -> tuple[str, Span] | None:
+def _find_comma_grouped_number(span: Span) -> tuple[str, Span] | None:
     """The number whose thousands are set apart by commas, one of which stands at `span`."""
     for m in re.finditer(r"\d{1,3}(?:,\d{3})+(?![\w.])", span.source.text):
         if m.start() < span.start < m.end():
@@ -213,74 +221,84 @@ def _parted(span: Span) -> tuple[str, Span] | None:
     return None
 
 
-_CHECKED = 20
+_GRADCHECK_RUNS = 20
 """How many times a check of gradients runs every layer, about."""
 
 
-def _gradients(asked: Asked, e: s.Expression) -> Outcome:
-    asked.spend(SETTINGS.batch, times=_CHECKED)
-    wrong = "" if asked.dry else _wrong(gradcheck(asked.program, asked.network.name))
-    return Outcome(expression_text(e), not wrong, wrong)
+def _check_gradients(context: QueryContext, e: s.Expression) -> ExpectationOutcome:
+    context.spend(GRADCHECK_SETTINGS.batch, times=_GRADCHECK_RUNS)
+    failures = (
+        ""
+        if context.is_dry_run
+        else _describe_failures(gradcheck(context.program, context.network.name))
+    )
+    return ExpectationOutcome(expression_text(e), not failures, failures)
 
 
-def _wrong(rows: Iterable[LayerError]) -> str:
+def _describe_failures(rows: Iterable[LayerCheck]) -> str:
     """The layers whose gradients are off, and by how much."""
     return ", ".join(f"{x.name} off by {x.error:.1e}" for x in rows if not x.ok)
 
 
-def _equality(asked: Asked, e: s.Expression, claim: s.CallExpr, negated: bool) -> Outcome:
+def _check_equality(
+    context: QueryContext, e: s.Expression, call: s.CallExpr, is_negated: bool
+) -> ExpectationOutcome:
     """Whether two places give the same values, up to a share `within` of the largest."""
-    given = EQUAL.bind(evaluate_arguments(claim.args, Scope(budget=asked.budget)), claim.span)
-    places = given["a"], given["b"]
-    a, b = (asked.network.find_node(p).type.shape[1:] for p in places)
+    bound = EQUAL_SIGNATURE.bind(
+        evaluate_arguments(call.args, Scope(budget=context.budget)), call.span
+    )
+    places = bound["a"], bound["b"]
+    a, b = (context.network.find_node(p).type.shape[1:] for p in places)
     if a != b:
         raise fail(
             f"`{places[0]}` gives {dims(a)} and `{places[1]}` {dims(b)}, which are never equal",
             e.span,
             help="what flows out of both places must have one shape; `slice` takes a part",
         )
-    off = asked.tried(trial.difference, *places, training=given["training"])
-    if math.isnan(off):
-        return Outcome(expression_text(e), False, "both are zero or no number everywhere")
-    found = f"they differ by {off:.1e} of the largest value"
-    return Outcome(expression_text(e), (off <= given["within"]) != negated, found)
+    error = context.run_trial(trial.max_difference, *places, training=bound["training"])
+    if math.isnan(error):
+        return ExpectationOutcome(
+            expression_text(e), False, "both are zero or no number everywhere"
+        )
+    found = f"they differ by {error:.1e} of the largest value"
+    return ExpectationOutcome(expression_text(e), (error <= bound["within"]) != is_negated, found)
 
 
-def _comparison(asked: Asked, e: s.NaryExpr) -> Outcome:
+def _check_comparison(context: QueryContext, e: s.NaryExpr) -> ExpectationOutcome:
     text = expression_text(e)
     op, right = e.rest[0]
-    a, b = _value(asked, e.first), _value(asked, right)
+    a, b = _evaluate_operand(context, e.first), _evaluate_operand(context, right)
     try:
-        ok = _COMPARE[op](a, b)
+        ok = _COMPARISONS[op](a, b)
     except TypeError:
         raise fail(f"`{text}` compares unlike things", e.span) from None
-    found = "" if ok else f"it is {_shown(a)}"
-    return Outcome(text, ok, found)
+    found = "" if ok else f"it is {_format_value(a)}"
+    return ExpectationOutcome(text, ok, found)
 
 
-def _value(asked: Asked, e: s.Expression) -> Any:
-    facts = {k: f(asked.network) for k, f in _FACTS.items()}
-    value = evaluate(e, Scope(facts, budget=asked.budget))
+def _evaluate_operand(context: QueryContext, e: s.Expression) -> Any:
+    facts = {k: f(context.network) for k, f in _FACTS.items()}
+    value = evaluate(e, Scope(facts, budget=context.budget))
     if isinstance(value, Call) and value.name in QUERIES:
         query = QUERIES[value.name]
-        asked.budget.spend_steps(query.steps(asked.network), e.span)
+        context.budget.spend_steps(query.count_steps(context.network), e.span)
         try:
-            return query.find(asked, **query.signature.bind(value.arguments, e.span))
+            return query.compute(context, **query.signature.bind(value.arguments, e.span))
         except NetError as error:
             raise error.with_default_span(e.span) from None
     if isinstance(value, Call | Symbol):
         if value.name in METRICS or value.name == "accuracy":
-            told = f"`{value.name}` is known when a net is trained"
+            message = f"`{value.name}` is known when a net is trained"
             recipe = "`train { expect test_accuracy >= 0.9 }`"
             raise fail(
-                told, value.span, help=f"what a run must reach stands in its recipe: {recipe}"
+                message, value.span, help=f"what a run must reach stands in its recipe: {recipe}"
             )
-        help = suggest_name(value.name, _KNOWN, "known are")
+        help = suggest_name(value.name, _KNOWN_NAMES, "known are")
         raise fail(f"a test knows no `{value.name}`", e.span, help=help)
     return value.dims if isinstance(value, Size) else value
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, tuple):
         return str(Size(value))
     return (
@@ -290,14 +308,14 @@ def _shown(value: Any) -> str:
     )
 
 
-def _close(a: Any, b: Any) -> bool:
-    return bool(abs(a - b) <= CLOSE * abs(b))
+def _is_close(a: Any, b: Any) -> bool:
+    return bool(abs(a - b) <= RELATIVE_TOLERANCE * abs(b))
 
 
-_COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
+_COMPARISONS: Mapping[str, Callable[[Any, Any], bool]] = {
     "==": is_equal,
     "!=": lambda a, b: not is_equal(a, b),
-    "~": _close,
+    "~": _is_close,
     "<": lambda a, b: bool(a < b),
     "<=": lambda a, b: bool(a <= b),
     ">": lambda a, b: bool(a > b),

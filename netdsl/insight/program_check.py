@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from netdsl.errors import Diagnostic, NetError
-from netdsl.insight.expectations import check_test
+from netdsl.insight.net_tests import check_test
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors
 from netdsl.language.elaborate import Settings, elaborate
@@ -32,28 +32,28 @@ def check_program(
         else [n for n in program.nets if program.has_all_defaults(n)]
     )
     subjects: list[Subject] = []
-    evaluated: set[str] = set()
+    evaluated_nets: set[str] = set()
 
-    def check_training(recipe: str | None) -> None:
+    def check_training_recipe(recipe: str | None) -> None:
         network = check_recipe(program, recipe, budget)
         subjects.append(Subject(program, network, resolve_recipe(program, recipe, budget)))
 
-    def check_asked(test: s.Test) -> None:
-        evaluated.add(check_test(program, test, budget).name)
+    def check_test_section(test: s.Test) -> None:
+        evaluated_nets.add(check_test(program, test, budget).name)
 
     def check_net(net: str) -> None:
-        if net not in evaluated:
+        if net not in evaluated_nets:
             elaborate(program, net, Settings(batch=2), budget)
         if not any(x.network.name == net and x.is_whole for x in subjects):
-            trained = elaborate(program, net, Settings(batch=2, training=True), budget)
-            subjects.append(Subject(program, trained))
+            training_network = elaborate(program, net, Settings(batch=2, training=True), budget)
+            subjects.append(Subject(program, training_network))
 
     recipes = [x.name for x in program.sections("train")] if name is None else []
     tests = [t for t in program.tests if name is None or t.net == name]
     jobs: list[Callable[[], None]] = [
         partial(check_sections, program, budget),
-        *(partial(check_training, recipe) for recipe in recipes),
-        *(partial(check_asked, test) for test in tests),
+        *(partial(check_training_recipe, recipe) for recipe in recipes),
+        *(partial(check_test_section, test) for test in tests),
         *(partial(check_net, net) for net in nets),
     ]
     for job in jobs:

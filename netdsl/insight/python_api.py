@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import networkx as nx
 
 from netdsl.file_io import split_file_and_name
-from netdsl.insight.target import Target, before_passes, prepared
+from netdsl.insight.compile_target import CompileTarget, build_unoptimized_graph, prepare_target
 from netdsl.ir.export import to_networkx
 from netdsl.language.program import Program
 from netdsl.language.program import load_program as program_of
 
 
 @dataclass(frozen=True)
-class Loaded:
+class NetFile:
     """A file and the net or recipe in it that was named; without a name, its first net."""
 
     program: Program
@@ -33,14 +33,14 @@ class Loaded:
         `outputs` and `updates` the nodes that give the outputs and the new values of the states.
         Raises NetError where there is no such net, or something is wrong with it.
         """
-        target = Target(self.name, train, batch)
+        target = CompileTarget(self.name, train, batch)
         if passes:
-            return to_networkx(prepared(self.program, target).graph)
-        return to_networkx(before_passes(self.program, target))
+            return to_networkx(prepare_target(self.program, target).graph)
+        return to_networkx(build_unoptimized_graph(self.program, target))
 
 
-def load(place: str) -> Loaded:
+def load(place: str) -> NetFile:
     """A .net file, or a net or recipe of it: `FILE` or `FILE:NAME`. Raises NetError with all that
     is wrong with the file."""
     path, name = split_file_and_name(place)
-    return Loaded(program_of(path), name)
+    return NetFile(program_of(path), name)

@@ -14,7 +14,7 @@ from netdsl.types import Graph, Node
 Pair = tuple[Fraction, Fraction]
 Field = tuple[Pair, Pair]
 _ONE = Fraction(1)
-_WHOLE = Fraction(1 << 30)
+_UNBOUNDED = Fraction(1 << 30)
 
 
 def receptive_field(graph: Graph, target: Node) -> tuple[int, int]:
@@ -29,9 +29,9 @@ def receptive_field(graph: Graph, target: Node) -> tuple[int, int]:
     if image is None:
         raise fail("a receptive field needs an image input")
     for node in graph.nodes.values():
-        before = [fields[a] for a in node.args if a in fields]
-        if before:
-            fields[node.name] = _field(graph, node, before)
+        operand_fields = [fields[a] for a in node.args if a in fields]
+        if operand_fields:
+            fields[node.name] = _propagate(graph, node, operand_fields)
         elif node.op == "input":
             fields[node.name] = (_ONE, _ONE), (_ONE, _ONE)
         if node.name == target.name:
@@ -40,36 +40,40 @@ def receptive_field(graph: Graph, target: Node) -> tuple[int, int]:
     return min(ceil(height), image.type.shape[1]), min(ceil(width), image.type.shape[2])
 
 
-def _field(graph: Graph, node: Node, before: list[Field]) -> Field:
-    size, jump = _widest(before, 0), _widest(before, 1)
+def _propagate(graph: Graph, node: Node, operand_fields: list[Field]) -> Field:
+    size, jump = _max_pair(operand_fields, 0), _max_pair(operand_fields, 1)
     types = [graph[a].type for a in node.args]
     window = OPS[node.op].window
     if window is not None:
         kernel, stride, dilation = window(types, node.attrs)
-        reach = _each(lambda k, d: (k - 1) * d, kernel, dilation)
-        return _each(lambda s, r, j: s + r * j, size, reach, jump), _each(mul, jump, stride)
+        reach = _map_pairs(lambda k, d: (k - 1) * d, kernel, dilation)
+        return _map_pairs(lambda s, r, j: s + r * j, size, reach, jump), _map_pairs(
+            mul, jump, stride
+        )
     if node.op == "conv2d_dgrad":
         stride = node.attrs["stride"]
-        seen = _each(lambda k, t: -(-k // t) - 1, types[1].shape[1:3], stride)
-        return _each(lambda s, n, j: s + n * j, size, seen, jump), _each(truediv, jump, stride)
+        seen = _map_pairs(lambda k, t: -(-k // t) - 1, types[1].shape[1:3], stride)
+        return _map_pairs(lambda s, n, j: s + n * j, size, seen, jump), _map_pairs(
+            truediv, jump, stride
+        )
     if node.op == "slice" and node.type.rank == 4:
-        return size, _each(mul, jump, node.attrs["step"][1:3])
+        return size, _map_pairs(mul, jump, node.attrs["step"][1:3])
     if node.op == "broadcast" and node.type.rank == 6:  # upsample: rows and columns repeated
-        return size, _each(truediv, jump, (node.type.shape[2], node.type.shape[4]))
-    return ((_WHOLE, _WHOLE), jump) if _mixes(node, types[0].shape) else (size, jump)
+        return size, _map_pairs(truediv, jump, (node.type.shape[2], node.type.shape[4]))
+    return ((_UNBOUNDED, _UNBOUNDED), jump) if _is_global(node, types[0].shape) else (size, jump)
 
 
-def _each(f: Callable[..., Fraction | int], *pairs: Sequence[Fraction | int]) -> Pair:
+def _map_pairs(f: Callable[..., Fraction | int], *pairs: Sequence[Fraction | int]) -> Pair:
     """A function of the heights, and of the widths."""
     h, w = (Fraction(f(*map(Fraction, values))) for values in zip(*pairs, strict=True))
     return h, w
 
 
-def _widest(fields: list[Field], part: int) -> Pair:
+def _max_pair(fields: list[Field], part: int) -> Pair:
     return max(f[part][0] for f in fields), max(f[part][1] for f in fields)
 
 
-def _mixes(node: Node, shape: tuple[int, ...]) -> bool:
+def _is_global(node: Node, shape: tuple[int, ...]) -> bool:
     """Whether an operator without a window lets every place see every other."""
     if node.op == "reshape":
         return len(shape) == 4 and node.type.rank < 4

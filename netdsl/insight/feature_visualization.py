@@ -30,7 +30,7 @@ _NOISE = 10.0
 
 
 @dataclass(frozen=True)
-class Climb:
+class AscentSettings:
     """How pictures are climbed: `rate` in grey levels a step, `jitter` in pixels, `decay` the share
     of the contrast that a step takes back, `blur` the deviation in pixels that the picture is
     smoothed with at first; it shrinks to none."""
@@ -44,12 +44,12 @@ class Climb:
 
 
 @dataclass(frozen=True)
-class Climbed:
+class AscentResult:
     """Pictures [N,H,W,C] of grey levels from 0 to 255, and each one's activation first and last."""
 
     pictures: Array
-    before: tuple[float, ...]
-    after: tuple[float, ...]
+    initial_activations: tuple[float, ...]
+    final_activations: tuple[float, ...]
 
 
 def ascent_graph(network: Network, place: str, image: str) -> Graph:
@@ -63,7 +63,7 @@ def ascent_graph(network: Network, place: str, image: str) -> Graph:
     b = Builder(forward, network.dtype)
     y = b.nodes[forward.outputs["y"]]
     with b.at(None, "ascent"):
-        means = _means(b, y)
+        means = _spatial_mean(b, y)
         chosen = b.input(CHOSEN, TensorType(means.type.shape, b.dtype))
         score = b.reduce_sum(b.mul(means, chosen), axes=(1,))
         total = b.reduce_sum(score, axes=(0,))
@@ -72,38 +72,45 @@ def ascent_graph(network: Network, place: str, image: str) -> Graph:
     return pass_manager.run_passes(graph, pass_manager.TRAINING_STEP_PASSES)
 
 
-def _means(b: Builder, y: Node) -> Node:
+def _spatial_mean(b: Builder, y: Node) -> Node:
     return b.reduce_mean(y, axes=tuple(range(1, y.type.rank - 1))) if y.type.rank > 2 else y
 
 
-Ascent = Callable[[Array], tuple[Array, Array]]
+ScoreFunction = Callable[[Array], tuple[Array, Array]]
 """From pictures to their scores [N] and the gradient [N,H,W,C]."""
 
 
-def climb(ascent: Ascent, shape: tuple[int, ...], how: Climb = Climb()) -> Climbed:
-    """Pictures [N,H,W,C] that begin as grey noise and climb `ascent`. A step is as long whatever
-    the size of the gradient; on small pictures the jitter is at most an eighth of their side."""
-    jitter = min(how.jitter, min(shape[1:3]) // 8)
-    rng = np.random.default_rng(how.seed)
+def ascend(
+    score_function: ScoreFunction,
+    shape: tuple[int, ...],
+    settings: AscentSettings = AscentSettings(),
+) -> AscentResult:
+    """Pictures [N,H,W,C] that begin as grey noise and climb `score_function`. A step is as long
+    whatever the size of the gradient; on small pictures the jitter is at most an eighth of their
+    side."""
+    jitter = min(settings.jitter, min(shape[1:3]) // 8)
+    rng = np.random.default_rng(settings.seed)
     start = GREY + _NOISE * rng.standard_normal(shape)
     x = start = np.clip(start, 0, 255).astype(np.float32)
-    for step in range(how.steps):
+    for step in range(settings.steps):
         shift = rng.integers(-jitter, jitter + 1, size=2)
-        _, g = ascent(np.roll(x, shift, axis=(1, 2)))
+        _, g = score_function(np.roll(x, shift, axis=(1, 2)))
         g = np.roll(g, -shift, axis=(1, 2))
-        x = x + how.rate * g / (_size(g) + 1e-12)
-        x = GREY + (1 - how.decay) * (x - GREY)
-        x = np.clip(_blurred(x, how.blur * (1 - step / how.steps)), 0, 255).astype(np.float32)
-    before, after = (tuple(map(float, ascent(picture)[0])) for picture in (start, x))
-    return Climbed(x, before, after)
+        x = x + settings.rate * g / (_root_mean_square(g) + 1e-12)
+        x = GREY + (1 - settings.decay) * (x - GREY)
+        x = np.clip(_blur(x, settings.blur * (1 - step / settings.steps)), 0, 255).astype(
+            np.float32
+        )
+    before, after = (tuple(map(float, score_function(picture)[0])) for picture in (start, x))
+    return AscentResult(x, before, after)
 
 
-def _size(g: Array) -> Any:
+def _root_mean_square(g: Array) -> Any:
     """The root mean square of each picture's gradient."""
     return np.sqrt((g.astype(np.float64) ** 2).mean(axis=(1, 2, 3), keepdims=True))
 
 
-def _blurred(x: Array, deviation: float) -> Array:
+def _blur(x: Array, deviation: float) -> Array:
     """Pictures smoothed by a Gaussian cut to the three nearest pixels; beyond an edge is what lies
     on it."""
     if deviation < 0.1:
@@ -112,23 +119,23 @@ def _blurred(x: Array, deviation: float) -> Array:
     weights /= weights.sum()
     for axis in (1, 2):
         low, high = (np.take(x, [i], axis=axis) for i in (0, -1))
-        wide = np.concatenate([low, x, high], axis=axis)
+        padded = np.concatenate([low, x, high], axis=axis)
         n = x.shape[axis]
-        x = sum(w * wide.take(range(i, i + n), axis=axis) for i, w in enumerate(weights))
+        x = sum(w * padded.take(range(i, i + n), axis=axis) for i, w in enumerate(weights))
     return x
 
 
-def visualized(
-    trained: Predictor, place: str, channel: int | None, most: int, how: Climb
-) -> tuple[tuple[int, ...], Climbed]:
-    """The pictures for one channel of a place, or for its first `most`, climbed together. Raises
-    NetError where there is no such place or channel."""
-    count = _channels_of(trained.network(_settings(trained.recipe, 1)), place)
+def visualize_channels(
+    trained: Predictor, place: str, channel: int | None, max_channels: int, settings: AscentSettings
+) -> tuple[tuple[int, ...], AscentResult]:
+    """The pictures for one channel of a place, or for its first `max_channels`, climbed together.
+    Raises NetError where there is no such place or channel."""
+    count = _count_channels(trained.network(_elaboration_settings(trained.recipe, 1)), place)
     if channel is not None and channel >= count:
         message = f"`{place}` has no channel {channel}"
         raise fail(message, help=f"its {count} channels count from 0 to {count - 1}")
-    channels = (channel,) if channel is not None else tuple(range(min(count, most)))
-    network = trained.network(_settings(trained.recipe, len(channels)))
+    channels = (channel,) if channel is not None else tuple(range(min(count, max_channels)))
+    network = trained.network(_elaboration_settings(trained.recipe, len(channels)))
     image = network.image_input
     shape = network.graph[image].type.shape
     if len(shape) != 4 or shape[-1] not in (1, 3):
@@ -136,20 +143,20 @@ def visualized(
     executor = Executor(ascent_graph(network, place, image), trained.backend, trained.state)
     chosen = np.eye(count, dtype=np.float32)[list(channels)]
 
-    def ascent(pictures: Array) -> tuple[Array, Array]:
+    def score_function(pictures: Array) -> tuple[Array, Array]:
         out = executor.run({image: pictures, CHOSEN: chosen})
         score, gradient = (trained.backend.download(out[k]) for k in (SCORE, GRADIENT))
         return score, gradient
 
-    return channels, climb(ascent, shape, how)
+    return channels, ascend(score_function, shape, settings)
 
 
-def _settings(recipe: Recipe, batch: int) -> Settings:
+def _elaboration_settings(recipe: Recipe, batch: int) -> Settings:
     """As in evaluation, but for pictures that may lie between the grey levels."""
     return replace(recipe.settings(training=False, batch=batch), input_dtype="float32")
 
 
-def _channels_of(network: Network, place: str) -> int:
+def _count_channels(network: Network, place: str) -> int:
     """How many channels flow out of a place. Raises NetError where there is no such place, or one
     that nothing learnt leads to."""
     node = network.find_node(place)

@@ -1,4 +1,5 @@
-"""What papers say of a net: `published(top1=..., top5=...)` in its `test` section, a fact."""
+"""What papers say of a net: `read_published_accuracies(top1=..., top5=...)` in its `test` section,
+a fact."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from netdsl.values import Value
 
 
 @dataclass(frozen=True)
-class _Share:
+class _ShareKind:
     """A share of the test images, or nothing."""
 
     def accept(self, value: Value) -> float | None:
@@ -26,20 +27,20 @@ class _Share:
             raise TypeMismatch("a number from 0 to 1 (0.7613 is 76.13 per cent)") from None
 
 
-PUBLISHED = Signature(
+PUBLISHED_SIGNATURE = Signature(
     "published",
     (
-        Param("top1", _Share(), None, "share of the images whose class is the likeliest"),
-        Param("top5", _Share(), None, "share of those whose class is among the five likeliest"),
+        Param("top1", _ShareKind(), None, "share of the images whose class is the likeliest"),
+        Param("top5", _ShareKind(), None, "share of those whose class is among the five likeliest"),
     ),
 )
 
 
 def is_published(e: s.Expression) -> bool:
-    return isinstance(e, s.Name | s.CallExpr) and e.name == PUBLISHED.name
+    return isinstance(e, s.Name | s.CallExpr) and e.name == PUBLISHED_SIGNATURE.name
 
 
-def published(test: s.Test, budget: Budget | None = None) -> dict[str, float]:
+def read_published_accuracies(test: s.Test, budget: Budget | None = None) -> dict[str, float]:
     """The accuracies that a test section gives, by `top1` and `top5`. Raises NetError where they
     are no shares, or are given twice."""
     calls = [e for e in test.expectations if is_published(e)]
@@ -47,11 +48,17 @@ def published(test: s.Test, budget: Budget | None = None) -> dict[str, float]:
         return {}
     if len(calls) > 1:
         raise fail("`published` is given twice", calls[1].span)
-    given = evaluate_arguments(getattr(calls[0], "args", None), Scope(budget=budget or Budget()))
-    found = {k: v for k, v in PUBLISHED.bind(given, calls[0].span).items() if v is not None}
-    if not found:
+    call_arguments = evaluate_arguments(
+        getattr(calls[0], "args", None), Scope(budget=budget or Budget())
+    )
+    accuracies = {
+        k: v
+        for k, v in PUBLISHED_SIGNATURE.bind(call_arguments, calls[0].span).items()
+        if v is not None
+    }
+    if not accuracies:
         help = "`published(top1=0.7613, top5=0.9286)`, or one of them"
         raise fail("`published` needs an accuracy", calls[0].span, help=help)
-    if found.get("top5", 1) < found.get("top1", 0):
+    if accuracies.get("top5", 1) < accuracies.get("top1", 0):
         raise fail("`top5` is less than `top1`, which it includes", calls[0].span)
-    return found
+    return accuracies
