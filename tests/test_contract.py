@@ -209,12 +209,12 @@ def test_a_run_takes_a_folder_of_its_own_and_never_a_user_s_files(tmp_path: Path
     found = netdsl("train", "recipe.net", "--out", ".", cwd=tmp_path)
     assert found.returncode == 2
     assert "already holds recipe.net" in found.stderr
-    from netdsl.cli.files import run_directory
+    from netdsl.cli.file_arguments import create_run_directory
 
     here = Path.cwd()
     os.chdir(tmp_path)
     try:
-        assert run_directory("a.net", None) != run_directory("a.net", None)
+        assert create_run_directory("a.net", None) != create_run_directory("a.net", None)
     finally:
         os.chdir(here)
 
@@ -461,7 +461,7 @@ def test_own_expectations_replace_inherited_ones() -> None:
 
 
 def test_set_reaches_the_net_of_the_recipe(tmp_path: Path) -> None:
-    from netdsl.cli.files import load_recipe
+    from netdsl.cli.file_arguments import load_recipe
 
     path = tmp_path / "two.net"
     path.write_text(

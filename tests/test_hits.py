@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from netdsl.backends import open_backend
-from netdsl.cli.show import show_confusion
+from netdsl.cli.display import show_confusion
 from netdsl.data import sources
 from netdsl.data.samples import training_batches
 from netdsl.inference import EvaluationReport, Predictor

@@ -275,11 +275,11 @@ def test_what_is_set_by_name_holds(order: int) -> None:
 
 
 def test_a_directory_that_holds_runs_takes_no_new_one(tmp_path: Path) -> None:
-    from netdsl.cli.files import run_directory
+    from netdsl.cli.file_arguments import create_run_directory
 
     run(tmp_path / "out" / "early")
     with pytest.raises(NetError, match=r"already holds early.recipe\.net"):
-        run_directory("x.net", tmp_path / "out")
+        create_run_directory("x.net", tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["last", "best"])

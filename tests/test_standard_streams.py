@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from netdsl.cli.app import BAD_INPUT, FAULTY, INTERNAL, INTERRUPTED, OK
+from netdsl.cli.app import BAD_INPUT, CHECK_FAILED, INTERNAL_ERROR, INTERRUPTED, OK
 from netdsl.standard_streams import OutputStream
 from tests.conftest import ROOT
 from tests.processes import LIMIT, NETDSL, SILENT, at_once, finished, started, wait_for
@@ -149,7 +149,7 @@ def test_an_expectation_that_fails_without_a_reader_is_one(text: Path, tmp_path:
             stdout=pipe,
             stderr=pipe,
         )
-    assert found.returncode == FAULTY
+    assert found.returncode == CHECK_FAILED
 
 
 def test_a_reader_that_dies_half_way_does_not_end_a_run(
@@ -263,16 +263,16 @@ def test_a_fault_in_netdsl_is_no_failed_expectation(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from netdsl import cli
-    from netdsl.cli import inspecting
+    from netdsl.cli import inspection
 
     def broken(*given: Any) -> Any:
         raise AssertionError("internal error")
 
-    monkeypatch.setattr(inspecting, "load", broken)
+    monkeypatch.setattr(inspection, "load_program", broken)
     monkeypatch.setattr(sys, "argv", ["netdsl", "check", DIGITS])
     with pytest.raises(SystemExit) as e:
         cli.main()
-    assert e.value.code == INTERNAL
+    assert e.value.code == INTERNAL_ERROR
     assert "this is a fault in netdsl itself" in capsys.readouterr().err
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netdsl.cli.show import show_difference, show_summary
+from netdsl.cli.display import show_diff, show_summary
 from netdsl.data.pictures import write_picture
 from netdsl.errors import Source, Span, fail
 from netdsl.insight.network_diff import DiffEntry, NetworkDiff
@@ -159,7 +159,7 @@ def test_tables_take_no_marks(capsys: pytest.CaptureFixture[str]) -> None:
     assert "fc(10)" in capsys.readouterr().out
     for name, shown in HOSTILE.items():
         change = DiffEntry(name, name, None)
-        show_difference(NetworkDiff((name, name), (1, 2), (3, 4), (change,), (name,), (change,), 5))
+        show_diff(NetworkDiff((name, name), (1, 2), (3, 4), (change,), (name,), (change,), 5))
         out = capsys.readouterr().out
         assert not obeyed(out)
         assert out.replace("\n", r"\n").count(shown) >= 6

@@ -16,7 +16,7 @@ from netdsl.backends.array_backend import ArrayBackend
 from netdsl.backends.base import ReferenceThunk
 from netdsl.backends.cpu import winograd
 from netdsl.backends.roofline import Ceilings
-from netdsl.cli.show_timing import show_timing
+from netdsl.cli.profile_tables import show_profile
 from netdsl.insight.compile_target import CompileTarget, prepare_target
 from netdsl.insight.profiler import Measurement, Profile, TimedKernel, profile_step
 from netdsl.language.parse import parse
@@ -218,7 +218,7 @@ def test_a_share_above_the_limit_is_explained(
 ) -> None:
     kernels = (one(seconds, 10_000, 10, 4, filtered),)
     timed = Profile("t", "cpu", 1, 1.0, LIMITS, kernels).with_observed_ceilings()
-    show_timing(timed, full=False)
+    show_profile(timed, full=False)
     out = capsys.readouterr().out
     assert ("minimal filtering" in out) == (filtered and seconds == 1)
     assert "(up to 0.0 in caches)" in out

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from netdsl.cli import comparing, compiling, inspecting, picturing, timing, training, using
+from netdsl.cli import compiler, diff, inspection, prediction, time_command, train, visualization
 from netdsl.cli.app import app, main
 
 __all__ = [
     "app",
-    "comparing",
-    "compiling",
-    "inspecting",
+    "compiler",
+    "diff",
+    "inspection",
     "main",
-    "picturing",
-    "timing",
-    "training",
-    "using",
+    "prediction",
+    "time_command",
+    "train",
+    "visualization",
 ]

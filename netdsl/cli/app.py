@@ -18,10 +18,10 @@ from netdsl.file_io import replace_non_finite
 from netdsl.standard_streams import STANDARD_OUTPUT
 from netdsl.text_escaping import escape_text
 
-OK, FAULTY, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
+OK, CHECK_FAILED, BAD_INPUT, INTERNAL_ERROR, INTERRUPTED = 0, 1, 2, 70, 130
 
 
-class Filed(int):
+class SavedExitCode(int):
     """The exit code of work whose results lie in files: where they cannot be printed too, nothing
     is lost."""
 
@@ -34,12 +34,14 @@ app = typer.Typer(
     help="A graph-compiled language for convolutional networks.",
 )
 
-File = Annotated[str, typer.Argument(metavar="FILE[:NAME]", help="A .net file; `-` reads stdin.")]
-Sets = Annotated[
+FileArgument = Annotated[
+    str, typer.Argument(metavar="FILE[:NAME]", help="A .net file; `-` reads stdin.")
+]
+SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override, as train.epochs=5."),
 ]
-Shrink = Annotated[
+ShrinkOption = Annotated[
     int | None,
     typer.Option(
         "--shrink",
@@ -49,9 +51,9 @@ Shrink = Annotated[
         help="A small version: channels divided by N, the smallest images that its layers take.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-Device = Annotated[str, typer.Option(help="auto, cuda, cpu, reference or model.")]
-Tune = Annotated[
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cuda, cpu, reference or model.")]
+TuneOption = Annotated[
     float | None,
     typer.Option(
         metavar="SECONDS",
@@ -59,7 +61,7 @@ Tune = Annotated[
         help="How long a GPU's plans may be timed in all; no limit unless given.",
     ),
 ]
-DataDir = Annotated[
+DataOption = Annotated[
     str | None, typer.Option("--data", metavar="DIR", help="The folder that holds the data set.")
 ]
 
@@ -73,43 +75,45 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    code = _run()
+    exit_code = _run()
     sys.stdout.flush()
-    lost = STANDARD_OUTPUT.reportable_error
-    if lost is not None:
-        say(f"error: standard output: {lost.strerror or lost}")
-        code = code if code != OK or isinstance(code, Filed) else BAD_INPUT
-    if code == INTERRUPTED:
-        say("interrupted; what was saved is kept")
-    sys.exit(int(code))
+    write_error = STANDARD_OUTPUT.reportable_error
+    if write_error is not None:
+        echo_stderr(f"error: standard output: {write_error.strerror or write_error}")
+        exit_code = (
+            exit_code if exit_code != OK or isinstance(exit_code, SavedExitCode) else BAD_INPUT
+        )
+    if exit_code == INTERRUPTED:
+        echo_stderr("interrupted; what was saved is kept")
+    sys.exit(int(exit_code))
 
 
 def _run() -> int:
     try:
-        code = app(standalone_mode=False)
+        exit_code = app(standalone_mode=False)
     except NetError as e:
-        complain(e)
+        print_error(e)
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
     except typer.Exit as e:
         return e.exit_code
     except Exception as e:
-        said = _sentence(e)
-        if said is None:
+        message = _describe_error(e)
+        if message is None:
             traceback.print_exc()
-            say("this is a fault in netdsl itself")
-            return INTERNAL
-        if said:
-            say(f"error: {said}")
+            echo_stderr("this is a fault in netdsl itself")
+            return INTERNAL_ERROR
+        if message:
+            echo_stderr(f"error: {message}")
         return BAD_INPUT
-    return code if isinstance(code, int) else OK
+    return exit_code if isinstance(exit_code, int) else OK
 
 
-_NO_THREAD = "can't start new thread"  # what Python says there, and no type of its own
+_NO_THREAD_MESSAGE = "can't start new thread"  # what Python says there, and no type of its own
 
 
-def _sentence(e: Exception) -> str | None:
+def _describe_error(e: Exception) -> str | None:
     """What to say of an error that is no fault of netdsl's; None where it is one."""
     if isinstance(e, MemoryError):
         return "this needs more memory than there is"
@@ -120,7 +124,7 @@ def _sentence(e: Exception) -> str | None:
         return f"{e.filename}: {reason}" if e.filename else reason
     if isinstance(e, ImportError):
         return f"a part of netdsl cannot be loaded: {e}"
-    if isinstance(e, RuntimeError) and _NO_THREAD in str(e):
+    if isinstance(e, RuntimeError) and _NO_THREAD_MESSAGE in str(e):
         return (
             "the system starts no more threads, for want of memory or by a limit (`ulimit -u`, "
             "`ulimit -v`); NETDSL_THREADS=1 takes fewest"
@@ -130,22 +134,22 @@ def _sentence(e: Exception) -> str | None:
     return None
 
 
-def complain(error: NetError) -> None:
-    say(error.render())
+def print_error(error: NetError) -> None:
+    echo_stderr(error.render())
 
 
-def warn(warnings: Iterable[Diagnostic]) -> None:
+def print_warnings(warnings: Iterable[Diagnostic]) -> None:
     for warning in warnings:
-        say(warning.render())
+        echo_stderr(warning.render())
 
 
-def say(text: str) -> None:
+def echo_stderr(text: str) -> None:
     """On standard error; what a terminal would obey in it is shown instead."""
     print(escape_text(text), file=sys.stderr)
 
 
-def show(text: str, end: str = "\n") -> None:
-    """As `say`, on standard output."""
+def echo(text: str, end: str = "\n") -> None:
+    """As `echo_stderr`, on standard output."""
     print(escape_text(text), end=end)
 
 

@@ -10,21 +10,21 @@ import typer
 
 from netdsl.cli.app import (
     BAD_INPUT,
-    FAULTY,
+    CHECK_FAILED,
     OK,
-    File,
-    Json,
-    Sets,
-    Shrink,
+    FileArgument,
+    JsonOption,
+    SetOption,
+    ShrinkOption,
     app,
-    complain,
+    echo,
+    echo_stderr,
+    print_error,
     print_json,
-    say,
-    show,
-    warn,
+    print_warnings,
 )
-from netdsl.cli.files import load, net_files, read
-from netdsl.cli.show import show_summary, tell_test
+from netdsl.cli.display import show_summary, show_test_result
+from netdsl.cli.file_arguments import find_net_files, load_program, read_source
 from netdsl.errors import Diagnostic, NetError, fail, shorten
 from netdsl.file_io import split_file_and_name
 from netdsl.standard_streams import STANDARD_OUTPUT
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 @app.command()
 def check(
-    file: File,
-    settings: Sets = None,
+    file: FileArgument,
+    settings: SetOption = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit 1 where there are warnings.")
     ] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> int:
     """Parse, expand and infer every shape; tell all that is wrong. What is allowed but unlikely to
     be meant is warned of; `# allow: NAME` on its line, or the one above, says that it is.
@@ -55,7 +55,7 @@ def check(
     nets: list[str] = []
     warnings: list[Diagnostic] = []
     try:
-        program = load(path, settings, name)
+        program = load_program(path, settings, name)
         recipe = name if name not in program.nets else None
         net = None if program.has_recipe(recipe) else name
         nets, warnings = check_program(program, net, is_changed=bool(settings))
@@ -64,27 +64,31 @@ def check(
             raise
         errors = e.diagnostics
     if as_json:
-        warned = [_as_json(d) | {"lint": d.lint} for d in warnings]
-        found = {"errors": [_as_json(d) for d in errors], "warnings": warned, "nets": nets}
-        print_json({"ok": not errors, **found})
+        warning_rows = [_diagnostic_as_json(d) | {"lint": d.lint} for d in warnings]
+        report = {
+            "errors": [_diagnostic_as_json(d) for d in errors],
+            "warnings": warning_rows,
+            "nets": nets,
+        }
+        print_json({"ok": not errors, **report})
     else:
-        warn(warnings)
-        say(
-            f"{path}: {shorten(', '.join(nets))}: {_verdict(warnings)}"
+        print_warnings(warnings)
+        echo_stderr(
+            f"{path}: {shorten(', '.join(nets))}: {_format_warning_count(warnings)}"
             if nets
             else f"{path}: there is no net in it"
         )
     if errors:
         return BAD_INPUT
-    return FAULTY if strict and warnings else OK
+    return CHECK_FAILED if strict and warnings else OK
 
 
-def _verdict(warnings: Sequence[Diagnostic]) -> str:
+def _format_warning_count(warnings: Sequence[Diagnostic]) -> str:
     count = len(warnings)
     return f"{count} warning{'s' * (count > 1)}" if count else "all well"
 
 
-def _as_json(diagnostic: Diagnostic) -> dict[str, Any]:
+def _diagnostic_as_json(diagnostic: Diagnostic) -> dict[str, Any]:
     line, column = diagnostic.span.position if diagnostic.span else (None, None)
     return {
         "file": diagnostic.span.source.name if diagnostic.span else None,
@@ -109,28 +113,28 @@ def fmt(
     from netdsl.file_io import write_atomically
     from netdsl.language.format import format_text
 
-    changed, errors = [], []
+    changed_files, errors = [], []
     for path in files:
         try:
-            text = read(path)
-            new = format_text(text, path)
+            text = read_source(path)
+            formatted = format_text(text, path)
             if path == "-" and not check_only:
                 if STANDARD_OUTPUT.was_closed:
                     raise fail("there is no standard output, which a filter writes to")
-                print(new, end="")
-            elif new != text:
+                print(formatted, end="")
+            elif formatted != text:
                 if not check_only:
-                    write_atomically(Path(path), new.encode())
-                changed.append(path)
+                    write_atomically(Path(path), formatted.encode())
+                changed_files.append(path)
         except NetError as e:
             errors.append(e)
-    for path in changed:
-        say(f"{'would change' if check_only else 'changed'} {path}")
+    for path in changed_files:
+        echo_stderr(f"{'would change' if check_only else 'changed'} {path}")
     for error in errors:
-        complain(error)
+        print_error(error)
     if errors:
         return BAD_INPUT
-    return FAULTY if check_only and changed else OK
+    return CHECK_FAILED if check_only and changed_files else OK
 
 
 @app.command()
@@ -138,31 +142,31 @@ def test(
     files: Annotated[
         list[str] | None, typer.Argument(metavar="[FILE...]", help="Files or folders.")
     ] = None,
-    shrink: Shrink = None,
-    as_json: Json = False,
+    shrink: ShrinkOption = None,
+    as_json: JsonOption = False,
 ) -> int:
     """Run the `test` sections: parameters, shapes, gradients that must come out. With --shrink the
     gradients of all their nets are checked, and nothing that is counted.
 
     Example: netdsl test models
     """
-    results, wrong, errors = [], 0, []
-    for path in net_files(files or ["."]):
+    results, failed, errors = [], 0, []
+    for path in find_net_files(files or ["."]):
         try:
             for result in _run_tests(path, shrink):
-                wrong += not result.ok
+                failed += not result.ok
                 results.append(result)
                 if not as_json:
-                    tell_test(path, result)
+                    show_test_result(path, result)
         except NetError as e:
             errors.append(e)
     for error in errors:
-        complain(error)
+        print_error(error)
     if as_json:
         print_json(
             {
-                "passed": len(results) - wrong,
-                "failed": wrong,
+                "passed": len(results) - failed,
+                "failed": failed,
                 "tests": [
                     {
                         "name": r.name,
@@ -177,10 +181,10 @@ def test(
             }
         )
     else:
-        say(f"{len(results) - wrong} passed, {wrong} failed")
+        echo_stderr(f"{len(results) - failed} passed, {failed} failed")
     if errors:
         return BAD_INPUT
-    return FAULTY if wrong else OK
+    return CHECK_FAILED if failed else OK
 
 
 def _run_tests(path: str, shrink: int | None) -> Iterator[TestResult]:
@@ -189,10 +193,10 @@ def _run_tests(path: str, shrink: int | None) -> Iterator[TestResult]:
     from netdsl.insight.program_check import check_program
     from netdsl.language.budget import Budget
 
-    program, budget = load(path), Budget()
+    program, budget = load_program(path), Budget()
     if not program.tests:
         check_program(program)
-        say(f"{path}: no tests")
+        echo_stderr(f"{path}: no tests")
     for section in program.tests:
         if shrink is None:
             yield run_test(program, section, budget)
@@ -205,9 +209,9 @@ def summary(
     file: Annotated[
         str, typer.Argument(metavar="FILE[:NAME]", help="A .net file, a folder; `-` reads stdin.")
     ],
-    shrink: Shrink = None,
-    settings: Sets = None,
-    as_json: Json = False,
+    shrink: ShrinkOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
 ) -> int:
     """The layers of a net: outputs, parameters, multiply-accumulates, memory of one image. Of a
     folder: its nets as a page in Markdown.
@@ -216,14 +220,14 @@ def summary(
     """
     from netdsl.language.elaborate import Settings, shrink_settings
 
-    how = Settings(shrink=shrink_settings(shrink))
+    elaboration_settings = Settings(shrink=shrink_settings(shrink))
     if Path(file).is_dir():
-        return _folder_summary(Path(file), how, settings, as_json)
+        return _summarise_folder(Path(file), elaboration_settings, settings, as_json)
     from netdsl.insight.summary import summarise
     from netdsl.language.elaborate import elaborate
 
     path, name = split_file_and_name(file)
-    found = summarise(elaborate(load(path, settings, name), name, how))
+    found = summarise(elaborate(load_program(path, settings, name), name, elaboration_settings))
     if as_json:
         print_json(found.as_json())
     else:
@@ -231,28 +235,30 @@ def summary(
     return OK
 
 
-def _folder_summary(folder: Path, how: Settings, sets: list[str] | None, as_json: bool) -> int:
+def _summarise_folder(
+    folder: Path, elaboration_settings: Settings, overrides: list[str] | None, as_json: bool
+) -> int:
     from netdsl.insight.zoo import load_zoo
 
-    if sets:
+    if overrides:
         raise fail("`--set` changes one file, not a folder", help="name the file")
-    found = load_zoo(folder, how)
+    found = load_zoo(folder, elaboration_settings)
     if as_json:
         print_json(found.as_json())
     else:
-        show(found.as_markdown(), end="")
+        echo(found.as_markdown(), end="")
     return OK
 
 
 @app.command()
 def gradcheck(
-    file: File,
+    file: FileArgument,
     seed: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, help="Of weights, images and directions.")
     ] = 1,
-    shrink: Shrink = None,
-    settings: Sets = None,
-    as_json: Json = False,
+    shrink: ShrinkOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
 ) -> int:
     """Check every layer's gradient in this very net against finite differences, in float64.
 
@@ -262,11 +268,11 @@ def gradcheck(
 
     path, name = split_file_and_name(file)
     rows = []
-    for row in run(load(path, settings, name), name, seed, shrink):
+    for row in run(load_program(path, settings, name), name, seed, shrink):
         rows.append(row)
         if not as_json:
-            show(f"{'ok  ' if row.ok else 'FAIL'} {row.error:8.1e}  {row.name}")
+            echo(f"{'ok  ' if row.ok else 'FAIL'} {row.error:8.1e}  {row.name}")
     ok = all(r.ok for r in rows)
     if as_json:
         print_json({"ok": ok, "layers": [{"name": r.name, "error": r.error} for r in rows]})
-    return OK if ok else FAULTY
+    return OK if ok else CHECK_FAILED

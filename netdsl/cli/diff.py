@@ -7,36 +7,36 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netdsl.cli.app import OK, Json, app, print_json
-from netdsl.cli.files import load
-from netdsl.cli.show import show_difference
+from netdsl.cli.app import OK, JsonOption, app, print_json
+from netdsl.cli.display import show_diff
+from netdsl.cli.file_arguments import load_program
 from netdsl.file_io import split_file_and_name
 
 if TYPE_CHECKING:
     from netdsl.language.network import Network
 
-Side = Annotated[
+NetArgument = Annotated[
     str, typer.Argument(metavar="FILE[:NET]", help="A .net file, a checkpoint, or a run.")
 ]
 
 
 @app.command()
-def diff(a: Side, b: Side, as_json: Json = False) -> int:
+def diff(a: NetArgument, b: NetArgument, as_json: JsonOption = False) -> int:
     """What differs between two nets, and which weights of the one fit the other.
 
     Example: netdsl diff models/lenet.net:lenet5 models/lenet.net:caffe_lenet
     """
     from netdsl.insight.network_diff import compare_networks
 
-    found = compare_networks(_network(a), _network(b))
+    found = compare_networks(_load_network(a), _load_network(b))
     if as_json:
         print_json(found.as_json())
     else:
-        show_difference(found)
+        show_diff(found)
     return OK
 
 
-def _network(place: str) -> Network:
+def _load_network(place: str) -> Network:
     """The net of a file by its name, or the one that a checkpoint was trained with."""
     from netdsl.language.elaborate import Settings, elaborate
     from netdsl.training.recipe.recipe import resolve_recipe
@@ -48,4 +48,4 @@ def _network(place: str) -> Network:
         program = checkpoint.load(weights).program()
         recipe = resolve_recipe(program)
         return elaborate(program, name or recipe.net, Settings(shrink=recipe.small))
-    return elaborate(load(path, None, name), name)
+    return elaborate(load_program(path, None, name), name)

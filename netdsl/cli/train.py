@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from netdsl.cli.app import (
-    FAULTY,
+    CHECK_FAILED,
     OK,
-    DataDir,
-    Device,
-    Filed,
-    Json,
-    Sets,
-    Tune,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    SavedExitCode,
+    SetOption,
+    TuneOption,
     app,
+    echo,
+    echo_stderr,
     print_json,
-    say,
-    show,
-    warn,
+    print_warnings,
 )
-from netdsl.cli.files import load_recipe, run_directory
-from netdsl.cli.show import show_dry_run, show_overfit, with_progress
+from netdsl.cli.display import show_dry_run, show_overfit, with_progress
+from netdsl.cli.file_arguments import create_run_directory, load_recipe
 from netdsl.errors import fail
 from netdsl.file_io import split_file_and_name
 from netdsl.interrupt import defer_interrupts
@@ -39,27 +39,27 @@ if TYPE_CHECKING:
     from netdsl.training.run.trainer import Trainer
     from netdsl.training.store.checkpoint import Checkpoint
 
-OptionalFile = Annotated[
+OptionalFileArgument = Annotated[
     str | None, typer.Argument(metavar="FILE[:RECIPE]", help="A .net file; `-` reads stdin.")
 ]
 
 
-Resume = Annotated[
+ResumeOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Go on with the run in this directory.")
 ]
 
 
 @app.command()
 def train(
-    file: OptionalFile = None,
+    file: OptionalFileArgument = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Of the run; runs/NAME-N unless given."),
     ] = None,
-    resume: Resume = None,
-    data: DataDir = None,
-    device: Device = "auto",
-    tune: Tune = None,
+    resume: ResumeOption = None,
+    data: DataOption = None,
+    device: DeviceOption = "auto",
+    tune: TuneOption = None,
     shrink: Annotated[
         int | None,
         typer.Option(
@@ -68,7 +68,7 @@ def train(
             help="A trial of a small version: channels divided by N; the images stay.",
         ),
     ] = None,
-    settings: Sets = None,
+    settings: SetOption = None,
     watch: Annotated[
         str | None,
         typer.Option(metavar="WHAT", help="gradients,activations: by layer, in metrics.jsonl."),
@@ -80,7 +80,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")
     ] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> int:
     """Train a net by its recipe; metrics and checkpoints go to a run directory.
 
@@ -93,28 +93,31 @@ def train(
     from netdsl.training.step.watch import parse_watch
     from netdsl.training.store.lock import lock_directories
 
-    watched = parse_watch(watch, watch_every) if watch is not None else None
+    watch_settings = parse_watch(watch, watch_every) if watch is not None else None
     if shrink is not None:
         settings = [*(settings or ()), f"train.shrink={shrink}"]
-    looks = dry_run or overfit
+    is_preview = dry_run or overfit
     # from before it is read, so that no other process goes on with it meanwhile
-    with lock_directories(resume) if resume and resume.is_dir() and not looks else nullcontext():
-        program, name, saved, folder = _begun(file, out, resume, settings)
+    with (
+        lock_directories(resume) if resume and resume.is_dir() and not is_preview else nullcontext()
+    ):
+        program, name, checkpoint, folder = _resolve_run(file, out, resume, settings)
         if resume is None:
-            warn(recipe_warnings(program, name))
+            print_warnings(recipe_warnings(program, name))
 
-        staged = len(stage_names(program, name)) > 1
+        has_stages = len(stage_names(program, name)) > 1
 
         def run(trainer: Trainer, out: Path) -> Result:
-            if staged:
-                say(f"train {trainer.job.name or 'section'}: {out}")
-            say("\n".join(trainer.job.inventory.lines()))
+            if has_stages:
+                echo_stderr(f"train {trainer.job.name or 'section'}: {out}")
+            echo_stderr("\n".join(trainer.job.inventory.lines()))
             try:
-                with defer_interrupts() as asked:
-                    return with_progress(trainer, out, as_json, asked, watched)
+                with defer_interrupts() as is_stop_requested:
+                    return with_progress(trainer, out, as_json, is_stop_requested, watch_settings)
             except KeyboardInterrupt:
-                whole = out if trainer.job.name == name else out.parent
-                say(f"go on with `{_going_on(whole, data, device, watch, watch_every)}`")
+                run_root = out if trainer.job.name == name else out.parent
+                command = _format_resume_command(run_root, data, device, watch, watch_every)
+                echo_stderr(f"go on with `{command}`")
                 raise
 
         backend = open_backend(device)
@@ -124,23 +127,23 @@ def train(
             return _dry_run(program, name, backend, data, as_json)
         if overfit:
             return _overfit(program, name, backend, data, as_json)
-        trainer, result = run_stages(program, name, backend, data, folder, run, saved)
-        return _report(trainer, result, as_json)
+        trainer, result = run_stages(program, name, backend, data, folder, run, checkpoint)
+        return _print_report(trainer, result, as_json)
 
 
-def _going_on(
-    out: Path, data: Path | str | None, device: str, watch: str | None, every: int
+def _format_resume_command(
+    out: Path, data: Path | str | None, device: str, watch: str | None, watch_every: int
 ) -> str:
     """The command that goes on with a run as it was begun; what the run itself keeps needs no
     saying again."""
-    words = ["netdsl", "train", "--resume", str(out)]
-    words += ["--data", str(data)] if data is not None else []
-    words += ["--device", device] if device != "auto" else []
-    words += ["--watch", watch, "--watch-every", str(every)] if watch is not None else []
-    return shlex.join(words)
+    arguments = ["netdsl", "train", "--resume", str(out)]
+    arguments += ["--data", str(data)] if data is not None else []
+    arguments += ["--device", device] if device != "auto" else []
+    arguments += ["--watch", watch, "--watch-every", str(watch_every)] if watch is not None else []
+    return shlex.join(arguments)
 
 
-def _begun(
+def _resolve_run(
     file: str | None, out: Path | None, resume: Path | None, settings: list[str] | None
 ) -> tuple[Program, str | None, Checkpoint | None, Path | Callable[[], Path]]:
     """What is trained, which recipe, where its run stood, and where it is kept."""
@@ -152,13 +155,13 @@ def _begun(
             raise fail("a run that goes on has its own file and directory", help=help)
         found = load_continuation(resume, settings or ())
         for key, (old, new) in found.changes.items():
-            say(f"{key} = {new}, was {old}")
+            echo_stderr(f"{key} = {new}, was {old}")
         return found.program, None, found.saved, resume
     if file is None:
         raise fail("there is no file to train", help="netdsl train FILE, or --resume DIR")
     path, name = split_file_and_name(file)
     program = load_recipe(path, settings, name)
-    return program, name, None, lambda: run_directory(path, out)
+    return program, name, None, lambda: create_run_directory(path, out)
 
 
 def _dry_run(
@@ -189,24 +192,24 @@ def _overfit(
     from netdsl.training.run.overfit import overfit
 
     job = prepare_job(program, name, data)
-    say("\n".join(job.inventory.lines()))
+    echo_stderr("\n".join(job.inventory.lines()))
     found = overfit(job, backend)
     if as_json:
         print_json({"ok": found.ok, **asdict(found)})
     else:
         show_overfit(found)
-    return OK if found.ok else FAULTY
+    return OK if found.ok else CHECK_FAILED
 
 
-def _report(trainer: Trainer, result: Result, as_json: bool) -> int:
+def _print_report(trainer: Trainer, result: Result, as_json: bool) -> int:
     from netdsl.training.recipe.expectations import judge_expectations
 
     metrics = result.metrics
-    judged = judge_expectations(trainer.recipe.expectations, metrics)
+    outcomes = judge_expectations(trainer.recipe.expectations, metrics)
     if as_json:
         keys = ("train_loss", "val_accuracy", "test_accuracy", "images_per_second")
         report = {"epochs": trainer.progress.epoch, **{k: metrics.get(k) for k in keys}}
-        expected = [{"text": m.text, "ok": m.ok, "found": m.figures} for m in judged]
+        expected = [{"text": m.text, "ok": m.ok, "found": m.figures} for m in outcomes]
         print_json(
             report
             | {"bad_pictures": metrics["bad_pictures"]}
@@ -215,8 +218,8 @@ def _report(trainer: Trainer, result: Result, as_json: bool) -> int:
     else:
         if metrics.get("test_accuracy") is not None:
             images = metrics["test_images"]
-            show(f"test accuracy {metrics['test_accuracy']:.2%} on {images:,} images")
-        show(f"weights in {result.checkpoint}")
-    for m in judged:
-        say(f"expected {m.text}: {m.figures}" + ("" if m.ok else ", so this FAILED"))
-    return Filed(OK if all(m.ok for m in judged) else FAULTY)
+            echo(f"test accuracy {metrics['test_accuracy']:.2%} on {images:,} images")
+        echo(f"weights in {result.checkpoint}")
+    for m in outcomes:
+        echo_stderr(f"expected {m.text}: {m.figures}" + ("" if m.ok else ", so this FAILED"))
+    return SavedExitCode(OK if all(m.ok for m in outcomes) else CHECK_FAILED)

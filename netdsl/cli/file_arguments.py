@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from netdsl.language.syntax import File
 
 
-def read(path: str) -> str:
+def read_source(path: str) -> str:
     from netdsl.language.program import decode_text, read_text
     from netdsl.limits import MAX_FILE_BYTES
 
@@ -27,12 +27,12 @@ def read(path: str) -> str:
         raise fail(f"cannot read standard input: {e.strerror or e}") from None
 
 
-def load(path: str, settings: list[str] | None = None, net: str | None = None) -> Program:
+def load_program(path: str, settings: list[str] | None = None, net: str | None = None) -> Program:
     """The program of a file, with `--set` applied; a bare name there is a parameter of `net`."""
     from netdsl.language.override import override
     from netdsl.language.program import build_program
 
-    return build_program(override(_tree(path), settings or (), net))
+    return build_program(override(_parse(path), settings or (), net))
 
 
 def load_recipe(path: str, settings: list[str] | None, recipe: str | None) -> Program:
@@ -42,20 +42,20 @@ def load_recipe(path: str, settings: list[str] | None, recipe: str | None) -> Pr
     from netdsl.language.program import build_program
     from netdsl.training.recipe.recipe import net_name
 
-    file = _tree(path)
+    file = _parse(path)
     if settings:
         file = override(file, settings, net_name(build_program(file), recipe))
     return build_program(file)
 
 
-def _tree(path: str) -> File:
+def _parse(path: str) -> File:
     from netdsl.language.parse import parse
     from netdsl.language.program import parse_file
 
-    return parse(read(path), "<stdin>") if path == "-" else parse_file(path)
+    return parse(read_source(path), "<stdin>") if path == "-" else parse_file(path)
 
 
-def net_files(places: list[str]) -> list[str]:
+def find_net_files(places: list[str]) -> list[str]:
     found: list[str] = []
     for place in places:
         if Path(place).is_dir():
@@ -67,7 +67,7 @@ def net_files(places: list[str]) -> list[str]:
     return found
 
 
-def run_directory(path: str, out: Path | None) -> Path:
+def create_run_directory(path: str, out: Path | None) -> Path:
     """A directory for a new run, made here and now so that no other run takes it.
 
     Raises NetError where the one that was asked for holds files of a run already, or a directory
@@ -77,19 +77,19 @@ def run_directory(path: str, out: Path | None) -> Path:
 
     if out is not None:
         paths = [p for name in RUN_FILES for place in (name, f"*/{name}") for p in out.glob(place)]
-        there = [str(p.relative_to(out)) for p in paths]
-        if there:
-            message = f"{out} already holds {', '.join(there)}"
+        existing_files = [str(p.relative_to(out)) for p in paths]
+        if existing_files:
+            message = f"{out} already holds {', '.join(existing_files)}"
             raise fail(message, help="give another `--out`; nothing is ever written over")
         out.mkdir(parents=True, exist_ok=True)
         return out
     stem = Path(path).stem if path != "-" else "stdin"
     number = 1
     while True:
-        claimed = Path("runs") / f"{stem}-{number}"
+        directory = Path("runs") / f"{stem}-{number}"
         try:
-            claimed.mkdir(parents=True)
+            directory.mkdir(parents=True)
         except FileExistsError:
             number += 1
         else:
-            return claimed
+            return directory

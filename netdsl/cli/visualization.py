@@ -7,29 +7,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netdsl.cli.app import OK, Device, Json, app, print_json, say, show
-from netdsl.cli.using import Weights
+from netdsl.cli.app import OK, DeviceOption, JsonOption, app, echo, echo_stderr, print_json
+from netdsl.cli.prediction import WeightsArgument
 from netdsl.errors import fail
 from netdsl.types import dims
 
 if TYPE_CHECKING:
     from netdsl.types import Array
 
-Out = Annotated[Path, typer.Option("-o", "--out", metavar="FILE.png", help="The picture.")]
-Layer = Annotated[
+OutOption = Annotated[Path, typer.Option("-o", "--out", metavar="FILE.png", help="The picture.")]
+LayerArgument = Annotated[
     str, typer.Argument(metavar="LAYER", help="A path, as `netdsl summary` prints them.")
 ]
-MOST = 16
+MAX_CHANNELS = 16
 
 
 @app.command()
 def filters(
-    weights: Weights,
-    out: Out,
+    weights: WeightsArgument,
+    out: OutOption,
     layer: Annotated[
         str | None, typer.Argument(metavar="[LAYER]", help="A convolution; the first one else.")
     ] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> int:
     """The filters of a convolution as a picture; middle grey is zero.
 
@@ -44,36 +44,37 @@ def filters(
         render_filters,
     )
 
-    _check_name(out)
+    _check_png_suffix(out)
     trained = Predictor(weights, open_backend("reference"))
     network = trained.network(trained.recipe.settings(training=False, batch=1))
     found = find_convolution(network, layer)
     values = compute_weights(network, found, trained.state.snapshot())
-    _write(out, render_filters(values))
+    _write_picture(out, render_filters(values))
     shape, (count, channels) = values.shape, count_drawn_filters(values)
     if as_json:
-        about = {"layer": found.path, "shape": list(shape), "drawn": [count, channels]}
-        print_json({"picture": str(out), **about})
+        fields = {"layer": found.path, "shape": list(shape), "drawn": [count, channels]}
+        print_json({"picture": str(out), **fields})
     else:
-        line = f"{out}: `{found.path}`, {_part(count, shape[0], 'filters')} of {dims(shape[1:])}"
-        some = f", {_part(channels, shape[3], 'channels')} of each"
-        show(line + some * (channels < shape[3]))
+        filter_note = _format_count(count, shape[0], "filters")
+        line = f"{out}: `{found.path}`, {filter_note} of {dims(shape[1:])}"
+        channel_note = f", {_format_count(channels, shape[3], 'channels')} of each"
+        echo(line + channel_note * (channels < shape[3]))
     return OK
 
 
-def _part(drawn: int, of: int, what: str) -> str:
+def _format_count(drawn: int, total: int, noun: str) -> str:
     """How many are drawn, of how many where that is not all."""
-    return f"{of} {what}" if drawn == of else f"the first {drawn} of {of} {what}"
+    return f"{total} {noun}" if drawn == total else f"the first {drawn} of {total} {noun}"
 
 
 @app.command()
 def activations(
-    weights: Weights,
+    weights: WeightsArgument,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture file.")],
-    layer: Layer,
-    out: Out,
-    device: Device = "auto",
-    as_json: Json = False,
+    layer: LayerArgument,
+    out: OutOption,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
 ) -> int:
     """What a layer makes of a picture, a map for each channel.
 
@@ -83,29 +84,31 @@ def activations(
     from netdsl.inference import Predictor
     from netdsl.insight.feature_maps import compute_feature_maps, render_feature_maps
 
-    _check_name(out)
+    _check_png_suffix(out)
     maps = compute_feature_maps(Predictor(weights, open_backend(device)), image, layer)
-    _write(out, render_feature_maps(maps))
+    _write_picture(out, render_feature_maps(maps))
     height, width, count = maps.shape
     if as_json:
         print_json({"picture": str(out), "layer": layer, "shape": list(maps.shape)})
     else:
-        show(f"{out}: `{layer}`, {count} maps of {height}x{width}")
+        echo(f"{out}: `{layer}`, {count} maps of {height}x{width}")
     return OK
 
 
 @app.command()
 def visualize(
-    weights: Weights,
+    weights: WeightsArgument,
     place: Annotated[
         str,
-        typer.Argument(metavar="LAYER[:CHANNEL]", help=f"Its first {MOST} channels, or one."),
+        typer.Argument(
+            metavar="LAYER[:CHANNEL]", help=f"Its first {MAX_CHANNELS} channels, or one."
+        ),
     ],
-    out: Out,
+    out: OutOption,
     steps: Annotated[int, typer.Option(min=1, max=100_000, help="Of gradient ascent.")] = 200,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of noise and jitter.")] = 1,
-    device: Device = "auto",
-    as_json: Json = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
 ) -> int:
     """The pictures that channels of a layer answer to most, found by gradient ascent.
 
@@ -116,31 +119,31 @@ def visualize(
     from netdsl.insight.feature_visualization import AscentSettings, visualize_channels
     from netdsl.insight.image_grid import make_grid, scale_to_range
 
-    _check_name(out)
-    layer, channel = _channel(place)
+    _check_png_suffix(out)
+    layer, channel = _split_channel(place)
     trained = Predictor(weights, open_backend(device))
     channels, found = visualize_channels(
-        trained, layer, channel, MOST, AscentSettings(steps=steps, seed=seed)
+        trained, layer, channel, MAX_CHANNELS, AscentSettings(steps=steps, seed=seed)
     )
-    _write(out, make_grid(scale_to_range(found.pictures)))
+    _write_picture(out, make_grid(scale_to_range(found.pictures)))
     rows = list(zip(channels, found.initial_activations, found.final_activations, strict=True))
     if as_json:
-        told = [{"channel": c, "before": b, "after": a} for c, b, a in rows]
-        print_json({"picture": str(out), "layer": layer, "channels": told})
+        channel_rows = [{"channel": c, "before": b, "after": a} for c, b, a in rows]
+        print_json({"picture": str(out), "layer": layer, "channels": channel_rows})
     else:
         for c, before, after in rows:
-            show(f"{layer}:{c}  activation {before:.4g} -> {after:.4g}")
-        show(f"{out}: {len(rows)} pictures")
-    silent = [str(c) for c, before, after in rows if not after > before]
-    if silent:
-        say(
-            f"no gradient led anywhere for {layer}:{', '.join(silent)}; "
+            echo(f"{layer}:{c}  activation {before:.4g} -> {after:.4g}")
+        echo(f"{out}: {len(rows)} pictures")
+    unchanged = [str(c) for c, before, after in rows if not after > before]
+    if unchanged:
+        echo_stderr(
+            f"no gradient led anywhere for {layer}:{', '.join(unchanged)}; "
             "the place before its ReLU may have one"
         )
     return OK
 
 
-def _channel(place: str) -> tuple[str, int | None]:
+def _split_channel(place: str) -> tuple[str, int | None]:
     layer, colon, channel = place.partition(":")
     if not colon:
         return layer, None
@@ -149,12 +152,12 @@ def _channel(place: str) -> tuple[str, int | None]:
     return layer, int(channel)
 
 
-def _check_name(out: Path) -> None:
+def _check_png_suffix(out: Path) -> None:
     if out.suffix.lower() != ".png":
         raise fail(f"{out} does not end in .png, and pictures are written as PNG")
 
 
-def _write(out: Path, picture: Array) -> None:
+def _write_picture(out: Path, picture: Array) -> None:
     from netdsl.data.pictures import write_picture
 
     write_picture(out, picture)

@@ -6,26 +6,26 @@ from typing import Annotated
 
 import typer
 
-from netdsl.cli.app import OK, Device, File, Json, Sets, app, print_json
-from netdsl.cli.compiling import Batch, Train
-from netdsl.cli.files import load, load_recipe
+from netdsl.cli.app import OK, DeviceOption, FileArgument, JsonOption, SetOption, app, print_json
+from netdsl.cli.compiler import BatchOption, TrainOption
+from netdsl.cli.file_arguments import load_program, load_recipe
 from netdsl.file_io import split_file_and_name
 
 
 @app.command("time")
 def time_(
-    file: File,
-    train: Train = False,
-    batch: Batch = None,
-    device: Device = "auto",
+    file: FileArgument,
+    train: TrainOption = False,
+    batch: BatchOption = None,
+    device: DeviceOption = "auto",
     rounds: Annotated[
         int, typer.Option(min=1, max=10_000, help="Times are medians of so many.")
     ] = 9,
     full: Annotated[
         bool, typer.Option("--full", help="Every kernel and layer, not only the slowest.")
     ] = False,
-    settings: Sets = None,
-    as_json: Json = False,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
 ) -> int:
     """The time of each kernel and layer, beside what this machine can do.
 
@@ -36,14 +36,14 @@ def time_(
     from netdsl.insight.profiler import profile_step
 
     path, name = split_file_and_name(file)
-    program = load_recipe(path, settings, name) if train else load(path, settings, name)
+    program = load_recipe(path, settings, name) if train else load_program(path, settings, name)
     backend = open_backend(device)
     prepared_net = prepare_target(program, CompileTarget(name, train, batch))
     found = profile_step(prepared_net, backend, rounds).with_observed_ceilings()
     if as_json:
         print_json(found.as_json())
     else:
-        from netdsl.cli.show_timing import show_timing
+        from netdsl.cli.profile_tables import show_profile
 
-        show_timing(found, full)
+        show_profile(found, full)
     return OK

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netdsl.cli.app import show
+from netdsl.cli.app import echo
 from netdsl.text_escaping import escape_line, escape_text
 from netdsl.types import format_bytes
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from netdsl.training.step.watch import WatchRequest
 
 
-def wide_console() -> Console:
+def make_console() -> Console:
     """A terminal as it is; a file or pipe with room for every line."""
     from rich.console import Console
 
-    console = Console(**_PLAIN)
-    return console if console.is_terminal else Console(**_PLAIN, width=240)
+    console = Console(**_CONSOLE_OPTIONS)
+    return console if console.is_terminal else Console(**_CONSOLE_OPTIONS, width=240)
 
 
-_PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+_CONSOLE_OPTIONS: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
 """Text is shown as it stands, whatever Rich could take it for."""
 
 
@@ -45,18 +45,18 @@ def add_row(table: Table, *cells: str) -> None:
     table.add_row(*map(escape_line, cells))
 
 
-def tell_test(path: str, result: TestResult) -> None:
+def show_test_result(path: str, result: TestResult) -> None:
     verdict = "ok  " if result.ok else "FAIL"
     n = len(result.outcomes)
-    show(f"{verdict} {path}:{result.name}  {n} expectation{'s' * (n != 1)}")
+    echo(f"{verdict} {path}:{result.name}  {n} expectation{'s' * (n != 1)}")
     for o in result.outcomes:
         if not o.ok:
-            show(f"     {o.text}: {o.found or 'it does not hold'}")
+            echo(f"     {o.text}: {o.found or 'it does not hold'}")
     if result.published_accuracies:
         shares = (
             f"{k.replace('top', 'top-')} {v:.2%}" for k, v in result.published_accuracies.items()
         )
-        show(f"     published: {', '.join(shares)}")
+        echo(f"     published: {', '.join(shares)}")
 
 
 def show_summary(found: Summary) -> None:
@@ -70,19 +70,19 @@ def show_summary(found: Summary) -> None:
     for r in found.layers:
         counts = [f"{n:,}" if n else "" for n in (r.params, r.macs)]
         add_row(table, r.name, r.call, r.output, *counts, format_bytes(r.bytes))
-    console = wide_console()
+    console = make_console()
     console.print(table)
     console.print(
         f"\n{found.params:,} params, {found.macs:,} MACs and {found.activations:,} activations "
         "an image"
     )
     if found.side_params or found.side_macs:
-        show(
+        echo(
             f"side outputs, which only training needs: {found.side_params:,} of the params and "
             f"{found.side_macs:,} more MACs"
         )
     if found.unread_layers:
-        show(f"no output needs: {_listed(found.unread_layers)}")
+        echo(f"no output needs: {_format_names(found.unread_layers)}")
 
 
 def with_progress(
@@ -90,13 +90,13 @@ def with_progress(
     out: Path,
     quiet: bool,
     should_stop: Callable[[], bool],
-    watch: WatchRequest | None,
+    update_bar: WatchRequest | None,
 ) -> Result:
     """Runs a trainer with a bar that shows loss, images/s and the time left, on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True, **_PLAIN)
+    console = Console(stderr=True, **_CONSOLE_OPTIONS)
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(bar_width=None),
@@ -110,22 +110,24 @@ def with_progress(
         task = bar.add_task("", total=total, epoch="", loss=0.0, rate=0.0)
 
         def on_step(p: StepReport) -> None:
-            done = p.epoch * p.steps + p.step
+            completed_steps = p.epoch * p.steps + p.step
             epoch = f"{p.epoch + 1}/{p.epochs}"
             loss = math.nan if p.loss is None else p.loss
-            bar.update(task, completed=done, epoch=epoch, loss=loss, rate=p.images_per_second)
+            bar.update(
+                task, completed=completed_steps, epoch=epoch, loss=loss, rate=p.images_per_second
+            )
 
         def on_epoch(m: dict[str, Any]) -> None:
             if not quiet:
-                bar.console.print(_epoch_line(m, trainer.recipe.epochs), soft_wrap=True)
+                bar.console.print(_format_epoch(m, trainer.recipe.epochs), soft_wrap=True)
 
         def log(words: str) -> None:
             bar.console.print(escape_text(words), soft_wrap=True)
 
-        return trainer.run(out, on_step, on_epoch, should_stop, watch, log)
+        return trainer.run(out, on_step, on_epoch, should_stop, update_bar, log)
 
 
-def _epoch_line(m: dict[str, Any], epochs: int) -> str:
+def _format_epoch(m: dict[str, Any], epochs: int) -> str:
     line = f"epoch {m['epoch']}/{epochs}  loss {m['train_loss']:.4f}"
     if m["val_accuracy"] is not None:
         line += f"  val loss {m['val_loss']:.4f}  val accuracy {m['val_accuracy']:.2%}"
@@ -134,14 +136,14 @@ def _epoch_line(m: dict[str, Any], epochs: int) -> str:
     return f"{line}  {m['images_per_second']:,.0f} images/s  {m['seconds']:.1f} s"
 
 
-def show_difference(found: NetworkDiff) -> None:
+def show_diff(found: NetworkDiff) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for heading in ("", *map(escape_line, found.net_names)):
         table.add_column(heading, overflow="fold", justify="left")
-    for what, (a, b) in (("params", found.params), ("MACs", found.macs)):
-        add_row(table, what, f"{a:,}", f"{b:,}")
+    for label, (a, b) in (("params", found.params), ("MACs", found.macs)):
+        add_row(table, label, f"{a:,}", f"{b:,}")
     for title, changes in (
         ("layers", found.differing_layers),
         ("weights", found.differing_weights),
@@ -151,36 +153,36 @@ def show_difference(found: NetworkDiff) -> None:
             add_row(table, f"{title} that differ")
         for c in changes:
             add_row(table, f"  {c.name}", c.a or "-", c.b or "-")
-    console = wide_console()
+    console = make_console()
     console.print(table)
     if found.is_identical:
         console.print("\nthe nets are the same")
-    of = len(found.transferable_weights) + len(found.differing_weights)
+    total = len(found.transferable_weights) + len(found.differing_weights)
     console.print(
-        f"\n{len(found.transferable_weights)} of {of} weights transfer, "
+        f"\n{len(found.transferable_weights)} of {total} weights transfer, "
         f"{found.transferable_params:,} learnable values: "
-        f"{escape_line(_listed(found.transferable_weights))}"
+        f"{escape_line(_format_names(found.transferable_weights))}"
     )
 
 
 def show_dry_run(found: DryRun) -> None:
-    show(found.recipe)
+    echo(found.recipe)
     if found.missing_data is not None:
-        show(f"{found.epochs} epochs; how many steps is not known, for {found.missing_data}")
+        echo(f"{found.epochs} epochs; how many steps is not known, for {found.missing_data}")
     else:
-        show(f"{found.images:,} images to learn from, {found.validation:,} to validate with")
+        echo(f"{found.images:,} images to learn from, {found.validation:,} to validate with")
         steps = found.steps * found.epochs
-        show(f"{found.epochs} epochs of {found.steps:,} steps: {steps:,} steps")
+        echo(f"{found.epochs} epochs of {found.steps:,} steps: {steps:,} steps")
     for line in found.inventory.lines() if found.inventory else ():
-        show(line)
-    show(f"{found.trainable_params:,} of {found.params:,} parameters are learnt")
-    show(f"precision: {found.precision}")
+        echo(line)
+    echo(f"{found.trainable_params:,} of {found.params:,} parameters are learnt")
+    echo(f"precision: {found.precision}")
     _show_memory(found.memory)
     for g in found.globs:
-        show(f'{g.key} "{g.glob}": {_listed(g.weights)}')
+        echo(f'{g.key} "{g.glob}": {_format_names(g.weights)}')
 
 
-_MEMORY = {
+_MEMORY_LABELS = {
     "weights": "weights",
     "states": "states of the optimizer and others beside them",
     "step": "one step",
@@ -191,13 +193,13 @@ _MEMORY = {
 
 
 def _show_memory(memory: Memory) -> None:
-    show("memory, beside Python itself:")
+    echo("memory, beside Python itself:")
     for part, size in memory.parts().items():
-        show(f"  {format_bytes(size):>9}  {_MEMORY[part]}")
-    show(f"  {format_bytes(memory.total):>9}  in all")
+        echo(f"  {format_bytes(size):>9}  {_MEMORY_LABELS[part]}")
+    echo(f"  {format_bytes(memory.total):>9}  in all")
 
 
-def _listed(names: tuple[str, ...]) -> str:
+def _format_names(names: tuple[str, ...]) -> str:
     """Names, the middle of a long list left out."""
     if len(names) > 8:
         names = (*names[:4], f"... {len(names) - 6} more ...", *names[-2:])
@@ -205,91 +207,95 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 def show_overfit(found: OverfitResult) -> None:
-    knows = f"; a net that knows nothing has {found.expected:.4f}" if found.expected else ""
-    show(f"first loss {found.first:.4f}{knows}" + (", far from it" if found.is_start_odd else ""))
-    show(
+    chance_note = f"; a net that knows nothing has {found.expected:.4f}" if found.expected else ""
+    echo(
+        f"first loss {found.first:.4f}{chance_note}"
+        + (", far from it" if found.is_start_odd else "")
+    )
+    echo(
         f"after {found.steps} steps on one batch of {found.images}: "
         f"loss {found.last:.4f}, accuracy {found.accuracy:.2%}"
     )
     if not found.ok:
-        show("a sound net learns one batch by heart: look at the rate, the labels, the last layer")
+        echo("a sound net learns one batch by heart: look at the rate, the labels, the last layer")
 
 
-_MOST_CLASSES, _MOST_PAIRS = 25, 20
+_MAX_CLASSES, _MAX_PAIRS = 25, 20
 """With more classes a confusion matrix fits no screen: its largest entries are shown."""
 
 
 def show_confusion(report: EvaluationReport) -> None:
-    if len(report.classes) <= _MOST_CLASSES:
+    if len(report.classes) <= _MAX_CLASSES:
         _show_matrix(report)
     else:
         _show_pairs(report)
     if report.unclassified:
-        show(f"{report.unclassified:,} images are in no column: a score of theirs is NaN")
+        echo(f"{report.unclassified:,} images are in no column: a score of theirs is NaN")
 
 
 def _show_pairs(report: EvaluationReport) -> None:
     pairs = report.confused_pairs()
     if not pairs:
         return
-    show("\nmost often confused: what it is -> what was said")
-    for true, said, count in pairs[:_MOST_PAIRS]:
-        show(f"{count:>7,}  {escape_line(f'{true} -> {said}')}")
-    more = pairs[_MOST_PAIRS:]
-    if more:
-        images = sum(count for _, _, count in more)
-        show(f"and {len(more):,} more pairs of classes, {images:,} images in all")
+    echo("\nmost often confused: what it is -> what was said")
+    for true, predicted, count in pairs[:_MAX_PAIRS]:
+        echo(f"{count:>7,}  {escape_line(f'{true} -> {predicted}')}")
+    hidden_pairs = pairs[_MAX_PAIRS:]
+    if hidden_pairs:
+        images = sum(count for _, _, count in hidden_pairs)
+        echo(f"and {len(hidden_pairs):,} more pairs of classes, {images:,} images in all")
 
 
 def _show_matrix(report: EvaluationReport) -> None:
     from rich.table import Table
 
-    show("\nrows: what it is; columns: what was said")
+    echo("\nrows: what it is; columns: what was said")
     table = Table(box=None)
     names = [escape_line(name) for name in report.classes]
     for heading in ("", *names):
         table.add_column(heading, justify="right")
     for name, row in zip(names, report.confusion, strict=True):
         add_row(table, name, *(str(n) if n else "." for n in row))
-    wide_console().print(table)
+    make_console().print(table)
 
 
-def show_compiled(found: Compilation) -> None:
-    plan, json = found.plan, found.as_json()
-    show(
-        f"{found.title}: {json['kernels']:,} kernels instead of {json['kernels_unfused']:,}, "
-        f"{format_bytes(json['bytes'])} moved instead of {format_bytes(json['bytes_unfused'])}, "
+def show_compilation(found: Compilation) -> None:
+    plan, figures = found.plan, found.as_json()
+    echo(
+        f"{found.title}: {figures['kernels']:,} kernels instead of {figures['kernels_unfused']:,}, "
+        f"{format_bytes(figures['bytes'])} moved "
+        f"instead of {format_bytes(figures['bytes_unfused'])}, "
         f"arena {format_bytes(plan.arena_bytes)}, {found.seconds:.2f} s"
     )
 
 
 def show_explanation(found: Compilation, full: bool) -> None:
-    show(found.title)
+    echo(found.title)
     for change in found.pass_diffs:
-        _show_change(change, full)
+        _show_pass_diff(change, full)
     _show_kinds(found)
-    _show_origins(found)
+    _show_source_lines(found)
     plan = found.plan
-    show(f"\nlongest chain: {found.longest_chain:,} of {len(plan.kernels):,} kernels")
-    show(
+    echo(f"\nlongest chain: {found.longest_chain:,} of {len(plan.kernels):,} kernels")
+    echo(
         f"memory: arena {format_bytes(plan.arena_bytes)}, "
         f"of which {format_bytes(plan.peak_bytes)} are in use at most; "
         f"inputs, weights and constants {format_bytes(sum(plan.buffers.values()))}"
     )
 
 
-_FIRST_LINES = 8
+_MAX_DIFF_LINES = 8
 
 
-def _show_change(change: PassDiff, full: bool) -> None:
+def _show_pass_diff(change: PassDiff, full: bool) -> None:
     lines = change.diff_lines()
-    gone, new = (sum(x.startswith(sign) for x in lines) for sign in "-+")
+    removed, added = (sum(x.startswith(sign) for x in lines) for sign in "-+")
     counts = f"{len(change.before.nodes):,} nodes -> {len(change.after.nodes):,}"
-    show(f"{change.name}: {counts}, {gone:,} lines gone, {new:,} new")
-    for line in lines if full else lines[:_FIRST_LINES]:
-        show(f"    {line}")
-    if not full and len(lines) > _FIRST_LINES:
-        show(f"    ... {len(lines) - _FIRST_LINES:,} more lines with --full")
+    echo(f"{change.name}: {counts}, {removed:,} lines gone, {added:,} new")
+    for line in lines if full else lines[:_MAX_DIFF_LINES]:
+        echo(f"    {line}")
+    if not full and len(lines) > _MAX_DIFF_LINES:
+        echo(f"    ... {len(lines) - _MAX_DIFF_LINES:,} more lines with --full")
 
 
 def _show_kinds(found: Compilation) -> None:
@@ -304,17 +310,17 @@ def _show_kinds(found: Compilation) -> None:
     total = [0, 0, 0, 0]
     for kind, *figures in tabulate_kinds(found):
         total = [t + f for t, f in zip(total, figures, strict=True)]
-        add_row(table, kind, *_figures(figures))
-    add_row(table, "all", *_figures(total))
-    wide_console().print(table)
+        add_row(table, kind, *_format_figures(figures))
+    add_row(table, "all", *_format_figures(total))
+    make_console().print(table)
 
 
-def _figures(figures: list[int]) -> list[str]:
+def _format_figures(figures: list[int]) -> list[str]:
     launches, moved, launches_alone, moved_alone = figures
     return [f"{launches:,}", format_bytes(moved), f"{launches_alone:,}", format_bytes(moved_alone)]
 
 
-def _show_origins(found: Compilation) -> None:
+def _show_source_lines(found: Compilation) -> None:
     from rich.table import Table
 
     from netdsl.insight.explain import source_lines
@@ -326,4 +332,4 @@ def _show_origins(found: Compilation) -> None:
     table.add_column("line", overflow="fold")
     for row in source_lines(found.plan):
         add_row(table, row.place, format_bytes(row.bytes), row.kernels, row.text)
-    wide_console().print(table)
+    make_console().print(table)

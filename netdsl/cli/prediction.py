@@ -7,27 +7,27 @@ from typing import Annotated
 
 import typer
 
-from netdsl.cli.app import OK, DataDir, Device, Json, app, print_json, show
-from netdsl.cli.show import show_confusion
+from netdsl.cli.app import OK, DataOption, DeviceOption, JsonOption, app, echo, print_json
+from netdsl.cli.display import show_confusion
 from netdsl.text_escaping import escape_line
 
-Weights = Annotated[
+WeightsArgument = Annotated[
     Path, typer.Argument(metavar="WEIGHTS", help="A checkpoint; it carries its net.")
 ]
 
 
 @app.command("eval")
 def evaluate(
-    weights: Weights,
-    data: DataDir = None,
+    weights: WeightsArgument,
+    data: DataOption = None,
     size: Annotated[
         list[int] | None,
         typer.Option(
             metavar="PIXELS", help="Short side of the pictures; over several it is averaged."
         ),
     ] = None,
-    device: Device = "auto",
-    as_json: Json = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
 ) -> int:
     """Accuracy of saved weights on the test images of their data set (where it has none, on those
     to validate with, else on those to learn from).
@@ -45,22 +45,22 @@ def evaluate(
         print_json(scores | {"bad_pictures": list(report.skipped)})
     else:
         s = report.score
-        show(
+        echo(
             f"accuracy {s.accuracy:.2%}  top-5 {s.top5:.2%}  loss {s.loss:.4f}  "
             f"{s.images:,} {report.images} images"
         )
         show_confusion(report)
         for line in format_skipped_pictures(report.skipped):
-            show(line)
+            echo(line)
     return OK
 
 
 @app.command()
 def predict(
-    weights: Weights,
+    weights: WeightsArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.")],
-    device: Device = "auto",
-    as_json: Json = False,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
 ) -> int:
     """The five likeliest classes of pictures.
 
@@ -74,6 +74,6 @@ def predict(
         print_json([{"image": str(i), "top": [[c, p] for c, p in top]} for i, top in found])
     else:
         for image, top in found:
-            listed = ", ".join(f"{c} {p:.1%}" for c, p in top)
-            show(escape_line(f"{image}: {listed or 'no class, for a score is NaN'}"))
+            formatted = ", ".join(f"{c} {p:.1%}" for c, p in top)
+            echo(escape_line(f"{image}: {formatted or 'no class, for a score is NaN'}"))
     return OK
