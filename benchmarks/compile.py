@@ -45,13 +45,13 @@ NETS = (
 """Files of models/ and nets in them."""
 
 
-def networks() -> Iterator[tuple[str, Network]]:
+def load_networks() -> Iterator[tuple[str, Network]]:
     for file, name in NETS:
         program = load_program(str(ROOT / "models" / f"{file}.net"))
         yield name, elaborate(program, name, Settings(batch=BATCH, training=True))
 
 
-def row(name: str, network: Network) -> str:
+def format_row(name: str, network: Network) -> str:
     passes, partitions, plans = [], [], []
     for _ in range(ROUNDS):
         marks = [time.perf_counter()]
@@ -64,7 +64,7 @@ def row(name: str, network: Network) -> str:
         for kept, a, b in zip((passes, partitions, plans), marks, marks[1:], strict=False):
             kept.append(b - a)
     fused, alone = plan.kernels, partition_kernels(plan.flow, NO_FUSION)
-    unit = forward_bytes(network)
+    unit = count_forward_bytes(network)
     figures = [
         f"{len(graph.nodes):6,}",
         *(f"{statistics.median(t):6.2f}" for t in (passes, partitions, plans)),
@@ -78,12 +78,12 @@ def row(name: str, network: Network) -> str:
     return f"{name:13}" + " ".join(f"{f:>9}" for f in figures)
 
 
-def forward_bytes(network: Network) -> int:
+def count_forward_bytes(network: Network) -> int:
     """One pass over all that the convolutions give."""
-    return _total(network.graph)
+    return _total_bytes(network.graph)
 
 
-def _total(graph: Graph) -> int:
+def _total_bytes(graph: Graph) -> int:
     return sum(n.type.nbytes for n in graph.find_by_op("conv2d"))
 
 
@@ -97,8 +97,8 @@ def main() -> None:
     )
     lines = [stamp, "", f"{'':13}" + " ".join(f"{h:>9}" for h in headings)]
     print("\n".join(lines))
-    for name, network in networks():
-        lines.append(row(name, network))
+    for name, network in load_networks():
+        lines.append(format_row(name, network))
         print(lines[-1], flush=True)
     if "--save" in sys.argv:
         (ROOT / "benchmarks" / "results" / "compile.txt").write_text("\n".join(lines) + "\n")

@@ -30,17 +30,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.works import ROOT, WORKS, Work
+from benchmarks.workloads import ROOT, WORKLOADS, Workload
 
-TORCH = ("eager", "channels_last", "compile")
+TORCH_SIDES = ("eager", "channels_last", "compile")
 
 
-class Contender:
+class SideProcess:
     """A side in its process; `seconds` passed from its start until it had run twice."""
 
-    def __init__(self, side: str, work: Work, folder: Path, caches: Path, still: bool) -> None:
+    def __init__(self, side: str, work: Workload, folder: Path, caches: Path, still: bool) -> None:
         self.side, self.work = side, work
-        command = [sys.executable, "-m", "benchmarks.contender", side, work.name, str(folder)]
+        command = [sys.executable, "-m", "benchmarks.cpu_side", side, work.name, str(folder)]
         environment = {
             **os.environ,
             "NETDSL_THREADS": "2",
@@ -86,10 +86,10 @@ class Contender:
 
 
 @contextmanager
-def contender(
-    side: str, work: Work, folder: Path, caches: Path, still: bool = False
-) -> Iterator[Contender]:
-    found = Contender(side, work, folder, caches, still)
+def open_side(
+    side: str, work: Workload, folder: Path, caches: Path, still: bool = False
+) -> Iterator[SideProcess]:
+    found = SideProcess(side, work, folder, caches, still)
     try:
         yield found
     finally:
@@ -97,10 +97,10 @@ def contender(
 
 
 @dataclass(frozen=True)
-class Row:
+class CpuRow:
     """One line of the table: milliseconds and peak bytes by side, seconds to the second step."""
 
-    work: Work
+    work: Workload
     parameters: int
     milliseconds: Mapping[str, float]
     memory: Mapping[str, int]
@@ -119,38 +119,38 @@ class Row:
 
     def cells(self, sides: tuple[str, ...]) -> list[str]:
         times = [f"{self.milliseconds[s]:.2f}" if s in self.milliseconds else "" for s in sides]
-        torch = min(v for k, v in self.memory.items() if k in TORCH)
+        torch = min(v for k, v in self.memory.items() if k in TORCH_SIDES)
         memory = [f"{n / 2**20:,.0f}" for n in (self.memory["netdsl"], torch)]
         first = [f"{self.cold:.1f}", f"{self.warm:.1f}"]
         return [self.work.name, self.work.net, *times, f"{self.ratio:.2f}", *first, *memory]
 
 
-def compare(work: Work, rounds: int, seconds: float, compiled: bool) -> Row:
+def compare_sides(work: Workload, rounds: int, seconds: float, compiled: bool) -> CpuRow:
     """One work on all sides."""
     with TemporaryDirectory() as folder_, TemporaryDirectory() as caches_, ExitStack() as stack:
         folder, caches = Path(folder_), Path(caches_)
-        with contender("netdsl", work, folder, caches, still=True) as first:
+        with open_side("netdsl", work, folder, caches, still=True) as first:
             cold = first.seconds
-        sides = [s for s in TORCH if compiled or s != "compile"]
-        with contender("eager", work, folder, caches, still=True) as rival:
-            _same(work, first, rival)
+        sides = [s for s in TORCH_SIDES if compiled or s != "compile"]
+        with open_side("eager", work, folder, caches, still=True) as rival:
+            _check_same_results(work, first, rival)
         if not work.training:
-            command = [sys.executable, "-m", "benchmarks.contender", "export", work.name, folder_]
+            command = [sys.executable, "-m", "benchmarks.cpu_side", "export", work.name, folder_]
             subprocess.run(command, check=True, cwd=ROOT)
             sides.append("onnxruntime")
         running = {
-            side: stack.enter_context(contender(side, work, folder, caches))
+            side: stack.enter_context(open_side(side, work, folder, caches))
             for side in ("netdsl", *sides)
         }
         for other in running.values():
             if not work.drops:
-                _same(work, first, other)
+                _check_same_results(work, first, other)
         times: dict[str, list[float]] = {side: [] for side in running}
         for _ in range(rounds):
             for side, one in running.items():
                 times[side].append(statistics.median(one.ask(seconds)))
         ours = running["netdsl"]
-        return Row(
+        return CpuRow(
             work,
             ours.parameters,
             {side: statistics.median(found) for side, found in times.items()},
@@ -161,7 +161,7 @@ def compare(work: Work, rounds: int, seconds: float, compiled: bool) -> Row:
         )
 
 
-def _same(work: Work, a: Contender, b: Contender) -> None:
+def _check_same_results(work: Workload, a: SideProcess, b: SideProcess) -> None:
     """Raises AssertionError where two sides do not compute the same."""
     assert a.parameters == b.parameters, (work.name, a.parameters, b.parameters)
     for i, (x, z) in enumerate(zip(a.results, b.results, strict=True)):
@@ -170,8 +170,8 @@ def _same(work: Work, a: Contender, b: Contender) -> None:
         assert error < (1e-2 if i and work.training else 1e-3), (work.name, i, x, z)
 
 
-def table(rows: list[Row]) -> list[str]:
-    sides = ("netdsl", *TORCH, "onnxruntime")
+def format_table(rows: list[CpuRow]) -> list[str]:
+    sides = ("netdsl", *TORCH_SIDES, "onnxruntime")
     sides = tuple(s for s in sides if any(s in row.milliseconds for row in rows))
     headings = ["work", "net", *sides, "ratio", "cold s", "warm s", "MiB", "torch MiB"]
     lines = [headings, *(row.cells(sides) for row in rows)]
@@ -182,12 +182,12 @@ def table(rows: list[Row]) -> list[str]:
     ] + [f"{row.work.name}: {row.note}" for row in rows if row.note]
 
 
-def stamp(options: argparse.Namespace) -> str:
+def describe_conditions(options: argparse.Namespace) -> str:
     packages = ("torch", "onnxruntime", "numpy", "numba")
     versions = ", ".join(f"{p} {version(p)}" for p in packages)
     return (
         f"{datetime.date.today()}  netdsl {version('netdsl')}, Python {platform.python_version()}, "
-        f"{versions}; {_processor()}, {os.cpu_count()} cores, 2 threads each side\n"
+        f"{versions}; {_processor_name()}, {os.cpu_count()} cores, 2 threads each side\n"
         f"float32; milliseconds of a step, medians of {options.rounds} rounds of "
         f"{options.seconds} s, sides in turns; ratio: best rival over netdsl\n"
         "cold and warm: seconds from the process's start until two steps are done, caches empty "
@@ -195,7 +195,7 @@ def stamp(options: argparse.Namespace) -> str:
     )
 
 
-def _processor() -> str:
+def _processor_name() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.split(":")[1].strip()
@@ -204,7 +204,7 @@ def _processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=list(WORKS), default=list(WORKS))
+    parser.add_argument("--only", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="Of each side in a round.")
     parser.add_argument("--no-compile", action="store_true", help="Without torch.compile.")
@@ -212,9 +212,11 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for name in options.only:
-        rows.append(compare(WORKS[name], options.rounds, options.seconds, not options.no_compile))
-        print(table(rows[-1:])[-1], file=sys.stderr, flush=True)
-    text = "\n".join([stamp(options), "", *table(rows)]) + "\n"
+        rows.append(
+            compare_sides(WORKLOADS[name], options.rounds, options.seconds, not options.no_compile)
+        )
+        print(format_table(rows[-1:])[-1], file=sys.stderr, flush=True)
+    text = "\n".join([describe_conditions(options), "", *format_table(rows)]) + "\n"
     print(text, end="")
     if options.save:
         path = ROOT / "benchmarks" / "results" / f"{datetime.date.today()}-cpu.txt"

@@ -25,17 +25,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.gpu_rows import (
     NETS,
-    Bench,
-    Row,
-    caches,
+    BenchContext,
+    GpuRow,
     infer_row,
     mnist_line,
     test_line,
     torch_row,
     train_row,
+    use_cache,
     warm_row,
 )
-from benchmarks.works import ROOT
+from benchmarks.workloads import ROOT
 from netdsl.backends import open_backend
 from netdsl.errors import NetError
 from netdsl.runtime.executor import Executor
@@ -51,9 +51,9 @@ SECONDS = {"tests": 120, "compile resnet50": 60, "compile googlenet": 120, "max-
 
 
 @dataclass(frozen=True)
-class Work:
+class BenchmarkJob:
     name: str
-    run: Callable[[], Row | str]
+    run: Callable[[], GpuRow | str]
 
     @property
     def seconds(self) -> int:
@@ -61,49 +61,51 @@ class Work:
         return max(words, default=20)
 
 
-def works(asked: argparse.Namespace, bench: Bench) -> Iterator[Work]:
+def list_jobs(asked: argparse.Namespace, bench: BenchContext) -> Iterator[BenchmarkJob]:
     """What is to be done, the most important first."""
     nets, parts = asked.nets.split(","), asked.parts.split(",")
     if "tests" in parts:
-        yield Work("tests", test_line)
+        yield BenchmarkJob("tests", test_line)
     if "train" in parts:
         for net in nets:
-            yield Work(f"train {net}", partial(trained, bench, net, asked.profile))
-        yield Work("first step, warm", partial(warm_row, bench, nets[0]))
+            yield BenchmarkJob(f"train {net}", partial(run_training, bench, net, asked.profile))
+        yield BenchmarkJob("first step, warm", partial(warm_row, bench, nets[0]))
     if "mnist" in parts:
         for precision in ("full", "mixed", "mixed(float16)"):
-            yield Work(f"mnist {precision}", partial(mnist_line, precision, bench.device))
+            yield BenchmarkJob(f"mnist {precision}", partial(mnist_line, precision, bench.device))
     if "infer" in parts:
         for net in nets:
-            yield Work(f"infer {net}", partial(infer_row, bench, net))
+            yield BenchmarkJob(f"infer {net}", partial(infer_row, bench, net))
     if not asked.no_torch:
-        yield from rivals(nets, parts, bench)
+        yield from list_torch_jobs(nets, parts, bench)
 
 
-def rivals(nets: list[str], parts: list[str], bench: Bench) -> Iterator[Work]:
+def list_torch_jobs(
+    nets: list[str], parts: list[str], bench: BenchContext
+) -> Iterator[BenchmarkJob]:
     """PyTorch, the mode that is to be beaten first."""
     for mode in MODES if not bench.rehearsed else ("eager",):
         for net in nets:
             if "train" in parts and (mode != "max-autotune" or net in AUTOTUNED):
-                yield Work(
+                yield BenchmarkJob(
                     f"PyTorch train {mode} {net}", partial(torch_row, bench, net, "train", mode)
                 )
             compiled = mode == "compile" and net in COMPILED
             # scores of every net are compared in the mode that takes no time to start
             if "infer" in parts and (compiled or mode == "eager"):
-                yield Work(
+                yield BenchmarkJob(
                     f"PyTorch infer {mode} {net}", partial(torch_row, bench, net, "infer", mode)
                 )
 
 
-def trained(bench: Bench, net: str, profiled: bool) -> Row:
+def run_training(bench: BenchContext, net: str, profiled: bool) -> GpuRow:
     row, executor = train_row(bench, net)
     if profiled:
-        profile(executor)
+        print_profile(executor)
     return row
 
 
-def profile(executor: Executor, most: int = 20) -> None:
+def print_profile(executor: Executor, most: int = 20) -> None:
     """The kernels that take longest, each by itself, with the bytes that it moves a second."""
     from netdsl.backends.cuda.backend import Captured
     from netdsl.plan.memory_traffic import count_moved_bytes, find_kernel_label, sum_by_kernel_label
@@ -133,7 +135,7 @@ def profile(executor: Executor, most: int = 20) -> None:
         print(f"    {ms:7.3f} ms {rate:6.2f} TB/s  {kind} {name}")
 
 
-def versions() -> str:
+def describe_versions() -> str:
     """Device and versions, for the head of the table."""
     import cudnn
     import cupy
@@ -146,7 +148,7 @@ def versions() -> str:
     )
 
 
-def ratios(rows: list[Row]) -> Iterator[str]:
+def format_ratios(rows: list[GpuRow]) -> Iterator[str]:
     """netdsl against the best of its rivals, by net."""
     for what in ("train", "infer"):
         for net in NETS:
@@ -158,7 +160,7 @@ def ratios(rows: list[Row]) -> Iterator[str]:
                 yield f"{what} {net:10} {ratio:5.2f} times as fast as {best.side}"
 
 
-def asked_for() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -178,32 +180,32 @@ def asked_for() -> argparse.Namespace:
 
 
 def main() -> int:
-    asked = asked_for()
+    asked = parse_arguments()
     device = "cpu" if asked.rehearse else "cuda"
     try:
         open_backend(device)
     except NetError as e:
         print(e.render())
         return 2
-    started, lines, rows, failed = time.perf_counter(), list[str](), list[Row](), False
-    with tempfile.TemporaryDirectory() as folder, caches(Path(folder)):
-        bench = Bench(device, None if asked.rehearse else asked.low, Path(folder))
-        for work in works(asked, bench):
+    started, lines, rows, failed = time.perf_counter(), list[str](), list[GpuRow](), False
+    with tempfile.TemporaryDirectory() as folder, use_cache(Path(folder)):
+        bench = BenchContext(device, None if asked.rehearse else asked.low, Path(folder))
+        for work in list_jobs(asked, bench):
             if time.perf_counter() - started + work.seconds > 60 * asked.minutes:
                 lines.append(f"left out for lack of time: {work.name}")
                 continue
             try:
                 found = work.run()
-                rows += [found] if isinstance(found, Row) else []
+                rows += [found] if isinstance(found, GpuRow) else []
                 lines.append(str(found))
             except Exception as e:  # the others are worth having without it
                 failed = True
                 lines.append(f"FAILED {work.name}: {type(e).__name__}: {str(e)[:2000]}")
             print(lines[-1], flush=True)
-            swept(device)
-    head = "rehearsed without a GPU" if asked.rehearse else versions()
+            free_memory(device)
+    head = "rehearsed without a GPU" if asked.rehearse else describe_versions()
     seconds = f"{time.perf_counter() - started:.0f} s in all"
-    told = [f"{datetime.date.today()}  {head}", seconds, *lines, "", *ratios(rows)]
+    told = [f"{datetime.date.today()}  {head}", seconds, *lines, "", *format_ratios(rows)]
     print("\n".join(["", *told]))
     if asked.save and not asked.rehearse:
         kept = ROOT / "benchmarks" / "results" / f"{datetime.date.today()}-gpu.txt"
@@ -211,7 +213,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def swept(device: str) -> None:
+def free_memory(device: str) -> None:
     """Gives back what the last job has held."""
     gc.collect()
     if device == "cuda":

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.works import MOMENTUM, ROOT, WEIGHT_DECAY, first_values, without_dropout
+from benchmarks.workloads import MOMENTUM, ROOT, WEIGHT_DECAY, draw_parameters, remove_dropout
 from netdsl.backends import open_backend
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
@@ -39,12 +39,12 @@ NETS = {
     "alexnet": ("alexnet.net", "alexnet_2014", 1024),
     "googlenet": ("googlenet.net", "googlenet_bn", 256),
 }
-PEERS = {"lenet": "lenet5"}
-"""What a net is called in peers.py, where it is not its own name."""
-LR, STEPS = {"lenet": 0.1}, 3
+TORCH_NAMES = {"lenet": "lenet5"}
+"""What a net is called in torch_nets.py, where it is not its own name."""
+LEARNING_RATES, STEPS = {"lenet": 0.1}, 3
 """Learning rates, 1e-4 for other nets, with which the loss moves; and the steps whose losses are
 compared."""
-DROPPING = ("vgg16", "alexnet", "googlenet")
+NETS_WITH_DROPOUT = ("vgg16", "alexnet", "googlenet")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ IN_16_BITS, IN_32_BITS = Tolerance(0.03, 0.01, 0.25, 0.1), Tolerance(1e-3, 2e-3,
 
 
 @dataclass(frozen=True)
-class Row:
+class GpuRow:
     """One line of the table."""
 
     net: str
@@ -81,7 +81,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Bench:
+class BenchContext:
     """Where a benchmark runs. `low` is the 16-bit type that is mixed in; `folder` keeps first
     weights and results. On a processor it is rehearsed: two images in 32 bits, none of whose
     values are dropped."""
@@ -103,11 +103,11 @@ class Bench:
         return elaborate(load_program(str(ROOT / "models" / file)), name, settings)
 
     def lr(self, net: str) -> float:
-        return LR.get(net, 1e-4)
+        return LEARNING_RATES.get(net, 1e-4)
 
     def step(self, network: Network) -> Graph:
-        graph = compile_step(network, recipe(self.low))
-        return without_dropout(graph) if self.rehearsed else graph
+        graph = compile_step(network, make_recipe(self.low))
+        return remove_dropout(graph) if self.rehearsed else graph
 
     def data(self, net: str) -> tuple[np.ndarray, np.ndarray]:
         """Images and labels, the same for each side."""
@@ -121,7 +121,7 @@ class Bench:
         return f"netdsl {self.low or 'float32'}"
 
 
-def recipe(low: str | None) -> Recipe:
+def make_recipe(low: str | None) -> Recipe:
     """Cross-entropy, SGD with momentum and weight decay: what PyTorch's side does."""
     found = default_recipe("any")
     given = {"momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY, "nesterov": False, "no_decay": ()}
@@ -136,11 +136,11 @@ def recipe(low: str | None) -> Recipe:
     return replace(found, precision=replace(chosen, arguments=arguments))
 
 
-class Begun:
+class InitializedNet:
     """A net with its first weights, which are kept for the other side. `seconds` count what a
     person waits for: not that, nor the making of images."""
 
-    def __init__(self, bench: Bench, net: str, training: bool) -> None:
+    def __init__(self, bench: BenchContext, net: str, training: bool) -> None:
         self.given = bench.data(net)
         started = time.perf_counter()
         self.network = bench.network(net, training)
@@ -148,7 +148,7 @@ class Begun:
         self.state = State(self.backend)
         self.state.initialise(self.network.graph.states, seed=1)
         self._before = time.perf_counter() - started
-        weights = first_values(self.state, self.network)
+        weights = draw_parameters(self.state, self.network)
         np.savez(bench.folder / f"{net}.npz", **{str(i): w for i, w in enumerate(weights)})
         self._again = time.perf_counter()
 
@@ -156,86 +156,92 @@ class Begun:
         return self._before + time.perf_counter() - self._again
 
 
-def train_row(bench: Bench, net: str, side: str = "train") -> tuple[Row, Executor]:
+def train_row(bench: BenchContext, net: str, side: str = "train") -> tuple[GpuRow, Executor]:
     """A training step of one of the models, timed by replays of its graph."""
-    begun = Begun(bench, net, True)
+    begun = InitializedNet(bench, net, True)
     network, backend, state = begun.network, begun.backend, begun.state
     graph = bench.step(network)
     state.initialise(graph.states, seed=1)
     executor = Executor(graph, backend, state)
-    given = inputs(graph, *begun.given, bench.lr(net))
+    given = make_inputs(graph, *begun.given, bench.lr(net))
     losses = [float(executor.run(given)["loss"])]
     first = begun.seconds()
     losses += [float(executor.run(given)["loss"]) for _ in range(STEPS - 1)]
     np.save(bench.folder / f"{net}-train.npy", np.array(losses))
-    ms = timed(executor.launch, backend)
+    ms = time_launch(executor.launch, backend)
     assert np.isfinite(losses).all(), losses
     curve = " ".join(f"{v:.3f}" for v in losses)
-    note = f"{used(backend)}{network.params:,} parameters, loss {curve}{by_reference(backend)}"
-    return Row(net, bench.size(net), f"{side} {bench.side}", ms, first, note), executor
+    parameters = f"{network.params:,} parameters"
+    note = f"{format_memory(backend)}{parameters}, loss {curve}{format_fallbacks(backend)}"
+    return GpuRow(net, bench.size(net), f"{side} {bench.side}", ms, first, note), executor
 
 
-def infer_row(bench: Bench, net: str) -> Row:
+def infer_row(bench: BenchContext, net: str) -> GpuRow:
     """A folded net, in 16 bits where they are asked for, timed by replays of its graph."""
-    begun = Begun(bench, net, False)
+    begun = InitializedNet(bench, net, False)
     network, backend = begun.network, begun.backend
     folded = pass_manager.prepare_inference(network.graph, low=bench.low)
     executor = FoldedExecutor(folded, backend, begun.state)
     executor.refresh()
-    given = inputs(folded.main, *begun.given, 0.0)
+    given = make_inputs(folded.main, *begun.given, 0.0)
     scores = backend.download(executor.run(given)["main"]).astype("float32")
     first = begun.seconds()
     np.save(bench.folder / f"{net}-infer.npy", scores)
-    ms = timed(executor.launch, backend)
+    ms = time_launch(executor.launch, backend)
     assert np.isfinite(scores).all()
-    note = f"{used(backend)}{network.params:,} parameters{by_reference(backend)}"
-    return Row(net, bench.size(net), f"infer {bench.side}", ms, first, note)
+    note = f"{format_memory(backend)}{network.params:,} parameters{format_fallbacks(backend)}"
+    return GpuRow(net, bench.size(net), f"infer {bench.side}", ms, first, note)
 
 
-def warm_row(bench: Bench, net: str) -> Row:
+def warm_row(bench: BenchContext, net: str) -> GpuRow:
     """The first step where the disk holds what the one before has built and chosen."""
     row, executor = train_row(bench, net, side="warm")
     del executor
     return replace(row, note="kernels and choices from the disk")
 
 
-def torch_row(bench: Bench, net: str, what: str, mode: str) -> Row:
+def torch_row(bench: BenchContext, net: str, what: str, mode: str) -> GpuRow:
     """One of PyTorch's modes on the same net. Raises RuntimeError where it gives something else."""
     from benchmarks import pytorch
 
     images, labels = bench.data(net)
-    peer, weights = PEERS.get(net, net), bench.folder / f"{net}.npz"
+    peer, weights = TORCH_NAMES.get(net, net), bench.folder / f"{net}.npz"
     given = labels if what == "train" else None
-    asked = pytorch.Asked(peer, weights, images, given, STEPS, bench.lr(net), bench.low)
-    found = pytorch.measured(asked, mode)
+    asked = pytorch.TorchTask(peer, weights, images, given, STEPS, bench.lr(net), bench.low)
+    found = pytorch.measure(asked, mode)
     ours = np.load(bench.folder / f"{net}-{what}.npy")
-    told = checked(bench, net, what, ours, found.results)
+    told = check_results(bench, net, what, ours, found.results)
     note = f"{found.bytes / 1e9:.1f} GB, {told}"
     side = f"{what} PyTorch {mode}"
-    return Row(net, bench.size(net), side, found.milliseconds, found.first_seconds, note)
+    return GpuRow(net, bench.size(net), side, found.milliseconds, found.first_seconds, note)
 
 
-def checked(bench: Bench, net: str, what: str, ours: np.ndarray, theirs: np.ndarray) -> str:
+def check_results(
+    bench: BenchContext, net: str, what: str, ours: np.ndarray, theirs: np.ndarray
+) -> str:
     """How far two sides are off each other. Raises RuntimeError where they are not the same."""
     most = IN_32_BITS if bench.rehearsed else IN_16_BITS
     if what == "infer":
-        off = {"scores": (_off(ours, theirs), most.scores)}
-    elif net in DROPPING and not bench.rehearsed:
-        off = {"first loss": (_off(ours[:1], theirs[:1]), most.dropping)}
+        off = {"scores": (_relative_error(ours, theirs), most.scores)}
+    elif net in NETS_WITH_DROPOUT and not bench.rehearsed:
+        off = {"first loss": (_relative_error(ours[:1], theirs[:1]), most.dropping)}
     else:
-        changes = _off(np.diff(ours), np.diff(theirs))
-        off = {"losses": (_off(ours, theirs), most.losses), "changes": (changes, most.changes)}
+        changes = _relative_error(np.diff(ours), np.diff(theirs))
+        off = {
+            "losses": (_relative_error(ours, theirs), most.losses),
+            "changes": (changes, most.changes),
+        }
     told = ", ".join(f"{name} off {found:.2%}" for name, (found, _) in off.items())
     if not all(found < limit for found, limit in off.values()):
         raise RuntimeError(f"{net} is not the same on both sides: {ours} and {theirs}, {told}")
     return told
 
 
-def _off(ours: np.ndarray, theirs: np.ndarray) -> float:
+def _relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
-def inputs(
+def make_inputs(
     graph: Graph, images: np.ndarray, labels: np.ndarray, lr: float
 ) -> dict[str, np.ndarray]:
     known = {"labels": labels, "lr": np.asarray(lr), "weights": np.ones(len(labels))}
@@ -247,34 +253,36 @@ def inputs(
     return given
 
 
-def timed(launch: Callable[[], None], backend: Any, steps: int = 20) -> float:
+def time_launch(launch: Callable[[], None], backend: Any, steps: int = 20) -> float:
     """Milliseconds of one launch: the median of five times the mean of so many; without a GPU a
     single one."""
     if backend.name != "cuda":
         return 1e3 * float(backend.seconds([launch])[0])
-    found = [backend.device.elapsed(lambda: _times(steps, launch)) / steps for _ in range(5)]
+    found = [
+        backend.device.elapsed(lambda: _launch_repeatedly(steps, launch)) / steps for _ in range(5)
+    ]
     return float(np.median(found))
 
 
-def _times(count: int, launch: Callable[[], None]) -> None:
+def _launch_repeatedly(count: int, launch: Callable[[], None]) -> None:
     for _ in range(count):
         launch()
 
 
-def used(backend: Any) -> str:
+def format_memory(backend: Any) -> str:
     """What was allocated on a GPU."""
     if backend.name != "cuda":
         return ""
     return f"{backend.xp.get_default_memory_pool().used_bytes() / 1e9:.1f} GB, "
 
 
-def by_reference(backend: Any) -> str:
+def format_fallbacks(backend: Any) -> str:
     fallbacks = backend.fallbacks if backend.name == "cuda" else []
     return f", by reference: {fallbacks}" if fallbacks else ""
 
 
 @contextmanager
-def caches(folder: Path) -> Iterator[None]:
+def use_cache(folder: Path) -> Iterator[None]:
     """What is kept lies in `folder`, so that first steps are first ones."""
     before = os.environ.get("NETDSL_CACHE")
     os.environ["NETDSL_CACHE"] = str(folder)

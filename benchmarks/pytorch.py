@@ -12,12 +12,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks import peers
-from benchmarks.works import MOMENTUM, WEIGHT_DECAY
+from benchmarks import torch_nets
+from benchmarks.workloads import MOMENTUM, WEIGHT_DECAY
 
 
 @dataclass(frozen=True)
-class Measured:
+class TorchResult:
     """Milliseconds of a step, seconds until the first one was over, bytes at most, and what it
     gave: losses of the first steps, or scores."""
 
@@ -28,8 +28,8 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What both sides do: the net as peers.py calls it, its first weights, images, labels to train
+class TorchTask:
+    """What both sides do: the net as torch_nets.py calls it, its first weights, images, labels to train
     on (else it infers), the losses that are compared, the learning rate, and the 16-bit type; on a
     GPU, else rehearsed on the processor, where nothing is dropped."""
 
@@ -46,7 +46,7 @@ class Asked:
         return "cuda" if self.low else "cpu"
 
 
-def measured(asked: Asked, mode: str) -> Measured:
+def measure(asked: TorchTask, mode: str) -> TorchResult:
     """A training step or inference, channels last, on a GPU in 16-bit autocast. Training is by SGD
     with momentum and weight decay. `mode` is eager, graph, compile, or what torch.compile calls a
     mode."""
@@ -60,38 +60,40 @@ def measured(asked: Asked, mode: str) -> Measured:
     x = torch.from_numpy(np.ascontiguousarray(asked.images.transpose(0, 3, 1, 2)))
     x = x.to(asked.device, memory_format=torch.channels_last)
     started = time.perf_counter()
-    model = peers.NETS[asked.net]()
+    model = torch_nets.NETS[asked.net]()
     built = time.perf_counter() - started
-    peers.take_weights(model, asked.weights)
+    torch_nets.load_weights(model, asked.weights)
     if not gpu:
-        peers.drop_nothing(model)
+        torch_nets.disable_dropout(model)
     started = time.perf_counter()
     model = model.to(asked.device, memory_format=torch.channels_last)
     model.train(asked.labels is not None)
     compiled = {"compile": {}, "max-autotune": {"mode": mode}}.get(mode)
     forward = model if compiled is None else torch.compile(model, **compiled)
     step = (
-        _inferred(forward, x, asked) if asked.labels is None else _trained(model, forward, x, asked)
+        _make_inference_step(forward, x, asked)
+        if asked.labels is None
+        else _make_training_step(model, forward, x, asked)
     )
-    results = [_on_host(step())]
+    results = [_to_numpy(step())]
     first = built + time.perf_counter() - started
-    results += [_on_host(step()) for _ in range(asked.steps - 1)]
-    run = _captured(step) if mode == "graph" else step
+    results += [_to_numpy(step()) for _ in range(asked.steps - 1)]
+    run = _capture_graph(step) if mode == "graph" else step
     most = torch.cuda.max_memory_allocated() if gpu else 0
     kept = results[0] if asked.labels is None else np.array(results)
-    return Measured(_timed(run, gpu), first, most, kept)
+    return TorchResult(_time_step(run, gpu), first, most, kept)
 
 
-def _autocast(asked: Asked) -> Any:
+def _autocast(asked: TorchTask) -> Any:
     kind = getattr(torch, asked.low or "bfloat16")
     return torch.autocast(asked.device, dtype=kind, enabled=asked.low is not None)
 
 
-def _on_host(found: Any) -> np.ndarray:
+def _to_numpy(found: Any) -> np.ndarray:
     return found.detach().float().cpu().numpy()
 
 
-def _trained(model: Any, forward: Any, x: Any, asked: Asked) -> Callable[[], Any]:
+def _make_training_step(model: Any, forward: Any, x: Any, asked: TorchTask) -> Callable[[], Any]:
     given = {"momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY, "fused": x.is_cuda}
     optimizer = torch.optim.SGD(model.parameters(), lr=asked.lr, **given)
     y = torch.from_numpy(asked.labels.astype(np.int64)).to(asked.device)
@@ -107,7 +109,7 @@ def _trained(model: Any, forward: Any, x: Any, asked: Asked) -> Callable[[], Any
     return step
 
 
-def _inferred(forward: Any, x: Any, asked: Asked) -> Callable[[], Any]:
+def _make_inference_step(forward: Any, x: Any, asked: TorchTask) -> Callable[[], Any]:
     def step() -> Any:
         with torch.inference_mode(), _autocast(asked):
             return forward(x)
@@ -115,7 +117,7 @@ def _inferred(forward: Any, x: Any, asked: Asked) -> Callable[[], Any]:
     return step
 
 
-def _captured(step: Callable[[], Any]) -> Callable[[], Any]:
+def _capture_graph(step: Callable[[], Any]) -> Callable[[], Any]:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -128,7 +130,7 @@ def _captured(step: Callable[[], Any]) -> Callable[[], Any]:
     return graph.replay
 
 
-def _timed(run: Callable[[], Any], gpu: bool) -> float:
+def _time_step(run: Callable[[], Any], gpu: bool) -> float:
     """The median of ten times three steps; without a GPU a single one."""
     if not gpu:
         started = time.perf_counter()

@@ -19,7 +19,7 @@ from netdsl.types import Array
 ZERO = -1
 
 
-class Dataflow:
+class DataflowChecker:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.memory = {
@@ -69,9 +69,11 @@ class Dataflow:
         for other in kernel.inputs:
             theirs = self.plan.placements[other]
             same = theirs.buffer == place.buffer and theirs.itemsize == place.itemsize
-            if same and np.array_equal(_elements(theirs), _elements(place)):
+            if same and np.array_equal(_element_addresses(theirs), _element_addresses(place)):
                 continue
-            apart = theirs.buffer != place.buffer or not _bytes(theirs) & _bytes(place)
+            apart = theirs.buffer != place.buffer or not _byte_addresses(theirs) & _byte_addresses(
+                place
+            )
             assert apart, f"{kernel.name} writes {name} over {other}"
 
     def value(self, name: str) -> Array:
@@ -97,7 +99,7 @@ class Dataflow:
 
     def at(self, place: Placement, layout: Layout) -> Array:
         """What the first byte of each element of a layout holds."""
-        return self.memory[place.buffer][_indices(layout) * place.itemsize]
+        return self.memory[place.buffer][_element_offsets(layout) * place.itemsize]
 
     def get(self, place: Placement) -> Array:
         return self.at(place, place.layout)
@@ -109,14 +111,14 @@ class Dataflow:
         self.write(place, place.layout, numbers)
 
     def write(self, place: Placement, layout: Layout, numbers: Array) -> None:
-        first = _indices(layout).reshape(-1) * place.itemsize
+        first = _element_offsets(layout).reshape(-1) * place.itemsize
         buffer = self.memory[place.buffer]
         assert first.size == 0 or (first.min() >= 0 and first.max() + place.itemsize <= buffer.size)
         for byte in range(place.itemsize):
             buffer[first + byte] = numbers.reshape(-1)
 
 
-def _indices(layout: Layout) -> Array:
+def _element_offsets(layout: Layout) -> Array:
     """Where each element lies, counted in elements."""
     index = np.full(layout.shape, layout.offset)
     for axis, stride in enumerate(layout.strides):
@@ -125,10 +127,10 @@ def _indices(layout: Layout) -> Array:
     return index
 
 
-def _elements(place: Placement) -> Array:
+def _element_addresses(place: Placement) -> Array:
     """The first byte of each element, in row-major order."""
-    return _indices(place.layout).reshape(-1) * place.itemsize
+    return _element_offsets(place.layout).reshape(-1) * place.itemsize
 
 
-def _bytes(place: Placement) -> set[int]:
-    return {int(f) + i for f in _elements(place) for i in range(place.itemsize)}
+def _byte_addresses(place: Placement) -> set[int]:
+    return {int(f) + i for f in _element_addresses(place) for i in range(place.itemsize)}

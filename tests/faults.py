@@ -1929,7 +1929,7 @@ FAULTS = (
         "netdsl/insight/network_diff.py",
         "transferable = tuple(n for n, shape in states[0].items() if states[1].get(n) == shape)",
         "transferable = tuple(n for n, shape in states[0].items() if n in states[1])",
-        ("tests/test_dryrun.py",),
+        ("tests/test_dry_run.py",),
     ),
     Fault(
         "map-levels",
@@ -1937,7 +1937,7 @@ FAULTS = (
         "netdsl/insight/image_grid.py",
         "return np.round(127.5 + 127.5 * scaled).astype(np.uint8)",
         "return np.round(127 + 127 * scaled).astype(np.uint8)",
-        ("tests/test_picturing.py",),
+        ("tests/test_visualization.py",),
     ),
     Fault(
         "climbing-down",
@@ -1945,7 +1945,7 @@ FAULTS = (
         "netdsl/insight/feature_visualization.py",
         "x = x + settings.rate * g / (_root_mean_square(g) + 1e-12)",
         "x = x - settings.rate * g / (_root_mean_square(g) + 1e-12)",
-        ("tests/test_picturing.py",),
+        ("tests/test_visualization.py",),
     ),
     Fault(
         "jitter-not-taken-back",
@@ -1953,7 +1953,7 @@ FAULTS = (
         "netdsl/insight/feature_visualization.py",
         "g = np.roll(g, -shift, axis=(1, 2))",
         "g = np.roll(g, shift, axis=(1, 2))",
-        ("tests/test_picturing.py",),
+        ("tests/test_visualization.py",),
     ),
     Fault(
         "first-paper-named",
@@ -2049,7 +2049,7 @@ FAULTS = (
         "netdsl/cli/visualization.py",
         "if not after > before]",
         "if after < before]",
-        ("tests/test_picturing.py",),
+        ("tests/test_visualization.py",),
     ),
     Fault(
         "sizes-of-the-rest",
@@ -2193,7 +2193,7 @@ FAULTS = (
         "netdsl/training/store/progress.py",
         "if numbers != list(range(1, s.epoch + 1)):",
         "if len(numbers) < s.epoch:",
-        ("tests/test_train_guards.py", "tests/test_forged.py", "tests/test_resume.py"),
+        ("tests/test_train_guards.py", "tests/test_forged_checkpoints.py", "tests/test_resume.py"),
     ),
     Fault(
         "cache-key-unsealed",

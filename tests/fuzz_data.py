@@ -38,7 +38,7 @@ from netdsl.errors import NetError
 from netdsl.signature import BoundCall
 from netdsl.values import Size
 
-SLOWEST, LONGEST = 5.0, 20_000
+MAX_SECONDS, MAX_MESSAGE_LENGTH = 5.0, 20_000
 """CPU seconds that a case may take, and characters that may be said of it."""
 Random = random.Random
 
@@ -46,7 +46,7 @@ Random = random.Random
 # ---- reading, as a run does
 
 
-def used(dataset: Dataset, prepare: Preprocessing, rng: Random) -> None:
+def consume_dataset(dataset: Dataset, prepare: Preprocessing, rng: Random) -> None:
     """All that a run does with a data set, but for the net."""
     assert dataset.fingerprint
     train, validation = dataset.train, dataset.validation
@@ -64,13 +64,15 @@ def used(dataset: Dataset, prepare: Preprocessing, rng: Random) -> None:
 
 def read_npz(place: Path, rng: Random) -> None:
     (path,) = place.iterdir()
-    used(
+    consume_dataset(
         sources.load(BoundCall("arrays", SOURCES["arrays"], {"path": str(path)}), None), PLAIN, rng
     )
 
 
 def read_idx(place: Path, rng: Random) -> None:
-    used(sources.load(BoundCall("mnist", SOURCES["mnist"], {"path": None}), str(place)), PLAIN, rng)
+    consume_dataset(
+        sources.load(BoundCall("mnist", SOURCES["mnist"], {"path": None}), str(place)), PLAIN, rng
+    )
 
 
 def read_folder(place: Path, rng: Random) -> None:
@@ -87,7 +89,9 @@ def read_folder(place: Path, rng: Random) -> None:
     )
     prepare = Preprocessing(changes, (16, 16, rng.choice([1, 3, 4])))
     skip_bad = rng.random() < 0.7
-    used(sources.load(BoundCall("folder", SOURCES["folder"], path), None, skip_bad), prepare, rng)
+    consume_dataset(
+        sources.load(BoundCall("folder", SOURCES["folder"], path), None, skip_bad), prepare, rng
+    )
 
 
 PLAIN = Preprocessing()
@@ -96,7 +100,7 @@ PLAIN = Preprocessing()
 # ---- bytes
 
 
-def damaged(content: bytes, rng: Random) -> bytes:
+def damage(content: bytes, rng: Random) -> bytes:
     """Some bytes overwritten, cut out, doubled or cut off."""
     found = bytearray(content)
     for _ in range(rng.choice([1, 1, 2, 5, 20])):
@@ -116,19 +120,19 @@ def damaged(content: bytes, rng: Random) -> bytes:
     return bytes(found)
 
 
-def number(rng: Random) -> int:
+def draw_number(rng: Random) -> int:
     return rng.choice([0, 1, 2, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, rng.randrange(2**32)])
 
 
 @cache
-def zeros(megabytes: int, window: int) -> bytes:
+def deflate_zeros(megabytes: int, window: int) -> bytes:
     """Deflated zeros, a thousandth as long; window as zlib wants it."""
     packer = zlib.compressobj(1, zlib.DEFLATED, window)
     piece = bytes(1 << 20)
     return b"".join(packer.compress(piece) for _ in range(megabytes)) + packer.flush()
 
 
-def oddity(path: Path, rng: Random) -> None:
+def make_special_file(path: Path, rng: Random) -> None:
     """Something that is no file, where one should be."""
     match rng.randrange(6):
         case 0:
@@ -149,7 +153,7 @@ def oddity(path: Path, rng: Random) -> None:
 # ---- npz
 
 
-class Execute:
+class ExecutePickle:
     """What leaves a trace where it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
@@ -159,14 +163,14 @@ class Execute:
         return Path.touch, (self.trace,)
 
 
-def header(descr: str, shape: str, fortran: str = "False", version: int = 1) -> bytes:
+def make_npy_header(descr: str, shape: str, fortran: str = "False", version: int = 1) -> bytes:
     text = f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}"
     text += " " * (-(len(text) + 11) % 64) + "\n"
     length = struct.pack("<H" if version == 1 else "<I", len(text))
     return b"\x93NUMPY" + bytes([version, 0]) + length + text.encode()
 
 
-def arrays(rng: Random) -> dict[str, Any]:
+def make_arrays(rng: Random) -> dict[str, Any]:
     n, h, w = rng.randrange(10, 30), rng.randrange(1, 12), rng.randrange(1, 12)
     tail = rng.choice([(), (1,), (3,)])
     numbers = np.random.default_rng(rng.randrange(2**32))
@@ -182,7 +186,7 @@ def arrays(rng: Random) -> dict[str, Any]:
     return found
 
 
-def odd_array(rng: Random) -> Any:
+def make_odd_array(rng: Random) -> Any:
     n = rng.choice([0, 1, 7])
     return rng.choice(
         [
@@ -217,11 +221,11 @@ def make_npz(place: Path, rng: Random) -> None:
     path, out = place / "x.npz", io.BytesIO()
     kind = rng.randrange(10)
     if kind == 0 and rng.random() < 0.5:
-        oddity(path, rng)
+        make_special_file(path, rng)
         return
-    values = arrays(rng)
+    values = make_arrays(rng)
     if kind == 1:
-        values[rng.choice(list(values))] = odd_array(rng)
+        values[rng.choice(list(values))] = make_odd_array(rng)
     if kind == 2:
         del values[rng.choice(list(values))]
     members: dict[str, bytes] = {}
@@ -231,13 +235,13 @@ def make_npz(place: Path, rng: Random) -> None:
         members[f"{name}.npy"] = member.getvalue()
     victim = rng.choice(list(members))
     if kind == 3:
-        shaped = header(rng.choice(DESCRS), rng.choice(SHAPES), version=rng.choice([1, 2]))
+        shaped = make_npy_header(rng.choice(DESCRS), rng.choice(SHAPES), version=rng.choice([1, 2]))
         members[victim] = shaped + rng.randbytes(rng.choice([0, 3, 48]))
     if kind == 4:
-        members[victim] = damaged(members[victim], rng)
+        members[victim] = damage(members[victim], rng)
     if kind == 5:
-        content = pickle.dumps(np.array([Execute(place.parent / "executed")], object))
-        members[victim] = header("'|O'", "(1,)") + content
+        content = pickle.dumps(np.array([ExecutePickle(place.parent / "executed")], object))
+        members[victim] = make_npy_header("'|O'", "(1,)") + content
     methods = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]
     if kind == 6:
         methods = [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
@@ -246,15 +250,15 @@ def make_npz(place: Path, rng: Random) -> None:
             z.writestr(name, content)
     content = out.getvalue()
     if kind == 7:
-        content = patched_zip(content, rng)
+        content = patch_zip(content, rng)
     if kind == 8:
-        content = damaged(content, rng)
+        content = damage(content, rng)
     if kind == 9 and rng.random() < 0.3:
-        content = rng.choice([shared_bomb, plain_bomb])(rng)
+        content = rng.choice([make_overlapping_bomb, make_plain_bomb])(rng)
     path.write_bytes(content)
 
 
-def patched_zip(content: bytes, rng: Random) -> bytes:
+def patch_zip(content: bytes, rng: Random) -> bytes:
     """One field of a local header, of the directory or of its end."""
     found = bytearray(content)
     signature, fields = rng.choice(
@@ -268,23 +272,23 @@ def patched_zip(content: bytes, rng: Random) -> bytes:
     offset, form = rng.choice(fields)
     at = rng.choice(places) + offset
     size = struct.calcsize(form)
-    found[at : at + size] = struct.pack(form, number(rng) % 256**size)
+    found[at : at + size] = struct.pack(form, draw_number(rng) % 256**size)
     return bytes(found)
 
 
-def plain_bomb(rng: Random) -> bytes:
+def make_plain_bomb(rng: Random) -> bytes:
     """As many black images as are still taken, or too many."""
-    return black(rng.choice([60, 150, 300]))
+    return make_black_archive(rng.choice([60, 150, 300]))
 
 
 @cache
-def black(n: int) -> bytes:
+def make_black_archive(n: int) -> bytes:
     """An archive of so many black images of a megabyte each."""
     out = io.BytesIO()
     labels = np.arange(n) % 3
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as z:
         with z.open("images.npy", "w") as f:
-            f.write(header("'|u1'", f"({n}, 1024, 1024)"))
+            f.write(make_npy_header("'|u1'", f"({n}, 1024, 1024)"))
             for _ in range(n):
                 f.write(bytes(1 << 20))
         member = io.BytesIO()
@@ -293,12 +297,12 @@ def black(n: int) -> bytes:
     return out.getvalue()
 
 
-def shared_bomb(rng: Random) -> bytes:
+def make_overlapping_bomb(rng: Random) -> bytes:
     """An archive whose members all lie in the same few bytes, which unpack to a lot."""
     megabytes = 300
-    begin = header("'|u1'", f"({megabytes}, 1024, 1023)")
+    begin = make_npy_header("'|u1'", f"({megabytes}, 1024, 1023)")
     packer = zlib.compressobj(1, zlib.DEFLATED, -15)
-    data = packer.compress(begin) + packer.flush(zlib.Z_FULL_FLUSH) + zeros(megabytes, -15)
+    data = packer.compress(begin) + packer.flush(zlib.Z_FULL_FLUSH) + deflate_zeros(megabytes, -15)
     size = len(begin) + (megabytes << 20)
     local = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 8, 0, 0, 0, len(data), size, 10, 0)
     body, entries = local + b"images.npy" + data, []
@@ -330,7 +334,7 @@ def make_idx(place: Path, rng: Random) -> None:
     match kind:
         case 0:
             at = rng.randrange(len(content[:16]) // 4) * 4
-            content[at : at + 4] = struct.pack(">I", number(rng))
+            content[at : at + 4] = struct.pack(">I", draw_number(rng))
         case 1:
             content[rng.randrange(4)] = rng.randrange(256)
         case 2:
@@ -338,47 +342,58 @@ def make_idx(place: Path, rng: Random) -> None:
         case 3:
             content += rng.randbytes(rng.choice([1, 100]))
         case 4:
-            content[8:] = damaged(bytes(content[8:]), rng)
+            content[8:] = damage(bytes(content[8:]), rng)
     files[victim] = bytes(content)
     for name, whole in files.items():
         packed = rng.random() < 0.6
         path = place / (f"{name}.gz" if packed else name)
         if name == victim and kind == 5:
-            oddity(path, rng)
+            make_special_file(path, rng)
             continue
         if name == victim and kind == 6:
             begin = struct.pack(">4B3I", 0, 0, 8, 3, rng.choice([400_000, 10**6, 9]), 28, 28)
             if "labels" in name:
                 begin = struct.pack(">4BI", 0, 0, 8, 1, rng.choice([300 << 20, 5]))
-            (place / f"{name}.gz").write_bytes(gzip.compress(begin) + gzip_zeros(310))
+            (place / f"{name}.gz").write_bytes(gzip.compress(begin) + compress_zeros(310))
             continue
         if name == victim and kind == 7:
             packed = True
             path = place / f"{name}.gz"
-            path.write_bytes(damaged(gzip.compress(whole), rng))
+            path.write_bytes(damage(gzip.compress(whole), rng))
             continue
         path.write_bytes(gzip.compress(whole, 1) if packed else whole)
     if kind == 8 and rng.random() < 0.5:
         next(place.iterdir()).unlink()
 
 
-def gzip_zeros(megabytes: int) -> bytes:
-    return zeros(megabytes, 31)
+def compress_zeros(megabytes: int) -> bytes:
+    return deflate_zeros(megabytes, 31)
 
 
 # ---- folders of pictures
 
-KINDS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")
+IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")
 SUFFIXES = ("jpg", "JPEG", "jfif", "png", "gif", "bmp", "webp", "tif", "ppm", "jp2", "txt", "")
 CLASSES = (
     *["cat", "dog", "bird", "Train", "val", "test", "__x__", "a b", "\x1b[2J", "[red]", "x\ny"],
     *["images", ".hidden", "\udcff\udcfe", "ü", "-", "..."],
 )
-PARTS = ("train", "Train", "training", "val", "Valid", "dev", "test", "Testing", "extra", "holdout")
+SPLIT_NAMES = (
+    "train",
+    "Train",
+    "training",
+    "val",
+    "Valid",
+    "dev",
+    "test",
+    "Testing",
+    "extra",
+    "holdout",
+)
 
 
 @cache
-def picture(kind: str, mode: str, width: int, height: int) -> bytes:
+def encode_picture(kind: str, mode: str, width: int, height: int) -> bytes:
     out = io.BytesIO()
     values = np.random.default_rng(width * height).integers(0, 255, (height, width, 3), np.uint8)
     made = Image.fromarray(values)
@@ -395,13 +410,13 @@ def picture(kind: str, mode: str, width: int, height: int) -> bytes:
     return out.getvalue()
 
 
-def one_picture(rng: Random) -> bytes:
+def make_picture(rng: Random) -> bytes:
     modes = ["RGB", "RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "I;16", "I"]
     size = rng.choice([(9, 7), (1, 1), (40, 25), (16, 16), (3, 60)])
-    return picture(rng.choice(KINDS), rng.choice(modes), *size)
+    return encode_picture(rng.choice(IMAGE_FORMATS), rng.choice(modes), *size)
 
 
-def chunk(kind: bytes, content: bytes) -> bytes:
+def png_chunk(kind: bytes, content: bytes) -> bytes:
     return (
         struct.pack(">I", len(content))
         + kind
@@ -410,26 +425,30 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     )
 
 
-def promise(rng: Random) -> bytes:
+def make_false_size_picture(rng: Random) -> bytes:
     """A picture of a few bytes that says that it is a large one."""
     w, h = rng.choice([(60_000, 60_000), (9_000, 9_000), (20_000, 1), (1, 20_000), (2**31 - 1, 1)])
     short = (min(w, 65535), min(h, 65535))
     match rng.randrange(7):
         case 0:
             head = struct.pack(">2I5B", w, h, 8, rng.choice([0, 2, 6]), 0, 0, rng.choice([0, 1]))
-            data = chunk(b"IHDR", head) + chunk(b"IDAT", zeros(8, 15)) + chunk(b"IEND", b"")
+            data = (
+                png_chunk(b"IHDR", head)
+                + png_chunk(b"IDAT", deflate_zeros(8, 15))
+                + png_chunk(b"IEND", b"")
+            )
             return b"\x89PNG\r\n\x1a\n" + data
         case 1:
-            found = bytearray(picture("JPEG", "RGB", 9, 7))
+            found = bytearray(encode_picture("JPEG", "RGB", 9, 7))
             at = found.index(b"\xff\xc0")
             found[at + 5 : at + 9] = struct.pack(">2H", *short[::-1])
             return bytes(found)
         case 2:
-            found = bytearray(picture("GIF", "P", 9, 7))
+            found = bytearray(encode_picture("GIF", "P", 9, 7))
             found[6:10] = struct.pack("<2H", *short)
             return bytes(found)
         case 3:
-            found = bytearray(picture("BMP", "RGB", 9, 7))
+            found = bytearray(encode_picture("BMP", "RGB", 9, 7))
             found[18:26] = struct.pack("<2i", w, rng.choice([h, -h]))
             return bytes(found)
         case 4:
@@ -441,11 +460,11 @@ def promise(rng: Random) -> bytes:
                 + struct.pack("<I", 10)
                 + bytes(4)
                 + canvas
-                + picture("WEBP", "RGB", 9, 7)[12:]
+                + encode_picture("WEBP", "RGB", 9, 7)[12:]
             )
             return b"RIFF" + struct.pack("<I", len(inner) + 4) + b"WEBP" + inner
         case _:
-            found = bytearray(picture("TIFF", "L", 9, 7))
+            found = bytearray(encode_picture("TIFF", "L", 9, 7))
             for tag, value in ((256, w), (257, h)):
                 for form in (3, 4):
                     at = found.find(struct.pack("<HHI", tag, form, 1))
@@ -454,7 +473,7 @@ def promise(rng: Random) -> bytes:
             return bytes(found)
 
 
-NO_PICTURES = (
+NON_PICTURES = (
     b"",
     b"<html>404</html>",
     b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
@@ -471,23 +490,23 @@ NO_PICTURES = (
 def write_file(path: Path, rng: Random) -> None:
     match rng.randrange(12):
         case 0:
-            path.write_bytes(damaged(one_picture(rng), rng))
+            path.write_bytes(damage(make_picture(rng), rng))
         case 1:
-            path.write_bytes(promise(rng))
+            path.write_bytes(make_false_size_picture(rng))
         case 2:
-            path.write_bytes(rng.choice(NO_PICTURES))
+            path.write_bytes(rng.choice(NON_PICTURES))
         case 3 if rng.random() < 0.4:
-            oddity(path, rng)
+            make_special_file(path, rng)
         case 4 if rng.random() < 0.2:
             os.mknod(path, stat.S_IFSOCK | 0o600)
         case _:
-            path.write_bytes(one_picture(rng))
+            path.write_bytes(make_picture(rng))
 
 
 def make_folder(place: Path, rng: Random) -> None:
     good = rng.random() < 0.5
     classes = ["cat", "dog", "bird"] if good else rng.sample(CLASSES, rng.randrange(1, 5))
-    parts = [""] if rng.random() < 0.4 else rng.sample(PARTS, rng.randrange(1, 4))
+    parts = [""] if rng.random() < 0.4 else rng.sample(SPLIT_NAMES, rng.randrange(1, 4))
     if good and parts != [""]:
         parts = ["train", *rng.sample(("val", "test"), rng.randrange(3))]
     for part in parts:
@@ -500,13 +519,13 @@ def make_folder(place: Path, rng: Random) -> None:
             for i in range(rng.randrange(1, 6)):
                 path = folder / f"{i}.{rng.choice(SUFFIXES)}".rstrip(".")
                 if good or rng.random() < 0.6:
-                    path.write_bytes(one_picture(rng))
+                    path.write_bytes(make_picture(rng))
                 else:
                     write_file(path, rng)
-    spoil(place, rng)
+    damage_folder(place, rng)
 
 
-def spoil(place: Path, rng: Random) -> None:
+def damage_folder(place: Path, rng: Random) -> None:
     """One thing is wrong in a folder."""
     folders = sorted(p for p in place.rglob("*") if p.is_dir() and not p.is_symlink())
     folder = rng.choice(folders)
@@ -514,7 +533,7 @@ def spoil(place: Path, rng: Random) -> None:
         case 0:
             write_file(folder / "odd.png", rng)
         case 1:
-            oddity(folder / "odd.jpg", rng)
+            make_special_file(folder / "odd.jpg", rng)
         case 2:
             link = rng.choice(["..", ".", "/", "../..", folders[0]])
             (folder / "link").symlink_to(link)
@@ -535,7 +554,7 @@ MAKERS: dict[str, tuple[Callable[[Path, Random], None], Callable[[Path, Random],
 }
 
 
-def tried(kind: str, number: int, root: Path) -> dict[str, Any]:
+def run_case(kind: str, number: int, root: Path) -> dict[str, Any]:
     """One case: what was wrong with how it was read, and what that took."""
     place = root / "case"
     place.mkdir()
@@ -546,12 +565,12 @@ def tried(kind: str, number: int, root: Path) -> dict[str, Any]:
         read(place, Random(number))
     except NetError as e:
         said = e.render()
-        if len(said) > LONGEST or "MemoryError" in said:
+        if len(said) > MAX_MESSAGE_LENGTH or "MemoryError" in said:
             wrong = f"it says {said[:300]}"
     except BaseException:
         wrong = traceback.format_exc()
     seconds = time.process_time() - began
-    if seconds > SLOWEST:
+    if seconds > MAX_SECONDS:
         wrong = wrong or f"it took {seconds:.1f} s"
     if (root / "executed").exists():
         wrong = "it was executed"
@@ -573,7 +592,7 @@ def main(kind: str, first: int, count: int) -> None:
         cases = []
         for number in range(first, first + count):
             faulthandler.dump_traceback_later(60, exit=True)
-            cases.append(tried(kind, number, root))
+            cases.append(run_case(kind, number, root))
         faulthandler.cancel_dump_traceback_later()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(

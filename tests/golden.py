@@ -6,12 +6,12 @@ import os
 
 from tests.conftest import ROOT
 
-FOLDER = ROOT / "tests" / "golden"
+GOLDEN_FOLDER = ROOT / "tests" / "golden"
 
 
-def matches_golden(name: str, text: str) -> None:
+def assert_matches_golden(name: str, text: str) -> None:
     """Asserts that a text is the golden one of that name."""
-    path = FOLDER / name
+    path = GOLDEN_FOLDER / name
     if os.environ.get("NETDSL_GOLDEN") == "write":
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

@@ -35,16 +35,16 @@ BLOCK_NETS = list(load_program(BLOCKS).nets)
 @cache
 def block_step(net: str) -> Graph:
     """A training step of one of the small nets in float64, before any pass."""
-    return step_of(BLOCKS, net, batch=2, dtype="float64")
+    return training_step(BLOCKS, net, batch=2, dtype="float64")
 
 
-def step_of(path: str, net: str, batch: int, dtype: str = "float32") -> Graph:
+def training_step(path: str, net: str, batch: int, dtype: str = "float32") -> Graph:
     """A training step with momentum and weight decay, before any pass."""
     network = elaborate(load_program(path), net, Settings(batch=batch, training=True, dtype=dtype))
     return training_graph(network, plain_recipe())
 
 
-def same_graph(one: Graph, other: Graph) -> None:
+def assert_same_graph(one: Graph, other: Graph) -> None:
     """The same nodes in the same order, given out under the same names."""
     assert one.name == other.name
     assert list(one.nodes.values()) == list(other.nodes.values())
@@ -52,7 +52,7 @@ def same_graph(one: Graph, other: Graph) -> None:
         assert list(found.items()) == list(expected.items())
 
 
-def by_algebra(graph: Graph) -> Graph:
+def rewrite_all_norms(graph: Graph) -> Graph:
     """All batch norms of products rewritten, whatever that saves."""
     return rewrite_batch_norms(graph, -math.inf)
 
@@ -86,7 +86,7 @@ def plain_recipe() -> Recipe:
     return resolve_recipe(build_program(parse(RECIPE)))
 
 
-def values_for(graph: Graph, seed: int = 0) -> dict[str, Array]:
+def make_values(graph: Graph, seed: int = 0) -> dict[str, Array]:
     """Inputs, and states as training has them after a while: none of them at a special value."""
     rng = np.random.default_rng(seed)
     given: dict[str, Array] = {}
@@ -104,7 +104,7 @@ def values_for(graph: Graph, seed: int = 0) -> dict[str, Array]:
     return given
 
 
-def single(example: Example) -> Example:
+def to_float32(example: Example) -> Example:
     """The same example in the types that the engine has kernels for."""
     operands = (
         Operand(TensorType(o.type.shape, "float32"), o.distribution)
@@ -118,14 +118,14 @@ def single(example: Example) -> Example:
     return Example(tuple(operands), attrs)
 
 
-def every_operator(rng: np.random.Generator, times: int) -> tuple[Graph, dict[str, Array]]:
+def all_operators_graph(rng: np.random.Generator, times: int) -> tuple[Graph, dict[str, Array]]:
     """Drawn examples of all operators in 32 bits, as the outputs of one graph, with what they are
     given."""
     b, given = Builder(), dict[str, Array]()
     outputs = {}
     for op in (n for n, record in OPS.items() if record.kind not in ("leaf", "view")):
         for i in range(times):
-            example = single(OPS[op].draw_example(RandomDraw(rng)))
+            example = to_float32(OPS[op].draw_example(RandomDraw(rng)))
             nodes = [b.input(f"{op}{i}.{k}", o.type) for k, o in enumerate(example.operands)]
             drawn = zip(nodes, example.operands, strict=True)
             given |= {n.name: draw_operand(o, rng) for n, o in drawn}
@@ -133,7 +133,7 @@ def every_operator(rng: np.random.Generator, times: int) -> tuple[Graph, dict[st
     return b.build(outputs), given
 
 
-def spoilt(given: dict[str, Array], rng: np.random.Generator) -> dict[str, Array]:
+def add_non_finite(given: dict[str, Array], rng: np.random.Generator) -> dict[str, Array]:
     """The same operands, every seventh of whose numbers is none, or an infinity."""
 
     def some(x: Array) -> Array:
@@ -143,15 +143,17 @@ def spoilt(given: dict[str, Array], rng: np.random.Generator) -> dict[str, Array
     return {k: some(x) if x.dtype.kind == "f" else x for k, x in given.items()}
 
 
-SPREADING = {op for op, record in OPS.items() if record.kind == "anchor"} | {"max_pool_grad"}
+NAN_SPREADING_OPS = {op for op, record in OPS.items() if record.kind == "anchor"} | {
+    "max_pool_grad"
+}
 """Operators whose reference makes NaNs that no engine need make: it multiplies by the zeros of
 borders, and by zeros where a window has its maximum elsewhere."""
 
 
-def nothing_odd_is_lost(op: str, found: Array, expected: Array, what: str) -> None:
+def assert_non_finite_preserved(op: str, found: Array, expected: Array, what: str) -> None:
     """What is no finite number is none in the engine, and what is finite in both is the same. An
     engine may spread a NaN further: one that counts moments from a first value, or by tiles."""
-    if op in SPREADING:
+    if op in NAN_SPREADING_OPS:
         return
     found, expected = (np.asarray(x, "float64") for x in (found, expected))
     assert not np.isfinite(found[~np.isfinite(expected)]).any(), what
@@ -161,20 +163,20 @@ def nothing_odd_is_lost(op: str, found: Array, expected: Array, what: str) -> No
     np.testing.assert_allclose(found[good], expected[good], **bound, err_msg=what)
 
 
-def drawn_step(draw: Draw, dtype: str = "float64") -> Graph:
+def draw_training_step(draw: Draw, dtype: str = "float64") -> Graph:
     """A drawn net with its gradients and updates."""
-    return step_behind(drawn_forward(draw, dtype), dtype)
+    return append_training_step(draw_forward(draw, dtype), dtype)
 
 
-def drawn_forward(draw: Draw, dtype: str = "float64") -> Graph:
+def draw_forward(draw: Draw, dtype: str = "float64") -> Graph:
     """A drawn net with residuals, concatenations, gates and norms."""
-    net = _Net(draw, dtype)
+    net = _NetGenerator(draw, dtype)
     for _ in range(draw.integer(1, 7)):
-        getattr(net, draw.choice(_STEPS))()
+        getattr(net, draw.choice(_NET_STEPS))()
     return net.forward()
 
 
-_STEPS = (
+_NET_STEPS = (
     "conv",
     "conv",
     "pointwise",
@@ -194,7 +196,7 @@ _STEPS = (
 )
 
 
-class _Net:
+class _NetGenerator:
     """A chain of drawn steps over images, with everything on the way to come back to."""
 
     def __init__(self, draw: Draw, dtype: str) -> None:
@@ -312,7 +314,7 @@ class _Net:
         return verify_graph(self.b.build({"x": self.x, **moved}, name="drawn"))
 
 
-def step_behind(forward: Graph, dtype: str = "float64") -> Graph:
+def append_training_step(forward: Graph, dtype: str = "float64") -> Graph:
     """A drawn net's loss, gradients, and updates with momentum."""
     b = Builder(forward, dtype)
     x, params = b.nodes[forward.outputs["x"]], [n for n in forward.states if n.attrs["trainable"]]
@@ -337,13 +339,13 @@ def step_behind(forward: Graph, dtype: str = "float64") -> Graph:
     return verify_graph(b.build({"loss": loss, "x": x, **shown}, updates, "drawn"))
 
 
-def drawn_inference(draw: Draw) -> Graph:
+def draw_inference(draw: Draw) -> Graph:
     """Products of states, and behind them what folds into them and what must not: factors and
     offsets for each channel, for all, for each column; known moments over these axes and those."""
-    return _Inference(draw).graph()
+    return _InferenceGenerator(draw).graph()
 
 
-class _Inference:
+class _InferenceGenerator:
     """A chain of products and of values that are the same for every input."""
 
     def __init__(self, draw: Draw) -> None:
@@ -443,7 +445,7 @@ class _Inference:
         return self.b.conv2d_dgrad(self.x, weight, **how)
 
 
-FEW = [
+SMALL_CONVOLUTIONS = [
     ((3, 9, 8, 1), 6, (5, 5), (1, 1), 2, (1, 1)),
     ((2, 14, 14, 6), 16, (5, 5), (1, 1), 0, (1, 1)),
     ((2, 11, 10, 3), 5, (3, 4), (2, 3), 1, (1, 1)),

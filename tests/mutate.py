@@ -27,7 +27,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import AREAS, FAULTS, Fault
-from tests.processes import finished
+from tests.processes import run_process
 
 ROOT = Path(__file__).parent.parent
 TIME_LIMIT = 600
@@ -35,7 +35,7 @@ TIME_LIMIT = 600
 CAUGHT, TIMEOUT, SPARED, SURVIVED, STALE = "caught", "timeout", "spared", "SURVIVED", "stale"
 
 
-def stale(fault: Fault, root: Path = ROOT) -> str | None:
+def explain_stale(fault: Fault, root: Path = ROOT) -> str | None:
     """Why a fault cannot be planted, or None: its text must occur exactly once, what it becomes
     must be Python, and its tests must exist."""
     path = root / fault.file
@@ -48,11 +48,11 @@ def stale(fault: Fault, root: Path = ROOT) -> str | None:
         ast.parse(text.replace(fault.old, fault.new))
     except SyntaxError as e:
         return f"it makes no Python of {fault.file}: {e}"
-    missing = [t for t in fault.tests if not _exists(t, root)]
+    missing = [t for t in fault.tests if not _test_exists(t, root)]
     return f"there is no {missing[0]}" if missing else None
 
 
-def _exists(test: str, root: Path) -> bool:
+def _test_exists(test: str, root: Path) -> bool:
     """Whether there is a test file, and the function in it where one is named."""
     file, _, name = test.partition("::")
     path = root / file
@@ -62,7 +62,7 @@ def _exists(test: str, root: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MutationOutcome:
     """What became of a fault: one of the words above, the seconds, and the test that saw it."""
 
     fault: Fault
@@ -82,7 +82,7 @@ class Outcome:
 
 
 @dataclass
-class Copy:
+class TreeCopy:
     """A copy of the tree, in which tests are run."""
 
     root: Path
@@ -90,7 +90,7 @@ class Copy:
     _stamps: Iterator[int] = field(default_factory=lambda: count(int(time.time()) + 1))
 
     @staticmethod
-    def of(source: Path, folder: Path) -> Copy:
+    def of(source: Path, folder: Path) -> TreeCopy:
         """What git knows of `source` and what is new there, in a folder."""
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -103,7 +103,7 @@ class Copy:
                 target = folder / "tree" / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / name, target)
-        return Copy(folder / "tree", folder / "cache")
+        return TreeCopy(folder / "tree", folder / "cache")
 
     def write(self, name: str, text: str) -> None:
         """A file with a time of its own: bytecode is told apart by whole seconds and by size."""
@@ -118,7 +118,7 @@ class Copy:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-n", "0"]
         command += ["--hypothesis-profile", "planted"]
         try:
-            done = finished(
+            done = run_process(
                 *(*command, *tests),
                 limit=limit,
                 cwd=self.root,
@@ -131,11 +131,11 @@ class Copy:
         seen = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M)
         return done.returncode, seen[1] if seen else done.stdout.strip()[-200:]
 
-    def plant(self, fault: Fault) -> Outcome:
+    def plant(self, fault: Fault) -> MutationOutcome:
         """Runs the tests of a fault while it is there."""
         started = time.perf_counter()
-        if problem := stale(fault, self.root):
-            return Outcome(fault, STALE, 0.0, problem)
+        if problem := explain_stale(fault, self.root):
+            return MutationOutcome(fault, STALE, 0.0, problem)
         sound = (self.root / fault.file).read_text(encoding="utf-8")
         self.write(fault.file, sound.replace(fault.old, fault.new))
         try:
@@ -143,10 +143,10 @@ class Copy:
         finally:
             self.write(fault.file, sound)
         seconds = time.perf_counter() - started
-        return Outcome(fault, _word(fault, code), seconds, told if code else "")
+        return MutationOutcome(fault, _classify(fault, code), seconds, told if code else "")
 
 
-def _word(fault: Fault, code: int | None) -> str:
+def _classify(fault: Fault, code: int | None) -> str:
     """What an exit code of pytest means; it may also be a signal's."""
     if code is None:
         return TIMEOUT
@@ -156,7 +156,7 @@ def _word(fault: Fault, code: int | None) -> str:
     return STALE if code in none_ran else CAUGHT
 
 
-def chosen(areas: Sequence[str], names: Sequence[str]) -> list[Fault]:
+def select_faults(areas: Sequence[str], names: Sequence[str]) -> list[Fault]:
     """The faults of these areas and with these names; all where nothing is asked for."""
     return [f for f in FAULTS if (not areas or f.area in areas) and (not names or f.name in names)]
 
@@ -172,13 +172,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="print the faults, plant none")
     parser.add_argument("--no-baseline", action="store_true", help="plant at once")
     given = parser.parse_args(arguments)
-    faults = chosen(given.area, given.only)
+    faults = select_faults(given.area, given.only)
     if given.list:
         for fault in faults:
             print(f"{fault.area:9} {fault.name:32} {fault.file}  {' '.join(fault.tests)}")
         return 0
     with tempfile.TemporaryDirectory(prefix="netdsl-mutate-") as folder:
-        copy = Copy.of(ROOT, Path(folder))
+        copy = TreeCopy.of(ROOT, Path(folder))
         if not given.no_baseline:
             code, told = copy.run(list(dict.fromkeys(t for f in faults for t in f.tests)), None)
             if code != 0:
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _summary(outcomes)
 
 
-def _summary(outcomes: Sequence[Outcome]) -> int:
+def _summary(outcomes: Sequence[MutationOutcome]) -> int:
     print()
     for area in AREAS:
         words = Counter(o.word for o in outcomes if o.fault.area == area)

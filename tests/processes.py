@@ -13,10 +13,10 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-LIMIT = 120.0
+TIME_LIMIT = 120.0
 """Seconds that a process or a thread gets where a test gives none: plenty on a busy machine."""
 NETDSL = (sys.executable, "-m", "netdsl")
-SILENT: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+NO_OUTPUT: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 # What runs in the new process before the command. `preexec_fn` would be Python in a fork of a
 # process that has threads, which may hang before it gets anywhere.
@@ -35,7 +35,7 @@ os.execvp(command[0], command)
 
 
 @contextmanager
-def started(
+def start_process(
     *command: str,
     ignoring: Collection[signal.Signals] = (),
     closing: Collection[int] = (),
@@ -52,36 +52,36 @@ def started(
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(LIMIT)
+        process.wait(TIME_LIMIT)
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 with suppress(OSError):  # what was not written yet has no reader any more
                     stream.close()
 
 
-def finished(
-    *command: str, limit: float | None = LIMIT, given: Any = None, **options: Any
+def run_process(
+    *command: str, limit: float | None = TIME_LIMIT, given: Any = None, **options: Any
 ) -> subprocess.CompletedProcess[Any]:
     """A process that has ended by itself, with what it printed where no stream is named. Raises
     TimeoutExpired where it takes over `limit` seconds."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     if given is not None:
         streams["stdin"] = subprocess.PIPE
-    with started(*command, **(streams | options)) as process:
+    with start_process(*command, **(streams | options)) as process:
         out, err = process.communicate(given, timeout=limit)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def wait_for(path: Path, process: subprocess.Popen[Any]) -> None:
     """Waits until a process has made a file."""
-    end = time.monotonic() + LIMIT
+    end = time.monotonic() + TIME_LIMIT
     while not path.exists():
         assert process.poll() is None, f"it has ended with {process.returncode} without {path}"
         assert time.monotonic() < end, f"there is no {path}"
         time.sleep(0.01)
 
 
-def at_once(*work: Callable[[], Any]) -> list[Any]:
+def run_in_threads(*work: Callable[[], Any]) -> list[Any]:
     """What functions give that run in threads of their own; raises what one of them raised, or
     TimeoutError."""
     ends: list[Any] = [TimeoutError("a thread has not ended")] * len(work)
@@ -96,7 +96,7 @@ def at_once(*work: Callable[[], Any]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(LIMIT)
+        thread.join(TIME_LIMIT)
     for end in ends:
         if isinstance(end, BaseException):
             raise end

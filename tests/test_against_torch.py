@@ -11,7 +11,7 @@ from netdsl.training.recipe.optimizers import OPTIMIZERS
 from netdsl.training.recipe.schedules import SCHEDULES
 from netdsl.training.store.progress import Progress
 from tests import torch_cases as cases
-from tests.torch_values import stored
+from tests.torch_values import load_stored
 
 NO_FORMULA = {"flatten", "dropout", "add", "mul", "concat", "identity", "slice"}
 """Layers that PyTorch has nothing to say about; dropout draws numbers of its own."""
@@ -23,28 +23,32 @@ def compare(found: cases.Numbers, expected: cases.Numbers) -> None:
         assert found[name] == pytest.approx(numbers, rel=1e-9, abs=1e-11), name
 
 
-@pytest.mark.parametrize("i", range(len(cases.LAYERS)), ids=lambda i: cases.LAYERS[i].text)
+@pytest.mark.parametrize(
+    "i", range(len(cases.LAYER_CASES)), ids=lambda i: cases.LAYER_CASES[i].text
+)
 def test_layers_and_their_gradients(i: int) -> None:
-    compare(cases.layer_numbers(cases.LAYERS[i]), stored("layers")[i])
+    compare(cases.layer_numbers(cases.LAYER_CASES[i]), load_stored("layers")[i])
 
 
-@pytest.mark.parametrize("i", range(len(cases.RECIPES)), ids=lambda i: cases.RECIPES[i].text)
+@pytest.mark.parametrize(
+    "i", range(len(cases.RECIPE_CASES)), ids=lambda i: cases.RECIPE_CASES[i].text
+)
 def test_updates(i: int) -> None:
-    compare(cases.recipe_numbers(cases.RECIPES[i]), stored("recipes")[i])
+    compare(cases.recipe_numbers(cases.RECIPE_CASES[i]), load_stored("recipes")[i])
 
 
 @pytest.mark.parametrize("i", range(len(cases.SCHEDULE_CASES)))
 @pytest.mark.parametrize("steps", [1, 5])
 def test_schedules(i: int, steps: int) -> None:
     found = cases.schedule_numbers(cases.SCHEDULE_CASES[i], steps)
-    assert found == pytest.approx(stored("schedules")[i], rel=1e-9, abs=1e-12)
+    assert found == pytest.approx(load_stored("schedules")[i], rel=1e-9, abs=1e-12)
 
 
 def test_every_entry_of_the_tables_is_compared() -> None:
     """With each of its arguments away from the default at least once."""
-    recipes = " ".join(case.text for case in cases.RECIPES)
+    recipes = " ".join(case.text for case in cases.RECIPE_CASES)
     for name, optimizer in OPTIMIZERS.items():
-        full = [case.text for case in cases.RECIPES if f"= {name}(" in case.text]
+        full = [case.text for case in cases.RECIPE_CASES if f"= {name}(" in case.text]
         for param in optimizer.signature.params:
             assert any(f"{param.name}=" in text for text in full) or param.name == "no_decay", name
     assert all(name in recipes for name in LOSSES)
@@ -52,7 +56,7 @@ def test_every_entry_of_the_tables_is_compared() -> None:
         given = {k for case in cases.SCHEDULE_CASES if case.name == name for k in case.given}
         assert given | {"warmup"} == {p.name for p in schedule.signature.params} | {"warmup"}
     assert sum("warmup" in case.given for case in cases.SCHEDULE_CASES) >= 3
-    named = {case.text.partition("(")[0] for case in cases.LAYERS}
+    named = {case.text.partition("(")[0] for case in cases.LAYER_CASES}
     assert named | NO_FORMULA == set(LAYERS)
 
 

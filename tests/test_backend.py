@@ -23,8 +23,8 @@ from netdsl.language.program import build_program
 from netdsl.plan.plan import make_plan
 from netdsl.training.run.trainer import Trainer
 from tests.conftest import ROOT
-from tests.host import HostedBackend
-from tests.third_party import ThirdParty
+from tests.cuda_on_cpu import HostBackend
+from tests.third_party_backend import ThirdParty
 
 DIGITS = """net digits {
   input(8x8x1)
@@ -82,7 +82,7 @@ def test_defaults_are_those_of_a_machine_that_does_everything_at_once() -> None:
         backend.with_tuning(1.0)
 
 
-@pytest.mark.parametrize("kind", [ArrayBackend, CpuBackend, CudaBackend, HostedBackend])
+@pytest.mark.parametrize("kind", [ArrayBackend, CpuBackend, CudaBackend, HostBackend])
 def test_every_backend_derives_from_the_contract(kind: type[Backend]) -> None:
     assert issubclass(kind, Backend)
     for name, method in inspect.getmembers(Backend, inspect.isfunction):

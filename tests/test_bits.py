@@ -25,7 +25,7 @@ from netdsl.training.recipe.recipe import default_recipe
 from netdsl.training.step.compile import compile_step
 from netdsl.types import Graph, Node, TensorType
 from tests.conftest import ROOT
-from tests.processes import finished
+from tests.processes import run_process
 from tests.test_cpu import CPU, bound, same_as_the_interpreter
 
 
@@ -110,14 +110,14 @@ from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.training.step.compile import compile_step
 from netdsl.training.recipe.recipe import default_recipe
-from tests.graphs import values_for
+from tests.graphs import make_values
 
 for case in sys.argv[1:]:
     path, net, batch, gain = case.split(":")
     winograd._GAIN = float(gain)
     network = elaborate(load_program(path), net, Settings(batch=int(batch), training=True))
     graph = compile_step(network, default_recipe(net))
-    values, backend = values_for(graph), CpuBackend()
+    values, backend = make_values(graph), CpuBackend()
     state = State(backend)
     state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
     executor, found = Executor(graph, backend, state), hashlib.sha256()
@@ -135,7 +135,7 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
     nets = ("lenet.net:lenet5:50:0", "mobilenet.net:mobilenet_small:5:0", "norms.net:group:5:0")
     nets += ("lenet.net:lenet5:50:inf", "resnet.net:resnet20:6:0", "resnet.net:resnet20:6:inf")
     found = {
-        threads: finished(
+        threads: run_process(
             *(sys.executable, "-c", _BITS, *(f"{ROOT}/models/{n}" for n in nets)),
             env={**os.environ, "PYTHONPATH": str(ROOT), "NETDSL_THREADS": threads},
             text=True,

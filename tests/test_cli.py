@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from tests.processes import LIMIT, NETDSL, finished, started, wait_for
+from tests.processes import NETDSL, TIME_LIMIT, run_process, start_process, wait_for
 
 MODELS = ROOT / "models"
 DIGITS = str(MODELS / "digits.net")
@@ -35,7 +35,7 @@ def test_help_teaches_with_an_example_for_each_command(netdsl: Any) -> None:
 def loaded(script: str, modules: tuple[str, ...]) -> list[str]:
     """Which of these modules a script has imported when it is over."""
     script = f"import sys\n{script}\nprint([m for m in {modules} if m in sys.modules])"
-    out = finished(sys.executable, "-c", script, text=True)
+    out = run_process(sys.executable, "-c", script, text=True)
     return ast.literal_eval(out.stdout.splitlines()[-1])
 
 
@@ -233,10 +233,10 @@ def test_an_interrupted_run_ends_with_130(tmp_path: Path, how: int) -> None:
     args = ("train", DIGITS, "--set", "train.epochs=100000", "--data", ".", "--watch", "gradients")
     last = tmp_path / "runs" / "digits-1" / "last.safetensors"
     streams: Any = {"stderr": subprocess.PIPE, "text": True}
-    with started(*NETDSL, *args, cwd=tmp_path, **streams) as process:
+    with start_process(*NETDSL, *args, cwd=tmp_path, **streams) as process:
         wait_for(last, process)
         process.send_signal(how)
-        _, err = process.communicate(timeout=LIMIT)
+        _, err = process.communicate(timeout=TIME_LIMIT)
     assert process.returncode == 130
     same = "--data . --watch gradients --watch-every 100"
     assert f"go on with `netdsl train --resume runs/digits-1 {same}`" in err

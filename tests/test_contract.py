@@ -25,8 +25,8 @@ from netdsl.language.parse import parse
 from netdsl.language.program import build_program, load_program
 from netdsl.ops import OPS
 from tests.conftest import ROOT
-from tests.forged import TYPES, Parts
-from tests.processes import NETDSL, finished
+from tests.forged_checkpoints import DTYPES, CheckpointParts
+from tests.processes import NETDSL, run_process
 
 DIGITS = str(ROOT / "models" / "digits.net")
 SECTIONS = "data { source = digits }\ntrain { epochs = 1 }\n"
@@ -184,7 +184,7 @@ def test_format_settles_at_once(text: str) -> None:
 
 def netdsl(*args: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
-    return finished(*NETDSL, *args, text=True, **kwargs)
+    return run_process(*NETDSL, *args, text=True, **kwargs)
 
 
 def test_writing_keeps_permissions_and_follows_links(tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_checkpoints_with_odd_metadata_are_told(
     """With the right checksum, so that it is the metadata that are refused; whole ones are not."""
     weights = {"fc1.weight": np.zeros((10, 64), np.float32), "fc1.bias": np.zeros(10, np.float32)}
     path = tmp_path / "x.safetensors"
-    path.write_bytes(Parts(WHOLE | odd, weights).whole())
+    path.write_bytes(CheckpointParts(WHOLE | odd, weights).whole())
     if complaint is None:
         assert trained(path).predict([]) == []
         return
@@ -315,12 +315,12 @@ def test_checkpoints_with_odd_metadata_are_told(
     assert "checksum" not in str(e.value)
 
 
-@pytest.mark.parametrize("code", [c for c in TYPES if c != "F32"])
+@pytest.mark.parametrize("code", [c for c in DTYPES if c != "F32"])
 def test_weights_of_another_type_are_refused_by_name(tmp_path: Path, code: str) -> None:
     """They were cast in silence."""
-    weights = {"fc1.weight": np.zeros((10, 64), np.float32), "fc1.bias": np.zeros(10, TYPES[code])}
+    weights = {"fc1.weight": np.zeros((10, 64), np.float32), "fc1.bias": np.zeros(10, DTYPES[code])}
     path = tmp_path / "x.safetensors"
-    path.write_bytes(Parts(WHOLE, weights).whole())
+    path.write_bytes(CheckpointParts(WHOLE, weights).whole())
     with pytest.raises(NetError, match=rf"`fc1\.bias` is of type {code}, and weights are float32"):
         trained(path)
 

@@ -62,15 +62,15 @@ from tests.conftest import ROOT
 from tests.graphs import (
     BLOCK_NETS,
     BLOCKS,
-    drawn_step,
-    every_operator,
-    nothing_odd_is_lost,
-    single,
-    spoilt,
-    step_of,
-    values_for,
+    add_non_finite,
+    all_operators_graph,
+    assert_non_finite_preserved,
+    draw_training_step,
+    make_values,
+    to_float32,
+    training_step,
 )
-from tests.processes import at_once, finished
+from tests.processes import run_in_threads, run_process
 
 CPU = CpuBackend()
 COMPUTED = [n for n, op in OPS.items() if op.kind not in ("leaf", "view")]
@@ -84,7 +84,7 @@ def close(found: np.ndarray, expected: np.ndarray, what: str, scale: float = 1.0
 
 def same_as_the_interpreter(graph: Graph) -> None:
     """Two steps on the engine, each from the interpreter's states."""
-    values = values_for(graph)
+    values = make_values(graph)
     state = State(CPU)
     state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
     executor = Executor(graph, CPU, state)
@@ -109,7 +109,7 @@ def graph_of(op: str, example: Example) -> Graph:
 def test_every_operator_on_drawn_examples(op: str) -> None:
     for seed in range(24):
         rng = np.random.default_rng(seed)
-        example = single(OPS[op].draw_example(RandomDraw(rng)))
+        example = to_float32(OPS[op].draw_example(RandomDraw(rng)))
         graph = graph_of(op, example)
         given = {f"x{i}": draw_operand(o, rng) for i, o in enumerate(example.operands)}
         found = Executor(graph, CPU, State(CPU)).run(given)["y"]
@@ -119,23 +119,23 @@ def test_every_operator_on_drawn_examples(op: str) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_what_is_not_finite_stays_so(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    graph, given = every_operator(rng, 2)
-    odd = spoilt(given, rng)
+    graph, given = all_operators_graph(rng, 2)
+    odd = add_non_finite(given, rng)
     found, expected = Executor(graph, CPU, State(CPU)).run(odd), evaluate_results(graph, odd)
     for label, name in graph.outputs.items():
         what = f"{label} {graph[name].attrs}"
-        nothing_odd_is_lost(graph[name].op, found[label], expected[label], what)
+        assert_non_finite_preserved(graph[name].op, found[label], expected[label], what)
 
 
 @pytest.mark.parametrize("seed", range(24))
 def test_drawn_graphs(seed: int) -> None:
-    graph = drawn_step(RandomDraw(np.random.default_rng(seed)), "float32")
+    graph = draw_training_step(RandomDraw(np.random.default_rng(seed)), "float32")
     same_as_the_interpreter(simplify(lower_convolutions(graph)) if seed % 2 else graph)
 
 
 @pytest.mark.parametrize("net", BLOCK_NETS)
 def test_blocks(net: str) -> None:
-    same_as_the_interpreter(simplify(lower_convolutions(step_of(BLOCKS, net, batch=2))))
+    same_as_the_interpreter(simplify(lower_convolutions(training_step(BLOCKS, net, batch=2))))
 
 
 NORMS = """net small {
@@ -156,8 +156,8 @@ def test_moments_of_samples_and_groups(norm: str) -> None:
 
 
 def test_what_has_no_kernel_is_computed_by_the_reference() -> None:
-    graph = drawn_step(RandomDraw(np.random.default_rng(3)))
-    values = values_for(graph)
+    graph = draw_training_step(RandomDraw(np.random.default_rng(3)))
+    values = make_values(graph)
     state = State(CPU)
     state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
     found, expected = Executor(graph, CPU, state).run(values), evaluate_results(graph, values)
@@ -180,7 +180,7 @@ def test_narrower_vectors(lanes: str) -> None:
     tests = [f"{__file__}::{t}" for t in _NARROW]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "NETDSL_VECTOR": lanes, "PYTHONPATH": str(ROOT)}
-    done = finished(*command, limit=280, env=environment, text=True, cwd=ROOT)
+    done = run_process(*command, limit=280, env=environment, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout
 
 
@@ -446,7 +446,7 @@ def test_products_cut_in_other_ways(
         test_convolutions_of_many_shapes(case)
     for product in PRODUCTS[5:]:
         test_products_of_many_shapes(product)
-    same_as_the_interpreter(step_of(BLOCKS, "residual", batch=2))
+    same_as_the_interpreter(training_step(BLOCKS, "residual", batch=2))
 
 
 @given(st.integers(1, 200), st.integers(1, 60), st.integers(1, 9), st.integers(1, 9))
@@ -482,7 +482,7 @@ def test_tasks_cover_all_there_is(lines: int, block: int, columns: int, workers:
     ],
 )
 def test_whole_steps_have_kernels_throughout(path: str, net: str) -> None:
-    graph = simplify(lower_convolutions(step_of(str(ROOT / "models" / path), net, batch=2)))
+    graph = simplify(lower_convolutions(training_step(str(ROOT / "models" / path), net, batch=2)))
     state = State(CPU)
     state.initialise(graph.states, seed=1)
     plan, memory = bound(graph)
@@ -510,8 +510,10 @@ def test_texts_differ_only_where_their_signatures_do(monkeypatch: pytest.MonkeyP
 
     known = rows._functions
     monkeypatch.setattr(rows, "_functions", functions)
-    steps = [drawn_step(RandomDraw(np.random.default_rng(seed)), "float32") for seed in range(12)]
-    for graph in [*steps, *(step_of(BLOCKS, net, batch=2) for net in BLOCK_NETS)]:
+    steps = [
+        draw_training_step(RandomDraw(np.random.default_rng(seed)), "float32") for seed in range(12)
+    ]
+    for graph in [*steps, *(training_step(BLOCKS, net, batch=2) for net in BLOCK_NETS)]:
         plan, memory = bound(simplify(lower_convolutions(graph)))
         for kernel in plan.kernels:
             launch_of(plan, kernel, memory)
@@ -519,7 +521,7 @@ def test_texts_differ_only_where_their_signatures_do(monkeypatch: pytest.MonkeyP
 
 
 def test_what_was_compiled_before_is_not_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, memory = bound(simplify(lower_convolutions(step_of(BLOCKS, "residual", batch=2))))
+    plan, memory = bound(simplify(lower_convolutions(training_step(BLOCKS, "residual", batch=2))))
 
     def launched() -> None:
         rows._known.clear()
@@ -559,7 +561,7 @@ print(found[0, 4, 4, 0], "numba" in sys.modules)
 def test_a_start_that_finds_machine_code_does_without_numba() -> None:
     for _ in range(2):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = finished(sys.executable, "-c", _STARTED, env=environment, text=True)
+        done = run_process(sys.executable, "-c", _STARTED, env=environment, text=True)
     assert done.stdout.split() == ["144.0", "False"], done.stderr
 
 
@@ -655,7 +657,7 @@ def test_two_threads_share_the_pool() -> None:
             programs[i]()
             assert images[i].sum() == 64 * 8 * 8 * 4
 
-    at_once(partial(often, 0), partial(often, 1))
+    run_in_threads(partial(often, 0), partial(often, 1))
 
 
 def test_a_helper_that_would_miss_a_run_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> None:

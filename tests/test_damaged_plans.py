@@ -20,7 +20,7 @@ from netdsl.plan.placement import ARENA, ImagePadding, Placement
 from netdsl.plan.plan import Plan, make_plan
 from netdsl.plan.plan_verifier import verify_plan
 from netdsl.types import Graph, Node, TensorType
-from tests.dataflow import Dataflow
+from tests.dataflow import DataflowChecker
 
 IMAGE = (1, 2, 2, 2)
 BOTH = ((1, 1), (1, 1))
@@ -87,7 +87,7 @@ def is_refused(plan: Plan) -> bool:
 
 def goes_wrong(plan: Plan) -> bool:
     try:
-        Dataflow(plan).run()
+        DataflowChecker(plan).run()
     except (AssertionError, IndexError):
         return True
     return False

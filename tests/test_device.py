@@ -28,18 +28,18 @@ from netdsl.runtime.state import State
 from netdsl.training.run.trainer import Trainer
 from netdsl.types import Graph, TensorType
 from tests.conftest import ROOT
-from tests.differences import gradient_errors
+from tests.cuda_on_cpu import FixedChoiceTuner
+from tests.finite_differences import gradient_errors
 from tests.graphs import (
     BLOCK_NETS,
     BLOCKS,
-    FEW,
-    by_algebra,
+    SMALL_CONVOLUTIONS,
     convolution_with_gradients,
     lowered_step,
-    step_of,
-    values_for,
+    make_values,
+    rewrite_all_norms,
+    training_step,
 )
-from tests.host import Preferring
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def backend() -> Any:
 
 def compared(graph: Graph, backend: Any, steps: int = 3) -> dict[str, float]:
     """Largest relative error of outputs and states over some steps: run, captured, replayed."""
-    values = values_for(graph)
+    values = make_values(graph)
     state = State(backend)
     state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
     executor = Executor(graph, backend, state)
@@ -78,7 +78,7 @@ def compared(graph: Graph, backend: Any, steps: int = 3) -> dict[str, float]:
 @pytest.mark.parametrize("net", BLOCK_NETS)
 @pytest.mark.parametrize(("dtype", "most"), [("float64", 1e-10), ("float32", 2e-4)])
 def test_blocks(net: str, dtype: str, most: float, backend: Any) -> None:
-    graph = simplify(lower_convolutions(step_of(BLOCKS, net, batch=2, dtype=dtype)))
+    graph = simplify(lower_convolutions(training_step(BLOCKS, net, batch=2, dtype=dtype)))
     worst = compared(graph, backend)
     name = max(worst, key=worst.__getitem__)
     assert worst[name] < most, (name, worst[name])
@@ -97,7 +97,7 @@ def test_gradients_against_differences(path: str, net: str, backend: Any) -> Non
 @pytest.mark.parametrize("net", ["residual", "googlenet", "plain"])
 def test_kernels_of_any_partition_bind(net: str, backend: Any) -> None:
     """Products with epilogues and sums, as another partition makes them."""
-    graph = simplify(lower_convolutions(step_of(BLOCKS, net, batch=2)))
+    graph = simplify(lower_convolutions(training_step(BLOCKS, net, batch=2)))
     worst = compared(
         graph, replace(backend, fusion=replace(FULL_FUSION, has_halo=False, alignment=256))
     )
@@ -111,7 +111,7 @@ WAYS = (0, 1, -1, "_direct")
 
 def taking(way: int | str, backend: Any) -> Any:
     """The engine that takes the same way for each product, as far as there is one."""
-    device = backend.device.with_tuner(Preferring(way), False)
+    device = backend.device.with_tuner(FixedChoiceTuner(way), False)
     fusion = replace(backend.fusion, least={})
     return replace(backend, device=device, fusion=fusion, fallbacks=[], anchors={})
 
@@ -119,7 +119,7 @@ def taking(way: int | str, backend: Any) -> Any:
 @pytest.mark.parametrize("net", ["residual", "googlenet"])
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_to_compute_a_product(way: int | str, net: str, backend: Any) -> None:
-    graph = lowered_step(net, by_algebra, dtype="float32")
+    graph = lowered_step(net, rewrite_all_norms, dtype="float32")
     worst = compared(graph, taking(way, backend))
     name = max(worst, key=worst.__getitem__)
     assert worst[name] < 2e-3, (name, worst[name])
@@ -129,7 +129,7 @@ def test_every_way_to_compute_a_product(way: int | str, net: str, backend: Any) 
 @pytest.mark.parametrize("way", WAYS)
 def test_batch_norm_by_algebra_in_16_bits(way: int | str, low: str, backend: Any) -> None:
     narrow = lambda graph: convert_to_mixed_precision(graph, low)
-    graph = lowered_step("residual", narrow, by_algebra, dtype="float32", batch=8)
+    graph = lowered_step("residual", narrow, rewrite_all_norms, dtype="float32", batch=8)
     worst = compared(graph, taking(way, backend), steps=2)
     assert graph.find_by_op("gram")
     assert np.isfinite(list(worst.values())).all()
@@ -150,14 +150,14 @@ def test_variances_of_many_rows_by_algebra(mean: float, backend: Any) -> None:
     given = {"x": mean + rng.standard_normal((800_000, 64), "float32")}
     given["w"] = np.eye(64, dtype="float32")
     found = []
-    for graph in (before, by_algebra(before)):
+    for graph in (before, rewrite_all_norms(before)):
         executor = Executor(graph, taking(0, backend), State(backend))
         found.append(backend.download(executor.run(given)["m"]))
     np.testing.assert_allclose(found[1], found[0], rtol=0.002 * max(1, mean))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("case", FEW, ids=lambda case: "x".join(map(str, case[0])))
+@pytest.mark.parametrize("case", SMALL_CONVOLUTIONS, ids=lambda case: "x".join(map(str, case[0])))
 def test_convolutions_of_few_channels(case: Any, dtype: str, backend: Any) -> None:
     graph = convolution_with_gradients(*case, dtype)
     worst = compared(graph, taking("_direct", backend))
@@ -168,7 +168,7 @@ def test_convolutions_of_few_channels(case: Any, dtype: str, backend: Any) -> No
 @pytest.mark.parametrize("low", ["bfloat16", "float16"])
 def test_mixed_blocks_stay_close(net: str, low: str, backend: Any) -> None:
     """In 16 bits each step stays near the interpreter's own 16-bit step."""
-    network = step_of(BLOCKS, net, batch=2)
+    network = training_step(BLOCKS, net, batch=2)
     worst = compared(
         simplify(convert_to_mixed_precision(simplify(lower_convolutions(network)), low)),
         backend,
@@ -241,7 +241,7 @@ def test_a_second_process_finds_what_the_first_has_built(
     monkeypatch.setenv("NETDSL_CACHE", str(tmp_path))
     graph = simplify(
         convert_to_mixed_precision(
-            simplify(lower_convolutions(step_of(BLOCKS, "residual", batch=4))), "bfloat16"
+            simplify(lower_convolutions(training_step(BLOCKS, "residual", batch=4))), "bfloat16"
         )
     )
 
@@ -254,7 +254,7 @@ def test_a_second_process_finds_what_the_first_has_built(
             state = State(own)
             state.initialise(graph.states, 0)
             before = len(own.device.tuner.choices.known)
-            Executor(graph, own, state).run(values_for(graph))
+            Executor(graph, own, state).run(make_values(graph))
         return len(compiled), len(own.device.tuner.choices.known) - before
 
     compiled, timed = work()

@@ -10,7 +10,7 @@ from netdsl.errors import NetError
 from netdsl.insight.program_check import check_program
 from netdsl.language.program import load_program
 from tests.conftest import ROOT
-from tests.golden import matches_golden
+from tests.golden import assert_matches_golden
 
 WRONG = sorted((ROOT / "tests" / "wrong").glob("*.net"))
 
@@ -20,7 +20,7 @@ def test_what_is_said_of_a_wrong_file(path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(path.parent)
     with pytest.raises(NetError) as e:
         check_program(load_program(path.name))
-    matches_golden(f"wrong/{path.stem}.txt", e.value.render() + "\n")
+    assert_matches_golden(f"wrong/{path.stem}.txt", e.value.render() + "\n")
 
 
 def test_there_are_thirty_and_more() -> None:

@@ -24,7 +24,7 @@ from netdsl.backends.cpu import target
 from netdsl.disk_cache import CPU_CACHE, CUDA_CACHE, LANGUAGE_CACHE
 from netdsl.language import parse
 from tests.conftest import ROOT
-from tests.processes import at_once, finished
+from tests.processes import run_in_threads, run_process
 
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -321,12 +321,12 @@ print(wrong)
 
 def executed(code: str, *args: str) -> tuple[str, str]:
     """What a text prints in a process of its own."""
-    done = finished(sys.executable, "-c", code, *args, text=True, cwd=ROOT)
+    done = run_process(sys.executable, "-c", code, *args, text=True, cwd=ROOT)
     return done.stdout, done.stderr
 
 
 def test_processes_at_once_never_see_a_part() -> None:
-    found = at_once(*(partial(executed, _WRITES, str(seed)) for seed in range(3)))
+    found = run_in_threads(*(partial(executed, _WRITES, str(seed)) for seed in range(3)))
     assert found == [("0\n", "")] * 3
     assert {p.name for p in CPU_CACHE.directory.iterdir()} == {f"key{i}" for i in range(5)}
 

@@ -32,8 +32,8 @@ from netdsl.plan.plan_verifier import verify_plan
 from netdsl.runtime.state import draw_initial_value as first_values
 from netdsl.types import Graph, TensorType
 from tests.conftest import ROOT, HypothesisDraw
-from tests.drawn import drawn_graph
-from tests.graphs import drawn_inference, drawn_step, every_operator
+from tests.graphs import all_operators_graph, draw_inference, draw_training_step
+from tests.random_graphs import draw_graph
 from tests.test_plan import FUSIONS
 
 RESNET = str(ROOT / "models" / "resnet.net")
@@ -84,7 +84,7 @@ def test_a_step_of_resnet50_is_a_networkx_graph_and_its_json_gives_the_same_plan
 @given(st.data())
 def test_drawn_graphs_are_read_back_and_planned_as_before(data: st.DataObject) -> None:
     draw = HypothesisDraw(data)
-    graph = draw.choice((drawn_step, drawn_graph, drawn_inference))(draw)
+    graph = draw.choice((draw_training_step, draw_graph, draw_inference))(draw)
     walks(to_networkx(graph), graph)
     again = read_graph(to_json(graph))
     assert told(again) == told(graph)
@@ -102,7 +102,7 @@ def test_drawn_graphs_are_read_back_and_planned_as_before(data: st.DataObject) -
 @given(st.data())
 def test_networkx_reads_json_and_graphml(data: st.DataObject) -> None:
     draw = HypothesisDraw(data)
-    graph = draw.choice((drawn_step, drawn_graph))(draw)
+    graph = draw.choice((draw_training_step, draw_graph))(draw)
     linked = nx.node_link_graph(json.loads(to_json(graph)), edges="edges")
     marked = nx.parse_graphml(to_graphml(graph))
     for found in (linked, marked):
@@ -120,7 +120,7 @@ def test_networkx_reads_json_and_graphml(data: st.DataObject) -> None:
 
 
 def test_every_operator_is_read_back() -> None:
-    graph, _ = every_operator(np.random.default_rng(0), 3)
+    graph, _ = all_operators_graph(np.random.default_rng(0), 3)
     assert told(read_graph(to_json(graph))) == told(graph)
     bare = [p.name for op in OPS.values() for p in op.attrs if isinstance(p.type, AnyValue)]
     assert set(bare) == set(ATTRIBUTE_SCHEMAS)
@@ -174,7 +174,7 @@ def test_a_net_that_is_not_there_is_an_error_with_help(tmp_path: Path) -> None:
 
 # ---- what is read back is checked
 
-SMALL = json.loads(to_json(every_operator(np.random.default_rng(1), 1)[0]))
+SMALL = json.loads(to_json(all_operators_graph(np.random.default_rng(1), 1)[0]))
 ODD: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 7, 2**31, 10**400, 0.5, 1e308, "", "x", "const", "float16"),
     *([], [0], [1, 2], [[1, 2], [3, 4]], {}, {"a": 1}),

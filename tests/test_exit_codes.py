@@ -15,7 +15,7 @@ from netdsl.cli.app import print_json
 from netdsl.file_io import split_file_and_name
 from netdsl.ops import OPS
 from tests.conftest import ROOT
-from tests.test_picturing import kept
+from tests.test_visualization import kept
 
 SMALL = """
 net n { input(8x8x1); fc(10) }

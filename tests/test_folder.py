@@ -22,7 +22,7 @@ from netdsl.data.samples import Dataset, Samples, evaluation_batches, training_b
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
 from netdsl.signature import BoundCall
-from tests.processes import finished
+from tests.processes import run_process
 from tests.test_photographs import PHOTOGRAPHS
 
 NET = """
@@ -346,7 +346,7 @@ def test_deep_folders_are_read(tmp_path: Path) -> None:
     try:
         assert names(read_folder(tmp_path).train) == ["a/a.png", "b/a.png"]
     finally:  # Python's own way of removing a folder does not go so deep
-        finished("rm", "-rf", str(tmp_path / "a"))
+        run_process("rm", "-rf", str(tmp_path / "a"))
 
 
 def test_every_run_says_what_it_found(netdsl: Any, pictures: Path) -> None:

@@ -14,7 +14,7 @@ from netdsl.language.diagnose import RESERVED_WORDS
 from netdsl.language.format import WIDTH, format_file, format_text
 from netdsl.language.parse import parse
 from tests.conftest import ROOT
-from tests.trees import STATEMENTS, WORDS, files
+from tests.syntax_trees import STATEMENTS, WORDS, files
 
 MODELS = sorted((ROOT / "models").rglob("*.net"))
 

@@ -23,9 +23,9 @@ from netdsl.language.format import format_file, format_text
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, build_program
 from netdsl.limits import MAX_ERRORS, MAX_MESSAGE_CHARACTERS
-from tests import texts
+from tests import grammar_fuzzer
 from tests.conftest import ROOT
-from tests.trees import files
+from tests.syntax_trees import files
 
 GOOD = [p.read_text() for p in sorted((ROOT / "models").glob("*.net"))]
 SCRAPS = [
@@ -182,8 +182,8 @@ def told_well(error: NetError) -> None:
 
 
 def drawn_and_mutated(seed: int) -> str:
-    r = texts.Draw(seed)
-    return texts.mutant(r, texts.drawn(r))
+    r = grammar_fuzzer.TextDraw(seed)
+    return grammar_fuzzer.mutate_text(r, grammar_fuzzer.draw_file(r))
 
 
 @pytest.mark.parametrize("part", range(6))
@@ -195,12 +195,12 @@ def test_drawn_texts(part: int) -> None:
 @settings(max_examples=40)
 @given(files, st.integers(0, 2**32))
 def test_mutated_trees(tree: s.File, seed: int) -> None:
-    bounded(texts.mutant(texts.Draw(seed), format_file(tree)))
+    bounded(grammar_fuzzer.mutate_text(grammar_fuzzer.TextDraw(seed), format_file(tree)))
 
 
 def test_drawn_texts_mostly_make_sense() -> None:
     """Or what is tried is refused by the parser before it is anything."""
-    made = [texts.drawn(texts.Draw(seed)) for seed in range(160)]
+    made = [grammar_fuzzer.draw_file(grammar_fuzzer.TextDraw(seed)) for seed in range(160)]
     assert sum(map(_parses, made)) > 120
     assert sum(map(_checks, made)) > 4
 

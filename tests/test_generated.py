@@ -40,30 +40,37 @@ from netdsl.training.recipe.precision import LOW_PRECISIONS, PRECISIONS
 from netdsl.training.step.compile import compile_accumulation, compile_step
 from netdsl.types import Attrs, Graph, Node, TensorType
 from tests.conftest import HypothesisDraw
+from tests.cuda_on_cpu import (
+    GPP,
+    MULTIPROCESSORS,
+    HostBackend,
+    compile_library,
+    open_host_backend,
+    pack_arguments,
+)
 from tests.graphs import (
     BLOCK_NETS,
     BLOCKS,
-    FEW,
+    SMALL_CONVOLUTIONS,
+    add_non_finite,
+    all_operators_graph,
+    assert_non_finite_preserved,
     block_step,
-    by_algebra,
     convolution_with_gradients,
-    drawn_step,
-    every_operator,
+    draw_training_step,
     lowered_step,
-    nothing_odd_is_lost,
+    make_values,
     plain_recipe,
-    spoilt,
-    step_of,
-    values_for,
+    rewrite_all_norms,
+    training_step,
 )
-from tests.host import GPP, MULTIPROCESSORS, HostedBackend, hosted, library, words_of
 
 needs_compiler = pytest.mark.skipif(GPP is None, reason="there is no g++ to compile for the CPU")
 
 
-def run(graph: Graph, backend: HostedBackend, tolerance: float, steps: int = 2) -> list[str]:
+def run(graph: Graph, backend: HostBackend, tolerance: float, steps: int = 2) -> list[str]:
     """Steps of generated kernels against the interpreter; what had no kernel."""
-    values = values_for(graph)
+    values = make_values(graph)
     state = State(backend)
     state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
     executor = Executor(graph, backend, state)
@@ -89,13 +96,13 @@ def close(found: Any, expected: Any, tolerance: float, what: str, least: float =
     )
 
 
-Engine = Callable[..., HostedBackend]
+Engine = Callable[..., HostBackend]
 
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Engine:
     """Makes the CUDA engine without a GPU; of the ways to compute a product it takes the n-th."""
-    return lambda way=0: hosted(monkeypatch, tmp_path, way)
+    return lambda way=0: open_host_backend(monkeypatch, tmp_path, way)
 
 
 WAYS = (0, -1)
@@ -116,7 +123,7 @@ def test_mixed_blocks_on_the_cpu(net: str, way: int, engine: Engine) -> None:
     """16-bit loads and stores; sums stay in 32 bits, so one step stays near the interpreter's."""
     graph = simplify(
         convert_to_mixed_precision(
-            simplify(lower_convolutions(step_of(BLOCKS, net, batch=2))), "bfloat16"
+            simplify(lower_convolutions(training_step(BLOCKS, net, batch=2))), "bfloat16"
         )
     )
     assert run(graph, engine(way), 0.05, steps=1) == []
@@ -132,7 +139,7 @@ def test_batch_norm_by_algebra_on_the_cpu(
 ) -> None:
     narrow = (lambda graph: convert_to_mixed_precision(graph, low),) if low else ()
     dtype = "float32" if low else "float64"
-    graph = lowered_step("residual", *narrow, by_algebra, dtype=dtype)
+    graph = lowered_step("residual", *narrow, rewrite_all_norms, dtype=dtype)
     backend = engine(way)
     assert graph.find_by_op("gram")
     assert run(graph, backend, tolerance, steps=1) == []
@@ -159,7 +166,7 @@ def test_a_scaled_step_on_the_cpu(scale: float, engine: Engine) -> None:
     chosen = BoundCall("mixed", PRECISIONS["mixed"], {"low": low})
     network = elaborate(load_program(BLOCKS), "residual_small", Settings(batch=2, training=True))
     graph = compile_step(network, replace(plain_recipe(), precision=chosen))
-    assert evaluate_results(graph, values_for(graph))["left_out"] == (scale > 1e6)
+    assert evaluate_results(graph, make_values(graph))["left_out"] == (scale > 1e6)
     assert run(graph, engine(), 0.05) == []
 
 
@@ -172,7 +179,7 @@ def test_a_scaled_step_on_the_cpu(scale: float, engine: Engine) -> None:
 )
 @given(st.data())
 def test_drawn_graphs_on_the_cpu(engine: Engine, data: st.DataObject) -> None:
-    graph = simplify(lower_convolutions(drawn_step(HypothesisDraw(data))))
+    graph = simplify(lower_convolutions(draw_training_step(HypothesisDraw(data))))
     run(graph, engine(data.draw(st.sampled_from(WAYS))), 1e-8, steps=1)
 
 
@@ -182,15 +189,15 @@ def test_every_operator_on_drawn_examples(seed: int, engine: Engine) -> None:
     """Several examples of each, all in one graph, so that they are compiled together; then on
     numbers that are not finite."""
     rng = np.random.default_rng(seed)
-    graph, given = every_operator(rng, 3)
+    graph, given = all_operators_graph(rng, 3)
     backend = engine(WAYS[seed % len(WAYS)])
     executor = Executor(graph, backend, State(backend))
-    odd = spoilt(given, rng)
+    odd = add_non_finite(given, rng)
     for label, expected, found in both(executor, given):
         close(found, expected, 2e-4, f"{label} {graph[graph.outputs[label]].attrs}", 1e-2)
     for label, expected, found in both(executor, odd):
         node = graph[graph.outputs[label]]
-        nothing_odd_is_lost(node.op, found, expected, f"{label} {node.attrs}")
+        assert_non_finite_preserved(node.op, found, expected, f"{label} {node.attrs}")
 
 
 @needs_compiler
@@ -251,9 +258,9 @@ def place(name: str, array: Any) -> Placement:
 def moved(traced: Traced, source: Any, target: Any, folder: Path) -> None:
     """Runs a copy from `a` to `b`."""
     (launch,) = launches(traced, 2)
-    words = words_of(launch, {"a": source, "b": target})
+    words = pack_arguments(launch, {"a": source, "b": target})
     pointer = words.ctypes.data_as(ctypes.c_void_p)
-    library([launch], folder).call_0(pointer, *launch.grid, launch.threads)
+    compile_library([launch], folder).call_0(pointer, *launch.grid, launch.threads)
 
 
 @needs_compiler
@@ -367,7 +374,7 @@ def test_reductions_end_in_their_first_launch_where_one_block_is_enough(
 
 @needs_compiler
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("case", FEW, ids=lambda case: "x".join(map(str, case[0])))
+@pytest.mark.parametrize("case", SMALL_CONVOLUTIONS, ids=lambda case: "x".join(map(str, case[0])))
 def test_convolutions_of_few_channels(case: Any, dtype: str, engine: Engine) -> None:
     """Forward with bias and relu, and both gradients, the image's with a mask."""
     graph = convolution_with_gradients(*case, dtype)

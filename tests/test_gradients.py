@@ -18,7 +18,7 @@ from netdsl.ops import OPS
 from netdsl.ops.example_values import RandomDraw
 from netdsl.ops.op import Op, Vjp
 from tests.conftest import HypothesisDraw
-from tests.differences import gradient_errors
+from tests.finite_differences import gradient_errors
 from tests.graphs import BLOCKS
 
 TOLERANCE = 1e-6

@@ -22,9 +22,9 @@ from netdsl.ir.verifier import verify_graph
 from netdsl.ir.views import strip_views
 from netdsl.types import Graph, Node, NodeView, TensorType
 from tests.conftest import HypothesisDraw
-from tests.drawn import drawn_graph
-from tests.golden import matches_golden
-from tests.graphs import block_step, drawn_step
+from tests.golden import assert_matches_golden
+from tests.graphs import block_step, draw_training_step
+from tests.random_graphs import draw_graph
 
 
 def vector(b: Builder, name: str, n: int = 3) -> Node:
@@ -75,7 +75,7 @@ def test_names_are_unique_and_follow_the_hint() -> None:
 
 
 def test_text_of_a_graph() -> None:
-    matches_golden("small_graph.txt", to_text(small_graph()))
+    assert_matches_golden("small_graph.txt", to_text(small_graph()))
 
 
 def test_updates_and_outputs_are_evaluated() -> None:
@@ -180,7 +180,7 @@ def test_the_verifier_refuses_edges_that_are_not_those_of_operands(
 @given(data=st.data())
 def test_cones_are_those_that_operands_say(data: st.DataObject) -> None:
     draw = HypothesisDraw(data)
-    graph = draw.choice((drawn_step, drawn_graph))(draw)
+    graph = draw.choice((draw_training_step, draw_graph))(draw)
     names = [draw.choice(list(graph.nodes)) for _ in range(draw.integer(0, 3))]
     wanted = set(names)
     for node in reversed(list(graph.nodes.values())):

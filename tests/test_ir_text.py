@@ -30,23 +30,23 @@ from netdsl.signature import Param
 from netdsl.types import ITEMSIZE, Attrs, Graph, Node, TensorType
 from netdsl.values import Symbol
 from tests.conftest import ROOT, HypothesisDraw
-from tests.drawn import drawn_graph
 from tests.graphs import (
     BLOCK_NETS,
+    assert_same_graph,
     block_step,
-    drawn_inference,
-    drawn_step,
-    same_graph,
+    draw_inference,
+    draw_training_step,
 )
+from tests.random_graphs import draw_graph
 
 MODELS = sorted((ROOT / "models").rglob("*.net"))
-DRAWN = {"step": drawn_step, "odd": drawn_graph, "inference": drawn_inference}
+DRAWN = {"step": draw_training_step, "odd": draw_graph, "inference": draw_inference}
 
 
 def round_trip(graph: Graph) -> None:
     text = to_text(graph)
     found = verify_graph(parse_graph(text))
-    same_graph(found, graph)
+    assert_same_graph(found, graph)
     assert to_text(found) == text
 
 
@@ -122,7 +122,7 @@ def test_any_name_and_number_is_read_back(names: list[str], value: float, other:
     found = parse_graph(text)
     assert to_text(found) == text
     if not (math.isnan(value) or math.isnan(other)):
-        same_graph(found, graph)
+        assert_same_graph(found, graph)
         assert [repr(n.attrs) for n in found.nodes.values()] == [
             repr(n.attrs) for n in graph.nodes.values()
         ]
@@ -290,8 +290,11 @@ SCRAPS = [
 def test_damaged_texts_are_read_or_refused() -> None:
     """Never anything else, and never long."""
     rng = random.Random(0)
-    good = [GOOD, *(to_text(drawn_step(RandomDraw(np.random.default_rng(s)))) for s in range(8))]
-    good += [to_text(drawn_graph(RandomDraw(np.random.default_rng(s)))) for s in range(8)]
+    good = [
+        GOOD,
+        *(to_text(draw_training_step(RandomDraw(np.random.default_rng(s)))) for s in range(8)),
+    ]
+    good += [to_text(draw_graph(RandomDraw(np.random.default_rng(s)))) for s in range(8)]
     refusals = 0
     for _ in range(1500):
         text = damaged(rng.choice(good), rng)
@@ -370,7 +373,7 @@ def test_a_text_has_a_limit() -> None:
 
 def test_a_text_holds_one_graph_or_several() -> None:
     one, two = parse_graphs(f"# two\n{GOOD}\n{GOOD}")
-    same_graph(one, two)
+    assert_same_graph(one, two)
     for text in ("", GOOD + GOOD):
         with pytest.raises(NetError, match="graphs, not one"):
             parse_graph(text)

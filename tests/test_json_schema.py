@@ -32,7 +32,7 @@ from netdsl.training.store.checkpoint import MAX_HEADER, Checkpoint
 from netdsl.training.store.metrics_log import MetricsLog
 from netdsl.training.store.progress import Progress
 from tests.conftest import ROOT
-from tests.forged import ODD, Raw
+from tests.forged_checkpoints import ODD_VALUES, RawJson
 
 DIGITS = ROOT / "models" / "digits.net"
 NET = """
@@ -90,12 +90,12 @@ def test_what_is_no_json_of_ours_is_refused(text: str | bytes) -> None:
         read_json(text)
 
 
-@pytest.mark.parametrize("value", ODD, ids=lambda v: ascii(v)[:20])
+@pytest.mark.parametrize("value", ODD_VALUES, ids=lambda v: ascii(v)[:20])
 @pytest.mark.parametrize("key", ["epoch", "step", "watched_at", "train_loss"])
 def test_odd_lines_of_metrics_cost_themselves_alone(tmp_path: Path, key: str, value: Any) -> None:
     path, good = tmp_path / "metrics.jsonl", [{"epoch": i, "step": 4 * i} for i in (1, 2, 3)]
     lines = [json.dumps(x) for x in good]
-    odd = value.text if isinstance(value, Raw) else json.dumps(value)
+    odd = value.text if isinstance(value, RawJson) else json.dumps(value)
     lines[1] = '{"epoch": 2, "step": 8}'.replace("}", f', "{key}": {odd}}}')
     path.write_text("\n".join(lines) + "\n")
     history = [{**x, "made": "up"} for x in good]
@@ -155,7 +155,7 @@ def test_the_longest_run_is_within_the_limits(tmp_path: Path) -> None:
 @given(
     st.sampled_from(["metrics", "progress", "history"]),
     st.sampled_from(["epoch", "val_accuracy", "lines", "changes", "data", "pipeline", "other"]),
-    JSON | st.sampled_from([o for o in ODD if not isinstance(o, Raw)]),
+    JSON | st.sampled_from([o for o in ODD_VALUES if not isinstance(o, RawJson)]),
 )
 @example("progress", "other", math.nan)
 @example("metrics", "other", [[["three", "deep"]]])

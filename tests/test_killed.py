@@ -18,7 +18,7 @@ import pytest
 
 from netdsl.errors import NetError
 from netdsl.training.store import checkpoint
-from tests.processes import LIMIT, NETDSL, SILENT, finished, started, wait_for
+from tests.processes import NETDSL, NO_OUTPUT, TIME_LIMIT, run_process, start_process, wait_for
 from tests.test_resume import NET, go_on, kept, run
 
 
@@ -28,10 +28,10 @@ def small_disk(tmp_path: Path) -> Any:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or finished(*mount).returncode:
+    if shutil.which("mount") is None or run_process(*mount).returncode:
         pytest.skip("no small disk can be mounted here")
-    yield disk, lambda: finished("mount", "-o", "remount,ro", str(disk))
-    assert finished("umount", str(disk)).returncode == 0
+    yield disk, lambda: run_process("mount", "-o", "remount,ro", str(disk))
+    assert run_process("umount", str(disk)).returncode == 0
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def command(*args: str) -> tuple[str, ...]:
 
 def ended(*args: str) -> int:
     """The exit code of a run that nobody ends."""
-    return finished(*command(*args), limit=300).returncode
+    return run_process(*command(*args), limit=300).returncode
 
 
 def last_change(out: Path) -> int:
@@ -154,7 +154,7 @@ def test_a_run_killed_at_random_ends_with_the_same_bits(
         return (*place, str(out), *options)
 
     for _ in range(kills):
-        with started(*command(*args()), **SILENT) as process:
+        with start_process(*command(*args()), **NO_OUTPUT) as process:
             kill_at_random(process, out, rng)
     assert ended(*args()) == 0
     assert kept(out) == kept(whole)
@@ -164,10 +164,10 @@ def test_ctrl_c_saves_and_resume_ends_as_if_nothing_had_been(tmp_path: Path) -> 
     file = tmp_path / "small.net"
     file.write_text(NET.replace("epochs = 3", "epochs = 300").replace("patience = 2", ""))
     out = tmp_path / "out"
-    with started(*command(str(file), "--out", str(out)), **SILENT) as process:
+    with start_process(*command(str(file), "--out", str(out)), **NO_OUTPUT) as process:
         wait_for(out / "last.safetensors", process)
         process.send_signal(signal.SIGINT)
-        assert process.wait(LIMIT) == 130
+        assert process.wait(TIME_LIMIT) == 130
     saved = checkpoint.load(out / "last.safetensors")
     epochs = saved.progress["epoch"] + 1
     args = ("--set", f"train.epochs={epochs}")

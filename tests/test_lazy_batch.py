@@ -23,7 +23,7 @@ from netdsl.data.samples import Samples, cache_on_device
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
 from netdsl.training.run.trainer import Trainer
-from tests.host import GPP, library
+from tests.cuda_on_cpu import GPP, compile_library
 
 WINDOW = (9, 8)
 CHANGES = st.one_of(
@@ -109,7 +109,7 @@ def test_the_kernel_picks_the_same_bytes(tmp_path: Path) -> None:
             cases.append((picked, picked.to_table(), np.full(picked.shape, 77, np.uint8)))
     at = [[a.ctypes.data for a in (p.source.device_array, table, out)] for p, table, out in cases]
     launches = [picking.launch(p, *places) for (p, _, _), places in zip(cases, at, strict=True)]
-    compiled = library(launches, tmp_path)
+    compiled = compile_library(launches, tmp_path)
     for i, (launch, (picked, _, out)) in enumerate(zip(launches, cases, strict=True)):
         words = np.array(launch.words, np.int64)
         run = getattr(compiled, f"call_{i}")

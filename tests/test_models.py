@@ -20,7 +20,7 @@ from netdsl.training.recipe.recipe import resolve_recipe
 from netdsl.training.run.trainer import Trainer
 from netdsl.training.step.graphs import training_graph
 from tests.conftest import ROOT
-from tests.golden import matches_golden
+from tests.golden import assert_matches_golden
 
 MODELS = sorted((ROOT / "models").rglob("*.net"))
 
@@ -64,7 +64,9 @@ def test_a_small_recipe_meets_its_expectations(path: Path, data_dir: Path, tmp_p
 
 def test_parameter_paths_of_resnet50() -> None:
     network = elaborate(load_program(str(ROOT / "models" / "resnet.net")), "resnet50")
-    matches_golden("resnet50_paths.txt", "".join(f"{n.name}\n" for n in network.graph.states))
+    assert_matches_golden(
+        "resnet50_paths.txt", "".join(f"{n.name}\n" for n in network.graph.states)
+    )
 
 
 def test_a_small_net_and_its_training_step_as_text() -> None:
@@ -76,9 +78,9 @@ train { optimizer = sgd(lr=0.1, momentum=0.9) }
     p = build_program(parse(text))
     recipe = resolve_recipe(p)
     network = elaborate(p, None, recipe.settings(training=False))
-    matches_golden("tiny_eval.txt", to_text(network.graph))
+    assert_matches_golden("tiny_eval.txt", to_text(network.graph))
     network = elaborate(p, None, recipe.settings(training=True))
-    matches_golden("tiny_train.txt", to_text(training_graph(network, recipe)))
+    assert_matches_golden("tiny_train.txt", to_text(training_graph(network, recipe)))
 
 
 def test_gradcheck_finds_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from tests.faults import AREAS, FAULTS, Fault
-from tests.mutate import _word, chosen, main, stale
+from tests.mutate import _classify, explain_stale, main, select_faults
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.name)
 def test_every_fault_can_be_planted(fault: Fault) -> None:
-    assert stale(fault) is None
+    assert explain_stale(fault) is None
     assert fault.area in AREAS
     assert fault.old != fault.new
 
@@ -26,19 +26,22 @@ def test_every_area_has_its_faults() -> None:
 
 def test_what_does_not_fit_any_more_is_told() -> None:
     fault = FAULTS[0]
-    assert "occurs 0 times" in str(stale(replace(fault, old="no such text anywhere")))
-    assert "no Python" in str(stale(replace(fault, new="(")))
-    assert "there is no netdsl/x.py" in str(stale(replace(fault, file="netdsl/x.py")))
+    assert "occurs 0 times" in str(explain_stale(replace(fault, old="no such text anywhere")))
+    assert "no Python" in str(explain_stale(replace(fault, new="(")))
+    assert "there is no netdsl/x.py" in str(explain_stale(replace(fault, file="netdsl/x.py")))
     for test in ("tests/test_x.py", "tests/test_mutate.py::test_x"):
-        assert f"there is no {test}" in str(stale(replace(fault, tests=(test,))))
-    assert stale(replace(fault, tests=("tests/test_mutate.py::test_every_fault[a]",))) is not None
+        assert f"there is no {test}" in str(explain_stale(replace(fault, tests=(test,))))
+    assert (
+        explain_stale(replace(fault, tests=("tests/test_mutate.py::test_every_fault[a]",)))
+        is not None
+    )
 
 
 def test_faults_are_chosen_by_area_and_name(capsys: pytest.CaptureFixture[str]) -> None:
-    assert {f.area for f in chosen(["plan", "ir"], [])} == {"plan", "ir"}
-    assert [f.name for f in chosen([], [FAULTS[3].name])] == [FAULTS[3].name]
+    assert {f.area for f in select_faults(["plan", "ir"], [])} == {"plan", "ir"}
+    assert [f.name for f in select_faults([], [FAULTS[3].name])] == [FAULTS[3].name]
     assert main(["--list", "--area", "train"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == len(chosen(["train"], []))
+    assert len(capsys.readouterr().out.splitlines()) == len(select_faults(["train"], []))
 
 
 @pytest.mark.parametrize(
@@ -48,6 +51,8 @@ def test_faults_are_chosen_by_area_and_name(capsys: pytest.CaptureFixture[str]) 
 def test_only_tests_that_ran_catch_a_fault(code: int, word: str) -> None:
     """A test that is not there any more must not count as one that failed."""
     fault = replace(FAULTS[0], spared="")
-    assert _word(fault, code) == word
-    assert _word(replace(fault, spared="it costs only"), code) == word.replace("SURVIVED", "spared")
-    assert _word(fault, None) == "timeout"
+    assert _classify(fault, code) == word
+    assert _classify(replace(fault, spared="it costs only"), code) == word.replace(
+        "SURVIVED", "spared"
+    )
+    assert _classify(fault, None) == "timeout"

@@ -20,7 +20,7 @@ from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.types import TensorType
 from tests.conftest import ROOT
-from tests.processes import finished
+from tests.processes import run_process
 
 DEVICES = ("reference", "cpu")
 
@@ -146,7 +146,7 @@ print(hashlib.sha256(computed("moments", x, axes=(0, 1, 2), device="cpu").tobyte
 def test_large_sums_do_not_depend_on_the_number_of_threads() -> None:
     """Of 1.5 million elements, which are worth more tasks than the parts that are added up."""
     found = {
-        threads: finished(
+        threads: run_process(
             *(sys.executable, "-c", _SUMS),
             env={**os.environ, "PYTHONPATH": str(ROOT), "NETDSL_THREADS": threads},
             text=True,

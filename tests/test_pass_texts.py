@@ -29,7 +29,7 @@ from netdsl.passes.rewrite import eliminate_common_subexpressions, eliminate_dea
 from netdsl.passes.simplify import simplify
 from netdsl.types import Graph
 from tests.conftest import ROOT
-from tests.graphs import values_for
+from tests.graphs import make_values
 from tests.test_passes import same_folded
 
 FILES = sorted((ROOT / "tests" / "passes").glob("*.ir"))
@@ -38,7 +38,7 @@ HEAD = "# pass: "
 
 def folded(graph: Graph) -> tuple[Graph, ...]:
     found = split_preparation(fold_batch_norms(graph))
-    same_folded(graph, found, values_for(graph))
+    same_folded(graph, found, make_values(graph))
     return found.main, found.prepare
 
 
@@ -96,7 +96,7 @@ def test_what_a_file_says_computes_the_same(path: Path) -> None:
     before, after, *prepare = map(verify_graph, parse_graphs(path.read_text(), path.name))
     if prepare:
         return  # `fold` is held against it as it runs
-    values = {k: v.astype(before[k].type.dtype) for k, v in values_for(before).items()}
+    values = {k: v.astype(before[k].type.dtype) for k, v in make_values(before).items()}
     one, two = evaluate_results(before, values), evaluate_results(after, values)
     most = TOLERANCE.get(command(path)[1], 1e-5)
     for label, value in one.items():

@@ -34,22 +34,22 @@ from netdsl.runtime.state import State
 from netdsl.training.step.graphs import training_graph
 from netdsl.types import Array, Graph, Node, TensorType
 from tests.conftest import ROOT, HypothesisDraw
-from tests.drawn import drawn_graph
-from tests.golden import matches_golden
+from tests.golden import assert_matches_golden
 from tests.graphs import (
     BLOCK_NETS,
     BLOCKS,
+    append_training_step,
     block_step,
-    by_algebra,
-    drawn_forward,
-    drawn_inference,
-    drawn_step,
+    draw_forward,
+    draw_inference,
+    draw_training_step,
     lowered_step,
+    make_values,
     plain_recipe,
-    step_behind,
-    step_of,
-    values_for,
+    rewrite_all_norms,
+    training_step,
 )
+from tests.random_graphs import draw_graph
 
 PASSES: dict[str, Callable[[Graph], Graph]] = {
     "simplify": simplify,
@@ -76,14 +76,14 @@ def same_values(before: Graph, after: Graph, values: dict[str, Array], tolerance
 @given(st.data())
 def test_passes_keep_the_values_of_drawn_graphs(data: st.DataObject) -> None:
     draw = HypothesisDraw(data)
-    graph = draw.choice((drawn_step, drawn_graph))(draw)
-    same_values(graph, PASSES[draw.choice(list(PASSES))](graph), values_for(graph), 1e-10)
+    graph = draw.choice((draw_training_step, draw_graph))(draw)
+    same_values(graph, PASSES[draw.choice(list(PASSES))](graph), make_values(graph), 1e-10)
 
 
 DRAWN: dict[str, Callable[[Draw], Graph]] = {
-    "step": drawn_step,
-    "odd": drawn_graph,
-    "inference": drawn_inference,
+    "step": draw_training_step,
+    "odd": draw_graph,
+    "inference": draw_inference,
 }
 REACHED = {
     ("simplify", "step"): 60,
@@ -113,7 +113,7 @@ def test_passes_reach_drawn_graphs_and_keep_their_values(name: str, kind: str) -
         after = run(graph)
         changed += _shape(after) != _shape(eliminate_dead_nodes(graph))
         with about(seed, graph):
-            same_values(graph, after, values_for(graph, seed), tolerance)
+            same_values(graph, after, make_values(graph, seed), tolerance)
     assert changed >= REACHED[name, kind]
 
 
@@ -136,8 +136,8 @@ def test_folding_in_two_keeps_what_drawn_nets_give() -> None:
     """What is prepared from states, and what is left for every batch."""
     prepared = products = 0
     for seed in range(100):
-        graph = drawn_inference(RandomDraw(np.random.default_rng(seed)))
-        values = values_for(graph, seed)
+        graph = draw_inference(RandomDraw(np.random.default_rng(seed)))
+        values = make_values(graph, seed)
         folded = pass_manager.prepare_inference(graph)
         prepared += bool(folded.prepare.updates)
         before = {n.args[1] for n in graph.nodes.values() if OPS[n.op].kind == "anchor"}
@@ -166,12 +166,12 @@ def same_folded(graph: Graph, folded: FoldedGraph, values: dict[str, Array]) -> 
 def test_batch_norm_by_algebra_gives_the_same_step_of_drawn_nets() -> None:
     rewritten = 0
     for seed in range(100):
-        forward = lower_convolutions(drawn_forward(RandomDraw(np.random.default_rng(seed))))
-        after = by_algebra(forward)
+        forward = lower_convolutions(draw_forward(RandomDraw(np.random.default_rng(seed))))
+        after = rewrite_all_norms(forward)
         rewritten += bool(after.find_by_op("gram"))
-        one, two = step_behind(forward), step_behind(after)
+        one, two = append_training_step(forward), append_training_step(after)
         with about(seed, forward):
-            same_values(one, two, values_for(one, seed), 1e-7)
+            same_values(one, two, make_values(one, seed), 1e-7)
     assert rewritten >= 15
 
 
@@ -180,8 +180,8 @@ def test_drawn_regions_are_computed_again() -> None:
     again = 0
     for seed in range(100):
         draw = RandomDraw(np.random.default_rng(seed))
-        forward = drawn_forward(draw)
-        step = step_behind(forward)
+        forward = draw_forward(draw)
+        step = append_training_step(forward)
         inner = [n for n in forward.nodes if OPS[forward[n].op].kind != "leaf"]
         length = draw.integer(1, max(1, len(inner)))
         names = [draw.choice(("", "a", "b", "c")) for _ in inner[::length]]
@@ -189,7 +189,7 @@ def test_drawn_regions_are_computed_again() -> None:
         after = recompute(step, set(forward.nodes), regions)
         again += any(n.region for n in after.nodes.values())
         with about(seed, step):
-            same_values(step, after, values_for(step, seed), 1e-12)
+            same_values(step, after, make_values(step, seed), 1e-12)
     assert again >= 40
 
 
@@ -197,7 +197,7 @@ def test_drawn_regions_are_computed_again() -> None:
 @pytest.mark.parametrize("name", PASSES)
 def test_passes_keep_the_values_of_blocks(name: str, net: str) -> None:
     graph = block_step(net)
-    same_values(graph, PASSES[name](graph), values_for(graph), 1e-10)
+    same_values(graph, PASSES[name](graph), make_values(graph), 1e-10)
 
 
 @pytest.mark.parametrize("net", BLOCK_NETS)
@@ -209,7 +209,7 @@ def test_lowering_before_the_gradient_gives_the_same_step(net: str) -> None:
         replace(network, graph=lower_convolutions(network.graph)), plain_recipe()
     )
     before = block_step(net)
-    same_values(before, after, values_for(before), 1e-10)
+    same_values(before, after, make_values(before), 1e-10)
     assert not any(n.type.shape[1:3] == (1, 1) for n in _weights(after, "conv2d"))
 
 
@@ -220,7 +220,7 @@ def _weights(graph: Graph, op: str) -> list[object]:
 @pytest.mark.parametrize("net", BLOCK_NETS)
 def test_folding_keeps_what_evaluation_gives(net: str) -> None:
     graph = elaborate(load_program(BLOCKS), net, Settings(batch=2, dtype="float64")).graph
-    values = values_for(graph)
+    values = make_values(graph)
     folded = split_preparation(fold_batch_norms(lower_convolutions(graph)))
     same_folded(graph, folded, values)
     assert not [n for n in folded.main.nodes.values() if n.op in ("normalize", "moments")] or (
@@ -251,7 +251,7 @@ def test_weights_are_rounded_once_and_not_with_every_batch(net: str, low: str) -
     assert weights == {low}
     backend = open_backend("reference")
     state = State(backend)
-    values = values_for(graph)
+    values = make_values(graph)
     state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
     executor = FoldedExecutor(folded, backend, state)
     executor.refresh()
@@ -276,7 +276,7 @@ def test_recomputed_regions_give_the_same_step(net: str) -> None:
         if OPS[network.graph[n].op].kind != "leaf"
     }
     after = recompute(graph, forward, regions)
-    same_values(graph, after, values_for(graph), 1e-12)
+    same_values(graph, after, make_values(graph), 1e-12)
     again = [n for n in after.nodes.values() if n.region]
     assert again
     kept = {n.name for n in after.nodes.values() if n.name in regions}
@@ -299,7 +299,7 @@ def test_lower_precision_rounds_and_no_more(net: str) -> None:
         load_program(BLOCKS), net, Settings(batch=2, training=True, dtype="float64")
     ).graph
     after = convert_to_mixed_precision(graph, "float32")
-    same_values(graph, after, values_for(graph), 2e-5)
+    same_values(graph, after, make_values(graph), 2e-5)
     for node in after.nodes.values():
         if node.op in ("conv2d", "matmul"):
             assert node.type.dtype == "float32"
@@ -314,15 +314,15 @@ def test_half_precision_trains_with_masters_in_full() -> None:
     )
     assert {n.type.dtype for n in step.states} == {"float32"}
     assert {n.type.dtype for n in step.find_by_op("conv2d_wgrad")} == {"float16"}
-    values = values_for(step)
+    values = make_values(step)
     assert np.isfinite(evaluate_results(step, values)["loss"])
 
 
 @pytest.mark.parametrize("net", BLOCK_NETS)
 def test_batch_norm_by_algebra_gives_the_same_step(net: str) -> None:
     """Outputs, running moments, and by their updates the gradients of all weights."""
-    before, after = lowered_step(net), lowered_step(net, by_algebra)
-    same_values(before, after, values_for(before), 1e-9)
+    before, after = lowered_step(net), lowered_step(net, rewrite_all_norms)
+    same_values(before, after, make_values(before), 1e-9)
     rewritten = len(before.find_by_op("moments")) - len(after.find_by_op("moments"))
     known = {"residual": (8, 7), "residual_small": (6, 5)}  # two products may read one value
     assert (rewritten, len(after.find_by_op("gram"))) == known.get(net, (0, 0))
@@ -345,8 +345,8 @@ def norm_of_product(more: Callable[[Builder, Node, Node], Node]) -> Graph:
 
 
 def test_a_product_that_is_read_itself_keeps_its_norm() -> None:
-    alone = by_algebra(norm_of_product(lambda b, y, z: b.relu(z)))
-    shared = by_algebra(norm_of_product(lambda b, y, z: b.add(z, y)))
+    alone = rewrite_all_norms(norm_of_product(lambda b, y, z: b.relu(z)))
+    shared = rewrite_all_norms(norm_of_product(lambda b, y, z: b.add(z, y)))
     assert len(alone.find_by_op("gram")) == len(alone.find_by_op("matmul")) - 1 == 1
     assert [n.type.shape for n in alone.find_by_op("add")].count(
         (50, 8)
@@ -361,7 +361,7 @@ def test_variances_by_algebra_lose_what_is_told(mean: float, most: float) -> Non
     rng = np.random.default_rng(0)
     given = {"x": mean + rng.standard_normal((50, 3)), "offset": np.zeros(8)}
     given["w"] = rng.standard_normal((8, 3))
-    narrow = by_algebra(convert_to_mixed_precision(graph, "float32"))
+    narrow = rewrite_all_norms(convert_to_mixed_precision(graph, "float32"))
     one, two = (evaluate_results(g, given)["z"] for g in (graph, narrow))
     assert 0 < np.abs(one - two).max() < most
 
@@ -369,7 +369,7 @@ def test_variances_by_algebra_lose_what_is_told(mean: float, most: float) -> Non
 GOLDEN_PASSES = {
     **PASSES,
     "mixed": lambda graph: convert_to_mixed_precision(graph, "bfloat16"),
-    "algebraic": lambda graph: by_algebra(lower_convolutions(graph)),
+    "algebraic": lambda graph: rewrite_all_norms(lower_convolutions(graph)),
 }
 
 
@@ -378,18 +378,18 @@ def test_golden_text_after_each_pass(name: str) -> None:
     graph = elaborate(
         load_program(BLOCKS), "residual_small", Settings(batch=2, training=True)
     ).graph
-    matches_golden(f"passes/{name}.txt", to_text(GOLDEN_PASSES[name](graph)))
+    assert_matches_golden(f"passes/{name}.txt", to_text(GOLDEN_PASSES[name](graph)))
 
 
 def test_golden_text_of_folding() -> None:
     graph = elaborate(load_program(BLOCKS), "residual_small", Settings(batch=2)).graph
     folded = split_preparation(fold_batch_norms(lower_convolutions(graph)))
-    matches_golden("passes/fold.txt", to_text(folded.main) + "\n" + to_text(folded.prepare))
+    assert_matches_golden("passes/fold.txt", to_text(folded.main) + "\n" + to_text(folded.prepare))
 
 
 def test_golden_text_of_recompute() -> None:
     network = elaborate(load_program(BLOCKS), "residual_small", Settings(batch=2, training=True))
-    step = step_of(BLOCKS, "residual_small", batch=2)
+    step = training_step(BLOCKS, "residual_small", batch=2)
     regions = {
         n: "block"
         for layer in network.layers
@@ -397,12 +397,12 @@ def test_golden_text_of_recompute() -> None:
         if layer.path.startswith("bottleneck1.") and OPS[network.graph[n].op].kind != "leaf"
     }
     after = simplify(recompute(step, set(network.graph.nodes), regions))
-    matches_golden("passes/recompute.txt", to_text(after))
+    assert_matches_golden("passes/recompute.txt", to_text(after))
 
 
 def test_golden_text_of_the_simplified_step() -> None:
-    step = simplify(step_of(BLOCKS, "residual_small", batch=2))
-    matches_golden("passes/step.txt", to_text(step))
+    step = simplify(training_step(BLOCKS, "residual_small", batch=2))
+    assert_matches_golden("passes/step.txt", to_text(step))
 
 
 def test_scalars_fold_and_averages_of_halves_do_not_overflow() -> None:

@@ -26,9 +26,9 @@ from netdsl.training.store.pipeline_revisions import (
     check_pipeline,
     pipeline_revisions,
 )
-from tests.forged import write_forged
+from tests.forged_checkpoints import rewrite_progress
 from tests.test_folder import write
-from tests.torch_values import image
+from tests.torch_values import noise_image
 
 NET = """net a {{ input({side}x{side}x{channels}) -> globalavgpool -> fc({classes}) }}
 data {{ source = {source}, batch = 8, validation = {held}
@@ -170,7 +170,7 @@ def test_any_change_of_the_program_is_told(name: str, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("odd", [3, [], {"hflip": "x"}, {"hflip": 0}, {"hflip": True}])
 def test_an_odd_record_is_told(odd: Any, tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "x", begun(job_of("digits", "hflip")))
-    write_forged(tmp_path / "x", **{PIPELINE_KEY: odd})
+    rewrite_progress(tmp_path / "x", **{PIPELINE_KEY: odd})
     with pytest.raises(NetError, match=r"damaged: `metadata\.progress\.pipeline"):
         checkpoint.load(tmp_path / "x")
 
@@ -235,7 +235,7 @@ def made_of(name: str) -> list[int]:
     record = AUGMENTATIONS[name]
     draws = np.array([NUMBERS[: record.draw_count]])
     given = chosen(name, **ARGUMENTS.get(name, {})).arguments
-    return some_bytes(record.apply(image(SIDE)[None], draws, WINDOW, **given))
+    return some_bytes(record.apply(noise_image(SIDE)[None], draws, WINDOW, **given))
 
 
 def some_bytes(images: Any) -> list[int]:
@@ -261,7 +261,7 @@ def test_order_split_draws_and_fit_are_those_of_their_revision() -> None:
         ORDER: batch.labels.tolist(),
         SPLIT: split(Samples(samples.labels, samples.labels % 3), 4, 3)[1].images.tolist(),
         DRAWS: np.asarray(drawn.images)[:, 0, 0, 0].tolist(),
-        FIT: some_bytes(cover_and_center_crop(image(SIDE)[None], WINDOW)),
+        FIT: some_bytes(cover_and_center_crop(noise_image(SIDE)[None], WINDOW)),
     }
     assert {name: 1 + len(changes) for name, changes in REVISIONS.items()} == {
         name: revision for name, (revision, _) in OTHERS.items()

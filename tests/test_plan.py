@@ -50,11 +50,18 @@ from netdsl.training.step.graphs import training_graph
 from netdsl.types import Graph, Node, TensorType
 from netdsl.values import Symbol
 from tests.conftest import ROOT, HypothesisDraw
-from tests.dataflow import Dataflow
-from tests.drawn import drawn_graph
-from tests.golden import matches_golden
-from tests.graphs import BLOCK_NETS, BLOCKS, block_step, drawn_step, plain_recipe, values_for
-from tests.processes import finished
+from tests.dataflow import DataflowChecker
+from tests.golden import assert_matches_golden
+from tests.graphs import (
+    BLOCK_NETS,
+    BLOCKS,
+    block_step,
+    draw_training_step,
+    make_values,
+    plain_recipe,
+)
+from tests.processes import run_process
+from tests.random_graphs import draw_graph
 
 FUSIONS = (
     FULL_FUSION,
@@ -68,7 +75,7 @@ FUSIONS = (
 
 def same_as_the_interpreter(graph: Graph, fusion: FusionOptions, steps: int = 2) -> None:
     """Several steps of the executor against the interpreter, outputs and states."""
-    values = values_for(graph)
+    values = make_values(graph)
     backend = ArrayBackend("test", np, fusion)
     state = State(backend)
     state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
@@ -90,7 +97,7 @@ def close(found: np.ndarray, expected: np.ndarray, what: str) -> None:
 
 def sound(graph: Graph, fusion: FusionOptions) -> Plan:
     plan = verify_plan(make_plan(graph, fusion))
-    Dataflow(plan).run()
+    DataflowChecker(plan).run()
     return plan
 
 
@@ -107,14 +114,14 @@ def holds_fused_and_unfused(draw: HypothesisDraw, graph: Graph) -> None:
 @given(st.data())
 def test_drawn_graphs_fused_and_unfused(data: st.DataObject) -> None:
     draw = HypothesisDraw(data)
-    holds_fused_and_unfused(draw, drawn_step(draw))
+    holds_fused_and_unfused(draw, draw_training_step(draw))
 
 
 @settings(max_examples=150)
 @given(st.data())
 def test_odd_graphs_fused_and_unfused(data: st.DataObject) -> None:
     draw = HypothesisDraw(data)
-    holds_fused_and_unfused(draw, drawn_graph(draw))
+    holds_fused_and_unfused(draw, draw_graph(draw))
 
 
 @pytest.mark.parametrize("net", BLOCK_NETS)
@@ -287,7 +294,7 @@ def refused(plan: Plan, complaint: str) -> None:
     with pytest.raises(AssertionError, match=complaint):
         verify_plan(plan)
     with pytest.raises((AssertionError, IndexError)):
-        Dataflow(plan).run()
+        DataflowChecker(plan).run()
 
 
 def small_plan() -> Plan:
@@ -387,7 +394,7 @@ def quotient_of(plan: Plan) -> None:
 @given(st.data())
 def test_the_dag_of_kernels_is_a_quotient_of_the_ir(data: st.DataObject) -> None:
     draw = HypothesisDraw(data)
-    graph = draw.choice((drawn_step, drawn_graph))(draw)
+    graph = draw.choice((draw_training_step, draw_graph))(draw)
     quotient_of(make_plan(graph, draw.choice((NO_FUSION, *FUSIONS))))
 
 
@@ -433,7 +440,7 @@ def test_recomputing_blocks_lowers_the_peak() -> None:
 def test_golden_plan() -> None:
     network = elaborate(load_program(BLOCKS), "residual_small", Settings(batch=2))
     plan = make_plan(pass_manager.prepare_inference(network.graph).main, FULL_FUSION)
-    matches_golden("passes/plan.txt", format_plan(plan) + "\n" + format_kernels(plan))
+    assert_matches_golden("passes/plan.txt", format_plan(plan) + "\n" + format_kernels(plan))
 
 
 def test_a_step_of_lenet_allocates_nothing() -> None:
@@ -443,7 +450,7 @@ def test_a_step_of_lenet_allocates_nothing() -> None:
     state = State(backend)
     state.initialise(graph.states, seed=1)
     executor = Executor(graph, backend, state)
-    values = values_for(graph)
+    values = make_values(graph)
     for _ in range(3):
         executor.run(values)
 
@@ -529,7 +536,7 @@ def test_a_plan_does_not_depend_on_the_order_of_sets() -> None:
     texts = set()
     for seed in "12":
         env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
-        done = finished(sys.executable, "-c", script, env=env, text=True)
+        done = run_process(sys.executable, "-c", script, env=env, text=True)
         assert done.returncode == 0, done.stderr
         texts.add(done.stdout)
     assert len(texts) == 1

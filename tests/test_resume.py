@@ -26,7 +26,7 @@ from netdsl.training.step.watch import parse_watch
 from netdsl.training.store import checkpoint, metrics_log
 from netdsl.training.store.progress import TIMING_METRICS
 from netdsl.training.store.resume import load_continuation
-from tests.forged import write_forged
+from tests.forged_checkpoints import rewrite_progress
 
 NET = """
 net small {
@@ -258,7 +258,7 @@ def test_a_stage_that_is_over_goes_on_with_more_epochs_before_the_next_begins(
     found = load_continuation(tmp_path, ["train.early.epochs=5", "train.patience=none"])
     run_stages(found.program, None, REFERENCE, None, tmp_path, go, found.saved)
     assert checkpoint.load(tmp_path / "early" / "last.safetensors").progress["epoch"] == 5
-    write_forged(tmp_path / "early" / "last.safetensors", epoch="x")
+    rewrite_progress(tmp_path / "early" / "last.safetensors", epoch="x")
     not_begun(tmp_path)
     with pytest.raises(
         NetError, match=r"damaged: `metadata\.progress\.epoch` is \"x\", not a whole number"
@@ -389,7 +389,7 @@ def test_a_mismatched_checkpoint_says_which_shapes_differ(tmp_path: Path) -> Non
 def test_odd_progress_is_told(tmp_path: Path, key: str) -> None:
     begun(tmp_path)
     path = tmp_path / "last.safetensors"
-    write_forged(path, **{key: "x"})
+    rewrite_progress(path, **{key: "x"})
     with pytest.raises(NetError, match=rf"last\.safetensors.*`metadata\.progress\.{key}`"):
         go_on(tmp_path)
 

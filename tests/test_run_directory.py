@@ -24,7 +24,7 @@ from netdsl.training.store import checkpoint
 from netdsl.training.store.lock import lock_directories
 from netdsl.training.store.metrics_log import MetricsLog
 from netdsl.training.store.resume import load_continuation
-from tests.processes import NETDSL, SILENT, finished, started, wait_for
+from tests.processes import NETDSL, NO_OUTPUT, run_process, start_process, wait_for
 from tests.test_resume import kept
 
 NET = """
@@ -140,7 +140,7 @@ def test_an_edited_recipe_is_set_aside(tmp_path: Path) -> None:
 
 def alone(*args: Any) -> subprocess.CompletedProcess[str]:
     """A run in a process of its own."""
-    return finished(*NETDSL, "train", *map(str, args), "--device", "reference", text=True)
+    return run_process(*NETDSL, "train", *map(str, args), "--device", "reference", text=True)
 
 
 def test_a_directory_is_one_process_s_at_a_time(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_no_stage_is_gone_on_with_beside_its_job(tmp_path: Path) -> None:
     text = NET.replace("train {", "train last { after = middle }\ntrain {") + stages
     file.write_text(text.replace("epochs = 2", "epochs = 2000"))
     args = ("train", f"{file}:last", "--out", str(out), "--device", "reference")
-    with started(*NETDSL, *args, "--set", "train.early.epochs=1", **SILENT) as job:
+    with start_process(*NETDSL, *args, "--set", "train.early.epochs=1", **NO_OUTPUT) as job:
         wait_for(out / "middle" / "last.safetensors", job)
         for place in (out / "early", out / "middle", out):
             found = alone("--resume", place, "--set", "train.epochs=5")

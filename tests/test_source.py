@@ -24,8 +24,8 @@ from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan, make_plan
 from netdsl.training.step.compile import compile_step
 from netdsl.types import Graph
-from tests.described import described
-from tests.graphs import BLOCKS, same_graph
+from tests.graphs import BLOCKS, assert_same_graph
+from tests.mock_gpu import open_mock_backend
 from tests.test_cli import DIGITS, LENET
 from tests.test_cli_compile import RESNET
 from tests.test_without_gpu import bound, graphs, joined, recipe
@@ -91,7 +91,7 @@ def test_cuda_source_is_what_the_engine_compiles(
 ) -> None:
     """Of a plan for an H100: all but the copies that a library's call may want."""
     network = elaborate(load_program(BLOCKS), net, Settings(batch=2, training=True))
-    graph, backend = compile_step(network, recipe(low)), described(monkeypatch)
+    graph, backend = compile_step(network, recipe(low)), open_mock_backend(monkeypatch)
     bound(graph, backend)
     text = source(make_plan(graph, CUDA), MULTIPROCESSORS["sm_90"])
     assert text.startswith(PRELUDE)
@@ -214,7 +214,7 @@ def test_a_run_writes_all_its_stages(train: Any, tmp_path: Path) -> None:
         assert f"{to_text(before)}\n{to_text(after)}" == passes[name]
     first, second, grad, last = list(graphs_of.values())[:4]
     for one, other in ((first, second), (second, grad), (grad, last)):
-        same_graph(one[1], other[0])
+        assert_same_graph(one[1], other[0])
     assert train("two", "cpu") == texts
 
 

@@ -26,7 +26,7 @@ from netdsl.data.idx import read_idx, read_idx_shape
 from netdsl.data.npz import read_arrays
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
-from tests.processes import LIMIT
+from tests.processes import TIME_LIMIT
 from tests.test_data import idx
 
 
@@ -342,7 +342,7 @@ def server() -> Iterator[tuple[str, dict[str, Any]]]:
     files: dict[str, Any] = {"asked": []}
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = LIMIT
+        timeout = TIME_LIMIT
 
         def do_GET(self) -> None:
             files["asked"].append(self.path)
@@ -363,7 +363,7 @@ def server() -> Iterator[tuple[str, dict[str, Any]]]:
     thread.start()
     yield f"http://127.0.0.1:{http.server_port}", files
     http.shutdown()
-    thread.join(LIMIT)
+    thread.join(TIME_LIMIT)
     http.server_close()
 
 

@@ -18,7 +18,15 @@ import pytest
 from netdsl.cli.app import BAD_INPUT, CHECK_FAILED, INTERNAL_ERROR, INTERRUPTED, OK
 from netdsl.standard_streams import OutputStream
 from tests.conftest import ROOT
-from tests.processes import LIMIT, NETDSL, SILENT, at_once, finished, started, wait_for
+from tests.processes import (
+    NETDSL,
+    NO_OUTPUT,
+    TIME_LIMIT,
+    run_in_threads,
+    run_process,
+    start_process,
+    wait_for,
+)
 from tests.test_cli import DIGITS, LENET
 from tests.test_resume import NET, kept
 
@@ -28,7 +36,7 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full
 
 def command(*args: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
     """The command in a process of its own."""
-    return finished(*NETDSL, *args, **options)
+    return run_process(*NETDSL, *args, **options)
 
 
 @contextmanager
@@ -157,11 +165,11 @@ def test_a_reader_that_dies_half_way_does_not_end_a_run(
 ) -> None:
     out = tmp_path / "out"
     args = ("train", str(text), "--out", str(out), "--device", "reference")
-    with started(*NETDSL, *args, stderr=subprocess.PIPE) as process:
+    with start_process(*NETDSL, *args, stderr=subprocess.PIPE) as process:
         stream: Any = process.stderr
         assert any(line.startswith(b"epoch 1/3") for line in iter(stream.readline, b""))
         stream.close()
-        assert process.wait(LIMIT) == OK
+        assert process.wait(TIME_LIMIT) == OK
     assert kept(out) == kept(whole)
 
 
@@ -173,12 +181,12 @@ def test_a_run_goes_on_when_its_terminal_closes(tmp_path: Path, text: Path) -> N
     out = tmp_path / "out"
     args = ("train", str(text), "--out", str(out), "--device", "reference")
     streams = {"stdin": here, "stdout": here, "stderr": here}
-    with started(*NETDSL, *args, "--set", "train.epochs=30", **streams) as process:
+    with start_process(*NETDSL, *args, "--set", "train.epochs=30", **streams) as process:
         os.close(here)
         # nobody reads, and a run waits for a terminal that is full: it is closed before that
         wait_for(out / "last.safetensors", process)
         os.close(there)
-        assert process.wait(LIMIT) == OK
+        assert process.wait(TIME_LIMIT) == OK
     assert (out / "metrics.jsonl").read_text().count('"epoch"') == 30
 
 
@@ -187,10 +195,12 @@ def test_a_signal_that_is_ignored_stays_so(how: signal.Signals, text: Path, tmp_
     """SIGHUP under `nohup`; SIGINT behind a shell's `&`."""
     out = tmp_path / "out"
     args = ("train", str(text), "--out", str(out), "--device", "reference")
-    with started(*NETDSL, *args, "--set", "train.epochs=20", ignoring=[how], **SILENT) as process:
+    with start_process(
+        *NETDSL, *args, "--set", "train.epochs=20", ignoring=[how], **NO_OUTPUT
+    ) as process:
         wait_for(out / "last.safetensors", process)
         process.send_signal(how)
-        assert process.wait(LIMIT) == OK
+        assert process.wait(TIME_LIMIT) == OK
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -201,7 +211,7 @@ def test_signals_without_end_end_a_run_with_130(
     out = tmp_path / "out"
     args = ("train", str(text), "--out", str(out), "--device", "reference")
     streams = {"stderr": subprocess.PIPE}
-    with started(*NETDSL, *args, "--set", "train.epochs=2000", **streams) as process:
+    with start_process(*NETDSL, *args, "--set", "train.epochs=2000", **streams) as process:
         wait_for(out / "last.safetensors", process)
         while process.poll() is None:
             process.send_signal(how)
@@ -225,7 +235,7 @@ cli.main = interrupted
 __main__.main()
 """)
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-    assert finished(sys.executable, "-m", "module", env=env).returncode == INTERRUPTED
+    assert run_process(sys.executable, "-m", "module", env=env).returncode == INTERRUPTED
 
 
 def test_an_output_takes_what_it_can() -> None:
@@ -242,7 +252,7 @@ def test_an_output_takes_what_it_can() -> None:
         with open(there, "rb") as taken:
             return taken.read()
 
-    assert at_once(write, read) == [len(content), content]
+    assert run_in_threads(write, read) == [len(content), content]
     assert output.error is None
 
 

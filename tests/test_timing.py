@@ -26,9 +26,9 @@ from netdsl.ops.example_values import RandomDraw
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from tests.conftest import ROOT
-from tests.graphs import values_for
+from tests.graphs import make_values
 from tests.test_cli import DIGITS
-from tests.test_cpu import graph_of, single
+from tests.test_cpu import graph_of, to_float32
 
 TWO = """
 block cbr(c) { conv(c, 3x3, pad=same, bias=no) -> batchnorm -> relu }
@@ -81,11 +81,11 @@ def test_what_the_reference_computes_is_told() -> None:
 def test_a_bound_kernel_says_that_the_reference_computes_it() -> None:
     backend = open_backend("cpu")
     example = OPS["relu"].draw_example(RandomDraw(np.random.default_rng(0)))
-    for example_, told in ((example, True), (single(example), False)):
+    for example_, told in ((example, True), (to_float32(example), False)):
         graph = graph_of("relu", example_)
         executor = Executor(graph, backend, State(backend))
         assert isinstance(executor.kernels[0], ReferenceThunk) is told
-        given = values_for(graph)
+        given = make_values(graph)
         found = executor.run(given)["y"]
         np.testing.assert_array_equal(found, np.maximum(next(iter(given.values())), 0))
 

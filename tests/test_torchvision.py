@@ -21,7 +21,7 @@ from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.spatial_ops import center_crop, covering_size, draw_crop_box, make_random_stream
 from tests import torch_values as table
 
-STORED = table.stored("crops")
+STORED = table.load_stored("crops")
 QUANTILES, AREAS = (0.05, 0.5, 0.95), (0.114, 0.423, 0.808)
 """Of the share of the area, by torchvision at 500x375."""
 
@@ -35,25 +35,25 @@ def test_boxes() -> None:
     """Where torchvision's box would be empty, so that it fails, ours has a pixel."""
     for size, cases in zip(table.SIZES, STORED["boxes"], strict=True):
         for case, expected in enumerate(cases):
-            draw = table.part_draws(size, case)
+            draw = table.crop_random(size, case)
             for box in expected:
-                found = list(draw_crop_box(size, draw, *table.PARTS[case]))
+                found = list(draw_crop_box(size, draw, *table.CROP_RANGES[case]))
                 assert found == box or (0 in box[2:] and 0 not in found[2:]), (size, case)
 
 
 def test_sizes_and_corners_of_evaluation() -> None:
-    short = (table.SHORT, table.SHORT)
+    short = (table.RESIZE_SIDE, table.RESIZE_SIDE)
     found = []
-    for size in table.SCREENS:
+    for size in table.RESIZE_SIZES:
         there = covering_size(size, short)
-        found.append([*there, *corner(there, table.WINDOW)])
+        found.append([*there, *corner(there, table.CROP_WINDOW)])
     assert found == STORED["screens"]
 
 
 def test_middles_of_larger_and_smaller_pictures() -> None:
     for (size, window), expected in zip(table.CROPS, STORED["crops"], strict=True):
         prepare = Preprocessing((chosen("center_crop"),), (*window, 1))
-        found = prepare(table.image(size)[None, ..., :1])
+        found = prepare(table.noise_image(size)[None, ..., :1])
         assert np.asarray(found).reshape(-1).tolist() == expected, (size, window)
 
 
@@ -63,32 +63,34 @@ def resized(picture: Any, size: table.Size) -> Any:
 
 def test_photographs_that_are_judged() -> None:
     prepare = Preprocessing(
-        (chosen("resize", size=table.SHORT), chosen("center_crop")), (*table.WINDOW, 3)
+        (chosen("resize", size=table.RESIZE_SIDE), chosen("center_crop")), (*table.CROP_WINDOW, 3)
     )
-    plain = Preprocessing((), (*table.WINDOW, 3))
+    plain = Preprocessing((), (*table.CROP_WINDOW, 3))
     for size, expected in zip(table.PHOTOGRAPHS, STORED["judged"], strict=True):
-        found = np.asarray(prepare(table.image(size)[None]))[0]
-        there = covering_size(size, (table.SHORT, table.SHORT))
-        top, left = corner(there, table.WINDOW)
-        whole = resized(table.image(size), there)
+        found = np.asarray(prepare(table.noise_image(size)[None]))[0]
+        there = covering_size(size, (table.RESIZE_SIDE, table.RESIZE_SIDE))
+        top, left = corner(there, table.CROP_WINDOW)
+        whole = resized(table.noise_image(size), there)
         np.testing.assert_array_equal(found, whole[top : top + 224, left : left + 224])
-        np.testing.assert_allclose(table.some_pixels(found), expected, atol=1)
+        np.testing.assert_allclose(table.sample_pixels(found), expected, atol=1)
         assert plain.needs_resize((*size, 3))
 
 
 def test_no_pixel_outside_a_box_counts() -> None:
     for size, expected in zip(table.PHOTOGRAPHS, STORED["learnt"], strict=True):
-        part = table.image(size)[3 : 3 + 37, 5 : 5 + 31]
-        found = resized(part, table.WINDOW)
-        np.testing.assert_allclose(table.some_pixels(found), expected, atol=1)
+        part = table.noise_image(size)[3 : 3 + 37, 5 : 5 + 31]
+        found = resized(part, table.CROP_WINDOW)
+        np.testing.assert_allclose(table.sample_pixels(found), expected, atol=1)
         crop = chosen("random_resized_crop", scale=(0.05, 0.3))
         for draw in np.random.RandomState(1).random_sample((5, 1, 1)):
-            kept = crop.record.apply(table.image(size)[None], draw, (20, 30), **crop.arguments)
+            kept = crop.record.apply(
+                table.noise_image(size)[None], draw, (20, 30), **crop.arguments
+            )
             box = draw_crop_box(
                 size, make_random_stream(draw[0, 0]), (0.05, 0.3), (0.75, 1.33333333)
             )
             top, left, tall, wide = box
-            part = table.image(size)[top : top + tall, left : left + wide]
+            part = table.noise_image(size)[top : top + tall, left : left + wide]
             np.testing.assert_array_equal(kept[0], resized(part, (20, 30)))
 
 

@@ -16,7 +16,7 @@ from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.backends.cuda.tuning import Candidate, Choices, Tuner
 from netdsl.errors import NetError
 from tests.conftest import ROOT
-from tests.described import described
+from tests.mock_gpu import open_mock_backend
 
 SOURCE = PRELUDE + 'extern "C" __global__ void run(i64 p) { *(float*)p = widen(bf16_t{1}); }'
 
@@ -233,7 +233,7 @@ def test_tuning_from_the_command_line(netdsl: Any, monkeypatch: pytest.MonkeyPat
         code, _, err = netdsl(command, model, "--device", "reference", "--tune", "5")
         assert code == 2
         assert "`--tune` times plans on a GPU" in err
-    engine, given = described(monkeypatch), list[float]()
+    engine, given = open_mock_backend(monkeypatch), list[float]()
 
     def tuned(self: CudaBackend, seconds: float) -> CudaBackend:
         given.append(seconds)

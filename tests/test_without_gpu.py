@@ -43,8 +43,14 @@ from netdsl.training.step.compile import compile_step
 from netdsl.types import Attrs, Graph, Node, TensorType
 from netdsl.values import Symbol
 from tests.conftest import ROOT
-from tests.described import H100, cudnn_missing, described, driver, plans_of
 from tests.graphs import plain_recipe
+from tests.mock_gpu import (
+    H100,
+    find_conv_plans,
+    load_driver,
+    open_mock_backend,
+    why_cudnn_is_missing,
+)
 
 MODELS = sorted((ROOT / "models").rglob("*.net"))
 IN_FULL = ("cifar", "lenet", "mobilenet")
@@ -116,13 +122,13 @@ def test_every_source_compiles_for_every_gpu(monkeypatch: pytest.MonkeyPatch) ->
 
 def sources(path: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The sources of a file's nets, all of whose kernels are bound."""
-    backend, convolutions = described(monkeypatch), 0
+    backend, convolutions = open_mock_backend(monkeypatch), 0
     for graph in graphs(path):
         bound(graph, backend)
         convolutions += len(graph.find_by_op("conv2d"))
         assert not backend.fallbacks
-    if not cudnn_missing():
-        plans = plans_of(backend)
+    if not why_cudnn_is_missing():
+        plans = find_conv_plans(backend)
         assert bool(plans) == bool(convolutions)
         assert all(name.startswith("eng") for name in plans.values())
     found: set[str] = backend.device.sources
@@ -174,7 +180,9 @@ EPILOGUES = {
 
 def cudnn_here() -> Any:
     """The properties of a device, for cuDNN that may compile for it."""
-    missing = cudnn_missing() or (None if driver() else "no compiler for a stand-in of the driver")
+    missing = why_cudnn_is_missing() or (
+        None if load_driver() else "no compiler for a stand-in of the driver"
+    )
     if missing:
         pytest.skip(missing)
     return cudnn().create_device_properties(H100.read_text())
@@ -238,9 +246,9 @@ def test_a_net_gets_epilogues(monkeypatch: pytest.MonkeyPatch) -> None:
     cudnn_here()
     file = load_program(str(ROOT / "models" / "vgg.net"))
     network = elaborate(file, "vgg_d", Settings(batch=8, training=True))
-    backend = described(monkeypatch, compiling=math.inf)
+    backend = open_mock_backend(monkeypatch, compiling=math.inf)
     bound(compile_step(network, recipe("mixed")), backend)
-    kinds = Counter(key[:2] for key in plans_of(backend))
+    kinds = Counter(key[:2] for key in find_conv_plans(backend))
     assert kinds["conv2d", "bias+relu"] == 4  # of thirteen, where that is worth it
     assert kinds["conv2d_dgrad", "mask"] == 2
 
@@ -248,7 +256,7 @@ def test_a_net_gets_epilogues(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("op", ["conv2d", "conv2d_dgrad", "conv2d_wgrad"])
 def test_repeatable_plans_are_all_that_is_left(op: str) -> None:
     """What cuDNN itself notes to differ from run to run cannot be built any more."""
-    if missing := cudnn_missing():
+    if missing := why_cudnn_is_missing():
         pytest.skip(missing)
     shapes = [(8, 14, 14, 64), (64, 3, 3, 64), (8, 14, 14, 64)]
     order = {"conv2d": (0, 1, 2), "conv2d_dgrad": (0, 1, 2), "conv2d_wgrad": (0, 2, 1)}[op]

@@ -26,7 +26,7 @@ from netdsl.runtime.state import State
 from netdsl.training.step.compile import compile_step
 from netdsl.types import Array, Graph
 from tests.conftest import ROOT
-from tests.graphs import plain_recipe, values_for
+from tests.graphs import make_values, plain_recipe
 
 MODELS = ROOT / "models"
 PROGRAMS = {p.stem: load_program(str(p)) for p in sorted(MODELS.glob("*.net"))}
@@ -142,7 +142,7 @@ def expected(file: str, net: str) -> tuple[dict[str, Array], dict[str, Array]]:
     """Inputs and states of a step in float64, and what the interpreter makes of them. What
     momentum has gathered is 0, so that the new value is the gradient alone."""
     graph = step_of(file, net, "float64")
-    given = values_for(graph)
+    given = make_values(graph)
     losses = (n for n in graph.nodes.values() if n.op == "cross_entropy")
     classes = min(graph[n.args[0]].type.shape[-1] for n in losses)
     given |= {k: np.zeros_like(v) for k, v in given.items() if k.endswith(".velocity")}

@@ -28,7 +28,7 @@ BATCH, PROJECTIONS, STEPS = 3, 4, 50
 Numbers = dict[str, list[float]]
 
 
-def values(name: str, shape: Sequence[int]) -> Array:
+def make_values_by_name(name: str, shape: Sequence[int]) -> Array:
     """Numbers that a name determines; factors are about 1, variances positive."""
     drawn = np.random.RandomState(crc32(name.encode())).standard_normal(tuple(shape))
     last = name.split(".")[-1]
@@ -123,11 +123,11 @@ def _local(t: Any, x: Any, p: dict[str, Any]) -> Any:
     return nchw(t.einsum("nhwp,hwkp->nhwk", columns, p["weight"]) + p["bias"])
 
 
-def _last(name: str) -> Callable[[Any, Any, dict[str, Any]], Any]:
+def _last_part(name: str) -> Callable[[Any, Any, dict[str, Any]], Any]:
     return lambda t, x, p: getattr(t.nn.functional, name)(x, dim=1)
 
 
-LAYERS = (
+LAYER_CASES = (
     LayerCase("conv(5, 3x2)", (6, 5, 4), _conv()),
     LayerCase(
         "conv(4, 3x3, stride=2x1, pad=1, bias=no)", (7, 6, 3), _conv(stride=(2, 1), padding=1)
@@ -210,8 +210,8 @@ LAYERS = (
     LayerCase("clamp", (3, 4, 5), _function("relu6")),
     LayerCase("sigmoid", (3, 4, 5), _function("sigmoid")),
     LayerCase("tanh", (3, 4, 5), _function("tanh")),
-    LayerCase("softmax", (3, 4, 5), _last("softmax")),
-    LayerCase("log_softmax", (3, 4, 5), _last("log_softmax")),
+    LayerCase("softmax", (3, 4, 5), _last_part("softmax")),
+    LayerCase("log_softmax", (3, 4, 5), _last_part("log_softmax")),
     # theirs divides alpha by the size
     LayerCase(
         "lrn(size=3, alpha=0.2, beta=0.6, k=1.5)",
@@ -232,16 +232,16 @@ LAYERS = (
 
 def layer_values(case: LayerCase) -> dict[str, Array]:
     """Image, states and the direction that the result is looked at from, by their names."""
-    network = _elaborated(case)
+    network = _elaborate_case(case)
     graph = network.graph
     result = graph[graph.outputs["main"]]
     given = {n.name: n.type.shape for n in (*graph.inputs, *graph.states)}
-    return {name: values(name, shape) for name, shape in given.items()} | {
-        "direction": values("direction", result.type.shape)
+    return {name: make_values_by_name(name, shape) for name, shape in given.items()} | {
+        "direction": make_values_by_name("direction", result.type.shape)
     }
 
 
-def _elaborated(case: LayerCase) -> Any:
+def _elaborate_case(case: LayerCase) -> Any:
     dims = "x".join(map(str, case.shape))
     text = f"net a {{ input({dims}) -> {case.text} }}"
     return elaborate(
@@ -251,7 +251,7 @@ def _elaborated(case: LayerCase) -> Any:
 
 def layer_numbers(case: LayerCase) -> Numbers:
     """What ours gives: `y`, `d NAME` of image and weights, `new NAME` of what is renewed."""
-    network, given = _elaborated(case), layer_values(case)
+    network, given = _elaborate_case(case), layer_values(case)
     graph = network.graph
     b = Builder(graph, "float64")
     y = b.nodes[graph.outputs["main"]]
@@ -266,7 +266,7 @@ def layer_numbers(case: LayerCase) -> Numbers:
 
 def torch_layer_numbers(t: Any, case: LayerCase) -> Numbers:
     """The same by PyTorch."""
-    network, given = _elaborated(case), layer_values(case)
+    network, given = _elaborate_case(case), layer_values(case)
     learnt = [*(n.name for n in network.graph.inputs), *(n.name for n in network.parameters)]
     tensors = {k: t.tensor(v, requires_grad=k in learnt) for k, v in given.items()}
     states = {k.split(".")[-1]: v for k, v in tensors.items()}
@@ -300,7 +300,7 @@ def _optimizer(name: str, **options: Any) -> Callable[[Any, Any, Any], Any]:
     return lambda t, w, b: getattr(t.optim, name)([w, b], **options)
 
 
-def _groups(t: Any, w: Any, b: Any) -> Any:
+def _parameter_groups(t: Any, w: Any, b: Any) -> Any:
     """No decay of the bias, and half the rate of the weight."""
     parts = [{"params": [w], "lr": 0.05}, {"params": [b], "weight_decay": 0.0}]
     return t.optim.SGD(parts, lr=0.1, weight_decay=0.2)
@@ -323,21 +323,21 @@ def _lars(t: Any, w: Any, b: Any) -> Any:
     return Lars([w, b], {})
 
 
-def _smoothed(t: Any, scores: Any, labels: Any) -> Any:
+def _label_smoothing(t: Any, scores: Any, labels: Any) -> Any:
     options = {"label_smoothing": 0.2, "reduction": "none"}
     return t.nn.functional.cross_entropy(scores, labels, **options)
 
 
-def _squares(t: Any, scores: Any, labels: Any) -> Any:
+def _squared_error(t: Any, scores: Any, labels: Any) -> Any:
     target = t.nn.functional.one_hot(labels, scores.shape[1]).to(scores.dtype)
     return t.nn.functional.mse_loss(scores, target, reduction="none").mean(dim=1)
 
 
-def _both(t: Any, scores: Any, labels: Any) -> Any:
-    return 0.7 * _smoothed(t, scores, labels) + 2.5 * _squares(t, scores, labels)
+def _summed_losses(t: Any, scores: Any, labels: Any) -> Any:
+    return 0.7 * _label_smoothing(t, scores, labels) + 2.5 * _squared_error(t, scores, labels)
 
 
-RECIPES = (
+RECIPE_CASES = (
     RecipeCase("optimizer = sgd(lr=0.1)", _optimizer("SGD", lr=0.1)),
     RecipeCase(
         "optimizer = sgd(lr=0.1, momentum=0.8, weight_decay=0.05)",
@@ -350,7 +350,7 @@ RECIPES = (
     RecipeCase(
         """optimizer = sgd(lr=0.1, weight_decay=0.2, no_decay="*.bias")
         lr_scale = [("*.weight", 0.5)]""",
-        _groups,
+        _parameter_groups,
     ),
     RecipeCase("optimizer = adam", _optimizer("Adam")),
     RecipeCase(
@@ -375,13 +375,15 @@ RECIPES = (
     RecipeCase(
         "optimizer = sgd(lr=0.1), loss = cross_entropy(smoothing=0.2)",
         _optimizer("SGD", lr=0.1),
-        loss=_smoothed,
+        loss=_label_smoothing,
     ),
-    RecipeCase("optimizer = sgd(lr=0.1), loss = mse", _optimizer("SGD", lr=0.1), loss=_squares),
+    RecipeCase(
+        "optimizer = sgd(lr=0.1), loss = mse", _optimizer("SGD", lr=0.1), loss=_squared_error
+    ),
     RecipeCase(
         "optimizer = sgd(lr=0.1), loss = [(cross_entropy(smoothing=0.2), 0.7), (mse, 2.5)]",
         _optimizer("SGD", lr=0.1),
-        loss=_both,
+        loss=_summed_losses,
     ),
     RecipeCase("optimizer = sgd(lr=0.3), ema = 0.15", _optimizer("SGD", lr=0.3), ema=0.15),
     RecipeCase("optimizer = sgd(lr=0.3), ema = 0.999", _optimizer("SGD", lr=0.3), ema=0.999),
@@ -417,7 +419,7 @@ def recipe_numbers(case: RecipeCase) -> Numbers:
     network = elaborate(of, "a", settings)
     step = training_graph(network, recipe)
     (image,) = (n.name for n in network.graph.inputs)
-    learnt = {n.name: values(n.name, n.type.shape) for n in network.parameters}
+    learnt = {n.name: make_values_by_name(n.name, n.type.shape) for n in network.parameters}
     state = {n.name: np.zeros(n.type.shape) for n in step.states} | learnt
     shown = [n for n in sorted(state) if n in learnt or n.endswith(".ema")]
     losses, found = [], {name: list[Array]() for name in shown}
@@ -438,7 +440,7 @@ def torch_recipe_numbers(t: Any, case: RecipeCase) -> Numbers:
     is that of TensorFlow's ExponentialMovingAverage, counted from the second."""
     network = elaborate(_program(case), "a", Settings(len(WEIGHTS), True, dtype="float64"))
     learnt = {
-        n.name: t.tensor(values(n.name, n.type.shape), requires_grad=True)
+        n.name: t.tensor(make_values_by_name(n.name, n.type.shape), requires_grad=True)
         for n in network.parameters
     }
     weight, bias = (next(w for n, w in learnt.items() if n.endswith(e)) for e in ("weight", "bias"))
@@ -482,7 +484,7 @@ def _scheduler(name: str, **options: Any) -> Callable[[Any, Any], Any]:
     return lambda t, optimizer: getattr(t.optim.lr_scheduler, name)(optimizer, **options)
 
 
-def _warming(after: Callable[[Any, Any], Any], epochs: int) -> Callable[[Any, Any], Any]:
+def _with_warmup(after: Callable[[Any, Any], Any], epochs: int) -> Callable[[Any, Any], Any]:
     """A rate that rises by equal parts, the last of which is its full."""
 
     def schedule(t: Any, optimizer: Any) -> Any:
@@ -501,7 +503,7 @@ def _plateau(**options: Any) -> Callable[[Any, Any], Any]:
     return _scheduler("ReduceLROnPlateau", eps=0, **options)
 
 
-JUDGED = [
+VALIDATION_LOSSES = [
     *(1.0, 0.9, 0.9, 0.89995, 0.8999, 0.89985, 0.95, 0.8, 0.8, 0.81, 0.82, 0.79995, 0.9, 0.9, 0.5),
     *(0.46, 0.46, 0.44, 0.43, 0.42, 0.41, 0.40, 0.39, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.19999, 0.19),
     *(0.1,) * 12,
@@ -509,7 +511,7 @@ JUDGED = [
 ]
 """Losses about the thresholds, longer and shorter plateaus."""
 SCHEDULE_CASES = (
-    ScheduleCase("constant", {"warmup": 7}, _warming(_scheduler("ConstantLR", factor=1.0), 7)),
+    ScheduleCase("constant", {"warmup": 7}, _with_warmup(_scheduler("ConstantLR", factor=1.0), 7)),
     ScheduleCase("step", {"at": (10, 30)}, _scheduler("MultiStepLR", milestones=[10, 30])),
     ScheduleCase(
         "step",
@@ -521,7 +523,7 @@ SCHEDULE_CASES = (
     ScheduleCase(
         "cosine",
         {"end": 0.1, "warmup": 10},
-        _warming(_scheduler("CosineAnnealingLR", T_max=STEPS - 10, eta_min=0.1), 10),
+        _with_warmup(_scheduler("CosineAnnealingLR", T_max=STEPS - 10, eta_min=0.1), 10),
     ),
     ScheduleCase(
         "onecycle",
@@ -548,7 +550,7 @@ SCHEDULE_CASES = (
     ScheduleCase(
         "poly",
         {"power": 2, "warmup": 5},
-        _warming(_scheduler("PolynomialLR", total_iters=STEPS - 5, power=2), 5),
+        _with_warmup(_scheduler("PolynomialLR", total_iters=STEPS - 5, power=2), 5),
     ),
     ScheduleCase("plateau", {"patience": 2}, _plateau(patience=2)),
     ScheduleCase("plateau", {"factor": 0.5, "patience": 0}, _plateau(factor=0.5, patience=0)),
@@ -577,7 +579,9 @@ def schedule_numbers(case: ScheduleCase, steps: int = 1) -> list[float]:
         given["warmup"] /= steps
     arguments = [Argument(k, v) for k, v in given.items()]
     chosen = BoundCall(case.name, record, record.signature.bind(arguments, None))
-    moments = (Moment(i / steps, STEPS // steps, steps, JUDGED[:i]) for i in range(STEPS))
+    moments = (
+        Moment(i / steps, STEPS // steps, steps, VALIDATION_LOSSES[:i]) for i in range(STEPS)
+    )
     return [float(rate_factor(chosen, moment)) for moment in moments]
 
 
@@ -585,7 +589,7 @@ def torch_schedule_numbers(t: Any, case: ScheduleCase) -> list[float]:
     """The same by PyTorch."""
     optimizer = t.optim.SGD([t.zeros(1, requires_grad=True)], lr=1.0)
     schedule, found = case.torch(t, optimizer), []
-    for loss in JUDGED[:STEPS]:
+    for loss in VALIDATION_LOSSES[:STEPS]:
         found.append(float(optimizer.param_groups[0]["lr"]))
         optimizer.step()
         schedule.step(*([loss] if case.name == "plateau" else []))

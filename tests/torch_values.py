@@ -21,7 +21,7 @@ PATH = Path(__file__).with_suffix(".json")
 Size = tuple[int, int]
 
 
-def stored(what: str) -> Any:
+def load_stored(what: str) -> Any:
     """A part of the table."""
     return json.loads(PATH.read_text())[what]
 
@@ -32,16 +32,16 @@ SIZES: list[Size] = [
     *((375, 500), (500, 375), (333, 500), (97, 1000), (224, 224), (256, 255), (223, 300), (9, 8)),
     *((2, 2), (1, 1), (1, 40), (60, 2)),
 ]
-PARTS: list[tuple[tuple[float, float], tuple[float, float]]] = [
+CROP_RANGES: list[tuple[tuple[float, float], tuple[float, float]]] = [
     ((0.08, 1.0), (3 / 4, 4 / 3)),
     ((0.25, 1.0), (3 / 4, 4 / 3)),
     ((0.08, 1.0), (1.0, 1.0)),
     ((0.9, 1.0), (2.0, 3.0)),
     ((0.5, 1.0), (0.1, 0.2)),
 ]
-BOXES_EACH = 6
-SHORT, WINDOW = 256, (224, 224)
-SCREENS: list[Size] = [(h, w) for h in range(180, 700, 47) for w in range(180, 700, 53)]
+BOXES_PER_CASE = 6
+RESIZE_SIDE, CROP_WINDOW = 256, (224, 224)
+RESIZE_SIZES: list[Size] = [(h, w) for h in range(180, 700, 47) for w in range(180, 700, 53)]
 CROPS: list[tuple[Size, Size]] = [
     ((h, w), (tall, wide)) for h, w, tall, wide in product((4, 7, 9, 12), (5, 8), (4, 7), (3, 10))
 ]
@@ -49,23 +49,23 @@ PHOTOGRAPHS: list[Size] = [(375, 500), (61, 43), (300, 301)]
 PIXELS = 40
 
 
-def image(size: Size) -> Array:
+def noise_image(size: Size) -> Array:
     """A picture of noise, which resampling changes most: bytes [H,W,3]."""
     return np.random.RandomState(size[0] * 1000 + size[1]).randint(0, 256, (*size, 3), np.uint8)
 
 
-def some_pixels(picture: Array) -> list[int]:
+def sample_pixels(picture: Array) -> list[int]:
     """A few bytes of a picture, at its edges too."""
     flat = np.asarray(picture).reshape(-1)
     return [int(flat[i]) for i in np.linspace(0, flat.size - 1, PIXELS).astype(int)]
 
 
-def part_draws(size: Size, case: int) -> Callable[[], float]:
+def crop_random(size: Size, case: int) -> Callable[[], float]:
     """The numbers in [0, 1) that the boxes of a case take, one after the other."""
     return np.random.RandomState(size[0] * 1000 + size[1] + case).random_sample
 
 
-def _drawing(draw: Callable[[], float]) -> Any:
+def _fake_torch(draw: Callable[[], float]) -> Any:
     """What torchvision needs of torch to draw a box, in float64 and with numbers that are given."""
 
     def item(value: float) -> Any:
@@ -87,11 +87,11 @@ def _boxes(size: Size, case: int) -> list[list[int]]:
     from PIL import Image
     from torchvision.transforms import transforms
 
-    picture, draw, torch = Image.new("L", size[::-1]), part_draws(size, case), transforms.torch
-    transforms.torch = _drawing(draw)
+    picture, draw, torch = Image.new("L", size[::-1]), crop_random(size, case), transforms.torch
+    transforms.torch = _fake_torch(draw)
     try:
         get = transforms.RandomResizedCrop.get_params
-        return [list(get(picture, *PARTS[case])) for _ in range(BOXES_EACH)]
+        return [list(get(picture, *CROP_RANGES[case])) for _ in range(BOXES_PER_CASE)]
     finally:
         transforms.torch = torch
 
@@ -104,23 +104,25 @@ def _crops() -> dict[str, Any]:
     def screen(size: Size) -> list[int]:
         """The size after resizing, and the corner of the middle: read off pictures of rows."""
         empty = Image.new("L", size[::-1])
-        w, h = t.Resize(SHORT)(empty).size
+        w, h = t.Resize(RESIZE_SIDE)(empty).size
         rows, columns = np.mgrid[:h, :w].astype(np.int32)
-        corners = [f.center_crop(Image.fromarray(x), WINDOW) for x in (rows, columns)]
+        corners = [f.center_crop(Image.fromarray(x), CROP_WINDOW) for x in (rows, columns)]
         return [h, w, *(int(np.asarray(x)[0, 0]) for x in corners)]
 
     def crop(size: Size, window: Size) -> list[int]:
-        middle = f.center_crop(Image.fromarray(image(size)[..., 0]), window)
+        middle = f.center_crop(Image.fromarray(noise_image(size)[..., 0]), window)
         return np.asarray(middle).reshape(-1).tolist()
 
-    judged = t.Compose([t.Resize(SHORT), t.CenterCrop(WINDOW)])
-    photographs = [Image.fromarray(image(size)) for size in PHOTOGRAPHS]
+    judged = t.Compose([t.Resize(RESIZE_SIDE), t.CenterCrop(CROP_WINDOW)])
+    photographs = [Image.fromarray(noise_image(size)) for size in PHOTOGRAPHS]
     return {
-        "boxes": [[_boxes(size, case) for case in range(len(PARTS))] for size in SIZES],
-        "screens": [screen(size) for size in SCREENS],
+        "boxes": [[_boxes(size, case) for case in range(len(CROP_RANGES))] for size in SIZES],
+        "screens": [screen(size) for size in RESIZE_SIZES],
         "crops": [crop(*case) for case in CROPS],
-        "judged": [some_pixels(judged(x)) for x in photographs],
-        "learnt": [some_pixels(f.resized_crop(x, 3, 5, 37, 31, WINDOW)) for x in photographs],
+        "judged": [sample_pixels(judged(x)) for x in photographs],
+        "learnt": [
+            sample_pixels(f.resized_crop(x, 3, 5, 37, 31, CROP_WINDOW)) for x in photographs
+        ],
     }
 
 
@@ -128,8 +130,8 @@ def _nets() -> dict[str, Any]:
     import torch
 
     return {
-        "layers": [cases.torch_layer_numbers(torch, case) for case in cases.LAYERS],
-        "recipes": [cases.torch_recipe_numbers(torch, case) for case in cases.RECIPES],
+        "layers": [cases.torch_layer_numbers(torch, case) for case in cases.LAYER_CASES],
+        "recipes": [cases.torch_recipe_numbers(torch, case) for case in cases.RECIPE_CASES],
         "schedules": [cases.torch_schedule_numbers(torch, c) for c in cases.SCHEDULE_CASES],
     }
 

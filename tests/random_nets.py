@@ -40,18 +40,18 @@ from netdsl.values import format_value
 
 BATCHES = (2, 3, 5)
 CLASSES = 4
-_LARGEST = 6000
+_MAX_SIZE = 6000
 """Values of a batch that a layer may give."""
-_TRIES = 40
+_MAX_TRIES = 40
 _COUNTS = (1, 2, 3, 4, 5, 6, 8, 16, 17, 20)
 
 
-def drawn_net(draw: Draw) -> str:
+def draw_net(draw: Draw) -> str:
     """A file of one net, its data and its recipe."""
-    return _Writer(draw).file()
+    return _NetWriter(draw).file()
 
 
-class _Writer:
+class _NetWriter:
     """Writes statement after statement, each on what the ones before it give."""
 
     def __init__(self, draw: Draw) -> None:
@@ -70,7 +70,7 @@ class _Writer:
         return self.closed()
 
     def closed(self) -> str:
-        return self._net() + drawn_recipe(self.draw, self.batch, self._options())
+        return self._net() + draw_recipe(self.draw, self.batch, self._options())
 
     def _options(self) -> list[str]:
         """Entries of a recipe that name parts of the net."""
@@ -85,13 +85,13 @@ class _Writer:
         inside = "".join(f"  {line}\n" for line in (*self.lines, *more))
         return f"net drawn {{\n{inside}}}\n"
 
-    def _grown(self, write: Callable[[_Writer], str], named: bool = True) -> None:
+    def _grown(self, write: Callable[[_NetWriter], str], named: bool = True) -> None:
         """A further statement that the language accepts, if some tries find one."""
-        for _ in range(_TRIES):
+        for _ in range(_MAX_TRIES):
             line = write(self)
             line = f"x{len(self.types)}: {line}" if named else line
             kind = self._given(line)
-            if kind is not None and kind.size <= _LARGEST:
+            if kind is not None and kind.size <= _MAX_SIZE:
                 self.lines.append(line)
                 self.types.append(kind)
                 return
@@ -108,15 +108,15 @@ class _Writer:
     # statements
 
     def single(self) -> str:
-        return self.call(self.draw.choice(RARE))
+        return self.call(self.draw.choice(RARE_LAYERS))
 
     def weighted(self) -> str:
         """What most layers of nets are: a product, a norm, an activation, some pooling."""
-        words = [self.draw.choice(group) for group in _USUAL]
+        words = [self.draw.choice(group) for group in _COMMON_LAYERS]
         return " -> ".join(self.call(LAYERS[word]) for word in words if word)
 
     def joined(self, layer: Layer | None = None) -> str:
-        word = layer or self.draw.choice(MANY)
+        word = layer or self.draw.choice(MULTI_INPUT_LAYERS)
         branches = " | ".join(self.branch() for _ in range(self.draw.integer(2, 3)))
         return f"{word.name} {{ {branches} }}"
 
@@ -124,7 +124,9 @@ class _Writer:
         """What flows in, or an earlier value of its shape, and mostly a layer on it."""
         alike = [f"x{i}" for i, kind in enumerate(self.types) if kind == self.types[-1]]
         begin = self.draw.choice(["identity", "identity", *alike])
-        then = self.draw.choice(("", "", "globalavgpool", "relu", self.call(self.draw.choice(ONE))))
+        then = self.draw.choice(
+            ("", "", "globalavgpool", "relu", self.call(self.draw.choice(SINGLE_INPUT_LAYERS)))
+        )
         return f"{begin} -> {then}" if then else begin
 
     def twice(self) -> str:
@@ -138,7 +140,7 @@ class _Writer:
         if self._given(name) is None:
             self.lines.pop()
             return self.single()
-        return f"{name} -> {self.call(self.draw.choice(ONE))} -> {name}"
+        return f"{name} -> {self.call(self.draw.choice(SINGLE_INPUT_LAYERS))} -> {name}"
 
     def _channels(self) -> int:
         kind = self._given()
@@ -146,19 +148,19 @@ class _Writer:
 
     def head(self) -> str:
         before = self.draw.choice(("", "globalavgpool -> ", "globalmaxpool -> ", "flatten -> "))
-        more = arguments(self.draw, LAYERS["fc"].signature, ("units",))
+        more = draw_arguments(self.draw, LAYERS["fc"].signature, ("units",))
         return f"{before}fc({CLASSES}, {more})" if more else f"{before}fc({CLASSES})"
 
     # calls
 
     def call(self, layer: Layer) -> str:
-        inside = arguments(self.draw, layer.signature)
+        inside = draw_arguments(self.draw, layer.signature)
         return f"{layer.name}({inside})" if inside else layer.name
 
 
-def alone(draw: Draw, layer: Layer) -> str | None:
+def draw_single_layer_net(draw: Draw, layer: Layer) -> str | None:
     """A file whose net is hardly more than one layer; None where none of many tries is a net."""
-    writer = _Writer(draw)
+    writer = _NetWriter(draw)
     if layer.arity == "many":
         writer._grown(lambda w: w.weighted())
     writer._grown(lambda w: w.joined(layer) if layer.arity == "many" else w.call(layer))
@@ -166,12 +168,12 @@ def alone(draw: Draw, layer: Layer) -> str | None:
     return writer.closed() if layer.name in writer._net() else None
 
 
-def drawn_recipe(draw: Draw, batch: int, options: Sequence[str] = ()) -> str:
+def draw_recipe(draw: Draw, batch: int, options: Sequence[str] = ()) -> str:
     """Sections of data and training; of `options`, entries that some recipes have, one or none."""
     entries = [
-        f"optimizer = {_chosen(draw, OPTIMIZERS)}",
-        f"loss = {_loss(draw)}",
-        f"schedule = {_chosen(draw, SCHEDULES)}",
+        f"optimizer = {_draw_call(draw, OPTIMIZERS)}",
+        f"loss = {_draw_loss(draw)}",
+        f"schedule = {_draw_call(draw, SCHEDULES)}",
         f"epochs = {draw.integer(1, 5)}",
         draw.choice(("clip = 0.3", "ema = 0.9", "accumulate = 2", "", "", "")),
         draw.choice(["", *options]),
@@ -180,30 +182,32 @@ def drawn_recipe(draw: Draw, batch: int, options: Sequence[str] = ()) -> str:
     return f"data {{ source = digits, batch = {batch} }}\ntrain {{\n{inside}}}\n"
 
 
-def _chosen(draw: Draw, table: Mapping[str, Any]) -> str:
+def _draw_call(draw: Draw, table: Mapping[str, Any]) -> str:
     name = draw.choice(sorted(table))
-    inside = arguments(draw, table[name].signature, ("no_decay",))
+    inside = draw_arguments(draw, table[name].signature, ("no_decay",))
     return f"{name}({inside})" if inside else name
 
 
-def _loss(draw: Draw) -> str:
+def _draw_loss(draw: Draw) -> str:
     if draw.integer(1, 3) > 1:
-        return _chosen(draw, LOSSES)
-    return f"[({_chosen(draw, LOSSES)}, 0.7), ({_chosen(draw, LOSSES)}, 1.5)]"
+        return _draw_call(draw, LOSSES)
+    return f"[({_draw_call(draw, LOSSES)}, 0.7), ({_draw_call(draw, LOSSES)}, 1.5)]"
 
 
-def arguments(draw: Draw, signature: Signature, known: Iterable[str] = ()) -> str:
+def draw_arguments(draw: Draw, signature: Signature, known: Iterable[str] = ()) -> str:
     """Those that are required, and about two of three others."""
     found = []
     for param in signature.params:
         needed = param.default is REQUIRED
         if param.name not in known and (needed or draw.integer(1, 3) > 1):
-            plainer = _PLAINER.get(param.name) or _PLAINER.get(f"{signature.name}.{param.name}")
-            found.append(f"{param.name}={written(draw, plainer or param.type)}")
+            plainer = _NARROWER_KINDS.get(param.name) or _NARROWER_KINDS.get(
+                f"{signature.name}.{param.name}"
+            )
+            found.append(f"{param.name}={draw_value(draw, plainer or param.type)}")
     return ", ".join(found)
 
 
-_PLAINER: dict[str, ParameterType] = {
+_NARROWER_KINDS: dict[str, ParameterType] = {
     "lr": Float(1e-4, 0.3),
     "weight_decay": Float(0, 2),
     "lrn.alpha": Float(0, 3),
@@ -213,16 +217,20 @@ _PLAINER: dict[str, ParameterType] = {
 }
 """Kinds to draw from in place of some parameters' own: weights that grow a thousandfold in a step,
 and powers of negative sums, are no numbers after a step or two, and then nothing is compared."""
-ONE = [layer for layer in LAYERS.values() if layer.arity == "one"]
-MANY = [layer for layer in LAYERS.values() if layer.arity == "many"]
-_USUAL = (
+SINGLE_INPUT_LAYERS = [layer for layer in LAYERS.values() if layer.arity == "one"]
+MULTI_INPUT_LAYERS = [layer for layer in LAYERS.values() if layer.arity == "many"]
+_COMMON_LAYERS = (
     ("conv", "conv", "conv", "convtranspose", "fc", "local"),
     ("batchnorm", "batchnorm", "layernorm", "instancenorm", "groupnorm", ""),
     ("relu", "relu", "gelu", "elu", "leaky_relu", "clamp", "tanh", ""),
     ("", "", "", "maxpool", "avgpool", "globalmaxpool", "dropout"),
 )
-RARE = [layer for layer in ONE if not any(layer.name in group for group in _USUAL)]
-_STATEMENTS: tuple[Callable[[_Writer], str], ...] = (
+RARE_LAYERS = [
+    layer
+    for layer in SINGLE_INPUT_LAYERS
+    if not any(layer.name in group for group in _COMMON_LAYERS)
+]
+_STATEMENTS: tuple[Callable[[_NetWriter], str], ...] = (
     lambda w: w.single(),
     lambda w: w.single(),
     lambda w: w.weighted(),
@@ -234,76 +242,76 @@ _STATEMENTS: tuple[Callable[[_Writer], str], ...] = (
 )
 
 
-def written(draw: Draw, kind: ParameterType) -> str:
+def draw_value(draw: Draw, kind: ParameterType) -> str:
     """A value of a kind as it is written in a file."""
-    for known, write in _WRITTEN.items():
+    for known, write in _DRAWERS.items():
         if isinstance(kind, known):
             return write(draw, kind)
     raise AssertionError(f"nothing is drawn of {kind}")
 
 
-def _whole(draw: Draw, kind: Integer) -> str:
+def _draw_whole(draw: Draw, kind: Integer) -> str:
     return str(draw.choice([n for n in (0, *_COUNTS) if kind.low <= n <= kind.high]))
 
 
-def _extent(draw: Draw, kind: Extent) -> str:
+def _draw_extent(draw: Draw, kind: Extent) -> str:
     sides = [draw.choice([n for n in (0, 1, 2, 2, 3, 3, 4, 5) if n >= kind.low]) for _ in range(2)]
     return draw.choice(("{0}x{1}", "{0}", "[{0}, {1}]")).format(*sides)
 
 
-def _padding(draw: Draw, kind: Padding) -> str:
+def _draw_padding(draw: Draw, kind: Padding) -> str:
     sides = [draw.integer(0, 2) for _ in range(4)]
     return draw.choice(("same", "{0}", "{0}x{1}", "[{0}, {1}, {2}, {3}]")).format(*sides)
 
 
-def _many(draw: Draw, kind: ListOf) -> str:
+def _draw_many(draw: Draw, kind: ListOf) -> str:
     count = draw.integer(1, 2) if kind.length is None else kind.length
-    return f"[{', '.join(written(draw, kind.item_type) for _ in range(count))}]"
+    return f"[{', '.join(draw_value(draw, kind.item_type) for _ in range(count))}]"
 
 
-def _cut(draw: Draw, kind: _SliceRange) -> str:
+def _draw_cut(draw: Draw, kind: _SliceRange) -> str:
     start = draw.integer(0, 2)
     return f"[{start}, {start + draw.integer(1, 3)}]"
 
 
-def _initialiser(draw: Draw) -> str:
+def _draw_initialiser(draw: Draw) -> str:
     name = draw.choice(sorted(INITIALISERS))
-    inside = ", ".join(written(draw, p.type) for p in INITIALISERS[name].signature.params)
+    inside = ", ".join(draw_value(draw, p.type) for p in INITIALISERS[name].signature.params)
     return f"{name}({inside})" if inside else name
 
 
-def _weight(draw: Draw, kind: Weight) -> str:
-    return draw.choice(("{0}", "weightnorm({0})", "weightnorm")).format(_initialiser(draw))
+def _draw_weight(draw: Draw, kind: Weight) -> str:
+    return draw.choice(("{0}", "weightnorm({0})", "weightnorm")).format(_draw_initialiser(draw))
 
 
-def _bias(draw: Draw, kind: Bias) -> str:
-    return draw.choice(("yes", "no", _initialiser(draw)))
+def _draw_bias(draw: Draw, kind: Bias) -> str:
+    return draw.choice(("yes", "no", _draw_initialiser(draw)))
 
 
-def _one_of(draw: Draw, kind: OneOf) -> str:
+def _draw_one_of(draw: Draw, kind: OneOf) -> str:
     return (
-        _initialiser(draw)
+        _draw_initialiser(draw)
         if kind is INITIALISER_KIND
-        else written(draw, draw.choice(kind.alternatives))
+        else draw_value(draw, draw.choice(kind.alternatives))
     )
 
 
-_WRITTEN: dict[type, Callable[[Draw, Any], str]] = {
-    Integer: _whole,
+_DRAWERS: dict[type, Callable[[Draw, Any], str]] = {
+    Integer: _draw_whole,
     Float: lambda draw, kind: format_value(draw_number(draw, kind)),
     Boolean: lambda draw, kind: draw.choice(("yes", "no")),
-    Extent: _extent,
-    Padding: _padding,
-    ListOf: _many,
-    _SliceRange: _cut,
-    Weight: _weight,
-    Bias: _bias,
-    OneOf: _one_of,
+    Extent: _draw_extent,
+    Padding: _draw_padding,
+    ListOf: _draw_many,
+    _SliceRange: _draw_cut,
+    Weight: _draw_weight,
+    Bias: _draw_bias,
+    OneOf: _draw_one_of,
     NoneLiteral: lambda draw, kind: "none",
 }
 
 
-def words(text: str) -> set[str]:
+def layer_names(text: str) -> set[str]:
     """The layers that a drawn net is made of."""
     network = elaborate(build_program(parse(text)), None, Settings(batch=2, training=True))
     return {layer.layer_type for layer in network.layers}

@@ -1,7 +1,7 @@
 """Texts made from the grammar and the tables of the language, and what chance does to their words.
 
-`drawn` makes a file that mostly makes sense: nets of the layers in their table, sections of the
-keys in theirs. `mutant` then doubles, nests, repeats, swaps and overwrites some of its words.
+`draw_file` makes a file that mostly makes sense: nets of the layers in their table, sections of the
+keys in theirs. `mutate_text` then doubles, nests, repeats, swaps and overwrites some of its words.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from netdsl.training.recipe.recipe import SIGNATURE as TRAIN
 from netdsl.training.recipe.schedules import SCHEDULES
 
 
-class Draw(random.Random):
+class TextDraw(random.Random):
     """What chance decides; `wild` is how likely it is to write what does not suit its place."""
 
     def __init__(self, seed: int, wild: float | None = None) -> None:
@@ -58,15 +58,42 @@ TABLES: dict[str, Sequence[Signature]] = {
 }
 """What can be called where a parameter or a key of that name stands."""
 NAMES = ["a", "b", "c", "stem", "x1", "conv", "relu", "data", "train", "test", "input", "é"]
-PLAIN = ["relu", "tanh", "identity", "batchnorm", "sigmoid", "globalavgpool", "flatten", "dropout"]
+PLAIN_LAYERS = [
+    "relu",
+    "tanh",
+    "identity",
+    "batchnorm",
+    "sigmoid",
+    "globalavgpool",
+    "flatten",
+    "dropout",
+]
 NUMBERS = ["0", "1", "2", "3", "4", "8", "0.5", "1e-3", "7", "16", "10_000", "-1", "1e15", "999"]
 SIZES = ["1x1", "3x3", "2x2", "8x8x1", "5x5", "1x2x3x4", "0x0", "99999x99999"]
-SIGNS = ["+", "-", "*", "/", "//", "%", "==", "!=", "<", "<=", ">", ">=", "~", "and", "or"]
-STRANGE = ["{", "}", "(", ")", "[", "]", "|", "->", ";", ",", "\n", ":", "=", "#", '"', "*", "."]
+OPERATORS = ["+", "-", "*", "/", "//", "%", "==", "!=", "<", "<=", ">", ">=", "~", "and", "or"]
+STRAY_TOKENS = [
+    "{",
+    "}",
+    "(",
+    ")",
+    "[",
+    "]",
+    "|",
+    "->",
+    ";",
+    ",",
+    "\n",
+    ":",
+    "=",
+    "#",
+    '"',
+    "*",
+    ".",
+]
 WORD = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|\d+(?:x\d+)+|\w+|->|[<>=!]=|//|[^\w\s]|\s+')
 
 
-def expression(r: Draw, depth: int = 2) -> str:
+def expression(r: TextDraw, depth: int = 2) -> str:
     """Any expression; mostly a number."""
     if not r.runs_wild():
         return r.choice(("1", "2", "3", "n", "n + 1", "2 * n - 1", "len([1, 2])"))
@@ -81,7 +108,7 @@ def expression(r: Draw, depth: int = 2) -> str:
             f"[{listed}]",
             f"({inner[0]}, {inner[-1]})",
             f"{r.choice([*FUNCTIONS, *NAMES[:3]])}({listed})",
-            f"{inner[0]} {r.choice(SIGNS)} {inner[-1]}",
+            f"{inner[0]} {r.choice(OPERATORS)} {inner[-1]}",
             f"({inner[0]})[{inner[-1]}]",
             f"[{listed}][{r.randint(-3, 3)}]",
             f"-{inner[0]}",
@@ -90,20 +117,20 @@ def expression(r: Draw, depth: int = 2) -> str:
     )
 
 
-def call(r: Draw, signature: Signature) -> str:
+def call(r: TextDraw, signature: Signature) -> str:
     """A call with arguments that mostly suit, all of them by their names."""
     given = (p for p in signature.params if r.random() < 0.3 or p.default is REQUIRED)
-    args = [f"{p.name}={suiting(r, p)}" for p in given]
+    args = [f"{p.name}={matching_value(r, p)}" for p in given]
     return f"{signature.name}({', '.join(args)})" if args else signature.name
 
 
-def suiting(r: Draw, p: Param) -> str:
+def matching_value(r: TextDraw, p: Param) -> str:
     """A value that a parameter mostly takes."""
     if r.runs_wild():
         return expression(r)
     if p.name in TABLES:
         return call(r, r.choice(TABLES[p.name]))
-    return r.choice(_accepted(p.type) or VALUES)
+    return r.choice(_accepted_values(p.type) or VALUES)
 
 
 VALUES = [
@@ -113,14 +140,14 @@ VALUES = [
 SCOPE = Scope()
 
 
-_ACCEPTED: dict[int, list[str]] = {}
+_ACCEPTED_BY_KIND: dict[int, list[str]] = {}
 
 
-def _accepted(kind: ParameterType) -> list[str]:
+def _accepted_values(kind: ParameterType) -> list[str]:
     """The values that a kind takes. Kinds stand in tables, which stay."""
-    if id(kind) not in _ACCEPTED:
-        _ACCEPTED[id(kind)] = [text for text in VALUES if _accepts(kind, text)]
-    return _ACCEPTED[id(kind)]
+    if id(kind) not in _ACCEPTED_BY_KIND:
+        _ACCEPTED_BY_KIND[id(kind)] = [text for text in VALUES if _accepts(kind, text)]
+    return _ACCEPTED_BY_KIND[id(kind)]
 
 
 def _accepts(kind: ParameterType, text: str) -> bool:
@@ -131,11 +158,11 @@ def _accepts(kind: ParameterType, text: str) -> bool:
     return True
 
 
-def element(r: Draw, depth: int) -> str:
+def element(r: TextDraw, depth: int) -> str:
     """Something that can stand in a chain."""
     if depth == 0 or r.random() < 0.6:
         if r.random() < 0.5:
-            return r.choice(PLAIN)
+            return r.choice(PLAIN_LAYERS)
         layer = r.choice([x for x in LAYERS.values() if x.arity == "one"])
         return call(r, layer.signature)
     inner = [chain(r, depth - 1) for _ in range(r.randint(1, 3))]
@@ -153,14 +180,14 @@ def element(r: Draw, depth: int) -> str:
     return r.choice(made)()
 
 
-def chain(r: Draw, depth: int) -> str:
+def chain(r: TextDraw, depth: int) -> str:
     label = ""
     if r.random() < 0.15:
         label = f"{r.choice(NAMES)}: " if r.runs_wild() else f"l{r.randrange(10**6)}: "
     return label + " -> ".join(element(r, depth) for _ in range(r.randint(1, 3)))
 
 
-def body(r: Draw, depth: int) -> str:
+def body(r: TextDraw, depth: int) -> str:
     def statement() -> str:
         kinds = [
             lambda: chain(r, depth),
@@ -174,11 +201,11 @@ def body(r: Draw, depth: int) -> str:
     return r.choice(["\n  ", "; "]).join(statement() for _ in range(r.randint(1, 4)))
 
 
-def section(r: Draw, signature: Signature) -> str:
+def section(r: TextDraw, signature: Signature) -> str:
     keys = [p for p in signature.params if r.random() < 0.3]
     left_out = ("source", "net", "data", "after", "init", "freeze", "lr_scale")
     kept = (p for p in keys if p.name not in left_out or r.runs_wild())
-    entries = [f"{p.name} = {suiting(r, p)}" for p in kept]
+    entries = [f"{p.name} = {matching_value(r, p)}" for p in kept]
     if signature is DATA:
         entries.insert(0, "source = digits")
     elif r.random() < 0.3:
@@ -187,7 +214,7 @@ def section(r: Draw, signature: Signature) -> str:
     return f"{signature.name}{name} {{ {', '.join(entries)} }}"
 
 
-def test(r: Draw) -> str:
+def test(r: TextDraw) -> str:
     """A test of the net `a`; its places are mostly there."""
     place = r.choice(["conv1", "relu1", "a"]) if r.runs_wild() else "input"
     asked = [
@@ -202,7 +229,7 @@ def test(r: Draw) -> str:
     return f"test a {{ {', '.join(r.sample(asked, r.randint(1, 3)))} }}"
 
 
-def drawn(r: Draw) -> str:
+def draw_file(r: TextDraw) -> str:
     """A file that mostly makes sense."""
     shape = r.choice(["16", "64x64x3", "3x32x32"]) if r.runs_wild() else "8x8x1"
     parts = [
@@ -219,62 +246,62 @@ def drawn(r: Draw) -> str:
     return "\n".join(x for x in parts if not r.runs_wild()) + "\n"
 
 
-def mutant(r: Draw, text: str) -> str:
+def mutate_text(r: TextDraw, text: str) -> str:
     """A text with some of its words nested, doubled, repeated, swapped or overwritten."""
     words = WORD.findall(text)
     for _ in range(r.choice((0, 1, 1, 2, 4))):
         i, j = sorted(r.randrange(len(words) + 1) for _ in range(2))
         j = min(j, i + r.choice((1, 1, 2, 8, 40)))
-        words = r.choice(CHANGES)(r, words, i, j)
+        words = r.choice(MUTATIONS)(r, words, i, j)
     return "".join(words)
 
 
-def _nested(r: Draw, words: list[str], i: int, j: int) -> list[str]:
+def _nest(r: TextDraw, words: list[str], i: int, j: int) -> list[str]:
     deep = r.choice((1, 5, 30, 38, 45))
     opening, closing = r.choice((("(", ")"), ("[", "]"), ("add { ", " | relu }"), ("f(", ")")))
     return [*words[:i], opening * deep, *words[i:j], closing * deep, *words[j:]]
 
 
-def _doubled(r: Draw, words: list[str], i: int, j: int) -> list[str]:
+def _double(r: TextDraw, words: list[str], i: int, j: int) -> list[str]:
     value = r.choice(("[V, V]", "(V, V)", "f(V, V)", "V + V", "[V]"))
     lets = (f"let v{n + 1} = {value.replace('V', f'v{n}')}\n" for n in range(r.choice((3, 14, 60))))
     return [*words[:i], "\nlet v0 = [1, 2]\n", *lets, *words[i:]]
 
 
-def _repeated(r: Draw, words: list[str], i: int, j: int) -> list[str]:
+def _repeat(r: TextDraw, words: list[str], i: int, j: int) -> list[str]:
     most = max(1, 20_000 // (1 + sum(map(len, words[i:j]))))
     return [*words[:i], *words[i:j] * min(most, r.choice((2, 10, 1000, 5000))), *words[j:]]
 
 
-def _multiplied(r: Draw, words: list[str], i: int, j: int) -> list[str]:
+def _multiply(r: TextDraw, words: list[str], i: int, j: int) -> list[str]:
     return [*words[:i], *words[i:j], f" * {r.choice((2, 50, 9999, 10**9))} ", *words[j:]]
 
 
-def _cut(r: Draw, words: list[str], i: int, j: int) -> list[str]:
+def _delete(r: TextDraw, words: list[str], i: int, j: int) -> list[str]:
     return words[:i] + words[j:]
 
 
-def _overwritten(r: Draw, words: list[str], i: int, j: int) -> list[str]:
-    made: list[Any] = [expression(r), element(r, 1), r.choice(STRANGE), r.choice(NUMBERS)]
+def _overwrite(r: TextDraw, words: list[str], i: int, j: int) -> list[str]:
+    made: list[Any] = [expression(r), element(r, 1), r.choice(STRAY_TOKENS), r.choice(NUMBERS)]
     return [*words[:i], r.choice(made), *words[j:]]
 
 
-def _swapped(r: Draw, words: list[str], i: int, j: int) -> list[str]:
+def _swap(r: TextDraw, words: list[str], i: int, j: int) -> list[str]:
     return [*words[:i], *reversed(words[i:j]), *words[j:]]
 
 
-def _lengthened(r: Draw, words: list[str], i: int, j: int) -> list[str]:
+def _lengthen(r: TextDraw, words: list[str], i: int, j: int) -> list[str]:
     return [*words[:i], r.choice('x9 \n#"') * r.choice((10, 1000, 50_000)), *words[i:]]
 
 
-CHANGES: tuple[Callable[[Draw, list[str], int, int], list[str]], ...] = (
-    _nested,
-    _doubled,
-    _repeated,
-    _multiplied,
-    _cut,
-    _overwritten,
-    _overwritten,
-    _swapped,
-    _lengthened,
+MUTATIONS: tuple[Callable[[TextDraw, list[str], int, int], list[str]], ...] = (
+    _nest,
+    _double,
+    _repeat,
+    _multiply,
+    _delete,
+    _overwrite,
+    _overwrite,
+    _swap,
+    _lengthen,
 )

@@ -35,18 +35,18 @@ from netdsl.plan.fusion import FusionOptions
 from netdsl.plan.layout import IntTuple
 
 
-def _processor() -> set[str]:
+def _cpu_flags() -> set[str]:
     """What the processor can do, as Linux says; nothing elsewhere."""
     told = Path("/proc/cpuinfo")
     return set(told.read_text().split()) if told.exists() else set()
 
 
 GPP = shutil.which("g++")
-CONTRACTION = (
-    ("-ffp-contract=fast", "-mfma", "-fexpensive-optimizations") if "fma" in _processor() else ()
+CONTRACTION_FLAGS = (
+    ("-ffp-contract=fast", "-mfma", "-fexpensive-optimizations") if "fma" in _cpu_flags() else ()
 )
 """What makes a product and a sum one operation of one rounding, as CUDA's compiler may."""
-UNCONTRACTED = """#pragma GCC push_options
+NO_CONTRACTION_TEMPLATE = """#pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
 {}
 #pragma GCC pop_options"""
@@ -122,14 +122,14 @@ static void run_(void (*body)(const long long*), const long long* words, int gx,
 """
 
 
-def library(launches: Sequence[Launch], folder: Path) -> ctypes.CDLL:
+def compile_library(launches: Sequence[Launch], folder: Path) -> ctypes.CDLL:
     """All sources in one library, `call_I(words, grid x, grid y, threads)` for that of launch I."""
     text = [_RUNTIME, PRELUDE]
     for i, launch in enumerate(launches):
         rest = launch.source.removeprefix(PRELUDE)
         plain = rest.replace('extern "C" ', "")
         body = f"namespace n{i} {{\n{plain}\n}}"
-        text.append(body if i % 2 else UNCONTRACTED.format(body))
+        text.append(body if i % 2 else NO_CONTRACTION_TEMPLATE.format(body))
         text += [f"#undef {name}" for name in re.findall(r"#define (\w+)", rest)]
         count = len(launch.tables) + len(launch.words)
         given = ", ".join(_argument(launch, k) for k in range(count))
@@ -146,7 +146,7 @@ def library(launches: Sequence[Launch], folder: Path) -> ctypes.CDLL:
         str(GPP),
         "-std=c++17",
         "-O1",
-        *CONTRACTION,
+        *CONTRACTION_FLAGS,
         "-U_FORTIFY_SOURCE",
         "-w",
         "-shared",
@@ -161,7 +161,7 @@ def _argument(launch: Launch, k: int) -> str:
     return f"(const i64*)w[{k}]" if k < len(launch.tables) else f"w[{k}]"
 
 
-class Cupy:
+class NumpyAsCupy:
     """NumPy by the name of CuPy."""
 
     asnumpy = staticmethod(np.array)
@@ -170,7 +170,7 @@ class Cupy:
         return getattr(np, name)
 
 
-class Stream:
+class SynchronousStream:
     """Everything has been done when a call returns."""
 
     def use(self) -> None: ...
@@ -178,16 +178,16 @@ class Stream:
     def synchronize(self) -> None: ...
 
 
-class Hosted:
+class HostDevice:
     """Stands for `Device`. What is asked for is compiled together, when the first of it runs; of
     the ways to compute a product, the one of number `way`, or of that name, is taken."""
 
     def __init__(self, folder: Path, way: int | str) -> None:
-        self.cupy, self.stream = Cupy(), Stream()
+        self.cupy, self.stream = NumpyAsCupy(), SynchronousStream()
         self.multiprocessors = MULTIPROCESSORS
         self.scratch = np.zeros(SCRATCH_BYTES, dtype=np.uint8)
         self.workspace = np.zeros(1 << 20, dtype=np.uint8)
-        self.tuner = Preferring(way)
+        self.tuner = FixedChoiceTuner(way)
         self.repeatable = False
         self.timing = False
         """Whether all ways run once when they are bound, on memory that a step will read."""
@@ -214,13 +214,13 @@ class Hosted:
     def _run(self, source: str, grid: Any, block: Any, words: Any) -> None:
         if source not in self._made:
             new = [s for s in self.asked if s not in self._made]
-            loaded = library([self.asked[s] for s in new], self._folder)
+            loaded = compile_library([self.asked[s] for s in new], self._folder)
             self._made |= {s: getattr(loaded, f"call_{i}") for i, s in enumerate(new)}
         given = np.array(words, dtype=np.int64)
         self._made[source](given.ctypes.data_as(ctypes.c_void_p), *grid, *block)
 
 
-class Preferring(Tuner):
+class FixedChoiceTuner(Tuner):
     """Takes the candidate of that number, of those that can be made, counted from behind where it
     is negative; or one of that name, if there is one."""
 
@@ -243,7 +243,7 @@ class Preferring(Tuner):
         return found[max(-len(found), min(number, len(found) - 1))]
 
 
-class HostedBackend(CudaBackend):
+class HostBackend(CudaBackend):
     """The engine, writing to arrays that lie on the CPU."""
 
     def allocate(self, nbytes: int) -> Any:
@@ -263,23 +263,25 @@ class HostedBackend(CudaBackend):
         return run
 
 
-def hosted(
+def open_host_backend(
     monkeypatch: pytest.MonkeyPatch, folder: Path, way: int | str = 0, fusion: FusionOptions = CUDA
-) -> HostedBackend:
+) -> HostBackend:
     """The CUDA engine without a GPU and its libraries, whose calls NumPy carries out. All
     convolutions are worth an epilogue."""
-    monkeypatch.setattr(product, "bound", multiplied)
-    monkeypatch.setattr(convolution, "bound", convolved)
+    monkeypatch.setattr(product, "bound", bind_product)
+    monkeypatch.setattr(convolution, "bound", bind_convolution)
     monkeypatch.setattr(convolution, "supported", lambda places: True)
-    device = Hosted(folder, way)
-    return HostedBackend("hosted", device.cupy, replace(fusion, min_epilogue_bytes={}), device)
+    device = HostDevice(folder, way)
+    return HostBackend("hosted", device.cupy, replace(fusion, min_epilogue_bytes={}), device)
 
 
-def multiplied(device: Hosted, p: product.Product, at: product.Pointers) -> Callable[[], None]:
+def bind_product(
+    device: HostDevice, p: product.Product, at: product.Pointers
+) -> Callable[[], None]:
     """What cuBLASLt is asked for: op(A) op(B) + C, a bias for each row, rectified; column-major."""
-    a, b, d = (_matrix(m, x) for m, x in ((p.a, at.weight), (p.b, at.rows), (p.d, at.result)))
-    c = _matrix(p.beside, at.beside) if p.beside else None
-    bias = _array(at.bias, p.d.dtype, (p.d.rows,), (1,)) if p.bias else None
+    a, b, d = (_view_matrix(m, x) for m, x in ((p.a, at.weight), (p.b, at.rows), (p.d, at.result)))
+    c = _view_matrix(p.beside, at.beside) if p.beside else None
+    bias = _view_array(at.bias, p.d.dtype, (p.d.rows,), (1,)) if p.bias else None
 
     def run() -> None:
         device.taken[f"product {p.epilogue}{' beside' if p.beside else ''}"] += 1
@@ -287,24 +289,24 @@ def multiplied(device: Hosted, p: product.Product, at: product.Pointers) -> Call
             compute()
 
     def compute() -> None:
-        sums = _wide(_turned(a, p.a.turned)) @ _wide(_turned(b, p.b.turned))
+        sums = _widen(_transpose(a, p.a.turned)) @ _widen(_transpose(b, p.b.turned))
         if c is not None:
-            sums = sums + _wide(c)
+            sums = sums + _widen(c)
         if bias is not None:
-            sums = sums + _wide(bias)[:, None]
+            sums = sums + _widen(bias)[:, None]
         d[...] = np.maximum(sums, 0) if p.relu else sums
 
     return run
 
 
-def convolved(
-    device: Hosted, task: convolution.Task, pointers: Sequence[int]
+def bind_convolution(
+    device: HostDevice, task: convolution.Task, pointers: Sequence[int]
 ) -> Callable[[], None]:
     """What cuDNN is asked for: a convolution, then its epilogue, in 32 bits."""
     assert not any(pointer % 16 for pointer in pointers)  # cuDNN's promise to itself
     placed = zip(pointers, task.places, strict=True)
     first, second, *beside, out = (
-        _array(x, p.dtype, p.layout.shape, p.layout.strides) for x, p in placed
+        _view_array(x, p.dtype, p.layout.shape, p.layout.strides) for x, p in placed
     )
     node, e = task.node, task.epilogue
     attrs = {a.name: node.attrs[a.name] for a in OPS[node.op].attrs}
@@ -315,33 +317,33 @@ def convolved(
             compute()
 
     def compute() -> None:
-        value = OPS[node.op].reference(np, _wide(first), _wide(second), **attrs)
+        value = OPS[node.op].reference(np, _widen(first), _widen(second), **attrs)
         left = iter(beside)
         if e is not None and e.bias:
-            value = value + _wide(next(left)).reshape(-1)
+            value = value + _widen(next(left)).reshape(-1)
         if e is not None and e.beside:
-            value = value + _wide(next(left))
+            value = value + _widen(next(left))
         if e is not None and e.mask:
-            value = np.where(_wide(next(left)) > 0, value, 0)
+            value = np.where(_widen(next(left)) > 0, value, 0)
         out[...] = np.maximum(value, 0) if e is not None and e.relu else value
 
     return run
 
 
-def _matrix(m: product.Matrix, pointer: int) -> Any:
+def _view_matrix(m: product.Matrix, pointer: int) -> Any:
     shape, strides = (m.count, m.rows, m.cols), (m.apart, 1, m.leading)
-    return _array(pointer, m.dtype, shape, strides)
+    return _view_array(pointer, m.dtype, shape, strides)
 
 
-def _turned(matrices: Any, turned: bool) -> Any:
+def _transpose(matrices: Any, turned: bool) -> Any:
     return matrices.swapaxes(1, 2) if turned else matrices
 
 
-def _wide(x: Any) -> Any:
+def _widen(x: Any) -> Any:
     return x.astype(np.float32) if x.dtype.itemsize == 2 else x
 
 
-def _array(pointer: int, dtype: str, shape: IntTuple, strides: IntTuple) -> Any:
+def _view_array(pointer: int, dtype: str, shape: IntTuple, strides: IntTuple) -> Any:
     """The elements at an address."""
     kind = dtype_of(dtype)
     last = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
@@ -351,12 +353,12 @@ def _array(pointer: int, dtype: str, shape: IntTuple, strides: IntTuple) -> Any:
     return np.lib.stride_tricks.as_strided(flat, shape, apart)
 
 
-def words_of(launch: Launch, memory: Mapping[str, Any]) -> Any:
+def pack_arguments(launch: Launch, memory: Mapping[str, Any]) -> Any:
     """The arguments of a launch without tables."""
-    return np.array([_resolved(w, memory) for w in launch.words], dtype=np.int64)
+    return np.array([_resolve_argument(w, memory) for w in launch.words], dtype=np.int64)
 
 
-def _resolved(word: Word, memory: Mapping[str, Any]) -> int:
+def _resolve_argument(word: Word, memory: Mapping[str, Any]) -> int:
     if isinstance(word, Address):
         return int(memory[word.buffer].__array_interface__["data"][0]) + word.start
     return word

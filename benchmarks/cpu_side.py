@@ -1,6 +1,6 @@
 """One side of the CPU benchmark in a process of its own: threads and memory are its alone.
 
-    python -m benchmarks.contender SIDE WORK FOLDER [--still]
+    python -m benchmarks.cpu_side SIDE WORK FOLDER [--still]
 
 Builds, runs twice, tells how that went, then reads lines from standard input: a number of seconds
 is answered with the milliseconds of each step done in that time, `memory` with the bytes that a
@@ -20,14 +20,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.works import (
+from benchmarks.workloads import (
     MOMENTUM,
     ROOT,
     WEIGHT_DECAY,
-    WORKS,
-    Work,
-    first_values,
-    without_dropout,
+    WORKLOADS,
+    Workload,
+    draw_parameters,
+    remove_dropout,
 )
 
 THREADS = 2
@@ -42,10 +42,10 @@ class Side(Protocol):
     def step(self) -> Any: ...
 
 
-class Ours:
+class NetdslSide:
     """netdsl. Writes its first weights, in the order of its layers, for the others."""
 
-    def __init__(self, work: Work, folder: Path, still: bool) -> None:
+    def __init__(self, work: Workload, folder: Path, still: bool) -> None:
         from netdsl.backends import open_backend
         from netdsl.language.elaborate import Settings, elaborate
         from netdsl.language.program import load_program
@@ -57,7 +57,7 @@ class Ours:
         self.backend = open_backend("cpu")
         self.state = State(self.backend)
         self.parameters = self.network.params
-        weights = first_values(self.state, self.network)
+        weights = draw_parameters(self.state, self.network)
         images, labels = work.data()
         self.given: dict[str, Any] = {"input": images}
         self.executor: Any = self._training(still) if work.training else self._inference()
@@ -90,7 +90,7 @@ class Ours:
         )
         graph = compile_step(self.network, replace(recipe, optimizer=optimizer))
         self.state.initialise(graph.states, seed=1)
-        return Executor(without_dropout(graph) if still else graph, self.backend, self.state)
+        return Executor(remove_dropout(graph) if still else graph, self.backend, self.state)
 
     def _inference(self) -> Any:
         from netdsl.passes import pass_manager
@@ -113,24 +113,24 @@ class Ours:
         return float(found) if self.label == "loss" else found
 
 
-class Torch:
+class TorchSide:
     """PyTorch: `eager`, `channels_last` or `compile`."""
 
     note = ""
 
-    def __init__(self, work: Work, folder: Path, still: bool, how: str) -> None:
+    def __init__(self, work: Workload, folder: Path, still: bool, how: str) -> None:
         import torch
 
-        from benchmarks import peers
+        from benchmarks import torch_nets
 
         torch.set_num_threads(THREADS)
         self.torch = torch
         self.work = work
         layout = torch.contiguous_format if how == "eager" else torch.channels_last
-        model = peers.NETS[work.peer]()
-        peers.take_weights(model, folder / "weights.npz")
+        model = torch_nets.NETS[work.peer]()
+        torch_nets.load_weights(model, folder / "weights.npz")
         if still:
-            peers.drop_nothing(model)
+            torch_nets.disable_dropout(model)
         self.parameters = sum(p.numel() for p in model.parameters())
         model = model.to(memory_format=layout).train(work.training)
         images, labels = work.data()
@@ -138,7 +138,9 @@ class Torch:
         forward = torch.compile(model) if how == "compile" else model
         y = torch.from_numpy(labels.astype(np.int64))
         self.step = (
-            peers.step_of(model, forward, x, y) if work.training else self._scores(forward, x)
+            torch_nets.make_step(model, forward, x, y)
+            if work.training
+            else self._scores(forward, x)
         )
 
     def _scores(self, forward: Any, x: Any) -> Callable[[], Any]:
@@ -149,12 +151,12 @@ class Torch:
         return run
 
 
-class OnnxRuntime:
+class OnnxRuntimeSide:
     """onnxruntime on what PyTorch exports."""
 
     note = ""
 
-    def __init__(self, work: Work, folder: Path, still: bool) -> None:
+    def __init__(self, work: Workload, folder: Path, still: bool) -> None:
         import onnxruntime
 
         path = folder / "model.onnx"
@@ -170,16 +172,16 @@ class OnnxRuntime:
         self.step = lambda: session.run(None, given)[0]
 
 
-def export(work: Work, folder: Path) -> None:
+def export_onnx(work: Workload, folder: Path) -> None:
     """Writes the peer's net for onnxruntime."""
     import warnings
 
     import torch
 
-    from benchmarks import peers
+    from benchmarks import torch_nets
 
-    model = peers.NETS[work.peer]().eval()
-    peers.take_weights(model, folder / "weights.npz")
+    model = torch_nets.NETS[work.peer]().eval()
+    torch_nets.load_weights(model, folder / "weights.npz")
     (folder / "parameters").write_text(str(sum(p.numel() for p in model.parameters())))
     images, _ = work.data()
     x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
@@ -188,15 +190,15 @@ def export(work: Work, folder: Path) -> None:
         torch.onnx.export(model, (x,), str(folder / "model.onnx"), input_names=["x"], dynamo=False)
 
 
-def _open(side: str, work: Work, folder: Path, still: bool) -> Side:
+def _open_side(side: str, work: Workload, folder: Path, still: bool) -> Side:
     if side == "netdsl":
-        return Ours(work, folder, still)
+        return NetdslSide(work, folder, still)
     if side == "onnxruntime":
-        return OnnxRuntime(work, folder, still)
-    return Torch(work, folder, still, side)
+        return OnnxRuntimeSide(work, folder, still)
+    return TorchSide(work, folder, still, side)
 
 
-def _imported(side: str) -> None:
+def _import_libraries(side: str) -> None:
     """What a side imports, before memory is looked at."""
     if side == "netdsl":
         import netdsl.backends.cpu.backend
@@ -210,20 +212,21 @@ def _imported(side: str) -> None:
         import torch  # noqa: F401
 
 
-def status(key: str) -> int:
-    """Bytes that Linux has counted for this process: VmRSS now, VmHWM at most since `forget`."""
+def read_memory_status(key: str) -> int:
+    """Bytes that Linux has counted for this process: VmRSS now, VmHWM at most since
+    `reset_peak_memory`."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
     raise SystemExit(f"this system tells no {key}")
 
 
-def forget() -> None:
+def reset_peak_memory() -> None:
     """The most that was resident is counted anew."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def steps(run: Callable[[], Any], seconds: float) -> list[float]:
+def time_steps(run: Callable[[], Any], seconds: float) -> list[float]:
     """Milliseconds of each step, two at least; one that does not count comes first and brings the
     threads back to work."""
     run()
@@ -243,16 +246,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--still", action="store_true", help="No dropout; weights are written.")
     options = parser.parse_args()
-    work, side = WORKS[options.work], options.side
+    work, side = WORKLOADS[options.work], options.side
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes elsewhere
     if side == "export":
-        export(work, options.folder)
+        export_onnx(work, options.folder)
         return
-    _imported(side)
-    imported = status("VmRSS")
+    _import_libraries(side)
+    imported = read_memory_status("VmRSS")
     began = time.perf_counter()
-    opened = _open(side, work, options.folder, options.still)
+    opened = _open_side(side, work, options.folder, options.still)
     built = time.perf_counter()
     results = [np.array(opened.step()) for _ in range(2)]
     np.savez(options.folder / f"{side}.npz", *results)
@@ -265,11 +268,11 @@ def main() -> None:
     print(json.dumps(told), file=answers, flush=True)
     for line in sys.stdin:
         if line.strip() == "memory":
-            forget()
+            reset_peak_memory()
             opened.step()
-            print(json.dumps(status("VmHWM") - imported), file=answers, flush=True)
+            print(json.dumps(read_memory_status("VmHWM") - imported), file=answers, flush=True)
         else:
-            print(json.dumps(steps(opened.step, float(line))), file=answers, flush=True)
+            print(json.dumps(time_steps(opened.step, float(line))), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ import numpy as np
 
 from netdsl.types import dims
 
-Path = tuple[str | int, ...]
-TYPES = {
+KeyPath = tuple[str | int, ...]
+DTYPES = {
     "F32": np.float32,
     "F16": np.float16,
     "F64": np.float64,
@@ -28,14 +28,14 @@ TYPES = {
 
 
 @dataclass
-class Parts:
+class CheckpointParts:
     """A checkpoint taken apart: what it says, and its weights by name."""
 
     about: dict[str, Any]
     states: dict[str, Any]
 
     @staticmethod
-    def of(content: bytes) -> Parts:
+    def of(content: bytes) -> CheckpointParts:
         length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + length])
         about = json.loads(json.loads(header.pop("__metadata__")["netdsl"])["about"])
@@ -43,7 +43,7 @@ class Parts:
         for name, entry in header.items():
             begin, end = entry["data_offsets"]
             states[name] = np.frombuffer(data[begin:end], np.float32).reshape(entry["shape"])
-        return Parts(about, states)
+        return CheckpointParts(about, states)
 
     def whole(self, seal: Callable[[dict[str, Any]], Any] = lambda sealed: sealed) -> bytes:
         """The file, with the checksum of what it holds."""
@@ -51,13 +51,13 @@ class Parts:
         sealed = seal({"about": text, "sha256": self._digest(text)})
         header: dict[str, Any] = {"__metadata__": {"netdsl": json.dumps(sealed)}}
         data = b""
-        codes = {np.dtype(t): code for code, t in TYPES.items()}
+        codes = {np.dtype(t): code for code, t in DTYPES.items()}
         for name, array in self.states.items():
             end = len(data) + array.nbytes
             entry = {"shape": array.shape, "data_offsets": (len(data), end)}
             header[name] = {"dtype": codes[array.dtype], **entry}
             data += array.tobytes()
-        return framed(header, data)
+        return frame_safetensors(header, data)
 
     def _digest(self, text: str) -> str:
         digest = hashlib.sha256(text.encode())
@@ -68,42 +68,42 @@ class Parts:
         return digest.hexdigest()
 
 
-def write_forged(path: Path, **progress: Any) -> None:
+def rewrite_progress(path: KeyPath, **progress: Any) -> None:
     """Writes a checkpoint anew, with other progress, which `checkpoint.save` would refuse."""
-    parts = Parts.of(path.read_bytes())
+    parts = CheckpointParts.of(path.read_bytes())
     parts.about["progress"] |= progress
     path.write_bytes(parts.whole())
 
 
-def framed(header: Any, data: bytes, length: int | None = None) -> bytes:
+def frame_safetensors(header: Any, data: bytes, length: int | None = None) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     size = len(text) if length is None else length
     return size.to_bytes(8, "little") + text + data
 
 
-class Raw:
+class RawJson:
     """JSON that `json.dumps` would not write, such as one that nests without end."""
 
     def __init__(self, text: str) -> None:
         self.text = text
 
 
-ODD: list[Any] = [
+ODD_VALUES: list[Any] = [
     None, True, False, -1, 0, 1, 3, 2**31 - 1, 2**31, 2**53, 2**63, 2**64, 10**400, -(10**30),
     0.5, -0.0, 1e-320, 1e308, -1e308, float("nan"), float("inf"), float("-inf"),
     "", "x", "1", "../../etc/passwd", "/dev/zero", "x" * 2_000_000, "\x1b[2J\x1b]0;x\x07", "\r",
     "\u202e", "[red]x[/]", "a\nb", "\ud800", "\0",
     [], [[]], [None], ["x"], [1, 2, 3], list(range(100_000)), {}, {"a": 1}, {"": {}},
-    Raw("[" * 900 + "]" * 900), Raw("[" * 100_000 + "]" * 100_000),
-    Raw('{"a":' * 700 + "1" + "}" * 700),
-    Raw("9" * 5000), Raw("1e999"), Raw("-" + "9" * 4000),
+    RawJson("[" * 900 + "]" * 900), RawJson("[" * 100_000 + "]" * 100_000),
+    RawJson('{"a":' * 700 + "1" + "}" * 700),
+    RawJson("9" * 5000), RawJson("1e999"), RawJson("-" + "9" * 4000),
 ]  # fmt: skip
-NETS = [
+HOSTILE_NETS = [
     'use "/dev/zero"\n', 'use "/dev/stdin"\n', 'use "/etc/passwd"\n', 'use "blocks.net"\n',
     "\x1b[2J", "\0", "net b {", "net a = a\n", "net b = a\nnet a = b\n", "test a { params == 1 }\n",
     "train x { after = x }\n", "expect", "train { epochs = 0 }\n", "use " * 20_000, "((" * 30_000,
 ]  # fmt: skip
-EDITS = [
+NET_EDITS = [
     ("epochs = 2", "epochs = 1000000000"),
     ("epochs = 2", 'epochs = "two"'),
     ("epochs = 2", "epochs = 3"),
@@ -132,39 +132,51 @@ EDITS = [
 ]
 
 
-def somewhere(value: Any, rng: random.Random) -> Path:
+def pick_key_path(value: Any, rng: random.Random) -> KeyPath:
     """A place in what a checkpoint says: a few steps down, each branch as likely as the next."""
-    at: Path = ()
+    at: KeyPath = ()
     while isinstance(value, dict | list) and value and (not at or rng.random() < 0.8):
         key = rng.choice(list(value) if isinstance(value, dict) else range(len(value)))
         at, value = (*at, key), value[key]
     return at
 
 
-def within(value: Any, at: Path) -> Any:
+def get_at(value: Any, at: KeyPath) -> Any:
     for key in at:
         value = value[key]
     return value
 
 
-def forged(parts: Parts, rng: random.Random) -> tuple[str, bytes]:
+def forge(parts: CheckpointParts, rng: random.Random) -> tuple[str, bytes]:
     """What is forged, and the file."""
-    made = Parts(deepcopy(parts.about), dict(parts.states))
-    how = rng.choice((_value, _value, _value, _number, _entry, _text, _weights, _header, _seal))
+    made = CheckpointParts(deepcopy(parts.about), dict(parts.states))
+    how = rng.choice(
+        (
+            _forge_value,
+            _forge_value,
+            _forge_value,
+            _forge_number,
+            _forge_entry,
+            _forge_net,
+            _forge_weights,
+            _forge_header,
+            _forge_seal,
+        )
+    )
     return how(made, rng)
 
 
-def _value(made: Parts, rng: random.Random) -> tuple[str, bytes]:
+def _forge_value(made: CheckpointParts, rng: random.Random) -> tuple[str, bytes]:
     """An odd value somewhere."""
-    return _with(made, somewhere(made.about, rng), rng.choice(ODD))
+    return _replace_at(made, pick_key_path(made.about, rng), rng.choice(ODD_VALUES))
 
 
-def _with(made: Parts, at: Path, value: Any) -> tuple[str, bytes]:
-    holder = within(made.about, at[:-1])
+def _replace_at(made: CheckpointParts, at: KeyPath, value: Any) -> tuple[str, bytes]:
+    holder = get_at(made.about, at[:-1])
     mark = "a place for raw text"
-    holder[at[-1]] = mark if isinstance(value, Raw) else value
-    what = f"{at} = {value.text[:20] if isinstance(value, Raw) else repr(value)[:40]}"
-    if not isinstance(value, Raw):
+    holder[at[-1]] = mark if isinstance(value, RawJson) else value
+    what = f"{at} = {value.text[:20] if isinstance(value, RawJson) else repr(value)[:40]}"
+    if not isinstance(value, RawJson):
         return what, made.whole()
     text = json.dumps(made.about, sort_keys=True).replace(f'"{mark}"', value.text)
     sealed = json.dumps({"about": text, "sha256": made._digest(text)})
@@ -172,22 +184,22 @@ def _with(made: Parts, at: Path, value: Any) -> tuple[str, bytes]:
     length = int.from_bytes(whole[:8], "little")
     header = json.loads(whole[8 : 8 + length])
     header["__metadata__"]["netdsl"] = sealed
-    return what, framed(header, whole[8 + length :])
+    return what, frame_safetensors(header, whole[8 + length :])
 
 
-def _number(made: Parts, rng: random.Random) -> tuple[str, bytes]:
+def _forge_number(made: CheckpointParts, rng: random.Random) -> tuple[str, bytes]:
     """A number that is off."""
-    at = somewhere(made.about, rng)
-    while not isinstance(value := within(made.about, at), int | float):
-        at = somewhere(made.about, rng)
+    at = pick_key_path(made.about, rng)
+    while not isinstance(value := get_at(made.about, at), int | float):
+        at = pick_key_path(made.about, rng)
     off = rng.choice((value + 1, value - 1, -value, value * 1000 + 7, value + 0.5, str(value), []))
-    return _with(made, at, off)
+    return _replace_at(made, at, off)
 
 
-def _entry(made: Parts, rng: random.Random) -> tuple[str, bytes]:
+def _forge_entry(made: CheckpointParts, rng: random.Random) -> tuple[str, bytes]:
     """An entry that is gone, twice there, or in another's place."""
-    path = somewhere(made.about, rng)
-    holder, key = within(made.about, path[:-1]), path[-1]
+    path = pick_key_path(made.about, rng)
+    holder, key = get_at(made.about, path[:-1]), path[-1]
     way = rng.randrange(3)
     if way == 0:
         del holder[key]
@@ -199,26 +211,26 @@ def _entry(made: Parts, rng: random.Random) -> tuple[str, bytes]:
     return f"{path} changed in way {way}", made.whole()
 
 
-def _text(made: Parts, rng: random.Random) -> tuple[str, bytes]:
+def _forge_net(made: CheckpointParts, rng: random.Random) -> tuple[str, bytes]:
     """A net that says something else."""
     text = made.about["net"]
     if rng.random() < 0.5:
-        old, new = rng.choice(EDITS)
+        old, new = rng.choice(NET_EDITS)
         made.about["net"] = text.replace(old, new)
         return f"net: {old} -> {new}", made.whole()
-    more, at = rng.choice(NETS), rng.choice((0, len(text), rng.randrange(len(text))))
+    more, at = rng.choice(HOSTILE_NETS), rng.choice((0, len(text), rng.randrange(len(text))))
     made.about["net"] = text[:at] + more + text[at:]
     return f"net: {more[:30]!r} at {at}", made.whole()
 
 
-def _weights(made: Parts, rng: random.Random) -> tuple[str, bytes]:
+def _forge_weights(made: CheckpointParts, rng: random.Random) -> tuple[str, bytes]:
     name = rng.choice(list(made.states))
     array = made.states[name]
     way = rng.choice(("type", "shape", "gone", "name", "more", "values", "big", "many"))
     match way:
         case "type":
-            code = rng.choice([c for c in TYPES if c != "F32"])
-            made.states[name] = array.astype(TYPES[code])
+            code = rng.choice([c for c in DTYPES if c != "F32"])
+            made.states[name] = array.astype(DTYPES[code])
             way = f"type {code}"
         case "shape":
             shapes = (array.shape[::-1], (1, *array.shape), (array.size,), (1,) * 12 + array.shape)
@@ -248,7 +260,7 @@ def _weights(made: Parts, rng: random.Random) -> tuple[str, bytes]:
     return f"weights: {way} of {name}", made.whole()
 
 
-def _header(made: Parts, rng: random.Random) -> tuple[str, bytes]:
+def _forge_header(made: CheckpointParts, rng: random.Random) -> tuple[str, bytes]:
     """What no checksum covers."""
     whole = made.whole()
     length = int.from_bytes(whole[:8], "little")
@@ -256,16 +268,16 @@ def _header(made: Parts, rng: random.Random) -> tuple[str, bytes]:
     name = rng.choice([n for n in header if n != "__metadata__"])
     way = rng.randrange(9)
     if way == 0:
-        return "header: length", framed(
+        return "header: length", frame_safetensors(
             header, data, rng.choice((0, 1, 2**62, 2**63, 10**9, 10**6))
         )
     if way == 1:
         dicts = [b"[%b{}]" % (b"{}," * n) for n in (1_900_000, 10**7)]
         bombs = (b"[" * 10**6, b'{"a":' * 10**6, b'"%b"' % bytes(10**8), *dicts)
-        return "header: bomb", framed(rng.choice(bombs), data)
+        return "header: bomb", frame_safetensors(rng.choice(bombs), data)
     if way == 2:
         other = rng.choice((b"", b"[]", b"null", b"\xff\xfe", b"{}", b"1" * 9999))
-        return "header: other", framed(other, data)
+        return "header: other", frame_safetensors(other, data)
     if way == 3:
         header[name]["data_offsets"] = rng.choice(
             ([0, 0], [0, 2**62], [-4, 0], [8, 0], [0], "0", [0, 4, 8], [None, 1], [0.0, 4.0], {})
@@ -282,12 +294,12 @@ def _header(made: Parts, rng: random.Random) -> tuple[str, bytes]:
     elif way == 7:
         header["__metadata__"] = rng.choice((None, [], "x", {}, {"netdsl": 5}, {"netdsl": None}, 7))
     else:
-        header[name] = rng.choice(ODD[:40])
-    return f"header: way {way}", framed(header, data)
+        header[name] = rng.choice(ODD_VALUES[:40])
+    return f"header: way {way}", frame_safetensors(header, data)
 
 
-def _seal(made: Parts, rng: random.Random) -> tuple[str, bytes]:
-    odd = rng.choice(ODD[:40])
+def _forge_seal(made: CheckpointParts, rng: random.Random) -> tuple[str, bytes]:
+    odd = rng.choice(ODD_VALUES[:40])
     key = rng.choice(("about", "sha256"))
     ways: list[Callable[[dict[str, Any]], Any]] = [
         lambda sealed: sealed | {key: odd},

@@ -21,9 +21,9 @@ from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.training.store import checkpoint
 from netdsl.types import TensorType
-from tests.emulated import Gpu, emulated
-from tests.graphs import values_for
-from tests.host import GPP
+from tests.cuda_on_cpu import GPP
+from tests.emulated_gpu import EmulatedGpu, install_emulated_gpu
+from tests.graphs import make_values
 
 pytestmark = pytest.mark.skipif(GPP is None, reason="there is no g++ to compile for the CPU")
 
@@ -38,10 +38,10 @@ train { epochs = 2, optimizer = adam(lr=0.01), precision = full }
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gpu:
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EmulatedGpu:
     (tmp_path / "small.net").write_text(NET)
     (tmp_path / "cache").mkdir()
-    return emulated(monkeypatch, tmp_path / "cache")
+    return install_emulated_gpu(monkeypatch, tmp_path / "cache")
 
 
 def trained(netdsl: Any, device: str, *settings: str) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def alike(netdsl: Any, *settings: str) -> None:
         assert cuda[key] == pytest.approx(model[key], rel=0.02), key
 
 
-def test_a_run_from_the_command_line(gpu: Gpu, netdsl: Any) -> None:
+def test_a_run_from_the_command_line(gpu: EmulatedGpu, netdsl: Any) -> None:
     """Ways are timed, steps captured, batches picked on the device."""
     alike(netdsl, "train.epochs=1")
     assert gpu.launches["picked"] > 10
@@ -79,12 +79,14 @@ def test_a_run_from_the_command_line(gpu: Gpu, netdsl: Any) -> None:
     ],
     ids=["float16", "bfloat16"],
 )
-def test_a_repeatable_run_in_16_bits(settings: tuple[str, ...], gpu: Gpu, netdsl: Any) -> None:
+def test_a_repeatable_run_in_16_bits(
+    settings: tuple[str, ...], gpu: EmulatedGpu, netdsl: Any
+) -> None:
     """Overflows are left out, gradients added up; nothing is timed."""
     alike(netdsl, "train.deterministic=yes", "train.epochs=1", *settings)
 
 
-def test_a_launch_of_which_a_part_has_no_kernel_is_computed_by_reference(gpu: Gpu) -> None:
+def test_a_launch_of_which_a_part_has_no_kernel_is_computed_by_reference(gpu: EmulatedGpu) -> None:
     """Casts to a type that CuPy does not have, one of a value whose views fit no pattern."""
     b = Builder()
     shapes = {"w": (6, 10), "s": (6, 1), "t": (15, 1), "v": (8, 4)}
@@ -97,7 +99,7 @@ def test_a_launch_of_which_a_part_has_no_kernel_is_computed_by_reference(gpu: Gp
     graph = b.build({"y": b.cast(product, dtype="float32")})
     backend = open_backend("cuda")
     state = State(backend)
-    values = values_for(graph)
+    values = make_values(graph)
     state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
     executor = Executor(graph, backend, state)
     assert backend.fallbacks == ["early: cast"]
@@ -107,30 +109,33 @@ def test_a_launch_of_which_a_part_has_no_kernel_is_computed_by_reference(gpu: Gp
 
 
 def test_rows_of_the_benchmark(
-    gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    gpu: EmulatedGpu,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """What is timed on a GPU runs before there is one."""
     monkeypatch.setitem(gpu_rows.NETS, "lenet", ("lenet.net", "lenet5", 4))
-    bench = gpu_rows.Bench("cuda", "bfloat16", tmp_path)
+    bench = gpu_rows.BenchContext("cuda", "bfloat16", tmp_path)
     row, executor = gpu_rows.train_row(bench, "lenet")
-    benchmark.profile(executor)
+    benchmark.print_profile(executor)
     assert "launches" in capsys.readouterr().out
     rows = [row, gpu_rows.infer_row(bench, "lenet")]
     assert all("61,706 parameters" in str(r) and "by reference" not in str(r) for r in rows)
     losses, scores = (np.load(tmp_path / f"lenet-{what}.npy") for what in ("train", "infer"))
-    assert gpu_rows.checked(bench, "lenet", "train", losses, losses) == (
+    assert gpu_rows.check_results(bench, "lenet", "train", losses, losses) == (
         "losses off 0.00%, changes off 0.00%"
     )
     with pytest.raises(RuntimeError, match="not the same on both sides"):
-        gpu_rows.checked(bench, "lenet", "infer", scores, scores[:, ::-1])
+        gpu_rows.check_results(bench, "lenet", "infer", scores, scores[:, ::-1])
     others = [replace(r, side=r.side.replace("netdsl", "PyTorch"), milliseconds=9.0) for r in rows]
-    told = list(benchmark.ratios([*rows, *others]))
+    told = list(benchmark.format_ratios([*rows, *others]))
     assert len(told) == 2
     assert all("PyTorch bfloat16" in line for line in told)
 
 
 def test_resumed_evaluated_and_timed(
-    gpu: Gpu, netdsl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gpu: EmulatedGpu, netdsl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the same bits; and the tables of time, by limits that are given."""
     quick = ("train.deterministic=yes",)

@@ -23,7 +23,7 @@ from netdsl.data.pictures import write_picture
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
 from netdsl.training.run.trainer import Trainer
-from tests.forged import EDITS, Parts, forged
+from tests.forged_checkpoints import NET_EDITS, CheckpointParts, forge
 
 LAST = "run/last.safetensors"
 NET = """net a { input(8x8x1); c: conv(2, 3x3) -> relu -> fc(10) }
@@ -106,14 +106,14 @@ def netdsl(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -
 def trials(run: Path, netdsl: Netdsl, count: int, seed: int) -> Counter[tuple[str, int]]:
     """How forged checkpoints end, by what was forged."""
     whole = {p.name: p.read_bytes() for p in run.iterdir()}
-    parts, rng = Parts.of(whole["last.safetensors"]), random.Random(seed)
-    assert all(old in parts.about["net"] for old, _ in EDITS)
+    parts, rng = CheckpointParts.of(whole["last.safetensors"]), random.Random(seed)
+    assert all(old in parts.about["net"] for old, _ in NET_EDITS)
     ends: Counter[tuple[str, int]] = Counter()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for i in range(count):
         for name, content in whole.items():
             (run / name).write_bytes(content)
-        what, content = forged(parts, rng)
+        what, content = forge(parts, rng)
         (run / "last.safetensors").write_bytes(content)
         command = list(COMMANDS)[i % len(COMMANDS)]
         code, printed = netdsl(*COMMANDS[command])

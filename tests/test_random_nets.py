@@ -3,9 +3,8 @@
 Every layer of the language, every number of it over its whole range, every optimizer, loss and
 schedule; five steps, gamma, beta and every other state away from 0 and 1, each step from the
 reference's states. What a step moves a state by is right to 1e-4, to 1e-3 where minimal filtering
-is used, or to what a net loses by rounding (`tests/steps.py`). `-m slow` runs 200 nets and all
-models; here some of them do. A failure prints the net, to be saved and run.
-"""
+is used, or to what a net loses by rounding (`tests/training_steps.py`). `-m slow` runs 200 nets and
+all models; here some of them do. A failure prints the net, to be saved and run."""
 
 from __future__ import annotations
 
@@ -26,9 +25,9 @@ from netdsl.ops import OPS
 from netdsl.ops.example_values import RandomDraw
 from netdsl.training.recipe.recipe import resolve_recipe
 from tests.conftest import ROOT
-from tests.host import GPP, hosted
-from tests.nets import alone, drawn_net, drawn_recipe, words
-from tests.steps import FILTERED, TOLERANCE, Case, Trial, case_of
+from tests.cuda_on_cpu import GPP, open_host_backend
+from tests.random_nets import draw_net, draw_recipe, draw_single_layer_net, layer_names
+from tests.training_steps import TOLERANCE, WINOGRAD_TOLERANCE, StepCase, StepTrial, make_case
 
 needs_compiler = pytest.mark.skipif(GPP is None, reason="there is no g++ to compile for the CPU")
 CPU = CpuBackend()
@@ -42,7 +41,7 @@ COMPILED = [
 ]
 
 
-def wrong_on_cpu(case: Case, seed: int) -> list[str]:
+def wrong_on_cpu(case: StepCase, seed: int) -> list[str]:
     """What the CPU engine computes otherwise; with every other seed it takes minimal filtering
     wherever that can be."""
     used: list[object] = []
@@ -52,27 +51,27 @@ def wrong_on_cpu(case: Case, seed: int) -> list[str]:
             m.setattr(kind, "launch", lambda self, launch=launch: used.append(self) or launch(self))
         if seed % 2:
             m.setattr(winograd, "_GAIN", math.inf)
-        trial = Trial(case, CPU, seed)
-        return list(trial.differences(FILTERED if used else TOLERANCE))
+        trial = StepTrial(case, CPU, seed)
+        return list(trial.differences(WINOGRAD_TOLERANCE if used else TOLERANCE))
 
 
-def wrong_on_cuda(case: Case, seed: int, folder: Path) -> list[str]:
+def wrong_on_cuda(case: StepCase, seed: int, folder: Path) -> list[str]:
     """What the CUDA engine computes otherwise, its kernels compiled as C++; with every other seed
     what follows a product is generated."""
     with pytest.MonkeyPatch.context() as m:
-        backend = hosted(m, folder, -(seed % 2))
-        return list(Trial(case, backend, seed).differences())
+        backend = open_host_backend(m, folder, -(seed % 2))
+        return list(StepTrial(case, backend, seed).differences())
 
 
 @cache
 def net_of(seed: int) -> str:
-    return drawn_net(RandomDraw(np.random.default_rng(seed)))
+    return draw_net(RandomDraw(np.random.default_rng(seed)))
 
 
-def case_of_text(text: str) -> Case:
+def case_of_text(text: str) -> StepCase:
     file = build_program(parse(text))
     recipe = resolve_recipe(file)
-    case = case_of(file, None, recipe, recipe.data.batch)
+    case = make_case(file, None, recipe, recipe.data.batch)
     assert case is not None
     return case
 
@@ -92,7 +91,7 @@ def test_drawn_nets_on_the_emulated_gpu(seed: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 def test_each_layer_alone_on_the_cpu(layer: object) -> None:
-    text = alone(RandomDraw(np.random.default_rng(7)), layer)
+    text = draw_single_layer_net(RandomDraw(np.random.default_rng(7)), layer)
     assert text is not None
     assert wrong_on_cpu(case_of_text(text), 0) == [], text
 
@@ -149,12 +148,12 @@ NAMED = [
 ]
 
 
-def case_of_model(path: Path, net: str) -> tuple[Case | None, int]:
+def case_of_model(path: Path, net: str) -> tuple[StepCase | None, int]:
     """A net made small, under a recipe that is drawn for it, and the seed of that."""
     seed = MODELS.index((path, net))
-    text = drawn_recipe(RandomDraw(np.random.default_rng(seed)), 3)
+    text = draw_recipe(RandomDraw(np.random.default_rng(seed)), 3)
     recipe = resolve_recipe(build_program(parse("net any { input(1x1x1); fc(2) }\n" + text)))
-    return case_of(load_program(str(path)), net, recipe, 3, ShrinkSettings(16)), seed
+    return make_case(load_program(str(path)), net, recipe, 3, ShrinkSettings(16)), seed
 
 
 @pytest.mark.parametrize(("path", "net"), NAMED)
@@ -178,7 +177,7 @@ UNREACHED = {"gram", "is_finite", "copy", "exp", "log", "maximum", "power"}
 @pytest.mark.slow
 def test_drawn_nets_hold_every_word_and_every_operator() -> None:
     texts = [net_of(seed) for seed in range(NETS)]
-    assert set().union(*map(words, texts)) >= LAYERS.keys() - {"identity"}
+    assert set().union(*map(layer_names, texts)) >= LAYERS.keys() - {"identity"}
     graphs = [case_of_text(text).graph for text in texts]
     met = {node.op for graph in graphs for node in graph.nodes.values()}
     assert OPS.keys() - met == UNREACHED

@@ -17,7 +17,7 @@ from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.training.step.graphs import build_forward
 from netdsl.types import Graph
-from tests.graphs import plain_recipe, values_for
+from tests.graphs import make_values, plain_recipe
 
 STEPS = (1e-4, 1e-5, 3e-5, 1e-6)
 """One try each: a kink in the way of one step is not in that of all."""
@@ -36,7 +36,7 @@ def loss_and_gradients(path: str, net: str) -> Graph:
 def gradient_errors(path: str, net: str, backend: Backend) -> dict[str, float]:
     """The relative error of each weight's gradient along a random direction."""
     graph, rng = loss_and_gradients(path, net), np.random.default_rng(0)
-    values, state = values_for(graph), State(backend)
+    values, state = make_values(graph), State(backend)
     state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
     executor = Executor(graph, backend, state)
     out = executor.run(values)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-SIZES = {"lenet": (28, 28, 1, 10), "resnet20": (32, 32, 3, 10)}
+IMAGE_SIZES = {"lenet": (28, 28, 1, 10), "resnet20": (32, 32, 3, 10)}
 """Height, width, channels and classes, where they are not those of ImageNet."""
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """One net at one batch size; `net` is FILE:NET from the project's root, `peer` the name of the
-    same net in peers.py."""
+    same net in torch_nets.py."""
 
     name: str
     net: str
@@ -31,14 +31,14 @@ class Work:
 
     def data(self) -> tuple[np.ndarray, np.ndarray]:
         """Images N x H x W x C and labels, the same on all sides."""
-        height, width, channels, classes = SIZES.get(self.peer, (224, 224, 3, 1000))
+        height, width, channels, classes = IMAGE_SIZES.get(self.peer, (224, 224, 3, 1000))
         rng = np.random.default_rng(0)
         shape = (self.batch, height, width, channels)
         images = rng.standard_normal(shape, dtype=np.float32)
         return images, rng.integers(0, classes, self.batch).astype(np.int32)
 
 
-def first_values(state: Any, network: Any) -> list[np.ndarray]:
+def draw_parameters(state: Any, network: Any) -> list[np.ndarray]:
     """Draws a net's parameters into `state`; in the order of its layers. No scale of a
     normalisation is zero: what is behind it would not count."""
     parameters = network.parameters
@@ -54,7 +54,7 @@ def first_values(state: Any, network: Any) -> list[np.ndarray]:
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
 
 
-def without_dropout(graph: Any) -> Any:
+def remove_dropout(graph: Any) -> Any:
     """The graph that drops nothing."""
     from netdsl.types import Attrs
 
@@ -75,23 +75,23 @@ _NETS = {
 }
 
 
-def _work(peer: str, batch: int, training: bool) -> Work:
+def _make_workload(peer: str, batch: int, training: bool) -> Workload:
     name = f"{peer}-{'train' if training else 'infer'}-{batch}"
-    return Work(name, _NETS[peer], peer, batch, training)
+    return Workload(name, _NETS[peer], peer, batch, training)
 
 
-WORKS = {
+WORKLOADS = {
     w.name: w
     for w in (
-        _work("lenet", 64, True),
-        _work("resnet20", 128, True),
-        _work("resnet50", 8, True),
-        _work("googlenet", 8, True),
-        _work("alexnet", 8, True),
-        _work("vgg16", 4, True),
-        _work("resnet50", 8, False),
-        _work("alexnet", 8, False),
-        _work("vgg16", 8, False),
-        _work("resnet50", 1, False),
+        _make_workload("lenet", 64, True),
+        _make_workload("resnet20", 128, True),
+        _make_workload("resnet50", 8, True),
+        _make_workload("googlenet", 8, True),
+        _make_workload("alexnet", 8, True),
+        _make_workload("vgg16", 4, True),
+        _make_workload("resnet50", 8, False),
+        _make_workload("alexnet", 8, False),
+        _make_workload("vgg16", 8, False),
+        _make_workload("resnet50", 1, False),
     )
 }

@@ -20,13 +20,13 @@ from netdsl.backends.cuda.launch import Launch
 from netdsl.backends.cuda.libraries import cudnn
 from netdsl.backends.cuda.tuning import Tuner
 from tests.conftest import ROOT
-from tests.host import GPP, Stream
+from tests.cuda_on_cpu import GPP, SynchronousStream
 
 H100 = ROOT / "tests" / "h100.json"
 """The properties of an NVIDIA H100, as cuDNN's frontend writes them."""
 
 
-def cudnn_missing() -> str | None:
+def why_cudnn_is_missing() -> str | None:
     """Why cuDNN cannot plan here, if it cannot."""
     try:
         from cuda.pathfinder import load_nvidia_dynamic_lib
@@ -38,7 +38,7 @@ def cudnn_missing() -> str | None:
     return None
 
 
-_ASKED_FOR = """
+_DRIVER_FUNCTIONS = """
 cuCtxGetCurrent cuCtxGetLimit cuCtxPopCurrent cuCtxPushCurrent cuDeviceGet
 cuGetErrorName cuGetErrorString cuInit cuKernelGetAttribute cuKernelSetAttribute
 cuLaunchCooperativeKernel cuLaunchKernel cuLaunchKernelEx cuLibraryGetKernel cuLibraryLoadData
@@ -50,7 +50,7 @@ _NO_DEVICE = 100
 
 
 @cache
-def driver() -> bool:
+def load_driver() -> bool:
     """Whether there is a driver to load: cuDNN compiles plans with an epilogue only where it finds
     one. Where there is none, a library of its name is made that knows of no device."""
     with suppress(OSError):
@@ -60,7 +60,9 @@ def driver() -> bool:
         return False
     folder = Path(mkdtemp())
     source, target = folder / "driver.cpp", folder / "libcuda.so.1"
-    functions = (f'extern "C" int {f}() {{ return {_NO_DEVICE}; }}' for f in _ASKED_FOR.split())
+    functions = (
+        f'extern "C" int {f}() {{ return {_NO_DEVICE}; }}' for f in _DRIVER_FUNCTIONS.split()
+    )
     version, count = (
         f'extern "C" int {f}(int* n) {{ *n = {n}; return 0; }}'
         for f, n in (("cuDriverGetVersion", 13000), ("cuDeviceGetCount", 0))
@@ -73,14 +75,14 @@ def driver() -> bool:
     return True
 
 
-class Described:
+class MockDevice:
     """Stands for `Device`: cuDNN plans for an H100 by its properties, and sources are collected."""
 
     def __init__(self, planned_for: dict[str, Any], compiling: float) -> None:
         self.cupy = np
         self.multiprocessors = 132
         self.scratch = self.workspace = np.zeros(1, np.uint8)
-        self.handle, self.stream = None, Stream()
+        self.handle, self.stream = None, SynchronousStream()
         self.chosen: dict[object, Any] = {}
         self.tuner = Tuner(None, 0.0, compiling=compiling)
         self.repeatable = False
@@ -92,21 +94,21 @@ class Described:
         return Future()
 
 
-def described(monkeypatch: pytest.MonkeyPatch, compiling: float = 0.0) -> CudaBackend:
+def open_mock_backend(monkeypatch: pytest.MonkeyPatch, compiling: float = 0.0) -> CudaBackend:
     """The engine for it. Products are laid out and no more, since cuBLASLt suggests nothing without
     a driver; without cuDNN, so are convolutions. For `compiling` seconds these get epilogues."""
     no_launch = lambda *given: lambda: None
     monkeypatch.setattr(product, "bound", no_launch)
     planned_for = {}
-    if cudnn_missing():
+    if why_cudnn_is_missing():
         monkeypatch.setattr(convolution, "bound", no_launch)
     else:
         planned_for["device_property"] = cudnn().create_device_properties(H100.read_text())
     monkeypatch.setattr(CudaBackend, "capture", no_launch)
-    return CudaBackend("described", np, CUDA, Described(planned_for, compiling))
+    return CudaBackend("described", np, CUDA, MockDevice(planned_for, compiling))
 
 
-def plans_of(backend: CudaBackend) -> dict[Any, str]:
+def find_conv_plans(backend: CudaBackend) -> dict[Any, str]:
     """The plan that each convolution took, by name."""
     chosen = backend.device.chosen.items()
     return {key: graph.get_plan_name_at_index(index) for key, (graph, _, index) in chosen}

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.works import MOMENTUM, WEIGHT_DECAY
+from benchmarks.workloads import MOMENTUM, WEIGHT_DECAY
 
 
 class LeNet(nn.Module):
@@ -42,7 +42,7 @@ class Lenet5(nn.Module):
         return self.f7(torch.tanh(self.f6(torch.tanh(self.c5(x)))))
 
 
-class Cbr(nn.Module):
+class ConvBnRelu(nn.Module):
     def __init__(
         self, ci: int, co: int, k: int, stride: int = 1, relu: bool = True, eps: float = 1e-5
     ) -> None:
@@ -55,11 +55,11 @@ class Cbr(nn.Module):
         return F.relu(y) if self.relu else y
 
 
-class Small(nn.Module):
+class BasicBlock(nn.Module):
     def __init__(self, ci: int, co: int, stride: int) -> None:
         super().__init__()
-        self.first = Cbr(ci, co, 3, stride)
-        self.second = Cbr(co, co, 3, relu=False)
+        self.first = ConvBnRelu(ci, co, 3, stride)
+        self.second = ConvBnRelu(co, co, 3, relu=False)
         self.stride, self.more = stride, co - ci
 
     def forward(self, x: Any) -> Any:
@@ -73,24 +73,26 @@ class Small(nn.Module):
 class Bottleneck(nn.Module):
     def __init__(self, ci: int, co: int, stride: int) -> None:
         super().__init__()
-        self.one, self.two = Cbr(ci, co, 1), Cbr(co, co, 3, stride)
-        self.three = Cbr(co, 4 * co, 1, relu=False)
+        self.one, self.two = ConvBnRelu(ci, co, 1), ConvBnRelu(co, co, 3, stride)
+        self.three = ConvBnRelu(co, 4 * co, 1, relu=False)
         even = ci == 4 * co and stride == 1
-        self.short = nn.Identity() if even else Cbr(ci, 4 * co, 1, stride, relu=False)
+        self.short = nn.Identity() if even else ConvBnRelu(ci, 4 * co, 1, stride, relu=False)
 
     def forward(self, x: Any) -> Any:
         return F.relu(self.three(self.two(self.one(x))) + self.short(x))
 
 
 def resnet20() -> nn.Module:
-    layers: list[nn.Module] = [Cbr(3, 16, 3)]
+    layers: list[nn.Module] = [ConvBnRelu(3, 16, 3)]
     for ci, co in ((16, 16), (16, 32), (32, 64)):
-        layers += [Small(ci if i == 0 else co, co, 2 if i == 0 < co - ci else 1) for i in range(3)]
+        layers += [
+            BasicBlock(ci if i == 0 else co, co, 2 if i == 0 < co - ci else 1) for i in range(3)
+        ]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
 def resnet50() -> nn.Module:
-    layers: list[nn.Module] = [Cbr(3, 64, 7, 2), nn.MaxPool2d(3, 2, 1)]
+    layers: list[nn.Module] = [ConvBnRelu(3, 64, 7, 2), nn.MaxPool2d(3, 2, 1)]
     width = 64
     for co, n, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
         for i in range(n):
@@ -99,7 +101,7 @@ def resnet50() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 1000))
 
 
-class Rows(nn.Module):
+class FlattenNhwc(nn.Module):
     """An image's values as one row, in netdsl's order: height, width, channels."""
 
     def forward(self, x: Any) -> Any:
@@ -111,17 +113,17 @@ class Inception(nn.Module):
 
     def __init__(self, ci: int, a: int, b3: int, b: int, c5: int, c: int, d: int) -> None:
         super().__init__()
-        self.a = cbr(ci, a, 1)
-        self.b = nn.Sequential(cbr(ci, b3, 1), cbr(b3, b, 3))
-        self.c = nn.Sequential(cbr(ci, c5, 1), cbr(c5, c, 3))
-        self.d = nn.Sequential(nn.MaxPool2d(3, 1, 1), cbr(ci, d, 1))
+        self.a = conv_bn_relu(ci, a, 1)
+        self.b = nn.Sequential(conv_bn_relu(ci, b3, 1), conv_bn_relu(b3, b, 3))
+        self.c = nn.Sequential(conv_bn_relu(ci, c5, 1), conv_bn_relu(c5, c, 3))
+        self.d = nn.Sequential(nn.MaxPool2d(3, 1, 1), conv_bn_relu(ci, d, 1))
 
     def forward(self, x: Any) -> Any:
         return torch.cat([self.a(x), self.b(x), self.c(x), self.d(x)], 1)
 
 
-def cbr(ci: int, co: int, k: int, stride: int = 1) -> Cbr:
-    return Cbr(ci, co, k, stride, eps=1e-3)
+def conv_bn_relu(ci: int, co: int, k: int, stride: int = 1) -> ConvBnRelu:
+    return ConvBnRelu(ci, co, k, stride, eps=1e-3)
 
 
 def googlenet() -> nn.Module:
@@ -131,7 +133,13 @@ def googlenet() -> nn.Module:
         return nn.MaxPool2d(k, 2, ceil_mode=True)
 
     return nn.Sequential(
-        *(cbr(3, 64, 7, 2), half(3), cbr(64, 64, 1), cbr(64, 192, 3), half(3)),
+        *(
+            conv_bn_relu(3, 64, 7, 2),
+            half(3),
+            conv_bn_relu(64, 64, 1),
+            conv_bn_relu(64, 192, 3),
+            half(3),
+        ),
         *(Inception(192, 64, 96, 128, 16, 32, 32), Inception(256, 128, 128, 192, 32, 96, 64)),
         half(3),
         *(Inception(480, 192, 96, 208, 16, 48, 64), Inception(512, 160, 112, 224, 24, 64, 64)),
@@ -149,7 +157,7 @@ def alexnet() -> nn.Module:
     layers += [nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)]
     for ci, co in ((192, 384), (384, 256), (256, 256)):
         layers += [nn.Conv2d(ci, co, 3, padding=1), nn.ReLU()]
-    layers += [nn.MaxPool2d(3, 2), Rows()]
+    layers += [nn.MaxPool2d(3, 2), FlattenNhwc()]
     for ci in (9216, 4096):
         layers += [nn.Dropout(0.5), nn.Linear(ci, 4096), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(4096, 1000))
@@ -163,7 +171,7 @@ def vgg16() -> nn.Module:
             layers += [nn.Conv2d(width, co, 3, padding=1), nn.ReLU()]
             width = co
         layers.append(nn.MaxPool2d(2))
-    layers.append(Rows())
+    layers.append(FlattenNhwc())
     for ci in (25088, 4096):
         layers += [nn.Linear(ci, 4096), nn.ReLU(), nn.Dropout(0.5)]
     return nn.Sequential(*layers, nn.Linear(4096, 1000))
@@ -180,7 +188,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def take_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path) -> None:
     """Puts netdsl's parameters, in the order of its layers, into the model's."""
     own = list(model.parameters())
     with np.load(path) as arrays, torch.no_grad():
@@ -190,13 +198,13 @@ def take_weights(model: nn.Module, path: Path) -> None:
             p.copy_(torch.from_numpy(a.transpose(0, 3, 1, 2) if a.ndim == 4 else a))
 
 
-def drop_nothing(model: nn.Module) -> None:
+def disable_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
 
 
-def step_of(model: nn.Module, forward: Any, x: Any, y: Any) -> Callable[[], float]:
+def make_step(model: nn.Module, forward: Any, x: Any, y: Any) -> Callable[[], float]:
     """A function that does one step of SGD and returns the loss."""
     given = {"momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, **given)

@@ -1,7 +1,7 @@
 """An emulated GPU: as much of CuPy as the engine uses, strict about what the real one forbids.
 
-Generated kernels run as C++ (tests/host.py), the libraries' calls by NumPy. Launches and arrays
-want a stream of the engine's own; what a stream captures runs when its graph is launched.
+Generated kernels run as C++ (tests/cuda_on_cpu.py), the libraries' calls by NumPy. Launches and
+arrays want a stream of the engine's own; what a stream captures runs when its graph is launched.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ import pytest
 
 from netdsl.backends.cuda import convolution, device, libraries, nvrtc, product
 from netdsl.backends.cuda.launch import Launch
-from tests.host import MULTIPROCESSORS, convolved, library, multiplied
+from tests.cuda_on_cpu import MULTIPROCESSORS, bind_convolution, bind_product, compile_library
 
-Run = Callable[[], None]
+Operation = Callable[[], None]
 
 
-class Stream:
+class EmulatedStream:
     """Does at once what it is given, but where it captures."""
 
     made = 0
 
-    def __init__(self, gpu: Gpu, non_blocking: bool) -> None:
+    def __init__(self, gpu: EmulatedGpu, non_blocking: bool) -> None:
         assert non_blocking
         self.gpu = gpu
-        self.captured: list[Run] | None = None
-        Stream.made += 1
-        self.ptr = Stream.made
+        self.captured: list[Operation] | None = None
+        EmulatedStream.made += 1
+        self.ptr = EmulatedStream.made
 
     def use(self) -> None:
         self.gpu.current = self
@@ -44,43 +44,43 @@ class Stream:
     def synchronize(self) -> None:
         assert self.captured is None, "nothing may be waited for while a stream captures"
 
-    def wait_event(self, event: Event) -> None:
+    def wait_event(self, event: EmulatedEvent) -> None:
         assert self.captured is None
 
     def begin_capture(self) -> None:
         assert self.captured is None
         self.captured = []
 
-    def end_capture(self) -> Graph:
+    def end_capture(self) -> EmulatedGraph:
         assert self.captured is not None
-        graph, self.captured = Graph(self.captured), None
+        graph, self.captured = EmulatedGraph(self.captured), None
         return graph
 
-    def do(self, run: Run) -> None:
+    def do(self, run: Operation) -> None:
         if self.captured is None:
             run()
         else:
             self.captured.append(run)
 
 
-class Graph:
-    def __init__(self, runs: list[Run]) -> None:
+class EmulatedGraph:
+    def __init__(self, runs: list[Operation]) -> None:
         self.runs = runs
         assert runs, "a graph of nothing"
 
-    def launch(self, stream: Stream) -> None:
+    def launch(self, stream: EmulatedStream) -> None:
         assert stream.captured is None
         for run in self.runs:
             run()
 
 
-class Event:
+class EmulatedEvent:
     """Seems to come at any time until it is waited for."""
 
     def __init__(self, disable_timing: bool = False) -> None:
         self.timed, self.waited = not disable_timing, False
 
-    def record(self, stream: Stream | None = None) -> None:
+    def record(self, stream: EmulatedStream | None = None) -> None:
         self.waited = False
 
     def synchronize(self) -> None:
@@ -91,34 +91,36 @@ class Event:
         return self.waited or random.random() < 0.3
 
 
-class Pointer:
+class DevicePointer:
     """What CuPy's arrays have for `data`."""
 
-    def __init__(self, array: Array) -> None:
+    def __init__(self, array: DeviceArray) -> None:
         self.array = array
         self.ptr = array.host.ctypes.data
 
-    def copy_from_device_async(self, source: Pointer, nbytes: int, stream: Stream) -> None:
+    def copy_from_device_async(
+        self, source: DevicePointer, nbytes: int, stream: EmulatedStream
+    ) -> None:
         assert nbytes <= source.array.nbytes
-        stream.do(lambda: _copied(self.ptr, source.ptr, nbytes))
+        stream.do(lambda: _copy(self.ptr, source.ptr, nbytes))
 
-    def copy_from_host_async(self, source: int, nbytes: int, stream: Stream) -> None:
+    def copy_from_host_async(self, source: int, nbytes: int, stream: EmulatedStream) -> None:
         assert nbytes == self.array.nbytes
         assert stream.captured is None
-        stream.do(lambda: _copied(self.ptr, source, nbytes))
+        stream.do(lambda: _copy(self.ptr, source, nbytes))
 
-    def copy_to_host_async(self, target: int, nbytes: int, stream: Stream) -> None:
-        stream.do(lambda: _copied(target, self.ptr, nbytes))
+    def copy_to_host_async(self, target: int, nbytes: int, stream: EmulatedStream) -> None:
+        stream.do(lambda: _copy(target, self.ptr, nbytes))
 
 
-def _copied(target: int, source: int, nbytes: int) -> None:
+def _copy(target: int, source: int, nbytes: int) -> None:
     ctypes.memmove(target, source, nbytes)
 
 
-class Array:
+class DeviceArray:
     """An array on the device. NumPy cannot read it."""
 
-    def __init__(self, gpu: Gpu, host: Any) -> None:
+    def __init__(self, gpu: EmulatedGpu, host: Any) -> None:
         assert host.dtype.name != "bfloat16", "CuPy has no such type"
         self.gpu, self.host = gpu, host
 
@@ -129,7 +131,7 @@ class Array:
     nbytes = property(lambda self: self.host.nbytes)
     itemsize = property(lambda self: self.host.itemsize)
     flags = property(lambda self: self.host.flags)
-    data = property(lambda self: Pointer(self))
+    data = property(lambda self: DevicePointer(self))
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed.")
@@ -140,21 +142,23 @@ class Array:
     def __float__(self) -> float:
         return float(self.host)
 
-    def __getitem__(self, index: Any) -> Array:
-        return Array(self.gpu, self.host[index])
+    def __getitem__(self, index: Any) -> DeviceArray:
+        return DeviceArray(self.gpu, self.host[index])
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        assert isinstance(value, Array | int | float | np.generic), "a NumPy array is to be `set`"
-        plain = value.host if isinstance(value, Array) else value
+        assert isinstance(value, DeviceArray | int | float | np.generic), (
+            "a NumPy array is to be `set`"
+        )
+        plain = value.host if isinstance(value, DeviceArray) else value
         self.gpu.stream().do(lambda: self.host.__setitem__(index, plain))
 
-    def reshape(self, *shape: Any) -> Array:
-        return Array(self.gpu, self.host.reshape(*shape))
+    def reshape(self, *shape: Any) -> DeviceArray:
+        return DeviceArray(self.gpu, self.host.reshape(*shape))
 
-    def view(self, dtype: Any) -> Array:
-        return Array(self.gpu, self.host.view(dtype))
+    def view(self, dtype: Any) -> DeviceArray:
+        return DeviceArray(self.gpu, self.host.view(dtype))
 
-    def set(self, values: Any, stream: Stream) -> None:
+    def set(self, values: Any, stream: EmulatedStream) -> None:
         assert isinstance(values, np.ndarray)
         assert stream.captured is None
         assert values.flags.c_contiguous
@@ -163,18 +167,18 @@ class Array:
         self.host[...] = values
 
 
-class Gpu:
+class EmulatedGpu:
     """The emulated GPU: what is in use, and all sources by what they were compiled to."""
 
     def __init__(self, folder: Path) -> None:
-        self.current: Stream | None = None
+        self.current: EmulatedStream | None = None
         self.taken: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
         self._folder = folder
         self._asked: dict[str, Launch] = {}
         self._made: dict[str, Any] = {}
 
-    def stream(self) -> Stream:
+    def stream(self) -> EmulatedStream:
         assert self.current is not None, "the engine has streams of its own"
         return self.current
 
@@ -197,7 +201,7 @@ class Gpu:
     def _call(self, source: str, grid: Any, block: Any, given: Any) -> None:
         if source not in self._made:
             new = [s for s in self._asked if s not in self._made]
-            loaded = library([self._asked[s] for s in new], self._folder)
+            loaded = compile_library([self._asked[s] for s in new], self._folder)
             self._made |= {s: getattr(loaded, f"call_{i}") for i, s in enumerate(new)}
         self.launches[self._asked[source].name] += 1
         self._made[source](given.ctypes.data_as(ctypes.c_void_p), *grid, *block)
@@ -217,16 +221,16 @@ class Gpu:
 
     # arrays
 
-    def made(self, host: Any) -> Array:
+    def made(self, host: Any) -> DeviceArray:
         assert self.stream().captured is None, "nothing is allocated while a stream captures"
-        return Array(self, host)
+        return DeviceArray(self, host)
 
-    def array(self, values: Any, order: str = "K") -> Array:
-        plain = values.host if isinstance(values, Array) else values
+    def array(self, values: Any, order: str = "K") -> DeviceArray:
+        plain = values.host if isinstance(values, DeviceArray) else values
         return self.made(np.array(plain, order="C", copy=True))
 
-    def as_strided(self, x: Array, shape: Any, strides: Any) -> Array:
-        return Array(self, np.lib.stride_tricks.as_strided(x.host, shape, strides))
+    def as_strided(self, x: DeviceArray, shape: Any, strides: Any) -> DeviceArray:
+        return DeviceArray(self, np.lib.stride_tricks.as_strided(x.host, shape, strides))
 
     def cupy(self) -> Any:
         """The module."""
@@ -240,8 +244,8 @@ class Gpu:
         pool = {"free_bytes": lambda: 0, "used_bytes": lambda: 0, "get_limit": lambda: 0}
         found.get_default_memory_pool = lambda: SimpleNamespace(**pool)
         found.cuda = SimpleNamespace(
-            Stream=lambda non_blocking: Stream(self, non_blocking),
-            Event=Event,
+            Stream=lambda non_blocking: EmulatedStream(self, non_blocking),
+            Event=EmulatedEvent,
             Device=lambda number=0: SimpleNamespace(
                 id=0,
                 attributes={"MultiProcessorCount": MULTIPROCESSORS},
@@ -262,7 +266,7 @@ class Gpu:
         return found
 
 
-def cudnn() -> Any:
+def _make_cudnn_module() -> Any:
     found: Any = ModuleType("cudnn")
     found.__version__ = "0"
     found.create_handle = lambda: "handle"
@@ -271,24 +275,24 @@ def cudnn() -> Any:
     return found
 
 
-def emulated(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Gpu:
+def install_emulated_gpu(monkeypatch: pytest.MonkeyPatch, folder: Path) -> EmulatedGpu:
     """`open_backend("cuda")` finds an emulated GPU from now on."""
-    gpu = Gpu(folder)
+    gpu = EmulatedGpu(folder)
     monkeypatch.setenv("NETDSL_CACHE", str(folder))
     monkeypatch.setitem(sys.modules, "cupy", gpu.cupy())
-    monkeypatch.setattr(device, "cudnn", cudnn)
-    monkeypatch.setattr(libraries, "cudnn", cudnn)
+    monkeypatch.setattr(device, "cudnn", _make_cudnn_module)
+    monkeypatch.setattr(libraries, "cudnn", _make_cudnn_module)
     monkeypatch.setattr(device, "cublaslt_version", lambda: 0)
     monkeypatch.setattr(nvrtc, "target", lambda capability: f"sm_{capability}")
     monkeypatch.setattr(nvrtc, "compiled", lambda source, target: source.encode())
 
     def bound(compute: Any) -> Any:
-        def bind(own: Any, *given: Any) -> Run:
+        def bind(own: Any, *given: Any) -> Operation:
             run = compute(gpu, *given)
             return lambda: own.stream.do(run)
 
         return bind
 
-    monkeypatch.setattr(product, "bound", bound(multiplied))
-    monkeypatch.setattr(convolution, "bound", bound(convolved))
+    monkeypatch.setattr(product, "bound", bound(bind_product))
+    monkeypatch.setattr(convolution, "bound", bound(bind_convolution))
     return gpu

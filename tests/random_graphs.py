@@ -17,16 +17,16 @@ from netdsl.ir.verifier import verify_graph
 from netdsl.ops.op import Draw
 from netdsl.types import Graph, Node, TensorType
 
-_LARGEST = 400
+_MAX_SIZE = 400
 _SHAPES = ((2, 4, 4, 4), (2, 2, 2, 2), (1, 3, 2, 4), (2, 1, 1, 4), (1, 1, 1, 1), (2, 3, 2, 2))
 
 
-def drawn_graph(draw: Draw) -> Graph:
+def draw_graph(draw: Draw) -> Graph:
     """A graph of up to 20 steps, each on whatever the ones before it gave."""
-    return _Odd(draw).graph()
+    return _GraphGenerator(draw).graph()
 
 
-class _Odd:
+class _GraphGenerator:
     def __init__(self, draw: Draw) -> None:
         self.draw = draw
         self.b = Builder(dtype="float64")
@@ -73,7 +73,7 @@ class _Odd:
             y = make(x)
         except NetError:
             return  # the shapes that were drawn do not fit together
-        if y is not None and y.type.size <= _LARGEST:
+        if y is not None and y.type.size <= _MAX_SIZE:
             self.values.append(y)
 
     def any(self, good: Callable[[Node], bool]) -> Node:
@@ -107,7 +107,7 @@ class _Odd:
                 joined = np.broadcast_shapes(v.type.shape, x.type.shape)
             except ValueError:
                 return False
-            return v.type.dtype == "float64" and math.prod(joined) <= _LARGEST
+            return v.type.dtype == "float64" and math.prod(joined) <= _MAX_SIZE
 
         return self.any(fits)
 

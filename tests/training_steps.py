@@ -23,27 +23,27 @@ from netdsl.types import Array, Graph, Node
 
 STEPS = 5
 TOLERANCE = 1e-4
-FILTERED = 1e-3
+WINOGRAD_TOLERANCE = 1e-3
 """Where minimal filtering computes a convolution: its sums round about twice as coarsely."""
-ROUNDING = 2e-6
+ROUNDING_TOLERANCE = 2e-6
 """Sixteen roundings of a state's own size: what is left where a step hardly moves it."""
-LOST = 100
-"""How much more than `Step.lost` says an engine may lose. It counts where a net magnifies each
-rounding: in a norm of values that are nearly alike, behind a score of a million, beside the kink of
-a ReLU."""
+MAX_ERROR_RATIO = 100
+"""How much more than `InterpretedStep.lost` says an engine may lose. It counts where a net
+magnifies each rounding: in a norm of values that are nearly alike, behind a score of a million,
+beside the kink of a ReLU."""
 ULP = 2.0**-22
-LARGEST = 1e12
+MAX_VALUE = 1e12
 """A net whose numbers grow beyond this learns nothing, and the squares of a few are none."""
-EXACT = {n for n, op in OPS.items() if op.kind in ("leaf", "view")} | {
+EXACT_OPS = {n for n, op in OPS.items() if op.kind in ("leaf", "view")} | {
     *("relu", "clamp", "maximum", "minimum", "select", "neg", "copy", "pad", "concat", "max_pool"),
     *("reduce_max", "one_hot", "im2col"),
 }
 """Operators that choose or move numbers, and round none."""
-SEEDS = ("step", "update", "seed")
+COUNTER_INPUTS = ("step", "update", "seed")
 
 
 @dataclass(frozen=True)
-class Case:
+class StepCase:
     """A training step, ready to be planned, and the recipe that it follows."""
 
     graph: Graph
@@ -51,13 +51,13 @@ class Case:
     classes: int
 
 
-def case_of(
+def make_case(
     program: Program,
     net: str | None,
     recipe: Recipe,
     batch: int,
     shrink: ShrinkSettings | None = None,
-) -> Case | None:
+) -> StepCase | None:
     """The step of a net, of which a picture of scores is averaged; None where nothing is learnt."""
     settings = Settings(batch, training=True, frozen_globs=recipe.freeze, shrink=shrink)
     network = elaborate(program, net, settings)
@@ -71,16 +71,16 @@ def case_of(
         outputs = {k: b.nodes[name] for k, name in network.graph.outputs.items()} | {"main": mean}
         updates = {k: b.nodes[name] for k, name in network.graph.updates.items()}
         network = replace(network, graph=b.build(outputs, updates, network.graph.name))
-    return Case(compile_step(network, recipe), recipe, scores.type.shape[-1])
+    return StepCase(compile_step(network, recipe), recipe, scores.type.shape[-1])
 
 
-def states_of(graph: Graph, rng: np.random.Generator) -> dict[str, Array]:
+def draw_states(graph: Graph, rng: np.random.Generator) -> dict[str, Array]:
     """States as no initialiser leaves them: nothing at 0 or 1. Those that are never negative
     (variances, mean squares) stay so."""
-    return {node.name: _state(node, rng).astype(node.type.dtype) for node in graph.states}
+    return {node.name: _draw_state(node, rng).astype(node.type.dtype) for node in graph.states}
 
 
-def _state(node: Node, rng: np.random.Generator) -> Array:
+def _draw_state(node: Node, rng: np.random.Generator) -> Array:
     shape = node.type.shape
     if len(shape) > 1 and node.attrs["trainable"]:
         return rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) / 2 + 1)
@@ -90,7 +90,7 @@ def _state(node: Node, rng: np.random.Generator) -> Array:
     return 0.1 * size if "weight" in node.name else size
 
 
-def inputs_of(case: Case, i: int, rng: np.random.Generator) -> dict[str, Array]:
+def draw_step_inputs(case: StepCase, i: int, rng: np.random.Generator) -> dict[str, Array]:
     """What the i-th step is given."""
     recipe = case.recipe
     epoch = i * recipe.epochs / STEPS
@@ -98,12 +98,14 @@ def inputs_of(case: Case, i: int, rng: np.random.Generator) -> dict[str, Array]:
     known = {
         "lr": recipe.optimizer.arguments["lr"] * rate_factor(recipe.schedule, moment),
         "ema_rate": 0.3,
-        **dict.fromkeys(SEEDS, i + 1),
+        **dict.fromkeys(COUNTER_INPUTS, i + 1),
     }
-    return {n.name: _input(n, case, known, rng) for n in case.graph.inputs}
+    return {n.name: _draw_input(n, case, known, rng) for n in case.graph.inputs}
 
 
-def _input(node: Node, case: Case, known: Mapping[str, float], rng: np.random.Generator) -> Array:
+def _draw_input(
+    node: Node, case: StepCase, known: Mapping[str, float], rng: np.random.Generator
+) -> Array:
     kind = node.type
     if node.name in known:
         return np.asarray(known[node.name], kind.dtype)
@@ -114,13 +116,13 @@ def _input(node: Node, case: Case, known: Mapping[str, float], rng: np.random.Ge
     return rng.standard_normal(kind.shape).astype(kind.dtype)
 
 
-class Trial:
+class StepTrial:
     """A case on an engine, its kernels bound and its states where no initialiser leaves them."""
 
-    def __init__(self, case: Case, backend: Backend, seed: int) -> None:
+    def __init__(self, case: StepCase, backend: Backend, seed: int) -> None:
         self.case, self.backend = case, backend
         self.rng = np.random.default_rng(seed)
-        self.states = states_of(case.graph, self.rng)
+        self.states = draw_states(case.graph, self.rng)
         self.state = State(backend)
         self.state.load(self.states, case.graph.states, "the test")
         self.executor = Executor(case.graph, backend, self.state)
@@ -129,8 +131,8 @@ class Trial:
         """What the engine computes otherwise than the interpreter, step by step, in words."""
         graph = self.case.graph
         for i in range(STEPS):
-            values = {**self.states, **inputs_of(self.case, i, self.rng)}
-            step = Step(graph, values, evaluate_results(graph, values))
+            values = {**self.states, **draw_step_inputs(self.case, i, self.rng)}
+            step = InterpretedStep(graph, values, evaluate_results(graph, values))
             if not step.sound:
                 return
             for key, found in self._computed(values):
@@ -149,7 +151,7 @@ class Trial:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class InterpretedStep:
     """A step as the interpreter makes it."""
 
     graph: Graph
@@ -160,7 +162,8 @@ class Step:
     def sound(self) -> bool:
         """Whether the interpreter's numbers are some that sums in 32 bits can hold."""
         return all(
-            _largest(v, 0.0) < LARGEST and np.isfinite(v).all() for v in self.expected.values()
+            _max_difference(v, 0.0) < MAX_VALUE and np.isfinite(v).all()
+            for v in self.expected.values()
         )
 
     def wrong(self, key: str, found: Array, tolerance: float) -> str | None:
@@ -170,11 +173,11 @@ class Step:
         good = np.isfinite(expected)
         if (np.isfinite(found) != good).any():
             return f"is {found.ravel()[:4]}, not {expected.ravel()[:4]}"
-        error = _largest(found, expected)
-        moved = _largest(expected, self.values.get(key.removeprefix("update "), 0.0))
-        if error <= tolerance * moved + ROUNDING * _largest(expected, 0.0):
+        error = _max_difference(found, expected)
+        moved = _max_difference(expected, self.values.get(key.removeprefix("update "), 0.0))
+        if error <= tolerance * moved + ROUNDING_TOLERANCE * _max_difference(expected, 0.0):
             return None
-        if error <= LOST * self.lost(key):
+        if error <= MAX_ERROR_RATIO * self.lost(key):
             return None
         return f"is off by {error:.2g}, where it moves by {moved:.2g}"
 
@@ -182,7 +185,7 @@ class Step:
         """What a value loses where every node's result is rounded, in three ways, and in the
         interpreter's own 32 bits."""
         exact, *others = (way[key] for way in self._rounded)
-        return max(_largest(other, exact) for other in (*others, self.expected[key]))
+        return max(_max_difference(other, exact) for other in (*others, self.expected[key]))
 
     @cached_property
     def _rounded(self) -> list[dict[str, Array]]:
@@ -201,8 +204,8 @@ class Step:
                 if name not in found:
                     args = (found[a] for a in node.args)
                     value = np.asarray(OPS[node.op].reference(np, *args, **node.attrs))
-                    if way and node.op not in EXACT and value.dtype.kind == "f":
-                        value = _off(value.astype("float64"), way, self._summed(node))
+                    if way and node.op not in EXACT_OPS and value.dtype.kind == "f":
+                        value = _perturb(value.astype("float64"), way, self._summed(node))
                     found[name] = value
         outputs = {label: found[name] for label, name in self.graph.outputs.items()}
         return outputs | {f"update {k}": found[name] for k, name in self.graph.updates.items()}
@@ -215,14 +218,14 @@ class Step:
         return types[0].size / node.type.size if op.kind == "reduce" else 1.0
 
 
-def _largest(x: Array, y: Array | float) -> float:
+def _max_difference(x: Array, y: Array | float) -> float:
     """The largest difference, where both are finite numbers."""
     with np.errstate(all="ignore"):
         apart = np.abs(np.asarray(x, "float64") - y)
     return float(apart[np.isfinite(apart)].max(initial=0))
 
 
-def _off(x: Array, way: int, summed: float) -> Array:
+def _perturb(x: Array, way: int, summed: float) -> Array:
     bits = np.ascontiguousarray(x).view(np.int64).reshape(x.shape)
     with np.errstate(all="ignore"):
         mixed = (bits ^ (bits >> 29)) * np.int64(0x5851F42D4C957F2D + 2 * way)

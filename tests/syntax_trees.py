@@ -16,21 +16,23 @@ SECTIONS = ("use", "block", "net", "test", "data", "train")
 STATEMENTS = ("let", "shared", "output", "if", "for", "in")
 WORDS = (*SECTIONS, *STATEMENTS, "not", "expect", *sorted(RESERVED_WORDS))
 """Every word that the grammar knows."""
-plain = st.from_regex(r"[a-z_][a-z0-9_]{0,7}", fullmatch=True)
+plain_names = st.from_regex(r"[a-z_][a-z0-9_]{0,7}", fullmatch=True)
 
 
-def names_but(*words: str) -> Any:
+def names_except(*words: str) -> Any:
     """Names, words of the grammar often among them, but for those that begin something else
     there."""
     refused = {*words, *RESERVED_WORDS}
-    return st.one_of(plain, plain, st.sampled_from(WORDS)).filter(lambda n: n not in refused)
+    return st.one_of(plain_names, plain_names, st.sampled_from(WORDS)).filter(
+        lambda n: n not in refused
+    )
 
 
-names = names_but()
+names = names_except()
 """Of what is only ever named where nothing else may stand."""
-values = names_but("in", "not")
-keys = names_but("in", "not", "expect")
-layers = names_but(*STATEMENTS)
+values = names_except("in", "not")
+keys = names_except("in", "not", "expect")
+layers = names_except(*STATEMENTS)
 
 
 def tree(record: type, *parts: Any) -> Any:
@@ -38,22 +40,22 @@ def tree(record: type, *parts: Any) -> Any:
     return st.builds(lambda *p: record(NOWHERE, *p), *parts)
 
 
-def several(item: Any, least: int = 0, most: int = 3) -> Any:
+def tuples_of(item: Any, least: int = 0, most: int = 3) -> Any:
     return st.lists(item, min_size=least, max_size=most).map(tuple)
 
 
 numbers = st.one_of(
     st.integers(0, 10**9).map(lambda n: s.NumberLiteral(NOWHERE, n, str(n))),
-    st.floats(0, 1e9, allow_nan=False).map(lambda x: s.NumberLiteral(NOWHERE, x, _plain(x))),
+    st.floats(0, 1e9, allow_nan=False).map(lambda x: s.NumberLiteral(NOWHERE, x, _plain_float(x))),
 )
 
 
-def _plain(x: float) -> str:
+def _plain_float(x: float) -> str:
     text = repr(x)
     return text if "." in text or "e" in text else f"{text}.0"
 
 
-sizes = several(st.integers(0, 999), 2, 4).map(lambda d: s.SizeLiteral(NOWHERE, Size(d)))
+sizes = tuples_of(st.integers(0, 999), 2, 4).map(lambda d: s.SizeLiteral(NOWHERE, Size(d)))
 texts = st.text(st.characters(blacklist_characters="\n\r", blacklist_categories=["Cs"]), max_size=8)
 atoms = st.one_of(
     numbers, sizes, tree(s.StringLiteral, texts), tree(s.Name, values), tree(s.MemberExpr, names)
@@ -61,19 +63,19 @@ atoms = st.one_of(
 
 
 def _args(e: Any) -> Any:
-    return several(tree(s.Arg, st.none() | values, e))
+    return tuples_of(tree(s.Arg, st.none() | values, e))
 
 
 def _flat(e: Any, operators: list[str], most: int = 3) -> Any:
-    return tree(s.NaryExpr, e, several(st.tuples(st.sampled_from(operators), e), 1, most))
+    return tree(s.NaryExpr, e, tuples_of(st.tuples(st.sampled_from(operators), e), 1, most))
 
 
-def _larger(e: Any) -> Any:
+def _compound(e: Any) -> Any:
     return st.one_of(
-        tree(s.ListLiteral, several(e)),
+        tree(s.ListLiteral, tuples_of(e)),
         tree(s.PairLiteral, e, e),
         tree(s.CallExpr, values, _args(e)),
-        tree(s.IndexExpr, e.filter(lambda x: not isinstance(x, s.IndexExpr)), several(e, 1, 2)),
+        tree(s.IndexExpr, e.filter(lambda x: not isinstance(x, s.IndexExpr)), tuples_of(e, 1, 2)),
         tree(s.UnaryExpr, st.sampled_from(["-", "not"]), e),
         _flat(e, ["+", "-"]),
         _flat(e, ["*", "/", "//", "%"]),
@@ -83,12 +85,12 @@ def _larger(e: Any) -> Any:
     )
 
 
-expressions = st.recursive(atoms, _larger, max_leaves=6)
+expressions = st.recursive(atoms, _compound, max_leaves=6)
 
 
 def steps(chain: Any) -> Any:
     args = st.none() | _args(expressions)
-    return tree(s.Step, layers, args, st.none() | several(chain, 1), st.just(NOWHERE))
+    return tree(s.Step, layers, args, st.none() | tuples_of(chain, 1), st.just(NOWHERE))
 
 
 def _elements(chain: Any, body: Any) -> Any:
@@ -96,8 +98,8 @@ def _elements(chain: Any, body: Any) -> Any:
         steps(chain),
         tree(s.Incoming),
         tree(s.ChainGroup, chain),
-        tree(s.If, several(st.tuples(expressions, body), 1, 2), st.none() | body),
-        tree(s.For, several(names, 1, 2), expressions, body),
+        tree(s.If, tuples_of(st.tuples(expressions, body), 1, 2), st.none() | body),
+        tree(s.For, tuples_of(names, 1, 2), expressions, body),
     )
     return plain | tree(s.Repeat, plain, expressions)
 
@@ -109,19 +111,19 @@ def _bodies(chain: Any) -> Any:
         tree(s.Shared, names, chain),
         tree(s.SideOutput, names, _args(expressions), chain),
     )
-    return tree(s.Body, several(statement, 0, 3))
+    return tree(s.Body, tuples_of(statement, 0, 3))
 
 
-_simple = tree(s.Chain, st.none() | layers, several(steps(st.nothing()), 1, 2))
+_simple = tree(s.Chain, st.none() | layers, tuples_of(steps(st.nothing()), 1, 2))
 chains = st.recursive(
     _simple,
     lambda chain: tree(
-        s.Chain, st.none() | layers, several(_elements(chain, _bodies(chain)), 1, 3)
+        s.Chain, st.none() | layers, tuples_of(_elements(chain, _bodies(chain)), 1, 3)
     ),
     max_leaves=4,
 )
 bodies = _bodies(chains)
-parameters = several(tree(s.Parameter, names, st.none() | expressions))
+parameters = tuples_of(tree(s.Parameter, names, st.none() | expressions))
 items = st.one_of(
     tree(s.Use, texts),
     tree(s.Block, names, parameters, bodies),
@@ -131,8 +133,8 @@ items = st.one_of(
         s.Section,
         st.sampled_from(["data", "train"]),
         st.none() | names,
-        several(tree(s.SectionEntry, keys, expressions) | tree(s.Expect, expressions)),
+        tuples_of(tree(s.SectionEntry, keys, expressions) | tree(s.Expect, expressions)),
     ),
-    tree(s.Test, st.none() | names, several(expressions)),
+    tree(s.Test, st.none() | names, tuples_of(expressions)),
 )
-files = several(items, 0, 4).map(lambda i: s.File(NOWHERE, i))
+files = tuples_of(items, 0, 4).map(lambda i: s.File(NOWHERE, i))
