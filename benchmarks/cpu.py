@@ -2,7 +2,7 @@
 
     python benchmarks/cpu.py [--only lenet-train-64 ...] [--rounds 5] [--no-compile] [--save]
 
-Trains and infers the nets of works.py. Every side runs in a process of its own and waits while
+Trains and infers the nets of workloads.py. Every side runs in a process of its own and waits while
 another one is timed. Weights are netdsl's on all sides; parameters must be as many and losses (of
 two steps) or scores equal, or nothing is printed. `--save` keeps the table in benchmarks/results.
 """

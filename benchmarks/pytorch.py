@@ -29,9 +29,9 @@ class TorchResult:
 
 @dataclass(frozen=True)
 class TorchTask:
-    """What both sides do: the net as torch_nets.py calls it, its first weights, images, labels to train
-    on (else it infers), the losses that are compared, the learning rate, and the 16-bit type; on a
-    GPU, else rehearsed on the processor, where nothing is dropped."""
+    """What both sides do: the net as torch_nets.py calls it, its first weights, images, labels to
+    train on (else it infers), the losses that are compared, the learning rate, and the 16-bit type;
+    on a GPU, else rehearsed on the processor, where nothing is dropped."""
 
     net: str
     weights: Path
