@@ -32,9 +32,13 @@ from netdsl.language.parse import parse
 from netdsl.language.program import Program, build_program, reject_read
 from netdsl.language.syntax import File
 from netdsl.limits import MAX_EPOCHS, MAX_FILE_CHARACTERS
+from netdsl.text_escaping import escape_line
 from netdsl.types import Array, dims
 
 METADATA_KEY = "netdsl"
+FORMAT = 1
+"""Of what `save` writes; docs/compatibility.md says what each format holds. Raise it when a version
+that reads only the formats before would misread a file."""
 SUFFIX = ".safetensors"
 EMA_SUFFIX = ".ema"
 
@@ -72,6 +76,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     there then stays."""
     about = {
         "version": __version__,
+        "format": FORMAT,
         "net": checkpoint.net_text,
         "classes": checkpoint.classes,
         "metrics": replace_non_finite(dict(checkpoint.metrics)),
@@ -185,12 +190,24 @@ def _decode(metadata: str, states: Mapping[str, Array], origin: str) -> Checkpoi
     if outer["sha256"] != _checksum(text, states):
         raise SchemaError("its checksum is not that of its content")
     about = read_json(text)
+    _check_format(about, origin)
     _CONTENT_SCHEMA.check(about, "metadata")
     classes = tuple(about["classes"])
     if len(set(classes)) < len(classes):
         raise SchemaError("two of its classes have the same name")
     net, metrics, progress = about["net"], about["metrics"], about["progress"]
     return Checkpoint(states, net, classes, metrics, progress, origin)
+
+
+def _check_format(about: Any, origin: str) -> None:
+    """Raises NetError if a later version wrote the checkpoint in a format of its own."""
+    number = about.get("format") if isinstance(about, dict) else None
+    if isinstance(number, int) and number > FORMAT:
+        version = escape_line(str(about.get("version", "of a later version")))[:40]
+        raise fail(
+            f"{origin} has checkpoint format {number:,}; this netdsl reads formats up to {FORMAT}",
+            help=f"install a newer netdsl: {version} wrote it",
+        )
 
 
 MAX_HEADER = 64 * 2**20
@@ -250,5 +267,5 @@ _CONTENT_SCHEMA = JsonObject(
         "metrics": METRICS_SCHEMA,
         "progress": _PROGRESS_SCHEMA,
     },
-    {"version": JsonString(100)},
+    {"version": JsonString(100), "format": JsonInteger(1, FORMAT)},
 )
