@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -52,3 +53,70 @@ def test_the_error_that_is_shown_is_the_error_that_is_told() -> None:
 
 def test_the_nets_that_are_shown_are_laid_out_as_fmt_does() -> None:
     assert format_file(parse(BLOCKS[1]), BLOCKS[1]) == BLOCKS[1]
+
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+MAINTAINERS = [p for p in PAGES if p.name not in ("README.md", "reference.md")]
+"""The pages that speak of the code."""
+CODE = re.compile(r"`([^`\n]+)`")
+WORDS = {
+    *(
+        "pre-commit",
+        "NAME",
+        "DIR",
+        "FILE",
+        "PATH",
+        "NETDSL_DUMP",
+        "NETDSL_GOLDEN",
+        "NETDSL_THREADS",
+    ),
+    *("NETDSL_VECTOR", "DiGraph", "AssertionError", "recipe.net", "metrics.jsonl", "no_decay"),
+    *("normal", "lr", "pad", "conv1.weight", "conv1.bias"),
+}
+"""What is named in the pages and is no name of the code."""
+
+
+def code_without_blocks(page: Path) -> list[str]:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return CODE.findall(text)
+
+
+def defined_names() -> set[str]:
+    """Every name that the package or the tests define: functions, classes, fields, constants."""
+    found = set(WORDS)
+    for path in (*(ROOT / "netdsl").rglob("*.py"), *(ROOT / "tests").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                found.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                found.add(node.id)
+            elif isinstance(node, ast.arg | ast.keyword) and node.arg:
+                found.add(node.arg)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_the_files_that_are_named_are_there(page: Path) -> None:
+    for name in code_without_blocks(page):
+        if re.fullmatch(r"(netdsl|tests|grammar|models|docs|benchmarks)/[\w./*]*", name):
+            assert "NAME" in name or any(ROOT.glob(name.rstrip("/"))), name
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", MAINTAINERS, ids=lambda p: p.name)
+def test_the_names_that_are_used_exist(page: Path) -> None:
+    known = defined_names()
+    for text in code_without_blocks(page):
+        if re.fullmatch(r"_?[A-Za-z]\w*(\.\w+)*(?<!_)", text) and re.search(r"[A-Z_]", text):
+            assert text in known or text.rpartition(".")[2] in known, text
+
+
+@pytest.mark.parametrize("page", MAINTAINERS, ids=lambda p: p.name)
+def test_the_python_that_is_shown_can_be_parsed(page: Path) -> None:
+    for language, text in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.M | re.S):
+        if language == "python":
+            ast.parse(text)
