@@ -11,8 +11,9 @@ __version__ = "0.1.0"
 
 
 def load(place: str) -> NetFile:
-    """A .net file, or a net or recipe of it: `netdsl.load("models/resnet.net:resnet50").graph()` is
-    the net as a networkx.DiGraph. Raises NetError where there is none."""
-    from netdsl.insight import python_api  # all of the compiler
+    """Loads a .net file, or one net or recipe of it:
+    `netdsl.load("models/resnet.net:resnet50").graph()` returns the net as a networkx.DiGraph.
+    Raises NetError if it cannot be found."""
+    from netdsl.insight import python_api  # imports the whole compiler
 
     return python_api.load(place)

@@ -1,4 +1,5 @@
-"""The light entry point: output and signals are seen to before anything else is imported."""
+"""The lightweight entry point: sets up output streams and signal handling before importing the
+rest."""
 
 from __future__ import annotations
 
@@ -12,24 +13,24 @@ from netdsl.standard_streams import open_standard_streams
 
 INTERRUPTED_EXIT_CODE = 130
 _MIN_ADDRESS_SPACE = 160 * 10**6
-"""Bytes of addresses that NumPy takes to load and to multiply matrices in a few threads. With less
-its OpenBLAS ends the process."""
+"""Bytes of address space that NumPy needs to load and to multiply matrices in a few threads. With
+less, its OpenBLAS ends the process."""
 
 
 def main() -> None:
-    """Runs the command line and ends with its exit code; 130 where it is interrupted, also while
-    it is still loading."""
+    """Runs the command line and exits with its exit code, or with 130 if interrupted, even while
+    still loading."""
     open_standard_streams()
     code = INTERRUPTED_EXIT_CODE
     with suppress(KeyboardInterrupt):
         with suppress(KeyboardInterrupt):
             interrupt_on_signals()
             code = _run()
-        ignore_signals()  # the work is over, and Python's own end takes a while
+        ignore_signals()  # the work is done, and Python's own shutdown takes a while
     ignore_signals()
     if code == INTERRUPTED_EXIT_CODE:
-        # at once: an interrupt within `exec`, as a dataclass is made by, would make Python end
-        # by SIGINT instead, and threads that are at work would be waited for
+        # exit immediately: an interrupt within `exec`, which creates dataclasses, would make Python
+        # exit by SIGINT instead, and Python would wait for running threads
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

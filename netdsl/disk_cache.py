@@ -1,10 +1,11 @@
-"""What is kept on disk since it takes long to make: machine code, which plans were fastest, the
-grammar's tables, which pictures are good.
+"""The on-disk cache of results that are slow to compute: machine code, the fastest plans, the
+grammar's tables, which pictures are valid.
 
-Machine code is run, so nothing is taken that another user can have written: the folder and its
-files belong to this user or to root, and only their owner may write to them. A file is a checksum
-and the content; the checksum covers what the content was kept as, so that one under another's name
-is none. What is damaged is as good as none: it is made again.
+Cached machine code is executed, so nothing is loaded that another user could have written: the
+directory and its files must belong to this user or to root, and only their owner may write to them.
+A file holds a checksum and the content. The checksum covers the namespace, version and key, so a
+file stored under another key's name is rejected. Damaged entries are treated as missing and
+computed again.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class UntrustedFileError(Exception):
-    """A folder or a file that is not used, with the reason."""
+    """A directory or file that is not used, with the reason."""
 
 
 @dataclass(frozen=True)
 class DiskCache:
-    """What one part of this version keeps, such as an engine, by key. A key is made of all that
-    the content depends on (`make_key`), such as the processor that machine code is for."""
+    """The cache of one component of this version, such as an engine, by key. A key covers
+    everything that the content depends on (`make_key`), such as the processor that machine code is
+    compiled for."""
 
     namespace: str
 
@@ -44,20 +46,21 @@ class DiskCache:
         return cache_directory() / f"{self.namespace}-{__version__}"
 
     def load(self, key: str) -> bytes | None:
-        """The content under a key; None where there is none, or it is not what was kept so."""
+        """Returns the content stored under a key, or None if it is missing or damaged."""
         try:
             with self._open_directory() as handle:
                 stored = _read_file(handle, key, self.directory / key)
         except UntrustedFileError as e:
             _warn_once(str(e))
             return None
-        except (OSError, RuntimeError):  # the latter where nobody knows a home
+        except (OSError, RuntimeError):  # RuntimeError if the home directory is unknown
             return None
         digest, content = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
         return content if digest == self._digest(key, content) else None
 
     def store(self, key: str, content: bytes) -> None:
-        """Kept where that is possible: a home that cannot be written to only costs time."""
+        """Stores the content if possible. If the cache directory is not writable, the only cost is
+        time."""
         try:
             self.directory.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
@@ -76,10 +79,12 @@ class DiskCache:
 
     @contextmanager
     def _open_directory(self) -> Iterator[int]:
-        """The folder's handle: whatever its path becomes meanwhile, what was checked is used.
+        """Yields a handle of the directory, so that the directory that was checked is the one used
+        even if its path changes meanwhile.
 
-        Raises Untrusted where others can write to it, OSError where there is none."""
-        if os.name == "nt":  # it has no such owners and handles: nothing is kept
+        Raises UntrustedFileError if other users can write to it, OSError if it does not exist.
+        """
+        if os.name == "nt":  # no such owners and handles: nothing is cached
             raise OSError("no handle of a folder")
         if self.directory.is_symlink():
             raise UntrustedFileError(f"{self.directory} is a link")
@@ -98,13 +103,13 @@ CPU_CACHE, CUDA_CACHE, LANGUAGE_CACHE, IMAGE_CACHE = map(
 
 
 def make_key(*parts: object) -> str:
-    """A name for what is determined by `parts`, whose texts must tell them apart."""
+    """Returns a key for whatever `parts` determine; their reprs must distinguish them."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
 
 
 def _read_file(directory: int, name: str, path: Path) -> bytes:
-    """Raises Untrusted where another user can have written the file, or where it is no file; then
-    it is not waited for, as a FIFO would be."""
+    """Raises UntrustedFileError if another user could have written the file, or if it is not a
+    regular file. Opening it never blocks, as opening a FIFO would."""
     try:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         handle = os.open(name, flags, dir_fd=directory)
@@ -126,7 +131,7 @@ def _read_file(directory: int, name: str, path: Path) -> bytes:
 
 
 def _check_permissions(status: os.stat_result, path: Path) -> None:
-    """Raises Untrusted where somebody but this user and root can write there."""
+    """Raises UntrustedFileError if anyone but this user and root can write to it."""
     if status.st_uid not in (os.geteuid(), 0):
         raise UntrustedFileError(f"{path} belongs to another user")
     if status.st_mode & _WRITABLE_BY_OTHERS:
@@ -134,8 +139,8 @@ def _check_permissions(status: os.stat_result, path: Path) -> None:
 
 
 def _replace_file(directory: int, name: str, content: bytes) -> None:
-    """The whole content under a name, at once. It is not forced to the disk: what a power cut
-    leaves of it fails its checksum."""
+    """Writes the whole content under a name, atomically. It is not synced to disk: a file truncated
+    by a power cut fails its checksum."""
     temporary_name = f".{secrets.token_hex(8)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     handle = os.open(temporary_name, flags, 0o600, dir_fd=directory)
@@ -153,7 +158,7 @@ _shown_warnings: list[str] = []
 
 
 def _warn_once(reason: str) -> None:
-    """Once a process, if there is anybody to read it."""
+    """Warns once per process, if there is a standard error."""
     if _shown_warnings or sys.stderr is None:
         return
     _shown_warnings.append(reason)

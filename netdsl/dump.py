@@ -1,4 +1,5 @@
-"""NETDSL_DUMP=DIR: what the compiler makes on the way is written there, numbered in order."""
+"""NETDSL_DUMP=DIR: writes the compiler's intermediate results to that directory, numbered in
+order."""
 
 from __future__ import annotations
 
@@ -11,12 +12,12 @@ from pathlib import Path
 from netdsl.file_io import write_atomically
 
 _stage_counters: defaultdict[str, count[int]] = defaultdict(lambda: count(1))
-"""By folder: the next stage that is written there."""
+"""The number of the next stage to be written, by directory."""
 
 
 def dump_stage(stage: str, text: Callable[[], str]) -> None:
-    """Writes what a stage has made, where that is asked for: `003-fold.txt`. Nothing is written of
-    an empty text. Raises NetError where the folder cannot be written."""
+    """Writes the result of a stage, such as `003-fold.txt`, if NETDSL_DUMP is set. An empty text is
+    not written. Raises NetError if the directory is not writable."""
     folder = os.environ.get("NETDSL_DUMP")
     content = text() if folder else ""
     if folder and content:

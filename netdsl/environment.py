@@ -1,4 +1,5 @@
-"""What the environment says: NETDSL_* variables, and whether there is memory to load a library."""
+"""The process environment: NETDSL_* variables, and whether there is enough memory to load a
+library."""
 
 from __future__ import annotations
 
@@ -9,12 +10,12 @@ import re
 from netdsl.errors import fail
 
 _MAX_SHOWN_CHARACTERS = 40
-"""Characters of a value that are shown."""
+"""Characters of a value that a message shows."""
 
 
 def can_allocate(nbytes: int) -> bool:
-    """Whether so many bytes can be had, as far as limits on this process tell (`ulimit -v`). No
-    page of them is used."""
+    """Returns whether this many bytes can be allocated under the limits on this process (`ulimit
+    -v`). No page is touched."""
     try:
         mmap.mmap(-1, nbytes).close()
     except OSError:
@@ -23,18 +24,18 @@ def can_allocate(nbytes: int) -> bool:
 
 
 def read_variable(name: str) -> str | None:
-    """What a variable says; None where it is unset or blank."""
+    """Returns a variable's value, or None if it is unset or blank."""
     return os.environ.get(name, "").strip() or None
 
 
 def format_variable(name: str, value: str) -> str:
-    """A variable and the beginning of its value, as a message names them."""
+    """Formats a variable and the beginning of its value for a message."""
     return f"{name}={value[:_MAX_SHOWN_CHARACTERS]}{'...' * (len(value) > _MAX_SHOWN_CHARACTERS)}"
 
 
 def read_integer(name: str, maximum: int, description: str) -> int | None:
-    """A whole number from 1 to `maximum`; None where the variable is unset. Raises NetError where
-    it says something else."""
+    """Returns a variable's value as an integer from 1 to `maximum`, or None if it is unset. Raises
+    NetError for any other value."""
     text = read_variable(name)
     if text is None:
         return None

@@ -1,4 +1,4 @@
-"""Where anything went wrong and how it is told: Span, Diagnostic, NetError."""
+"""Errors, their locations and how they are reported: Span, Diagnostic, NetError."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from netdsl.text_escaping import escape_line, escape_text
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A text with the name that people know it by."""
+    """A source text and its displayed name."""
 
     name: str
     text: str
@@ -30,7 +30,7 @@ class Source:
         return [0, *accumulate(len(line) + 1 for line in self._lines[:-1])]
 
     def position(self, offset: int) -> tuple[int, int]:
-        """Line and column of a character offset, both counted from 1."""
+        """Returns the line and column of a character offset, both counted from 1."""
         number = bisect_right(self._line_starts, offset)
         return number, offset - self._line_starts[number - 1] + 1
 
@@ -40,7 +40,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of a source: characters `start` up to, not including, `end`."""
+    """A range of a source: characters from `start` up to, but not including, `end`."""
 
     source: Source
     start: int
@@ -55,7 +55,7 @@ class Span:
         return f"{self.source.name}:{line}:{column}"
 
     def format_relative_to(self, other: Span | None) -> str:
-        """Line and column, with the file where it is another than that of `other`."""
+        """Formats line and column, with the file name if it differs from that of `other`."""
         if other is None or other.source is not self.source:
             return str(self)
         line, column = self.position
@@ -64,23 +64,23 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One thing that is wrong: a sentence, its place, what to do, and lines that explain."""
+    """One problem: a message, its location, a suggested fix, and explanatory notes."""
 
     message: str
     span: Span | None = None
     help: str | None = None
     notes: tuple[str, ...] = ()
     lint: str | None = None
-    """The name of the lint that warns so; none where it is an error."""
+    """The name of the lint that issued the warning; None for an error."""
 
     def __post_init__(self) -> None:
-        """However long a name or a list is that a sentence repeats, the sentence is short."""
+        """Keeps messages short, however long a name or list they quote."""
         object.__setattr__(self, "message", shorten(self.message))
         object.__setattr__(self, "help", shorten(self.help) if self.help else self.help)
         object.__setattr__(self, "notes", tuple(map(shorten, self.notes[:MAX_NOTES])))
 
     def render(self) -> str:
-        """The diagnostic as people read it, with the line itself and the place underlined."""
+        """Formats the diagnostic for people, with the source line and the location underlined."""
         kind = f"warning[{self.lint}]" if self.lint else "error"
         parts = [f"{kind}: {escape_text(self.message)}"]
         if self.span is not None:
@@ -92,7 +92,7 @@ class Diagnostic:
 
 
 def shorten(text: str, max_length: int = MAX_MESSAGE_CHARACTERS) -> str:
-    """A text without its middle where it is too long to read."""
+    """Cuts the middle out of a text that is too long to read."""
     if len(text) <= max_length:
         return text
     return f"{text[: max_length * 3 // 4]} ... {text[-max_length // 5 :]}"
@@ -102,7 +102,7 @@ _MAX_EXCERPT_WIDTH = 120
 
 
 def _make_excerpt(span: Span) -> list[str]:
-    """The line of a span, with the span underlined, as wide as what is shown for it."""
+    """Returns the line of a span with the span underlined, as wide as it is displayed."""
     number, column = span.position
     line = span.source.line(number).expandtabs(1)
     begin = column - 1
@@ -118,7 +118,8 @@ def _make_excerpt(span: Span) -> list[str]:
 
 
 class NetError(Exception):
-    """Bad input of any sort; carries every diagnostic that was found, in the order of the text."""
+    """Invalid input of any kind; carries every diagnostic that was found, in the order of the
+    text."""
 
     def __init__(self, *diagnostics: Diagnostic) -> None:
         super().__init__("\n".join(d.message for d in diagnostics))
@@ -128,7 +129,8 @@ class NetError(Exception):
         return "\n\n".join(d.render() for d in self.diagnostics)
 
     def with_default_span(self, span: Span | None) -> NetError:
-        """The same error, placed at `span` where it has no place of its own."""
+        """Returns the same error, located at `span` where a diagnostic has no location of its
+        own."""
         return type(self)(*(d if d.span else replace(d, span=span) for d in self.diagnostics))
 
 
@@ -139,7 +141,7 @@ def fail(
     help: str | None = None,
     notes: Sequence[str] = (),
 ) -> NetError:
-    """A NetError of one diagnostic, to be raised by the caller."""
+    """Returns a NetError with one diagnostic, for the caller to raise."""
     return NetError(Diagnostic(message, span, help, tuple(notes)))
 
 
@@ -219,7 +221,8 @@ _PYTHON_LITERALS = {"true": "yes", "false": "no", "none": "no"}
 
 
 def suggest_name(name: str, known: Iterable[str], label: str = "") -> str | None:
-    """A help line that offers the known name most like `name`, or lists them when they are few."""
+    """Returns a help line that suggests the known name closest to `name`, or lists the known names
+    if they are few."""
     names = sorted({n for n in known if len(n) <= MAX_NAME_CHARACTERS})
     found = suggest_alias(name, names) or suggest_spelling(name, names)
     if found is None and 0 < len(names) <= _MAX_LISTED_NAMES:
@@ -228,7 +231,8 @@ def suggest_name(name: str, known: Iterable[str], label: str = "") -> str | None
 
 
 def suggest_alias(name: str, known: Iterable[str]) -> str | None:
-    """A help line for a name in other capitals, or for what other frameworks call so."""
+    """Returns a help line for a name with different capitalization, or for another framework's
+    name."""
     names_by_lowercase = {n.lower(): n for n in known}
     if (
         name.lower() in _PYTHON_LITERALS
@@ -244,8 +248,8 @@ def suggest_alias(name: str, known: Iterable[str]) -> str | None:
 
 
 def suggest_spelling(name: str, known: Iterable[str]) -> str | None:
-    """A help line that offers the known name that is spelt most alike, if they are not too many
-    to look through."""
+    """Returns a help line that suggests the known name with the closest spelling, unless there are
+    too many to search."""
     names_by_lowercase = {n.lower(): n for n in known if len(n) <= MAX_NAME_CHARACTERS}
     if len(name) > MAX_NAME_CHARACTERS or len(names_by_lowercase) > MAX_KNOWN_NAMES:
         return None
@@ -254,5 +258,5 @@ def suggest_spelling(name: str, known: Iterable[str]) -> str | None:
 
 
 def internal_error(message: str) -> AssertionError:
-    """A broken promise inside netdsl itself, never the fault of who wrote the file."""
+    """A violated invariant inside netdsl itself, never the fault of the file's author."""
     return AssertionError(f"internal error: {message}")

@@ -1,4 +1,4 @@
-"""Writing files so that nothing already saved is ever lost: beside, then renamed."""
+"""File I/O: reads only regular files and writes atomically, so that saved data is never lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from netdsl.errors import fail
 
 
 def cache_directory() -> Path:
-    """Where data sets and machine code are kept: $NETDSL_CACHE, else the user's cache folder."""
+    """Returns the directory for data sets and machine code: $NETDSL_CACHE, else the user's cache
+    directory."""
     configured = os.environ.get("NETDSL_CACHE")
     xdg_cache_home = os.environ.get("XDG_CACHE_HOME")
     return (
@@ -25,7 +26,7 @@ def cache_directory() -> Path:
 
 
 def split_file_and_name(file: str) -> tuple[str, str | None]:
-    """`FILE[:NAME]` apart; a colon inside an existing path is no separator."""
+    """Splits `FILE[:NAME]`; a colon inside an existing path is not a separator."""
     path, colon, name = file.rpartition(":")
     if not colon or Path(file).exists() or "/" in name or "\\" in name:
         return file, None
@@ -42,13 +43,13 @@ _FILE_TYPE_NAMES = {
 
 
 def open_regular_file(path: Path) -> BinaryIO:
-    """A file opened for reading, links followed. Raises NetError where it cannot be read or is no
-    regular file: a pipe is not waited for, and nothing is read from a device."""
+    """Opens a file for reading, following links. Raises NetError if it cannot be read or is not a
+    regular file: it never blocks on a pipe and reads nothing from a device."""
     try:
-        _check_regular(path, os.stat(path).st_mode)  # a device may act when it is merely opened
+        _check_regular(path, os.stat(path).st_mode)  # merely opening a device may have effects
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         try:
-            _check_regular(path, os.fstat(handle).st_mode)  # it may be another file by now
+            _check_regular(path, os.fstat(handle).st_mode)  # the path may name another file by now
             return os.fdopen(handle, "rb")
         except BaseException:
             os.close(handle)
@@ -65,8 +66,8 @@ def _check_regular(path: Path, mode: int) -> None:
 
 
 def read_regular_file(path: Path, max_bytes: int) -> bytes:
-    """The content of a regular file of at most `max_bytes` bytes. Raises NetError as
-    `open_regular_file` does, and where the file is larger."""
+    """Returns the content of a regular file of at most `max_bytes` bytes. Raises NetError as
+    `open_regular_file` does, and if the file is larger."""
     with open_regular_file(path) as f:
         try:
             content = f.read(max_bytes + 1)
@@ -78,8 +79,9 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
 
 
 def write_atomically(path: Path, *content: bytes | memoryview) -> None:
-    """The whole content, its pieces one after the other, or the old file, never a part; its
-    permissions stay, a link is followed. Raises NetError if it cannot be."""
+    """Writes the pieces of the content one after the other; the file then holds either all of it or
+    its old content, never a part. Keeps its permissions and follows a link. Raises NetError on
+    failure."""
     try:
         target = path.resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,8 +104,8 @@ def write_atomically(path: Path, *content: bytes | memoryview) -> None:
 
 
 def append_to_file(path: Path, content: bytes) -> None:
-    """Puts content at the end of a file, on the disk when this returns. Raises NetError if it
-    cannot be."""
+    """Appends content to a file and syncs it to disk before returning. Raises NetError on
+    failure."""
     try:
         with path.open("ab") as f:
             f.write(content)
@@ -114,7 +116,7 @@ def append_to_file(path: Path, content: bytes) -> None:
 
 
 def replace_non_finite(value: Any) -> Any:
-    """A value as JSON can hold it: what is no number becomes null."""
+    """Returns a value that JSON can represent: NaN and infinities become null."""
     if isinstance(value, dict):
         return {k: replace_non_finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

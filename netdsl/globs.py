@@ -1,4 +1,4 @@
-"""Globs over paths of weights: what they match, and what is said of one that matches nothing."""
+"""Globs over weight paths: what they match, and the error for one that matches nothing."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from netdsl.errors import Span, fail, suggest_name
 
 
 def matches_glob(path: str, pattern: str) -> bool:
-    """Whether a glob matches a path; `*` crosses dots."""
+    """Returns whether a glob matches a path; `*` crosses dots."""
     return fnmatchcase(path, pattern)
 
 
 def matches_any_glob(path: str, patterns: Iterable[str]) -> bool:
-    """Whether one of several globs matches a path."""
+    """Returns whether any of the globs matches a path."""
     return any(matches_glob(path, p) for p in patterns)
 
 
@@ -25,7 +25,7 @@ def match_globs(
     span: Span | None = None,
     noun: str = "weight",
 ) -> dict[str, tuple[str, ...]]:
-    """What each glob matches. Raises NetError where one matches nothing."""
+    """Returns what each glob matches. Raises NetError if one matches nothing."""
     found = {p: tuple(n for n in names if matches_glob(n, p)) for p in patterns}
     for pattern, matching_names in found.items():
         if not matching_names:
@@ -39,6 +39,6 @@ def match_globs(
 
 
 def make_glob_candidates(names: Iterable[str]) -> set[str]:
-    """The names, and a glob for everything under each of their scopes."""
+    """Returns the names, and for each of their scopes a glob for everything under it."""
     scopes = {n[:i] for n in names for i, c in enumerate(n) if c == "."}
     return set(names) | {f"{s}.*" for s in scopes}

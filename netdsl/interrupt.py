@@ -1,5 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as a question that a run answers between two steps, so that it can
-save."""
+"""Ctrl-C, SIGTERM and SIGHUP as a flag that a run checks between two steps, so that it can save."""
 
 from __future__ import annotations
 
@@ -12,19 +11,19 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 HANGUP = signal.Signals.__members__.get("SIGHUP")
-"""None on a system without terminals that hang up."""
+"""None on a system without SIGHUP."""
 SIGNALS = tuple(s for s in (signal.SIGINT, signal.SIGTERM, HANGUP) if s is not None)
 
 
 def find_handled_signals() -> tuple[signal.Signals, ...]:
-    """Those of them that somebody may end this process by. What it was started to ignore it goes
-    on ignoring: SIGHUP under `nohup`, SIGINT behind a shell's `&`."""
+    """Returns the signals that may end this process. Those that it was started to ignore stay
+    ignored: SIGHUP under `nohup`, SIGINT after a shell's `&`."""
     return tuple(s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN)
 
 
 def interrupt_on_signals() -> None:
-    """Each of them raises KeyboardInterrupt. One that comes up in a callback of Python's own, as of
-    a weak reference, is lost there, and nothing is printed of it."""
+    """Makes each signal raise KeyboardInterrupt. One raised inside a callback of Python itself,
+    such as that of a weak reference, is lost there without a message."""
     sys.unraisablehook = _report_unraisable
     for s in find_handled_signals():
         signal.signal(s, signal.default_int_handler)
@@ -36,9 +35,9 @@ def _report_unraisable(unraisable: Any) -> None:
 
 
 def ignore_signals() -> None:
-    """Nothing interrupts from now on. Signals are blocked first, at once: Python's own end gives
-    them their first meaning again, which is to end the process. Raises KeyboardInterrupt where one
-    came just before; a second call then does it."""
+    """Ignores the signals from now on. Blocks them first, since Python's shutdown restores their
+    default action, which is to end the process. Raises KeyboardInterrupt if a signal arrived just
+    before; call it again in that case."""
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     for s in find_handled_signals():
@@ -47,8 +46,9 @@ def ignore_signals() -> None:
 
 @contextmanager
 def defer_interrupts() -> Iterator[Callable[[], bool]]:
-    """While it lasts, the first signal only makes the answer true; the same one once more
-    interrupts. Not so SIGHUP, which the shell and the system both send when a terminal closes."""
+    """Yields a function that returns whether a signal has arrived. Inside the block, the first
+    signal only sets that flag; the same signal again interrupts. Except for SIGHUP, which both the
+    shell and the system send when a terminal closes."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
@@ -58,7 +58,7 @@ def defer_interrupts() -> Iterator[Callable[[], bool]]:
         if number in received and number != HANGUP:
             raise KeyboardInterrupt
         received.add(number)
-        with suppress(OSError):  # not by print, which may be what the signal interrupted
+        with suppress(OSError):  # not print, which the signal may have interrupted
             os.write(2, b"\nsaving after this step; once more to stop at once\n")
 
     previous_handlers = {s: signal.signal(s, handle) for s in find_handled_signals()}

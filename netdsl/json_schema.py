@@ -1,4 +1,4 @@
-"""What is read back from a file, checked: JSON of a bounded size, and of what types and ranges."""
+"""Validation of JSON read from a file: bounded size, types and ranges."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class SchemaError(ValueError):
-    """What was read is not what the schema says; the text names the place and the value."""
+    """The input does not match the schema; the message names the path and the value."""
 
 
 class Schema(Protocol):
     """A set of JSON values."""
 
     def check(self, value: Any, path: str) -> None:
-        """Raises Invalid where a value, which stands at `path`, is none of them."""
+        """Raises SchemaError if a value, found at `path`, does not match."""
         ...
 
 
 @dataclass(frozen=True)
 class JsonInteger:
-    """A whole number in [low, high]."""
+    """An integer in [low, high]."""
 
     low: int = 0
     high: int = 2**31 - 1
@@ -50,14 +50,14 @@ class JsonNumber:
     def check(self, value: Any, path: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             _raise_mismatch(value, path, "a number")
-        if not self.low <= value <= self.high:  # nor is NaN
+        if not self.low <= value <= self.high:  # NaN fails this too
             _raise_mismatch(value, path, f"a number from {self.low:g} to {self.high:g}")
 
 
 @dataclass(frozen=True)
 class JsonString:
-    """A text of so many characters at most; `is_one_line` has no end of a line within, and only a
-    file's name may have `allow_surrogates`, for bytes that are no UTF-8."""
+    """A string of at most `max_length` characters. With `is_one_line` it may contain no line break.
+    Only a file name may use `allow_surrogates`, for bytes that are not UTF-8."""
 
     max_length: int
     is_one_line: bool = False
@@ -76,7 +76,7 @@ class JsonString:
 
 @dataclass(frozen=True)
 class Nullable:
-    """null, or of another schema."""
+    """null, or a value of another schema."""
 
     schema: Schema
 
@@ -87,7 +87,8 @@ class Nullable:
 
 @dataclass(frozen=True)
 class JsonValue:
-    """A finite number, a text, true, false or null; or lists and objects of them, so many deep."""
+    """A finite number, a string, true, false or null; or lists and objects of them, nested up to
+    `max_depth`."""
 
     max_depth: int = 0
 
@@ -105,7 +106,7 @@ class JsonValue:
 
 @dataclass(frozen=True)
 class JsonArray:
-    """A list of so many at most, and at least, all of one schema."""
+    """A list of `min_length` to `max_length` entries, all of one schema."""
 
     item_schema: Schema
     max_length: int
@@ -124,8 +125,8 @@ class JsonArray:
 
 @dataclass(frozen=True)
 class JsonObject:
-    """An object with named entries; `additional` says what those of other names are. Unless it
-    does, nobody reads them, as they may be from a version to come."""
+    """An object with named entries. `additional` is the schema of entries with other names; if it
+    is None, these are ignored, since a later version may have written them."""
 
     required: Mapping[str, Schema] = field(default_factory=dict)
     optional: Mapping[str, Schema] = field(default_factory=dict)
@@ -147,8 +148,8 @@ class JsonObject:
 
 
 def read_json(content: str | bytes, is_nan_null: bool = False) -> Any:
-    """The value of a JSON text. Raises Invalid where it is none, or one that is too large or too
-    deep to be ours; where it has a NaN or an infinity, unless they are to be read as null."""
+    """Parses a JSON text. Raises SchemaError if it is invalid, or too large or too deeply nested to
+    be ours, or if it contains NaN or an infinity, unless `is_nan_null` reads those as null."""
     try:
         text = content if isinstance(content, str) else content.decode()
         if sum(map(text.count, ",:[{")) > MAX_JSON_VALUES:

@@ -1,4 +1,4 @@
-"""Packages that not everybody needs: imported when they are asked for, or said why they cannot."""
+"""Optional packages: imported on demand, with an error that says why one cannot be loaded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from netdsl.environment import can_allocate
 from netdsl.errors import Diagnostic, NetError, fail
 
 _MIN_ADDRESS_SPACE = 400 * 10**6
-"""Bytes of addresses that the largest of them takes to load, about. With less SciPy's OpenBLAS
-asks for memory without end, or ends the process."""
+"""Bytes of address space that the largest of them needs to load, roughly. With less, SciPy's
+OpenBLAS requests memory endlessly or ends the process."""
 
 
 class NotInstalledError(NetError):
@@ -19,8 +19,8 @@ class NotInstalledError(NetError):
 
 
 def import_optional(module: str, requirement: str, help: str) -> Any:
-    """A module by its name; `requirement` says what needs it, `help` how it is installed. Raises
-    NotInstalled where there is no such module, and NetError with the reason where there is one that
+    """Imports a module by name; `requirement` says what needs it, `help` how to install it. Raises
+    NotInstalledError if there is no such module, and NetError with the reason if it exists but
     cannot be loaded."""
     if module not in sys.modules and not can_allocate(_MIN_ADDRESS_SPACE):
         message = f"{requirement}, and there is too little memory to load it"
@@ -31,7 +31,7 @@ def import_optional(module: str, requirement: str, help: str) -> Any:
         if e.name is None or not f"{module}.".startswith(f"{e.name}."):
             raise _make_load_error(
                 requirement, e
-            ) from None  # another one is missing, which this one imports
+            ) from None  # a dependency of this module is missing
         raise NotInstalledError(
             Diagnostic(f"{requirement}, which is not installed", help=help)
         ) from None
@@ -45,7 +45,7 @@ def _make_load_error(requirement: str, e: Exception) -> NetError:
 
 
 def _find_root_cause(e: BaseException) -> str:
-    """What went wrong first: packages raise errors of their own on top of it, which say less."""
+    """Returns the original error: packages wrap it in errors of their own that say less."""
     while (cause := e.__cause__ or e.__context__) is not None:
         e = cause
     return str(e) or type(e).__name__

@@ -1,4 +1,4 @@
-"""Kinds of values that a parameter can want: each says in words what it accepts."""
+"""The types of values that a parameter can take; each describes in words what it accepts."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from netdsl.values import Size, Symbol, Value
 
 
 class TypeMismatch(Exception):
-    """A value is not of the kind that a parameter wants; the text says what is wanted."""
+    """A value is not of a parameter's type; the message says what is expected."""
 
 
 class ParameterType(Protocol):
-    """A set of acceptable values. `accept` returns the plain Python value or raises Mismatch."""
+    """A set of acceptable values. `accept` returns the plain Python value or raises
+    TypeMismatch."""
 
     def accept(self, value: Value) -> Any: ...
 
 
 MAX_INTEGER = 10**9
 MAX_FLOAT32 = (2 - 2**-23) * 2.0**127
-"""The largest finite number of float32, which nets reckon in."""
+"""The largest finite number of float32, in which networks compute."""
 
 
 @dataclass(frozen=True)
 class Integer:
-    """A whole number in [low, high]."""
+    """An integer in [low, high]."""
 
     low: int = 1
     high: int = MAX_INTEGER
@@ -44,7 +45,7 @@ class Integer:
 
 @dataclass(frozen=True)
 class Float:
-    """A real number in [low, high]; `above` and `below` exclude their ends."""
+    """A real number in [low, high]; `above` and `below` are exclusive bounds."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -117,7 +118,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Extent:
-    """Height and width: `3x3`, or a bare `3` for a square; each at least `low`."""
+    """Height and width: `3x3`, or a bare `3` for a square; each is at least `low`."""
 
     low: int = 1
 
@@ -147,7 +148,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class ListOf:
-    """A list whose entries are all of one kind; a single value is a list of one."""
+    """A list whose entries are all of one type; a single value counts as a list of one."""
 
     item_type: ParameterType
     length: int | None = None
@@ -190,12 +191,12 @@ class ListOfPairs:
 
 
 GLOB_LIST = ListOf(QuotedText(), max_length=MAX_GLOBS)
-"""Globs of weights or places, each of which is tried on all of them."""
+"""Globs over weights or locations, each of which is matched against all of them."""
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """Whatever the first fitting kind accepts."""
+    """Whatever the first matching type accepts."""
 
     alternatives: tuple[ParameterType, ...]
 
@@ -220,7 +221,7 @@ class NoneLiteral:
 
 @dataclass(frozen=True)
 class AnyValue:
-    """Any value whatever: parameters of a user's block, attributes that only passes write."""
+    """Any value: parameters of a user's block, attributes that only passes set."""
 
     def accept(self, value: Value) -> Any:
         return value

@@ -1,7 +1,7 @@
-"""What a call may be given: parameters, and the binding of arguments to them.
+"""Signatures of calls: parameters, and the binding of arguments to them.
 
-One mechanism serves layers, operators' attributes, section keys, optimizers and sources, so that
-every unknown name, missing argument and value out of range is told in the same words.
+One mechanism serves layers, operator attributes, section keys, optimizers and sources, so that
+unknown names, missing arguments and values out of range are always reported in the same words.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from netdsl.values import Argument, Call, Size, Symbol, Value, format_value
 
 @dataclass(frozen=True)
 class BoundCall:
-    """An entry of a table, with its arguments bound: what `sgd(lr=0.1)` becomes."""
+    """A table entry with its arguments bound: what `sgd(lr=0.1)` becomes."""
 
     name: str
     record: Any
@@ -33,7 +33,8 @@ class BoundCall:
 
 @dataclass(frozen=True)
 class CallOf:
-    """A call of an entry of a table, whose records carry a `signature`; `noun` names the table."""
+    """A call of a table entry, whose record has a `signature`; `noun` names the table in
+    messages."""
 
     noun: str
     table: Mapping[str, Any]
@@ -63,10 +64,10 @@ REQUIRED: Any = _Required()
 
 @dataclass(frozen=True)
 class Param:
-    """One parameter: its name, the kind of value it takes, its default and a phrase on it.
+    """One parameter: its name, the type of its value, its default and a short description.
 
     The default is written as in a file (`Symbol("he")`, 1) and goes through `type` like any value.
-    One that is `is_keyword_only` is given by its name only, never by its place.
+    A parameter that is `is_keyword_only` can be given only by name, never by position.
     """
 
     name: str
@@ -78,8 +79,8 @@ class Param:
 
 @dataclass(frozen=True)
 class Signature:
-    """A name and its parameters, in the order that positional arguments fill them; those that are
-    only named come last."""
+    """A name and its parameters, in the order that positional arguments fill them; keyword-only
+    parameters come last."""
 
     name: str
     params: tuple[Param, ...] = ()
@@ -91,9 +92,9 @@ class Signature:
         span: Span | None,
         partial: bool = False,
     ) -> dict[str, Any]:
-        """Every parameter's value; only the given ones' if `partial`.
+        """Returns the value of every parameter, or only of the given ones if `partial`.
 
-        Raises NetError with a diagnostic for each wrong argument.
+        Raises NetError with one diagnostic per wrong argument.
         """
         errors: list[Diagnostic] = []
         given = self._match_parameters(arguments, span, errors)
@@ -115,7 +116,7 @@ class Signature:
         return bound
 
     def drop_defaults(self, arguments: Sequence[Argument]) -> tuple[Argument, ...]:
-        """The arguments that say more than the defaults do."""
+        """Returns the arguments that differ from the defaults."""
         defaults = {p.name: p.default for p in self.params}
         return tuple(
             a for a in arguments if a.name is None or a.value != defaults.get(a.name, REQUIRED)
@@ -163,7 +164,7 @@ class Signature:
             errors.extend(e.with_default_span(where).diagnostics)
 
     def _suggest_fix(self, param: Param, value: Value) -> str | None:
-        """What to write instead of a value that a parameter refuses."""
+        """Suggests what to write instead of a value that a parameter rejects."""
         bare = _unquote(value)
         if bare is not None and _accepts(param.type, bare):
             return f"write `{format_value(bare)}` without quotes"
@@ -209,7 +210,7 @@ class Signature:
 
 
 def _suggest_for_symbol(symbol: Symbol) -> str:
-    """A help line for a bare name that stands where a value must."""
+    """Returns a help line for a bare name where a value is expected."""
     if symbol.name in ("true", "True", "false", "False"):
         return "write `yes` or `no`"
     if symbol.name == "None":
@@ -222,7 +223,7 @@ def _suggest_for_symbol(symbol: Symbol) -> str:
 
 
 def suggest_for_value(value: object) -> str | None:
-    """A help line where a value is a bare name that means nothing."""
+    """Returns a help line if a value is an unknown bare name."""
     return _suggest_for_symbol(value) if isinstance(value, Symbol) else None
 
 
@@ -235,7 +236,7 @@ def _accepts(kind: ParameterType, value: Value) -> bool:
 
 
 def _unquote(value: Value) -> Value:
-    """What a quoted text would be without its quotes."""
+    """Returns what a quoted text would be without its quotes."""
     if not isinstance(value, str):
         return None
     if re.fullmatch(r"\d{1,9}", value):

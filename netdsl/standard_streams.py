@@ -1,4 +1,5 @@
-"""Standard output and standard error: where they take no more, the work goes on without them."""
+"""Standard output and standard error that never interrupt the work once they can no longer be
+written."""
 
 from __future__ import annotations
 
@@ -11,24 +12,25 @@ from typing import Any, TextIO
 
 
 class OutputStream(io.RawIOBase):
-    """A file descriptor whose first error is its last: what is written from then on is dropped.
+    """A file descriptor that drops all output after its first error.
 
-    Whoever writes here is never interrupted by a full disk, a reader that has gone or a terminal
-    that was closed; `error` is that error, for who wants to know."""
+    A writer is never interrupted by a full disk, a reader that is gone or a closed terminal;
+    `error` holds that first error.
+    """
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self.descriptor = descriptor
         self.error: OSError | None = None
         self.was_closed = False
-        """Whether the process was started without it."""
+        """Whether the process was started with this descriptor closed."""
 
     def write(self, data: Any) -> int:
         remaining = whole = memoryview(data).cast("B")
         while remaining and self.error is None:
             try:
                 remaining = remaining[os.write(self.descriptor, remaining) :]
-            except BlockingIOError:  # somebody made the other end non-blocking, and it is full
+            except BlockingIOError:  # the other end is non-blocking and full
                 select.select([], [self.descriptor], [])
             except OSError as e:
                 self.error = e
@@ -45,7 +47,7 @@ class OutputStream(io.RawIOBase):
 
     @property
     def reportable_error(self) -> OSError | None:
-        """The error, where somebody still expects the output; a reader that has gone does not."""
+        """The error, if anyone still expects the output; None if the reader is gone."""
         is_reader_gone = isinstance(self.error, ConnectionError) or (
             self.error is not None and self.error.errno == errno.EBADF
         )
@@ -56,9 +58,9 @@ STANDARD_OUTPUT, STANDARD_ERROR = OutputStream(1), OutputStream(2)
 
 
 def open_standard_streams() -> None:
-    """Puts these two under `sys.stdout` and `sys.stderr`; to be called once, before anything is
-    opened. Descriptors that are closed lead nowhere: else the next file that is opened would be
-    standard output, and receive what is printed."""
+    """Installs these two as `sys.stdout` and `sys.stderr`. Call it once, before any file is opened.
+    Closed descriptors are redirected to the null device; otherwise the next file opened would
+    become standard output and receive what is printed."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -78,7 +80,7 @@ def _redirect_to_null(descriptor: int) -> None:
 
 
 def _make_text_stream(output: OutputStream, original: TextIO | None) -> TextIO:
-    """A text stream over an output, buffered as the one that Python has made for it."""
+    """Returns a text stream over an output, buffered like the one that Python created for it."""
     template = original if isinstance(original, io.TextIOWrapper) else None
     unbuffered = template is not None and template.write_through
     target: Any = output if unbuffered else io.BufferedWriter(output)

@@ -1,19 +1,19 @@
-"""Text from elsewhere made safe to show: a terminal must not obey what a file says."""
+"""Escaping of untrusted text for display: a terminal must not obey what a file says."""
 
 from __future__ import annotations
 
 import unicodedata
 
 _UNSAFE_CATEGORIES = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
-"""Categories of characters without a picture of their own: control, format (as the direction of
-writing), surrogate, and the separators of lines and paragraphs."""
+"""Categories of characters without a glyph: control, format (such as text direction), surrogate,
+and line and paragraph separators."""
 _SAFE_CHARACTERS = frozenset("\n\t\u200c\u200d")
-"""Ends of lines, tabs, and the joiners that some scripts are written with."""
+"""Line ends, tabs, and the joiners that some scripts use."""
 
 
 def escape_text(text: str) -> str:
-    r"""The text with a `\x1b` or `\u202e` for every character that a terminal would obey or hide;
-    ends of lines and tabs stay."""
+    r"""Replaces every character that a terminal would obey or hide by an escape such as `\x1b` or
+    `\u202e`; keeps line ends and tabs."""
     if text.isprintable():
         return text
     return "".join(
@@ -22,7 +22,7 @@ def escape_text(text: str) -> str:
 
 
 def escape_line(text: str) -> str:
-    """As `escape_text`, of what must stay on one line: a name, a path."""
+    """Like `escape_text`, for text that must stay on one line, such as a name or a path."""
     return escape_text(text).replace("\n", r"\n").replace("\t", r"\t")
 
 

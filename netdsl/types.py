@@ -1,4 +1,4 @@
-"""What flows through the compiler: TensorType, Node, Graph."""
+"""The compiler's core data types: TensorType, Node, Graph."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Array = Any
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """A shape (batch first, channels last) and the type of an element."""
+    """A shape (batch first, channels last) and an element type."""
 
     shape: tuple[int, ...]
     dtype: str = "float32"
@@ -54,12 +54,12 @@ class TensorType:
 
 
 def dims(shape: Iterable[int]) -> str:
-    """A shape as the language writes it: `56x56x64`, and `scalar` for the empty one."""
+    """Formats a shape as the language does: `56x56x64`, or `scalar` for the empty one."""
     return "x".join(map(str, shape)) or "scalar"
 
 
 def format_bytes(nbytes: int) -> str:
-    """Bytes for people: `1.5 GB`."""
+    """Formats a byte count for people: `1.5 GB`."""
     size, unit = float(nbytes), "B"
     for larger in ("kB", "MB", "GB"):
         if size < 1000:
@@ -87,7 +87,7 @@ class Attrs(Mapping[str, Any]):
         return len(self._data)
 
     def keys(self) -> KeysView[str]:
-        """Of the dict itself, which `**attrs` asks for, at every node of every pass."""
+        """The keys of the dict itself; `**attrs` asks for them at every node of every pass."""
         return self._data.keys()
 
     def __hash__(self) -> int:
@@ -102,10 +102,11 @@ class Attrs(Mapping[str, Any]):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operation and its one result; `name` is the value's name, `args` are names of values.
+    """One operation with its single result; `name` is the value's name, `args` the names of its
+    operands.
 
-    Nodes of different `region` are never taken for one: what a backward pass computes again stays
-    apart from what the forward pass computed.
+    Nodes of different regions are never merged: what a backward pass recomputes stays separate from
+    what the forward pass computed.
     """
 
     name: str
@@ -121,13 +122,13 @@ _get_node = itemgetter("node")
 
 
 class NodeView(Mapping[str, Node]):
-    """The nodes of a `dag` by name, in the order in which they were added: a view of it."""
+    """A view of the nodes of `dag` by name, in insertion order."""
 
     __slots__ = ("_data", "dag")
 
     def __init__(self, dag: nx.DiGraph) -> None:
         self.dag = dag
-        # `dag.nodes` is a view too, of twice the price where every operand is looked up
+        # `dag.nodes` is a view too, but costs twice as much, and every operand is looked up
         self._data: dict[str, dict[str, Any]] = dag._node
 
     def __getitem__(self, name: str) -> Node:
@@ -152,12 +153,12 @@ class NodeView(Mapping[str, Node]):
         return _NodeItemsView(self)
 
     def data(self) -> Iterator[Node]:
-        """All nodes in their order."""
+        """Iterates over all nodes in order."""
         return map(_get_node, self._data.values())
 
 
 class _NodeValuesView(ValuesView[Node]):
-    """At the speed of a dict's own."""
+    """As fast as a dict's own view."""
 
     _mapping: NodeView
 
@@ -166,7 +167,7 @@ class _NodeValuesView(ValuesView[Node]):
 
 
 class _NodeItemsView(ItemsView[str, Node]):
-    """At the speed of a dict's own."""
+    """As fast as a dict's own view."""
 
     _mapping: NodeView
 
@@ -176,13 +177,13 @@ class _NodeItemsView(ItemsView[str, Node]):
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Nodes in an order in which they can run, what they give out and which states they renew.
+    """Nodes in executable order, the graph's outputs and its state updates.
 
-    `outputs` maps a public name to a node, `updates` a state to the node that replaces it when
-    the step is over. All nodes and edges lie in `dag`, a frozen networkx.DiGraph: its nodes are
-    names, each carrying its Node as `node`, in the order of the graph; its edges lead from an
-    operand to its reader. `Node.args` keeps the order of operands. `nodes` is a view of the dag;
-    any other mapping that a Graph is made of is filled into a dag of its own.
+    `outputs` maps a public name to a node, `updates` a state to the node that replaces it at the
+    end of the step. `dag` is a frozen networkx.DiGraph of all nodes and edges: its nodes are names
+    in graph order, each carrying its Node as `node`; its edges lead from an operand to its reader.
+    `Node.args` keeps the order of operands. `nodes` is a view of the dag; if a Graph is created
+    from any other mapping, a dag is built from it.
     """
 
     nodes: Mapping[str, Node]
@@ -192,7 +193,7 @@ class Graph:
     dag: nx.DiGraph = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        import networkx as nx  # a tenth of a second that only those pay who make a graph
+        import networkx as nx  # takes 0.1 s, needed only to create a graph
 
         view = self.nodes if isinstance(self.nodes, NodeView) else NodeView(_build_dag(self.nodes))
         object.__setattr__(self, "nodes", view)
@@ -205,7 +206,7 @@ class Graph:
         return tuple(n for n in self.nodes.values() if n.op == op)
 
     def backward_slice(self, *names: str) -> set[str]:
-        """The names of these nodes and of all that they are computed from."""
+        """Returns the names of these nodes and of everything that they are computed from."""
         return find_reachable(self.dag.reverse(copy=False), names)
 
     @property
@@ -223,12 +224,13 @@ class Graph:
 
     @property
     def live_names(self) -> set[str]:
-        """The names of all that outputs and updates need, and of the states that are renewed."""
+        """The names of all nodes that outputs and updates need, and of the updated states."""
         return self.backward_slice(*self.roots) | self.updates.keys()
 
 
 def _build_dag(nodes: Mapping[str, Node]) -> nx.DiGraph:
-    """A dag of these nodes. An operand that is none of them has no edge, and no node either."""
+    """Builds a dag of these nodes. An operand that is not among them gets neither an edge nor a
+    node."""
     import networkx as nx
 
     dag = nx.DiGraph()
@@ -242,14 +244,15 @@ def _build_dag(nodes: Mapping[str, Node]) -> nx.DiGraph:
 
 
 def find_reachable(dag: nx.DiGraph, sources: Iterable[Any]) -> set[Any]:
-    """These nodes of a dag and all that lies behind them: one search for all of them, where
-    `nx.descendants` makes one for each."""
+    """Returns these nodes of a dag and all their descendants, in a single search, where
+    `nx.descendants` makes one per source."""
     import networkx as nx
 
     return {name for layer in nx.bfs_layers(dag, list(sources)) for name in layer}
 
 
 class Emitter(Protocol):
-    """What a `vjp` builds with: `b.mul(x, y)` emits the operator `mul` and returns its node."""
+    """What a `vjp` emits nodes with: `b.mul(x, y)` emits the operator `mul` and returns its
+    node."""
 
     def __getattr__(self, op: str) -> Callable[..., Node]: ...

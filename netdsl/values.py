@@ -1,4 +1,4 @@
-"""What an expression of the language can be: the plain values that sections and calls receive."""
+"""The values of the language's expressions: the plain values that sections and calls receive."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A bare name that is no variable: `same`, `he`, `imagenet`.
+    """A bare name that is not a variable: `same`, `he`, `imagenet`.
 
-    `variables` are the names that could have been meant, for a message.
+    `variables` are the names that could have been meant, for messages.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Symbol:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument of a call: `name` is None for a positional one."""
+    """One argument of a call; `name` is None for a positional one."""
 
     name: str | None
     value: Value
@@ -44,7 +44,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call that is kept as a value: `sgd(lr=0.1)`, `folder("imagenet")`."""
+    """A call kept as a value: `sgd(lr=0.1)`, `folder("imagenet")`."""
 
     name: str
     arguments: tuple[Argument, ...]
@@ -62,7 +62,7 @@ Value = int | float | bool | str | None | Size | Symbol | Call | tuple["Value", 
 
 
 def format_value(value: object) -> str:
-    """A value as it would be written in a .net file."""
+    """Formats a value as it would be written in a .net file."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:

@@ -1,4 +1,4 @@
-"""Where graphs run: arrays and kernels, nothing else."""
+"""Backends, which run graphs: arrays and kernels, nothing else."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ DEVICES = ("auto", "cuda", "cpu", "reference", "model")
 
 
 def open_backend(device: str = "auto") -> Backend:
-    """The backend for a device name; `auto` is CUDA where there is a GPU, else the CPU engine.
+    """Opens the backend for a device name; `auto` is CUDA if there is a GPU, else the CPU engine.
 
-    Raises NetError with what to install where the device is not to be had.
+    Raises NetError with what to install if the device is not available.
     """
     openers = {
         "reference": reference_backend,
@@ -31,7 +31,7 @@ def open_backend(device: str = "auto") -> Backend:
 
 
 def fusion_of(device: str) -> FusionOptions:
-    """What a device offers to a plan. No GPU is needed to plan for one."""
+    """Returns the fusion options of a device. Planning for a GPU does not need one."""
     if device == "cuda":
         from netdsl.backends.cuda.backend import CUDA
 
@@ -40,8 +40,8 @@ def fusion_of(device: str) -> FusionOptions:
 
 
 def generate_source(device: str, plan: Plan, architecture: str | None) -> str:
-    """The code that a device generates for a plan; for CUDA, that of an architecture, no GPU being
-    needed. Raises NetError where there is none."""
+    """Returns the code that a device generates for a plan; for CUDA, that of an architecture,
+    without needing a GPU. Raises NetError if it generates none."""
     if device != "cuda":
         if architecture is not None:
             raise fail("`--arch` names a GPU", help="give `--device cuda` with it")
@@ -66,7 +66,7 @@ def _generate_backend_source(backend: Backend, plan: Plan) -> str:
 
 
 def _open_cuda() -> Backend:
-    from netdsl.backends.cuda.backend import cuda  # its libraries are looked for when asked for
+    from netdsl.backends.cuda.backend import cuda  # loads its libraries only on demand
 
     return cuda()
 
@@ -89,6 +89,6 @@ def _open_cpu() -> Backend:
     for module in ("llvmlite.binding", "numba"):
         need = f"`--device cpu` needs {module.partition('.')[0]}"
         import_optional(module, need, "pip install numba, or use `--device reference`")
-    from netdsl.backends.cpu.backend import cpu  # half a second for Numba and LLVM
+    from netdsl.backends.cpu.backend import cpu  # takes 0.5 s to import Numba and LLVM
 
     return cpu()

@@ -1,4 +1,4 @@
-"""Backends that run every operator by its reference, on the arrays of NumPy or of CuPy."""
+"""Backends that run every operator by its reference, on NumPy or CuPy arrays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ALIGN = 64
 
 @dataclass(frozen=True)
 class ArrayBackend(Backend):
-    """Kernels whose nodes are computed one after the other, as their records define them."""
+    """Computes the nodes of a kernel one after the other, by the reference of each operator."""
 
     name: str
     xp: Any
@@ -65,7 +65,7 @@ class ArrayBackend(Backend):
         return binder.make_compute(kernel)
 
     def measure_ceilings(self) -> Ceilings:
-        """By square products and a copy."""
+        """Measures with square matrix products and a copy."""
         xp, side, size = self.xp, *((1024, 1 << 24) if self.xp is np else (8192, 1 << 28))
         source, target = (xp.ones(size, dtype="float32") for _ in range(2))
         copy = self._min_seconds(partial(target.__setitem__, ..., source))
@@ -96,7 +96,8 @@ class _Binder:
         return self.backend.view(self.memory[placement.buffer], placement.dtype, placement.layout)
 
     def make_store(self, placement: Placement) -> Callable[[Array], None]:
-        """Writes a value to its place, and zeros around it where it owns them."""
+        """Returns a function that writes a value to its placement, and zeros around it if it owns
+        them."""
         buffer = self.memory[placement.buffer]
         target = self.backend.view(buffer, placement.dtype, placement.layout)
         if placement.padding is None:
@@ -113,7 +114,7 @@ class _Binder:
         return partial(self.make_store(target), self.view_array(source))
 
     def make_compute(self, kernel: Kernel) -> Thunk:
-        """All nodes of a kernel in turn, then its outputs to their places."""
+        """Computes all nodes of a kernel in turn, then stores its outputs."""
         graph, xp = self.plan.graph, self.backend.xp
         inputs = {name: self.view_array(name) for name in kernel.inputs}
         steps = [
@@ -142,18 +143,18 @@ def _make_single(compute: Any, args: list[Array], store: Callable[[Array], None]
 
 
 def address(buffer: Array) -> int:
-    """Where an array begins in memory."""
+    """Returns the memory address of an array."""
     data = getattr(buffer, "data", None)
     address = getattr(data, "ptr", None)
     return int(address if address is not None else buffer.__array_interface__["data"][0])
 
 
 def reference_backend() -> ArrayBackend:
-    """The oracle: one operator after the other, as its record defines it."""
+    """Returns the oracle: one operator after the other, by its reference."""
     return ArrayBackend("reference", np)
 
 
 def model_backend() -> ArrayBackend:
-    """The reference in the kernels that the engines launch: what they share with it, partition,
-    placement and order, is run and measured without them."""
+    """Returns the reference backend with the engines' kernels: it runs and measures what they
+    share, partition, placement and order, without the engines."""
     return ArrayBackend("model", np, FULL_FUSION)

@@ -1,4 +1,4 @@
-"""What a backend promises, whole: arrays at planned places, and kernels bound to them."""
+"""The backend interface: arrays at planned locations, and kernels bound to them."""
 
 from __future__ import annotations
 
@@ -24,99 +24,100 @@ class Backend(ABC):
     """Arrays and kernels of one kind of machine.
 
     An array is whatever the machine calls one: it has `shape` and `dtype`, a buffer can be sliced,
-    and `float` reads what holds one number. Seven methods are required; every other one has a
-    default that is right for a machine whose work is done when a call returns.
+    and `float` reads an array of one number. Seven methods are required; the others have defaults
+    that suit a machine whose work is done when a call returns.
     """
 
     name: str
-    """What messages and reports call it."""
+    """The name used in messages and reports."""
     fusion: FusionOptions = NO_FUSION
-    """Which nodes may share a kernel; every node has its own unless it says more."""
+    """Which nodes may share a kernel; by default, none."""
 
     # arrays
 
     @abstractmethod
     def upload(self, array: Array) -> Array:
-        """A new array of its own with these values."""
+        """Returns a new array with these values."""
 
     @abstractmethod
     def download(self, array: Array) -> Array:
-        """The values, as a NumPy array of its own."""
+        """Returns the values as a new NumPy array."""
 
     @abstractmethod
     def write(self, target: Array, values: Array) -> None:
-        """Puts values from the host, or what `start_upload` gave for them, into an array."""
+        """Writes values from the host, or what `start_upload` returned for them, into an array."""
 
     @abstractmethod
     def allocate(self, nbytes: int) -> Array:
-        """A buffer of zeros; a plan cuts arrays out of it by `view`."""
+        """Returns a zero-filled buffer, from which a plan takes arrays by `view`."""
 
     @abstractmethod
     def view(self, buffer: Array, dtype: str, layout: Layout) -> Array:
-        """The elements of a layout in a buffer."""
+        """Returns the elements of a layout in a buffer."""
 
     def free_bytes(self) -> int | None:
-        """The bytes that can still be allocated, where that is known."""
+        """Returns the bytes that can still be allocated, if known."""
         return None
 
     # kernels
 
     @abstractmethod
     def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
-        """Decides everything about a kernel once. What is returned runs it, as often as it is
-        called: it reads the kernel's inputs and writes its outputs where `plan.placements` puts
-        them in the buffers of `memory`. A kernel without nodes copies its input; of a `concat`
-        only `plan.pieces` are copied. What is returned may be one of the classes below."""
+        """Makes all decisions about a kernel once. The result runs it whenever called: it reads the
+        kernel's inputs and writes its outputs where `plan.placements` puts them in the buffers of
+        `memory`. A kernel without nodes copies its input; a `concat` copies only
+        `plan.find_concat_copies`. The result may be one of the classes below."""
 
     def capture(self, thunks: Sequence[Thunk]) -> Thunk:
-        """All kernels of a step as one function: by default, one after the other."""
+        """Returns all kernels of a step as one function; by default, it calls them one after the
+        other."""
         return SequentialThunk(tuple(thunks))
 
     def as_deterministic(self) -> Backend:
-        """The backend restricted to what gives the same bits on every run."""
+        """Returns the backend restricted to kernels that give the same bits on every run."""
         return self
 
     def with_tuning(self, seconds: float) -> Backend:
-        """The backend with that long to time what could compute the same. Raises NetError where it
-        has no such choice."""
+        """Returns the backend with this many seconds to time alternatives for the same computation.
+        Raises NetError if it has no alternatives."""
         help = "leave it out, or use `--device cuda`"
         raise fail(f"`--tune` times plans on a GPU; `{self.name}` has none to choose", help=help)
 
     def generate_source(self, plan: Plan) -> str:
-        """The code that is generated for each kernel of a plan, as text; empty where none is."""
+        """Returns the code generated for each kernel of a plan, as text; empty if there is none."""
         return ""
 
-    # numbers in and out of a step, while others may be under way
+    # transfers to and from a step, while others may be in flight
 
     def start_upload(self, values: Array) -> Array:
-        """What may be written in place of `values`: where the backend can, they are on their
-        way."""
+        """Returns what may be written in place of `values`; the transfer has started if the backend
+        supports that."""
         return values
 
     def cache_images(self, images: Array) -> DeviceImages | None:
-        """A set of images that lies on the device as well, where batches can be picked from it
-        there and there is room."""
+        """Returns a set of images that is also on the device, if batches can be picked from it
+        there and it fits."""
         return None
 
     def start_readback(self, numbers: Mapping[str, Array]) -> Readback:
-        """Asks for what a step gave out, before the next one writes it over. A device may go on
+        """Requests the outputs of a step before the next one overwrites them. A device may continue
         meanwhile."""
         return _CompletedReadback({k: float(v) for k, v in numbers.items()})
 
     # measuring
 
     def measure_seconds(self, thunks: Sequence[Thunk]) -> list[float]:
-        """How long each takes on the device, run one after the other."""
+        """Returns how long each takes on the device, run one after the other."""
         return [time_thunk(thunk) for thunk in thunks]
 
     @abstractmethod
     def measure_ceilings(self) -> Ceilings:
-        """What the device can do at most, measured here and now in under a second or two."""
+        """Measures the device's peak performance, within a second or two."""
 
 
 @dataclass(frozen=True)
 class ReferenceThunk:
-    """A bound kernel that an engine has no code for: the reference computes it."""
+    """A bound kernel that an engine has no code for and runs by the reference."""
 
     run: Thunk
 
@@ -126,8 +127,7 @@ class ReferenceThunk:
 
 @dataclass(frozen=True)
 class RefreshableThunk:
-    """A bound kernel that keeps something of settled states in a form of its own; `refresh` makes
-    that again."""
+    """A bound kernel that holds data derived from frozen states; `refresh` recomputes it."""
 
     run: Thunk
     refresh: Thunk
@@ -139,28 +139,28 @@ class RefreshableThunk:
 @dataclass(frozen=True)
 class WinogradThunk(RefreshableThunk):
     """A bound kernel that computes a convolution by minimal filtering, with fewer multiplications
-    than its definition has."""
+    than the direct algorithm."""
 
 
 MAX_STEPS_IN_FLIGHT = 4
-"""Steps that may be under way before the numbers of the first one are waited for."""
+"""Steps that may be in flight before the results of the first one are awaited."""
 
 
 class Readback(Protocol):
-    """Numbers that were asked for."""
+    """Requested numbers."""
 
     def is_ready(self) -> bool:
-        """Whether they can be had without waiting."""
+        """Returns whether they are available without waiting."""
         ...
 
     def result(self) -> Mapping[str, float]:
-        """The numbers by name; to be called once."""
+        """Returns the numbers by name; call it only once."""
         ...
 
 
 @dataclass(frozen=True)
 class _CompletedReadback:
-    """Numbers that are there."""
+    """Numbers that are already available."""
 
     scalars: Mapping[str, float]
 
@@ -173,7 +173,7 @@ class _CompletedReadback:
 
 @dataclass(frozen=True)
 class SequentialThunk:
-    """Thunks one after the other."""
+    """Runs thunks one after the other."""
 
     thunks: tuple[Thunk, ...]
 
@@ -183,7 +183,7 @@ class SequentialThunk:
 
 
 def time_thunk(thunk: Thunk) -> float:
-    """Seconds by this machine's clock."""
+    """Returns the seconds that a thunk takes by this machine's clock."""
     start = time.perf_counter()
     thunk()
     return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Batches that are picked from a set of images, by numbers: which of them, and where in them each
+"""Lazy batches, picked from a set of images by numbers: which images, and which source pixel each
 pixel comes from. Whoever holds the set can make the batch, the host or a device."""
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ Size = tuple[int, int]
 """Height and width."""
 BLACK, GREY = 0, 128
 TABLE_COLUMNS = ("NUMBER", "TOP", "LEFT", "STEP", "ROW", "ROW_END", "COLUMN", "COLUMN_END")
-"""The numbers of an image in a table; those of its squares follow, four of each."""
+"""The numbers of an image in a table; those of its squares follow, four each."""
 
 
 @dataclass(frozen=True)
 class SpatialTransforms:
-    """What n changed images are made of. Their pixel in row y and column x is that of the image
-    itself in row `top + y` and column `left + step * x`, `step` being 1 or -1, where y and x lie
-    in `rows` and `columns` (n x 2: first, and one behind the last), else black; but grey within any
-    of `squares` (n x k x 4: first row, last, first column, last, the last ones exclusive)."""
+    """The transforms of n images. The pixel in row y and column x of a transformed image is that of
+    the source image in row `top + y` and column `left + step * x`, with `step` 1 or -1, if y and x
+    are within `rows` and `columns` (n x 2: first, and one past the last), else black; but grey
+    within any of `squares` (n x k x 4: first row, last, first column, last; the last ones
+    exclusive)."""
 
     size: Size
     top: Array
@@ -34,15 +35,14 @@ class SpatialTransforms:
 
     @staticmethod
     def identity(count: int, size: Size) -> SpatialTransforms:
-        """All images of that size as they are."""
+        """Returns the identity transform for images of this size."""
         zeros = np.zeros(count, np.int32)
         rows, columns = (np.stack([zeros, zeros + side], axis=1) for side in size)
         no_squares = np.zeros((count, 0, 4), np.int32)
         return SpatialTransforms(size, zeros, zeros, zeros + 1, rows, columns, no_squares)
 
     def crop(self, top: Array, left: Array, size: Size) -> SpatialTransforms:
-        """The part of each image that begins in a row and a column of its own, and may lie outside
-        in part."""
+        """Crops each image at its own row and column; the crop may extend beyond the image."""
         sides = ((self.rows, top, size[0]), (self.columns, left, size[1]))
         rows, columns = (np.clip(ends - at[:, None], 0, side) for ends, at, side in sides)
         corner = np.stack([top, top, left, left], axis=1)[:, None]
@@ -57,7 +57,7 @@ class SpatialTransforms:
         )
 
     def flip(self, mask: Array) -> SpatialTransforms:
-        """Left and right changed over, of the images that are `mask` (n truth values)."""
+        """Flips the images of `mask` (n booleans) horizontally."""
         wide, (y0, y1, x0, x1) = self.size[1], np.moveaxis(self.squares, 2, 0)
         flipped = np.stack([y0, y1, wide - x1, wide - x0], axis=2)
         return replace(
@@ -69,25 +69,25 @@ class SpatialTransforms:
         )
 
     def add_square(self, top: Array, left: Array, side: int) -> SpatialTransforms:
-        """A grey square in each image, as far as it lies inside."""
+        """Adds a grey square to each image, clipped to it."""
         h, w = self.size
         corners = np.stack([top, top + side, left, left + side], axis=1)
         square = np.clip(corners, 0, (h, h, w, w))[:, None].astype(np.int32)
         return replace(self, squares=np.concatenate([self.squares, square], axis=1))
 
     def __getitem__(self, index: Array) -> SpatialTransforms:
-        """Those of some of the images."""
+        """Selects the transforms of some of the images."""
         fields = ("top", "left", "step", "rows", "columns", "squares")
         return replace(self, **{name: getattr(self, name)[index] for name in fields})
 
     def to_table(self) -> Array:
-        """All numbers, a row for each image."""
+        """Returns all numbers, one row per image."""
         first = np.stack([self.top, self.left, self.step], axis=1)
         squares = self.squares.reshape(len(first), -1)
         return np.concatenate([first, self.rows, self.columns, squares], axis=1, dtype=np.int32)
 
     def apply(self, images: Array) -> Array:
-        """The changed images [n,H,W,C] of `images` [n,H,W,C]."""
+        """Returns the transformed images [n,H,W,C] of `images` [n,H,W,C]."""
         found = self._crop_windows(images)
         is_flipped = self.step < 0
         if is_flipped.any():
@@ -100,7 +100,8 @@ class SpatialTransforms:
         return found
 
     def _crop_windows(self, images: Array) -> Array:
-        """What lies where the changed images lie, not turned yet, with black around the images."""
+        """Returns the source windows of the transformed images, not yet flipped, with black outside
+        the images."""
         n, h, w, c = images.shape
         (tall, wide), top = self.size, self.top
         left = np.where(self.step < 0, self.left - (wide - 1), self.left)
@@ -112,14 +113,14 @@ class SpatialTransforms:
             for at, side, extent in ((top, tall, h), (left, wide, w))
         )
         padding = ((0, 0), (pad_top, pad_bottom), (pad_left, pad_right), (0, 0))
-        # rows of bytes, which are copied whole
+        # rows of bytes, each copied as a whole
         padded = np.pad(images, padding).reshape(n, h + pad_top + pad_bottom, -1)
         windows = np.lib.stride_tricks.sliding_window_view(padded, (tall, wide * c), axis=(1, 2))
         parts = windows[np.arange(n), top + pad_top, (left + pad_left) * c]
         return np.ascontiguousarray(parts).reshape(n, tall, wide, c)
 
     def _is_black_only_outside(self, source: Size) -> bool:
-        """Whether pixels are black only where an image of that size ends."""
+        """Returns whether pixels are black only outside a source image of this size."""
         (h, w), (tall, wide) = source, self.size
         left = np.where(self.step < 0, self.left - (w - 1), -self.left)
         ends = ((-self.top, h, tall, self.rows), (left, w, wide, self.columns))
@@ -129,7 +130,7 @@ class SpatialTransforms:
         )
 
     def _box_mask(self, box: Array) -> Array:
-        """Which pixels lie between rows and columns (n x 4)."""
+        """Returns a mask of the pixels between rows and columns (n x 4)."""
         (y0, y1, x0, x1), (h, w) = box.T[..., None], self.size
         rows, columns = (
             (at >= low) & (at < high)
@@ -140,8 +141,7 @@ class SpatialTransforms:
 
 @dataclass(frozen=True)
 class DeviceImages:
-    """A set of images [N,H,W,C] of bytes that a device has as well: there they are
-    `device_array`."""
+    """A set of images [N,H,W,C] of bytes that is also on a device, as `device_array`."""
 
     host_array: Array
     device_array: Any
@@ -161,7 +161,7 @@ class DeviceImages:
 
 @dataclass(frozen=True)
 class LazyBatch:
-    """The images of a set that `index` numbers, each changed."""
+    """The images of a set that `index` selects, each transformed."""
 
     source: DeviceImages
     index: Array
@@ -182,17 +182,16 @@ class LazyBatch:
         return LazyBatch(self.source, self.index[index], self.transforms[index])
 
     def to_table(self) -> Array:
-        """A row for each image: its number in the set, then what it is made of
-        (`TABLE_COLUMNS`)."""
+        """Returns a row per image: its number in the set, then its transform (`TABLE_COLUMNS`)."""
         return np.concatenate(
             [self.index[:, None], self.transforms.to_table()], axis=1, dtype=np.int32
         )
 
     def materialize(self) -> Array:
-        """The batch, made on the host."""
+        """Returns the batch, computed on the host."""
         return self.transforms.apply(self.source.host_array[self.index])
 
 
 def materialize(images: Any) -> Array:
-    """A batch as an array, whoever was to make it."""
+    """Returns a batch as an array, whether it is lazy or not."""
     return images.materialize() if isinstance(images, LazyBatch) else images

@@ -1,4 +1,4 @@
-"""What a device can do at most: the limits that kernels are held against."""
+"""Roofline: a device's peak performance, against which kernels are compared."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Ceilings:
-    """The most that a device was seen to do: floating-point operations and bytes a second; and
-    operations on 16-bit numbers, where it has units for them. `cache_bandwidths` are bytes a second
-    where so many bytes are moved in all, which caches may hold."""
+    """The peak rates measured on a device: floating-point operations and bytes per second, and
+    operations on 16-bit numbers if it has units for them. `cache_bandwidths` are pairs of the total
+    bytes moved and the bytes per second, since caches may hold small amounts."""
 
     flops: float
     bandwidth: float
@@ -17,11 +17,12 @@ class Ceilings:
     cache_bandwidths: tuple[tuple[int, float], ...] = ()
 
     def flops_for(self, itemsize: int) -> float:
-        """The operations a second on numbers of so many bytes."""
+        """Returns the operations per second on numbers of this many bytes."""
         return self.flops_16bit if self.flops_16bit and itemsize == 2 else self.flops
 
     def bandwidth_for(self, size: int) -> float:
-        """The bytes a second where so many are moved: what was seen for as many, or for more."""
+        """Returns the bytes per second when moving `size` bytes: the peak measured for as many or
+        more."""
         return max(
             [
                 self.bandwidth,
@@ -30,17 +31,18 @@ class Ceilings:
         )
 
     def min_seconds(self, flops: int, size: int, itemsize: int) -> float:
-        """Seconds for operations on numbers of `itemsize` bytes and for `size` bytes moved."""
+        """Returns the minimum seconds for operations on numbers of `itemsize` bytes and for moving
+        `size` bytes."""
         return max(flops / self.flops_for(itemsize), size / self.bandwidth_for(size))
 
     def with_flops(self, rate: float, itemsize: int) -> Ceilings:
-        """The same, where so many operations a second have been seen."""
+        """Returns the ceilings raised to this measured rate of operations per second."""
         if self.flops_16bit and itemsize == 2:
             return replace(self, flops_16bit=max(self.flops_16bit, rate))
         return replace(self, flops=max(self.flops, rate))
 
     def with_bandwidth(self, rate: float, size: int) -> Ceilings:
-        """The same, where `size` bytes have been moved at that rate."""
+        """Returns the ceilings raised to this measured rate of moving `size` bytes."""
         is_faster = rate > self.bandwidth_for(size)
         return (
             replace(self, cache_bandwidths=(*self.cache_bandwidths, (size, rate)))

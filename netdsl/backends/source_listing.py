@@ -1,4 +1,4 @@
-"""Generated code as text: kernel by kernel, each function once."""
+"""Listing of generated code: kernel by kernel, each function once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from netdsl.plan.plan import Plan
 
 @dataclass(frozen=True)
 class CalledFunction:
-    """A function that a kernel calls: what it is called, its text (none where it is a library's)
-    and what else is to be known of the call."""
+    """A function that a kernel calls: its name, its text (empty for a library function) and a note
+    on the call."""
 
     name: str
     text: str = ""
@@ -27,8 +27,8 @@ def format_listing(
     comment: str,
     preamble: str = "",
 ) -> str:
-    """Each kernel in a line of comment with what it calls, and behind it those functions that no
-    kernel before it calls. `preamble` stands in front of all."""
+    """Formats a comment line per kernel with its calls, followed by the functions that no earlier
+    kernel calls. `preamble` comes first."""
     labels, counts = dict[str, str](), Counter[str]()
     parts = [preamble] if preamble else []
     for kernel in plan.kernels:

@@ -1,4 +1,4 @@
-"""Reverse-mode differentiation: one walk over the graph that emits the gradients as IR."""
+"""Reverse-mode differentiation: one traversal of the graph that emits the gradients as IR."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from netdsl.types import Node, find_reachable
 def grad(
     b: Builder, loss: Node, wrt: Iterable[Node], cotangent: Node | None = None
 ) -> dict[str, Node]:
-    """Gradients of the scalar `loss` for each node of `wrt`, emitted through `b`.
+    """Emits, through `b`, the gradient of the scalar `loss` with respect to each node of `wrt`.
 
-    With a `cotangent` u of its own shape, `loss` may be any tensor: the gradients are of <u, loss>.
+    With a `cotangent` u of the same shape as `loss`, `loss` may be any tensor; the gradients are
+    then those of <u, loss>.
 
     A node that the loss does not depend on gets zeros. Every emitted node is named `d.NAME` after
-    the node whose gradient it helps to compute, and inherits its span. Raises NetError where a
-    path runs through an operand that has no gradient.
+    the node whose gradient it helps to compute, and inherits its span. Raises NetError if a path
+    runs through an operand that has no gradient.
     """
     targets = list(wrt)
     forward = list(b.nodes.values())

@@ -1,4 +1,4 @@
-"""Builder: emits nodes, infers and checks their types, and makes equal nodes one node."""
+"""Builder: emits nodes, infers and checks their types, and merges equal nodes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from netdsl.signature import REQUIRED
 from netdsl.types import FLOAT_DTYPES, Attrs, Graph, Node, NodeView, TensorType, find_reachable
 
 _NO_ATTRIBUTES = Attrs()
-"""Of the many nodes that have no attributes."""
+"""Shared by all nodes without attributes."""
 
 
 class Builder:
-    """Fills the dag of a Graph. `b.mul(x, y)` emits `mul`; a node's place comes from `at`.
+    """Builds the dag of a Graph. `b.mul(x, y)` emits `mul`; `at` sets the span of emitted nodes.
 
-    Equal nodes (operator, operands, attributes) are emitted once, so work that two gradients
-    share is computed once. Raises NetError, placed in the text, where a shape rule refuses.
+    Equal nodes (operator, operands, attributes) are emitted once, so work that two gradients share
+    is computed once. Raises NetError, with its location, if a shape rule rejects the operands.
     """
 
     def __init__(self, graph: Graph | None = None, dtype: str = "float32") -> None:
@@ -45,7 +45,8 @@ class Builder:
 
     @contextmanager
     def at(self, span: Span | None, hint: str | None = None, region: str = "") -> Iterator[None]:
-        """Nodes emitted inside come from `span`, are named after `hint` and belong to `region`."""
+        """Nodes emitted inside this context have `span`, are named after `hint` and belong to
+        `region`."""
         previous = self.span, self._name_hint, self.region
         self.span, self._name_hint, self.region = span, hint, region
         try:
@@ -54,7 +55,8 @@ class Builder:
             self.span, self._name_hint, self.region = previous
 
     def emit(self, op: str, *args: Node, name: str | None = None, **attrs: Any) -> Node:
-        """The node of `op` on `args`; `name` is a wish, made unique where it is taken."""
+        """Returns the node of `op` on `args`; `name` is a preference, made unique if it is
+        taken."""
         operator = OPS[op]
         if not operator.is_variadic and len(args) != len(operator.operands):
             raise internal_error(f"{op} takes {len(operator.operands)} operands, not {len(args)}")
@@ -75,7 +77,7 @@ class Builder:
         )
 
     def insert(self, node: Node) -> Node:
-        """Adds a node as it is, whose name is new and whose operands are there."""
+        """Adds a node as it is; its name must be new and its operands must exist."""
         self.dag.add_node(node.name, node=node)
         for arg in node.args:
             self.dag.add_edge(arg, node.name)
@@ -111,13 +113,15 @@ class Builder:
                 return fresh
 
     def input(self, name: str, tensor_type: TensorType) -> Node:
-        """A value given at every run; the one that is there already, where the name is known."""
+        """Returns the input of this name, a value supplied at every run; emits it unless it
+        exists."""
         return self._find_or_emit("input", name, shape=tensor_type.shape, dtype=tensor_type.dtype)
 
     def state(
         self, name: str, tensor_type: TensorType, init: tuple[str, float], trainable: bool = True
     ) -> Node:
-        """A value that stays between runs; the one that is there already where names agree."""
+        """Returns the state of this name, a value that persists between runs; emits it unless it
+        exists."""
         return self._find_or_emit(
             "state",
             name,
@@ -136,12 +140,12 @@ class Builder:
         return node
 
     def const(self, value: float | tuple[float, ...], dtype: str | None = None) -> Node:
-        """A constant scalar or vector, of the builder's own float type unless told."""
+        """Emits a constant scalar or vector, of the builder's float type by default."""
         floats = tuple(map(float, value)) if isinstance(value, tuple) else float(value)
         return self.emit("const", value=floats, dtype=dtype or self.dtype)
 
     def sum_to(self, x: Node, shape: tuple[int, ...]) -> Node:
-        """`x` summed over the axes along which `shape` was broadcast to it."""
+        """Sums `x` over the axes along which `shape` was broadcast to it."""
         if x.type.shape == shape:
             return x
         extra = x.type.rank - len(shape)
@@ -158,8 +162,8 @@ class Builder:
         name: str = "graph",
         prune: bool = False,
     ) -> Graph:
-        """The graph of all nodes emitted so far; pruned, of those that it needs. It takes over the
-        dag: nothing can be emitted afterwards."""
+        """Returns the graph of all nodes emitted so far or, with `prune`, of those that its roots
+        need. It takes over the dag: nothing can be emitted afterwards."""
         output_names = {k: n.name for k, n in outputs.items()}
         update_names = {k: n.name for k, n in (updates or {}).items()}
         if prune:

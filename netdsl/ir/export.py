@@ -1,4 +1,4 @@
-"""A graph for other programs: as a networkx graph of one's own, as JSON and as GraphML."""
+"""Graph export for other programs: as a networkx copy, as JSON and as GraphML."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from netdsl.types import Graph, Node, dims
 
 
 def to_networkx(graph: Graph) -> nx.DiGraph:
-    """A copy to work with. Nodes stand in an order in which they can run, each with its `node`; an
-    edge leads from an operand to its reader and says in `operands` which ones of it that is, as
-    `mul(x, x)` has one edge. `name`, `outputs` and `updates` are the graph's own attributes."""
+    """Returns an independent copy. Nodes are in executable order, each with its `node`. An edge
+    leads from an operand to its reader, and its `operands` lists the operand positions, since
+    `mul(x, x)` has only one edge. `name`, `outputs` and `updates` are graph attributes."""
     dag = nx.DiGraph(name=graph.name, outputs=dict(graph.outputs), updates=dict(graph.updates))
     dag.add_nodes_from((name, {"node": node}) for name, node in graph.nodes.items())
     for node in graph.nodes.values():
@@ -24,7 +24,7 @@ def to_networkx(graph: Graph) -> nx.DiGraph:
 
 
 def _find_operand_positions(node: Node) -> dict[str, tuple[int, ...]]:
-    """What a node reads, and as which of its operands."""
+    """Maps each value that a node reads to its operand positions."""
     positions: dict[str, tuple[int, ...]] = {}
     for position, arg in enumerate(node.args):
         positions[arg] = (*positions.get(arg, ()), position)
@@ -32,7 +32,8 @@ def _find_operand_positions(node: Node) -> dict[str, tuple[int, ...]]:
 
 
 def to_json(graph: Graph) -> str:
-    """networkx's node-link form on one line; `netdsl.ir.json_reader` reads it back."""
+    """Formats a graph in networkx's node-link form on one line; `netdsl.ir.json_reader` reads it
+    back."""
     dag = to_networkx(graph)
     for data in dag.nodes.values():
         data |= _node_to_json(data.pop("node"))
@@ -40,7 +41,7 @@ def to_json(graph: Graph) -> str:
 
 
 def _node_to_json(node: Node) -> dict[str, Any]:
-    """A node in the words of JSON."""
+    """Returns a node as a JSON object."""
     entry: dict[str, Any] = {
         "op": node.op,
         "shape": node.type.shape,
@@ -55,7 +56,8 @@ def _node_to_json(node: Node) -> dict[str, Any]:
 
 
 def to_graphml(graph: Graph) -> str:
-    """GraphML, whose attributes are numbers and texts: those that are neither are JSON."""
+    """Formats a graph as GraphML, whose attributes are numbers and strings; all others are written
+    as JSON."""
     dag = to_networkx(graph)
     for key in ("outputs", "updates"):
         dag.graph[key] = json.dumps(dag.graph[key])

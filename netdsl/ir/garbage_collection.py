@@ -1,4 +1,4 @@
-"""Compiling without the garbage collector's passes over all that the compiler holds."""
+"""Compilation without runs of the garbage collector."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def pause_garbage_collection() -> Iterator[None]:
-    """Within, the garbage collector does not run. A graph is made of thousands of small dicts
-    that all stay, and none of the compiler's own structures is a cycle: every pass over them
-    would be in vain."""
+    """Disables the garbage collector. A graph consists of thousands of small dicts that all stay
+    alive, and none of the compiler's own structures is cyclic, so collections would free
+    nothing."""
     if not gc.isenabled():
         yield
         return

@@ -1,4 +1,4 @@
-"""The reference interpreter: what a graph means, node after node on an array module."""
+"""The reference interpreter: defines what a graph computes, node by node on an array module."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from netdsl.types import Array, Graph
 
 
 def evaluate_graph(graph: Graph, feeds: Mapping[str, Array], xp: Any = np) -> dict[str, Array]:
-    """The value of every node; `feeds` holds inputs and states by name, and whatever else is to be
-    taken instead of computed."""
+    """Returns the value of every node. `feeds` holds inputs and states by name, and any other
+    values to use instead of computing them."""
     values: dict[str, Array] = {}
     with np.errstate(all="ignore"):
         for name, node in graph.nodes.items():
@@ -26,7 +26,7 @@ def evaluate_graph(graph: Graph, feeds: Mapping[str, Array], xp: Any = np) -> di
 
 
 def evaluate_results(graph: Graph, feeds: Mapping[str, Array], xp: Any = np) -> dict[str, Array]:
-    """The outputs by their names and the updates as `update STATE`."""
+    """Returns the outputs by name and the updates as `update STATE`."""
     values = evaluate_graph(graph, feeds, xp)
     outputs = {label: values[name] for label, name in graph.outputs.items()}
     return outputs | {f"update {state}": values[name] for state, name in graph.updates.items()}

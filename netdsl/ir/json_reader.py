@@ -1,4 +1,4 @@
-"""A graph read back from JSON, every word of it checked: the file may be anyone's."""
+"""Reads a graph back from JSON and validates all of it, since the file is untrusted."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ MAX_CHARACTERS = 2**28
 MAX_NODES = 500_000
 MAX_OPERANDS = 10_000
 DISTRIBUTIONS = ("constant", "normal", "uniform")
-"""What the first values of a state are drawn from."""
+"""The distributions of initial state values."""
 
 
 def read_graph(text: str | bytes, origin: str = "the text") -> Graph:
-    """The graph that `netdsl compile --emit json` has written, verified. Raises NetError where the
-    text is none: an unknown operator, attributes or operands that it does not take, types that
-    are not those of its rule, an operand behind its reader."""
+    """Returns the verified graph that `netdsl compile --emit json` wrote. Raises NetError if the
+    text is not a graph: an unknown operator, attributes or operands that it does not take, types
+    that differ from those of its rule, an operand that comes after its reader."""
     try:
         if len(text) > MAX_CHARACTERS:
             raise SchemaError(f"it has over {MAX_CHARACTERS:,} characters")
@@ -66,7 +66,7 @@ def _build_graph(value: Mapping[str, Any]) -> Graph:
 
 
 def _collect_operands(edges: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, str]]:
-    """What each node reads, by the place of the operand."""
+    """Returns the operands of each node by position."""
     found: dict[str, dict[int, str]] = {}
     for edge in edges:
         args = found.setdefault(edge["target"], {})
@@ -124,7 +124,7 @@ def _read_attributes(record: Op, name: str, given: Mapping[str, Any]) -> Attrs:
 
 
 def _read_attribute(param: Param, value: Any, path: str) -> Any:
-    """An attribute's value as operators have it: tuples for lists."""
+    """Returns an attribute's value in the form that operators expect: tuples instead of lists."""
     if isinstance(param.type, AnyValue):
         ATTRIBUTE_SCHEMAS[param.name].check(value, path)
         return _to_tuples(value)
@@ -156,7 +156,7 @@ def _check_roots(
 
 @dataclass(frozen=True)
 class _StringChoice:
-    """One of a few texts."""
+    """One of a few strings."""
 
     names: tuple[str, ...]
 
@@ -198,7 +198,7 @@ class _Initializer:
 
 
 ATTRIBUTE_SCHEMAS: Mapping[str, Schema] = {"value": _ConstantValue(), "init": _Initializer()}
-"""The attributes whose kind says nothing of them: those of constants and states."""
+"""Schemas of the attributes whose type is AnyValue: those of constants and states."""
 
 _DTYPE_SCHEMA = _StringChoice(tuple(ITEMSIZE))
 _NAME_SCHEMA = JsonString(100_000, is_one_line=True)

@@ -1,4 +1,4 @@
-"""Numerical derivatives: what every gradient is held against.
+"""Numerical derivatives: the reference against which every gradient is checked.
 
 A gradient is checked along a random direction v with a random cotangent u: <u, J v> by central
 differences against <J' u, v> by the emitted IR, in float64.
@@ -30,10 +30,11 @@ def compute_slope_error(
     step: float = STEP_SIZE,
     kink: float = KINK_TOLERANCE,
 ) -> float | None:
-    """Relative error of `predicted` as the slope of `f` at 0; None where f has a kink there.
+    """Returns the relative error of `predicted` as the slope of `f` at 0, or None if f has a kink
+    there.
 
-    Two central differences, at h and h/2, agree to O(h^2) where f is smooth, and are extrapolated
-    (Richardson) to O(h^4); where they disagree by more than `kink` the step crossed a kink.
+    Two central differences, at h and h/2, agree to O(h^2) if f is smooth, and are extrapolated
+    (Richardson) to O(h^4). If they differ by more than `kink`, the step crossed a kink.
     """
     wide = (f(step) - f(-step)) / (2 * step)
     narrow = (f(step / 2) - f(-step / 2)) / step
@@ -46,7 +47,8 @@ def compute_slope_error(
 def compute_vjp_error(
     op: str, example: Example, operand: int, rng: np.random.Generator
 ) -> float | None:
-    """Relative error of one vjp of `op` on an example; None where the example sits on a kink."""
+    """Returns the relative error of one vjp of `op` on an example, or None if the example is at a
+    kink."""
     b = Builder(dtype="float64")
     operands = [b.input(f"x{i}", o.type) for i, o in enumerate(example.operands)]
     y = b.emit(op, *operands, **example.attrs)
@@ -65,8 +67,8 @@ def compute_directional_error(
     step: float = STEP_SIZE,
     kink: float = KINK_TOLERANCE,
 ) -> float | None:
-    """Error of `gradients` (input or state -> the node that is called its gradient) along one
-    random direction of all of them together; `graph` gives `y`, and `u` is y's cotangent."""
+    """Returns the error of `gradients` (input or state -> the node claimed to be its gradient)
+    along one joint random direction. The graph's output is `y`, and `u` is y's cotangent."""
     directions = {name: rng.standard_normal(feeds[name].shape) for name in gradients}
     length = np.sqrt(sum(float((v * v).sum()) for v in directions.values()))
     directions = {name: v / max(1.0, length) for name, v in directions.items()}
@@ -83,6 +85,6 @@ def compute_directional_error(
 
 
 def find_differentiable_operands(op: str) -> list[int]:
-    """Which operands of an operator have a gradient."""
+    """Returns the operands of an operator that have a gradient, by index."""
     operator = OPS[op]
     return [i for i in range(len(operator.operands)) if operator.vjp_of(i) is not None]

@@ -1,4 +1,4 @@
-"""The IR as text: one line a node, in the words of the language; netdsl.ir.text_parser reads it."""
+"""The IR as text: one line per node, in the language's syntax; netdsl.ir.text_parser reads it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from netdsl.parameter_types import Choice
 from netdsl.types import Graph, Node, dims
 
 NAME_PATTERN = r"[^\W\d][\w.~]*"
-"""A name that needs no quotes."""
+"""Matches a name that needs no quotes."""
 LITERALS = {"yes": True, "no": False, "none": None, "inf": float("inf"), "nan": float("nan")}
 """Values that look like names."""
 _BARE_NAME = re.compile(NAME_PATTERN)
 
 
 def to_text(graph: Graph) -> str:
-    """The whole graph, readable and diffable; the golden files of the passes are made of it.
+    """Formats the whole graph, readable and diffable; the golden files of the passes use this form.
 
-    Where a constant is read, its value stands; what it is called is said once, on its own line.
+    An operand that is a constant is written as its value; its name appears once, on its own line.
     """
     consts = label_constants(graph)
     lines = [f"graph {format_name(graph.name)} {{"]
@@ -35,8 +35,8 @@ def to_text(graph: Graph) -> str:
 
 
 def label_constants(graph: Graph) -> dict[str, str]:
-    """The constants of a graph as they are written where they are read: by their values, with a
-    number behind those of a value that others have too."""
+    """Returns the label by which each constant is written as an operand: its value, followed by a
+    number if an earlier constant has the same value."""
     labels, counts = {}, Counter[str]()
     for node in graph.find_by_op("const"):
         value = format_literal(node.attrs["value"])
@@ -46,13 +46,13 @@ def label_constants(graph: Graph) -> dict[str, str]:
 
 
 def format_constant_label(value: str, count: int) -> str:
-    """What the `count`-th constant of a value is written as."""
+    """Returns the label of the `count`-th constant with a value."""
     return value if count == 1 else f"{value}~{count}"
 
 
 def format_node(node: Node, consts: Mapping[str, str] | None = None) -> str:
-    """`name = op(operands, attribute=value)  type`, attributes only where not the default; `@` and
-    the region where there is one."""
+    """Formats `name = op(operands, attribute=value) type`, with attributes only if they differ from
+    the default, and with `@` and the region if it has one."""
     name, region = format_name(node.name), f"  @{format_name(node.region)}" if node.region else ""
     if node.op == "input":
         return f"input {name}: {node.type}{region}"
@@ -72,7 +72,7 @@ def _format_operand(name: str, consts: Mapping[str, str]) -> str:
 
 
 def format_name(name: str) -> str:
-    """A name, in quotes where it would be read as something else."""
+    """Formats a name, quoted if it would otherwise be read as something else."""
     is_bare = _BARE_NAME.fullmatch(name) and name.partition("~")[0] not in LITERALS
     return name if is_bare else json.dumps(name)
 
@@ -89,7 +89,7 @@ def _format_attributes(node: Node) -> list[str]:
 
 
 def format_literal(value: Any) -> str:
-    """A value so that it is read back as the very same."""
+    """Formats a value so that it is read back exactly."""
     if isinstance(value, tuple):
         is_pair = len(value) == 2 and all(type(v) is int and v >= 0 for v in value)
         return dims(value) if is_pair else "[" + ", ".join(map(format_literal, value)) + "]"

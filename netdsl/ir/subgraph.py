@@ -1,4 +1,4 @@
-"""A graph without some of its nodes."""
+"""Extraction of a subgraph."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ def extract_subgraph(
     outputs: Mapping[str, str],
     updates: Mapping[str, str] | None = None,
 ) -> Graph:
-    """The nodes of these names, in the order that they have, as a graph of its own."""
+    """Returns the nodes with these names, in graph order, as a new graph."""
     nodes = {name: node for name, node in graph.nodes.items() if name in names}
     return Graph(nodes, outputs, updates or {}, graph.name)

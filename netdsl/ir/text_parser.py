@@ -1,7 +1,7 @@
-"""Reading the IR's text: what netdsl.ir.printer writes becomes the same graph again.
+"""Parser of the IR's text form: what netdsl.ir.printer writes is read back as the same graph.
 
-A line is a statement, or a comment that begins with `#`. Nothing in a text is
-executed, and its length and nesting have limits.
+Each line is a statement, or a comment that begins with `#`. Nothing in the text is executed, and
+its length and nesting are limited.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _MAX_DIGITS = 18
 
 
 def parse_graph(text: str, name: str = "ir") -> Graph:
-    """The graph of a text, verified; `name` is what errors call the text.
+    """Parses and verifies a text of one graph; `name` is the text's name in errors.
 
-    Raises NetError, with the place in the text, where it is no graph.
+    Raises NetError, with the location in the text, if it is not a graph.
     """
     graphs = parse_graphs(text, name)
     if len(graphs) != 1:
@@ -55,7 +55,7 @@ def parse_graph(text: str, name: str = "ir") -> Graph:
 
 
 def parse_graphs(text: str, name: str = "ir") -> tuple[Graph, ...]:
-    """The graphs of a text, one behind the other."""
+    """Parses all graphs of a text."""
     if len(text) > MAX_IR_CHARACTERS:
         raise fail(f"{name} has over {MAX_IR_CHARACTERS:,} characters")
     source, offset = Source(name, text), 0
@@ -80,7 +80,7 @@ def parse_graphs(text: str, name: str = "ir") -> tuple[Graph, ...]:
 
 @dataclass(frozen=True)
 class _LocatedValue:
-    """A value that stands in a text, and where."""
+    """A value and its location in the text."""
 
     value: Any
     span: Span
@@ -88,8 +88,8 @@ class _LocatedValue:
 
 @dataclass
 class _Parser:
-    """The statements so far: nodes in a Builder, constants by how they are written where they are
-    read."""
+    """The statements parsed so far: nodes in a Builder, constants by the label that operands
+    use."""
 
     source: Source
     name: str
@@ -217,7 +217,8 @@ class _Parser:
         operands: tuple[str, ...],
         attrs: dict[str, Any],
     ) -> Node:
-        """The node of a line, whose type is what its operator's rule says."""
+        """Inserts the node of a line, whose type must be the one that its operator's rule
+        infers."""
         name, declared = self._parse_name(found, "name", span), self._parse_type(found, span)
         if name in self.b.nodes:
             raise fail(f"there is a second value `{name}`", _group_span(found, "name", span))
@@ -256,7 +257,7 @@ class _Parser:
         return _unquote(found[group], _group_span(found, group, span))
 
     def _resolve_operand(self, found: _LocatedValue) -> Node:
-        """The node that is read: by its name, or a constant by its value."""
+        """Returns the node that an operand refers to: by name, or by value for a constant."""
         if isinstance(found.value, Symbol | str):
             name = str(found.value)
             node = self.b.nodes.get(name)
@@ -287,13 +288,13 @@ class _Parser:
 
 @dataclass(frozen=True)
 class _ConstantLabel:
-    """A constant that is read: its value as it is written, with its number."""
+    """A constant operand: its value as written, with its number."""
 
     text: str
 
 
 class _ValueParser:
-    """A part of a line that lists values, some of them with names."""
+    """Parses the part of a line that lists values, some of them named."""
 
     def __init__(self, source: Source, start: int, text: str) -> None:
         self.source, self.start = source, start
@@ -322,7 +323,7 @@ class _ValueParser:
         return self._span(end, end)
 
     def _consume(self, sign: str) -> bool:
-        """Whether this sign comes next, which is then passed."""
+        """Returns whether this sign comes next, and skips it if so."""
         is_next = self.position < len(self.tokens) and self.tokens[self.position]["sign"] == sign
         self.position += is_next
         return is_next
@@ -402,7 +403,7 @@ def _unquote(text: str, span: Span) -> str:
 
 
 def _bind_attributes(record: Op, given: dict[str, _LocatedValue], where: Span) -> dict[str, Any]:
-    """All attributes of an operator, each of the kind that its record wants."""
+    """Returns all attributes of an operator, each checked against its type."""
     params = {p.name: p for p in record.attrs}
     for key, found in given.items():
         if key not in params:

@@ -1,4 +1,4 @@
-"""The verifier: what must hold in every graph, before and after every pass."""
+"""The verifier: checks the invariants of every graph, before and after every pass."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from netdsl.types import Graph, Node, TensorType
 
 
 def verify_graph(graph: Graph) -> Graph:
-    """`graph` itself, when it is sound. Raises AssertionError with the IR around the fault.
+    """Returns `graph` itself if it is valid. Raises AssertionError with the IR around the fault.
 
-    Every operator is known; every operand stands before its reader (so there is no cycle), and the
-    edges of the dag lead from operands to their readers; every type is what the operator's rule
-    infers; an update has its state's type, and a state one update.
+    Every operator is known; every operand precedes its reader (so there is no cycle), and the edges
+    of the dag lead from operands to their readers; every type is what the operator's rule infers;
+    an update has its state's type, and a state has at most one update.
     """
     for name, node in graph.dag.nodes(data="node"):
         if node is None:
@@ -32,7 +32,7 @@ def verify_graph(graph: Graph) -> Graph:
 
 
 def _find_fault(dag: nx.DiGraph, name: str, node: Node, types: dict[str, TensorType]) -> str | None:
-    """What is wrong with a node, by the types of all nodes before it."""
+    """Returns what is wrong with a node, given the types of all nodes before it."""
     if node.name != name:
         return f"node {node.name} is filed as {name}"
     if node.op not in OPS:
@@ -63,7 +63,7 @@ def _verify_roots(graph: Graph) -> None:
 
 
 def format_context(graph: Graph, name: str, radius: int = 3) -> str:
-    """A few lines of IR with the node in the middle marked."""
+    """Formats a few lines of IR with the node in the middle marked."""
     names = list(graph.nodes)
     index = names.index(name)
     nearby_names = names[max(0, index - radius) : index + radius + 1]

@@ -1,4 +1,4 @@
-"""Views: what a node shows, whatever lies between."""
+"""Views: finding the node that a view shows, and creating views."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from netdsl.types import Emitter, Graph, Node
 
 
 def strip_views(graph: Graph, name: str) -> Node:
-    """The node that a view shows, through all views between; the node itself where it is none."""
+    """Returns the node that a view shows, through any chain of views; the node itself if it is not
+    a view."""
     node = graph[name]
     while OPS[node.op].kind == "view":
         node = graph[node.args[0]]
@@ -15,6 +16,6 @@ def strip_views(graph: Graph, name: str) -> Node:
 
 
 def extract_row(b: Emitter, x: Node, i: int) -> Node:
-    """The i-th of what a matrix holds along its first axis, as a vector."""
+    """Emits the i-th row of a matrix as a vector."""
     c = x.type.shape[1]
     return b.reshape(b.slice(x, start=(i, 0), stop=(i + 1, c), step=(1, 1)), shape=(c,))

@@ -1,1 +1,1 @@
-"""From text to a checked program and its graph."""
+"""The front end: from source text to a checked program and its graph."""

@@ -1,4 +1,4 @@
-"""What working on one text has taken so far, and where that is too much."""
+"""Budgets and limits for processing one text, and the collection of its errors."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from netdsl.limits import (
 from netdsl.values import Call, Size, Value
 
 _CHARACTERS_PER_VALUE = 64
-"""Characters of a text that count as one value."""
+"""Characters of a string that count as one value."""
 _MACS_PER_NODE = 100_000
-"""Multiply-accumulates in the time that a node takes to be made and called."""
+"""Multiply-accumulates that take as long as creating and calling one node."""
 _MIN_RECURSION_LIMIT = 10_000
-"""Python's frames that the deepest text takes, several times over."""
+"""Several times the Python frames that the deepest permitted text needs."""
 
 
 class LimitError(NetError):
-    """A limit was exceeded. It ends the work: going on would only take more time."""
+    """A limit was exceeded. It aborts processing: continuing would only take more time."""
 
 
 def limit_error(message: str, span: Span | None, help: str) -> LimitError:
@@ -36,14 +36,14 @@ def limit_error(message: str, span: Span | None, help: str) -> LimitError:
 
 
 def ensure_recursion_limit() -> None:
-    """Lets Python call as deep as a text may nest, wherever this is called from."""
+    """Raises Python's recursion limit to what the deepest permitted text needs."""
     sys.setrecursionlimit(max(sys.getrecursionlimit(), _MIN_RECURSION_LIMIT))
 
 
 @dataclass
 class Budget:
-    """The steps and values that one command has spent on a text: one budget for all of its nets,
-    sections and tests. Raises TooMuch where a limit of `netdsl.limits` is passed."""
+    """The steps and values that one command has spent on a text: a single budget for all nets,
+    sections and tests. Raises LimitError if a limit of `netdsl.limits` is exceeded."""
 
     tokens: int = 0
     steps: int = 0
@@ -51,14 +51,14 @@ class Budget:
     work: int = 0
 
     def spend_tokens(self, count: int, span: Span | None) -> None:
-        """Counts words and signs of a file and of those that it uses."""
+        """Counts the tokens of a file and of the files that it uses."""
         self.tokens += count
         if self.tokens > MAX_TOKENS:
             message = f"the files that are used here have over {MAX_TOKENS:,} words and signs"
             raise limit_error(message, span, "use only the files that are needed")
 
     def spend_steps(self, count: int, span: Span | None) -> None:
-        """Counts layers, operators and turns of loops."""
+        """Counts layers, operators and loop iterations."""
         self.steps += count
         if self.steps > MAX_ELABORATION_STEPS:
             raise limit_error(
@@ -68,7 +68,7 @@ class Budget:
             )
 
     def spend_value(self, value: Value, span: Span | None) -> None:
-        """Counts a value that an expression has, and each of its entries."""
+        """Counts the value of an expression, including each of its entries."""
         leaves = _count_leaves(value, span, 0)
         if leaves > MAX_LIST_LENGTH:
             raise limit_error(
@@ -79,7 +79,7 @@ class Budget:
         self.spend_leaves(leaves, span)
 
     def spend_leaves(self, count: int, span: Span | None) -> None:
-        """Counts values that are made or copied."""
+        """Counts values that are created or copied."""
         self.leaves += count
         if self.leaves > MAX_EXPRESSION_VALUES:
             raise limit_error(
@@ -89,8 +89,8 @@ class Budget:
             )
 
     def spend_trial(self, nodes: int, values: int, macs: int, runs: int, span: Span | None) -> None:
-        """Counts runs of a net on drawn images, of so many nodes, values and
-        multiply-accumulates each."""
+        """Counts `runs` executions of a network on random images; `nodes`, `values` and `macs` are
+        the cost of one."""
         help = "`netdsl test --shrink 8` tries a small version; `netdsl gradcheck` has no limit"
         if values > MAX_TRIAL_SIZE:
             message = f"trying this net makes {values:,} values, more than {MAX_TRIAL_SIZE:,}"
@@ -108,7 +108,7 @@ def nesting_error(context: str, span: Span | None) -> LimitError:
 
 
 def _count_leaves(value: Value, span: Span | None, depth: int) -> int:
-    """How many values one is made of."""
+    """Counts the elements of a value, including nested ones."""
     if isinstance(value, str):
         return 1 + len(value) // _CHARACTERS_PER_VALUE
     if isinstance(value, Size):
@@ -126,14 +126,14 @@ def _count_leaves(value: Value, span: Span | None, depth: int) -> int:
 
 
 class Errors:
-    """The errors of one text, each once. The one too many ends the work: raises TooMuch."""
+    """The errors of one text, without duplicates. Raises LimitError when there are too many."""
 
     def __init__(self) -> None:
         self._diagnostics: dict[tuple[str, str, int, int], Diagnostic] = {}
         self._has_failed = False
 
     def __bool__(self) -> bool:
-        """Whether anything failed; an error without diagnostics follows from one already known."""
+        """Whether anything failed; an error without diagnostics is a consequence of a known one."""
         return self._has_failed
 
     def add(self, *diagnostics: Diagnostic) -> None:
@@ -145,19 +145,19 @@ class Errors:
                 raise LimitError(*self.sorted_diagnostics())
 
     def collect(self, error: NetError) -> None:
-        """Keeps the errors of a part. An exceeded limit ends this work too; the errors that were
-        found before it come first."""
+        """Adds the errors of a part. A LimitError is raised again, preceded by the errors found
+        before it."""
         if isinstance(error, LimitError):
             earlier_errors = self.sorted_diagnostics()[: MAX_ERRORS - len(error.diagnostics)]
             raise LimitError(*earlier_errors, *error.diagnostics)
         self.add(*error.diagnostics)
 
     def sorted_diagnostics(self) -> list[Diagnostic]:
-        """In the order of their places."""
+        """Returns the diagnostics in source order."""
         return sorted(self._diagnostics.values(), key=_sort_key)
 
     def raise_if_any(self) -> None:
-        """Raises NetError where anything failed."""
+        """Raises NetError if anything failed."""
         if self._has_failed:
             raise NetError(*self.sorted_diagnostics())
 

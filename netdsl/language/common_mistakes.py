@@ -1,4 +1,4 @@
-"""The mistakes in syntax that people make most, each with its own remedy."""
+"""Recognises common syntax mistakes and suggests a fix for each."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from netdsl.errors import Diagnostic, Span, suggest_name
 
 @dataclass(frozen=True)
 class SyntaxErrorContext:
-    """Where a text stops to make sense: at `token`, behind the words `preceding_tokens` it, where
-    one of the terminals `expected` could have stood."""
+    """Where parsing failed: at `token`, after `preceding_tokens`, where one of the terminals in
+    `expected` could have followed."""
 
     token: str
     preceding_tokens: Sequence[str]
@@ -25,17 +25,17 @@ class SyntaxErrorContext:
 
     @property
     def remaining_text(self) -> str:
-        """The text from the word on."""
+        """The text from the token on."""
         return self.span.source.text[self.span.start :]
 
     @property
     def is_adjacent(self) -> bool:
-        """Whether no space parts the word from what stands before it."""
+        """Whether no space separates the token from the text before it."""
         return not self.span.source.text[self.span.start - 1 : self.span.start].isspace()
 
     @property
     def can_end_layer(self) -> bool:
-        """Whether a layer, a block or a group could have ended before the word."""
+        """Whether a layer, block or group could have ended before the token."""
         return "_ARROW" in self.expected and "COMPARE" not in self.expected
 
     def unexpected_token(self, help: str | None) -> Diagnostic:
@@ -43,7 +43,7 @@ class SyntaxErrorContext:
 
 
 def find_common_mistake(context: SyntaxErrorContext) -> Diagnostic | None:
-    """The remedy where the mistake is one of the usual ones."""
+    """Returns a diagnostic with a fix if the error is a common mistake."""
     return (
         _check_foreign_syntax(context)
         or _check_arithmetic(context)
@@ -68,7 +68,7 @@ _FOREIGN_SYMBOLS = {
 
 
 def _check_foreign_syntax(context: SyntaxErrorContext) -> Diagnostic | None:
-    """Words of other languages."""
+    """Checks for syntax of other languages."""
     symbol = (
         context.remaining_text[:2]
         if context.remaining_text[:2] in _FOREIGN_SYMBOLS
@@ -87,7 +87,7 @@ def _check_foreign_syntax(context: SyntaxErrorContext) -> Diagnostic | None:
 
 
 def _check_names(context: SyntaxErrorContext) -> Diagnostic | None:
-    """What a file and a net are made of."""
+    """Checks the items of files and nets, and their names."""
     if "_BLOCK" in context.expected and _NAME.fullmatch(context.token):
         return context.unexpected_token(suggest_name(context.token, _ITEM_KEYWORDS, "a file holds"))
     if context.previous_token == "use":
@@ -117,7 +117,7 @@ def _check_names(context: SyntaxErrorContext) -> Diagnostic | None:
 
 
 def _find_repeat_count(tokens: Sequence[str]) -> str | None:
-    """The count of a repeat that the words end with: `n` of `* n`, `depths[0]`, `min(a, b)`."""
+    """The repeat count that the tokens end with: `n` of `* n`, `depths[0]`, `min(a, b)`."""
     depth = 0
     for i in range(len(tokens) - 1, 0, -1):
         depth += (tokens[i] in ")]") - (tokens[i] in "([")
@@ -129,7 +129,7 @@ def _find_repeat_count(tokens: Sequence[str]) -> str | None:
 
 
 def _check_arithmetic(context: SyntaxErrorContext) -> Diagnostic | None:
-    """Numbers, and repeats with a computed count."""
+    """Checks numbers, and repeats with a computed count."""
     count = _find_repeat_count(context.preceding_tokens) if context.can_end_layer else None
     if count and context.token in ("+", "-", "*", "/", "%", "//"):
         operand = re.match(r"\W+(\w*)", context.remaining_text)
@@ -152,7 +152,7 @@ def _check_arithmetic(context: SyntaxErrorContext) -> Diagnostic | None:
 
 
 def _check_chains(context: SyntaxErrorContext) -> Diagnostic | None:
-    """What stands between layers, or around them."""
+    """Checks the punctuation between and around layers."""
     if context.token == "{" and context.previous_token in ("->", "{", "|", ":"):
         return context.unexpected_token(
             "a group is written `( ... )`: `(conv(64, 3x3) -> relu) * 2`"
@@ -189,7 +189,7 @@ def _check_chains(context: SyntaxErrorContext) -> Diagnostic | None:
 
 
 def _check_punctuation(context: SyntaxErrorContext) -> Diagnostic | None:
-    """`=`, `==`, `:` and brackets where another of them is meant."""
+    """Checks for `=`, `==`, `:` or a bracket where another of them was meant."""
     if context.token == "=" and "COMPARE" in context.expected:
         return Diagnostic("`=` does not compare", context.span, "write `==`")
     if context.token == "=" and context.previous_token and "LPAR" in context.expected:

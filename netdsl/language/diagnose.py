@@ -1,4 +1,4 @@
-"""Syntax errors that teach: what stands there, what is missing, and where it was opened."""
+"""Turns parser errors into diagnostics: what was found, what is missing, where it was opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from netdsl.errors import Diagnostic, Source, Span
 from netdsl.language.common_mistakes import SyntaxErrorContext, find_common_mistake
 
 RESERVED_WORDS = frozenset(("and", "or", "else"))
-"""Words that the grammar takes for names nowhere."""
+"""Words that the grammar never accepts as names."""
 _SECTION_START = re.compile(r"^(?:use|block|net|data|train|test)\b", re.MULTILINE)
 _TOKEN_PATTERN = re.compile(
     r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|\d+(?:x\d+)+(?!\w)|\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?|\w+'
@@ -25,10 +25,11 @@ _MAX_SECTIONS = 500
 def diagnose(
     source: Source, error: UnexpectedInput, parse: Callable[[Source], object]
 ) -> list[Diagnostic]:
-    """Diagnostics for a text that does not parse: one for each top-level section that is wrong.
+    """Returns diagnostics for a text that does not parse: one for each invalid top-level section.
 
-    A section begins at the left margin with its word; each is parsed alone, so that an error in
-    one hides none in the next and a missing bracket is told where its section ends.
+    A section begins with its keyword in the first column. Each is parsed alone, so that an error
+    in one does not hide errors in the next, and a missing bracket is reported at the end of its
+    section.
     """
     diagnostics: list[Diagnostic] = []
     for start, end in _split_sections(source.text)[:_MAX_SECTIONS]:
@@ -42,7 +43,7 @@ def diagnose(
 
 
 def diagnose_expression(source: Source, start: int, error: UnexpectedInput) -> Diagnostic:
-    """What is wrong in the one expression that stands in `source` from `start` on."""
+    """Explains the syntax error in the expression that begins at `start` in `source`."""
     return _explain(source, start, len(source.text), error)
 
 
@@ -56,7 +57,7 @@ def _split_sections(text: str) -> list[tuple[int, int]]:
 def _explain(
     source: Source, start: int, end: int, error: UnexpectedInput, offset: int = 0
 ) -> Diagnostic:
-    """What is wrong between start and end; the error counts its places from `offset`."""
+    """Explains the error between `start` and `end`; its positions are relative to `offset`."""
     at_end_of_text = isinstance(error, UnexpectedToken) and error.token.type == "$END"
     position = (
         end if at_end_of_text or error.pos_in_stream is None else error.pos_in_stream + offset
@@ -102,7 +103,8 @@ def _span_after(source: Source, token: re.Match[str]) -> Span:
 
 
 def _check_character(source: Source, position: int) -> Diagnostic | None:
-    """A character that starts no word: a number run into a name, an open quote, a stranger."""
+    """Explains a character that starts no token: a number run into a name, an unclosed quote, or
+    a character that is not part of the language."""
     text = source.text
     if text[position].isdigit():
         m = re.compile(r"[\w.]+").match(text, position)
@@ -147,7 +149,7 @@ def _check_brackets(
     token: re.Match[str] | None,
     error: UnexpectedInput,
 ) -> Diagnostic | None:
-    """A bracket that was not closed where it must have been, told where it is missing."""
+    """Reports an unmatched closing bracket, or a missing one at the place where it is missing."""
     open_brackets = []
     for m in preceding:
         if m[0] in _CLOSING_BRACKETS:

@@ -1,4 +1,4 @@
-"""A net's text to its graph: blocks expanded, shapes inferred, every error told in its place."""
+"""Elaborates a net to its graph: expands blocks, infers shapes, reports errors at their source."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def elaborate(
     settings: Settings = Settings(),
     budget: Budget | None = None,
 ) -> Network:
-    """The network of a net or instance of `program` (its first unless named), at the cost of a
-    budget; of its own unless given.
+    """Returns the network of a net or instance of `program`, by default the first. Counts against
+    `budget`, or a new one.
 
-    Raises NetError with every independent error found in it, and where it cannot be made as small
-    as `settings` ask for.
+    Raises NetError with every independent error found, or if the network cannot be shrunk as
+    `settings` request.
     """
     ensure_recursion_limit()
     budget = budget or Budget()
@@ -70,7 +70,7 @@ _OUTPUT = Signature("output", (Param("weight", Float(), 1.0),))
 
 
 class _Elaborator:
-    """Walks a net's syntax; what it makes is kept in a draft."""
+    """Walks a net's syntax tree and emits the network through a NetworkBuilder."""
 
     def __init__(self, program: Program, settings: Settings, budget: Budget) -> None:
         self.program = program
@@ -172,8 +172,8 @@ class _Elaborator:
     def _visit_chain(
         self, chain: s.Chain, current: OptionalChainValue, frame: Frame
     ) -> OptionalChainValue:
-        """What flows out of a chain. A label names its value, and the single layer or block in it;
-        over several it is a scope of its own."""
+        """Returns the output of a chain. A label names that value. It also names the single layer
+        or block in the chain; with several elements it opens a scope."""
         if chain.label is None:
             return self._visit_elements(chain.elements, current, frame)
         if not frame.is_repeated and chain.label in frame.name_scope.used_names:
@@ -209,7 +209,7 @@ class _Elaborator:
         )
 
     def _can_take_label(self, step: s.Step, frame: Frame) -> bool:
-        """Whether a label takes the place of this step's own name in paths."""
+        """Whether a label replaces this step's own name in paths."""
         return step.branches is None and step.name not in frame.labels
 
     def _visit_elements(
@@ -227,7 +227,7 @@ class _Elaborator:
 
     @contextmanager
     def _enter_element(self, span: Span, frame: Frame) -> Iterator[None]:
-        """One step, inside those that stand around it."""
+        """Counts one step and one level of nesting."""
         self.budget.spend_steps(1, span)
         if self.depth >= MAX_CALL_DEPTH:
             raise nesting_error(_enclosing_blocks(frame), span)
@@ -414,7 +414,7 @@ class _Elaborator:
         return self.builder.add_call(InputCall(name_scope.path, shape, step.span))
 
     def _input_scope(self, frame: Frame, label: str | None) -> NameScope:
-        """An input is called by its label; without one it is `input`, further ones input2, ..."""
+        """Names an input by its label; without one `input`, then `input2`, `input3`, ..."""
         name_scope = self._child_scope(frame, "input", label)
         if label is None and name_scope.path == "input1":
             frame.name_scope.claim("input")
@@ -463,7 +463,7 @@ class _Elaborator:
 
 
 def _enclosing_blocks(frame: Frame) -> str:
-    """The innermost blocks of a frame, as a message names them."""
+    """The innermost block calls of a frame, formatted for a message."""
     return " in ".join(c.text.split("(")[0] for c in frame.call_stack[-1:-4:-1]) or "a chain"
 
 

@@ -1,4 +1,4 @@
-"""Expressions to values: arithmetic, lists, comparisons and a few functions; nothing else."""
+"""Evaluates expressions: arithmetic, lists, comparisons and a few functions; nothing else."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from netdsl.values import Argument, Call, Size, Symbol, Value, format_value
 
 
 class InvalidValue:
-    """Stands for a variable whose definition was wrong: the error has been told already."""
+    """Placeholder for a variable whose definition failed; the error was already reported."""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """The variables that an expression sees, what flows in where there is such a thing, and the
-    budget that values are counted in."""
+    """The variables visible to an expression, the members of `in` if there is an input, and the
+    budget that counts the values."""
 
     variables: Mapping[str, Value | InvalidValue] = field(default_factory=dict)
     members: Mapping[str, int] | InvalidValue | None = None
@@ -31,14 +31,14 @@ class Scope:
 
 
 def evaluate(expr: s.Expression, scope: Scope) -> Value:
-    """The value of an expression. Raises NetError with its place where it has none."""
+    """Returns the value of an expression. Raises NetError with the location of the error."""
     value = _EVALUATORS[type(expr)](expr, scope)
     scope.budget.spend_value(value, expr.span)
     return value
 
 
 def evaluate_arguments(args: Sequence[s.Arg] | None, scope: Scope) -> tuple[Argument, ...]:
-    """Arguments with their values. Raises NetError with a diagnostic for each that has none."""
+    """Evaluates arguments. Raises NetError with a diagnostic for each that fails."""
     values, errors = [], Errors()
     for a in args or ():
         try:
@@ -151,7 +151,7 @@ def _as_number(value: Value, span: Span) -> Any:
 
 
 def _divide(a: Any, b: Any) -> int | float:
-    """Exact division of whole numbers stays whole, so that `c/4` is a channel count."""
+    """Divides; exact division of integers gives an integer, so that `c/4` is a channel count."""
     whole = isinstance(a, int) and isinstance(b, int) and a % b == 0
     return a // b if whole else a / b
 
@@ -211,7 +211,7 @@ def _apply_operator(
 
 
 def is_equal(a: Any, b: Any) -> bool:
-    """Equality: a size is the list of its numbers, and a bare number stands for a square."""
+    """Equality; a size equals the list of its numbers, and a bare number equals a square size."""
     a, b = (v.dims if isinstance(v, Size) else v for v in (a, b))
     if isinstance(b, tuple) and isinstance(a, int):
         a, b = b, a

@@ -1,4 +1,4 @@
-"""The canonical layout of a .net file: one way to write each thing, comments kept."""
+"""Formats a .net file in its canonical layout; keeps comments."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ INDENT = "  "
 
 
 def format_text(text: str, name: str = "<text>") -> str:
-    """`text` in canonical layout. Raises NetError where it does not parse."""
+    """Returns `text` in canonical layout. Raises NetError if it does not parse."""
     return format_file(parse(text, name), text)
 
 
 def format_file(file: s.File, text: str = "") -> str:
-    """A syntax tree as text; `text` is what it was parsed from, for comments and blank lines."""
+    """Formats a syntax tree; `text` is its source, for comments and blank lines."""
     return _Formatter(_find_comments(text), text).format_file(file)
 
 
@@ -68,8 +68,8 @@ _SEPARATORS = re.compile(r"[ \t,;]*")
 
 
 class _Formatter:
-    """Lays a tree out in lines. Every piece first tries to stand on one line, as it did in the
-    text; what was written over several lines or grew too long is broken at its own seams."""
+    """Formats a tree as lines. A construct that was on one line stays on one line if it fits; one
+    that spanned several lines or is too long is broken between its parts."""
 
     def __init__(self, comments: list[_Comment], text: str) -> None:
         self.comments = comments
@@ -108,7 +108,7 @@ class _Formatter:
     # ---- comments
 
     def _peek_comment(self, before: int) -> _Comment | None:
-        """The first comment that is not written yet, where it stands before a place."""
+        """The next unwritten comment, if it is before a position."""
         if (
             self.next_comment < len(self.comments)
             and self.comments[self.next_comment].start < before
@@ -117,19 +117,19 @@ class _Formatter:
         return None
 
     def _consume_comment(self, comment: _Comment) -> str:
-        """The text of a comment that is written now."""
+        """Marks a comment as written and returns its text."""
         self.next_comment += 1
         return comment.text
 
     def _write_leading_comments(self, before: int, indent: str, separate: bool = False) -> None:
-        """Comments that stand before the next thing, each on its own line."""
+        """Writes the comments before a position, each on its own line."""
         while comment := self._peek_comment(before):
             self.lines.append(indent + self._consume_comment(comment))
             if separate and _COMMENT_AND_BLANK_LINE.match(self.text, comment.start, before):
                 self.lines.append("")
 
     def _write_lines(self, lines: list[str], tree: s.SyntaxNode, indent: str) -> None:
-        """Lines of one thing, and the comment that stands at its end."""
+        """Writes the lines of a construct, and the comment at its end."""
         self.lines += lines
         comment = self._peek_comment(len(self.text))
         if comment is None or comment.is_standalone:
@@ -138,14 +138,14 @@ class _Formatter:
             self.lines[-1] += "  " + self._consume_comment(comment)
 
     def _has_comments(self, tree: s.SyntaxNode) -> bool:
-        """Whether comments within a thing are still to be written."""
+        """Whether a construct contains comments that are not yet written."""
         first = bisect_left(
             self.comments, tree.span.start, self.next_comment, key=lambda c: c.start
         )
         return first < len(self.comments) and self.comments[first].start < tree.span.end
 
     def _is_one_line(self, tree: s.SyntaxNode) -> bool:
-        """Whether a thing stood on one line, and has no comment within."""
+        """Whether a construct was on one line in the source, and so has no comment inside."""
         return self.text.find("\n", tree.span.start, tree.span.end) < 0
 
     def _capture_lines(self, write: Callable[[], None]) -> list[str]:
@@ -202,7 +202,7 @@ class _Formatter:
     def format_braced(
         self, head: str, body: s.Body, owner: s.SyntaxNode, indent: str = ""
     ) -> list[str]:
-        """`head { statements }`, on one line where it was and fits."""
+        """Formats `head { statements }`, on one line if it was there before and fits."""
         if not body.statements and not self._has_comments(owner):
             return [f"{head} {{}}"]
         if body.statements and (self._is_one_line(body) or not self.text):
@@ -242,7 +242,7 @@ class _Formatter:
     def format_chain(
         self, head: str, chain: s.Chain, indent: str, has_label: bool = False
     ) -> list[str]:
-        """A chain behind `head`; broken before `->` where it does not fit its line."""
+        """Formats a chain after `head`, broken before `->` if it does not fit on one line."""
         if chain.label and not has_label:
             head += f"{chain.label}: "
         flat = head + " -> ".join(map(element_text, chain.elements))
@@ -270,7 +270,7 @@ class _Formatter:
     def _write_comments_between(
         self, before: s.SyntaxNode, after: s.SyntaxNode, lines: list[str], indent: str
     ) -> bool:
-        """Writes the comments between two parts of a statement where they stand; whether any."""
+        """Writes the comments between two parts of a statement; returns whether there were any."""
         has_comments = False
         while (
             comment := self._peek_comment(after.span.start)
@@ -283,7 +283,7 @@ class _Formatter:
         return has_comments
 
     def _needs_break(self, chain: s.Chain) -> bool:
-        """Whether the chain holds a body or branches that were written over several lines."""
+        """Whether the chain has comments, or a body or branches on several lines."""
         return self._has_comments(chain) or any(self._is_multiline(e) for e in chain.elements)
 
     def _is_multiline(self, e: s.Element) -> bool:
@@ -299,7 +299,7 @@ class _Formatter:
         return False
 
     def format_element(self, e: s.Element, column: int, indent: str) -> list[str]:
-        """An element whose first line starts at `column`; later lines come with their indent."""
+        """Formats an element whose first line starts at `column`; later lines are indented."""
         flat = element_text(e)
         if column + len(flat) <= WIDTH and not self._is_multiline(e):
             return [flat]
@@ -354,7 +354,7 @@ class _Formatter:
 
 
 def _can_break(e: s.Element) -> bool:
-    """Whether an element has seams of its own to break at."""
+    """Whether an element can be broken inside."""
     if isinstance(e, s.Repeat):
         return _can_break(e.element)
     return isinstance(e, s.ChainGroup | s.If | s.For) or (
@@ -363,7 +363,8 @@ def _can_break(e: s.Element) -> bool:
 
 
 def _compute_label_widths(body: s.Body, text: str) -> dict[int, int]:
-    """For each labelled statement the width that aligns it with its labelled neighbours."""
+    """Returns for each labelled statement the width that aligns it with its labelled
+    neighbours."""
     widths: dict[int, int] = {}
     run: list[int] = []
     for i, st in enumerate([*body.statements, None]):

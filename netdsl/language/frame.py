@@ -1,4 +1,4 @@
-"""What an elaborator carries along: values that flow, their makers, frames of calls, and paths."""
+"""The state of elaboration: values in chains, their origins, call frames, and paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from netdsl.values import Argument, Value, format_value
 
 
 class MissingValue(Enum):
-    """No value flows: nothing yet, or something broken whose error has been told."""
+    """Why a chain has no value: there is no input yet, or an error was already reported."""
 
     NOTHING = "nothing"
     INVALID = "broken"
@@ -23,7 +23,7 @@ class MissingValue(Enum):
 
 @dataclass(frozen=True)
 class CallSite:
-    """A block's call: what was called, with which values, where."""
+    """A call of a block: its name and arguments, and its location."""
 
     text: str
     span: Span
@@ -34,7 +34,7 @@ class CallSite:
 
 @dataclass(frozen=True)
 class ShapeOrigin:
-    """The call that gave a value its shape, and the block it stands in."""
+    """The call that determined a value's shape, and the block call that contains it."""
 
     text: str
     span: Span
@@ -47,14 +47,15 @@ class ShapeOrigin:
 
 @dataclass(frozen=True)
 class ChainValue:
-    """A value on its way along a chain; `call_index` counts the calls of layers up to its own."""
+    """A value in a chain; `call_index` is the index of the call that produced it in
+    `NetworkBuilder.call_results`."""
 
     node: Node
     origin: ShapeOrigin
     call_index: int
 
     def members(self) -> dict[str, int]:
-        """What `in.NAME` can ask."""
+        """The members that `in.NAME` can read."""
         shape = self.node.type.shape
         known = {"channels": shape[-1], "batch": shape[0]}
         return known | ({"height": shape[1], "width": shape[2]} if len(shape) == 4 else {})
@@ -68,10 +69,10 @@ OptionalChainValue = ChainValue | MissingValue
 
 @dataclass
 class NameScope:
-    """Names for the things in one scope: same-named siblings are numbered from 1, always.
+    """Assigns names in one scope; siblings of the same name are always numbered from 1.
 
-    `weight_path` is where values live that uses of a shared chain have in common;
-    `duplicate_name_error` are the names that things in this scope have already."""
+    `weight_path` is the path of the weights that all uses of a shared chain have in common;
+    `used_names` holds the names already taken in this scope."""
 
     path: str
     weight_path: str
@@ -79,10 +80,10 @@ class NameScope:
     used_names: set[str] = field(default_factory=set)
 
     def child(self, name: str, is_numbered: bool = True) -> NameScope:
-        """The scope of the next thing called `name`; a label is numbered only when repeated.
+        """Returns the scope of the next item called `name`; labels are numbered only in repeats.
 
-        Raises NetError where that very path is taken: two things must not share their weights
-        without `shared` saying so.
+        Raises NetError if that path is already taken: items must not share weights without an
+        explicit `shared`.
         """
         self.counts[name] = self.counts.get(name, 0) + 1
         if is_numbered:
@@ -91,14 +92,14 @@ class NameScope:
         return NameScope(join_path(self.path, name), join_path(self.weight_path, name))
 
     def claim(self, name: str) -> None:
-        """Takes a name in this scope, once."""
+        """Reserves a name in this scope. Raises NetError if it is taken."""
         if name in self.used_names:
             raise duplicate_name_error(self, name)
         self.used_names.add(name)
 
 
 def duplicate_name_error(scope: NameScope, name: str) -> NetError:
-    """What is said where a name would stand twice in a scope."""
+    """The error for a name that occurs twice in a scope."""
     help = "layers without a label are called conv1, conv2, ...; choose another name"
     return fail(f"two things here are called `{join_path(scope.path, name)}`", help=help)
 
@@ -109,7 +110,7 @@ def join_path(prefix: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class SharedChain:
-    """`shared enc = ...`: its chain and the frame that it was written in."""
+    """`shared enc = ...`: its chain and the frame in which it was defined."""
 
     chain: s.Chain
     weight_path: str
@@ -118,7 +119,7 @@ class SharedChain:
 
 @dataclass
 class Frame:
-    """One body being elaborated: its variables, labels, shared chains and place."""
+    """A body being elaborated: its variables, labels, shared chains and name scope."""
 
     name_scope: NameScope
     variables: dict[str, Value | InvalidValue]
@@ -130,8 +131,9 @@ class Frame:
     is_repeated: bool = False
 
     def expression_scope(self, current: OptionalChainValue) -> Scope:
-        """What an expression sees here: `in` is what flows into the block, in a net what flows now.
-        What is broken stays quiet, its error has been told."""
+        """Returns the scope of an expression at this point. `in` is the input of the block, or the
+        current value in a net. An invalid value raises no further diagnostic: its error was
+        already reported."""
         input_value = self.incoming if self.call_stack else current
         if isinstance(input_value, ChainValue):
             return Scope(self.variables, input_value.members(), self.budget)
@@ -139,13 +141,13 @@ class Frame:
         return Scope(self.variables, members, self.budget)
 
     def copy_variables(self) -> dict[str, Value | InvalidValue]:
-        """The variables as they are now."""
+        """Returns a copy of the variables, counted in the budget."""
         self.budget.spend_leaves(len(self.variables), None)
         return dict(self.variables)
 
 
 def format_call(name: str, arguments: Sequence[Argument]) -> str:
-    """A call with its values, as the reader would have written it with numbers only."""
+    """Formats a call with the values of its arguments."""
     parts = [
         f"{a.name}={format_value(a.value)}" if a.name else format_value(a.value) for a in arguments
     ]

@@ -1,4 +1,4 @@
-"""What a name in a chain stands for: the layer, or what to do where there is none."""
+"""Resolves names in a chain to layers, or explains how to fix an unknown one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from netdsl.values import Value, format_value
 
 
 def find_layer(step: s.Step, frame: Frame, program: Program) -> Layer:
-    """The layer that a step calls. Raises NetError where there is none, or its branches are not."""
+    """Returns the layer that a step calls. Raises NetError if it does not exist, or if its
+    branches are missing."""
     layer = LAYERS.get(step.name)
     if layer is None:
         help = _unknown_name_help(step.name, frame, program)
@@ -27,7 +28,7 @@ def is_layer(name: str, program: Program) -> bool:
 
 
 def _unknown_name_help(name: str, frame: Frame, program: Program) -> str:
-    """What to do about a name that is neither a layer nor a block."""
+    """A help line for a name that is neither a layer nor a block."""
     if name in frame.variables:
         return f"`{name}` is a number here; what flows on is named by a label, `{name}: ...`"
     known = [*LAYERS, *program.blocks, *frame.labels, *frame.shared_chains, "input"]
@@ -39,7 +40,7 @@ def _unknown_name_help(name: str, frame: Frame, program: Program) -> str:
 
 
 def unpack_item(loop: s.For, index: int, item: Value) -> dict[str, Value]:
-    """The variables of one turn of a loop."""
+    """Binds the loop variables for one iteration."""
     names = loop.variables
     if len(names) == 1:
         return {names[0]: item}

@@ -1,4 +1,4 @@
-"""What elaboration gives: the graph of a net, and its layers as people know them."""
+"""The result of elaboration: the graph of a net, with its layers and their costs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MAX_SHOWN = 6
 
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
-    """One layer in its place: what was called, what it gives, and the nodes it emitted.
-    `input_types` are the types of what flows in; of its `arguments` that many at the beginning were
-    `positional_count`: plain numbers without a name."""
+    """One layer at its path: the call, its result, and the nodes it emitted. `input_types` are the
+    types of its inputs; `positional_count` is the number of leading `arguments` that were written
+    as integers without a name."""
 
     path: str
     call: str
@@ -39,9 +39,8 @@ class LayerInfo:
 class Network:
     """An elaborated net.
 
-    `nodes_by_path` maps every path (label, block, layer) to the node that flows out of it;
-    `loss_weights` gives each output's share of the loss; outputs other than `main` hang at the
-    side."""
+    `nodes_by_path` maps every path (label, block, layer) to its output node; `loss_weights` holds
+    each output's weight in the loss; outputs other than `main` are side outputs."""
 
     name: str
     graph: Graph
@@ -51,14 +50,14 @@ class Network:
     training: bool
 
     def find_node(self, path: str, span: Span | None = None) -> Node:
-        """What flows out of a path. Raises NetError where there is no such place."""
+        """Returns the output node of a path. Raises NetError if there is no such path."""
         if path not in self.nodes_by_path:
             help = self._similar_paths_help(path) or suggest_name(path, self.nodes_by_path)
             raise fail(f"`{self.name}` has no place `{path}`", span, help=help)
         return self.graph[self.nodes_by_path[path]]
 
     def _similar_paths_help(self, path: str) -> str | None:
-        """A help line where a path occurs with numbers, or further in."""
+        """A help line if the path exists with numbers, or at a deeper level."""
         if len(path) > MAX_NAME_CHARACTERS:
             return None
         numbered = re.compile(r"\d*\.".join(map(re.escape, path.split("."))) + r"\d*")
@@ -73,7 +72,7 @@ class Network:
 
     @cached_property
     def image_input(self) -> str:
-        """The name of the one image input. Raises NetError where there are several."""
+        """The name of the single image input. Raises NetError if there is not exactly one."""
         images = [n for n in self.graph.inputs if n.type.rank > 1]
         if len(images) != 1:
             names = ", ".join(n.name for n in images)
@@ -82,34 +81,35 @@ class Network:
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """The shape of one image that the net takes: H x W x C."""
+        """The shape of one input image: H x W x C."""
         return self.graph[self.image_input].type.shape[1:]
 
     @cached_property
     def parameters(self) -> tuple[Node, ...]:
-        """The learnable states."""
+        """The trainable states."""
         return tuple(n for n in self.graph.states if n.attrs["trainable"])
 
     @cached_property
     def params(self) -> int:
-        """Learnable values; running statistics are not counted."""
+        """The number of trainable values, without running statistics."""
         return sum(n.type.size for n in self.parameters)
 
     def cost(self, layer: LayerInfo) -> Cost:
-        """Work of one layer for the whole batch, at evaluation or training as elaborated."""
+        """The cost of one layer for the whole batch, in the mode of elaboration (evaluation or
+        training)."""
         costs = [node_cost(self.graph, self.graph[n]) for n in layer.nodes]
         return Cost(
             sum(c.macs for c in costs), sum(c.flops for c in costs), sum(c.bytes for c in costs)
         )
 
     def layer_params(self, layer: LayerInfo) -> int:
-        """Learnable values that a layer brings; a shared weight counts where it first stands."""
+        """Trainable values that a layer adds; a shared weight counts at its first use."""
         nodes = (self.graph[n] for n in layer.nodes)
         return sum(n.type.size for n in nodes if n.op == "state" and n.attrs["trainable"])
 
     @property
     def dtype(self) -> str:
-        """The type that the net computes in."""
+        """The element type of the main output."""
         return self.graph[self.graph.outputs["main"]].type.dtype
 
     @cached_property
@@ -123,7 +123,7 @@ class Network:
 
     @cached_property
     def _side_nodes(self) -> frozenset[str]:
-        """The nodes that only side outputs, which only training uses, are computed from."""
+        """The nodes that only side outputs need, which only training uses."""
         return frozenset(self.graph.backward_slice(*self.graph.outputs.values())) - self._main_nodes
 
     def _macs(self, nodes: Iterable[Node]) -> int:
@@ -135,29 +135,29 @@ class Network:
 
     @cached_property
     def macs(self) -> int:
-        """Multiply-accumulates of convolutions and fully connected layers, one image: of all layers
-        that `params` counts, but for those of side outputs, which have `side_macs`."""
+        """Multiply-accumulates of convolutions and fully connected layers for one image: of all
+        layers that `params` counts, except those of side outputs (see `side_macs`)."""
         return self._macs(self._counted_nodes)
 
     @cached_property
     def side_macs(self) -> int:
-        """Multiply-accumulates that only side outputs need, one image."""
+        """Multiply-accumulates that only side outputs need, for one image."""
         return self._macs(self.graph[n] for n in self._side_nodes)
 
     @property
     def side_params(self) -> int:
-        """Those of `params` that only side outputs need."""
+        """The part of `params` that only side outputs need."""
         return sum(n.type.size for n in self.parameters if n.name in self._side_nodes)
 
     @property
     def unread_layers(self) -> tuple[LayerInfo, ...]:
-        """Layers that no output is computed from. They are counted like all others."""
+        """Layers that no output depends on. They are counted like all others."""
         needed_nodes = self._main_nodes | self._side_nodes
         return tuple(x for x in self.layers if x.result not in needed_nodes)
 
     @cached_property
     def activations(self) -> int:
-        """Output values of the layers that `macs` counts, one image."""
+        """Output values of the layers that `macs` counts, for one image."""
         anchors = (n for n in self._counted_nodes if OPS[n.op].kind == "anchor")
         return sum(n.type.size for n in anchors) // self.batch
 

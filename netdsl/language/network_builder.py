@@ -1,4 +1,4 @@
-"""A network in the making: its nodes, layers and errors, and the limits that it must keep."""
+"""Builds a network during elaboration: collects nodes, layers and errors, and enforces limits."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from netdsl.values import Argument
 
 @dataclass(frozen=True)
 class ShrinkSettings:
-    """How a net is made small: its channels are divided `divisor` a number, and `shrink_images`
-    says whether its images become as small as it can use them."""
+    """How to shrink a network: channel counts are divided by `divisor`; `shrink_images` also
+    reduces the images to the smallest size the network accepts."""
 
     divisor: int
     shrink_images: bool = True
 
 
 def shrink_settings(divisor: int | None, shrink_images: bool = True) -> ShrinkSettings | None:
-    """The small version that a number asks for; none where there is no number."""
+    """Returns the settings for a divisor; None without one."""
     return None if divisor is None else ShrinkSettings(divisor, shrink_images)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a net is elaborated. `prepare` turns what the data gives (of type `input_dtype`) into
-    what the net sees; it becomes part of the graph. `frozen_globs` holds globs of states that
-    training leaves as they are. `shrink` asks for a small version."""
+    """How to elaborate a net. `prepare` converts the data (of type `input_dtype`) to the network's
+    input; its nodes become part of the graph. `frozen_globs` holds globs of states that training
+    does not change. `shrink` requests a small version."""
 
     batch: int = 1
     training: bool = False
@@ -51,7 +51,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class InputCall:
-    """An input in its place: the shape of one image or vector."""
+    """An input at its path, with the shape of one image or vector."""
 
     path: str
     shape: tuple[int, ...]
@@ -60,7 +60,7 @@ class InputCall:
 
 @dataclass(frozen=True)
 class LayerCall:
-    """A layer in its place: its arguments as written and as bound, and what flows into it."""
+    """A layer call at its path: its arguments as written and as bound, and its inputs."""
 
     layer: Layer
     step: s.Step
@@ -81,7 +81,8 @@ class LayerCall:
 
 
 class NetworkBuilder:
-    """All that elaboration gathers. Nodes are emitted through `b`; errors are kept, each once."""
+    """Collects the results of elaboration. Nodes are emitted through `b`; errors are kept without
+    duplicates."""
 
     def __init__(self, settings: Settings, budget: Budget) -> None:
         self.settings = settings
@@ -96,7 +97,7 @@ class NetworkBuilder:
         self.updates: dict[str, Node] = {}
 
     def build_network(self, name: str, main: ChainValue | None) -> Network:
-        """What was gathered, verified. Raises NetError with the errors, where there are any."""
+        """Returns the verified network. Raises NetError with the collected errors, if any."""
         self.errors.raise_if_any()
         assert main is not None, "a net without an error has an end"
         outputs = {k: f.node for k, f in {"main": main, **self.outputs}.items()}
@@ -110,8 +111,8 @@ class NetworkBuilder:
         )
 
     def report_error(self, error: NetError, frame: Frame, span: Span | None = None) -> None:
-        """Keeps an error, once, with the calls of the blocks that it happened in. Raises TooMuch
-        where it ends the work."""
+        """Records an error, without duplicates, with the block calls that led to it. Raises
+        LimitError if the error is one or there are too many errors."""
         if isinstance(error, LimitError):
             raise error
         self.budget.spend_steps(STEPS_PER_LAYER, span)
@@ -124,14 +125,15 @@ class NetworkBuilder:
         )
 
     def add_call(self, call: InputCall | LayerCall) -> ChainValue:
-        """What comes of a call. Raises NetError, a layer's with the chains that lead to it."""
+        """Emits a call and returns its value. Raises NetError; a layer's error comes with notes on
+        the origin of its inputs."""
         value = self._add_input(call) if isinstance(call, InputCall) else self._add_layer(call)
         self.call_results.append((call, value))
         self.values_by_path[call.path] = value
         return value
 
     def _add_input(self, call: InputCall) -> ChainValue:
-        """What the net sees of an input: the input itself, or what the data section makes of it."""
+        """Emits an input, and the preparation that the data section asks for."""
         settings = self.settings
         kind = TensorType((settings.batch, *call.shape), settings.input_dtype or settings.dtype)
         _check_size(kind, call.span)
@@ -194,7 +196,7 @@ def _is_positional_integer(argument: Argument) -> bool:
 
 
 def _call_stack_notes(d: Diagnostic, calls: Sequence[CallSite]) -> list[str]:
-    """The calls that led to an error, innermost first, without those that are told already."""
+    """Notes on the calls that led to an error, innermost first, without those already in it."""
     shown_calls = calls if len(calls) <= 3 else (calls[0], *calls[-2:])
     call_notes = [call.describe(d.span) for call in reversed(shown_calls)]
     return [
@@ -205,7 +207,7 @@ def _call_stack_notes(d: Diagnostic, calls: Sequence[CallSite]) -> list[str]:
 
 
 def channels_first_hint(shape: tuple[int, ...]) -> str | None:
-    """What is to be said of an input that looks like channels x height x width."""
+    """A hint for an input whose shape looks like channels x height x width."""
     if len(shape) != 3:
         return None
     c, h, w = shape
@@ -218,8 +220,8 @@ def channels_first_hint(shape: tuple[int, ...]) -> str | None:
 
 
 def _positional_arguments_hint(call: LayerCall) -> str | None:
-    """How arguments without names were read, where that many may be meant otherwise: other
-    languages give the channels that flow in first."""
+    """A hint on how three or more positional arguments were read: other frameworks take the input
+    channels first."""
     params = call.layer.signature.params
     positional = [a for a in call.arguments if a.name is None]
     if len(positional) < 3 or params[0].name != "channels":
@@ -230,7 +232,7 @@ def _positional_arguments_hint(call: LayerCall) -> str | None:
 
 
 def _add_origin_notes(error: NetError, step: s.Step, inputs: Sequence[ChainValue]) -> NetError:
-    """A layer's refusal with the chains that lead to it."""
+    """Adds the origin of each input to a layer's error."""
     if len(inputs) > 1:
         origins = [f"branch {i + 1}: {f.origin.describe(step.span)}" for i, f in enumerate(inputs)]
         for i, branch in enumerate(step.branches or ()):

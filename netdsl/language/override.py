@@ -1,6 +1,6 @@
-"""Changes from the command line, `--set train.epochs=5`, made to the syntax tree itself.
+"""Applies `--set train.epochs=5` and the like from the command line to the syntax tree.
 
-What is printed, saved and run is then one and the same text.
+So the text that is printed, saved and run is always the same.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from netdsl.language.parse import parse_expression
 
 
 def override(file: s.File, settings: Sequence[str], net: str | None = None) -> s.File:
-    """`file` with each `key=value` applied.
+    """Returns `file` with each `key=value` applied.
 
-    `train.KEY` and `data.KEY` set an entry of every such section, `train.NAME.KEY` one of the
+    `train.KEY` and `data.KEY` set an entry in every section of that kind, `train.NAME.KEY` in the
     section of that name, `train.optimizer.lr` an argument within an entry. `NET.PARAM` sets a
-    parameter of a net; a bare name one of `net`, or of the file's first net. What is set of one
-    section by its name holds, whatever is set of all of them.
+    parameter of a net; a bare name sets one of `net`, or of the file's first net. A setting for a
+    named section takes precedence over one for all sections.
     """
     names = {f"{i.kind}.{i.name}" for i in file.items if isinstance(i, s.Section) and i.name}
     for setting in sorted(settings, key=lambda x: _target_section(x) in names):
@@ -37,7 +37,7 @@ def override(file: s.File, settings: Sequence[str], net: str | None = None) -> s
 
 
 def _target_section(setting: str) -> str:
-    """The section that `train.NAME.KEY=value` sets something of, if there is one of that name."""
+    """The section that `train.NAME.KEY=value` would set, as `train.NAME`; else an empty string."""
     kind, *path = setting.partition("=")[0].strip().split(".")
     return f"{kind}.{path[0]}" if len(path) > 1 else ""
 
@@ -64,7 +64,7 @@ def _find_entry(section: s.Section, name: str) -> s.SectionEntry | None:
 
 
 def _has_call(section: s.Section, path: list[str]) -> bool:
-    """Whether a section has an entry that an argument can be set in."""
+    """Whether `path` names an argument of a call in this section."""
     entry = _find_entry(section, path[0])
     return len(path) == 2 and entry is not None and isinstance(entry.value, s.CallExpr | s.Name)
 
@@ -88,7 +88,7 @@ def _set_argument(call: s.CallExpr | s.Name, name: str, value: s.Expression) -> 
 
 
 def _set_param(file: s.File, key: str, value: s.Expression, net: str | None) -> s.File:
-    """A parameter of a net gets a new default; an instance a new argument."""
+    """Sets the default of a net's parameter, or an argument of an instance."""
     nets = {i.name: i for i in file.items if isinstance(i, s.Net | s.Instance)}
     if not nets:
         raise fail(f"there is no net to set `{key}` of")

@@ -1,4 +1,4 @@
-"""Text to syntax tree: Lark's LALR parser and the transformer that makes our records."""
+"""The parser: text to syntax tree, with Lark's LALR parser and a transformer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from netdsl.values import Size
 
 
 def parse(text: str, name: str = "<text>") -> s.File:
-    """The syntax tree of a .net text. Raises NetError with every syntax error that was found."""
+    """Parses the text of a .net file. Raises NetError with every syntax error found."""
     source = Source(name, text)
     check_limits(source)
     try:
@@ -36,14 +36,14 @@ def parse(text: str, name: str = "<text>") -> s.File:
 
 
 def count_tokens(text: str) -> int:
-    """How many words and signs a text has, without its comments."""
+    """Counts the tokens of a text, without comments."""
     return sum(m[0][0] != "#" for m in _TOKEN_PATTERN.finditer(text))
 
 
 def parse_expression(text: str, prefix: str) -> s.Expression:
-    """The syntax tree of one expression; `prefix` is what stands before it on the command line.
+    """Parses one expression; `prefix` is the text before it on the command line.
 
-    Raises NetError with the place on that line where it is none.
+    Raises NetError, with the position on that line, if it is not an expression.
     """
     source = Source("command line", prefix + text)
     check_limits(source)
@@ -63,8 +63,8 @@ def _parse(source: Source) -> s.File:
 
 
 def load_grammar() -> str:
-    """The grammar, as Lark reads it. A wheel has it within the package; in the repository, and so
-    in an editable install, it lies beside the package."""
+    """Returns the Lark grammar. A wheel has it inside the package; in the repository, and so in an
+    editable install, it is next to the package."""
     package = files("netdsl")
     packaged_file = package.joinpath("grammar", "netdsl.lark")
     repository_file = package.joinpath("..", "grammar", "netdsl.lark")
@@ -75,8 +75,8 @@ def load_grammar() -> str:
 
 @cache
 def _load_parser() -> Lark:
-    """The parser, from the tables that are kept if there are some: they take longer to make than a
-    file to be read."""
+    """Returns the parser, from cached tables if possible: building them takes longer than parsing
+    a file."""
     text = load_grammar()
     key = make_key("tables", text, _LARK_OPTIONS, lark.__version__)
     cached_tables = LANGUAGE_CACHE.load(key)
@@ -89,14 +89,14 @@ def _load_parser() -> Lark:
 
 
 def _serialize_tables(parser: Lark) -> bytes:
-    """A parser's tables as JSON: unlike `Lark.save`, which pickles the same plain data, nothing in
-    them can be run."""
+    """Returns a parser's tables as JSON. Unlike `Lark.save`, which pickles the same plain data,
+    this cannot contain executable code."""
     data, memo = parser.memo_serialize([TerminalDef, Rule])
     return json.dumps({"data": data, "memo": memo}, separators=(",", ":")).encode()
 
 
 def _deserialize_tables(tables: bytes) -> Lark:
-    """The parser again. JSON made texts of the numbers that the tables are indexed by."""
+    """Rebuilds the parser. JSON turned the integer keys of the tables into strings."""
     data = json.loads(tables)
     data["memo"] = _with_integer_keys(data["memo"])
     table = data["data"]["parser"]["parser"]
@@ -121,7 +121,7 @@ _TOKEN_PATTERN = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|([(\[{])|([)\]}])|\w+|
 
 
 def check_limits(source: Source) -> None:
-    """Raises NetError where a text is longer or nests deeper than anything that is a net."""
+    """Raises NetError if a text is longer or nested deeper than any real .net file."""
     ensure_recursion_limit()
     if len(source.text) > MAX_FILE_CHARACTERS:
         message = f"{source.name} has over {MAX_FILE_CHARACTERS:,} characters"
@@ -156,7 +156,7 @@ def _drop_none(children: list[Any]) -> list[Any]:
 
 @v_args(meta=True)
 class _SyntaxTreeBuilder(Transformer[Any, Any]):
-    """One method a rule; each makes the record of that name."""
+    """One method per grammar rule; each builds the syntax node of that name."""
 
     def __init__(self, source: Source) -> None:
         super().__init__(visit_tokens=False)
@@ -209,7 +209,7 @@ class _SyntaxTreeBuilder(Transformer[Any, Any]):
     def index(self, meta: Meta, c: list[Any]) -> s.IndexExpr:
         base: s.Expression = c[0]
         indices = tuple(c[1:])
-        if isinstance(base, s.IndexExpr):  # it stood in brackets, which say nothing
+        if isinstance(base, s.IndexExpr):  # it was in brackets, which have no meaning
             return s.IndexExpr(self._span(meta), base.base, (*base.indices, *indices))
         return s.IndexExpr(self._span(meta), base, indices)
 

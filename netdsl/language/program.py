@@ -1,4 +1,4 @@
-"""A program: what a file and the files it uses define, by name, ready to be elaborated."""
+"""A program: the definitions of a file and of the files it uses, by name, ready to elaborate."""
 
 from __future__ import annotations
 
@@ -49,16 +49,17 @@ class Program:
         return tuple(self._sections[kind].values())
 
     def has_recipe(self, name: str | None) -> bool:
-        """Whether a `train` section is called that."""
+        """Whether there is a `train` section of that name."""
         return name is not None and name in self._sections["train"]
 
     def has_all_defaults(self, name: str) -> bool:
-        """Whether a net can be elaborated by its name alone, every parameter having a value."""
+        """Whether a net can be elaborated without arguments."""
         item = self.nets[name]
         return not isinstance(item, s.Net) or all(p.default is not None for p in item.params)
 
     def resolve_net_name(self, name: str | None = None, span: Span | None = None) -> str:
-        """A net's name, checked; the file's first net where none is asked for."""
+        """Returns `name`, or by default the file's first net. Raises NetError if it does not
+        exist."""
         if name is None:
             if not self.nets:
                 raise fail(
@@ -71,9 +72,9 @@ class Program:
         return name
 
     def find_section(self, kind: str, name: str | None = None) -> s.Section | None:
-        """A section of a kind. Unasked: the last unnamed one, else the first, if any.
+        """Returns a section of a kind; without a name the unnamed one, else the first, if any.
 
-        A named one inherits the entries of the unnamed one that it does not give itself.
+        A named section inherits the entries of the unnamed one that it does not set itself.
         """
         sections = self._sections[kind]
         unnamed = sections.get(None)
@@ -104,7 +105,7 @@ SUFFIX = ".net"
 
 
 def read_text(path: str) -> str:
-    """A file's text. Raises NetError where it is no regular file, or cannot be read."""
+    """Reads a file. Raises NetError if it is not a regular file or cannot be read."""
     with open_regular_file(Path(path)) as f:
         try:
             return decode_text(f.read(MAX_FILE_BYTES + 1), path)
@@ -113,7 +114,7 @@ def read_text(path: str) -> str:
 
 
 def reject_read(path: str) -> str:
-    """The reader for a text that came with weights: what it says reads nothing of this disk."""
+    """The reader for a text that comes with weights: such a text must not read other files."""
     raise fail(
         f"`use` of {path} in a text that carries all that it needs",
         help="a checkpoint and a run's recipe.net hold every block themselves",
@@ -121,7 +122,7 @@ def reject_read(path: str) -> str:
 
 
 def decode_text(content: bytes, name: str) -> str:
-    """Bytes as text, a byte order mark left out. Raises NetError where they are none."""
+    """Decodes UTF-8 without a byte order mark. Raises NetError if it is invalid or too long."""
     if len(content) > MAX_FILE_BYTES:
         raise fail(f"{name} has over {MAX_FILE_BYTES:,} bytes; a .net file is never so long")
     try:
@@ -131,13 +132,14 @@ def decode_text(content: bytes, name: str) -> str:
 
 
 def load_program(path: str, read: TextReader = read_text) -> Program:
-    """The program in a file. Raises NetError with what is wrong in it or in a file it uses."""
+    """Loads the program in a file. Raises NetError with the errors in it and in the files it
+    uses."""
     return build_program(parse_file(path, read), read)
 
 
 def parse_file(path: str, read: TextReader = read_text) -> s.File:
-    """The syntax tree of a file. One that does not parse is quoted only where it is called .net,
-    and so is what a link leads to: other files are not for everyone to see."""
+    """Parses a file. Errors quote its text only if the file, and the target if it is a link, are
+    named .net: other files may be private."""
     text = read(path)
     try:
         return parse(text, path)
@@ -152,15 +154,15 @@ def parse_file(path: str, read: TextReader = read_text) -> s.File:
 
 
 def is_net_file(path: str) -> bool:
-    """Whether a file is called .net, and what it links to as well."""
+    """Whether a path, and its target if it is a link, end in .net."""
     try:
         return all(p.suffix == SUFFIX for p in (Path(path), Path(path).resolve()))
-    except (OSError, ValueError, RuntimeError):  # the last where links go in a circle
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: a cycle of links
         return False
 
 
 def build_program(file: s.File, read: TextReader = read_text) -> Program:
-    """The program of a syntax tree, with the blocks of every `use`."""
+    """Builds the program of a syntax tree, with the blocks of every `use`."""
     name = file.span.source.name
     errors = Errors()
     budget = Budget(tokens=count_tokens(file.span.source.text))
@@ -214,9 +216,9 @@ def _load_used_blocks(
     blocks_by_file: dict[str, dict[str, s.Block]],
     budget: Budget,
 ) -> dict[str, s.Block]:
-    """Blocks of the files that `file` uses, theirs included.
+    """Returns the blocks of the files that `file` uses, directly or indirectly.
 
-    `use_chain` is the way that led here, `blocks_by_file` what files that were read already bring.
+    `use_chain` holds the files that led here, `blocks_by_file` the blocks of files already read.
     """
     blocks: dict[str, s.Block] = {}
     seen: set[str] = set()
@@ -266,7 +268,8 @@ def _parse_used_file(read: TextReader, target: str, directory: str) -> s.File:
 def _merge_blocks(
     a: dict[str, s.Block], b: dict[str, s.Block], span: Span, errors: Errors
 ) -> dict[str, s.Block]:
-    """Both tables; a name that means two blocks is an error, since each file means its own."""
+    """Merges two tables; a name with two definitions is an error, since each file means its
+    own."""
     for name in a.keys() & b.keys():
         if a[name] is not b[name]:
             message = f"the block `{name}` is defined in two files"
@@ -276,7 +279,7 @@ def _merge_blocks(
 
 
 def inline_uses(program: Program) -> s.File:
-    """One syntax tree that needs no other file: every `use` replaced by the blocks it brings."""
+    """Returns a self-contained syntax tree: every `use` replaced by the blocks it brings in."""
     own_names = {i.name for i in program.items if isinstance(i, s.Block)}
     used_blocks = tuple(b for name, b in program.blocks.items() if name not in own_names)
     own_items = tuple(i for i in program.items if not isinstance(i, s.Use))
@@ -285,7 +288,7 @@ def inline_uses(program: Program) -> s.File:
 
 
 def evaluate_section(section: s.Section, budget: Budget) -> tuple[Argument, ...]:
-    """A section's entries with their values."""
+    """Evaluates the entries of a section."""
     entries = [e for e in section.entries if isinstance(e, s.SectionEntry)]
     budget.spend_leaves(len(entries), section.span)
     scope = Scope(budget=budget)
@@ -293,7 +296,7 @@ def evaluate_section(section: s.Section, budget: Budget) -> tuple[Argument, ...]
 
 
 def signature_of(item: s.Block | s.Net) -> Signature:
-    """The parameters of a block or net; defaults are evaluated where they are bound."""
+    """The signature of a block or net; defaults are evaluated when they are bound."""
     params = (
         Param(p.name, AnyValue(), Symbol(expression_text(p.default)) if p.default else REQUIRED)
         for p in item.params
@@ -304,7 +307,7 @@ def signature_of(item: s.Block | s.Net) -> Signature:
 def bind_params(
     item: s.Block | s.Net, arguments: Sequence[Argument], span: Span | None, budget: Budget
 ) -> dict[str, Value]:
-    """Values of all parameters; a default may use the parameters before it."""
+    """Returns the values of all parameters; a default may use the parameters before it."""
     budget.spend_leaves(len(item.params), span)
     bound = signature_of(item).bind(arguments, span)
     given_names = {a.name for a in name_arguments(item.params, arguments)}
@@ -320,9 +323,9 @@ def bind_params(
 def resolve_instance(
     program: Program, name: str, budget: Budget
 ) -> tuple[s.Net, dict[str, Argument]]:
-    """The net behind a name, and the arguments that its instances give it, by parameter.
+    """Returns the net behind a name, and the arguments from its instances, by parameter name.
 
-    An instance of an instance overrides its arguments. Raises NetError on a circle.
+    An instance of an instance overrides its arguments. Raises NetError on a cycle.
     """
     seen: list[str] = []
     argument_lists: list[tuple[Argument, ...]] = []
@@ -348,7 +351,7 @@ def resolve_instance(
 def name_arguments(
     params: Sequence[s.Parameter], arguments: Sequence[Argument]
 ) -> Iterator[Argument]:
-    """Arguments with the names of the parameters that they fill."""
+    """Yields the arguments, positional ones with the name of their parameter."""
     for i, a in enumerate(arguments):
         is_positional = a.name is None and i < len(params)
         yield replace(a, name=params[i].name) if is_positional else a

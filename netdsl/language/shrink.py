@@ -1,4 +1,4 @@
-"""A net made small: the same calls in their places, with fewer channels and smaller images."""
+"""Shrinks a network: the same calls at the same paths, with fewer channels and smaller images."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from netdsl.types import TensorType
 from netdsl.values import Argument
 
 MIN_SIDE = 2
-"""Pixels that an image of several keeps each way: over one alone nothing is seen of a window, and
-batch normalisation has too few values."""
+"""Minimum height and width of an image with more than one pixel: a single pixel does not exercise
+windows, and leaves batch normalisation too few values."""
 
 
 def shrink_network(builder: NetworkBuilder, name: str, main: ChainValue) -> Network:
-    """The small version of a net that a draft holds, as its settings ask for it.
+    """Returns the small version of the network in `builder`, as its settings request.
 
-    Every count c of channels becomes ceil(c / by), but those that an input or an output has. The
-    text is not read again: what it asked with `in` and chose with `if` was settled in the net as
-    it stands. Images become the smallest that leave `MIN_SIDE` pixels of every image of several.
-    Raises NetError where the fewer channels do not fit together.
+    Every channel count c becomes ceil(c / divisor), except the counts of inputs and outputs. The
+    text is not elaborated again: `in` and `if` keep the values of the full-size network. Images
+    shrink to the smallest size that leaves every image of several pixels at least `MIN_SIDE` in
+    each direction. Raises NetError if the reduced channel counts do not fit together.
     """
     shrink_settings = builder.settings.shrink
     assert shrink_settings is not None
@@ -54,10 +54,11 @@ def shrink_network(builder: NetworkBuilder, name: str, main: ChainValue) -> Netw
 def _minimize_images(
     builder: NetworkBuilder, reduce_channels: Callable[[int], int], inputs: Sequence[ChainValue]
 ) -> NetworkBuilder | None:
-    """The draft with the smallest images that all its layers take; None where it needs its own.
+    """Returns the network with the smallest images that all layers accept; None if only the
+    original size works.
 
-    Sides are halved as long as that works, then tried one by one: not every size above one that
-    works does so too (the skips of a U-Net want multiples).
+    Halves the sides as long as that works, then tries sizes one by one: not every size above a
+    working one works too (the skip connections of a U-Net need multiples).
     """
     sides = (s for f in inputs if _is_image(f.node.type) for s in f.node.type.shape[1:3])
     longest = max(sides, default=1)
@@ -78,13 +79,13 @@ def _minimize_images(
 
 
 class _ImageTooSmallError(Exception):
-    """An image has fewer pixels than it must keep."""
+    """An image is smaller than `MIN_SIDE` permits."""
 
 
 def _replay(
     builder: NetworkBuilder, reduce_channels: Callable[[int], int], scale: Fraction
 ) -> NetworkBuilder:
-    """The calls of a draft again, its images scaled. Raises NetError where a layer refuses."""
+    """Replays the calls of `builder` on scaled images. Raises NetError if a layer rejects them."""
     small = NetworkBuilder(builder.settings, builder.budget)
     for call, original in builder.call_results:
         builder.budget.spend_steps(1, call.span)
@@ -113,7 +114,7 @@ def _scale_shape(shape: tuple[int, ...], scale: Fraction) -> tuple[int, ...]:
 def _narrow_call(
     call: LayerCall, small: NetworkBuilder, reduce_channels: Callable[[int], int]
 ) -> LayerCall:
-    """A call on what flows in the small net, with fewer channels where its arguments count them."""
+    """The same call on values of the small network, with its channel arguments reduced."""
     inputs = tuple(small.call_results[f.call_index][1] for f in call.inputs)
     widths = Widths(
         channel_count(call.inputs[0].node), channel_count(inputs[0].node), reduce_channels

@@ -1,4 +1,4 @@
-"""The syntax tree: frozen records that compare without their places."""
+"""The syntax tree: frozen dataclasses whose comparison ignores source locations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from netdsl.values import Size
 
 @dataclass(frozen=True, slots=True)
 class SyntaxNode:
-    """Anything that stands at a place in the text."""
+    """A node with its location in the text."""
 
     span: Span = field(compare=False, repr=False)
 
@@ -89,7 +89,7 @@ class UnaryExpr(SyntaxNode):
 
 @dataclass(frozen=True, slots=True)
 class NaryExpr(SyntaxNode):
-    """A run of operators of one precedence, left to right: a + b - c."""
+    """A sequence of operators of equal precedence, left to right: a + b - c."""
 
     first: Expression
     rest: tuple[tuple[str, Expression], ...]
@@ -110,12 +110,12 @@ Expression = (
 )
 
 
-# ---- what a body does ------------------------------------------------------------------------
+# ---- chains and statements -------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Step(SyntaxNode):
-    """A layer, a block, a label or a shared chain by its name; with branches where it joins."""
+    """A reference to a layer, block, label or shared chain; `branches` if it joins branches."""
 
     name: str
     args: tuple[Arg, ...] | None
@@ -125,7 +125,7 @@ class Step(SyntaxNode):
 
 @dataclass(frozen=True, slots=True)
 class Incoming(SyntaxNode):
-    """`in`: what flows into the enclosing block."""
+    """`in`: the input of the enclosing block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class If(SyntaxNode):
 
 @dataclass(frozen=True, slots=True)
 class For(SyntaxNode):
-    """`for c in list { }`, or `for c, n in list { }` where the entries are lists of two."""
+    """`for c in list { }`, or `for c, n in list { }` if the entries are pairs."""
 
     variables: tuple[str, ...]
     items: Expression
@@ -190,7 +190,7 @@ class Body(SyntaxNode):
     statements: tuple[Statement, ...]
 
 
-# ---- what a file holds -------------------------------------------------------------------------
+# ---- files -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Any piece of a syntax tree as one line of text, with no more brackets than it needs."""
+"""Formats any part of a syntax tree as one line of text, with only the brackets it needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _precedence(e: s.Expression) -> int:
 
 
 def expression_text(e: s.Expression) -> str:
-    """An expression with no more brackets than it needs."""
+    """Formats an expression with only the brackets it needs."""
     match e:
         case s.NumberLiteral():
             return e.text
@@ -77,7 +77,8 @@ def args_text(args: Sequence[s.Arg] | None) -> str:
 
 
 def expectation_text(e: s.Expression) -> str:
-    """An expectation; one that begins with a sign would go on with the line above."""
+    """Formats an expectation. One that starts with `-` gets brackets: without them it would
+    continue the expression on the line above."""
     text = expression_text(e)
     return f"({text})" if text.startswith("-") else text
 

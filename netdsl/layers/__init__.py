@@ -1,4 +1,4 @@
-"""The words of the language: layers with learnable values, and every operator marked as a layer."""
+"""The layers of the language: the layer modules, and every operator marked as a layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from netdsl.types import Node
 
 
 def _make_layer(op: Op) -> Layer:
-    """An operator of one operand, as it stands in the table."""
+    """Wraps an operator of one operand as a layer."""
 
     def build(site: Site, x: Node, **attrs: Any) -> Node:
         return site.b.emit(op.name, x, **attrs)

@@ -1,4 +1,4 @@
-"""Layers that slide weights over an image: convolution, transposed and locally connected."""
+"""Convolution layers: convolution, transposed convolution and locally connected."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ class Padding:
 
 
 def resolve_padding(pad: str | Pads, kernel: Pair, dilation: Pair = (1, 1)) -> Pads:
-    """Padding in pixels. `same` makes the output ceil(size / stride): the kernel's reach less one,
-    half on each side whatever the stride, the odd pixel below and to the right."""
+    """Returns padding in pixels. `same` makes the output ceil(size / stride): the size of the
+    dilated kernel minus one, half on each side whatever the stride, with the odd pixel at the
+    bottom and right."""
     if not isinstance(pad, str):
         return pad
     sides = [dilated_size(k, d) - 1 for k, d in zip(kernel, dilation, strict=True)]
@@ -53,8 +54,8 @@ class WeightSpec:
 
 
 def _weight_norm(site: Site, spec: WeightSpec, init: BoundCall) -> Node:
-    """g * v / |v| for each output channel, Salimans & Kingma 2016; g begins as the length that v
-    has on average, so that the initialiser means what it means without weight norm."""
+    """g * v / |v| for each output channel (Salimans & Kingma 2016). g starts as the expected
+    length of v, so that the initialiser has the same effect as without weight norm."""
     distribution, scale = init.record.distribution(spec.fans, **init.arguments)
     if distribution == "constant" or scale == 0:
         raise fail("weight norm needs a direction to begin with", help="such as weightnorm(he)")
@@ -121,14 +122,14 @@ BIAS_PARAM = Param("bias", Bias(), True, "`no`, `yes` or an initialiser", is_key
 
 
 def add_weight(site: Site, spec: WeightSpec, init: BoundCall) -> Node:
-    """A layer's weight: a state, or whatever is computed from states."""
+    """Adds a layer's weight: a state, or a value computed from states."""
     if init.name == "weightnorm":
         return _weight_norm(site, spec, init.arguments["init"])
     return site.add_parameter("weight", spec.shape, init, spec.fans)
 
 
 def add_bias(site: Site, y: Node, bias: bool | BoundCall) -> Node:
-    """`y` with a learnable value added to each channel, unless bias is `no`."""
+    """Adds a trainable value to each channel of `y`, unless `bias` is `no`."""
     if bias is False:
         return y
     init = find_initialiser("zeros") if bias is True else bias
@@ -177,7 +178,8 @@ def _convtranspose(
     output_pad: Pair,
     **states: Any,
 ) -> Node:
-    """`same` makes the output its input times the stride; a pixel of it sums kernel/stride taps."""
+    """`same` makes the output the input size times the stride. For fan in, an output pixel sums
+    kernel / stride taps on each axis."""
     _, h, w, c = image_shape(x, "convtranspose")
     sizes, edges = [], []
     for axis, n in enumerate((h, w)):
@@ -206,7 +208,7 @@ def _convtranspose(
 def _local(
     site: Site, x: Node, channels: int, kernel: Pair, stride: Pair, pad: Any, **states: Any
 ) -> Node:
-    """im2col, then for each place its own matrix: einsum nhwp,hwkp -> nhwk."""
+    """im2col, then a separate matrix for each position: einsum nhwp,hwkp -> nhwk."""
     b = site.b
     _, h, w, _ = image_shape(x, "local")
     edges = resolve_padding(pad, kernel)
@@ -229,8 +231,8 @@ def _narrow_channels(arguments: Mapping[str, Any], widths: Widths) -> dict[str, 
 
 
 def _narrow_groups(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
-    """As many groups as before, or as many as the fewer channels divide into: what was depthwise
-    stays so."""
+    """Keeps the number of groups, or reduces it to what divides the narrowed channels: a depthwise
+    convolution stays depthwise."""
     narrowed = _narrow_channels(arguments, widths)
     groups = widths.max_groups(arguments["groups"], widths.narrowed, narrowed["channels"])
     return narrowed | {"groups": groups}

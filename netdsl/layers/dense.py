@@ -14,7 +14,7 @@ from netdsl.types import Node
 
 
 def flatten(site: Site, x: Node) -> Node:
-    """One row of values a sample."""
+    """Reshapes to one row of values per sample."""
     n = x.type.shape[0]
     return site.b.reshape(x, shape=(n, math.prod(x.type.shape[1:]))) if x.type.rank != 2 else x
 

@@ -1,4 +1,4 @@
-"""Initialisers: the distributions that weights are first drawn from."""
+"""Initialisers: the distributions of initial weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from netdsl.values import Symbol, Value
 
 @dataclass(frozen=True)
 class Fans:
-    """How many values one output sums up (fan in), and how many outputs one input reaches."""
+    """The number of values that one output sums (fan in), and of outputs that one input affects
+    (fan out)."""
 
     fan_in: float
     fan_out: float
@@ -22,8 +23,8 @@ class Fans:
 
 @dataclass(frozen=True)
 class Initialiser:
-    """`distribution(fans, **arguments)` gives a distribution and its parameter: ("normal",
-    0.05)."""
+    """`distribution(fans, **arguments)` returns a distribution and its parameter, such as
+    ("normal", 0.05)."""
 
     signature: Signature
     distribution: Callable[..., tuple[str, float]]
@@ -89,7 +90,7 @@ INITIALISER_KIND = OneOf((_BareNumber(), CallOf("initialiser", INITIALISERS)))
 
 
 def find_initialiser(name: str) -> BoundCall:
-    """The initialiser of that name with its defaults."""
+    """Returns the initialiser of that name with its default arguments."""
     chosen = INITIALISER_KIND.accept(Symbol(name))
     if not isinstance(chosen, BoundCall):
         raise TypeMismatch(name)

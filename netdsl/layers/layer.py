@@ -1,4 +1,4 @@
-"""What a word of the language does: Layer, and the Site where it is put into a network."""
+"""The definition of a layer (Layer), and the context in which it is built (Site)."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from netdsl.types import Node, TensorType, dims
 
 @dataclass(frozen=True)
 class Widths:
-    """Channels where a net is made narrower: `original` flow into this layer in the net as it
-    stands, `narrowed` in the narrow one; `narrow` tells what any other count becomes."""
+    """Channel counts when a network is narrowed: this layer has `original` input channels in the
+    full network and `narrowed` in the narrow one; `narrow` maps any other count."""
 
     original: int
     narrowed: int
     narrow: Callable[[int], int]
 
     def max_groups(self, limit: int, *counts: int) -> int:
-        """The most groups, up to as many as there were, that all these counts divide into."""
+        """The largest number of groups up to `limit` that divides all counts."""
         common = gcd(*counts)
         return max(g for g in range(1, min(limit, common) + 1) if common % g == 0)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A word of the language: `build(site, x, **arguments)` emits its nodes and returns the result.
+    """A layer of the language: `build(site, x, **arguments)` emits its nodes, returns the result.
 
-    A layer of arity `many` joins branches and is given a list of nodes. `narrow(arguments, widths)`
-    gives those of its arguments that count channels, as they are in a narrower net.
+    A layer of arity `many` joins branches and takes a list of nodes. `narrow(arguments, widths)`
+    returns the arguments that depend on channel counts, with their values in a narrower network.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Layer:
 
 @dataclass
 class Site:
-    """One place in a network: the builder, the paths of its states, training or not.
+    """The context of one layer in a network: the builder, the paths of its states, training or not.
 
-    `weight_path` is the path under which learnable values that are shared between uses live; `path`
-    the one of this very use. They differ only under `shared`. `frozen_globs` holds globs of states
-    that training leaves as they are."""
+    `path` is the path of this use, `weight_path` that of the trainable values, which uses of a
+    shared chain have in common. They differ only under `shared`. `frozen_globs` holds globs of
+    states that training does not change."""
 
     b: Builder
     path: str
@@ -69,8 +69,8 @@ class Site:
         fans: Fans | None = None,
         is_per_use: bool = False,
     ) -> Node:
-        """A learnable value; `is_per_use` keeps it apart for every use of a shared chain. A
-        vector's fans are its length."""
+        """Adds a trainable state; with `is_per_use` every use of a shared chain has its own.
+        Without `fans`, fan in and fan out are the length of the first axis."""
         record: Initialiser = init.record
         distribution = record.distribution(fans or Fans(shape[0], shape[0]), **init.arguments)
         return self._add_state(
@@ -78,7 +78,7 @@ class Site:
         )
 
     def add_buffer(self, name: str, shape: tuple[int, ...], value: float) -> Node:
-        """A value that training renews without a gradient, such as a running mean."""
+        """Adds a state that training updates without a gradient, such as a running mean."""
         return self._add_state(f"{self.path}.{name}", shape, ("constant", value), False)
 
     def _add_state(
@@ -95,11 +95,11 @@ class Site:
         return self.b.state(path, kind, distribution, trainable)
 
     def is_frozen(self, name: str) -> bool:
-        """Whether a buffer of this layer stays as it is."""
+        """Whether training must not update a buffer of this layer."""
         return matches_any_glob(f"{self.path}.{name}", self.frozen_globs)
 
     def update(self, state: Node, value: Node) -> None:
-        """`value` replaces `state` at the end of a training step."""
+        """Makes `value` replace `state` at the end of a training step."""
         self.updates[state.name] = value
 
     @property
@@ -116,7 +116,7 @@ def channel_count(x: Node) -> int:
 
 
 def image_shape(x: Node, layer_name: str) -> tuple[int, int, int, int]:
-    """The shape of an image batch. Raises NetError where `x` is none."""
+    """Returns the shape of a batch of images. Raises NetError if `x` is not one."""
     if x.type.rank != 4:
         size = dims(x.type.shape[1:])
         help = "put it before layers that flatten, such as `fc`"

@@ -1,4 +1,4 @@
-"""Normalisation layers: batch, layer, instance and group, all by moments over some axes."""
+"""Normalisation layers: batch, layer, instance and group, all from moments over some axes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from netdsl.values import Symbol
 
 
 def _apply_affine(site: Site, x: Node, affine: bool, gamma: BoundCall, beta: BoundCall) -> Node:
-    """A learnable factor and offset for each channel."""
+    """Applies a trainable factor and offset to each channel."""
     if not affine:
         return x
     shape = (channel_count(x),)
@@ -25,9 +25,9 @@ def _apply_affine(site: Site, x: Node, affine: bool, gamma: BoundCall, beta: Bou
 
 
 def _batchnorm(site: Site, x: Node, momentum: float, eps: float, **scale: Any) -> Node:
-    """Ioffe & Szegedy 2015. Training uses the batch's moments and moves the running ones towards
-    them by `momentum` (unbiased variance); otherwise, and where they are frozen, the running ones
-    are used."""
+    """Ioffe & Szegedy 2015. Training uses the moments of the batch and moves the running moments
+    towards them by `momentum` (with unbiased variance). Evaluation and frozen layers use the
+    running moments."""
     b = site.b
     axes = tuple(range(x.type.rank - 1))
     c = channel_count(x)
@@ -89,7 +89,7 @@ def _groupnorm(site: Site, x: Node, groups: int, eps: float, **scale: Any) -> No
 
 
 def _group_moments(site: Site, m: Node, groups: int) -> Node:
-    """For each channel the moments of its group, from those of the channels (Chan et al. 1979):
+    """Computes the moments of each channel's group from those of the channels (Chan et al. 1979):
     [2, samples, channels]."""
     b = site.b
     _, samples, c = m.type.shape

@@ -11,9 +11,9 @@ from netdsl.types import Node
 
 
 def _pad_for_ceil(size: Pair, kernel: Pair, stride: Pair, pad: Pads, ceil: bool) -> Pads:
-    """Padding that makes the last, partial window whole in ceil mode.
+    """Extends the padding so that the last, partial window is complete in ceil mode.
 
-    A window may not start beyond the image and its leading padding, as in Caffe and PyTorch.
+    As in Caffe and PyTorch, no window may start beyond the image and its leading padding.
     """
     if not ceil:
         return pad

@@ -1,4 +1,4 @@
-"""Layers that join branches, cut, pad and enlarge; nothing in them is learnt."""
+"""Layers without weights that join branches, slice, pad and upsample."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _add(site: Site, xs: Sequence[Node]) -> Node:
 
 
 def _mul(site: Site, xs: Sequence[Node]) -> Node:
-    """A gate of 1 x 1 x channels, or of 1 channel, stretches over the image (Hu et al. 2018)."""
+    """Product; a gate of 1 x 1 x channels, or of 1 channel, is broadcast (Hu et al. 2018)."""
     if len({x.type.shape for x in xs}) > 1 and not _can_broadcast(xs):
         raise fail(_branch_mismatch_message("mul", xs), help=_branch_mismatch_help(xs))
     return reduce(site.b.mul, xs)
@@ -79,7 +79,7 @@ def _concat(site: Site, xs: Sequence[Node]) -> Node:
 
 @dataclass(frozen=True)
 class _SliceRange:
-    """[start, stop], the stop left out of what is kept."""
+    """[start, stop]; `stop` is exclusive."""
 
     def accept(self, value: Value) -> tuple[int, int]:
         if not isinstance(value, tuple) or len(value) != 2:
@@ -111,7 +111,7 @@ def _slice(
 
 
 def _narrow_slice(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
-    """The same share of the channels: two cuts that met still do."""
+    """Keeps the same fraction of the channels; adjacent slices stay adjacent."""
     cut = arguments["channels"]
     if cut is None:
         return {}
@@ -133,7 +133,7 @@ def _pad(
 
 
 def _narrow_padding(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
-    """As many channels more as bring them to what the padded count becomes, shared as before."""
+    """Pads to the narrowed value of the padded count, split between the sides as before."""
     low, high = arguments["channels"][0], arguments["channels"][-1]
     if low + high == 0:
         return {}

@@ -1,4 +1,4 @@
-"""The operator table: every operator of the IR by its name."""
+"""The operator table: every operator of the IR by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Activations: each also a word of the language."""
+"""Activations: each is also a layer of the language."""
 
 from __future__ import annotations
 

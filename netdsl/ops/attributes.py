@@ -1,4 +1,4 @@
-"""Kinds of attributes that several operators have."""
+"""Attribute types that several operators share."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Convolution, its two gradients, and im2col, which shows it as one matrix product.
+"""Convolution, its two gradients, and im2col, which turns it into one matrix product.
 
-Images are N x H x W x C, weights K x R x S x C/groups. `conv2d_dgrad` read as a layer of its own
-is the transposed convolution.
+Images are N x H x W x C, weights K x R x S x C/groups. As a layer, `conv2d_dgrad` is the
+transposed convolution.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _check_image(x: TensorType) -> None:
 
 
 def _check_groups(groups: int, inner: int, outer: int) -> None:
-    """Channels in and out are shared out evenly."""
+    """Checks that the groups divide the input and output channels."""
     divides = groups >= 1 and inner % groups == outer % groups == 0
     require(divides, f"{inner} channels in and {outer} out do not divide into {groups} groups")
 
@@ -52,7 +52,7 @@ def _conv2d_shape(
 
 
 def _columns(xp: Any, x: Array, kernel: Pair, groups: int, **geometry: Any) -> Array:
-    """Windows as matrices, one a group: [G, N*OH*OW, R*S*C/G]."""
+    """Returns the windows as one matrix per group: [G, N*OH*OW, R*S*C/G]."""
     windows = gather(xp, x, kernel, **geometry)
     n, oh, ow, r, s, c = windows.shape
     split = windows.reshape(n * oh * ow, r, s, groups, c // groups)
@@ -60,7 +60,7 @@ def _columns(xp: Any, x: Array, kernel: Pair, groups: int, **geometry: Any) -> A
 
 
 def _split_groups(xp: Any, y: Array, groups: int) -> Array:
-    """The channels of an image split into groups: [G, N*H*W, K/G]."""
+    """Splits the channels of an image into groups: [G, N*H*W, K/G]."""
     return xp.moveaxis(y.reshape(-1, groups, y.shape[3] // groups), 1, 0)
 
 
@@ -136,7 +136,7 @@ def _weight_gradient(b: Emitter, g: Node, x: Node, kernel: Pair, y: Node) -> Nod
 
 
 def _draw_geometry(draw: Draw, size: Pair) -> tuple[Pair, dict[str, Any]]:
-    """A kernel that fits an image of `size`, and how it slides."""
+    """Draws a kernel that fits an image of `size`, with stride, padding and dilation."""
     pad = tuple((draw.integer(0, 2), draw.integer(0, 2)) for _ in range(2))
     kernel, stride, dilation = [], [], []
     for axis in (0, 1):
@@ -149,7 +149,7 @@ def _draw_geometry(draw: Draw, size: Pair) -> tuple[Pair, dict[str, Any]]:
 
 
 def _draw_conv_shapes(draw: Draw) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Shapes of image, weight and output of a small convolution, with its attributes."""
+    """Draws the shapes of image, weight and output of a small convolution, and its attributes."""
     groups = draw.choice((1, 1, 2, 3))
     n, h, w, _ = draw_image_shape(draw, side=8)
     c, k = groups * draw.integer(1, 3), groups * draw.integer(1, 3)

@@ -1,4 +1,4 @@
-"""Dropout by counter-based random numbers: the same bits on every backend, nothing stored."""
+"""Dropout with counter-based random numbers: the same bits on every backend, no stored mask."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _UINT32_MASK = 0xFFFFFFFF
 _DOMAIN = 0x6E657464
-"""Second half of the Philox key: sets dropout's numbers apart from any other use of the seed."""
+"""Second half of the Philox key: separates dropout's numbers from any other use of the seed."""
 
 
 def dropout_key(path: str) -> int:
-    """The 32-bit number of a place in the source, such as `head.dropout1`."""
+    """The 32-bit key of a path, such as `head.dropout1`."""
     return zlib.crc32(path.encode())
 
 
 def philox(xp: Any, counter: tuple[Array, ...], key: tuple[Array, ...]) -> Array:
-    """Philox4x32-10 (Salmon et al. 2011): 4 words of 32 bits a counter, on the last axis.
+    """Philox4x32-10 (Salmon et al. 2011): four 32-bit words per counter, on the last axis.
 
     `counter` and `key` are uint64 arrays below 2^32 that broadcast together.
     """
@@ -45,7 +45,7 @@ def philox(xp: Any, counter: tuple[Array, ...], key: tuple[Array, ...]) -> Array
 
 
 def _mask(xp: Any, size: int, seed: Array, step: Array, key: str, rate: float) -> Array:
-    """Which of `size` elements stay."""
+    """The mask of the elements that are kept, out of `size`."""
     block = xp.arange((size + 3) // 4, dtype=np.uint64)
     words = [
         xp.asarray(v).astype(np.uint64) & _UINT32_MASK
@@ -90,7 +90,7 @@ OPS = (
         attrs=_DROPOUT_PARAMS,
         vjp=(_dropout_vjp, None, None),
         nondiff={"seed": "a seed is a whole number", "step": "a step is a whole number"},
-        flops_per_element=12,  # ten rounds give four elements their numbers
+        flops_per_element=12,  # ten rounds produce the numbers for four elements
         doc="zeroes a share `rate` of the values and scales the rest (Srivastava et al. 2014); "
         "the mask is Philox(seed, key, step, element)",
     ),

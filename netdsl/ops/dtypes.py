@@ -1,4 +1,4 @@
-"""Element types by name, bfloat16 among them."""
+"""Element types by name, including bfloat16."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from netdsl.types import Array
 
 
 def dtype_of(name: str) -> Any:
-    """NumPy's element type of that name. Raises NetError where bfloat16 is not to be had."""
+    """Returns the NumPy dtype of that name. Raises NetError if bfloat16 is not available."""
     if name != "bfloat16":
         return np.dtype(name)
     need = "bfloat16 needs the package `ml_dtypes`"
@@ -19,5 +19,5 @@ def dtype_of(name: str) -> Any:
 
 
 def widen(x: Array) -> Array:
-    """`x` in 32 bits where it has 16: what sums up is summed in that."""
+    """Converts 16-bit values to float32, in which sums accumulate; returns others unchanged."""
     return x.astype("float32") if x.dtype.itemsize == 2 else x

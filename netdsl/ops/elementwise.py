@@ -1,4 +1,4 @@
-"""Elementwise operators: arithmetic with broadcasting, functions, comparison, choice, casts."""
+"""Elementwise operators: arithmetic with broadcasting, functions, comparison, select, casts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _unary_shape(x: TensorType, **_: Any) -> TensorType:
 
 
 def _draw_two_operands(draw: Draw, distribution: str = "normal") -> Example:
-    """Two shapes that broadcast: the second loses leading axes or has some of size 1."""
+    """Draws two shapes that broadcast: one lacks leading axes or has some of size 1."""
     full = draw_shape(draw)
     trailing = full[draw.integer(0, len(full)) :]
     broadcastable = tuple(draw.choice((1, s)) for s in trailing)
@@ -93,8 +93,8 @@ def unary_op(
     flops: int = 1,
     kind_overrides: Mapping[str, ParameterType] | None = None,
 ) -> Op:
-    """The record of an operator of one operand that keeps its shape; `kind_overrides` as for
-    `drawn`."""
+    """Defines an operator of one operand that keeps its shape; `kind_overrides` as for
+    `draw_attributes`."""
 
     def draw_example(draw: Draw) -> Example:
         operands = float_operands(draw_shape(draw), distribution=distribution)
@@ -235,7 +235,7 @@ OPS = (
         attrs=(Param("exponent", Float(), 2.0),),
         distribution="positive",
         flops=8,
-        # values up to 2 to a higher power are steeper than the steps of differences are small
+        # values up to 2 are too steep for finite differences at higher powers
         kind_overrides={"exponent": Float(-8, 8)},
     ),
     Op(

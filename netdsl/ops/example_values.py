@@ -1,4 +1,4 @@
-"""Choosing examples: a seeded Draw, attributes over their whole range, arrays for operands."""
+"""Draws examples: a seeded Draw, attributes over their whole range, arrays for operands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class RandomDraw:
-    """A Draw that follows a NumPy generator."""
+    """A Draw from a NumPy generator."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -29,20 +29,20 @@ class RandomDraw:
 
 
 _SPECIAL_VALUES = (0.0, 1e-6, 1e-3, 0.1, 0.3, 0.5, 0.75, 0.9, 1.0, 1.5, 2.0, 3.0, 30.0, 1e3)
-"""Sizes of numbers that formulas treat in their own way, and some whose reciprocal is not whole."""
+"""Magnitudes that formulas treat specially, and some whose reciprocal is not an integer."""
 _ENDPOINT_MARGIN = 1e-6
-"""How near an end of its range a number is drawn that may not be the end itself."""
+"""Distance of a drawn number from an excluded end of its range."""
 _MAX_INTEGER = 6
-"""The largest whole number that an example counts anything by."""
+"""The largest integer drawn for an attribute, unless its range starts above."""
 
 
 def draw_attributes(
     draw: Draw, params: Sequence[Param], **kind_overrides: ParameterType
 ) -> dict[str, Any]:
-    """Values for the numbers, counts and flags among parameters, over all that their kinds allow.
+    """Draws values for the numeric and boolean parameters, over the whole range of their types.
 
-    `kind_overrides` gives other kinds to draw from, by name, where a value at the end of its range
-    makes numbers of which no finite difference is right."""
+    `kind_overrides` replaces types, by parameter name, if values at the ends of their range make
+    finite differences inaccurate."""
     attributes = {}
     for param in params:
         kind = kind_overrides.get(param.name, param.type)
@@ -58,8 +58,8 @@ def draw_attributes(
 
 
 def draw_number(draw: Draw, kind: Float) -> float:
-    """A number that a kind accepts: an end of its range, a plain one, or one of any size from a
-    millionth to a thousand."""
+    """Draws a number that a type accepts: an end of its range, a special value, or one of any
+    magnitude from 1e-6 to 1e3."""
     return (
         draw.choice(_special_values(kind))
         if draw.choice((True, False))
@@ -88,7 +88,7 @@ def _is_in_range(kind: Float, x: float) -> bool:
 
 
 def draw_operand(operand: Operand, rng: np.random.Generator) -> Array:
-    """Numbers for one operand, of the sort that its example asks for."""
+    """Draws an array for one operand, from the distribution that its example specifies."""
     kind, distribution = operand.type, operand.distribution
     if distribution.startswith("below:"):
         return rng.integers(0, int(distribution.removeprefix("below:")), kind.shape).astype(
@@ -107,7 +107,7 @@ def draw_operand(operand: Operand, rng: np.random.Generator) -> Array:
 
 
 def _draw_ties(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Whole numbers from -1 to 1, 0 with either sign; half of the rows hold NaN or infinity."""
+    """Integers from -1 to 1, with 0 of either sign; half of the rows hold NaN or infinity."""
     plain = rng.choice(np.array([-1.0, -0.0, 0.0, 1.0]), shape)
     odd = rng.choice(np.array([np.nan, np.inf, -np.inf]), shape)
     odd_rows = rng.random((*shape[:-1], 1)) < 0.5

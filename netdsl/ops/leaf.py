@@ -1,4 +1,4 @@
-"""Operators without operands: what a graph starts from (inputs, states, constants)."""
+"""Operators without operands: inputs, states and constants."""
 
 from __future__ import annotations
 

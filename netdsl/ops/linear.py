@@ -1,4 +1,4 @@
-"""The matrix product: fully connected layers, 1x1 convolutions and all their gradients."""
+"""Matrix products: for fully connected layers, 1x1 convolutions and all their gradients."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _transpose_matrix(b: Emitter, x: Node) -> Node:
 
 
 def _flatten_rows(b: Emitter, x: Node, batch: tuple[int, ...]) -> Node:
-    """Everything between the batch axes and the last axis as one axis."""
+    """Flattens the axes between the batch axes and the last axis."""
     count = math.prod(x.type.shape[len(batch) : -1])
     return b.reshape(x, shape=(*batch, count, x.type.shape[-1]))
 

@@ -1,4 +1,4 @@
-"""Losses for each sample, the targets they compare with, and hits among the top k."""
+"""Losses per sample, their targets, and hits among the top k."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ def _top_hit(xp: Any, scores: Array, labels: Array, k: int) -> Array:
 
 
 def rank_classes(scores: Array) -> Array:
-    """The classes of each row of scores [N, classes] in the order in which `top_hit` ranks them;
-    -1 all along a row that holds a NaN, which ranks none."""
+    """Returns the classes of each row of scores [N, classes] in the order in which `top_hit` ranks
+    them. A row with a NaN has no ranking and is filled with -1."""
     order = np.argsort(-scores, axis=-1, kind="stable")
     return np.where(np.isnan(scores).any(axis=-1, keepdims=True), -1, order)
 

@@ -1,4 +1,4 @@
-"""Normalisation: moments over any axes, normalize by them, their gradients, and LRN."""
+"""Normalisation: moments over any axes, normalising by them, their gradients, and LRN."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def _moments_shape(x: TensorType, axes: Axes) -> TensorType:
 
 
 def _moments(xp: Any, x: Array, axes: Axes) -> Array:
-    """In float64: in the type of `x` the error would grow with the count."""
+    """Accumulates in float64: in the type of `x` the error would grow with the count."""
     wide = x.mean(axis=axes, dtype="float64"), x.var(axis=axes, dtype="float64")
     return xp.stack(wide).astype(x.dtype)
 
 
 def _align_moment(m: Array, axes: Axes, rank: int) -> Array:
-    """A moment aligned with the tensor it was taken of."""
+    """Reshapes a moment to broadcast with the tensor it was computed from."""
     sizes = iter(m.shape)
     return m.reshape(tuple(1 if a in axes else next(sizes) for a in range(rank)))
 
@@ -120,7 +120,7 @@ def _dmoments_example(draw: Draw) -> Example:
 
 
 def _window_sum(xp: Any, x: Array, size: int) -> Array:
-    """Sums over `size` neighbouring channels, centred, clipped at both ends."""
+    """Sums over a centred window of `size` channels, clipped at both ends."""
     half, channels = size // 2, x.shape[-1]
     wide = xp.zeros((*x.shape[:-1], channels + 2 * half), dtype=x.dtype)
     wide[..., half : half + channels] = x
@@ -152,8 +152,8 @@ def _lrn_grad_shape(g: TensorType, x: TensorType, **_: Any) -> TensorType:
 
 
 def _draw_lrn_attributes(draw: Draw) -> dict[str, Any]:
-    """A negative `alpha` takes powers of negative sums; a large one, or a high power, is steeper
-    around 0 than the steps of differences are small."""
+    """Restricts the ranges: with a negative `alpha` the base of the power may be negative; with a
+    large `alpha` or `beta` the function is too steep around 0 for finite differences."""
     kind_overrides = {"alpha": Float(0, 10), "beta": Float(-4, 4)}
     return {
         **draw_attributes(draw, _LRN_PARAMS, **kind_overrides),

@@ -1,4 +1,4 @@
-"""The record of an operator: shape rule, cost, reference, gradient and examples in one place."""
+"""The definition of an operator: shape rule, cost, reference, gradient and examples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Work of one node: multiply-accumulates, other floating-point operations, bytes touched."""
+    """The cost of one node: multiply-accumulates, other floating-point operations, bytes moved."""
 
     macs: int = 0
     flops: int = 0
@@ -27,9 +27,9 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """An example's operand. `distribution` is how to draw it: normal, positive, distinct, bool,
-    `below:k` for whole numbers under k, or `ties` for rows of few values, many equal, a few not
-    finite."""
+    """An operand of an example. `distribution` is how to draw it: `normal`, `positive`,
+    `distinct`, `bool`, `below:k` for non-negative integers below k, or `ties` for rows with many
+    equal and a few non-finite values."""
 
     type: TensorType
     distribution: str = "normal"
@@ -53,18 +53,18 @@ class Draw(Protocol):
 
 @dataclass(frozen=True)
 class Op:
-    """All that is known of an operator.
+    """The definition of an operator.
 
     `shape(*types, **attrs)` checks the operands and infers the result's type. `reference(xp,
-    *arrays, **attrs)` is the plain definition on the array module `xp`. `vjp[i](b, g, y, *args)`
-    emits operand i's gradient from the result's gradient `g`; a gradient of a broadcast operand may
-    keep the result's shape, `grad` sums it. A variadic operator has one entry, which is also given
-    `operand=i`. An operand with neither vjp nor a reason in `nondiff` is an error. `window(types,
-    attrs)` gives kernel, stride and dilation where the operator looks at neighbours.
-    `whole_operands` names operands that an elementwise operator or a reduction does not read
-    element by element, such as the moments of `normalize`; `bitwise_operands` those of which every
-    bit counts, since two of them are compared: kernels read them from memory and do not compute
-    them again, which might round otherwise."""
+    *arrays, **attrs)` is the reference implementation on the array module `xp`. `vjp[i](b, g, y,
+    *args)` emits operand i's gradient from the result's gradient `g`; the gradient of a broadcast
+    operand may keep the result's shape, `grad` sums it. A variadic operator has one entry, which
+    also takes `operand=i`. An operand with neither a vjp nor a reason in `nondiff` is an error.
+    `window(types, attrs)` returns kernel, stride and dilation if the operator reads neighbouring
+    pixels. `whole_operands` names operands that an elementwise operator or a reduction does not
+    read element by element, such as the moments of `normalize`. `bitwise_operands` names operands
+    that are compared for equality, so that every bit counts: kernels load them from memory instead
+    of recomputing them, which might round differently."""
 
     name: str
     kind: OpKind
@@ -85,7 +85,7 @@ class Op:
     doc: str = ""
 
     def cost(self, out: TensorType, *types: TensorType, **attrs: Any) -> Cost:
-        """What one evaluation costs, without caches: every operand read, the result written."""
+        """The cost of one evaluation without caches: every operand is read, the result written."""
         if self.kind in ("leaf", "view"):
             return Cost()
         macs = self.macs(out, *types, **attrs) if self.macs else 0
@@ -94,7 +94,7 @@ class Op:
         return Cost(macs, flops, out.nbytes + sum(t.nbytes for t in types))
 
     def vjp_of(self, operand: int) -> Vjp | None:
-        """The gradient rule of one operand; None where `nondiff` says why there is none."""
+        """The gradient rule of one operand; None if `nondiff` says why there is none."""
         if not self.vjp:
             return None
         if not self.is_variadic:
@@ -110,13 +110,13 @@ class Op:
 
 
 def require(condition: bool, message: str, help: str | None = None) -> None:
-    """A shape rule's check; the Builder adds the place."""
+    """Raises NetError if a shape rule's condition fails; the Builder adds the location."""
     if not condition:
         raise fail(message, help=help)
 
 
 def constant_like(b: Emitter, value: float, x: Node) -> Node:
-    """A constant of the element type of `x`."""
+    """Emits a constant with the element type of `x`."""
     return b.const(value, x.type.dtype)
 
 
@@ -127,8 +127,8 @@ def common_dtype(*types: TensorType) -> str:
 
 
 def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
-    """NumPy's rule: align at the right, 1 stretches. Raises NetError where it cannot."""
-    if shapes.count(shapes[0]) == len(shapes):  # nearly always
+    """NumPy's broadcasting: align at the right, stretch 1. Raises NetError if shapes conflict."""
+    if shapes.count(shapes[0]) == len(shapes):  # the common case
         return shapes[0]
     rank = max(map(len, shapes))
     out = []
@@ -145,7 +145,7 @@ def shape_mismatch_error(*shapes: tuple[int, ...]) -> NetError:
 
 
 def float_operands(*shapes: tuple[int, ...], distribution: str = "normal") -> tuple[Operand, ...]:
-    """Operands of the given shapes in float64, the type of every numeric check."""
+    """Returns operands of the given shapes in float64, the type of every numeric check."""
     return tuple(Operand(TensorType(s, "float64"), distribution) for s in shapes)
 
 
@@ -154,7 +154,7 @@ def draw_shape(draw: Draw, low: int = 1, high: int = 4, side: int = 4) -> tuple[
 
 
 def draw_image_shape(draw: Draw, side: int = 6, channels: int = 4) -> tuple[int, int, int, int]:
-    """The shape of a small batch of images, N x H x W x C."""
+    """Draws the shape of a small batch of images, N x H x W x C."""
     return (
         draw.integer(1, 2),
         draw.integer(1, side),

@@ -1,4 +1,4 @@
-"""The small pure parts that optimizers are chained from; one result each, one state each."""
+"""The pure operators that optimizers are composed of; each has one result and one state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NOT_DIFFERENTIATED = "an update is never differentiated"
 
 
 def _updated_type(first: TensorType, *rest: TensorType, **_: Any) -> TensorType:
-    """All operands alike but scalars."""
+    """The type of the first operand; all others must be scalars or have the same shape."""
     for t in rest:
         fits = t.shape in ((), first.shape)
         require(fits, f"{dims(t.shape)} does not update {dims(first.shape)}")

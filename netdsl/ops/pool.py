@@ -71,7 +71,8 @@ def _crop_padding(padded_x: Array, shape: tuple[int, ...], pad: Pads) -> Array:
 def _count_pixels(
     xp: Any, size: Pair, kernel: Pair, stride: Pair, pad: Pads, counted: Pads, dtype: Any
 ) -> Array:
-    """How many pixels each window averages: [1, OH, OW, 1]; of the padding, `counted` counts."""
+    """The number of pixels that each window averages: [1, OH, OW, 1], including the `counted` part
+    of the padding."""
     out = output_size(size, kernel, stride, pad)
     (top, bottom), (left, right) = counted
     ones = xp.ones((1, size[0] + top + bottom, size[1] + left + right, 1), dtype=dtype)
@@ -127,7 +128,7 @@ def _draw_window(draw: Draw, size: Pair) -> dict[str, Any]:
 
 
 def _draw_counted(draw: Draw, window: dict[str, Any]) -> Pads:
-    """All of the padding, none of it, or some, as in ceil mode."""
+    """Draws how much of the padding counts: all, none, or some, as in ceil mode."""
     some = tuple((draw.integer(0, low), draw.integer(0, high)) for low, high in window["pad"])
     pads: Pads = draw.choice((window["pad"], ((0, 0), (0, 0)), some))
     return pads

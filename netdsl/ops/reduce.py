@@ -23,7 +23,7 @@ def _reduced_type(x: TensorType, axes: tuple[int, ...], keepdims: bool) -> Tenso
 
 
 def _broadcast_reduced(b: Emitter, value: Node, y: Node, x: Node) -> Node:
-    """A reduced value repeated along the axes that were reduced."""
+    """Broadcasts a reduced value along the reduced axes."""
     if value.type.rank and not y.attrs["keepdims"]:
         axes = y.attrs["axes"]
         value = b.reshape(
@@ -80,7 +80,7 @@ def _log_softmax_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
 
 
 def _reduce_in_float64(method: str, x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
-    """A sum or mean in float64: in the type of `x` its error would grow with the count."""
+    """Sum or mean in float64: in the type of `x` the error would grow with the count."""
     total = getattr(x, method)(axis=axes, keepdims=keepdims, dtype="float64")
     return total.astype(x.dtype)
 
@@ -137,7 +137,7 @@ OPS = (
         lambda xp, x, axes, keepdims: x.max(axis=axes, keepdims=keepdims),
         _max_vjp,
         "maximum over axes; equal maxima share the gradient",
-        bitwise_operands=("x",),  # its gradient looks for the maximum among them
+        bitwise_operands=("x",),  # the gradient searches x for the maximum
     ),
     _row_op("softmax", _softmax, _softmax_vjp, "e^x over its sum, along the last axis"),
     _row_op("log_softmax", _log_softmax, _log_softmax_vjp, "logarithm of softmax, computed stably"),

@@ -106,7 +106,7 @@ def _slice(xp: Any, x: Array, start: Ints, stop: Ints, step: Ints) -> Array:
 
 
 def _slice_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
-    """A strided slice is undone by padding: `step - 1` zeros between, the rest around."""
+    """Pads the gradient back to the operand's shape: `step - 1` zeros between, the rest around."""
     low, step = y.attrs["start"], y.attrs["step"]
     high = tuple(
         size - a - ((n - 1) * s + 1)

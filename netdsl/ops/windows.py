@@ -14,12 +14,12 @@ Pads = tuple[Pair, Pair]
 
 
 def dilated_size(kernel: int, dilation: int) -> int:
-    """How many pixels a dilated kernel spans."""
+    """The number of pixels that a dilated kernel spans."""
     return (kernel - 1) * dilation + 1
 
 
 def output_size(size: Pair, kernel: Pair, stride: Pair, pad: Pads, dilation: Pair = (1, 1)) -> Pair:
-    """Height and width of what a sliding window produces. Raises NetError where it never fits.
+    """Returns the output height and width of a sliding window. Raises NetError if it never fits.
 
     floor((size + pad - dilation * (kernel - 1) - 1) / stride) + 1, Dumoulin & Visin 2016.
     """
@@ -40,7 +40,7 @@ def output_size(size: Pair, kernel: Pair, stride: Pair, pad: Pads, dilation: Pai
 
 
 def pad_image(xp: Any, x: Array, pad: Pads, fill: float = 0) -> Array:
-    """`x` with a border; `x` itself where there is none."""
+    """Returns `x` with a border; `x` itself if all padding is 0."""
     (top, bottom), (left, right) = pad
     if not (top or bottom or left or right):
         return x
@@ -53,7 +53,7 @@ def pad_image(xp: Any, x: Array, pad: Pads, fill: float = 0) -> Array:
 def iterate_taps(
     padded_x: Array, out_shape: Pair, kernel: Pair, stride: Pair, dilation: Pair = (1, 1)
 ) -> Iterator[tuple[int, int, Array]]:
-    """For each place (r, s) of the kernel, the view of the pixels that it meets."""
+    """Yields for each kernel position (r, s) a view of the pixels that it is applied to."""
     for r in range(kernel[0]):
         for s in range(kernel[1]):
             top, left = r * dilation[0], s * dilation[1]
@@ -65,7 +65,7 @@ def iterate_taps(
 def gather(
     xp: Any, x: Array, kernel: Pair, stride: Pair, pad: Pads, dilation: Pair = (1, 1)
 ) -> Array:
-    """All windows side by side: [N, OH, OW, R, S, C], a view of the padded image."""
+    """Returns all windows as a view of the padded image: [N, OH, OW, R, S, C]."""
     oh, ow = output_size(x.shape[1:3], kernel, stride, pad, dilation)
     x = pad_image(xp, x, pad)
     sn, sh, sw, sc = x.strides
@@ -79,7 +79,7 @@ def gather(
 def scatter(
     xp: Any, windows: Array, size: Pair, stride: Pair, pad: Pads, dilation: Pair = (1, 1)
 ) -> Array:
-    """The transpose of `gather`: every window's values added back where they came from."""
+    """The transpose of `gather`: adds the values of every window back to their pixels."""
     n, oh, ow, r, s, c = windows.shape
     (top, bottom), (left, right) = pad
     padded_image = xp.zeros(

@@ -1,1 +1,2 @@
-"""Graph to graph: small pure passes, one file each, and the pipeline that lists them in order."""
+"""Graph-to-graph transformations: small pure passes, one file each, and the pipeline that orders
+them."""

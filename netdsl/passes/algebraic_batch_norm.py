@@ -1,9 +1,10 @@
-"""Algebraic batch norm: a product's moments come from those of what it reads, so that it is written
-once, normalised, and its own values never lie in memory.
+"""Algebraic batch norm: computes a product's moments from those of its operands, so that the
+product is written once, already normalized, and its raw values never reach memory.
 
 For y = x W' over N rows, the mean of y is that of x times W', and the mean of its squares is the
 diagonal of W (x'x / N) W', where the Gram matrix x'x is small. So scale and offset are known before
-y is, and the scale goes into W. The gradient of all this is the gradient of what the pass emits.
+y is, and the scale goes into W. The gradient of all this is the gradient of the IR that the pass
+emits.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from netdsl.passes.rewrite import count_uses, emit_mean_and_inverse_std, rebuild
 from netdsl.types import ITEMSIZE, Graph, Node
 
 FLOPS_PER_BYTE = 250
-"""What a machine with 16-bit arithmetic computes in the time that it moves a byte (an H100: 750
-TFLOP/s, 3 TB/s)."""
+"""FLOPs that a machine with 16-bit arithmetic computes in the time it takes to move a byte (an
+H100: 750 TFLOP/s, 3 TB/s)."""
 MIN_SAVED_BYTES = 100 << 20
-"""Bytes that are to be saved for the dozen small kernels, of some microseconds each, to pay."""
+"""Minimum bytes to save, so that the dozen extra small kernels of a few microseconds each pay
+off."""
 
 
 def rewrite_batch_norms(graph: Graph, min_saved_bytes: float = MIN_SAVED_BYTES) -> Graph:
-    """The forward graph with those batch norms rewritten that this spares memory traffic.
+    """Rewrites those batch norms of the forward graph where this saves memory traffic.
 
-    Sums are taken in another order, and variances as differences of 32-bit sums: where a mean is a
+    Sums are taken in another order, and variances as differences of 32-bit sums: if a mean is a
     hundred times the deviation, the variance may be off by a percent.
     """
     return _BatchNormRewriter(graph, min_saved_bytes).rewrite_graph()
@@ -32,7 +34,7 @@ def rewrite_batch_norms(graph: Graph, min_saved_bytes: float = MIN_SAVED_BYTES) 
 
 @dataclass(frozen=True)
 class NormalizedMatmul:
-    """y = x W' whose normalisation alone reads it."""
+    """y = x W', read only by its normalization."""
 
     x: str
     weight: str
@@ -43,15 +45,16 @@ class NormalizedMatmul:
 
     @property
     def saved_bytes(self) -> float:
-        """Bytes that need not be moved. Of y: its moments are not read, it is not normalised (read
-        and written), nor is its gradient (reduced: 2 read; applied: 2 read, 1 written). Of x: a
+        """Bytes that need not be moved. For y: its moments are not read, it is not normalized (read
+        and written), nor is its gradient (reduced: 2 read; applied: 2 read, 1 written). For x: a
         Gram matrix reads it, and a product (read, written, read) adds to its gradient."""
         bytes_per_row = (8 * self.outer - 4 * self.inner) * self.itemsize
         return self.rows * (bytes_per_row - 4 * self.inner**2 / FLOPS_PER_BYTE)
 
 
 def find_normalized_matmuls(graph: Graph) -> dict[str, NormalizedMatmul]:
-    """The products in a graph that nothing but a batch norm reads, by the name of their moments."""
+    """Returns the products of a graph that only a batch norm reads, by the name of their
+    moments."""
     use_counts, found = count_uses(graph), {}
     for node in graph.find_by_op("normalize"):
         y, m = (graph[a] for a in node.args)
@@ -73,8 +76,8 @@ def _describe_matmul(graph: Graph, y: Node) -> NormalizedMatmul:
 
 @dataclass(frozen=True)
 class _AffineForm:
-    """A value as `core` and an offset for each channel. The core of a normalised product is that
-    product with a factor for each channel."""
+    """A value as `core` plus a per-channel offset. The core of a normalized product is that product
+    with a per-channel scale."""
 
     core: Node
     offset: Node
@@ -82,7 +85,7 @@ class _AffineForm:
 
 
 class _BatchNormRewriter:
-    """Emits a graph anew; what is normalised stays in pieces for as long as that goes."""
+    """Re-emits a graph, keeping normalized values in affine form as long as possible."""
 
     def __init__(self, graph: Graph, min_saved_bytes: float) -> None:
         self.graph = graph
@@ -120,7 +123,7 @@ class _BatchNormRewriter:
         return self.b.emit(node.op, *args, name=node.name, **node.attrs)
 
     def _rewrite_moments(self, node: Node) -> Node:
-        """Of a product, from those of what it reads."""
+        """Emits the moments of a product from those of its operands."""
         b, p, dtype = self.b, self.products[node.name], node.type.dtype
         x, w = self.new_nodes[p.x], self.new_nodes[p.weight]
         over_columns = {"axes": (1,)}
@@ -147,7 +150,7 @@ class _BatchNormRewriter:
         return _AffineForm(core, offset, (product, factor))
 
     def _rewrite_mul(self, node: Node) -> _AffineForm | None:
-        """A factor behind a normalised product goes into its weight too."""
+        """Moves a factor applied to a normalized product into its weight too."""
         b, found = self.b, self._match_channel_operand(node)
         if found is None:
             return None
@@ -159,7 +162,7 @@ class _BatchNormRewriter:
         )
 
     def _rewrite_add(self, node: Node) -> _AffineForm | None:
-        """Offsets are added up for themselves."""
+        """Adds offsets separately from cores."""
         b, found = self.b, self._match_channel_operand(node)
         if found is not None:
             p, v = found
@@ -170,7 +173,8 @@ class _BatchNormRewriter:
         return _AffineForm(b.add(one.core, two.core), b.add(one.offset, two.offset))
 
     def _match_channel_operand(self, node: Node) -> tuple[_AffineForm, Node] | None:
-        """A value in pieces and one for each of its channels, if a node has two such operands."""
+        """Returns the operand that is in affine form and the per-channel one, if a node has one of
+        each."""
         for a, v in (node.args, node.args[::-1]):
             found, vector = self._find_affine_form(a), self.new_nodes[v]
             if found and vector.type.shape in ((), found.offset.type.shape):
@@ -178,7 +182,7 @@ class _BatchNormRewriter:
         return None
 
     def _find_affine_form(self, name: str) -> _AffineForm | None:
-        """The pieces of a value that is not needed whole as well."""
+        """Returns the affine form of a value that has no other use."""
         return self.affine_forms.get(name) if self.use_counts[name] == 1 else None
 
 

@@ -1,5 +1,5 @@
-"""Folding for inference: what depends on states alone is prepared once, normalisation goes into the
-weights before it."""
+"""Folding for inference: computes once what depends only on states, and folds normalization into
+the preceding weights."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _STATIC_OPS = ("state", "const")
 
 @dataclass(frozen=True)
 class FoldedGraph:
-    """`main` runs on every batch; `prepare` gives it its `folded.` states when weights change."""
+    """`main` runs on every batch; `prepare` computes its `folded.` states when weights change."""
 
     main: Graph
     prepare: Graph
 
 
 def fold_batch_norms(graph: Graph) -> Graph:
-    """A normalisation by known moments becomes a factor and an offset for each channel; factors
-    move into the weights of the product before them where nothing else reads that product (Jacob
-    et al. 2018, section 3.2)."""
+    """Replaces a normalization by known moments with a per-channel factor and offset. Factors move
+    into the weights of the preceding product if nothing else reads that product (Jacob et al. 2018,
+    section 3.2)."""
     b = _Folder()
     use_counts = count_uses(graph)
     new_nodes: dict[str, Node] = {}
@@ -53,7 +53,8 @@ def fold_batch_norms(graph: Graph) -> Graph:
 
 
 def split_preparation(graph: Graph) -> FoldedGraph:
-    """An inference graph as what waits for its inputs and what does not."""
+    """Splits an inference graph into the part that depends on its inputs and the part that does
+    not."""
     sources = [n.name for n in graph.nodes.values() if not n.args and n.op not in _STATIC_OPS]
     dynamic = find_reachable(graph.dag, sources)
     prepared = {
@@ -72,13 +73,14 @@ def split_preparation(graph: Graph) -> FoldedGraph:
 
 
 def _is_static(node: Node, static: set[str]) -> bool:
-    """Whether a node is the same for every input, where those of `static` before it are."""
+    """Returns whether a node has the same value for every input, given the `static` nodes before
+    it."""
     return node.op in _STATIC_OPS or (bool(node.args) and all(a in static for a in node.args))
 
 
 class _Folder(Rewriter):
-    """Knows which nodes are `static_names`: the same for every input. `shared_names` ones have
-    several readers and stay as they are."""
+    """Tracks the `static_names`, nodes with the same value for every input, and the `shared_names`,
+    nodes with several readers, which are left unchanged."""
 
     def __init__(self) -> None:
         self.static_names: set[str] = set()
@@ -93,12 +95,12 @@ class _Folder(Rewriter):
         return super().insert(node)
 
     def can_fold(self, *nodes: Node) -> bool:
-        """Whether none of the nodes is still or read elsewhere too."""
+        """Returns whether none of the nodes is static or has other readers."""
         return not any(n.name in self.static_names or n.name in self.shared_names for n in nodes)
 
     def split_static_operand(self, x: Node, z: Node) -> tuple[Node, Node] | None:
-        """The moving and the still operand, where there is one of each and the still one is a
-        value for each channel, or for all."""
+        """Returns the dynamic and the static operand, if there is one of each and the static one is
+        a scalar or has one value per channel."""
         for a, s in ((x, z), (z, x)):
             if a.name not in self.static_names and s.name in self.static_names and a.type.rank:
                 size, channels = s.type.size, a.type.shape[-1]
@@ -121,7 +123,7 @@ def _fold_normalize(b: _Folder, x: Node, m: Node, axes: Any, eps: float) -> Node
 
 
 def _fold_mul(b: _Folder, x: Node, z: Node) -> Node | None:
-    """A factor for each channel moves towards the product that it scales."""
+    """Moves a per-channel factor towards the product that it scales."""
     operands = b.split_static_operand(x, z)
     if operands is None or not b.can_fold(operands[0]):
         return None
@@ -139,7 +141,8 @@ def _fold_mul(b: _Folder, x: Node, z: Node) -> Node | None:
 
 
 def _fold_add(b: _Folder, x: Node, z: Node) -> Node | None:
-    """Offsets one after the other are one offset, and so are those of two values that are added."""
+    """Combines successive offsets into one, and likewise the offsets of two values that are
+    added."""
     operands = b.split_static_operand(x, z)
     if operands is not None:
         inner = _match_offset(b, operands[0])
@@ -151,14 +154,14 @@ def _fold_add(b: _Folder, x: Node, z: Node) -> Node | None:
 
 
 def _match_offset(b: _Folder, y: Node) -> tuple[Node, Node] | None:
-    """A value that only one node reads as another one and an offset for each channel."""
+    """Returns a value with a single reader as another value and a per-channel offset."""
     if y.op != "add" or not b.can_fold(y):
         return None
     return b.split_static_operand(*(b.nodes[a] for a in y.args))
 
 
 _OUTPUT_CHANNEL_AXES = {"conv2d": 0, "conv2d_dgrad": 3, "matmul": 0}
-"""Which axis of the weight counts the channels of the result."""
+"""The axis of the weight that indexes the output channels."""
 
 
 def _scale_weight(b: _Folder, y: Node, factor: Node) -> Node | None:
@@ -182,7 +185,7 @@ _FOLDED_OPS = {*SIMPLIFY_RULES, *_RULES}
 
 
 def _find_frontier(graph: Graph, dynamic: set[str]) -> set[str]:
-    """What is still and read by what is moving, or given out."""
+    """Returns the static nodes that dynamic nodes read or that are roots."""
     read: set[str] = nx.node_boundary(graph.dag.reverse(copy=False), dynamic)
     return read | (set(graph.roots) - dynamic)
 
@@ -201,12 +204,13 @@ def _emit_prepared_state(b: Builder, node: Node) -> Node:
 
 
 def _strip_number(name: str) -> str:
-    """A name as it was before a pass made room for its successor."""
+    """Removes the suffix that made a name unique in an earlier pass."""
     return re.sub(r"~\d+$", "", name)
 
 
 def _build_preparation(graph: Graph, prepared: set[str]) -> Graph:
-    """The graph that computes what is ready beforehand, as updates of the states that keep it."""
+    """Builds the graph that computes the prepared values, as updates of the states that hold
+    them."""
     b = Builder(extract_subgraph(graph, graph.backward_slice(*prepared), {}))
     names = [n for n in graph.nodes if n in prepared]
     updates = {_emit_prepared_state(b, graph[n]).name: b.nodes[n] for n in names}

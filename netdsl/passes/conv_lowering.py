@@ -1,4 +1,4 @@
-"""Lowering convolutions to matrix products: 1x1 and whole-image ones always, any one by im2col."""
+"""Lowers convolutions to matrix products: 1x1 and full-image ones always, any other by im2col."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ _NO_PADDING = ((0, 0), (0, 0))
 
 
 def lower_convolutions(graph: Graph) -> Graph:
-    """Convolutions that are matrix products become `matmul`: 1x1 kernels at any stride, and kernels
-    as large as their image. Done before the gradient, so that backward is matrix products too."""
+    """Turns convolutions that are matrix products into `matmul`: 1x1 kernels at any stride, and
+    kernels as large as their image. Runs before differentiation, so that the backward pass uses
+    matrix products too."""
     return rewrite_graph(graph, {"conv2d": (_lower_pointwise, _lower_full_image)})
 
 
 def lower_im2col(graph: Graph) -> Graph:
-    """Every convolution as one matrix product over its windows side by side (Chellapilla et al.
-    2006); grouped ones as one product a group, side by side."""
+    """Lowers every convolution to one matrix product over its unfolded windows (Chellapilla et al.
+    2006); grouped ones to one product per group, concatenated."""
     return rewrite_graph(graph, {"conv2d": (_lower_pointwise, _lower_full_image, _lower_by_im2col)})
 
 
 def _reshape_to_matrix(b: Builder, w: Node) -> Node:
-    """A weight K x R x S x C as the matrix [K, R*S*C]."""
+    """Reshapes a weight K x R x S x C to the matrix [K, R*S*C]."""
     return b.reshape(w, shape=(w.type.shape[0], math.prod(w.type.shape[1:])))
 
 
@@ -44,7 +45,7 @@ def _lower_pointwise(
 def _lower_full_image(
     b: Builder, x: Node, w: Node, stride: Any, pad: Any, dilation: Any, groups: int
 ) -> Node | None:
-    """A fully connected layer that is written as a convolution."""
+    """Lowers a fully connected layer written as a convolution."""
     is_full_image = w.type.shape[1:3] == x.type.shape[1:3]
     if not is_full_image or pad != _NO_PADDING or dilation != (1, 1) or groups != 1:
         return None

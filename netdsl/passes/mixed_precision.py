@@ -1,4 +1,4 @@
-"""Precision: products and what moves values in 16 bits, statistics, losses and updates in 32."""
+"""Mixed precision: products and data movement in 16 bits; statistics, losses and updates in 32."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ _LOW_PRECISION_OPS = (
     *("max_pool", "avg_pool", "lrn", "concat", "pad", "relu", "clamp", "dropout"),
     *("im2col", "col2im"),
 )
-"""They choose, move, average or damp values of one size, and what they read and write is half as
-large. Where they or the products sum, they sum in 32 bits and round the result."""
+"""These select, move, average or attenuate values of similar magnitude, and in 16 bits they read
+and write half as many bytes. Where they or the products sum, they accumulate in 32 bits and round
+the result."""
 
 
 def convert_to_mixed_precision(graph: Graph, low: str = "bfloat16") -> Graph:
-    """The forward graph with `cast` where 16-bit arithmetic begins and ends (Micikevicius et al.
-    2018): matrix products and movers of values compute in `low`, normalisation, losses and updates
-    in the type that they have. States stay as they are, and so does the type of every output.
-    """
+    """Inserts `cast` nodes into the forward graph at the boundaries of 16-bit arithmetic
+    (Micikevicius et al. 2018): matrix products and data movement compute in `low`; normalization,
+    losses and updates in their original type. States and the types of all outputs stay
+    unchanged."""
     b = Builder()
     new_nodes: dict[str, Node] = {}
     for node in graph.nodes.values():
@@ -55,7 +56,7 @@ def _needs_cast(a: Node, target_dtype: str) -> bool:
 
 
 def _cast_to_widest(b: Builder, args: list[Node], node: Node) -> list[Node]:
-    """Operands of a comparison in the widest type that one of them has."""
+    """Casts the operands of a comparison to the widest type among them."""
     dtypes = [a.type.dtype for a in args if is_float(a.type)]
     if len(set(dtypes)) < 2:
         return args

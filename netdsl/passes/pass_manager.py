@@ -1,4 +1,4 @@
-"""The passes in the order in which a graph meets them."""
+"""The pass pipelines, in the order in which the passes run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from netdsl.passes.simplify import simplify
 from netdsl.types import Graph
 
 PassObserver = Callable[[str, Graph, Graph], None]
-"""Is shown each pass by its name, with the graph before and after it."""
+"""Called after each pass with its name and the graph before and after it."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One step of the pipeline; `run_passes` is pure."""
+    """One step of the pipeline; `run` is pure."""
 
     name: str
     run: Callable[[Graph], Graph]
@@ -34,22 +34,22 @@ IM2COL_PASS = Pass("im2col", lower_im2col)
 
 
 def make_mixed_precision_pass(low: str) -> Pass:
-    """16-bit arithmetic where it is good enough."""
+    """Makes the pass that uses 16-bit arithmetic where it is accurate enough."""
     return Pass("mixed", lambda graph: convert_to_mixed_precision(graph, low))
 
 
 ALGEBRAIC_PASS = Pass("algebraic", rewrite_batch_norms)
-"""What comes after 16-bit arithmetic, where memory is dearer than products."""
+"""Runs after conversion to 16 bits, when memory traffic costs more than products."""
 FORWARD_PASSES = (SIMPLIFY_PASS, LOWER_PASS)
-"""Before the gradient is taken, so that backward is lowered by itself; also before folding."""
+"""Run before differentiation, so that the backward pass is already lowered; also before folding."""
 TRAINING_STEP_PASSES = (SIMPLIFY_PASS,)
-"""What a training step meets once its gradient and updates are there."""
+"""Run on a training step once it has its gradient and updates."""
 
 
 @pause_garbage_collection()
 def run_passes(graph: Graph, passes: Sequence[Pass], observer: PassObserver | None = None) -> Graph:
-    """The graph after all passes, verified after each. Raises AssertionError, with the IR around
-    the fault, where a pass breaks what must hold."""
+    """Returns the graph after all passes, verified after each. Raises AssertionError, with the IR
+    around the fault, if a pass breaks an invariant."""
     for current_pass in passes:
         after = verify_graph(current_pass.run(graph))
         report_pass(observer, current_pass.name, graph, after)
@@ -58,7 +58,7 @@ def run_passes(graph: Graph, passes: Sequence[Pass], observer: PassObserver | No
 
 
 def report_pass(observer: PassObserver | None, name: str, before: Graph, after: Graph) -> None:
-    """Shows a pass to who watches, and writes it where that is asked for."""
+    """Shows a pass to the observer, and dumps it if that is enabled."""
     dump_stage(name, lambda: f"{to_text(before)}\n{to_text(after)}")
     if observer is not None:
         observer(name, before, after)
@@ -71,8 +71,8 @@ def prepare_inference(
     forward: Sequence[Pass] = FORWARD_PASSES,
     low: str | None = None,
 ) -> FoldedGraph:
-    """An evaluation graph made ready: lowered, simplified and folded, in 16 bits where `low` names
-    their type. Its weights wait for no input in the type in which they are read."""
+    """Prepares an evaluation graph: lowered, simplified and folded, and in 16 bits if `low` names
+    their type. Its weights are then precomputed in the type in which they are read."""
     before = run_passes(graph, forward, observer)
     folded_graph = fold_batch_norms(before)
     found = split_preparation(folded_graph)

@@ -1,4 +1,5 @@
-"""Recompute: the backward pass computes a region's inner values again instead of keeping them."""
+"""Recompute (gradient checkpointing): the backward pass recomputes a region's inner values instead
+of storing them."""
 
 from __future__ import annotations
 
@@ -11,12 +12,13 @@ from netdsl.types import Graph, Node
 
 
 def recompute(graph: Graph, forward: Collection[str], regions: Mapping[str, str]) -> Graph:
-    """A training step that remembers less (Chen et al. 2016, "Training deep nets with sublinear
-    memory cost").
+    """Returns a training step that stores fewer values (Chen et al. 2016, "Training deep nets with
+    sublinear memory cost").
 
     `forward` names the nodes of the forward pass, `regions` the region of those among them that are
-    not to be kept. Where a node of the backward pass reads one that only its own region reads, it
-    is given a copy, computed from what flows into the region just before it is needed.
+    not to be stored. If a node of the backward pass reads a value that the forward pass reads only
+    within its region, it reads a copy instead, recomputed from the region's inputs just before it
+    is needed.
     """
     saved = _find_saved_values(graph, forward, regions)
     recomputer = _Recomputer(graph, {n: r for n, r in regions.items() if n not in saved})
@@ -32,8 +34,8 @@ def recompute(graph: Graph, forward: Collection[str], regions: Mapping[str, str]
 def _find_saved_values(
     graph: Graph, forward: Collection[str], regions: Mapping[str, str]
 ) -> set[str]:
-    """What flows from one region into another part of the forward pass, and what is small: leaves
-    and the results of reductions."""
+    """Returns the values that flow from one region into another part of the forward pass, and the
+    small ones: leaves and results of reductions."""
     saved = {n.name for n in graph.nodes.values() if OPS[n.op].kind in ("leaf", "reduce")}
     for name, region in regions.items():
         readers = (n for n in graph.dag.successors(name) if n in forward)
@@ -43,7 +45,7 @@ def _find_saved_values(
 
 
 class _Recomputer:
-    """Emits nodes, and copies of those that are computed again."""
+    """Emits nodes, and copies of those that are recomputed."""
 
     def __init__(self, graph: Graph, regions: Mapping[str, str]) -> None:
         self.graph = graph
@@ -58,7 +60,7 @@ class _Recomputer:
             self.new_nodes[old] = self.b.emit(node.op, *args, name=node.name, **node.attrs)
 
     def find_or_recompute(self, name: str) -> Node:
-        """What a node of the backward pass reads for `name`."""
+        """Returns what a node of the backward pass reads for `name`."""
         if name not in self.regions:
             return self.new_nodes[name]
         for missing in self._find_missing(name):
@@ -71,7 +73,7 @@ class _Recomputer:
         return self.copies[name]
 
     def _find_missing(self, name: str) -> list[str]:
-        """What has to be computed again for `name` and is not yet, in the order of the graph."""
+        """Returns what must still be recomputed for `name`, in graph order."""
         found: set[str] = set()
         worklist = [name]
         while worklist:

@@ -1,4 +1,4 @@
-"""Rewriting by rules: every node is emitted anew, or what a rule emits in its place."""
+"""Rule-based rewriting: re-emits every node, or what a rule emits in its place."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from netdsl.ir.views import extract_row
 from netdsl.types import Graph, Node
 
 Rule = Callable[..., Node | None]
-"""`rule(b, *operands, **attributes)` gives the node that stands for this one, or None to keep it.
-What it emits through `b` meets the rules in its turn."""
+"""`rule(b, *operands, **attributes)` returns the node that replaces this one, or None to keep it.
+What it emits through `b` is rewritten by the rules in turn."""
 Rules = Mapping[str, Sequence[Rule]]
 
 
 class Rewriter(Builder):
-    """A Builder that asks the rules of an operator before it emits one."""
+    """A Builder that applies an operator's rules before it emits it."""
 
     def __init__(self, rules: Rules) -> None:
         super().__init__()
@@ -37,9 +37,9 @@ class Rewriter(Builder):
 
 
 def rewrite_graph(graph: Graph, rules: Rules) -> Graph:
-    """The graph with its rules applied, equal nodes made one, and what nobody needs left out.
+    """Returns the graph with its rules applied, equal nodes merged, and dead nodes removed.
 
-    Every node keeps its name, span and region as far as it stays; states keep their names always.
+    Every node that remains keeps its name, span and region; states always keep their names.
     """
     b = Rewriter(rules)
     new_nodes: dict[str, Node] = {}
@@ -55,7 +55,8 @@ def rewrite_graph(graph: Graph, rules: Rules) -> Graph:
 def rebuild_graph(
     b: Builder, graph: Graph, new_nodes: Mapping[str, Node], prune: bool = True
 ) -> Graph:
-    """What `b` holds, with the outputs and updates that `graph` had; pruned, of what they need."""
+    """Builds the graph of `b` with the outputs and updates of `graph`; pruned, it keeps only what
+    they need."""
     return b.build(
         {label: new_nodes[name] for label, name in graph.outputs.items()},
         {state: new_nodes[name] for state, name in graph.updates.items()},
@@ -65,22 +66,23 @@ def rebuild_graph(
 
 
 def count_uses(graph: Graph) -> Counter[str]:
-    """How often each value is read or given out."""
+    """Counts how often each value is read or is a root."""
     return Counter(a for n in graph.nodes.values() for a in n.args) + Counter(graph.roots)
 
 
 def emit_mean_and_inverse_std(b: Builder, m: Node, eps: float) -> tuple[Node, Node]:
-    """What normalising by moments takes away from each channel, and what it multiplies it by."""
+    """Emits what normalization by moments subtracts from each channel, and what it multiplies it
+    by."""
     mean, variance = extract_row(b, m, 0), extract_row(b, m, 1)
     one, epsilon = (b.const(value, m.type.dtype) for value in (1.0, eps))
     return mean, b.div(one, b.sqrt(b.add(variance, epsilon)))
 
 
 def eliminate_dead_nodes(graph: Graph) -> Graph:
-    """The graph without the nodes that neither an output nor an update needs."""
+    """Removes the nodes that neither an output nor an update needs."""
     return extract_subgraph(graph, graph.live_names, graph.outputs, graph.updates)
 
 
 def eliminate_common_subexpressions(graph: Graph) -> Graph:
-    """Common subexpressions: equal nodes of one region become one node, the first of them."""
+    """Merges equal nodes of one region into the first of them."""
     return rewrite_graph(graph, {})

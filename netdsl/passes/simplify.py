@@ -1,4 +1,4 @@
-"""Simplify: what changes nothing goes, what is known is computed, views of views become one."""
+"""Simplification: removes no-ops, folds constants, and merges views of views."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from netdsl.types import Graph, Node
 
 
 def simplify(graph: Graph) -> Graph:
-    """The same values from fewer nodes; sums and products are never reordered, so no
+    """Computes the same values with fewer nodes. Sums and products are never reordered, so no
     rounding changes; only a zero may lose its sign."""
     return rewrite_graph(graph, SIMPLIFY_RULES)
 
@@ -25,7 +25,7 @@ def _is_constant(node: Node, value: float) -> bool:
 
 
 def _make_identity_rule(operand: int, value: float) -> Rule:
-    """`x op value` is x, where the result has x's shape."""
+    """`x op value` is x, if the result has x's shape."""
 
     def rule(b: Builder, x: Node, z: Node) -> Node | None:
         operand_kept, other = (z, x) if operand == 0 else (x, z)
@@ -40,7 +40,7 @@ def _broadcast_shape(x: Node, z: Node) -> tuple[int, ...]:
 
 
 def _make_broadcast_removal_rule(op: str) -> Rule:
-    """An operator that stretches its operands itself needs no `broadcast` before it."""
+    """An operator that broadcasts its operands itself needs no `broadcast` before it."""
 
     def rule(b: Builder, *args: Node) -> Node | None:
         bare = [b.nodes[a.args[0]] if a.op == "broadcast" else a for a in args]
@@ -95,7 +95,7 @@ def _simplify_slice(b: Builder, x: Node, start: Any, stop: Any, step: Any) -> No
 
 
 def _simplify_slice_of_concat(b: Builder, x: Node, start: Any, stop: Any, step: Any) -> Node | None:
-    """A slice that takes exactly one branch out of a concatenation is that branch."""
+    """A slice that takes exactly one branch of a concatenation is that branch."""
     if x.op != "concat" or set(step) != {1}:
         return None
     axis, at = x.attrs["axis"], 0
@@ -132,11 +132,11 @@ _WIDER_DTYPES = {
     "float16": ("float32", "float64"),
     "float32": ("float64",),
 }
-"""Types that hold every number of a type."""
+"""The types that represent every number of a type exactly."""
 
 
 def _simplify_cast(b: Builder, x: Node, dtype: str) -> Node | None:
-    """A cast to the own type, and the way there and back through a wider one."""
+    """Removes a cast to the same type, and a round trip through a wider one."""
     if x.type.dtype == dtype:
         return x
     inner = b.nodes[x.args[0]] if x.op == "cast" else None
@@ -163,7 +163,7 @@ def _simplify_dropout(
 
 
 def _simplify_reduce(b: Builder, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node | None:
-    """A sum or maximum over axes of one element only drops them."""
+    """A sum or maximum over axes of size one only drops them."""
     if any(x.type.shape[a] != 1 for a in axes):
         return None
     shape = x.type.shape

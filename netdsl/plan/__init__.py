@@ -1,1 +1,1 @@
-"""Graph to plan: kernels as sets of nodes, their order, and where every value lies in memory."""
+"""Graph to plan: kernels as sets of nodes, their order, and the memory location of every value."""

@@ -1,4 +1,5 @@
-"""Offsets: an arena for storage of known sizes and lifetimes, as small as is easily found."""
+"""Arena allocation: offsets for storage of known sizes and lifetimes, in as small an arena as is
+easily found."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from netdsl.types import Array
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """`size` bytes that are in use from the kernel `birth` to the kernel `death`, both included."""
+    """`size` bytes in use from kernel `birth` to kernel `death`, both inclusive."""
 
     name: str
     size: int
@@ -21,7 +22,7 @@ class Allocation:
 
 
 def compute_peak_bytes(allocations: Sequence[Allocation]) -> int:
-    """The most bytes that are in use at one time: no arena is smaller."""
+    """Returns the most bytes in use at one time: a lower bound on the arena's size."""
     if not allocations:
         return 0
     change = np.zeros(max(p.death for p in allocations) + 2, dtype=np.int64)
@@ -34,9 +35,11 @@ def compute_peak_bytes(allocations: Sequence[Allocation]) -> int:
 def pack_allocations(
     allocations: Sequence[Allocation], alignment: int
 ) -> tuple[dict[str, int], int]:
-    """The first byte of each part, multiples of `alignment`, and the size of the arena.
+    """Returns the byte offset of each allocation, a multiple of `alignment`, and the size of the
+    arena.
 
-    Greedy in three orders (Pisarchyk & Lee 2020 have the first), of which the smallest is taken.
+    Packs greedily in three orders (the first is from Pisarchyk & Lee 2020) and returns the smallest
+    result.
     """
     orders: tuple[Callable[[Allocation], tuple[int, ...]], ...] = (
         lambda p: (-p.size, p.birth),
@@ -48,7 +51,8 @@ def pack_allocations(
 
 
 def _pack_in_order(allocations: Sequence[Allocation], alignment: int) -> tuple[dict[str, int], int]:
-    """Each part in turn into the smallest gap that takes it, at all times that it lives."""
+    """Puts each allocation in turn into the smallest gap that is free throughout its lifetime and
+    large enough."""
     n = len(allocations)
     first, last, birth, death = (np.zeros(n, dtype=np.int64) for _ in range(4))
     offsets: dict[str, int] = {}
@@ -62,7 +66,8 @@ def _pack_in_order(allocations: Sequence[Allocation], alignment: int) -> tuple[d
 
 
 def _find_gap(first: Array, last: Array, size: int) -> int:
-    """Where the smallest gap of at least `size` begins; behind everything where there is none."""
+    """Returns the start of the smallest gap of at least `size`, or the end of all allocations if
+    there is none."""
     if not len(first):
         return 0
     order = first.argsort(kind="stable")

@@ -1,4 +1,4 @@
-"""How values reach their readers: through which views, and element by element or not."""
+"""How values reach their readers: through which views, and whether elementwise."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from netdsl.types import Graph, Node
 class Edge:
     """One operand of a node. `base` is the value in memory that `arg` is a view of (or is itself).
 
-    `is_pointwise`: the node reads it element by element, whatever its last bits are, so both may be
-    computed in one launch; `is_one_to_one`: besides, one element of it for each element of the
-    node's domain, in the same order."""
+    `is_pointwise`: the node reads it elementwise and does not depend on its exact bits, so both may
+    be computed in one launch. `is_one_to_one`: in addition, it has one element for each element of
+    the node's domain, in the same order.
+    """
 
     arg: str
     base: str
@@ -25,17 +26,17 @@ class Edge:
 
 
 class DataflowGraph:
-    """The edges of a graph between values that are computed, views left out."""
+    """The edges of a graph between computed values, with views resolved."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         needed = graph.live_names
-        # a dict, as planning looks up every node dozens of times
+        # a dict, since planning looks up every node dozens of times
         self.nodes = {name: n for name, n in graph.nodes.items() if name in needed}
         self.position = {name: i for i, name in enumerate(self.nodes)}
         self.base: dict[str, str] = {}
         self.copied_views: set[str] = set()
-        """Views that no strides can express: they are computed, by copying."""
+        """Views that strides cannot express; these are computed by copying."""
         self._is_order_preserving: dict[str, bool] = {}
         self._resolve_views()
         self.edges = {n.name: tuple(self._make_edges(n)) for n in self.find_computed_nodes()}
@@ -46,7 +47,7 @@ class DataflowGraph:
         self.roots = {self.base[name] for name in graph.roots}
 
     def find_computed_nodes(self) -> Iterator[Node]:
-        """The nodes that something has to be done for."""
+        """Yields the nodes that need computation."""
         for n in self.nodes.values():
             if OPS[n.op].kind != "leaf" and self.base[n.name] == n.name:
                 yield n
@@ -92,17 +93,17 @@ class DataflowGraph:
             yield Edge(arg, base, pointwise, full)
 
     def domain_size(self, name: str) -> int:
-        """How many elements a node runs over."""
+        """Returns the number of elements that a node iterates over."""
         node = self.nodes[name]
         if OPS[node.op].kind == "reduce":
-            return self.nodes[node.args[0]].type.size  # moments may be larger than what they are of
+            return self.nodes[node.args[0]].type.size  # moments may be larger than their operand
         return node.type.size
 
     def op_kind(self, name: str) -> str:
         return "copy" if name in self.copied_views else OPS[self.nodes[name].op].kind
 
     def find_views(self, arg: str) -> Iterator[str]:
-        """The views between an operand and its base, the outermost first."""
+        """Yields the views between an operand and its base, outermost first."""
         while self.base[arg] != arg:
             yield arg
             arg = self.nodes[arg].args[0]
@@ -111,14 +112,15 @@ class DataflowGraph:
         return self.nodes[base].type.nbytes
 
     def reduction_key(self, name: str) -> tuple[object, ...] | None:
-        """What a reduction runs over and along; reductions alike in it share a launch."""
+        """Returns the shape and axes of a reduction; reductions with equal keys can share a
+        launch."""
         node = self.nodes[name]
         if self.op_kind(name) != "reduce":
             return None
         return (self.nodes[node.args[0]].type.shape, node.attrs.get("axes"))
 
     def is_channel_reduction(self, name: str) -> bool:
-        """Whether a reduction keeps the last axis and no other."""
+        """Returns whether a reduction keeps only the last axis."""
         key = self.reduction_key(name)
         if key is None:
             return False

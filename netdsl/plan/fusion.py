@@ -1,4 +1,4 @@
-"""Fusion: what one launch of a backend can compute beside a single node, as a value."""
+"""Fusion options: what one launch of a backend can compute besides a single node."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from netdsl.types import Node
 class FusionOptions:
     """What a backend offers to the partitioner and the memory plan.
 
-    `can_fuse_maps`: elementwise nodes in one launch with each other and with reductions over one
-    domain. `epilogue_ops`: elementwise operators that each product applies to a tile before writing
-    it, reading at most `max_epilogue_operands` other tensors of the tile's size;
-    `epilogue_reductions`: reductions over all axes but the last that it takes of its tiles on the
-    way, with `cast` also of what they are cast to; `in_place_products`: products that may write a
-    tile over another one that they read for it; `min_epilogue_bytes`: bytes of the result from
-    which a product has an epilogue. `can_batch_updates`: updates that nothing waits for in one
-    launch; `max_early_bytes`: so are maps that read nothing of the step and move at most so many
-    bytes; `can_batch_totals`: so are sums of whole tensors that do not wait for each other, as of
-    all gradients. `has_halo`: convolutions read images with zeros around them that their producer
-    has written. `channel_multiple`: convolutions read images whose channels are padded to a
-    multiple of this. `alignment`: bytes that every allocation begins at a multiple of, and every
-    branch of a `concat` that is written in place."""
+    `can_fuse_maps`: fuse elementwise nodes with each other and with reductions over the same
+    domain. `epilogue_ops`: elementwise operators that each product can apply to a tile before
+    writing it, reading at most `max_epilogue_operands` other tensors of the tile's size.
+    `epilogue_reductions`: reductions over all axes but the last that a product can accumulate from
+    its tiles; with `cast`, also of the tiles after a cast. `in_place_products`: products that may
+    overwrite a tile that their epilogue reads. `min_epilogue_bytes`: smallest result, in bytes, for
+    which a product has an epilogue.
+
+    `can_batch_updates`: run updates that nothing waits for in one launch. `max_early_bytes`: batch
+    maps that read nothing computed in the step and move at most this many bytes.
+    `can_batch_totals`: batch sums of whole tensors that do not depend on each other, such as those
+    of all gradients.
+
+    `has_halo`: convolutions read images surrounded by zeros that the producer has written.
+    `channel_multiple`: convolutions read images whose channels are padded to a multiple of this.
+    `alignment`: every allocation starts at a multiple of this many bytes. `concat_alignment`: so
+    does every branch of a `concat` that is written in place.
+    """
 
     can_fuse_maps: bool = False
     epilogue_ops: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -42,13 +47,13 @@ class FusionOptions:
     concat_alignment: int = 4
 
     def find_epilogue_ops(self, product: Node) -> frozenset[str]:
-        """The operators that a product applies to its tiles."""
+        """Returns the operators that a product can apply to its tiles."""
         is_small = product.type.nbytes < self.min_epilogue_bytes.get(product.op, 0)
         return frozenset() if is_small else self.epilogue_ops.get(product.op, frozenset())
 
 
 NO_FUSION = FusionOptions()
-"""Every node is a launch of its own."""
+"""Every node is a separate launch."""
 
 _PRODUCTS = ("conv2d", "conv2d_dgrad", "conv2d_wgrad", "matmul")
 _ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "clamp", "sigmoid", "tanh")
@@ -63,15 +68,15 @@ FULL_FUSION = FusionOptions(
     can_batch_updates=True,
     has_halo=True,
 )
-"""What both engines are to offer: a product with bias, activation, residual and mask, and the
-channel sums of what it writes; any set of elementwise nodes and reductions over one domain."""
+"""What both engines should offer: a product with bias, activation, residual and mask, and the
+channel sums of its result; any set of elementwise nodes and reductions over one domain."""
 
 
 def is_cheap(op: str) -> bool:
-    """Whether computing a value again costs less than reading it from memory."""
+    """Returns whether recomputing a value costs less than reading it from memory."""
     return OPS[op].flops_per_element < 4
 
 
 def is_repeatable(op: str) -> bool:
-    """Whether a small value may be computed again for every element that it is stretched to."""
+    """Returns whether a small value may be recomputed for every element that it is broadcast to."""
     return OPS[op].flops_per_element <= 2

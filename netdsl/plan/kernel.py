@@ -13,12 +13,12 @@ KernelKind = Literal["map", "anchor", "opaque", "copy"]
 
 @dataclass(frozen=True)
 class Kernel:
-    """`map` runs over a domain element by element (with reductions of it), `anchor` is a product
-    with what happens to its tiles, `opaque` one node of its own, `copy` moves a value.
+    """`map` iterates over a domain elementwise (with reductions over it), `anchor` is a product
+    with the epilogue on its tiles, `opaque` is a single node, `copy` moves a value.
 
-    `nodes` stand in order, those that another kernel computes too among them; `inputs` are what
-    they read from memory, each under the name of the view that is read, `outputs` what is written.
-    A launch over several domains has a kernel for each in `parts`.
+    `nodes` are in graph order and may include nodes that other kernels also compute. `inputs` are
+    the values that they read from memory, each under the name of the view that is read; `outputs`
+    are the values written. A launch over several domains has a kernel for each in `parts`.
     """
 
     name: str
@@ -32,7 +32,8 @@ class Kernel:
 def extract_part(
     graph: Graph, kernel: Kernel, outputs: Sequence[str], stored: Collection[str]
 ) -> Kernel:
-    """The map that computes some outputs of a kernel; what is `stored` it reads from memory."""
+    """Returns the map that computes some outputs of a kernel and reads the `stored` values from
+    memory."""
     worklist, nodes, inputs = list(outputs), set[str](), set[str]()
     while worklist:
         name = worklist.pop()

@@ -1,4 +1,4 @@
-"""What a kernel computes and reads, given which values lie in memory."""
+"""Kernel bodies: what a kernel computes and reads, given which values are in memory."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from netdsl.plan.dataflow import DataflowGraph, Edge
 from netdsl.plan.fusion import FusionOptions, is_repeatable
 
 _MAX_READS = 8
-"""A value made from more tensors of its size than this is stored, so that kernels stay small."""
+"""A value computed from more tensors of its size than this is stored, so that kernels stay
+small."""
 
 
 @dataclass
 class KernelBody:
-    """Nodes that a kernel computes (views among them), and the operands that it reads, by name."""
+    """The nodes that a kernel computes (including views), and the operands that it reads, by
+    name."""
 
     nodes: set[str]
     reads: dict[str, Edge]
@@ -25,8 +27,8 @@ class KernelBody:
 
 
 class KernelBodies:
-    """Bodies of kernels under a choice of what is `stored`; of that, `required` cannot be
-    otherwise."""
+    """Kernel bodies for a choice of `stored` values; the `required` ones among them must be
+    stored."""
 
     def __init__(self, flow: DataflowGraph, fusion: FusionOptions) -> None:
         self.flow = flow
@@ -40,8 +42,8 @@ class KernelBodies:
     def build(
         self, sinks: Iterable[str], own: Iterable[str] = (), inline: Iterable[str] = ()
     ) -> KernelBody:
-        """All that a kernel computes and reads for these sinks; `own` are stored values that it
-        computes besides, `inline` are taken as not stored."""
+        """Returns everything that a kernel computes and reads for these sinks. `own` are stored
+        values that it also computes, `inline` are treated as not stored."""
         worklist = list(sinks)
         own, known = {*worklist, *own}, set(inline)
         found = KernelBody(set(), {})
@@ -60,7 +62,7 @@ class KernelBodies:
         return found
 
     def _find_broadcast_sinks(self) -> set[str]:
-        """The stored values for which a smaller one is computed on the way."""
+        """Returns the stored values whose computation includes a smaller inlined value."""
         nodes = self.flow.nodes
         small = {
             e.base
@@ -71,8 +73,8 @@ class KernelBodies:
         return {s for name in small for s in self.find_stored_readers(name)}
 
     def _find_epilogue_reads(self, sink: str, fusion: FusionOptions) -> Iterator[str]:
-        """What a product that computes the sink from its tiles would compute again for each of
-        their elements: values for each channel, which it reads instead."""
+        """Yields what a product that computes the sink from its tiles would recompute for each of
+        their elements: per-channel values, which it reads from memory instead."""
         nodes, body, domain = self.flow.nodes, self.build([sink]), self.flow.domain_size(sink)
         full_size = [n for n in body.nodes if n in self.flow.edges and nodes[n].type.size == domain]
         ops = {nodes[n].op for n in full_size}
@@ -85,7 +87,7 @@ class KernelBodies:
         return base in self.flow.edges and base not in self.stored
 
     def find_stored_readers(self, name: str) -> set[str]:
-        """The stored values that are computed from a value without another one between."""
+        """Returns the stored values computed from a value with no other stored value in between."""
         found: set[str] = set()
         seen = set()
         worklist = [name]
@@ -100,8 +102,8 @@ class KernelBodies:
 
 
 def _find_required_values(flow: DataflowGraph) -> Iterator[str]:
-    """Results of products, reductions and opaque operators, what those read, what is given out, and
-    what would be computed over and over for a larger domain."""
+    """Yields the results of products, reductions and opaque operators, what those read, the roots,
+    and what would be recomputed many times for a larger domain."""
     widest_domains: dict[str, int] = {}
     for name in reversed(list(flow.edges)):
         size, widest = flow.nodes[name].type.size, widest_domains.get(name, 0)
@@ -120,7 +122,7 @@ def _find_required_values(flow: DataflowGraph) -> Iterator[str]:
 
 
 def _find_values_worth_storing(flow: DataflowGraph, required: set[str]) -> Iterator[str]:
-    """A first guess: values with several readers that are made from many tensors."""
+    """Yields a first guess: values with several readers that are computed from many tensors."""
     sources: dict[str, set[str]] = {}
     for name, edges in flow.edges.items():
         size = flow.nodes[name].type.size

@@ -1,4 +1,4 @@
-"""The graph of kernels: which one needs what another writes."""
+"""The dependency graph of kernels: which kernel reads what another one writes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from netdsl.plan.kernel import Kernel
 
 
 def build_kernel_dag(flow: DataflowGraph, kernels: Sequence[Kernel]) -> nx.DiGraph:
-    """The quotient of the IR by kernels: a node for each, its number, with the `kernel`, and an
-    edge to all that read what it writes. It is made of what kernels write and read, as one node of
-    the IR may be computed in several of them. A concatenation that lies where its branches are
-    written comes from the kernels that write these.
-    """
+    """Returns the quotient of the IR by kernels: a node per kernel, its number, with the `kernel`,
+    and an edge to each kernel that reads what it writes. It is built from what kernels write and
+    read, since several of them may compute one node of the IR. A concatenation whose branches are
+    written in place is produced by the kernels that write these."""
     dag = nx.DiGraph()
     dag.add_nodes_from((i, {"kernel": k}) for i, k in enumerate(kernels))
-    # a copy to a state at the end of a step is not what reads the state in it
+    # readers of a state in a step do not depend on the copy to it at the end of the step
     writer = {o: i for i, k in enumerate(kernels) if k.nodes for o in k.outputs}
     writers: dict[str, set[int]] = {}
     for name, node in flow.nodes.items():

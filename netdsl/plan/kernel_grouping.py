@@ -1,7 +1,7 @@
-"""Grouping: which stored values one kernel computes.
+"""Grouping: which stored values share a kernel.
 
-Kernels have a depth, one more than that of every kernel that they read from, and only what is
-equally deep is joined: so there is never a cycle.
+A kernel's depth is one more than that of every kernel that it reads from. Only kernels of equal
+depth are merged, so there is never a cycle.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from netdsl.plan.kernel_body import KernelBodies, KernelBody
 
 @dataclass(eq=False)
 class KernelGroup:
-    """A kernel in the making: the stored values (`sinks`) that it computes. `epilogue_operands` are
-    tensors of its tile's size that an epilogue reads, `reads` all that a map reads."""
+    """A kernel under construction: the stored values (`sinks`) that it computes.
+    `epilogue_operands` are the tensors of its tile's size that an epilogue reads, `reads`
+    everything that a map reads."""
 
     depth: int
     region: str
@@ -29,7 +30,7 @@ class KernelGroup:
 
 
 class KernelGrouping:
-    """The groups of all stored values, made in the order of the graph."""
+    """The groups of all stored values, formed in graph order."""
 
     def __init__(self, bodies: KernelBodies, fusion: FusionOptions) -> None:
         self.flow = bodies.flow
@@ -43,8 +44,8 @@ class KernelGrouping:
                 self._assign_group(name)
 
     def _assign_group(self, sink: str) -> None:
-        """Gives a stored value its kernel: one that computes what it reads, one beside it that
-        reads the same, or its own."""
+        """Assigns a stored value to a kernel: one that computes what it reads, a sibling that reads
+        the same, or a new one."""
         body = self.bodies.build([sink])
         fusable = self._find_fusable_reads(sink, body)
         depth = max((self._find_depth(b) + (b not in fusable) for b in body.bases), default=0)
@@ -64,8 +65,8 @@ class KernelGrouping:
         return group.depth if group else 0
 
     def _find_fusable_reads(self, sink: str, body: KernelBody) -> set[str]:
-        """What a sink reads that the same launch could compute: element by element everywhere, in
-        a kernel that takes more."""
+        """Returns the values that a sink reads elementwise everywhere, from kernels that can take
+        more nodes, so that the same launch could compute them."""
         if self.flow.op_kind(sink) not in ("elementwise", "reduce"):
             return set()
         is_one_to_one: dict[str, bool] = {}
@@ -87,7 +88,7 @@ class KernelGrouping:
     def _find_host(
         self, hosts: list[KernelGroup], sink: str, body: KernelBody
     ) -> KernelGroup | None:
-        """The kernel that the sink joins; several maps become one."""
+        """Returns the kernel that the sink joins; merges several maps into one."""
         if not hosts or not all(self._can_join(g, sink, body) for g in hosts):
             return None
         if len(hosts) == 1:
@@ -116,7 +117,7 @@ class KernelGrouping:
         return self._can_fuse_epilogue(group, sink, body)
 
     def _can_fuse_epilogue(self, group: KernelGroup, sink: str, body: KernelBody) -> bool:
-        """Whether a product can compute the sink from its tiles before it writes them."""
+        """Returns whether a product can compute the sink from its tiles before it writes them."""
         flow, domain = self.flow, self.flow.domain_size(sink)
         epilogue_operands = self._find_epilogue_operands(group, domain, body)
         if len(epilogue_operands) > self.fusion.max_epilogue_operands:
@@ -130,13 +131,13 @@ class KernelGrouping:
     def _find_epilogue_operands(
         self, group: KernelGroup, domain: int, body: KernelBody
     ) -> set[str]:
-        """The tensors of the tile's size that an epilogue reads besides its tile."""
+        """Returns the tensors of the tile's size that an epilogue reads besides its tile."""
         full_size = {b for b in body.bases if self.flow.nodes[b].type.size >= domain}
         return (full_size - set(group.sinks)) | group.epilogue_operands
 
     def _can_fuse_sum(self, group: KernelGroup, sink: str) -> bool:
-        """Whether a product takes this sum on the way: not where another pass over its result
-        reads the same and need not wait for the sum."""
+        """Returns whether a product accumulates this sum in its epilogue. It does not if another
+        pass over its result reads the same value and need not wait for the sum."""
         flow = self.flow
         value, reader = flow.edges[sink][0].base, sink
         if "cast" in self.fusion.epilogue_reductions and self._is_only_summed(value, sink):
@@ -156,8 +157,8 @@ class KernelGrouping:
     def _find_delayed_product(
         self, fusable: set[str], sink: str, body: KernelBody, depth: int
     ) -> tuple[KernelGroup | None, int]:
-        """A product that only the sink reads may wait until all else that the sink reads is there.
-        Returns it with the new depth, or None with the old one."""
+        """Delays a product that only the sink reads until everything else that the sink reads is
+        available. Returns it with the new depth, or None with the old one."""
         for base in sorted(fusable, key=lambda b: self.flow.position[b], reverse=True):
             group = self.group_by_sink[base]
             is_bare_product = (
@@ -172,7 +173,7 @@ class KernelGrouping:
         return None, depth
 
     def _find_sibling(self, sink: str, body: KernelBody, depth: int) -> KernelGroup | None:
-        """A map over the same domain, equally deep, that reads one of the same tensors."""
+        """Returns a map of the same domain and depth that reads one of the same tensors."""
         domain, region = self.flow.domain_size(sink), self.flow.nodes[sink].region
         full_size = {b for b in body.bases if self.flow.nodes[b].type.size >= domain}
         found = [

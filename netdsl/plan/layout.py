@@ -1,4 +1,4 @@
-"""Layouts: shape, strides and offset of a value, and what a view makes of them."""
+"""Layouts: shape, strides and offset of a value, and the layouts of its views."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IntTuple = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the elements of a value lie, counted in elements from the start of its buffer."""
+    """The locations of a value's elements, counted in elements from the start of its buffer."""
 
     shape: IntTuple
     strides: IntTuple
@@ -21,7 +21,7 @@ class Layout:
 
 
 def make_contiguous(shape: Sequence[int]) -> Layout:
-    """Row-major, without gaps."""
+    """Returns the row-major layout without gaps."""
     return Layout(tuple(shape), row_major_strides(shape))
 
 
@@ -35,7 +35,7 @@ def row_major_strides(extents: Sequence[int]) -> IntTuple:
 
 
 def compute_view_layout(layout: Layout, view: Node) -> Layout | None:
-    """The layout of a view of a value; None where the values must be copied first."""
+    """Returns the layout of a view of a value, or None if the elements must be copied first."""
     a = view.attrs
     if view.op == "reshape":
         return _reshape_layout(layout, tuple(a["shape"]))
@@ -55,8 +55,9 @@ def compute_view_layout(layout: Layout, view: Node) -> Layout | None:
 
 
 def _reshape_layout(layout: Layout, shape: IntTuple) -> Layout | None:
-    """The same elements in row-major order under another shape, where strides can say so: groups of
-    axes of equal size on both sides, of which the old ones must follow each other without gaps."""
+    """Returns the layout of the same elements in row-major order under another shape, or None if
+    strides cannot express it. Matches groups of axes of equal size on both sides; the old axes of a
+    group must be contiguous with each other."""
     old = [(s, t) for s, t in zip(layout.shape, layout.strides, strict=True) if s != 1]
     strides: list[int] = []
     at = 0

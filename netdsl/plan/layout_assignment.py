@@ -1,8 +1,9 @@
-"""Arrangement: which values share storage, and the layout of each within it.
+"""Layout assignment: which values share storage, and the layout of each within it.
 
-A branch of a `concat` is written where the concatenation lies; a result takes the storage of an
-operand that dies with it; an updated state is written over where it may be; images that
-convolutions read carry their zeros around them. What no strides can express stays apart.
+A branch of a `concat` is written directly into the concatenation; a result takes over the storage
+of an operand that dies with it; an updated state is overwritten in place where this is safe; images
+that convolutions read include their zero padding. What strides cannot express gets separate
+storage.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from netdsl.types import Node
 
 @dataclass
 class LayoutAssignment:
-    """`layouts`: of every stored value and every view, within the storage that `storage_owners`
-    names for its base, `enclosing_concats` the concatenation that a branch lies in."""
+    """`layouts` holds the layout of every stored value and every view, within the storage that
+    `storage_owners` names for its base; `enclosing_concats` names the concatenation that a branch
+    is part of."""
 
     layouts: dict[str, Layout] = field(default_factory=dict)
     paddings: dict[str, ImagePadding] = field(default_factory=dict)
@@ -34,7 +36,8 @@ class LayoutAssignment:
 def assign_layouts(
     flow: DataflowGraph, kernels: Sequence[Kernel], fusion: FusionOptions
 ) -> LayoutAssignment:
-    """Layouts of all that the kernels read and write, before anything has an address."""
+    """Returns the layouts of everything that the kernels read and write, before addresses are
+    assigned."""
     stored_names = {o for k in kernels for o in k.outputs}
     return _LayoutAssigner(flow, stored_names, fusion).run()
 
@@ -69,7 +72,7 @@ class _LayoutAssigner:
     def _assign_own_storage(
         self, assignment: LayoutAssignment, name: str, padding: ImagePadding | None
     ) -> None:
-        """A value with storage of its own; without zeros around it where a view forbids them."""
+        """Gives a value storage of its own, without zero padding if a view rules it out."""
         tensor_type = self.flow.nodes[name].type
         layout = (
             padding.make_layout(tensor_type.shape)
@@ -87,7 +90,7 @@ class _LayoutAssigner:
         assignment.layouts |= {name: layout, **views}
 
     def _find_view_layouts(self, name: str, layout: Layout) -> dict[str, Layout] | None:
-        """The layouts of all views of a value; None where one of them cannot be."""
+        """Returns the layouts of all views of a value, or None if one of them is impossible."""
         layouts = {name: layout}
         for view in self.views.get(name, ()):
             inner = compute_view_layout(layouts[view.args[0]], view)
@@ -97,7 +100,7 @@ class _LayoutAssigner:
         return layouts
 
     def _place_branches(self, assignment: LayoutAssignment, concat: Node) -> None:
-        """Puts branches of a concatenation into its storage."""
+        """Places branches of a concatenation into its storage."""
         layout, axis = assignment.layouts[concat.name], concat.attrs["axis"]
         size = self.flow.nodes[concat.name].type.nbytes // max(concat.type.size, 1)
         axis_offset = 0
@@ -128,7 +131,7 @@ class _LayoutAssigner:
     # zeros around images
 
     def _find_paddings(self) -> dict[str, ImagePadding]:
-        """The halo and channels that readers would like a value to have."""
+        """Returns the halo and channel count that a value's readers prefer."""
         halos: dict[str, Pads] = {}
         channels: dict[str, int] = {}
         for name in self.flow.edges:
@@ -165,13 +168,13 @@ class _LayoutAssigner:
 
 
 def _find_image_operand(node: Node) -> int | None:
-    """Which operand of a convolution is read through windows."""
+    """Returns the index of the operand that a convolution reads through windows."""
     return {"conv2d": 0, "conv2d_dgrad": 0, "conv2d_wgrad": 1}.get(node.op)
 
 
 def _compute_halo(flow: DataflowGraph, node: Node) -> Pads:
-    """How many pixels beyond its image a convolution reads. Its gradient for the image reads the
-    result's gradient through the turned kernel; over strides it does so without zeros around."""
+    """Returns how many pixels beyond its image a convolution reads. Its gradient for the image
+    reads the result's gradient through the flipped kernel; with a stride, it needs no halo."""
     pads: Pads = node.attrs["pad"]
     if node.op != "conv2d_dgrad":
         return pads
@@ -185,7 +188,7 @@ def _compute_halo(flow: DataflowGraph, node: Node) -> Pads:
 
 
 def _merge_halos(a: Pads, b: Pads) -> Pads:
-    """The larger halo on each side."""
+    """Returns the larger halo on each side."""
     (at, ab), (al, ar) = a
     (bt, bb), (bl, br) = b
     return (max(at, bt), max(ab, bb)), (max(al, bl), max(ar, br))

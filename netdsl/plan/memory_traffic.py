@@ -1,4 +1,4 @@
-"""Traffic: the bytes that kernels move to and from memory, by what they do."""
+"""Memory traffic: the bytes that kernels move to and from memory, by kind of kernel."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from netdsl.types import Graph
 
 
 def count_moved_bytes(graph: Graph, kernel: Kernel) -> int:
-    """Bytes that one launch reads and writes; what is read under several views counts once, and a
-    concatenation writes only what it copies."""
+    """Returns the bytes that one launch reads and writes. A value read through several views counts
+    once, and a concatenation writes only what it copies."""
     parts: dict[str, int] = {}
     for name in kernel.inputs:
         part, size = _find_read_region(graph, name)
@@ -22,7 +22,7 @@ def count_moved_bytes(graph: Graph, kernel: Kernel) -> int:
 
 
 def _find_read_region(graph: Graph, name: str) -> tuple[str, int]:
-    """The value, or the slice of one, that an operand shows, and its bytes."""
+    """Returns the value, or the slice of one, that an operand views, and its bytes."""
     node = graph[name]
     size, part = node.type.nbytes, None
     while OPS[node.op].kind == "view":
@@ -34,7 +34,7 @@ def _find_read_region(graph: Graph, name: str) -> tuple[str, int]:
 
 
 def find_kernel_label(graph: Graph, kernel: Kernel) -> str:
-    """What a kernel does, in a word: its product or opaque operator, else map or reduce."""
+    """Returns a one-word label: the kernel's product or opaque operator, else map or reduce."""
     if kernel.parts:
         return kernel.name
     if kernel.kind == "anchor":
@@ -45,7 +45,7 @@ def find_kernel_label(graph: Graph, kernel: Kernel) -> str:
 
 
 def sum_by_kernel_label(graph: Graph, kernels: Iterable[Kernel]) -> dict[str, tuple[int, int]]:
-    """Launches and bytes of each kind of kernel, the most bytes first."""
+    """Returns launches and bytes per kind of kernel, most bytes first."""
     table: dict[str, tuple[int, int]] = {}
     for k in kernels:
         count, total = table.get(find_kernel_label(graph, k), (0, 0))

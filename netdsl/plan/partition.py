@@ -1,7 +1,7 @@
-"""The partitioner: which nodes one launch computes, decided by the bytes that it saves.
+"""The partitioner: decides which nodes one launch computes, by the bytes that this saves.
 
-Some values must lie in memory: results of products, reductions and opaque operators, what those
-read, and what a step gives out. Every other value is computed where it is needed, again in each
+Some values must be in memory: results of products, reductions and opaque operators, what those
+read, and the outputs of a step. Every other value is computed where it is needed, again in each
 kernel, unless storing it moves fewer bytes.
 """
 
@@ -21,9 +21,9 @@ _MAX_ROUNDS = 3
 
 
 def partition_kernels(flow: DataflowGraph, fusion: FusionOptions) -> tuple[Kernel, ...]:
-    """The kernels of the graph that flows so, in the order of its nodes.
+    """Returns the kernels of the graph, in graph order.
 
-    Every value that an output, an update or another kernel needs is written by exactly one.
+    Every value that an output, an update or another kernel needs is written by exactly one kernel.
     """
     if not fusion.can_fuse_maps:
         return tuple(_make_single_node_kernel(flow, name) for name in flow.edges)
@@ -56,7 +56,7 @@ class _Partitioner:
         return tuple(self._finish_kernels())
 
     def _improve(self) -> bool:
-        """Stores or stops storing values one by one where that moves fewer bytes."""
+        """Stores or inlines values one by one wherever that moves fewer bytes."""
         users: dict[str, list[KernelGroup]] = {}
         for g in self.grouping.groups:
             for name in self._build_final_body(g.sinks, g).nodes:
@@ -104,8 +104,8 @@ class _Partitioner:
         return sum(self.flow.nbytes(b) for b in self._build_final_body(sinks, group).bases)
 
     def _build_final_body(self, sinks: list[str], group: KernelGroup) -> KernelBody:
-        """What a kernel computes and reads in the end: stored values are computed again where it
-        reads all that they are made of."""
+        """Returns what a kernel finally computes and reads: it recomputes a stored value if it
+        already reads everything that the value is computed from."""
         flow = self.flow
         body = self.bodies.build(sinks, group.sinks)
         if group.kind != "map" or not sinks:
@@ -133,7 +133,7 @@ class _Partitioner:
     # kernels
 
     def _finish_kernels(self) -> list[Kernel]:
-        """The groups as kernels, without what turned out not to be needed."""
+        """Turns the groups into kernels, without values that turned out to be unneeded."""
         needed = set(self.flow.roots)
         found: list[Kernel] = []
         for g in sorted(self.grouping.groups, key=lambda g: g.depth, reverse=True):
@@ -164,7 +164,7 @@ class _Partitioner:
         )
 
     def _is_early(self, kernel: Kernel) -> bool:
-        """Whether a map is small and reads nothing of the step, as what casts a weight does."""
+        """Returns whether a map is small and reads only leaves, such as one that casts a weight."""
         flow = self.flow
         if kernel.kind != "map" or any(flow.op_kind(n) == "reduce" for n in kernel.nodes):
             return False
@@ -179,7 +179,7 @@ class _Partitioner:
         )
 
     def _find_totals(self, kernels: list[Kernel]) -> list[Kernel]:
-        """The maps that only add up whole tensors, and that no other of these waits for."""
+        """Returns the maps that only sum whole tensors and that no other of them depends on."""
         flow = self.flow
         totals = {
             i
@@ -194,7 +194,7 @@ class _Partitioner:
         return [kernels[i] for i in sorted(totals - waited_for)]
 
     def _find_late_updates(self, kernels: list[Kernel]) -> list[Kernel]:
-        """The updates that nothing else waits for."""
+        """Returns the updates that nothing else depends on."""
         flow = self.flow
         read = {flow.base[i] for k in kernels for i in k.inputs}
         output_bases = {flow.base[v] for v in flow.graph.outputs.values()}
@@ -203,8 +203,8 @@ class _Partitioner:
         return [k for k in last if not any(flow.op_kind(n) == "reduce" for n in k.nodes)]
 
     def _batch_kernels(self, name: str, parts: list[Kernel], kernels: list[Kernel]) -> list[Kernel]:
-        """Kernels, of which some become one launch over many small domains; it stands where the
-        first of these stood."""
+        """Replaces `parts` by one launch over many small domains, at the position of the first of
+        them."""
         if len(parts) < 2:
             return kernels
         batched_names = {k.name for k in parts}

@@ -1,4 +1,4 @@
-"""Placement: where in which buffer a value lies."""
+"""Placement: the buffer and the location in it of a value."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ NO_HALO: Pads = ((0, 0), (0, 0))
 
 @dataclass(frozen=True, slots=True)
 class ImagePadding:
-    """What is allocated for an image around and behind its values: `halo` pixels of zeros at top,
-    bottom, left and right, and as many channels."""
+    """What is allocated around and after an image's values: `halo` pixels of zeros at top, bottom,
+    left and right, and `channels` channels in total."""
 
     halo: Pads
     channels: int
@@ -34,8 +34,8 @@ class ImagePadding:
 @dataclass(frozen=True, slots=True)
 class Placement:
     """`layout` counts elements of `dtype` from the start of `buffer`: the arena, or the input,
-    state or constant of that name. A value with a `padding` owns the zeros around it: whoever
-    writes the value writes them too."""
+    state or constant of that name. A value with `padding` owns the zeros around it: whoever writes
+    the value writes them too."""
 
     buffer: str
     dtype: str
@@ -48,23 +48,23 @@ class Placement:
 
     @property
     def start(self) -> int:
-        """The first byte of the value itself."""
+        """The byte offset of the value itself."""
         return self.layout.offset * self.itemsize
 
     def byte_range(self) -> tuple[int, int]:
-        """The first byte of the value and its zeros, and the one behind their last."""
+        """Returns the first byte of the value and its zeros, and the one past the last."""
         layout = self.padded_layout()
         last = sum((s - 1) * t for s, t in zip(layout.shape, layout.strides, strict=True))
         first = layout.offset * self.itemsize
         return first, first + (last + 1) * self.itemsize
 
     def overlaps(self, other: Placement) -> bool:
-        """Whether the two have bytes in common, or lie between each other's."""
+        """Returns whether the byte ranges of two values in the same buffer intersect."""
         (first, last), (start, stop) = self.byte_range(), other.byte_range()
         return self.buffer == other.buffer and first < stop and start < last
 
     def padded_layout(self) -> Layout:
-        """The layout of the value with its zeros around it."""
+        """Returns the layout of the value including the zeros around it."""
         if self.padding is None:
             return self.layout
         shape = self.padding.padded_shape(self.layout.shape)

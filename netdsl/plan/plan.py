@@ -1,4 +1,4 @@
-"""The plan of a graph: kernels in their order, and where every value lies."""
+"""The plan of a graph: its kernels in order, and the memory location of every value."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from netdsl.types import ITEMSIZE, Graph
 
 @dataclass(frozen=True)
 class ConcatCopy:
-    """A branch of a concatenation that has to be copied to its place."""
+    """A branch of a concatenation that must be copied into it."""
 
     source: str
     target: Placement
@@ -37,10 +37,11 @@ class ConcatCopy:
 class Plan:
     """`placements` holds every value that a kernel reads or writes, views under their own names.
 
-    `arena_bytes` and `peak_bytes` are bytes: what is allocated, and the most that is in use at one
-    time in this order. `buffers` are the bytes of what lies outside: inputs, states and constants.
-    States that are `frozen_states` change only before a refresh: what is made of them alone is made
-    there."""
+    `arena_bytes` is the size of the arena, `peak_bytes` the most bytes in use at one time in this
+    order. `buffers` holds the sizes in bytes of what is outside the arena: inputs, states and
+    constants. `frozen_states` change only before a refresh; what depends only on them is computed
+    there.
+    """
 
     flow: DataflowGraph
     kernels: tuple[Kernel, ...]
@@ -56,11 +57,11 @@ class Plan:
 
     @cached_property
     def dag(self) -> nx.DiGraph:
-        """The kernels by their numbers, with edges to those that read what they write."""
+        """The kernels by number, with edges to those that read what they write."""
         return build_kernel_dag(self.flow, self.kernels)
 
     def find_concat_copies(self, concat: str) -> tuple[ConcatCopy, ...]:
-        """What joining tensors has to copy: the branches that lie elsewhere."""
+        """Returns what a concatenation must copy: the branches that are not written in place."""
         concat_node = self.graph[concat]
         placement, axis = self.placements[concat_node.name], concat_node.attrs["axis"]
         copies, at = [], placement.layout.offset
@@ -81,7 +82,7 @@ class Plan:
 
 @pause_garbage_collection()
 def make_plan(graph: Graph, fusion: FusionOptions) -> Plan:
-    """Partition, order and memory of a graph for a backend that offers `fusion`."""
+    """Partitions, schedules and places a graph for a backend that offers `fusion`."""
     flow = DataflowGraph(insert_copies(graph))
     kernels = partition_kernels(flow, fusion)
     in_place_updates = find_in_place_updates(flow, kernels)
@@ -101,7 +102,7 @@ def _is_concat(flow: DataflowGraph, kernel: Kernel) -> bool:
 def _drop_placed_branches(
     flow: DataflowGraph, kernel: Kernel, assignment: LayoutAssignment
 ) -> Kernel:
-    """A concatenation reads only the branches that do not lie in it already."""
+    """A concatenation reads only the branches that were not written in place."""
     if not _is_concat(flow, kernel):
         return kernel
     enclosing_concats = assignment.enclosing_concats

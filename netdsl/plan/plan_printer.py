@@ -1,4 +1,4 @@
-"""A plan and its kernels as text: what is launched when, and where its results lie."""
+"""A plan and its kernels as text: the order of launches, and the location of their results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from netdsl.types import dims
 
 
 def format_plan(plan: Plan) -> str:
-    """One line a launch: its kind, what it computes, and where each result is written."""
+    """Formats one line per launch: its kind, what it computes, and where each result is written."""
     lines = [
         f"plan {plan.graph.name}: {len(plan.kernels)} kernels, "
         f"arena {plan.arena_bytes:,} bytes, in use at most {plan.peak_bytes:,}"
@@ -41,7 +41,7 @@ def _format_padding(place: Placement) -> str:
 
 
 def format_kernels(plan: Plan) -> str:
-    """Each kernel as a small function: what it reads, its nodes, what it writes."""
+    """Formats each kernel as a small function: what it reads, its nodes, what it writes."""
     return "\n".join(_format_kernel(plan, k) for k in plan.kernels)
 
 

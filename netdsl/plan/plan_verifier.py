@@ -1,4 +1,5 @@
-"""The plan's verifier: what must hold before a plan is run, found out anew from the plan alone."""
+"""The plan verifier: checks the invariants of a plan before it runs, derived from the plan
+alone."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ from netdsl.types import Node
 
 @dataclass
 class _Lifetime:
-    """When a value of the arena is written first and read last, counted in kernels. `root` is the
-    outermost concatenation that it lies in, or itself."""
+    """When a value of the arena is first written and last read, counted in kernels. `root` is the
+    outermost concatenation that contains it, or the value itself."""
 
     name: str
     placement: Placement
@@ -32,13 +33,13 @@ class _Lifetime:
 
 @pause_garbage_collection()
 def verify_plan(plan: Plan) -> Plan:
-    """`plan` itself, when it is sound. Raises AssertionError that names the kernels at fault.
+    """Returns `plan` itself if it is valid. Raises AssertionError that names the kernels at fault.
 
-    Every value lies inside its buffer, every view where its base says, every branch that is not
-    copied in its place; every kernel says all that it reads and follows those that it reads from;
-    no two values that are needed at one time share a byte, but a branch and its concatenation;
-    every state is written once, with its update, after its last reader or by a kernel that reads
-    it element by element.
+    Every value is inside its buffer, every view where its base implies, every branch that is not
+    copied in place; every kernel declares everything that it reads and follows those that it reads
+    from; no two values that are needed at the same time share a byte, except a branch and its
+    concatenation; every state is written once, with its update, after its last reader or by a
+    kernel that reads it elementwise.
     """
     return _PlanVerifier(plan).run()
 
@@ -63,11 +64,11 @@ class _PlanVerifier:
         return self.plan
 
     def _find_in_place_branches(self, concat: Node) -> list[str]:
-        """The branches that are written where the concatenation lies."""
+        """Returns the branches that are written directly into the concatenation."""
         return [a for a in concat.args if a not in self.copied_branches[concat.name]]
 
     def _complete_concats(self) -> None:
-        """A concatenation is there with the last of its branches, copied or written in place."""
+        """A concatenation is complete with the last of its branches, copied or written in place."""
         for n in self.concats:
             parts = [
                 *self._find_in_place_branches(n),
@@ -104,7 +105,7 @@ class _PlanVerifier:
                     raise internal_error(f"nobody writes the zeros around {a} in {concat.name}")
 
     def _verify_operands(self) -> None:
-        """Lifetimes are those of what kernels say that they read, so that must be all."""
+        """Lifetimes follow from the reads that kernels declare, so these must be complete."""
         for kernel in self.plan.kernels:
             for part in kernel.parts or (kernel,):
                 known = {*part.nodes, *part.inputs}
@@ -149,7 +150,8 @@ class _PlanVerifier:
         return list(lives.values())
 
     def _extend_branch_lifetimes(self, lives: dict[str, _Lifetime]) -> None:
-        """A branch is needed as long as its concatenation, and that from its first branch on."""
+        """A branch is needed as long as its concatenation, and a concatenation from its first
+        branch on."""
         for concat in (n for n in reversed(self.concats) if n.name in lives):
             whole = lives[concat.name]
             for a in self._find_in_place_branches(concat):
@@ -161,8 +163,8 @@ class _PlanVerifier:
             lives[concat.name].birth = min([lives[concat.name].birth, *births])
 
     def _verify_disjoint(self, lives: list[_Lifetime]) -> None:
-        """Within one concatenation branches lie side by side, where `_verify_placements` found
-        them."""
+        """Branches of one concatenation are exempt: `_verify_placements` has already checked their
+        positions."""
         spans = np.array([life.placement.byte_range() for life in lives]).reshape(-1, 2)
         birth = np.array([life.birth for life in lives])
         death = np.array([life.death for life in lives])
@@ -180,7 +182,8 @@ class _PlanVerifier:
                     )
 
     def _is_overwritten_in_place(self, a: _Lifetime, b: _Lifetime) -> bool:
-        """Whether `b` is written over the operand `a` of its kernel, which nobody needs then."""
+        """Returns whether `b` overwrites the operand `a` of its kernel, which nothing needs
+        afterwards."""
         if a.death != b.birth or b.birth >= len(self.plan.kernels):
             return False
         kernel = self.plan.kernels[b.birth]
@@ -197,7 +200,7 @@ class _PlanVerifier:
         )
 
     def _find_elementwise_reads(self, kernel: Kernel) -> dict[str, bool]:
-        """All values that a kernel reads, and whether it reads them element by element."""
+        """Returns all values that a kernel reads, and whether it reads them elementwise."""
         found: dict[str, bool] = {}
         for name in kernel.nodes:
             for e in self.flow.edges.get(name, ()):
@@ -227,8 +230,8 @@ class _PlanVerifier:
                     raise internal_error(f"{kernel.name} reads {name} after it was written over")
 
     def _verify_overwriting(self, kernel: Kernel, overwritten: Mapping[str, str]) -> None:
-        """A kernel that writes values over states reads these element by element, and in the part
-        only that writes the value."""
+        """A kernel that overwrites states must read them elementwise, and only in the part that
+        writes the new value."""
         for part in (kernel.parts or (kernel,)) if overwritten else ():
             has_reread = has_rereads(self.flow.nodes[n] for n in part.nodes)
             for state, is_elementwise in self._find_elementwise_reads(part).items():

@@ -1,4 +1,4 @@
-"""The order of the kernels: program order, as far as operands and overwritten states allow."""
+"""Kernel scheduling: program order, as far as operands and overwritten states allow."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from netdsl.plan.kernel_dag import build_kernel_dag
 def schedule_kernels(
     flow: DataflowGraph, kernels: Sequence[Kernel], in_place_updates: Mapping[str, str]
 ) -> tuple[list[Kernel], set[str]]:
-    """The kernels in an order in which they can run, and the states whose update has to wait.
+    """Returns the kernels in an executable order, and the states whose updates must be deferred.
 
-    Of all that is ready, always what stands first; updates in one launch go last.
-    `in_place_updates` names the states that a kernel writes over and the values that it writes
-    there: such a kernel follows all other readers of its state. Where that is impossible (two
-    states that trade places), the states concerned come back and the order is without them."""
+    Among the kernels that are ready, the first in program order runs next; batched updates run
+    last. `in_place_updates` maps each state that a kernel overwrites to the value written there;
+    such a kernel runs after all other readers of its state. Where that is impossible (two states
+    that swap values), the states concerned are returned and the order ignores them.
+    """
     dag = build_kernel_dag(flow, kernels)
     anti_dependencies = _find_anti_dependencies(flow, kernels, in_place_updates)
     waiting = _find_cyclic_states(dag, anti_dependencies)
@@ -36,7 +37,7 @@ def schedule_kernels(
 
 
 AntiDependencies = Mapping[str, Sequence[tuple[int, int]]]
-"""For each state, its readers, each with the kernel that writes over it."""
+"""For each state, pairs of a reader and the kernel that overwrites it."""
 
 
 def _find_anti_dependencies(
@@ -52,8 +53,8 @@ def _find_anti_dependencies(
 
 
 def _find_cyclic_states(dag: nx.DiGraph, anti_dependencies: AntiDependencies) -> set[str]:
-    """The states that no order lets their kernels write over: these come before and behind one of
-    the other readers."""
+    """Returns the states that no order allows their kernels to overwrite: these would have to run
+    both before and after another reader."""
     whole = nx.DiGraph(dag.edges)
     whole.add_edges_from(pair for pairs in anti_dependencies.values() for pair in pairs)
     components = enumerate(nx.strongly_connected_components(whole))

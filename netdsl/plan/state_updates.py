@@ -1,4 +1,4 @@
-"""Updates of states: written over where that is safe, else kept apart and copied at the end."""
+"""State updates: in place where that is safe, else stored separately and copied at the end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from netdsl.types import Graph, Node
 
 
 def insert_copies(graph: Graph) -> Graph:
-    """The graph with a copy of each input, state or constant that is given out while its state is
-    written over, or that becomes a state itself."""
+    """Inserts a copy of each output that is an updated state, and of each input, state or constant
+    that becomes the new value of a state."""
     updated = {*graph.updates.values()}
     outputs = {v for v in graph.outputs.values() if strip_views(graph, v).name in graph.updates}
     copied = {v for v in updated if OPS[strip_views(graph, v).op].kind == "leaf"} | outputs
@@ -31,8 +31,8 @@ def insert_copies(graph: Graph) -> Graph:
 
 
 def find_in_place_updates(flow: DataflowGraph, kernels: Sequence[Kernel]) -> dict[str, str]:
-    """The states that may be written over by the kernel that computes their update: the value is
-    computed for nothing else that is kept, and its kernel reads the state element by element."""
+    """Returns the states that the kernel computing their update may overwrite: the value is not an
+    output or the update of another state, and its kernel reads the state elementwise."""
     graph = flow.graph
     parts = [(k, part) for k in kernels for part in (k.parts or (k,))]
     writer = {o: (k, part) for k, part in parts for o in part.outputs}
@@ -58,19 +58,19 @@ def find_in_place_updates(flow: DataflowGraph, kernels: Sequence[Kernel]) -> dic
 
 
 def has_rereads(nodes: Iterable[Node]) -> bool:
-    """Whether a kernel of these nodes may read an element again when others have been written:
+    """Returns whether a kernel of these nodes may reread an element after others have been written:
     moments are taken around the first value."""
     return any(n.op == "moments" for n in nodes)
 
 
 def _reads_elementwise(flow: DataflowGraph, kernel: Kernel, state: str) -> bool:
-    """Whether a kernel reads a state element by element only."""
+    """Returns whether a kernel reads a state only elementwise."""
     nodes = (n for n in flow.readers[state] if n in kernel.nodes)
     return all(e.is_one_to_one for n in nodes for e in flow.edges[n] if e.base == state)
 
 
 def make_update_copies(flow: DataflowGraph, in_place_updates: Mapping[str, str]) -> list[Kernel]:
-    """Copies of updated values to their states, when everything has been computed."""
+    """Returns the copies of updated values to their states, which run after everything else."""
     return [
         Kernel(f"keep {state}", "copy", (), (value,), (state,))
         for state, value in flow.graph.updates.items()

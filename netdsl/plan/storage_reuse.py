@@ -1,4 +1,4 @@
-"""Storage: which allocations a plan needs, for how long, and which results take over one."""
+"""Storage reuse: which allocations a plan needs, for how long, and which results take over one."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def reuse_storage(
     states: Mapping[str, str],
     in_place_products: Collection[str],
 ) -> None:
-    """Gives results the storage of an operand that nobody reads afterwards; of products, those of
-    `in_place_products`."""
+    """Gives results the storage of an operand that nothing reads afterwards; for products, only
+    those of `in_place_products`."""
     last = _find_last_reads(flow, order, assignment)
     for i, kernel in enumerate(order):
         if not _can_run_in_place(flow, kernel, in_place_products) or kernel.parts:
@@ -53,8 +53,8 @@ def reuse_storage(
 def _can_run_in_place(
     flow: DataflowGraph, kernel: Kernel, in_place_products: Collection[str]
 ) -> bool:
-    """Whether a kernel is done with an element when it writes the one in its place: a product with
-    several results may compute some of them afterwards."""
+    """Returns whether a kernel has finished reading an element when it overwrites it: a product
+    with several results may compute some of them afterwards."""
     if kernel.kind == "anchor":
         return flow.nodes[kernel.name].op in in_place_products and len(kernel.outputs) == 1
     return kernel.kind == "map"
@@ -63,7 +63,7 @@ def _can_run_in_place(
 def _find_last_reads(
     flow: DataflowGraph, order: Sequence[Kernel], assignment: LayoutAssignment
 ) -> dict[str, int]:
-    """When each storage is read last; what is given out lives until the end."""
+    """Returns when each storage is last used; outputs live until the end."""
     last: dict[str, int] = {}
     for i, k in enumerate(order):
         for name in (*k.inputs, *k.outputs):
@@ -81,7 +81,7 @@ def _find_dying_operands(
     last: Mapping[str, int],
     now: int,
 ) -> list[str]:
-    """Operands, read element by element only, whose storage has no other use and dies here."""
+    """Returns the operands read only elementwise whose storage has no other use and dies here."""
     is_one_to_one: dict[str, bool] = {}
     for n in kernel.nodes:
         for e in flow.edges.get(n, ()):

@@ -1,1 +1,1 @@
-"""Running graphs: states, and executors that bind once and run many times."""
+"""Execution of graphs: states, and executors that bind once and run many times."""

@@ -1,4 +1,5 @@
-"""The executor: plans a graph and binds its kernels once, then runs them without a decision."""
+"""The executor: plans a graph and binds its kernels once, then runs them without further
+decisions."""
 
 from __future__ import annotations
 
@@ -21,12 +22,12 @@ from netdsl.runtime.state import State
 from netdsl.types import Array, Graph
 
 _MAX_SMALL_INPUT = 1 << 16
-"""Bytes of an input that is brought to the device together with others."""
+"""Largest input, in bytes, that is copied to the device together with others."""
 
 
 class Workspace:
-    """The plans of `graphs` that never run at the same time, and one arena for all of them, which
-    is as large as the largest one needs."""
+    """The plans of `graphs` that never run at the same time, with one shared arena as large as the
+    largest of them needs."""
 
     def __init__(self, backend: Backend, graphs: Iterable[Graph]) -> None:
         self._backend = backend
@@ -35,14 +36,14 @@ class Workspace:
         self._arena = backend.allocate(self._size)
 
     def find_plan(self, graph: Graph) -> Plan:
-        """The plan of a graph, of those that it was made for or another one."""
+        """Returns the plan of a graph; makes a new one for a graph that it was not created with."""
         for planned_graph, plan in self._plans:
             if planned_graph is graph:
                 return plan
         return make_plan(graph, self._backend.fusion)
 
     def reserve_arena(self, nbytes: int) -> Array:
-        """Memory of at least so many bytes, whatever it holds."""
+        """Returns memory of at least this many bytes, with arbitrary content."""
         if nbytes > self._size:
             self._arena, self._size = self._backend.allocate(nbytes), nbytes
         return self._arena
@@ -51,10 +52,11 @@ class Workspace:
 class Executor:
     """Runs one graph on one backend, with the states of one store, always at the same addresses.
 
-    Only what outputs and updates need is run; constants are computed once. What `run` returns stays
-    where the step wrote it: it is good until the next one, of any executor that has the same
-    `workspace`. Where states are `has_frozen_states`, they change only before a `refresh`, which
-    must come before the first run too."""
+    Only what outputs and updates need is run; constants are computed once. The arrays that `run`
+    returns are not copied: they are valid until the next run of any executor with the same
+    `workspace`. With `has_frozen_states`, states change only before a `refresh`, which is also
+    required before the first run.
+    """
 
     def __init__(
         self,
@@ -92,13 +94,14 @@ class Executor:
         self._step = backend.capture(self.kernels)
 
     def refresh(self) -> None:
-        """Makes again what kernels keep of settled states."""
+        """Recomputes what kernels derive from frozen states."""
         for kernel in self.kernels:
             if isinstance(kernel, RefreshableThunk):
                 kernel.refresh()
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """The outputs by name, on the backend; inputs that the graph does not read are ignored."""
+        """Returns the outputs by name, on the backend; ignores inputs that the graph does not
+        read."""
         for name, target in (*self._inputs.items(), *self._small_inputs.host_views.items()):
             if inputs[name].shape != target.shape:
                 raise internal_error(f"{name} is given {inputs[name].shape}, not {target.shape}")
@@ -112,16 +115,16 @@ class Executor:
         return self._outputs
 
     def launch(self) -> None:
-        """One run on the inputs that are there."""
-        # overflow and NaN are seen in the results, not told by NumPy in the middle
+        """Runs once on the current inputs."""
+        # overflow and NaN show in the results; NumPy need not warn of them
         with np.errstate(all="ignore"):
             self._step()
 
 
 @dataclass(frozen=True)
 class _SmallInputs:
-    """Inputs of a few bytes side by side: written `host`, by name, they come `device` in one copy;
-    `device_views` are their parts of that."""
+    """Small inputs packed together: written by name to `host_views` of `host`, then copied to
+    `device` at once; `device_views` are their parts of that."""
 
     host: Array
     device: Array
@@ -130,7 +133,7 @@ class _SmallInputs:
 
 
 def _pack_small_inputs(plan: Plan, backend: Backend) -> _SmallInputs:
-    """Labels, weights of samples, rates and counters."""
+    """Packs labels, sample weights, rates and counters."""
     parts, offset = dict[str, slice](), 0
     for name, size in plan.buffers.items():
         node = plan.graph[name]
@@ -150,7 +153,7 @@ def _pack_small_inputs(plan: Plan, backend: Backend) -> _SmallInputs:
 def _allocate_buffers(
     plan: Plan, backend: Backend, state: State, small_inputs: _SmallInputs
 ) -> dict[str, Array]:
-    """The buffers of a plan: an input's own, a state's array, a constant's value."""
+    """Returns the buffers of a plan: a new one per input, a state's array, a constant's value."""
     memory = dict(small_inputs.device_views)
     for name, size in plan.buffers.items():
         node = plan.graph[name]
@@ -170,8 +173,8 @@ def _view_array(plan: Plan, backend: Backend, memory: Mapping[str, Array], name:
 
 
 class FoldedExecutor:
-    """Runs a folded graph. `refresh` computes the folded states from those of `state` as they are
-    now; it is to be called before `run` whenever these have changed."""
+    """Runs a folded graph. `refresh` computes the folded states from the current states of `state`;
+    call it before `run` whenever these have changed."""
 
     def __init__(
         self,
@@ -208,9 +211,9 @@ class FoldedExecutor:
         self.main.refresh()
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """As Executor.run."""
+        """Like Executor.run."""
         return self.main.run(inputs)
 
     def launch(self) -> None:
-        """As Executor.launch."""
+        """Like Executor.launch."""
         self.main.launch()

@@ -1,4 +1,4 @@
-"""The State store: values that stay between runs, by name, shared by every executor."""
+"""The state store: values that persist between runs, by name, shared by all executors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _MAX_DRAW_THREADS = 4
 
 
 def draw_initial_value(node: Node, seed: int) -> Array:
-    """A state's first value: a function of seed and name alone, whatever else the net holds."""
+    """Draws a state's initial value, a function of seed and name alone, whatever else the network
+    contains."""
     distribution, scale = node.attrs["init"]
     tensor_type = node.type
     if distribution == "constant":
@@ -39,9 +40,9 @@ def draw_initial_value(node: Node, seed: int) -> Array:
 
 
 class State:
-    """Arrays on a backend by state name, each at one address for as long as the store lives.
+    """Arrays on a backend by state name, each at a fixed address for the lifetime of the store.
 
-    A store `parent` another one has states of its own and sees those around it.
+    A store with a `parent` has states of its own and also sees those of the parent.
     """
 
     def __init__(self, backend: Backend, parent: State | None = None) -> None:
@@ -50,7 +51,7 @@ class State:
         self.arrays: dict[str, Array] = {}
 
     def array(self, name: str) -> Array:
-        """The array of a state, here or around."""
+        """Returns the array of a state, from this store or its parents."""
         if name in self.arrays:
             return self.arrays[name]
         if self.parent is None:
@@ -58,7 +59,7 @@ class State:
         return self.parent.array(name)
 
     def initialise(self, states: Iterable[Node], seed: int) -> None:
-        """Draws every state that has no value yet, some at a time."""
+        """Draws every state that has no value yet, several in parallel."""
         missing = [node for node in states if node.name not in self.arrays]
         with ThreadPoolExecutor(_MAX_DRAW_THREADS) as pool:
             drawn = pool.map(partial(draw_initial_value, seed=seed), missing)
@@ -66,8 +67,8 @@ class State:
                 self.arrays[node.name] = self.backend.upload(values)
 
     def load(self, values: Mapping[str, Array], states: Iterable[Node], origin: str) -> None:
-        """Takes the values of `states`. Raises NetError, naming the state, where one is missing or
-        has another shape."""
+        """Loads the values of `states`. Raises NetError, naming the state, if one is missing or has
+        another shape."""
         for node in states:
             value = values.get(node.name)
             if value is None:
@@ -86,10 +87,10 @@ class State:
             self.arrays[name] = self.backend.upload(value)
 
     def snapshot(self) -> dict[str, Array]:
-        """Every state as a NumPy array."""
+        """Returns every state as a NumPy array."""
         return dict(self.items())
 
     def items(self) -> Iterator[tuple[str, Array]]:
-        """The same, one by one."""
+        """Yields the same, one by one."""
         for name, array in self.arrays.items():
             yield name, self.backend.download(array)

@@ -1,4 +1,4 @@
-"""How long a step takes, and each kernel of it."""
+"""Timing of a step and of each of its kernels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from netdsl.runtime.executor import Executor
 
 _WARMUP_STEPS = 2
-"""Steps before the first that counts: a backend may capture the second one."""
+"""Untimed steps before the first timed one: a backend may capture the second step."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class StepTimes:
 
 
 def measure_times(executor: Executor, rounds: int) -> StepTimes:
-    """Medians over rounds; in each the step runs as it always does, then kernel by kernel. The
-    inputs are those that are there."""
+    """Returns medians over rounds; each round runs the step as usual, then kernel by kernel, on the
+    current inputs."""
     seconds = executor.backend.measure_seconds
     steps, kernels = [], []
     for _ in range(_WARMUP_STEPS):
