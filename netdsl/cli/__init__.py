@@ -1,4 +1,4 @@
-"""The command line: one thin function a command; the work is done on the floors below."""
+"""The command line: one thin function per command; the work is done in the lower layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Typer application: shared options, the way in, and how anything that fails is told."""
+"""The Typer application: shared options, the entry point, and error reporting."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ OK, CHECK_FAILED, BAD_INPUT, INTERNAL_ERROR, INTERRUPTED = 0, 1, 2, 70, 130
 
 
 class SavedExitCode(int):
-    """The exit code of work whose results lie in files: where they cannot be printed too, nothing
-    is lost."""
+    """The exit code of work whose results are saved in files: if they cannot also be printed,
+    nothing is lost."""
 
 
 app = typer.Typer(
@@ -67,10 +67,10 @@ DataOption = Annotated[
 
 
 def main() -> None:
-    """The entry point: what people can get wrong ends in a sentence and an exit code. A reader of
-    the output that has gone changes neither; a full disk behind it is said."""
-    # small products gain nothing from more threads, and lose tenfold when another process runs;
-    # it must be set before NumPy is first imported
+    """The entry point: user errors end in a message and an exit code. A reader that closes the
+    output early changes neither; a full disk behind the output is reported."""
+    # small products gain nothing from more threads, and are ten times slower when another process
+    # runs; it must be set before NumPy is first imported
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -110,11 +110,11 @@ def _run() -> int:
     return exit_code if isinstance(exit_code, int) else OK
 
 
-_NO_THREAD_MESSAGE = "can't start new thread"  # what Python says there, and no type of its own
+_NO_THREAD_MESSAGE = "can't start new thread"  # Python's message; the error has no type of its own
 
 
 def _describe_error(e: Exception) -> str | None:
-    """What to say of an error that is no fault of netdsl's; None where it is one."""
+    """The message for an error that is not a bug in netdsl; None for a bug."""
     if isinstance(e, MemoryError):
         return "this needs more memory than there is"
     if isinstance(e, UnicodeEncodeError):
@@ -129,7 +129,7 @@ def _describe_error(e: Exception) -> str | None:
             "the system starts no more threads, for want of memory or by a limit (`ulimit -u`, "
             "`ulimit -v`); NETDSL_THREADS=1 takes fewest"
         )
-    if hasattr(e, "format_message"):  # Typer's own, of a class that it does not show
+    if hasattr(e, "format_message"):  # Typer's own errors, whose class is not public
         return str(e.format_message())
     return None
 
@@ -144,12 +144,12 @@ def print_warnings(warnings: Iterable[Diagnostic]) -> None:
 
 
 def echo_stderr(text: str) -> None:
-    """On standard error; what a terminal would obey in it is shown instead."""
+    """Prints to standard error, with control characters escaped."""
     print(escape_text(text), file=sys.stderr)
 
 
 def echo(text: str, end: str = "\n") -> None:
-    """As `echo_stderr`, on standard output."""
+    """Like `echo_stderr`, to standard output."""
     print(escape_text(text), end=end)
 
 

@@ -63,8 +63,8 @@ def compile_(
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Run the passes, choose the kernels and plan the memory; with --tune, build the kernels too,
-    so that a run finds them on the disk.
+    """Run the passes, choose the kernels and plan the memory. With --tune, also build the kernels,
+    so that a later run finds them on disk.
 
     Example: netdsl compile models/resnet.net:resnet50 --train --batch 256 --emit plan
     """
@@ -118,7 +118,7 @@ def explain(
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Every pass as before and after, the kernels with the lines they stem from, the memory.
+    """Show every pass as before and after, the kernels with their source lines, and the memory.
 
     Example: netdsl explain models/resnet.net:resnet50 --train
     """
@@ -155,8 +155,8 @@ def _compile(
 
 
 def _build_kernels(compilation: Compilation, device: str, seconds: float) -> float:
-    """Builds every kernel on a device, which keeps them and what it finds to be fastest, and runs
-    them once; how long that took."""
+    """Builds every kernel on a device, which caches them and its tuning results, and runs them
+    once. Returns the seconds it took."""
     import time
 
     from netdsl.backends import open_backend

@@ -1,4 +1,4 @@
-"""The command that holds two nets against each other: diff."""
+"""The command that compares two nets: diff."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NetArgument = Annotated[
 
 @app.command()
 def diff(a: NetArgument, b: NetArgument, as_json: JsonOption = False) -> int:
-    """What differs between two nets, and which weights of the one fit the other.
+    """Show what differs between two nets, and which weights of one fit the other.
 
     Example: netdsl diff models/lenet.net:lenet5 models/lenet.net:caffe_lenet
     """
@@ -37,7 +37,7 @@ def diff(a: NetArgument, b: NetArgument, as_json: JsonOption = False) -> int:
 
 
 def _load_network(place: str) -> Network:
-    """The net of a file by its name, or the one that a checkpoint was trained with."""
+    """The net of that name in a file, or the one that a checkpoint was trained with."""
     from netdsl.language.elaborate import Settings, elaborate
     from netdsl.training.recipe.recipe import resolve_recipe
     from netdsl.training.store import checkpoint

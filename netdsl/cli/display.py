@@ -1,4 +1,4 @@
-"""What people see: tables, lines of an epoch, the bar that moves while a net trains."""
+"""Output for people: tables, lines per epoch, the progress bar of training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def make_console() -> Console:
-    """A terminal as it is; a file or pipe with room for every line."""
+    """The terminal as it is; for a file or pipe, a console wide enough for every line."""
     from rich.console import Console
 
     console = Console(**_CONSOLE_OPTIONS)
@@ -37,11 +37,11 @@ def make_console() -> Console:
 
 
 _CONSOLE_OPTIONS: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-"""Text is shown as it stands, whatever Rich could take it for."""
+"""Text is printed verbatim, without Rich's markup."""
 
 
 def add_row(table: Table, *cells: str) -> None:
-    """A row of a table; what a terminal would obey in it is shown instead."""
+    """Adds a row to a table, with control characters escaped."""
     table.add_row(*map(escape_line, cells))
 
 
@@ -92,7 +92,7 @@ def with_progress(
     should_stop: Callable[[], bool],
     update_bar: WatchRequest | None,
 ) -> Result:
-    """Runs a trainer with a bar that shows loss, images/s and the time left, on standard error."""
+    """Runs a trainer with a progress bar of loss, images/s and remaining time on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -200,7 +200,7 @@ def _show_memory(memory: Memory) -> None:
 
 
 def _format_names(names: tuple[str, ...]) -> str:
-    """Names, the middle of a long list left out."""
+    """The names, without the middle of a long list."""
     if len(names) > 8:
         names = (*names[:4], f"... {len(names) - 6} more ...", *names[-2:])
     return ", ".join(names) or "nothing"
@@ -221,7 +221,7 @@ def show_overfit(found: OverfitResult) -> None:
 
 
 _MAX_CLASSES, _MAX_PAIRS = 25, 20
-"""With more classes a confusion matrix fits no screen: its largest entries are shown."""
+"""With more classes, a confusion matrix does not fit a screen; its largest entries are shown."""
 
 
 def show_confusion(report: EvaluationReport) -> None:

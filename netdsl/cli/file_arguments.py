@@ -1,4 +1,4 @@
-"""Files that the command line names: reading programs, finding .net files, claiming folders."""
+"""Files named on the command line: reading programs, finding .net files, making run directories."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load_program(path: str, settings: list[str] | None = None, net: str | None =
 
 
 def load_recipe(path: str, settings: list[str] | None, recipe: str | None) -> Program:
-    """The program of a file to be trained; a bare name in `--set` is a parameter of the recipe's
+    """The program of a file for training; a bare name in `--set` is a parameter of the recipe's
     net."""
     from netdsl.language.override import override
     from netdsl.language.program import build_program
@@ -68,10 +68,10 @@ def find_net_files(places: list[str]) -> list[str]:
 
 
 def create_run_directory(path: str, out: Path | None) -> Path:
-    """A directory for a new run, made here and now so that no other run takes it.
+    """The directory for a new run, created immediately so that no other run takes it.
 
-    Raises NetError where the one that was asked for holds files of a run already, or a directory
-    in it does, which may have the name of a stage.
+    Raises NetError if the requested one already holds files of a run, or if one of its
+    subdirectories does, which may have the name of a stage.
     """
     from netdsl.training.store.run_directory import RUN_FILES
 

@@ -1,4 +1,4 @@
-"""Commands that look at a file: check, fmt, test, summary, gradcheck."""
+"""Commands that inspect a file: check, fmt, test, summary, gradcheck."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ def check(
     ] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Parse, expand and infer every shape; tell all that is wrong. What is allowed but unlikely to
-    be meant is warned of; `# allow: NAME` on its line, or the one above, says that it is.
+    """Parse, expand and infer every shape; report all errors, and warn about what is allowed but
+    probably not intended. `# allow: NAME` on the line of a warning, or on the one above, silences
+    it.
 
     Example: netdsl check models/lenet.net
     """
@@ -106,7 +107,7 @@ def fmt(
         bool, typer.Option("--check", help="Change nothing; exit 1 where something would change.")
     ] = False,
 ) -> int:
-    """Lay files out in the one canonical way; comments stay.
+    """Format files in the one canonical style; comments are kept.
 
     Example: netdsl fmt models/*.net
     """
@@ -145,8 +146,8 @@ def test(
     shrink: ShrinkOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Run the `test` sections: parameters, shapes, gradients that must come out. With --shrink the
-    gradients of all their nets are checked, and nothing that is counted.
+    """Run the `test` sections: expected parameters, shapes and gradients. With --shrink, check only
+    the gradients of their nets, and no counts.
 
     Example: netdsl test models
     """
@@ -188,7 +189,8 @@ def test(
 
 
 def _run_tests(path: str, shrink: int | None) -> Iterator[TestResult]:
-    """The results of a file's tests; a file without any is checked, so nothing passes unread."""
+    """The results of a file's tests; a file without tests is checked, so that none passes
+    unread."""
     from netdsl.insight.net_tests import run_shrunk_test, run_test
     from netdsl.insight.program_check import check_program
     from netdsl.language.budget import Budget
@@ -213,8 +215,8 @@ def summary(
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """The layers of a net: outputs, parameters, multiply-accumulates, memory of one image. Of a
-    folder: its nets as a page in Markdown.
+    """Show the layers of a net: outputs, parameters, multiply-accumulates, memory for one image.
+    For a folder: its nets as a page in Markdown.
 
     Example: netdsl summary models/lenet.net:caffe_lenet
     """
@@ -260,7 +262,7 @@ def gradcheck(
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Check every layer's gradient in this very net against finite differences, in float64.
+    """Check the gradient of every layer in its net against finite differences, in float64.
 
     Example: netdsl gradcheck models/resnet.net:resnet50 --shrink 8
     """

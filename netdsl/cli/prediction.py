@@ -29,8 +29,8 @@ def evaluate(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Accuracy of saved weights on the test images of their data set (where it has none, on those
-    to validate with, else on those to learn from).
+    """Show the accuracy of saved weights on the test images of their data set (without any, on the
+    validation images, else on the training images).
 
     Example: netdsl eval runs/digits-1/best.safetensors
     """
@@ -62,7 +62,7 @@ def predict(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """The five likeliest classes of pictures.
+    """Show the five most likely classes of pictures.
 
     Example: netdsl predict runs/digits-1/best.safetensors three.png
     """

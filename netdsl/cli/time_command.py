@@ -1,4 +1,4 @@
-"""The command that shows where time goes: time."""
+"""The command that shows where the time goes: time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def time_(
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """The time of each kernel and layer, beside what this machine can do.
+    """Show the time of each kernel and layer, compared with the limits of this machine.
 
     Example: netdsl time models/resnet.net:resnet50 --train --batch 8
     """

@@ -1,4 +1,4 @@
-"""The command that trains: a run, one that goes on, the overfitting of one batch."""
+"""The command that trains: a new run, a resumed one, or the overfitting of one batch."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def train(
     if shrink is not None:
         settings = [*(settings or ()), f"train.shrink={shrink}"]
     is_preview = dry_run or overfit
-    # from before it is read, so that no other process goes on with it meanwhile
+    # held from before it is read, so that no other process resumes it in the meantime
     with (
         lock_directories(resume) if resume and resume.is_dir() and not is_preview else nullcontext()
     ):
@@ -134,8 +134,8 @@ def train(
 def _format_resume_command(
     out: Path, data: Path | str | None, device: str, watch: str | None, watch_every: int
 ) -> str:
-    """The command that goes on with a run as it was begun; what the run itself keeps needs no
-    saying again."""
+    """The command that resumes a run with the same options; those that the run saves are left
+    out."""
     arguments = ["netdsl", "train", "--resume", str(out)]
     arguments += ["--data", str(data)] if data is not None else []
     arguments += ["--device", device] if device != "auto" else []
@@ -146,7 +146,7 @@ def _format_resume_command(
 def _resolve_run(
     file: str | None, out: Path | None, resume: Path | None, settings: list[str] | None
 ) -> tuple[Program, str | None, Checkpoint | None, Path | Callable[[], Path]]:
-    """What is trained, which recipe, where its run stood, and where it is kept."""
+    """The program, the recipe's name, the checkpoint to resume from, and the run directory."""
     from netdsl.training.store.resume import load_continuation
 
     if resume is not None:

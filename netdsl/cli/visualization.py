@@ -1,4 +1,4 @@
-"""Commands that make pictures of what a net has learnt: filters, activations, visualize."""
+"""Commands that draw pictures of what a net has learnt: filters, activations, visualize."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def filters(
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """The filters of a convolution as a picture; middle grey is zero.
+    """Draw the filters of a convolution; middle grey is zero.
 
     Example: netdsl filters runs/cifar-1/best.safetensors -o filters.png
     """
@@ -63,7 +63,7 @@ def filters(
 
 
 def _format_count(drawn: int, total: int, noun: str) -> str:
-    """How many are drawn, of how many where that is not all."""
+    """How many are drawn, and of how many if not all."""
     return f"{total} {noun}" if drawn == total else f"the first {drawn} of {total} {noun}"
 
 
@@ -76,7 +76,7 @@ def activations(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """What a layer makes of a picture, a map for each channel.
+    """Draw the output of a layer for a picture, one map per channel.
 
     Example: netdsl activations runs/cifar-1/best.safetensors frog.png s1 -o maps.png
     """
@@ -110,7 +110,7 @@ def visualize(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """The pictures that channels of a layer answer to most, found by gradient ascent.
+    """Draw the pictures that activate channels of a layer most, found by gradient ascent.
 
     Example: netdsl visualize runs/cifar-1/best.safetensors s3.cbr1:5 -o feature.png
     """

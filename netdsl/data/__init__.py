@@ -1,1 +1,1 @@
-"""Data: where samples come from, how they are changed, and in which order they are learnt."""
+"""Data: where samples come from, how they are augmented, and the order in which they are used."""

@@ -1,4 +1,4 @@
-"""Changes of images, on bytes, each determined by seed, epoch and image: the table of them."""
+"""Image augmentations on bytes, each determined by seed, epoch and image: their table."""
 
 from __future__ import annotations
 
@@ -34,10 +34,13 @@ def _window_size(image_size: Size, window: Size, **arguments: Any) -> Size:
 
 @dataclass(frozen=True)
 class SpatialAugmentation:
-    """`transform(moves, draws, window, **arguments)` moves the pixels of images that `moves` have
-    moved already, where these are large enough: `is_large_enough(image_size, window, **arguments)`.
-    Smaller ones are brought to cover the window first. `resolve_arguments` gives the arguments that
-    depend on the size before that. Where `is_crop`, the result has the size of the window."""
+    """An augmentation that only moves pixels: `transform(transforms, draws, window, **arguments)`
+    adds it to the `transforms` that the images have so far.
+
+    `is_large_enough(image_size, window, **arguments)` says whether the images are large enough;
+    smaller ones are first resized to cover the window. `resolve_arguments` computes the arguments
+    that depend on the size before that. If `is_crop`, the result has the window's size.
+    """
 
     transform: Callable[..., SpatialTransforms]
     is_large_enough: Callable[..., bool] = lambda image_size, window, **arguments: True
@@ -49,7 +52,7 @@ class SpatialAugmentation:
     def intermediate_sizes(
         self, image_size: Size, window: Size, **arguments: Any
     ) -> tuple[Size, ...]:
-        """The sizes that images of that size are given, one after the other."""
+        """The sizes that images of that size go through, in order."""
         if not self.is_large_enough(
             image_size, window, **self.resolve_arguments(image_size, window, **arguments)
         ):
@@ -59,7 +62,8 @@ class SpatialAugmentation:
     def compose(
         self, transforms: SpatialTransforms, draws: Array, window: Size, **arguments: Any
     ) -> SpatialTransforms | None:
-        """The pixels moved once more; None where the images have to be enlarged for it."""
+        """Adds this augmentation to the transforms. Returns None if the images must be enlarged
+        first."""
         resolved = self.resolve_arguments(transforms.size, window, **arguments)
         is_large_enough = self.is_large_enough(transforms.size, window, **resolved)
         return self.transform(transforms, draws, window, **resolved) if is_large_enough else None
@@ -74,11 +78,14 @@ class SpatialAugmentation:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """`apply(images, draws, window, **arguments)` changes a batch; `draws` are `draw_count` numbers
-    in [0, 1) for each of its images, `window` is the height and width that the net takes. One that
-    `has_variable_size` gives every image a size of its own, so it is given one at a time. One that
-    only moves pixels has `spatial`; of another `output_size` says which size it gives. `revisions`
-    are those of the images that it makes of the same draws."""
+    """`apply(images, draws, window, **arguments)` augments a batch. `draws` holds `draw_count`
+    random numbers in [0, 1) per image, `window` is the height and width of the net's input.
+
+    If it `has_variable_size`, each image gets a size of its own, so images are passed one at a
+    time. An augmentation that only moves pixels has `spatial`; for others `output_size` computes
+    the resulting size. `revisions` lists the changes in the images that it makes from the same
+    draws.
+    """
 
     signature: Signature
     apply: Callable[..., Array]
@@ -92,8 +99,8 @@ class Augmentation:
     def intermediate_sizes(
         self, image_size: Size, window: Size, **arguments: Any
     ) -> tuple[Size, ...]:
-        """The sizes that images of that size are given, one after the other: the largest where
-        they are drawn. Nothing is computed but the sizes."""
+        """The sizes that images of that size go through, in order; where a size is random, the
+        largest. Computes sizes only."""
         if self.spatial is not None:
             return self.spatial.intermediate_sizes(image_size, window, **arguments)
         return (self.output_size(image_size, window, **arguments),)
@@ -101,7 +108,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class _Interval:
-    """The two ends of an interval, the smaller one first."""
+    """The two ends of an interval, the smaller first."""
 
     item: ParameterType
 
@@ -249,7 +256,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 
 
 def bind_augmentation(name: str, **arguments: Any) -> BoundCall:
-    """An augmentation with some of its arguments."""
+    """An augmentation with some of its arguments bound."""
     record = AUGMENTATIONS[name]
     return BoundCall(
         name, record, record.signature.bind([Argument(k, v) for k, v in arguments.items()], None)

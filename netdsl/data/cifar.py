@@ -1,4 +1,4 @@
-"""CIFAR-10's binary batches: a label byte, then 32 x 32 of red, of green and of blue."""
+"""CIFAR-10's binary batches: a label byte, then a 32 x 32 plane each of red, green and blue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLASSES = (
 ARCHIVE = "cifar-10-binary.tar.gz"
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 _COPIES_IN_MEMORY = 3
-"""Times that a file lies in memory while planes become pixels."""
+"""Copies of a file held in memory while planes are converted to pixels."""
 
 
 def cifar10_source() -> DataSource:
@@ -66,8 +66,8 @@ _FILES = DatasetFiles(
 
 
 def read_batches(paths: list[Path], classes: int) -> Samples:
-    """The images of several files, as NHWC. Raises NetError, naming the file, where one is no
-    such batch."""
+    """Reads the images of several files as NHWC. Raises NetError, naming the file, if one is not a
+    CIFAR-10 batch."""
     records = np.concatenate([_read_records(p, classes) for p in paths])
     planes = records[:, 1:].reshape(-1, 3, SIDE, SIDE)
     images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))

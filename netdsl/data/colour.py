@@ -1,4 +1,4 @@
-"""Changes of colour: bytes [N,H,W,C] to bytes of the same shape."""
+"""Colour augmentations: bytes [N,H,W,C] to bytes of the same shape."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from netdsl.errors import fail
 from netdsl.types import Array
 
 _LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
-"""Rec. 601: how bright red, green and blue look."""
+"""Rec. 601: the perceived brightness of red, green and blue."""
 _PCA_DEVIATIONS = np.array([55.46, 4.794, 1.148])
 _PCA_DIRECTIONS = np.array(
     [[-0.5675, -0.5808, -0.5836], [0.7192, -0.0045, -0.6948], [0.4009, -0.8140, 0.4203]]
 )
-"""Principal components of the colours of ImageNet's pixels, one a row, and the deviations along
-them, in bytes (as published with fb.resnet.torch)."""
+"""Principal components of the colours of ImageNet's pixels, one per row, and the standard
+deviations along them, in bytes (as published with fb.resnet.torch)."""
 _JITTER_ORDERS = tuple(permutations(range(3)))
 
 
 def color_jitter(
     images: Array, draws: Array, window: Size, brightness: float, contrast: float, saturation: float
 ) -> Array:
-    """Howard 2014: each factor is uniform within 1 +- its width; the order is drawn too."""
+    """Howard 2014: each factor is uniform within 1 +- its width; the order is random too."""
     widths = (brightness, contrast, saturation)
     return np.stack([_jitter(x, d, widths) for x, d in zip(images, draws, strict=True)])
 
@@ -39,7 +39,7 @@ def _jitter(image: Array, draws: Array, widths: tuple[float, float, float]) -> A
 
 
 def _blend_target(y: Array, adjustment: int) -> Array:
-    """What an image is mixed with: black, its mean brightness, its shades of grey."""
+    """What an image is blended with: black, its mean brightness, or its greyscale version."""
     if adjustment == 0:
         return np.zeros(1, np.float32)
     grey = y @ _LUMA_WEIGHTS if y.shape[2] == 3 else y.mean(axis=2)
@@ -47,8 +47,8 @@ def _blend_target(y: Array, adjustment: int) -> Array:
 
 
 def lighting(images: Array, draws: Array, window: Size, std: float) -> Array:
-    """Krizhevsky et al. 2012, 4.1: a colour along the principal components is added to all pixels
-    of an image. Raises NetError where the images have not three channels."""
+    """Krizhevsky et al. 2012, 4.1: adds one random colour along the principal components to all
+    pixels of an image. Raises NetError if the images do not have three channels."""
     if images.shape[3] != 3:
         raise fail(
             f"`lighting` adds red, green and blue, and the images have {images.shape[3]} channels"

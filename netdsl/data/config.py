@@ -18,7 +18,7 @@ from netdsl.values import Argument, Symbol, Value
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and deviation of each channel, of pixels scaled to [0, 1]."""
+    """Mean and standard deviation of each channel, for pixels scaled to [0, 1]."""
 
     signature: Signature
     mean: tuple[float, ...] = ()
@@ -38,7 +38,7 @@ STATISTICS: dict[str, Statistics] = {
         _make_statistics("fashion_mnist", [0.2860], [0.3530]),
         _make_statistics("cifar10", [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
         _make_statistics("imagenet", _IMAGENET, [0.229, 0.224, 0.225]),
-        # as before batch normalisation: the mean is taken away, and bytes stay as large as they are
+        # as before batch normalisation: the mean is subtracted, and values keep the scale of bytes
         _make_statistics("imagenet_mean", _IMAGENET, [1 / 255]),
         Statistics(
             Signature("by", (Param("mean", ListOf(Float())), Param("std", _POSITIVE))),
@@ -49,7 +49,7 @@ STATISTICS: dict[str, Statistics] = {
 
 @dataclass(frozen=True)
 class _ValidationSize:
-    """A count of images, or a share of them."""
+    """A number of images, or a share of them."""
 
     def accept(self, value: Value) -> int | float:
         if isinstance(value, float):
@@ -62,7 +62,7 @@ class _ValidationSize:
 
 @dataclass(frozen=True)
 class _DeterministicAugmentation:
-    """A change that draws nothing at random."""
+    """An augmentation that uses no random numbers."""
 
     def accept(self, value: Value) -> BoundCall:
         chosen = CallOf("augmentation", AUGMENTATIONS).accept(value)
@@ -81,7 +81,7 @@ REFUSE, SKIP = Symbol("refuse"), Symbol("skip")
 
 @dataclass(frozen=True)
 class _BadPicturePolicy:
-    """What is done about a bad picture."""
+    """What to do about a bad picture."""
 
     def accept(self, value: Value) -> Symbol:
         if value not in (REFUSE, SKIP):
@@ -147,7 +147,8 @@ class DataConfig:
         return self.on_bad_picture == SKIP
 
     def normalize_pixels(self, b: Builder, pixels: Node) -> Node:
-        """Bytes to floats: scaled to [0, 1], then centred and scaled by the statistics."""
+        """Converts bytes to floats: scales them to [0, 1], then normalises them with the
+        statistics."""
         x = b.cast(pixels, dtype=b.dtype)
         if self.normalize is None:
             return b.mul(x, b.const(1 / 255))
@@ -177,7 +178,7 @@ def _broadcast_channels(
 
 
 def resolve_data(entries: Sequence[Argument], span: Any) -> DataConfig:
-    """The configuration of a section's entries. Raises NetError for every wrong one."""
+    """The configuration given by a section's entries. Raises NetError for invalid entries."""
     try:
         return DataConfig(**SIGNATURE.bind(entries, span))
     except NetError as e:

@@ -1,4 +1,4 @@
-"""The record of a source, and where its files are looked for."""
+"""The record of a data source, and where its files are looked up."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from netdsl.signature import Param, Signature
 
 
 class DatasetNotFound(NetError):
-    """The files of a data set are not where they are looked for."""
+    """The files of a data set are not in any of the places searched."""
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """`load(folder, **arguments)` reads a dataset; `folder` is what `--data` gave, if anything.
+    """`load(folder, **arguments)` reads a dataset; `folder` is the value of `--data`, or None.
 
     `image_shape` and `classes` are what is known before anything is read.
     """
@@ -36,15 +36,16 @@ PATH = Param("path", OneOf((QuotedText(), NoneLiteral())), None, "folder of the 
 
 
 def mirror_url(name: str, base: str) -> str:
-    """Where the files of a data set are fetched from: its own place, or $NETDSL_MIRROR/NAME."""
+    """The URL that a data set's files are downloaded from: its own, or $NETDSL_MIRROR/NAME."""
     mirror = os.environ.get("NETDSL_MIRROR")
     return f"{mirror.rstrip('/')}/{name}" if mirror else base
 
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """The files of a data set: `has_files` says whether a folder has them, `download` fetches them
-    into one; `files` are their names, for people, `subfolder` a folder that they often lie in."""
+    """The files of a data set: `has_files` says whether a folder has them, `download` downloads
+    them into a folder. `files` are their names, for messages; `subfolder` is a folder that often
+    holds them."""
 
     name: str
     files: Sequence[str]
@@ -53,8 +54,8 @@ class DatasetFiles:
     subfolder: str
 
     def find_folder(self, folder: Path | None, path: str | None) -> Path:
-        """The folder that holds the files: the one given, or one in the cache folder, where they
-        are fetched to. Raises NetError that says which files to put where."""
+        """The folder that holds the files: the given one, or one in the cache directory, to which
+        they are downloaded. Raises NetError that says which files to put where."""
         data_folder = folder or (Path(path) if path else None)
         if data_folder is not None:
             for candidate in (data_folder, data_folder / self.name, data_folder / self.subfolder):
@@ -63,7 +64,7 @@ class DatasetFiles:
             raise self._make_error(f"the files of `{self.name}` are not in {data_folder}", "there")
         try:
             cached = cache_directory() / self.name
-        except RuntimeError:  # nobody knows a home
+        except RuntimeError:  # there is no home directory
             message = "there is no home folder to look in"
             raise self._make_error(message, "into a folder that NETDSL_CACHE names") from None
         if not self.has_files(cached):

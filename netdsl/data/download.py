@@ -1,4 +1,4 @@
-"""Fetching the files of a data set, once, into the cache folder, checked before they count."""
+"""Downloads the files of a data set once into the cache directory and verifies their checksums."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file that can be fetched, and the checksum that it must have."""
+    """A downloadable file and its expected checksum."""
 
     url: str
     sha256: str
@@ -34,8 +34,8 @@ class RemoteFile:
 
 
 def fetch(remote: RemoteFile, folder: Path) -> Path:
-    """The file in `folder`, fetched if it is not there. Raises NetError where it cannot be had, or
-    is not what it should be; nothing of it is then left."""
+    """The file in `folder`, downloaded if it is not there. Raises NetError if the download fails or
+    the checksum differs; no partial file is left behind."""
     target = folder / remote.name
     if target.is_file():
         return target
@@ -73,7 +73,8 @@ def _download_to(remote: RemoteFile, out: IO[bytes]) -> None:
 
 
 def unpack(archive: Path, names: tuple[str, ...], folder: Path) -> None:
-    """The files of these names out of a tar archive, wherever in it they lie, into `folder`."""
+    """Extracts the files of these names from a tar archive, from any directory in it, into
+    `folder`."""
     try:
         with tarfile.open(archive) as tar:
             for member in tar:

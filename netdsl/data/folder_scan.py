@@ -1,4 +1,4 @@
-"""The pictures in the folder of a class: which files are ones, which folders are followed."""
+"""Scans a class folder for pictures: which files are pictures, which folders are followed."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ PICTURE_SUFFIXES = (
     *[".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"],
     *[".tif", ".tiff", ".webp"],
 )
-"""Files that must be pictures; others are looked into."""
+"""Files with these suffixes must be pictures; the contents of other files are inspected."""
 SYSTEM_FOLDERS = ("__MACOSX", "__pycache__")
 MAX_NON_PICTURES = 20_000
-"""Files and folders that are no pictures, which a link may lead to outside a data folder."""
+"""The most files and folders other than pictures that a link out of the data folder may lead to."""
 FolderId = tuple[int, int]
-"""Device and number of a folder, by whatever path it is reached."""
+"""Device and inode number of a folder, the same for every path to it."""
 Owners = dict[FolderId, Path]
-"""The class of a part that each folder belongs to."""
+"""The class folder, in any part, that each folder belongs to."""
 
 
 @dataclass
 class IgnoredFiles:
-    """What lies in the folders and is not used, by the reason."""
+    """Files and folders that are not used, grouped by reason."""
 
     root: Path
     paths_by_reason: dict[str, list[str]] = field(default_factory=dict)
@@ -45,24 +45,24 @@ class IgnoredFiles:
 def find_class_pictures(
     base: Path, name: str, ignored_files: IgnoredFiles, owners: Owners
 ) -> list[str]:
-    """The pictures in the folder of a class and in the folders within it, linked ones too, each
-    folder once; as paths from `base`, in order. Raises NetError where the class is a link to a
-    folder that it lies in, where a folder belongs to another class or part as well, and where a
-    link leads to much that is no picture, such as a whole disk."""
+    """The pictures in the folder of a class and in its subfolders, including linked ones, each
+    folder once; as sorted paths relative to `base`. Raises NetError if the class is a link to a
+    folder that contains it, if a folder belongs to another class or part as well, or if a link
+    leads to many files other than pictures, such as a whole disk."""
     return sorted(_FolderScan(base, name, ignored_files, owners).find())
 
 
 @dataclass(frozen=True)
 class _PendingFolder:
-    """A folder that is still to be read: its path from the base, and the link by which it is
-    reached where it lies outside the data folder."""
+    """A folder still to be read: its path relative to the base, and the link through which it is
+    reached if it is outside the data folder."""
 
     relative_path: str
     link: Path | None
 
 
 class _FolderScan:
-    """One pass through the folder of a class."""
+    """One scan of the folder of a class."""
 
     def __init__(self, base: Path, name: str, ignored_files: IgnoredFiles, owners: Owners) -> None:
         self.base, self.class_folder, self.data_folder = base, base / name, base.resolve()
@@ -91,7 +91,7 @@ class _FolderScan:
                     self._enqueue(path, relative_path, folder.link)
 
     def _is_used(self, entry: os.DirEntry[str], path: Path) -> bool:
-        """Whether an entry is a picture to use; another file is put down as left out."""
+        """Whether an entry is a picture to use; other files are recorded as ignored."""
         is_dir = is_folder(entry)
         if is_hidden(entry.name) if is_dir else entry.name.startswith("."):
             self.ignored_files.add(path, "hidden")
@@ -102,7 +102,7 @@ class _FolderScan:
         return False
 
     def _enqueue(self, path: Path, relative_path: str, link: Path | None) -> None:
-        """Puts a folder on the list, once."""
+        """Queues a folder, once."""
         folder = folder_id(path)
         if folder in self.seen_folders:
             reason = "a link to a folder that is read already, or that it lies in"
@@ -129,7 +129,7 @@ class _FolderScan:
 
 
 def has_pictures(folder: Path) -> bool:
-    """Whether there are pictures in a folder or in one within it."""
+    """Whether a folder or any of its subfolders holds pictures."""
     return any(_FolderScan(folder.parent, folder.name, IgnoredFiles(folder), {}).find())
 
 
@@ -138,7 +138,7 @@ def looks_like_picture(path: Path) -> bool:
 
 
 def list_entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, by name. Raises NetError where it cannot be read."""
+    """The entries of a folder, sorted by name. Raises NetError if it cannot be read."""
     try:
         with os.scandir(folder) as found:
             return sorted(found, key=lambda e: e.name)
@@ -147,7 +147,7 @@ def list_entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def list_folders(base: Path, ignored_files: IgnoredFiles | None = None) -> list[str]:
-    """The names of the folders in one, hidden ones left out."""
+    """The names of a folder's subfolders, without hidden ones."""
     found = [e for e in list_entries(base) if is_folder(e)] if base.is_dir() else []
     if ignored_files is not None:
         for e in found:
@@ -157,7 +157,7 @@ def list_folders(base: Path, ignored_files: IgnoredFiles | None = None) -> list[
 
 
 def list_files(folder: Path) -> Iterator[Path]:
-    """The files in a folder, hidden ones left out."""
+    """The files in a folder, without hidden ones."""
     return (
         Path(e.path)
         for e in list_entries(folder)
@@ -166,7 +166,7 @@ def list_files(folder: Path) -> Iterator[Path]:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is one, or a link to one; a link that leads to itself is none."""
+    """Whether an entry is a folder or a link to one; a link that leads to itself is not."""
     try:
         return entry.is_dir()
     except OSError:
@@ -178,7 +178,7 @@ def is_hidden(name: str) -> bool:
 
 
 def folder_id(path: Path) -> FolderId:
-    """Raises NetError where there is nothing at a path."""
+    """Raises NetError if nothing exists at the path."""
     try:
         found = path.stat()
     except OSError as e:

@@ -1,4 +1,4 @@
-"""The idx format of MNIST and its kin, compressed or not."""
+"""The idx format of MNIST and related data sets, compressed or not."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from netdsl.types import Array
 
 
 def read_idx(folder: Path, name: str, rank: int) -> Array:
-    """The unsigned bytes of `folder/name`, or of `name.gz` beside it.
+    """Reads the unsigned bytes of `folder/name`, or of `name.gz` in the same folder.
 
-    Raises NetError, naming the file, where it is missing, truncated, or not such a file, and before
-    anything is unpacked where its values take more memory than there is for them.
+    Raises NetError, naming the file, if it is missing, truncated, or not such a file; also, before
+    anything is unpacked, if its values exceed the memory limit.
     """
     with _open_idx(folder, name, rank) as (path, f, shape):
         values = read_exactly(f, math.prod(shape))
@@ -37,7 +37,7 @@ def _make_length_error(path: Path, comparison: str) -> NetError:
 
 
 def read_idx_shape(folder: Path, name: str, rank: int) -> tuple[int, ...]:
-    """The shape that a file announces; its values are not read. Raises NetError as `read_idx`."""
+    """The shape in a file's header; the values are not read. Raises NetError as `read_idx` does."""
     with _open_idx(folder, name, rank) as (_, _, shape):
         return shape
 
@@ -46,7 +46,7 @@ def read_idx_shape(folder: Path, name: str, rank: int) -> tuple[int, ...]:
 def _open_idx(
     folder: Path, name: str, rank: int
 ) -> Iterator[tuple[Path, IO[bytes], tuple[int, ...]]]:
-    """A file of which the header is read, and the shape that this says."""
+    """Opens a file, reads its header and yields the shape in it."""
     path = find_file(folder, name)
     if path is None:
         raise fail(f"{folder} holds no {name}.gz")
@@ -70,7 +70,7 @@ def _open_gzip(file: BinaryIO) -> IO[bytes]:
 
 
 def find_file(folder: Path, name: str) -> Path | None:
-    """The file of that name, compressed or not."""
+    """The file of that name, compressed or not; None if there is none."""
     for path in (folder / f"{name}.gz", folder / name):
         if path.exists():
             return path

@@ -1,4 +1,4 @@
-"""Folders of pictures, one for each class, perhaps under train, val and test."""
+"""Folders of pictures, one per class, optionally under train, val and test."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ PARTS = {
     VALIDATION: (VALIDATION, "valid", "validation", "dev"),
     TEST: (TEST, "testing"),
 }
-"""What the folders of parts are called, in capitals or not."""
+"""The folder names of each part, in any case."""
 MAX_CHECKED_PICTURES = 20_000
-"""Pictures that are looked into before anything is learnt; of more only the first ones."""
+"""Pictures whose headers are checked before training; in larger data sets only the first ones."""
 MAX_LISTED_ERRORS = 8
 _FOLDERS_HELP = (
     "a folder of pictures for each class: DIR/train/CLASS and DIR/val/CLASS, or DIR/CLASS"
@@ -66,10 +66,10 @@ def _find_root(data_folder: Path | None, path: Path) -> Path:
 
 
 def read_folder(root: Path) -> Dataset:
-    """The pictures under a folder; none of them is decoded yet, and files that are none by their
-    headers are no part of the samples. Raises NetError where it holds none, where it is not clear
-    which folders are classes and which are parts, and where a part has a class that is not among
-    the training pictures."""
+    """The pictures under a folder. None is decoded yet; files whose headers show that they are not
+    pictures are left out of the samples. Raises NetError if there are no pictures, if it is
+    ambiguous which folders are classes and which are parts, or if a part has a class that is not
+    among the training pictures."""
     ignored_files = IgnoredFiles(root)
     parts = _find_parts(root)
     base = parts.pop(TRAIN, root)
@@ -103,8 +103,8 @@ def read_folder(root: Path) -> Dataset:
 
 
 def _find_parts(root: Path) -> dict[str, Path]:
-    """The folders of parts that hold folders of classes. Raises NetError where two folders are
-    the same part, and where there is none to learn from."""
+    """The part folders that hold class folders. Raises NetError if two folders are the same part,
+    or if there is no training part."""
     found: dict[str, Path] = {}
     for name in list_folders(root):
         part = _match_part(name)
@@ -122,12 +122,12 @@ def _find_parts(root: Path) -> dict[str, Path]:
 
 
 def _match_part(name: str) -> str | None:
-    """The part that a folder of this name is, if it is one."""
+    """The part that a folder name denotes, if any."""
     return next((part for part, names in PARTS.items() if name.lower() in names), None)
 
 
 def _check_classes(root: Path, classes: Sequence[str], parts: dict[str, Path]) -> None:
-    """Raises NetError where the folders that would be classes are parts, or hold them."""
+    """Raises NetError if the folders taken for classes are parts, or hold parts."""
     if len(classes) > 1 and all(_match_part(c) for c in classes):
         message = f"the pictures of {root / classes[0]} lie in no folder of a class"
         raise fail(message, help=f"it takes {_FOLDERS_HELP}")
@@ -143,8 +143,8 @@ def _check_classes(root: Path, classes: Sequence[str], parts: dict[str, Path]) -
 def _check_siblings(
     root: Path, classes: Sequence[str], parts: Sequence[Path], ignored_files: IgnoredFiles
 ) -> None:
-    """What lies beside the parts is left out. Raises NetError where that may be a part too, or
-    where what is called train may be a class among others."""
+    """Ignores what is next to the parts. Raises NetError if it may be a part too, or if the folder
+    called train may be one class among others."""
     _ignore_files(root, ignored_files)
     for name in list_folders(root, ignored_files):
         sibling = root / name
@@ -167,9 +167,8 @@ def _check_siblings(
 
 
 def _check_nested(base: Path, classes: Sequence[str]) -> None:
-    """Raises NetError where a class is divided into parts, and where every class holds the same
-    folders and nothing else: these are then the classes, and what would be one is something
-    else."""
+    """Raises NetError if a class is divided into parts, or if every class holds the same folders
+    and nothing else: those are then the real classes."""
     nested_names = [
         {_match_part(name) or name: name for name in _find_nested_folders(base / c)}
         for c in classes
@@ -192,8 +191,8 @@ def _check_nested(base: Path, classes: Sequence[str]) -> None:
 
 
 def _find_nested_folders(directory: Path) -> set[str]:
-    """The folders of one that holds no pictures itself; on the way down to them there may be
-    folders that hold one folder each."""
+    """The subfolders of a folder that holds no pictures itself, looking through folders that hold
+    only one folder each."""
     while True:
         nested = list_folders(directory)
         if any(looks_like_picture(p) for p in list_files(directory)):
@@ -248,7 +247,7 @@ def _read_part(
 
 
 def _ignore_files(directory: Path, ignored_files: IgnoredFiles) -> None:
-    """What lies beside folders and is left out: pictures, and links to what is not there."""
+    """Records the files next to folders that are not used: pictures and broken links."""
     for path in list_files(directory):
         if not os.path.exists(path):
             ignored_files.add(path, "a link that leads nowhere")
@@ -257,7 +256,7 @@ def _ignore_files(directory: Path, ignored_files: IgnoredFiles) -> None:
 
 
 def _drop_bad_pictures(parts: Sequence[Samples]) -> tuple[tuple[BadPicture, ...], list[Samples]]:
-    """What is wrong with files by their headers, and the parts without these files."""
+    """The errors in the headers of files, and the parts without those files."""
     found: list[BadPicture] = []
     remaining, budget = [], MAX_CHECKED_PICTURES
     for part in parts:

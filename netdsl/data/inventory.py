@@ -1,4 +1,4 @@
-"""What was found of a data set: classes, counts by part and class, what is left out and why."""
+"""What a data set holds: classes, counts by part and class, what is left out and why."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_LISTED = 10
 @dataclass(frozen=True)
 class Inventory:
     """`counts` are the images of each part by class, in the order of `classes`; `is_held_out` says
-    whether those to validate with are taken from those to learn from."""
+    whether the validation images are held out from the training images."""
 
     source: str
     classes: tuple[str, ...]
@@ -29,7 +29,7 @@ class Inventory:
 
     @property
     def missing_classes(self) -> dict[str, tuple[str, ...]]:
-        """The classes that a part has no image of, by part; a part without images has none."""
+        """The classes without images in each part; parts without any images are left out."""
         found = {
             part: tuple(c for c, n in zip(self.classes, numbers, strict=True) if not n)
             for part, numbers in self.counts.items()
@@ -38,7 +38,7 @@ class Inventory:
         return {part: names for part, names in found.items() if names}
 
     def lines(self) -> tuple[str, ...]:
-        """The inventory for people."""
+        """The inventory as lines of text."""
         count = _pluralize(len(self.classes), "class")
         first = f"data: {self.source}, {count}: {abbreviate(self.classes)}"
         parts = [f"  {part}: {self._format_part(part)}" for part in self.counts]
@@ -74,7 +74,7 @@ class Inventory:
 
 
 def make_inventory(source: str, dataset: Dataset, train: Samples, validation: Samples) -> Inventory:
-    """What was found of a data set that is divided so."""
+    """The inventory of a data set with this split."""
     parts = {TRAIN_SET: train, VALIDATION_SET: validation}
     if dataset.read_test is not None:
         parts[TEST_SET] = dataset.read_test()
@@ -89,7 +89,7 @@ def make_inventory(source: str, dataset: Dataset, train: Samples, validation: Sa
 
 
 def format_skipped_pictures(errors: Sequence[str]) -> list[str]:
-    """How many pictures are skipped, and the first ones with what is wrong with them."""
+    """The number of skipped pictures, and the errors of the first ones."""
     if not errors:
         return []
     lines = [f"  skipped: {_pluralize(len(errors), 'bad picture')}"]
@@ -104,7 +104,7 @@ def _pluralize(n: int, noun: str) -> str:
 
 
 def abbreviate(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
+    """The first few names, and how many more there are."""
     shown = [escape_line(n) for n in names[:MAX_LISTED]]
     more = [f"and {len(names) - MAX_LISTED:,} more"] if len(names) > MAX_LISTED else []
     return ", ".join([*shown, *more])

@@ -1,4 +1,4 @@
-"""How much memory reading data may take: held against what headers say, before it is allocated."""
+"""Limits on the memory for reading data, checked against file headers before any allocation."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from netdsl.types import Array, format_bytes
 MEMORY_VARIABLE = "NETDSL_MEMORY"
 DEFAULT_MEMORY_LIMIT = 4 * 10**9
 MIN_UNPACKED_LIMIT, MAX_COMPRESSION_RATIO = 250 * 10**6, 100
-"""A compressed file may unpack to that many bytes, or to that many times its size: what grows
-further is more likely made to fill the memory than to be learnt from."""
+"""A compressed file may unpack to that many bytes, or to that many times its size: one that expands
+further is more likely made to fill the memory than to be trained on."""
 _SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) *([kMGT]?)i?B?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 def memory_limit() -> int:
-    """Bytes that the images of a data set may take. Raises NetError where the environment does
-    not say a size."""
+    """Bytes that the images of a data set may take. Raises NetError if the environment variable is
+    not a size."""
     return _read_limit() or DEFAULT_MEMORY_LIMIT
 
 
@@ -44,8 +44,8 @@ def _read_limit() -> int | None:
 
 
 def check_memory(what: str, size: int, packed_size: int | None = None) -> None:
-    """Raises NetError where `what` would take `size` bytes, and that is over the limit, or far
-    more than the `packed_size` bytes of a compressed file."""
+    """Raises NetError if `size` bytes, which `what` would take, exceed the limit, or are far more
+    than the `packed_size` bytes of a compressed file."""
     max_bytes = memory_limit()
     if packed_size is not None and _read_limit() is None:
         max_bytes = min(max_bytes, max(MIN_UNPACKED_LIMIT, MAX_COMPRESSION_RATIO * packed_size))
@@ -61,8 +61,8 @@ def check_memory(what: str, size: int, packed_size: int | None = None) -> None:
 
 
 def check_pixels(what: str, pixels: int, bytes_per_pixel: int) -> None:
-    """Raises NetError where one picture, at any size on its way, has more pixels than all that are
-    decoded at once may have, where each takes so many bytes."""
+    """Raises NetError if a picture, at any intermediate size, has more pixels than may be decoded
+    at once with `bytes_per_pixel`."""
     max_pixels = decoding_limit() // bytes_per_pixel
     if pixels > max_pixels:
         message = f"{what} has {pixels:,} pixels, and at most {max_pixels:,} are decoded at once"
@@ -70,7 +70,7 @@ def check_pixels(what: str, pixels: int, bytes_per_pixel: int) -> None:
 
 
 def check_decoding_memory(what: str, size: int) -> None:
-    """Raises NetError where making images ready takes more memory than there is for it."""
+    """Raises NetError if preparing images takes more memory than the limit."""
     if size > decoding_limit():
         raise make_limit_error(
             f"{what} would take {format_bytes(size)} of memory", decoding_limit(), 4 * size
@@ -78,7 +78,7 @@ def check_decoding_memory(what: str, size: int) -> None:
 
 
 def make_limit_error(message: str, max_bytes: int, needed_bytes: int) -> NetError:
-    """What is said where something takes more than its limit, and how the limit is raised."""
+    """The error for something that exceeds its limit; says how to raise the limit."""
     return fail(
         f"{message}, and the limit is {format_bytes(max_bytes)}", help=_limit_help(needed_bytes)
     )
@@ -90,7 +90,7 @@ def _limit_help(needed_bytes: int) -> str:
 
 
 def decoding_limit() -> int:
-    """Bytes that pictures may take while they are decoded: all of them that are at it."""
+    """Bytes that all pictures being decoded at the same time may take together."""
     return memory_limit() // 4
 
 
@@ -98,8 +98,8 @@ _CHUNK = 1 << 20
 
 
 def read_exactly(file: IO[bytes], size: int) -> Array | None:
-    """The next `size` bytes of a file, read in pieces into one array that is not copied again;
-    None where there are fewer."""
+    """The next `size` bytes of a file, read in chunks into one array without another copy; None if
+    there are fewer."""
     content: Array = np.empty(size, np.uint8)
     done = 0
     while done < size:
@@ -112,8 +112,8 @@ def read_exactly(file: IO[bytes], size: int) -> Array | None:
 
 
 class MemorySemaphore:
-    """Lets threads work as long as what all of them need fits into the memory for decoding; one
-    alone is always let in."""
+    """Lets threads work while the memory that they need together is within the decoding limit; a
+    single thread is always admitted."""
 
     def __init__(self) -> None:
         self._condition = Condition()
@@ -121,7 +121,7 @@ class MemorySemaphore:
 
     @contextmanager
     def reserve(self, size: int) -> Iterator[None]:
-        """Waits until there is room for `size` bytes, and keeps it."""
+        """Waits until `size` bytes are available, and reserves them."""
         with self._condition:
             self._condition.wait_for(
                 lambda: not self._reserved_bytes or self._reserved_bytes + size <= decoding_limit()
@@ -136,4 +136,4 @@ class MemorySemaphore:
 
 
 DECODING_MEMORY = MemorySemaphore()
-"""The memory for decoding, which all threads share."""
+"""The decoding memory that all threads share."""

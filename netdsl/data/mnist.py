@@ -1,4 +1,4 @@
-"""MNIST and what has its form: four idx files."""
+"""MNIST and data sets in the same form: four idx files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILE_NAMES = tuple(f"{name}.gz" for pair in FILES.values() for name in pair)
 def idx_source(
     name: str, classes: tuple[str, ...], doc: str, base: str, checksums: tuple[str, ...]
 ) -> DataSource:
-    """A source of four idx files, which lie at `base` with these sha256."""
+    """A source of four idx files, published at `base` with these SHA-256 checksums."""
     sha256_by_name = dict(zip(FILE_NAMES, checksums, strict=True))
     dataset_files = DatasetFiles(
         name,
@@ -40,7 +40,7 @@ def idx_source(
 
 
 def _download(name: str, base: str, checksums: Mapping[str, str], folder: Path) -> None:
-    # the first file is what a whole set is known by, so it comes last
+    # the presence of the first file marks the set as complete, so it comes last
     for file in reversed(FILE_NAMES):
         fetch(RemoteFile(f"{mirror_url(name, base)}/{file}", checksums[file]), folder)
 
@@ -55,8 +55,8 @@ def _load(
 
 
 def _check_headers(folder: Path) -> None:
-    """Raises NetError where a file announces another size than it should; the test set too is
-    looked at before anything is trained on."""
+    """Raises NetError if a file's header gives an unexpected size; the test set is checked too,
+    before any training."""
     for images_name, labels_name in FILES.values():
         shape = read_idx_shape(folder, images_name, 3)
         labels = read_idx_shape(folder, labels_name, 1)[0]

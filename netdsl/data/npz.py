@@ -42,7 +42,7 @@ def _load(folder: Path | None, path: str) -> Dataset:
 
 @dataclass(frozen=True)
 class _Member:
-    """An array of a file, of which only the header is read."""
+    """An array in the file, of which only the header has been read."""
 
     name: str
     shape: tuple[int, ...]
@@ -59,7 +59,7 @@ class _Member:
 
 
 class _BoundedReader:
-    """A file of which at most so many bytes are read at once, whatever it says of itself."""
+    """A file that limits the size of each read, whatever sizes its content claims."""
 
     MAX_READ = 1 << 20
 
@@ -77,9 +77,9 @@ class _BoundedReader:
 
 
 def read_arrays(path: Path) -> Dataset:
-    """`images` (bytes, N x H x W or N x H x W x C) and `labels` (whole numbers), perhaps
-    `test_images` and `test_labels`. Raises NetError, naming file and array, where they are not,
-    and before anything is allocated where they take more memory than there is for them."""
+    """Reads `images` (bytes, N x H x W or N x H x W x C) and `labels` (integers), and optionally
+    `test_images` and `test_labels`. Raises NetError, naming file and array, if they are invalid;
+    also, before anything is allocated, if they exceed the memory limit."""
     if not path.exists():
         raise fail(f"there is no file {path}", help='arrays("data.npz") names a NumPy file')
     with open_regular_file(path) as file:
@@ -101,7 +101,7 @@ _ARCHIVE_ERRORS = (
     NotImplementedError,
     TypeError,
 )
-"""What a damaged archive makes `zipfile` raise besides its own errors."""
+"""What `zipfile` raises for a damaged archive besides its own errors."""
 _COMPRESSION_NAMES = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "LZMA"}
 _LABEL_HELP = "labels are whole numbers from 0 to 99,999"
 _SAVE_HELP = "np.savez(FILE, images=..., labels=..., test_images=..., test_labels=...) writes one"
@@ -135,7 +135,8 @@ def _read_archive(path: Path, archive: zipfile.ZipFile, packed_size: int) -> Dat
 
 
 def _read_member(path: Path, name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
-    """The header of an array. Raises NetError where it is not one of numbers that NumPy writes."""
+    """Reads the header of an array. Raises NetError unless it is a numeric array as NumPy writes
+    it."""
     if info.flag_bits & 1:
         raise fail(f"`{name}` in {path} is encrypted", help=_SAVE_HELP)
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -163,8 +164,8 @@ _HEADER = re.compile(
 def _read_header(
     f: IO[bytes], path: Path, name: str
 ) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
-    """Shape, type and order of an array: the one form of header that NumPy writes, which is not
-    evaluated."""
+    """Shape, type and order of an array. Accepts only the form of header that NumPy writes, and
+    does not evaluate it."""
     preamble = f.read(8)
     if preamble[:6] != _MAGIC or preamble[6:] not in (b"\1\0", b"\2\0", b"\3\0"):
         raise _make_damage_error(path, f"`{name}` does not begin as an array does")
@@ -188,7 +189,7 @@ def _image_shape(images: _Member) -> tuple[int, ...]:
 def _check_pair(
     path: Path, members: Mapping[str, _Member], images_name: str, labels_name: str
 ) -> None:
-    """Raises NetError where two arrays are not images and their labels, by their headers."""
+    """Raises NetError if the headers of two arrays are not those of images and their labels."""
     for name in (images_name, labels_name):
         if name not in members:
             raise fail(f"{path} holds no array `{name}`", help=_SAVE_HELP)

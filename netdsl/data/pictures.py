@@ -1,4 +1,4 @@
-"""Picture files as arrays of bytes, decoded when they are asked for, and such arrays as files."""
+"""Picture files as arrays of bytes, decoded on demand, and such arrays written as files."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from netdsl.file_io import open_regular_file, write_atomically
 from netdsl.types import Array, dims
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")
-"""What is decoded, by Pillow's names; which of them a file is, its content says, never its name.
-Others may start a program (PostScript does) or cannot be told from noise."""
+"""The formats that are decoded, by Pillow's names; a file's content decides its format, never its
+name. Other formats may start a program (as PostScript does) or cannot be told from noise."""
 _MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM|RIFF....WEBP|II[*+]\0|MM\0[*+]|P[1-6]\s"
     rb"|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
@@ -35,7 +35,7 @@ _MAGIC = re.compile(
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _PLAIN_MODES = ("1", "L", "P", "RGB")
 _WHOLE_IMAGE_FORMATS = ("WEBP", "JPEG2000")
-"""Formats whose decoders hold a whole picture themselves, once or twice."""
+"""Formats whose decoders hold the whole picture themselves, once or twice."""
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -44,7 +44,7 @@ class BadPicture(NetError):
 
 
 class SkippedPictures:
-    """The bad pictures that are gone without, and what is wrong with each; threads add to it."""
+    """The bad pictures that are skipped, with the error of each. Thread-safe."""
 
     def __init__(self) -> None:
         self._messages: dict[Path, str] = {}
@@ -59,15 +59,15 @@ class SkippedPictures:
 
     @property
     def messages(self) -> tuple[str, ...]:
-        """What is wrong, a sentence for each, in the order in which they were found."""
+        """The errors, one sentence each, in the order in which they were found."""
         with self._lock:
             return tuple(self._messages.values())
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Files of pictures of any size: names within a folder, an array of texts. Where there is a
-    place for those `skipped_pictures`, bad ones go there; else they are refused."""
+    """Picture files of any size; `names` is an array of strings, relative to `folder`. Bad pictures
+    are added to `skipped_pictures` if given, else they raise an error."""
 
     folder: Path
     names: Array
@@ -92,13 +92,14 @@ class Pictures:
         return np.array(is_valid, dtype=np.float32)
 
     def checksum(self) -> int:
-        """What tells these files apart from others: their names and lengths."""
+        """A checksum of the files' names and lengths."""
         lengths = (os.path.getsize(path) for path in self.paths)
         lines = (f"{n} {size}\n" for n, size in zip(self.names, lengths, strict=True))
         return _text_checksum("".join(lines))
 
     def name_checksum(self) -> int:
-        """As `checksum`, where damaged files may be put back with other lengths."""
+        """Like `checksum`, but without lengths, which may change when damaged files are
+        restored."""
         return _text_checksum("\n".join(map(str, self.names)))
 
 
@@ -107,7 +108,7 @@ def _text_checksum(text: str) -> int:
 
 
 def pictures_from_paths(paths: Sequence[Path]) -> Pictures:
-    """Pictures that somebody names."""
+    """Pictures at the given paths."""
     return Pictures(Path(), np.array([str(p) for p in paths], dtype=object))
 
 
@@ -116,8 +117,9 @@ def _make_error(message: str, help: str | None = None) -> BadPicture:
 
 
 class PictureFile:
-    """A picture of which the header is read and no pixel is decoded. Raises BadPicture where the
-    file is missing, is no file, or is no picture of a known format; `close` it."""
+    """A picture whose header has been read and whose pixels are not decoded. Raises BadPicture if
+    the file is missing, not a regular file, or not a picture of a known format. Must be closed with
+    `close`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -135,21 +137,21 @@ class PictureFile:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width as they are stored; the camera may have been turned."""
+        """Height and width as stored, before the EXIF orientation is applied."""
         width, height = self._picture.size
         return height, width
 
     def bytes_per_pixel(self, channels: int) -> int:
-        """Bytes that a pixel takes while it is decoded, converted, resized and copied into a
-        batch of so many channels."""
+        """Bytes that a pixel takes while it is decoded, converted, resized and copied into a batch
+        with that many channels."""
         is_plain = self._picture.mode in _PLAIN_MODES and "transparency" not in self._picture.info
         return (12 if is_plain and channels < 4 else 20) + 8 * (
             self._picture.format in _WHOLE_IMAGE_FORMATS
         )
 
     def check_size(self, channels: int = 3, max_pixels: int = 0) -> None:
-        """Raises BadPicture where it has too many pixels to decode, or comes to the `max_pixels`
-        number of them when it is resized."""
+        """Raises BadPicture if it has too many pixels to decode, alone or together with the
+        `max_pixels` that it is resized to."""
         pixels = self.size[0] * self.size[1]
         bytes_per_pixel = self.bytes_per_pixel(channels)
         what = f"the picture {self.path} of {dims(self.size)}"
@@ -164,18 +166,18 @@ class PictureFile:
             raise BadPicture(*e.diagnostics) from None
 
     def check_range(self) -> None:
-        """Raises BadPicture where it cannot be known which of its numbers is white."""
+        """Raises BadPicture if it is unknown which of its values is white."""
         with _add_path_to_errors(self.path):
             _check_range(self._picture)
 
     def decode(self, channels: int) -> Array:
-        """The picture as bytes [H,W,channels] (1, 3 or 4): upright, on white where it is
-        transparent. Raises BadPicture where it is damaged."""
+        """The picture as bytes [H,W,channels] (1, 3 or 4): upright, and on white if it is
+        transparent. Raises BadPicture if it is damaged."""
         with _add_path_to_errors(self.path):
             picture = _to_eight_bits(_apply_orientation(self._picture))
             shape = (*picture.size[::-1], channels)
             values = np.asarray(_convert_mode(picture, channels)).reshape(shape)
-            self._picture.close()  # as large as the values, which are a copy
+            self._picture.close()  # takes as much memory as the values, which are a copy
             return values
 
     def close(self) -> None:
@@ -185,13 +187,13 @@ class PictureFile:
 
 @contextmanager
 def _add_path_to_errors(path: Path) -> Iterator[None]:
-    """What goes wrong with a file is told with its name."""
+    """Adds the file's path to errors."""
     try:
         yield
     except NetError as e:
         first = e.diagnostics[0]
         raise _make_error(f"{path}: {first.message}", first.help) from None
-    except Exception as e:  # somebody else's decoders: damaged files raise anything
+    except Exception as e:  # third-party decoders raise anything for damaged files
         raise _make_error(f"{path} is no readable picture: {_describe_error(e, path)}") from None
 
 
@@ -202,15 +204,15 @@ def _describe_error(e: Exception, path: Path) -> str:
 
 
 def read_picture(path: Path, channels: int) -> Array:
-    """A picture as bytes [H,W,channels], as `PictureFile.decoded` gives them. Raises BadPicture
-    where it cannot be read, or has more pixels than there is memory for."""
+    """A picture as bytes [H,W,channels], as `PictureFile.decode` returns them. Raises BadPicture if
+    it cannot be read, or has more pixels than the memory limit allows."""
     with closing(PictureFile(path)) as picture:
         picture.check_size(channels)
         return picture.decode(channels)
 
 
 def write_picture(path: Path, picture: Array) -> None:
-    """Bytes [H,W,1 or 3] as a PNG file. Raises NetError where it cannot be written."""
+    """Writes bytes [H,W,1 or 3] as a PNG file. Raises NetError if it cannot be written."""
     from PIL import Image
 
     content = io.BytesIO()
@@ -220,7 +222,7 @@ def write_picture(path: Path, picture: Array) -> None:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file begins as a picture does and its header can be read."""
+    """Whether a file starts with the magic bytes of a picture and has a readable header."""
     try:
         with open_regular_file(path) as f:
             has_magic = _MAGIC.match(f.read(16)) is not None
@@ -230,13 +232,13 @@ def is_picture(path: Path) -> bool:
 
 
 def find_picture_errors(paths: Sequence[Path]) -> list[BadPicture | None]:
-    """What is wrong with each file, as far as its header tells."""
+    """The error of each file, as far as its header shows; None for those without."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(find_picture_error, paths))
 
 
 def find_picture_error(path: Path) -> BadPicture | None:
-    """What is wrong with a file, as far as its header tells."""
+    """The error of a file, as far as its header shows; None if there is none."""
     try:
         with closing(PictureFile(path)) as picture:
             picture.check_size()
@@ -248,28 +250,27 @@ def find_picture_error(path: Path) -> BadPicture | None:
 
 @cache
 def _pillow() -> Any:
-    """Pillow. It warns of pictures of many pixels at a number of its own; how many there may be is
-    known here from the memory that there is. Nor are the other things told that it has doubts
-    about: metadata, mostly."""
+    """Pillow, without its own pixel limit, as the limit here depends on the available memory, and
+    without its warnings, most of which are about metadata."""
     Image: Any = import_module("PIL.Image")
     warnings.filterwarnings("ignore", module="PIL")
     Image.MAX_IMAGE_PIXELS = None
-    # of blocks as large as this malloc gives each back when it is freed, and keeps none for the
-    # next picture that the thread may decode
+    # malloc returns blocks of this size to the system when they are freed, instead of keeping them
+    # for the next picture that the thread may decode
     Image.core.set_block_size(2**26)
     return Image
 
 
 def decoder_version() -> str:
-    """What decodes pictures, with its version."""
+    """The library that decodes pictures, with its version."""
     return f"Pillow {_pillow().__version__}"
 
 
 def _apply_orientation(picture: Any) -> Any:
-    """As the camera says that it was held."""
+    """Applies the EXIF orientation."""
     from PIL import ImageOps
 
-    ImageOps.exif_transpose(picture, in_place=True)  # else it is copied even where it is upright
+    ImageOps.exif_transpose(picture, in_place=True)  # otherwise it is copied even if it is upright
     return picture
 
 
@@ -282,11 +283,11 @@ def _convert_mode(picture: Any, channels: int) -> Any:
 
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
-"""Tags of TIFF: bits of a sample, whether 0 is white, whether samples are unsigned (1)."""
+"""TIFF tags: bits per sample, whether 0 is white, whether samples are unsigned (1)."""
 
 
 def _check_range(picture: Any) -> None:
-    """Raises NetError where it cannot be known which of a picture's numbers is white."""
+    """Raises NetError if it is unknown which of a picture's values is white."""
     if not picture.mode.startswith(("F", "I")):
         return
     tags = _tags(picture)
@@ -303,8 +304,8 @@ def _check_range(picture: Any) -> None:
 
 
 def _to_eight_bits(picture: Any) -> Any:
-    """A picture of 9 to 16 bits scaled to 8, which Pillow's own conversion clips. Raises NetError
-    where it cannot be known which of its numbers is white."""
+    """Scales a picture of 9 to 16 bits to 8, which Pillow's own conversion would clip. Raises
+    NetError if it is unknown which of its values is white."""
     _check_range(picture)
     if not picture.mode.startswith("I"):
         return picture
@@ -324,5 +325,5 @@ def _bits_per_sample(tags: Any) -> int:
 
 
 def _first_value(tag: Any) -> int:
-    """The value of a tag, of which there may be one for each channel."""
+    """The value of a tag, which may have one value per channel."""
     return int(tag[0] if isinstance(tag, tuple) else tag)

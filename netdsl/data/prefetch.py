@@ -1,4 +1,4 @@
-"""Batches made ready in the background, while the step before them is computed."""
+"""Prepares batches in the background while the previous step is computed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ _END = object()
 
 
 def prefetch(items: Iterator[T], depth: int = PREFETCH_DEPTH) -> Generator[T, None, None]:
-    """The same items in the same order, at most `depth` of them made in advance by a thread. What
-    goes wrong there is raised here; the thread ends when nobody asks any more."""
+    """Yields the same items in the same order; a thread produces at most `depth` of them in
+    advance. Exceptions in the thread are raised here; the thread ends when the generator is
+    closed."""
     ready: queue.Queue[object] = queue.Queue(depth)
     stop = threading.Event()
 
@@ -43,14 +44,14 @@ def prefetch(items: Iterator[T], depth: int = PREFETCH_DEPTH) -> Generator[T, No
         while (item := ready.get()) is not _END:
             if isinstance(item, _Failure):
                 raise item.cause
-            yield item  # type: ignore[misc]  # what `work` put there came out of `items`
+            yield item  # type: ignore[misc]  # what `fill_queue` put there came out of `items`
     finally:
         stop.set()
         thread.join()
 
 
 class _Failure:
-    """What went wrong in the background."""
+    """An exception raised in the background."""
 
     def __init__(self, cause: BaseException) -> None:
         self.cause = cause

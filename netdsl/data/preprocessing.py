@@ -1,4 +1,4 @@
-"""What images go through before a net sees them: from files or arrays to one batch of one shape."""
+"""What images go through before a net sees them: from files or arrays to a batch of one shape."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ Draws = Sequence[Array]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Changes, one after the other. Pictures that then have not the net's `shape` (height, width,
-    channels; none where it is whatever the images have) are resized to cover it, and their middle
-    is taken."""
+    """Applies augmentations in order. Pictures that then do not have the net's `shape` (height,
+    width, channels; None accepts any) are resized to cover it, and their centre is cropped."""
 
     augmentations: tuple[BoundCall, ...] = ()
     shape: tuple[int, ...] | None = None
 
     def draw(self, rng: np.random.Generator, count: int) -> Draws:
-        """What is drawn for the images of an epoch, made at once: image i has the i-th of each."""
+        """The random numbers for the images of an epoch, drawn at once: row i of each array is for
+        image i."""
         return tuple(rng.random((count, c.record.draw_count)) for c in self.augmentations)
 
     def __call__(
         self, images: Array | Pictures | LazyBatch, draws: Draws | None = None
     ) -> Array | LazyBatch:
-        """A batch of bytes [N,H,W,C]; what happens to an image depends on its own draws alone.
-        Images that are picked from a set stay so: all that is done to them must be to move them.
-        Raises BadPicture for a file that is no picture, unless such are skipped."""
+        """Returns a batch of bytes [N,H,W,C]; what happens to an image depends on its own draws
+        alone. A LazyBatch stays lazy; all augmentations must then only move pixels. Raises
+        BadPicture for a file that is not a picture, unless bad pictures are skipped."""
         if draws is None:
             draws = [np.zeros((len(images), c.record.draw_count)) for c in self.augmentations]
         if isinstance(images, Pictures):
@@ -56,7 +56,8 @@ class Preprocessing:
         )
 
     def picture_shape(self) -> tuple[int, ...]:
-        """The shape of the pictures that the net takes. Raises NetError where it takes none."""
+        """The shape of the pictures that the net takes. Raises NetError if it does not take
+        pictures."""
         if self.shape is None or len(self.shape) != 3:
             raise fail("the net takes no pictures: its input has no height, width and channels")
         if self.shape[2] not in MODES:
@@ -64,8 +65,8 @@ class Preprocessing:
         return self.shape
 
     def _decode_batch(self, pictures: Pictures, draws: Draws) -> Array:
-        """A batch of pictures. Where bad ones are skipped, others of the batch stand in their
-        places, and black ones where there are none."""
+        """Decodes a batch of pictures. Skipped pictures are replaced by others of the batch, or by
+        black ones if all are bad."""
 
         shape = self.picture_shape()
 
@@ -87,19 +88,19 @@ class Preprocessing:
         return np.concatenate(filled)
 
     def check_picture(self, path: Path) -> None:
-        """Raises BadPicture where a picture cannot be decoded, or becomes too large."""
+        """Raises BadPicture if a picture cannot be decoded, or becomes too large."""
         with self._open(path) as picture:
             picture.decode(self.picture_shape()[2])
 
     @contextmanager
     def _open(self, path: Path) -> Iterator[PictureFile]:
-        """A picture, once there is memory to decode it."""
+        """Opens a picture once there is memory to decode it."""
         with closing(PictureFile(path)) as picture, self._reserve_memory(picture):
             yield picture
 
     def _reserve_memory(self, picture: PictureFile) -> AbstractContextManager[None]:
-        """Waits until there is memory for a picture, whichever way up it is. Raises BadPicture
-        where there never is."""
+        """Waits until there is memory for a picture, in either orientation. Raises BadPicture if
+        the memory limit is too small for it."""
         h, w = picture.size
         max_pixels = max(self.max_pixels((h, w)), self.max_pixels((w, h)))
         channels = self.picture_shape()[2]
@@ -107,8 +108,8 @@ class Preprocessing:
         return DECODING_MEMORY.reserve(picture.bytes_per_pixel(channels) * (h * w + max_pixels))
 
     def max_pixels(self, image_size: Size) -> int:
-        """Pixels that an image of that size has at most on its way to the net's size. It is
-        resampled by width first, so that there is one more size between each two."""
+        """The most pixels that an image of that size has on the way to the net's size. Resampling
+        does the width first, which adds an intermediate size to each step."""
         found = 0
         for size in self._intermediate_sizes(image_size):
             found = max(found, size[0] * size[1], image_size[0] * size[1])
@@ -116,7 +117,7 @@ class Preprocessing:
         return found
 
     def _intermediate_sizes(self, image_size: Size) -> Iterator[Size]:
-        """The sizes that images of that size are given, one after the other."""
+        """The sizes that images of that size go through, in order."""
         window = self._window(image_size)
         for chosen in self.augmentations:
             for size in chosen.record.intermediate_sizes(image_size, window, **chosen.arguments):
@@ -144,7 +145,8 @@ class Preprocessing:
     def _compose(
         self, transforms: SpatialTransforms, window: Size, draws: Draws
     ) -> SpatialTransforms | None:
-        """The changes added to `transforms`, if pixels are only moved by them."""
+        """Adds the augmentations to `transforms`. Returns None if any does more than move
+        pixels."""
         found: SpatialTransforms | None = transforms
         for chosen, drawn in zip(self.augmentations, draws, strict=True):
             spatial = chosen.record.spatial
@@ -155,7 +157,7 @@ class Preprocessing:
         return found
 
     def is_spatial_only(self, image_shape: tuple[int, ...]) -> bool:
-        """Whether all that is done to images of that shape is to move their pixels."""
+        """Whether preprocessing only moves the pixels of images of that shape."""
         if len(image_shape) != 3:
             return False
         blank = np.zeros((1, *image_shape), np.uint8)
@@ -170,9 +172,9 @@ class Preprocessing:
     def compute_output_shape(
         self, image_shape: tuple[int, ...] | None, count: int
     ) -> tuple[int, ...]:
-        """The shape that the changes give to images of that shape (None: to pictures that happen
-        to have the net's size). Raises NetError where one cannot be made of them, and where so
-        many at once need too much memory."""
+        """The shape that the augmentations give to images of that shape (None: to pictures that
+        already have the net's size). Raises NetError if that is impossible, or if `count` images at
+        once need too much memory."""
         if image_shape is None:
             image_shape = self.picture_shape()
         elif len(image_shape) != 3 or (self.shape is not None and len(self.shape) != 3):
@@ -183,18 +185,18 @@ class Preprocessing:
         return shape
 
     def _check_memory(self, image_shape: tuple[int, ...], count: int) -> None:
-        """Raises NetError where so many images of that shape need too much memory at once."""
+        """Raises NetError if `count` images of that shape need too much memory at once."""
         h, w, channels = image_shape
         size = count * channels * self.max_pixels((h, w))
         check_decoding_memory(f"making {count:,} images of {dims(image_shape)} ready", size)
 
     def needs_resize(self, image_shape: tuple[int, ...] | None) -> bool:
-        """Whether images of that shape (None: pictures of any size) are brought to the net's size
-        by themselves, before a change that wants larger ones or after the last."""
+        """Whether images of that shape (None: pictures of any size) are resized implicitly, before
+        an augmentation that needs larger ones or after the last one."""
         if image_shape is None:
             height, _, channels = self.picture_shape()
             side = max(1, height // 2)
-            image_shape = (side, side + 1, channels)  # of no usual ratio either
+            image_shape = (side, side + 1, channels)  # nor of a usual aspect ratio
         if len(image_shape) != 3 or (self.shape is not None and len(self.shape) != 3):
             return False
         images: Array = np.zeros((1, *image_shape), np.uint8)
@@ -210,7 +212,7 @@ class Preprocessing:
 
 @contextmanager
 def _add_span_to_errors(chosen: BoundCall) -> Iterator[None]:
-    """An error is shown where the change stands that it is about."""
+    """Adds the source location of the augmentation to its errors."""
     try:
         yield
     except NetError as e:

@@ -1,5 +1,4 @@
-"""What has changed, since the first version of the program, in how images are prepared: a run goes
-on only where nothing that it uses has."""
+"""Changes in image preparation since the first version: a run resumes only if none affects it."""
 
 from __future__ import annotations
 
@@ -10,8 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Revision:
-    """One revision: what is different from then on, where the arguments are such that it
-    `affects` them."""
+    """One revision: what changed with it, for arguments that it `affects`."""
 
     description: str
     affects: Callable[..., bool] = lambda **arguments: True
@@ -30,10 +28,10 @@ REVISIONS: Mapping[str, Revisions] = {
     DRAWS: (),
     FIT: (Revision("a side is rounded down, and half a pixel of the corner to the even number"),),
 }
-"""Of what is no augmentation; those have theirs in their records. Whoever makes other images,
-another order or another split of the same seed adds a line."""
+"""Revisions of everything but augmentations, whose records hold their own. A change that gives
+other images, another order or another split for the same seed needs a new entry."""
 
 
 def changes_since(revision: int, revisions: Revisions, arguments: Mapping[str, Any]) -> list[str]:
-    """What has changed for these arguments after a revision; the first one is 1."""
+    """The changes after a revision that affect these arguments; the first revision is 1."""
     return [c.description for c in revisions[revision - 1 :] if c.affects(**arguments)]

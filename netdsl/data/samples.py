@@ -1,4 +1,4 @@
-"""Samples and datasets, and their seeded split and order."""
+"""Samples and datasets, with seeded split and order."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from netdsl.types import Array, dims
 
 @dataclass(frozen=True)
 class Samples:
-    """Images (bytes [N,H,W,C], which a device may have as well, or files of pictures) and labels
-    [N]."""
+    """Images (bytes [N,H,W,C], which a device may also hold, or picture files) and labels [N]."""
 
     images: Array | DeviceImages | LazyBatch | Pictures
     labels: Array
@@ -33,17 +32,17 @@ class Samples:
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
-        """Height, width and channels of every image; None where they are files."""
+        """Height, width and channels of every image; None for files."""
         return None if isinstance(self.images, Pictures) else tuple(self.images.shape[1:])
 
     @property
     def weights(self) -> Array:
-        """1 for each sample, 0 for pictures that were bad and are skipped."""
+        """1 for each sample, 0 for bad pictures that are skipped."""
         ones = np.ones(len(self), dtype=np.float32)
         return self.images.valid_mask() if isinstance(self.images, Pictures) else ones
 
     def skip_bad_pictures(self, skipped_pictures: SkippedPictures) -> Samples:
-        """The same samples, of which bad pictures are skipped and put down there."""
+        """The same samples, with bad pictures skipped and added to `skipped_pictures`."""
         if not isinstance(self.images, Pictures):
             return self
         return Samples(replace(self.images, skipped_pictures=skipped_pictures), self.labels)
@@ -56,8 +55,8 @@ class Samples:
 
 
 def cache_on_device(samples: Samples, preprocess: Preprocessing, backend: Backend) -> Samples:
-    """The same samples, whose images the device has as well, if there is room: where batches that
-    are prepared so can be picked from them there."""
+    """The same samples with their images copied to the device, if there is room and if batches with
+    this preprocessing can be gathered from them there."""
     images = samples.images
     if not isinstance(images, np.ndarray) or not preprocess.is_spatial_only(images.shape[1:]):
         return samples
@@ -67,11 +66,13 @@ def cache_on_device(samples: Samples, preprocess: Preprocessing, backend: Backen
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a source offers: samples to learn from, the names of the classes, samples to test with,
-    read only when asked for, and perhaps samples to validate with (else they are held out);
-    `ignored_files` are sentences on what it holds besides, `bad_pictures` what is wrong with
-    pictures of it that are no part of the samples; `skipped_pictures` becomes known of those that
-    are, where they are not refused."""
+    """The contents of a source: training samples, class names, test samples, read only on demand,
+    and optionally validation samples (else they are held out).
+
+    `ignored_files` are sentences on what else the source holds. `bad_pictures` are the errors of
+    pictures that were left out of the samples; `skipped_pictures` collects those found among the
+    samples later, unless they raise an error.
+    """
 
     train: Samples
     classes: tuple[str, ...]
@@ -82,7 +83,7 @@ class Dataset:
     skipped_pictures: SkippedPictures | None = None
 
     def skip_bad_pictures(self) -> Dataset:
-        """The same dataset, of which bad pictures are skipped."""
+        """The same dataset, with bad pictures skipped."""
         skipped_pictures, read_test, validation = SkippedPictures(), self.read_test, self.validation
         return replace(
             self,
@@ -98,20 +99,21 @@ class Dataset:
 
     @property
     def picture_errors(self) -> tuple[str, ...]:
-        """What is wrong with the pictures that are skipped, as far as it is known by now."""
+        """The errors of the skipped pictures found so far."""
         header_errors = tuple(e.diagnostics[0].message for e in self.bad_pictures)
         return header_errors + (self.skipped_pictures.messages if self.skipped_pictures else ())
 
     @property
     def fingerprint(self) -> str:
-        """What tells the samples to learn from apart from others."""
+        """Identifies the training samples."""
         shape = self.train.image_shape
         images = f"images of {dims(shape)}" if shape else "pictures"
         return self._format_fingerprint(images, self.train.checksum())
 
     @property
     def name_fingerprint(self) -> str:
-        """As `fingerprint`, where damaged pictures may be put back with other lengths."""
+        """Like `fingerprint`, but without file lengths, which may change when damaged pictures are
+        restored."""
         images, labels = self.train.images, np.ascontiguousarray(self.train.labels)
         if not isinstance(images, Pictures):
             return self.fingerprint
@@ -124,17 +126,17 @@ class Dataset:
 
 
 _SPLIT_KEY, _AUGMENT_KEY = 2**32, 2**33
-"""Second keys beyond every epoch's number."""
+"""Second keys beyond any epoch number."""
 
 
 def make_rng(*key: int) -> np.random.Generator:
-    """A generator that two numbers determine."""
+    """A generator determined by two numbers."""
     return np.random.Generator(np.random.Philox(key=np.array(key, dtype=np.uint64)))
 
 
 def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, Samples]:
-    """A seeded split: `held_out` samples, or that share of them, apart for validation: of each
-    class the same share, as nearly as whole numbers allow, and never its last sample."""
+    """A seeded split: sets `held_out` samples, or that share of them, apart for validation: the
+    same share of each class, as nearly as integers allow, and never its last sample."""
     n = len(samples)
     count = held_out if isinstance(held_out, int) else round(held_out * n)
     if count == 0 and held_out:
@@ -150,7 +152,7 @@ def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, 
     by_class = order[np.argsort(samples.labels[order], kind="stable")]
     rank_in_class = np.arange(n) - np.repeat(
         np.cumsum(sizes) - sizes, sizes
-    )  # of each in its class
+    )  # of each sample in its class
     is_held_out = rank_in_class < np.repeat(compute_quotas(sizes, count), sizes)
     return samples.take(np.sort(by_class[~is_held_out])), samples.take(
         np.sort(by_class[is_held_out])
@@ -158,9 +160,9 @@ def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, 
 
 
 def compute_quotas(sizes: Array, count: int) -> Array:
-    """How many to take of classes of these sizes, `count` in all, by the largest remainder (of
-    equal ones the smaller class first); never all of a class. `count` is at most all but one of
-    each."""
+    """How many samples to take from classes of these sizes, `count` in all, by largest remainder
+    (ties: the smaller class first); never all of a class. `count` may be at most the total less one
+    per class."""
     shares = sizes.astype(np.int64) * count
     found, remainders = shares // sizes.sum(), shares % sizes.sum()
     while missing := count - int(found.sum()):
@@ -173,8 +175,7 @@ def compute_quotas(sizes: Array, count: int) -> Array:
 
 @dataclass(frozen=True)
 class Batch:
-    """`weights` is 0 for samples that only fill the last batch up, or stand in for a bad
-    picture."""
+    """`weights` is 0 for samples that pad the last batch or replace a bad picture."""
 
     images: Array | LazyBatch
     labels: Array
@@ -189,23 +190,23 @@ def training_batches(
     first_image: int = 0,
     augment: Preprocessing = NO_PREPROCESSING,
 ) -> Iterator[Batch]:
-    """A pass in an order that depends on seed and epoch alone, from its `first_image`-th image on;
-    the incomplete batch is dropped. What `augment` does to an image depends on seed, epoch and
-    image alone."""
+    """One epoch, starting at image `first_image` of an order that depends only on seed and epoch;
+    the incomplete batch is dropped. The augmentation of an image depends only on seed, epoch and
+    image."""
     order = make_rng(seed, epoch).permutation(len(samples))
     draws = augment.draw(make_rng(seed, _AUGMENT_KEY + epoch), len(samples))
     for start in range(first_image, len(samples) - size + 1, size):
         index = order[start : start + size]
         part = samples.take(index)
         images = augment(part.images, [d[index] for d in draws])
-        weights = part.weights  # known once they are decoded
+        weights = part.weights  # known after decoding
         if not weights.any():
             raise fail(f"none of the {size:,} pictures of a batch can be used")
         yield Batch(images, part.labels, weights)
 
 
 def group_batches(batches: Iterator[Batch], size: int) -> Iterator[tuple[Batch, ...]]:
-    """Batches in groups; the incomplete group is dropped."""
+    """Batches in groups of `size`; an incomplete group is dropped."""
     while len(group := tuple(islice(batches, size))) == size:
         yield group
 
@@ -213,10 +214,10 @@ def group_batches(batches: Iterator[Batch], size: int) -> Iterator[tuple[Batch, 
 def evaluation_batches(
     samples: Samples, size: int, transform: Preprocessing = NO_PREPROCESSING
 ) -> Iterator[Batch]:
-    """All samples in order; the last batch is filled up with samples of weight 0."""
+    """All samples in order; the last batch is padded with samples of weight 0."""
     for start in range(0, len(samples), size):
         part = samples.take(np.arange(start, min(start + size, len(samples))))
         padded_index = np.minimum(np.arange(size), len(part) - 1)
         images = transform(part.images)[padded_index]
-        weights = (np.arange(size) < len(part)) * part.weights[padded_index]  # known once decoded
+        weights = (np.arange(size) < len(part)) * part.weights[padded_index]  # known after decoding
         yield Batch(images, part.labels[padded_index], weights)

@@ -23,7 +23,7 @@ _DIGIT_CLASSES = tuple(map(str, range(10)))
 
 
 def _load_digits(folder: Path | None) -> Dataset:
-    """Scikit-learn's 1,797 digits, 8x8x1, scaled to bytes; every fifth one is for the test."""
+    """Scikit-learn's 1,797 digits, 8x8x1, scaled to bytes; every fifth one is for testing."""
     need = "the source `digits` is read from scikit-learn"
     found = import_optional("sklearn.datasets", need, "pip install 'netdsl[digits]'").load_digits()
     images = np.round(found.images * (255 / 16)).astype(np.uint8)[..., None]
@@ -83,8 +83,9 @@ SKIP_HELP = "`on_bad_picture = skip` in the data section goes on without such pi
 
 
 def load(chosen: Any, folder: str | None, skip_bad_pictures: bool = False) -> Dataset:
-    """The dataset of a chosen source; `folder` is where the command line says that it lies. Raises
-    NetError, naming them, where pictures are none by their headers, unless they are skipped."""
+    """The dataset of a chosen source; `folder` is the data folder given on the command line. Raises
+    NetError, listing them, if the headers of files are not those of pictures, unless bad ones are
+    skipped."""
     data_folder = Path(folder) if folder else None
     if data_folder is not None and not data_folder.is_dir():
         raise fail(
@@ -97,7 +98,7 @@ def load(chosen: Any, folder: str | None, skip_bad_pictures: bool = False) -> Da
 
 
 def combine_bad_pictures(bad: Sequence[BadPicture]) -> BadPicture:
-    """What is said of bad pictures where they are not skipped."""
+    """The error for bad pictures that are not skipped."""
     first, *others = [e.diagnostics[0] for e in bad]
     notes = [d.message for d in others[: MAX_LISTED_ERRORS - 1]]
     more = len(bad) - MAX_LISTED_ERRORS

@@ -1,6 +1,7 @@
-"""Resizing, cropping and turning of pictures: bytes [N,H,W,C] to bytes of another height and width.
+"""Resizing, cropping and flipping of pictures: bytes [N,H,W,C] to bytes of another size.
 
-What only moves pixels gives `Moves`, so that a device which has the pictures can make them.
+Operations that only move pixels return `SpatialTransforms`, so that a device that holds the
+pictures can apply them.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from netdsl.errors import fail
 from netdsl.types import Array, dims
 
 DEFAULT_PAD = 4
-"""Pixels around a picture that is no larger than the window (He et al. 2016)."""
+"""Pixels of padding around a picture that is no larger than the window (He et al. 2016)."""
 MAX_TRIES = 10
-"""Boxes that are drawn before the middle is taken."""
+"""Boxes drawn before falling back to the centre."""
 
 
 def resize_image(image: Array, size: Size) -> Array:
-    """One picture [H,W,C] at another size; bilinear, and smoothed where it becomes smaller."""
+    """Resizes one picture [H,W,C]; bilinear, with antialiasing when it shrinks."""
     from PIL import Image
 
     if image.shape[2] != 3:
@@ -38,19 +39,20 @@ def _resize_pillow(picture: object, size: Size) -> Array:
 
 
 def resize_to_cover(images: Array, size: Size) -> Array:
-    """The pictures at the smallest size that leaves no part of a window of `size` empty."""
+    """Resizes the pictures to the smallest size that covers a window of `size`."""
     h, w = images.shape[1:3]
     return _resize_all(images, covering_size((h, w), size))
 
 
 def covering_size(image_size: Size, window: Size) -> Size:
-    """One side is the window's, the other is rounded down, as torchvision's Resize does."""
+    """The size with one side equal to the window's and the other rounded down, as in torchvision's
+    Resize."""
     (h, w), (tall, wide) = image_size, window
     return (tall, tall * w // h) if tall * w >= wide * h else (wide * h // w, wide)
 
 
 def resize_short_side(images: Array, length: int) -> Array:
-    """The pictures with a shorter side of that length; height to width stays as it is."""
+    """Resizes the pictures to a shorter side of that length, keeping the aspect ratio."""
     return resize_to_cover(images, (length, length))
 
 
@@ -61,20 +63,20 @@ def _resize_all(images: Array, size: Size) -> Array:
 
 
 def resize(images: Array, draws: Array, window: Size, size: int | Size | None) -> Array:
-    """To a short side, to a height and width, or (None) to what covers the window."""
+    """Resizes to a short side, to a height and width, or (None) to cover the window."""
     h, w = images.shape[1:3]
     return _resize_all(images, resize_output_size((h, w), window, size))
 
 
 def resize_output_size(image_size: Size, window: Size, size: int | Size | None) -> Size:
-    """What `resize` makes of that size."""
+    """The size to which `resize` brings that size."""
     if isinstance(size, tuple):
         return size
     return covering_size(image_size, window if size is None else (size, size))
 
 
 def max_jitter_size(image_size: Size, window: Size, sides: tuple[int, int]) -> Size:
-    """The largest that `scale_jitter` makes of that size."""
+    """The largest size to which `scale_jitter` brings that size."""
     return covering_size(image_size, (sides[1], sides[1]))
 
 
@@ -89,21 +91,21 @@ def hflip(transforms: SpatialTransforms, draws: Array, window: Size, p: float) -
 
 
 def center_crop(transforms: SpatialTransforms, draws: Array, window: Size) -> SpatialTransforms:
-    """The window's size out of the middle, with black around what is smaller: the corner is
-    torchvision's CenterCrop's."""
+    """Crops the window's size from the centre, with black around smaller images; the corner is that
+    of torchvision's CenterCrop."""
     top, left = (_center_offset(a, b) for a, b in zip(transforms.size, window, strict=True))
     zeros = np.zeros(len(draws), np.int64)
     return transforms.crop(zeros + top, zeros + left, window)
 
 
 def _center_offset(side: int, window_side: int) -> int:
-    """Where the middle begins. A half is rounded to the even number; around a smaller picture the
-    first of two unequal margins is the smaller one."""
+    """Where the centre crop begins. A half is rounded to even; around a smaller picture, the first
+    of two unequal margins is the smaller one."""
     return round((side - window_side) / 2) if side >= window_side else -((window_side - side) // 2)
 
 
 def cover_and_center_crop(images: Array, window: Size) -> Array:
-    """The window's size out of the middle of pictures that are brought to cover it."""
+    """Resizes pictures to cover the window, and crops the centre."""
     images = resize_to_cover(images, window)
     identity = SpatialTransforms.identity(len(images), images.shape[1:3])
     return center_crop(identity, np.zeros((len(images), 0)), window).apply(images)
@@ -112,8 +114,9 @@ def cover_and_center_crop(images: Array, window: Size) -> Array:
 def random_crop(
     transforms: SpatialTransforms, draws: Array, window: Size, pad: int
 ) -> SpatialTransforms:
-    """The window's size out of anywhere: of a larger picture (Krizhevsky et al. 2012), of one with
-    `pad` zeros around it (He et al. 2016). Raises NetError where these would be most of it."""
+    """Crops the window's size at a random position: from a larger picture (Krizhevsky et al. 2012),
+    or from one with `pad` zeros around it (He et al. 2016). Raises NetError if the crop could be
+    mostly padding."""
     if 2 * pad > min(window):
         message = f"`random_crop({pad})` puts {pad} black pixels around pictures of {dims(window)}"
         raise fail(message, help="what it cuts out has the net's size anyway: `random_crop`")
@@ -127,7 +130,7 @@ def random_crop(
 def cutout(
     transforms: SpatialTransforms, draws: Array, window: Size, size: int
 ) -> SpatialTransforms:
-    """DeVries & Taylor 2017: a grey square about a point anywhere; part of it may lie outside."""
+    """DeVries & Taylor 2017: a grey square around a random point; part of it may be outside."""
     y, x = (_scale_draws(draws[:, i], side) - size // 2 for i, side in enumerate(transforms.size))
     return transforms.add_square(y, x, size)
 
@@ -137,12 +140,12 @@ def _scale_draws(draws: Array, count: int) -> Array:
 
 
 def resolve_padding(size: Size, window: Size, pad: int | None) -> dict[str, int]:
-    """How many pixels come around pictures of that size."""
+    """The padding for pictures of that size."""
     return {"pad": (DEFAULT_PAD if size == window else 0) if pad is None else pad}
 
 
 def is_large_enough(size: Size, window: Size, pad: int = 0) -> bool:
-    """Whether pictures, with `pad` pixels around them, are as large as the window."""
+    """Whether pictures with `pad` pixels around them are at least as large as the window."""
     return all(a + 2 * pad >= b for a, b in zip(size, window, strict=True))
 
 
@@ -153,8 +156,8 @@ def random_resized_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> Array:
-    """Szegedy et al. 2015, section 6: a part of any size and shape, brought to the window's. The
-    part is cut out first, so that no pixel outside it counts."""
+    """Szegedy et al. 2015, section 6: a part of random size and shape, resized to the window. The
+    part is cut out first, so that pixels outside it have no influence."""
     found = []
     for image, (seed,) in zip(images, draws, strict=True):
         top, left, tall, wide = draw_crop_box(
@@ -165,7 +168,7 @@ def random_resized_crop(
 
 
 def make_random_stream(seed: float) -> Callable[[], float]:
-    """As many numbers in [0, 1) as are asked for, determined by one such number."""
+    """An endless stream of numbers in [0, 1), determined by one such number."""
     return np.random.Generator(np.random.Philox(key=int(seed * 2**53))).random
 
 
@@ -175,9 +178,9 @@ def draw_crop_box(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> tuple[int, int, int, int]:
-    """Top, left, height and width of torchvision's RandomResizedCrop in a picture of `size`. Area
-    and ratio of width to height are drawn anew while the box does not fit, the ratio log-uniform;
-    after ten times it is the middle, of the nearest ratio. `draw` gives numbers in [0, 1)."""
+    """Top, left, height and width of torchvision's RandomResizedCrop in a picture of `size`. Draws
+    area and aspect ratio (width to height, log-uniform) again until the box fits; after ten tries
+    it takes the centre, with the nearest ratio. `draw` returns numbers in [0, 1)."""
     (h, w), low, high = size, math.log(ratio[0]), math.log(ratio[1])
     for _ in range(MAX_TRIES):
         area = h * w * (scale[0] + (scale[1] - scale[0]) * draw())

@@ -1,4 +1,4 @@
-"""Pictures decoded in the background, each once, so that a bad one is known before it is needed."""
+"""Decodes every picture once in the background, to find bad ones before they are needed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from netdsl.disk_cache import IMAGE_CACHE, make_key
 from netdsl.errors import NetError
 
 MIN_SECONDS_TO_CACHE = 2.0
-"""Seconds from which on it is kept which pictures are good."""
+"""Verification that takes longer than this caches which pictures are good."""
 Stamp = tuple[int, int]
 
 
 class Verification:
-    """A thread that decodes pictures as they are going to be judged by, and keeps no pixel. Those
-    that were found good are known by size and time, and not decoded again."""
+    """A thread that decodes pictures as evaluation does, and keeps no pixels. Pictures found to be
+    good are remembered by size and modification time, and not decoded again."""
 
     def __init__(self, parts: Sequence[Pictures], preprocess: Preprocessing) -> None:
         self._parts, self._preprocess = parts, preprocess
@@ -44,7 +44,7 @@ class Verification:
         self._thread.join()
 
     def check(self) -> None:
-        """Raises BadPicture where one was found by now, unless such are skipped."""
+        """Raises BadPicture if one has been found so far, unless bad ones are skipped."""
         if self._error is not None:
             raise self._error
 
@@ -74,7 +74,7 @@ class Verification:
                 else:
                     pictures.skipped_pictures.add(path, e)
             except (NetError, OSError, MemoryError):
-                return  # whatever it is, the run will meet it where it can be told
+                return  # the run will hit the same error where it can be reported
             else:
                 verified.add(name, stamp)
 
@@ -88,7 +88,7 @@ def _read_stamp(path: Path) -> Stamp | None:
 
 
 class _VerifiedPictures:
-    """The good pictures of a folder, by size and time, as they are kept for the next run."""
+    """The good pictures of a folder, by size and modification time, as cached for the next run."""
 
     def __init__(self, folder: Path, preprocess: Preprocessing) -> None:
         self._key = make_key(str(folder.resolve()), str(preprocess), decoder_version())
@@ -98,7 +98,7 @@ class _VerifiedPictures:
         try:
             found = json.loads(IMAGE_CACHE.load(self._key) or b"{}")
         except (ValueError, RecursionError):
-            return {}  # nothing is known where it is damaged
+            return {}  # a damaged cache entry counts as empty
         if not isinstance(found, dict):
             return {}
         return {k: (v[0], v[1]) for k, v in found.items() if _is_stamp(v)}

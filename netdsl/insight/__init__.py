@@ -1,1 +1,1 @@
-"""Seeing what a net is and whether it is right: summary, expectations, gradient checks."""
+"""Inspecting and checking nets: summary, expectations, gradient checks."""

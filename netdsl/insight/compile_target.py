@@ -1,4 +1,4 @@
-"""What is looked at: a net for inference or as the training step of a recipe, at a batch size."""
+"""What is compiled and inspected: a net for inference or as a recipe's training step."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from netdsl.types import Graph
 
 @dataclass(frozen=True)
 class CompileTarget:
-    """What is compiled: a net for inference or as a training step, at a batch size, perhaps its
-    small version. `name` is the net's, or for training a recipe's."""
+    """What to compile: a net for inference or as a training step, at a batch size, optionally
+    shrunk. `name` is the net's, or for training a recipe's."""
 
     name: str | None = None
     training: bool = False
@@ -31,8 +31,8 @@ class CompileTarget:
 
 @dataclass(frozen=True)
 class PreparedGraph:
-    """A net's graph, ready to be planned; `title` says what it is in a few words. For inference,
-    `folded` holds it with what prepares its weights."""
+    """A net's graph, ready for planning; `title` describes it in a few words. For inference,
+    `folded` holds it with the graph that prepares its weights."""
 
     title: str
     network: Network
@@ -56,7 +56,7 @@ def prepare_target(
 
 
 def build_unoptimized_graph(program: Program, target: CompileTarget) -> Graph:
-    """The graph of a target as the net's text says it."""
+    """The graph of a target as the source describes it."""
     if target.training:
         _, network, recipe = _elaborate_for_training(program, target)
         return training_graph(network, recipe)
@@ -69,8 +69,8 @@ def _elaborate_for_inference(program: Program, target: CompileTarget) -> Network
 
 
 def _elaborate_for_training(program: Program, target: CompileTarget) -> tuple[str, Network, Recipe]:
-    """What a training step follows: the recipe that is named, else one of the file that trains
-    this net, else plain SGD; with the net as it asks for it."""
+    """The recipe of a training step: the named one, else one in the file that trains this net, else
+    plain SGD; with the network elaborated for it."""
     recipe_name, recipe = _find_recipe(program, target.name)
     if recipe is None:
         net, recipe = (
@@ -89,7 +89,7 @@ def _elaborate_for_training(program: Program, target: CompileTarget) -> tuple[st
 
 
 def _find_recipe(program: Program, name: str | None) -> tuple[str, Recipe | None]:
-    """The recipe of that name, else the file's own for the net of that name, if it has one."""
+    """The recipe of that name, else the file's own recipe for the net of that name, if any."""
     if program.has_recipe(name):
         return f"`train {name}`", resolve_recipe(program, name)
     if name is None and program.find_section("train"):

@@ -1,4 +1,4 @@
-"""The grammar as EBNF in the notation of the W3C, which tools draw railroad diagrams from."""
+"""The grammar as EBNF in W3C notation, from which tools draw railroad diagrams."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def ebnf() -> str:
 
 
 class _EbnfWriter:
-    """Writes each rule as a line. Words that are one text stand in the rules themselves, and names
-    lose the underscore that is only Lark's where they stay different."""
+    """Writes each rule as a line. Terminals with a constant text are inlined into the rules; names
+    lose Lark's leading underscore unless they would clash."""
 
     def __init__(self, tree: Tree[Token]) -> None:
         self.definitions = {
@@ -74,7 +74,7 @@ class _EbnfWriter:
 
 
 def _constant_text(body: Tree[Token] | Token) -> str | None:
-    """What a word is, where it is always the same."""
+    """The text of a terminal that is always the same, else None."""
     if not isinstance(body, Tree) or body.data != "literal":
         return None
     text = str(body.children[0])

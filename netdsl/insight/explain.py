@@ -1,4 +1,4 @@
-"""What the compiler does with a net: each pass, the kernels and the lines behind them."""
+"""What the compiler does with a net: each pass, the kernels and the source lines behind them."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class PassDiff:
     after: Graph
 
     def diff_lines(self) -> list[str]:
-        """The lines that went (`-`) and came (`+`), with the places in between."""
+        """The removed (`-`) and added (`+`) lines, with their positions in between."""
         old, new = (to_text(g).splitlines() for g in (self.before, self.after))
         return list(difflib.unified_diff(old, new, "before", "after", lineterm="", n=1))[2:]
 
 
 @dataclass(frozen=True)
 class Compilation:
-    """A planned graph, what it was made for, how it came to be, and how long that took."""
+    """A planned graph, what it was compiled for, its passes, and the time that took."""
 
     title: str
     pass_diffs: tuple[PassDiff, ...]
@@ -52,7 +52,7 @@ class Compilation:
 
     @property
     def longest_chain(self) -> int:
-        """How many kernels wait for one another at least, however many run at a time."""
+        """The length of the longest chain of dependent kernels, which cannot run in parallel."""
         return sum(1 for _ in nx.topological_generations(self.plan.dag))
 
     def as_json(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _total_bytes(graph: Graph, kernels: Iterable[Kernel]) -> int:
 
 
 def compile_target(program: Program, target: CompileTarget, fusion: FusionOptions) -> Compilation:
-    """Prepares a target and plans it, for a backend that offers `fusion`."""
+    """Prepares and plans a target, for a backend that offers `fusion`."""
     started = time.perf_counter()
     pass_diffs: list[PassDiff] = []
 
@@ -92,7 +92,7 @@ def compile_target(program: Program, target: CompileTarget, fusion: FusionOption
 
 @dataclass(frozen=True)
 class SourceLine:
-    """One line of a file, the kernels that it became, and the bytes that they move."""
+    """One line of a file, the kernels compiled from it, and the bytes that they move."""
 
     place: str
     text: str
@@ -101,7 +101,7 @@ class SourceLine:
 
 
 def source_lines(plan: Plan) -> list[SourceLine]:
-    """Which line of the file became which kernels, in the order of the lines."""
+    """The kernels compiled from each line of the file, in the order of the lines."""
     by_line: dict[tuple[str, int], tuple[Span, Counter[str], int]] = {}
     for kernel in plan.kernels:
         span = _find_span(plan.graph, kernel)
@@ -120,14 +120,15 @@ def source_lines(plan: Plan) -> list[SourceLine]:
 
 
 def _find_span(graph: Graph, kernel: Kernel) -> Span | None:
-    """The place of a kernel's main node, else of any that has one."""
+    """The source location of a kernel's main node, else of any of its nodes that has one."""
     names = (kernel.name, *reversed(kernel.nodes))
     spans = (graph[n].span for n in names if n in graph.nodes)
     return next((s for s in spans if s is not None), None)
 
 
 def tabulate_kinds(compilation: Compilation) -> list[tuple[str, int, int, int, int]]:
-    """Kinds of kernels: launches and bytes, fused and one node a kernel, the most bytes first."""
+    """Launches and bytes by kind of kernel, fused and with one node per kernel, most bytes
+    first."""
     graph = compilation.plan.graph
     fused, unfused = (
         sum_by_kernel_label(graph, compilation.plan.kernels),

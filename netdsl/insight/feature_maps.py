@@ -1,4 +1,4 @@
-"""What a layer makes of a picture: its feature maps."""
+"""The feature maps that a layer computes for a picture."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from netdsl.types import Array, Graph, dims
 
 
 def compute_feature_maps(trained: Predictor, picture_path: Path, place: str) -> Array:
-    """What flows out of a place for one picture, [H,W,C]. Raises NetError where there is no such
-    place, or a row of numbers instead of maps."""
+    """The output of a place for one picture, [H,W,C]. Raises NetError if there is no such place, or
+    if its output is a vector instead of maps."""
     network = trained.network(trained.recipe.settings(training=False, batch=1))
     node = network.find_node(place)
     if node.type.rank != 4:
@@ -29,5 +29,5 @@ def compute_feature_maps(trained: Predictor, picture_path: Path, place: str) -> 
 
 
 def render_feature_maps(maps: Array) -> Array:
-    """Maps [H,W,C] side by side, each from its own smallest (black) to its largest value."""
+    """Maps [H,W,C] side by side, each scaled from its own smallest (black) to its largest value."""
     return make_grid(scale_to_range(maps.transpose(2, 0, 1)[..., None]))

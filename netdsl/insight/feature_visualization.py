@@ -1,4 +1,4 @@
-"""Feature visualisation: pictures that a channel answers to most, found by climbing its gradient.
+"""Feature visualisation: pictures that maximise the activation of a channel, by gradient ascent.
 
 Erhan et al. 2009; the regularisers are those of Yosinski et al. 2015 (decay, blur) and Mordvintsev
 et al. 2015 (jitter).
@@ -31,9 +31,9 @@ _NOISE = 10.0
 
 @dataclass(frozen=True)
 class AscentSettings:
-    """How pictures are climbed: `rate` in grey levels a step, `jitter` in pixels, `decay` the share
-    of the contrast that a step takes back, `blur` the deviation in pixels that the picture is
-    smoothed with at first; it shrinks to none."""
+    """Settings of gradient ascent: `rate` in grey levels per step, `jitter` in pixels, `decay` the
+    share of the contrast that each step removes, `blur` the initial standard deviation in pixels of
+    the Gaussian smoothing; it shrinks to zero."""
 
     steps: int = 200
     rate: float = 6.0
@@ -45,7 +45,8 @@ class AscentSettings:
 
 @dataclass(frozen=True)
 class AscentResult:
-    """Pictures [N,H,W,C] of grey levels from 0 to 255, and each one's activation first and last."""
+    """Pictures [N,H,W,C] of grey levels from 0 to 255, and the first and last activation of
+    each."""
 
     pictures: Array
     initial_activations: tuple[float, ...]
@@ -54,7 +55,8 @@ class AscentResult:
 
 def ascent_graph(network: Network, place: str, image: str) -> Graph:
     """From pictures and `chosen` (one-hot, N x channels) to `score`, the mean of the chosen
-    channel's map for each picture, and the `gradient` of their sum by the pictures."""
+    channel's map for each picture, and `gradient`, that of the sum of the scores by the
+    pictures."""
     target = network.find_node(place)
     forward = pass_manager.run_passes(
         Graph(network.graph.nodes, {"y": target.name}, name=network.name),
@@ -85,9 +87,9 @@ def ascend(
     shape: tuple[int, ...],
     settings: AscentSettings = AscentSettings(),
 ) -> AscentResult:
-    """Pictures [N,H,W,C] that begin as grey noise and climb `score_function`. A step is as long
-    whatever the size of the gradient; on small pictures the jitter is at most an eighth of their
-    side."""
+    """Maximises `score_function` over pictures [N,H,W,C], starting from grey noise. The length of a
+    step does not depend on the size of the gradient; on small pictures the jitter is at most an
+    eighth of their side."""
     jitter = min(settings.jitter, min(shape[1:3]) // 8)
     rng = np.random.default_rng(settings.seed)
     start = GREY + _NOISE * rng.standard_normal(shape)
@@ -111,8 +113,8 @@ def _root_mean_square(g: Array) -> Any:
 
 
 def _blur(x: Array, deviation: float) -> Array:
-    """Pictures smoothed by a Gaussian cut to the three nearest pixels; beyond an edge is what lies
-    on it."""
+    """Smooths pictures with a Gaussian truncated to the three nearest pixels; edge pixels are
+    repeated beyond the edge."""
     if deviation < 0.1:
         return x
     weights = np.exp(-0.5 * (np.arange(-1, 2) / deviation) ** 2)
@@ -128,8 +130,8 @@ def _blur(x: Array, deviation: float) -> Array:
 def visualize_channels(
     trained: Predictor, place: str, channel: int | None, max_channels: int, settings: AscentSettings
 ) -> tuple[tuple[int, ...], AscentResult]:
-    """The pictures for one channel of a place, or for its first `max_channels`, climbed together.
-    Raises NetError where there is no such place or channel."""
+    """The pictures for one channel of a place, or for its first `max_channels`, optimised together.
+    Raises NetError if there is no such place or channel."""
     count = _count_channels(trained.network(_elaboration_settings(trained.recipe, 1)), place)
     if channel is not None and channel >= count:
         message = f"`{place}` has no channel {channel}"
@@ -152,13 +154,13 @@ def visualize_channels(
 
 
 def _elaboration_settings(recipe: Recipe, batch: int) -> Settings:
-    """As in evaluation, but for pictures that may lie between the grey levels."""
+    """As in evaluation, but for pictures with values between the grey levels."""
     return replace(recipe.settings(training=False, batch=batch), input_dtype="float32")
 
 
 def _count_channels(network: Network, place: str) -> int:
-    """How many channels flow out of a place. Raises NetError where there is no such place, or one
-    that nothing learnt leads to."""
+    """The number of channels of a place's output. Raises NetError if there is no such place, or if
+    no learnt weights precede it."""
     node = network.find_node(place)
     if not any(n.name in network.graph.backward_slice(node.name) for n in network.parameters):
         raise fail(f"`{place}` is what comes in: nothing there is learnt")

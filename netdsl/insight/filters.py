@@ -12,12 +12,12 @@ from netdsl.language.network import LayerInfo, Network
 from netdsl.types import Array, Node
 
 MAX_FILTERS = 64
-"""Filters, and channels of each, that are drawn where every channel has a map of its own."""
+"""The most filters, and channels of each, that are drawn if every channel has its own map."""
 
 
 def find_convolution(network: Network, place: str | None) -> LayerInfo:
-    """The convolution of that path, the first one inside that place, or the net's first. Raises
-    NetError where there is none."""
+    """The convolution with that path, else the first one inside that place; by default the net's
+    first. Raises NetError if there is none."""
     layers = [x for x in network.layers if _find_conv_node(network, x)]
     if not layers:
         raise fail(f"`{network.name}` has no convolution")
@@ -37,7 +37,7 @@ def _find_conv_node(network: Network, layer: LayerInfo) -> Node | None:
 
 
 def compute_weights(network: Network, layer: LayerInfo, states: Mapping[str, Array]) -> Array:
-    """The weights K x R x S x C of a convolution, also where they are computed from others."""
+    """The weights K x R x S x C of a convolution, even if they are computed from others."""
     conv_node = _find_conv_node(network, layer)
     assert conv_node is not None
     graph, name = network.graph, conv_node.args[1]
@@ -46,7 +46,7 @@ def compute_weights(network: Network, layer: LayerInfo, states: Mapping[str, Arr
 
 
 def count_drawn_filters(weights: Array) -> tuple[int, int]:
-    """How many filters K x R x S x C are in their picture, and how many channels of each."""
+    """How many filters K x R x S x C are drawn, and how many channels of each."""
     count, *_, channels = weights.shape
     return (
         (count, channels)
@@ -56,9 +56,9 @@ def count_drawn_filters(weights: Array) -> tuple[int, int]:
 
 
 def render_filters(weights: Array) -> Array:
-    """Filters K x R x S x C as one picture: in colour where they see three channels, else a row of
-    grey maps for each filter, a column for each channel (one alone: a grey map for each filter).
-    Each filter is scaled by its own largest weight; middle grey is zero."""
+    """Filters K x R x S x C as one picture: in colour if they have three channels, else a row of
+    grey maps per filter, a column per channel (with one channel, a grey map per filter). Each
+    filter is scaled by its own largest weight; middle grey is zero."""
     count, channels = count_drawn_filters(weights)
     pixels = scale_signed(weights[:count])[..., :channels]
     if channels in (1, 3):

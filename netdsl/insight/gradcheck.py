@@ -1,4 +1,4 @@
-"""The gradients of a whole net against finite differences, layer by layer, in float64."""
+"""Checks the gradients of a whole net against finite differences, layer by layer, in float64."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from netdsl.types import Array, Graph, Node
 TOLERANCE = 1e-5
 GRADCHECK_SETTINGS = Settings(batch=2, training=True, dtype="float64")
 _MIN_SCALE = 0.02
-"""Weights drawn smaller are checked larger: a gradient near 0 proves nothing."""
+"""Weights with a smaller scale are enlarged for the check: a gradient near 0 proves nothing."""
 _STEPS = (1e-4, 1e-5, 1e-5, 1e-6, 1e-6)
-"""Steps of the differences, one try each: a ReLU's kink in the way of one is not in that of all."""
+"""Steps of the differences, one try each: a ReLU's kink that affects one need not affect all."""
 
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """The largest relative error of a layer's gradients: by what flows in and by its weights."""
+    """The largest relative error of a layer's gradients, by its inputs and by its weights."""
 
     name: str
     error: float
@@ -40,11 +40,11 @@ class LayerCheck:
 def gradcheck(
     program: Program, net: str | None = None, seed: int = 1, shrink: int | None = None
 ) -> Iterator[LayerCheck]:
-    """Errors of all layers of a net as a training step at batch 2 sees it, in their order; of its
-    small version where `shrink` says what its channels are divided by.
+    """Yields the errors of all layers in order, of a net elaborated as a training step at batch 2;
+    `shrink` divides its channels.
 
-    Each layer is checked where it stands, on the values that flow into it; the last row is the
-    gradient of the whole net by all weights together.
+    Each layer is checked in place, on the values that reach it; the last row is the gradient of the
+    whole net by all weights together.
     """
     network = elaborate(program, net, replace(GRADCHECK_SETTINGS, shrink=shrink_settings(shrink)))
     rng = np.random.default_rng(seed)
@@ -60,7 +60,8 @@ def gradcheck(
 
 
 def _draw_values(graph: Graph, seed: int, rng: np.random.Generator) -> dict[str, Array]:
-    """States as drawn (constant ones moved, so that no gradient hides behind a 0), inputs drawn."""
+    """Initial states (constant ones perturbed, so that no gradient hides behind a 0) and random
+    inputs."""
     values: dict[str, Array] = {}
     for node in graph.states:
         value = draw_initial_value(node, seed)
@@ -74,7 +75,7 @@ def _draw_values(graph: Graph, seed: int, rng: np.random.Generator) -> dict[str,
 
 
 def draw_inputs(graph: Graph, seed: int, rng: np.random.Generator) -> dict[str, Array]:
-    """Every input of a graph: images of white noise, and `seed` for what counts or seeds."""
+    """Every input of a graph: white noise for images, and `seed` for counters and seeds."""
     return {
         n.name: rng.standard_normal(n.type.shape)
         if is_float(n.type)
@@ -90,7 +91,7 @@ def _compute_layer_error(
     values: Mapping[str, Array],
     rng: np.random.Generator,
 ) -> float | None:
-    """The worst error of one layer cut out of its net; None where nothing in it has a gradient."""
+    """The largest error of one layer cut out of its net; None if nothing in it has a gradient."""
     b = Builder(dtype="float64")
     required = _find_required_nodes(graph, nodes, result)
     for name in required:
@@ -104,7 +105,7 @@ def _compute_layer_error(
     gradients = grad(b, y, leaves, cotangent=u)
     inputs = {n.name: values[n.name] for n in b.nodes.values() if n.name in values}
     for n in leaves:
-        # the zeros that a ReLU left tie under a maximum: no point to differentiate at
+        # zeros left by a ReLU are ties for a maximum, which is not differentiable there
         if n.op == "input":
             inputs[n.name] = inputs[n.name] + 1e-2 * rng.standard_normal(n.type.shape)
     inputs = {k: v for k, v in inputs.items() if b.nodes[k].op in ("input", "state")}
@@ -118,7 +119,7 @@ def _compute_layer_error(
 
 
 def _find_required_nodes(graph: Graph, nodes: Sequence[str], result: str) -> list[str]:
-    """Those of a layer's nodes that its result is made of, in order."""
+    """The nodes of a layer that its result depends on, in order."""
     required = {result}
     for name in reversed(nodes):
         if name in required:
@@ -156,7 +157,7 @@ def _find_smallest_error(
 def _check_network(
     network: Network, values: Mapping[str, Array], rng: np.random.Generator
 ) -> LayerCheck | None:
-    """The net's main output by all its weights, through every layer at once."""
+    """The gradient of the net's main output by all its weights, through every layer at once."""
     b = Builder(network.graph, dtype="float64")
     y = b.nodes[network.graph.outputs["main"]]
     if not network.parameters:

@@ -1,4 +1,4 @@
-"""Arrays as pictures: scaled to bytes, enlarged, and laid side by side."""
+"""Arrays as pictures: scaled to bytes, enlarged, and arranged in a grid."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import numpy as np
 from netdsl.types import Array
 
 MAX_ENLARGED_SIDE = 64
-"""Pixels that a small map is enlarged to, at most."""
+"""The most pixels per side to which a small map is enlarged."""
 _GAP, _BACKGROUND = 2, 255
 
 
 def scale_signed(maps: Array) -> Array:
-    """Weights as bytes, each map by its own largest value: zero is the middle grey."""
+    """Weights as bytes, each map scaled by its own largest magnitude: zero is middle grey."""
     largest = np.abs(maps).max(axis=tuple(range(1, maps.ndim)), keepdims=True)
     scaled = np.divide(maps, largest, out=np.zeros_like(maps), where=largest > 0)
     return np.round(127.5 + 127.5 * scaled).astype(np.uint8)
@@ -27,7 +27,7 @@ def scale_to_range(maps: Array) -> Array:
 
 
 def make_grid(maps: Array, columns: int | None = None) -> Array:
-    """Maps of bytes [N,H,W,C] as one picture, row by row, as square as can be unless `columns` are
+    """Maps of bytes [N,H,W,C] as one picture, row by row, as square as possible unless `columns` is
     given."""
     n, height, width, channels = maps.shape
     columns = min(n, columns or int(np.ceil(np.sqrt(n))))

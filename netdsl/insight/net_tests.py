@@ -1,4 +1,4 @@
-"""The `test` sections: numbers that stand in the file and must come out."""
+"""The `test` sections: expected numbers in the file, compared with the actual ones."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from netdsl.types import dims
 from netdsl.values import Call, Size, Symbol, Value, format_value
 
 RELATIVE_TOLERANCE = 0.01
-"""How near `~` must be: one part in a hundred."""
+"""The relative tolerance of `~`: one per cent."""
 
 
 @dataclass(frozen=True)
 class ExpectationOutcome:
-    """One expectation: as written, whether it holds, and what was found where it does not."""
+    """One expectation: as written, whether it holds, and what was found if it does not."""
 
     text: str
     ok: bool
@@ -41,7 +41,7 @@ class ExpectationOutcome:
 
 @dataclass(frozen=True)
 class TestResult:
-    """The expectations of one `test` section, and the accuracies that are published of its net."""
+    """The expectations of one `test` section, and the published accuracies of its net."""
 
     name: str
     outcomes: tuple[ExpectationOutcome, ...]
@@ -61,7 +61,7 @@ _FACTS: dict[str, Callable[[Network], Value]] = {
 
 @dataclass(frozen=True)
 class QueryContext:
-    """The net that a test asks about; `is_dry_run` where nothing costly is to be run."""
+    """The net that a test is about; if `is_dry_run`, nothing costly is run."""
 
     program: Program
     network: Network
@@ -69,15 +69,15 @@ class QueryContext:
     budget: Budget
 
     def run_trial(self, measure: Callable[..., float], *places: str, training: bool) -> float:
-        """What a trial of the net gives; 0 where it is not run."""
+        """The result of a trial of the net; 0 in a dry run."""
         self.spend(trial.BATCH, times=3)
         return (
             0.0 if self.is_dry_run else measure(self.program, self.network.name, *places, training)
         )
 
     def spend(self, batch: int, times: int) -> None:
-        """Counts a trial at a batch size, which runs the net so many times; its gradients have
-        about twice the values that it has itself."""
+        """Charges the budget for a trial that runs the net `times` times at a batch size; a net's
+        gradients have about twice as many values as the net."""
         network = self.network
         values = sum(n.type.size for n in network.graph.nodes.values())
         macs = network.macs + network.side_macs
@@ -87,13 +87,13 @@ class QueryContext:
 
 @dataclass(frozen=True)
 class Query:
-    """What can be asked of places of a net: `compute(asked, **arguments)`."""
+    """A query about places of a net: `compute(context, **arguments)`."""
 
     signature: Signature
     compute: Callable[..., Value]
     doc: str
     needs_graph_walk: bool = False
-    """Whether it looks at every operator of the net."""
+    """Whether it visits every operator of the net."""
 
     def count_steps(self, network: Network) -> int:
         return 1 + self.needs_graph_walk * len(network.graph.nodes)
@@ -148,19 +148,20 @@ _KNOWN_NAMES = [*_FACTS, *QUERIES, "gradients", "equal"]
 
 
 def run_test(program: Program, test: s.Test, budget: Budget | None = None) -> TestResult:
-    """The outcome of a `test` section. Raises NetError where it asks for what there is not."""
+    """The result of a `test` section. Raises NetError if it refers to something that does not
+    exist."""
     return _evaluate_test(program, test, budget or Budget(), is_dry_run=False)
 
 
 def check_test(program: Program, test: s.Test, budget: Budget) -> TestResult:
-    """The outcome where nothing costly is run, which says nothing of what that would give. Raises
-    NetError where a test asks for what there is not."""
+    """The result of a dry run; outcomes of costly checks in it mean nothing. Raises NetError if a
+    test refers to something that does not exist."""
     return _evaluate_test(program, test, budget, is_dry_run=True)
 
 
 def run_shrunk_test(program: Program, test: s.Test, factor: int) -> TestResult:
-    """The gradients of a test's net, its channels divided `factor` a number and its images as small
-    as they can be; what it counts is not that of the whole net, and is not looked at."""
+    """Checks the gradients of a test's net, with its channels divided by `factor` and its images as
+    small as possible. Its counts differ from those of the whole net, and are not compared."""
     name = program.resolve_net_name(test.net, test.span)
     failures = _describe_failures(gradcheck(program, name, shrink=factor))
     return TestResult(
@@ -214,7 +215,7 @@ def _evaluate_expectation(context: QueryContext, e: s.Expression) -> Expectation
 
 
 def _find_comma_grouped_number(span: Span) -> tuple[str, Span] | None:
-    """The number whose thousands are set apart by commas, one of which stands at `span`."""
+    """The comma-grouped number that has one of its groups at `span`."""
     for m in re.finditer(r"\d{1,3}(?:,\d{3})+(?![\w.])", span.source.text):
         if m.start() < span.start < m.end():
             return m[0], Span(span.source, m.start(), m.end())
@@ -222,7 +223,7 @@ def _find_comma_grouped_number(span: Span) -> tuple[str, Span] | None:
 
 
 _GRADCHECK_RUNS = 20
-"""How many times a check of gradients runs every layer, about."""
+"""Approximately how many times a gradient check runs every layer."""
 
 
 def _check_gradients(context: QueryContext, e: s.Expression) -> ExpectationOutcome:
@@ -236,14 +237,14 @@ def _check_gradients(context: QueryContext, e: s.Expression) -> ExpectationOutco
 
 
 def _describe_failures(rows: Iterable[LayerCheck]) -> str:
-    """The layers whose gradients are off, and by how much."""
+    """The layers with wrong gradients, and their errors."""
     return ", ".join(f"{x.name} off by {x.error:.1e}" for x in rows if not x.ok)
 
 
 def _check_equality(
     context: QueryContext, e: s.Expression, call: s.CallExpr, is_negated: bool
 ) -> ExpectationOutcome:
-    """Whether two places give the same values, up to a share `within` of the largest."""
+    """Whether two places give the same values, within a fraction `within` of the largest."""
     bound = EQUAL_SIGNATURE.bind(
         evaluate_arguments(call.args, Scope(budget=context.budget)), call.span
     )

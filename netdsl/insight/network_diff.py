@@ -1,4 +1,4 @@
-"""Two nets side by side: their figures, what differs, and which weights of one fit the other."""
+"""Compares two nets: their figures, what differs, and which weights of one fit the other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from netdsl.types import dims
 
 @dataclass(frozen=True)
 class DiffEntry:
-    """A layer or a weight that the two nets do not share: what it is in each (None: not there)."""
+    """A layer or weight that differs between the nets: what it is in each (None: missing there)."""
 
     name: str
     a: str | None
@@ -21,7 +21,7 @@ class DiffEntry:
 
 @dataclass(frozen=True)
 class NetworkDiff:
-    """Two nets compared. `transferable_weights` are the states, by name, that fit both,
+    """A comparison of two nets. `transferable_weights` are the names of the states that fit both,
     `differing_weights` those that do not; `transferable_params` counts learnable values."""
 
     net_names: tuple[str, str]
@@ -48,7 +48,7 @@ class NetworkDiff:
 
 
 def compare_networks(a: Network, b: Network) -> NetworkDiff:
-    """What differs between two nets."""
+    """The differences between two nets."""
     layers = [{x.path: _format_layer(x) for x in net.layers} for net in (a, b)]
     states = [{n.name: dims(n.type.shape) for n in net.graph.states} for net in (a, b)]
     transferable = tuple(n for n, shape in states[0].items() if states[1].get(n) == shape)

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: each kernel and each layer, beside what the device can do."""
+"""Where the time of a step goes, by kernel and layer, compared with the device's limits."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Phase = Literal["forward", "backward", "update"]
 
 @dataclass(frozen=True)
 class Measurement:
-    """Seconds, floating-point operations and bytes; `roofline_seconds` are the seconds that it
-    would take at the device's ceilings."""
+    """Seconds, floating-point operations and bytes; `roofline_seconds` is the time at the device's
+    ceilings."""
 
     seconds: float
     flops: int
@@ -35,8 +35,9 @@ class Measurement:
 
     @property
     def efficiency(self) -> float:
-        """Of what the device can do; above 1 where a convolution needs fewer operations than its
-        definition has, and where the device does more than it was seen to do before."""
+        """The fraction of the device's ceiling that is reached; above 1 if a convolution needs
+        fewer operations than its definition has, or if the device exceeds the ceiling measured
+        before."""
         return self.roofline_seconds / self.seconds if self.seconds else 0.0
 
     def as_json(self) -> dict[str, float]:
@@ -57,9 +58,9 @@ def sum_measurements(measurements: Iterable[Measurement]) -> Measurement:
 
 @dataclass(frozen=True)
 class TimedKernel:
-    """A kernel's work. It counts for the layer of its main node, whatever else is fused into it.
-    Numbers of `itemsize` bytes decide its limit; one that is `is_filtered` is a convolution by
-    minimal filtering, which needs fewer operations than it is counted with."""
+    """The measurement of a kernel. It counts towards the layer of its main node, whatever else is
+    fused into it. `itemsize`, the bytes per number, selects its ceiling; if `is_filtered`, it is a
+    convolution by minimal filtering, which needs fewer operations than are counted for it."""
 
     name: str
     kind: str
@@ -71,7 +72,7 @@ class TimedKernel:
     is_filtered: bool = False
 
     def with_ceilings(self, ceilings: Ceilings) -> TimedKernel:
-        """The same, held against other limits."""
+        """The same kernel, compared with other ceilings."""
         w = self.measurement
         roofline_seconds = ceilings.min_seconds(w.flops, w.bytes, self.itemsize)
         return replace(self, measurement=replace(w, roofline_seconds=roofline_seconds))
@@ -84,7 +85,8 @@ class TimedKernel:
 
 @dataclass(frozen=True)
 class TimedLayer:
-    """The kernels of a layer; those of none, such as the loss, go by their node's first word."""
+    """The kernels of a layer; those outside any layer, such as the loss, are grouped by the first
+    word of their node."""
 
     name: str
     kernels: tuple[TimedKernel, ...]
@@ -104,7 +106,7 @@ class TimedLayer:
 
 @dataclass(frozen=True)
 class Profile:
-    """A step on a device; kernels and layers, the slowest first."""
+    """A step on a device; kernels and layers are sorted, slowest first."""
 
     title: str
     device: str
@@ -126,8 +128,8 @@ class Profile:
         return sum_measurements(k.measurement for k in self.kernels)
 
     def with_observed_ceilings(self) -> Profile:
-        """The same, with limits that no kernel passes but by minimal filtering: what a kernel was
-        seen to do, the device can do."""
+        """The same profile, with ceilings that no kernel exceeds except by minimal filtering: the
+        device can do what a kernel was measured to do."""
         ceilings = self.ceilings
         for k in self.kernels:
             if k.measurement.seconds:
@@ -163,8 +165,8 @@ class Profile:
 
 
 def profile_step(prepared: PreparedGraph, backend: Backend, rounds: int) -> Profile:
-    """Runs a prepared net on made-up images with weights as they are drawn, and medians of what
-    each kernel takes. The learning rate is zero: the numbers stay what they are."""
+    """Runs a prepared net on random images with initial weights, and takes the median time of each
+    kernel. The learning rate is zero, so that the values stay the same."""
     executor = _make_executor(prepared, backend)
     executor.run(dict(_make_inputs(executor.plan.graph)))
     measured = measure_times(executor, rounds)
@@ -200,7 +202,7 @@ def _make_inputs(graph: Graph) -> Iterator[tuple[str, Array]]:
 
 
 def _make_input(node: Node, rng: np.random.Generator) -> Array:
-    """Images at random, of labels the first, each sample's weight one, scalars zero."""
+    """Random images, the first label, weight one for each sample, zero for scalars."""
     kind = node.type
     if kind.rank > 1 and kind.dtype in FLOAT_DTYPES:
         return rng.standard_normal(kind.shape, dtype=np.float32).astype(kind.dtype)
@@ -211,7 +213,7 @@ def _make_input(node: Node, rng: np.random.Generator) -> Array:
 
 
 class _KernelAttribution:
-    """Whose kernels a plan's are."""
+    """Assigns the kernels of a plan to layers and phases."""
 
     def __init__(self, plan: Plan, layers: Sequence[str], ceilings: Ceilings) -> None:
         self.graph = plan.graph
@@ -224,7 +226,7 @@ class _KernelAttribution:
         flops = sum(2 * c.macs + c.flops for c in costs)
         size = count_moved_bytes(self.graph, kernel)
         name = self._find_main_node(kernel)
-        # what a product computes with decides what computes it
+        # the type of a product's operands decides which unit computes it
         read = [self.graph[a] for a in self.graph[name].args] if kernel.kind == "anchor" else []
         itemsize = max((ITEMSIZE[n.type.dtype] for n in read), default=4)
         measurement = Measurement(
@@ -242,7 +244,7 @@ class _KernelAttribution:
         )
 
     def _find_main_node(self, kernel: Kernel) -> str:
-        """The node that a kernel goes by: its product, else the last one it writes."""
+        """The node that a kernel is named after: its product, else the last one it writes."""
         return kernel.name if kernel.kind == "anchor" or kernel.parts else kernel.outputs[-1]
 
     def _find_phase(self, kernel: Kernel, name: str) -> Phase:
@@ -254,7 +256,8 @@ class _KernelAttribution:
         return "backward" if backward else "forward"
 
     def find_layer(self, name: str) -> str:
-        """The layer that a node belongs to, its gradient (`d.`) and its update too."""
+        """The layer that a node belongs to; also for nodes of its gradient (`d.`) and its
+        update."""
         parts = name.split(".")
         for first in range(len(parts)):
             for last in range(len(parts), first, -1):

@@ -1,4 +1,4 @@
-"""Checking a whole program: every net both ways, every section, every test's questions."""
+"""Checks a whole program: every net in both modes, every section, every query of a test."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from netdsl.training.recipe.recipe import check_sections, resolve_recipe
 def check_program(
     program: Program, name: str | None = None, is_changed: bool = False
 ) -> tuple[list[str], list[Diagnostic]]:
-    """The nets that were checked and what lints warn of. Raises NetError with all that is wrong.
+    """Returns the nets that were checked and the lint warnings. Raises NetError with all errors.
 
-    Each net (or only `name`) is elaborated for evaluation and for training: as a test asks about
-    it and as a recipe trains it, else by itself. `is_changed` where settings were made to the file.
+    Each net (or only `name`) is elaborated for evaluation and for training: as a test and a recipe
+    use it, else on its own. `is_changed` says that settings override the file.
     """
     budget, errors = Budget(), Errors()
     nets = (

@@ -1,5 +1,4 @@
-"""What papers say of a net: `read_published_accuracies(top1=..., top5=...)` in its `test` section,
-a fact."""
+"""Accuracies that papers report: `published(top1=..., top5=...)` in a net's `test` section."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from netdsl.values import Value
 
 @dataclass(frozen=True)
 class _ShareKind:
-    """A share of the test images, or nothing."""
+    """A share of the test images, or None."""
 
     def accept(self, value: Value) -> float | None:
         if value is None:
@@ -41,8 +40,8 @@ def is_published(e: s.Expression) -> bool:
 
 
 def read_published_accuracies(test: s.Test, budget: Budget | None = None) -> dict[str, float]:
-    """The accuracies that a test section gives, by `top1` and `top5`. Raises NetError where they
-    are no shares, or are given twice."""
+    """The accuracies given in a test section, under `top1` and `top5`. Raises NetError if they are
+    not shares, or are given twice."""
     calls = [e for e in test.expectations if is_published(e)]
     if not calls:
         return {}

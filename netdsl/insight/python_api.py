@@ -1,4 +1,4 @@
-"""What Python code asks of a .net file: its nets as networkx graphs."""
+"""The Python API of .net files: their nets as networkx graphs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from netdsl.language.program import load_program as program_of
 
 @dataclass(frozen=True)
 class NetFile:
-    """A file and the net or recipe in it that was named; without a name, its first net."""
+    """A file, and the name of a net or recipe in it; without a name, its first net."""
 
     program: Program
     name: str | None = None
@@ -23,15 +23,15 @@ class NetFile:
     def graph(
         self, train: bool = False, batch: int | None = None, passes: bool = True
     ) -> nx.DiGraph:
-        """The net as a networkx graph, your own to change: for inference, or with `train` the whole
-        step of a recipe, its gradients and updates; without `passes` as the text says it, before
-        the compiler rewrites it.
+        """The net as a networkx graph, a copy that you may change: for inference, or with `train`
+        the whole step of a recipe, including gradients and updates; without `passes` as the source
+        describes it, before the compiler rewrites it.
 
         Nodes are names, in an order in which they can run; `graph.nodes[name]["node"]` holds
-        operator, operands, attributes and type. An edge leads from an operand to its reader, and
-        `operands` on it says in which places it is read. `graph.graph` holds `name`, and under
-        `outputs` and `updates` the nodes that give the outputs and the new values of the states.
-        Raises NetError where there is no such net, or something is wrong with it.
+        operator, operands, attributes and type. An edge leads from an operand to its reader; its
+        `operands` are the positions at which it is read. `graph.graph` holds `name`, and under
+        `outputs` and `updates` the nodes of the outputs and of the new values of the states. Raises
+        NetError if there is no such net, or if it has errors.
         """
         target = CompileTarget(self.name, train, batch)
         if passes:
@@ -40,7 +40,7 @@ class NetFile:
 
 
 def load(place: str) -> NetFile:
-    """A .net file, or a net or recipe of it: `FILE` or `FILE:NAME`. Raises NetError with all that
-    is wrong with the file."""
+    """A .net file, or a net or recipe in it: `FILE` or `FILE:NAME`. Raises NetError with all errors
+    in the file."""
     path, name = split_file_and_name(place)
     return NetFile(program_of(path), name)

@@ -1,4 +1,4 @@
-"""Receptive fields: how many input pixels one output value sees, and how far apart they lie."""
+"""Receptive fields: how many input pixels one output value depends on, and their spacing."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _UNBOUNDED = Fraction(1 << 30)
 def receptive_field(graph: Graph, target: Node) -> tuple[int, int]:
     """Height and width, in input pixels, that one value of `target` depends on at most.
 
-    Each window of kernel k on values that lie j pixels apart adds (k - 1) * j (Dumoulin & Visin
-    2016); branches count by the widest. Where an operator mixes all places (a fully connected
-    layer, a global pool) it is the whole input.
+    Each window of kernel k on values that are j pixels apart adds (k - 1) * j (Dumoulin & Visin
+    2016); of several branches the widest counts. If an operator mixes all positions (a fully
+    connected layer, a global pool), it is the whole input.
     """
     fields: dict[str, Field] = {}
     image = next((n for n in graph.inputs if n.type.rank == 4), None)
@@ -64,7 +64,7 @@ def _propagate(graph: Graph, node: Node, operand_fields: list[Field]) -> Field:
 
 
 def _map_pairs(f: Callable[..., Fraction | int], *pairs: Sequence[Fraction | int]) -> Pair:
-    """A function of the heights, and of the widths."""
+    """Applies a function to the heights, and to the widths."""
     h, w = (Fraction(f(*map(Fraction, values))) for values in zip(*pairs, strict=True))
     return h, w
 
@@ -74,7 +74,7 @@ def _max_pair(fields: list[Field], part: int) -> Pair:
 
 
 def _is_global(node: Node, shape: tuple[int, ...]) -> bool:
-    """Whether an operator without a window lets every place see every other."""
+    """Whether an operator without a window lets every position depend on every other."""
     if node.op == "reshape":
         return len(shape) == 4 and node.type.rank < 4
     if OPS[node.op].kind == "reduce":

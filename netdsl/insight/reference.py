@@ -1,4 +1,4 @@
-"""The reference of the language as Markdown tables, read from the tables that the compiler uses."""
+"""The language reference as Markdown tables, generated from the tables that the compiler uses."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ the likeliest, or among the five likeliest, as a paper reports them. `netdsl tes
 
 
 def layers_table() -> str:
-    """Every word that can stand in a chain."""
+    """Every layer that a chain can contain."""
     rows = [
         (_format_call(x.signature, x.arity == "many"), _describe_layer(x)) for x in LAYERS.values()
     ]
@@ -112,7 +112,7 @@ Initialisers: {inits}; a bare number is a constant."""
 
 
 def sections_table() -> str:
-    """The keys of `data` and `train`, and what their values can be."""
+    """The keys of `data` and `train`, and their possible values."""
     parts = []
     for signature in (DATA, TRAIN):
         rows = [(_format_key(p), p.doc) for p in signature.params]
@@ -138,7 +138,7 @@ def sections_table() -> str:
 
 
 def tests_section() -> list[str]:
-    """What can stand in a `test` section."""
+    """What a `test` section can contain."""
     rows = [(str(q.signature), q.doc) for q in QUERIES.values()]
     equality = "whether two places give the same, up to a share `within` of the largest value"
     return [
@@ -153,13 +153,13 @@ on the line that a warning names, or on the one above, says that it is meant."""
 
 
 def lints_section() -> list[str]:
-    """What a file is warned of."""
+    """The warnings that a file can get."""
     rows = [(x.name, x.doc) for x in LINTS.values()]
     return ["## Warnings", _LINTS, _format_table("lint", rows)]
 
 
 def _describe_layer(layer: Layer) -> str:
-    """What a layer does, and what those of its parameters mean that say so."""
+    """What a layer does, and the meaning of its parameters that have a description."""
     parameter_docs = "; ".join(f"`{p.name}`: {p.doc}" for p in layer.signature.params if p.doc)
     return f"{layer.doc}. {parameter_docs}" if parameter_docs else layer.doc
 

@@ -24,8 +24,8 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """A net in figures, one image, float32. `params` are those of all `layers`; of these, side
-    outputs have `side_params`, and `side_macs` besides `macs`. No output needs the
+    """The figures of a net for one image in float32. `params` counts all `layers`, of which side
+    outputs have `side_params`; `side_macs` is not included in `macs`. No output depends on the
     `unread_layers`."""
 
     net: str

@@ -1,4 +1,4 @@
-"""A net tried on drawn images, in float64: what flows through its places, and back."""
+"""Runs a net on random images in float64: the values at its places, and their gradients."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ SEED = 1
 
 
 def max_difference(program: Program, net: str, a: str, b: str, training: bool) -> float:
-    """The largest difference of two places' values, as a share of the largest value of both; NaN
-    where both are zero everywhere, which compares nothing. They must have one shape."""
+    """The largest difference between the values of two places, as a fraction of the largest value
+    of both; NaN if both are zero everywhere, which compares nothing. They must have the same
+    shape."""
     network = _elaborate_network(program, net, training)
     x, y = _compute_values(network.graph, network.find_node(a).name, network.find_node(b).name)
     largest = max(np.abs(x).max(), np.abs(y).max())
@@ -32,15 +33,14 @@ def max_difference(program: Program, net: str, a: str, b: str, training: bool) -
 
 
 def deviation(program: Program, net: str, place: str, training: bool) -> float:
-    """The standard deviation of all that flows out of a place, where the input is white noise of
-    deviation 1."""
+    """The standard deviation of a place's output for white noise of deviation 1 as input."""
     network = _elaborate_network(program, net, training)
     return float(_compute_values(network.graph, network.find_node(place).name)[0].std())
 
 
 def gradient(program: Program, net: str, place: str, training: bool) -> float:
-    """The standard deviation of the gradient that comes back to a place, where the main output's
-    is white noise of deviation 1."""
+    """The standard deviation of the gradient at a place, for white noise of deviation 1 as the
+    gradient of the main output."""
     network = _elaborate_network(program, net, training)
     b = Builder(network.graph, network.dtype)
     output, target = b.nodes[network.graph.outputs["main"]], network.find_node(place)
@@ -53,7 +53,7 @@ def _elaborate_network(program: Program, net: str, training: bool) -> Network:
 
 
 def _compute_values(graph: Graph, *names: str) -> list[Array]:
-    """Values of nodes, with inputs as drawn and weights as training begins with them."""
+    """The values of nodes, for random inputs and initial weights."""
     subgraph = extract_subgraph(graph, graph.backward_slice(*names), {n: n for n in names})
     inputs: Mapping[str, Array] = draw_inputs(subgraph, SEED, np.random.default_rng(SEED))
     values = evaluate_graph(

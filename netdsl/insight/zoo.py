@@ -1,4 +1,4 @@
-"""The nets of a folder in one table: what each counts, where it comes from, what is published."""
+"""The nets of a folder in one table: the figures of each, its paper, and published accuracies."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _SENTENCE = re.compile(r".+?[.](?=\s+[A-Z]|$)")
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """One net, in figures of one image; `paper` is what the last comment above it names that reads
-    `NAME - AUTHORS YEAR, "TITLE"`."""
+    """One net, with the figures for one image; `paper` comes from the last comment above it of the
+    form `NAME - AUTHORS YEAR, "TITLE"`."""
 
     file: str
     net: str
@@ -43,7 +43,7 @@ class Zoo:
         return {"nets": [asdict(e) for e in self.entries]}
 
     def as_markdown(self) -> str:
-        """A page for the folder."""
+        """The page for the folder."""
         heading = ("net", "paper", "params", "MACs", "activations", "top-1", "top-5")
         rows = [
             _format_row(heading),
@@ -63,7 +63,7 @@ published ones; the files say by whom, and of which images."""
 
 
 def load_zoo(folder: Path, settings: Settings) -> Zoo:
-    """What the .net files of a folder hold. Raises NetError with what is wrong in one of them."""
+    """The nets in the .net files of a folder. Raises NetError with the errors in any of them."""
     paths = sorted(folder.glob("*.net"))
     if not paths:
         raise fail(f"there are no .net files in {folder}")
@@ -99,7 +99,7 @@ def _join_comments(lines: Sequence[str]) -> str:
 
 
 def _first_sentence(text: str) -> str:
-    """What the comment at the head of a file begins with."""
+    """The first sentence of the comment at the top of a file."""
     lines = text.splitlines()
     head = next((i for i, x in enumerate(lines) if not x.startswith("#")), len(lines))
     found = _SENTENCE.match(_join_comments(lines[:head]))
