@@ -1,4 +1,4 @@
-"""Trained weights put to use: evaluation on a data set, predictions for pictures."""
+"""Inference with trained weights: evaluation on a data set, predictions for pictures."""
 
 from __future__ import annotations
 
@@ -40,30 +40,31 @@ TopClasses = list[tuple[str, float]]
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """An evaluation on the `images` for testing, validation or training; `confusion[i, j]` counts
-    those of class i that were called j. One whose scores hold a NaN is called nothing."""
+    """An evaluation on the `images` for testing, validation or training. `confusion[i, j]` counts
+    the images of class i that were classified as j. Images with a NaN among their scores are not
+    classified."""
 
     score: Score
     images: str
     classes: tuple[str, ...]
     confusion: Array
     skipped: tuple[str, ...] = ()
-    """What is wrong with the pictures that are skipped."""
+    """One error message per skipped picture."""
 
     @property
     def unclassified(self) -> int:
-        """Images that were called nothing."""
+        """The number of images that were not classified."""
         return self.score.images - int(self.confusion.sum())
 
     def confused_pairs(self) -> list[tuple[str, str, int]]:
-        """Classes, what their images were called instead and how often, the most often first."""
+        """(class, predicted class, count) of the misclassified images, most frequent first."""
         pairs = ((int(i), int(j)) for i, j in np.argwhere(self.confusion) if i != j)
         ranked = sorted(pairs, key=lambda p: -self.confusion[p])
         return [(self.classes[i], self.classes[j], int(self.confusion[i, j])) for i, j in ranked]
 
 
 class Predictor:
-    """A checkpoint ready to run. Raises NetError where it does not fit its own net."""
+    """A checkpoint ready to run. Raises NetError if it does not fit its own net."""
 
     def __init__(self, path: Path, backend: Backend) -> None:
         best = path / "best.safetensors"
@@ -75,7 +76,7 @@ class Predictor:
         self.classes = self.checkpoint.classes
 
     def network(self, settings: Settings) -> Network:
-        """The recipe's net, elaborated anew; `state` then holds the weights that it needs."""
+        """Elaborates the recipe's net and loads its weights into `state`."""
         network = elaborate(self.program, self.recipe.net, settings)
         given, origin = checkpoint.inference_states(self.checkpoint.states), self.checkpoint.origin
         states = network.graph.states
@@ -83,7 +84,7 @@ class Predictor:
         return network
 
     def load_picture(self, network: Network, path: Path) -> Array:
-        """A picture file as the net's one image input takes it: bytes [1,H,W,C]."""
+        """Reads a picture file as the net's image input takes it: bytes [1,H,W,C]."""
         return evaluation_transform(network, self.recipe.data)(pictures_from_paths([path]))
 
     def _network(self, batch: int) -> Network:
@@ -97,9 +98,9 @@ class Predictor:
         return executor
 
     def evaluate(self, folder: str | None, sizes: Sequence[int] = ()) -> EvaluationReport:
-        """The test images of the recipe's source; where it has none those to validate with, and
-        where it has none of these those to learn from. With `sizes` each image is looked at with
-        its short side at every one of them, and the scores are averaged as suits the loss."""
+        """Evaluates on the test images of the recipe's source or, if it has none, on its validation
+        images, else on its training images. With `sizes`, each image is evaluated once per size,
+        its short side resized to it, and the scores are averaged as the loss requires."""
         data = self.recipe.data
         dataset = sources.load(data.source, folder, data.is_skipping_bad_pictures)
         what, samples = self._samples(dataset)
@@ -130,7 +131,7 @@ class Predictor:
         return EvaluationReport(score, what, self.classes, confusion, dataset.picture_errors)
 
     def _transforms(self, network: Network, sizes: Sequence[int]) -> list[Preprocessing]:
-        """What images go through, once for each size."""
+        """The preprocessing of images, one per size."""
         if not sizes:
             return [evaluation_transform(network, self.recipe.data)]
         least = min(network.image_shape[:2])
@@ -142,8 +143,8 @@ class Predictor:
         return [Preprocessing(tuple(c), network.image_shape) for c in chosen]
 
     def _samples(self, dataset: Dataset) -> tuple[str, Samples]:
-        """What to evaluate on, with labels as the net knows them. Raises NetError where there are
-        classes that it does not know."""
+        """The samples to evaluate on, with their labels numbered as in the net. Raises NetError if
+        the data have classes that the net does not."""
         what, samples = "training", dataset.train
         if dataset.validation is not None:
             what, samples = "validation", dataset.validation
@@ -160,8 +161,8 @@ class Predictor:
         return what, Samples(samples.images, places[samples.labels])
 
     def predict(self, images: Sequence[Path]) -> list[tuple[Path, TopClasses]]:
-        """The likeliest classes of each picture, with their probabilities; none where its scores
-        hold a NaN."""
+        """The most likely classes of each picture, with their probabilities; none if its scores
+        contain a NaN."""
         network = self._network(1)
         executor, name = self._executor(network), network.image_input
         found = []

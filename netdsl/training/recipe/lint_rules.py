@@ -1,4 +1,4 @@
-"""The rules of lints: each finds what a net or a recipe says but probably does not mean."""
+"""Lint rules: each finds something in a net or a recipe that is probably not intended."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ def find_channels_first(subject: Subject) -> Iterator[Finding]:
 
 
 _MAX_KERNEL = 11
-"""The largest kernel of a published net that keeps its channels and is no depthwise one."""
+"""The largest kernel of a published net that keeps the channel count and is not depthwise."""
 _MAX_EVEN_KERNEL = 4
 _MAX_STRIDE = 2
 
 
 def find_pytorch_order(subject: Subject) -> Iterator[Finding]:
-    """What was written as `31x31`, or is a depthwise convolution, is meant to be a kernel."""
+    """Finds PyTorch's argument order. A kernel written as `31x31`, or that of a depthwise
+    convolution, is taken as intended."""
     for layer in subject.network.layers:
         given = layer.arguments
         if layer.layer_type not in ("conv", "convtranspose", "local") or layer.positional_count < 2:
@@ -59,7 +60,7 @@ def find_pytorch_order(subject: Subject) -> Iterator[Finding]:
 
 
 def find_unread(subject: Subject) -> Iterator[Finding]:
-    """What a test asks about is read by it."""
+    """Finds layers whose output nothing reads. A test that queries a layer counts as reading it."""
     network = subject.network
     asked = {
         network.nodes_by_path[x] for x in _texts(subject.program) if x in network.nodes_by_path
@@ -74,13 +75,13 @@ def find_unread(subject: Subject) -> Iterator[Finding]:
 
 
 def _texts(program: Program) -> Iterator[str]:
-    """The texts in a file's tests, places among them."""
+    """All strings in a file's tests, including layer paths."""
     expressions = _within(e for test in program.tests for e in test.expectations)
     return (e.value for e in expressions if isinstance(e, s.StringLiteral))
 
 
 def _within(expressions: Iterable[s.Expression]) -> Iterator[s.Expression]:
-    """Conditions, and all that they compare and call."""
+    """Conditions and all their subexpressions: operands and call arguments."""
     stack = list(expressions)
     while stack:
         e = stack.pop()
@@ -119,7 +120,7 @@ def find_late_step(subject: Subject) -> Iterator[Finding]:
             f"the rate would change after {format_value(late[0])} epochs, the run has {epochs}"
         )
         yield Finding(message, schedule.span, "set every step below `epochs`, or remove it")
-    # one epoch to compare with, more than `patience` that are no better, one with the new rate
+    # needs one epoch to compare with, `patience` + 1 without improvement, one at the new rate
     if schedule.name == "plateau" and epochs < schedule.arguments["patience"] + 3:
         waits = schedule.arguments["patience"]
         message = f"`plateau` waits for more than {waits} epochs, the run has {epochs}"

@@ -35,7 +35,7 @@ from netdsl.values import Argument, Symbol, Value
 
 @dataclass(frozen=True)
 class _NameKind:
-    """A bare name of something else in the file."""
+    """A bare name that refers to another item of the file."""
 
     def accept(self, value: Value) -> Symbol:
         if not isinstance(value, Symbol):
@@ -122,7 +122,8 @@ SIGNATURE = Signature(
 
 @dataclass(frozen=True)
 class Recipe:
-    """A resolved `train` section with the data that it learns from; `spans` are its entries'."""
+    """A resolved `train` section with the data section it uses. `spans` maps keys to the source
+    spans of their entries."""
 
     net: str
     after: str | None
@@ -148,7 +149,7 @@ class Recipe:
     spans: Mapping[str, Span] = field(default_factory=dict, compare=False)
 
     def settings(self, training: bool, batch: int | None = None) -> Settings:
-        """How the net is elaborated under this recipe."""
+        """Returns the settings that elaborate the net for this recipe."""
         size = self.data.batch if batch is None else batch
         return Settings(
             size,
@@ -161,24 +162,25 @@ class Recipe:
 
     @property
     def glob_count(self) -> int:
-        """How many globs are tried on the net's weights and places."""
+        """The number of globs matched against the net's weights and paths."""
         keys = (self.freeze, self.lr_scale, self.recompute, self.optimizer.arguments["no_decay"])
         return sum(map(len, keys))
 
     @property
     def small(self) -> ShrinkSettings | None:
-        """The small version of the net that is trained, if one is: its images are the data's."""
+        """The shrink settings if a smaller version of the net is trained. Images keep the size of
+        the data."""
         return shrink_settings(self.shrink, shrink_images=False)
 
 
 def net_name(program: Program, name: str | None) -> str | None:
-    """The net that a recipe names, if it names one."""
+    """The name of the net that a recipe names, or None."""
     section = program.find_section("train", name)
     return reference_name(section, "net") if section else None
 
 
 def reference_name(section: s.Section, key: str) -> str | None:
-    """The name that a key of a section refers to, unchecked."""
+    """The name that a section's key refers to, unchecked."""
     for e in section.entries:
         if isinstance(e, s.SectionEntry) and e.name == key and isinstance(e.value, s.Name):
             return None if e.value.name == "none" else e.value.name
@@ -186,8 +188,8 @@ def reference_name(section: s.Section, key: str) -> str | None:
 
 
 def stage_names(program: Program, name: str | None) -> tuple[str | None, ...]:
-    """The recipes that a recipe comes after, first to last, and itself. Raises NetError where one
-    does not exist, or they come after each other in a circle."""
+    """The names of the recipes that run before a recipe, first to last, followed by its own. Raises
+    NetError if one does not exist or if they form a cycle."""
     order = [name]
     while True:
         section = program.find_section("train", order[0])
@@ -211,7 +213,7 @@ def stage_names(program: Program, name: str | None) -> tuple[str | None, ...]:
 def resolve_recipe(
     program: Program, name: str | None = None, budget: Budget | None = None
 ) -> Recipe:
-    """The recipe of a `train` section. Raises NetError for everything that is wrong in it."""
+    """Resolves a `train` section. Raises NetError for any error in it."""
     budget = budget or Budget()
     section = program.find_section("train", name)
     if section is None:
@@ -236,7 +238,7 @@ def resolve_recipe(
 
 
 def default_recipe(net: str) -> Recipe:
-    """The recipe for a net whose file holds none: every key as the table has it."""
+    """The recipe for a net whose file has none: every key has its default."""
     values = SIGNATURE.bind((), None) | {"net": net}
     data = resolve_data((Argument("source", Symbol("digits")),), None)
     return Recipe(**values | {"data": data})
