@@ -1,8 +1,8 @@
-"""How long the compiler takes, and what its plans move: large nets of models/, five rounds.
+"""Compile times, and the memory traffic of the plans: large nets of models/, five rounds.
 
     python benchmarks/compile.py [--save]
 
-Prints one table; `--save` keeps it under benchmarks/results with date, versions and machine.
+Prints one table; `--save` writes it to benchmarks/results, with date, versions and machine.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ NETS = (
     *(("bn_inception", "bn_inception"), ("densenet", "densenet121")),
     ("mobilenet", "mobilenet_v2"),
 )
-"""Files of models/ and nets in them."""
+"""(file of models/, net) pairs."""
 
 
 def load_networks() -> Iterator[tuple[str, Network]]:
@@ -79,7 +79,7 @@ def format_row(name: str, network: Network) -> str:
 
 
 def count_forward_bytes(network: Network) -> int:
-    """One pass over all that the convolutions give."""
+    """The bytes of all convolution outputs: one pass over them."""
     return _total_bytes(network.graph)
 
 

@@ -1,10 +1,11 @@
-"""netdsl beside PyTorch and onnxruntime on this machine's processor, in turns, two threads each.
+"""netdsl against PyTorch and onnxruntime on this machine's CPU, in turns, two threads each.
 
     python benchmarks/cpu.py [--only lenet-train-64 ...] [--rounds 5] [--no-compile] [--save]
 
-Trains and infers the nets of workloads.py. Every side runs in a process of its own and waits while
-another one is timed. Weights are netdsl's on all sides; parameters must be as many and losses (of
-two steps) or scores equal, or nothing is printed. `--save` keeps the table in benchmarks/results.
+Runs training and inference of the nets in workloads.py. Every side runs in its own process and
+waits while another one is timed. All sides use netdsl's weights; their parameter counts, and their
+losses (of two steps) or scores, must match, or nothing is printed. `--save` writes the table to
+benchmarks/results.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ TORCH_SIDES = ("eager", "channels_last", "compile")
 
 
 class SideProcess:
-    """A side in its process; `seconds` passed from its start until it had run twice."""
+    """A side in its own process; `seconds` passed from its start until it had run twice."""
 
     def __init__(self, side: str, work: Workload, folder: Path, caches: Path, still: bool) -> None:
         self.side, self.work = side, work
@@ -98,7 +99,8 @@ def open_side(
 
 @dataclass(frozen=True)
 class CpuRow:
-    """One line of the table: milliseconds and peak bytes by side, seconds to the second step."""
+    """One row of the table: milliseconds and peak bytes by side, seconds until the second step is
+    done."""
 
     work: Workload
     parameters: int
@@ -110,7 +112,7 @@ class CpuRow:
 
     @property
     def ratio(self) -> float:
-        """The best rival's time over ours."""
+        """The time of the fastest rival divided by ours."""
         return min(v for k, v in self.milliseconds.items() if k != "netdsl") / self.ours
 
     @property
@@ -126,7 +128,7 @@ class CpuRow:
 
 
 def compare_sides(work: Workload, rounds: int, seconds: float, compiled: bool) -> CpuRow:
-    """One work on all sides."""
+    """Runs one workload on all sides."""
     with TemporaryDirectory() as folder_, TemporaryDirectory() as caches_, ExitStack() as stack:
         folder, caches = Path(folder_), Path(caches_)
         with open_side("netdsl", work, folder, caches, still=True) as first:
@@ -162,7 +164,7 @@ def compare_sides(work: Workload, rounds: int, seconds: float, compiled: bool) -
 
 
 def _check_same_results(work: Workload, a: SideProcess, b: SideProcess) -> None:
-    """Raises AssertionError where two sides do not compute the same."""
+    """Raises AssertionError if two sides compute different results."""
     assert a.parameters == b.parameters, (work.name, a.parameters, b.parameters)
     for i, (x, z) in enumerate(zip(a.results, b.results, strict=True)):
         scale = max(1e-6, float(np.abs(z).max()))

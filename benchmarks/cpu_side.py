@@ -1,10 +1,10 @@
-"""One side of the CPU benchmark in a process of its own: threads and memory are its alone.
+"""One side of the CPU benchmark in its own process, with its own threads and memory.
 
     python -m benchmarks.cpu_side SIDE WORK FOLDER [--still]
 
-Builds, runs twice, tells how that went, then reads lines from standard input: a number of seconds
-is answered with the milliseconds of each step done in that time, `memory` with the bytes that a
-step needs at most beyond what was there when everything had been imported.
+Builds, runs twice, reports this as JSON, then answers lines of standard input: a number of seconds
+with the milliseconds of each step run in that time, `memory` with the peak bytes of a step above
+what was resident after all imports.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ THREADS = 2
 
 
 class Side(Protocol):
-    """`step` runs once and returns a loss or scores; `parameters` counts."""
+    """`step` runs once and returns a loss or scores; `parameters` is their number."""
 
     parameters: int
     note: str
@@ -43,7 +43,7 @@ class Side(Protocol):
 
 
 class NetdslSide:
-    """netdsl. Writes its first weights, in the order of its layers, for the others."""
+    """netdsl. Writes its initial weights, in layer order, for the other sides."""
 
     def __init__(self, work: Workload, folder: Path, still: bool) -> None:
         from netdsl.backends import open_backend
@@ -152,7 +152,7 @@ class TorchSide:
 
 
 class OnnxRuntimeSide:
-    """onnxruntime on what PyTorch exports."""
+    """onnxruntime on the model exported by PyTorch."""
 
     note = ""
 
@@ -173,7 +173,7 @@ class OnnxRuntimeSide:
 
 
 def export_onnx(work: Workload, folder: Path) -> None:
-    """Writes the peer's net for onnxruntime."""
+    """Exports the PyTorch net for onnxruntime."""
     import warnings
 
     import torch
@@ -186,7 +186,7 @@ def export_onnx(work: Workload, folder: Path) -> None:
     images, _ = work.data()
     x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the new exporter needs one more package
+        warnings.simplefilter("ignore")  # the new exporter needs another package
         torch.onnx.export(model, (x,), str(folder / "model.onnx"), input_names=["x"], dynamo=False)
 
 
@@ -199,7 +199,7 @@ def _open_side(side: str, work: Workload, folder: Path, still: bool) -> Side:
 
 
 def _import_libraries(side: str) -> None:
-    """What a side imports, before memory is looked at."""
+    """Imports a side's libraries, before memory is measured."""
     if side == "netdsl":
         import netdsl.backends.cpu.backend
         import netdsl.language.elaborate
@@ -213,7 +213,7 @@ def _import_libraries(side: str) -> None:
 
 
 def read_memory_status(key: str) -> int:
-    """Bytes that Linux has counted for this process: VmRSS now, VmHWM at most since
+    """Memory of this process as counted by Linux, in bytes: VmRSS is current, VmHWM the peak since
     `reset_peak_memory`."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{key}:"):
@@ -222,13 +222,12 @@ def read_memory_status(key: str) -> int:
 
 
 def reset_peak_memory() -> None:
-    """The most that was resident is counted anew."""
+    """Resets the peak of resident memory."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def time_steps(run: Callable[[], Any], seconds: float) -> list[float]:
-    """Milliseconds of each step, two at least; one that does not count comes first and brings the
-    threads back to work."""
+    """Milliseconds of each step, at least two; after an untimed one that wakes the threads."""
     run()
     found = []
     begin = time.perf_counter()
@@ -248,7 +247,7 @@ def main() -> None:
     options = parser.parse_args()
     work, side = WORKLOADS[options.work], options.side
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print goes elsewhere
+    os.dup2(2, 1)  # output of libraries goes to stderr
     if side == "export":
         export_onnx(work, options.folder)
         return

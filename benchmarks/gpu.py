@@ -1,11 +1,11 @@
-"""netdsl on a GPU beside PyTorch: tests, training, inference, accuracy; one table last.
+"""netdsl on a GPU against PyTorch: tests, training, inference, accuracy; one table at the end.
 
     python benchmarks/gpu.py [--parts tests,train,infer,mnist] [--nets resnet50,lenet] [--minutes 8]
                              [--quick] [--low float16] [--no-torch] [--profile] [--save]
-    python benchmarks/gpu.py --rehearse      the same on the processor, two images at a time
+    python benchmarks/gpu.py --rehearse      the same on the CPU, two images at a time
 
-Both sides have the same weights and images; losses and scores must agree. What the time does not
-suffice for is left out, and said to be. `--save` keeps the table in benchmarks/results.
+Both sides use the same weights and images; losses and scores must agree. Jobs that do not fit into
+the time limit are left out, with a note. `--save` writes the table to benchmarks/results.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from netdsl.runtime.executor import Executor
 
 PARTS = ("tests", "train", "mnist", "infer")
 COMPILED = ("resnet50", "vgg16", "alexnet")
-"""Nets for which PyTorch compiles inference; with the others it takes minutes more."""
+"""Nets for which PyTorch compiles inference; the others would take minutes more."""
 AUTOTUNED = ("lenet", "resnet50")
-"""Nets that PyTorch compiles with all it has to try, which takes minutes each."""
+"""Nets that PyTorch compiles with max-autotune, which takes minutes each."""
 MODES = ("compile", "graph", "eager", "max-autotune")
 SECONDS = {"tests": 120, "compile resnet50": 60, "compile googlenet": 120, "max-autotune": 150}
-"""What jobs take whose names have such words; others some seconds."""
+"""Estimated seconds of jobs whose names contain these words; 20 for others."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class BenchmarkJob:
 
 
 def list_jobs(asked: argparse.Namespace, bench: BenchContext) -> Iterator[BenchmarkJob]:
-    """What is to be done, the most important first."""
+    """The jobs to run, most important first."""
     nets, parts = asked.nets.split(","), asked.parts.split(",")
     if "tests" in parts:
         yield BenchmarkJob("tests", test_line)
@@ -83,7 +83,7 @@ def list_jobs(asked: argparse.Namespace, bench: BenchContext) -> Iterator[Benchm
 def list_torch_jobs(
     nets: list[str], parts: list[str], bench: BenchContext
 ) -> Iterator[BenchmarkJob]:
-    """PyTorch, the mode that is to be beaten first."""
+    """The PyTorch jobs, strongest mode first."""
     for mode in MODES if not bench.rehearsed else ("eager",):
         for net in nets:
             if "train" in parts and (mode != "max-autotune" or net in AUTOTUNED):
@@ -91,7 +91,7 @@ def list_torch_jobs(
                     f"PyTorch train {mode} {net}", partial(torch_row, bench, net, "train", mode)
                 )
             compiled = mode == "compile" and net in COMPILED
-            # scores of every net are compared in the mode that takes no time to start
+            # scores of all nets are compared in eager mode, which starts at once
             if "infer" in parts and (compiled or mode == "eager"):
                 yield BenchmarkJob(
                     f"PyTorch infer {mode} {net}", partial(torch_row, bench, net, "infer", mode)
@@ -106,7 +106,7 @@ def run_training(bench: BenchContext, net: str, profiled: bool) -> GpuRow:
 
 
 def print_profile(executor: Executor, most: int = 20) -> None:
-    """The kernels that take longest, each by itself, with the bytes that it moves a second."""
+    """Prints the slowest kernels, each timed alone, with its memory throughput."""
     from netdsl.backends.cuda.backend import Captured
     from netdsl.plan.memory_traffic import count_moved_bytes, find_kernel_label, sum_by_kernel_label
 
@@ -136,7 +136,7 @@ def print_profile(executor: Executor, most: int = 20) -> None:
 
 
 def describe_versions() -> str:
-    """Device and versions, for the head of the table."""
+    """Device and versions, for the heading of the table."""
     import cudnn
     import cupy
 
@@ -149,7 +149,7 @@ def describe_versions() -> str:
 
 
 def format_ratios(rows: list[GpuRow]) -> Iterator[str]:
-    """netdsl against the best of its rivals, by net."""
+    """netdsl compared with its fastest rival, by net."""
     for what in ("train", "infer"):
         for net in NETS:
             own = [r for r in rows if r.net == net and r.side.startswith(f"{what} netdsl")]
@@ -198,7 +198,7 @@ def main() -> int:
                 found = work.run()
                 rows += [found] if isinstance(found, GpuRow) else []
                 lines.append(str(found))
-            except Exception as e:  # the others are worth having without it
+            except Exception as e:  # the other jobs are still worth running
                 failed = True
                 lines.append(f"FAILED {work.name}: {type(e).__name__}: {str(e)[:2000]}")
             print(lines[-1], flush=True)
@@ -214,7 +214,7 @@ def main() -> int:
 
 
 def free_memory(device: str) -> None:
-    """Gives back what the last job has held."""
+    """Frees the memory of the last job."""
     gc.collect()
     if device == "cuda":
         import cupy

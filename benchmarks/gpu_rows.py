@@ -1,4 +1,4 @@
-"""What the GPU benchmark measures: rows of its table, each by itself, equal to their rivals."""
+"""The measurements of the GPU benchmark: functions that produce one row of its table each."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ NETS = {
     "googlenet": ("googlenet.net", "googlenet_bn", 256),
 }
 TORCH_NAMES = {"lenet": "lenet5"}
-"""What a net is called in torch_nets.py, where it is not its own name."""
+"""Names in torch_nets.py, where they differ."""
 LEARNING_RATES, STEPS = {"lenet": 0.1}, 3
-"""Learning rates, 1e-4 for other nets, with which the loss moves; and the steps whose losses are
-compared."""
+"""Learning rates at which the loss changes, 1e-4 for other nets; and the number of steps whose
+losses are compared."""
 NETS_WITH_DROPOUT = ("vgg16", "alexnet", "googlenet")
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far two sides may be off each other, as shares: in scores, in losses, in how losses
-    change, and in the first loss alone where values are dropped at random."""
+    """Relative tolerances between two sides: of scores, of losses, of changes of losses, and of the
+    first loss alone if the net has dropout."""
 
     scores: float
     losses: float
@@ -63,7 +63,7 @@ IN_16_BITS, IN_32_BITS = Tolerance(0.03, 0.01, 0.25, 0.1), Tolerance(1e-3, 2e-3,
 
 @dataclass(frozen=True)
 class GpuRow:
-    """One line of the table."""
+    """One row of the table."""
 
     net: str
     batch: int
@@ -82,9 +82,8 @@ class GpuRow:
 
 @dataclass(frozen=True)
 class BenchContext:
-    """Where a benchmark runs. `low` is the 16-bit type that is mixed in; `folder` keeps first
-    weights and results. On a processor it is rehearsed: two images in 32 bits, none of whose
-    values are dropped."""
+    """Where a benchmark runs. `low` is the 16-bit type of mixed precision; `folder` stores initial
+    weights and results. On a CPU it is a rehearsal: two images in 32 bits, without dropout."""
 
     device: str
     low: str | None
@@ -122,7 +121,7 @@ class BenchContext:
 
 
 def make_recipe(low: str | None) -> Recipe:
-    """Cross-entropy, SGD with momentum and weight decay: what PyTorch's side does."""
+    """Cross-entropy, SGD with momentum and weight decay: the same as the PyTorch side."""
     found = default_recipe("any")
     given = {"momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY, "nesterov": False, "no_decay": ()}
     given["lr"] = 0.0  # the graph takes it as an input
@@ -130,15 +129,15 @@ def make_recipe(low: str | None) -> Recipe:
     found = replace(found, optimizer=sgd)
     if low is None:
         return found
-    # no loss is scaled: the step is timed, not trained
+    # the loss is not scaled: the step is timed, not trained
     chosen = CallOf("precision", PRECISIONS).accept(Call("mixed", (), None))
     arguments = {"low": replace(chosen.arguments["low"], name=low)}
     return replace(found, precision=replace(chosen, arguments=arguments))
 
 
 class InitializedNet:
-    """A net with its first weights, which are kept for the other side. `seconds` count what a
-    person waits for: not that, nor the making of images."""
+    """A net with its initial weights, which are saved for the other side. `seconds` measures what a
+    user waits for: without saving weights or making images."""
 
     def __init__(self, bench: BenchContext, net: str, training: bool) -> None:
         self.given = bench.data(net)
@@ -157,7 +156,7 @@ class InitializedNet:
 
 
 def train_row(bench: BenchContext, net: str, side: str = "train") -> tuple[GpuRow, Executor]:
-    """A training step of one of the models, timed by replays of its graph."""
+    """A training step of one of the models, timed by replaying its CUDA graph."""
     begun = InitializedNet(bench, net, True)
     network, backend, state = begun.network, begun.backend, begun.state
     graph = bench.step(network)
@@ -177,7 +176,7 @@ def train_row(bench: BenchContext, net: str, side: str = "train") -> tuple[GpuRo
 
 
 def infer_row(bench: BenchContext, net: str) -> GpuRow:
-    """A folded net, in 16 bits where they are asked for, timed by replays of its graph."""
+    """Inference of a folded net, in 16 bits if `low` is set, timed by replaying its CUDA graph."""
     begun = InitializedNet(bench, net, False)
     network, backend = begun.network, begun.backend
     folded = pass_manager.prepare_inference(network.graph, low=bench.low)
@@ -194,14 +193,14 @@ def infer_row(bench: BenchContext, net: str) -> GpuRow:
 
 
 def warm_row(bench: BenchContext, net: str) -> GpuRow:
-    """The first step where the disk holds what the one before has built and chosen."""
+    """The first step with a warm disk cache: kernels and tuning choices of the previous run."""
     row, executor = train_row(bench, net, side="warm")
     del executor
     return replace(row, note="kernels and choices from the disk")
 
 
 def torch_row(bench: BenchContext, net: str, what: str, mode: str) -> GpuRow:
-    """One of PyTorch's modes on the same net. Raises RuntimeError where it gives something else."""
+    """One of PyTorch's modes on the same net. Raises RuntimeError if its results differ."""
     from benchmarks import pytorch
 
     images, labels = bench.data(net)
@@ -219,7 +218,8 @@ def torch_row(bench: BenchContext, net: str, what: str, mode: str) -> GpuRow:
 def check_results(
     bench: BenchContext, net: str, what: str, ours: np.ndarray, theirs: np.ndarray
 ) -> str:
-    """How far two sides are off each other. Raises RuntimeError where they are not the same."""
+    """Describes the differences between two sides. Raises RuntimeError if one exceeds its
+    tolerance."""
     most = IN_32_BITS if bench.rehearsed else IN_16_BITS
     if what == "infer":
         off = {"scores": (_relative_error(ours, theirs), most.scores)}
@@ -254,8 +254,8 @@ def make_inputs(
 
 
 def time_launch(launch: Callable[[], None], backend: Any, steps: int = 20) -> float:
-    """Milliseconds of one launch: the median of five times the mean of so many; without a GPU a
-    single one."""
+    """Milliseconds per launch: the median of five means over `steps` launches; a single one without
+    a GPU."""
     if backend.name != "cuda":
         return 1e3 * float(backend.seconds([launch])[0])
     found = [
@@ -270,7 +270,7 @@ def _launch_repeatedly(count: int, launch: Callable[[], None]) -> None:
 
 
 def format_memory(backend: Any) -> str:
-    """What was allocated on a GPU."""
+    """The memory allocated on a GPU."""
     if backend.name != "cuda":
         return ""
     return f"{backend.xp.get_default_memory_pool().used_bytes() / 1e9:.1f} GB, "
@@ -283,7 +283,7 @@ def format_fallbacks(backend: Any) -> str:
 
 @contextmanager
 def use_cache(folder: Path) -> Iterator[None]:
-    """What is kept lies in `folder`, so that first steps are first ones."""
+    """Puts the disk cache into `folder`, so that first steps start cold."""
     before = os.environ.get("NETDSL_CACHE")
     os.environ["NETDSL_CACHE"] = str(folder)
     try:
@@ -295,7 +295,7 @@ def use_cache(folder: Path) -> Iterator[None]:
 
 
 def mnist_line(precision: str, device: str = "cuda", epochs: int = 4) -> str:
-    """LeNet-5 trained on MNIST from the command line, in a process of its own."""
+    """Trains LeNet-5 on MNIST from the command line, in its own process."""
     folder = Path(os.environ.get("NETDSL_DATA", ROOT.parent / "shared" / "data")) / "mnist"
     if not folder.is_dir():
         return f"left out, no MNIST below NETDSL_DATA: lenet5, {precision}"
@@ -316,7 +316,7 @@ def mnist_line(precision: str, device: str = "cuda", epochs: int = 4) -> str:
 
 
 def test_line() -> str:
-    """The tests on the device. Raises RuntimeError where one fails."""
+    """Runs the tests on the device. Raises RuntimeError if one fails."""
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "tests/test_device.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:

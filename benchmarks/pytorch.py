@@ -1,4 +1,4 @@
-"""The GPU benchmark's other side: the same nets with the same weights by PyTorch, in its modes."""
+"""The PyTorch side of the GPU benchmark: the same nets and weights, in PyTorch's modes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from benchmarks.workloads import MOMENTUM, WEIGHT_DECAY
 
 @dataclass(frozen=True)
 class TorchResult:
-    """Milliseconds of a step, seconds until the first one was over, bytes at most, and what it
-    gave: losses of the first steps, or scores."""
+    """Milliseconds per step, seconds until the first one is done, peak bytes, and the results:
+    losses of the first steps, or scores."""
 
     milliseconds: float
     first_seconds: float
@@ -29,9 +29,10 @@ class TorchResult:
 
 @dataclass(frozen=True)
 class TorchTask:
-    """What both sides do: the net as torch_nets.py calls it, its first weights, images, labels to
-    train on (else it infers), the losses that are compared, the learning rate, and the 16-bit type;
-    on a GPU, else rehearsed on the processor, where nothing is dropped."""
+    """What both sides run: the net's name in torch_nets.py, its initial weights, images, labels to
+    train on (None for inference), the number of losses to compare, the learning rate, and the
+    16-bit type. Runs on a GPU if there is a 16-bit type, else as a rehearsal on the CPU, without
+    dropout."""
 
     net: str
     weights: Path
@@ -47,9 +48,8 @@ class TorchTask:
 
 
 def measure(asked: TorchTask, mode: str) -> TorchResult:
-    """A training step or inference, channels last, on a GPU in 16-bit autocast. Training is by SGD
-    with momentum and weight decay. `mode` is eager, graph, compile, or what torch.compile calls a
-    mode."""
+    """Times a training step or inference: channels last, on a GPU in 16-bit autocast. Trains by SGD
+    with momentum and weight decay. `mode` is eager, graph, compile, or a mode of torch.compile."""
     gpu = asked.device == "cuda"
     torch._dynamo.reset()
     if gpu:
@@ -131,7 +131,8 @@ def _capture_graph(step: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def _time_step(run: Callable[[], Any], gpu: bool) -> float:
-    """The median of ten times three steps; without a GPU a single one."""
+    """Milliseconds per step: the median of ten measurements of three steps each; a single step
+    without a GPU."""
     if not gpu:
         started = time.perf_counter()
         run()

@@ -23,7 +23,7 @@ class LeNet(nn.Module):
     def forward(self, x: Any) -> Any:
         x = F.max_pool2d(F.relu(self.c1(x)), 2)
         x = F.max_pool2d(F.relu(self.c3(x)), 2)
-        x = x.permute(0, 2, 3, 1).flatten(1)  # netdsl's order of features
+        x = x.permute(0, 2, 3, 1).flatten(1)  # netdsl's feature order
         return self.f7(F.relu(self.f6(F.relu(self.c5(x)))))
 
 
@@ -38,7 +38,7 @@ class Lenet5(nn.Module):
     def forward(self, x: Any) -> Any:
         x = F.avg_pool2d(torch.tanh(self.c1(x)), 2)
         x = F.avg_pool2d(torch.tanh(self.c3(x)), 2)
-        x = x.permute(0, 2, 3, 1).flatten(1)  # netdsl's order of features
+        x = x.permute(0, 2, 3, 1).flatten(1)  # netdsl's feature order
         return self.f7(torch.tanh(self.f6(torch.tanh(self.c5(x)))))
 
 
@@ -102,14 +102,14 @@ def resnet50() -> nn.Module:
 
 
 class FlattenNhwc(nn.Module):
-    """An image's values as one row, in netdsl's order: height, width, channels."""
+    """Flattens each image to one row, in netdsl's order: height, width, channels."""
 
     def forward(self, x: Any) -> Any:
         return x.permute(0, 2, 3, 1).flatten(1)
 
 
 class Inception(nn.Module):
-    """torchvision's: normalised, and 3x3 where the paper has 5x5."""
+    """torchvision's Inception block: with batch norm, and 3x3 where the paper has 5x5."""
 
     def __init__(self, ci: int, a: int, b3: int, b: int, c5: int, c: int, d: int) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ def googlenet() -> nn.Module:
 
 
 def alexnet() -> nn.Module:
-    """One tower, 2014."""
+    """The single-tower version of 2014."""
     layers: list[nn.Module] = [nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2)]
     layers += [nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)]
     for ci, co in ((192, 384), (384, 256), (256, 256)):
@@ -189,7 +189,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Puts netdsl's parameters, in the order of its layers, into the model's."""
+    """Copies netdsl's parameters, in layer order, into the model's."""
     own = list(model.parameters())
     with np.load(path) as arrays, torch.no_grad():
         assert len(own) == len(arrays)
@@ -205,7 +205,7 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def make_step(model: nn.Module, forward: Any, x: Any, y: Any) -> Callable[[], float]:
-    """A function that does one step of SGD and returns the loss."""
+    """Returns a function that runs one step of SGD and returns the loss."""
     given = {"momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, **given)
 

@@ -1,4 +1,4 @@
-"""What the CPU benchmark runs: nets, batches, training or inference, and the same for each side."""
+"""The workloads of the CPU benchmark: nets, batches, training or inference, equal for all sides."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGE_SIZES = {"lenet": (28, 28, 1, 10), "resnet20": (32, 32, 3, 10)}
-"""Height, width, channels and classes, where they are not those of ImageNet."""
+"""Height, width, channels and classes of nets that do not use those of ImageNet."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One net at one batch size; `net` is FILE:NET from the project's root, `peer` the name of the
-    same net in torch_nets.py."""
+    """One net at one batch size; `net` is FILE:NET relative to the project's root, `peer` the name
+    of the same net in torch_nets.py."""
 
     name: str
     net: str
@@ -26,11 +26,11 @@ class Workload:
 
     @property
     def drops(self) -> bool:
-        """Whether training drops values at random, differently on each side."""
+        """Whether training has dropout, which differs on each side."""
         return self.training and self.peer in ("alexnet", "googlenet", "vgg16")
 
     def data(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images N x H x W x C and labels, the same on all sides."""
+        """Images [N,H,W,C] and labels, the same on all sides."""
         height, width, channels, classes = IMAGE_SIZES.get(self.peer, (224, 224, 3, 1000))
         rng = np.random.default_rng(0)
         shape = (self.batch, height, width, channels)
@@ -39,8 +39,8 @@ class Workload:
 
 
 def draw_parameters(state: Any, network: Any) -> list[np.ndarray]:
-    """Draws a net's parameters into `state`; in the order of its layers. No scale of a
-    normalisation is zero: what is behind it would not count."""
+    """Initialises a net's parameters in `state` and returns them in layer order. No scale of a
+    normalisation is zero, or the layers behind it would have no effect."""
     parameters = network.parameters
     state.initialise(parameters, seed=1)
     rng = np.random.default_rng(1)
@@ -55,7 +55,7 @@ MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
 
 
 def remove_dropout(graph: Any) -> Any:
-    """The graph that drops nothing."""
+    """The graph with all dropout rates set to zero."""
     from netdsl.types import Attrs
 
     nodes = {

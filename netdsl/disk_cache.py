@@ -85,9 +85,9 @@ class DiskCache:
         Raises UntrustedFileError if other users can write to it, OSError if it does not exist.
         """
         if os.name == "nt":  # no such owners and handles: nothing is cached
-            raise OSError("no handle of a folder")
+            raise OSError("cannot open a directory handle")
         if self.directory.is_symlink():
-            raise UntrustedFileError(f"{self.directory} is a link")
+            raise UntrustedFileError(f"{self.directory} is a symbolic link")
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         handle = os.open(self.directory, flags)
         try:
@@ -120,7 +120,7 @@ def _read_file(directory: int, name: str, path: Path) -> bytes:
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise UntrustedFileError(f"{path} is no plain file")
+            raise UntrustedFileError(f"{path} is not a regular file")
         _check_permissions(status, path)
         if status.st_size > _MAX_BYTES:
             raise UntrustedFileError(f"{path} has {status.st_size:,} bytes")
@@ -164,7 +164,7 @@ def _warn_once(reason: str) -> None:
     _shown_warnings.append(reason)
     with suppress(OSError, ValueError):
         print(
-            f"warning: {escape_line(reason)}, so it is not used, and what it saves is computed "
-            "again; remove it, or name another folder in NETDSL_CACHE",
+            f"warning: {escape_line(reason)}, so it is not used and cached results are computed "
+            "again; remove it, or set NETDSL_CACHE to another directory",
             file=sys.stderr,
         )

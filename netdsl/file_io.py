@@ -74,7 +74,7 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
         except OSError as e:
             raise fail(f"cannot read {path}: {e.strerror or e}") from None
     if len(content) > max_bytes:
-        raise fail(f"{path} has over {max_bytes:,} bytes")
+        raise fail(f"{path} has more than {max_bytes:,} bytes")
     return content
 
 

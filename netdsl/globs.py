@@ -29,11 +29,11 @@ def match_globs(
     found = {p: tuple(n for n in names if matches_glob(n, p)) for p in patterns}
     for pattern, matching_names in found.items():
         if not matching_names:
-            message = f'no {noun} is called "{pattern}", which `{key}` names'
+            message = f'no {noun} matches "{pattern}", given in `{key}`'
             raise fail(
                 message,
                 span,
-                help=suggest_name(pattern, make_glob_candidates(names), "globs that match"),
+                help=suggest_name(pattern, make_glob_candidates(names), "matching globs"),
             )
     return found
 

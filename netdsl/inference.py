@@ -138,7 +138,9 @@ class Predictor:
             return [evaluation_transform(network, self.recipe.data)]
         least = min(network.image_shape[:2])
         if min(sizes) < least:
-            raise fail(f"pictures of {min(sizes)} pixels are less than the {least} the net takes")
+            raise fail(
+                f"pictures of {min(sizes)} pixels are smaller than the {least} that the net takes"
+            )
         chosen = (
             [bind_augmentation("resize", size=n), bind_augmentation("center_crop")] for n in sizes
         )
@@ -157,8 +159,8 @@ class Predictor:
         strange = [c for c in dataset.classes if c not in self.classes]
         if strange:
             known = ", ".join(self.classes[:8]) + ", ..." * (len(self.classes) > 8)
-            message = f"{self.checkpoint.origin} knows no class `{strange[0]}`, which the data has"
-            raise fail(message, help=f"it knows {known}")
+            message = f"{self.checkpoint.origin} has no class `{strange[0]}`, which the data has"
+            raise fail(message, help=f"its classes are {known}")
         places = np.array([self.classes.index(c) for c in dataset.classes], np.int32)
         return what, Samples(samples.images, places[samples.labels])
 

@@ -59,7 +59,7 @@ def defer_interrupts() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         received.add(number)
         with suppress(OSError):  # not print, which the signal may have interrupted
-            os.write(2, b"\nsaving after this step; once more to stop at once\n")
+            os.write(2, b"\nsaving after this step; interrupt again to stop immediately\n")
 
     previous_handlers = {s: signal.signal(s, handle) for s in find_handled_signals()}
     try:

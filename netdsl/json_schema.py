@@ -65,7 +65,7 @@ class JsonString:
 
     def check(self, value: Any, path: str) -> None:
         if not isinstance(value, str):
-            _raise_mismatch(value, path, "a text")
+            _raise_mismatch(value, path, "a string")
         if len(value) > self.max_length:
             raise SchemaError(f"`{path}` has {len(value):,} characters, over {self.max_length:,}")
         if self.is_one_line and len(value.splitlines()) > 1:
@@ -97,7 +97,7 @@ class JsonValue:
             JsonString(1000).check(value, path)
         elif isinstance(value, list | dict):
             if self.max_depth == 0:
-                _raise_mismatch(value, path, "a number or a text")
+                _raise_mismatch(value, path, "a number or a string")
             for item in value.values() if isinstance(value, dict) else value:
                 JsonValue(self.max_depth - 1).check(item, path)
         elif value is not None and not isinstance(value, bool):
@@ -153,12 +153,12 @@ def read_json(content: str | bytes, is_nan_null: bool = False) -> Any:
     try:
         text = content if isinstance(content, str) else content.decode()
         if sum(map(text.count, ",:[{")) > MAX_JSON_VALUES:
-            raise SchemaError(f"it has over {MAX_JSON_VALUES:,} values")
+            raise SchemaError(f"it has more than {MAX_JSON_VALUES:,} values")
         return json.loads(
             text, parse_constant=_replace_with_null if is_nan_null else _reject_non_finite
         )
     except RecursionError:
-        raise SchemaError("it nests too deep") from None
+        raise SchemaError("it is nested too deeply") from None
     except ValueError as e:
         raise SchemaError(str(e)) from None
 
@@ -168,7 +168,7 @@ def _replace_with_null(name: str) -> None:
 
 
 def _reject_non_finite(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _raise_mismatch(value: Any, path: str, expected: str) -> NoReturn:

@@ -100,7 +100,7 @@ class QuotedText:
 
     def accept(self, value: Value) -> str:
         if not isinstance(value, str):
-            raise TypeMismatch("a quoted text")
+            raise TypeMismatch("a quoted string")
         return value
 
 
@@ -157,11 +157,11 @@ class ListOf:
     def accept(self, value: Value) -> tuple[Any, ...]:
         entries = value if isinstance(value, tuple) else (value,)
         if len(entries) > self.max_length:
-            raise TypeMismatch(f"a list of {self.max_length:,} entries at most")
+            raise TypeMismatch(f"a list of at most {self.max_length:,} entries")
         try:
             accepted = tuple(self.item_type.accept(e) for e in entries)
         except TypeMismatch as wanted:
-            raise TypeMismatch(f"a list of which each is {wanted}") from None
+            raise TypeMismatch(f"a list whose entries are each {wanted}") from None
         if self.length is not None and len(accepted) != self.length:
             raise TypeMismatch(f"a list of {self.length}")
         return accepted
@@ -178,7 +178,7 @@ class ListOfPairs:
     def accept(self, value: Value) -> tuple[tuple[Any, Any], ...]:
         entries = value if isinstance(value, tuple) else (value,)
         if len(entries) > self.max_length:
-            raise TypeMismatch(f"a list of {self.max_length:,} pairs at most")
+            raise TypeMismatch(f"a list of at most {self.max_length:,} pairs")
         try:
             return tuple(self._accept_pair(entry) for entry in entries)
         except TypeMismatch as wanted:

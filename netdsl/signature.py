@@ -48,7 +48,7 @@ class CallOf:
         record = self.table.get(value.name)
         if record is None:
             message = f"unknown {self.noun} `{value.name}`"
-            help = suggest_name(value.name, self.table, "known are")
+            help = suggest_name(value.name, self.table, "known names")
             raise NetError(Diagnostic(message, value.span, help))
         bound = record.signature.bind(value.arguments, value.span)
         return BoundCall(value.name, record, bound, value.span)
@@ -180,13 +180,13 @@ class Signature:
         count = sum(not p.is_keyword_only for p in self.params)
         unnamed = " without a name" if count < len(self.params) else ""
         message = (
-            f"`{self.name}` takes {_format_count(count, 'argument')}{unnamed}, here is one more"
+            f"`{self.name}` takes {_format_count(count, 'argument')}{unnamed}, but got one more"
         )
         if any(isinstance(a.value, Call) for a in arguments):
             help = f"layers are chained, not nested: `a -> {self.name}`"
             return Diagnostic(message, where, help)
         if unnamed:
-            help = f"{self._format_usage()}; the size of what flows in is never given"
+            help = f"{self._format_usage()}; the input size is always inferred"
             return Diagnostic(message, where, help)
         numbers = [a.value for a in arguments if isinstance(a.value, int)]
         if self.params and isinstance(self.params[0].type, Shape | Extent) and len(numbers) > 1:
@@ -217,7 +217,7 @@ def _suggest_for_symbol(symbol: Symbol) -> str:
         return "write `none`, or `no`"
     sides = symbol.name.split("x")
     if len(sides) > 1 and all(side in symbol.variables for side in sides):
-        return f"a size that is computed is written `[{', '.join(sides)}]`"
+        return f"write a computed size as `[{', '.join(sides)}]`"
     near = suggest_spelling(symbol.name, symbol.variables)
     return f"no variable is called `{symbol.name}` here" + (f"; {near}" if near else "")
 

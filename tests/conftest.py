@@ -1,12 +1,12 @@
-"""Shared fixtures: a Draw on Hypothesis, where data sets lie, one deterministic profile."""
+"""Shared fixtures (a Draw on Hypothesis, data sets, the CLI) and one deterministic profile."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # workers run side by side
-os.environ["NETDSL_MIRROR"] = "http://127.0.0.1:9"  # no test fetches anything from elsewhere
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # workers run in parallel
+os.environ["NETDSL_MIRROR"] = "http://127.0.0.1:9"  # no test may download anything
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 settings.register_profile(
-    "planted",  # an example that fails is enough where a fault was planted, it need not be small
+    "planted",  # with a planted fault any failing example is enough, so skip shrinking
     settings.get_profile("netdsl"),
     phases=[Phase.explicit, Phase.generate],
 )
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class HypothesisDraw:
-    """The Draw of Op.examples, on a Hypothesis `data` object."""
+    """Implements the Draw of Op.examples on a Hypothesis `data` object."""
 
     def __init__(self, data: st.DataObject) -> None:
         self.data = data
@@ -48,7 +48,7 @@ class HypothesisDraw:
 
 @pytest.fixture
 def data_dir() -> Path:
-    """The folder of real data sets; the test skips, and says so, where there is none."""
+    """The folder of real data sets; the test is skipped, with a message, if it does not exist."""
     folder = Path(os.environ.get("NETDSL_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no data sets in {folder}; set NETDSL_DATA to run this")
@@ -59,7 +59,8 @@ def data_dir() -> Path:
 def netdsl(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Any:
-    """Runs a command in an empty folder: (exit code, standard output, standard error)."""
+    """Runs a command in an empty directory; returns (exit code, standard output, standard
+    error)."""
     from netdsl import cli
 
     monkeypatch.chdir(tmp_path)

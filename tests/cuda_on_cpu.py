@@ -1,8 +1,8 @@
-"""The CUDA engine on the CPU: its generated source compiled as C++, with fibers for threads, and
-its libraries' calls carried out by NumPy as their descriptions say.
+"""The CUDA backend on the CPU: generated source compiled as C++, library calls run by NumPy.
 
-Blocks run in any order, and so do the threads of a block between two barriers: what races gives
-other numbers than the interpreter.
+Fibers serve as threads; NumPy executes library calls according to their descriptors. Blocks run in
+random order, and so do the threads of a block between two barriers: a race produces other numbers
+than the interpreter.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from netdsl.plan.layout import IntTuple
 
 
 def _cpu_flags() -> set[str]:
-    """What the processor can do, as Linux says; nothing elsewhere."""
+    """The CPU's features as Linux reports them; empty elsewhere."""
     told = Path("/proc/cpuinfo")
     return set(told.read_text().split()) if told.exists() else set()
 
@@ -45,15 +45,16 @@ GPP = shutil.which("g++")
 CONTRACTION_FLAGS = (
     ("-ffp-contract=fast", "-mfma", "-fexpensive-optimizations") if "fma" in _cpu_flags() else ()
 )
-"""What makes a product and a sum one operation of one rounding, as CUDA's compiler may."""
+"""Flags that contract a product and a sum into one operation with one rounding, as CUDA's compiler
+may."""
 NO_CONTRACTION_TEMPLATE = """#pragma GCC push_options
 #pragma GCC optimize("fp-contract=off")
 {}
 #pragma GCC pop_options"""
-"""Every other kernel is without: where CUDA's compiler contracts is its own choice in each kernel, so
-a value that two of them compute need not have the same bits."""
+"""Turns contraction off, for every other kernel: CUDA's compiler decides in each kernel where to
+contract, so a value that two of them compute need not have the same bits."""
 MULTIPROCESSORS = 2
-"""Few, so that small tensors have several blocks and a block several rows."""
+"""Few, so that small tensors take several blocks and a block takes several rows."""
 
 _RUNTIME = r"""
 #include <algorithm>
@@ -123,7 +124,8 @@ static void run_(void (*body)(const long long*), const long long* words, int gx,
 
 
 def compile_library(launches: Sequence[Launch], folder: Path) -> ctypes.CDLL:
-    """All sources in one library, `call_I(words, grid x, grid y, threads)` for that of launch I."""
+    """Compiles all sources into one library, with `call_I(words, grid x, grid y, threads)` for
+    launch I."""
     text = [_RUNTIME, PRELUDE]
     for i, launch in enumerate(launches):
         rest = launch.source.removeprefix(PRELUDE)
@@ -138,10 +140,10 @@ def compile_library(launches: Sequence[Launch], folder: Path) -> ctypes.CDLL:
             f'extern "C" void call_{i}(const long long* w, int x, int y, int threads) '
             f"{{ run_(body_{i}, w, x, y, threads, {int('__syncthreads' in rest)}); }}"
         )
-    inside = Path(mkdtemp(dir=folder))  # a library that is loaded must not be written over
+    inside = Path(mkdtemp(dir=folder))  # a loaded library must not be overwritten
     source, target = inside / "kernels.cpp", inside / "kernels.so"
     source.write_text("\n".join(text))
-    # jumps between stacks are what fortified libraries look out for
+    # fortified libraries would abort at jumps between stacks
     command = [
         str(GPP),
         "-std=c++17",
@@ -162,7 +164,7 @@ def _argument(launch: Launch, k: int) -> str:
 
 
 class NumpyAsCupy:
-    """NumPy by the name of CuPy."""
+    """NumPy in place of CuPy."""
 
     asnumpy = staticmethod(np.array)
 
@@ -171,7 +173,7 @@ class NumpyAsCupy:
 
 
 class SynchronousStream:
-    """Everything has been done when a call returns."""
+    """A stream in which every call has completed on return."""
 
     def use(self) -> None: ...
 
@@ -179,8 +181,8 @@ class SynchronousStream:
 
 
 class HostDevice:
-    """Stands for `Device`. What is asked for is compiled together, when the first of it runs; of
-    the ways to compute a product, the one of number `way`, or of that name, is taken."""
+    """Replaces `Device`. Compiles all requested sources together when the first of them runs. Among
+    the implementations of a product, takes the one with the index or the name `way`."""
 
     def __init__(self, folder: Path, way: int | str) -> None:
         self.cupy, self.stream = NumpyAsCupy(), SynchronousStream()
@@ -190,9 +192,10 @@ class HostDevice:
         self.tuner = FixedChoiceTuner(way)
         self.repeatable = False
         self.timing = False
-        """Whether all ways run once when they are bound, on memory that a step will read."""
+        """Whether all implementations run once when they are bound, on memory that a step will
+        read."""
         self.taken: Counter[str] = Counter()
-        """How often each library was called for what."""
+        """How often each library was called, by operation."""
         self._folder = folder
         self.asked: dict[str, Launch] = {}
         """Every source, by its text."""
@@ -221,8 +224,8 @@ class HostDevice:
 
 
 class FixedChoiceTuner(Tuner):
-    """Takes the candidate of that number, of those that can be made, counted from behind where it
-    is negative; or one of that name, if there is one."""
+    """Takes the candidate with that index among those that can be made, counted from the end if it
+    is negative; or the one with that name, if there is one."""
 
     def __init__(self, way: int | str) -> None:
         super().__init__(None)
@@ -244,10 +247,11 @@ class FixedChoiceTuner(Tuner):
 
 
 class HostBackend(CudaBackend):
-    """The engine, writing to arrays that lie on the CPU."""
+    """The CUDA backend, writing to arrays on the CPU."""
 
     def allocate(self, nbytes: int) -> Any:
-        """Not of zeros, so that what is timed before a step computes something."""
+        """Fills the memory with a non-zero value, so that what is timed before a step computes
+        something."""
         buffer = super().allocate(nbytes)
         buffer[...] = 0x3C
         return buffer
@@ -266,8 +270,8 @@ class HostBackend(CudaBackend):
 def open_host_backend(
     monkeypatch: pytest.MonkeyPatch, folder: Path, way: int | str = 0, fusion: FusionOptions = CUDA
 ) -> HostBackend:
-    """The CUDA engine without a GPU and its libraries, whose calls NumPy carries out. All
-    convolutions are worth an epilogue."""
+    """The CUDA backend without a GPU or its libraries, whose calls NumPy executes. Every
+    convolution is worth an epilogue."""
     monkeypatch.setattr(product, "bound", bind_product)
     monkeypatch.setattr(convolution, "bound", bind_convolution)
     monkeypatch.setattr(convolution, "supported", lambda places: True)
@@ -278,7 +282,7 @@ def open_host_backend(
 def bind_product(
     device: HostDevice, p: product.Product, at: product.Pointers
 ) -> Callable[[], None]:
-    """What cuBLASLt is asked for: op(A) op(B) + C, a bias for each row, rectified; column-major."""
+    """The operation requested of cuBLASLt: op(A) op(B) + C, a bias per row, ReLU; column-major."""
     a, b, d = (_view_matrix(m, x) for m, x in ((p.a, at.weight), (p.b, at.rows), (p.d, at.result)))
     c = _view_matrix(p.beside, at.beside) if p.beside else None
     bias = _view_array(at.bias, p.d.dtype, (p.d.rows,), (1,)) if p.bias else None
@@ -302,8 +306,8 @@ def bind_product(
 def bind_convolution(
     device: HostDevice, task: convolution.Task, pointers: Sequence[int]
 ) -> Callable[[], None]:
-    """What cuDNN is asked for: a convolution, then its epilogue, in 32 bits."""
-    assert not any(pointer % 16 for pointer in pointers)  # cuDNN's promise to itself
+    """The operation requested of cuDNN: a convolution, then its epilogue, in 32 bits."""
+    assert not any(pointer % 16 for pointer in pointers)  # the alignment promised to cuDNN
     placed = zip(pointers, task.places, strict=True)
     first, second, *beside, out = (
         _view_array(x, p.dtype, p.layout.shape, p.layout.strides) for x, p in placed
@@ -344,7 +348,7 @@ def _widen(x: Any) -> Any:
 
 
 def _view_array(pointer: int, dtype: str, shape: IntTuple, strides: IntTuple) -> Any:
-    """The elements at an address."""
+    """The elements at an address, as an array."""
     kind = dtype_of(dtype)
     last = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     memory = (ctypes.c_uint8 * ((last + 1) * kind.itemsize)).from_address(pointer)

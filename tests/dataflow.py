@@ -1,8 +1,8 @@
-"""A plan run on numbers that name elements: each kernel must find in memory what it wants to read.
+"""Runs a plan on numbers that identify elements: each kernel must find the expected ones in memory.
 
-Every value that a kernel computes is given fresh numbers, views and concatenations those of what
-they show. So whatever was written over too early, lies outside its buffer, or was never there, is
-read as another number, without a word about lifetimes.
+Every value that a kernel computes gets fresh numbers; views and concatenations get those of their
+operands. Anything that is overwritten too early, is outside its buffer, or was never written is
+therefore read as a different number, without any model of lifetimes.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class DataflowChecker:
             self.put(self.plan.placements[name], self.value(name))
 
     def check_overwritten(self, kernel: Kernel, name: str) -> None:
-        """A kernel may write over its own operand only where both are read and written element by
-        element, which then must be the same elements."""
+        """Asserts that a kernel overwrites its own operand only if it reads and writes the same
+        elements one by one."""
         place = self.plan.placements[name]
         if self.plan.graph[name].op == "concat":
             return
@@ -98,7 +98,7 @@ class DataflowChecker:
             assert np.all(inside | (around == ZERO)), f"{who} finds no zeros around {name}"
 
     def at(self, place: Placement, layout: Layout) -> Array:
-        """What the first byte of each element of a layout holds."""
+        """The content of the first byte of each element of a layout."""
         return self.memory[place.buffer][_element_offsets(layout) * place.itemsize]
 
     def get(self, place: Placement) -> Array:
@@ -119,7 +119,7 @@ class DataflowChecker:
 
 
 def _element_offsets(layout: Layout) -> Array:
-    """Where each element lies, counted in elements."""
+    """The offset of each element, counted in elements."""
     index = np.full(layout.shape, layout.offset)
     for axis, stride in enumerate(layout.strides):
         shape = [-1 if a == axis else 1 for a in range(len(layout.shape))]
@@ -128,7 +128,7 @@ def _element_offsets(layout: Layout) -> Array:
 
 
 def _element_addresses(place: Placement) -> Array:
-    """The first byte of each element, in row-major order."""
+    """The address of the first byte of each element, in row-major order."""
     return _element_offsets(place.layout).reshape(-1) * place.itemsize
 
 

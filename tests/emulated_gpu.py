@@ -1,7 +1,7 @@
-"""An emulated GPU: as much of CuPy as the engine uses, strict about what the real one forbids.
+"""An emulated GPU: the part of CuPy that the backend uses, strict about what a real GPU forbids.
 
-Generated kernels run as C++ (tests/cuda_on_cpu.py), the libraries' calls by NumPy. Launches and
-arrays want a stream of the engine's own; what a stream captures runs when its graph is launched.
+Generated kernels run as C++ (tests/cuda_on_cpu.py), library calls in NumPy. Launches and arrays
+need a stream of the backend's own; work that a stream captures runs when its graph is launched.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Operation = Callable[[], None]
 
 
 class EmulatedStream:
-    """Does at once what it is given, but where it captures."""
+    """Runs all work at once, unless it is capturing."""
 
     made = 0
 
@@ -75,7 +75,7 @@ class EmulatedGraph:
 
 
 class EmulatedEvent:
-    """Seems to come at any time until it is waited for."""
+    """Is done at a random time, at the latest when it is waited for."""
 
     def __init__(self, disable_timing: bool = False) -> None:
         self.timed, self.waited = not disable_timing, False
@@ -92,7 +92,7 @@ class EmulatedEvent:
 
 
 class DevicePointer:
-    """What CuPy's arrays have for `data`."""
+    """The `data` attribute of CuPy's arrays."""
 
     def __init__(self, array: DeviceArray) -> None:
         self.array = array
@@ -118,7 +118,7 @@ def _copy(target: int, source: int, nbytes: int) -> None:
 
 
 class DeviceArray:
-    """An array on the device. NumPy cannot read it."""
+    """An array on the device, which NumPy cannot read."""
 
     def __init__(self, gpu: EmulatedGpu, host: Any) -> None:
         assert host.dtype.name != "bfloat16", "CuPy has no such type"
@@ -168,7 +168,7 @@ class DeviceArray:
 
 
 class EmulatedGpu:
-    """The emulated GPU: what is in use, and all sources by what they were compiled to."""
+    """The emulated GPU: the current stream, and all sources with their compiled functions."""
 
     def __init__(self, folder: Path) -> None:
         self.current: EmulatedStream | None = None
@@ -233,12 +233,12 @@ class EmulatedGpu:
         return DeviceArray(self, np.lib.stride_tricks.as_strided(x.host, shape, strides))
 
     def cupy(self) -> Any:
-        """The module."""
+        """The cupy module."""
         found: Any = ModuleType("cupy")
         found.array, found.asarray = self.array, self.array
         found.asnumpy = lambda x: x.host.copy()
         found.zeros = lambda shape, dtype: self.made(np.zeros(shape, dtype))
-        # memory that is not cleared holds anything
+        # uninitialised memory contains arbitrary values
         found.empty = lambda shape, dtype: self.made(np.full(shape, 85, np.dtype(dtype)))
         found.lib = SimpleNamespace(stride_tricks=SimpleNamespace(as_strided=self.as_strided))
         pool = {"free_bytes": lambda: 0, "used_bytes": lambda: 0, "get_limit": lambda: 0}
@@ -276,7 +276,7 @@ def _make_cudnn_module() -> Any:
 
 
 def install_emulated_gpu(monkeypatch: pytest.MonkeyPatch, folder: Path) -> EmulatedGpu:
-    """`open_backend("cuda")` finds an emulated GPU from now on."""
+    """Makes `open_backend("cuda")` find an emulated GPU."""
     gpu = EmulatedGpu(folder)
     monkeypatch.setenv("NETDSL_CACHE", str(folder))
     monkeypatch.setitem(sys.modules, "cupy", gpu.cupy())

@@ -1,6 +1,6 @@
-"""The table of planted faults: slips that people make, and the tests that should see each.
+"""The table of planted faults: typical programming errors, and the tests that should detect each.
 
-A fault with a reason to be `spared` may survive: it changes nothing, or only what a step costs.
+A fault with a `spared` reason may survive: it changes nothing, or only the cost of a step.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ AREAS = (
 
 @dataclass(frozen=True)
 class Fault:
-    """`old`, which occurs once in `file`, becomes `new`; one of `tests` (files, or tests in them)
-    should then fail. `spared` says why it may not."""
+    """`old`, which occurs once in `file`, is replaced by `new`; one of `tests` (files, or tests in
+    them) should then fail. `spared` is the reason why it may not."""
 
     name: str
     area: str

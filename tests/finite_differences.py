@@ -1,4 +1,4 @@
-"""Gradients that an engine computes against finite differences of the loss that it computes."""
+"""Checks a backend's gradients against finite differences of the loss that it computes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from netdsl.types import Graph
 from tests.graphs import make_values, plain_recipe
 
 STEPS = (1e-4, 1e-5, 3e-5, 1e-6)
-"""One try each: a kink in the way of one step is not in that of all."""
+"""Step sizes, each tried once: a kink within one of them is not within all."""
 
 
 def loss_and_gradients(path: str, net: str) -> Graph:
-    """A net's loss at batch 2 and its gradients by all weights, in float64, as an engine is given
-    them."""
+    """The loss of a net at batch 2 and its gradients for all weights, in float64, lowered as for a
+    backend."""
     network = elaborate(load_program(path), net, Settings(batch=2, training=True, dtype="float64"))
     f = build_forward(network, plain_recipe())
     gradients = grad(f.b, f.loss, network.parameters)

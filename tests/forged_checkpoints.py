@@ -1,4 +1,4 @@
-"""Checkpoints with one thing forged and the checksum made right: what a stranger may hand over."""
+"""Checkpoints with one forged part and a valid checksum: what an attacker could provide."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DTYPES = {
 
 @dataclass
 class CheckpointParts:
-    """A checkpoint taken apart: what it says, and its weights by name."""
+    """A checkpoint in parts: its metadata, and its weights by name."""
 
     about: dict[str, Any]
     states: dict[str, Any]
@@ -46,7 +46,7 @@ class CheckpointParts:
         return CheckpointParts(about, states)
 
     def whole(self, seal: Callable[[dict[str, Any]], Any] = lambda sealed: sealed) -> bytes:
-        """The file, with the checksum of what it holds."""
+        """The file, with a valid checksum."""
         text = json.dumps(self.about, sort_keys=True)
         sealed = seal({"about": text, "sha256": self._digest(text)})
         header: dict[str, Any] = {"__metadata__": {"netdsl": json.dumps(sealed)}}
@@ -69,7 +69,7 @@ class CheckpointParts:
 
 
 def rewrite_progress(path: KeyPath, **progress: Any) -> None:
-    """Writes a checkpoint anew, with other progress, which `checkpoint.save` would refuse."""
+    """Rewrites a checkpoint with other progress, which `checkpoint.save` would refuse."""
     parts = CheckpointParts.of(path.read_bytes())
     parts.about["progress"] |= progress
     path.write_bytes(parts.whole())
@@ -82,7 +82,7 @@ def frame_safetensors(header: Any, data: bytes, length: int | None = None) -> by
 
 
 class RawJson:
-    """JSON that `json.dumps` would not write, such as one that nests without end."""
+    """JSON that `json.dumps` would not write, such as extreme nesting."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -133,7 +133,8 @@ NET_EDITS = [
 
 
 def pick_key_path(value: Any, rng: random.Random) -> KeyPath:
-    """A place in what a checkpoint says: a few steps down, each branch as likely as the next."""
+    """A random path in a checkpoint's metadata: descends a few levels, choosing branches
+    uniformly."""
     at: KeyPath = ()
     while isinstance(value, dict | list) and value and (not at or rng.random() < 0.8):
         key = rng.choice(list(value) if isinstance(value, dict) else range(len(value)))
@@ -148,7 +149,7 @@ def get_at(value: Any, at: KeyPath) -> Any:
 
 
 def forge(parts: CheckpointParts, rng: random.Random) -> tuple[str, bytes]:
-    """What is forged, and the file."""
+    """Forges one part; returns a description and the file."""
     made = CheckpointParts(deepcopy(parts.about), dict(parts.states))
     how = rng.choice(
         (
@@ -167,7 +168,7 @@ def forge(parts: CheckpointParts, rng: random.Random) -> tuple[str, bytes]:
 
 
 def _forge_value(made: CheckpointParts, rng: random.Random) -> tuple[str, bytes]:
-    """An odd value somewhere."""
+    """An odd value at a random path."""
     return _replace_at(made, pick_key_path(made.about, rng), rng.choice(ODD_VALUES))
 
 
@@ -188,7 +189,7 @@ def _replace_at(made: CheckpointParts, at: KeyPath, value: Any) -> tuple[str, by
 
 
 def _forge_number(made: CheckpointParts, rng: random.Random) -> tuple[str, bytes]:
-    """A number that is off."""
+    """A wrong number."""
     at = pick_key_path(made.about, rng)
     while not isinstance(value := get_at(made.about, at), int | float):
         at = pick_key_path(made.about, rng)
@@ -197,7 +198,7 @@ def _forge_number(made: CheckpointParts, rng: random.Random) -> tuple[str, bytes
 
 
 def _forge_entry(made: CheckpointParts, rng: random.Random) -> tuple[str, bytes]:
-    """An entry that is gone, twice there, or in another's place."""
+    """An entry that is removed, duplicated or swapped with another."""
     path = pick_key_path(made.about, rng)
     holder, key = get_at(made.about, path[:-1]), path[-1]
     way = rng.randrange(3)
@@ -212,7 +213,7 @@ def _forge_entry(made: CheckpointParts, rng: random.Random) -> tuple[str, bytes]
 
 
 def _forge_net(made: CheckpointParts, rng: random.Random) -> tuple[str, bytes]:
-    """A net that says something else."""
+    """A modified net."""
     text = made.about["net"]
     if rng.random() < 0.5:
         old, new = rng.choice(NET_EDITS)
@@ -261,7 +262,7 @@ def _forge_weights(made: CheckpointParts, rng: random.Random) -> tuple[str, byte
 
 
 def _forge_header(made: CheckpointParts, rng: random.Random) -> tuple[str, bytes]:
-    """What no checksum covers."""
+    """The header, which no checksum covers."""
     whole = made.whole()
     length = int.from_bytes(whole[:8], "little")
     header, data = json.loads(whole[8 : 8 + length]), whole[8 + length :]

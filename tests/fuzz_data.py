@@ -1,5 +1,8 @@
-"""Data sets with one thing damaged, and hostile ones, read as a run reads them: what it gives is a
-data set or a sentence, in bounded time and memory. `python -m tests.fuzz_data KIND FIRST COUNT`."""
+"""Fuzzes data sets: `python -m tests.fuzz_data KIND FIRST COUNT`.
+
+Damaged or hostile data sets, read as a run reads them, must yield a data set or an error message,
+in bounded time and memory.
+"""
 
 from __future__ import annotations
 
@@ -39,15 +42,15 @@ from netdsl.signature import BoundCall
 from netdsl.values import Size
 
 MAX_SECONDS, MAX_MESSAGE_LENGTH = 5.0, 20_000
-"""CPU seconds that a case may take, and characters that may be said of it."""
+"""CPU seconds that a case may take, and the maximum length of its error message."""
 Random = random.Random
 
 
-# ---- reading, as a run does
+# ---- reading a data set as a run does
 
 
 def consume_dataset(dataset: Dataset, prepare: Preprocessing, rng: Random) -> None:
-    """All that a run does with a data set, but for the net."""
+    """Uses a data set as a run does, without the net."""
     assert dataset.fingerprint
     train, validation = dataset.train, dataset.validation
     if validation is None:
@@ -101,7 +104,7 @@ PLAIN = Preprocessing()
 
 
 def damage(content: bytes, rng: Random) -> bytes:
-    """Some bytes overwritten, cut out, doubled or cut off."""
+    """Overwrites, deletes, duplicates or truncates some bytes."""
     found = bytearray(content)
     for _ in range(rng.choice([1, 1, 2, 5, 20])):
         a = rng.randrange(len(found) + 1)
@@ -126,14 +129,14 @@ def draw_number(rng: Random) -> int:
 
 @cache
 def deflate_zeros(megabytes: int, window: int) -> bytes:
-    """Deflated zeros, a thousandth as long; window as zlib wants it."""
+    """Deflated zeros, about a thousandth of their size; `window` is zlib's wbits."""
     packer = zlib.compressobj(1, zlib.DEFLATED, window)
     piece = bytes(1 << 20)
     return b"".join(packer.compress(piece) for _ in range(megabytes)) + packer.flush()
 
 
 def make_special_file(path: Path, rng: Random) -> None:
-    """Something that is no file, where one should be."""
+    """Creates something other than a valid regular file."""
     match rng.randrange(6):
         case 0:
             os.mkfifo(path)
@@ -154,7 +157,7 @@ def make_special_file(path: Path, rng: Random) -> None:
 
 
 class ExecutePickle:
-    """What leaves a trace where it is unpickled."""
+    """Creates a file if it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -259,7 +262,7 @@ def make_npz(place: Path, rng: Random) -> None:
 
 
 def patch_zip(content: bytes, rng: Random) -> bytes:
-    """One field of a local header, of the directory or of its end."""
+    """Overwrites one field of a local header, of the central directory or of its end record."""
     found = bytearray(content)
     signature, fields = rng.choice(
         [
@@ -277,13 +280,13 @@ def patch_zip(content: bytes, rng: Random) -> bytes:
 
 
 def make_plain_bomb(rng: Random) -> bytes:
-    """As many black images as are still taken, or too many."""
+    """As many black images as are still accepted, or too many."""
     return make_black_archive(rng.choice([60, 150, 300]))
 
 
 @cache
 def make_black_archive(n: int) -> bytes:
-    """An archive of so many black images of a megabyte each."""
+    """An archive of `n` black images of one megabyte each."""
     out = io.BytesIO()
     labels = np.arange(n) % 3
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as z:
@@ -298,7 +301,8 @@ def make_black_archive(n: int) -> bytes:
 
 
 def make_overlapping_bomb(rng: Random) -> bytes:
-    """An archive whose members all lie in the same few bytes, which unpack to a lot."""
+    """An archive whose members all share the same few bytes, which unpack to hundreds of
+    megabytes."""
     megabytes = 300
     begin = make_npy_header("'|u1'", f"({megabytes}, 1024, 1023)")
     packer = zlib.compressobj(1, zlib.DEFLATED, -15)
@@ -405,7 +409,7 @@ def encode_picture(kind: str, mode: str, width: int, height: int) -> bytes:
         made = made.convert(mode)
     try:
         made.save(out, kind)
-    except (OSError, ValueError):  # not every format has every mode
+    except (OSError, ValueError):  # not every format supports every mode
         Image.fromarray(values).save(out, kind)
     return out.getvalue()
 
@@ -426,7 +430,7 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def make_false_size_picture(rng: Random) -> bytes:
-    """A picture of a few bytes that says that it is a large one."""
+    """A picture of a few bytes whose header claims a large size."""
     w, h = rng.choice([(60_000, 60_000), (9_000, 9_000), (20_000, 1), (1, 20_000), (2**31 - 1, 1)])
     short = (min(w, 65535), min(h, 65535))
     match rng.randrange(7):
@@ -526,7 +530,7 @@ def make_folder(place: Path, rng: Random) -> None:
 
 
 def damage_folder(place: Path, rng: Random) -> None:
-    """One thing is wrong in a folder."""
+    """Damages one thing in a folder."""
     folders = sorted(p for p in place.rglob("*") if p.is_dir() and not p.is_symlink())
     folder = rng.choice(folders)
     match rng.randrange(6):
@@ -555,7 +559,7 @@ MAKERS: dict[str, tuple[Callable[[Path, Random], None], Callable[[Path, Random],
 
 
 def run_case(kind: str, number: int, root: Path) -> dict[str, Any]:
-    """One case: what was wrong with how it was read, and what that took."""
+    """Runs one case; returns what went wrong, the message and the time."""
     place = root / "case"
     place.mkdir()
     make, read = MAKERS[kind]
@@ -579,10 +583,10 @@ def run_case(kind: str, number: int, root: Path) -> dict[str, Any]:
 
 
 def main(kind: str, first: int, count: int) -> None:
-    """Prints a JSON object: the cases that went wrong, the slowest, and the most memory taken."""
+    """Prints a JSON object: the failed cases, the longest time, and the peak memory."""
     faulthandler.enable()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    quick = Path("/dev/shm")  # thousands of folders are made and removed
+    quick = Path("/dev/shm")  # faster: thousands of folders are created and removed
     with tempfile.TemporaryDirectory(dir=quick if quick.is_dir() else None) as folder:
         root = Path(folder)
         (root / "tools").mkdir()

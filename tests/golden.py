@@ -1,4 +1,4 @@
-"""Golden texts: what stands in tests/golden must come out; NETDSL_GOLDEN=write renews them."""
+"""Golden files: outputs must equal the texts in tests/golden; NETDSL_GOLDEN=write updates them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GOLDEN_FOLDER = ROOT / "tests" / "golden"
 
 
 def assert_matches_golden(name: str, text: str) -> None:
-    """Asserts that a text is the golden one of that name."""
+    """Asserts that a text equals the golden file of that name."""
     path = GOLDEN_FOLDER / name
     if os.environ.get("NETDSL_GOLDEN") == "write":
         path.parent.mkdir(parents=True, exist_ok=True)

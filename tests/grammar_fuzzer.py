@@ -1,7 +1,7 @@
-"""Texts made from the grammar and the tables of the language, and what chance does to their words.
+"""Random texts from the grammar and the tables of the language, and random mutations of them.
 
-`draw_file` makes a file that mostly makes sense: nets of the layers in their table, sections of the
-keys in theirs. `mutate_text` then doubles, nests, repeats, swaps and overwrites some of its words.
+`draw_file` makes a file that is mostly valid: nets of layers from the layer table, sections of keys
+from theirs. `mutate_text` then nests, doubles, repeats, swaps and overwrites some of its words.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from netdsl.training.recipe.schedules import SCHEDULES
 
 
 class TextDraw(random.Random):
-    """What chance decides; `wild` is how likely it is to write what does not suit its place."""
+    """A random generator; `wild` is the probability of writing something that does not fit its
+    place."""
 
     def __init__(self, seed: int, wild: float | None = None) -> None:
         super().__init__(seed)
@@ -56,7 +57,7 @@ TABLES: dict[str, Sequence[Signature]] = {
         ("bias", INITIALISERS),
     )
 }
-"""What can be called where a parameter or a key of that name stands."""
+"""The callables that a parameter or key of that name accepts."""
 NAMES = ["a", "b", "c", "stem", "x1", "conv", "relu", "data", "train", "test", "input", "é"]
 PLAIN_LAYERS = [
     "relu",
@@ -118,14 +119,14 @@ def expression(r: TextDraw, depth: int = 2) -> str:
 
 
 def call(r: TextDraw, signature: Signature) -> str:
-    """A call with arguments that mostly suit, all of them by their names."""
+    """A call with mostly valid arguments, all of them named."""
     given = (p for p in signature.params if r.random() < 0.3 or p.default is REQUIRED)
     args = [f"{p.name}={matching_value(r, p)}" for p in given]
     return f"{signature.name}({', '.join(args)})" if args else signature.name
 
 
 def matching_value(r: TextDraw, p: Param) -> str:
-    """A value that a parameter mostly takes."""
+    """A value that the parameter mostly accepts."""
     if r.runs_wild():
         return expression(r)
     if p.name in TABLES:
@@ -144,7 +145,8 @@ _ACCEPTED_BY_KIND: dict[int, list[str]] = {}
 
 
 def _accepted_values(kind: ParameterType) -> list[str]:
-    """The values that a kind takes. Kinds stand in tables, which stay."""
+    """The values that a kind accepts. Kinds are table entries that are never freed, so their ids
+    are stable."""
     if id(kind) not in _ACCEPTED_BY_KIND:
         _ACCEPTED_BY_KIND[id(kind)] = [text for text in VALUES if _accepts(kind, text)]
     return _ACCEPTED_BY_KIND[id(kind)]
@@ -159,7 +161,7 @@ def _accepts(kind: ParameterType, text: str) -> bool:
 
 
 def element(r: TextDraw, depth: int) -> str:
-    """Something that can stand in a chain."""
+    """An element of a chain."""
     if depth == 0 or r.random() < 0.6:
         if r.random() < 0.5:
             return r.choice(PLAIN_LAYERS)
@@ -215,7 +217,7 @@ def section(r: TextDraw, signature: Signature) -> str:
 
 
 def test(r: TextDraw) -> str:
-    """A test of the net `a`; its places are mostly there."""
+    """A test of the net `a`; its paths mostly exist."""
     place = r.choice(["conv1", "relu1", "a"]) if r.runs_wild() else "input"
     asked = [
         "params == 10",
@@ -230,7 +232,7 @@ def test(r: TextDraw) -> str:
 
 
 def draw_file(r: TextDraw) -> str:
-    """A file that mostly makes sense."""
+    """A mostly valid file."""
     shape = r.choice(["16", "64x64x3", "3x32x32"]) if r.runs_wild() else "8x8x1"
     parts = [
         f"block b1(n=2) {{ {body(r, 1)} }}",

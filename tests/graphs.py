@@ -1,4 +1,4 @@
-"""Graphs for tests: drawn ones with gradients and updates, and the steps of tests/blocks.net."""
+"""Graphs for tests: random ones with gradients and updates, and the steps of tests/blocks.net."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def training_step(path: str, net: str, batch: int, dtype: str = "float32") -> Gr
 
 
 def assert_same_graph(one: Graph, other: Graph) -> None:
-    """The same nodes in the same order, given out under the same names."""
+    """Asserts equal nodes in the same order, with the same output names."""
     assert one.name == other.name
     assert list(one.nodes.values()) == list(other.nodes.values())
     for found, expected in ((one.outputs, other.outputs), (one.updates, other.updates)):
@@ -53,14 +53,14 @@ def assert_same_graph(one: Graph, other: Graph) -> None:
 
 
 def rewrite_all_norms(graph: Graph) -> Graph:
-    """All batch norms of products rewritten, whatever that saves."""
+    """Rewrites the batch norms of all products, whether it pays off or not."""
     return rewrite_batch_norms(graph, -math.inf)
 
 
 def lowered_step(
     net: str, *passes: Callable[[Graph], Graph], batch: int = 2, dtype: str = "float64"
 ) -> Graph:
-    """The step of one of the small nets, which has met these passes after lowering."""
+    """The step of one of the small nets after lowering and these passes."""
     network = elaborate(
         load_program(BLOCKS), net, Settings(batch=batch, training=True, dtype=dtype)
     )
@@ -87,7 +87,7 @@ def plain_recipe() -> Recipe:
 
 
 def make_values(graph: Graph, seed: int = 0) -> dict[str, Array]:
-    """Inputs, and states as training has them after a while: none of them at a special value."""
+    """Random inputs, and states as in the middle of training: none has a special value."""
     rng = np.random.default_rng(seed)
     given: dict[str, Array] = {}
     for node in graph.inputs:
@@ -105,7 +105,7 @@ def make_values(graph: Graph, seed: int = 0) -> dict[str, Array]:
 
 
 def to_float32(example: Example) -> Example:
-    """The same example in the types that the engine has kernels for."""
+    """The same example in types that the backends have kernels for."""
     operands = (
         Operand(TensorType(o.type.shape, "float32"), o.distribution)
         if o.type.dtype == "float64"
@@ -119,8 +119,7 @@ def to_float32(example: Example) -> Example:
 
 
 def all_operators_graph(rng: np.random.Generator, times: int) -> tuple[Graph, dict[str, Array]]:
-    """Drawn examples of all operators in 32 bits, as the outputs of one graph, with what they are
-    given."""
+    """Random examples of all operators in 32 bits, as outputs of one graph, with their operands."""
     b, given = Builder(), dict[str, Array]()
     outputs = {}
     for op in (n for n, record in OPS.items() if record.kind not in ("leaf", "view")):
@@ -134,7 +133,7 @@ def all_operators_graph(rng: np.random.Generator, times: int) -> tuple[Graph, di
 
 
 def add_non_finite(given: dict[str, Array], rng: np.random.Generator) -> dict[str, Array]:
-    """The same operands, every seventh of whose numbers is none, or an infinity."""
+    """The same operands with one in seven floats replaced by NaN or an infinity."""
 
     def some(x: Array) -> Array:
         odd = rng.choice(np.array([np.nan, np.inf, -np.inf], x.dtype), x.shape)
@@ -146,13 +145,14 @@ def add_non_finite(given: dict[str, Array], rng: np.random.Generator) -> dict[st
 NAN_SPREADING_OPS = {op for op, record in OPS.items() if record.kind == "anchor"} | {
     "max_pool_grad"
 }
-"""Operators whose reference makes NaNs that no engine need make: it multiplies by the zeros of
-borders, and by zeros where a window has its maximum elsewhere."""
+"""Operators whose reference produces NaNs that a backend need not produce: it multiplies by the
+zeros of the padding, or by zeros where a window has its maximum elsewhere."""
 
 
 def assert_non_finite_preserved(op: str, found: Array, expected: Array, what: str) -> None:
-    """What is no finite number is none in the engine, and what is finite in both is the same. An
-    engine may spread a NaN further: one that counts moments from a first value, or by tiles."""
+    """Asserts that whatever is non-finite in the reference is so in the backend, and that values
+    finite in both are equal. A backend may spread a NaN further, for example if it computes moments
+    relative to a first value, or by tiles."""
     if op in NAN_SPREADING_OPS:
         return
     found, expected = (np.asarray(x, "float64") for x in (found, expected))
@@ -164,12 +164,12 @@ def assert_non_finite_preserved(op: str, found: Array, expected: Array, what: st
 
 
 def draw_training_step(draw: Draw, dtype: str = "float64") -> Graph:
-    """A drawn net with its gradients and updates."""
+    """A random net with its gradients and updates."""
     return append_training_step(draw_forward(draw, dtype), dtype)
 
 
 def draw_forward(draw: Draw, dtype: str = "float64") -> Graph:
-    """A drawn net with residuals, concatenations, gates and norms."""
+    """A random net with residuals, concatenations, gates and norms."""
     net = _NetGenerator(draw, dtype)
     for _ in range(draw.integer(1, 7)):
         getattr(net, draw.choice(_NET_STEPS))()
@@ -197,7 +197,7 @@ _NET_STEPS = (
 
 
 class _NetGenerator:
-    """A chain of drawn steps over images, with everything on the way to come back to."""
+    """A chain of random steps over images, with all intermediate values available for reuse."""
 
     def __init__(self, draw: Draw, dtype: str) -> None:
         self.draw = draw
@@ -244,7 +244,7 @@ class _NetGenerator:
         self.flow(self.b.add(self.x, self.param(self.x.type.shape[3])))
 
     def normed(self) -> None:
-        """A product and its batch norm, which algebra may make one."""
+        """A product and its batch norm, which algebraic rewriting may merge."""
         self.pointwise()
         self.norm((0, 1, 2))
         if self.draw.choice((True, False)):
@@ -309,13 +309,13 @@ class _NetGenerator:
         self.flow(self.b.lrn(self.x, size=3, alpha=0.1))
 
     def forward(self) -> Graph:
-        """The net alone; the averages that it moves are outputs."""
+        """The net alone; the running averages that it updates are outputs."""
         moved = {f"moved {name}": node for name, node in self.updates.items()}
         return verify_graph(self.b.build({"x": self.x, **moved}, name="drawn"))
 
 
 def append_training_step(forward: Graph, dtype: str = "float64") -> Graph:
-    """A drawn net's loss, gradients, and updates with momentum."""
+    """Adds loss, gradients and momentum updates to a random net."""
     b = Builder(forward, dtype)
     x, params = b.nodes[forward.outputs["x"]], [n for n in forward.states if n.attrs["trainable"]]
     features = math.prod(x.type.shape[1:])
@@ -340,8 +340,9 @@ def append_training_step(forward: Graph, dtype: str = "float64") -> Graph:
 
 
 def draw_inference(draw: Draw) -> Graph:
-    """Products of states, and behind them what folds into them and what must not: factors and
-    offsets for each channel, for all, for each column; known moments over these axes and those."""
+    """A random inference graph: products with states, followed by operations that fold into them
+    and others that must not: factors and offsets per channel, for all elements, per column; known
+    moments over various axes."""
     return _InferenceGenerator(draw).graph()
 
 
@@ -352,7 +353,7 @@ class _InferenceGenerator:
         self.draw = draw
         self.b = Builder(dtype="float64")
         side = draw.integer(2, 4)
-        """Often the number of channels too: a vector along a wrong axis fits there."""
+        """Often also the number of channels, so that a vector along a wrong axis still fits."""
         shape = (2, draw.choice((1, side, 3)), side, draw.choice((side, side, 2, 4)))
         self.x = self.b.input("x", TensorType(shape, "float64"))
         self.seen = [self.x]
@@ -384,11 +385,12 @@ class _InferenceGenerator:
         )
 
     def still(self) -> Node:
-        """A value of no input that stretches to what flows, along its channels or otherwise."""
+        """A value that depends on no input and broadcasts to the current one, along its channels or
+        otherwise."""
         _, h, w, c = self.x.type.shape
         shapes: list[tuple[int, ...]] = [(c,), (c,), (c,), (), (1,), (1, 1, c), (1, 1, 1, c)]
         shapes += [(w, 1), (h, 1, 1), (1, w, 1), (w, c), (h, w, c), (1, 1, 1), (1, 1, 1, 1)]
-        shapes += [(3,), (1, 1, 3)] if c == 1 else []  # what flows is stretched, too
+        shapes += [(3,), (1, 1, 3)] if c == 1 else []  # the current value is broadcast, too
         value = self.state(*self.draw.choice(shapes))
         if self.draw.integer(1, 4) == 1:
             value = self.b.tanh(value)
@@ -405,7 +407,7 @@ class _InferenceGenerator:
         return self.b.add(*self.pair())
 
     def normal(self) -> Node:
-        """By moments that are states: mostly those of a batch norm."""
+        """Normalises by moments that are states: mostly those of a batch norm."""
         axes = self.draw.choice(((0, 1, 2), (0, 1, 2), (0, 1, 2), (0, 1, 3), (0, 2), (0, 1, 2, 3)))
         kept = tuple(s for a, s in enumerate(self.x.type.shape) if a not in axes)
         mean, spread = self.state(*kept), self.state(*kept)
@@ -414,7 +416,8 @@ class _InferenceGenerator:
         return self.b.normalize(self.x, m, axes=axes, eps=self.draw.choice((1e-3, 0.3, 2.0)))
 
     def other(self) -> Node:
-        """What nothing moves through, or a sum with an earlier value."""
+        """An operation that nothing is folded through, or a sum or product with an earlier
+        value."""
         alike = [s for s in self.seen if s.type == self.x.type]
         kind = self.draw.choice(("relu", "sub", "residual", "residual", "gate"))
         if kind == "relu":
@@ -452,7 +455,7 @@ SMALL_CONVOLUTIONS = [
     ((1, 12, 9, 2), 17, (3, 3), (1, 1), 2, (2, 2)),
     ((2, 40, 40, 12), 12, (3, 3), (1, 1), 1, (1, 1)),
 ]
-"""Images, channels behind, kernel, stride, padding, dilation; one whose bands are many."""
+"""Image shape, output channels, kernel, stride, padding, dilation; the last needs many bands."""
 
 
 def convolution_with_gradients(

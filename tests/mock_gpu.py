@@ -1,4 +1,4 @@
-"""A GPU that is described and not there: all of the engine but its launches."""
+"""A mock GPU, known only by its properties: everything in the CUDA backend but its launches."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.conftest import ROOT
 from tests.cuda_on_cpu import GPP, SynchronousStream
 
 H100 = ROOT / "tests" / "h100.json"
-"""The properties of an NVIDIA H100, as cuDNN's frontend writes them."""
+"""The properties of an NVIDIA H100, as written by cuDNN's frontend."""
 
 
 def why_cudnn_is_missing() -> str | None:
-    """Why cuDNN cannot plan here, if it cannot."""
+    """The reason why cuDNN cannot plan here, or None."""
     try:
         from cuda.pathfinder import load_nvidia_dynamic_lib
 
@@ -45,14 +45,14 @@ cuLaunchCooperativeKernel cuLaunchKernel cuLaunchKernelEx cuLibraryGetKernel cuL
 cuLibraryLoadFromFile cuLibraryUnload cuLinkAddData cuLinkComplete cuLinkCreate cuLinkDestroy
 cuOccupancyMaxPotentialClusterSize cuStreamGetCtx
 """
-"""Functions of the driver that cuDNN's compiler looks for and need not call."""
+"""Driver functions that cuDNN's compiler looks up but need not call."""
 _NO_DEVICE = 100
 
 
 @cache
 def load_driver() -> bool:
-    """Whether there is a driver to load: cuDNN compiles plans with an epilogue only where it finds
-    one. Where there is none, a library of its name is made that knows of no device."""
+    """Whether a driver can be loaded: cuDNN compiles plans with an epilogue only if it finds one.
+    If there is none, builds a library of its name that reports no device."""
     with suppress(OSError):
         ctypes.CDLL("libcuda.so.1")
         return True
@@ -76,7 +76,7 @@ def load_driver() -> bool:
 
 
 class MockDevice:
-    """Stands for `Device`: cuDNN plans for an H100 by its properties, and sources are collected."""
+    """Replaces `Device`: cuDNN plans for an H100 from its properties; sources are collected."""
 
     def __init__(self, planned_for: dict[str, Any], compiling: float) -> None:
         self.cupy = np
@@ -95,8 +95,9 @@ class MockDevice:
 
 
 def open_mock_backend(monkeypatch: pytest.MonkeyPatch, compiling: float = 0.0) -> CudaBackend:
-    """The engine for it. Products are laid out and no more, since cuBLASLt suggests nothing without
-    a driver; without cuDNN, so are convolutions. For `compiling` seconds these get epilogues."""
+    """Opens the CUDA backend on the mock device. Products are only laid out, since cuBLASLt
+    suggests nothing without a driver; so are convolutions without cuDNN. At most `compiling`
+    seconds are spent on compiling epilogues of convolutions."""
     no_launch = lambda *given: lambda: None
     monkeypatch.setattr(product, "bound", no_launch)
     planned_for = {}
@@ -109,6 +110,6 @@ def open_mock_backend(monkeypatch: pytest.MonkeyPatch, compiling: float = 0.0) -
 
 
 def find_conv_plans(backend: CudaBackend) -> dict[Any, str]:
-    """The plan that each convolution took, by name."""
+    """The name of the plan chosen for each convolution."""
     chosen = backend.device.chosen.items()
     return {key: graph.get_plan_name_at_index(index) for key, (graph, _, index) in chosen}

@@ -1,10 +1,10 @@
-"""Plants faults one at a time in a copy of the tree, and runs the tests that should see them.
+"""Plants faults, one at a time, in a copy of the tree, and runs the tests that should detect them.
 
     python -m tests.mutate [--area passes] [--list] [--only NAME] [--no-baseline]
 
-The table of faults is tests/faults.py. Exit code 0 where every fault is caught or has a reason to
-survive, 1 where one survives without, or does not fit the source any more, 2 where the tests fail
-before anything is planted.
+The table of faults is tests/faults.py. Exit codes: 0 if every fault is caught or has a reason to
+survive, 1 if one survives without a reason or no longer fits the source, 2 if the tests fail before
+anything is planted.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ CAUGHT, TIMEOUT, SPARED, SURVIVED, STALE = "caught", "timeout", "spared", "SURVI
 
 
 def explain_stale(fault: Fault, root: Path = ROOT) -> str | None:
-    """Why a fault cannot be planted, or None: its text must occur exactly once, what it becomes
-    must be Python, and its tests must exist."""
+    """Why a fault cannot be planted, or None: its text must occur exactly once, the result must be
+    valid Python, and its tests must exist."""
     path = root / fault.file
     if not path.is_file():
         return f"there is no {fault.file}"
@@ -53,7 +53,7 @@ def explain_stale(fault: Fault, root: Path = ROOT) -> str | None:
 
 
 def _test_exists(test: str, root: Path) -> bool:
-    """Whether there is a test file, and the function in it where one is named."""
+    """Whether a test file exists, and the test function in it if one is named."""
     file, _, name = test.partition("::")
     path = root / file
     if not path.is_file() or not name:
@@ -63,7 +63,7 @@ def _test_exists(test: str, root: Path) -> bool:
 
 @dataclass(frozen=True)
 class MutationOutcome:
-    """What became of a fault: one of the words above, the seconds, and the test that saw it."""
+    """The outcome for a fault: one of the words above, the seconds, and the test that caught it."""
 
     fault: Fault
     word: str
@@ -83,7 +83,7 @@ class MutationOutcome:
 
 @dataclass
 class TreeCopy:
-    """A copy of the tree, in which tests are run."""
+    """A copy of the tree in which tests run."""
 
     root: Path
     cache: Path
@@ -91,7 +91,8 @@ class TreeCopy:
 
     @staticmethod
     def of(source: Path, folder: Path) -> TreeCopy:
-        """What git knows of `source` and what is new there, in a folder."""
+        """Copies the tracked and untracked files of `source`, without ignored ones, into a
+        directory."""
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
             cwd=source,
@@ -106,13 +107,14 @@ class TreeCopy:
         return TreeCopy(folder / "tree", folder / "cache")
 
     def write(self, name: str, text: str) -> None:
-        """A file with a time of its own: bytecode is told apart by whole seconds and by size."""
+        """Writes a file with a unique modification time: Python matches bytecode to source by whole
+        seconds and size."""
         (self.root / name).write_text(text, encoding="utf-8")
         stamp = next(self._stamps)
         os.utime(self.root / name, (stamp, stamp))
 
     def run(self, tests: Sequence[str], limit: float | None) -> tuple[int | None, str]:
-        """The exit code of the tests (None: out of time), and the first that failed."""
+        """Returns the exit code of the tests (None: timeout) and the first one that failed."""
         data = os.environ.get("NETDSL_DATA", str(ROOT.parent / "shared" / "data"))
         own = {"PYTHONPATH": str(self.root), "NETDSL_CACHE": str(self.cache), "NETDSL_DATA": data}
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-n", "0"]
@@ -132,7 +134,7 @@ class TreeCopy:
         return done.returncode, seen[1] if seen else done.stdout.strip()[-200:]
 
     def plant(self, fault: Fault) -> MutationOutcome:
-        """Runs the tests of a fault while it is there."""
+        """Runs the tests of a fault while it is planted."""
         started = time.perf_counter()
         if problem := explain_stale(fault, self.root):
             return MutationOutcome(fault, STALE, 0.0, problem)
@@ -147,7 +149,7 @@ class TreeCopy:
 
 
 def _classify(fault: Fault, code: int | None) -> str:
-    """What an exit code of pytest means; it may also be a signal's."""
+    """Classifies an exit code of pytest, or of a signal."""
     if code is None:
         return TIMEOUT
     if code == 0:
@@ -157,7 +159,7 @@ def _classify(fault: Fault, code: int | None) -> str:
 
 
 def select_faults(areas: Sequence[str], names: Sequence[str]) -> list[Fault]:
-    """The faults of these areas and with these names; all where nothing is asked for."""
+    """The faults of these areas and with these names; all if none are given."""
     return [f for f in FAULTS if (not areas or f.area in areas) and (not names or f.name in names)]
 
 

@@ -1,4 +1,4 @@
-"""Processes that tests start: none outlives the test, and nobody waits for one without end."""
+"""Processes that tests start: none outlives its test, and none is waited for forever."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from threading import Thread
 from typing import Any
 
 TIME_LIMIT = 120.0
-"""Seconds that a process or a thread gets where a test gives none: plenty on a busy machine."""
+"""Default timeout of a process or thread, in seconds: ample even on a busy machine."""
 NETDSL = (sys.executable, "-m", "netdsl")
 NO_OUTPUT: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
-# What runs in the new process before the command. `preexec_fn` would be Python in a fork of a
-# process that has threads, which may hang before it gets anywhere.
+# Runs in the new process before the command. `preexec_fn` would run Python in a fork of a
+# multithreaded process, which may deadlock.
 _PREPARE = """
 import os, signal, sys
 ignored, closed, *command = sys.argv[1:]
@@ -41,9 +41,9 @@ def start_process(
     closing: Collection[int] = (),
     **options: Any,
 ) -> Iterator[subprocess.Popen[Any]]:
-    """A process in a session of its own; it and all that it has started are killed at the end of
-    the block. It ignores the signals of `ignoring` and no others, whatever the tests run under,
-    and begins without the descriptors of `closing`."""
+    """Starts a process in its own session; kills it and all its children at the end of the block.
+    It ignores the signals of `ignoring` and no others, whatever the tests run under, and starts
+    without the descriptors of `closing`."""
     numbers = (" ".join(str(int(n)) for n in given) for given in (ignoring, closing))
     prepared = [sys.executable, "-I", "-S", "-c", _PREPARE, *numbers, *command]
     process = subprocess.Popen(prepared, start_new_session=True, **options)
@@ -55,15 +55,15 @@ def start_process(
         process.wait(TIME_LIMIT)
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
-                with suppress(OSError):  # what was not written yet has no reader any more
+                with suppress(OSError):  # data not yet written has no reader any more
                     stream.close()
 
 
 def run_process(
     *command: str, limit: float | None = TIME_LIMIT, given: Any = None, **options: Any
 ) -> subprocess.CompletedProcess[Any]:
-    """A process that has ended by itself, with what it printed where no stream is named. Raises
-    TimeoutExpired where it takes over `limit` seconds."""
+    """Runs a process to its end and returns its output, unless `options` redirect it. Raises
+    TimeoutExpired after `limit` seconds."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     if given is not None:
         streams["stdin"] = subprocess.PIPE
@@ -73,7 +73,7 @@ def run_process(
 
 
 def wait_for(path: Path, process: subprocess.Popen[Any]) -> None:
-    """Waits until a process has made a file."""
+    """Waits until a process has created a file."""
     end = time.monotonic() + TIME_LIMIT
     while not path.exists():
         assert process.poll() is None, f"it has ended with {process.returncode} without {path}"
@@ -82,8 +82,8 @@ def wait_for(path: Path, process: subprocess.Popen[Any]) -> None:
 
 
 def run_in_threads(*work: Callable[[], Any]) -> list[Any]:
-    """What functions give that run in threads of their own; raises what one of them raised, or
-    TimeoutError."""
+    """Runs functions in threads and returns their results; raises the first exception of one of
+    them, or TimeoutError."""
     ends: list[Any] = [TimeoutError("a thread has not ended")] * len(work)
 
     def run(i: int) -> None:

@@ -1,7 +1,7 @@
-"""Odd graphs, drawn: what no net looks like and every pass and plan must still keep right.
+"""Odd random graphs: unlike any net, but every pass and plan must handle them.
 
-Concatenations inside concatenations along any axis, slices of slices, transposes before reshapes,
-scalars, values given out twice or as they came in, states renewed by views and by each other.
+Nested concatenations along any axis, slices of slices, transposes before reshapes, scalars, values
+that are outputs twice or unchanged inputs, states updated by views and by each other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SHAPES = ((2, 4, 4, 4), (2, 2, 2, 2), (1, 3, 2, 4), (2, 1, 1, 4), (1, 1, 1, 1),
 
 
 def draw_graph(draw: Draw) -> Graph:
-    """A graph of up to 20 steps, each on whatever the ones before it gave."""
+    """A graph of up to 20 steps, each on any of the previous values."""
     return _GraphGenerator(draw).graph()
 
 
@@ -72,7 +72,7 @@ class _GraphGenerator:
         try:
             y = make(x)
         except NetError:
-            return  # the shapes that were drawn do not fit together
+            return  # the drawn shapes do not fit together
         if y is not None and y.type.size <= _MAX_SIZE:
             self.values.append(y)
 
@@ -201,13 +201,13 @@ class _GraphGenerator:
         return self.b.ema(x, self.like(x), decay=0.5)
 
     def cast(self, x: Node) -> Node:
-        """The way through other types and back."""
+        """A chain of casts through other types and back."""
         for _ in range(self.whole(1, 3)):
             x = self.b.cast(x, dtype=self.draw.choice(("float32", "float16", "float64")))
         return self.b.cast(x, dtype="float64")
 
     def scalars(self, x: Node) -> Node:
-        """Constants one behind the other, some of which change nothing."""
+        """A chain of operations with constants, some of which are no-ops."""
         for _ in range(self.whole(1, 3)):
             op = self.draw.choice(("add", "sub", "mul", "div", "maximum", "minimum"))
             pair = (x, self.b.const(self.draw.choice((0.0, 1.0, -1.0, 0.5, 3.0))))
@@ -232,7 +232,7 @@ class _GraphGenerator:
         return verify_graph(self.b.build(outputs, updates, "odd"))
 
     def update(self, state: Node) -> Node:
-        """Anything of its type, an average with it, or itself seen another way."""
+        """Any value of the state's type, an average with it, or a reshaped view of it."""
         if self.coin():
             return self.like(state)
         if self.coin():

@@ -1,8 +1,8 @@
-"""Drawn nets, as the text of a .net file: layers from the language's own table, each of their
-arguments over all that its kind accepts; with a recipe from the tables of training.
+"""Random nets as the text of a .net file, with a recipe.
 
-What does not fit together is refused by the language and drawn again, so a layer that is added to
-the table is drawn without a word here.
+Layers come from the language's own table, with any arguments that their parameter types accept;
+recipes from the tables of training. What does not fit together is rejected by the language and
+drawn again, so a layer that is added to the table is drawn without changes here.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from netdsl.values import format_value
 BATCHES = (2, 3, 5)
 CLASSES = 4
 _MAX_SIZE = 6000
-"""Values of a batch that a layer may give."""
+"""The maximum size of a layer's output for a whole batch."""
 _MAX_TRIES = 40
 _COUNTS = (1, 2, 3, 4, 5, 6, 8, 16, 17, 20)
 
 
 def draw_net(draw: Draw) -> str:
-    """A file of one net, its data and its recipe."""
+    """A file with one net, its data and its recipe."""
     return _NetWriter(draw).file()
 
 
 class _NetWriter:
-    """Writes statement after statement, each on what the ones before it give."""
+    """Writes statements one by one, each using the results of the previous ones."""
 
     def __init__(self, draw: Draw) -> None:
         self.draw = draw
@@ -61,7 +61,8 @@ class _NetWriter:
         shape = (side, draw.choice((side, 5, 8)), draw.choice((1, 2, 3, 3, 8)))
         self.lines = [f"input({'x'.join(map(str, shape))})"]
         self.types: list[TensorType] = []
-        """What every statement behind the input gives; they are called x0, x1 and so on."""
+        """The output type of every statement after the input; the statements are labelled x0, x1
+        and so on."""
 
     def file(self) -> str:
         for _ in range(self.draw.integer(2, 7)):
@@ -73,7 +74,7 @@ class _NetWriter:
         return self._net() + draw_recipe(self.draw, self.batch, self._options())
 
     def _options(self) -> list[str]:
-        """Entries of a recipe that name parts of the net."""
+        """Recipe entries that name parts of the net."""
         settings = Settings(batch=self.batch, training=True)
         network = elaborate(build_program(parse(self._net())), None, settings)
         found = [f'recompute = "{x}"' for x in network.nodes_by_path if re.fullmatch(r"x\d", x)]
@@ -86,7 +87,7 @@ class _NetWriter:
         return f"net drawn {{\n{inside}}}\n"
 
     def _grown(self, write: Callable[[_NetWriter], str], named: bool = True) -> None:
-        """A further statement that the language accepts, if some tries find one."""
+        """Appends a statement that the language accepts, if one is found within _MAX_TRIES."""
         for _ in range(_MAX_TRIES):
             line = write(self)
             line = f"x{len(self.types)}: {line}" if named else line
@@ -97,7 +98,7 @@ class _NetWriter:
                 return
 
     def _given(self, *more: str) -> TensorType | None:
-        """What flows out of the net with these statements; None where it is refused."""
+        """The type of the net's output with these statements added; None if they are rejected."""
         settings = Settings(batch=self.batch, training=True)
         try:
             network = elaborate(build_program(parse(self._net(*more))), None, settings)
@@ -111,7 +112,7 @@ class _NetWriter:
         return self.call(self.draw.choice(RARE_LAYERS))
 
     def weighted(self) -> str:
-        """What most layers of nets are: a product, a norm, an activation, some pooling."""
+        """A typical sequence of layers: a product, a norm, an activation, some pooling."""
         words = [self.draw.choice(group) for group in _COMMON_LAYERS]
         return " -> ".join(self.call(LAYERS[word]) for word in words if word)
 
@@ -121,7 +122,7 @@ class _NetWriter:
         return f"{word.name} {{ {branches} }}"
 
     def branch(self) -> str:
-        """What flows in, or an earlier value of its shape, and mostly a layer on it."""
+        """The incoming value, or an earlier one of the same shape, and mostly a layer on it."""
         alike = [f"x{i}" for i, kind in enumerate(self.types) if kind == self.types[-1]]
         begin = self.draw.choice(["identity", "identity", *alike])
         then = self.draw.choice(
@@ -133,7 +134,7 @@ class _NetWriter:
         return f"({self.weighted()}) * 2"
 
     def shared(self) -> str:
-        """Two uses of one chain, which keeps the shape of what flows in."""
+        """Two uses of one chain, which preserves the shape of its input."""
         name, channels = f"s{len(self.lines)}", self._channels()
         chain = f"conv({channels}, 3x3, pad=same) -> {self.call(LAYERS['batchnorm'])}"
         self.lines.append(f"shared {name} = {chain}")
@@ -159,7 +160,7 @@ class _NetWriter:
 
 
 def draw_single_layer_net(draw: Draw, layer: Layer) -> str | None:
-    """A file whose net is hardly more than one layer; None where none of many tries is a net."""
+    """A file whose net is little more than one layer; None if all tries are rejected."""
     writer = _NetWriter(draw)
     if layer.arity == "many":
         writer._grown(lambda w: w.weighted())
@@ -169,7 +170,7 @@ def draw_single_layer_net(draw: Draw, layer: Layer) -> str | None:
 
 
 def draw_recipe(draw: Draw, batch: int, options: Sequence[str] = ()) -> str:
-    """Sections of data and training; of `options`, entries that some recipes have, one or none."""
+    """A data and a train section; the recipe has at most one of the entries in `options`."""
     entries = [
         f"optimizer = {_draw_call(draw, OPTIMIZERS)}",
         f"loss = {_draw_loss(draw)}",
@@ -195,7 +196,7 @@ def _draw_loss(draw: Draw) -> str:
 
 
 def draw_arguments(draw: Draw, signature: Signature, known: Iterable[str] = ()) -> str:
-    """Those that are required, and about two of three others."""
+    """Draws the required arguments, and about two thirds of the others."""
     found = []
     for param in signature.params:
         needed = param.default is REQUIRED
@@ -215,8 +216,8 @@ _NARROWER_KINDS: dict[str, ParameterType] = {
     "at": ListOf(Float(0, 5)),
     "warmup": Float(0, 2),
 }
-"""Kinds to draw from in place of some parameters' own: weights that grow a thousandfold in a step,
-and powers of negative sums, are no numbers after a step or two, and then nothing is compared."""
+"""Narrower types to draw some parameters from: weights that grow a thousandfold in a step, and
+powers of negative sums, become NaN within a step or two, and then nothing is compared."""
 SINGLE_INPUT_LAYERS = [layer for layer in LAYERS.values() if layer.arity == "one"]
 MULTI_INPUT_LAYERS = [layer for layer in LAYERS.values() if layer.arity == "many"]
 _COMMON_LAYERS = (
@@ -243,7 +244,7 @@ _STATEMENTS: tuple[Callable[[_NetWriter], str], ...] = (
 
 
 def draw_value(draw: Draw, kind: ParameterType) -> str:
-    """A value of a kind as it is written in a file."""
+    """A value of a parameter type, as written in a file."""
     for known, write in _DRAWERS.items():
         if isinstance(kind, known):
             return write(draw, kind)
@@ -312,6 +313,6 @@ _DRAWERS: dict[type, Callable[[Draw, Any], str]] = {
 
 
 def layer_names(text: str) -> set[str]:
-    """The layers that a drawn net is made of."""
+    """The layer types that a net consists of."""
     network = elaborate(build_program(parse(text)), None, Settings(batch=2, training=True))
     return {layer.layer_type for layer in network.layers}

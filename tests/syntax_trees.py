@@ -15,13 +15,13 @@ NOWHERE = Span(Source("drawn", ""), 0, 0)
 SECTIONS = ("use", "block", "net", "test", "data", "train")
 STATEMENTS = ("let", "shared", "output", "if", "for", "in")
 WORDS = (*SECTIONS, *STATEMENTS, "not", "expect", *sorted(RESERVED_WORDS))
-"""Every word that the grammar knows."""
+"""Every word of the grammar."""
 plain_names = st.from_regex(r"[a-z_][a-z0-9_]{0,7}", fullmatch=True)
 
 
 def names_except(*words: str) -> Any:
-    """Names, words of the grammar often among them, but for those that begin something else
-    there."""
+    """Names, often words of the grammar, except those that would start something else at that
+    place."""
     refused = {*words, *RESERVED_WORDS}
     return st.one_of(plain_names, plain_names, st.sampled_from(WORDS)).filter(
         lambda n: n not in refused
@@ -29,14 +29,14 @@ def names_except(*words: str) -> Any:
 
 
 names = names_except()
-"""Of what is only ever named where nothing else may stand."""
+"""For places where only a name is allowed."""
 values = names_except("in", "not")
 keys = names_except("in", "not", "expect")
 layers = names_except(*STATEMENTS)
 
 
 def tree(record: type, *parts: Any) -> Any:
-    """A strategy for one kind of record from strategies for its parts."""
+    """A strategy for a record type from strategies for its fields."""
     return st.builds(lambda *p: record(NOWHERE, *p), *parts)
 
 

@@ -72,7 +72,7 @@ def test_a_run_that_a_bad_picture_ends_goes_on_to_the_same_bits(
     code, _, err = netdsl("train", "colours.net", "--out", "run", *DEVICE)
     assert code == 2
     assert f"{part}/red/003.jpg is no readable picture" in err
-    assert "go on with `--resume`" in err
+    assert "resume it with `--resume`" in err
     assert "--set data.on_bad_picture=skip" in err
     assert (tmp_path / "run" / "last.safetensors").is_file()
     code, _, err = netdsl("train", "--resume", "run", *DEVICE)
@@ -184,7 +184,7 @@ def test_where_all_to_judge_by_is_bad_the_run_says_so(netdsl: Any, pictures: Pat
 def test_where_no_picture_of_a_part_has_a_header_no_run_begins(
     netdsl: Any, pictures: Path, part: str
 ) -> None:
-    """Else it would not be validated at all, or end after its last epoch."""
+    """Otherwise it would not be validated at all, or end after its last epoch."""
     for path in (pictures / part).rglob("*.*"):
         path.write_bytes(b"")
     code, _, err = netdsl("train", "colours.net", "--out", "run", *SKIP, *DEVICE)
@@ -199,7 +199,7 @@ def test_where_all_of_a_class_is_bad_the_run_says_so(netdsl: Any, pictures: Path
         cut(path)
     code, _, err = netdsl("train", "colours.net", "--out", "run", *SKIP, *DEVICE)
     assert code == 2
-    assert "none of the pictures of `red` to learn from can be used" in err
+    assert "none of the training pictures of `red` can be used" in err
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(5, "Input/output error")])

@@ -219,8 +219,8 @@ def test_no_text_takes_long_and_nothing_long_is_said(name: str) -> None:
 
 
 LIMITS = {
-    "pairs double": "a list ends at 10,000 entries",
-    "texts in lists": "a list ends at 10,000 entries",
+    "pairs double": "a list has at most 10,000 entries",
+    "texts in lists": "a list has at most 10,000 entries",
     "values nest": f"lists are nested more than {MAX_NESTING_DEPTH} deep",
     "lets in loops": "more than 1,000,000 values",
     "blocks double": "more than 120,000 steps",
@@ -244,8 +244,8 @@ def test_a_limit_is_named_with_advice(name: str) -> None:
 
 @pytest.mark.slow
 def test_globs_are_few() -> None:
-    assert f"a list of {MAX_GLOBS} entries at most" in worked(TEXTS["many globs"])
-    assert f"a list of {MAX_GLOBS} pairs at most" in worked(TEXTS["many pairs of globs"])
+    assert f"a list of at most {MAX_GLOBS} entries" in worked(TEXTS["many globs"])
+    assert f"a list of at most {MAX_GLOBS} pairs" in worked(TEXTS["many pairs of globs"])
 
 
 def test_files_that_are_used_count_too() -> None:
@@ -365,7 +365,7 @@ def test_a_text_that_came_with_weights_reads_nothing(tmp_path: Path, secret: Pat
         text = f'use "{used}"\nnet a {{ input(3); fc(3) }}'
         with pytest.raises(NetError) as e:
             Checkpoint({}, text, (), {}, {}, str(tmp_path / "x.safetensors")).program()
-        assert "in a text that carries all that it needs" in e.value.render()
+        assert "in a text that must be self-contained" in e.value.render()
         assert "hunter2" not in e.value.render()
     with pytest.raises(NetError):
         build_program(parse('use "good.net"', str(tmp_path / "a.net")), reject_read)

@@ -239,7 +239,7 @@ def test_an_interrupted_run_ends_with_130(tmp_path: Path, how: int) -> None:
         _, err = process.communicate(timeout=TIME_LIMIT)
     assert process.returncode == 130
     same = "--data . --watch gradients --watch-every 100"
-    assert f"go on with `netdsl train --resume runs/digits-1 {same}`" in err
+    assert f"resume it with `netdsl train --resume runs/digits-1 {same}`" in err
     assert "interrupted" in err
     assert "Traceback" not in err
     from netdsl.training.store import checkpoint
@@ -250,7 +250,7 @@ def test_an_interrupted_run_ends_with_130(tmp_path: Path, how: int) -> None:
 def test_overfit_tells_the_first_loss_and_the_last(netdsl: Any, tmp_path: Path) -> None:
     code, out, _ = netdsl("train", DIGITS, "--overfit", "--device", "reference")
     assert code == 0
-    assert "a net that knows nothing has 2.3026" in out
+    assert "guessing gives 2.3026" in out
     assert "accuracy 100.00%" in out
     assert not (tmp_path / "runs").exists()
 

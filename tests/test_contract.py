@@ -296,7 +296,7 @@ WHOLE = {
         ({"progress": {"changes": "x"}}, '`metadata.progress.changes` is "x", not a list'),
         ({"progress": {"changes": ["a\nb"]}}, "changes.*not one line"),
         ({"progress": {"history": [5]}}, r"`metadata.progress.history\[0\]` is 5, not an object"),
-        ({"progress": {"loss": float("nan")}}, "NaN is no number of JSON"),
+        ({"progress": {"loss": float("nan")}}, "NaN is not a JSON number"),
     ],
 )
 def test_checkpoints_with_odd_metadata_are_told(

@@ -345,7 +345,7 @@ def test_a_state_is_not_written_over_before_its_last_reader() -> None:
     kernels = {k.outputs[0]: k for k in planned(graph).kernels}
     for order in (("add", "mul", "neg"), ("add", "neg", "mul"), ("neg", "add", "mul")):
         plan = replace(planned(graph), kernels=tuple(kernels[n] for n in order))
-        refused(plan, "mul reads w after it was written over")
+        refused(plan, "mul reads w after it was overwritten")
 
 
 def test_parts_of_a_launch_do_not_write_over_each_other_s_states() -> None:

@@ -43,7 +43,7 @@ def test_a_number_lies_within_its_bounds_or_is_refused(value: str, most: int) ->
         elif re.fullmatch("[0-9]{1,9}", value.strip()) and 1 <= int(value) <= most:
             assert read_integer(NAME, most, "number") == int(value)
         else:
-            with pytest.raises(NetError, match=f"is no number from 1 to {most}") as e:
+            with pytest.raises(NetError, match=f"is not a number from 1 to {most}") as e:
                 read_integer(NAME, most, "number")
             assert len(e.value.render()) < LONGEST
 
@@ -75,6 +75,6 @@ def test_too_many_threads_are_refused_before_anything_runs(value: str) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "NETDSL_THREADS": value}
     found = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
     assert (found.returncode, found.stdout) == (2, "")
-    said = f"error: NETDSL_THREADS={value} is no number of threads from 1 to "
+    said = f"error: NETDSL_THREADS={value} is not a number of threads from 1 to "
     assert found.stderr.startswith(said)
     assert int(found.stderr.removeprefix(said).split()[0].replace(",", "")) >= MOST_THREADS

@@ -136,8 +136,8 @@ def test_values_that_are_compared_are_compared_with_the_larger(claim: str, ok: b
 @pytest.mark.parametrize(
     ("expectation", "complaint"),
     [
-        ("params", "is no expectation"),
-        ("params + 1", "is no expectation"),
+        ("params", "is not an expectation"),
+        ("params + 1", "is not an expectation"),
         ("parms == 1", "knows no `parms`"),
         ('shape("z") == 1', "no place `z`"),
         ('equal("a", "b")', "never equal"),

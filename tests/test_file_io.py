@@ -19,7 +19,7 @@ def test_regular_files_are_read_and_links_followed(tmp_path: Path) -> None:
         assert read_regular_file(tmp_path / name, 7) == b"content"
         with open_regular_file(tmp_path / name) as f:
             assert f.read() == b"content"
-    with pytest.raises(NetError, match="has over 6 bytes"):
+    with pytest.raises(NetError, match="has more than 6 bytes"):
         read_regular_file(tmp_path / "a", 6)
 
 

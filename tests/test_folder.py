@@ -272,7 +272,7 @@ def test_a_link_to_a_disk_is_refused(
     (inside / link).symlink_to(outside)
     read_folder(inside)
     (outside / "more" / "link").symlink_to("/usr")
-    with pytest.raises(NetError, match=f"{link} is a link to over 12 files and folders"):
+    with pytest.raises(NetError, match=f"{link} is a symbolic link to over 12 files and folders"):
         read_folder(inside)
 
 
@@ -295,7 +295,7 @@ def test_a_folder_is_of_one_class_and_one_part(tmp_path: Path, link: str, to: st
         paint(tmp_path, "val/a")
     (tmp_path / link).parent.mkdir(exist_ok=True)
     (tmp_path / link).symlink_to(to)
-    with pytest.raises(NetError, match=r"belongs to .* as well, by a link"):
+    with pytest.raises(NetError, match=r"also belongs to .*, through a link"):
         read_folder(tmp_path)
 
 
@@ -306,7 +306,7 @@ def test_links_that_lead_nowhere_are_said(tmp_path: Path, link: str) -> None:
     if link == "val/b":
         paint(tmp_path, "val/a")
     (tmp_path / link).symlink_to("/nowhere/at/all")
-    assert read_folder(tmp_path).ignored_files == (f"{link} (a link that leads nowhere)",)
+    assert read_folder(tmp_path).ignored_files == (f"{link} (a broken link)",)
 
 
 def test_pictures_beside_the_parts_are_said(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_a_class_of_which_no_number_is_white_says_what_to_do(tmp_path: Path) -> 
     with pytest.raises(NetError, match="b holds no pictures to learn from") as e:
         read_folder(tmp_path)
     assert "32-bit integers have no fixed range of brightness" in e.value.render()
-    assert "save it with 8 or 16 bits a channel" in e.value.render()
+    assert "save it with 8 or 16 bits per channel" in e.value.render()
 
 
 @pytest.mark.parametrize("to", [".", "..", "/", "../.."])
@@ -330,7 +330,9 @@ def test_a_class_is_no_folder_above_it(tmp_path: Path, to: str) -> None:
     for folder in (tmp_path, tmp_path / "train"):
         link = tmp_path / "train" / "loop"
         link.symlink_to(to)
-        with pytest.raises(NetError, match=r"loop (is a link to a folder that it|would be)"):
+        with pytest.raises(
+            NetError, match=r"loop (is a symbolic link to a folder that it|would be)"
+        ):
             read_folder(folder)
         link.unlink()
 
@@ -384,7 +386,7 @@ def test_one_class_is_no_task(netdsl: Any, pictures: Path, tmp_path: Path) -> No
         setting = f"data.source={source}"
         code, _, err = netdsl("train", "colours.net", "--out", "run", "--set", setting)
         assert code == 2
-        assert "images to learn from are of one class, `" in err
+        assert "training images are of one class, `" in err
     assert not (tmp_path / "run").exists()
 
 
@@ -401,7 +403,7 @@ def test_rare_classes_are_never_held_out_whole(netdsl: Any, tmp_path: Path, seed
     assert "  to validate with: 17, held out (blue 0, green 8, grey 1, red 8)" in out
     code, _, err = netdsl("train", "colours.net", "--dry-run", "--set", "data.validation=41")
     assert code == 2
-    assert "41 samples held out of 43 leave a class with none to learn from" in err
+    assert "41 samples held out of 43 leave a class with none to train on" in err
 
 
 def test_the_fingerprint_tells_other_pictures_apart(pictures: Path) -> None:
@@ -431,7 +433,7 @@ def loaded(folder: Path, skip_bad: bool = False) -> Dataset:
         (lambda d: (write(d, 1), (d / "blue").mkdir()), "blue holds no pictures", "remove"),
         (
             lambda d: (write(d / "train", 1), write(d / "val", 1, {"blue": (0, 0, 200)})),
-            "val/blue is a class without pictures to learn from",
+            "val/blue is a class without training pictures",
             "green, red",
         ),
         (lambda d: write(d / "val", 1), "holds val, and no train", "DIR/train/CLASS"),
@@ -512,7 +514,7 @@ def test_from_the_command_line(netdsl: Any, pictures: Path, tmp_path: Path) -> N
     (tmp_path / "colours.net").write_text(NET)
     code, out, _ = netdsl("train", "colours.net", "--dry-run")
     assert code == 0
-    assert "40 images to learn from, 12 to validate with" in out
+    assert "40 images to train on, 12 to validate on" in out
     code, out, err = netdsl("train", "colours.net", "--out", "run", "--json")
     assert code == 0, err
     assert json.loads(out)["val_accuracy"] >= 0.9
@@ -566,7 +568,7 @@ def test_a_run_on_pictures_resumes_to_the_same_bits(netdsl: Any, pictures: Path)
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (("classes=2", "classes=5"), "the data has 2 classes, the net gives 5 scores"),
+        (("classes=2", "classes=5"), "the data has 2 classes, but the net gives 5 scores"),
         (("[resize(14), center_crop]", "[hflip]"), "`hflip` draws at random"),
         (("hflip, lighting", "random_crop(12)"), "12 black pixels around"),
         (("input(12x12x3)", "input(12x12x1)"), "adds red, green and blue"),

@@ -93,7 +93,7 @@ def test_a_word_of_the_grammar_is_kept_as_a_name_or_refused(word: str) -> None:
 @pytest.mark.parametrize("place", [*PLACES, *ITEMS])
 def test_a_word_that_goes_on_with_a_line_is_no_name(word: str, place: str) -> None:
     text = (ITEMS | {k: f"net a {{ input(3); {x} }}" for k, x in PLACES.items()})[place]
-    with pytest.raises(NetError, match=f"`{word}` is a word of the language and no name"):
+    with pytest.raises(NetError, match=f"`{word}` is a reserved word, not a name"):
         parse(text.replace("%s", word))
 
 

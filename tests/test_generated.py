@@ -387,7 +387,7 @@ def test_convolutions_of_few_channels(case: Any, dtype: str, engine: Engine) -> 
 @needs_compiler
 @pytest.mark.parametrize("way", WAYS)
 def test_what_begins_between_two_places_is_copied_for_a_library(way: int, engine: Engine) -> None:
-    """Some channels of an image, the first of which is no multiple of 16 bytes from its pixel's
+    """Some channels of an image, the first of which is not a multiple of 16 bytes from its pixel's
     first."""
     b = Builder()
     x = b.relu(b.cast(b.input("x", TensorType((2, 6, 6, 80), "float32")), dtype="bfloat16"))

@@ -231,7 +231,7 @@ def test_predictions_follow_the_rule(tmp_path: Path, netdsl: Any) -> None:
         assert code == 0, err
         found.append([c for c, _ in json.loads(out)[0]["top"]])
         code, out, _ = netdsl("predict", "x.safetensors", "grey.png")
-        assert ("no class, for a score is NaN" in out) == (not found[-1])
+        assert ("no class, because a score is NaN" in out) == (not found[-1])
     order = np.argsort(-drawn().sum(axis=1), kind="stable")
     assert found == [["0", "1", "2", "3", "4"], [], [str(i) for i in order[:5]]]
 

@@ -104,7 +104,7 @@ def test_the_verifier_accepts_what_the_builder_makes() -> None:
     [
         (planted("mul", args=("x", "missing")), "reads missing"),
         (planted("mul", type=TensorType((4,), "float64")), "is called 4 float64"),
-        (planted("mul", op="mull"), "no operator is called mull"),
+        (planted("mul", op="mull"), "there is no operator mull"),
         (planted("mul", name="other"), "is filed as"),
         (replace(small_graph(), updates={"x": "mul"}), "is no state"),
         (replace(small_graph(), updates={"w": "reduce_sum"}), "does not have its type"),
@@ -162,7 +162,7 @@ def test_pruning_leaves_what_outputs_and_updates_need() -> None:
         (lambda dag: dag.add_edge("w", "relu"), "edges that lead to relu"),
         (lambda dag: dag.remove_edge("x", "mul"), "edges that lead to mul"),
         (lambda dag: dag.add_edge("mul", "mul"), "edges that lead to mul"),
-        (lambda dag: dag.add_edge("nowhere", "mul"), "mul reads nowhere, which is no node"),
+        (lambda dag: dag.add_edge("nowhere", "mul"), "mul reads nowhere, which is not a node"),
         (lambda dag: dag.add_node("nowhere"), "nowhere"),
         (lambda dag: dag.remove_node("x"), "reads x before"),
     ],

@@ -97,10 +97,10 @@ def test_truth(a: bool, b: bool, c: bool) -> None:
         (f"{MAX_NUMBER} + 1", "whole numbers end at"),
         (f"-{MAX_NUMBER} - 1", "whole numbers end at"),
         ("1e308 * 10", "too large"),
-        ("sum([[1], [2]])", "cannot take this"),
-        ("min(yes, 1)", "cannot take this"),
-        ("len(3)", "cannot take this"),
-        ("round(value=1)", "cannot take this"),
+        ("sum([[1], [2]])", "cannot take these arguments"),
+        ("min(yes, 1)", "cannot take these arguments"),
+        ("len(3)", "cannot take these arguments"),
+        ("round(value=1)", "cannot take these arguments"),
     ],
 )
 def test_what_has_no_value(text: str, complaint: str) -> None:

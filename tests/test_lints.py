@@ -140,7 +140,9 @@ def test_check_reports_them_and_strict_fails(netdsl: Any, tmp_path: Path) -> Non
     (tmp_path / "a.net").write_text(trained("schedule = step(at=9), epochs = 2"))
     code, _, err = netdsl("check", "a.net")
     assert code == 0
-    assert err.startswith("warning[late-step]: the rate would change after 9 epochs, the run has 2")
+    assert err.startswith(
+        "warning[late-step]: the rate would change after 9 epochs, but the run has 2"
+    )
     assert "1 warning" in err
     assert netdsl("check", "a.net", "--strict")[0] == 1
     code, out, _ = netdsl("check", "a.net", "--json")

@@ -67,7 +67,7 @@ def test_what_does_not_fit_is_told_with_what_would() -> None:
     with pytest.raises(NetError) as e:
         Trainer(build_program(parse(text(), "wide.net")), None, small(there))
     (d,) = e.value.diagnostics
-    assert re.match(r"a run takes [\d.]+ MB of memory, and there are [\d.]+ MB", d.message)
+    assert re.match(r"a run takes [\d.]+ MB of memory, but only [\d.]+ MB are free", d.message)
     assert d.notes[0].startswith("weights 62.6 kB, ")
     assert "stem" in d.notes[1]
     assert "512x8x8x64 float32, 8.4 MB, wide.net:3" in d.notes[1]
@@ -93,7 +93,7 @@ def test_it_ends_the_command_with_a_sentence(
     (tmp_path / "wide.net").write_text(text())
     code, _, err = netdsl("train", "wide.net")
     assert code == 2
-    assert "of memory, and there are 2.0 MB" in err
+    assert "of memory, but only 2.0 MB are free" in err
     monkeypatch.undo()
     code, out, _ = netdsl("train", str(tmp_path / "wide.net"), "--dry-run", "--json")
     assert code == 0

@@ -225,9 +225,7 @@ def test_arrays_that_grow_too_large_are_refused_before_anything_runs(tmp_path: P
     data {{ source = arrays("{tmp_path}/x.npz"), batch = 8, augment = [resize(100), center_crop]
            eval_transform = resize(8x8) }}
     train {{ }}"""
-    with pytest.raises(
-        NetError, match=r"making 8 images of 1x20000x1 ready would take 1\.6 GB"
-    ) as e:
+    with pytest.raises(NetError, match=r"preparing 8 images of 1x20000x1 would take 1\.6 GB") as e:
         prepare_job(build_program(parse(text)), None)
     assert "NETDSL_MEMORY=" in e.value.render()
 
@@ -343,7 +341,9 @@ def test_no_picture_starts_a_program(
         lambda: read_picture(path, 3),
         lambda: Preprocessing((), (4, 4, 3))(pictures_from_paths([path])),
     ):
-        with pytest.raises(BadPicture, match="is no readable picture: it is none of JPEG, PNG"):
+        with pytest.raises(
+            BadPicture, match="is not a readable picture: it is not one of JPEG, PNG"
+        ):
             read()
     assert not ghostscript.exists()
 
@@ -354,7 +354,7 @@ OTHERS = {"TGA": "tga", "PCX": "pcx", "ICO": "ico", "SGI": "sgi", "DDS": "dds"}
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_formats_are_no_pictures(tmp_path: Path, kind: str) -> None:
     coloured("RGB", (64, 64)).save(tmp_path / "a.png", kind)
-    with pytest.raises(BadPicture, match="it is none of JPEG"):
+    with pytest.raises(BadPicture, match="it is not one of JPEG"):
         read_picture(tmp_path / "a.png", 3)
 
 
@@ -421,7 +421,7 @@ def test_numbers_without_a_white_are_refused(tmp_path: Path, dtype: Any) -> None
         read_picture(path, 1)
     fault = find_picture_error(path)
     assert fault is not None, "it is known before anything is decoded"
-    assert fault.diagnostics[0].help == "save it with 8 or 16 bits a channel"
+    assert fault.diagnostics[0].help == "save it with 8 or 16 bits per channel"
 
 
 def patched(path: Path, tag: int, value: int) -> None:

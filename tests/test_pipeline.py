@@ -123,7 +123,7 @@ def test_runs_of_the_first_version_that_are_refused(
     job = job_of(source, augment, judged, side)
     words = refusal(job, begun(job))
     assert (
-        'start a new run, from these weights with `init = weights("runs/a/last.safetensors")`'
+        'start a new run from these weights with `init = weights("runs/a/last.safetensors")`'
         in words
     )
     told = {name for name in (*REVISIONS, *AUGMENTATIONS) if f"  {name}: " in words}

@@ -254,8 +254,8 @@ def test_weights_of_another_run_are_taken_over_by_name(tmp_path: Path) -> None:
     wider = build_program(parse((NET + f"train {{ {init} }}").replace("conv(4", "conv(8")))
     with pytest.raises(NetError) as e:
         Trainer(wider, None, REFERENCE)
-    assert "`stem.conv1.weight` is 4x3x3x1, the net wants 8x3x3x1" in e.value.render()
-    assert "`stem.conv1.bias` is 4, the net wants 8" in e.value.render()
+    assert "`stem.conv1.weight` is 4x3x3x1, but the net needs 8x3x3x1" in e.value.render()
+    assert "`stem.conv1.bias` is 4, but the net needs 8" in e.value.render()
 
 
 @pytest.mark.parametrize(
@@ -313,5 +313,5 @@ def test_a_dry_run_sees_that_the_first_weights_do_not_fit(tmp_path: Path) -> Non
     text = (NET + f'train {{ init = weights("{tmp_path}") }}').replace("fc(10)", "fc(5) -> fc(10)")
     with pytest.raises(NetError) as e:
         dry_run(prepare_job(build_program(parse(text)), None))
-    assert "`head.fc1.weight` is not there" in e.value.render()
+    assert "`head.fc1.weight` is missing" in e.value.render()
     assert 'weights("FILE", except="head.*")' in e.value.render()

@@ -276,7 +276,9 @@ def test_changes_do_not_reach_a_stage_that_is_over(tmp_path: Path) -> None:
         load_continuation(tmp_path, ["train.early.epochs=4"])
     not_begun(tmp_path)
     assert load_continuation(tmp_path, ["train.early.epochs=4"]).changes
-    with pytest.raises(NetError, match=r"`train.early.seed` cannot be changed half-way"):
+    with pytest.raises(
+        NetError, match=r"`train.early.seed` cannot be changed in the middle of a run"
+    ):
         load_continuation(tmp_path, ["train.early.seed=4"])
 
 
@@ -355,10 +357,10 @@ def begun(out: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "complaint"),
     [
-        ("train.seed=2", "`train.seed` cannot be changed half-way"),
+        ("train.seed=2", "`train.seed` cannot be changed in the middle of a run"),
         ("data.validation=0.5", "`data.validation` cannot be changed"),
         ("data.source=mnist", "`data.source` cannot be changed"),
-        ("train.optimizer=lars", r"`conv1.weight.velocity` is not there"),
+        ("train.optimizer=lars", r"`conv1.weight.velocity` is missing"),
         ("train.epochs=many", "must be a whole number"),
     ],
 )
@@ -382,7 +384,7 @@ def test_a_mismatched_checkpoint_says_which_shapes_differ(tmp_path: Path) -> Non
     (tmp_path / "recipe.net").unlink()
     with pytest.raises(NetError) as e:
         go_on(tmp_path)
-    assert "`conv1.weight` is 4x3x3x1, the net wants 6x3x3x1" in e.value.render()
+    assert "`conv1.weight` is 4x3x3x1, but the net needs 6x3x3x1" in e.value.render()
 
 
 @pytest.mark.parametrize("key", ["epoch", "history", "loss", "seen"])

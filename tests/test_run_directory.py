@@ -98,7 +98,7 @@ def test_other_data_are_not_learnt_from_half_way(tmp_path: Path) -> None:
 )
 def test_what_cannot_change_half_way(tmp_path: Path, setting: str, key: str) -> None:
     stopped(tmp_path, 4)
-    with pytest.raises(NetError, match=f"`{key}` cannot be changed half-way"):
+    with pytest.raises(NetError, match=f"`{key}` cannot be changed in the middle of a run"):
         go_on(tmp_path, setting)
 
 
@@ -149,7 +149,7 @@ def test_a_directory_is_one_process_s_at_a_time(tmp_path: Path) -> None:
     with lock_directories(out):
         found = alone(file, "--out", out)
         assert found.returncode == 2
-        assert f"error: another process trains in {out}\nhelp: " in found.stderr
+        assert f"error: another process is training in {out}\nhelp: " in found.stderr
     with lock_directories(out):
         assert not list(out.iterdir())
 
@@ -166,7 +166,7 @@ def test_no_stage_is_gone_on_with_beside_its_job(tmp_path: Path) -> None:
         for place in (out / "early", out / "middle", out):
             found = alone("--resume", place, "--set", "train.epochs=5")
             assert found.returncode == 2, found.stderr
-            assert found.stderr.startswith(f"error: another process trains in {place}\nhelp: ")
+            assert found.stderr.startswith(f"error: another process is training in {place}\nhelp: ")
         assert alone("--resume", out / "early", "--dry-run").returncode == 0
     # it was killed: the lock of a dead process does not hold
     assert alone("--resume", out / "early", "--set", "train.epochs=2").returncode == 0
@@ -192,7 +192,7 @@ def test_a_job_does_not_begin_beside_one_in_a_stage_of_its_own(tmp_path: Path) -
     with lock_directories(tmp_path / "early"):
         found = alone("--resume", tmp_path)
         assert found.returncode == 2
-        assert f"error: another process trains in {tmp_path / 'early'}\nhelp: " in found.stderr
+        assert f"error: another process is training in {tmp_path / 'early'}\nhelp: " in found.stderr
     assert kept(tmp_path) == before
 
 
@@ -244,7 +244,7 @@ def test_one_class_is_nothing_to_learn_by_heart(tmp_path: Path) -> None:
     file = tmp_path / "x.npz"
     np.savez(file, images=np.zeros((600, 8, 8), np.uint8), labels=np.zeros(600, np.int64))
     text = NET.replace("source = digits", f'source = arrays("{file}")').replace("fc(10)", "fc(1)")
-    with pytest.raises(NetError, match="all 600 images to learn from are of one class, `0`"):
+    with pytest.raises(NetError, match="all 600 training images are of one class, `0`"):
         prepare_job(build_program(parse(text)), None)
 
 
@@ -315,7 +315,7 @@ def test_what_a_run_will_miss_at_its_end_is_told_before_it(tmp_path: Path) -> No
     [
         ("lr=1e39", "a number that float32 can hold"),
         ("lr=0.01, weight_decay=1e300", "a number that float32 can hold"),
-        ("lr=0.01), accumulate = (30", "`accumulate` makes it of 30 batches of 256"),
+        ("lr=0.01), accumulate = (30", "`accumulate` combines 30 batches of 256"),
     ],
 )
 def test_numbers_that_are_too_large(change: str, complaint: str) -> None:

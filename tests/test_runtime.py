@@ -51,7 +51,7 @@ def test_loading_names_what_is_missing_or_misshapen() -> None:
     node = weight("conv1.weight", ("normal", 0.1), (2, 3))
     with pytest.raises(NetError, match=r"holds no `conv1.weight`"):
         state.load({}, [node], "x")
-    with pytest.raises(NetError, match="is 3x2 in x, the net wants 2x3"):
+    with pytest.raises(NetError, match="is 3x2 in x, but the net needs 2x3"):
         state.load({"conv1.weight": np.zeros((3, 2))}, [node], "x")
 
 

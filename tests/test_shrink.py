@@ -152,7 +152,7 @@ net a {
     told = e.value.render()
     assert "the two branches of `add` differ: 4x4x4 and 4x4x3" in told
     assert "in `a` with its channels divided by 4" in told
-    assert "help: a smaller number, or one that divides its channels evenly, may do" in told
+    assert "help: a smaller number, or one that divides its channels evenly, may work" in told
     assert small(text, by=3).params
 
 
@@ -214,7 +214,7 @@ def test_a_small_net_is_trained_kept_and_used(netdsl: Any, tmp_path: Path) -> No
     assert netdsl("train", "--resume", "a", "--set", "train.epochs=2")[0] in (0, 1)
     code, _, err = netdsl("train", "--resume", "a", "--shrink", "4")
     assert code == 2
-    assert "`train.shrink` cannot be changed half-way" in err
+    assert "`train.shrink` cannot be changed in the middle of a run" in err
 
 
 def test_a_folder_in_one_table(netdsl: Any, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_folder_in_one_table(netdsl: Any, tmp_path: Path) -> None:
         ("published(top1=0.9, top5=0.8)", "`top5` is less than `top1`"),
         ("published(top2=0.9)", "has no parameter `top2`"),
         ("published(top1=0.5), published(top5=0.6)", "`published` is given twice"),
-        ("published(0.5) == 0.5", "a test knows no `published`"),
+        ("published(0.5) == 0.5", "a test does not know `published`"),
     ],
 )
 def test_what_is_published_is_a_share(netdsl: Any, tmp_path: Path, fact: str, message: str) -> None:

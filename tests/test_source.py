@@ -132,7 +132,7 @@ def test_cuda_source_is_that_of_a_gpu(netdsl: Any) -> None:
         (("--device", "reference"), "`reference` generates no code"),
         ((), "`model` generates no code"),
         (("--device", "cpu", "--arch", "sm_90"), "`--arch` names a GPU"),
-        (("--device", "cuda", "--arch", "sm_9"), "no GPU is known by `--arch sm_9`"),
+        (("--device", "cuda", "--arch", "sm_9"), "unknown GPU architecture `--arch sm_9`"),
         (("--device", "cuda", "--arch", "\x1b"), "no GPU is known"),
         (("--device", "tpu"), "no device `tpu`"),
     ],

@@ -181,8 +181,8 @@ LABELS = npy((4,), bytes(4))
         (b"\x93NUMPY\x01\x00\x0a\x00{'descr': ((", "the header of `images`"),
         (b"\x93NUMPY\x01\x00\x3c\x00" + b"(" * 60, "the header of `images`"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\x7f" + b" " * 10**7, "the header of `images`"),
-        (b"\x93NUMPY\x07\x00", "does not begin as an array does"),
-        (b"", "does not begin as an array does"),
+        (b"\x93NUMPY\x07\x00", "does not start like an array"),
+        (b"", "does not start like an array"),
         (npy((4, 1, 1)).replace(b"'|u1'", b"'|x9'"), "or damaged"),
     ],
 )
@@ -457,7 +457,7 @@ def test_images_of_a_wrong_size_name_their_file(tmp_path: Path) -> None:
     text = f'net a {{ input(5x5x3); fc(4) }}\ndata {{ source = arrays("{path}") }}\ntrain {{ }}'
     with pytest.raises(NetError) as e:
         prepare_job(build_program(parse(text)), None)
-    assert f"the images of {path} are 5x6x3, the net wants 5x5x3" in e.value.render()
+    assert f"the images of {path} are 5x6x3, but the net needs 5x5x3" in e.value.render()
     text = text.replace("5x5x3", "5x6x3").replace("fc(4)", "fc(3)")
-    with pytest.raises(NetError, match="the data has 4 classes, the net gives 3"):
+    with pytest.raises(NetError, match="the data has 4 classes, but the net gives 3"):
         prepare_job(build_program(parse(text)), None)

@@ -110,7 +110,7 @@ def test_a_filter_needs_an_output() -> None:
     content = Path(DIGITS).read_bytes()
     found = command("fmt", "-", given=content, closing=[1])
     assert found.returncode == BAD_INPUT
-    assert found.stderr == b"error: there is no standard output, which a filter writes to\n"
+    assert found.stderr == b"error: there is no standard output for the filter to write to\n"
     assert command("fmt", "-", "--check", given=content, closing=[1]).returncode == OK
 
 
@@ -283,7 +283,7 @@ def test_a_fault_in_netdsl_is_no_failed_expectation(
     with pytest.raises(SystemExit) as e:
         cli.main()
     assert e.value.code == INTERNAL_ERROR
-    assert "this is a fault in netdsl itself" in capsys.readouterr().err
+    assert "this is a bug in netdsl" in capsys.readouterr().err
 
 
 def test_without_a_home_data_sets_are_not_found(

@@ -293,7 +293,9 @@ def test_an_output_gives_one_score_a_class(classes: int, fits: bool) -> None:
     if fits:
         check_classes(network, names)
         return
-    with pytest.raises(NetError, match=f"the data has {classes} classes, the net gives 2 scores"):
+    with pytest.raises(
+        NetError, match=f"the data has {classes} classes, but the net gives 2 scores"
+    ):
         check_classes(network, names)
 
 
@@ -326,10 +328,10 @@ def test_states_are_taken_over_where_shape_and_name_agree() -> None:
     assert match_states(states, {"a": (2, 3), "b": (2, 3), "c": (1,)}, (), "x") == states
     assert match_states(states, {"a": (2, 3)}, ("b",), "x") == states[:1]
     for given, complaint in (
-        ({"a": (2, 3), "b": (3, 2)}, "`b` is 3x2, the net wants 2x3"),
-        ({"a": (2, 4), "b": (2, 3)}, "`a` is 2x4, the net wants 2x3"),
-        ({"a": (2, 3), "b": (6,)}, "`b` is 6, the net wants 2x3"),
-        ({"a": (2, 3)}, "`b` is not there"),
+        ({"a": (2, 3), "b": (3, 2)}, "`b` is 3x2, but the net needs 2x3"),
+        ({"a": (2, 4), "b": (2, 3)}, "`a` is 2x4, but the net needs 2x3"),
+        ({"a": (2, 3), "b": (6,)}, "`b` is 6, but the net needs 2x3"),
+        ({"a": (2, 3)}, "`b` is missing"),
     ):
         with pytest.raises(NetError, match=f"x does not fit the net: {complaint}"):
             match_states(states, given, (), "x")

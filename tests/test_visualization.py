@@ -151,8 +151,8 @@ def test_filters_that_are_computed_from_other_weights(netdsl: Any, tmp_path: Pat
         (("filters", "W", "-o", "f.jpg"), "does not end in .png"),
         (("filters", "none", "-o", "f.png"), "there is no checkpoint"),
         (("visualize", "W", "hed", "-o", "f.png"), "did you mean `head`?"),
-        (("visualize", "W", "c:2", "-o", "f.png"), "its 2 channels count from 0 to 1"),
-        (("visualize", "W", "c:x", "-o", "f.png"), "`x` is no channel"),
+        (("visualize", "W", "c:2", "-o", "f.png"), "its 2 channels are numbered 0 to 1"),
+        (("visualize", "W", "c:x", "-o", "f.png"), "`x` is not a channel"),
         (("visualize", "W", "input", "-o", "f.png"), "nothing there is learnt"),
         (("visualize", "W", "c", "-o", "f.txt"), "does not end in .png"),
         (("activations", "W", "none.png", "c", "-o", "f.png"), "there is no picture none.png"),
@@ -250,4 +250,4 @@ def test_a_dead_channel_is_told(netdsl: Any, tmp_path: Path) -> None:
     path = kept(tmp_path, **{"c.conv1.weight": -np.ones((2, 3, 3, 3))})
     code, _, err = netdsl("visualize", str(path), "c:1", "-o", "f.png", "--steps", "3")
     assert code == 0
-    assert "no gradient led anywhere for c:1" in err
+    assert "no gradient to follow for c:1" in err

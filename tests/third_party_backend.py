@@ -1,4 +1,4 @@
-"""A backend as somebody else would write it, on what `netdsl.backends.base` promises alone."""
+"""A backend as a third party would write it, using only the interface of `netdsl.backends.base`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from netdsl.plan.plan import Plan
 
 
 class Tensor:
-    """An array of this machine: NumPy cannot read it."""
+    """An array of this backend, which NumPy cannot read."""
 
     __array_ufunc__ = None
 
@@ -33,7 +33,7 @@ class Tensor:
 
 
 class ThirdParty(Backend):
-    """One operator a kernel, each as its record defines it."""
+    """Runs one operator per kernel, by its reference implementation."""
 
     name = "third party"
 
@@ -61,7 +61,7 @@ class ThirdParty(Backend):
             return self._call(np.copy, [at[source]], at[target], memory)
         (name,) = kernel.nodes
         node = plan.graph[name]
-        if node.op == "concat":  # what does not lie in its place already
+        if node.op == "concat":  # the operands that are not in place yet
             pieces = plan.find_concat_copies(name)
             return self.capture(
                 [self._call(np.copy, [at[p.source]], p.target, memory) for p in pieces]

@@ -1,5 +1,8 @@
-"""Layers, losses, recipes and schedules, each with what PyTorch computes for it; and what ours
-gives on the same values, in float64. The table of numbers is made of these cases."""
+"""Layers, losses, recipes and schedules, each with its PyTorch equivalent.
+
+Also computes netdsl's results on the same values, in float64. The table of numbers is made from
+these cases.
+"""
 
 from __future__ import annotations
 
@@ -29,28 +32,27 @@ Numbers = dict[str, list[float]]
 
 
 def make_values_by_name(name: str, shape: Sequence[int]) -> Array:
-    """Numbers that a name determines; factors are about 1, variances positive."""
+    """Random values seeded by a name; scales are around 1, variances positive."""
     drawn = np.random.RandomState(crc32(name.encode())).standard_normal(tuple(shape))
     last = name.split(".")[-1]
     return {"gamma": 1 + drawn / 2, "running_var": 0.3 + drawn**2}.get(last, drawn)
 
 
 def digest(array: Any) -> list[float]:
-    """A few products with fixed directions, in which every element counts, and how many there
-    are."""
+    """The size, and a few products with fixed directions that depend on every element."""
     flat = np.asarray(array, np.float64).reshape(-1)
     directions = np.random.RandomState(flat.size).standard_normal((PROJECTIONS, flat.size))
     return [float(flat.size), *(float(x) for x in directions @ flat)]
 
 
-# ---- layers: value, gradients by image and weights, renewed states
+# ---- layers: value, gradients of image and weights, updated states
 
 
 @dataclass(frozen=True)
 class LayerCase:
-    """`torch(t, x, p)` makes of an image [N,C,H,W] and of the layer's states, by the last part of
-    their names, what the layer `text` does; of states that it changes it leaves the new values in
-    `p`."""
+    """`torch(t, x, p)` computes what the layer `text` does, from an image [N,C,H,W] and the layer's
+    states, keyed by the last part of their names. It writes the new values of states that it
+    updates to `p`."""
 
     text: str
     shape: tuple[int, ...]
@@ -212,7 +214,7 @@ LAYER_CASES = (
     LayerCase("tanh", (3, 4, 5), _function("tanh")),
     LayerCase("softmax", (3, 4, 5), _last_part("softmax")),
     LayerCase("log_softmax", (3, 4, 5), _last_part("log_softmax")),
-    # theirs divides alpha by the size
+    # PyTorch divides alpha by the size
     LayerCase(
         "lrn(size=3, alpha=0.2, beta=0.6, k=1.5)",
         (3, 2, 7),
@@ -231,7 +233,7 @@ LAYER_CASES = (
 
 
 def layer_values(case: LayerCase) -> dict[str, Array]:
-    """Image, states and the direction that the result is looked at from, by their names."""
+    """Image, states and the cotangent of the result, by name."""
     network = _elaborate_case(case)
     graph = network.graph
     result = graph[graph.outputs["main"]]
@@ -250,7 +252,7 @@ def _elaborate_case(case: LayerCase) -> Any:
 
 
 def layer_numbers(case: LayerCase) -> Numbers:
-    """What ours gives: `y`, `d NAME` of image and weights, `new NAME` of what is renewed."""
+    """netdsl's results: `y`, `d NAME` for image and weights, `new NAME` for updated states."""
     network, given = _elaborate_case(case), layer_values(case)
     graph = network.graph
     b = Builder(graph, "float64")
@@ -265,7 +267,7 @@ def layer_numbers(case: LayerCase) -> Numbers:
 
 
 def torch_layer_numbers(t: Any, case: LayerCase) -> Numbers:
-    """The same by PyTorch."""
+    """The same numbers from PyTorch."""
     network, given = _elaborate_case(case), layer_values(case)
     learnt = [*(n.name for n in network.graph.inputs), *(n.name for n in network.parameters)]
     tensors = {k: t.tensor(v, requires_grad=k in learnt) for k, v in given.items()}
@@ -278,14 +280,13 @@ def torch_layer_numbers(t: Any, case: LayerCase) -> Numbers:
     return {name: digest(x.numpy()) for name, x in found.items()}
 
 
-# ---- recipes: some updates of one layer, with everything that a step does
+# ---- recipes: some updates of one layer, with every part of a training step
 
 
 @dataclass(frozen=True)
 class RecipeCase:
-    """The entries of a train section, and the same in PyTorch: `optimizer(t, w, b)` of the weight
-    and the bias, what the gradients' norm is clipped to, and `loss(t, scores, labels)` of each
-    sample."""
+    """The entries of a train section, and their PyTorch equivalents: `optimizer(t, w, b)` for
+    weight and bias, the limit of the gradients' norm, and `loss(t, scores, labels)` per sample."""
 
     text: str
     optimizer: Callable[[Any, Any, Any], Any]
@@ -301,13 +302,13 @@ def _optimizer(name: str, **options: Any) -> Callable[[Any, Any, Any], Any]:
 
 
 def _parameter_groups(t: Any, w: Any, b: Any) -> Any:
-    """No decay of the bias, and half the rate of the weight."""
+    """No weight decay for the bias, and half the learning rate for the weight."""
     parts = [{"params": [w], "lr": 0.05}, {"params": [b], "weight_decay": 0.0}]
     return t.optim.SGD(parts, lr=0.1, weight_decay=0.2)
 
 
 def _lars(t: Any, w: Any, b: Any) -> Any:
-    """You et al. 2017, as PyTorch has none."""
+    """You et al. 2017; PyTorch has no LARS."""
 
     class Lars(t.optim.Optimizer):  # type: ignore[misc]
         def step(self) -> None:
@@ -390,7 +391,7 @@ RECIPE_CASES = (
 )
 CLASSES, INPUTS, UPDATES = 4, 6, 12
 WEIGHTS = np.array([1.0, 1.0, 0.0, 1.0, 0.5])
-"""Of the samples of a batch."""
+"""The weights of the samples in a batch."""
 
 
 def _program(case: RecipeCase) -> Program:
@@ -412,7 +413,7 @@ def _batches() -> list[tuple[Array, Array]]:
 
 
 def recipe_numbers(case: RecipeCase) -> Numbers:
-    """What ours gives: the losses, and the weights (and their averages) after each update."""
+    """netdsl's results: the losses, and the weights (and their averages) after each update."""
     of = _program(case)
     recipe = resolve_recipe(of, None)
     settings = Settings(len(WEIGHTS), True, dtype="float64")
@@ -436,8 +437,8 @@ def recipe_numbers(case: RecipeCase) -> Numbers:
 
 
 def torch_recipe_numbers(t: Any, case: RecipeCase) -> Numbers:
-    """The same by PyTorch. The average begins as the weights after the first update, and its decay
-    is that of TensorFlow's ExponentialMovingAverage, counted from the second."""
+    """The same numbers from PyTorch. The average starts as the weights after the first update; its
+    decay is that of TensorFlow's ExponentialMovingAverage, counted from the second."""
     network = elaborate(_program(case), "a", Settings(len(WEIGHTS), True, dtype="float64"))
     learnt = {
         n.name: t.tensor(make_values_by_name(n.name, n.type.shape), requires_grad=True)
@@ -468,12 +469,13 @@ def torch_recipe_numbers(t: Any, case: RecipeCase) -> Numbers:
     return {"loss": digest(losses), **{name: digest(x) for name, x in shown.items()}}
 
 
-# ---- schedules: the factor of every update of a run
+# ---- schedules: the factor of every update in a run
 
 
 @dataclass(frozen=True)
 class ScheduleCase:
-    """A schedule, and `torch(t, optimizer)` that makes PyTorch's for steps that are epochs."""
+    """A schedule, and `torch(t, optimizer)`, which makes PyTorch's equivalent with one step per
+    epoch."""
 
     name: str
     given: Mapping[str, Any]
@@ -485,7 +487,7 @@ def _scheduler(name: str, **options: Any) -> Callable[[Any, Any], Any]:
 
 
 def _with_warmup(after: Callable[[Any, Any], Any], epochs: int) -> Callable[[Any, Any], Any]:
-    """A rate that rises by equal parts, the last of which is its full."""
+    """A rate that rises linearly and reaches its full value at the last warm-up step."""
 
     def schedule(t: Any, optimizer: Any) -> Any:
         of = t.optim.lr_scheduler
@@ -509,7 +511,7 @@ VALIDATION_LOSSES = [
     *(0.1,) * 12,
     *(0.09, 0.05, 0.045, 0.04, 0.04, 0.0, 0.0, 0.0, 0.0),
 ]
-"""Losses about the thresholds, longer and shorter plateaus."""
+"""Losses around the thresholds, with longer and shorter plateaus."""
 SCHEDULE_CASES = (
     ScheduleCase("constant", {"warmup": 7}, _with_warmup(_scheduler("ConstantLR", factor=1.0), 7)),
     ScheduleCase("step", {"at": (10, 30)}, _scheduler("MultiStepLR", milestones=[10, 30])),
@@ -565,12 +567,12 @@ SCHEDULE_CASES = (
         _plateau(factor=0.5, patience=1, threshold=0, min_lr=0.2),
     ),
 )
-"""Plateau has no cooldown of its own."""
+"""netdsl's plateau has no cooldown."""
 
 
 def schedule_numbers(case: ScheduleCase, steps: int = 1) -> list[float]:
-    """The factor of each update, with so many of them in an epoch: what is given in epochs is that
-    much shorter."""
+    """The factor of each update, with `steps` updates per epoch: arguments in epochs are scaled
+    down accordingly."""
     record = SCHEDULES[case.name]
     given = {**case.given}
     if "at" in given:
@@ -586,7 +588,7 @@ def schedule_numbers(case: ScheduleCase, steps: int = 1) -> list[float]:
 
 
 def torch_schedule_numbers(t: Any, case: ScheduleCase) -> list[float]:
-    """The same by PyTorch."""
+    """The same numbers from PyTorch."""
     optimizer = t.optim.SGD([t.zeros(1, requires_grad=True)], lr=1.0)
     schedule, found = case.torch(t, optimizer), []
     for loss in VALIDATION_LOSSES[:STEPS]:

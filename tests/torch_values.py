@@ -1,5 +1,7 @@
-"""Numbers of PyTorch and torchvision which the tests compare with in every run, where neither is
-installed. `python -m tests.torch_values` makes the table again; it needs both."""
+"""Stored results of PyTorch and torchvision, for tests that run without either installed.
+
+`python -m tests.torch_values` regenerates the table and needs both.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ def load_stored(what: str) -> Any:
     return json.loads(PATH.read_text())[what]
 
 
-# ---- crops: what depends on Pillow's own rounding is stored as a few pixels, the rest exactly
+# ---- crops: values that depend on Pillow's rounding are stored as a few pixels, others exactly
 
 SIZES: list[Size] = [
     *((375, 500), (500, 375), (333, 500), (97, 1000), (224, 224), (256, 255), (223, 300), (9, 8)),
@@ -55,18 +57,19 @@ def noise_image(size: Size) -> Array:
 
 
 def sample_pixels(picture: Array) -> list[int]:
-    """A few bytes of a picture, at its edges too."""
+    """A few bytes of a picture, including its corners."""
     flat = np.asarray(picture).reshape(-1)
     return [int(flat[i]) for i in np.linspace(0, flat.size - 1, PIXELS).astype(int)]
 
 
 def crop_random(size: Size, case: int) -> Callable[[], float]:
-    """The numbers in [0, 1) that the boxes of a case take, one after the other."""
+    """The generator of the numbers in [0, 1) that the boxes of a case use in order."""
     return np.random.RandomState(size[0] * 1000 + size[1] + case).random_sample
 
 
 def _fake_torch(draw: Callable[[], float]) -> Any:
-    """What torchvision needs of torch to draw a box, in float64 and with numbers that are given."""
+    """The part of torch that torchvision needs to draw a box, in float64 and with given random
+    numbers."""
 
     def item(value: float) -> Any:
         return SimpleNamespace(item=lambda: value)
@@ -102,7 +105,8 @@ def _crops() -> dict[str, Any]:
     from torchvision.transforms import functional as f
 
     def screen(size: Size) -> list[int]:
-        """The size after resizing, and the corner of the middle: read off pictures of rows."""
+        """The size after resizing and the corner of the centre crop, read from pictures of row and
+        column indices."""
         empty = Image.new("L", size[::-1])
         w, h = t.Resize(RESIZE_SIDE)(empty).size
         rows, columns = np.mgrid[:h, :w].astype(np.int32)

@@ -1,4 +1,4 @@
-"""Training steps of a net on an engine, each from the states that the interpreter has there."""
+"""Training steps of a net on a backend, each starting from the interpreter's states."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ from netdsl.types import Array, Graph, Node
 STEPS = 5
 TOLERANCE = 1e-4
 WINOGRAD_TOLERANCE = 1e-3
-"""Where minimal filtering computes a convolution: its sums round about twice as coarsely."""
+"""Tolerance for minimal filtering (Winograd) convolutions: their sums round about twice as
+coarsely."""
 ROUNDING_TOLERANCE = 2e-6
-"""Sixteen roundings of a state's own size: what is left where a step hardly moves it."""
+"""Sixteen roundings relative to a state's size: the tolerance if a step hardly changes it."""
 MAX_ERROR_RATIO = 100
-"""How much more than `InterpretedStep.lost` says an engine may lose. It counts where a net
-magnifies each rounding: in a norm of values that are nearly alike, behind a score of a million,
-beside the kink of a ReLU."""
+"""The factor by which a backend's error may exceed `InterpretedStep.lost`. It matters where a net
+magnifies each rounding: in a norm of nearly equal values, after a score of a million, near the kink
+of a ReLU."""
 ULP = 2.0**-22
 MAX_VALUE = 1e12
-"""A net whose numbers grow beyond this learns nothing, and the squares of a few are none."""
+"""A net with larger numbers learns nothing, and the squares of some overflow."""
 EXACT_OPS = {n for n, op in OPS.items() if op.kind in ("leaf", "view")} | {
     *("relu", "clamp", "maximum", "minimum", "select", "neg", "copy", "pad", "concat", "max_pool"),
     *("reduce_max", "one_hot", "im2col"),
 }
-"""Operators that choose or move numbers, and round none."""
+"""Operators that select or move values without rounding."""
 COUNTER_INPUTS = ("step", "update", "seed")
 
 
 @dataclass(frozen=True)
 class StepCase:
-    """A training step, ready to be planned, and the recipe that it follows."""
+    """A training step, ready for planning, and its recipe."""
 
     graph: Graph
     recipe: Recipe
@@ -58,7 +59,8 @@ def make_case(
     batch: int,
     shrink: ShrinkSettings | None = None,
 ) -> StepCase | None:
-    """The step of a net, of which a picture of scores is averaged; None where nothing is learnt."""
+    """The step of a net; scores with several positions are averaged. None if nothing is
+    trainable."""
     settings = Settings(batch, training=True, frozen_globs=recipe.freeze, shrink=shrink)
     network = elaborate(program, net, settings)
     reached = network.graph.backward_slice(*network.graph.outputs.values())
@@ -75,8 +77,8 @@ def make_case(
 
 
 def draw_states(graph: Graph, rng: np.random.Generator) -> dict[str, Array]:
-    """States as no initialiser leaves them: nothing at 0 or 1. Those that are never negative
-    (variances, mean squares) stay so."""
+    """States unlike those of any initialiser: nothing at 0 or 1. Those that are never negative
+    (variances, mean squares) stay positive."""
     return {node.name: _draw_state(node, rng).astype(node.type.dtype) for node in graph.states}
 
 
@@ -91,7 +93,7 @@ def _draw_state(node: Node, rng: np.random.Generator) -> Array:
 
 
 def draw_step_inputs(case: StepCase, i: int, rng: np.random.Generator) -> dict[str, Array]:
-    """What the i-th step is given."""
+    """The inputs of the i-th step."""
     recipe = case.recipe
     epoch = i * recipe.epochs / STEPS
     moment = Moment(epoch, recipe.epochs, 7, [1.0] * int(epoch))
@@ -117,7 +119,7 @@ def _draw_input(
 
 
 class StepTrial:
-    """A case on an engine, its kernels bound and its states where no initialiser leaves them."""
+    """A case on a backend, with its kernels bound and its states drawn by `draw_states`."""
 
     def __init__(self, case: StepCase, backend: Backend, seed: int) -> None:
         self.case, self.backend = case, backend
@@ -128,7 +130,7 @@ class StepTrial:
         self.executor = Executor(case.graph, backend, self.state)
 
     def differences(self, tolerance: float = TOLERANCE) -> Iterator[str]:
-        """What the engine computes otherwise than the interpreter, step by step, in words."""
+        """Describes the differences between backend and interpreter, step by step."""
         graph = self.case.graph
         for i in range(STEPS):
             values = {**self.states, **draw_step_inputs(self.case, i, self.rng)}
@@ -143,7 +145,7 @@ class StepTrial:
             self.state.load(self.states, graph.states, "the test")
 
     def _computed(self, values: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-        """All that a step gives, but what it counts: a hit is one score's distance from none."""
+        """All results of a step but the accuracy: a tiny difference in a score may change a hit."""
         out, download = self.executor.run(values), self.backend.download
         yield from ((k, download(v)) for k, v in out.items() if k != "accuracy")
         for k in self.case.graph.updates:
@@ -152,7 +154,7 @@ class StepTrial:
 
 @dataclass(frozen=True, eq=False)
 class InterpretedStep:
-    """A step as the interpreter makes it."""
+    """A step as computed by the interpreter."""
 
     graph: Graph
     values: Mapping[str, Array]
@@ -160,15 +162,15 @@ class InterpretedStep:
 
     @property
     def sound(self) -> bool:
-        """Whether the interpreter's numbers are some that sums in 32 bits can hold."""
+        """Whether all of the interpreter's numbers fit into sums in 32 bits."""
         return all(
             _max_difference(v, 0.0) < MAX_VALUE and np.isfinite(v).all()
             for v in self.expected.values()
         )
 
     def wrong(self, key: str, found: Array, tolerance: float) -> str | None:
-        """How a value differs, where it is too far off: by more than a share of what the step
-        moves it by, and by more than it must lose."""
+        """Describes the error of a value if it is too large: more than a fraction of the step's
+        change, and more than rounding explains."""
         expected = self.expected[key]
         good = np.isfinite(expected)
         if (np.isfinite(found) != good).any():
@@ -182,7 +184,7 @@ class InterpretedStep:
         return f"is off by {error:.2g}, where it moves by {moved:.2g}"
 
     def lost(self, key: str) -> float:
-        """What a value loses where every node's result is rounded, in three ways, and in the
+        """The error of a value if every node's result is rounded, in three ways, and in the
         interpreter's own 32 bits."""
         exact, *others = (way[key] for way in self._rounded)
         return max(_max_difference(other, exact) for other in (*others, self.expected[key]))
@@ -192,10 +194,10 @@ class InterpretedStep:
         return [self._results(way) for way in range(4)]
 
     def _results(self, way: int) -> dict[str, Array]:
-        """Outputs and updates in 64 bits, where each result that is computed is off by up to `ULP`,
-        that of a reduction or a product by its root of the count as much, as its sums in 32 bits
-        would be. By how much depends on the number alone: what is equal stays equal. Way 0 is
-        exact."""
+        """Outputs and updates in 64 bits, each computed result perturbed by up to `ULP`, that of a
+        reduction or product by up to the square root of its number of terms times as much, as with
+        sums in 32 bits. The perturbation depends on the value alone: equal values stay equal. Way 0
+        is exact."""
         found = {
             k: v.astype("float64") if v.dtype.kind == "f" else v for k, v in self.values.items()
         }
@@ -211,7 +213,7 @@ class InterpretedStep:
         return outputs | {f"update {k}": found[name] for k, name in self.graph.updates.items()}
 
     def _summed(self, node: Node) -> float:
-        """How many values a reduction or a product sums up for each of its own."""
+        """The number of terms that a reduction or product sums per result."""
         op, types = OPS[node.op], [self.graph[a].type for a in node.args]
         if op.macs is not None:
             return op.macs(node.type, *types, **node.attrs) / node.type.size
@@ -219,7 +221,7 @@ class InterpretedStep:
 
 
 def _max_difference(x: Array, y: Array | float) -> float:
-    """The largest difference, where both are finite numbers."""
+    """The largest difference between finite values."""
     with np.errstate(all="ignore"):
         apart = np.abs(np.asarray(x, "float64") - y)
     return float(apart[np.isfinite(apart)].max(initial=0))

@@ -26,7 +26,7 @@ def open_backend(device: str = "auto") -> Backend:
     }
     if device in openers:
         return openers[device]()
-    help = suggest_name(device, DEVICES, "devices are")
+    help = suggest_name(device, DEVICES, "devices")
     raise fail(f"there is no device `{device}`", help=help)
 
 
@@ -44,7 +44,7 @@ def generate_source(device: str, plan: Plan, architecture: str | None) -> str:
     without needing a GPU. Raises NetError if it generates none."""
     if device != "cuda":
         if architecture is not None:
-            raise fail("`--arch` names a GPU", help="give `--device cuda` with it")
+            raise fail("`--arch` names a GPU", help="use it with `--device cuda`")
         backend = open_backend(device)
         if backend.name != "cuda":
             return _generate_backend_source(backend, plan)
@@ -52,16 +52,16 @@ def generate_source(device: str, plan: Plan, architecture: str | None) -> str:
 
     target = architecture or "sm_90"
     if target not in MULTIPROCESSORS:
-        help = suggest_name(target, MULTIPROCESSORS, "known are")
-        raise fail(f"no GPU is known by `--arch {target}`", help=help)
+        help = suggest_name(target, MULTIPROCESSORS, "known architectures")
+        raise fail(f"unknown GPU architecture `--arch {target}`", help=help)
     return source(plan, MULTIPROCESSORS[target])
 
 
 def _generate_backend_source(backend: Backend, plan: Plan) -> str:
     found = backend.generate_source(plan)
     if not found:
-        message = f"`{backend.name}` generates no code: it computes by the operators' references"
-        raise fail(message, help="give `--device cpu` or `--device cuda`")
+        message = f"`{backend.name}` generates no code: it runs the operators' references"
+        raise fail(message, help="use `--device cpu` or `--device cuda`")
     return found
 
 

@@ -41,7 +41,7 @@ def format_listing(
         parts.append(f"{comment} kernel {kernel.name} ({find_kernel_label(plan.graph, kernel)})\n")
         parts += [f"{comment}   {_format_call(c, labels)}\n" for c in calls]
         if not calls:
-            parts.append(f"{comment}   computed by the operators' references\n")
+            parts.append(f"{comment}   runs the operators' references\n")
         for text in dict.fromkeys(c.text for c in new):
             parts.append(f"\n{comment} function {labels[text]}\n{text.strip()}\n\n")
     return "".join(parts)

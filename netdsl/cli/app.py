@@ -39,7 +39,7 @@ FileArgument = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override, as train.epochs=5."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override an entry, as in train.epochs=5."),
 ]
 ShrinkOption = Annotated[
     int | None,
@@ -48,17 +48,17 @@ ShrinkOption = Annotated[
         metavar="N",
         min=1,
         max=2**20,
-        help="A small version: channels divided by N, the smallest images that its layers take.",
+        help="A small version: channels divided by N, and the smallest images its layers take.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cuda, cpu, reference or model.")]
 TuneOption = Annotated[
     float | None,
     typer.Option(
         metavar="SECONDS",
         min=0,
-        help="How long a GPU's plans may be timed in all; no limit unless given.",
+        help="Total time for timing a GPU's plans; no limit unless given.",
     ),
 ]
 DataOption = Annotated[
@@ -102,7 +102,7 @@ def _run() -> int:
         message = _describe_error(e)
         if message is None:
             traceback.print_exc()
-            echo_stderr("this is a fault in netdsl itself")
+            echo_stderr("this is a bug in netdsl")
             return INTERNAL_ERROR
         if message:
             echo_stderr(f"error: {message}")
@@ -116,9 +116,9 @@ _NO_THREAD_MESSAGE = "can't start new thread"  # Python's message; the error has
 def _describe_error(e: Exception) -> str | None:
     """The message for an error that is not a bug in netdsl; None for a bug."""
     if isinstance(e, MemoryError):
-        return "this needs more memory than there is"
+        return "this needs more memory than is available"
     if isinstance(e, UnicodeEncodeError):
-        return f"{e.object!r} is no readable text"
+        return f"{e.object!r} is not readable text"
     if isinstance(e, OSError):
         reason = e.strerror or str(e)
         return f"{e.filename}: {reason}" if e.filename else reason
@@ -126,8 +126,8 @@ def _describe_error(e: Exception) -> str | None:
         return f"a part of netdsl cannot be loaded: {e}"
     if isinstance(e, RuntimeError) and _NO_THREAD_MESSAGE in str(e):
         return (
-            "the system starts no more threads, for want of memory or by a limit (`ulimit -u`, "
-            "`ulimit -v`); NETDSL_THREADS=1 takes fewest"
+            "the system cannot start more threads, for lack of memory or by a limit (`ulimit -u`, "
+            "`ulimit -v`); NETDSL_THREADS=1 uses the fewest"
         )
     if hasattr(e, "format_message"):  # Typer's own errors, whose class is not public
         return str(e.format_message())

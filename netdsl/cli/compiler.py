@@ -31,7 +31,8 @@ TrainOption = Annotated[
     bool, typer.Option("--train", help="The training step instead of inference.")
 ]
 BatchOption = Annotated[
-    int | None, typer.Option(min=1, max=2**20, help="Images at a time; the recipe's, else 1.")
+    int | None,
+    typer.Option(min=1, max=2**20, help="Images per batch; default: the recipe's, else 1."),
 ]
 LowerOption = Annotated[
     str | None,
@@ -55,7 +56,7 @@ def compile_(
     ] = None,
     arch: Annotated[
         str | None,
-        typer.Option(metavar="SM", help="The GPU of --emit source --device cuda, as sm_90."),
+        typer.Option(metavar="SM", help="The GPU for --emit source --device cuda, as in sm_90."),
     ] = None,
     lower: LowerOption = None,
     tune: TuneOption = None,
@@ -75,12 +76,12 @@ def compile_(
     if emit is not None and emit not in _EMIT_FORMATS:
         raise fail(f"there is no `--emit {emit}`", help=suggest_name(emit, _EMIT_FORMATS, "one of"))
     if emit is not None and as_json:
-        raise fail("`--emit` prints the program, `--json` figures", help="give one of them")
+        raise fail("`--emit` prints the program, `--json` prints figures", help="give one of them")
     if arch is not None and emit != "source":
         raise fail("`--arch` is the GPU whose source is shown", help="give `--emit source` with it")
     found = _compile(file, settings, train, batch, device, lower, shrink)
     if tune is not None:
-        echo_stderr(f"every kernel built in {_build_kernels(found, device, tune):.1f} s")
+        echo_stderr(f"built every kernel in {_build_kernels(found, device, tune):.1f} s")
     if as_json:
         print_json(found.as_json())
     elif emit == "ir":
@@ -113,7 +114,7 @@ def explain(
     lower: LowerOption = None,
     shrink: ShrinkOption = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Every line that a pass changed, not only the first.")
+        bool, typer.Option("--full", help="Every line that a pass changed, not only the first few.")
     ] = False,
     settings: SetOption = None,
     as_json: JsonOption = False,

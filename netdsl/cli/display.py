@@ -74,7 +74,7 @@ def show_summary(found: Summary) -> None:
     console.print(table)
     console.print(
         f"\n{found.params:,} params, {found.macs:,} MACs and {found.activations:,} activations "
-        "an image"
+        "per image"
     )
     if found.side_params or found.side_macs:
         echo(
@@ -132,7 +132,7 @@ def _format_epoch(m: dict[str, Any], epochs: int) -> str:
     if m["val_accuracy"] is not None:
         line += f"  val loss {m['val_loss']:.4f}  val accuracy {m['val_accuracy']:.2%}"
     if m.get("skipped"):
-        line += f"  {m['skipped']:,} steps left out"
+        line += f"  {m['skipped']:,} steps skipped"
     return f"{line}  {m['images_per_second']:,.0f} images/s  {m['seconds']:.1f} s"
 
 
@@ -168,14 +168,14 @@ def show_diff(found: NetworkDiff) -> None:
 def show_dry_run(found: DryRun) -> None:
     echo(found.recipe)
     if found.missing_data is not None:
-        echo(f"{found.epochs} epochs; how many steps is not known, for {found.missing_data}")
+        echo(f"{found.epochs} epochs; the number of steps is unknown: {found.missing_data}")
     else:
-        echo(f"{found.images:,} images to learn from, {found.validation:,} to validate with")
+        echo(f"{found.images:,} images to train on, {found.validation:,} to validate on")
         steps = found.steps * found.epochs
         echo(f"{found.epochs} epochs of {found.steps:,} steps: {steps:,} steps")
     for line in found.inventory.lines() if found.inventory else ():
         echo(line)
-    echo(f"{found.trainable_params:,} of {found.params:,} parameters are learnt")
+    echo(f"{found.trainable_params:,} of {found.params:,} parameters are trained")
     echo(f"precision: {found.precision}")
     _show_memory(found.memory)
     for g in found.globs:
@@ -184,19 +184,19 @@ def show_dry_run(found: DryRun) -> None:
 
 _MEMORY_LABELS = {
     "weights": "weights",
-    "states": "states of the optimizer and others beside them",
+    "states": "optimizer states and other states",
     "step": "one step",
-    "evaluation": "evaluation, beyond what a step has",
-    "copies": "copies of weights and states: of the last sound place, and to be saved",
+    "evaluation": "evaluation, on top of a step",
+    "copies": "copies of weights and states: the last good ones, and those being saved",
     "data": "images and batches",
 }
 
 
 def _show_memory(memory: Memory) -> None:
-    echo("memory, beside Python itself:")
+    echo("memory, excluding Python itself:")
     for part, size in memory.parts().items():
         echo(f"  {format_bytes(size):>9}  {_MEMORY_LABELS[part]}")
-    echo(f"  {format_bytes(memory.total):>9}  in all")
+    echo(f"  {format_bytes(memory.total):>9}  total")
 
 
 def _format_names(names: tuple[str, ...]) -> str:
@@ -207,7 +207,7 @@ def _format_names(names: tuple[str, ...]) -> str:
 
 
 def show_overfit(found: OverfitResult) -> None:
-    chance_note = f"; a net that knows nothing has {found.expected:.4f}" if found.expected else ""
+    chance_note = f"; guessing gives {found.expected:.4f}" if found.expected else ""
     echo(
         f"first loss {found.first:.4f}{chance_note}"
         + (", far from it" if found.is_start_odd else "")
@@ -217,7 +217,7 @@ def show_overfit(found: OverfitResult) -> None:
         f"loss {found.last:.4f}, accuracy {found.accuracy:.2%}"
     )
     if not found.ok:
-        echo("a sound net learns one batch by heart: look at the rate, the labels, the last layer")
+        echo("a sound net can memorise one batch: check the rate, the labels, the last layer")
 
 
 _MAX_CLASSES, _MAX_PAIRS = 25, 20
@@ -230,14 +230,14 @@ def show_confusion(report: EvaluationReport) -> None:
     else:
         _show_pairs(report)
     if report.unclassified:
-        echo(f"{report.unclassified:,} images are in no column: a score of theirs is NaN")
+        echo(f"{report.unclassified:,} images are in no column: one of their scores is NaN")
 
 
 def _show_pairs(report: EvaluationReport) -> None:
     pairs = report.confused_pairs()
     if not pairs:
         return
-    echo("\nmost often confused: what it is -> what was said")
+    echo("\nmost often confused: true -> predicted")
     for true, predicted, count in pairs[:_MAX_PAIRS]:
         echo(f"{count:>7,}  {escape_line(f'{true} -> {predicted}')}")
     hidden_pairs = pairs[_MAX_PAIRS:]
@@ -249,7 +249,7 @@ def _show_pairs(report: EvaluationReport) -> None:
 def _show_matrix(report: EvaluationReport) -> None:
     from rich.table import Table
 
-    echo("\nrows: what it is; columns: what was said")
+    echo("\nrows: true class; columns: predicted class")
     table = Table(box=None)
     names = [escape_line(name) for name in report.classes]
     for heading in ("", *names):
@@ -279,7 +279,7 @@ def show_explanation(found: Compilation, full: bool) -> None:
     echo(f"\nlongest chain: {found.longest_chain:,} of {len(plan.kernels):,} kernels")
     echo(
         f"memory: arena {format_bytes(plan.arena_bytes)}, "
-        f"of which {format_bytes(plan.peak_bytes)} are in use at most; "
+        f"of which at most {format_bytes(plan.peak_bytes)} are in use; "
         f"inputs, weights and constants {format_bytes(sum(plan.buffers.values()))}"
     )
 
@@ -291,7 +291,7 @@ def _show_pass_diff(change: PassDiff, full: bool) -> None:
     lines = change.diff_lines()
     removed, added = (sum(x.startswith(sign) for x in lines) for sign in "-+")
     counts = f"{len(change.before.nodes):,} nodes -> {len(change.after.nodes):,}"
-    echo(f"{change.name}: {counts}, {removed:,} lines gone, {added:,} new")
+    echo(f"{change.name}: {counts}, {removed:,} lines removed, {added:,} added")
     for line in lines if full else lines[:_MAX_DIFF_LINES]:
         echo(f"    {line}")
     if not full and len(lines) > _MAX_DIFF_LINES:

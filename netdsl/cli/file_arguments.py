@@ -80,7 +80,7 @@ def create_run_directory(path: str, out: Path | None) -> Path:
         existing_files = [str(p.relative_to(out)) for p in paths]
         if existing_files:
             message = f"{out} already holds {', '.join(existing_files)}"
-            raise fail(message, help="give another `--out`; nothing is ever written over")
+            raise fail(message, help="give another `--out`; no file is ever overwritten")
         out.mkdir(parents=True, exist_ok=True)
         return out
     stem = Path(path).stem if path != "-" else "stdin"

@@ -38,9 +38,7 @@ if TYPE_CHECKING:
 def check(
     file: FileArgument,
     settings: SetOption = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit 1 where there are warnings.")
-    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if there are warnings.")] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Parse, expand and infer every shape; report all errors, and warn about what is allowed but
@@ -77,7 +75,7 @@ def check(
         echo_stderr(
             f"{path}: {shorten(', '.join(nets))}: {_format_warning_count(warnings)}"
             if nets
-            else f"{path}: there is no net in it"
+            else f"{path}: it contains no net"
         )
     if errors:
         return BAD_INPUT
@@ -86,7 +84,7 @@ def check(
 
 def _format_warning_count(warnings: Sequence[Diagnostic]) -> str:
     count = len(warnings)
-    return f"{count} warning{'s' * (count > 1)}" if count else "all well"
+    return f"{count} warning{'s' * (count > 1)}" if count else "no warnings"
 
 
 def _diagnostic_as_json(diagnostic: Diagnostic) -> dict[str, Any]:
@@ -102,9 +100,11 @@ def _diagnostic_as_json(diagnostic: Diagnostic) -> dict[str, Any]:
 
 @app.command()
 def fmt(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files; `-` is a filter.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Files; `-` filters stdin.")
+    ],
     check_only: Annotated[
-        bool, typer.Option("--check", help="Change nothing; exit 1 where something would change.")
+        bool, typer.Option("--check", help="Change nothing; exit 1 if a file would change.")
     ] = False,
 ) -> int:
     """Format files in the one canonical style; comments are kept.
@@ -121,7 +121,7 @@ def fmt(
             formatted = format_text(text, path)
             if path == "-" and not check_only:
                 if STANDARD_OUTPUT.was_closed:
-                    raise fail("there is no standard output, which a filter writes to")
+                    raise fail("there is no standard output for the filter to write to")
                 print(formatted, end="")
             elif formatted != text:
                 if not check_only:
@@ -209,7 +209,7 @@ def _run_tests(path: str, shrink: int | None) -> Iterator[TestResult]:
 @app.command()
 def summary(
     file: Annotated[
-        str, typer.Argument(metavar="FILE[:NAME]", help="A .net file, a folder; `-` reads stdin.")
+        str, typer.Argument(metavar="FILE[:NAME]", help="A .net file or a folder; `-` reads stdin.")
     ],
     shrink: ShrinkOption = None,
     settings: SetOption = None,
@@ -256,7 +256,7 @@ def _summarise_folder(
 def gradcheck(
     file: FileArgument,
     seed: Annotated[
-        int, typer.Option(min=0, max=2**31 - 1, help="Of weights, images and directions.")
+        int, typer.Option(min=0, max=2**31 - 1, help="Seed of weights, images and directions.")
     ] = 1,
     shrink: ShrinkOption = None,
     settings: SetOption = None,

@@ -12,7 +12,7 @@ from netdsl.cli.display import show_confusion
 from netdsl.text_escaping import escape_line
 
 WeightsArgument = Annotated[
-    Path, typer.Argument(metavar="WEIGHTS", help="A checkpoint; it carries its net.")
+    Path, typer.Argument(metavar="WEIGHTS", help="A checkpoint; it contains its net.")
 ]
 
 
@@ -22,9 +22,7 @@ def evaluate(
     data: DataOption = None,
     size: Annotated[
         list[int] | None,
-        typer.Option(
-            metavar="PIXELS", help="Short side of the pictures; over several it is averaged."
-        ),
+        typer.Option(metavar="PIXELS", help="Short side of the pictures; several are averaged."),
     ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -75,5 +73,5 @@ def predict(
     else:
         for image, top in found:
             formatted = ", ".join(f"{c} {p:.1%}" for c, p in top)
-            echo(escape_line(f"{image}: {formatted or 'no class, for a score is NaN'}"))
+            echo(escape_line(f"{image}: {formatted or 'no class, because a score is NaN'}"))
     return OK

@@ -44,7 +44,7 @@ def show_profile(profile: Profile, full: bool) -> None:
     _show_table("layers", ("layer", "forward ms", "backward ms"), layers, total, full)
     if any(k.measurement.efficiency > 1 and k.is_filtered for k in profile.kernels):
         echo(
-            "\nMore than 100%: convolutions by minimal filtering (Winograd) need but a quarter to"
+            "\nMore than 100%: convolutions by minimal filtering (Winograd) need only a quarter to"
             "\na third of the multiplications that they are counted with."
         )
 

@@ -19,7 +19,7 @@ def time_(
     batch: BatchOption = None,
     device: DeviceOption = "auto",
     rounds: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Times are medians of so many.")
+        int, typer.Option(min=1, max=10_000, help="Times are medians of this many rounds.")
     ] = 9,
     full: Annotated[
         bool, typer.Option("--full", help="Every kernel and layer, not only the slowest.")

@@ -45,7 +45,7 @@ OptionalFileArgument = Annotated[
 
 
 ResumeOption = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Go on with the run in this directory.")
+    Path | None, typer.Option(metavar="DIR", help="Resume the run in this directory.")
 ]
 
 
@@ -54,7 +54,7 @@ def train(
     file: OptionalFileArgument = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Of the run; runs/NAME-N unless given."),
+        typer.Option(metavar="DIR", help="Directory of the run; runs/NAME-N unless given."),
     ] = None,
     resume: ResumeOption = None,
     data: DataOption = None,
@@ -65,20 +65,20 @@ def train(
         typer.Option(
             metavar="N",
             min=1,
-            help="A trial of a small version: channels divided by N; the images stay.",
+            help="Train a small version: channels divided by N, images unchanged.",
         ),
     ] = None,
     settings: SetOption = None,
     watch: Annotated[
         str | None,
-        typer.Option(metavar="WHAT", help="gradients,activations: by layer, in metrics.jsonl."),
+        typer.Option(metavar="WHAT", help="gradients,activations: per layer, in metrics.jsonl."),
     ] = None,
-    watch_every: Annotated[int, typer.Option(min=1, help="Updates between two looks.")] = 100,
+    watch_every: Annotated[int, typer.Option(min=1, help="Updates between two records.")] = 100,
     overfit: Annotated[
-        bool, typer.Option("--overfit", help="Learn one batch by heart; nothing is kept.")
+        bool, typer.Option("--overfit", help="Overfit one batch; nothing is saved.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> int:
@@ -117,7 +117,7 @@ def train(
             except KeyboardInterrupt:
                 run_root = out if trainer.job.name == name else out.parent
                 command = _format_resume_command(run_root, data, device, watch, watch_every)
-                echo_stderr(f"go on with `{command}`")
+                echo_stderr(f"resume it with `{command}`")
                 raise
 
         backend = open_backend(device)
@@ -152,7 +152,7 @@ def _resolve_run(
     if resume is not None:
         if file is not None or out is not None:
             help = "`--set` changes it: `netdsl train --resume DIR --set train.epochs=20`"
-            raise fail("a run that goes on has its own file and directory", help=help)
+            raise fail("a resumed run has its own file and directory", help=help)
         found = load_continuation(resume, settings or ())
         for key, (old, new) in found.changes.items():
             echo_stderr(f"{key} = {new}, was {old}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 OutOption = Annotated[Path, typer.Option("-o", "--out", metavar="FILE.png", help="The picture.")]
 LayerArgument = Annotated[
-    str, typer.Argument(metavar="LAYER", help="A path, as `netdsl summary` prints them.")
+    str, typer.Argument(metavar="LAYER", help="A path, as `netdsl summary` prints it.")
 ]
 MAX_CHANNELS = 16
 
@@ -27,7 +27,7 @@ def filters(
     weights: WeightsArgument,
     out: OutOption,
     layer: Annotated[
-        str | None, typer.Argument(metavar="[LAYER]", help="A convolution; the first one else.")
+        str | None, typer.Argument(metavar="[LAYER]", help="A convolution; default: the first one.")
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
@@ -105,8 +105,8 @@ def visualize(
         ),
     ],
     out: OutOption,
-    steps: Annotated[int, typer.Option(min=1, max=100_000, help="Of gradient ascent.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of noise and jitter.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, max=100_000, help="Steps of gradient ascent.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of noise and jitter.")] = 1,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
@@ -137,7 +137,7 @@ def visualize(
     unchanged = [str(c) for c, before, after in rows if not after > before]
     if unchanged:
         echo_stderr(
-            f"no gradient led anywhere for {layer}:{', '.join(unchanged)}; "
+            f"no gradient to follow for {layer}:{', '.join(unchanged)}; "
             "the place before its ReLU may have one"
         )
     return OK
@@ -148,7 +148,7 @@ def _split_channel(place: str) -> tuple[str, int | None]:
     if not colon:
         return layer, None
     if not channel.isdecimal():
-        raise fail(f"`{channel}` is no channel", help=f"a whole number from 0 on: `{layer}:0`")
+        raise fail(f"`{channel}` is not a channel", help=f"give an integer from 0 up: `{layer}:0`")
     return layer, int(channel)
 
 

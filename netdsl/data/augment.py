@@ -115,7 +115,7 @@ class _Interval:
     def accept(self, value: Value) -> tuple[Any, ...]:
         ends = ListOf(self.item, length=2).accept(value)
         if ends[0] > ends[1]:
-            raise TypeMismatch("a list of two, the smaller one first")
+            raise TypeMismatch("a list of two, the smaller first")
         return ends
 
 
@@ -165,7 +165,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             "resize",
             spatial_ops.resize,
             0,
-            "short side of 256 by `resize(256)`, both by `resize(224x224)`; else what just covers "
+            "short side 256 with `resize(256)`, both with `resize(224x224)`; else what just covers "
             "the net's input",
             Param("size", OneOf((NoneLiteral(), _SIDE, Extent())), None),
             revisions=(
@@ -177,17 +177,17 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             "center_crop",
             SpatialAugmentation(spatial_ops.center_crop, is_crop=True),
             0,
-            "the middle, of the size of the net's input; black around a smaller picture",
+            "the centre, cropped to the net's input size; black around a smaller picture",
             revisions=(
-                Revision("half a pixel of the corner is rounded to the even number, not down"),
-                Revision("there is black around a smaller picture, which was enlarged before"),
+                Revision("half a pixel of the corner is rounded to even, not down"),
+                Revision("a smaller picture gets black around it; before, it was enlarged"),
             ),
         ),
         _make_spatial_augmentation(
             "hflip",
             SpatialAugmentation(spatial_ops.hflip),
             1,
-            "left and right changed over, with probability `p`",
+            "left and right swapped, with probability `p`",
             Param("p", Float(0, 1), 0.5),
         ),
         _make_spatial_augmentation(
@@ -199,21 +199,21 @@ AUGMENTATIONS: dict[str, Augmentation] = {
                 is_crop=True,
             ),
             2,
-            "a part of the size of the net's input, from a picture with `pad` black pixels around "
-            "it: 4 where it is no larger itself (He et al. 2016)",
+            "a random crop of the net's input size, from a picture with `pad` black pixels around "
+            "it: 4 if it is no larger than that (He et al. 2016)",
             Param("pad", OneOf((NoneLiteral(), Integer(0, 1024))), None),
         ),
         _make_augmentation(
             "random_resized_crop",
             spatial_ops.random_resized_crop,
             1,
-            "a part with a share `scale` of the area and a `ratio` of width to height, brought to "
+            "a crop with a share `scale` of the area and a `ratio` of width to height, resized to "
             "the net's size (Szegedy et al. 2015)",
             Param("scale", _Interval(Float(above=0, high=1)), (0.08, 1.0)),
             Param("ratio", _Interval(Float(0.01, 100)), (0.75, 1.33333333)),
             revisions=(
                 Revision(
-                    "a box that does not fit is drawn anew, and pixels outside it do not count"
+                    "a box that does not fit is drawn again, and pixels outside it are ignored"
                 ),
             ),
             output_size=_window_size,
@@ -222,7 +222,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             "scale_jitter",
             spatial_ops.scale_jitter,
             1,
-            "short side of any length between two (Simonyan & Zisserman 2015)",
+            "a random short side between two lengths (Simonyan & Zisserman 2015)",
             Param("sides", _Interval(_SIDE), (256, 512)),
             has_variable_size=True,
             revisions=(LONG_SIDE_ROUNDING,),
@@ -232,7 +232,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             "color_jitter",
             colour.color_jitter,
             4,
-            "each multiplied by 1 +- as much, in any order (Howard 2014)",
+            "each multiplied by a factor within 1 +- its value, in random order (Howard 2014)",
             Param("brightness", _WIDTH, 0.4),
             Param("contrast", _WIDTH, 0.4),
             Param("saturation", _WIDTH, 0.4),
@@ -241,14 +241,14 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             "lighting",
             colour.lighting,
             3,
-            "a colour added along the principal components of ImageNet's (Krizhevsky et al. 2012)",
+            "a colour added along ImageNet's principal components (Krizhevsky et al. 2012)",
             Param("std", Float(0, 10), 0.1),
         ),
         _make_spatial_augmentation(
             "cutout",
             SpatialAugmentation(spatial_ops.cutout),
             2,
-            "a grey square somewhere (DeVries & Taylor 2017)",
+            "a grey square at a random place (DeVries & Taylor 2017)",
             Param("size", Integer(1, 1024), 8),
         ),
     )

@@ -35,7 +35,7 @@ def cifar10_source() -> DataSource:
         _load,
         (SIDE, SIDE, 3),
         CLASSES,
-        "60,000 pictures of things, 32x32x3 (Krizhevsky 2009)",
+        "60,000 pictures of objects, 32x32x3 (Krizhevsky 2009)",
     )
 
 
@@ -81,8 +81,8 @@ def _read_records(path: Path, classes: int) -> Array:
         content = read_exactly(f, size) if size and size % RECORD_BYTES == 0 else None
     if content is None:
         raise fail(
-            f"{path} has {size:,} bytes, which are no whole images of {RECORD_BYTES:,}",
-            help="is it truncated, or not a binary batch? get it again",
+            f"{path} has {size:,} bytes, not a whole number of images of {RECORD_BYTES:,}",
+            help="is it truncated, or not a binary batch? download it again",
         )
     records: Array = content.reshape(-1, RECORD_BYTES)
     wrong = np.flatnonzero(records[:, 0] >= classes)

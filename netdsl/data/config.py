@@ -57,7 +57,7 @@ class _ValidationSize:
         try:
             return Integer(0).accept(value)
         except TypeMismatch:
-            raise TypeMismatch("how many images (5000) or which share of them (0.1)") from None
+            raise TypeMismatch("a number of images (5000) or a share of them (0.1)") from None
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,9 @@ class _DeterministicAugmentation:
     def accept(self, value: Value) -> BoundCall:
         chosen = CallOf("augmentation", AUGMENTATIONS).accept(value)
         if chosen.record.draw_count:
-            message = f"`{chosen.name}` draws at random, which no evaluation does"
+            message = f"`{chosen.name}` is random, and evaluation must not be"
             deterministic = [f"`{n}`" for n, a in AUGMENTATIONS.items() if not a.draw_count]
-            help = (
-                f"evaluation takes {' and '.join(deterministic)}; the rest belongs into `augment`"
-            )
+            help = f"evaluation takes {' and '.join(deterministic)}; the rest belongs in `augment`"
             raise fail(message, chosen.span, help=help)
         return chosen
 
@@ -93,12 +91,12 @@ SIGNATURE = Signature(
     "data",
     (
         Param("source", CallOf("source", SOURCES), doc="where images and labels come from"),
-        Param("batch", Integer(1, 65536), 64, "images in a training step"),
+        Param("batch", Integer(1, 65536), 64, "images per training step"),
         Param(
             "validation",
             _ValidationSize(),
             0.1,
-            "count or share of the training images held out, where the source has no own",
+            "count or share of the training images held out, if the source has no validation set",
         ),
         Param(
             "normalize",
@@ -110,19 +108,19 @@ SIGNATURE = Signature(
             "augment",
             ListOf(CallOf("augmentation", AUGMENTATIONS)),
             (),
-            "changes of the training images, one after the other",
+            "augmentations of the training images, applied in order",
         ),
         Param(
             "eval_transform",
             ListOf(_DeterministicAugmentation()),
             (),
-            "changes of the images that it is judged by or used on: resize, center_crop",
+            "transforms of the images for evaluation and prediction: resize, center_crop",
         ),
         Param(
             "on_bad_picture",
             _BadPicturePolicy(),
             REFUSE,
-            "`refuse`: a damaged picture ends a run, which is saved; `skip`: it counts for nothing",
+            "`refuse`: a damaged picture ends the run, which is saved; `skip`: it is ignored",
         ),
     ),
     noun="key",

@@ -52,7 +52,7 @@ def fetch(remote: RemoteFile, folder: Path) -> Path:
         reason = getattr(e, "reason", None) or getattr(e, "strerror", None) or e
         raise fail(
             f"cannot fetch {remote.url}: {reason}",
-            help=f"fetch it where there is a network, and put it into {folder}",
+            help=f"download it on a machine with a network, and put it into {folder}",
         ) from None
     return target
 
@@ -66,7 +66,7 @@ def _download_to(remote: RemoteFile, out: IO[bytes]) -> None:
             out.write(chunk)
     if digest.hexdigest() != remote.sha256:
         raise fail(
-            f"{remote.url} gave a file that is not the one expected: its sha256 is "
+            f"{remote.url} returned a file other than the expected one: its sha256 is "
             f"{digest.hexdigest()}, not {remote.sha256}",
             help="was the download cut off, or does a proxy answer in its place?",
         )

@@ -70,7 +70,8 @@ class _FolderScan:
         ancestors = {folder_id(p) for p in (self.data_folder, *self.data_folder.parents)}
         if folder_id(self.class_folder) in ancestors:
             raise fail(
-                f"{self.class_folder} is a link to a folder that it lies in", help="remove the link"
+                f"{self.class_folder} is a link to a folder that contains it",
+                help="remove the link",
             )
         self.seen_folders = ancestors | {folder_id(p) for p in self.class_folder.resolve().parents}
         self.pending_folders: list[_PendingFolder] = []
@@ -98,20 +99,20 @@ class _FolderScan:
         elif not is_dir:
             if looks_like_picture(path):
                 return True
-            self.ignored_files.add(path, "no picture")
+            self.ignored_files.add(path, "not a picture")
         return False
 
     def _enqueue(self, path: Path, relative_path: str, link: Path | None) -> None:
         """Queues a folder, once."""
         folder = folder_id(path)
         if folder in self.seen_folders:
-            reason = "a link to a folder that is read already, or that it lies in"
+            reason = "a link to a folder that is already read, or that contains it"
             self.ignored_files.add(path, reason)
             return
         owner = self.owners.setdefault(folder, self.class_folder)
         if owner != self.class_folder:
-            message = f"{path} belongs to {owner} as well, by a link"
-            raise fail(message, help="remove the link: a picture is of one class and one part")
+            message = f"{path} also belongs to {owner}, through a link"
+            raise fail(message, help="remove the link: a picture belongs to one class and one part")
         self.seen_folders.add(folder)
         if (
             link is None
@@ -124,8 +125,8 @@ class _FolderScan:
     def _count_non_picture(self, link: Path) -> None:
         self.non_picture_count += 1
         if self.non_picture_count > MAX_NON_PICTURES:
-            many = f"over {MAX_NON_PICTURES:,} files and folders that are no pictures"
-            raise fail(f"{link} is a link to {many}", help="link to a folder of pictures alone")
+            many = f"over {MAX_NON_PICTURES:,} files and folders that are not pictures"
+            raise fail(f"{link} is a link to {many}", help="link to a folder with only pictures")
 
 
 def has_pictures(folder: Path) -> bool:

@@ -79,5 +79,7 @@ def find_file(folder: Path, name: str) -> Path | None:
 
 def _parse_shape(header: bytes, rank: int, path: Path) -> tuple[int, ...]:
     if len(header) < 4 + 4 * rank or header[:3] != b"\x00\x00\x08" or header[3] != rank:
-        raise fail(f"{path} is no idx file of bytes with {rank} axes", help="is it the right file?")
+        raise fail(
+            f"{path} is not an idx file of bytes with {rank} axes", help="is it the right file?"
+        )
     return tuple(int(n) for n in np.frombuffer(header, dtype=">u4", offset=4))

@@ -43,7 +43,7 @@ _FOLDERS_HELP = (
 
 def folder_source() -> DataSource:
     path = Param(
-        "path", QuotedText(), doc="what holds the folders; or `--data` names it, or what it is in"
+        "path", QuotedText(), doc="the folder that holds them; or `--data` names it, or its parent"
     )
     doc = "pictures, in a folder for each class: path/train/CLASS and path/val/CLASS, or path/CLASS"
     return DataSource(Signature("folder", (path,)), _load, None, None, doc)
@@ -91,7 +91,7 @@ def read_folder(root: Path) -> Dataset:
             message = f"none of the pictures of {parts[name]} can be used"
             raise fail(
                 message,
-                help="put some back whole, or remove the folder",
+                help="restore some of them, or remove the folder",
                 notes=_error_messages(bad),
             )
     test = rest.get(TEST)
@@ -117,7 +117,7 @@ def _find_parts(root: Path) -> dict[str, Path]:
     if found and TRAIN not in found:
         help = f"it takes {_FOLDERS_HELP}"
         first = next(iter(found.values())).name
-        raise fail(f"{root} holds {first}, and no {TRAIN} with a folder a class", help=help)
+        raise fail(f"{root} holds {first}, but no {TRAIN} with a folder for each class", help=help)
     return found
 
 
@@ -129,14 +129,14 @@ def _match_part(name: str) -> str | None:
 def _check_classes(root: Path, classes: Sequence[str], parts: dict[str, Path]) -> None:
     """Raises NetError if the folders taken for classes are parts, or hold parts."""
     if len(classes) > 1 and all(_match_part(c) for c in classes):
-        message = f"the pictures of {root / classes[0]} lie in no folder of a class"
+        message = f"the pictures of {root / classes[0]} are not in a class folder"
         raise fail(message, help=f"it takes {_FOLDERS_HELP}")
     for c in classes:
         parts_inside = [
             n for n in list_folders(root / c) if _match_part(n) and list_folders(root / c / n)
         ]
         if parts_inside:
-            message = f"{root / c} would be a class, and it holds the part {parts_inside[0]}"
+            message = f"{root / c} would be a class, but it holds the part {parts_inside[0]}"
             raise fail(message, help=f"name that folder, if it is meant; it takes {_FOLDERS_HELP}")
 
 
@@ -157,7 +157,7 @@ def _check_siblings(
         if not has_pictures(sibling):
             ignored_files.add(sibling, "a folder without pictures, beside the parts")
         elif _match_part(name):
-            ignored_files.add(sibling, "its pictures lie in no folder of a class")
+            ignored_files.add(sibling, "its pictures are not in a class folder")
         elif len(parts) == 1:
             message = f"{parts[0]} may be a part, or a class like {name} beside it"
             help = f"move {name} away, or {parts[0].name}'s own folders: it takes {_FOLDERS_HELP}"
@@ -177,16 +177,16 @@ def _check_nested(base: Path, classes: Sequence[str]) -> None:
     common = sorted(name for key, name in first.items() if all(key in w for w in nested_names))
     if len(classes) > 1 and (len(common) > 1 or any(_match_part(name) for name in common)):
         raise fail(
-            f"{abbreviate(classes)} of {base} would be the classes, and each of them holds the "
+            f"{abbreviate(classes)} of {base} would be the classes, but each of them holds the "
             f"same folders {abbreviate(common)}",
-            help=f"the folders of a class lie within those of a part: it takes {_FOLDERS_HELP}",
+            help=f"class folders belong in part folders: it takes {_FOLDERS_HELP}",
         )
     for c in classes:
         parts = [name for name in list_folders(base / c) if _match_part(name)]
         if len({_match_part(name) for name in parts}) > 1:
-            message = f"{base / c} would be a class, and it holds the parts {abbreviate(parts)}"
+            message = f"{base / c} would be a class, but it holds the parts {abbreviate(parts)}"
             raise fail(
-                message, help=f"a part holds classes, not a class parts: it takes {_FOLDERS_HELP}"
+                message, help=f"a part holds classes, not the reverse: it takes {_FOLDERS_HELP}"
             )
 
 
@@ -210,9 +210,7 @@ def _check_no_empty_class(
         empty = base / classes[int(counts.argmin())]
         default_help = "put some there, or remove the folder"
         help = (bad[0].diagnostics[0].help if bad else None) or default_help
-        raise fail(
-            f"{empty} holds no pictures to learn from", help=help, notes=_error_messages(bad)
-        )
+        raise fail(f"{empty} holds no pictures to train on", help=help, notes=_error_messages(bad))
 
 
 def _error_messages(bad: Sequence[BadPicture]) -> list[str]:
@@ -228,8 +226,8 @@ def _read_part(
     unknown = sorted(set(list_folders(base)) - set(classes))
     if unknown:
         raise fail(
-            f"{base / unknown[0]} is a class without pictures to learn from",
-            help=f"the classes to learn are {abbreviate(classes)}",
+            f"{base / unknown[0]} is a class without training pictures",
+            help=f"the training classes are {abbreviate(classes)}",
         )
     present = [c for c in classes if (base / c).is_dir()]
     found = {
@@ -238,7 +236,7 @@ def _read_part(
     }
     if not any(found.values()):
         is_loose = any(looks_like_picture(p) for p in list_files(base))
-        problem = "lie in no folder of a class" if is_loose else "are missing"
+        problem = "are not in a class folder" if is_loose else "are missing"
         raise fail(f"the pictures of {base} {problem}", help=f"it takes {_FOLDERS_HELP}")
     _ignore_files(base, ignored_files)
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(x) for x in found.values()])
@@ -250,9 +248,9 @@ def _ignore_files(directory: Path, ignored_files: IgnoredFiles) -> None:
     """Records the files next to folders that are not used: pictures and broken links."""
     for path in list_files(directory):
         if not os.path.exists(path):
-            ignored_files.add(path, "a link that leads nowhere")
+            ignored_files.add(path, "a broken link")
         elif looks_like_picture(path):
-            ignored_files.add(path, "in no folder of a class")
+            ignored_files.add(path, "not in a class folder")
 
 
 def _drop_bad_pictures(parts: Sequence[Samples]) -> tuple[tuple[BadPicture, ...], list[Samples]]:

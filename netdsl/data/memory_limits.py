@@ -65,7 +65,7 @@ def check_pixels(what: str, pixels: int, bytes_per_pixel: int) -> None:
     at once with `bytes_per_pixel`."""
     max_pixels = decoding_limit() // bytes_per_pixel
     if pixels > max_pixels:
-        message = f"{what} has {pixels:,} pixels, and at most {max_pixels:,} are decoded at once"
+        message = f"{what} has {pixels:,} pixels, but at most {max_pixels:,} are decoded at once"
         raise fail(message, help=_limit_help(4 * bytes_per_pixel * pixels))
 
 
@@ -86,7 +86,7 @@ def make_limit_error(message: str, max_bytes: int, needed_bytes: int) -> NetErro
 
 def _limit_help(needed_bytes: int) -> str:
     size = max(1, -(-needed_bytes // 10**9))
-    return f"`{MEMORY_VARIABLE}={size}GB` in the environment allows it, where there is that much"
+    return f"`{MEMORY_VARIABLE}={size}GB` in the environment allows it, if there is that much"
 
 
 def decoding_limit() -> int:

@@ -28,7 +28,7 @@ ARRAY_NAMES = ("images", "labels", "test_images", "test_labels")
 
 
 def arrays_source() -> DataSource:
-    file = Param("path", QuotedText(), doc="a .npz file, looked for where `--data` says")
+    file = Param("path", QuotedText(), doc="an .npz file, looked up in the `--data` folder")
     doc = (
         "images (uint8) and labels (0, 1, 2, ... without gaps), test_images and test_labels, "
         "as NumPy saves them"
@@ -103,12 +103,12 @@ _ARCHIVE_ERRORS = (
 )
 """What `zipfile` raises for a damaged archive besides its own errors."""
 _COMPRESSION_NAMES = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "LZMA"}
-_LABEL_HELP = "labels are whole numbers from 0 to 99,999"
+_LABEL_HELP = "labels are integers from 0 to 99,999"
 _SAVE_HELP = "np.savez(FILE, images=..., labels=..., test_images=..., test_labels=...) writes one"
 
 
 def _make_damage_error(path: Path, reason: str) -> NetError:
-    return fail(f"{path} is no .npz file, or damaged: {reason}", help=_SAVE_HELP)
+    return fail(f"{path} is not an .npz file, or is damaged: {reason}", help=_SAVE_HELP)
 
 
 def _read_archive(path: Path, archive: zipfile.ZipFile, packed_size: int) -> Dataset:
@@ -126,7 +126,7 @@ def _read_archive(path: Path, archive: zipfile.ZipFile, packed_size: int) -> Dat
         _check_pair(path, members, *names)
     sizes = {dims(_image_shape(members[images])) for images, _ in pairs}
     if len(sizes) > 1:
-        raise fail(f"{path} holds images of {' and '.join(sorted(sizes))}; they must be alike")
+        raise fail(f"{path} holds images of {' and '.join(sorted(sizes))}; they must have one size")
     check_memory(f"{path}, unpacked,", sum(m.size for m in members.values()), packed_size)
     train, *test = [_read_samples(path, archive, members, *names) for names in pairs]
     highest = max(int(x.labels.max()) for x in (train, *test))
@@ -149,7 +149,7 @@ def _read_member(path: Path, name: str, archive: zipfile.ZipFile, info: zipfile.
     if dtype.hasobject or dtype.kind not in "uibf":
         raise fail(f"`{name}` in {path} holds {dtype}, not numbers", help=_SAVE_HELP)
     if found.size > info.file_size:
-        raise fail(f"`{name}` in {path} says that it has {found.size:,} bytes; it is damaged")
+        raise fail(f"`{name}` in {path} claims to have {found.size:,} bytes; it is damaged")
     return found
 
 
@@ -168,14 +168,14 @@ def _read_header(
     does not evaluate it."""
     preamble = f.read(8)
     if preamble[:6] != _MAGIC or preamble[6:] not in (b"\1\0", b"\2\0", b"\3\0"):
-        raise _make_damage_error(path, f"`{name}` does not begin as an array does")
+        raise _make_damage_error(path, f"`{name}` does not start like an array")
     length = int.from_bytes(f.read(2 if preamble[6] == 1 else 4), "little")
     text = f.read(length) if length <= _MAX_HEADER else b""
     found = _HEADER.fullmatch(text.decode("latin-1"))
     if found is None:
         shown = ascii(text[:60].decode("latin-1"))
         raise _make_damage_error(
-            path, f"the header of `{name}` is {shown}, no plain array of numbers"
+            path, f"the header of `{name}` is {shown}, not that of a plain numeric array"
         )
     shape = tuple(int(n.strip().rstrip("L")) for n in found[3].split(",") if n.strip())
     return shape, np.dtype(found[1]), found[2] == "True"
@@ -200,7 +200,7 @@ def _check_pair(
             help="images are bytes from 0 to 255 (uint8): count x height x width x channels",
         )
     if len(labels.shape) != 1 or labels.dtype.kind not in "ui":
-        raise fail(f"`{labels_name}` in {path} is {labels}, not one whole number an image")
+        raise fail(f"`{labels_name}` in {path} is {labels}, not one integer per image")
     counts = images.shape[0], labels.shape[0]
     if counts[0] != counts[1]:
         raise fail(f"{path} holds {counts[0]:,} {images_name} and {counts[1]:,} {labels_name}")

@@ -194,13 +194,13 @@ def _add_path_to_errors(path: Path) -> Iterator[None]:
         first = e.diagnostics[0]
         raise _make_error(f"{path}: {first.message}", first.help) from None
     except Exception as e:  # third-party decoders raise anything for damaged files
-        raise _make_error(f"{path} is no readable picture: {_describe_error(e, path)}") from None
+        raise _make_error(f"{path} is not a readable picture: {_describe_error(e, path)}") from None
 
 
 def _describe_error(e: Exception, path: Path) -> str:
     formats = ", ".join(FORMATS)
     is_unknown_format = type(e).__name__ == "UnidentifiedImageError"
-    return f"it is none of {formats}" if is_unknown_format else str(e)[:200] or type(e).__name__
+    return f"it is not one of {formats}" if is_unknown_format else str(e)[:200] or type(e).__name__
 
 
 def read_picture(path: Path, channels: int) -> Array:
@@ -300,7 +300,7 @@ def _check_range(picture: Any) -> None:
         kind = "signed integers"
     if kind is not None:
         message = f"pictures of {kind} have no fixed range of brightness"
-        raise fail(message, help="save it with 8 or 16 bits a channel")
+        raise fail(message, help="save it with 8 or 16 bits per channel")
 
 
 def _to_eight_bits(picture: Any) -> Any:

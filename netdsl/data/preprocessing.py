@@ -46,7 +46,7 @@ class Preprocessing:
             return self._decode_batch(images, draws)
         if isinstance(images, LazyBatch):
             transforms = self._compose(images.transforms, self._window(images.shape[1:]), draws)
-            assert transforms is not None, "a set is held for what only moves pixels"
+            assert transforms is not None, "a lazy batch allows only what moves pixels"
             return replace(images, transforms=transforms)
         if not any(c.record.has_variable_size for c in self.augmentations):
             return self._apply(images, draws)
@@ -61,7 +61,7 @@ class Preprocessing:
         if self.shape is None or len(self.shape) != 3:
             raise fail("the net takes no pictures: its input has no height, width and channels")
         if self.shape[2] not in MODES:
-            raise fail(f"pictures have 1, 3 or 4 channels, the net wants {self.shape[2]}")
+            raise fail(f"pictures have 1, 3 or 4 channels, the net expects {self.shape[2]}")
         return self.shape
 
     def _decode_batch(self, pictures: Pictures, draws: Draws) -> Array:
@@ -188,7 +188,7 @@ class Preprocessing:
         """Raises NetError if `count` images of that shape need too much memory at once."""
         h, w, channels = image_shape
         size = count * channels * self.max_pixels((h, w))
-        check_decoding_memory(f"making {count:,} images of {dims(image_shape)} ready", size)
+        check_decoding_memory(f"preparing {count:,} images of {dims(image_shape)}", size)
 
     def needs_resize(self, image_shape: tuple[int, ...] | None) -> bool:
         """Whether images of that shape (None: pictures of any size) are resized implicitly, before

@@ -18,15 +18,13 @@ class Revision:
 Revisions = tuple[Revision, ...]
 ORDER, SPLIT, DRAWS = "order of images", "validation split", "draws of augmentations"
 FIT = "fit to the net's input"
-LONG_SIDE_ROUNDING = Revision(
-    "the longer side is rounded down, no longer to the nearest whole number"
-)
+LONG_SIDE_ROUNDING = Revision("the longer side is now rounded down, not to the nearest integer")
 
 REVISIONS: Mapping[str, Revisions] = {
     ORDER: (),
-    SPLIT: (Revision("each class is held out by the same share"),),
+    SPLIT: (Revision("the same share of each class is held out"),),
     DRAWS: (),
-    FIT: (Revision("a side is rounded down, and half a pixel of the corner to the even number"),),
+    FIT: (Revision("a side is rounded down, and half a pixel of the corner to even"),),
 }
 """Revisions of everything but augmentations, whose records hold their own. A change that gives
 other images, another order or another split for the same seed needs a new entry."""

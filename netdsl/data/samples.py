@@ -140,13 +140,13 @@ def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, 
     n = len(samples)
     count = held_out if isinstance(held_out, int) else round(held_out * n)
     if count == 0 and held_out:
-        raise fail(f"a share of {held_out} of {n:,} samples is none", help="0 holds none out")
+        raise fail(f"a share of {held_out} of {n:,} samples is none", help="0 holds out none")
     help = "`validation` is a count, or a share below 1; set a smaller one"
     if count >= n:
         raise fail(f"{count:,} samples cannot be held out of {n:,}", help=help)
     sizes = np.bincount(samples.labels)
     if count > n - np.count_nonzero(sizes):
-        message = f"{count:,} samples held out of {n:,} leave a class with none to learn from"
+        message = f"{count:,} samples held out of {n:,} leave a class with none to train on"
         raise fail(message, help=help)
     order = make_rng(seed, _SPLIT_KEY).permutation(n)
     by_class = order[np.argsort(samples.labels[order], kind="stable")]

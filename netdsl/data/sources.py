@@ -79,7 +79,7 @@ SOURCES: dict[str, DataSource] = {
 
 
 MAX_LISTED_ERRORS = 8
-SKIP_HELP = "`on_bad_picture = skip` in the data section goes on without such pictures"
+SKIP_HELP = "`on_bad_picture = skip` in the data section skips such pictures"
 
 
 def load(chosen: Any, folder: str | None, skip_bad_pictures: bool = False) -> Dataset:
@@ -102,6 +102,6 @@ def combine_bad_pictures(bad: Sequence[BadPicture]) -> BadPicture:
     first, *others = [e.diagnostics[0] for e in bad]
     notes = [d.message for d in others[: MAX_LISTED_ERRORS - 1]]
     more = len(bad) - MAX_LISTED_ERRORS
-    help = first.help or "remove what is no picture, or put it back whole"
+    help = first.help or "remove it if it is not a picture, or restore it"
     tail = (f"and {more:,} more",) if more > 0 else ()
     return BadPicture(Diagnostic(first.message, help=f"{help}; {SKIP_HELP}", notes=(*notes, *tail)))

@@ -119,7 +119,7 @@ def random_crop(
     mostly padding."""
     if 2 * pad > min(window):
         message = f"`random_crop({pad})` puts {pad} black pixels around pictures of {dims(window)}"
-        raise fail(message, help="what it cuts out has the net's size anyway: `random_crop`")
+        raise fail(message, help="the crop has the net's size without it: `random_crop`")
     top, left = (
         _scale_draws(draws[:, i], side + 2 * pad - window_side + 1) - pad
         for i, (side, window_side) in enumerate(zip(transforms.size, window, strict=True))

@@ -13,7 +13,7 @@ _HEADER = """/* The grammar of the .net language, from netdsl.lark.
 
    Written by `python -m netdsl.insight.ebnf > grammar/netdsl.ebnf`; a test compares. The notation
    is that of https://www.w3.org/TR/xml/#sec-notation. Words that EBNF cannot describe are regular
-   expressions in comments. Gaps and comments may stand between any two words. */
+   expressions in comments. Whitespace and comments may appear between tokens. */
 """
 _KEYWORD = re.compile(r"/(\w+)\\b/")
 

@@ -135,7 +135,7 @@ def visualize_channels(
     count = _count_channels(trained.network(_elaboration_settings(trained.recipe, 1)), place)
     if channel is not None and channel >= count:
         message = f"`{place}` has no channel {channel}"
-        raise fail(message, help=f"its {count} channels count from 0 to {count - 1}")
+        raise fail(message, help=f"its {count} channels are numbered 0 to {count - 1}")
     channels = (channel,) if channel is not None else tuple(range(min(count, max_channels)))
     network = trained.network(_elaboration_settings(trained.recipe, len(channels)))
     image = network.image_input
@@ -163,5 +163,5 @@ def _count_channels(network: Network, place: str) -> int:
     no learnt weights precede it."""
     node = network.find_node(place)
     if not any(n.name in network.graph.backward_slice(node.name) for n in network.parameters):
-        raise fail(f"`{place}` is what comes in: nothing there is learnt")
+        raise fail(f"`{place}` depends on no weights: nothing there is learnt")
     return node.type.shape[-1]

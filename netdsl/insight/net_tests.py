@@ -124,19 +124,19 @@ QUERIES = {
         Query(
             Signature("receptive_field", (_PLACE,)),
             _query_receptive_field,
-            "height and width in pixels of the input that one value there sees",
+            "height and width, in input pixels, that one value there depends on",
             needs_graph_walk=True,
         ),
         Query(
             Signature("deviation", (_PLACE, _TRAINING)),
             _make_trial_query(trial.deviation),
-            "standard deviation of what flows out, where white noise of deviation 1 comes in",
+            "standard deviation of the output there, for white noise of deviation 1 as input",
         ),
         Query(
             Signature("gradient", (_PLACE, _TRAINING)),
             _make_trial_query(trial.gradient),
-            "standard deviation of the gradient that comes back to it, where white noise of "
-            "deviation 1 is that of the net's output",
+            "standard deviation of the gradient there, for white noise of "
+            "deviation 1 as the gradient of the net's output",
         ),
     )
 }
@@ -203,11 +203,9 @@ def _evaluate_expectation(context: QueryContext, e: s.Expression) -> Expectation
     if isinstance(e, s.NumberLiteral) and (grouped_number := _find_comma_grouped_number(e.span)):
         number, number_span = grouped_number
         help = f"write `{number.replace(',', '_')}`"
-        raise fail(
-            "a comma ends an expectation, thousands are set apart with `_`", number_span, help=help
-        )
+        raise fail("a comma ends an expectation; group thousands with `_`", number_span, help=help)
     raise fail(
-        f"`{expression_text(e)}` is no expectation",
+        f"`{expression_text(e)}` is not an expectation",
         e.span,
         help="compare something: `params == 61_706`, `macs ~ 1.8e9`; or write `gradients`, "
         '`equal("a", "b")` or `not equal("a", "b")`',
@@ -254,13 +252,11 @@ def _check_equality(
         raise fail(
             f"`{places[0]}` gives {dims(a)} and `{places[1]}` {dims(b)}, which are never equal",
             e.span,
-            help="what flows out of both places must have one shape; `slice` takes a part",
+            help="both places must have the same shape; `slice` takes a part",
         )
     error = context.run_trial(trial.max_difference, *places, training=bound["training"])
     if math.isnan(error):
-        return ExpectationOutcome(
-            expression_text(e), False, "both are zero or no number everywhere"
-        )
+        return ExpectationOutcome(expression_text(e), False, "both are zero or NaN everywhere")
     found = f"they differ by {error:.1e} of the largest value"
     return ExpectationOutcome(expression_text(e), (error <= bound["within"]) != is_negated, found)
 
@@ -272,7 +268,7 @@ def _check_comparison(context: QueryContext, e: s.NaryExpr) -> ExpectationOutcom
     try:
         ok = _COMPARISONS[op](a, b)
     except TypeError:
-        raise fail(f"`{text}` compares unlike things", e.span) from None
+        raise fail(f"`{text}` compares values of different kinds", e.span) from None
     found = "" if ok else f"it is {_format_value(a)}"
     return ExpectationOutcome(text, ok, found)
 
@@ -289,13 +285,13 @@ def _evaluate_operand(context: QueryContext, e: s.Expression) -> Any:
             raise error.with_default_span(e.span) from None
     if isinstance(value, Call | Symbol):
         if value.name in METRICS or value.name == "accuracy":
-            message = f"`{value.name}` is known when a net is trained"
+            message = f"`{value.name}` is known only after training"
             recipe = "`train { expect test_accuracy >= 0.9 }`"
             raise fail(
-                message, value.span, help=f"what a run must reach stands in its recipe: {recipe}"
+                message, value.span, help=f"what a run must reach belongs in its recipe: {recipe}"
             )
-        help = suggest_name(value.name, _KNOWN_NAMES, "known are")
-        raise fail(f"a test knows no `{value.name}`", e.span, help=help)
+        help = suggest_name(value.name, _KNOWN_NAMES, "known names")
+        raise fail(f"a test does not know `{value.name}`", e.span, help=help)
     return value.dims if isinstance(value, Size) else value
 
 

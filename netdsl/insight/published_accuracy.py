@@ -23,14 +23,16 @@ class _ShareKind:
         try:
             return Float(0, 1).accept(value)
         except TypeMismatch:
-            raise TypeMismatch("a number from 0 to 1 (0.7613 is 76.13 per cent)") from None
+            raise TypeMismatch("a number from 0 to 1 (0.7613 is 76.13%)") from None
 
 
 PUBLISHED_SIGNATURE = Signature(
     "published",
     (
-        Param("top1", _ShareKind(), None, "share of the images whose class is the likeliest"),
-        Param("top5", _ShareKind(), None, "share of those whose class is among the five likeliest"),
+        Param("top1", _ShareKind(), None, "share of the images whose class is the most likely"),
+        Param(
+            "top5", _ShareKind(), None, "share of those whose class is among the five most likely"
+        ),
     ),
 )
 

@@ -34,26 +34,26 @@ def reference() -> str:
     )
 
 
-_INTRO = """# The words of the language
+_INTRO = """# Language reference
 
-Written by `python -m netdsl.insight.reference > docs/reference.md`; a test compares."""
+Written by `python -m netdsl.insight.reference > docs/reference.md`; a test checks that it is current."""
 
 _INHERIT = (
-    """Entries stand on lines of their own or behind commas. Several `data` and `train` sections may stand
-in a file: `train fast { epochs = 2 }` begins from the unnamed `train` and changes what it gives;
+    """Entries are separated by line breaks or commas. Several `data` and `train` sections may appear
+in a file: `train fast { epochs = 2 }` starts from the unnamed `train` and overrides its entries;
 `netdsl train file.net:fast` picks it, its `net` and `data` keys name a net and a data section.
-`expect CONDITION` lines in `train` are judged when the run is over (exit code 1 where one fails),
+`expect CONDITION` lines in `train` are checked when the run ends (exit code 1 if one fails),
 with the metrics """
     + ", ".join(f"`{m}`" for m in METRICS)
     + """.
 
-`after = head` runs the recipe `head` first, in a directory of its name within the run's, and begins
-from its best weights (only the last recipe's expectations are judged);
-`init = weights("FILE", except="head.*")` begins from those of another run. Weights are named by
+`after = head` runs the recipe `head` first, in a directory of that name within the run's, and starts
+from its best weights (only the last recipe's expectations are checked);
+`init = weights("FILE", except="head.*")` starts from those of another run. Weights are named by
 their paths, as in `freeze = "stem.*"`; `*` crosses dots, and a glob that matches nothing is an error
-(but in `no_decay`). What is frozen has no gradient and no update, and a batch normalisation whose
-statistics are frozen uses them as they are. Epochs count from 0 in a schedule: `step(at=[30, 60])`
-lowers the rate when 30 and 60 epochs are over; `warmup` may be a part of one."""
+(except in `no_decay`). Frozen weights have no gradient and no update, and a batch normalisation whose
+statistics are frozen uses them as they are. A schedule counts epochs from 0: `step(at=[30, 60])`
+lowers the rate after 30 and 60 epochs; `warmup` may be a part of one."""
 )
 
 _EXPRESSIONS = (
@@ -61,19 +61,19 @@ _EXPRESSIONS = (
 `no`, `none`, lists (`[1, 2]`), pairs, `+ - * / // %`, comparisons, `and or not`, indexing (`depths[0]`,
 `list[-1]`), `in.channels`, `in.height`, `in.width`, and the functions """
     + ", ".join(f"`{usage}`" for _, usage in FUNCTIONS.values())
-    + """. A division that comes out even stays a whole number, so `in.channels/4` is a channel count.
+    + """. A division without remainder gives an integer, so `in.channels/4` is a channel count.
 
 `pad` takes `same`, one number, a size such as `1x2`, or `[top, bottom, left, right]`. `same` adds
-dilation * (kernel - 1) pixels each way, half on each side whatever the stride, the odd one of an even
+dilation * (kernel - 1) pixels along each axis, half on each side whatever the stride, the odd one of an even
 kernel below and to the right; the output is the input over the stride, rounded up. In `convtranspose`
-it makes the output the input times the stride, and takes off kernel less stride as evenly.
+it makes the output the input times the stride, and crops kernel - stride pixels as evenly.
 
 `for c in list { }` and `for c, n in list_of_lists { }`, with as many names as each list has entries,
 are chains too, in nets and in blocks.
 
-A name is letters, digits and `_`. `and`, `or` and `else` are none: they go on with the line before.
+A name consists of letters, digits and `_`. `and`, `or` and `else` are not names: they continue the line before.
 
-A path holds the labels, blocks and layers on the way. What has no label is called by its name and
+A path holds the labels, blocks and layers along the way. What has no label is called by its name and
 its number among those of that name there, from 1; so is a label in a loop or a repeat:
 `s1.basic4.cb1.conv1.weight`."""
 )
@@ -81,16 +81,16 @@ its number among those of that name there, from 1; so is a label in a loop or a 
 _TESTS = (
     """`test NET { ... }` holds comparisons (`== != < <= > >=`, and `~` for within one per cent) of
 `params`, `macs`, `activations` (of one image; side outputs, which only training needs, count in
-`params` alone) and what is asked of a place; the word `gradients`, which
+`params` alone) and queries about a place; the word `gradients`, which
 checks every layer's gradient numerically; and `equal` or `not equal` of two places. A place is a
-path of labels, blocks and layers, as `netdsl summary` prints them. Where values are asked for, the net
-is run on white noise with the weights that its training would begin with, as in evaluation unless
+path of labels, blocks and layers, as `netdsl summary` prints it. If a query needs values, the net
+is run on white noise with its initial weights, as in evaluation unless
 `training=yes`.
 
 `"""
     + str(PUBLISHED_SIGNATURE)
-    + """` is a fact and no test: shares of the test images whose class is
-the likeliest, or among the five likeliest, as a paper reports them. `netdsl test` repeats it."""
+    + """` states a fact and is not a test: shares of the test images whose class is
+the most likely, or among the five most likely, as a paper reports them. `netdsl test` repeats it."""
 )
 
 
@@ -99,14 +99,14 @@ def layers_table() -> str:
     rows = [
         (_format_call(x.signature, x.arity == "many"), _describe_layer(x)) for x in LAYERS.values()
     ]
-    rows.insert(0, ("input(shape)", "what the net is given"))
+    rows.insert(0, ("input(shape)", "the net's input"))
     inits = ", ".join(f"`{i.signature}`".replace("()", "") for i in INITIALISERS.values())
     keyword_only = dict.fromkeys(
         p.name for x in LAYERS.values() for p in x.signature.params if p.is_keyword_only
     )
     return f"""{_format_table("layer", rows)}
 
-Given by their names only: {", ".join(f"`{n}`" for n in keyword_only)}.
+Given by name only: {", ".join(f"`{n}`" for n in keyword_only)}.
 
 Initialisers: {inits}; a bare number is a constant."""
 
@@ -140,7 +140,7 @@ def sections_table() -> str:
 def tests_section() -> list[str]:
     """What a `test` section can contain."""
     rows = [(str(q.signature), q.doc) for q in QUERIES.values()]
-    equality = "whether two places give the same, up to a share `within` of the largest value"
+    equality = "whether two places give the same values, up to a share `within` of the largest"
     return [
         "## Tests",
         _TESTS,
@@ -148,8 +148,8 @@ def tests_section() -> list[str]:
     ]
 
 
-_LINTS = """`check`, `train` and `train --dry-run` warn of what is allowed but unlikely to be meant. `# allow: NAME`
-on the line that a warning names, or on the one above, says that it is meant."""
+_LINTS = """`check`, `train` and `train --dry-run` warn about what is allowed but probably not intended. `# allow: NAME`
+on the line that a warning names, or on the one above, silences it."""
 
 
 def lints_section() -> list[str]:

@@ -57,9 +57,9 @@ class Zoo:
 
 _INTRO = """# The nets in {folder}
 
-Written by `netdsl summary {folder}`. Figures are those of one image: learnable values,
+Written by `netdsl summary {folder}`. Figures are for one image: learnable values,
 multiply-accumulates and output values of convolutions and fully connected layers. Accuracies are
-published ones; the files say by whom, and of which images."""
+published ones; the files say by whom, and on which images."""
 
 
 def load_zoo(folder: Path, settings: Settings) -> Zoo:

@@ -39,27 +39,27 @@ def read_graph(text: str | bytes, origin: str = "the text") -> Graph:
     that differ from those of its rule, an operand that comes after its reader."""
     try:
         if len(text) > MAX_CHARACTERS:
-            raise SchemaError(f"it has over {MAX_CHARACTERS:,} characters")
+            raise SchemaError(f"it has more than {MAX_CHARACTERS:,} characters")
         value = read_json(text)
         _GRAPH_SCHEMA.check(value, "graph")
         return verify_graph(_build_graph(value))
     except SchemaError as e:
         help = "`netdsl compile FILE --emit json` writes one"
-        raise fail(f"{origin} is no graph: {e}", help=help) from None
+        raise fail(f"{origin} is not a graph: {e}", help=help) from None
 
 
 def _build_graph(value: Mapping[str, Any]) -> Graph:
     if not value["directed"] or value["multigraph"]:
-        raise SchemaError("its edges have no direction, or there are several from node to node")
+        raise SchemaError("its edges are undirected, or it has several edges between two nodes")
     operands = _collect_operands(value["edges"])
     nodes: dict[str, Node] = {}
     for entry in value["nodes"]:
         name = entry["id"]
         if name in nodes:
-            raise SchemaError(f"two nodes are called `{name}`")
+            raise SchemaError(f"two nodes are named `{name}`")
         nodes[name] = _build_node(entry, _order_operands(name, operands.pop(name, {})), nodes)
     for name in operands:
-        raise SchemaError(f"an edge leads to `{name}`, which is no node")
+        raise SchemaError(f"an edge leads to `{name}`, which is not a node")
     header = value["graph"]
     _check_roots(header["outputs"], header["updates"], nodes)
     return Graph(nodes, header["outputs"], header["updates"], header["name"])
@@ -88,10 +88,10 @@ def _build_node(
 ) -> Node:
     name, operator = entry["id"], OPS.get(entry["op"])
     if operator is None:
-        raise SchemaError(f"no operator is called `{entry['op']}`")
+        raise SchemaError(f"there is no operator `{entry['op']}`")
     for arg in args:
         if arg not in earlier_nodes:
-            raise SchemaError(f"`{name}` reads `{arg}`, which does not stand before it")
+            raise SchemaError(f"`{name}` reads `{arg}`, which does not come before it")
     arity = len(operator.operands)
     if (len(args) < arity) if operator.is_variadic else (len(args) != arity):
         raise SchemaError(f"`{operator.name}` takes {arity} operands, `{name}` has {len(args)}")
@@ -104,7 +104,7 @@ def _build_node(
         raise SchemaError(f"`{name}` has {inferred.size:,} values, beyond any machine")
     declared = TensorType(tuple(entry["shape"]), entry["dtype"])
     if inferred != declared:
-        raise SchemaError(f"`{name}` is called {declared}, its operator gives {inferred}")
+        raise SchemaError(f"`{name}` is declared {declared}, but its operator gives {inferred}")
     return Node(name, operator.name, args, attrs, inferred, region=entry.get("region", ""))
 
 
@@ -146,10 +146,10 @@ def _check_roots(
 ) -> None:
     for label, name in outputs.items():
         if name not in nodes:
-            raise SchemaError(f"the output `{label}` is `{name}`, which is no node")
+            raise SchemaError(f"the output `{label}` is `{name}`, which is not a node")
     for state, name in updates.items():
         if state not in nodes or nodes[state].op != "state":
-            raise SchemaError(f"`{state}` is updated, and no state")
+            raise SchemaError(f"`{state}` is updated but is not a state")
         if name not in nodes or nodes[name].type != nodes[state].type:
             raise SchemaError(f"the update of `{state}` does not have its type")
 
@@ -192,7 +192,7 @@ class _Initializer:
 
     def check(self, value: Any, path: str) -> None:
         if not isinstance(value, list) or len(value) != 2:
-            raise SchemaError(f"`{path}` is no distribution with its parameter")
+            raise SchemaError(f"`{path}` is not a distribution with its parameter")
         _StringChoice(DISTRIBUTIONS).check(value[0], path)
         JsonNumber().check(value[1], path)
 

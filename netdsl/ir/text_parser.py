@@ -50,14 +50,14 @@ def parse_graph(text: str, name: str = "ir") -> Graph:
     """
     graphs = parse_graphs(text, name)
     if len(graphs) != 1:
-        raise fail(f"{name} holds {len(graphs)} graphs, not one")
+        raise fail(f"{name} contains {len(graphs)} graphs, not one")
     return graphs[0]
 
 
 def parse_graphs(text: str, name: str = "ir") -> tuple[Graph, ...]:
     """Parses all graphs of a text."""
     if len(text) > MAX_IR_CHARACTERS:
-        raise fail(f"{name} has over {MAX_IR_CHARACTERS:,} characters")
+        raise fail(f"{name} has more than {MAX_IR_CHARACTERS:,} characters")
     source, offset = Source(name, text), 0
     graphs, current = list[Graph](), None
     for raw_line in text.split("\n"):
@@ -103,7 +103,7 @@ class _Parser:
     def from_header(line: str, span: Span) -> _Parser:
         found = _HEADER.fullmatch(line)
         if found is None:
-            raise fail("`graph NAME {` is expected here", span)
+            raise fail("expected `graph NAME {` here", span)
         return _Parser(span.source, _unquote(found["name"], _group_span(found, "name", span)))
 
     def build_graph(self) -> Graph:
@@ -123,7 +123,7 @@ class _Parser:
             if found is not None:
                 return parse_rule(found, span)
         raise fail(
-            "this is no statement",
+            "this is not a statement",
             span,
             help="`name = op(operands, attribute=value)  2x3 float32`, or one that begins with "
             "input, state, const, output or update",
@@ -141,7 +141,7 @@ class _Parser:
         tensor_type = self._parse_type(found, span)
         scale = self._parse_single_value(found, "scale", span)
         if type(scale.value) not in (int, float):
-            raise fail("a distribution's parameter is a number", scale.span)
+            raise fail("a distribution's parameter must be a number", scale.span)
         init = (self._parse_name(found, "law", span), scale.value)
         trainable = found["still"] is None
         attrs = {
@@ -159,7 +159,7 @@ class _Parser:
         )
         numbers = value.value if isinstance(value.value, tuple) else (value.value,)
         if not all(type(v) in (int, float) for v in numbers):
-            raise fail("a constant is a number or a list of numbers", value.span)
+            raise fail("a constant must be a number or a list of numbers", value.span)
         node = self._insert_node(
             found, span, "const", (), {"value": value.value, "dtype": tensor_type.dtype}
         )
@@ -180,7 +180,7 @@ class _Parser:
         if roots is self.updates:
             state = self.b.nodes.get(name)
             if state is None or state.op != "state":
-                raise fail(f"`{name}` is no state", _group_span(found, "name", span))
+                raise fail(f"`{name}` is not a state", _group_span(found, "name", span))
             if state.type != value.type:
                 message = f"`{name}` is {state.type}, its update is {value.type}"
                 raise fail(message, _group_span(found, "value", span))
@@ -191,21 +191,21 @@ class _Parser:
         operator = OPS.get(op)
         if operator is None or operator.kind == "leaf":
             raise fail(
-                f"no operator is called `{op}`", where, help=suggest_name(op, OPS, "known are")
+                f"there is no operator `{op}`", where, help=suggest_name(op, OPS, "known operators")
             )
         operands, attributes = [], dict[str, _LocatedValue]()
         for key, value in self._parse_items(found, "inside", span):
             if key is None and not attributes:
                 operands.append(self._resolve_operand(value).name)
             elif key is None:
-                raise fail("operands come before attributes", value.span)
+                raise fail("operands must come before attributes", value.span)
             elif key in attributes:
                 raise fail(f"`{key}` is given twice", value.span)
             else:
                 attributes[key] = value
         if not operator.is_variadic and len(operands) != len(operator.operands):
             wanted = ", ".join(operator.operands) or "none"
-            raise fail(f"the operands of `{op}` are {wanted}; here are {len(operands)}", where)
+            raise fail(f"the operands of `{op}` are {wanted}; got {len(operands)}", where)
         attrs = _bind_attributes(operator, attributes, where)
         self._insert_node(found, span, op, tuple(operands), attrs)
 
@@ -230,7 +230,7 @@ class _Parser:
             raise e.with_default_span(span) from None
         if inferred != declared:
             raise fail(
-                f"`{name}` is called {declared}, but is {inferred}",
+                f"`{name}` is declared {declared}, but is {inferred}",
                 _group_span(found, "dims", span),
             )
         region = self._parse_name(found, "region", span) if found["region"] else ""
@@ -241,9 +241,9 @@ class _Parser:
     def _parse_type(self, found: re.Match[str], span: Span) -> TensorType:
         dtype, sides = found["dtype"], found["dims"]
         if dtype not in ITEMSIZE:
-            help = suggest_name(dtype, ITEMSIZE, "known are")
+            help = suggest_name(dtype, ITEMSIZE, "known types")
             raise fail(
-                f"no element type is called {dtype}", _group_span(found, "dtype", span), help=help
+                f"there is no element type {dtype}", _group_span(found, "dtype", span), help=help
             )
         where = _group_span(found, "dims", span)
         shape = (
@@ -263,19 +263,19 @@ class _Parser:
             node = self.b.nodes.get(name)
             if node is None:
                 help = suggest_name(name, self.b.nodes)
-                raise fail(f"nothing before this is called `{name}`", found.span, help=help)
+                raise fail(f"no value named `{name}` comes before this", found.span, help=help)
             return node
         is_literal = isinstance(found.value, _ConstantLabel)
         label = found.value.text if is_literal else format_literal(found.value)
         if label not in self.consts:
             help = "it needs a line `const NAME = VALUE  TYPE`"
-            raise fail(f"no constant {label} stands before this", found.span, help=help)
+            raise fail(f"no constant {label} comes before this", found.span, help=help)
         return self.b.nodes[self.consts[label]]
 
     def _parse_single_value(self, found: re.Match[str], group: str, span: Span) -> _LocatedValue:
         items = self._parse_items(found, group, span)
         if len(items) != 1 or items[0][0] is not None:
-            raise fail("one value is expected here", _group_span(found, group, span))
+            raise fail("expected one value here", _group_span(found, group, span))
         return items[0][1]
 
     def _parse_items(
@@ -309,7 +309,7 @@ class _ValueParser:
                 return
             found = _TOKEN.match(text, at)
             if found is None:
-                raise fail("this is no value", self._span(at, at + 1))
+                raise fail("this is not a value", self._span(at, at + 1))
             at = found.end()
             yield found
 
@@ -399,7 +399,7 @@ def _unquote(text: str, span: Span) -> str:
     try:
         return str(json.loads(text))
     except ValueError:
-        raise fail("these quotes hold no text", span) from None
+        raise fail("this is not a valid quoted string", span) from None
 
 
 def _bind_attributes(record: Op, given: dict[str, _LocatedValue], where: Span) -> dict[str, Any]:

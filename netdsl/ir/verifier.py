@@ -20,7 +20,7 @@ def verify_graph(graph: Graph) -> Graph:
     for name, node in graph.dag.nodes(data="node"):
         if node is None:
             readers = ", ".join(graph.dag.successors(name)) or "nothing"
-            raise internal_error(f"{readers} reads {name}, which is no node")
+            raise internal_error(f"{readers} reads {name}, which is not a node")
     types: dict[str, TensorType] = {}
     for name, node in graph.nodes.items():
         problem = _find_fault(graph.dag, name, node, types)
@@ -36,7 +36,7 @@ def _find_fault(dag: nx.DiGraph, name: str, node: Node, types: dict[str, TensorT
     if node.name != name:
         return f"node {node.name} is filed as {name}"
     if node.op not in OPS:
-        return f"no operator is called {node.op}"
+        return f"there is no operator {node.op}"
     missing = [a for a in node.args if a not in types]
     if missing:
         return f"{name} reads {', '.join(missing)} before it is computed"
@@ -47,7 +47,7 @@ def _find_fault(dag: nx.DiGraph, name: str, node: Node, types: dict[str, TensorT
     except NetError as e:
         return str(e)
     if inferred != node.type:
-        return f"{name} is called {node.type}, its operator gives {inferred}"
+        return f"{name} is declared {node.type}, but its operator gives {inferred}"
     return None
 
 
@@ -57,7 +57,7 @@ def _verify_roots(graph: Graph) -> None:
             raise internal_error(f"output {label} is {name}, which no node computes")
     for state, name in graph.updates.items():
         if state not in graph.nodes or graph[state].op != "state":
-            raise internal_error(f"{state} is updated but is no state")
+            raise internal_error(f"{state} is updated but is not a state")
         if name not in graph.nodes or graph[name].type != graph[state].type:
             raise internal_error(f"the update of {state} does not have its type")
 

@@ -54,7 +54,7 @@ class Budget:
         """Counts the tokens of a file and of the files that it uses."""
         self.tokens += count
         if self.tokens > MAX_TOKENS:
-            message = f"the files that are used here have over {MAX_TOKENS:,} words and signs"
+            message = f"the files used here have over {MAX_TOKENS:,} tokens"
             raise limit_error(message, span, "use only the files that are needed")
 
     def spend_steps(self, count: int, span: Span | None) -> None:
@@ -64,7 +64,7 @@ class Budget:
             raise limit_error(
                 f"the layers and loops here take more than {MAX_ELABORATION_STEPS:,} steps",
                 span,
-                "use fewer repeats; `FILE:NET` looks at one net of a file alone",
+                "use fewer repeats; `FILE:NET` selects a single net of a file",
             )
 
     def spend_value(self, value: Value, span: Span | None) -> None:
@@ -72,9 +72,9 @@ class Budget:
         leaves = _count_leaves(value, span, 0)
         if leaves > MAX_LIST_LENGTH:
             raise limit_error(
-                f"a list ends at {MAX_LIST_LENGTH:,} entries, those of lists in it included",
+                f"a list has at most {MAX_LIST_LENGTH:,} entries, including those of nested lists",
                 span,
-                "does each `let` hold the one before it twice?",
+                "does each `let` contain the previous one twice?",
             )
         self.spend_leaves(leaves, span)
 
@@ -93,7 +93,7 @@ class Budget:
         the cost of one."""
         help = "`netdsl test --shrink 8` tries a small version; `netdsl gradcheck` has no limit"
         if values > MAX_TRIAL_SIZE:
-            message = f"trying this net makes {values:,} values, more than {MAX_TRIAL_SIZE:,}"
+            message = f"testing this net computes {values:,} values, more than {MAX_TRIAL_SIZE:,}"
             raise limit_error(message, span, help)
         self.work += (macs + 10 * values + _MACS_PER_NODE * nodes) * runs
         if self.work > MAX_TRIAL_WORK:
@@ -104,7 +104,7 @@ class Budget:
 def nesting_error(context: str, span: Span | None) -> LimitError:
     """The error for blocks, groups and repeats that are nested too deep."""
     message = f"blocks and groups are nested more than {MAX_CALL_DEPTH} deep: {context} in ..."
-    return limit_error(message, span, "does a block use itself without end?")
+    return limit_error(message, span, "does a block call itself endlessly?")
 
 
 def _count_leaves(value: Value, span: Span | None, depth: int) -> int:

@@ -81,17 +81,19 @@ def _check_foreign_syntax(context: SyntaxErrorContext) -> Diagnostic | None:
         return Diagnostic(f"`{symbol}` does not belong here", span, help)
     if context.token in _PYTHON_KEYWORDS or context.previous_token in _PYTHON_KEYWORDS:
         import_keywords = {"import", "from"} & {context.token, context.previous_token}
-        use_hint = ', blocks of another file come with `use "FILE.net"`' if import_keywords else ""
-        return context.unexpected_token(f"a .net file holds no Python{use_hint}")
+        use_hint = '; load blocks from a file with `use "FILE.net"`' if import_keywords else ""
+        return context.unexpected_token(f"a .net file contains no Python{use_hint}")
     return None
 
 
 def _check_names(context: SyntaxErrorContext) -> Diagnostic | None:
     """Checks the items of files and nets, and their names."""
     if "_BLOCK" in context.expected and _NAME.fullmatch(context.token):
-        return context.unexpected_token(suggest_name(context.token, _ITEM_KEYWORDS, "a file holds"))
+        return context.unexpected_token(
+            suggest_name(context.token, _ITEM_KEYWORDS, "a file contains")
+        )
     if context.previous_token == "use":
-        return context.unexpected_token('the file is quoted: `use "blocks.net"`')
+        return context.unexpected_token('quote the file name: `use "blocks.net"`')
     if (
         context.token == "-"
         and context.is_adjacent
@@ -103,7 +105,7 @@ def _check_names(context: SyntaxErrorContext) -> Diagnostic | None:
         )
     if context.previous_token == "output" and context.token == "(":
         return context.unexpected_token(
-            "a side output is `output NAME: ...`; what a net ends with is its own"
+            "a side output is `output NAME: ...`; the end of a net is its main output"
         )
     if (
         context.previous_token in _ITEM_KEYWORDS
@@ -111,7 +113,7 @@ def _check_names(context: SyntaxErrorContext) -> Diagnostic | None:
         and _NAME.fullmatch(context.token)
     ):
         return context.unexpected_token(
-            f"a `{context.previous_token}` stands outside of nets and blocks"
+            f"a `{context.previous_token}` belongs outside nets and blocks"
         )
     return None
 
@@ -137,13 +139,13 @@ def _check_arithmetic(context: SyntaxErrorContext) -> Diagnostic | None:
         return context.unexpected_token(f"write `* ({count} {context.token} {other})`")
     can_begin_element = "NAME" in context.expected and "NUMBER" not in context.expected
     if can_begin_element and re.match(r"\d+\s*\*", context.remaining_text):
-        return context.unexpected_token(f"repeats stand behind: `relu * {context.token}`")
+        return context.unexpected_token(f"the repeat count comes last: `relu * {context.token}`")
     if (
         context.previous_token == ","
         and context.is_adjacent
         and re.fullmatch(r"\d{3}", context.token)
     ):
-        return context.unexpected_token("thousands are set apart with `_`, as in `1_024`")
+        return context.unexpected_token("thousands are separated with `_`, as in `1_024`")
     if context.token == "x" and context.previous_token and not context.can_end_layer:
         return context.unexpected_token("a size is one word, `3x3`; a computed one is `[k, k]`")
     if context.token == "." and re.match(r"\.\d", context.remaining_text):
@@ -159,11 +161,11 @@ def _check_chains(context: SyntaxErrorContext) -> Diagnostic | None:
         )
     if "_ARROW" in context.expected and context.token[0].isdigit():
         return context.unexpected_token(
-            f"arguments stand in brackets: `{context.previous_token}({context.token})`"
+            f"arguments go in parentheses: `{context.previous_token}({context.token})`"
         )
     if context.token == "[" and "LPAR" in context.expected and context.can_end_layer:
         return context.unexpected_token(
-            f"arguments stand in round brackets: `{context.previous_token}(...)`"
+            f"arguments go in parentheses: `{context.previous_token}(...)`"
         )
     starts_layer = _NAME.fullmatch(context.token) is not None and context.token not in _KEYWORDS
     if "_ARROW" in context.expected and (starts_layer or context.token == "("):
@@ -172,7 +174,7 @@ def _check_chains(context: SyntaxErrorContext) -> Diagnostic | None:
     if context.token == "," and context.can_end_layer:
         is_in_branch = "VBAR" in context.expected
         return context.unexpected_token(
-            "branches are parted by `|`" if is_in_branch else "chain layers with `->`"
+            "separate branches with `|`" if is_in_branch else "chain layers with `->`"
         )
     if context.token == "+" and context.can_end_layer:
         return Diagnostic("`+` does not join layers", context.span, "write `add { a | b }`")
@@ -183,7 +185,7 @@ def _check_chains(context: SyntaxErrorContext) -> Diagnostic | None:
     if context.previous_token in ("|", "{") and context.token in ("|", "}"):
         return Diagnostic("a branch is empty", context.span, "`identity` passes its input through")
     if context.token == "|":
-        help = "`|` parts the branches of `add { a | b }` or `concat { a | b }`; `->` chains layers"
+        help = "`|` separates branches of `add { a | b }` or `concat { a | b }`; `->` chains layers"
         return context.unexpected_token(help)
     return None
 
@@ -197,7 +199,7 @@ def _check_punctuation(context: SyntaxErrorContext) -> Diagnostic | None:
         help = f"a label is written `{name}: ...`, a number `let {name} = ...`"
         return context.unexpected_token(help)
     if context.token == ":" and "LBRACE" in context.expected:
-        return context.unexpected_token("what `if` and `for` do stands in `{ }`")
+        return context.unexpected_token("the body of `if` and `for` goes in `{ }`")
     if context.token == ":" and "EQUAL" in context.expected:
         return context.unexpected_token(f"write `{context.previous_token} = value`")
     if context.previous_token == "for" and context.token == "(":

@@ -94,7 +94,7 @@ def _explain(
 
 
 def _reserved_word_error(source: Source, token: re.Match[str]) -> Diagnostic:
-    message = f"`{token[0]}` is a word of the language and no name"
+    message = f"`{token[0]}` is a reserved word, not a name"
     return Diagnostic(message, _match_span(source, token), f"choose another, such as `{token[0]}_`")
 
 
@@ -109,16 +109,16 @@ def _check_character(source: Source, position: int) -> Diagnostic | None:
     if text[position].isdigit():
         m = re.compile(r"[\w.]+").match(text, position)
         assert m is not None
-        help = "put an operator or a space between: a size is `3x3`, a product `4*c`"
+        help = "put an operator or a space in between: a size is `3x3`, a product `4*c`"
         if re.fullmatch(r"[\d.]+", m[0]):
             help = "numbers are written `12`, `0.5` or `1e-4`"
         return Diagnostic(f"`{m[0]}` is neither a number nor a name", _match_span(source, m), help)
     if text[position] == '"':
         end = text.find("\n", position)
         span = Span(source, position, end if end > position else len(text))
-        return Diagnostic("this text has no closing quote", span, 'end it with `"` on its line')
+        return Diagnostic("this string has no closing quote", span, 'end it with `"` on its line')
     if text[position] == "'":
-        return Diagnostic('texts are quoted with `"`', Span(source, position, position + 1))
+        return Diagnostic('strings are quoted with `"`', Span(source, position, position + 1))
     if text[position] == "." and re.match(r"\.\d", text[position : position + 2]):
         return Diagnostic(
             "a number begins with a digit", Span(source, position, position + 2), "write `0.5`"
@@ -159,7 +159,7 @@ def _check_brackets(
     closers = {_CLOSING_BRACKETS[m[0]] for m in open_brackets}
     if token is not None and token[0] in set(_CLOSING_BRACKETS.values()) - closers:
         span = _match_span(source, token)
-        return Diagnostic(f"`{token[0]}` closes nothing", span, "remove it, or open it before")
+        return Diagnostic(f"`{token[0]}` closes nothing", span, "remove it, or open it earlier")
     if not open_brackets:
         return None
     closer = _CLOSING_BRACKETS[open_brackets[-1][0]]
@@ -184,7 +184,7 @@ _TERMINAL_NAMES = {
     "NAME": "a name",
     "NUMBER": "a number",
     "SIZE": "a size such as `3x3`",
-    "STRING": "a quoted text",
+    "STRING": "a quoted string",
     "_NL": "the end of the line",
     "SEMICOLON": "`;`",
     "LBRACE": "`{`",

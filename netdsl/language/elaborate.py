@@ -125,8 +125,8 @@ class _Elaborator:
         try:
             value = evaluate(let.value, frame.expression_scope(current))
             if isinstance(value, Call) and is_layer(value.name, self.program):
-                help = f"a place in the net is named by a label: `{let.name}: {value.name}(...)`"
-                raise fail("`let` names numbers and lists, no layers", let.value.span, help=help)
+                help = f"name a place in the net with a label: `{let.name}: {value.name}(...)`"
+                raise fail("`let` names numbers and lists, not layers", let.value.span, help=help)
             frame.variables[let.name] = value
         except NetError as e:
             frame.variables[let.name] = InvalidValue()
@@ -267,10 +267,10 @@ class _Elaborator:
         try:
             count = evaluate(repeat.count, frame.expression_scope(current))
             if isinstance(count, bool) or not isinstance(count, int):
-                message = f"repeats are a whole number, not {format_value(count)}"
+                message = f"the repeat count is a whole number, not {format_value(count)}"
                 raise fail(message, repeat.count.span, help=suggest_for_value(count))
             if not 0 <= count <= MAX_REPEATS:
-                help = f"from 0 to {MAX_REPEATS:,} repeats are possible"
+                help = f"the repeat count can be from 0 to {MAX_REPEATS:,}"
                 raise fail(f"{count:,} repeats", repeat.count.span, help=help)
         except NetError as e:
             self._report_error(e, frame, repeat.span)
@@ -301,7 +301,7 @@ class _Elaborator:
             items = evaluate(loop.items, frame.expression_scope(current))
             if not isinstance(items, tuple):
                 help = suggest_for_value(items) or "`range(3)` is the list [0, 1, 2]"
-                message = f"`for` goes through a list, not {format_value(items)}"
+                message = f"`for` iterates over a list, not {format_value(items)}"
                 raise fail(message, loop.items.span, help=help)
         except NetError as e:
             self._report_error(e, frame, loop.span)
@@ -359,7 +359,7 @@ class _Elaborator:
 
     def _check_no_branches(self, step: s.Step) -> None:
         if step.branches is not None:
-            help = "branches stand after `add`, `mul` or `concat`; a group is `( ... )`"
+            help = "only `add`, `mul` and `concat` take branches; a group is `( ... )`"
             raise fail(f"`{step.name}` takes no branches", step.name_span, help=help)
 
     def _call_shared(
@@ -367,7 +367,7 @@ class _Elaborator:
     ) -> OptionalChainValue:
         self._check_no_branches(step)
         if step.args:
-            raise fail(f"the shared `{step.name}` takes no arguments", step.span)
+            raise fail(f"the shared chain `{step.name}` takes no arguments", step.span)
         shared = frame.shared_chains[step.name]
         name_scope = self._child_scope(frame, step.name, label)
         name_scope.weight_path = shared.weight_path
@@ -407,7 +407,7 @@ class _Elaborator:
     ) -> OptionalChainValue:
         self._check_no_branches(step)
         if not is_first:
-            raise fail("an input begins a chain, nothing flows into it", step.span)
+            raise fail("an input begins a chain; nothing flows into it", step.span)
         arguments = evaluate_arguments(step.args, frame.expression_scope(MissingValue.NOTHING))
         shape = _INPUT.bind(arguments, step.span)["shape"]
         name_scope = self._input_scope(frame, label)

@@ -64,7 +64,7 @@ def _check_bounds(value: int | float, span: Span) -> int | float:
     if isinstance(value, float) and not math.isfinite(value):
         raise fail("this number is too large", span)
     if isinstance(value, int) and abs(value) > MAX_NUMBER:
-        raise fail(f"whole numbers end at {MAX_NUMBER:,}", span)
+        raise fail(f"whole numbers are limited to {MAX_NUMBER:,}", span)
     return value
 
 
@@ -113,7 +113,7 @@ def _evaluate_index(expr: s.IndexExpr, scope: Scope) -> Value:
             value = value.dims
         if not isinstance(value, tuple):
             raise fail(
-                f"{format_value(value)} is no list, it has no entries",
+                f"{format_value(value)} is not a list, so it has no entries",
                 expr.span,
                 help=suggest_for_value(value),
             )
@@ -124,7 +124,9 @@ def _evaluate_index(expr: s.IndexExpr, scope: Scope) -> Value:
                 help=suggest_for_value(index),
             )
         if not -len(value) <= index < len(value):
-            raise fail(f"the list has {len(value)} entries, there is no [{index}]", index_expr.span)
+            raise fail(
+                f"the list has {len(value)} entries, so there is no [{index}]", index_expr.span
+            )
         value = value[index]
     return value
 
@@ -195,7 +197,7 @@ def _apply_operator(
     if op in ("==", "!="):
         return is_equal(left, right) == (op == "==")
     if op == "~":
-        raise fail("`~` compares only in a `test` section", expr.span, help="use `==`")
+        raise fail("`~` is allowed only in a `test` section", expr.span, help="use `==`")
     if op == "+" and isinstance(left, tuple) and isinstance(right, tuple):
         scope.budget.spend_value(left, expr.span)
         return left + right
@@ -225,7 +227,7 @@ def is_equal(a: Any, b: Any) -> bool:
 
 def _make_range(*ends: int) -> tuple[int, ...]:
     if len(range(*ends)) > MAX_LIST_LENGTH:
-        raise ValueError(f"a list ends at {MAX_LIST_LENGTH:,} entries")
+        raise ValueError(f"a list has at most {MAX_LIST_LENGTH:,} entries")
     return tuple(range(*ends))
 
 
@@ -253,7 +255,9 @@ def _evaluate_call(expr: s.CallExpr, scope: Scope) -> Value:
         result: Value = function(*values)
     except (TypeError, ValueError, OverflowError) as e:
         reason = f": {e}" if isinstance(e, ValueError) and "list" in str(e) else ""
-        raise fail(f"`{expr.name}` cannot take this{reason}", expr.span, help=usage) from None
+        raise fail(
+            f"`{expr.name}` cannot take these arguments{reason}", expr.span, help=usage
+        ) from None
     return _check_bounds(result, expr.span) if isinstance(result, int | float) else result
 
 

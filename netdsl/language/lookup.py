@@ -30,13 +30,13 @@ def is_layer(name: str, program: Program) -> bool:
 def _unknown_name_help(name: str, frame: Frame, program: Program) -> str:
     """A help line for a name that is neither a layer nor a block."""
     if name in frame.variables:
-        return f"`{name}` is a number here; what flows on is named by a label, `{name}: ...`"
+        return f"`{name}` is a number here; a label names a value in the chain: `{name}: ...`"
     known = [*LAYERS, *program.blocks, *frame.labels, *frame.shared_chains, "input"]
     if suggestion := suggest_alias(name, known):
         return suggestion
     define = f"define `block {name}(...) {{ ... }}`, or `use` the file that has it"
     near = suggest_spelling(name, known)
-    return f"{near} Else {define}" if near else define
+    return f"{near} Otherwise {define}" if near else define
 
 
 def unpack_item(loop: s.For, index: int, item: Value) -> dict[str, Value]:
@@ -47,11 +47,11 @@ def unpack_item(loop: s.For, index: int, item: Value) -> dict[str, Value]:
     if not isinstance(item, tuple) or len(item) != len(names):
         item_exprs = loop.items.items if isinstance(loop.items, s.ListLiteral) else ()
         span = item_exprs[index].span if item_exprs else loop.items.span
-        problem = f"has {len(item)}" if isinstance(item, tuple) else "is no list"
+        problem = f"has {len(item)}" if isinstance(item, tuple) else "is not a list"
         raise fail(
-            f"`for {', '.join(names)}` needs {len(names)} values a turn, "
+            f"`for {', '.join(names)}` needs {len(names)} values per iteration, "
             f"{format_value(item)} {problem}",
             span,
-            help=f"each entry of the list is a list itself: [{', '.join(names)}]",
+            help=f"each entry of the list must itself be a list: [{', '.join(names)}]",
         )
     return dict(zip(names, item, strict=True))

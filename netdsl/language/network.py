@@ -65,7 +65,7 @@ class Network:
         if found:
             reason = "repeats and siblings of one name are numbered"
         else:
-            reason = "a path holds the labels and blocks on the way"
+            reason = "a path contains the labels and blocks on the way"
             found = [p for p in self.nodes_by_path if p.endswith(f".{path}")]
         more = ", ..." if len(found) > _MAX_SHOWN else ""
         return f"{reason}: {', '.join(found[:_MAX_SHOWN])}{more}" if found else None
@@ -76,7 +76,7 @@ class Network:
         images = [n for n in self.graph.inputs if n.type.rank > 1]
         if len(images) != 1:
             names = ", ".join(n.name for n in images)
-            raise fail(f"`{self.name}` has the inputs {names}; the data sources give one image")
+            raise fail(f"`{self.name}` has the inputs {names}; the data sources provide one image")
         return images[0].name
 
     @property

@@ -215,7 +215,7 @@ def channels_first_hint(shape: tuple[int, ...]) -> str | None:
         return None
     return (
         f"input({dims(shape)}) is an image {c} high and {h} wide with {w} channels; "
-        f"is it {dims((h, w, c))}?"
+        f"did you mean {dims((h, w, c))}?"
     )
 
 
@@ -228,7 +228,7 @@ def _positional_arguments_hint(call: LayerCall) -> str | None:
         return None
     named_arguments = [replace(a, name=p.name) for a, p in zip(positional, params, strict=False)]
     text = format_call(call.step.name, named_arguments)
-    return f"read as {text}; channels that flow in are never given"
+    return f"read as {text}; input channels are never given"
 
 
 def _add_origin_notes(error: NetError, step: s.Step, inputs: Sequence[ChainValue]) -> NetError:
@@ -249,4 +249,4 @@ def _add_origin_notes(error: NetError, step: s.Step, inputs: Sequence[ChainValue
 
 def _check_size(kind: TensorType, span: Span) -> None:
     if kind.size > MAX_TENSOR_SIZE:
-        raise fail(f"a tensor of {kind.size:,} values is beyond any machine", span)
+        raise fail(f"a tensor of {kind.size:,} values is too large for any machine", span)

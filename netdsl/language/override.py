@@ -26,7 +26,7 @@ def override(file: s.File, settings: Sequence[str], net: str | None = None) -> s
         key, equals, text = setting.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise fail(f"`{setting}` is no setting", help="write `--set train.epochs=5`")
+            raise fail(f"`{setting}` is not a setting", help="write `--set train.epochs=5`")
         value = parse_expression(text, f"--set {setting[: -len(text)] if text else setting}")
         kind, *path = key.split(".")
         if kind in ("train", "data") and path:
@@ -91,7 +91,7 @@ def _set_param(file: s.File, key: str, value: s.Expression, net: str | None) -> 
     """Sets the default of a net's parameter, or an argument of an instance."""
     nets = {i.name: i for i in file.items if isinstance(i, s.Net | s.Instance)}
     if not nets:
-        raise fail(f"there is no net to set `{key}` of")
+        raise fail(f"there is no net to set `{key}` in")
     owner, dot, name = key.rpartition(".")
     target = nets.get(owner if dot else net or next(iter(nets)))
     if target is None or name not in _param_names(target, nets):
@@ -100,7 +100,7 @@ def _set_param(file: s.File, key: str, value: s.Expression, net: str | None) -> 
         section_keys = [f"{i.kind}.{i.name}.KEY" if i.name else f"{i.kind}.KEY" for i in sections]
         keys = [*(_param_names(target, nets) if target else ()), *net_keys, *section_keys]
         raise fail(
-            f"there is nothing to set called `{key}`", help=suggest_name(key, keys, "settings are")
+            f"there is no setting called `{key}`", help=suggest_name(key, keys, "settings are")
         )
     new: s.Net | s.Instance
     if isinstance(target, s.Instance):

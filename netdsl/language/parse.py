@@ -126,7 +126,7 @@ def check_limits(source: Source) -> None:
     if len(source.text) > MAX_FILE_CHARACTERS:
         message = f"{source.name} has over {MAX_FILE_CHARACTERS:,} characters"
         raise limit_error(
-            message, None, "a .net file is never so long; `use` parts it into several"
+            message, None, "a .net file is never that long; split it into several with `use`"
         )
     depth = tokens = 0
     for m in _TOKEN_PATTERN.finditer(source.text):
@@ -138,11 +138,11 @@ def check_limits(source: Source) -> None:
             raise limit_error(message, Span(source, m.start(), m.end()), help)
         if depth > MAX_NESTING_DEPTH:
             message = f"brackets nest more than {MAX_NESTING_DEPTH} deep"
-            help = "a block of its own takes a part of a net, `let` a part of an expression"
+            help = "move part of a net into a `block`, part of an expression into a `let`"
             raise limit_error(message, Span(source, m.start(), m.end()), help)
         if tokens > MAX_TOKENS:
-            message = f"{source.name} has over {MAX_TOKENS:,} words and signs"
-            help = "repeats and loops say it shorter; `use` parts a file into several"
+            message = f"{source.name} has over {MAX_TOKENS:,} tokens"
+            help = "repeats and loops make it shorter; `use` splits a file into several"
             raise limit_error(message, Span(source, m.start(), m.end()), help)
 
 

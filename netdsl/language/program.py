@@ -63,12 +63,12 @@ class Program:
         if name is None:
             if not self.nets:
                 raise fail(
-                    f"{self.name} holds no `net`", help="a net is written `net NAME { ... }`"
+                    f"{self.name} contains no `net`", help="a net is written `net NAME { ... }`"
                 )
             return next(iter(self.nets))
         if name not in self.nets:
             help = suggest_name(name, self.nets, "nets here")
-            raise fail(f"{self.name} holds no net called `{name}`", span, help=help)
+            raise fail(f"{self.name} contains no net called `{name}`", span, help=help)
         return name
 
     def find_section(self, kind: str, name: str | None = None) -> s.Section | None:
@@ -85,7 +85,7 @@ class Program:
             help = suggest_name(name, known, f"{kind} sections here")
             if not known:
                 help = f"this file has no named {kind} section"
-            raise fail(f"{self.name} holds no `{kind}` section called `{name}`", help=help)
+            raise fail(f"{self.name} contains no `{kind}` section called `{name}`", help=help)
         return _inherit(unnamed, sections[name]) if unnamed else sections[name]
 
 
@@ -116,19 +116,19 @@ def read_text(path: str) -> str:
 def reject_read(path: str) -> str:
     """The reader for a text that comes with weights: such a text must not read other files."""
     raise fail(
-        f"`use` of {path} in a text that carries all that it needs",
-        help="a checkpoint and a run's recipe.net hold every block themselves",
+        f"`use` of {path} in a text that must be self-contained",
+        help="a checkpoint and a run's recipe.net contain every block themselves",
     )
 
 
 def decode_text(content: bytes, name: str) -> str:
     """Decodes UTF-8 without a byte order mark. Raises NetError if it is invalid or too long."""
     if len(content) > MAX_FILE_BYTES:
-        raise fail(f"{name} has over {MAX_FILE_BYTES:,} bytes; a .net file is never so long")
+        raise fail(f"{name} has over {MAX_FILE_BYTES:,} bytes; a .net file is never that long")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise fail(f"{name} is no UTF-8 text", help="is it a .net file?") from None
+        raise fail(f"{name} is not UTF-8 text", help="is it a .net file?") from None
 
 
 def load_program(path: str, read: TextReader = read_text) -> Program:
@@ -148,8 +148,8 @@ def parse_file(path: str, read: TextReader = read_text) -> s.File:
         if is_net_file(path) or not places:
             raise
         line, column = places[0]
-        help = "a file whose name ends in .net has its lines shown"
-        message = f"{path} is no .net file: line {line}, column {column} makes no sense"
+        help = "lines are shown only for files whose names end in .net"
+        message = f"{path} is not a .net file: line {line}, column {column} cannot be parsed"
         raise fail(message, help=help) from None
 
 
@@ -183,7 +183,7 @@ def build_program(file: s.File, read: TextReader = read_text) -> Program:
 def _define(table: dict[str, Any], item: Any, what: str, errors: Errors) -> None:
     if item.name in table:
         first = table[item.name].span
-        note = f"the first stands at {first}"
+        note = f"the first is at {first}"
         errors.add(Diagnostic(f"two {what}s are called `{item.name}`", item.span, None, (note,)))
     else:
         table[item.name] = item
@@ -229,7 +229,7 @@ def _load_used_blocks(
         target = os.path.normpath(os.path.join(directory, item.path))
         if target in use_chain:
             cycle = " uses ".join((*use_chain[use_chain.index(target) :], target))
-            errors.add(Diagnostic("files use each other in a circle", item.span, None, (cycle,)))
+            errors.add(Diagnostic("files use each other in a cycle", item.span, None, (cycle,)))
         elif len(use_chain) > MAX_CHAIN_LENGTH:
             help = "use the files that are needed, not those that use them"
             errors.add(Diagnostic(f"files use files over {MAX_CHAIN_LENGTH} deep", item.span, help))
@@ -254,7 +254,7 @@ def _load_used_blocks(
 
 def _parse_used_file(read: TextReader, target: str, directory: str) -> s.File:
     folder = f"`{directory}`" if directory else "the current one"
-    path_help = f"the path begins at the folder of the file that it stands in, here {folder}"
+    path_help = f"the path is relative to the folder of the file that contains it, here {folder}"
 
     def read_with_help(path: str) -> str:
         try:
@@ -333,11 +333,12 @@ def resolve_instance(
     while isinstance(item, s.Instance):
         if item.name in seen:
             raise fail(
-                f"`{name}` is defined by itself: {' = '.join([*seen, item.name])}", item.span
+                f"`{name}` is defined in terms of itself: {' = '.join([*seen, item.name])}",
+                item.span,
             )
         if len(seen) == MAX_CHAIN_LENGTH:
-            message = f"`{name}` is an instance of instances, over {MAX_CHAIN_LENGTH} of each other"
-            raise limit_error(message, item.span, "give the net itself the arguments")
+            message = f"`{name}` is an instance of instances, over {MAX_CHAIN_LENGTH} deep"
+            raise limit_error(message, item.span, "give the arguments to the net itself")
         seen.append(item.name)
         argument_lists.append(evaluate_arguments(item.args, Scope(budget=budget)))
         item = program.nets[program.resolve_net_name(item.base, item.span)]

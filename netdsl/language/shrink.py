@@ -43,7 +43,7 @@ def shrink_network(builder: NetworkBuilder, name: str, main: ChainValue) -> Netw
         raise
     except NetError as e:
         note = f"in `{name}` with its channels divided by {shrink_settings.divisor}"
-        help = "a smaller number, or one that divides its channels evenly, may do"
+        help = "a smaller number, or one that divides its channels evenly, may work"
         diagnostics = (replace(d, notes=(*d.notes, note), help=help) for d in e.diagnostics)
         raise NetError(*diagnostics) from None
     if shrink_settings.shrink_images:

@@ -58,7 +58,7 @@ def _weight_norm(site: Site, spec: WeightSpec, init: BoundCall) -> Node:
     length of v, so that the initialiser has the same effect as without weight norm."""
     distribution, scale = init.record.distribution(spec.fans, **init.arguments)
     if distribution == "constant" or scale == 0:
-        raise fail("weight norm needs a direction to begin with", help="such as weightnorm(he)")
+        raise fail("weight norm needs an initial direction", help="such as weightnorm(he)")
     b = site.b
     deviation = scale if distribution == "normal" else scale / math.sqrt(3)
     length = deviation * math.sqrt(math.prod(spec.shape[a] for a in spec.reduced_axes))
@@ -272,13 +272,13 @@ LAYERS = (
                 _KERNEL,
                 _STRIDE,
                 _PAD,
-                Param("output_pad", Extent(0), 0, "pixels added below and to the right"),
+                Param("output_pad", Extent(0), 0, "pixels added at the bottom and right"),
                 BIAS_PARAM,
                 WEIGHT_PARAM,
             ),
         ),
         _convtranspose,
-        doc="transposed convolution: enlarges by its stride",
+        doc="transposed convolution: upsamples by its stride",
         narrow=_narrow_channels,
     ),
     Layer(

@@ -44,7 +44,7 @@ LAYERS = (
     Layer("flatten", Signature("flatten"), flatten, doc="height x width x channels as one row"),
     Layer(
         "dropout",
-        Signature("dropout", (Param("rate", Float(0, below=1), 0.5, "share that is zeroed"),)),
+        Signature("dropout", (Param("rate", Float(0, below=1), 0.5, "fraction that is zeroed"),)),
         _dropout,
         doc="zeroes a random share of the values in training (Srivastava et al. 2014)",
     ),

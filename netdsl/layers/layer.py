@@ -121,7 +121,7 @@ def image_shape(x: Node, layer_name: str) -> tuple[int, int, int, int]:
         size = dims(x.type.shape[1:])
         help = "put it before layers that flatten, such as `fc`"
         if x.type.rank == 3:
-            help = f"channels are given too: `input({size}x1)`"
+            help = f"give the channels too: `input({size}x1)`"
         raise fail(
             f"`{layer_name}` needs an image of height x width x channels, not {size}", help=help
         )

@@ -48,8 +48,8 @@ def _batch_moments(
     count = math.prod(x.type.shape[a] for a in axes)
     if count == 1:
         raise fail(
-            "batch normalisation of a single value a channel has no variance",
-            help="use a larger batch, or `layernorm`, which does not look at the batch",
+            "batch normalisation of a single value per channel has no variance",
+            help="use a larger batch, or `layernorm`, which does not depend on the batch",
         )
     m = b.moments(x, axes=axes)
     unbiased = (1.0, count / (count - 1))

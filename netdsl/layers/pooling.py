@@ -67,7 +67,7 @@ def _globalmaxpool(site: Site, x: Node) -> Node:
 
 _WINDOW_PARAMS = (
     Param("kernel", Extent()),
-    Param("stride", OneOf((Extent(), NoneLiteral())), None, "as the kernel unless given"),
+    Param("stride", OneOf((Extent(), NoneLiteral())), None, "defaults to the kernel"),
     Param("pad", Padding(), 0),
     Param("ceil", Boolean(), False, "keep the last, partial window"),
 )

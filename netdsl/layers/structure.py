@@ -69,7 +69,7 @@ def _branch_mismatch_help(xs: Sequence[Node]) -> str:
 def _concat(site: Site, xs: Sequence[Node]) -> Node:
     if len({x.type.shape[:-1] for x in xs}) > 1:
         mixed = len({x.type.rank for x in xs}) > 1
-        sides = "channels may differ; make the heights and widths equal by `stride` and `pad`"
+        sides = "channels may differ; make the heights and widths equal with `stride` and `pad`"
         raise fail(
             _branch_mismatch_message("concat", xs),
             help=_branch_mismatch_help(xs) if mixed else sides,
@@ -160,10 +160,10 @@ LAYERS = (
         Signature("mul"),
         _mul,
         "many",
-        "product of branches; a gate of 1 x 1 x channels stretches over the image",
+        "product of branches; a gate of 1 x 1 x channels is broadcast over the image",
     ),
     Layer("concat", Signature("concat"), _concat, "many", "branches side by side along channels"),
-    Layer("identity", Signature("identity"), lambda site, x: x, doc="what flows in, unchanged"),
+    Layer("identity", Signature("identity"), lambda site, x: x, doc="the input, unchanged"),
     Layer(
         "slice",
         Signature(
@@ -172,7 +172,7 @@ LAYERS = (
                 Param("height", _SLICE_RANGE, None),
                 Param("width", _SLICE_RANGE, None),
                 Param("channels", _SLICE_RANGE, None),
-                Param("step", Extent(), 1, "every so manieth pixel"),
+                Param("step", Extent(), 1, "keep every n-th pixel"),
             ),
         ),
         _slice,

@@ -119,7 +119,7 @@ def _wgrad_shape(
     _check_image(g)
     _check_groups(groups, x.shape[3], g.shape[3])
     size = output_size((x.shape[1], x.shape[2]), kernel, stride, pad, dilation)
-    require(g.shape[:3] == (x.shape[0], *size), f"{g} is no gradient of windows over {x}")
+    require(g.shape[:3] == (x.shape[0], *size), f"{g} is not a gradient of windows over {x}")
     return TensorType((g.shape[3], *kernel, x.shape[3] // groups), common_dtype(g, x))
 
 
@@ -195,7 +195,7 @@ def _col2im_shape(
         forward_size == g.shape[1:3], f"no image of {dims(size)} gives {dims(g.shape[1:3])} windows"
     )
     taps = kernel[0] * kernel[1]
-    require(g.shape[3] % taps == 0, f"{g.shape[3]} values are no windows of {dims(kernel)} pixels")
+    require(g.shape[3] % taps == 0, f"{g.shape[3]} values are not windows of {dims(kernel)} pixels")
     return g.with_shape((g.shape[0], *size, g.shape[3] // taps))
 
 

@@ -91,7 +91,7 @@ OPS = (
         vjp=(_dropout_vjp, None, None),
         nondiff={"seed": "a seed is a whole number", "step": "a step is a whole number"},
         flops_per_element=12,  # ten rounds produce the numbers for four elements
-        doc="zeroes a share `rate` of the values and scales the rest (Srivastava et al. 2014); "
+        doc="zeroes a fraction `rate` of the values and scales the rest (Srivastava et al. 2014); "
         "the mask is Philox(seed, key, step, element)",
     ),
 )

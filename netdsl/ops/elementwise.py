@@ -250,7 +250,7 @@ OPS = (
             lambda b, g, y, c, x, z: b.select(c, g, _zero_like(b, g)),
             lambda b, g, y, c, x, z: b.select(c, _zero_like(b, g), g),
         ),
-        nondiff={"condition": "a condition is no number"},
+        nondiff={"condition": "a condition is not a number"},
         doc="x where the condition holds, else z",
     ),
     Op(
@@ -262,7 +262,7 @@ OPS = (
         draw_example=_draw_one_operand,
         vjp=(lambda b, g, y, x: g,),
         flops_per_element=0,
-        doc="x in memory of its own",
+        doc="x copied to its own memory",
     ),
     Op(
         name="cast",

@@ -43,7 +43,7 @@ OPS = (
         reference=_reject_evaluation,
         draw_example=_example,
         attrs=_TYPE_PARAMS,
-        doc="a value that is given at every run",
+        doc="a value given at every run",
     ),
     Op(
         name="state",
@@ -53,7 +53,7 @@ OPS = (
         reference=_reject_evaluation,
         draw_example=_example,
         attrs=(*_TYPE_PARAMS, Param("init"), Param("trainable", Boolean(), True)),
-        doc="a value that stays between runs; `init` is (distribution, parameter)",
+        doc="a value kept between runs; `init` is (distribution, parameter)",
     ),
     Op(
         name="const",

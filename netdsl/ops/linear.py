@@ -88,8 +88,8 @@ OPS = (
         draw_example=_gram_example,
         vjp=(_gram_dx,),
         macs=lambda out, x: x.size * x.shape[-1],
-        doc="x'x over all axes but the last, which becomes both of the result's; summed and given "
-        "in 32 bits where x has 16",
+        doc="x'x over all axes but the last, which gives both of the result's; summed and returned "
+        "in 32 bits if x has 16",
     ),
     Op(
         name="matmul",

@@ -134,7 +134,7 @@ OPS = (
         vjp=(_cross_entropy_vjp, None),
         nondiff={"labels": _LABELS},
         flops_per_element=6,
-        doc="-sum(target * log softmax(logits)) a sample; smoothing after Szegedy et al. 2016",
+        doc="-sum(target * log softmax(logits)) per sample; smoothing after Szegedy et al. 2016",
     ),
     Op(
         name="one_hot",
@@ -170,7 +170,7 @@ OPS = (
         draw_example=_top_hit_example,
         attrs=_TOP_HIT_PARAMS,
         nondiff={"scores": "a count is constant almost everywhere", "labels": _LABELS},
-        doc="1 where fewer than k classes are better than the label's: of a greater score, or of "
+        doc="1 where fewer than k classes rank above the label: with a higher score, or with "
         "an equal one and a smaller index; 0 where a score of the row is NaN",
     ),
 )

@@ -54,7 +54,7 @@ def _moments_grad(xp: Any, g: Array, x: Array, m: Array, axes: Axes) -> Array:
 
 
 def _moments_grad_shape(g: TensorType, x: TensorType, m: TensorType, axes: Axes) -> TensorType:
-    require(g.shape == m.shape == _moments_shape(x, axes).shape, f"{g} are no moments of {x}")
+    require(g.shape == m.shape == _moments_shape(x, axes).shape, f"{g} are not moments of {x}")
     return x
 
 
@@ -142,7 +142,7 @@ def _lrn_grad(xp: Any, g: Array, x: Array, size: int, alpha: float, beta: float,
 
 
 def _lrn_shape(x: TensorType, size: int, **_: Any) -> TensorType:
-    require(size % 2 == 1, "local response normalisation wants an odd `size`, centred on a channel")
+    require(size % 2 == 1, "local response normalisation needs an odd `size`, centred on a channel")
     return x
 
 

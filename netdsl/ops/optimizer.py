@@ -137,7 +137,7 @@ OPS = (
         "trust_ratio",
         ("w", "x"),
         _trust_ratio,
-        "trust * |w| / (|x| + weight_decay * |w|), the layer's own rate of You et al. 2017",
+        "trust * |w| / (|x| + weight_decay * |w|), the layer-wise rate of You et al. 2017",
         Param("trust", Float(above=0)),
         Param("weight_decay", Float(0)),
         Param("eps", Float(0)),

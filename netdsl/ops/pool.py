@@ -34,7 +34,9 @@ def _avg_shape(x: TensorType, counted: Pads, **window: Any) -> TensorType:
 
 def _check_counted(pad: Pads, counted: Pads) -> None:
     pairs = zip((*pad[0], *pad[1]), (*counted[0], *counted[1]), strict=True)
-    require(all(0 <= c <= p for p, c in pairs), f"of the padding {pad} no {counted} can count")
+    require(
+        all(0 <= c <= p for p, c in pairs), f"of the padding {pad}, {counted} cannot be counted"
+    )
 
 
 def _max_pool(xp: Any, x: Array, kernel: Pair, stride: Pair, pad: Pads) -> Array:

@@ -48,7 +48,7 @@ def _invert_permutation(perm: Ints) -> Ints:
 
 
 def _broadcast_shape(x: TensorType, shape: Ints) -> TensorType:
-    require(broadcast_shapes(x.shape, shape) == shape, f"{x} does not stretch to {dims(shape)}")
+    require(broadcast_shapes(x.shape, shape) == shape, f"{x} cannot be broadcast to {dims(shape)}")
     return x.with_shape(shape)
 
 

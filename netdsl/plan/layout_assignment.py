@@ -83,7 +83,7 @@ class _LayoutAssigner:
         if views is None:
             padding, layout = None, make_contiguous(tensor_type.shape)
             views = self._find_view_layouts(name, layout)
-        assert views is not None, f"a view of {name} that Flow took for one is none"
+        assert views is not None, f"strides cannot express a view of {name}"
         if padding is not None:
             assignment.paddings[name] = padding
         assignment.storage_owners[name] = name

@@ -16,7 +16,7 @@ def format_plan(plan: Plan) -> str:
     """Formats one line per launch: its kind, what it computes, and where each result is written."""
     lines = [
         f"plan {plan.graph.name}: {len(plan.kernels)} kernels, "
-        f"arena {plan.arena_bytes:,} bytes, in use at most {plan.peak_bytes:,}"
+        f"arena {plan.arena_bytes:,} bytes, peak {plan.peak_bytes:,}"
     ]
     wide = len(str(len(plan.kernels)))
     for i, kernel in enumerate(plan.kernels):

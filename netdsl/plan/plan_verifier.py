@@ -87,7 +87,7 @@ class _PlanVerifier:
             first, last = place.byte_range()
             if first < 0 or last > size or min(place.layout.strides, default=0) < 0:
                 raise internal_error(
-                    f"{name} lies outside {place.buffer}: {first} to {last} of {size}"
+                    f"{name} is outside {place.buffer}: {first} to {last} of {size}"
                 )
             if self.flow.base[name] != name:
                 base = plan.placements[plan.graph[name].args[0]]
@@ -95,14 +95,14 @@ class _PlanVerifier:
                     base.buffer,
                     compute_view_layout(base.layout, plan.graph[name]),
                 ):
-                    raise internal_error(f"the view {name} lies elsewhere than what it shows")
+                    raise internal_error(f"the view {name} is not where its base implies")
         for concat in self.concats:
             padding = plan.placements[concat.name].padding
             halo = padding and padding.halo
             for a in self._find_in_place_branches(concat):
                 own = plan.placements[a].padding
                 if halo != (own and own.halo):
-                    raise internal_error(f"nobody writes the zeros around {a} in {concat.name}")
+                    raise internal_error(f"no kernel writes the zeros around {a} in {concat.name}")
 
     def _verify_operands(self) -> None:
         """Lifetimes follow from the reads that kernels declare, so these must be complete."""
@@ -114,7 +114,7 @@ class _PlanVerifier:
                     undeclared = [a for a in node.args if a not in known and a not in inside]
                     if undeclared:
                         raise internal_error(
-                            f"{kernel.name} does not say that it reads {undeclared[0]}"
+                            f"{kernel.name} does not declare that it reads {undeclared[0]}"
                         )
 
     def _verify_order(self) -> None:
@@ -227,7 +227,7 @@ class _PlanVerifier:
         for i, kernel in enumerate(plan.kernels):
             for name in kernel.inputs:
                 if writer.get(self.flow.base[name], i) < i:
-                    raise internal_error(f"{kernel.name} reads {name} after it was written over")
+                    raise internal_error(f"{kernel.name} reads {name} after it was overwritten")
 
     def _verify_overwriting(self, kernel: Kernel, overwritten: Mapping[str, str]) -> None:
         """A kernel that overwrites states must read them elementwise, and only in the part that
@@ -238,4 +238,4 @@ class _PlanVerifier:
                 if state in overwritten and (
                     has_reread or not is_elementwise or overwritten[state] not in part.outputs
                 ):
-                    raise internal_error(f"{kernel.name} writes over {state} while it reads it")
+                    raise internal_error(f"{kernel.name} overwrites {state} while reading it")

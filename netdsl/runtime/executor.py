@@ -104,7 +104,7 @@ class Executor:
         read."""
         for name, target in (*self._inputs.items(), *self._small_inputs.host_views.items()):
             if inputs[name].shape != target.shape:
-                raise internal_error(f"{name} is given {inputs[name].shape}, not {target.shape}")
+                raise internal_error(f"{name} has shape {inputs[name].shape}, not {target.shape}")
         for name, target in self._inputs.items():
             self.backend.write(target, inputs[name])
         for name, view in self._small_inputs.host_views.items():

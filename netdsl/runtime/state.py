@@ -35,7 +35,7 @@ def draw_initial_value(node: Node, seed: int) -> Array:
         values *= np.float32(2 * scale)
         values -= np.float32(scale)
     else:
-        raise internal_error(f"no distribution is called {distribution}")
+        raise internal_error(f"there is no distribution {distribution}")
     return values.astype(tensor_type.dtype, copy=False)
 
 
@@ -72,11 +72,11 @@ class State:
         for node in states:
             value = values.get(node.name)
             if value is None:
-                raise fail(f"{origin} holds no `{node.name}`, which the net needs")
+                raise fail(f"{origin} has no `{node.name}`, which the net needs")
             if value.shape != node.type.shape:
                 raise fail(
                     f"`{node.name}` is {dims(value.shape)} in {origin}, "
-                    f"the net wants {dims(node.type.shape)}"
+                    f"but the net needs {dims(node.type.shape)}"
                 )
             self._store(node.name, value.astype(node.type.dtype, copy=False))
 

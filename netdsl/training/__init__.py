@@ -1,1 +1,1 @@
-"""Training: what is wanted (recipe), the step as IR (step), the run (run), its files (store)."""
+"""Training: the recipe (recipe), the step as IR (step), the run (run) and its files (store)."""

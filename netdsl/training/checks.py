@@ -1,4 +1,4 @@
-"""Whether a net, its data and its loss fit together: told before anything runs."""
+"""Checks that a net, its data and its loss fit together, before anything runs."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from netdsl.types import Graph, dims
 
 
 def check_recipe(program: Program, name: str | None, budget: Budget | None = None) -> Network:
-    """The net that a recipe trains. Raises NetError where it could not start, as far as the file
-    alone can tell."""
+    """Returns the net that a recipe trains. Raises NetError if it could not start, as far as the
+    file alone can tell."""
     budget = budget or Budget()
     recipe = resolve_recipe(program, name, budget)
     network = elaborate(program, recipe.net, recipe.settings(training=True), budget)
@@ -48,7 +48,7 @@ def check_recipe(program: Program, name: str | None, budget: Budget | None = Non
 
 
 def _check_stage(program: Program, recipe: Recipe, network: Network, budget: Budget) -> None:
-    """Raises NetError where the net of the recipe before has other weights."""
+    """Raises NetError if the weights do not match those of the preceding recipe's net."""
     assert recipe.after is not None
     before = resolve_recipe(program, recipe.after, budget)
     given = elaborate(program, before.net, before.settings(training=False), budget)
@@ -58,8 +58,8 @@ def _check_stage(program: Program, recipe: Recipe, network: Network, budget: Bud
 
 
 def check_batch_norm(network: Network, recipe: Recipe) -> None:
-    """Raises NetError where batch normalisation would look at one image alone: what it learns in
-    training is then not what evaluation does."""
+    """Raises NetError if batch normalisation would see a single image per batch: its running
+    statistics then do not match evaluation."""
     renewed = [n for n in network.graph.updates if n.endswith(".running_mean")]
     if recipe.data.batch == 1 and renewed:
         layer = renewed[0].removesuffix(".running_mean")
@@ -67,26 +67,26 @@ def check_batch_norm(network: Network, recipe: Recipe) -> None:
             f"batch normalisation over a batch of one image (`{layer}`)",
             network.graph[renewed[0]].span,
             help="use `groupnorm` or `layernorm`, which do not look at the batch, or a larger "
-            "`batch`; `accumulate` does not help, each batch is normalised by itself",
+            "`batch`; `accumulate` does not help, as each batch is normalised alone",
         )
 
 
 MAX_EVALUATION_IMAGES, MAX_EVALUATION_VALUES, MAX_EVALUATION_BYTES = 250, 2**22, 2**27
-"""Images that are judged at once, values in them, and bytes of what their layers give; but never
-fewer images than a training step has."""
+"""Limits for one evaluation batch: images, values in them, and bytes of activations. A batch is
+never smaller than in a training step."""
 
 
 def evaluation_batch(network: Network, data: DataConfig) -> int:
-    """How many images are judged at once; as many as fit where a training step of this network
-    does."""
+    """The evaluation batch size; as large as fits wherever a training step of this network does."""
     images = MAX_EVALUATION_VALUES // math.prod(network.image_shape)
     kept, most = _activation_bytes(network.graph)
-    fit = network.batch * max(MAX_EVALUATION_BYTES, kept // 2) // most  # half of them are not kept
+    fit = network.batch * max(MAX_EVALUATION_BYTES, kept // 2) // most  # training keeps half
     return max(data.batch, min(MAX_EVALUATION_IMAGES, images, fit))
 
 
 def _activation_bytes(graph: Graph) -> tuple[int, int]:
-    """Bytes of all that is computed of the inputs, and the most that a node reads and gives."""
+    """Total bytes of everything computed from the inputs, and the most that one node reads and
+    writes."""
     sizes: dict[str, int] = {}
     kept = most = 0
     for node in graph.nodes.values():
@@ -100,18 +100,18 @@ def _activation_bytes(graph: Graph) -> tuple[int, int]:
 
 
 def training_transform(network: Network, data: DataConfig) -> Preprocessing:
-    """What images go through before a net learns from them."""
+    """The preprocessing of training images."""
     return Preprocessing(data.augment, network.image_shape)
 
 
 def evaluation_transform(network: Network, data: DataConfig) -> Preprocessing:
-    """What images go through before a net is judged by them, or used on them."""
+    """The preprocessing of images for evaluation and prediction."""
     return Preprocessing(data.eval_transform, network.image_shape)
 
 
 def check_data(network: Network, data: DataConfig, dataset: Dataset) -> None:
-    """Raises NetError where images or classes do not fit the net, and where there is nothing to
-    tell apart."""
+    """Raises NetError if images or classes do not fit the net, or if there are fewer than two
+    classes."""
     check_class_count(dataset)
     if data.source.record.classes is None:
         _check_class_gaps(dataset)
@@ -120,32 +120,33 @@ def check_data(network: Network, data: DataConfig, dataset: Dataset) -> None:
 
 
 def check_class_count(dataset: Dataset) -> None:
-    """Raises NetError where all samples to learn from are of one class: any net is then right."""
+    """Raises NetError if all training samples are of one class: any net would then be right."""
     labels = dataset.train.labels
     if labels.min() == labels.max():
         name = escape_line(dataset.classes[int(labels[0])])
         raise fail(
-            f"all {len(labels):,} images to learn from are of one class, `{name}`",
-            help="there must be two at least; in a folder of pictures each has a folder of its own",
+            f"all {len(labels):,} training images are of one class, `{name}`",
+            help="there must be at least two; in a folder of pictures each has its own folder",
         )
 
 
 def _check_class_gaps(dataset: Dataset) -> None:
-    """Raises NetError where classes that only the labels count have no sample to learn from."""
+    """Raises NetError if some class has no training sample, where the labels alone define the
+    classes."""
     counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
     empty = [c for c, n in zip(dataset.classes, counts, strict=True) if not n]
     if empty:
         raise fail(
             f"there are {len(counts):,} classes, as the highest label is {dataset.classes[-1]}, "
-            f"and no images to learn from of {abbreviate(empty)}",
+            f"but no training images of {abbreviate(empty)}",
             help="number the classes 0, 1, 2, ... without gaps, as "
             "`np.unique(labels, return_inverse=True)[1]` does",
         )
 
 
 def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | None) -> None:
-    """Raises NetError where images of this shape (None: pictures of any size) do not fit the
-    net's input when they have gone through what the data section says."""
+    """Raises NetError if images of this shape (None: pictures of any size) do not fit the net's
+    input after the preprocessing of the data section."""
     wanted = network.graph[network.image_input]
     for key, prepare, count in (
         ("augment", training_transform(network, data), data.batch),
@@ -157,7 +158,7 @@ def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | No
             after = f", after `{key}` {dims(given)}" if given != image else ""
             other = f"end `{key}` with a crop" if after else "choose another source"
             raise fail(
-                f"the images{f' of {file}' if file else ''} are {dims(image)}{after}, the net "
+                f"the images{f' of {file}' if file else ''} are {dims(image)}{after}, but the net "
                 f"wants {dims(network.image_shape)}",
                 wanted.span,
                 help=f"begin the net with `input({dims(given)})`, or {other}",
@@ -174,7 +175,7 @@ def _prepared_shape(
 
 
 def check_classes(network: Network, classes: tuple[str, ...]) -> None:
-    """Raises NetError where an output does not give one score a class."""
+    """Raises NetError if an output does not give one score per class."""
     for name in network.graph.outputs.values():
         out = network.graph[name]
         if out.type.shape[-1] != len(classes):
@@ -182,12 +183,12 @@ def check_classes(network: Network, classes: tuple[str, ...]) -> None:
                 f"the data has {len(classes)} classes, the net gives {out.type.shape[-1]} scores",
                 out.span,
                 help=f"end it with `fc({len(classes)})`; `--set classes={len(classes)}` does it "
-                "where the net has such a parameter",
+                "if the net has such a parameter",
             )
 
 
 def check_loss(network: Network, recipe: Recipe) -> None:
-    """Raises NetError where a loss would be given what it makes itself."""
+    """Raises NetError if the net ends with a softmax that the loss applies itself."""
     for name in network.graph.outputs.values():
         out = network.graph[name]
         while out.op == "reshape":
@@ -195,7 +196,7 @@ def check_loss(network: Network, recipe: Recipe) -> None:
         names = [chosen.name for chosen, _ in recipe.loss.terms]
         if "cross_entropy" in names and out.op in ("softmax", "log_softmax"):
             raise fail(
-                f"`cross_entropy` takes plain scores, the net ends with `{out.op}`",
+                f"`cross_entropy` takes plain scores, but the net ends with `{out.op}`",
                 out.span,
                 help=f"remove `{out.op}`; the loss and `predict` apply it themselves",
             )

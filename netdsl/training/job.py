@@ -1,4 +1,4 @@
-"""A job: a recipe with its net, its data and its graphs, all that can be wrong already checked."""
+"""A job: a recipe with its net, data and graphs, fully checked."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from netdsl.types import Graph
 
 @dataclass(frozen=True)
 class Job:
-    """What a run is about to do, before any weight is drawn."""
+    """A run that is ready to start; no weight is drawn yet."""
 
     name: str | None
     recipe: Recipe
@@ -49,42 +49,42 @@ class Job:
     train: Samples
     validation: Samples
     missing_data: str | None = None
-    """What of the data is not there; there are then no samples."""
+    """Which data are missing, if any; there are then no samples."""
 
     @property
     def image_input(self) -> str:
-        """The name of the input that images go to."""
+        """The name of the graph input for images."""
         return self.network.image_input
 
     @property
     def augment(self) -> Preprocessing:
-        """What the images to learn from go through."""
+        """The preprocessing of training images."""
         return training_transform(self.network, self.recipe.data)
 
     @property
     def transform(self) -> Preprocessing:
-        """What the images to judge by go through."""
+        """The preprocessing of validation and test images."""
         return evaluation_transform(self.network, self.recipe.data)
 
     @property
     def images_per_update(self) -> int:
-        """Images that one update looks at."""
+        """The number of images in one update."""
         return self.recipe.data.batch * self.recipe.accumulate
 
     @property
     def steps_per_epoch(self) -> int:
-        """Updates in an epoch."""
+        """The number of updates per epoch."""
         return len(self.train) // self.images_per_update
 
     @cached_property
     def inventory(self) -> Inventory:
-        """What was found of the data."""
+        """The inventory of the data."""
         source = str(self.recipe.data.source)
         return make_inventory(source, self.dataset, self.train, self.validation)
 
     @cached_property
     def data_fingerprint(self) -> str:
-        """What the images and labels to learn from are known by."""
+        """The fingerprint of the training images and labels."""
         return self.dataset.fingerprint
 
     @cached_property
@@ -93,7 +93,7 @@ class Job:
 
     @cached_property
     def accumulation_graph(self) -> Graph | None:
-        """The batches of an update before its last one, where it takes several."""
+        """The graph for all batches of an update but the last, if an update takes several."""
         if self.recipe.accumulate == 1:
             return None
         return compile_accumulation(self.network, self.recipe)
@@ -104,12 +104,12 @@ class Job:
 
     @cached_property
     def folded_evaluation(self) -> FoldedGraph:
-        """The evaluation as it is run."""
+        """The evaluation graph with folded batch norms."""
         return compile_evaluation(self.evaluation_network, self.recipe)
 
     @property
     def training_graphs(self) -> tuple[Graph, ...]:
-        """What an update runs."""
+        """The graphs of an update."""
         return (
             (self.step_graph, self.accumulation_graph)
             if self.accumulation_graph
@@ -118,24 +118,24 @@ class Job:
 
     @property
     def evaluation_graphs(self) -> tuple[Graph, ...]:
-        """What an evaluation runs."""
+        """The graphs of an evaluation."""
         return self.folded_evaluation.prepare, self.folded_evaluation.main
 
     @property
     def graphs(self) -> tuple[Graph, ...]:
-        """All that a run runs, one after the other."""
+        """All graphs that a run executes."""
         return self.training_graphs + self.evaluation_graphs
 
     def with_batch(self, program: Program, batch: int) -> Job:
-        """The same job with batches of another size."""
+        """The same job with another batch size."""
         recipe = replace(self.recipe, data=replace(self.recipe.data, batch=batch))
         network, evaluating = elaborate_networks(program, recipe)
         return replace(self, recipe=recipe, network=network, evaluation_network=evaluating)
 
 
 def elaborate_networks(program: Program, recipe: Recipe) -> tuple[Network, Network]:
-    """The net as it is trained, and as it is judged. Raises NetError where it takes no one
-    image."""
+    """Elaborates the net for training and for evaluation. Raises NetError if it does not have
+    exactly one image input."""
     network = elaborate(program, recipe.net, recipe.settings(training=True))
     batch = evaluation_batch(network, recipe.data)
     settings = recipe.settings(training=False, batch=batch)
@@ -143,21 +143,22 @@ def elaborate_networks(program: Program, recipe: Recipe) -> tuple[Network, Netwo
 
 
 def split_samples(dataset: Dataset, recipe: Recipe) -> tuple[Samples, Samples]:
-    """The samples to learn from, and those to validate with: the source's own, or held out."""
+    """The training and validation samples. Validation samples are the source's own, or held out
+    from the training samples."""
     if dataset.validation is not None:
         return dataset.train, dataset.validation
     return split(dataset.train, recipe.data.validation, recipe.seed)
 
 
 def _resolved_text(program: Program, name: str | None) -> str:
-    """What a run keeps of its files, as one text. Raises NetError where that could not be read
+    """The text of the recipe that a run stores. Raises NetError if it is too large to be read
     back."""
     text = format_file(resolve_file(program, name))
     try:
         check_limits(Source("it", text))
     except NetError as e:
         raise fail(
-            "a run keeps its net and recipes as one text with all that they use, and here "
+            "a run stores its net and recipes as one text with all that they use, but here "
             f"{e.diagnostics[0].message}",
             help="remove the blocks and nets that this one does not need",
         ) from None
@@ -167,9 +168,9 @@ def _resolved_text(program: Program, name: str | None) -> str:
 def prepare_job(
     program: Program, name: str | None, data_folder: str | None = None, allow_missing: bool = False
 ) -> Job:
-    """Reads the data and checks all that can be wrong, so that a run that starts does not end for
-    a reason that could have been known. Where the data are not there it raises NetError, or
-    `allow_missing` gives what is known without them."""
+    """Reads the data and checks everything that can be checked in advance, so that a run does not
+    fail later for a predictable reason. If the data are missing, raises NetError, or with
+    `allow_missing` returns a job without samples."""
     recipe = resolve_recipe(program, name)
     network, evaluating = elaborate_networks(program, recipe)
     check_loss(network, recipe)
@@ -190,12 +191,12 @@ def prepare_job(
     if dataset.read_test is None:
         check_test_metrics(recipe.expectations)
     else:
-        dataset.read_test()  # nobody learns from it: what is wrong with its files is told now
+        dataset.read_test()  # training does not read the test set: report errors in its files now
     train, validation = split_samples(dataset, recipe)
     job = Job(*known, dataset, train, validation)
     if job.steps_per_epoch == 0:
-        message = f"a batch of {job.images_per_update} is more than the {len(train)} images"
-        made = f"`accumulate` makes it of {recipe.accumulate} batches of {recipe.data.batch}"
+        message = f"a batch of {job.images_per_update} is larger than the {len(train)} images"
+        made = f"`accumulate` combines {recipe.accumulate} batches of {recipe.data.batch}"
         raise fail(
             message,
             notes=[made] if recipe.accumulate > 1 else [],

@@ -1,1 +1,1 @@
-"""What a `train` section asks for: its keys and the tables behind them."""
+"""The contents of a `train` section: its keys and the tables behind them."""

@@ -1,4 +1,4 @@
-"""What a recipe expects of its metrics, checked before a run and judged after it."""
+"""A recipe's expectations of its metrics, checked before a run and judged after it."""
 
 from __future__ import annotations
 
@@ -23,21 +23,20 @@ METRICS = (
 
 
 def check_expectation(condition: s.Expression, held_out: int | float, budget: Budget) -> None:
-    """Raises NetError where an expectation is none, or speaks of what there will not be."""
+    """Raises NetError if an expectation is malformed or names a metric that will not exist."""
     for e in _metric_names(condition):
         if e.name not in METRICS:
             help = suggest_name(e.name, METRICS, "metrics are")
             raise fail(f"there is no metric `{e.name}`", e.span, help=help)
         if e.name.startswith("val_") and not held_out:
             raise fail(f"`validation = 0` holds nothing out, so there is no `{e.name}`", e.span)
-    # they differ, so that a difference of two can be divided by
+    # all different, so that dividing by a difference of two does not fail
     figures = {name: 0.5 + i / 16 for i, name in enumerate(METRICS)}
     evaluate_condition(condition, Scope(figures, budget=budget))
 
 
 def check_test_metrics(conditions: Sequence[s.Expression]) -> None:
-    """Raises NetError where an expectation speaks of a test, which data without a test set have
-    none of."""
+    """Raises NetError if an expectation names a test metric; for data without a test set."""
     for e in (e for condition in conditions for e in _metric_names(condition)):
         if e.name.startswith("test_"):
             help = "expect `val_accuracy`, or give the data a test set"
@@ -58,7 +57,7 @@ def _metric_names(condition: s.Expression) -> Iterator[s.Name]:
 
 @dataclass(frozen=True)
 class ExpectationResult:
-    """An expectation of a run: as written, whether it holds, and the figures behind it."""
+    """The outcome of an expectation: its text, whether it holds, and the figures behind it."""
 
     text: str
     ok: bool
@@ -68,8 +67,8 @@ class ExpectationResult:
 def judge_expectations(
     expectations: Sequence[s.Expression], metrics: Mapping[str, Any]
 ) -> list[ExpectationResult]:
-    """How the metrics of a finished run meet what was expected of them. What was not measured,
-    such as a test set that a source does not have, meets nothing."""
+    """Judges the expectations of a finished run. One that uses a metric that was not measured, such
+    as a test accuracy without a test set, fails."""
     known = {k: v for k, v in metrics.items() if v is not None}
     outcomes = []
     for condition in expectations:
@@ -83,7 +82,7 @@ def judge_expectations(
             outcomes.append(
                 ExpectationResult(text, evaluate_condition(condition, Scope(known)), figures)
             )
-        except NetError as e:  # such as a division by a difference that came out as zero
+        except NetError as e:  # such as division by a difference that is zero
             outcomes.append(
                 ExpectationResult(text, False, f"{figures}: {e.diagnostics[0].message}")
             )

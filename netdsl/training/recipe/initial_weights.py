@@ -1,4 +1,4 @@
-"""What weights begin with: those of another run, taken over by their names."""
+"""Initial weights from another run, matched by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_MISMATCHES = 8
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """A place that weights can come from."""
+    """A source of initial weights."""
 
     signature: Signature
     doc: str = ""
@@ -29,21 +29,21 @@ INITIAL_WEIGHTS: dict[str, InitialWeights] = {
             "weights",
             (
                 Param("file", QuotedText(), doc="a checkpoint, or the directory of a run"),
-                Param("except", GLOB_LIST, (), "globs of weights that are drawn anew"),
+                Param("except", GLOB_LIST, (), "globs of weights that are drawn at random instead"),
             ),
         ),
-        "weights of another run, by their names",
+        "weights of another run, matched by name",
     )
 }
 
 
 def shape_mismatches(states: Iterable[Node], given: Mapping[str, Shape]) -> list[str]:
-    """A line for each state that is not there, or has another shape."""
+    """Returns one line for each state that is missing from `given` or has another shape there."""
     found = []
     for node in states:
         there = given.get(node.name)
         if there is None:
-            found.append(f"`{node.name}` is not there")
+            found.append(f"`{node.name}` is missing")
         elif there != node.type.shape:
             found.append(f"`{node.name}` is {dims(there)}, the net wants {dims(node.type.shape)}")
     return found
@@ -57,8 +57,8 @@ def match_states(
     span: Span | None = None,
     help: str | None = None,
 ) -> list[Node]:
-    """The states that take their values from `given`. Raises NetError, naming every one, where
-    some have another shape or are not there."""
+    """Returns the states that take their values from `given`. Raises NetError, listing the
+    mismatches, if any state is missing or has another shape."""
     match_globs(excluded, [n.name for n in states], "except", span)
     wanted = [n for n in states if not matches_any_glob(n.name, excluded)]
     wrong = shape_mismatches(wanted, given)

@@ -1,4 +1,4 @@
-"""What a lint is, what it looks at, and what it finds."""
+"""The types of a lint, its input and its findings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from netdsl.training.recipe.recipe import Recipe
 
 @dataclass(frozen=True)
 class Subject:
-    """What lints look at: a net as training sees it, and the recipe that trains it, if one does."""
+    """What a lint examines: a net as elaborated for training, and the recipe that trains it, if
+    any."""
 
     program: Program
     network: Network
@@ -21,14 +22,14 @@ class Subject:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the net is not a small version of what the file says."""
+        """Whether the net has its full size, not shrunk by the recipe."""
         return self.recipe is None or self.recipe.shrink is None
 
 
 @dataclass(frozen=True)
 class Review:
-    """All that lints look at at once; `is_whole` where that is a file as it stands, with all of
-    its nets and recipes."""
+    """The input of one run of all lints. `is_whole` is true if it is a whole file, unchanged, with
+    all its nets and recipes."""
 
     program: Program
     subjects: tuple[Subject, ...]
@@ -37,7 +38,7 @@ class Review:
 
 @dataclass(frozen=True)
 class Finding:
-    """A warning of a lint: its message, its place, and what to do."""
+    """A lint's warning: message, source span and advice."""
 
     message: str
     span: Span | None
@@ -46,8 +47,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Lint:
-    """A lint by its name. `doc` is a line of the reference; of the two files that stand for
-    examples `wrong` is warned of, and `right` is not."""
+    """A named lint. `doc` is its line in the reference; `wrong` and `right` are example files:
+    `wrong` triggers the lint, `right` does not."""
 
     name: str
     doc: str

@@ -1,4 +1,4 @@
-"""The rules of lints: each finds what a net or a recipe says but probably does not mean."""
+"""Lint rules: each finds something in a net or a recipe that is probably not intended."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ def find_channels_first(subject: Subject) -> Iterator[Finding]:
 
 
 _MAX_KERNEL = 11
-"""The largest kernel of a published net that keeps its channels and is no depthwise one."""
+"""The largest kernel of a published net that keeps the channel count and is not depthwise."""
 _MAX_EVEN_KERNEL = 4
 _MAX_STRIDE = 2
 
 
 def find_pytorch_order(subject: Subject) -> Iterator[Finding]:
-    """What was written as `31x31`, or is a depthwise convolution, is meant to be a kernel."""
+    """Finds PyTorch's argument order. A kernel written as `31x31`, or that of a depthwise
+    convolution, is taken as intended."""
     for layer in subject.network.layers:
         given = layer.arguments
         if layer.layer_type not in ("conv", "convtranspose", "local") or layer.positional_count < 2:
@@ -51,15 +52,15 @@ def find_pytorch_order(subject: Subject) -> Iterator[Finding]:
         if doubtful and given["channels"] == layer.input_types[0].shape[-1]:
             meant = f"{kernel}, {stride}" if layer.positional_count > 2 else f"{kernel}, 3x3"
             yield Finding(
-                f"`{layer.call}` has {given['channels']} channels, as many as flow in, and a "
+                f"`{layer.call}` has {given['channels']} channels, as many as its input, and a "
                 f"kernel of {kernel} with stride {stride}",
                 layer.span,
-                f"channels that flow in are never given: is it `{layer.layer_type}({meant})`?",
+                f"input channels are never given: did you mean `{layer.layer_type}({meant})`?",
             )
 
 
 def find_unread(subject: Subject) -> Iterator[Finding]:
-    """What a test asks about is read by it."""
+    """Finds layers whose output nothing reads. A test that queries a layer counts as reading it."""
     network = subject.network
     asked = {
         network.nodes_by_path[x] for x in _texts(subject.program) if x in network.nodes_by_path
@@ -68,19 +69,19 @@ def find_unread(subject: Subject) -> Iterator[Finding]:
     read = {a for n in network.graph.nodes.values() for a in n.args}
     for layer in network.layers:
         if layer.result not in needed and layer.result not in read:
-            message = f"nothing reads what `{layer.path}` gives"
+            message = f"nothing reads the output of `{layer.path}`"
             help = "begin a chain with its label, make it an `output`, or remove it"
             yield Finding(message, layer.span, help)
 
 
 def _texts(program: Program) -> Iterator[str]:
-    """The texts in a file's tests, places among them."""
+    """All strings in a file's tests, including layer paths."""
     expressions = _within(e for test in program.tests for e in test.expectations)
     return (e.value for e in expressions if isinstance(e, s.StringLiteral))
 
 
 def _within(expressions: Iterable[s.Expression]) -> Iterator[s.Expression]:
-    """Conditions, and all that they compare and call."""
+    """Conditions and all their subexpressions: operands and call arguments."""
     stack = list(expressions)
     while stack:
         e = stack.pop()
@@ -116,13 +117,13 @@ def find_late_step(subject: Subject) -> Iterator[Finding]:
     late = [x for x in schedule.arguments.get("at", ()) if x >= epochs]
     if late:
         message = (
-            f"the rate would change after {format_value(late[0])} epochs, the run has {epochs}"
+            f"the rate would change after {format_value(late[0])} epochs, but the run has {epochs}"
         )
         yield Finding(message, schedule.span, "set every step below `epochs`, or remove it")
-    # one epoch to compare with, more than `patience` that are no better, one with the new rate
+    # needs one epoch to compare with, `patience` + 1 without improvement, one at the new rate
     if schedule.name == "plateau" and epochs < schedule.arguments["patience"] + 3:
         waits = schedule.arguments["patience"]
-        message = f"`plateau` waits for more than {waits} epochs, the run has {epochs}"
+        message = f"`plateau` waits for more than {waits} epochs, but the run has {epochs}"
         help = f"set a smaller `patience`, or at least {waits + 3} epochs"
         yield Finding(message, schedule.span, help)
 
@@ -131,7 +132,7 @@ def find_early_step(subject: Subject) -> Iterator[Finding]:
     schedule = subject.recipe.schedule if subject.recipe else None
     if schedule is not None and 0 in schedule.arguments.get("at", ()):
         message = "the rate is changed before the first epoch"
-        yield Finding(message, schedule.span, "`at` counts the epochs that are over: begin with 1")
+        yield Finding(message, schedule.span, "`at` counts finished epochs: begin with 1")
 
 
 def find_long_warmup(subject: Subject) -> Iterator[Finding]:
@@ -140,7 +141,7 @@ def find_long_warmup(subject: Subject) -> Iterator[Finding]:
     schedule, epochs = subject.recipe.schedule, subject.recipe.epochs
     warmup = schedule.arguments.get("warmup", 0.0)
     if warmup >= epochs:
-        message = f"the warm-up takes {format_value(warmup)} epochs, the run has {epochs}"
+        message = f"the warm-up takes {format_value(warmup)} epochs, but the run has {epochs}"
         yield Finding(message, schedule.span, "set `warmup` to the first few epochs of the run")
 
 
@@ -154,7 +155,7 @@ def find_large_cutout(subject: Subject) -> Iterator[Finding]:
         if chosen.name == "cutout" and chosen.arguments["size"] >= side:
             size = chosen.arguments["size"]
             message = f"a square of {size} pixels covers whole images, whose side is {side}"
-            help = f"a quarter to a half of a side: `cutout({max(1, side // 2)})`"
+            help = f"use a quarter to half of a side: `cutout({max(1, side // 2)})`"
             yield Finding(message, chosen.span, help)
 
 
@@ -167,7 +168,7 @@ def find_unmatched_glob(subject: Subject) -> Iterator[Finding]:
         if not any(matches_glob(name, glob) for name in names):
             help = suggest_name(glob, make_glob_candidates(names), "globs that match")
             yield Finding(
-                f'no weight is called "{glob}", which `no_decay` names',
+                f'no weight matches "{glob}" of `no_decay`',
                 chosen.span,
                 help or "`netdsl train --dry-run` prints what each glob matches",
             )

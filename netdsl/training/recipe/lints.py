@@ -32,7 +32,8 @@ from netdsl.training.recipe.recipe import resolve_recipe, stage_names
 
 
 def warnings(review: Review) -> list[Diagnostic]:
-    """What all lints say, each thing once, but where it is allowed; the first of too many."""
+    """Returns the findings of all lints, without duplicates and without allowed ones; at most
+    MAX_ERRORS."""
     found: dict[Diagnostic, None] = {}
     for lint in LINTS.values():
         for w in lint.find(review):
@@ -44,7 +45,7 @@ def warnings(review: Review) -> list[Diagnostic]:
 
 
 def recipe_warnings(program: Program, name: str | None) -> list[Diagnostic]:
-    """What lints say of a recipe, of those that it comes after, and of their nets."""
+    """Returns the lint warnings for a recipe, the recipes it comes after, and their nets."""
     budget = Budget()
     recipes = [resolve_recipe(program, stage, budget) for stage in stage_names(program, name)]
     nets = (elaborate(program, r.net, r.settings(training=True), budget) for r in recipes)
@@ -55,11 +56,11 @@ def recipe_warnings(program: Program, name: str | None) -> list[Diagnostic]:
 def _per_subject(
     find: Callable[[Subject], Iterable[Finding]],
 ) -> Callable[[Review], Iterable[Finding]]:
-    """What a lint says of every net and recipe."""
+    """Turns a rule for one subject into one for all subjects of a review."""
     return lambda review: chain.from_iterable(map(find, review.subjects))
 
 
-# ---- what is allowed --------------------------------------------------------------------------
+# ---- `allow:` comments ------------------------------------------------------------------------
 
 _ALLOW = re.compile(r"#(?P<before>[^\n]*?)\ballow:\s*(?P<names>\w[\w\-, ]*)")
 _COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|(#[^\n]*)')
@@ -67,7 +68,7 @@ _COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|(#[^\n]*)')
 
 @dataclass(frozen=True)
 class _Allowance:
-    """A name after `allow:` in a comment; it holds on the line of the comment and the next."""
+    """A name after `allow:` in a comment. It applies to the comment's line and the next."""
 
     name: str
     span: Span
@@ -78,17 +79,18 @@ class _Allowance:
 
     @property
     def meant(self) -> int:
-        """The line that it is meant for: that of the code before it, else the next."""
+        """The line it is meant for: its own if there is code before it, else the next."""
         return self.line if _code(self.span.source.line(self.line)) else self.line + 1
 
 
 def _code(line: str) -> str:
-    """What a line has beside brackets and comments."""
+    """The code of a line without brackets and comments."""
     return line.partition("#")[0].strip(" \t{}();|")
 
 
 def _is_allowed(name: str, span: Span | None) -> tuple[int, ...]:
-    """The lines of the comments that allow a lint at a place: its own, the one above, or none."""
+    """The lines of the comments that allow a lint at a span: its own line and the one above, if
+    any."""
     if span is None:
         return ()
     number, _ = span.position
@@ -100,8 +102,8 @@ def _names(line: str) -> list[str]:
 
 
 def _allowances(source: Source) -> Iterator[_Allowance]:
-    """The names that comments are meant to allow: of a sentence that has `allow:` in it none, of
-    one that goes on after a name the name."""
+    """The names that `allow:` comments intend to allow. An `allow:` inside a sentence counts for
+    nothing; if a sentence follows a name, only the name counts."""
     for comment in _COMMENT.finditer(source.text):
         for m in _ALLOW.finditer(comment[1] or ""):
             if m["before"].rstrip()[-1:].isalnum():
@@ -124,7 +126,7 @@ def _unknown_lint(review: Review) -> Iterator[Finding]:
 
 
 def _unused_allow(review: Review) -> Iterator[Finding]:
-    """Only of a whole file: what another recipe, net or file needs is not known."""
+    """Checks whole files only: it is unknown what another recipe, net or file needs."""
     items = review.program.items
     if not review.is_whole or not items:
         return
@@ -144,12 +146,12 @@ def _unused_allow(review: Review) -> Iterator[Finding]:
     for a in written:
         if (a.name, a.line) not in used and a.meant not in unseen:
             message = f"`allow: {a.name}` has nothing to allow here"
-            help = "it holds on its own line and on the next: move it there, or remove it"
+            help = "it applies to its own line and the next: move it there, or remove it"
             yield Finding(message, a.span, help)
 
 
 def _unseen_lines(review: Review, source: Source) -> set[int]:
-    """Lines of blocks and nets that have code, but no layer of what is looked at."""
+    """Lines of blocks and nets that contain code but no layer of the reviewed networks."""
     spans = (layer.span for x in review.subjects for layer in x.network.layers)
     seen = {span.position[0] for span in spans if span.source is source}
     inside: set[int] = set()
@@ -192,14 +194,14 @@ LINTS: dict[str, Lint] = {
         ),
         Lint(
             "pytorch-order",
-            "the arguments of a convolution begin with the channels that flow in",
+            "the arguments of a convolution begin with its input channels",
             _per_subject(find_pytorch_order),
             "net a { input(96x96x3); conv(3, 64, 3) }\n",
             "net a { input(96x96x3); conv(64, 3); conv(64, 3, 2) }\n",
         ),
         Lint(
             "unread",
-            "nothing reads what a layer gives",
+            "nothing reads the output of a layer",
             _per_subject(find_unread),
             _net("x: relu; y: fc(3); x -> fc(10)"),
             _net("x: relu; output y: fc(3); x -> fc(10)"),
@@ -213,7 +215,7 @@ LINTS: dict[str, Lint] = {
         ),
         Lint(
             "late-step",
-            "a schedule changes the rate when the run is over",
+            "a schedule changes the rate after the end of the run",
             _per_subject(find_late_step),
             _trained("schedule = step(at=[10, 30]), epochs = 30"),
             _trained("schedule = step(at=[10, 20]), epochs = 30"),
@@ -262,14 +264,14 @@ LINTS: dict[str, Lint] = {
         ),
         Lint(
             "unknown-lint",
-            "a comment allows what is no lint",
+            "a comment allows an unknown lint",
             _unknown_lint,
             _net("fc(10)  # allow: unraed\n"),
             _net("fc(10)  # these allow: nothing\n"),
         ),
         Lint(
             "unused-allow",
-            "a comment allows what no lint finds, in a file that is checked as a whole",
+            "a comment allows a lint that finds nothing there, in a file checked as a whole",
             _unused_allow,
             _net("x: fc(3)  # allow: unread\n"),
             _net("x: fc(3)  # allow: unread\n input(8x8x1)"),

@@ -1,4 +1,4 @@
-"""The table of losses: each emits one value a sample."""
+"""The table of losses: each emits one value per sample."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from netdsl.values import Value, format_value
 
 @dataclass(frozen=True)
 class Loss:
-    """`build(b, scores, labels, **arguments)` gives the loss of each sample: [N]. `logits` says
-    that softmax makes probabilities of the scores; others are compared as they are."""
+    """`build(b, scores, labels, **arguments)` returns the loss of each sample: [N]. If `logits`,
+    softmax turns the scores into probabilities; otherwise they are compared as they are."""
 
     signature: Signature
     build: Callable[..., Node]
@@ -54,7 +54,7 @@ LOSSES: dict[str, Loss] = {
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised: losses, each with its weight."""
+    """The training objective: a weighted sum of losses."""
 
     terms: tuple[tuple[BoundCall, float], ...]
 
@@ -63,7 +63,7 @@ class Objective:
         return str(self.terms[0][0]) if plain else format_value(self.terms)
 
     def per_sample(self, b: Builder, scores: Node, labels: Node) -> Node:
-        """The loss of each sample."""
+        """Emits the loss of each sample."""
         parts = []
         for chosen, weight in self.terms:
             part: Node = chosen.record.build(b, scores, labels, **chosen.arguments)
@@ -71,14 +71,14 @@ class Objective:
         return reduce(b.add, parts)
 
     def average_scores(self, views: Sequence[Array]) -> Array:
-        """The scores [N, classes] of images of which there are several views, each with its own.
+        """Combines the scores of several views of each image into one array [N, classes].
 
-        Those of logits are such that softmax makes of them the mean of the views' probabilities
-        (Simonyan & Zisserman 2015, 3.2); other scores are averaged as they are, and so are those
-        of an image that has one which is not finite. Equal views have their own scores, to the bit.
+        Logits are combined so that their softmax is the mean of the views' probabilities (Simonyan
+        & Zisserman 2015, 3.2). Other scores are averaged directly, and so are those of an image
+        with a score that is not finite. Identical views yield their own scores, bit for bit.
         """
         x = np.asarray(views, np.float64)
-        with np.errstate(invalid="ignore"):  # infinities, which have no other mean than this
+        with np.errstate(invalid="ignore"):  # infinities have no other mean
             plain = x.mean(axis=0)
             if any(chosen.record.logits for chosen, _ in self.terms):
                 finite = np.isfinite(x).all(axis=(0, 2))
@@ -87,8 +87,9 @@ class Objective:
 
 
 def _mean_logits(x: Array) -> Array:
-    """Of finite logits [views, N, classes] those of the mean probability, in the scale of the first
-    view: log(mean(p)) is taken as a difference from its own, which is nothing where all agree."""
+    """For finite logits [views, N, classes], returns logits of the mean probability, in the scale
+    of the first view. log(mean(p)) is computed as a difference from the first view's logits, which
+    is exactly zero if all views agree."""
     most = x.max(axis=2, keepdims=True)
     total = most + np.log(np.exp(x - most).sum(axis=2, keepdims=True))
     change = (x - x[0]) - (total - total[0])
@@ -112,11 +113,11 @@ class ObjectiveKind:
 
 
 def class_scores(b: Builder, output: Node) -> Node:
-    """A net's output as [N, classes]. Raises NetError where it is a picture of scores."""
+    """A net's output as [N, classes]. Raises NetError if it has more than one position."""
     n, *rest = output.type.shape
     if math.prod(rest[:-1]) != 1:
         raise fail(
-            f"the net gives {dims(rest)}, one score for each class is needed",
+            f"the net gives {dims(rest)}, but one score per class is needed",
             output.span,
             help="end it with `globalavgpool` or `fc(classes)`",
         )
@@ -124,7 +125,8 @@ def class_scores(b: Builder, output: Node) -> Node:
 
 
 def pairwise_sum(b: Builder, parts: Sequence[Node]) -> Node:
-    """The sum of values, added by pairs: of hundreds of them, no sum is made of a long chain."""
+    """The sum of values, added in pairs, so that hundreds of them do not form a long chain of
+    sums."""
     while len(parts) > 1:
         even = len(parts) // 2 * 2
         pairs = zip(parts[:even:2], parts[1:even:2], strict=True)
@@ -133,6 +135,6 @@ def pairwise_sum(b: Builder, parts: Sequence[Node]) -> Node:
 
 
 def weighted_mean(b: Builder, values: Node, weights: Node) -> Node:
-    """Sum of weight * value over the sum of weights, a scalar."""
+    """Sum of weight * value divided by the sum of weights, a scalar."""
     total = b.reduce_sum(b.mul(values, weights), axes=(0,))
     return b.div(total, b.reduce_sum(weights, axes=(0,)))

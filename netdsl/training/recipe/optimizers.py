@@ -15,10 +15,11 @@ from netdsl.types import Node, TensorType
 
 @dataclass
 class Update:
-    """One parameter's update being built: its gradient in, its new value out; slots are states.
+    """One parameter's update under construction: takes its gradient, produces its new value; slots
+    are states.
 
-    `scale` is its share of the rate; `counter` names the input that counts updates, `skipped` is
-    how many of them were not made.
+    `scale` multiplies the learning rate. `counter` names the input that counts updates, and
+    `skipped` is how many of those were skipped.
     """
 
     b: Builder
@@ -42,7 +43,7 @@ class Update:
         return self.b.sub(self.b.cast(count, dtype=self.skipped.type.dtype), self.skipped)
 
     def slot(self, name: str) -> Node:
-        """A state beside the weight, of its shape and zero at first: `conv1.weight.velocity`."""
+        """A state of the weight's shape, initially zero: `conv1.weight.velocity`."""
         path = f"{self.weight.name}.{name}"
         return self.b.state(path, self.weight.type, ("constant", 0.0), trainable=False)
 
@@ -51,7 +52,7 @@ class Update:
         return value
 
     def ema(self, op: str, name: str, decay: float) -> Node:
-        """A slot that follows the gradient (or its square) as a moving average."""
+        """A slot that holds a moving average of the gradient (or its square)."""
         slot = self.slot(name)
         return self.assign(slot, self.b.emit(op, slot, self.gradient, decay=decay))
 
@@ -61,7 +62,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """`build(update, **arguments)` gives the new weight."""
+    """`build(update, **arguments)` returns the new weight."""
 
     signature: Signature
     build: Callable[..., Node]
@@ -104,7 +105,7 @@ def _adamw(u: Update, weight_decay: float, **betas: float) -> Node:
 
 
 def _rmsprop(u: Update, decay: float, momentum: float, eps: float, weight_decay: float) -> Node:
-    """Tieleman & Hinton 2012: g over the root of the running mean square."""
+    """Tieleman & Hinton 2012: g divided by the root of the running mean square."""
     u.gradient = _add_weight_decay(u, weight_decay)
     v = u.ema("ema_square", "square", decay)
     direction = u.b.rms_direction(u.gradient, v, eps=eps)
@@ -115,8 +116,8 @@ def _rmsprop(u: Update, decay: float, momentum: float, eps: float, weight_decay:
 
 
 def _lars(u: Update, momentum: float, trust: float, weight_decay: float, eps: float) -> Node:
-    """You et al. 2017: v = m v + lr * ratio * (g + decay w); w = w - v. Vectors (biases, norms)
-    take the plain rate."""
+    """You et al. 2017: v = m v + lr * ratio * (g + decay w); w = w - v. Vectors (biases, norms) use
+    the plain rate."""
     b = u.b
     step = b.mul(_add_weight_decay(u, weight_decay), u.lr)
     if u.weight.type.rank > 1:
@@ -198,7 +199,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
 
 
 def emit_update(u: Update, chosen: Any) -> Node:
-    """The new weight under a chosen optimizer; its `lr` is the input of that name."""
+    """Emits the update of a weight and returns its new value. The learning rate is the input
+    `lr`."""
     given = {k: v for k, v in chosen.arguments.items() if k not in ("lr", "no_decay")}
     if matches_any_glob(u.weight.name, chosen.arguments["no_decay"]):
         given["weight_decay"] = 0.0

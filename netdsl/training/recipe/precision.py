@@ -1,4 +1,4 @@
-"""The table of precisions, and the loss scale that gradients of few exponents need, as IR."""
+"""The table of precisions, and which of them scale the loss."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from netdsl.signature import BoundCall, CallOf, Param, Signature
 from netdsl.values import Symbol
 
 MIN_SCALE = 1.0
-"""Where a smaller scale than this does not help, the fault is the net's."""
+"""The smallest loss scale. If gradients are still not finite at this scale, the net is at fault."""
 MAX_SCALE = 2.0**32
 
 
 @dataclass(frozen=True)
 class Precision:
-    """A way to compute a training step, or a 16-bit type of one."""
+    """A precision of the training step, or a 16-bit type for one."""
 
     signature: Signature
     doc: str = ""
 
 
 LOW_PRECISIONS: dict[str, Precision] = {
-    "bfloat16": Precision(Signature("bfloat16"), "the exponents of 32 bits, 8 bits of precision"),
+    "bfloat16": Precision(
+        Signature("bfloat16"), "the exponent range of float32, 8 bits of precision"
+    ),
     "float16": Precision(
         Signature(
             "float16",
@@ -32,7 +34,7 @@ LOW_PRECISIONS: dict[str, Precision] = {
             ),
         ),
         "11 bits of precision, but few exponents, so the loss is scaled: by `scale` at first; a "
-        "step whose gradients are not finite is left out and halves it, `steady` others double it",
+        "step whose gradients are not finite is skipped and halves it, `steady` others double it",
     ),
 }
 
@@ -48,7 +50,7 @@ PRECISIONS: dict[str, Precision] = {
 
 
 def low_precision(precision: BoundCall) -> BoundCall | None:
-    """The 16-bit type that a step computes in, if it does."""
+    """The 16-bit type that the step computes in, if any."""
     return precision.arguments.get("low")
 
 
@@ -59,7 +61,7 @@ def has_loss_scale(precision: BoundCall) -> bool:
 
 
 def describe_precision(precision: BoundCall) -> str:
-    """A precision in words."""
+    """Describes a precision for the user."""
     low = low_precision(precision)
     if low is None:
         return precision.name

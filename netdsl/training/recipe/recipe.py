@@ -35,7 +35,7 @@ from netdsl.values import Argument, Symbol, Value
 
 @dataclass(frozen=True)
 class _NameKind:
-    """A bare name of something else in the file."""
+    """A bare name that refers to another item of the file."""
 
     def accept(self, value: Value) -> Symbol:
         if not isinstance(value, Symbol):
@@ -49,72 +49,78 @@ _OPTIONAL_COUNT = OneOf((NoneLiteral(), Integer(1, 1_000_000)))
 SIGNATURE = Signature(
     "train",
     (
-        Param("net", _OPTIONAL_NAME, None, "which net, the file's first unless given"),
-        Param("data", _OPTIONAL_NAME, None, "which data section, the unnamed one unless given"),
+        Param("net", _OPTIONAL_NAME, None, "which net; by default the file's first"),
+        Param("data", _OPTIONAL_NAME, None, "which data section; by default the unnamed one"),
         Param(
             "after",
             _OPTIONAL_NAME,
             None,
-            "a recipe that runs first; its best weights are the first",
+            "a recipe that runs first; its best weights are the initial ones",
         ),
         Param(
             "init",
-            OneOf((NoneLiteral(), CallOf("beginning", INITIAL_WEIGHTS))),
+            OneOf((NoneLiteral(), CallOf("source of weights", INITIAL_WEIGHTS))),
             None,
-            'weights("FILE", except=[globs]): what the weights begin with',
+            'weights("FILE", except=[globs]): the initial weights',
         ),
         Param("loss", ObjectiveKind(), Symbol("cross_entropy"), "a loss, or [(loss, weight), ...]"),
-        Param("optimizer", CallOf("optimizer", OPTIMIZERS), Symbol("sgd"), "how"),
         Param(
-            "schedule", CallOf("schedule", SCHEDULES), Symbol("constant"), "how the rate changes"
+            "optimizer",
+            CallOf("optimizer", OPTIMIZERS),
+            Symbol("sgd"),
+            "how the weights are updated",
+        ),
+        Param(
+            "schedule",
+            CallOf("schedule", SCHEDULES),
+            Symbol("constant"),
+            "how the learning rate changes",
         ),
         Param("precision", CallOf("precision", PRECISIONS), Symbol("full"), "of products"),
         Param(
             "deterministic",
             Boolean(),
             False,
-            "on a GPU too only what gives the same bits on every run, at the price of some speed",
+            "the same bits on every run, on a GPU too, at some cost in speed",
         ),
         Param("epochs", Integer(1, MAX_EPOCHS), 10, "passes over the training images"),
         Param(
-            "patience", _OPTIONAL_COUNT, None, "epochs without a better one that end the run early"
+            "patience", _OPTIONAL_COUNT, None, "epochs without improvement that end the run early"
         ),
         Param("seed", Integer(0, 2**31 - 1), 1, "of initial weights, order and dropout"),
         Param(
             "clip",
             OneOf((NoneLiteral(), Float(above=0))),
             None,
-            "largest norm that all gradients together may have",
+            "largest global norm that the gradients may have",
         ),
         Param("accumulate", Integer(1, 65536), 1, "batches whose mean gradient makes one update"),
         Param(
             "ema",
             OneOf((NoneLiteral(), Float(above=0, below=1))),
             None,
-            "decay of a moving average of the weights, which is then what is judged and kept",
+            "decay of a moving average of the weights, which is then evaluated and kept",
         ),
-        Param("freeze", GLOB_LIST, (), "globs of weights that stay as they are"),
+        Param("freeze", GLOB_LIST, (), "globs of weights that are not trained"),
         Param(
             "lr_scale",
             ListOfPairs(QuotedText(), Float(0), MAX_GLOBS),
             (),
-            "[(glob, factor), ...] of the rate; the last that matches counts",
+            "[(glob, factor), ...] of the rate; the last match counts",
         ),
         Param(
             "recompute",
             GLOB_LIST,
             (),
-            "globs of blocks or layers whose inner values the backward pass computes again",
+            "globs of blocks or layers whose intermediate values the backward pass recomputes",
         ),
         Param(
             "shrink",
             OneOf((NoneLiteral(), Integer(1, 2**20))),
             None,
-            "number that the net's channels are divided by, for a quick trial",
+            "divisor of the net's channels, for a quick trial",
         ),
-        Param(
-            "keep_every", _OPTIONAL_COUNT, None, "epochs after which a checkpoint is kept for good"
-        ),
+        Param("keep_every", _OPTIONAL_COUNT, None, "keep a checkpoint every so many epochs"),
     ),
     noun="key",
 )
@@ -122,7 +128,8 @@ SIGNATURE = Signature(
 
 @dataclass(frozen=True)
 class Recipe:
-    """A resolved `train` section with the data that it learns from; `spans` are its entries'."""
+    """A resolved `train` section with the data section it uses. `spans` maps keys to the source
+    spans of their entries."""
 
     net: str
     after: str | None
@@ -148,7 +155,7 @@ class Recipe:
     spans: Mapping[str, Span] = field(default_factory=dict, compare=False)
 
     def settings(self, training: bool, batch: int | None = None) -> Settings:
-        """How the net is elaborated under this recipe."""
+        """Returns the settings that elaborate the net for this recipe."""
         size = self.data.batch if batch is None else batch
         return Settings(
             size,
@@ -161,24 +168,25 @@ class Recipe:
 
     @property
     def glob_count(self) -> int:
-        """How many globs are tried on the net's weights and places."""
+        """The number of globs matched against the net's weights and paths."""
         keys = (self.freeze, self.lr_scale, self.recompute, self.optimizer.arguments["no_decay"])
         return sum(map(len, keys))
 
     @property
     def small(self) -> ShrinkSettings | None:
-        """The small version of the net that is trained, if one is: its images are the data's."""
+        """The shrink settings if a smaller version of the net is trained. Images keep the size of
+        the data."""
         return shrink_settings(self.shrink, shrink_images=False)
 
 
 def net_name(program: Program, name: str | None) -> str | None:
-    """The net that a recipe names, if it names one."""
+    """The name of the net that a recipe names, or None."""
     section = program.find_section("train", name)
     return reference_name(section, "net") if section else None
 
 
 def reference_name(section: s.Section, key: str) -> str | None:
-    """The name that a key of a section refers to, unchecked."""
+    """The name that a section's key refers to, unchecked."""
     for e in section.entries:
         if isinstance(e, s.SectionEntry) and e.name == key and isinstance(e.value, s.Name):
             return None if e.value.name == "none" else e.value.name
@@ -186,8 +194,8 @@ def reference_name(section: s.Section, key: str) -> str | None:
 
 
 def stage_names(program: Program, name: str | None) -> tuple[str | None, ...]:
-    """The recipes that a recipe comes after, first to last, and itself. Raises NetError where one
-    does not exist, or they come after each other in a circle."""
+    """The names of the recipes that run before a recipe, first to last, followed by its own. Raises
+    NetError if one does not exist or if they form a cycle."""
     order = [name]
     while True:
         section = program.find_section("train", order[0])
@@ -196,11 +204,13 @@ def stage_names(program: Program, name: str | None) -> tuple[str | None, ...]:
             return tuple(order)
         if before in order or before == section.name:
             way = " after ".join(str(n) for n in (*order[::-1], before) if n)
-            help = f"`train {before} {{ after = none ... }}` begins anew"
-            raise fail(f"recipes come after each other in a circle: {way}", section.span, help=help)
+            help = f"`train {before} {{ after = none ... }}` starts from scratch"
+            raise fail(f"recipes come after each other in a cycle: {way}", section.span, help=help)
         if len(order) > MAX_CHAIN_LENGTH:
-            message = f"recipes come after each other, over {MAX_CHAIN_LENGTH} of them"
-            raise limit_error(message, section.span, "begin with `init = weights(...)` on the way")
+            message = f"more than {MAX_CHAIN_LENGTH} recipes come after each other"
+            raise limit_error(
+                message, section.span, "start one of them with `init = weights(...)` instead"
+            )
         try:
             program.find_section("train", before)
         except NetError as e:
@@ -211,12 +221,12 @@ def stage_names(program: Program, name: str | None) -> tuple[str | None, ...]:
 def resolve_recipe(
     program: Program, name: str | None = None, budget: Budget | None = None
 ) -> Recipe:
-    """The recipe of a `train` section. Raises NetError for everything that is wrong in it."""
+    """Resolves a `train` section. Raises NetError for any error in it."""
     budget = budget or Budget()
     section = program.find_section("train", name)
     if section is None:
         help = "a recipe is written `train { optimizer = sgd(lr=0.1), epochs = 10 }`"
-        raise fail(f"{program.name} holds no `train` section", help=help)
+        raise fail(f"{program.name} has no `train` section", help=help)
     try:
         values = SIGNATURE.bind(evaluate_section(section, budget), section.span)
     except NetError as e:
@@ -236,7 +246,7 @@ def resolve_recipe(
 
 
 def default_recipe(net: str) -> Recipe:
-    """The recipe for a net whose file holds none: every key as the table has it."""
+    """The recipe for a net whose file has none: every key has its default."""
     values = SIGNATURE.bind((), None) | {"net": net}
     data = resolve_data((Argument("source", Symbol("digits")),), None)
     return Recipe(**values | {"data": data})
@@ -245,7 +255,7 @@ def default_recipe(net: str) -> Recipe:
 def _check(program: Program, name: str | None, recipe: Recipe, budget: Budget) -> None:
     budget.spend_steps(len(stage_names(program, name)), recipe.spans["train"])
     if recipe.after and recipe.init:
-        message = "`after` and `init` both say what the weights begin with"
+        message = "`after` and `init` both set the initial weights"
         raise fail(message, recipe.spans["init"], help="one of them must be `none`")
     for condition in recipe.expectations:
         check_expectation(condition, recipe.data.validation, budget)
@@ -257,7 +267,7 @@ def _resolve_data_section(
     section = program.find_section("data", name)
     if section is None:
         help = "say what to learn from: `data { source = digits }`"
-        raise fail(f"{program.name} holds no `data` section", train.span, help=help)
+        raise fail(f"{program.name} has no `data` section", train.span, help=help)
     return resolve_data(evaluate_section(section, budget), section.span)
 
 

@@ -1,4 +1,5 @@
-"""A recipe written out: one file that repeats a run by itself, every default spelled out."""
+"""The resolved recipe: one self-contained file that repeats a run, with all defaults spelled
+out."""
 
 from __future__ import annotations
 
@@ -16,10 +17,9 @@ from netdsl.values import Symbol, Value, format_value
 
 
 def resolve_file(program: Program, name: str | None) -> s.File:
-    """One file, without other files, that repeats a run by itself: its recipes are this one, now
-    unnamed, and those that it comes after. Recipes and data spell out every default, so that no
-    default of another day changes them. Written out again, it is the same, and so is each of its
-    recipes."""
+    """Returns one self-contained file that repeats a run: this recipe, now unnamed, and the recipes
+    it comes after. Recipes and data sections spell out every default, so later changes of defaults
+    do not affect it. Resolving the result again, or any of its recipes, gives the same file."""
     file = inline_uses(program)
     if program.find_section("train", name) is None:
         return file
@@ -32,7 +32,8 @@ def resolve_file(program: Program, name: str | None) -> s.File:
 
 
 def _resolve_data(program: Program, section: s.Section) -> s.Section:
-    """A data section in full; as it stands where it is no whole one, which no recipe can use."""
+    """A data section with every default filled in; unchanged if it is incomplete, in which case no
+    recipe can use it."""
     found = program.find_section("data", section.name)
     assert found is not None
     try:
@@ -55,8 +56,8 @@ def _resolve_section(program: Program, name: str | None) -> s.Section:
 
 
 def without_expectations(program: Program) -> Program:
-    """The program of recipes that run before another: only the last one's expectations are judged,
-    and a recipe would inherit those of the unnamed one."""
+    """The program without expectations, for recipes that run before another: only those of the last
+    recipe are judged, and a recipe would inherit those of the unnamed one."""
 
     def without(item: s.Item) -> s.Item:
         if not isinstance(item, s.Section):
@@ -69,7 +70,7 @@ def without_expectations(program: Program) -> Program:
 
 
 def _fill_defaults(section: s.Section, signature: Signature, **known: Value) -> s.Section:
-    """A section with an entry for every key."""
+    """The section with an entry for every key."""
     bound = signature.bind(evaluate_section(section, Budget()), section.span) | known
     entries = [
         s.SectionEntry(section.span, key, parse_expression(format_value(value), f"{key} = "))

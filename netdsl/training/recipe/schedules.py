@@ -1,4 +1,4 @@
-"""The table of schedules: by what the learning rate is multiplied, from step to step."""
+"""The table of schedules: the factor of the learning rate at each step."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from netdsl.signature import BoundCall, Param, Signature
 
 @dataclass(frozen=True)
 class Moment:
-    """A step of a run: how many epochs lie before it, of how many, with how many steps in each;
-    and what the finished epochs were judged by (smaller is better)."""
+    """A point in a run: `epoch` of `epochs` are done, with `steps` steps in each. `losses` are the
+    selection losses of the finished epochs (smaller is better)."""
 
     epoch: float
     epochs: int
@@ -27,19 +27,19 @@ class Moment:
 
     @property
     def total_steps(self) -> float:
-        """How many steps the whole run has."""
+        """The number of steps in the whole run."""
         return self.epochs * self.steps
 
     def share(self, begin: float) -> float:
-        """How much of the run is over, from 0 to 1, counted from the epoch `begin`."""
+        """The fraction of the run that is done, from 0 to 1, counted from epoch `begin`."""
         whole = max(self.epochs - begin, 1e-12)
         return min(1.0, max(0.0, (self.epoch - begin) / whole))
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """`factor(moment, **arguments)` is what the optimizer's rate is multiplied by; only where it
-    `needs_losses` is it told what the epochs so far were judged by."""
+    """`factor(moment, **arguments)` multiplies the optimizer's learning rate. The moment has the
+    losses of past epochs only if `needs_losses`."""
 
     signature: Signature
     factor: Callable[..., float]
@@ -61,12 +61,13 @@ def _cosine(m: Moment, warmup: float, end: float) -> float:
 
 
 def _half_wave(share: float) -> float:
-    """From 1 to 0 along half a cosine."""
+    """Falls from 1 to 0 along half a cosine."""
     return (1 + math.cos(math.pi * share)) / 2
 
 
 def _onecycle(m: Moment, rise: float, start: float, end: float) -> float:
-    """Smith & Topin 2018: up during `rise` of the steps, then down; both along cosines."""
+    """Smith & Topin 2018: up during the fraction `rise` of the steps, then down; both along
+    cosines."""
     top, last = rise * m.total_steps - 1, m.total_steps - 1
     if 0 < top >= m.step:
         return 1 + (start - 1) * _half_wave(m.step / top)
@@ -85,7 +86,7 @@ def _poly(m: Moment, warmup: float, power: float) -> float:
 def _plateau(
     m: Moment, warmup: float, factor: float, patience: int, threshold: float, end: float
 ) -> float:
-    """A fold over the epochs so far, so that nothing but the record of a run must be kept."""
+    """A fold over the past epochs, so that a run stores no state beyond its history."""
     best, waited, scale = math.inf, 0, 1.0
     for value in m.losses:
         if value < best - abs(best) * threshold or best == math.inf:
@@ -97,8 +98,10 @@ def _plateau(
     return scale
 
 
-_WARMUP = Param("warmup", Float(0), 0.0, "epochs in which the rate rises from 0 to its full")
-_END = Param("end", Float(0, 1), 0.0, "share of the rate that is left at the end")
+_WARMUP = Param(
+    "warmup", Float(0), 0.0, "epochs during which the rate rises from 0 to its full value"
+)
+_END = Param("end", Float(0, 1), 0.0, "fraction of the rate that is left at the end")
 
 
 def _entry(
@@ -110,11 +113,11 @@ def _entry(
 SCHEDULES: dict[str, Schedule] = {
     s.signature.name: s
     for s in (
-        _entry("constant", _constant, "the rate stays", _WARMUP),
+        _entry("constant", _constant, "the rate stays constant", _WARMUP),
         _entry(
             "step",
             _step,
-            "multiplied by `gamma` when each of the epochs `at` is over",
+            "multiplied by `gamma` after each of the epochs `at`",
             Param("at", ListOf(Float(0)), doc="epochs"),
             Param("gamma", Float(above=0), 0.1),
             _WARMUP,
@@ -145,7 +148,7 @@ SCHEDULES: dict[str, Schedule] = {
         _entry(
             "poly",
             _poly,
-            "(1 - share of the run) ^ power",
+            "(1 - fraction of the run) ^ power",
             Param("power", Float(0), 1.0),
             _WARMUP,
         ),
@@ -156,7 +159,7 @@ SCHEDULES: dict[str, Schedule] = {
             "fallen for more than `patience` epochs",
             Param("factor", Float(0, below=1), 0.1),
             Param("patience", Integer(0), 10),
-            Param("threshold", Float(0), 0.0001, "share by which it must fall to count"),
+            Param("threshold", Float(0), 0.0001, "fraction by which it must fall to count"),
             _END,
             _WARMUP,
             needs_losses=True,
@@ -166,8 +169,8 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def rate_factor(chosen: BoundCall, m: Moment) -> float:
-    """What the rate is multiplied by in a step. While it warms up it rises by equal parts, the
-    last of which is its full (Goyal et al. 2017)."""
+    """The factor of the learning rate at a step. During warm-up it rises linearly and reaches its
+    full value at the last warm-up step (Goyal et al. 2017)."""
     factor: float = chosen.record.factor(m, **chosen.arguments)
     warmup = chosen.arguments.get("warmup", 0.0)
     ramp = (m.step + 1) / max(warmup * m.steps, 1.0)

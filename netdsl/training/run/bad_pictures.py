@@ -1,4 +1,4 @@
-"""Picture files of a run that cannot be read: found early, reported once, fatal for a class."""
+"""Unreadable picture files of a run: found early, reported once, fatal if a whole class is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from netdsl.training.job import Job
 
 
 class PictureMonitor:
-    """Reports through `log` the bad pictures that a job skips; `reported` of them are known."""
+    """Reports the bad pictures that a job skips through `log`; the first `reported` are known
+    already."""
 
     def __init__(self, job: Job, log: Callable[[str], None], reported: int) -> None:
         self.job, self.log, self.reported = job, log, reported
@@ -27,14 +28,14 @@ class PictureMonitor:
         return isinstance(self.job.train.images, Pictures)
 
     def verify_in_background(self) -> Verification:
-        """Decodes the pictures of validation and test while the first epoch runs."""
+        """Decodes the validation and test pictures while the first epoch runs."""
         test = self.job.dataset.read_test
         parts = [self.job.validation, *([test()] if test is not None and self.are_files else [])]
         pictures = [x.images for x in parts if isinstance(x.images, Pictures)]
         return Verification(pictures, self.job.transform)
 
     def check(self) -> None:
-        """Reports what was skipped. Raises NetError where every training picture of a class is."""
+        """Reports what was skipped. Raises NetError if all training pictures of a class were."""
         self.report()
         if not self.reported:
             return
@@ -43,12 +44,12 @@ class PictureMonitor:
         if not left.all():
             name = escape_line(classes[int(left.argmin())])
             raise fail(
-                f"none of the pictures of `{name}` to learn from can be used",
-                help="put some back whole, then begin a new run; or one without that class",
+                f"none of the training pictures of `{name}` can be used",
+                help="restore some and start a new run, or start one without that class",
             )
 
     def report(self) -> None:
-        """Names the bad pictures that were met since the last report."""
+        """Reports the bad pictures found since the last report."""
         faults = self.job.dataset.picture_errors
         if len(faults) > self.reported:
             self.log("\n".join(format_skipped_pictures(faults)))
@@ -56,8 +57,8 @@ class PictureMonitor:
 
 
 def bad_picture_error(fault: BadPicture) -> NetError:
-    """What a run that met a bad picture ends with, once it is saved."""
+    """The error that ends a run at a bad picture, once it is saved."""
     first = fault.diagnostics[0]
-    mend = first.help or "put it back whole"
-    help = f"{mend}, then go on with `--resume`; {SKIP_HELP}, and so does "
+    mend = first.help or "restore it"
+    help = f"{mend}, then continue with `--resume`; {SKIP_HELP}, and so does "
     return fail(first.message, help=f"{help}`--resume DIR --set data.on_bad_picture=skip`")

@@ -1,4 +1,4 @@
-"""What a run reports while it trains, and what it gives in the end."""
+"""Callbacks of a run, and its result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class StepReport:
-    """Where a run is after an update: `step` of `steps` in the epoch, and the mean loss so far."""
+    """The state of a run after an update: `step` of `steps` in the epoch, and the mean loss so
+    far."""
 
     epoch: int
     epochs: int
@@ -26,8 +27,8 @@ OnEpoch = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Callbacks:
-    """`on_step` sees every update, `on_epoch` every epoch's metrics; `should_stop` is asked before
-    every batch; `log` receives what was found damaged, in words."""
+    """`on_step` is called after every update, `on_epoch` with every epoch's metrics, `should_stop`
+    before every batch, and `log` with messages about damaged files."""
 
     on_step: OnStep
     on_epoch: OnEpoch
@@ -44,4 +45,4 @@ class Result:
 
 
 class StopRequested(Exception):
-    """`should_stop` said so."""
+    """`should_stop` returned True."""

@@ -1,4 +1,4 @@
-"""What a run would do: its recipe spelled out, its steps, its memory, what its globs match."""
+"""The dry run: the resolved recipe, its steps, its memory, and what its globs match."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from netdsl.training.store.warm_start import load_initial_weights
 
 @dataclass(frozen=True)
 class GlobMatch:
-    """A glob of the recipe, the key that it stands under, and the weights that it matches."""
+    """A glob of the recipe, its key, and the weights that it matches."""
 
     key: str
     glob: str
@@ -25,7 +25,7 @@ class GlobMatch:
 
 @dataclass(frozen=True)
 class DryRun:
-    """All that can be known of a run before it."""
+    """Everything that is known about a run in advance."""
 
     recipe: str
     params: int
@@ -38,9 +38,9 @@ class DryRun:
     memory: Memory
     globs: tuple[GlobMatch, ...]
     inventory: Inventory | None = None
-    """What was found of the data; nothing where some of them are missing."""
+    """The inventory of the data; None if some are missing."""
     missing_data: str | None = None
-    """What of the data is not there, so that nothing is known of images and steps."""
+    """Which data are missing, if any; the numbers of images and steps are then unknown."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -60,8 +60,8 @@ class DryRun:
 
 
 def dry_run(job: Job, fusion: FusionOptions = NO_FUSION) -> DryRun:
-    """What a job would do; no weight is drawn. Raises NetError where the weights that it begins
-    with do not fit."""
+    """Describes what a job would do, without drawing weights. Raises NetError if its initial
+    weights do not fit."""
     recipe, states = job.recipe, job.network.graph.states
     if recipe.init is not None:
         load_initial_weights(recipe.init, states, recipe.spans.get("init"))

@@ -1,4 +1,4 @@
-"""Validation and test of a run: with the average of the weights where the recipe has one."""
+"""Validation and test of a run, with the average of the weights if the recipe has one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from netdsl.training.store.checkpoint import inference_states
 
 
 class ValidationDiverged(Diverged):
-    """The validation loss is no finite number; `fault` is the first value that is not, if found."""
+    """The validation loss is not finite. `fault` is the first non-finite value, if found."""
 
     def __init__(self, fault: Fault | None) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class ValidationDiverged(Diverged):
 
 
 class Evaluator:
-    """The executor of an evaluation, which shares its memory with the step's."""
+    """The executor of the evaluation, which shares its workspace with the training step."""
 
     def __init__(self, job: Job, state: State, workspace: Workspace) -> None:
         self.job, self.state, self.workspace = job, state, workspace
@@ -41,7 +41,7 @@ class Evaluator:
         )
 
     def upload_images(self) -> None:
-        """Puts the validation images on the device where they fit."""
+        """Caches the validation images on the device if they fit."""
         self.validation = cache_on_device(
             self.job.validation, self.job.transform, self.state.backend
         )
@@ -50,8 +50,8 @@ class Evaluator:
         self.validation = self.job.validation
 
     def validate(self, on_batch: Callable[[], None]) -> Score:
-        """The score on the validation images; `on_batch` is called after every batch. Raises
-        ValidationDiverged where the loss is no finite number."""
+        """Returns the score on the validation images; calls `on_batch` after every batch. Raises
+        ValidationDiverged if the loss is not finite."""
         if self.averages is not self.state:
             weights = inference_states(self.state.snapshot())
             states = self.job.evaluation_graph.states
@@ -62,8 +62,8 @@ class Evaluator:
         return score
 
     def test(self, path: Path, samples: Samples, on_batch: Callable[[], None]) -> Score:
-        """The score of the checkpoint at `path` on the test images. Raises NetError where it cannot
-        be read."""
+        """Returns the score of the checkpoint at `path` on the test images. Raises NetError if it
+        cannot be read."""
         best, state = checkpoint.load(path), State(self.state.backend)
         state.load(best.states, self.job.evaluation_graph.states, best.origin)
         return self._score(self._executor(state), samples, on_batch)
@@ -79,7 +79,7 @@ class Evaluator:
         return evaluation_batches(samples, self.job.evaluation_network.batch, self.job.transform)
 
     def _find_fault(self) -> Fault | None:
-        """The first value of the validation that is not finite, where every weight is."""
+        """The first non-finite value of the validation, given that all weights are finite."""
         states = self.averages.snapshot()
         for batch in self._batches(self.validation):
             inputs = {

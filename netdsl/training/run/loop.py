@@ -1,4 +1,4 @@
-"""The training loop: epochs of updates, each epoch validated and saved; then the test, once."""
+"""The training loop: epochs of updates, each epoch validated and saved; then one test."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def train(
     callbacks: Callbacks,
     watch: WatchMonitor | None = None,
 ) -> Result:
-    """Trains from where `stepper.progress` is to the end of the recipe.
+    """Trains from `stepper.progress` to the end of the recipe.
 
-    An epoch makes an update of each group of batches (of several batches where the recipe
-    accumulates), then validates and saves. The test set is read once, at the end, with the weights
-    that validated best. Raises StopRequested, Diverged and BadPicture, which `Trainer` handles.
+    An epoch makes one update per group of batches (several batches if the recipe accumulates), then
+    validates and saves. The test set is evaluated once, at the end, with the weights that validated
+    best. Raises StopRequested, Diverged and BadPicture, which `Trainer` handles.
     """
 
     def check_stop() -> None:
@@ -56,7 +56,7 @@ def train(
             seconds = time.perf_counter() - started
 
             if evaluator.validation and pictures.are_files:
-                directory.save_last(stepper.progress)  # validation may meet a damaged picture
+                directory.save_last(stepper.progress)  # validation may raise BadPicture
             score = evaluator.validate(check_stop) if evaluator.validation else None
 
             seen = stepper.progress.seen - first.seen

@@ -1,5 +1,4 @@
-"""How much memory a run will need, before anything is allocated; and what to do where it is more
-than there is."""
+"""Predicts a run's memory before anything is allocated, and advises if there is too little."""
 
 from __future__ import annotations
 
@@ -19,20 +18,19 @@ from netdsl.training.job import Job
 from netdsl.types import Array, Node, format_bytes
 
 MAX_TENSORS = 6
-"""Tensors that are named where memory is short."""
+"""How many tensors an out-of-memory error lists."""
 _COPIES = 2
-"""Copies of all states on the host: the last place that was sound, and what is being saved."""
+"""Copies of all states on the host: the last good snapshot, and the one being saved."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a run takes at its peak, by what takes them; what Python and the kernels' own code
-    take comes on top.
+    """Peak memory of a run in bytes, by use; without that of Python and the kernels' own code.
 
-    `states` are those beside the weights, `step` is what lives at once while an update is computed,
-    `evaluation` what judging takes beyond that, as both have one arena: its own weights, folded and
-    packed, and what its arena is larger by. On the host lie `copies` of all states, and `data`: the
-    images in memory, and the batches made ready."""
+    `states` are those other than the weights. `step` is what is live at once during an update.
+    `evaluation` is what evaluation needs beyond that, since both share one arena: its own folded
+    and packed weights, and the difference in arena size if its arena is larger. On the host are
+    `copies` of all states, and `data`: the images in memory and the prefetched batches."""
 
     weights: int
     states: int
@@ -43,7 +41,7 @@ class Memory:
 
     @property
     def device(self) -> int:
-        """What lies where the kernels run."""
+        """The bytes on the device."""
         return self.weights + self.states + self.step + self.evaluation
 
     @property
@@ -51,13 +49,13 @@ class Memory:
         return self.device + self.copies + self.data
 
     def parts(self) -> dict[str, int]:
-        """The bytes of each part, which are the total."""
+        """The bytes of each part; they add up to the total."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class _Plans:
-    """The plans of all that a run runs."""
+    """The plans of all graphs of a run."""
 
     step: tuple[Plan, ...]
     evaluation: tuple[Plan, ...]
@@ -69,13 +67,13 @@ class _Plans:
 
     @property
     def largest(self) -> Plan:
-        """The one whose arena is largest."""
+        """The plan with the largest arena."""
         return max((*self.step, *self.evaluation), key=lambda plan: plan.arena_bytes)
 
 
 def predict_memory(job: Job, fusion: FusionOptions = NO_FUSION) -> Memory:
-    """What a job takes on a backend that offers `fusion`. What a kernel needs for itself comes on
-    top."""
+    """The memory that a job needs on a backend that offers `fusion`, without the kernels' own
+    scratch memory."""
     return _estimate(job, _Plans.of(job, fusion))
 
 
@@ -98,13 +96,13 @@ def _estimate(job: Job, plans: _Plans) -> Memory:
 
 
 def _buffer_bytes(plan: Plan) -> int:
-    """What lies beside the arena: inputs and constants."""
+    """The bytes outside the arena: inputs and constants."""
     return sum(size for name, size in plan.buffers.items() if plan.graph[name].op != "state")
 
 
 def _evaluation_bytes(job: Job) -> int:
-    """The states that are judged with: averages by themselves, folded ones, and those of products
-    once more, packed as kernels read them."""
+    """The states of the evaluation: separate averages, folded weights, and packed copies of the
+    operands of products."""
     folded = job.folded_evaluation
     own = _nbytes(job.evaluation_graph.states) if job.recipe.ema else 0
     kept = [n for n in folded.prepare.states if n.name in folded.prepare.updates]
@@ -117,7 +115,7 @@ def _nbytes(nodes: Iterable[Node]) -> int:
 
 
 def _data_bytes(job: Job) -> int:
-    """Images that lie in memory, each array once, and batches that are made ready."""
+    """Images in memory, each array counted once, and prefetched batches."""
     read_test = job.dataset.read_test
     parts = [job.dataset.train, job.train, job.validation, *([read_test()] if read_test else [])]
     arrays: dict[int, Array] = {id(s.images): s.images for s in parts}
@@ -130,9 +128,10 @@ def _data_bytes(job: Job) -> int:
 def out_of_memory_error(
     job: Job, fusion: FusionOptions, free_bytes: int | None, with_batch: Callable[[int], Job]
 ) -> NetError:
-    """What is said where a job does not fit: how much it takes, its largest tensors with their
-    lines, and the batch that fits into `free_bytes` bytes; `with_batch` gives the job of another
-    batch. Where nobody knows the room it is the host's, where copies and data lie too."""
+    """The error for a job that does not fit: how much it needs, its largest tensors with their
+    source lines, and the batch size that fits into `free_bytes`. `with_batch` returns the job with
+    another batch size. If `free_bytes` is None, the memory is the host's, which also holds copies
+    and data."""
 
     def needed(memory: Memory) -> int:
         return memory.total if free_bytes is None else memory.device
@@ -140,7 +139,7 @@ def out_of_memory_error(
     plans = _Plans.of(job, fusion)
     memory, batch = _estimate(job, plans), job.recipe.data.batch
     wanted = needed(memory)
-    there = f", and there are {format_bytes(free_bytes)}" if free_bytes is not None else ""
+    there = f", but only {format_bytes(free_bytes)} are free" if free_bytes is not None else ""
     parts = ", ".join(f"{k} {format_bytes(v)}" for k, v in memory.parts().items())
     notes = [parts, *(_tensor_line(node) for node in largest_tensors(plans.largest))]
     fits = None
@@ -155,13 +154,13 @@ def out_of_memory_error(
 
 
 def _advice(job: Job, memory: Memory, on_host: bool) -> str:
-    """What takes less of that which takes most."""
+    """Advice on how to reduce the largest part."""
     states = memory.weights + memory.states + memory.copies * on_host
     judged = job.evaluation_network.batch
     taken = {
         "a smaller `batch`, `precision = mixed`, or `recompute` takes less": memory.step,
         "fewer weights, or an optimizer with fewer states such as `sgd`, take less": states,
-        f"{judged:,} images are judged at once; smaller ones or fewer channels take less": (
+        f"{judged:,} images are evaluated at once; smaller ones or fewer channels take less": (
             memory.evaluation
         ),
         "fewer or smaller images take less": memory.data * on_host,
@@ -170,7 +169,7 @@ def _advice(job: Job, memory: Memory, on_host: bool) -> str:
 
 
 def largest_tensors(plan: Plan) -> list[Node]:
-    """The largest values that a plan keeps in memory, each once, the largest first."""
+    """The largest distinct values in a plan's arena, largest first."""
     kept = {
         strip_views(plan.graph, name).name
         for name, place in plan.placements.items()
@@ -190,10 +189,10 @@ def _tensor_line(node: Node) -> str:
 def _find_batch(
     wanted: int, free_bytes: int, batch: int, needed: Callable[[int], int]
 ) -> int | None:
-    """The largest batch found to fit, by the plans of smaller ones."""
+    """Finds a batch size that fits, by planning ever smaller ones."""
     size = batch
     while size > 1:
-        # what does not shrink with the batch makes the guess too large, so it is made again
+        # the guess is too large, as some parts do not shrink with the batch; so it is repeated
         size = min(size - 1, max(1, size * free_bytes // wanted))
         wanted = needed(size)
         if wanted <= free_bytes:

@@ -1,4 +1,4 @@
-"""When a run goes to NaN or infinity: which value was the first, in which layer, on which line."""
+"""Locates the first NaN or infinity of a run: the value, its layer and its source line."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Values = Mapping[str, Array]
 
 
 class Diverged(Exception):
-    """The loss, or a weight, is no finite number any more."""
+    """The loss or a weight is no longer finite."""
 
 
 @dataclass(frozen=True)
 class ReplayedBatch:
-    """One batch of a run, done again: the graph, its inputs and states before, whether what it
-    gave out was sound, its states after."""
+    """A replayed batch of a run: the graph, its inputs, the states before and after, and whether
+    its outputs allow the run to continue."""
 
     graph: Graph
     inputs: Values
@@ -35,27 +35,27 @@ class ReplayedBatch:
 
 @dataclass(frozen=True)
 class Fault:
-    """The first value that is not finite, and what it is."""
+    """The first non-finite value, and whether it is a NaN or an infinity."""
 
     node: Node
     kind: str
 
 
 def is_finite(values: Values) -> bool:
-    """Whether every value of every array is a finite number."""
+    """Whether all values of all arrays are finite."""
     return all(np.isfinite(v).all() for v in values.values() if v.dtype.name in FLOAT_DTYPES)
 
 
 def can_continue(out: Values) -> bool:
-    """Whether a run can go on after a step that gave this out. A loss that is scaled may be found
-    infinite as long as a smaller scale can help: the step was then left out."""
+    """Whether a run can continue after a step with these outputs. A scaled loss may be infinite as
+    long as a smaller scale can help: the step was then skipped."""
     if SCALE in out:
         return not (float(out[SKIP_FLAG]) and is_exhausted(float(out[SCALE])))
     return math.isfinite(float(out["loss"]))
 
 
 def find_first_fault(replay: Iterator[ReplayedBatch]) -> tuple[int, Fault] | None:
-    """How many batches of a replay were sound, and what went wrong in the next one."""
+    """Returns the number of good batches in a replay and the fault in the next one, if found."""
     for number, batch in enumerate(replay):
         if not batch.can_continue or not is_finite(batch.states_after):
             fault = find_fault(batch.graph, {**batch.states_before, **batch.inputs})
@@ -64,7 +64,7 @@ def find_first_fault(replay: Iterator[ReplayedBatch]) -> tuple[int, Fault] | Non
 
 
 def find_fault(graph: Graph, given: Values) -> Fault | None:
-    """The first node, in the order of the graph, whose value is not finite."""
+    """The first node in graph order whose value is not finite."""
     known = {k: v for k, v in given.items() if k in graph.nodes}
     values, wanted = evaluate_graph(graph, known), graph.backward_slice(*graph.roots)
     for name, node in graph.nodes.items():
@@ -78,7 +78,7 @@ def find_fault(graph: Graph, given: Values) -> Fault | None:
 
 
 def describe_node(node: Node, network: Network) -> str:
-    """Which part of a step a node is, in the words of the net."""
+    """Describes which part of a step a node belongs to, in terms of the net's layers."""
     for prefix, words in (("d.", "the gradient of "), ("update.", "the update of "), ("", "")):
         for layer in network.layers:
             names = (*layer.nodes, layer.path)
@@ -90,17 +90,17 @@ def describe_node(node: Node, network: Network) -> str:
 def divergence_error(
     network: Network, fault: Fault | None, where: str, rate: float, last_checkpoint: str | None
 ) -> NetError:
-    """What a run that went wrong ends with."""
+    """The error that ends a diverged run."""
     help = (
-        f"the rate was {rate:.3g}: lower it, let it warm up, or bound the gradients with `clip = 1`"
+        f"the rate was {rate:.3g}: lower it, add a warm-up, or clip the gradients with `clip = 1`"
     )
     notes = [
         f"the last good checkpoint is {last_checkpoint}"
         if last_checkpoint
-        else "no epoch was over yet"
+        else "no epoch was finished yet"
     ]
     if fault is None:
-        message = f"the loss is no finite number any more, in {where}"
+        message = f"the loss is no longer finite, in {where}"
         return fail(message, help=help, notes=notes)
     part = describe_node(fault.node, network)
     message = f"{fault.kind} in {where}, first in {part}, by `{fault.node.op}`"

@@ -1,4 +1,4 @@
-"""The first test of any net: one batch, again and again, must be learnt by heart."""
+"""The first test of any net: it must overfit a single batch."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from netdsl.training.store.warm_start import initialise_weights
 
 MAX_STEPS = 500
 TARGET_LOSS = 0.01
-"""The loss at which a batch counts as learnt by heart."""
+"""The loss at which a batch counts as overfit."""
 MAX_DEVIATION = 0.5
-"""The share by which the first loss may be off what a net that knows nothing has."""
+"""The relative deviation allowed between the first loss and that of an untrained net."""
 
 
 @dataclass(frozen=True)
 class OverfitResult:
-    """`expected` is the loss of a net that knows nothing, ln(classes), where that can be said."""
+    """`expected` is the loss of an untrained net, ln(classes); None if the loss is not plain
+    cross-entropy."""
 
     images: int
     steps: int
@@ -43,8 +44,8 @@ class OverfitResult:
 
     @property
     def is_start_odd(self) -> bool:
-        """Whether the net begins far from knowing nothing: its initialisers are then wrong, or
-        the classes are."""
+        """Whether the first loss is far from that of an untrained net: the initialisers or the
+        number of classes are then wrong."""
         return (
             self.expected is not None
             and abs(self.first - self.expected) > MAX_DEVIATION * self.expected
@@ -52,11 +53,11 @@ class OverfitResult:
 
 
 def overfit(job: Job, backend: Backend, max_steps: int = MAX_STEPS) -> OverfitResult:
-    """Trains on the first batch alone, with the recipe's optimizer at its full rate. Dropout keeps
-    to one mask and labels are not smoothed, so that the loss can come to nothing."""
+    """Trains on the first batch only, at the optimizer's full rate. The dropout mask is fixed and
+    labels are not smoothed, so that the loss can approach zero."""
     if job.recipe.after is not None:
-        message = f"what `{job.recipe.after}` learns comes first, and --overfit keeps to one recipe"
-        raise fail(message, help="`--set train.after=none` begins with weights drawn anew")
+        message = f"`{job.recipe.after}` must be trained first, but --overfit runs one recipe"
+        raise fail(message, help="`--set train.after=none` starts from random weights")
     recipe = replace(job.recipe, accumulate=1, ema=None, loss=_without_smoothing(job.recipe.loss))
     graph = compile_step(job.network, recipe, counter="update")
     state = State(backend)
@@ -86,7 +87,7 @@ def overfit(job: Job, backend: Backend, max_steps: int = MAX_STEPS) -> OverfitRe
 
 
 def _without_smoothing(loss: Objective) -> Objective:
-    """The same losses without smoothing."""
+    """The same losses without label smoothing."""
     plain = (
         (replace(c, arguments=_drop_smoothing(c.arguments)), weight) for c, weight in loss.terms
     )

@@ -1,4 +1,4 @@
-"""What is measured: sums over batches, and the record of a run."""
+"""Scores: losses and accuracies summed over the batches of an evaluation."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def evaluate(
     batches: Iterator[Batch],
     on_batch: OnBatch | None = None,
 ) -> Score:
-    """Loss and accuracy over all samples, every one counted once; `on_batch` is shown every batch.
-    The batches are made ready in the background."""
+    """Returns loss and accuracy over all samples, each counted once; calls `on_batch` for every
+    batch. Batches are prefetched in the background."""
     executor.refresh()
 
     def run_batch(batch: Batch) -> Mapping[str, Array]:
@@ -57,9 +57,9 @@ def evaluate_views(
     views: Sequence[Iterator[Batch]],
     on_batch: OnBatch,
 ) -> Score:
-    """The same by the mean of the scores that several views of each image get: `views` give the
-    same images, each prepared in its way, and `scoring` judges scores as `executor` judges its
-    own."""
+    """Like `evaluate`, but averages the scores of several views of each image. The iterators in
+    `views` yield the same images, each with its own preprocessing; `scoring` computes loss and hits
+    from scores as `executor` does from its own."""
     executor.refresh()
     backend = executor.backend
 
@@ -83,8 +83,8 @@ def _targets(batch: Batch) -> dict[str, Array]:
 def _sum_scores(
     backend: Backend, parts: Iterator[Part], run_batch: Callable[[Part], Mapping[str, Array]]
 ) -> Score:
-    """The sums that `run_batch` gives of each part, added up while the next ones are under way.
-    Raises NetError where every image was skipped."""
+    """Sums the results of `run_batch`, read back asynchronously, over all parts. Raises NetError if
+    every image was skipped."""
     sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
     pending: deque[Readback] = deque()
 

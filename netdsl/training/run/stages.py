@@ -1,4 +1,4 @@
-"""Recipes that come one after the other: each begins from the best weights of the one before."""
+"""Recipes that run in sequence: each starts from the best weights of the one before."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def run_stages(
     run: RunStage,
     saved: Checkpoint | None = None,
 ) -> tuple[Trainer, Result]:
-    """Runs a recipe, and before it those that it comes after, each in a directory of its name
-    within `out` (which is only made when nothing more can be wrong); no other process trains in any
-    of them meanwhile. `saved` is where the last of
-    them stood; the others go on by themselves."""
+    """Runs a recipe after the recipes it comes after, each of these in a subdirectory of `out` with
+    its name. `out` is created only after all checks have passed; all these directories are locked
+    against other processes meanwhile. `saved` is the checkpoint to resume the last recipe from; the
+    others resume from their own."""
     *before, _ = stage_names(program, name)
     for stage in (*before, name):
         check_recipe(program, stage)
@@ -47,7 +47,7 @@ def run_stages(
         with lock_directories(folder):
             return only, run(only, folder)
     unjudged_program = without_expectations(program)
-    for stage in before:  # what is wrong with the data of a later one is told now
+    for stage in before:  # report errors in the data of later stages now
         prepare_job(unjudged_program, stage, data)
     prepare_job(program, name, data)
     folder = out if isinstance(out, Path) else out()
@@ -71,7 +71,7 @@ def _run_stage(
     run: RunStage,
     start: Checkpoint | None,
 ) -> Checkpoint:
-    """The best weights of a stage, which is run as far as it has not been yet."""
+    """Runs a stage, as far as it is not finished, and returns its best weights."""
     saved, best = load_last(out), out / f"best{SUFFIX}"
     over = saved is not None and load_progress(saved).is_finished(resolve_recipe(program, name))
     if over and best.is_file() and has_test_metrics(out / "metrics.jsonl"):

@@ -1,4 +1,4 @@
-"""One update of the weights after the other, each determined by where the run stands."""
+"""Updates of the weights, each fully determined by the progress of the run."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from netdsl.training.store.progress import Progress
 from netdsl.types import Array
 
 REPORTED_OUTPUTS = ("loss", "accuracy", SKIP_FLAG, SCALE)
-"""What is read of what a step gives out."""
+"""The outputs of a step that are read back."""
 SNAPSHOT_EVERY = 200
-"""Updates after which the weights are held in memory, to find a fault from."""
+"""Updates between two snapshots of the weights, from which a fault can be located."""
 
 
 class Stepper:
-    """The executors of a step, and where the run stands. States change with every update."""
+    """The executors of a step and the progress of the run. Every update changes the states."""
 
     def __init__(
         self, job: Job, state: State, progress: Progress, workspace: Workspace | None = None
@@ -52,16 +52,16 @@ class Stepper:
         self._pending: deque[tuple[Readback, ...]] = deque()
 
     def upload_images(self) -> None:
-        """Puts the images on the device where there is room by now."""
+        """Caches the training images on the device if they fit into the remaining memory."""
         self.train = cache_on_device(self.job.train, self.job.augment, self.state.backend)
 
     def release_images(self) -> None:
-        """Gives that room back, and the copy of the states: every step was sound."""
+        """Frees the cached images and the snapshot; every step succeeded."""
         self.train = self.job.train
         self.last_good = self.progress, {}
 
     def batch_groups(self) -> Generator[tuple[Batch, ...], None, None]:
-        """The batches of the rest of this epoch, in groups that make one update; made ready in the
+        """The remaining batches of this epoch, in groups of one update each; prefetched in the
         background."""
         s, recipe = self.progress, self.job.recipe
         batches = training_batches(
@@ -70,8 +70,8 @@ class Stepper:
         return prefetch(group_batches(batches, recipe.accumulate))
 
     def prefetch_groups(self) -> Generator[tuple[Batch, ...], None, None]:
-        """The same groups, whose images set out for the device while the one before is trained
-        on."""
+        """The same groups, with the images of the next one uploaded while the current one is
+        trained on."""
         with closing(self.batch_groups()) as groups:
             next_group: tuple[Batch, ...] = ()
             for group in groups:
@@ -90,13 +90,13 @@ class Stepper:
         )
 
     def last_learning_rate(self) -> Array:
-        """The rate of the update that led here, which another process may have made."""
+        """The learning rate of the previous update, which may have run in another process."""
         s, recipe = self.progress, self.job.recipe
         before = replace(s, seen=max(0, s.seen - self.job.images_per_update))
         return np.asarray(before.learning_rate(recipe, self.job.steps_per_epoch), dtype=np.float32)
 
     def inputs(self, batch: Batch, i: int = 0) -> dict[str, Array]:
-        """What the graphs are given for the i-th batch of an update."""
+        """The graph inputs for the i-th batch of an update."""
         s, recipe = self.progress, self.job.recipe
         return {
             self.job.image_input: batch.images,
@@ -110,9 +110,9 @@ class Stepper:
         }
 
     def update(self, group: tuple[Batch, ...]) -> None:
-        """One update of the weights, which a device may still be at when this is over. Raises
-        Unsound where a loss, of this one or one before, is no finite number, and where it is
-        scaled, when no smaller scale would help."""
+        """Launches one update of the weights; the device may still be running it on return. Raises
+        Diverged if the loss of this or an earlier update is not finite or, if it is scaled, if no
+        smaller scale would help."""
         self._pending.append(tuple(self._launch(i, batch) for i, batch in enumerate(group)))
         self.progress = self.progress.advance(self.job.images_per_update, len(group))
         while self._pending and self._can_collect():
@@ -128,7 +128,7 @@ class Stepper:
         )
 
     def _collect(self) -> None:
-        """What the update gave out that has waited longest."""
+        """Collects the results of the oldest pending update."""
         for found in self._pending.popleft():
             numbers = found.result()
             if not can_continue(numbers):
@@ -136,7 +136,7 @@ class Stepper:
             self.progress = self.progress.add_batch(numbers["loss"], numbers["accuracy"])
 
     def synchronize(self) -> None:
-        """Waits for every update that is under way. Raises Unsound as `update` does."""
+        """Waits for all pending updates. Raises Diverged as `update` does."""
         while self._pending:
             self._collect()
 
@@ -147,21 +147,20 @@ class Stepper:
     # ---- faults
 
     def take_snapshot(self) -> None:
-        """Holds this place in memory, at the start of an epoch and every so many updates."""
+        """Takes a snapshot at the start of an epoch and every SNAPSHOT_EVERY updates."""
         if self.progress.update % SNAPSHOT_EVERY == 0 or self.progress.seen == 0:
             self.synchronize()
-            self.last_good = self.progress, {}  # one copy goes before the next one is made
+            self.last_good = self.progress, {}  # frees the old snapshot before taking the next
             self.last_good = self.progress, self.state.snapshot()
 
     def check_finite(self) -> None:
-        """Raises Unsound where a weight is no finite number, and where no step of the epoch had a
-        finite loss."""
+        """Raises Diverged if a weight is not finite or no step of the epoch had a finite loss."""
         self.synchronize()
         if not self.progress.batches or not all(is_finite({k: v}) for k, v in self.state.items()):
             raise Diverged
 
     def scale_metrics(self) -> dict[str, float]:
-        """What the metrics say of a scaled loss, where there is one."""
+        """The metrics of the loss scale, if the loss is scaled."""
         if not has_loss_scale(self.job.recipe.precision):
             return {}
         return scale_metrics(
@@ -169,8 +168,8 @@ class Stepper:
         )
 
     def find_fault(self) -> tuple[int, Fault] | None:
-        """The number of the step in which the first fault lies, and what it is: the steps since
-        the last sound place are done again, one by one."""
+        """Replays the steps since the last good snapshot, one by one, and returns the number of the
+        first faulty step and its fault."""
         found = find_first_fault(self._replay())
         return (self.last_good[0].step + found[0] + 1, found[1]) if found else None
 

@@ -1,4 +1,4 @@
-"""A run of a recipe: built and checked at once, then trained; what ends it is explained."""
+"""A run of a recipe: builds and checks it, trains it, and explains the errors that end it."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ from netdsl.training.store.warm_start import initialise_weights
 
 
 class Trainer:
-    """One run of one recipe. Building it reads the data and checks all that can be wrong.
+    """One run of one recipe. The constructor reads the data and checks everything that can go
+    wrong.
 
-    It starts from weights drawn anew, from those of `start`, or where the run of `saved` was.
-    Raises NetError where something is wrong, or the run does not fit into memory.
+    The run starts from freshly drawn weights, from those of `start`, or resumes the run of `saved`.
+    Raises NetError if something is wrong or the run does not fit into memory.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Trainer:
             fusion = self.backend.fusion
             raise out_of_memory_error(self.job, fusion, free_bytes, with_batch) from None
         self.previous_text = saved.net_text if saved else None
-        self.reported_faults = len(self.job.dataset.picture_errors)  # the inventory has them
+        self.reported_faults = len(self.job.dataset.picture_errors)  # those are in the inventory
 
     def _allocate(self, start: Checkpoint | None, saved: Checkpoint | None) -> None:
         self.state = State(self.backend)
@@ -85,11 +86,11 @@ class Trainer:
     def _restore(self, saved: Checkpoint) -> Progress:
         self._check_data(saved)
         check_pipeline(saved, self.job)
-        # a loss that was not scaled before starts with the recipe's scale
+        # if the loss was not scaled before, it starts with the recipe's scale
         new = [name for name in SCALE_STATES if name not in saved.states]
         states = self.job.step_graph.states
         wanted = [n for n in states if not n.name.endswith(SUM_SUFFIX) and n.name not in new]
-        help = f'a new run begins with its weights by `init = weights("{saved.origin}")`'
+        help = f'a new run can start from its weights with `init = weights("{saved.origin}")`'
         match_states(wanted, shapes_of(saved.states), (), saved.origin, help=help)
         self.state.load(saved.states, wanted, saved.origin)
         self.state.initialise(states, self.recipe.seed)
@@ -97,17 +98,17 @@ class Trainer:
         images = len(self.job.train)
         if progress.seen > images:
             seen = f"{progress.seen:,} of the {images:,} images of an epoch"
-            raise fail(f"{saved.origin} cannot be resumed: it says that it has seen {seen}")
+            raise fail(f"{saved.origin} cannot be resumed: it claims to have seen {seen}")
         return progress
 
     def _check_data(self, saved: Checkpoint) -> None:
-        """Raises NetError where the run has learnt from other images than there are now."""
+        """Raises NetError if the run was trained on other images than the current ones."""
         before = saved.progress.get("data", self.job.data_fingerprint)
         if before not in (self.job.data_fingerprint, self.job.dataset.name_fingerprint):
             raise fail(
-                f"the data are not those that the run of {saved.origin} has learnt from",
+                f"the data are not those that the run of {saved.origin} was trained on",
                 notes=[f"then: {before}", f"now: {self.job.data_fingerprint}"],
-                help="images that were held out would be trained on; put the data back, or begin "
+                help="images that were held out would be trained on; restore the data, or start "
                 "a new run with `init = weights(...)`",
             )
 
@@ -124,12 +125,12 @@ class Trainer:
         watch: WatchRequest | None = None,
         log: Callable[[str], None] = lambda words: None,
     ) -> Result:
-        """Trains to the end; `out` receives all that the run keeps. The callables are those of
-        `Callbacks`. Where `should_stop` says so, it saves and raises KeyboardInterrupt.
-        Raises NetError, naming the layer, where the loss is no finite number any more."""
+        """Trains to the end and writes all files of the run to `out`. The callables are those of
+        `Callbacks`. If `should_stop` returns True, saves and raises KeyboardInterrupt. Raises
+        NetError, naming the layer, if the loss is no longer finite."""
         directory = RunDirectory(out, self.job, self.state, self.progress, self.previous_text, log)
         if self.previous_text not in (None, self.job.net_text):
-            directory.save_last(self.progress)  # a change is kept even if the run ends at once
+            directory.save_last(self.progress)  # the change is saved even if the run stops at once
         callbacks = Callbacks(on_step, on_epoch, should_stop, log)
         pictures = PictureMonitor(self.job, log, self.reported_faults)
         monitor = (
@@ -166,8 +167,9 @@ class Trainer:
         return divergence_error(network, fault, where, rate, last_checkpoint)
 
     def _bad_picture(self, directory: RunDirectory, fault: BadPicture) -> NetError:
-        """Saves what was learnt. The picture may be put back, with others that are damaged too, so
-        that the run goes on with pictures of these names."""
+        """Saves the progress. To repair the data, the user may replace this picture and others, so
+        the data are stored by name only, and the run can be resumed with pictures of the same
+        names."""
         try:
             self.stepper.synchronize()
         except Diverged:

@@ -1,4 +1,4 @@
-"""What `--watch` records while a run trains: moments of gradients and activations."""
+"""Records the moments of gradients and activations during training, for `--watch`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from netdsl.training.store.metrics_log import MetricsLog
 
 
 class WatchMonitor:
-    """Runs a graph of its own every so many updates, and records its moments in metrics.jsonl."""
+    """Runs a separate graph every `request.every` updates and records its moments in
+    metrics.jsonl."""
 
     def __init__(
         self, request: WatchRequest, stepper: Stepper, workspace: Workspace, log: MetricsLog
@@ -21,11 +22,11 @@ class WatchMonitor:
         self.executor = Executor(graph, state.backend, state, workspace=workspace)
 
     def record(self, batch: Batch) -> None:
-        """Records what the next update starts from, where one is due."""
+        """Records the state before the next update, if due."""
         update = self.stepper.progress.update
         if update % self.request.every:
             return
-        self.stepper.synchronize()  # an update that diverged ends the run before this
+        self.stepper.synchronize()  # ends the run first if an earlier update diverged
         out = self.executor.run(self.stepper.inputs(batch))
         moments = {k: self.executor.backend.download(v) for k, v in out.items()}
         found = summarise_watch(self.executor.graph, moments, self.stepper.job.network)

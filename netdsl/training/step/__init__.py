@@ -1,1 +1,1 @@
-"""The training step, the evaluation and what is watched, as graphs."""
+"""The training step, the evaluation and the watched values, as graphs."""

@@ -1,4 +1,4 @@
-"""From an elaborated net to what is run: the passes around the gradient, and folding."""
+"""Compiles an elaborated net: the passes before and after differentiation, and folding."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def compile_step(
     forward: tuple[Pass, ...] = pass_manager.FORWARD_PASSES,
     counter: str | None = None,
 ) -> Graph:
-    """One optimizer step, ready to be planned: the net meets the passes `forward` and the recipe's
-    precision, then gradient and updates are built, then the whole step is simplified."""
+    """One optimizer step, ready for planning: runs the passes `forward` and those of the recipe's
+    precision on the net, builds gradients and updates, then simplifies the whole step."""
 
     def build(n: Network) -> Graph:
         return _apply_recompute(training_graph(n, recipe, counter), n, recipe)
@@ -37,7 +37,7 @@ def compile_step(
 
 @pause_garbage_collection()
 def compile_accumulation(network: Network, recipe: Recipe) -> Graph:
-    """A batch whose gradients are only summed, ready to be planned."""
+    """A batch whose gradients are only accumulated, ready for planning."""
 
     def build(n: Network) -> Graph:
         return _apply_recompute(accumulating_graph(n, recipe), n, recipe)
@@ -57,8 +57,8 @@ def _precision_passes(recipe: Recipe) -> tuple[Pass, ...]:
 
 
 def _apply_recompute(step: Graph, network: Network, recipe: Recipe) -> Graph:
-    """The step in which the blocks that `recompute` names are computed again. A block inside a
-    block belongs to the outer one. Raises NetError where a glob matches nothing."""
+    """The step with the blocks that `recompute` names recomputed in the backward pass. A nested
+    block belongs to the outer one. Raises NetError if a glob matches nothing."""
     if not recipe.recompute:
         return step
     span = recipe.spans.get("recompute")
@@ -79,7 +79,7 @@ def _apply_recompute(step: Graph, network: Network, recipe: Recipe) -> Graph:
 def compile_evaluation(
     network: Network, recipe: Recipe, watch: PassObserver | None = None
 ) -> FoldedGraph:
-    """The evaluation of a batch, and what prepares its folded weights."""
+    """The evaluation of a batch, and the graph that prepares its folded weights."""
     return pass_manager.prepare_inference(evaluation_graph(network, recipe), watch)
 
 

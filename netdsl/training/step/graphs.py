@@ -21,12 +21,12 @@ from netdsl.training.step.loss_scale import SCALE, SKIP_FLAG, LossScale
 from netdsl.types import Graph, Node, TensorType
 
 SUM_SUFFIX = ".gradient"
-"""What the states end in that gradients are summed in; between two updates they hold zeros."""
+"""The suffix of states that accumulate gradients. They hold zeros between two updates."""
 
 
 @dataclass(frozen=True)
 class Forward:
-    """A net with its loss: what is reported of a step, and what is differentiated."""
+    """A net with its loss: the reported results and the state updates."""
 
     b: Builder
     results: dict[str, Node]
@@ -43,7 +43,7 @@ def _targets(b: Builder, batch: int) -> tuple[Node, Node]:
 
 
 def build_forward(network: Network, recipe: Recipe) -> Forward:
-    """The net, its losses and the states that it renews without a gradient."""
+    """Builds the net, its losses and the states that it updates without a gradient."""
     b = Builder(network.graph, network.dtype)
     labels, weights = _targets(b, network.batch)
     losses: dict[str, Node] = {}
@@ -62,10 +62,10 @@ def build_forward(network: Network, recipe: Recipe) -> Forward:
 
 @pause_garbage_collection()
 def training_graph(network: Network, recipe: Recipe, counter: str | None = None) -> Graph:
-    """One update of the weights. Inputs: the net's, `labels`, `weights`, `lr`, and where something
-    asks for them `step` (batches so far), `seed`, `ema_rate`, and `counter`, which counts updates:
-    `step` unless one update takes several batches. Outputs: `loss` (all outputs, weighted),
-    `main_loss`, `accuracy`; of a scaled loss also `left_out` and the new `loss_scale`."""
+    """One update of the weights. Inputs: the net's, `labels`, `weights`, `lr`, and as needed `step`
+    (batches so far), `seed`, `ema_rate`, and `counter`, which counts updates: `step` unless an
+    update takes several batches. Outputs: `loss` (all outputs, weighted), `main_loss`, `accuracy`;
+    with a scaled loss also `left_out` and the new `loss_scale`."""
     f = build_forward(network, recipe)
     b, learnt = f.b, trainable_weights(network, recipe)
     scale = _loss_scale(f, recipe)
@@ -113,8 +113,8 @@ def accumulating_graph(network: Network, recipe: Recipe) -> Graph:
 
 
 def trainable_weights(network: Network, recipe: Recipe) -> tuple[Node, ...]:
-    """The weights that a recipe trains. Raises NetError where there is none, and where a glob of
-    the recipe matches nothing."""
+    """The weights that a recipe trains. Raises NetError if there are none or if a glob of the
+    recipe matches nothing."""
     names = [n.name for n in network.parameters]
     match_globs(
         recipe.freeze, [n.name for n in network.graph.states], "freeze", recipe.spans.get("freeze")
@@ -152,7 +152,7 @@ def _gradient_sum(b: Builder, name: str, gradient: Node) -> Node:
 def _mean_gradients(
     b: Builder, gradients: dict[str, Node], batches: int, updates: dict[str, Node]
 ) -> dict[str, Node]:
-    """Means over several batches: the sums of those before, and this one. The sums begin anew."""
+    """Means over several batches: the accumulated sums plus this batch. Resets the sums."""
     means = {}
     with b.at(None, "accumulate"):
         for name, g in gradients.items():
@@ -163,14 +163,14 @@ def _mean_gradients(
 
 
 def _update_ema(b: Builder, weight: Node, updates: dict[str, Node]) -> None:
-    """A state beside the weight that follows it: Polyak & Juditsky 1992, with a decay."""
+    """Adds a moving average of the weight as a state: Polyak & Juditsky 1992, with a decay."""
     slot = b.state(f"{weight.name}.ema", weight.type, ("constant", 0.0), trainable=False)
     rate = b.input("ema_rate", TensorType((), b.dtype))
     updates[slot.name] = b.descend(slot, b.sub(slot, updates[weight.name]), rate)
 
 
 def _clip_gradients(b: Builder, gradients: dict[str, Node], most: float) -> dict[str, Node]:
-    """All gradients scaled so that their joint norm is at most `most` (Pascanu et al. 2013)."""
+    """Scales all gradients so that their global norm is at most `most` (Pascanu et al. 2013)."""
     with b.at(None, "clip"):
         norm = b.sqrt(pairwise_sum(b, [_square_sum(b, g) for g in gradients.values()]))
         factor = b.minimum(b.div(b.const(most), b.add(norm, b.const(1e-6))), b.const(1.0))
@@ -183,7 +183,7 @@ def _square_sum(b: Builder, g: Node) -> Node:
 
 @pause_garbage_collection()
 def evaluation_graph(network: Network, recipe: Recipe) -> Graph:
-    """What `_score_sums` gives of a batch, and the `probabilities` that the scores stand for."""
+    """The results of `_score_sums` for a batch, and the `probabilities` of the scores."""
     b = Builder(network.graph, network.dtype)
     labels, weights = _targets(b, network.batch)
     output = network.graph.outputs["main"]
@@ -196,7 +196,7 @@ def evaluation_graph(network: Network, recipe: Recipe) -> Graph:
 
 
 def scoring_graph(recipe: Recipe, batch: int, classes: int, dtype: str) -> Graph:
-    """The same of scores that are there, an input: [batch, classes]."""
+    """The same for given scores, an input [batch, classes]."""
     b = Builder(dtype=dtype)
     labels, weights = _targets(b, batch)
     scores = b.input("scores", TensorType((batch, classes), dtype))
@@ -207,7 +207,7 @@ def scoring_graph(recipe: Recipe, batch: int, classes: int, dtype: str) -> Graph
 def _score_sums(
     b: Builder, recipe: Recipe, scores: Node, labels: Node, weights: Node
 ) -> dict[str, Node]:
-    """Sums over a batch, by weight: `loss`, `top1`, `top5`, `count`; and the `scores`."""
+    """Weighted sums over a batch: `loss`, `top1`, `top5`, `count`; and the `scores`."""
     results = {
         "loss": recipe.loss.per_sample(b, scores, labels),
         "top1": b.top_hit(scores, labels, k=1),

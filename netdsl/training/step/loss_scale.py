@@ -1,4 +1,4 @@
-"""The loss scale that gradients of few exponents need, as IR."""
+"""The loss scale that gradients with a small exponent range need, as IR."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from netdsl.training.recipe.precision import MAX_SCALE, MIN_SCALE
 from netdsl.types import Node, TensorType
 
 SCALE = "loss_scale"
-"""The state that holds what the loss is multiplied by; others stand beneath it."""
+"""The state that holds the factor of the loss; the names of the other scale states start with
+it."""
 _GOOD, SKIPPED_STEPS = f"{SCALE}.good", f"{SCALE}.skipped"
 SCALE_STATES = (SCALE, _GOOD, SKIPPED_STEPS)
 SKIP_FLAG = "left_out"
-"""The output of a step that is 1 where it was left out."""
+"""The output of a step that is 1 if the step was skipped."""
 
 
 class LossScale:
     """A scaled loss (Micikevicius et al. 2018, "Mixed precision training"), emitted through a
-    builder: gradients of a multiple of the loss, and an update that is made only where all of them
-    are finite."""
+    builder: differentiates a multiple of the loss, and updates only if all gradients are finite."""
 
     def __init__(self, b: Builder, low: BoundCall) -> None:
         self.b = b
@@ -35,19 +35,19 @@ class LossScale:
         return self.b.state(name, TensorType((), self.b.dtype), ("constant", first), False)
 
     def scale_loss(self, loss: Node) -> Node:
-        """The loss whose gradients are computed."""
+        """The loss to differentiate."""
         with self.b.at(None, SCALE):
             return self.b.mul(loss, self.scale)
 
     def unscale_gradients(self, gradients: Mapping[str, Node]) -> dict[str, Node]:
-        """The gradients of the loss itself."""
+        """The gradients of the unscaled loss."""
         b = self.b
         with b.at(None, SCALE):
             share = b.div(b.const(1.0), self.scale)
             return {name: b.mul(g, share) for name, g in gradients.items()}
 
     def all_finite(self, gradients: Mapping[str, Node]) -> Node:
-        """Whether every value of every gradient is a finite number."""
+        """Whether all values of all gradients are finite."""
         b = self.b
         with b.at(None, SCALE):
             wrong = []
@@ -57,18 +57,18 @@ class LossScale:
             return b.equal(pairwise_sum(b, wrong), b.const(0.0))
 
     def skip_unless_finite(self, finite: Node, updates: Mapping[str, Node]) -> dict[str, Node]:
-        """The updates of a step that is left out where it is not `all_finite`."""
+        """The updates, replaced by the old values if not `all_finite`."""
         b = self.b
         with b.at(None, SCALE):
             return {name: b.select(finite, new, b.nodes[name]) for name, new in updates.items()}
 
     def skip_flag(self, finite: Node) -> Node:
-        """1 for a step that is left out, else 0."""
+        """1 for a skipped step, else 0."""
         with self.b.at(None, SCALE):
             return self.b.select(finite, self.b.const(0.0), self.b.const(1.0))
 
     def next_states(self, finite: Node) -> dict[str, Node]:
-        """The scale's own states after an update."""
+        """The new values of the scale's own states after an update."""
         b = self.b
         good = self._state(_GOOD, 0.0)
         with b.at(None, SCALE):
@@ -92,5 +92,5 @@ def is_exhausted(scale: float) -> bool:
 
 
 def scale_metrics(states: Mapping[str, Any]) -> dict[str, float]:
-    """What the metrics say of a scaled loss."""
+    """The metrics of a scaled loss."""
     return {SCALE: float(states[SCALE]), "skipped": int(states[SKIPPED_STEPS])}

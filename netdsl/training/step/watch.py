@@ -1,4 +1,4 @@
-"""Watching a net learn: gradients and activations, layer by layer, by a graph of their own."""
+"""Graphs that measure gradients and activations, layer by layer, for `--watch`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ WATCHABLE = ("gradients", "activations")
 
 @dataclass(frozen=True)
 class WatchRequest:
-    """What is watched, and every how many updates."""
+    """The quantities to watch, and the number of updates between two measurements."""
 
     quantities: tuple[str, ...]
     every: int = 100
 
 
 def parse_watch(text: str, every: int) -> WatchRequest:
-    """What `gradients,activations` asks for. Raises NetError where there is no such thing."""
+    """Parses a list such as `gradients,activations`. Raises NetError for an unknown quantity."""
     names = tuple(name.strip() for name in text.split(","))
     for name in names:
         if name not in WATCHABLE:
@@ -39,7 +39,7 @@ def parse_watch(text: str, every: int) -> WatchRequest:
 
 
 def build_watch_graph(network: Network, recipe: Recipe, what: Sequence[str]) -> Graph:
-    """The step without its updates; its outputs are moments, called `gradients WEIGHT` and
+    """The training step without its updates. Its outputs are moments, named `gradients WEIGHT` and
     `activations LAYER`, and `dead LAYER`."""
     f = build_forward(network, recipe)
     b, outputs = f.b, {}
@@ -56,7 +56,7 @@ def build_watch_graph(network: Network, recipe: Recipe, what: Sequence[str]) -> 
 
 
 def _activations(network: Network) -> dict[str, Node]:
-    """What each layer that computes something gives."""
+    """The outputs of all layers that compute something."""
     nodes = ((x.path, network.graph[x.result]) for x in network.layers)
     return {path: node for path, node in nodes if OPS[node.op].kind not in ("view", "leaf")}
 
@@ -66,13 +66,14 @@ def _moments(b: Builder, x: Node) -> Node:
 
 
 def _dead(b: Builder, x: Node) -> Node:
-    """The share of units (channels) that are zero for every image of the batch, wherever in it."""
+    """The share of units (channels) that are zero at every position of every image of the batch."""
     most = b.reduce_max(b.mul(x, x), axes=tuple(range(x.type.rank - 1)))
     return b.reduce_mean(b.cast(b.equal(most, b.const(0.0)), dtype=b.dtype), axes=(0,))
 
 
 def summarise_watch(graph: Graph, out: Mapping[str, Array], network: Network) -> dict[str, Any]:
-    """Norm, mean and deviation of everything watched, and the share of dead units, by layer."""
+    """Norm, mean and standard deviation of everything watched, and the share of dead units, by
+    layer."""
     sizes = {f"activations {p}": n.type.size for p, n in _activations(network).items()}
     sizes |= {f"gradients {n.name}": n.type.size for n in network.parameters}
     found: dict[str, Any] = {}

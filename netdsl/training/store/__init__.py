@@ -1,1 +1,1 @@
-"""What a run keeps on disk, and how a run is resumed from it."""
+"""The files that a run writes, and how a run is resumed from them."""

@@ -1,4 +1,4 @@
-"""A run directory is one process's at a time."""
+"""File locks that give each run directory to one process at a time."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _LOCKED = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 _owned: set[tuple[int, int]] = set()
-"""Device and number of the directories that this process holds."""
+"""Device and inode numbers of the directories that this process has locked."""
 
 
 @contextmanager
 def lock_directories(*folders: Path) -> Iterator[None]:
-    """While it lasts, no other process trains in any of `folders`, which are made if need be.
+    """Locks `folders` against other processes for the duration of the block; creates missing ones.
 
-    Raises NetError where one does. The lock is on the directory itself: it leaves no file behind,
-    and goes with the process however that ends. A file system without such locks is trusted. What
-    this process holds already it may hold once more."""
+    Raises NetError if another process holds one. The lock is on the directory itself: it leaves no
+    file behind and ends with the process, however that exits. On a file system without such locks,
+    no lock is taken. A process may lock a directory again that it already holds."""
     with ExitStack() as locks:
         for folder in folders:
             locks.enter_context(_lock_directory(folder))
@@ -33,7 +33,7 @@ def lock_directories(*folders: Path) -> Iterator[None]:
 
 @contextmanager
 def _lock_directory(folder: Path) -> Iterator[None]:
-    if os.name == "nt":  # no lock on a directory
+    if os.name == "nt":  # directories cannot be locked
         folder.mkdir(parents=True, exist_ok=True)
         yield
         return
@@ -66,5 +66,5 @@ def _lock(handle: int, folder: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:
         if e.errno in _LOCKED:
-            help = "wait until it is over, or stop it; a second run needs a directory of its own"
-            raise fail(f"another process trains in {folder}", help=help) from None
+            help = "wait until it ends, or stop it; a second run needs its own directory"
+            raise fail(f"another process is training in {folder}", help=help) from None

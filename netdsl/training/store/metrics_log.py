@@ -1,4 +1,4 @@
-"""The metrics of a run: the lines of metrics.jsonl, restored when a run goes on."""
+"""The metrics of a run: the lines of metrics.jsonl, restored when a run is resumed."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from netdsl.json_schema import JsonInteger, JsonObject, JsonValue, SchemaError, 
 
 @dataclass
 class MetricsLog:
-    """The lines of metrics.jsonl. One that was being written when a run was killed is no part of
-    what a checkpoint counts, so that it is cut off when the run goes on."""
+    """The lines of metrics.jsonl. A checkpoint does not count a line that was being written when
+    the run was killed, so it is cut off when the run is resumed."""
 
     path: Path
     count: int = 0
     damaged_copy: Path | None = None
-    """Where the file lies as it was when it was found damaged."""
+    """The backup of the file, if it was damaged."""
 
     @staticmethod
     def restore(path: Path, count: int, history: Sequence[Mapping[str, Any]] = ()) -> MetricsLog:
-        """The record of a run that goes on: what stands in the file, cut back to `count` lines.
-        Where it is damaged, the good lines are kept, epochs are made up for from `history`, and
-        the file as it was is set aside."""
+        """Opens the log of a resumed run, truncated to `count` lines. If the file is damaged, keeps
+        the valid lines, recovers missing epochs from `history` and backs up the damaged file."""
         there = _read_lines(path)[:count] if count else []
         good = [x for x in there if x is not None]
         set_aside = None
@@ -38,7 +37,7 @@ class MetricsLog:
             set_aside = _back_up(path)
         text = "".join(f"{_format_line(x)}\n" for x in good).encode()
         if text or path.is_file():
-            write_atomically(path, text)  # every line that follows is put at its end
+            write_atomically(path, text)  # later lines are appended
         return MetricsLog(path, len(good), set_aside)
 
     def add(self, values: Mapping[str, Any]) -> None:
@@ -47,18 +46,18 @@ class MetricsLog:
 
 
 def last_epoch(path: Path) -> int:
-    """The last epoch that a file of metrics speaks of; 0 where it speaks of none."""
+    """The last epoch in a metrics file; 0 if there is none."""
     return max((x.get("epoch", 0) for x in _read_lines(path) if x is not None), default=0)
 
 
 def has_test_metrics(path: Path) -> bool:
-    """Whether a file of metrics ends with those of the test."""
+    """Whether a metrics file ends with test metrics."""
     lines = _read_lines(path)
     return bool(lines) and "test_images" in (lines[-1] or {})
 
 
 def _read_lines(path: Path) -> list[Mapping[str, Any] | None]:
-    """The lines of a file of metrics; None for what is none."""
+    """The lines of a metrics file; None for an invalid one."""
     return [_parse_line(x) for x in path.read_bytes().splitlines()] if path.is_file() else []
 
 
@@ -82,7 +81,7 @@ def _format_line(values: Mapping[str, Any]) -> str:
 
 
 def _sort_key(values: Mapping[str, Any]) -> tuple[int, bool]:
-    """What lines are in order of: updates; the end of an epoch comes before the next update."""
+    """The order of lines: by update; the end of an epoch comes before the next update."""
     return values.get("step", values.get("watched_at", 0)), "watched_at" in values
 
 

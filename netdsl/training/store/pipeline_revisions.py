@@ -1,4 +1,4 @@
-"""Whether a run would go on with the order, the split and the crops that it was begun with."""
+"""Checks that a resumed run uses the same order, split and crops of images as when it started."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from netdsl.training.recipe.recipe import resolve_recipe
 from netdsl.training.store.checkpoint import Checkpoint
 
 PIPELINE_KEY = "pipeline"
-"""The entry of a checkpoint's progress: what its images depend on, and the revision of each."""
+"""The entry of a checkpoint's progress that maps each pipeline component to its revision."""
 
 
 @dataclass(frozen=True)
 class _Component:
-    """Something that the images of a run depend on, with what has changed in it so far."""
+    """A pipeline component that determines a run's images, with its changes so far."""
 
     name: str
     changes: Revisions
@@ -26,7 +26,8 @@ class _Component:
 
 
 def pipeline_revisions(job: Job) -> dict[str, int]:
-    """What the images of a run depend on, and its revision in this version of the program."""
+    """The pipeline components that a job uses, with their revisions in this version of the
+    program."""
     return {part.name: 1 + len(part.changes) for part in _components(job)}
 
 
@@ -44,8 +45,8 @@ def _components(job: Job) -> Iterator[_Component]:
 
 
 def check_pipeline(saved: Checkpoint, job: Job) -> None:
-    """Raises NetError where a run was begun by a version of the program which prepares its images
-    in another way. What is changed by hand (`--set`) is no matter of versions."""
+    """Raises NetError if the run was started by a version of the program that prepares its images
+    differently. Changes made by the user (`--set`) are not checked here."""
     before = _saved_revisions(saved)
     parts = [part for part in _components(job) if part.name in before]
     notes = [note for part in parts for note in _differences(part, before[part.name])]
@@ -54,7 +55,7 @@ def check_pipeline(saved: Checkpoint, job: Job) -> None:
             f"{saved.origin} cannot be resumed: another version of netdsl began the run, and it "
             "prepared images differently",
             notes=list(dict.fromkeys(notes)),
-            help=f'start a new run, from these weights with `init = weights("{saved.origin}")`',
+            help=f'start a new run from these weights with `init = weights("{saved.origin}")`',
         )
 
 
@@ -66,7 +67,7 @@ def _differences(part: _Component, before: int) -> list[str]:
 
 
 def _saved_revisions(saved: Checkpoint) -> dict[str, int]:
-    """The revisions that a run was begun with. A checkpoint without them is of the first ones."""
+    """The revisions that a run was started with. A checkpoint without them has the first ones."""
     found = saved.progress.get(PIPELINE_KEY)
     if found is None:
         data = resolve_recipe(saved.program()).data

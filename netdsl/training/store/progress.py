@@ -1,4 +1,4 @@
-"""Where a run stands: everything that the next step depends on besides the weights."""
+"""The progress of a run: everything besides the weights that determines the next step."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from netdsl.training.recipe.schedules import Moment, rate_factor
 from netdsl.training.store.checkpoint import Checkpoint
 
 TIMING_METRICS = ("seconds", "images_per_second")
-"""Metrics that differ from run to run; weights do not carry them."""
+"""Metrics that differ from run to run; checkpoints do not store them."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """`epoch` counts finished epochs, `seen` the images of the one under way, `step` batches and
-    `update` updates of the whole run; `loss`, `hits` and `batches` are sums over this epoch;
-    `lines` is how long metrics.jsonl is, `history` the metrics of every finished epoch, `changes`
-    what was changed when the run was resumed."""
+    """`epoch` counts finished epochs, `seen` the images of the current one, `step` the batches and
+    `update` the updates of the whole run. `loss`, `hits` and `batches` are sums over the current
+    epoch. `lines` is the length of metrics.jsonl, `history` holds the metrics of every finished
+    epoch, and `changes` notes what was changed when the run was resumed."""
 
     epoch: int = 0
     seen: int = 0
@@ -35,11 +35,11 @@ class Progress:
     changes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        return dict(vars(self))  # without copies of the history, which grows with the run
+        return dict(vars(self))  # no copy of the history, which grows with the run
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Progress:
-        """Raises ValueError where the values, each of its type, are not those of a standing."""
+        """Raises ValueError if the values, each of the right type, are missing or inconsistent."""
         missing = [f.name for f in fields(Progress) if f.name not in values]
         if missing:
             raise ValueError(f"`{missing[0]}` of its progress is missing")
@@ -47,30 +47,30 @@ class Progress:
         s = Progress(**given | {k: tuple(given[k]) for k in ("history", "changes")})
         numbers = [m.get("epoch", i) for i, m in enumerate(s.history, 1)]
         if numbers != list(range(1, s.epoch + 1)):
-            raise ValueError("its history is not one of its epochs")
+            raise ValueError("its history does not match its epochs")
         if any(m.get("train_loss") is None for m in s.history):
             raise ValueError("its history has an epoch without a loss")
         if not s.batches <= s.step >= s.update >= s.epoch:
-            raise ValueError("its steps are not those of its updates and epochs")
+            raise ValueError("its steps do not match its updates and epochs")
         if s.seen == 0 and (s.batches or s.loss or s.hits):
-            raise ValueError("it has a loss, and has seen no images")
+            raise ValueError("it has a loss but has seen no images")
         return s
 
     def advance(self, images: int, batches: int) -> Progress:
-        """One update later."""
+        """The progress after one more update."""
         step = self.step + batches
         return replace(self, seen=self.seen + images, step=step, update=self.update + 1)
 
     def add_batch(self, loss: float, hit: float) -> Progress:
-        """With what came out of the next batch. A loss that is no finite number is that of a step
-        that was left out, and counts for nothing."""
+        """The progress with the results of the next batch added. A non-finite loss belongs to a
+        skipped step and is not counted."""
         if not math.isfinite(loss):
             return self
         batches = self.batches + 1
         return replace(self, loss=self.loss + loss, hits=self.hits + hit, batches=batches)
 
     def finish_epoch(self, metrics: Mapping[str, Any]) -> Progress:
-        """The epoch is over, with these metrics."""
+        """The progress after the current epoch, which ended with these metrics."""
         kept = {k: v for k, v in metrics.items() if k not in TIMING_METRICS}
         return Progress(
             epoch=self.epoch + 1,
@@ -82,19 +82,19 @@ class Progress:
 
     @property
     def best_epoch(self) -> int:
-        """The number of the best epoch so far, counted from 1; 0 before there is any."""
+        """The number of the best epoch so far, counted from 1; 0 before the first."""
         ranked = [quality(m) for m in self.history]
         return ranked.index(max(ranked)) + 1 if ranked else 0
 
     def is_finished(self, recipe: Recipe) -> bool:
-        """Whether all epochs are over, or none has been better for too long."""
+        """Whether all epochs are done, or none improved for `patience` epochs."""
         waited = self.epoch - self.best_epoch
         return self.epoch >= recipe.epochs or (
             recipe.patience is not None and waited >= recipe.patience
         )
 
     def learning_rate(self, recipe: Recipe, steps: int) -> float:
-        """The learning rate of the next update, where an epoch has so many of them."""
+        """The learning rate of the next update; `steps` is the number of updates per epoch."""
         share = min(1.0, self.seen / (steps * recipe.data.batch * recipe.accumulate))
         past = self.history if recipe.schedule.record.needs_losses else ()
         moment = Moment(self.epoch + share, recipe.epochs, steps, [selection_loss(m) for m in past])
@@ -102,12 +102,12 @@ class Progress:
         return rate * rate_factor(recipe.schedule, moment)
 
     def ema_rate(self, decay: float) -> float:
-        """How far the average of the weights goes towards them: at first all the way."""
+        """The rate at which the average of the weights moves towards them: 1 at first."""
         return 1 - min(decay, self.update / (9 + self.update))
 
 
 def load_progress(saved: Checkpoint) -> Progress:
-    """Where the run of a checkpoint stood. Raises NetError where that cannot be known."""
+    """The progress of a checkpoint's run. Raises NetError if it is invalid."""
     try:
         return Progress.from_json(saved.progress)
     except ValueError as e:
@@ -115,15 +115,15 @@ def load_progress(saved: Checkpoint) -> Progress:
 
 
 def quality(metrics: Mapping[str, Any]) -> tuple[float, float]:
-    """What the best checkpoint is best at: validation accuracy, then loss; the training loss where
-    nothing is held out."""
+    """The sort key of the best checkpoint: validation accuracy, then loss; the training loss if
+    there is no validation set."""
     if metrics.get("val_accuracy") is None:
         return 0.0, -selection_loss(metrics)
     return metrics["val_accuracy"], -selection_loss(metrics)
 
 
 def selection_loss(metrics: Mapping[str, Any]) -> float:
-    """The loss that an epoch is judged by."""
+    """The loss by which epochs are compared."""
     value = metrics.get("val_loss")
     loss = metrics["train_loss"] if value is None else value
     return math.inf if loss is None or not math.isfinite(loss) else float(loss)

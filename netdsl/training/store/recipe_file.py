@@ -13,8 +13,9 @@ _HEADING = re.compile(r"# netdsl \S+, train (\w+)")
 
 
 def write_recipe(path: Path, name: str | None, text: str, notes: Sequence[str] = ()) -> None:
-    """Writes the recipe.net of a run: its text, and above it what it was called where it began and
-    what was changed on the way. In the text it has no name: one that is there already stays."""
+    """Writes a run's recipe.net: a heading with the recipe's name and the changes made to the run
+    so far, then the text. The recipe has no name in the text, so without `name` the heading keeps
+    the one already in the file."""
     begun = _HEADING.match(_first_line(path))
     called = name or (begun[1] if begun else "section")
     lines = [f"# netdsl {__version__}, train {called}", *(f"# {n}" for n in notes)]
@@ -22,7 +23,7 @@ def write_recipe(path: Path, name: str | None, text: str, notes: Sequence[str] =
 
 
 def _first_line(path: Path) -> str:
-    """What a file begins with; nothing where there is none."""
+    """The first line of a file; empty if the file does not exist."""
     if not path.is_file():
         return ""
     with path.open(encoding="utf-8", errors="replace") as f:

@@ -1,4 +1,4 @@
-"""Going on with a run: its own text, what is changed in it, and what must not be."""
+"""Resuming a run: its saved text, the changes to it, and which changes are not allowed."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ FIXED_KEYS = {
     "data.source": "it would be another run",
     "train.net": "it would be another run",
     "train.data": "images that were held out would be trained on",
-    "train.shrink": "its weights would be other ones",
-    "train.init": "the weights have been learnt from where they began",
-    "train.after": "the weights have been learnt from where they began",
+    "train.shrink": "it would have other weights",
+    "train.init": "the weights were trained from the old initial ones",
+    "train.after": "the weights were trained from the old initial ones",
 }
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """The program that a run goes on with, its last checkpoint (none where it was cut off before
-    the first), and what is changed: key -> (before, now)."""
+    """The program that a resumed run uses, its last checkpoint (None if the run stopped before the
+    first), and what changed: key -> (before, now)."""
 
     program: Program
     saved: Checkpoint | None
@@ -44,12 +44,12 @@ class Continuation:
 
 
 def load_continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
-    """What a run directory says of how its run goes on, with `--set` applied. Raises NetError
-    where it holds no run, and for a change that cannot be made half-way."""
+    """Reads from a run directory how to resume its run, with `--set` applied. Raises NetError if it
+    contains no run, or for a change that a started run does not allow."""
     saved, text = load_last(out), out / "recipe.net"
     if saved is None and not text.is_file():
-        help = "a run begins with `netdsl train FILE`, and `--resume DIR` goes on with it"
-        raise fail(f"{out} holds no run: there is no recipe.net in it", help=help)
+        help = "`netdsl train FILE` starts a run, and `--resume DIR` resumes it"
+        raise fail(f"{out} contains no run: it has no recipe.net", help=help)
     if saved is not None:
         file = saved.syntax_tree()
     else:
@@ -66,26 +66,26 @@ def load_continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
     for key in changes:
         reason = FIXED_KEYS.get(re.sub(r"\.\w+\.", ".", key))
         if reason is not None and begun:
-            message = f"`{key}` cannot be changed half-way: {reason}"
-            raise fail(message, help="begin a new run, with `init = weights(...)` if you like")
+            message = f"`{key}` cannot be changed in the middle of a run: {reason}"
+            raise fail(message, help="start a new run, with `init = weights(...)` if you like")
     return Continuation(now, saved, changes)
 
 
 def _check_same_net(of: Program, text: Path, origin: str) -> None:
-    """Raises NetError where a checkpoint is of another net than the run that it lies with."""
+    """Raises NetError if a checkpoint's net differs from that of the run directory."""
     try:
         there = build_program(parse(read_text(str(text)), str(text)), reject_read)
-    except NetError:  # it was edited to what is no program, and goes on being of no account
+    except NetError:  # recipe.net was edited and is invalid; it is ignored
         return
     if _net_items(there) != _net_items(of):
         raise fail(
-            f"{origin} and {text} are of different nets: one of them was exchanged or edited",
-            help=f"put it back; or remove {text} to go on with the net of the checkpoint",
+            f"{origin} and {text} belong to different nets: one of them was replaced or edited",
+            help=f"restore it, or remove {text} to resume with the net of the checkpoint",
         )
 
 
 def _keep_finished_stages(file: s.File, changed: s.File, settings: Sequence[str]) -> s.File:
-    """The changes, without those of stages that are over: what they were trained with stays."""
+    """The changed file, in which finished stages keep the settings that they were trained with."""
     sections = [i for i in file.items if isinstance(i, s.Section) and i.kind == "train"]
     over = {x.name: x for x in sections if x.name}
     for setting in settings:
@@ -100,26 +100,26 @@ def _keep_finished_stages(file: s.File, changed: s.File, settings: Sequence[str]
 
 
 def load_last(out: Path) -> Checkpoint | None:
-    """The last checkpoint of a run, if it came to save one. Raises NetError where it did, and the
-    checkpoint is gone: beginning anew would write over what the run has kept."""
+    """The last checkpoint of a run, or None if it saved none. Raises NetError if it saved one that
+    is now missing: starting over would overwrite the run's files."""
     path = out / f"last{SUFFIX}"
     if path.exists():
         return checkpoint.load(path)
     kept = [p.name for p in (out / f"best{SUFFIX}", *sorted(out.glob(f"epoch-*{SUFFIX}")))]
     there = [name for name in kept if (out / name).exists()]
-    if last_epoch(out / "metrics.jsonl") > 1:  # the first is measured before anything is saved
+    if last_epoch(out / "metrics.jsonl") > 1:  # epoch 1 is logged before its checkpoint is saved
         there.append("metrics.jsonl")
     if there:
         raise fail(
-            f"{path} is missing, so the run cannot go on: {', '.join(there)} would be lost",
-            help="put it back, or begin a new run in another directory; "
-            f'`init = weights("{out}")` begins it with the best weights of this one',
+            f"{path} is missing, so the run cannot be resumed: {', '.join(there)} would be lost",
+            help="restore it, or start a new run in another directory; "
+            f'`init = weights("{out}")` starts it from the best weights of this one',
         )
     return None
 
 
 def _diff_programs(before: Program, now: Program) -> dict[str, tuple[str, str]]:
-    """The entries of the spelled-out text that differ, and `net` where a net does."""
+    """The entries of the resolved text that differ, and `net` if a net differs."""
     old, new = (_resolved_entries(p) for p in (before, now))
     found = {k: (old.get(k, "none"), v) for k, v in new.items() if old.get(k) != v}
     if _net_items(before) != _net_items(now):
@@ -142,14 +142,14 @@ def _net_items(of: Program) -> list[s.Item]:
 
 
 def note_changes(saved: Checkpoint, net_text: str) -> Checkpoint:
-    """The checkpoint, with a note on what is changed where its run goes on by `net_text`."""
+    """The checkpoint with a note on what changes if its run is resumed with `net_text`."""
     changes = {}
     if net_text != saved.net_text:
         changes = _diff_programs(saved.program(), build_program(parse(net_text), reject_read))
     if not changes:
         return saved
     words = ", ".join(f"{k} = {new} (was {old})" for k, (old, new) in changes.items())
-    words = escape_line(words)  # a note is one line, whatever a text in the recipe holds
+    words = escape_line(words)  # a note is one line, whatever strings the recipe contains
     words = (
         words if len(words) <= MAX_MESSAGE_CHARACTERS else f"{words[:MAX_MESSAGE_CHARACTERS]}..."
     )

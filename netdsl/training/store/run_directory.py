@@ -1,4 +1,4 @@
-"""What a run keeps: its text, its metrics, its last, its best and every n-th epoch's weights."""
+"""The files of a run: its text, its metrics, and the last, best and every n-th epoch's weights."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ TEMPORARY_FILES = ".netdsl-*"
 
 
 class RunDirectory:
-    """The directory of a run. What a run that was cut off had no time to keep is made up for;
-    `previous_text` is the text that it went by until then."""
+    """The directory of a run. Opening it writes the files that an interrupted run had no time to
+    write. `previous_text` is the text that the run used so far."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class RunDirectory:
         )
         copy = self.metrics_log.damaged_copy
         if copy is not None:
-            log(f"{self.metrics_log.path} was damaged; as it was, it is {copy}")
+            log(f"{self.metrics_log.path} was damaged; the damaged file was kept as {copy}")
         if progress.epoch:
             self._check_best(progress)
 
@@ -66,18 +66,19 @@ class RunDirectory:
         return self.folder / f"best{SUFFIX}"
 
     def _back_up_edits(self, known_texts: Sequence[str], log: Callable[[str], None]) -> None:
-        """The text of a run that goes on is its checkpoint's: one that was edited is set aside."""
+        """A resumed run uses the text of its checkpoint: backs up a recipe.net that was edited."""
         path, beside = self.folder / "recipe.net", self.folder / "recipe.net.edited"
         content = path.read_bytes() if path.is_file() else known_texts[0].encode()
         if _body_lines(content) not in [_body_lines(text.encode()) for text in known_texts]:
             write_atomically(beside, content)
             log(
-                f"{path} differs from what the run goes on with; as it was, it is {beside} "
+                f"{path} differs from what the run resumes with; it was kept as {beside} "
                 "(`--resume DIR --set KEY=VALUE` changes a run)"
             )
 
     def _check_best(self, s: Progress) -> None:
-        """Raises NetError where the best weights are lost."""
+        """Raises NetError if the best weights are missing or belong to another run; writes what an
+        interrupted run has not saved."""
         whole = s.seen == 0
         try:
             best = checkpoint.load(self.best).progress
@@ -87,24 +88,24 @@ class RunDirectory:
             best = {"epoch": 0, "history": []}
         there, history = best.get("epoch"), best.get("history")
         if not isinstance(there, int) or history != [dict(m) for m in s.history[:there]]:
-            message = f"{self.best} is of another run than {self.last}"
-            raise fail(message, help="put the right one back; every run has a directory of its own")
+            message = f"{self.best} belongs to another run than {self.last}"
+            raise fail(message, help="restore the right one; every run has its own directory")
         if whole and s.best_epoch == s.epoch != there:
             self._save_for_inference("best", s)
         if whole:
             self._save_periodic(s)
 
     def save_epoch(self, s: Progress) -> None:
-        """An epoch is over. The last checkpoint is written before the best, so that wherever a run
-        is cut off, the last one can make up for what is missing."""
+        """Saves a finished epoch. The last checkpoint is written before the best one, so that if
+        the run stops in between, the best one can be restored from it."""
         self.save_last(s)
         if s.best_epoch == s.epoch:
             self._save_for_inference("best", s)
         self._save_periodic(s)
 
     def save_last(self, s: Progress, data: str | None = None) -> None:
-        """All that a run needs to go on, on `data` that are known by another fingerprint where
-        one is given."""
+        """Saves everything that is needed to resume the run. `data`, if given, is stored instead of
+        the data's fingerprint."""
         states = {k: v for k, v in self.state.snapshot().items() if not k.endswith(SUM_SUFFIX)}
         self._save("last", s, states, data)
 
@@ -114,7 +115,7 @@ class RunDirectory:
             self._save_for_inference(f"epoch-{s.epoch:04}", s)
 
     def _save_for_inference(self, name: str, s: Progress) -> None:
-        """Only what evaluation needs; of averaged weights the average."""
+        """Saves only what evaluation needs; the averages instead of averaged weights."""
         given = inference_states(self.state.snapshot())
         self._save(name, s, {n.name: given[n.name] for n in self.job.evaluation_graph.states})
 
@@ -130,6 +131,6 @@ class RunDirectory:
 
 
 def _body_lines(text: bytes) -> list[bytes]:
-    """The lines of a text below the notes that it begins with."""
+    """The lines of a text without its leading comments."""
     lines = text.strip().splitlines()
     return list(dropwhile(lambda line: line.startswith(b"#") or not line.strip(), lines))

@@ -1,4 +1,4 @@
-"""Weights that a run begins with: those of another run, read from its checkpoint."""
+"""Reads the initial weights of a run from the checkpoint of another run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from netdsl.types import Array, Node
 def load_initial_weights(
     init: BoundCall, states: Sequence[Node], span: Span | None = None
 ) -> tuple[dict[str, Array], list[Node]]:
-    """The weights that `weights(...)` names, and the states that take theirs from them. Raises
-    NetError where they do not fit."""
+    """Returns the weights that `weights(...)` names and the states that take their values from
+    them. Raises NetError if they do not fit."""
 
     path = Path(init.arguments["file"])
     best = path / f"best{SUFFIX}"
@@ -36,7 +36,7 @@ def load_initial_weights(
 def initialise_weights(
     state: State, states: Sequence[Node], init: BoundCall | None, span: Span | None = None
 ) -> None:
-    """Gives `state` the weights that a recipe's `init` names, if it names any."""
+    """Loads the weights that a recipe's `init` names, if any, into `state`."""
     if init is not None:
         given, wanted = load_initial_weights(init, states, span)
         state.load(given, wanted, str(init))
