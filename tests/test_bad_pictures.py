@@ -71,8 +71,8 @@ def test_a_run_that_a_bad_picture_ends_goes_on_to_the_same_bits(
     before = cut(path)
     code, _, err = netdsl("train", "colours.net", "--out", "run", *DEVICE)
     assert code == 2
-    assert f"{part}/red/003.jpg is no readable picture" in err
-    assert "resume it with `--resume`" in err
+    assert f"{part}/red/003.jpg is not a readable picture" in err
+    assert "continue with `--resume`" in err
     assert "--set data.on_bad_picture=skip" in err
     assert (tmp_path / "run" / "last.safetensors").is_file()
     code, _, err = netdsl("train", "--resume", "run", *DEVICE)
@@ -99,7 +99,7 @@ def test_a_run_goes_on_without_the_bad_picture(
     assert code == 0, err
     assert "skipped: 1 bad picture" in err
     (told,) = json.loads(out)["bad_pictures"]
-    assert f"{part}/red/003.jpg is no readable picture" in told
+    assert f"{part}/red/003.jpg is not a readable picture" in told
     assert measured(tmp_path / "run")[-1]["test_images"] == (9 if part == "test" else 10)
     code, out, _ = netdsl("eval", "run", "--json", *DEVICE)
     assert code == 0
@@ -120,7 +120,7 @@ def test_a_bad_picture_to_learn_from_loses_nothing(
     more = ("--set", "train.epochs=2", *DEVICE)
     code, _, err = netdsl("train", "--resume", "run", *more)
     assert code == 2
-    assert "train/green/001.png is no readable picture" in err
+    assert "train/green/001.png is not a readable picture" in err
     assert checkpoint.load(tmp_path / "run" / "last.safetensors").progress["epoch"] == 1
     code, _, err = netdsl("train", "--resume", "run", *SKIP, *more)
     assert code == 0, err
@@ -146,7 +146,7 @@ def test_what_is_skipped_depends_on_nothing_else(
         assert same(weights(tmp_path / "a"), weights(tmp_path / out))
     code, _, err = netdsl("train", "colours.net", "--out", "d", *DEVICE)
     assert code == 2
-    assert "green/000.jpg is no readable picture" in err
+    assert "green/000.jpg is not a readable picture" in err
     assert "`on_bad_picture = skip` in the data section" in err
 
 
@@ -190,7 +190,7 @@ def test_where_no_picture_of_a_part_has_a_header_no_run_begins(
     code, _, err = netdsl("train", "colours.net", "--out", "run", *SKIP, *DEVICE)
     assert code == 2
     assert f"none of the pictures of pictures/{part} can be used" in err
-    assert "green/000.jpg is no readable picture" in err
+    assert "green/000.jpg is not a readable picture" in err
     assert not (pictures.parent / "run" / "last.safetensors").exists()
 
 
@@ -253,7 +253,7 @@ def test_pictures_are_verified_once(pictures: Path, monkeypatch: pytest.MonkeyPa
     assert decoded == ["003.jpg"]
     cut(path)
     for _ in range(2):  # a bad one is not known to be good
-        with pytest.raises(BadPicture, match=r"003\.jpg is no readable picture"):
+        with pytest.raises(BadPicture, match=r"003\.jpg is not a readable picture"):
             verified(samples.train, prepare).check()
     decoded.clear()
     (kept,) = IMAGE_CACHE.directory.iterdir()

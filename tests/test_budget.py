@@ -94,7 +94,7 @@ TEXTS = {
     "nets after nets": net("relu") + "\n".join(f"net a{i} = a{i or ''}" for i in range(3000)),
     "nets of nets": net("relu").replace("net a ", "net a0 ")
     + "\n".join(f"net a{i + 1} = a{i}" for i in range(3000)),
-    "nets in a circle": "\n".join(f"net a{i} = a{(i + 1) % 3000}" for i in range(3000)),
+    "nets in a cycle": "\n".join(f"net a{i} = a{(i + 1) % 3000}" for i in range(3000)),
     "many large nets": net("(conv(4, 1x1) -> batchnorm) * 400")
     + "\n".join(f"net a{i} = a" for i in range(3000)),
     "recipes after recipes": recipes(
@@ -225,12 +225,12 @@ LIMITS = {
     "lets in loops": "more than 1,000,000 values",
     "blocks double": "more than 120,000 steps",
     "labels of blocks": "nested more than 80 deep: b79 in b78 in b77 in ...",
-    "nets of nets": f"over {MAX_CHAIN_LENGTH} of each other",
-    "recipes after recipes": f"over {MAX_CHAIN_LENGTH} of them",
+    "nets of nets": f"over {MAX_CHAIN_LENGTH} deep",
+    "recipes after recipes": f"more than {MAX_CHAIN_LENGTH} recipes",
     "many trials": "more than 4,000,000,000 multiplications",
     "long names": "a word of over 1,000 characters",
     "too long": f"over {MAX_FILE_CHARACTERS:,} characters",
-    "too many words": f"over {MAX_TOKENS:,} words",
+    "too many words": f"over {MAX_TOKENS:,} tokens",
     "brackets": f"more than {MAX_NESTING_DEPTH} deep",
 }
 
@@ -253,7 +253,7 @@ def test_files_that_are_used_count_too() -> None:
         return "".join(f"block {path[:-4]}_{i} {{ relu }}\n" for i in range(MAX_TOKENS // 10))
 
     text = "".join(f'use "x{i}.net"\n' for i in range(30)) + net("relu")
-    with pytest.raises(NetError, match=f"used here have over {MAX_TOKENS:,} words"):
+    with pytest.raises(NetError, match=f"used here have over {MAX_TOKENS:,} tokens"):
         build_program(parse(text, "a.net"), read)
 
 
@@ -335,7 +335,7 @@ def test_a_file_that_is_no_net_is_named_and_not_quoted(tmp_path: Path, secret: P
     for used in ("secret.txt", str(secret), "link.net", "./sub/../secret.txt"):
         main.write_text(f'use "{used}"\nnet a {{ input(3) }}')
         said = refused(main)
-        assert "is no .net file" in said
+        assert "is not a .net file" in said
         assert "hunter2" not in said
         assert "PASSWORD" not in said
     assert "hunter2" not in refused(secret)

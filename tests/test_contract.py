@@ -63,7 +63,7 @@ def test_the_gradient_of_tied_maxima_sums_to_one() -> None:
         ("net a { input(8) -> in }", "nothing flows into a net"),
         ("net a { input(8x8x1); fc(10); output s: fc(5) }\n" + SECTIONS, "gives 5 scores"),
         ("net a { input(8x8x1); pad(channels=[0, 9]) -> avgpool(8) }\n" + SECTIONS, "to learn"),
-        ("net a { input(8x8x1) }\ntrain { epochs = 1 }", "holds no `data`"),
+        ("net a { input(8x8x1) }\ntrain { epochs = 1 }", "has no `data`"),
         ("net a { input(9x9x1); fc(10) }\n" + SECTIONS, "the images are 8x8x1"),
         ("net a { input(8x8x1); fc(10) }\n" + SECTIONS + "train { seed = 1 }", "have no name"),
         ("net a { input(8x8x1); fc(10) }\n" + expecting("seed > 0"), "no metric"),
@@ -72,7 +72,7 @@ def test_the_gradient_of_tied_maxima_sums_to_one() -> None:
         ("data { source = digits, validation = 1.0 }", "below 1"),
         ("net a { input(8x8x3); add { conv(16, 1x1) | globalavgpool } }", "differ"),
         ("net a { for i in range(10000) { for j in range(10000) {} }; input(3) }", "loops"),
-        ("net a { let x = [1, 1]; " + "let x = [x, x]; " * 30 + "input(x) }", "a list ends"),
+        ("net a { let x = [1, 1]; " + "let x = [x, x]; " * 30 + "input(x) }", "a list has at most"),
         ("net a { input(3) -> (relu * 10000) * 4 }", "layers"),
     ],
 )
@@ -142,7 +142,7 @@ def test_files_that_use_each_other_are_read_once_and_circles_are_found(tmp_path:
     assert len(load_program(str(tmp_path / "0.net")).blocks) == 20
     (tmp_path / "sub").mkdir()
     (tmp_path / "b.net").write_text('use "sub/../b.net"\nuse "./sub/../b.net"')
-    with pytest.raises(NetError, match="circle"):
+    with pytest.raises(NetError, match="cycle"):
         load_program(str(tmp_path / "b.net"))
 
 
@@ -280,14 +280,14 @@ WHOLE = {
     [
         ({}, None),
         ({"net": "net a {"}, r"x.safetensors \(.net inside\):1:"),
-        ({"net": 5}, "`metadata.net` is 5, not a text"),
+        ({"net": 5}, "`metadata.net` is 5, not a string"),
         ({"net": WHOLE["net"] + " " * 2**20}, "`metadata.net` has 1,048,6.* characters"),
-        ({"net": 'use "x.net"\n' + str(WHOLE["net"])}, "of .*x.net.? in a text that carries all"),
+        ({"net": 'use "x.net"\n' + str(WHOLE["net"])}, "of .*x.net.? in a text that must be self"),
         ({"classes": 5}, "`metadata.classes` is 5, not a list"),
         ({"classes": []}, "0 classes"),
         ({"classes": ["a"]}, "1 class"),
         ({"classes": [*"000000000a"]}, "two of its classes have the same name"),
-        ({"classes": [*"012345678", 9]}, r"`metadata.classes\[9\]` is 9, not a text"),
+        ({"classes": [*"012345678", 9]}, r"`metadata.classes\[9\]` is 9, not a string"),
         ({"metrics": []}, "`metadata.metrics` is a list, not an object"),
         ({"metrics": {"val_accuracy": "high"}}, '`metadata.metrics.val_accuracy` is "high"'),
         ({"metrics": {"train_loss": 10**400}}, r"`metadata.metrics.train_loss` is 10\^400"),

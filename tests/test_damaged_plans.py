@@ -237,7 +237,9 @@ def test_an_operand_that_a_kernel_does_not_speak_of_is_refused(name: str) -> Non
             inputs = tuple(a for a in kernel.inputs if a != left_out)
             kernels = [*plan.kernels]
             kernels[i] = replace(kernel, inputs=inputs)
-            refused(replace(plan, kernels=tuple(kernels)), f"does not say that it reads {left_out}")
+            refused(
+                replace(plan, kernels=tuple(kernels)), f"does not declare that it reads {left_out}"
+            )
 
 
 def planned(graph: Graph, fusion: FusionOptions = NO_FUSION) -> Plan:
@@ -359,7 +361,7 @@ def test_parts_of_a_launch_do_not_write_over_each_other_s_states() -> None:
     add = Kernel("add", "map", ("add",), ("w", "u"), ("add",))
     neg = Kernel("neg", "map", ("neg",), ("u",), ("neg",))
     in_parts = replace(launch, parts=(add, neg))
-    refused(replace(plan, kernels=(in_parts,)), "writes over u while it reads it")
+    refused(replace(plan, kernels=(in_parts,)), "overwrites u while reading it")
 
 
 def test_a_state_is_written_over_by_what_reads_it_element_by_element() -> None:
@@ -368,7 +370,7 @@ def test_a_state_is_written_over_by_what_reads_it_element_by_element() -> None:
     plan = planned(b.build({}, {"w": b.add(w, b.transpose(w, perm=(1, 0)))}))
     assert [k.kind for k in plan.kernels] == ["map", "copy"]
     place = replace(plan.placements["add"], buffer="w", layout=plan.placements["w"].layout)
-    refused(replace(_placed(plan, "add", place), kernels=plan.kernels[:1]), "while it reads it")
+    refused(replace(_placed(plan, "add", place), kernels=plan.kernels[:1]), "while reading it")
     refused(replace(plan, kernels=plan.kernels[:1]), "w is never updated")
     refused(replace(plan, kernels=(*plan.kernels, plan.kernels[1])), "writes")
 
@@ -384,5 +386,5 @@ def test_zeros_around_a_branch_are_those_around_its_concatenation() -> None:
         place = plan.placements[name]
         for halo in (((1, 1), (1, 0)), ((2, 1), (1, 1)), ((0, 0), (0, 0))):
             other = replace(place, padding=ImagePadding(halo, 2))
-            refused(_placed(plan, name, other), "nobody writes the zeros|share memory|outside")
-        refused(_placed(plan, name, replace(place, padding=None)), "nobody writes the zeros")
+            refused(_placed(plan, name, other), "no kernel writes the zeros|share memory|outside")
+        refused(_placed(plan, name, replace(place, padding=None)), "no kernel writes the zeros")

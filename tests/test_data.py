@@ -126,11 +126,11 @@ def test_idx_files_are_read(tmp_path: Path, compressed: bool) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "no idx file"),
-        (b"\0\0\x08\x01", "no idx file"),
+        (b"", "not an idx file"),
+        (b"\0\0\x08\x01", "not an idx file"),
         (idx((3,), b"ab"), "fewer values"),
         (idx((1,), b"ab"), "more values"),
-        (b"\0\0\x09" + idx((1,))[3:], "no idx file"),
+        (b"\0\0\x09" + idx((1,))[3:], "not an idx file"),
         (idx((4_000_000_000,), b"ab"), "damaged"),
     ],
 )
@@ -214,5 +214,5 @@ def test_pictures_become_bytes_of_the_net_s_shape(tmp_path: Path, mode: str, nam
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n broken"])
 def test_what_is_no_picture_is_told(tmp_path: Path, content: Any) -> None:
     (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(NetError, match="no readable picture"):
+    with pytest.raises(NetError, match="not a readable picture"):
         read_picture(tmp_path / "x.png", 1)

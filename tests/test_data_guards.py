@@ -40,7 +40,7 @@ def test_an_idx_file_is_as_long_as_it_says(tmp_path: Path, pack: Callable[[bytes
     assert read_idx(tmp_path, "x", 2).tolist() == [[0, 1, 2], [3, 4, 5]]
     for content in (*(whole[:n] for n in range(len(whole))), whole + b"\0"):
         path.write_bytes(pack(content))
-        with pytest.raises(NetError, match=r"no idx file|fewer values|more values"):
+        with pytest.raises(NetError, match=r"not an idx file|fewer values|more values"):
             read_idx(tmp_path, "x", 2)
     for n in range(len(pack(whole)) if pack is gzip.compress else 0):
         path.write_bytes(pack(whole)[:n])
@@ -51,7 +51,7 @@ def test_an_idx_file_is_as_long_as_it_says(tmp_path: Path, pack: Callable[[bytes
 @pytest.mark.parametrize("rank", [1, 3])
 def test_an_idx_file_has_the_axes_that_are_wanted(tmp_path: Path, rank: int) -> None:
     (tmp_path / "x").write_bytes(idx((2, 3)))
-    with pytest.raises(NetError, match=f"no idx file of bytes with {rank} axes"):
+    with pytest.raises(NetError, match=f"not an idx file of bytes with {rank} axes"):
         read_idx(tmp_path, "x", rank)
 
 
@@ -62,7 +62,9 @@ def test_a_cifar_batch_is_whole_records(tmp_path: Path, cut: int) -> None:
         (tmp_path / name).write_bytes(whole)
     assert SOURCES["cifar10"].load(tmp_path, path=None).train.labels.tolist() == [0, 9] * 2
     (tmp_path / "data_batch_2.bin").write_bytes(whole[:-cut])
-    with pytest.raises(NetError, match=r"data_batch_2.bin has .* bytes, which are no whole images"):
+    with pytest.raises(
+        NetError, match=r"data_batch_2.bin has .* bytes, not a whole number of images"
+    ):
         SOURCES["cifar10"].load(tmp_path, path=None)
 
 
@@ -107,11 +109,11 @@ def test_a_right_set_is_read(tmp_path: Path) -> None:
         ("train_images", idx((2, 28, 28)), "2 images in train-.*, 3 in train-"),
         ("train_images", idx((4, 28, 28)), "4 images in train-.*, 3 in train-"),
         ("train_labels", idx((3,), bytes([0, 10, 1])), "train-labels-.* a label 10 of 10 classes"),
-        ("train_labels", idx((3, 1), bytes([0, 1, 1])), "no idx file of bytes with 1 axes"),
+        ("train_labels", idx((3, 1), bytes([0, 1, 1])), "not an idx file of bytes with 1 axes"),
         ("t10k_images", idx((2, 14, 14)), "t10k-images-.* holds images of 14x14"),
         ("t10k_images", idx((3, 28, 28)), "3 images in t10k-.*, 2 in t10k-"),
         ("t10k_images", idx((1, 28, 28)), "1 images in t10k-.*, 2 in t10k-"),
-        ("t10k_labels", b"", "t10k-labels-.* is no idx file"),
+        ("t10k_labels", b"", "t10k-labels-.* is not an idx file"),
     ],
 )
 def test_a_file_that_does_not_fit_is_named_before_training(
@@ -154,8 +156,8 @@ def test_what_is_wrong_in_a_test_file_is_found_when_it_is_read(
         ({"test_images": np.ones((2, 6, 5, 3), np.uint8)}, "5x6x3 and 6x5x3"),
         ({"test_images": np.ones((2, 5, 6), np.uint8)}, "5x6x1 and 5x6x3"),
         ({"images": np.ones((4, 5, 6, 3), np.int8)}, "int8"),
-        ({"labels": np.array([0.0, 1, 2, 1])}, "not one whole number"),
-        ({"labels": np.array([True, False, True, True])}, "not one whole number"),
+        ({"labels": np.array([0.0, 1, 2, 1])}, "not one integer"),
+        ({"labels": np.array([True, False, True, True])}, "not one integer"),
     ],
 )
 def test_arrays_at_the_edge(tmp_path: Path, change: dict[str, Any], complaint: str) -> None:

@@ -136,7 +136,7 @@ UNTRUSTED: dict[str, Callable[[Path, Path], object]] = {
     "a folder": replaced(os.mkdir),
     "a socket": replaced(listening),
     "a device": replaced(lambda path: path.symlink_to("/dev/zero")),
-    "a link": linked,
+    "a symbolic link": linked,
     "a link to itself": replaced(lambda path: path.symlink_to(path.name)),
     "writable by its group": lambda path, other: path.chmod(0o620),
     "writable by all": lambda path, other: path.chmod(0o602),
@@ -197,7 +197,7 @@ def move_and_link(folder: Path) -> None:
     [
         (lambda folder: folder.chmod(0o770), "writable by other users"),
         (lambda folder: folder.chmod(0o1777), "writable by other users"),
-        (move_and_link, "a link"),
+        (move_and_link, "a symbolic link"),
         pytest.param(give_away, "another user", marks=needs_root),
     ],
 )

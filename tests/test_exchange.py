@@ -211,7 +211,7 @@ WAYS = list(places(SMALL))
 @given(st.sampled_from(WAYS), st.sampled_from((*ODD, places)))
 def test_whatever_is_changed_is_refused_or_a_sound_graph(way: tuple[Any, ...], value: Any) -> None:
     refusal = refused(json.dumps(changed(SMALL, way, value)))
-    assert refusal is None or ("is no graph: " in refusal and "help: " in refusal)
+    assert refusal is None or ("is not a graph: " in refusal and "help: " in refusal)
 
 
 def refused(text: str) -> str | None:
@@ -235,7 +235,7 @@ def small() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("way", "value", "complaint"),
     [
-        (("directed",), False, "have no direction"),
+        (("directed",), False, "are undirected"),
         (("nodes", 2, "op"), "eval", "there is no operator `eval`"),
         (("nodes", 2, "id"), "x", "two nodes are named `x`"),
         (
@@ -264,7 +264,7 @@ def small() -> dict[str, Any]:
         (("graph", "outputs", "y"), "z", "the output `y` is `z`, which is not a node"),
         (("graph", "updates"), {"x": "sub"}, "`x` is updated but is not a state"),
         (("graph", "updates", "w"), "reduce_sum", "the update of `w` does not have its type"),
-        (("nodes",), [], "which is no node"),
+        (("nodes",), [], "which is not a node"),
         ((), [1], "not an object"),
     ],
 )
@@ -272,12 +272,12 @@ def test_what_is_wrong_is_said(way: tuple[Any, ...], value: Any, complaint: str)
     with pytest.raises(NetError) as e:
         read_graph(json.dumps(changed(small(), way, value)), "x.json")
     assert complaint in e.value.render()
-    assert "x.json is no graph" in e.value.render()
+    assert "x.json is not a graph" in e.value.render()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 10**5, "NaN", b"\xff", "{" + '"a":1,' * 10**4])
 def test_what_is_no_json_is_refused(text: str | bytes) -> None:
-    with pytest.raises(NetError, match="is no graph"):
+    with pytest.raises(NetError, match="is not a graph"):
         read_graph(text)
 
 
@@ -288,7 +288,7 @@ def test_an_edge_to_nowhere_and_nodes_in_another_order_are_refused() -> None:
         read_graph(json.dumps(tree))
     tree = small()
     tree["nodes"].reverse()
-    with pytest.raises(NetError, match="does not stand before it"):
+    with pytest.raises(NetError, match="does not come before it"):
         read_graph(json.dumps(tree))
 
 

@@ -92,7 +92,7 @@ def test_overfit_ends_with_1_where_nothing_is_learnt(netdsl: Any, tmp_path: Path
     (tmp_path / "a.net").write_text(text)
     code, out, _ = netdsl("train", "a.net", "--overfit", "--device", "reference")
     assert code == 1
-    assert "a sound net learns one batch by heart" in out
+    assert "a sound net can memorise one batch" in out
     code, out, _ = netdsl("train", "a.net", "--overfit", "--device", "reference", "--json")
     assert (code, json.loads(out)["ok"]) == (1, False)
 

@@ -136,7 +136,7 @@ def test_parts_have_many_names(tmp_path: Path) -> None:
             "move it away",
         ),
         (["train/steam", "train/diesel", "plane"], "a part, or a class like plane", "move plane"),
-        (["Val/a", "Val/b"], "holds Val, and no train", "DIR/train/CLASS"),
+        (["Val/a", "Val/b"], "holds Val, but no train", "DIR/train/CLASS"),
         (
             ["cat/train", "cat/val", "dog/train", "dog/val"],
             "hold.* the same folders train, val",
@@ -147,7 +147,7 @@ def test_parts_have_many_names(tmp_path: Path) -> None:
         (["cat/train", "cat/val", "dog/Train", "dog/Val"], "the same folders train, val", ""),
         (
             ["cat/train", "cat/val", "cat", "dog"],
-            "cat would be a class, and it holds the parts",
+            "cat would be a class, but it holds the parts",
             "",
         ),
         (
@@ -160,10 +160,14 @@ def test_parts_have_many_names(tmp_path: Path) -> None:
         (["train_set/a", "train_set/b", "val_set/a", "val_set/b"], "the same folders a, b", ""),
         (["x/images/a", "x/images/b", "y/images/a", "y/images/b"], "the same folders a, b", ""),
         (["train/f1/a", "train/f1/b", "train/f2/a", "train/f2/b"], "the same folders a, b", ""),
-        (["train", "val"], "train lie in no folder of a class", "DIR/train/CLASS"),
-        (["Test", "Train", "dev"], "Test lie in no folder of a class", "DIR/train/CLASS"),
-        (["pets/train/a", "pets/train/b"], "pets would be a class, and it holds the part", "name"),
-        (["train/a", "train/b", "val/a", "val/c"], "val/c is a class without pictures", "a, b"),
+        (["train", "val"], "train are not in a class folder", "DIR/train/CLASS"),
+        (["Test", "Train", "dev"], "Test are not in a class folder", "DIR/train/CLASS"),
+        (["pets/train/a", "pets/train/b"], "pets would be a class, but it holds the part", "name"),
+        (
+            ["train/a", "train/b", "val/a", "val/c"],
+            "val/c is a class without training pictures",
+            "a, b",
+        ),
     ],
 )
 def test_parts_and_classes_are_not_mixed_up(
@@ -182,13 +186,13 @@ def test_parts_and_classes_are_not_mixed_up(
         (["a/left", "b/right"], ("a", "b"), ()),
         (["a", "a/left", "a/right", "b/left", "b/right"], ("a", "b"), ()),
         (["train", "plane"], ("plane", "train"), ()),
-        (["train/a", "train/b", "test"], ("a", "b"), ("test (its pictures lie in no folder",)),
+        (["train/a", "train/b", "test"], ("a", "b"), ("test (its pictures are not in",)),
         (
             ["train/a", "train/b", "val/a", "val/b", "raw"],
             ("a", "b"),
             ("raw (pictures beside the parts)",),
         ),
-        (["train/a", "train/b", "train"], ("a", "b"), ("train/a.png (in no folder of a class)",)),
+        (["train/a", "train/b", "train"], ("a", "b"), ("train/a.png (not in a class folder)",)),
     ],
 )
 def test_other_layouts_are_taken_and_what_is_left_out_is_said(
@@ -232,7 +236,7 @@ def test_pictures_are_found_by_their_content(tmp_path: Path) -> None:
     found = read_folder(tmp_path)
     assert names(found.train)[:4] == ["x/a.jfif", "x/b", "x/c.dat", "x/d.png.part"]
     assert len(found.train) == 8
-    assert found.ignored_files == ("x/BM.txt, x/e.txt, x/f, x/pipe (no picture)",)
+    assert found.ignored_files == ("x/BM.txt, x/e.txt, x/f, x/pipe (not a picture)",)
 
 
 def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
@@ -272,7 +276,7 @@ def test_a_link_to_a_disk_is_refused(
     (inside / link).symlink_to(outside)
     read_folder(inside)
     (outside / "more" / "link").symlink_to("/usr")
-    with pytest.raises(NetError, match=f"{link} is a symbolic link to over 12 files and folders"):
+    with pytest.raises(NetError, match=f"{link} is a link to over 12 files and folders"):
         read_folder(inside)
 
 
@@ -311,14 +315,14 @@ def test_links_that_lead_nowhere_are_said(tmp_path: Path, link: str) -> None:
 
 def test_pictures_beside_the_parts_are_said(tmp_path: Path) -> None:
     paint(tmp_path, "train/a", "train/b", "")
-    assert read_folder(tmp_path).ignored_files == ("a.png (in no folder of a class)",)
+    assert read_folder(tmp_path).ignored_files == ("a.png (not in a class folder)",)
 
 
 def test_a_class_of_which_no_number_is_white_says_what_to_do(tmp_path: Path) -> None:
     paint(tmp_path, "a")
     (tmp_path / "b").mkdir()
     Image.new("I", (9, 9), 70_000).save(tmp_path / "b" / "b.tif")
-    with pytest.raises(NetError, match="b holds no pictures to learn from") as e:
+    with pytest.raises(NetError, match="b holds no pictures to train on") as e:
         read_folder(tmp_path)
     assert "32-bit integers have no fixed range of brightness" in e.value.render()
     assert "save it with 8 or 16 bits per channel" in e.value.render()
@@ -331,7 +335,7 @@ def test_a_class_is_no_folder_above_it(tmp_path: Path, to: str) -> None:
         link = tmp_path / "train" / "loop"
         link.symlink_to(to)
         with pytest.raises(
-            NetError, match=r"loop (is a symbolic link to a folder that it|would be)"
+            NetError, match=r"loop (is a link to a folder that contains it|would be)"
         ):
             read_folder(folder)
         link.unlink()
@@ -361,7 +365,7 @@ def test_every_run_says_what_it_found(netdsl: Any, pictures: Path) -> None:
         "  to validate with: 12 (blue 0, green 6, red 6)",
         "  no images to validate with: blue",
         "  left out: train/red/.old (hidden)",
-        "  left out: train/red/notes.txt (no picture)",
+        "  left out: train/red/notes.txt (not a picture)",
     ]
     code, out, _ = netdsl("train", "colours.net", "--dry-run")
     assert code == 0
@@ -375,7 +379,7 @@ def test_every_run_says_what_it_found(netdsl: Any, pictures: Path) -> None:
     code, out, _ = netdsl("train", "colours.net", "--dry-run", "--json")
     data = json.loads(out)["main"]["data"]
     assert data["counts"]["to learn from"] == [1, 20, 20]
-    assert data["left_out"] == ["train/red/.old (hidden)", "train/red/notes.txt (no picture)"]
+    assert data["left_out"] == ["train/red/.old (hidden)", "train/red/notes.txt (not a picture)"]
 
 
 def test_one_class_is_no_task(netdsl: Any, pictures: Path, tmp_path: Path) -> None:
@@ -427,7 +431,7 @@ def loaded(folder: Path, skip_bad: bool = False) -> Dataset:
         (lambda d: None, "the pictures of .*d are missing", "DIR/train/CLASS"),
         (
             lambda d: Image.new("L", (4, 4)).save(d / "a.png"),
-            "lie in no folder of a class",
+            "are not in a class folder",
             "CLASS",
         ),
         (lambda d: (write(d, 1), (d / "blue").mkdir()), "blue holds no pictures", "remove"),
@@ -436,11 +440,11 @@ def loaded(folder: Path, skip_bad: bool = False) -> Dataset:
             "val/blue is a class without training pictures",
             "green, red",
         ),
-        (lambda d: write(d / "val", 1), "holds val, and no train", "DIR/train/CLASS"),
+        (lambda d: write(d / "val", 1), "holds val, but no train", "DIR/train/CLASS"),
         (
             lambda d: (write(d, 1), (d / "red" / "x.jpg").write_text("<html>")),
-            r"red/x\.jpg is no readable picture",
-            "remove what is no picture",
+            r"red/x\.jpg is not a readable picture",
+            "remove it if it is not a picture",
         ),
     ],
 )
@@ -531,11 +535,11 @@ def test_from_the_command_line(netdsl: Any, pictures: Path, tmp_path: Path) -> N
     assert json.loads(out)["accuracy"] >= 0.9
     code, _, err = netdsl("eval", "run", "--size", "10")
     assert code == 2
-    assert "less than the 12 the net takes" in err
+    assert "smaller than the 12 that the net takes" in err
     write(tmp_path / "new", 1, {"blue": (0, 0, 200)})
     code, _, err = netdsl("eval", "run", "--data", "new")
     assert code == 2
-    assert "knows no class `blue`" in err
+    assert "has no class `blue`" in err
     code, _, err = netdsl("predict", "run", "nowhere.jpg")
     assert code == 2
     assert "there is no picture nowhere.jpg" in err
@@ -569,11 +573,11 @@ def test_a_run_on_pictures_resumes_to_the_same_bits(netdsl: Any, pictures: Path)
     ("change", "complaint"),
     [
         (("classes=2", "classes=5"), "the data has 2 classes, but the net gives 5 scores"),
-        (("[resize(14), center_crop]", "[hflip]"), "`hflip` draws at random"),
+        (("[resize(14), center_crop]", "[hflip]"), "`hflip` is random"),
         (("hflip, lighting", "random_crop(12)"), "12 black pixels around"),
         (("input(12x12x3)", "input(12x12x1)"), "adds red, green and blue"),
         (("input(12x12x3)", "input(12x12x2)"), "1, 3 or 4 channels"),
-        (("scale=[0.5, 1]", "scale=[1, 0.5]"), "the smaller one first"),
+        (("scale=[0.5, 1]", "scale=[1, 0.5]"), "the smaller first"),
         (("scale=[0.5, 1]", "scale=0.5"), "a list of 2"),
         (
             ("12x12x3)\n  conv(8, 3x3, pad=same) -> relu -> globalavgpool", "432)"),
@@ -600,14 +604,14 @@ def test_a_picture_that_is_cut_off_ends_the_run_with_its_name(netdsl: Any, pictu
     (pictures.parent / "colours.net").write_text(NET)
     code, _, err = netdsl("train", "colours.net", "--out", "run")
     assert code == 2
-    assert "red/000.jpg is no readable picture" in err
+    assert "red/000.jpg is not a readable picture" in err
 
 
 def test_without_the_pictures_a_dry_run_says_so(netdsl: Any, tmp_path: Path) -> None:
     (tmp_path / "colours.net").write_text(NET)
     code, out, _ = netdsl("train", "colours.net", "--dry-run")
     assert code == 0
-    assert "how many steps is not known, for there is no folder pictures" in out
+    assert "the number of steps is unknown: there is no folder pictures" in out
     code, out, _ = netdsl("train", "colours.net", "--dry-run", "--json")
     assert json.loads(out)["main"]["missing"].startswith("there is no folder pictures")
     assert netdsl("train", "colours.net", "--out", "run")[0] == 2

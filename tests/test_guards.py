@@ -108,7 +108,7 @@ def test_weights_that_go_wrong_in_the_last_step_of_an_epoch_are_not_kept(tmp_pat
             values["c2.weight"] = np.full_like(values["c2.weight"], np.nan)
             trainer.state.load(values, trainer.job.step_graph.states, "a fault")
 
-    with pytest.raises(NetError, match="no finite number any more, in epoch 2"):
+    with pytest.raises(NetError, match="no longer finite, in epoch 2"):
         trainer.run(tmp_path, spoil, lambda m: None)
     saved = checkpoint.load(tmp_path / "last.safetensors")
     assert saved.progress["epoch"] == 1

@@ -103,10 +103,10 @@ def test_the_verifier_accepts_what_the_builder_makes() -> None:
     ("graph", "complaint"),
     [
         (planted("mul", args=("x", "missing")), "reads missing"),
-        (planted("mul", type=TensorType((4,), "float64")), "is called 4 float64"),
+        (planted("mul", type=TensorType((4,), "float64")), "is declared 4 float64"),
         (planted("mul", op="mull"), "there is no operator mull"),
         (planted("mul", name="other"), "is filed as"),
-        (replace(small_graph(), updates={"x": "mul"}), "is no state"),
+        (replace(small_graph(), updates={"x": "mul"}), "is not a state"),
         (replace(small_graph(), updates={"w": "reduce_sum"}), "does not have its type"),
         (replace(small_graph(), outputs={"loss": "nowhere"}), "no node computes"),
     ],
@@ -257,7 +257,7 @@ def test_an_update_has_the_element_type_of_its_state() -> None:
     for value in (b.cast(w, dtype="float32"), b.reshape(w, shape=(3, 2))):
         with pytest.raises(AssertionError, match="does not have its type"):
             verify_graph(b.build({}, {"w": value}))
-    with pytest.raises(AssertionError, match="is updated but is no state"):
+    with pytest.raises(AssertionError, match="is updated but is not a state"):
         verify_graph(b.build({}, {constant.name: constant}))
 
 

@@ -214,9 +214,9 @@ GOOD = """graph g {
 """
 
 WRONG = {
-    "graf g {\n}": ("`graph NAME {` is expected", 1),
+    "graf g {\n}": ("expected `graph NAME {`", 1),
     "graph g {": ("ends without `}`", 1),
-    "graph g {\n}\nmore": ("`graph NAME {` is expected", 3),
+    "graph g {\n}\nmore": ("expected `graph NAME {`", 3),
     "graph g {\n  what is this\n}": ("this is not a statement", 2),
 }
 CHANGES = [
@@ -224,10 +224,10 @@ CHANGES = [
     ("2x3 float32", "0x3 float32", "`shape` must be", 2),
     ("2x3 float32", "9999999999999999999x3 float32", "at most 18 digits", 2),
     ("input x", "input w", "second value `w`", 3),
-    ("normal(0.5)", "normal(half)", "parameter is a number", 3),
+    ("normal(0.5)", "normal(half)", "parameter must be a number", 3),
     ("normal(0.5)", "normal(1, 2)", "one value", 3),
-    ("= 0.5", "= yes", "a constant is a number", 4),
-    ("= 0.5", "= 0.25", "no constant 0.5 stands before", 7),
+    ("= 0.5", "= yes", "a constant must be a number", 4),
+    ("= 0.5", "= 0.25", "no constant 0.5 comes before", 7),
     ("matmul(x, w)", "matmull(x, w)", "there is no operator `matmull`", 5),
     ("matmul(x, w)", "state(x, w)", "there is no operator `state`", 5),
     ("matmul(x, w)", "matmul(x)", "operands of `matmul` are x, w; got 1", 5),
@@ -251,7 +251,7 @@ CHANGES = [
     ("output z: s", "output z: s\n  output z: s", "second output `z`", 10),
     ("update w: w", "update w: s", "`w` is 4x3 float32, its update is 1x4 float32", 10),
     ("update w: w", "update y: y", "`y` is not a state", 10),
-    ("update w: w", 'update "\\q": w', "quotes hold no text", 10),
+    ("update w: w", 'update "\\q": w', "not a valid quoted string", 10),
 ]
 
 
@@ -367,7 +367,7 @@ def test_long_lines_are_refused_at_once(line: str) -> None:
 
 
 def test_a_text_has_a_limit() -> None:
-    with pytest.raises(NetError, match="has over"):
+    with pytest.raises(NetError, match="has more than"):
         parse_graph("#" * (MAX_IR_CHARACTERS + 1))
 
 

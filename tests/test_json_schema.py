@@ -75,7 +75,7 @@ def test_each_schema_takes_its_own_values(value: Any) -> None:
 def test_json_is_read_as_json(value: Any) -> None:
     text = json.dumps(value)
     if "NaN" in text or "Infinity" in text:
-        with pytest.raises(SchemaError, match="no number of JSON"):
+        with pytest.raises(SchemaError, match="not a JSON number"):
             read_json(text)
         read_json(text, is_nan_null=True)
     else:
@@ -200,5 +200,5 @@ def test_files_that_are_too_long_as_one_text_are_refused_at_once(
     for command in (("check",), ("train", "--out", "run", "--device", "reference")):
         code, _, err = netdsl(*command, "main.net")
         assert code == 2
-        assert f"{MAX_TOKENS:,} words" in err
+        assert f"{MAX_TOKENS:,} tokens" in err
     assert not (tmp_path / "run").exists()

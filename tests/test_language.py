@@ -246,7 +246,7 @@ def test_use_brings_blocks_and_a_circle_is_shown(tmp_path: Path) -> None:
     (tmp_path / "sub" / "more.net").write_text('use "blocks.net"\nblock more { fc(7) }')
     with pytest.raises(NetError) as e:
         load_program(str(main))
-    assert "circle" in e.value.render()
+    assert "cycle" in e.value.render()
     assert "blocks.net uses " in e.value.render()
 
 

@@ -129,7 +129,7 @@ def test_what_is_evaluated_is_said_where_that_does_not_fit() -> None:
     assert memory.evaluation > memory.step
     with pytest.raises(NetError) as e:
         Trainer(build_program(parse(wide)), None, small(memory.step))
-    assert f"{job.evaluation_network.batch:,} images are judged at once" in e.value.render()
+    assert f"{job.evaluation_network.batch:,} images are evaluated at once" in e.value.render()
 
 
 DOMINATED = {
@@ -155,7 +155,7 @@ train { epochs = 1, ema = 0.9 }"""
 
 @pytest.mark.parametrize(
     ("part", "advice"),
-    [("weights", "`sgd`"), ("step", "`recompute`"), ("evaluation", "images are judged at once")],
+    [("weights", "`sgd`"), ("step", "`recompute`"), ("evaluation", "images are evaluated at once")],
 )
 def test_the_advice_is_about_what_takes_most(part: str, advice: str) -> None:
     with pytest.raises(NetError) as e:

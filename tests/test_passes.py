@@ -449,5 +449,5 @@ def test_the_recipe_names_what_is_computed_again() -> None:
     network = elaborate(found, recipe.net, recipe.settings(training=True))
     regions = {n.region for n in compile_step(network, recipe).nodes.values()}
     assert {"s1.small1", "s3.small3"} <= regions
-    with pytest.raises(NetError, match="no place is called"):
+    with pytest.raises(NetError, match="no place matches"):
         compile_step(network, resolve_recipe(found, "wrong"))

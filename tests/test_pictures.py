@@ -128,14 +128,14 @@ def test_no_pictures_are_known_by_their_first_bytes(tmp_path: Path, content: byt
     (tmp_path / "bad.jpg").write_bytes(content)
     good, bad = find_picture_errors([tmp_path / "good.jpg", tmp_path / "bad.jpg"])
     assert good is None
-    assert "bad.jpg is no readable picture" in str(bad)
+    assert "bad.jpg is not a readable picture" in str(bad)
 
 
 def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
     path = tmp_path / "cut.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:-900])
-    with pytest.raises(NetError, match=r"cut\.jpg is no readable picture.*truncated"):
+    with pytest.raises(NetError, match=r"cut\.jpg is not a readable picture.*truncated"):
         read_picture(path, 3)
 
 
@@ -144,7 +144,7 @@ def test_a_picture_of_far_too_many_pixels_is_refused(
 ) -> None:
     path = tmp_path / "bomb.png"
     Image.new("1", (20_000, 5_000)).save(path)
-    message = r"bomb\.png of 5000x20000 has 100,000,000 pixels, and at most 83,333,333"
+    message = r"bomb\.png of 5000x20000 has 100,000,000 pixels, but at most 83,333,333"
     for read in (
         lambda: read_picture(path, 3),
         lambda: Preprocessing((), (4, 4, 3))(pictures_from_paths([path])),
@@ -157,7 +157,7 @@ def test_a_picture_of_far_too_many_pixels_is_refused(
     assert find_picture_errors([path]) == [None]
     monkeypatch.setenv("NETDSL_MEMORY", "30kB")
     coloured("RGB", (40, 40)).save(path)
-    with pytest.raises(BadPicture, match="1,600 pixels, and at most 625 are decoded"):
+    with pytest.raises(BadPicture, match="1,600 pixels, but at most 625 are decoded"):
         read_picture(path, 3)
 
 

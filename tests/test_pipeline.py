@@ -110,9 +110,9 @@ def test_runs_of_the_first_version_that_go_on(
     assert SPLIT not in pipeline_revisions(job)
     job = job_of(source, augment, judged, side)
     assert (SPLIT in pipeline_revisions(job)) == (source == "digits")
-    assert ("validation split: each class is held out" in refusal(job, begun(job))) == (
-        source == "digits"
-    )
+    assert (
+        "validation split: the same share of each class is held out" in refusal(job, begun(job))
+    ) == (source == "digits")
 
 
 @pytest.mark.parametrize(("source", "augment", "judged", "side", "names"), REFUSED)
@@ -189,7 +189,7 @@ def test_a_run_is_refused_by_name_and_goes_on_without_the_crop(netdsl: Any, tmp_
     code, _, err = netdsl("train", "--resume", "run", "--set", "train.epochs=2", *device)
     assert code == 2
     assert "cannot be resumed: another version of netdsl began the run" in err
-    assert "random_resized_crop: a box that does not fit is drawn anew" in err
+    assert "random_resized_crop: a box that does not fit is drawn again" in err
     assert path.read_bytes() == before
     assert netdsl("eval", "run", *device)[0] == 0
     (tmp_path / "b.net").write_text(

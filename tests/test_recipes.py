@@ -261,8 +261,8 @@ def test_weights_of_another_run_are_taken_over_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "complaint", "help"),
     [
-        ('train { freeze = "stemm.*" }', "no weight is called", "did you mean `stem.*`"),
-        ('train { lr_scale = [("haed.*", 2)] }', "`lr_scale` names", "did you mean `head.*`"),
+        ('train { freeze = "stemm.*" }', "no weight matches", "did you mean `stem.*`"),
+        ('train { lr_scale = [("haed.*", 2)] }', "given in `lr_scale`", "did you mean `head.*`"),
         ('train { freeze = "*" }', "nothing to learn", ""),
         ("train { lr_scale = 3 }", "a list of pairs", ""),
         ("train { loss = [(crossentropy, 1)] }", "unknown loss", "cross_entropy"),
@@ -270,9 +270,9 @@ def test_weights_of_another_run_are_taken_over_by_name(tmp_path: Path) -> None:
         ("train { schedule = step }", "needs `at`", ""),
         ("train { scheduler = cosine }", "no key `scheduler`", "did you mean `schedule`"),
         ("train { after = nowhere }", "no `train` section called", ""),
-        ("train a { after = b }\ntrain b { after = a }", "in a circle", "after = none"),
-        ("train { after = a }\ntrain a { epochs = 1 }", "in a circle", "train a"),
-        ('train b { }\ntrain a { after = b, init = weights("x") }', "both say", "none"),
+        ("train a { after = b }\ntrain b { after = a }", "in a cycle", "after = none"),
+        ("train { after = a }\ntrain a { epochs = 1 }", "in a cycle", "train a"),
+        ('train b { }\ntrain a { after = b, init = weights("x") }', "both set", "none"),
         ("train { patience = 0 }", "at least 1|from 1", ""),
         ("train { ema = 1 }", "below 1", ""),
     ],

@@ -158,7 +158,7 @@ def test_killed_at_any_write_and_resumed(
         except Killed:
             (tmp_path / ".netdsl-leftover").write_bytes(b"half of a checkpoint")
     if count == 1 and not after:
-        with pytest.raises(NetError, match="holds no run"):
+        with pytest.raises(NetError, match="contains no run"):
             load_continuation(tmp_path)
     else:
         go_on(tmp_path)
@@ -236,7 +236,7 @@ def test_a_recipe_by_its_name_is_written_and_resumed_the_same(name: str, tmp_pat
 def test_what_is_wrong_with_a_later_stage_is_told_at_once(tmp_path: Path) -> None:
     text = STAGED.replace("after = early,", "after = early, data = large,")
     p = build_program(parse(text + "\ndata large { source = digits, batch = 2000 }"))
-    with pytest.raises(NetError, match="a batch of 4000 is more"):
+    with pytest.raises(NetError, match="a batch of 4000 is larger"):
         run_stages(p, "late", REFERENCE, None, tmp_path / "out", lambda trainer, out: 1 / 0)
     assert not (tmp_path / "out").exists()
 
@@ -379,7 +379,7 @@ def test_a_mismatched_checkpoint_says_which_shapes_differ(tmp_path: Path) -> Non
     text = saved.net_text.replace("conv(4,", "conv(6,")
     assert text != saved.net_text
     checkpoint.save(path, replace(saved, net_text=text))
-    with pytest.raises(NetError, match="are of different nets"):
+    with pytest.raises(NetError, match="belong to different nets"):
         go_on(tmp_path)
     (tmp_path / "recipe.net").unlink()
     with pytest.raises(NetError) as e:

@@ -236,7 +236,7 @@ def test_overfitting_begins_as_the_recipe_says(tmp_path: Path) -> None:
     anew, from_there = (overfit(job, REFERENCE, 1) for job in jobs)
     assert from_there.first < anew.first - 0.05
     staged = build_program(parse(NET + "train late { after = early }\ntrain early { epochs = 1 }"))
-    with pytest.raises(NetError, match="what `early` learns comes first"):
+    with pytest.raises(NetError, match="`early` must be trained first"):
         overfit(prepare_job(staged, "late"), REFERENCE, 1)
 
 
@@ -289,7 +289,7 @@ def test_exchanged_checkpoints_are_told(tmp_path: Path, name: str) -> None:
     file = f"{name}.safetensors"
     (tmp_path / "out" / file).write_bytes((tmp_path / "other" / file).read_bytes())
     before = kept(tmp_path / "out")
-    with pytest.raises(NetError, match=r"of different nets|is of another run than"):
+    with pytest.raises(NetError, match=r"different nets|belongs to another run than"):
         go_on(tmp_path / "out")
     assert kept(tmp_path / "out") == before
 
@@ -338,7 +338,7 @@ def test_limits_are_told(tmp_path: Path) -> None:
     labels = np.full(600, 100_000)
     np.savez(file, images=np.zeros((600, 8, 8), np.uint8), labels=labels)
     for change, words in (
-        (f'source = arrays("{file}")', "whole numbers from 0 to 99,999"),
+        (f'source = arrays("{file}")', "integers from 0 to 99,999"),
         ("validation = 5000, source = digits", "`validation` is a count, or a share below 1"),
     ):
         with pytest.raises(NetError) as e:

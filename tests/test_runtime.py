@@ -49,7 +49,7 @@ def test_draws_follow_their_law_and_depend_on_name_and_seed() -> None:
 def test_loading_names_what_is_missing_or_misshapen() -> None:
     state = State(REFERENCE)
     node = weight("conv1.weight", ("normal", 0.1), (2, 3))
-    with pytest.raises(NetError, match=r"holds no `conv1.weight`"):
+    with pytest.raises(NetError, match=r"has no `conv1.weight`"):
         state.load({}, [node], "x")
     with pytest.raises(NetError, match="is 3x2 in x, but the net needs 2x3"):
         state.load({"conv1.weight": np.zeros((3, 2))}, [node], "x")

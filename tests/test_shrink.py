@@ -238,7 +238,7 @@ def test_a_folder_in_one_table(netdsl: Any, tmp_path: Path) -> None:
     [
         ("published", "`published` needs an accuracy"),
         ("published()", "`published` needs an accuracy"),
-        ("published(top1=76.13)", "must be a number from 0 to 1 (0.7613 is 76.13 per cent)"),
+        ("published(top1=76.13)", "must be a number from 0 to 1 (0.7613 is 76.13%)"),
         ("published(top1=-0.1)", "must be a number from 0 to 1"),
         ('published("high")', "must be a number from 0 to 1"),
         ("published(top1=0.9, top5=0.8)", "`top5` is less than `top1`"),

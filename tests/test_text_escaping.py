@@ -173,5 +173,5 @@ def test_the_command_line_prints_by_way_of_printable() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Name) and node.id == "print"
     ]
-    assert set(found) == {"app.py", "inspecting.py"}
-    assert found.count("inspecting.py") == 1
+    assert set(found) == {"app.py", "inspection.py"}
+    assert found.count("inspection.py") == 1

@@ -157,7 +157,7 @@ def test_filters_that_are_computed_from_other_weights(netdsl: Any, tmp_path: Pat
         (("visualize", "W", "c", "-o", "f.txt"), "does not end in .png"),
         (("activations", "W", "none.png", "c", "-o", "f.png"), "there is no picture none.png"),
         (("activations", "W", "none.png", "cc", "-o", "f.png"), "did you mean `c`?"),
-        (("activations", "W", "none.png", "head", "-o", "f.png"), "a row of numbers"),
+        (("activations", "W", "none.png", "head", "-o", "f.png"), "a vector and not maps"),
     ],
 )
 def test_what_cannot_be_drawn_is_told(

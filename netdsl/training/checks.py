@@ -159,7 +159,7 @@ def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | No
             other = f"end `{key}` with a crop" if after else "choose another source"
             raise fail(
                 f"the images{f' of {file}' if file else ''} are {dims(image)}{after}, but the net "
-                f"wants {dims(network.image_shape)}",
+                f"needs {dims(network.image_shape)}",
                 wanted.span,
                 help=f"begin the net with `input({dims(given)})`, or {other}",
             )
@@ -179,8 +179,9 @@ def check_classes(network: Network, classes: tuple[str, ...]) -> None:
     for name in network.graph.outputs.values():
         out = network.graph[name]
         if out.type.shape[-1] != len(classes):
+            scores = out.type.shape[-1]
             raise fail(
-                f"the data has {len(classes)} classes, the net gives {out.type.shape[-1]} scores",
+                f"the data has {len(classes)} classes, but the net gives {scores} scores",
                 out.span,
                 help=f"end it with `fc({len(classes)})`; `--set classes={len(classes)}` does it "
                 "if the net has such a parameter",

@@ -45,7 +45,9 @@ def shape_mismatches(states: Iterable[Node], given: Mapping[str, Shape]) -> list
         if there is None:
             found.append(f"`{node.name}` is missing")
         elif there != node.type.shape:
-            found.append(f"`{node.name}` is {dims(there)}, the net wants {dims(node.type.shape)}")
+            found.append(
+                f"`{node.name}` is {dims(there)}, but the net needs {dims(node.type.shape)}"
+            )
     return found
 
 
