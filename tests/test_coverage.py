@@ -1,0 +1,97 @@
+"""What each engine has a kernel for: a golden table, so that no operator falls back unnoticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from netdsl.backends.cpu.backend import FUSION as CPU_FUSION
+from netdsl.backends.cpu.backend import launch_of
+from netdsl.backends.cpu.listing import addresses
+from netdsl.backends.cuda.anchors import cuts
+from netdsl.backends.cuda.backend import CUDA
+from netdsl.backends.cuda.generate import generated
+from netdsl.errors import NetError
+from netdsl.ir.builder import Builder
+from netdsl.ops import OPS
+from netdsl.ops.example_values import RandomDraw
+from netdsl.ops.op import Example
+from netdsl.plan.fusion import FusionOptions
+from netdsl.plan.kernel import Kernel
+from netdsl.plan.plan import Plan, make_plan
+from netdsl.types import Graph
+from tests.golden import assert_matches_golden
+
+EXAMPLES = 16
+"""Drawn for each operator: attributes over their whole range."""
+MULTIPROCESSORS = 132
+HasKernel = Callable[[Plan, Kernel], bool]
+
+
+def has_cpu_kernel(plan: Plan, kernel: Kernel) -> bool:
+    return launch_of(plan, kernel, addresses(plan)) is not None
+
+
+def has_cuda_kernel(plan: Plan, kernel: Kernel) -> bool:
+    """Products are cuDNN's and cuBLASLt's; what follows them must be generated."""
+    if kernel.kind == "anchor":
+        return any(cut.rest is not None for cut in cuts(plan, kernel, MULTIPROCESSORS))
+    return generated(plan, kernel, MULTIPROCESSORS) is not None
+
+
+ENGINES: dict[str, tuple[str, FusionOptions, HasKernel]] = {
+    "cpu float32": ("float32", CPU_FUSION, has_cpu_kernel),
+    "cuda float32": ("float32", CUDA, has_cuda_kernel),
+    "cuda bfloat16": ("bfloat16", CUDA, has_cuda_kernel),
+    "cuda float16": ("float16", CUDA, has_cuda_kernel),
+}
+
+
+def graph_of(op: str, example: Example, dtype: str) -> Graph | None:
+    """One use of an operator on inputs of an element type; None if it does not take that."""
+    b = Builder(dtype=dtype)
+    args = []
+    for i, operand in enumerate(example.operands):
+        own = operand.type
+        args.append(b.input(f"x{i}", replace(own, dtype=dtype) if own.dtype == "float64" else own))
+    attrs = {k: dtype if v == "float64" else v for k, v in example.attrs.items()}
+    try:
+        return b.build({"y": b.emit(op, *args, **attrs)})
+    except NetError:
+        return None
+
+
+def coverage(op: str, engine: str) -> str:
+    """`kernel` if every example has one, `reference` if none has, else how many have."""
+    dtype, fusion, has_kernel = ENGINES[engine]
+    draw = RandomDraw(np.random.default_rng(7))
+    found = []
+    for _ in range(EXAMPLES):
+        graph = graph_of(op, OPS[op].draw_example(draw), dtype)
+        if graph is not None:
+            plan = make_plan(graph, fusion)
+            found.append(all(has_kernel(plan, k) for k in plan.kernels))
+    if not found:
+        return "-"
+    if all(found):
+        return "kernel"
+    return f"{sum(found)} of {len(found)}" if any(found) else "reference"
+
+
+def test_what_engines_have_kernels_for_is_known() -> None:
+    """A cell that becomes `reference` is a fallback that nobody would see otherwise."""
+    lines = [f"{'operator':<20}" + "".join(f"{engine:>16}" for engine in ENGINES)]
+    for op, record in OPS.items():
+        if record.kind != "leaf":
+            cells = "".join(f"{coverage(op, engine):>16}" for engine in ENGINES)
+            lines.append(f"{op:<20}{cells}")
+    assert_matches_golden("coverage.txt", "\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_operator_without_a_kernel_is_seen(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPS, "unknown", replace(OPS["tanh"], name="unknown"))
+    assert coverage("unknown", engine) == "reference"
