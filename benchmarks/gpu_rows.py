@@ -257,7 +257,7 @@ def time_launch(launch: Callable[[], None], backend: Any, steps: int = 20) -> fl
     """Milliseconds per launch: the median of five means over `steps` launches; a single one without
     a GPU."""
     if backend.name != "cuda":
-        return 1e3 * float(backend.seconds([launch])[0])
+        return 1e3 * float(backend.measure_seconds([launch])[0])
     found = [
         backend.device.elapsed(lambda: _launch_repeatedly(steps, launch)) / steps for _ in range(5)
     ]

@@ -3,6 +3,8 @@ optimizer, schedule and loss, with arguments away from their defaults too."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from netdsl.layers import LAYERS
@@ -17,31 +19,34 @@ NO_FORMULA = {"flatten", "dropout", "add", "mul", "concat", "identity", "slice"}
 """Layers that PyTorch has nothing to say about; dropout draws numbers of its own."""
 
 
+def stored(kind: str, case: str) -> Any:
+    """What PyTorch gave for a case."""
+    values = load_stored(kind)
+    assert case in values, f"no stored value for `{case}`: run `python -m tests.torch_values`"
+    return values[case]
+
+
 def compare(found: cases.Numbers, expected: cases.Numbers) -> None:
     assert found.keys() == expected.keys()
     for name, numbers in expected.items():
         assert found[name] == pytest.approx(numbers, rel=1e-9, abs=1e-11), name
 
 
-@pytest.mark.parametrize(
-    "i", range(len(cases.LAYER_CASES)), ids=lambda i: cases.LAYER_CASES[i].text
-)
-def test_layers_and_their_gradients(i: int) -> None:
-    compare(cases.layer_numbers(cases.LAYER_CASES[i]), load_stored("layers")[i])
+@pytest.mark.parametrize("case", cases.LAYER_CASES, ids=lambda case: case.text)
+def test_layers_and_their_gradients(case: cases.LayerCase) -> None:
+    compare(cases.layer_numbers(case), stored("layers", case.text))
 
 
-@pytest.mark.parametrize(
-    "i", range(len(cases.RECIPE_CASES)), ids=lambda i: cases.RECIPE_CASES[i].text
-)
-def test_updates(i: int) -> None:
-    compare(cases.recipe_numbers(cases.RECIPE_CASES[i]), load_stored("recipes")[i])
+@pytest.mark.parametrize("case", cases.RECIPE_CASES, ids=lambda case: case.text)
+def test_updates(case: cases.RecipeCase) -> None:
+    compare(cases.recipe_numbers(case), stored("recipes", case.text))
 
 
-@pytest.mark.parametrize("i", range(len(cases.SCHEDULE_CASES)))
+@pytest.mark.parametrize("case", cases.SCHEDULE_CASES, ids=str)
 @pytest.mark.parametrize("steps", [1, 5])
-def test_schedules(i: int, steps: int) -> None:
-    found = cases.schedule_numbers(cases.SCHEDULE_CASES[i], steps)
-    assert found == pytest.approx(load_stored("schedules")[i], rel=1e-9, abs=1e-12)
+def test_schedules(case: cases.ScheduleCase, steps: int) -> None:
+    found = cases.schedule_numbers(case, steps)
+    assert found == pytest.approx(stored("schedules", str(case)), rel=1e-9, abs=1e-12)
 
 
 def test_every_entry_of_the_tables_is_compared() -> None:

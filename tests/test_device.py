@@ -112,7 +112,7 @@ WAYS = (0, 1, -1, "_direct")
 def taking(way: int | str, backend: Any) -> Any:
     """The engine that takes the same way for each product, as far as there is one."""
     device = backend.device.with_tuner(FixedChoiceTuner(way), False)
-    fusion = replace(backend.fusion, least={})
+    fusion = replace(backend.fusion, min_epilogue_bytes={})
     return replace(backend, device=device, fusion=fusion, fallbacks=[], anchors={})
 
 
@@ -216,7 +216,7 @@ def test_batches_are_picked_on_the_device(backend: Any) -> None:
     for seed in range(3):
         index = rng.integers(0, 500, 100)
         picked = prepare(held[index], prepare.draw(np.random.default_rng(seed), 100))
-        for coming in (picked, backend.ahead(picked)):
+        for coming in (picked, backend.start_upload(picked)):
             backend.write(target, coming)
             np.testing.assert_array_equal(backend.download(target), picked.materialize())
 

@@ -25,6 +25,7 @@ from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program, load_program
+from netdsl.ops.op import draw_image_shape
 from netdsl.passes import pass_manager
 from netdsl.passes.conv_lowering import lower_convolutions
 from netdsl.passes.recompute import recompute
@@ -602,3 +603,63 @@ def test_states_are_kept_row_by_row() -> None:
     state.load({"w": np.zeros((2, 3)).T}, graph.states, "the test")
     Executor(graph, backend, state).run({})
     assert state.arrays["w"].tolist() == np.ones((3, 2)).tolist()
+
+
+def reach_beyond(node: Node, kernel: tuple[int, ...], sizes: tuple[int, ...]) -> list[list[int]]:
+    """How many pixels a convolution reads before and behind its image, along both axes, by going
+    through all that it reads; `sizes` are the image's and the result's."""
+    found = []
+    for axis in range(2):
+        k, size, out = kernel[axis], sizes[axis], sizes[2 + axis]
+        step, spread = node.attrs["stride"][axis], node.attrs["dilation"][axis]
+        before = node.attrs["pad"][axis][0]
+        if node.op == "conv2d_dgrad":
+            read = [y + before - r * spread for y in range(out) for r in range(k)]
+        else:
+            read = [y * step + r * spread - before for y in range(out) for r in range(k)]
+        found.append([max(0, -min(read)), max(0, max(read) - (size - 1))])
+    return found
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_halos_are_as_wide_as_their_readers_reach(data: st.DataObject) -> None:
+    """A narrower one is no wrong result: the image is copied for the convolution, unseen."""
+    draw = HypothesisDraw(data)
+    n, h, w, c = draw_image_shape(draw, side=7)
+    b = Builder(dtype="float64")
+    image = b.relu(b.input("x", TensorType((n, h, w, c), "float64")))
+    outputs = {}
+    for i in range(draw.integer(1, 3)):
+        op = draw.choice(("conv2d", "conv2d_dgrad"))
+        kernel = (draw.integer(1, 3), draw.integer(1, 3))
+        pads = tuple((draw.integer(0, 2), draw.integer(0, 2)) for _ in range(2))
+        spread = (draw.integer(1, 2), draw.integer(1, 2))
+        step = (1, 1) if op == "conv2d_dgrad" else (draw.integer(1, 3), draw.integer(1, 3))
+        spans = [(k - 1) * d for k, d in zip(kernel, spread, strict=True)]
+        attrs = {"stride": step, "pad": pads, "dilation": spread, "groups": 1}
+        if op == "conv2d_dgrad":  # of an image whose convolution has the size of this one
+            size = tuple(
+                s - 1 + span + 1 - sum(p) for s, span, p in zip((h, w), spans, pads, strict=True)
+            )
+            if min(size) < 1:
+                continue
+            weight = b.input(f"w{i}", TensorType((c, *kernel, 2), "float64"))
+            node = b.emit(op, image, weight, **attrs, size=size)
+        else:
+            room = [s + sum(p) - span for s, span, p in zip((h, w), spans, pads, strict=True)]
+            if min(room) < 1:
+                continue
+            weight = b.input(f"w{i}", TensorType((2, *kernel, c), "float64"))
+            node = b.emit(op, image, weight, **attrs)
+        outputs[f"y{i}"] = node
+    if not outputs:
+        return
+    plan = make_plan(b.build(outputs), FULL_FUSION)
+    padding = plan.placements[image.name].padding
+    halo = padding.halo if padding else ((0, 0), (0, 0))
+    for node in outputs.values():
+        kernel = plan.graph[node.args[1]].type.shape[1:3]
+        sizes = (h, w, *plan.graph[node.name].type.shape[1:3])
+        for width, needed in zip(halo, reach_beyond(node, kernel, sizes), strict=True):
+            assert all(g >= n for g, n in zip(width, needed, strict=True)), (halo, node)

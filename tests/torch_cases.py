@@ -481,6 +481,9 @@ class ScheduleCase:
     given: Mapping[str, Any]
     torch: Callable[[Any, Any], Any]
 
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.given.items())})"
+
 
 def _scheduler(name: str, **options: Any) -> Callable[[Any, Any], Any]:
     return lambda t, optimizer: getattr(t.optim.lr_scheduler, name)(optimizer, **options)

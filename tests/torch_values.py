@@ -134,9 +134,9 @@ def _nets() -> dict[str, Any]:
     import torch
 
     return {
-        "layers": [cases.torch_layer_numbers(torch, case) for case in cases.LAYER_CASES],
-        "recipes": [cases.torch_recipe_numbers(torch, case) for case in cases.RECIPE_CASES],
-        "schedules": [cases.torch_schedule_numbers(torch, c) for c in cases.SCHEDULE_CASES],
+        "layers": {c.text: cases.torch_layer_numbers(torch, c) for c in cases.LAYER_CASES},
+        "recipes": {c.text: cases.torch_recipe_numbers(torch, c) for c in cases.RECIPE_CASES},
+        "schedules": {str(c): cases.torch_schedule_numbers(torch, c) for c in cases.SCHEDULE_CASES},
     }
 
 

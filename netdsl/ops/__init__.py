@@ -16,7 +16,7 @@ from netdsl.ops import (
     reduce,
     shape,
 )
-from netdsl.ops.op import Op
+from netdsl.ops.op import Op, Trait
 
 _FAMILIES = (
     leaf,
@@ -34,3 +34,8 @@ _FAMILIES = (
 )
 
 OPS: dict[str, Op] = {op.name: op for family in _FAMILIES for op in family.OPS}
+
+
+def ops_with(trait: Trait) -> tuple[str, ...]:
+    """The names of the operators that have a trait, in the order of the table."""
+    return tuple(name for name, op in OPS.items() if trait in op.traits)

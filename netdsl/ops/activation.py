@@ -20,19 +20,19 @@ def _elu(xp: Any, x: Array, alpha: float) -> Array:
     return xp.where(x > 0, x, alpha * xp.expm1(xp.minimum(x, 0)))
 
 
-_GELU_SCALE = math.sqrt(2 / math.pi)
-_GELU_CUBIC = 0.044715
+GELU_SCALE = math.sqrt(2 / math.pi)
+GELU_CUBIC = 0.044715
 
 
 def _gelu(xp: Any, x: Array) -> Array:
-    return 0.5 * x * (1 + xp.tanh(_GELU_SCALE * (x + _GELU_CUBIC * x * x * x)))
+    return 0.5 * x * (1 + xp.tanh(GELU_SCALE * (x + GELU_CUBIC * x * x * x)))
 
 
 def _gelu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
-    one, scale = constant_like(b, 1.0, y), constant_like(b, _GELU_SCALE, y)
+    one, scale = constant_like(b, 1.0, y), constant_like(b, GELU_SCALE, y)
     square = b.mul(x, x)
-    inner = b.mul(x, b.add(b.mul(square, constant_like(b, _GELU_SCALE * _GELU_CUBIC, y)), scale))
-    slope = b.add(b.mul(square, constant_like(b, 3 * _GELU_SCALE * _GELU_CUBIC, y)), scale)
+    inner = b.mul(x, b.add(b.mul(square, constant_like(b, GELU_SCALE * GELU_CUBIC, y)), scale))
+    slope = b.add(b.mul(square, constant_like(b, 3 * GELU_SCALE * GELU_CUBIC, y)), scale)
     t = b.tanh(inner)
     falling = b.mul(b.mul(x, slope), b.sub(one, b.mul(t, t)))
     return b.mul(g, b.mul(constant_like(b, 0.5, y), b.add(b.add(one, t), falling)))
@@ -79,6 +79,7 @@ OPS = (
         _relu_vjp,
         "max(x, 0) (Nair & Hinton 2010)",
         is_layer=True,
+        traits=("epilogue", "low_precision", "activation"),
     ),
     unary_op(
         "leaky_relu",
@@ -87,6 +88,7 @@ OPS = (
         "x, or slope * x where negative (Maas et al. 2013)",
         attrs=(Param("slope", Float(), 0.01, "slope of the negative side"),),
         is_layer=True,
+        traits=("epilogue", "activation"),
     ),
     unary_op(
         "elu",
@@ -96,6 +98,7 @@ OPS = (
         attrs=(Param("alpha", Float(above=0), 1.0, "depth of the negative side"),),
         is_layer=True,
         flops=3,
+        traits=("epilogue", "activation"),
     ),
     unary_op(
         "gelu",
@@ -104,6 +107,7 @@ OPS = (
         "Gaussian error linear unit, tanh form (Hendrycks & Gimpel 2016)",
         is_layer=True,
         flops=10,
+        traits=("epilogue", "activation"),
     ),
     unary_op(
         "clamp",
@@ -113,9 +117,24 @@ OPS = (
         attrs=(Param("low", Float(), 0.0), Param("high", Float(), 6.0)),
         is_layer=True,
         flops=2,
+        traits=("epilogue", "low_precision", "activation"),
     ),
-    unary_op("sigmoid", _sigmoid, _sigmoid_vjp, "1 / (1 + e^-x)", is_layer=True, flops=4),
     unary_op(
-        "tanh", lambda xp, x: xp.tanh(x), _tanh_vjp, "hyperbolic tangent", is_layer=True, flops=4
+        "sigmoid",
+        _sigmoid,
+        _sigmoid_vjp,
+        "1 / (1 + e^-x)",
+        is_layer=True,
+        flops=4,
+        traits=("epilogue", "activation"),
+    ),
+    unary_op(
+        "tanh",
+        lambda xp, x: xp.tanh(x),
+        _tanh_vjp,
+        "hyperbolic tangent",
+        is_layer=True,
+        flops=4,
+        traits=("epilogue", "activation"),
     ),
 )

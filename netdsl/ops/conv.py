@@ -238,6 +238,7 @@ OPS = (
         macs=lambda out, x, w, **_: out.size * w.size // w.shape[0],
         window=lambda types, attrs: (types[1].shape[1:3], attrs["stride"], attrs["dilation"]),
         doc="sliding dot products of an image [N,H,W,C] with weights [K,R,S,C/groups]",
+        traits=frozenset(("takes_epilogue",)),
     ),
     Op(
         name="conv2d_dgrad",
@@ -253,6 +254,7 @@ OPS = (
         ),
         macs=lambda out, g, w, **_: g.size * w.size // w.shape[0],
         doc="conv2d's gradient for its image; as a layer, the transposed convolution",
+        traits=frozenset(("takes_epilogue",)),
     ),
     Op(
         name="conv2d_wgrad",
@@ -268,6 +270,7 @@ OPS = (
         ),
         macs=lambda out, g, x, **_: g.size * out.size // out.shape[0],
         doc="conv2d's gradient for its weight",
+        traits=frozenset(("takes_epilogue",)),
     ),
     Op(
         name="im2col",
@@ -281,6 +284,7 @@ OPS = (
         flops_per_element=0,
         window=lambda types, attrs: (attrs["kernel"], attrs["stride"], attrs["dilation"]),
         doc="every window of an image as one row: [N,OH,OW,R*S*C]",
+        traits=frozenset(("low_precision",)),
     ),
     Op(
         name="col2im",
@@ -292,5 +296,6 @@ OPS = (
         attrs=(Param("size", PAIR), Param("kernel", PAIR), *_GEOMETRY_PARAMS),
         vjp=(lambda b, ct, y, g: b.im2col(ct, **_window_attributes(y)),),
         doc="the transpose of im2col: rows added back to the pixels they came from",
+        traits=frozenset(("low_precision",)),
     ),
 )

@@ -13,10 +13,10 @@ from netdsl.parameter_types import Float, QuotedText
 from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node, TensorType
 
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
+PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
 _UINT32_MASK = 0xFFFFFFFF
-_DOMAIN = 0x6E657464
+PHILOX_DOMAIN = 0x6E657464
 """Second half of the Philox key: separates dropout's numbers from any other use of the seed."""
 
 
@@ -33,14 +33,14 @@ def philox(xp: Any, counter: tuple[Array, ...], key: tuple[Array, ...]) -> Array
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        p0, p1 = c0 * PHILOX_MULTIPLIERS[0], c2 * PHILOX_MULTIPLIERS[1]
         c0, c1, c2, c3 = (
             (p1 >> 32) ^ c1 ^ k0,
             p1 & _UINT32_MASK,
             (p0 >> 32) ^ c3 ^ k1,
             p0 & _UINT32_MASK,
         )
-        k0, k1 = (k0 + _WEYL[0]) & _UINT32_MASK, (k1 + _WEYL[1]) & _UINT32_MASK
+        k0, k1 = (k0 + PHILOX_WEYL[0]) & _UINT32_MASK, (k1 + PHILOX_WEYL[1]) & _UINT32_MASK
     return xp.stack(xp.broadcast_arrays(c0, c1, c2, c3), axis=-1)
 
 
@@ -49,7 +49,7 @@ def _mask(xp: Any, size: int, seed: Array, step: Array, key: str, rate: float) -
     block = xp.arange((size + 3) // 4, dtype=np.uint64)
     words = [
         xp.asarray(v).astype(np.uint64) & _UINT32_MASK
-        for v in (step, dropout_key(key), seed, _DOMAIN)
+        for v in (step, dropout_key(key), seed, PHILOX_DOMAIN)
     ]
     bits = philox(xp, (block & _UINT32_MASK, block >> 32, words[0], words[1]), (words[2], words[3]))
     return bits.reshape(-1)[:size] >= round(rate * 2**32)
@@ -93,5 +93,6 @@ OPS = (
         flops_per_element=12,  # ten rounds produce the numbers for four elements
         doc="zeroes a fraction `rate` of the values and scales the rest (Srivastava et al. 2014); "
         "the mask is Philox(seed, key, step, element)",
+        traits=frozenset(("low_precision",)),
     ),
 )

@@ -13,6 +13,7 @@ from netdsl.ops.op import (
     Example,
     Op,
     Operand,
+    Trait,
     broadcast_shapes,
     common_dtype,
     constant_like,
@@ -52,7 +53,14 @@ def _draw_one_operand(draw: Draw) -> Example:
     return Example(float_operands(draw_shape(draw)))
 
 
-def _binary_op(name: str, reference: Any, vjp: Any, doc: str, distribution: str = "normal") -> Op:
+def _binary_op(
+    name: str,
+    reference: Any,
+    vjp: Any,
+    doc: str,
+    distribution: str = "normal",
+    traits: tuple[Trait, ...] = ("epilogue",),
+) -> Op:
     return Op(
         name=name,
         kind="elementwise",
@@ -61,12 +69,17 @@ def _binary_op(name: str, reference: Any, vjp: Any, doc: str, distribution: str 
         reference=reference,
         draw_example=lambda draw: _draw_two_operands(draw, distribution),
         vjp=vjp,
+        traits=frozenset(("broadcasting", "constant_folding", *traits)),
         doc=doc,
     )
 
 
 def _comparison_op(
-    name: str, reference: Any, doc: str, bitwise_operands: tuple[str, ...] = ()
+    name: str,
+    reference: Any,
+    doc: str,
+    bitwise_operands: tuple[str, ...] = (),
+    traits: tuple[Trait, ...] = (),
 ) -> Op:
     reason = "a comparison is constant almost everywhere"
     return Op(
@@ -78,6 +91,7 @@ def _comparison_op(
         draw_example=_draw_two_operands,
         nondiff={"x": reason, "z": reason},
         bitwise_operands=bitwise_operands,
+        traits=frozenset(("broadcasting", *traits)),
         doc=doc,
     )
 
@@ -91,6 +105,7 @@ def unary_op(
     distribution: str = "normal",
     is_layer: bool = False,
     flops: int = 1,
+    traits: tuple[Trait, ...] = (),
     kind_overrides: Mapping[str, ParameterType] | None = None,
 ) -> Op:
     """Defines an operator of one operand that keeps its shape; `kind_overrides` as for
@@ -110,6 +125,7 @@ def unary_op(
         attrs=attrs,
         vjp=(vjp,),
         is_layer=is_layer,
+        traits=frozenset(traits),
         flops_per_element=flops,
         doc=doc,
     )
@@ -176,6 +192,7 @@ OPS = (
         ),
         "x / z with broadcasting",
         distribution="positive",
+        traits=(),
     ),
     _binary_op(
         "maximum",
@@ -196,9 +213,17 @@ OPS = (
         "the smaller of x and z; equal values pass the gradient to z",
     ),
     _comparison_op(
-        "equal", lambda xp, x, z: x == z, "x == z, as bool", bitwise_operands=("x", "z")
+        "equal",
+        lambda xp, x, z: x == z,
+        "x == z, as bool",
+        bitwise_operands=("x", "z"),
     ),
-    _comparison_op("greater", lambda xp, x, z: x > z, "x > z, as bool"),
+    _comparison_op(
+        "greater",
+        lambda xp, x, z: x > z,
+        "x > z, as bool",
+        traits=("epilogue",),
+    ),
     Op(
         name="is_finite",
         kind="elementwise",
@@ -209,7 +234,13 @@ OPS = (
         nondiff={"x": "it is constant almost everywhere"},
         doc="whether x is neither an infinity nor NaN, as bool",
     ),
-    unary_op("neg", lambda xp, x: -x, lambda b, g, y, x: b.neg(g), "-x"),
+    unary_op(
+        "neg",
+        lambda xp, x: -x,
+        lambda b, g, y, x: b.neg(g),
+        "-x",
+        traits=("epilogue", "constant_folding"),
+    ),
     unary_op("exp", lambda xp, x: xp.exp(x), lambda b, g, y, x: b.mul(g, y), "e to the x", flops=4),
     unary_op(
         "log",
@@ -226,6 +257,7 @@ OPS = (
         "square root",
         distribution="positive",
         flops=4,
+        traits=("constant_folding",),
     ),
     unary_op(
         "power",
@@ -237,6 +269,7 @@ OPS = (
         flops=8,
         # values up to 2 are too steep for finite differences at higher powers
         kind_overrides={"exponent": Float(-8, 8)},
+        traits=("constant_folding",),
     ),
     Op(
         name="select",
@@ -252,6 +285,7 @@ OPS = (
         ),
         nondiff={"condition": "a condition is not a number"},
         doc="x where the condition holds, else z",
+        traits=frozenset(("epilogue", "broadcasting")),
     ),
     Op(
         name="copy",
@@ -274,5 +308,6 @@ OPS = (
         attrs=(Param("dtype", DTYPE),),
         vjp=(_cast_vjp,),
         doc="the same numbers as another element type",
+        traits=frozenset(("epilogue", "constant_folding")),
     ),
 )

@@ -102,5 +102,6 @@ OPS = (
         macs=lambda out, x, w: out.size * x.shape[-1],
         doc="x contracted over its last axis with w of shape [..., out, in]; leading axes of w "
         "are batch axes that x shares",
+        traits=frozenset(("takes_epilogue",)),
     ),
 )

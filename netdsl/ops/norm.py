@@ -274,6 +274,7 @@ OPS = (
         flops_per_element=10,
         is_layer=True,
         doc="local response normalisation across channels, Krizhevsky et al. 2012, 3.3",
+        traits=frozenset(("low_precision",)),
     ),
     Op(
         name="lrn_grad",

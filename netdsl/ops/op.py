@@ -12,6 +12,21 @@ from netdsl.types import Array, Emitter, Node, TensorType, dims
 
 Pair = tuple[int, int]
 OpKind = Literal["leaf", "anchor", "elementwise", "reduce", "view", "opaque"]
+Trait = Literal[
+    "activation",
+    "broadcasting",
+    "constant_folding",
+    "epilogue",
+    "low_precision",
+    "takes_epilogue",
+]
+"""What passes and plans may do with an operator:
+
+`activation`: its range is limited, so it does not give class scores; `broadcasting`: it broadcasts
+its operands itself; `constant_folding`: on constants it is a constant; `epilogue`: a product may
+apply it to its tiles; `takes_epilogue`: such a product; `low_precision`: mixed precision computes
+it in 16 bits, since it selects, moves, averages or attenuates values of similar magnitude, and
+accumulates in 32 bits where it sums."""
 Vjp = Callable[..., Node]
 T = TypeVar("T")
 
@@ -82,6 +97,7 @@ class Op:
     bitwise_operands: tuple[str, ...] = ()
     is_variadic: bool = False
     is_layer: bool = False
+    traits: frozenset[Trait] = frozenset()
     doc: str = ""
 
     def cost(self, out: TensorType, *types: TensorType, **attrs: Any) -> Cost:

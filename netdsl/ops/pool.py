@@ -183,6 +183,7 @@ OPS = (
         vjp=(lambda b, g, y, x: b.max_pool_grad(g, x, **y.attrs),),
         window=lambda types, attrs: (attrs["kernel"], attrs["stride"], (1, 1)),
         doc="the largest value of each window",
+        traits=frozenset(("low_precision",)),
     ),
     Op(
         name="max_pool_grad",
@@ -206,6 +207,7 @@ OPS = (
         vjp=(lambda b, g, y, x: b.avg_pool_grad(g, size=x.type.shape[1:3], **y.attrs),),
         window=lambda types, attrs: (attrs["kernel"], attrs["stride"], (1, 1)),
         doc="the mean of each window; of the padding only `counted` pixels count",
+        traits=frozenset(("low_precision",)),
     ),
     Op(
         name="avg_pool_grad",

@@ -225,6 +225,7 @@ OPS = (
         vjp=(_concat_vjp,),
         flops_per_element=0,
         doc="tensors joined along an axis",
+        traits=frozenset(("low_precision",)),
     ),
     Op(
         name="slice",
@@ -249,5 +250,6 @@ OPS = (
         flops_per_element=0,
         whole_operands=("x",),
         doc="a constant around a tensor and between its values",
+        traits=frozenset(("low_precision",)),
     ),
 )

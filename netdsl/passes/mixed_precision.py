@@ -7,14 +7,6 @@ from netdsl.ops import OPS
 from netdsl.passes.rewrite import rebuild_graph
 from netdsl.types import Graph, Node
 
-_LOW_PRECISION_OPS = (
-    *("max_pool", "avg_pool", "lrn", "concat", "pad", "relu", "clamp", "dropout"),
-    *("im2col", "col2im"),
-)
-"""These select, move, average or attenuate values of similar magnitude, and in 16 bits they read
-and write half as many bytes. Where they or the products sum, they accumulate in 32 bits and round
-the result."""
-
 
 def convert_to_mixed_precision(graph: Graph, low: str = "bfloat16") -> Graph:
     """Inserts `cast` nodes into the forward graph at the boundaries of 16-bit arithmetic
@@ -38,7 +30,7 @@ def _emit_with_casts(b: Builder, node: Node, args: list[Node], low: str) -> Node
     kind = OPS[node.op].kind
     if not is_float(node.type) or kind == "leaf":
         target_dtype = None
-    elif kind == "anchor" or node.op in _LOW_PRECISION_OPS:
+    elif kind == "anchor" or "low_precision" in OPS[node.op].traits:
         target_dtype = low
     elif kind == "view":
         target_dtype = args[0].type.dtype

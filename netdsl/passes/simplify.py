@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from netdsl.ir.builder import Builder, is_float
-from netdsl.ops import OPS
+from netdsl.ops import OPS, ops_with
 from netdsl.ops.op import broadcast_shapes
 from netdsl.passes.rewrite import Rule, Rules, rewrite_graph
 from netdsl.types import Graph, Node
@@ -172,19 +172,8 @@ def _simplify_reduce(b: Builder, x: Node, axes: tuple[int, ...], keepdims: bool)
 
 
 _FOLDABLE_DTYPES = {"float64", "float32", "float16"}
-_BROADCASTING_OPS = ("add", "sub", "mul", "div", "maximum", "minimum", "equal", "greater", "select")
-_CONSTANT_FOLDED_OPS = (
-    "add",
-    "sub",
-    "mul",
-    "div",
-    "maximum",
-    "minimum",
-    "neg",
-    "sqrt",
-    "power",
-    "cast",
-)
+_BROADCASTING_OPS = ops_with("broadcasting")
+_CONSTANT_FOLDED_OPS = ops_with("constant_folding")
 
 _OP_RULES: dict[str, tuple[Rule, ...]] = {
     "add": (_make_identity_rule(0, 0.0), _make_identity_rule(1, 0.0), _simplify_add_of_neg),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from netdsl.ops import OPS
+from netdsl.ops import OPS, ops_with
 from netdsl.types import Node
 
 
@@ -55,13 +55,11 @@ class FusionOptions:
 NO_FUSION = FusionOptions()
 """Every node is a separate launch."""
 
-_PRODUCTS = ("conv2d", "conv2d_dgrad", "conv2d_wgrad", "matmul")
-_ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "clamp", "sigmoid", "tanh")
-_ARITHMETIC = ("add", "sub", "mul", "neg", "maximum", "minimum", "greater", "select", "cast")
+_PRODUCTS = ops_with("takes_epilogue")
 
 FULL_FUSION = FusionOptions(
     can_fuse_maps=True,
-    epilogue_ops=dict.fromkeys(_PRODUCTS, frozenset((*_ACTIVATIONS, *_ARITHMETIC))),
+    epilogue_ops=dict.fromkeys(_PRODUCTS, frozenset(ops_with("epilogue"))),
     max_epilogue_operands=3,
     epilogue_reductions=frozenset(("moments", "reduce_sum")),
     in_place_products=frozenset(_PRODUCTS),

@@ -7,7 +7,8 @@ from typing import Any
 from llvmlite import ir
 
 from netdsl.backends.cpu.emit import I32, I64, Lanes, Value
-from netdsl.ops.dropout import dropout_key
+from netdsl.ops.activation import GELU_CUBIC, GELU_SCALE
+from netdsl.ops.dropout import PHILOX_DOMAIN, PHILOX_MULTIPLIERS, PHILOX_WEYL, dropout_key
 
 CONTRACT = ("contract",)
 """Lets a product and a sum become one instruction, which rounds once: only where one kernel alone
@@ -141,8 +142,8 @@ def elu(v: Lanes, x: Value, alpha: float) -> Value:
 
 
 def gelu(v: Lanes, x: Value) -> Value:
-    cubic = mul(v, mul(v, x, x), v.const(0.7978845608028654 * 0.044715))
-    inner = mul(v, x, add(v, cubic, v.const(0.7978845608028654)))
+    cubic = mul(v, mul(v, x, x), v.const(GELU_SCALE * GELU_CUBIC))
+    inner = mul(v, x, add(v, cubic, v.const(GELU_SCALE)))
     return mul(v, mul(v, v.const(0.5), x), add(v, v.const(1), tanh(v, inner)))
 
 
@@ -185,15 +186,10 @@ def squared_error(v: Lanes, x: Value, target: Value) -> Value:
     return mul(v, d, d)
 
 
-_MULTIPLY = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_DOMAIN = 0x6E657464
-
-
 def dropout(
     v: Lanes, x: Value, seed: Value, step: Value, element: Value, key: str, rate: float
 ) -> Value:
-    """The mask of ops/random.py: every lane its own block of Philox4x32-10, of which it keeps one
+    """The mask of ops/dropout.py: every lane its own block of Philox4x32-10, of which it keeps one
     word. `seed` and `step` are whole numbers in all lanes, `element` those of the elements."""
     b = v.f.b
     words, longs = v.typed(I32), v.typed(I64)
@@ -209,11 +205,11 @@ def dropout(
     block = b.lshr(element, ir.Constant(longs, [2] * v.count))
     high = b.lshr(block, ir.Constant(longs, [32] * v.count))
     c0, c1, c2, c3 = b.trunc(block, words), b.trunc(high, words), step, word(dropout_key(key))
-    k0, k1 = seed, word(_DOMAIN)
+    k0, k1 = seed, word(PHILOX_DOMAIN)
     for _ in range(10):
-        (h0, l0), (h1, l1) = product(c0, _MULTIPLY[0]), product(c2, _MULTIPLY[1])
+        (h0, l0), (h1, l1) = product(c0, PHILOX_MULTIPLIERS[0]), product(c2, PHILOX_MULTIPLIERS[1])
         c0, c1, c2, c3 = b.xor(b.xor(h1, c1), k0), l1, b.xor(b.xor(h0, c3), k1), l0
-        k0, k1 = b.add(k0, word(_WEYL[0])), b.add(k1, word(_WEYL[1]))
+        k0, k1 = b.add(k0, word(PHILOX_WEYL[0])), b.add(k1, word(PHILOX_WEYL[1]))
     lane = b.and_(b.trunc(element, words), word(3))
     bits = c3
     for i, c in ((0, c0), (1, c1), (2, c2)):

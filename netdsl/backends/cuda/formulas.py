@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from netdsl.backends.cuda.expression import Expr, literal
-from netdsl.ops.dropout import _DOMAIN, dropout_key
+from netdsl.ops.activation import GELU_CUBIC, GELU_SCALE
+from netdsl.ops.dropout import PHILOX_DOMAIN, dropout_key
 
 Attrs = Any
 Formula = Callable[[str, Sequence[Expr], Attrs], Expr]
-
-_GELU = math.sqrt(2 / math.pi)
 
 
 def _text(text: str) -> Formula:
@@ -35,7 +33,7 @@ def _elu(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
 
 
 def _gelu(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
-    scale, cubic, half = (_number(ctype, v) for v in (_GELU, 0.044715, 0.5))
+    scale, cubic, half = (_number(ctype, v) for v in (GELU_SCALE, GELU_CUBIC, 0.5))
     inner = f"{scale} * ({{0}} + {cubic} * {{0}} * {{0}} * {{0}})"
     return Expr(ctype, f"({half} * {{0}} * (1 + tanh({inner})))", tuple(args))
 
@@ -112,7 +110,7 @@ def dropout(ctype: str, x: Expr, seed: Expr, step: Expr, number: Expr, attrs: At
     """The element, scaled where its Philox number says that it stays and times 0 where not: what is
     no number stays so."""
     rate = attrs["rate"]
-    words = f"{dropout_key(attrs['key'])}u, (unsigned){{1}}, {_DOMAIN}u"
+    words = f"{dropout_key(attrs['key'])}u, (unsigned){{1}}, {PHILOX_DOMAIN}u"
     kept = f"philox({{3}}, (unsigned){{2}}, {words}) >= {round(rate * 2**32)}ull"
     scale = _number(ctype, 1 / (1 - rate))
     return Expr(ctype, f"({{0}} * ({kept} ? {scale} : 0))", (x, seed, step, number))

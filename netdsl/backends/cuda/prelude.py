@@ -3,7 +3,11 @@
 The same text compiles as C++ on the host, where `HOST` stands for threads and barriers.
 """
 
-PRELUDE = r"""
+from __future__ import annotations
+
+from netdsl.ops.dropout import PHILOX_MULTIPLIERS, PHILOX_WEYL
+
+_TEXT = r"""
 typedef long long i64;
 typedef unsigned short u16;
 struct alignas(2) bf16_t { u16 bits; };
@@ -84,12 +88,27 @@ __device__ __forceinline__ unsigned long long philox(
   unsigned c0 = (unsigned)block, c1 = (unsigned)(block >> 32), c2 = step, c3 = key;
   unsigned k0 = seed, k1 = domain;
   UNROLL for (int i = 0; i < 10; i++) {
-    const unsigned h0 = mulhi(c0, 0xD2511F53u), l0 = c0 * 0xD2511F53u;
-    const unsigned h1 = mulhi(c2, 0xCD9E8D57u), l1 = c2 * 0xCD9E8D57u;
+    const unsigned h0 = mulhi(c0, PHILOX_M0), l0 = c0 * PHILOX_M0;
+    const unsigned h1 = mulhi(c2, PHILOX_M1), l1 = c2 * PHILOX_M1;
     c0 = h1 ^ c1 ^ k0; c1 = l1; c2 = h0 ^ c3 ^ k1; c3 = l0;
-    k0 += 0x9E3779B9u; k1 += 0xBB67AE85u;
+    k0 += PHILOX_W0; k1 += PHILOX_W1;
   }
   const int w = (int)(number & 3);
   return w == 0 ? c0 : w == 1 ? c1 : w == 2 ? c2 : c3;
 }
 """
+_CONSTANTS = {
+    "PHILOX_M": PHILOX_MULTIPLIERS,
+    "PHILOX_W": PHILOX_WEYL,
+}
+
+
+def _prelude() -> str:
+    text = _TEXT
+    for name, values in _CONSTANTS.items():
+        for i, value in enumerate(values):
+            text = text.replace(f"{name}{i}", f"0x{value:08X}u")
+    return text
+
+
+PRELUDE = _prelude()

@@ -10,6 +10,7 @@ from netdsl.language import syntax as s
 from netdsl.language.network_builder import channels_first_hint
 from netdsl.language.program import Program
 from netdsl.layers import LAYERS
+from netdsl.ops import OPS
 from netdsl.training.recipe.lint import Finding, Review, Subject
 from netdsl.values import format_value
 
@@ -174,9 +175,6 @@ def find_unmatched_glob(subject: Subject) -> Iterator[Finding]:
             )
 
 
-_SQUASHING = ("relu", "sigmoid", "tanh", "clamp", "leaky_relu", "elu", "gelu")
-
-
 def find_squashed_scores(subject: Subject) -> Iterator[Finding]:
     if subject.recipe is None or not any(c.record.logits for c, _ in subject.recipe.loss.terms):
         return
@@ -185,7 +183,7 @@ def find_squashed_scores(subject: Subject) -> Iterator[Finding]:
         node = graph[name]
         while node.op in ("reshape", "cast", "dropout"):
             node = graph[node.args[0]]
-        if node.op in _SQUASHING:
+        if "activation" in OPS[node.op].traits:
             message = f"the scores pass through `{node.op}`; `cross_entropy` needs them unbounded"
             yield Finding(message, node.span, f"remove `{node.op}`; a net ends in plain scores")
 
