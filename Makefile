@@ -18,7 +18,8 @@ test:  ## the whole suite
 
 fast:  ## the tests that changed, and those of structure
 	$(BIN)pytest tests/test_floors.py tests/test_docs.py \
-	  $$(git diff --name-only --diff-filter=d HEAD -- 'tests/test_*.py')
+	  $$(git diff --name-only --diff-filter=d HEAD -- 'tests/test_*.py') \
+	  $$(git ls-files -o --exclude-standard -- 'tests/test_*.py')
 
 docs:  ## the pages that are generated from the tables
 	$(BIN)python -m netdsl.insight.reference > docs/reference.md.new && mv docs/reference.md.new docs/reference.md

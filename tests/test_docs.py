@@ -5,16 +5,25 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from netdsl.errors import NetError
 from netdsl.insight.net_tests import run_test
 from netdsl.insight.program_check import check_program
+from netdsl.ir.autodiff import grad
+from netdsl.ir.builder import Builder
+from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
+from netdsl.layers import LAYERS, normalization
+from netdsl.ops import OPS, activation
+from netdsl.training.recipe import schedules
+from netdsl.types import TensorType
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -120,3 +129,55 @@ def test_the_python_that_is_shown_can_be_parsed(page: Path) -> None:
     for language, text in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.M | re.S):
         if language == "python":
             ast.parse(text)
+
+
+def shown_code(page: str) -> str:
+    """The first Python example of a page."""
+    text = (ROOT / "docs" / page).read_text()
+    return next(t for lang, t in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S) if lang)
+
+
+def test_the_operator_that_is_shown_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = dict(vars(activation))
+    exec(shown_code("add-an-op.md"), names)
+    op = names["OPS"][-1]
+    monkeypatch.setitem(OPS, op.name, op)
+    values = np.linspace(-3, 3, 8)
+    b = Builder(dtype="float64")
+    x = b.input("x", TensorType((8,), "float64"))
+    y = b.emit(op.name, x)
+    slope = grad(b, y, [x], cotangent=b.input("u", y.type))["x"]
+    found = evaluate_results(b.build({"y": y, "d": slope}), {"x": values, "u": np.ones(8)})
+    assert found["y"] == pytest.approx(values / (1 + np.abs(values)))
+    assert found["d"] == pytest.approx(1 / (1 + np.abs(values)) ** 2)
+
+
+def test_the_layer_that_is_shown_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = dict(vars(normalization))
+    exec(shown_code("add-a-layer.md"), names)
+    layer = names["LAYERS"][-1]
+    monkeypatch.setitem(LAYERS, layer.name, layer)
+    net = "net a { input(4x4x3); scale -> scale(init=constant(2)) -> fc(2) }"
+    network = elaborate(build_program(parse(net)))
+    assert [n.type.shape for n in network.parameters][:2] == [(3,), (3,)]
+
+
+def test_the_pass_that_is_shown_works() -> None:
+    names: dict[str, Any] = {}
+    exec(shown_code("add-a-pass.md"), names)
+    b = Builder()
+    x = b.input("x", TensorType((4,)))
+    graph = names["remove_repeated_relu"](b.build({"y": b.relu(b.relu(b.relu(x)))}))
+    assert len(graph.find_by_op("relu")) == 1
+
+
+def test_the_schedule_that_is_shown_works() -> None:
+    text = (ROOT / "docs" / "add-a-layer.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    *definitions, entry = ast.parse(blocks[-1]).body
+    assert isinstance(entry, ast.Expr)
+    names = dict(vars(schedules))
+    exec(compile(ast.Module(definitions, []), "page", "exec"), names)
+    schedule = eval(compile(ast.Expression(entry.value), "page", "eval"), names)
+    factors = [schedule.factor(schedules.Moment(e, 9, 10), 0.0, 0.5) for e in (0, 0.9, 1.0, 2.5)]
+    assert factors == [1, 1, 0.5, 0.25]

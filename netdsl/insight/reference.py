@@ -175,8 +175,12 @@ def _format_call(signature: Signature, has_branches: bool) -> str:
 
 def _format_table(heading: str, rows: list[tuple[str, str]]) -> str:
     lines = [f"| {heading} | |", "|---|---|"]
-    lines += [f"| `{a}` | {b} |".replace("{ a | b }", r"{ a \| b }") for a, b in rows]
+    lines += [f"| `{_escape_cell(a)}` | {_escape_cell(b)} |" for a, b in rows]
     return "\n".join(lines)
+
+
+def _escape_cell(text: str) -> str:
+    return text.replace("|", r"\|")
 
 
 if __name__ == "__main__":

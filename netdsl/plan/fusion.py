@@ -66,8 +66,9 @@ FULL_FUSION = FusionOptions(
     can_batch_updates=True,
     has_halo=True,
 )
-"""What both engines should offer: a product with bias, activation, residual and mask, and the
-channel sums of its result; any set of elementwise nodes and reductions over one domain."""
+"""What the device `model` offers, and nearly what the CPU engine does: a product with bias,
+activation, residual and mask, and the channel sums of its result; any set of elementwise nodes and
+reductions over one domain."""
 
 
 def is_cheap(op: str) -> bool:

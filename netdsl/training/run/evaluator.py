@@ -40,6 +40,10 @@ class Evaluator:
             self.job.folded_evaluation, state.backend, state, workspace=self.workspace
         )
 
+    @property
+    def has_validation(self) -> bool:
+        return len(self.validation) > 0
+
     def upload_images(self) -> None:
         """Caches the validation images on the device if they fit."""
         self.validation = cache_on_device(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -28,9 +29,10 @@ def train(
 ) -> Result:
     """Trains from `stepper.progress` to the end of the recipe.
 
-    An epoch makes one update per group of batches (several batches if the recipe accumulates), then
-    validates and saves. The test set is evaluated once, at the end, with the weights that validated
-    best. Raises StopRequested, Diverged and BadPicture, which `Trainer` handles.
+    An epoch makes an update for each group of batches (several batches if the recipe accumulates),
+    then validates and saves. `Progress` knows when a run is finished (all epochs, or no improvement
+    within `patience`) and which epoch was the best. Raises StopRequested, Diverged and BadPicture,
+    which `Trainer` handles.
     """
 
     def check_stop() -> None:
@@ -41,7 +43,7 @@ def train(
     timing: dict[str, float] = {}
     with pictures.verify_in_background() as verification:
         while not stepper.progress.is_finished(job.recipe):
-            first, started = stepper.progress, time.perf_counter()
+            epoch_start, started = stepper.progress, time.perf_counter()
             with closing(stepper.prefetch_groups()) as groups:
                 for group in groups:
                     check_stop()
@@ -51,49 +53,66 @@ def train(
                         watch.record(group[0])
                     stepper.update(group)
                     seconds = time.perf_counter() - started
-                    callbacks.on_step(_step_report(job, first, stepper.progress, seconds))
+                    callbacks.on_step(_step_report(job, epoch_start, stepper.progress, seconds))
             stepper.check_finite()
             seconds = time.perf_counter() - started
 
-            if evaluator.validation and pictures.are_files:
-                directory.save_last(stepper.progress)  # validation may raise BadPicture
-            score = evaluator.validate(check_stop) if evaluator.validation else None
+            if evaluator.has_validation and pictures.are_files:
+                directory.save_last(stepper.progress)  # validation may meet a damaged picture
+            score = evaluator.validate(check_stop) if evaluator.has_validation else None
 
-            seen = stepper.progress.seen - first.seen
+            seen = stepper.progress.seen - epoch_start.seen
             timing = dict(zip(TIMING_METRICS, (seconds, seen / seconds), strict=True))
             metrics = _epoch_metrics(stepper, score) | timing
             directory.metrics_log.add(metrics)
-            stepper.progress = stepper.progress.finish_epoch(metrics)
+            stepper.finish_epoch(metrics)
             directory.save_epoch(stepper.progress)
-            pictures.check()
+            pictures.check()  # it may end the run, so the epoch is saved first
             callbacks.on_epoch(metrics)
 
         stepper.release_images()
         evaluator.release_images()
-        best = stepper.progress.best_epoch
-        result = {"best_epoch": best, **stepper.progress.history[best - 1], **timing}
-        if job.dataset.read_test is not None:
-            tested = evaluator.test(directory.best, job.dataset.read_test(), check_stop)
-            test_metrics = {
-                "test_loss": tested.loss,
-                "test_accuracy": tested.accuracy,
-                "test_top5": tested.top5,
-                "test_images": tested.images,
-            }
-            directory.metrics_log.add({"best_epoch": best, **test_metrics})
-            result |= test_metrics
+        result = _best_metrics(stepper.progress) | timing
+        result |= _test(job, evaluator, directory, stepper.progress, check_stop)
         pictures.report()
         return Result(result | {"bad_pictures": list(job.dataset.picture_errors)}, directory.best)
 
 
-def _step_report(job: Job, first: Progress, now: Progress, seconds: float) -> StepReport:
+def _best_metrics(progress: Progress) -> dict[str, Any]:
+    best = progress.best_epoch
+    return {"best_epoch": best, **progress.history[best - 1]}
+
+
+def _test(
+    job: Job,
+    evaluator: Evaluator,
+    directory: RunDirectory,
+    progress: Progress,
+    on_batch: Callable[[], None],
+) -> dict[str, Any]:
+    """Reads the test set once, with the weights that validated best. Returns and records its
+    metrics; none if there is no test set."""
+    if job.dataset.read_test is None:
+        return {}
+    score = evaluator.test(directory.best, job.dataset.read_test(), on_batch)
+    metrics = {
+        "test_loss": score.loss,
+        "test_accuracy": score.accuracy,
+        "test_top5": score.top5,
+        "test_images": score.images,
+    }
+    directory.metrics_log.add({"best_epoch": progress.best_epoch, **metrics})
+    return metrics
+
+
+def _step_report(job: Job, epoch_start: Progress, now: Progress, seconds: float) -> StepReport:
     return StepReport(
         epoch=now.epoch,
         epochs=job.recipe.epochs,
         step=now.seen // job.images_per_update,
         steps=job.steps_per_epoch,
         loss=now.loss / now.batches if now.batches else None,
-        images_per_second=(now.seen - first.seen) / seconds,
+        images_per_second=(now.seen - epoch_start.seen) / seconds,
     )
 
 

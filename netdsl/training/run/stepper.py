@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -143,6 +144,10 @@ class Stepper:
     def _executor(self, i: int) -> Executor:
         last = i == self.job.recipe.accumulate - 1
         return self.step if last or self.accumulation is None else self.accumulation
+
+    def finish_epoch(self, metrics: Mapping[str, Any]) -> None:
+        """Starts the next epoch; `metrics` become part of the history."""
+        self.progress = self.progress.finish_epoch(metrics)
 
     # ---- faults
 
