@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from netdsl.backends.cpu.backend import launch_of
+from netdsl.backends.cpu.backend import make_kernel_tasks
 from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language import program as language
@@ -154,7 +154,7 @@ def test_largest_values(axes: tuple[int, ...], keepdims: bool, shape: tuple[int,
     x = b.input("x", TensorType(shape))
     graph = b.build({"y": b.reduce_max(x, axes=axes, keepdims=keepdims)})
     plan, memory = bound(graph)
-    assert all(launch_of(plan, k, memory) for k in plan.kernels)
+    assert all(make_kernel_tasks(plan, k, memory) for k in plan.kernels)
     rng = np.random.default_rng(0)
     negative = -1 - rng.random(shape, np.float32)
     odd = negative.copy()

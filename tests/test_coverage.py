@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from netdsl.backends.cpu.backend import FUSION as CPU_FUSION
-from netdsl.backends.cpu.backend import launch_of
-from netdsl.backends.cpu.listing import addresses
+from netdsl.backends.cpu.backend import CPU_FUSION, make_kernel_tasks
+from netdsl.backends.cpu.llvm_listing import make_placeholder_buffers
 from netdsl.backends.cuda.anchors import cuts
 from netdsl.backends.cuda.backend import CUDA
 from netdsl.backends.cuda.generate import generated
@@ -32,7 +31,7 @@ HasKernel = Callable[[Plan, Kernel], bool]
 
 
 def has_cpu_kernel(plan: Plan, kernel: Kernel) -> bool:
-    return launch_of(plan, kernel, addresses(plan)) is not None
+    return make_kernel_tasks(plan, kernel, make_placeholder_buffers(plan)) is not None
 
 
 def has_cuda_kernel(plan: Plan, kernel: Kernel) -> bool:

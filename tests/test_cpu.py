@@ -19,26 +19,26 @@ from hypothesis import strategies as st
 
 from netdsl.backends import open_backend
 from netdsl.backends.cpu import (
-    after,
-    anchors,
-    filtered_wgrad,
-    memory,
-    pool,
-    room,
-    rows,
-    target,
-    transforms,
+    aligned_allocator,
+    anchor_epilogue,
+    anchor_kernels,
+    intrinsics,
+    llvm_jit,
+    row_kernel,
+    thread_pool,
     winograd,
+    winograd_transforms,
+    winograd_wgrad,
 )
-from netdsl.backends.cpu.backend import CpuBackend, launch_of
-from netdsl.backends.cpu.launch import cut, program, threads
-from netdsl.backends.cpu.outline import Outline
-from netdsl.backends.cpu.record import Table
-from netdsl.backends.cpu.rows import Rows
-from netdsl.backends.cpu.target import width
-from netdsl.backends.cpu.tasks import BorderArgs, border
-from netdsl.backends.cpu.tile import tile
-from netdsl.backends.cpu.writer import PrepareFunction, RowsFunction
+from netdsl.backends.cpu.backend import CpuBackend, make_kernel_tasks
+from netdsl.backends.cpu.halo_and_reductions import HaloArgs, clear_halo
+from netdsl.backends.cpu.llvm_jit import vector_width
+from netdsl.backends.cpu.micro_kernel import compile_micro_kernel
+from netdsl.backends.cpu.record import RecordTable
+from netdsl.backends.cpu.row_kernel import RowKernel
+from netdsl.backends.cpu.row_kernel_emitter import PrepareEmitter, RowsEmitter
+from netdsl.backends.cpu.row_kernel_spec import RowKernelSpec
+from netdsl.backends.cpu.task_program import make_program, partition_tasks, thread_count
 from netdsl.errors import NetError
 from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
@@ -152,7 +152,7 @@ def test_moments_of_samples_and_groups(norm: str) -> None:
     graph = simplify(lower_convolutions(compile_step(network, default_recipe("small"))))
     same_as_the_interpreter(graph)
     plan, memory = bound(graph)
-    assert [k.name for k in plan.kernels if launch_of(plan, k, memory) is None] == []
+    assert [k.name for k in plan.kernels if make_kernel_tasks(plan, k, memory) is None] == []
 
 
 def test_what_has_no_kernel_is_computed_by_the_reference() -> None:
@@ -175,8 +175,8 @@ _NARROW = (
 
 @pytest.mark.parametrize("lanes", [pytest.param("4", marks=pytest.mark.slow), "8"])
 def test_narrower_vectors(lanes: str) -> None:
-    if int(lanes) >= width():
-        pytest.skip(f"the vectors here have {width()} numbers")
+    if int(lanes) >= vector_width():
+        pytest.skip(f"the vectors here have {vector_width()} numbers")
     tests = [f"{__file__}::{t}" for t in _NARROW]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "NETDSL_VECTOR": lanes, "PYTHONPATH": str(ROOT)}
@@ -275,13 +275,13 @@ def test_products_of_many_shapes(case: tuple[tuple[int, ...], int, int]) -> None
 def test_what_follows_a_product_stays_in_registers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless it reads what lies where parts of the sums would: those of deep products."""
     gone: list[str] = []
-    build = rows.build
+    build = row_kernel.compile_row_kernel
 
-    def seen(*args: Any) -> Rows:
+    def seen(*args: Any) -> RowKernel:
         gone.append("through memory")
         return build(*args)
 
-    monkeypatch.setattr(after, "build", seen)
+    monkeypatch.setattr(anchor_epilogue, "compile_row_kernel", seen)
     b = Builder(dtype="float32")
     x = b.input("x", TensorType((2, 9, 9, 40)))
     w = b.state("w", TensorType((72, 3, 3, 40)), ("normal", 0.1))
@@ -291,7 +291,7 @@ def test_what_follows_a_product_stays_in_registers(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(winograd, "_GAIN", gain)
         same_as_the_interpreter(graph)
         assert gone == []
-    monkeypatch.setattr(anchors, "_DEEP", 4096)
+    monkeypatch.setattr(anchor_kernels, "_DEEP", 4096)
     same_as_the_interpreter(graph)
     assert len(gone) == 1
 
@@ -322,10 +322,10 @@ def test_filtered_convolutions(
     too."""
     image, columns, r, pad = case
     launched: list[str] = []
-    for module, settings in zip((winograd, filtered_wgrad), way, strict=True):
+    for module, settings in zip((winograd, winograd_wgrad), way, strict=True):
         for name, value in settings.items():
             monkeypatch.setattr(module, name, value)
-    for kind in (winograd.Filtered, filtered_wgrad.FilteredWgrad):
+    for kind in (winograd.WinogradConv, winograd_wgrad.WinogradWgrad):
         launch = kind.launch
         monkeypatch.setattr(
             kind, "launch", lambda self, launch=launch: launched.append("") or launch(self)
@@ -362,12 +362,16 @@ def graph_of_images(image: Any, weight: Any, pad: Any) -> Graph:
 @given(st.sampled_from((2, 3, 4, 5)), st.data())
 def test_minimal_filtering_is_exact(r: int, data: st.DataObject) -> None:
     """The matrices, in fractions: a line of pixels and a line of weights."""
-    found, m = transforms.minimal(r), transforms.SIZE + 1 - r
+    found, m = winograd_transforms.make_winograd_matrices(r), winograd_transforms.TILE_SIZE + 1 - r
     numbers = st.integers(-9, 9)
-    pixels = data.draw(st.lists(numbers, min_size=transforms.SIZE, max_size=transforms.SIZE))
+    pixels = data.draw(
+        st.lists(
+            numbers, min_size=winograd_transforms.TILE_SIZE, max_size=winograd_transforms.TILE_SIZE
+        )
+    )
     weights = data.draw(st.lists(numbers, min_size=r, max_size=r))
 
-    def times(matrix: transforms.Matrix, vector: Sequence[Any]) -> list[Any]:
+    def times(matrix: winograd_transforms.FractionMatrix, vector: Sequence[Any]) -> list[Any]:
         return [sum(a * b for a, b in zip(row, vector, strict=True)) for row in matrix]
 
     values = zip(times(found.image, pixels), times(found.weight, weights), strict=True)
@@ -393,17 +397,17 @@ def test_minimal_filtering_is_nearly_as_exact_as_a_sum(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("dense", [True, False])
 def test_weights_of_columns_that_are_not_there_are_left_alone(dense: bool) -> None:
     """The last block of columns may be narrower than others: behind its weights lies no memory."""
-    lanes, depth, columns = width(), 5, 3
+    lanes, depth, columns = vector_width(), 5, 3
     shape = (3, 3, depth, columns) if dense else (columns, 3, 3, depth)
     w = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     line = 2 * lanes * 4
-    target = np.full((transforms.POINTS, depth, 2 * lanes), 7, np.float32)
+    target = np.full((winograd_transforms.TILE_POINTS, depth, 2 * lanes), 7, np.float32)
     column, step = (4, 4 * columns) if dense else (4 * w[0].size, 4)
     kept: list[Any] = []
-    table = Table(kept)
-    block = transforms.WeightBlock(weights=w.ctypes.data, columns=columns)
+    table = RecordTable(kept)
+    block = winograd_transforms.WeightBlock(weights=w.ctypes.data, columns=columns)
     args = table.add(
-        transforms.WeightArgs(
+        winograd_transforms.WeightTransformArgs(
             block=0,
             point=depth * line,
             column=column,
@@ -412,14 +416,14 @@ def test_weights_of_columns_that_are_not_there_are_left_alone(dense: bool) -> No
             line=line,
             parts=1,
             alone=0,
-            taps=table.longs([4 * t * depth * (columns if dense else 1) for t in range(9)]),
+            taps=table.add_i64s([4 * t * depth * (columns if dense else 1) for t in range(9)]),
             blocks=table.add(block),
         )
     )
-    task = (transforms.weight_at_points(3, dense), args, 0, 1, target.ctypes.data)
-    program([[task]], kept)()
+    task = (winograd_transforms.compile_weight_transform(3, dense), args, 0, 1, target.ctypes.data)
+    make_program([[task]], kept)()
     assert (target[:, :, lanes:] == 7).all()
-    g = np.array(transforms.minimal(3).weight, float)
+    g = np.array(winograd_transforms.make_winograd_matrices(3).weight, float)
     taps_of = w if dense else w.transpose(1, 2, 3, 0)
     expected = np.einsum("ai,bj,ijkc->abkc", g, g, taps_of).reshape(-1, depth, columns)
     np.testing.assert_allclose(target[:, :, :columns], expected, rtol=1e-4, atol=1e-5)
@@ -441,7 +445,7 @@ def test_products_cut_in_other_ways(
 ) -> None:
     """What decides how a product is cut decides about speed alone."""
     for name, value in way.items():
-        monkeypatch.setattr(anchors, name, value)
+        monkeypatch.setattr(anchor_kernels, name, value)
     for case in SHAPES:
         test_convolutions_of_many_shapes(case)
     for product in PRODUCTS[5:]:
@@ -453,7 +457,7 @@ def test_products_cut_in_other_ways(
 def test_tasks_cover_all_there_is(lines: int, block: int, columns: int, workers: int) -> None:
     """Each line of each column is in one task, and no task waits for a much longer one at the
     end."""
-    found = cut(lines, block, columns, workers)
+    found = partition_tasks(lines, block, columns, workers)
     seen = np.zeros((lines, columns), int)
     for a, b, c, d in found:
         assert a < b
@@ -486,7 +490,7 @@ def test_whole_steps_have_kernels_throughout(path: str, net: str) -> None:
     state = State(CPU)
     state.initialise(graph.states, seed=1)
     plan, memory = bound(graph)
-    assert [k.name for k in plan.kernels if launch_of(plan, k, memory) is None] == []
+    assert [k.name for k in plan.kernels if make_kernel_tasks(plan, k, memory) is None] == []
 
 
 def bound(graph: Graph) -> tuple[Plan, dict[str, np.ndarray]]:
@@ -500,23 +504,26 @@ def test_texts_differ_only_where_their_signatures_do(monkeypatch: pytest.MonkeyP
     texts: dict[object, tuple[str, str]] = {}
     many = 0
 
-    def functions(o: Outline) -> object:
+    def functions(o: RowKernelSpec) -> object:
         nonlocal many
         many += 1
         signature = o.signature()
-        text = RowsFunction(o).text(), PrepareFunction(o).text() if o.tiled or o.shifts else ""
+        text = (
+            RowsEmitter(o).text(),
+            PrepareEmitter(o).text() if o.hoisted_exprs or o.shift_tile_indices else "",
+        )
         assert texts.setdefault(signature, text) == text
         return known(o)
 
-    known = rows._functions
-    monkeypatch.setattr(rows, "_functions", functions)
+    known = row_kernel._compile_functions
+    monkeypatch.setattr(row_kernel, "_compile_functions", functions)
     steps = [
         draw_training_step(RandomDraw(np.random.default_rng(seed)), "float32") for seed in range(12)
     ]
     for graph in [*steps, *(training_step(BLOCKS, net, batch=2) for net in BLOCK_NETS)]:
         plan, memory = bound(simplify(lower_convolutions(graph)))
         for kernel in plan.kernels:
-            launch_of(plan, kernel, memory)
+            make_kernel_tasks(plan, kernel, memory)
     assert 20 < len(texts) < many / 3
 
 
@@ -524,18 +531,18 @@ def test_what_was_compiled_before_is_not_written_again(monkeypatch: pytest.Monke
     plan, memory = bound(simplify(lower_convolutions(training_step(BLOCKS, "residual", batch=2))))
 
     def launched() -> None:
-        rows._known.clear()
-        tile.cache_clear()
-        assert all(launch_of(plan, k, memory) for k in plan.kernels)
+        row_kernel._compiled_functions.clear()
+        compile_micro_kernel.cache_clear()
+        assert all(make_kernel_tasks(plan, k, memory) for k in plan.kernels)
 
     def unexpected(self: object) -> str:
         raise AssertionError(f"{self} is written")
 
     launched()
-    monkeypatch.setattr(RowsFunction, "text", unexpected)
-    monkeypatch.setattr(PrepareFunction, "text", unexpected)
+    monkeypatch.setattr(RowsEmitter, "text", unexpected)
+    monkeypatch.setattr(PrepareEmitter, "text", unexpected)
     launched()
-    monkeypatch.setattr(target, "_sources", lambda: "others")
+    monkeypatch.setattr(llvm_jit, "_hash_sources", lambda: "others")
     with pytest.raises(AssertionError, match="is written"):
         launched()
 
@@ -566,15 +573,17 @@ def test_a_start_that_finds_machine_code_does_without_numba() -> None:
 
 
 def test_a_loop_is_no_function_of_python() -> None:
-    for one in (pool._left, memory.long_nth):
+    for one in (thread_pool._has_task, intrinsics.load_i64):
         with pytest.raises(TypeError, match="machine code"):
             one(0)
 
 
 def test_pages_come_with_what_is_written_to_them() -> None:
-    buffer = room.fetched(np.zeros(room._LARGE + 100, np.uint8))
+    buffer = aligned_allocator.prefault_pages(
+        np.zeros(aligned_allocator._MIN_PREFAULT_BYTES + 100, np.uint8)
+    )
     buffer[:] = 1 + np.arange(buffer.size) % 250
-    room._fetch(buffer)
+    aligned_allocator._touch_pages(buffer)
     assert (buffer == 1 + np.arange(buffer.size) % 250).all()
 
 
@@ -586,7 +595,7 @@ def test_sums_of_a_product_under_another_shape_come_behind_it() -> None:
     for outputs in ({"sum": b.reduce_sum(r, axes=(0, 1, 2))}, {"r": r, "y": y}):
         graph = b.build({"sum": b.reduce_sum(r, axes=(0, 1, 2)), **outputs})
         plan, memory = bound(graph)
-        assert all(launch_of(plan, k, memory) for k in plan.kernels)
+        assert all(make_kernel_tasks(plan, k, memory) for k in plan.kernels)
         same_as_the_interpreter(graph)
 
 
@@ -596,7 +605,7 @@ def test_a_strided_image_becomes_a_matrix() -> None:
     part = b.slice(x, start=(0, 0, 0, 0), stop=(2, 5, 7, 3), step=(1, 2, 2, 1))
     graph = b.build({"y": b.copy(b.reshape(part, shape=(2 * 3 * 4, 3)))})
     plan, memory = bound(graph)
-    assert all(launch_of(plan, k, memory) for k in plan.kernels)
+    assert all(make_kernel_tasks(plan, k, memory) for k in plan.kernels)
     same_as_the_interpreter(graph)
 
 
@@ -636,20 +645,20 @@ def test_a_folded_net() -> None:
     close(found[0], found[1], "main")
 
 
-def border_of(x: Any) -> BorderArgs:
+def border_of(x: Any) -> HaloArgs:
     """A border of one pixel."""
     image, row, pixel, _ = x.strides
     sides = {"top": 1, "bottom": 1, "left": 1, "right": 1}
     size = {"rows": x.shape[1], "columns": x.shape[2], "channels": x.shape[3]}
-    return BorderArgs(address=x.ctypes.data, image=image, row=row, pixel=pixel, **sides, **size)
+    return HaloArgs(address=x.ctypes.data, image=image, row=row, pixel=pixel, **sides, **size)
 
 
 def test_two_threads_share_the_pool() -> None:
     images = [np.ones((64, 10, 10, 4), np.float32) for _ in range(2)]
     kept: list[Any] = []
-    args = [Table(kept).add(border_of(x)) for x in images]
-    tasks = [[(border.address, a, i, i + 1) for i in range(64)] for a in args]
-    programs = [program([t], (kept, x)) for t, x in zip(tasks, images, strict=True)]
+    args = [RecordTable(kept).add(border_of(x)) for x in images]
+    tasks = [[(clear_halo.address, a, i, i + 1) for i in range(64)] for a in args]
+    programs = [make_program([t], (kept, x)) for t, x in zip(tasks, images, strict=True)]
 
     def often(i: int) -> None:
         for _ in range(200):
@@ -663,15 +672,15 @@ def test_two_threads_share_the_pool() -> None:
 def test_a_helper_that_would_miss_a_run_does_not_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that has found no sleeper is one that the next sleeper sees."""
     made, looked = threading.Event(), threading.Semaphore(0)
-    found: list[pool.Pool] = []
+    found: list[thread_pool.ThreadPool] = []
 
     def help_out(_: int) -> None:
         made.wait(20)
-        found[0]._running = not looked._value
+        found[0]._is_running = not looked._value
         looked.release()
 
-    monkeypatch.setattr(pool, "help_out", SimpleNamespace(call=help_out))
-    found.append(pool.Pool(1))
+    monkeypatch.setattr(thread_pool, "run_helper", SimpleNamespace(call=help_out))
+    found.append(thread_pool.ThreadPool(1))
     made.set()
     assert looked.acquire(timeout=20)
     assert looked.acquire(timeout=20)
@@ -680,9 +689,9 @@ def test_a_helper_that_would_miss_a_run_does_not_sleep(monkeypatch: pytest.Monke
 def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETDSL_THREADS", "none")
     with pytest.raises(NetError, match="NETDSL_THREADS=none"):
-        threads.__wrapped__()
+        thread_count.__wrapped__()
     monkeypatch.setenv("NETDSL_VECTOR", "5")
     with pytest.raises(NetError, match="NETDSL_VECTOR=5"):
-        width.__wrapped__()
+        vector_width.__wrapped__()
     assert open_backend("cpu").name == "cpu"
     assert replace(CPU, name="other").fusion == CPU.fusion

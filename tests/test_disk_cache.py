@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from netdsl import disk_cache
-from netdsl.backends.cpu import target
+from netdsl.backends.cpu import llvm_jit
 from netdsl.disk_cache import CPU_CACHE, CUDA_CACHE, LANGUAGE_CACHE
 from netdsl.language import parse
 from tests.conftest import ROOT
@@ -35,9 +35,9 @@ MODEL = str(ROOT / "models" / "digits.net")
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     monkeypatch.setenv("NETDSL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(disk_cache, "_shown_warnings", [])
-    target.compiled.cache_clear()
+    llvm_jit.compile_llvm.cache_clear()
     yield tmp_path / "cache"
-    target.compiled.cache_clear()
+    llvm_jit.compile_llvm.cache_clear()
 
 
 def text_of(factor: int) -> str:
@@ -47,8 +47,10 @@ def text_of(factor: int) -> str:
 
 def product(factor: int) -> int:
     """7 times the factor, by the machine code that is kept for it."""
-    target.compiled.cache_clear()
-    run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(target.compiled("run", text_of(factor)))
+    llvm_jit.compile_llvm.cache_clear()
+    run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(
+        llvm_jit.compile_llvm("run", text_of(factor))
+    )
     return int(run(7))
 
 
@@ -56,8 +58,8 @@ class Assembler:
     """Counts what is compiled anew."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.count, self._real = 0, target._assembled
-        monkeypatch.setattr(target, "_assembled", self._assemble)
+        self.count, self._real = 0, llvm_jit._compile_object
+        monkeypatch.setattr(llvm_jit, "_compile_object", self._assemble)
 
     def _assemble(self, text: str) -> bytes:
         self.count += 1
@@ -233,7 +235,7 @@ def test_what_is_foreign_is_made_again(
                 product(3)
                 content = (CPU_CACHE.directory / one.name).read_bytes()
             case "processor":
-                m.setattr(target, "_signature", lambda: "another processor")
+                m.setattr(llvm_jit, "_compiler_key", lambda: "another processor")
                 product(3)
                 (new,) = set(CPU_CACHE.directory.iterdir()) - {one, other}
                 content = new.read_bytes()

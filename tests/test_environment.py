@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netdsl.backends.cpu.launch import MOST_THREADS, threads
-from netdsl.backends.cpu.target import width
+from netdsl.backends.cpu.llvm_jit import vector_width
+from netdsl.backends.cpu.task_program import MAX_THREADS, thread_count
 from netdsl.data.memory_limits import MEMORY_VARIABLE, memory_limit
 from netdsl.environment import read_integer
 from netdsl.errors import NetError
 from tests.conftest import ROOT
 
 READ = {
-    "NETDSL_THREADS": threads.__wrapped__,
-    "NETDSL_VECTOR": width.__wrapped__,
+    "NETDSL_THREADS": thread_count.__wrapped__,
+    "NETDSL_VECTOR": vector_width.__wrapped__,
     MEMORY_VARIABLE: memory_limit,
 }
 NAME = "NETDSL_TESTED"
@@ -77,4 +77,4 @@ def test_too_many_threads_are_refused_before_anything_runs(value: str) -> None:
     assert (found.returncode, found.stdout) == (2, "")
     said = f"error: NETDSL_THREADS={value} is not a number of threads from 1 to "
     assert found.stderr.startswith(said)
-    assert int(found.stderr.removeprefix(said).split()[0].replace(",", "")) >= MOST_THREADS
+    assert int(found.stderr.removeprefix(said).split()[0].replace(",", "")) >= MAX_THREADS

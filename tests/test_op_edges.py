@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netdsl.backends import open_backend
-from netdsl.backends.cpu.launch import shared
+from netdsl.backends.cpu.task_program import split_range
 from netdsl.ir.autodiff import grad
 from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
@@ -124,7 +124,7 @@ def test_gelu_has_its_values(x: float, y: float, device: str) -> None:
 @given(count=st.integers(0, 3000), most=st.integers(1, 100))
 def test_tasks_share_out_all_there_is(count: int, most: int) -> None:
     """Each of it once, in no more parts than asked for, as even as can be."""
-    parts = shared(count, most)
+    parts = split_range(count, most)
     assert [i for first, last in parts for i in range(first, last)] == list(range(count))
     assert len(parts) <= max(1, most)
     sizes = [last - first for first, last in parts]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from netdsl.backends.cpu import filtered_wgrad, winograd
+from netdsl.backends.cpu import winograd, winograd_wgrad
 from netdsl.backends.cpu.backend import CpuBackend
 from netdsl.language.elaborate import ShrinkSettings
 from netdsl.language.parse import parse
@@ -46,7 +46,7 @@ def wrong_on_cpu(case: StepCase, seed: int) -> list[str]:
     wherever that can be."""
     used: list[object] = []
     with pytest.MonkeyPatch.context() as m:
-        for kind in (winograd.Filtered, filtered_wgrad.FilteredWgrad):
+        for kind in (winograd.WinogradConv, winograd_wgrad.WinogradWgrad):
             launch = kind.launch
             m.setattr(kind, "launch", lambda self, launch=launch: used.append(self) or launch(self))
         if seed % 2:

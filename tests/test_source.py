@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from llvmlite import binding as llvm
 
-from netdsl.backends.cpu.backend import CpuBackend, launch_of
-from netdsl.backends.cpu.listing import code
+from netdsl.backends.cpu.backend import CpuBackend, make_kernel_tasks
+from netdsl.backends.cpu.llvm_listing import list_called_functions
 from netdsl.backends.cuda import nvrtc
 from netdsl.backends.cuda.backend import CUDA
 from netdsl.backends.cuda.listing import MULTIPROCESSORS, source
@@ -60,9 +60,9 @@ def test_a_cpu_kernel_s_functions_are_those_that_it_runs() -> None:
     memory = {n: backend.allocate(s) for n, s in {ARENA: plan.arena_bytes, **plan.buffers}.items()}
     expected, labels = dict[str, str](), backend.generate_source(plan)
     for kernel in plan.kernels:
-        launch = launch_of(plan, kernel, memory)
+        launch = make_kernel_tasks(plan, kernel, memory)
         if launch:
-            expected |= {c.text.strip(): c.name for c in code(launch)}
+            expected |= {c.text.strip(): c.name for c in list_called_functions(launch)}
     found = functions(labels, ";")
     assert list(found.values()) == list(expected)
     assert [name.split()[0] for name in found] == list(expected.values())

@@ -89,6 +89,6 @@ def _open_cpu() -> Backend:
     for module in ("llvmlite.binding", "numba"):
         need = f"`--device cpu` needs {module.partition('.')[0]}"
         import_optional(module, need, "pip install numba, or use `--device reference`")
-    from netdsl.backends.cpu.backend import cpu  # takes 0.5 s to import Numba and LLVM
+    from netdsl.backends.cpu.backend import open_cpu_backend  # takes 0.5 s to import Numba and LLVM
 
-    return cpu()
+    return open_cpu_backend()

@@ -9,16 +9,16 @@ import numpy as np
 
 from netdsl.backends.array_backend import ArrayBackend
 from netdsl.backends.base import Backend, ReferenceThunk, RefreshableThunk, Thunk, WinogradThunk
-from netdsl.backends.cpu.anchors import anchor_launch
-from netdsl.backends.cpu.apart import apart_launch
-from netdsl.backends.cpu.ceilings import measured
-from netdsl.backends.cpu.expression import Unsupported
-from netdsl.backends.cpu.launch import program, threads
-from netdsl.backends.cpu.listing import addresses, code
-from netdsl.backends.cpu.maps import Launch, Memory, map_launch
-from netdsl.backends.cpu.opaque import opaque_launch
-from netdsl.backends.cpu.room import fetched
-from netdsl.backends.cpu.target import width
+from netdsl.backends.cpu.aligned_allocator import prefault_pages
+from netdsl.backends.cpu.anchor_kernels import make_anchor_tasks
+from netdsl.backends.cpu.kernel_expression import UnsupportedKernelError
+from netdsl.backends.cpu.llvm_jit import vector_width
+from netdsl.backends.cpu.llvm_listing import list_called_functions, make_placeholder_buffers
+from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory, make_map_tasks
+from netdsl.backends.cpu.opaque_kernels import make_opaque_tasks
+from netdsl.backends.cpu.roofline_benchmark import measure_cpu_ceilings
+from netdsl.backends.cpu.split_epilogue import make_split_tasks
+from netdsl.backends.cpu.task_program import make_program, thread_count
 from netdsl.backends.roofline import Ceilings
 from netdsl.backends.source_listing import CalledFunction, format_listing
 from netdsl.plan.fusion import FULL_FUSION, FusionOptions
@@ -27,9 +27,9 @@ from netdsl.plan.layout import Layout
 from netdsl.plan.plan import Plan
 from netdsl.types import Array
 
-_SLACK = 256
+_SLACK_BYTES = 256
 """Bytes behind every buffer: the last vector that is read may reach beyond the end."""
-FUSION = replace(FULL_FUSION, epilogue_reductions=frozenset(("reduce_sum",)))
+CPU_FUSION = replace(FULL_FUSION, epilogue_reductions=frozenset(("reduce_sum",)))
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class CpuBackend(Backend):
     """Arrays of NumPy, kernels of this package."""
 
     name: str = "cpu"
-    fusion: FusionOptions = FUSION
-    plain: ArrayBackend = field(default_factory=lambda: ArrayBackend("cpu", np, FUSION))
+    fusion: FusionOptions = CPU_FUSION
+    array_backend: ArrayBackend = field(default_factory=lambda: ArrayBackend("cpu", np, CPU_FUSION))
 
     def upload(self, array: Array) -> Array:
         array = np.asarray(array)
@@ -54,58 +54,64 @@ class CpuBackend(Backend):
         target[...] = values
 
     def allocate(self, nbytes: int) -> Array:
-        return fetched(self.plain.allocate(nbytes + _SLACK)[:nbytes])
+        return prefault_pages(self.array_backend.allocate(nbytes + _SLACK_BYTES)[:nbytes])
 
     def view(self, buffer: Array, dtype: str, layout: Layout) -> Array:
-        return self.plain.view(buffer, dtype, layout)
+        return self.array_backend.view(buffer, dtype, layout)
 
     def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
-        launch = launch_of(plan, kernel, memory)
-        if launch is None:
-            return ReferenceThunk(self.plain.bind(plan, kernel, memory))
-        run = program(launch.stages, (launch.kept, memory))
-        if launch.filtered:
-            return WinogradThunk(run, program([launch.early]))
-        return RefreshableThunk(run, program([launch.early])) if launch.early else run
+        tasks = make_kernel_tasks(plan, kernel, memory)
+        if tasks is None:
+            return ReferenceThunk(self.array_backend.bind(plan, kernel, memory))
+        run = make_program(tasks.stages, (tasks.keepalive, memory))
+        if tasks.is_winograd:
+            return WinogradThunk(run, make_program([tasks.refresh_tasks]))
+        return (
+            RefreshableThunk(run, make_program([tasks.refresh_tasks]))
+            if tasks.refresh_tasks
+            else run
+        )
 
     def generate_source(self, plan: Plan) -> str:
-        memory = addresses(plan)
+        memory = make_placeholder_buffers(plan)
 
-        def calls(kernel: Kernel) -> tuple[CalledFunction, ...]:
-            launch = launch_of(plan, kernel, memory)
-            return code(launch) if launch else ()
+        def list_functions(kernel: Kernel) -> tuple[CalledFunction, ...]:
+            tasks = make_kernel_tasks(plan, kernel, memory)
+            return list_called_functions(tasks) if tasks else ()
 
-        return format_listing(plan, calls, ";")
+        return format_listing(plan, list_functions, ";")
 
     def measure_ceilings(self) -> Ceilings:
-        return measured()
+        return measure_cpu_ceilings()
 
 
-def cpu() -> CpuBackend:
+def open_cpu_backend() -> CpuBackend:
     """The engine. Raises NetError where the environment does not say how it is to run."""
-    threads(), width()
+    thread_count(), vector_width()
     return CpuBackend()
 
 
-def launch_of(plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Launch | None:
+def make_kernel_tasks(
+    plan: Plan, kernel: Kernel, memory: Mapping[str, Array]
+) -> KernelTasks | None:
     """The tasks of a kernel; None where the reference has to compute it."""
     try:
-        return _launch(Memory(plan, memory), kernel)
-    except Unsupported:
+        return _make_tasks(PlanMemory(plan, memory), kernel)
+    except UnsupportedKernelError:
         return None
 
 
-def _launch(memory: Memory, kernel: Kernel) -> Launch:
+def _make_tasks(memory: PlanMemory, kernel: Kernel) -> KernelTasks:
     if kernel.parts:
-        whole = Launch()
+        combined = KernelTasks()
         for part in kernel.parts:
-            whole.beside(map_launch(memory, part))
-        return whole
+            combined.merge_parallel(make_map_tasks(memory, part))
+        return combined
     if kernel.kind == "map":
-        return map_launch(memory, kernel)
+        return make_map_tasks(memory, kernel)
     if kernel.kind == "anchor":
         try:
-            return anchor_launch(memory, kernel)
-        except Unsupported:
-            return apart_launch(memory, kernel)
-    return opaque_launch(memory, kernel)
+            return make_anchor_tasks(memory, kernel)
+        except UnsupportedKernelError:
+            return make_split_tasks(memory, kernel)
+    return make_opaque_tasks(memory, kernel)

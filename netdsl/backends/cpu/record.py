@@ -1,7 +1,7 @@
 """Typed records: what compiled code is given, packed by keyword here and read by name there.
 
 A record is a class whose annotations are its fields: `int` is an i64 (a size, a stride in bytes, an
-address), `float` an f64, `Single` an f32. Loops read it as `Head.at(address).rows`, functions in
+address), `float` an f64, `Float32` an f32. Loops read it as `Head.at(address).rows`, functions in
 LLVM's language as `f.record(Head).rows`; neither knows an offset.
 """
 
@@ -16,15 +16,15 @@ import numpy as np
 
 from netdsl.types import Array
 
-Single = Annotated[float, "f32"]
+Float32 = Annotated[float, "f32"]
 """A float of 32 bits."""
 
-_KINDS: dict[Any, str] = {int: "i64", float: "f64", Single: "f32"}
-_TYPES = {"i64": np.int64, "f64": np.float64, "f32": np.float32}
+_FIELD_KINDS: dict[Any, str] = {int: "i64", float: "f64", Float32: "f32"}
+_NUMPY_TYPES = {"i64": np.int64, "f64": np.float64, "f32": np.float32}
 
 
 @dataclass(frozen=True)
-class Field:
+class RecordField:
     """A field of a record: its kind and how many bytes after the record's first it begins."""
 
     kind: str
@@ -37,20 +37,20 @@ class Record:
     such field, and where an i64 is given what is no whole number."""
 
     dtype: ClassVar[np.dtype[Any]]
-    layout: ClassVar[Mapping[str, Field]]
+    layout: ClassVar[Mapping[str, RecordField]]
     """The fields by name, in order."""
 
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True, kw_only=True)(cls)
         hints = get_type_hints(cls, include_extras=True)
-        kinds = {f.name: _KINDS[hints[f.name]] for f in fields(cls)}  # type: ignore[arg-type]
-        cls.dtype = np.dtype([(n, _TYPES[kind]) for n, kind in kinds.items()], align=True)
+        kinds = {f.name: _FIELD_KINDS[hints[f.name]] for f in fields(cls)}  # type: ignore[arg-type]
+        cls.dtype = np.dtype([(n, _NUMPY_TYPES[kind]) for n, kind in kinds.items()], align=True)
         offsets: Mapping[str, Any] = cls.dtype.fields or {}
-        cls.layout = {n: Field(kind, offsets[n][1]) for n, kind in kinds.items()}
+        cls.layout = {n: RecordField(kind, offsets[n][1]) for n, kind in kinds.items()}
 
     @classmethod
     def at(cls, address: int) -> Self:
-        """The record at an address, in machine code; see loops.py."""
+        """The record at an address, in machine code; see numba_loops.py."""
         raise TypeError(f"{cls.__name__} is read by machine code alone")
 
     @classmethod
@@ -72,27 +72,28 @@ class Record:
                 raise TypeError(found) from None
 
 
-def packed(records: Sequence[Record]) -> Array:
+def pack_records(records: Sequence[Record]) -> Array:
     """Records of one class, one behind the other, as compiled code reads them. They lie in the
     array's own memory: who gives its address away keeps the array."""
     (kind,) = {type(r) for r in records}
     return np.array([r.values() for r in records], kind.dtype)
 
 
-class Table:
-    """Memory of records and lists of numbers: adding gives the address, `kept` owns the memory."""
+class RecordTable:
+    """Memory of records and lists of numbers: adding gives the address, `keepalive` owns the
+    memory."""
 
-    def __init__(self, kept: list[Any]) -> None:
-        self.kept = kept
+    def __init__(self, keepalive: list[Any]) -> None:
+        self.keepalive = keepalive
 
-    def _keep(self, table: Array) -> int:
-        self.kept.append(table)
+    def _store(self, table: Array) -> int:
+        self.keepalive.append(table)
         return int(table.ctypes.data)
 
     def add(self, *records: Record) -> int:
         """The address of the first of these records, which are of one class."""
-        return self._keep(packed(records))
+        return self._store(pack_records(records))
 
-    def longs(self, numbers: Sequence[int]) -> int:
+    def add_i64s(self, numbers: Sequence[int]) -> int:
         """The address of the first of these i64, all of one meaning."""
-        return self._keep(np.array([index(n) for n in numbers], np.int64))
+        return self._store(np.array([index(n) for n in numbers], np.int64))

@@ -7,40 +7,51 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from netdsl.backends.cpu.blocking import CHUNK, Blocking, blocking, row_of
-from netdsl.backends.cpu.columns import flat
-from netdsl.backends.cpu.deep import (
-    DeepArgs,
-    DeepChunk,
-    DeepColumn,
-    PartsArgs,
-    add_parts,
-    deep_product,
-    turn_parts,
+from netdsl.backends.cpu.aligned_allocator import allocate_floats, get_scratch
+from netdsl.backends.cpu.blocking import (
+    L1_CHUNK_BYTES,
+    Blocking,
+    choose_blocking,
+    choose_row_length,
 )
-from netdsl.backends.cpu.expression import Operand, Unsupported
-from netdsl.backends.cpu.launch import SHARES, Task, cut, shared, threads
-from netdsl.backends.cpu.maps import Body, Launch, Memory, body_launch
-from netdsl.backends.cpu.panel import PanelArgs, panel
-from netdsl.backends.cpu.products import image_of
-from netdsl.backends.cpu.record import Table
-from netdsl.backends.cpu.room import floats, scratch
-from netdsl.backends.cpu.target import width
-from netdsl.backends.cpu.tile import TileTap, tile
+from netdsl.backends.cpu.implicit_gemm import locate_padded_image
+from netdsl.backends.cpu.kernel_expression import KernelOperand, UnsupportedKernelError
+from netdsl.backends.cpu.llvm_jit import vector_width
+from netdsl.backends.cpu.map_kernels import DomainBody, KernelTasks, PlanMemory, make_body_tasks
+from netdsl.backends.cpu.micro_kernel import TileTap, compile_micro_kernel
+from netdsl.backends.cpu.operand_packing import PanelArgs, compile_panel_copy
+from netdsl.backends.cpu.record import RecordTable
+from netdsl.backends.cpu.stride_collapsing import collapse_strides
+from netdsl.backends.cpu.task_program import (
+    REDUCTION_WORKERS,
+    Task,
+    partition_tasks,
+    split_range,
+    thread_count,
+)
+from netdsl.backends.cpu.wgrad_loops import (
+    PartialSumArgs,
+    WgradArgs,
+    WgradChunkArgs,
+    WgradColumnArgs,
+    add_partial_sums,
+    add_transposed_partial_sums,
+    wgrad_gemm,
+)
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import make_contiguous
 from netdsl.types import Node
 
-_MOST = 1 << 21
+_MAX_PARTIAL_ELEMENTS = 1 << 21
 """Elements of all parts together, about: what is written is read again."""
-_NEAR = 256
+_MAX_IN_PLACE_STRIDE = 256
 """Bytes between lines that stay in the first cache together as they lie."""
-_ROW, _ROWS = 128, 256
+_MAX_ROW_LENGTH, _MAX_TASK_ROWS = 128, 256
 """Rows of results that lie one behind the other, and that a task computes, at most."""
 
 
 @dataclass(frozen=True)
-class Run:
+class ColumnRun:
     """Columns one behind the other: bytes from the first row's operand and the first column's, the
     first column in a line of results, and how many."""
 
@@ -51,14 +62,13 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Sum:
+class WgradGemm:
     """A sum of products over pixels: rows of one operand's channels, columns of the other's.
 
     `rows` says where the first lies, `strides` how many bytes apart they are along `size`, and
     `row_k` and `column_k` how far apart pixels are, of which each tap has `depth`. Results have
-    lines of `line` elements; `turned` ones are lines of the weight's last axes, and not of its
-    first.
-    """
+    lines of `line` elements; `is_transposed` ones are lines of the weight's last axes, and not of
+    its first."""
 
     rows: int
     strides: tuple[int, int, int]
@@ -66,11 +76,11 @@ class Sum:
     row_k: int
     columns: int
     column_k: int
-    runs: tuple[Run, ...]
+    runs: tuple[ColumnRun, ...]
     line: int
     taps: tuple[tuple[int, int], ...]
     depth: int
-    turned: bool = False
+    is_transposed: bool = False
 
     @property
     def height(self) -> int:
@@ -78,78 +88,84 @@ class Sum:
         return images * rows * pixels
 
     @cached_property
-    def tiles(self) -> Blocking:
-        return blocking(self.size[2], self.runs[0].count, self._deep, self.strides[2])
+    def blocking(self) -> Blocking:
+        return choose_blocking(self.size[2], self.runs[0].count, self._total_depth, self.strides[2])
 
     @property
-    def _deep(self) -> int:
+    def _total_depth(self) -> int:
         return self.depth * len(self.taps)
 
     @property
-    def cycles(self) -> float:
+    def estimated_cycles(self) -> float:
         """What it costs, about."""
         images, rows, pixels = self.size
-        each = sum(self.tiles.cycles(pixels, r.count, self._deep) for r in self.runs)
-        return images * rows * each + 2 * self.height * self.line * self.turned
+        each = sum(
+            self.blocking.estimate_cycles(pixels, r.count, self._total_depth) for r in self.runs
+        )
+        return images * rows * each + 2 * self.height * self.line * self.is_transposed
 
 
-def long_sum(memory: Memory, node: Node) -> bool:
+def is_pointwise_wgrad(memory: PlanMemory, node: Node) -> bool:
     """Whether a matrix product is the gradient of a 1x1 convolution over many pixels: both of its
     operands are read along their columns."""
     x, w = (memory.operand(a).layout for a in node.args)
     if len(x.shape) != 2 or len(w.shape) != 2 or x.shape[1] < 64:
         return False
-    turned = x.strides[0] == 1 and w.strides[0] == 1
-    return turned and _depth(x.shape[1]) > 0
+    is_column_major = x.strides[0] == 1 and w.strides[0] == 1
+    return is_column_major and _choose_tap_depth(x.shape[1]) > 0
 
 
-def _depth(pixels: int) -> int:
+def _choose_tap_depth(pixels: int) -> int:
     """Steps of a tap: a divisor, few enough that their pages are known to the TLB."""
     return next((d for d in range(64, 15, -1) if pixels % d == 0), 0)
 
 
-def _of_matrix(memory: Memory, node: Node) -> Sum:
+def _make_matmul_wgrad(memory: PlanMemory, node: Node) -> WgradGemm:
     g, x = (memory.operand(a) for a in node.args)
     pixels = g.layout.shape[1]
-    depth = _depth(pixels)
-    sides = [
+    depth = _choose_tap_depth(pixels)
+    operands = [
         (o.address + 4 * o.layout.offset, 4 * o.layout.strides[1], o.layout.shape[0])
         for o in (g, x)
     ]
 
-    def by(turned: bool) -> Sum:
-        (rows, row_k, height), (columns, column_k, line) = reversed(sides) if turned else sides
-        row = row_of(height, _ROW, line, pixels, 4)
-        return Sum(
+    def make_gemm(turned: bool) -> WgradGemm:
+        (rows, row_k, height), (columns, column_k, line) = (
+            reversed(operands) if turned else operands
+        )
+        row = choose_row_length(height, _MAX_ROW_LENGTH, line, pixels, 4)
+        return WgradGemm(
             rows,
             (0, 4 * row, 4),
             (1, height // row, row),
             row_k,
             columns,
             column_k,
-            (Run(0, 0, 0, line),),
+            (ColumnRun(0, 0, 0, line),),
             line,
             tuple((i * row_k, i * column_k) for i in range(0, pixels, depth)),
             depth,
             turned,
         )
 
-    return min(by(False), by(True), key=lambda found: found.cycles)
+    return min(make_gemm(False), make_gemm(True), key=lambda found: found.estimated_cycles)
 
 
-def _of_image(memory: Memory, node: Node, before: Launch) -> Sum:
+def _make_conv_wgrad(memory: PlanMemory, node: Node, input_tasks: KernelTasks) -> WgradGemm:
     """conv2d's: a line of results for each channel of the gradient, or for each element of a
     filter where its lines are too short for vectors."""
     a = node.attrs
     g = memory.operand(node.args[0])
     if g.layout.strides[3] != 1 and g.layout.shape[3] > 1:
-        raise Unsupported("a gradient whose channels lie apart")
+        raise UnsupportedKernelError("a gradient whose channels lie apart")
     (top, bottom), (left, right) = a["pad"]
-    at, (sn, sh, sw) = image_of(memory, node.args[1], (top, bottom, left, right), before)
+    at, (sn, sh, sw) = locate_padded_image(
+        memory, node.args[1], (top, bottom, left, right), input_tasks
+    )
     n, oh, ow, k = g.layout.shape
     _, r, s, c = node.type.shape
     groups = a["groups"]
-    each = k // groups
+    columns_per_group = k // groups
     image, gradient = at - top * sh - left * sw, g.address + 4 * g.layout.offset
     gn, gh, gw = (4 * t for t in g.layout.strides[:3])
     image_k = a["stride"][1] * sw
@@ -161,19 +177,19 @@ def _of_image(memory: Memory, node: Node, before: Launch) -> Sum:
     merged = groups == 1 and across == 4 * c
     pieces, length = (1, s * c) if merged else (s, c)
     line = r * s * c
-    row = row_of(each, _ROW, length, ow * len(taps), 4)
-    by_image = Sum(
+    row = choose_row_length(columns_per_group, _MAX_ROW_LENGTH, length, ow * len(taps), 4)
+    by_image = WgradGemm(
         gradient,
         (0, 4 * row, 4),
-        (1, each // row, row),
+        (1, columns_per_group // row, row),
         gw,
         image,
         image_k,
         tuple(
-            Run(
-                4 * q * each,
+            ColumnRun(
+                4 * q * columns_per_group,
                 4 * q * c + i * down + j * across,
-                q * each * line + (i * s + j) * c,
+                q * columns_per_group * line + (i * s + j) * c,
                 length,
             )
             for q in range(groups)
@@ -184,56 +200,67 @@ def _of_image(memory: Memory, node: Node, before: Launch) -> Sum:
         tuple((of_gradient, of_image) for of_image, of_gradient in taps),
         ow,
     )
-    by_gradient = Sum(
+    by_gradient = WgradGemm(
         image,
         (0, down, 4) if merged else (down, across, 4),
         (1, r, s * c) if merged else (r, s, c),
         image_k,
         gradient,
         gw,
-        tuple(Run(4 * q * c, 4 * q * each, q * each, each) for q in range(groups)),
+        tuple(
+            ColumnRun(
+                4 * q * c, 4 * q * columns_per_group, q * columns_per_group, columns_per_group
+            )
+            for q in range(groups)
+        ),
         k,
         taps,
         ow,
-        turned=True,
+        is_transposed=True,
     )
-    return min(by_image, by_gradient, key=lambda found: found.cycles)
+    return min(by_image, by_gradient, key=lambda found: found.estimated_cycles)
 
 
-class WeightSum:
+class WgradKernel:
     """Tasks for a weight's gradient: what all ways to compute it have in common."""
 
-    def __init__(self, memory: Memory, kernel: Kernel, node: Node) -> None:
+    def __init__(self, memory: PlanMemory, kernel: Kernel, node: Node) -> None:
         self.memory, self.kernel, self.node = memory, kernel, node
-        self.launched = Launch()
-        self.table = Table(self.launched.kept)
+        self.kernel_tasks = KernelTasks()
+        self.table = RecordTable(self.kernel_tasks.keepalive)
 
-    def _target(self) -> int:
+    def _locate_output(self) -> int:
         """Where the result is written."""
         name = self.node.name
         if name in self.kernel.outputs:
             place = self.memory.operand(name)
-            if flat(place.layout, len(place.layout.shape)) != 1:
-                raise Unsupported("a weight's gradient with gaps")
+            if collapse_strides(place.layout, len(place.layout.shape)) != 1:
+                raise UnsupportedKernelError("a weight's gradient with gaps")
             return place.address + 4 * place.layout.offset
-        own = floats(math.prod(self.node.type.shape))
-        self.launched.kept.append(own)
-        return int(own.ctypes.data)
+        buffer = allocate_floats(math.prod(self.node.type.shape))
+        self.kernel_tasks.keepalive.append(buffer)
+        return int(buffer.ctypes.data)
 
-    def _add(self, raw: int, parts: int, target: int) -> None:
+    def _add_partials(self, raw: int, parts: int, target: int) -> None:
         """Parts summed that lie in the weight's order."""
         size = math.prod(self.node.type.shape)
-        self._share(add_parts.address, self._parts_args(raw, parts, target, 0), size)
+        self._append_stage(
+            add_partial_sums.address, self._make_partial_sum_args(raw, parts, target, 0), size
+        )
 
-    def _turn(self, raw: int, parts: int, target: int, columns: int) -> None:
+    def _add_transposed_partials(self, raw: int, parts: int, target: int, columns: int) -> None:
         """Parts summed whose columns are the weight's first axis."""
         rows = math.prod(self.node.type.shape) // columns
-        self._share(turn_parts.address, self._parts_args(raw, parts, target, columns), rows)
+        self._append_stage(
+            add_transposed_partial_sums.address,
+            self._make_partial_sum_args(raw, parts, target, columns),
+            rows,
+        )
 
-    def _parts_args(self, raw: int, parts: int, target: int, columns: int) -> int:
+    def _make_partial_sum_args(self, raw: int, parts: int, target: int, columns: int) -> int:
         size = 4 * math.prod(self.node.type.shape)
         return self.table.add(
-            PartsArgs(
+            PartialSumArgs(
                 parts=raw,
                 count=parts,
                 size=size,
@@ -243,130 +270,150 @@ class WeightSum:
             )
         )
 
-    def _share(self, function: int, args: int, count: int) -> None:
-        many = min(4 * threads(), math.prod(self.node.type.shape) // 4096)
-        self.launched.stages.append([(function, args, *r) for r in shared(count, many)])
+    def _append_stage(self, function: int, args: int, count: int) -> None:
+        many = min(4 * thread_count(), math.prod(self.node.type.shape) // 4096)
+        self.kernel_tasks.stages.append([(function, args, *r) for r in split_range(count, many)])
 
-    def _finish(self, target: int) -> None:
+    def _append_epilogue(self, target: int) -> None:
         """What else the kernel does."""
         kernel, memory, name = self.kernel, self.memory, self.node.name
         outputs = [o for o in kernel.outputs if o != name]
         if not outputs:
             return
         operands = {i: memory.operand(i) for i in kernel.inputs}
-        own = Operand(target, make_contiguous(self.node.type.shape), "float32")
-        operands[name] = memory.operand(name) if name in kernel.outputs else own
-        body = Body(memory, kernel, self.node.type.shape, operands, outputs)
-        self.launched.then(body_launch(memory, body, outputs))
+        operand = KernelOperand(target, make_contiguous(self.node.type.shape), "float32")
+        operands[name] = memory.operand(name) if name in kernel.outputs else operand
+        body = DomainBody(memory, kernel, self.node.type.shape, operands, outputs)
+        self.kernel_tasks.append_stages(make_body_tasks(memory, body, outputs))
 
 
-class Wgrad(WeightSum):
+class DirectWgrad(WgradKernel):
     """A weight's gradient cut into tasks. Parts of the depth are summed apart where there is too
     little else to share."""
 
-    def __init__(self, memory: Memory, kernel: Kernel, node: Node) -> None:
+    def __init__(self, memory: PlanMemory, kernel: Kernel, node: Node) -> None:
         super().__init__(memory, kernel, node)
         matrix = node.op == "matmul"
-        self.sum = _of_matrix(memory, node) if matrix else _of_image(memory, node, self.launched)
-        tiles = self.sum.tiles
-        self.columns = [(run, *b) for run in self.sum.runs for b in tiles.columns(run.count)]
-        self.line = max(v for _, _, v, _ in self.columns) * width() * 4
-        self.near = self.sum.column_k <= _NEAR
-        self.together = max(1, _ROWS // self.sum.size[2])
-        self.deep = max(1, CHUNK // (self.line * self.sum.depth))
+        self.gemm = (
+            _make_matmul_wgrad(memory, node)
+            if matrix
+            else _make_conv_wgrad(memory, node, self.kernel_tasks)
+        )
+        tiles = self.gemm.blocking
+        self.column_blocks = [
+            (run, *b) for run in self.gemm.runs for b in tiles.split_columns(run.count)
+        ]
+        self.line_bytes = max(v for _, _, v, _ in self.column_blocks) * vector_width() * 4
+        self.is_read_in_place = self.gemm.column_k <= _MAX_IN_PLACE_STRIDE
+        self.lines_per_group = max(1, _MAX_TASK_ROWS // self.gemm.size[2])
+        self.taps_per_chunk = max(1, L1_CHUNK_BYTES // (self.line_bytes * self.gemm.depth))
 
-    def launch(self) -> Launch:
-        found, size = self.sum, math.prod(self.node.type.shape)
-        lines = found.size[0] * found.size[1]
-        groups = -(-lines // self.together)
-        parts = self._parts(groups, size)
+    def launch(self) -> KernelTasks:
+        gemm, size = self.gemm, math.prod(self.node.type.shape)
+        lines = gemm.size[0] * gemm.size[1]
+        groups = -(-lines // self.lines_per_group)
+        parts = self._choose_part_count(groups, size)
         tasks = [
             (g, *some)
-            for first, last, *some in cut(parts * groups, 1, len(self.columns), threads())
+            for first, last, *some in partition_tasks(
+                parts * groups, 1, len(self.column_blocks), thread_count()
+            )
             for g in range(first, last)
         ]
-        target = self._target()
-        alone = parts == 1 and not found.turned
-        apart = 0 if alone else -(-parts * size // 16) * 64 + 256
-        memory = scratch(apart + len(tasks) * self._panel()[-1])
-        self.launched.kept.append(memory)
-        raw = memory.ctypes.data
+        target = self._locate_output()
+        is_final = parts == 1 and not gemm.is_transposed
+        partial_bytes = 0 if is_final else -(-parts * size // 16) * 64 + 256
+        scratch_memory = get_scratch(partial_bytes + len(tasks) * self._compute_panel_bytes()[-1])
+        self.kernel_tasks.keepalive.append(scratch_memory)
+        partial_sums = scratch_memory.ctypes.data
         args = [
-            self._arguments(found.taps[a:b], target if alone else raw + 4 * i * size, raw + apart)
-            for i, (a, b) in enumerate(shared(len(found.taps), parts))
+            self._make_args(
+                gemm.taps[a:b],
+                target if is_final else partial_sums + 4 * i * size,
+                partial_sums + partial_bytes,
+            )
+            for i, (a, b) in enumerate(split_range(len(gemm.taps), parts))
         ]
-        rows = shared(lines, groups)
+        rows = split_range(lines, groups)
         stage: list[Task] = [
-            (deep_product.address, args[g // groups], *rows[g % groups], *some, slot)
+            (wgrad_gemm.address, args[g // groups], *rows[g % groups], *some, slot)
             for slot, (g, *some) in enumerate(tasks)
         ]
-        self.launched.stages.append(stage)
-        if found.turned:
-            self._turn(raw, parts, target, found.line)
-        elif not alone:
-            self._add(raw, parts, target)
-        self._finish(target)
-        return self.launched
+        self.kernel_tasks.stages.append(stage)
+        if gemm.is_transposed:
+            self._add_transposed_partials(partial_sums, parts, target, gemm.line)
+        elif not is_final:
+            self._add_partials(partial_sums, parts, target)
+        self._append_epilogue(target)
+        return self.kernel_tasks
 
-    def _parts(self, groups: int, size: int) -> int:
+    def _choose_part_count(self, groups: int, size: int) -> int:
         """How many sums of some of the depth are added at last: whatever the threads."""
-        chunks = -(-len(self.sum.taps) // self.deep)
+        chunks = -(-len(self.gemm.taps) // self.taps_per_chunk)
         parts = 1
-        while 2 * parts <= min(8, chunks) and size * parts < _MOST:
+        while 2 * parts <= min(8, chunks) and size * parts < _MAX_PARTIAL_ELEMENTS:
             each = groups * parts
-            if each >= 2 * SHARES and each * len(self.columns) >= 8 * SHARES:
+            if (
+                each >= 2 * REDUCTION_WORKERS
+                and each * len(self.column_blocks) >= 8 * REDUCTION_WORKERS
+            ):
                 break
             parts *= 2
         return parts
 
-    def _panel(self) -> tuple[int, int, int]:
+    def _compute_panel_bytes(self) -> tuple[int, int, int]:
         """Bytes of a strip of rows that is copied, of all strips, and of a task's copies."""
-        longer, length, shorter = self.sum.tiles.strips(self.sum.size[2])
-        depth = self.deep * self.sum.depth
-        strip = 4 * length * depth + 4 * _vectors(length) * width()
-        rows = -(-self.together * (longer + shorter) * strip // 64) * 64
-        return strip, rows, rows + depth * self.line + 256
+        longer, length, shorter = self.gemm.blocking.split_strips(self.gemm.size[2])
+        depth = self.taps_per_chunk * self.gemm.depth
+        strip = 4 * length * depth + 4 * _count_vectors(length) * vector_width()
+        rows = -(-self.lines_per_group * (longer + shorter) * strip // 64) * 64
+        return strip, rows, rows + depth * self.line_bytes + 256
 
-    def _arguments(self, taps: tuple[tuple[int, int], ...], target: int, panels: int) -> int:
-        """The arguments of the tasks of one part; see deep.py."""
-        found, add = self.sum, self.table.add
-        longer, length, shorter = found.tiles.strips(found.size[2])
-        strip, rows, panel_size = self._panel()
-        line, column_k = 4 * found.line, found.column_k if self.near else self.line
+    def _make_args(self, taps: tuple[tuple[int, int], ...], target: int, panels: int) -> int:
+        """The arguments of the tasks of one part; see wgrad_loops.py."""
+        gemm, add = self.gemm, self.table.add
+        longer, length, shorter = gemm.blocking.split_strips(gemm.size[2])
+        strip, rows, panel_size = self._compute_panel_bytes()
+        line, column_k = 4 * gemm.line, gemm.column_k if self.is_read_in_place else self.line_bytes
         steps = (4 * length, column_k)
         columns = [
-            DeepColumn(
+            WgradColumnArgs(
                 rows=run.row,
-                columns=found.columns + run.column + 4 * first,
+                columns=gemm.columns + run.column + 4 * first,
                 out=4 * (run.out + first),
                 count=count,
-                long_tile=tile(length, vectors, count < vectors * width(), steps),
-                short_tile=tile(length - 1, vectors, count < vectors * width(), steps)
+                long_tile=compile_micro_kernel(
+                    length, vectors, count < vectors * vector_width(), steps
+                ),
+                short_tile=compile_micro_kernel(
+                    length - 1, vectors, count < vectors * vector_width(), steps
+                )
                 if shorter
                 else 0,
-                copy=0 if self.near else panel(vectors),
+                copy=0 if self.is_read_in_place else compile_panel_copy(vectors),
             )
-            for run, first, vectors, count in self.columns
+            for run, first, vectors, count in self.column_blocks
         ]
         chunks = [
-            self._chunk(taps[i : i + self.deep], length) for i in range(0, len(taps), self.deep)
+            self._make_chunk(taps[i : i + self.taps_per_chunk], length)
+            for i in range(0, len(taps), self.taps_per_chunk)
         ]
         long_pieces = PanelArgs(
-            depth=found.depth,
-            step=found.row_k,
+            depth=gemm.depth,
+            step=gemm.row_k,
             pieces=longer,
             piece=4 * length,
             line=4 * length,
             strip=strip,
         )
         return add(
-            DeepArgs(
-                rows=found.rows,
-                rows_n=found.strides[0],
-                row=found.strides[1],
-                lines=found.size[1],
+            WgradArgs(
+                rows=gemm.rows,
+                rows_n=gemm.strides[0],
+                row=gemm.strides[1],
+                lines=gemm.size[1],
                 out=target,
-                out_line=found.size[2] * line,
+                out_line=gemm.size[2] * line,
                 out_pixel=line,
                 columns=add(*columns),
                 chunks=add(*chunks),
@@ -379,37 +426,37 @@ class Wgrad(WeightSum):
                 column_panel=rows,
                 strip=strip,
                 column_k=column_k,
-                copy_rows=panel(_vectors(length)),
+                copy_rows=compile_panel_copy(_count_vectors(length)),
                 long_pieces=add(long_pieces),
                 short_pieces=add(replace(long_pieces, pieces=shorter, piece=4 * (length - 1))),
                 column_pieces=add(
                     PanelArgs(
-                        depth=found.depth,
-                        step=found.column_k,
+                        depth=gemm.depth,
+                        step=gemm.column_k,
                         pieces=1,
                         piece=0,
-                        line=self.line,
+                        line=self.line_bytes,
                         strip=0,
                     )
                 ),
             )
         )
 
-    def _chunk(self, some: Sequence[tuple[int, int]], length: int) -> DeepChunk:
+    def _make_chunk(self, some: Sequence[tuple[int, int]], length: int) -> WgradChunkArgs:
         """A chunk of the depth; it has one tap where all is copied."""
         rows, columns = ([t[side] for t in some] for side in (0, 1))
-        depth, taps = self.sum.depth, [TileTap(a=0, b=0)]
-        if self.near:
+        depth, taps = self.gemm.depth, [TileTap(a=0, b=0)]
+        if self.is_read_in_place:
             taps = [TileTap(a=4 * length * depth * i, b=at) for i, at in enumerate(columns)]
-        return DeepChunk(
-            row_places=self.table.longs(rows),
-            column_places=self.table.longs(columns),
+        return WgradChunkArgs(
+            row_places=self.table.add_i64s(rows),
+            column_places=self.table.add_i64s(columns),
             count=len(some),
             taps=self.table.add(*taps),
             tap_count=len(taps),
-            tap_depth=depth if self.near else len(some) * depth,
+            tap_depth=depth if self.is_read_in_place else len(some) * depth,
         )
 
 
-def _vectors(count: int) -> int:
-    return -(-count // width())
+def _count_vectors(count: int) -> int:
+    return -(-count // vector_width())

@@ -1,0 +1,254 @@
+"""The elementwise operators on vectors: a table from their names to what computes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from netdsl.backends.cpu.llvm_builder import I32, I64, Lanes, Value
+from netdsl.ops.activation import GELU_CUBIC, GELU_SCALE
+from netdsl.ops.dropout import PHILOX_DOMAIN, PHILOX_MULTIPLIERS, PHILOX_WEYL, dropout_key
+
+CONTRACT = ("contract",)
+"""Lets a product and a sum become one instruction, which rounds once: only where one kernel alone
+computes a value. What two kernels compute must have the same bits in both."""
+
+
+def add(v: Lanes, x: Value, z: Value, flags: tuple[str, ...] = ()) -> Value:
+    return v.f.b.fadd(x, z, flags=flags)
+
+
+def sub(v: Lanes, x: Value, z: Value, flags: tuple[str, ...] = ()) -> Value:
+    return v.f.b.fsub(x, z, flags=flags)
+
+
+def mul(v: Lanes, x: Value, z: Value, flags: tuple[str, ...] = ()) -> Value:
+    return v.f.b.fmul(x, z, flags=flags)
+
+
+def div(v: Lanes, x: Value, z: Value) -> Value:
+    return v.f.b.fdiv(x, z)
+
+
+def fma(v: Lanes, x: Value, y: Value, z: Value) -> Value:
+    return v.map("llvm.fma", x, y, z)
+
+
+def less_than(v: Lanes, x: Value, z: Value) -> Value:
+    return v.f.b.fcmp_ordered("<", x, z)
+
+
+def greater_than(v: Lanes, x: Value, z: Value) -> Value:
+    return v.f.b.fcmp_ordered(">", x, z)
+
+
+def select(v: Lanes, c: Value, x: Value, z: Value) -> Value:
+    return v.f.b.select(c, x, z)
+
+
+def _is_nan(v: Lanes, x: Value) -> Value:
+    return v.f.b.fcmp_unordered("uno", x, x)
+
+
+def maximum(v: Lanes, x: Value, z: Value) -> Value:
+    """A NaN in either operand stays one."""
+    return select(v, v.f.b.or_(greater_than(v, x, z), _is_nan(v, x)), x, z)
+
+
+def minimum(v: Lanes, x: Value, z: Value) -> Value:
+    return select(v, v.f.b.or_(less_than(v, x, z), _is_nan(v, x)), x, z)
+
+
+def relu(v: Lanes, x: Value) -> Value:
+    return select(v, less_than(v, x, v.const(0)), v.const(0), x)
+
+
+def clamp(v: Lanes, x: Value, low: float, high: float) -> Value:
+    x = select(v, less_than(v, x, v.const(low)), v.const(low), x)
+    return select(v, greater_than(v, x, v.const(high)), v.const(high), x)
+
+
+def _horner(v: Lanes, x: Value, *coefficients: float) -> Value:
+    total = v.const(coefficients[0])
+    for c in coefficients[1:]:
+        total = fma(v, total, x, v.const(c))
+    return total
+
+
+def exp(v: Lanes, x: Value) -> Value:
+    """Cephes' expf: 2^n e^r with |r| < ln 2 / 2, r's power by a polynomial."""
+    b = v.f.b
+    y = clamp(v, x, -87.3, 88.72)
+    n = v.map("llvm.nearbyint", mul(v, y, v.const(1.44269504088896341)))
+    r = fma(v, n, v.const(-0.693359375), y)
+    r = fma(v, n, v.const(2.12194440e-4), r)
+    p = _horner(v, r, 1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2)
+    p = fma(v, fma(v, p, r, v.const(1.6666665459e-1)), r, v.const(5.0000001201e-1))
+    p = fma(v, p, mul(v, r, r), add(v, r, v.const(1)))
+    whole = b.fptosi(select(v, _is_nan(v, n), v.const(0), n), v.vector_type(I32))
+    seven = ir.Constant(v.vector_type(I32), [1] * v.count)
+    half = b.ashr(whole, seven)
+    found = mul(v, mul(v, p, _power_of_two(v, half)), _power_of_two(v, b.sub(whole, half)))
+    found = select(v, greater_than(v, x, v.const(88.72)), v.const(float("inf")), found)
+    found = select(v, less_than(v, x, v.const(-103)), v.const(0), found)
+    return select(v, _is_nan(v, x), x, found)
+
+
+def _power_of_two(v: Lanes, n: Value) -> Value:
+    b = v.f.b
+    bias, shift = (ir.Constant(v.vector_type(I32), [k] * v.count) for k in (127, 23))
+    return b.bitcast(b.shl(b.add(n, bias), shift), v.float_type)
+
+
+_TANH_NUMERATOR = (
+    -2.76076847742355e-16,
+    2.00018790482477e-13,
+    -8.60467152213735e-11,
+    5.12229709037114e-08,
+    1.48572235717979e-05,
+    6.37261928875436e-04,
+    4.89352455891786e-03,
+)
+_TANH_DENOMINATOR = (
+    1.19825839466702e-06,
+    1.18534705686654e-04,
+    2.26843463243900e-03,
+    4.89352518554385e-03,
+)
+
+
+def tanh(v: Lanes, x: Value) -> Value:
+    """A quotient of polynomials on [-7.9, 7.9], as Eigen's."""
+    y = clamp(v, x, -7.90531110763549805, 7.90531110763549805)
+    square = mul(v, y, y)
+    numerator = mul(v, y, _horner(v, square, *_TANH_NUMERATOR))
+    found = div(v, numerator, _horner(v, square, *_TANH_DENOMINATOR))
+    is_small = less_than(v, v.map("llvm.fabs", x), v.const(0.0004))
+    return select(v, is_small, x, found)
+
+
+def sigmoid(v: Lanes, x: Value) -> Value:
+    half = v.const(0.5)
+    return fma(v, half, tanh(v, mul(v, half, x)), half)
+
+
+def elu(v: Lanes, x: Value, alpha: float) -> Value:
+    """e^x - 1 as 2t / (1 - t) with t = tanh(x / 2): exact near zero."""
+    low = select(v, greater_than(v, x, v.const(0)), v.const(0), x)
+    t = tanh(v, mul(v, v.const(0.5), low))
+    grown = div(v, mul(v, v.const(2 * alpha), t), sub(v, v.const(1), t))
+    return select(v, greater_than(v, x, v.const(0)), x, grown)
+
+
+def gelu(v: Lanes, x: Value) -> Value:
+    cubic = mul(v, mul(v, x, x), v.const(GELU_SCALE * GELU_CUBIC))
+    inner = mul(v, x, add(v, cubic, v.const(GELU_SCALE)))
+    return mul(v, mul(v, v.const(0.5), x), add(v, v.const(1), tanh(v, inner)))
+
+
+def leaky_relu(v: Lanes, x: Value, slope: float) -> Value:
+    return select(v, greater_than(v, x, v.const(0)), x, mul(v, v.const(slope), x))
+
+
+def power(v: Lanes, x: Value, exponent: float) -> Value:
+    if exponent == 2:
+        return mul(v, x, x)
+    return v.map("llvm.pow", x, v.const(exponent))
+
+
+def sqrt(v: Lanes, x: Value) -> Value:
+    return v.map("llvm.sqrt", x)
+
+
+def ema(v: Lanes, s: Value, x: Value, decay: float) -> Value:
+    return fma(v, v.const(decay), s, mul(v, v.const(1 - decay), x))
+
+
+def ema_square(v: Lanes, s: Value, x: Value, decay: float) -> Value:
+    return ema(v, s, mul(v, x, x), decay)
+
+
+def momentum(v: Lanes, s: Value, x: Value, momentum: float) -> Value:
+    return fma(v, v.const(momentum), s, x)
+
+
+def descend(v: Lanes, w: Value, x: Value, lr: Value) -> Value:
+    return sub(v, w, mul(v, lr, x))
+
+
+def rms_direction(v: Lanes, x: Value, s: Value, eps: float) -> Value:
+    return div(v, x, add(v, sqrt(v, s), v.const(eps)))
+
+
+def squared_error(v: Lanes, x: Value, target: Value) -> Value:
+    d = sub(v, x, target)
+    return mul(v, d, d)
+
+
+def dropout(
+    v: Lanes, x: Value, seed: Value, step: Value, element: Value, key: str, rate: float
+) -> Value:
+    """The mask of ops/dropout.py: every lane its own block of Philox4x32-10, of which it keeps one
+    word. `seed` and `step` are whole numbers in all lanes, `element` those of the elements."""
+    b = v.f.b
+    words, longs = v.vector_type(I32), v.vector_type(I64)
+
+    def word(n: int) -> Value:
+        return ir.Constant(words, [n] * v.count)
+
+    def product(x: Value, n: int) -> tuple[Value, Value]:
+        wide = b.mul(b.zext(x, longs), ir.Constant(longs, [n] * v.count))
+        high = b.lshr(wide, ir.Constant(longs, [32] * v.count))
+        return b.trunc(high, words), b.trunc(wide, words)
+
+    block = b.lshr(element, ir.Constant(longs, [2] * v.count))
+    high = b.lshr(block, ir.Constant(longs, [32] * v.count))
+    c0, c1, c2, c3 = b.trunc(block, words), b.trunc(high, words), step, word(dropout_key(key))
+    k0, k1 = seed, word(PHILOX_DOMAIN)
+    for _ in range(10):
+        (h0, l0), (h1, l1) = product(c0, PHILOX_MULTIPLIERS[0]), product(c2, PHILOX_MULTIPLIERS[1])
+        c0, c1, c2, c3 = b.xor(b.xor(h1, c1), k0), l1, b.xor(b.xor(h0, c3), k1), l0
+        k0, k1 = b.add(k0, word(PHILOX_WEYL[0])), b.add(k1, word(PHILOX_WEYL[1]))
+    lane = b.and_(b.trunc(element, words), word(3))
+    bits = c3
+    for i, c in ((0, c0), (1, c1), (2, c2)):
+        bits = b.select(b.icmp_unsigned("==", lane, word(i)), c, bits)
+    threshold = round(rate * 2**32)
+    # a rate so near to 1 that no word of 32 bits reaches it
+    none = ir.Constant(v.mask_type, None)
+    is_kept = none if threshold >> 32 else b.icmp_unsigned(">=", bits, word(threshold))
+    return select(v, is_kept, mul(v, x, v.const(1 / (1 - rate))), mul(v, x, v.const(0)))
+
+
+FUNCTIONS: dict[str, Any] = {
+    "add": add,
+    "sub": sub,
+    "mul": mul,
+    "div": div,
+    "maximum": maximum,
+    "minimum": minimum,
+    "equal": lambda v, x, z: v.f.b.fcmp_ordered("==", x, z),
+    "greater": greater_than,
+    "neg": lambda v, x: v.f.b.fneg(x),
+    "exp": exp,
+    "log": lambda v, x: v.map("llvm.log", x),
+    "sqrt": sqrt,
+    "power": power,
+    "select": select,
+    "copy": lambda v, x: x,
+    "relu": relu,
+    "leaky_relu": leaky_relu,
+    "elu": elu,
+    "gelu": gelu,
+    "clamp": clamp,
+    "sigmoid": sigmoid,
+    "tanh": tanh,
+    "squared_error": squared_error,
+    "ema": ema,
+    "ema_square": ema_square,
+    "momentum": momentum,
+    "descend": descend,
+    "rms_direction": rms_direction,
+}
+"""Operators whose operands are all floats (or conditions), read element by element."""

@@ -1,0 +1,388 @@
+"""Map kernels: elementwise nodes and reductions of one domain, as tasks over its rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from netdsl.backends.cpu.halo_and_reductions import (
+    MAXIMUM,
+    MEAN,
+    MOMENTS,
+    NORMALIZE_DMOMENTS,
+    SUM,
+    HaloArgs,
+    ReductionArgs,
+    ReductionResultArgs,
+    clear_halo,
+    finalize_reductions,
+)
+from netdsl.backends.cpu.kernel_expression import (
+    ElementExpr,
+    ExpressionBuilder,
+    KernelOperand,
+    MemoryRef,
+    UnsupportedKernelError,
+)
+from netdsl.backends.cpu.loop_nest import LoopNest, make_loop_nest, remove_channel_period
+from netdsl.backends.cpu.record import RecordTable
+from netdsl.backends.cpu.row_kernel import RowKernel, compile_row_kernel
+from netdsl.backends.cpu.row_kernel_spec import Accumulator
+from netdsl.backends.cpu.task_program import REDUCTION_WORKERS, Task, split_range, thread_count
+from netdsl.ir.views import strip_views
+from netdsl.ops import OPS
+from netdsl.plan.kernel import Kernel
+from netdsl.plan.layout import IntTuple
+from netdsl.plan.placement import Placement
+from netdsl.plan.plan import Plan
+from netdsl.types import Array, Node
+
+_MIN_TASK_ELEMENTS = 16384
+"""Elements that are worth a task of their own."""
+_MAX_PARTIAL_SUMS = 8
+"""How many partial sums at most: a number of its own, so that results do not depend on threads."""
+_REDUCTION_KINDS = {
+    "reduce_sum": SUM,
+    "reduce_mean": MEAN,
+    "reduce_max": MAXIMUM,
+    "moments": MOMENTS,
+    "normalize_dmoments": NORMALIZE_DMOMENTS,
+}
+
+
+@dataclass
+class KernelTasks:
+    """Stages of tasks, and what their addresses point into. What stands in `refresh_tasks` reads
+    settled states alone: it runs when they have changed. `is_winograd` says that a convolution goes
+    by minimal filtering."""
+
+    stages: list[list[Task]] = field(default_factory=list)
+    keepalive: list[Any] = field(default_factory=list)
+    refresh_tasks: list[Task] = field(default_factory=list)
+    is_winograd: bool = False
+
+    def merge_parallel(self, other: KernelTasks) -> None:
+        """Joins a launch that does not depend on this one, stage by stage."""
+        for i, stage in enumerate(other.stages):
+            if i == len(self.stages):
+                self.stages.append([])
+            self.stages[i] += stage
+        self._merge_resources(other)
+
+    def append_stages(self, other: KernelTasks) -> None:
+        self.stages += other.stages
+        self._merge_resources(other)
+
+    def _merge_resources(self, other: KernelTasks) -> None:
+        self.keepalive += other.keepalive
+        self.refresh_tasks += other.refresh_tasks
+        self.is_winograd |= other.is_winograd
+
+
+@dataclass(frozen=True)
+class PlanMemory:
+    """The buffers of a plan and where values lie in them."""
+
+    plan: Plan
+    buffers: Mapping[str, Array]
+
+    def operand(self, name: str) -> KernelOperand:
+        place = self.plan.placements[name]
+        return KernelOperand(self.buffer_address(place), place.layout, place.dtype)
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether a value is a settled state, or a view of one."""
+        return strip_views(self.plan.graph, name).name in self.plan.frozen_states
+
+    def count_workers(self, kernel: Kernel) -> int:
+        """How many a kernel's tasks are cut for. Each task adds up what it computes, so where there
+        are sums, it does not depend on the threads."""
+        sums = any(OPS[self.plan.graph[o].op].kind == "reduce" for o in kernel.outputs)
+        return REDUCTION_WORKERS if sums else thread_count()
+
+    def buffer_address(self, place: Placement) -> int:
+        """Of a placement's buffer."""
+        return int(self.buffers[place.buffer].ctypes.data)
+
+
+@dataclass(frozen=True)
+class ReductionOutput:
+    """A reduction: its node and the sums that it is made of."""
+
+    node: Node
+    first_accumulator: int
+    accumulators: tuple[Accumulator, ...]
+
+
+class DomainBody:
+    """What a kernel computes over a domain: expressions for its outputs, sums for its results."""
+
+    def __init__(
+        self,
+        memory: PlanMemory,
+        kernel: Kernel,
+        domain: IntTuple,
+        operands: Mapping[str, KernelOperand],
+        outputs: Sequence[str],
+    ) -> None:
+        self.memory, self.domain = memory, domain
+        graph = memory.plan.graph
+        self.expressions = ExpressionBuilder(graph.nodes, operands, domain)
+        self.outputs: list[tuple[ElementExpr, MemoryRef]] = []
+        self.reductions: list[ReductionOutput] = []
+        self.accumulators: list[Accumulator] = []
+        for name in outputs:
+            node = graph[name]
+            if OPS[node.op].kind == "reduce":
+                self._add_reduction(node)
+            else:
+                self.outputs.append((self.expressions.build(name), self._make_output_ref(name)))
+        self.kept_axes = self._find_kept_axes()
+
+    def _make_output_ref(self, name: str) -> MemoryRef:
+        operand = self.memory.operand(name)
+        if math.prod(operand.layout.shape) != math.prod(self.domain):
+            raise UnsupportedKernelError("outputs of several sizes")
+        size = 4 if operand.dtype == "float32" else 1
+        if operand.dtype not in ("float32", "bool"):
+            raise UnsupportedKernelError(f"an output of {operand.dtype}")
+        strides = self.expressions.align_strides(operand.layout, ())
+        return MemoryRef(operand.address + size * operand.layout.offset, strides, operand.dtype)
+
+    def _add_reduction(self, node: Node) -> None:
+        shape = max((self.expressions._shape(a) for a in node.args[:2]), key=math.prod)
+        if shape != self.domain and shape[-1] != self.domain[-1]:
+            raise UnsupportedKernelError("a reduction over other axes than the domain's")
+        values = [self.expressions._build_broadcast(a, self.domain, ()) for a in node.args[:2]]
+        if node.op in ("reduce_sum", "reduce_mean"):
+            accumulators: tuple[Accumulator, ...] = (Accumulator(values[0]),)
+        elif node.op == "reduce_max":
+            accumulators = (Accumulator(values[0], is_max=True),)
+        elif node.op == "moments":
+            is_flat = len(shape) - 1 in node.attrs["axes"] or shape[-1] == 1
+            accumulators = (Accumulator(values[0], has_squares=True, is_flat=is_flat),)
+        elif node.op == "normalize_dmoments":
+            mean = self.expressions._load_moment(node, node.args[2], 0, ())
+            centred = ElementExpr("mul", (values[0], ElementExpr("sub", (values[1], mean))))
+            accumulators = (Accumulator(values[0]), Accumulator(centred))
+        else:
+            raise UnsupportedKernelError(node.op)
+        first = sum(s.value_count for s in self.accumulators)
+        self.reductions.append(ReductionOutput(node, first, accumulators))
+        self.accumulators += accumulators
+
+    def _find_kept_axes(self) -> tuple[bool, bool]:
+        """Whether the reductions keep the first axis, and the last."""
+        if not self.reductions:
+            return False, False
+        node = self.reductions[0].node
+        shape = max((self.expressions._shape(a) for a in node.args[:2]), key=math.prod)
+        rank, axes = len(shape), node.attrs["axes"]
+        kept = [a for a in range(rank) if a not in axes and shape[a] > 1]
+        first, last = 0 in kept and rank > 1, rank - 1 in kept
+        if len(kept) > first + last or (first and shape[0] != self.domain[0]):
+            raise UnsupportedKernelError(f"a reduction that keeps axes {kept}")
+        return first, last
+
+    def collect_refs(self) -> list[MemoryRef]:
+        found = {id(p): p for e, _ in self.outputs for p in e.iter_refs()}
+        found |= {id(p): p for s in self.accumulators for p in s.value.iter_refs()}
+        found |= {id(p): p for _, p in self.outputs}
+        if self.reductions:
+            first, last = self.kept_axes
+            strides = [0] * len(self.domain)
+            strides[0] = 1 if first else 0
+            strides[-1] = 1 if last else strides[-1]
+            rows = MemoryRef(0, tuple(strides))
+            found[id(rows)] = rows
+        return list(found.values())
+
+    def build_loop_nest(self, fixed_axes: int = 0, can_merge_rows: bool = True) -> LoopNest:
+        first, last = self.kept_axes
+        places = self.collect_refs()
+        loop_nest = make_loop_nest(self.domain, places, max(fixed_axes, int(first)), can_merge_rows)
+        if (
+            self.accumulators
+            and not last
+            and not any(self._is_channel_vector(loop_nest, p) for p in places)
+        ):
+            return remove_channel_period(loop_nest)
+        return loop_nest
+
+    def _is_channel_vector(self, loop_nest: LoopNest, p: MemoryRef) -> bool:
+        return loop_nest.strides[id(p)][1] == 1 and id(p) in loop_nest.periodic_refs
+
+    def make_reduction_tasks(
+        self, loop_nest: LoopNest, row_kernel: RowKernel, groups: int, parts: int
+    ) -> KernelTasks:
+        """The tasks that make the results of the sums."""
+        if not self.reductions:
+            return KernelTasks()
+        total = math.prod(self.domain) // groups
+        is_single_number = not self.kept_axes[1]
+        count = total if is_single_number else total // loop_nest.period
+        tasks = KernelTasks()
+        table = RecordTable(tasks.keepalive)
+        args = table.add(
+            ReductionArgs(
+                slots=row_kernel.slots.ctypes.data,
+                slot=row_kernel.accumulator_count * row_kernel.accumulator_stride * 4,
+                sum=row_kernel.accumulator_stride * 4,
+                parts=parts,
+                period=loop_nest.period,
+                repeat=loop_nest.repeat,
+                single=is_single_number,
+                results=table.add(
+                    *(self._make_result_args(r, row_kernel, count) for r in self.reductions)
+                ),
+                result_count=len(self.reductions),
+            )
+        )
+        tasks.stages.append(
+            [
+                (finalize_reductions.address, args, *r)
+                for r in split_range(groups, 4 * thread_count())
+            ]
+        )
+        return tasks
+
+    def _make_result_args(
+        self, reduction: ReductionOutput, row_kernel: RowKernel, count: int
+    ) -> ReductionResultArgs:
+        kind = _REDUCTION_KINDS[reduction.node.op]
+        target = self.memory.operand(reduction.node.name)
+        strides = list(target.layout.strides)
+        second = 0
+        if kind >= MOMENTS:
+            second, strides = strides[0], strides[1:]
+        variance = (0, 0, 0)
+        if kind == NORMALIZE_DMOMENTS:
+            variance = self._locate_variance(self.memory.operand(reduction.node.args[2]))
+        return ReductionResultArgs(
+            kind=kind,
+            first_sum=reduction.first_accumulator,
+            target=target.address + 4 * target.layout.offset,
+            channel=4 * strides[-1] if self.kept_axes[1] else 0,
+            second=4 * second,
+            group=4 * strides[0] if self.kept_axes[0] else 0,
+            count=count,
+            shift=row_kernel.shift_addresses[id(reduction.accumulators[0])]
+            if kind == MOMENTS
+            else 0,
+            variance=variance[0],
+            variance_channel=variance[1],
+            variance_group=variance[2],
+            eps=reduction.node.attrs.get("eps", 0.0),
+        )
+
+    def _locate_variance(self, m: KernelOperand) -> tuple[int, int, int]:
+        """Where the variances of moments lie, with bytes to the next channel and group."""
+        strides = m.layout.strides
+        by_channel = strides[-1] if self.kept_axes[1] else 0
+        by_group = strides[1] if self.kept_axes[0] else 0
+        return m.address + 4 * (m.layout.offset + strides[0]), 4 * by_channel, 4 * by_group
+
+
+def make_map_tasks(memory: PlanMemory, kernel: Kernel) -> KernelTasks:
+    """A map kernel as tasks. Raises Unsupported where there is no code for it."""
+    graph = memory.plan.graph
+    if any(graph[n].type.dtype not in ("float32", "bool") for n in kernel.nodes):
+        raise UnsupportedKernelError("other types than float32")
+    operands = {name: memory.operand(name) for name in kernel.inputs}
+    body = DomainBody(memory, kernel, _find_domain(memory, kernel), operands, kernel.outputs)
+    return make_body_tasks(memory, body, kernel.outputs)
+
+
+def make_body_tasks(memory: PlanMemory, body: DomainBody, outputs: Sequence[str]) -> KernelTasks:
+    """The tasks that compute a body over the whole of its domain."""
+    loop_nest = body.build_loop_nest()
+    chunks, groups = _partition_domain(loop_nest, body)
+    slots = len(chunks) if body.accumulators else 1
+    row_kernel = compile_row_kernel(loop_nest, body.outputs, body.accumulators, slots)
+    kernel_tasks = KernelTasks(keepalive=[row_kernel])
+    if row_kernel.prepare:
+        kernel_tasks.stages.append([(row_kernel.prepare, row_kernel.args)])
+    tasks: list[Task] = [
+        (row_kernel.function, row_kernel.args, *c, ~i) for i, c in enumerate(chunks)
+    ]
+    kernel_tasks.stages.append(
+        tasks + make_output_halo_tasks(memory, outputs, kernel_tasks.keepalive)
+    )
+    kernel_tasks.append_stages(
+        body.make_reduction_tasks(loop_nest, row_kernel, groups, len(chunks) // groups)
+    )
+    return kernel_tasks
+
+
+def _find_domain(memory: PlanMemory, kernel: Kernel) -> IntTuple:
+    graph = memory.plan.graph
+    for name in kernel.outputs:
+        node = graph[name]
+        if OPS[node.op].kind == "reduce":
+            return graph[node.args[0]].type.shape
+    return graph[kernel.outputs[-1]].type.shape
+
+
+def _partition_domain(
+    loop_nest: LoopNest, body: DomainBody
+) -> tuple[list[tuple[int, int, int, int]], int]:
+    """Ranges of rows and of the run, one a task, and the number of groups that they make up."""
+    size = loop_nest.row_count * loop_nest.run
+    if body.kept_axes[0]:
+        groups = body.domain[0]
+        step = loop_nest.row_count // groups
+        return [(g * step, (g + 1) * step, 0, loop_nest.run) for g in range(groups)], groups
+    max_tasks = _MAX_PARTIAL_SUMS if body.accumulators else 8 * thread_count()
+    task_count = max(1, min(max_tasks, size // _MIN_TASK_ELEMENTS))
+    if loop_nest.row_count >= task_count:
+        return [(*r, 0, loop_nest.run) for r in split_range(loop_nest.row_count, task_count)], 1
+    tasks_per_row = -(-task_count // loop_nest.row_count)
+    unit = max(
+        loop_nest.tile_size if body.accumulators or loop_nest.run > loop_nest.period else 1024, 1
+    )
+    step = -(-loop_nest.run // (tasks_per_row * unit)) * unit
+    return [
+        (r, r + 1, j, min(j + step, loop_nest.run))
+        for r in range(loop_nest.row_count)
+        for j in range(0, loop_nest.run, step)
+    ], 1
+
+
+def make_output_halo_tasks(
+    memory: PlanMemory, names: Sequence[str], keepalive: list[Any]
+) -> list[Task]:
+    """What writes the zeros around results that own them."""
+    places = [memory.plan.placements[name] for name in names]
+    return [
+        task for p in places for task in make_halo_tasks(memory.buffer_address(p), p, keepalive)
+    ]
+
+
+def make_halo_tasks(address: int, place: Placement, keepalive: list[Any]) -> list[Task]:
+    """What writes the zeros around one value, whose buffer lies at `address`."""
+    if place.padding is None:
+        return []
+    padded_layout = place.padded_layout()
+    n, rows, columns, channels = padded_layout.shape
+    if place.padding.channels != place.layout.shape[3] or place.dtype != "float32":
+        raise UnsupportedKernelError("images with other channels around them")
+    (top, bottom), (left, right) = place.padding.halo
+    image, row, pixel = (4 * s for s in padded_layout.strides[:3])
+    args = RecordTable(keepalive).add(
+        HaloArgs(
+            address=address + 4 * padded_layout.offset,
+            image=image,
+            row=row,
+            pixel=pixel,
+            rows=rows,
+            columns=columns,
+            top=top,
+            bottom=bottom,
+            left=left,
+            right=right,
+            channels=channels,
+        )
+    )
+    return [(clear_halo.address, args, *r) for r in split_range(n, 4 * thread_count())]
