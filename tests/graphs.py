@@ -104,18 +104,23 @@ def make_values(graph: Graph, seed: int = 0) -> dict[str, Array]:
     return given
 
 
-def to_float32(example: Example) -> Example:
-    """The same example in types that the backends have kernels for."""
+def with_dtype(example: Example, dtype: str) -> Example:
+    """The same example in another float type, such as one that the backends have kernels for."""
     operands = (
-        Operand(TensorType(o.type.shape, "float32"), o.distribution)
-        if o.type.dtype == "float64"
-        else o
+        Operand(TensorType(o.type.shape, dtype), o.distribution) if o.type.dtype == "float64" else o
         for o in example.operands
     )
     attrs = dict(example.attrs)
     if attrs.get("dtype") == "float64":
-        attrs["dtype"] = "float32"
+        attrs["dtype"] = dtype
     return Example(tuple(operands), attrs)
+
+
+def graph_of(op: str, example: Example) -> Graph:
+    """One use of an operator, on the inputs `x0`, `x1`, ...; its output is `y`."""
+    b = Builder(dtype="float32")
+    inputs = [b.input(f"x{i}", o.type) for i, o in enumerate(example.operands)]
+    return b.build({"y": b.emit(op, *inputs, **example.attrs)})
 
 
 def all_operators_graph(rng: np.random.Generator, times: int) -> tuple[Graph, dict[str, Array]]:
@@ -124,7 +129,7 @@ def all_operators_graph(rng: np.random.Generator, times: int) -> tuple[Graph, di
     outputs = {}
     for op in (n for n, record in OPS.items() if record.kind not in ("leaf", "view")):
         for i in range(times):
-            example = to_float32(OPS[op].draw_example(RandomDraw(rng)))
+            example = with_dtype(OPS[op].draw_example(RandomDraw(rng)), "float32")
             nodes = [b.input(f"{op}{i}.{k}", o.type) for k, o in enumerate(example.operands)]
             drawn = zip(nodes, example.operands, strict=True)
             given |= {n.name: draw_operand(o, rng) for n, o in drawn}

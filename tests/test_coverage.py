@@ -14,15 +14,13 @@ from netdsl.backends.cuda.anchors import cuts
 from netdsl.backends.cuda.backend import CUDA
 from netdsl.backends.cuda.generate import generated
 from netdsl.errors import NetError
-from netdsl.ir.builder import Builder
 from netdsl.ops import OPS
 from netdsl.ops.example_values import RandomDraw
-from netdsl.ops.op import Example
 from netdsl.plan.fusion import FusionOptions
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.plan import Plan, make_plan
-from netdsl.types import Graph
 from tests.golden import assert_matches_golden
+from tests.graphs import graph_of, with_dtype
 
 EXAMPLES = 16
 """Drawn for each operator: attributes over their whole range."""
@@ -49,30 +47,18 @@ ENGINES: dict[str, tuple[str, FusionOptions, HasKernel]] = {
 }
 
 
-def graph_of(op: str, example: Example, dtype: str) -> Graph | None:
-    """One use of an operator on inputs of an element type; None if it does not take that."""
-    b = Builder(dtype=dtype)
-    args = []
-    for i, operand in enumerate(example.operands):
-        own = operand.type
-        args.append(b.input(f"x{i}", replace(own, dtype=dtype) if own.dtype == "float64" else own))
-    attrs = {k: dtype if v == "float64" else v for k, v in example.attrs.items()}
-    try:
-        return b.build({"y": b.emit(op, *args, **attrs)})
-    except NetError:
-        return None
-
-
 def coverage(op: str, engine: str) -> str:
     """`kernel` if every example has one, `reference` if none has, else how many have."""
     dtype, fusion, has_kernel = ENGINES[engine]
     draw = RandomDraw(np.random.default_rng(7))
     found = []
     for _ in range(EXAMPLES):
-        graph = graph_of(op, OPS[op].draw_example(draw), dtype)
-        if graph is not None:
-            plan = make_plan(graph, fusion)
-            found.append(all(has_kernel(plan, k) for k in plan.kernels))
+        example = with_dtype(OPS[op].draw_example(draw), dtype)
+        try:
+            plan = make_plan(graph_of(op, example), fusion)
+        except NetError:  # the operator does not take this type
+            continue
+        found.append(all(has_kernel(plan, k) for k in plan.kernels))
     if not found:
         return "-"
     if all(found):

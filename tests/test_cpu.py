@@ -48,7 +48,6 @@ from netdsl.language.parse import parse
 from netdsl.language.program import load_program
 from netdsl.ops import OPS
 from netdsl.ops.example_values import RandomDraw, draw_operand
-from netdsl.ops.op import Example
 from netdsl.passes import pass_manager
 from netdsl.passes.conv_lowering import lower_convolutions
 from netdsl.passes.simplify import simplify
@@ -66,9 +65,10 @@ from tests.graphs import (
     all_operators_graph,
     assert_non_finite_preserved,
     draw_training_step,
+    graph_of,
     make_values,
-    to_float32,
     training_step,
+    with_dtype,
 )
 from tests.processes import run_in_threads, run_process
 
@@ -99,17 +99,11 @@ def same_as_the_interpreter(graph: Graph) -> None:
             state.arrays[name][...] = values[name]
 
 
-def graph_of(op: str, example: Example) -> Graph:
-    b = Builder(dtype="float32")
-    inputs = [b.input(f"x{i}", o.type) for i, o in enumerate(example.operands)]
-    return b.build({"y": b.emit(op, *inputs, **example.attrs)})
-
-
 @pytest.mark.parametrize("op", COMPUTED)
 def test_every_operator_on_drawn_examples(op: str) -> None:
     for seed in range(24):
         rng = np.random.default_rng(seed)
-        example = to_float32(OPS[op].draw_example(RandomDraw(rng)))
+        example = with_dtype(OPS[op].draw_example(RandomDraw(rng)), "float32")
         graph = graph_of(op, example)
         given = {f"x{i}": draw_operand(o, rng) for i, o in enumerate(example.operands)}
         found = Executor(graph, CPU, State(CPU)).run(given)["y"]

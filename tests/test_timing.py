@@ -26,9 +26,8 @@ from netdsl.ops.example_values import RandomDraw
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from tests.conftest import ROOT
-from tests.graphs import make_values
+from tests.graphs import graph_of, make_values, with_dtype
 from tests.test_cli import DIGITS
-from tests.test_cpu import graph_of, to_float32
 
 TWO = """
 block cbr(c) { conv(c, 3x3, pad=same, bias=no) -> batchnorm -> relu }
@@ -81,7 +80,7 @@ def test_what_the_reference_computes_is_told() -> None:
 def test_a_bound_kernel_says_that_the_reference_computes_it() -> None:
     backend = open_backend("cpu")
     example = OPS["relu"].draw_example(RandomDraw(np.random.default_rng(0)))
-    for example_, told in ((example, True), (to_float32(example), False)):
+    for example_, told in ((example, True), (with_dtype(example, "float32"), False)):
         graph = graph_of("relu", example_)
         executor = Executor(graph, backend, State(backend))
         assert isinstance(executor.kernels[0], ReferenceThunk) is told
