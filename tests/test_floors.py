@@ -30,6 +30,7 @@ FLOORS = [
     "ir",
     "passes",
     "plan",
+    "lower",
     "layers",
     "language",
     "backends",

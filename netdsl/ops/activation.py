@@ -13,7 +13,7 @@ from netdsl.types import Array, Emitter, Node
 
 
 def _sigmoid(xp: Any, x: Array) -> Array:
-    return 0.5 * (xp.tanh(0.5 * x) + 1)
+    return 0.5 * xp.tanh(0.5 * x) + 0.5
 
 
 def _elu(xp: Any, x: Array, alpha: float) -> Array:

@@ -100,7 +100,7 @@ OPS = (
     _update_op(
         "ema_square",
         ("v", "x"),
-        lambda xp, v, x, decay: decay * v + (1 - decay) * x * x,
+        lambda xp, v, x, decay: decay * v + (1 - decay) * (x * x),
         "moving average of squares",
         _DECAY,
     ),

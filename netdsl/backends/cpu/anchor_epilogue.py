@@ -4,18 +4,19 @@ or row by row while they are near."""
 from __future__ import annotations
 
 from netdsl.backends.cpu.gemm_loops import RowEpilogueArgs
-from netdsl.backends.cpu.kernel_expression import KernelOperand, UnsupportedKernelError
 from netdsl.backends.cpu.map_kernels import (
     DomainBody,
     KernelTasks,
     PlanMemory,
     make_output_halo_tasks,
 )
+from netdsl.backends.cpu.memory_ref import KernelOperand
 from netdsl.backends.cpu.record import RecordTable
 from netdsl.backends.cpu.register_epilogue import RegisterEpilogue, make_register_epilogue
 from netdsl.backends.cpu.row_kernel import compile_row_kernel
 from netdsl.backends.cpu.stride_collapsing import collapse_strides
 from netdsl.backends.cpu.task_program import Task
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import IntTuple, Layout, make_contiguous
 from netdsl.types import Node
@@ -55,10 +56,10 @@ class AnchorEpilogue:
             self.body is None
             or self.is_stored
             or self.body.reductions
-            or len(self.body.outputs) != 1
+            or len(self.body.row_body.outputs) != 1
         ):
             return None
-        return make_register_epilogue(*self.body.outputs[0])
+        return make_register_epilogue(self.body.row_body)
 
     def local_bytes(self, rows: int, pitch: int) -> int:
         """Of rows of results that only this kernel reads, `pitch` elements a pixel."""
@@ -117,8 +118,7 @@ class AnchorEpilogue:
         per_row = loop_nest.row_count // (self.domain[0] * self.domain[1])
         row_kernel = compile_row_kernel(
             loop_nest,
-            self.body.outputs,
-            self.body.accumulators,
+            self.body.row_body,
             tasks,
             (address, size, pitch or loop_nest.run),
         )

@@ -26,7 +26,6 @@ from netdsl.backends.cpu.implicit_gemm import (
     make_dgrad_gemm,
     make_matmul_gemm,
 )
-from netdsl.backends.cpu.kernel_expression import UnsupportedKernelError
 from netdsl.backends.cpu.llvm_jit import vector_width
 from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory
 from netdsl.backends.cpu.micro_kernel import TileTap, compile_micro_kernel, count_prefetch_lines
@@ -36,6 +35,7 @@ from netdsl.backends.cpu.task_program import Task, partition_tasks, split_range,
 from netdsl.backends.cpu.wgrad import DirectWgrad, is_pointwise_wgrad
 from netdsl.backends.cpu.winograd import WinogradConv, should_use_winograd
 from netdsl.backends.cpu.winograd_wgrad import WinogradWgrad, should_use_winograd_wgrad
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import IntTuple
 from netdsl.types import Node

@@ -11,7 +11,6 @@ from netdsl.backends.array_backend import ArrayBackend
 from netdsl.backends.base import Backend, ReferenceThunk, RefreshableThunk, Thunk, WinogradThunk
 from netdsl.backends.cpu.aligned_allocator import prefault_pages
 from netdsl.backends.cpu.anchor_kernels import make_anchor_tasks
-from netdsl.backends.cpu.kernel_expression import UnsupportedKernelError
 from netdsl.backends.cpu.llvm_jit import vector_width
 from netdsl.backends.cpu.llvm_listing import list_called_functions, make_placeholder_buffers
 from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory, make_map_tasks
@@ -21,6 +20,7 @@ from netdsl.backends.cpu.split_epilogue import make_split_tasks
 from netdsl.backends.cpu.task_program import make_program, thread_count
 from netdsl.backends.roofline import Ceilings
 from netdsl.backends.source_listing import CalledFunction, format_listing
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.fusion import FULL_FUSION, FusionOptions
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout

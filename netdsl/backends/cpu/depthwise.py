@@ -17,7 +17,6 @@ from netdsl.backends.cpu.implicit_gemm import (
     make_dgrad_gemm,
 )
 from netdsl.backends.cpu.intrinsics import call_task, load_f32, load_i64, store_f32
-from netdsl.backends.cpu.kernel_expression import KernelOperand, UnsupportedKernelError
 from netdsl.backends.cpu.llvm_builder import Lanes, LlvmFunction, Value, const_i64
 from netdsl.backends.cpu.llvm_jit import compile_llvm
 from netdsl.backends.cpu.map_kernels import (
@@ -26,11 +25,13 @@ from netdsl.backends.cpu.map_kernels import (
     PlanMemory,
     make_output_halo_tasks,
 )
+from netdsl.backends.cpu.memory_ref import KernelOperand
 from netdsl.backends.cpu.numba_loops import numba_loop
 from netdsl.backends.cpu.record import Record, RecordTable
 from netdsl.backends.cpu.row_kernel import compile_row_kernel
 from netdsl.backends.cpu.task_program import Task, split_range
 from netdsl.backends.cpu.wgrad import WgradKernel
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import IntTuple, make_contiguous
 from netdsl.types import Node
@@ -172,7 +173,7 @@ class _DepthwiseTasks:
             raise UnsupportedKernelError("sums of products over other axes")
         loop_nest = body.build_loop_nest(fixed_axes=2)
         local = (out.address if out.tile else 0, out.tile, loop_nest.run)
-        row_kernel = compile_row_kernel(loop_nest, body.outputs, body.accumulators, tasks, local)
+        row_kernel = compile_row_kernel(loop_nest, body.row_body, tasks, local)
         if row_kernel.prepare:
             self.kernel_tasks.stages.append([(row_kernel.prepare, row_kernel.args)])
         self.kernel_tasks.keepalive.append(row_kernel)

@@ -1,4 +1,4 @@
-"""The elementwise operators on vectors: a table from their names to what computes them."""
+"""The primitives of expressions on vectors: a table from their names to what computes them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any
 from llvmlite import ir
 
 from netdsl.backends.cpu.llvm_builder import I32, I64, Lanes, Value
-from netdsl.ops.activation import GELU_CUBIC, GELU_SCALE
-from netdsl.ops.dropout import PHILOX_DOMAIN, PHILOX_MULTIPLIERS, PHILOX_WEYL, dropout_key
+from netdsl.ops.dropout import PHILOX_DOMAIN, PHILOX_MULTIPLIERS, PHILOX_WEYL
 
 CONTRACT = ("contract",)
 """Lets a product and a sum become one instruction, which rounds once: only where one kernel alone
@@ -52,19 +51,19 @@ def _is_nan(v: Lanes, x: Value) -> Value:
 
 
 def maximum(v: Lanes, x: Value, z: Value) -> Value:
-    """A NaN in either operand stays one."""
+    """A NaN in either operand stays one; with a constant, one comparison is enough."""
+    if isinstance(z, ir.Constant):
+        return select(v, less_than(v, x, z), z, x)
     return select(v, v.f.b.or_(greater_than(v, x, z), _is_nan(v, x)), x, z)
 
 
 def minimum(v: Lanes, x: Value, z: Value) -> Value:
+    if isinstance(z, ir.Constant):
+        return select(v, greater_than(v, x, z), z, x)
     return select(v, v.f.b.or_(less_than(v, x, z), _is_nan(v, x)), x, z)
 
 
-def relu(v: Lanes, x: Value) -> Value:
-    return select(v, less_than(v, x, v.const(0)), v.const(0), x)
-
-
-def clamp(v: Lanes, x: Value, low: float, high: float) -> Value:
+def _clamp(v: Lanes, x: Value, low: float, high: float) -> Value:
     x = select(v, less_than(v, x, v.const(low)), v.const(low), x)
     return select(v, greater_than(v, x, v.const(high)), v.const(high), x)
 
@@ -79,7 +78,7 @@ def _horner(v: Lanes, x: Value, *coefficients: float) -> Value:
 def exp(v: Lanes, x: Value) -> Value:
     """Cephes' expf: 2^n e^r with |r| < ln 2 / 2, r's power by a polynomial."""
     b = v.f.b
-    y = clamp(v, x, -87.3, 88.72)
+    y = _clamp(v, x, -87.3, 88.72)
     n = v.map("llvm.nearbyint", mul(v, y, v.const(1.44269504088896341)))
     r = fma(v, n, v.const(-0.693359375), y)
     r = fma(v, n, v.const(2.12194440e-4), r)
@@ -120,7 +119,7 @@ _TANH_DENOMINATOR = (
 
 def tanh(v: Lanes, x: Value) -> Value:
     """A quotient of polynomials on [-7.9, 7.9], as Eigen's."""
-    y = clamp(v, x, -7.90531110763549805, 7.90531110763549805)
+    y = _clamp(v, x, -7.90531110763549805, 7.90531110763549805)
     square = mul(v, y, y)
     numerator = mul(v, y, _horner(v, square, *_TANH_NUMERATOR))
     found = div(v, numerator, _horner(v, square, *_TANH_DENOMINATOR))
@@ -128,69 +127,25 @@ def tanh(v: Lanes, x: Value) -> Value:
     return select(v, is_small, x, found)
 
 
-def sigmoid(v: Lanes, x: Value) -> Value:
-    half = v.const(0.5)
-    return fma(v, half, tanh(v, mul(v, half, x)), half)
+def expm1(v: Lanes, x: Value) -> Value:
+    """2t / (1 - t) with t = tanh(x / 2): exact near zero."""
+    t = tanh(v, mul(v, v.const(0.5), x))
+    return div(v, mul(v, v.const(2), t), sub(v, v.const(1), t))
 
 
-def elu(v: Lanes, x: Value, alpha: float) -> Value:
-    """e^x - 1 as 2t / (1 - t) with t = tanh(x / 2): exact near zero."""
-    low = select(v, greater_than(v, x, v.const(0)), v.const(0), x)
-    t = tanh(v, mul(v, v.const(0.5), low))
-    grown = div(v, mul(v, v.const(2 * alpha), t), sub(v, v.const(1), t))
-    return select(v, greater_than(v, x, v.const(0)), x, grown)
-
-
-def gelu(v: Lanes, x: Value) -> Value:
-    cubic = mul(v, mul(v, x, x), v.const(GELU_SCALE * GELU_CUBIC))
-    inner = mul(v, x, add(v, cubic, v.const(GELU_SCALE)))
-    return mul(v, mul(v, v.const(0.5), x), add(v, v.const(1), tanh(v, inner)))
-
-
-def leaky_relu(v: Lanes, x: Value, slope: float) -> Value:
-    return select(v, greater_than(v, x, v.const(0)), x, mul(v, v.const(slope), x))
-
-
-def power(v: Lanes, x: Value, exponent: float) -> Value:
-    if exponent == 2:
-        return mul(v, x, x)
-    return v.map("llvm.pow", x, v.const(exponent))
+def is_finite(v: Lanes, x: Value) -> Value:
+    return v.f.b.fcmp_ordered("==", sub(v, x, x), v.const(0))
 
 
 def sqrt(v: Lanes, x: Value) -> Value:
     return v.map("llvm.sqrt", x)
 
 
-def ema(v: Lanes, s: Value, x: Value, decay: float) -> Value:
-    return fma(v, v.const(decay), s, mul(v, v.const(1 - decay), x))
-
-
-def ema_square(v: Lanes, s: Value, x: Value, decay: float) -> Value:
-    return ema(v, s, mul(v, x, x), decay)
-
-
-def momentum(v: Lanes, s: Value, x: Value, momentum: float) -> Value:
-    return fma(v, v.const(momentum), s, x)
-
-
-def descend(v: Lanes, w: Value, x: Value, lr: Value) -> Value:
-    return sub(v, w, mul(v, lr, x))
-
-
-def rms_direction(v: Lanes, x: Value, s: Value, eps: float) -> Value:
-    return div(v, x, add(v, sqrt(v, s), v.const(eps)))
-
-
-def squared_error(v: Lanes, x: Value, target: Value) -> Value:
-    d = sub(v, x, target)
-    return mul(v, d, d)
-
-
-def dropout(
-    v: Lanes, x: Value, seed: Value, step: Value, element: Value, key: str, rate: float
+def dropout_mask(
+    v: Lanes, element: Value, seed: Value, step: Value, key: int, threshold: int
 ) -> Value:
-    """The mask of ops/dropout.py: every lane its own block of Philox4x32-10, of which it keeps one
-    word. `seed` and `step` are whole numbers in all lanes, `element` those of the elements."""
+    """The mask of ops/dropout.py: every lane its own block of Philox4x32-10, of which it uses one
+    word. `seed` and `step` are integers in all lanes, `element` the indices of the elements."""
     b = v.f.b
     words, longs = v.vector_type(I32), v.vector_type(I64)
 
@@ -204,7 +159,7 @@ def dropout(
 
     block = b.lshr(element, ir.Constant(longs, [2] * v.count))
     high = b.lshr(block, ir.Constant(longs, [32] * v.count))
-    c0, c1, c2, c3 = b.trunc(block, words), b.trunc(high, words), step, word(dropout_key(key))
+    c0, c1, c2, c3 = b.trunc(block, words), b.trunc(high, words), step, word(key)
     k0, k1 = seed, word(PHILOX_DOMAIN)
     for _ in range(10):
         (h0, l0), (h1, l1) = product(c0, PHILOX_MULTIPLIERS[0]), product(c2, PHILOX_MULTIPLIERS[1])
@@ -214,11 +169,9 @@ def dropout(
     bits = c3
     for i, c in ((0, c0), (1, c1), (2, c2)):
         bits = b.select(b.icmp_unsigned("==", lane, word(i)), c, bits)
-    threshold = round(rate * 2**32)
-    # a rate so near to 1 that no word of 32 bits reaches it
-    none = ir.Constant(v.mask_type, None)
-    is_kept = none if threshold >> 32 else b.icmp_unsigned(">=", bits, word(threshold))
-    return select(v, is_kept, mul(v, x, v.const(1 / (1 - rate))), mul(v, x, v.const(0)))
+    if threshold >> 32:  # a rate so near to 1 that no word of 32 bits reaches it
+        return ir.Constant(v.mask_type, None)
+    return b.icmp_unsigned(">=", bits, word(threshold))
 
 
 FUNCTIONS: dict[str, Any] = {
@@ -226,29 +179,20 @@ FUNCTIONS: dict[str, Any] = {
     "sub": sub,
     "mul": mul,
     "div": div,
+    "fma": fma,
+    "neg": lambda v, x: v.f.b.fneg(x),
+    "abs": lambda v, x: v.map("llvm.fabs", x),
     "maximum": maximum,
     "minimum": minimum,
-    "equal": lambda v, x, z: v.f.b.fcmp_ordered("==", x, z),
     "greater": greater_than,
-    "neg": lambda v, x: v.f.b.fneg(x),
+    "equal": lambda v, x, z: v.f.b.fcmp_ordered("==", x, z),
+    "is_finite": is_finite,
+    "select": select,
     "exp": exp,
+    "expm1": expm1,
     "log": lambda v, x: v.map("llvm.log", x),
     "sqrt": sqrt,
-    "power": power,
-    "select": select,
-    "copy": lambda v, x: x,
-    "relu": relu,
-    "leaky_relu": leaky_relu,
-    "elu": elu,
-    "gelu": gelu,
-    "clamp": clamp,
-    "sigmoid": sigmoid,
     "tanh": tanh,
-    "squared_error": squared_error,
-    "ema": ema,
-    "ema_square": ema_square,
-    "momentum": momentum,
-    "descend": descend,
-    "rms_direction": rms_direction,
+    "pow": lambda v, x, z: v.map("llvm.pow", x, z),
 }
-"""Operators whose operands are all floats (or conditions), read element by element."""
+"""The primitives of `lower/expression.py` but `cast`, which a row kernel emits itself."""

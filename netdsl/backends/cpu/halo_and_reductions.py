@@ -8,7 +8,7 @@ from netdsl.backends.cpu.intrinsics import load_f32, store_f32
 from netdsl.backends.cpu.numba_loops import numba_loop
 from netdsl.backends.cpu.record import Record
 
-SUM, MEAN, MAXIMUM, MOMENTS, NORMALIZE_DMOMENTS = range(5)
+SUM, MEAN, MAXIMUM, MOMENTS, NORMALIZE_DMOMENTS, TRUST_RATIO = range(6)
 """What sums are folded into."""
 
 
@@ -63,7 +63,8 @@ class ReductionArgs(Record):
 class ReductionResultArgs(Record):
     """What is made of some sums: of which kind, the first of them, where it is written with bytes
     to the next channel, to the second row and to the next group; how many elements were summed;
-    what moments were taken relative to; the variance with bytes to its next channel and group."""
+    what moments were taken relative to; the variance with bytes to its next channel and group; the
+    attributes of the node."""
 
     kind: int
     first_sum: int
@@ -77,6 +78,8 @@ class ReductionResultArgs(Record):
     variance_channel: int
     variance_group: int
     eps: float
+    trust: float
+    weight_decay: float
 
 
 @numba_loop
@@ -116,6 +119,11 @@ def finalize_reductions(args, first, last, _c, _d, _e):  # type: ignore[no-untyp
                     mean = a / r.count
                     store_f32(to, load_f32(r.shift + 4 * c) + mean)
                     store_f32(to + r.second, max(b / r.count - mean * mean, 0.0))
+                elif kind == TRUST_RATIO:
+                    norm, gradient = math.sqrt(a), math.sqrt(b)
+                    scale = gradient + r.weight_decay * norm + r.eps
+                    has_both = norm > 0.0 and gradient > 0.0
+                    store_f32(to, r.trust * norm / scale if has_both else 1.0)
                 else:
                     place = r.variance + c * r.variance_channel + g * r.variance_group
                     root = 1.0 / math.sqrt(load_f32(place) + r.eps)

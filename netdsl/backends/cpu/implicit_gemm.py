@@ -9,11 +9,11 @@ from itertools import pairwise
 
 from netdsl.backends.cpu.aligned_allocator import allocate_floats
 from netdsl.backends.cpu.blocking import choose_row_length
-from netdsl.backends.cpu.kernel_expression import UnsupportedKernelError
 from netdsl.backends.cpu.llvm_jit import vector_width
 from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory
 from netdsl.backends.cpu.opaque_kernels import make_copy_tasks
 from netdsl.backends.cpu.stride_collapsing import collapse_strides
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import IntTuple, Layout
 from netdsl.types import Node

@@ -191,6 +191,19 @@ class Lanes:
         return self.f.call_intrinsic(f"{name}.v{self.count}f32", self.float_type, *args)
 
 
+class Float64Scalar(Lanes):
+    """One number in float64, for factors that are computed once."""
+
+    def __post_init__(self) -> None:
+        self.count, self.float_type, self.mask_type = 1, F64, I1
+
+    def const(self, number: float) -> Value:
+        return ir.Constant(F64, number)
+
+    def map(self, name: str, *args: Value) -> Value:
+        return self.f.call_intrinsic(f"{name}.f64", F64, *args)
+
+
 def _type_bytes(kind: Any) -> int:
     return {str(F32): 4, str(I8): 1, str(I32): 4, str(F64): 8, str(I64): 8}[str(kind)]
 

@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from netdsl.backends.cpu.kernel_expression import MemoryRef, UnsupportedKernelError
 from netdsl.backends.cpu.llvm_jit import vector_width
+from netdsl.backends.cpu.memory_ref import MemoryRef
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.layout import IntTuple
 
 _MIN_TILE_ELEMENTS = 1024
@@ -46,7 +47,7 @@ def make_loop_nest(
 ) -> LoopNest:
     """The walk over a domain; the first `fixed_axes` axes stay as they are, and without
     `can_merge_rows` a run is never longer than the last axis."""
-    padded = any(p.pad for p in places)
+    padded = any(p.padded_axes for p in places)
     axes: list[tuple[int, list[int]]] = [
         (size, [p.strides[a] for p in places]) for a, size in enumerate(shape)
     ]

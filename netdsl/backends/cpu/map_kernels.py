@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from netdsl.backends.cpu.domain import trace_domain
 from netdsl.backends.cpu.halo_and_reductions import (
     MAXIMUM,
     MEAN,
     MOMENTS,
     NORMALIZE_DMOMENTS,
     SUM,
+    TRUST_RATIO,
     HaloArgs,
     ReductionArgs,
     ReductionResultArgs,
     clear_halo,
     finalize_reductions,
 )
-from netdsl.backends.cpu.kernel_expression import (
-    ElementExpr,
-    ExpressionBuilder,
-    KernelOperand,
-    MemoryRef,
-    UnsupportedKernelError,
-)
 from netdsl.backends.cpu.loop_nest import LoopNest, make_loop_nest, remove_channel_period
+from netdsl.backends.cpu.memory_ref import KernelOperand, MemoryRef
 from netdsl.backends.cpu.record import RecordTable
 from netdsl.backends.cpu.row_kernel import RowKernel, compile_row_kernel
-from netdsl.backends.cpu.row_kernel_spec import Accumulator
+from netdsl.backends.cpu.row_kernel_spec import RowKernelBody, count_values
 from netdsl.backends.cpu.task_program import REDUCTION_WORKERS, Task, split_range, thread_count
 from netdsl.ir.views import strip_views
+from netdsl.lower.index_terms import UnsupportedKernelError
+from netdsl.lower.trace import Reduction
 from netdsl.ops import OPS
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import IntTuple
 from netdsl.plan.placement import Placement
 from netdsl.plan.plan import Plan
-from netdsl.types import Array, Node
+from netdsl.types import Array
 
 _MIN_TASK_ELEMENTS = 16384
 """Elements that are worth a task of their own."""
@@ -49,6 +47,7 @@ _REDUCTION_KINDS = {
     "reduce_max": MAXIMUM,
     "moments": MOMENTS,
     "normalize_dmoments": NORMALIZE_DMOMENTS,
+    "trust_ratio": TRUST_RATIO,
 }
 
 
@@ -107,15 +106,6 @@ class PlanMemory:
         return int(self.buffers[place.buffer].ctypes.data)
 
 
-@dataclass(frozen=True)
-class ReductionOutput:
-    """A reduction: its node and the sums that it is made of."""
-
-    node: Node
-    first_accumulator: int
-    accumulators: tuple[Accumulator, ...]
-
-
 class DomainBody:
     """What a kernel computes over a domain: expressions for its outputs, sums for its results."""
 
@@ -129,82 +119,57 @@ class DomainBody:
     ) -> None:
         self.memory, self.domain = memory, domain
         graph = memory.plan.graph
-        self.expressions = ExpressionBuilder(graph.nodes, operands, domain)
-        self.outputs: list[tuple[ElementExpr, MemoryRef]] = []
-        self.reductions: list[ReductionOutput] = []
-        self.accumulators: list[Accumulator] = []
-        for name in outputs:
-            node = graph[name]
-            if OPS[node.op].kind == "reduce":
-                self._add_reduction(node)
-            else:
-                self.outputs.append((self.expressions.build(name), self._make_output_ref(name)))
+        targets = {name: memory.operand(name) for name in outputs}
+        self.traced = trace_domain(graph, kernel.nodes, operands, targets, domain)
+        self.reductions = self.traced.kernel.reductions
         self.kept_axes = self._find_kept_axes()
-
-    def _make_output_ref(self, name: str) -> MemoryRef:
-        operand = self.memory.operand(name)
-        if math.prod(operand.layout.shape) != math.prod(self.domain):
-            raise UnsupportedKernelError("outputs of several sizes")
-        size = 4 if operand.dtype == "float32" else 1
-        if operand.dtype not in ("float32", "bool"):
-            raise UnsupportedKernelError(f"an output of {operand.dtype}")
-        strides = self.expressions.align_strides(operand.layout, ())
-        return MemoryRef(operand.address + size * operand.layout.offset, strides, operand.dtype)
-
-    def _add_reduction(self, node: Node) -> None:
-        shape = max((self.expressions._shape(a) for a in node.args[:2]), key=math.prod)
-        if shape != self.domain and shape[-1] != self.domain[-1]:
-            raise UnsupportedKernelError("a reduction over other axes than the domain's")
-        values = [self.expressions._build_broadcast(a, self.domain, ()) for a in node.args[:2]]
-        if node.op in ("reduce_sum", "reduce_mean"):
-            accumulators: tuple[Accumulator, ...] = (Accumulator(values[0]),)
-        elif node.op == "reduce_max":
-            accumulators = (Accumulator(values[0], is_max=True),)
-        elif node.op == "moments":
-            is_flat = len(shape) - 1 in node.attrs["axes"] or shape[-1] == 1
-            accumulators = (Accumulator(values[0], has_squares=True, is_flat=is_flat),)
-        elif node.op == "normalize_dmoments":
-            mean = self.expressions._load_moment(node, node.args[2], 0, ())
-            centred = ElementExpr("mul", (values[0], ElementExpr("sub", (values[1], mean))))
-            accumulators = (Accumulator(values[0]), Accumulator(centred))
-        else:
-            raise UnsupportedKernelError(node.op)
-        first = sum(s.value_count for s in self.accumulators)
-        self.reductions.append(ReductionOutput(node, first, accumulators))
-        self.accumulators += accumulators
+        self.row_body = RowKernelBody(
+            self.traced.outputs,
+            self.traced.kernel.accumulators,
+            self.traced.refs,
+            is_flat=not self.kept_axes[1],
+        )
+        if self.traced.is_split and (self.reductions or kernel.kind == "anchor"):
+            raise UnsupportedKernelError("values whose axes are split differently from the domain's")
 
     def _find_kept_axes(self) -> tuple[bool, bool]:
         """Whether the reductions keep the first axis, and the last."""
         if not self.reductions:
             return False, False
-        node = self.reductions[0].node
-        shape = max((self.expressions._shape(a) for a in node.args[:2]), key=math.prod)
-        rank, axes = len(shape), node.attrs["axes"]
-        kept = [a for a in range(rank) if a not in axes and shape[a] > 1]
-        first, last = 0 in kept and rank > 1, rank - 1 in kept
-        if len(kept) > first + last or (first and shape[0] != self.domain[0]):
-            raise UnsupportedKernelError(f"a reduction that keeps axes {kept}")
-        return first, last
+        graph, found = self.memory.plan.graph, set()
+        for reduction in self.reductions:
+            node = reduction.node
+            shape = graph[node.args[0]].type.shape
+            if shape != self.domain and shape[-1:] != self.domain[-1:]:
+                raise UnsupportedKernelError("a reduction over other axes than the domain's")
+            rank = len(shape)
+            kept = [a for a in range(rank) if a not in reduction.axes and shape[a] > 1]
+            first, last = 0 in kept and rank > 1, rank - 1 in kept
+            if len(kept) > first + last or (first and shape[0] != self.domain[0]):
+                raise UnsupportedKernelError(f"a reduction that keeps axes {kept}")
+            found.add((first, last))
+        if len(found) > 1:
+            raise UnsupportedKernelError("reductions that keep different axes")
+        return found.pop()
 
     def collect_refs(self) -> list[MemoryRef]:
-        found = {id(p): p for e, _ in self.outputs for p in e.iter_refs()}
-        found |= {id(p): p for s in self.accumulators for p in s.value.iter_refs()}
-        found |= {id(p): p for _, p in self.outputs}
+        found = self.traced.all_refs()
         if self.reductions:
             first, last = self.kept_axes
             strides = [0] * len(self.domain)
             strides[0] = 1 if first else 0
             strides[-1] = 1 if last else strides[-1]
-            rows = MemoryRef(0, tuple(strides))
-            found[id(rows)] = rows
-        return list(found.values())
+            found.append(MemoryRef(0, tuple(strides)))
+        return found
 
     def build_loop_nest(self, fixed_axes: int = 0, can_merge_rows: bool = True) -> LoopNest:
         first, last = self.kept_axes
         places = self.collect_refs()
-        loop_nest = make_loop_nest(self.domain, places, max(fixed_axes, int(first)), can_merge_rows)
+        loop_nest = make_loop_nest(
+            self.traced.shape, places, max(fixed_axes, int(first)), can_merge_rows
+        )
         if (
-            self.accumulators
+            self.reductions
             and not last
             and not any(self._is_channel_vector(loop_nest, p) for p in places)
         ):
@@ -234,9 +199,7 @@ class DomainBody:
                 period=loop_nest.period,
                 repeat=loop_nest.repeat,
                 single=is_single_number,
-                results=table.add(
-                    *(self._make_result_args(r, row_kernel, count) for r in self.reductions)
-                ),
+                results=table.add(*self._make_results(row_kernel, count)),
                 result_count=len(self.reductions),
             )
         )
@@ -248,21 +211,27 @@ class DomainBody:
         )
         return tasks
 
+    def _make_results(self, row_kernel: RowKernel, count: int) -> Iterator[ReductionResultArgs]:
+        first = 0
+        for reduction in self.reductions:
+            yield self._make_result_args(reduction, first, row_kernel, count)
+            first += sum(count_values(a) for a in reduction.accumulators)
+
     def _make_result_args(
-        self, reduction: ReductionOutput, row_kernel: RowKernel, count: int
+        self, reduction: Reduction, first: int, row_kernel: RowKernel, count: int
     ) -> ReductionResultArgs:
         kind = _REDUCTION_KINDS[reduction.node.op]
         target = self.memory.operand(reduction.node.name)
         strides = list(target.layout.strides)
         second = 0
-        if kind >= MOMENTS:
+        if kind in (MOMENTS, NORMALIZE_DMOMENTS):
             second, strides = strides[0], strides[1:]
         variance = (0, 0, 0)
         if kind == NORMALIZE_DMOMENTS:
             variance = self._locate_variance(self.memory.operand(reduction.node.args[2]))
         return ReductionResultArgs(
             kind=kind,
-            first_sum=reduction.first_accumulator,
+            first_sum=first,
             target=target.address + 4 * target.layout.offset,
             channel=4 * strides[-1] if self.kept_axes[1] else 0,
             second=4 * second,
@@ -275,6 +244,8 @@ class DomainBody:
             variance_channel=variance[1],
             variance_group=variance[2],
             eps=reduction.node.attrs.get("eps", 0.0),
+            trust=reduction.node.attrs.get("trust", 0.0),
+            weight_decay=reduction.node.attrs.get("weight_decay", 0.0),
         )
 
     def _locate_variance(self, m: KernelOperand) -> tuple[int, int, int]:
@@ -287,9 +258,6 @@ class DomainBody:
 
 def make_map_tasks(memory: PlanMemory, kernel: Kernel) -> KernelTasks:
     """A map kernel as tasks. Raises Unsupported where there is no code for it."""
-    graph = memory.plan.graph
-    if any(graph[n].type.dtype not in ("float32", "bool") for n in kernel.nodes):
-        raise UnsupportedKernelError("other types than float32")
     operands = {name: memory.operand(name) for name in kernel.inputs}
     body = DomainBody(memory, kernel, _find_domain(memory, kernel), operands, kernel.outputs)
     return make_body_tasks(memory, body, kernel.outputs)
@@ -299,8 +267,8 @@ def make_body_tasks(memory: PlanMemory, body: DomainBody, outputs: Sequence[str]
     """The tasks that compute a body over the whole of its domain."""
     loop_nest = body.build_loop_nest()
     chunks, groups = _partition_domain(loop_nest, body)
-    slots = len(chunks) if body.accumulators else 1
-    row_kernel = compile_row_kernel(loop_nest, body.outputs, body.accumulators, slots)
+    slots = len(chunks) if body.reductions else 1
+    row_kernel = compile_row_kernel(loop_nest, body.row_body, slots)
     kernel_tasks = KernelTasks(keepalive=[row_kernel])
     if row_kernel.prepare:
         kernel_tasks.stages.append([(row_kernel.prepare, row_kernel.args)])
@@ -334,13 +302,13 @@ def _partition_domain(
         groups = body.domain[0]
         step = loop_nest.row_count // groups
         return [(g * step, (g + 1) * step, 0, loop_nest.run) for g in range(groups)], groups
-    max_tasks = _MAX_PARTIAL_SUMS if body.accumulators else 8 * thread_count()
+    max_tasks = _MAX_PARTIAL_SUMS if body.reductions else 8 * thread_count()
     task_count = max(1, min(max_tasks, size // _MIN_TASK_ELEMENTS))
     if loop_nest.row_count >= task_count:
         return [(*r, 0, loop_nest.run) for r in split_range(loop_nest.row_count, task_count)], 1
     tasks_per_row = -(-task_count // loop_nest.row_count)
     unit = max(
-        loop_nest.tile_size if body.accumulators or loop_nest.run > loop_nest.period else 1024, 1
+        loop_nest.tile_size if body.reductions or loop_nest.run > loop_nest.period else 1024, 1
     )
     step = -(-loop_nest.run // (tasks_per_row * unit)) * unit
     return [

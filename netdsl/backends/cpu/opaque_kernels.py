@@ -7,12 +7,7 @@ from typing import Any
 
 from netdsl.backends.cpu import softmax_kernels as rows_of_scores
 from netdsl.backends.cpu.aligned_allocator import allocate_floats
-from netdsl.backends.cpu.kernel_expression import (
-    ElementExpr,
-    KernelOperand,
-    MemoryRef,
-    UnsupportedKernelError,
-)
+from netdsl.backends.cpu.domain import Domain
 from netdsl.backends.cpu.loop_nest import make_loop_nest
 from netdsl.backends.cpu.map_kernels import (
     KernelTasks,
@@ -20,6 +15,7 @@ from netdsl.backends.cpu.map_kernels import (
     make_halo_tasks,
     make_output_halo_tasks,
 )
+from netdsl.backends.cpu.memory_ref import KernelOperand
 from netdsl.backends.cpu.pooling_kernels import (
     LrnArgs,
     PoolingArgs,
@@ -29,8 +25,11 @@ from netdsl.backends.cpu.pooling_kernels import (
 )
 from netdsl.backends.cpu.record import RecordTable
 from netdsl.backends.cpu.row_kernel import compile_row_kernel
+from netdsl.backends.cpu.row_kernel_spec import RowKernelBody
 from netdsl.backends.cpu.softmax_kernels import ScoresArgs, compute_scores
 from netdsl.backends.cpu.task_program import Task, split_range, thread_count
+from netdsl.lower.index_terms import UnsupportedKernelError
+from netdsl.lower.trace import trace_copy
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout, compute_view_layout
 from netdsl.plan.placement import Placement
@@ -80,12 +79,12 @@ def make_copy_tasks(source: KernelOperand, layout: Layout, address: int) -> Kern
     """The tasks that copy an operand to a layout that begins at an address."""
     if source.dtype != "float32":
         raise UnsupportedKernelError(f"copies of {source.dtype}")
-    source_ref = MemoryRef(source.address + 4 * source.layout.offset, source.layout.strides)
-    target_ref = MemoryRef(address, layout.strides)
-    loop_nest = make_loop_nest(layout.shape, [source_ref, target_ref])
-    row_kernel = compile_row_kernel(
-        loop_nest, [(ElementExpr("load", ref=source_ref), target_ref)], [], 1
-    )
+    target = KernelOperand(address - 4 * layout.offset, layout, source.dtype)
+    operands = {"source": source, "target": target}
+    places = [Placement(name, o.dtype, o.layout) for name, o in operands.items()]
+    domain = Domain(trace_copy(*places), operands, layout.shape)
+    loop_nest = make_loop_nest(domain.shape, domain.all_refs())
+    row_kernel = compile_row_kernel(loop_nest, RowKernelBody(domain.outputs, (), domain.refs), 1)
     if loop_nest.row_count > 1:
         chunks = [
             (a, b, 0, loop_nest.run)

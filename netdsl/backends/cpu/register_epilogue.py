@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
 from netdsl.backends.cpu.elementwise_functions import FUNCTIONS
-from netdsl.backends.cpu.kernel_expression import ElementExpr, MemoryRef
 from netdsl.backends.cpu.llvm_builder import Lanes, Value, const_i64
+from netdsl.backends.cpu.memory_ref import MemoryRef
+from netdsl.backends.cpu.row_kernel_spec import RowKernelBody
+from netdsl.lower.expression import Constant, Expr
 
 _CHEAP_OPS = frozenset(
-    ("add", "sub", "mul", "neg", "relu", "leaky_relu", "clamp", "maximum", "minimum")
+    ("add", "sub", "mul", "fma", "neg", "abs", "maximum", "minimum", "greater", "select")
 )
-"""Operators of so few instructions that a tile may have them for each of its vectors."""
+"""Primitives of so few instructions that a tile may have them for each of its vectors."""
 
 EpilogueExpr = tuple[Hashable, ...]
 
@@ -37,26 +39,31 @@ class RegisterEpilogue:
         return [p.address + begin[kind] for kind, p in self.operands]
 
 
-def make_register_epilogue(e: ElementExpr, target: MemoryRef) -> RegisterEpilogue | None:
-    """A finish that computes `e` into `target`, if it is short and reads nothing out of line."""
+def make_register_epilogue(body: RowKernelBody) -> RegisterEpilogue | None:
+    """An epilogue that computes a body's one output, if it is short and reads only what lies beside
+    the results or is the same for all rows."""
+    ((e, target),) = body.outputs
     if target.dtype != "float32" or target.strides[-1] != 1:
         return None
     operands: list[tuple[str, MemoryRef]] = []
-    expr = _encode(e, target, operands)
+    expr = _encode(e, target, body.refs, operands)
     return RegisterEpilogue(expr, target, tuple(operands)) if expr else None
 
 
 def _encode(
-    e: ElementExpr, target: MemoryRef, operands: list[tuple[str, MemoryRef]]
+    e: Expr,
+    target: MemoryRef,
+    refs: Mapping[int, MemoryRef],
+    operands: list[tuple[str, MemoryRef]],
 ) -> EpilogueExpr | None:
-    if e.op == "const":
-        return ("const", float(e.attrs["value"]))
-    if e.ref is not None:
-        return _encode_ref(e.ref, target, operands)
+    if isinstance(e, Constant):
+        return ("const", e.value) if e.dtype == "float32" else None
+    if id(e) in refs:
+        return _encode_ref(refs[id(e)], target, operands)
     if e.op not in _CHEAP_OPS:
         return None
-    args = [_encode(a, target, operands) for a in e.args]
-    return None if None in args else (e.op, tuple(sorted(e.attrs.items())), *args)
+    args = [_encode(a, target, refs, operands) for a in e.args]
+    return None if None in args else (e.op, *args)
 
 
 def _encode_ref(
@@ -64,14 +71,16 @@ def _encode_ref(
 ) -> EpilogueExpr | None:
     if p.is_local:
         return ("own",)
-    if p.pad is not None or p.dtype != "float32":
+    if p.padded_axes or p.dtype != "float32":
         return None
     *outer, inner = p.strides
     kind = "full" if p.strides == target.strides else "vector" if inner == 1 else "scalar"
     if kind != "full" and (any(outer) or inner > 1):
         return None
-    operands.append((kind, p))
-    return (kind, len(operands) - 1)
+    entry = (kind, p)
+    if entry not in operands:
+        operands.append(entry)
+    return (kind, operands.index(entry))
 
 
 def emit_epilogue(
@@ -86,9 +95,8 @@ def emit_epilogue(
         return v.const(rest[0])  # type: ignore[arg-type]
     if op in ("scalar", "vector", "full"):
         return load_operand(op, rest[0])  # type: ignore[arg-type]
-    attrs, *args = rest
-    values = [emit_epilogue(v, a, result, load_operand) for a in args]  # type: ignore[arg-type]
-    return FUNCTIONS[str(op)](v, *values, **dict(attrs))  # type: ignore[call-overload]
+    values = [emit_epilogue(v, a, result, load_operand) for a in rest]  # type: ignore[arg-type]
+    return FUNCTIONS[str(op)](v, *values)
 
 
 def make_operand_loader(
@@ -121,5 +129,5 @@ def _iter_operands(expr: EpilogueExpr) -> Iterator[tuple[str, int]]:
     if op in ("scalar", "vector", "full"):
         yield str(op), rest[0]  # type: ignore[misc]
     elif op not in ("own", "const"):
-        for argument in rest[1:]:
+        for argument in rest:
             yield from _iter_operands(argument)  # type: ignore[arg-type]

@@ -12,8 +12,8 @@ import numpy as np
 from netdsl.backends.base import time_thunk
 from netdsl.backends.cpu.aligned_allocator import allocate_floats
 from netdsl.backends.cpu.intrinsics import call_tile
-from netdsl.backends.cpu.kernel_expression import KernelOperand
 from netdsl.backends.cpu.llvm_jit import vector_width
+from netdsl.backends.cpu.memory_ref import KernelOperand
 from netdsl.backends.cpu.micro_kernel import (
     TileTap,
     compile_micro_kernel,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from netdsl.backends.cpu.kernel_expression import ElementExpr, MemoryRef
 from netdsl.backends.cpu.llvm_jit import compile_cached
 from netdsl.backends.cpu.loop_nest import LoopNest
 from netdsl.backends.cpu.row_kernel_emitter import PrepareEmitter, RowsEmitter
-from netdsl.backends.cpu.row_kernel_spec import Accumulator, RowKernelSpec
+from netdsl.backends.cpu.row_kernel_spec import RowKernelBody, RowKernelSpec
 from netdsl.plan.layout import IntTuple
 from netdsl.types import Array
 
@@ -53,22 +52,21 @@ def _compile_functions(spec: RowKernelSpec) -> tuple[int, int]:
 
 def compile_row_kernel(
     loop_nest: LoopNest,
-    outputs: Sequence[tuple[ElementExpr, MemoryRef]],
-    accumulators: Sequence[Accumulator],
+    body: RowKernelBody,
     slots: int,
     local: IntTuple = (0, 0, 0),
 ) -> RowKernel:
     """Compiles a kernel. `local` is where tiles of the producer lie, the bytes of each and the
     elements from row to row in it; they begin with the first column that is asked for."""
-    spec = RowKernelSpec(loop_nest, outputs, accumulators, slots, local)
+    spec = RowKernelSpec(loop_nest, body, slots, local)
     function, prepare = _compile_functions(spec)
-    keepalive = [*spec.keepalive, spec.accumulators, spec.outputs]
+    keepalive = [*spec.keepalive, body]
     return RowKernel(
         function=function,
         args=spec.pack_args(keepalive),
         prepare=prepare,
         slots=spec.slots,
-        accumulator_count=spec.accumulator_count,
+        accumulator_count=body.accumulator_count,
         accumulator_stride=spec.accumulator_stride,
         shift_addresses={key: spec.tile_addresses[i] for key, i in spec.shift_tile_indices.items()},
         keepalive=keepalive,

@@ -10,27 +10,30 @@ from llvmlite import ir
 
 from netdsl.backends.cpu import elementwise_functions as fn
 from netdsl.backends.cpu.elementwise_functions import FUNCTIONS
-from netdsl.backends.cpu.kernel_expression import ElementExpr, MemoryRef
 from netdsl.backends.cpu.llvm_builder import (
     F32,
     F64,
+    I1,
     I8,
     I32,
     I64,
+    Float64Scalar,
     Lanes,
     LlvmFunction,
     Value,
     const_i64,
 )
+from netdsl.backends.cpu.memory_ref import DTYPE_BYTES, MemoryRef
 from netdsl.backends.cpu.row_kernel_spec import (
-    DTYPE_BYTES,
     LLVM_TYPES,
     SCALAR,
     VECTOR,
     MemoryRefArgs,
     RowKernelArgs,
     RowKernelSpec,
+    count_values,
 )
+from netdsl.lower.expression import Constant, DropoutMask, Expr, LinearIndex, Load, iter_expressions
 
 
 class _RowKernelEmitter:
@@ -52,7 +55,7 @@ class _RowKernelEmitter:
         """Where a tile of channel vectors lies."""
         return self.f.load_i64(self.args.tiles, const_i64(number))
 
-    def emit_scalars(self, roots: Sequence[ElementExpr]) -> None:
+    def emit_scalars(self, roots: Sequence[Expr]) -> None:
         v = Lanes(self.f)
         for e in roots:
             if self.spec.levels[id(e)] == SCALAR:
@@ -61,15 +64,15 @@ class _RowKernelEmitter:
             else:
                 self.emit_scalars(e.args)
 
-    def _load_scalar(self, v: Lanes, e: ElementExpr) -> Value:
-        assert e.ref is not None
-        return v.load_splat(self.load_ref(e.ref).address, LLVM_TYPES[e.ref.dtype])
+    def _load_scalar(self, v: Lanes, e: Expr) -> Value:
+        ref = self.spec.body.refs[id(e)]
+        return v.load_splat(self.load_ref(ref).address, LLVM_TYPES[ref.dtype])
 
     def emit_expr(
         self,
         v: Lanes,
-        e: ElementExpr,
-        load_leaf: Callable[[Lanes, ElementExpr], Value],
+        e: Expr,
+        load_leaf: Callable[[Lanes, Expr], Value],
         emitted: dict[int, Value] | None = None,
     ) -> Value:
         emitted = {} if emitted is None else emitted
@@ -79,55 +82,51 @@ class _RowKernelEmitter:
             emitted[id(e)] = self._emit_uncached(v, e, load_leaf, emitted)
         return emitted[id(e)]
 
-    def _emit_uncached(
-        self, v: Lanes, e: ElementExpr, load_leaf: Any, emitted: dict[int, Value]
-    ) -> Value:
-        if e.op == "load":
-            found = load_leaf(v, e)
-            return self._convert_condition(v, e, found)
-        if e.op == "const":
-            return v.const(float(e.attrs["value"]))
+    def _emit_uncached(self, v: Lanes, e: Expr, load_leaf: Any, emitted: dict[int, Value]) -> Value:
+        if isinstance(e, Load):
+            return self._convert_condition(v, e, load_leaf(v, e))
+        if isinstance(e, LinearIndex):
+            return self.element_index(v)
+        lanes = Float64Scalar(self.f) if e.dtype == "float64" else v
+        if isinstance(e, Constant):
+            return _emit_constant(lanes, e)
         args = [self.emit_expr(v, a, load_leaf, emitted) for a in e.args]
-        if e.op == "float":
-            return _convert_to_float(v, args[0])
-        if e.op == "rstd":
-            root = fn.sqrt(v, fn.add(v, args[0], v.const(e.attrs["eps"])))
-            return fn.div(v, v.const(1), root)
-        if e.op == "unbias":
-            return self._emit_unbias(v, e)
-        if e.op == "dropout":
-            x, seed, step = args
-            return fn.dropout(v, x, seed, step, self.element_index(v), **e.attrs)
-        return FUNCTIONS[e.op](v, *args, **e.attrs)
+        if isinstance(e, DropoutMask):
+            index, seed, step = args
+            return fn.dropout_mask(v, index, seed, step, e.key, e.threshold)
+        if e.op == "cast":
+            return _emit_cast(v, args[0], e)
+        return FUNCTIONS[e.op](lanes, *args)
 
-    def _convert_condition(self, v: Lanes, e: ElementExpr, found: Value) -> Value:
-        if e.ref is not None and e.ref.dtype == "bool" and found.type != v.mask_type:
+    def _convert_condition(self, v: Lanes, e: Expr, found: Value) -> Value:
+        if e.dtype == "bool" and found.type != v.mask_type:
             return self.f.b.icmp_unsigned("!=", found, ir.Constant(found.type, None))
         return found
-
-    def _emit_unbias(self, v: Lanes, e: ElementExpr) -> Value:
-        """1 / (1 - beta^t), or its root, for the step that is counted from 0."""
-        b = self.f.b
-        place = e.args[0].ref
-        assert place is not None
-        at = b.inttoptr(self.load_ref(place).address, I32.as_pointer())
-        t = b.sitofp(b.add(b.load(at, typ=I32), ir.Constant(I32, 1)), F64)
-        power = self.f.call_intrinsic("llvm.pow.f64", F64, ir.Constant(F64, e.attrs["beta"]), t)
-        rest = b.fsub(ir.Constant(F64, 1.0), power)
-        if e.attrs["root"]:
-            rest = self.f.call_intrinsic("llvm.sqrt.f64", F64, rest)
-        return v.splat(b.fptrunc(b.fdiv(ir.Constant(F64, 1.0), rest), F32))
 
     def element_index(self, v: Lanes) -> Value:
         raise NotImplementedError
 
 
-def _convert_to_float(v: Lanes, x: Value) -> Value:
-    kind = x.type.element
-    if kind == F32:
-        return x
-    signed = kind == I32
-    return (v.f.b.sitofp if signed else v.f.b.uitofp)(x, v.float_type)
+def _emit_constant(v: Lanes, e: Constant) -> Value:
+    if e.dtype in ("float32", "float64"):
+        return v.const(e.value)
+    kind = I1 if e.dtype == "bool" else LLVM_TYPES[e.dtype]
+    return ir.Constant(v.vector_type(kind), [int(e.value)] * v.count)
+
+
+def _emit_cast(v: Lanes, x: Value, e: Expr) -> Value:
+    """Float64 is that of scalars alone."""
+    b, source = v.f.b, e.args[0].dtype
+    if e.dtype == "bool":
+        is_float = source == "float32"
+        compare = b.fcmp_unordered if is_float else b.icmp_unsigned
+        return x if source == "bool" else compare("!=", x, ir.Constant(x.type, None))
+    to_float = {"int32": b.sitofp, "float32": b.fpext}.get(source, b.uitofp)
+    if e.dtype == "float64":
+        return to_float(b.extract_element(x, ir.Constant(I32, 0)), F64)
+    if source == "float64":
+        return v.splat(b.fptrunc(x, F32))
+    return to_float(x, v.float_type)
 
 
 class RowsEmitter(_RowKernelEmitter):
@@ -137,19 +136,19 @@ class RowsEmitter(_RowKernelEmitter):
     def text(self) -> str:
         f, b, t = self.f, self.f.b, self.spec
         self.load_args()
-        roots = [e for e, _ in t.outputs] + [s.value for s in t.accumulators]
+        roots = t.body.roots
         self.emit_scalars(roots)
         _, row0, row1, first, last, slot = f.args
         clears = b.icmp_signed("<", slot, const_i64(0))
         self.slot = b.select(clears, b.not_(slot), slot)
         self.accumulator_base = b.add(self.args.slots, b.mul(self.slot, self.args.slot))
-        if t.accumulators:
+        if t.body.accumulators:
             with b.if_then(clears):
                 self._emit_clear()
         places = self._collect_refs(roots)
         self.refs = {id(p): self.load_ref(p) for p in places}
         self.local_refs = {id(p) for p in places if p.is_local}
-        self.padded_refs = {id(p) for p in places if p.pad is not None}
+        self.padded_refs = {id(p) for p in places if p.padded_axes}
         self.tile_addresses = {
             k: self.load_tile_address(i) for k, i in (t.tile_indices | t.shift_tile_indices).items()
         }
@@ -166,19 +165,20 @@ class RowsEmitter(_RowKernelEmitter):
                 self._emit_tiles(first, last)
         return f.text()
 
-    def _collect_refs(self, roots: Sequence[ElementExpr]) -> list[MemoryRef]:
-        found = {id(p): p for e in roots for p in e.iter_refs()}
-        found |= {id(p): p for _, p in self.spec.outputs}
-        return list(found.values())
+    def _collect_refs(self, roots: Sequence[Expr]) -> list[MemoryRef]:
+        """The memory of loads in the order in which they are met, then that of outputs."""
+        body = self.spec.body
+        found = [body.refs[id(e)] for e in iter_expressions(roots) if isinstance(e, Load)]
+        return found + [p for _, p in body.outputs]
 
     def _emit_clear(self) -> None:
         """Zeros in the slot, and where largest values are gathered what is less than all."""
         self._emit_fill(0, self.args.slot, 0.0)
         which = 0
-        for s in self.spec.accumulators:
-            if s.is_max:
+        for a in self.spec.body.accumulators:
+            if a.kind == "max":
                 self._emit_fill(which, self.args.sum, -math.inf)
-            which += s.value_count
+            which += count_values(a)
 
     def _emit_fill(self, which: int, nbytes: Value, number: float) -> None:
         b, v = self.f.b, Lanes(self.f)
@@ -260,19 +260,18 @@ class RowsEmitter(_RowKernelEmitter):
         self.j = j
         self.period_offset = within
         known: dict[int, Value] = {}
-        values = [self.emit_expr(v, e, self._load_element, known) for e, _ in self.spec.outputs]
-        summed = [
-            self.emit_expr(v, s.value, self._load_element, known) for s in self.spec.accumulators
-        ]
+        body = self.spec.body
+        values = [self.emit_expr(v, e, self._load_element, known) for e, _ in body.outputs]
+        summed = [self.emit_expr(v, a.value, self._load_element, known) for a in body.accumulators]
         at = 0
-        for s, x in zip(self.spec.accumulators, summed, strict=True):
-            if s.has_squares:
-                x = fn.sub(v, x, self._load_from_tile(v, self.tile_addresses[id(s)]))
-            self._accumulate(v, at, x, fn.maximum if s.is_max else fn.add)
-            if s.has_squares:
+        for a, x in zip(body.accumulators, summed, strict=True):
+            if a.kind == "moments":
+                x = fn.sub(v, x, self._load_from_tile(v, self.tile_addresses[id(a)]))
+            self._accumulate(v, at, x, fn.maximum if a.kind == "max" else fn.add)
+            if a.kind == "moments":
                 self._accumulate(v, at + 1, fn.mul(v, x, x))
-            at += s.value_count
-        for (_, p), value in zip(self.spec.outputs, values, strict=True):
+            at += count_values(a)
+        for (_, p), value in zip(body.outputs, values, strict=True):
             self._store_output(v, p, value)
 
     def _accumulate(
@@ -286,8 +285,8 @@ class RowsEmitter(_RowKernelEmitter):
     def emit_expr(
         self,
         v: Lanes,
-        e: ElementExpr,
-        load_leaf: Callable[[Lanes, ElementExpr], Value],
+        e: Expr,
+        load_leaf: Callable[[Lanes, Expr], Value],
         emitted: dict[int, Value] | None = None,
     ) -> Value:
         if emitted is not None and id(e) in self.spec.hoisted_exprs:
@@ -299,13 +298,12 @@ class RowsEmitter(_RowKernelEmitter):
     def _load_from_tile(self, v: Lanes, tile: Value) -> Value:
         return v.load(self.f.b.add(tile, self.f.b.mul(self.period_offset, const_i64(4))))
 
-    def _load_element(self, v: Lanes, e: ElementExpr) -> Value:
-        p = e.ref
-        assert p is not None
+    def _load_element(self, v: Lanes, e: Expr) -> Value:
+        p = self.spec.body.refs[id(e)]
         b, kind = self.f.b, LLVM_TYPES[p.dtype]
         inner = self.spec.loop_nest.strides[id(p)][1]
         start, size = self.row_addresses[id(p)], DTYPE_BYTES[p.dtype]
-        if p.pad is not None:
+        if p.padded_axes:
             return self._load_padded(v, p)
         if self.spec.levels[id(e)] == VECTOR:
             return v.load(b.add(start, b.mul(self.period_offset, const_i64(size))), kind)
@@ -357,19 +355,15 @@ class PrepareEmitter(_RowKernelEmitter):
     def text(self) -> str:
         f, b, t = self.f, self.f.b, self.spec
         self.load_args()
-        shifted = [s for s in t.accumulators if s.has_squares]
-        self.emit_scalars([*t.hoisted_exprs.values(), *(s.value for s in shifted)])
+        shifted = [a for a in t.body.accumulators if a.kind == "moments"]
+        self.emit_scalars([*t.hoisted_exprs.values(), *(a.value for a in shifted)])
         pairs = [(e, self.load_tile_address(t.tile_indices[k])) for k, e in t.hoisted_exprs.items()]
-        pairs += [
-            (s.value, self.load_tile_address(t.shift_tile_indices[id(s)]))
-            for s in shifted
-            if not s.is_flat
-        ]
-        flat = [
-            (self._emit_first_element(s.value), self.load_tile_address(t.shift_tile_indices[id(s)]))
-            for s in shifted
-            if s.is_flat
-        ]
+        tiles = [(a.value, self.load_tile_address(t.shift_tile_indices[id(a)])) for a in shifted]
+        flat = []
+        if t.body.is_flat:
+            flat = [(self._emit_first_element(e), tile) for e, tile in tiles]
+        else:
+            pairs += tiles
         lanes = Lanes(f).count
         with f.loop(const_i64(0), self.args.period, const_i64(lanes)) as j:
             self.j = j
@@ -385,7 +379,7 @@ class PrepareEmitter(_RowKernelEmitter):
                     v.store(value, b.add(tile, at))
         return f.text()
 
-    def _emit_first_element(self, e: ElementExpr) -> Value:
+    def _emit_first_element(self, e: Expr) -> Value:
         """The first element in all lanes."""
         self.j = const_i64(0)
         v = Lanes(self.f)
@@ -393,11 +387,10 @@ class PrepareEmitter(_RowKernelEmitter):
         found = self.emit_expr(v, e, self._load_first_row, {})
         return v.splat(self.f.b.extract_element(found, ir.Constant(I32, 0)))
 
-    def _load_first_row(self, v: Lanes, e: ElementExpr) -> Value:
-        p = e.ref
-        assert p is not None
+    def _load_first_row(self, v: Lanes, e: Expr) -> Value:
+        p = self.spec.body.refs[id(e)]
         b, kind = self.f.b, LLVM_TYPES[p.dtype]
-        if p.pad is not None:
+        if p.padded_axes:
             return v.const(0)
         spot = self.load_ref(p)
         inner = self.spec.loop_nest.strides[id(p)][1]

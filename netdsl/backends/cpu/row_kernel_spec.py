@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from netdsl.backends.cpu.aligned_allocator import allocate_floats
-from netdsl.backends.cpu.kernel_expression import ElementExpr, MemoryRef, UnsupportedKernelError
 from netdsl.backends.cpu.llvm_builder import F32, I8, I32
 from netdsl.backends.cpu.loop_nest import LoopNest
+from netdsl.backends.cpu.memory_ref import DTYPE_BYTES, MemoryRef
 from netdsl.backends.cpu.record import Record, RecordTable
+from netdsl.lower.expression import Constant, DropoutMask, Expr, LinearIndex, Load, PaddedAxis
+from netdsl.lower.index_terms import UnsupportedKernelError
+from netdsl.lower.trace import Accumulator
 from netdsl.plan.layout import IntTuple
 
 LLVM_TYPES = {"float32": F32, "uint8": I8, "bool": I8, "int32": I32}
-DTYPE_BYTES = {"float32": 4, "uint8": 1, "bool": 1, "int32": 4}
 SCALAR, VECTOR, FULL = range(3)
 
 
-@dataclass(frozen=True, eq=False)
-class Accumulator:
-    """A sum over the domain, or its `is_max` value; with `has_squares`, also the sum of the squares
-    of what differs from the first row (`shift`), or where sums are `is_flat` from the first
-    element."""
+@dataclass(frozen=True)
+class RowKernelBody:
+    """What a kernel computes of each element: what it writes where, what it accumulates, and the
+    memory of its loads, by their ids. `is_flat` says that columns are accumulated too, so that
+    moments are taken around one element for all of them."""
 
-    value: ElementExpr
-    has_squares: bool = False
+    outputs: Sequence[tuple[Expr, MemoryRef]]
+    accumulators: Sequence[Accumulator]
+    refs: Mapping[int, MemoryRef]
     is_flat: bool = False
-    is_max: bool = False
 
     @property
-    def value_count(self) -> int:
-        """How many numbers are gathered."""
-        return 1 + self.has_squares
+    def roots(self) -> list[Expr]:
+        return [e for e, _ in self.outputs] + [a.value for a in self.accumulators]
+
+    @property
+    def accumulator_count(self) -> int:
+        """How many numbers are accumulated: moments are two."""
+        return sum(count_values(a) for a in self.accumulators)
+
+
+def count_values(accumulator: Accumulator) -> int:
+    return 2 if accumulator.kind == "moments" else 1
 
 
 class RowKernelArgs(Record):
@@ -86,35 +96,27 @@ class RowKernelSpec:
     def __init__(
         self,
         loop_nest: LoopNest,
-        outputs: Sequence[tuple[ElementExpr, MemoryRef]],
-        accumulators: Sequence[Accumulator],
+        body: RowKernelBody,
         slots: int,
         local: IntTuple,
     ) -> None:
-        self.loop_nest, self.outputs, self.accumulators, self.local = (
-            loop_nest,
-            outputs,
-            accumulators,
-            local,
-        )
+        self.loop_nest, self.body, self.local = loop_nest, body, local
         self.keepalive: list[Any] = []
-        self.accumulator_count = sum(s.value_count for s in accumulators)
         self.accumulator_stride = -(-loop_nest.tile_size // 16) * 16 + 16
         self.slots = allocate_floats(
-            max(slots * self.accumulator_count, 1) * self.accumulator_stride
+            max(slots * body.accumulator_count, 1) * self.accumulator_stride
         )
         self.ref_args: list[MemoryRefArgs] = []
         self.tile_addresses: list[int] = []
         self.levels: dict[int, int] = {}
         self.ref_indices: dict[int, int] = {}
         self.tile_indices: dict[int, int] = {}
-        roots = [e for e, _ in outputs] + [s.value for s in accumulators]
-        for e in roots:
+        for e in body.roots:
             self.compute_level(e)
         self.shift_tile_indices = {
-            id(s): self._allocate_tile() for s in accumulators if s.has_squares
+            id(a): self._allocate_tile() for a in body.accumulators if a.kind == "moments"
         }
-        self.hoisted_exprs = {id(e): e for root in roots for e in self._find_hoisted(root)}
+        self.hoisted_exprs = {id(e): e for root in body.roots for e in self._find_hoisted(root)}
         for key in self.hoisted_exprs:
             self.tile_indices[key] = self._allocate_tile()
 
@@ -126,9 +128,9 @@ class RowKernelSpec:
                 outer1=w.outer_shape[1],
                 outer2=w.outer_shape[2],
                 period=w.period,
-                tile=w.tile_size if self.accumulators or w.run > w.period else 1 << 40,
+                tile=w.tile_size if self.body.accumulators or w.run > w.period else 1 << 40,
                 slots=self.slots.ctypes.data,
-                slot=self.accumulator_count * self.accumulator_stride * 4,
+                slot=self.body.accumulator_count * self.accumulator_stride * 4,
                 sum=self.accumulator_stride * 4,
                 run=w.run,
                 local=self.local[0],
@@ -144,45 +146,42 @@ class RowKernelSpec:
         """All that the text of this kernel's functions depends on: what differs otherwise stands
         in the arguments, which from now on have all places."""
         builder = _SignatureBuilder(self)
-        outputs = tuple((builder.add_expr(e), builder.add_ref(p)) for e, p in self.outputs)
-        sums = tuple(
-            (builder.add_expr(s.value), s.has_squares, s.is_flat, s.is_max)
-            for s in self.accumulators
-        )
+        outputs = tuple((builder.add_expr(e), builder.add_ref(p)) for e, p in self.body.outputs)
+        sums = tuple((builder.add_expr(a.value), a.kind) for a in self.body.accumulators)
         tiled = tuple(builder.expr_indices[key] for key in self.hoisted_exprs)
         for place in builder.refs.values():
             self.number_ref(place)
-        return tuple(builder.entries), outputs, sums, tiled, self.loop_nest.run == 1
+        is_single = self.loop_nest.run == 1
+        return tuple(builder.entries), outputs, sums, self.body.is_flat, tiled, is_single
 
     # levels
 
-    def compute_level(self, e: ElementExpr) -> int:
+    def compute_level(self, e: Expr) -> int:
         if id(e) not in self.levels:
             found = max((self.compute_level(a) for a in e.args), default=SCALAR)
-            if e.op == "dropout":
+            if isinstance(e, LinearIndex):
                 found = FULL
-            if e.ref is not None:
-                found = self._compute_ref_level(e.ref)
+            if isinstance(e, Load):
+                found = self._compute_ref_level(self.body.refs[id(e)])
             self.levels[id(e)] = found
             self.keepalive.append(e)
         return self.levels[id(e)]
 
     def _compute_ref_level(self, p: MemoryRef) -> int:
-        if p.pad or p.is_local:
+        if p.padded_axes or p.is_local:
             return FULL
         outer, inner = self.loop_nest.strides[id(p)]
         if inner == 0:
             return FULL if any(outer) else SCALAR
         return VECTOR if inner == 1 and id(p) in self.loop_nest.periodic_refs else FULL
 
-    def _find_hoisted(self, e: ElementExpr) -> list[ElementExpr]:
+    def _find_hoisted(self, e: Expr) -> list[Expr]:
         """The largest vector expressions in a full one: they become tiles; vectors in memory only
         where they have to be repeated."""
-        condition = e.op in ("greater", "equal")
-        if self.levels[id(e)] == VECTOR and not condition:
-            if e.ref is not None and e.ref.dtype == "bool":
-                raise UnsupportedKernelError("conditions along channels")
-            return [e] if e.op != "load" or self.loop_nest.repeat > 1 else []
+        if self.levels[id(e)] == VECTOR and e.dtype != "bool":
+            return [] if isinstance(e, Load) and self.loop_nest.repeat == 1 else [e]
+        if self.levels[id(e)] == VECTOR and isinstance(e, Load):
+            raise UnsupportedKernelError("conditions along channels")
         if self.levels[id(e)] == SCALAR:
             return []
         return [found for a in e.args for found in self._find_hoisted(a)]
@@ -207,7 +206,7 @@ class RowKernelSpec:
                     outer1=o1 * size,
                     outer2=o2 * size,
                     inner=inner * size,
-                    **({} if p.pad is None else _padding_fields(p.pad)),
+                    **_padding_fields(p),
                 )
             )
         return self.ref_indices[id(p)]
@@ -230,25 +229,36 @@ class _SignatureBuilder:
             self.refs[id(p)] = p
             inner = self.spec.loop_nest.strides[id(p)][1]
             step = inner if inner in (0, 1) else None
-            self.entries.append((p.dtype, p.pad is None, p.fill, p.is_local, step))
+            self.entries.append((p.dtype, not p.padded_axes, p.fill, p.is_local, step))
         return self._ref_indices[id(p)]
 
-    def add_expr(self, e: ElementExpr) -> int:
+    def add_expr(self, e: Expr) -> int:
         if id(e) not in self.expr_indices:
             args = tuple(self.add_expr(a) for a in e.args)
-            own = None if e.ref is None else self.add_ref(e.ref)
-            attrs = tuple(sorted(e.attrs.items()))
-            self.entries.append((e.op, attrs, args, own, self.spec.levels[id(e)]))
+            level = self.spec.levels[id(e)]
+            self.entries.append((e.op, e.dtype, self._extra(e), args, level))
             self.expr_indices[id(e)] = len(self.expr_indices)
         return self.expr_indices[id(e)]
 
+    def _extra(self, e: Expr) -> Hashable:
+        """What an expression has besides its operands."""
+        if isinstance(e, Constant):
+            return repr(e.value)
+        if isinstance(e, DropoutMask):
+            return e.key, e.threshold
+        return self.add_ref(self.spec.body.refs[id(e)]) if isinstance(e, Load) else None
 
-def _padding_fields(pad: tuple[IntTuple, IntTuple, IntTuple]) -> dict[str, int]:
-    low, interior, sizes = pad
-    ahead = 4 - len(low)
-    lows, steps = (0,) * ahead + tuple(low), (1,) * ahead + tuple(i + 1 for i in interior)
-    all_sizes = (1,) * ahead + tuple(sizes)
-    found = {f"low{a}": lows[a] for a in range(3)}
-    found |= {f"step{a}": steps[a] for a in range(3)}
-    found |= {f"size{a}": all_sizes[a] for a in range(3)}
-    return {**found, "run_low": lows[3], "run_size": all_sizes[3]}
+
+def _padding_fields(p: MemoryRef) -> dict[str, int]:
+    """Of the last four axes; those that are not padded are read as they are."""
+    ahead = 4 - len(p.strides)
+    axes = {ahead + axis.axis: axis for axis in p.padded_axes}
+    found: dict[str, int] = {}
+    for a in range(3):
+        axis = axes.get(a, _UNPADDED)
+        found |= {f"low{a}": axis.low, f"step{a}": axis.step, f"size{a}": axis.size}
+    run = axes.get(3, _UNPADDED)
+    return {**found, "run_low": run.low, "run_size": run.size} if axes else {}
+
+
+_UNPADDED = PaddedAxis((), low=0, step=1, size=1 << 40, stride=0)

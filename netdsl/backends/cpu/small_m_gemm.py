@@ -10,13 +10,14 @@ from llvmlite import ir
 
 from netdsl.backends.cpu import elementwise_functions as fn
 from netdsl.backends.cpu.aligned_allocator import allocate_floats
-from netdsl.backends.cpu.kernel_expression import KernelOperand, UnsupportedKernelError
 from netdsl.backends.cpu.llvm_builder import F32, I32, Lanes, LlvmFunction, Value, const_i64
 from netdsl.backends.cpu.llvm_jit import compile_llvm, vector_width
 from netdsl.backends.cpu.map_kernels import DomainBody, KernelTasks, PlanMemory, make_body_tasks
+from netdsl.backends.cpu.memory_ref import KernelOperand
 from netdsl.backends.cpu.record import Record, RecordTable
 from netdsl.backends.cpu.stride_collapsing import collapse_strides
 from netdsl.backends.cpu.task_program import Task, split_range, thread_count
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import make_contiguous
 from netdsl.types import Node

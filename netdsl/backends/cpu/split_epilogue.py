@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from netdsl.backends.cpu.aligned_allocator import allocate_floats
 from netdsl.backends.cpu.anchor_kernels import make_anchor_tasks
-from netdsl.backends.cpu.kernel_expression import UnsupportedKernelError
 from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory, make_map_tasks
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import make_contiguous
 from netdsl.plan.placement import Placement

@@ -15,9 +15,9 @@ from netdsl.backends.cpu.blocking import (
     choose_row_length,
 )
 from netdsl.backends.cpu.implicit_gemm import locate_padded_image
-from netdsl.backends.cpu.kernel_expression import KernelOperand, UnsupportedKernelError
 from netdsl.backends.cpu.llvm_jit import vector_width
 from netdsl.backends.cpu.map_kernels import DomainBody, KernelTasks, PlanMemory, make_body_tasks
+from netdsl.backends.cpu.memory_ref import KernelOperand
 from netdsl.backends.cpu.micro_kernel import TileTap, compile_micro_kernel
 from netdsl.backends.cpu.operand_packing import PanelArgs, compile_panel_copy
 from netdsl.backends.cpu.record import RecordTable
@@ -38,6 +38,7 @@ from netdsl.backends.cpu.wgrad_loops import (
     add_transposed_partial_sums,
     wgrad_gemm,
 )
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import make_contiguous
 from netdsl.types import Node

@@ -10,7 +10,6 @@ from __future__ import annotations
 from netdsl.backends.cpu.aligned_allocator import get_scratch
 from netdsl.backends.cpu.blocking import choose_blocking
 from netdsl.backends.cpu.implicit_gemm import locate_padded_image
-from netdsl.backends.cpu.kernel_expression import UnsupportedKernelError
 from netdsl.backends.cpu.llvm_jit import vector_width
 from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory
 from netdsl.backends.cpu.micro_kernel import TileTap, compile_micro_kernel
@@ -38,6 +37,7 @@ from netdsl.backends.cpu.winograd_transforms import (
     compile_wgrad_transform,
     padded_transform_bytes,
 )
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import IntTuple
 from netdsl.types import Node

@@ -1,0 +1,1 @@
+"""What kernels compute, as expressions of one element; engines render and launch them."""

@@ -1,0 +1,174 @@
+"""Expressions of elementwise operators, by calling their references with symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from netdsl.lower.expression import Constant, Expr
+from netdsl.lower.index_terms import UnsupportedKernelError
+from netdsl.ops import OPS
+
+
+def trace_formula(op: str, dtype: str, args: Sequence[Expr], attrs: Mapping[str, Any]) -> Expr:
+    """Returns what an elementwise operator computes of one element of each operand; `dtype` is its
+    result's. Raises UnsupportedKernelError if its reference calls a function that no primitive
+    stands for.
+
+    A product that is an operand of a sum in the same reference becomes one `fma`. The rule looks at
+    one operator at a time, so that a value that two kernels compute has the same bits in both."""
+    symbols = [Symbol(a) for a in args]
+    found = OPS[op].reference(SymbolicNamespace(), *symbols, **attrs)
+    if not isinstance(found, Symbol):
+        return Constant("const", dtype, value=float(found))
+    return found.expr
+
+
+@dataclass(frozen=True, eq=False)
+class Symbol:
+    """An array of any shape in a reference, standing for one of its elements."""
+
+    expr: Expr
+    is_product: bool = False
+
+    @property
+    def dtype(self) -> str:
+        return self.expr.dtype
+
+    def __add__(self, other: Any) -> Symbol:
+        other = self.lift(other)
+        if self.is_product:
+            return _apply("fma", *self._factors(), other)
+        if other.is_product:
+            return _apply("fma", *other._factors(), self)
+        return _apply("add", self, other)
+
+    def __radd__(self, other: Any) -> Symbol:
+        return self.lift(other) + self
+
+    def __sub__(self, other: Any) -> Symbol:
+        return _apply("sub", self, self.lift(other))
+
+    def __rsub__(self, other: Any) -> Symbol:
+        return _apply("sub", self.lift(other), self)
+
+    def __mul__(self, other: Any) -> Symbol:
+        return Symbol(_apply("mul", self, self.lift(other)).expr, is_product=True)
+
+    def __rmul__(self, other: Any) -> Symbol:
+        return self.lift(other) * self
+
+    def __truediv__(self, other: Any) -> Symbol:
+        return _apply("div", self, self.lift(other))
+
+    def __rtruediv__(self, other: Any) -> Symbol:
+        return _apply("div", self.lift(other), self)
+
+    def __neg__(self) -> Symbol:
+        return _apply("neg", self)
+
+    def __pow__(self, exponent: float) -> Symbol:
+        """Exponents that are simpler operations are computed by those."""
+        if exponent == 2:
+            return self * self
+        if exponent == 1:
+            return self
+        if exponent == -1:
+            return 1 / self
+        if exponent == 0.5:
+            return _apply("sqrt", self)
+        return _apply("pow", self, self.lift(exponent))
+
+    def __rpow__(self, base: float) -> Symbol:
+        return _apply("pow", self.lift(base), self)
+
+    def __gt__(self, other: Any) -> Symbol:
+        return _compare("greater", self, self.lift(other))
+
+    def __lt__(self, other: Any) -> Symbol:
+        return _compare("greater", self.lift(other), self)
+
+    def __eq__(self, other: object) -> Any:
+        return _compare("equal", self, self.lift(other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def astype(self, dtype: Any) -> Symbol:
+        name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+        return self if name == self.dtype else Symbol(Expr("cast", name, (self.expr,)))
+
+    def copy(self) -> Symbol:
+        return self
+
+    def lift(self, other: Any) -> Symbol:
+        """A number as a constant of this symbol's type."""
+        if isinstance(other, Symbol):
+            return other
+        return Symbol(Constant("const", self.dtype, value=float(other)))
+
+    def _factors(self) -> tuple[Symbol, Symbol]:
+        x, z = self.expr.args
+        return Symbol(x), Symbol(z)
+
+
+def _apply(op: str, *args: Symbol) -> Symbol:
+    return Symbol(Expr(op, args[0].dtype, tuple(a.expr for a in args)))
+
+
+def _compare(op: str, x: Symbol, z: Symbol) -> Symbol:
+    return Symbol(Expr(op, "bool", (x.expr, z.expr)))
+
+
+class SymbolicNamespace:
+    """The functions of an array module that a reference may call on symbols."""
+
+    def where(self, condition: Symbol, x: Any, z: Any) -> Symbol:
+        typed = x if isinstance(x, Symbol) else z
+        if not isinstance(typed, Symbol):
+            raise UnsupportedKernelError("its reference selects from numbers without a type")
+        args = (condition.expr, typed.lift(x).expr, typed.lift(z).expr)
+        return Symbol(Expr("select", typed.dtype, args))
+
+    def maximum(self, x: Any, z: Any) -> Symbol:
+        return _commute("maximum", x, z)
+
+    def minimum(self, x: Any, z: Any) -> Symbol:
+        return _commute("minimum", x, z)
+
+    def asarray(self, x: Any, dtype: Any = None) -> Any:
+        """Numbers stay numbers: they take the type of what they meet."""
+        return x.astype(dtype) if isinstance(x, Symbol) and dtype is not None else x
+
+    def isfinite(self, x: Symbol) -> Symbol:
+        return Symbol(Expr("is_finite", "bool", (x.expr,)))
+
+    def abs(self, x: Symbol) -> Symbol:
+        return _apply("abs", x)
+
+    def exp(self, x: Symbol) -> Symbol:
+        return _apply("exp", x)
+
+    def expm1(self, x: Symbol) -> Symbol:
+        return _apply("expm1", x)
+
+    def log(self, x: Symbol) -> Symbol:
+        return _apply("log", x)
+
+    def sqrt(self, x: Symbol) -> Symbol:
+        return _apply("sqrt", x)
+
+    def tanh(self, x: Symbol) -> Symbol:
+        return _apply("tanh", x)
+
+    def __getattr__(self, name: str) -> Any:
+        raise UnsupportedKernelError(f"its reference calls `{name}`, which is no primitive")
+
+
+def _commute(op: str, x: Any, z: Any) -> Symbol:
+    """A constant operand comes last: engines have shorter code for it."""
+    if not isinstance(x, Symbol):
+        x, z = z, x
+    return _apply(op, x, x.lift(z))

@@ -1,0 +1,138 @@
+"""Coordinates of values as digits of one running number, and addresses as sums over digits.
+
+A kernel runs over a domain, numbered row-major. A value that it touches has, on each axis, a
+coordinate that is made of digits of that number: `(i // weight) % extent`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from netdsl.plan.layout import IntTuple, row_major_strides
+
+
+class UnsupportedKernelError(Exception):
+    """A kernel that an engine has no code for; the operators' references compute it. The message
+    is the reason, a phrase such as "padding between channels"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Digit:
+    """The digit `(i // weight) % extent` of a domain's running number i."""
+
+    weight: int
+    extent: int
+
+
+Coordinate = tuple[Digit, ...]
+"""The digits of one axis, the major one first; none for an axis of size 1."""
+Coordinates = tuple[Coordinate, ...]
+
+
+def domain_coordinates(shape: Sequence[int]) -> Coordinates:
+    """The coordinates of a value that is as large as the domain."""
+    weights = row_major_strides(shape)
+    return tuple((Digit(w, s),) if s != 1 else () for w, s in zip(weights, shape, strict=True))
+
+
+def broadcast_coordinates(coordinates: Coordinates, shape: Sequence[int]) -> Coordinates:
+    """The coordinates of an operand that is broadcast to a value at `coordinates`."""
+    inner = coordinates[len(coordinates) - len(shape) :]
+    return tuple(() if s == 1 else axis for axis, s in zip(inner, shape, strict=True))
+
+
+def reshape_coordinates(coordinates: Coordinates, shape: Sequence[int]) -> Coordinates:
+    """The coordinates of the same element under another shape. Raises UnsupportedKernelError where
+    its axes cut through digits."""
+    remaining = [d for axis in coordinates for d in axis]
+    found: list[Coordinate] = []
+    for size in shape:
+        axis: list[Digit] = []
+        while size != 1:
+            digit = remaining.pop(0)
+            if size % digit.extent == 0:
+                axis.append(digit)
+                size //= digit.extent
+            elif digit.extent % size == 0:
+                rest = digit.extent // size
+                axis.append(Digit(digit.weight * rest, size))
+                remaining.insert(0, Digit(digit.weight, rest))
+                size = 1
+            else:
+                raise UnsupportedKernelError(f"{shape} cuts a digit of {digit.extent}")
+        found.append(tuple(axis))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One digit's part of an address: so many elements further for each step of the digit."""
+
+    digit: Digit
+    stride: int
+
+
+def address_terms(coordinates: Coordinates, strides: Sequence[int]) -> tuple[Term, ...]:
+    """An address, counted in elements, as a sum over digits."""
+    found = []
+    for axis, stride in zip(coordinates, strides, strict=True):
+        step = stride
+        for digit in reversed(axis):
+            found.append(Term(digit, step))
+            step *= digit.extent
+    return tuple(found)
+
+
+class DomainDigits:
+    """The digits of a domain, the major one first, cut at the axes of `shape` and wherever some
+    value's address asks for it. Other neighbours that every address runs through without a gap are
+    one digit."""
+
+    def __init__(
+        self, size: int, addresses: Iterable[Sequence[Term]], shape: Sequence[int] = ()
+    ) -> None:
+        self.size = size
+        self.addresses = [tuple(a) for a in addresses]
+        axes = frozenset(row_major_strides(shape))
+        boundaries = {1, size, *axes}
+        for t in self._iterate_terms():
+            boundaries |= {t.digit.weight, t.digit.weight * t.digit.extent}
+        order = sorted(boundaries, reverse=True)
+        if any(a % b for a, b in pairwise(order)):
+            raise UnsupportedKernelError(
+                "two shapes cut the domain at places that do not fit together"
+            )
+        self.boundaries = order
+        self._merge(axes)
+
+    def _iterate_terms(self) -> Iterator[Term]:
+        for address in self.addresses:
+            yield from address
+
+    @property
+    def extents(self) -> IntTuple:
+        return tuple(a // b for a, b in pairwise(self.boundaries))
+
+    def strides(self, address: Sequence[Term]) -> IntTuple:
+        """How far one step of each digit moves an address."""
+        found = [0] * (len(self.boundaries) - 1)
+        for t in address:
+            top = t.digit.weight * t.digit.extent
+            for i, w in enumerate(self.boundaries[1:]):
+                if t.digit.weight <= w < top:
+                    found[i] += t.stride * (w // t.digit.weight)
+        return tuple(found)
+
+    def _merge(self, axes: frozenset[int]) -> None:
+        rows = [self.strides(a) for a in self.addresses]
+        extents = self.extents
+        boundaries = [self.boundaries[0]]
+        boundaries += [
+            self.boundaries[i + 1]
+            for i in range(len(extents) - 1)
+            if self.boundaries[i + 1] in axes
+            or any(r[i] != r[i + 1] * extents[i + 1] for r in rows)
+        ]
+        self.boundaries = [*boundaries, 1] if self.size > 1 else [1]
