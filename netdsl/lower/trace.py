@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from netdsl.lower.expression import Constant, DropoutMask, Expr, LinearIndex, Load, PaddedAxis
-from netdsl.lower.formula import Symbol, SymbolicNamespace, trace_formula
+from netdsl.lower.formula import ElementSymbol, SymbolicNamespace, trace_formula
 from netdsl.lower.index_terms import (
     Coordinates,
     Term,
@@ -196,8 +196,8 @@ class _Tracer:
         mask = DropoutMask(
             "dropout_mask", "bool", (index, seed, step), key=key, threshold=threshold
         )
-        value = Symbol(x)
-        factor = SymbolicNamespace().where(Symbol(mask), value.lift(1 / (1 - rate)), 0.0)
+        value = ElementSymbol(x)
+        factor = SymbolicNamespace().where(ElementSymbol(mask), value.lift(1 / (1 - rate)), 0.0)
         return (value * factor).expr
 
     def _trace_pad(self, node: Node, coordinates: Coordinates) -> Expr:
@@ -249,7 +249,7 @@ class _Tracer:
         axes, eps = node.attrs["axes"], node.attrs["eps"]
         key = ("inverse_std", name, coordinates, axes, eps)
         if key not in self._expressions:
-            variance = Symbol(self._load_moment(name, 1, coordinates, axes))
+            variance = ElementSymbol(self._load_moment(name, 1, coordinates, axes))
             self._expressions[key] = (1 / SymbolicNamespace().sqrt(variance + eps)).expr
         return self._expressions[key]
 

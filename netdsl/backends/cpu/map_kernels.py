@@ -130,7 +130,9 @@ class DomainBody:
             is_flat=not self.kept_axes[1],
         )
         if self.traced.is_split and (self.reductions or kernel.kind == "anchor"):
-            raise UnsupportedKernelError("values whose axes are split differently from the domain's")
+            raise UnsupportedKernelError(
+                "values whose axes are split differently from the domain's"
+            )
 
     def _find_kept_axes(self) -> tuple[bool, bool]:
         """Whether the reductions keep the first axis, and the last."""
