@@ -107,14 +107,14 @@ def run_training(bench: BenchContext, net: str, profiled: bool) -> GpuRow:
 
 def print_profile(executor: Executor, most: int = 20) -> None:
     """Prints the slowest kernels, each timed alone, with its memory throughput."""
-    from netdsl.backends.cuda.backend import Captured
+    from netdsl.backends.cuda.backend import CapturableThunk
     from netdsl.plan.memory_traffic import count_moved_bytes, find_kernel_label, sum_by_kernel_label
 
     graph, device = executor.plan.graph, executor.backend.device
     rows = []
     for kernel, thunk in zip(executor.plan.kernels, executor.kernels, strict=True):
-        if isinstance(thunk, Captured):
-            ms = device.milliseconds(thunk)
+        if isinstance(thunk, CapturableThunk):
+            ms = device.measure_milliseconds(thunk)
             rows.append(
                 (
                     ms,

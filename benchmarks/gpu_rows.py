@@ -259,7 +259,8 @@ def time_launch(launch: Callable[[], None], backend: Any, steps: int = 20) -> fl
     if backend.name != "cuda":
         return 1e3 * float(backend.measure_seconds([launch])[0])
     found = [
-        backend.device.elapsed(lambda: _launch_repeatedly(steps, launch)) / steps for _ in range(5)
+        backend.device.elapsed_milliseconds(lambda: _launch_repeatedly(steps, launch)) / steps
+        for _ in range(5)
     ]
     return float(np.median(found))
 

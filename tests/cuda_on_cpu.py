@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netdsl.backends.cuda import convolution, product
-from netdsl.backends.cuda.backend import CUDA, CudaBackend
-from netdsl.backends.cuda.index import Unmappable
-from netdsl.backends.cuda.launch import SCRATCH_BYTES, Address, Launch, Word
+from netdsl.backends.cuda import cublaslt_gemm, cudnn_convolution
+from netdsl.backends.cuda.backend import CUDA_FUSION, CudaBackend
+from netdsl.backends.cuda.cuda_launch import SCRATCH_BYTES, Address, CudaLaunch, KernelArgument
+from netdsl.backends.cuda.index_terms import UnsupportedKernelError
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.backends.cuda.tuning import Tuner
 from netdsl.ops import OPS
@@ -123,7 +123,7 @@ static void run_(void (*body)(const long long*), const long long* words, int gx,
 """
 
 
-def compile_library(launches: Sequence[Launch], folder: Path) -> ctypes.CDLL:
+def compile_library(launches: Sequence[CudaLaunch], folder: Path) -> ctypes.CDLL:
     """Compiles all sources into one library, with `call_I(words, grid x, grid y, threads)` for
     launch I."""
     text = [_RUNTIME, PRELUDE]
@@ -133,7 +133,7 @@ def compile_library(launches: Sequence[Launch], folder: Path) -> ctypes.CDLL:
         body = f"namespace n{i} {{\n{plain}\n}}"
         text.append(body if i % 2 else NO_CONTRACTION_TEMPLATE.format(body))
         text += [f"#undef {name}" for name in re.findall(r"#define (\w+)", rest)]
-        count = len(launch.tables) + len(launch.words)
+        count = len(launch.tables) + len(launch.arguments)
         given = ", ".join(_argument(launch, k) for k in range(count))
         text.append(
             f"static void body_{i}(const long long* w) {{ n{i}::{launch.name}({given}); }}\n"
@@ -159,7 +159,7 @@ def compile_library(launches: Sequence[Launch], folder: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(target))
 
 
-def _argument(launch: Launch, k: int) -> str:
+def _argument(launch: CudaLaunch, k: int) -> str:
     return f"(const i64*)w[{k}]" if k < len(launch.tables) else f"w[{k}]"
 
 
@@ -190,24 +190,24 @@ class HostDevice:
         self.scratch = np.zeros(SCRATCH_BYTES, dtype=np.uint8)
         self.workspace = np.zeros(1 << 20, dtype=np.uint8)
         self.tuner = FixedChoiceTuner(way)
-        self.repeatable = False
+        self.deterministic = False
         self.timing = False
         """Whether all implementations run once when they are bound, on memory that a step will
         read."""
         self.taken: Counter[str] = Counter()
         """How often each library was called, by operation."""
         self._folder = folder
-        self.asked: dict[str, Launch] = {}
+        self.asked: dict[str, CudaLaunch] = {}
         """Every source, by its text."""
         self._made: dict[str, Any] = {}
 
-    def compiled(self, launch: Launch) -> Future[Any]:
+    def compile_async(self, launch: CudaLaunch) -> Future[Any]:
         self.asked.setdefault(launch.source, launch)
         found: Future[Any] = Future()
         found.set_result(lambda grid, block, words: self._run(launch.source, grid, block, words))
         return found
 
-    def milliseconds(self, run: Callable[[], None]) -> float:
+    def measure_milliseconds(self, run: Callable[[], None]) -> float:
         before = self.taken.copy()
         if self.timing:
             run()
@@ -231,12 +231,14 @@ class FixedChoiceTuner(Tuner):
         super().__init__(None)
         self.way = way
 
-    def fastest(self, what: Any, candidates: Any, milliseconds: Any, most: int) -> Any:
+    def choose_fastest(
+        self, task_key: Any, candidates: Any, measure: Any, max_candidates: int
+    ) -> Any:
         made, named = [], []
         for candidate in candidates:
-            with suppress(RuntimeError, Unmappable):
+            with suppress(RuntimeError, UnsupportedKernelError):
                 made.append(candidate.make())
-                milliseconds(made[-1])
+                measure(made[-1])
                 if isinstance(self.way, str) and self.way in candidate.name:
                     named.append(made[-1])
         if not made:
@@ -268,32 +270,38 @@ class HostBackend(CudaBackend):
 
 
 def open_host_backend(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, way: int | str = 0, fusion: FusionOptions = CUDA
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    way: int | str = 0,
+    fusion: FusionOptions = CUDA_FUSION,
 ) -> HostBackend:
     """The CUDA backend without a GPU or its libraries, whose calls NumPy executes. Every
     convolution is worth an epilogue."""
-    monkeypatch.setattr(product, "bound", bind_product)
-    monkeypatch.setattr(convolution, "bound", bind_convolution)
-    monkeypatch.setattr(convolution, "supported", lambda places: True)
+    monkeypatch.setattr(cublaslt_gemm, "bind", bind_product)
+    monkeypatch.setattr(cudnn_convolution, "bind", bind_convolution)
+    monkeypatch.setattr(cudnn_convolution, "is_supported", lambda places: True)
     device = HostDevice(folder, way)
-    return HostBackend("hosted", device.cupy, replace(fusion, min_epilogue_bytes={}), device)
+    fusion = replace(fusion, min_epilogue_bytes={})
+    return HostBackend("hosted", device.cupy, fusion, device=device)
 
 
 def bind_product(
-    device: HostDevice, p: product.Product, at: product.Pointers
+    device: HostDevice, p: cublaslt_gemm.Gemm, at: cublaslt_gemm.GemmPointers
 ) -> Callable[[], None]:
     """The operation requested of cuBLASLt: op(A) op(B) + C, a bias per row, ReLU; column-major."""
-    a, b, d = (_view_matrix(m, x) for m, x in ((p.a, at.weight), (p.b, at.rows), (p.d, at.result)))
-    c = _view_matrix(p.beside, at.beside) if p.beside else None
-    bias = _view_array(at.bias, p.d.dtype, (p.d.rows,), (1,)) if p.bias else None
+    a, b, d = (
+        _view_matrix(m, x) for m, x in ((p.a, at.weight), (p.b, at.inputs), (p.d, at.result))
+    )
+    c = _view_matrix(p.addend, at.addend) if p.addend else None
+    bias = _view_array(at.bias, p.d.dtype, (p.d.rows,), (1,)) if p.bias_alignment else None
 
     def run() -> None:
-        device.taken[f"product {p.epilogue}{' beside' if p.beside else ''}"] += 1
+        device.taken[f"product {p.epilogue}{' beside' if p.addend else ''}"] += 1
         with np.errstate(all="ignore"):
             compute()
 
     def compute() -> None:
-        sums = _widen(_transpose(a, p.a.turned)) @ _widen(_transpose(b, p.b.turned))
+        sums = _widen(_transpose(a, p.a.is_transposed)) @ _widen(_transpose(b, p.b.is_transposed))
         if c is not None:
             sums = sums + _widen(c)
         if bias is not None:
@@ -304,7 +312,7 @@ def bind_product(
 
 
 def bind_convolution(
-    device: HostDevice, task: convolution.Task, pointers: Sequence[int]
+    device: HostDevice, task: cudnn_convolution.FusedConvolution, pointers: Sequence[int]
 ) -> Callable[[], None]:
     """The operation requested of cuDNN: a convolution, then its epilogue, in 32 bits."""
     assert not any(pointer % 16 for pointer in pointers)  # the alignment promised to cuDNN
@@ -325,7 +333,7 @@ def bind_convolution(
         left = iter(beside)
         if e is not None and e.bias:
             value = value + _widen(next(left)).reshape(-1)
-        if e is not None and e.beside:
+        if e is not None and e.addend:
             value = value + _widen(next(left))
         if e is not None and e.mask:
             value = np.where(_widen(next(left)) > 0, value, 0)
@@ -334,8 +342,8 @@ def bind_convolution(
     return run
 
 
-def _view_matrix(m: product.Matrix, pointer: int) -> Any:
-    shape, strides = (m.count, m.rows, m.cols), (m.apart, 1, m.leading)
+def _view_matrix(m: cublaslt_gemm.Matrix, pointer: int) -> Any:
+    shape, strides = (m.batch_count, m.rows, m.cols), (m.batch_stride, 1, m.leading_dimension)
     return _view_array(pointer, m.dtype, shape, strides)
 
 
@@ -357,12 +365,12 @@ def _view_array(pointer: int, dtype: str, shape: IntTuple, strides: IntTuple) ->
     return np.lib.stride_tricks.as_strided(flat, shape, apart)
 
 
-def pack_arguments(launch: Launch, memory: Mapping[str, Any]) -> Any:
+def pack_arguments(launch: CudaLaunch, memory: Mapping[str, Any]) -> Any:
     """The arguments of a launch without tables."""
-    return np.array([_resolve_argument(w, memory) for w in launch.words], dtype=np.int64)
+    return np.array([_resolve_argument(w, memory) for w in launch.arguments], dtype=np.int64)
 
 
-def _resolve_argument(word: Word, memory: Mapping[str, Any]) -> int:
+def _resolve_argument(word: KernelArgument, memory: Mapping[str, Any]) -> int:
     if isinstance(word, Address):
         return int(memory[word.buffer].__array_interface__["data"][0]) + word.start
     return word

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netdsl.backends.cuda import convolution, device, libraries, nvrtc, product
-from netdsl.backends.cuda.launch import Launch
+from netdsl.backends.cuda import cublaslt_gemm, cudnn_convolution, device, libraries, nvrtc
+from netdsl.backends.cuda.cuda_launch import CudaLaunch
 from tests.cuda_on_cpu import MULTIPROCESSORS, bind_convolution, bind_product, compile_library
 
 Operation = Callable[[], None]
@@ -175,7 +175,7 @@ class EmulatedGpu:
         self.taken: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
         self._folder = folder
-        self._asked: dict[str, Launch] = {}
+        self._asked: dict[str, CudaLaunch] = {}
         self._made: dict[str, Any] = {}
 
     def stream(self) -> EmulatedStream:
@@ -189,12 +189,12 @@ class EmulatedGpu:
         tables = given.count("*")
         words = len(given.split(",")) - tables
         self._asked.setdefault(
-            source, Launch(source, name, (1, 1), 1, (0,) * words, ((),) * tables)
+            source, CudaLaunch(source, name, (1, 1), 1, (0,) * words, ((),) * tables)
         )
 
     def run(self, source: str, grid: Any, block: Any, words: Sequence[Any]) -> None:
         assert all(isinstance(w, np.int64) for w in words)
-        assert len(words) == len(self._asked[source].words) + len(self._asked[source].tables)
+        assert len(words) == len(self._asked[source].arguments) + len(self._asked[source].tables)
         given = np.array(words, dtype=np.int64)
         self.stream().do(lambda: self._call(source, grid, block, given))
 
@@ -280,11 +280,11 @@ def install_emulated_gpu(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Emula
     gpu = EmulatedGpu(folder)
     monkeypatch.setenv("NETDSL_CACHE", str(folder))
     monkeypatch.setitem(sys.modules, "cupy", gpu.cupy())
-    monkeypatch.setattr(device, "cudnn", _make_cudnn_module)
-    monkeypatch.setattr(libraries, "cudnn", _make_cudnn_module)
+    monkeypatch.setattr(device, "load_cudnn", _make_cudnn_module)
+    monkeypatch.setattr(libraries, "load_cudnn", _make_cudnn_module)
     monkeypatch.setattr(device, "cublaslt_version", lambda: 0)
-    monkeypatch.setattr(nvrtc, "target", lambda capability: f"sm_{capability}")
-    monkeypatch.setattr(nvrtc, "compiled", lambda source, target: source.encode())
+    monkeypatch.setattr(nvrtc, "target_architecture", lambda capability: f"sm_{capability}")
+    monkeypatch.setattr(nvrtc, "compile_cached", lambda source, target: source.encode())
 
     def bound(compute: Any) -> Any:
         def bind(own: Any, *given: Any) -> Operation:
@@ -293,6 +293,6 @@ def install_emulated_gpu(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Emula
 
         return bind
 
-    monkeypatch.setattr(product, "bound", bound(bind_product))
-    monkeypatch.setattr(convolution, "bound", bound(bind_convolution))
+    monkeypatch.setattr(cublaslt_gemm, "bind", bound(bind_product))
+    monkeypatch.setattr(cudnn_convolution, "bind", bound(bind_convolution))
     return gpu

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netdsl.backends.cuda import convolution, product
-from netdsl.backends.cuda.backend import CUDA, CudaBackend
-from netdsl.backends.cuda.launch import Launch
-from netdsl.backends.cuda.libraries import cudnn
+from netdsl.backends.cuda import cublaslt_gemm, cudnn_convolution
+from netdsl.backends.cuda.backend import CUDA_FUSION, CudaBackend
+from netdsl.backends.cuda.cuda_launch import CudaLaunch
+from netdsl.backends.cuda.libraries import load_cudnn
 from netdsl.backends.cuda.tuning import Tuner
 from tests.conftest import ROOT
 from tests.cuda_on_cpu import GPP, SynchronousStream
@@ -32,7 +32,7 @@ def why_cudnn_is_missing() -> str | None:
         from cuda.pathfinder import load_nvidia_dynamic_lib
 
         load_nvidia_dynamic_lib("cudnn")
-        cudnn()
+        load_cudnn()
     except (Exception, SystemExit) as e:
         return f"cuDNN is not installed (pip install -e '.[plan]'): {str(e)[:80]}"
     return None
@@ -78,38 +78,39 @@ def load_driver() -> bool:
 class MockDevice:
     """Replaces `Device`: cuDNN plans for an H100 from its properties; sources are collected."""
 
-    def __init__(self, planned_for: dict[str, Any], compiling: float) -> None:
+    def __init__(self, graph_settings: dict[str, Any], compile_seconds: float) -> None:
         self.cupy = np
         self.multiprocessors = 132
         self.scratch = self.workspace = np.zeros(1, np.uint8)
         self.handle, self.stream = None, SynchronousStream()
-        self.chosen: dict[object, Any] = {}
-        self.tuner = Tuner(None, 0.0, compiling=compiling)
-        self.repeatable = False
-        self.planned_for = planned_for
+        self.chosen_plans: dict[object, Any] = {}
+        self.tuner = Tuner(None, 0.0, compile_seconds=compile_seconds)
+        self.deterministic = False
+        self.graph_settings = graph_settings
         self.sources: set[str] = set()
 
-    def compiled(self, launch: Launch) -> Future[Any]:
+    def compile_async(self, launch: CudaLaunch) -> Future[Any]:
         self.sources.add(launch.source)
         return Future()
 
 
-def open_mock_backend(monkeypatch: pytest.MonkeyPatch, compiling: float = 0.0) -> CudaBackend:
+def open_mock_backend(monkeypatch: pytest.MonkeyPatch, compile_seconds: float = 0.0) -> CudaBackend:
     """Opens the CUDA backend on the mock device. Products are only laid out, since cuBLASLt
-    suggests nothing without a driver; so are convolutions without cuDNN. At most `compiling`
+    suggests nothing without a driver; so are convolutions without cuDNN. At most `compile_seconds`
     seconds are spent on compiling epilogues of convolutions."""
     no_launch = lambda *given: lambda: None
-    monkeypatch.setattr(product, "bound", no_launch)
-    planned_for = {}
+    monkeypatch.setattr(cublaslt_gemm, "bind", no_launch)
+    graph_settings = {}
     if why_cudnn_is_missing():
-        monkeypatch.setattr(convolution, "bound", no_launch)
+        monkeypatch.setattr(cudnn_convolution, "bind", no_launch)
     else:
-        planned_for["device_property"] = cudnn().create_device_properties(H100.read_text())
+        graph_settings["device_property"] = load_cudnn().create_device_properties(H100.read_text())
     monkeypatch.setattr(CudaBackend, "capture", no_launch)
-    return CudaBackend("described", np, CUDA, MockDevice(planned_for, compiling))
+    device = MockDevice(graph_settings, compile_seconds)
+    return CudaBackend("described", np, CUDA_FUSION, device=device)
 
 
 def find_conv_plans(backend: CudaBackend) -> dict[Any, str]:
     """The name of the plan chosen for each convolution."""
-    chosen = backend.device.chosen.items()
+    chosen = backend.device.chosen_plans.items()
     return {key: graph.get_plan_name_at_index(index) for key, (graph, _, index) in chosen}

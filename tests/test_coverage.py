@@ -11,9 +11,9 @@ import pytest
 
 from netdsl.backends.cpu.backend import CPU_FUSION, make_kernel_tasks
 from netdsl.backends.cpu.llvm_listing import make_placeholder_buffers
-from netdsl.backends.cuda.anchors import cuts
-from netdsl.backends.cuda.backend import CUDA
-from netdsl.backends.cuda.generate import generated
+from netdsl.backends.cuda.anchor_binder import place_splits
+from netdsl.backends.cuda.backend import CUDA_FUSION
+from netdsl.backends.cuda.kernel_generator import generate_launches
 from netdsl.errors import NetError
 from netdsl.ops import OPS
 from netdsl.ops.example_values import RandomDraw
@@ -36,15 +36,17 @@ def has_cpu_kernel(plan: Plan, kernel: Kernel) -> bool:
 def has_cuda_kernel(plan: Plan, kernel: Kernel) -> bool:
     """Products are cuDNN's and cuBLASLt's; what follows them must be generated."""
     if kernel.kind == "anchor":
-        return any(cut.rest is not None for cut in cuts(plan, kernel, MULTIPROCESSORS))
-    return generated(plan, kernel, MULTIPROCESSORS) is not None
+        return any(
+            cut.rest_launches is not None for cut in place_splits(plan, kernel, MULTIPROCESSORS)
+        )
+    return generate_launches(plan, kernel, MULTIPROCESSORS) is not None
 
 
 ENGINES: dict[str, tuple[str, FusionOptions, HasKernel]] = {
     "cpu float32": ("float32", CPU_FUSION, has_cpu_kernel),
-    "cuda float32": ("float32", CUDA, has_cuda_kernel),
-    "cuda bfloat16": ("bfloat16", CUDA, has_cuda_kernel),
-    "cuda float16": ("float16", CUDA, has_cuda_kernel),
+    "cuda float32": ("float32", CUDA_FUSION, has_cuda_kernel),
+    "cuda bfloat16": ("bfloat16", CUDA_FUSION, has_cuda_kernel),
+    "cuda float16": ("float16", CUDA_FUSION, has_cuda_kernel),
 }
 
 

@@ -113,7 +113,7 @@ def taking(way: int | str, backend: Any) -> Any:
     """The engine that takes the same way for each product, as far as there is one."""
     device = backend.device.with_tuner(FixedChoiceTuner(way), False)
     fusion = replace(backend.fusion, min_epilogue_bytes={})
-    return replace(backend, device=device, fusion=fusion, fallbacks=[], anchors={})
+    return replace(backend, device=device, fusion=fusion, fallbacks=[], anchor_binders={})
 
 
 @pytest.mark.parametrize("net", ["residual", "googlenet"])
@@ -227,7 +227,7 @@ def test_deterministic_runs_repeat(backend: Any, tmp_path: Path) -> None:
     states = []
     for name in ("one", "two"):
         trainer = Trainer(build_program(parse(text)), None, backend)
-        assert trainer.backend.device.repeatable
+        assert trainer.backend.device.deterministic
         trainer.run(tmp_path / name, lambda p: None, lambda m: None)
         states.append(trainer.state.snapshot())
     one, two = states
@@ -248,14 +248,14 @@ def test_a_second_process_finds_what_the_first_has_built(
     def work() -> tuple[int, int]:
         """How many kernels were compiled, and how many choices timed."""
         own, compiled = open_backend("cuda"), []
-        real = nvrtc.assembled
+        real = nvrtc.compile_source
         with monkeypatch.context() as m:
-            m.setattr(nvrtc, "assembled", lambda *a: compiled.append(a) or real(*a))
+            m.setattr(nvrtc, "compile_source", lambda *a: compiled.append(a) or real(*a))
             state = State(own)
             state.initialise(graph.states, 0)
-            before = len(own.device.tuner.choices.known)
+            before = len(own.device.tuner.cache.known_choices)
             Executor(graph, own, state).run(make_values(graph))
-        return len(compiled), len(own.device.tuner.choices.known) - before
+        return len(compiled), len(own.device.tuner.cache.known_choices) - before
 
     compiled, timed = work()
     assert compiled > 10

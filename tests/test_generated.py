@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from netdsl.backends.cuda import maps, space, windows
-from netdsl.backends.cuda.backend import CUDA
-from netdsl.backends.cuda.generate import generated
-from netdsl.backends.cuda.maps import launches
-from netdsl.backends.cuda.trace import Traced
+from netdsl.backends.cuda import map_kernels, space_to_depth, window_kernels
+from netdsl.backends.cuda.backend import CUDA_FUSION
+from netdsl.backends.cuda.kernel_generator import generate_launches
+from netdsl.backends.cuda.map_kernels import map_launches
+from netdsl.backends.cuda.trace import TracedKernel
 from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
@@ -236,18 +236,33 @@ def test_blocks_of_pixels(image: Any, kernel: Any, stride: Any, pad: Any, tmp_pa
     attrs = {"stride": stride, "pad": pad, "dilation": (1, 1), "groups": 1}
     y = OPS["conv2d"].reference(np, x, w, **attrs)
     node = Node("y", "conv2d", ("x", "w"), Attrs(attrs), TensorType(y.shape, "float64"))
-    blocks = space.blocks_of(node, x.shape, w.shape, y.shape)
+    blocks = space_to_depth.find_space_to_depth(node, x.shape, w.shape, y.shape)
     assert blocks is not None
-    inner = {"x": np.zeros(blocks.image), "w": np.zeros(blocks.weight_shape(5))}
-    moved(space.image_to(blocks, place("a", x), place("b", inner["x"])), x, inner["x"], tmp_path)
-    moved(space.weight_to(blocks, place("a", w), place("b", inner["w"])), w, inner["w"], tmp_path)
+    inner = {"x": np.zeros(blocks.image_shape), "w": np.zeros(blocks.weight_shape(5))}
+    moved(
+        space_to_depth.trace_image_copy(blocks, place("a", x), place("b", inner["x"])),
+        x,
+        inner["x"],
+        tmp_path,
+    )
+    moved(
+        space_to_depth.trace_weight_copy(blocks, place("a", w), place("b", inner["w"])),
+        w,
+        inner["w"],
+        tmp_path,
+    )
     plain = {**attrs, "stride": (1, 1), "pad": ((0, 0), (0, 0))}
     close(OPS["conv2d"].reference(np, inner["x"], inner["w"], **plain), y, 1e-12, "blocks")
     g = rng.standard_normal(y.shape)
     wgrad = OPS["conv2d_wgrad"].reference
     gathered = np.zeros_like(w)
     dw = wgrad(np, g, inner["x"], kernel=blocks.kernel, **plain)
-    moved(space.weight_from(blocks, place("a", dw), place("b", gathered)), dw, gathered, tmp_path)
+    moved(
+        space_to_depth.trace_weight_gradient_copy(blocks, place("a", dw), place("b", gathered)),
+        dw,
+        gathered,
+        tmp_path,
+    )
     close(gathered, wgrad(np, g, x, kernel=kernel, **attrs), 1e-12, "gradient")
 
 
@@ -255,9 +270,9 @@ def place(name: str, array: Any) -> Placement:
     return Placement(name, str(array.dtype), make_contiguous(array.shape))
 
 
-def moved(traced: Traced, source: Any, target: Any, folder: Path) -> None:
+def moved(traced: TracedKernel, source: Any, target: Any, folder: Path) -> None:
     """Runs a copy from `a` to `b`."""
-    (launch,) = launches(traced, 2)
+    (launch,) = map_launches(traced, 2)
     words = pack_arguments(launch, {"a": source, "b": target})
     pointer = words.ctypes.data_as(ctypes.c_void_p)
     compile_library([launch], folder).call_0(pointer, *launch.grid, launch.threads)
@@ -273,7 +288,7 @@ def test_gradients_are_added_up_together(engine: Engine) -> None:
     backend = engine()
     plan = make_plan(graph, backend.fusion)
     (totals,) = (k for k in plan.kernels if k.name == "totals")
-    found = generated(plan, totals, MULTIPROCESSORS)
+    found = generate_launches(plan, totals, MULTIPROCESSORS)
     assert found
     assert len(totals.parts) > 10 > len(found)
     assert run(graph, backend, 1e-4) == []
@@ -297,7 +312,7 @@ def test_windows_over_some_channels_of_an_image(dtype: str, value: float, engine
 def test_threads_that_keep_much_take_fewer_elements_at_once(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maps, "_MOST_KEPT", 9)
+    monkeypatch.setattr(map_kernels, "_MAX_REGISTER_VALUES", 9)
     assert run(simplify(lower_convolutions(block_step("residual"))), engine(), 1e-9) == []
 
 
@@ -310,11 +325,11 @@ def test_a_large_batch_of_pooling_goes_by_parts(
     x, g = (b.input(n, TensorType((7, s, s, 8), "float32")) for n, s in (("x", 6), ("g", 3)))
     window = {"kernel": (2, 2), "stride": (2, 2), "pad": ((0, 0), (0, 0))}
     graph = b.build({"d": b.max_pool_grad(g, b.relu(x), **window)})
-    monkeypatch.setattr(windows, "WORKSPACE_BYTES", 3 * 3 * 3 * 8 + 5)
+    monkeypatch.setattr(window_kernels, "WORKSPACE_BYTES", 3 * 3 * 3 * 8 + 5)
     backend = engine()
     assert run(graph, backend, 1e-6) == []
     plan = make_plan(graph, backend.fusion)
-    found = generated(plan, plan.kernels[-1], MULTIPROCESSORS)
+    found = generate_launches(plan, plan.kernels[-1], MULTIPROCESSORS)
     assert found
     assert len(found) == 2 * 3
 
@@ -328,7 +343,7 @@ def test_moments_of_what_a_state_becomes(rows: int, axes: IntTuple, engine: Engi
     s = b.state("s", TensorType((rows, 24)), ("normal", 1.0), trainable=False)
     new = b.add(b.mul(s, b.const(3.0)), b.input("x", TensorType((rows, 24), "float32")))
     graph = b.build({"m": b.moments(new, axes=axes)}, {"s": new})
-    verify_plan(make_plan(graph, CUDA))
+    verify_plan(make_plan(graph, CUDA_FUSION))
     assert run(graph, engine(), 1e-4) == []
 
 
@@ -338,8 +353,8 @@ def test_no_grid_has_more_rows_than_a_gpu_takes() -> None:
     x, s = (
         b.input(n, TensorType(k, "float32")) for n, k in (("x", (8, 4099, 4099)), ("s", (8, 1, 1)))
     )
-    plan = make_plan(b.build({"y": b.mul(x, s)}), CUDA)
-    (launch,) = generated(plan, plan.kernels[-1], 132) or ()
+    plan = make_plan(b.build({"y": b.mul(x, s)}), CUDA_FUSION)
+    (launch,) = generate_launches(plan, plan.kernels[-1], 132) or ()
     columns, rows = launch.grid
     assert rows == 1
     assert columns > 65535

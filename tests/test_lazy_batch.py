@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netdsl.backends.array_backend import ArrayBackend, reference_backend
-from netdsl.backends.cuda import picking
+from netdsl.backends.cuda import image_gather
 from netdsl.backends.lazy_batch import DeviceImages, LazyBatch, materialize
 from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.augment import bind_augmentation as chosen
@@ -108,10 +108,12 @@ def test_the_kernel_picks_the_same_bytes(tmp_path: Path) -> None:
             assert isinstance(picked, LazyBatch)
             cases.append((picked, picked.to_table(), np.full(picked.shape, 77, np.uint8)))
     at = [[a.ctypes.data for a in (p.source.device_array, table, out)] for p, table, out in cases]
-    launches = [picking.launch(p, *places) for (p, _, _), places in zip(cases, at, strict=True)]
+    launches = [
+        image_gather.gather_launch(p, *places) for (p, _, _), places in zip(cases, at, strict=True)
+    ]
     compiled = compile_library(launches, tmp_path)
     for i, (launch, (picked, _, out)) in enumerate(zip(launches, cases, strict=True)):
-        words = np.array(launch.words, np.int64)
+        words = np.array(launch.arguments, np.int64)
         run = getattr(compiled, f"call_{i}")
         run(words.ctypes.data_as(ctypes.c_void_p), *launch.grid, launch.threads)
         np.testing.assert_array_equal(out, picked.materialize())

@@ -29,8 +29,8 @@ USERS: dict[str, Callable[[], Any]] = {
     "numba": lambda: open_backend("cpu"),
     "llvmlite": lambda: open_backend("cpu"),
     "cupy": lambda: open_backend("cuda"),
-    "cudnn": libraries.cudnn.__wrapped__,
-    "cuda": lambda: libraries.nvidia_library("nvrtc"),
+    "cudnn": libraries.load_cudnn.__wrapped__,
+    "cuda": lambda: libraries.load_nvidia_library("nvrtc"),
 }
 BROKEN = {
     'raise ImportError("libx.so: failed to map segment")': "libx.so: failed to map segment",

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from netdsl.backends import open_backend
 from netdsl.backends.array_backend import ArrayBackend
-from netdsl.backends.cuda.backend import CUDA
-from netdsl.backends.cuda.generate import generated
+from netdsl.backends.cuda.backend import CUDA_FUSION
+from netdsl.backends.cuda.kernel_generator import generate_launches
 from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
@@ -69,7 +69,7 @@ FUSIONS = (
     NO_FUSION,
     replace(FULL_FUSION, has_halo=False, channel_multiple=4, can_batch_updates=False),
     replace(FULL_FUSION, epilogue_ops={}, epilogue_reductions=frozenset()),
-    CUDA,
+    CUDA_FUSION,
     replace(FULL_FUSION, max_epilogue_operands=0, concat_alignment=32, channel_multiple=8),
 )
 
@@ -195,7 +195,7 @@ def test_batch_norm_by_algebra_and_epilogues_save_a_fifth_of_the_traffic() -> No
     )
     step = training_graph(replace(network, graph=before), plain_recipe())
     plain = replace(
-        CUDA,
+        CUDA_FUSION,
         epilogue_ops={},
         max_epilogue_operands=0,
         epilogue_reductions=frozenset(),
@@ -210,7 +210,7 @@ def test_batch_norm_by_algebra_and_epilogues_save_a_fifth_of_the_traffic() -> No
         )
         for graph, fusion in (
             (pass_manager.run_passes(step, pass_manager.TRAINING_STEP_PASSES), plain),
-            (after, CUDA),
+            (after, CUDA_FUSION),
         )
     ]
     assert len(after.find_by_op("gram")) == 19
@@ -222,7 +222,7 @@ def test_weights_are_cast_in_one_launch_before_the_step() -> None:
     text = "net n { input(8x8x3); conv(8, 3x3) -> relu; conv(8, 3x3) -> relu; fc(2000); fc(1000) }"
     network = elaborate(build_program(parse(text)), None, Settings(batch=4, training=True))
     step = compile_step(network, replace(plain_recipe(), precision=_mixed()))
-    kernels = make_plan(step, CUDA).kernels
+    kernels = make_plan(step, CUDA_FUSION).kernels
     (early,) = (k for k in kernels if k.name == "early")
     assert len(early.parts) == 4  # and the images
     assert kernels.index(early) == 0
@@ -242,8 +242,8 @@ def test_hundreds_of_gradients_are_added_up(settings: str) -> None:
     network = elaborate(file, None, Settings(batch=2, training=True))
     assert len(network.parameters) > 500
     graph = compile_step(network, resolve_recipe(file))
-    plan = make_plan(graph, CUDA)
-    assert all(generated(plan, k, 132) for k in plan.kernels if k.kind != "anchor")
+    plan = make_plan(graph, CUDA_FUSION)
+    assert all(generate_launches(plan, k, 132) for k in plan.kernels if k.kind != "anchor")
     if "clip" in settings:
         backend = open_backend("cpu")
         state = State(backend)

@@ -12,8 +12,8 @@ from llvmlite import binding as llvm
 from netdsl.backends.cpu.backend import CpuBackend, make_kernel_tasks
 from netdsl.backends.cpu.llvm_listing import list_called_functions
 from netdsl.backends.cuda import nvrtc
-from netdsl.backends.cuda.backend import CUDA
-from netdsl.backends.cuda.listing import MULTIPROCESSORS, source
+from netdsl.backends.cuda.backend import CUDA_FUSION
+from netdsl.backends.cuda.cuda_source import MULTIPROCESSORS, generate_cuda_source
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.errors import NetError
 from netdsl.ir.printer import to_text
@@ -93,7 +93,7 @@ def test_cuda_source_is_what_the_engine_compiles(
     network = elaborate(load_program(BLOCKS), net, Settings(batch=2, training=True))
     graph, backend = compile_step(network, recipe(low)), open_mock_backend(monkeypatch)
     bound(graph, backend)
-    text = source(make_plan(graph, CUDA), MULTIPROCESSORS["sm_90"])
+    text = generate_cuda_source(make_plan(graph, CUDA_FUSION), MULTIPROCESSORS["sm_90"])
     assert text.startswith(PRELUDE)
     found = functions(text, "//")
     assert called(text, "//") == found.keys()
@@ -106,13 +106,13 @@ def test_cuda_source_is_what_the_engine_compiles(
 
 def test_cuda_source_compiles(netdsl: Any) -> None:
     try:
-        nvrtc.library()
+        nvrtc.load_library()
     except NetError as e:
         pytest.skip(str(e))
     _, out, _ = netdsl("compile", DIGITS, "--emit", "source", "--device", "cuda")
     sources = [f"{PRELUDE}{text}" for text in functions(out, "//").values()]
     assert len(sources) > 3
-    assert nvrtc.assembled(joined(sources), "sm_90")
+    assert nvrtc.compile_source(joined(sources), "sm_90")
 
 
 def test_cuda_source_is_that_of_a_gpu(netdsl: Any) -> None:

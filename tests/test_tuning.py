@@ -13,7 +13,7 @@ from netdsl import backends, disk_cache
 from netdsl.backends.cuda import nvrtc
 from netdsl.backends.cuda.backend import CudaBackend
 from netdsl.backends.cuda.prelude import PRELUDE
-from netdsl.backends.cuda.tuning import Candidate, Choices, Tuner
+from netdsl.backends.cuda.tuning import Candidate, Tuner, TuningCache
 from netdsl.errors import NetError
 from tests.conftest import ROOT
 from tests.mock_gpu import open_mock_backend
@@ -52,21 +52,21 @@ class Ways:
         return self.ms[name]
 
     def chosen(self, tuner: Tuner, most: int = 8) -> str:
-        return tuner.fastest("this", self.candidates(), self.milliseconds, most)
+        return tuner.choose_fastest("this", self.candidates(), self.milliseconds, most)
 
 
 def test_the_fastest_is_found_and_remembered() -> None:
     ways = Ways(likely=3.0, broken=-1.0, best=1.0, late=0.5)
-    tuner = Tuner(Choices("a gpu"))
+    tuner = Tuner(TuningCache("a gpu"))
     assert ways.chosen(tuner, most=2) == "best"
     assert ways.timed == ["likely", "best"]
-    assert tuner.choices
-    tuner.choices.save()
+    assert tuner.cache
+    tuner.cache.save()
     again = Ways(likely=3.0, best=9.0)
-    assert again.chosen(Tuner(Choices("a gpu"))) == "best"
+    assert again.chosen(Tuner(TuningCache("a gpu"))) == "best"
     assert (again.made, again.timed) == (["best"], [])
     other = Ways(likely=1.0, best=2.0)
-    assert other.chosen(Tuner(Choices("another gpu"))) == "likely"
+    assert other.chosen(Tuner(TuningCache("another gpu"))) == "likely"
 
 
 def test_what_is_compiled_has_seconds_of_its_own() -> None:
@@ -75,13 +75,17 @@ def test_what_is_compiled_has_seconds_of_its_own() -> None:
 
     def chosen(seconds: float) -> tuple[str, list[str]]:
         ways, clock = Ways(slow=1.0, plain=2.0), iter(range(100))
-        tuner = Tuner(Choices("a gpu"), clock=lambda: float(next(clock)), compiling=seconds)
+        tuner = Tuner(
+            TuningCache("a gpu"), clock=lambda: float(next(clock)), compile_seconds=seconds
+        )
         one, two = ways.candidates()
-        both = [replace(one, compiled=True), two]
-        found = [tuner.fastest(what, both, ways.milliseconds, 8) for what in ("this", "that")]
+        both = [replace(one, needs_compilation=True), two]
+        found = [
+            tuner.choose_fastest(what, both, ways.milliseconds, 8) for what in ("this", "that")
+        ]
         assert found[0] == ("slow" if seconds else "plain")
-        assert tuner.choices
-        tuner.choices.save()
+        assert tuner.cache
+        tuner.cache.save()
         return found[1], ways.made
 
     assert chosen(0.0) == ("plain", ["plain", "plain"])
@@ -91,7 +95,7 @@ def test_what_is_compiled_has_seconds_of_its_own() -> None:
 
 
 def test_a_choice_that_is_not_offered_any_more_is_made_again() -> None:
-    choices = Choices("a gpu")
+    choices = TuningCache("a gpu")
     choices.put("this", "gone")
     choices.put("that", "kept")
     ways = Ways(first=2.0, second=1.0)
@@ -102,7 +106,7 @@ def test_a_choice_that_is_not_offered_any_more_is_made_again() -> None:
 
 
 def test_a_budget_ends_the_timing() -> None:
-    ways, choices = Ways(a=3.0, b=2.0, c=1.0), Choices("a gpu")
+    ways, choices = Ways(a=3.0, b=2.0, c=1.0), TuningCache("a gpu")
     tuner = Tuner(choices, 1.5, clock=lambda: ways.now)
     assert ways.chosen(tuner) == "b"
     assert choices.get("this") is None, "it is not known to be the best"
@@ -116,7 +120,7 @@ def test_a_budget_ends_the_timing() -> None:
 def test_where_nothing_works_the_last_reason_is_told() -> None:
     with pytest.raises(RuntimeError, match="b is not to be had"):
         Ways(a=-1.0, b=-1.0).chosen(Tuner(None))
-    with pytest.raises(RuntimeError, match="nothing is offered"):
+    with pytest.raises(RuntimeError, match="there are no candidates"):
         Ways().chosen(Tuner(None))
 
 
@@ -126,34 +130,34 @@ def test_out_of_memory_is_no_reason_to_try_the_next() -> None:
 
     candidates = [Candidate("a", make), Candidate("b", lambda: None)]
     with pytest.raises(MemoryError):
-        Tuner(None).fastest("this", candidates, lambda made: 1.0, 2)
+        Tuner(None).choose_fastest("this", candidates, lambda made: 1.0, 2)
 
 
 def test_two_processes_add_to_what_lies_there() -> None:
-    one, two = Choices("a gpu"), Choices("a gpu")
+    one, two = TuningCache("a gpu"), TuningCache("a gpu")
     one.put("this", "x")
     two.put("that", "y")
     one.save()
     two.save()
-    both = Choices("a gpu")
+    both = TuningCache("a gpu")
     assert (both.get("this"), both.get("that")) == ("x", "y")
 
 
 @pytest.mark.parametrize("garbage", [b"", b"\0" * 500, b"[1, 2]", b'{"a": 1}'])
 @pytest.mark.parametrize("sealed", [False, True])
 def test_damaged_choices_are_forgotten(garbage: bytes, sealed: bool, cache: Path) -> None:
-    choices = Choices("a gpu")
+    choices = TuningCache("a gpu")
     choices.put("this", "x")
     choices.save()
     if sealed:  # as another version might have written it
         disk_cache.CUDA_CACHE.store(choices.key, garbage)
     else:
         (cache / choices.key).write_bytes(garbage)
-    again = Choices("a gpu")
-    assert again.known == {}
+    again = TuningCache("a gpu")
+    assert again.known_choices == {}
     again.put("this", "z")
     again.save()
-    assert Choices("a gpu").get("this") == "z"
+    assert TuningCache("a gpu").get("this") == "z"
 
 
 def test_a_home_that_cannot_be_written_to_only_costs_time(
@@ -169,25 +173,25 @@ def test_a_home_that_cannot_be_written_to_only_costs_time(
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The architectures that NVRTC compiled for; skipped where there is none."""
     try:
-        nvrtc.library()
+        nvrtc.load_library()
     except NetError as e:
         pytest.skip(str(e))
-    found, real = [], nvrtc.assembled
+    found, real = [], nvrtc.compile_source
 
     def counted(source: str, architecture: str) -> bytes:
         found.append(architecture)
         return real(source, architecture)
 
-    monkeypatch.setattr(nvrtc, "assembled", counted)
+    monkeypatch.setattr(nvrtc, "compile_source", counted)
     return found
 
 
 def test_machine_code_is_kept_by_source_and_gpu(calls: list[str]) -> None:
-    code = nvrtc.compiled(SOURCE, "sm_90")
+    code = nvrtc.compile_cached(SOURCE, "sm_90")
     assert code[:4] == b"\x7fELF"
-    assert nvrtc.compiled(SOURCE, "sm_90") == code
-    assert nvrtc.compiled(SOURCE, "sm_80") != code
-    assert nvrtc.compiled(SOURCE + "\n", "sm_90")[:4] == code[:4]
+    assert nvrtc.compile_cached(SOURCE, "sm_90") == code
+    assert nvrtc.compile_cached(SOURCE, "sm_80") != code
+    assert nvrtc.compile_cached(SOURCE + "\n", "sm_90")[:4] == code[:4]
     assert calls == ["sm_90", "sm_80", "sm_90"]
 
 
@@ -195,35 +199,35 @@ def test_machine_code_is_kept_by_source_and_gpu(calls: list[str]) -> None:
     "spoil", [lambda b: b"", lambda b: b[:-1], lambda b: b[:40] + b"x" + b[41:]]
 )
 def test_damaged_machine_code_is_made_again(calls: list[str], spoil: Any, cache: Path) -> None:
-    code = nvrtc.compiled(SOURCE, "sm_90")
+    code = nvrtc.compile_cached(SOURCE, "sm_90")
     (path,) = cache.iterdir()
     path.write_bytes(spoil(path.read_bytes()))
-    assert nvrtc.compiled(SOURCE, "sm_90") == code
-    assert nvrtc.compiled(SOURCE, "sm_90") == code
+    assert nvrtc.compile_cached(SOURCE, "sm_90") == code
+    assert nvrtc.compile_cached(SOURCE, "sm_90") == code
     assert len(calls) == 2
 
 
 def test_stale_machine_code_is_left_alone(
     calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nvrtc.compiled(SOURCE, "sm_90")
+    nvrtc.compile_cached(SOURCE, "sm_90")
     monkeypatch.setattr(nvrtc, "version", lambda: (99, 0))
-    nvrtc.compiled(SOURCE, "sm_90")
+    nvrtc.compile_cached(SOURCE, "sm_90")
     assert len(calls) == 2
 
 
 def test_gpus_newer_than_the_compiler_get_ptx(calls: list[str]) -> None:
-    assert nvrtc.target("90") == "sm_90"
-    newest = nvrtc.target("999")
+    assert nvrtc.target_architecture("90") == "sm_90"
+    newest = nvrtc.target_architecture("999")
     assert newest.startswith("compute_")
-    assert b".target sm_" in nvrtc.compiled(SOURCE, newest)
+    assert b".target sm_" in nvrtc.compile_cached(SOURCE, newest)
     with pytest.raises(NetError, match="compute capability 20"):
-        nvrtc.target("20")
+        nvrtc.target_architecture("20")
 
 
 def test_a_kernel_that_does_not_compile_says_why(calls: list[str]) -> None:
     with pytest.raises(RuntimeError, match="undefined"):
-        nvrtc.compiled('extern "C" __global__ void run() { nothing(); }', "sm_90")
+        nvrtc.compile_cached('extern "C" __global__ void run() { nothing(); }', "sm_90")
 
 
 def test_tuning_from_the_command_line(netdsl: Any, monkeypatch: pytest.MonkeyPatch) -> None:

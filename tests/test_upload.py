@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from netdsl.backends.array_backend import ArrayBackend, reference_backend
-from netdsl.backends.cuda.reading import Readings
-from netdsl.backends.cuda.upload import Coming, Uploads
+from netdsl.backends.cuda.async_upload import PendingUpload, Uploader
+from netdsl.backends.cuda.readback import ReadbackPool
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
 from netdsl.training.run.trainer import Trainer
@@ -125,7 +125,7 @@ def copied(source: There, target: There, stream: _Stream) -> None:
 @pytest.mark.parametrize("group", [1, 3])
 def test_every_step_reads_its_own_batch(seed: int, group: int) -> None:
     machine = Machine(seed)
-    uploads = Uploads(machine, lambda shape, dtype: There(np.zeros(shape, dtype)))
+    uploads = Uploader(machine, lambda shape, dtype: There(np.zeros(shape, dtype)))
     stream, target = machine.Stream(True), There(np.zeros((2, 3), np.uint8))
     seen: list[int] = []
     batches = [np.full((2, 3), i % 251, np.uint8) for i in range(30)]
@@ -135,7 +135,7 @@ def test_every_step_reads_its_own_batch(seed: int, group: int) -> None:
         now, coming = coming, [uploads.send(b) for b in after]
         for one in now:
             for _ in range(machine.rng.choice((1, 2))):  # a look at it, and the step
-                uploads.pass_on(one, lambda there: copied(there, target, stream), stream)
+                uploads.consume(one, lambda there: copied(there, target, stream), stream)
                 stream.put(lambda: seen.append(int(target.array[0, 0])))
                 machine.some()
     machine.all()
@@ -154,7 +154,7 @@ def test_memory_that_is_still_read_is_not_written(seed: int) -> None:
     seen: list[int] = []
     for block in used:
         machine.current.put(lambda block=block: seen.append(int(block[0, 0])))
-    uploads = Uploads(machine, lambda shape, dtype: There(used.pop(0)))
+    uploads = Uploader(machine, lambda shape, dtype: There(used.pop(0)))
     for _ in range(4):
         uploads.send(np.full((2, 3), 99, np.uint8))
         machine.some()
@@ -165,7 +165,7 @@ def test_memory_that_is_still_read_is_not_written(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_copied_may_change_at_once(seed: int) -> None:
     machine = Machine(seed)
-    uploads = Uploads(machine, lambda shape, dtype: There(np.zeros(shape, dtype)))
+    uploads = Uploader(machine, lambda shape, dtype: There(np.zeros(shape, dtype)))
     stream, target = machine.Stream(True), There(np.zeros(5, np.int32))
     seen: list[int] = []
     values = np.zeros(5, np.int32)
@@ -181,12 +181,12 @@ def test_what_is_copied_may_change_at_once(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_numbers_come_back_as_they_were_when_they_were_asked_for(seed: int) -> None:
     machine = Machine(seed)
-    readings, stream = Readings(machine), machine.Stream(True)
+    readings, stream = ReadbackPool(machine), machine.Stream(True)
     step, loss = There(np.zeros((), np.int32)), There(np.zeros((), np.float32))
     waiting: deque[Any] = deque()
     for i in range(40):
         stream.put(lambda i=i: (step.array.fill(i), loss.array.fill(i / 4)))
-        waiting.append(readings.begin({"step": step, "loss": loss}, stream))
+        waiting.append(readings.start({"step": step, "loss": loss}, stream))
         machine.some()
         while waiting and (len(waiting) > 3 or waiting[0].is_ready()):
             number = i + 1 - len(waiting)
@@ -200,12 +200,12 @@ class Sending(ArrayBackend):
 
     log: list[str] = field(default_factory=list)
 
-    def start_upload(self, values: Any) -> Coming:
+    def start_upload(self, values: Any) -> PendingUpload:
         self.log.append("sent")
-        return Coming(values, None)  # type: ignore[arg-type]
+        return PendingUpload(values, None)  # type: ignore[arg-type]
 
     def write(self, target: Any, values: Any) -> None:
-        if isinstance(values, Coming):
+        if isinstance(values, PendingUpload):
             self.log.append("taken")
             values = values.values
         super().write(target, values)

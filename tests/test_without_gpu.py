@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from netdsl.backends.array_backend import ArrayBackend, reference_backend
-from netdsl.backends.cuda import convolution, direct, nvrtc, picking
-from netdsl.backends.cuda.backend import CUDA, CudaBackend
+from netdsl.backends.cuda import cudnn_convolution, direct_convolution, image_gather, nvrtc
+from netdsl.backends.cuda.backend import CUDA_FUSION, CudaBackend
 from netdsl.backends.cuda.device import Device
 from netdsl.backends.cuda.epilogue import Epilogue
-from netdsl.backends.cuda.libraries import cudnn
+from netdsl.backends.cuda.libraries import load_cudnn
 from netdsl.backends.cuda.prelude import PRELUDE
-from netdsl.backends.cuda.tuning import Choices, Tuner
+from netdsl.backends.cuda.tuning import Tuner, TuningCache
 from netdsl.backends.lazy_batch import DeviceImages, LazyBatch
 from netdsl.data.augment import bind_augmentation
 from netdsl.data.preprocessing import Preprocessing
@@ -144,7 +144,7 @@ def compiles(sources: set[str], every: int) -> None:
     """What is new to this process, for one generation of GPUs, and of it every so many for the
     others."""
     try:
-        nvrtc.library()
+        nvrtc.load_library()
     except NetError as e:
         pytest.skip(str(e))
     new = sorted(sources - COMPILED)
@@ -152,7 +152,7 @@ def compiles(sources: set[str], every: int) -> None:
     jobs = [(NEWEST, new), *((other, new[::every]) for other in OTHERS)]
     for architecture, some in jobs:
         for i in range(0, len(some), 16):
-            assert nvrtc.assembled(joined(some[i : i + 16]), architecture)
+            assert nvrtc.compile_source(joined(some[i : i + 16]), architecture)
 
 
 def joined(sources: list[str]) -> str:
@@ -172,8 +172,8 @@ EPILOGUES = {
     "bias+beside+relu": ("conv2d", Epilogue("z", "b", "r", True), ("bias", "like")),
     "bias": ("conv2d", Epilogue("z", bias="b"), ("bias",)),
     "mask": ("conv2d_dgrad", Epilogue("z", mask="m"), ("like",)),
-    "beside": ("conv2d_dgrad", Epilogue("z", beside="r"), ("like",)),
-    "beside+mask": ("conv2d_dgrad", Epilogue("z", beside="r", mask="m"), ("like", "like")),
+    "beside": ("conv2d_dgrad", Epilogue("z", addend="r"), ("like",)),
+    "beside+mask": ("conv2d_dgrad", Epilogue("z", addend="r", mask="m"), ("like", "like")),
     "cast": ("conv2d", Epilogue("z"), ()),
 }
 
@@ -185,7 +185,7 @@ def cudnn_here() -> Any:
     )
     if missing:
         pytest.skip(missing)
-    return cudnn().create_device_properties(H100.read_text())
+    return load_cudnn().create_device_properties(H100.read_text())
 
 
 @pytest.mark.parametrize("low", ["bfloat16", "float16"])
@@ -197,11 +197,11 @@ def test_epilogues_of_convolutions_compile(kind: str, low: str) -> None:
     kinds = [(IMAGE, low), (WEIGHT, low), *(among[o] for o in beside), (IMAGE, result)]
     places = tuple(Placement(f"p{i}", t, make_contiguous(s)) for i, (s, t) in enumerate(kinds))
     node = Node("y", op, ("a", "b"), Attrs(SAME), TensorType(IMAGE, low))
-    task = convolution.Task(node, places, epilogue)
-    graph, tensors = convolution.graph_of(task, device_property=device)
+    task = cudnn_convolution.FusedConvolution(node, places, epilogue)
+    graph, tensors = cudnn_convolution.build_graph(task, device_property=device)
     assert len(tensors) == len(places)
-    assert convolution.prepared(graph, exact=False)
-    convolution.built(graph, 0)
+    assert cudnn_convolution.create_plans(graph, is_exact=False)
+    cudnn_convolution.build_plan(graph, 0)
     assert len(graph.serialize()) > 1000
     assert epilogue.kind == kind
 
@@ -212,7 +212,7 @@ def test_convolutions_of_few_channels_compile(low: str) -> None:
     image, weight, result = (4, 14, 14, 6), (16, 5, 5, 6), (4, 10, 10, 16)
     x, w, y = (Placement(str(s), low, make_contiguous(s)) for s in (image, weight, result))
     attrs = Attrs({**SAME, "pad": ((0, 0), (0, 0))})
-    epilogue = Epilogue("z", bias="b", beside="r", relu=True)
+    epilogue = Epilogue("z", bias="b", addend="r", relu=True)
     beside = {"bias": Placement("b", "float32", make_contiguous((16,))), "beside": y}
     sources = set()
     for op, given, out, e in (
@@ -221,7 +221,7 @@ def test_convolutions_of_few_channels_compile(low: str) -> None:
         ("conv2d_wgrad", (y, x), w, None),
     ):
         node = Node("y", op, ("a", "b"), attrs, TensorType(out.layout.shape, low))
-        found = direct.launches(node, given, out, 132, e, beside if e else None)
+        found = direct_convolution.direct_launches(node, given, out, 132, e, beside if e else None)
         sources |= {launch.source for launch in found}
     assert len(sources) == 4
     compiles(sources, every=1)
@@ -237,7 +237,7 @@ def test_batches_that_are_picked_compile() -> None:
         images = np.zeros((4, *image), np.uint8)
         picked = prepare(DeviceImages(images, images)[np.arange(3)])
         assert isinstance(picked, LazyBatch)
-        sources.add(picking.launch(picked, 0, 0, 0).source)
+        sources.add(image_gather.gather_launch(picked, 0, 0, 0).source)
     compiles(sources, every=1)
 
 
@@ -246,7 +246,7 @@ def test_a_net_gets_epilogues(monkeypatch: pytest.MonkeyPatch) -> None:
     cudnn_here()
     file = load_program(str(ROOT / "models" / "vgg.net"))
     network = elaborate(file, "vgg_d", Settings(batch=8, training=True))
-    backend = open_mock_backend(monkeypatch, compiling=math.inf)
+    backend = open_mock_backend(monkeypatch, compile_seconds=math.inf)
     bound(compile_step(network, recipe("mixed")), backend)
     kinds = Counter(key[:2] for key in find_conv_plans(backend))
     assert kinds["conv2d", "bias+relu"] == 4  # of thirteen, where that is worth it
@@ -262,15 +262,15 @@ def test_repeatable_plans_are_all_that_is_left(op: str) -> None:
     order = {"conv2d": (0, 1, 2), "conv2d_dgrad": (0, 1, 2), "conv2d_wgrad": (0, 2, 1)}[op]
     places = [Placement(f"p{i}", "bfloat16", make_contiguous(shapes[i])) for i in order]
     node = Node("y", op, ("a", "b"), Attrs(SAME), TensorType(shapes[order[2]], "bfloat16"))
-    device = cudnn().create_device_properties(H100.read_text())
+    device = load_cudnn().create_device_properties(H100.read_text())
 
     def buildable(repeatable: bool) -> list[str]:
-        task = convolution.Task(node, tuple(places))
-        graph, _ = convolution.graph_of(task, device_property=device)
+        task = cudnn_convolution.FusedConvolution(node, tuple(places))
+        graph, _ = cudnn_convolution.build_graph(task, device_property=device)
         found = []
-        for i, name in enumerate(convolution.prepared(graph, False, repeatable)):
+        for i, name in enumerate(cudnn_convolution.create_plans(graph, False, repeatable)):
             with suppress(Exception):
-                convolution.built(graph, i)
+                cudnn_convolution.build_plan(graph, i)
                 found.append(name)
         return found
 
@@ -285,11 +285,20 @@ def test_repeatable_plans_are_all_that_is_left(op: str) -> None:
 def test_a_deterministic_recipe_asks_the_engine_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is timed, nothing remembered, and plans are the likeliest that repeat."""
     device = Device.__new__(Device)
-    device.tuner, device.repeatable, device.chosen = Tuner(Choices("a gpu")), False, {"x": 1}
-    engine = CudaBackend("cuda", np, CUDA, device)
+    device.tuner, device.deterministic, device.chosen_plans = (
+        Tuner(TuningCache("a gpu")),
+        False,
+        {"x": 1},
+    )
+    engine = CudaBackend("cuda", np, CUDA_FUSION, device=device)
     own = engine.as_deterministic().device
-    assert (own.repeatable, own.tuner.choices, own.tuner.left, own.chosen) == (True, None, 0, {})
-    assert (device.repeatable, device.chosen) == (False, {"x": 1})
+    assert (own.deterministic, own.tuner.cache, own.tuner.remaining_seconds, own.chosen_plans) == (
+        True,
+        None,
+        0,
+        {},
+    )
+    assert (device.deterministic, device.chosen_plans) == (False, {"x": 1})
     asked: list[Any] = []
     monkeypatch.setattr(ArrayBackend, "as_deterministic", lambda own: asked.append(own) or own)
     text = "net n { input(8x8x1); fc(10) }\ndata { source = digits }\ntrain { deterministic = %s }"

@@ -33,9 +33,9 @@ def open_backend(device: str = "auto") -> Backend:
 def fusion_of(device: str) -> FusionOptions:
     """Returns the fusion options of a device. Planning for a GPU does not need one."""
     if device == "cuda":
-        from netdsl.backends.cuda.backend import CUDA
+        from netdsl.backends.cuda.backend import CUDA_FUSION
 
-        return CUDA
+        return CUDA_FUSION
     return open_backend(device).fusion
 
 
@@ -48,13 +48,13 @@ def generate_source(device: str, plan: Plan, architecture: str | None) -> str:
         backend = open_backend(device)
         if backend.name != "cuda":
             return _generate_backend_source(backend, plan)
-    from netdsl.backends.cuda.listing import MULTIPROCESSORS, source
+    from netdsl.backends.cuda.cuda_source import MULTIPROCESSORS, generate_cuda_source
 
     target = architecture or "sm_90"
     if target not in MULTIPROCESSORS:
         help = suggest_name(target, MULTIPROCESSORS, "known architectures")
         raise fail(f"unknown GPU architecture `--arch {target}`", help=help)
-    return source(plan, MULTIPROCESSORS[target])
+    return generate_cuda_source(plan, MULTIPROCESSORS[target])
 
 
 def _generate_backend_source(backend: Backend, plan: Plan) -> str:
@@ -66,9 +66,9 @@ def _generate_backend_source(backend: Backend, plan: Plan) -> str:
 
 
 def _open_cuda() -> Backend:
-    from netdsl.backends.cuda.backend import cuda  # loads its libraries only on demand
+    from netdsl.backends.cuda.backend import cuda_backend  # loads its libraries only on demand
 
-    return cuda()
+    return cuda_backend()
 
 
 def _open_auto() -> Backend:

@@ -1,1 +1,1 @@
-"""The CUDA engine: generated kernels, cuDNN and cuBLASLt, captured as one graph."""
+"""The CUDA engine: generated kernels, cuDNN and cuBLASLt, captured as one CUDA graph."""

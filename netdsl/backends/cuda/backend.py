@@ -1,4 +1,4 @@
-"""The CUDA backend: binds every kernel of a plan to launches at fixed addresses."""
+"""The CUDA backend: binds every kernel of a plan to launches with fixed addresses."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 
 from netdsl.backends.array_backend import ArrayBackend, address
 from netdsl.backends.base import ReferenceThunk, SequentialThunk
-from netdsl.backends.cuda import picking, reading
-from netdsl.backends.cuda.anchors import Anchors
-from netdsl.backends.cuda.convolution import WORTH_FUSING
+from netdsl.backends.cuda import image_gather, readback
+from netdsl.backends.cuda.anchor_binder import AnchorBinder
+from netdsl.backends.cuda.async_upload import PendingUpload
+from netdsl.backends.cuda.cuda_launch import SCRATCH, WORKSPACE, Address, CudaLaunch, KernelArgument
+from netdsl.backends.cuda.cuda_source import generate_cuda_source
+from netdsl.backends.cuda.cudnn_convolution import MIN_EPILOGUE_BYTES
 from netdsl.backends.cuda.device import Device, Thunk
-from netdsl.backends.cuda.fallback import foreign, on_the_host
-from netdsl.backends.cuda.generate import generated
-from netdsl.backends.cuda.index import Unmappable
-from netdsl.backends.cuda.launch import SCRATCH, WORKSPACE, Address, Launch, Word
-from netdsl.backends.cuda.listing import source
-from netdsl.backends.cuda.upload import Coming
+from netdsl.backends.cuda.fallback import bind_on_host, needs_host
+from netdsl.backends.cuda.index_terms import UnsupportedKernelError
+from netdsl.backends.cuda.kernel_generator import generate_launches
 from netdsl.backends.lazy_batch import DeviceImages, LazyBatch, materialize
 from netdsl.plan.fusion import FULL_FUSION, FusionOptions
 from netdsl.plan.kernel import Kernel
@@ -28,21 +28,21 @@ from netdsl.plan.placement import ARENA
 from netdsl.plan.plan import Plan
 from netdsl.types import Array
 
-_MOST_PINNED = 1 << 20
-"""Bytes that are copied through pinned memory, so that nothing waits for them to be read."""
-_MOST_HELD = 0.25
-"""Of the free memory, what a set of images may take."""
-_ONTO = frozenset(("add", "cast"))
-CUDA = replace(
+_MAX_PINNED_BYTES = 1 << 20
+"""Arrays up to this size are copied through pinned memory, so that the host need not wait."""
+_MAX_IMAGE_CACHE_FRACTION = 0.25
+"""The share of the free memory that a set of images may occupy."""
+_COMMON_EPILOGUE_OPS = frozenset(("add", "cast"))
+CUDA_FUSION = replace(
     FULL_FUSION,
     epilogue_ops={
-        "conv2d": _ONTO | {"relu"},
-        "conv2d_dgrad": _ONTO | {"greater", "select"},
-        "matmul": _ONTO | {"relu"},
+        "conv2d": _COMMON_EPILOGUE_OPS | {"relu"},
+        "conv2d_dgrad": _COMMON_EPILOGUE_OPS | {"greater", "select"},
+        "matmul": _COMMON_EPILOGUE_OPS | {"relu"},
     },
     max_epilogue_operands=2,
     in_place_products=frozenset(("matmul",)),
-    min_epilogue_bytes=dict.fromkeys(("conv2d", "conv2d_dgrad"), WORTH_FUSING),
+    min_epilogue_bytes=dict.fromkeys(("conv2d", "conv2d_dgrad"), MIN_EPILOGUE_BYTES),
     epilogue_reductions=frozenset(("reduce_sum", "cast")),
     max_early_bytes=4 << 20,
     can_batch_totals=True,
@@ -50,17 +50,17 @@ CUDA = replace(
     alignment=256,
     concat_alignment=16,
 )
-"""What cuBLASLt and cuDNN apply to a product, where that is faster than a generated map after it;
-sums are taken by that map. Everything else is generated too."""
+"""What cuBLASLt and cuDNN apply to a product where that is faster than a generated map after it.
+Reductions belong to that map, and everything else is generated as well."""
 
 
 @dataclass(frozen=True)
-class Captured:
-    """A thunk that only launches, so that a graph may hold it; `kept` are the buffers that its
-    addresses lie in."""
+class CapturableThunk:
+    """A thunk that only launches kernels, so that a CUDA graph can capture it. It keeps `buffers`,
+    which its addresses point into, alive."""
 
     run: Thunk
-    kept: object
+    buffers: object
 
     def __call__(self) -> None:
         self.run()
@@ -68,62 +68,71 @@ class Captured:
 
 @dataclass(frozen=True)
 class CudaBackend(ArrayBackend):
-    """Kernels on one GPU. What has no kernel is computed by the operators' references on CuPy's
-    arrays; `fallbacks` says what that was."""
+    """Runs kernels on one GPU. Operators without a kernel run by their references on CuPy arrays
+    and are listed in `fallbacks`."""
 
-    device: Any = None
+    device: Device = field(kw_only=True)
     fallbacks: list[str] = field(default_factory=list)
-    anchors: dict[tuple[int, int], Anchors] = field(default_factory=dict)
+    anchor_binders: dict[tuple[int, int], AnchorBinder] = field(default_factory=dict)
 
     def with_tuning(self, seconds: float) -> CudaBackend:
-        """Spends no more than that on timing what could compute the same."""
-        return replace(self, device=self.device.tuned(seconds), fallbacks=[], anchors={})
+        """Returns the backend with this many seconds to time alternatives."""
+        return replace(
+            self, device=self.device.with_timing_budget(seconds), fallbacks=[], anchor_binders={}
+        )
 
     def as_deterministic(self) -> CudaBackend:
-        """Takes only what gives the same bits on every run."""
-        return replace(self, device=self.device.repeating(), fallbacks=[], anchors={})
+        """Returns the backend restricted to kernels that give the same bits on every run."""
+        return replace(self, device=self.device.as_deterministic(), fallbacks=[], anchor_binders={})
 
     def free_bytes(self) -> int:
-        """What can still be allocated."""
+        """Returns how much memory can still be allocated."""
         pool = self.xp.get_default_memory_pool()
         free, _ = self.xp.cuda.runtime.memGetInfo()
-        there = int(free) + int(pool.free_bytes())
+        available = int(free) + int(pool.free_bytes())
         limit = int(pool.get_limit())
-        return min(there, limit - int(pool.used_bytes())) if limit else there
+        return min(available, limit - int(pool.used_bytes())) if limit else available
 
     def bind(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
-        self.device.stream.use()  # CuPy launches and allocates on the stream in use
+        self.device.stream.use()  # CuPy launches and allocates on the current stream
         own = {SCRATCH: self.device.scratch, WORKSPACE: self.device.workspace}
-        thunks = self._bound(plan, kernel, {**memory, **own})
+        thunks = self._bind_launches(plan, kernel, {**memory, **own})
         if thunks is None:
             self.fallbacks.append(f"{kernel.name}: {plan.graph[kernel.nodes[-1]].op}")
-            return self._by_reference(plan, kernel, memory)
-        return Captured(SequentialThunk(tuple(thunks)), (memory, tuple(self.anchors.values())))
+            return self._bind_reference(plan, kernel, memory)
+        return CapturableThunk(
+            SequentialThunk(tuple(thunks)), (memory, tuple(self.anchor_binders.values()))
+        )
 
-    def _by_reference(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
-        if foreign(plan, kernel) and kernel.nodes:
-            run = on_the_host(self.xp, plan, kernel, memory)
+    def _bind_reference(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
+        if needs_host(plan, kernel) and kernel.nodes:
+            run = bind_on_host(self.xp, plan, kernel, memory)
         else:
             run = super().bind(plan, kernel, memory)
         stream = self.device.stream
 
-        def alone() -> None:
+        def run_synchronized() -> None:
             stream.use()
             stream.synchronize()
             run()
             stream.synchronize()
 
-        return ReferenceThunk(alone)
+        return ReferenceThunk(run_synchronized)
 
     def generate_source(self, plan: Plan) -> str:
-        return source(plan, self.device.multiprocessors)
+        return generate_cuda_source(plan, self.device.multiprocessors)
 
     def measure_seconds(self, thunks: Sequence[Thunk]) -> list[float]:
-        """What a graph may hold is replayed as one, so that its launches cost nothing."""
+        """Times capturable thunks by replaying a CUDA graph, so that launches cost nothing."""
         device = self.device
         device.stream.use()
-        ways = (device.milliseconds if isinstance(t, Captured) else device.elapsed for t in thunks)
-        return [way(thunk) / 1e3 for way, thunk in zip(ways, thunks, strict=True)]
+        timers = (
+            device.measure_milliseconds
+            if isinstance(t, CapturableThunk)
+            else device.elapsed_milliseconds
+            for t in thunks
+        )
+        return [timer(thunk) / 1e3 for timer, thunk in zip(timers, thunks, strict=True)]
 
     def upload(self, array: Array) -> Array:
         self.device.stream.use()
@@ -140,145 +149,154 @@ class CudaBackend(ArrayBackend):
         return super().download(array)
 
     def cache_images(self, images: Array) -> DeviceImages | None:
-        """Puts a set of images on the GPU, so that batches are picked from it there; not where it
-        would take much of what is free."""
-        if images.nbytes > self.free_bytes() * _MOST_HELD:
+        """Copies a set of images to the GPU, so that batches can be gathered from it there; returns
+        None if it would occupy too much of the free memory."""
+        if images.nbytes > self.free_bytes() * _MAX_IMAGE_CACHE_FRACTION:
             return None
         self.device.stream.use()
         try:
-            there = self.xp.empty(images.shape, images.dtype)
-        except MemoryError:  # what is free lies in pieces
+            device_array = self.xp.empty(images.shape, images.dtype)
+        except MemoryError:  # the free memory is fragmented
             return None
-        there.set(np.ascontiguousarray(images), self.device.stream)  # without pinning all of it
-        return DeviceImages(images, there)
+        contiguous = np.ascontiguousarray(images)
+        device_array.set(contiguous, self.device.stream)  # without pinning all of it
+        return DeviceImages(images, device_array)
 
-    def start_readback(self, numbers: Mapping[str, Array]) -> reading.Asked:
-        """Asks for numbers; it does not wait for them."""
-        return self.device.readings.begin(numbers, self.device.stream)
+    def start_readback(self, numbers: Mapping[str, Array]) -> readback.PendingReadback:
+        """Starts to copy numbers to the host and does not wait for them."""
+        return self.device.readbacks.start(numbers, self.device.stream)
 
-    def start_upload(self, values: Array | LazyBatch) -> Coming:
-        """Sends what a later step will be given; it may be written then in place of `values`."""
+    def start_upload(self, values: Array | LazyBatch) -> PendingUpload:
+        """Starts to upload the input of a later step; the result may be written in place of
+        `values`."""
         if isinstance(values, LazyBatch):
-            return self.device.uploads.send(values.to_table(), values)
-        return self.device.uploads.send(values)
+            return self.device.uploader.send(values.to_table(), values)
+        return self.device.uploader.send(values)
 
     def write(self, target: Array, values: Any) -> None:
         self.device.stream.use()
         if isinstance(values, LazyBatch):
             values = self.start_upload(values)
-        if isinstance(values, Coming):
-            if _alike(target, values.values):
-                take = partial(self._taken, values.values, target)
-                self.device.uploads.pass_on(values, take, self.device.stream)
+        if isinstance(values, PendingUpload):
+            if _can_copy_bytes(target, values.values):
+                consume = partial(self._consume_upload, values.values, target)
+                self.device.uploader.consume(values, consume, self.device.stream)
                 return
-            self.device.uploads.pass_on(values, lambda there: None, self.device.stream)
+            self.device.uploader.consume(values, lambda device_array: None, self.device.stream)
             values = materialize(values.values)
         if not isinstance(values, np.ndarray):
             target[...] = values
-        elif _alike(target, values) and values.nbytes <= _MOST_PINNED:
-            self.device.uploads.copy(values, target, self.device.stream)
-        elif _alike(target, values):
+        elif _can_copy_bytes(target, values) and values.nbytes <= _MAX_PINNED_BYTES:
+            self.device.uploader.copy(values, target, self.device.stream)
+        elif _can_copy_bytes(target, values):
             target.set(np.asarray(values, order="C"), self.device.stream)
         else:
             super().write(target, values)
 
-    def _taken(self, values: Array | LazyBatch, target: Array, there: Array) -> None:
-        """Fills `target` with what has come, or by what it is to be picked by."""
+    def _consume_upload(self, values: Array | LazyBatch, target: Array, uploaded: Array) -> None:
+        """Fills `target` with the uploaded array, or with the batch gathered by the uploaded
+        table."""
         if isinstance(values, LazyBatch):
-            at = (address(x) for x in (values.source.device_array, there, target))
-            self._launch(picking.launch(values, *at), {})()
+            addresses = (address(x) for x in (values.source.device_array, uploaded, target))
+            self._bind_launch(image_gather.gather_launch(values, *addresses), {})()
         else:
-            target.data.copy_from_device_async(there.data, there.nbytes, self.device.stream)
+            target.data.copy_from_device_async(uploaded.data, uploaded.nbytes, self.device.stream)
 
-    def _bound(self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> list[Thunk] | None:
-        if kernel.kind == "anchor":
-            return self._anchor(plan, kernel, memory)
-        found = generated(plan, kernel, self.device.multiprocessors)
-        return None if found is None else [self._launch(launch, memory) for launch in found]
-
-    def _anchor(
+    def _bind_launches(
         self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]
     ) -> list[Thunk] | None:
-        """A product, then what no library computes with it as a generated map."""
+        if kernel.kind == "anchor":
+            return self._bind_anchor(plan, kernel, memory)
+        found = generate_launches(plan, kernel, self.device.multiprocessors)
+        return None if found is None else [self._bind_launch(launch, memory) for launch in found]
+
+    def _bind_anchor(
+        self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]
+    ) -> list[Thunk] | None:
+        """Binds a product, followed by a generated map for what its implementation does not
+        compute."""
         key = (id(plan), address(memory[ARENA]))
-        if key not in self.anchors:
-            self.anchors.clear()  # one plan is bound after the other
-            self.anchors[key] = Anchors(self.device, plan, memory)
-        anchors = self.anchors[key]
+        if key not in self.anchor_binders:
+            self.anchor_binders.clear()  # plans are bound one after the other
+            self.anchor_binders[key] = AnchorBinder(self.device, plan, memory)
+        binder = self.anchor_binders[key]
         try:
-            return anchors.bound(kernel, self._launch)
-        except Unmappable:
+            return binder.bind(kernel, self._bind_launch)
+        except UnsupportedKernelError:
             return None
 
-    def _launch(self, launch: Launch, memory: Mapping[str, Array]) -> Thunk:
-        """A generated kernel with its arguments; its compilation may still be under way."""
-        compiled = self.device.compiled(launch)
+    def _bind_launch(self, launch: CudaLaunch, memory: Mapping[str, Array]) -> Thunk:
+        """Returns a generated kernel with its arguments, possibly before it is compiled."""
+        compiled = self.device.compile_async(launch)
         tables = [
-            self.xp.asarray(np.array([_value(w, memory) for w in t], dtype=np.int64))
+            self.xp.asarray(np.array([_resolve_argument(w, memory) for w in t], dtype=np.int64))
             for t in launch.tables
         ]
-        words = [*(address(t) for t in tables), *(_value(w, memory) for w in launch.words)]
-        given = tuple(np.int64(w) for w in words)
+        values = [
+            *(address(t) for t in tables),
+            *(_resolve_argument(w, memory) for w in launch.arguments),
+        ]
+        arguments = tuple(np.int64(w) for w in values)
         grid, block = launch.grid, (launch.threads,)
-        kept = tables  # lives as long as the thunk
+        kept = tables  # their addresses are arguments: they live as long as the thunk
 
         def run() -> None:
-            compiled.result()(grid, block, given)
+            compiled.result()(grid, block, arguments)
 
         run.kept = kept  # type: ignore[attr-defined]
         return run
 
     def capture(self, thunks: Sequence[Callable[[], None]]) -> Thunk:
-        """All thunks as one function. Its first call runs them one by one; the next one captures
-        them as a graph, several where a fallback stands between, and launches that."""
-        if self.device.tuner.choices:  # everything is bound by now
-            self.device.tuner.choices.save()
-        return _Step(self.device, thunks)
+        """Returns all thunks as one function. Its first call runs them one by one; the second one
+        captures them as a CUDA graph (as several, if fallbacks come between) and launches it."""
+        if self.device.tuner.cache:  # everything is bound by now
+            self.device.tuner.cache.save()
+        return _CapturedStep(self.device, thunks)
 
 
-class _Step:
-    """A sequence of thunks that becomes graphs when it runs for the second time."""
+class _CapturedStep:
+    """A sequence of thunks that is captured as CUDA graphs when it runs for the second time."""
 
     def __init__(self, device: Device, thunks: Sequence[Thunk]) -> None:
         self.device = device
         self.thunks = list(thunks)
         self.runs = 0
-        self.parts: list[Thunk] = []
+        self.segments: list[Thunk] = []
 
     def __call__(self) -> None:
         self.device.stream.use()
         self.runs += 1
         if self.runs == 2:
-            self.parts = list(self._captured())
-        for thunk in self.parts or self.thunks:
+            self.segments = list(self._capture_segments())
+        for thunk in self.segments or self.thunks:
             thunk()
 
-    def _captured(self) -> Any:
+    def _capture_segments(self) -> Any:
         group: list[Thunk] = []
         for thunk in [*self.thunks, None]:
-            if isinstance(thunk, Captured):
+            if isinstance(thunk, CapturableThunk):
                 group.append(thunk)
                 continue
             if group:
-                graph = self.device.captured(SequentialThunk(tuple(group)))
+                graph = self.device.capture_graph(SequentialThunk(tuple(group)))
                 yield lambda graph=graph: graph.launch(self.device.stream)
                 group = []
             if thunk is not None:
                 yield thunk
 
 
-def _alike(target: Array, values: Array | LazyBatch) -> bool:
-    """Whether one is the other's bytes."""
+def _can_copy_bytes(target: Array, values: Array | LazyBatch) -> bool:
+    """Returns whether copying the bytes of `values` to `target` is enough."""
     return target.flags.c_contiguous and values.dtype == target.dtype
 
 
-def _value(word: Word, memory: Mapping[str, Array]) -> int:
+def _resolve_argument(word: KernelArgument, memory: Mapping[str, Array]) -> int:
     if isinstance(word, Address):
         return address(memory[word.buffer]) + word.start
     return word
 
 
-def cuda(fusion: FusionOptions = CUDA) -> CudaBackend:
-    """The first GPU. Raises NetError with what to install, or what is missing."""
+def cuda_backend(fusion: FusionOptions = CUDA_FUSION) -> CudaBackend:
+    """Opens the first GPU. Raises NetError that says what is missing or what to install."""
     device = Device()
-    return CudaBackend("cuda", device.cupy, fusion, device)
+    return CudaBackend("cuda", device.cupy, fusion, device=device)

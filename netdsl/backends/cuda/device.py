@@ -1,4 +1,4 @@
-"""The device: a stream, a workspace, compiled kernels, and how long something takes on it."""
+"""The device: its stream, its shared buffers, its compiled kernels and its timers."""
 
 from __future__ import annotations
 
@@ -8,102 +8,106 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from netdsl.backends.cuda import nvrtc
-from netdsl.backends.cuda.launch import SCRATCH_BYTES, WORKSPACE_BYTES, Launch
-from netdsl.backends.cuda.libraries import cublaslt_version, cudnn, cupy_with_gpu
-from netdsl.backends.cuda.reading import Readings
-from netdsl.backends.cuda.tuning import Choices, Plans, Tuner
-from netdsl.backends.cuda.upload import Uploads
+from netdsl.backends.cuda.async_upload import Uploader
+from netdsl.backends.cuda.cuda_launch import SCRATCH_BYTES, WORKSPACE_BYTES, CudaLaunch
+from netdsl.backends.cuda.libraries import cublaslt_version, load_cudnn, load_cupy
+from netdsl.backends.cuda.readback import ReadbackPool
+from netdsl.backends.cuda.tuning import CudnnPlanCache, Tuner, TuningCache
 
 Thunk = Callable[[], None]
 
 
 class Device:
-    """One GPU and what every kernel on it shares. All work goes to one stream, in order."""
+    """One GPU and what all kernels on it share. All work runs in order on one stream."""
 
     def __init__(self) -> None:
-        self.cupy = cupy_with_gpu()
+        self.cupy = load_cupy()
         self.stream = self.cupy.cuda.Stream(non_blocking=True)
         self.stream.use()
         gpu = self.cupy.cuda.Device()
         self.multiprocessors: int = gpu.attributes["MultiProcessorCount"]
-        self.architecture = nvrtc.target(gpu.compute_capability)
+        self.architecture = nvrtc.target_architecture(gpu.compute_capability)
         self.scratch = self.cupy.zeros(SCRATCH_BYTES, dtype="uint8")
         self.workspace = self.cupy.empty(WORKSPACE_BYTES, dtype="uint8")
-        self.handle = cudnn().create_handle()
-        cudnn().set_stream(handle=self.handle, stream=self.stream.ptr)
-        self.planned_for = {"handle": self.handle}
-        self.chosen: dict[object, Any] = {}
-        """What was found to be fastest, by operator, shapes and strides."""
-        self.tuner = Tuner(self._choices())
-        self.plans = Plans(self._identity())
-        self.repeatable = False
-        self.uploads = Uploads(self.cupy.cuda, self.cupy.empty)
-        self.readings = Readings(self.cupy.cuda)
-        self._pool = ThreadPoolExecutor(16)
-        self._compiled: dict[str, Future[Any]] = {}
+        self.handle = load_cudnn().create_handle()
+        load_cudnn().set_stream(handle=self.handle, stream=self.stream.ptr)
+        self.graph_settings = {"handle": self.handle}
+        self.chosen_plans: dict[object, Any] = {}
+        """The fastest plan or algorithm, by operator, shapes and strides."""
+        self.tuner = Tuner(self._load_tuning_cache())
+        self.plan_cache = CudnnPlanCache(self._cache_identity())
+        self.deterministic = False
+        self.uploader = Uploader(self.cupy.cuda, self.cupy.empty)
+        self.readbacks = ReadbackPool(self.cupy.cuda)
+        self._compile_pool = ThreadPoolExecutor(16)
+        self._kernels: dict[str, Future[Any]] = {}
 
-    def _choices(self) -> Choices:
-        """What was fastest on GPUs of this name, with these libraries."""
-        return Choices(*self._identity())
+    def _load_tuning_cache(self) -> TuningCache:
+        """Loads the choices that were fastest on GPUs of this name with these libraries."""
+        return TuningCache(*self._cache_identity())
 
-    def _identity(self) -> tuple[object, ...]:
+    def _cache_identity(self) -> tuple[object, ...]:
         runtime = self.cupy.cuda.runtime
         name = runtime.getDeviceProperties(self.cupy.cuda.Device().id)["name"]
-        libraries = cudnn().__version__, cudnn().backend_version(), cublaslt_version()
+        libraries = load_cudnn().__version__, load_cudnn().backend_version(), cublaslt_version()
         versions = (*libraries, runtime.driverGetVersion())
         return (name, self.multiprocessors, *versions)
 
-    def with_tuner(self, tuner: Tuner, repeatable: bool) -> Device:
-        """The same GPU, with choices of its own."""
+    def with_tuner(self, tuner: Tuner, deterministic: bool) -> Device:
+        """Returns the same GPU with another tuner and no choices yet."""
         other = copy.copy(self)
-        other.tuner, other.repeatable, other.chosen = tuner, repeatable, {}
+        other.tuner, other.deterministic, other.chosen_plans = tuner, deterministic, {}
         return other
 
-    def tuned(self, seconds: float) -> Device:
-        """Times no longer than that in all."""
-        return self.with_tuner(Tuner(self._choices(), seconds, compiling=seconds), self.repeatable)
+    def with_timing_budget(self, seconds: float) -> Device:
+        """Returns the same GPU with this many seconds for all timing."""
+        return self.with_tuner(
+            Tuner(self._load_tuning_cache(), seconds, compile_seconds=seconds), self.deterministic
+        )
 
-    def repeating(self) -> Device:
-        """Times nothing and takes only what gives the same bits on every run: the likeliest way,
-        which is the same one wherever GPU and libraries are."""
-        return self.with_tuner(Tuner(None, 0.0, compiling=0.0), True)
+    def as_deterministic(self) -> Device:
+        """Returns the same GPU without timing and with only those plans that give the same bits on
+        every run: the most promising one, which is the same wherever GPU and libraries are."""
+        return self.with_tuner(Tuner(None, 0.0, compile_seconds=0.0), True)
 
-    def compiled(self, launch: Launch) -> Future[Any]:
-        """The module of a source, on its way; each source is compiled once."""
-        if launch.source not in self._compiled:
-            self._compiled[launch.source] = self._pool.submit(self._compile, launch)
-        return self._compiled[launch.source]
+    def compile_async(self, launch: CudaLaunch) -> Future[Any]:
+        """Starts to compile a kernel, and returns its future; each source is compiled once."""
+        if launch.source not in self._kernels:
+            self._kernels[launch.source] = self._compile_pool.submit(self._load_kernel, launch)
+        return self._kernels[launch.source]
 
-    def _compile(self, launch: Launch) -> Any:
+    def _load_kernel(self, launch: CudaLaunch) -> Any:
         self.cupy.cuda.Device(0).use()
         module = self.cupy.cuda.function.Module()
-        module.load(nvrtc.compiled(launch.source, self.architecture))
+        module.load(nvrtc.compile_cached(launch.source, self.architecture))
         return module.get_function(launch.name)
 
-    def captured(self, run: Thunk) -> Any:
-        """What `run` launches, as a graph; nothing runs yet."""
+    def capture_graph(self, run: Thunk) -> Any:
+        """Captures what `run` launches as a CUDA graph, without running it."""
         self.stream.begin_capture()
         try:
             run()
         finally:
             graph = self.stream.end_capture()
-            self.stream.use()  # CuPy goes back to the default stream
+            self.stream.use()  # CuPy has gone back to the default stream
         return graph
 
-    def milliseconds(self, run: Thunk, times: int = 3) -> float:
-        """How long one run takes, launches apart: the best of two replays of a graph."""
+    def measure_milliseconds(self, run: Thunk, repeats: int = 3) -> float:
+        """Returns the time of one run without its launches: the better of two replays of a
+        graph."""
         run()
 
-        def several() -> None:
-            for _ in range(times):
+        def run_repeatedly() -> None:
+            for _ in range(repeats):
                 run()
 
-        graph = self.captured(several)
+        graph = self.capture_graph(run_repeatedly)
         graph.launch(self.stream)
-        return min(self.elapsed(lambda: graph.launch(self.stream)) for _ in range(2)) / times
+        best = min(self.elapsed_milliseconds(lambda: graph.launch(self.stream)) for _ in range(2))
+        return best / repeats
 
-    def elapsed(self, run: Thunk) -> float:
-        """Milliseconds between what is before it in the stream and what comes behind."""
+    def elapsed_milliseconds(self, run: Thunk) -> float:
+        """Returns how long the stream takes for one run, launches included."""
         start, stop = self.cupy.cuda.Event(), self.cupy.cuda.Event()
         start.record(self.stream)
         run()

@@ -1,5 +1,4 @@
-"""What has no kernel, computed by the operators' references: on CuPy's arrays, or on the host
-where CuPy does not know an element type."""
+"""Runs kernels by their operators' references on the host, if CuPy lacks an element type."""
 
 from __future__ import annotations
 
@@ -18,45 +17,45 @@ from netdsl.plan.plan import Plan
 from netdsl.types import Array
 
 
-def foreign(plan: Plan, kernel: Kernel) -> bool:
-    """Whether a kernel meets a type that CuPy's functions do not have."""
+def needs_host(plan: Plan, kernel: Kernel) -> bool:
+    """Returns whether a kernel uses an element type that CuPy does not have."""
     return any(plan.graph[n].type.dtype == "bfloat16" for n in (*kernel.nodes, *kernel.inputs))
 
 
-def on_the_host(cupy: Any, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
-    """A kernel's nodes in turn, on NumPy's arrays."""
+def bind_on_host(cupy: Any, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]) -> Thunk:
+    """Returns a function that runs a kernel's nodes in turn on NumPy arrays."""
     graph = plan.graph
-    given = {name: plan.placements[name] for name in kernel.inputs}
-    written = {name: plan.placements[name] for name in kernel.outputs}
+    inputs = {name: plan.placements[name] for name in kernel.inputs}
+    outputs = {name: plan.placements[name] for name in kernel.outputs}
 
     def run() -> None:
-        values = {name: _read(cupy, place, memory) for name, place in given.items()}
+        values = {name: _read(cupy, place, memory) for name, place in inputs.items()}
         with np.errstate(all="ignore"):
             for name in kernel.nodes:
                 node = graph[name]
                 args = (values[a] for a in node.args)
                 values[name] = OPS[node.op].reference(np, *args, **node.attrs)
-        for name, place in written.items():
+        for name, place in outputs.items():
             _write(cupy, place, memory, values[name])
 
     return run
 
 
-def _bits(cupy: Any, place: Placement, memory: Mapping[str, Array], layout: Layout) -> Array:
-    """A place on the device as whole numbers of its width."""
+def _view_bits(cupy: Any, place: Placement, memory: Mapping[str, Array], layout: Layout) -> Array:
+    """Views a placement on the device as unsigned integers of the same width."""
     flat = memory[place.buffer].reshape(-1).view(f"uint{8 * place.itemsize}")
     strides = tuple(s * place.itemsize for s in layout.strides)
     return cupy.lib.stride_tricks.as_strided(flat[layout.offset :], layout.shape, strides)
 
 
 def _read(cupy: Any, place: Placement, memory: Mapping[str, Array]) -> Array:
-    bits = cupy.asnumpy(_bits(cupy, place, memory, place.layout))
+    bits = cupy.asnumpy(_view_bits(cupy, place, memory, place.layout))
     return np.ascontiguousarray(bits).view(dtype_of(place.dtype)).reshape(place.layout.shape)
 
 
 def _write(cupy: Any, place: Placement, memory: Mapping[str, Array], value: Array) -> None:
     if place.padding is not None:
-        _bits(cupy, place, memory, place.padded_layout())[...] = 0
+        _view_bits(cupy, place, memory, place.padded_layout())[...] = 0
     value = np.array(np.broadcast_to(value, place.layout.shape), dtype_of(place.dtype), order="C")
     raw = cupy.asarray(value.reshape(-1).view(f"uint{8 * place.itemsize}"))
-    _bits(cupy, place, memory, place.layout)[...] = raw.reshape(place.layout.shape)
+    _view_bits(cupy, place, memory, place.layout)[...] = raw.reshape(place.layout.shape)

@@ -1,151 +1,153 @@
-"""The formulas of elementwise operators in C, held against the operators' references by tests."""
+"""The formulas of elementwise operators in C; tests compare them with the operators' references."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from netdsl.backends.cuda.expression import Expr, literal
+from netdsl.backends.cuda.c_expression import CExpr, literal
 from netdsl.ops.activation import GELU_CUBIC, GELU_SCALE
 from netdsl.ops.dropout import PHILOX_DOMAIN, dropout_key
 
-Attrs = Any
-Formula = Callable[[str, Sequence[Expr], Attrs], Expr]
+OpAttrs = Any
+Formula = Callable[[str, Sequence[CExpr], OpAttrs], CExpr]
 
 
-def _text(text: str) -> Formula:
-    return lambda ctype, args, attrs: Expr(ctype, text, tuple(args))
+def _template(text: str) -> Formula:
+    return lambda ctype, args, attrs: CExpr(ctype, text, tuple(args))
 
 
-def _number(ctype: str, value: float) -> str:
+def _literal_text(ctype: str, value: float) -> str:
     return literal(value, ctype).text
 
 
-def _leaky(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
-    return Expr(
-        ctype, f"({{0}} > 0 ? {{0}} : {_number(ctype, attrs['slope'])} * {{0}})", tuple(args)
+def _leaky(ctype: str, args: Sequence[CExpr], attrs: OpAttrs) -> CExpr:
+    return CExpr(
+        ctype, f"({{0}} > 0 ? {{0}} : {_literal_text(ctype, attrs['slope'])} * {{0}})", tuple(args)
     )
 
 
-def _elu(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
-    alpha = _number(ctype, attrs["alpha"])
-    return Expr(ctype, f"({{0}} > 0 ? {{0}} : {alpha} * expm1({{0}}))", tuple(args))
+def _elu(ctype: str, args: Sequence[CExpr], attrs: OpAttrs) -> CExpr:
+    alpha = _literal_text(ctype, attrs["alpha"])
+    return CExpr(ctype, f"({{0}} > 0 ? {{0}} : {alpha} * expm1({{0}}))", tuple(args))
 
 
-def _gelu(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
-    scale, cubic, half = (_number(ctype, v) for v in (GELU_SCALE, GELU_CUBIC, 0.5))
+def _gelu(ctype: str, args: Sequence[CExpr], attrs: OpAttrs) -> CExpr:
+    scale, cubic, half = (_literal_text(ctype, v) for v in (GELU_SCALE, GELU_CUBIC, 0.5))
     inner = f"{scale} * ({{0}} + {cubic} * {{0}} * {{0}} * {{0}})"
-    return Expr(ctype, f"({half} * {{0}} * (1 + tanh({inner})))", tuple(args))
+    return CExpr(ctype, f"({half} * {{0}} * (1 + tanh({inner})))", tuple(args))
 
 
-def _clamp(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
-    """Of ends that have changed places, the upper one is meant, as in the reference."""
-    low, high = (_number(ctype, min(attrs[end], attrs["high"])) for end in ("low", "high"))
-    return Expr(ctype, f"({{0}} < {low} ? {low} : {{0}} > {high} ? {high} : {{0}})", tuple(args))
+def _clamp(ctype: str, args: Sequence[CExpr], attrs: OpAttrs) -> CExpr:
+    """If `low` is above `high`, the result is `high`, as in the reference."""
+    low, high = (_literal_text(ctype, min(attrs[end], attrs["high"])) for end in ("low", "high"))
+    return CExpr(ctype, f"({{0}} < {low} ? {low} : {{0}} > {high} ? {high} : {{0}})", tuple(args))
 
 
-def _power(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
+def _power(ctype: str, args: Sequence[CExpr], attrs: OpAttrs) -> CExpr:
     known = {2.0: "({0} * {0})", 1.0: "{0}", 0.5: "sqrt({0})", -1.0: "(1 / {0})"}
     exponent = float(attrs["exponent"])
-    text = known.get(exponent, f"pow({{0}}, {_number(ctype, exponent)})")
-    return Expr(ctype, text, tuple(args))
+    text = known.get(exponent, f"pow({{0}}, {_literal_text(ctype, exponent)})")
+    return CExpr(ctype, text, tuple(args))
 
 
-def _cast(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
+def _cast(ctype: str, args: Sequence[CExpr], attrs: OpAttrs) -> CExpr:
     (x,) = args
     if x.ctype == ctype:
         return x
-    return Expr(ctype, "({0} != 0)" if ctype == "bool" else f"(({ctype}){{0}})", (x,))
+    return CExpr(ctype, "({0} != 0)" if ctype == "bool" else f"(({ctype}){{0}})", (x,))
 
 
-def _select(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
-    return Expr(ctype, "({0} ? {1} : {2})", tuple(args))
+def _select(ctype: str, args: Sequence[CExpr], attrs: OpAttrs) -> CExpr:
+    return CExpr(ctype, "({0} ? {1} : {2})", tuple(args))
 
 
 def _compare(sign: str) -> Formula:
-    return lambda ctype, args, attrs: Expr("bool", f"({{0}} {sign} {{1}})", tuple(args))
+    return lambda ctype, args, attrs: CExpr("bool", f"({{0}} {sign} {{1}})", tuple(args))
 
 
-def _finite(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
-    return Expr("bool", "({0} - {0} == 0)", tuple(args))
+def _is_finite(ctype: str, args: Sequence[CExpr], attrs: OpAttrs) -> CExpr:
+    return CExpr("bool", "({0} - {0} == 0)", tuple(args))
 
 
-def _average(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
-    keep, take = _number(ctype, attrs["decay"]), _number(ctype, 1 - attrs["decay"])
-    return Expr(ctype, f"({keep} * {{0}} + {take} * {{1}})", tuple(args))
+def _ema(ctype: str, args: Sequence[CExpr], attrs: OpAttrs) -> CExpr:
+    decay, gain = _literal_text(ctype, attrs["decay"]), _literal_text(ctype, 1 - attrs["decay"])
+    return CExpr(ctype, f"({decay} * {{0}} + {gain} * {{1}})", tuple(args))
 
 
-def _square_average(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
-    keep, take = _number(ctype, attrs["decay"]), _number(ctype, 1 - attrs["decay"])
-    return Expr(ctype, f"({keep} * {{0}} + {take} * {{1}} * {{1}})", tuple(args))
+def _ema_square(ctype: str, args: Sequence[CExpr], attrs: OpAttrs) -> CExpr:
+    decay, gain = _literal_text(ctype, attrs["decay"]), _literal_text(ctype, 1 - attrs["decay"])
+    return CExpr(ctype, f"({decay} * {{0}} + {gain} * {{1}} * {{1}})", tuple(args))
 
 
-def _momentum(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
-    return Expr(ctype, f"({_number(ctype, attrs['momentum'])} * {{0}} + {{1}})", tuple(args))
+def _momentum(ctype: str, args: Sequence[CExpr], attrs: OpAttrs) -> CExpr:
+    return CExpr(ctype, f"({_literal_text(ctype, attrs['momentum'])} * {{0}} + {{1}})", tuple(args))
 
 
-def _rms(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
-    return Expr(ctype, f"({{0}} / (sqrt({{1}}) + {_number(ctype, attrs['eps'])}))", tuple(args))
+def _rms(ctype: str, args: Sequence[CExpr], attrs: OpAttrs) -> CExpr:
+    return CExpr(
+        ctype, f"({{0}} / (sqrt({{1}}) + {_literal_text(ctype, attrs['eps'])}))", tuple(args)
+    )
 
 
-def _adam(ctype: str, args: Sequence[Expr], attrs: Attrs) -> Expr:
+def _adam(ctype: str, args: Sequence[CExpr], attrs: OpAttrs) -> CExpr:
     m, v, step = args
     scales = [
-        Expr(ctype, text.format(repr(attrs[beta]), "{0}", ctype=ctype), (step,))
+        CExpr(ctype, text.format(repr(attrs[beta]), "{0}", ctype=ctype), (step,))
         for beta, text in (
             ("beta1", "({ctype})(1 / (1 - pow({0}, (double){1} + 1)))"),
             ("beta2", "({ctype})(1 / sqrt(1 - pow({0}, (double){1} + 1)))"),
         )
     ]
-    eps = _number(ctype, attrs["eps"])
-    return Expr(ctype, f"({{0}} * {{2}} / (sqrt({{1}}) * {{3}} + {eps}))", (m, v, *scales))
+    eps = _literal_text(ctype, attrs["eps"])
+    return CExpr(ctype, f"({{0}} * {{2}} / (sqrt({{1}}) * {{3}} + {eps}))", (m, v, *scales))
 
 
-def rescaling(ctype: str, variance: Expr, eps: float) -> Expr:
-    """One over the standard deviation."""
-    return Expr(ctype, f"(1 / sqrt({{0}} + {_number(ctype, eps)}))", (variance,))
+def inverse_std(ctype: str, variance: CExpr, eps: float) -> CExpr:
+    """Returns one over the standard deviation."""
+    return CExpr(ctype, f"(1 / sqrt({{0}} + {_literal_text(ctype, eps)}))", (variance,))
 
 
-def dropout(ctype: str, x: Expr, seed: Expr, step: Expr, number: Expr, attrs: Attrs) -> Expr:
-    """The element, scaled where its Philox number says that it stays and times 0 where not: what is
-    no number stays so."""
+def dropout(ctype: str, x: CExpr, seed: CExpr, step: CExpr, index: CExpr, attrs: OpAttrs) -> CExpr:
+    """Returns the element, times the scale if its Philox number keeps it, else times 0, so that NaN
+    stays NaN."""
     rate = attrs["rate"]
     words = f"{dropout_key(attrs['key'])}u, (unsigned){{1}}, {PHILOX_DOMAIN}u"
-    kept = f"philox({{3}}, (unsigned){{2}}, {words}) >= {round(rate * 2**32)}ull"
-    scale = _number(ctype, 1 / (1 - rate))
-    return Expr(ctype, f"({{0}} * ({kept} ? {scale} : 0))", (x, seed, step, number))
+    is_kept = f"philox({{3}}, (unsigned){{2}}, {words}) >= {round(rate * 2**32)}ull"
+    scale = _literal_text(ctype, 1 / (1 - rate))
+    return CExpr(ctype, f"({{0}} * ({is_kept} ? {scale} : 0))", (x, seed, step, index))
 
 
 FORMULAS: dict[str, Formula] = {
-    "add": _text("({0} + {1})"),
-    "sub": _text("({0} - {1})"),
-    "mul": _text("({0} * {1})"),
-    "div": _text("({0} / {1})"),
-    "maximum": _text("({0} >= {1} || {0} != {0} ? {0} : {1})"),
-    "minimum": _text("({0} <= {1} || {0} != {0} ? {0} : {1})"),
+    "add": _template("({0} + {1})"),
+    "sub": _template("({0} - {1})"),
+    "mul": _template("({0} * {1})"),
+    "div": _template("({0} / {1})"),
+    "maximum": _template("({0} >= {1} || {0} != {0} ? {0} : {1})"),
+    "minimum": _template("({0} <= {1} || {0} != {0} ? {0} : {1})"),
     "equal": _compare("=="),
     "greater": _compare(">"),
-    "is_finite": _finite,
-    "neg": _text("(-{0})"),
-    "exp": _text("exp({0})"),
-    "log": _text("log({0})"),
-    "sqrt": _text("sqrt({0})"),
+    "is_finite": _is_finite,
+    "neg": _template("(-{0})"),
+    "exp": _template("exp({0})"),
+    "log": _template("log({0})"),
+    "sqrt": _template("sqrt({0})"),
     "power": _power,
     "select": _select,
-    "copy": _text("{0}"),
+    "copy": _template("{0}"),
     "cast": _cast,
-    "relu": _text("({0} < 0 ? 0 : {0})"),
+    "relu": _template("({0} < 0 ? 0 : {0})"),
     "leaky_relu": _leaky,
     "elu": _elu,
     "gelu": _gelu,
     "clamp": _clamp,
-    "sigmoid": _text("((tanh({0} / 2) + 1) / 2)"),
-    "tanh": _text("tanh({0})"),
-    "squared_error": _text("(({0} - {1}) * ({0} - {1}))"),
-    "ema": _average,
-    "ema_square": _square_average,
+    "sigmoid": _template("((tanh({0} / 2) + 1) / 2)"),
+    "tanh": _template("tanh({0})"),
+    "squared_error": _template("(({0} - {1}) * ({0} - {1}))"),
+    "ema": _ema,
+    "ema_square": _ema_square,
     "momentum": _momentum,
-    "descend": _text("({0} - {2} * {1})"),
+    "descend": _template("({0} - {2} * {1})"),
     "adam_direction": _adam,
     "rms_direction": _rms,
 }

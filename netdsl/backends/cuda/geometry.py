@@ -1,4 +1,4 @@
-"""The geometry of a generated kernel: rows and lanes, how many elements a thread takes at once."""
+"""Chooses the geometry of a generated kernel: its rows, its lanes and its vector width."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from netdsl.backends.cuda.expression import Expr, Load, Number
-from netdsl.backends.cuda.index import Digits, Ints, Term
-from netdsl.backends.cuda.launch import THREADS
-from netdsl.backends.cuda.trace import Traced
+from netdsl.backends.cuda.c_expression import CExpr, LinearIndex, Load
+from netdsl.backends.cuda.cuda_launch import THREADS_PER_BLOCK
+from netdsl.backends.cuda.index_terms import DomainDigits, Term
+from netdsl.backends.cuda.trace import TracedKernel
+from netdsl.plan.layout import IntTuple
 
-_NARROW = 32
-BLOCKS_EACH = 8
-"""Blocks of 256 threads that a multiprocessor is given: as many as it holds at once."""
-REDUCING_EACH = 2
-"""The same where blocks leave partial results: few, so that these are few."""
+_MAX_COLUMN_LANES = 32
+BLOCKS_PER_MULTIPROCESSOR = 8
+"""Blocks of 256 threads per multiprocessor: as many as it can hold at once."""
+REDUCTION_BLOCKS_PER_MULTIPROCESSOR = 2
+"""The same for reductions: fewer, so that there are few partial results."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The last digit of the domain runs over `lanes` vectors of `width` elements, every other
-    digit over rows; `outer` leading rows' digits number the results of a reduction, which adds up
-    the rest, and the lanes too unless `columns`."""
+    """How a kernel runs over its domain. The last digit runs over `lanes` vectors of `width`
+    elements, the others over rows. The first `outer_rank` of these number the results of a
+    reduction; it reduces the other ones, and the lanes too unless `is_column_reduction`."""
 
-    digits: Digits
+    digits: DomainDigits
     width: int
-    outer: int
-    columns: bool
+    outer_rank: int
+    is_column_reduction: bool
 
     @property
     def lanes(self) -> int:
@@ -35,25 +36,25 @@ class Geometry:
         return extents[-1] // self.width if extents else 1
 
     @property
-    def row_extents(self) -> Ints:
+    def row_extents(self) -> IntTuple:
         return self.digits.extents[:-1]
 
     @property
-    def outers(self) -> int:
-        return math.prod(self.row_extents[: self.outer])
+    def outer_size(self) -> int:
+        return math.prod(self.row_extents[: self.outer_rank])
 
     @property
-    def rows(self) -> int:
-        """Rows that one result is made of."""
-        return math.prod(self.row_extents[self.outer :])
+    def rows_per_result(self) -> int:
+        """The rows that are reduced to one result."""
+        return math.prod(self.row_extents[self.outer_rank :])
 
 
-def everything(traced: Traced) -> Iterator[Expr]:
-    """All expressions of a kernel, operands first, each once."""
+def iterate_expressions(traced: TracedKernel) -> Iterator[CExpr]:
+    """Yields all expressions of a kernel once, operands first."""
     seen: set[int] = set()
-    todo = [s.value for s in traced.stores] + [v for r in traced.reductions for v in r.values]
+    roots = [s.value for s in traced.stores] + [v for r in traced.reductions for v in r.values]
 
-    def visit(e: Expr) -> Iterator[Expr]:
+    def visit(e: CExpr) -> Iterator[CExpr]:
         if id(e) in seen:
             return
         seen.add(id(e))
@@ -61,94 +62,98 @@ def everything(traced: Traced) -> Iterator[Expr]:
             yield from visit(a)
         yield e
 
-    for e in todo:
+    for e in roots:
         yield from visit(e)
 
 
-def geometry(traced: Traced) -> Geometry:
-    """How a kernel runs over its domain. Raises Unmappable where it cannot."""
-    exprs = list(everything(traced))
+def choose_geometry(traced: TracedKernel) -> Geometry:
+    """Returns the geometry of a kernel. Raises UnsupportedKernelError if it has none."""
+    exprs = list(iterate_expressions(traced))
     loads = [e for e in exprs if isinstance(e, Load)]
-    addresses: list[tuple[Term, ...]] = [e.terms for e in exprs if isinstance(e, Load | Number)]
+    addresses: list[tuple[Term, ...]] = [
+        e.terms for e in exprs if isinstance(e, Load | LinearIndex)
+    ]
     addresses += [s.terms for s in traced.stores]
-    kept = [r.kept for r in traced.reductions]
-    windowed = [(Term(p, 1),) for e in loads for w in e.windows for p in w.pieces]
-    digits = Digits(traced.size, [*addresses, *kept, *windowed])
-    columns, outer = False, 0
-    if kept:
-        columns = bool(digits.extents) and digits.strides(kept[0])[-1] != 0
-    if digits.extents and not columns and (kept or len(digits.extents) == 1):
-        digits.split_last(_width(traced, digits, exprs))
-    if kept:
-        outer = _outer(digits, kept[0])
-    return Geometry(digits, _width(traced, digits, exprs), outer, columns)
+    result_terms = [r.result_terms for r in traced.reductions]
+    padded_terms = [(Term(p, 1),) for e in loads for w in e.padded_axes for p in w.digits]
+    digits = DomainDigits(traced.size, [*addresses, *result_terms, *padded_terms])
+    is_column_reduction, outer = False, 0
+    if result_terms:
+        is_column_reduction = bool(digits.extents) and digits.strides(result_terms[0])[-1] != 0
+    if digits.extents and not is_column_reduction and (result_terms or len(digits.extents) == 1):
+        digits.split_last(_vector_width(traced, digits, exprs))
+    if result_terms:
+        outer = _lead_result_digits(digits, result_terms[0])
+    return Geometry(digits, _vector_width(traced, digits, exprs), outer, is_column_reduction)
 
 
-def _outer(digits: Digits, kept: tuple[Term, ...]) -> int:
-    """How many leading digits number results, after all that do have been put there; the others
-    but the last are added up."""
-    numbering = [s != 0 for s in digits.strides(kept)]
-    whole = numbering[: len(digits.order)]
-    digits.lead(whole)
+def _lead_result_digits(digits: DomainDigits, result_terms: tuple[Term, ...]) -> int:
+    """Moves the row digits that number results to the front, and returns how many these are."""
+    numbering = [s != 0 for s in digits.strides(result_terms)]
+    row_digits = numbering[: len(digits.order)]
+    digits.move_to_front(row_digits)
     return sum(numbering[:-1])
 
 
-def _width(traced: Traced, digits: Digits, exprs: list[Expr]) -> int:
-    """The most elements that every address allows to load or store at once."""
+def _vector_width(traced: TracedKernel, digits: DomainDigits, exprs: list[CExpr]) -> int:
+    """Returns the largest number of elements that every access can load or store at once."""
     if not digits.extents:
         return 1
     loads = [e for e in exprs if isinstance(e, Load)]
-    spots = [(e.terms, e.place, e.offset) for e in loads if e.place]
-    spots += [(s.terms, s.place, s.place.layout.offset) for s in traced.stores]
-    small = any(place.itemsize <= 2 for _, place, _ in spots)
-    width = 8 if small else 4
+    accesses = [(e.terms, e.place, e.offset) for e in loads if e.place]
+    accesses += [(s.terms, s.place, s.place.layout.offset) for s in traced.stores]
+    has_16_bit = any(place.itemsize <= 2 for _, place, _ in accesses)
+    width = 8 if has_16_bit else 4
     while width > 1 and not all(
-        _fits(digits.strides(t), o, place.itemsize, width) for t, place, o in spots
+        _is_vectorizable(digits.strides(t), o, place.itemsize, width) for t, place, o in accesses
     ):
         width //= 2
     while digits.extents[-1] % width:
         width //= 2
-    if any(_laned(digits, e) for e in exprs):
+    if any(_is_padded_across_lanes(digits, e) for e in exprs):
         return 1
-    return min([width, *(_windowed(e, width) for e in loads if digits.strides(e.terms)[-1])])
+    return min(
+        [width, *(_padded_load_width(e, width) for e in loads if digits.strides(e.terms)[-1])]
+    )
 
 
-def _windowed(e: Load, width: int) -> int:
-    """The most elements that may be loaded at once wherever a window is moved to."""
+def _padded_load_width(e: Load, width: int) -> int:
+    """Returns the largest number of elements that a padded load can load at once at every
+    position."""
     size = e.place.itemsize if e.place else 1
-    steps = [s * size for w in e.windows if w.size > 1 for s in (w.stride, w.inner)]
+    steps = [s * size for w in e.padded_axes if w.size > 1 for s in (w.stride, w.inner_stride)]
     while width > 1 and any(s % min(16, width * size) for s in steps):
         width //= 2
     return width
 
 
-def _laned(digits: Digits, e: Expr) -> bool:
-    """Whether a window lies across the lanes."""
+def _is_padded_across_lanes(digits: DomainDigits, e: CExpr) -> bool:
+    """Returns whether a padded axis runs along the lanes."""
     if not isinstance(e, Load):
         return False
-    pieces = [p for w in e.windows for p in w.pieces]
+    pieces = [p for w in e.padded_axes for p in w.digits]
     return any(digits.strides((Term(p, 1),))[-1] != 0 for p in pieces) or any(
-        not w.pieces for w in e.windows
+        not w.digits for w in e.padded_axes
     )
 
 
-def _fits(strides: Ints, offset: int, itemsize: int, width: int) -> bool:
+def _is_vectorizable(strides: IntTuple, offset: int, itemsize: int, width: int) -> bool:
     if strides[-1] == 0:
         return True
     unit = min(16, width * itemsize)
-    whole = all(s * itemsize % unit == 0 for s in (*strides[:-1], offset))
-    return strides[-1] == 1 and whole
+    is_aligned = all(s * itemsize % unit == 0 for s in (*strides[:-1], offset))
+    return strides[-1] == 1 and is_aligned
 
 
-def threads_of(g: Geometry) -> tuple[int, int]:
-    """Lanes of a block, and rows of a block. Blocks that add up columns are narrow, so that few of
-    them share a column and their partial results are few."""
-    most = _NARROW if g.columns else THREADS
+def block_shape(g: Geometry) -> tuple[int, int]:
+    """Returns the lanes and the rows of a block. Blocks that reduce columns are narrow, so that few
+    of them share a column and leave few partial results."""
+    max_lanes = _MAX_COLUMN_LANES if g.is_column_reduction else THREADS_PER_BLOCK
     lanes = g.lanes
-    if lanes > most:
-        across = max(d for d in range(1, most + 1) if lanes % d == 0)
-        lanes = across if across >= most // 4 else most
-    rows = max(1, THREADS // lanes)
-    while rows > 1 and rows // 2 >= g.rows:
+    if lanes > max_lanes:
+        across = max(d for d in range(1, max_lanes + 1) if lanes % d == 0)
+        lanes = across if across >= max_lanes // 4 else max_lanes
+    rows = max(1, THREADS_PER_BLOCK // lanes)
+    while rows > 1 and rows // 2 >= g.rows_per_result:
         rows //= 2
     return lanes, rows

@@ -1,4 +1,4 @@
-"""CuPy, cuDNN's frontend and cuBLASLt: found once, or told what to install."""
+"""Loads CuPy, cuDNN's frontend and NVIDIA's libraries, or says what to install."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from netdsl.errors import fail
 from netdsl.optional_imports import import_optional
 
-INSTALL = "pip install 'netdsl[cuda13]' (or 'netdsl[cuda12]' for a CUDA 12 driver)"
+INSTALL_COMMAND = "pip install 'netdsl[cuda13]' (or 'netdsl[cuda12]' for a CUDA 12 driver)"
 
 
-def cupy_with_gpu() -> Any:
-    """CuPy, where it sees a GPU. Raises NetError with what is missing."""
-    cupy = import_optional("cupy", "`--device cuda` needs CuPy", INSTALL)
+def load_cupy() -> Any:
+    """Returns CuPy. Raises NetError if it is not installed or finds no GPU."""
+    cupy = import_optional("cupy", "`--device cuda` needs CuPy", INSTALL_COMMAND)
     try:
         found = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as e:
@@ -27,31 +27,31 @@ def cupy_with_gpu() -> Any:
 
 
 @cache
-def cudnn() -> Any:
-    """cuDNN's frontend. Raises NetError where it is not installed."""
-    with suppress(Exception):  # plans are read back by it; without it they are built anew
+def load_cudnn() -> Any:
+    """Returns cuDNN's frontend. Raises NetError if it is not installed."""
+    with suppress(Exception):  # needed to deserialise plans; without it they are built again
         importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib("cudart")
-    return import_optional("cudnn", "`--device cuda` needs cuDNN's frontend", INSTALL)
+    return import_optional("cudnn", "`--device cuda` needs cuDNN's frontend", INSTALL_COMMAND)
 
 
 @cache
-def cublaslt() -> ctypes.CDLL:
-    """The library of matrix products. Raises NetError where it is not to be had."""
-    return nvidia_library("cublasLt")
+def load_cublaslt() -> ctypes.CDLL:
+    """Returns cuBLASLt. Raises NetError if it is not installed."""
+    return load_nvidia_library("cublasLt")
 
 
-def nvidia_library(name: str) -> ctypes.CDLL:
-    """A library of CUDA's. Raises NetError where it is not to be had."""
+def load_nvidia_library(name: str) -> ctypes.CDLL:
+    """Returns one of NVIDIA's libraries. Raises NetError if it cannot be loaded."""
     pathfinder = import_optional(
-        "cuda.pathfinder", f"{name} is found by `cuda.pathfinder`", INSTALL
+        "cuda.pathfinder", f"{name} is found by `cuda.pathfinder`", INSTALL_COMMAND
     )
     try:
         return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib(name).abs_path)
     except (RuntimeError, OSError) as e:
-        raise fail(f"the library {name} cannot be loaded: {e}", help=INSTALL) from None
+        raise fail(f"the library {name} cannot be loaded: {e}", help=INSTALL_COMMAND) from None
 
 
 def cublaslt_version() -> int:
-    lib = cublaslt()
+    lib = load_cublaslt()
     lib.cublasLtGetVersion.restype = ctypes.c_size_t
     return int(lib.cublasLtGetVersion())

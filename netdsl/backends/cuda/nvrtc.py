@@ -1,4 +1,4 @@
-"""Machine code of generated CUDA source: from NVRTC, without a GPU, or from the disk."""
+"""Compiles generated CUDA source by NVRTC, which needs no GPU, with a cache on disk."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from functools import cache
 from typing import Any
 
 from netdsl import disk_cache
-from netdsl.backends.cuda.libraries import nvidia_library
+from netdsl.backends.cuda.libraries import load_nvidia_library
 from netdsl.errors import fail
 
 _OPTIONS = ("--std=c++17", "--fmad=false")
-"""Without contraction a value has the same bits in every kernel that computes it; where sums of
-products are what takes the time, kernels say `fmaf`."""
+"""Without contraction, a value has the same bits in every kernel that computes it. Kernels that
+need the speed call `fmaf`."""
 
 
 @cache
-def library() -> ctypes.CDLL:
-    """NVRTC. Raises NetError where it is not to be had."""
-    return nvidia_library("nvrtc")
+def load_library() -> ctypes.CDLL:
+    """Returns NVRTC. Raises NetError if it cannot be loaded."""
+    return load_nvidia_library("nvrtc")
 
 
 @cache
 def version() -> tuple[int, int]:
     major, minor = ctypes.c_int(), ctypes.c_int()
-    library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    load_library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
     return major.value, minor.value
 
 
 @cache
-def target(capability: str) -> str:
-    """What to compile for: the GPU itself, or where NVRTC does not know it yet, the last one
-    before it in the language that its driver translates."""
+def target_architecture(capability: str) -> str:
+    """Returns the target for a GPU: its own architecture, or PTX for the last one before it if
+    NVRTC does not know it yet."""
     count = ctypes.c_int()
-    library().nvrtcGetNumSupportedArchs(ctypes.byref(count))
+    load_library().nvrtcGetNumSupportedArchs(ctypes.byref(count))
     numbers = (ctypes.c_int * count.value)()
-    library().nvrtcGetSupportedArchs(numbers)
+    load_library().nvrtcGetSupportedArchs(numbers)
     wanted = int(capability)
     if wanted in numbers:
         return f"sm_{wanted}"
@@ -45,37 +45,40 @@ def target(capability: str) -> str:
     return f"compute_{max(older)}"
 
 
-def compiled(source: str, architecture: str) -> bytes:
-    """The machine code of a source for `sm_90`, or its PTX for `compute_90`."""
+def compile_cached(source: str, architecture: str) -> bytes:
+    """Returns the machine code of a source for a target like `sm_90`, or its PTX for one like
+    `compute_90`."""
     key = disk_cache.make_key("kernel", version(), architecture, _OPTIONS, source)
     found = disk_cache.CUDA_CACHE.load(key)
     if found is None:
-        found = assembled(source, architecture)
+        found = compile_source(source, architecture)
         disk_cache.CUDA_CACHE.store(key, found)
     return found
 
 
-def assembled(source: str, architecture: str) -> bytes:
-    """As `compiled`, always by NVRTC."""
-    lib, program = library(), ctypes.c_void_p()
+def compile_source(source: str, architecture: str) -> bytes:
+    """Compiles as `compile_cached` does, without the cache."""
+    lib, program = load_library(), ctypes.c_void_p()
     text = source.encode()
     _check(lib.nvrtcCreateProgram(ctypes.byref(program), text, b"kernel.cu", 0, None, None))
     try:
         options = [o.encode() for o in (*_OPTIONS, f"--gpu-architecture={architecture}")]
-        given = (ctypes.c_char_p * len(options))(*options)
-        if lib.nvrtcCompileProgram(program, len(options), given):
-            log = _text(program, "nvrtcGetProgramLog").rstrip(b"\0").decode(errors="replace")
+        option_array = (ctypes.c_char_p * len(options))(*options)
+        if lib.nvrtcCompileProgram(program, len(options), option_array):
+            log = _read_output(program, "nvrtcGetProgramLog").rstrip(b"\0").decode(errors="replace")
             raise RuntimeError(f"NVRTC refuses a generated kernel:\n{log}")
-        return _text(program, "nvrtcGetCUBIN" if architecture.startswith("sm") else "nvrtcGetPTX")
+        return _read_output(
+            program, "nvrtcGetCUBIN" if architecture.startswith("sm") else "nvrtcGetPTX"
+        )
     finally:
         lib.nvrtcDestroyProgram(ctypes.byref(program))
 
 
-def _text(program: ctypes.c_void_p, getter: str) -> bytes:
+def _read_output(program: ctypes.c_void_p, getter: str) -> bytes:
     size = ctypes.c_size_t()
-    _check(getattr(library(), f"{getter}Size")(program, ctypes.byref(size)))
+    _check(getattr(load_library(), f"{getter}Size")(program, ctypes.byref(size)))
     buffer = ctypes.create_string_buffer(size.value)
-    _check(getattr(library(), getter)(program, buffer))
+    _check(getattr(load_library(), getter)(program, buffer))
     return buffer.raw
 
 

@@ -1,6 +1,6 @@
-"""What every generated source begins with: element types, vectors of them, random numbers.
+"""The prelude of every generated source: element types, vectors of them, random numbers.
 
-The same text compiles as C++ on the host, where `HOST` stands for threads and barriers.
+The same text compiles as C++ on the host, if `HOST` is defined.
 """
 
 from __future__ import annotations

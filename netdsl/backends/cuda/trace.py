@@ -1,4 +1,4 @@
-"""Tracing: from the nodes of a kernel to the expressions of what it stores and sums up."""
+"""Traces the nodes of a kernel to expressions of what it stores and reduces."""
 
 from __future__ import annotations
 
@@ -6,9 +6,24 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from netdsl.backends.cuda.expression import REGISTER, Expr, Load, Number, Window, literal
-from netdsl.backends.cuda.formulas import FORMULAS, dropout, rescaling
-from netdsl.backends.cuda.index import At, Term, Unmappable, regrouped, stretched, terms, whole
+from netdsl.backends.cuda.c_expression import (
+    REGISTER_TYPES,
+    CExpr,
+    LinearIndex,
+    Load,
+    PaddedAxis,
+    literal,
+)
+from netdsl.backends.cuda.formulas import FORMULAS, dropout, inverse_std
+from netdsl.backends.cuda.index_terms import (
+    Coordinates,
+    Term,
+    UnsupportedKernelError,
+    address_terms,
+    broadcast_coordinates,
+    domain_coordinates,
+    reshape_coordinates,
+)
 from netdsl.ops import OPS
 from netdsl.plan.layout import row_major_strides
 from netdsl.plan.placement import Placement
@@ -17,26 +32,26 @@ from netdsl.types import Graph, Node
 
 @dataclass(frozen=True)
 class Store:
-    """An element that a kernel writes, and where."""
+    """An element that a kernel writes, and its address."""
 
-    value: Expr
+    value: CExpr
     place: Placement
     terms: tuple[Term, ...]
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """A node that adds up `values` over the digits that `kept` leaves out."""
+    """A node that reduces `values` over the digits that are not in `result_terms`."""
 
     node: Node
-    values: tuple[Expr, ...]
-    kept: tuple[Term, ...]
+    values: tuple[CExpr, ...]
+    result_terms: tuple[Term, ...]
     place: Placement
     moments: Placement | None = None
 
 
 @dataclass(frozen=True)
-class Traced:
+class TracedKernel:
     """A kernel as expressions over a domain of `size` elements."""
 
     size: int
@@ -50,46 +65,54 @@ def trace(
     inputs: Iterable[str],
     nodes: Iterable[str],
     outputs: Iterable[str],
-) -> Traced:
-    """The expressions of a kernel. Raises Unmappable where there is no pattern for it."""
+) -> TracedKernel:
+    """Returns the expressions of a kernel. Raises UnsupportedKernelError if it cannot be traced."""
     tracer = _Tracer(graph, places, set(inputs) - set(nodes), set(nodes))
     outputs = list(outputs)
-    size = max(_domain(graph, graph[o]) for o in outputs)
+    size = max(_domain_size(graph, graph[o]) for o in outputs)
     stores, reductions = [], []
     for name in outputs:
         node = graph[name]
         if OPS[node.op].kind == "reduce":
-            reductions.append(tracer.reduction(node))
+            reductions.append(tracer.trace_reduction(node))
             continue
         if node.type.size != size:
-            raise Unmappable(f"{name} is smaller than its kernel's domain")
-        at = whole(node.type.shape)
+            raise UnsupportedKernelError(f"{name} is smaller than its kernel's domain")
+        coordinates = domain_coordinates(node.type.shape)
         place = places[name]
-        stores.append(Store(tracer.value(name, at), place, terms(at, place.layout.strides)))
-    return Traced(size, tuple(stores), tuple(reductions))
+        stores.append(
+            Store(
+                tracer.trace_value(name, coordinates),
+                place,
+                address_terms(coordinates, place.layout.strides),
+            )
+        )
+    return TracedKernel(size, tuple(stores), tuple(reductions))
 
 
-def copied(source: Placement, target: Placement) -> Traced:
-    """A value written to another place."""
-    at = whole(target.layout.shape)
-    load = _load(source, at)
+def trace_copy(source: Placement, target: Placement) -> TracedKernel:
+    """Returns a kernel that copies a value to another placement."""
+    coordinates = domain_coordinates(target.layout.shape)
+    load = _make_load(source, coordinates)
     size = math.prod(target.layout.shape)
-    return Traced(size, (Store(load, target, terms(at, target.layout.strides)),), ())
+    return TracedKernel(
+        size, (Store(load, target, address_terms(coordinates, target.layout.strides)),), ()
+    )
 
 
-def _domain(graph: Graph, node: Node) -> int:
-    """How many elements a kernel goes over for a node. Those that a reduction adds up are its first
-    operand's: beside a single one, moments are more."""
+def _domain_size(graph: Graph, node: Node) -> int:
+    """Returns the number of elements that a kernel iterates over for a node: for a reduction, those
+    of its first operand."""
     return graph[node.args[0]].type.size if OPS[node.op].kind == "reduce" else node.type.size
 
 
-def _load(place: Placement, at: At) -> Load:
-    address = terms(at, place.layout.strides)
-    return Load(REGISTER[place.dtype], "", (), place, address, place.layout.offset)
+def _make_load(place: Placement, coordinates: Coordinates) -> Load:
+    address = address_terms(coordinates, place.layout.strides)
+    return Load(REGISTER_TYPES[place.dtype], "", (), place, address, place.layout.offset)
 
 
 class _Tracer:
-    """Expressions by value and coordinates, each made once."""
+    """Makes the expression of each value at given coordinates once."""
 
     def __init__(
         self, graph: Graph, places: Mapping[str, Placement], inputs: set[str], nodes: set[str]
@@ -98,127 +121,149 @@ class _Tracer:
         self.places = places
         self.inputs = inputs
         self.nodes = nodes
-        self._known: dict[tuple[object, ...], Expr] = {}
+        self._expressions: dict[tuple[object, ...], CExpr] = {}
 
-    def value(self, name: str, at: At) -> Expr:
-        key = (name, at)
-        if key not in self._known:
-            self._known[key] = self._made(self.graph[name], at)
-        return self._known[key]
+    def trace_value(self, name: str, coordinates: Coordinates) -> CExpr:
+        key = (name, coordinates)
+        if key not in self._expressions:
+            self._expressions[key] = self._make_expression(self.graph[name], coordinates)
+        return self._expressions[key]
 
-    def _made(self, node: Node, at: At) -> Expr:
+    def _make_expression(self, node: Node, coordinates: Coordinates) -> CExpr:
         if node.op == "const" and node.type.rank == 0:
-            return literal(node.attrs["value"], REGISTER[node.type.dtype])
+            return literal(node.attrs["value"], REGISTER_TYPES[node.type.dtype])
         if node.name in self.inputs or node.name not in self.nodes:
-            return _load(self.places[node.name], at)
+            return _make_load(self.places[node.name], coordinates)
         if OPS[node.op].kind == "view":
-            return self._view(node, at)
-        return self._computed(node, at)
+            return self._trace_view(node, coordinates)
+        return self._trace_op(node, coordinates)
 
-    def _view(self, node: Node, at: At) -> Expr:
+    def _trace_view(self, node: Node, coordinates: Coordinates) -> CExpr:
         (arg,) = node.args
         shape = self.graph[arg].type.shape
         if node.op == "broadcast":
-            return self.value(arg, stretched(at, shape))
+            return self.trace_value(arg, broadcast_coordinates(coordinates, shape))
         if node.op == "reshape":
-            return self.value(arg, regrouped(at, shape))
-        # a view that no strides can express is a kernel of its own, and reads memory
+            return self.trace_value(arg, reshape_coordinates(coordinates, shape))
+        # a view that strides cannot express is a separate kernel
         if node.op == "transpose":
             perm = node.attrs["perm"]
-            return self.value(arg, tuple(at[perm.index(a)] for a in range(len(perm))))
-        raise Unmappable(f"{node.name} is a {node.op} inside a kernel")
+            return self.trace_value(
+                arg, tuple(coordinates[perm.index(a)] for a in range(len(perm)))
+            )
+        raise UnsupportedKernelError(f"{node.name} is a {node.op} inside a kernel")
 
-    def _operand(self, name: str, at: At) -> Expr:
-        return self.value(name, stretched(at, self.graph[name].type.shape))
+    def _trace_operand(self, name: str, coordinates: Coordinates) -> CExpr:
+        return self.trace_value(
+            name, broadcast_coordinates(coordinates, self.graph[name].type.shape)
+        )
 
-    def _computed(self, node: Node, at: At) -> Expr:
-        ctype = REGISTER[node.type.dtype]
+    def _trace_op(self, node: Node, coordinates: Coordinates) -> CExpr:
+        ctype = REGISTER_TYPES[node.type.dtype]
         if node.op == "pad":
-            return self._padded(node, at)
+            return self._trace_pad(node, coordinates)
         if node.op in ("normalize", "rescale", "moments_grad"):
-            return self._normal(node, at, ctype)
-        args = [self._operand(a, at) for a in node.args]
+            return self._trace_normalization(node, coordinates, ctype)
+        args = [self._trace_operand(a, coordinates) for a in node.args]
         if node.op == "dropout":
             x, seed, step = args
-            number = self._number(at, node.type.shape)
+            number = self._linear_index(coordinates, node.type.shape)
             return dropout(ctype, x, seed, step, number, node.attrs)
         if node.op not in FORMULAS:
-            raise Unmappable(f"there is no formula for {node.op}")
+            raise UnsupportedKernelError(f"there is no formula for {node.op}")
         return FORMULAS[node.op](ctype, args, node.attrs)
 
-    def _number(self, at: At, shape: tuple[int, ...]) -> Expr:
-        return Number("long long", "", (), terms(at, row_major_strides(shape)))
+    def _linear_index(self, coordinates: Coordinates, shape: tuple[int, ...]) -> CExpr:
+        return LinearIndex(
+            "long long", "", (), address_terms(coordinates, row_major_strides(shape))
+        )
 
-    def _padded(self, node: Node, at: At) -> Expr:
+    def _trace_pad(self, node: Node, coordinates: Coordinates) -> CExpr:
         (arg,) = node.args
         place = self.places[arg]
         a, shape = node.attrs, self.graph[arg].type.shape
-        plain: list[Term] = []
-        windows = []
-        for axis, (pieces, size, stride) in enumerate(
-            zip(at, shape, place.layout.strides, strict=True)
+        plain_terms: list[Term] = []
+        padded_axes = []
+        for axis, (digits, size, stride) in enumerate(
+            zip(coordinates, shape, place.layout.strides, strict=True)
         ):
             low, step = a["low"][axis], a["interior"][axis] + 1
             if low or a["high"][axis] or step > 1:
-                windows.append(Window(pieces, low, step, size, stride))
+                padded_axes.append(PaddedAxis(digits, low, step, size, stride))
             else:
-                plain += terms((pieces,), (stride,))
-        ctype = REGISTER[place.dtype]
+                plain_terms += address_terms((digits,), (stride,))
+        ctype = REGISTER_TYPES[place.dtype]
         offset, fill = place.layout.offset, a["value"]
-        return Load(ctype, "", (), place, tuple(plain), offset, tuple(windows), fill)
+        return Load(ctype, "", (), place, tuple(plain_terms), offset, tuple(padded_axes), fill)
 
-    def _moment(self, name: str, which: int, at: At, axes: tuple[int, ...]) -> Expr:
-        """Mean or variance (or their gradients) of the group that an element belongs to."""
-        key = (name, which, at, axes)
-        if key not in self._known:
+    def _load_moment(
+        self, name: str, index: int, coordinates: Coordinates, axes: tuple[int, ...]
+    ) -> CExpr:
+        """Loads the mean or the variance (or a gradient of these) of an element's group."""
+        key = (name, index, coordinates, axes)
+        if key not in self._expressions:
             place = self.places[name]
-            inner = tuple(axis for a, axis in enumerate(at) if a not in axes)
-            address = terms(inner, place.layout.strides[1:])
-            offset = place.layout.offset + which * place.layout.strides[0]
-            self._known[key] = Load(REGISTER[place.dtype], "", (), place, address, offset)
-        return self._known[key]
+            inner = tuple(axis for a, axis in enumerate(coordinates) if a not in axes)
+            address = address_terms(inner, place.layout.strides[1:])
+            offset = place.layout.offset + index * place.layout.strides[0]
+            self._expressions[key] = Load(
+                REGISTER_TYPES[place.dtype], "", (), place, address, offset
+            )
+        return self._expressions[key]
 
-    def _deviation(self, name: str, at: At, node: Node, ctype: str) -> Expr:
+    def _inverse_std(self, name: str, coordinates: Coordinates, node: Node, ctype: str) -> CExpr:
         axes, eps = node.attrs["axes"], node.attrs["eps"]
-        key = ("deviation", name, at, axes, eps)
-        if key not in self._known:
-            self._known[key] = rescaling(ctype, self._moment(name, 1, at, axes), eps)
-        return self._known[key]
+        key = ("deviation", name, coordinates, axes, eps)
+        if key not in self._expressions:
+            self._expressions[key] = inverse_std(
+                ctype, self._load_moment(name, 1, coordinates, axes), eps
+            )
+        return self._expressions[key]
 
-    def _normal(self, node: Node, at: At, ctype: str) -> Expr:
+    def _trace_normalization(self, node: Node, coordinates: Coordinates, ctype: str) -> CExpr:
         axes = node.attrs["axes"]
         if node.op == "moments_grad":
             g, x, m = node.args
             size = math.prod(self.graph[x].type.shape[a] for a in axes)
             scale = literal(1 / size, ctype).text
-            mean = self._moment(m, 0, at, axes)
-            args = (self._moment(g, 0, at, axes), self._moment(g, 1, at, axes))
+            mean = self._load_moment(m, 0, coordinates, axes)
+            args = (
+                self._load_moment(g, 0, coordinates, axes),
+                self._load_moment(g, 1, coordinates, axes),
+            )
             text = f"(({{0}} + 2 * ({{2}} - {{3}}) * {{1}}) * {scale})"
-            return Expr(ctype, text, (*args, self.value(x, at), mean))
+            return CExpr(ctype, text, (*args, self.trace_value(x, coordinates), mean))
         x, m = node.args
-        value, inverse = self.value(x, at), self._deviation(m, at, node, ctype)
+        value, inverse = (
+            self.trace_value(x, coordinates),
+            self._inverse_std(m, coordinates, node, ctype),
+        )
         if node.op == "rescale":
-            return Expr(ctype, "({0} * {1})", (value, inverse))
-        return Expr(ctype, "(({0} - {1}) * {2})", (value, self._moment(m, 0, at, axes), inverse))
+            return CExpr(ctype, "({0} * {1})", (value, inverse))
+        return CExpr(
+            ctype,
+            "(({0} - {1}) * {2})",
+            (value, self._load_moment(m, 0, coordinates, axes), inverse),
+        )
 
-    def reduction(self, node: Node) -> Reduction:
-        """What a reduction adds up, and which digits number its results."""
+    def trace_reduction(self, node: Node) -> Reduction:
+        """Returns what a reduction reduces, and which digits number its results."""
         kind = self.graph[node.args[0]].type
         axes = node.attrs.get("axes", tuple(range(kind.rank)))
-        at = whole(kind.shape)
-        kept = tuple(axis for a, axis in enumerate(at) if a not in axes)
+        coordinates = domain_coordinates(kind.shape)
+        result_coordinates = tuple(axis for a, axis in enumerate(coordinates) if a not in axes)
         shape = tuple(s for a, s in enumerate(kind.shape) if a not in axes)
         args = node.args[:2] if node.op == "normalize_dmoments" else node.args
-        values = [self._operand(a, at) for a in args]
+        values = [self._trace_operand(a, coordinates) for a in args]
         moments = None
         if node.op == "normalize_dmoments":
-            mean = self._moment(node.args[2], 0, at, axes)
+            mean = self._load_moment(node.args[2], 0, coordinates, axes)
             g, x = values
-            values = [g, Expr(g.ctype, "({0} * ({1} - {2}))", (g, x, mean))]
+            values = [g, CExpr(g.ctype, "({0} * ({1} - {2}))", (g, x, mean))]
             moments = self.places[node.args[2]]
         elif node.op == "trust_ratio":
-            values = [Expr(v.ctype, "({0} * {0})", (v,)) for v in values]
+            values = [CExpr(v.ctype, "({0} * {0})", (v,)) for v in values]
         elif node.op not in ("reduce_sum", "reduce_mean", "reduce_max", "moments"):
-            raise Unmappable(f"there is no pattern for {node.op}")
-        address = terms(kept, row_major_strides(shape))
+            raise UnsupportedKernelError(f"there is no pattern for {node.op}")
+        address = address_terms(result_coordinates, row_major_strides(shape))
         return Reduction(node, tuple(values), address, self.places[node.name], moments)

@@ -1,4 +1,4 @@
-"""Which of several ways is the fastest: timed within a budget, and remembered on disk."""
+"""Chooses the fastest of several candidates by timing within a budget, and caches it on disk."""
 
 from __future__ import annotations
 
@@ -16,134 +16,138 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Candidate(Generic[T]):
-    """A way to compute something. `make` raises an exception where it cannot be taken. What is
-    `compiled` takes seconds to make."""
+    """One way to compute something. `make` raises an exception if it does not work, and takes
+    seconds if it `needs_compilation`."""
 
     name: str
     make: Callable[[], T]
-    compiled: bool = False
+    needs_compilation: bool = False
 
 
-class Choices:
-    """Names of what was fastest, by what was chosen for; of one GPU with one set of libraries."""
+class TuningCache:
+    """The names of the fastest candidates by task, for one GPU with one set of libraries."""
 
     def __init__(self, *identity: object) -> None:
         self.key = disk_cache.make_key("choices", *identity)
-        self.new: dict[str, str] = {}
-        self.known = self._read()
+        self.new_choices: dict[str, str] = {}
+        self.known_choices = self._read()
 
     def _read(self) -> dict[str, str]:
         try:
             found = json.loads(disk_cache.CUDA_CACHE.load(self.key) or b"{}")
         except ValueError:
             return {}
-        whole = isinstance(found, dict) and all(isinstance(v, str) for v in found.values())
-        return found if whole else {}
+        is_valid = isinstance(found, dict) and all(isinstance(v, str) for v in found.values())
+        return found if is_valid else {}
 
-    def get(self, what: object) -> str | None:
-        return self.known.get(disk_cache.make_key(what))
+    def get(self, task_key: object) -> str | None:
+        return self.known_choices.get(disk_cache.make_key(task_key))
 
-    def put(self, what: object, name: str) -> None:
-        key = disk_cache.make_key(what)
-        self.known[key] = self.new[key] = name
+    def put(self, task_key: object, name: str) -> None:
+        key = disk_cache.make_key(task_key)
+        self.known_choices[key] = self.new_choices[key] = name
 
     def save(self) -> None:
-        """Adds what is new to what lies there by now."""
-        if self.new:
-            merged = self._read() | self.new
+        """Adds the new choices to those that are on disk by now."""
+        if self.new_choices:
+            merged = self._read() | self.new_choices
             disk_cache.CUDA_CACHE.store(self.key, json.dumps(merged, sort_keys=True).encode())
-            self.new = {}
+            self.new_choices = {}
 
 
 @dataclass(frozen=True)
-class Plans:
-    """Compiled plans, by what they compute; of one GPU with one set of libraries."""
+class CudnnPlanCache:
+    """Compiled cuDNN plans by task, for one GPU with one set of libraries."""
 
     identity: tuple[object, ...]
 
-    def read(self, what: object) -> bytes | None:
-        return disk_cache.CUDA_CACHE.load(disk_cache.make_key("plan", *self.identity, what))
+    def load(self, task_key: object) -> bytes | None:
+        return disk_cache.CUDA_CACHE.load(disk_cache.make_key("plan", *self.identity, task_key))
 
-    def keep(self, what: object, plan: bytes) -> None:
-        disk_cache.CUDA_CACHE.store(disk_cache.make_key("plan", *self.identity, what), plan)
+    def store(self, task_key: object, plan: bytes) -> None:
+        disk_cache.CUDA_CACHE.store(disk_cache.make_key("plan", *self.identity, task_key), plan)
 
 
-COMPILING = 25.0
-"""Seconds that a process spends on candidates that are compiled, unless told."""
+DEFAULT_COMPILE_SECONDS = 25.0
+"""Seconds that a process spends on candidates that need compilation, by default."""
 
 
 class Tuner:
-    """Chooses among candidates, the likeliest first. `seconds` is what all timing may take
-    together; None sets no limit. What is left when it is used up takes the first that works, and
-    is timed by another process with a budget of its own. So it is with `compiling`, the seconds
-    for candidates that are compiled: without any, they are passed over."""
+    """Chooses among candidates, which come in order of promise. `seconds` limits all timing; None
+    is no limit. Once it is used up, tasks take the first candidate that works and are not cached,
+    so that another process may time them. `compile_seconds` limits candidates that need
+    compilation; once it is used up, they are skipped."""
 
     def __init__(
         self,
-        choices: Choices | None,
+        cache: TuningCache | None,
         seconds: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
-        compiling: float = COMPILING,
+        compile_seconds: float = DEFAULT_COMPILE_SECONDS,
     ) -> None:
-        self.choices = choices
-        self.left = seconds
-        self.compiling = compiling
+        self.cache = cache
+        self.remaining_seconds = seconds
+        self.compile_seconds = compile_seconds
         self._clock = clock
 
-    def fastest(
+    def choose_fastest(
         self,
-        what: object,
+        task_key: object,
         candidates: Iterable[Candidate[T]],
-        milliseconds: Callable[[T], float],
-        most: int,
+        measure: Callable[[T], float],
+        max_candidates: int,
     ) -> T:
-        """The best of up to `most` candidates that can be made. Raises RuntimeError where none
-        can."""
+        """Returns the fastest of the first `max_candidates` that work. Raises RuntimeError if none
+        does."""
         named: dict[str, Candidate[T]] = {}
         for candidate in candidates:
             named.setdefault(candidate.name, candidate)
-        before = self.choices.get(what) if self.choices else None
-        ordered = [named[before]] if before in named else []
-        ordered += [c for c in named.values() if c.name != before]
-        problem, passed_over = "nothing is offered", False
+        cached_name = self.cache.get(task_key) if self.cache else None
+        ordered = [named[cached_name]] if cached_name in named else []
+        ordered += [c for c in named.values() if c.name != cached_name]
+        reason, has_skipped = "there are no candidates", False
         found: list[tuple[float, int, str, T]] = []
         for candidate in ordered:
-            if candidate.compiled and self.compiling <= 0 and candidate.name != before:
-                passed_over = True
+            if (
+                candidate.needs_compilation
+                and self.compile_seconds <= 0
+                and candidate.name != cached_name
+            ):
+                has_skipped = True
                 continue
             try:
-                made = self._made(candidate)
-                certain = candidate.name == before or len(ordered) == 1
-                if certain or not (found or self._may_go_on()):
+                made = self._make(candidate)
+                is_decided = candidate.name == cached_name or len(ordered) == 1
+                if is_decided or not (found or self._has_time()):
                     return made
-                found.append((self._timed(made, milliseconds), len(found), candidate.name, made))
+                found.append((self._measure(made, measure), len(found), candidate.name, made))
             except (MemoryError, NetError):
                 raise
-            except Exception as e:  # the libraries' own errors have no common type
-                problem = str(e)
-            if len(found) == most or (found and not self._may_go_on()):
+            except Exception as e:  # the libraries' errors have no common type
+                reason = str(e)
+            if len(found) == max_candidates or (found and not self._has_time()):
                 break
         if not found:
-            raise RuntimeError(problem)
+            raise RuntimeError(reason)
         _, _, name, made = min(found, key=lambda row: row[:2])
-        if self.choices and self._may_go_on() and not passed_over:
-            self.choices.put(what, name)
+        if self.cache and self._has_time() and not has_skipped:
+            self.cache.put(task_key, name)
         return made
 
-    def _made(self, candidate: Candidate[T]) -> T:
-        began = self._clock()
+    def _make(self, candidate: Candidate[T]) -> T:
+        start = self._clock()
         try:
             return candidate.make()
         finally:
-            if candidate.compiled:
-                self.compiling -= self._clock() - began
+            if candidate.needs_compilation:
+                self.compile_seconds -= self._clock() - start
 
-    def _may_go_on(self) -> bool:
-        return self.left is None or self.left > 0
+    def _has_time(self) -> bool:
+        return self.remaining_seconds is None or self.remaining_seconds > 0
 
-    def _timed(self, made: T, milliseconds: Callable[[T], float]) -> float:
-        began = self._clock()
-        found = milliseconds(made)
-        if self.left is not None:
-            self.left -= self._clock() - began
+    def _measure(self, made: T, measure: Callable[[T], float]) -> float:
+        start = self._clock()
+        found = measure(made)
+        if self.remaining_seconds is not None:
+            self.remaining_seconds -= self._clock() - start
         return found

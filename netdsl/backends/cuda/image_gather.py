@@ -1,15 +1,15 @@
-"""Batches of images that are picked from a set on the GPU: which, and from where each pixel comes."""
+"""Gathers batches of images from a set on the GPU, cropped, flipped and cut out."""
 
 from __future__ import annotations
 
 from functools import cache
 from math import gcd
 
-from netdsl.backends.cuda.launch import THREADS, Launch
+from netdsl.backends.cuda.cuda_launch import THREADS_PER_BLOCK, CudaLaunch
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.backends.lazy_batch import BLACK, GREY, TABLE_COLUMNS, LazyBatch
 
-_MOST_BLOCKS = 4096
+_MAX_BLOCKS = 4096
 _SOURCE = """
 extern "C" __global__ void picked(i64 set, i64 table, i64 batch, i64 count) {{
   for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (i64)gridDim.x * blockDim.x) {{
@@ -32,21 +32,24 @@ extern "C" __global__ void picked(i64 set, i64 table, i64 batch, i64 count) {{
 """
 
 
-def launch(picked: LazyBatch, there: int, table: int, target: int) -> Launch:
-    """The batch written to `target` from the set that lies `there`, by its table on the device."""
-    n, h, w, c = picked.shape
-    tall, wide = picked.source.shape[1:3]
-    numbers, size = len(TABLE_COLUMNS) + 4 * picked.transforms.squares.shape[1], h * w * c
-    at_once = gcd(size, target, 4)
-    source = _source(("TALL", tall), ("WIDE", wide), ("C", c), ("W", w), ("SIZE", size),
-                     ("NUMBERS", numbers), ("V", at_once))  # fmt: skip
-    count = n * size // at_once
-    blocks = min(-(-count // THREADS), _MOST_BLOCKS)
-    return Launch(source, "picked", (blocks, 1), THREADS, (there, table, target, count))
+def gather_launch(batch: LazyBatch, images: int, table: int, target: int) -> CudaLaunch:
+    """Returns the launch that writes a batch to `target`, from the set at `images` and the batch's
+    table at `table`, all addresses on the device."""
+    n, h, w, c = batch.shape
+    source_height, source_width = batch.source.shape[1:3]
+    table_width, size = len(TABLE_COLUMNS) + 4 * batch.transforms.squares.shape[1], h * w * c
+    vector_width = gcd(size, target, 4)
+    source = _generate_source(("TALL", source_height), ("WIDE", source_width), ("C", c), ("W", w), ("SIZE", size),
+                     ("NUMBERS", table_width), ("V", vector_width))  # fmt: skip
+    count = n * size // vector_width
+    blocks = min(-(-count // THREADS_PER_BLOCK), _MAX_BLOCKS)
+    return CudaLaunch(
+        source, "picked", (blocks, 1), THREADS_PER_BLOCK, (images, table, target, count)
+    )
 
 
 @cache
-def _source(*defined: tuple[str, int]) -> str:
+def _generate_source(*defined: tuple[str, int]) -> str:
     columns = ((name, i) for i, name in enumerate((*TABLE_COLUMNS, "SQUARES")))
     macros = "".join(f"#define {name} {value}\n" for name, value in (*defined, *columns))
     return f"{PRELUDE}\ntypedef unsigned char u8;\n{macros}{_SOURCE.format(grey=GREY, black=BLACK)}"

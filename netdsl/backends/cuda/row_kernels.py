@@ -1,12 +1,12 @@
-"""Kernels over rows: softmax, losses and hits over classes."""
+"""Kernels over rows of classes: softmax, losses, hits and one-hot vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from netdsl.backends.cuda.expression import REGISTER, pointer
-from netdsl.backends.cuda.index import Unmappable
-from netdsl.backends.cuda.launch import Launch, Word
+from netdsl.backends.cuda.c_expression import REGISTER_TYPES, pointer_parameter
+from netdsl.backends.cuda.cuda_launch import CudaLaunch, KernelArgument
+from netdsl.backends.cuda.index_terms import UnsupportedKernelError
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.plan.layout import row_major_strides
 from netdsl.plan.placement import Placement
@@ -60,33 +60,35 @@ _BODIES = {
 OPERATORS = tuple(_BODIES)
 
 
-def launch(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
-    """The kernel of an operator over rows, a block for each of them."""
+def row_launches(node: Node, args: Sequence[Placement], out: Placement) -> tuple[CudaLaunch, ...]:
+    """Returns the launch of an operator over rows, one block per row."""
     if node.op not in _BODIES:
-        raise Unmappable(f"there is no kernel for {node.op}")
+        raise UnsupportedKernelError(f"there is no kernel for {node.op}")
     places = {"a": args[0], **({"b": args[1]} if len(args) > 1 else {}), "y": out}
     for place in places.values():
         if place.layout.strides != row_major_strides(place.layout.shape):
-            raise Unmappable("rows do not follow each other")
-    wide = out if node.op == "one_hot" else args[0]
-    cols = wide.layout.shape[-1]
-    register = REGISTER[wide.dtype]
-    words: list[Word] = [cols]
-    given, text = ["i64 cols"], ""
+            raise UnsupportedKernelError("rows are not contiguous")
+    matrix = out if node.op == "one_hot" else args[0]
+    cols = matrix.layout.shape[-1]
+    register = REGISTER_TYPES[matrix.dtype]
+    words: list[KernelArgument] = [cols]
+    parameters, text = ["i64 cols"], ""
     for name, place in places.items():
-        parameter, line, word = pointer(name, place, name == "y")
-        given.append(parameter)
+        parameter, line, word = pointer_parameter(name, place, name == "y")
+        parameters.append(parameter)
         words.append(word)
         text += line
     size = 1
-    for extent in wide.layout.shape[:-1]:
+    for extent in matrix.layout.shape[:-1]:
         size *= extent
-    defined = f"#define R {register}\n" + "".join(
+    macros = f"#define R {register}\n" + "".join(
         f"#define {k} (({register}){v!r})\n" if isinstance(v, float) else f"#define {k} {v}\n"
         for k, v in _constants(node).items()
     )
-    head = _HEAD.format(parameters=", ".join(given), body=text + _BODIES[node.op], threads=_THREADS)
-    return (Launch(f"{PRELUDE}\n{defined}{head}", "rows", (size, 1), _THREADS, tuple(words)),)
+    head = _HEAD.format(
+        parameters=", ".join(parameters), body=text + _BODIES[node.op], threads=_THREADS
+    )
+    return (CudaLaunch(f"{PRELUDE}\n{macros}{head}", "rows", (size, 1), _THREADS, tuple(words)),)
 
 
 def _constants(node: Node) -> dict[str, float | int]:

@@ -1,20 +1,20 @@
-"""Local response normalisation: pixels in shared memory, each channel sees its neighbours."""
+"""Kernels of local response normalisation, which hold pixels in shared memory."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from netdsl.backends.cuda.expression import REGISTER, pointer
-from netdsl.backends.cuda.index import Unmappable
-from netdsl.backends.cuda.launch import THREADS, Launch, Word
+from netdsl.backends.cuda.c_expression import REGISTER_TYPES, pointer_parameter
+from netdsl.backends.cuda.cuda_launch import THREADS_PER_BLOCK, CudaLaunch, KernelArgument
+from netdsl.backends.cuda.index_terms import UnsupportedKernelError
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.plan.layout import row_major_strides
 from netdsl.plan.placement import Placement
 from netdsl.types import Node
 
-_TILE = 1024
-"""Elements that a block holds; a pixel has at most as many channels."""
+_TILE_ELEMENTS = 1024
+"""Elements that a block holds, and so the most channels that a pixel may have."""
 
 _SOURCE = """
 __device__ __forceinline__ float power(float s) {{ return exp2f(-(float)BETA * log2f(s)); }}
@@ -43,30 +43,36 @@ _BACKWARD = """
 """
 
 
-def launch(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
-    """The kernel of the normalisation or its gradient; none for other operators."""
+def lrn_launches(node: Node, args: Sequence[Placement], out: Placement) -> tuple[CudaLaunch, ...]:
+    """Returns the launch of the normalisation or its gradient; none for other operators."""
     if node.op not in ("lrn", "lrn_grad"):
         return ()
     places = dict(zip(("x",) if node.op == "lrn" else ("g", "x"), args, strict=True)) | {"y": out}
     if any(p.layout.strides != row_major_strides(p.layout.shape) for p in places.values()):
-        raise Unmappable("pixels do not follow each other")
+        raise UnsupportedKernelError("pixels are not contiguous")
     shape = out.layout.shape
     cols, size = shape[-1], math.prod(shape)
-    if cols > _TILE:
-        raise Unmappable("more channels than a block holds")
-    tile = _TILE // cols * cols
-    words: list[Word] = [size, cols, tile]
-    given, text = ["i64 size", "i64 cols_", "i64 tile_"], ""
+    if cols > _TILE_ELEMENTS:
+        raise UnsupportedKernelError("more channels than a block holds")
+    tile = _TILE_ELEMENTS // cols * cols
+    words: list[KernelArgument] = [size, cols, tile]
+    parameters, text = ["i64 size", "i64 cols_", "i64 tile_"], ""
     for name, place in places.items():
-        parameter, line, word = pointer(name, place, name == "y")
-        given.append(parameter)
+        parameter, line, word = pointer_parameter(name, place, name == "y")
+        parameters.append(parameter)
         words.append(word)
         text += line
     a = node.attrs
     constants = {"ALPHA": a["alpha"], "BETA": a["beta"], "KK": a["k"], "HALF": a["size"] // 2}
-    defined = "".join(f"#define {k} {v!r}\n" for k, v in constants.items())
-    defined += f"#define R {REGISTER[out.dtype]}\n#define TILE {_TILE}\n"
+    macros = "".join(f"#define {k} {v!r}\n" for k, v in constants.items())
+    macros += f"#define R {REGISTER_TYPES[out.dtype]}\n#define TILE {_TILE_ELEMENTS}\n"
     body = _FORWARD if node.op == "lrn" else _BACKWARD
-    source = _SOURCE.format(parameters=", ".join(given), places=text, body=body, tile=_TILE)
+    source = _SOURCE.format(
+        parameters=", ".join(parameters), places=text, body=body, tile=_TILE_ELEMENTS
+    )
     blocks = -(-size // tile)
-    return (Launch(f"{PRELUDE}\n{defined}{source}", "local", (blocks, 1), THREADS, tuple(words)),)
+    return (
+        CudaLaunch(
+            f"{PRELUDE}\n{macros}{source}", "local", (blocks, 1), THREADS_PER_BLOCK, tuple(words)
+        ),
+    )

@@ -1,4 +1,4 @@
-"""Kernels over windows: pooling with its gradients, windows side by side and back into images."""
+"""Kernels over windows: pooling, im2col, and the gradients of these."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from netdsl.backends.cuda.expression import REGISTER, pointer
-from netdsl.backends.cuda.index import Unmappable
-from netdsl.backends.cuda.launch import (
-    THREADS,
+from netdsl.backends.cuda.c_expression import REGISTER_TYPES, pointer_parameter
+from netdsl.backends.cuda.cuda_launch import (
+    THREADS_PER_BLOCK,
     WORKSPACE,
     WORKSPACE_BYTES,
-    Launch,
-    Word,
+    CudaLaunch,
+    KernelArgument,
 )
+from netdsl.backends.cuda.index_terms import UnsupportedKernelError
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.plan.layout import Layout, make_contiguous
 from netdsl.plan.placement import Placement
 from netdsl.types import Node
 
-_MOST_UNROLLED = 64
+_MAX_UNROLLED_TAPS = 64
 _HEAD = """
 #define AT(p, n, h, w) (p + (n) * p##_n + (h) * p##_h + (w) * p##_w + c)
 #define EACH UNROLL for (int j = 0; j < V; j++)
@@ -45,8 +45,8 @@ _MAX = """
   store<V>(AT(y, n, p, q), m);
 """
 
-# which place of each window its maximum is at; then every pixel asks the windows that it lies in
-_PLACES = """
+# the index of the maximum in each window; then every pixel looks at the windows that contain it
+_ARGMAX = """
   R m[V]; int k[V]; EACH { m[j] = -INFINITY; k[j] = 255; }
   ROWS for (int r = 0; r < KR; r++) ROWS for (int s = 0; s < KS; s++) {
     const int h = p * SH - PT + r, w = q * SW - PL + s;
@@ -106,7 +106,7 @@ _MEAN_GRAD = (
 )
 
 
-# channel `own` of a row of windows side by side is channel c of the pixel at r, s of its window
+# channel `own` of a column matrix is channel c of the pixel at r, s of its window
 _COLUMNS = """
   const int own = (int)c, r = own / C / KS, s = own / C % KS;
   const int h = p * SH - PT + r * DH, w = q * SW - PL + s * DW;
@@ -133,8 +133,11 @@ _FROM_COLUMNS = """
 """
 
 
-def launch(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
-    """The kernels of an operator over windows or its gradient; none for other operators."""
+def window_launches(
+    node: Node, args: Sequence[Placement], out: Placement
+) -> tuple[CudaLaunch, ...]:
+    """Returns the launches of an operator over windows or its gradient; none for other
+    operators."""
     make = {
         "max_pool": _max_pool,
         "max_pool_grad": _max_pool_grad,
@@ -146,7 +149,7 @@ def launch(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launc
     return make(node, args, out) if make else ()
 
 
-def _window(node: Node) -> dict[str, int]:
+def _window_constants(node: Node) -> dict[str, int]:
     a = node.attrs
     (kr, ks), (sh, sw), ((pt, _), (pl, _)) = a["kernel"], a["stride"], a["pad"]
     found = {"KR": kr, "KS": ks, "SH": sh, "SW": sw, "PT": pt, "PL": pl}
@@ -158,96 +161,108 @@ def _window(node: Node) -> dict[str, int]:
     return found
 
 
-def _max_pool(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
-    return (_launch(_MAX, _window(node), {"a": args[0], "y": out}, out, args[0], out),)
+def _max_pool(node: Node, args: Sequence[Placement], out: Placement) -> tuple[CudaLaunch, ...]:
+    return (
+        _make_launch(_MAX, _window_constants(node), {"a": args[0], "y": out}, out, args[0], out),
+    )
 
 
-def _avg_pool(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
-    return (_launch(_MEAN, _window(node), {"a": args[0], "y": out}, out, args[0], out),)
+def _avg_pool(node: Node, args: Sequence[Placement], out: Placement) -> tuple[CudaLaunch, ...]:
+    return (
+        _make_launch(_MEAN, _window_constants(node), {"a": args[0], "y": out}, out, args[0], out),
+    )
 
 
-def _avg_pool_grad(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
-    return (_launch(_MEAN_GRAD, _window(node), {"a": args[0], "y": out}, out, out, args[0]),)
+def _avg_pool_grad(node: Node, args: Sequence[Placement], out: Placement) -> tuple[CudaLaunch, ...]:
+    return (
+        _make_launch(
+            _MEAN_GRAD, _window_constants(node), {"a": args[0], "y": out}, out, out, args[0]
+        ),
+    )
 
 
-def _im2col(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
-    window = {**_window(node), "C": args[0].layout.shape[3]}
-    return (_launch(_COLUMNS, window, {"a": args[0], "y": out}, out, args[0], out),)
+def _im2col(node: Node, args: Sequence[Placement], out: Placement) -> tuple[CudaLaunch, ...]:
+    window = {**_window_constants(node), "C": args[0].layout.shape[3]}
+    return (_make_launch(_COLUMNS, window, {"a": args[0], "y": out}, out, args[0], out),)
 
 
-def _col2im(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
-    window = {**_window(node), "C": out.layout.shape[3]}
-    return (_launch(_FROM_COLUMNS, window, {"a": args[0], "y": out}, out, out, args[0]),)
+def _col2im(node: Node, args: Sequence[Placement], out: Placement) -> tuple[CudaLaunch, ...]:
+    window = {**_window_constants(node), "C": out.layout.shape[3]}
+    return (_make_launch(_FROM_COLUMNS, window, {"a": args[0], "y": out}, out, out, args[0]),)
 
 
-def _max_pool_grad(node: Node, args: Sequence[Placement], out: Placement) -> tuple[Launch, ...]:
+def _max_pool_grad(node: Node, args: Sequence[Placement], out: Placement) -> tuple[CudaLaunch, ...]:
     g, x = args
-    window, (images, *each) = _window(node), g.layout.shape
-    at_once = WORKSPACE_BYTES // math.prod(each)
-    if at_once == 0 or window["KR"] * window["KS"] > 255:
-        raise Unmappable("too many windows for the workspace")
-    found = list[Launch]()
-    for first in range(0, images, at_once):
-        some = [_images(p, first, at_once) for p in (g, x, out)]
-        places = Placement(WORKSPACE, "uint8", make_contiguous(some[0].layout.shape))
-        found.append(_launch(_PLACES, window, {"a": some[1], "y": places}, places, *some[1::-1]))
-        given = {"a": some[0], "b": places, "y": some[2]}
-        found.append(_launch(_MAX_GRAD, window, given, some[2], *some[1::-1]))
+    window, (images, *image_shape) = _window_constants(node), g.layout.shape
+    images_per_pass = WORKSPACE_BYTES // math.prod(image_shape)
+    if images_per_pass == 0 or window["KR"] * window["KS"] > 255:
+        raise UnsupportedKernelError("too many windows for the workspace")
+    found = list[CudaLaunch]()
+    for first in range(0, images, images_per_pass):
+        slices = [_slice_images(p, first, images_per_pass) for p in (g, x, out)]
+        argmax = Placement(WORKSPACE, "uint8", make_contiguous(slices[0].layout.shape))
+        found.append(
+            _make_launch(_ARGMAX, window, {"a": slices[1], "y": argmax}, argmax, *slices[1::-1])
+        )
+        operands = {"a": slices[0], "b": argmax, "y": slices[2]}
+        found.append(_make_launch(_MAX_GRAD, window, operands, slices[2], *slices[1::-1]))
     return tuple(found)
 
 
-def _images(place: Placement, first: int, count: int) -> Placement:
-    """Some of the images of a batch."""
+def _slice_images(place: Placement, first: int, count: int) -> Placement:
+    """Returns the placement of some images of a batch."""
     (n, *shape), strides = place.layout.shape, place.layout.strides
     offset = place.layout.offset + first * strides[0]
     return replace(place, layout=Layout((min(count, n - first), *shape), strides, offset))
 
 
-def _launch(
+def _make_launch(
     body: str,
     constants: dict[str, int],
     places: dict[str, Placement],
-    threads_over: Placement,
+    thread_domain: Placement,
     image: Placement,
     pooled: Placement,
-) -> Launch:
-    """A thread for each pixel and vector of channels of `threads_over`."""
-    n, h, w, channels = threads_over.layout.shape
+) -> CudaLaunch:
+    """Returns a launch with a thread for each pixel and vector of channels of `thread_domain`."""
+    n, h, w, channels = thread_domain.layout.shape
     if any(p.layout.strides[3] != 1 for p in places.values()):
-        raise Unmappable("channels do not lie side by side")
-    wide = width(places.values())
-    lanes = channels // wide
+        raise UnsupportedKernelError("channels are not contiguous")
+    channel_vector = vector_width(places.values())
+    lanes = channels // channel_vector
     total = n * h * w * lanes
-    words: list[Word] = [total, lanes, h, w]
+    words: list[KernelArgument] = [total, lanes, h, w]
     names = ["total", "lanes", "down", "across"]
     for label, size in zip(
         ("H", "W", "OH", "OW"), (*image.layout.shape[1:3], *pooled.layout.shape[1:3]), strict=True
     ):
         names.append(label)
         words.append(size)
-    given = [f"i64 {name}" for name in names]
+    parameters = [f"i64 {name}" for name in names]
     text = ""
     for name, place in places.items():
-        parameter, line, word = pointer(name, place, name == "y")
-        given.append(parameter)
+        parameter, line, word = pointer_parameter(name, place, name == "y")
+        parameters.append(parameter)
         words.append(word)
         text += line
         for axis, stride in zip("nhw", place.layout.strides, strict=False):
-            given.append(f"i64 {name}_{axis}")
+            parameters.append(f"i64 {name}_{axis}")
             words.append(stride)
-    constants = {"V": wide, **constants}
-    # the code of large windows would be larger than what the time for its compilation brings
-    rows = "UNROLL" if constants["KR"] * constants["KS"] <= _MOST_UNROLLED else ""
-    defined = "".join(f"#define {k} ({v})\n" for k, v in constants.items())
-    defined += f"#define ROWS {rows}\n"
-    register = REGISTER[places["a"].dtype]
-    head = _HEAD.format(parameters=", ".join(given), body=text + body)
-    source = f"{PRELUDE}\n#define R {register}\n{defined}{head}"
-    return Launch(source, "window", (-(-total // THREADS), 1), THREADS, tuple(words))
+    constants = {"V": channel_vector, **constants}
+    # unrolling large windows would cost more compile time than it saves
+    rows = "UNROLL" if constants["KR"] * constants["KS"] <= _MAX_UNROLLED_TAPS else ""
+    macros = "".join(f"#define {k} ({v})\n" for k, v in constants.items())
+    macros += f"#define ROWS {rows}\n"
+    register = REGISTER_TYPES[places["a"].dtype]
+    head = _HEAD.format(parameters=", ".join(parameters), body=text + body)
+    source = f"{PRELUDE}\n#define R {register}\n{macros}{head}"
+    return CudaLaunch(
+        source, "window", (-(-total // THREADS_PER_BLOCK), 1), THREADS_PER_BLOCK, tuple(words)
+    )
 
 
-def width(places: Iterable[Placement]) -> int:
-    """The most channels that all places allow to move at once."""
+def vector_width(places: Iterable[Placement]) -> int:
+    """Returns the largest number of channels that all placements can load or store at once."""
     found = 8
     for p in places:
         layout, size = p.layout, p.itemsize

@@ -1,8 +1,9 @@
-"""Convolutions of few channels, and their gradients, as kernels of our own.
+"""Direct convolution kernels for images of few channels, and their gradients.
 
-Libraries want channels by eights, and images of one, three or six of them leave most of their tiles
-empty. Here a block holds a band of an image and all weights in shared memory, as floats, with zeros
-where the image ends; a thread computes a pixel of the result, or the gradient of a weight.
+Libraries compute with multiples of eight channels, so images of one, three or six leave most of
+their tiles empty. Here a block holds a band of an image (padded with zeros) and all weights in
+shared memory, as floats; a thread computes some channels of a pixel of the result, or the gradient
+of some weights.
 """
 
 from __future__ import annotations
@@ -12,29 +13,28 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from netdsl.backends.cuda.epilogue import Epilogue
-from netdsl.backends.cuda.expression import MEMORY, pointer
-from netdsl.backends.cuda.index import Unmappable
-from netdsl.backends.cuda.launch import (
+from netdsl.backends.cuda.c_expression import MEMORY_TYPES, pointer_parameter
+from netdsl.backends.cuda.cuda_launch import (
     SCRATCH,
     SCRATCH_BYTES,
-    THREADS,
+    THREADS_PER_BLOCK,
     Address,
-    Launch,
-    Word,
+    CudaLaunch,
+    KernelArgument,
 )
+from netdsl.backends.cuda.epilogue import Epilogue
+from netdsl.backends.cuda.index_terms import UnsupportedKernelError
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.plan.placement import Placement
 from netdsl.types import Node
 
-_SHARED = 44 << 10
-"""Bytes of shared memory that a block may have."""
-_MOST_WEIGHTS = 4096
-_MOST_CHANNELS = 64
-_BLOCKS_EACH = 4
-"""Blocks for each multiprocessor."""
+_MAX_SHARED_BYTES = 44 << 10
+"""Bytes of shared memory that a block may use."""
+_MAX_WEIGHTS = 4096
+_MAX_CHANNELS = 64
+_BLOCKS_PER_MULTIPROCESSOR = 4
 _SLICES = 8
-"""Into how many parts the partial sums of a weight's gradient are divided."""
+"""Threads that add up the partial sums of one weight's gradient."""
 
 _HEAD = """
 #define AT(p, n, h, w, c) ((i64)(n) * p##_N + (h) * p##_H + (w) * p##_W + (c))
@@ -127,7 +127,7 @@ extern "C" __global__ void direct({parameters}) {{
 }}
 """
 
-_GATHERED = """
+_PARTIAL_SUM_REDUCTION = """
 extern "C" __global__ void gathered({parameters}) {{
   __shared__ float sums[SLICES][32];
   const int lane = threadIdx.x % 32, slice = threadIdx.x / 32, i = blockIdx.x * 32 + lane;
@@ -146,7 +146,7 @@ extern "C" __global__ void gathered({parameters}) {{
 
 
 @dataclass(frozen=True)
-class _Shape:
+class _ConvolutionShape:
     """A convolution from images `x` to images `y` over windows of `kernel`."""
 
     x: tuple[int, ...]
@@ -154,88 +154,98 @@ class _Shape:
     kernel: tuple[int, int]
     stride: tuple[int, int]
     dilation: tuple[int, int]
-    corner: tuple[int, int]
-    """How far above and left of the first pixel the first window begins."""
+    pad: tuple[int, int]
+    """How far above and left of the first pixel the first window starts."""
 
     @property
     def taps(self) -> int:
         return prod(self.kernel) * self.x[3]
 
     @property
-    def outer(self) -> int:
-        """Channels of the result, in fours."""
+    def padded_channels(self) -> int:
+        """The channels of the result, padded to a multiple of 4."""
         return -(-self.y[3] // 4) * 4
 
-    def band(self, beside: int, row: int) -> tuple[int, int, int]:
-        """Rows of the result that a block computes at once, and what of the image it holds for
-        them: rows and pixels. `beside` floats lie in shared memory too, and `row` for each row."""
-        wide = (self.y[2] - 1) * self.stride[1] + (self.kernel[1] - 1) * self.dilation[1] + 1
+    def band(self, other_floats: int, floats_per_row: int) -> tuple[int, int, int]:
+        """Returns the rows of the result that a block computes at once, and the height and width of
+        the image band that it holds for them, so that the band, `other_floats` and `floats_per_row`
+        for each row fit into shared memory."""
+        band_width = (self.y[2] - 1) * self.stride[1] + (self.kernel[1] - 1) * self.dilation[1] + 1
         for rows in range(self.y[1], 0, -1):
-            tall = (rows - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
-            if 4 * (tall * wide * self.x[3] + beside + rows * row) <= _SHARED:
-                return rows, tall, wide
-        raise Unmappable("a row of the image has no place in shared memory")
+            band_height = (rows - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
+            if (
+                4 * (band_height * band_width * self.x[3] + other_floats + rows * floats_per_row)
+                <= _MAX_SHARED_BYTES
+            ):
+                return rows, band_height, band_width
+        raise UnsupportedKernelError("a row of the image does not fit into shared memory")
 
     def constants(self, band: tuple[int, int, int]) -> dict[str, int]:
-        rows, tall, wide = band
+        rows, band_height, band_width = band
         pairs: dict[str, tuple[int, ...]] = {
             "N C XH XW": (self.x[0], self.x[3], *self.x[1:3]),
-            "K KP YH YW": (self.y[3], self.outer, *self.y[1:3]),
+            "K KP YH YW": (self.y[3], self.padded_channels, *self.y[1:3]),
             "RH RW SH SW DH DW": (*self.kernel, *self.stride, *self.dilation),
-            "TOP LEFT TAPS": (*self.corner, self.taps),
-            "BAND BANDS TALL WIDE": (rows, -(-self.y[1] // rows), tall, wide),
+            "TOP LEFT TAPS": (*self.pad, self.taps),
+            "BAND BANDS TALL WIDE": (rows, -(-self.y[1] // rows), band_height, band_width),
         }
         return {n: v for names, vs in pairs.items() for n, v in zip(names.split(), vs, strict=True)}
 
 
-def offered(node: Node, image: tuple[int, ...], result: tuple[int, ...]) -> bool:
-    """Whether a convolution, or a gradient of one, between images of these shapes has so few
-    channels that a kernel of its own may be the fastest."""
+def has_few_channels(node: Node, image: tuple[int, ...], result: tuple[int, ...]) -> bool:
+    """Returns whether a convolution, or a gradient of one, between images of these shapes has so
+    few channels that a direct kernel may be the fastest."""
     a = node.attrs
-    forward = node.op != "conv2d_dgrad" or a["stride"] == (1, 1)
+    is_convolution = node.op != "conv2d_dgrad" or a["stride"] == (1, 1)
     channels = image[3], result[3]
-    by_eights = all(c % 8 == 0 for c in channels)
-    few = max(channels) <= _MOST_CHANNELS and not (by_eights and min(channels) > 16)
-    return forward and few and a["groups"] == 1
+    is_multiple_of_8 = all(c % 8 == 0 for c in channels)
+    is_small = max(channels) <= _MAX_CHANNELS and not (is_multiple_of_8 and min(channels) > 16)
+    return is_convolution and is_small and a["groups"] == 1
 
 
-def launches(
+def direct_launches(
     node: Node,
-    given: tuple[Placement, Placement],
+    operands: tuple[Placement, Placement],
     out: Placement,
     multiprocessors: int,
     epilogue: Epilogue | None = None,
-    beside: Mapping[str, Placement] | None = None,
-) -> tuple[Launch, ...]:
-    """The kernels of a convolution or a gradient of one; `beside` are the epilogue's operands by
-    its fields. Raises Unmappable where there is none."""
-    first, second = given
+    epilogue_operands: Mapping[str, Placement] | None = None,
+) -> tuple[CudaLaunch, ...]:
+    """Returns the launches of a convolution or a gradient of one; `epilogue_operands` are named as
+    in `Epilogue.operand_names`. Raises UnsupportedKernelError if there is no kernel."""
+    first, second = operands
     if "float64" in (first.dtype, second.dtype, out.dtype):
-        raise Unmappable("sums are of 32 bits")
+        raise UnsupportedKernelError("direct convolutions add up in 32 bits")
     if node.op == "conv2d_wgrad":
-        return _wgrad(node, first, second, out, multiprocessors)
-    forward = node.op == "conv2d"
-    shape = _shape(node, first, second.layout.shape[1:3], out)
-    weights = shape.taps * shape.outer
-    if weights > _MOST_WEIGHTS:
-        raise Unmappable("too many weights for shared memory")
+        return _wgrad_launches(node, first, second, out, multiprocessors)
+    is_forward = node.op == "conv2d"
+    shape = _make_shape(node, first, second.layout.shape[1:3], out)
+    weights = shape.taps * shape.padded_channels
+    if weights > _MAX_WEIGHTS:
+        raise UnsupportedKernelError("too many weights for shared memory")
     constants = shape.constants(shape.band(weights, 0))
-    kt = 8 if shape.outer % 8 == 0 else 4
-    turned = "AT(w, c, RH - 1 - r, RW - 1 - s, k)"
-    defined = {**constants, "KT": kt, "WEIGHT": "AT(w, k, r, s, c)" if forward else turned}
-    places = {"x": first, "w": second, "y": out, **(beside or {})}
-    units = constants["N"] * constants["BANDS"]
-    text = _applied(epilogue) if epilogue else ""
-    blocks = min(units, _BLOCKS_EACH * multiprocessors)
+    kt = 8 if shape.padded_channels % 8 == 0 else 4
+    flipped_weight = "AT(w, c, RH - 1 - r, RW - 1 - s, k)"
+    macros = {
+        **constants,
+        "KT": kt,
+        "WEIGHT": "AT(w, k, r, s, c)" if is_forward else flipped_weight,
+    }
+    places = {"x": first, "w": second, "y": out, **(epilogue_operands or {})}
+    band_count = constants["N"] * constants["BANDS"]
+    text = _epilogue_code(epilogue) if epilogue else ""
+    blocks = min(band_count, _BLOCKS_PER_MULTIPROCESSOR * multiprocessors)
     body = _BAND + _DIRECT
-    return (_launch("direct", body, places, defined, blocks, {}, written="y", epilogue=text),)
+    return (
+        _make_launch("direct", body, places, macros, blocks, {}, output_name="y", epilogue=text),
+    )
 
 
-def _applied(epilogue: Epilogue) -> str:
+def _epilogue_code(epilogue: Epilogue) -> str:
     lines = []
     if epilogue.bias:
         lines.append("v += (float)widen(bias[(k + j) * bias_W]);")
-    if epilogue.beside:
+    if epilogue.addend:
         lines.append("v += (float)widen(beside[AT(beside, n, first + p, q, k + j)]);")
     if epilogue.mask:
         lines.append("v = (float)widen(mask[AT(mask, n, first + p, q, k + j)]) > 0.0f ? v : 0.0f;")
@@ -244,75 +254,92 @@ def _applied(epilogue: Epilogue) -> str:
     return "".join(f"        {line}\n" for line in lines)
 
 
-def _wgrad(
+def _wgrad_launches(
     node: Node, g: Placement, image: Placement, out: Placement, multiprocessors: int
-) -> tuple[Launch, ...]:
-    shape = _shape(node, image, out.layout.shape[1:3], g)
-    taps, outer = shape.taps, shape.outer
-    each = -(-taps // THREADS)
-    if each * outer > 96 or taps * outer > _MOST_WEIGHTS:
-        raise Unmappable("more sums than registers")
-    constants = shape.constants(shape.band(taps * outer, shape.y[2] * outer))
-    lanes = -(-taps // each)
-    constants |= {"EACH_TAPS": each, "LANES": lanes, "GROUPS": THREADS // lanes}
-    units = constants["N"] * constants["BANDS"]
-    fits = SCRATCH_BYTES // (4 * taps * outer)
-    parts = min(units, _BLOCKS_EACH * multiprocessors, fits)
+) -> tuple[CudaLaunch, ...]:
+    shape = _make_shape(node, image, out.layout.shape[1:3], g)
+    taps, padded_channels = shape.taps, shape.padded_channels
+    taps_per_thread = -(-taps // THREADS_PER_BLOCK)
+    if taps_per_thread * padded_channels > 96 or taps * padded_channels > _MAX_WEIGHTS:
+        raise UnsupportedKernelError("too many sums for registers")
+    constants = shape.constants(shape.band(taps * padded_channels, shape.y[2] * padded_channels))
+    lanes = -(-taps // taps_per_thread)
+    constants |= {
+        "EACH_TAPS": taps_per_thread,
+        "LANES": lanes,
+        "GROUPS": THREADS_PER_BLOCK // lanes,
+    }
+    band_count = constants["N"] * constants["BANDS"]
+    max_parts = SCRATCH_BYTES // (4 * taps * padded_channels)
+    parts = min(band_count, _BLOCKS_PER_MULTIPROCESSOR * multiprocessors, max_parts)
     scratch = {"part": Address(SCRATCH, 0)}
-    gathering = {**constants, "PARTS": parts, "SLICES": _SLICES}
-    blocks = -(-taps * outer // 32)
+    reduction_constants = {**constants, "PARTS": parts, "SLICES": _SLICES}
+    blocks = -(-taps * padded_channels // 32)
     return (
-        _launch("direct", _BAND + _WGRAD, {"x": image, "g": g}, constants, parts, scratch),
-        _launch("gathered", _GATHERED, {"w": out}, gathering, blocks, scratch, written="w"),
+        _make_launch("direct", _BAND + _WGRAD, {"x": image, "g": g}, constants, parts, scratch),
+        _make_launch(
+            "gathered",
+            _PARTIAL_SUM_REDUCTION,
+            {"w": out},
+            reduction_constants,
+            blocks,
+            scratch,
+            output_name="w",
+        ),
     )
 
 
-def _shape(node: Node, image: Placement, kernel: tuple[int, ...], out: Placement) -> _Shape:
-    """What a thread computes: of the gradient for the image, a convolution of what comes from
-    behind with the turned kernel."""
+def _make_shape(
+    node: Node, image: Placement, kernel: tuple[int, ...], out: Placement
+) -> _ConvolutionShape:
+    """Returns the convolution to compute; the gradient for an image is one too, of the result's
+    gradient with the flipped kernel."""
     x, y, a = image.layout.shape, out.layout.shape, node.attrs
     r, s = kernel
     (top, _), (left, _) = a["pad"]
     if node.op == "conv2d_dgrad":
         (dh, dw) = a["dilation"]
         top, left = dh * (r - 1) - top, dw * (s - 1) - left
-    return _Shape(x, y, (r, s), a["stride"], a["dilation"], (top, left))
+    return _ConvolutionShape(x, y, (r, s), a["stride"], a["dilation"], (top, left))
 
 
-def _launch(
+def _make_launch(
     name: str,
     template: str,
     places: Mapping[str, Placement],
     constants: Mapping[str, Any],
     blocks: int,
     addresses: Mapping[str, Address],
-    written: str = "",
+    output_name: str = "",
     **text: str,
-) -> Launch:
-    """A source with its constants; `places` are pointers to elements, `addresses` to bytes."""
-    lines, given, words, defined = "", list[str](), list[Word](), dict(constants)
+) -> CudaLaunch:
+    """Returns a launch of a template with its constants; `places` become pointers to elements,
+    `addresses` to bytes. `output_name` is the place that is written."""
+    lines, declarations, words, defined = "", list[str](), list[KernelArgument](), dict(constants)
     for p, place in places.items():
-        parameter, line, word = pointer(p, place, p == written)
-        given.append(parameter)
+        parameter, line, word = pointer_parameter(p, place, p == output_name)
+        declarations.append(parameter)
         words.append(word)
         lines += line
         defined |= dict(_strides(p, place))
     words += addresses.values()
-    parameters = ", ".join((*given, *(f"i64 {a}_at" for a in addresses)))
+    parameters = ", ".join((*declarations, *(f"i64 {a}_at" for a in addresses)))
     macros = "".join(f"#define {k} {v}\n" for k, v in defined.items())
     if "x" in places:
-        macros += f"#define X {MEMORY[places['x'].dtype]}\n"
+        macros += f"#define X {MEMORY_TYPES[places['x'].dtype]}\n"
     body = template.format(parameters=parameters, places=lines, **text)
-    return Launch(f"{PRELUDE}\n{macros}{_HEAD}{body}", name, (blocks, 1), THREADS, tuple(words))
+    return CudaLaunch(
+        f"{PRELUDE}\n{macros}{_HEAD}{body}", name, (blocks, 1), THREADS_PER_BLOCK, tuple(words)
+    )
 
 
 def _strides(name: str, place: Placement) -> Iterator[tuple[str, int]]:
-    """The strides of an image, or the one of a vector."""
+    """Yields the strides of an image, or the one of a vector."""
     layout = place.layout
     if name == "bias":
         yield "bias_W", layout.strides[-1]
         return
     if len(layout.shape) != 4 or (layout.strides[3] != 1 and layout.shape[3] > 1):
-        raise Unmappable("channels do not follow each other")
+        raise UnsupportedKernelError("channels are not contiguous")
     for axis, stride in zip("NHW", layout.strides, strict=False):
         yield f"{name}_{axis}", stride

@@ -1,0 +1,158 @@
+"""Index arithmetic of generated kernels: coordinates as digits of the domain's linear index.
+
+A kernel runs over a domain with a row-major linear index i. Every coordinate of a value that it
+accesses consists of digits of that index: `(i // weight) % extent`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from netdsl.plan.layout import IntTuple, row_major_strides
+
+
+class UnsupportedKernelError(Exception):
+    """Raised for a kernel that cannot be generated; the operators' references compute it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Digit:
+    """The digit `(i // weight) % extent` of a domain's linear index i."""
+
+    weight: int
+    extent: int
+
+
+Coordinate = tuple[Digit, ...]
+"""The digits of a coordinate, the major one first; none on an axis of size 1."""
+Coordinates = tuple[Coordinate, ...]
+
+
+def domain_coordinates(shape: Sequence[int]) -> Coordinates:
+    """Returns the coordinates of a value that has the domain's shape."""
+    weights = row_major_strides(shape)
+    return tuple((Digit(w, s),) if s != 1 else () for w, s in zip(weights, shape, strict=True))
+
+
+def broadcast_coordinates(coordinates: Coordinates, shape: Sequence[int]) -> Coordinates:
+    """Returns the coordinates of an operand of `shape` that is broadcast to a value at
+    `coordinates`."""
+    inner = coordinates[len(coordinates) - len(shape) :]
+    return tuple(() if s == 1 else axis for axis, s in zip(inner, shape, strict=True))
+
+
+def reshape_coordinates(coordinates: Coordinates, shape: Sequence[int]) -> Coordinates:
+    """Returns the coordinates of the same element in another shape. Raises UnsupportedKernelError
+    if its axes split a digit unevenly."""
+    remaining = [p for axis in coordinates for p in axis]
+    found: list[Coordinate] = []
+    for size in shape:
+        axis: list[Digit] = []
+        while size != 1:
+            digit = remaining.pop(0)
+            if size % digit.extent == 0:
+                axis.append(digit)
+                size //= digit.extent
+            elif digit.extent % size == 0:
+                rest = digit.extent // size
+                axis.append(Digit(digit.weight * rest, size))
+                remaining.insert(0, Digit(digit.weight, rest))
+                size = 1
+            else:
+                raise UnsupportedKernelError(f"{shape} splits a digit of {digit.extent}")
+        found.append(tuple(axis))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One digit's part of an address: `stride` elements for each step of the digit."""
+
+    digit: Digit
+    stride: int
+
+
+def address_terms(coordinates: Coordinates, strides: Sequence[int]) -> tuple[Term, ...]:
+    """Returns an address, counted in elements, as a sum over digits."""
+    found = []
+    for axis, stride in zip(coordinates, strides, strict=True):
+        step = stride
+        for digit in reversed(axis):
+            found.append(Term(digit, step))
+            step *= digit.extent
+    return tuple(found)
+
+
+class DomainDigits:
+    """The digits of a domain, the major one first, split wherever an address needs that.
+
+    Neighbouring digits that are contiguous in every address are merged.
+    """
+
+    def __init__(self, size: int, addresses: Iterable[Sequence[Term]]) -> None:
+        self.size = size
+        self.addresses = [tuple(a) for a in addresses]
+        boundaries = {1, size}
+        for t in self._iterate_terms():
+            boundaries |= {t.digit.weight, t.digit.weight * t.digit.extent}
+        order = sorted(boundaries, reverse=True)
+        if any(a % b for a, b in pairwise(order)):
+            raise UnsupportedKernelError("two shapes split the domain in incompatible ways")
+        self.boundaries = order
+        self.split_width = 0
+        self.order: list[int] = []
+        """The order of all digits but the last."""
+        self._merge()
+
+    def _iterate_terms(self) -> Iterator[Term]:
+        for address in self.addresses:
+            yield from address
+
+    @property
+    def extents(self) -> IntTuple:
+        whole = self._in_order([a // b for a, b in pairwise(self.boundaries)])
+        return tuple(
+            [*whole[:-1], whole[-1] // self.split_width, self.split_width]
+            if self.split_width
+            else whole
+        )
+
+    def _in_order(self, values: list[int]) -> list[int]:
+        return [*(values[i] for i in self.order), *values[-1:]]
+
+    def move_to_front(self, selected: Sequence[bool]) -> None:
+        """Moves the selected digits before the others; the last digit stays."""
+        order = [*(i for i, f in zip(self.order, selected, strict=True) if f)]
+        self.order = order + [i for i in self.order if i not in order]
+
+    def strides(self, address: Sequence[Term]) -> IntTuple:
+        """Returns how far one step of each digit moves an address."""
+        found = [0] * (len(self.boundaries) - 1)
+        for t in address:
+            top = t.digit.weight * t.digit.extent
+            for i, w in enumerate(self.boundaries[1:]):
+                if t.digit.weight <= w < top:
+                    found[i] += t.stride * (w // t.digit.weight)
+        found = self._in_order(found)
+        return tuple(
+            [*found[:-1], found[-1] * self.split_width, found[-1]] if self.split_width else found
+        )
+
+    def _merge(self) -> None:
+        self.order = list(range(len(self.boundaries) - 2))
+        rows = [self.strides(a) for a in self.addresses]
+        extents = self.extents
+        boundaries = [self.boundaries[0]]
+        boundaries += [
+            self.boundaries[i + 1]
+            for i in range(len(extents) - 1)
+            if any(r[i] != r[i + 1] * extents[i + 1] for r in rows)
+        ]
+        self.boundaries = [*boundaries, 1] if self.size > 1 else [1]
+        self.order = list(range(len(self.boundaries) - 2))
+
+    def split_last(self, width: int) -> None:
+        """Splits the last digit into groups of `width`."""
+        self.split_width = width
