@@ -18,7 +18,7 @@ from netdsl.backends.cuda import map_kernels, space_to_depth, window_kernels
 from netdsl.backends.cuda.backend import CUDA_FUSION
 from netdsl.backends.cuda.kernel_generator import generate_launches
 from netdsl.backends.cuda.map_kernels import map_launches
-from netdsl.backends.cuda.trace import TracedKernel
+from netdsl.lower.trace import TracedKernel
 from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate

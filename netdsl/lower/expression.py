@@ -31,7 +31,7 @@ PRIMITIVES = {
     "pow": 2,
 }
 """The functions of elements that every engine renders, and their numbers of operands.
-`fma(x, y, z)` is x * y + z, rounded once or twice; `pow`'s base or exponent is a constant."""
+`fma(x, y, z)` is x * y + z, rounded once; `pow`'s base or exponent is a constant."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

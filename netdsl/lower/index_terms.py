@@ -1,7 +1,7 @@
-"""Coordinates of values as digits of one running number, and addresses as sums over digits.
+"""Index arithmetic of kernels: coordinates as digits of the domain's linear index.
 
-A kernel runs over a domain, numbered row-major. A value that it touches has, on each axis, a
-coordinate that is made of digits of that number: `(i // weight) % extent`.
+A kernel runs over a domain with a row-major linear index i. Every coordinate of a value that it
+accesses consists of digits of that index: `(i // weight) % extent`.
 """
 
 from __future__ import annotations
@@ -14,39 +14,40 @@ from netdsl.plan.layout import IntTuple, row_major_strides
 
 
 class UnsupportedKernelError(Exception):
-    """A kernel that an engine has no code for; the operators' references compute it. The message
-    is the reason, a phrase such as "padding between channels"."""
+    """Raised for a kernel that an engine has no code for; the operators' references compute it. The
+    message is the reason, a phrase such as "padding between channels"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Digit:
-    """The digit `(i // weight) % extent` of a domain's running number i."""
+    """The digit `(i // weight) % extent` of a domain's linear index i."""
 
     weight: int
     extent: int
 
 
 Coordinate = tuple[Digit, ...]
-"""The digits of one axis, the major one first; none for an axis of size 1."""
+"""The digits of a coordinate, the major one first; none on an axis of size 1."""
 Coordinates = tuple[Coordinate, ...]
 
 
 def domain_coordinates(shape: Sequence[int]) -> Coordinates:
-    """The coordinates of a value that is as large as the domain."""
+    """Returns the coordinates of a value that has the domain's shape."""
     weights = row_major_strides(shape)
     return tuple((Digit(w, s),) if s != 1 else () for w, s in zip(weights, shape, strict=True))
 
 
 def broadcast_coordinates(coordinates: Coordinates, shape: Sequence[int]) -> Coordinates:
-    """The coordinates of an operand that is broadcast to a value at `coordinates`."""
+    """Returns the coordinates of an operand of `shape` that is broadcast to a value at
+    `coordinates`."""
     inner = coordinates[len(coordinates) - len(shape) :]
     return tuple(() if s == 1 else axis for axis, s in zip(inner, shape, strict=True))
 
 
 def reshape_coordinates(coordinates: Coordinates, shape: Sequence[int]) -> Coordinates:
-    """The coordinates of the same element under another shape. Raises UnsupportedKernelError where
-    its axes cut through digits."""
-    remaining = [d for axis in coordinates for d in axis]
+    """Returns the coordinates of the same element in another shape. Raises UnsupportedKernelError
+    if its axes split a digit unevenly."""
+    remaining = [p for axis in coordinates for p in axis]
     found: list[Coordinate] = []
     for size in shape:
         axis: list[Digit] = []
@@ -61,21 +62,21 @@ def reshape_coordinates(coordinates: Coordinates, shape: Sequence[int]) -> Coord
                 remaining.insert(0, Digit(digit.weight, rest))
                 size = 1
             else:
-                raise UnsupportedKernelError(f"{shape} cuts a digit of {digit.extent}")
+                raise UnsupportedKernelError(f"{shape} splits a digit of {digit.extent}")
         found.append(tuple(axis))
     return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One digit's part of an address: so many elements further for each step of the digit."""
+    """One digit's part of an address: `stride` elements for each step of the digit."""
 
     digit: Digit
     stride: int
 
 
 def address_terms(coordinates: Coordinates, strides: Sequence[int]) -> tuple[Term, ...]:
-    """An address, counted in elements, as a sum over digits."""
+    """Returns an address, counted in elements, as a sum over digits."""
     found = []
     for axis, stride in zip(coordinates, strides, strict=True):
         step = stride
@@ -86,9 +87,8 @@ def address_terms(coordinates: Coordinates, strides: Sequence[int]) -> tuple[Ter
 
 
 class DomainDigits:
-    """The digits of a domain, the major one first, cut at the axes of `shape` and wherever some
-    value's address asks for it. Other neighbours that every address runs through without a gap are
-    one digit."""
+    """The digits of a domain, the major one first, split at the axes of `shape` and wherever an
+    address needs that. Other neighbours that are contiguous in every address are merged."""
 
     def __init__(
         self, size: int, addresses: Iterable[Sequence[Term]], shape: Sequence[int] = ()
@@ -101,9 +101,7 @@ class DomainDigits:
             boundaries |= {t.digit.weight, t.digit.weight * t.digit.extent}
         order = sorted(boundaries, reverse=True)
         if any(a % b for a, b in pairwise(order)):
-            raise UnsupportedKernelError(
-                "two shapes cut the domain at places that do not fit together"
-            )
+            raise UnsupportedKernelError("two shapes split the domain in incompatible ways")
         self.boundaries = order
         self._merge(axes)
 
@@ -116,7 +114,7 @@ class DomainDigits:
         return tuple(a // b for a, b in pairwise(self.boundaries))
 
     def strides(self, address: Sequence[Term]) -> IntTuple:
-        """How far one step of each digit moves an address."""
+        """Returns how far one step of each digit moves an address."""
         found = [0] * (len(self.boundaries) - 1)
         for t in address:
             top = t.digit.weight * t.digit.extent

@@ -16,10 +16,10 @@ from netdsl.backends.cuda import (
 from netdsl.backends.cuda.cuda_launch import CudaLaunch
 from netdsl.backends.cuda.device import Device, Thunk
 from netdsl.backends.cuda.epilogue import KernelSplit, find_splits
-from netdsl.backends.cuda.index_terms import UnsupportedKernelError
 from netdsl.backends.cuda.kernel_generator import generate_launches
 from netdsl.backends.cuda.operand_packing import OperandPacking
 from netdsl.backends.cuda.tuning import Candidate
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import make_contiguous
 from netdsl.plan.placement import ARENA, Placement

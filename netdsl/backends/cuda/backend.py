@@ -19,9 +19,9 @@ from netdsl.backends.cuda.cuda_source import generate_cuda_source
 from netdsl.backends.cuda.cudnn_convolution import MIN_EPILOGUE_BYTES
 from netdsl.backends.cuda.device import Device, Thunk
 from netdsl.backends.cuda.fallback import bind_on_host, needs_host
-from netdsl.backends.cuda.index_terms import UnsupportedKernelError
 from netdsl.backends.cuda.kernel_generator import generate_launches
 from netdsl.backends.lazy_batch import DeviceImages, LazyBatch, materialize
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.fusion import FULL_FUSION, FusionOptions
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.placement import ARENA

@@ -11,9 +11,9 @@ from netdsl.backends.cuda.cuda_launch import (
     DeviceFunction,
     KernelArgument,
 )
-from netdsl.backends.cuda.index_terms import UnsupportedKernelError
 from netdsl.backends.cuda.map_kernels import build_stages
-from netdsl.backends.cuda.trace import TracedKernel
+from netdsl.lower.index_terms import UnsupportedKernelError
+from netdsl.lower.trace import TracedKernel
 
 
 def batch_launches(parts: Sequence[TracedKernel], multiprocessors: int) -> tuple[CudaLaunch, ...]:

@@ -1,11 +1,12 @@
-"""C expressions: one element of a kernel's result as a graph of them."""
+"""Expressions in C: element types and primitives."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from netdsl.backends.cuda.cuda_launch import KernelArgument, element_address
-from netdsl.backends.cuda.index_terms import Digit, Term
+from netdsl.lower.expression import Constant, DropoutMask, Expr
+from netdsl.ops.dropout import PHILOX_DOMAIN
 from netdsl.plan.placement import Placement
 
 REGISTER_TYPES = {
@@ -41,53 +42,55 @@ def pointer_parameter(
     return f"i64 {name}_at", line, element_address(place, place.layout.offset)
 
 
-@dataclass(frozen=True, eq=False)
-class CExpr:
-    """`text` with `{0}`, `{1}` for the operands; `ctype` is the C type of the value."""
-
-    ctype: str
-    text: str
-    args: tuple[CExpr, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class PaddedAxis:
-    """An axis that is read through padding: coordinate c is element `(c - low) / step`, if that is
-    an integer within `size`. With `inner_stride`, the remainder of the division moves the address
-    as well, by that stride: an axis that is split in two."""
-
-    digits: tuple[Digit, ...]
-    low: int
-    step: int
-    size: int
-    stride: int
-    inner_stride: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Load(CExpr):
-    """An element of a value in memory; `fill` outside a padded axis."""
-
-    place: Placement | None = None
-    terms: tuple[Term, ...] = ()
-    offset: int = 0
-    padded_axes: tuple[PaddedAxis, ...] = ()
-    fill: float = 0.0
+_TEMPLATES = {
+    "add": "({0} + {1})",
+    "sub": "({0} - {1})",
+    "mul": "({0} * {1})",
+    "div": "({0} / {1})",
+    "fma": "fma({0}, {1}, {2})",
+    "neg": "(-{0})",
+    "abs": "fabs({0})",
+    "maximum": "({0} >= {1} || {0} != {0} ? {0} : {1})",
+    "minimum": "({0} <= {1} || {0} != {0} ? {0} : {1})",
+    "greater": "({0} > {1})",
+    "equal": "({0} == {1})",
+    "is_finite": "({0} - {0} == 0)",
+    "select": "({0} ? {1} : {2})",
+    "exp": "exp({0})",
+    "expm1": "expm1({0})",
+    "log": "log({0})",
+    "sqrt": "sqrt({0})",
+    "tanh": "tanh({0})",
+    "pow": "pow({0}, {1})",
+}
+"""C for the primitives of `lower/expression.py` but `cast`."""
+_WITH_CONSTANT = {"maximum": "({0} < {1} ? {1} : {0})", "minimum": "({0} > {1} ? {1} : {0})"}
+"""The same where the last operand is a constant, and so no NaN."""
 
 
-@dataclass(frozen=True, eq=False)
-class LinearIndex(CExpr):
-    """The row-major index of an element in its own value."""
+def render(e: Expr, operands: Sequence[str]) -> str:
+    """Returns an expression in C, of its operands in C."""
+    ctype = REGISTER_TYPES[e.dtype]
+    if isinstance(e, Constant):
+        return literal(e.value, ctype)
+    if isinstance(e, DropoutMask):
+        words = f"{e.key}u, (unsigned){operands[1]}, {PHILOX_DOMAIN}u"
+        return f"(philox({operands[0]}, (unsigned){operands[2]}, {words}) >= {e.threshold}ull)"
+    if e.op == "cast":
+        (x,) = operands
+        if REGISTER_TYPES[e.args[0].dtype] == ctype:
+            return x
+        return f"({x} != 0)" if ctype == "bool" else f"(({ctype}){x})"
+    has_constant = e.op in _WITH_CONSTANT and isinstance(e.args[-1], Constant)
+    return (_WITH_CONSTANT if has_constant else _TEMPLATES)[e.op].format(*operands)
 
-    terms: tuple[Term, ...] = ()
 
-
-def literal(value: float, ctype: str) -> CExpr:
-    """Returns a constant."""
+def literal(value: float, ctype: str) -> str:
+    """Returns a constant in C."""
     if ctype in ("int", "long long", "bool"):
-        return CExpr(ctype, str(int(value)))
+        return str(int(value))
     if value != value or value in (float("inf"), float("-inf")):
         constant = {"inf": "INFINITY", "-inf": "-INFINITY"}.get(str(value), "NAN")
-        return CExpr(ctype, f"({ctype}){constant}")
+        return f"({ctype}){constant}"
     plain = repr(float(value))
-    return CExpr(ctype, f"{plain}f" if ctype == "float" else plain)
+    return f"{plain}f" if ctype == "float" else plain

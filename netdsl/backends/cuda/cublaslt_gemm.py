@@ -12,9 +12,9 @@ from typing import Any
 
 from netdsl.backends.cuda.cuda_launch import WORKSPACE_BYTES
 from netdsl.backends.cuda.device import Device, Thunk
-from netdsl.backends.cuda.index_terms import UnsupportedKernelError
 from netdsl.backends.cuda.libraries import load_cublaslt
 from netdsl.backends.cuda.tuning import Candidate
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.layout import IntTuple, Layout
 from netdsl.plan.placement import Placement
 

@@ -11,10 +11,10 @@ from netdsl.backends.cuda.anchor_binder import (
     place_splits,
 )
 from netdsl.backends.cuda.cuda_launch import CudaLaunch
-from netdsl.backends.cuda.index_terms import UnsupportedKernelError
 from netdsl.backends.cuda.kernel_generator import generate_launches
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.backends.source_listing import CalledFunction, format_listing
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.plan import Plan
 

@@ -23,8 +23,8 @@ from netdsl.backends.cuda.cuda_launch import (
     KernelArgument,
 )
 from netdsl.backends.cuda.epilogue import Epilogue
-from netdsl.backends.cuda.index_terms import UnsupportedKernelError
 from netdsl.backends.cuda.prelude import PRELUDE
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.placement import Placement
 from netdsl.types import Node
 

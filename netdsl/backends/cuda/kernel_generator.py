@@ -8,9 +8,9 @@ from netdsl.backends.cuda import lrn_kernels, row_kernels, window_kernels
 from netdsl.backends.cuda.batched_launch import batch_launches
 from netdsl.backends.cuda.cuda_launch import CudaLaunch
 from netdsl.backends.cuda.geometry import choose_geometry
-from netdsl.backends.cuda.index_terms import UnsupportedKernelError
 from netdsl.backends.cuda.map_kernels import map_launches
-from netdsl.backends.cuda.trace import TracedKernel, trace, trace_copy
+from netdsl.lower.index_terms import UnsupportedKernelError
+from netdsl.lower.trace import TracedKernel, trace, trace_copy
 from netdsl.plan.kernel import Kernel, extract_part
 from netdsl.plan.placement import Placement
 from netdsl.plan.plan import Plan

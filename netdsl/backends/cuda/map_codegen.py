@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from netdsl.backends.cuda.c_expression import MEMORY_TYPES, CExpr, LinearIndex, Load, literal
+from netdsl.backends.cuda.c_expression import MEMORY_TYPES, REGISTER_TYPES, literal, render
 from netdsl.backends.cuda.cuda_launch import KernelArgument, element_address
-from netdsl.backends.cuda.geometry import Geometry, iterate_expressions
-from netdsl.backends.cuda.index_terms import Digit, Term
+from netdsl.backends.cuda.geometry import Geometry
 from netdsl.backends.cuda.prelude import PRELUDE
-from netdsl.backends.cuda.trace import Store, TracedKernel
+from netdsl.lower.expression import Constant, Expr, LinearIndex, Load, iter_expressions
+from netdsl.lower.index_terms import Digit, Term
+from netdsl.lower.trace import Store, TracedKernel
 
 FIXED = 0
 LANE = 1
@@ -36,7 +37,7 @@ class MapCodegen:
         self.traced = traced
         self.g = g
         self.arguments: list[KernelArgument] = []
-        self.expressions = list(iterate_expressions(traced))
+        self.expressions = list(iter_expressions(traced.roots))
         self.numbers = {id(e): i for i, e in enumerate(self.expressions)}
         self.levels: dict[int, int] = {}
         self.base_pointers: dict[int, str] = {}
@@ -56,7 +57,7 @@ class MapCodegen:
     def _strides(self, terms: Sequence[Term]) -> tuple[int, ...]:
         return self.g.digits.strides(terms) or (0,)
 
-    def _level(self, e: CExpr) -> int:
+    def _level(self, e: Expr) -> int:
         if isinstance(e, Load | LinearIndex):
             strides = self._strides(e.terms)
             if any(strides[:-1]) or (isinstance(e, Load) and e.padded_axes):
@@ -74,41 +75,48 @@ class MapCodegen:
         """Returns the lines for what does not depend on the row."""
         lines = []
         for e in self.expressions:
-            if self.levels[id(e)] == FIXED:
+            if self.levels[id(e)] == FIXED and not isinstance(e, Constant):
                 lines += self._hoist_fixed(e)
         for e in self.expressions:
             if self.levels[id(e)] == LANE:
                 lines += self._hoist_lane(e)
         return lines
 
-    def _hoist_fixed(self, e: CExpr) -> list[str]:
-        name = self._name(e)
+    def _hoist_fixed(self, e: Expr) -> list[str]:
+        name, ctype = self._name(e), REGISTER_TYPES[e.dtype]
         if isinstance(e, Load):
-            base = self._base(e)
-            return [f"const {e.ctype} {name} = ({e.ctype})widen({base}[0]);"]
+            return [f"const {ctype} {name} = ({ctype})widen({self._base(e)}[0]);"]
         if isinstance(e, LinearIndex):
             return [f"const i64 {name} = 0;"]
-        return [f"const {e.ctype} {name} = {self._formula(e)};"]
+        return [f"const {ctype} {name} = {self._formula(e)};"]
 
-    def _hoist_lane(self, e: CExpr) -> list[str]:
-        name = self._name(e)
-        head = f"{e.ctype} {name}[V];"
+    def _hoist_lane(self, e: Expr) -> list[str]:
+        name, ctype = self._name(e), REGISTER_TYPES[e.dtype]
+        head = f"{ctype} {name}[V];"
         if isinstance(e, LinearIndex):
             step = self._strides(e.terms)[-1]
             each = f"UNROLL for (int j = 0; j < V; j++) {name}[j]"
             return [f"i64 {name}[V];", f"{each} = (c + j) * {step};"]
         if isinstance(e, Load):
             offset = self._offset(e, e.terms)
-            return [head, f"unpack<{e.ctype}>(load<V>({self._base(e)} + {offset}), {name});"]
+            return [head, f"unpack<{ctype}>(load<V>({self._base(e)} + {offset}), {name});"]
         return [head, f"UNROLL for (int j = 0; j < V; j++) {name}[j] = {self._formula(e)};"]
 
-    def load_raw(self, exprs: Iterable[CExpr]) -> tuple[list[str], list[str]]:
+    def count_hoisted(self) -> int:
+        """Returns how many values of a lane the loop over rows uses: they stay in registers."""
+        users = [e.args for e in self.expressions if self.levels[id(e)] == ROW]
+        used = {id(a): a for args in (*users, self.traced.roots) for a in args}
+        return sum(
+            self.levels[key] == LANE and not isinstance(e, LinearIndex) for key, e in used.items()
+        )
+
+    def load_raw(self, exprs: Iterable[Expr]) -> tuple[list[str], list[str]]:
         """Returns declarations of packed vectors, and the lines that load a row into them."""
         declared, loads = [], []
         for e in exprs:
             if not isinstance(e, Load) or self.levels[id(e)] != ROW:
                 continue
-            i, kind = self.numbers[id(e)], MEMORY_TYPES[e.place.dtype] if e.place else ""
+            i, kind = self.numbers[id(e)], MEMORY_TYPES[e.place.dtype]
             width = "V" if self._varies_with_lane(e) else "1"
             declared.append(f"Pack<{kind}, {width}> v{i}[U];")
             offset = self._offset(e, e.terms)
@@ -121,7 +129,7 @@ class MapCodegen:
                 loads.append(f"v{i}[u] = load<{width}>({self._base(e)} + {offset});")
         return declared, loads
 
-    def unpack_loads(self, exprs: Iterable[CExpr]) -> list[str]:
+    def unpack_loads(self, exprs: Iterable[Expr]) -> list[str]:
         """Returns the lines that convert loaded vectors to register types."""
         lines = []
         for e in exprs:
@@ -132,17 +140,18 @@ class MapCodegen:
                 lines.append(f"const i64 n{i} = {self._offset(e, e.terms)};")
             elif isinstance(e, Load):
                 width = "V" if self._varies_with_lane(e) else "1"
-                text = f"{e.ctype} x{i}[{width}]; unpack<{e.ctype}>(v{i}[u], x{i});"
+                ctype = REGISTER_TYPES[e.dtype]
+                text = f"{ctype} x{i}[{width}]; unpack<{ctype}>(v{i}[u], x{i});"
                 if e.padded_axes:
                     each = f"UNROLL for (int j = 0; j < {width}; j++)"
-                    text += f" if (!k{i}[u]) {each} x{i}[j] = {literal(e.fill, e.ctype).text};"
+                    text += f" if (!k{i}[u]) {each} x{i}[j] = {literal(e.fill, ctype)};"
                 lines.append(text)
         return lines
 
-    def compute(self, exprs: Iterable[CExpr]) -> list[str]:
+    def compute(self, exprs: Iterable[Expr]) -> list[str]:
         """Returns the lines that compute one element, in the loop over j."""
         return [
-            f"const {e.ctype} {self._name(e)} = {self._formula(e)};"
+            f"const {REGISTER_TYPES[e.dtype]} {self._name(e)} = {self._formula(e)};"
             for e in exprs
             if self.levels[id(e)] == ROW and not isinstance(e, Load | LinearIndex)
         ]
@@ -153,13 +162,15 @@ class MapCodegen:
         for i, s in enumerate(stores):
             kind = MEMORY_TYPES[s.place.dtype]
             base = self.add_argument(element_address(s.place, s.place.layout.offset))
-            declared.append(f"{s.value.ctype} o{i}[V];")
+            declared.append(f"{REGISTER_TYPES[s.value.dtype]} o{i}[V];")
             assigned.append(f"o{i}[j] = {self.element(s.value)};")
             stores_after.append(f"store<V>(({kind}*){base} + {self._offset(s, s.terms)}, o{i});")
         return declared, assigned, stores_after
 
-    def element(self, e: CExpr) -> str:
+    def element(self, e: Expr) -> str:
         """Returns the text of an expression for element j of the thread's row."""
+        if isinstance(e, Constant):
+            return render(e, ())
         i, level = self.numbers[id(e)], self.levels[id(e)]
         if isinstance(e, LinearIndex) and level == ROW:
             return f"(n{i} + j * {self._strides(e.terms)[-1]})"
@@ -167,15 +178,14 @@ class MapCodegen:
             return f"x{i}[{'j' if self._varies_with_lane(e) else '0'}]"
         return f"e{i}[j]" if level == LANE else f"e{i}"
 
-    def _name(self, e: CExpr) -> str:
+    def _name(self, e: Expr) -> str:
         return f"e{self.numbers[id(e)]}"
 
-    def _formula(self, e: CExpr) -> str:
-        return e.text.format(*(self.element(a) for a in e.args))
+    def _formula(self, e: Expr) -> str:
+        return render(e, [self.element(a) for a in e.args])
 
     def _base(self, e: Load) -> str:
         if id(e) not in self.base_pointers:
-            assert e.place is not None
             kind = MEMORY_TYPES[e.place.dtype]
             self.base_pointers[id(e)] = (
                 f"((const {kind}*){self.add_argument(element_address(e.place, e.offset))})"

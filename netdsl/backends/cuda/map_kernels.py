@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from netdsl.backends.cuda.c_expression import LinearIndex, Load
 from netdsl.backends.cuda.cuda_launch import (
     SCRATCH,
     SCRATCH_BYTES,
@@ -20,10 +19,11 @@ from netdsl.backends.cuda.geometry import (
     block_shape,
     choose_geometry,
 )
-from netdsl.backends.cuda.index_terms import UnsupportedKernelError
-from netdsl.backends.cuda.map_codegen import LANE, ROW, MapCodegen, device_function_source
+from netdsl.backends.cuda.map_codegen import ROW, MapCodegen, device_function_source
 from netdsl.backends.cuda.reduction_codegen import Accumulators, build_second_stage, finish_in_block
-from netdsl.backends.cuda.trace import TracedKernel
+from netdsl.lower.expression import Load
+from netdsl.lower.index_terms import UnsupportedKernelError
+from netdsl.lower.trace import TracedKernel
 
 _MAX_GRID_ROWS = 65535
 """The limit of CUDA for the second dimension of a grid."""
@@ -71,13 +71,8 @@ def build_stages(
 def _limit_registers(codegen: MapCodegen) -> MapCodegen:
     """Narrows the vectors until a thread's accumulators and hoisted values fit into registers."""
     traced, g = codegen.traced, codegen.g
-    lane_expressions = [
-        e
-        for e in codegen.expressions
-        if codegen.levels[id(e)] == LANE and not isinstance(e, LinearIndex)
-    ]
-    value_count, width = len(lane_expressions) + Accumulators(traced, g).count, g.width
-    while width > 1 and width * value_count > _MAX_REGISTER_VALUES and not g.digits.split_width:
+    value_count, width = codegen.count_hoisted() + Accumulators(traced, g).count, g.width
+    while width > 1 and width * value_count > _MAX_REGISTER_VALUES and not g.digits.group_size:
         width //= 2
     return codegen if width == g.width else MapCodegen(traced, replace(g, width=width))
 

@@ -11,7 +11,7 @@ from netdsl.backends.cuda import space_to_depth
 from netdsl.backends.cuda.cuda_launch import CudaLaunch
 from netdsl.backends.cuda.device import Device
 from netdsl.backends.cuda.map_kernels import map_launches
-from netdsl.backends.cuda.trace import TracedKernel, trace_copy
+from netdsl.lower.trace import TracedKernel, trace_copy
 from netdsl.plan.layout import IntTuple, Layout, make_contiguous, row_major_strides
 from netdsl.plan.placement import Placement
 from netdsl.types import ITEMSIZE, Array

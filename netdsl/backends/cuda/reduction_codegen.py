@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from netdsl.backends.cuda.c_expression import MEMORY_TYPES, CExpr
+from netdsl.backends.cuda.c_expression import MEMORY_TYPES
 from netdsl.backends.cuda.cuda_launch import (
     SCRATCH,
     THREADS_PER_BLOCK,
@@ -19,9 +19,9 @@ from netdsl.backends.cuda.cuda_launch import (
     element_address,
 )
 from netdsl.backends.cuda.geometry import Geometry
-from netdsl.backends.cuda.index_terms import UnsupportedKernelError
 from netdsl.backends.cuda.map_codegen import MapCodegen, device_function_source
-from netdsl.backends.cuda.trace import Reduction, TracedKernel
+from netdsl.lower.index_terms import UnsupportedKernelError
+from netdsl.lower.trace import Reduction, TracedKernel
 from netdsl.plan.layout import row_major_strides
 
 _MAX_FINISH_THREADS = 512
@@ -38,19 +38,14 @@ class Accumulators:
         self.result_columns = g.lanes * g.width if g.is_column_reduction else 1
         self.is_column_reduction = g.is_column_reduction
         self.width = g.width
-        self.values: list[tuple[CExpr, str]] = []
-        self.shifted: list[CExpr] = []
-        for r in traced.reductions:
-            mode = {"reduce_max": "max", "moments": "moments"}.get(r.node.op, "sum")
-            self.values += [(v, mode) for v in r.values]
+        self.values = [(a.value, a.kind) for a in traced.accumulators]
         self.first_numbers = {}
         at = 0
-        for i, (value, mode) in enumerate(self.values):
+        for i, (_, mode) in enumerate(self.values):
             self.first_numbers[i] = at
             at += 3 if mode == "moments" else 1
-            del value
         self.count = at
-        self.ctype = "double" if any(v.ctype == "double" for v, _ in self.values) else "float"
+        self.ctype = "double" if any(v.dtype == "float64" for v, _ in self.values) else "float"
 
     def declare(self) -> list[str]:
         if not self.count:
@@ -281,7 +276,7 @@ def _write_results(
     lines, number = list[str](), 0
     for r in traced.reductions:
         lines += _write_result(r, accumulators, number, add_argument)
-        number += len(r.values)
+        number += len(r.accumulators)
     return lines
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from netdsl.backends.cuda.c_expression import REGISTER_TYPES, pointer_parameter
 from netdsl.backends.cuda.cuda_launch import CudaLaunch, KernelArgument
-from netdsl.backends.cuda.index_terms import UnsupportedKernelError
 from netdsl.backends.cuda.prelude import PRELUDE
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.layout import row_major_strides
 from netdsl.plan.placement import Placement
 from netdsl.types import Node

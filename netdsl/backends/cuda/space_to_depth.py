@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from netdsl.backends.cuda.c_expression import REGISTER_TYPES, Load, PaddedAxis
-from netdsl.backends.cuda.index_terms import (
+from netdsl.lower.expression import Load, PaddedAxis
+from netdsl.lower.index_terms import (
     address_terms,
     domain_coordinates,
     reshape_coordinates,
 )
-from netdsl.backends.cuda.trace import Store, TracedKernel, trace_copy
+from netdsl.lower.trace import Store, TracedKernel, trace_copy
 from netdsl.plan.layout import IntTuple, Layout, row_major_strides
 from netdsl.plan.placement import Placement
 from netdsl.types import Attrs, Node
@@ -107,8 +107,14 @@ def trace_weight_copy(blocks: SpaceToDepth, weight: Placement, target: Placement
     coordinates = domain_coordinates((k, r * sh, s * sw, c))
     windows = (PaddedAxis(coordinates[1], qh, 1, kh, th), PaddedAxis(coordinates[2], qw, 1, kw, tw))
     plain_terms = address_terms((coordinates[0], coordinates[3]), (tk, tc))
-    kind = REGISTER_TYPES[weight.dtype]
-    load = Load(kind, "", (), weight, plain_terms, weight.layout.offset, windows)
+    load = Load(
+        "load",
+        weight.dtype,
+        place=weight,
+        terms=plain_terms,
+        offset=weight.layout.offset,
+        padded_axes=windows,
+    )
     padded_channels = blocks.image_shape[3]
     strides = (r * s * padded_channels, s * padded_channels, sw * c, padded_channels, c, 1)
     split = reshape_coordinates(coordinates, (k, r, sh, s, sw, c))
@@ -135,9 +141,10 @@ def trace_weight_gradient_copy(
         PaddedAxis(coordinates[1], -qh, sh, r, s * padded_channels, sw * c),
         PaddedAxis(coordinates[2], -qw, sw, s, padded_channels, c),
     )
-    kind = REGISTER_TYPES[source.dtype]
     plain_terms = address_terms((coordinates[0], coordinates[3]), (r * s * padded_channels, 1))
-    load = Load(kind, "", (), source, plain_terms, 0, windows)
+    load = Load(
+        "load", source.dtype, place=source, terms=plain_terms, offset=0, padded_axes=windows
+    )
     return TracedKernel(
         k * kh * kw * c,
         (Store(load, weight, address_terms(coordinates, weight.layout.strides)),),

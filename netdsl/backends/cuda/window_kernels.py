@@ -14,8 +14,8 @@ from netdsl.backends.cuda.cuda_launch import (
     CudaLaunch,
     KernelArgument,
 )
-from netdsl.backends.cuda.index_terms import UnsupportedKernelError
 from netdsl.backends.cuda.prelude import PRELUDE
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.layout import Layout, make_contiguous
 from netdsl.plan.placement import Placement
 from netdsl.types import Node
