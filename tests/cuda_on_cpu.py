@@ -26,9 +26,9 @@ import pytest
 from netdsl.backends.cuda import cublaslt_gemm, cudnn_convolution
 from netdsl.backends.cuda.backend import CUDA_FUSION, CudaBackend
 from netdsl.backends.cuda.cuda_launch import SCRATCH_BYTES, Address, CudaLaunch, KernelArgument
-from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.backends.cuda.tuning import Tuner
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.ops import OPS
 from netdsl.ops.dtypes import dtype_of
 from netdsl.plan.fusion import FusionOptions

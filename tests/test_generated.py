@@ -18,12 +18,12 @@ from netdsl.backends.cuda import map_kernels, space_to_depth, window_kernels
 from netdsl.backends.cuda.backend import CUDA_FUSION
 from netdsl.backends.cuda.kernel_generator import generate_launches
 from netdsl.backends.cuda.map_kernels import map_launches
-from netdsl.lower.trace import TracedKernel
 from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program, load_program
+from netdsl.lower.trace import TracedKernel
 from netdsl.ops import OPS
 from netdsl.passes import pass_manager
 from netdsl.passes.conv_lowering import lower_convolutions

@@ -26,14 +26,13 @@ from netdsl.backends.cpu.llvm_builder import (
 from netdsl.backends.cpu.memory_ref import DTYPE_BYTES, MemoryRef
 from netdsl.backends.cpu.row_kernel_spec import (
     LLVM_TYPES,
-    SCALAR,
-    VECTOR,
     MemoryRefArgs,
     RowKernelArgs,
     RowKernelSpec,
     count_values,
 )
 from netdsl.lower.expression import Constant, DropoutMask, Expr, LinearIndex, Load, iter_expressions
+from netdsl.lower.levels import Level
 
 
 class _RowKernelEmitter:
@@ -58,7 +57,7 @@ class _RowKernelEmitter:
     def emit_scalars(self, roots: Sequence[Expr]) -> None:
         v = Lanes(self.f)
         for e in roots:
-            if self.spec.levels[id(e)] == SCALAR:
+            if self.spec.levels[id(e)] == Level.FIXED:
                 if id(e) not in self.scalars:
                     self.scalars[id(e)] = self.emit_expr(v, e, self._load_scalar)
             else:
@@ -305,7 +304,7 @@ class RowsEmitter(_RowKernelEmitter):
         start, size = self.row_addresses[id(p)], DTYPE_BYTES[p.dtype]
         if p.padded_axes:
             return self._load_padded(v, p)
-        if self.spec.levels[id(e)] == VECTOR:
+        if self.spec.levels[id(e)] == Level.LANE:
             return v.load(b.add(start, b.mul(self.period_offset, const_i64(size))), kind)
         if inner == 0:
             return v.load_splat(start, kind)

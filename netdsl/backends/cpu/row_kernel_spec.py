@@ -13,11 +13,11 @@ from netdsl.backends.cpu.memory_ref import DTYPE_BYTES, MemoryRef
 from netdsl.backends.cpu.record import Record, RecordTable
 from netdsl.lower.expression import Constant, DropoutMask, Expr, LinearIndex, Load, PaddedAxis
 from netdsl.lower.index_terms import UnsupportedKernelError
+from netdsl.lower.levels import Level, assign_levels
 from netdsl.lower.trace import Accumulator
 from netdsl.plan.layout import IntTuple
 
 LLVM_TYPES = {"float32": F32, "uint8": I8, "bool": I8, "int32": I32}
-SCALAR, VECTOR, FULL = range(3)
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,9 @@ class RowKernelSpec:
         )
         self.ref_args: list[MemoryRefArgs] = []
         self.tile_addresses: list[int] = []
-        self.levels: dict[int, int] = {}
+        self.levels = assign_levels(body.roots, self._level)
         self.ref_indices: dict[int, int] = {}
         self.tile_indices: dict[int, int] = {}
-        for e in body.roots:
-            self.compute_level(e)
         self.shift_tile_indices = {
             id(a): self._allocate_tile() for a in body.accumulators if a.kind == "moments"
         }
@@ -156,33 +154,26 @@ class RowKernelSpec:
 
     # levels
 
-    def compute_level(self, e: Expr) -> int:
-        if id(e) not in self.levels:
-            found = max((self.compute_level(a) for a in e.args), default=SCALAR)
-            if isinstance(e, LinearIndex):
-                found = FULL
-            if isinstance(e, Load):
-                found = self._compute_ref_level(self.body.refs[id(e)])
-            self.levels[id(e)] = found
-            self.keepalive.append(e)
-        return self.levels[id(e)]
-
-    def _compute_ref_level(self, p: MemoryRef) -> int:
+    def _level(self, e: Load | LinearIndex) -> Level:
+        if isinstance(e, LinearIndex):
+            return Level.ROW
+        p = self.body.refs[id(e)]
         if p.padded_axes or p.is_local:
-            return FULL
+            return Level.ROW
         outer, inner = self.loop_nest.strides[id(p)]
         if inner == 0:
-            return FULL if any(outer) else SCALAR
-        return VECTOR if inner == 1 and id(p) in self.loop_nest.periodic_refs else FULL
+            return Level.ROW if any(outer) else Level.FIXED
+        is_lane = inner == 1 and id(p) in self.loop_nest.periodic_refs
+        return Level.LANE if is_lane else Level.ROW
 
     def _find_hoisted(self, e: Expr) -> list[Expr]:
         """The largest vector expressions in a full one: they become tiles; vectors in memory only
         where they have to be repeated."""
-        if self.levels[id(e)] == VECTOR and e.dtype != "bool":
+        if self.levels[id(e)] == Level.LANE and e.dtype != "bool":
             return [] if isinstance(e, Load) and self.loop_nest.repeat == 1 else [e]
-        if self.levels[id(e)] == VECTOR and isinstance(e, Load):
+        if self.levels[id(e)] == Level.LANE and isinstance(e, Load):
             raise UnsupportedKernelError("conditions along channels")
-        if self.levels[id(e)] == SCALAR:
+        if self.levels[id(e)] == Level.FIXED:
             return []
         return [found for a in e.args for found in self._find_hoisted(a)]
 
@@ -236,7 +227,7 @@ class _SignatureBuilder:
         if id(e) not in self.expr_indices:
             args = tuple(self.add_expr(a) for a in e.args)
             level = self.spec.levels[id(e)]
-            self.entries.append((e.op, e.dtype, self._extra(e), args, level))
+            self.entries.append((e.op, e.dtype, self._extra(e), args, int(level)))
             self.expr_indices[id(e)] = len(self.expr_indices)
         return self.expr_indices[id(e)]
 

@@ -42,7 +42,7 @@ def pointer_parameter(
     return f"i64 {name}_at", line, element_address(place, place.layout.offset)
 
 
-_TEMPLATES = {
+TEMPLATES = {
     "add": "({0} + {1})",
     "sub": "({0} - {1})",
     "mul": "({0} * {1})",
@@ -82,7 +82,7 @@ def render(e: Expr, operands: Sequence[str]) -> str:
             return x
         return f"({x} != 0)" if ctype == "bool" else f"(({ctype}){x})"
     has_constant = e.op in _WITH_CONSTANT and isinstance(e.args[-1], Constant)
-    return (_WITH_CONSTANT if has_constant else _TEMPLATES)[e.op].format(*operands)
+    return (_WITH_CONSTANT if has_constant else TEMPLATES)[e.op].format(*operands)
 
 
 def literal(value: float, ctype: str) -> str:

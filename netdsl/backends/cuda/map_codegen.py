@@ -14,11 +14,8 @@ from netdsl.backends.cuda.geometry import Geometry
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.lower.expression import Constant, Expr, LinearIndex, Load, iter_expressions
 from netdsl.lower.index_terms import Digit, Term
+from netdsl.lower.levels import Level, assign_levels
 from netdsl.lower.trace import Store, TracedKernel
-
-FIXED = 0
-LANE = 1
-ROW = 2
 
 
 def device_function_source(lines: Sequence[str], argument_count: int, macros: str = "") -> str:
@@ -39,11 +36,9 @@ class MapCodegen:
         self.arguments: list[KernelArgument] = []
         self.expressions = list(iter_expressions(traced.roots))
         self.numbers = {id(e): i for i, e in enumerate(self.expressions)}
-        self.levels: dict[int, int] = {}
+        self.levels = assign_levels(traced.roots, self._level)
         self.base_pointers: dict[int, str] = {}
         self.stride_arguments: dict[tuple[int, int], str] = {}
-        for e in self.expressions:
-            self.levels[id(e)] = self._level(e)
 
     # arguments
 
@@ -57,13 +52,11 @@ class MapCodegen:
     def _strides(self, terms: Sequence[Term]) -> tuple[int, ...]:
         return self.g.digits.strides(terms) or (0,)
 
-    def _level(self, e: Expr) -> int:
-        if isinstance(e, Load | LinearIndex):
-            strides = self._strides(e.terms)
-            if any(strides[:-1]) or (isinstance(e, Load) and e.padded_axes):
-                return ROW
-            return LANE if strides[-1] else FIXED
-        return max((self.levels[id(a)] for a in e.args), default=FIXED)
+    def _level(self, e: Load | LinearIndex) -> Level:
+        strides = self._strides(e.terms)
+        if any(strides[:-1]) or (isinstance(e, Load) and e.padded_axes):
+            return Level.ROW
+        return Level.LANE if strides[-1] else Level.FIXED
 
     def _varies_with_lane(self, e: Load | LinearIndex) -> bool:
         """Returns whether an address depends on the lane."""
@@ -75,10 +68,10 @@ class MapCodegen:
         """Returns the lines for what does not depend on the row."""
         lines = []
         for e in self.expressions:
-            if self.levels[id(e)] == FIXED and not isinstance(e, Constant):
+            if self.levels[id(e)] == Level.FIXED and not isinstance(e, Constant):
                 lines += self._hoist_fixed(e)
         for e in self.expressions:
-            if self.levels[id(e)] == LANE:
+            if self.levels[id(e)] == Level.LANE:
                 lines += self._hoist_lane(e)
         return lines
 
@@ -104,17 +97,18 @@ class MapCodegen:
 
     def count_hoisted(self) -> int:
         """Returns how many values of a lane the loop over rows uses: they stay in registers."""
-        users = [e.args for e in self.expressions if self.levels[id(e)] == ROW]
+        users = [e.args for e in self.expressions if self.levels[id(e)] == Level.ROW]
         used = {id(a): a for args in (*users, self.traced.roots) for a in args}
         return sum(
-            self.levels[key] == LANE and not isinstance(e, LinearIndex) for key, e in used.items()
+            self.levels[key] == Level.LANE and not isinstance(e, LinearIndex)
+            for key, e in used.items()
         )
 
     def load_raw(self, exprs: Iterable[Expr]) -> tuple[list[str], list[str]]:
         """Returns declarations of packed vectors, and the lines that load a row into them."""
         declared, loads = [], []
         for e in exprs:
-            if not isinstance(e, Load) or self.levels[id(e)] != ROW:
+            if not isinstance(e, Load) or self.levels[id(e)] != Level.ROW:
                 continue
             i, kind = self.numbers[id(e)], MEMORY_TYPES[e.place.dtype]
             width = "V" if self._varies_with_lane(e) else "1"
@@ -133,7 +127,7 @@ class MapCodegen:
         """Returns the lines that convert loaded vectors to register types."""
         lines = []
         for e in exprs:
-            if self.levels[id(e)] != ROW:
+            if self.levels[id(e)] != Level.ROW:
                 continue
             i = self.numbers[id(e)]
             if isinstance(e, LinearIndex):
@@ -153,7 +147,7 @@ class MapCodegen:
         return [
             f"const {REGISTER_TYPES[e.dtype]} {self._name(e)} = {self._formula(e)};"
             for e in exprs
-            if self.levels[id(e)] == ROW and not isinstance(e, Load | LinearIndex)
+            if self.levels[id(e)] == Level.ROW and not isinstance(e, Load | LinearIndex)
         ]
 
     def store(self, stores: Sequence[Store]) -> tuple[list[str], list[str], list[str]]:
@@ -172,11 +166,11 @@ class MapCodegen:
         if isinstance(e, Constant):
             return render(e, ())
         i, level = self.numbers[id(e)], self.levels[id(e)]
-        if isinstance(e, LinearIndex) and level == ROW:
+        if isinstance(e, LinearIndex) and level == Level.ROW:
             return f"(n{i} + j * {self._strides(e.terms)[-1]})"
-        if isinstance(e, Load) and level == ROW:
+        if isinstance(e, Load) and level == Level.ROW:
             return f"x{i}[{'j' if self._varies_with_lane(e) else '0'}]"
-        return f"e{i}[j]" if level == LANE else f"e{i}"
+        return f"e{i}[j]" if level == Level.LANE else f"e{i}"
 
     def _name(self, e: Expr) -> str:
         return f"e{self.numbers[id(e)]}"

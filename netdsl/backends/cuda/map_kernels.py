@@ -19,10 +19,11 @@ from netdsl.backends.cuda.geometry import (
     block_shape,
     choose_geometry,
 )
-from netdsl.backends.cuda.map_codegen import ROW, MapCodegen, device_function_source
+from netdsl.backends.cuda.map_codegen import MapCodegen, device_function_source
 from netdsl.backends.cuda.reduction_codegen import Accumulators, build_second_stage, finish_in_block
 from netdsl.lower.expression import Load
 from netdsl.lower.index_terms import UnsupportedKernelError
+from netdsl.lower.levels import Level
 from netdsl.lower.trace import TracedKernel
 
 _MAX_GRID_ROWS = 65535
@@ -109,7 +110,7 @@ def _build_first_stage(
 def _unroll_factor(codegen: MapCodegen) -> int:
     """Returns how many rows a thread loads at once: more if few tensors are read."""
     tensors = sum(
-        1 for e in codegen.expressions if isinstance(e, Load) and codegen.levels[id(e)] == ROW
+        1 for e in codegen.expressions if isinstance(e, Load) and codegen.levels[id(e)] == Level.ROW
     )
     return 4 if tensors <= 2 else 2
 
