@@ -258,10 +258,8 @@ def time_launch(launch: Callable[[], None], backend: Any, steps: int = 20) -> fl
     a GPU."""
     if backend.name != "cuda":
         return 1e3 * float(backend.measure_seconds([launch])[0])
-    found = [
-        backend.device.elapsed_milliseconds(lambda: _launch_repeatedly(steps, launch)) / steps
-        for _ in range(5)
-    ]
+    run = lambda: _launch_repeatedly(steps, launch)
+    found = [backend.device.elapsed_milliseconds(run) / steps for _ in range(5)]
     return float(np.median(found))
 
 

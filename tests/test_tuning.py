@@ -12,9 +12,12 @@ import pytest
 from netdsl import backends, disk_cache
 from netdsl.backends.cuda import nvrtc
 from netdsl.backends.cuda.backend import CudaBackend
+from netdsl.backends.cuda.cublaslt_gemm import make_gemm, with_epilogue
 from netdsl.backends.cuda.prelude import PRELUDE
 from netdsl.backends.cuda.tuning import Candidate, Tuner, TuningCache
 from netdsl.errors import NetError
+from netdsl.plan.layout import make_contiguous
+from netdsl.plan.placement import Placement
 from tests.conftest import ROOT
 from tests.mock_gpu import open_mock_backend
 
@@ -184,6 +187,19 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(nvrtc, "compile_source", counted)
     return found
+
+
+def test_keys_of_the_tuning_cache_do_not_change() -> None:
+    """They are on users' disks: a field of another name must not change them."""
+    x, w, out = (
+        Placement("arena", "float32", make_contiguous(s)) for s in ((8, 3), (5, 3), (8, 5))
+    )
+    gemm = with_epilogue(make_gemm(x, w, out), out, out, w, relu=True)
+    matrix = "Matrix(dtype='float32', rows={}, cols={}, leading={}, turned={}, count=1, apart=0)"
+    a, b = matrix.format(3, 5, 3, True), matrix.format(3, 8, 3, False)
+    d = matrix.format(5, 8, 5, False)
+    rest = f"alignments=(256, 256, 256, 256), beside={d}, bias=256, relu=True"
+    assert repr(gemm) == f"Product(a={a}, b={b}, d={d}, {rest})"
 
 
 def test_machine_code_is_kept_by_source_and_gpu(calls: list[str]) -> None:

@@ -208,6 +208,8 @@ LAYER_CASES = (
     LayerCase("elu(1.7)", (3, 4, 5), _function("elu", alpha=1.7)),
     LayerCase("elu", (3, 4, 5), _function("elu")),
     LayerCase("gelu", (3, 4, 5), _function("gelu", approximate="tanh")),
+    LayerCase("softsign", (3, 4, 5), _function("softsign")),
+    LayerCase("hardswish", (3, 4, 5), _function("hardswish")),
     LayerCase("clamp(-0.5, 1.25)", (3, 4, 5), _function("hardtanh", min_val=-0.5, max_val=1.25)),
     LayerCase("clamp", (3, 4, 5), _function("relu6")),
     LayerCase("sigmoid", (3, 4, 5), _function("sigmoid")),

@@ -158,9 +158,8 @@ class AnchorBinder:
         ]
         for group in self._implementation_groups(plain):
             pairs = [*fused_pairs, *((plain, implementation) for implementation in group)]
-            pairs.sort(
-                key=lambda pair: pair[1] == self._direct
-            )  # a library is likelier to be fastest
+            # libraries first: they are likelier to be fastest
+            pairs.sort(key=lambda pair: pair[1] == self._direct)
             candidates = [
                 self._make_candidate(implementation, placed, launcher)
                 for placed, implementation in pairs

@@ -82,8 +82,7 @@ class Uploader:
             self._free[_buffer_key(staging.host)].append(staging)
 
     def copy(self, values: Array, target: Array, stream: Any) -> None:
-        """Copies into `target` in the order of `stream`; the caller may modify `values` right
-        away."""
+        """Copies into `target` in the order of `stream`; `values` may be modified right away."""
         free = self._copy_buffers[_buffer_key(values)]
         is_ready = free and free[0][1].done
         host, read = (

@@ -167,8 +167,7 @@ class CudaBackend(ArrayBackend):
         return self.device.readbacks.start(numbers, self.device.stream)
 
     def start_upload(self, values: Array | LazyBatch) -> PendingUpload:
-        """Starts to upload the input of a later step; the result may be written in place of
-        `values`."""
+        """Starts to upload an input of a later step; `write` takes the result in place of `values`."""
         if isinstance(values, LazyBatch):
             return self.device.uploader.send(values.to_table(), values)
         return self.device.uploader.send(values)
@@ -194,8 +193,7 @@ class CudaBackend(ArrayBackend):
             super().write(target, values)
 
     def _consume_upload(self, values: Array | LazyBatch, target: Array, uploaded: Array) -> None:
-        """Fills `target` with the uploaded array, or with the batch gathered by the uploaded
-        table."""
+        """Fills `target` with the uploaded array, or with the batch that the table describes."""
         if isinstance(values, LazyBatch):
             addresses = (address(x) for x in (values.source.device_array, uploaded, target))
             self._bind_launch(image_gather.gather_launch(values, *addresses), {})()
@@ -213,8 +211,7 @@ class CudaBackend(ArrayBackend):
     def _bind_anchor(
         self, plan: Plan, kernel: Kernel, memory: Mapping[str, Array]
     ) -> list[Thunk] | None:
-        """Binds a product, followed by a generated map for what its implementation does not
-        compute."""
+        """Binds a product and the generated map for what its implementation does not compute."""
         key = (id(plan), address(memory[ARENA]))
         if key not in self.anchor_binders:
             self.anchor_binders.clear()  # plans are bound one after the other

@@ -35,8 +35,7 @@ MEMORY_TYPES = {
 def pointer_parameter(
     name: str, place: Placement, is_output: bool
 ) -> tuple[str, str, KernelArgument]:
-    """Returns a placement as a parameter of a kernel, the line that turns it into a pointer, and
-    the argument."""
+    """Returns the parameter for a placement, the line that makes a pointer of it, and its value."""
     kind = MEMORY_TYPES[place.dtype] if is_output else f"const {MEMORY_TYPES[place.dtype]}"
     line = f"  {kind}* {name} = ({kind}*){name}_at;\n"
     return f"i64 {name}_at", line, element_address(place, place.layout.offset)

@@ -53,8 +53,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Gemm:
-    """D = op(A) op(B), column-major: the transpose of the result, so that the weight comes
-    first."""
+    """D = op(A) op(B), column-major: the result transposed, so that the weight comes first."""
 
     a: Matrix
     b: Matrix
@@ -323,8 +322,7 @@ class _GemmCall:
 
 
 def bind(device: Device, gemm: Gemm, pointers: GemmPointers) -> Thunk:
-    """Binds the product to addresses, with its fastest algorithm. Raises RuntimeError if cuBLASLt
-    has none."""
+    """Binds the product to addresses, with its fastest algorithm. Raises RuntimeError without one."""
     key = ("product", gemm)
     if key not in device.chosen_plans:
         call = _GemmCall(device, gemm)

@@ -149,8 +149,7 @@ def build_plan(graph: Any, index: int) -> int:
 
 
 def bind(device: Device, convolution: FusedConvolution, pointers: Sequence[int]) -> Thunk:
-    """Binds the convolution to addresses, with its fastest plan. Raises RuntimeError if cuDNN has
-    none."""
+    """Binds the convolution to addresses, with its fastest plan. Raises RuntimeError without one."""
     if convolution.key not in device.chosen_plans:
         device.chosen_plans[convolution.key] = _choose_plan(device, convolution, pointers)
     graph, tensors, index = device.chosen_plans[convolution.key]

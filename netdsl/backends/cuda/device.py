@@ -93,8 +93,7 @@ class Device:
         return graph
 
     def measure_milliseconds(self, run: Thunk, repeats: int = 3) -> float:
-        """Returns the time of one run without its launches: the better of two replays of a
-        graph."""
+        """Returns the time of one run without launches: the better of two replays of a graph."""
         run()
 
         def run_repeatedly() -> None:

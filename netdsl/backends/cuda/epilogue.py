@@ -120,8 +120,7 @@ def _find_operand(graph: Graph, kernel: Kernel, name: str) -> str | None:
 
 
 def _find_mask(graph: Graph, kernel: Kernel, step: Node) -> str | None:
-    """Returns the input that has to be positive where the select `step` keeps its value, if it is
-    zero elsewhere."""
+    """Returns the input that is positive where `step` selects a value, if it selects 0 elsewhere."""
     condition, _, otherwise = (graph[a] for a in step.args)
     if condition.op != "greater" or condition.name not in kernel.nodes or not _is_zero(otherwise):
         return None
@@ -135,7 +134,6 @@ def _is_zero(node: Node) -> bool:
 
 
 def _extract_rest(graph: Graph, kernel: Kernel, value: str) -> Kernel | None:
-    """Returns the map that computes the other outputs of a kernel from `value`; None if there are
-    none."""
+    """Returns the map that computes a kernel's other outputs from `value`, if there are any."""
     outputs = [o for o in kernel.outputs if o != value]
     return extract_part(graph, kernel, outputs, {value, kernel.name}) if outputs else None

@@ -46,8 +46,7 @@ def target_architecture(capability: str) -> str:
 
 
 def compile_cached(source: str, architecture: str) -> bytes:
-    """Returns the machine code of a source for a target like `sm_90`, or its PTX for one like
-    `compute_90`."""
+    """Returns machine code for a target like `sm_90`, or PTX for one like `compute_90`."""
     key = disk_cache.make_key("kernel", version(), architecture, _OPTIONS, source)
     found = disk_cache.CUDA_CACHE.load(key)
     if found is None:

@@ -46,8 +46,7 @@ class OperandPacking:
         return _widen_channels(inner, padded_channels)
 
     def pack_vector(self, name: str, place: Placement, dtype: str) -> Placement:
-        """Returns a contiguous copy of a vector in the type `dtype`; the vector itself if it is
-        that."""
+        """Returns a contiguous copy of a vector as `dtype`, or the vector itself if it is that."""
         size = math.prod(place.layout.shape)
         steps = {t for n, t in zip(place.layout.shape, place.layout.strides, strict=True) if n > 1}
         if place.dtype == dtype and steps <= {1}:
@@ -56,8 +55,7 @@ class OperandPacking:
         return self._copy_once((f"{dtype} of {name}", size), dtype, place.layout.shape, make_copy)
 
     def unpack(self, out: Placement, channels: int | None = None) -> Placement:
-        """Returns a contiguous place for a result, with padded channels, and copies it to `out`
-        afterwards."""
+        """Returns a contiguous, padded place for a result, which is copied to `out` afterwards."""
         padded_channels = channels or out.layout.shape[-1]
         inner = self.allocate(out.dtype, out.layout.shape, padded_channels)
         self.launches_after += self.make_launches(trace_copy(inner, out))
@@ -78,8 +76,7 @@ class OperandPacking:
         make_copy: Callable[[Placement], TracedKernel],
         channels: int | None = None,
     ) -> Placement:
-        """Returns the copy under a key. If there is none yet, allocates it and launches what fills
-        it."""
+        """Returns the copy under a key; allocates it and adds its launches if there is none yet."""
         if key not in self.copies:
             inner = self.allocate(dtype, shape, channels)
             self.launches_before += self.make_launches(make_copy(inner))

@@ -85,8 +85,7 @@ class Accumulators:
         ]
 
     def _share_shift(self) -> list[str]:
-        """Returns the lines that give all lanes the shift of the first one, if lanes are reduced
-        too."""
+        """Returns the lines that share the first lane's shift, if lanes are reduced too."""
         if self.is_column_reduction:
             return []
         moments = [
@@ -112,8 +111,7 @@ class Accumulators:
         return lines
 
     def combine(self, part: str, across: int) -> list[str]:
-        """Returns the lines that reduce the rows of a block and write them to the scratch
-        buffer."""
+        """Returns the lines that reduce a block's rows and write to the scratch buffer."""
         if not self.count:
             return []
         head = [f"{self.ctype}* part = ({self.ctype}*){part};"]
@@ -125,8 +123,7 @@ class Accumulators:
         return lines
 
     def merge_modes(self) -> list[tuple[int, str]]:
-        """Returns the number of each accumulator and how its partial results are merged, in
-        order."""
+        """Returns the number of each accumulator and how its partial results are merged."""
         found = []
         for i, (_, mode) in enumerate(self.values):
             q = self.first_numbers[i]

@@ -97,8 +97,8 @@ class Tuner:
         measure: Callable[[T], float],
         max_candidates: int,
     ) -> T:
-        """Returns the fastest of the first `max_candidates` that work. Raises RuntimeError if none
-        does."""
+        """Returns the fastest of the first `max_candidates` that work. Raises RuntimeError without
+        one."""
         named: dict[str, Candidate[T]] = {}
         for candidate in candidates:
             named.setdefault(candidate.name, candidate)

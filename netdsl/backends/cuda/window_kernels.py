@@ -136,8 +136,7 @@ _FROM_COLUMNS = """
 def window_launches(
     node: Node, args: Sequence[Placement], out: Placement
 ) -> tuple[CudaLaunch, ...]:
-    """Returns the launches of an operator over windows or its gradient; none for other
-    operators."""
+    """Returns the launches of an operator over windows, or of its gradient; else none."""
     make = {
         "max_pool": _max_pool,
         "max_pool_grad": _max_pool_grad,
