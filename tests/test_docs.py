@@ -25,6 +25,7 @@ from netdsl.ops import OPS, activation
 from netdsl.training.recipe import schedules
 from netdsl.types import TensorType
 from tests.conftest import ROOT
+from tests.test_coverage import ENGINES, coverage
 
 README = (ROOT / "README.md").read_text()
 FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -148,8 +149,10 @@ def test_the_operator_that_is_shown_works(monkeypatch: pytest.MonkeyPatch) -> No
     y = b.emit(op.name, x)
     slope = grad(b, y, [x], cotangent=b.input("u", y.type))["x"]
     found = evaluate_results(b.build({"y": y, "d": slope}), {"x": values, "u": np.ones(8)})
-    assert found["y"] == pytest.approx(values / (1 + np.abs(values)))
-    assert found["d"] == pytest.approx(1 / (1 + np.abs(values)) ** 2)
+    root = np.sqrt(values**2 + 4)
+    assert found["y"] == pytest.approx((values + root) / 2)
+    assert found["d"] == pytest.approx((1 + values / root) / 2)
+    assert {coverage(op.name, engine) for engine in ENGINES} == {"kernel"}
 
 
 def test_the_layer_that_is_shown_works(monkeypatch: pytest.MonkeyPatch) -> None:
