@@ -113,8 +113,8 @@ from netdsl.training.recipe.recipe import default_recipe
 from tests.graphs import make_values
 
 for case in sys.argv[1:]:
-    path, net, batch, gain = case.split(":")
-    winograd._GAIN = float(gain)
+    path, net, batch, speedup = case.split(":")
+    winograd._MIN_SPEEDUP = float(speedup)
     network = elaborate(load_program(path), net, Settings(batch=int(batch), training=True))
     graph = compile_step(network, default_recipe(net))
     values, backend = make_values(graph), CpuBackend()
@@ -132,8 +132,12 @@ for case in sys.argv[1:]:
 
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
     """Sums over pixels, direct and by minimal filtering, behind products and in maps."""
-    nets = ("lenet.net:lenet5:50:0", "mobilenet.net:mobilenet_small:5:0", "norms.net:group:5:0")
-    nets += ("lenet.net:lenet5:50:inf", "resnet.net:resnet20:6:0", "resnet.net:resnet20:6:inf")
+    nets = (
+        "lenet.net:lenet5:50:inf",
+        "mobilenet.net:mobilenet_small:5:inf",
+        "norms.net:group:5:inf",
+    )
+    nets += ("lenet.net:lenet5:50:0", "resnet.net:resnet20:6:inf", "resnet.net:resnet20:6:0")
     found = {
         threads: run_process(
             *(sys.executable, "-c", _BITS, *(f"{ROOT}/models/{n}" for n in nets)),

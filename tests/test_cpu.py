@@ -281,8 +281,8 @@ def test_what_follows_a_product_stays_in_registers(monkeypatch: pytest.MonkeyPat
     w = b.state("w", TensorType((72, 3, 3, 40)), ("normal", 0.1))
     y = b.conv2d(x, w, stride=(1, 1), pad=((1, 1), (1, 1)), groups=1)
     graph = b.build({"z": followed(b, y)})
-    for gain in (math.inf, 0):
-        monkeypatch.setattr(winograd, "_GAIN", gain)
+    for speedup in (0, math.inf):
+        monkeypatch.setattr(winograd, "_MIN_SPEEDUP", speedup)
         same_as_the_interpreter(graph)
         assert gone == []
     monkeypatch.setattr(anchor_kernels, "_DEEP", 4096)
@@ -324,7 +324,7 @@ def test_filtered_convolutions(
         monkeypatch.setattr(
             kind, "launch", lambda self, launch=launch: launched.append("") or launch(self)
         )
-    monkeypatch.setattr(winograd, "_GAIN", math.inf)
+    monkeypatch.setattr(winograd, "_MIN_SPEEDUP", 0)
     shape = (columns, r, r, image[3])
     test_convolutions_of_many_shapes((image, shape, 1, pad, 1))
     assert len(launched) == 5
@@ -342,7 +342,7 @@ def test_what_cannot_be_filtered_is_not(
     case: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However much faster that would be: minimal filtering knows no stride, dilation or groups."""
-    monkeypatch.setattr(winograd, "_GAIN", math.inf)
+    monkeypatch.setattr(winograd, "_MIN_SPEEDUP", 0)
     test_convolutions_of_many_shapes(case)
 
 
@@ -375,7 +375,7 @@ def test_minimal_filtering_is_exact(r: int, data: st.DataObject) -> None:
 
 def test_minimal_filtering_is_nearly_as_exact_as_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of some 1.3 millionths, where deep plain sums have half of that."""
-    monkeypatch.setattr(winograd, "_GAIN", math.inf)
+    monkeypatch.setattr(winograd, "_MIN_SPEEDUP", 0)
     rng = np.random.default_rng(0)
     graph = graph_of_images((2, 16, 16, 256), (32, 3, 3, 256), ((1, 1), (1, 1)))
     x = np.maximum(rng.standard_normal((2, 16, 16, 256)), 0).astype(np.float32)

@@ -195,13 +195,13 @@ def test_limits_that_no_kernel_passes_stay() -> None:
     assert [k.measurement.efficiency for k in timed.kernels] == [0.5, 9.0]
 
 
-@pytest.mark.parametrize(("gain", "filtered"), [(math.inf, True), (0, False)])
+@pytest.mark.parametrize(("speedup", "filtered"), [(0, True), (math.inf, False)])
 @pytest.mark.parametrize("training", [False, True])
 def test_a_bound_kernel_says_that_it_filters(
-    gain: float, filtered: bool, training: bool, monkeypatch: pytest.MonkeyPatch
+    speedup: float, filtered: bool, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Forward and both gradients, and no kernel but these; the plan's weights settle or not."""
-    monkeypatch.setattr(winograd, "_GAIN", gain)
+    monkeypatch.setattr(winograd, "_MIN_SPEEDUP", speedup)
     found = timed("cpu", training)
     kinds = {k.kind for k in found.kernels if k.is_filtered}
     expected = {"conv2d"} | ({"conv2d_wgrad", "conv2d_dgrad"} if training else set())

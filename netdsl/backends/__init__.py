@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from netdsl.backends.array_backend import model_backend, reference_backend
 from netdsl.backends.base import Backend
 from netdsl.errors import NetError, fail, suggest_name
+from netdsl.lower.candidates import CandidateChoice
 from netdsl.optional_imports import NotInstalledError, import_optional
 from netdsl.plan.fusion import FusionOptions
 from netdsl.plan.plan import Plan
 
+_DEFAULT_ARCHITECTURE = "sm_90"
 DEVICES = ("auto", "cuda", "cpu", "reference", "model")
 
 
@@ -39,6 +43,17 @@ def fusion_of(device: str) -> FusionOptions:
     return open_backend(device).fusion
 
 
+def explain_choices(device: str, plan: Plan) -> tuple[CandidateChoice[Any, Any], ...]:
+    """Returns for each kernel of a plan how a device would choose what computes it; for CUDA,
+    without needing a GPU."""
+    if device != "cuda":
+        return open_backend(device).explain_choices(plan)
+    from netdsl.backends.cuda.choices import explain_choices as explain_cuda_choices
+    from netdsl.backends.cuda.cuda_source import MULTIPROCESSORS
+
+    return explain_cuda_choices(plan, MULTIPROCESSORS[_DEFAULT_ARCHITECTURE])
+
+
 def generate_source(device: str, plan: Plan, architecture: str | None) -> str:
     """Returns the code that a device generates for a plan; for CUDA, that of an architecture,
     without needing a GPU. Raises NetError if it generates none."""
@@ -50,7 +65,7 @@ def generate_source(device: str, plan: Plan, architecture: str | None) -> str:
             return _generate_backend_source(backend, plan)
     from netdsl.backends.cuda.cuda_source import MULTIPROCESSORS, generate_cuda_source
 
-    target = architecture or "sm_90"
+    target = architecture or _DEFAULT_ARCHITECTURE
     if target not in MULTIPROCESSORS:
         help = suggest_name(target, MULTIPROCESSORS, "known architectures")
         raise fail(f"unknown GPU architecture `--arch {target}`", help=help)

@@ -11,6 +11,7 @@ import numpy as np
 
 from netdsl.backends.base import Backend, SequentialThunk, Thunk
 from netdsl.backends.roofline import Ceilings
+from netdsl.lower.candidates import CandidateChoice
 from netdsl.ops import OPS
 from netdsl.ops.dtypes import dtype_of
 from netdsl.plan.fusion import FULL_FUSION, NO_FUSION, FusionOptions
@@ -63,6 +64,10 @@ class ArrayBackend(Backend):
             pieces = plan.find_concat_copies(kernel.name)
             return SequentialThunk(tuple(binder.make_copy(p.source, p.target) for p in pieces))
         return binder.make_compute(kernel)
+
+    def explain_choices(self, plan: Plan) -> tuple[CandidateChoice[Any, Any], ...]:
+        """All kernels are computed by reference."""
+        return tuple(CandidateChoice() for _ in plan.kernels)
 
     def measure_ceilings(self) -> Ceilings:
         """Measures with square matrix products and a copy."""

@@ -6,11 +6,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from netdsl.backends.lazy_batch import DeviceImages
 from netdsl.backends.roofline import Ceilings
 from netdsl.errors import fail
+from netdsl.lower.candidates import CandidateChoice
 from netdsl.plan.fusion import NO_FUSION, FusionOptions
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
@@ -82,6 +83,11 @@ class Backend(ABC):
         Raises NetError if it has no alternatives."""
         help = "leave it out, or use `--device cuda`"
         raise fail(f"`--tune` times plans on a GPU; `{self.name}` has none to choose", help=help)
+
+    def explain_choices(self, plan: Plan) -> tuple[CandidateChoice[Any, Any], ...]:
+        """Returns for each kernel of a plan which candidates there are to compute it, and which one
+        would be taken, without running anything. Raises NetError if the backend cannot tell."""
+        raise fail(f"`{self.name}` does not tell how it chooses kernels", help="use another device")
 
     def generate_source(self, plan: Plan) -> str:
         """Returns the code generated for each kernel of a plan, as text; empty if there is none."""

@@ -110,23 +110,41 @@ def explain(
     file: FileArgument,
     train: TrainOption = False,
     batch: BatchOption = None,
-    device: DeviceOption = "model",
+    device: Annotated[
+        str | None,
+        typer.Option(help="auto, cuda, cpu, reference or model (default; with --kernels auto)."),
+    ] = None,
     lower: LowerOption = None,
     shrink: ShrinkOption = None,
     full: Annotated[
         bool, typer.Option("--full", help="Every line that a pass changed, not only the first few.")
     ] = False,
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Each kernel, and what computes it on the device.")
+    ] = False,
+    why: Annotated[
+        bool, typer.Option("--why", help="With --kernels: what else could compute it, and why not.")
+    ] = False,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Show every pass as before and after, the kernels with their source lines, and the memory.
+    With --kernels, show what computes each kernel instead.
 
     Example: netdsl explain models/resnet.net:resnet50 --train
     """
+    from netdsl.backends import open_backend
     from netdsl.cli.display import show_explanation
 
+    if why and not kernels:
+        raise fail("`--why` is about kernels", help="give `--kernels` with it")
+    if kernels and device in (None, "auto"):
+        device = open_backend().name
+    device = device or "model"
     found = _compile(file, settings, train, batch, device, lower, shrink)
-    if as_json:
+    if kernels:
+        _explain_kernels(found, device, why, as_json)
+    elif as_json:
         passes = [
             {"name": c.name, "nodes_before": len(c.before.nodes), "nodes": len(c.after.nodes)}
             for c in found.pass_diffs
@@ -135,6 +153,19 @@ def explain(
     else:
         show_explanation(found, full)
     return OK
+
+
+def _explain_kernels(found: Compilation, device: str, why: bool, as_json: bool) -> None:
+    from netdsl.cli.kernel_tables import show_kernels, show_reasons, show_reference_count
+    from netdsl.insight.explain import explain_kernels
+
+    kernels = explain_kernels(found.plan, device)
+    if as_json:
+        print_json({"of": found.title, "kernels": [k.as_json() for k in kernels]})
+    else:
+        echo(f"{found.title}, device {device}")
+        (show_reasons if why else show_kernels)(kernels)
+        show_reference_count(kernels)
 
 
 def _compile(

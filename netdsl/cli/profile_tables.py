@@ -30,6 +30,12 @@ def show_profile(profile: Profile, full: bool) -> None:
         for k in profile.kernels
     ]
     _show_table("kernels", ("kernel", "kind", "phase"), kernels, total, full)
+    count = sum(k.is_by_reference for k in profile.kernels)
+    if count:
+        echo(
+            f"\n{count:,} of {len(kernels):,} kernels by reference: "
+            "`netdsl explain FILE --kernels --why` tells why."
+        )
     layers = [
         (
             (

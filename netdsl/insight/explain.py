@@ -11,11 +11,13 @@ from typing import Any
 
 import networkx as nx
 
+from netdsl.backends import explain_choices
 from netdsl.dump import dump_stage
 from netdsl.errors import Span
 from netdsl.insight.compile_target import CompileTarget, prepare_target
 from netdsl.ir.printer import to_text
 from netdsl.language.program import Program
+from netdsl.lower.candidates import Assessment, CandidateChoice
 from netdsl.plan.fusion import NO_FUSION, FusionOptions
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.memory_traffic import count_moved_bytes, find_kernel_label, sum_by_kernel_label
@@ -88,6 +90,48 @@ def compile_target(program: Program, target: CompileTarget, fusion: FusionOption
     return Compilation(
         found.title, tuple(pass_diffs), plan, seconds, partition_kernels(plan.flow, NO_FUSION)
     )
+
+
+@dataclass(frozen=True)
+class ExplainedKernel:
+    """A kernel, and what would compute it: the name of a candidate, `timed` if candidates have to
+    be timed on the device, `reference` if there is none."""
+
+    name: str
+    kind: str
+    bytes: int
+    computed_by: str
+    assessments: tuple[Assessment, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        candidates = [
+            {"name": a.name, "reason": a.reason, "cost": a.cost} for a in self.assessments
+        ]
+        facts = {"name": self.name, "kind": self.kind, "bytes": self.bytes}
+        return facts | {"computed_by": self.computed_by, "candidates": candidates}
+
+
+REFERENCE, TIMED = "reference", "timed"
+
+
+def explain_kernels(plan: Plan, device: str) -> list[ExplainedKernel]:
+    """What a device computes each kernel of a plan with, and why."""
+    return [
+        ExplainedKernel(
+            kernel.name,
+            find_kernel_label(plan.graph, kernel),
+            count_moved_bytes(plan.graph, kernel),
+            _name_choice(choice),
+            choice.assessments,
+        )
+        for kernel, choice in zip(plan.kernels, explain_choices(device, plan), strict=True)
+    ]
+
+
+def _name_choice(choice: CandidateChoice[Any, Any]) -> str:
+    if choice.taken is not None:
+        return choice.taken.name
+    return TIMED if any(a.reason is None for a in choice.assessments) else REFERENCE
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from netdsl.backends.cpu.aligned_allocator import allocate_floats, get_scratch
-from netdsl.backends.cpu.anchor_epilogue import AnchorEpilogue, combine_tasks
+from netdsl.backends.cpu.anchor_epilogue import combine_tasks
 from netdsl.backends.cpu.blocking import Blocking, choose_blocking
-from netdsl.backends.cpu.depthwise import is_depthwise, make_depthwise_tasks
 from netdsl.backends.cpu.gemm_loops import (
     GemmArgs,
     GemmChunkArgs,
@@ -22,23 +21,13 @@ from netdsl.backends.cpu.gemm_loops import (
 from netdsl.backends.cpu.implicit_gemm import (
     GemmPass,
     ImplicitGemm,
-    make_conv_gemm,
-    make_dgrad_gemm,
-    make_matmul_gemm,
 )
+from netdsl.backends.cpu.kernel_problem import KernelProblem
 from netdsl.backends.cpu.llvm_jit import vector_width
-from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory
+from netdsl.backends.cpu.map_kernels import KernelTasks
 from netdsl.backends.cpu.micro_kernel import TileTap, compile_micro_kernel, count_prefetch_lines
 from netdsl.backends.cpu.record import RecordTable
-from netdsl.backends.cpu.small_m_gemm import is_small_m, make_small_m_tasks
 from netdsl.backends.cpu.task_program import Task, partition_tasks, split_range, thread_count
-from netdsl.backends.cpu.wgrad import DirectWgrad, is_pointwise_wgrad
-from netdsl.backends.cpu.winograd import WinogradConv, should_use_winograd
-from netdsl.backends.cpu.winograd_wgrad import WinogradWgrad, should_use_winograd_wgrad
-from netdsl.lower.index_terms import UnsupportedKernelError
-from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import IntTuple
-from netdsl.types import Node
 
 _MAX_STRIDED_DEPTH = 48
 """Rows of a matrix that is read along its columns, a page each perhaps, in a chunk."""
@@ -64,43 +53,13 @@ _NARROW = 2
 """Vectors of a column block that are worth being gone through by themselves."""
 
 
-def make_anchor_tasks(memory: PlanMemory, kernel: Kernel) -> KernelTasks:
-    """The tasks of a product and what happens to its tiles."""
-    node = memory.plan.graph[kernel.name]
-    kinds = {memory.plan.graph[n].type.dtype for n in (*kernel.nodes, *kernel.inputs)}
-    if not kinds <= {"float32", "bool"}:
-        raise UnsupportedKernelError("other types than float32")
-    if is_depthwise(memory, node):
-        return make_depthwise_tasks(memory, kernel, node)
-    if node.op == "conv2d_wgrad":
-        kind = WinogradWgrad if should_use_winograd_wgrad(memory, node) else DirectWgrad
-        return kind(memory, kernel, node).launch()
-    if node.op == "matmul" and is_pointwise_wgrad(memory, node):
-        return DirectWgrad(memory, kernel, node).launch()
-    if is_small_m(memory, node):
-        return make_small_m_tasks(memory, kernel, node)
-    gemm_makers = {
-        "conv2d": make_conv_gemm,
-        "conv2d_dgrad": make_dgrad_gemm,
-        "matmul": make_matmul_gemm,
-    }
-    if node.op not in gemm_makers:
-        raise UnsupportedKernelError(f"no kernel for {node.op}")
-    gemm, domain = gemm_makers[node.op](memory, kernel, node)
-    if node.op != "matmul" and should_use_winograd(memory, node, gemm):
-        return WinogradConv(memory, kernel, node, gemm, domain).launch()
-    return _GemmTasks(memory, kernel, node, gemm, domain).launch()
+class GemmTasks:
+    """Cuts one product into stages of tasks. Nothing is changed before `launch`."""
 
-
-class _GemmTasks:
-    """Cuts one product into stages of tasks."""
-
-    def __init__(
-        self, memory: PlanMemory, kernel: Kernel, node: Node, gemm: ImplicitGemm, domain: IntTuple
-    ) -> None:
-        self.memory, self.kernel, self.node = memory, kernel, node
-        self.workers = memory.count_workers(kernel)
-        self.gemm, self.domain = gemm, domain
+    def __init__(self, problem: KernelProblem) -> None:
+        self.workers = problem.memory.count_workers(problem.kernel)
+        self.gemm, self.domain = problem.gemm
+        gemm = self.gemm
         self.kernel_tasks = KernelTasks(keepalive=list(gemm.input_tasks.keepalive))
         self.table = RecordTable(self.kernel_tasks.keepalive)
         self.blocking = self._choose_blocking(gemm)
@@ -110,10 +69,8 @@ class _GemmTasks:
         self.block_width = max(v for _, _, v, _ in self.column_blocks) * vector_width()
         self.lines = max(one.rows for one in gemm.passes)
         self.block = min(self._choose_block_lines(), gemm.image_count * self.lines)
-        self.epilogue = AnchorEpilogue(memory, kernel, node, domain)
-        if not self._can_fuse_in_registers():
-            self.epilogue.register_epilogue = None
-        self.is_weight_frozen = memory.is_frozen(node.args[1])
+        self.epilogue = problem.epilogue.unwrap()
+        self.is_weight_frozen = problem.memory.is_frozen(problem.node.args[1])
         self.has_single_block = (
             len(self.column_blocks) == 1 or self.block_width < _NARROW * vector_width()
         )
@@ -125,7 +82,10 @@ class _GemmTasks:
         )
         self.span = len(self.column_blocks) if spans_all_columns else 1
         self.is_split_by_columns = self.span < len(self.column_blocks)
-        self.pitch = self.block_width if self.is_split_by_columns else domain[3]
+        self.pitch = self.block_width if self.is_split_by_columns else self.domain[3]
+        self.is_fused_in_registers = (
+            self.epilogue.register_epilogue is not None and self._can_fuse_in_registers()
+        )
 
     @staticmethod
     def _choose_blocking(gemm: ImplicitGemm) -> Blocking:
@@ -138,6 +98,8 @@ class _GemmTasks:
 
     def launch(self) -> KernelTasks:
         gemm = self.gemm
+        if not self.is_fused_in_registers:
+            self.epilogue.register_epilogue = None
         tasks = self._partition()
         size = self.epilogue.local_bytes(self.block * gemm.scale, self.pitch)
         tiles = len(tasks) * size
@@ -397,8 +359,7 @@ class _GemmTasks:
         if not taps:
             return [self._make_chunk([TileTap(a=0, b=0)], 1, count=0)]
         depth, max_depth = taps[0][1], self._max_chunk_depth()
-        if any(deep != depth for _, deep in taps):
-            raise UnsupportedKernelError("taps of different depth")
+        assert all(deep == depth for _, deep in taps)
         if depth > max_depth:
             pieces = split_range(depth, -(-depth // max_depth))
             return [

@@ -10,17 +10,17 @@ import numpy as np
 from netdsl.backends.array_backend import ArrayBackend
 from netdsl.backends.base import Backend, ReferenceThunk, RefreshableThunk, Thunk, WinogradThunk
 from netdsl.backends.cpu.aligned_allocator import prefault_pages
-from netdsl.backends.cpu.anchor_kernels import make_anchor_tasks
+from netdsl.backends.cpu.candidates import CPU_CANDIDATES
+from netdsl.backends.cpu.kernel_problem import KernelProblem
 from netdsl.backends.cpu.llvm_jit import vector_width
 from netdsl.backends.cpu.llvm_listing import list_called_functions, make_placeholder_buffers
-from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory, make_map_tasks
-from netdsl.backends.cpu.opaque_kernels import make_opaque_tasks
+from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory
+from netdsl.backends.cpu.product_candidates import CpuChoice
 from netdsl.backends.cpu.roofline_benchmark import measure_cpu_ceilings
-from netdsl.backends.cpu.split_epilogue import make_split_tasks
 from netdsl.backends.cpu.task_program import make_program, thread_count
 from netdsl.backends.roofline import Ceilings
 from netdsl.backends.source_listing import CalledFunction, format_listing
-from netdsl.lower.index_terms import UnsupportedKernelError
+from netdsl.lower.candidates import choose
 from netdsl.plan.fusion import FULL_FUSION, FusionOptions
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import Layout
@@ -72,6 +72,10 @@ class CpuBackend(Backend):
             else run
         )
 
+    def explain_choices(self, plan: Plan) -> tuple[CpuChoice, ...]:
+        memory = make_placeholder_buffers(plan)
+        return tuple(choose_candidate(plan, kernel, memory)[0] for kernel in plan.kernels)
+
     def generate_source(self, plan: Plan) -> str:
         memory = make_placeholder_buffers(plan)
 
@@ -91,27 +95,17 @@ def open_cpu_backend() -> CpuBackend:
     return CpuBackend()
 
 
+def choose_candidate(
+    plan: Plan, kernel: Kernel, memory: Mapping[str, Array]
+) -> tuple[CpuChoice, KernelProblem]:
+    """The candidate that computes a kernel, and the problem to launch it with."""
+    problem = KernelProblem(PlanMemory(plan, memory), kernel)
+    return choose(CPU_CANDIDATES, problem), problem
+
+
 def make_kernel_tasks(
     plan: Plan, kernel: Kernel, memory: Mapping[str, Array]
 ) -> KernelTasks | None:
     """The tasks of a kernel; None where the reference has to compute it."""
-    try:
-        return _make_tasks(PlanMemory(plan, memory), kernel)
-    except UnsupportedKernelError:
-        return None
-
-
-def _make_tasks(memory: PlanMemory, kernel: Kernel) -> KernelTasks:
-    if kernel.parts:
-        combined = KernelTasks()
-        for part in kernel.parts:
-            combined.merge_parallel(make_map_tasks(memory, part))
-        return combined
-    if kernel.kind == "map":
-        return make_map_tasks(memory, kernel)
-    if kernel.kind == "anchor":
-        try:
-            return make_anchor_tasks(memory, kernel)
-        except UnsupportedKernelError:
-            return make_split_tasks(memory, kernel)
-    return make_opaque_tasks(memory, kernel)
+    choice, problem = choose_candidate(plan, kernel, memory)
+    return choice.taken.launch(problem) if choice.taken else None

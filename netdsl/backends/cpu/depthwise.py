@@ -11,66 +11,73 @@ from netdsl.backends.cpu import elementwise_functions as fn
 from netdsl.backends.cpu.aligned_allocator import allocate_floats
 from netdsl.backends.cpu.implicit_gemm import (
     GemmPass,
-    ImplicitGemm,
+    explain_gemm,
     locate_padded_image,
-    make_conv_gemm,
-    make_dgrad_gemm,
 )
 from netdsl.backends.cpu.intrinsics import call_task, load_f32, load_i64, store_f32
+from netdsl.backends.cpu.kernel_problem import (
+    OTHER_KIND,
+    KernelProblem,
+    attempt,
+    check_epilogue,
+)
 from netdsl.backends.cpu.llvm_builder import Lanes, LlvmFunction, Value, const_i64
 from netdsl.backends.cpu.llvm_jit import compile_llvm
 from netdsl.backends.cpu.map_kernels import (
-    DomainBody,
     KernelTasks,
-    PlanMemory,
     make_output_halo_tasks,
 )
-from netdsl.backends.cpu.memory_ref import KernelOperand
 from netdsl.backends.cpu.numba_loops import numba_loop
 from netdsl.backends.cpu.record import Record, RecordTable
 from netdsl.backends.cpu.row_kernel import compile_row_kernel
 from netdsl.backends.cpu.task_program import Task, split_range
-from netdsl.backends.cpu.wgrad import WgradKernel
-from netdsl.lower.index_terms import UnsupportedKernelError
-from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import IntTuple, make_contiguous
-from netdsl.types import Node
+from netdsl.backends.cpu.wgrad import WgradKernel, explain_wgrad
 
 _MAX_PARTIAL_SUMS = 8
 """Sums over pixels are taken in so many parts, whatever the threads, so that results repeat."""
 
 
-def is_depthwise(memory: PlanMemory, node: Node) -> bool:
-    """Whether a convolution, or a gradient of one, has one filter for each of several channels."""
-    groups = node.attrs.get("groups", 1)
-    if groups == 1:
-        return False
-    weight = node if node.op == "conv2d_wgrad" else memory.plan.graph[node.args[1]]
+def explain_depthwise(problem: KernelProblem) -> str | None:
+    """Why a node is no convolution, or gradient of one, with one filter for each of several
+    channels, or None."""
+    node = problem.node
+    if "groups" not in node.attrs:
+        return OTHER_KIND
+    groups = node.attrs["groups"]
+    weight = node if node.op == "conv2d_wgrad" else problem.memory.plan.graph[node.args[1]]
     filters, _, _, channels_per_filter = weight.type.shape
-    return groups == filters and channels_per_filter == 1
-
-
-def make_depthwise_tasks(memory: PlanMemory, kernel: Kernel, node: Node) -> KernelTasks:
-    """The tasks of a depthwise kernel and of what happens to its rows."""
+    if groups == 1 or groups != filters or channels_per_filter != 1:
+        return "not one filter for each channel"
     if node.op == "conv2d_wgrad":
-        return _DepthwiseWgrad(memory, kernel, node).launch()
-    gemm, domain = (make_conv_gemm if node.op == "conv2d" else make_dgrad_gemm)(
-        memory, kernel, node
-    )
-    return _DepthwiseTasks(memory, kernel, node, gemm, domain).launch()
+        return explain_wgrad(problem)
+    return explain_gemm(problem.memory, node) or problem.once(_explain_rows)
+
+
+def _explain_rows(problem: KernelProblem) -> str | None:
+    """Why the rows of a product, or what follows them, cannot be computed, or None."""
+    if problem.epilogue.reason:
+        return problem.epilogue.reason
+    epilogue = problem.epilogue.unwrap()
+    return attempt(lambda: check_epilogue(epilogue, False, True)).reason
+
+
+def make_depthwise_tasks(problem: KernelProblem) -> KernelTasks:
+    """The tasks of a depthwise kernel and of what happens to its rows."""
+    if problem.node.op == "conv2d_wgrad":
+        return _DepthwiseWgrad(problem).launch()
+    return _DepthwiseTasks(problem).launch()
 
 
 class _DepthwiseTasks:
     """A product as rows of the domain: the passes that reach a row, then the kernel's elementwise
     nodes on it."""
 
-    def __init__(
-        self, memory: PlanMemory, kernel: Kernel, node: Node, gemm: ImplicitGemm, domain: IntTuple
-    ) -> None:
-        self.memory, self.kernel, self.node = memory, kernel, node
-        self.gemm, self.domain = gemm, domain
+    def __init__(self, problem: KernelProblem) -> None:
+        self.memory, self.kernel = problem.memory, problem.kernel
+        self.gemm, self.domain = problem.gemm
+        self.epilogue = problem.epilogue.unwrap()
         self.kernel_tasks = KernelTasks(
-            [list(s) for s in gemm.input_tasks.stages], list(gemm.input_tasks.keepalive)
+            [list(s) for s in self.gemm.input_tasks.stages], list(self.gemm.input_tasks.keepalive)
         )
         self.table = RecordTable(self.kernel_tasks.keepalive)
 
@@ -141,36 +148,19 @@ class _DepthwiseTasks:
 
     def _make_epilogue(self, tasks: int) -> tuple[DepthwiseOutputArgs, DepthwiseEpilogueArgs]:
         """Where rows of the product are written, and what follows them."""
-        kernel, memory, domain = self.kernel, self.memory, self.domain
+        domain, body = self.domain, self.epilogue.body
         self.reduction_tasks: KernelTasks | None = None
-        name = self.node.name
-        is_stored = name in kernel.outputs
-        if is_stored:
-            operand = memory.operand(name)
-            if operand.layout.strides[3] != 1 and domain[3] > 1:
-                raise UnsupportedKernelError("a product whose channels lie apart")
-            n, row, pixel = (4 * s for s in operand.layout.strides[:3])
-            out = DepthwiseOutputArgs(
-                address=operand.address + 4 * operand.layout.offset,
-                n=n,
-                row=row,
-                pixel=pixel,
-                tile=0,
-            )
+        if self.epilogue.is_stored:
+            address, (n, row, pixel) = self.epilogue.locate_output(domain[3])
+            out = DepthwiseOutputArgs(address=address, n=n, row=row, pixel=pixel, tile=0)
         else:
             size = 4 * domain[2] * domain[3] + 256
             tiles = allocate_floats(tasks * size // 4)
             self.kernel_tasks.keepalive.append(tiles)
             address = int(tiles.ctypes.data)
             out = DepthwiseOutputArgs(address=address, n=0, row=0, pixel=4 * domain[3], tile=size)
-            operand = KernelOperand(address, make_contiguous(domain), "float32", is_local=True)
-        outputs = [o for o in kernel.outputs if o != name]
-        if not outputs:
+        if body is None:
             return out, DepthwiseEpilogueArgs(function=0, args=0, rows=0, run=0)
-        operands = {i: memory.operand(i) for i in kernel.inputs} | {name: operand}
-        body = DomainBody(memory, kernel, domain, operands, outputs)
-        if body.reductions and body.kept_axes != (False, True):
-            raise UnsupportedKernelError("sums of products over other axes")
         loop_nest = body.build_loop_nest(fixed_axes=2)
         local = (out.address if out.tile else 0, out.tile, loop_nest.run)
         row_kernel = compile_row_kernel(loop_nest, body.row_body, tasks, local)
@@ -193,8 +183,6 @@ class _DepthwiseWgrad(WgradKernel):
     def launch(self) -> KernelTasks:
         node, memory, a = self.node, self.memory, self.node.attrs
         g = memory.operand(node.args[0])
-        if g.layout.strides[3] != 1 and g.layout.shape[3] > 1:
-            raise UnsupportedKernelError("a gradient whose channels lie apart")
         (top, bottom), (left, right) = a["pad"]
         at, (sn, sh, sw) = locate_padded_image(
             memory, node.args[1], (top, bottom, left, right), self.kernel_tasks
@@ -237,7 +225,7 @@ class _DepthwiseWgrad(WgradKernel):
         )
         target = self._locate_output()
         self._add_transposed_partials(raw.ctypes.data, len(parts), target, channels)
-        self._append_epilogue(target)
+        self._append_epilogue()
         return self.kernel_tasks
 
 

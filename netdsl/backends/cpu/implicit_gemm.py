@@ -9,11 +9,10 @@ from itertools import pairwise
 
 from netdsl.backends.cpu.aligned_allocator import allocate_floats
 from netdsl.backends.cpu.blocking import choose_row_length
+from netdsl.backends.cpu.copy_kernels import make_copy_loops, make_copy_tasks
 from netdsl.backends.cpu.llvm_jit import vector_width
 from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory
-from netdsl.backends.cpu.opaque_kernels import make_copy_tasks
 from netdsl.backends.cpu.stride_collapsing import collapse_strides
-from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import IntTuple, Layout
 from netdsl.types import Node
@@ -79,6 +78,30 @@ class ImplicitGemm:
     has_unpacked_weights: bool = False
     input_tasks: KernelTasks = field(default_factory=KernelTasks)
 
+    @property
+    def multiplications(self) -> int:
+        """Of all groups together."""
+        taps = sum(p.rows * p.pixels * len(t.pieces) for p in self.passes for t in p.taps)
+        return self.image_count * taps * self.weights.depth * sum(g.columns for g in self.groups)
+
+
+def explain_gemm(memory: PlanMemory, node: Node) -> str | None:
+    """Why a node is no implicit GEMM, or None."""
+    if node.op not in GEMM_MAKERS:
+        return f"no implicit GEMM for {node.op}"
+    if node.op == "conv2d_dgrad" and len(set(node.attrs["stride"])) > 1:
+        return "different strides along height and width"
+    if node.op == "matmul":
+        x, w = (memory.operand(a).layout for a in node.args)
+        if len(w.shape) != 2:
+            return "a batch of matrix products"
+        if len(x.shape) != 4 and collapse_strides(x, len(x.shape) - 1) is None:
+            return "rows that no stride expresses"
+    return None
+
+
+# the makers of all products that `explain_gemm` has nothing against
+
 
 def make_conv_gemm(memory: PlanMemory, kernel: Kernel, node: Node) -> tuple[ImplicitGemm, IntTuple]:
     w, a = memory.operand(node.args[1]), node.attrs
@@ -130,8 +153,6 @@ def make_dgrad_gemm(
     a = node.attrs
     k, r, s, c = w.layout.shape
     n, h, wide, channels = node.type.shape
-    if a["stride"][0] != a["stride"][1]:
-        raise UnsupportedKernelError("different strides along height and width")
     stride = a["stride"][0]
     starts = (a["pad"][0][0], a["pad"][1][0])
     rows = [_find_phase_taps(p, starts[0], r, a["dilation"][0], stride) for p in range(stride)]
@@ -205,7 +226,8 @@ def locate_padded_image(
     strides = (high * wide * c, wide * c, c, 1)
     address = copy.ctypes.data + 4 * (top * strides[1] + left * strides[2])
     input_tasks.keepalive.append(copy)
-    input_tasks.append_stages(make_copy_tasks(operand, Layout((n, h, w, c), strides), address))
+    copy = make_copy_loops(operand, Layout((n, h, w, c), strides), address)
+    input_tasks.append_stages(make_copy_tasks(copy))
     return address, (4 * strides[0], 4 * strides[1], 4 * strides[2])
 
 
@@ -213,8 +235,6 @@ def make_matmul_gemm(
     memory: PlanMemory, kernel: Kernel, node: Node
 ) -> tuple[ImplicitGemm, IntTuple]:
     x, w = (memory.operand(a) for a in node.args)
-    if len(w.layout.shape) != 2:
-        raise UnsupportedKernelError("a batch of matrix products")
     depth = x.layout.shape[-1]
     columns = w.layout.shape[0]
     axes = _split_leading_axes(x.layout, columns, memory, kernel)
@@ -248,8 +268,7 @@ def _split_leading_axes(
     step = collapse_strides(layout, len(lead))
     if step is None and len(lead) == 3:
         return [(s, t) for s, t in zip(lead, layout.strides, strict=False)]
-    if step is None:
-        raise UnsupportedKernelError("rows that no stride expresses")
+    assert step is not None
     layouts = [memory.operand(v).layout for v in (*kernel.inputs, *kernel.outputs)]
     images = [v for v in layouts if len(v.shape) == 4 and v.shape[:3] == lead]
     if len(lead) == 3 and any(collapse_strides(v, 3) is None for v in images):
@@ -265,3 +284,10 @@ def _split_leading_axes(
         else choose_row_length(count, max_pixels, columns, layout.shape[-1], 4 * step)
     )
     return [(1, 0), (count // pixels, pixels * step), (pixels, step)]
+
+
+GEMM_MAKERS = {
+    "conv2d": make_conv_gemm,
+    "conv2d_dgrad": make_dgrad_gemm,
+    "matmul": make_matmul_gemm,
+}

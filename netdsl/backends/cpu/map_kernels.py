@@ -123,6 +123,7 @@ class DomainBody:
         self.traced = trace_domain(graph, kernel.nodes, operands, targets, domain)
         self.reductions = self.traced.kernel.reductions
         self.kept_axes = self._find_kept_axes()
+        self._loop_nests: dict[tuple[int, bool], LoopNest] = {}
         self.row_body = RowKernelBody(
             self.traced.outputs,
             self.traced.kernel.accumulators,
@@ -165,6 +166,13 @@ class DomainBody:
         return found
 
     def build_loop_nest(self, fixed_axes: int = 0, can_merge_rows: bool = True) -> LoopNest:
+        """How the kernel runs over the domain; built once for the same arguments."""
+        key = (fixed_axes, can_merge_rows)
+        if key not in self._loop_nests:
+            self._loop_nests[key] = self._build_loop_nest(fixed_axes, can_merge_rows)
+        return self._loop_nests[key]
+
+    def _build_loop_nest(self, fixed_axes: int, can_merge_rows: bool) -> LoopNest:
         first, last = self.kept_axes
         places = self.collect_refs()
         loop_nest = make_loop_nest(
@@ -258,13 +266,6 @@ class DomainBody:
         return m.address + 4 * (m.layout.offset + strides[0]), 4 * by_channel, 4 * by_group
 
 
-def make_map_tasks(memory: PlanMemory, kernel: Kernel) -> KernelTasks:
-    """A map kernel as tasks. Raises Unsupported where there is no code for it."""
-    operands = {name: memory.operand(name) for name in kernel.inputs}
-    body = DomainBody(memory, kernel, _find_domain(memory, kernel), operands, kernel.outputs)
-    return make_body_tasks(memory, body, kernel.outputs)
-
-
 def make_body_tasks(memory: PlanMemory, body: DomainBody, outputs: Sequence[str]) -> KernelTasks:
     """The tasks that compute a body over the whole of its domain."""
     loop_nest = body.build_loop_nest()
@@ -286,7 +287,8 @@ def make_body_tasks(memory: PlanMemory, body: DomainBody, outputs: Sequence[str]
     return kernel_tasks
 
 
-def _find_domain(memory: PlanMemory, kernel: Kernel) -> IntTuple:
+def find_domain(memory: PlanMemory, kernel: Kernel) -> IntTuple:
+    """The index space of a map kernel."""
     graph = memory.plan.graph
     for name in kernel.outputs:
         node = graph[name]
@@ -330,14 +332,19 @@ def make_output_halo_tasks(
     ]
 
 
+def can_clear_halo(place: Placement) -> bool:
+    """Whether this engine can write the zeros around a value, if there are any."""
+    return place.padding is None or (
+        place.padding.channels == place.layout.shape[3] and place.dtype == "float32"
+    )
+
+
 def make_halo_tasks(address: int, place: Placement, keepalive: list[Any]) -> list[Task]:
-    """What writes the zeros around one value, whose buffer lies at `address`."""
+    """What writes the zeros around one value, whose buffer lies at `address`; `can_clear_halo`."""
     if place.padding is None:
         return []
     padded_layout = place.padded_layout()
     n, rows, columns, channels = padded_layout.shape
-    if place.padding.channels != place.layout.shape[3] or place.dtype != "float32":
-        raise UnsupportedKernelError("images with other channels around them")
     (top, bottom), (left, right) = place.padding.halo
     image, row, pixel = (4 * s for s in padded_layout.strides[:3])
     args = RecordTable(keepalive).add(

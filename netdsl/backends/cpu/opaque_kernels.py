@@ -1,20 +1,15 @@
-"""Opaque operators and copies as tasks: pooling, LRN, scores, concatenation."""
+"""Opaque operators as tasks: pooling, local response normalization, scores."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection
 from typing import Any
 
 from netdsl.backends.cpu import softmax_kernels as rows_of_scores
 from netdsl.backends.cpu.aligned_allocator import allocate_floats
-from netdsl.backends.cpu.domain import Domain
-from netdsl.backends.cpu.loop_nest import make_loop_nest
-from netdsl.backends.cpu.map_kernels import (
-    KernelTasks,
-    PlanMemory,
-    make_halo_tasks,
-    make_output_halo_tasks,
-)
+from netdsl.backends.cpu.kernel_problem import OTHER_KIND, KernelProblem
+from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory, make_output_halo_tasks
 from netdsl.backends.cpu.memory_ref import KernelOperand
 from netdsl.backends.cpu.pooling_kernels import (
     LrnArgs,
@@ -24,16 +19,10 @@ from netdsl.backends.cpu.pooling_kernels import (
     compile_pooling_gradient,
 )
 from netdsl.backends.cpu.record import RecordTable
-from netdsl.backends.cpu.row_kernel import compile_row_kernel
-from netdsl.backends.cpu.row_kernel_spec import RowKernelBody
 from netdsl.backends.cpu.softmax_kernels import ScoresArgs, compute_scores
 from netdsl.backends.cpu.task_program import Task, split_range, thread_count
-from netdsl.lower.index_terms import UnsupportedKernelError
-from netdsl.lower.trace import trace_copy
-from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import Layout, compute_view_layout
-from netdsl.plan.placement import Placement
-from netdsl.types import Attrs, Node, TensorType
+from netdsl.plan.layout import row_major_strides
+from netdsl.types import Node
 
 _SCORES = {
     "softmax": rows_of_scores.SOFTMAX,
@@ -45,89 +34,85 @@ _SCORES = {
 _POOLS = ("max_pool", "avg_pool", "max_pool_grad", "avg_pool_grad")
 
 
-def make_opaque_tasks(memory: PlanMemory, kernel: Kernel) -> KernelTasks:
-    """The tasks of a kernel of one node. Raises Unsupported where there is no code for it."""
-    if not kernel.nodes:
-        (source,), (target,) = kernel.inputs, kernel.outputs
-        return _make_value_copy(memory, source, memory.plan.placements[target])
-    node = memory.plan.graph[kernel.nodes[-1]]
-    if node.op == "concat":
-        combined = KernelTasks()
-        for piece in memory.plan.find_concat_copies(kernel.name):
-            combined.merge_parallel(_make_value_copy(memory, piece.source, piece.target))
-        return combined
-    if node.op == "reshape":
-        return _make_reshape_copy(memory, node)
-    if len(kernel.nodes) != 1 or node.type.dtype != "float32":
-        raise UnsupportedKernelError(node.op)
-    kernel_tasks = KernelTasks()
-    if node.op in _POOLS:
-        stage = _make_pooling_tasks(memory, node, kernel_tasks)
-    elif node.op in ("lrn", "lrn_grad"):
-        stage = _make_lrn_tasks(memory, node, kernel_tasks)
-    elif node.op in _SCORES:
-        stage = _make_score_tasks(memory, node, kernel_tasks)
-    else:
-        raise UnsupportedKernelError(node.op)
-    kernel_tasks.stages.append(
-        stage + make_output_halo_tasks(memory, kernel.outputs, kernel_tasks.keepalive)
-    )
-    return kernel_tasks
+_StageMaker = Callable[[PlanMemory, Node, KernelTasks], list[Task]]
 
 
-def make_copy_tasks(source: KernelOperand, layout: Layout, address: int) -> KernelTasks:
-    """The tasks that copy an operand to a layout that begins at an address."""
-    if source.dtype != "float32":
-        raise UnsupportedKernelError(f"copies of {source.dtype}")
-    target = KernelOperand(address - 4 * layout.offset, layout, source.dtype)
-    operands = {"source": source, "target": target}
-    places = [Placement(name, o.dtype, o.layout) for name, o in operands.items()]
-    domain = Domain(trace_copy(*places), operands, layout.shape)
-    loop_nest = make_loop_nest(domain.shape, domain.all_refs())
-    row_kernel = compile_row_kernel(loop_nest, RowKernelBody(domain.outputs, (), domain.refs), 1)
-    if loop_nest.row_count > 1:
-        chunks = [
-            (a, b, 0, loop_nest.run)
-            for a, b in split_range(loop_nest.row_count, 4 * thread_count())
-        ]
-    else:
-        chunks = [(0, 1, a, b) for a, b in split_range(loop_nest.run, 1 + loop_nest.run // 16384)]
-    return KernelTasks(
-        [[(row_kernel.function, row_kernel.args, *c, 0) for c in chunks]], [row_kernel]
-    )
+def explain_pooling(problem: KernelProblem) -> str | None:
+    """Why a kernel is no pooling of images, or a gradient of one, or None."""
+    reason = _explain_opaque(problem, _POOLS)
+    if reason:
+        return reason
+    node = problem.node
+    images = (problem.memory.operand(v).layout for v in (*node.args, node.name))
+    if any(image.strides[3] != 1 and image.shape[3] > 1 for image in images):
+        return "an image whose channels lie apart"
+    return None
 
 
-def _make_value_copy(memory: PlanMemory, name: str, target: Placement) -> KernelTasks:
-    source = memory.operand(name)
-    if math.prod(source.layout.shape) == 0 or source.layout.shape != target.layout.shape:
-        raise UnsupportedKernelError("copies that reshape")
-    address = memory.buffer_address(target) + 4 * target.layout.offset
-    tasks = make_copy_tasks(source, target.layout, address)
-    tasks.stages[0] += make_halo_tasks(memory.buffer_address(target), target, tasks.keepalive)
+def make_pooling_tasks(problem: KernelProblem) -> KernelTasks:
+    """The tasks of a pooling, or of a gradient of one."""
+    return _make_opaque_tasks(problem, _make_pooling_stage)
+
+
+def explain_lrn(problem: KernelProblem) -> str | None:
+    """Why a kernel is no local response normalization, or a gradient of one, or None."""
+    reason = _explain_opaque(problem, ("lrn", "lrn_grad"))
+    return reason or _explain_rows(problem)
+
+
+def make_lrn_tasks(problem: KernelProblem) -> KernelTasks:
+    """The tasks of a local response normalization, or of a gradient of one."""
+    return _make_opaque_tasks(problem, _make_lrn_stage)
+
+
+def explain_scores(problem: KernelProblem) -> str | None:
+    """Why a kernel computes nothing of rows of scores, or None."""
+    reason = _explain_opaque(problem, _SCORES)
+    if reason:
+        return reason
+    node = problem.node
+    labels = problem.memory.operand(node.args[-1])
+    if _SCORES[node.op] >= rows_of_scores.CROSS_ENTROPY and labels.dtype != "int32":
+        return f"labels of {labels.dtype}"
+    return _explain_rows(problem)
+
+
+def make_score_tasks(problem: KernelProblem) -> KernelTasks:
+    """The tasks of a softmax, a loss or what else is computed of rows of scores."""
+    return _make_opaque_tasks(problem, _make_score_stage)
+
+
+def _explain_opaque(problem: KernelProblem, ops: Collection[str]) -> str | None:
+    kernel = problem.kernel
+    if len(kernel.nodes) != 1 or kernel.parts or problem.node.op not in ops:
+        return OTHER_KIND
+    if problem.node.type.dtype != "float32":
+        return "other types than float32"
+    return problem.halo_reason
+
+
+def _explain_rows(problem: KernelProblem) -> str | None:
+    """Why values are not read and written as rows one behind the other, or None."""
+    values = (*problem.node.args, problem.node.name)
+    is_contiguous = all(_is_contiguous(problem.memory.operand(v)) for v in values)
+    return None if is_contiguous else "rows with gaps"
+
+
+def _make_opaque_tasks(problem: KernelProblem, make_stage: _StageMaker) -> KernelTasks:
+    memory, tasks = problem.memory, KernelTasks()
+    stage = make_stage(memory, problem.node, tasks)
+    halos = make_output_halo_tasks(memory, problem.kernel.outputs, tasks.keepalive)
+    tasks.stages.append(stage + halos)
     return tasks
-
-
-def _make_reshape_copy(memory: PlanMemory, node: Node) -> KernelTasks:
-    """A view that its operand's strides do not express, as a copy."""
-    source, place = memory.operand(node.args[0]), memory.plan.placements[node.name]
-    shape = source.layout.shape
-    back = Node("", "reshape", (), Attrs({"shape": shape}), TensorType(shape))
-    layout = compute_view_layout(place.layout, back)
-    if layout is None or place.padding is not None:
-        raise UnsupportedKernelError("copies that reshape")
-    return make_copy_tasks(source, layout, memory.buffer_address(place) + 4 * layout.offset)
 
 
 def _locate_image(operand: KernelOperand) -> tuple[int, int, int, int]:
     """Where an image begins, and bytes to the next image, row and pixel."""
-    layout = operand.layout
-    if layout.strides[3] != 1 and layout.shape[3] > 1:
-        raise UnsupportedKernelError("an image whose channels lie apart")
-    n, h, w, _ = (4 * s for s in layout.strides)
-    return operand.address + 4 * layout.offset, n, h, w
+    n, h, w, _ = (4 * s for s in operand.layout.strides)
+    return _address(operand), n, h, w
 
 
-def _make_pooling_tasks(memory: PlanMemory, node: Node, kernel_tasks: KernelTasks) -> list[Task]:
+def _make_pooling_stage(memory: PlanMemory, node: Node, kernel_tasks: KernelTasks) -> list[Task]:
     a = node.attrs
     gradient = node.op.endswith("_grad")
     result = memory.operand(node.name)
@@ -183,27 +168,29 @@ def _make_pooling_tasks(memory: PlanMemory, node: Node, kernel_tasks: KernelTask
     return [(compile_pooling(node.op), args, *r) for r in split_range(rows, 8 * thread_count())]
 
 
-def _contiguous_address(operand: KernelOperand) -> int:
-    """The address of a value without gaps."""
-    step = 1
-    for size, stride in zip(
-        reversed(operand.layout.shape), reversed(operand.layout.strides), strict=True
-    ):
-        if size > 1 and stride != step:
-            raise UnsupportedKernelError("rows with gaps")
-        step *= size
+def _is_contiguous(operand: KernelOperand) -> bool:
+    """Whether a value has no gaps."""
+    axes = [
+        (size, stride)
+        for size, stride in zip(operand.layout.shape, operand.layout.strides, strict=True)
+        if size > 1
+    ]
+    return tuple(stride for _, stride in axes) == row_major_strides([size for size, _ in axes])
+
+
+def _address(operand: KernelOperand) -> int:
     return operand.address + 4 * operand.layout.offset
 
 
-def _make_lrn_tasks(memory: PlanMemory, node: Node, kernel_tasks: KernelTasks) -> list[Task]:
+def _make_lrn_stage(memory: PlanMemory, node: Node, kernel_tasks: KernelTasks) -> list[Task]:
     a = node.attrs
     gradient = node.op == "lrn_grad"
-    x = _contiguous_address(memory.operand(node.args[-1]))
-    g = _contiguous_address(memory.operand(node.args[0]))
+    x = _address(memory.operand(node.args[-1]))
+    g = _address(memory.operand(node.args[0]))
     channels = node.type.shape[-1]
     ranges = split_range(node.type.size // channels, 8 * thread_count())
     scratch = allocate_floats(len(ranges) * channels)
-    y = _contiguous_address(memory.operand(node.name))
+    y = _address(memory.operand(node.name))
     kernel_tasks.keepalive.append(scratch)
     args = RecordTable(kernel_tasks.keepalive).add(
         LrnArgs(x=x, y=y, g=g, spare=scratch.ctypes.data, row=4 * channels, channels=channels)
@@ -212,12 +199,10 @@ def _make_lrn_tasks(memory: PlanMemory, node: Node, kernel_tasks: KernelTasks) -
     return [(function, args, *r, i) for i, r in enumerate(ranges)]
 
 
-def _make_score_tasks(memory: PlanMemory, node: Node, kernel_tasks: KernelTasks) -> list[Task]:
+def _make_score_stage(memory: PlanMemory, node: Node, kernel_tasks: KernelTasks) -> list[Task]:
     kind = _SCORES[node.op]
     operands = [memory.operand(v) for v in node.args]
     labels = operands[-1] if kind >= rows_of_scores.CROSS_ENTROPY else None
-    if labels is not None and labels.dtype != "int32":
-        raise UnsupportedKernelError(f"labels of {labels.dtype}")
     score_shape: Any = operands[0].layout.shape
     classes = node.attrs["classes"] if node.op == "one_hot" else score_shape[-1]
     row_count = math.prod(score_shape) // (1 if node.op == "one_hot" else classes)
@@ -230,10 +215,10 @@ def _make_score_tasks(memory: PlanMemory, node: Node, kernel_tasks: KernelTasks)
     args = RecordTable(kernel_tasks.keepalive).add(
         ScoresArgs(
             kind=kind,
-            scores=_contiguous_address(operands[0]),
+            scores=_address(operands[0]),
             row=4 * classes,
-            labels=_contiguous_address(labels) if labels else 0,
-            result=_contiguous_address(memory.operand(node.name)),
+            labels=_address(labels) if labels else 0,
+            result=_address(memory.operand(node.name)),
             result_row=4 * classes if has_full_rows else 4,
             classes=classes,
             k=node.attrs.get("k", 0),

@@ -11,6 +11,7 @@ import numpy as np
 
 from netdsl.backends.base import time_thunk
 from netdsl.backends.cpu.aligned_allocator import allocate_floats
+from netdsl.backends.cpu.copy_kernels import make_copy_loops, make_copy_tasks
 from netdsl.backends.cpu.intrinsics import call_tile
 from netdsl.backends.cpu.llvm_jit import vector_width
 from netdsl.backends.cpu.memory_ref import KernelOperand
@@ -21,7 +22,6 @@ from netdsl.backends.cpu.micro_kernel import (
     max_rows,
 )
 from netdsl.backends.cpu.numba_loops import numba_loop
-from netdsl.backends.cpu.opaque_kernels import make_copy_tasks
 from netdsl.backends.cpu.record import Record, RecordTable
 from netdsl.backends.cpu.task_program import make_program, thread_count
 from netdsl.backends.roofline import Ceilings
@@ -96,9 +96,8 @@ def measure_cpu_ceilings() -> Ceilings:
 def _measure_copy_bandwidth(source: Array, target: Array) -> float:
     """Bytes a second that are read and written where one array is copied to another."""
     layout, repeats = make_contiguous(source.shape), max(1, _ROUND_ELEMENTS // source.size)
-    tasks = make_copy_tasks(
-        KernelOperand(source.ctypes.data, layout, "float32"), layout, target.ctypes.data
-    )
+    operand = KernelOperand(source.ctypes.data, layout, "float32")
+    tasks = make_copy_tasks(make_copy_loops(operand, layout, target.ctypes.data))
     seconds = _measure_best_seconds(
         make_program(tasks.stages * repeats, (tasks.keepalive, source, target))
     )

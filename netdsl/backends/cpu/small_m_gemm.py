@@ -9,18 +9,18 @@ from functools import cache
 from llvmlite import ir
 
 from netdsl.backends.cpu import elementwise_functions as fn
-from netdsl.backends.cpu.aligned_allocator import allocate_floats
+from netdsl.backends.cpu.kernel_problem import (
+    OTHER_KIND,
+    KernelProblem,
+    make_tasks_after_product,
+)
 from netdsl.backends.cpu.llvm_builder import F32, I32, Lanes, LlvmFunction, Value, const_i64
 from netdsl.backends.cpu.llvm_jit import compile_llvm, vector_width
-from netdsl.backends.cpu.map_kernels import DomainBody, KernelTasks, PlanMemory, make_body_tasks
-from netdsl.backends.cpu.memory_ref import KernelOperand
+from netdsl.backends.cpu.map_kernels import KernelTasks, make_output_halo_tasks
 from netdsl.backends.cpu.record import Record, RecordTable
 from netdsl.backends.cpu.stride_collapsing import collapse_strides
 from netdsl.backends.cpu.task_program import Task, split_range, thread_count
-from netdsl.lower.index_terms import UnsupportedKernelError
-from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import make_contiguous
-from netdsl.types import Node
+from netdsl.plan.layout import Layout
 
 
 class SmallGemmArgs(Record):
@@ -39,73 +39,58 @@ class SmallGemmArgs(Record):
 _TILE_ROWS = {16: 8, 8: 4, 4: 4}
 _TILE_COLUMNS = {16: 3, 8: 2, 4: 2}
 """How many sums a tile has: as many as registers hold beside what is multiplied."""
-_MAX_ROWS = 32
-"""With more of them, weights that are packed first pay."""
 
 
-def is_small_m(memory: PlanMemory, node: Node) -> bool:
-    """Whether a matrix product is one of few rows with rows of weights that lie without gaps."""
+def explain_small_m(problem: KernelProblem) -> str | None:
+    """Why a node is no product of rows with rows of weights that lie without gaps, or None."""
+    node = problem.node
     if node.op != "matmul":
-        return False
-    x, w = (memory.operand(a).layout for a in node.args)
-    row_count = math.prod(x.shape[:-1])
-    is_contiguous = (
-        x.strides[-1] == 1
-        and w.strides[-1] == 1
-        and collapse_strides(x, len(x.shape) - 1) is not None
-    )
-    return (
-        row_count <= _MAX_ROWS
-        and len(w.shape) == 2
-        and is_contiguous
-        and 16 * vector_width() <= w.shape[1]
-    )
+        return OTHER_KIND
+    x, w = (problem.memory.operand(a).layout for a in node.args)
+    if len(w.shape) != 2:
+        return "a batch of matrix products"
+    if x.strides[-1] != 1 or w.strides[-1] != 1:
+        return "the operands are not read along their rows"
+    if collapse_strides(x, len(x.shape) - 1) is None:
+        return "rows that no stride expresses"
+    target = problem.product_layout
+    if collapse_strides(target, len(target.shape) - 1) is None or target.strides[-1] != 1:
+        return "a product whose columns lie apart"
+    return problem.reason_after_product
 
 
-def make_small_m_tasks(memory: PlanMemory, kernel: Kernel, node: Node) -> KernelTasks:
+def make_small_m_tasks(problem: KernelProblem) -> KernelTasks:
     """The tasks of such a product, each of some columns; then what else the kernel computes."""
-    x, w = (memory.operand(a) for a in node.args)
+    x, w = (problem.memory.operand(a) for a in problem.node.args)
     rows, (columns, depth) = math.prod(x.layout.shape[:-1]), w.layout.shape
-    tasks = KernelTasks()
-    target = _output_operand(memory, kernel, node, tasks)
-    out = collapse_strides(target.layout, len(target.layout.shape) - 1)
-    if out is None or target.layout.strides[-1] != 1:
-        raise UnsupportedKernelError("a product whose columns lie apart")
+    target = problem.product_target.operand
+    tasks = KernelTasks(keepalive=[problem.product_target])
     tile_rows = -(-rows // -(-rows // _TILE_ROWS[vector_width()]))
     tile_columns = min(_TILE_COLUMNS[vector_width()], columns)
-    row = collapse_strides(x.layout, len(x.layout.shape) - 1)
     args = RecordTable(tasks.keepalive).add(
         SmallGemmArgs(
             x=x.address + 4 * x.layout.offset,
-            x_row=4 * (row or 0),
+            x_row=4 * _row_stride(x.layout),
             rows=rows,
             weights=w.address + 4 * w.layout.offset,
             weight_row=4 * w.layout.strides[0],
             depth=depth,
             y=target.address + 4 * target.layout.offset,
-            y_row=4 * out,
+            y_row=4 * _row_stride(target.layout),
         )
     )
     ranges = split_range(columns, min(8 * thread_count(), columns // tile_columns))
     stage: list[Task] = [(compile_small_m_gemm(tile_rows, tile_columns), args, *r) for r in ranges]
+    if problem.is_product_stored:
+        stage += make_output_halo_tasks(problem.memory, [problem.node.name], tasks.keepalive)
     tasks.stages.append(stage)
-    outputs = [o for o in kernel.outputs if o != node.name]
-    if outputs:
-        operands = {i: memory.operand(i) for i in kernel.inputs} | {node.name: target}
-        body = DomainBody(memory, kernel, node.type.shape, operands, outputs)
-        tasks.append_stages(make_body_tasks(memory, body, outputs))
+    tasks.append_stages(make_tasks_after_product(problem))
     return tasks
 
 
-def _output_operand(
-    memory: PlanMemory, kernel: Kernel, node: Node, tasks: KernelTasks
-) -> KernelOperand:
-    """Where the product is written: where the plan has it, else memory of its own."""
-    if node.name in kernel.outputs:
-        return memory.operand(node.name)
-    buffer = allocate_floats(node.type.size)
-    tasks.keepalive.append(buffer)
-    return KernelOperand(int(buffer.ctypes.data), make_contiguous(node.type.shape), "float32")
+def _row_stride(layout: Layout) -> int:
+    """Elements from row to row of a matrix."""
+    return collapse_strides(layout, len(layout.shape) - 1) or 0
 
 
 @cache

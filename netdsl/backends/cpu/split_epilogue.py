@@ -1,37 +1,72 @@
-"""A product whose tiles cannot take what its kernel does next: that comes behind it."""
+"""The candidate for a product whose tiles cannot take what its kernel does next: that comes behind
+it, as a map."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from netdsl.backends.cpu.aligned_allocator import allocate_floats
-from netdsl.backends.cpu.anchor_kernels import make_anchor_tasks
-from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory, make_map_tasks
-from netdsl.lower.index_terms import UnsupportedKernelError
+from netdsl.backends.cpu.kernel_problem import KernelProblem
+from netdsl.backends.cpu.map_candidates import BYTES_PER_CYCLE, explain_map, make_map_tasks
+from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory
+from netdsl.backends.cpu.product_candidates import PRODUCT_CANDIDATES, CpuChoice, product_candidate
+from netdsl.lower.candidates import choose
 from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import make_contiguous
 from netdsl.plan.placement import Placement
 
 
-def make_split_tasks(memory: PlanMemory, kernel: Kernel) -> KernelTasks:
-    """The tasks of the product alone, then those of the other nodes as a map."""
-    name = kernel.name
-    epilogue_outputs = tuple(o for o in kernel.outputs if o != name)
-    node = memory.plan.graph[name]
-    if not epilogue_outputs or not set(node.args) <= set(kernel.inputs):
-        raise UnsupportedKernelError("a product that cannot stand alone")
-    buffer = allocate_floats(node.type.size)
-    if name not in kernel.outputs:
-        place = Placement(f"apart {name}", node.type.dtype, make_contiguous(node.type.shape))
+@dataclass(frozen=True)
+class SplitKernel:
+    """A product alone, what computes it, and the kernel's other nodes as a map that reads it."""
+
+    product: KernelProblem
+    choice: CpuChoice
+    rest: KernelProblem
+
+
+def _split_kernel(problem: KernelProblem) -> SplitKernel:
+    memory, kernel, name = problem.memory, problem.kernel, problem.kernel.name
+    buffer = problem.product_target.buffer
+    if buffer is not None:
+        place = Placement(f"apart {name}", problem.node.type.dtype, problem.product_layout)
         plan = replace(memory.plan, placements={**memory.plan.placements, name: place})
         memory = PlanMemory(plan, {**memory.buffers, place.buffer: buffer})
-    tasks = make_anchor_tasks(memory, Kernel(name, "anchor", (name,), node.args, (name,)))
-    epilogue_nodes = tuple(n for n in kernel.nodes if n != name)
-    inputs = (*kernel.inputs, name)
-    tasks.append_stages(
-        make_map_tasks(
-            memory, Kernel(epilogue_outputs[-1], "map", epilogue_nodes, inputs, epilogue_outputs)
-        )
-    )
-    tasks.keepalive.append(buffer)
+    product = KernelProblem(memory, Kernel(name, "anchor", (name,), problem.node.args, (name,)))
+    outputs = problem.other_outputs
+    nodes = tuple(n for n in kernel.nodes if n != name)
+    rest = Kernel(outputs[-1], "map", nodes, (*kernel.inputs, name), outputs)
+    return SplitKernel(product, choose(PRODUCT_CANDIDATES, product), KernelProblem(memory, rest))
+
+
+def _explain_split(problem: KernelProblem) -> str | None:
+    if not problem.other_outputs:
+        return "nothing follows the product"
+    if not set(problem.node.args) <= set(problem.kernel.inputs):
+        return "a product that cannot stand alone"
+    split = problem.once(_split_kernel)
+    if split.choice.taken is None:
+        return "nothing computes the product alone"
+    return explain_map(split.rest)
+
+
+def _estimate_split(problem: KernelProblem) -> float:
+    """The product alone, and the time to write and read it once more."""
+    split, moved_bytes = problem.once(_split_kernel), 2 * problem.node.type.nbytes
+    taken = split.choice.taken
+    assert taken is not None
+    return taken.cost(split.product) + moved_bytes / BYTES_PER_CYCLE
+
+
+def _make_split_tasks(problem: KernelProblem) -> KernelTasks:
+    split = problem.once(_split_kernel)
+    taken = split.choice.taken
+    assert taken is not None
+    tasks = taken.launch(split.product)
+    tasks.append_stages(make_map_tasks(split.rest))
+    tasks.keepalive.append(problem.product_target)
     return tasks
+
+
+SPLIT_EPILOGUE = product_candidate(
+    "split_epilogue", _explain_split, _estimate_split, _make_split_tasks
+)
+"""The product alone, then the kernel's other nodes as a map."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from netdsl.backends.cpu.aligned_allocator import allocate_floats, get_scratch
+from netdsl.backends.cpu.aligned_allocator import get_scratch
 from netdsl.backends.cpu.blocking import (
     L1_CHUNK_BYTES,
     Blocking,
@@ -15,9 +15,13 @@ from netdsl.backends.cpu.blocking import (
     choose_row_length,
 )
 from netdsl.backends.cpu.implicit_gemm import locate_padded_image
+from netdsl.backends.cpu.kernel_problem import (
+    OTHER_KIND,
+    KernelProblem,
+    make_tasks_after_product,
+)
 from netdsl.backends.cpu.llvm_jit import vector_width
-from netdsl.backends.cpu.map_kernels import DomainBody, KernelTasks, PlanMemory, make_body_tasks
-from netdsl.backends.cpu.memory_ref import KernelOperand
+from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory
 from netdsl.backends.cpu.micro_kernel import TileTap, compile_micro_kernel
 from netdsl.backends.cpu.operand_packing import PanelArgs, compile_panel_copy
 from netdsl.backends.cpu.record import RecordTable
@@ -38,9 +42,6 @@ from netdsl.backends.cpu.wgrad_loops import (
     add_transposed_partial_sums,
     wgrad_gemm,
 )
-from netdsl.lower.index_terms import UnsupportedKernelError
-from netdsl.plan.kernel import Kernel
-from netdsl.plan.layout import make_contiguous
 from netdsl.types import Node
 
 _MAX_PARTIAL_ELEMENTS = 1 << 21
@@ -106,14 +107,31 @@ class WgradGemm:
         return images * rows * each + 2 * self.height * self.line * self.is_transposed
 
 
-def is_pointwise_wgrad(memory: PlanMemory, node: Node) -> bool:
-    """Whether a matrix product is the gradient of a 1x1 convolution over many pixels: both of its
-    operands are read along their columns."""
-    x, w = (memory.operand(a).layout for a in node.args)
-    if len(x.shape) != 2 or len(w.shape) != 2 or x.shape[1] < 64:
-        return False
-    is_column_major = x.strides[0] == 1 and w.strides[0] == 1
-    return is_column_major and _choose_tap_depth(x.shape[1]) > 0
+def explain_wgrad(problem: KernelProblem) -> str | None:
+    """Why the gradient of a weight cannot be computed directly, or None. A matrix product is the
+    gradient of a 1x1 convolution if both of its operands are read along their columns."""
+    node, memory = problem.node, problem.memory
+    if node.op == "matmul":
+        x, w = (memory.operand(a).layout for a in node.args)
+        if len(x.shape) != 2 or len(w.shape) != 2 or x.strides[0] != 1 or w.strides[0] != 1:
+            return "the operands are not read along their columns"
+        if not _choose_tap_depth(x.shape[1]):
+            return "no divisor of the depth is the depth of a tap"
+    elif node.op != "conv2d_wgrad":
+        return OTHER_KIND
+    else:
+        gradient = memory.operand(node.args[0]).layout
+        if gradient.strides[3] != 1 and gradient.shape[3] > 1:
+            return "a gradient whose channels lie apart"
+    return explain_wgrad_output(problem)
+
+
+def explain_wgrad_output(problem: KernelProblem) -> str | None:
+    """Why a weight's gradient and what follows it cannot be written, or None."""
+    layout = problem.product_layout
+    if collapse_strides(layout, len(layout.shape)) != 1:
+        return "a weight's gradient with gaps"
+    return problem.reason_after_product
 
 
 def _choose_tap_depth(pixels: int) -> int:
@@ -157,8 +175,6 @@ def _make_conv_wgrad(memory: PlanMemory, node: Node, input_tasks: KernelTasks) -
     filter where its lines are too short for vectors."""
     a = node.attrs
     g = memory.operand(node.args[0])
-    if g.layout.strides[3] != 1 and g.layout.shape[3] > 1:
-        raise UnsupportedKernelError("a gradient whose channels lie apart")
     (top, bottom), (left, right) = a["pad"]
     at, (sn, sh, sw) = locate_padded_image(
         memory, node.args[1], (top, bottom, left, right), input_tasks
@@ -225,22 +241,15 @@ def _make_conv_wgrad(memory: PlanMemory, node: Node, input_tasks: KernelTasks) -
 class WgradKernel:
     """Tasks for a weight's gradient: what all ways to compute it have in common."""
 
-    def __init__(self, memory: PlanMemory, kernel: Kernel, node: Node) -> None:
-        self.memory, self.kernel, self.node = memory, kernel, node
-        self.kernel_tasks = KernelTasks()
+    def __init__(self, problem: KernelProblem) -> None:
+        self.problem, self.memory, self.node = problem, problem.memory, problem.node
+        self.kernel_tasks = KernelTasks(keepalive=[problem.product_target])
         self.table = RecordTable(self.kernel_tasks.keepalive)
 
     def _locate_output(self) -> int:
         """Where the result is written."""
-        name = self.node.name
-        if name in self.kernel.outputs:
-            place = self.memory.operand(name)
-            if collapse_strides(place.layout, len(place.layout.shape)) != 1:
-                raise UnsupportedKernelError("a weight's gradient with gaps")
-            return place.address + 4 * place.layout.offset
-        buffer = allocate_floats(math.prod(self.node.type.shape))
-        self.kernel_tasks.keepalive.append(buffer)
-        return int(buffer.ctypes.data)
+        operand = self.problem.product_target.operand
+        return operand.address + 4 * operand.layout.offset
 
     def _add_partials(self, raw: int, parts: int, target: int) -> None:
         """Parts summed that lie in the weight's order."""
@@ -275,30 +284,21 @@ class WgradKernel:
         many = min(4 * thread_count(), math.prod(self.node.type.shape) // 4096)
         self.kernel_tasks.stages.append([(function, args, *r) for r in split_range(count, many)])
 
-    def _append_epilogue(self, target: int) -> None:
+    def _append_epilogue(self) -> None:
         """What else the kernel does."""
-        kernel, memory, name = self.kernel, self.memory, self.node.name
-        outputs = [o for o in kernel.outputs if o != name]
-        if not outputs:
-            return
-        operands = {i: memory.operand(i) for i in kernel.inputs}
-        operand = KernelOperand(target, make_contiguous(self.node.type.shape), "float32")
-        operands[name] = memory.operand(name) if name in kernel.outputs else operand
-        body = DomainBody(memory, kernel, self.node.type.shape, operands, outputs)
-        self.kernel_tasks.append_stages(make_body_tasks(memory, body, outputs))
+        self.kernel_tasks.append_stages(make_tasks_after_product(self.problem))
 
 
 class DirectWgrad(WgradKernel):
     """A weight's gradient cut into tasks. Parts of the depth are summed apart where there is too
     little else to share."""
 
-    def __init__(self, memory: PlanMemory, kernel: Kernel, node: Node) -> None:
-        super().__init__(memory, kernel, node)
-        matrix = node.op == "matmul"
+    def __init__(self, problem: KernelProblem) -> None:
+        super().__init__(problem)
         self.gemm = (
-            _make_matmul_wgrad(memory, node)
-            if matrix
-            else _make_conv_wgrad(memory, node, self.kernel_tasks)
+            _make_matmul_wgrad(self.memory, self.node)
+            if self.node.op == "matmul"
+            else _make_conv_wgrad(self.memory, self.node, self.kernel_tasks)
         )
         tiles = self.gemm.blocking
         self.column_blocks = [
@@ -345,7 +345,7 @@ class DirectWgrad(WgradKernel):
             self._add_transposed_partials(partial_sums, parts, target, gemm.line)
         elif not is_final:
             self._add_partials(partial_sums, parts, target)
-        self._append_epilogue(target)
+        self._append_epilogue()
         return self.kernel_tasks
 
     def _choose_part_count(self, groups: int, size: int) -> int:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 
 from netdsl.backends.cpu.aligned_allocator import allocate_floats, get_scratch
-from netdsl.backends.cpu.anchor_epilogue import AnchorEpilogue, combine_tasks
+from netdsl.backends.cpu.anchor_epilogue import combine_tasks
 from netdsl.backends.cpu.blocking import Blocking, list_blockings
-from netdsl.backends.cpu.implicit_gemm import ImplicitGemm
+from netdsl.backends.cpu.kernel_problem import KernelProblem
 from netdsl.backends.cpu.llvm_jit import vector_width
-from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory
+from netdsl.backends.cpu.map_kernels import KernelTasks
 from netdsl.backends.cpu.micro_kernel import TileTap, compile_micro_kernel, count_prefetch_lines
 from netdsl.backends.cpu.record import RecordTable
 from netdsl.backends.cpu.task_program import Task, partition_tasks, split_range, thread_count
@@ -38,7 +38,6 @@ from netdsl.backends.cpu.winograd_transforms import (
     compile_weight_transform,
     padded_transform_bytes,
 )
-from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import IntTuple
 from netdsl.types import Node
 
@@ -57,8 +56,8 @@ _COLUMNS = 128
 """Columns at least of a task: the values of its tiles are computed for them."""
 _MIN_TASK_WEIGHTS = 4096
 """Weights that are worth a task."""
-_GAIN = 0.85
-"""The part of a plain convolution's cycles that this way must not take more of."""
+_MIN_SPEEDUP = 1 / 0.85
+"""How much faster than a direct convolution it must be, by estimate, to be taken."""
 _GEMM_OVERHEAD = 1.1
 """What products here take of the cycles of their multiplications."""
 _TRANSFORM_CYCLES, _WEIGHT_CYCLES = 170, 24
@@ -67,47 +66,40 @@ _COMPILE_CYCLES = 1_000_000
 """Cycles a step that are worth a second or two for more functions to compile, once."""
 
 
-def is_winograd_profitable(
-    node: Node, kernel: IntTuple, size: IntTuple, channels: IntTuple, extra_cycles: int = 0
-) -> bool:
-    """Whether a convolution, or a gradient of one, can be computed this way, and faster: from
-    images, rows and pixels of its results, channels before and behind it, and cycles
-    `extra_cycles`."""
+def explain_winograd(node: Node, kernel: IntTuple) -> str | None:
+    """Why a convolution, or a gradient of one, with such a kernel cannot be computed this way, or
+    None."""
     a, (r, s) = node.attrs, kernel
+    if r != s or r not in (3, 5):
+        return "the kernel is neither 3x3 nor 5x5"
     plain = a["stride"] == a["dilation"] == (1, 1) and a["groups"] == 1
-    if r != s or r not in (3, 5) or not plain:
-        return False
+    return None if plain else "a stride, dilation or groups"
+
+
+def estimate_winograd_cycles(
+    kernel_size: int, size: IntTuple, channels: IntTuple, extra_cycles: int = 0
+) -> float:
+    """What it costs, about, with the gain it must have: from the side of a square kernel; images,
+    rows and pixels of results; channels before and behind it; and `extra_cycles`."""
     (n, height, wide), lanes = size, vector_width()
-    m = TILE_SIZE + 1 - r
+    m = TILE_SIZE + 1 - kernel_size
     tiles = n * -(-height // m) * -(-wide // m)
     weights, vectors = math.prod(channels), sum(-(-c // lanes) for c in channels)
     cycles_per_tile = (
         TILE_POINTS * weights / (2 * lanes) * _GEMM_OVERHEAD + _TRANSFORM_CYCLES * vectors
     )
-    direct_cycles = n * height * wide * r * r * weights / (2 * lanes)
-    return (
-        tiles * cycles_per_tile + _WEIGHT_CYCLES * weights + _COMPILE_CYCLES + extra_cycles
-        <= _GAIN * direct_cycles
-    )
-
-
-def should_use_winograd(memory: PlanMemory, node: Node, gemm: ImplicitGemm) -> bool:
-    """As `is_winograd_profitable`, for a convolution or its gradient for the image."""
-    w = gemm.weights
-    kernel = memory.operand(node.args[1]).layout.shape[1:3]
-    *size, columns = node.type.shape
-    has_unit_stride = 4 in (w.column_stride, w.depth_stride)
-    return has_unit_stride and is_winograd_profitable(node, kernel, tuple(size), (w.depth, columns))
+    cycles = tiles * cycles_per_tile + _WEIGHT_CYCLES * weights + _COMPILE_CYCLES + extra_cycles
+    return cycles * _MIN_SPEEDUP
 
 
 class WinogradConv:
     """The tasks of such a convolution and what happens to its results."""
 
-    def __init__(
-        self, memory: PlanMemory, kernel: Kernel, node: Node, gemm: ImplicitGemm, domain: IntTuple
-    ) -> None:
-        self.memory, self.node, self.gemm, self.domain = memory, node, gemm, domain
-        self.workers = memory.count_workers(kernel)
+    def __init__(self, problem: KernelProblem) -> None:
+        memory, node = problem.memory, problem.node
+        self.gemm, self.domain = problem.gemm
+        gemm, domain = self.gemm, self.domain
+        self.workers = memory.count_workers(problem.kernel)
         self.kernel_tasks = KernelTasks(is_winograd=True)
         self.table = RecordTable(self.kernel_tasks.keepalive)
         self.r = memory.operand(node.args[1]).layout.shape[1]
@@ -124,7 +116,7 @@ class WinogradConv:
         self.column_blocks = self.blocking.split_columns(domain[3])
         self.block_width = max(v for _, v, _ in self.column_blocks) * vector_width()
         self.chunks = -(-self.depth // _DEPTH) if self.has_late_weights else 1
-        self.epilogue = AnchorEpilogue(memory, kernel, node, domain)
+        self.epilogue = problem.epilogue.unwrap()
         results = 4 * self.block * self.tiles_per_line * self.m**2 * domain[3]
         self.span = len(self.column_blocks) if results <= _NEAR else 1
         self.has_single_block = len(self.column_blocks) == 1

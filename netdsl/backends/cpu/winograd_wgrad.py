@@ -10,13 +10,14 @@ from __future__ import annotations
 from netdsl.backends.cpu.aligned_allocator import get_scratch
 from netdsl.backends.cpu.blocking import choose_blocking
 from netdsl.backends.cpu.implicit_gemm import locate_padded_image
+from netdsl.backends.cpu.kernel_problem import KernelProblem
 from netdsl.backends.cpu.llvm_jit import vector_width
-from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory
+from netdsl.backends.cpu.map_kernels import KernelTasks
 from netdsl.backends.cpu.micro_kernel import TileTap, compile_micro_kernel
 from netdsl.backends.cpu.task_program import REDUCTION_WORKERS, Task, split_range, thread_count
 from netdsl.backends.cpu.wgrad import WgradKernel
 from netdsl.backends.cpu.winograd import (
-    is_winograd_profitable,
+    estimate_winograd_cycles,
     make_strip_args,
     make_thread_workspaces,
 )
@@ -37,10 +38,7 @@ from netdsl.backends.cpu.winograd_transforms import (
     compile_wgrad_transform,
     padded_transform_bytes,
 )
-from netdsl.lower.index_terms import UnsupportedKernelError
-from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import IntTuple
-from netdsl.types import Node
 
 _TILES = 64
 """Tiles of a block, about."""
@@ -55,24 +53,21 @@ _PARTS = 8
 """Parts at most."""
 
 
-def should_use_winograd_wgrad(memory: PlanMemory, node: Node) -> bool:
-    """Whether a weight's gradient can be computed this way, and faster."""
-    k, r, s, c = node.type.shape
-    size = memory.operand(node.args[0]).layout.shape[:3]
-    return is_winograd_profitable(
-        node, (r, s), size, (c, k), _UNCACHED_WEIGHT_CYCLES * max(0, c * k - _MAX_CACHED_WEIGHTS)
-    )
+def estimate_winograd_wgrad_cycles(problem: KernelProblem) -> float:
+    """As `estimate_winograd_cycles`, for the gradient of a weight."""
+    k, r, _, c = problem.node.type.shape
+    size = problem.memory.operand(problem.node.args[0]).layout.shape[:3]
+    extra_cycles = _UNCACHED_WEIGHT_CYCLES * max(0, c * k - _MAX_CACHED_WEIGHTS)
+    return estimate_winograd_cycles(r, size, (c, k), extra_cycles)
 
 
 class WinogradWgrad(WgradKernel):
     """A weight's gradient cut into parts of the tiles, and groups of the image's channels."""
 
-    def __init__(self, memory: PlanMemory, kernel: Kernel, node: Node) -> None:
-        super().__init__(memory, kernel, node)
-        self.gradient = memory.operand(node.args[0])
-        if self.gradient.layout.strides[3] != 1:
-            raise UnsupportedKernelError("a gradient whose channels lie apart")
-        self.k, self.r, _, self.c = node.type.shape
+    def __init__(self, problem: KernelProblem) -> None:
+        super().__init__(problem)
+        self.gradient = self.memory.operand(self.node.args[0])
+        self.k, self.r, _, self.c = self.node.type.shape
         n, self.height, self.image_width, _ = self.gradient.layout.shape
         self.m = TILE_SIZE + 1 - self.r
         self.lines, self.tiles_per_line = -(-self.height // self.m), -(-self.image_width // self.m)
@@ -142,7 +137,7 @@ class WinogradWgrad(WgradKernel):
             )
         )
         self._append_stage(compile_wgrad_transform(self.r), results, self.k)
-        self._append_epilogue(target)
+        self._append_epilogue()
         return self.kernel_tasks
 
     def _make_args(self, sums: int, nbytes: int, workspaces: int, values: int) -> int:

@@ -14,6 +14,7 @@ from netdsl.backends.base import ReferenceThunk, SequentialThunk
 from netdsl.backends.cuda import image_gather, readback
 from netdsl.backends.cuda.anchor_binder import AnchorBinder
 from netdsl.backends.cuda.async_upload import PendingUpload
+from netdsl.backends.cuda.choices import explain_choices
 from netdsl.backends.cuda.cuda_launch import SCRATCH, WORKSPACE, Address, CudaLaunch, KernelArgument
 from netdsl.backends.cuda.cuda_source import generate_cuda_source
 from netdsl.backends.cuda.cudnn_convolution import MIN_EPILOGUE_BYTES
@@ -21,6 +22,7 @@ from netdsl.backends.cuda.device import Device, Thunk
 from netdsl.backends.cuda.fallback import bind_on_host, needs_host
 from netdsl.backends.cuda.kernel_generator import generate_launches
 from netdsl.backends.lazy_batch import DeviceImages, LazyBatch, materialize
+from netdsl.lower.candidates import CandidateChoice
 from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.fusion import FULL_FUSION, FusionOptions
 from netdsl.plan.kernel import Kernel
@@ -118,6 +120,9 @@ class CudaBackend(ArrayBackend):
             stream.synchronize()
 
         return ReferenceThunk(run_synchronized)
+
+    def explain_choices(self, plan: Plan) -> tuple[CandidateChoice[Any, Any], ...]:
+        return explain_choices(plan, self.device.multiprocessors)
 
     def generate_source(self, plan: Plan) -> str:
         return generate_cuda_source(plan, self.device.multiprocessors)

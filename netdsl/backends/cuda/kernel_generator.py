@@ -24,14 +24,16 @@ def generate_launches(
     """Returns the launches that compute a kernel; None if only the references can. `places`
     replaces the plan's placements."""
     try:
-        return _generate(plan, kernel, multiprocessors, places or plan.placements)
+        return make_launches(plan, kernel, multiprocessors, places or plan.placements)
     except UnsupportedKernelError:
         return None
 
 
-def _generate(
+def make_launches(
     plan: Plan, kernel: Kernel, multiprocessors: int, places: Placements
 ) -> tuple[CudaLaunch, ...]:
+    """Returns the launches of `generate_launches`. Raises UnsupportedKernelError, with the reason,
+    if only the references can compute the kernel."""
     graph = plan.graph
     if kernel.parts:
         parts = [found for p in kernel.parts for found in _trace_part(plan, p, places)]
@@ -92,5 +94,5 @@ def _generate_per_output(
     found: list[CudaLaunch] = []
     for i, output in enumerate(kernel.outputs):
         single_output_kernel = extract_part(plan.graph, kernel, [output], kernel.outputs[:i])
-        found += _generate(plan, single_output_kernel, multiprocessors, places)
+        found += make_launches(plan, single_output_kernel, multiprocessors, places)
     return tuple(found)

@@ -1,0 +1,49 @@
+"""Copies from one layout to another, as tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from netdsl.backends.cpu.domain import Domain
+from netdsl.backends.cpu.loop_nest import LoopNest, make_loop_nest
+from netdsl.backends.cpu.map_kernels import KernelTasks
+from netdsl.backends.cpu.memory_ref import KernelOperand
+from netdsl.backends.cpu.row_kernel import compile_row_kernel
+from netdsl.backends.cpu.row_kernel_spec import RowKernelBody
+from netdsl.backends.cpu.task_program import split_range, thread_count
+from netdsl.lower.trace import trace_copy
+from netdsl.plan.layout import Layout
+from netdsl.plan.placement import Placement
+
+
+@dataclass(frozen=True)
+class CopyLoops:
+    """A copy of float32 elements between two places, and the loops over them."""
+
+    domain: Domain
+    loop_nest: LoopNest
+
+
+def make_copy_loops(source: KernelOperand, layout: Layout, address: int) -> CopyLoops:
+    """The loops that copy an operand to a layout of the same shape in memory at an address. Raises
+    UnsupportedKernelError if there are too many of them."""
+    operands = {"source": source, "target": KernelOperand(address, layout, source.dtype)}
+    places = [Placement(name, o.dtype, o.layout) for name, o in operands.items()]
+    domain = Domain(trace_copy(*places), operands, layout.shape)
+    return CopyLoops(domain, make_loop_nest(domain.shape, domain.all_refs()))
+
+
+def make_copy_tasks(copy: CopyLoops) -> KernelTasks:
+    """The tasks that run a copy."""
+    loop_nest, domain = copy.loop_nest, copy.domain
+    row_kernel = compile_row_kernel(loop_nest, RowKernelBody(domain.outputs, (), domain.refs), 1)
+    if loop_nest.row_count > 1:
+        chunks = [
+            (a, b, 0, loop_nest.run)
+            for a, b in split_range(loop_nest.row_count, 4 * thread_count())
+        ]
+    else:
+        chunks = [(0, 1, a, b) for a, b in split_range(loop_nest.run, 1 + loop_nest.run // 16384)]
+    return KernelTasks(
+        [[(row_kernel.function, row_kernel.args, *c, 0) for c in chunks]], [row_kernel]
+    )

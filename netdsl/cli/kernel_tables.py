@@ -1,0 +1,75 @@
+"""Output of `netdsl explain --kernels`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+from netdsl.cli.app import echo
+from netdsl.cli.display import add_row, make_console
+from netdsl.types import format_bytes
+
+if TYPE_CHECKING:
+    from netdsl.insight.explain import ExplainedKernel
+    from netdsl.lower.candidates import Assessment
+
+_WIDTH = 100
+"""Columns of reasons."""
+_MAX_NAMES = 4
+"""As many candidates are named that the same stands against, unless no candidate is left."""
+
+
+def show_kernels(kernels: Sequence[ExplainedKernel]) -> None:
+    """A table of kernels and what computes them."""
+    from rich.table import Table
+
+    table = Table(title="\nkernels", box=None, pad_edge=False, title_justify="left")
+    for heading in ("kernel", "kind", "moved", "computed by"):
+        is_number = heading == "moved"
+        table.add_column(heading, no_wrap=True, justify="right" if is_number else "left")
+    for kernel in kernels:
+        add_row(table, kernel.name, kernel.kind, format_bytes(kernel.bytes), kernel.computed_by)
+    make_console().print(table)
+
+
+def show_reasons(kernels: Sequence[ExplainedKernel]) -> None:
+    """Each kernel with its candidates: those that can compute it, the cheapest first and the one
+    that is taken marked; then the others, by the reason against them."""
+    for kernel in kernels:
+        echo(f"\n{kernel.name} ({kernel.kind}, {format_bytes(kernel.bytes)}): {kernel.computed_by}")
+        for line in _list_candidates(kernel):
+            echo(line)
+
+
+def _list_candidates(kernel: ExplainedKernel) -> Iterator[str]:
+    able = [a for a in kernel.assessments if a.reason is None]
+    width = max((len(a.name) for a in able), default=0)
+    for a in sorted(able, key=lambda a: math.inf if a.cost is None else a.cost):
+        mark = "*" if a.name == kernel.computed_by else " "
+        yield f"  {mark} {a.name:<{width}}  {_format_cost(a)}"
+    reasons: dict[str, list[str]] = {}
+    for a in kernel.assessments:
+        if a.reason is not None:
+            reasons.setdefault(a.reason, []).append(a.name)
+    for reason, names in sorted(reasons.items(), key=lambda item: len(item[1])):
+        is_short = len(names) <= _MAX_NAMES or not able
+        text = f"{', '.join(names) if is_short else f'{len(names)} others'}: {reason}"
+        yield fill(text, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
+
+
+def _format_cost(assessment: Assessment) -> str:
+    if assessment.cost is None:
+        return "to be timed on the device"
+    if math.isinf(assessment.cost):
+        return "only if nothing else can"
+    return f"cost {assessment.cost:,.0f}"
+
+
+def show_reference_count(kernels: Sequence[ExplainedKernel]) -> None:
+    """How many kernels no candidate computes."""
+    from netdsl.insight.explain import REFERENCE
+
+    count = sum(k.computed_by == REFERENCE for k in kernels)
+    echo(f"\n{len(kernels):,} kernels, {count:,} of them by reference")
