@@ -104,14 +104,11 @@ class DomainDigits:
             raise UnsupportedKernelError("two shapes split the domain in incompatible ways")
         self.boundaries = order
         self._merge(axes)
+        self.extents: IntTuple = tuple(a // b for a, b in pairwise(self.boundaries))
 
     def _iterate_terms(self) -> Iterator[Term]:
         for address in self.addresses:
             yield from address
-
-    @property
-    def extents(self) -> IntTuple:
-        return tuple(a // b for a, b in pairwise(self.boundaries))
 
     def strides(self, address: Sequence[Term]) -> IntTuple:
         """Returns how far one step of each digit moves an address."""
@@ -125,7 +122,7 @@ class DomainDigits:
 
     def _merge(self, axes: frozenset[int]) -> None:
         rows = [self.strides(a) for a in self.addresses]
-        extents = self.extents
+        extents = [a // b for a, b in pairwise(self.boundaries)]
         boundaries = [self.boundaries[0]]
         boundaries += [
             self.boundaries[i + 1]

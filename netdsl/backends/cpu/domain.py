@@ -41,7 +41,9 @@ class Domain:
         addresses = [e.terms for e in loads] + [s.terms for s in traced.stores]
         addresses += [e.terms for e in exprs if isinstance(e, LinearIndex)]
         self.digits = DomainDigits(traced.size, addresses, domain)
-        self.shape = tuple(size for size, _ in self._axes())
+        axes = list(self._find_axes())
+        self.shape = tuple(size for size, _ in axes)
+        self._digit_of_axis = [digit for _, digit in axes]
         _check_types(exprs)
         for e in exprs:
             self._check_index(e)
@@ -57,7 +59,7 @@ class Domain:
         """Whether the shape has more axes than the domain."""
         return self.shape != self.domain
 
-    def _axes(self) -> Iterator[tuple[int, int | None]]:
+    def _find_axes(self) -> Iterator[tuple[int, int | None]]:
         """Size and digit of each axis; no digit for an axis of size 1."""
         digit = 0
         for size, weight in zip(self.domain, row_major_strides(self.domain), strict=True):
@@ -69,7 +71,7 @@ class Domain:
 
     def _align_strides(self, terms: Sequence[Term]) -> IntTuple:
         strides = self.digits.strides(terms)
-        return tuple(0 if digit is None else strides[digit] for _, digit in self._axes())
+        return tuple(0 if digit is None else strides[digit] for digit in self._digit_of_axis)
 
     def _check_index(self, e: Expr) -> None:
         if not isinstance(e, LinearIndex):

@@ -86,10 +86,14 @@ class PlanMemory:
 
     plan: Plan
     buffers: Mapping[str, Array]
+    _operands: dict[str, KernelOperand] = field(default_factory=dict, repr=False, compare=False)
 
     def operand(self, name: str) -> KernelOperand:
-        place = self.plan.placements[name]
-        return KernelOperand(self.buffer_address(place), place.layout, place.dtype)
+        if name not in self._operands:
+            place = self.plan.placements[name]
+            address = self.buffer_address(place)
+            self._operands[name] = KernelOperand(address, place.layout, place.dtype)
+        return self._operands[name]
 
     def is_frozen(self, name: str) -> bool:
         """Whether a value is a settled state, or a view of one."""

@@ -8,9 +8,9 @@ LLVM's language as `f.record(Head).rows`; neither knows an offset.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from operator import index
-from typing import Annotated, Any, ClassVar, Self, dataclass_transform, get_type_hints
+from typing import Annotated, Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
 
@@ -19,7 +19,9 @@ from netdsl.types import Array
 Float32 = Annotated[float, "f32"]
 """A float of 32 bits."""
 
-_FIELD_KINDS: dict[Any, str] = {int: "i64", float: "f64", Float32: "f32"}
+_FIELD_KINDS = {"int": "i64", "float": "f64", "Float32": "f32"}
+"""By the text of an annotation."""
+_INTEGERS = frozenset((int, bool))
 _NUMPY_TYPES = {"i64": np.int64, "f64": np.float64, "f32": np.float32}
 
 
@@ -33,20 +35,37 @@ class RecordField:
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 class Record:
-    """The base of all records. Raises TypeError where a field lacks a value, where there is no
+    """The base of all records, made by keyword like a dataclass; there are so many that a generic
+    constructor saves loading time. Raises TypeError where a field lacks a value, where there is no
     such field, and where an i64 is given what is no whole number."""
 
     dtype: ClassVar[np.dtype[Any]]
     layout: ClassVar[Mapping[str, RecordField]]
     """The fields by name, in order."""
+    defaults: ClassVar[Mapping[str, int | float]]
+    has_only_integers: ClassVar[bool]
 
     def __init_subclass__(cls) -> None:
-        dataclass(frozen=True, kw_only=True)(cls)
-        hints = get_type_hints(cls, include_extras=True)
-        kinds = {f.name: _FIELD_KINDS[hints[f.name]] for f in fields(cls)}  # type: ignore[arg-type]
+        kinds = {name: _FIELD_KINDS[text] for name, text in cls.__annotations__.items()}
         cls.dtype = np.dtype([(n, _NUMPY_TYPES[kind]) for n, kind in kinds.items()], align=True)
         offsets: Mapping[str, Any] = cls.dtype.fields or {}
         cls.layout = {n: RecordField(kind, offsets[n][1]) for n, kind in kinds.items()}
+        cls.defaults = {n: getattr(cls, n) for n in kinds if hasattr(cls, n)}
+        cls.has_only_integers = set(kinds.values()) == {"i64"}
+
+    def __init__(self, **values: int | float) -> None:
+        values = {**self.defaults, **values} if self.defaults else values
+        if values.keys() != self.layout.keys():
+            wrong = ", ".join(sorted(values.keys() ^ self.layout.keys()))
+            raise TypeError(f"{type(self).__name__}: missing or unknown fields: {wrong}")
+        vars(self).update(values)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise TypeError(f"{type(self).__name__}.{name} cannot be changed")
+
+    def with_fields(self, **values: int | float) -> Self:
+        """The same record with other values of some fields."""
+        return type(self)(**{**vars(self), **values})
 
     @classmethod
     def at(cls, address: int) -> Self:
@@ -60,6 +79,10 @@ class Record:
 
     def values(self) -> tuple[int | float, ...]:
         """The values of all fields, in order."""
+        own = vars(self)
+        found = tuple(own[name] for name in self.layout)
+        if self.has_only_integers and set(map(type, found)) <= _INTEGERS:  # the common case
+            return found
         return tuple(self._values())
 
     def _values(self) -> Iterator[int | float]:

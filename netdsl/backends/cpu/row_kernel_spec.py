@@ -242,6 +242,8 @@ class _SignatureBuilder:
 
 def _padding_fields(p: MemoryRef) -> dict[str, int]:
     """Of the last four axes; those that are not padded are read as they are."""
+    if not p.padded_axes:
+        return {}
     ahead = 4 - len(p.strides)
     axes = {ahead + axis.axis: axis for axis in p.padded_axes}
     found: dict[str, int] = {}
@@ -249,7 +251,7 @@ def _padding_fields(p: MemoryRef) -> dict[str, int]:
         axis = axes.get(a, _UNPADDED)
         found |= {f"low{a}": axis.low, f"step{a}": axis.step, f"size{a}": axis.size}
     run = axes.get(3, _UNPADDED)
-    return {**found, "run_low": run.low, "run_size": run.size} if axes else {}
+    return {**found, "run_low": run.low, "run_size": run.size}
 
 
 _UNPADDED = PaddedAxis((), low=0, step=1, size=1 << 40, stride=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from netdsl.backends.cpu.aligned_allocator import get_scratch
@@ -429,7 +429,7 @@ class DirectWgrad(WgradKernel):
                 column_k=column_k,
                 copy_rows=compile_panel_copy(_count_vectors(length)),
                 long_pieces=add(long_pieces),
-                short_pieces=add(replace(long_pieces, pieces=shorter, piece=4 * (length - 1))),
+                short_pieces=add(long_pieces.with_fields(pieces=shorter, piece=4 * (length - 1))),
                 column_pieces=add(
                     PanelArgs(
                         depth=gemm.depth,
