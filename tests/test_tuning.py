@@ -14,7 +14,7 @@ from netdsl.backends.cuda import nvrtc
 from netdsl.backends.cuda.backend import CudaBackend
 from netdsl.backends.cuda.cublaslt_gemm import make_gemm, with_epilogue
 from netdsl.backends.cuda.prelude import PRELUDE
-from netdsl.backends.cuda.tuning import Candidate, Tuner, TuningCache
+from netdsl.backends.cuda.tuning import TimedCandidate, Tuner, TuningCache
 from netdsl.errors import NetError
 from netdsl.plan.layout import make_contiguous
 from netdsl.plan.placement import Placement
@@ -37,8 +37,8 @@ class Ways:
         self.ms, self.made, self.timed = ms, list[str](), list[str]()
         self.now = 0.0
 
-    def candidates(self) -> list[Candidate[str]]:
-        return [Candidate(name, self._maker(name)) for name in self.ms]
+    def candidates(self) -> list[TimedCandidate[str]]:
+        return [TimedCandidate(name, self._maker(name)) for name in self.ms]
 
     def _maker(self, name: str) -> Callable[[], str]:
         def make() -> str:
@@ -131,7 +131,7 @@ def test_out_of_memory_is_no_reason_to_try_the_next() -> None:
     def make() -> None:
         raise MemoryError
 
-    candidates = [Candidate("a", make), Candidate("b", lambda: None)]
+    candidates = [TimedCandidate("a", make), TimedCandidate("b", lambda: None)]
     with pytest.raises(MemoryError):
         Tuner(None).choose_fastest("this", candidates, lambda made: 1.0, 2)
 

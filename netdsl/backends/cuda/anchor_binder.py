@@ -18,7 +18,7 @@ from netdsl.backends.cuda.device import Device, Thunk
 from netdsl.backends.cuda.epilogue import KernelSplit, find_splits
 from netdsl.backends.cuda.kernel_generator import generate_launches
 from netdsl.backends.cuda.operand_packing import OperandPacking
-from netdsl.backends.cuda.tuning import Candidate
+from netdsl.backends.cuda.tuning import TimedCandidate
 from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.layout import make_contiguous
@@ -214,14 +214,14 @@ class AnchorBinder:
 
     def _make_candidate(
         self, implementation: Implementation, placed: PlacedSplit, launcher: LaunchBinder
-    ) -> Candidate[BoundAnchor]:
+    ) -> TimedCandidate[BoundAnchor]:
         name: str = implementation.__name__
         epilogue = placed.split.epilogue
         if epilogue is None:
-            return Candidate(name, partial(self._build, implementation, placed, launcher))
+            return TimedCandidate(name, partial(self._build, implementation, placed, launcher))
         needs_compilation = implementation not in (self._product, self._direct)
         name = f"{name} {epilogue.kind}"
-        return Candidate(
+        return TimedCandidate(
             name, partial(self._build, implementation, placed, launcher), needs_compilation
         )
 

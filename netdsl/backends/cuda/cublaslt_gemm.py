@@ -13,7 +13,7 @@ from typing import Any
 from netdsl.backends.cuda.cuda_launch import WORKSPACE_BYTES
 from netdsl.backends.cuda.device import Device, Thunk
 from netdsl.backends.cuda.libraries import load_cublaslt
-from netdsl.backends.cuda.tuning import Candidate
+from netdsl.backends.cuda.tuning import TimedCandidate
 from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.layout import IntTuple, Layout
 from netdsl.plan.placement import Placement
@@ -327,7 +327,7 @@ def bind(device: Device, gemm: Gemm, pointers: GemmPointers) -> Thunk:
     if key not in device.chosen_plans:
         call = _GemmCall(device, gemm)
         candidates = [
-            Candidate(bytes(a)[:_ALGORITHM_BYTES].hex(), partial(_identity, a))
+            TimedCandidate(bytes(a)[:_ALGORITHM_BYTES].hex(), partial(_identity, a))
             for a in call.find_algorithms(pointers.bias)
         ]
         measure = lambda a: device.measure_milliseconds(call.make_thunk(a, pointers))

@@ -17,7 +17,7 @@ from netdsl.backends.cuda.cuda_launch import WORKSPACE_BYTES
 from netdsl.backends.cuda.device import Device, Thunk
 from netdsl.backends.cuda.epilogue import Epilogue
 from netdsl.backends.cuda.libraries import load_cudnn
-from netdsl.backends.cuda.tuning import Candidate
+from netdsl.backends.cuda.tuning import TimedCandidate
 from netdsl.plan.placement import Placement
 from netdsl.types import Node
 
@@ -178,7 +178,9 @@ def _choose_plan(
     if device.handle is not None:
         graph.check_support()
     variant_pack = dict(zip(tensors, pointers, strict=True))
-    candidates = [Candidate(name, partial(build_plan, graph, i)) for i, name in enumerate(names)]
+    candidates = [
+        TimedCandidate(name, partial(build_plan, graph, i)) for i, name in enumerate(names)
+    ]
     measure = lambda i: device.measure_milliseconds(_make_thunk(device, graph, variant_pack, i))
     max_plans = MAX_FUSED_PLANS if convolution.epilogue else MAX_PLANS
     index = device.tuner.choose_fastest(convolution.key, candidates, measure, max_plans)

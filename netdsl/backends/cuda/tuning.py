@@ -15,9 +15,9 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Candidate(Generic[T]):
-    """One way to compute something. `make` raises an exception if it does not work, and takes
-    seconds if it `needs_compilation`."""
+class TimedCandidate(Generic[T]):
+    """One way to compute something, whose cost is measured instead of estimated. `make` raises an
+    exception if it does not work, and takes seconds if it `needs_compilation`."""
 
     name: str
     make: Callable[[], T]
@@ -93,13 +93,13 @@ class Tuner:
     def choose_fastest(
         self,
         task_key: object,
-        candidates: Iterable[Candidate[T]],
+        candidates: Iterable[TimedCandidate[T]],
         measure: Callable[[T], float],
         max_candidates: int,
     ) -> T:
         """Returns the fastest of the first `max_candidates` that work. Raises RuntimeError without
         one."""
-        named: dict[str, Candidate[T]] = {}
+        named: dict[str, TimedCandidate[T]] = {}
         for candidate in candidates:
             named.setdefault(candidate.name, candidate)
         cached_name = self.cache.get(task_key) if self.cache else None
@@ -134,7 +134,7 @@ class Tuner:
             self.cache.put(task_key, name)
         return made
 
-    def _make(self, candidate: Candidate[T]) -> T:
+    def _make(self, candidate: TimedCandidate[T]) -> T:
         start = self._clock()
         try:
             return candidate.make()
