@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -126,8 +127,10 @@ def graph_of(op: str, example: Example) -> Graph:
 def all_operators_graph(rng: np.random.Generator, times: int) -> tuple[Graph, dict[str, Array]]:
     """Random examples of all operators in 32 bits, as outputs of one graph, with their operands."""
     b, given = Builder(), dict[str, Array]()
-    outputs = {}
+    outputs, seed = {}, int(rng.integers(1 << 31))
     for op in (n for n, record in OPS.items() if record.kind not in ("leaf", "view")):
+        # a new operator leaves the examples of the others as they are
+        rng = np.random.default_rng((seed, crc32(op.encode())))
         for i in range(times):
             example = with_dtype(OPS[op].draw_example(RandomDraw(rng)), "float32")
             nodes = [b.input(f"{op}{i}.{k}", o.type) for k, o in enumerate(example.operands)]

@@ -31,7 +31,7 @@ from netdsl.backends.cpu import (
     winograd_wgrad,
 )
 from netdsl.backends.cpu.backend import CpuBackend, make_kernel_tasks
-from netdsl.backends.cpu.halo_and_reductions import HaloArgs, clear_halo
+from netdsl.backends.cpu.halo_tasks import HaloArgs, clear_halo
 from netdsl.backends.cpu.llvm_jit import vector_width
 from netdsl.backends.cpu.micro_kernel import compile_micro_kernel
 from netdsl.backends.cpu.record import RecordTable

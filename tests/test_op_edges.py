@@ -16,6 +16,7 @@ from netdsl.backends.cpu.task_program import split_range
 from netdsl.ir.autodiff import grad
 from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
+from netdsl.ops import OPS
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.types import TensorType
@@ -119,6 +120,24 @@ def test_what_is_finite(value: float, device: str) -> None:
 def test_gelu_has_its_values(x: float, y: float, device: str) -> None:
     """Of the tanh form, as PyTorch's gelu(approximate="tanh") gives them."""
     assert float(computed("gelu", [x], device=device)[0]) == pytest.approx(y, abs=2e-6)
+
+
+@pytest.mark.parametrize("op", [n for n, record in OPS.items() if "activation" in record.traits])
+@pytest.mark.parametrize("device", DEVICES)
+def test_activations_of_large_numbers(op: str, device: str) -> None:
+    """Drawn examples are of the size of 1; here functions are at their limits."""
+    x = np.array([s * v for v in (5, 7.95, 9, 10, 20, 88, 1e3, 1e9, 1e30) for s in (1, -1)])
+    defaults = {p.name: p.default for p in OPS[op].attrs}
+    expected = OPS[op].reference(np, x, **defaults)
+    found = computed(op, x, device=device, **defaults)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_class_that_is_impossible_costs_nothing() -> None:
+    scores, labels = [[0.0, -np.inf, 0.0]], np.array([0], np.int32)
+    for device in DEVICES:
+        loss = computed("cross_entropy", scores, labels, device=device, smoothing=0.0)
+        assert loss[0] == pytest.approx(np.log(2))
 
 
 @given(count=st.integers(0, 3000), most=st.integers(1, 100))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 100
 """Columns of reasons."""
+_MAX_OPS = 6
 _MAX_NAMES = 4
 """As many candidates are named that the same stands against, unless no candidate is left."""
 
@@ -38,9 +39,17 @@ def show_reasons(kernels: Sequence[ExplainedKernel]) -> None:
     """Each kernel with its candidates: those that can compute it, the cheapest first and the one
     that is taken marked; then the others, by the reason against them."""
     for kernel in kernels:
-        echo(f"\n{kernel.name} ({kernel.kind}, {format_bytes(kernel.bytes)}): {kernel.computed_by}")
+        facts = f"{_summarize_ops(kernel)}, {format_bytes(kernel.bytes)}"
+        echo(f"\n{kernel.name} ({facts}): {kernel.computed_by}")
         for line in _list_candidates(kernel):
             echo(line)
+
+
+def _summarize_ops(kernel: ExplainedKernel) -> str:
+    """Its operators, each once; its kind if it moves a value alone."""
+    ops = list(dict.fromkeys(kernel.ops))
+    shown = " + ".join(ops[:_MAX_OPS]) or kernel.kind
+    return f"{shown} + {len(ops) - _MAX_OPS} more" if len(ops) > _MAX_OPS else shown
 
 
 def _list_candidates(kernel: ExplainedKernel) -> Iterator[str]:
@@ -48,7 +57,7 @@ def _list_candidates(kernel: ExplainedKernel) -> Iterator[str]:
     width = max((len(a.name) for a in able), default=0)
     for a in sorted(able, key=lambda a: math.inf if a.cost is None else a.cost):
         mark = "*" if a.name == kernel.computed_by else " "
-        yield f"  {mark} {a.name:<{width}}  {_format_cost(a)}"
+        yield f"  {mark} {a.name:<{width}}  {_format_cost(a, kernel.cost_unit)}"
     reasons: dict[str, list[str]] = {}
     for a in kernel.assessments:
         if a.reason is not None:
@@ -59,12 +68,12 @@ def _list_candidates(kernel: ExplainedKernel) -> Iterator[str]:
         yield fill(text, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
 
 
-def _format_cost(assessment: Assessment) -> str:
+def _format_cost(assessment: Assessment, unit: str) -> str:
     if assessment.cost is None:
         return "to be timed on the device"
     if math.isinf(assessment.cost):
         return "only if nothing else can"
-    return f"cost {assessment.cost:,.0f}"
+    return f"{assessment.cost:,.0f} {unit}"
 
 
 def show_reference_count(kernels: Sequence[ExplainedKernel]) -> None:

@@ -102,13 +102,17 @@ class ExplainedKernel:
     bytes: int
     computed_by: str
     assessments: tuple[Assessment, ...]
+    ops: tuple[str, ...]
+    """The operators of its nodes."""
+    cost_unit: str
 
     def as_json(self) -> dict[str, Any]:
         candidates = [
             {"name": a.name, "reason": a.reason, "cost": a.cost} for a in self.assessments
         ]
-        facts = {"name": self.name, "kind": self.kind, "bytes": self.bytes}
-        return facts | {"computed_by": self.computed_by, "candidates": candidates}
+        facts = {"name": self.name, "kind": self.kind, "ops": self.ops, "bytes": self.bytes}
+        found = {"computed_by": self.computed_by, "cost_unit": self.cost_unit}
+        return facts | found | {"candidates": candidates}
 
 
 REFERENCE, TIMED = "reference", "timed"
@@ -123,6 +127,8 @@ def explain_kernels(plan: Plan, device: str) -> list[ExplainedKernel]:
             count_moved_bytes(plan.graph, kernel),
             _name_choice(choice),
             choice.assessments,
+            tuple(plan.graph[n].op for n in kernel.nodes),
+            choice.unit,
         )
         for kernel, choice in zip(plan.kernels, explain_choices(device, plan), strict=True)
     ]

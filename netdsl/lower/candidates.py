@@ -43,10 +43,12 @@ class CandidateChoice(Generic[Problem, Result]):
 
     taken: Candidate[Problem, Result] | None = None
     assessments: tuple[Assessment, ...] = ()
+    unit: str = ""
+    """Of the costs."""
 
 
 def choose(
-    candidates: Sequence[Candidate[Problem, Result]], problem: Problem
+    candidates: Sequence[Candidate[Problem, Result]], problem: Problem, unit: str = ""
 ) -> CandidateChoice[Problem, Result]:
     """Assesses all candidates and takes the cheapest that applies; of equal ones, the first."""
     taken, lowest = None, 0.0
@@ -60,4 +62,4 @@ def choose(
         assessments.append(Assessment(candidate.name, cost=cost))
         if taken is None or cost < lowest:
             taken, lowest = candidate, cost
-    return CandidateChoice(taken, tuple(assessments))
+    return CandidateChoice(taken, tuple(assessments), unit)

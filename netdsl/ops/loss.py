@@ -44,7 +44,9 @@ def _one_hot(xp: Any, labels: Array, classes: int, smoothing: float, dtype: str)
 
 def _cross_entropy(xp: Any, logits: Array, labels: Array, smoothing: float) -> Array:
     target = _one_hot(xp, labels, logits.shape[-1], smoothing, logits.dtype)
-    return -(target * _log_softmax(xp, logits)).sum(axis=-1)
+    # a class that is impossible (a score of -inf) and not wanted adds nothing, and no NaN
+    terms = xp.where(target == 0, xp.zeros_like(target), target * _log_softmax(xp, logits))
+    return -terms.sum(axis=-1)
 
 
 def _cross_entropy_shape(logits: TensorType, labels: TensorType, smoothing: float) -> TensorType:

@@ -100,7 +100,7 @@ def choose_candidate(
 ) -> tuple[CpuChoice, KernelProblem]:
     """The candidate that computes a kernel, and the problem to launch it with."""
     problem = KernelProblem(PlanMemory(plan, memory), kernel)
-    return choose(CPU_CANDIDATES, problem), problem
+    return choose(CPU_CANDIDATES, problem, "cycles"), problem
 
 
 def make_kernel_tasks(

@@ -115,16 +115,20 @@ _TANH_DENOMINATOR = (
     2.26843463243900e-03,
     4.89352518554385e-03,
 )
+_TANH_SATURATION = 9.0
 
 
 def tanh(v: Lanes, x: Value) -> Value:
-    """A quotient of polynomials on [-7.9, 7.9], as Eigen's."""
+    """A quotient of polynomials on [-7.9, 7.9], as Eigen's; 1 or -1 where float32 has nothing
+    between."""
     y = _clamp(v, x, -7.90531110763549805, 7.90531110763549805)
     square = mul(v, y, y)
     numerator = mul(v, y, _horner(v, square, *_TANH_NUMERATOR))
     found = div(v, numerator, _horner(v, square, *_TANH_DENOMINATOR))
-    is_small = less_than(v, v.map("llvm.fabs", x), v.const(0.0004))
-    return select(v, is_small, x, found)
+    magnitude = v.map("llvm.fabs", x)
+    one = v.map("llvm.copysign", v.const(1), x)
+    found = select(v, greater_than(v, magnitude, v.const(_TANH_SATURATION)), one, found)
+    return select(v, less_than(v, magnitude, v.const(0.0004)), x, found)
 
 
 def expm1(v: Lanes, x: Value) -> Value:

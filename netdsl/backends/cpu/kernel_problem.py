@@ -27,7 +27,7 @@ from netdsl.plan.placement import Placement
 from netdsl.types import Array, Node
 
 T = TypeVar("T")
-OTHER_KIND = "it computes another kind of kernel"
+OTHER_KIND = "for other kinds of kernels"
 """The reason against candidates that a kernel has nothing to do with."""
 
 

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from netdsl.backends.cpu.domain import trace_domain
-from netdsl.backends.cpu.halo_and_reductions import (
-    MAXIMUM,
-    MEAN,
-    MOMENTS,
-    NORMALIZE_DMOMENTS,
-    SUM,
-    TRUST_RATIO,
-    HaloArgs,
-    ReductionArgs,
-    ReductionResultArgs,
-    clear_halo,
-    finalize_reductions,
-)
+from netdsl.backends.cpu.halo_tasks import HaloArgs, clear_halo
 from netdsl.backends.cpu.loop_nest import LoopNest, make_loop_nest, remove_channel_period
 from netdsl.backends.cpu.memory_ref import KernelOperand, MemoryRef
 from netdsl.backends.cpu.record import RecordTable
+from netdsl.backends.cpu.reduction_finalizer import (
+    ReductionArgs,
+    ReductionResultArgs,
+    compile_finalizer,
+)
 from netdsl.backends.cpu.row_kernel import RowKernel, compile_row_kernel
-from netdsl.backends.cpu.row_kernel_spec import RowKernelBody, count_values
+from netdsl.backends.cpu.row_kernel_spec import RowKernelBody
 from netdsl.backends.cpu.task_program import REDUCTION_WORKERS, Task, split_range, thread_count
 from netdsl.ir.views import strip_views
 from netdsl.lower.index_terms import UnsupportedKernelError
@@ -41,14 +34,6 @@ _MIN_TASK_ELEMENTS = 16384
 """Elements that are worth a task of their own."""
 _MAX_PARTIAL_SUMS = 8
 """How many partial sums at most: a number of its own, so that results do not depend on threads."""
-_REDUCTION_KINDS = {
-    "reduce_sum": SUM,
-    "reduce_mean": MEAN,
-    "reduce_max": MAXIMUM,
-    "moments": MOMENTS,
-    "normalize_dmoments": NORMALIZE_DMOMENTS,
-    "trust_ratio": TRUST_RATIO,
-}
 
 
 @dataclass
@@ -199,9 +184,9 @@ class DomainBody:
         """The tasks that make the results of the sums."""
         if not self.reductions:
             return KernelTasks()
+        period, repeat = loop_nest.period, loop_nest.repeat
+        has_columns = self.kept_axes[1]
         total = math.prod(self.domain) // groups
-        is_single_number = not self.kept_axes[1]
-        count = total if is_single_number else total // loop_nest.period
         tasks = KernelTasks()
         table = RecordTable(tasks.keepalive)
         args = table.add(
@@ -210,64 +195,44 @@ class DomainBody:
                 slot=row_kernel.accumulator_count * row_kernel.accumulator_stride * 4,
                 sum=row_kernel.accumulator_stride * 4,
                 parts=parts,
-                period=loop_nest.period,
-                repeat=loop_nest.repeat,
-                single=is_single_number,
-                results=table.add(*self._make_results(row_kernel, count)),
-                result_count=len(self.reductions),
+                channels=period if has_columns else 1,
+                repeat=repeat if has_columns else 1,
+                period=4 * period,
+                width=1 if has_columns else period * repeat,
+                count=total // period if has_columns else total,
+                results=table.add(*(self._locate_results(r, row_kernel) for r in self.reductions)),
             )
         )
-        tasks.stages.append(
-            [
-                (finalize_reductions.address, args, *r)
-                for r in split_range(groups, 4 * thread_count())
-            ]
-        )
+        finalize = compile_finalizer(self.reductions)
+        tasks.stages.append([(finalize, args, *r) for r in split_range(groups, 4 * thread_count())])
         return tasks
 
-    def _make_results(self, row_kernel: RowKernel, count: int) -> Iterator[ReductionResultArgs]:
-        first = 0
-        for reduction in self.reductions:
-            yield self._make_result_args(reduction, first, row_kernel, count)
-            first += sum(count_values(a) for a in reduction.accumulators)
-
-    def _make_result_args(
-        self, reduction: Reduction, first: int, row_kernel: RowKernel, count: int
-    ) -> ReductionResultArgs:
-        kind = _REDUCTION_KINDS[reduction.node.op]
-        target = self.memory.operand(reduction.node.name)
-        strides = list(target.layout.strides)
-        second = 0
-        if kind in (MOMENTS, NORMALIZE_DMOMENTS):
-            second, strides = strides[0], strides[1:]
-        variance = (0, 0, 0)
-        if kind == NORMALIZE_DMOMENTS:
-            variance = self._locate_variance(self.memory.operand(reduction.node.args[2]))
+    def _locate_results(self, reduction: Reduction, row_kernel: RowKernel) -> ReductionResultArgs:
+        address, second, channel, group = self._locate_rows(reduction.node.name)
+        variance, _, variance_channel, variance_group = (
+            self._locate_rows(reduction.node.args[2], row=1) if reduction.moments else (0, 0, 0, 0)
+        )
         return ReductionResultArgs(
-            kind=kind,
-            first_sum=first,
-            target=target.address + 4 * target.layout.offset,
-            channel=4 * strides[-1] if self.kept_axes[1] else 0,
-            second=4 * second,
-            group=4 * strides[0] if self.kept_axes[0] else 0,
-            count=count,
-            shift=row_kernel.shift_addresses[id(reduction.accumulators[0])]
-            if kind == MOMENTS
-            else 0,
-            variance=variance[0],
-            variance_channel=variance[1],
-            variance_group=variance[2],
-            eps=reduction.node.attrs.get("eps", 0.0),
-            trust=reduction.node.attrs.get("trust", 0.0),
-            weight_decay=reduction.node.attrs.get("weight_decay", 0.0),
+            target=address,
+            channel=channel,
+            group=group,
+            second=second,
+            shift=row_kernel.shift_addresses.get(id(reduction.accumulators[0]), 0),
+            variance=variance,
+            variance_channel=variance_channel,
+            variance_group=variance_group,
         )
 
-    def _locate_variance(self, m: KernelOperand) -> tuple[int, int, int]:
-        """Where the variances of moments lie, with bytes to the next channel and group."""
-        strides = m.layout.strides
-        by_channel = strides[-1] if self.kept_axes[1] else 0
-        by_group = strides[1] if self.kept_axes[0] else 0
-        return m.address + 4 * (m.layout.offset + strides[0]), 4 * by_channel, 4 * by_group
+    def _locate_rows(self, name: str, row: int = 0) -> tuple[int, int, int, int]:
+        """The address of a row of results, and bytes to the next row, channel and group. Only
+        moments have rows."""
+        operand, node = self.memory.operand(name), self.memory.plan.graph[name]
+        strides = [4 * s for s in operand.layout.strides]
+        has_rows = node.op in ("moments", "normalize_dmoments") or row > 0
+        second = strides.pop(0) if has_rows else 0
+        first, last = self.kept_axes
+        address = operand.address + 4 * operand.layout.offset + row * second
+        return address, second, strides[-1] if last else 0, strides[0] if first else 0
 
 
 def make_body_tasks(memory: PlanMemory, body: DomainBody, outputs: Sequence[str]) -> KernelTasks:

@@ -63,8 +63,9 @@ def compute_scores(args, first, last, _c, _d, _e):  # type: ignore[no-untyped-de
         if kind == CROSS_ENTROPY:
             loss = 0.0
             for c in range(classes):
-                own = s.label_share if c == label else 0.0
-                loss -= (own + s.class_share) * (load_f32(a + 4 * c) - maximum - log)
+                share = s.class_share + (s.label_share if c == label else 0.0)
+                if share != 0.0:  # an impossible class, of -inf, would make NaN of it
+                    loss -= share * (load_f32(a + 4 * c) - maximum - log)
             store_f32(to, loss)
         else:
             for c in range(classes):

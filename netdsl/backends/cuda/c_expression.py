@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from netdsl.backends.cuda.cuda_launch import KernelArgument, element_address
 from netdsl.lower.expression import Constant, DropoutMask, Expr
@@ -82,6 +82,12 @@ def render(e: Expr, operands: Sequence[str]) -> str:
         return f"({x} != 0)" if ctype == "bool" else f"(({ctype}){x})"
     has_constant = e.op in _WITH_CONSTANT and isinstance(e.args[-1], Constant)
     return (_WITH_CONSTANT if has_constant else TEMPLATES)[e.op].format(*operands)
+
+
+def render_tree(e: Expr, names: Mapping[int, str]) -> str:
+    """Returns an expression in C with all its operands; `names` has what leaves are, by their
+    ids."""
+    return names.get(id(e)) or render(e, [render_tree(a, names) for a in e.args])
 
 
 def literal(value: float, ctype: str) -> str:

@@ -56,7 +56,7 @@ def explain_choices(plan: Plan, multiprocessors: int) -> tuple[CandidateChoice[A
 
 def _explain_choice(plan: Plan, kernel: Kernel, multiprocessors: int) -> CandidateChoice[Any, Any]:
     if kernel.kind != "anchor":
-        return choose((_GENERATED,), _CudaProblem(plan, kernel, multiprocessors))
+        return choose((_GENERATED,), _CudaProblem(plan, kernel, multiprocessors), "bytes")
     found = place_splits(plan, kernel, multiprocessors)
     return CandidateChoice(
         assessments=tuple(a for placed in found for a in _assess(placed, multiprocessors))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from netdsl.backends.cuda.c_expression import MEMORY_TYPES
+from netdsl.backends.cuda.c_expression import MEMORY_TYPES, render_tree
 from netdsl.backends.cuda.cuda_launch import (
     SCRATCH,
     THREADS_PER_BLOCK,
@@ -21,8 +21,10 @@ from netdsl.backends.cuda.cuda_launch import (
 from netdsl.backends.cuda.geometry import Geometry
 from netdsl.backends.cuda.map_codegen import MapCodegen, device_function_source
 from netdsl.lower.index_terms import UnsupportedKernelError
+from netdsl.lower.reduction import ReductionResults
 from netdsl.lower.trace import Reduction, TracedKernel
-from netdsl.plan.layout import row_major_strides
+from netdsl.plan.layout import Layout, row_major_strides
+from netdsl.plan.placement import Placement
 
 _MAX_FINISH_THREADS = 512
 _MIN_PARALLEL_COLUMNS = 4
@@ -306,51 +308,33 @@ def _write_result(
     number: int,
     add_argument: Callable[[KernelArgument], str],
 ) -> list[str]:
-    """Returns the lines that write one reduction's result from its sums."""
-    size = math.prod(r.place.layout.shape)
-    if r.place.padding is not None or r.place.layout.strides != row_major_strides(
-        r.place.layout.shape
-    ):
+    """Returns the lines that write one reduction's results from its sums."""
+    if r.place.padding is not None or not _is_contiguous(r.place.layout):
         raise UnsupportedKernelError(f"{r.node.name} is not contiguous")
-    kind, op = MEMORY_TYPES[r.place.dtype], r.node.op
+    kind = MEMORY_TYPES[r.place.dtype]
     out = f"(({kind}*){add_argument(element_address(r.place, r.place.layout.offset))})"
     q = accumulators.first_numbers[number]
-
-    def store_line(where: str, value: str) -> str:
-        return f"{{ const double r = {value}; store<1>({out} + {where}, &r); }}"
-
-    if op == "moments":
-        half = size // 2
-        mean, var = f"(s{q} / count)", f"s{q + 1} / count - (s{q} / count) * (s{q} / count)"
-        second = f"{{ double r = {var}; r = r < 0 ? 0 : r; store<1>({out} + {add_argument(half)} + i, &r); }}"
-        return [store_line("i", f"s{q + 2} + {mean}"), second]
-    if op == "normalize_dmoments":
-        return _write_dmoments(r, q, accumulators.first_numbers[number + 1], out, add_argument)
-    if op == "trust_ratio":
-        a = r.node.attrs
-        weight_norm, gradient_norm = (
-            f"sqrt(s{q})",
-            f"sqrt(s{accumulators.first_numbers[number + 1]})",
-        )
-        denominator = f"({gradient_norm} + {a['weight_decay']!r} * {weight_norm} + {a['eps']!r})"
-        ratio = f"{weight_norm} > 0 && {gradient_norm} > 0 ? {a['trust']!r} * {weight_norm} / {denominator} : 1"
-        return [store_line("i", ratio)]
-    return [store_line("i", f"s{q} / count" if op == "reduce_mean" else f"s{q}")]
+    is_shifted = r.accumulators[0].kind == "moments"
+    results = ReductionResults(r.node, 2 if is_shifted else len(r.accumulators))
+    names = {id(e): f"s{q + i}" for i, e in enumerate(results.sums)}
+    names |= {id(results.count): "count", id(results.shift): f"s{q + 2}"}
+    if r.moments is not None:
+        names[id(results.variance)] = _load_variance(r.moments, add_argument)
+    lines, row = [], out
+    for e in results.values:
+        lines.append(f"{{ const double r = {render_tree(e, names)}; store<1>({row} + i, &r); }}")
+        if e is not results.values[-1]:
+            row = f"{out} + {add_argument(math.prod(r.place.layout.shape) // 2)}"
+    return lines
 
 
-def _write_dmoments(
-    r: Reduction, total: int, centred: int, out: str, add_argument: Callable[[KernelArgument], str]
-) -> list[str]:
-    assert r.moments is not None
-    half = math.prod(r.place.layout.shape) // 2
-    layout = r.moments.layout
-    if layout.strides != row_major_strides(layout.shape):
+def _load_variance(moments: Placement, add_argument: Callable[[KernelArgument], str]) -> str:
+    layout = moments.layout
+    if not _is_contiguous(layout):
         raise UnsupportedKernelError("the moments are not contiguous")
-    place = add_argument(element_address(r.moments, layout.offset + half))
-    kind = MEMORY_TYPES[r.moments.dtype]
-    eps = repr(float(r.node.attrs["eps"]))
-    return [
-        f"{{ const double inv = 1 / sqrt((double)widen((({kind} const*){place})[i]) + {eps});",
-        f"const double dm = -s{total} * inv, dv = -0.5 * s{centred} * inv * inv * inv;",
-        f"store<1>({out} + i, &dm); store<1>({out} + {add_argument(half)} + i, &dv); }}",
-    ]
+    row = add_argument(element_address(moments, layout.offset + math.prod(layout.shape) // 2))
+    return f"(double)widen((({MEMORY_TYPES[moments.dtype]} const*){row})[i])"
+
+
+def _is_contiguous(layout: Layout) -> bool:
+    return layout.strides == row_major_strides(layout.shape)
