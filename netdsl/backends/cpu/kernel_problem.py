@@ -158,25 +158,27 @@ class KernelProblem:
 
     @cached_property
     def product_target(self) -> ProductTarget:
-        """Where such a product is written."""
+        """Where such a product is written. Takes its memory: only for the candidate that is
+        launched."""
         if self.is_product_stored:
             return ProductTarget(self.memory.operand(self.node.name))
         buffer = allocate_floats(self.node.type.size)
         address = int(buffer.ctypes.data)
         return ProductTarget(KernelOperand(address, self.product_layout, "float32"), buffer)
 
-    @cached_property
-    def body_after_product(self) -> Attempt[DomainBody]:
+    def build_body_after_product(self, product: KernelOperand) -> DomainBody:
         """The body of the other nodes, which reads such a product."""
         operands = {i: self.memory.operand(i) for i in self.kernel.inputs}
-        operands[self.node.name] = self.product_target.operand
-        domain, outputs = self.node.type.shape, self.other_outputs
-        return attempt(lambda: self._build_body(domain, operands, outputs))
+        operands[self.node.name] = product
+        return self._build_body(self.node.type.shape, operands, self.other_outputs)
 
-    @property
+    @cached_property
     def reason_after_product(self) -> str | None:
         """Why the other nodes cannot be computed from such a product, or None."""
-        return self.body_after_product.reason if self.other_outputs else None
+        if not self.other_outputs:
+            return None
+        product = KernelOperand(0, self.product_layout, "float32")
+        return attempt(lambda: self.build_body_after_product(product)).reason
 
     @cached_property
     def gemm(self) -> tuple[ImplicitGemm, IntTuple]:
@@ -194,5 +196,5 @@ def make_tasks_after_product(problem: KernelProblem) -> KernelTasks:
     """What a kernel computes once its product is complete."""
     if not problem.other_outputs:
         return KernelTasks()
-    body = problem.body_after_product.unwrap()
+    body = problem.build_body_after_product(problem.product_target.operand)
     return make_body_tasks(problem.memory, body, problem.other_outputs)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from netdsl.backends.cpu.kernel_problem import KernelProblem
 from netdsl.backends.cpu.map_candidates import BYTES_PER_CYCLE, explain_map, make_map_tasks
 from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory
@@ -12,6 +14,7 @@ from netdsl.backends.cpu.product_candidates import PRODUCT_CANDIDATES, CpuChoice
 from netdsl.lower.candidates import choose
 from netdsl.plan.kernel import Kernel
 from netdsl.plan.placement import Placement
+from netdsl.types import Array
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,14 @@ class SplitKernel:
     rest: KernelProblem
 
 
-def _split_kernel(problem: KernelProblem) -> SplitKernel:
+_PLACEHOLDER = np.zeros(1, np.float32)
+"""Gives an address to a product that is looked at only."""
+
+
+def _split_kernel(problem: KernelProblem, buffer: Array = _PLACEHOLDER) -> SplitKernel:
+    """`buffer` is where the product lies if the plan does not store it."""
     memory, kernel, name = problem.memory, problem.kernel, problem.kernel.name
-    buffer = problem.product_target.buffer
-    if buffer is not None:
+    if not problem.is_product_stored:
         place = Placement(f"apart {name}", problem.node.type.dtype, problem.product_layout)
         plan = replace(memory.plan, placements={**memory.plan.placements, name: place})
         memory = PlanMemory(plan, {**memory.buffers, place.buffer: buffer})
@@ -57,12 +64,17 @@ def _estimate_split(problem: KernelProblem) -> float:
 
 
 def _make_split_tasks(problem: KernelProblem) -> KernelTasks:
-    split = problem.once(_split_kernel)
+    target = problem.product_target
+    split = (
+        problem.once(_split_kernel)
+        if target.buffer is None
+        else _split_kernel(problem, target.buffer)
+    )
     taken = split.choice.taken
     assert taken is not None
     tasks = taken.launch(split.product)
     tasks.append_stages(make_map_tasks(split.rest))
-    tasks.keepalive.append(problem.product_target)
+    tasks.keepalive.append(target)
     return tasks
 
 
