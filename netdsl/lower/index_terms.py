@@ -7,8 +7,8 @@ accesses consists of digits of that index: `(i // weight) % extent`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from netdsl.plan.layout import IntTuple, row_major_strides
 
@@ -18,8 +18,7 @@ class UnsupportedKernelError(Exception):
     message is the reason, a phrase such as "padding between channels"."""
 
 
-@dataclass(frozen=True, slots=True)
-class Digit:
+class Digit(NamedTuple):
     """The digit `(i // weight) % extent` of a domain's linear index i."""
 
     weight: int
@@ -67,8 +66,7 @@ def reshape_coordinates(coordinates: Coordinates, shape: Sequence[int]) -> Coord
     return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
+class Term(NamedTuple):
     """One digit's part of an address: `stride` elements for each step of the digit."""
 
     digit: Digit

@@ -20,7 +20,7 @@ from netdsl.lower.index_terms import (
 )
 from netdsl.ops import OPS
 from netdsl.ops.dropout import dropout_key
-from netdsl.plan.layout import row_major_strides
+from netdsl.plan.layout import IntTuple, row_major_strides
 from netdsl.plan.placement import Placement
 from netdsl.types import Graph, Node
 
@@ -170,16 +170,19 @@ class _Tracer:
             return self.trace_value(arg, tuple(coordinates[a] for a in order))
         raise UnsupportedKernelError(f"{node.name} is a {node.op} inside a kernel")
 
-    def _trace_operand(self, name: str, coordinates: Coordinates) -> Expr:
-        shape = self.graph[name].type.shape
-        return self.trace_value(name, broadcast_coordinates(coordinates, shape))
+    def _trace_operand(self, name: str, coordinates: Coordinates, shape: IntTuple) -> Expr:
+        """An operand of a value of a shape, broadcast to it."""
+        own_shape = self.graph[name].type.shape
+        if own_shape != shape:
+            coordinates = broadcast_coordinates(coordinates, own_shape)
+        return self.trace_value(name, coordinates)
 
     def _trace_op(self, node: Node, coordinates: Coordinates) -> Expr:
         if node.op == "pad":
             return self._trace_pad(node, coordinates)
         if node.op in ("normalize", "rescale", "moments_grad"):
             return self._trace_normalization(node, coordinates)
-        args = [self._trace_operand(a, coordinates) for a in node.args]
+        args = [self._trace_operand(a, coordinates, node.type.shape) for a in node.args]
         if node.op == "dropout":
             return self._trace_dropout(node, coordinates, args)
         if OPS[node.op].kind != "elementwise":
@@ -258,11 +261,11 @@ class _Tracer:
         axes = node.attrs["axes"]
         if node.op == "rescale":
             g, m = node.args
-            value = self._trace_operand(g, coordinates)
+            value = self._trace_operand(g, coordinates, node.type.shape)
             return _apply("mul", value, self._trace_inverse_std(node, m, coordinates))
         *gradient, x, m = node.args
         mean = self._load_moment(m, 0, coordinates, axes)
-        centred = _apply("sub", self._trace_operand(x, coordinates), mean)
+        centred = _apply("sub", self._trace_operand(x, coordinates, node.type.shape), mean)
         if node.op == "normalize":
             return _apply("mul", centred, self._trace_inverse_std(node, m, coordinates))
         count = math.prod(self.graph[x].type.shape[a] for a in axes)
@@ -278,7 +281,7 @@ class _Tracer:
         kept = tuple(axis for a, axis in enumerate(coordinates) if a not in axes)
         shape = tuple(s for a, s in enumerate(domain.shape) if a not in axes)
         operands = node.args[:2] if node.op == "normalize_dmoments" else node.args
-        values = [self._trace_operand(a, coordinates) for a in operands]
+        values = [self._trace_operand(a, coordinates, domain.shape) for a in operands]
         moments = None
         if node.op == "normalize_dmoments":
             mean = self._load_moment(node.args[2], 0, coordinates, axes)

@@ -11,6 +11,7 @@ import numpy as np
 from netdsl.backends.base import Backend, RefreshableThunk, Thunk
 from netdsl.dump import dump_stage
 from netdsl.errors import internal_error
+from netdsl.ir.garbage_collection import pause_garbage_collection
 from netdsl.ops import OPS
 from netdsl.ops.dtypes import dtype_of
 from netdsl.passes.batch_norm_folding import FoldedGraph
@@ -90,7 +91,8 @@ class Executor:
             label: _view_array(self.plan, backend, memory, name)
             for label, name in self.plan.graph.outputs.items()
         }
-        self.kernels = [backend.bind(self.plan, kernel, memory) for kernel in self.plan.kernels]
+        with pause_garbage_collection():
+            self.kernels = [backend.bind(self.plan, kernel, memory) for kernel in self.plan.kernels]
         self._step = backend.capture(self.kernels)
 
     def refresh(self) -> None:
