@@ -210,6 +210,7 @@ LAYER_CASES = (
     LayerCase("gelu", (3, 4, 5), _function("gelu", approximate="tanh")),
     LayerCase("softsign", (3, 4, 5), _function("softsign")),
     LayerCase("hardswish", (3, 4, 5), _function("hardswish")),
+    LayerCase("silu", (3, 4, 5), _function("silu")),
     LayerCase("clamp(-0.5, 1.25)", (3, 4, 5), _function("hardtanh", min_val=-0.5, max_val=1.25)),
     LayerCase("clamp", (3, 4, 5), _function("relu6")),
     LayerCase("sigmoid", (3, 4, 5), _function("sigmoid")),

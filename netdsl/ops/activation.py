@@ -85,6 +85,12 @@ def _hardswish_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     return b.select(b.greater(x, three), g, below)
 
 
+def _silu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
+    """s + y * (1 - s), where s is sigmoid(x)."""
+    s = b.sigmoid(x)
+    return b.mul(g, b.add(s, b.mul(y, b.sub(constant_like(b, 1.0, y), s))))
+
+
 def _activation(
     name: str,
     reference: Any,
@@ -164,6 +170,13 @@ OPS = (
         lambda xp, x: x * xp.minimum(xp.maximum(x + 3, 0), 6) / 6,
         _hardswish_vjp,
         "x * clamp(x + 3, 0, 6) / 6 (Howard et al. 2019)",
+        flops=5,
+    ),
+    _activation(
+        "silu",
+        lambda xp, x: x * _sigmoid(xp, x),
+        _silu_vjp,
+        "x * sigmoid(x), also called swish (Elfwing et al. 2018)",
         flops=5,
     ),
 )
