@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from netdsl.backends.cpu.domain import Domain
+from netdsl.backends.cpu.domain_expressions import DomainExpressions
 from netdsl.backends.cpu.loop_nest import LoopNest, make_loop_nest
 from netdsl.backends.cpu.map_kernels import KernelTasks
 from netdsl.backends.cpu.memory_ref import KernelOperand
@@ -20,7 +20,7 @@ from netdsl.plan.placement import Placement
 class CopyLoops:
     """A copy of float32 elements between two places, and the loops over them."""
 
-    domain: Domain
+    expressions: DomainExpressions
     loop_nest: LoopNest
 
 
@@ -29,14 +29,14 @@ def make_copy_loops(source: KernelOperand, layout: Layout, address: int) -> Copy
     UnsupportedKernelError if there are too many of them."""
     operands = {"source": source, "target": KernelOperand(address, layout, source.dtype)}
     places = [Placement(name, o.dtype, o.layout) for name, o in operands.items()]
-    domain = Domain(trace_copy(*places), operands, layout.shape)
-    return CopyLoops(domain, make_loop_nest(domain.shape, domain.all_refs()))
+    expressions = DomainExpressions(trace_copy(*places), operands, layout.shape)
+    return CopyLoops(expressions, make_loop_nest(expressions.shape, expressions.all_refs()))
 
 
 def make_copy_tasks(copy: CopyLoops) -> KernelTasks:
     """The tasks that run a copy."""
-    loop_nest, domain = copy.loop_nest, copy.domain
-    row_kernel = compile_row_kernel(loop_nest, RowKernelBody(domain.outputs, (), domain.refs), 1)
+    loop_nest, e = copy.loop_nest, copy.expressions
+    row_kernel = compile_row_kernel(loop_nest, RowKernelBody(e.outputs, (), e.refs), 1)
     if loop_nest.row_count > 1:
         chunks = [
             (a, b, 0, loop_nest.run)

@@ -62,7 +62,7 @@ def explain_halos(places: Iterable[Placement]) -> str | None:
 def check_row_kernel(body: DomainBody, fixed_axes: int = 0, can_merge_rows: bool = True) -> None:
     """Raises UnsupportedKernelError where a body with this loop nest cannot be compiled."""
     loop_nest = body.build_loop_nest(fixed_axes, can_merge_rows)
-    if any(p.dtype == "bool" for p in body.traced.refs.values()):  # all else has code
+    if any(p.dtype == "bool" for p in body.expressions.refs.values()):  # all else has code
         RowKernelSpec(loop_nest, body.row_body, 1, (0, 0, 0))
 
 

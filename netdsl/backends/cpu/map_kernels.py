@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from netdsl.backends.cpu.domain import trace_domain
+from netdsl.backends.cpu.domain_expressions import trace_domain
 from netdsl.backends.cpu.halo_tasks import HaloArgs, clear_halo
 from netdsl.backends.cpu.loop_nest import LoopNest, make_loop_nest, remove_channel_period
 from netdsl.backends.cpu.memory_ref import KernelOperand, MemoryRef
@@ -109,17 +109,17 @@ class DomainBody:
         self.memory, self.domain = memory, domain
         graph = memory.plan.graph
         targets = {name: memory.operand(name) for name in outputs}
-        self.traced = trace_domain(graph, kernel.nodes, operands, targets, domain)
-        self.reductions = self.traced.kernel.reductions
+        self.expressions = trace_domain(graph, kernel.nodes, operands, targets, domain)
+        self.reductions = self.expressions.kernel.reductions
         self.kept_axes = self._find_kept_axes()
         self._loop_nests: dict[tuple[int, bool], LoopNest] = {}
         self.row_body = RowKernelBody(
-            self.traced.outputs,
-            self.traced.kernel.accumulators,
-            self.traced.refs,
+            self.expressions.outputs,
+            self.expressions.kernel.accumulators,
+            self.expressions.refs,
             is_flat=not self.kept_axes[1],
         )
-        if self.traced.is_split and (self.reductions or kernel.kind == "anchor"):
+        if self.expressions.is_split and (self.reductions or kernel.kind == "anchor"):
             raise UnsupportedKernelError(
                 "values whose axes are split differently from the domain's"
             )
@@ -145,7 +145,7 @@ class DomainBody:
         return found.pop()
 
     def collect_refs(self) -> list[MemoryRef]:
-        found = self.traced.all_refs()
+        found = self.expressions.all_refs()
         if self.reductions:
             first, last = self.kept_axes
             strides = [0] * len(self.domain)
@@ -165,7 +165,7 @@ class DomainBody:
         first, last = self.kept_axes
         places = self.collect_refs()
         loop_nest = make_loop_nest(
-            self.traced.shape, places, max(fixed_axes, int(first)), can_merge_rows
+            self.expressions.shape, places, max(fixed_axes, int(first)), can_merge_rows
         )
         if (
             self.reductions

@@ -1,4 +1,4 @@
-"""The domain of a kernel: its traced expressions with the memory that they refer to."""
+"""A kernel's expressions over its domain, with the memory that they refer to."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from netdsl.plan.layout import IntTuple, row_major_strides
 from netdsl.plan.placement import Placement
 from netdsl.types import Graph
 
-_FLOAT64_OPS = frozenset(("add", "sub", "mul", "div", "neg", "sqrt", "pow", "cast", "const"))
+_FLOAT64_OPS = frozenset(("add", "sub", "mul", "div", "fma", "neg", "sqrt", "pow", "cast", "const"))
 """What is computed in float64, of scalars: factors of a step."""
 
 
-class Domain:
+class DomainExpressions:
     """A kernel's expressions over a domain of some shape, whose axes `shape` splits where a view
     asks for it; `refs` has the memory of each load by its id, `outputs` what is written where.
 
@@ -127,7 +127,7 @@ def trace_domain(
     operands: Mapping[str, KernelOperand],
     outputs: Mapping[str, KernelOperand],
     domain: IntTuple,
-) -> Domain:
+) -> DomainExpressions:
     """Traces a kernel that reads `operands` (those of its nodes too that are computed before) and
     writes `outputs`, over a domain. Raises UnsupportedKernelError if there is no code for it."""
     places = {
@@ -135,7 +135,7 @@ def trace_domain(
     }
     computed = [n for n in nodes if n not in operands]
     traced = trace(graph, places, operands, computed, outputs)
-    return Domain(traced, {**operands, **outputs}, domain)
+    return DomainExpressions(traced, {**operands, **outputs}, domain)
 
 
 def _check_types(exprs: Sequence[Expr]) -> None:
