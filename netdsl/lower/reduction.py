@@ -9,7 +9,7 @@ from typing import Any
 
 from netdsl.lower.expression import Expr
 from netdsl.lower.formula import ElementSymbol, SymbolicNamespace
-from netdsl.types import Node
+from netdsl.lower.trace import Reduction
 
 Results = tuple[ElementSymbol, ...]
 
@@ -24,12 +24,12 @@ class ReductionResults:
     gives its leaves their values: `sums` (of moments: the sum and the sum of squares of differences
     from `shift`), the `count` of elements, and the `variance` of the moments that it reads."""
 
-    node: Node
-    sum_count: int
+    reduction: Reduction
 
     @cached_property
     def sums(self) -> tuple[Expr, ...]:
-        return tuple(_leaf(f"sum{i}") for i in range(self.sum_count))
+        count = sum(a.sum_count for a in self.reduction.accumulators)
+        return tuple(_leaf(f"sum{i}") for i in range(count))
 
     @cached_property
     def count(self) -> Expr:
@@ -46,7 +46,8 @@ class ReductionResults:
     @cached_property
     def values(self) -> tuple[Expr, ...]:
         """What is written, one expression for each row."""
-        found = _RESULTS[self.node.op](SymbolicNamespace(), self, self.node.attrs)
+        node = self.reduction.node
+        found = _RESULTS[node.op](SymbolicNamespace(), self, node.attrs)
         return tuple(s.expr for s in found)
 
     def symbols(self) -> list[ElementSymbol]:

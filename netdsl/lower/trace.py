@@ -44,6 +44,11 @@ class Accumulator:
     value: Expr
     kind: AccumulatorKind
 
+    @property
+    def sum_count(self) -> int:
+        """How many numbers are accumulated."""
+        return 2 if self.kind == "moments" else 1
+
 
 @dataclass(frozen=True)
 class Reduction:

@@ -17,7 +17,6 @@ from netdsl.backends.cpu.llvm_builder import (
 )
 from netdsl.backends.cpu.llvm_jit import compile_cached
 from netdsl.backends.cpu.record import Record
-from netdsl.backends.cpu.row_kernel_spec import count_values
 from netdsl.lower.expression import Constant, Expr
 from netdsl.lower.reduction import ReductionResults
 from netdsl.lower.trace import Reduction
@@ -54,10 +53,6 @@ class ReductionResultArgs(Record):
     variance_group: int
 
 
-def make_results(reduction: Reduction) -> ReductionResults:
-    return ReductionResults(reduction.node, sum(count_values(a) for a in reduction.accumulators))
-
-
 def compile_finalizer(reductions: Sequence[Reduction]) -> int:
     """The function that finishes groups `first` to `last` of reductions over one domain:
     `finalize(args, first, last, ...)`, args: ReductionArgs."""
@@ -73,7 +68,7 @@ def _signature(reduction: Reduction) -> Hashable:
 def _emit(reductions: Sequence[Reduction]) -> str:
     f = LlvmFunction("finalize")
     b, v = f.b, Float64Scalar(f)
-    kinds = [a.kind for r in reductions for a in r.accumulators for _ in range(count_values(a))]
+    kinds = [a.kind for r in reductions for a in r.accumulators for _ in range(a.sum_count)]
     totals = [b.alloca(F64) for _ in kinds]
     a = f.record(ReductionArgs)
     _, first, last, *_ = f.args
@@ -100,7 +95,7 @@ def _emit(reductions: Sequence[Reduction]) -> str:
         count = b.sitofp(a.count, F64)
         for i, reduction in enumerate(reductions):
             r = f.nth(ReductionResultArgs, a.results, const_i64(i))
-            results = make_results(reduction)
+            results = ReductionResults(reduction)
             values = {id(e): next(sums) for e in results.sums} | {id(results.count): count}
             _write_results(v, results, values, r, group, channel)
     return f.text()
@@ -115,9 +110,9 @@ def _write_results(
     channel: Value,
 ) -> None:
     f, b = v.f, v.f.b
-    if results.node.op == "moments":
+    if results.reduction.node.op == "moments":
         values[id(results.shift)] = _load(f, b.add(r.shift, b.mul(channel, const_i64(4))))
-    if results.node.op == "normalize_dmoments":
+    if results.reduction.node.op == "normalize_dmoments":
         by_channel, by_group = b.mul(channel, r.variance_channel), b.mul(group, r.variance_group)
         values[id(results.variance)] = _load(f, b.add(b.add(r.variance, by_channel), by_group))
     row = b.add(b.add(r.target, b.mul(channel, r.channel)), b.mul(group, r.group))

@@ -29,7 +29,6 @@ from netdsl.backends.cpu.row_kernel_spec import (
     MemoryRefArgs,
     RowKernelArgs,
     RowKernelSpec,
-    count_values,
 )
 from netdsl.lower.expression import Constant, DropoutMask, Expr, LinearIndex, Load, iter_expressions
 from netdsl.lower.levels import Level
@@ -177,7 +176,7 @@ class RowsEmitter(_RowKernelEmitter):
         for a in self.spec.body.accumulators:
             if a.kind == "max":
                 self._emit_fill(which, self.args.sum, -math.inf)
-            which += count_values(a)
+            which += a.sum_count
 
     def _emit_fill(self, which: int, nbytes: Value, number: float) -> None:
         b, v = self.f.b, Lanes(self.f)
@@ -269,7 +268,7 @@ class RowsEmitter(_RowKernelEmitter):
             self._accumulate(v, at, x, fn.maximum if a.kind == "max" else fn.add)
             if a.kind == "moments":
                 self._accumulate(v, at + 1, fn.mul(v, x, x))
-            at += count_values(a)
+            at += a.sum_count
         for (_, p), value in zip(body.outputs, values, strict=True):
             self._store_output(v, p, value)
 

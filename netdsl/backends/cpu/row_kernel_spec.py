@@ -38,11 +38,7 @@ class RowKernelBody:
     @property
     def accumulator_count(self) -> int:
         """How many numbers are accumulated: moments are two."""
-        return sum(count_values(a) for a in self.accumulators)
-
-
-def count_values(accumulator: Accumulator) -> int:
-    return 2 if accumulator.kind == "moments" else 1
+        return sum(a.sum_count for a in self.accumulators)
 
 
 class RowKernelArgs(Record):

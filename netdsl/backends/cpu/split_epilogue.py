@@ -34,7 +34,7 @@ def _split_kernel(problem: KernelProblem, buffer: Array = _PLACEHOLDER) -> Split
     """`buffer` is where the product lies if the plan does not store it."""
     memory, kernel, name = problem.memory, problem.kernel, problem.kernel.name
     if not problem.is_product_stored:
-        place = Placement(f"apart {name}", problem.node.type.dtype, problem.product_layout)
+        place = Placement(f"product {name}", problem.node.type.dtype, problem.product_layout)
         plan = replace(memory.plan, placements={**memory.plan.placements, name: place})
         memory = PlanMemory(plan, {**memory.buffers, place.buffer: buffer})
     product = KernelProblem(memory, Kernel(name, "anchor", (name,), problem.node.args, (name,)))

@@ -314,8 +314,7 @@ def _write_result(
     kind = MEMORY_TYPES[r.place.dtype]
     out = f"(({kind}*){add_argument(element_address(r.place, r.place.layout.offset))})"
     q = accumulators.first_numbers[number]
-    is_shifted = r.accumulators[0].kind == "moments"
-    results = ReductionResults(r.node, 2 if is_shifted else len(r.accumulators))
+    results = ReductionResults(r)
     names = {id(e): f"s{q + i}" for i, e in enumerate(results.sums)}
     names |= {id(results.count): "count", id(results.shift): f"s{q + 2}"}
     if r.moments is not None:
