@@ -86,8 +86,10 @@ class Backend(ABC):
 
     def explain_choices(self, plan: Plan) -> tuple[CandidateChoice[Any, Any], ...]:
         """Returns for each kernel of a plan which candidates there are to compute it, and which one
-        would be taken, without running anything. Raises NetError if the backend cannot tell."""
-        raise fail(f"`{self.name}` does not tell how it chooses kernels", help="use another device")
+        would be taken, without running anything. Raises NetError if the backend cannot say."""
+        raise fail(
+            f"`{self.name}` cannot explain how it chooses kernels", help="use another device"
+        )
 
     def generate_source(self, plan: Plan) -> str:
         """Returns the code generated for each kernel of a plan, as text; empty if there is none."""

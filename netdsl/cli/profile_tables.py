@@ -34,7 +34,7 @@ def show_profile(profile: Profile, full: bool) -> None:
     if count:
         echo(
             f"\n{count:,} of {len(kernels):,} kernels by reference: "
-            "`netdsl explain FILE --kernels --why` tells why."
+            "`netdsl explain FILE --kernels --why` prints why."
         )
     layers = [
         (
