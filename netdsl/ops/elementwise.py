@@ -241,7 +241,14 @@ OPS = (
         "-x",
         traits=("epilogue", "constant_folding"),
     ),
-    unary_op("exp", lambda xp, x: xp.exp(x), lambda b, g, y, x: b.mul(g, y), "e to the x", flops=4),
+    unary_op(
+        "exp",
+        lambda xp, x: xp.exp(x),
+        lambda b, g, y, x: b.mul(g, y),
+        "e to the x",
+        flops=4,
+        traits=("constant_folding",),
+    ),
     unary_op(
         "log",
         lambda xp, x: xp.log(x),
@@ -249,6 +256,7 @@ OPS = (
         "natural logarithm",
         distribution="positive",
         flops=4,
+        traits=("constant_folding",),
     ),
     unary_op(
         "sqrt",
