@@ -17,6 +17,7 @@ from netdsl.language.budget import Budget, Errors, limit_error
 from netdsl.language.evaluate import Scope, evaluate, evaluate_arguments
 from netdsl.language.parse import count_tokens, parse
 from netdsl.language.unparse import expression_text
+from netdsl.language.upgrade import read_heading, upgrade
 from netdsl.limits import MAX_CHAIN_LENGTH, MAX_FILE_BYTES
 from netdsl.parameter_types import AnyValue
 from netdsl.signature import REQUIRED, Param, Signature
@@ -141,8 +142,10 @@ def parse_file(path: str, read: TextReader = read_text) -> s.File:
     """Parses a file. Errors quote its text only if the file, and the target if it is a link, are
     named .net: other files may be private."""
     text = read(path)
+    heading = read_heading(text)
     try:
-        return parse(text, path)
+        file = parse(text, path)
+        return upgrade(file, heading.format) if heading else file
     except NetError as e:
         places = [d.span.position for d in e.diagnostics if d.span]
         if is_net_file(path) or not places:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from netdsl.ops.op import (
     float_operands,
     require,
 )
+from netdsl.ops.special import erf
 from netdsl.parameter_types import Float, ParameterType
 from netdsl.signature import Param
 from netdsl.types import FLOAT_DTYPES, ITEMSIZE, Array, Emitter, Node, TensorType
@@ -136,6 +138,12 @@ def _power_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     return b.mul(g, b.mul(constant_like(b, p, x), b.power(x, exponent=p - 1)))
 
 
+def _erf_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
+    """2 e^(-x^2) / sqrt(pi)."""
+    bell = b.exp(b.neg(b.mul(x, x)))
+    return b.mul(g, b.mul(constant_like(b, 2 / math.sqrt(math.pi), x), bell))
+
+
 def _zero_like(b: Emitter, g: Node) -> Node:
     return constant_like(b, 0.0, g)
 
@@ -192,7 +200,6 @@ OPS = (
         ),
         "x / z with broadcasting",
         distribution="positive",
-        traits=(),
     ),
     _binary_op(
         "maximum",
@@ -247,7 +254,7 @@ OPS = (
         lambda b, g, y, x: b.mul(g, y),
         "e to the x",
         flops=4,
-        traits=("constant_folding",),
+        traits=("epilogue", "constant_folding"),
     ),
     unary_op(
         "log",
@@ -266,6 +273,9 @@ OPS = (
         distribution="positive",
         flops=4,
         traits=("constant_folding",),
+    ),
+    unary_op(
+        "erf", erf, _erf_vjp, "error function", flops=4, traits=("epilogue", "constant_folding")
     ),
     unary_op(
         "power",
