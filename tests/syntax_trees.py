@@ -14,7 +14,8 @@ from netdsl.values import Size
 NOWHERE = Span(Source("drawn", ""), 0, 0)
 SECTIONS = ("use", "block", "net", "test", "data", "train")
 STATEMENTS = ("let", "shared", "output", "if", "for", "in")
-WORDS = (*SECTIONS, *STATEMENTS, "not", "expect", *sorted(RESERVED_WORDS))
+INFIX = ("as",)
+WORDS = (*SECTIONS, *STATEMENTS, *INFIX, "not", "expect", *sorted(RESERVED_WORDS))
 """Every word of the grammar."""
 plain_names = st.from_regex(r"[a-z_][a-z0-9_]{0,7}", fullmatch=True)
 
@@ -82,6 +83,7 @@ def _compound(e: Any) -> Any:
         _flat(e, ["==", "<", ">=", "~"], most=1),
         _flat(e, ["and"]),
         _flat(e, ["or"]),
+        tree(s.Conditional, tuples_of(st.tuples(e, e), 1, 2), e),
     )
 
 
@@ -99,15 +101,19 @@ def _elements(chain: Any, body: Any) -> Any:
         tree(s.Incoming),
         tree(s.ChainGroup, chain),
         tree(s.If, tuples_of(st.tuples(expressions, body), 1, 2), st.none() | body),
-        tree(s.For, tuples_of(names, 1, 2), expressions, body),
+        tree(s.For, tuples_of(names, 1, 2), expressions, st.none() | names, body),
     )
-    return plain | tree(s.Repeat, plain, expressions)
+    return plain | tree(s.Repeat, plain, expressions, st.none() | names)
+
+
+parameters = tuples_of(tree(s.Parameter, names, st.none() | expressions))
+lets = tree(s.Let, names, st.none() | parameters, expressions)
 
 
 def _bodies(chain: Any) -> Any:
     statement = st.one_of(
         chain,
-        tree(s.Let, names, expressions),
+        lets,
         tree(s.Shared, names, chain),
         tree(s.SideOutput, names, _args(expressions), chain),
     )
@@ -123,9 +129,9 @@ chains = st.recursive(
     max_leaves=4,
 )
 bodies = _bodies(chains)
-parameters = tuples_of(tree(s.Parameter, names, st.none() | expressions))
 items = st.one_of(
     tree(s.Use, texts),
+    lets,
     tree(s.Block, names, parameters, bodies),
     tree(s.Net, names, parameters, bodies),
     tree(s.Instance, names, names, _args(expressions)),

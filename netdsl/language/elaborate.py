@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 from netdsl.errors import NetError, Span, fail
@@ -23,7 +23,7 @@ from netdsl.language.frame import (
     format_call,
     join_path,
 )
-from netdsl.language.lookup import find_layer, is_layer, unpack_item
+from netdsl.language.lookup import find_layer, is_layer, suggest_for_items, unpack_item
 from netdsl.language.network import Network
 from netdsl.language.network_builder import (
     InputCall,
@@ -33,7 +33,7 @@ from netdsl.language.network_builder import (
     ShrinkSettings,
     shrink_settings,
 )
-from netdsl.language.program import Program, bind_params, resolve_instance
+from netdsl.language.program import Program, bind_arguments, resolve_instance
 from netdsl.language.shrink import shrink_network
 from netdsl.limits import MAX_CALL_DEPTH, MAX_REPEATS
 from netdsl.parameter_types import Float, Shape
@@ -58,9 +58,8 @@ def elaborate(
     budget = budget or Budget()
     net_name = program.resolve_net_name(name)
     net, arguments_by_name = resolve_instance(program, net_name, budget)
-    variables = bind_params(
-        net, tuple(arguments_by_name.values()), program.nets[net_name].span, budget
-    )
+    span = program.net_table.find(net_name).item.span
+    variables = bind_arguments(program, net, tuple(arguments_by_name.values()), span, budget)
     return _Elaborator(program, settings, budget).run(net_name, net, variables)
 
 
@@ -80,7 +79,8 @@ class _Elaborator:
 
     def run(self, name: str, net: s.Net, variables: dict[str, Value]) -> Network:
         self.budget.spend_steps(1, net.span)
-        frame = Frame(NameScope("", ""), dict(variables), MissingValue.NOTHING, self.budget)
+        top = self.program.top_level
+        frame = Frame(NameScope("", ""), dict(variables), MissingValue.NOTHING, self.budget, top)
         end = self._visit_body(net.body, MissingValue.NOTHING, frame)
         if end is MissingValue.NOTHING and not self.builder.errors:
             help = "begin it with `input(height x width x channels)`, such as `input(28x28x1)`"
@@ -122,6 +122,9 @@ class _Elaborator:
         return current
 
     def _visit_let(self, let: s.Let, current: OptionalChainValue, frame: Frame) -> None:
+        if let.params is not None:
+            frame.define_function(let, current)
+            return
         try:
             value = evaluate(let.value, frame.expression_scope(current))
             if isinstance(value, Call) and is_layer(value.name, self.program):
@@ -139,7 +142,7 @@ class _Elaborator:
             self._report_error(e, frame, shared.span)
         weight_path = join_path(frame.name_scope.weight_path, shared.name)
         frame.shared_chains[shared.name] = SharedChain(
-            shared.chain, weight_path, replace(frame, variables=frame.copy_variables())
+            shared.chain, weight_path, replace(frame, variables=frame.copy_variables(shared.span))
         )
 
     def _visit_output(
@@ -276,8 +279,11 @@ class _Elaborator:
             self._report_error(e, frame, repeat.span)
             return MissingValue.INVALID
         inner = replace(frame, is_repeated=True)
-        for _ in range(count):
-            current = self._visit_element(repeat.element, current, inner)
+        with frame.restored_variables() if repeat.index else nullcontext():
+            for i in range(count):
+                if repeat.index:
+                    frame.variables[repeat.index] = i
+                current = self._visit_element(repeat.element, current, inner)
         return current
 
     def _visit_if(
@@ -300,24 +306,22 @@ class _Elaborator:
         try:
             items = evaluate(loop.items, frame.expression_scope(current))
             if not isinstance(items, tuple):
-                help = suggest_for_value(items) or "`range(3)` is the list [0, 1, 2]"
+                help = suggest_for_items(items) or "`range(3)` is the list [0, 1, 2]"
                 message = f"`for` iterates over a list, not {format_value(items)}"
                 raise fail(message, loop.items.span, help=help)
         except NetError as e:
             self._report_error(e, frame, loop.span)
             return MissingValue.INVALID
-        outer = frame.copy_variables()
         inner = replace(frame, is_repeated=True)
-        for i, item in enumerate(items):
-            self.budget.spend_steps(1, loop.span)
-            try:
-                frame.variables.update(unpack_item(loop, i, item))
-            except NetError as e:
-                self._report_error(e, frame, loop.span)
-                return MissingValue.INVALID
-            current = self._visit_body(loop.body, current, inner)
-        frame.variables.clear()
-        frame.variables.update(outer)
+        with frame.restored_variables():
+            for i, item in enumerate(items):
+                self.budget.spend_steps(1, loop.span)
+                try:
+                    frame.variables.update(unpack_item(loop, i, item))
+                except NetError as e:
+                    self._report_error(e, frame, loop.span)
+                    return MissingValue.INVALID
+                current = self._visit_body(loop.body, current, inner)
         return current
 
     # ---- steps
@@ -393,13 +397,15 @@ class _Elaborator:
         self._check_no_branches(step)
         block = self.program.blocks[step.name]
         arguments = evaluate_arguments(step.args, frame.expression_scope(current))
-        variables = bind_params(block, arguments, step.span, self.budget)
+        variables = bind_arguments(self.program, block, arguments, step.span, self.budget)
         name_scope = self._child_scope(frame, step.name, label)
         if current is MissingValue.INVALID:
             return current
         shown_arguments = [Argument(p, v) for p, v in variables.items()]
         call = CallSite(format_call(step.name, shown_arguments), step.span)
-        inner = Frame(name_scope, dict(variables), current, self.budget, (*frame.call_stack, call))
+        calls = (*frame.call_stack, call)
+        top = self.program.top_level
+        inner = Frame(name_scope, dict(variables), current, self.budget, top, calls)
         return self._record_value(self._visit_body(block.body, current, inner), name_scope)
 
     def _visit_input(

@@ -12,13 +12,14 @@ from typing import Any
 from netdsl.language import syntax as s
 from netdsl.language.parse import parse
 from netdsl.language.unparse import (
-    UNARY_PRECEDENCE,
     args_text,
+    count_text,
     element_text,
     entry_text,
     expectation_text,
     expression_text,
-    operand_text,
+    for_text,
+    params_text,
     statement_text,
 )
 from netdsl.values import format_value
@@ -89,7 +90,7 @@ class _Formatter:
             if (
                 previous is not None
                 and type(previous) is type(item)
-                and isinstance(item, s.Instance | s.Use)
+                and isinstance(item, s.Instance | s.Use | s.Let)
             ):
                 needs_blank_line = False
             if previous is not None and self._needs_blank_line_before(
@@ -159,13 +160,12 @@ class _Formatter:
     def format_use(self, item: s.Use) -> list[str]:
         return [f"use {format_value(item.path)}"]
 
+    def format_let(self, item: s.Let) -> list[str]:
+        return [statement_text(item)]
+
     def format_block(self, item: s.Block | s.Net) -> list[str]:
         word = "block" if isinstance(item, s.Block) else "net"
-        params = ", ".join(
-            p.name if p.default is None else f"{p.name}={expression_text(p.default)}"
-            for p in item.params
-        )
-        head = f"{word} {item.name}({params})" if params else f"{word} {item.name}"
+        head = f"{word} {item.name}{params_text(item.params or None)}"
         return self.format_braced(head, item.body, item)
 
     def format_instance(self, item: s.Instance) -> list[str]:
@@ -229,7 +229,7 @@ class _Formatter:
     def format_statement(self, st: s.Statement, indent: str, label_width: int = 0) -> list[str]:
         match st:
             case s.Let():
-                return [f"{indent}let {st.name} = {expression_text(st.value)}"]
+                return [indent + statement_text(st)]
             case s.Shared():
                 return self.format_chain(f"{indent}shared {st.name} = ", st.chain, indent)
             case s.SideOutput():
@@ -306,7 +306,7 @@ class _Formatter:
         match e:
             case s.Repeat():
                 inner = self.format_element(e.element, column, indent)
-                return [*inner[:-1], f"{inner[-1]} * {operand_text(e.count, UNARY_PRECEDENCE + 1)}"]
+                return [*inner[:-1], inner[-1] + count_text(e)]
             case s.ChainGroup():
                 inner = self.format_chain(" " * column + "(", e.chain, indent + INDENT)
                 inner[0] = inner[0][column:]
@@ -316,9 +316,7 @@ class _Formatter:
             case s.If():
                 return self._format_if(e, indent)
             case s.For():
-                return self.format_braced(
-                    f"for {', '.join(e.variables)} in {expression_text(e.items)}", e.body, e, indent
-                )
+                return self.format_braced(for_text(e), e.body, e, indent)
         return [flat]
 
     def _format_branches(self, e: s.Step, column: int, indent: str) -> list[str]:
@@ -385,6 +383,7 @@ def _compute_label_widths(body: s.Body, text: str) -> dict[int, int]:
 
 _ITEM_FORMATTERS: dict[type, Callable[[_Formatter, Any], list[str]]] = {
     s.Use: _Formatter.format_use,
+    s.Let: _Formatter.format_let,
     s.Block: _Formatter.format_block,
     s.Net: _Formatter.format_block,
     s.Instance: _Formatter.format_instance,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from netdsl.errors import fail, suggest_alias, suggest_spelling
 from netdsl.language import syntax as s
+from netdsl.language.evaluate import Function, Unknown
 from netdsl.language.frame import Frame
 from netdsl.language.program import Program
 from netdsl.layers import LAYERS, Layer
-from netdsl.values import Value, format_value
+from netdsl.layers.init import INITIALISERS
+from netdsl.signature import suggest_for_value
+from netdsl.values import Call, Value, format_value
 
 
 def find_layer(step: s.Step, frame: Frame, program: Program) -> Layer:
@@ -24,12 +27,18 @@ def find_layer(step: s.Step, frame: Frame, program: Program) -> Layer:
 
 
 def is_layer(name: str, program: Program) -> bool:
-    return name in LAYERS or name in program.blocks
+    """Whether a call of that name in an expression can only mean a layer or block."""
+    return (name in LAYERS or name in program.blocks) and name not in INITIALISERS
 
 
 def _unknown_name_help(name: str, frame: Frame, program: Program) -> str:
     """A help line for a name that is neither a layer nor a block."""
-    if name in frame.variables:
+    value = frame.find_variable(name)
+    if isinstance(value, Function):
+        return f"`{name}` is a function of numbers; a function of layers is a `block`"
+    if isinstance(value, Call):
+        return f"`let` names numbers and lists; write `block {name} {{ {value} }}`"
+    if value is not Unknown.UNKNOWN:
         return f"`{name}` is a number here; a label names a value in the chain: `{name}: ...`"
     known = [*LAYERS, *program.blocks, *frame.labels, *frame.shared_chains, "input"]
     if suggestion := suggest_alias(name, known):
@@ -39,11 +48,19 @@ def _unknown_name_help(name: str, frame: Frame, program: Program) -> str:
     return f"{near} Otherwise {define}" if near else define
 
 
+def suggest_for_items(items: Value) -> str | None:
+    """A help line for what `for` cannot iterate over."""
+    if isinstance(items, Call) and items.name == "enumerate":
+        return "`for c in list as i { ... }` counts the entries from 0"
+    return suggest_for_value(items)
+
+
 def unpack_item(loop: s.For, index: int, item: Value) -> dict[str, Value]:
     """Binds the loop variables for one iteration."""
     names = loop.variables
+    counter: dict[str, Value] = {loop.index: index} if loop.index else {}
     if len(names) == 1:
-        return {names[0]: item}
+        return {names[0]: item} | counter
     if not isinstance(item, tuple) or len(item) != len(names):
         item_exprs = loop.items.items if isinstance(loop.items, s.ListLiteral) else ()
         span = item_exprs[index].span if item_exprs else loop.items.span
@@ -54,4 +71,4 @@ def unpack_item(loop: s.For, index: int, item: Value) -> dict[str, Value]:
             span,
             help=f"each entry of the list must itself be a list: [{', '.join(names)}]",
         )
-    return dict(zip(names, item, strict=True))
+    return dict(zip(names, item, strict=True)) | counter

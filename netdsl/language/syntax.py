@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from netdsl.errors import Span
 from netdsl.values import Size
@@ -95,6 +97,15 @@ class NaryExpr(SyntaxNode):
     rest: tuple[tuple[str, Expression], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Conditional(SyntaxNode):
+    """`a if condition else b`; a chain of them is flat: each arm holds a value and its
+    condition."""
+
+    arms: tuple[tuple[Expression, Expression], ...]
+    otherwise: Expression
+
+
 Expression = (
     NumberLiteral
     | SizeLiteral
@@ -107,6 +118,7 @@ Expression = (
     | IndexExpr
     | UnaryExpr
     | NaryExpr
+    | Conditional
 )
 
 
@@ -141,17 +153,22 @@ class If(SyntaxNode):
 
 @dataclass(frozen=True, slots=True)
 class For(SyntaxNode):
-    """`for c in list { }`, or `for c, n in list { }` if the entries are pairs."""
+    """`for c in list { }`, or `for c, n in list { }` if the entries are pairs; `as i` counts the
+    iterations from 0."""
 
     variables: tuple[str, ...]
     items: Expression
+    index: str | None
     body: Body
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat(SyntaxNode):
+    """`element * n`; `as i` counts the repeats from 0."""
+
     element: Element
     count: Expression
+    index: str | None
 
 
 Element = Step | Incoming | ChainGroup | If | For | Repeat
@@ -165,7 +182,10 @@ class Chain(SyntaxNode):
 
 @dataclass(frozen=True, slots=True)
 class Let(SyntaxNode):
+    """`let n = 4`, or the function `let f(a, b=2) = a + b` if it has `params`."""
+
     name: str
+    params: tuple[Parameter, ...] | None
     value: Expression
 
 
@@ -253,9 +273,21 @@ class Test(SyntaxNode):
     expectations: tuple[Expression, ...]
 
 
-Item = Use | Block | Net | Instance | Section | Test
+Item = Use | Let | Block | Net | Instance | Section | Test
 
 
 @dataclass(frozen=True, slots=True)
 class File(SyntaxNode):
     items: tuple[Item, ...]
+
+
+def walk(*roots: SyntaxNode) -> Iterator[SyntaxNode]:
+    """Yields the nodes and all those inside them."""
+    stack: list[Any] = list(roots)
+    while stack:
+        part = stack.pop()
+        if isinstance(part, SyntaxNode):
+            yield part
+            stack += [getattr(part, f.name) for f in fields(part)]
+        elif isinstance(part, tuple):
+            stack += part
