@@ -18,11 +18,12 @@ from netdsl.language.program import build_program
 from netdsl.layers import LAYERS, Layer
 from netdsl.layers.convolution import Bias, Padding, Weight
 from netdsl.layers.init import INITIALISER_KIND, INITIALISERS
-from netdsl.layers.structure import _SliceRange
+from netdsl.layers.rearrangement import _SliceRange
 from netdsl.ops.example_values import draw_number
 from netdsl.ops.op import Draw
 from netdsl.parameter_types import (
     Boolean,
+    Choice,
     Extent,
     Float,
     Integer,
@@ -301,6 +302,7 @@ _DRAWERS: dict[type, Callable[[Draw, Any], str]] = {
     Integer: _draw_whole,
     Float: lambda draw, kind: format_value(draw_number(draw, kind)),
     Boolean: lambda draw, kind: draw.choice(("yes", "no")),
+    Choice: lambda draw, kind: draw.choice(kind.names),
     Extent: _draw_extent,
     Padding: _draw_padding,
     ListOf: _draw_many,

@@ -15,8 +15,8 @@ from netdsl.training.store.progress import Progress
 from tests import torch_cases as cases
 from tests.torch_values import load_stored
 
-NO_FORMULA = {"flatten", "dropout", "add", "mul", "concat", "identity", "slice"}
-"""Layers that PyTorch has nothing to say about; dropout draws numbers of its own."""
+NO_FORMULA = {"flatten", "dropout", "drop_path", "add", "mul", "concat", "identity", "slice"}
+"""Layers that PyTorch has nothing to say about; dropout and drop_path draw numbers of their own."""
 
 
 def stored(kind: str, case: str) -> Any:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from netdsl.errors import NetError
+from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.format import format_file
 from netdsl.language.network import Network
@@ -188,6 +190,19 @@ def test_dropout_is_only_in_training_and_two_never_merge() -> None:
     body = "add { dropout(0.5) | dropout(0.5) }"
     assert not net(body).graph.find_by_op("dropout")
     assert len(net(body, training=True).graph.find_by_op("dropout")) == 2
+
+
+def test_drop_path_keeps_or_drops_whole_samples() -> None:
+    """What is kept is divided by the share that is; a rate may be computed."""
+    body = "add { drop_path(0.1 * 3 / 4) | drop_path(0) }"
+    assert not net(body).graph.find_by_op("dropout")
+    assert len(net(body, training=True).graph.find_by_op("dropout")) == 1
+    graph = net("drop_path(0.25)", training=True, batch=64).graph
+    given = {n.name: np.ones(n.type.shape, n.type.dtype) for n in graph.inputs}
+    factors = evaluate_results(graph, given)["main"].reshape(64, -1)
+    assert np.array_equal(factors, np.repeat(factors[:, :1], factors.shape[1], axis=1))
+    assert set(np.unique(factors)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert 32 < np.count_nonzero(factors[:, 0]) < 64
 
 
 def test_parameters_do_not_depend_on_the_mode() -> None:

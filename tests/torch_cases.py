@@ -93,6 +93,22 @@ def _layernorm(t: Any, x: Any, p: dict[str, Any]) -> Any:
     return y * p["gamma"][:, None, None] + p["beta"][:, None, None]
 
 
+def _channel_layernorm(t: Any, x: Any, p: dict[str, Any]) -> Any:
+    return nchw(t.nn.functional.layer_norm(nhwc(x), x.shape[1:2], p["gamma"], p["beta"], eps=0.3))
+
+
+def _scale(t: Any, x: Any, p: dict[str, Any]) -> Any:
+    return x * p["gamma"][:, None, None]
+
+
+def _depthwise(**options: Any) -> Callable[[Any, Any, dict[str, Any]], Any]:
+    return lambda t, x, p: _conv(groups=x.shape[1], **options)(t, x, p)
+
+
+def _channel_shuffle(groups: int) -> Callable[[Any, Any, dict[str, Any]], Any]:
+    return lambda t, x, p: t.nn.functional.channel_shuffle(x, groups)
+
+
 def _groupnorm(t: Any, x: Any, p: dict[str, Any]) -> Any:
     return t.nn.functional.group_norm(x, 3, p["gamma"], p["beta"], eps=0.7)
 
@@ -148,6 +164,12 @@ LAYER_CASES = (
     LayerCase("conv(8, 3x3, groups=4, pad=1)", (6, 6, 4), _conv(groups=4, padding=1)),
     LayerCase("conv(4, 1x1, stride=2)", (5, 4, 6), _conv(stride=2)),
     LayerCase("conv(3, 2x2, weight=weightnorm(he))", (4, 4, 2), _weight_norm),
+    LayerCase("depthwise(3x2, pad=1)", (5, 6, 4), _depthwise(padding=1)),
+    LayerCase(
+        "depthwise(3x3, stride=2x1, pad=[2, 1, 0, 3], dilation=1x2, multiplier=2, bias=no)",
+        (7, 8, 3),
+        _depthwise(around=(2, 1, 0, 3), stride=(2, 1), dilation=(1, 2)),
+    ),
     LayerCase("convtranspose(4, 3x4, stride=2x3, pad=1, output_pad=1x2)", (4, 3, 3), _transposed),
     LayerCase("local(3, 2x3, stride=2x1, pad=[1, 1, 0, 0])", (5, 4, 2), _local),
     LayerCase("fc(7)", (3, 4, 2), _fc),
@@ -200,6 +222,8 @@ LAYER_CASES = (
     LayerCase("batchnorm", (3, 4, 5), _batchnorm(1e-5, 0.1, True)),
     LayerCase("batchnorm(eps=2)", (3, 4, 5), _batchnorm(2.0, 0.1, False), training=False),
     LayerCase("layernorm(eps=0.3)", (3, 4, 5), _layernorm),
+    LayerCase("layernorm(axis=channels, eps=0.3)", (3, 4, 5), _channel_layernorm),
+    LayerCase("scale(1e-6)", (3, 4, 5), _scale),
     LayerCase("instancenorm(eps=2)", (3, 4, 5), _instancenorm),
     LayerCase("groupnorm(3, eps=0.7)", (3, 4, 6), _groupnorm),
     LayerCase("relu", (3, 4, 5), _function("relu")),
@@ -226,6 +250,8 @@ LAYER_CASES = (
     LayerCase(
         "lrn", (3, 2, 7), _function("local_response_norm", size=5, alpha=5e-4, beta=0.75, k=2)
     ),
+    LayerCase("shuffle(3)", (3, 2, 6), _channel_shuffle(3)),
+    LayerCase("shuffle(2)", (2, 3, 6), _channel_shuffle(2)),
     LayerCase("upsample(2x3)", (3, 2, 4), _function("interpolate", scale_factor=(2, 3))),
     LayerCase(
         "pad(height=[1, 0], width=2, value=0.5)",

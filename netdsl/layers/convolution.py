@@ -1,4 +1,4 @@
-"""Convolution layers: convolution, transposed convolution and locally connected."""
+"""Convolution layers: convolution, depthwise, transposed and locally connected."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from netdsl.layers.layer import Layer, Site, Widths, image_shape
 from netdsl.ops.windows import Pads, Pair, dilated_size, output_size
 from netdsl.parameter_types import Extent, Integer, TypeMismatch
 from netdsl.signature import BoundCall, CallOf, Param, Signature
-from netdsl.types import Node
+from netdsl.types import Node, dims
 from netdsl.values import Call, Size, Symbol, Value
 
 
@@ -168,6 +168,29 @@ def _conv(
     return add_bias(site, y, states["bias"])
 
 
+def _depthwise(
+    site: Site,
+    x: Node,
+    kernel: Pair,
+    stride: Pair,
+    pad: str | Pads,
+    dilation: Pair,
+    multiplier: int,
+    **states: Any,
+) -> Node:
+    """The convolution with a group for each channel."""
+    _, h, w, c = image_shape(x, "depthwise")
+    edges = resolve_padding(pad, kernel, dilation)
+    sizes = zip((h, w), kernel, dilation, edges, strict=True)
+    if any(dilated_size(k, d) > n + sum(edge) for n, k, d, edge in sizes):
+        raise fail(
+            f"a {dims(kernel)} window does not fit into {h}x{w}",
+            help="`depthwise` takes a kernel, stride and `pad`, as in `depthwise(3x3, pad=1)`; "
+            "the channels are those of the input",
+        )
+    return _conv(site, x, c * multiplier, kernel, stride, pad, dilation, c, **states)
+
+
 def _convtranspose(
     site: Site,
     x: Node,
@@ -242,6 +265,7 @@ _CHANNELS = Param("channels", Integer(1, 10**8), doc="output channels")
 _KERNEL = Param("kernel", Extent(), doc="height x width")
 _STRIDE = Param("stride", Extent(), 1)
 _PAD = Param("pad", Padding(), 0, "`same`, pixels, or [top, bottom, left, right]")
+_DILATION = Param("dilation", Extent(), 1)
 
 LAYERS = (
     Layer(
@@ -253,7 +277,7 @@ LAYERS = (
                 _KERNEL,
                 _STRIDE,
                 _PAD,
-                Param("dilation", Extent(), 1),
+                _DILATION,
                 Param("groups", Integer(1, 10**8), 1),
                 BIAS_PARAM,
                 WEIGHT_PARAM,
@@ -262,6 +286,24 @@ LAYERS = (
         _conv,
         doc="convolution with learnable weights K x R x S x C/groups",
         narrow=_narrow_groups,
+    ),
+    Layer(
+        "depthwise",
+        Signature(
+            "depthwise",
+            (
+                _KERNEL,
+                _STRIDE,
+                _PAD,
+                _DILATION,
+                Param("multiplier", Integer(1, 65536), 1, "output channels per input channel"),
+                BIAS_PARAM,
+                WEIGHT_PARAM,
+            ),
+        ),
+        _depthwise,
+        doc="convolution of each channel by itself (Howard et al. 2017): "
+        "conv(in.channels * multiplier, ..., groups=in.channels)",
     ),
     Layer(
         "convtranspose",

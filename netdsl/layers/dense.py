@@ -1,4 +1,4 @@
-"""Fully connected layers and dropout."""
+"""Fully connected layers, and what is left out of training at random."""
 
 from __future__ import annotations
 
@@ -33,6 +33,16 @@ def _dropout(site: Site, x: Node, rate: float) -> Node:
     return site.b.dropout(x, site.seed, site.step, key=site.path, rate=rate)
 
 
+def _drop_path(site: Site, x: Node, rate: float) -> Node:
+    """Dropout of one value per sample, which multiplies the rest of the sample."""
+    if not site.training or rate == 0:
+        return x
+    n, b = x.type.shape[0], site.b
+    ones = b.broadcast(b.const(1.0), shape=(n, *(1,) * (x.type.rank - 1)))
+    kept = b.dropout(ones, site.seed, site.step, key=site.path, rate=rate)
+    return b.mul(x, kept)
+
+
 LAYERS = (
     Layer(
         "fc",
@@ -47,5 +57,12 @@ LAYERS = (
         Signature("dropout", (Param("rate", Float(0, below=1), 0.5, "fraction that is zeroed"),)),
         _dropout,
         doc="zeroes a random share of the values in training (Srivastava et al. 2014)",
+    ),
+    Layer(
+        "drop_path",
+        Signature("drop_path", (Param("rate", Float(0, below=1), doc="fraction of the samples"),)),
+        _drop_path,
+        doc="zeroes whole samples at random in training, at the end of a residual branch: "
+        "stochastic depth (Huang et al. 2016)",
     ),
 )

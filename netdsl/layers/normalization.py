@@ -1,4 +1,5 @@
-"""Normalisation layers: batch, layer, instance and group, all from moments over some axes."""
+"""Normalisation layers (batch, layer, instance and group, all from moments over some axes), and a
+learnable scale."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from netdsl.errors import fail
 from netdsl.ir.views import extract_row
 from netdsl.layers.init import INITIALISER_KIND
 from netdsl.layers.layer import Layer, Site, channel_count, image_shape
-from netdsl.parameter_types import Boolean, Float, Integer
+from netdsl.parameter_types import Boolean, Choice, Float, Integer
 from netdsl.signature import BoundCall, Param, Signature
 from netdsl.types import Node
 from netdsl.values import Symbol
@@ -63,9 +64,12 @@ def _normalize_over(site: Site, x: Node, axes: tuple[int, ...], eps: float) -> N
     return site.b.normalize(x, site.b.moments(x, axes=axes), axes=axes, eps=eps)
 
 
-def _layernorm(site: Site, x: Node, eps: float, **scale: Any) -> Node:
-    """Ba et al. 2016: moments of each sample over all its values."""
-    return _apply_affine(site, _normalize_over(site, x, tuple(range(1, x.type.rank)), eps), **scale)
+def _layernorm(site: Site, x: Node, axis: str, eps: float, **scale: Any) -> Node:
+    """Ba et al. 2016: moments of each sample over all its values, or of each pixel over its
+    channels, as in transformers and ConvNeXt (Liu et al. 2022)."""
+    first = 1 if axis == "all" else x.type.rank - 1
+    axes = tuple(range(first, x.type.rank))
+    return _apply_affine(site, _normalize_over(site, x, axes, eps), **scale)
 
 
 def _instancenorm(site: Site, x: Node, eps: float, **scale: Any) -> Node:
@@ -110,6 +114,11 @@ def _group_moments(site: Site, m: Node, groups: int) -> Node:
     return b.concat(*moments, axis=0)
 
 
+def _scale(site: Site, x: Node, init: BoundCall) -> Node:
+    """Layer scale (Touvron et al. 2021)."""
+    return site.b.mul(x, site.add_parameter("gamma", (channel_count(x),), init))
+
+
 _EPS = Param("eps", Float(above=0), 1e-5, "added to the variance", is_keyword_only=True)
 _AFFINE = (
     Param(
@@ -139,9 +148,17 @@ LAYERS = (
     ),
     Layer(
         "layernorm",
-        Signature("layernorm", (_EPS, *_AFFINE)),
+        Signature(
+            "layernorm",
+            (
+                Param("axis", Choice(("all", "channels")), Symbol("all"), "what shares moments"),
+                _EPS,
+                *_AFFINE,
+            ),
+        ),
         _layernorm,
-        doc="normalise each sample over all its values (Ba et al. 2016)",
+        doc="normalise each sample over all its values, or each pixel over its channels "
+        "(Ba et al. 2016)",
     ),
     Layer(
         "instancenorm",
@@ -155,5 +172,12 @@ LAYERS = (
         _groupnorm,
         doc="normalise groups of channels of each sample (Wu & He 2018)",
         narrow=lambda arguments, w: {"groups": w.max_groups(arguments["groups"], w.narrowed)},
+    ),
+    Layer(
+        "scale",
+        Signature("scale", (Param("init", INITIALISER_KIND, Symbol("ones"), "initial factor"),)),
+        _scale,
+        doc="multiply each channel by a learnable factor, such as scale(1e-6) at the end of a "
+        "residual branch (Touvron et al. 2021)",
     ),
 )
