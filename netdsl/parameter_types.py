@@ -112,7 +112,8 @@ class Choice:
 
     def accept(self, value: Value) -> str:
         if not isinstance(value, Symbol) or value.name not in self.names:
-            raise TypeMismatch("one of " + ", ".join(f"`{n}`" for n in self.names))
+            names = ", ".join(f"`{n}`" for n in self.names)
+            raise TypeMismatch(f"one of {names}" if len(self.names) > 1 else names)
         return value.name
 
 
@@ -208,6 +209,13 @@ class OneOf:
             except TypeMismatch as m:
                 expected.append(str(m))
         raise TypeMismatch(", or ".join(expected))
+
+
+def accepts_words(kind: ParameterType) -> bool:
+    """Whether a text of this type is a bare name."""
+    if isinstance(kind, OneOf):
+        return any(map(accepts_words, kind.alternatives))
+    return isinstance(kind, Choice)
 
 
 @dataclass(frozen=True)

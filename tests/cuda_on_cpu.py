@@ -71,7 +71,7 @@ _RUNTIME = r"""
 struct Index { int x, y; };
 static Index threadIdx, blockIdx, gridDim, blockDim;
 using std::max; using std::min; using std::exp; using std::log; using std::sqrt; using std::tanh;
-using std::pow; using std::expm1; using std::log2; using std::exp2;
+using std::pow; using std::expm1; using std::log1p; using std::erf; using std::log2; using std::exp2;
 // a fiber runs one block's thread after the other; jumps cost no call of the system, as switches do
 static ucontext_t host_, fibers_[1024];
 static jmp_buf back_, places_[1024];

@@ -25,6 +25,7 @@ from netdsl.lower.index_terms import (
 from netdsl.lower.levels import Level, assign_levels
 from netdsl.ops import OPS
 from netdsl.ops.example_values import RandomDraw, draw_operand
+from netdsl.ops.special import erf
 from netdsl.plan.layout import row_major_strides
 
 TRACED = [n for n, op in OPS.items() if op.kind == "elementwise" and not op.whole_operands]
@@ -46,8 +47,10 @@ NUMPY: Mapping[str, Callable[..., Any]] = {
     "exp": np.exp,
     "expm1": np.expm1,
     "log": np.log,
+    "log1p": np.log1p,
     "sqrt": np.sqrt,
     "tanh": np.tanh,
+    "erf": lambda x: erf(np, x),
     "pow": np.power,
 }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -113,24 +115,74 @@ def test_what_is_finite(value: float, device: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("x", "y"),
-    [(0.0, 0.0), (1.0, 0.8411920), (-1.0, -0.1588080), (2.0, 1.9545977), (-3.0, -0.0036374)],
+    ("approximate", "values"),
+    [
+        (None, (0.0, 0.8413447, -0.1586553, 1.9544997, -0.0040497)),
+        ("tanh", (0.0, 0.8411920, -0.1588080, 1.9545977, -0.0036374)),
+    ],
 )
 @pytest.mark.parametrize("device", DEVICES)
-def test_gelu_has_its_values(x: float, y: float, device: str) -> None:
-    """Of the tanh form, as PyTorch's gelu(approximate="tanh") gives them."""
-    assert float(computed("gelu", [x], device=device)[0]) == pytest.approx(y, abs=2e-6)
+def test_gelu_has_its_values(
+    approximate: str | None, values: tuple[float, ...], device: str
+) -> None:
+    """As PyTorch's gelu gives them."""
+    found = computed("gelu", [0.0, 1.0, -1.0, 2.0, -3.0], device=device, approximate=approximate)
+    np.testing.assert_allclose(found, values, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("op", [n for n, record in OPS.items() if "activation" in record.traits])
+ACTIVATIONS = [
+    *((n, {}) for n, record in OPS.items() if "activation" in record.traits),
+    ("gelu", {"approximate": "tanh"}),
+]
+LARGE = np.array([s * v for v in (5, 7.95, 9, 10, 20, 88, 1e3, 1e9, 1e30) for s in (1, -1)])
+"""Drawn examples are of the size of 1; here activations are at their limits."""
+
+
+def with_defaults(op: str, attrs: dict[str, Any]) -> dict[str, Any]:
+    return {p.name: p.default for p in OPS[op].attrs} | attrs
+
+
+@pytest.mark.parametrize(("op", "attrs"), ACTIVATIONS)
 @pytest.mark.parametrize("device", DEVICES)
-def test_activations_of_large_numbers(op: str, device: str) -> None:
-    """Drawn examples are of the size of 1; here functions are at their limits."""
-    x = np.array([s * v for v in (5, 7.95, 9, 10, 20, 88, 1e3, 1e9, 1e30) for s in (1, -1)])
-    defaults = {p.name: p.default for p in OPS[op].attrs}
-    expected = OPS[op].reference(np, x, **defaults)
-    found = computed(op, x, device=device, **defaults)
+def test_activations_of_large_numbers(op: str, attrs: dict[str, Any], device: str) -> None:
+    full = with_defaults(op, attrs)
+    expected = OPS[op].reference(np, LARGE, **full)
+    found = computed(op, LARGE, device=device, **full)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("op", "attrs"), ACTIVATIONS)
+def test_gradients_of_activations_at_large_numbers(op: str, attrs: dict[str, Any]) -> None:
+    b = Builder()
+    x = b.input("x", TensorType(LARGE.shape))
+    gradient = grad(b, b.reduce_sum(b.emit(op, x, **attrs), axes=(0,)), [x])["x"]
+    found = evaluate_results(b.build({"y": gradient}), {"x": LARGE.astype(np.float32)})["y"]
+    step, full = 1e-5 * np.abs(LARGE), with_defaults(op, attrs)
+    above, below = (OPS[op].reference(np, LARGE + s, **full) for s in (step, -step))
+    np.testing.assert_allclose(found, (above - below) / (2 * step), rtol=1e-6, atol=1e-6)
+
+
+PRIMITIVES = {"erf": np.vectorize(math.erf), "log1p": np.log1p}
+"""Functions that the CPU engine computes by formulas of its own, in float64."""
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_functions_of_the_cpu_engine_are_exact_to_a_few_units(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over all magnitudes of float32, and where the functions have no value."""
+    record = replace(OPS["tanh"], reference=lambda xp, x: getattr(xp, name)(x))
+    monkeypatch.setitem(OPS, "tanh", record)
+    magnitudes = np.arange(0, 0x7F800000, 65_537, dtype=np.uint32).view(np.float32)
+    special = np.array([0, 1, 2, np.inf, np.nan, 1e-40], np.float32)
+    x = np.concatenate([magnitudes, special, -magnitudes, -special])
+    with np.errstate(all="ignore"):
+        expected = PRIMITIVES[name](x.astype(np.float64))
+    found = computed("tanh", x, device="cpu").astype(np.float64)
+    is_finite = np.isfinite(expected)
+    np.testing.assert_array_equal(found[~is_finite], expected[~is_finite])
+    found, expected = found[is_finite], expected[is_finite]
+    assert np.max(np.abs(found - expected) / np.spacing(np.abs(expected).astype(np.float32))) < 5
 
 
 def test_a_class_that_is_impossible_costs_nothing() -> None:

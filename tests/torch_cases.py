@@ -82,6 +82,15 @@ def _function(name: str, **options: Any) -> Callable[[Any, Any, dict[str, Any]],
     return lambda t, x, p: getattr(t.nn.functional, name)(x, **options)
 
 
+def _hardsigmoid(t: Any, x: Any, p: dict[str, Any]) -> Any:
+    """PyTorch's own has 1 / 6 in float32, on tensors of float64 too."""
+    return t.nn.functional.relu6(x + 3) / 6
+
+
+def _prelu(t: Any, x: Any, p: dict[str, Any]) -> Any:
+    return t.nn.functional.prelu(x, p["slope"])
+
+
 def _batchnorm(eps: float, momentum: float, training: bool) -> Any:
     return lambda t, x, p: t.nn.functional.batch_norm(
         x, p["running_mean"], p["running_var"], p["gamma"], p["beta"], training, momentum, eps
@@ -231,7 +240,15 @@ LAYER_CASES = (
     LayerCase("leaky_relu", (3, 4, 5), _function("leaky_relu")),
     LayerCase("elu(1.7)", (3, 4, 5), _function("elu", alpha=1.7)),
     LayerCase("elu", (3, 4, 5), _function("elu")),
-    LayerCase("gelu", (3, 4, 5), _function("gelu", approximate="tanh")),
+    LayerCase("gelu", (3, 4, 5), _function("gelu")),
+    LayerCase("gelu(tanh)", (3, 4, 5), _function("gelu", approximate="tanh")),
+    LayerCase("hardsigmoid", (3, 4, 5), _hardsigmoid),
+    LayerCase("mish", (3, 4, 5), _function("mish")),
+    LayerCase("selu", (3, 4, 5), _function("selu")),
+    LayerCase("softplus", (3, 4, 5), _function("softplus")),
+    LayerCase("relu6", (3, 4, 5), _function("relu6")),
+    LayerCase("prelu", (3, 4, 5), _prelu),
+    LayerCase("prelu(slope=0.1, shared=yes)", (3, 4, 5), _prelu),
     LayerCase("softsign", (3, 4, 5), _function("softsign")),
     LayerCase("hardswish", (3, 4, 5), _function("hardswish")),
     LayerCase("silu", (3, 4, 5), _function("silu")),

@@ -21,7 +21,7 @@ from netdsl.json_schema import (
 from netdsl.limits import MAX_AXES, MAX_TENSOR_SIZE
 from netdsl.ops import OPS
 from netdsl.ops.op import Op
-from netdsl.parameter_types import AnyValue, Choice, TypeMismatch
+from netdsl.parameter_types import AnyValue, TypeMismatch, accepts_words
 from netdsl.signature import REQUIRED, Param
 from netdsl.types import ITEMSIZE, Attrs, Graph, Node, TensorType
 from netdsl.values import Symbol
@@ -129,7 +129,7 @@ def _read_attribute(param: Param, value: Any, path: str) -> Any:
         ATTRIBUTE_SCHEMAS[param.name].check(value, path)
         return _to_tuples(value)
     value = _to_tuples(value)
-    if isinstance(value, str) and isinstance(param.type, Choice):
+    if isinstance(value, str) and accepts_words(param.type):
         value = Symbol(value)
     try:
         return param.type.accept(value)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from netdsl.ops import OPS
-from netdsl.parameter_types import Choice
+from netdsl.parameter_types import accepts_words
 from netdsl.types import Graph, Node, dims
 
 NAME_PATTERN = r"[^\W\d][\w.~]*"
@@ -83,8 +83,8 @@ def _format_attributes(node: Node) -> list[str]:
     for key, value in node.attrs.items():
         param = params.get(key)
         if param is None or value != param.default:
-            is_choice = param is not None and isinstance(param.type, Choice)
-            found.append(f"{key}={value if is_choice else format_literal(value)}")
+            is_word = isinstance(value, str) and param is not None and accepts_words(param.type)
+            found.append(f"{key}={value if is_word else format_literal(value)}")
     return found
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from netdsl.layers import convolution, dense, normalization, pooling, rearrangement, structure
+from netdsl.layers import (
+    activation,
+    convolution,
+    dense,
+    normalization,
+    pooling,
+    rearrangement,
+    structure,
+)
 from netdsl.layers.layer import Layer, Site
 from netdsl.ops import OPS
 from netdsl.ops.op import Op
@@ -21,7 +29,15 @@ def _make_layer(op: Op) -> Layer:
     return Layer(op.name, Signature(op.name, op.attrs), build, doc=op.doc)
 
 
-_FAMILIES = (convolution, dense, pooling, normalization, structure, rearrangement)
+_FAMILIES = (
+    convolution,
+    dense,
+    pooling,
+    normalization,
+    activation,
+    structure,
+    rearrangement,
+)
 
 LAYERS: dict[str, Layer] = {
     layer.name: layer for family in _FAMILIES for layer in family.LAYERS

@@ -26,8 +26,10 @@ PRIMITIVES = {
     "exp": 1,
     "expm1": 1,
     "log": 1,
+    "log1p": 1,
     "sqrt": 1,
     "tanh": 1,
+    "erf": 1,
     "pow": 2,
 }
 """The functions of elements that every engine renders, and their numbers of operands.

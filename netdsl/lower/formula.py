@@ -11,6 +11,7 @@ import numpy as np
 from netdsl.lower.expression import Constant, Expr
 from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.ops import OPS
+from netdsl.ops.special import SpecialFunctions
 
 
 def trace_formula(op: str, dtype: str, args: Sequence[Expr], attrs: Mapping[str, Any]) -> Expr:
@@ -122,7 +123,7 @@ def _compare(op: str, x: ElementSymbol, z: ElementSymbol) -> ElementSymbol:
     return ElementSymbol(Expr(op, "bool", (x.expr, z.expr)))
 
 
-class SymbolicNamespace:
+class SymbolicNamespace(SpecialFunctions):
     """The functions of an array module that a reference may call on symbols."""
 
     def where(self, condition: ElementSymbol, x: Any, z: Any) -> ElementSymbol:
@@ -156,6 +157,12 @@ class SymbolicNamespace:
 
     def log(self, x: ElementSymbol) -> ElementSymbol:
         return _apply("log", x)
+
+    def log1p(self, x: ElementSymbol) -> ElementSymbol:
+        return _apply("log1p", x)
+
+    def erf(self, x: ElementSymbol) -> ElementSymbol:
+        return _apply("erf", x)
 
     def sqrt(self, x: ElementSymbol) -> ElementSymbol:
         return _apply("sqrt", x)

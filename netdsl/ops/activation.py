@@ -7,7 +7,8 @@ from typing import Any
 
 from netdsl.ops.elementwise import unary_op
 from netdsl.ops.op import Op, Trait, constant_like
-from netdsl.parameter_types import Float
+from netdsl.ops.special import erf
+from netdsl.parameter_types import Choice, Float, NoneLiteral, OneOf
 from netdsl.signature import Param
 from netdsl.types import Array, Emitter, Node
 
@@ -24,11 +25,28 @@ _GELU_SCALE = math.sqrt(2 / math.pi)
 _GELU_CUBIC = 0.044715
 
 
-def _gelu(xp: Any, x: Array) -> Array:
-    return 0.5 * x * (1 + xp.tanh(_GELU_SCALE * (x + _GELU_CUBIC * x * x * x)))
+def _gelu(xp: Any, x: Array, approximate: str | None) -> Array:
+    if approximate == "tanh":
+        return 0.5 * x * (1 + xp.tanh(_GELU_SCALE * (x + _GELU_CUBIC * x * x * x)))
+    return 0.5 * x * (1 + erf(xp, math.sqrt(0.5) * x))
 
 
 def _gelu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
+    rule = _tanh_gelu_vjp if y.attrs["approximate"] == "tanh" else _exact_gelu_vjp
+    return rule(b, g, y, x)
+
+
+def _exact_gelu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
+    """P(x) + x p(x), where P is the distribution function of the normal distribution, p its density."""
+    half, one = constant_like(b, 0.5, y), constant_like(b, 1.0, y)
+    share = b.mul(half, b.add(one, b.erf(b.mul(x, constant_like(b, math.sqrt(0.5), y)))))
+    bell = b.exp(b.mul(b.mul(x, x), constant_like(b, -0.5, y)))
+    density = b.mul(bell, constant_like(b, 1 / math.sqrt(2 * math.pi), y))
+    return b.mul(g, b.add(share, b.mul(x, density)))
+
+
+def _tanh_gelu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
+    x = b.clamp(x, low=-10.0, high=10.0)  # the slope is 0 or 1 beyond, and a cube may be infinite
     one, scale = constant_like(b, 1.0, y), constant_like(b, _GELU_SCALE, y)
     square = b.mul(x, x)
     inner = b.mul(x, b.add(b.mul(square, constant_like(b, _GELU_SCALE * _GELU_CUBIC, y)), scale))
@@ -85,6 +103,58 @@ def _hardswish_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     return b.select(b.greater(x, three), g, below)
 
 
+def _hardsigmoid_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
+    zero, sixth, three = (constant_like(b, v, y) for v in (0, 1 / 6, 3))
+    below = b.select(b.greater(x, b.neg(three)), b.mul(g, sixth), zero)
+    return b.select(b.greater(x, three), zero, below)
+
+
+_SELU_SCALE = 1.0507009873554804934193349852946
+_SELU_ALPHA = 1.6732632423543772848170429916717
+"""With these, values of mean 0 and variance 1 keep them from layer to layer."""
+
+
+def _selu(xp: Any, x: Array) -> Array:
+    return _SELU_SCALE * _elu(xp, x, _SELU_ALPHA)
+
+
+def _selu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
+    falling = b.add(y, constant_like(b, _SELU_SCALE * _SELU_ALPHA, y))
+    is_positive = b.greater(x, constant_like(b, 0.0, y))
+    return b.mul(g, b.select(is_positive, constant_like(b, _SELU_SCALE, y), falling))
+
+
+def _softplus(xp: Any, x: Array) -> Array:
+    """log(1 + e^x), without an e^x that overflows."""
+    return xp.maximum(x, 0) + xp.log1p(xp.exp(-xp.abs(x)))
+
+
+def _softplus_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
+    return b.mul(g, b.sigmoid(x))
+
+
+def _mish(xp: Any, x: Array) -> Array:
+    """tanh(log(1 + e^x)) is n / (n + 2) with n = e^2x + 2 e^x; above zero, both are divided by
+    e^2x."""
+    w = xp.exp(-xp.abs(x))
+    n = xp.where(x > 0, 1 + 2 * w, w * (w + 2))
+    return x * (n / (n + xp.where(x > 0, 2 * w * w, 2)))
+
+
+def _mish_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
+    """With n and d = n + 2 as in `_mish`: n / d + 4x e^x (1 + e^x) / d^2."""
+    one, two, four = (constant_like(b, v, y) for v in (1, 2, 4))
+    is_positive = b.greater(x, constant_like(b, 0.0, y))
+    w = b.exp(b.minimum(x, b.neg(x)))
+    square = b.mul(w, w)
+    twice = b.mul(two, w)
+    n = b.add(twice, b.select(is_positive, one, square))
+    inverse = b.div(one, b.add(n, b.select(is_positive, b.mul(two, square), two)))
+    rising = b.mul(b.select(is_positive, square, w), b.add(one, w))
+    slope = b.mul(x, b.mul(four, b.mul(rising, inverse)))
+    return b.mul(g, b.mul(inverse, b.add(n, slope)))
+
+
 def _silu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     """s + y * (1 - s), where s is sigmoid(x)."""
     s = b.sigmoid(x)
@@ -132,7 +202,15 @@ OPS = (
         "gelu",
         _gelu,
         _gelu_vjp,
-        "Gaussian error linear unit, tanh form (Hendrycks & Gimpel 2016)",
+        "x * (1 + erf(x / sqrt(2))) / 2 (Hendrycks & Gimpel 2016)",
+        attrs=(
+            Param(
+                "approximate",
+                OneOf((NoneLiteral(), Choice(("tanh",)))),
+                None,
+                "`tanh` replaces erf by a tanh near to it",
+            ),
+        ),
         flops=10,
     ),
     _activation(
@@ -178,5 +256,33 @@ OPS = (
         _silu_vjp,
         "x * sigmoid(x), also called swish (Elfwing et al. 2018)",
         flops=5,
+    ),
+    _activation(
+        "hardsigmoid",
+        lambda xp, x: xp.minimum(xp.maximum(x + 3, 0), 6) / 6,
+        _hardsigmoid_vjp,
+        "clamp(x + 3, 0, 6) / 6 (Howard et al. 2019)",
+        flops=4,
+    ),
+    _activation(
+        "selu",
+        _selu,
+        _selu_vjp,
+        "1.0507 x, or 1.7581 (e^x - 1) where negative (Klambauer et al. 2017)",
+        flops=6,
+    ),
+    _activation(
+        "softplus",
+        _softplus,
+        _softplus_vjp,
+        "log(1 + e^x) (Dugas et al. 2001)",
+        flops=10,
+    ),
+    _activation(
+        "mish",
+        _mish,
+        _mish_vjp,
+        "x * tanh(softplus(x)) (Misra 2020)",
+        flops=12,
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from netdsl.ops.op import (
     float_operands,
     require,
 )
+from netdsl.ops.special import erf
 from netdsl.parameter_types import Float, ParameterType
 from netdsl.signature import Param
 from netdsl.types import FLOAT_DTYPES, ITEMSIZE, Array, Emitter, Node, TensorType
@@ -134,6 +136,12 @@ def unary_op(
 def _power_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
     p = y.attrs["exponent"]
     return b.mul(g, b.mul(constant_like(b, p, x), b.power(x, exponent=p - 1)))
+
+
+def _erf_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
+    """2 e^(-x^2) / sqrt(pi)."""
+    bell = b.exp(b.neg(b.mul(x, x)))
+    return b.mul(g, b.mul(constant_like(b, 2 / math.sqrt(math.pi), x), bell))
 
 
 def _zero_like(b: Emitter, g: Node) -> Node:
@@ -259,6 +267,7 @@ OPS = (
         flops=4,
         traits=("constant_folding",),
     ),
+    unary_op("erf", erf, _erf_vjp, "error function", flops=4, traits=("epilogue",)),
     unary_op(
         "power",
         lambda xp, x, exponent: x**exponent,

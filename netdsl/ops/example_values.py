@@ -8,7 +8,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from netdsl.ops.op import Draw, Example, Operand
-from netdsl.parameter_types import Boolean, Float, Integer, ParameterType
+from netdsl.parameter_types import (
+    Boolean,
+    Choice,
+    Float,
+    Integer,
+    NoneLiteral,
+    OneOf,
+    ParameterType,
+)
 from netdsl.signature import Param
 from netdsl.types import Array
 
@@ -39,21 +47,27 @@ _MAX_INTEGER = 6
 def draw_attributes(
     draw: Draw, params: Sequence[Param], **kind_overrides: ParameterType
 ) -> dict[str, Any]:
-    """Draws values for the numeric and boolean parameters, over the whole range of their types.
+    """Draws values for the parameters that are numbers, booleans or words, over the whole range of
+    their types.
 
     `kind_overrides` replaces types, by parameter name, if values at the ends of their range make
     finite differences inaccurate."""
-    attributes = {}
+    attributes: dict[str, Any] = {}
     for param in params:
         kind = kind_overrides.get(param.name, param.type)
-        if isinstance(kind, Float):
-            attributes[param.name] = draw_number(draw, kind)
-        elif isinstance(kind, Integer):
-            attributes[param.name] = draw.integer(
-                kind.low, min(kind.high, max(kind.low, _MAX_INTEGER))
-            )
-        elif isinstance(kind, Boolean):
-            attributes[param.name] = draw.choice((False, True))
+        if isinstance(kind, OneOf):
+            kind = draw.choice(kind.alternatives)
+        match kind:
+            case Float():
+                attributes[param.name] = draw_number(draw, kind)
+            case Integer(low, high):
+                attributes[param.name] = draw.integer(low, min(high, max(low, _MAX_INTEGER)))
+            case Boolean():
+                attributes[param.name] = draw.choice((False, True))
+            case Choice(names):
+                attributes[param.name] = draw.choice(names)
+            case NoneLiteral():
+                attributes[param.name] = None
     return attributes
 
 

@@ -58,8 +58,10 @@ TEMPLATES = {
     "exp": "exp({0})",
     "expm1": "expm1({0})",
     "log": "log({0})",
+    "log1p": "log1p({0})",
     "sqrt": "sqrt({0})",
     "tanh": "tanh({0})",
+    "erf": "erf({0})",
     "pow": "pow({0}, {1})",
 }
 """C for the primitives of `lower/expression.py` but `cast`."""
