@@ -97,7 +97,9 @@ WORD = re.compile(r'"(?:[^"\\\n]|\\.)*"|#[^\n]*|\d+(?:x\d+)+|\w+|->|[<>=!]=|//|[
 def expression(r: TextDraw, depth: int = 2) -> str:
     """Any expression; mostly a number."""
     if not r.runs_wild():
-        return r.choice(("1", "2", "3", "n", "n + 1", "2 * n - 1", "len([1, 2])"))
+        return r.choice(
+            ("1", "2", "3", "n", "n + 1", "2 * n - 1", "len([1, 2])", "2 if n > 1 else 3")
+        )
     if depth == 0 or r.random() < 0.4:
         text = '"' + r.choice(["conv1", "*.bias", "stem.*", "", "x.npz", r"\"", "a" * 90]) + '"'
         plain = [*NAMES[:5], "yes", "no", "none", "same", "he", "in.channels", "in.height", text]
@@ -114,6 +116,7 @@ def expression(r: TextDraw, depth: int = 2) -> str:
             f"[{listed}][{r.randint(-3, 3)}]",
             f"-{inner[0]}",
             f"not ({inner[0]})",
+            f"{inner[0]} if n == {inner[-1]} else {inner[0]}",
         ]
     )
 
@@ -175,8 +178,10 @@ def element(r: TextDraw, depth: int) -> str:
         lambda: f"{many} {{ {' | '.join(inner)} }}",
         lambda: f"({inner[0]})",
         lambda: f"({inner[0]}) * {times}",
+        lambda: f"({inner[0]} -> dropout(0.1 * i)) * {times} as i",
         lambda: f"if n == {expression(r, 1)} {{ {inner[0]} }} else {{ {inner[-1]} }}",
         lambda: f"for v in {items} {{ {body(r, depth - 1)} }}",
+        lambda: f"for v in {items} as n {{ {body(r, depth - 1)} }}",
         lambda: r.choice(["in", "a", "s", "b1", "b2(3)"]) if r.runs_wild() else "tanh",
     ]
     return r.choice(made)()

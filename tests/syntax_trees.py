@@ -14,7 +14,8 @@ from netdsl.values import Size
 NOWHERE = Span(Source("drawn", ""), 0, 0)
 SECTIONS = ("use", "block", "net", "test", "data", "train")
 STATEMENTS = ("let", "shared", "output", "if", "for", "in")
-WORDS = (*SECTIONS, *STATEMENTS, "not", "expect", *sorted(RESERVED_WORDS))
+INFIX = ("as",)
+WORDS = (*SECTIONS, *STATEMENTS, *INFIX, "not", "expect", *sorted(RESERVED_WORDS))
 """Every word of the grammar."""
 plain_names = st.from_regex(r"[a-z_][a-z0-9_]{0,7}", fullmatch=True)
 
@@ -82,6 +83,7 @@ def _compound(e: Any) -> Any:
         _flat(e, ["==", "<", ">=", "~"], most=1),
         _flat(e, ["and"]),
         _flat(e, ["or"]),
+        tree(s.Conditional, tuples_of(st.tuples(e, e), 1, 2), e),
     )
 
 
@@ -99,9 +101,9 @@ def _elements(chain: Any, body: Any) -> Any:
         tree(s.Incoming),
         tree(s.ChainGroup, chain),
         tree(s.If, tuples_of(st.tuples(expressions, body), 1, 2), st.none() | body),
-        tree(s.For, tuples_of(names, 1, 2), expressions, body),
+        tree(s.For, tuples_of(names, 1, 2), expressions, st.none() | names, body),
     )
-    return plain | tree(s.Repeat, plain, expressions)
+    return plain | tree(s.Repeat, plain, expressions, st.none() | names)
 
 
 def _bodies(chain: Any) -> Any:

@@ -46,6 +46,7 @@ def find_common_mistake(context: SyntaxErrorContext) -> Diagnostic | None:
     """Returns a diagnostic with a fix if the error is a common mistake."""
     return (
         _check_foreign_syntax(context)
+        or _check_expressions(context)
         or _check_arithmetic(context)
         or _check_names(context)
         or _check_chains(context)
@@ -56,7 +57,8 @@ def find_common_mistake(context: SyntaxErrorContext) -> Diagnostic | None:
 _NAME = re.compile(r"(?!\d)\w+")
 _KEYWORDS = {"let", "shared", "output", "if", "else", "for", "in", "and", "or", "not"}
 _ITEM_KEYWORDS = ("use", "block", "net", "data", "train", "test")
-_PYTHON_KEYWORDS = {"def", "class", "return", "import", "from", "lambda", "while"}
+_FUNCTION_KEYWORDS = {"def", "lambda"}
+_PYTHON_KEYWORDS = {"class", "return", "import", "from", "while"}
 _FOREIGN_SYMBOLS = {
     "//": "comments begin with `#`",
     "/*": "comments begin with `#`",
@@ -79,6 +81,11 @@ def _check_foreign_syntax(context: SyntaxErrorContext) -> Diagnostic | None:
         help = _FOREIGN_SYMBOLS[symbol]
         span = replace(context.span, end=context.span.start + len(symbol))
         return Diagnostic(f"`{symbol}` does not belong here", span, help)
+    if _FUNCTION_KEYWORDS & {context.token, context.previous_token}:
+        help = (
+            "a function of numbers is `let f(a, b=2) = a + b`, one of layers `block f(a) { ... }`"
+        )
+        return context.unexpected_token(help)
     if context.token in _PYTHON_KEYWORDS or context.previous_token in _PYTHON_KEYWORDS:
         import_keywords = {"import", "from"} & {context.token, context.previous_token}
         use_hint = '; load blocks from a file with `use "FILE.net"`' if import_keywords else ""
@@ -115,6 +122,25 @@ def _check_names(context: SyntaxErrorContext) -> Diagnostic | None:
         return context.unexpected_token(
             f"a `{context.previous_token}` belongs outside nets and blocks"
         )
+    return None
+
+
+def _check_expressions(context: SyntaxErrorContext) -> Diagnostic | None:
+    """Checks conditional expressions, functions, loops in lists, and `as`."""
+    if "_ELSE" in context.expected and "_ARROW" not in context.expected:
+        help = "write `a if condition else b`: an expression always has a value"
+        return Diagnostic("`else` is missing", context.span, help)
+    if context.previous_token == "if" and "_OR" in context.expected:
+        help = "write `a if condition else b`; `if condition { ... }` chooses among layers"
+        return context.unexpected_token(help)
+    if context.token == "for" and {"RSQB", "COMMA"} & context.expected:
+        help = "a list has no loop; write its entries, or a `for` around the layers"
+        return context.unexpected_token(help)
+    if context.previous_token == "as" and context.expected == {"NAME"}:
+        return context.unexpected_token("name the index: `block * n as i`, `for c in list as i`")
+    if "_ARROW" in context.expected and "as" in (context.token, context.previous_token):
+        help = "`as` names the index of a repeat, `block * n as i`; a label is `x: block`"
+        return context.unexpected_token(help)
     return None
 
 

@@ -128,6 +128,7 @@ def _check_character(source: Source, position: int) -> Diagnostic | None:
             "→": "write `->`",
             "×": "a size is `3x3`, a product `4*c`",
             "&": "write `and`",
+            "?": "write `a if condition else b`",
         }
         character = "&&" if text.startswith("&&", position) else text[position]
         message = f"`{character}` has no meaning in a .net file"
@@ -211,6 +212,7 @@ _HIDDEN_TERMINALS = {
     "_OR",
     "_AND",
     "_NOT",
+    "_AS",
     "$END",
 }
 
@@ -222,6 +224,8 @@ def _expected_terminals(error: UnexpectedInput) -> set[str]:
 
 
 def _format_expected(error: UnexpectedInput) -> str | None:
-    names = _expected_terminals(error) - _HIDDEN_TERMINALS
+    names = _expected_terminals(error)
+    follows_expression = "_OR" in names
+    names -= _HIDDEN_TERMINALS | ({"_IF"} if follows_expression else set())
     descriptions = [_TERMINAL_NAMES.get(n, f"`{n.lower().strip('_')}`") for n in sorted(names)]
     return f"expected {', '.join(descriptions)}" if 0 < len(descriptions) <= 9 else None

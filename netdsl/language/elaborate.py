@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 from netdsl.errors import NetError, Span, fail
@@ -23,7 +23,7 @@ from netdsl.language.frame import (
     format_call,
     join_path,
 )
-from netdsl.language.lookup import find_layer, is_layer, unpack_item
+from netdsl.language.lookup import find_layer, is_layer, suggest_for_items, unpack_item
 from netdsl.language.network import Network
 from netdsl.language.network_builder import (
     InputCall,
@@ -276,8 +276,11 @@ class _Elaborator:
             self._report_error(e, frame, repeat.span)
             return MissingValue.INVALID
         inner = replace(frame, is_repeated=True)
-        for _ in range(count):
-            current = self._visit_element(repeat.element, current, inner)
+        with frame.restored_variables() if repeat.index else nullcontext():
+            for i in range(count):
+                if repeat.index:
+                    frame.variables[repeat.index] = i
+                current = self._visit_element(repeat.element, current, inner)
         return current
 
     def _visit_if(
@@ -300,24 +303,22 @@ class _Elaborator:
         try:
             items = evaluate(loop.items, frame.expression_scope(current))
             if not isinstance(items, tuple):
-                help = suggest_for_value(items) or "`range(3)` is the list [0, 1, 2]"
+                help = suggest_for_items(items) or "`range(3)` is the list [0, 1, 2]"
                 message = f"`for` iterates over a list, not {format_value(items)}"
                 raise fail(message, loop.items.span, help=help)
         except NetError as e:
             self._report_error(e, frame, loop.span)
             return MissingValue.INVALID
-        outer = frame.copy_variables()
         inner = replace(frame, is_repeated=True)
-        for i, item in enumerate(items):
-            self.budget.spend_steps(1, loop.span)
-            try:
-                frame.variables.update(unpack_item(loop, i, item))
-            except NetError as e:
-                self._report_error(e, frame, loop.span)
-                return MissingValue.INVALID
-            current = self._visit_body(loop.body, current, inner)
-        frame.variables.clear()
-        frame.variables.update(outer)
+        with frame.restored_variables():
+            for i, item in enumerate(items):
+                self.budget.spend_steps(1, loop.span)
+                try:
+                    frame.variables.update(unpack_item(loop, i, item))
+                except NetError as e:
+                    self._report_error(e, frame, loop.span)
+                    return MissingValue.INVALID
+                current = self._visit_body(loop.body, current, inner)
         return current
 
     # ---- steps

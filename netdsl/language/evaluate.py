@@ -222,6 +222,13 @@ def is_equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+def _evaluate_conditional(expr: s.Conditional, scope: Scope) -> Value:
+    for value, condition in expr.arms:
+        if evaluate_condition(condition, scope):
+            return evaluate(value, scope)
+    return evaluate(expr.otherwise, scope)
+
+
 # ---- functions -------------------------------------------------------------------------------
 
 
@@ -273,4 +280,5 @@ _EVALUATORS: dict[type, Callable[[Any, Scope], Value]] = {
     s.IndexExpr: _evaluate_index,
     s.UnaryExpr: _evaluate_unary,
     s.NaryExpr: _evaluate_nary,
+    s.Conditional: _evaluate_conditional,
 }

@@ -12,13 +12,13 @@ from typing import Any
 from netdsl.language import syntax as s
 from netdsl.language.parse import parse
 from netdsl.language.unparse import (
-    UNARY_PRECEDENCE,
     args_text,
+    count_text,
     element_text,
     entry_text,
     expectation_text,
     expression_text,
-    operand_text,
+    for_text,
     statement_text,
 )
 from netdsl.values import format_value
@@ -306,7 +306,7 @@ class _Formatter:
         match e:
             case s.Repeat():
                 inner = self.format_element(e.element, column, indent)
-                return [*inner[:-1], f"{inner[-1]} * {operand_text(e.count, UNARY_PRECEDENCE + 1)}"]
+                return [*inner[:-1], inner[-1] + count_text(e)]
             case s.ChainGroup():
                 inner = self.format_chain(" " * column + "(", e.chain, indent + INDENT)
                 inner[0] = inner[0][column:]
@@ -316,9 +316,7 @@ class _Formatter:
             case s.If():
                 return self._format_if(e, indent)
             case s.For():
-                return self.format_braced(
-                    f"for {', '.join(e.variables)} in {expression_text(e.items)}", e.body, e, indent
-                )
+                return self.format_braced(for_text(e), e.body, e, indent)
         return [flat]
 
     def _format_branches(self, e: s.Step, column: int, indent: str) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -139,6 +140,16 @@ class Frame:
             return Scope(self.variables, input_value.members(), self.budget)
         members = InvalidValue() if input_value is MissingValue.INVALID else None
         return Scope(self.variables, members, self.budget)
+
+    @contextmanager
+    def restored_variables(self) -> Iterator[None]:
+        """Gives the variables back their values at the end: those of a loop are its own."""
+        outer = self.copy_variables()
+        try:
+            yield
+        finally:
+            self.variables.clear()
+            self.variables.update(outer)
 
     def copy_variables(self) -> dict[str, Value | InvalidValue]:
         """Returns a copy of the variables, counted in the budget."""

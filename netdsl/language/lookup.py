@@ -7,7 +7,8 @@ from netdsl.language import syntax as s
 from netdsl.language.frame import Frame
 from netdsl.language.program import Program
 from netdsl.layers import LAYERS, Layer
-from netdsl.values import Value, format_value
+from netdsl.signature import suggest_for_value
+from netdsl.values import Call, Value, format_value
 
 
 def find_layer(step: s.Step, frame: Frame, program: Program) -> Layer:
@@ -39,11 +40,19 @@ def _unknown_name_help(name: str, frame: Frame, program: Program) -> str:
     return f"{near} Otherwise {define}" if near else define
 
 
+def suggest_for_items(items: Value) -> str | None:
+    """A help line for what `for` cannot iterate over."""
+    if isinstance(items, Call) and items.name == "enumerate":
+        return "`for c in list as i { ... }` counts the entries from 0"
+    return suggest_for_value(items)
+
+
 def unpack_item(loop: s.For, index: int, item: Value) -> dict[str, Value]:
     """Binds the loop variables for one iteration."""
     names = loop.variables
+    counter: dict[str, Value] = {loop.index: index} if loop.index else {}
     if len(names) == 1:
-        return {names[0]: item}
+        return {names[0]: item} | counter
     if not isinstance(item, tuple) or len(item) != len(names):
         item_exprs = loop.items.items if isinstance(loop.items, s.ListLiteral) else ()
         span = item_exprs[index].span if item_exprs else loop.items.span
@@ -54,4 +63,4 @@ def unpack_item(loop: s.For, index: int, item: Value) -> dict[str, Value]:
             span,
             help=f"each entry of the list must itself be a list: [{', '.join(names)}]",
         )
-    return dict(zip(names, item, strict=True))
+    return dict(zip(names, item, strict=True)) | counter

@@ -150,6 +150,10 @@ def _unquote(text: str) -> str:
     return re.sub(r"\\(.)", r"\1", text[1:-1])
 
 
+def _optional_name(token: Token | None) -> str | None:
+    return None if token is None else str(token)
+
+
 def _drop_none(children: list[Any]) -> list[Any]:
     return [c for c in children if c is not None]
 
@@ -232,6 +236,10 @@ class _SyntaxTreeBuilder(Transformer[Any, Any]):
     def either(self, meta: Meta, c: list[Any]) -> s.NaryExpr:
         return s.NaryExpr(self._span(meta), c[0], tuple(("or", e) for e in c[1:]))
 
+    def conditional(self, meta: Meta, c: list[Any]) -> s.Conditional:
+        arms = tuple(zip(c[:-1:2], c[1::2], strict=True))
+        return s.Conditional(self._span(meta), arms, c[-1])
+
     def expression(self, meta: Meta, c: list[Any]) -> Any:
         return c[0]
 
@@ -257,10 +265,13 @@ class _SyntaxTreeBuilder(Transformer[Any, Any]):
         return s.If(self._span(meta), tuple(c[:-1]), c[-1])
 
     def for_(self, meta: Meta, c: list[Any]) -> s.For:
-        return s.For(self._span(meta), tuple(map(str, c[:-2])), c[-2], c[-1])
+        *variables, items, index, body = c
+        return s.For(
+            self._span(meta), tuple(map(str, variables)), items, _optional_name(index), body
+        )
 
     def repeat(self, meta: Meta, c: list[Any]) -> s.Repeat:
-        return s.Repeat(self._span(meta), c[0], c[-1])
+        return s.Repeat(self._span(meta), c[0], c[-2], _optional_name(c[-1]))
 
     def chain(self, meta: Meta, c: list[Any]) -> s.Chain:
         return s.Chain(self._span(meta), str(c[0]) if c[0] else None, tuple(c[1:]))

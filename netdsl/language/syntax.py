@@ -95,6 +95,15 @@ class NaryExpr(SyntaxNode):
     rest: tuple[tuple[str, Expression], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Conditional(SyntaxNode):
+    """`a if condition else b`; a chain of them is flat: each arm holds a value and its
+    condition."""
+
+    arms: tuple[tuple[Expression, Expression], ...]
+    otherwise: Expression
+
+
 Expression = (
     NumberLiteral
     | SizeLiteral
@@ -107,6 +116,7 @@ Expression = (
     | IndexExpr
     | UnaryExpr
     | NaryExpr
+    | Conditional
 )
 
 
@@ -141,17 +151,22 @@ class If(SyntaxNode):
 
 @dataclass(frozen=True, slots=True)
 class For(SyntaxNode):
-    """`for c in list { }`, or `for c, n in list { }` if the entries are pairs."""
+    """`for c in list { }`, or `for c, n in list { }` if the entries are pairs; `as i` counts the
+    iterations from 0."""
 
     variables: tuple[str, ...]
     items: Expression
+    index: str | None
     body: Body
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat(SyntaxNode):
+    """`element * n`; `as i` counts the repeats from 0."""
+
     element: Element
     count: Expression
+    index: str | None
 
 
 Element = Step | Incoming | ChainGroup | If | For | Repeat

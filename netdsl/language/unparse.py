@@ -13,6 +13,8 @@ UNARY_PRECEDENCE = 7
 
 
 def _precedence(e: s.Expression) -> int:
+    if isinstance(e, s.Conditional):
+        return 0
     if isinstance(e, s.NaryExpr):
         return _PRECEDENCE.get(e.rest[0][0], _COMPARISON_PRECEDENCE)
     if isinstance(e, s.UnaryExpr):
@@ -48,6 +50,9 @@ def expression_text(e: s.Expression) -> str:
             return f"{e.op}{operand_text(e.operand, UNARY_PRECEDENCE + 1)}"
         case s.NaryExpr():
             return _nary_text(e)
+        case s.Conditional():
+            arms = (f"{operand_text(a, 1)} if {operand_text(c, 1)}" for a, c in e.arms)
+            return f"{' else '.join(arms)} else {operand_text(e.otherwise, 1)}"
 
 
 def operand_text(e: s.Expression, min_precedence: int) -> str:
@@ -123,11 +128,25 @@ def element_text(e: s.Element) -> str:
         case s.ChainGroup():
             return f"({chain_text(e.chain)})"
         case s.Repeat():
-            return f"{element_text(e.element)} * {operand_text(e.count, UNARY_PRECEDENCE + 1)}"
+            return element_text(e.element) + count_text(e)
         case s.For():
-            return f"for {', '.join(e.variables)} in {expression_text(e.items)} {body_text(e.body)}"
+            return f"{for_text(e)} {body_text(e.body)}"
         case s.If():
             arms = [f"if {expression_text(c)} {body_text(body)}" for c, body in e.arms]
             if e.otherwise is not None:
                 arms.append(body_text(e.otherwise))
             return " else ".join(arms)
+
+
+def count_text(e: s.Repeat) -> str:
+    """The part of a repeat behind its element."""
+    return f" * {operand_text(e.count, UNARY_PRECEDENCE + 1)}{_index_text(e.index)}"
+
+
+def for_text(e: s.For) -> str:
+    """The part of a loop before its body."""
+    return f"for {', '.join(e.variables)} in {expression_text(e.items)}{_index_text(e.index)}"
+
+
+def _index_text(index: str | None) -> str:
+    return f" as {index}" if index else ""
