@@ -139,7 +139,10 @@ NORMS = """net small {
 """
 
 
-@pytest.mark.parametrize("norm", ["layernorm", "instancenorm", "groupnorm(3)", "groupnorm(12)"])
+@pytest.mark.parametrize(
+    "norm",
+    ["layernorm", "layernorm(axis=channels)", "instancenorm", "groupnorm(3)", "groupnorm(12)"],
+)
 def test_moments_of_samples_and_groups(norm: str) -> None:
     file = language.build_program(parse(NORMS % norm))
     network = elaborate(file, "small", Settings(batch=3, training=True))
@@ -621,6 +624,33 @@ def test_moments_far_from_zero() -> None:
     given = {"x": 3000 + np.random.default_rng(0).standard_normal((4, 16, 16, 5)).astype("f4")}
     found = Executor(graph, CPU, State(CPU)).run(given)["m"]
     np.testing.assert_allclose(found, evaluate_results(graph, given)["m"], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 4, 5), (1, 1, 9, 37), (3, 1, 1, 16), (2, 7, 96), (2, 4, 1)]
+)
+def test_rows_are_reduced_by_themselves(shape: tuple[int, ...]) -> None:
+    """Sums, largest values and moments of each row, far from those of others too, beside values."""
+    b, last = Builder(dtype="float32"), {"axes": (len(shape) - 1,)}
+    x, g = (b.input(name, TensorType(shape)) for name in "xg")
+    m = b.moments(x, **last)
+    outputs = {
+        "moments": m,
+        "gradient": b.normalize_dmoments(g, x, m, **last, eps=1e-3),
+        "sum": b.reduce_sum(b.mul(x, g), **last, keepdims=True),
+        "largest": b.reduce_max(x, **last),
+        "normal": b.normalize(x, m, **last, eps=1e-3),
+    }
+    graph, rng = b.build(outputs), np.random.default_rng(0)
+    plan, memory = bound(graph)
+    assert all(make_kernel_tasks(plan, k, memory) for k in plan.kernels)
+    level = 30 * np.arange(np.prod(shape[:-1])).reshape(*shape[:-1], 1)
+    given = {name: rng.standard_normal(shape).astype("f4") for name in "xg"}
+    given["x"] += level.astype("f4")
+    found = Executor(graph, CPU, State(CPU)).run(given)
+    expected = evaluate_results(graph, {k: v.astype("f8") for k, v in given.items()})
+    for name in outputs:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-3)
 
 
 def test_a_folded_net() -> None:

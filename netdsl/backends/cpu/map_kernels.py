@@ -19,6 +19,7 @@ from netdsl.backends.cpu.reduction_finalizer import (
 )
 from netdsl.backends.cpu.row_kernel import RowKernel, compile_row_kernel
 from netdsl.backends.cpu.row_kernel_spec import RowKernelBody
+from netdsl.backends.cpu.row_results import RowResult
 from netdsl.backends.cpu.task_program import REDUCTION_WORKERS, Task, split_range, thread_count
 from netdsl.ir.views import strip_views
 from netdsl.lower.index_terms import UnsupportedKernelError
@@ -111,18 +112,29 @@ class DomainBody:
         targets = {name: memory.operand(name) for name in outputs}
         self.expressions = trace_domain(graph, kernel.nodes, operands, targets, domain)
         self.reductions = self.expressions.kernel.reductions
-        self.kept_axes = self._find_kept_axes()
+        self.reduces_rows = bool(self.reductions) and all(map(self._is_row_wise, self.reductions))
+        self.kept_axes = (False, False) if self.reduces_rows else self._find_kept_axes()
+        row_results = self.reductions if self.reduces_rows else ()
         self._loop_nests: dict[tuple[int, bool], LoopNest] = {}
         self.row_body = RowKernelBody(
             self.expressions.outputs,
             self.expressions.kernel.accumulators,
             self.expressions.refs,
             is_flat=not self.kept_axes[1],
+            row_results=[self._locate_row_result(r) for r in row_results],
         )
         if self.expressions.is_split and (self.reductions or kernel.kind == "anchor"):
             raise UnsupportedKernelError(
                 "values whose axes are split differently from the domain's"
             )
+
+    def _is_row_wise(self, reduction: Reduction) -> bool:
+        """Whether a reduction over the last axis keeps others than the first."""
+        shape = self.memory.plan.graph[reduction.node.args[0]].type.shape
+        long, last = {a for a, size in enumerate(shape) if size > 1}, len(shape) - 1
+        kept = long.difference(reduction.axes)
+        is_over_last = last in reduction.axes and long - kept <= {last}
+        return shape == self.domain and is_over_last and max(kept, default=0) > 0
 
     def _find_kept_axes(self) -> tuple[bool, bool]:
         """Whether the reductions keep the first axis, and the last."""
@@ -146,7 +158,9 @@ class DomainBody:
 
     def collect_refs(self) -> list[MemoryRef]:
         found = self.expressions.all_refs()
-        if self.reductions:
+        if self.reduces_rows:
+            found += [p for r in self.row_body.row_results for p in r.refs]
+        elif self.reductions:
             first, last = self.kept_axes
             strides = [0] * len(self.domain)
             strides[0] = 1 if first else 0
@@ -164,12 +178,13 @@ class DomainBody:
     def _build_loop_nest(self, fixed_axes: int, can_merge_rows: bool) -> LoopNest:
         first, last = self.kept_axes
         places = self.collect_refs()
+        kept_count = len(self.domain) - 1 if self.reduces_rows else int(first)
         loop_nest = make_loop_nest(
-            self.expressions.shape, places, max(fixed_axes, int(first)), can_merge_rows
+            self.expressions.shape, places, max(fixed_axes, kept_count), can_merge_rows
         )
         if (
             self.reductions
-            and not last
+            and not (last or self.reduces_rows)
             and not any(self._is_channel_vector(loop_nest, p) for p in places)
         ):
             return remove_channel_period(loop_nest)
@@ -181,8 +196,8 @@ class DomainBody:
     def make_reduction_tasks(
         self, loop_nest: LoopNest, row_kernel: RowKernel, groups: int, parts: int
     ) -> KernelTasks:
-        """The tasks that make the results of the sums."""
-        if not self.reductions:
+        """The tasks that make the results of the sums; rows make their own."""
+        if not self.reductions or self.reduces_rows:
             return KernelTasks()
         period, repeat = loop_nest.period, loop_nest.repeat
         has_columns = self.kept_axes[1]
@@ -222,6 +237,26 @@ class DomainBody:
             variance_channel=variance_channel,
             variance_group=variance_group,
         )
+
+    def _locate_row_result(self, reduction: Reduction) -> RowResult:
+        node = reduction.node
+        row_count = 1 if node.op in ("reduce_sum", "reduce_mean", "reduce_max") else 2
+        targets = [self._align_result(node.name, reduction.axes, i) for i in range(row_count)]
+        has_variance = reduction.moments is not None
+        variance = self._align_result(node.args[2], reduction.axes, 1) if has_variance else None
+        return RowResult(reduction, tuple(targets), variance)
+
+    def _align_result(self, name: str, axes: IntTuple, row: int) -> MemoryRef:
+        """Where a row of results lies, along the axes of the domain."""
+        operand = self.memory.operand(name)
+        strides = list(operand.layout.strides)
+        kept = [a for a in range(len(self.domain)) if a not in axes]
+        has_rows = self.memory.plan.graph[name].op in ("moments", "normalize_dmoments") or row > 0
+        second = strides.pop(0) if has_rows else 0
+        own = strides if len(strides) == len(kept) else [strides[a] for a in kept]
+        aligned = dict(zip(kept, own, strict=True))
+        address = operand.address + 4 * (operand.layout.offset + row * second)
+        return MemoryRef(address, tuple(aligned.get(a, 0) for a in range(len(self.domain))))
 
     def _locate_rows(self, name: str, row: int = 0) -> tuple[int, int, int, int]:
         """The address of a row of results, and bytes to the next row, channel and group. Only
@@ -275,9 +310,10 @@ def _partition_domain(
         groups = body.domain[0]
         step = loop_nest.row_count // groups
         return [(g * step, (g + 1) * step, 0, loop_nest.run) for g in range(groups)], groups
-    max_tasks = _MAX_PARTIAL_SUMS if body.reductions else 8 * thread_count()
+    has_parts = body.reductions and not body.reduces_rows
+    max_tasks = _MAX_PARTIAL_SUMS if has_parts else 8 * thread_count()
     task_count = max(1, min(max_tasks, size // _MIN_TASK_ELEMENTS))
-    if loop_nest.row_count >= task_count:
+    if loop_nest.row_count >= task_count or body.reduces_rows:
         return [(*r, 0, loop_nest.run) for r in split_range(loop_nest.row_count, task_count)], 1
     tasks_per_row = -(-task_count // loop_nest.row_count)
     unit = max(

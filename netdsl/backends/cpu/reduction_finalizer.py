@@ -56,11 +56,12 @@ class ReductionResultArgs(Record):
 def compile_finalizer(reductions: Sequence[Reduction]) -> int:
     """The function that finishes groups `first` to `last` of reductions over one domain:
     `finalize(args, first, last, ...)`, args: ReductionArgs."""
-    key = tuple(_signature(r) for r in reductions)
+    key = tuple(reduction_signature(r) for r in reductions)
     return compile_cached("finalize", key, lambda: _emit(reductions))
 
 
-def _signature(reduction: Reduction) -> Hashable:
+def reduction_signature(reduction: Reduction) -> Hashable:
+    """What the text of its results depends on."""
     attrs = tuple(sorted((k, v) for k, v in reduction.node.attrs.items() if k != "axes"))
     return reduction.node.op, attrs
 
@@ -117,16 +118,17 @@ def _write_results(
         values[id(results.variance)] = _load(f, b.add(b.add(r.variance, by_channel), by_group))
     row = b.add(b.add(r.target, b.mul(channel, r.channel)), b.mul(group, r.group))
     for e in results.values:
-        found = b.fptrunc(_emit_expression(v, e, values), F32)
+        found = b.fptrunc(emit_result(v, e, values), F32)
         b.store(found, b.inttoptr(row, F32.as_pointer()))
         row = b.add(row, r.second)
 
 
-def _emit_expression(v: Float64Scalar, e: Expr, values: dict[int, Value]) -> Value:
+def emit_result(v: Float64Scalar, e: Expr, values: dict[int, Value]) -> Value:
+    """What a reduction writes, of the `values` of its leaves by their id."""
     if isinstance(e, Constant):
         return v.const(e.value)
     if id(e) not in values:
-        values[id(e)] = FUNCTIONS[e.op](v, *(_emit_expression(v, a, values) for a in e.args))
+        values[id(e)] = FUNCTIONS[e.op](v, *(emit_result(v, a, values) for a in e.args))
     return values[id(e)]
 
 

@@ -30,8 +30,10 @@ from netdsl.backends.cpu.row_kernel_spec import (
     RowKernelArgs,
     RowKernelSpec,
 )
+from netdsl.backends.cpu.row_results import RowSums
 from netdsl.lower.expression import Constant, DropoutMask, Expr, LinearIndex, Load, iter_expressions
 from netdsl.lower.levels import Level
+from netdsl.lower.trace import Accumulator
 
 
 class _RowKernelEmitter:
@@ -140,7 +142,9 @@ class RowsEmitter(_RowKernelEmitter):
         clears = b.icmp_signed("<", slot, const_i64(0))
         self.slot = b.select(clears, b.not_(slot), slot)
         self.accumulator_base = b.add(self.args.slots, b.mul(self.slot, self.args.slot))
-        if t.body.accumulators:
+        self.row_sums = RowSums(f, t.body.accumulators) if t.body.row_results else None
+        count = b.sitofp(self.args.run, F64)
+        if t.body.accumulators and not self.row_sums:
             with b.if_then(clears):
                 self._emit_clear()
         places = self._collect_refs(roots)
@@ -160,14 +164,22 @@ class RowsEmitter(_RowKernelEmitter):
             high = f.min_i64(row1, b.add(begin, size))
             with f.loop(low, high, const_i64(1)) as row:
                 self._locate_row(row, b.sub(row, begin), b.sub(row, row0))
+                self._emit_row_invariants(roots)
+                if self.row_sums:
+                    self.row_sums.begin_row(self._emit_first_element)
                 self._emit_tiles(first, last)
+                if self.row_sums:
+                    self.row_sums.end_row(
+                        t.body.row_results, count, lambda p: self.row_addresses[id(p)]
+                    )
         return f.text()
 
     def _collect_refs(self, roots: Sequence[Expr]) -> list[MemoryRef]:
-        """The memory of loads in the order in which they are met, then that of outputs."""
+        """The memory of loads in the order in which they are met, then that of outputs and
+        results."""
         body = self.spec.body
         found = [body.refs[id(e)] for e in iter_expressions(roots) if isinstance(e, Load)]
-        return found + [p for _, p in body.outputs]
+        return found + [p for _, p in body.outputs] + [p for r in body.row_results for p in r.refs]
 
     def _emit_clear(self) -> None:
         """Zeros in the slot, and where largest values are gathered what is less than all."""
@@ -235,6 +247,27 @@ class RowsEmitter(_RowKernelEmitter):
                 start = b.add(start, b.mul(i2, spot.outer2))
             self.row_addresses[key] = start
 
+    def _emit_row_invariants(self, roots: Sequence[Expr]) -> None:
+        """What has one value in the row that has been found, once."""
+        v = Lanes(self.f)
+        for e in roots:
+            if id(e) not in self.spec.row_invariants:
+                self._emit_row_invariants(e.args)
+            elif id(e) not in self.scalars:
+                self.scalars[id(e)] = self.emit_expr(v, e, self._load_in_row)
+
+    def _load_in_row(self, v: Lanes, e: Expr) -> Value:
+        ref = self.spec.body.refs[id(e)]
+        return v.load_splat(self.row_addresses[id(ref)], LLVM_TYPES[ref.dtype])
+
+    def _emit_first_element(self, a: Accumulator) -> Value:
+        """The first element of the row that has been found, in all lanes."""
+        self.j = self.period_offset = const_i64(0)
+        v = Lanes(self.f)
+        v.mask = v.prefix_mask(const_i64(1))
+        found = self.emit_expr(v, a.value, self._load_element, {})
+        return v.splat(self.f.b.extract_element(found, ir.Constant(I32, 0)))
+
     def _map_padded_row(self, spot: Any, index: Sequence[Value]) -> tuple[Any, Value]:
         """Where a row of a padded place lies in what is padded, and whether it does."""
         b = self.f.b
@@ -264,7 +297,7 @@ class RowsEmitter(_RowKernelEmitter):
         at = 0
         for a, x in zip(body.accumulators, summed, strict=True):
             if a.kind == "moments":
-                x = fn.sub(v, x, self._load_from_tile(v, self.tile_addresses[id(a)]))
+                x = fn.sub(v, x, self._load_shift(v, a))
             self._accumulate(v, at, x, fn.maximum if a.kind == "max" else fn.add)
             if a.kind == "moments":
                 self._accumulate(v, at + 1, fn.mul(v, x, x))
@@ -272,10 +305,19 @@ class RowsEmitter(_RowKernelEmitter):
         for (_, p), value in zip(body.outputs, values, strict=True):
             self._store_output(v, p, value)
 
+    def _load_shift(self, v: Lanes, a: Accumulator) -> Value:
+        """What differences of moments are taken from."""
+        if self.row_sums:
+            return self.row_sums.shifts[id(a)]
+        return self._load_from_tile(v, self.tile_addresses[id(a)])
+
     def _accumulate(
         self, v: Lanes, which: int, x: Value, join: Callable[..., Value] = fn.add
     ) -> None:
         b = self.f.b
+        if self.row_sums:
+            self.row_sums.add(v, which, x)
+            return
         at = b.add(self.accumulator_base, b.mul(self.args.sum, const_i64(which)))
         at = b.add(at, b.mul(self.period_offset, const_i64(4)))
         v.store(join(v, v.load(at), x), at)

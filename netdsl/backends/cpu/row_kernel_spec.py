@@ -11,7 +11,16 @@ from netdsl.backends.cpu.llvm_builder import F32, I8, I32
 from netdsl.backends.cpu.loop_nest import LoopNest
 from netdsl.backends.cpu.memory_ref import DTYPE_BYTES, MemoryRef
 from netdsl.backends.cpu.record import Record, RecordTable
-from netdsl.lower.expression import Constant, DropoutMask, Expr, LinearIndex, Load, PaddedAxis
+from netdsl.backends.cpu.row_results import RowResult
+from netdsl.lower.expression import (
+    Constant,
+    DropoutMask,
+    Expr,
+    LinearIndex,
+    Load,
+    PaddedAxis,
+    iter_expressions,
+)
 from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.lower.levels import Level, assign_levels
 from netdsl.lower.trace import Accumulator
@@ -24,12 +33,14 @@ LLVM_TYPES = {"float32": F32, "uint8": I8, "bool": I8, "int32": I32}
 class RowKernelBody:
     """What a kernel computes of each element: what it writes where, what it accumulates, and the
     memory of its loads, by their ids. `is_flat` says that columns are accumulated too, so that
-    moments are taken around one element for all of them."""
+    moments are taken around one element for all of them. With `row_results`, each row is reduced by
+    itself, and never split."""
 
     outputs: Sequence[tuple[Expr, MemoryRef]]
     accumulators: Sequence[Accumulator]
     refs: Mapping[int, MemoryRef]
     is_flat: bool = False
+    row_results: Sequence[RowResult] = ()
 
     @property
     def roots(self) -> list[Expr]:
@@ -37,8 +48,8 @@ class RowKernelBody:
 
     @property
     def accumulator_count(self) -> int:
-        """How many numbers are accumulated: moments are two."""
-        return sum(a.sum_count for a in self.accumulators)
+        """How many numbers are accumulated in memory: moments are two."""
+        return 0 if self.row_results else sum(a.sum_count for a in self.accumulators)
 
 
 class RowKernelArgs(Record):
@@ -105,10 +116,13 @@ class RowKernelSpec:
         self.ref_args: list[MemoryRefArgs] = []
         self.tile_addresses: list[int] = []
         self.levels = assign_levels(body.roots, self._level)
+        self.row_invariants = self._find_row_invariants()
         self.ref_indices: dict[int, int] = {}
         self.tile_indices: dict[int, int] = {}
         self.shift_tile_indices = {
-            id(a): self._allocate_tile() for a in body.accumulators if a.kind == "moments"
+            id(a): self._allocate_tile()
+            for a in body.accumulators
+            if a.kind == "moments" and not body.row_results
         }
         self.hoisted_exprs = {id(e): e for root in body.roots for e in self._find_hoisted(root)}
         for key in self.hoisted_exprs:
@@ -143,10 +157,14 @@ class RowKernelSpec:
         outputs = tuple((builder.add_expr(e), builder.add_ref(p)) for e, p in self.body.outputs)
         sums = tuple((builder.add_expr(a.value), a.kind) for a in self.body.accumulators)
         tiled = tuple(builder.expr_indices[key] for key in self.hoisted_exprs)
+        row_results = tuple(
+            (r.signature(), *map(builder.add_ref, r.refs)) for r in self.body.row_results
+        )
         for place in builder.refs.values():
             self.number_ref(place)
         is_single = self.loop_nest.run == 1
-        return tuple(builder.entries), outputs, sums, self.body.is_flat, tiled, is_single
+        entries = tuple(builder.entries)
+        return entries, outputs, sums, self.body.is_flat, row_results, tiled, is_single
 
     # levels
 
@@ -161,6 +179,19 @@ class RowKernelSpec:
             return Level.ROW if any(outer) else Level.FIXED
         is_lane = inner == 1 and id(p) in self.loop_nest.periodic_refs
         return Level.LANE if is_lane else Level.ROW
+
+    def _find_row_invariants(self) -> frozenset[int]:
+        """The expressions, by their id, that have one value for all elements of a row."""
+        found: set[int] = set()
+        for e in iter_expressions(self.body.roots):
+            if isinstance(e, Load):
+                p = self.body.refs[id(e)]
+                is_same = not (p.padded_axes or p.is_local or self.loop_nest.strides[id(p)][1])
+            else:
+                is_same = not isinstance(e, LinearIndex) and all(id(a) in found for a in e.args)
+            if is_same:
+                found.add(id(e))
+        return frozenset(found)
 
     def _find_hoisted(self, e: Expr) -> list[Expr]:
         """The largest vector expressions in a full one: they become tiles; vectors in memory only
