@@ -22,10 +22,12 @@ MAX_NESTING_DEPTH = 40
 """Nested brackets, and nested lists in a value."""
 MAX_CALL_DEPTH = 80
 """Nested blocks, groups and repeats while a net is expanded."""
+MAX_EXPRESSION_DEPTH = 1_000
+"""Nested expressions, including those of the functions that they call."""
 MAX_CHAIN_LENGTH = 50
 """Files that use files, nets that are instances of instances, recipes based on recipes."""
 MAX_ELABORATION_STEPS = 120_000
-"""Layers, the operators that they consist of, and loop iterations."""
+"""Layers, the operators that they consist of, loop iterations and calls of functions."""
 STEPS_PER_LAYER = 3
 """Steps that a layer takes besides those of its operators."""
 MAX_EXPRESSION_VALUES = 1_000_000

@@ -48,7 +48,7 @@ class CallOf:
         record = self.table.get(value.name)
         if record is None:
             message = f"unknown {self.noun} `{value.name}`"
-            help = suggest_name(value.name, self.table, "known names")
+            help = suggest_for_value(value) or suggest_name(value.name, self.table, "known names")
             raise NetError(Diagnostic(message, value.span, help))
         bound = record.signature.bind(value.arguments, value.span)
         return BoundCall(value.name, record, bound, value.span)
@@ -223,7 +223,10 @@ def _suggest_for_symbol(symbol: Symbol) -> str:
 
 
 def suggest_for_value(value: object) -> str | None:
-    """Returns a help line if a value is an unknown bare name."""
+    """Returns a help line if a value is an unknown bare name, or a call of something that is no
+    function."""
+    if isinstance(value, Call) and value.name in value.variables:
+        return f"`{value.name}` is a value here; a function is `let {value.name}(a) = ...`"
     return _suggest_for_symbol(value) if isinstance(value, Symbol) else None
 
 

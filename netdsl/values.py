@@ -44,11 +44,15 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call kept as a value: `sgd(lr=0.1)`, `folder("imagenet")`."""
+    """A call kept as a value: `sgd(lr=0.1)`, `folder("imagenet")`.
+
+    `variables` are the names that could have been meant, for messages.
+    """
 
     name: str
     arguments: tuple[Argument, ...]
     span: Span | None = None
+    variables: Collection[str] = field(default=(), compare=False, repr=False)
 
     def __str__(self) -> str:
         inside = ", ".join(

@@ -17,7 +17,8 @@ from netdsl.data.config import STATISTICS
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
 from netdsl.insight.net_tests import QUERIES
-from netdsl.language.evaluate import FUNCTIONS, Scope, evaluate
+from netdsl.language.evaluate import Scope, evaluate
+from netdsl.language.functions import FUNCTIONS
 from netdsl.language.parse import parse_expression
 from netdsl.layers import LAYERS
 from netdsl.layers.init import INITIALISERS
@@ -72,6 +73,7 @@ PLAIN_LAYERS = [
 NUMBERS = ["0", "1", "2", "3", "4", "8", "0.5", "1e-3", "7", "16", "10_000", "-1", "1e15", "999"]
 SIZES = ["1x1", "3x3", "2x2", "8x8x1", "5x5", "1x2x3x4", "0x0", "99999x99999"]
 OPERATORS = ["+", "-", "*", "/", "//", "%", "==", "!=", "<", "<=", ">", ">=", "~", "and", "or"]
+FUNCTION_NAMES = ["f1", "f2", "max"]
 STRAY_TOKENS = [
     "{",
     "}",
@@ -98,7 +100,7 @@ def expression(r: TextDraw, depth: int = 2) -> str:
     """Any expression; mostly a number."""
     if not r.runs_wild():
         return r.choice(
-            ("1", "2", "3", "n", "n + 1", "2 * n - 1", "len([1, 2])", "2 if n > 1 else 3")
+            ("1", "2", "3", "n", "n + 1", "2 * n - 1", "len([1, 2])", "2 if n > 1 else 3", "f1(n)")
         )
     if depth == 0 or r.random() < 0.4:
         text = '"' + r.choice(["conv1", "*.bias", "stem.*", "", "x.npz", r"\"", "a" * 90]) + '"'
@@ -110,7 +112,7 @@ def expression(r: TextDraw, depth: int = 2) -> str:
         [
             f"[{listed}]",
             f"({inner[0]}, {inner[-1]})",
-            f"{r.choice([*FUNCTIONS, *NAMES[:3]])}({listed})",
+            f"{r.choice([*FUNCTIONS, *FUNCTION_NAMES, *NAMES[:3]])}({listed})",
             f"{inner[0]} {r.choice(OPERATORS)} {inner[-1]}",
             f"({inner[0]})[{inner[-1]}]",
             f"[{listed}][{r.randint(-3, 3)}]",
@@ -194,12 +196,21 @@ def chain(r: TextDraw, depth: int) -> str:
     return label + " -> ".join(element(r, depth) for _ in range(r.randint(1, 3)))
 
 
+def function(r: TextDraw) -> str:
+    """A function that is mostly sound; it may call itself or others."""
+    name, other = r.choice(FUNCTION_NAMES), r.choice(FUNCTION_NAMES)
+    inner = r.choice((f"{other}(n - 1)", f"{other}(n - 1) + {other}(n - 2)", expression(r)))
+    made = f"{expression(r)} if n <= 1 else {inner}" if r.random() < 0.8 else inner
+    return f"let {name}(n, m={expression(r)}) = {made}"
+
+
 def body(r: TextDraw, depth: int) -> str:
     def statement() -> str:
         kinds = [
             lambda: chain(r, depth),
             lambda: chain(r, depth),
             lambda: f"let {r.choice(NAMES[:4])} = {expression(r)}",
+            lambda: function(r),
             lambda: f"shared s{r.randrange(10**6)} = {chain(r, depth)}",
             lambda: f"output o{r.randrange(10**6)}(weight=0.3): fc(10)",
         ]
@@ -240,6 +251,8 @@ def draw_file(r: TextDraw) -> str:
     """A mostly valid file."""
     shape = r.choice(["16", "64x64x3", "3x32x32"]) if r.runs_wild() else "8x8x1"
     parts = [
+        "let f1(n) = n if n < 4 else f1(n - 1)",
+        f"let {r.choice(NAMES[5:])} = {expression(r)}",
         f"block b1(n=2) {{ {body(r, 1)} }}",
         f"block b2(n=1) {{ {body(r, 1)} }}",
         f"net a(n=2) {{\n  input({shape})\n  {body(r, 2)}\n  b1 -> fc(10)\n}}",

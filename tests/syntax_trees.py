@@ -106,10 +106,14 @@ def _elements(chain: Any, body: Any) -> Any:
     return plain | tree(s.Repeat, plain, expressions, st.none() | names)
 
 
+parameters = tuples_of(tree(s.Parameter, names, st.none() | expressions))
+lets = tree(s.Let, names, st.none() | parameters, expressions)
+
+
 def _bodies(chain: Any) -> Any:
     statement = st.one_of(
         chain,
-        tree(s.Let, names, expressions),
+        lets,
         tree(s.Shared, names, chain),
         tree(s.SideOutput, names, _args(expressions), chain),
     )
@@ -125,9 +129,9 @@ chains = st.recursive(
     max_leaves=4,
 )
 bodies = _bodies(chains)
-parameters = tuples_of(tree(s.Parameter, names, st.none() | expressions))
 items = st.one_of(
     tree(s.Use, texts),
+    lets,
     tree(s.Block, names, parameters, bodies),
     tree(s.Net, names, parameters, bodies),
     tree(s.Instance, names, names, _args(expressions)),

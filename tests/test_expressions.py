@@ -1,4 +1,4 @@
-"""Indices of repeats and loops, and conditional expressions."""
+"""Indices of repeats and loops, conditional expressions, functions and constants."""
 
 from __future__ import annotations
 
@@ -9,11 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netdsl.errors import NetError
+from netdsl.insight.net_tests import run_test
+from netdsl.insight.program_check import check_program
+from netdsl.language import budget
+from netdsl.language.budget import Budget, LimitError
 from netdsl.language.elaborate import elaborate
 from netdsl.language.evaluate import Scope, evaluate
-from netdsl.language.format import format_text
+from netdsl.language.format import format_file, format_text
+from netdsl.language.override import override
 from netdsl.language.parse import parse, parse_expression
 from netdsl.language.program import build_program
+from netdsl.limits import MAX_ELABORATION_STEPS, MAX_EXPRESSION_VALUES
+from netdsl.training.recipe.expectations import judge_expectations
+from netdsl.training.recipe.recipe import resolve_recipe
+from netdsl.training.recipe.resolved_recipe import resolve_file
 
 
 def value(text: str, **variables: Any) -> Any:
@@ -45,7 +54,7 @@ def test_an_index_belongs_to_its_loop() -> None:
     assert widths(net(nested)) == [1, 100, 101, 11, 110, 111]
     assert widths(net("let i = 5; fc(i + 1) * 2 as i -> fc(i)")) == [1, 2, 5]
     assert widths(net("let i = 5; for c in [1] as i { fc(c + i) }; fc(i)")) == [1, 5]
-    assert widths(net("fc(n) * 2 as n -> fc(n)".replace("fc(n) *", "fc(n + 1) *"))) == [1, 2, 3]
+    assert widths(net("fc(n + 1) * 2 as n -> fc(n)")) == [1, 2, 3]
     with pytest.raises(NetError, match="fc"):
         widths(net("fc(i + 1) * 2 as i -> fc(i)"))
 
@@ -113,3 +122,121 @@ def test_a_conditional_stands_wherever_an_expression_does() -> None:
     assert widths(net("fc(1)\n if n > 2 { fc(2) }")) == [1, 2], "a new line begins a statement"
     text = "net a { input(8); fc(2) }\ntest a { params == (18 if 1 < 2 else 0) }\n"
     assert format_text(text) == text
+
+
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the limits, which are then reached in a tenth of the time."""
+    monkeypatch.setattr(budget, "MAX_EXPRESSION_VALUES", MAX_EXPRESSION_VALUES // 10)
+    monkeypatch.setattr(budget, "MAX_ELABORATION_STEPS", MAX_ELABORATION_STEPS // 10)
+
+
+# ---- functions and constants ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lets", "text", "expected"),
+    [
+        ("let n = 3", "n + 1", 4),
+        ("let f(a, b=2) = a + b", "f(1) + f(1, 5) + f(b=1, a=1)", 11),
+        ("let f(a, b=a + k) = a * b\nlet k = 2", "f(3)", 15),
+        ("let c = b\nlet b = f(a)\nlet f(x) = x + a\nlet a = 1", "c", 2),
+        ("let fact(n) = 1 if n < 2 else n * fact(n - 1)", "fact(10)", 3628800),
+        (
+            "let even(n) = yes if n == 0 else odd(n - 1)\nlet odd(n) = n > 0 and even(n - 1)",
+            "1 if even(10) and odd(7) else 2",
+            1,
+        ),
+        ("let f() = 3", "f()", 3),
+        ("let max(a, b) = 7", "max(1, 2) + min(1, 2)", 8),
+        ("let max = 7", "max(1, max)", 7),
+        ("let f(x) = x + 1", "[f(1), f(2)][1]", 3),
+        ("let sizes = [1, 2, 4]\nlet at(i) = sizes[i]", "at(2)", 4),
+    ],
+)
+def test_what_a_function_gives(lets: str, text: str, expected: Any) -> None:
+    program = build_program(parse(lets))
+    scope = program.top_level.scope(Budget())
+    assert evaluate(parse_expression(text, ""), scope) == expected
+
+
+def test_a_function_in_a_body_sees_what_is_there() -> None:
+    """The variables and the input where it is defined, and itself."""
+    assert widths(net("let k = 2; let f(x) = x * k; let k = 5; fc(f(3)) -> fc(k)")) == [6, 5]
+    block = "block b(c) { let f(x) = x + c + in.channels; fc(f(1)) -> fc(f(2)) }"
+    assert widths(net("b(3)", block)) == [12, 13]
+    assert widths(net("let f(k) = 1 if k == 0 else 2 * f(k - 1); fc(f(4))")) == [16]
+    assert widths(net("for c in [1, 2] { let f(x) = x + c; fc(f(1)) }")) == [2, 3]
+    assert widths(net("let f(i) = i + 3; fc(f(i)) * 2 as i")) == [3, 4]
+
+
+def test_a_local_name_hides_one_of_the_file() -> None:
+    lets = "let n = 50\nlet f(x) = n + x"
+    assert widths(net("fc(f(n))", lets)) == [53], "the parameter, and the file's n inside f"
+    assert widths(net("let f(x) = x; fc(f(n))", lets)) == [3]
+    assert widths(net("b(n=2)", f"{lets}\nblock b(n, m=n) {{ fc(m) -> fc(f(n)) }}")) == [2, 52]
+    assert widths(net("b", f"{lets}\nblock b(m=n) {{ fc(m) }}")) == [50]
+
+
+def test_lets_are_visible_in_every_part_of_a_file() -> None:
+    program = build_program(
+        parse("""
+    net a(c=width) { input(8x8x1); conv(c, 1x1) -> fc(10) }
+    net b = a(c=twice(width))
+    test b { params == count(2 * width), shape("conv1") == [8, 8, 2 * width], published(top1=goal) }
+    data { source = digits, batch = twice(16) }
+    train { optimizer = opt, epochs = twice(2), expect good(test_accuracy), expect 1 > goal }
+    let goal = 0.9
+    let width = 4
+    let twice(x) = 2 * x
+    let count(c) = 2 * c + (64 * c + 1) * 10
+    let good(x) = x > goal
+    let opt = sgd(lr=goal)
+    """)
+    )
+    assert check_program(program) == (["a", "b"], [])
+    assert all(run_test(program, t).ok for t in program.tests)
+    recipe = resolve_recipe(program)
+    assert (recipe.data.batch, recipe.epochs) == (32, 4)
+    assert recipe.optimizer.arguments["lr"] == 0.9
+    outcomes = judge_expectations(recipe.expectations, {"test_accuracy": 0.8}, recipe.top_level)
+    assert [x.ok for x in outcomes] == [False, True]
+    text = format_file(resolve_file(program, None))
+    assert format_file(resolve_file(build_program(parse(text)), None)) == text
+
+
+@pytest.mark.parametrize(
+    "lets",
+    [
+        "let f(n) = f(n - 1) + f(n - 2)",
+        "let f(n) = 1 if n < 2 else f(n - 1) + f(n - 1)",
+        "let f(n) = [0] if n < 1 else f(n - 1) + f(n - 1)",
+        "let f(n) = 0 if n < 1 else [f(n - 1)]",
+        "let f(n, m=f(n)) = n",
+        "let f(n) = g(n)\nlet g(n) = f(n)",
+        "let f(n) = " + "max(1, -(" * 18 + "f(n - 1)" + "))" * 18,
+        "".join(f"let v{i} = v{i + 1}\n" for i in range(2000)) + "let v2000 = 1\nlet f(x) = v0",
+    ],
+)
+def test_no_function_runs_away(lets: str, small_limits: None) -> None:
+    with pytest.raises(LimitError):
+        widths(net("fc(f(300))", lets))
+
+
+def test_what_fails_is_not_tried_again(small_limits: None) -> None:
+    """Neither a `let` nor a function whose calls double."""
+    doubling = "".join(f"let v{i + 1} = max(v{i}, v{i})\n" for i in range(60))
+    with pytest.raises(NetError) as e:
+        widths(net("fc(v60)", "let v0 = 1 / 0\n" + doubling))
+    assert len(e.value.diagnostics) == 1
+    with pytest.raises(LimitError) as limit:
+        widths(net("fc(f(60))", "let f(n) = 1 / 0 if n < 1 else max(f(n - 1), f(n - 1))"))
+    assert len(limit.value.diagnostics) == 2
+
+
+def test_a_setting_changes_a_constant() -> None:
+    file = parse("let width = 4\nlet f(x) = x\nnet a(n=2) { input(8); fc(width) * n }")
+    changed = override(file, ["width=6", "n=1"])
+    assert widths(format_file(changed)) == [6]
+    with pytest.raises(NetError, match="no setting"):
+        override(file, ["f=3"])

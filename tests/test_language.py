@@ -12,10 +12,11 @@ from netdsl.errors import NetError
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.format import format_file
+from netdsl.language.inline import inline_uses
 from netdsl.language.network import Network
 from netdsl.language.override import override
 from netdsl.language.parse import parse
-from netdsl.language.program import Program, build_program, inline_uses, load_program
+from netdsl.language.program import Program, build_program, load_program
 
 
 def of(text: str) -> Program:

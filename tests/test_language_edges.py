@@ -12,13 +12,13 @@ import pytest
 from netdsl.errors import NetError
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
-from netdsl.language.evaluate import MAX_LIST_LENGTH, MAX_NUMBER, Scope, evaluate
+from netdsl.language.evaluate import Scope, evaluate
 from netdsl.language.network import Network
 from netdsl.language.override import override
 from netdsl.language.parse import MAX_NESTING_DEPTH, parse, parse_expression
 from netdsl.language.program import build_program
 from netdsl.layers.convolution import resolve_padding
-from netdsl.limits import MAX_REPEATS
+from netdsl.limits import MAX_LIST_LENGTH, MAX_NUMBER, MAX_REPEATS
 from netdsl.training.recipe.recipe import resolve_recipe
 from netdsl.types import dims
 from netdsl.values import Size

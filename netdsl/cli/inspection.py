@@ -55,7 +55,7 @@ def check(
     warnings: list[Diagnostic] = []
     try:
         program = load_program(path, settings, name)
-        recipe = name if name not in program.nets else None
+        recipe = name if name and not program.has_net(name) else None
         net = None if program.has_recipe(recipe) else name
         nets, warnings = check_program(program, net, is_changed=bool(settings))
     except NetError as e:

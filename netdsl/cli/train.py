@@ -205,7 +205,7 @@ def _print_report(trainer: Trainer, result: Result, as_json: bool) -> int:
     from netdsl.training.recipe.expectations import judge_expectations
 
     metrics = result.metrics
-    outcomes = judge_expectations(trainer.recipe.expectations, metrics)
+    outcomes = judge_expectations(trainer.recipe.expectations, metrics, trainer.recipe.top_level)
     if as_json:
         keys = ("train_loss", "val_accuracy", "test_accuracy", "images_per_second")
         report = {"epochs": trainer.progress.epoch, **{k: metrics.get(k) for k in keys}}

@@ -68,6 +68,9 @@ class QueryContext:
     is_dry_run: bool
     budget: Budget
 
+    def scope(self, facts: Mapping[str, Value] | None = None) -> Scope:
+        return self.program.top_level.scope(self.budget, facts)
+
     def run_trial(self, measure: Callable[..., float], *places: str, training: bool) -> float:
         """The result of a trial of the net; 0 in a dry run."""
         self.spend(trial.BATCH, times=3)
@@ -167,7 +170,7 @@ def run_shrunk_test(program: Program, test: s.Test, factor: int) -> TestResult:
     return TestResult(
         name,
         (ExpectationOutcome("gradients", not failures, failures),),
-        read_published_accuracies(test),
+        read_published_accuracies(program, test),
     )
 
 
@@ -177,7 +180,7 @@ def _evaluate_test(program: Program, test: s.Test, budget: Budget, is_dry_run: b
     errors, outcomes = Errors(), []
     accuracies: dict[str, float] = {}
     try:
-        accuracies = read_published_accuracies(test, budget)
+        accuracies = read_published_accuracies(program, test, budget)
     except NetError as e:
         errors.collect(e)
     for expectation in test.expectations:
@@ -243,9 +246,7 @@ def _check_equality(
     context: QueryContext, e: s.Expression, call: s.CallExpr, is_negated: bool
 ) -> ExpectationOutcome:
     """Whether two places give the same values, within a fraction `within` of the largest."""
-    bound = EQUAL_SIGNATURE.bind(
-        evaluate_arguments(call.args, Scope(budget=context.budget)), call.span
-    )
+    bound = EQUAL_SIGNATURE.bind(evaluate_arguments(call.args, context.scope()), call.span)
     places = bound["a"], bound["b"]
     a, b = (context.network.find_node(p).type.shape[1:] for p in places)
     if a != b:
@@ -275,7 +276,7 @@ def _check_comparison(context: QueryContext, e: s.NaryExpr) -> ExpectationOutcom
 
 def _evaluate_operand(context: QueryContext, e: s.Expression) -> Any:
     facts = {k: f(context.network) for k, f in _FACTS.items()}
-    value = evaluate(e, Scope(facts, budget=context.budget))
+    value = evaluate(e, context.scope(facts))
     if isinstance(value, Call) and value.name in QUERIES:
         query = QUERIES[value.name]
         context.budget.spend_steps(query.count_steps(context.network), e.span)

@@ -10,7 +10,7 @@ from netdsl.insight.net_tests import check_test
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors
 from netdsl.language.elaborate import Settings, elaborate
-from netdsl.language.program import Program
+from netdsl.language.program import Program, check_lets
 from netdsl.training.checks import check_recipe
 from netdsl.training.recipe.lint import Review, Subject
 from netdsl.training.recipe.lints import warnings
@@ -51,6 +51,7 @@ def check_program(
     recipes = [x.name for x in program.sections("train")] if name is None else []
     tests = [t for t in program.tests if name is None or t.net == name]
     jobs: list[Callable[[], None]] = [
+        partial(check_lets, program, budget),
         partial(check_sections, program, budget),
         *(partial(check_training_recipe, recipe) for recipe in recipes),
         *(partial(check_test_section, test) for test in tests),

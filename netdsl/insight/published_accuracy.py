@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from netdsl.errors import fail
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
-from netdsl.language.evaluate import Scope, evaluate_arguments
+from netdsl.language.evaluate import evaluate_arguments
+from netdsl.language.program import Program
 from netdsl.parameter_types import Float, TypeMismatch
 from netdsl.signature import Param, Signature
 from netdsl.values import Value
@@ -41,7 +42,9 @@ def is_published(e: s.Expression) -> bool:
     return isinstance(e, s.Name | s.CallExpr) and e.name == PUBLISHED_SIGNATURE.name
 
 
-def read_published_accuracies(test: s.Test, budget: Budget | None = None) -> dict[str, float]:
+def read_published_accuracies(
+    program: Program, test: s.Test, budget: Budget | None = None
+) -> dict[str, float]:
     """The accuracies given in a test section, under `top1` and `top5`. Raises NetError if they are
     not shares, or are given twice."""
     calls = [e for e in test.expectations if is_published(e)]
@@ -50,7 +53,7 @@ def read_published_accuracies(test: s.Test, budget: Budget | None = None) -> dic
     if len(calls) > 1:
         raise fail("`published` is given twice", calls[1].span)
     call_arguments = evaluate_arguments(
-        getattr(calls[0], "args", None), Scope(budget=budget or Budget())
+        getattr(calls[0], "args", None), program.top_level.scope(budget or Budget())
     )
     accuracies = {
         k: v

@@ -11,7 +11,7 @@ from netdsl.data.config import STATISTICS
 from netdsl.data.sources import SOURCES
 from netdsl.insight.net_tests import EQUAL_SIGNATURE, QUERIES
 from netdsl.insight.published_accuracy import PUBLISHED_SIGNATURE
-from netdsl.language.evaluate import FUNCTIONS
+from netdsl.language.functions import FUNCTIONS
 from netdsl.layers import LAYERS, Layer
 from netdsl.layers.init import INITIALISERS
 from netdsl.signature import REQUIRED, Param, Signature

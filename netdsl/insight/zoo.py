@@ -84,7 +84,7 @@ def _make_entry(file: str, program: Program, net: str, settings: Settings) -> Zo
     papers = _PAPER.findall(_join_comments(span.source.text[: span.start].splitlines()))
     paper = '{}, "{}"'.format(*papers[-1]) if papers else ""
     accuracies = [
-        read_published_accuracies(t)
+        read_published_accuracies(program, t)
         for t in program.tests
         if program.resolve_net_name(t.net, t.span) == net
     ]

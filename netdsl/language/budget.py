@@ -10,6 +10,7 @@ from netdsl.limits import (
     MAX_CALL_DEPTH,
     MAX_ELABORATION_STEPS,
     MAX_ERRORS,
+    MAX_EXPRESSION_DEPTH,
     MAX_EXPRESSION_VALUES,
     MAX_LIST_LENGTH,
     MAX_NESTING_DEPTH,
@@ -49,6 +50,7 @@ class Budget:
     steps: int = 0
     leaves: int = 0
     work: int = 0
+    depth: int = 0
 
     def spend_tokens(self, count: int, span: Span | None) -> None:
         """Counts the tokens of a file and of the files that it uses."""
@@ -58,7 +60,7 @@ class Budget:
             raise limit_error(message, span, "use only the files that are needed")
 
     def spend_steps(self, count: int, span: Span | None) -> None:
-        """Counts layers, operators and loop iterations."""
+        """Counts layers, operators, loop iterations and calls of functions."""
         self.steps += count
         if self.steps > MAX_ELABORATION_STEPS:
             raise limit_error(
@@ -66,6 +68,16 @@ class Budget:
                 span,
                 "use fewer repeats; `FILE:NET` selects a single net of a file",
             )
+
+    def enter_expression(self, span: Span | None) -> None:
+        """Counts an expression that is being evaluated, until `leave_expression`."""
+        if self.depth == MAX_EXPRESSION_DEPTH:
+            message = f"expressions are nested more than {MAX_EXPRESSION_DEPTH:,} deep"
+            raise limit_error(message, span, "does a function call itself endlessly?")
+        self.depth += 1
+
+    def leave_expression(self) -> None:
+        self.depth -= 1
 
     def spend_value(self, value: Value, span: Span | None) -> None:
         """Counts the value of an expression, including each of its entries."""
@@ -139,8 +151,7 @@ class Errors:
     def add(self, *diagnostics: Diagnostic) -> None:
         self._has_failed = True
         for d in diagnostics:
-            position = (d.span.source.name, d.span.start, d.span.end) if d.span else ("", 0, 0)
-            self._diagnostics.setdefault((d.message, *position), d)
+            self._diagnostics.setdefault(_key(d), d)
             if len(self._diagnostics) >= MAX_ERRORS:
                 raise LimitError(*self.sorted_diagnostics())
 
@@ -148,8 +159,10 @@ class Errors:
         """Adds the errors of a part. A LimitError is raised again, preceded by the errors found
         before it."""
         if isinstance(error, LimitError):
-            earlier_errors = self.sorted_diagnostics()[: MAX_ERRORS - len(error.diagnostics)]
-            raise LimitError(*earlier_errors, *error.diagnostics)
+            known = {_key(d) for d in error.diagnostics}
+            earlier_errors = [d for d in self.sorted_diagnostics() if _key(d) not in known]
+            kept = earlier_errors[: MAX_ERRORS - len(error.diagnostics)]
+            raise LimitError(*kept, *error.diagnostics)
         self.add(*error.diagnostics)
 
     def sorted_diagnostics(self) -> list[Diagnostic]:
@@ -160,6 +173,12 @@ class Errors:
         """Raises NetError if anything failed."""
         if self._has_failed:
             raise NetError(*self.sorted_diagnostics())
+
+
+def _key(d: Diagnostic) -> tuple[str, str, int, int]:
+    """What two diagnostics of one error have in common."""
+    position = (d.span.source.name, d.span.start, d.span.end) if d.span else ("", 0, 0)
+    return d.message, *position
 
 
 def _sort_key(d: Diagnostic) -> tuple[str, int]:

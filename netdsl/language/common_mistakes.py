@@ -82,9 +82,7 @@ def _check_foreign_syntax(context: SyntaxErrorContext) -> Diagnostic | None:
         span = replace(context.span, end=context.span.start + len(symbol))
         return Diagnostic(f"`{symbol}` does not belong here", span, help)
     if _FUNCTION_KEYWORDS & {context.token, context.previous_token}:
-        help = (
-            "a function of numbers is `let f(a, b=2) = a + b`, one of layers `block f(a) { ... }`"
-        )
+        help = "a function of numbers is `let f(a, b=2) = a + b`, one of layers a `block`"
         return context.unexpected_token(help)
     if context.token in _PYTHON_KEYWORDS or context.previous_token in _PYTHON_KEYWORDS:
         import_keywords = {"import", "from"} & {context.token, context.previous_token}
@@ -136,6 +134,11 @@ def _check_expressions(context: SyntaxErrorContext) -> Diagnostic | None:
     if context.token == "for" and {"RSQB", "COMMA"} & context.expected:
         help = "a list has no loop; write its entries, or a `for` around the layers"
         return context.unexpected_token(help)
+    if context.token == "{" and context.previous_token == ")" and context.expected == {"EQUAL"}:
+        help = "a function is one expression, `let f(a) = a + 1`; layers go in a `block`"
+        return context.unexpected_token(help)
+    if context.token == "," and context.expected <= {"EQUAL", "LPAR"}:
+        return context.unexpected_token("`let` defines one name; `x[0]` takes an entry of a list")
     if context.previous_token == "as" and context.expected == {"NAME"}:
         return context.unexpected_token("name the index: `block * n as i`, `for c in list as i`")
     if "_ARROW" in context.expected and "as" in (context.token, context.previous_token):

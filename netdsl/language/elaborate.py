@@ -33,7 +33,7 @@ from netdsl.language.network_builder import (
     ShrinkSettings,
     shrink_settings,
 )
-from netdsl.language.program import Program, bind_params, resolve_instance
+from netdsl.language.program import Program, bind_arguments, resolve_instance
 from netdsl.language.shrink import shrink_network
 from netdsl.limits import MAX_CALL_DEPTH, MAX_REPEATS
 from netdsl.parameter_types import Float, Shape
@@ -58,9 +58,8 @@ def elaborate(
     budget = budget or Budget()
     net_name = program.resolve_net_name(name)
     net, arguments_by_name = resolve_instance(program, net_name, budget)
-    variables = bind_params(
-        net, tuple(arguments_by_name.values()), program.nets[net_name].span, budget
-    )
+    span = program.net_table.find(net_name).item.span
+    variables = bind_arguments(program, net, tuple(arguments_by_name.values()), span, budget)
     return _Elaborator(program, settings, budget).run(net_name, net, variables)
 
 
@@ -80,7 +79,8 @@ class _Elaborator:
 
     def run(self, name: str, net: s.Net, variables: dict[str, Value]) -> Network:
         self.budget.spend_steps(1, net.span)
-        frame = Frame(NameScope("", ""), dict(variables), MissingValue.NOTHING, self.budget)
+        top = self.program.top_level
+        frame = Frame(NameScope("", ""), dict(variables), MissingValue.NOTHING, self.budget, top)
         end = self._visit_body(net.body, MissingValue.NOTHING, frame)
         if end is MissingValue.NOTHING and not self.builder.errors:
             help = "begin it with `input(height x width x channels)`, such as `input(28x28x1)`"
@@ -122,6 +122,9 @@ class _Elaborator:
         return current
 
     def _visit_let(self, let: s.Let, current: OptionalChainValue, frame: Frame) -> None:
+        if let.params is not None:
+            frame.define_function(let, current)
+            return
         try:
             value = evaluate(let.value, frame.expression_scope(current))
             if isinstance(value, Call) and is_layer(value.name, self.program):
@@ -139,7 +142,7 @@ class _Elaborator:
             self._report_error(e, frame, shared.span)
         weight_path = join_path(frame.name_scope.weight_path, shared.name)
         frame.shared_chains[shared.name] = SharedChain(
-            shared.chain, weight_path, replace(frame, variables=frame.copy_variables())
+            shared.chain, weight_path, replace(frame, variables=frame.copy_variables(shared.span))
         )
 
     def _visit_output(
@@ -394,13 +397,15 @@ class _Elaborator:
         self._check_no_branches(step)
         block = self.program.blocks[step.name]
         arguments = evaluate_arguments(step.args, frame.expression_scope(current))
-        variables = bind_params(block, arguments, step.span, self.budget)
+        variables = bind_arguments(self.program, block, arguments, step.span, self.budget)
         name_scope = self._child_scope(frame, step.name, label)
         if current is MissingValue.INVALID:
             return current
         shown_arguments = [Argument(p, v) for p, v in variables.items()]
         call = CallSite(format_call(step.name, shown_arguments), step.span)
-        inner = Frame(name_scope, dict(variables), current, self.budget, (*frame.call_stack, call))
+        calls = (*frame.call_stack, call)
+        top = self.program.top_level
+        inner = Frame(name_scope, dict(variables), current, self.budget, top, calls)
         return self._record_value(self._visit_body(block.body, current, inner), name_scope)
 
     def _visit_input(

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import cached_property
 from typing import Any
 
-from netdsl.errors import NetError, Span, fail, suggest_name
+from netdsl.errors import Diagnostic, NetError, Span, fail, suggest_name
 from netdsl.language import syntax as s
-from netdsl.language.budget import Budget, Errors
-from netdsl.limits import MAX_LIST_LENGTH, MAX_NUMBER
-from netdsl.signature import suggest_for_value
+from netdsl.language.budget import Budget, Errors, LimitError
+from netdsl.language.functions import FUNCTIONS
+from netdsl.language.unparse import expression_text
+from netdsl.limits import MAX_NUMBER, STEPS_PER_LAYER
+from netdsl.parameter_types import AnyValue
+from netdsl.signature import REQUIRED, Param, Signature, suggest_for_value
 from netdsl.values import Argument, Call, Size, Symbol, Value, format_value
 
 
@@ -20,19 +25,117 @@ class InvalidValue:
     """Placeholder for a variable whose definition failed; the error was already reported."""
 
 
+class Unknown(Enum):
+    """The result of looking up a name that nothing defines."""
+
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Function:
+    """A `let` with parameters, and the scope where it stands. It can be called, but it is no
+    value."""
+
+    let: s.Let
+    scope: Scope
+
+    @cached_property
+    def signature(self) -> Signature:
+        return make_signature(self.let.name, self.let.params or ())
+
+
+Variable = Value | InvalidValue | Function
+
+
 @dataclass(frozen=True)
 class Scope:
-    """The variables visible to an expression, the members of `in` if there is an input, and the
-    budget that counts the values."""
+    """What an expression sees: the variables, then those of the `outer` scope; the members of `in`
+    if there is an input; and the budget that counts the values. It is the collection of the visible
+    names."""
 
-    variables: Mapping[str, Value | InvalidValue] = field(default_factory=dict)
+    variables: Mapping[str, Variable] = field(default_factory=dict)
     members: Mapping[str, int] | InvalidValue | None = None
     budget: Budget = field(default_factory=Budget)
+    outer: Scope | TopLevel | None = None
+
+    def find(self, name: str) -> Variable | Unknown:
+        """Looks up a name: the one rule for all expressions."""
+        scope: Scope | TopLevel | None = self
+        while isinstance(scope, Scope):
+            if name in scope.variables:
+                return scope.variables[name]
+            scope = scope.outer
+        return Unknown.UNKNOWN if scope is None else scope.find(name, self.budget)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.variables
+        yield from self.outer or ()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.variables or (self.outer is not None and name in self.outer)
+
+    def __len__(self) -> int:
+        return len(self.variables) + len(self.outer or ())
+
+
+class TopLevel:
+    """The `let`s of a file and of the files it uses. Each is evaluated when it is first needed, so
+    their order has no meaning; it sees only the others."""
+
+    def __init__(self, lets: Mapping[str, s.Let] | None = None) -> None:
+        self._lets = lets or {}
+        self._values: dict[str, Variable | NetError] = {}
+        self._pending: list[str] = []
+
+    def scope(self, budget: Budget, variables: Mapping[str, Variable] | None = None) -> Scope:
+        """Returns a scope in which these `let`s are visible."""
+        return Scope(variables or {}, None, budget, self)
+
+    def find(self, name: str, budget: Budget) -> Variable | Unknown:
+        """Raises NetError if the value cannot be computed."""
+        if name not in self._lets:
+            return Unknown.UNKNOWN
+        if name not in self._values:
+            try:
+                self._values[name] = self._evaluate(self._lets[name], budget)
+            except LimitError:
+                raise
+            except NetError as e:
+                self._values[name] = e
+        value = self._values[name]
+        if isinstance(value, NetError):
+            raise NetError(*value.diagnostics)
+        return value
+
+    def _evaluate(self, let: s.Let, budget: Budget) -> Variable:
+        if let.params is not None:
+            return Function(let, self.scope(budget))
+        if let.name in self._pending:
+            cycle = [*self._pending[self._pending.index(let.name) :], let.name]
+            raise fail(f"`{let.name}` is defined in terms of itself: {' = '.join(cycle)}", let.span)
+        self._pending.append(let.name)
+        try:
+            return evaluate(let.value, self.scope(budget))
+        finally:
+            self._pending.pop()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lets)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._lets
+
+    def __len__(self) -> int:
+        return len(self._lets)
 
 
 def evaluate(expr: s.Expression, scope: Scope) -> Value:
     """Returns the value of an expression. Raises NetError with the location of the error."""
-    value = _EVALUATORS[type(expr)](expr, scope)
+    scope.budget.enter_expression(expr.span)
+    try:
+        value = _EVALUATORS[type(expr)](expr, scope)
+    finally:
+        scope.budget.leave_expression()
     scope.budget.spend_value(value, expr.span)
     return value
 
@@ -68,18 +171,21 @@ def _check_bounds(value: int | float, span: Span) -> int | float:
     return value
 
 
-_CONSTANTS: dict[str, Value] = {"yes": True, "no": False, "none": None}
+CONSTANTS: dict[str, Value] = {"yes": True, "no": False, "none": None}
 
 
 def _evaluate_name(expr: s.Name, scope: Scope) -> Value:
-    if expr.name in scope.variables:
-        value = scope.variables[expr.name]
-        if isinstance(value, InvalidValue):
-            raise NetError()
-        return value
-    if expr.name in _CONSTANTS:
-        return _CONSTANTS[expr.name]
-    return Symbol(expr.name, expr.span, scope.variables)
+    found = scope.find(expr.name)
+    if isinstance(found, InvalidValue):
+        raise NetError()
+    if isinstance(found, Function):
+        help = f"call it: `{found.signature}`"
+        raise fail(f"`{expr.name}` is a function, not a value", expr.span, help=help)
+    if found is not Unknown.UNKNOWN:
+        return found
+    if expr.name in CONSTANTS:
+        return CONSTANTS[expr.name]
+    return Symbol(expr.name, expr.span, scope)
 
 
 def _evaluate_list(expr: s.ListLiteral, scope: Scope) -> Value:
@@ -232,32 +338,24 @@ def _evaluate_conditional(expr: s.Conditional, scope: Scope) -> Value:
 # ---- functions -------------------------------------------------------------------------------
 
 
-def _make_range(*ends: int) -> tuple[int, ...]:
-    if len(range(*ends)) > MAX_LIST_LENGTH:
-        raise ValueError(f"a list has at most {MAX_LIST_LENGTH:,} entries")
-    return tuple(range(*ends))
-
-
-FUNCTIONS: dict[str, tuple[Callable[..., Any], str]] = {
-    "len": (lambda items: len(items), "len(list)"),
-    "range": (_make_range, "range(stop), range(start, stop) or range(start, stop, step)"),
-    "min": (min, "min(a, b, ...)"),
-    "max": (max, "max(a, b, ...)"),
-    "sum": (lambda items: sum(items), "sum(list of numbers)"),
-    "floor": (math.floor, "floor(number)"),
-    "ceil": (math.ceil, "ceil(number)"),
-    "round": (lambda x: math.floor(x + 0.5), "round(number)"),
-}
-
-
 def _evaluate_call(expr: s.CallExpr, scope: Scope) -> Value:
+    """Calls a function: a `let`, else a built-in one. A value of the same name hides neither a
+    built-in function nor what a call means elsewhere, such as an initialiser."""
     arguments = evaluate_arguments(expr.args, scope)
+    found = scope.find(expr.name)
+    if isinstance(found, InvalidValue):
+        raise NetError()
+    if isinstance(found, Function):
+        return _call_function(found, arguments, expr.span, scope.budget)
     if expr.name not in FUNCTIONS:
-        return Call(expr.name, arguments, expr.span)
+        return Call(expr.name, arguments, expr.span, scope)
+    return _call_builtin(expr, [a.value for a in arguments], any(a.name for a in arguments))
+
+
+def _call_builtin(expr: s.CallExpr, values: Sequence[Value], has_names: bool) -> Value:
     function, usage = FUNCTIONS[expr.name]
-    values = [a.value for a in arguments]
     try:
-        if any(a.name for a in arguments) or any(isinstance(v, str | bool) for v in values):
+        if has_names or any(isinstance(v, str | bool) for v in values):
             raise TypeError
         result: Value = function(*values)
     except (TypeError, ValueError, OverflowError) as e:
@@ -266,6 +364,77 @@ def _evaluate_call(expr: s.CallExpr, scope: Scope) -> Value:
             f"`{expr.name}` cannot take these arguments{reason}", expr.span, help=usage
         ) from None
     return _check_bounds(result, expr.span) if isinstance(result, int | float) else result
+
+
+_MAX_CALL_NOTES = 3
+"""Calls of functions that an error shows, innermost first."""
+
+
+def _call_function(
+    function: Function, arguments: Sequence[Argument], span: Span, budget: Budget
+) -> Value:
+    """The value of a function's expression, in the scope where the function stands."""
+    budget.spend_steps(1, span)
+    let, outer = function.let, function.scope
+    params = let.params or ()
+    values = bind_params(function.signature, params, arguments, span, outer, budget)
+    try:
+        return evaluate(let.value, Scope(values, outer.members, budget, outer))
+    except LimitError:
+        raise
+    except NetError as e:
+        budget.spend_steps(STEPS_PER_LAYER, span)
+        shown = Call(let.name, tuple(Argument(k, v) for k, v in values.items()))
+        raise NetError(*(_add_call_note(d, shown, span) for d in e.diagnostics)) from None
+
+
+def _add_call_note(d: Diagnostic, call: Call, span: Span) -> Diagnostic:
+    if len(d.notes) >= _MAX_CALL_NOTES:
+        return d
+    note = f"in function {call} called at {span.format_relative_to(d.span)}"
+    return replace(d, notes=(*d.notes, note))
+
+
+def make_signature(name: str, params: Sequence[s.Parameter]) -> Signature:
+    """The signature of a block, net or function; defaults are evaluated when they are bound."""
+    return Signature(
+        name,
+        tuple(
+            Param(p.name, AnyValue(), Symbol(expression_text(p.default)) if p.default else REQUIRED)
+            for p in params
+        ),
+    )
+
+
+def bind_params(
+    signature: Signature,
+    params: Sequence[s.Parameter],
+    arguments: Sequence[Argument],
+    span: Span | None,
+    outer: Scope | TopLevel,
+    budget: Budget,
+) -> dict[str, Value]:
+    """Returns the values of all parameters. A default may use the parameters before it, and what
+    `outer` holds."""
+    budget.spend_leaves(len(params), span)
+    bound = signature.bind(arguments, span)
+    given_names = {a.name for a in name_arguments(params, arguments)}
+    values: dict[str, Value] = {}
+    for p in params:
+        if p.name in given_names or p.default is None:
+            values[p.name] = bound[p.name]
+        else:
+            values[p.name] = evaluate(p.default, Scope(values, None, budget, outer))
+    return values
+
+
+def name_arguments(
+    params: Sequence[s.Parameter], arguments: Sequence[Argument]
+) -> Iterator[Argument]:
+    """Yields the arguments, positional ones with the name of their parameter."""
+    for i, a in enumerate(arguments):
+        is_positional = a.name is None and i < len(params)
+        yield replace(a, name=params[i].name) if is_positional else a
 
 
 _EVALUATORS: dict[type, Callable[[Any, Scope], Value]] = {

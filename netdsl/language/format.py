@@ -19,6 +19,7 @@ from netdsl.language.unparse import (
     expectation_text,
     expression_text,
     for_text,
+    params_text,
     statement_text,
 )
 from netdsl.values import format_value
@@ -89,7 +90,7 @@ class _Formatter:
             if (
                 previous is not None
                 and type(previous) is type(item)
-                and isinstance(item, s.Instance | s.Use)
+                and isinstance(item, s.Instance | s.Use | s.Let)
             ):
                 needs_blank_line = False
             if previous is not None and self._needs_blank_line_before(
@@ -159,13 +160,12 @@ class _Formatter:
     def format_use(self, item: s.Use) -> list[str]:
         return [f"use {format_value(item.path)}"]
 
+    def format_let(self, item: s.Let) -> list[str]:
+        return [statement_text(item)]
+
     def format_block(self, item: s.Block | s.Net) -> list[str]:
         word = "block" if isinstance(item, s.Block) else "net"
-        params = ", ".join(
-            p.name if p.default is None else f"{p.name}={expression_text(p.default)}"
-            for p in item.params
-        )
-        head = f"{word} {item.name}({params})" if params else f"{word} {item.name}"
+        head = f"{word} {item.name}{params_text(item.params or None)}"
         return self.format_braced(head, item.body, item)
 
     def format_instance(self, item: s.Instance) -> list[str]:
@@ -229,7 +229,7 @@ class _Formatter:
     def format_statement(self, st: s.Statement, indent: str, label_width: int = 0) -> list[str]:
         match st:
             case s.Let():
-                return [f"{indent}let {st.name} = {expression_text(st.value)}"]
+                return [indent + statement_text(st)]
             case s.Shared():
                 return self.format_chain(f"{indent}shared {st.name} = ", st.chain, indent)
             case s.SideOutput():
@@ -383,6 +383,7 @@ def _compute_label_widths(body: s.Body, text: str) -> dict[int, int]:
 
 _ITEM_FORMATTERS: dict[type, Callable[[_Formatter, Any], list[str]]] = {
     s.Use: _Formatter.format_use,
+    s.Let: _Formatter.format_let,
     s.Block: _Formatter.format_block,
     s.Net: _Formatter.format_block,
     s.Instance: _Formatter.format_instance,

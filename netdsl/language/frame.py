@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from netdsl.errors import NetError, Span, fail
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
-from netdsl.language.evaluate import InvalidValue, Scope
+from netdsl.language.evaluate import Function, InvalidValue, Scope, TopLevel, Unknown, Variable
 from netdsl.types import Node, dims
-from netdsl.values import Argument, Value, format_value
+from netdsl.values import Argument, format_value
 
 
 class MissingValue(Enum):
@@ -123,9 +123,10 @@ class Frame:
     """A body being elaborated: its variables, labels, shared chains and name scope."""
 
     name_scope: NameScope
-    variables: dict[str, Value | InvalidValue]
+    variables: dict[str, Variable]
     incoming: OptionalChainValue
     budget: Budget
+    top_level: TopLevel
     call_stack: tuple[CallSite, ...] = ()
     labels: dict[str, OptionalChainValue] = field(default_factory=dict)
     shared_chains: dict[str, SharedChain] = field(default_factory=dict)
@@ -137,23 +138,32 @@ class Frame:
         already reported."""
         input_value = self.incoming if self.call_stack else current
         if isinstance(input_value, ChainValue):
-            return Scope(self.variables, input_value.members(), self.budget)
+            return Scope(self.variables, input_value.members(), self.budget, self.top_level)
         members = InvalidValue() if input_value is MissingValue.INVALID else None
-        return Scope(self.variables, members, self.budget)
+        return Scope(self.variables, members, self.budget, self.top_level)
+
+    def find_variable(self, name: str) -> Variable | Unknown:
+        return Scope(self.variables, None, self.budget, self.top_level).find(name)
+
+    def define_function(self, let: s.Let, current: OptionalChainValue) -> None:
+        """Defines a function that sees the variables as they are here, and itself."""
+        variables = self.copy_variables(let.span)
+        scope = replace(self.expression_scope(current), variables=variables)
+        variables[let.name] = self.variables[let.name] = Function(let, scope)
 
     @contextmanager
     def restored_variables(self) -> Iterator[None]:
         """Gives the variables back their values at the end: those of a loop are its own."""
-        outer = self.copy_variables()
+        outer = self.copy_variables(None)
         try:
             yield
         finally:
             self.variables.clear()
             self.variables.update(outer)
 
-    def copy_variables(self) -> dict[str, Value | InvalidValue]:
+    def copy_variables(self, span: Span | None) -> dict[str, Variable]:
         """Returns a copy of the variables, counted in the budget."""
-        self.budget.spend_leaves(len(self.variables), None)
+        self.budget.spend_leaves(len(self.variables), span)
         return dict(self.variables)
 
 

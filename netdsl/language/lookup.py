@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from netdsl.errors import fail, suggest_alias, suggest_spelling
 from netdsl.language import syntax as s
+from netdsl.language.evaluate import Function, Unknown
 from netdsl.language.frame import Frame
 from netdsl.language.program import Program
 from netdsl.layers import LAYERS, Layer
+from netdsl.layers.init import INITIALISERS
 from netdsl.signature import suggest_for_value
 from netdsl.values import Call, Value, format_value
 
@@ -25,12 +27,18 @@ def find_layer(step: s.Step, frame: Frame, program: Program) -> Layer:
 
 
 def is_layer(name: str, program: Program) -> bool:
-    return name in LAYERS or name in program.blocks
+    """Whether a call of that name in an expression can only mean a layer or block."""
+    return (name in LAYERS or name in program.blocks) and name not in INITIALISERS
 
 
 def _unknown_name_help(name: str, frame: Frame, program: Program) -> str:
     """A help line for a name that is neither a layer nor a block."""
-    if name in frame.variables:
+    value = frame.find_variable(name)
+    if isinstance(value, Function):
+        return f"`{name}` is a function of numbers; a function of layers is a `block`"
+    if isinstance(value, Call):
+        return f"`let` names numbers and lists; write `block {name} {{ {value} }}`"
+    if value is not Unknown.UNKNOWN:
         return f"`{name}` is a number here; a label names a value in the chain: `{name}: ...`"
     known = [*LAYERS, *program.blocks, *frame.labels, *frame.shared_chains, "input"]
     if suggestion := suggest_alias(name, known):

@@ -18,8 +18,8 @@ def override(file: s.File, settings: Sequence[str], net: str | None = None) -> s
 
     `train.KEY` and `data.KEY` set an entry in every section of that kind, `train.NAME.KEY` in the
     section of that name, `train.optimizer.lr` an argument within an entry. `NET.PARAM` sets a
-    parameter of a net; a bare name sets one of `net`, or of the file's first net. A setting for a
-    named section takes precedence over one for all sections.
+    parameter of a net; a bare name sets one of `net`, or of the file's first net, else a constant
+    of the file. A setting for a named section takes precedence over one for all sections.
     """
     names = {f"{i.kind}.{i.name}" for i in file.items if isinstance(i, s.Section) and i.name}
     for setting in sorted(settings, key=lambda x: _target_section(x) in names):
@@ -88,17 +88,26 @@ def _set_argument(call: s.CallExpr | s.Name, name: str, value: s.Expression) -> 
 
 
 def _set_param(file: s.File, key: str, value: s.Expression, net: str | None) -> s.File:
-    """Sets the default of a net's parameter, or an argument of an instance."""
+    """Sets the default of a net's parameter, an argument of an instance, or a constant."""
     nets = {i.name: i for i in file.items if isinstance(i, s.Net | s.Instance)}
-    if not nets:
+    constants = {i.name: i for i in file.items if isinstance(i, s.Let) and i.params is None}
+    if not nets and not constants:
         raise fail(f"there is no net to set `{key}` in")
     owner, dot, name = key.rpartition(".")
-    target = nets.get(owner if dot else net or next(iter(nets)))
+    target = nets.get(owner if dot else net or next(iter(nets), ""))
     if target is None or name not in _param_names(target, nets):
+        if key in constants:
+            changed = replace(constants[key], value=value)
+            return _replace_item(file, constants[key], changed)
         net_keys = [f"{n}.{p}" for n, item in nets.items() for p in _param_names(item, nets)]
         sections = [i for i in file.items if isinstance(i, s.Section)]
         section_keys = [f"{i.kind}.{i.name}.KEY" if i.name else f"{i.kind}.KEY" for i in sections]
-        keys = [*(_param_names(target, nets) if target else ()), *net_keys, *section_keys]
+        keys = [
+            *(_param_names(target, nets) if target else ()),
+            *net_keys,
+            *constants,
+            *section_keys,
+        ]
         raise fail(
             f"there is no setting called `{key}`", help=suggest_name(key, keys, "settings are")
         )
@@ -109,7 +118,11 @@ def _set_param(file: s.File, key: str, value: s.Expression, net: str | None) -> 
     else:
         params = (replace(p, default=value) if p.name == name else p for p in target.params)
         new = replace(target, params=tuple(params))
-    return replace(file, items=tuple(new if i is target else i for i in file.items))
+    return _replace_item(file, target, new)
+
+
+def _replace_item(file: s.File, old: s.Item, new: s.Item) -> s.File:
+    return replace(file, items=tuple(new if i is old else i for i in file.items))
 
 
 def _param_names(

@@ -277,7 +277,7 @@ class _SyntaxTreeBuilder(Transformer[Any, Any]):
         return s.Chain(self._span(meta), str(c[0]) if c[0] else None, tuple(c[1:]))
 
     def let(self, meta: Meta, c: list[Any]) -> s.Let:
-        return s.Let(self._span(meta), str(c[0]), c[1])
+        return s.Let(self._span(meta), str(c[0]), c[1], c[2])
 
     def shared(self, meta: Meta, c: list[Any]) -> s.Shared:
         return s.Shared(self._span(meta), str(c[0]), c[1])

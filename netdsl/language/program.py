@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-from netdsl.errors import Diagnostic, NetError, Source, Span, fail, suggest_name
+from netdsl.errors import Diagnostic, NetError, Span, fail, suggest_name
 from netdsl.file_io import open_regular_file
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors, limit_error
-from netdsl.language.evaluate import Scope, evaluate, evaluate_arguments
+from netdsl.language.evaluate import (
+    TopLevel,
+    bind_params,
+    evaluate_arguments,
+    make_signature,
+    name_arguments,
+)
 from netdsl.language.parse import count_tokens, parse
-from netdsl.language.unparse import expression_text
+from netdsl.language.uses import NetItem, NetTable, duplicate_error, load_definitions
 from netdsl.limits import MAX_CHAIN_LENGTH, MAX_FILE_BYTES
-from netdsl.parameter_types import AnyValue
-from netdsl.signature import REQUIRED, Param, Signature
-from netdsl.values import Argument, Symbol, Value
+from netdsl.values import Argument, Value
 
 
 @dataclass(frozen=True)
 class Program:
-    """A checked file: its own items, and the blocks of the files it uses."""
+    """A checked file: its own items and nets, and all that it sees: `blocks`, `lets` and
+    `net_table` include those of the files it uses."""
 
     name: str
     items: tuple[s.Item, ...]
+    nets: Mapping[str, NetItem]
+    net_table: NetTable
     blocks: Mapping[str, s.Block]
-    nets: Mapping[str, s.Net | s.Instance]
+    lets: Mapping[str, s.Let]
+
+    @cached_property
+    def top_level(self) -> TopLevel:
+        """The values of `lets`."""
+        return TopLevel(self.lets)
 
     @cached_property
     def tests(self) -> tuple[s.Test, ...]:
@@ -57,19 +67,28 @@ class Program:
         item = self.nets[name]
         return not isinstance(item, s.Net) or all(p.default is not None for p in item.params)
 
+    def has_net(self, name: str) -> bool:
+        """Whether the file sees a net of that name, its own or a used one."""
+        return name in self.nets or name in self.net_table.used
+
     def resolve_net_name(self, name: str | None = None, span: Span | None = None) -> str:
-        """Returns `name`, or by default the file's first net. Raises NetError if it does not
+        """Returns `name`, or by default the file's first own net. Raises NetError if it does not
         exist."""
         if name is None:
             if not self.nets:
-                raise fail(
-                    f"{self.name} contains no `net`", help="a net is written `net NAME { ... }`"
-                )
+                raise self._no_net_error()
             return next(iter(self.nets))
-        if name not in self.nets:
-            help = suggest_name(name, self.nets, "nets here")
-            raise fail(f"{self.name} contains no net called `{name}`", span, help=help)
+        self.net_table.find(name, span)
         return name
+
+    def _no_net_error(self) -> NetError:
+        used = list(self.net_table.used)
+        if not used:
+            help = "a net is written `net NAME { ... }`"
+            return fail(f"{self.name} contains no `net`", help=help)
+        names = ", ".join(used[:_MAX_SHOWN_NETS]) + (", ..." if used[_MAX_SHOWN_NETS:] else "")
+        help = f"say which one to use, as in `{self.name}:{used[0]}`, or write `net my = {used[0]}`"
+        return fail(f"{self.name} has no net of its own; it uses {names}", help=help)
 
     def find_section(self, kind: str, name: str | None = None) -> s.Section | None:
         """Returns a section of a kind; without a name the unnamed one, else the first, if any.
@@ -100,6 +119,7 @@ def _inherit(base: s.Section, section: s.Section) -> s.Section:
     return replace(section, entries=(*inherited_entries, *section.entries))
 
 
+_MAX_SHOWN_NETS = 8
 TextReader = Callable[[str], str]
 SUFFIX = ".net"
 
@@ -162,31 +182,18 @@ def is_net_file(path: str) -> bool:
 
 
 def build_program(file: s.File, read: TextReader = read_text) -> Program:
-    """Builds the program of a syntax tree, with the blocks of every `use`."""
+    """Builds the program of a syntax tree, with what every `use` brings."""
     name = file.span.source.name
     errors = Errors()
     budget = Budget(tokens=count_tokens(file.span.source.text))
-    blocks = _load_used_blocks(file, read, (os.path.normpath(name),), errors, {}, budget)
-    own_blocks: dict[str, s.Block] = {}
-    nets: dict[str, s.Net | s.Instance] = {}
-    for item in file.items:
-        if isinstance(item, s.Block):
-            _define(own_blocks, item, "block", errors)
-        elif isinstance(item, s.Net | s.Instance):
-            _define(nets, item, "net", errors)
+    seen = load_definitions(file, partial(_parse_used_file, read), errors, budget)
+    for first, *others in seen.nets.own.values():
+        for other in others:
+            errors.add(duplicate_error("net", first, other))
     _check_sections(file, errors)
-    all_blocks = _merge_blocks(blocks, own_blocks, file.span, errors)
     errors.raise_if_any()
-    return Program(name, file.items, all_blocks, nets)
-
-
-def _define(table: dict[str, Any], item: Any, what: str, errors: Errors) -> None:
-    if item.name in table:
-        first = table[item.name].span
-        note = f"the first is at {first}"
-        errors.add(Diagnostic(f"two {what}s are called `{item.name}`", item.span, None, (note,)))
-    else:
-        table[item.name] = item
+    nets = {name: own[0] for name, own in seen.nets.own.items()}
+    return Program(name, file.items, nets, seen.nets, seen.blocks, seen.lets)
 
 
 def _check_sections(file: s.File, errors: Errors) -> None:
@@ -208,51 +215,8 @@ def _check_sections(file: s.File, errors: Errors) -> None:
                 errors.add(Diagnostic(f"`{name}` is given {count} times", last[name].span))
 
 
-def _load_used_blocks(
-    file: s.File,
-    read: TextReader,
-    use_chain: tuple[str, ...],
-    errors: Errors,
-    blocks_by_file: dict[str, dict[str, s.Block]],
-    budget: Budget,
-) -> dict[str, s.Block]:
-    """Returns the blocks of the files that `file` uses, directly or indirectly.
-
-    `use_chain` holds the files that led here, `blocks_by_file` the blocks of files already read.
-    """
-    blocks: dict[str, s.Block] = {}
-    seen: set[str] = set()
-    directory = os.path.dirname(file.span.source.name)
-    for item in file.items:
-        if not isinstance(item, s.Use):
-            continue
-        target = os.path.normpath(os.path.join(directory, item.path))
-        if target in use_chain:
-            cycle = " uses ".join((*use_chain[use_chain.index(target) :], target))
-            errors.add(Diagnostic("files use each other in a cycle", item.span, None, (cycle,)))
-        elif len(use_chain) > MAX_CHAIN_LENGTH:
-            help = "use the files that are needed, not those that use them"
-            errors.add(Diagnostic(f"files use files over {MAX_CHAIN_LENGTH} deep", item.span, help))
-        elif target not in seen:
-            seen.add(target)
-            try:
-                if target not in blocks_by_file:
-                    used_file = _parse_used_file(read, target, directory)
-                    budget.spend_tokens(count_tokens(used_file.span.source.text), item.span)
-                    used_blocks = _load_used_blocks(
-                        used_file, read, (*use_chain, target), errors, blocks_by_file, budget
-                    )
-                    own_blocks = {b.name: b for b in used_file.items if isinstance(b, s.Block)}
-                    blocks_by_file[target] = _merge_blocks(
-                        used_blocks, own_blocks, item.span, errors
-                    )
-                blocks = _merge_blocks(blocks, blocks_by_file[target], item.span, errors)
-            except NetError as e:
-                errors.collect(e.with_default_span(item.span))
-    return blocks
-
-
 def _parse_used_file(read: TextReader, target: str, directory: str) -> s.File:
+    """Parses the file `target`, which a file in `directory` uses."""
     folder = f"`{directory}`" if directory else "the current one"
     path_help = f"the path is relative to the folder of the file that contains it, here {folder}"
 
@@ -265,59 +229,36 @@ def _parse_used_file(read: TextReader, target: str, directory: str) -> s.File:
     return parse_file(target, read_with_help)
 
 
-def _merge_blocks(
-    a: dict[str, s.Block], b: dict[str, s.Block], span: Span, errors: Errors
-) -> dict[str, s.Block]:
-    """Merges two tables; a name with two definitions is an error, since each file means its
-    own."""
-    for name in a.keys() & b.keys():
-        if a[name] is not b[name]:
-            message = f"the block `{name}` is defined in two files"
-            notes = (f"at {a[name].span}", f"at {b[name].span}")
-            errors.add(Diagnostic(message, span, "rename one of them", notes))
-    return a | b
+def check_lets(program: Program, budget: Budget) -> None:
+    """Evaluates the `let`s of a file. Raises NetError with the errors of all of them."""
+    errors = Errors()
+    for item in program.items:
+        if isinstance(item, s.Let):
+            try:
+                program.top_level.find(item.name, budget)
+            except NetError as e:
+                errors.collect(e)
+    errors.raise_if_any()
 
 
-def inline_uses(program: Program) -> s.File:
-    """Returns a self-contained syntax tree: every `use` replaced by the blocks it brings in."""
-    own_names = {i.name for i in program.items if isinstance(i, s.Block)}
-    used_blocks = tuple(b for name, b in program.blocks.items() if name not in own_names)
-    own_items = tuple(i for i in program.items if not isinstance(i, s.Use))
-    span = Span(Source(program.name, ""), 0, 0)
-    return s.File(span, used_blocks + own_items)
-
-
-def evaluate_section(section: s.Section, budget: Budget) -> tuple[Argument, ...]:
+def evaluate_section(program: Program, section: s.Section, budget: Budget) -> tuple[Argument, ...]:
     """Evaluates the entries of a section."""
     entries = [e for e in section.entries if isinstance(e, s.SectionEntry)]
     budget.spend_leaves(len(entries), section.span)
-    scope = Scope(budget=budget)
+    scope = program.top_level.scope(budget)
     return evaluate_arguments([s.Arg(e.span, e.name, e.value) for e in entries], scope)
 
 
-def signature_of(item: s.Block | s.Net) -> Signature:
-    """The signature of a block or net; defaults are evaluated when they are bound."""
-    params = (
-        Param(p.name, AnyValue(), Symbol(expression_text(p.default)) if p.default else REQUIRED)
-        for p in item.params
-    )
-    return Signature(item.name, tuple(params))
-
-
-def bind_params(
-    item: s.Block | s.Net, arguments: Sequence[Argument], span: Span | None, budget: Budget
+def bind_arguments(
+    program: Program,
+    item: s.Block | s.Net,
+    arguments: Sequence[Argument],
+    span: Span | None,
+    budget: Budget,
 ) -> dict[str, Value]:
-    """Returns the values of all parameters; a default may use the parameters before it."""
-    budget.spend_leaves(len(item.params), span)
-    bound = signature_of(item).bind(arguments, span)
-    given_names = {a.name for a in name_arguments(item.params, arguments)}
-    values: dict[str, Value] = {}
-    for p in item.params:
-        if p.name in given_names or p.default is None:
-            values[p.name] = bound[p.name]
-        else:
-            values[p.name] = evaluate(p.default, Scope(values, budget=budget))
-    return values
+    """Returns the values of all parameters of a block or net."""
+    signature = make_signature(item.name, item.params)
+    return bind_params(signature, item.params, arguments, span, program.top_level, budget)
 
 
 def resolve_instance(
@@ -327,32 +268,23 @@ def resolve_instance(
 
     An instance of an instance overrides its arguments. Raises NetError on a cycle.
     """
-    seen: list[str] = []
+    seen: list[s.Instance] = []
     argument_lists: list[tuple[Argument, ...]] = []
-    item = program.nets[name]
-    while isinstance(item, s.Instance):
-        if item.name in seen:
-            raise fail(
-                f"`{name}` is defined in terms of itself: {' = '.join([*seen, item.name])}",
-                item.span,
-            )
+    net = program.net_table.find(name)
+    span = net.item.span
+    while isinstance(item := net.item, s.Instance):
+        if any(item is x for x in seen):
+            way = " = ".join(x.name for x in (*seen, item))
+            raise fail(f"`{name}` is defined in terms of itself: {way}", item.span)
         if len(seen) == MAX_CHAIN_LENGTH:
             message = f"`{name}` is an instance of instances, over {MAX_CHAIN_LENGTH} deep"
             raise limit_error(message, item.span, "give the arguments to the net itself")
-        seen.append(item.name)
-        argument_lists.append(evaluate_arguments(item.args, Scope(budget=budget)))
-        item = program.nets[program.resolve_net_name(item.base, item.span)]
+        seen.append(item)
+        argument_lists.append(evaluate_arguments(item.args, program.top_level.scope(budget)))
+        net = net.table.find_base(item)
+    signature = make_signature(item.name, item.params)
     arguments_by_name: dict[str, Argument] = {}
     for arguments in reversed(argument_lists):
-        signature_of(item).bind(arguments, program.nets[name].span, partial=True)
+        signature.bind(arguments, span, partial=True)
         arguments_by_name |= {a.name: a for a in name_arguments(item.params, arguments) if a.name}
     return item, arguments_by_name
-
-
-def name_arguments(
-    params: Sequence[s.Parameter], arguments: Sequence[Argument]
-) -> Iterator[Argument]:
-    """Yields the arguments, positional ones with the name of their parameter."""
-    for i, a in enumerate(arguments):
-        is_positional = a.name is None and i < len(params)
-        yield replace(a, name=params[i].name) if is_positional else a

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from netdsl.errors import Span
 from netdsl.values import Size
@@ -180,7 +182,10 @@ class Chain(SyntaxNode):
 
 @dataclass(frozen=True, slots=True)
 class Let(SyntaxNode):
+    """`let n = 4`, or the function `let f(a, b=2) = a + b` if it has `params`."""
+
     name: str
+    params: tuple[Parameter, ...] | None
     value: Expression
 
 
@@ -268,9 +273,21 @@ class Test(SyntaxNode):
     expectations: tuple[Expression, ...]
 
 
-Item = Use | Block | Net | Instance | Section | Test
+Item = Use | Let | Block | Net | Instance | Section | Test
 
 
 @dataclass(frozen=True, slots=True)
 class File(SyntaxNode):
     items: tuple[Item, ...]
+
+
+def walk(*roots: SyntaxNode) -> Iterator[SyntaxNode]:
+    """Yields the nodes and all those inside them."""
+    stack: list[Any] = list(roots)
+    while stack:
+        part = stack.pop()
+        if isinstance(part, SyntaxNode):
+            yield part
+            stack += [getattr(part, f.name) for f in fields(part)]
+        elif isinstance(part, tuple):
+            stack += part

@@ -81,6 +81,15 @@ def args_text(args: Sequence[s.Arg] | None) -> str:
     )
 
 
+def params_text(params: Sequence[s.Parameter] | None) -> str:
+    if params is None:
+        return ""
+    inside = (
+        p.name if p.default is None else f"{p.name}={expression_text(p.default)}" for p in params
+    )
+    return f"({', '.join(inside)})"
+
+
 def expectation_text(e: s.Expression) -> str:
     """Formats an expectation. One that starts with `-` gets brackets: without them it would
     continue the expression on the line above."""
@@ -102,7 +111,7 @@ def body_text(body: s.Body) -> str:
 def statement_text(st: s.Statement) -> str:
     match st:
         case s.Let():
-            return f"let {st.name} = {expression_text(st.value)}"
+            return f"let {st.name}{params_text(st.params)} = {expression_text(st.value)}"
         case s.Shared():
             return f"shared {st.name} = {chain_text(st.chain)}"
         case s.SideOutput():

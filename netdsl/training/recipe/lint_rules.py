@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from netdsl.errors import suggest_name
 from netdsl.globs import make_glob_candidates, matches_glob
 from netdsl.language import syntax as s
+from netdsl.language.functions import FUNCTIONS
 from netdsl.language.network_builder import channels_first_hint
 from netdsl.language.program import Program
 from netdsl.layers import LAYERS
@@ -22,6 +23,15 @@ def find_hidden_layer(review: Review) -> Iterator[Finding]:
         if name in LAYERS:
             message = f"your block `{name}` hides the layer of that name"
             yield Finding(message, block.span, f"choose another name, such as `my_{name}`")
+
+
+def find_hidden_function(review: Review) -> Iterator[Finding]:
+    program = review.program
+    defined = (*program.lets.values(), *program.blocks.values(), *program.nets.values())
+    for let in s.walk(*defined):
+        if isinstance(let, s.Let) and let.params is not None and let.name in FUNCTIONS:
+            message = f"your function `{let.name}` hides the built-in one of that name"
+            yield Finding(message, let.span, f"choose another name, such as `my_{let.name}`")
 
 
 def find_channels_first(subject: Subject) -> Iterator[Finding]:
@@ -77,23 +87,8 @@ def find_unread(subject: Subject) -> Iterator[Finding]:
 
 def _texts(program: Program) -> Iterator[str]:
     """All strings in a file's tests, including layer paths."""
-    expressions = _within(e for test in program.tests for e in test.expectations)
+    expressions = s.walk(*program.tests)
     return (e.value for e in expressions if isinstance(e, s.StringLiteral))
-
-
-def _within(expressions: Iterable[s.Expression]) -> Iterator[s.Expression]:
-    """Conditions and all their subexpressions: operands and call arguments."""
-    stack = list(expressions)
-    while stack:
-        e = stack.pop()
-        yield e
-        match e:
-            case s.CallExpr(args=args):
-                stack += [a.value for a in args]
-            case s.NaryExpr(first=first, rest=rest):
-                stack += [first, *(operand for _, operand in rest)]
-            case s.UnaryExpr(operand=operand):
-                stack.append(operand)
 
 
 # ---- lints of a recipe ------------------------------------------------------------------------
@@ -189,8 +184,10 @@ def find_squashed_scores(subject: Subject) -> Iterator[Finding]:
 
 
 def find_large_accuracy(subject: Subject) -> Iterator[Finding]:
-    for e in _within(subject.recipe.expectations if subject.recipe else ()):
-        if not isinstance(e, s.NaryExpr) or not any(map(_is_accuracy, (e.first, e.rest[0][1]))):
+    for e in s.walk(*(subject.recipe.expectations if subject.recipe else ())):
+        if not isinstance(e, s.NaryExpr) or e.rest[0][0] in "+-*//%":
+            continue
+        if not any(map(_is_accuracy, (e.first, e.rest[0][1]))):
             continue
         for side in (e.first, e.rest[0][1]):
             if isinstance(side, s.NumberLiteral) and side.value > 1:

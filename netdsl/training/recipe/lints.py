@@ -17,6 +17,7 @@ from netdsl.training.recipe.lint import Finding, Lint, Review, Subject
 from netdsl.training.recipe.lint_rules import (
     find_channels_first,
     find_early_step,
+    find_hidden_function,
     find_hidden_layer,
     find_large_accuracy,
     find_large_cutout,
@@ -184,6 +185,13 @@ LINTS: dict[str, Lint] = {
             find_hidden_layer,
             "block relu { tanh }\n" + _net("relu"),
             "block my_relu { tanh }\n" + _net("my_relu"),
+        ),
+        Lint(
+            "hidden-function",
+            "a function has the name of a built-in one",
+            find_hidden_function,
+            "let max(a, b) = a if a > b else b\n" + _net("fc(max(2, 3))"),
+            "let larger(a, b) = a if a > b else b\n" + _net("fc(larger(2, 3))"),
         ),
         Lint(
             "channels-first",

@@ -10,6 +10,7 @@ from netdsl.errors import NetError, Span, fail
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors, limit_error
 from netdsl.language.elaborate import Settings, ShrinkSettings, shrink_settings
+from netdsl.language.evaluate import TopLevel
 from netdsl.language.program import Program, evaluate_section
 from netdsl.limits import MAX_CHAIN_LENGTH, MAX_EPOCHS, MAX_GLOBS
 from netdsl.parameter_types import (
@@ -153,6 +154,8 @@ class Recipe:
     data: DataConfig
     expectations: tuple[s.Expression, ...] = ()
     spans: Mapping[str, Span] = field(default_factory=dict, compare=False)
+    top_level: TopLevel = field(default_factory=TopLevel, compare=False, repr=False)
+    """What the expectations see besides metrics."""
 
     def settings(self, training: bool, batch: int | None = None) -> Settings:
         """Returns the settings that elaborate the net for this recipe."""
@@ -228,7 +231,7 @@ def resolve_recipe(
         help = "a recipe is written `train { optimizer = sgd(lr=0.1), epochs = 10 }`"
         raise fail(f"{program.name} has no `train` section", help=help)
     try:
-        values = SIGNATURE.bind(evaluate_section(section, budget), section.span)
+        values = SIGNATURE.bind(evaluate_section(program, section, budget), section.span)
     except NetError as e:
         raise e.with_default_span(section.span) from None
     net, data, after = (values.pop(key) for key in ("net", "data", "after"))
@@ -239,6 +242,7 @@ def resolve_recipe(
         data=_resolve_data_section(program, data.name if data else None, section, budget),
         expectations=tuple(e.condition for e in section.entries if isinstance(e, s.Expect)),
         spans={"train": section.span} | {e.name: e.span for e in entries},
+        top_level=program.top_level,
         **values,
     )
     _check(program, name, recipe, budget)
@@ -258,7 +262,7 @@ def _check(program: Program, name: str | None, recipe: Recipe, budget: Budget) -
         message = "`after` and `init` both set the initial weights"
         raise fail(message, recipe.spans["init"], help="one of them must be `none`")
     for condition in recipe.expectations:
-        check_expectation(condition, recipe.data.validation, budget)
+        check_expectation(condition, recipe.data.validation, budget, recipe.top_level)
 
 
 def _resolve_data_section(
@@ -268,7 +272,7 @@ def _resolve_data_section(
     if section is None:
         help = "say what to learn from: `data { source = digits }`"
         raise fail(f"{program.name} has no `data` section", train.span, help=help)
-    return resolve_data(evaluate_section(section, budget), section.span)
+    return resolve_data(evaluate_section(program, section, budget), section.span)
 
 
 def check_sections(program: Program, budget: Budget) -> None:
@@ -282,7 +286,7 @@ def check_sections(program: Program, budget: Budget) -> None:
                 else:
                     found = program.find_section(kind, section.name)
                     assert found is not None
-                    resolve_data(evaluate_section(found, budget), found.span)
+                    resolve_data(evaluate_section(program, found, budget), found.span)
             except NetError as e:
                 errors.collect(e)
     errors.raise_if_any()

@@ -9,8 +9,9 @@ from netdsl.data.config import SIGNATURE as DATA
 from netdsl.errors import NetError
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
+from netdsl.language.inline import inline_uses
 from netdsl.language.parse import parse_expression
-from netdsl.language.program import Program, evaluate_section, inline_uses
+from netdsl.language.program import Program, evaluate_section
 from netdsl.signature import Signature
 from netdsl.training.recipe.recipe import SIGNATURE, reference_name, stage_names
 from netdsl.values import Symbol, Value, format_value
@@ -37,7 +38,7 @@ def _resolve_data(program: Program, section: s.Section) -> s.Section:
     found = program.find_section("data", section.name)
     assert found is not None
     try:
-        return _fill_defaults(found, DATA)
+        return _fill_defaults(program, found, DATA)
     except NetError:
         return section
 
@@ -52,7 +53,7 @@ def _resolve_section(program: Program, name: str | None) -> s.Section:
     assert section is not None
     net = Symbol(program.resolve_net_name(reference_name(section, "net")))
     known = Symbol(data.name) if data is not None and data.name else None
-    return _fill_defaults(section, SIGNATURE, net=net, data=known)
+    return _fill_defaults(program, section, SIGNATURE, net=net, data=known)
 
 
 def without_expectations(program: Program) -> Program:
@@ -69,9 +70,11 @@ def without_expectations(program: Program) -> Program:
     return replace(program, items=tuple(without(i) for i in program.items))
 
 
-def _fill_defaults(section: s.Section, signature: Signature, **known: Value) -> s.Section:
+def _fill_defaults(
+    program: Program, section: s.Section, signature: Signature, **known: Value
+) -> s.Section:
     """The section with an entry for every key."""
-    bound = signature.bind(evaluate_section(section, Budget()), section.span) | known
+    bound = signature.bind(evaluate_section(program, section, Budget()), section.span) | known
     entries = [
         s.SectionEntry(section.span, key, parse_expression(format_value(value), f"{key} = "))
         for key, value in bound.items()

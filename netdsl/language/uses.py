@@ -1,0 +1,190 @@
+"""What a file sees: its own definitions, and those of the files that it uses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from netdsl.errors import Diagnostic, NetError, Span, fail, suggest_name
+from netdsl.language import syntax as s
+from netdsl.language.budget import Budget, Errors
+from netdsl.language.parse import count_tokens
+from netdsl.limits import MAX_CHAIN_LENGTH
+
+NetItem = s.Net | s.Instance
+
+
+@dataclass(frozen=True)
+class VisibleNet:
+    """A net or instance, with the nets that its own file sees: those its base may be."""
+
+    item: NetItem
+    table: NetTable = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class NetTable:
+    """The nets that a file sees. Its own hide those that it uses."""
+
+    file: str
+    own: Mapping[str, tuple[NetItem, ...]] = field(default_factory=dict)
+    used: Mapping[str, tuple[VisibleNet, ...]] = field(default_factory=dict)
+
+    @property
+    def visible(self) -> dict[str, tuple[VisibleNet, ...]]:
+        """The nets by name; several if used files or a file itself define them several times."""
+        own = {name: tuple(VisibleNet(i, self) for i in own) for name, own in self.own.items()}
+        return {**self.used, **own}
+
+    def find(self, name: str, span: Span | None = None) -> VisibleNet:
+        """Returns the net of a name. Raises NetError if there is none, or more than one."""
+        own = tuple(VisibleNet(i, self) for i in self.own.get(name, ()))
+        return self._choose(name, own or self.used.get(name, ()), span)
+
+    def find_base(self, instance: s.Instance) -> VisibleNet:
+        """Returns the base of an instance in this file. A base of the instance's own name is a net
+        of a used file, if there is one. Raises NetError as `find` does."""
+        if instance.base == instance.name and instance.base in self.used:
+            return self._choose(instance.base, self.used[instance.base], instance.span)
+        return self.find(instance.base, instance.span)
+
+    def _choose(self, name: str, found: tuple[VisibleNet, ...], span: Span | None) -> VisibleNet:
+        if not found:
+            help = suggest_name(name, [*self.own, *self.used], "nets here")
+            raise fail(f"{self.file} contains no net called `{name}`", span, help=help)
+        if len(found) > 1:
+            message = f"`{name}` is a net of several files that {self.file} uses"
+            notes = tuple(f"at {x.item.span}" for x in found)
+            help = f"give one a name of its own: `net my_{name} = {name}` in a file between them"
+            raise NetError(Diagnostic(message, span, help, notes))
+        return found[0]
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """What a file sees: its own definitions, and those of the files that it uses."""
+
+    nets: NetTable
+    blocks: Mapping[str, s.Block] = field(default_factory=dict)
+    lets: Mapping[str, s.Let] = field(default_factory=dict)
+
+
+FileParser = Callable[[str, str], s.File]
+"""Parses the file at a path that a file of a directory uses."""
+
+
+def load_definitions(
+    file: s.File, parse_used: FileParser, errors: Errors, budget: Budget
+) -> Definitions:
+    """Returns what `file` sees. Adds what is wrong with it, and with the files it uses, to
+    `errors`."""
+    name = os.path.normpath(file.span.source.name)
+    return _Loader(parse_used, errors, budget).load(file, (name,), file.span)
+
+
+_Definition = TypeVar("_Definition", s.Block, s.Let)
+
+
+class _Loader:
+    """Reads each used file once."""
+
+    def __init__(self, parse_used: FileParser, errors: Errors, budget: Budget) -> None:
+        self.parse_used = parse_used
+        self.errors = errors
+        self.budget = budget
+        self.definitions_by_file: dict[str, Definitions] = {}
+
+    def load(self, file: s.File, use_chain: tuple[str, ...], span: Span) -> Definitions:
+        """`use_chain` holds the files that led to this one, `span` is what asks for it."""
+        blocks: dict[str, s.Block] = {}
+        lets: dict[str, s.Let] = {}
+        used_nets: dict[str, tuple[VisibleNet, ...]] = {}
+        for use, found in self._load_uses(file, use_chain):
+            blocks = self._merge("block", blocks, found.blocks, use.span)
+            lets = self._merge("let", lets, found.lets, use.span)
+            for name, nets in found.nets.visible.items():
+                known = used_nets.get(name, ())
+                new = (x for x in nets if not any(x.item is k.item for k in known))
+                used_nets[name] = (*known, *new)
+        is_main = len(use_chain) == 1
+        own_nets: dict[str, tuple[NetItem, ...]] = {}
+        for item in file.items:
+            if isinstance(item, NetItem):
+                own_nets[item.name] = (*own_nets.get(item.name, ()), item)
+        return Definitions(
+            NetTable(file.span.source.name, own_nets, used_nets),
+            self._merge("block", blocks, self._own(s.Block, "block", file, is_main), span),
+            self._merge("let", lets, self._own(s.Let, "let", file), span),
+        )
+
+    def _own(
+        self, kind: type[_Definition], noun: str, file: s.File, is_strict: bool = True
+    ) -> dict[str, _Definition]:
+        table: dict[str, _Definition] = {}
+        for item in file.items:
+            if isinstance(item, kind):
+                if is_strict and item.name in table:
+                    self.errors.add(duplicate_error(noun, table[item.name], item))
+                    continue
+                table[item.name] = item
+        return table
+
+    def _merge(
+        self,
+        noun: str,
+        a: Mapping[str, _Definition],
+        b: Mapping[str, _Definition],
+        span: Span,
+    ) -> dict[str, _Definition]:
+        """Merges two tables; a name with two definitions is an error, since each file means its
+        own."""
+        for name in a.keys() & b.keys():
+            if a[name] is not b[name]:
+                message = f"the {noun} `{name}` is defined in two files"
+                notes = (f"at {a[name].span}", f"at {b[name].span}")
+                self.errors.add(Diagnostic(message, span, "rename one of them", notes))
+        return {**a, **b}
+
+    def _load_uses(
+        self, file: s.File, use_chain: tuple[str, ...]
+    ) -> list[tuple[s.Use, Definitions]]:
+        """The files that `file` uses directly, without those that cannot be read."""
+        found: dict[str, tuple[s.Use, Definitions]] = {}
+        directory = os.path.dirname(file.span.source.name)
+        for item in file.items:
+            if not isinstance(item, s.Use):
+                continue
+            target = os.path.normpath(os.path.join(directory, item.path))
+            if target in use_chain:
+                cycle = " uses ".join((*use_chain[use_chain.index(target) :], target))
+                message = "files use each other in a cycle"
+                self.errors.add(Diagnostic(message, item.span, None, (cycle,)))
+            elif len(use_chain) > MAX_CHAIN_LENGTH:
+                help = "use the files that are needed, not those that use them"
+                message = f"files use files over {MAX_CHAIN_LENGTH} deep"
+                self.errors.add(Diagnostic(message, item.span, help))
+            elif target not in found:
+                try:
+                    found[target] = item, self._load_file(item, target, directory, use_chain)
+                except NetError as e:
+                    self.errors.collect(e.with_default_span(item.span))
+        return list(found.values())
+
+    def _load_file(
+        self, use: s.Use, target: str, directory: str, use_chain: tuple[str, ...]
+    ) -> Definitions:
+        if target not in self.definitions_by_file:
+            file = self.parse_used(target, directory)
+            self.budget.spend_tokens(count_tokens(file.span.source.text), use.span)
+            self.definitions_by_file[target] = self.load(file, (*use_chain, target), use.span)
+        return self.definitions_by_file[target]
+
+
+def duplicate_error(
+    noun: str, first: s.Block | s.Let | NetItem, second: s.SyntaxNode
+) -> Diagnostic:
+    """The error for two definitions of one name in a file."""
+    note = f"the first is at {first.span}"
+    return Diagnostic(f"two {noun}s are called `{first.name}`", second.span, None, (note,))
