@@ -183,8 +183,8 @@ _ALIASES = {
     "convtranspose2d": "convtranspose",
     "maxpooling2d": "maxpool",
     "averagepooling2d": "avgpool",
-    "relu6": "clamp",
     "lrelu": "leaky_relu",
+    "swish": "silu",
     "sum": "add",
     "cat": "concat",
     "residual": "add",
@@ -213,8 +213,6 @@ _ALIASES = {
 _ADVICE = {
     "activation": "activations are separate layers: `conv(...) -> relu`",
     "act": "activations are separate layers: `conv(...) -> relu`",
-    "silu": "write `mul { identity | sigmoid }`",
-    "swish": "write `mul { identity | sigmoid }`",
     "shuffle": "training images are shuffled every epoch; `seed` determines the order",
     "in_channels": "the input channels are inferred; give only the output `channels`",
     "input_shape": "the shape belongs in `input(28x28x1)`",

@@ -13,14 +13,17 @@ import pytest
 
 from netdsl.errors import NetError
 from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.parse import parse
 from netdsl.language.program import load_program
+from netdsl.language.upgrade import FORMAT, upgrade
 from netdsl.training.store import checkpoint
-from netdsl.training.store.checkpoint import FORMAT
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "tests" / "compatibility"
 NET = FOLDER / "tiny.net"
-RUNS = sorted(p for p in FOLDER.iterdir() if p.is_dir())
+GELU = FOLDER / "format-1-gelu"
+"""A run of format 1 whose net has `gelu`, which was the tanh form."""
+RUNS = sorted(p for p in FOLDER.iterdir() if p.is_dir() and p != GELU)
 """A run directory of each format that there has been, trained from tiny.net."""
 
 
@@ -93,6 +96,80 @@ def test_a_format_that_is_no_number_of_one_is_damage(number: Any, tmp_path: Path
     path = rewritten(RUNS[0] / "best.safetensors", tmp_path, format=number)
     with pytest.raises(NetError, match="damaged"):
         checkpoint.load(path)
+
+
+def test_gelu_in_a_checkpoint_of_format_1_is_the_tanh_form(netdsl: Any, tmp_path: Path) -> None:
+    best = GELU / "best.safetensors"
+    found = {}
+    for number in (1, 2):
+        path = rewritten(best, tmp_path, format=number)
+        code, out, err = netdsl("eval", str(path), "--device", "reference", "--json")
+        assert code == 0, err
+        found[number] = json.loads(out)["loss"]
+    before = last_line(GELU)["test_loss"]
+    assert found[1] == pytest.approx(before, rel=1e-6)
+    assert found[2] != pytest.approx(before, rel=1e-4)
+
+
+@pytest.mark.parametrize("command", ["train --resume", "train"])
+def test_gelu_in_a_recipe_of_format_1_is_the_tanh_form(
+    command: str, netdsl: Any, tmp_path: Path
+) -> None:
+    """Of a run that had saved no weights yet, and as a file; what is written has format 2."""
+    begun, out = tmp_path / "begun", tmp_path / "out"
+    begun.mkdir()
+    shutil.copy(GELU / "recipe.net", begun)
+    given = (begun,) if command == "train --resume" else (begun / "recipe.net", "--out", out)
+    code, _, err = netdsl(*command.split(), *map(str, given), "--device", "reference")
+    assert code == 0, err
+    run = out if out.exists() else begun
+    assert last_line(run)["test_loss"] == pytest.approx(last_line(GELU)["test_loss"], rel=1e-5)
+    text = (run / "recipe.net").read_text()
+    assert "format 2" in text.splitlines()[0]
+    assert text.count("gelu(tanh)") == 2
+    assert checkpoint.load(run / "last.safetensors").format == 2
+
+
+def test_a_run_of_format_1_goes_on_in_format_2(netdsl: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(GELU, run)
+    settings = ("--set", "train.epochs=4", "--device", "reference")
+    code, _, err = netdsl("train", "--resume", str(run), *settings)
+    assert code == 0, err
+    assert not (run / "recipe.net.edited").exists()
+    last = checkpoint.load(run / "last.safetensors")
+    assert last.format == 2
+    assert last.net_text.count("gelu(tanh)") == 2
+    assert checkpoint.load(run / "best.safetensors").net_text.count("gelu") == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "net n { @ -> @ }",
+        "net n { a: add { @ | (relu -> @) * 2 } }",
+        "net n { if 1 == 2 { @ } else { for c in [1] { @ } } }",
+        "net n { output x: fc(2) -> @ }",
+        "net n { gelu: fc(2) -> @; add { gelu | gelu } }",
+        "block b { shared gelu = fc(2); gelu }\nnet n { @ -> b }",
+        "block gelu(c=1) { relu }\nnet n { gelu }",
+        'net n { gelu2 -> gelu(tanh) }\ntest n { shape("gelu") == 1 }',
+    ],
+)
+def test_a_step_gelu_of_format_1_gets_its_argument(text: str) -> None:
+    """Unless a block, a label above it or a shared chain has the name; `@` marks the steps."""
+    before, now = (parse(text.replace("@", step)) for step in ("gelu", "gelu(tanh)"))
+    assert upgrade(before, 1) == now
+    assert upgrade(before, 2) == before
+
+
+def test_a_recipe_of_a_later_format_is_refused(netdsl: Any, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.net"
+    text = (RUNS[0] / "recipe.net").read_text()
+    path.write_text(text.replace(", train", f", format {FORMAT + 1}, train", 1))
+    code, _, err = netdsl("check", str(path))
+    assert code == 2
+    assert f"has format {FORMAT + 1}; this netdsl reads formats up to {FORMAT}" in err
 
 
 def fields(value: Any, path: str = "") -> Iterator[str]:

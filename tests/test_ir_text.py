@@ -23,11 +23,11 @@ from netdsl.language.program import load_program
 from netdsl.limits import MAX_IR_CHARACTERS
 from netdsl.ops import OPS
 from netdsl.ops.example_values import RandomDraw
-from netdsl.parameter_types import AnyValue
+from netdsl.parameter_types import AnyValue, accepts_words
 from netdsl.passes.mixed_precision import convert_to_mixed_precision
 from netdsl.passes.recompute import recompute
 from netdsl.signature import Param
-from netdsl.types import ITEMSIZE, Attrs, Graph, Node, TensorType
+from netdsl.types import Attrs, Graph, Node, TensorType
 from netdsl.values import Symbol
 from tests.conftest import ROOT, HypothesisDraw
 from tests.graphs import (
@@ -194,7 +194,8 @@ def test_every_attribute_has_a_kind_that_takes_what_examples_have(op: str, param
     for seed in range(20):
         value = OPS[op].draw_example(RandomDraw(np.random.default_rng(seed))).attrs.get(param.name)
         if value is not None:
-            plain = Symbol(value) if value in ITEMSIZE and param.name == "dtype" else value
+            is_word = isinstance(value, str) and accepts_words(param.type)
+            plain = Symbol(value) if is_word else value
             assert param.type.accept(plain) == value
 
 

@@ -18,6 +18,9 @@ from netdsl.backends.cpu.task_program import split_range
 from netdsl.ir.autodiff import grad
 from netdsl.ir.builder import Builder
 from netdsl.ir.interpreter import evaluate_results
+from netdsl.language.elaborate import elaborate
+from netdsl.language.parse import parse
+from netdsl.language.program import build_program
 from netdsl.ops import OPS
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
@@ -160,6 +163,12 @@ def test_gradients_of_activations_at_large_numbers(op: str, attrs: dict[str, Any
     step, full = 1e-5 * np.abs(LARGE), with_defaults(op, attrs)
     above, below = (OPS[op].reference(np, LARGE + s, **full) for s in (step, -step))
     np.testing.assert_allclose(found, (above - below) / (2 * step), rtol=1e-6, atol=1e-6)
+
+
+def test_relu6_is_a_clamp() -> None:
+    graph = elaborate(build_program(parse("net n { input(3) -> relu6 }"))).graph
+    node = graph[graph.outputs["main"]]
+    assert (node.op, dict(node.attrs)) == ("clamp", {"low": 0.0, "high": 6.0})
 
 
 PRIMITIVES = {"erf": np.vectorize(math.erf), "log1p": np.log1p}

@@ -37,7 +37,7 @@ def _gelu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
 
 
 def _exact_gelu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
-    """P(x) + x p(x), where P is the distribution function of the normal distribution, p its density."""
+    """P(x) + x p(x): the distribution function of the normal distribution and its density."""
     half, one = constant_like(b, 0.5, y), constant_like(b, 1.0, y)
     share = b.mul(half, b.add(one, b.erf(b.mul(x, constant_like(b, math.sqrt(0.5), y)))))
     bell = b.exp(b.mul(b.mul(x, x), constant_like(b, -0.5, y)))

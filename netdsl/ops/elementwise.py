@@ -200,7 +200,6 @@ OPS = (
         ),
         "x / z with broadcasting",
         distribution="positive",
-        traits=(),
     ),
     _binary_op(
         "maximum",
@@ -249,7 +248,14 @@ OPS = (
         "-x",
         traits=("epilogue", "constant_folding"),
     ),
-    unary_op("exp", lambda xp, x: xp.exp(x), lambda b, g, y, x: b.mul(g, y), "e to the x", flops=4),
+    unary_op(
+        "exp",
+        lambda xp, x: xp.exp(x),
+        lambda b, g, y, x: b.mul(g, y),
+        "e to the x",
+        flops=4,
+        traits=("epilogue",),
+    ),
     unary_op(
         "log",
         lambda xp, x: xp.log(x),

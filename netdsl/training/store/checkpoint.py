@@ -31,14 +31,12 @@ from netdsl.json_schema import (
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, build_program, reject_read
 from netdsl.language.syntax import File
+from netdsl.language.upgrade import FORMAT, upgrade
 from netdsl.limits import MAX_EPOCHS, MAX_FILE_CHARACTERS
 from netdsl.text_escaping import escape_line
 from netdsl.types import Array, dims
 
 METADATA_KEY = "netdsl"
-FORMAT = 1
-"""Of what `save` writes; docs/compatibility.md says what each format holds. Raise it when a version
-that reads only the formats before would misread a file."""
 SUFFIX = ".safetensors"
 EMA_SUFFIX = ".ema"
 
@@ -53,6 +51,7 @@ class Checkpoint:
     metrics: Mapping[str, Any]
     progress: Mapping[str, Any]
     origin: str = "checkpoint"
+    format: int = FORMAT
 
     def program(self) -> Program:
         """Raises NetError for all that is wrong in the text, which uses no other file: it came with
@@ -60,7 +59,7 @@ class Checkpoint:
         return build_program(self.syntax_tree(), reject_read)
 
     def syntax_tree(self) -> File:
-        return parse(self.net_text, f"{self.origin} (.net inside)")
+        return upgrade(parse(self.net_text, f"{self.origin} (.net inside)"), self.format)
 
 
 def inference_states(states: Mapping[str, Array]) -> dict[str, Array]:
@@ -76,7 +75,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     there then stays."""
     about = {
         "version": __version__,
-        "format": FORMAT,
+        "format": checkpoint.format,
         "net": checkpoint.net_text,
         "classes": checkpoint.classes,
         "metrics": replace_non_finite(dict(checkpoint.metrics)),
@@ -196,7 +195,7 @@ def _decode(metadata: str, states: Mapping[str, Array], origin: str) -> Checkpoi
     if len(set(classes)) < len(classes):
         raise SchemaError("two of its classes have the same name")
     net, metrics, progress = about["net"], about["metrics"], about["progress"]
-    return Checkpoint(states, net, classes, metrics, progress, origin)
+    return Checkpoint(states, net, classes, metrics, progress, origin, about.get("format", 1))
 
 
 def _check_format(about: Any, origin: str) -> None:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from netdsl import __version__
 from netdsl.file_io import write_atomically
-
-_HEADING = re.compile(r"# netdsl \S+, train (\w+)")
+from netdsl.language.upgrade import Heading, read_heading
 
 
 def write_recipe(path: Path, name: str | None, text: str, notes: Sequence[str] = ()) -> None:
     """Writes a run's recipe.net: a heading with the recipe's name and the changes made to the run
     so far, then the text. The recipe has no name in the text, so without `name` the heading keeps
     the one already in the file."""
-    begun = _HEADING.match(_first_line(path))
-    called = name or (begun[1] if begun else "section")
-    lines = [f"# netdsl {__version__}, train {called}", *(f"# {n}" for n in notes)]
+    begun = read_heading(_first_line(path))
+    called = name or (begun.recipe if begun else "section")
+    lines = [str(Heading(called)), *(f"# {n}" for n in notes)]
     write_atomically(path, ("\n".join(lines) + f"\n{text}").encode())
 
 

@@ -11,7 +11,7 @@ from netdsl.errors import NetError, fail
 from netdsl.language import syntax as s
 from netdsl.language.override import override
 from netdsl.language.parse import parse
-from netdsl.language.program import Program, build_program, read_text, reject_read
+from netdsl.language.program import Program, build_program, parse_file, reject_read
 from netdsl.language.unparse import expression_text
 from netdsl.limits import MAX_MESSAGE_CHARACTERS
 from netdsl.text_escaping import escape_line
@@ -53,7 +53,7 @@ def load_continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
     if saved is not None:
         file = saved.syntax_tree()
     else:
-        file = parse(read_text(str(text)), str(text))
+        file = parse_file(str(text))
     before = build_program(file, reject_read)
     if saved is not None and text.is_file():
         _check_same_net(before, text, saved.origin)
@@ -74,7 +74,7 @@ def load_continuation(out: Path, settings: Sequence[str] = ()) -> Continuation:
 def _check_same_net(of: Program, text: Path, origin: str) -> None:
     """Raises NetError if a checkpoint's net differs from that of the run directory."""
     try:
-        there = build_program(parse(read_text(str(text)), str(text)), reject_read)
+        there = build_program(parse_file(str(text)), reject_read)
     except NetError:  # recipe.net was edited and is invalid; it is ignored
         return
     if _net_items(there) != _net_items(of):
