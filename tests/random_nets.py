@@ -31,6 +31,7 @@ from netdsl.parameter_types import (
     NoneLiteral,
     OneOf,
     ParameterType,
+    Shape,
 )
 from netdsl.signature import REQUIRED, Signature
 from netdsl.training.recipe.losses import LOSSES
@@ -311,6 +312,7 @@ _DRAWERS: dict[type, Callable[[Draw, Any], str]] = {
     Bias: _draw_bias,
     OneOf: _draw_one_of,
     NoneLiteral: lambda draw, kind: "none",
+    Shape: lambda draw, kind: "x".join(str(draw.choice((1, 2, 3, 4))) for _ in range(3)),
 }
 
 

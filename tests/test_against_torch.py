@@ -15,7 +15,10 @@ from netdsl.training.store.progress import Progress
 from tests import torch_cases as cases
 from tests.torch_values import load_stored
 
-NO_FORMULA = {"flatten", "dropout", "drop_path", "add", "mul", "concat", "identity", "slice"}
+NO_FORMULA = {
+    *("flatten", "dropout", "drop_path", "add", "mul", "sub", "concat", "identity", "constant"),
+    "slice",
+}
 """Layers that PyTorch has nothing to say about; dropout and drop_path draw numbers of their own."""
 
 

@@ -15,6 +15,7 @@ from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program, load_program
+from netdsl.ops.distributions import DISTRIBUTIONS
 from netdsl.runtime.executor import Executor, FoldedExecutor, Workspace
 from netdsl.runtime.state import State, draw_initial_value
 from netdsl.training.job import prepare_job
@@ -38,12 +39,31 @@ def test_draws_follow_their_law_and_depend_on_name_and_seed() -> None:
     assert uniform.min() == pytest.approx(-0.2, abs=1e-3)
     assert uniform.max() == pytest.approx(0.2, abs=1e-3)
     assert np.all(draw_initial_value(weight("a", ("constant", 3.0)), 1) == 3)
+    truncated = draw_initial_value(weight("a", ("trunc_normal", 0.1)), 1)
+    assert 0.19 < np.abs(truncated).max() <= np.float32(0.2)
+    assert truncated.std() == pytest.approx(0.0879626, rel=0.02)
     assert np.array_equal(normal, draw_initial_value(weight("a", ("normal", 0.1)), 1))
     for other in (
         draw_initial_value(weight("b", ("normal", 0.1)), 1),
         draw_initial_value(weight("a", ("normal", 0.1)), 2),
     ):
         assert not np.array_equal(normal, other)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 3, 2), (40, 2, 3, 3), (40, 40), (70, 100), (3,)])
+def test_orthogonal_rows_or_columns(shape: tuple[int, ...]) -> None:
+    values = draw_initial_value(weight("a", ("orthogonal", 2.0), shape), 1)
+    matrix = values.reshape(shape[0], -1).astype(np.float64)
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    np.testing.assert_allclose(wide @ wide.T, 4 * np.eye(len(wide)), atol=1e-6)
+
+
+def test_deviations_of_what_is_drawn() -> None:
+    for name, distribution in DISTRIBUTIONS.items():
+        shape = (64, 5, 5, 16)
+        values = draw_initial_value(weight("a", (name, 0.3), shape), 1)
+        expected = distribution.deviation(shape, 0.3)
+        assert np.std(values) == pytest.approx(expected, rel=0.02, abs=1e-6)
 
 
 def test_loading_names_what_is_missing_or_misshapen() -> None:

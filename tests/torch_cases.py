@@ -127,6 +127,45 @@ def _instancenorm(t: Any, x: Any, p: dict[str, Any]) -> Any:
     return t.nn.functional.instance_norm(x, **weights)
 
 
+def _rmsnorm(count: int, eps: float) -> Callable[[Any, Any, dict[str, Any]], Any]:
+    def run(t: Any, x: Any, p: dict[str, Any]) -> Any:
+        x = nhwc(x)
+        return nchw(t.nn.functional.rms_norm(x, x.shape[-count:], None, eps) * p.get("gamma", 1))
+
+    return run
+
+
+def _transposed_in_groups(t: Any, x: Any, p: dict[str, Any]) -> Any:
+    options = {"stride": (2, 1), "padding": (1, 0), "dilation": (2, 3), "groups": 2}
+    return t.nn.functional.conv_transpose2d(x, nchw(p["weight"]), p["bias"], **options)
+
+
+def _pixel_shuffle(t: Any, x: Any, p: dict[str, Any]) -> Any:
+    """As PyTorch's, with blocks of 2x3."""
+    n, c, h, w = x.shape
+    blocks = x.reshape(n, c // 6, 2, 3, h, w).permute(0, 1, 4, 2, 5, 3)
+    return blocks.reshape(n, c // 6, 2 * h, 3 * w)
+
+
+def _reshaped(t: Any, x: Any, p: dict[str, Any]) -> Any:
+    return nchw(nhwc(x).reshape(x.shape[0], 2, 3, 4))
+
+
+def _pad_with(mode: str, *amounts: tuple[int, int]) -> Callable[[Any, Any, dict[str, Any]], Any]:
+    """Height, width and channels as the axes of a volume."""
+
+    def run(t: Any, x: Any, p: dict[str, Any]) -> Any:
+        (top, bottom), (left, right), (first, last) = amounts
+        sides = (left, right, top, bottom, first, last)
+        return t.nn.functional.pad(x[:, None], sides, mode=mode)[:, 0]
+
+    return run
+
+
+def _bilinear(*factor: int) -> Callable[[Any, Any, dict[str, Any]], Any]:
+    return _function("interpolate", scale_factor=factor, mode="bilinear", align_corners=False)
+
+
 def _transposed(t: Any, x: Any, p: dict[str, Any]) -> Any:
     options = {"stride": (2, 3), "padding": 1, "output_padding": (1, 2)}
     return t.nn.functional.conv_transpose2d(x, nchw(p["weight"]), p["bias"], **options)
@@ -180,6 +219,11 @@ LAYER_CASES = (
         _depthwise(around=(2, 1, 0, 3), stride=(2, 1), dilation=(1, 2)),
     ),
     LayerCase("convtranspose(4, 3x4, stride=2x3, pad=1, output_pad=1x2)", (4, 3, 3), _transposed),
+    LayerCase(
+        "convtranspose(6, 3x2, stride=2x1, pad=[1, 1, 0, 0], dilation=2x3, groups=2)",
+        (4, 5, 4),
+        _transposed_in_groups,
+    ),
     LayerCase("local(3, 2x3, stride=2x1, pad=[1, 1, 0, 0])", (5, 4, 2), _local),
     LayerCase("fc(7)", (3, 4, 2), _fc),
     LayerCase(
@@ -225,6 +269,18 @@ LAYER_CASES = (
         (6, 8, 2),
         _function("avg_pool2d", kernel_size=3, stride=2, padding=1, ceil_mode=True),
     ),
+    *(
+        LayerCase(
+            f"{kind}pool(to={to})", shape, _function(f"adaptive_{kind}_pool2d", output_size=o)
+        )
+        for kind in ("avg", "max")
+        for to, o, shape in (
+            ("2x3", (2, 3), (6, 9, 2)),
+            ("3", (3, 3), (7, 5, 3)),
+            ("4x3", (4, 3), (7, 6, 2)),
+            ("5x2", (5, 2), (3, 4, 2)),
+        )
+    ),
     LayerCase("globalavgpool", (4, 5, 3), _function("adaptive_avg_pool2d", output_size=1)),
     LayerCase("globalmaxpool", (4, 5, 3), _function("adaptive_max_pool2d", output_size=1)),
     LayerCase("batchnorm(eps=0.3, momentum=0.25)", (3, 4, 5), _batchnorm(0.3, 0.25, True)),
@@ -232,6 +288,8 @@ LAYER_CASES = (
     LayerCase("batchnorm(eps=2)", (3, 4, 5), _batchnorm(2.0, 0.1, False), training=False),
     LayerCase("layernorm(eps=0.3)", (3, 4, 5), _layernorm),
     LayerCase("layernorm(axis=channels, eps=0.3)", (3, 4, 5), _channel_layernorm),
+    LayerCase("rmsnorm(eps=0.3)", (3, 4, 5), _rmsnorm(1, 0.3)),
+    LayerCase("rmsnorm(axis=all, affine=no)", (3, 4, 5), _rmsnorm(3, 1e-5)),
     LayerCase("scale(1e-6)", (3, 4, 5), _scale),
     LayerCase("instancenorm(eps=2)", (3, 4, 5), _instancenorm),
     LayerCase("groupnorm(3, eps=0.7)", (3, 4, 6), _groupnorm),
@@ -269,6 +327,22 @@ LAYER_CASES = (
     ),
     LayerCase("shuffle(3)", (3, 2, 6), _channel_shuffle(3)),
     LayerCase("shuffle(2)", (2, 3, 6), _channel_shuffle(2)),
+    LayerCase("pixel_shuffle(2)", (3, 2, 8), _function("pixel_shuffle", upscale_factor=2)),
+    LayerCase("pixel_shuffle(2x3)", (3, 2, 12), _pixel_shuffle),
+    LayerCase("reshape(2x3x4)", (4, 3, 2), _reshaped),
+    LayerCase("upsample(2, bilinear)", (3, 4, 2), _bilinear(2, 2)),
+    LayerCase("upsample(3x4, bilinear)", (4, 1, 2), _bilinear(3, 4)),
+    LayerCase("upsample(1x5, mode=bilinear)", (2, 3, 2), _bilinear(1, 5)),
+    LayerCase(
+        "pad(height=[2, 1], width=[0, 3], channels=1, mode=reflect)",
+        (3, 4, 2),
+        _pad_with("reflect", (2, 1), (0, 3), (1, 1)),
+    ),
+    LayerCase(
+        "pad(height=[5, 0], width=1, channels=[0, 2], mode=edge)",
+        (3, 4, 2),
+        _pad_with("replicate", (5, 0), (1, 1), (0, 2)),
+    ),
     LayerCase("upsample(2x3)", (3, 2, 4), _function("interpolate", scale_factor=(2, 3))),
     LayerCase(
         "pad(height=[1, 0], width=2, value=0.5)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 
 import networkx as nx
@@ -14,6 +15,7 @@ from netdsl.ops import OPS
 from netdsl.signature import REQUIRED
 from netdsl.types import FLOAT_DTYPES, Attrs, Graph, Node, NodeView, TensorType, find_reachable
 
+_MAX_SUMMED_SLICES = 16
 _NO_ATTRIBUTES = Attrs()
 """Shared by all nodes without attributes."""
 
@@ -153,7 +155,21 @@ class Builder:
         axes = tuple(a for a, s in enumerate(full) if s != x.type.shape[a] or a < extra)
         if all(a < extra for a in axes):
             return self.reduce_sum(x, axes=axes)
+        if _are_few_between(x.type.shape, axes):
+            for axis in axes:
+                x = self._add_slices(x, axis)
+            return self.reshape(x, shape=shape)
         return self.reshape(self.reduce_sum(x, axes=axes, keepdims=True), shape=shape)
+
+    def _add_slices(self, x: Node, axis: int) -> Node:
+        """The sum over an axis, which keeps the size 1, of one slice after the other."""
+        whole, step = x.type.shape, (1,) * x.type.rank
+        slices = []
+        for i in range(whole[axis]):
+            start = tuple(i if a == axis else 0 for a in range(len(whole)))
+            stop = tuple(i + 1 if a == axis else s for a, s in enumerate(whole))
+            slices.append(self.slice(x, start=start, stop=stop, step=step))
+        return reduce(self.add, slices)
 
     def build(
         self,
@@ -171,6 +187,14 @@ class Builder:
             needed = find_reachable(self.dag.reverse(copy=False), roots) | update_names.keys()
             self.dag.remove_nodes_from([name for name in self.dag if name not in needed])
         return Graph(self.nodes, output_names, update_names, name)
+
+
+def _are_few_between(shape: tuple[int, ...], axes: tuple[int, ...]) -> bool:
+    """Whether a sum is over a few neighbours between axes that stay, such as the pixels that an
+    upsampling made of one. It is cheaper as an elementwise sum of slices than as a reduction."""
+    kept = [a for a, size in enumerate(shape) if a not in axes and size > 1]
+    is_between = len(kept) > 1 and kept[-1] > max(axes) and any(a > 0 for a in kept[:-1])
+    return is_between and all(shape[a] <= _MAX_SUMMED_SLICES for a in axes)
 
 
 def is_float(tensor_type: TensorType) -> bool:

@@ -20,6 +20,7 @@ from netdsl.json_schema import (
 )
 from netdsl.limits import MAX_AXES, MAX_TENSOR_SIZE
 from netdsl.ops import OPS
+from netdsl.ops.distributions import DISTRIBUTIONS
 from netdsl.ops.op import Op
 from netdsl.parameter_types import AnyValue, TypeMismatch, accepts_words
 from netdsl.signature import REQUIRED, Param
@@ -29,8 +30,6 @@ from netdsl.values import Symbol
 MAX_CHARACTERS = 2**28
 MAX_NODES = 500_000
 MAX_OPERANDS = 10_000
-DISTRIBUTIONS = ("constant", "normal", "uniform")
-"""The distributions of initial state values."""
 
 
 def read_graph(text: str | bytes, origin: str = "the text") -> Graph:
@@ -193,7 +192,7 @@ class _Initializer:
     def check(self, value: Any, path: str) -> None:
         if not isinstance(value, list) or len(value) != 2:
             raise SchemaError(f"`{path}` is not a distribution with its parameter")
-        _StringChoice(DISTRIBUTIONS).check(value[0], path)
+        _StringChoice(tuple(DISTRIBUTIONS)).check(value[0], path)
         JsonNumber().check(value[1], path)
 
 

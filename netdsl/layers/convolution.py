@@ -10,6 +10,7 @@ from typing import Any
 from netdsl.errors import fail
 from netdsl.layers.init import INITIALISER_KIND, INITIALISERS, Fans, find_initialiser
 from netdsl.layers.layer import Layer, Site, Widths, image_shape
+from netdsl.ops.distributions import DISTRIBUTIONS
 from netdsl.ops.windows import Pads, Pair, dilated_size, output_size
 from netdsl.parameter_types import Extent, Integer, TypeMismatch
 from netdsl.signature import BoundCall, CallOf, Param, Signature
@@ -60,7 +61,7 @@ def _weight_norm(site: Site, spec: WeightSpec, init: BoundCall) -> Node:
     if distribution == "constant" or scale == 0:
         raise fail("weight norm needs an initial direction", help="such as weightnorm(he)")
     b = site.b
-    deviation = scale if distribution == "normal" else scale / math.sqrt(3)
+    deviation = DISTRIBUTIONS[distribution].deviation(spec.shape, scale)
     length = deviation * math.sqrt(math.prod(spec.shape[a] for a in spec.reduced_axes))
     broadcast_shape = tuple(1 if a in spec.reduced_axes else s for a, s in enumerate(spec.shape))
     constant = BoundCall("constant", INITIALISERS["constant"], {"value": length})
@@ -136,6 +137,14 @@ def add_bias(site: Site, y: Node, bias: bool | BoundCall) -> Node:
     return site.b.add(y, site.add_parameter("bias", y.type.shape[-1:], init))
 
 
+def _check_groups(inner: int, outer: int, groups: int) -> None:
+    if inner % groups or outer % groups:
+        raise fail(
+            f"{inner} channels in and {outer} out do not divide into {groups} groups",
+            help="both must be multiples of `groups`",
+        )
+
+
 def _conv(
     site: Site,
     x: Node,
@@ -148,11 +157,7 @@ def _conv(
     **states: Any,
 ) -> Node:
     c = image_shape(x, "conv")[3]
-    if c % groups or channels % groups:
-        raise fail(
-            f"{c} channels in and {channels} out do not divide into {groups} groups",
-            help="both must be multiples of `groups`",
-        )
+    _check_groups(c, channels, groups)
     area = kernel[0] * kernel[1]
     fans = Fans(area * c // groups, area * channels // groups)
     spec = WeightSpec((channels, *kernel, c // groups), fans, (1, 2, 3))
@@ -199,14 +204,22 @@ def _convtranspose(
     stride: Pair,
     pad: Pads | str,
     output_pad: Pair,
+    dilation: Pair,
+    groups: int,
     **states: Any,
 ) -> Node:
     """`same` makes the output the input size times the stride. For fan in, an output pixel sums
     kernel / stride taps on each axis."""
     _, h, w, c = image_shape(x, "convtranspose")
+    _check_groups(c, channels, groups)
+    if groups > 1 and states["weight"].name == "weightnorm":
+        raise fail(
+            "`convtranspose` has weight norm only without `groups`",
+            help="give `weight` an initialiser, or leave out `groups`",
+        )
     sizes, edges = [], []
     for axis, n in enumerate((h, w)):
-        k, s, extra = kernel[axis], stride[axis], output_pad[axis]
+        k, s, extra = dilated_size(kernel[axis], dilation[axis]), stride[axis], output_pad[axis]
         if extra >= s:
             raise fail("`output_pad` must be smaller than the stride")
         border = max(k - s, 0) if isinstance(pad, str) else sum(pad[axis])
@@ -216,14 +229,17 @@ def _convtranspose(
         sizes.append(size)
         edges.append((border // 2, border - border // 2) if isinstance(pad, str) else pad[axis])
     area = kernel[0] * kernel[1]
-    fans = Fans(max(1, area * c / (stride[0] * stride[1])), area * channels)
-    spec = WeightSpec((c, *kernel, channels), fans, (0, 1, 2))
+    fan_in = area * c / (stride[0] * stride[1] * groups)
+    fans = Fans(max(1, fan_in), area * channels // groups)
+    spec = WeightSpec((c, *kernel, channels // groups), fans, (0, 1, 2))
     y = site.b.conv2d_dgrad(
         x,
         add_weight(site, spec, states["weight"]),
         size=tuple(sizes),
         stride=stride,
         pad=tuple(edges),
+        dilation=dilation,
+        groups=groups,
     )
     return add_bias(site, y, states["bias"])
 
@@ -266,6 +282,7 @@ _KERNEL = Param("kernel", Extent(), doc="height x width")
 _STRIDE = Param("stride", Extent(), 1)
 _PAD = Param("pad", Padding(), 0, "`same`, pixels, or [top, bottom, left, right]")
 _DILATION = Param("dilation", Extent(), 1)
+_GROUPS = Param("groups", Integer(1, 10**8), 1)
 
 LAYERS = (
     Layer(
@@ -278,7 +295,7 @@ LAYERS = (
                 _STRIDE,
                 _PAD,
                 _DILATION,
-                Param("groups", Integer(1, 10**8), 1),
+                _GROUPS,
                 BIAS_PARAM,
                 WEIGHT_PARAM,
             ),
@@ -315,13 +332,15 @@ LAYERS = (
                 _STRIDE,
                 _PAD,
                 Param("output_pad", Extent(0), 0, "pixels added at the bottom and right"),
+                _DILATION,
+                _GROUPS,
                 BIAS_PARAM,
                 WEIGHT_PARAM,
             ),
         ),
         _convtranspose,
-        doc="transposed convolution: upsamples by its stride",
-        narrow=_narrow_channels,
+        doc="transposed convolution with weights C x R x S x K/groups: upsamples by its stride",
+        narrow=_narrow_groups,
     ),
     Layer(
         "local",

@@ -66,6 +66,12 @@ INITIALISERS: dict[str, Initialiser] = {
             "normal", lambda fans, std: ("normal", std), Param("std", Float(0), 0.01)
         ),
         _make_initialiser(
+            "trunc_normal", lambda fans, std: ("trunc_normal", std), Param("std", Float(0), 0.02)
+        ),  # ends at two standard deviations
+        _make_initialiser(
+            "orthogonal", lambda fans, gain: ("orthogonal", gain), Param("gain", Float(0), 1.0)
+        ),  # Saxe et al. 2014
+        _make_initialiser(
             "uniform", lambda fans, bound: ("uniform", bound), Param("bound", Float(0), 0.05)
         ),
         _make_initialiser(

@@ -14,6 +14,9 @@ from netdsl.layers.init import Fans, Initialiser
 from netdsl.signature import BoundCall, Signature
 from netdsl.types import Node, TensorType, dims
 
+MAX_PARTS = 1024
+"""How many parts a layer may be composed of, such as the rows of a border."""
+
 
 @dataclass(frozen=True)
 class Widths:

@@ -67,9 +67,23 @@ def _normalize_over(site: Site, x: Node, axes: tuple[int, ...], eps: float) -> N
 def _layernorm(site: Site, x: Node, axis: str, eps: float, **scale: Any) -> Node:
     """Ba et al. 2016: moments of each sample over all its values, or of each pixel over its
     channels, as in transformers and ConvNeXt (Liu et al. 2022)."""
-    first = 1 if axis == "all" else x.type.rank - 1
-    axes = tuple(range(first, x.type.rank))
-    return _apply_affine(site, _normalize_over(site, x, axes, eps), **scale)
+    return _apply_affine(site, _normalize_over(site, x, _value_axes(x, axis), eps), **scale)
+
+
+def _rmsnorm(site: Site, x: Node, axis: str, eps: float, affine: bool, gamma: BoundCall) -> Node:
+    """Zhang & Sennrich 2019: divided by the root of the mean square, without a mean or an
+    offset."""
+    b = site.b
+    square = b.reduce_mean(b.mul(x, x), axes=_value_axes(x, axis), keepdims=True)
+    y = b.div(x, b.sqrt(b.add(square, b.const(eps))))
+    if not affine:
+        return y
+    return b.mul(y, site.add_parameter("gamma", (channel_count(x),), gamma, is_per_use=True))
+
+
+def _value_axes(x: Node, axis: str) -> tuple[int, ...]:
+    """The axes of a sample that share their moments."""
+    return tuple(range(1 if axis == "all" else x.type.rank - 1, x.type.rank))
 
 
 def _instancenorm(site: Site, x: Node, eps: float, **scale: Any) -> Node:
@@ -120,6 +134,8 @@ def _scale(site: Site, x: Node, init: BoundCall) -> Node:
 
 
 _EPS = Param("eps", Float(above=0), 1e-5, "added to the variance", is_keyword_only=True)
+_AXIS = Choice(("all", "channels"))
+_GAMMA = Param("gamma", INITIALISER_KIND, Symbol("ones"), "initial factor", is_keyword_only=True)
 _AFFINE = (
     Param(
         "affine",
@@ -128,7 +144,7 @@ _AFFINE = (
         "learn a factor and an offset for each channel",
         is_keyword_only=True,
     ),
-    Param("gamma", INITIALISER_KIND, Symbol("ones"), "initial factor", is_keyword_only=True),
+    _GAMMA,
     Param("beta", INITIALISER_KIND, Symbol("zeros"), "initial offset", is_keyword_only=True),
 )
 _MOMENTUM = Param(
@@ -151,7 +167,7 @@ LAYERS = (
         Signature(
             "layernorm",
             (
-                Param("axis", Choice(("all", "channels")), Symbol("all"), "what shares moments"),
+                Param("axis", _AXIS, Symbol("all"), "what shares moments"),
                 _EPS,
                 *_AFFINE,
             ),
@@ -159,6 +175,27 @@ LAYERS = (
         _layernorm,
         doc="normalise each sample over all its values, or each pixel over its channels "
         "(Ba et al. 2016)",
+    ),
+    Layer(
+        "rmsnorm",
+        Signature(
+            "rmsnorm",
+            (
+                Param("axis", _AXIS, Symbol("channels"), "what shares a mean square"),
+                _EPS,
+                Param(
+                    "affine",
+                    Boolean(),
+                    True,
+                    "learn a factor for each channel",
+                    is_keyword_only=True,
+                ),
+                _GAMMA,
+            ),
+        ),
+        _rmsnorm,
+        doc="divide each pixel by the root mean square of its channels, or each sample by that of "
+        "all its values (Zhang & Sennrich 2019)",
     ),
     Layer(
         "instancenorm",

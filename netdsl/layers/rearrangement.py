@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from netdsl.errors import fail
-from netdsl.layers.layer import Layer, Site, Widths, channel_count, image_shape
-from netdsl.parameter_types import Extent, Float, Integer, ListOf, NoneLiteral, OneOf, TypeMismatch
+from netdsl.layers.layer import MAX_PARTS, Layer, Site, Widths, channel_count, image_shape
+from netdsl.parameter_types import (
+    Choice,
+    Extent,
+    Float,
+    Integer,
+    ListOf,
+    NoneLiteral,
+    OneOf,
+    Shape,
+    TypeMismatch,
+)
 from netdsl.signature import Param, Signature
-from netdsl.types import Node
-from netdsl.values import Value
+from netdsl.types import Node, dims
+from netdsl.values import Symbol, Value
 
 
 @dataclass(frozen=True)
@@ -37,9 +48,7 @@ def _slice(
 ) -> Node:
     shape = image_shape(x, "slice")
     cuts = [(0, shape[0])]
-    for size, cut, axis in zip(
-        shape[1:], (height, width, channels), ("height", "width", "channels"), strict=True
-    ):
+    for size, cut, axis in zip(shape[1:], (height, width, channels), _AXIS_NAMES, strict=True):
         if cut is not None and cut[1] > size:
             raise fail(f"`{axis}` of the slice ends at {cut[1]}, the image has {size}")
         cuts.append(cut or (0, size))
@@ -60,13 +69,65 @@ PadAmount = tuple[int, ...]
 
 
 def _pad(
-    site: Site, x: Node, height: PadAmount, width: PadAmount, channels: PadAmount, value: float
+    site: Site,
+    x: Node,
+    height: PadAmount,
+    width: PadAmount,
+    channels: PadAmount,
+    value: float,
+    mode: str,
 ) -> Node:
     image_shape(x, "pad")
-    pairs = [(0, 0)]
-    pairs += [(a[0], a[-1]) for a in (height, width, channels)]
-    low, high = zip(*pairs, strict=True)
-    return site.b.pad(x, low=low, high=high, interior=(0, 0, 0, 0), value=value)
+    pairs = [(a[0], a[-1]) for a in (height, width, channels)]
+    if mode == "constant":
+        low, high = zip((0, 0), *pairs, strict=True)
+        return site.b.pad(x, low=low, high=high, interior=(0, 0, 0, 0), value=value)
+    if value != 0:
+        raise fail(
+            f"`value` of `pad` does not go with `mode={mode}`",
+            help="`mode=constant` fills the border with `value`; `edge` and `reflect` take it "
+            "from the image",
+        )
+    for axis, (name, pair) in enumerate(zip(_AXIS_NAMES, pairs, strict=True), start=1):
+        size = x.type.shape[axis]
+        if max(pair) > MAX_PARTS:
+            raise fail(
+                f"`pad(mode={mode})` adds at most {MAX_PARTS:,} to a side, not {max(pair):,}"
+            )
+        if mode == "reflect" and max(pair) >= size:
+            raise fail(
+                f"`pad(mode=reflect)` cannot add {max(pair)} to a {name} of {size}",
+                help=f"a reflection does not repeat the edge: at most {size - 1} here; `mode=edge` "
+                "takes more",
+            )
+        x = _extend(site, x, axis, *pair, mode)
+    return x
+
+
+def _extend(site: Site, x: Node, axis: int, low: int, high: int, mode: str) -> Node:
+    """Repeats the edges of an axis, or reflects what is next to them."""
+    if not low and not high:
+        return x
+    last = x.type.shape[axis] - 1
+    if mode == "edge":
+        before, after = [0] * low, [last] * high
+    else:
+        before, after = list(range(low, 0, -1)), [last - 1 - i for i in range(high)]
+    parts = ([_take(site, x, axis, i, i + 1) for i in side] for side in (before, after))
+    first, second = parts
+    return site.b.concat(*first, x, *second, axis=axis)
+
+
+def _resize(x: Node, axis: int, size: int) -> tuple[int, ...]:
+    """The shape of `x` with another size of one axis."""
+    return tuple(size if a == axis else s for a, s in enumerate(x.type.shape))
+
+
+def _take(site: Site, x: Node, axis: int, first: int, last: int) -> Node:
+    """Part of one axis."""
+    start = tuple(first if a == axis else 0 for a in range(x.type.rank))
+    step = (1,) * x.type.rank
+    return site.b.slice(x, start=start, stop=_resize(x, axis, last), step=step)
 
 
 def _narrow_padding(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
@@ -79,12 +140,71 @@ def _narrow_padding(arguments: Mapping[str, Any], widths: Widths) -> dict[str, A
     return {"channels": (before, added_channels - before)}
 
 
-def _upsample(site: Site, x: Node, factor: tuple[int, int]) -> Node:
+def _upsample(site: Site, x: Node, factor: tuple[int, int], mode: str) -> Node:
     n, h, w, c = image_shape(x, "upsample")
     fh, fw = factor
+    if mode == "bilinear":
+        if max(factor) > MAX_PARTS:
+            raise fail(f"a bilinear `upsample` has factors of at most {MAX_PARTS:,}")
+        return _interpolate(site, _interpolate(site, x, 1, fh), 2, fw)
     column = site.b.reshape(x, shape=(n, h, 1, w, 1, c))
     repeated = site.b.broadcast(column, shape=(n, h, fh, w, fw, c))
     return site.b.reshape(repeated, shape=(n, h * fh, w * fw, c))
+
+
+def _interpolate(site: Site, x: Node, axis: int, factor: int) -> Node:
+    """Linear interpolation along an axis between the centres of pixels; beyond the outermost ones
+    their values stay.
+
+    Each interval between neighbours, and before and after all, has `factor` pixels of the result;
+    the first and the last interval are cut in the middle of an edge pixel."""
+    if factor == 1:
+        return x
+    b, size = site.b, x.type.shape[axis]
+    wide = _extend(site, x, axis, 1, 1, "edge")
+    low, high = (_take(site, wide, axis, i, i + size + 1) for i in (0, 1))
+    before, after = x.type.shape[:axis], x.type.shape[axis + 1 :]
+    slope, offset = b.sub(high, low), 0.5 if factor % 2 == 0 else 0.0
+    pixels = [b.add(low, b.mul(slope, b.const((p + offset) / factor))) for p in range(factor)]
+    split = [b.reshape(y, shape=(*before, size + 1, 1, *after)) for y in pixels]
+    found = b.concat(*split, axis=axis + 1)
+    found = b.reshape(found, shape=(*before, (size + 1) * factor, *after))
+    first = (factor + 1) // 2
+    return _take(site, found, axis, first, first + size * factor)
+
+
+def _pixel_shuffle(site: Site, x: Node, factor: tuple[int, int]) -> Node:
+    """Shi et al. 2016: pixel (i, j) of a block is channel (c * height + i) * width + j, as in
+    PyTorch."""
+    n, h, w, c = image_shape(x, "pixel_shuffle")
+    fh, fw = factor
+    if c % (fh * fw):
+        raise fail(
+            f"{c} channels do not divide into blocks of {fh}x{fw} pixels",
+            help=f"`pixel_shuffle({fh}x{fw})` needs a multiple of {fh * fw} channels",
+        )
+    split = site.b.reshape(x, shape=(n, h, w, c // (fh * fw), fh, fw))
+    blocks = site.b.transpose(split, perm=(0, 1, 4, 2, 5, 3))
+    return site.b.reshape(blocks, shape=(n, h * fh, w * fw, c // (fh * fw)))
+
+
+def _reshape(site: Site, x: Node, shape: tuple[int, ...]) -> Node:
+    size, count = math.prod(x.type.shape[1:]), math.prod(shape)
+    if size != count:
+        raise fail(
+            f"`reshape({dims(shape)})` needs {count:,} values, "
+            f"{dims(x.type.shape[1:])} has {size:,}",
+            help="a reshape keeps the values of a sample and their order; `fc` or `conv` changes "
+            "how many there are",
+        )
+    return site.b.reshape(x, shape=(x.type.shape[0], *shape))
+
+
+def _narrow_reshape(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
+    """Divides the last axis as the channels that come in, so that the values fit."""
+    *rest, last = arguments["shape"]
+    scaled, remainder = divmod(last * widths.narrowed, widths.original)
+    return {"shape": (*rest, widths.narrow(last) if remainder else scaled)}
 
 
 def _shuffle(site: Site, x: Node, groups: int) -> Node:
@@ -101,6 +221,7 @@ def _shuffle(site: Site, x: Node, groups: int) -> Node:
     return b.reshape(mixed, shape=x.type.shape)
 
 
+_AXIS_NAMES = ("height", "width", "channels")
 _PAD_AMOUNT = OneOf((ListOf(Integer(0, 65536), 1), ListOf(Integer(0, 65536), 2)))
 _SLICE_RANGE = OneOf((_SliceRange(), NoneLiteral()))
 
@@ -129,17 +250,44 @@ LAYERS = (
                 Param("width", _PAD_AMOUNT, 0),
                 Param("channels", _PAD_AMOUNT, 0),
                 Param("value", Float(), 0.0),
+                Param(
+                    "mode",
+                    Choice(("constant", "reflect", "edge")),
+                    Symbol("constant"),
+                    "what the border consists of",
+                ),
             ),
         ),
         _pad,
-        doc="a border: one amount, or [before, after]",
+        doc="a border: one amount, or [before, after]; of `value`, or with the mode `edge` or "
+        "`reflect` of the image's own pixels",
         narrow=_narrow_padding,
     ),
     Layer(
         "upsample",
-        Signature("upsample", (Param("factor", Extent()),)),
+        Signature(
+            "upsample",
+            (
+                Param("factor", Extent()),
+                Param("mode", Choice(("nearest", "bilinear")), Symbol("nearest")),
+            ),
+        ),
         _upsample,
-        doc="every pixel repeated",
+        doc="a larger image: every pixel repeated, or interpolated between centres of pixels",
+    ),
+    Layer(
+        "pixel_shuffle",
+        Signature("pixel_shuffle", (Param("factor", Extent()),)),
+        _pixel_shuffle,
+        doc="a larger image, each block of pixels from channels that follow each other "
+        "(Shi et al. 2016)",
+    ),
+    Layer(
+        "reshape",
+        Signature("reshape", (Param("shape", Shape(), doc="of one sample, as in `input`"),)),
+        _reshape,
+        doc="the values of each sample in row-major order under another shape",
+        narrow=_narrow_reshape,
     ),
     Layer(
         "shuffle",

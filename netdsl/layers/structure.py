@@ -1,13 +1,15 @@
-"""Layers without weights that join branches, and the one that changes nothing."""
+"""Layers without weights that join branches, and branches that compute nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
+from typing import Any
 
 from netdsl.errors import fail
-from netdsl.layers.layer import Layer, Site
-from netdsl.signature import Signature
+from netdsl.layers.layer import Layer, Site, Widths, channel_count
+from netdsl.parameter_types import Float, ListOf
+from netdsl.signature import Param, Signature
 from netdsl.types import Node, dims
 
 _NUMBER_WORDS = {2: "two", 3: "three", 4: "four"}
@@ -30,9 +32,25 @@ def _add(site: Site, xs: Sequence[Node]) -> Node:
 
 def _mul(site: Site, xs: Sequence[Node]) -> Node:
     """Product; a gate of 1 x 1 x channels, or of 1 channel, is broadcast (Hu et al. 2018)."""
-    if len({x.type.shape for x in xs}) > 1 and not _can_broadcast(xs):
-        raise fail(_branch_mismatch_message("mul", xs), help=_branch_mismatch_help(xs))
+    _check_broadcast("mul", xs)
     return reduce(site.b.mul, xs)
+
+
+def _sub(site: Site, xs: Sequence[Node]) -> Node:
+    """Difference; branches are broadcast as those of `mul`."""
+    if len(xs) != 2:
+        count = "one" if len(xs) == 1 else _NUMBER_WORDS.get(len(xs), str(len(xs)))
+        raise fail(
+            f"`sub` needs two branches, not {count}",
+            help="`sub { a | b }` is a - b; `sub { a | add { b | c } }` subtracts several",
+        )
+    _check_broadcast("sub", xs)
+    return site.b.sub(*xs)
+
+
+def _check_broadcast(name: str, xs: Sequence[Node]) -> None:
+    if len({x.type.shape for x in xs}) > 1 and not _can_broadcast(xs):
+        raise fail(_branch_mismatch_message(name, xs), help=_branch_mismatch_help(xs))
 
 
 def _can_broadcast(xs: Sequence[Node]) -> bool:
@@ -73,6 +91,24 @@ def _concat(site: Site, xs: Sequence[Node]) -> Node:
     return site.b.concat(*xs, axis=xs[0].type.rank - 1)
 
 
+def _constant(site: Site, x: Node, value: tuple[float, ...]) -> Node:
+    """A constant in the shape of `x`: a view that no memory holds."""
+    c = channel_count(x)
+    if len(value) not in (1, c):
+        raise fail(
+            f"`constant` has {len(value)} values, but {c} channels flow in",
+            help="give one number, or a list with one for each channel",
+        )
+    constant = site.b.const(value if len(value) > 1 else value[0])
+    return site.b.broadcast(constant, shape=x.type.shape)
+
+
+def _narrow_constant(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
+    """Keeps the values of the first channels."""
+    value = arguments["value"]
+    return {"value": value[: widths.narrowed]} if len(value) > 1 else {}
+
+
 LAYERS = (
     Layer("add", Signature("add"), _add, "many", "sum of branches of one shape"),
     Layer(
@@ -82,6 +118,23 @@ LAYERS = (
         "many",
         "product of branches; a gate of 1 x 1 x channels is broadcast over the image",
     ),
+    Layer(
+        "sub",
+        Signature("sub"),
+        _sub,
+        "many",
+        "difference of two branches, the first minus the second; broadcasts as `mul` does",
+    ),
     Layer("concat", Signature("concat"), _concat, "many", "branches side by side along channels"),
     Layer("identity", Signature("identity"), lambda site, x: x, doc="the input, unchanged"),
+    Layer(
+        "constant",
+        Signature(
+            "constant",
+            (Param("value", ListOf(Float()), doc="a number, or a list of one for each channel"),),
+        ),
+        _constant,
+        doc="a constant in the shape of the input, as a branch: mul { identity | constant(2) }",
+        narrow=_narrow_constant,
+    ),
 )

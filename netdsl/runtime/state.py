@@ -11,6 +11,7 @@ import numpy as np
 
 from netdsl.backends.base import Backend
 from netdsl.errors import fail, internal_error
+from netdsl.ops.distributions import DISTRIBUTIONS
 from netdsl.ops.dtypes import dtype_of
 from netdsl.types import Array, Node, dims
 
@@ -21,22 +22,12 @@ def draw_initial_value(node: Node, seed: int) -> Array:
     """Draws a state's initial value, a function of seed and name alone, whatever else the network
     contains."""
     distribution, scale = node.attrs["init"]
-    tensor_type = node.type
-    if distribution == "constant":
-        return np.full(tensor_type.shape, scale, dtype=dtype_of(tensor_type.dtype))
+    record = DISTRIBUTIONS.get(distribution)
+    if record is None:
+        raise internal_error(f"there is no distribution {distribution}")
     key = [seed, zlib.crc32(node.name.encode())]
     rng = np.random.Generator(np.random.Philox(key=np.array(key, dtype=np.uint64)))
-    values = np.empty(tensor_type.shape, dtype=np.float32)
-    if distribution == "normal":
-        rng.standard_normal(out=values, dtype=np.float32)
-        values *= np.float32(scale)
-    elif distribution == "uniform":
-        rng.random(out=values, dtype=np.float32)
-        values *= np.float32(2 * scale)
-        values -= np.float32(scale)
-    else:
-        raise internal_error(f"there is no distribution {distribution}")
-    return values.astype(tensor_type.dtype, copy=False)
+    return record.draw(rng, node.type.shape, scale, dtype_of(node.type.dtype))
 
 
 class State:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from netdsl.backends.cpu.domain_expressions import DomainExpressions
 from netdsl.backends.cpu.loop_nest import LoopNest, make_loop_nest
@@ -11,9 +11,13 @@ from netdsl.backends.cpu.memory_ref import KernelOperand
 from netdsl.backends.cpu.row_kernel import compile_row_kernel
 from netdsl.backends.cpu.row_kernel_spec import RowKernelBody
 from netdsl.backends.cpu.task_program import split_range, thread_count
+from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.lower.trace import trace_copy
 from netdsl.plan.layout import Layout
 from netdsl.plan.placement import Placement
+
+_OUTER_AXES = 3
+_MAX_SPLIT = 16
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,33 @@ def make_copy_loops(source: KernelOperand, layout: Layout, address: int) -> Copy
     places = [Placement(name, o.dtype, o.layout) for name, o in operands.items()]
     expressions = DomainExpressions(trace_copy(*places), operands, layout.shape)
     return CopyLoops(expressions, make_loop_nest(expressions.shape, expressions.all_refs()))
+
+
+def make_split_copy_loops(source: KernelOperand, layout: Layout, address: int) -> list[CopyLoops]:
+    """The same as several copies, one for each index of short axes that a loop nest has no room
+    for."""
+    try:
+        return [make_copy_loops(source, layout, address)]
+    except UnsupportedKernelError:
+        shorter = [(size, a) for a, size in enumerate(layout.shape[:-1]) if size > 1]
+        if len(shorter) <= _OUTER_AXES or min(shorter)[0] > _MAX_SPLIT:
+            raise
+    size, axis = min(shorter)
+    return [
+        copy
+        for i in range(size)
+        for copy in make_split_copy_loops(
+            replace(source, layout=_fix_index(source.layout, axis, i)),
+            _fix_index(layout, axis, i),
+            address,
+        )
+    ]
+
+
+def _fix_index(layout: Layout, axis: int, index: int) -> Layout:
+    """The part of a layout at one index of an axis."""
+    shape = tuple(1 if a == axis else s for a, s in enumerate(layout.shape))
+    return replace(layout, shape=shape, offset=layout.offset + index * layout.strides[axis])
 
 
 def make_copy_tasks(copy: CopyLoops) -> KernelTasks:

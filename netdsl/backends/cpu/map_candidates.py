@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from netdsl.backends.cpu.copy_kernels import CopyLoops, make_copy_loops, make_copy_tasks
+from netdsl.backends.cpu.copy_kernels import (
+    CopyLoops,
+    make_copy_loops,
+    make_copy_tasks,
+    make_split_copy_loops,
+)
 from netdsl.backends.cpu.kernel_problem import (
     OTHER_KIND,
     Attempt,
@@ -146,7 +151,7 @@ def explain_reshape_copy(problem: KernelProblem) -> str | None:
     return problem.once(_attempt_reshape).reason
 
 
-def _attempt_reshape(problem: KernelProblem) -> Attempt[CopyLoops]:
+def _attempt_reshape(problem: KernelProblem) -> Attempt[list[CopyLoops]]:
     """A view that its operand's strides do not express, as a copy."""
     memory, node = problem.memory, problem.node
     source, target = memory.operand(node.args[0]), memory.plan.placements[node.name]
@@ -158,9 +163,9 @@ def _attempt_reshape(problem: KernelProblem) -> Attempt[CopyLoops]:
     if source.dtype != "float32":
         return Attempt(reason=f"a copy of {source.dtype}")
     address = memory.buffer_address(target)
-    return attempt(lambda: make_copy_loops(source, layout, address))
+    return attempt(lambda: make_split_copy_loops(source, layout, address))
 
 
 def make_reshape_copy(problem: KernelProblem) -> KernelTasks:
     """The tasks of a copy under another shape."""
-    return make_copy_tasks(problem.once(_attempt_reshape).unwrap())
+    return _merge(map(make_copy_tasks, problem.once(_attempt_reshape).unwrap()))
