@@ -122,6 +122,7 @@ net a {
         ("16x16x1", "conv(8, 3x3, pad=same) -> avgpool(8x8)", "16x16x1"),
         ("9x9x1", "conv(8, 3x3, pad=same) -> globalavgpool", "2x2x1"),
         ("24x24x1", "slice(height=[0, 12])", "12x12x1"),
+        ("300x300x1", "conv(8, 3x3, pad=same) * 200 -> avgpool(281x281)", "281x281x1"),
         ("1x1x20", "conv(8, 1x1)", "1x1x20"),
         ("20", "fc(8)", "20"),
     ],

@@ -26,7 +26,7 @@ from netdsl.runtime.state import State
 from netdsl.training.step.compile import compile_step
 from netdsl.types import Array, Graph
 from tests.conftest import ROOT
-from tests.graphs import make_values, plain_recipe
+from tests.graphs import MODEL_DIVISORS, make_values, plain_recipe
 
 MODELS = ROOT / "models"
 PROGRAMS = {p.stem: load_program(str(p)) for p in sorted(MODELS.glob("*.net"))}
@@ -58,6 +58,10 @@ def every_net(quick: set[str]) -> Any:
     )
 
 
+def divisor(net: str) -> int:
+    return MODEL_DIVISORS.get(net, 8)
+
+
 def test_the_quick_ones_are_there() -> None:
     assert {n for _, n in NETS} >= QUICK
 
@@ -68,7 +72,7 @@ def test_the_quick_ones_are_there() -> None:
 @every_net(QUICK)
 def test_a_small_net_has_the_layers_of_the_whole_one(file: str, net: str) -> None:
     """The same layers in the same places, their channels divided and nothing else changed."""
-    by = 8
+    by = divisor(net)
     whole = elaborate(PROGRAMS[file], net, Settings(batch=2, training=True))
     small = elaborate(
         PROGRAMS[file], net, Settings(batch=2, training=True, shrink=ShrinkSettings(by))
@@ -113,7 +117,7 @@ def test_any_divisor_does(by: int) -> None:
 
 @every_net(QUICK)
 def test_gradients(file: str, net: str) -> None:
-    rows = list(gradcheck(PROGRAMS[file], net, shrink=8))
+    rows = list(gradcheck(PROGRAMS[file], net, shrink=divisor(net)))
     assert len(rows) > 3
     assert [r for r in rows if not r.ok] == []
 
@@ -122,7 +126,7 @@ def test_gradients(file: str, net: str) -> None:
 
 
 def step_of(file: str, net: str, dtype: str) -> Graph:
-    settings = Settings(batch=2, training=True, dtype=dtype, shrink=ShrinkSettings(8))
+    settings = Settings(batch=2, training=True, dtype=dtype, shrink=ShrinkSettings(divisor(net)))
     return compile_step(with_scores(elaborate(PROGRAMS[file], net, settings)), plain_recipe())
 
 

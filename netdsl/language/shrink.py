@@ -57,8 +57,10 @@ def _minimize_images(
     """Returns the network with the smallest images that all layers accept; None if only the
     original size works.
 
-    Halves the sides as long as that works, then tries sizes one by one: not every size above a
-    working one works too (the skip connections of a U-Net need multiples).
+    Halves the sides as long as that works. Between the last size that works and its half it tries
+    multiples of a power of two, about 16 of them, then the sizes below the smallest that works one
+    by one: not every size above a working one works too (the skip connections of a U-Net need
+    multiples of such a power).
     """
     sides = (s for f in inputs if _is_image(f.node.type) for s in f.node.type.shape[1:3])
     longest = max(sides, default=1)
@@ -74,8 +76,14 @@ def _minimize_images(
     found, side = None, longest
     while side > 1 and (half := try_side(side // 2)) is not None:
         found, side = half, side // 2
-    candidates = (try_side(s) for s in range(side // 2 + 1, side))
-    return next((x for x in candidates if x is not None), found)
+    low = side // 2
+    for step in (2 ** max(0, (side - low).bit_length() - 4), 1):
+        for candidate in range(low - low % step + step, side, step):
+            if (smaller := try_side(candidate)) is not None:
+                found, side = smaller, candidate
+                break
+            low = candidate
+    return found
 
 
 class _ImageTooSmallError(Exception):
