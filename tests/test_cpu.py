@@ -719,3 +719,14 @@ def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         vector_width.__wrapped__()
     assert open_backend("cpu").name == "cpu"
     assert replace(CPU, name="other").fusion == CPU.fusion
+
+
+def test_a_shuffled_image_has_zeros_around_it() -> None:
+    """The copy of a view writes them for a depthwise convolution that reads it with padding."""
+    text = "net a { input(6x5x8) -> relu -> shuffle(2) -> depthwise(3x3, pad=same) }"
+    graph = elaborate(language.build_program(parse(text)), "a", Settings(batch=2)).graph
+    plan, memory = bound(graph)
+    (shuffle,) = (n for n in graph.nodes if n.startswith("shuffle1.reshape~"))
+    assert plan.placements[shuffle].padding is not None
+    assert all(make_kernel_tasks(plan, k, memory) for k in plan.kernels)
+    same_as_the_interpreter(graph)
