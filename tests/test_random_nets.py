@@ -141,7 +141,17 @@ MODELS = [
     for path in sorted((ROOT / "models").rglob("*.net"))
     for net in load_program(str(path)).nets
 ]
-SMALL = {"alexnet", "cifar", "googlenet_small", "resnet8", "squeezenet_small", "preact8", "layer"}
+SMALL = {
+    "alexnet",
+    "cifar",
+    "convnext_small",
+    "googlenet_small",
+    "layer",
+    "mobilenet_v3_digits",
+    "preact8",
+    "resnet8",
+    "squeezenet_small",
+}
 NAMED = [
     pytest.param(*at, marks=() if at[1] in SMALL else pytest.mark.slow, id=f"{at[0].stem}-{at[1]}")
     for at in MODELS

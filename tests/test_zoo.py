@@ -242,6 +242,9 @@ def test_the_page_is_fresh() -> None:
         ("resnet", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"], 20),
         ("vgg", ["vgg_a", "vgg_a_lrn", "vgg_b", "vgg_c", "vgg_d", "vgg_e"], 40),
         ("googlenet", ["googlenet"], 30),
+        ("convnext", ["convnext_t", "convnext_s"], 20),
+        ("mobilenet_v3", ["mobilenet_v3_large", "mobilenet_v3_small"], 40),
+        ("regnet", ["regnetx_400mf", "regnety_400mf"], 20),
     ],
 )
 def test_families_stay_short(file: str, nets: list[str], most: int) -> None:
