@@ -32,7 +32,10 @@ def load_program(path: str, settings: list[str] | None = None, net: str | None =
     from netdsl.language.override import override
     from netdsl.language.program import build_program
 
-    return build_program(override(_parse(path), settings or (), net))
+    program = build_program(file := _parse(path))
+    if not settings:
+        return program
+    return build_program(override(file, settings, net, program.net_table.used))
 
 
 def load_recipe(path: str, settings: list[str] | None, recipe: str | None) -> Program:
@@ -42,10 +45,11 @@ def load_recipe(path: str, settings: list[str] | None, recipe: str | None) -> Pr
     from netdsl.language.program import build_program
     from netdsl.training.recipe.recipe import net_name
 
-    file = _parse(path)
-    if settings:
-        file = override(file, settings, net_name(build_program(file), recipe))
-    return build_program(file)
+    program = build_program(file := _parse(path))
+    if not settings:
+        return program
+    net = net_name(program, recipe)
+    return build_program(override(file, settings, net, program.net_table.used))
 
 
 def _parse(path: str) -> File:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from netdsl.errors import NetError, Source, Span
 from netdsl.language import syntax as s
-from netdsl.language.program import Program
+from netdsl.language.program import Program, reference_name
 from netdsl.language.uses import NetItem, NetTable, VisibleNet
 
 
@@ -18,7 +18,7 @@ def inline_uses(program: Program) -> s.File:
     own_ids = {id(i) for i in own}
     definitions: tuple[s.Item, ...] = (*program.blocks.values(), *program.lets.values())
     brought = (x for x in definitions if id(x) not in own_ids)
-    nets = _NetInliner(own, program.net_table)
+    nets = _NetInliner(program)
     items = tuple(nets.rename_base(i, program.net_table) for i in own)
     return s.File(Span(Source(program.name, ""), 0, 0), (*brought, *items, *nets.inline_bases()))
 
@@ -26,8 +26,9 @@ def inline_uses(program: Program) -> s.File:
 class _NetInliner:
     """Collects the used nets that a file's items refer to, and the bases of these."""
 
-    def __init__(self, own: tuple[s.Item, ...], table: NetTable) -> None:
-        references = set(_net_references(own))
+    def __init__(self, program: Program) -> None:
+        table = program.net_table
+        references = set(_net_references(program))
         self.taken_names = {*table.own, *references}
         self.names: dict[int, str] = {}
         """The new names of used nets, by the identity of their items."""
@@ -71,19 +72,17 @@ class _NetInliner:
         self.found.append(net)
 
 
-def _net_references(items: tuple[s.Item, ...]) -> Iterator[str]:
+def _net_references(program: Program) -> Iterator[str]:
     """The names of nets in recipes, tests and instances."""
-    for item in items:
+    for item in program.items:
         match item:
             case s.Test(net=str(name)):
                 yield name
             case s.Instance(name=name, base=base) if name != base:
                 yield base
             case s.Section(kind="train"):
-                entries = (e for e in item.entries if isinstance(e, s.SectionEntry))
-                yield from (
-                    e.value.name for e in entries if e.name == "net" and isinstance(e.value, s.Name)
-                )
+                referred = reference_name(program, item, "net")
+                yield from (referred,) if referred else ()
 
 
 def _find(table: NetTable, name: str) -> VisibleNet | None:

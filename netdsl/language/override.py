@@ -5,21 +5,31 @@ So the text that is printed, saved and run is always the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from netdsl.errors import fail, suggest_name
+from netdsl.errors import NetError, fail, suggest_name
 from netdsl.language import syntax as s
 from netdsl.language.parse import parse_expression
+from netdsl.language.uses import NetTable, VisibleNet, own_nets
+from netdsl.limits import MAX_CHAIN_LENGTH
+
+UsedNets = Mapping[str, tuple[VisibleNet, ...]]
 
 
-def override(file: s.File, settings: Sequence[str], net: str | None = None) -> s.File:
+def override(
+    file: s.File,
+    settings: Sequence[str],
+    net: str | None = None,
+    used: UsedNets | None = None,
+) -> s.File:
     """Returns `file` with each `key=value` applied.
 
     `train.KEY` and `data.KEY` set an entry in every section of that kind, `train.NAME.KEY` in the
     section of that name, `train.optimizer.lr` an argument within an entry. `NET.PARAM` sets a
     parameter of a net; a bare name sets one of `net`, or of the file's first net, else a constant
-    of the file. A setting for a named section takes precedence over one for all sections.
+    of the file. A setting for a named section takes precedence over one for all sections. `used`
+    holds the nets of the files that `file` uses.
     """
     names = {f"{i.kind}.{i.name}" for i in file.items if isinstance(i, s.Section) and i.name}
     for setting in sorted(settings, key=lambda x: _target_section(x) in names):
@@ -32,7 +42,7 @@ def override(file: s.File, settings: Sequence[str], net: str | None = None) -> s
         if kind in ("train", "data") and path:
             file = _set_entry(file, kind, path, value, key)
         else:
-            file = _set_param(file, key, value, net)
+            file = _set_param(file, key, value, net, used or {})
     return file
 
 
@@ -87,49 +97,55 @@ def _set_argument(call: s.CallExpr | s.Name, name: str, value: s.Expression) -> 
     return s.CallExpr(call.span, call.name, (*other_args, s.Arg(value.span, name, value)))
 
 
-def _set_param(file: s.File, key: str, value: s.Expression, net: str | None) -> s.File:
+def _set_param(
+    file: s.File, key: str, value: s.Expression, net: str | None, used: UsedNets
+) -> s.File:
     """Sets the default of a net's parameter, an argument of an instance, or a constant."""
-    nets = {i.name: i for i in file.items if isinstance(i, s.Net | s.Instance)}
+    table = NetTable(file.span.source.name, own_nets(file), used)
     constants = {i.name: i for i in file.items if isinstance(i, s.Let) and i.params is None}
-    if not nets and not constants:
+    if not table.own and not used and not constants:
         raise fail(f"there is no net to set `{key}` in")
     owner, dot, name = key.rpartition(".")
-    target = nets.get(owner if dot else net or next(iter(nets), ""))
-    if target is None or name not in _param_names(target, nets):
-        if key in constants:
-            changed = replace(constants[key], value=value)
-            return _replace_item(file, constants[key], changed)
-        net_keys = [f"{n}.{p}" for n, item in nets.items() for p in _param_names(item, nets)]
-        sections = [i for i in file.items if isinstance(i, s.Section)]
-        section_keys = [f"{i.kind}.{i.name}.KEY" if i.name else f"{i.kind}.KEY" for i in sections]
-        keys = [
-            *(_param_names(target, nets) if target else ()),
-            *net_keys,
-            *constants,
-            *section_keys,
-        ]
-        raise fail(
-            f"there is no setting called `{key}`", help=suggest_name(key, keys, "settings are")
-        )
+    target = owner if dot else net or next(iter(table.own), "")
+    if name in _param_names(table, target):
+        return _set_net_param(file, table, target, s.Arg(value.span, name, value))
+    if key in constants:
+        return _replace_item(file, constants[key], replace(constants[key], value=value))
+    net_keys = [f"{n}.{p}" for n in table.own for p in _param_names(table, n)]
+    sections = [i for i in file.items if isinstance(i, s.Section)]
+    section_keys = [f"{i.kind}.{i.name}.KEY" if i.name else f"{i.kind}.KEY" for i in sections]
+    keys = [*_param_names(table, target), *net_keys, *constants, *section_keys]
+    raise fail(f"there is no setting called `{key}`", help=suggest_name(key, keys, "settings are"))
+
+
+def _set_net_param(file: s.File, table: NetTable, net: str, arg: s.Arg) -> s.File:
+    """Sets a parameter of a net. One of a used file becomes an instance of the same name here."""
+    if net not in table.own:
+        instance = s.Instance(arg.span, net, net, (arg,))
+        return replace(file, items=(*file.items, instance))
+    old = table.own[net][0]
     new: s.Net | s.Instance
-    if isinstance(target, s.Instance):
-        other_args = tuple(a for a in target.args if a.name != name)
-        new = replace(target, args=(*other_args, s.Arg(value.span, name, value)))
+    if isinstance(old, s.Instance):
+        other_args = tuple(a for a in old.args if a.name != arg.name)
+        new = replace(old, args=(*other_args, arg))
     else:
-        params = (replace(p, default=value) if p.name == name else p for p in target.params)
-        new = replace(target, params=tuple(params))
-    return _replace_item(file, target, new)
+        params = (replace(p, default=arg.value) if p.name == arg.name else p for p in old.params)
+        new = replace(old, params=tuple(params))
+    return _replace_item(file, old, new)
 
 
 def _replace_item(file: s.File, old: s.Item, new: s.Item) -> s.File:
     return replace(file, items=tuple(new if i is old else i for i in file.items))
 
 
-def _param_names(
-    item: s.Net | s.Instance | None, nets: dict[str, s.Net | s.Instance]
-) -> tuple[str, ...]:
-    for _ in nets:
-        if not isinstance(item, s.Instance):
-            break
-        item = nets.get(item.base)
-    return tuple(p.name for p in item.params) if isinstance(item, s.Net) else ()
+def _param_names(table: NetTable, name: str) -> tuple[str, ...]:
+    """The parameters of a net, or of the one that an instance leads to; none if it does not."""
+    try:
+        net = table.find(name)
+        for _ in range(MAX_CHAIN_LENGTH):
+            if isinstance(net.item, s.Net):
+                return tuple(p.name for p in net.item.params)
+            net = net.table.find_base(net.item)
+    except NetError:
+        return ()
+    return ()

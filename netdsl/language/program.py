@@ -11,10 +11,11 @@ from pathlib import Path
 from netdsl.errors import Diagnostic, NetError, Span, fail, suggest_name
 from netdsl.file_io import open_regular_file
 from netdsl.language import syntax as s
-from netdsl.language.budget import Budget, Errors, limit_error
+from netdsl.language.budget import Budget, Errors, LimitError, limit_error
 from netdsl.language.evaluate import (
     TopLevel,
     bind_params,
+    evaluate,
     evaluate_arguments,
     make_signature,
     name_arguments,
@@ -23,7 +24,7 @@ from netdsl.language.parse import count_tokens, parse
 from netdsl.language.upgrade import read_heading, upgrade
 from netdsl.language.uses import NetItem, NetTable, duplicate_error, load_definitions
 from netdsl.limits import MAX_CHAIN_LENGTH, MAX_FILE_BYTES
-from netdsl.values import Argument, Value
+from netdsl.values import Argument, Symbol, Value
 
 
 @dataclass(frozen=True)
@@ -250,6 +251,20 @@ def evaluate_section(program: Program, section: s.Section, budget: Budget) -> tu
     budget.spend_leaves(len(entries), section.span)
     scope = program.top_level.scope(budget)
     return evaluate_arguments([s.Arg(e.span, e.name, e.value) for e in entries], scope)
+
+
+def reference_name(program: Program, section: s.Section, key: str) -> str | None:
+    """The name of another item that a section's key refers to, unchecked."""
+    for e in section.entries:
+        if isinstance(e, s.SectionEntry) and e.name == key:
+            try:
+                value = evaluate(e.value, program.top_level.scope(Budget()))
+            except LimitError:
+                raise
+            except NetError:
+                return None
+            return value.name if isinstance(value, Symbol) else None
+    return None
 
 
 def bind_arguments(

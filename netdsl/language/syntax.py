@@ -281,6 +281,22 @@ class File(SyntaxNode):
     items: tuple[Item, ...]
 
 
+def free_names(item: Item) -> Iterator[Name | CallExpr]:
+    """Yields the names in an item that it does not define itself."""
+    bound: set[str] = set()
+    for node in walk(item):
+        match node:
+            case Parameter(name=name) | Let(name=name):
+                bound.add(name)
+            case Repeat(index=str(name)):
+                bound.add(name)
+            case For():
+                bound.update(node.variables, (node.index,) if node.index else ())
+    for node in walk(item):
+        if isinstance(node, Name | CallExpr) and node.name not in bound:
+            yield node
+
+
 def walk(*roots: SyntaxNode) -> Iterator[SyntaxNode]:
     """Yields the nodes and all those inside them."""
     stack: list[Any] = list(roots)

@@ -81,7 +81,10 @@ def load_definitions(
     """Returns what `file` sees. Adds what is wrong with it, and with the files it uses, to
     `errors`."""
     name = os.path.normpath(file.span.source.name)
-    return _Loader(parse_used, errors, budget).load(file, (name,), file.span)
+    loader = _Loader(parse_used, errors, budget)
+    definitions = loader.load(file, (name,), file.span)
+    loader.check_captures(definitions.lets)
+    return definitions
 
 
 _Definition = TypeVar("_Definition", s.Block, s.Let)
@@ -94,7 +97,7 @@ class _Loader:
         self.parse_used = parse_used
         self.errors = errors
         self.budget = budget
-        self.definitions_by_file: dict[str, Definitions] = {}
+        self.loaded: dict[str, tuple[s.File, Definitions]] = {}
 
     def load(self, file: s.File, use_chain: tuple[str, ...], span: Span) -> Definitions:
         """`use_chain` holds the files that led to this one, `span` is what asks for it."""
@@ -109,12 +112,8 @@ class _Loader:
                 new = (x for x in nets if not any(x.item is k.item for k in known))
                 used_nets[name] = (*known, *new)
         is_main = len(use_chain) == 1
-        own_nets: dict[str, tuple[NetItem, ...]] = {}
-        for item in file.items:
-            if isinstance(item, NetItem):
-                own_nets[item.name] = (*own_nets.get(item.name, ()), item)
         return Definitions(
-            NetTable(file.span.source.name, own_nets, used_nets),
+            NetTable(file.span.source.name, own_nets(file), used_nets),
             self._merge("block", blocks, self._own(s.Block, "block", file, is_main), span),
             self._merge("let", lets, self._own(s.Let, "let", file), span),
         )
@@ -175,11 +174,36 @@ class _Loader:
     def _load_file(
         self, use: s.Use, target: str, directory: str, use_chain: tuple[str, ...]
     ) -> Definitions:
-        if target not in self.definitions_by_file:
+        if target not in self.loaded:
             file = self.parse_used(target, directory)
             self.budget.spend_tokens(count_tokens(file.span.source.text), use.span)
-            self.definitions_by_file[target] = self.load(file, (*use_chain, target), use.span)
-        return self.definitions_by_file[target]
+            definitions = self.load(file, (*use_chain, target), use.span)
+            self.loaded[target] = file, definitions
+        return self.loaded[target][1]
+
+    def check_captures(self, lets: Mapping[str, s.Let]) -> None:
+        """Checks that no `let` changes the meaning of a name in a file that does not see it: all
+        files share one name space, as their blocks do."""
+        for file, definitions in self.loaded.values():
+            foreign = {k: let for k, let in lets.items() if k not in definitions.lets}
+            items = (i for i in file.items if foreign and isinstance(i, s.Block | s.Let | NetItem))
+            for node in (node for item in items for node in s.free_names(item)):
+                let = foreign.get(node.name)
+                if let is None or (isinstance(node, s.CallExpr) and let.params is None):
+                    continue
+                message = f"`{let.name}` means something else in {file.span.source.name}"
+                self.errors.add(
+                    Diagnostic(message, let.span, "rename this `let`", (f"at {node.span}",))
+                )
+
+
+def own_nets(file: s.File) -> dict[str, tuple[NetItem, ...]]:
+    """The nets and instances that a file defines, by name."""
+    nets: dict[str, list[NetItem]] = {}
+    for item in file.items:
+        if isinstance(item, NetItem):
+            nets.setdefault(item.name, []).append(item)
+    return {name: tuple(items) for name, items in nets.items()}
 
 
 def duplicate_error(

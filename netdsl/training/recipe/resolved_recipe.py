@@ -11,9 +11,9 @@ from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
 from netdsl.language.inline import inline_uses
 from netdsl.language.parse import parse_expression
-from netdsl.language.program import Program, evaluate_section
+from netdsl.language.program import Program, evaluate_section, reference_name
 from netdsl.signature import Signature
-from netdsl.training.recipe.recipe import SIGNATURE, reference_name, stage_names
+from netdsl.training.recipe.recipe import SIGNATURE, stage_names
 from netdsl.values import Symbol, Value, format_value
 
 
@@ -45,13 +45,15 @@ def _resolve_data(program: Program, section: s.Section) -> s.Section:
 
 def _data_section(program: Program, stage: str | None) -> s.Section | None:
     section = program.find_section("train", stage)
-    return program.find_section("data", reference_name(section, "data") if section else None)
+    return program.find_section(
+        "data", reference_name(program, section, "data") if section else None
+    )
 
 
 def _resolve_section(program: Program, name: str | None) -> s.Section:
     section, data = program.find_section("train", name), _data_section(program, name)
     assert section is not None
-    net = Symbol(program.resolve_net_name(reference_name(section, "net")))
+    net = Symbol(program.resolve_net_name(reference_name(program, section, "net")))
     known = Symbol(data.name) if data is not None and data.name else None
     return _fill_defaults(program, section, SIGNATURE, net=net, data=known)
 
