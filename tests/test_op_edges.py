@@ -22,6 +22,7 @@ from netdsl.language.elaborate import elaborate
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program
 from netdsl.ops import OPS
+from netdsl.ops.special import erf
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.types import TensorType
@@ -163,6 +164,12 @@ def test_gradients_of_activations_at_large_numbers(op: str, attrs: dict[str, Any
     step, full = 1e-5 * np.abs(LARGE), with_defaults(op, attrs)
     above, below = (OPS[op].reference(np, LARGE + s, **full) for s in (step, -step))
     np.testing.assert_allclose(found, (above - below) / (2 * step), rtol=1e-6, atol=1e-6)
+
+
+def test_the_error_function_is_that_of_the_standard_library() -> None:
+    x = np.concatenate([np.linspace(-7, 7, 4001), np.logspace(-300, 300, 601), [np.inf, -np.inf]])
+    np.testing.assert_allclose(erf(np, x), np.vectorize(math.erf)(x), rtol=1e-15)
+    assert np.isnan(erf(np, np.array([np.nan])))[0]
 
 
 def test_relu6_is_a_clamp() -> None:

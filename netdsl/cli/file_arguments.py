@@ -53,10 +53,10 @@ def load_recipe(path: str, settings: list[str] | None, recipe: str | None) -> Pr
 
 
 def _parse(path: str) -> File:
-    from netdsl.language.parse import parse
     from netdsl.language.program import parse_file
+    from netdsl.language.upgrade import parse_any_format
 
-    return parse(read_source(path), "<stdin>") if path == "-" else parse_file(path)
+    return parse_any_format(read_source(path), "<stdin>") if path == "-" else parse_file(path)
 
 
 def find_net_files(places: list[str]) -> list[str]:

@@ -20,8 +20,8 @@ from netdsl.language.evaluate import (
     make_signature,
     name_arguments,
 )
-from netdsl.language.parse import count_tokens, parse
-from netdsl.language.upgrade import read_heading, upgrade
+from netdsl.language.parse import count_tokens
+from netdsl.language.upgrade import parse_any_format
 from netdsl.language.uses import NetItem, NetTable, duplicate_error, load_definitions
 from netdsl.limits import MAX_CHAIN_LENGTH, MAX_FILE_BYTES
 from netdsl.values import Argument, Symbol, Value
@@ -163,10 +163,8 @@ def parse_file(path: str, read: TextReader = read_text) -> s.File:
     """Parses a file. Errors quote its text only if the file, and the target if it is a link, are
     named .net: other files may be private."""
     text = read(path)
-    heading = read_heading(text)
     try:
-        file = parse(text, path)
-        return upgrade(file, heading.format) if heading else file
+        return parse_any_format(text, path)
     except NetError as e:
         places = [d.span.position for d in e.diagnostics if d.span]
         if is_net_file(path) or not places:

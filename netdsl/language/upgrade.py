@@ -9,6 +9,7 @@ from typing import Any
 from netdsl import __version__
 from netdsl.errors import fail
 from netdsl.language import syntax as s
+from netdsl.language.parse import parse
 
 FORMAT = 2
 """Of checkpoints and of the texts that runs keep; docs/compatibility.md has the list of formats.
@@ -32,6 +33,14 @@ def read_heading(text: str) -> Heading | None:
     format is of format 1."""
     found = _HEADING.match(text)
     return Heading(found[2], int(found[1] or 1)) if found else None
+
+
+def parse_any_format(text: str, name: str) -> s.File:
+    """Parses a text of the format that its heading says; without a heading, of the current one.
+    Raises NetError as `parse` and `upgrade` do."""
+    heading = read_heading(text)
+    file = parse(text, name)
+    return upgrade(file, heading.format) if heading else file
 
 
 def upgrade(file: s.File, written: int) -> s.File:
