@@ -7,6 +7,7 @@ drawn again, so a layer that is added to the table is drawn without changes here
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -149,6 +150,13 @@ class _NetWriter:
         kind = self._given()
         return kind.shape[-1] if kind else 1
 
+    def _draw_shape(self) -> str:
+        """Another shape for as many values as the net has."""
+        kind = self._given()
+        *sides, last = kind.shape[1:] if kind else (1,)
+        factor = self.draw.choice([f for f in range(1, 9) if last % f == 0])
+        return f"{last // factor}x{math.prod(sides)}x{factor}"
+
     def head(self) -> str:
         before = self.draw.choice(("", "globalavgpool -> ", "globalmaxpool -> ", "flatten -> "))
         more = draw_arguments(self.draw, LAYERS["fc"].signature, ("units",))
@@ -158,6 +166,8 @@ class _NetWriter:
 
     def call(self, layer: Layer) -> str:
         inside = draw_arguments(self.draw, layer.signature)
+        if layer.name == "reshape":  # others rarely fit
+            inside = self._draw_shape()
         return f"{layer.name}({inside})" if inside else layer.name
 
 

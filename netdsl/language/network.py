@@ -114,7 +114,7 @@ class Network:
 
     @cached_property
     def batch(self) -> int:
-        return next((n.type.shape[0] for n in self.graph.inputs if n.type.rank), 1)
+        return self.graph[self.graph.outputs["main"]].type.shape[0]
 
     @cached_property
     def _main_nodes(self) -> frozenset[str]:
