@@ -61,6 +61,7 @@ class _GraphGenerator:
             self.moved,
             self.cast,
             self.scalars,
+            self.gate,
             self.negated,
             self.turned,
         )
@@ -216,6 +217,16 @@ class _GraphGenerator:
             swapped = op != "div" and self.coin()
             x = self.b.emit(op, *(pair[::-1] if swapped else pair))
         return x
+
+    def gate(self, x: Node) -> Node:
+        """The product with a constant of this shape, which itself is computed from constants."""
+        constant = self.b.broadcast(
+            self.b.const(self.draw.choice((0.0, 1.0, 3.0))), shape=x.type.shape
+        )
+        for _ in range(self.whole(0, 3)):
+            steps = (self.unary, self.scalars, self.turned, self.reshape, self.reduce)
+            constant = self.draw.choice(steps)(constant) or constant
+        return self.b.mul(x, constant)
 
     def negated(self, x: Node) -> Node:
         """A difference written as a sum."""

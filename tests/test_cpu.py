@@ -596,6 +596,18 @@ def test_sums_of_a_product_under_another_shape_come_behind_it() -> None:
         same_as_the_interpreter(graph)
 
 
+def test_what_a_reshape_cuts_otherwise_is_another_kernel() -> None:
+    """No loop nest goes over 9x8 and 18x4."""
+    b = Builder(dtype="float32")
+    x = b.input("x", TensorType((2, 9, 9, 8)))
+    y = b.tanh(b.reshape(b.relu(x), shape=(2, 18, 9, 4)))
+    graph = b.build({"y": y, "sum": b.reduce_sum(y, axes=(0, 1, 2))})
+    plan, memory = bound(graph)
+    assert len(plan.kernels) == 2
+    assert all(make_kernel_tasks(plan, k, memory) for k in plan.kernels)
+    same_as_the_interpreter(graph)
+
+
 def test_a_strided_image_becomes_a_matrix() -> None:
     b = Builder(dtype="float32")
     x = b.input("x", TensorType((2, 5, 7, 3)))
@@ -719,3 +731,14 @@ def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         vector_width.__wrapped__()
     assert open_backend("cpu").name == "cpu"
     assert replace(CPU, name="other").fusion == CPU.fusion
+
+
+def test_a_shuffled_image_has_zeros_around_it() -> None:
+    """The copy of a view writes them for a depthwise convolution that reads it with padding."""
+    text = "net a { input(6x5x8) -> relu -> shuffle(2) -> depthwise(3x3, pad=same) }"
+    graph = elaborate(language.build_program(parse(text)), "a", Settings(batch=2)).graph
+    plan, memory = bound(graph)
+    (shuffle,) = (n for n in graph.nodes if n.startswith("shuffle1.reshape~"))
+    assert plan.placements[shuffle].padding is not None
+    assert all(make_kernel_tasks(plan, k, memory) for k in plan.kernels)
+    same_as_the_interpreter(graph)

@@ -354,7 +354,7 @@ LAYER_CASES = (
 
 def layer_values(case: LayerCase) -> dict[str, Array]:
     """Image, states and the cotangent of the result, by name."""
-    network = _elaborate_case(case)
+    network = elaborate_case(case)
     graph = network.graph
     result = graph[graph.outputs["main"]]
     given = {n.name: n.type.shape for n in (*graph.inputs, *graph.states)}
@@ -363,17 +363,16 @@ def layer_values(case: LayerCase) -> dict[str, Array]:
     }
 
 
-def _elaborate_case(case: LayerCase) -> Any:
+def elaborate_case(case: LayerCase, dtype: str = "float64") -> Any:
+    """The net that consists of the layer."""
     dims = "x".join(map(str, case.shape))
     text = f"net a {{ input({dims}) -> {case.text} }}"
-    return elaborate(
-        build_program(parse(text)), "a", Settings(BATCH, case.training, dtype="float64")
-    )
+    return elaborate(build_program(parse(text)), "a", Settings(BATCH, case.training, dtype=dtype))
 
 
 def layer_numbers(case: LayerCase) -> Numbers:
     """netdsl's results: `y`, `d NAME` for image and weights, `new NAME` for updated states."""
-    network, given = _elaborate_case(case), layer_values(case)
+    network, given = elaborate_case(case), layer_values(case)
     graph = network.graph
     b = Builder(graph, "float64")
     y = b.nodes[graph.outputs["main"]]
@@ -388,7 +387,7 @@ def layer_numbers(case: LayerCase) -> Numbers:
 
 def torch_layer_numbers(t: Any, case: LayerCase) -> Numbers:
     """The same numbers from PyTorch."""
-    network, given = _elaborate_case(case), layer_values(case)
+    network, given = elaborate_case(case), layer_values(case)
     learnt = [*(n.name for n in network.graph.inputs), *(n.name for n in network.parameters)]
     tensors = {k: t.tensor(v, requires_grad=k in learnt) for k, v in given.items()}
     states = {k.split(".")[-1]: v for k, v in tensors.items()}

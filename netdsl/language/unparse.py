@@ -62,8 +62,9 @@ def operand_text(e: s.Expression, min_precedence: int) -> str:
 def _nary_text(e: s.NaryExpr) -> str:
     precedence = _precedence(e)
     parts = [operand_text(e.first, precedence + 1)]
+    is_tight = all(op in ("*", "/") for op, _ in e.rest)  # `a // 8*8` would look like a // (8*8)
+    gap = "" if is_tight else " "
     for op, operand in e.rest:
-        gap = "" if precedence == 6 and op in ("*", "/") else " "
         parts.append(f"{gap}{op}{gap}{operand_text(operand, precedence + 1)}")
     return "".join(parts)
 

@@ -29,15 +29,7 @@ def _make_layer(op: Op) -> Layer:
     return Layer(op.name, Signature(op.name, op.attrs), build, doc=op.doc)
 
 
-_FAMILIES = (
-    convolution,
-    dense,
-    pooling,
-    normalization,
-    activation,
-    structure,
-    rearrangement,
-)
+_FAMILIES = (convolution, dense, pooling, normalization, structure, rearrangement, activation)
 
 LAYERS: dict[str, Layer] = {
     layer.name: layer for family in _FAMILIES for layer in family.LAYERS

@@ -171,7 +171,7 @@ def _activation(
     traits: tuple[Trait, ...] = (),
 ) -> Op:
     """An operator that is also a layer, and may be part of a product's epilogue."""
-    kinds: tuple[Trait, ...] = ("epilogue", "activation", *traits)
+    kinds: tuple[Trait, ...] = ("epilogue", "activation", "constant_folding", *traits)
     return unary_op(name, reference, vjp, doc, attrs, is_layer=True, flops=flops, traits=kinds)
 
 

@@ -254,7 +254,7 @@ OPS = (
         lambda b, g, y, x: b.mul(g, y),
         "e to the x",
         flops=4,
-        traits=("epilogue",),
+        traits=("epilogue", "constant_folding"),
     ),
     unary_op(
         "log",
@@ -263,6 +263,7 @@ OPS = (
         "natural logarithm",
         distribution="positive",
         flops=4,
+        traits=("constant_folding",),
     ),
     unary_op(
         "sqrt",
@@ -273,7 +274,9 @@ OPS = (
         flops=4,
         traits=("constant_folding",),
     ),
-    unary_op("erf", erf, _erf_vjp, "error function", flops=4, traits=("epilogue",)),
+    unary_op(
+        "erf", erf, _erf_vjp, "error function", flops=4, traits=("epilogue", "constant_folding")
+    ),
     unary_op(
         "power",
         lambda xp, x, exponent: x**exponent,

@@ -11,7 +11,7 @@ from netdsl.ir.builder import Builder, is_float
 from netdsl.ops import OPS, ops_with
 from netdsl.ops.op import broadcast_shapes
 from netdsl.passes.rewrite import Rule, Rules, rewrite_graph
-from netdsl.types import Graph, Node
+from netdsl.types import Graph, Node, TensorType
 
 
 def simplify(graph: Graph) -> Graph:
@@ -20,8 +20,16 @@ def simplify(graph: Graph) -> Graph:
     return rewrite_graph(graph, SIMPLIFY_RULES)
 
 
-def _is_constant(node: Node, value: float) -> bool:
-    return node.op == "const" and node.attrs["value"] == value
+def _find_repeated_constant(b: Builder, x: Node) -> Node | None:
+    """Returns the scalar constant that every element of `x` equals, if there is one. Rules turn
+    other views of such a constant into its broadcast."""
+    bare = b.nodes[x.args[0]] if x.op == "broadcast" else x
+    return bare if bare.op == "const" and bare.type.rank == 0 else None
+
+
+def _is_constant(b: Builder, x: Node, value: float) -> bool:
+    constant = _find_repeated_constant(b, x)
+    return constant is not None and constant.attrs["value"] == value
 
 
 def _make_identity_rule(operand: int, value: float) -> Rule:
@@ -30,7 +38,7 @@ def _make_identity_rule(operand: int, value: float) -> Rule:
     def rule(b: Builder, x: Node, z: Node) -> Node | None:
         operand_kept, other = (z, x) if operand == 0 else (x, z)
         wide = operand_kept.type.shape == _broadcast_shape(x, z)
-        return operand_kept if _is_constant(other, value) and wide else None
+        return operand_kept if wide and _is_constant(b, other, value) else None
 
     return rule
 
@@ -53,17 +61,35 @@ def _make_broadcast_removal_rule(op: str) -> Rule:
 
 
 def _make_constant_folding_rule(op: str) -> Rule:
-    """An operator on scalar constants is a constant."""
+    """An elementwise operator on repeated constants is a repeated constant."""
 
     def rule(b: Builder, *args: Node, **attrs: Any) -> Node | None:
-        scalar = all(a.op == "const" and a.type.rank == 0 and is_float(a.type) for a in args)
-        kind = OPS[op].shape(*(a.type for a in args), **attrs) if scalar else None
-        if kind is None or not {kind.dtype, *(a.type.dtype for a in args)} <= _FOLDABLE_DTYPES:
+        constants = [c for a in args if (c := _find_repeated_constant(b, a)) and is_float(c.type)]
+        if len(constants) < len(args):
+            return None
+        result = OPS[op].shape(*(a.type for a in args), **attrs)
+        if not {result.dtype, *(c.type.dtype for c in constants)} <= _FOLDABLE_DTYPES:
             return None
         with np.errstate(all="ignore"):
-            values = (np.asarray(a.attrs["value"], a.type.dtype) for a in args)
+            values = (np.asarray(c.attrs["value"], c.type.dtype) for c in constants)
             value = float(OPS[op].reference(np, *values, **attrs))
-        return b.const(value, kind.dtype) if math.isfinite(value) else None
+        return _repeat_constant(b, value, result) if math.isfinite(value) else None
+
+    return rule
+
+
+def _repeat_constant(b: Builder, value: float, kind: TensorType) -> Node:
+    return b.broadcast(b.const(value, kind.dtype), shape=kind.shape)
+
+
+def _make_repeated_view_rule(op: str) -> Rule:
+    """A view of a repeated constant is a broadcast of it."""
+
+    def rule(b: Builder, x: Node, **attrs: Any) -> Node | None:
+        constant = _find_repeated_constant(b, x)
+        if constant is None:
+            return None
+        return b.broadcast(constant, shape=OPS[op].shape(x.type, **attrs).shape)
 
     return rule
 
@@ -162,6 +188,14 @@ def _simplify_dropout(
     return x if rate == 0 else None
 
 
+def _reduce_repeated_constant(b: Builder, x: Node, **attrs: Any) -> Node | None:
+    """The mean and the maximum of a repeated constant are that constant."""
+    constant = _find_repeated_constant(b, x)
+    if constant is None:
+        return None
+    return b.broadcast(constant, shape=OPS["reduce_max"].shape(x.type, **attrs).shape)
+
+
 def _simplify_reduce(b: Builder, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node | None:
     """A sum or maximum over axes of size one only drops them."""
     if any(x.type.shape[a] != 1 for a in axes):
@@ -184,16 +218,16 @@ _OP_RULES: dict[str, tuple[Rule, ...]] = {
     "power": (_simplify_power,),
     "select": (_simplify_select,),
     "cast": (_simplify_cast,),
-    "reshape": (_simplify_reshape,),
-    "transpose": (_simplify_transpose,),
+    "reshape": (_make_repeated_view_rule("reshape"), _simplify_reshape),
+    "transpose": (_make_repeated_view_rule("transpose"), _simplify_transpose),
     "broadcast": (_simplify_broadcast,),
-    "slice": (_simplify_slice,),
+    "slice": (_make_repeated_view_rule("slice"), _simplify_slice),
     "pad": (_simplify_pad,),
     "concat": (_simplify_concat,),
     "dropout": (_simplify_dropout,),
     "reduce_sum": (_simplify_reduce,),
-    "reduce_mean": (_simplify_reduce,),
-    "reduce_max": (_simplify_reduce,),
+    "reduce_mean": (_reduce_repeated_constant, _simplify_reduce),
+    "reduce_max": (_reduce_repeated_constant, _simplify_reduce),
 }
 
 SIMPLIFY_RULES: Rules = {

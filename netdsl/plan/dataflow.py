@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from netdsl.ops import OPS
-from netdsl.plan.layout import Layout, compute_view_layout, make_contiguous
+from netdsl.plan.layout import (
+    IntTuple,
+    Layout,
+    compute_view_layout,
+    make_contiguous,
+    row_major_strides,
+)
 from netdsl.types import Graph, Node
 
 
@@ -23,6 +30,13 @@ class Edge:
     base: str
     is_pointwise: bool
     is_one_to_one: bool
+
+
+def _have_common_digits(shape: IntTuple, reshape: Node) -> bool:
+    """Whether the axes of both shapes can be split into the same finer ones, so that one loop nest
+    goes over both: 6 and 3x2 can, 3x2 and 2x3 cannot."""
+    extents = {*row_major_strides(shape), *row_major_strides(reshape.type.shape)}
+    return all(b % a == 0 for a, b in pairwise(sorted(extents)))
 
 
 class DataflowGraph:
@@ -70,10 +84,10 @@ class DataflowGraph:
             else:
                 arg = n.args[0]
                 self.base[name] = self.base[arg]
-                self._is_order_preserving[name] = self._is_order_preserving[arg] and n.op in (
-                    "reshape",
-                    "broadcast",
+                is_same_order = n.op == "broadcast" or (
+                    n.op == "reshape" and _have_common_digits(self.nodes[arg].type.shape, n)
                 )
+                self._is_order_preserving[name] = self._is_order_preserving[arg] and is_same_order
             layouts[name] = layout
 
     def _make_edges(self, node: Node) -> Iterator[Edge]:

@@ -101,7 +101,7 @@ class GemmTasks:
         if not self.is_fused_in_registers:
             self.epilogue.register_epilogue = None
         tasks = self._partition()
-        size = self.epilogue.local_bytes(self.block * gemm.scale, self.pitch)
+        size = self.epilogue.local_bytes(self.block * gemm.scale[0], self.pitch)
         tiles = len(tasks) * size
         needs_packing = not (self.is_weight_frozen or gemm.has_unpacked_weights)
         scratch_memory = get_scratch(tiles + (self._packed_weight_bytes() if needs_packing else 0))
@@ -127,7 +127,7 @@ class GemmTasks:
                 lines=self.lines,
                 block=self.block,
                 span=self.span,
-                scale=gemm.scale,
+                scale=gemm.scale[0],
                 height=gemm.height,
                 follower=self.table.add(follower),
             )
@@ -163,12 +163,12 @@ class GemmTasks:
     def _set_output_addresses(self) -> None:
         """Tiles are written where the results belong."""
         base, (n, h, w) = self.epilogue.locate_output(self.pitch)
-        scale, passes = self.gemm.scale, []
+        (dy, dx), passes = self.gemm.scale, []
         for one in self.gemm.passes:
             wide = self.domain[2] * self.domain[3] * 4
             down, across = one.out // wide, one.out % wide // (self.domain[3] * 4)
             place = base + down * h + across * w
-            passes.append(replace(one, out=place, out_strides=(n, scale * h, scale * w)))
+            passes.append(replace(one, out=place, out_strides=(n, dy * h, dx * w)))
         self.gemm.passes = passes
 
     # weights and tables

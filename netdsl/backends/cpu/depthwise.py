@@ -93,7 +93,7 @@ class _DepthwiseTasks:
                 passes=self.table.add(*passes),
                 pass_count=len(passes),
                 height=height,
-                scale=self.gemm.scale,
+                scale=self.gemm.scale[0],
                 out=self.table.add(out),
                 follower=self.table.add(follower),
             )
@@ -129,7 +129,7 @@ class _DepthwiseTasks:
         row = DepthwiseRowArgs(
             pixels=gemm_pass.pixels,
             image_pixel=gemm_pass.image_strides[2],
-            other_pixel=self.gemm.scale * pixel,
+            other_pixel=self.gemm.scale[1] * pixel,
             channels=channels,
             weights=packed.ctypes.data,
             tap=4 * channels,

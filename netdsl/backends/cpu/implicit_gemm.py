@@ -66,11 +66,12 @@ class ColumnGroup:
 
 @dataclass
 class ImplicitGemm:
-    """A whole product, before it is cut into tasks."""
+    """A whole product, before it is cut into tasks; `scale`: rows and columns of the result for
+    each of a pass."""
 
     image_count: int
     height: int
-    scale: int
+    scale: tuple[int, int]
     passes: list[GemmPass]
     weights: GemmWeights
     groups: list[ColumnGroup]
@@ -89,8 +90,6 @@ def explain_gemm(memory: PlanMemory, node: Node) -> str | None:
     """Why a node is no implicit GEMM, or None."""
     if node.op not in GEMM_MAKERS:
         return f"no implicit GEMM for {node.op}"
-    if node.op == "conv2d_dgrad" and len(set(node.attrs["stride"])) > 1:
-        return "different strides along height and width"
     if node.op == "matmul":
         x, w = (memory.operand(a).layout for a in node.args)
         if len(w.shape) != 2:
@@ -133,7 +132,7 @@ def make_conv_gemm(memory: PlanMemory, kernel: Kernel, node: Node) -> tuple[Impl
         for g in range(a["groups"])
     ]
     return ImplicitGemm(
-        n, oh, 1, [gemm_pass], weights, groups, 4, input_tasks=input_tasks
+        n, oh, (1, 1), [gemm_pass], weights, groups, 4, input_tasks=input_tasks
     ), node.type.shape
 
 
@@ -153,13 +152,13 @@ def make_dgrad_gemm(
     a = node.attrs
     k, r, s, c = w.layout.shape
     n, h, wide, channels = node.type.shape
-    stride = a["stride"][0]
-    starts = (a["pad"][0][0], a["pad"][1][0])
-    rows = [_find_phase_taps(p, starts[0], r, a["dilation"][0], stride) for p in range(stride)]
-    columns = [_find_phase_taps(p, starts[1], s, a["dilation"][1], stride) for p in range(stride)]
+    dy, dx = a["stride"]
+    (top, _), (left, _) = a["pad"]
+    rows = [_find_phase_taps(p, top, r, a["dilation"][0], dy) for p in range(dy)]
+    columns = [_find_phase_taps(p, left, s, a["dilation"][1], dx) for p in range(dx)]
     required_halo = (
-        *_compute_required_halo(rows, h, stride, g.layout.shape[1]),
-        *_compute_required_halo(columns, wide, stride, g.layout.shape[2]),
+        *_compute_required_halo(rows, h, dy, g.layout.shape[1]),
+        *_compute_required_halo(columns, wide, dx, g.layout.shape[2]),
     )
     input_tasks = KernelTasks()
     at, (sn, sh, sw) = locate_padded_image(memory, node.args[0], required_halo, input_tasks)
@@ -173,9 +172,9 @@ def make_dgrad_gemm(
             for i, oi in down:
                 across = [(oj * sw, i * st[1] + j * st[2]) for j, oj in right]
                 taps += _merge_taps(across, oi * sh, pixel)
-            strides = (h * wide * channels * 4, stride * wide * channels * 4, stride * channels * 4)
+            strides = (h * wide * channels * 4, dy * wide * channels * 4, dx * channels * 4)
             first = (ph * wide + pw) * channels * 4
-            size = (-(-(h - ph) // stride), -(-(wide - pw) // stride))
+            size = (-(-(h - ph) // dy), -(-(wide - pw) // dx))
             passes.append(GemmPass(at, (sn, sh, sw), first, strides, *size, tuple(taps)))
     weights = GemmWeights(w.address + 4 * w.layout.offset, st[3], st[0], columns_per_group)
     groups = [
@@ -183,7 +182,7 @@ def make_dgrad_gemm(
         for q in range(a["groups"])
     ]
     return ImplicitGemm(
-        n, h, stride, passes, weights, groups, 4, input_tasks=input_tasks
+        n, h, (dy, dx), passes, weights, groups, 4, input_tasks=input_tasks
     ), node.type.shape
 
 
@@ -255,7 +254,7 @@ def make_matmul_gemm(
     weights = GemmWeights(w.address + 4 * w.layout.offset, sc, sk, depth)
     step = 4 * x.layout.strides[-1]
     gemm = ImplicitGemm(
-        n, rows, 1, [gemm_pass], weights, [ColumnGroup(0, 0, 0, columns)], step, is_unpacked
+        n, rows, (1, 1), [gemm_pass], weights, [ColumnGroup(0, 0, 0, columns)], step, is_unpacked
     )
     return gemm, (n, rows, pixels, columns)
 

@@ -158,8 +158,10 @@ def _attempt_reshape(problem: KernelProblem) -> Attempt[list[CopyLoops]]:
     shape = source.layout.shape
     back = Node("", "reshape", (), Attrs({"shape": shape}), TensorType(shape))
     layout = compute_view_layout(target.layout, back)
-    if layout is None or target.padding is not None:
+    if layout is None:
         return Attempt(reason="a copy to another shape")
+    if halo_reason := explain_halos([target]):
+        return Attempt(reason=halo_reason)
     if source.dtype != "float32":
         return Attempt(reason=f"a copy of {source.dtype}")
     address = memory.buffer_address(target)

@@ -112,7 +112,8 @@ class DomainBody:
         targets = {name: memory.operand(name) for name in outputs}
         self.expressions = trace_domain(graph, kernel.nodes, operands, targets, domain)
         self.reductions = self.expressions.kernel.reductions
-        self.reduces_rows = bool(self.reductions) and all(map(self._is_row_wise, self.reductions))
+        self.row_axes = self._find_row_axes()
+        self.reduces_rows = self.row_axes > 0
         self.kept_axes = (False, False) if self.reduces_rows else self._find_kept_axes()
         row_results = self.reductions if self.reduces_rows else ()
         self._loop_nests: dict[tuple[int, bool], LoopNest] = {}
@@ -128,13 +129,18 @@ class DomainBody:
                 "values whose axes are split differently from the domain's"
             )
 
-    def _is_row_wise(self, reduction: Reduction) -> bool:
-        """Whether a reduction over the last axis keeps others than the first."""
-        shape = self.memory.plan.graph[reduction.node.args[0]].type.shape
-        long, last = {a for a, size in enumerate(shape) if size > 1}, len(shape) - 1
-        kept = long.difference(reduction.axes)
-        is_over_last = last in reduction.axes and long - kept <= {last}
-        return shape == self.domain and is_over_last and max(kept, default=0) > 0
+    def _find_row_axes(self) -> int:
+        """How many axes the reductions keep if they reduce all that follow, which are a row; 0 if
+        they do not, or keep no other than the first."""
+        found = set()
+        for reduction in self.reductions:
+            shape = self.memory.plan.graph[reduction.node.args[0]].type.shape
+            kept = [a for a, size in enumerate(shape) if a not in reduction.axes and size > 1]
+            reduced = [a for a in reduction.axes if shape[a] > 1 or a == len(shape) - 1]
+            last_kept, first_reduced = max(kept, default=0), min(reduced, default=0)
+            is_suffix = shape == self.domain and 0 < last_kept < first_reduced
+            found.add(first_reduced if is_suffix else 0)
+        return found.pop() if len(found) == 1 else 0
 
     def _find_kept_axes(self) -> tuple[bool, bool]:
         """Whether the reductions keep the first axis, and the last."""
@@ -178,10 +184,12 @@ class DomainBody:
     def _build_loop_nest(self, fixed_axes: int, can_merge_rows: bool) -> LoopNest:
         first, last = self.kept_axes
         places = self.collect_refs()
-        kept_count = len(self.domain) - 1 if self.reduces_rows else int(first)
+        kept_count = self.row_axes or int(first)
         loop_nest = make_loop_nest(
             self.expressions.shape, places, max(fixed_axes, kept_count), can_merge_rows
         )
+        if self.reduces_rows and loop_nest.row_count != math.prod(self.domain[:kept_count]):
+            raise UnsupportedKernelError("rows that do not lie in one piece")
         if (
             self.reductions
             and not (last or self.reduces_rows)

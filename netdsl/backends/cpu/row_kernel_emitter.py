@@ -395,7 +395,7 @@ class PrepareEmitter(_RowKernelEmitter):
     def text(self) -> str:
         f, b, t = self.f, self.f.b, self.spec
         self.load_args()
-        shifted = [a for a in t.body.accumulators if a.kind == "moments"]
+        shifted = [a for a in t.body.accumulators if id(a) in t.shift_tile_indices]
         self.emit_scalars([*t.hoisted_exprs.values(), *(a.value for a in shifted)])
         pairs = [(e, self.load_tile_address(t.tile_indices[k])) for k, e in t.hoisted_exprs.items()]
         tiles = [(a.value, self.load_tile_address(t.shift_tile_indices[id(a)])) for a in shifted]

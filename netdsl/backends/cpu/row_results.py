@@ -26,7 +26,7 @@ from netdsl.lower.trace import Accumulator, Reduction
 
 @dataclass(frozen=True)
 class RowResult:
-    """A reduction over the last axis of a domain: where it writes what it finds for each row, and
+    """A reduction over the last axes of a domain: where it writes what it finds for each row, and
     the variance that it reads."""
 
     reduction: Reduction
