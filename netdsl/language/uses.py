@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeVar
 
 from netdsl.errors import Diagnostic, NetError, Span, fail, suggest_name
@@ -32,7 +33,7 @@ class NetTable:
     own: Mapping[str, tuple[NetItem, ...]] = field(default_factory=dict)
     used: Mapping[str, tuple[VisibleNet, ...]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def visible(self) -> dict[str, tuple[VisibleNet, ...]]:
         """The nets by name; several if used files or a file itself define them several times."""
         own = {name: tuple(VisibleNet(i, self) for i in own) for name, own in self.own.items()}
@@ -107,10 +108,7 @@ class _Loader:
         for use, found in self._load_uses(file, use_chain):
             blocks = self._merge("block", blocks, found.blocks, use.span)
             lets = self._merge("let", lets, found.lets, use.span)
-            for name, nets in found.nets.visible.items():
-                known = used_nets.get(name, ())
-                new = (x for x in nets if not any(x.item is k.item for k in known))
-                used_nets[name] = (*known, *new)
+            _add_nets(used_nets, found.nets.visible)
         is_main = len(use_chain) == 1
         return Definitions(
             NetTable(file.span.source.name, own_nets(file), used_nets),
@@ -195,6 +193,18 @@ class _Loader:
                 self.errors.add(
                     Diagnostic(message, let.span, "rename this `let`", (f"at {node.span}",))
                 )
+
+
+def _add_nets(
+    nets: dict[str, tuple[VisibleNet, ...]], more: Mapping[str, tuple[VisibleNet, ...]]
+) -> None:
+    """Adds to a table what another file sees; a net that both see counts once."""
+    for name, found in more.items():
+        known = nets.get(name, found)
+        if known is found:
+            nets[name] = found
+        else:
+            nets[name] = tuple({id(x.item): x for x in (*known, *found)}.values())
 
 
 def own_nets(file: s.File) -> dict[str, tuple[NetItem, ...]]:
