@@ -48,7 +48,8 @@ class CallOf:
         record = self.table.get(value.name)
         if record is None:
             message = f"unknown {self.noun} `{value.name}`"
-            help = suggest_for_value(value) or suggest_name(value.name, self.table, "known names")
+            help = _explain_called_value(value)
+            help = help or suggest_name(value.name, self.table, "known names")
             raise NetError(Diagnostic(message, value.span, help))
         bound = record.signature.bind(value.arguments, value.span)
         return BoundCall(value.name, record, bound, value.span)
@@ -225,9 +226,18 @@ def _suggest_for_symbol(symbol: Symbol) -> str:
 def suggest_for_value(value: object) -> str | None:
     """Returns a help line if a value is an unknown bare name, or a call of something that is no
     function."""
-    if isinstance(value, Call) and value.name in value.variables:
-        return f"`{value.name}` is a value here; a function is `let {value.name}(a) = ...`"
+    if isinstance(value, Call):
+        near = suggest_spelling(value.name, value.variables)
+        return _explain_called_value(value) or (
+            f"no function is called `{value.name}` here; {near}" if near else None
+        )
     return _suggest_for_symbol(value) if isinstance(value, Symbol) else None
+
+
+def _explain_called_value(call: Call) -> str | None:
+    if call.name not in call.variables:
+        return None
+    return f"`{call.name}` is a value here; a function is `let {call.name}(a) = ...`"
 
 
 def _accepts(kind: ParameterType, value: Value) -> bool:

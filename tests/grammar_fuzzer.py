@@ -257,6 +257,7 @@ def draw_file(r: TextDraw) -> str:
         f"block b2(n=1) {{ {body(r, 1)} }}",
         f"net a(n=2) {{\n  input({shape})\n  {body(r, 2)}\n  b1 -> fc(10)\n}}",
         "net c = a(n=3)",
+        r.choice(("net x = x", "net e = x", "let x2 = x + 1", "net a = a(n=3)")),
         section(r, DATA),
         section(r, TRAIN),
         section(r, TRAIN).replace("train {", "train d {"),

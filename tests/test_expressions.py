@@ -240,3 +240,10 @@ def test_a_setting_changes_a_constant() -> None:
     assert widths(format_file(changed)) == [6]
     with pytest.raises(NetError, match="no setting"):
         override(file, ["f=3"])
+
+
+def test_calls_are_steps(small_limits: None) -> None:
+    """Calls of small values take longer than their values say."""
+    calls = ", ".join(["f()"] * 100)
+    with pytest.raises(LimitError, match="steps"):
+        widths(net(f"for i in range(200) {{ let x = [{calls}] }}; fc(3)", "let f() = 1"))

@@ -54,14 +54,20 @@ SCRAPS = [
     "range(100000)",
     "local(4, 3x3)",
     "net a = a",
+    "net x = x",
+    " as i",
+    " if n > 1 else 2",
+    "let f(n) = f(n - 1) + f(n - 2)\n",
 ]
 SLOWEST = 10.0
 
 
 def read(path: str) -> str:
-    """A folder with one file of blocks."""
+    """A folder with one file."""
     if path == "x.net":
-        return "block x(c=2) { conv(c, 1x1) -> relu }"
+        return (
+            "let x = 2\nblock x(c=x) { conv(c, 1x1) -> relu }\nnet a { input(8x8x1); x }\nnet x = a"
+        )
     raise fail(f"cannot read {path}")
 
 

@@ -53,13 +53,17 @@ def test_the_grammar_is_read_as_it_is_shown(
 WORDS = {
     "item": ["use", "block", "net", "data", "train", "test"],
     "statement": ["let", "shared", "output", "if", "for"],
+    "index": ["as"],
 }
 
 
 @pytest.mark.parametrize("word", sorted({w for words in WORDS.values() for w in words}))
 def test_keywords_depend_on_the_place(word: str) -> None:
     """A parameter and an argument may have any of their names."""
-    text = f"block b({word}=3) {{ conv({word}, 1x1) }}\nnet n {{ input(8x8x1); b({word}=4) }}"
+    text = f"""let {word} = 2 if {word} else 3
+    let {word}({word}) = {word}
+    block b({word}=3) {{ conv({word}, 1x1) * {word} as {word} }}
+    net n {{ input(8x8x1); b({word}=4) }}"""
     Lark(load_grammar(), parser="lalr", start="start").parse(text)
 
 

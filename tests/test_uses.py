@@ -208,7 +208,9 @@ def test_a_used_net_is_trained_evaluated_and_resumed(netdsl: Any, tmp_path: Path
     assert json.loads(out)["accuracy"] == found["test_accuracy"]
     Image.new("L", (8, 8)).save("black.png")
     assert netdsl("predict", "run", "black.png")[0] == 0
-    code, _, err = netdsl("train", "--resume", "run", "--set", "train.epochs=2")
+    changes = ("--set", "train.epochs=2", "--set", "width=9")
+    code, _, err = netdsl("train", "--resume", "run", *changes)
+    assert "net = changed" in err, "a let is part of the net"
     assert code == 0
     assert "epoch 2/2" in err
     nets = build_program(parse(Path("run/recipe.net").read_text())).nets

@@ -59,7 +59,7 @@ lowers the rate after 30 and 60 epochs; `warmup` may be a part of one."""
 _EXPRESSIONS = (
     """Numbers (`12`, `0.5`, `1e-4`, `25_557_032`), sizes (`3x3`, `224x224x3`), texts (`"..."`), `yes`,
 `no`, `none`, lists (`[1, 2]`), pairs, `+ - * / // %`, comparisons, `and or not`, indexing (`depths[0]`,
-`list[-1]`), `in.channels`, `in.height`, `in.width`, and the functions """
+`list[-1]`), `a if condition else b`, `in.channels`, `in.height`, `in.width`, and the functions """
     + ", ".join(f"`{usage}`" for _, usage in FUNCTIONS.values())
     + """. A division without remainder gives an integer, so `in.channels/4` is a channel count.
 
@@ -69,7 +69,14 @@ kernel below and to the right; the output is the input over the stride, rounded 
 it makes the output the input times the stride, and crops kernel - stride pixels as evenly.
 
 `for c in list { }` and `for c, n in list_of_lists { }`, with as many names as each list has entries,
-are chains too, in nets and in blocks.
+are chains too, in nets and in blocks. `for c in list as i { }` and `block * n as i` count from 0; the name is
+visible in the body or the repeated element.
+
+`let n = 4` names a value, `let f(a, b=2) = a + b` a function. A function may call itself, and is no value: it
+can be called, not passed on. In a body, a `let` is visible below it, and a function sees what is visible where it
+stands. Between items, a `let` is visible in the whole file and in the files that use it; their order has no
+meaning, and they see only each other. An expression looks a name up among the variables of its body, then among
+the `let`s of the file, then among the words of the language.
 
 A name consists of letters, digits and `_`. `and`, `or` and `else` are not names: they continue the line before.
 

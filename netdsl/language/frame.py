@@ -10,7 +10,7 @@ from enum import Enum
 from netdsl.errors import NetError, Span, fail
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
-from netdsl.language.evaluate import Function, InvalidValue, Scope, TopLevel, Unknown, Variable
+from netdsl.language.evaluate import Function, InvalidValue, Scope, TopLevel, Variable
 from netdsl.types import Node, dims
 from netdsl.values import Argument, format_value
 
@@ -137,13 +137,12 @@ class Frame:
         current value in a net. An invalid value raises no further diagnostic: its error was
         already reported."""
         input_value = self.incoming if self.call_stack else current
+        members: dict[str, int] | InvalidValue | None = None
         if isinstance(input_value, ChainValue):
-            return Scope(self.variables, input_value.members(), self.budget, self.top_level)
-        members = InvalidValue() if input_value is MissingValue.INVALID else None
+            members = input_value.members()
+        elif input_value is MissingValue.INVALID:
+            members = InvalidValue()
         return Scope(self.variables, members, self.budget, self.top_level)
-
-    def find_variable(self, name: str) -> Variable | Unknown:
-        return Scope(self.variables, None, self.budget, self.top_level).find(name)
 
     def define_function(self, let: s.Let, current: OptionalChainValue) -> None:
         """Defines a function that sees the variables as they are here, and itself."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from netdsl.errors import NetError, Source, Span
 from netdsl.language import syntax as s
-from netdsl.language.program import Program, reference_name
+from netdsl.language.program import Program
 from netdsl.language.uses import NetItem, NetTable, VisibleNet
 
 
@@ -81,7 +81,7 @@ def _net_references(program: Program) -> Iterator[str]:
             case s.Instance(name=name, base=base) if name != base:
                 yield base
             case s.Section(kind="train"):
-                referred = reference_name(program, item, "net")
+                referred = program.reference_name(item, "net")
                 yield from (referred,) if referred else ()
 
 

@@ -33,7 +33,7 @@ def is_layer(name: str, program: Program) -> bool:
 
 def _unknown_name_help(name: str, frame: Frame, program: Program) -> str:
     """A help line for a name that is neither a layer nor a block."""
-    value = frame.find_variable(name)
+    value = frame.expression_scope(frame.incoming).find(name)
     if isinstance(value, Function):
         return f"`{name}` is a function of numbers; a function of layers is a `block`"
     if isinstance(value, Call):

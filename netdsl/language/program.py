@@ -29,20 +29,48 @@ from netdsl.values import Argument, Symbol, Value
 
 @dataclass(frozen=True)
 class Program:
-    """A checked file: its own items and nets, and all that it sees: `blocks`, `lets` and
-    `net_table` include those of the files it uses."""
+    """A checked file: its own items, and all that it sees: blocks, `let`s and nets include those of
+    the files it uses."""
 
     name: str
     items: tuple[s.Item, ...]
-    nets: Mapping[str, NetItem]
     net_table: NetTable
     blocks: Mapping[str, s.Block]
     lets: Mapping[str, s.Let]
 
     @cached_property
+    def nets(self) -> Mapping[str, NetItem]:
+        """The file's own nets."""
+        return {name: item for name, (item, *_) in self.net_table.own.items()}
+
+    @cached_property
     def top_level(self) -> TopLevel:
         """The values of `lets`."""
         return TopLevel(self.lets)
+
+    @cached_property
+    def _references(self) -> tuple[dict[int, str | None], Budget]:
+        """The names that entries refer to, by the identity of the entries, and what they cost."""
+        return {}, Budget()
+
+    def reference_name(self, section: s.Section, key: str) -> str | None:
+        """Returns the name of another item that a section's key refers to, unchecked."""
+        for e in section.entries:
+            if isinstance(e, s.SectionEntry) and e.name == key:
+                names, budget = self._references
+                if id(e) not in names:
+                    names[id(e)] = self._evaluate_reference(e, budget)
+                return names[id(e)]
+        return None
+
+    def _evaluate_reference(self, entry: s.SectionEntry, budget: Budget) -> str | None:
+        try:
+            value = evaluate(entry.value, self.top_level.scope(budget))
+        except LimitError:
+            raise
+        except NetError:
+            return None
+        return value.name if isinstance(value, Symbol) else None
 
     @cached_property
     def tests(self) -> tuple[s.Test, ...]:
@@ -194,8 +222,7 @@ def build_program(file: s.File, read: TextReader = read_text) -> Program:
             errors.add(duplicate_error("net", first, other))
     _check_sections(file, errors)
     errors.raise_if_any()
-    nets = {name: own[0] for name, own in seen.nets.own.items()}
-    return Program(name, file.items, nets, seen.nets, seen.blocks, seen.lets)
+    return Program(name, file.items, seen.nets, seen.blocks, seen.lets)
 
 
 def _check_sections(file: s.File, errors: Errors) -> None:
@@ -249,20 +276,6 @@ def evaluate_section(program: Program, section: s.Section, budget: Budget) -> tu
     budget.spend_leaves(len(entries), section.span)
     scope = program.top_level.scope(budget)
     return evaluate_arguments([s.Arg(e.span, e.name, e.value) for e in entries], scope)
-
-
-def reference_name(program: Program, section: s.Section, key: str) -> str | None:
-    """The name of another item that a section's key refers to, unchecked."""
-    for e in section.entries:
-        if isinstance(e, s.SectionEntry) and e.name == key:
-            try:
-                value = evaluate(e.value, program.top_level.scope(Budget()))
-            except LimitError:
-                raise
-            except NetError:
-                return None
-            return value.name if isinstance(value, Symbol) else None
-    return None
 
 
 def bind_arguments(

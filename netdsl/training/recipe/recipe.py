@@ -11,7 +11,7 @@ from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors, limit_error
 from netdsl.language.elaborate import Settings, ShrinkSettings, shrink_settings
 from netdsl.language.evaluate import TopLevel
-from netdsl.language.program import Program, evaluate_section, reference_name
+from netdsl.language.program import Program, evaluate_section
 from netdsl.limits import MAX_CHAIN_LENGTH, MAX_EPOCHS, MAX_GLOBS
 from netdsl.parameter_types import (
     GLOB_LIST,
@@ -185,7 +185,7 @@ class Recipe:
 def net_name(program: Program, name: str | None) -> str | None:
     """The name of the net that a recipe names, or None."""
     section = program.find_section("train", name)
-    return reference_name(program, section, "net") if section else None
+    return program.reference_name(section, "net") if section else None
 
 
 def stage_names(program: Program, name: str | None) -> tuple[str | None, ...]:
@@ -194,7 +194,7 @@ def stage_names(program: Program, name: str | None) -> tuple[str | None, ...]:
     order = [name]
     while True:
         section = program.find_section("train", order[0])
-        before = reference_name(program, section, "after") if section else None
+        before = program.reference_name(section, "after") if section else None
         if section is None or before is None:
             return tuple(order)
         if before in order or before == section.name:

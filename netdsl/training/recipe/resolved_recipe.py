@@ -11,7 +11,7 @@ from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
 from netdsl.language.inline import inline_uses
 from netdsl.language.parse import parse_expression
-from netdsl.language.program import Program, evaluate_section, reference_name
+from netdsl.language.program import Program, evaluate_section
 from netdsl.signature import Signature
 from netdsl.training.recipe.recipe import SIGNATURE, stage_names
 from netdsl.values import Symbol, Value, format_value
@@ -25,20 +25,22 @@ def resolve_file(program: Program, name: str | None) -> s.File:
     if program.find_section("train", name) is None:
         return file
     *before, _ = stage_names(program, name)
-    sections = {x.name: _resolve_data(program, x) for x in program.sections("data")}
+    budget = Budget()
+    sections = {x.name: _resolve_data(program, x, budget) for x in program.sections("data")}
     kept = (i for i in file.items if not isinstance(i, s.Section))
     own = [sections[n] for n in sorted(sections, key=str)]
-    own += [_resolve_section(without_expectations(program), stage) for stage in before]
-    return replace(file, items=(*kept, *own, replace(_resolve_section(program, name), name=None)))
+    own += [_resolve_section(without_expectations(program), stage, budget) for stage in before]
+    last = replace(_resolve_section(program, name, budget), name=None)
+    return replace(file, items=(*kept, *own, last))
 
 
-def _resolve_data(program: Program, section: s.Section) -> s.Section:
+def _resolve_data(program: Program, section: s.Section, budget: Budget) -> s.Section:
     """A data section with every default filled in; unchanged if it is incomplete, in which case no
     recipe can use it."""
     found = program.find_section("data", section.name)
     assert found is not None
     try:
-        return _fill_defaults(program, found, DATA)
+        return _fill_defaults(program, found, DATA, budget)
     except NetError:
         return section
 
@@ -46,16 +48,16 @@ def _resolve_data(program: Program, section: s.Section) -> s.Section:
 def _data_section(program: Program, stage: str | None) -> s.Section | None:
     section = program.find_section("train", stage)
     return program.find_section(
-        "data", reference_name(program, section, "data") if section else None
+        "data", program.reference_name(section, "data") if section else None
     )
 
 
-def _resolve_section(program: Program, name: str | None) -> s.Section:
+def _resolve_section(program: Program, name: str | None, budget: Budget) -> s.Section:
     section, data = program.find_section("train", name), _data_section(program, name)
     assert section is not None
-    net = Symbol(program.resolve_net_name(reference_name(program, section, "net")))
+    net = Symbol(program.resolve_net_name(program.reference_name(section, "net")))
     known = Symbol(data.name) if data is not None and data.name else None
-    return _fill_defaults(program, section, SIGNATURE, net=net, data=known)
+    return _fill_defaults(program, section, SIGNATURE, budget, net=net, data=known)
 
 
 def without_expectations(program: Program) -> Program:
@@ -73,10 +75,10 @@ def without_expectations(program: Program) -> Program:
 
 
 def _fill_defaults(
-    program: Program, section: s.Section, signature: Signature, **known: Value
+    program: Program, section: s.Section, signature: Signature, budget: Budget, **known: Value
 ) -> s.Section:
     """The section with an entry for every key."""
-    bound = signature.bind(evaluate_section(program, section, Budget()), section.span) | known
+    bound = signature.bind(evaluate_section(program, section, budget), section.span) | known
     entries = [
         s.SectionEntry(section.span, key, parse_expression(format_value(value), f"{key} = "))
         for key, value in bound.items()

@@ -138,7 +138,7 @@ def _resolved_entries(of: Program) -> dict[str, str]:
 
 
 def _net_items(of: Program) -> list[s.Item]:
-    return [i for i in of.items if isinstance(i, s.Net | s.Instance | s.Block)]
+    return [i for i in of.items if isinstance(i, s.Net | s.Instance | s.Block | s.Let)]
 
 
 def note_changes(saved: Checkpoint, net_text: str) -> Checkpoint:
