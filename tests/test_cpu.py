@@ -52,7 +52,7 @@ from netdsl.passes import pass_manager
 from netdsl.passes.conv_lowering import lower_convolutions
 from netdsl.passes.simplify import simplify
 from netdsl.plan.plan import Plan, make_plan
-from netdsl.runtime.executor import Executor, FoldedExecutor
+from netdsl.runtime.executor import Executor, FoldedExecutor, Workspace
 from netdsl.runtime.state import State
 from netdsl.training.recipe.recipe import default_recipe
 from netdsl.training.step.compile import compile_step
@@ -83,12 +83,15 @@ def close(found: np.ndarray, expected: np.ndarray, what: str, scale: float = 1.0
 
 
 def same_as_the_interpreter(graph: Graph) -> None:
-    """Two steps on the engine, each from the interpreter's states."""
+    """Two steps on the engine, each from the interpreter's states, in memory full of NaN: what is
+    read has been written, the zeros around images too."""
     values = make_values(graph)
     state = State(CPU)
     state.load({n.name: values[n.name] for n in graph.states}, graph.states, "the test")
-    executor = Executor(graph, CPU, state)
+    workspace = Workspace(CPU, [graph])
+    executor = Executor(graph, CPU, state, workspace=workspace)
     for _ in range(2):
+        workspace.reserve_arena(0).view(np.uint8)[...] = 255
         expected = evaluate_results(graph, values)
         found = executor.run(values)
         for label in graph.outputs:

@@ -169,5 +169,8 @@ def _attempt_reshape(problem: KernelProblem) -> Attempt[list[CopyLoops]]:
 
 
 def make_reshape_copy(problem: KernelProblem) -> KernelTasks:
-    """The tasks of a copy under another shape."""
-    return _merge(map(make_copy_tasks, problem.once(_attempt_reshape).unwrap()))
+    """The tasks of a copy under another shape, with the halo of its result."""
+    memory, target = problem.memory, problem.memory.plan.placements[problem.node.name]
+    tasks = _merge(map(make_copy_tasks, problem.once(_attempt_reshape).unwrap()))
+    tasks.stages[0] += make_halo_tasks(memory.buffer_address(target), target, tasks.keepalive)
+    return tasks
