@@ -707,7 +707,7 @@ FAULTS = (
         "netdsl/passes/simplify.py",
         "return operand_kept if wide and _is_constant(b, other, value) else None",
         "return operand_kept if _is_constant(b, other, value) else None",
-        ("tests/test_passes.py",),
+        ("tests/test_passes.py", "tests/test_pass_texts.py"),
     ),
     Fault(
         "two-transposes",

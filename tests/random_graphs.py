@@ -219,10 +219,10 @@ class _GraphGenerator:
         return x
 
     def gate(self, x: Node) -> Node:
-        """The product with a constant of this shape, which itself is computed from constants."""
-        constant = self.b.broadcast(
-            self.b.const(self.draw.choice((0.0, 1.0, 3.0))), shape=x.type.shape
-        )
+        """The product with a constant of this shape or a wider one, which itself is computed from
+        constants."""
+        shape = self.draw.choice((x.type.shape, (2, *x.type.shape)))
+        constant = self.b.broadcast(self.b.const(self.draw.choice((0.0, 1.0, 3.0))), shape=shape)
         for _ in range(self.whole(0, 3)):
             steps = (self.unary, self.scalars, self.turned, self.reshape, self.reduce)
             constant = self.draw.choice(steps)(constant) or constant
