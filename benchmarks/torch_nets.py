@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks import torch_mobile_nets
 from benchmarks.workloads import MOMENTUM, WEIGHT_DECAY
 
 
@@ -185,6 +186,10 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "googlenet": googlenet,
     "alexnet": alexnet,
     "vgg16": vgg16,
+    "mobilenet": torch_mobile_nets.mobilenet_v3_large,
+    "shufflenet": torch_mobile_nets.shufflenet_v2,
+    "efficientnet": torch_mobile_nets.efficientnet_b0,
+    "convnext": torch_mobile_nets.convnext_t,
 }
 
 
@@ -195,7 +200,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
         assert len(own) == len(arrays)
         for i, p in enumerate(own):
             a = arrays[str(i)]
-            p.copy_(torch.from_numpy(a.transpose(0, 3, 1, 2) if a.ndim == 4 else a))
+            a = a.transpose(0, 3, 1, 2) if a.ndim == 4 else a
+            p.copy_(torch.from_numpy(a).reshape(p.shape))  # a 1x1 convolution may be linear there
 
 
 def disable_dropout(model: nn.Module) -> None:

@@ -72,6 +72,10 @@ _NETS = {
     "googlenet": "models/googlenet.net:googlenet_bn",
     "alexnet": "models/alexnet.net:alexnet_2014",
     "vgg16": "models/vgg.net:vgg_d",
+    "mobilenet": "models/mobilenet_v3.net:mobilenet_v3_large",
+    "shufflenet": "models/shufflenet.net:shufflenet_v2",
+    "efficientnet": "models/efficientnet.net:efficientnet_b0",
+    "convnext": "models/convnext.net:convnext_t",
 }
 
 
@@ -93,5 +97,9 @@ WORKLOADS = {
         _make_workload("alexnet", 8, False),
         _make_workload("vgg16", 8, False),
         _make_workload("resnet50", 1, False),
+        _make_workload("mobilenet", 1, False),
+        _make_workload("shufflenet", 1, False),
+        _make_workload("efficientnet", 1, False),
+        _make_workload("convnext", 1, False),
     )
 }
