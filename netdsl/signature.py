@@ -189,11 +189,9 @@ class Signature:
         if unnamed:
             help = f"{self._format_usage()}; the input size is always inferred"
             return Diagnostic(message, where, help)
-        numbers = [a.value for a in arguments if isinstance(a.value, int)]
+        numbers = [a for a in arguments if a.name is None and isinstance(a.value, int)]
         if self.params and isinstance(self.params[0].type, Shape | Extent) and len(numbers) > 1:
-            return Diagnostic(
-                message, where, f"a size is one word: `{'x'.join(map(str, numbers))}`"
-            )
+            return Diagnostic(message, where, _size_help(numbers))
         return Diagnostic(message, where, self._format_usage())
 
     def _make_missing_error(self, param: Param, span: Span | None) -> Diagnostic:
@@ -208,6 +206,18 @@ class Signature:
             for p in self.params
         )
         return f"{self.name}({inside})"
+
+
+def _size_help(numbers: Sequence[Argument]) -> str:
+    """How to write numbers that were given one by one as a size."""
+    sides = [a.span.text if a.span else str(a.value) for a in numbers]
+    is_channels_first = len(sides) == 3 and sides[1] == sides[2] != sides[0]
+    if is_channels_first:
+        sides = [*sides[1:], sides[0]]
+    order = ", with the channels last" if is_channels_first else ""
+    if all(side.isdecimal() for side in sides):
+        return f"a size is one word{order}: `{'x'.join(sides)}`"
+    return f"a computed size is a list{order}: `[{', '.join(sides)}]`"
 
 
 def _suggest_for_symbol(symbol: Symbol) -> str:
