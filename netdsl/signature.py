@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from netdsl.errors import Diagnostic, NetError, Span, suggest_name, suggest_spelling
@@ -29,6 +29,15 @@ class BoundCall:
     def __str__(self) -> str:
         inside = ", ".join(f"{k}={format_value(v)}" for k, v in self.arguments.items())
         return f"{self.name}({inside})" if inside else self.name
+
+    def drop_defaults(self) -> BoundCall:
+        """The same call with only the arguments that differ from their defaults."""
+        signature: Signature = self.record.signature
+        defaults = {
+            p.name: p.type.accept(p.default) for p in signature.params if p.default is not REQUIRED
+        }
+        given = {k: v for k, v in self.arguments.items() if k not in defaults or v != defaults[k]}
+        return replace(self, arguments=given)
 
 
 @dataclass(frozen=True)
