@@ -1615,8 +1615,8 @@ FAULTS = (
         "shrink-rounds-down",
         "language",
         "netdsl/language/shrink.py",
-        "return count if count in fixed_counts else -(-count // shrink_settings.divisor)",
-        "return count if count in fixed_counts else max(1, count // shrink_settings.divisor)",
+        "return count if count in fixed else -(-count // (divisor * multiple)) * multiple",
+        "return count if count in fixed else max(1, count // (divisor * multiple)) * multiple",
         ("tests/test_shrink.py",),
     ),
     Fault(

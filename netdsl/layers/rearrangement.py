@@ -259,6 +259,11 @@ def _narrow_reshape(arguments: Mapping[str, Any], widths: Widths) -> dict[str, A
     return {"shape": (*rest, widths.narrow(last) if remainder else scaled)}
 
 
+def _reshape_multiple(arguments: Mapping[str, Any], channels: int) -> int:
+    """Of what the channels must be a multiple so that the last axis is a whole number."""
+    return channels // math.gcd(channels, arguments["shape"][-1])
+
+
 def _shuffle(site: Site, x: Node, groups: int) -> Node:
     """Channel shuffle (Zhang et al. 2018): g groups of n channels become n groups of g."""
     c = channel_count(x)
@@ -347,6 +352,7 @@ LAYERS = (
         _pixel_shuffle,
         doc="a larger image, each block of pixels from channels that follow each other "
         "(Shi et al. 2016)",
+        channel_multiple=lambda arguments, channels: math.prod(arguments["factor"]),
     ),
     Layer(
         "reshape",
@@ -354,6 +360,7 @@ LAYERS = (
         _reshape,
         doc="the values of each sample in row-major order under another shape",
         narrow=_narrow_reshape,
+        channel_multiple=_reshape_multiple,
     ),
     Layer(
         "shuffle",
