@@ -131,6 +131,7 @@ def test_it_is_allowed_on_its_line_and_on_the_one_above(name: str) -> None:
         ("net a { input(8x8x3); upsample(64) }", "large-upsample"),
         ("net a { input(8x8x3); upsample(factor=[64, 1], mode=bilinear) }", "large-upsample"),
         ("net a { input(1x1x3); upsample(7x7) -> upsample(32, bilinear) }", None),
+        ("net a { input(1x1x3); upsample(65x65) }", None),  # as in DeepLab's pooled branch
         ("net a { input(2x2x3); upsample(4) -> upsample(2x1) }", None),
         ("net a { input(8x8x3); maxpool(to=4x16) }", "enlarging-pool"),
         ("net a { input(8x8x3); maxpool(to=8x8) -> avgpool(to=1x8) }", None),

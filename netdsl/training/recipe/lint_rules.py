@@ -128,13 +128,15 @@ _MAX_WRITTEN_FACTOR = 8
 
 
 def find_large_upsample(subject: Subject) -> Iterator[Finding]:
-    """Finds the size of a result given as the factor. An image of one pixel has no other sizes than
-    factors."""
+    """Finds the size of a result given as the factor. For an image of one pixel, both are the
+    same."""
     for layer in subject.network.layers:
         factor = layer.arguments.get("factor")
         if layer.layer_type != "upsample" or factor is None or not subject.is_whole:
             continue
         size = layer.input_types[0].shape[1:3]
+        if max(size) == 1:
+            continue
         is_size = any(isinstance(a.value, Size) for a in layer.written)
         is_larger = all(f > side > 1 for f, side in zip(factor, size, strict=True))
         is_wide = is_size and (is_larger or min(factor) > _MAX_WRITTEN_FACTOR)
