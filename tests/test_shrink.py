@@ -177,6 +177,11 @@ net a {
         ("conv(128, 1x1) -> pixel_shuffle(4x2) -> conv(5, 1x1)", 8, "conv(16) conv(5) 4x2x5"),
         ("fc(100) -> reshape(5x5x4) -> conv(6, 1x1)", 8, "fc(25) conv(6) 5x5x6"),
         ("fc(48) -> reshape(4x4x3) -> conv(6, 1x1)", 8, "fc(48) conv(6) 4x4x6"),
+        (
+            "fc(48) -> reshape(4x3x4) -> (reshape(4x4x3) -> reshape(4x3x4)) * 9 -> fc(2)",
+            8,
+            "fc(48) fc(2) 2",
+        ),
     ],
 )
 def test_counts_stay_multiples_of_what_layers_need(chain: str, by: int, found: str) -> None:

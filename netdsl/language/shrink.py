@@ -84,8 +84,8 @@ def _find_reductions(
 
 
 def _find_multiples(builder: NetworkBuilder, outputs: set[int]) -> tuple[dict[int, int], set[int]]:
-    """Of which number each channel count must stay a multiple, if of any, and the counts that stay
-    as they are: those of inputs and outputs, and what such layers make them from."""
+    """Of which of its divisors each channel count must stay a multiple, if of any, and the counts
+    that stay as they are: those of inputs and outputs, and what such layers make them from."""
     multiples: dict[int, int] = {}
     fixed = set(outputs)
     for call, value in reversed(builder.call_results):
@@ -94,8 +94,8 @@ def _find_multiples(builder: NetworkBuilder, outputs: set[int]) -> tuple[dict[in
         before, after = channel_count(call.inputs[0].node), channel_count(value.node)
         multiple = call.layer.channel_multiple(call.bound_arguments, before)
         if multiple > 1:
-            needed = multiple * multiples.get(after, 1)
-            multiples[before] = lcm(multiples.get(before, 1), needed)
+            needed = lcm(multiples.get(before, 1), multiple * multiples.get(after, 1))
+            multiples[before] = needed if before % needed == 0 else before
             fixed |= {before} if after in fixed else set()
     return multiples, fixed
 
