@@ -90,10 +90,10 @@ def find_depthwise_channels(subject: Subject) -> Iterator[Finding]:
         kernel, stride = layer.arguments["kernel"], layer.arguments["stride"]
         first, second = (*layer.positional_values, None, None)[:2]
         if _is_integer(first) and _is_channel_count(layer, kernel[0], stride, second):
-            meant = second if isinstance(second, int | Size) else "3x3"
+            meant = "3x3" if second is None else format_value(second)
             yield Finding(
                 f"`depthwise` has no `channels`: in `{layer.call}`, {kernel[0]} is a kernel of "
-                f"{dims(kernel)}" + (f" and {second} the stride" if second is not None else ""),
+                f"{dims(kernel)}" + (f" and {meant} the stride" if second is not None else ""),
                 layer.span,
                 f"its channels are those of its input: write `depthwise({meant}, ...)`",
             )
@@ -111,7 +111,7 @@ def _is_channel_count(
     layer: LayerInfo, kernel: int, stride: tuple[int, int], second: Value
 ) -> bool:
     """Whether a kernel given as one number, before `second`, is rather a number of channels."""
-    is_size = isinstance(second, Size)
+    is_size = isinstance(second, Size | tuple)
     if kernel == layer.input_types[0].shape[-1]:
         return kernel > _MAX_KERNEL or is_size or max(stride) > _MAX_STRIDE
     if kernel in stride:  # windows side by side
@@ -137,7 +137,7 @@ def find_large_upsample(subject: Subject) -> Iterator[Finding]:
         size = layer.input_types[0].shape[1:3]
         if max(size) == 1:
             continue
-        is_size = any(isinstance(a.value, Size) for a in layer.written)
+        is_size = any(isinstance(a.value, Size | tuple) for a in layer.written)
         is_larger = all(f > side > 1 for f, side in zip(factor, size, strict=True))
         is_wide = is_size and (is_larger or min(factor) > _MAX_WRITTEN_FACTOR)
         if is_wide or max(factor) > _MAX_FACTOR:
@@ -176,8 +176,8 @@ def find_channel_fans(subject: Subject) -> Iterator[Finding]:
                 )
 
 
-_MAX_BRANCH_SCALE = 0.01
-"""Initial factors up to this are for the end of a residual branch."""
+_MAX_BRANCH_SCALE = 0.001
+"""Initial factors up to this are for the end of a residual branch; 1/255 scales pixels."""
 
 
 def find_main_path(subject: Subject) -> Iterator[Finding]:
