@@ -13,6 +13,7 @@ from netdsl.data import sources
 from netdsl.data.augment import bind_augmentation
 from netdsl.data.pictures import pictures_from_paths
 from netdsl.data.preprocessing import Preprocessing
+from netdsl.data.revisions import REVISIONS, SPLIT
 from netdsl.data.samples import Batch, Dataset, Samples, evaluation_batches
 from netdsl.errors import fail
 from netdsl.language.elaborate import Settings, elaborate
@@ -26,12 +27,14 @@ from netdsl.training.checks import (
     evaluation_batch,
     evaluation_transform,
 )
+from netdsl.training.job import split_samples
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.recipe.recipe import resolve_recipe
 from netdsl.training.run.score import Score, evaluate, evaluate_views
 from netdsl.training.step.compile import compile_evaluation
 from netdsl.training.step.graphs import scoring_graph
 from netdsl.training.store import checkpoint
+from netdsl.training.store.pipeline_revisions import find_split_revision
 from netdsl.types import Array
 
 TOP_K = 5
@@ -40,7 +43,8 @@ TopClasses = list[tuple[str, float]]
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """An evaluation on the test, validation or training images (`images` says which).
+    """An evaluation on the test, validation or training images (`images` says which). `note` says
+    what is known about training images that the weights were learned from.
 
     `confusion[i, j]` counts the images of class i predicted as j. An image whose scores contain NaN
     has no prediction."""
@@ -49,6 +53,7 @@ class EvaluationReport:
     images: str
     classes: tuple[str, ...]
     confusion: Array
+    note: str = ""
     skipped: tuple[str, ...] = ()
     """What is wrong with each skipped picture."""
 
@@ -63,6 +68,22 @@ class EvaluationReport:
         pairs = ((int(i), int(j)) for i, j in np.argwhere(self.confusion) if i != j)
         ranked = sorted(pairs, key=lambda p: -self.confusion[p])
         return [(self.classes[i], self.classes[j], int(self.confusion[i, j])) for i, j in ranked]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a data set, and what is known about it."""
+
+    name: str
+    samples: Samples
+    note: str = ""
+
+
+_OTHER_DATA = "the data are not those of the run, which may have learned from some of these images"
+_OTHER_SPLIT = (
+    "the weights were learned from most of these images; another version of netdsl held out the "
+    "others"
+)
 
 
 class Predictor:
@@ -100,12 +121,14 @@ class Predictor:
         return executor
 
     def evaluate(self, folder: str | None, sizes: Sequence[int] = ()) -> EvaluationReport:
-        """Evaluates on the test images of the recipe's source, else on its validation images, else
-        on its training images. With `sizes`, each image is evaluated with its short side resized to
-        each of them, and the scores are averaged as suits the loss."""
+        """Evaluates on the test images of the recipe's source, else on its validation images or
+        those that the run held out, else on its training images. With `sizes`, each image is
+        evaluated with its short side resized to each of them, and the scores are averaged as suits
+        the loss."""
         data = self.recipe.data
         dataset = sources.load(data.source, folder, data.is_skipping_bad_pictures)
-        what, samples = self._samples(dataset)
+        part = self._choose_part(dataset)
+        samples = self._with_known_labels(part.samples, dataset.classes)
         learning = elaborate(self.program, self.recipe.net, self.recipe.settings(training=True))
         network = self._network(evaluation_batch(learning, data))
         check_images(network, data, samples.image_shape)
@@ -130,7 +153,9 @@ class Predictor:
             scoring = Executor(graph, self.backend, self.state)
             mean = self.recipe.loss.average_scores
             score = evaluate_views(executor, scoring, mean, name, views, count)
-        return EvaluationReport(score, what, self.classes, confusion, dataset.picture_errors)
+        return EvaluationReport(
+            score, part.name, self.classes, confusion, part.note, dataset.picture_errors
+        )
 
     def _transforms(self, network: Network, sizes: Sequence[int]) -> list[Preprocessing]:
         """Returns the preprocessing of the images, one per size."""
@@ -146,23 +171,35 @@ class Predictor:
         )
         return [Preprocessing(tuple(c), network.image_shape) for c in chosen]
 
-    def _samples(self, dataset: Dataset) -> tuple[str, Samples]:
-        """Returns the split to evaluate on, with labels numbered as in the checkpoint. Raises
-        NetError if the data has classes that the checkpoint lacks."""
-        what, samples = "training", dataset.train
-        if dataset.validation is not None:
-            what, samples = "validation", dataset.validation
+    def _choose_part(self, dataset: Dataset) -> _Part:
+        """Chooses the images to evaluate on. Those that the run held out are known if the data and
+        the way to split them are the same."""
         if dataset.read_test is not None:
-            what, samples = "test", dataset.read_test()
-        if dataset.classes == self.classes:
-            return what, samples
-        strange = [c for c in dataset.classes if c not in self.classes]
+            return _Part("test", dataset.read_test())
+        if dataset.validation is not None:
+            return _Part("validation", dataset.validation)
+        learned = self.checkpoint.progress.get("data")
+        if learned not in (dataset.fingerprint, dataset.name_fingerprint):
+            return _Part("training", dataset.train, _OTHER_DATA)
+        revision = find_split_revision(self.checkpoint)
+        if revision is None:
+            return _Part("training", dataset.train, "the weights were learned from these images")
+        if revision != 1 + len(REVISIONS[SPLIT]):
+            return _Part("training", dataset.train, _OTHER_SPLIT)
+        return _Part("validation", split_samples(dataset, self.recipe)[1])
+
+    def _with_known_labels(self, samples: Samples, classes: tuple[str, ...]) -> Samples:
+        """The samples of data with these classes, with labels numbered as in the checkpoint. Raises
+        NetError if the data has classes that the checkpoint lacks."""
+        if classes == self.classes:
+            return samples
+        strange = [c for c in classes if c not in self.classes]
         if strange:
             known = ", ".join(self.classes[:8]) + ", ..." * (len(self.classes) > 8)
             message = f"{self.checkpoint.origin} has no class `{strange[0]}`, which the data has"
             raise fail(message, help=f"its classes are {known}")
-        places = np.array([self.classes.index(c) for c in dataset.classes], np.int32)
-        return what, Samples(samples.images, places[samples.labels])
+        places = np.array([self.classes.index(c) for c in classes], np.int32)
+        return Samples(samples.images, places[samples.labels])
 
     def predict(self, images: Sequence[Path]) -> list[tuple[Path, TopClasses]]:
         """Returns the most likely classes of each picture with their probabilities; none if its

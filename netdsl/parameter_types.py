@@ -162,7 +162,13 @@ class ListOf:
         try:
             accepted = tuple(self.item_type.accept(e) for e in entries)
         except TypeMismatch as wanted:
-            raise TypeMismatch(f"a list whose entries are each {wanted}") from None
+            if isinstance(value, tuple):
+                raise TypeMismatch(f"a list whose entries are each {wanted}") from None
+            if self.length is None:
+                raise TypeMismatch(f"{wanted}, or a list") from None
+            if self.length > 1:
+                raise TypeMismatch(f"a list of {self.length}") from None
+            raise
         if self.length is not None and len(accepted) != self.length:
             raise TypeMismatch(f"a list of {self.length}")
         return accepted
@@ -211,13 +217,6 @@ class OneOf:
         raise TypeMismatch(", or ".join(expected))
 
 
-def accepts_words(kind: ParameterType) -> bool:
-    """Whether a text of this type is a bare name."""
-    if isinstance(kind, OneOf):
-        return any(map(accepts_words, kind.alternatives))
-    return isinstance(kind, Choice)
-
-
 @dataclass(frozen=True)
 class NoneLiteral:
     """The bare name `none`."""
@@ -225,6 +224,16 @@ class NoneLiteral:
     def accept(self, value: Value) -> None:
         if value is not None:
             raise TypeMismatch("`none`")
+
+
+OPTIONAL_EXTENT = OneOf((Extent(), NoneLiteral()))
+
+
+def accepts_words(kind: ParameterType) -> bool:
+    """Whether a text of this type is a bare name."""
+    if isinstance(kind, OneOf):
+        return any(map(accepts_words, kind.alternatives))
+    return isinstance(kind, Choice)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from netdsl.errors import Diagnostic, NetError, Span, suggest_name, suggest_spelling
@@ -29,6 +29,15 @@ class BoundCall:
     def __str__(self) -> str:
         inside = ", ".join(f"{k}={format_value(v)}" for k, v in self.arguments.items())
         return f"{self.name}({inside})" if inside else self.name
+
+    def drop_defaults(self) -> BoundCall:
+        """The same call with only the arguments that differ from their defaults."""
+        signature: Signature = self.record.signature
+        defaults = {
+            p.name: p.type.accept(p.default) for p in signature.params if p.default is not REQUIRED
+        }
+        given = {k: v for k, v in self.arguments.items() if k not in defaults or v != defaults[k]}
+        return replace(self, arguments=given)
 
 
 @dataclass(frozen=True)
@@ -189,11 +198,9 @@ class Signature:
         if unnamed:
             help = f"{self._format_usage()}; the input size is always inferred"
             return Diagnostic(message, where, help)
-        numbers = [a.value for a in arguments if isinstance(a.value, int)]
+        numbers = [a for a in arguments if a.name is None and isinstance(a.value, int)]
         if self.params and isinstance(self.params[0].type, Shape | Extent) and len(numbers) > 1:
-            return Diagnostic(
-                message, where, f"a size is one word: `{'x'.join(map(str, numbers))}`"
-            )
+            return Diagnostic(message, where, _size_help(numbers))
         return Diagnostic(message, where, self._format_usage())
 
     def _make_missing_error(self, param: Param, span: Span | None) -> Diagnostic:
@@ -208,6 +215,18 @@ class Signature:
             for p in self.params
         )
         return f"{self.name}({inside})"
+
+
+def _size_help(numbers: Sequence[Argument]) -> str:
+    """How to write numbers that were given one by one as a size."""
+    sides = [a.span.text if a.span else str(a.value) for a in numbers]
+    is_channels_first = len(sides) == 3 and sides[1] == sides[2] != sides[0]
+    if is_channels_first:
+        sides = [*sides[1:], sides[0]]
+    order = ", with the channels last" if is_channels_first else ""
+    if all(side.isdecimal() for side in sides):
+        return f"a size is one word{order}: `{'x'.join(sides)}`"
+    return f"a computed size is a list{order}: `[{', '.join(sides)}]`"
 
 
 def _suggest_for_symbol(symbol: Symbol) -> str:

@@ -31,9 +31,6 @@ from tests.conftest import ROOT
 
 BLOCKS = str(ROOT / "tests" / "blocks.net")
 BLOCK_NETS = list(load_program(BLOCKS).nets)
-MODEL_DIVISORS = {"ghostnet": 4, "ghostnet_small": 4}
-"""Divisors of the channels of models that no larger one suits: GhostNet adds what it concatenates
-of halves, so the halves of all counts must be divided evenly."""
 
 
 @cache

@@ -18,7 +18,7 @@ from netdsl.language.parse import parse
 from netdsl.language.program import build_program
 from netdsl.layers import LAYERS, Layer
 from netdsl.layers.convolution import Bias, Padding, Weight
-from netdsl.layers.init import INITIALISER_KIND, INITIALISERS
+from netdsl.layers.init import INITIALISER_KIND, INITIALISERS, ChannelInitialiser
 from netdsl.layers.rearrangement import _SliceRange
 from netdsl.ops.example_values import draw_number
 from netdsl.ops.op import Draw
@@ -320,6 +320,7 @@ _DRAWERS: dict[type, Callable[[Draw, Any], str]] = {
     _SliceRange: _draw_cut,
     Weight: _draw_weight,
     Bias: _draw_bias,
+    ChannelInitialiser: lambda draw, kind: _draw_initialiser(draw),
     OneOf: _draw_one_of,
     NoneLiteral: lambda draw, kind: "none",
     Shape: lambda draw, kind: "x".join(str(draw.choice((1, 2, 3, 4))) for _ in range(3)),

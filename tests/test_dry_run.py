@@ -17,6 +17,7 @@ from netdsl.language.program import build_program
 from netdsl.runtime.executor import Executor
 from netdsl.runtime.state import State
 from netdsl.training.job import prepare_job
+from netdsl.training.recipe.recipe import resolve_recipe
 from netdsl.training.run.dry_run import dry_run
 from netdsl.training.run.memory import predict_memory
 from tests.conftest import ROOT
@@ -67,9 +68,22 @@ def test_dry_run_from_the_command_line(netdsl: Any, tmp_path: Path) -> None:
     assert "20 epochs of 40 steps: 800 steps" in out
     assert "momentum" in out or "beta1=0.9" in out
     assert "one step" in out
+    code, out, _ = netdsl("train", DIGITS, "--dry-run", "--set", "train.epochs=1")
+    assert "\n1 epoch of 40 steps\ndata: digits, 10 classes" in out
     code, out, _ = netdsl("train", DIGITS, "--dry-run", "--json")
     assert json.loads(out)["main"]["steps_per_epoch"] == 40
     assert not list(tmp_path.iterdir())
+
+
+def test_data_are_named_without_defaults() -> None:
+    text = "data {{ source = {} }}\nnet a {{ input(8) }}\ntrain {{ epochs = 1 }}"
+    for source, shown in (
+        ("cifar10", "cifar10"),
+        ("cifar10(path=none)", "cifar10"),
+        ('mnist("x")', 'mnist(path="x")'),
+    ):
+        recipe = resolve_recipe(build_program(parse(text.format(source))))
+        assert str(recipe.data.source.drop_defaults()) == shown
 
 
 def test_two_nets_are_compared() -> None:

@@ -35,6 +35,10 @@ def trained(entries: str, body: str = "fc(10)", data: str = "") -> str:
     return f"net a {{ input(8x8x1); {body} }}\n{sections}train {{ {entries} }}\n"
 
 
+def _net(body: str) -> str:
+    return f"net a {{ input(8x8x1); {body} }}\n"
+
+
 @pytest.mark.parametrize("name", LINTS)
 def test_its_examples_are_warned_of_and_not(name: str) -> None:
     lint = LINTS[name]
@@ -111,6 +115,41 @@ def test_it_is_allowed_on_its_line_and_on_the_one_above(name: str) -> None:
         ("net a { input(9x9x3); convtranspose(3, 16, 2) }", "pytorch-order"),
         ("net a { input(64x64x8); conv(8, 31x31) -> conv(8, 1x15) -> conv(8, 15x1, 2) }", None),
         ("net a { input(64x64x8); conv(8, 13, groups=8) -> conv(8, 4, 2) }", None),
+        ("net a { input(32x32x64); depthwise(64, pad=same) }", "depthwise-channels"),
+        ("net a { input(64x64x64); depthwise(64, 3) }", "depthwise-channels"),
+        ("net a { input(64x64x64); depthwise(64, 64, 3) }", "depthwise-channels"),
+        ("net a { input(64x64x3); depthwise(64, 3x3) }", "depthwise-channels"),
+        ("net a { input(64x64x3); let k = 3; depthwise(64, [k, k]) }", "depthwise-channels"),
+        ("net a { input(64x64x16); depthwise(8, 3x3) }", "depthwise-channels"),
+        ("net a { input(9x9x3); depthwise(3, 3x3) }", "depthwise-channels"),
+        ("net a { input(32x32x3); depthwise(3x3, 16) }", "depthwise-channels"),
+        ("net a { input(32x32x3); depthwise(2x2, stride=3) }", "depthwise-channels"),
+        ("net a { input(32x32x3); depthwise(3, 2) -> depthwise(1, 2) -> depthwise(4, 4) }", None),
+        ("net a { input(64x64x64); depthwise(64x64) }", None),
+        ("net a { input(64x64x64); depthwise(31, 1, pad=same) -> depthwise(16, 16) }", None),
+        ("net a { input(4x4x3); upsample(8x8) }", "large-upsample"),
+        ("net a { input(32x32x3); upsample(16x16) }", "large-upsample"),
+        ("net a { input(8x8x3); upsample(64) }", "large-upsample"),
+        ("net a { input(8x8x3); upsample(factor=[64, 1], mode=bilinear) }", "large-upsample"),
+        ("net a { input(1x1x3); upsample(7x7) -> upsample(32, bilinear) }", None),
+        ("net a { input(1x1x3); upsample(65x65) }", None),  # as in DeepLab's pooled branch
+        ("net a { input(2x2x3); upsample(4) -> upsample(2x1) }", None),
+        ("net a { input(8x8x3); maxpool(to=4x16) }", "enlarging-pool"),
+        ("net a { input(8x8x3); maxpool(to=8x8) -> avgpool(to=1x8) }", None),
+        ("net a { input(8x8x3); conv(4, 1, bias=xavier) }", "channel-fans"),
+        ("net a { input(8x8x3); layernorm(beta=lecun) }", "channel-fans"),
+        ("net a { input(8x8x3); fc(3, weight=weightnorm(he), bias=uniform(0.1)) }", None),
+        (_net("relu -> drop_path(0.1) -> conv(4, 3) -> batchnorm"), "main-path"),
+        (_net("drop_path(0.1) -> add { identity | conv(1, 1) }"), "main-path"),
+        (_net("add { identity | conv(1, 1) } -> batchnorm -> drop_path(0.1)"), "main-path"),
+        (_net("output aux: fc(3)\n conv(4, 3) -> drop_path(0.1)"), "main-path"),
+        (_net("conv(4, 3) -> scale(zeros)"), "main-path"),
+        (_net("conv(4, 3) -> scale(1e-6) -> fc(3)"), "main-path"),
+        (_net("scale(1/255) -> conv(4, 3) -> scale -> scale(0.1) -> drop_path(0)"), None),
+        (_net("add { conv(1, 1) -> scale(1e-6) -> drop_path(0.1) | identity }"), None),
+        (_net("sub { identity | conv(1, 1) -> drop_path(0.1) }"), None),
+        (_net("x: relu\n maxpool(2) -> drop_path(0.1) -> upsample(2)\n add { x | tanh }"), None),
+        (_net("a: relu -> drop_path(0.1)\n b: input(8x8x1)\n concat { a | b }"), None),
         ("net a { input(8); x: fc(3); input(8) -> fc(4) }", "unread"),
         ("net a { input(8); x: fc(3) -> relu; x -> fc(4) }", None),
         ('net a { input(8); x: fc(3); i: input(8); fc(4) }\ntest a { shape("x") == 3 }', None),

@@ -25,7 +25,6 @@ from netdsl.ops.example_values import RandomDraw
 from netdsl.training.recipe.recipe import resolve_recipe
 from tests.conftest import ROOT
 from tests.cuda_on_cpu import GPP, open_host_backend
-from tests.graphs import MODEL_DIVISORS
 from tests.random_nets import draw_net, draw_recipe, draw_single_layer_net, layer_names
 from tests.training_steps import TOLERANCE, WINOGRAD_TOLERANCE, StepCase, StepTrial, make_case
 
@@ -163,7 +162,7 @@ def case_of_model(path: Path, net: str) -> tuple[StepCase | None, int]:
     seed = MODELS.index((path, net))
     text = draw_recipe(RandomDraw(np.random.default_rng(seed)), 3)
     recipe = resolve_recipe(build_program(parse("net any { input(1x1x1); fc(2) }\n" + text)))
-    shrink = ShrinkSettings(MODEL_DIVISORS.get(net, 16))
+    shrink = ShrinkSettings(16)
     return make_case(load_program(str(path)), net, recipe, 3, shrink), seed
 
 

@@ -154,7 +154,8 @@ def test_counts_that_no_longer_fit_are_told_with_what_may_do() -> None:
 net a {
   input(4x4x3)
   x: conv(6, 1x1)
-  add { concat { x | x } | conv(12, 1x1) } -> fc(2)
+  y: conv(4, 1x1)
+  add { concat { x | x } | concat { y | y | y } } -> fc(2)
 }
 """
     with pytest.raises(NetError) as e:
@@ -163,7 +164,68 @@ net a {
     assert "the two branches of `add` differ: 4x4x4 and 4x4x3" in told
     assert "in `a` with its channels divided by 4" in told
     assert "help: a smaller number, or one that divides its channels evenly, may work" in told
-    assert small(text, by=3).params
+    assert small(text, by=2).params
+
+
+@pytest.mark.parametrize(
+    ("chain", "by", "found"),
+    [
+        ("conv(64, 1x1) -> conv(9, 1x1) -> pixel_shuffle(3)", 8, "conv(8) conv(9) 3x3x1"),
+        ("conv(27, 1x1) -> pixel_shuffle(3)", 8, "conv(27) 3x3x3"),  # 3 is an output's count
+        ("conv(36, 1x1) -> pixel_shuffle(3) -> conv(5, 1x1)", 8, "conv(9) conv(5) 3x3x5"),
+        ("conv(64, 1x1) -> pixel_shuffle(2) * 2 -> fc(5)", 8, "conv(16) fc(5) 5"),
+        ("conv(128, 1x1) -> pixel_shuffle(4x2) -> conv(5, 1x1)", 8, "conv(16) conv(5) 4x2x5"),
+        ("fc(100) -> reshape(5x5x4) -> conv(6, 1x1)", 8, "fc(25) conv(6) 5x5x6"),
+        ("fc(48) -> reshape(4x4x3) -> conv(6, 1x1)", 8, "fc(48) conv(6) 4x4x6"),
+        (
+            "fc(48) -> reshape(4x3x4) -> (reshape(4x4x3) -> reshape(4x3x4)) * 9 -> fc(2)",
+            8,
+            "fc(48) fc(2) 2",
+        ),
+    ],
+)
+def test_counts_stay_multiples_of_what_layers_need(chain: str, by: int, found: str) -> None:
+    net = small(f"net a {{ input(1x1x3); {chain} }}", by=by)
+    layers = [x for x in net.layers if x.layer_type in ("conv", "fc")]
+    result = dims(net.graph[net.graph.outputs["main"]].type.shape[1:])
+    sizes = [f"{x.layer_type}({x.output_type.shape[-1]})" for x in layers]
+    assert " ".join([*sizes, result]) == found
+
+
+def test_a_concatenation_is_as_wide_as_its_parts() -> None:
+    """Here 12 and 12 become 2 and 2, so 24 becomes 4; it is a third of 24 where that fits."""
+    text = """
+block ghost(c) { conv(c/2, 1x1) -> concat { identity | relu } }
+net a { input(4x4x3); conv(24, 1x1) -> add { ghost(24) | identity } -> ghost(48) -> fc(2) }
+"""
+    calls_by_8 = [c for c in calls(small(text, by=8)) if c.startswith("conv")]
+    assert calls_by_8 == ["conv(4, 1x1)", "conv(2, 1x1)", "conv(4, 1x1)"]
+    calls_by_3 = [c for c in calls(small(text, by=3)) if c.startswith("conv")]
+    assert calls_by_3 == ["conv(8, 1x1)", "conv(4, 1x1)", "conv(8, 1x1)"]
+
+
+def test_the_other_nets_are_tested_if_one_cannot_be_shrunk(netdsl: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.net").write_text(
+        """
+block twice(c) { conv(c, 1x1) -> concat { identity | identity } }
+block thrice(c) { conv(c, 1x1) -> concat { identity | identity | identity } }
+net odd { input(4x4x3); add { twice(6) | thrice(4) } -> fc(2) }
+net even { input(4x4x3); conv(8, 1x1) -> fc(2) }
+test odd { gradients }
+test even { gradients }
+"""
+    )
+    code, out, err = netdsl("test", "a.net", "--shrink", "4")
+    assert code == 1
+    assert "FAIL a.net:odd" in out
+    assert "gradients: it cannot be shrunk by 4: the two branches of `add` differ" in out
+    assert "ok   a.net:even" in out
+    assert "1 passed, 1 failed" in err
+    (tmp_path / "b.net").write_text(
+        'net a { input(8) -> fc(3) }\ntest a { shape("b") == 3 }\ntest a { params == 27 }\n'
+    )
+    code, out, err = netdsl("test", "b.net")
+    assert (code, "ok   b.net:a" in out, "1 passed, 0 failed" in err) == (2, True, True)
 
 
 def test_a_shared_chain_and_side_outputs_stay_what_they_are() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -104,6 +105,55 @@ def test_weights_alone_evaluate_to_what_training_measured(run: Any) -> None:
     assert report.score.images == result.metrics["test_images"] == 359
     assert report.confusion.sum() == 359
     assert np.trace(report.confusion) / 359 == pytest.approx(report.score.accuracy)
+
+
+ARRAYS = """
+net a {{ input(4x4x1); fc(2) }}
+data {{ source = arrays("x.npz"), batch = 8, validation = {} }}
+train {{ epochs = 2 }}
+"""
+
+
+def _write_arrays(path: Path, count: int = 40, **more: Any) -> None:
+    labels = np.arange(count) % 2
+    images = (
+        np.random.default_rng(count).integers(0, 99, (count, 4, 4)) + 150 * labels[:, None, None]
+    )
+    np.savez(path, images=images.astype(np.uint8), labels=labels, **more)
+
+
+def test_a_run_is_evaluated_on_images_that_it_held_out(
+    netdsl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are no test images; and what else it is evaluated on is said."""
+    monkeypatch.chdir(tmp_path)
+    _write_arrays(tmp_path / "x.npz")
+    (tmp_path / "a.net").write_text(ARRAYS.format(0.25))
+    (tmp_path / "all.net").write_text(ARRAYS.format(0))
+    cpu = ("--device", "reference")
+    code, out, err = netdsl("train", "a.net", "--out", "run", "--json", *cpu)
+    assert code == 0, err
+    saved = checkpoint.load(tmp_path / "run" / "best.safetensors")
+    code, out, _ = netdsl("eval", "run", "--json", *cpu)
+    found = json.loads(out)
+    assert (code, found["part"], found["images"]) == (0, "validation", 10)
+    assert found["loss"] == pytest.approx(saved.metrics["val_loss"], rel=1e-5)
+    assert "10 validation images\n\nrows" in netdsl("eval", "run", *cpu)[1]
+    assert netdsl("train", "all.net", "--out", "all", *cpu)[0] == 0
+    out = netdsl("eval", "all", *cpu)[1]
+    assert "40 training images\nthe weights were learned from these images\n" in out
+    _write_arrays(tmp_path / "x.npz", 30)
+    out = netdsl("eval", "run", *cpu)[1]
+    assert "30 training images\nthe data are not those of the run" in out
+    _write_arrays(
+        tmp_path / "x.npz", 40, test_images=np.zeros((6, 4, 4), np.uint8), test_labels=[0] * 6
+    )
+    assert "6 test images\n\nrows" in netdsl("eval", "run", *cpu)[1]
+    progress = {**saved.progress, "pipeline": {"validation split": 1}}
+    checkpoint.save(tmp_path / "old.safetensors", replace(saved, progress=progress))
+    _write_arrays(tmp_path / "x.npz")
+    out = netdsl("eval", "old.safetensors", *cpu)[1]
+    assert "40 training images\nthe weights were learned from most of these images;" in out
 
 
 def test_pictures_are_predicted_as_the_test_set_is(run: Any, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from netdsl.runtime.state import State
 from netdsl.training.step.compile import compile_step
 from netdsl.types import Array, Graph
 from tests.conftest import ROOT
-from tests.graphs import MODEL_DIVISORS, make_values, plain_recipe
+from tests.graphs import make_values, plain_recipe
 
 MODELS = ROOT / "models"
 PROGRAMS = {p.stem: load_program(str(p)) for p in sorted(MODELS.glob("*.net"))}
@@ -58,8 +58,8 @@ def every_net(quick: set[str]) -> Any:
     )
 
 
-def divisor(net: str) -> int:
-    return MODEL_DIVISORS.get(net, 8)
+DIVISOR = 8
+"""Of the channels of nets that are shrunk."""
 
 
 def test_the_quick_ones_are_there() -> None:
@@ -72,10 +72,9 @@ def test_the_quick_ones_are_there() -> None:
 @every_net(QUICK)
 def test_a_small_net_has_the_layers_of_the_whole_one(file: str, net: str) -> None:
     """The same layers in the same places, their channels divided and nothing else changed."""
-    by = divisor(net)
     whole = elaborate(PROGRAMS[file], net, Settings(batch=2, training=True))
     small = elaborate(
-        PROGRAMS[file], net, Settings(batch=2, training=True, shrink=ShrinkSettings(by))
+        PROGRAMS[file], net, Settings(batch=2, training=True, shrink=ShrinkSettings(DIVISOR))
     )
     assert [x.path for x in small.layers] == [x.path for x in whole.layers]
     assert small.nodes_by_path.keys() == whole.nodes_by_path.keys()
@@ -89,7 +88,10 @@ def test_a_small_net_has_the_layers_of_the_whole_one(file: str, net: str) -> Non
         assert len(a.output_type.shape) == len(b.output_type.shape)
         if a.layer_type in ("conv", "convtranspose", "local", "fc"):
             count = a.output_type.shape[-1]
-            assert b.output_type.shape[-1] == (count if count in kept else -(-count // by)), a.path
+            divided = count if count in kept else -(-count // DIVISOR)
+            # GhostNet adds to what it concatenates of two halves, each of which is rounded up
+            more = 1 if net.startswith("ghostnet") and count not in kept else 0
+            assert divided <= b.output_type.shape[-1] <= divided + more, a.path
         if a.output_type.rank == 4:
             pairs = zip(a.output_type.shape[1:3], b.output_type.shape[1:3], strict=True)
             assert all(min(n, 2) <= m <= n for n, m in pairs), a.path
@@ -117,7 +119,7 @@ def test_any_divisor_does(by: int) -> None:
 
 @every_net(QUICK)
 def test_gradients(file: str, net: str) -> None:
-    rows = list(gradcheck(PROGRAMS[file], net, shrink=divisor(net)))
+    rows = list(gradcheck(PROGRAMS[file], net, shrink=DIVISOR))
     assert len(rows) > 3
     assert [r for r in rows if not r.ok] == []
 
@@ -126,7 +128,7 @@ def test_gradients(file: str, net: str) -> None:
 
 
 def step_of(file: str, net: str, dtype: str) -> Graph:
-    settings = Settings(batch=2, training=True, dtype=dtype, shrink=ShrinkSettings(divisor(net)))
+    settings = Settings(batch=2, training=True, dtype=dtype, shrink=ShrinkSettings(DIVISOR))
     return compile_step(with_scores(elaborate(PROGRAMS[file], net, settings)), plain_recipe())
 
 

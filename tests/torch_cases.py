@@ -279,6 +279,7 @@ LAYER_CASES = (
             ("3", (3, 3), (7, 5, 3)),
             ("4x3", (4, 3), (7, 6, 2)),
             ("5x2", (5, 2), (3, 4, 2)),
+            ("1x2", (1, 2), (3, 4, 2)),
         )
     ),
     LayerCase("globalavgpool", (4, 5, 3), _function("adaptive_avg_pool2d", output_size=1)),
@@ -333,6 +334,12 @@ LAYER_CASES = (
     LayerCase("upsample(2, bilinear)", (3, 4, 2), _bilinear(2, 2)),
     LayerCase("upsample(3x4, bilinear)", (4, 1, 2), _bilinear(3, 4)),
     LayerCase("upsample(1x5, mode=bilinear)", (2, 3, 2), _bilinear(1, 5)),
+    LayerCase(
+        "upsample(mode=bilinear, to=6x12)",
+        (3, 4, 2),
+        _function("interpolate", size=(6, 12), mode="bilinear", align_corners=False),
+    ),
+    LayerCase("upsample(to=6x3)", (3, 3, 2), _function("interpolate", size=(6, 3))),
     LayerCase(
         "pad(height=[2, 1], width=[0, 3], channels=1, mode=reflect)",
         (3, 4, 2),

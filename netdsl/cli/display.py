@@ -167,12 +167,15 @@ def show_diff(found: NetworkDiff) -> None:
 
 def show_dry_run(found: DryRun) -> None:
     echo(found.recipe)
+    epochs = f"{found.epochs} epoch{'s' * (found.epochs != 1)}"
     if found.missing_data is not None:
-        echo(f"{found.epochs} epochs; the number of steps is unknown: {found.missing_data}")
+        echo(f"{epochs}; the number of steps is unknown: {found.missing_data}")
     else:
         echo(f"{found.images:,} images to train on, {found.validation:,} to validate on")
         steps = found.steps * found.epochs
-        echo(f"{found.epochs} epochs of {found.steps:,} steps: {steps:,} steps")
+        each = f"{found.steps:,} step{'s' * (found.steps != 1)}"
+        total = f": {steps:,} steps" if found.epochs > 1 else ""
+        echo(f"{epochs} of {each}{total}")
     for line in found.inventory.lines() if found.inventory else ():
         echo(line)
     echo(f"{found.trainable_params:,} of {found.params:,} parameters are trained")

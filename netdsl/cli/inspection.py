@@ -147,20 +147,18 @@ def test(
     as_json: JsonOption = False,
 ) -> int:
     """Run the `test` sections: expected parameters, shapes and gradients. With --shrink, check only
-    the gradients of their nets, and no counts.
+    the gradients of their nets, and no counts; a net that cannot be shrunk fails.
 
     Example: netdsl test models
     """
-    results, failed, errors = [], 0, []
+    results: list[TestResult] = []
+    errors: list[NetError] = []
     for path in find_net_files(files or ["."]):
-        try:
-            for result in _run_tests(path, shrink):
-                failed += not result.ok
-                results.append(result)
-                if not as_json:
-                    show_test_result(path, result)
-        except NetError as e:
-            errors.append(e)
+        for result in _run_tests(path, shrink, errors):
+            results.append(result)
+            if not as_json:
+                show_test_result(path, result)
+    failed = sum(not result.ok for result in results)
     for error in errors:
         print_error(error)
     if as_json:
@@ -188,22 +186,31 @@ def test(
     return CHECK_FAILED if failed else OK
 
 
-def _run_tests(path: str, shrink: int | None) -> Iterator[TestResult]:
-    """The results of a file's tests; a file without tests is checked, so that none passes
-    unread."""
+def _run_tests(path: str, shrink: int | None, errors: list[NetError]) -> Iterator[TestResult]:
+    """Yields the results of a file's tests, and collects the errors of the others. A file without
+    tests is checked, so that none passes unread."""
     from netdsl.insight.net_tests import run_shrunk_test, run_test
     from netdsl.insight.program_check import check_program
-    from netdsl.language.budget import Budget
+    from netdsl.language.budget import Budget, LimitError
 
-    program, budget = load_program(path), Budget()
-    if not program.tests:
-        check_program(program)
-        echo_stderr(f"{path}: no tests")
+    try:
+        program, budget = load_program(path), Budget()
+        if not program.tests:
+            check_program(program)
+            echo_stderr(f"{path}: no tests")
+    except NetError as e:
+        errors.append(e)
+        return
     for section in program.tests:
-        if shrink is None:
-            yield run_test(program, section, budget)
-        else:
-            yield run_shrunk_test(program, section, shrink)
+        try:
+            if shrink is None:
+                yield run_test(program, section, budget)
+            else:
+                yield run_shrunk_test(program, section, shrink)
+        except NetError as e:
+            errors.append(e)
+            if isinstance(e, LimitError):
+                return
 
 
 @app.command()

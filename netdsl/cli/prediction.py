@@ -27,8 +27,8 @@ def evaluate(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Show the accuracy of saved weights on the test images of their data set (without any, on the
-    validation images, else on the training images).
+    """Show the accuracy of saved weights on the test images of their data set. Without any, on the
+    validation images: its own, or those that the run held out; else on the training images.
 
     Example: netdsl eval runs/digits-1/best.safetensors
     """
@@ -40,13 +40,15 @@ def evaluate(
     if as_json:
         keys = ("accuracy", "top5", "loss", "images")
         scores = {k: getattr(report.score, k) for k in keys}
-        print_json(scores | {"bad_pictures": list(report.skipped)})
+        print_json(scores | {"part": report.images, "bad_pictures": list(report.skipped)})
     else:
         s = report.score
         echo(
             f"accuracy {s.accuracy:.2%}  top-5 {s.top5:.2%}  loss {s.loss:.4f}  "
             f"{s.images:,} {report.images} images"
         )
+        if report.note:
+            echo(report.note)
         show_confusion(report)
         for line in format_skipped_pictures(report.skipped):
             echo(line)

@@ -19,6 +19,7 @@ from netdsl.language.elaborate import elaborate
 from netdsl.language.evaluate import Scope, evaluate, evaluate_arguments, is_equal
 from netdsl.language.network import Network
 from netdsl.language.program import Program
+from netdsl.language.shrink import ShrinkError
 from netdsl.language.unparse import expression_text
 from netdsl.parameter_types import Boolean, Float, QuotedText
 from netdsl.signature import Param, Signature
@@ -164,9 +165,13 @@ def check_test(program: Program, test: s.Test, budget: Budget) -> TestResult:
 
 def run_shrunk_test(program: Program, test: s.Test, factor: int) -> TestResult:
     """Checks the gradients of a test's net, with its channels divided by `factor` and its images as
-    small as possible. Its counts differ from those of the whole net, and are not compared."""
+    small as possible. Its counts differ from those of the whole net, and are not compared. A net
+    that cannot be shrunk fails."""
     name = program.resolve_net_name(test.net, test.span)
-    failures = _describe_failures(gradcheck(program, name, shrink=factor))
+    try:
+        failures = _describe_failures(gradcheck(program, name, shrink=factor))
+    except ShrinkError as e:
+        failures = f"it cannot be shrunk by {factor}: {e.diagnostics[0].message}"
     return TestResult(
         name,
         (ExpectationOutcome("gradients", not failures, failures),),

@@ -363,7 +363,7 @@ class _Elaborator:
 
     def _check_no_branches(self, step: s.Step) -> None:
         if step.branches is not None:
-            help = "only `add`, `mul` and `concat` take branches; a group is `( ... )`"
+            help = "`add`, `sub`, `mul` and `concat` take branches; a group is `( ... )`"
             raise fail(f"`{step.name}` takes no branches", step.name_span, help=help)
 
     def _call_shared(

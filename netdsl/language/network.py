@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 from netdsl.errors import Span, fail, suggest_name
@@ -13,6 +14,7 @@ from netdsl.limits import MAX_NAME_CHARACTERS
 from netdsl.ops import OPS
 from netdsl.ops.op import Cost
 from netdsl.types import Graph, Node, TensorType
+from netdsl.values import Argument, Value
 
 _MAX_SHOWN = 6
 
@@ -20,8 +22,7 @@ _MAX_SHOWN = 6
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
     """One layer at its path: the call, its result, and the nodes it emitted. `input_types` are the
-    types of its inputs; `positional_count` is the number of leading `arguments` that were written
-    as integers without a name."""
+    types of its inputs; `arguments` holds all arguments as bound, `written` those in the text."""
 
     path: str
     call: str
@@ -32,7 +33,12 @@ class LayerInfo:
     span: Span
     input_types: tuple[TensorType, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    positional_count: int = 0
+    written: tuple[Argument, ...] = ()
+
+    @property
+    def positional_values(self) -> tuple[Value, ...]:
+        """The values of the arguments that were written without a name."""
+        return tuple(a.value for a in takewhile(lambda a: a.name is None, self.written))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, takewhile
+from itertools import islice
 from typing import Any
 
 from netdsl.errors import Diagnostic, NetError, Span, fail
@@ -183,16 +183,12 @@ class NetworkBuilder:
                 span,
                 tuple(f.node.type for f in inputs),
                 call.bound_arguments,
-                len(list(takewhile(_is_positional_integer, call.arguments))),
+                call.arguments,
             )
         )
         keeps_shape = layer.arity == "one" and y.type.shape == inputs[0].node.type.shape
         origin = inputs[0].origin if keeps_shape else ShapeOrigin(call.text, span, call.caller)
         return ChainValue(y, origin, len(self.call_results))
-
-
-def _is_positional_integer(argument: Argument) -> bool:
-    return argument.name is None and isinstance(argument.value, int)
 
 
 def _call_stack_notes(d: Diagnostic, calls: Sequence[CallSite]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from math import ceil
+from math import ceil, lcm
 
 from netdsl.errors import NetError
 from netdsl.language.budget import LimitError
@@ -21,38 +21,98 @@ MIN_SIDE = 2
 windows, and leaves batch normalisation too few values."""
 
 
+class ShrinkError(NetError):
+    """The channels of a net do not fit together when they are reduced."""
+
+
 def shrink_network(builder: NetworkBuilder, name: str, main: ChainValue) -> Network:
     """Returns the small version of the network in `builder`, as its settings request.
 
-    Every channel count c becomes ceil(c / divisor), except the counts of inputs and outputs. The
-    text is not elaborated again: `in` and `if` keep the values of the full-size network. Images
-    shrink to the smallest size that leaves every image of several pixels at least `MIN_SIDE` in
-    each direction. Raises NetError if the reduced channel counts do not fit together.
+    Every channel count c becomes ceil(c / divisor), rounded up to a multiple that layers need
+    (`Layer.channel_multiple`), except the counts of inputs and outputs. If that does not fit, a
+    count that a concatenation gives becomes the sum of its parts. The text is not elaborated again:
+    `in` and `if` keep the values of the full-size network. Images shrink to the smallest size that
+    leaves every image of several pixels at least `MIN_SIDE` in each direction. Raises ShrinkError
+    if the reduced channel counts do not fit together.
     """
     shrink_settings = builder.settings.shrink
     assert shrink_settings is not None
     inputs = [f for call, f in builder.call_results if isinstance(call, InputCall)]
-    fixed_counts = {channel_count(f.node) for f in (*inputs, main, *builder.outputs.values())}
-
-    def reduce_channels(count: int) -> int:
-        return count if count in fixed_counts else -(-count // shrink_settings.divisor)
-
-    try:
-        small_builder = _replay(builder, reduce_channels, Fraction(1))
-    except LimitError:
-        raise
-    except NetError as e:
+    outputs = {channel_count(f.node) for f in (*inputs, main, *builder.outputs.values())}
+    errors = []
+    for reduce_channels in _find_reductions(builder, outputs, shrink_settings.divisor):
+        try:
+            small_builder = _replay(builder, reduce_channels, Fraction(1))
+            break
+        except LimitError:
+            raise
+        except NetError as e:
+            errors.append(e)
+    else:
         note = f"in `{name}` with its channels divided by {shrink_settings.divisor}"
         help = "a smaller number, or one that divides its channels evenly, may work"
-        diagnostics = (replace(d, notes=(*d.notes, note), help=help) for d in e.diagnostics)
-        raise NetError(*diagnostics) from None
+        diagnostics = errors[0].diagnostics
+        raise ShrinkError(*(replace(d, notes=(*d.notes, note), help=help) for d in diagnostics))
     if shrink_settings.shrink_images:
         small_builder = _minimize_images(builder, reduce_channels, inputs) or small_builder
     return small_builder.build_network(name, small_builder.call_results[main.call_index][1])
 
 
+Reduction = Callable[[int], int]
+"""Maps a channel count of a network to that of the small one."""
+
+
+def _find_reductions(
+    builder: NetworkBuilder, outputs: set[int], divisor: int
+) -> tuple[Reduction, Reduction]:
+    """The ways to reduce channel counts, the preferred one first. `outputs` are the counts of
+    inputs and outputs, which stay."""
+    multiples, fixed = _find_multiples(builder, outputs)
+    sums: dict[int, int] = {}
+
+    def divide(count: int) -> int:
+        multiple = multiples.get(count, 1)
+        return count if count in fixed else -(-count // (divisor * multiple)) * multiple
+
+    def add_parts(count: int) -> int:
+        return sums.get(count) or divide(count)
+
+    for count, parts in sorted(_find_concatenations(builder).items()):
+        if count not in fixed:
+            sums[count] = sum(map(add_parts, parts))
+    return divide, add_parts
+
+
+def _find_multiples(builder: NetworkBuilder, outputs: set[int]) -> tuple[dict[int, int], set[int]]:
+    """Of which of its divisors each channel count must stay a multiple, if of any, and the counts
+    that stay as they are: those of inputs and outputs, and what such layers make them from."""
+    multiples: dict[int, int] = {}
+    fixed = set(outputs)
+    for call, value in reversed(builder.call_results):
+        if isinstance(call, InputCall):
+            continue
+        before, after = channel_count(call.inputs[0].node), channel_count(value.node)
+        multiple = call.layer.channel_multiple(call.bound_arguments, before)
+        if multiple > 1:
+            needed = lcm(multiples.get(before, 1), multiple * multiples.get(after, 1))
+            multiples[before] = needed if before % needed == 0 else before
+            fixed |= {before} if after in fixed else set()
+    return multiples, fixed
+
+
+def _find_concatenations(builder: NetworkBuilder) -> dict[int, tuple[int, ...]]:
+    """The channel counts that are sums of those of branches, each with the first such branches."""
+    found: dict[int, tuple[int, ...]] = {}
+    for call, value in builder.call_results:
+        if isinstance(call, LayerCall) and len(call.inputs) > 1:
+            parts = tuple(channel_count(f.node) for f in call.inputs)
+            if channel_count(value.node) == sum(parts):
+                found.setdefault(sum(parts), parts)
+    return found
+
+
 def _minimize_images(
-    builder: NetworkBuilder, reduce_channels: Callable[[int], int], inputs: Sequence[ChainValue]
+    builder: NetworkBuilder, reduce_channels: Reduction, inputs: Sequence[ChainValue]
 ) -> NetworkBuilder | None:
     """Returns the network with the smallest images that all layers accept; None if only the
     original size works.
@@ -90,9 +150,7 @@ class _ImageTooSmallError(Exception):
     """An image is smaller than `MIN_SIDE` permits."""
 
 
-def _replay(
-    builder: NetworkBuilder, reduce_channels: Callable[[int], int], scale: Fraction
-) -> NetworkBuilder:
+def _replay(builder: NetworkBuilder, reduce_channels: Reduction, scale: Fraction) -> NetworkBuilder:
     """Replays the calls of `builder` on scaled images. Raises NetError if a layer rejects them."""
     small = NetworkBuilder(builder.settings, builder.budget)
     for call, original in builder.call_results:
@@ -119,9 +177,7 @@ def _scale_shape(shape: tuple[int, ...], scale: Fraction) -> tuple[int, ...]:
     return (*(ceil(side * scale) for side in shape[:2]), shape[2])
 
 
-def _narrow_call(
-    call: LayerCall, small: NetworkBuilder, reduce_channels: Callable[[int], int]
-) -> LayerCall:
+def _narrow_call(call: LayerCall, small: NetworkBuilder, reduce_channels: Reduction) -> LayerCall:
     """The same call on values of the small network, with its channel arguments reduced."""
     inputs = tuple(small.call_results[f.call_index][1] for f in call.inputs)
     widths = Widths(

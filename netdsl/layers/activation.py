@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netdsl.layers.init import INITIALISER_KIND
+from netdsl.layers.init import ChannelInitialiser
 from netdsl.layers.layer import Layer, Site, channel_count
 from netdsl.parameter_types import Boolean
 from netdsl.signature import BoundCall, Param, Signature
@@ -33,7 +33,7 @@ LAYERS = (
         Signature(
             "prelu",
             (
-                Param("slope", INITIALISER_KIND, 0.25, "initial slope of the negative side"),
+                Param("slope", ChannelInitialiser(), 0.25, "initial slope of the negative side"),
                 Param("shared", Boolean(), False, "one slope for all channels"),
             ),
         ),

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from netdsl.errors import fail
-from netdsl.layers.init import INITIALISER_KIND, INITIALISERS, Fans, find_initialiser
+from netdsl.layers.init import (
+    INITIALISER_KIND,
+    INITIALISERS,
+    ChannelInitialiser,
+    Fans,
+    find_initialiser,
+)
 from netdsl.layers.layer import Layer, Site, Widths, image_shape
 from netdsl.ops.distributions import DISTRIBUTIONS
 from netdsl.ops.windows import Pads, Pair, dilated_size, output_size
@@ -106,10 +112,9 @@ class Bias:
         if isinstance(value, Symbol) and value.name.lower() in ("true", "false", "none"):
             raise mismatch
         try:
-            chosen: BoundCall = INITIALISER_KIND.accept(value)
+            return ChannelInitialiser(allows_fans=True).accept(value)
         except TypeMismatch:
             raise mismatch from None
-        return chosen
 
 
 WEIGHT_PARAM = Param(
@@ -319,8 +324,8 @@ LAYERS = (
             ),
         ),
         _depthwise,
-        doc="convolution of each channel by itself (Howard et al. 2017): "
-        "conv(in.channels * multiplier, ..., groups=in.channels)",
+        doc="convolution of each channel by itself (Howard et al. 2017); `multiplier` "
+        "times as many channels come out",
     ),
     Layer(
         "convtranspose",

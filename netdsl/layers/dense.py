@@ -62,7 +62,7 @@ LAYERS = (
         "drop_path",
         Signature("drop_path", (Param("rate", Float(0, below=1), doc="fraction of the samples"),)),
         _drop_path,
-        doc="zeroes whole samples at random in training, at the end of a residual branch: "
-        "stochastic depth (Huang et al. 2016)",
+        doc="at the end of a residual branch: zeroes it for whole samples at random in training "
+        "and scales up the others: stochastic depth (Huang et al. 2016)",
     ),
 )

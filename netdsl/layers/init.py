@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from netdsl.errors import fail
 from netdsl.parameter_types import Float, OneOf, TypeMismatch
 from netdsl.signature import BoundCall, CallOf, Param, Signature
 from netdsl.values import Symbol, Value
@@ -24,10 +25,12 @@ class Fans:
 @dataclass(frozen=True)
 class Initialiser:
     """`distribution(fans, **arguments)` returns a distribution and its parameter, such as
-    ("normal", 0.05)."""
+    ("normal", 0.05). `needs` is what it takes its scale or direction from: the fans of a weight, or
+    its rows."""
 
     signature: Signature
     distribution: Callable[..., tuple[str, float]]
+    needs: Literal["", "fans", "rows"] = ""
 
 
 def _he(fans: Fans) -> tuple[str, float]:
@@ -50,18 +53,20 @@ def _xavier_normal(fans: Fans) -> tuple[str, float]:
     return "normal", math.sqrt(2 / (fans.fan_in + fans.fan_out))
 
 
-def _make_initialiser(name: str, distribution: Any, *params: Param) -> Initialiser:
-    return Initialiser(Signature(name, params), distribution)
+def _make_initialiser(
+    name: str, distribution: Any, *params: Param, needs: Literal["", "fans", "rows"] = ""
+) -> Initialiser:
+    return Initialiser(Signature(name, params), distribution, needs)
 
 
 INITIALISERS: dict[str, Initialiser] = {
     i.signature.name: i
     for i in (
-        _make_initialiser("he", _he),  # He et al. 2015, fan in, for ReLU
-        _make_initialiser("he_uniform", _he_uniform),
-        _make_initialiser("lecun", _lecun),  # LeCun et al. 1998
-        _make_initialiser("xavier", _xavier),  # Glorot & Bengio 2010
-        _make_initialiser("xavier_normal", _xavier_normal),
+        _make_initialiser("he", _he, needs="fans"),  # He et al. 2015, fan in, for ReLU
+        _make_initialiser("he_uniform", _he_uniform, needs="fans"),
+        _make_initialiser("lecun", _lecun, needs="fans"),  # LeCun et al. 1998
+        _make_initialiser("xavier", _xavier, needs="fans"),  # Glorot & Bengio 2010
+        _make_initialiser("xavier_normal", _xavier_normal, needs="fans"),
         _make_initialiser(
             "normal", lambda fans, std: ("normal", std), Param("std", Float(0), 0.01)
         ),
@@ -69,7 +74,10 @@ INITIALISERS: dict[str, Initialiser] = {
             "trunc_normal", lambda fans, std: ("trunc_normal", std), Param("std", Float(0), 0.02)
         ),  # ends at two standard deviations
         _make_initialiser(
-            "orthogonal", lambda fans, gain: ("orthogonal", gain), Param("gain", Float(0), 1.0)
+            "orthogonal",
+            lambda fans, gain: ("orthogonal", gain),
+            Param("gain", Float(0), 1.0),
+            needs="rows",
         ),  # Saxe et al. 2014
         _make_initialiser(
             "uniform", lambda fans, bound: ("uniform", bound), Param("bound", Float(0), 0.05)
@@ -93,6 +101,31 @@ class _BareNumber:
 
 
 INITIALISER_KIND = OneOf((_BareNumber(), CallOf("initialiser", INITIALISERS)))
+
+
+CHANNEL_INITIALISER_HELP = (
+    "give a number, or choose the scale: `normal(std)`, `trunc_normal(std)` or `uniform(bound)`"
+)
+
+
+@dataclass(frozen=True)
+class ChannelInitialiser:
+    """An initialiser of one value for each channel: a factor, an offset. There are no rows to make
+    orthogonal, and no fans. With `allows_fans`, the number of channels stands for both fans, as
+    netdsl 0.1.0 had it."""
+
+    allows_fans: bool = False
+
+    def accept(self, value: Value) -> BoundCall:
+        chosen: BoundCall = INITIALISER_KIND.accept(value)
+        needs = chosen.record.needs
+        if needs == "rows" or (needs == "fans" and not self.allows_fans):
+            raise fail(
+                f"`{chosen.name}` is for weights: one value for each channel has no {needs}",
+                chosen.span,
+                help=CHANNEL_INITIALISER_HELP,
+            )
+        return chosen
 
 
 def find_initialiser(name: str) -> BoundCall:

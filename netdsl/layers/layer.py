@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import gcd
 from typing import Any, Literal
 
 from netdsl.errors import fail
@@ -29,7 +29,7 @@ class Widths:
 
     def max_groups(self, limit: int, *counts: int) -> int:
         """The largest number of groups up to `limit` that divides all counts."""
-        common = gcd(*counts)
+        common = math.gcd(*counts)
         return max(g for g in range(1, min(limit, common) + 1) if common % g == 0)
 
 
@@ -38,7 +38,9 @@ class Layer:
     """A layer of the language: `build(site, x, **arguments)` emits its nodes, returns the result.
 
     A layer of arity `many` joins branches and takes a list of nodes. `narrow(arguments, widths)`
-    returns the arguments that depend on channel counts, with their values in a narrower network.
+    returns the arguments that depend on channel counts, with their values in a narrower network;
+    `channel_multiple(arguments, channels)` is the number of which its input channels must then be a
+    multiple.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Layer:
     arity: Literal["one", "many"] = "one"
     doc: str = ""
     narrow: Callable[[Mapping[str, Any], Widths], dict[str, Any]] = lambda arguments, widths: {}
+    channel_multiple: Callable[[Mapping[str, Any], int], int] = lambda arguments, channels: 1
 
 
 @dataclass
@@ -122,11 +125,19 @@ def image_shape(x: Node, layer_name: str) -> tuple[int, int, int, int]:
     """Returns the shape of a batch of images. Raises NetError if `x` is not one."""
     if x.type.rank != 4:
         size = dims(x.type.shape[1:])
-        help = "put it before layers that flatten, such as `fc`"
-        if x.type.rank == 3:
-            help = f"give the channels too: `input({size}x1)`"
         raise fail(
-            f"`{layer_name}` needs an image of height x width x channels, not {size}", help=help
+            f"`{layer_name}` needs an image of height x width x channels, not {size}",
+            help=_image_help(x.type.shape[1:]),
         )
     n, h, w, c = x.type.shape
     return n, h, w, c
+
+
+def _image_help(shape: tuple[int, ...]) -> str:
+    """What to do about a shape that is no image's."""
+    if len(shape) == 1:
+        return "put it before layers that flatten, such as `fc`, or make an image with `reshape`"
+    if len(shape) == 2:
+        return f"give the channels too: `{dims(shape)}x1`"
+    h, w, *rest = shape
+    return f"an image has three sizes, such as `{dims((h, w, math.prod(rest)))}`"

@@ -8,7 +8,7 @@ from typing import Any
 
 from netdsl.errors import fail
 from netdsl.ir.views import extract_row
-from netdsl.layers.init import INITIALISER_KIND
+from netdsl.layers.init import ChannelInitialiser
 from netdsl.layers.layer import Layer, Site, channel_count, image_shape
 from netdsl.parameter_types import Boolean, Choice, Float, Integer
 from netdsl.signature import BoundCall, Param, Signature
@@ -135,7 +135,7 @@ def _scale(site: Site, x: Node, init: BoundCall) -> Node:
 
 _EPS = Param("eps", Float(above=0), 1e-5, "added to the variance", is_keyword_only=True)
 _AXIS = Choice(("all", "channels"))
-_GAMMA = Param("gamma", INITIALISER_KIND, Symbol("ones"), "initial factor", is_keyword_only=True)
+_INITIAL = ChannelInitialiser(allows_fans=True)
 _AFFINE = (
     Param(
         "affine",
@@ -144,8 +144,8 @@ _AFFINE = (
         "learn a factor and an offset for each channel",
         is_keyword_only=True,
     ),
-    _GAMMA,
-    Param("beta", INITIALISER_KIND, Symbol("zeros"), "initial offset", is_keyword_only=True),
+    Param("gamma", _INITIAL, Symbol("ones"), "initial factor", is_keyword_only=True),
+    Param("beta", _INITIAL, Symbol("zeros"), "initial offset", is_keyword_only=True),
 )
 _MOMENTUM = Param(
     "momentum",
@@ -190,7 +190,13 @@ LAYERS = (
                     "learn a factor for each channel",
                     is_keyword_only=True,
                 ),
-                _GAMMA,
+                Param(
+                    "gamma",
+                    ChannelInitialiser(),
+                    Symbol("ones"),
+                    "initial factor",
+                    is_keyword_only=True,
+                ),
             ),
         ),
         _rmsnorm,
@@ -212,9 +218,11 @@ LAYERS = (
     ),
     Layer(
         "scale",
-        Signature("scale", (Param("init", INITIALISER_KIND, Symbol("ones"), "initial factor"),)),
+        Signature(
+            "scale", (Param("init", ChannelInitialiser(), Symbol("ones"), "initial factor"),)
+        ),
         _scale,
-        doc="multiply each channel by a learnable factor, such as scale(1e-6) at the end of a "
-        "residual branch (Touvron et al. 2021)",
+        doc="multiply each channel by a learnable factor; a small one, such as scale(1e-6), is for "
+        "the end of a residual branch (Touvron et al. 2021)",
     ),
 )

@@ -10,7 +10,7 @@ from netdsl.errors import fail
 from netdsl.layers.convolution import Padding, resolve_padding
 from netdsl.layers.layer import MAX_PARTS, Layer, Site, image_shape
 from netdsl.ops.windows import Pads, Pair
-from netdsl.parameter_types import Boolean, Extent, NoneLiteral, OneOf
+from netdsl.parameter_types import OPTIONAL_EXTENT, Boolean
 from netdsl.signature import Param, Signature
 from netdsl.types import Node
 
@@ -94,7 +94,7 @@ def _adaptive_windows(size: int, count: int) -> list[tuple[int, int]]:
 def _find_uniform_window(windows: list[tuple[int, int]]) -> tuple[int, int] | None:
     """Size and step of windows that are all alike; None if they differ."""
     sizes = {stop - start for start, stop in windows}
-    steps = {b - a for (a, _), (b, _) in pairwise(windows)} or sizes
+    steps = {b - a for (a, _), (b, _) in pairwise(windows)} or {1}
     return (sizes.pop(), steps.pop()) if len(sizes) == len(steps) == 1 and 0 not in steps else None
 
 
@@ -146,11 +146,17 @@ def _globalmaxpool(site: Site, x: Node) -> Node:
     return site.b.reduce_max(x, axes=(1, 2), keepdims=True)
 
 
-_OPTIONAL_EXTENT = OneOf((Extent(), NoneLiteral()))
-_TO = Param("to", _OPTIONAL_EXTENT, None, "the result's size", is_keyword_only=True)
+_TO = Param(
+    "to",
+    OPTIONAL_EXTENT,
+    None,
+    "the result's size, which may be larger than the image's: pixels then count in several "
+    f"windows; at most {MAX_PARTS:,} where the windows differ",
+    is_keyword_only=True,
+)
 _WINDOW_PARAMS = (
-    Param("kernel", _OPTIONAL_EXTENT, None, "height x width of the windows"),
-    Param("stride", _OPTIONAL_EXTENT, None, "defaults to the kernel"),
+    Param("kernel", OPTIONAL_EXTENT, None, "height x width of the windows"),
+    Param("stride", OPTIONAL_EXTENT, None, "defaults to the kernel"),
     Param("pad", Padding(), 0),
     Param("ceil", Boolean(), False, "keep the last, partial window"),
 )

@@ -10,6 +10,7 @@ from typing import Any
 from netdsl.errors import fail
 from netdsl.layers.layer import MAX_PARTS, Layer, Site, Widths, channel_count, image_shape
 from netdsl.parameter_types import (
+    OPTIONAL_EXTENT,
     Choice,
     Extent,
     Float,
@@ -23,6 +24,21 @@ from netdsl.parameter_types import (
 from netdsl.signature import Param, Signature
 from netdsl.types import Node, dims
 from netdsl.values import Symbol, Value
+
+
+@dataclass(frozen=True)
+class _SampleShape(Shape):
+    """The shape that a sample gets. No size of it is inferred."""
+
+    def accept(self, value: Value) -> tuple[int, ...]:
+        sizes = value if isinstance(value, tuple) else (value,)
+        if -1 in sizes:
+            raise fail(
+                "`reshape` infers no size: give all of them",
+                help="`flatten` makes one row of each sample; `in.height`, `in.width` and "
+                "`in.channels` are the sizes that flow in",
+            )
+        return super().accept(value)
 
 
 @dataclass(frozen=True)
@@ -140,16 +156,51 @@ def _narrow_padding(arguments: Mapping[str, Any], widths: Widths) -> dict[str, A
     return {"channels": (before, added_channels - before)}
 
 
-def _upsample(site: Site, x: Node, factor: tuple[int, int], mode: str) -> Node:
+def _upsample(
+    site: Site, x: Node, factor: tuple[int, int] | None, mode: str, to: tuple[int, int] | None
+) -> Node:
     n, h, w, c = image_shape(x, "upsample")
-    fh, fw = factor
+    fh, fw = _find_factor((h, w), factor, to)
     if mode == "bilinear":
-        if max(factor) > MAX_PARTS:
-            raise fail(f"a bilinear `upsample` has factors of at most {MAX_PARTS:,}")
+        if max(fh, fw) > MAX_PARTS:
+            raise fail(
+                f"a bilinear `upsample` takes factors up to {MAX_PARTS:,}, not {max(fh, fw):,}"
+            )
         return _interpolate(site, _interpolate(site, x, 1, fh), 2, fw)
     column = site.b.reshape(x, shape=(n, h, 1, w, 1, c))
     repeated = site.b.broadcast(column, shape=(n, h, fh, w, fw, c))
     return site.b.reshape(repeated, shape=(n, h * fh, w * fw, c))
+
+
+def _find_factor(
+    size: tuple[int, int], factor: tuple[int, int] | None, to: tuple[int, int] | None
+) -> tuple[int, int]:
+    """How many times higher and wider the result is, given that or the result's size."""
+    if factor is not None and to is None:
+        return factor
+    if factor is not None or to is None:
+        given = "needs `factor` or" if to is None else "has both `factor` and"
+        raise fail(
+            f"`upsample` {given} `to`",
+            help="`upsample(2)` makes an image twice as high and wide, `upsample(to=64x64)` makes "
+            "it 64x64",
+        )
+    if any(wanted % side for wanted, side in zip(to, size, strict=True)):
+        smaller = [max(1, wanted // side) * side for wanted, side in zip(to, size, strict=True)]
+        larger = [-(-wanted // side) * side for wanted, side in zip(to, size, strict=True)]
+        possible = list(dict.fromkeys((dims(smaller), dims(larger))))
+        if any(wanted < side for wanted, side in zip(to, size, strict=True)):
+            raise fail(
+                f"`upsample(to={dims(to)})` is smaller than the image, which is {dims(size)}",
+                help=f"`avgpool(to={dims(to)})` or `maxpool(to={dims(to)})` makes an image smaller",
+            )
+        raise fail(
+            f"`upsample(to={dims(to)})` needs a whole multiple of the image, which is {dims(size)}",
+            help=f"the nearest sizes that work: {' and '.join(possible)}"
+            if len(possible) > 1
+            else f"the nearest size that works: {possible[0]}",
+        )
+    return to[0] // size[0], to[1] // size[1]
 
 
 def _interpolate(site: Site, x: Node, axis: int, factor: int) -> Node:
@@ -181,7 +232,8 @@ def _pixel_shuffle(site: Site, x: Node, factor: tuple[int, int]) -> Node:
     if c % (fh * fw):
         raise fail(
             f"{c} channels do not divide into blocks of {fh}x{fw} pixels",
-            help=f"`pixel_shuffle({fh}x{fw})` needs a multiple of {fh * fw} channels",
+            help=f"`pixel_shuffle({dims(factor) if fh != fw else fh})` needs a multiple of "
+            f"{fh * fw} channels",
         )
     split = site.b.reshape(x, shape=(n, h, w, c // (fh * fw), fh, fw))
     blocks = site.b.transpose(split, perm=(0, 1, 4, 2, 5, 3))
@@ -205,6 +257,11 @@ def _narrow_reshape(arguments: Mapping[str, Any], widths: Widths) -> dict[str, A
     *rest, last = arguments["shape"]
     scaled, remainder = divmod(last * widths.narrowed, widths.original)
     return {"shape": (*rest, widths.narrow(last) if remainder else scaled)}
+
+
+def _reshape_multiple(arguments: Mapping[str, Any], channels: int) -> int:
+    """Of what the channels must be a multiple so that the last axis is a whole number."""
+    return channels // math.gcd(channels, arguments["shape"][-1])
 
 
 def _shuffle(site: Site, x: Node, groups: int) -> Node:
@@ -254,7 +311,8 @@ LAYERS = (
                     "mode",
                     Choice(("constant", "reflect", "edge")),
                     Symbol("constant"),
-                    "what the border consists of",
+                    f"`edge` and `reflect` add up to {MAX_PARTS:,} to a side, `reflect` less than "
+                    "the image has",
                 ),
             ),
         ),
@@ -268,12 +326,25 @@ LAYERS = (
         Signature(
             "upsample",
             (
-                Param("factor", Extent()),
-                Param("mode", Choice(("nearest", "bilinear")), Symbol("nearest")),
+                Param("factor", OPTIONAL_EXTENT, None, "how many times higher and wider"),
+                Param(
+                    "mode",
+                    Choice(("nearest", "bilinear")),
+                    Symbol("nearest"),
+                    f"`nearest`, or `bilinear` with factors up to {MAX_PARTS:,}",
+                ),
+                Param(
+                    "to",
+                    OPTIONAL_EXTENT,
+                    None,
+                    "the result's size, a whole multiple of the image's",
+                    is_keyword_only=True,
+                ),
             ),
         ),
         _upsample,
-        doc="a larger image: every pixel repeated, or interpolated between centres of pixels",
+        doc="a larger image: every pixel repeated, or interpolated between centres of pixels; "
+        "upsample(2), or upsample(to=64x64)",
     ),
     Layer(
         "pixel_shuffle",
@@ -281,13 +352,15 @@ LAYERS = (
         _pixel_shuffle,
         doc="a larger image, each block of pixels from channels that follow each other "
         "(Shi et al. 2016)",
+        channel_multiple=lambda arguments, channels: math.prod(arguments["factor"]),
     ),
     Layer(
         "reshape",
-        Signature("reshape", (Param("shape", Shape(), doc="of one sample, as in `input`"),)),
+        Signature("reshape", (Param("shape", _SampleShape(), doc="of one sample, as in `input`"),)),
         _reshape,
         doc="the values of each sample in row-major order under another shape",
         narrow=_narrow_reshape,
+        channel_multiple=_reshape_multiple,
     ),
     Layer(
         "shuffle",

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
-from netdsl.ops.elementwise import unary_op
-from netdsl.ops.op import Op, Trait, constant_like
+from netdsl.ops.elementwise import unary_op, unary_shape
+from netdsl.ops.example_values import draw_number
+from netdsl.ops.op import (
+    Draw,
+    Example,
+    Op,
+    Trait,
+    constant_like,
+    draw_shape,
+    float_operands,
+    require,
+)
 from netdsl.ops.special import erf
 from netdsl.parameter_types import Choice, Float, NoneLiteral, OneOf
 from netdsl.signature import Param
-from netdsl.types import Array, Emitter, Node
+from netdsl.types import Array, Emitter, Node, TensorType
 
 
 def _sigmoid(xp: Any, x: Array) -> Array:
@@ -71,6 +82,22 @@ def _leaky_relu_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
         g,
         b.mul(g, constant_like(b, y.attrs["slope"], y)),
     )
+
+
+def _clamp_shape(x: TensorType, low: float, high: float) -> TensorType:
+    require(
+        low <= high,
+        f"`low` of `clamp` is {low:g}, above `high`, which is {high:g}",
+        help="the lower limit comes first, as in `clamp(-1, 1)`; `low` is 0 and `high` is 6 unless "
+        "they are given",
+    )
+    return unary_shape(x)
+
+
+def _clamp_example(draw: Draw) -> Example:
+    low = draw_number(draw, Float())
+    high = low + draw_number(draw, Float(0))
+    return Example(float_operands(draw_shape(draw)), {"low": low, "high": high})
 
 
 def _clamp_vjp(b: Emitter, g: Node, y: Node, x: Node) -> Node:
@@ -218,14 +245,18 @@ OPS = (
         ),
         flops=10,
     ),
-    _activation(
-        "clamp",
-        lambda xp, x, low, high: xp.minimum(xp.maximum(x, low), high),
-        _clamp_vjp,
-        "x kept between low and high; clamp(0, 6) is ReLU6",
-        attrs=(Param("low", Float(), 0.0), Param("high", Float(), 6.0)),
-        flops=2,
-        traits=("low_precision",),
+    replace(
+        _activation(
+            "clamp",
+            lambda xp, x, low, high: xp.minimum(xp.maximum(x, low), high),
+            _clamp_vjp,
+            "x kept between low and high",
+            attrs=(Param("low", Float(), 0.0), Param("high", Float(), 6.0)),
+            flops=2,
+            traits=("low_precision",),
+        ),
+        shape=_clamp_shape,
+        draw_example=_clamp_example,
     ),
     _activation(
         "sigmoid",

@@ -37,7 +37,8 @@ def _compare_shape(x: TensorType, z: TensorType) -> TensorType:
     return TensorType(_binary_shape(x, z).shape, "bool")
 
 
-def _unary_shape(x: TensorType, **_: Any) -> TensorType:
+def unary_shape(x: TensorType, **_: Any) -> TensorType:
+    """The shape rule of an operator that keeps the type of its floating-point operand."""
     require(x.dtype in FLOAT_DTYPES, f"a floating-point operand is needed, not {x.dtype}")
     return x
 
@@ -121,7 +122,7 @@ def unary_op(
         name=name,
         kind="elementwise",
         operands=("x",),
-        shape=_unary_shape,
+        shape=unary_shape,
         reference=reference,
         draw_example=draw_example,
         attrs=attrs,
@@ -235,7 +236,7 @@ OPS = (
         name="is_finite",
         kind="elementwise",
         operands=("x",),
-        shape=lambda x: TensorType(_unary_shape(x).shape, "bool"),
+        shape=lambda x: TensorType(unary_shape(x).shape, "bool"),
         reference=lambda xp, x: xp.isfinite(x),
         draw_example=_draw_one_operand,
         nondiff={"x": "it is constant almost everywhere"},

@@ -79,7 +79,7 @@ class Job:
     @cached_property
     def inventory(self) -> Inventory:
         """The inventory of the data."""
-        source = str(self.recipe.data.source)
+        source = str(self.recipe.data.source.drop_defaults())
         return make_inventory(source, self.dataset, self.train, self.validation)
 
     @cached_property

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 
 from netdsl.errors import suggest_name
 from netdsl.globs import make_glob_candidates, matches_glob
 from netdsl.language import syntax as s
 from netdsl.language.functions import FUNCTIONS
+from netdsl.language.network import LayerInfo
 from netdsl.language.network_builder import channels_first_hint
 from netdsl.language.program import Program
 from netdsl.layers import LAYERS
+from netdsl.layers.init import CHANNEL_INITIALISER_HELP, Fans
 from netdsl.ops import OPS
+from netdsl.signature import BoundCall
 from netdsl.training.recipe.lint import Finding, Review, Subject
-from netdsl.values import format_value
+from netdsl.types import Graph, dims, find_reachable
+from netdsl.values import Size, Value, format_value
 
 # ---- lints of a net ---------------------------------------------------------------------------
 
@@ -52,22 +57,175 @@ def find_pytorch_order(subject: Subject) -> Iterator[Finding]:
     convolution, is taken as intended."""
     for layer in subject.network.layers:
         given = layer.arguments
-        if layer.layer_type not in ("conv", "convtranspose", "local") or layer.positional_count < 2:
+        count = sum(1 for _ in takewhile(_is_integer, layer.positional_values))
+        if layer.layer_type not in ("conv", "convtranspose", "local") or count < 2:
             continue
         kernel, stride = max(given["kernel"]), max(given["stride"])
-        if layer.positional_count == 2:
+        if count == 2:
             doubtful = kernel > _MAX_KERNEL and given.get("groups", 1) == 1
         else:
             even = kernel > _MAX_EVEN_KERNEL and kernel % 2 == 0
             doubtful = even or kernel > _MAX_KERNEL or stride > _MAX_STRIDE
         if doubtful and given["channels"] == layer.input_types[0].shape[-1]:
-            meant = f"{kernel}, {stride}" if layer.positional_count > 2 else f"{kernel}, 3x3"
+            meant = f"{kernel}, {stride}" if count > 2 else f"{kernel}, 3x3"
             yield Finding(
                 f"`{layer.call}` has {given['channels']} channels, as many as its input, and a "
                 f"kernel of {kernel} with stride {stride}",
                 layer.span,
                 f"input channels are never given: did you mean `{layer.layer_type}({meant})`?",
             )
+
+
+def _is_integer(value: Value) -> bool:
+    return isinstance(value, int)
+
+
+def find_depthwise_channels(subject: Subject) -> Iterator[Finding]:
+    """Finds channels given to `depthwise`, which takes a kernel first: a kernel as large as channel
+    counts are, and a stride as large as kernels are. A kernel written as `31x31` is taken as
+    intended."""
+    for layer in subject.network.layers:
+        if layer.layer_type != "depthwise" or not subject.is_whole:
+            continue
+        kernel, stride = layer.arguments["kernel"], layer.arguments["stride"]
+        first, second = (*layer.positional_values, None, None)[:2]
+        if _is_integer(first) and _is_channel_count(layer, kernel[0], stride, second):
+            meant = "3x3" if second is None else format_value(second)
+            yield Finding(
+                f"`depthwise` has no `channels`: in `{layer.call}`, {kernel[0]} is a kernel of "
+                f"{dims(kernel)}" + (f" and {meant} the stride" if second is not None else ""),
+                layer.span,
+                f"its channels are those of its input: write `depthwise({meant}, ...)`",
+            )
+        elif any(s > k > 1 for s, k in zip(stride, kernel, strict=True)):
+            yield Finding(
+                f"`{layer.call}` skips pixels: its stride is {dims(stride)}, its kernel "
+                f"{dims(kernel)}",
+                layer.span,
+                "`depthwise` takes the kernel, then the stride, and no `channels`, which are those "
+                "of its input",
+            )
+
+
+def _is_channel_count(
+    layer: LayerInfo, kernel: int, stride: tuple[int, int], second: Value
+) -> bool:
+    """Whether a kernel given as one number, before `second`, is rather a number of channels."""
+    is_size = isinstance(second, Size | tuple)
+    if kernel == layer.input_types[0].shape[-1]:
+        return kernel > _MAX_KERNEL or is_size or max(stride) > _MAX_STRIDE
+    if kernel in stride:  # windows side by side
+        return False
+    is_even = kernel > _MAX_EVEN_KERNEL and kernel % 2 == 0
+    is_large = kernel > _MAX_KERNEL
+    return (is_size and (is_even or is_large)) or (is_large and max(stride) > _MAX_STRIDE)
+
+
+_MAX_FACTOR = 32
+"""How much published nets enlarge an image at once (FCN-32s)."""
+_MAX_WRITTEN_FACTOR = 8
+"""The same of a factor that is written as a size; almost all are written as one number."""
+
+
+def find_large_upsample(subject: Subject) -> Iterator[Finding]:
+    """Finds the size of a result given as the factor. For an image of one pixel, both are the
+    same."""
+    for layer in subject.network.layers:
+        factor = layer.arguments.get("factor")
+        if layer.layer_type != "upsample" or factor is None or not subject.is_whole:
+            continue
+        size = layer.input_types[0].shape[1:3]
+        if max(size) == 1:
+            continue
+        is_size = any(isinstance(a.value, Size | tuple) for a in layer.written)
+        is_larger = all(f > side > 1 for f, side in zip(factor, size, strict=True))
+        is_wide = is_size and (is_larger or min(factor) > _MAX_WRITTEN_FACTOR)
+        if is_wide or max(factor) > _MAX_FACTOR:
+            yield Finding(
+                f"`{layer.call}` makes {dims(size)} into {dims(layer.output_type.shape[1:3])}: "
+                "`factor` is how many times larger the result is",
+                layer.span,
+                f"for a result of {dims(factor)}, write `upsample(to={dims(factor)})`",
+            )
+
+
+def find_enlarging_pool(subject: Subject) -> Iterator[Finding]:
+    for layer in subject.network.layers:
+        to = layer.arguments.get("to")
+        if layer.layer_type not in ("maxpool", "avgpool") or to is None or not subject.is_whole:
+            continue
+        size = layer.input_types[0].shape[1:3]
+        if any(wanted > side for wanted, side in zip(to, size, strict=True)):
+            yield Finding(
+                f"`{layer.call}` enlarges an image of {dims(size)}: its windows repeat pixels",
+                layer.span,
+                "a pooling gives at most the size of the image; `upsample` enlarges it",
+            )
+
+
+def find_channel_fans(subject: Subject) -> Iterator[Finding]:
+    """Finds initialisers that scale with fans where there is a value for each channel."""
+    for layer in subject.network.layers:
+        for name, value in layer.arguments.items():
+            if name != "weight" and isinstance(value, BoundCall) and value.record.needs == "fans":
+                yield Finding(
+                    f"`{name}={value}` of `{layer.layer_type}`: one value for each channel has no "
+                    "fans, and the number of channels stands for them",
+                    layer.span,
+                    CHANNEL_INITIALISER_HELP,
+                )
+
+
+_MAX_BRANCH_SCALE = 0.001
+"""Initial factors up to this are for the end of a residual branch; 1/255 scales pixels."""
+
+
+def find_main_path(subject: Subject) -> Iterator[Finding]:
+    """Finds `drop_path`, and `scale` with a small factor, whose value is all that the net's output
+    depends on. On a residual branch there is a way around them."""
+    found = [x for x in subject.network.layers if _is_for_branches(x)]
+    if not found:
+        return
+    graph = subject.network.graph
+    alone = _find_bottlenecks(graph, graph.outputs["main"])
+    for layer in found:
+        if layer.result in alone:
+            effect = (
+                "for some samples the net's output says nothing about its input"
+                if layer.layer_type == "drop_path"
+                else "almost nothing of its input reaches the net's output at first"
+            )
+            yield Finding(
+                f"`{layer.call}` is on no residual branch: {effect}",
+                layer.span,
+                f"put it at the end of a branch: `add {{ identity | ... -> {layer.call} }}`",
+            )
+
+
+def _is_for_branches(layer: LayerInfo) -> bool:
+    if layer.layer_type == "drop_path":
+        return bool(layer.arguments["rate"] > 0)
+    if layer.layer_type != "scale":
+        return False
+    init = layer.arguments["init"]
+    _, size = init.record.distribution(Fans(1, 1), **init.arguments)
+    return abs(size) <= _MAX_BRANCH_SCALE
+
+
+def _find_bottlenecks(graph: Graph, output: str) -> set[str]:
+    """The nodes that every way from an image or vector to an output passes through: those that no
+    edge skips, in an order of the nodes that are on such ways."""
+    images = [n.name for n in graph.inputs if n.type.rank > 0]
+    ways = find_reachable(graph.dag, images) & graph.backward_slice(output)
+    order = {name: i for i, name in enumerate(n for n in graph.nodes if n in ways)}
+    last_reader = {a: order[name] for name in order for a in graph[name].args if a in order}
+    found = set()
+    furthest = max((order[n] for n in images if n in order), default=0)
+    for name, i in order.items():
+        if furthest <= i:
+            found.add(name)
+        furthest = max(furthest, last_reader.get(name, i))
+    return found
 
 
 def find_unread(subject: Subject) -> Iterator[Finding]:

@@ -59,6 +59,11 @@ def check_pipeline(saved: Checkpoint, job: Job) -> None:
         )
 
 
+def find_split_revision(saved: Checkpoint) -> int | None:
+    """The revision of the split by which a run held out images; None if it held out none."""
+    return _saved_revisions(saved).get(SPLIT)
+
+
 def _differences(part: _Component, before: int) -> list[str]:
     now = 1 + len(part.changes)
     if before > now:
