@@ -74,11 +74,19 @@ class MemberExpr(SyntaxNode):
 
 
 @dataclass(frozen=True, slots=True)
+class Slice(SyntaxNode):
+    """The `a:b` of `depths[a:b]`; either may be missing."""
+
+    start: Expression | None
+    stop: Expression | None
+
+
+@dataclass(frozen=True, slots=True)
 class IndexExpr(SyntaxNode):
-    """`depths[0]`, or `table[1][2]`."""
+    """`depths[0]`, `table[1][2]`, or `depths[:2]`."""
 
     base: Expression
-    indices: tuple[Expression, ...]
+    indices: tuple[Expression | Slice, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +139,16 @@ class Step(SyntaxNode):
 
     name: str
     args: tuple[Arg, ...] | None
-    branches: tuple[Chain, ...] | None
+    branches: tuple[Branch, ...] | None
     name_span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Branch(SyntaxNode):
+    """`identity if stride == 1`: a branch of a join; without its condition, it is left out."""
+
+    chain: Chain
+    condition: Expression | None
 
 
 @dataclass(frozen=True, slots=True)

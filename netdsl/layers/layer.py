@@ -37,8 +37,9 @@ class Widths:
 class Layer:
     """A layer of the language: `build(site, x, **arguments)` emits its nodes, returns the result.
 
-    A layer of arity `many` joins branches and takes a list of nodes. `narrow(arguments, widths)`
-    returns the arguments that depend on channel counts, with their values in a narrower network.
+    A layer of arity `many` joins branches and takes a list of nodes; of one it is that branch if it
+    `can_join_one`. `narrow(arguments, widths)` returns the arguments that depend on channel counts,
+    with their values in a narrower network.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Layer:
     arity: Literal["one", "many"] = "one"
     doc: str = ""
     narrow: Callable[[Mapping[str, Any], Widths], dict[str, Any]] = lambda arguments, widths: {}
+    can_join_one: bool = True
 
 
 @dataclass

@@ -94,7 +94,7 @@ def _adaptive_windows(size: int, count: int) -> list[tuple[int, int]]:
 def _find_uniform_window(windows: list[tuple[int, int]]) -> tuple[int, int] | None:
     """Size and step of windows that are all alike; None if they differ."""
     sizes = {stop - start for start, stop in windows}
-    steps = {b - a for (a, _), (b, _) in pairwise(windows)} or sizes
+    steps = {b - a for (a, _), (b, _) in pairwise(windows)} or set(sizes)
     return (sizes.pop(), steps.pop()) if len(sizes) == len(steps) == 1 and 0 not in steps else None
 
 
