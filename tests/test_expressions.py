@@ -13,6 +13,7 @@ from netdsl.insight.net_tests import run_test
 from netdsl.insight.program_check import check_program
 from netdsl.language import budget
 from netdsl.language.budget import Budget, LimitError
+from netdsl.language.definition_check import find_definition_errors
 from netdsl.language.elaborate import elaborate
 from netdsl.language.evaluate import Scope, evaluate
 from netdsl.language.format import format_file, format_text
@@ -129,6 +130,34 @@ def test_a_condition_stays_with_its_branch() -> None:
     for k in range(9):
         assert f"conv(n, 1x1) if n > {k} and n < 99" in text
     assert all(len(line) <= 100 for line in text.splitlines())
+
+
+# ---- what no net reaches ----------------------------------------------------------------------
+
+
+@given(st.lists(st.sampled_from(["c", "n", "i", "twice(c)", "max(c, 2)", "[c, n][0]"]), min_size=1))
+def test_sound_definitions_have_no_errors(parts: list[str]) -> None:
+    total = " + ".join(parts)
+    text = (
+        f"let twice(n) = 2 * n if n > 1 else n\nlet n = 3\nblock unused(c, act=relu) {{\n"
+        f"  let i = c; let f(c, k=i) = {total} + k; let word = tanh\n  shared s = relu -> tanh\n"
+        f"  d: conv({total}, 1x1, pad=same, weight=he) * (i + n) as i\n"
+        f"  add {{ s if act == word and not c == {total} | d }} -> for c in [{total}] {{ relu }}\n}}"
+    )
+    assert list(find_definition_errors(build_program(parse(text)))) == []
+
+
+@pytest.mark.parametrize("place", ["{} + 1", "-{}", "[1][{}:]", "1 if not {} else 2", "max({}, 1)"])
+@pytest.mark.parametrize("what", ["lost", "lost(c)"])
+def test_an_unknown_name_is_found_where_no_net_comes(place: str, what: str) -> None:
+    bodies = (
+        f"let f(c) = {place.format(what)}",
+        f"block b(c) {{ fc({place.format(what)}) }}",
+        f"net b(c) {{ input({place.format(what)}) }}",
+    )
+    for text in bodies:
+        (found,) = find_definition_errors(build_program(parse(text)))
+        assert found.message.endswith("is called `lost` here")
 
 
 # ---- indices ----------------------------------------------------------------------------------

@@ -23,7 +23,13 @@ from netdsl.language.frame import (
     format_call,
     join_path,
 )
-from netdsl.language.lookup import find_layer, is_layer, suggest_for_items, unpack_item
+from netdsl.language.lookup import (
+    LAYER_IN_LET,
+    find_layer,
+    is_layer,
+    suggest_for_items,
+    unpack_item,
+)
 from netdsl.language.network import Network
 from netdsl.language.network_builder import (
     InputCall,
@@ -129,7 +135,7 @@ class _Elaborator:
             value = evaluate(let.value, frame.expression_scope(current))
             if isinstance(value, Call) and is_layer(value.name, self.program):
                 help = f"name a place in the net with a label: `{let.name}: {value.name}(...)`"
-                raise fail("`let` names numbers and lists, not layers", let.value.span, help=help)
+                raise fail(LAYER_IN_LET, let.value.span, help=help)
             frame.variables[let.name] = value
         except NetError as e:
             frame.variables[let.name] = InvalidValue()

@@ -367,7 +367,7 @@ def _evaluate_call(expr: s.CallExpr, scope: Scope) -> Value:
     if isinstance(found, Function):
         return _call_function(found, arguments, expr.span, scope.budget)
     if expr.name not in FUNCTIONS:
-        return Call(expr.name, arguments, expr.span, scope)
+        return Call(expr.name, arguments, expr.span, scope, FUNCTIONS)
     return _call_builtin(expr, [a.value for a in arguments], any(a.name for a in arguments))
 
 

@@ -299,18 +299,25 @@ class File(SyntaxNode):
 
 def free_names(item: Item) -> Iterator[Name | CallExpr]:
     """Yields the names in an item that it does not define itself."""
-    bound: set[str] = set()
-    for node in walk(item):
-        match node:
-            case Parameter(name=name) | Let(name=name):
-                bound.add(name)
-            case Repeat(index=str(name)):
-                bound.add(name)
-            case For():
-                bound.update(node.variables, (node.index,) if node.index else ())
+    bound = bound_names(item)
     for node in walk(item):
         if isinstance(node, Name | CallExpr) and node.name not in bound:
             yield node
+
+
+def bound_names(item: Item) -> set[str]:
+    """The names that an item gives to values, anywhere in it."""
+    return {name for node in walk(item) for name in names_given_by(node)}
+
+
+def names_given_by(node: SyntaxNode) -> tuple[str, ...]:
+    """The names that a node gives to values."""
+    match node:
+        case Parameter(name=name) | Let(name=name) | Repeat(index=str(name)):
+            return (name,)
+        case For(variables=variables, index=index):
+            return (*variables, index) if index else variables
+    return ()
 
 
 def walk(*roots: SyntaxNode) -> Iterator[SyntaxNode]:
