@@ -203,7 +203,8 @@ def chain(r: TextDraw, depth: int) -> str:
 
 def function(r: TextDraw) -> str:
     """A function that is mostly sound; it may call itself or others."""
-    name, other = r.choice(FUNCTION_NAMES), r.choice(FUNCTION_NAMES)
+    name = r.choice(FUNCTION_NAMES)
+    other = r.choice(FUNCTION_NAMES if r.runs_wild() else (name, "f1"))
     inner = r.choice((f"{other}(n - 1)", f"{other}(n - 1) + {other}(n - 2)", expression(r)))
     made = f"{expression(r)} if n <= 1 else {inner}" if r.random() < 0.8 else inner
     return f"let {name}(n, m={expression(r)}) = {made}"

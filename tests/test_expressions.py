@@ -142,7 +142,8 @@ def test_sound_definitions_have_no_errors(parts: list[str]) -> None:
         f"let twice(n) = 2 * n if n > 1 else n\nlet n = 3\nblock unused(c, act=relu) {{\n"
         f"  let i = c; let f(c, k=i) = {total} + k; let word = tanh\n  shared s = relu -> tanh\n"
         f"  d: conv({total}, 1x1, pad=same, weight=he) * (i + n) as i\n"
-        f"  add {{ s if act == word and not c == {total} | d }} -> for c in [{total}] {{ relu }}\n}}"
+        f"  add {{ s if act == word and not c == {total} | d }}\n"
+        f"  for c in [{total}] {{ relu }}\n}}"
     )
     assert list(find_definition_errors(build_program(parse(text)))) == []
 
