@@ -150,6 +150,8 @@ def _check_conditions(context: SyntaxErrorContext) -> Diagnostic | None:
     if context.token == "{" and "VBAR" in context.expected and context.is_in_condition:
         help = "`a if condition` keeps or leaves out a branch; `a -> if condition { b }` chooses"
         return context.unexpected_token(help)
+    if context.token == "->" and "VBAR" in context.expected and context.is_in_condition:
+        return context.unexpected_token("a condition ends its branch: `a -> b if condition`")
     if "_ELSE" in context.expected and "_ARROW" not in context.expected:
         help = f"{_CHOICE}: an expression always has a value"
         return Diagnostic("`else` is missing", context.end_of_previous, help)
