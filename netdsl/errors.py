@@ -54,6 +54,11 @@ class Span:
     def text(self) -> str:
         return self.source.text[self.start : self.end]
 
+    def excerpt(self, max_length: int = 40) -> str:
+        """The beginning of the text on one line."""
+        text = " ".join(self.source.text[self.start : self.end][: max_length + 1].split())
+        return text if self.end - self.start <= max_length else f"{text[:max_length]} ..."
+
     def __str__(self) -> str:
         line, column = self.position
         return f"{self.source.name}:{line}:{column}"

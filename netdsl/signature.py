@@ -239,18 +239,39 @@ def _suggest_for_symbol(symbol: Symbol) -> str:
     if len(sides) > 1 and all(side in symbol.variables for side in sides):
         return f"write a computed size as `[{', '.join(sides)}]`"
     near = suggest_spelling(symbol.name, symbol.variables)
+    if not near and symbol.name in INDEX_NAMES:
+        near = f"a repeat names its index with `as`: `block * 3 as {symbol.name}`"
     return f"no variable is called `{symbol.name}` here" + (f"; {near}" if near else "")
+
+
+INDEX_NAMES = ("i", "j", "idx", "index")
 
 
 def suggest_for_value(value: object) -> str | None:
     """Returns a help line if a value is an unknown bare name, or a call of something that is no
     function."""
     if isinstance(value, Call):
-        near = suggest_spelling(value.name, value.variables)
-        return _explain_called_value(value) or (
-            f"no function is called `{value.name}` here; {near}" if near else None
-        )
+        return _explain_called_value(value) or _suggest_function(value)
     return _suggest_for_symbol(value) if isinstance(value, Symbol) else None
+
+
+_PYTHON_FUNCTIONS = {
+    "abs": "`max(x, -x)`",
+    "int": "`floor(x)`, or `a // b`",
+    "pow": "a product, or a `let f(x) = ...`",
+}
+
+
+def _suggest_function(call: Call) -> str | None:
+    """Returns a help line for a call of an unknown function; None if it did not come from an
+    expression."""
+    if not call.functions:
+        return None
+    if call.name in _PYTHON_FUNCTIONS:
+        return f"no function is called `{call.name}` here; write {_PYTHON_FUNCTIONS[call.name]}"
+    near = suggest_spelling(call.name, [*call.variables, *call.functions])
+    known = f"the built-in functions are {', '.join(call.functions)}"
+    return f"no function is called `{call.name}` here; {near or known}"
 
 
 def _explain_called_value(call: Call) -> str | None:

@@ -46,13 +46,14 @@ class Argument:
 class Call:
     """A call kept as a value: `sgd(lr=0.1)`, `folder("imagenet")`.
 
-    `variables` are the names that could have been meant, for messages.
+    `variables` are the names that are visible, `functions` the built-in functions, for messages.
     """
 
     name: str
     arguments: tuple[Argument, ...]
     span: Span | None = None
     variables: Collection[str] = field(default=(), compare=False, repr=False)
+    functions: Collection[str] = field(default=(), compare=False, repr=False)
 
     def __str__(self) -> str:
         inside = ", ".join(

@@ -100,7 +100,10 @@ def expression(r: TextDraw, depth: int = 2) -> str:
     """Any expression; mostly a number."""
     if not r.runs_wild():
         return r.choice(
-            ("1", "2", "3", "n", "n + 1", "2 * n - 1", "len([1, 2])", "2 if n > 1 else 3", "f1(n)")
+            (
+                *("1", "2", "3", "n", "n + 1", "2 * n - 1", "len([1, 2])", "2 if n > 1 else 3"),
+                *("f1(n)", "sum([1, 2][:n])"),
+            )
         )
     if depth == 0 or r.random() < 0.4:
         text = '"' + r.choice(["conv1", "*.bias", "stem.*", "", "x.npz", r"\"", "a" * 90]) + '"'
@@ -116,6 +119,7 @@ def expression(r: TextDraw, depth: int = 2) -> str:
             f"{inner[0]} {r.choice(OPERATORS)} {inner[-1]}",
             f"({inner[0]})[{inner[-1]}]",
             f"[{listed}][{r.randint(-3, 3)}]",
+            f"({inner[0]})[{r.choice(inner)}:{r.choice(('', inner[-1]))}]",
             f"-{inner[0]}",
             f"not ({inner[0]})",
             f"{inner[0]} if n == {inner[-1]} else {inner[0]}",
@@ -174,10 +178,11 @@ def element(r: TextDraw, depth: int) -> str:
         return call(r, layer.signature)
     inner = [chain(r, depth - 1) for _ in range(r.randint(1, 3))]
     many = r.choice(["add", "mul", "concat"])
+    optional = [f"{x} if n > {expression(r, 1)}" if r.random() < 0.2 else x for x in inner]
     times = r.choice(["99", "9999"] if r.runs_wild() else ["0", "1", "2", "3", "n"])
     items = r.choice(["n", "range(9999)"] if r.runs_wild() else ["range(3)", "[1, n]"])
     made: list[Callable[[], str]] = [
-        lambda: f"{many} {{ {' | '.join(inner)} }}",
+        lambda: f"{many} {{ {' | '.join(optional)} }}",
         lambda: f"({inner[0]})",
         lambda: f"({inner[0]}) * {times}",
         lambda: f"({inner[0]} -> dropout(0.1 * i)) * {times} as i",
@@ -198,7 +203,8 @@ def chain(r: TextDraw, depth: int) -> str:
 
 def function(r: TextDraw) -> str:
     """A function that is mostly sound; it may call itself or others."""
-    name, other = r.choice(FUNCTION_NAMES), r.choice(FUNCTION_NAMES)
+    name = r.choice(FUNCTION_NAMES)
+    other = r.choice(FUNCTION_NAMES if r.runs_wild() else (name, "f1"))
     inner = r.choice((f"{other}(n - 1)", f"{other}(n - 1) + {other}(n - 2)", expression(r)))
     made = f"{expression(r)} if n <= 1 else {inner}" if r.random() < 0.8 else inner
     return f"let {name}(n, m={expression(r)}) = {made}"

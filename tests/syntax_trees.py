@@ -71,12 +71,23 @@ def _flat(e: Any, operators: list[str], most: int = 3) -> Any:
     return tree(s.NaryExpr, e, tuples_of(st.tuples(st.sampled_from(operators), e), 1, most))
 
 
+def _index(ends: tuple[Any, ...]) -> Any:
+    """An index, or a slice if there are two ends or none."""
+    if len(ends) == 1 and ends[0] is not None:
+        return ends[0]
+    return s.Slice(NOWHERE, ends[0], ends[-1])
+
+
 def _compound(e: Any) -> Any:
     return st.one_of(
         tree(s.ListLiteral, tuples_of(e)),
         tree(s.PairLiteral, e, e),
         tree(s.CallExpr, values, _args(e)),
-        tree(s.IndexExpr, e.filter(lambda x: not isinstance(x, s.IndexExpr)), tuples_of(e, 1, 2)),
+        tree(
+            s.IndexExpr,
+            e.filter(lambda x: not isinstance(x, s.IndexExpr)),
+            tuples_of(tuples_of(st.none() | e, 1, 2).map(_index), 1, 2),
+        ),
         tree(s.UnaryExpr, st.sampled_from(["-", "not"]), e),
         _flat(e, ["+", "-"]),
         _flat(e, ["*", "/", "//", "%"]),
@@ -92,7 +103,8 @@ expressions = st.recursive(atoms, _compound, max_leaves=6)
 
 def steps(chain: Any) -> Any:
     args = st.none() | _args(expressions)
-    return tree(s.Step, layers, args, st.none() | tuples_of(chain, 1), st.just(NOWHERE))
+    branch = tree(s.Branch, chain, st.none() | expressions)
+    return tree(s.Step, layers, args, st.none() | tuples_of(branch, 1), st.just(NOWHERE))
 
 
 def _elements(chain: Any, body: Any) -> Any:

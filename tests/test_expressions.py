@@ -13,6 +13,7 @@ from netdsl.insight.net_tests import run_test
 from netdsl.insight.program_check import check_program
 from netdsl.language import budget
 from netdsl.language.budget import Budget, LimitError
+from netdsl.language.definition_check import find_definition_errors
 from netdsl.language.elaborate import elaborate
 from netdsl.language.evaluate import Scope, evaluate
 from netdsl.language.format import format_file, format_text
@@ -36,6 +37,128 @@ def widths(text: str) -> list[int]:
 
 def net(body: str, definitions: str = "") -> str:
     return f"{definitions}\nnet a(n=3) {{\n input(8)\n {body}\n}}"
+
+
+# ---- slices -----------------------------------------------------------------------------------
+
+ends = st.none() | st.integers(-9, 9)
+
+
+@given(st.lists(st.integers(-9, 9), max_size=6), ends, ends)
+def test_a_slice_is_python_s(items: list[int], start: int | None, stop: int | None) -> None:
+    text = f"x[{'' if start is None else start}:{'' if stop is None else stop}]"
+    assert value(text, x=tuple(items)) == tuple(items[start:stop])
+
+
+def test_a_slice_of_a_size_is_a_list() -> None:
+    assert value("(8x9x3)[:2]") == (8, 9)
+    assert value("[[1, 2], [3, 4]][1:][0][1]") == 4
+    assert widths(net("fc(sum(d[:i]) + 1) * 3 as i", "let d = [3, 4, 6]")) == [1, 4, 8]
+
+
+@pytest.mark.parametrize("text", ["[1, 2][0.5:]", "[1, 2][:yes]", "[1, 2][:none]", "3[:1]"])
+def test_what_cannot_be_sliced(text: str) -> None:
+    with pytest.raises(NetError, match=r"whole numbers|not a list"):
+        value(text)
+
+
+def test_slices_count_what_they_copy() -> None:
+    with pytest.raises(LimitError):
+        value(f"range(9_000){'[:]' * 200}")
+
+
+# ---- branches that may be left out ------------------------------------------------------------
+
+_UNIT = (
+    "block unit(c, stride=1) {\n"
+    "  add { conv(c, 1x1, stride=stride) | identity if stride == 1 and in.channels == c }\n}"
+)
+
+
+def image_net(body: str, definitions: str = "") -> str:
+    return f"{definitions}\nnet a(n=3) {{\n input(8x8x3)\n {body}\n}}"
+
+
+def layer_paths(text: str) -> list[str]:
+    return [x.path for x in elaborate(build_program(parse(text))).layers]
+
+
+def test_a_branch_whose_condition_fails_is_left_out() -> None:
+    found = layer_paths(image_net("unit(4) -> unit(4) -> unit(4, 2)", _UNIT))
+    assert found == [
+        "unit1.conv1",
+        *("unit2.conv1", "unit2.identity1", "unit2.add1"),
+        "unit3.conv1",
+    ]
+
+
+@pytest.mark.parametrize("join", ["add", "mul", "concat"])
+@pytest.mark.parametrize("kept", range(8))
+def test_a_join_is_that_of_the_branches_that_are_left(join: str, kept: int) -> None:
+    layers = ["relu", "tanh", "sigmoid"]
+    conditions = ["yes" if kept >> i & 1 else "1 > 2" for i in range(3)]
+    text = " | ".join(f"{a} if {c}" for a, c in zip(layers, conditions, strict=True))
+    left = [a for a, c in zip(layers, conditions, strict=True) if c == "yes"]
+    if not left:
+        with pytest.raises(NetError, match=f"every branch of `{join}` is left out"):
+            layer_paths(image_net(f"{join} {{ {text} }}"))
+        return
+    plain = f"{join} {{ {' | '.join(left)} }}" if len(left) > 1 else left[0]
+    assert layer_paths(image_net(f"{join} {{ {text} }}")) == layer_paths(image_net(plain))
+
+
+def test_a_difference_needs_both_of_its_branches() -> None:
+    assert layer_paths(image_net("sub { identity | relu if n == 3 }"))[-1] == "sub1"
+    with pytest.raises(NetError, match="`sub` needs two branches, not one"):
+        layer_paths(image_net("sub { identity | relu if n == 4 }"))
+
+
+def test_an_error_in_a_condition_is_reported_once() -> None:
+    with pytest.raises(NetError) as e:
+        layer_paths(image_net("add { relu if 3 | tanh if m > 2 | identity } -> conv(in.channels)"))
+    messages = [d.message for d in e.value.diagnostics]
+    assert messages == [
+        "a condition is `yes` or `no`, not 3",
+        "a number is needed here, not m",
+    ]
+
+
+def test_a_condition_stays_with_its_branch() -> None:
+    branches = " | ".join(f"{'relu -> ' * k}conv(n, 1x1) if n > {k} and n < 99" for k in range(9))
+    text = format_text(image_net(f"add {{ {branches} }}"))
+    assert format_text(text) == text
+    for k in range(9):
+        assert f"conv(n, 1x1) if n > {k} and n < 99" in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+# ---- what no net reaches ----------------------------------------------------------------------
+
+
+@given(st.lists(st.sampled_from(["c", "n", "i", "twice(c)", "max(c, 2)", "[c, n][0]"]), min_size=1))
+def test_sound_definitions_have_no_errors(parts: list[str]) -> None:
+    total = " + ".join(parts)
+    text = (
+        f"let twice(n) = 2 * n if n > 1 else n\nlet n = 3\nblock unused(c, act=relu) {{\n"
+        f"  let i = c; let f(c, k=i) = {total} + k; let word = tanh\n  shared s = relu -> tanh\n"
+        f"  d: conv({total}, 1x1, pad=same, weight=he) * (i + n) as i\n"
+        f"  add {{ s if act == word and not c == {total} | d }}\n"
+        f"  for c in [{total}] {{ relu }}\n}}"
+    )
+    assert list(find_definition_errors(build_program(parse(text)))) == []
+
+
+@pytest.mark.parametrize("place", ["{} + 1", "-{}", "[1][{}:]", "1 if not {} else 2", "max({}, 1)"])
+@pytest.mark.parametrize("what", ["lost", "lost(c)"])
+def test_an_unknown_name_is_found_where_no_net_comes(place: str, what: str) -> None:
+    bodies = (
+        f"let f(c) = {place.format(what)}",
+        f"block b(c) {{ fc({place.format(what)}) }}",
+        f"net b(c) {{ input({place.format(what)}) }}",
+    )
+    for text in bodies:
+        (found,) = find_definition_errors(build_program(parse(text)))
+        assert found.message.endswith("is called `lost` here")
 
 
 # ---- indices ----------------------------------------------------------------------------------

@@ -140,6 +140,23 @@ def test_a_let_never_changes_another_file(main: str, message: str) -> None:
         assert widths(load({"b.net": used}, text)) == [3]
 
 
+def test_used_nets_that_are_tested_or_trained_are_checked() -> None:
+    files = {"lib.net": LIBRARY}
+    tested = load(files, 'use "lib.net"\ntest base { params == 314 }\ntest plain { params == 5 }')
+    assert check_program(tested)[0] == ["base", "plain"]
+    trained = 'use "lib.net"\nnet own = plain\ndata { source = digits }\ntrain { net = base }'
+    with pytest.raises(NetError, match="8x8x1"):
+        check_program(load(files, trained))
+
+
+def test_a_block_of_one_s_own_is_the_one_to_rename() -> None:
+    with pytest.raises(NetError) as e:
+        load({"lib.net": LIBRARY}, 'use "lib.net"\n\nblock unit(c) { relu }')
+    (found,) = e.value.diagnostics
+    assert str(found.span) == "main.net:3:1"
+    assert found.notes == ("at lib.net:4:1",)
+
+
 def test_a_setting_reaches_a_used_net() -> None:
     files = {"lib.net": LIBRARY}
     main = parse('use "lib.net"\nnet mine = wide\nlet k = 1', "main.net")

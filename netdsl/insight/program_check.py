@@ -9,6 +9,7 @@ from netdsl.errors import Diagnostic, NetError
 from netdsl.insight.net_tests import check_test
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors
+from netdsl.language.definition_check import find_definition_errors
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import Program, check_lets
 from netdsl.training.checks import check_recipe
@@ -62,6 +63,13 @@ def check_program(
             job()
         except NetError as e:
             errors.collect(e)
+    known_places = {
+        (d.span.source.name, d.span.start) for d in errors.sorted_diagnostics() if d.span
+    }
+    for d in find_definition_errors(program):
+        if d.span and (d.span.source.name, d.span.start) not in known_places:
+            errors.add(d)
     errors.raise_if_any()
     is_whole = name is None and not is_changed
-    return nets, warnings(Review(program, tuple(subjects), is_whole))
+    used_nets = {*evaluated_nets, *(x.network.name for x in subjects)}.difference(nets)
+    return [*nets, *sorted(used_nets)], warnings(Review(program, tuple(subjects), is_whole))

@@ -58,10 +58,15 @@ lowers the rate after 30 and 60 epochs; `warmup` may be a part of one."""
 
 _EXPRESSIONS = (
     """Numbers (`12`, `0.5`, `1e-4`, `25_557_032`), sizes (`3x3`, `224x224x3`), texts (`"..."`), `yes`,
-`no`, `none`, lists (`[1, 2]`), pairs, `+ - * / // %`, comparisons, `and or not`, indexing (`depths[0]`,
-`list[-1]`), `a if condition else b`, `in.channels`, `in.height`, `in.width`, and the functions """
+`no`, `none`, lists (`[1, 2]`), pairs, `+ - * / // %`, comparisons, `and or not`, entries of lists and sizes
+(`depths[0]`, `list[-1]`), parts of them (`depths[:s]`, `depths[1:]`, `depths[a:b]`, ends as in Python, no step),
+`a if condition else b`, `in.channels`, `in.height`, `in.width`, and the functions """
     + ", ".join(f"`{usage}`" for _, usage in FUNCTIONS.values())
-    + """. A division without remainder gives an integer, so `in.channels/4` is a channel count.
+    + """. A division without remainder gives an integer, so `in.channels/4` is a channel count. `a + b` joins two
+lists; `min` and `max` also take one. Comparisons do not chain (`1 < x and x < 20`), a list has no loops inside, and
+nothing but a number is multiplied. A name that nothing defines is a word, such as `same` or `relu`. Words can be
+passed to blocks and nets, and `==` and `!=` compare them:
+`block gate(act=relu) { if act == relu { relu } else { silu } }`. A text in quotes equals no word.
 
 `pad` takes `same`, one number, a size such as `1x2`, or `[top, bottom, left, right]`. `same` adds
 dilation * (kernel - 1) pixels along each axis, half on each side whatever the stride, the odd one of an even
@@ -70,13 +75,21 @@ it makes the output the input times the stride, and crops kernel - stride pixels
 
 `for c in list { }` and `for c, n in list_of_lists { }`, with as many names as each list has entries,
 are chains too, in nets and in blocks. `for c in list as i { }` and `block * n as i` count from 0; the name is
-visible in the body or the repeated element.
+visible in the body or the repeated element. `if` without `else` passes its input through if its condition is
+`no`.
+
+A branch may end with a condition, on the line where its chain ends:
+`add { unit(c) | identity if stride == 1 and in.channels == c }`. If it is `no`, the branch is left out. A join of
+one branch that is left is that branch, without a layer; `sub` needs both of its branches, and one branch must stay.
 
 `let n = 4` names a value, `let f(a, b=2) = a + b` a function. A function may call itself, and is no value: it
 can be called, not passed on. In a body, a `let` is visible below it, and a function sees what is visible where it
 stands. Between items, a `let` is visible in the whole file and in the files that use it; their order has no
 meaning, and they see only each other. An expression looks a name up among the variables of its body, then among
 the `let`s of the file, then among the words of the language.
+
+`check` also looks at what no net reaches, such as the body of a function that nothing calls: names that nothing
+defines, and parameters of one name.
 
 A name consists of letters, digits and `_`. `and`, `or` and `else` are not names: they continue the line before.
 

@@ -97,7 +97,7 @@ class Budget:
             raise limit_error(
                 f"the expressions here have more than {MAX_EXPRESSION_VALUES:,} values",
                 span,
-                "shorten the lists, or the loops that build them",
+                "shorten the lists, or the loops and functions that compute them",
             )
 
     def spend_trial(self, nodes: int, values: int, macs: int, runs: int, span: Span | None) -> None:

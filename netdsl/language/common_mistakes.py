@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +13,12 @@ from netdsl.errors import Diagnostic, Span, suggest_name
 @dataclass(frozen=True)
 class SyntaxErrorContext:
     """Where parsing failed: at `token`, after `preceding_tokens`, where one of the terminals in
-    `expected` could have followed."""
+    `expected` could have followed. What is missing is missing at `end_of_previous`."""
 
     token: str
     preceding_tokens: Sequence[str]
     span: Span
+    end_of_previous: Span
     expected: set[str]
 
     @property
@@ -38,6 +40,12 @@ class SyntaxErrorContext:
         """Whether a layer, block or group could have ended before the token."""
         return "_ARROW" in self.expected and "COMPARE" not in self.expected
 
+    @property
+    def is_in_condition(self) -> bool:
+        """Whether an `if` stands between the token and the brace before it."""
+        before = itertools.takewhile(lambda t: t not in "{}", reversed(self.preceding_tokens))
+        return "if" in before
+
     def unexpected_token(self, help: str | None) -> Diagnostic:
         return Diagnostic(f"`{self.token}` does not belong here", self.span, help)
 
@@ -46,6 +54,8 @@ def find_common_mistake(context: SyntaxErrorContext) -> Diagnostic | None:
     """Returns a diagnostic with a fix if the error is a common mistake."""
     return (
         _check_foreign_syntax(context)
+        or _check_conditions(context)
+        or _check_slices(context)
         or _check_expressions(context)
         or _check_arithmetic(context)
         or _check_names(context)
@@ -57,6 +67,9 @@ def find_common_mistake(context: SyntaxErrorContext) -> Diagnostic | None:
 _NAME = re.compile(r"(?!\d)\w+")
 _KEYWORDS = {"let", "shared", "output", "if", "else", "for", "in", "and", "or", "not"}
 _ITEM_KEYWORDS = ("use", "block", "net", "data", "train", "test")
+_CHOICE = "write `a if condition else b`"
+_LAYER_CHOICE = "`if condition { conv(8, 3x3) } else { identity }` chooses among layers"
+_COMPARISONS = {"==", "!=", "<", "<=", ">", ">=", "~"}
 _FUNCTION_KEYWORDS = {"def", "lambda"}
 _PYTHON_KEYWORDS = {"class", "return", "import", "from", "while"}
 _FOREIGN_SYMBOLS = {
@@ -76,7 +89,7 @@ def _check_foreign_syntax(context: SyntaxErrorContext) -> Diagnostic | None:
         if context.remaining_text[:2] in _FOREIGN_SYMBOLS
         else context.token
     )
-    is_empty_branch = symbol == "||" and "_OR" not in context.expected
+    is_empty_branch = symbol == "||" and context.previous_token in ("{", "|")
     if symbol in _FOREIGN_SYMBOLS and not is_empty_branch:
         help = _FOREIGN_SYMBOLS[symbol]
         span = replace(context.span, end=context.span.start + len(symbol))
@@ -123,13 +136,49 @@ def _check_names(context: SyntaxErrorContext) -> Diagnostic | None:
     return None
 
 
-def _check_expressions(context: SyntaxErrorContext) -> Diagnostic | None:
-    """Checks conditional expressions, functions, loops in lists, and `as`."""
+def _check_conditions(context: SyntaxErrorContext) -> Diagnostic | None:
+    """Checks comparisons, conditional expressions, and conditions of layers and branches."""
+    if context.token in _COMPARISONS and not {"NAME", "COMPARE"} & context.expected:
+        help = "comparisons do not chain: write `a < b and b < c`"
+        return context.unexpected_token(help)
+    can_end = {"RBRACE", "VBAR"} & context.expected and "NAME" not in context.expected
+    if context.token in ("if", "else") and can_end:
+        is_value = "_IF" in context.expected and "VBAR" not in context.expected
+        return context.unexpected_token(_CHOICE if is_value else _LAYER_CHOICE)
+    if context.token == "then" and "_OR" in context.expected:
+        return context.unexpected_token(_LAYER_CHOICE if "LBRACE" in context.expected else _CHOICE)
+    if context.token == "{" and "VBAR" in context.expected and context.is_in_condition:
+        help = "`a if condition` keeps or leaves out a branch; `a -> if condition { b }` chooses"
+        return context.unexpected_token(help)
+    if context.token == "->" and "VBAR" in context.expected and context.is_in_condition:
+        return context.unexpected_token("a condition ends its branch: `a -> b if condition`")
     if "_ELSE" in context.expected and "_ARROW" not in context.expected:
-        help = "write `a if condition else b`: an expression always has a value"
-        return Diagnostic("`else` is missing", context.span, help)
+        help = f"{_CHOICE}: an expression always has a value"
+        return Diagnostic("`else` is missing", context.end_of_previous, help)
     if context.previous_token == "if" and "_OR" in context.expected:
-        help = "write `a if condition else b`; `if condition { ... }` chooses among layers"
+        help = f"{_CHOICE}; `if condition {{ ... }}` chooses among layers"
+        return context.unexpected_token(help)
+    return None
+
+
+def _check_slices(context: SyntaxErrorContext) -> Diagnostic | None:
+    """Checks what stands in the brackets of an index or a list."""
+    if "RSQB" not in context.expected:
+        return None
+    if context.token == ":" and "COMMA" in context.expected:
+        return context.unexpected_token("a list is `[a, b]`; `range(1, 4)` is [1, 2, 3]")
+    if context.token == ":" and "COLON" not in context.expected:
+        help = "a slice has no step: `x[a:b]` takes every entry from `a` up to `b`"
+        return context.unexpected_token(help)
+    if context.token == "," and "COLON" in context.expected:
+        return context.unexpected_token("`x[a]` takes one entry, `x[a:b]` those from `a` up to `b`")
+    return None
+
+
+def _check_expressions(context: SyntaxErrorContext) -> Diagnostic | None:
+    """Checks functions, loops in lists, `in` and `as`."""
+    if context.previous_token == "in" and context.expected == {"DOT"}:
+        help = "`in` is what flows in; its sizes are `in.channels`, `in.height` and `in.width`"
         return context.unexpected_token(help)
     if context.token == "for" and {"RSQB", "COMMA"} & context.expected:
         help = "a list has no loop; write its entries, or a `for` around the layers"
@@ -139,6 +188,8 @@ def _check_expressions(context: SyntaxErrorContext) -> Diagnostic | None:
         return context.unexpected_token(help)
     if context.token == "," and context.expected <= {"EQUAL", "LPAR"}:
         return context.unexpected_token("`let` defines one name; `x[0]` takes an entry of a list")
+    if context.token == "as" and {"COMMA", "_IN"} <= context.expected:
+        return context.unexpected_token("the index comes behind the list: `for c in list as i`")
     if context.previous_token == "as" and context.expected == {"NAME"}:
         return context.unexpected_token("name the index: `block * n as i`, `for c in list as i`")
     if "_ARROW" in context.expected and "as" in (context.token, context.previous_token):
@@ -169,6 +220,9 @@ def _check_arithmetic(context: SyntaxErrorContext) -> Diagnostic | None:
     can_begin_element = "NAME" in context.expected and "NUMBER" not in context.expected
     if can_begin_element and re.match(r"\d+\s*\*", context.remaining_text):
         return context.unexpected_token(f"the repeat count comes last: `relu * {context.token}`")
+    if context.previous_token in ("->", "{", "|") and context.token.isdigit():
+        help = f"a number in the shape of what flows in is `constant({context.token})`"
+        return context.unexpected_token(help)
     if (
         context.previous_token == ","
         and context.is_adjacent
@@ -211,6 +265,8 @@ def _check_chains(context: SyntaxErrorContext) -> Diagnostic | None:
         return context.unexpected_token("layers have plain names: `conv`, `relu`")
     if context.token in ("-", ">") and context.can_end_layer:
         return Diagnostic(f"`{context.token}` does not chain layers", context.span, "write `->`")
+    if context.token == context.previous_token == "|" and context.is_in_condition:
+        return context.unexpected_token("write `or`")
     if context.previous_token in ("|", "{") and context.token in ("|", "}"):
         return Diagnostic("a branch is empty", context.span, "`identity` passes its input through")
     if context.token == "|":

@@ -72,6 +72,9 @@ def _explain(
             return bad_character
     if token is None and previous is None:
         return Diagnostic("there is nothing to read here", Span(source, start, start + 1))
+    if token and token[0] == "if" and "VBAR" in _expected_terminals(error):
+        help = "the condition of a branch stands on the line where its chain ends: `a if condition`"
+        return Diagnostic("a line begins with `if`", _match_span(source, token), help)
     bad_bracket = _check_brackets(source, preceding, token, error)
     if bad_bracket:
         return bad_bracket
@@ -82,15 +85,17 @@ def _explain(
     assert token is not None
     span = Span(source, token.start(), token.end())
     expected = _expected_terminals(error)
+    gap = _span_after(source, previous) if previous else span
     common_mistake = find_common_mistake(
-        SyntaxErrorContext(token[0], [m[0] for m in preceding], span, expected)
+        SyntaxErrorContext(token[0], [m[0] for m in preceding], span, gap, expected)
     )
     if common_mistake is None and token[0] in RESERVED_WORDS and "NAME" in expected:
         return _reserved_word_error(source, token)
     location = f"after `{previous[0]}`" if previous and previous[0] in (",", "->", "(") else "here"
-    return common_mistake or Diagnostic(
-        f"`{token[0]}` does not belong {location}", span, _format_expected(error)
-    )
+    message = f"`{token[0]}` does not belong {location}"
+    if location == "here" and "_NL" not in expected and "\n" in source.text[gap.start : span.start]:
+        message, span = "the line ends too early", gap
+    return common_mistake or Diagnostic(message, span, _format_expected(error))
 
 
 def _reserved_word_error(source: Source, token: re.Match[str]) -> Diagnostic:

@@ -23,7 +23,13 @@ from netdsl.language.frame import (
     format_call,
     join_path,
 )
-from netdsl.language.lookup import find_layer, is_layer, suggest_for_items, unpack_item
+from netdsl.language.lookup import (
+    LAYER_IN_LET,
+    find_layer,
+    is_layer,
+    suggest_for_items,
+    unpack_item,
+)
 from netdsl.language.network import Network
 from netdsl.language.network_builder import (
     InputCall,
@@ -129,7 +135,7 @@ class _Elaborator:
             value = evaluate(let.value, frame.expression_scope(current))
             if isinstance(value, Call) and is_layer(value.name, self.program):
                 help = f"name a place in the net with a label: `{let.name}: {value.name}(...)`"
-                raise fail("`let` names numbers and lists, not layers", let.value.span, help=help)
+                raise fail(LAYER_IN_LET, let.value.span, help=help)
             frame.variables[let.name] = value
         except NetError as e:
             frame.variables[let.name] = InvalidValue()
@@ -437,10 +443,13 @@ class _Elaborator:
         arguments = evaluate_arguments(step.args, frame.expression_scope(current))
         bound = layer.signature.bind(arguments, step.span)
         if layer.arity == "many":
-            inputs = self._visit_branches(step, current, frame)
+            branches = self._visit_branches(step, current, frame)
+            inputs = [value for _, value in branches]
+            if layer.can_join_one and len(inputs) == 1 < len(step.branches or ()):
+                return inputs[0]
         else:
             self._check_no_branches(step)
-            inputs = [current]
+            branches, inputs = [], [current]
         name_scope = self._child_scope(frame, step.name, label)
         values = [f for f in inputs if isinstance(f, ChainValue)]
         if len(values) < len(inputs):
@@ -459,13 +468,28 @@ class _Elaborator:
                 name_scope.weight_path,
                 caller,
                 tuple(values),
+                tuple(branch for branch, _ in branches),
+                current.origin if isinstance(current, ChainValue) else None,
             )
         )
 
     def _visit_branches(
         self, step: s.Step, current: OptionalChainValue, frame: Frame
-    ) -> list[OptionalChainValue]:
-        return [self._visit_chain(branch, current, frame) for branch in step.branches or ()]
+    ) -> list[tuple[s.Branch, OptionalChainValue]]:
+        """The values of the branches, without those that are left out."""
+        kept: list[tuple[s.Branch, OptionalChainValue]] = []
+        for branch in step.branches or ():
+            try:
+                scope = frame.expression_scope(current)
+                if branch.condition is None or evaluate_condition(branch.condition, scope):
+                    kept.append((branch, self._visit_chain(branch.chain, current, frame)))
+            except NetError as e:
+                self._report_error(e, frame, branch.span)
+                kept.append((branch, MissingValue.INVALID))
+        if not kept:
+            help = "a branch without `if` always stays; `identity` passes the input through"
+            raise fail(f"every branch of `{step.name}` is left out", step.name_span, help=help)
+        return kept
 
 
 def _enclosing_blocks(frame: Frame) -> str:

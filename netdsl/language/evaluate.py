@@ -214,7 +214,6 @@ def _evaluate_member(expr: s.MemberExpr, scope: Scope) -> Value:
 def _evaluate_index(expr: s.IndexExpr, scope: Scope) -> Value:
     value = evaluate(expr.base, scope)
     for index_expr in expr.indices:
-        index = evaluate(index_expr, scope)
         if isinstance(value, Size):
             value = value.dims
         if not isinstance(value, tuple):
@@ -223,18 +222,38 @@ def _evaluate_index(expr: s.IndexExpr, scope: Scope) -> Value:
                 expr.span,
                 help=suggest_for_value(value),
             )
-        if isinstance(index, bool) or not isinstance(index, int):
-            raise fail(
-                f"an index is a whole number, not {format_value(index)}",
-                index_expr.span,
-                help=suggest_for_value(index),
-            )
+        if isinstance(index_expr, s.Slice):
+            value = _evaluate_slice(value, index_expr, scope)
+            continue
+        index = _evaluate_position(index_expr, scope, "an index is")
         if not -len(value) <= index < len(value):
             raise fail(
                 f"the list has {len(value)} entries, so there is no [{index}]", index_expr.span
             )
         value = value[index]
     return value
+
+
+def _evaluate_slice(value: tuple[Value, ...], expr: s.Slice, scope: Scope) -> tuple[Value, ...]:
+    """Some entries of a list. Ends behind its own are clipped, negative ones count from its end."""
+    scope.budget.spend_value(value, expr.span)
+    ends = (
+        None if e is None else _evaluate_position(e, scope, "the ends of a slice are")
+        for e in (expr.start, expr.stop)
+    )
+    return value[slice(*ends)]
+
+
+def _evaluate_position(expr: s.Expression, scope: Scope, subject: str) -> int:
+    position = evaluate(expr, scope)
+    if isinstance(position, bool) or not isinstance(position, int):
+        kind = "a whole number" if subject.endswith("is") else "whole numbers"
+        raise fail(
+            f"{subject} {kind}, not {format_value(position)}",
+            expr.span,
+            help=suggest_for_value(position),
+        )
+    return position
 
 
 def _evaluate_unary(expr: s.UnaryExpr, scope: Scope) -> Value:
@@ -348,7 +367,7 @@ def _evaluate_call(expr: s.CallExpr, scope: Scope) -> Value:
     if isinstance(found, Function):
         return _call_function(found, arguments, expr.span, scope.budget)
     if expr.name not in FUNCTIONS:
-        return Call(expr.name, arguments, expr.span, scope)
+        return Call(expr.name, arguments, expr.span, scope, FUNCTIONS)
     return _call_builtin(expr, [a.value for a in arguments], any(a.name for a in arguments))
 
 

@@ -13,6 +13,7 @@ from netdsl.language import syntax as s
 from netdsl.language.parse import parse
 from netdsl.language.unparse import (
     args_text,
+    condition_text,
     count_text,
     element_text,
     entry_text,
@@ -240,18 +241,20 @@ class _Formatter:
                 return self.format_chain(indent + label, st, indent, has_label=True)
 
     def format_chain(
-        self, head: str, chain: s.Chain, indent: str, has_label: bool = False
+        self, head: str, chain: s.Chain, indent: str, has_label: bool = False, tail: str = ""
     ) -> list[str]:
-        """Formats a chain after `head`, broken before `->` if it does not fit on one line."""
+        """Formats a chain between `head` and `tail`, broken before `->` if it does not fit on one
+        line."""
         if chain.label and not has_label:
             head += f"{chain.label}: "
-        flat = head + " -> ".join(map(element_text, chain.elements))
+        flat = head + " -> ".join(map(element_text, chain.elements)) + tail
         if len(flat) <= WIDTH and not self._needs_break(chain):
             return [flat]
         lines = [head]
         for i, element in enumerate(chain.elements):
             arrow = " -> " if i else ""
-            width = len(element_text(element))
+            last_tail = tail if i == len(chain.elements) - 1 else ""
+            width = len(element_text(element)) + len(last_tail)
             is_line_full = len(lines[-1]) + len(arrow) + width > WIDTH
             breaks_inside = self._is_multiline(element) or (
                 _can_break(element) and len(indent) + len(INDENT) + 3 + width > WIDTH
@@ -265,6 +268,7 @@ class _Formatter:
             piece = self.format_element(element, len(lines[-1]) + len(arrow), indent)
             lines[-1] += arrow + piece[0]
             lines += piece[1:]
+            lines[-1] += last_tail
         return lines
 
     def _write_comments_between(
@@ -329,9 +333,10 @@ class _Formatter:
             if i:
                 self._write_comments_between(e.branches[i - 1], branch, lines, indent + INDENT)
                 lines.append(bar)
-            start_column = column if len(lines) == 1 else 0
-            pad = " " * start_column
-            branch_lines = self.format_chain(pad + lines[-1], branch, indent + INDENT * 3)
+            pad = " " * (column if len(lines) == 1 else 0)
+            branch_lines = self.format_chain(
+                pad + lines[-1], branch.chain, indent + INDENT * 3, tail=condition_text(branch)
+            )
             lines = [*lines[:-1], branch_lines[0][len(pad) :], *branch_lines[1:]]
         return [*lines[:-1], lines[-1] + " }"]
 

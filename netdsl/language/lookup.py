@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from netdsl.errors import fail, suggest_alias, suggest_spelling
 from netdsl.language import syntax as s
-from netdsl.language.evaluate import Function, Unknown
+from netdsl.language.evaluate import Function, InvalidValue, Unknown
 from netdsl.language.frame import Frame
+from netdsl.language.functions import FUNCTIONS
 from netdsl.language.program import Program
 from netdsl.layers import LAYERS, Layer
 from netdsl.layers.init import INITIALISERS
-from netdsl.signature import suggest_for_value
-from netdsl.values import Call, Value, format_value
+from netdsl.signature import INDEX_NAMES, suggest_for_value
+from netdsl.values import Call, Size, Symbol, Value, format_value
+
+LAYER_IN_LET = "`let` names numbers and lists, not layers"
 
 
 def find_layer(step: s.Step, frame: Frame, program: Program) -> Layer:
@@ -38,9 +43,21 @@ def _unknown_name_help(name: str, frame: Frame, program: Program) -> str:
         return f"`{name}` is a function of numbers; a function of layers is a `block`"
     if isinstance(value, Call):
         return f"`let` names numbers and lists; write `block {name} {{ {value} }}`"
-    if value is not Unknown.UNKNOWN:
-        return f"`{name}` is a number here; a label names a value in the chain: `{name}: ...`"
-    known = [*LAYERS, *program.blocks, *frame.labels, *frame.shared_chains, "input"]
+    if isinstance(value, Symbol):
+        return f"`{name}` is a word here, {value}: `if {name} == {value} {{ {value} }}` compares it"
+    if not isinstance(value, Unknown | InvalidValue):
+        kind = _name_kind(value)
+        return f"`{name}` is {kind} here; a label names a value in the chain: `{name}: ...`"
+    return suggest_for_unknown_layer(name, [*frame.labels, *frame.shared_chains], program)
+
+
+def suggest_for_unknown_layer(name: str, labels: Iterable[str], program: Program) -> str:
+    """A help line for a name in a chain that is neither a layer nor a value."""
+    if name in FUNCTIONS:
+        return f"`{name}` is a function of numbers, not a layer"
+    if program.has_net(name):
+        return f"`{name}` is a net, and only blocks are layers: put its body into a `block`"
+    known = [*LAYERS, *program.blocks, *labels, "input"]
     if suggestion := suggest_alias(name, known):
         return suggestion
     define = f"define `block {name}(...) {{ ... }}`, or `use` the file that has it"
@@ -48,10 +65,26 @@ def _unknown_name_help(name: str, frame: Frame, program: Program) -> str:
     return f"{near} Otherwise {define}" if near else define
 
 
+def _name_kind(value: Value) -> str:
+    """What a value is, for a message."""
+    match value:
+        case bool() | None:
+            return f"`{format_value(value)}`"
+        case str():
+            return "a text"
+        case tuple():
+            return "a list"
+        case Size():
+            return "a size"
+    return "a number"
+
+
 def suggest_for_items(items: Value) -> str | None:
     """A help line for what `for` cannot iterate over."""
     if isinstance(items, Call) and items.name == "enumerate":
         return "`for c in list as i { ... }` counts the entries from 0"
+    if isinstance(items, Call) and items.name == "zip":
+        return "write the pairs: `for c, n in [[8, 1], [16, 2]] { ... }`"
     return suggest_for_value(items)
 
 
@@ -65,10 +98,13 @@ def unpack_item(loop: s.For, index: int, item: Value) -> dict[str, Value]:
         item_exprs = loop.items.items if isinstance(loop.items, s.ListLiteral) else ()
         span = item_exprs[index].span if item_exprs else loop.items.span
         problem = f"has {len(item)}" if isinstance(item, tuple) else "is not a list"
+        help = f"each entry of the list must itself be a list: [{', '.join(names)}]"
+        if len(names) == 2 and names[0] in INDEX_NAMES and not isinstance(item, tuple):
+            help += f"; `for {names[1]} in list as {names[0]}` counts the entries"
         raise fail(
             f"`for {', '.join(names)}` needs {len(names)} values per iteration, "
             f"{format_value(item)} {problem}",
             span,
-            help=f"each entry of the list must itself be a list: [{', '.join(names)}]",
+            help=help,
         )
     return dict(zip(names, item, strict=True)) | counter

@@ -60,7 +60,8 @@ class InputCall:
 
 @dataclass(frozen=True)
 class LayerCall:
-    """A layer call at its path: its arguments as written and as bound, and its inputs."""
+    """A layer call at its path: its arguments as written and as bound, and its inputs; if it joins
+    branches, those that are not left out, and the origin of what flows into them."""
 
     layer: Layer
     step: s.Step
@@ -70,6 +71,8 @@ class LayerCall:
     weight_path: str
     caller: CallSite | None
     inputs: tuple[ChainValue, ...]
+    branches: tuple[s.Branch, ...] = ()
+    incoming: ShapeOrigin | None = None
 
     @property
     def span(self) -> Span:
@@ -156,7 +159,7 @@ class NetworkBuilder:
                     site, nodes if layer.arity == "many" else nodes[0], **call.bound_arguments
                 )
         except NetError as e:
-            explained = _add_origin_notes(e, call.step, inputs)
+            explained = _add_origin_notes(e, call)
             layout_hints = (
                 channels_first_hint(c.shape)
                 for c, _ in self.call_results
@@ -227,20 +230,27 @@ def _positional_arguments_hint(call: LayerCall) -> str | None:
     return f"read as {text}; input channels are never given"
 
 
-def _add_origin_notes(error: NetError, step: s.Step, inputs: Sequence[ChainValue]) -> NetError:
-    """Adds the origin of each input to a layer's error."""
-    if len(inputs) > 1:
-        origins = [f"branch {i + 1}: {f.origin.describe(step.span)}" for i, f in enumerate(inputs)]
-        for i, branch in enumerate(step.branches or ()):
-            first = branch.elements[0]
-            if len(branch.elements) == 1 and getattr(first, "name", "") == "identity":
-                origins[i] = f"branch {i + 1}: identity"
+def _add_origin_notes(error: NetError, call: LayerCall) -> NetError:
+    """Adds the origin of each input to a layer's error. A branch that keeps the shape of what flows
+    into it is its own origin."""
+    step, inputs = call.step, call.inputs
+    if call.branches:
+        origins = [
+            f"branch {i + 1}: {_describe_chain(branch.chain, step)}"
+            if f.origin is call.incoming
+            else f"branch {i + 1}: {f.origin.describe(step.span)}"
+            for i, (branch, f) in enumerate(zip(call.branches, inputs, strict=True))
+        ]
     else:
         origins = [f"what flows in: {inputs[0].origin.describe(step.span)}"]
     width = max(map(len, origins))
     notes = tuple(f"{o:<{width}}  {f.format_size()}" for o, f in zip(origins, inputs, strict=True))
-    located = error.with_default_span(step.name_span if len(inputs) > 1 else step.span)
+    located = error.with_default_span(step.name_span if call.branches else step.span)
     return NetError(*(replace(d, notes=(*d.notes, *notes)) for d in located.diagnostics))
+
+
+def _describe_chain(chain: s.Chain, step: s.Step) -> str:
+    return f"{chain.span.excerpt()} at {chain.span.format_relative_to(step.span)}"
 
 
 def _check_size(kind: TensorType, span: Span) -> None:

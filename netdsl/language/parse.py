@@ -217,6 +217,9 @@ class _SyntaxTreeBuilder(Transformer[Any, Any]):
             return s.IndexExpr(self._span(meta), base.base, (*base.indices, *indices))
         return s.IndexExpr(self._span(meta), base, indices)
 
+    def slice(self, meta: Meta, c: list[Any]) -> s.Slice:
+        return s.Slice(self._span(meta), c[0], c[1])
+
     def negative(self, meta: Meta, c: list[Any]) -> s.UnaryExpr:
         return s.UnaryExpr(self._span(meta), "-", c[0])
 
@@ -243,14 +246,20 @@ class _SyntaxTreeBuilder(Transformer[Any, Any]):
     def expression(self, meta: Meta, c: list[Any]) -> Any:
         return c[0]
 
+    end = expression
+    condition = expression
+
     # ---- bodies
 
     def step(self, meta: Meta, c: list[Any]) -> s.Step:
         name, args, branches = c
         return s.Step(self._span(meta), str(name), args, branches, self._token_span(name))
 
-    def branches(self, meta: Meta, c: list[Any]) -> tuple[s.Chain, ...]:
+    def branches(self, meta: Meta, c: list[Any]) -> tuple[s.Branch, ...]:
         return tuple(c)
+
+    def branch(self, meta: Meta, c: list[Any]) -> s.Branch:
+        return s.Branch(self._span(meta), c[0], c[1])
 
     def incoming(self, meta: Meta, c: list[Any]) -> s.Incoming:
         return s.Incoming(self._span(meta))

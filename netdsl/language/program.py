@@ -134,6 +134,8 @@ class Program:
             help = suggest_name(name, known, f"{kind} sections here")
             if not known:
                 help = f"this file has no named {kind} section"
+            if any(isinstance(i, s.Use) for i in self.items):
+                help = f"`use` brings no {kind} sections; {help}"
             raise fail(f"{self.name} contains no `{kind}` section called `{name}`", help=help)
         return _inherit(unnamed, sections[name]) if unnamed else sections[name]
 

@@ -74,11 +74,19 @@ class MemberExpr(SyntaxNode):
 
 
 @dataclass(frozen=True, slots=True)
+class Slice(SyntaxNode):
+    """The `a:b` of `depths[a:b]`; either may be missing."""
+
+    start: Expression | None
+    stop: Expression | None
+
+
+@dataclass(frozen=True, slots=True)
 class IndexExpr(SyntaxNode):
-    """`depths[0]`, or `table[1][2]`."""
+    """`depths[0]`, `table[1][2]`, or `depths[:2]`."""
 
     base: Expression
-    indices: tuple[Expression, ...]
+    indices: tuple[Expression | Slice, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +139,16 @@ class Step(SyntaxNode):
 
     name: str
     args: tuple[Arg, ...] | None
-    branches: tuple[Chain, ...] | None
+    branches: tuple[Branch, ...] | None
     name_span: Span = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Branch(SyntaxNode):
+    """`identity if stride == 1`: a branch of a join; without its condition, it is left out."""
+
+    chain: Chain
+    condition: Expression | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,18 +299,25 @@ class File(SyntaxNode):
 
 def free_names(item: Item) -> Iterator[Name | CallExpr]:
     """Yields the names in an item that it does not define itself."""
-    bound: set[str] = set()
-    for node in walk(item):
-        match node:
-            case Parameter(name=name) | Let(name=name):
-                bound.add(name)
-            case Repeat(index=str(name)):
-                bound.add(name)
-            case For():
-                bound.update(node.variables, (node.index,) if node.index else ())
+    bound = bound_names(item)
     for node in walk(item):
         if isinstance(node, Name | CallExpr) and node.name not in bound:
             yield node
+
+
+def bound_names(item: Item) -> set[str]:
+    """The names that an item gives to values, anywhere in it."""
+    return {name for node in walk(item) for name in names_given_by(node)}
+
+
+def names_given_by(node: SyntaxNode) -> tuple[str, ...]:
+    """The names that a node gives to values."""
+    match node:
+        case Parameter(name=name) | Let(name=name) | Repeat(index=str(name)):
+            return (name,)
+        case For(variables=variables, index=index):
+            return (*variables, index) if index else variables
+    return ()
 
 
 def walk(*roots: SyntaxNode) -> Iterator[SyntaxNode]:

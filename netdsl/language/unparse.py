@@ -43,7 +43,7 @@ def expression_text(e: s.Expression) -> str:
             return f"in.{e.name}"
         case s.IndexExpr():
             base = operand_text(e.base, UNARY_PRECEDENCE + 1)
-            return base + "".join(f"[{expression_text(i)}]" for i in e.indices)
+            return base + "".join(f"[{_index_text(i)}]" for i in e.indices)
         case s.UnaryExpr():
             if e.op == "not":
                 return f"not {operand_text(e.operand, 4)}"
@@ -53,6 +53,12 @@ def expression_text(e: s.Expression) -> str:
         case s.Conditional():
             arms = (f"{operand_text(a, 1)} if {operand_text(c, 1)}" for a, c in e.arms)
             return f"{' else '.join(arms)} else {operand_text(e.otherwise, 1)}"
+
+
+def _index_text(e: s.Expression | s.Slice) -> str:
+    if not isinstance(e, s.Slice):
+        return expression_text(e)
+    return ":".join(expression_text(end) if end else "" for end in (e.start, e.stop))
 
 
 def operand_text(e: s.Expression, min_precedence: int) -> str:
@@ -132,7 +138,7 @@ def element_text(e: s.Element) -> str:
             head = e.name + args_text(e.args)
             if e.branches is None:
                 return head
-            return f"{head} {{ {' | '.join(map(chain_text, e.branches))} }}"
+            return f"{head} {{ {' | '.join(map(_branch_text, e.branches))} }}"
         case s.Incoming():
             return "in"
         case s.ChainGroup():
@@ -148,15 +154,24 @@ def element_text(e: s.Element) -> str:
             return " else ".join(arms)
 
 
+def _branch_text(branch: s.Branch) -> str:
+    return chain_text(branch.chain) + condition_text(branch)
+
+
+def condition_text(branch: s.Branch) -> str:
+    """The part of a branch behind its chain."""
+    return f" if {expression_text(branch.condition)}" if branch.condition else ""
+
+
 def count_text(e: s.Repeat) -> str:
     """The part of a repeat behind its element."""
-    return f" * {operand_text(e.count, UNARY_PRECEDENCE + 1)}{_index_text(e.index)}"
+    return f" * {operand_text(e.count, UNARY_PRECEDENCE + 1)}{_counter_text(e.index)}"
 
 
 def for_text(e: s.For) -> str:
     """The part of a loop before its body."""
-    return f"for {', '.join(e.variables)} in {expression_text(e.items)}{_index_text(e.index)}"
+    return f"for {', '.join(e.variables)} in {expression_text(e.items)}{_counter_text(e.index)}"
 
 
-def _index_text(index: str | None) -> str:
+def _counter_text(index: str | None) -> str:
     return f" as {index}" if index else ""

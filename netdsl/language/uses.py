@@ -83,7 +83,7 @@ def load_definitions(
     `errors`."""
     name = os.path.normpath(file.span.source.name)
     loader = _Loader(parse_used, errors, budget)
-    definitions = loader.load(file, (name,), file.span)
+    definitions = loader.load(file, (name,))
     loader.check_captures(definitions.lets)
     return definitions
 
@@ -100,20 +100,20 @@ class _Loader:
         self.budget = budget
         self.loaded: dict[str, tuple[s.File, Definitions]] = {}
 
-    def load(self, file: s.File, use_chain: tuple[str, ...], span: Span) -> Definitions:
-        """`use_chain` holds the files that led to this one, `span` is what asks for it."""
+    def load(self, file: s.File, use_chain: tuple[str, ...]) -> Definitions:
+        """`use_chain` holds the files that led to this one."""
         blocks: dict[str, s.Block] = {}
         lets: dict[str, s.Let] = {}
         used_nets: dict[str, tuple[VisibleNet, ...]] = {}
         for use, found in self._load_uses(file, use_chain):
-            blocks = self._merge("block", blocks, found.blocks, use.span)
-            lets = self._merge("let", lets, found.lets, use.span)
+            blocks = self._merge("block", blocks, found.blocks, use)
+            lets = self._merge("let", lets, found.lets, use)
             _add_nets(used_nets, found.nets.visible)
         is_main = len(use_chain) == 1
         return Definitions(
             NetTable(file.span.source.name, own_nets(file), used_nets),
-            self._merge("block", blocks, self._own(s.Block, "block", file, is_main), span),
-            self._merge("let", lets, self._own(s.Let, "let", file), span),
+            self._merge("block", blocks, self._own(s.Block, "block", file, is_main)),
+            self._merge("let", lets, self._own(s.Let, "let", file)),
         )
 
     def _own(
@@ -133,15 +133,22 @@ class _Loader:
         noun: str,
         a: Mapping[str, _Definition],
         b: Mapping[str, _Definition],
-        span: Span,
+        use: s.Use | None = None,
     ) -> dict[str, _Definition]:
-        """Merges two tables; a name with two definitions is an error, since each file means its
-        own."""
+        """Merges a table with that of a used file, or a file's own if there is no `use`. A name
+        with two definitions is an error, since each file means its own."""
         for name in a.keys() & b.keys():
-            if a[name] is not b[name]:
-                message = f"the {noun} `{name}` is defined in two files"
-                notes = (f"at {a[name].span}", f"at {b[name].span}")
-                self.errors.add(Diagnostic(message, span, "rename one of them", notes))
+            first, second = a[name].span, b[name].span
+            message = f"the {noun} `{name}` is defined in two files"
+            help = f"rename yours: {first.source.name}, which is used here, has a `{name}` too"
+            if a[name] is b[name]:
+                continue
+            if use is None:
+                self.errors.add(Diagnostic(message, second, help, (f"at {first}",)))
+            else:
+                notes = (f"at {first}", f"at {second}")
+                help = "a file sees all files it uses: rename one, or use only one of the files"
+                self.errors.add(Diagnostic(message, use.span, help, notes))
         return {**a, **b}
 
     def _load_uses(
@@ -175,7 +182,7 @@ class _Loader:
         if target not in self.loaded:
             file = self.parse_used(target, directory)
             self.budget.spend_tokens(count_tokens(file.span.source.text), use.span)
-            definitions = self.load(file, (*use_chain, target), use.span)
+            definitions = self.load(file, (*use_chain, target))
             self.loaded[target] = file, definitions
         return self.loaded[target][1]
 

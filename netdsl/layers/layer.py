@@ -37,10 +37,10 @@ class Widths:
 class Layer:
     """A layer of the language: `build(site, x, **arguments)` emits its nodes, returns the result.
 
-    A layer of arity `many` joins branches and takes a list of nodes. `narrow(arguments, widths)`
-    returns the arguments that depend on channel counts, with their values in a narrower network;
-    `channel_multiple(arguments, channels)` is the number of which its input channels must then be a
-    multiple.
+    A layer of arity `many` joins branches and takes a list of nodes; of one it is that branch if it
+    `can_join_one`. `narrow(arguments, widths)` returns the arguments that depend on channel counts,
+    with their values in a narrower network; `channel_multiple(arguments, channels)` is the number
+    of which its input channels must then be a multiple.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Layer:
     doc: str = ""
     narrow: Callable[[Mapping[str, Any], Widths], dict[str, Any]] = lambda arguments, widths: {}
     channel_multiple: Callable[[Mapping[str, Any], int], int] = lambda arguments, channels: 1
+    can_join_one: bool = True
 
 
 @dataclass

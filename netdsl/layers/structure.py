@@ -124,6 +124,7 @@ LAYERS = (
         _sub,
         "many",
         "difference of two branches, the first minus the second; broadcasts as `mul` does",
+        can_join_one=False,
     ),
     Layer("concat", Signature("concat"), _concat, "many", "branches side by side along channels"),
     Layer("identity", Signature("identity"), lambda site, x: x, doc="the input, unchanged"),

@@ -35,6 +35,7 @@ from netdsl.training.recipe.lint_rules import (
     find_unread,
 )
 from netdsl.training.recipe.recipe import resolve_recipe, stage_names
+from netdsl.training.recipe.word_rules import find_unknown_word
 
 
 def warnings(review: Review) -> list[Diagnostic]:
@@ -171,6 +172,7 @@ def _unseen_lines(review: Review, source: Source) -> set[int]:
 # ---- the table --------------------------------------------------------------------------------
 
 _DATA = "data { source = digits }\n"
+_GATE = "block gate(act=relu) { if act == relu { relu } else { silu } }\n"
 
 
 def _net(body: str) -> str:
@@ -197,6 +199,13 @@ LINTS: dict[str, Lint] = {
             find_hidden_function,
             "let max(a, b) = a if a > b else b\n" + _net("fc(max(2, 3))"),
             "let larger(a, b) = a if a > b else b\n" + _net("fc(larger(2, 3))"),
+        ),
+        Lint(
+            "unknown-word",
+            "a word is passed to a block that compares it with other words only",
+            find_unknown_word,
+            _GATE + _net("gate(sillu)"),
+            _GATE + _net("gate(silu) -> gate(relu) -> gate"),
         ),
         Lint(
             "channels-first",

@@ -231,7 +231,7 @@ def resolve_recipe(
     recipe = Recipe(
         net=program.resolve_net_name(net.name if net else None, net.span if net else section.span),
         after=after.name if after else None,
-        data=_resolve_data_section(program, data.name if data else None, section, budget),
+        data=_resolve_data_section(program, data, section, budget),
         expectations=tuple(e.condition for e in section.entries if isinstance(e, s.Expect)),
         spans={"train": section.span} | {e.name: e.span for e in entries},
         top_level=program.top_level,
@@ -258,9 +258,12 @@ def _check(program: Program, name: str | None, recipe: Recipe, budget: Budget) -
 
 
 def _resolve_data_section(
-    program: Program, name: str | None, train: s.Section, budget: Budget
+    program: Program, reference: Symbol | None, train: s.Section, budget: Budget
 ) -> DataConfig:
-    section = program.find_section("data", name)
+    try:
+        section = program.find_section("data", reference.name if reference else None)
+    except NetError as e:
+        raise e.with_default_span(reference.span if reference else train.span) from None
     if section is None:
         help = "say what to learn from: `data { source = digits }`"
         raise fail(f"{program.name} has no `data` section", train.span, help=help)
