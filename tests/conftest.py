@@ -16,6 +16,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
+from netdsl.language.budget import ensure_recursion_limit
+
 settings.register_profile(
     "netdsl",
     deadline=None,
@@ -29,6 +31,7 @@ settings.register_profile(
     phases=[Phase.explicit, Phase.generate],
 )
 settings.load_profile("netdsl")
+ensure_recursion_limit()  # before Hypothesis: it warns if the limit changes during an example
 
 ROOT = Path(__file__).parent.parent
 
