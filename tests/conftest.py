@@ -31,7 +31,7 @@ settings.register_profile(
     phases=[Phase.explicit, Phase.generate],
 )
 settings.load_profile("netdsl")
-ensure_recursion_limit()  # Hypothesis refuses tests that change it
+ensure_recursion_limit()  # before Hypothesis: it warns if the limit changes during an example
 
 ROOT = Path(__file__).parent.parent
 

@@ -296,3 +296,10 @@ def test_running_moments_move_by_a_tenth_towards_the_batch_s() -> None:
 
 def test_a_size_is_written_as_it_is_read() -> None:
     assert value("3x4") == Size((3, 4))
+
+
+@pytest.mark.parametrize("layer", ["avgpool", "maxpool"])
+@pytest.mark.parametrize("to", ["1x1", "1x8", "8x1"])
+def test_adaptive_pooling_to_one_window(layer: str, to: str) -> None:
+    network = elaborate(build_program(parse(f"net a {{ input(8x8x3); {layer}(to={to}) }}")))
+    assert dims(network.layers[-1].output_type.shape) == f"1x{to}x3"
