@@ -56,7 +56,7 @@ class Span:
 
     def excerpt(self, max_length: int = 40) -> str:
         """The beginning of the text on one line."""
-        text = " ".join(self.source.text[self.start : self.end][: max_length + 1].split())
+        text = " ".join(self.text[: max_length + 1].split())
         return text if self.end - self.start <= max_length else f"{text[:max_length]} ..."
 
     def __str__(self) -> str:

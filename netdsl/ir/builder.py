@@ -11,6 +11,7 @@ from typing import Any
 import networkx as nx
 
 from netdsl.errors import NetError, Span, internal_error
+from netdsl.ir.views import slice_axis
 from netdsl.ops import OPS
 from netdsl.signature import REQUIRED
 from netdsl.types import FLOAT_DTYPES, Attrs, Graph, Node, NodeView, TensorType, find_reachable
@@ -163,13 +164,8 @@ class Builder:
 
     def _add_slices(self, x: Node, axis: int) -> Node:
         """The sum over an axis, which keeps the size 1, of one slice after the other."""
-        whole, step = x.type.shape, (1,) * x.type.rank
-        slices = []
-        for i in range(whole[axis]):
-            start = tuple(i if a == axis else 0 for a in range(len(whole)))
-            stop = tuple(i + 1 if a == axis else s for a, s in enumerate(whole))
-            slices.append(self.slice(x, start=start, stop=stop, step=step))
-        return reduce(self.add, slices)
+        size = x.type.shape[axis]
+        return reduce(self.add, [slice_axis(self, x, axis, i, i + 1) for i in range(size)])
 
     def build(
         self,

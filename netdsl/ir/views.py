@@ -17,5 +17,11 @@ def strip_views(graph: Graph, name: str) -> Node:
 
 def extract_row(b: Emitter, x: Node, i: int) -> Node:
     """Emits the i-th row of a matrix as a vector."""
-    c = x.type.shape[1]
-    return b.reshape(b.slice(x, start=(i, 0), stop=(i + 1, c), step=(1, 1)), shape=(c,))
+    return b.reshape(slice_axis(b, x, 0, i, i + 1), shape=x.type.shape[1:])
+
+
+def slice_axis(b: Emitter, x: Node, axis: int, start: int, stop: int) -> Node:
+    """Emits the part of a value from `start` to `stop` along one axis."""
+    first, last = [0] * x.type.rank, list(x.type.shape)
+    first[axis], last[axis] = start, stop
+    return b.slice(x, start=tuple(first), stop=tuple(last), step=(1,) * x.type.rank)

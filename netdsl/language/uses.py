@@ -138,12 +138,12 @@ class _Loader:
         """Merges a table with that of a used file, or a file's own if there is no `use`. A name
         with two definitions is an error, since each file means its own."""
         for name in a.keys() & b.keys():
-            first, second = a[name].span, b[name].span
-            message = f"the {noun} `{name}` is defined in two files"
-            help = f"rename yours: {first.source.name}, which is used here, has a `{name}` too"
             if a[name] is b[name]:
                 continue
+            first, second = a[name].span, b[name].span
+            message = f"the {noun} `{name}` is defined in two files"
             if use is None:
+                help = f"rename yours: {first.source.name}, which is used here, has a `{name}` too"
                 self.errors.add(Diagnostic(message, second, help, (f"at {first}",)))
             else:
                 notes = (f"at {first}", f"at {second}")

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from netdsl.errors import fail
+from netdsl.ir.views import slice_axis
 from netdsl.layers.convolution import Padding, resolve_padding
 from netdsl.layers.layer import MAX_PARTS, Layer, Site, image_shape
 from netdsl.ops.windows import Pads, Pair
@@ -129,9 +130,7 @@ def _pool_axis(
         return pool(x, along(size), along(step))
     parts = []
     for start, stop in windows:
-        low, high = [0] * 4, list(x.type.shape)
-        low[axis + 1], high[axis + 1] = start, stop
-        part = site.b.slice(x, start=tuple(low), stop=tuple(high), step=(1,) * 4)
+        part = slice_axis(site.b, x, axis + 1, start, stop)
         parts.append(pool(part, along(stop - start), (1, 1)))
     return site.b.concat(*parts, axis=axis + 1)
 

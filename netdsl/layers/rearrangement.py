@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netdsl.errors import fail
+from netdsl.ir.views import slice_axis
 from netdsl.layers.layer import MAX_PARTS, Layer, Site, Widths, channel_count, image_shape
 from netdsl.parameter_types import (
     OPTIONAL_EXTENT,
@@ -129,21 +130,9 @@ def _extend(site: Site, x: Node, axis: int, low: int, high: int, mode: str) -> N
         before, after = [0] * low, [last] * high
     else:
         before, after = list(range(low, 0, -1)), [last - 1 - i for i in range(high)]
-    parts = ([_take(site, x, axis, i, i + 1) for i in side] for side in (before, after))
+    parts = ([slice_axis(site.b, x, axis, i, i + 1) for i in side] for side in (before, after))
     first, second = parts
     return site.b.concat(*first, x, *second, axis=axis)
-
-
-def _resize(x: Node, axis: int, size: int) -> tuple[int, ...]:
-    """The shape of `x` with another size of one axis."""
-    return tuple(size if a == axis else s for a, s in enumerate(x.type.shape))
-
-
-def _take(site: Site, x: Node, axis: int, first: int, last: int) -> Node:
-    """Part of one axis."""
-    start = tuple(first if a == axis else 0 for a in range(x.type.rank))
-    step = (1,) * x.type.rank
-    return site.b.slice(x, start=start, stop=_resize(x, axis, last), step=step)
 
 
 def _narrow_padding(arguments: Mapping[str, Any], widths: Widths) -> dict[str, Any]:
@@ -213,7 +202,7 @@ def _interpolate(site: Site, x: Node, axis: int, factor: int) -> Node:
         return x
     b, size = site.b, x.type.shape[axis]
     wide = _extend(site, x, axis, 1, 1, "edge")
-    low, high = (_take(site, wide, axis, i, i + size + 1) for i in (0, 1))
+    low, high = (slice_axis(site.b, wide, axis, i, i + size + 1) for i in (0, 1))
     before, after = x.type.shape[:axis], x.type.shape[axis + 1 :]
     slope, offset = b.sub(high, low), 0.5 if factor % 2 == 0 else 0.0
     pixels = [b.add(low, b.mul(slope, b.const((p + offset) / factor))) for p in range(factor)]
@@ -221,7 +210,7 @@ def _interpolate(site: Site, x: Node, axis: int, factor: int) -> Node:
     found = b.concat(*split, axis=axis + 1)
     found = b.reshape(found, shape=(*before, (size + 1) * factor, *after))
     first = (factor + 1) // 2
-    return _take(site, found, axis, first, first + size * factor)
+    return slice_axis(site.b, found, axis, first, first + size * factor)
 
 
 def _pixel_shuffle(site: Site, x: Node, factor: tuple[int, int]) -> Node:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from netdsl.ir.builder import Builder
+from netdsl.ir.views import slice_axis
 from netdsl.passes.rewrite import rewrite_graph
 from netdsl.types import Graph, Node
 
@@ -61,23 +62,16 @@ def _lower_by_im2col(
     window_attributes = {"kernel": (r, s), "stride": stride, "pad": pad, "dilation": dilation}
     products = []
     for g in range(groups):
-        image = _slice_channels(b, x, g * c, c)
-        weight = _slice_rows(b, w, g * (k // groups), k // groups)
+        image = _take_group(b, x, 3, g, c)
+        weight = _take_group(b, w, 0, g, k // groups)
         products.append(
             b.matmul(b.im2col(image, **window_attributes), _reshape_to_matrix(b, weight))
         )
     return products[0] if groups == 1 else b.concat(*products, axis=3)
 
 
-def _slice_channels(b: Builder, x: Node, first: int, count: int) -> Node:
-    n, h, w, c = x.type.shape
-    if count == c:
+def _take_group(b: Builder, x: Node, axis: int, group: int, size: int) -> Node:
+    """The part of an axis that belongs to a group; all of it if there is only one."""
+    if size == x.type.shape[axis]:
         return x
-    return b.slice(x, start=(0, 0, 0, first), stop=(n, h, w, first + count), step=(1, 1, 1, 1))
-
-
-def _slice_rows(b: Builder, w: Node, first: int, count: int) -> Node:
-    k, r, s, c = w.type.shape
-    if count == k:
-        return w
-    return b.slice(w, start=(first, 0, 0, 0), stop=(first + count, r, s, c), step=(1, 1, 1, 1))
+    return slice_axis(b, x, axis, group * size, (group + 1) * size)

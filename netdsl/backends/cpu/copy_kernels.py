@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from netdsl.backends.cpu.domain_expressions import DomainExpressions
-from netdsl.backends.cpu.loop_nest import LoopNest, make_loop_nest
+from netdsl.backends.cpu.loop_nest import MAX_OUTER_AXES, LoopNest, make_loop_nest
 from netdsl.backends.cpu.map_kernels import KernelTasks
 from netdsl.backends.cpu.memory_ref import KernelOperand
 from netdsl.backends.cpu.row_kernel import compile_row_kernel
@@ -16,7 +16,6 @@ from netdsl.lower.trace import trace_copy
 from netdsl.plan.layout import Layout
 from netdsl.plan.placement import Placement
 
-_OUTER_AXES = 3
 _MAX_SPLIT = 16
 
 
@@ -44,7 +43,7 @@ def make_split_copy_loops(source: KernelOperand, layout: Layout, address: int) -
         return [make_copy_loops(source, layout, address)]
     except UnsupportedKernelError:
         shorter = [(size, a) for a, size in enumerate(layout.shape[:-1]) if size > 1]
-        if len(shorter) <= _OUTER_AXES or min(shorter)[0] > _MAX_SPLIT:
+        if len(shorter) <= MAX_OUTER_AXES or min(shorter)[0] > _MAX_SPLIT:
             raise
     size, axis = min(shorter)
     return [

@@ -15,6 +15,8 @@ from netdsl.backends.cpu.memory_ref import MemoryRef
 from netdsl.lower.index_terms import UnsupportedKernelError
 from netdsl.plan.layout import IntTuple
 
+MAX_OUTER_AXES = 3
+"""Axes of rows that a loop nest has room for."""
 _MIN_TILE_ELEMENTS = 1024
 """Elements that a tile should have: loops are long then, and several tiles fit the first cache."""
 
@@ -68,10 +70,10 @@ def make_loop_nest(
     ):
         run *= outer.pop()[0]
     outer = fixed_outer + outer
-    if len(outer) > 3:
+    if len(outer) > MAX_OUTER_AXES:
         raise UnsupportedKernelError("a domain of too many axes")
     unit_axis = (1, [0] * len(places))
-    outer = [unit_axis] * (3 - len(outer)) + outer
+    outer = [unit_axis] * (MAX_OUTER_AXES - len(outer)) + outer
     strides = {id(p): (tuple(o[1][i] for o in outer), inner[i]) for i, p in enumerate(places)}
     sizes = tuple(size for size, _ in outer)
     return LoopNest(sizes, run, period, _choose_repeat(period, run), strides, periodic)  # type: ignore[arg-type]

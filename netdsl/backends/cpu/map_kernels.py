@@ -35,6 +35,8 @@ _MIN_TASK_ELEMENTS = 16384
 """Elements that are worth a task of their own."""
 _MAX_PARTIAL_SUMS = 8
 """How many partial sums at most: a number of its own, so that results do not depend on threads."""
+_OPS_WITH_ROWS = ("moments", "normalize_dmoments")
+"""Reductions whose results are two rows."""
 
 
 @dataclass
@@ -248,7 +250,7 @@ class DomainBody:
 
     def _locate_row_result(self, reduction: Reduction) -> RowResult:
         node = reduction.node
-        row_count = 1 if node.op in ("reduce_sum", "reduce_mean", "reduce_max") else 2
+        row_count = 2 if node.op in _OPS_WITH_ROWS else 1
         targets = [self._align_result(node.name, reduction.axes, i) for i in range(row_count)]
         has_variance = reduction.moments is not None
         variance = self._align_result(node.args[2], reduction.axes, 1) if has_variance else None
@@ -256,26 +258,26 @@ class DomainBody:
 
     def _align_result(self, name: str, axes: IntTuple, row: int) -> MemoryRef:
         """Where a row of results lies, along the axes of the domain."""
-        operand = self.memory.operand(name)
-        strides = list(operand.layout.strides)
+        address, _, strides = self._locate_row(name, row)
         kept = [a for a in range(len(self.domain)) if a not in axes]
-        has_rows = self.memory.plan.graph[name].op in ("moments", "normalize_dmoments") or row > 0
-        second = strides.pop(0) if has_rows else 0
         own = strides if len(strides) == len(kept) else [strides[a] for a in kept]
         aligned = dict(zip(kept, own, strict=True))
-        address = operand.address + 4 * (operand.layout.offset + row * second)
         return MemoryRef(address, tuple(aligned.get(a, 0) for a in range(len(self.domain))))
 
     def _locate_rows(self, name: str, row: int = 0) -> tuple[int, int, int, int]:
-        """The address of a row of results, and bytes to the next row, channel and group. Only
-        moments have rows."""
-        operand, node = self.memory.operand(name), self.memory.plan.graph[name]
-        strides = [4 * s for s in operand.layout.strides]
-        has_rows = node.op in ("moments", "normalize_dmoments") or row > 0
-        second = strides.pop(0) if has_rows else 0
+        """The address of a row of results, and bytes to the next row, channel and group."""
+        address, second, strides = self._locate_row(name, row)
         first, last = self.kept_axes
-        address = operand.address + 4 * operand.layout.offset + row * second
-        return address, second, strides[-1] if last else 0, strides[0] if first else 0
+        return address, 4 * second, 4 * strides[-1] if last else 0, 4 * strides[0] if first else 0
+
+    def _locate_row(self, name: str, row: int) -> tuple[int, int, list[int]]:
+        """The address of a row of results, elements to the next row, and strides in a row. Only
+        moments have rows."""
+        operand = self.memory.operand(name)
+        strides = list(operand.layout.strides)
+        has_rows = self.memory.plan.graph[name].op in _OPS_WITH_ROWS or row > 0
+        second = strides.pop(0) if has_rows else 0
+        return operand.address + 4 * (operand.layout.offset + row * second), second, strides
 
 
 def make_body_tasks(memory: PlanMemory, body: DomainBody, outputs: Sequence[str]) -> KernelTasks:
