@@ -43,6 +43,7 @@ FLOORS = [
     "training.store",
     "training.run",
     "inference",
+    "interchange",
     "insight",
     "cli",
     "__main__",

@@ -22,7 +22,9 @@ _MAX_SHOWN = 6
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
     """One layer at its path: the call, its result, and the nodes it emitted. `input_types` are the
-    types of its inputs; `arguments` holds all arguments as bound, `written` those in the text."""
+    types of its inputs, `input_paths` the layers and inputs that give them; `arguments` holds all
+    arguments as bound, `written` those in the text. Uses of a shared chain have one
+    `weight_path`."""
 
     path: str
     call: str
@@ -34,6 +36,8 @@ class LayerInfo:
     input_types: tuple[TensorType, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
     written: tuple[Argument, ...] = ()
+    input_paths: tuple[str, ...] = ()
+    weight_path: str = ""
 
     @property
     def positional_values(self) -> tuple[Value, ...]:
@@ -46,7 +50,8 @@ class Network:
     """An elaborated net.
 
     `nodes_by_path` maps every path (label, block, layer) to its output node; `loss_weights` holds
-    each output's weight in the loss; outputs other than `main` are side outputs."""
+    each output's weight in the loss, `output_paths` the layer or input that gives it; outputs other
+    than `main` are side outputs."""
 
     name: str
     graph: Graph
@@ -54,6 +59,7 @@ class Network:
     nodes_by_path: Mapping[str, str]
     loss_weights: Mapping[str, float]
     training: bool
+    output_paths: Mapping[str, str] = field(default_factory=dict)
 
     def find_node(self, path: str, span: Span | None = None) -> Node:
         """Returns the output node of a path. Raises NetError if there is no such path."""

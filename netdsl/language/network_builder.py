@@ -103,7 +103,8 @@ class NetworkBuilder:
         """Returns the verified network. Raises NetError with the collected errors, if any."""
         self.errors.raise_if_any()
         assert main is not None, "a net without an error has an end"
-        outputs = {k: f.node for k, f in {"main": main, **self.outputs}.items()}
+        values = {"main": main, **self.outputs}
+        outputs = {k: f.node for k, f in values.items()}
         return Network(
             name,
             verify_graph(self.b.build(outputs, self.updates, name)),
@@ -111,7 +112,12 @@ class NetworkBuilder:
             {path: f.node.name for path, f in self.values_by_path.items()},
             {"main": 1.0, **self.loss_weights},
             self.settings.training,
+            {k: self._path_of(f) for k, f in values.items()},
         )
+
+    def _path_of(self, value: ChainValue) -> str:
+        """The path of the call that gives a value."""
+        return self.call_results[value.call_index][0].path
 
     def report_error(self, error: NetError, frame: Frame, span: Span | None = None) -> None:
         """Records an error, without duplicates, with the block calls that led to it. Raises
@@ -187,6 +193,8 @@ class NetworkBuilder:
                 tuple(f.node.type for f in inputs),
                 call.bound_arguments,
                 call.arguments,
+                tuple(map(self._path_of, inputs)),
+                call.weight_path,
             )
         )
         keeps_shape = layer.arity == "one" and y.type.shape == inputs[0].node.type.shape

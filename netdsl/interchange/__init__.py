@@ -1,0 +1,1 @@
+"""Nets and weights of other programs; only here is anything transposed."""
