@@ -5,8 +5,8 @@ What is in one branch of the tree lies in one stretch of the net, siblings whose
 their numbers alone follow each other as these do, and states have the same shapes. Among the
 assignments that obey this, the better ones are those in which more of these siblings read each
 other's results (`conv2` reads what `conv1` gives, so a shortcut is not `conv3`), then those in
-which more branches of the tree are blocks of the net, then those whose names have more words in common
-(`branch_pool` is what reads a pooling).
+which more branches of the tree are blocks of the net, then those whose names have more words in
+common (`branch_pool` is what reads a pooling).
 """
 
 from __future__ import annotations
