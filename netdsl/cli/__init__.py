@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from netdsl.cli import compiler, diff, inspection, prediction, time_command, train, visualization
+from netdsl.cli import (
+    compiler,
+    diff,
+    export_command,
+    inspection,
+    prediction,
+    time_command,
+    train,
+    visualization,
+)
 from netdsl.cli.app import app, main
 
 __all__ = [
     "app",
     "compiler",
     "diff",
+    "export_command",
     "inspection",
     "main",
     "prediction",

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-
-from netdsl import __version__
-from netdsl.errors import fail, internal_error
+from netdsl.errors import fail
 from netdsl.interchange.layer_graph import INPUT, LayerGraph, layer_graph
 from netdsl.interchange.onnx_export_builder import (
     TO_NCHW,
@@ -25,14 +20,11 @@ from netdsl.interchange.onnx_export_layers import batch_norm_states, emit_layer,
 from netdsl.interchange.onnx_export_ops import MIN_OPSET, OPSETS, ExportSite, emit_layer_by_ops
 from netdsl.interchange.onnx_export_weights import ExportWeights
 from netdsl.language.network import Network
-from netdsl.optional_imports import import_optional
 from netdsl.runtime.state import draw_initial_value
 from netdsl.types import Array
 
 SCORES = "scores"
 _PRODUCTS = ("conv", "depthwise", "convtranspose", "fc")
-_MAX_BYTES = 2**31 - 1
-"""What a message of protocol buffers can hold."""
 
 
 @dataclass(frozen=True)
@@ -207,85 +199,6 @@ def _needed_paths(calls: LayerGraph) -> tuple[str, ...]:
             found.add(path)
             left += calls.nodes[path].inputs
     return tuple(p for p in calls.nodes if p in found)
-
-
-def check_range(graph: ExportedGraph) -> None:
-    """Raises NetError with all constants that float16 cannot hold."""
-    wrong = [n for n, v in graph.constants.items() if v.dtype == np.float16 and np.isinf(v).any()]
-    if wrong:
-        raise fail(
-            f"{len(wrong)} weights have values beyond 65,504, the largest of float16: "
-            + ", ".join(f"`{n}`" for n in wrong[:8])
-            + ", ..." * (len(wrong) > 8),
-            help="export without `--half`",
-        )
-
-
-def make_model(graph: ExportedGraph, metadata: Mapping[str, str]) -> Any:
-    """Returns the model, of onnx. Raises NetError if it is too large for one file, or damaged."""
-    size = sum(v.nbytes for v in graph.constants.values())
-    if size > _MAX_BYTES - 2**20:
-        raise fail(
-            f"`{graph.name}` has {size:,} bytes of weights, and an ONNX file holds 2 GB",
-            help="`--half` takes half of that",
-        )
-    onnx = import_onnx()
-    made = onnx.helper
-    inputs = [
-        made.make_tensor_value_info(x.name, _element_type(onnx, x.dtype), ["N", *x.shape])
-        for x in graph.inputs
-    ]
-    scores = made.make_tensor_value_info(SCORES, onnx.TensorProto.FLOAT, ["N", *graph.output_shape])
-    model = made.make_model(
-        made.make_graph(
-            [_make_node(onnx, n) for n in graph.nodes],
-            graph.name,
-            inputs,
-            [scores],
-            [onnx.numpy_helper.from_array(v, name) for name, v in graph.constants.items()],
-        ),
-        producer_name="netdsl",
-        producer_version=__version__,
-        opset_imports=[made.make_opsetid("", graph.opset)],
-        ir_version=made.find_min_ir_version_for([made.make_opsetid("", graph.opset)]),
-    )
-    made.set_model_props(model, dict(metadata))
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:
-        raise internal_error(f"the model is not valid: {e}") from None
-    return model
-
-
-def import_onnx() -> Any:
-    """Returns the package `onnx`. Raises NetError if it is not there."""
-    return import_optional("onnx", "ONNX needs the package `onnx`", "pip install 'netdsl[onnx]'")
-
-
-def _element_type(onnx: Any, dtype: str) -> int:
-    return onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-
-
-def _make_node(onnx: Any, node: ExportNode) -> Any:
-    attrs = {k: _element_type(onnx, v) if k == "to" else v for k, v in node.attrs.items()}
-    return onnx.helper.make_node(node.op, list(node.inputs), [node.result], node.name, **attrs)
-
-
-# ---- metadata, and the way back
-
-NET, FORMAT_KEY, CLASSES, INPUT_KEY, OPTIONS = (
-    "netdsl",
-    "netdsl.format",
-    "netdsl.classes",
-    "netdsl.input",
-    "netdsl.options",
-)
-"""Keys of the metadata: the text of the net, its format, and JSON of the names of the classes, of
-what the input expects, and of how it was exported."""
-
-
-def options_as_json(options: ExportOptions) -> str:
-    return json.dumps({"half": options.is_half, "keep_batchnorm": options.keeps_batch_norms})
 
 
 def restore_states(
