@@ -9,7 +9,7 @@ import numpy as np
 
 from netdsl.errors import fail
 from netdsl.file_io import write_atomically
-from netdsl.interchange.imported_net import ImportReport
+from netdsl.interchange.onnx_writing import ExportReport
 from netdsl.interchange.torch_layout import COUNTER, module_forms
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
@@ -21,7 +21,7 @@ from netdsl.training.store.checkpoint import Checkpoint, inference_states
 from netdsl.types import Array
 
 
-def export_torch(content: Checkpoint, out: Path) -> ImportReport:
+def export_torch(content: Checkpoint, out: Path) -> ExportReport:
     """Writes the weights of a checkpoint to a safetensors file that PyTorch's `load_state_dict`
     takes: modules have the paths of layers. Raises NetError if they do not fit their net."""
     program = content.program()
@@ -38,7 +38,7 @@ def export_torch(content: Checkpoint, out: Path) -> ImportReport:
     write_atomically(out, header, *(as_bytes(array) for _, array in ordered))
     counts = {"net": network.name, "weights": str(out), "tensors": len(tensors)}
     line = f"{out}: {len(tensors):,} tensors of `{network.name}` with PyTorch's names and layouts"
-    return ImportReport((line,), counts)
+    return ExportReport((line,), counts)
 
 
 def torch_tensors(network: Network, states: Mapping[str, Array]) -> dict[str, Array]:

@@ -145,7 +145,13 @@ def _decode(metadata: str, states: Mapping[str, Array], origin: str) -> Checkpoi
     text = outer["about"]
     if outer["sha256"] != _checksum(text, states):
         raise SchemaError("its checksum is not that of its content")
-    about = read_json(text)
+    return from_content(read_json(text), states, origin)
+
+
+def from_content(about: Any, states: Mapping[str, Array], origin: str) -> Checkpoint:
+    """The checkpoint of states and of what is said about them, as read from JSON. Raises
+    SchemaError where that is not what a checkpoint says, and NetError if a later version wrote
+    it."""
     _check_format(about, origin)
     _CONTENT_SCHEMA.check(about, "metadata")
     classes = tuple(about["classes"])
