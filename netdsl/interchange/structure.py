@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from netdsl.interchange.layer_graph import INPUT, LayerGraph, layer_graph
 from netdsl.interchange.structure_calls import Arguments
 from netdsl.interchange.structure_flow import statements
+from netdsl.interchange.structure_fold import Draft
 from netdsl.interchange.structure_graph import (
     difference,
     graph_arguments,
     shared_groups,
     without_identities,
 )
-from netdsl.interchange.structure_names import label_statements, net_name
+from netdsl.interchange.structure_names import graph_naming, label_statements, net_name
 from netdsl.interchange.structure_text import NetText
 from netdsl.interchange.structure_tree import CallItem, Sequence, StatementItem, item_nodes
 from netdsl.language import syntax as s
@@ -51,20 +52,26 @@ def structure(graph: LayerGraph) -> StructuredNet:
     Raises NetError if a call does not fit its layer, or if the net exceeds a limit of the language.
     """
     graph = without_identities(graph)
-    return _structure_flat(graph, graph_arguments(graph))
+    return _structure(graph, graph_arguments(graph))
 
 
-def _structure_flat(graph: LayerGraph, arguments: Mapping[str, Arguments]) -> StructuredNet:
+def _structure(graph: LayerGraph, arguments: Mapping[str, Arguments]) -> StructuredNet:
     groups = shared_groups(graph, arguments)
     shared = {node: f"w{i + 1}" for i, group in enumerate(groups) for node in group}
     chains: dict[str, Sequence] = {
         f"w{i + 1}": (CallItem(graph.nodes[group[0]].layer, arguments[group[0]], None, group[:1]),)
         for i, group in enumerate(groups)
     }
-    found = statements(graph, arguments, shared)
-    lines, labels, outputs = label_statements(graph, found, set(chains))
-    net = NetText(net_name(graph.name), (), chains, lines, labels)
-    return _verify(graph, arguments, net, _call_order(graph, found), outputs)
+    naming = graph_naming(graph)
+    flat = statements(graph, arguments, shared)
+    draft = Draft([*(st.items for st in flat), *chains.values()], {*chains}, naming.name_block)
+    draft.fold()
+    found = tuple(replace(st, items=c) for st, c in zip(flat, draft.chains, strict=False))
+    chains = dict(zip(chains, draft.chains[len(flat) :], strict=True))
+    lines, labels, outputs = label_statements(graph, found, {*chains, *draft.blocks})
+    blocks = tuple(draft.blocks.values())
+    net = NetText(net_name(graph.name), blocks, chains, lines, labels)
+    return _verify(graph, arguments, net, _call_order(graph, flat), outputs)
 
 
 def _call_order(graph: LayerGraph, found: tuple[StatementItem, ...]) -> tuple[str, ...]:
