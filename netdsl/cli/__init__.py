@@ -5,6 +5,7 @@ from __future__ import annotations
 from netdsl.cli import (
     compiler,
     diff,
+    export_command,
     import_command,
     inspection,
     prediction,
@@ -18,6 +19,7 @@ __all__ = [
     "app",
     "compiler",
     "diff",
+    "export_command",
     "import_command",
     "inspection",
     "main",
