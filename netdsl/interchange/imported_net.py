@@ -27,14 +27,16 @@ class ImportOptions:
 @dataclass(frozen=True)
 class ImportedNet:
     """A foreign net as layer calls, with its weights: `states` holds float32 arrays in netdsl's
-    layout by the keys of `graph.state_shapes`. `notes` say what was left out or assumed. If the
-    file carries a .net of its own, that is `net_text`."""
+    layout by the keys of `graph.state_shapes`. `notes` say what was left out or assumed. If it
+    takes bytes, `pixels` is the factor and the offset of each channel that its weights expect. If
+    the file carries a .net of its own, that is `net_text`."""
 
     graph: LayerGraph
     states: Mapping[str, Array]
     notes: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     net_text: str | None = None
+    pixels: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 @dataclass(frozen=True)
