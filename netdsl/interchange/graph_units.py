@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from netdsl.errors import fail
 from netdsl.interchange.layer_graph import INPUT, LayerGraph, LayerNode, Shape
 
 PRODUCTS = frozenset(("conv", "depthwise", "fc"))
@@ -22,12 +23,14 @@ _COMMUTATIVE = frozenset(("add", "mul"))
 @dataclass(frozen=True, eq=False)
 class Source:
     """What a unit reads: the result of another one (`unit`), an input of the net (`unit` is -1), or
-    a join of several, in which nested joins of one kind are one. `units` are all units in it."""
+    a join of several, in which nested joins of one kind are one. `units` are all units in it,
+    `depth` says how deeply joins are nested."""
 
     unit: int
     join: str = ""
     parts: tuple[Source, ...] = ()
     units: frozenset[int] = frozenset()
+    depth: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,9 @@ class UnitGraph:
     outputs: Mapping[str, Source]
 
 
-def unit_graph(graph: LayerGraph) -> UnitGraph:
-    """The units of a net. Layers without states give what they read."""
+def unit_graph(graph: LayerGraph, has_sizes: bool = True) -> UnitGraph:
+    """The units of a net. Layers without states give what they read. Without `has_sizes` the sizes
+    of images are no part of a unit's shape."""
     norms = _folded_norms(graph)
     units: list[Unit] = []
     sources: dict[str, Source] = {}
@@ -60,7 +64,8 @@ def unit_graph(graph: LayerGraph) -> UnitGraph:
             sources[node.name] = sources[node.inputs[0]]
         elif node.states:
             norm = next((graph.nodes[n] for n, p in norms.items() if p == node.name), None)
-            units.append(Unit(node, norm, _unit_shape(graph, node), sources[node.inputs[0]]))
+            shape = _unit_shape(graph, node, has_sizes)
+            units.append(Unit(node, norm, shape, sources[node.inputs[0]]))
             number = len(units) - 1
             sources[node.name] = Source(number, units=frozenset((number,)))
         elif node.layer in _JOINS:
@@ -87,7 +92,7 @@ def _folded_norms(graph: LayerGraph) -> dict[str, str]:
     }
 
 
-_MAX_PARTS = 10_000
+_MAX_PARTS, MAX_DEPTH = 10_000, 100
 """Parts of a join; a net that adds values to themselves again and again would have many more."""
 
 
@@ -96,12 +101,15 @@ def _join(kind: str, parts: list[Source]) -> Source:
         return parts[0]
     flat = [q for p in parts for q in (p.parts if p.join == kind != "sub" else (p,))]
     kept = tuple(parts if len(flat) > _MAX_PARTS else flat)
-    return Source(-1, kind, kept, frozenset().union(*(p.units for p in parts)))
+    depth = 1 + max(p.depth for p in kept)
+    if depth > MAX_DEPTH:
+        raise fail(f"joins are nested more than {MAX_DEPTH} deep without weights between them")
+    return Source(-1, kind, kept, frozenset().union(*(p.units for p in parts)), depth)
 
 
-def _unit_shape(graph: LayerGraph, node: LayerNode) -> tuple[object, ...]:
+def _unit_shape(graph: LayerGraph, node: LayerNode, has_sizes: bool) -> tuple[object, ...]:
     """What a unit has in common with the one of another net that it can match."""
-    result = tuple(n for n in node.shape[:-1] if n != 1) + node.shape[-1:]
+    result = tuple(n for n in node.shape[:-1] if n != 1 and has_sizes) + node.shape[-1:]
     if node.layer in PRODUCTS:
         shape = graph.state_shapes[_weight_key(node)]
         return "product", _matrix_shape(node.layer, shape, graph, node), result
