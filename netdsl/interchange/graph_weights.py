@@ -83,12 +83,14 @@ class _Transfer:
     origin: str
 
     def states(self, epsilons: Mapping[str, float]) -> Iterator[tuple[str, Array]]:
-        node = self.unit.node
-        if node.layer not in PRODUCTS:
+        node, norm, folded = self.unit.node, self.unit.norm, self.other.norm
+        is_alike = node.states.keys() == self.other.node.states.keys()
+        if node.layer not in PRODUCTS or (is_alike and (norm is None) == (folded is None)):
             yield from self._copy(node, self.other.node)
+            if norm is not None and folded is not None:
+                yield from self._copy(norm, folded)
             return
         weight, bias = self._product()
-        norm, folded = self.unit.norm, self.other.norm
         if norm is None and folded is not None:
             raise self._error("has a batch normalisation there, and none here")
         yield self._state(node, "weight", weight)
