@@ -15,6 +15,7 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 
+from netdsl.data.arrays import ArrayHeader, check_images_and_labels, check_label_range
 from netdsl.data.data_source import DataSource
 from netdsl.data.memory_limits import check_memory, read_exactly
 from netdsl.data.samples import Dataset, Samples
@@ -53,9 +54,6 @@ class _Member:
     @property
     def size(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
-
-    def __str__(self) -> str:
-        return f"{dims(self.shape)} {self.dtype}"
 
 
 class _BoundedReader:
@@ -103,7 +101,6 @@ _ARCHIVE_ERRORS = (
 )
 """What `zipfile` raises for a damaged archive besides its own errors."""
 _COMPRESSION_NAMES = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "LZMA"}
-_LABEL_HELP = "labels are integers from 0 to 99,999"
 _SAVE_HELP = "np.savez(FILE, images=..., labels=..., test_images=..., test_labels=...) writes one"
 
 
@@ -193,19 +190,11 @@ def _check_pair(
     for name in (images_name, labels_name):
         if name not in members:
             raise fail(f"{path} holds no array `{name}`", help=_SAVE_HELP)
-    images, labels = members[images_name], members[labels_name]
-    if images.dtype != np.uint8 or len(images.shape) not in (3, 4):
-        raise fail(
-            f"`{images_name}` in {path} is {images}",
-            help="images are bytes from 0 to 255 (uint8): count x height x width x channels",
-        )
-    if len(labels.shape) != 1 or labels.dtype.kind not in "ui":
-        raise fail(f"`{labels_name}` in {path} is {labels}, not one integer per image")
-    counts = images.shape[0], labels.shape[0]
-    if counts[0] != counts[1]:
-        raise fail(f"{path} holds {counts[0]:,} {images_name} and {counts[1]:,} {labels_name}")
-    if not images.size:
-        raise fail(f"`{images_name}` in {path} holds no images")
+    images, labels = (
+        ArrayHeader(m.name, m.shape, m.dtype, str(path))
+        for m in (members[images_name], members[labels_name])
+    )
+    check_images_and_labels(images, labels)
 
 
 def _read_samples(
@@ -216,9 +205,7 @@ def _read_samples(
     labels_name: str,
 ) -> Samples:
     labels = _read_array(path, archive, members[labels_name])
-    if labels.min() < 0 or labels.max() >= 100_000:
-        wrong = labels.min() if labels.min() < 0 else labels.max()
-        raise fail(f"`{labels_name}` in {path} holds the label {wrong}", help=_LABEL_HELP)
+    check_label_range(labels, f"`{labels_name}` in {path}")
     images = _read_array(path, archive, members[images_name])
     return Samples(images if images.ndim == 4 else images[..., None], labels.astype(np.int32))
 

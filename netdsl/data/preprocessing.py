@@ -132,9 +132,11 @@ class Preprocessing:
         return images if images.shape[1:3] == window else cover_and_center_crop(images, window)
 
     def _apply(self, images: Array, draws: Draws) -> Array:
+        if not self.augmentations:
+            return images
         window = self._window(images.shape[1:])
         identity = SpatialTransforms.identity(len(images), images.shape[1:3])
-        transforms = self._compose(identity, window, draws) if self.augmentations else None
+        transforms = self._compose(identity, window, draws)
         if transforms is not None:
             return transforms.apply(images)
         for chosen, drawn in zip(self.augmentations, draws, strict=True):

@@ -22,13 +22,14 @@ class StepReport:
 
 
 OnStep = Callable[[StepReport], None]
-OnEpoch = Callable[[dict[str, Any]], None]
+OnEpoch = Callable[[dict[str, Any]], object]
 
 
 @dataclass(frozen=True)
 class Callbacks:
     """`on_step` is called after every update, `on_epoch` with every epoch's metrics, `should_stop`
-    before every batch, and `log` with messages about damaged files."""
+    before every batch, and `log` with messages about damaged files. If `on_epoch` returns True, the
+    epoch is the last one."""
 
     on_step: OnStep
     on_epoch: OnEpoch
