@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral, Real
@@ -13,14 +13,19 @@ from typing import Any
 from netdsl.api.net import Net, load
 from netdsl.backends import open_backend
 from netdsl.data.arrays import dataset_from_arrays
+from netdsl.data.samples import Dataset
 from netdsl.data.sources import GivenData
 from netdsl.errors import fail
+from netdsl.file_io import split_file_and_name
 from netdsl.interrupt import defer_interrupts, find_plain_interrupt
 from netdsl.language import syntax as s
+from netdsl.language.elaborate import elaborate
 from netdsl.language.override import override
-from netdsl.language.program import parse_file
+from netdsl.language.program import Program, build_program, parse_file
 from netdsl.training.recipe.expectations import ExpectationResult, judge_expectations
 from netdsl.training.recipe.lints import recipe_warnings
+from netdsl.training.recipe.recipe import override_recipe, resolve_recipe
+from netdsl.training.recipe.resolved_recipe import without_expectations
 from netdsl.training.run.callbacks import OnEpoch, Result, format_epoch
 from netdsl.training.run.launch import launch
 from netdsl.training.run.stages import run_stages
@@ -87,7 +92,7 @@ def train(
     continues it. So does Ctrl-C, which saves the run first and then raises KeyboardInterrupt.
     Nothing is printed unless `verbose`. Raises NetError for all that is wrong with file, data or
     machine, and if the loss is no longer finite."""
-    settings = [f"{key}={_format_setting(value)}" for key, value in (set or {}).items()]
+    settings = [f"{key}={format_setting(value)}" for key, value in (set or {}).items()]
     given, parse = _read_data(data)
     show: Callable[[str], None] = print if verbose else lambda line: None
     runner = _Runner(on_epoch, show)
@@ -139,23 +144,47 @@ class _Runner:
             raise
 
 
+def fit_arrays(
+    file: Place,
+    make_dataset: Callable[[tuple[int, ...]], Dataset],
+    choose_settings: Callable[[Program, str | None], Sequence[str]],
+    device: str,
+    folder: Path,
+) -> tuple[Net, tuple[Mapping[str, Any], ...]]:
+    """Trains a recipe on data in memory, and returns its net and the metrics of every epoch; the
+    run directory is `folder`. `choose_settings` gives what to set in the program and its recipe of
+    that name, `make_dataset` the data for the shape of the net's input. The recipe's expectations,
+    which are about its own data, are not judged."""
+    path, name = split_file_and_name(os.fspath(file))
+    tree = replace_source(parse_file(path))
+    settings = choose_settings(build_program(tree), name)
+    program = without_expectations(override_recipe(tree, settings, name))
+    recipe = resolve_recipe(program, name)
+    network = elaborate(program, recipe.net, recipe.settings(training=False, batch=1))
+    dataset = make_dataset(network.image_shape)
+    runner = _Runner(None, lambda line: None)
+    backend = open_backend(device)
+    trainer, result = run_stages(program, name, backend, dataset, folder, runner.run)
+    return load(result.checkpoint, device), trainer.progress.history
+
+
 def _read_data(data: TrainingData) -> tuple[GivenData, Callable[[str], s.File]]:
     """The data for a run, and how to read its file: data in memory replace its source."""
     if data is None:
         return None, parse_file
     if isinstance(data, str | os.PathLike):
         return os.fspath(data), parse_file
-    return dataset_from_arrays(data), lambda path: _replace_source(parse_file(path))
+    return dataset_from_arrays(data), lambda path: replace_source(parse_file(path))
 
 
-def _replace_source(file: s.File) -> s.File:
+def replace_source(file: s.File) -> s.File:
     """The file with data in memory as the source of all its data sections, at least of one."""
     if not any(isinstance(i, s.Section) and i.kind == "data" for i in file.items):
         file = replace(file, items=(*file.items, s.Section(file.span, "data", None, ())))
     return override(file, [_IN_MEMORY])
 
 
-def _format_setting(value: Any) -> str:
+def format_setting(value: Any) -> str:
     """A value as .net text. Raises NetError if it is none."""
     if value is None:
         return "none"
@@ -164,7 +193,7 @@ def _format_setting(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_format_setting, value))}]"
+        return f"[{', '.join(map(format_setting, value))}]"
     if isinstance(value, Real):
         return repr(float(value)) if not isinstance(value, Integral) else str(int(value))
     raise fail(
