@@ -26,6 +26,7 @@ FLOORS = [
     "globs",
     "signature",
     "types",
+    "safetensors_file",
     "ops",
     "ir",
     "passes",

@@ -34,7 +34,6 @@ from netdsl.training.run.trainer import Trainer
 ArraysInMemory = tuple[Any, Any] | Mapping[str, Any]
 TrainingData = str | os.PathLike[str] | ArraysInMemory | None
 Place = str | os.PathLike[str]
-_IN_MEMORY = 'data.source=arrays("in memory")'
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def fit_arrays(
     that name, `make_dataset` the data for the shape of the net's input. The recipe's expectations,
     which are about its own data, are not judged."""
     path, name = split_file_and_name(os.fspath(file))
-    tree = replace_source(parse_file(path))
+    tree = drop_source(parse_file(path))
     settings = choose_settings(build_program(tree), name)
     program = without_expectations(override_recipe(tree, settings, name))
     recipe = resolve_recipe(program, name)
@@ -174,14 +173,14 @@ def _read_data(data: TrainingData) -> tuple[GivenData, Callable[[str], s.File]]:
         return None, parse_file
     if isinstance(data, str | os.PathLike):
         return os.fspath(data), parse_file
-    return dataset_from_arrays(data), lambda path: replace_source(parse_file(path))
+    return dataset_from_arrays(data), lambda path: drop_source(parse_file(path))
 
 
-def replace_source(file: s.File) -> s.File:
-    """The file with data in memory as the source of all its data sections, at least of one."""
+def drop_source(file: s.File) -> s.File:
+    """The file with data sections that name no source, at least one."""
     if not any(isinstance(i, s.Section) and i.kind == "data" for i in file.items):
         file = replace(file, items=(*file.items, s.Section(file.span, "data", None, ())))
-    return override(file, [_IN_MEMORY])
+    return override(file, ["data.source=none"])
 
 
 def format_setting(value: Any) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from netdsl.data.cifar import cifar10_source
-from netdsl.data.data_source import DataSource
-from netdsl.data.image_folder import folder_source
+from netdsl.data.data_source import DatasetNotFound, DataSource
+from netdsl.data.image_folder import folder_source, read_folder
 from netdsl.data.mnist import idx_source
 from netdsl.data.npz import arrays_source
 from netdsl.data.pictures import BadPicture
@@ -77,6 +77,22 @@ SOURCES: dict[str, DataSource] = {
     )
 }
 
+
+def _load_unnamed(data_folder: Path | None) -> Dataset:
+    """The pictures of `--data`, for a data section that only says how images are prepared."""
+    if data_folder is not None:
+        return read_folder(data_folder)
+    raise DatasetNotFound(
+        Diagnostic(
+            "the data section has no `source`",
+            help='`source = folder("DIR")` names one, and so does `--data DIR`: a folder with one '
+            "of pictures for each class",
+        )
+    )
+
+
+NO_SOURCE = DataSource(Signature("none"), _load_unnamed, None, None)
+"""What a data section without `source` has: enough for predictions."""
 
 GivenData = str | Dataset | None
 """Data for a recipe: the folder of its source's files, as `--data` names it, or a dataset in memory

@@ -12,7 +12,7 @@ from netdsl.data.data_source import DatasetNotFound
 from netdsl.data.inventory import Inventory, make_inventory
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples, split
-from netdsl.data.sources import GivenData
+from netdsl.data.sources import NO_SOURCE, GivenData
 from netdsl.errors import NetError, Source, fail
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file
@@ -81,8 +81,9 @@ class Job:
     @cached_property
     def inventory(self) -> Inventory:
         """The inventory of the data."""
-        source = str(self.recipe.data.source.drop_defaults())
-        return make_inventory(source, self.dataset, self.train, self.validation)
+        source = self.recipe.data.source
+        name = "as given" if source.record is NO_SOURCE else str(source.drop_defaults())
+        return make_inventory(name, self.dataset, self.train, self.validation)
 
     @cached_property
     def data_fingerprint(self) -> str:

@@ -1,0 +1,123 @@
+"""Decompiles a graph of layer calls to the text of a net as an engineer would have written it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from netdsl.interchange.layer_graph import INPUT, LayerGraph, layer_graph
+from netdsl.interchange.structure_calls import Arguments
+from netdsl.interchange.structure_flow import statements
+from netdsl.interchange.structure_fold import Draft
+from netdsl.interchange.structure_graph import (
+    difference,
+    graph_arguments,
+    shared_groups,
+    without_identities,
+)
+from netdsl.interchange.structure_names import graph_naming, label_statements, net_name
+from netdsl.interchange.structure_text import NetText
+from netdsl.interchange.structure_tree import CallItem, Sequence, StatementItem, item_nodes
+from netdsl.language import syntax as s
+from netdsl.language.elaborate import elaborate
+from netdsl.language.format import format_text
+from netdsl.language.network import Network
+from netdsl.language.parse import parse
+from netdsl.language.program import build_program, reject_read
+
+
+@dataclass(frozen=True)
+class StructuredNet:
+    """A graph as a text: one net, with the blocks that it uses.
+
+    `order` holds the names of the graph's nodes in the order of `layer_graph(elaborate(text))`,
+    both without calls of `identity`: how often that is written has no meaning.
+    `outputs` maps the graph's outputs to those of the net."""
+
+    name: str
+    text: str
+    order: tuple[str, ...]
+    outputs: Mapping[str, str]
+
+    @property
+    def file(self) -> s.File:
+        """The syntax tree."""
+        return parse(self.text, f"{self.name}.net")
+
+
+def structure(graph: LayerGraph) -> StructuredNet:
+    """Writes a graph as a net. The text was elaborated and gives the graph: if a shorter one does
+    not, a flat one is written.
+
+    Raises NetError if a call does not fit its layer, or if the net exceeds a limit of the language.
+    """
+    graph = without_identities(graph)
+    return _structure(graph, graph_arguments(graph))
+
+
+def _structure(graph: LayerGraph, arguments: Mapping[str, Arguments]) -> StructuredNet:
+    groups = shared_groups(graph, arguments)
+    shared = {node: f"w{i + 1}" for i, group in enumerate(groups) for node in group}
+    chains: dict[str, Sequence] = {
+        f"w{i + 1}": (CallItem(graph.nodes[group[0]].layer, arguments[group[0]], None, group[:1]),)
+        for i, group in enumerate(groups)
+    }
+    naming = graph_naming(graph)
+    flat = statements(graph, arguments, shared)
+    draft = Draft([*(st.items for st in flat), *chains.values()], {*chains}, naming.name_block)
+    draft.fold()
+    found = tuple(replace(st, items=c) for st, c in zip(flat, draft.chains, strict=False))
+    chains = dict(zip(chains, draft.chains[len(flat) :], strict=True))
+    lines, labels, outputs = label_statements(graph, found, {*chains, *draft.blocks})
+    blocks = tuple(draft.blocks.values())
+    net = NetText(net_name(graph.name), blocks, chains, lines, labels)
+    return _verify(graph, arguments, net, _call_order(graph, flat), outputs)
+
+
+def _call_order(graph: LayerGraph, found: tuple[StatementItem, ...]) -> tuple[str, ...]:
+    """Inputs, then calls, in the order of a text's statements."""
+    nodes = [n for st in found for n in item_nodes(st.items)]
+    return tuple(sorted(nodes, key=lambda n: graph.nodes[n].layer != INPUT))
+
+
+def _verify(
+    graph: LayerGraph,
+    arguments: Mapping[str, Arguments],
+    net: NetText,
+    order: tuple[str, ...],
+    outputs: Mapping[str, str],
+) -> StructuredNet:
+    text = format_text("\n".join(net.lines()))
+    found = StructuredNet(net.name, text, order, outputs)
+    written = without_identities(layer_graph(elaborate_structured(found)))
+    problem = difference(graph, arguments, written, order, outputs)
+    assert problem is None, f"{problem}\n{text}"
+    return found
+
+
+def elaborate_structured(structured: StructuredNet) -> Network:
+    """The network of a structured net."""
+    return elaborate(build_program(structured.file, reject_read), structured.name)
+
+
+def state_keys(network: Network, structured: StructuredNet, graph: LayerGraph) -> Mapping[str, str]:
+    """The key in the graph of every state of the elaborated net, by the state's name."""
+    written = without_identities(layer_graph(network)).nodes.values()
+    return {
+        name: graph.nodes[origin].states[state]
+        for node, origin in zip(written, structured.order, strict=True)
+        for state, name in node.states.items()
+    }
+
+
+def name_states(
+    network: Network, structured: StructuredNet, graph: LayerGraph
+) -> Mapping[str, str]:
+    """The name in the elaborated net of every state of the graph, by its key.
+
+    States that the text cannot share have several names there, of which this is the first: see
+    `state_keys`."""
+    names: dict[str, str] = {}
+    for name, key in state_keys(network, structured, graph).items():
+        names.setdefault(key, name)
+    return names

@@ -1,0 +1,43 @@
+"""Weights of other programs for an existing net, by names, structure and shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from netdsl.errors import NetError, fail
+from netdsl.file_io import split_file_and_name
+from netdsl.interchange.class_names import read_class_names
+from netdsl.interchange.imported_net import ImportOptions, ImportReport
+from netdsl.interchange.match_report import report_match
+from netdsl.interchange.pixel_convention import adapt_first_layers
+from netdsl.interchange.tensor_files import read_tensors
+from netdsl.interchange.weights_match import match_tensors
+from netdsl.interchange.weights_text import weights_text
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.program import load_program
+from netdsl.training.store import checkpoint
+from netdsl.training.store.checkpoint import Checkpoint
+
+
+def import_weights(source: Path, target: str, out: Path, options: ImportOptions) -> ImportReport:
+    """Writes the weights of `source` for the net `target` (FILE.net:NET) to `out`, a checkpoint.
+    Raises NetError if they do not fit."""
+    given = read_tensors(source)
+    path, name = split_file_and_name(target)
+    program = load_program(path)
+    network = elaborate(program, name, Settings())
+    match = match_tensors(network, given)
+    states = adapt_first_layers(network, match.states, options.is_bgr, options.scale)
+    text, data_note = weights_text(program, network, options.normalize)
+    scores = network.graph[network.graph.outputs["main"]].type.shape[-1]
+    classes = read_class_names(options.classes, scores)
+    checkpoint.save(out, Checkpoint(states, text, classes, {}, {}))
+    return report_match(match, network, given.origin, out, (*match.notes, data_note))
+
+
+def missing_target(source: Path) -> NetError:
+    """The error for weights without a net, with what to do about them."""
+    return fail(
+        f"{source} holds weights without a net",
+        help="`--into FILE.net:NET` names the net that they belong to",
+    )
