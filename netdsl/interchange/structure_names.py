@@ -56,6 +56,19 @@ def unique_name(name: str, taken: Container[str]) -> str:
     return found
 
 
+def letter_name(name: str, taken: Container[str]) -> str:
+    """A name that is not taken, with a letter if needed: uses of a block are numbered, so that a
+    number at the end of its name could collide."""
+    name = name.rstrip("0123456789") or "part"
+    if name in RESERVED:
+        name += "_"
+    found, n = name, 0
+    while found in taken:
+        n += 1
+        found = f"{name}_{'abcdefghijklmnopqrstuvwxyz'[n % 26]}{'_' * (n // 26)}"
+    return found
+
+
 # ---- paths ------------------------------------------------------------------------------------
 
 
@@ -113,7 +126,7 @@ class Naming:
         name, count = names.most_common(1)[0]
         if not name or 2 * count < len(occurrences) or name in taken:
             name = _content_name(body)
-        return unique_name(name, taken)
+        return letter_name(name, taken)
 
     def _module_name(self, items: Sequence) -> str:
         path = self.path_of(items)

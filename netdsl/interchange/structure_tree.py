@@ -77,7 +77,23 @@ class LoopItem:
     channels: int | None = field(default=None, compare=False)
 
 
-Item = CallItem | LabelItem | RepeatItem | LoopItem
+@dataclass(frozen=True)
+class IfItem:
+    """`if condition { body }`; as a whole branch without a body, `identity if condition`."""
+
+    condition: str
+    body: Sequence = ()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def channels(self) -> None:
+        return None
+
+
+Item = CallItem | LabelItem | RepeatItem | LoopItem | IfItem
 Sequence = tuple[Item, ...]
 
 
@@ -123,7 +139,7 @@ def walk_sequences(items: Sequence) -> Iterator[Sequence]:
             case CallItem(branches=tuple(branches)):
                 for branch in branches:
                     yield from walk_sequences(branch)
-            case RepeatItem(body=body) | LoopItem(body=body):
+            case RepeatItem(body=body) | LoopItem(body=body) | IfItem(body=body):
                 yield from walk_sequences(body)
     yield items
 
