@@ -15,7 +15,7 @@ from netdsl.interchange.structure_graph import (
     shared_groups,
     without_identities,
 )
-from netdsl.interchange.structure_names import graph_naming, label_statements, net_name
+from netdsl.interchange.structure_names import graph_naming, label_statements, name_blocks, net_name
 from netdsl.interchange.structure_text import NetText
 from netdsl.interchange.structure_tree import CallItem, Sequence, StatementItem, item_nodes
 from netdsl.language import syntax as s
@@ -64,12 +64,13 @@ def _structure(graph: LayerGraph, arguments: Mapping[str, Arguments]) -> Structu
     }
     naming = graph_naming(graph)
     flat = statements(graph, arguments, shared)
-    draft = Draft([*(st.items for st in flat), *chains.values()], {*chains}, naming.name_block)
+    draft = Draft([*(st.items for st in flat), *chains.values()], {*chains})
     draft.fold()
-    found = tuple(replace(st, items=c) for st, c in zip(flat, draft.chains, strict=False))
-    chains = dict(zip(chains, draft.chains[len(flat) :], strict=True))
-    lines, labels, outputs = label_statements(graph, found, {*chains, *draft.blocks})
-    blocks = tuple(draft.blocks.values())
+    folded, named = name_blocks(draft.chains, draft.blocks, naming, {*chains})
+    found = tuple(replace(st, items=c) for st, c in zip(flat, folded, strict=False))
+    chains = dict(zip(chains, folded[len(flat) :], strict=True))
+    lines, labels, outputs = label_statements(graph, found, {*chains, *named})
+    blocks = tuple(named.values())
     net = NetText(net_name(graph.name), blocks, chains, lines, labels)
     return _verify(graph, arguments, net, _call_order(graph, flat), outputs)
 

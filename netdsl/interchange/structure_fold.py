@@ -16,6 +16,7 @@ from netdsl.interchange.structure_groups import (
     size,
     spans_of,
 )
+from netdsl.interchange.structure_inline import inline_blocks
 from netdsl.interchange.structure_runs import fold_runs
 from netdsl.interchange.structure_tree import (
     BlockItem,
@@ -27,6 +28,7 @@ from netdsl.interchange.structure_tree import (
     RepeatItem,
     Sequence,
     item_nodes,
+    map_sequences,
     walk_items,
     walk_sequences,
 )
@@ -39,11 +41,10 @@ _MIN_GAIN = 5
 _MIN_CHAIN_GAIN = 12
 """Words that a block of one group must save, and one of several groups."""
 _MAX_CHAIN_PARAMS = 4
+_MAX_SELECTED = 64
+"""Occurrences of which each is tried to be left out."""
 _BLOCK_COST = 5
 _FREE_PARAMS = 3
-
-NameBlock = Callable[[Sequence, SequenceOf[Sequence], Container[str]], str]
-"""A name for a block: from its body, the sequences that it stands for, and the names taken."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,6 @@ class Draft:
     chains: list[Sequence]
     fixed: Container[str]
     """Names that only the net itself can call: its shared chains."""
-    name_block: NameBlock
     blocks: dict[str, BlockItem] = field(default_factory=dict)
 
     def fold(self) -> None:
@@ -93,6 +93,7 @@ class Draft:
             or self._fold_best(lambda p: True)
         ):
             self._map(fold_runs)
+        self.chains, self.blocks = inline_blocks(self.chains, self.blocks)
 
     def _bodies(self) -> Iterator[Sequence]:
         for chain in (*self.chains, *(b.body for b in self.blocks.values())):
@@ -114,7 +115,7 @@ class Draft:
                     found.setdefault(sequence_key(part), []).append(part)
         for key, occurrences in found.items():
             if len(occurrences) > 1:
-                unified = unify(occurrences, self.blocks)
+                occurrences, unified = self._select(occurrences)
                 if _gain(occurrences, unified) > 0:
                     self._apply({key}, occurrences, unified)
 
@@ -133,7 +134,7 @@ class Draft:
 
     def _fold_best(self, is_wanted: Callable[[_Pattern], bool]) -> bool:
         """Makes a block of what saves most: of single groups first, the innermost ones."""
-        best: tuple[tuple[float, ...], _Pattern, Unified] | None = None
+        best: tuple[tuple[float, ...], _Pattern] | None = None
         for pattern in self._patterns():
             if len(pattern.occurrences) < 2 or pattern.is_trivial or not is_wanted(pattern):
                 continue
@@ -145,12 +146,25 @@ class Draft:
                 continue
             depth = -height(pattern.occurrences[0]) if pattern.is_group else -math.inf
             if best is None or (depth, gain) > best[0]:
-                best = ((depth, gain), pattern, unified)
+                best = ((depth, gain), pattern)
         if best is None:
             return False
-        _, pattern, unified = best
-        self._apply({pattern.key}, pattern.occurrences, unified)
+        key, occurrences = best[1].key, best[1].occurrences
+        self._apply({key}, *self._select(occurrences))
         return True
+
+    def _select(self, occurrences: list[Sequence]) -> tuple[list[Sequence], Unified]:
+        """The occurrences without those that cost more words than they save, and their body."""
+        unified = unify(occurrences, self.blocks)
+        gain = _gain(occurrences, unified)
+        for other in occurrences if 2 < len(occurrences) <= _MAX_SELECTED else ():
+            fewer = [o for o in occurrences if o is not other]
+            if len(fewer) < 2:
+                break
+            smaller = unify(fewer, self.blocks)
+            if len(smaller.params) < len(unified.params) and _gain(fewer, smaller) > gain:
+                return self._select(fewer)
+        return occurrences, unified
 
     def _patterns(self) -> Iterator[_Pattern]:
         """Runs of groups without labels, by their keys; those of one key do not overlap."""
@@ -183,8 +197,7 @@ class Draft:
         self, keys: Container[Key], occurrences: SequenceOf[Sequence], unified: Unified
     ) -> None:
         """Makes a block of a pattern and calls it at each of its occurrences."""
-        taken = {i.name for b in self._bodies() for i in b if isinstance(i, CallItem)}
-        name = self.name_block(unified.body, occurrences, {*self.blocks, *taken})
+        name = f"block {len(self.blocks)}"
         rows = {(o, item_nodes(o)): r for o, r in zip(occurrences, unified.rows, strict=True)}
         lengths = sorted({len(o) for o in occurrences}, reverse=True)
 
@@ -204,21 +217,6 @@ class Draft:
 
         self._map(change)
         self.blocks[name] = BlockItem(name, unified.params, unified.body)
-
-
-def map_sequences(items: Sequence, change: Callable[[Sequence], Sequence]) -> Sequence:
-    """Items with every sequence changed, innermost first."""
-    found: list[Item] = []
-    for item in items:
-        match item:
-            case CallItem(branches=tuple(branches)):
-                mapped = tuple(map_sequences(b, change) for b in branches)
-                found.append(replace(item, branches=mapped))
-            case RepeatItem(body=body) | LoopItem(body=body) | IfItem(body=body) if body:
-                found.append(replace(item, body=map_sequences(body, change)))
-            case _:
-                found.append(item)
-    return change(tuple(found))
 
 
 def _gain(occurrences: SequenceOf[Sequence], unified: Unified) -> float:

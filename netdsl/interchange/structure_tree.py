@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 from netdsl.values import Value
 
@@ -147,3 +147,18 @@ def walk_sequences(items: Sequence) -> Iterator[Sequence]:
 def walk_items(items: Sequence) -> Iterator[Item]:
     for sequence in walk_sequences(items):
         yield from sequence
+
+
+def map_sequences(items: Sequence, change: Callable[[Sequence], Sequence]) -> Sequence:
+    """Items with every sequence changed, innermost first."""
+    found: list[Item] = []
+    for item in items:
+        match item:
+            case CallItem(branches=tuple(branches)):
+                mapped = tuple(map_sequences(b, change) for b in branches)
+                found.append(replace(item, branches=mapped))
+            case RepeatItem(body=body) | LoopItem(body=body) | IfItem(body=body) if body:
+                found.append(replace(item, body=map_sequences(body, change)))
+            case _:
+                found.append(item)
+    return change(tuple(found))

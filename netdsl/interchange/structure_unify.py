@@ -20,6 +20,7 @@ from netdsl.interchange.structure_tree import (
     Sequence,
     Term,
 )
+from netdsl.layers import LAYERS
 
 Blocks = Mapping[str, BlockItem]
 Terms = tuple[tuple[str, Term], ...]
@@ -27,6 +28,8 @@ Key = tuple[Hashable, ...]
 COUNT = "*"
 """The name of a repeat's count among the arguments of a sequence."""
 _SHORT_NAMES = {"channels": "c", "units": "c", "kernel": "k", COUNT: "n"}
+_USUAL = ("stride", "dilation", "groups", "multiplier")
+"""Parameters that a reader expects to be 1 unless they are given."""
 _FACTORS = range(2, 9)
 _MIN_ROWS = 3
 """Different rows that must agree before one parameter is written as a multiple of another."""
@@ -53,6 +56,13 @@ def item_key(item: Item) -> Hashable:
 def is_width(name: str) -> bool:
     """Whether a parameter counts channels, by its name: `channels`, `c`, `c2`, ..."""
     return name in ("channels", "units") or name.rstrip("0123456789") == "c"
+
+
+def term_defaults(name: str, blocks: Blocks) -> dict[str, Term]:
+    """The defaults of the parameters of a layer, block or repeat."""
+    if name in blocks:
+        return {p.name: p.default for p in blocks[name].params if p.is_optional}
+    return dict(layer_defaults(name)) if name in LAYERS else {}
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ class Unifier:
     def _unify_calls(self, calls: SequenceOf[CallItem | RepeatItem]) -> Terms:
         """The arguments of one call of the body."""
         name = calls[0].name if isinstance(calls[0], CallItem) else COUNT
-        defaults = self._defaults(name)
+        defaults = term_defaults(name, self.blocks)
         given = [{COUNT: c.count} if isinstance(c, RepeatItem) else dict(c.args) for c in calls]
         found: list[tuple[str, Term]] = []
         for param in self._parameter_order(name):
@@ -99,13 +109,6 @@ class Unifier:
                 if param not in defaults or term != default or isinstance(term, Scaled):
                     found.append((param, term))
         return tuple(found)
-
-    def _defaults(self, name: str) -> Mapping[str, Term]:
-        if name == COUNT:
-            return {}
-        if name in self.blocks:
-            return {p.name: p.default for p in self.blocks[name].params if p.is_optional}
-        return layer_defaults(name)
 
     def _parameter_order(self, name: str) -> list[str]:
         if name == COUNT:
@@ -204,10 +207,10 @@ class _Parameter:
 
 
 def _best_default(p: _Parameter) -> Term:
-    """The most frequent value; of several the usual one."""
+    """The usual value where it occurs, else the most frequent one."""
     counts: Counter[Term] = Counter(v for v in p.values if not isinstance(v, Scaled))
     most = max(counts.values(), default=0)
-    if counts[p.fallback] == most:
+    if counts[p.fallback] == most or (p.role in _USUAL and counts[p.fallback]):
         return p.fallback
     return next(v for v in p.values if counts[v] == most)
 
@@ -237,6 +240,7 @@ class _Chooser:
         if role == "width" and (scaled := self._multiple(alike, values)):
             return scaled
         name = self.free_name("c" if role == "width" else _SHORT_NAMES.get(param, param))
+        is_optional &= role not in _USUAL or default in values
         self.params.append(_Parameter(name, values, role, is_optional, default))
         return Scaled(name)
 
