@@ -15,6 +15,7 @@ from netdsl.interchange.structure_graph import (
     shared_groups,
     without_identities,
 )
+from netdsl.interchange.structure_lines import HEAD, STEM, cut_by_modules, cut_by_size
 from netdsl.interchange.structure_names import graph_naming, label_statements, name_blocks, net_name
 from netdsl.interchange.structure_text import NetText
 from netdsl.interchange.structure_tree import CallItem, Sequence, StatementItem, item_nodes
@@ -63,11 +64,14 @@ def _structure(graph: LayerGraph, arguments: Mapping[str, Arguments]) -> Structu
         for i, group in enumerate(groups)
     }
     naming = graph_naming(graph)
-    flat = statements(graph, arguments, shared)
+    flat, is_cut = cut_by_modules(statements(graph, arguments, shared), naming)
     draft = Draft([*(st.items for st in flat), *chains.values()], {*chains})
     draft.fold()
-    folded, named = name_blocks(draft.chains, draft.blocks, naming, {*chains})
+    wishes = {*chains, STEM, HEAD, *(st.label for st in flat if st.label)}
+    folded, named = name_blocks(draft.chains, draft.blocks, naming, wishes)
     found = tuple(replace(st, items=c) for st, c in zip(flat, folded, strict=False))
+    if not is_cut:
+        found = cut_by_size(found, graph)
     chains = dict(zip(chains, folded[len(flat) :], strict=True))
     lines, labels, outputs = label_statements(graph, found, {*chains, *named})
     blocks = tuple(named.values())

@@ -115,7 +115,7 @@ class Draft:
                     found.setdefault(sequence_key(part), []).append(part)
         for key, occurrences in found.items():
             if len(occurrences) > 1:
-                occurrences, unified = self._select(occurrences)
+                occurrences, unified = self._select(occurrences, False)
                 if _gain(occurrences, unified) > 0:
                     self._apply({key}, occurrences, unified)
 
@@ -153,17 +153,19 @@ class Draft:
         self._apply({key}, *self._select(occurrences))
         return True
 
-    def _select(self, occurrences: list[Sequence]) -> tuple[list[Sequence], Unified]:
+    def _select(
+        self, occurrences: list[Sequence], reads_input: bool = True
+    ) -> tuple[list[Sequence], Unified]:
         """The occurrences without those that cost more words than they save, and their body."""
-        unified = unify(occurrences, self.blocks)
+        unified = unify(occurrences, self.blocks, reads_input)
         gain = _gain(occurrences, unified)
         for other in occurrences if 2 < len(occurrences) <= _MAX_SELECTED else ():
             fewer = [o for o in occurrences if o is not other]
             if len(fewer) < 2:
                 break
-            smaller = unify(fewer, self.blocks)
+            smaller = unify(fewer, self.blocks, reads_input)
             if len(smaller.params) < len(unified.params) and _gain(fewer, smaller) > gain:
-                return self._select(fewer)
+                return self._select(fewer, reads_input)
         return occurrences, unified
 
     def _patterns(self) -> Iterator[_Pattern]:

@@ -30,7 +30,6 @@ _KEYWORDS = frozenset(
 )
 RESERVED = frozenset((*_KEYWORDS, *LAYERS, *CONSTANTS, *FUNCTIONS))
 """Names that no label, block or parameter gets."""
-_STATE_NAMES = ("weight", "bias", "gamma", "beta", "weight_v", "weight_g", "slope")
 _LETTERS = {"convtranspose": "t", "hardswish": "h", "globalavgpool": "p", "hardsigmoid": "h"}
 Path = tuple[str, ...]
 
@@ -48,7 +47,8 @@ def net_name(text: str) -> str:
 
 def unique_name(name: str, taken: Container[str]) -> str:
     """A name that is not taken, with a number if needed."""
-    if name.rstrip("0123456789") in RESERVED:
+    stem = name.rstrip("0123456789")
+    if name in RESERVED or stem in RESERVED or stem in taken:
         name += "_"  # `conv1` is the name of an unnamed layer
     found, n = name, 1
     while found in taken:
@@ -78,11 +78,8 @@ def node_path(node: LayerNode) -> Path:
     if re.search(r"[./]", node.name):
         return _split_path(node.name)[:-1]
     for key in node.states.values():
-        *path, last = _split_path(key)
-        if path and last in _STATE_NAMES:
-            return tuple(path)
-        if path:
-            return tuple(path)
+        path = _split_path(key)
+        return path[:-1] or path
     return ()
 
 
@@ -116,6 +113,9 @@ class Naming:
 
     paths: Mapping[str, Path]
 
+    def path_of(self, nodes: Iterable[str]) -> Path:
+        return common_path(self.paths[n] for n in nodes)
+
     def name_of_uses(self, uses: SequenceOf[tuple[str, ...]], taken: Container[str]) -> str:
         """The module that most uses of a block are in the graph, by their nodes; may be empty."""
         names = Counter(self._module_name(nodes) for nodes in uses)
@@ -123,7 +123,7 @@ class Naming:
         return name if 2 * count >= len(uses) and name not in taken else ""
 
     def _module_name(self, nodes: tuple[str, ...]) -> str:
-        path = common_path(self.paths[n] for n in nodes)
+        path = self.path_of(nodes)
         name = identifier(path[-1]).rstrip("0123456789_").lower() if path else ""
         return name if len(name) > 1 and name not in RESERVED else ""
 

@@ -74,20 +74,22 @@ class Unified:
     rows: tuple[Terms, ...]
 
 
-def unify(occurrences: SequenceOf[Sequence], blocks: Blocks) -> Unified:
-    """One body for sequences of one key."""
-    return Unifier(occurrences, blocks).result()
+def unify(occurrences: SequenceOf[Sequence], blocks: Blocks, reads_input: bool = True) -> Unified:
+    """One body for sequences of one key; it `reads_input` if it may speak of `in.channels`."""
+    return Unifier(occurrences, blocks, reads_input).result()
 
 
 class Unifier:
     """Unifies sequences of one key, then parts that only some of them have."""
 
-    def __init__(self, occurrences: SequenceOf[Sequence], blocks: Blocks) -> None:
+    def __init__(
+        self, occurrences: SequenceOf[Sequence], blocks: Blocks, reads_input: bool = True
+    ) -> None:
         self.blocks = blocks
         self.channels = tuple(o[0].channels for o in occurrences)
         is_sum = any(c.name == "add" for c in _calls(occurrences[0]) if isinstance(c, CallItem))
         unknown = (None,) * len(occurrences)
-        self.chooser = _Chooser(unknown if is_sum else self.channels)
+        self.chooser = _Chooser(unknown if is_sum or not reads_input else self.channels)
         self.body = self._unify(occurrences)
 
     def _unify(self, occurrences: SequenceOf[Sequence]) -> Sequence:
