@@ -20,6 +20,8 @@ from netdsl.types import Array
 _STANDARD_DOMAINS = ("", "ai.onnx")
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 """Where PyTorch's exporter notes the modules that a node comes from, as a list in Python's form."""
+_BYTES, _FLOATS = 2, (1, 10, 11, 16)
+"""Numbers of TensorProto.DataType."""
 Attribute = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | Array | None
 
 
@@ -43,11 +45,19 @@ class OnnxNode:
 
 @dataclass(frozen=True)
 class OnnxInput:
-    """An input of the net: its shape, with None for sizes that vary, and whether it holds bytes."""
+    """An input of the net: its shape, with None for sizes that vary, and what it holds."""
 
     name: str
     shape: tuple[int | None, ...]
-    is_bytes: bool
+    element_type: int
+
+    @property
+    def is_bytes(self) -> bool:
+        return self.element_type == _BYTES
+
+    @property
+    def is_float(self) -> bool:
+        return self.element_type in _FLOATS
 
 
 @dataclass(frozen=True)
@@ -168,7 +178,7 @@ def _convert_input(value: Any, origin: str) -> OnnxInput:
     shape = tuple(d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim)
     if len(shape) > MAX_AXES:
         raise fail(f"{origin}: the input `{name}` has {len(shape)} axes")
-    return OnnxInput(value.name, shape, tensor.elem_type == 2)
+    return OnnxInput(value.name, shape, tensor.elem_type)
 
 
 def _check_names(nodes: Iterable[OnnxNode], given: Iterable[str], origin: str) -> None:

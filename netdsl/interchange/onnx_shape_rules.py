@@ -260,7 +260,8 @@ def _space_to_depth(call: OnnxCall) -> View:
     if view.rank != 4 or block < 1 or view.shape[2] % block or view.shape[3] % block:
         raise UnsupportedError("its blocks do not fit")
     n, c, h, w = view.shape
-    moved = view.reshape((n, c, h // block, block, w // block, block)).transpose((0, 3, 5, 1, 2, 4))
+    perm = (0, 3, 5, 1, 2, 4) if call.text("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    moved = view.reshape((n, c, h // block, block, w // block, block)).transpose(perm)
     return call.image_sized(moved.reshape((n, c * block**2, h // block, w // block)))
 
 
