@@ -74,7 +74,9 @@ def main() -> None:
     for net in zoo_nets():
         graph = net.graph
         lines = count_text_lines(fold_graph(graph).text)
-        print(f"| `{net}` | {len(graph.nodes)} | {count_net_lines(net.program, net.name)} | {lines} |")
+        print(
+            f"| `{net}` | {len(graph.nodes)} | {count_net_lines(net.program, net.name)} | {lines} |"
+        )
 
 
 if __name__ == "__main__":
