@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netdsl.data.augment import AUGMENTATIONS
-from netdsl.data.sources import SOURCES
+from netdsl.data.sources import NO_SOURCE, SOURCES
 from netdsl.errors import NetError, fail
 from netdsl.ir.builder import Builder
 from netdsl.parameter_types import Float, Integer, ListOf, NoneLiteral, OneOf, TypeMismatch
@@ -87,10 +87,25 @@ class _BadPicturePolicy:
         return value
 
 
+@dataclass(frozen=True)
+class _SourceKind:
+    """A source, or `none`."""
+
+    def accept(self, value: Value) -> BoundCall:
+        if value is None:
+            return BoundCall("none", NO_SOURCE, {})
+        return CallOf("source", SOURCES).accept(value)
+
+
 SIGNATURE = Signature(
     "data",
     (
-        Param("source", CallOf("source", SOURCES), doc="where images and labels come from"),
+        Param(
+            "source",
+            _SourceKind(),
+            None,
+            "where images and labels come from; predictions need none",
+        ),
         Param("batch", Integer(1, 65536), 64, "images per training step"),
         Param(
             "validation",
