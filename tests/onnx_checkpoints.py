@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 
 from netdsl.interchange.onnx_export_check import draw_inputs, to_channels_first
-from netdsl.ir.interpreter import evaluate_graph
+from netdsl.ir.interpreter import evaluate_graph, evaluate_results
 from netdsl.language import syntax as s
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file
@@ -50,6 +50,20 @@ def draw_states(network: Network) -> dict[str, Array]:
     return states
 
 
+def calibrate(network: Network, states: Mapping[str, Array]) -> dict[str, Array]:
+    """The states with running statistics near those of a batch, as training leaves them: values
+    then keep their scale from layer to layer. `network` is elaborated for training."""
+    graph = network.graph
+    counters = {n.name: np.int32(1) for n in graph.inputs if n.type.dtype == "int32"}
+    found = evaluate_results(graph, {**draw_inputs(network), **counters, **states})
+    calibrated = dict(states)
+    for name, update in graph.updates.items():
+        old, rng = states[name], np.random.default_rng(crc32(name.encode()))
+        moment = old + (found[f"update {name}"] - old) / (1 - graph[update].attrs["decay"])
+        calibrated[name] = (moment * rng.uniform(0.8, 1.2, old.shape)).astype(np.float32)
+    return calibrated
+
+
 def zoo_text(program: Program, net: str, divisor: int = 1) -> str:
     """A net of the zoo with what it uses, and a recipe that makes it small."""
     file = inline_uses(program)
@@ -62,10 +76,10 @@ def write_checkpoint(path: Path, text: str) -> Checkpoint:
     """Writes a checkpoint of a file's recipe with drawn weights."""
     program = build_program(parse(text))
     recipe = resolve_recipe(program)
-    network = elaborate(program, recipe.net, recipe.settings(training=False, batch=1))
+    network = elaborate(program, recipe.net, recipe.settings(training=True, batch=4))
     output = network.graph[network.graph.outputs["main"]]
     classes = tuple(f"class {i}" for i in range(output.type.shape[-1]))
-    content = Checkpoint(draw_states(network), text, classes, {}, {})
+    content = Checkpoint(calibrate(network, draw_states(network)), text, classes, {}, {})
     checkpoint.save(path, content)
     return content
 

@@ -43,20 +43,14 @@ class ExportSite:
 
     def own_nodes(self) -> list[Node]:
         """The nodes between inputs and result, in an order in which they can run."""
-        found, left = dict[str, Node](), [self.result]
-        while left:
-            name = left.pop()
-            if name not in found and name not in self.inputs:
-                found[name] = self.graph[name]
-                left += self.graph[name].args
         ordered: dict[str, Node] = {}
         stack = [(self.result, False)]
         while stack:
             name, is_ready = stack.pop()
             if is_ready:
-                ordered[name] = found[name]
-            elif name in found and name not in ordered:
-                stack += [(name, True), *((a, False) for a in reversed(found[name].args))]
+                ordered[name] = self.graph[name]
+            elif name not in ordered and name not in self.inputs:
+                stack += [(name, True), *((a, False) for a in reversed(self.graph[name].args))]
         return list(ordered.values())
 
     def find(self, op: str) -> Node:

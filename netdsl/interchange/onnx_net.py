@@ -78,7 +78,7 @@ def _build(graph: OnnxGraph, name: str, is_channels_second: bool) -> ImportedNet
         f"the {layer} at the end is left out: a net ends in scores, and the loss applies it"
         for layer in dropped
     )
-    return ImportedNet(layers, states, notes, orders, records.pixels)
+    return ImportedNet(layers, states, notes, orders, pixels=records.pixels)
 
 
 def _batch(inputs: Sequence[OnnxInput], origin: str) -> int:

@@ -209,12 +209,11 @@ def _gather(call: OnnxCall) -> View:
     view, index = call.view(), call.required(1)
     axis = call.axis(call.integer("axis", 0), view.rank)
     places = [int(i) % view.shape[axis] for i in index.reshape(-1)]
-    if not places or index.ndim > 1 or any(b - a != 1 for a, b in pairwise(places)):
+    if not places or any(b - a != 1 for a, b in pairwise(places)):
         raise UnsupportedError("it takes entries that are not neighbours")
     found = cut(call, view, axis, places[0], places[-1] + 1)
-    if index.ndim:
-        return found
-    return replace(found, axes=tuple(a for i, a in enumerate(found.axes) if i != axis))
+    shape = found.shape
+    return reshape(call, found, (*shape[:axis], *index.shape, *shape[axis + 1 :]))
 
 
 def _pad(call: OnnxCall) -> View:
