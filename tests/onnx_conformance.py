@@ -112,7 +112,9 @@ def run_import(path: Path, inputs: Mapping[str, Array]) -> Array:
     given = dict(zip(imported.orders, inputs.values(), strict=False))
     for node, origin in zip(nodes, written, strict=True):
         turned = given[origin].transpose(imported.orders[origin])
-        feeds[node.name] = turned.reshape(node.type.shape).astype(np.float32)
+        scale, shift = imported.pixels or (1, 0)
+        turned = turned.reshape(node.type.shape) * np.asarray(scale) + np.asarray(shift)
+        feeds[node.name] = turned.astype(np.float32)
     found = _apply_softmax(evaluate_results(network.graph, feeds)["main"], imported.notes)
     return to_onnx(found, imported.orders["main"])
 

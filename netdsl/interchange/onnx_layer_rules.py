@@ -141,7 +141,7 @@ def _transposed_pads(
         if total < 0:
             raise UnsupportedError("`output_shape` is larger than what it computes")
         less, more = total // 2, total - total // 2
-        sides.append((less, more) if how != "SAME_LOWER" else (more, less))
+        sides.append((less, more) if how == "SAME_UPPER" else (more, less))
     return sides[0], sides[1]
 
 
