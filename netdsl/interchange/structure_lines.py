@@ -30,14 +30,15 @@ STEM, HEAD = "stem", "head"
 
 @dataclass(frozen=True)
 class _Part:
-    """Items of one module."""
+    """Items of one module; `count` is how many of their nodes have its name."""
 
     name: str
     items: Sequence
+    count: int
 
     @property
     def is_single(self) -> bool:
-        return len(item_nodes(self.items)) < 2
+        return self.count < 2
 
 
 def cut_by_modules(
@@ -48,7 +49,8 @@ def cut_by_modules(
     depth = _depth([*naming.paths.values()])
     parts = [_module_parts(st.items, naming, depth) for st in statements]
     named = [p for ps in parts for p in ps if not p.is_single and _label(p.name)]
-    if not _MIN_PARTS <= len(named) <= _MANY:
+    covered = sum(len(item_nodes(p.items)) for p in named)
+    if not _MIN_PARTS <= len(named) <= _MANY or 2 * covered < len(naming.paths):
         return statements, False
     found = []
     for st, ps in zip(statements, parts, strict=True):
@@ -64,12 +66,14 @@ def _module_parts(items: Sequence, naming: Naming, depth: int) -> list[_Part]:
     starts = {*group_starts(items)}
     for i, item in enumerate(items):
         path = naming.path_of(item.nodes)
-        name = "_".join(path[depth : depth + 1]) if len(path) > depth else "_".join(path)
-        is_same = bool(found) and (not name or name == found[-1].name or i not in starts)
-        if is_same:
-            found[-1] = replace(found[-1], items=(*found[-1].items, item))
+        name = path[min(depth, len(path) - 1)] if path else ""
+        count = sum(bool(naming.paths[n]) for n in item.nodes)
+        if found and (not name or name == found[-1].name or i not in starts):
+            before = found[-1]
+            count = before.count + (count if name == before.name else 0)
+            found[-1] = _Part(before.name, (*before.items, item), count)
         else:
-            found.append(_Part(name, (item,)))
+            found.append(_Part(name, (item,), count))
     return found
 
 
@@ -94,7 +98,7 @@ def _merge_singles(parts: list[_Part]) -> list[_Part]:
     found: list[_Part] = []
     for part in parts:
         if found and part.is_single and (found[-1].is_single or not found[-1].name):
-            found[-1] = _Part("", (*found[-1].items, *part.items))
+            found[-1] = _Part("", (*found[-1].items, *part.items), 0)
         else:
             found.append(part)
     return found
@@ -153,12 +157,13 @@ def _stages(items: Sequence, graph: LayerGraph) -> Iterator[Sequence]:
         first = group[0]
         is_pool = isinstance(first, CallItem) and first.name in ("maxpool", "avgpool")
         joins_labels = any(isinstance(i, LabelItem) for i in walk_items(group))
-        begins = (area != before and not is_pool) or joins_labels
+        is_large = isinstance(first, CallItem) and bool(first.branches) and size(group) > _LONG
+        begins = (area != before and not is_pool) or joins_labels or is_large
         if begins and run and not _is_head(run):
             yield run
             run = ()
         run = (*run, *group)
-        if is_pool and area != before:
+        if (is_pool and area != before) or is_large:
             yield run
             run = ()
     if run:
