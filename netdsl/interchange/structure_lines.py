@@ -158,7 +158,8 @@ def _stages(items: Sequence, graph: LayerGraph) -> Iterator[Sequence]:
         is_pool = isinstance(first, CallItem) and first.name in ("maxpool", "avgpool")
         joins_labels = any(isinstance(i, LabelItem) for i in walk_items(group))
         is_large = isinstance(first, CallItem) and bool(first.branches) and size(group) > _LONG
-        begins = (area != before and not is_pool) or joins_labels or is_large
+        is_end = end == len(items) and _is_head(group)
+        begins = ((area != before and not is_pool) or joins_labels or is_large) and not is_end
         if begins and run and not _is_head(run):
             yield run
             run = ()
@@ -197,6 +198,7 @@ def _with_ends(statements: tuple[StatementItem, ...]) -> tuple[StatementItem, ..
     if len(chains) < _MIN_PARTS:
         return statements
     for place, label in ((chains[0], STEM), (chains[-1], HEAD)):
-        if not found[place].label or found[place].label == f"s{place}":
+        own = found[place].label or ""
+        if not own or (own[0] == "s" and own[1:].isdigit()):
             found[place] = replace(found[place], label=label)
     return tuple(found)
