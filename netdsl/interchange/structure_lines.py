@@ -29,7 +29,7 @@ STEM, HEAD = "stem", "head"
 
 
 @dataclass(frozen=True)
-class _Part:
+class _ModulePart:
     """Items of one module; `count` is how many of their nodes have its name."""
 
     name: str
@@ -60,9 +60,9 @@ def cut_by_modules(
     return _with_ends(tuple(found)), True
 
 
-def _module_parts(items: Sequence, naming: Naming, depth: int) -> list[_Part]:
+def _module_parts(items: Sequence, naming: Naming, depth: int) -> list[_ModulePart]:
     """Runs of items in one module; what has no name belongs to the part before it."""
-    found: list[_Part] = []
+    found: list[_ModulePart] = []
     starts = {*group_starts(items)}
     for i, item in enumerate(items):
         path = naming.path_of(item.nodes)
@@ -71,9 +71,9 @@ def _module_parts(items: Sequence, naming: Naming, depth: int) -> list[_Part]:
         if found and (not name or name == found[-1].name or i not in starts):
             before = found[-1]
             count = before.count + (count if name == before.name else 0)
-            found[-1] = _Part(before.name, (*before.items, item), count)
+            found[-1] = _ModulePart(before.name, (*before.items, item), count)
         else:
-            found.append(_Part(name, (item,), count))
+            found.append(_ModulePart(name, (item,), count))
     return found
 
 
@@ -93,12 +93,12 @@ def _depth(paths: SequenceOf[Path]) -> int:
     return depth
 
 
-def _merge_singles(parts: list[_Part]) -> list[_Part]:
+def _merge_singles(parts: list[_ModulePart]) -> list[_ModulePart]:
     """Neighbours of one node each as one part."""
-    found: list[_Part] = []
+    found: list[_ModulePart] = []
     for part in parts:
         if found and part.is_single and (found[-1].is_single or not found[-1].name):
-            found[-1] = _Part("", (*found[-1].items, *part.items), 0)
+            found[-1] = _ModulePart("", (*found[-1].items, *part.items), 0)
         else:
             found.append(part)
     return found

@@ -222,7 +222,7 @@ def label_statements(
     labels: dict[str, str] = {}
     found = []
     for st in statements:
-        wish = st.label
+        wish = st.label if st.label and not _is_numbered(st.label, taken) else None
         if st.node in needed or (len(inputs) > 1 and st.node in inputs):
             own = identifier(_split_path(st.node)[-1])
             wish = wish or (own if st.node in inputs and own not in _KEYWORDS else "x")
@@ -234,6 +234,12 @@ def label_statements(
         output = outputs[st.output] if st.output else None
         found.append(replace(st, label=label, output=output))
     return tuple(found), labels, outputs
+
+
+def _is_numbered(label: str, taken: Collection[str]) -> bool:
+    """Whether a label is what an unnamed call of a layer or block would be called."""
+    stem = label.rstrip("0123456789")
+    return stem != label and (stem in RESERVED or stem in taken)
 
 
 def _needed_labels(statements: tuple[StatementItem, ...]) -> set[str]:
