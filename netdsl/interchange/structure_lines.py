@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from netdsl.interchange.layer_graph import LayerGraph
 from netdsl.interchange.structure_groups import group_starts, size
-from netdsl.interchange.structure_names import RESERVED, Naming, Path, identifier
+from netdsl.interchange.structure_names import Naming, identifier
 from netdsl.interchange.structure_tree import (
     CallItem,
     LabelItem,
@@ -46,8 +46,7 @@ def cut_by_modules(
 ) -> tuple[tuple[StatementItem, ...], bool]:
     """The statements, with a statement for each module if their names say something; and whether
     they do. A label is a wish."""
-    depth = _depth([*naming.paths.values()])
-    parts = [_module_parts(st.items, naming, depth) for st in statements]
+    parts = [_module_parts(st.items, naming) for st in statements]
     named = [p for ps in parts for p in ps if not p.is_single and _label(p.name)]
     covered = sum(len(item_nodes(p.items)) for p in named)
     if not _MIN_PARTS <= len(named) <= _MANY or 2 * covered < len(naming.paths):
@@ -60,13 +59,13 @@ def cut_by_modules(
     return _with_ends(tuple(found)), True
 
 
-def _module_parts(items: Sequence, naming: Naming, depth: int) -> list[_ModulePart]:
+def _module_parts(items: Sequence, naming: Naming) -> list[_ModulePart]:
     """Runs of items in one module; what has no name belongs to the part before it."""
     found: list[_ModulePart] = []
     starts = {*group_starts(items)}
     for i, item in enumerate(items):
         path = naming.path_of(item.nodes)
-        name = path[min(depth, len(path) - 1)] if path else ""
+        name = path[0] if path else ""
         count = sum(bool(naming.paths[n]) for n in item.nodes)
         if found and (not name or name == found[-1].name or i not in starts):
             before = found[-1]
@@ -75,22 +74,6 @@ def _module_parts(items: Sequence, naming: Naming, depth: int) -> list[_ModulePa
         else:
             found.append(_ModulePart(name, (item,), count))
     return found
-
-
-def _depth(paths: SequenceOf[Path]) -> int:
-    """How many leading segments most paths have in common: `features` says nothing."""
-    depth = 0
-    known = [p for p in paths if p]
-    while known:
-        first = [p[depth] for p in known if len(p) > depth + 1]
-        common = max(set(first), key=first.count, default="")
-        if first.count(common) * 5 < len(known) * 4:
-            return depth
-        inner = [p for p in known if len(p) > depth + 1 and p[depth] == common]
-        if any(p[depth + 1].isdigit() for p in inner):
-            return depth
-        depth += 1
-    return depth
 
 
 def _merge_singles(parts: list[_ModulePart]) -> list[_ModulePart]:
@@ -105,9 +88,7 @@ def _merge_singles(parts: list[_ModulePart]) -> list[_ModulePart]:
 
 
 def _label(name: str) -> str | None:
-    label = identifier(name)
-    is_layer = label.rstrip("0123456789_") in RESERVED
-    return label if label and not is_layer else None
+    return identifier(name) or None
 
 
 def _cut(
@@ -161,14 +142,29 @@ def _stages(items: Sequence, graph: LayerGraph) -> Iterator[Sequence]:
         is_end = end == len(items) and _is_head(group)
         begins = ((area != before and not is_pool) or joins_labels or is_large) and not is_end
         if begins and run and not _is_head(run):
-            yield run
-            run = ()
+            kept = _expansion_start(run) if _reads_depthwise(group, graph) else len(run)
+            if kept:
+                yield run[:kept]
+            run = run[kept:]
         run = (*run, *group)
         if (is_pool and area != before) or is_large:
             yield run
             run = ()
     if run:
         yield run
+
+
+def _reads_depthwise(group: Sequence, graph: LayerGraph) -> bool:
+    """Whether a group begins with a depthwise convolution, which widens nothing itself."""
+    nodes = item_nodes(group)
+    return bool(nodes) and graph.nodes[nodes[0]].layer == "depthwise"
+
+
+def _expansion_start(run: Sequence) -> int:
+    """Where the product at the end of a run begins: it widens what follows the run."""
+    last = run[-1]
+    is_product = isinstance(last, CallItem) and last.branches is None and len(item_nodes(run)) > 3
+    return group_starts(run)[-2] if is_product else len(run)
 
 
 def _is_head(run: Sequence) -> bool:
