@@ -57,3 +57,11 @@ MAX_NAME_CHARACTERS = 200
 MAX_KNOWN_NAMES = 2_000
 """The longest name that gets a spelling suggestion, and the most names that are searched for
 one."""
+MAX_ONNX_STRUCTURE = 16 * 2**20
+"""Bytes of an ONNX file besides the values of its tensors."""
+MAX_ONNX_NODES = 20_000
+"""Nodes of an ONNX graph, with those of its functions, and its tensors."""
+MAX_ONNX_DEPTH = 8
+"""Graphs inside graphs of an ONNX file."""
+MAX_FOLDED_VALUES = 10**7
+"""Values of a constant that an ONNX graph computes, other than its weights."""

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from netdsl.cli import compiler, diff, inspection, prediction, time_command, train, visualization
+from netdsl.cli import (
+    compiler,
+    diff,
+    export_command,
+    import_command,
+    inspection,
+    prediction,
+    time_command,
+    train,
+    visualization,
+)
 from netdsl.cli.app import app, main
 
 __all__ = [
     "app",
     "compiler",
     "diff",
+    "export_command",
+    "import_command",
     "inspection",
     "main",
     "prediction",

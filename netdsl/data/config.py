@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from netdsl.data.augment import AUGMENTATIONS
-from netdsl.data.sources import SOURCES
+from netdsl.data.sources import NO_SOURCE, SOURCES
 from netdsl.errors import NetError, fail
 from netdsl.ir.builder import Builder
 from netdsl.parameter_types import Float, Integer, ListOf, NoneLiteral, OneOf, TypeMismatch
@@ -87,10 +87,25 @@ class _BadPicturePolicy:
         return value
 
 
+@dataclass(frozen=True)
+class _SourceKind:
+    """A source, or `none`."""
+
+    def accept(self, value: Value) -> BoundCall:
+        if value is None:
+            return BoundCall("none", NO_SOURCE, {})
+        return CallOf("source", SOURCES).accept(value)
+
+
 SIGNATURE = Signature(
     "data",
     (
-        Param("source", CallOf("source", SOURCES), doc="where images and labels come from"),
+        Param(
+            "source",
+            _SourceKind(),
+            None,
+            "where images and labels come from; predictions need none",
+        ),
         Param("batch", Integer(1, 65536), 64, "images per training step"),
         Param(
             "validation",
@@ -144,13 +159,22 @@ class DataConfig:
         """Whether bad pictures are skipped."""
         return self.on_bad_picture == SKIP
 
+    @property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel, or of all, for pixels scaled to [0, 1]."""
+        if self.normalize is None:
+            return (0.0,), (1.0,)
+        record: Statistics = self.normalize.record
+        arguments: Any = self.normalize.arguments
+        return (record.mean, record.std) if record.mean else (arguments["mean"], arguments["std"])
+
     def normalize_pixels(self, b: Builder, pixels: Node) -> Node:
         """Converts bytes to floats: scales them to [0, 1], then normalises them with the
         statistics."""
         x = b.cast(pixels, dtype=b.dtype)
         if self.normalize is None:
             return b.mul(x, b.const(1 / 255))
-        mean, std = _resolve_statistics(self.normalize)
+        mean, std = self.statistics
         channels = pixels.type.shape[-1]
         for what in (mean, std):
             if len(what) not in (1, channels):
@@ -160,12 +184,6 @@ class DataConfig:
             tuple(m / s for m, s in zip(*_broadcast_channels(mean, std), strict=True)),
         )
         return b.sub(b.mul(x, b.const(scale)), b.const(shift))
-
-
-def _resolve_statistics(chosen: BoundCall) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    record: Statistics = chosen.record
-    arguments: Any = chosen.arguments
-    return (record.mean, record.std) if record.mean else (arguments["mean"], arguments["std"])
 
 
 def _broadcast_channels(

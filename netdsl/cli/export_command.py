@@ -1,0 +1,99 @@
+"""The command that writes trained nets for other programs: export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from netdsl.cli.app import OK, DeviceOption, JsonOption, app, echo, print_json
+from netdsl.cli.prediction import WeightsArgument
+from netdsl.errors import fail
+
+if TYPE_CHECKING:
+    from netdsl.interchange.onnx_writing import ExportReport
+
+ONNX_SUFFIX, WEIGHTS_SUFFIX = ".onnx", ".safetensors"
+
+
+@app.command("export")
+def export(
+    weights: WeightsArgument,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", metavar="FILE", help="A model (.onnx), or weights (.safetensors)."
+        ),
+    ],
+    is_raw: Annotated[
+        bool,
+        typer.Option(
+            "--raw", help="Take normalised floats [N,C,H,W] instead of the bytes of pictures."
+        ),
+    ] = False,
+    is_half: Annotated[
+        bool, typer.Option("--half", help="Store weights and compute in float16.")
+    ] = False,
+    keeps_batch_norms: Annotated[
+        bool,
+        typer.Option(
+            "--keep-batchnorm", help="Fold no batch norm into the weights of the layer before it."
+        ),
+    ] = False,
+    layout: Annotated[
+        str | None,
+        typer.Option("--layout", metavar="torch", help="PyTorch's names and order of axes."),
+    ] = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> int:
+    """Write trained weights with their net as an ONNX model, or alone for PyTorch. The scores of a
+    model are compared with netdsl's if onnxruntime is installed.
+
+    Example: netdsl export runs/cifar-1 -o cifar.onnx
+    """
+    if out.suffix.lower() == WEIGHTS_SUFFIX:
+        if is_raw or is_half or keeps_batch_norms:
+            raise fail("`--raw`, `--half` and `--keep-batchnorm` are for models (.onnx)")
+        report = _export_weights(weights, out, layout)
+    elif out.suffix.lower() != ONNX_SUFFIX:
+        formats = f"`{ONNX_SUFFIX}` or `{WEIGHTS_SUFFIX}`"
+        raise fail(f"{out} does not end in {formats}, and the suffix chooses the format")
+    elif layout is not None:
+        raise fail(f"`--layout` is for weights ({WEIGHTS_SUFFIX})")
+    else:
+        report = _export_onnx(weights, out, is_raw, is_half, keeps_batch_norms, device)
+    if as_json:
+        print_json(report.values)
+    else:
+        for line in report.lines:
+            echo(line)
+    return OK
+
+
+def _export_weights(weights: Path, out: Path, layout: str | None) -> ExportReport:
+    from netdsl.interchange.torch_export import export_torch, load_weights
+
+    if layout != "torch":
+        message = (
+            "weights are written in the layout of another program"
+            if layout is None
+            else (f"there is no layout `{layout}`")
+        )
+        raise fail(
+            message, help="`--layout torch` is PyTorch's; netdsl reads checkpoints as they are"
+        )
+    return export_torch(load_weights(weights), out)
+
+
+def _export_onnx(
+    weights: Path, out: Path, is_raw: bool, is_half: bool, keeps_batch_norms: bool, device: str
+) -> ExportReport:
+    from netdsl.backends import open_backend
+    from netdsl.inference import Predictor
+    from netdsl.interchange.onnx_export import ExportOptions
+    from netdsl.interchange.onnx_writing import write_onnx
+
+    options = ExportOptions(is_half, keeps_batch_norms)
+    return write_onnx(Predictor(weights, open_backend(device)), out, options, is_raw)

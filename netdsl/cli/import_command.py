@@ -1,0 +1,110 @@
+"""The command that takes nets and weights of other programs over: import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from netdsl.cli.app import OK, JsonOption, app, echo, print_json
+from netdsl.errors import fail
+
+if TYPE_CHECKING:
+    from netdsl.interchange.imported_net import ImportOptions, ImportReport
+
+NET_SUFFIX, WEIGHTS_SUFFIX = ".net", ".safetensors"
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE", help="A model (.onnx) or weights (.safetensors, .npz)."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", metavar="FILE", help="The net (.net), or with --into its weights."
+        ),
+    ],
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="FILE.safetensors", help="Also write the weights."),
+    ] = None,
+    into: Annotated[
+        str | None,
+        typer.Option("--into", metavar="FILE.net:NET", help="An existing net for the weights."),
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option("--classes", metavar="FILE", help="A class name on each line.")
+    ] = None,
+    normalize: Annotated[
+        str | None,
+        typer.Option(
+            "--normalize",
+            metavar="STATISTICS",
+            help="What the weights expect, as in a data section: imagenet, by(mean=..., std=...).",
+        ),
+    ] = None,
+    is_bgr: Annotated[
+        bool, typer.Option("--bgr", help="The weights expect blue, green, red.")
+    ] = False,
+    scale: Annotated[
+        float,
+        typer.Option(
+            "--scale", metavar="MAX", min=1e-6, max=1e6, help="The largest pixel that they expect."
+        ),
+    ] = 1.0,
+    is_rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Ignore the .net that an export of netdsl carries.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Write an ONNX model as a .net with its weights, or fit weights to an existing net.
+
+    Example: netdsl import squeezenet.onnx -o squeezenet.net --weights squeezenet.safetensors
+    """
+    from netdsl.interchange.imported_net import ImportOptions
+
+    options = ImportOptions(classes, normalize, is_bgr, scale, is_rebuild)
+    if into is not None:
+        report = _import_weights(source, into, out, weights, options)
+    else:
+        report = _import_net(source, out, weights, options)
+    if as_json:
+        print_json(report.values)
+    else:
+        for line in report.lines:
+            echo(line)
+    return OK
+
+
+def _import_weights(
+    source: Path, into: str, out: Path, weights: Path | None, options: ImportOptions
+) -> ImportReport:
+    from netdsl.interchange.weights_import import import_weights
+
+    _require_suffix(out, WEIGHTS_SUFFIX, "with `--into`, `-o` names the weights")
+    if weights is not None:
+        raise fail("`--weights` goes without `--into`", help="with `--into`, `-o` is the weights")
+    return import_weights(source, into, out, options)
+
+
+def _import_net(
+    source: Path, out: Path, weights: Path | None, options: ImportOptions
+) -> ImportReport:
+    from netdsl.interchange.onnx_import import import_onnx
+    from netdsl.interchange.weights_import import missing_target
+
+    if source.suffix.lower() != ".onnx":
+        raise missing_target(source)
+    _require_suffix(out, NET_SUFFIX, "`-o` names the net, `--weights` its weights")
+    if weights is not None:
+        _require_suffix(weights, WEIGHTS_SUFFIX, "`--weights` names the weights")
+    return import_onnx(source, out, weights, options)
+
+
+def _require_suffix(path: Path, suffix: str, help: str) -> None:
+    if path.suffix != suffix:
+        raise fail(f"{path} does not end in `{suffix}`", help=help)

@@ -1,0 +1,48 @@
+"""What an import reads, is asked for and reports: one form for all formats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from netdsl.interchange.layer_graph import LayerGraph
+from netdsl.types import Array
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """How weights are taken over. `normalize` is written as in a data section; `scale` is the
+    largest value of the pixels that the weights expect, such as 255; with `is_bgr` they expect the
+    channels in the order blue, green, red. With `is_rebuild` a .net in the file is ignored."""
+
+    classes: Path | None = None
+    normalize: str | None = None
+    is_bgr: bool = False
+    scale: float = 1.0
+    is_rebuild: bool = False
+
+
+@dataclass(frozen=True)
+class ImportedNet:
+    """A foreign net as layer calls, with its weights: `states` holds float32 arrays in netdsl's
+    layout by the keys of `graph.state_shapes`. `notes` say what was left out or assumed. If it
+    takes bytes, `pixels` is the factor and the offset of each channel that its weights expect.
+    `classes` are the names of the classes, where the file holds them.
+    `orders` holds the axes of each input, by its node, and of each output, in netdsl's order."""
+
+    graph: LayerGraph
+    states: Mapping[str, Array]
+    notes: tuple[str, ...] = ()
+    orders: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    pixels: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import has done: lines for people, and the same as JSON."""
+
+    lines: tuple[str, ...]
+    values: Mapping[str, Any]

@@ -1,0 +1,107 @@
+"""The .net that an import writes: the net, a test of its counts and shapes, and how its images are
+prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from netdsl.data.config import STATISTICS, resolve_data
+from netdsl.errors import NetError, fail
+from netdsl.interchange.axis_views import Pixels
+from netdsl.interchange.structure import StructuredNet
+from netdsl.language.budget import Budget
+from netdsl.language.format import format_text
+from netdsl.language.network import Network
+from netdsl.language.parse import parse, parse_expression
+from netdsl.language.program import build_program, evaluate_section, reject_read
+from netdsl.language.unparse import expression_text
+from netdsl.text_escaping import escape_line
+from netdsl.types import dims
+
+_MAX_SHAPES = 5
+_RESIZE_RATIO = 256 / 224
+"""Short side of a picture to the crop taken of its middle, as most nets for ImageNet are
+evaluated."""
+
+
+def write_net_text(
+    structured: StructuredNet, network: Network, origin: str, data: Sequence[str]
+) -> str:
+    """The text of a file: where the net comes from, the net itself, its test, and a data section
+    with these entries if there are any. Raises NetError if an entry is invalid."""
+    lines = [f"# Imported from {escape_line(origin)}.", structured.text.rstrip(), ""]
+    lines += [f"test {structured.name} {{", *_test_lines(network), "}"]
+    if data:
+        lines += ["", "data {", *data, "}"]
+    text = format_text("\n".join(lines) + "\n")
+    program = build_program(parse(text, f"{structured.name}.net"), reject_read)
+    section = program.find_section("data", None)
+    if section is not None:
+        budget = Budget()
+        resolve_data(evaluate_section(program, section, budget), section.span)
+    return text
+
+
+def _test_lines(network: Network) -> Iterator[str]:
+    yield f"params == {network.params:_}"
+    yield f"macs == {network.macs:_}"
+    for label in _telling_labels(network):
+        node = network.graph[network.nodes_by_path[label]]
+        yield f'shape("{label}") == {dims(node.type.shape[1:])}'
+
+
+def _telling_labels(network: Network) -> list[str]:
+    """The last label of each size of images, the last few of them."""
+    calls = {layer.path for layer in network.layers}
+    by_size: dict[tuple[int, ...], str] = {}
+    for path, node in network.nodes_by_path.items():
+        found = network.graph[node]
+        if "." not in path and path not in calls and found.op != "input":
+            by_size[found.type.shape[1:3]] = path
+    return list(by_size.values())[-_MAX_SHAPES:]
+
+
+def data_entries(
+    network: Network, normalize: str | None, pixels: Pixels | None
+) -> tuple[list[str], str]:
+    """The entries of the data section of a net for images, and a note about what is assumed.
+    `normalize` is as in a data section; otherwise it follows from what a net for bytes does with
+    them."""
+    try:
+        height, width, channels = network.image_shape
+    except (NetError, ValueError):
+        if normalize is not None:
+            raise fail("`--normalize` is for nets with one image as their input") from None
+        return [], ""
+    entries, note = [], ""
+    if normalize is not None:
+        entries.append(
+            f"normalize = {expression_text(parse_expression(normalize, '--normalize '))}"
+        )
+    elif pixels is not None:
+        entries += _describe_pixels(pixels)
+    else:
+        usual = "; `--normalize imagenet` is what most weights of PyTorch expect"
+        note = "pixels are scaled to 0..1 and not normalised" + usual * (channels == 3)
+    if channels == 3:
+        side = round(min(height, width) * _RESIZE_RATIO)
+        entries.append(f"eval_transform = [resize({side}), center_crop]")
+    return entries, note
+
+
+def _describe_pixels(pixels: Pixels) -> list[str]:
+    """The statistics that a factor and an offset for bytes come from."""
+    factors, offsets = (np.asarray(v, np.float64) for v in pixels)
+    if (factors <= 0).any():
+        raise fail("the net multiplies its pixels by a number that is not positive")
+    std = 1 / (255 * factors)
+    mean = 0 - offsets * std
+    if np.allclose(std, 1, rtol=1e-5) and np.allclose(mean, 0, atol=1e-6):
+        return []
+    for name, known in STATISTICS.items():
+        if known.mean and np.allclose(mean, known.mean, 1e-4) and np.allclose(std, known.std, 1e-4):
+            return [f"normalize = {name}"]
+    shown = ([float(f"{v:.7g}") for v in values] for values in (mean, std))
+    return [f"normalize = by(mean={next(shown)}, std={next(shown)})"]
