@@ -46,6 +46,8 @@ FLOORS = [
     "inference",
     "interchange",
     "insight",
+    "api",
+    "sklearn",
     "cli",
     "__main__",
 ]
