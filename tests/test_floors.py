@@ -17,6 +17,7 @@ FLOORS = [
     "errors",
     "environment",
     "optional_imports",
+    "pickles",
     "file_io",
     "dump",
     "disk_cache",

@@ -69,10 +69,13 @@ class NpzArchive:
     save_help: str
     _zip: zipfile.ZipFile
 
+    def files(self) -> list[str]:
+        """The names of all files in the archive."""
+        return [i.filename for i in self._zip.infolist()]
+
     def names(self) -> list[str]:
         """The names of all arrays."""
-        files = (i.filename for i in self._zip.infolist())
-        return [name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX)]
+        return [name.removesuffix(_SUFFIX) for name in self.files() if name.endswith(_SUFFIX)]
 
     def members(self, names: list[str] | tuple[str, ...]) -> dict[str, NpzMember]:
         """The headers of those of the arrays that the file holds. Raises NetError unless they are

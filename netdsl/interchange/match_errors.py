@@ -8,6 +8,7 @@ from netdsl.errors import NetError, fail
 from netdsl.interchange.module_tree import ForeignModule
 from netdsl.interchange.name_matching import Ambiguity
 from netdsl.interchange.torch_layout import ModuleForm, Shape
+from netdsl.language.network import Network
 from netdsl.text_escaping import escape_line
 from netdsl.types import dims
 
@@ -17,9 +18,14 @@ _OTHER_NET = (
     "`net mine = NET(classes=10)`"
 )
 
+_NO_SIDE = (
+    "these are of side outputs, which only training uses: a net without them takes the weights, "
+    "as in `net mine = NET(auxiliaries=no)` in a file that has a `use` of this one"
+)
+
 
 def mismatch_error(
-    net: str,
+    network: Network,
     forms: Sequence[ModuleForm],
     modules: Sequence[ForeignModule],
     fitting: int,
@@ -27,6 +33,7 @@ def mismatch_error(
 ) -> NetError:
     """The error for modules that cannot be assigned to the layers of a net: lists the layers and
     modules whose shapes the other side lacks, else where the order of the names stops fitting."""
+    net = network.name
     missing, extra = _unpaired(forms, modules)
     if missing:
         notes = [
@@ -35,7 +42,8 @@ def mismatch_error(
         ]
         layers = "layer" if len(missing) == 1 else "layers"
         message = f"{origin} has no weights of the right shape for {len(missing):,} {layers} of"
-        return fail(f"{message} `{net}`", notes=notes, help=_OTHER_NET)
+        is_side = all(_is_side_layer(network, f) for f in missing)
+        return fail(f"{message} `{net}`", notes=notes, help=_NO_SIDE if is_side else _OTHER_NET)
     place = forms[min(fitting, len(forms) - 1)]
     return fail(
         f"{origin} has weights of all shapes of `{net}`, but the order and nesting of their names "
@@ -63,6 +71,12 @@ def ambiguity_error(
         notes=_shorten(notes),
         help="name the modules in the file after the net's layers, as `netdsl summary` lists them",
     )
+
+
+def _is_side_layer(network: Network, form: ModuleForm) -> bool:
+    """Whether only side outputs need a layer."""
+    main = network.graph.backward_slice(network.graph.outputs["main"])
+    return not any(state.name in main for state in form.states.values())
 
 
 def _unpaired(

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netdsl.data.npz_archive import open_npz
-from netdsl.errors import NetError, fail
+from netdsl.errors import fail
 from netdsl.file_io import open_regular_file
 from netdsl.json_schema import SchemaError
+from netdsl.pickles import HEAD_SIZE, PICKLE_SUFFIXES, is_pickle, pickle_error
 from netdsl.safetensors_file import FLOAT_TYPES, read_header, read_tensor
 from netdsl.types import Array
 
 _NPZ_HELP = "np.savez(FILE, **arrays) writes one"
-_ZIP, _PICKLES = b"PK", (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-_PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
+_ZIP = b"PK"
 
 
 @dataclass(frozen=True)
@@ -37,26 +37,10 @@ def read_tensors(path: Path) -> ForeignTensors:
     if not path.exists():
         raise fail(f"there is no file {path}")
     with open_regular_file(path) as f:
-        magic = f.read(2)
-    suffix = path.suffix.lower()
-    if magic in _PICKLES or (suffix in _PICKLE_SUFFIXES and suffix != ".npz"):
-        raise make_pickle_error(path)
-    return _read_npz(path) if magic == _ZIP else _read_safetensors(path)
-
-
-def make_pickle_error(path: Path) -> NetError:
-    """The error for a file of PyTorch's own, which only running the code inside it can read."""
-    target = path.with_suffix(".safetensors").name
-    return fail(
-        f"{path} is a pickle: reading it would run code that it holds, so it is never read",
-        notes=[
-            "import torch; from safetensors.torch import save_file",
-            f'save_file({{k: v.contiguous() for k, v in torch.load("{path.name}", '
-            f'weights_only=True).items()}}, "{target}")',
-        ],
-        help="these two lines of Python, where PyTorch is installed, write its weights to a "
-        "safetensors file",
-    )
+        head = f.read(HEAD_SIZE)
+    if is_pickle(path, head):
+        raise pickle_error(path)
+    return _read_npz(path) if head.startswith(_ZIP) else _read_safetensors(path)
 
 
 def _read_safetensors(path: Path) -> ForeignTensors:
@@ -75,6 +59,8 @@ def _read_safetensors(path: Path) -> ForeignTensors:
 
 def _read_npz(path: Path) -> ForeignTensors:
     with open_npz(path, _NPZ_HELP) as archive:
+        if any(name.endswith(PICKLE_SUFFIXES) for name in archive.files()):
+            raise pickle_error(path)  # PyTorch's own files are archives too
         members = archive.members(archive.names())
         floats = {n: m for n, m in members.items() if m.dtype.kind == "f"}
         archive.check_size(floats)

@@ -6,9 +6,12 @@ from pathlib import Path
 
 from netdsl.errors import NetError, fail
 from netdsl.file_io import split_file_and_name
+from netdsl.interchange.axis_views import Pixels
 from netdsl.interchange.class_names import read_class_names
+from netdsl.interchange.graph_weights import match_graph
 from netdsl.interchange.imported_net import ImportOptions, ImportReport
 from netdsl.interchange.match_report import report_match
+from netdsl.interchange.onnx_import import read_onnx
 from netdsl.interchange.pixel_convention import adapt_first_layers
 from netdsl.interchange.tensor_files import read_tensors
 from netdsl.interchange.weights_match import match_tensors
@@ -18,21 +21,29 @@ from netdsl.language.program import load_program
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
 
+ONNX_SUFFIX = ".onnx"
+
 
 def import_weights(source: Path, target: str, out: Path, options: ImportOptions) -> ImportReport:
     """Writes the weights of `source` for the net `target` (FILE.net:NET) to `out`, a checkpoint.
     Raises NetError if they do not fit."""
-    given = read_tensors(source)
     path, name = split_file_and_name(target)
     program = load_program(path)
     network = elaborate(program, name, Settings())
-    match = match_tensors(network, given)
+    pixels: Pixels | None = None
+    names: tuple[str, ...] = ()
+    if source.suffix.lower() == ONNX_SUFFIX:
+        given = read_onnx(source)
+        pixels, names = given.pixels, given.classes
+        match = match_graph(network, given, str(source))
+    else:
+        match = match_tensors(network, read_tensors(source))
     states = adapt_first_layers(network, match.states, options.is_bgr, options.scale)
-    text, data_note = weights_text(program, network, options.normalize)
+    text, data_note = weights_text(program, network, options.normalize, pixels)
     scores = network.graph[network.graph.outputs["main"]].type.shape[-1]
-    classes = read_class_names(options.classes, scores)
+    classes = names if len(names) == scores else read_class_names(options.classes, scores)
     checkpoint.save(out, Checkpoint(states, text, classes, {}, {}))
-    return report_match(match, network, given.origin, out, (*match.notes, data_note))
+    return report_match(match, network, str(source), out, (*match.notes, data_note))
 
 
 def missing_target(source: Path) -> NetError:

@@ -103,7 +103,7 @@ def _match_structure(
 ) -> list[_Pair]:
     found = match_modules(network, forms, tree)
     if isinstance(found, int):
-        raise mismatch_error(network.name, forms, list(tree.modules()), found, origin)
+        raise mismatch_error(network, forms, list(tree.modules()), found, origin)
     expressions, first = ExpressionTable(), dict(found.pairs)
     chosen = expressions.outputs(network, _sources(forms, first))
     for open_question in found.ambiguities:

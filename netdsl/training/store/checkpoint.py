@@ -31,6 +31,7 @@ from netdsl.language.program import Program, build_program, reject_read
 from netdsl.language.syntax import File
 from netdsl.language.upgrade import FORMAT, upgrade
 from netdsl.limits import MAX_EPOCHS, MAX_FILE_CHARACTERS
+from netdsl.pickles import HEAD_SIZE, is_pickle, pickle_error
 from netdsl.safetensors_file import (
     MAX_HEADER,
     TensorEntry,
@@ -117,6 +118,8 @@ def load(path: Path) -> Checkpoint:
         raise fail(f"there is no checkpoint {path}", help="a run keeps its in best.safetensors")
     try:
         with path.open("rb") as f:
+            if is_pickle(path, f.peek(HEAD_SIZE)[:HEAD_SIZE]):
+                raise pickle_error(path)
             header = read_header(f, os.fstat(f.fileno()).st_size)
             if METADATA_KEY not in header.metadata:
                 help = f"`netdsl import {path} --into FILE.net:NET -o x{SUFFIX}` gives them a net"
