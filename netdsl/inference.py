@@ -87,7 +87,7 @@ _OTHER_SPLIT = (
 )
 
 
-def _find_recipe(program: Program) -> Recipe:
+def find_recipe(program: Program) -> Recipe:
     """The recipe that weights were trained with; imported ones have none, and predictions need
     only the net and how images are prepared."""
     if program.find_section("train") is not None:
@@ -99,11 +99,10 @@ class Predictor:
     """A checkpoint ready to run. Raises NetError if it does not fit its own net."""
 
     def __init__(self, path: Path, backend: Backend) -> None:
-        best = path / "best.safetensors"
-        self.checkpoint = checkpoint.load(best if path.is_dir() and best.exists() else path)
+        self.checkpoint = checkpoint.load_best(path)
         self.backend = backend
         self.program = self.checkpoint.program()
-        self.recipe = _find_recipe(self.program)
+        self.recipe = find_recipe(self.program)
         self.state = State(backend)
         self.classes = self.checkpoint.classes
 

@@ -90,7 +90,7 @@ def test_a_net_of_a_run_says_what_it_is(folder: Path, net: package.Net) -> None:
     assert net.places["stem"] == (6, 6, 4)
     assert [x.name for x in net.layers][:2] == ["stem.conv1", "stem.batchnorm1"]
     assert net.metrics == checkpoint.load(folder / "run" / "best.safetensors").metrics
-    assert repr(net) == "<netdsl.Net tiny: 6x6x3, 131 parameters>"
+    assert repr(net) == "<netdsl.Net tiny, 131 parameters>"
     assert net.graph().graph["name"] == "tiny"
     program = load_program(str(folder / "run" / "recipe.net"))
     (folder / "again.net").write_text(net.text)
@@ -181,6 +181,39 @@ def test_batches_are_bounded_and_executors_few(
     for place in net.places:
         net(PICTURES[:2], at=place)
     assert len(net._runner._compiled) == forward._MAX_EXECUTORS
+
+
+def test_a_net_of_images_gives_images(tmp_path: Path) -> None:
+    (tmp_path / "a.net").write_text("net a { input(4x4x2) ; y: conv(3, 1x1) }")
+    net, x = package.load(tmp_path / "a.net", device="cpu"), np.ones((5, 4, 4, 2))
+    np.testing.assert_array_equal(net(x), net(x, at="y"))
+    assert net(x).shape == (5, 4, 4, 3)
+    with pytest.raises(package.NetError, match="one score per class is needed"):
+        net.predict(x)
+
+
+def test_a_net_of_two_inputs_says_what_it_is(tmp_path: Path) -> None:
+    text = "net a { left: input(4) ; right: input(4) ; add { left | right } -> fc(2) }"
+    (tmp_path / "a.net").write_text(text)
+    net = package.load(tmp_path / "a.net", device="cpu")
+    assert repr(net) == "<netdsl.Net a, 10 parameters>"
+    with pytest.raises(package.NetError, match="has the inputs left, right"):
+        net(np.ones((1, 4)))
+
+
+def test_a_saved_net_is_a_checkpoint(
+    folder: Path, net: package.Net, netdsl: Any, tmp_path: Path
+) -> None:
+    Image.fromarray(PICTURES[0]).save(tmp_path / "x.png")
+    for number, given_net in enumerate((net, package.load(folder / "tiny.net", device="cpu"))):
+        path = tmp_path / f"{number}.safetensors"
+        given_net.save(path)
+        same = package.load(path, device="cpu")
+        np.testing.assert_array_equal(same(PICTURES), given_net(PICTURES))
+        assert same.text == given_net.text
+        code, out, _ = netdsl("predict", str(path), "x.png", "--device", "cpu")
+        assert code == 0
+        assert given_net.predict("x.png")[0].label in out
 
 
 def test_bytes_are_prepared_and_floats_are_not(folder: Path) -> None:

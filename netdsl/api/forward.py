@@ -113,11 +113,12 @@ class ForwardRunner:
         limit = 1 if count == 1 else self._batch_limit
         parts = []
         for start in range(0, count, limit):
-            images = inputs.batch(start, min(start + limit, count))
-            size = _fit_size(len(images), limit)
-            padded = images[np.minimum(np.arange(size), len(images) - 1)]
-            found = self._find_compiled(computation, size).run(padded)
-            parts.append({k: v[: len(images)] for k, v in found.items()})
+            end = min(start + limit, count)
+            images, size = inputs.batch(start, end), _fit_size(end - start, limit)
+            if len(images) < size:
+                images = images[np.minimum(np.arange(size), len(images) - 1)]
+            found = self._find_compiled(computation, size).run(images)
+            parts.append({k: v[: end - start] for k, v in found.items()})
         if len(parts) == 1:
             return parts[0]
         return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
