@@ -1,19 +1,42 @@
-"""netdsl: a graph-compiled language for convolutional networks."""
+"""netdsl: a graph-compiled language for convolutional networks.
+
+`load` gives a net to predict with, `train` trains one; docs/python.md shows both. Only what is used
+is imported: `import netdsl` itself takes no time.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from netdsl.insight.python_api import NetFile
+    from netdsl.api.net import Net, load
+    from netdsl.api.prediction import Prediction
+    from netdsl.api.training import TrainingResult, train
+    from netdsl.errors import NetError
 
 __version__ = "0.1.0"
+__all__ = ["Net", "NetError", "Prediction", "TrainingResult", "__version__", "load", "train"]
+
+_MODULES = {
+    "Net": "netdsl.api.net",
+    "NetError": "netdsl.errors",
+    "Prediction": "netdsl.api.prediction",
+    "TrainingResult": "netdsl.api.training",
+    "load": "netdsl.api.net",
+    "train": "netdsl.api.training",
+}
+"""Where each name is defined; `load` and `train` import the whole compiler."""
 
 
-def load(place: str) -> NetFile:
-    """Loads a .net file, or one net or recipe of it:
-    `netdsl.load("models/resnet.net:resnet50").graph()` returns the net as a networkx.DiGraph.
-    Raises NetError if it cannot be found."""
-    from netdsl.insight import python_api  # imports the whole compiler
+def __getattr__(name: str) -> Any:
+    if name == "sklearn":
+        return import_module("netdsl.sklearn")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'netdsl' has no attribute '{name}'")
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
 
-    return python_api.load(place)
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

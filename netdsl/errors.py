@@ -128,11 +128,19 @@ def _make_excerpt(span: Span) -> list[str]:
 
 class NetError(Exception):
     """Invalid input of any kind; carries every diagnostic that was found, in the order of the
-    text."""
+    text. As a string, it shows all of them with their lines and what to do."""
 
     def __init__(self, *diagnostics: Diagnostic) -> None:
-        super().__init__("\n".join(d.message for d in diagnostics))
+        super().__init__(*diagnostics)  # a copy, as pickle makes one, is made of these
         self.diagnostics = diagnostics
+
+    def __str__(self) -> str:
+        return self.render().removeprefix("error: ")
+
+    @property
+    def message(self) -> str:
+        """The messages alone, a line each."""
+        return "\n".join(d.message for d in self.diagnostics)
 
     def render(self) -> str:
         return "\n\n".join(d.render() for d in self.diagnostics)

@@ -44,8 +44,17 @@ def ignore_signals() -> None:
         signal.signal(s, signal.SIG_IGN)
 
 
+def find_plain_interrupt() -> tuple[signal.Signals, ...]:
+    """Returns SIGINT if it raises KeyboardInterrupt, as Python makes it, else nothing: a program
+    that uses netdsl as a library handles its other signals itself."""
+    is_plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return (signal.SIGINT,) if is_plain else ()
+
+
 @contextmanager
-def defer_interrupts() -> Iterator[Callable[[], bool]]:
+def defer_interrupts(
+    find_signals: Callable[[], tuple[signal.Signals, ...]] = find_handled_signals,
+) -> Iterator[Callable[[], bool]]:
     """Yields a function that returns whether a signal has arrived. Inside the block, the first
     signal only sets that flag; the same signal again interrupts. Except for SIGHUP, which both the
     shell and the system send when a terminal closes."""
@@ -61,7 +70,7 @@ def defer_interrupts() -> Iterator[Callable[[], bool]]:
         with suppress(OSError):  # not print, which the signal may have interrupted
             os.write(2, b"\nsaving after this step; interrupt again to stop immediately\n")
 
-    previous_handlers = {s: signal.signal(s, handle) for s in find_handled_signals()}
+    previous_handlers = {s: signal.signal(s, handle) for s in find_signals()}
     try:
         yield lambda: bool(received)
     finally:

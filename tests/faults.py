@@ -2245,7 +2245,7 @@ FAULTS = (
     Fault(
         "second-run-in-a-folder",
         "cli",
-        "netdsl/cli/file_arguments.py",
+        "netdsl/training/store/run_directory.py",
         'for place in (name, f"*/{name}")',
         "for place in (name,)",
         ("tests/test_run_directory.py::test_a_directory_that_holds_runs_takes_no_new_one",),

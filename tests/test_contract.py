@@ -209,7 +209,7 @@ def test_a_run_takes_a_folder_of_its_own_and_never_a_user_s_files(tmp_path: Path
     found = netdsl("train", "recipe.net", "--out", ".", cwd=tmp_path)
     assert found.returncode == 2
     assert "already holds recipe.net" in found.stderr
-    from netdsl.cli.file_arguments import create_run_directory
+    from netdsl.training.store.run_directory import create_run_directory
 
     here = Path.cwd()
     os.chdir(tmp_path)

@@ -81,8 +81,16 @@ WORDS = {
         "NETDSL_GOLDEN",
         "NETDSL_THREADS",
     ),
-    *("NETDSL_VECTOR", "DiGraph", "AssertionError", "recipe.net", "metrics.jsonl", "no_decay"),
-    *("normal", "lr", "pad", "conv1.weight", "conv1.bias"),
+    *(
+        "NETDSL_VECTOR",
+        "DiGraph",
+        "AssertionError",
+        "KeyboardInterrupt",
+        "recipe.net",
+        "metrics.jsonl",
+        "no_decay",
+    ),
+    *("KeyboardInterrupt", "normal", "lr", "pad", "conv1.weight", "conv1.bias"),
 }
 """What is named in the pages and is no name of the code."""
 

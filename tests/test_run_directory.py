@@ -275,7 +275,7 @@ def test_what_is_set_by_name_holds(order: int) -> None:
 
 
 def test_a_directory_that_holds_runs_takes_no_new_one(tmp_path: Path) -> None:
-    from netdsl.cli.file_arguments import create_run_directory
+    from netdsl.training.store.run_directory import create_run_directory
 
     run(tmp_path / "out" / "early")
     with pytest.raises(NetError, match=r"already holds early.recipe\.net"):

@@ -96,6 +96,8 @@ def with_progress(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from netdsl.training.run.callbacks import format_epoch
+
     console = Console(stderr=True, **_CONSOLE_OPTIONS)
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),
@@ -119,21 +121,12 @@ def with_progress(
 
         def on_epoch(m: dict[str, Any]) -> None:
             if not quiet:
-                bar.console.print(_format_epoch(m, trainer.recipe.epochs), soft_wrap=True)
+                bar.console.print(format_epoch(m, trainer.recipe.epochs), soft_wrap=True)
 
         def log(words: str) -> None:
             bar.console.print(escape_text(words), soft_wrap=True)
 
         return trainer.run(out, on_step, on_epoch, should_stop, update_bar, log)
-
-
-def _format_epoch(m: dict[str, Any], epochs: int) -> str:
-    line = f"epoch {m['epoch']}/{epochs}  loss {m['train_loss']:.4f}"
-    if m["val_accuracy"] is not None:
-        line += f"  val loss {m['val_loss']:.4f}  val accuracy {m['val_accuracy']:.2%}"
-    if m.get("skipped"):
-        line += f"  {m['skipped']:,} steps skipped"
-    return f"{line}  {m['images_per_second']:,.0f} images/s  {m['seconds']:.1f} s"
 
 
 def show_diff(found: NetworkDiff) -> None:

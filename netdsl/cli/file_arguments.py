@@ -1,4 +1,4 @@
-"""Files named on the command line: reading programs, finding .net files, making run directories."""
+"""Files named on the command line: reading programs and finding .net files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def load_program(path: str, settings: list[str] | None = None, net: str | None =
     from netdsl.language.override import override
     from netdsl.language.program import build_program
 
-    program = build_program(file := _parse(path))
+    program = build_program(file := parse_argument(path))
     if not settings:
         return program
     return build_program(override(file, settings, net, program.net_table.used))
@@ -41,18 +41,13 @@ def load_program(path: str, settings: list[str] | None = None, net: str | None =
 def load_recipe(path: str, settings: list[str] | None, recipe: str | None) -> Program:
     """The program of a file for training; a bare name in `--set` is a parameter of the recipe's
     net."""
-    from netdsl.language.override import override
-    from netdsl.language.program import build_program
-    from netdsl.training.recipe.recipe import net_name
+    from netdsl.training.recipe.recipe import override_recipe
 
-    program = build_program(file := _parse(path))
-    if not settings:
-        return program
-    net = net_name(program, recipe)
-    return build_program(override(file, settings, net, program.net_table.used))
+    return override_recipe(parse_argument(path), settings or (), recipe)
 
 
-def _parse(path: str) -> File:
+def parse_argument(path: str) -> File:
+    """The syntax tree of a file, or of standard input (`-`)."""
     from netdsl.language.program import parse_file
     from netdsl.language.upgrade import parse_any_format
 
@@ -69,31 +64,3 @@ def find_net_files(places: list[str]) -> list[str]:
     if not found:
         raise fail(f"there are no .net files in {', '.join(places)}")
     return found
-
-
-def create_run_directory(path: str, out: Path | None) -> Path:
-    """The directory for a new run, created immediately so that no other run takes it.
-
-    Raises NetError if the requested one already holds files of a run, or if one of its
-    subdirectories does, which may have the name of a stage.
-    """
-    from netdsl.training.store.run_directory import RUN_FILES
-
-    if out is not None:
-        paths = [p for name in RUN_FILES for place in (name, f"*/{name}") for p in out.glob(place)]
-        existing_files = [str(p.relative_to(out)) for p in paths]
-        if existing_files:
-            message = f"{out} already holds {', '.join(existing_files)}"
-            raise fail(message, help="give another `--out`; no file is ever overwritten")
-        out.mkdir(parents=True, exist_ok=True)
-        return out
-    stem = Path(path).stem if path != "-" else "stdin"
-    number = 1
-    while True:
-        directory = Path("runs") / f"{stem}-{number}"
-        try:
-            directory.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        else:
-            return directory

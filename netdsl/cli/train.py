@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,9 +25,7 @@ from netdsl.cli.app import (
     print_warnings,
 )
 from netdsl.cli.display import show_dry_run, show_overfit, with_progress
-from netdsl.cli.file_arguments import create_run_directory, load_recipe
-from netdsl.errors import fail
-from netdsl.file_io import split_file_and_name
+from netdsl.cli.file_arguments import parse_argument
 from netdsl.interrupt import defer_interrupts
 
 if TYPE_CHECKING:
@@ -37,7 +33,6 @@ if TYPE_CHECKING:
     from netdsl.language.program import Program
     from netdsl.training.run.callbacks import Result
     from netdsl.training.run.trainer import Trainer
-    from netdsl.training.store.checkpoint import Checkpoint
 
 OptionalFileArgument = Annotated[
     str | None, typer.Argument(metavar="FILE[:RECIPE]", help="A .net file; `-` reads stdin.")
@@ -89,19 +84,18 @@ def train(
     from netdsl.backends import open_backend
     from netdsl.training.recipe.lints import recipe_warnings
     from netdsl.training.recipe.recipe import stage_names
+    from netdsl.training.run.launch import launch
     from netdsl.training.run.stages import run_stages
     from netdsl.training.step.watch import parse_watch
-    from netdsl.training.store.lock import lock_directories
 
     watch_settings = parse_watch(watch, watch_every) if watch is not None else None
     if shrink is not None:
         settings = [*(settings or ()), f"train.shrink={shrink}"]
     is_preview = dry_run or overfit
-    # held from before it is read, so that no other process resumes it in the meantime
-    with (
-        lock_directories(resume) if resume and resume.is_dir() and not is_preview else nullcontext()
-    ):
-        program, name, checkpoint, folder = _resolve_run(file, out, resume, settings)
+    with launch(file, out, resume, settings or (), parse_argument, is_preview) as start:
+        program, name = start.program, start.name
+        for key, (old, new) in start.changes.items():
+            echo_stderr(f"{key} = {new}, was {old}")
         if resume is None:
             print_warnings(recipe_warnings(program, name))
 
@@ -127,7 +121,7 @@ def train(
             return _dry_run(program, name, backend, data, as_json)
         if overfit:
             return _overfit(program, name, backend, data, as_json)
-        trainer, result = run_stages(program, name, backend, data, folder, run, checkpoint)
+        trainer, result = run_stages(program, name, backend, data, start.out, run, start.saved)
         return _print_report(trainer, result, as_json)
 
 
@@ -141,27 +135,6 @@ def _format_resume_command(
     arguments += ["--device", device] if device != "auto" else []
     arguments += ["--watch", watch, "--watch-every", str(watch_every)] if watch is not None else []
     return shlex.join(arguments)
-
-
-def _resolve_run(
-    file: str | None, out: Path | None, resume: Path | None, settings: list[str] | None
-) -> tuple[Program, str | None, Checkpoint | None, Path | Callable[[], Path]]:
-    """The program, the recipe's name, the checkpoint to resume from, and the run directory."""
-    from netdsl.training.store.resume import load_continuation
-
-    if resume is not None:
-        if file is not None or out is not None:
-            help = "`--set` changes it: `netdsl train --resume DIR --set train.epochs=20`"
-            raise fail("a resumed run has its own file and directory", help=help)
-        found = load_continuation(resume, settings or ())
-        for key, (old, new) in found.changes.items():
-            echo_stderr(f"{key} = {new}, was {old}")
-        return found.program, None, found.saved, resume
-    if file is None:
-        raise fail("there is no file to train", help="netdsl train FILE, or --resume DIR")
-    path, name = split_file_and_name(file)
-    program = load_recipe(path, settings, name)
-    return program, name, None, lambda: create_run_directory(path, out)
 
 
 def _dry_run(

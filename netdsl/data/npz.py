@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from netdsl.data.arrays import ArrayHeader, check_images_and_labels, check_label_range
 from netdsl.data.data_source import DataSource
 from netdsl.data.npz_archive import NpzArchive, NpzMember, open_npz
 from netdsl.data.samples import Dataset, Samples
@@ -41,7 +42,6 @@ def read_arrays(path: Path) -> Dataset:
         return _read_archive(archive)
 
 
-_LABEL_HELP = "labels are integers from 0 to 99,999"
 _SAVE_HELP = "np.savez(FILE, images=..., labels=..., test_images=..., test_labels=...) writes one"
 
 
@@ -74,28 +74,17 @@ def _check_pair(
     for name in (images_name, labels_name):
         if name not in members:
             raise fail(f"{path} holds no array `{name}`", help=_SAVE_HELP)
-    images, labels = members[images_name], members[labels_name]
-    if images.dtype != np.uint8 or len(images.shape) not in (3, 4):
-        raise fail(
-            f"`{images_name}` in {path} is {images}",
-            help="images are bytes from 0 to 255 (uint8): count x height x width x channels",
-        )
-    if len(labels.shape) != 1 or labels.dtype.kind not in "ui":
-        raise fail(f"`{labels_name}` in {path} is {labels}, not one integer per image")
-    counts = images.shape[0], labels.shape[0]
-    if counts[0] != counts[1]:
-        raise fail(f"{path} holds {counts[0]:,} {images_name} and {counts[1]:,} {labels_name}")
-    if not images.size:
-        raise fail(f"`{images_name}` in {path} holds no images")
+    images, labels = (
+        ArrayHeader(m.name, m.shape, m.dtype, str(path))
+        for m in (members[images_name], members[labels_name])
+    )
+    check_images_and_labels(images, labels)
 
 
 def _read_samples(
     archive: NpzArchive, members: Mapping[str, NpzMember], images_name: str, labels_name: str
 ) -> Samples:
     labels = archive.read(members[labels_name])
-    if labels.min() < 0 or labels.max() >= 100_000:
-        wrong = labels.min() if labels.min() < 0 else labels.max()
-        message = f"`{labels_name}` in {archive.path} holds the label {wrong}"
-        raise fail(message, help=_LABEL_HELP)
+    check_label_range(labels, f"`{labels_name}` in {archive.path}")
     images = archive.read(members[images_name])
     return Samples(images if images.ndim == 4 else images[..., None], labels.astype(np.int32))

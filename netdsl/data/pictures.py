@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import sys
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -174,9 +175,7 @@ class PictureFile:
         """The picture as bytes [H,W,channels] (1, 3 or 4): upright, and on white if it is
         transparent. Raises BadPicture if it is damaged."""
         with _add_path_to_errors(self.path):
-            picture = _to_eight_bits(_apply_orientation(self._picture))
-            shape = (*picture.size[::-1], channels)
-            values = np.asarray(_convert_mode(picture, channels)).reshape(shape)
+            values = _to_array(_apply_orientation(self._picture), channels)
             self._picture.close()  # takes as much memory as the values, which are a copy
             return values
 
@@ -209,6 +208,17 @@ def read_picture(path: Path, channels: int) -> Array:
     with closing(PictureFile(path)) as picture:
         picture.check_size(channels)
         return picture.decode(channels)
+
+
+def is_pillow_image(value: object) -> bool:
+    """Whether a value is an image of Pillow."""
+    return "PIL.Image" in sys.modules and isinstance(value, _pillow().Image)
+
+
+def convert_image(image: Any, channels: int) -> Array:
+    """An image of Pillow as bytes [H,W,channels], as `PictureFile.decode` returns them. Raises
+    NetError if it is unknown which of its values is white."""
+    return _to_array(_apply_orientation(image.copy()), channels)
 
 
 def write_picture(path: Path, picture: Array) -> None:
@@ -272,6 +282,12 @@ def _apply_orientation(picture: Any) -> Any:
 
     ImageOps.exif_transpose(picture, in_place=True)  # otherwise it is copied even if it is upright
     return picture
+
+
+def _to_array(picture: Any, channels: int) -> Array:
+    picture = _to_eight_bits(picture)
+    shape = (*picture.size[::-1], channels)
+    return np.asarray(_convert_mode(picture, channels)).reshape(shape)
 
 
 def _convert_mode(picture: Any, channels: int) -> Any:

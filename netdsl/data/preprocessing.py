@@ -126,15 +126,26 @@ class Preprocessing:
         if image_size != window:
             yield covering_size(image_size, window)
 
+    def fit(self, images: Array) -> Array:
+        """Images [N,H,W,C] of one size, as bytes of the net's shape: like pictures, they are
+        resized and cropped where the augmentations, none of which is random, do not do so."""
+        if not self.augmentations and images.shape[1:3] == self._window(images.shape[1:]):
+            return images
+        self._check_memory(images.shape[1:], 1)
+        draws = [np.zeros((1, 0)) for _ in self.augmentations]
+        return np.concatenate([self._apply_and_fit(x[None], draws) for x in images])
+
     def _apply_and_fit(self, images: Array, draws: Draws) -> Array:
         window = self._window(images.shape[1:])
         images = self._apply(images, draws)
         return images if images.shape[1:3] == window else cover_and_center_crop(images, window)
 
     def _apply(self, images: Array, draws: Draws) -> Array:
+        if not self.augmentations:
+            return images
         window = self._window(images.shape[1:])
         identity = SpatialTransforms.identity(len(images), images.shape[1:3])
-        transforms = self._compose(identity, window, draws) if self.augmentations else None
+        transforms = self._compose(identity, window, draws)
         if transforms is not None:
             return transforms.apply(images)
         for chosen, drawn in zip(self.augmentations, draws, strict=True):

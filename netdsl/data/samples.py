@@ -19,7 +19,8 @@ from netdsl.types import Array, dims
 
 @dataclass(frozen=True)
 class Samples:
-    """Images (bytes [N,H,W,C], which a device may also hold, or picture files) and labels [N]."""
+    """Images (bytes [N,H,W,C], which a device may also hold; floats of the net's input shape; or
+    picture files) and labels [N]."""
 
     images: Array | DeviceImages | LazyBatch | Pictures
     labels: Array
@@ -34,6 +35,11 @@ class Samples:
     def image_shape(self) -> tuple[int, ...] | None:
         """Height, width and channels of every image; None for files."""
         return None if isinstance(self.images, Pictures) else tuple(self.images.shape[1:])
+
+    @property
+    def are_floats(self) -> bool:
+        """Whether the images are floats instead of bytes."""
+        return isinstance(self.images, np.ndarray) and self.images.dtype.kind == "f"
 
     @property
     def weights(self) -> Array:
@@ -58,7 +64,9 @@ def cache_on_device(samples: Samples, preprocess: Preprocessing, backend: Backen
     """The same samples with their images copied to the device, if there is room and if batches with
     this preprocessing can be gathered from them there."""
     images = samples.images
-    if not isinstance(images, np.ndarray) or not preprocess.is_spatial_only(images.shape[1:]):
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+        return samples
+    if not preprocess.is_spatial_only(images.shape[1:]):
         return samples
     device_images = backend.cache_images(images)
     return samples if device_images is None else Samples(device_images, samples.labels)

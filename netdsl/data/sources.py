@@ -94,15 +94,19 @@ def _load_unnamed(data_folder: Path | None) -> Dataset:
 NO_SOURCE = DataSource(Signature("none"), _load_unnamed, None, None)
 """What a data section without `source` has: enough for predictions."""
 
+GivenData = str | Dataset | None
+"""Data for a recipe: the folder of its source's files, as `--data` names it, or a dataset in memory
+instead of its source's. None: the source finds its files."""
 MAX_LISTED_ERRORS = 8
 SKIP_HELP = "`on_bad_picture = skip` in the data section skips such pictures"
 
 
-def load(chosen: Any, folder: str | None, skip_bad_pictures: bool = False) -> Dataset:
-    """The dataset of a chosen source; `folder` is the data folder given on the command line. Raises
-    NetError, listing them, if the headers of files are not those of pictures, unless bad ones are
-    skipped."""
-    data_folder = Path(folder) if folder else None
+def load(chosen: Any, given: GivenData, skip_bad_pictures: bool = False) -> Dataset:
+    """The dataset of a chosen source, or `given` itself if it is a dataset. Raises NetError,
+    listing them, if the headers of files are not those of pictures, unless bad ones are skipped."""
+    if isinstance(given, Dataset):
+        return given
+    data_folder = Path(given) if given else None
     if data_folder is not None and not data_folder.is_dir():
         raise fail(
             f"there is no folder {data_folder}", help="`--data` names the folder of the files"

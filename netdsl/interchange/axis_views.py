@@ -57,6 +57,8 @@ class View:
     base: tuple[Axis, ...]
     axes: tuple[Axis, ...]
     pixels: Pixels | None = None
+    is_integer: bool = False
+    """Whether these are whole numbers, with which no layer computes."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -245,3 +245,5 @@ _RULES: dict[str, Callable[..., Any]] = {
     "Unsqueeze": _unsqueeze,
     "Where": _where,
 }
+FOLDABLE = frozenset(_RULES)
+"""Operators that are computed where their operands are constant."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,15 @@ class ImportOptions:
 class ImportedNet:
     """A foreign net as layer calls, with its weights: `states` holds float32 arrays in netdsl's
     layout by the keys of `graph.state_shapes`. `notes` say what was left out or assumed. If it
-    takes bytes, `pixels` is the factor and the offset of each channel that its weights expect. If
-    the file carries a .net of its own, that is `net_text`."""
+    takes bytes, `pixels` is the factor and the offset of each channel that its weights expect.
+    `classes` are the names of the classes, where the file holds them.
+    `orders` holds the axes of each input, by its node, and of each output, in netdsl's order."""
 
     graph: LayerGraph
     states: Mapping[str, Array]
     notes: tuple[str, ...] = ()
+    orders: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
-    net_text: str | None = None
     pixels: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 

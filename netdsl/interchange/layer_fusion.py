@@ -38,12 +38,28 @@ def fuse(
             change(record, source)
             renamed[record.name] = source.name
             reader_counts[source.name] = reader_counts[record.name]
+    _nest_concats(kept.values())
     for record in kept.values():
         _fuse_border(record, kept)
         if record.layer == BIAS:
             _make_depthwise(record)
     found = {key: renamed.get(name, name) for key, name in outputs.items()}
     return needed_records(kept, found.values()), found
+
+
+def _nest_concats(records: Iterable[LayerRecord]) -> None:
+    """Where all inputs of a concatenation are the first ones of another, that reads its result:
+    dense blocks, which exporters write as concatenations of all results so far."""
+    known: dict[tuple[str, ...], str] = {}
+    for record in records:
+        if record.layer != "concat":
+            continue
+        inputs = tuple(record.inputs)
+        known.setdefault(inputs, record.name)
+        for count in range(len(inputs) - 1, 1, -1):
+            if inputs[:count] in known:
+                record.inputs = [known[inputs[:count]], *inputs[count:]]
+                break
 
 
 def needed_records(records: Records, outputs: Iterable[str]) -> dict[str, LayerRecord]:

@@ -118,10 +118,13 @@ class LayerRecords:
         return self._nodes[name].type.shape
 
     def use(self, view: View) -> str:
-        """The node of a view; of bytes, it settles how they are normalised."""
+        """The node of a view; of bytes, it settles how they are normalised. Raises ViewError for
+        whole numbers, and for bytes that are normalised in two ways."""
+        if view.is_integer:
+            raise ViewError("it computes with whole numbers")
         if view.pixels is not None:
             if self.pixels not in (None, view.pixels):
-                raise ViewError
+                raise ViewError("its pixels are normalised in two ways")
             self.pixels = view.pixels
         return view.node
 

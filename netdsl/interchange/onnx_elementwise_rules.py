@@ -23,6 +23,7 @@ from netdsl.parameter_types import MAX_FLOAT32
 from netdsl.types import Array
 from netdsl.values import Symbol, Value
 
+_MAX_POWER = 4
 _FLOAT_TYPES = (1, 10, 11, 16)
 
 
@@ -40,10 +41,11 @@ def _is_near(value: float, wanted: float) -> bool:
 
 
 def _selu(call: OnnxCall) -> View:
+    """gamma * elu(x)"""
     alpha, gamma = call.number("alpha", 1.67326), call.number("gamma", 1.05070)
-    if not (_is_near(alpha, 1.67326) and _is_near(gamma, 1.05070)):
-        raise UnsupportedError("its `alpha` and `gamma` are not those of the paper")
-    return call.emit_like(call.view(), "selu")
+    if _is_near(alpha, 1.67326) and _is_near(gamma, 1.05070):
+        return call.emit_like(call.view(), "selu")
+    return multiply(call, call.emit_like(call.view(), "elu", {"alpha": alpha}), np.array(gamma))
 
 
 def _celu(call: OnnxCall) -> View:
@@ -85,20 +87,37 @@ def _clamp(call: OnnxCall, low: float | None, high: float | None) -> View:
 
 
 def _bound(is_low: bool) -> Rule:
-    """The larger, or the smaller, of the input and a constant."""
+    """The larger, or the smaller, of values and constants."""
 
     def rule(call: OnnxCall) -> View:
         views = [o for o in call.operands if isinstance(o, View)]
         numbers = [o for o in call.operands if isinstance(o, np.ndarray)]
-        if len(views) != 1 or any(n.size != 1 for n in numbers):
-            raise UnsupportedError("it compares two values")
-        inner = replace(call, operands=(views[0],))
+        if not views or any(n.size != 1 for n in numbers):
+            raise UnsupportedError("a constant differs from pixel to pixel")
+        found = views[0]
+        for view in views[1:]:
+            found = _extreme(call, found, view, is_low)
         chosen = [shorten(float(n.reshape(-1)[0])) for n in numbers]
         if not chosen:
-            return views[0]
+            return found
+        inner = replace(call, operands=(found,))
         return _clamp(inner, max(chosen), None) if is_low else _clamp(inner, None, min(chosen))
 
     return rule
+
+
+def _extreme(call: OnnxCall, a: View, b: View, is_larger: bool) -> View:
+    """max(a, b) as a + relu(b - a), min(a, b) as a - relu(a - b)."""
+    order = (b, a) if is_larger else (a, b)
+    excess = call.emit_like(join(call, "sub", order), "relu")
+    return join(call, "add" if is_larger else "sub", (a, excess))
+
+
+def _abs(call: OnnxCall) -> View:
+    """relu(x) + relu(-x)"""
+    view = call.view()
+    negative = multiply(call, view, np.array(-1.0))
+    return join(call, "add", [call.emit_like(v, "relu") for v in (view, negative)])
 
 
 def _prelu(call: OnnxCall) -> View:
@@ -120,7 +139,8 @@ def _softmax(layer: str) -> Rule:
     def rule(call: OnnxCall) -> View:
         view = call.view()
         first = call.axis(call.integer("axis", 1 if call.opset < 13 else -1), view.rank)
-        chosen = view.axes[first:] if call.opset < 13 else view.axes[first : first + 1]
+        is_old = call.opset < 13 and call.node.operator in ("Softmax", "LogSoftmax")
+        chosen = view.axes[first:] if is_old else view.axes[first : first + 1]
         if {a for axis in chosen for a in axis} != set(view.base[-1]):
             raise UnsupportedError("it is not along the channels")
         return call.emit_like(view, layer)
@@ -137,7 +157,7 @@ def _dropout(call: OnnxCall) -> View:
 def _cast(call: OnnxCall) -> View:
     if call.integer("to", 1) not in _FLOAT_TYPES:
         raise UnsupportedError("it converts to whole numbers")
-    return call.view()
+    return replace(call.view(), is_integer=False)
 
 
 def _constant_of(call: OnnxCall, view: View, value: float) -> str:
@@ -176,6 +196,8 @@ def add_constant(call: OnnxCall, view: View, values: Array) -> View:
 
 def _align(call: OnnxCall, view: View, values: Array) -> tuple[View, Array]:
     """The view with its channels last, if it must be, and the values for each channel."""
+    if view.is_integer:
+        raise UnsupportedError("it computes with whole numbers")
     found = per_channel(view, values)
     if found is None and view.rank in (3, 4):
         view = call.image_sized(view)
@@ -236,12 +258,10 @@ def _neg(call: OnnxCall) -> View:
 
 def _pow(call: OnnxCall) -> View:
     view, exponent = call.view(), call.required(1)
-    if exponent.size != 1 or exponent.reshape(-1)[0] not in (1, 2):
-        raise UnsupportedError("only squares are supported")
-    if exponent.reshape(-1)[0] == 1:
-        return view
-    node = call.records.use(view)
-    return replace(view, node=call.emit("mul", [node, node]), pixels=None)
+    if exponent.size != 1 or exponent.reshape(-1)[0] not in range(1, _MAX_POWER + 1):
+        raise UnsupportedError("its exponent is no small whole number")
+    count = int(exponent.reshape(-1)[0])
+    return join(call, "mul", [view] * count) if count > 1 else view
 
 
 def _sum(call: OnnxCall) -> View:
@@ -317,6 +337,7 @@ def _gelu(call: OnnxCall) -> Mapping[str, Value]:
 
 
 ELEMENTWISE_RULES: dict[str, Rule] = {
+    "Abs": _abs,
     "Add": _add,
     "Cast": _cast,
     "Celu": _celu,
@@ -353,5 +374,6 @@ ELEMENTWISE_RULES: dict[str, Rule] = {
     "netdsl.mish": _activation("mish"),
     "netdsl.relu6": _activation("relu6"),
     "netdsl.silu": _activation("silu"),
+    "netdsl.softmax": _softmax("softmax"),
     "netdsl.softsign": _activation("softsign"),
 }

@@ -49,6 +49,7 @@ def replace_idioms(graph: OnnxGraph) -> OnnxGraph:
         if needed.isdisjoint(node.outputs):
             continue
         found = _find_idiom(graph, node) or node
+        found = replace(found, outputs=tuple(n if n in needed else "" for n in found.outputs))
         kept.append(found)
         needed.update(found.inputs)
     return replace(graph, nodes=tuple(reversed(kept)))
@@ -188,6 +189,17 @@ def clip_bounds(graph: OnnxGraph, node: OnnxNode) -> tuple[float | None, float |
     return bounds[0], bounds[1]
 
 
+def _softmax_attributes(graph: OnnxGraph, match: Match) -> Mapping[str, Attribute] | None:
+    reductions = (*match.nodes["ReduceMax"], *match.nodes["ReduceSum"])
+    axes = {mean_axes(graph, node) for node in reductions}
+    found = axes.pop()
+    if axes or found is None or len(found) != 1:
+        return None
+    is_kept = all(n.attributes.get("keepdims", 1) for n in reductions)
+    return {"axis": found[0]} if is_kept else None
+
+
+_EXPONENTIAL = "Exp(Sub(x, ReduceMax(x)))"
 _CUBE = ("Pow(x, 3)", "Mul(x, Mul(x, x))")
 _ERF = ("Erf(Div(x, 1.41421356))", "Erf(Mul(x, 0.70710678))")
 _DEVIATION = "Sub(x, ReduceMean(x))"
@@ -214,6 +226,7 @@ IDIOMS = (
         ("Div(Clip(Add(x, 3)), 6)", "Mul(Clip(Add(x, 3)), 0.16666667)"),
         _clip_attributes,
     ),
+    Idiom("softmax", (f"Div({_EXPONENTIAL}, ReduceSum({_EXPONENTIAL}))",), _softmax_attributes),
     Idiom("relu6", ("Min(Relu(x), 6)",)),
     Idiom(
         "gelu",

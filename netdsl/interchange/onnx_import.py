@@ -13,10 +13,11 @@ from netdsl.interchange.class_names import read_class_names
 from netdsl.interchange.imported_net import ImportedNet, ImportOptions, ImportReport
 from netdsl.interchange.net_text import data_entries, write_net_text
 from netdsl.interchange.onnx_graph import OnnxGraph, read_graph
-from netdsl.interchange.onnx_metadata import NET, restore_checkpoint
+from netdsl.interchange.onnx_metadata import CLASSES, NET, restore_checkpoint
 from netdsl.interchange.onnx_net import net_from_onnx, net_name
 from netdsl.interchange.pixel_convention import adapt_first_layers
 from netdsl.interchange.structure import elaborate_structured, state_keys, structure
+from netdsl.json_schema import SchemaError, read_json
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.training.store import checkpoint
@@ -26,7 +27,18 @@ from netdsl.training.store.checkpoint import Checkpoint
 def read_onnx(path: Path) -> ImportedNet:
     """The net of an ONNX file as layer calls, with its weights, whatever .net its metadata hold.
     Raises NetError if it is damaged or has operators that cannot be expressed."""
-    return net_from_onnx(read_graph(path), net_name(path))
+    graph = read_graph(path)
+    return replace(net_from_onnx(graph, net_name(path)), classes=_class_names(graph))
+
+
+def _class_names(graph: OnnxGraph) -> tuple[str, ...]:
+    """The names of the classes in the metadata of a model that netdsl exported; else none."""
+    try:
+        names = read_json(graph.metadata.get(CLASSES, "[]"))
+    except SchemaError:
+        return ()
+    is_valid = isinstance(names, list) and all(isinstance(n, str) for n in names)
+    return tuple(names) if is_valid and len(set(names)) == len(names) else ()
 
 
 def import_onnx(
@@ -65,7 +77,9 @@ def _rebuild(
     entries, note = data_entries(network, options.normalize, imported.pixels)
     text = write_net_text(structured, network, source.name, entries)
     scores = network.graph[network.graph.outputs["main"]].type.shape[-1]
-    classes = read_class_names(options.classes, scores)
+    classes = _class_names(graph) if options.classes is None else ()
+    if len(classes) != scores:
+        classes = read_class_names(options.classes, scores)
     notes = [*imported.notes, *filter(None, [note])]
     return Checkpoint(states, text, classes, {}, {}, str(source)), notes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,7 @@ from netdsl.interchange.onnx_call import (
     new_axis,
     per_channel,
 )
+from netdsl.interchange.onnx_elementwise_rules import multiply
 from netdsl.interchange.padding_text import pair, write_padding
 from netdsl.ops.windows import Pads, dilated_size
 from netdsl.types import Array
@@ -139,7 +141,7 @@ def _transposed_pads(
         if total < 0:
             raise UnsupportedError("`output_shape` is larger than what it computes")
         less, more = total // 2, total - total // 2
-        sides.append((less, more) if how != "SAME_LOWER" else (more, less))
+        sides.append((less, more) if how == "SAME_UPPER" else (more, less))
     return sides[0], sides[1]
 
 
@@ -343,10 +345,10 @@ def _reduce(global_layer: str, layer: str) -> Rule:
 
     def rule(call: OnnxCall) -> View:
         view = call.view()
-        axes = call.integers("axes", 1)
-        if axes is None and not call.integer("noop_with_empty_axes", 0):
+        axes = call.integers("axes", 1) or ()
+        if not axes and not call.integer("noop_with_empty_axes", 0):
             axes = tuple(range(view.rank))
-        chosen = {call.axis(a, view.rank) for a in axes or ()}
+        chosen = {call.axis(a, view.rank) for a in axes}
         inside = set(flat([view.axes[a] for a in chosen]))
         if inside:
             view = _reduce_pixels(call, view, inside, global_layer, layer)
@@ -360,6 +362,9 @@ def _reduce(global_layer: str, layer: str) -> Rule:
 def _reduce_pixels(
     call: OnnxCall, view: View, inside: set[Any], global_layer: str, layer: str
 ) -> View:
+    if len(view.base) == 3:  # a row
+        wanted = (*view.base[:2], (), view.base[2])
+        view = replace(view, node=call.arrange(view, wanted), base=wanted, pixels=None)
     if len(view.base) != 4:
         raise UnsupportedError("it reduces other axes than height and width")
     height, width = set(view.base[1]), set(view.base[2])
@@ -375,6 +380,13 @@ def _reduce_pixels(
     base = tuple(() if axis and set(axis) <= inside else axis for axis in view.base)
     axes = tuple(tuple(a for a in axis if a not in inside) for axis in view.axes)
     return View(found, base, axes)
+
+
+def _reduce_sum(call: OnnxCall) -> View:
+    """The mean times the number of values."""
+    mean = _reduce("globalavgpool", "avgpool")(call)
+    count = math.prod(call.view().shape) // max(1, math.prod(mean.shape))
+    return multiply(call, mean, np.array(count))
 
 
 LAYER_RULES: dict[str, Rule] = {
@@ -393,6 +405,7 @@ LAYER_RULES: dict[str, Rule] = {
     "MaxPool": _pool("maxpool"),
     "ReduceMax": _reduce("globalmaxpool", "maxpool"),
     "ReduceMean": _reduce("globalavgpool", "avgpool"),
+    "ReduceSum": _reduce_sum,
     "netdsl.layernorm": _normalize_idiom("layernorm"),
     "netdsl.rmsnorm": _normalize_idiom("rmsnorm"),
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,14 @@ from netdsl.interchange.onnx_operators import RULES
 from netdsl.text_escaping import escape_line
 from netdsl.types import Array, dims
 
+_CHANNELS_SECOND = {2: (0, 1), 3: (0, 2, 1), 4: IMAGE_ORDER, 5: (0, 2, 3, 4, 1)}
+"""The axes of an input in the order of netdsl's, by their number."""
 _NO_LAYER = "there is no layer for it"
 _TO_CHANNELS_FIRST = (0, 3, 1, 2)
+
+
+class UnsupportedGraphError(NetError):
+    """Operators, or orders of axes, that netdsl cannot express."""
 
 
 @dataclass(frozen=True)
@@ -40,24 +47,38 @@ class _Problem:
 def net_from_onnx(graph: OnnxGraph, name: str) -> ImportedNet:
     """The net of an ONNX graph. Raises NetError that lists all operators that netdsl lacks."""
     graph = replace_idioms(graph)
+    try:
+        return _build(graph, name, is_channels_second=True)
+    except UnsupportedGraphError as e:
+        try:
+            return _build(graph, name, is_channels_second=False)
+        except NetError:
+            raise e from None
+
+
+def _build(graph: OnnxGraph, name: str, is_channels_second: bool) -> ImportedNet:
+    """The net if the channels of its inputs come second, or last."""
     inputs = [i for i in graph.inputs if graph.use_counts[i.name]]
     if not inputs:
         raise fail(f"{graph.origin} computes a constant: its outputs need no input")
     records = LayerRecords(_batch(inputs, graph.origin))
     values: dict[str, Any] = dict(graph.constants)
+    orders = {}
     for given in inputs:
-        values[given.name] = _add_input(records, given, graph)
+        view = values[given.name] = _add_input(records, given, graph, is_channels_second)
+        orders[view.node] = view.order() or (0,)
     _emit_nodes(graph, records, values)
-    outputs = _finish_outputs(graph, records, values)
+    finished = _finish_outputs(graph, records, values)
+    outputs = {key: node for key, (node, _) in finished.items()}
+    orders |= {key: order for key, (_, order) in finished.items()}
     outputs, dropped = drop_final_softmax(records.records, outputs)
     kept, outputs = fuse(records.records, outputs)
     layers, states = layer_graph_of(name, kept, outputs)
-    return ImportedNet(layers, states, tuple(_notes(graph, dropped)), pixels=records.pixels)
-
-
-def _notes(graph: OnnxGraph, dropped: Iterable[str]) -> Iterable[str]:
-    for layer in dropped:
-        yield f"the {layer} at the end is left out: a net ends in scores, and the loss applies it"
+    notes = tuple(
+        f"the {layer} at the end is left out: a net ends in scores, and the loss applies it"
+        for layer in dropped
+    )
+    return ImportedNet(layers, states, notes, orders, pixels=records.pixels)
 
 
 def _batch(inputs: Sequence[OnnxInput], origin: str) -> int:
@@ -67,7 +88,9 @@ def _batch(inputs: Sequence[OnnxInput], origin: str) -> int:
     return sizes.pop() if sizes else 1
 
 
-def _add_input(records: LayerRecords, given: OnnxInput, graph: OnnxGraph) -> View:
+def _add_input(
+    records: LayerRecords, given: OnnxInput, graph: OnnxGraph, is_channels_second: bool
+) -> View:
     """An input with its axes as they are here: images with the channels last."""
     name, shape = escape_line(given.name), given.shape
     if len(shape) == 1:
@@ -80,7 +103,10 @@ def _add_input(records: LayerRecords, given: OnnxInput, graph: OnnxGraph) -> Vie
             help="export the model with a fixed height and width",
         )
     sizes = (records.batch, *(n or 1 for n in shape[1:]))
-    order = _input_order(given, graph, len(shape))
+    if not (given.is_bytes or given.is_float):
+        raise fail(f"{graph.origin}: the input `{name}` holds neither floats nor bytes")
+    is_last = not is_channels_second or _is_transposed_first(given.name, graph)
+    order = tuple(range(len(shape))) if is_last else _CHANNELS_SECOND[len(shape)]
     node = records.add_input(_identifier(given.name), tuple(sizes[i] for i in order[1:]))
     base = tuple(atoms_of(sizes[i]) for i in order)
     axes = tuple(base[order.index(i)] for i in range(len(order)))
@@ -88,20 +114,12 @@ def _add_input(records: LayerRecords, given: OnnxInput, graph: OnnxGraph) -> Vie
     channels = axes[-1] if order == tuple(range(len(order))) else base[-1]
     count = int(np.prod([a.size for a in channels], initial=1))
     pixels = ((1.0,) * count, (0.0,) * count) if given.is_bytes else None
-    return View(node, base, axes, pixels)
+    return View(node, base, axes, pixels, is_integer=given.is_bytes)
 
 
 def _identifier(name: str) -> str:
     found = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
     return found if found[:1].isalpha() else f"input_{found}".strip("_")
-
-
-def _input_order(given: OnnxInput, graph: OnnxGraph, rank: int) -> tuple[int, ...]:
-    """The axes of an input in the order of netdsl's: channels come second in ONNX, unless a
-    transposition makes them so."""
-    if rank == 4 and _is_transposed_first(given.name, graph):
-        return (0, 1, 2, 3)
-    return {3: (0, 2, 1), 4: IMAGE_ORDER}.get(rank, tuple(range(rank)))
 
 
 def _is_transposed_first(name: str, graph: OnnxGraph) -> bool:
@@ -133,8 +151,10 @@ def _emit_nodes(graph: OnnxGraph, records: LayerRecords, values: dict[str, Any])
         elif is_known:
             operands = tuple(values[name] if name else None for name in node.inputs)
             call = OnnxCall(node, operands, records, graph.opset, namer)
-            found = _emit_node(call, problems)
-            values.update(zip(filter(None, node.outputs), found, strict=False))
+            found = dict(zip(node.outputs, _emit_node(call, problems), strict=False))
+            values.update(found)
+            unknown = [n for n in node.outputs if n and n not in found] if found else []
+            problems += [_Problem(node.operator, node.place, f"its result `{n}`") for n in unknown]
     if problems:
         raise _unsupported_error(graph, problems)
 
@@ -157,8 +177,8 @@ def _emit_node(call: OnnxCall, problems: list[_Problem]) -> tuple[View | Array, 
         results = rule(call)
     except UnsupportedError as e:
         reason = str(e)
-    except ViewError:
-        reason = "the order of its axes is none that a layer gives"
+    except ViewError as e:
+        reason = str(e) or "the order of its axes is none that a layer gives"
     except NetError as e:
         reason = e.diagnostics[0].message
     except (ArithmeticError, IndexError, KeyError, TypeError, ValueError):
@@ -178,7 +198,7 @@ def _unsupported_error(graph: OnnxGraph, problems: Sequence[_Problem]) -> NetErr
     notes = tuple(f"{op}: {why} ({', '.join(where)})" for (op, why), where in places.items())
     count = len({p.operator for p in problems})
     what = "an operator" if count == 1 else f"{count} operators"
-    return NetError(
+    return UnsupportedGraphError(
         Diagnostic(
             f"{graph.origin} has {what} that netdsl cannot express, at {len(problems)} "
             + ("place" if len(problems) == 1 else "places"),
@@ -190,9 +210,9 @@ def _unsupported_error(graph: OnnxGraph, problems: Sequence[_Problem]) -> NetErr
 
 def _finish_outputs(
     graph: OnnxGraph, records: LayerRecords, values: Mapping[str, Any]
-) -> dict[str, str]:
-    """The nodes of the outputs: the first one is `main`."""
-    outputs: dict[str, str] = {}
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The nodes of the outputs, with their axes in netdsl's order: the first one is `main`."""
+    outputs: dict[str, tuple[str, tuple[int, ...]]] = {}
     for i, name in enumerate(graph.outputs):
         view = values[name]
         if not isinstance(view, View):
@@ -201,24 +221,26 @@ def _finish_outputs(
     return outputs
 
 
-def _finish(graph: OnnxGraph, records: LayerRecords, name: str, view: View) -> str:
-    """The node of an output: an image with the channels last, or a row."""
-    node = records.use(view)
+def _finish(
+    graph: OnnxGraph, records: LayerRecords, name: str, view: View
+) -> tuple[str, tuple[int, ...]]:
+    """The node of an output, an image with the channels last or a row, and the order of its
+    axes."""
+    node, plain = records.use(view), tuple(range(view.rank))
     if view.rank <= 2 and flat(view.axes) == flat(view.base):
         is_row = len([a for a in records.shape(node)[1:] if a > 1]) <= 1
-        return node if is_row else records.emit("flatten", "flatten", [node])
-    order = {3: (0, 2, 1), 4: IMAGE_ORDER}.get(view.rank, tuple(range(view.rank)))
-    for wanted in (order, tuple(range(view.rank))):
+        return (node if is_row else records.emit("flatten", "flatten", [node])), plain
+    order = _CHANNELS_SECOND.get(view.rank, plain)
+    for wanted in (order, plain):
         if view.base == tuple(view.axes[i] for i in wanted):
-            return node
-    try:
-        return records.arrange("output", view, [view.axes[i] for i in order])
-    except ViewError:
-        shape = dims(view.shape)
-        raise fail(
-            f"{graph.origin}: the output `{escape_line(name)}` ({shape}) has its values in an "
-            "order that no layer gives"
-        ) from None
+            return node, wanted
+    for wanted in (order, plain):
+        with suppress(ViewError):
+            return records.arrange("output", view, [view.axes[i] for i in wanted]), wanted
+    message = (
+        f"{graph.origin}: the output `{escape_line(name)}` ({dims(view.shape)}) has its values"
+    )
+    raise UnsupportedGraphError(Diagnostic(f"{message} in an order that no layer gives"))
 
 
 def net_name(path: Path) -> str:

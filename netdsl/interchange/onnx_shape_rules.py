@@ -209,12 +209,11 @@ def _gather(call: OnnxCall) -> View:
     view, index = call.view(), call.required(1)
     axis = call.axis(call.integer("axis", 0), view.rank)
     places = [int(i) % view.shape[axis] for i in index.reshape(-1)]
-    if not places or index.ndim > 1 or any(b - a != 1 for a, b in pairwise(places)):
+    if not places or any(b - a != 1 for a, b in pairwise(places)):
         raise UnsupportedError("it takes entries that are not neighbours")
     found = cut(call, view, axis, places[0], places[-1] + 1)
-    if index.ndim:
-        return found
-    return replace(found, axes=tuple(a for i, a in enumerate(found.axes) if i != axis))
+    shape = found.shape
+    return reshape(call, found, (*shape[:axis], *index.shape, *shape[axis + 1 :]))
 
 
 def _pad(call: OnnxCall) -> View:
@@ -260,7 +259,8 @@ def _space_to_depth(call: OnnxCall) -> View:
     if view.rank != 4 or block < 1 or view.shape[2] % block or view.shape[3] % block:
         raise UnsupportedError("its blocks do not fit")
     n, c, h, w = view.shape
-    moved = view.reshape((n, c, h // block, block, w // block, block)).transpose((0, 3, 5, 1, 2, 4))
+    perm = (0, 3, 5, 1, 2, 4) if call.text("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    moved = view.reshape((n, c, h // block, block, w // block, block)).transpose(perm)
     return call.image_sized(moved.reshape((n, c * block**2, h // block, w // block)))
 
 

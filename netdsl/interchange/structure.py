@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from netdsl.errors import NetError, fail
 from netdsl.interchange.layer_graph import INPUT, LayerGraph, layer_graph
 from netdsl.interchange.structure_calls import Arguments
-from netdsl.interchange.structure_flow import statements
+from netdsl.interchange.structure_flow import flat_statements, statements
 from netdsl.interchange.structure_fold import Draft
 from netdsl.interchange.structure_graph import (
     difference,
@@ -15,9 +16,16 @@ from netdsl.interchange.structure_graph import (
     shared_groups,
     without_identities,
 )
-from netdsl.interchange.structure_names import graph_naming, label_statements, net_name
+from netdsl.interchange.structure_lines import HEAD, STEM, cut_by_modules, cut_by_size
+from netdsl.interchange.structure_names import graph_naming, label_statements, name_blocks, net_name
 from netdsl.interchange.structure_text import NetText
-from netdsl.interchange.structure_tree import CallItem, Sequence, StatementItem, item_nodes
+from netdsl.interchange.structure_tree import (
+    BlockItem,
+    CallItem,
+    Sequence,
+    StatementItem,
+    item_nodes,
+)
 from netdsl.language import syntax as s
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_text
@@ -46,53 +54,87 @@ class StructuredNet:
 
 
 def structure(graph: LayerGraph) -> StructuredNet:
-    """Writes a graph as a net. The text was elaborated and gives the graph: if a shorter one does
-    not, a flat one is written.
+    """Writes a graph as a net. The text was elaborated and gives the graph again: if the readable
+    one does not, a flat one is written, with a line for each call.
 
     Raises NetError if a call does not fit its layer, or if the net exceeds a limit of the language.
     """
     graph = without_identities(graph)
-    return _structure(graph, graph_arguments(graph))
+    try:
+        return write_net(graph, _fold(graph))
+    except NetError:
+        return write_net(graph, _lay_flat(graph))
 
 
-def _structure(graph: LayerGraph, arguments: Mapping[str, Arguments]) -> StructuredNet:
-    groups = shared_groups(graph, arguments)
-    shared = {node: f"w{i + 1}" for i, group in enumerate(groups) for node in group}
-    chains: dict[str, Sequence] = {
-        f"w{i + 1}": (CallItem(graph.nodes[group[0]].layer, arguments[group[0]], None, group[:1]),)
-        for i, group in enumerate(groups)
-    }
+@dataclass(frozen=True)
+class _Layout:
+    """What a text consists of before its labels: the order of its calls is that of `flat`."""
+
+    flat: tuple[StatementItem, ...]
+    statements: tuple[StatementItem, ...]
+    shared: Mapping[str, Sequence]
+    blocks: Mapping[str, BlockItem]
+
+
+def fold_graph(graph: LayerGraph) -> StructuredNet:
+    """The readable text alone. Raises NetError if it does not give the graph again."""
+    graph = without_identities(graph)
+    return write_net(graph, _fold(graph))
+
+
+def _fold(graph: LayerGraph) -> _Layout:
+    arguments = graph_arguments(graph)
+    shared, chains = _share(graph, arguments)
     naming = graph_naming(graph)
-    flat = statements(graph, arguments, shared)
-    draft = Draft([*(st.items for st in flat), *chains.values()], {*chains}, naming.name_block)
+    flat, is_cut = cut_by_modules(statements(graph, arguments, shared), naming)
+    draft = Draft([*(st.items for st in flat), *chains.values()], {*chains})
     draft.fold()
-    found = tuple(replace(st, items=c) for st, c in zip(flat, draft.chains, strict=False))
-    chains = dict(zip(chains, draft.chains[len(flat) :], strict=True))
-    lines, labels, outputs = label_statements(graph, found, {*chains, *draft.blocks})
-    blocks = tuple(draft.blocks.values())
-    net = NetText(net_name(graph.name), blocks, chains, lines, labels)
-    return _verify(graph, arguments, net, _call_order(graph, flat), outputs)
+    taken = {*chains, STEM, HEAD, *(st.label for st in flat if st.label)}
+    folded, blocks = name_blocks(draft.chains, draft.blocks, naming, taken)
+    found = tuple(replace(st, items=c) for st, c in zip(flat, folded, strict=False))
+    if not is_cut:
+        found = cut_by_size(found, graph)
+    chains = dict(zip(chains, folded[len(flat) :], strict=True))
+    return _Layout(flat, found, chains, blocks)
+
+
+def _lay_flat(graph: LayerGraph) -> _Layout:
+    arguments = graph_arguments(graph)
+    shared, chains = _share(graph, arguments)
+    flat = flat_statements(graph, arguments, shared)
+    return _Layout(flat, flat, chains, {})
+
+
+def _share(
+    graph: LayerGraph, arguments: Mapping[str, Arguments]
+) -> tuple[dict[str, str], dict[str, Sequence]]:
+    """The shared chain that a node uses, and these chains."""
+    groups = shared_groups(graph, arguments)
+    shared = {node: f"w{i}" for i, group in enumerate(groups, 1) for node in group}
+    return shared, {
+        shared[first]: (CallItem(graph.nodes[first].layer, arguments[first], None, (first,)),)
+        for first, *_ in groups
+    }
+
+
+def write_net(graph: LayerGraph, layout: _Layout) -> StructuredNet:
+    """The text of a layout. Raises NetError if it does not give the graph again."""
+    taken = {*layout.shared, *layout.blocks}
+    lines, labels, outputs = label_statements(graph, layout.statements, taken)
+    net = NetText(net_name(graph.name), tuple(layout.blocks.values()), layout.shared, lines, labels)
+    order = _call_order(graph, layout.flat)
+    found = StructuredNet(net.name, format_text("\n".join(net.lines())), order, outputs)
+    written = without_identities(layer_graph(elaborate_structured(found)))
+    problem = difference(graph, written, order, outputs)
+    if problem is not None:
+        raise fail(f"the text of `{net.name}` is not its graph: {problem}")
+    return found
 
 
 def _call_order(graph: LayerGraph, found: tuple[StatementItem, ...]) -> tuple[str, ...]:
     """Inputs, then calls, in the order of a text's statements."""
     nodes = [n for st in found for n in item_nodes(st.items)]
     return tuple(sorted(nodes, key=lambda n: graph.nodes[n].layer != INPUT))
-
-
-def _verify(
-    graph: LayerGraph,
-    arguments: Mapping[str, Arguments],
-    net: NetText,
-    order: tuple[str, ...],
-    outputs: Mapping[str, str],
-) -> StructuredNet:
-    text = format_text("\n".join(net.lines()))
-    found = StructuredNet(net.name, text, order, outputs)
-    written = without_identities(layer_graph(elaborate_structured(found)))
-    problem = difference(graph, arguments, written, order, outputs)
-    assert problem is None, f"{problem}\n{text}"
-    return found
 
 
 def elaborate_structured(structured: StructuredNet) -> Network:

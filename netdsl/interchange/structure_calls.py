@@ -13,7 +13,7 @@ from netdsl.layers import LAYERS
 from netdsl.layers.convolution import Bias, Padding, resolve_padding
 from netdsl.ops.windows import Pads
 from netdsl.parameter_types import OPTIONAL_EXTENT, Extent, Float, Integer, Shape
-from netdsl.signature import REQUIRED, Param, Signature
+from netdsl.signature import REQUIRED, BoundCall, Param, Signature
 from netdsl.values import Argument, Call, Size, Symbol, Value
 
 Arguments = tuple[tuple[str, Value], ...]
@@ -62,7 +62,20 @@ def _values_by_name(signature: Signature, arguments: tuple[Argument, ...]) -> di
 
 
 def _is_default(param: Param, value: object) -> bool:
-    return param.default is not REQUIRED and value == param.type.accept(param.default)
+    if param.default is REQUIRED:
+        return False
+    default = param.type.accept(param.default)
+    constants = (_constant(value), _constant(default))
+    return value == default or (None not in constants and constants[0] == constants[1])
+
+
+def _constant(value: object) -> float | None:
+    """The value that an initialiser gives to all, if it does."""
+    if not isinstance(value, BoundCall):
+        return None
+    if value.name == "constant":
+        return float(value.arguments["value"])
+    return {"zeros": 0.0, "ones": 1.0}.get(value.name)
 
 
 def _plain_value(param: Param, bound: Any, given: Value) -> Value:

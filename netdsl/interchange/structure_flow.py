@@ -8,8 +8,8 @@ that uses it (series); a join whose branches all come from one value is an eleme
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
 
 from netdsl.interchange.layer_graph import INPUT, LayerGraph
 from netdsl.interchange.structure_calls import Arguments
@@ -24,16 +24,19 @@ from netdsl.layers import LAYERS
 
 _MAX_BRANCH = 5
 """Calls that a branch beside labels may have; of a longer one, most stand before the join."""
+_MAX_DEPTH = 8
+"""Joins inside joins of one chain; a deeper one begins with a label."""
 _ENLARGING = ("convtranspose", "upsample", "pixel_shuffle")
 
 
 @dataclass(frozen=True)
 class _Path:
     """The chain from the value of `source` to another; from nothing, if it begins with a label or
-    an input."""
+    an input; `depth` is that of its joins."""
 
     source: str | None
     items: Sequence
+    depth: int = 0
 
 
 @dataclass
@@ -56,13 +59,13 @@ class _Decomposition:
         self.pinned |= {*inputs}
         for name, node in self.graph.nodes.items():
             if node.layer == INPUT:
-                self.paths[name] = _Path(None, (self._call(name),))
+                self.paths[name] = _Path(None, (self.call(name),))
             elif LAYERS[node.layer].arity == "one":
-                self.paths[name] = self._extend(self._walk_back(node.inputs[0]), self._call(name))
+                self.paths[name] = self._extend(self._walk_back(node.inputs[0]), self.call(name))
             else:
                 self.paths[name] = self._join(name, len(inputs) > 1)
 
-    def _call(self, name: str, branches: tuple[Sequence, ...] | None = None) -> CallItem:
+    def call(self, name: str, branches: tuple[Sequence, ...] | None = None) -> CallItem:
         node = self.graph.nodes[name]
         channels = self.graph.nodes[node.inputs[0]].shape[-1] if node.inputs else None
         if name in self.shared:
@@ -71,10 +74,12 @@ class _Decomposition:
         return CallItem(node.layer, self.arguments[name], branches, nodes, channels)
 
     def _extend(self, path: _Path, *items: Item) -> _Path:
-        return _Path(path.source, (*path.items, *items))
+        return _Path(path.source, (*path.items, *items), path.depth)
 
     def _walk_back(self, name: str) -> _Path:
         """The chain to a value from the last value that is used more than once or has a label."""
+        if self.paths[name].depth >= _MAX_DEPTH:
+            self.pinned.add(name)
         if name in self.pinned or self.uses[name] > 1:
             return _Path(name, ())
         return self.paths[name]
@@ -94,7 +99,7 @@ class _Decomposition:
         labels = {s for s in sources if s != flow}
         self.pinned |= labels
         branches = [
-            _Path(None, (LabelItem(b.source), *b.items)) if b.source in labels else b
+            _Path(None, (LabelItem(b.source), *b.items), b.depth) if b.source in labels else b
             for b in branches
         ]
         uses = sum(b.source == flow for b in branches)
@@ -103,17 +108,19 @@ class _Decomposition:
         before: Sequence = ()
         if flow is not None and uses == 1 and len(branches) > 1:
             before, branches = self._take_out(branches)
-        call = self._call(name, tuple(b.items for b in branches))
+        call = self.call(name, tuple(b.items for b in branches))
         channels = self.graph.nodes[flow].shape[-1] if flow is not None else None
         before_nodes = tuple(n for item in before for n in item.nodes)
         if before_nodes:
             channels = self.graph.nodes[before_nodes[-1]].shape[-1]
         call = CallItem(call.name, call.args, call.branches, call.nodes, channels)
         items = (*before, call)
-        path = _Path(flow, items)
+        depth = 1 + max(b.depth for b in branches)
         if flow is not None and uses and flow not in self.pinned and self.uses[flow] == 1:
-            return self._extend(self.paths[flow], *items)
-        return path
+            before_flow = self.paths[flow]
+            depth = max(depth, before_flow.depth)
+            return _Path(before_flow.source, (*before_flow.items, *items), depth)
+        return _Path(flow, items, depth)
 
     def _flow_source(self, sources: Mapping[str, None], has_several_inputs: bool) -> str | None:
         """The value that flows into a join: the latest of the sources of its branches."""
@@ -175,8 +182,34 @@ def _statements(
         is_output_only = name in outputs and name != main and not d.uses[name]
         output = outputs.pop(name) if is_output_only else None
         found.append(StatementItem(name, path.items, path.source, None, output))
+    return _with_outputs(graph, found, {st.output for st in found if st.output})
+
+
+def flat_statements(
+    graph: LayerGraph, arguments: Mapping[str, Arguments], shared: Mapping[str, str]
+) -> tuple[StatementItem, ...]:
+    """A statement for each call, whose branches are mere labels."""
+    positions = {n: i for i, n in enumerate(graph.nodes)}
+    d = _Decomposition(graph, arguments, shared, frozenset(), positions)
+    found = []
+    for name, node in graph.nodes.items():
+        source = node.inputs[0] if node.inputs else None
+        branches: tuple[Sequence, ...] | None = None
+        if node.layer != INPUT and LAYERS[node.layer].arity == "many":
+            branches = tuple((LabelItem(i),) for i in node.inputs)
+            source = None
+        call = replace(d.call(name, branches), nodes=(name,))
+        found.append(StatementItem(name, (call,), source))
+    return _with_outputs(graph, found)
+
+
+def _with_outputs(
+    graph: LayerGraph, found: list[StatementItem], named: Container[str] = ()
+) -> tuple[StatementItem, ...]:
+    """The statements with the outputs that are not `named` yet, and the main one as the last."""
+    main = graph.outputs["main"]
     for name, node in graph.outputs.items():
-        if name != "main" and not any(st.output == name for st in found):
+        if name != "main" and name not in named:
             found.append(StatementItem(node, (LabelItem(node),), None, None, name))
     last = [st for st in found if st.output is None][-1]
     if last.node != main:

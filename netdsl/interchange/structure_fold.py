@@ -2,46 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Iterator
+import itertools
+import math
+from collections.abc import Callable, Container, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field, replace
 
+from netdsl.interchange.structure_groups import (
+    group_starts,
+    height,
+    is_unit_layer,
+    layer_name,
+    size,
+    spans_of,
+)
+from netdsl.interchange.structure_inline import inline_blocks
+from netdsl.interchange.structure_runs import fold_runs
 from netdsl.interchange.structure_tree import (
     BlockItem,
     CallItem,
+    IfItem,
     Item,
     LabelItem,
     LoopItem,
     RepeatItem,
     Sequence,
+    item_nodes,
+    map_sequences,
     walk_items,
     walk_sequences,
 )
-from netdsl.interchange.structure_unify import Unified, item_key, sequence_key, unify
-from netdsl.layers import LAYERS, activation, convolution, normalization
-from netdsl.layers.layer import Layer
-from netdsl.ops import OPS
+from netdsl.interchange.structure_unify import Key, Unified, item_key, sequence_key, unify
+from netdsl.interchange.structure_variants import projected_units, residual_chains, unify_variants
 
-_MAX_PATTERN = 16
-"""Items of a sequence that can become a block."""
-_MAX_PERIOD = 24
+_MAX_PATTERN = 8
+"""Groups of a sequence that can become a block."""
 _MIN_GAIN = 5
-"""Words that a block must save."""
+_MIN_CHAIN_GAIN = 12
+"""Words that a block of one group must save, and one of several groups."""
+_MAX_CHAIN_PARAMS = 4
+_MAX_SELECTED = 64
+"""Occurrences of which each is tried to be left out."""
 _BLOCK_COST = 5
-_MANY_PARAMS = 6
-
-NameBlock = Callable[[Sequence, SequenceOf[Sequence], Container[str]], str]
-"""A name for a block: from its body, the sequences that it stands for, and the names taken."""
+_FREE_PARAMS = 3
 
 
-def _names(*families: SequenceOf[Layer]) -> frozenset[str]:
-    return frozenset(layer.name for family in families for layer in family)
+@dataclass(frozen=True)
+class _Pattern:
+    """Sequences of one key, of so many groups."""
 
+    key: Key
+    group_count: int
+    occurrences: list[Sequence]
 
-_PRODUCTS = _names(convolution.LAYERS) | {"fc"}
-_POINTWISE = _names(normalization.LAYERS, activation.LAYERS) | {
-    op.name for op in OPS.values() if op.is_layer
-}
+    @property
+    def is_group(self) -> bool:
+        return self.group_count == 1
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether it is a group without a sum: what units consist of."""
+        return self.is_group and not any(
+            isinstance(i, CallItem) and i.name == "add" for i in walk_items(self.occurrences[0])
+        )
+
+    @property
+    def is_trivial(self) -> bool:
+        """Whether it is one call: a block of it would only be another name."""
+        first = self.occurrences[0][0]
+        is_call = isinstance(first, CallItem) and first.branches is None
+        return len(self.key) == 1 and (is_call or isinstance(first, RepeatItem))
 
 
 @dataclass
@@ -51,14 +81,19 @@ class Draft:
     chains: list[Sequence]
     fixed: Container[str]
     """Names that only the net itself can call: its shared chains."""
-    name_block: NameBlock
     blocks: dict[str, BlockItem] = field(default_factory=dict)
 
     def fold(self) -> None:
-        self._map(fold_runs)
         self._fold_units()
-        while self._fold_best():
+        self._map(fold_runs)
+        while (
+            self._fold_best(lambda p: p.is_gate)
+            or self._fold_variants()
+            or self._fold_best(lambda p: p.is_group)
+            or self._fold_best(lambda p: True)
+        ):
             self._map(fold_runs)
+        self.chains, self.blocks = inline_blocks(self.chains, self.blocks)
 
     def _bodies(self) -> Iterator[Sequence]:
         for chain in (*self.chains, *(b.body for b in self.blocks.values())):
@@ -70,96 +105,114 @@ class Draft:
         for name, block in self.blocks.items():
             self.blocks[name] = replace(block, body=map_sequences(block.body, change))
 
-    # ---- units: a product with what follows it
-
     def _fold_units(self) -> None:
-        found: dict[tuple[Hashable, ...], list[Sequence]] = {}
+        """Makes blocks of products with the normalisations and activations behind them."""
+        found: dict[Key, list[Sequence]] = {}
         for sequence in self._bodies():
-            for start, end in _unit_spans(sequence):
+            for start, end in itertools.pairwise(group_starts(sequence)):
                 part = sequence[start:end]
-                found.setdefault(sequence_key(part), []).append(part)
+                if len(part) > 1 and all(is_unit_layer(layer_name(i)) for i in part):
+                    found.setdefault(sequence_key(part), []).append(part)
         for key, occurrences in found.items():
-            unified = unify(occurrences, self.blocks)
-            if len(occurrences) > 1 and _gain(occurrences, unified) > 0:
-                self._apply(key, occurrences, unified, lambda s: _unit_spans(s))
+            if len(occurrences) > 1:
+                occurrences, unified = self._select(occurrences, False)
+                if _gain(occurrences, unified) > 0:
+                    self._apply({key}, occurrences, unified)
 
-    # ---- patterns of any kind
+    def _fold_variants(self) -> bool:
+        """Makes one block of residual units that differ in their shortcut."""
+        sequences = list(self._bodies())
+        for variants in (*projected_units(sequences), *residual_chains(sequences)):
+            parts = [v.items for v in variants]
+            if not all(self._is_plain(i) for part in parts for i in part):
+                continue
+            unified = unify_variants(variants, self.blocks)
+            if unified is not None and _gain(parts, unified) >= _MIN_GAIN:
+                self._apply({sequence_key(p) for p in parts}, parts, unified)
+                return True
+        return False
 
-    def _fold_best(self) -> bool:
-        best: tuple[float, tuple[Hashable, ...], list[Sequence], Unified] | None = None
-        for key, occurrences in self._patterns().items():
-            if len(occurrences) < 2 or _is_trivial(key):
+    def _fold_best(self, is_wanted: Callable[[_Pattern], bool]) -> bool:
+        """Makes a block of what saves most: of single groups first, the innermost ones."""
+        best: tuple[tuple[float, ...], _Pattern] | None = None
+        for pattern in self._patterns():
+            if len(pattern.occurrences) < 2 or pattern.is_trivial or not is_wanted(pattern):
                 continue
-            bound = (len(occurrences) - 1) * max(map(size, occurrences)) - _BLOCK_COST
-            if bound < _MIN_GAIN or (best is not None and bound <= best[0]):
+            unified = unify(pattern.occurrences, self.blocks)
+            gain = _gain(pattern.occurrences, unified)
+            if gain < (_MIN_GAIN if pattern.is_group else _MIN_CHAIN_GAIN):
                 continue
-            unified = unify(occurrences, self.blocks)
-            gain = _gain(occurrences, unified)
-            if gain >= _MIN_GAIN and (best is None or gain > best[0]):
-                best = (gain, key, occurrences, unified)
+            if not pattern.is_group and len(unified.params) > _MAX_CHAIN_PARAMS:
+                continue
+            depth = -height(pattern.occurrences[0]) if pattern.is_group else -math.inf
+            if best is None or (depth, gain) > best[0]:
+                best = ((depth, gain), pattern)
         if best is None:
             return False
-        _, key, occurrences, unified = best
-        self._apply(key, occurrences, unified, lambda s: self._spans(s, key))
+        key, occurrences = best[1].key, best[1].occurrences
+        self._apply({key}, *self._select(occurrences))
         return True
 
-    def _patterns(self) -> dict[tuple[Hashable, ...], list[Sequence]]:
-        """Sequences without labels by their keys; those of one key do not overlap."""
-        found: dict[tuple[Hashable, ...], list[Sequence]] = {}
+    def _select(
+        self, occurrences: list[Sequence], reads_input: bool = True
+    ) -> tuple[list[Sequence], Unified]:
+        """The occurrences without those that cost more words than they save, and their body."""
+        unified = unify(occurrences, self.blocks, reads_input)
+        gain = _gain(occurrences, unified)
+        for other in occurrences if 2 < len(occurrences) <= _MAX_SELECTED else ():
+            fewer = [o for o in occurrences if o is not other]
+            if len(fewer) < 2:
+                break
+            smaller = unify(fewer, self.blocks, reads_input)
+            if len(smaller.params) < len(unified.params) and _gain(fewer, smaller) > gain:
+                return self._select(fewer, reads_input)
+        return occurrences, unified
+
+    def _patterns(self) -> Iterator[_Pattern]:
+        """Runs of groups without labels, by their keys; those of one key do not overlap."""
+        found: dict[Key, _Pattern] = {}
         for sequence in self._bodies():
             keys = [item_key(i) for i in sequence]
             is_plain = [self._is_plain(i) for i in sequence]
-            ends: dict[tuple[Hashable, ...], int] = {}
-            for start in range(len(sequence)):
-                for end in range(start + 1, min(len(sequence), start + _MAX_PATTERN) + 1):
-                    if not is_plain[end - 1]:
+            starts = group_starts(sequence)
+            ends: dict[Key, int] = {}
+            for i, start in enumerate(starts):
+                for n, end in enumerate(starts[i + 1 : i + 1 + _MAX_PATTERN], 1):
+                    if not all(is_plain[starts[i + n - 1] : end]):
                         break
                     key = tuple(keys[start:end])
                     if ends.get(key, 0) <= start:
                         ends[key] = end
-                        found.setdefault(key, []).append(sequence[start:end])
-        return found
+                        pattern = found.setdefault(key, _Pattern(key, n, []))
+                        pattern.occurrences.append(sequence[start:end])
+        return iter(found.values())
 
     def _is_plain(self, item: Item) -> bool:
         """Whether an item can be in a block."""
         return not any(
-            isinstance(i, LabelItem | LoopItem)
+            isinstance(i, LabelItem | LoopItem | IfItem)
             or (isinstance(i, CallItem) and (i.name in self.fixed or i.name == "input"))
             for i in walk_items((item,))
         )
 
-    def _spans(self, sequence: Sequence, key: tuple[Hashable, ...]) -> Iterator[tuple[int, int]]:
-        keys, start = [item_key(i) for i in sequence], 0
-        while start + len(key) <= len(keys):
-            if tuple(keys[start : start + len(key)]) == key:
-                yield start, start + len(key)
-                start += len(key)
-            else:
-                start += 1
-
     def _apply(
-        self,
-        key: tuple[Hashable, ...],
-        occurrences: SequenceOf[Sequence],
-        unified: Unified,
-        spans: Callable[[Sequence], Iterator[tuple[int, int]]],
+        self, keys: Container[Key], occurrences: SequenceOf[Sequence], unified: Unified
     ) -> None:
         """Makes a block of a pattern and calls it at each of its occurrences."""
-        taken = {*self.blocks, *(c.name for s in self._bodies() for c in _call_items(s))}
-        name = self.name_block(unified.body, occurrences, taken)
-        calls = {id(o): (o, row) for o, row in zip(occurrences, unified.rows, strict=True)}
-        rows: dict[tuple[Sequence, tuple[str, ...]], tuple[tuple[str, object], ...]] = {}
-        for o, row in calls.values():
-            rows[o, _nodes(o)] = row  # type: ignore[assignment]
+        name = f"block {len(self.blocks)}"
+        rows = {(o, item_nodes(o)): r for o, r in zip(occurrences, unified.rows, strict=True)}
+        lengths = sorted({len(o) for o in occurrences}, reverse=True)
 
         def change(sequence: Sequence) -> Sequence:
             found: list[Item] = []
             last = 0
-            for start, end in spans(sequence):
+            for start, end in spans_of(sequence, lengths):
                 part = sequence[start:end]
-                if sequence_key(part) == key:
-                    args = rows[part, _nodes(part)]
-                    call = CallItem(name, args, None, _nodes(part), part[0].channels)  # type: ignore[arg-type]
+                if start < last or sequence_key(part) not in keys:
+                    continue
+                nodes = item_nodes(part)
+                if (part, nodes) in rows:
+                    call = CallItem(name, rows[part, nodes], None, nodes, part[0].channels)
                     found += [*sequence[last:start], call]
                     last = end
             return (*found, *sequence[last:])
@@ -168,134 +221,10 @@ class Draft:
         self.blocks[name] = BlockItem(name, unified.params, unified.body)
 
 
-def _call_items(items: Sequence) -> Iterator[CallItem]:
-    return (i for i in items if isinstance(i, CallItem))
-
-
-def _nodes(items: Sequence) -> tuple[str, ...]:
-    return tuple(n for i in items for n in i.nodes)
-
-
-def _is_trivial(key: tuple[Hashable, ...]) -> bool:
-    """Whether a pattern is one call: a block of it would only be another name."""
-    return len(key) == 1 and (isinstance(key[0], str) or key[0][0] == "*")  # type: ignore[index]
-
-
-def map_sequences(items: Sequence, change: Callable[[Sequence], Sequence]) -> Sequence:
-    """Items with every sequence changed, innermost first."""
-    found: list[Item] = []
-    for item in items:
-        match item:
-            case CallItem(branches=tuple(branches)):
-                mapped = tuple(map_sequences(b, change) for b in branches)
-                found.append(replace(item, branches=mapped))
-            case RepeatItem(body=body) | LoopItem(body=body):
-                found.append(replace(item, body=map_sequences(body, change)))
-            case _:
-                found.append(item)
-    return change(tuple(found))
-
-
-def _unit_spans(sequence: Sequence) -> Iterator[tuple[int, int]]:
-    """A product with the normalisations and activations behind it, or two of these alone."""
-    start = 0
-    while start < len(sequence):
-        end = start + 1
-        first = _plain_name(sequence[start])
-        if first in _PRODUCTS or first in _POINTWISE:
-            while end < len(sequence) and _plain_name(sequence[end]) in _POINTWISE:
-                end += 1
-            if end - start > 1:
-                yield start, end
-        start = end
-
-
-def _plain_name(item: Item) -> str:
-    is_call = isinstance(item, CallItem) and item.branches is None and item.name in LAYERS
-    return item.name if is_call and isinstance(item, CallItem) else ""
-
-
-# ---- repeats ----------------------------------------------------------------------------------
-
-
-def fold_runs(sequence: Sequence) -> Sequence:
-    """Writes equal parts that follow each other as repeats."""
-    found: list[Item] = []
-    i = 0
-    while i < len(sequence):
-        period, count = _best_run(sequence, i)
-        if count < 2:
-            found.append(sequence[i])
-            i += 1
-            continue
-        part = sequence[i : i + period * count]
-        found.append(RepeatItem(part[:period], count, _nodes(part), part[0].channels))
-        i += period * count
-    return _absorb(tuple(found))
-
-
-def _best_run(sequence: Sequence, start: int) -> tuple[int, int]:
-    """The period and count of the run at a place that saves most."""
-    best, best_gain = (1, 1), 0
-    for period in range(1, min(_MAX_PERIOD, (len(sequence) - start) // 2) + 1):
-        part = sequence[start : start + period]
-        count, end = 1, start + period
-        while sequence[end : end + period] == part:
-            count, end = count + 1, end + period
-        gain = (count - 1) * sum(map(_item_size, part))
-        if count > 1 and gain > best_gain:
-            best, best_gain = (period, count), gain
-    return best
-
-
-def _absorb(sequence: Sequence) -> Sequence:
-    """Counts equal items beside a repeat with it."""
-    found: list[Item] = []
-    for item in sequence:
-        body, count = _as_repeat(item)
-        last, n = _as_repeat(found[-1]) if found else ((), 0)
-        is_repeat = isinstance(item, RepeatItem) or (found and isinstance(found[-1], RepeatItem))
-        if is_repeat and body == last and isinstance(count, int) and isinstance(n, int):
-            before = found.pop()
-            nodes = (*before.nodes, *item.nodes)
-            found.append(RepeatItem(body, n + count, nodes, before.channels))
-        else:
-            found.append(item)
-    return tuple(found)
-
-
-def _as_repeat(item: Item) -> tuple[Sequence, object]:
-    return (item.body, item.count) if isinstance(item, RepeatItem) else ((item,), 1)
-
-
-# ---- the length of a text ---------------------------------------------------------------------
-
-
-def size(items: Sequence) -> int:
-    """The words of a chain."""
-    return sum(map(_item_size, items))
-
-
-def _item_size(item: Item) -> int:
-    match item:
-        case CallItem(args=args, branches=branches):
-            joined = sum(size(b) + 1 for b in branches or ())
-            return 2 + _args_size(args) + joined
-        case RepeatItem(body=body):
-            return size(body) + 2
-        case LoopItem(body=body, rows=rows):
-            return size(body) + 3 + sum(len(r) + 1 for r in rows)
-    return 2
-
-
-def _args_size(args: SequenceOf[tuple[str, object]]) -> int:
-    return sum(2 if name not in ("channels", "kernel", "units") else 1 for name, _ in args)
-
-
 def _gain(occurrences: SequenceOf[Sequence], unified: Unified) -> float:
-    """The words that a block saves."""
+    """The words that a block saves; many parameters count as words."""
     optional = {p.name for p in unified.params if p.is_optional}
     calls = sum(2 + sum(2 if name in optional else 1 for name, _ in row) for row in unified.rows)
-    many = max(0, len(unified.params) - _MANY_PARAMS)
-    block = _BLOCK_COST + len(unified.params) + size(unified.body) + 6 * many
+    many = max(0, len(unified.params) - _FREE_PARAMS) * (2 if height(unified.body) else 5)
+    block = _BLOCK_COST + len(unified.params) + size(unified.body) + many
     return sum(map(size, occurrences)) - calls - block

@@ -50,7 +50,6 @@ def without_identities(graph: LayerGraph) -> LayerGraph:
 
 def difference(
     graph: LayerGraph,
-    arguments: Mapping[str, Arguments],
     written: LayerGraph,
     order: tuple[str, ...],
     outputs: Mapping[str, str],
@@ -60,7 +59,7 @@ def difference(
     if len(order) != len(written.nodes) or {*order} != {*graph.nodes}:
         return f"{len(written.nodes)} calls instead of {len(graph.nodes)}"
     origins = dict(zip(written.nodes, order, strict=True))
-    written_arguments = graph_arguments(written)
+    arguments, written_arguments = graph_arguments(graph), graph_arguments(written)
     keys: dict[str, str] = {}
     for name, node in written.nodes.items():
         origin = graph.nodes[origins[name]]

@@ -11,12 +11,13 @@ from functools import cache
 
 from netdsl.interchange.layer_graph import INPUT, LayerGraph, LayerNode
 from netdsl.interchange.structure_tree import (
+    BlockItem,
     CallItem,
     Item,
     LabelItem,
     Sequence,
     StatementItem,
-    item_nodes,
+    map_sequences,
     walk_items,
 )
 from netdsl.language.evaluate import CONSTANTS
@@ -29,7 +30,6 @@ _KEYWORDS = frozenset(
 )
 RESERVED = frozenset((*_KEYWORDS, *LAYERS, *CONSTANTS, *FUNCTIONS))
 """Names that no label, block or parameter gets."""
-_STATE_NAMES = ("weight", "bias", "gamma", "beta", "weight_v", "weight_g", "slope")
 _LETTERS = {"convtranspose": "t", "hardswish": "h", "globalavgpool": "p", "hardsigmoid": "h"}
 Path = tuple[str, ...]
 
@@ -45,14 +45,29 @@ def net_name(text: str) -> str:
     return f"{name}_" if name in _KEYWORDS else name
 
 
-def unique_name(name: str, taken: Container[str]) -> str:
-    """A name that is not taken, with a number if needed."""
-    if name.rstrip("0123456789") in RESERVED:
-        name += "_"  # `conv1` is the name of an unnamed layer
+def unique_name(name: str, taken: Container[str], numbered: Container[str] = ()) -> str:
+    """A name that is not taken, with a number if needed. Calls of what is in `numbered` are called
+    `conv1`, `conv2` and so on."""
+    stem = name.rstrip("0123456789")
+    if name in RESERVED or stem in numbered:
+        name += "_"
     found, n = name, 1
     while found in taken:
         n += 1
         found = f"{name}_{n}" if name[-1].isdigit() else f"{name}{n}"
+    return found
+
+
+def letter_name(name: str, taken: Container[str]) -> str:
+    """A name that is not taken, with a letter if needed: uses of a block are numbered, so that a
+    number at the end of its name could collide."""
+    name = name.rstrip("0123456789") or "part"
+    if name in RESERVED:
+        name += "_"
+    found, n = name, 0
+    while found in taken:
+        n += 1
+        found = f"{name}_{'abcdefghijklmnopqrstuvwxyz'[n % 26]}{'_' * (n // 26)}"
     return found
 
 
@@ -64,11 +79,8 @@ def node_path(node: LayerNode) -> Path:
     if re.search(r"[./]", node.name):
         return _split_path(node.name)[:-1]
     for key in node.states.values():
-        *path, last = _split_path(key)
-        if path and last in _STATE_NAMES:
-            return tuple(path)
-        if path:
-            return tuple(path)
+        path = _split_path(key)
+        return path[:-1] or path
     return ()
 
 
@@ -102,55 +114,117 @@ class Naming:
 
     paths: Mapping[str, Path]
 
-    def path_of(self, items: Sequence) -> Path:
-        return common_path(self.paths[n] for n in item_nodes(items))
+    def path_of(self, nodes: Iterable[str]) -> Path:
+        return common_path(self.paths[n] for n in nodes)
 
-    def name_block(
-        self, body: Sequence, occurrences: SequenceOf[Sequence], taken: Container[str]
-    ) -> str:
-        """The name that most of the sequences have in the graph, else one for the content."""
-        names = Counter(self._module_name(o) for o in occurrences)
+    def name_of_uses(self, uses: SequenceOf[tuple[str, ...]], taken: Container[str]) -> str:
+        """The module that most uses of a block are in the graph, by their nodes; may be empty."""
+        names = Counter(self._module_name(nodes) for nodes in uses)
         name, count = names.most_common(1)[0]
-        if not name or 2 * count < len(occurrences) or name in taken:
-            name = _content_name(body)
-        return unique_name(name, taken)
+        return name if 2 * count >= len(uses) and name not in taken else ""
 
-    def _module_name(self, items: Sequence) -> str:
-        path = self.path_of(items)
+    def _module_name(self, nodes: tuple[str, ...]) -> str:
+        path = self.path_of(nodes)
         name = identifier(path[-1]).rstrip("0123456789_").lower() if path else ""
         return name if len(name) > 1 and name not in RESERVED else ""
 
 
 def graph_naming(graph: LayerGraph) -> Naming:
-    return Naming({n.name: node_path(n) for n in graph.nodes.values()})
+    """The paths of nodes, without what most of them begin with: `features` says nothing."""
+    paths = {n.name: node_path(n) for n in graph.nodes.values()}
+    depth = _common_depth([p for p in paths.values() if p])
+    return Naming({n: p[depth:] if len(p) > depth else p for n, p in paths.items()})
 
 
-def _content_name(body: Sequence) -> str:
-    """A name for a block: the initials of its calls, or what its join is for."""
+def _common_depth(paths: SequenceOf[Path]) -> int:
+    """How many leading segments four of five paths have in common."""
+    depth = 0
+    while True:
+        counts = Counter(p[: depth + 1] for p in paths if len(p) > depth + 1)
+        if not counts or counts.most_common(1)[0][1] * 5 < len(paths) * 4:
+            return depth
+        depth += 1
+
+
+def name_blocks(
+    chains: list[Sequence],
+    blocks: Mapping[str, BlockItem],
+    naming: Naming,
+    taken: Collection[str],
+) -> tuple[list[Sequence], dict[str, BlockItem]]:
+    """Chains and blocks with names for the blocks, each of which stands behind those it uses."""
+    uses: dict[str, list[tuple[str, ...]]] = {name: [] for name in blocks}
+    for body in (*chains, *(b.body for b in blocks.values())):
+        for item in walk_items(body):
+            if isinstance(item, CallItem) and item.name in uses:
+                uses[item.name].append(item.nodes)
+    modules: dict[str, str] = {}
+    for name in reversed([*blocks]):  # the largest block of a module gets its name
+        if not _is_plain_unit(blocks[name].body):
+            used = {*taken, *modules.values()}
+            modules[name] = naming.name_of_uses(uses[name], used)
+    names: dict[str, str] = {}
+    found: dict[str, BlockItem] = {}
+
+    def rename(sequence: Sequence) -> Sequence:
+        return tuple(
+            replace(i, name=names.get(i.name, i.name)) if isinstance(i, CallItem) else i
+            for i in sequence
+        )
+
+    for name, block in blocks.items():
+        body = map_sequences(block.body, rename)
+        own = modules.pop(name, "")
+        used = {*taken, *found, *modules.values()}
+        names[name] = letter_name(own or _content_name(body, found), used)
+        found[names[name]] = replace(block, name=names[name], body=body)
+    return [map_sequences(c, rename) for c in chains], found
+
+
+def _is_plain_unit(body: Sequence) -> bool:
+    """Whether a block is a few layers, whose initials name it best."""
+    return len(body) < 5 and all(map(_initial, body))
+
+
+def _content_name(body: Sequence, blocks: Mapping[str, BlockItem]) -> str:
+    """A name for a block: the initials of its layers, or what its join is for."""
     joins = [i for i in body if isinstance(i, CallItem) and i.branches]
     if joins:
-        return _join_name(joins[0], body)
+        return _join_name(joins[0], blocks)
     names = [_initial(i) for i in body]
-    return "".join(names) if all(names) and len(names) < 6 else "stage"
+    if all(names) and len(names) < 6:
+        return "".join(names)
+    last = body[-1]
+    return "down" if isinstance(last, CallItem) and last.name.endswith("pool") else "stage"
 
 
 def _initial(item: Item) -> str:
-    if not isinstance(item, CallItem):
+    """The letter of a layer; empty for anything else."""
+    if not isinstance(item, CallItem) or item.name not in LAYERS or item.branches is not None:
         return ""
-    if item.name not in LAYERS:
-        return item.name if len(item.name) < 5 else ""
     return _LETTERS.get(item.name, item.name[0])
 
 
-def _join_name(join: CallItem, body: Sequence) -> str:
+def _join_name(join: CallItem, blocks: Mapping[str, BlockItem]) -> str:
     branches = join.branches or ()
     if join.name == "mul" and not all(branches):
-        return "gate"
+        return "se" if any(_calls_layer(b, "globalavgpool", blocks) for b in branches) else "gate"
     if join.name == "add":
-        return "unit"
+        if any(_calls_layer(b, "depthwise", blocks) for b in branches):
+            return "inverted"
+        main = max(map(len, branches))
+        return {2: "basic", 3: "bottleneck"}.get(main, "residual")
     if join.name == "concat":
-        return "inception" if len(branches) > 2 else "fork" if all(branches) else "dense"
+        return "inception" if len(branches) > 2 else "mix" if all(branches) else "dense"
     return "part"
+
+
+def _calls_layer(items: Sequence, layer: str, blocks: Mapping[str, BlockItem]) -> bool:
+    return any(
+        i.name == layer or (i.name in blocks and _calls_layer(blocks[i.name].body, layer, blocks))
+        for i in walk_items(items)
+        if isinstance(i, CallItem)
+    )
 
 
 # ---- labels -----------------------------------------------------------------------------------
@@ -169,16 +243,24 @@ def label_statements(
             used.add(outputs[name])
     needed = _needed_labels(statements)
     inputs = [n.name for n in graph.nodes.values() if n.layer == INPUT]
+    needed |= {*inputs} if len(inputs) > 1 else set()
+    numbered = {
+        i.name
+        for st in statements
+        if not st.label and st.node not in needed and st.output is None
+        for i in walk_items(st.items)
+        if isinstance(i, CallItem)
+    }
     labels: dict[str, str] = {}
     found = []
     for st in statements:
         wish = st.label
-        if st.node in needed or (len(inputs) > 1 and st.node in inputs):
+        if st.node in needed and not wish:
             own = identifier(_split_path(st.node)[-1])
-            wish = wish or (own if st.node in inputs and own not in _KEYWORDS else "x")
+            wish = own if st.node in inputs and own not in _KEYWORDS else "x"
         label = None
         if wish and st.output is None and st.node not in labels:
-            label = unique_name(wish, used)
+            label = unique_name(wish, used, numbered)
             used.add(label)
             labels[st.node] = label
         output = outputs[st.output] if st.output else None

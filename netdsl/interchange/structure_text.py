@@ -10,6 +10,7 @@ from netdsl.interchange.structure_calls import SAME, layer_signature
 from netdsl.interchange.structure_tree import (
     BlockItem,
     CallItem,
+    IfItem,
     Item,
     LabelItem,
     LoopItem,
@@ -85,6 +86,10 @@ class NetText:
                 is_single = len(body) == 1 and not isinstance(body[0], RepeatItem)
                 text = inside if is_single else f"({inside})"
                 return f"{text} * {term_text(count)}"
+            case IfItem(condition=condition, body=()):
+                return f"identity if {condition}"
+            case IfItem(condition=condition, body=body):
+                return f"if {condition} {{ {self._chain(body)} }}"
             case LoopItem():
                 rows = ", ".join(format_row(row) for row in item.rows)
                 label = f"{item.label}: " if item.label else ""

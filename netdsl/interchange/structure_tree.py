@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 from netdsl.values import Value
 
@@ -77,7 +77,23 @@ class LoopItem:
     channels: int | None = field(default=None, compare=False)
 
 
-Item = CallItem | LabelItem | RepeatItem | LoopItem
+@dataclass(frozen=True)
+class IfItem:
+    """`if condition { body }`; as a whole branch without a body, `identity if condition`."""
+
+    condition: str
+    body: Sequence = ()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def channels(self) -> None:
+        return None
+
+
+Item = CallItem | LabelItem | RepeatItem | LoopItem | IfItem
 Sequence = tuple[Item, ...]
 
 
@@ -123,7 +139,7 @@ def walk_sequences(items: Sequence) -> Iterator[Sequence]:
             case CallItem(branches=tuple(branches)):
                 for branch in branches:
                     yield from walk_sequences(branch)
-            case RepeatItem(body=body) | LoopItem(body=body):
+            case RepeatItem(body=body) | LoopItem(body=body) | IfItem(body=body):
                 yield from walk_sequences(body)
     yield items
 
@@ -131,3 +147,18 @@ def walk_sequences(items: Sequence) -> Iterator[Sequence]:
 def walk_items(items: Sequence) -> Iterator[Item]:
     for sequence in walk_sequences(items):
         yield from sequence
+
+
+def map_sequences(items: Sequence, change: Callable[[Sequence], Sequence]) -> Sequence:
+    """Items with every sequence changed, innermost first."""
+    found: list[Item] = []
+    for item in items:
+        match item:
+            case CallItem(branches=tuple(branches)):
+                mapped = tuple(map_sequences(b, change) for b in branches)
+                found.append(replace(item, branches=mapped))
+            case RepeatItem(body=body) | LoopItem(body=body) | IfItem(body=body) if body:
+                found.append(replace(item, body=map_sequences(body, change)))
+            case _:
+                found.append(item)
+    return change(tuple(found))

@@ -45,7 +45,7 @@ def _find_fault(dag: nx.DiGraph, name: str, node: Node, types: dict[str, TensorT
     try:
         inferred = OPS[node.op].shape(*(types[a] for a in node.args), **node.attrs)
     except NetError as e:
-        return str(e)
+        return e.message
     if inferred != node.type:
         return f"{name} is declared {node.type}, but its operator gives {inferred}"
     return None

@@ -107,14 +107,14 @@ def _set_param(
         raise fail(f"there is no net to set `{key}` in")
     owner, dot, name = key.rpartition(".")
     target = owner if dot else net or next(iter(table.own), "")
-    if name in _param_names(table, target):
+    if name in parameter_names(table, target):
         return _set_net_param(file, table, target, s.Arg(value.span, name, value))
     if key in constants:
         return _replace_item(file, constants[key], replace(constants[key], value=value))
-    net_keys = [f"{n}.{p}" for n in table.own for p in _param_names(table, n)]
+    net_keys = [f"{n}.{p}" for n in table.own for p in parameter_names(table, n)]
     sections = [i for i in file.items if isinstance(i, s.Section)]
     section_keys = [f"{i.kind}.{i.name}.KEY" if i.name else f"{i.kind}.KEY" for i in sections]
-    keys = [*_param_names(table, target), *net_keys, *constants, *section_keys]
+    keys = [*parameter_names(table, target), *net_keys, *constants, *section_keys]
     raise fail(f"there is no setting called `{key}`", help=suggest_name(key, keys, "settings are"))
 
 
@@ -138,7 +138,7 @@ def _replace_item(file: s.File, old: s.Item, new: s.Item) -> s.File:
     return replace(file, items=tuple(new if i is old else i for i in file.items))
 
 
-def _param_names(table: NetTable, name: str) -> tuple[str, ...]:
+def parameter_names(table: NetTable, name: str) -> tuple[str, ...]:
     """The parameters of a net, or of the one that an instance leads to; none if it does not."""
     try:
         net = table.find(name)

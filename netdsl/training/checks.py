@@ -10,7 +10,7 @@ from netdsl.data.config import DataConfig
 from netdsl.data.data_source import DataSource
 from netdsl.data.inventory import abbreviate
 from netdsl.data.preprocessing import Preprocessing
-from netdsl.data.samples import Dataset
+from netdsl.data.samples import Dataset, Samples
 from netdsl.errors import NetError, Span, fail
 from netdsl.language.budget import Budget
 from netdsl.language.elaborate import elaborate
@@ -142,6 +142,19 @@ def _check_class_gaps(dataset: Dataset) -> None:
             help="number the classes 0, 1, 2, ... without gaps, as "
             "`np.unique(labels, return_inverse=True)[1]` does",
         )
+
+
+def check_unchanged(data: DataConfig, samples: Samples) -> None:
+    """Raises NetError if samples that are no pictures would have to be changed like pictures."""
+    shape = samples.image_shape
+    kind = "floats" if samples.are_floats else "vectors" if shape and len(shape) != 3 else None
+    for key, calls in (("augment", data.augment), ("eval_transform", data.eval_transform)):
+        if kind and calls:
+            raise fail(
+                f"`{key}` changes pictures of bytes, but the images are {kind}",
+                calls[0].span,
+                help=f"give the images as uint8 [N,H,W,C], or set `data.{key}` to []",
+            )
 
 
 def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | None) -> None:

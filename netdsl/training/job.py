@@ -12,6 +12,7 @@ from netdsl.data.data_source import DatasetNotFound
 from netdsl.data.inventory import Inventory, make_inventory
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples, split
+from netdsl.data.sources import NO_SOURCE, GivenData
 from netdsl.errors import NetError, Source, fail
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_file
@@ -24,6 +25,7 @@ from netdsl.training.checks import (
     check_data,
     check_images,
     check_loss,
+    check_unchanged,
     evaluation_batch,
     evaluation_transform,
     training_transform,
@@ -79,8 +81,9 @@ class Job:
     @cached_property
     def inventory(self) -> Inventory:
         """The inventory of the data."""
-        source = str(self.recipe.data.source.drop_defaults())
-        return make_inventory(source, self.dataset, self.train, self.validation)
+        source = self.recipe.data.source
+        name = "as given" if source.record is NO_SOURCE else str(source.drop_defaults())
+        return make_inventory(name, self.dataset, self.train, self.validation)
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -166,21 +169,22 @@ def _resolved_text(program: Program, name: str | None) -> str:
 
 
 def prepare_job(
-    program: Program, name: str | None, data_folder: str | None = None, allow_missing: bool = False
+    program: Program, name: str | None, data: GivenData = None, allow_missing: bool = False
 ) -> Job:
     """Reads the data and checks everything that can be checked in advance, so that a run does not
     fail later for a predictable reason. If the data are missing, raises NetError, or with
     `allow_missing` returns a job without samples."""
     recipe = resolve_recipe(program, name)
+    if isinstance(data, Dataset):
+        check_unchanged(recipe.data, data.train)
+        recipe = replace(recipe, has_float_images=data.train.are_floats)
     network, evaluating = elaborate_networks(program, recipe)
     check_loss(network, recipe)
     check_batch_norm(network, recipe)
     training_graph(network, recipe)
     known = (name, recipe, _resolved_text(program, name), network, evaluating)
     try:
-        dataset = sources.load(
-            recipe.data.source, data_folder, recipe.data.is_skipping_bad_pictures
-        )
+        dataset = sources.load(recipe.data.source, data, recipe.data.is_skipping_bad_pictures)
     except DatasetNotFound as e:
         if not allow_missing:
             raise

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from netdsl.backends.array_backend import ArrayBackend
-from netdsl.backends.base import Backend, ReferenceThunk, RefreshableThunk, Thunk, WinogradThunk
+from netdsl.backends.base import (
+    Backend,
+    ReferenceThunk,
+    RefreshableThunk,
+    SequentialThunk,
+    Thunk,
+    WinogradThunk,
+)
 from netdsl.backends.cpu.aligned_allocator import prefault_pages
 from netdsl.backends.cpu.candidates import CPU_CANDIDATES
 from netdsl.backends.cpu.kernel_problem import KernelProblem
@@ -17,7 +24,7 @@ from netdsl.backends.cpu.llvm_listing import list_called_functions, make_placeho
 from netdsl.backends.cpu.map_kernels import KernelTasks, PlanMemory
 from netdsl.backends.cpu.product_candidates import CpuChoice
 from netdsl.backends.cpu.roofline_benchmark import measure_cpu_ceilings
-from netdsl.backends.cpu.task_program import make_program, thread_count
+from netdsl.backends.cpu.task_program import make_program, merge_programs, thread_count
 from netdsl.backends.roofline import Ceilings
 from netdsl.backends.source_listing import CalledFunction, format_listing
 from netdsl.lower.candidates import choose
@@ -70,6 +77,11 @@ class CpuBackend(Backend):
             RefreshableThunk(run, make_program([tasks.refresh_tasks]))
             if tasks.refresh_tasks
             else run
+        )
+
+    def capture(self, thunks: Sequence[Thunk]) -> Thunk:
+        return SequentialThunk(
+            merge_programs([t.run if isinstance(t, RefreshableThunk) else t for t in thunks])
         )
 
     def explain_choices(self, plan: Plan) -> tuple[CpuChoice, ...]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import pairwise
+from itertools import groupby, pairwise
+
+import numpy as np
 
 from netdsl.backends.cpu.record import pack_records
 from netdsl.backends.cpu.thread_pool import TaskEntry, TaskStage, ThreadPool
@@ -25,6 +27,8 @@ MAX_THREADS, _MAX_THREADS_PER_CORE = 64, 4
 """As many threads as can be asked for, or so many a core: more than one slow each other down."""
 _MAX_TASKS_PER_WORKER = 32
 """What a thread has to do, over the least that a task is worth."""
+_MAX_MERGED = 16
+"""How many kernels one call runs, at most."""
 
 
 @cache
@@ -56,12 +60,31 @@ def make_program(stages: Sequence[Sequence[Task]], keepalive: object = None) -> 
 
 class _Program:
     def __init__(self, pool: ThreadPool, stages: Array, keepalive: object) -> None:
-        self._run = pool.run
-        self._stages = stages
+        self._pool = pool
+        self.stages = stages
         self._keepalive = keepalive
 
     def __call__(self) -> None:
-        self._run(self._stages)
+        self._pool.run(self.stages)
+
+
+def merge_programs(
+    functions: Sequence[Callable[[], None]],
+) -> tuple[Callable[[], None], ...]:
+    """The same functions, with up to `_MAX_MERGED` consecutive programs made one. Each call of a
+    program takes the interpreter's lock back, for which it waits while another thread runs Python;
+    a signal, in turn, waits for the end of a call."""
+    found: list[Callable[[], None]] = []
+    for is_program, group in groupby(functions, lambda f: isinstance(f, _Program)):
+        if not is_program:
+            found += group
+            continue
+        programs = [f for f in group if isinstance(f, _Program)]
+        for i in range(0, len(programs), _MAX_MERGED):
+            part = programs[i : i + _MAX_MERGED]
+            stages = np.concatenate([p.stages for p in part])
+            found.append(_Program(_thread_pool(), stages, part))
+    return tuple(found)
 
 
 def _pack_tasks(tasks: Sequence[Task]) -> Array:

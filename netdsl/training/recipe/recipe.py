@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from netdsl.data.config import DataConfig, resolve_data
 from netdsl.errors import NetError, Span, fail
@@ -11,7 +11,8 @@ from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors, limit_error
 from netdsl.language.elaborate import Settings, ShrinkSettings, shrink_settings
 from netdsl.language.evaluate import TopLevel
-from netdsl.language.program import Program, evaluate_section
+from netdsl.language.override import override
+from netdsl.language.program import Program, build_program, evaluate_section
 from netdsl.limits import MAX_CHAIN_LENGTH, MAX_EPOCHS, MAX_GLOBS
 from netdsl.parameter_types import (
     GLOB_LIST,
@@ -31,7 +32,7 @@ from netdsl.training.recipe.losses import Objective, ObjectiveKind
 from netdsl.training.recipe.optimizers import OPTIMIZERS
 from netdsl.training.recipe.precision import PRECISIONS
 from netdsl.training.recipe.schedules import SCHEDULES
-from netdsl.values import Argument, Symbol, Value
+from netdsl.values import Symbol, Value
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,8 @@ class Recipe:
     shrink: int | None
     keep_every: int | None
     data: DataConfig
+    has_float_images: bool = False
+    """Whether the images are floats that the net takes as they are, instead of bytes."""
     expectations: tuple[s.Expression, ...] = ()
     spans: Mapping[str, Span] = field(default_factory=dict, compare=False)
     top_level: TopLevel = field(default_factory=TopLevel, compare=False, repr=False)
@@ -160,14 +163,10 @@ class Recipe:
     def settings(self, training: bool, batch: int | None = None) -> Settings:
         """Returns the settings that elaborate the net for this recipe."""
         size = self.data.batch if batch is None else batch
-        return Settings(
-            size,
-            training,
-            input_dtype="uint8",
-            prepare=self.data.normalize_pixels,
-            frozen_globs=self.freeze,
-            shrink=self.small,
-        )
+        settings = Settings(size, training, frozen_globs=self.freeze, shrink=self.small)
+        if self.has_float_images:
+            return settings
+        return replace(settings, input_dtype="uint8", prepare=self.data.normalize_pixels)
 
     @property
     def glob_count(self) -> int:
@@ -186,6 +185,16 @@ def net_name(program: Program, name: str | None) -> str | None:
     """The name of the net that a recipe names, or None."""
     section = program.find_section("train", name)
     return program.reference_name(section, "net") if section else None
+
+
+def override_recipe(file: s.File, settings: Sequence[str], recipe: str | None) -> Program:
+    """The program of a file with `--set` applied; a bare name there is a parameter of the recipe's
+    net."""
+    program = build_program(file)
+    if not settings:
+        return program
+    net = net_name(program, recipe)
+    return build_program(override(file, settings, net, program.net_table.used))
 
 
 def stage_names(program: Program, name: str | None) -> tuple[str | None, ...]:
@@ -244,8 +253,27 @@ def resolve_recipe(
 def default_recipe(net: str) -> Recipe:
     """The recipe for a net whose file has none: every key has its default."""
     values = SIGNATURE.bind((), None) | {"net": net}
-    data = resolve_data((Argument("source", Symbol("digits")),), None)
-    return Recipe(**values | {"data": data})
+    return Recipe(**values | {"data": resolve_data((), None)})
+
+
+def recipe_of_net(program: Program, net: str) -> Recipe:
+    """The recipe in a file that trains this net, the unnamed one first; if there is none, the
+    default one, with the file's data section."""
+    for section in sorted(program.sections("train"), key=lambda x: x.name is not None):
+        if program.resolve_net_name(net_name(program, section.name)) == net:
+            return resolve_recipe(program, section.name)
+    recipe, data = default_recipe(net), program.find_section("data")
+    if data is None:
+        return recipe
+    return replace(recipe, data=_resolve_data_section(program, None, data, Budget()))
+
+
+def recipe_of_weights(program: Program) -> Recipe:
+    """The recipe in the text of a checkpoint, by which its weights are used: that of its run, or
+    for imported weights, which lack one, the default with the text's data section."""
+    if program.find_section("train") is None:
+        return recipe_of_net(program, program.resolve_net_name())
+    return resolve_recipe(program)
 
 
 def _check(program: Program, name: str | None, recipe: Recipe, budget: Budget) -> None:

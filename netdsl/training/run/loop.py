@@ -31,8 +31,8 @@ def train(
 
     An epoch makes an update for each group of batches (several batches if the recipe accumulates),
     then validates and saves. `Progress` knows when a run is finished (all epochs, or no improvement
-    within `patience`) and which epoch was the best. Raises StopRequested, Diverged and BadPicture,
-    which `Trainer` handles.
+    within `patience`) and which epoch was the best; `on_epoch` may end it earlier. Raises
+    StopRequested, Diverged and BadPicture, which `Trainer` handles.
     """
 
     def check_stop() -> None:
@@ -68,7 +68,8 @@ def train(
             stepper.finish_epoch(metrics)
             directory.save_epoch(stepper.progress)
             pictures.check()  # it may end the run, so the epoch is saved first
-            callbacks.on_epoch(metrics)
+            if callbacks.on_epoch(metrics) is True:
+                break
 
         stepper.release_images()
         evaluator.release_images()

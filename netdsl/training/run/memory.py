@@ -120,7 +120,7 @@ def _data_bytes(job: Job) -> int:
     parts = [job.dataset.train, job.train, job.validation, *([read_test()] if read_test else [])]
     arrays: dict[int, Array] = {id(s.images): s.images for s in parts}
     held = sum(a.nbytes for a in arrays.values() if isinstance(a, np.ndarray))
-    image = int(np.prod(job.network.image_shape))
+    image = int(np.prod(job.network.image_shape)) * (4 if job.train.are_floats else 1)
     batches = max(job.images_per_update, job.evaluation_network.batch) * (PREFETCH_DEPTH + 2)
     return held + image * batches
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from netdsl.backends.base import Backend
+from netdsl.data.sources import GivenData
 from netdsl.language.format import format_file
 from netdsl.language.program import Program
 from netdsl.training.checks import check_recipe
@@ -29,7 +30,7 @@ def run_stages(
     program: Program,
     name: str | None,
     backend: Backend,
-    data: str | None,
+    data: GivenData,
     out: Path | Callable[[], Path],
     run: RunStage,
     saved: Checkpoint | None = None,
@@ -66,7 +67,7 @@ def _run_stage(
     program: Program,
     name: str,
     backend: Backend,
-    data: str | None,
+    data: GivenData,
     out: Path,
     run: RunStage,
     start: Checkpoint | None,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from netdsl.backends.base import Backend
 from netdsl.data.pictures import BadPicture
+from netdsl.data.sources import GivenData
 from netdsl.errors import NetError, fail
 from netdsl.language.network import Network
 from netdsl.language.program import Program
@@ -46,11 +47,11 @@ class Trainer:
         program: Program,
         recipe_name: str | None,
         backend: Backend,
-        data_folder: str | None = None,
+        data: GivenData = None,
         start: Checkpoint | None = None,
         saved: Checkpoint | None = None,
     ) -> None:
-        self.job = prepare_job(program, recipe_name, data_folder)
+        self.job = prepare_job(program, recipe_name, data)
         self.recipe = self.job.recipe
         self.backend = backend.as_deterministic() if self.recipe.deterministic else backend
         free_bytes = self.backend.free_bytes()

@@ -186,13 +186,26 @@ def evaluation_graph(network: Network, recipe: Recipe) -> Graph:
     """The results of `_score_sums` for a batch, and the `probabilities` of the scores."""
     b = Builder(network.graph, network.dtype)
     labels, weights = _targets(b, network.batch)
-    output = network.graph.outputs["main"]
     with b.at(None, "score"):
-        scores = class_scores(b, network.graph[output])
+        scores = class_scores(b, network.graph[network.graph.outputs["main"]])
         results = _score_sums(b, recipe, scores, labels, weights)
-        ready = strip_views(network.graph, output).op == "softmax"
-        results["probabilities"] = scores if ready else b.softmax(scores)
+        results["probabilities"] = _emit_probabilities(b, network, scores)
     return verify_graph(b.build(results, name=f"{network.name}.eval"))
+
+
+def prediction_graph(network: Network) -> Graph:
+    """The `scores` of a batch, [N, classes], and their `probabilities`. Raises NetError if the net
+    gives more than one score per class."""
+    b = Builder(network.graph, network.dtype)
+    with b.at(None, "score"):
+        scores = class_scores(b, network.graph[network.graph.outputs["main"]])
+        results = {"scores": scores, "probabilities": _emit_probabilities(b, network, scores)}
+    return verify_graph(b.build(results, name=f"{network.name}.predict"))
+
+
+def _emit_probabilities(b: Builder, network: Network, scores: Node) -> Node:
+    is_ready = strip_views(network.graph, network.graph.outputs["main"]).op == "softmax"
+    return scores if is_ready else b.softmax(scores)
 
 
 def scoring_graph(recipe: Recipe, batch: int, classes: int, dtype: str) -> Graph:

@@ -28,6 +28,32 @@ TEMPORARY_FILES = ".netdsl-*"
 """Files that were being written when a run was killed."""
 
 
+def create_run_directory(path: str, out: Path | None) -> Path:
+    """The directory for a new run, created immediately so that no other run takes it.
+
+    Raises NetError if the requested one already holds files of a run, or if one of its
+    subdirectories does, which may have the name of a stage.
+    """
+    if out is not None:
+        paths = [p for name in RUN_FILES for place in (name, f"*/{name}") for p in out.glob(place)]
+        existing_files = [str(p.relative_to(out)) for p in paths]
+        if existing_files:
+            message = f"{out} already holds {', '.join(existing_files)}"
+            raise fail(message, help="give another `--out`; no file is ever overwritten")
+        out.mkdir(parents=True, exist_ok=True)
+        return out
+    stem = Path(path).stem if path != "-" else "stdin"
+    number = 1
+    while True:
+        directory = Path("runs") / f"{stem}-{number}"
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return directory
+
+
 class RunDirectory:
     """The directory of a run. Opening it writes the files that an interrupted run had no time to
     write. `previous_text` is the text that the run used so far."""

@@ -1,0 +1,1 @@
+"""What `import netdsl` offers: nets, predictions and training."""

@@ -1,0 +1,246 @@
+"""A net in Python: its weights and figures, predictions, values at any place, its graph."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import networkx as nx
+
+from netdsl.api.forward import ForwardRunner, NetOfRecipe
+from netdsl.api.inputs import Inputs, read_inputs
+from netdsl.api.prediction import Prediction, make_predictions
+from netdsl.errors import fail
+from netdsl.file_io import split_file_and_name
+from netdsl.insight.compile_target import CompileTarget, build_unoptimized_graph, prepare_target
+from netdsl.insight.summary import LayerRow, summarise
+from netdsl.ir.export import to_networkx
+from netdsl.language.format import format_file
+from netdsl.language.parse import parse
+from netdsl.language.program import build_program, load_program, reject_read
+from netdsl.runtime.state import draw_initial_value
+from netdsl.training.checks import check_classes, evaluation_transform
+from netdsl.training.recipe.initial_weights import match_states, shapes_of
+from netdsl.training.recipe.recipe import recipe_of_net, recipe_of_weights, resolve_recipe
+from netdsl.training.recipe.resolved_recipe import resolve_file
+from netdsl.training.store import checkpoint
+from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
+from netdsl.types import Array
+
+
+@dataclass(frozen=True)
+class Given:
+    """Weights by name (None: to be drawn), names of the classes (none: numbers), metrics, and where
+    they are from."""
+
+    weights: Mapping[str, Array] | None
+    classes: tuple[str, ...] = ()
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = "the net"
+
+
+class Net:
+    """A net with weights, as `netdsl.load` or a training run gives it; it does not change.
+
+    Threads may share a net: what one computes does not depend on the others, and while it computes
+    they run. It is compiled when it is first used, once for each of a few batch sizes. It can be
+    pickled: what is stored are its text and its weights.
+    """
+
+    def __init__(self, source: NetOfRecipe, target: str | None, device: str, given: Given) -> None:
+        """Use `netdsl.load`. `target` is the name of a net or recipe that `graph` takes. Raises
+        NetError if the net has errors, or if the given weights do not fit it."""
+        self._source, self._target, self._device = source, target, device
+        self._network = source.elaborate(1)
+        self._given = given
+        if given.weights is not None:
+            states = self._network.graph.states
+            match_states(states, shapes_of(given.weights), (), given.origin)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        given = replace(self._given, weights=dict(self.weights))
+        return _restore, (self.text, self.name, self._device, given)
+
+    # ---- what it is
+
+    @property
+    def name(self) -> str:
+        """The name of the net in its text."""
+        return self._network.name
+
+    @property
+    def text(self) -> str:
+        """The net and its recipe as one self-contained .net text with all defaults."""
+        program = self._source.program
+        recipe = self._target if program.has_recipe(self._target) else None
+        return format_file(resolve_file(program, recipe))
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the scores: numbers if nothing names them."""
+        scores = self._network.graph[self._network.graph.outputs["main"]].type.shape[-1]
+        return self._given.classes or tuple(map(str, range(scores)))
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The metrics of the epoch that the weights are from; empty for random weights."""
+        return dict(self._given.metrics)
+
+    @property
+    def params(self) -> int:
+        """The number of trainable values."""
+        return self._network.params
+
+    @property
+    def macs(self) -> int:
+        """The multiply-accumulates for one image."""
+        return self._network.macs
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one image: height, width, channels. Raises NetError if the net has several
+        inputs."""
+        return self._network.image_shape
+
+    @cached_property
+    def layers(self) -> tuple[LayerRow, ...]:
+        """The layers, as `netdsl summary` shows them."""
+        return summarise(self._network).layers
+
+    @cached_property
+    def places(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of the value at each place, for one image: [H,W,C] or [C]."""
+        paths = self._network.nodes_by_path
+        return MappingProxyType({p: self._network.find_node(p).type.shape[1:] for p in paths})
+
+    @cached_property
+    def weights(self) -> Mapping[str, Array]:
+        """The weights and running statistics by name, read-only; `.copy()` of one can be changed.
+        Convolutions are K x R x S x C. Those of a net without a checkpoint are drawn from the seed
+        of its recipe."""
+        given, seed = self._given.weights, self._source.recipe.seed
+        found = {
+            n.name: draw_initial_value(n, seed) if given is None else given[n.name]
+            for n in self._network.graph.states
+        }
+        for value in found.values():
+            value.flags.writeable = False
+        return MappingProxyType(found)
+
+    def __repr__(self) -> str:
+        return f"<netdsl.Net {self.name}, {self.params:,} parameters>"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a checkpoint (`.safetensors`) that all commands read. Raises NetError if it
+        cannot."""
+        about = self.text, self.classes, self.metrics
+        checkpoint.save(Path(path), Checkpoint(self.weights, *about, progress={}))
+
+    # ---- what it computes
+
+    def __call__(self, images: Any, at: str | None = None) -> Array:
+        """The scores of images, [N, classes], or the value at a place of the net, [N,H,W,C] or
+        [N,C]; places are the paths that `netdsl summary` shows. A net that gives images has no
+        scores, so its own value is that at its last place. Images are those of `predict`. Raises
+        NetError if there is no such place."""
+        if at is None and self._has_scores:
+            return self._runner.run(self._inputs(images))["scores"]
+        place = at or self._network.output_paths["main"]
+        self._network.find_node(place)
+        return self._runner.run(self._inputs(images), place)["value"]
+
+    def predict(self, images: Any) -> list[Prediction]:
+        """The most likely class of each image.
+
+        Images are pictures, which go through the net's preprocessing (resized, cropped,
+        normalised) as in `netdsl predict`: a path, an image of Pillow, a list of these, or bytes
+        (uint8) [N,H,W,C] or [H,W,C]; or floats [N, *input_shape], which are taken as they are. For
+        a single channel, the last axis may be left out. Raises NetError for anything else."""
+        check_classes(self._network, self.classes)
+        found = self._runner.run(self._inputs(images))
+        return make_predictions(self.classes, found["scores"], found["probabilities"])
+
+    def probabilities(self, images: Any) -> Array:
+        """The probabilities of all classes, [N, classes], for images as in `predict`."""
+        return self._runner.run(self._inputs(images))["probabilities"]
+
+    @property
+    def _has_scores(self) -> bool:
+        """Whether the net gives one score per class."""
+        output = self._network.graph[self._network.graph.outputs["main"]]
+        return math.prod(output.type.shape[1:-1]) == 1
+
+    def _inputs(self, images: Any) -> Inputs:
+        prepare = evaluation_transform(self._network, self._source.recipe.data)
+        return read_inputs(images, self.input_shape, prepare)
+
+    @cached_property
+    def _runner(self) -> ForwardRunner:
+        return ForwardRunner(self._source, self.weights, self._device)
+
+    # ---- what it is made of
+
+    def graph(
+        self, train: bool = False, batch: int | None = None, passes: bool = True
+    ) -> nx.DiGraph:
+        """The net as a networkx graph, a copy that you may change: for inference, or with `train`
+        the whole step of a recipe, including gradients and updates; without `passes` as the source
+        describes it, before the compiler rewrites it.
+
+        Nodes are names, in an order in which they can run; `graph.nodes[name]["node"]` holds
+        operator, operands, attributes and type. An edge leads from an operand to its reader; its
+        `operands` are the positions at which it is read. `graph.graph` holds `name`, and under
+        `outputs` and `updates` the nodes of the outputs and of the new values of the states. Raises
+        NetError if the recipe has errors.
+        """
+        target = CompileTarget(self._target if train else self.name, train, batch)
+        if passes:
+            return to_networkx(prepare_target(self._source.program, target).graph)
+        return to_networkx(build_unoptimized_graph(self._source.program, target))
+
+
+def load(place: str | os.PathLike[str], device: str = "auto") -> Net:
+    """A net: from a run directory its best weights, from a checkpoint (`.safetensors`) its own,
+    from a .net file (`FILE` or `FILE:NAME`, a net or recipe) random ones, drawn from the seed of
+    the recipe. `device` is that of `--device`.
+
+    Raises NetError if there is no such net, if it has errors, or if the file is damaged."""
+    path = Path(place)
+    if path.suffix == ".onnx":
+        help = "`netdsl import x.onnx -o x.net --weights x.safetensors` converts it"
+        raise fail(f"{path} is a file of ONNX", help=help)
+    if path.suffix == SUFFIX or path.is_dir():
+        return _load_checkpoint(path, device)
+    return _load_file(os.fspath(place), device)
+
+
+def _load_checkpoint(path: Path, device: str) -> Net:
+    saved = checkpoint.load_best(path)
+    weights = checkpoint.inference_states(saved.states)
+    given = Given(weights, saved.classes, saved.metrics, saved.origin)
+    program = saved.program()
+    recipe = recipe_of_weights(program)
+    return Net(NetOfRecipe(program, recipe), None, device, given)
+
+
+def _load_file(place: str, device: str) -> Net:
+    path, name = split_file_and_name(place)
+    program = load_program(path)
+    if program.has_recipe(name):
+        recipe = resolve_recipe(program, name)
+    else:
+        recipe = recipe_of_net(program, program.resolve_net_name(name))
+    given = Given(None, recipe.data.source.record.classes or ())
+    return Net(NetOfRecipe(program, recipe), name, device, given)
+
+
+def _restore(text: str, name: str, device: str, given: Given) -> Net:
+    """A net that was pickled."""
+    program = build_program(parse(text, f"{name}.net"), reject_read)
+    return Net(NetOfRecipe(program, recipe_of_net(program, name)), name, device, given)

@@ -1,0 +1,201 @@
+"""Training from Python: the runs of `netdsl train`, with plain results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+from netdsl.api.net import Net, load
+from netdsl.backends import open_backend
+from netdsl.data.arrays import dataset_from_arrays
+from netdsl.data.samples import Dataset
+from netdsl.data.sources import GivenData
+from netdsl.errors import fail
+from netdsl.file_io import split_file_and_name
+from netdsl.interrupt import defer_interrupts, find_plain_interrupt
+from netdsl.language import syntax as s
+from netdsl.language.elaborate import elaborate
+from netdsl.language.override import override
+from netdsl.language.program import Program, build_program, parse_file
+from netdsl.training.recipe.expectations import ExpectationResult, judge_expectations
+from netdsl.training.recipe.lints import recipe_warnings
+from netdsl.training.recipe.recipe import override_recipe, resolve_recipe
+from netdsl.training.recipe.resolved_recipe import without_expectations
+from netdsl.training.run.callbacks import OnEpoch, Result, format_epoch
+from netdsl.training.run.launch import launch
+from netdsl.training.run.stages import run_stages
+from netdsl.training.run.trainer import Trainer
+
+ArraysInMemory = tuple[Any, Any] | Mapping[str, Any]
+TrainingData = str | os.PathLike[str] | ArraysInMemory | None
+Place = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished run.
+
+    `metrics` are those of its best epoch and of the test set, if there is one: `best_epoch`,
+    `train_loss`, `val_accuracy`, `test_accuracy`, ...; `history` holds those of every epoch, and
+    `expectations` says which of the recipe's hold. `checkpoint` is the file of the best weights, in
+    the run's `directory`."""
+
+    metrics: Mapping[str, Any]
+    history: tuple[Mapping[str, Any], ...]
+    expectations: tuple[ExpectationResult, ...]
+    directory: Path
+    checkpoint: Path
+    warnings: tuple[str, ...] = ()
+    device: str = "auto"
+
+    @property
+    def ok(self) -> bool:
+        """Whether all expectations of the recipe hold."""
+        return all(x.ok for x in self.expectations)
+
+    @cached_property
+    def net(self) -> Net:
+        """The net with the best weights. Raises NetError if the checkpoint is gone."""
+        return load(self.checkpoint, self.device)
+
+
+def train(
+    file: Place | None = None,
+    *,
+    data: TrainingData = None,
+    set: Mapping[str, Any] | None = None,
+    out: Place | None = None,
+    resume: Place | None = None,
+    device: str = "auto",
+    on_epoch: Callable[[dict[str, Any]], object] | None = None,
+    verbose: bool = False,
+) -> TrainingResult:
+    """Trains `FILE` or `FILE:RECIPE` as `netdsl train` does; its run directory is `out`, else
+    runs/NAME-N. With `resume` instead of a file, resumes the run in that directory.
+
+    `data` is the folder of `--data`, or arrays that replace the recipe's source: `(images,
+    labels)`, or a mapping with `x_train`, `y_train` and optionally `x_val`, `y_val`, `x_test`,
+    `y_test` and `classes`. Images are uint8 [N,H,W,C] or [N,H,W]; floats [N, *input_shape] are
+    taken as they are. Labels are integers from 0 without gaps, or names.
+
+    `set` changes the recipe as `--set` does: `{"train.epochs": 5, "classes": 3}`; a string is .net
+    text: `{"train.optimizer": "adam(lr=0.01)"}`.
+
+    `on_epoch` is called with the metrics of every epoch, after it is saved. If it returns True, the
+    epoch is the last one, and the run ends as usual. What it raises ends the run at once; `resume`
+    continues it. So does Ctrl-C, which saves the run first and then raises KeyboardInterrupt.
+    Nothing is printed unless `verbose`. Raises NetError for all that is wrong with file, data or
+    machine, and if the loss is no longer finite."""
+    settings = [f"{key}={format_setting(value)}" for key, value in (set or {}).items()]
+    given, parse = _read_data(data)
+    show: Callable[[str], None] = print if verbose else lambda line: None
+    runner = _Runner(on_epoch, show)
+    place = None if file is None else os.fspath(file)
+    folder, again = (None if x is None else Path(x) for x in (out, resume))
+    with launch(place, folder, again, settings, parse) as start:
+        warnings = tuple(d.message for d in recipe_warnings(start.program, start.name))
+        for line in warnings:
+            show(f"warning: {line}")
+        backend = open_backend(device)
+        trainer, result = run_stages(
+            start.program, start.name, backend, given, start.out, runner.run, start.saved
+        )
+    recipe = trainer.recipe
+    outcomes = judge_expectations(recipe.expectations, result.metrics, recipe.top_level)
+    return TrainingResult(
+        dict(result.metrics),
+        tuple(map(dict, trainer.progress.history)),
+        tuple(outcomes),
+        result.checkpoint.parent,
+        result.checkpoint,
+        warnings,
+        device,
+    )
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """Runs a recipe, and shows its epochs."""
+
+    on_epoch: OnEpoch | None
+    show: Callable[[str], None]
+
+    def run(self, trainer: Trainer, out: Path) -> Result:
+        for line in trainer.job.inventory.lines():
+            self.show(line)
+
+        def on_epoch(metrics: dict[str, Any]) -> object:
+            self.show(format_epoch(metrics, trainer.recipe.epochs))
+            return self.on_epoch(dict(metrics)) if self.on_epoch else None
+
+        try:
+            with defer_interrupts(find_plain_interrupt) as is_stop_requested:
+                return trainer.run(
+                    out, lambda step: None, on_epoch, is_stop_requested, log=self.show
+                )
+        except KeyboardInterrupt as e:
+            e.add_note(f"resume the run with netdsl.train(resume={str(out)!r})")
+            raise
+
+
+def fit_arrays(
+    file: Place,
+    make_dataset: Callable[[tuple[int, ...]], Dataset],
+    choose_settings: Callable[[Program, str | None], Sequence[str]],
+    device: str,
+    folder: Path,
+) -> tuple[Net, tuple[Mapping[str, Any], ...]]:
+    """Trains a recipe on data in memory, and returns its net and the metrics of every epoch; the
+    run directory is `folder`. `choose_settings` gives what to set in the program and its recipe of
+    that name, `make_dataset` the data for the shape of the net's input. The recipe's expectations,
+    which are about its own data, are not judged."""
+    path, name = split_file_and_name(os.fspath(file))
+    tree = drop_source(parse_file(path))
+    settings = choose_settings(build_program(tree), name)
+    program = without_expectations(override_recipe(tree, settings, name))
+    recipe = resolve_recipe(program, name)
+    network = elaborate(program, recipe.net, recipe.settings(training=False, batch=1))
+    dataset = make_dataset(network.image_shape)
+    runner = _Runner(None, lambda line: None)
+    backend = open_backend(device)
+    trainer, result = run_stages(program, name, backend, dataset, folder, runner.run)
+    return load(result.checkpoint, device), trainer.progress.history
+
+
+def _read_data(data: TrainingData) -> tuple[GivenData, Callable[[str], s.File]]:
+    """The data for a run, and how to read its file: data in memory replace its source."""
+    if data is None:
+        return None, parse_file
+    if isinstance(data, str | os.PathLike):
+        return os.fspath(data), parse_file
+    return dataset_from_arrays(data), lambda path: drop_source(parse_file(path))
+
+
+def drop_source(file: s.File) -> s.File:
+    """The file with data sections that name no source, at least one."""
+    if not any(isinstance(i, s.Section) and i.kind == "data" for i in file.items):
+        file = replace(file, items=(*file.items, s.Section(file.span, "data", None, ())))
+    return override(file, ["data.source=none"])
+
+
+def format_setting(value: Any) -> str:
+    """A value as .net text. Raises NetError if it is none."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(format_setting, value))}]"
+    if isinstance(value, Real):
+        return repr(float(value)) if not isinstance(value, Integral) else str(int(value))
+    raise fail(
+        f"`set` takes numbers, yes or no, lists and .net text, not a {type(value).__name__}",
+        help='{"train.epochs": 5, "train.optimizer": "adam(lr=0.01)"}',
+    )

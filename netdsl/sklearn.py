@@ -1,0 +1,129 @@
+"""A net as a classifier of scikit-learn: for pipelines, cross-validation and grid searches."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from netdsl.api.net import Net
+from netdsl.api.training import fit_arrays, format_setting
+from netdsl.data.arrays import dataset_from_arrays
+from netdsl.data.samples import Dataset
+from netdsl.language.override import parameter_names
+from netdsl.language.program import Program
+from netdsl.optional_imports import import_optional
+from netdsl.training.recipe.recipe import net_name, resolve_recipe
+from netdsl.types import Array
+
+_NEED = ("netdsl.sklearn needs scikit-learn", "pip install 'netdsl[sklearn]'")
+_base = import_optional("sklearn.base", *_NEED)
+_multiclass = import_optional("sklearn.utils.multiclass", *_NEED)
+_validation = import_optional("sklearn.utils.validation", *_NEED)
+_CLASSES, _INPUTS = "classes", "inputs"
+"""The parameters of a net that `fit` sets, if the net has them."""
+
+
+class NetClassifier(_base.ClassifierMixin, _base.BaseEstimator):  # type: ignore[misc, name-defined]
+    """Trains a net of a .net file by its recipe, on arrays instead of the recipe's source.
+
+    `fit` sets the net's parameter `classes`, if it has one, to the number of classes, and `inputs`
+    to the number of features, so that `net mlp(inputs=2, classes=2) { input(inputs) ... }` fits any
+    table. Nothing is held out for validation, and the recipe's expectations are not judged.
+
+    Parameters: `file`, `FILE` or `FILE:RECIPE`; `epochs`, `batch`, `lr` and `seed`, those of the
+    recipe unless given (a batch is never larger than the data); `set`, any other settings as in
+    `netdsl.train`; `device`, as on the command line. Fitted attributes: `net_` (a `netdsl.Net`),
+    `history_` (the metrics of every epoch), `classes_` and `n_features_in_`. A pickle holds the
+    text of the net and its weights.
+    """
+
+    def __init__(
+        self,
+        file: str | os.PathLike[str],
+        *,
+        epochs: int | None = None,
+        batch: int | None = None,
+        lr: float | None = None,
+        seed: int | None = None,
+        set: Mapping[str, Any] | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.file = file
+        self.epochs = epochs
+        self.batch = batch
+        self.lr = lr
+        self.seed = seed
+        self.set = set
+        self.device = device
+
+    def fit(self, X: Any, y: Any) -> NetClassifier:
+        """Trains on X, [n, features], which is reshaped to the net's input, channels last, or
+        [n, *input]. Pictures of bytes (uint8) are normalised by the recipe; all else is taken as it
+        is. `y` holds a label for each. Raises ValueError or NetError if they do not fit."""
+        X, y = _validation.validate_data(
+            self, X, y, allow_nd=True, dtype=[np.float32, np.uint8], ensure_min_samples=1
+        )
+        _multiclass.check_classification_targets(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError("NetClassifier needs at least two classes, and y has one class")
+
+        def choose_settings(program: Program, name: str | None) -> Sequence[str]:
+            return [f"{k}={format_setting(v)}" for k, v in self._settings(program, name, X).items()]
+
+        def make_dataset(shape: tuple[int, ...]) -> Dataset:
+            names, samples = list(map(str, self.classes_)), _shape_samples(X, shape)
+            self._type = samples.dtype
+            return dataset_from_arrays({"x_train": samples, "y_train": labels, "classes": names})
+
+        with TemporaryDirectory(prefix="netdsl-") as folder:
+            self.net_, self.history_ = fit_arrays(
+                self.file, make_dataset, choose_settings, self.device, Path(folder)
+            )
+        return self
+
+    def _settings(self, program: Program, name: str | None, X: Array) -> dict[str, Any]:
+        """What is set in the recipe for these data."""
+        recipe = resolve_recipe(program, name)
+        given = {
+            "train.epochs": self.epochs,
+            "train.optimizer.lr": self.lr,
+            "train.seed": self.seed,
+        }
+        found = {k: v for k, v in given.items() if v is not None}
+        batch = min(self.batch or recipe.data.batch, max(1, len(X) // recipe.accumulate))
+        found |= {"data.batch": batch, "data.validation": 0}
+        known = {_CLASSES: len(self.classes_), _INPUTS: math.prod(X.shape[1:])}
+        parameters = parameter_names(program.net_table, net_name(program, name) or recipe.net)
+        return found | {k: v for k, v in known.items() if k in parameters} | dict(self.set or {})
+
+    def predict(self, X: Any) -> Array:
+        """The most likely class of each sample, [n]."""
+        probabilities = self.predict_proba(X)
+        return self.classes_[probabilities.argmax(axis=1)]
+
+    def predict_proba(self, X: Any) -> Array:
+        """The probabilities of the classes, [n, classes], in the order of `classes_`."""
+        _validation.check_is_fitted(self)
+        X = _validation.validate_data(
+            self, X, reset=False, allow_nd=True, dtype=[np.float32, np.uint8]
+        )
+        if self._type == np.uint8 and X.dtype != np.uint8:
+            raise ValueError(f"X is {X.dtype}, but NetClassifier was fitted on bytes (uint8)")
+        net: Net = self.net_
+        return net.probabilities(_shape_samples(X.astype(self._type, copy=False), net.input_shape))
+
+
+def _shape_samples(X: Array, shape: tuple[int, ...]) -> Array:
+    """Samples of the shape of the net's input, if they have as many values; bytes stay bytes only
+    where the net takes pictures."""
+    if len(shape) != 3:
+        X = X.astype(np.float32, copy=False)
+    fits = math.prod(X.shape[1:]) == math.prod(shape)
+    return X.reshape(len(X), *shape) if fits else X

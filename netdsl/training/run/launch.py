@@ -1,0 +1,72 @@
+"""Starts runs: a new one of a file, or a resumed one, for the command line and for Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from netdsl.errors import fail
+from netdsl.file_io import split_file_and_name
+from netdsl.language import syntax as s
+from netdsl.language.program import Program
+from netdsl.training.recipe.recipe import override_recipe
+from netdsl.training.store.checkpoint import Checkpoint
+from netdsl.training.store.lock import lock_directories
+from netdsl.training.store.resume import load_continuation
+from netdsl.training.store.run_directory import create_run_directory
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a run starts from: its program, the recipe's name, its directory (which a new run
+    creates once all checks have passed), and for a resumed run its checkpoint and what changed: key
+    -> (before, now)."""
+
+    program: Program
+    name: str | None
+    out: Path | Callable[[], Path]
+    saved: Checkpoint | None = None
+    changes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+@contextmanager
+def launch(
+    file: str | None,
+    out: Path | None,
+    resume: Path | None,
+    settings: Sequence[str],
+    parse: Callable[[str], s.File],
+    is_preview: bool = False,
+) -> Iterator[Launch]:
+    """Reads what a run of `FILE[:RECIPE]` starts from, or the one in the directory `resume`, which
+    is locked for the duration of the block unless nothing is written (`is_preview`): from before
+    it is read, so that no other process resumes it in the meantime. Raises NetError if there is no
+    such run, or if the arguments contradict each other."""
+    is_locked = resume is not None and resume.is_dir() and not is_preview
+    with lock_directories(resume) if resume and is_locked else nullcontext():
+        if resume is None:
+            yield _launch_new(file, out, settings, parse)
+        else:
+            yield _launch_again(file, out, resume, settings)
+
+
+def _launch_new(
+    place: str | None, out: Path | None, settings: Sequence[str], parse: Callable[[str], s.File]
+) -> Launch:
+    if place is None:
+        raise fail("there is no file to train", help="netdsl train FILE, or --resume DIR")
+    path, name = split_file_and_name(place)
+    program = override_recipe(parse(path), settings, name)
+    return Launch(program, name, lambda: create_run_directory(path, out))
+
+
+def _launch_again(
+    place: str | None, out: Path | None, resume: Path, settings: Sequence[str]
+) -> Launch:
+    if place is not None or out is not None:
+        help = "`--set` changes it: `netdsl train --resume DIR --set train.epochs=20`"
+        raise fail("a resumed run has its own file and directory", help=help)
+    found = load_continuation(resume, settings)
+    return Launch(found.program, None, resume, found.saved, found.changes)
