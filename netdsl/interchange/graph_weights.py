@@ -14,6 +14,7 @@ from netdsl.interchange.graph_matching import UnitMatch, match_units
 from netdsl.interchange.graph_units import PRODUCTS, Unit, UnitGraph, unit_graph
 from netdsl.interchange.imported_net import ImportedNet
 from netdsl.interchange.layer_graph import LayerNode, Shape, layer_graph
+from netdsl.interchange.match_errors import NO_SIDE_OUTPUTS, is_side_only
 from netdsl.interchange.weights_match import MatchedModule, WeightsMatch
 from netdsl.language.network import Network
 from netdsl.text_escaping import escape_line
@@ -34,7 +35,7 @@ def match_graph(network: Network, given: ImportedNet, origin: str) -> WeightsMat
         here, there = unit_graph(graph, False), unit_graph(given.graph, False)
         match = match_units(here, there)
     if isinstance(match, int):
-        raise _difference_error(network.name, here, there, match, origin)
+        raise _difference_error(network, here, there, match, origin)
     _check_choices(network, here, there, match, origin)
     epsilons = {x.path: float(x.arguments["eps"]) for x in network.layers if "eps" in x.arguments}
     states: dict[str, Array] = {}
@@ -190,19 +191,21 @@ def _choice_error(
 
 
 def _difference_error(
-    net: str, here: UnitGraph, there: UnitGraph, index: int, origin: str
+    network: Network, here: UnitGraph, there: UnitGraph, index: int, origin: str
 ) -> NetError:
     help = (
         "`netdsl import MODEL.onnx -o x.net --weights x.safetensors` writes the net of the file, "
         "and `netdsl diff` compares it with this one"
     )
     if index == len(here.units):
-        message = f"{origin} has more layers with weights than `{net}`, or other outputs"
+        message = f"{origin} has more layers with weights than `{network.name}`, or other outputs"
         counts = f"{len(there.units):,} there, {len(here.units):,} here"
         return fail(message, notes=[counts], help=help)
     node = here.units[index].node
+    if is_side_only(network, node.states.values()):
+        help = NO_SIDE_OUTPUTS
     return fail(
-        f"{origin} has nothing like the layer `{node.name}` of `{net}`: {node.layer} with a result "
+        f"{origin} has nothing like the layer `{node.name}` of `{network.name}`: {node.layer} with a result "
         f"of {dims(node.shape)}, and what it reads",
         notes=[f"{index:,} of {len(here.units):,} layers before it have their like"],
         help=help,
