@@ -205,8 +205,8 @@ def _difference_error(
     if is_side_only(network, node.states.values()):
         help = NO_SIDE_OUTPUTS
     return fail(
-        f"{origin} has nothing like the layer `{node.name}` of `{network.name}`: {node.layer} with a result "
-        f"of {dims(node.shape)}, and what it reads",
+        f"{origin} has nothing like the layer `{node.name}` of `{network.name}`: {node.layer} with "
+        f"a result of {dims(node.shape)}, and what it reads",
         notes=[f"{index:,} of {len(here.units):,} layers before it have their like"],
         help=help,
     )
