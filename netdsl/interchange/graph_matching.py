@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from netdsl.errors import fail
-from netdsl.interchange.graph_units import ColourTable, UnitSource, UnitGraph
+from netdsl.interchange.graph_units import ColourTable, UnitGraph, UnitSource
 
 MAX_UNITS = 5_000
 MAX_MATCHES = 200
