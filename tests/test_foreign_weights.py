@@ -263,3 +263,19 @@ def test_many_modules_take_little_time(netdsl: Any, folder: Path) -> None:
     code, _, err = netdsl("import", "h.safetensors", "--into", "x.net:a", "-o", "y.safetensors")
     assert (code, "right shape" in err) == (2, True)
     assert time.process_time() - began < 5
+
+
+def test_a_checkpoint_of_a_net_with_other_labels(netdsl: Any, folder: Path) -> None:
+    (folder / "names").write_text("ant\nbee\nwasp\n")
+    args = ("--into", "x.net:a", "-o", "y.safetensors", "--classes", "names")
+    assert netdsl("import", "w.safetensors", *args)[0] == 0
+    other = NET.replace("  c: conv", "  begin: conv").replace("  head: fc", "  end: fc")
+    (folder / "z.net").write_text(other)
+    code, out, err = netdsl("import", "y.safetensors", "--into", "z.net:a", "-o", "z.safetensors")
+    assert code == 0, err
+    assert "c.conv1 -> begin.conv1" in out
+    mine, theirs = (checkpoint.load(folder / f"{n}.safetensors") for n in "zy")
+    assert mine.classes == ("ant", "bee", "wasp")
+    for name, value in theirs.states.items():
+        new = name.replace("c.conv1", "begin.conv1").replace("head", "end")
+        np.testing.assert_array_equal(mine.states[new], value)
