@@ -316,7 +316,6 @@ def test_suffixes(netdsl: Any, weights: Path) -> None:
         ("netdsl", "net small {", "is missing"),
         ("netdsl", TEXT.replace("conv(4", "conv(5"), "does not fit the net in its metadata"),
         ("netdsl", TEXT.replace("fc(classes)", "fc(99999)"), "values, and the file"),
-        ("netdsl", TEXT.replace("train { epochs = 3 }", ""), "has no `train` section"),
         ("netdsl.classes", "{", "is damaged"),
         ("netdsl.classes", '["a", "a"]', "is damaged"),
         ("netdsl.format", "99", "later"),
