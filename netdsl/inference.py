@@ -29,7 +29,7 @@ from netdsl.training.checks import (
 )
 from netdsl.training.job import split_samples
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
-from netdsl.training.recipe.recipe import resolve_recipe
+from netdsl.training.recipe.recipe import recipe_of_weights
 from netdsl.training.run.score import Score, evaluate, evaluate_views
 from netdsl.training.step.compile import compile_evaluation
 from netdsl.training.step.graphs import scoring_graph
@@ -94,7 +94,7 @@ class Predictor:
         self.checkpoint = checkpoint.load(best if path.is_dir() and best.exists() else path)
         self.backend = backend
         self.program = self.checkpoint.program()
-        self.recipe = resolve_recipe(self.program)
+        self.recipe = recipe_of_weights(self.program)
         self.state = State(backend)
         self.classes = self.checkpoint.classes
 

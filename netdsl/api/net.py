@@ -22,11 +22,11 @@ from netdsl.insight.summary import LayerRow, summarise
 from netdsl.ir.export import to_networkx
 from netdsl.language.format import format_file
 from netdsl.language.parse import parse
-from netdsl.language.program import Program, build_program, load_program, reject_read
+from netdsl.language.program import build_program, load_program, reject_read
 from netdsl.runtime.state import draw_initial_value
 from netdsl.training.checks import check_classes, evaluation_transform
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
-from netdsl.training.recipe.recipe import Recipe, recipe_of_net, resolve_recipe
+from netdsl.training.recipe.recipe import recipe_of_net, recipe_of_weights, resolve_recipe
 from netdsl.training.recipe.resolved_recipe import resolve_file
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import SUFFIX
@@ -212,7 +212,7 @@ def _load_checkpoint(path: Path, device: str) -> Net:
     weights = checkpoint.inference_states(saved.states)
     given = Given(weights, saved.classes, saved.metrics, saved.origin)
     program = saved.program()
-    recipe = _default_recipe(program)
+    recipe = recipe_of_weights(program)
     return Net(NetOfRecipe(program, recipe), None, device, given)
 
 
@@ -231,10 +231,3 @@ def _restore(text: str, name: str, device: str, given: Given) -> Net:
     """A net that was pickled."""
     program = build_program(parse(text, f"{name}.net"), reject_read)
     return Net(NetOfRecipe(program, recipe_of_net(program, name)), name, device, given)
-
-
-def _default_recipe(program: Program) -> Recipe:
-    """The recipe of a checkpoint's text, which may lack one."""
-    if program.find_section("train") is None:
-        return recipe_of_net(program, program.resolve_net_name())
-    return resolve_recipe(program)

@@ -83,10 +83,8 @@ def data_entries(
     elif pixels is not None:
         entries += _describe_pixels(pixels)
     else:
-        note = (
-            "pixels are scaled to 0..1 and not normalised; `--normalize imagenet` is what most "
-            "weights of PyTorch expect"
-        )
+        usual = "; `--normalize imagenet` is what most weights of PyTorch expect"
+        note = "pixels are scaled to 0..1 and not normalised" + usual * (channels == 3)
     if channels == 3:
         side = round(min(height, width) * _RESIZE_RATIO)
         entries.append(f"eval_transform = [resize({side}), center_crop]")
@@ -99,7 +97,7 @@ def _describe_pixels(pixels: Pixels) -> list[str]:
     if (factors <= 0).any():
         raise fail("the net multiplies its pixels by a number that is not positive")
     std = 1 / (255 * factors)
-    mean = -offsets * std
+    mean = 0 - offsets * std
     if np.allclose(std, 1, rtol=1e-5) and np.allclose(mean, 0, atol=1e-6):
         return []
     for name, known in STATISTICS.items():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from netdsl.errors import NetError, fail
-from netdsl.file_io import read_regular_file
+from netdsl.file_io import open_regular_file
 from netdsl.interchange.onnx_wire import check_wire, damaged_error
 from netdsl.limits import MAX_ONNX_NODES
 from netdsl.optional_imports import import_optional
@@ -23,7 +24,7 @@ def read_model(path: Path) -> Any:
     yet. Raises NetError if the file is damaged or beyond the limits."""
     origin = str(path)
     onnx = import_onnx_package()
-    data = read_regular_file(path, MAX_ONNX_BYTES)
+    data = _read_bytes(path)
     check_wire(memoryview(data), origin)
     from google.protobuf.message import DecodeError
 
@@ -35,6 +36,21 @@ def read_model(path: Path) -> Any:
         raise damaged_error(origin)
     opset(model, origin)
     return _expand_functions(model, origin) if model.functions else model
+
+
+def _read_bytes(path: Path) -> bytes:
+    """The content of a file; memory is taken for its size, not for the largest that is allowed."""
+    with open_regular_file(path) as f:
+        size = os.fstat(f.fileno()).st_size
+        if size > MAX_ONNX_BYTES:
+            raise fail(
+                f"{path} has {size:,} bytes, and an ONNX file at most {MAX_ONNX_BYTES:,}",
+                help="larger models keep their weights in files beside it: external data",
+            )
+        try:
+            return f.read(size)
+        except OSError as e:
+            raise fail(f"cannot read {path}: {e.strerror or e}") from None
 
 
 def import_onnx_package() -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 from netdsl.errors import NetError, fail
 from netdsl.interchange.constant_folding import fold
 from netdsl.interchange.onnx_file import opset, read_model
-from netdsl.interchange.onnx_tensors import TensorReader
+from netdsl.interchange.onnx_tensors import TensorReader, as_text
 from netdsl.limits import MAX_AXES, MAX_FOLDED_VALUES
 from netdsl.text_escaping import escape_line
 from netdsl.types import Array
@@ -90,20 +90,23 @@ def read_graph(path: Path) -> OnnxGraph:
     origin = str(path)
     model = read_model(path)
     reader = TensorReader(path)
-    constants = {t.name: reader.read(t) for t in model.graph.initializer}
+    constants = {as_text(t.name): reader.read(t) for t in model.graph.initializer}
     if model.graph.sparse_initializer:
         raise fail(f"{origin} has sparse tensors, which are not supported")
     nodes = tuple(_convert_node(n, reader) for n in model.graph.node)
-    inputs = [v for v in model.graph.input if v.name not in constants]
-    _check_names(nodes, [*constants, *(v.name for v in inputs)], origin)
+    inputs = [
+        _convert_input(v, origin) for v in model.graph.input if as_text(v.name) not in constants
+    ]
+    given = [*constants, *(v.name for v in inputs)]
+    _check_names(nodes, given, origin)
     graph = OnnxGraph(
         origin,
-        _sort(nodes, {*constants, *(v.name for v in inputs)}, origin),
-        tuple(_convert_input(v, origin) for v in inputs),
-        tuple(v.name for v in model.graph.output),
+        _sort(nodes, set(given), origin),
+        tuple(inputs),
+        tuple(as_text(v.name) for v in model.graph.output),
         constants,
         opset(model, origin),
-        {p.key: p.value for p in model.metadata_props},
+        {as_text(p.key): as_text(p.value) for p in model.metadata_props},
     )
     missing = [name for name in graph.outputs if name not in graph.producers]
     if missing:
@@ -112,15 +115,15 @@ def read_graph(path: Path) -> OnnxGraph:
 
 
 def _convert_node(node: Any, reader: TensorReader) -> OnnxNode:
-    is_standard = node.domain in _STANDARD_DOMAINS
-    scopes = [p.value for p in node.metadata_props if p.key == _SCOPES_KEY]
+    domain, operator, name = map(as_text, (node.domain, node.op_type, node.name))
+    scopes = [as_text(p.value) for p in node.metadata_props if p.key == _SCOPES_KEY]
     return OnnxNode(
-        node.op_type if is_standard else f"{node.domain}.{node.op_type}",
-        node.name,
-        tuple(node.input),
-        tuple(node.output),
-        {a.name: _convert_attribute(a, reader) for a in node.attribute},
-        _find_scope(node.name, scopes),
+        operator if domain in _STANDARD_DOMAINS else f"{domain}.{operator}",
+        name,
+        tuple(map(as_text, node.input)),
+        tuple(map(as_text, node.output)),
+        {as_text(a.name): _convert_attribute(a, reader) for a in node.attribute},
+        _find_scope(name, scopes),
     )
 
 
@@ -154,7 +157,7 @@ def _convert_attribute(attribute: Any, reader: TensorReader) -> Attribute:
     if kind == kinds.INT:
         return int(attribute.i)
     if kind == kinds.STRING:
-        return _decode(attribute.s)
+        return as_text(attribute.s)
     if kind == kinds.TENSOR:
         return reader.read(attribute.t)
     if kind == kinds.FLOATS:
@@ -162,23 +165,20 @@ def _convert_attribute(attribute: Any, reader: TensorReader) -> Attribute:
     if kind == kinds.INTS:
         return tuple(attribute.ints)
     if kind == kinds.STRINGS:
-        return tuple(map(_decode, attribute.strings))
+        return tuple(map(as_text, attribute.strings))
     return None
 
 
-def _decode(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
-
-
 def _convert_input(value: Any, origin: str) -> OnnxInput:
-    name = escape_line(value.name)
+    name = as_text(value.name)
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
-        raise fail(f"{origin}: the input `{name}` is no tensor with a known number of axes")
+        message = f"the input `{escape_line(name)}` is no tensor with a known number of axes"
+        raise fail(f"{origin}: {message}")
     shape = tuple(d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim)
     if len(shape) > MAX_AXES:
-        raise fail(f"{origin}: the input `{name}` has {len(shape)} axes")
-    return OnnxInput(value.name, shape, tensor.elem_type)
+        raise fail(f"{origin}: the input `{escape_line(name)}` has {len(shape)} axes")
+    return OnnxInput(name, shape, tensor.elem_type)
 
 
 def _check_names(nodes: Iterable[OnnxNode], given: Iterable[str], origin: str) -> None:

@@ -37,6 +37,11 @@ _TYPED_FIELDS |= {13: "uint64_data"}
 _EXTERNAL = 1
 
 
+def as_text(value: str | bytes) -> str:
+    """A name in a file; protobuf gives bytes where it is not UTF-8."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
 class TensorReader:
     """Reads the tensors of the ONNX file `path`, every size of which is checked before memory is
     taken. Files beside it are read only in its own folder and below."""
@@ -49,7 +54,7 @@ class TensorReader:
         """The values of a TensorProto; bfloat16 becomes float32. Raises NetError if its bytes are
         not those of its shape."""
         shape, code = tuple(tensor.dims), tensor.data_type
-        name = escape_line(tensor.name) or "a constant"
+        name = escape_line(as_text(tensor.name)) or "a constant"
         if code not in _DTYPES:
             raise self._error(name, f"has the element type {code}, which is not supported")
         if len(shape) > MAX_AXES or any(d < 0 for d in shape):
@@ -85,7 +90,7 @@ class TensorReader:
         return np.array(field).astype(dtype)
 
     def _read_external(self, tensor: Any, name: str, count: int, dtype: Any) -> Array:
-        entries = {e.key: e.value for e in tensor.external_data}
+        entries = {as_text(e.key): as_text(e.value) for e in tensor.external_data}
         path = self._find_beside(entries.get("location", ""), name)
         offset, size = self._read_number(entries, "offset", name), count * dtype.itemsize
         length = self._read_number(entries, "length", name) if "length" in entries else size

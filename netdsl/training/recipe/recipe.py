@@ -32,7 +32,7 @@ from netdsl.training.recipe.losses import Objective, ObjectiveKind
 from netdsl.training.recipe.optimizers import OPTIMIZERS
 from netdsl.training.recipe.precision import PRECISIONS
 from netdsl.training.recipe.schedules import SCHEDULES
-from netdsl.values import Argument, Symbol, Value
+from netdsl.values import Symbol, Value
 
 
 @dataclass(frozen=True)
@@ -253,8 +253,7 @@ def resolve_recipe(
 def default_recipe(net: str) -> Recipe:
     """The recipe for a net whose file has none: every key has its default."""
     values = SIGNATURE.bind((), None) | {"net": net}
-    data = resolve_data((Argument("source", Symbol("digits")),), None)
-    return Recipe(**values | {"data": data})
+    return Recipe(**values | {"data": resolve_data((), None)})
 
 
 def recipe_of_net(program: Program, net: str) -> Recipe:
@@ -267,6 +266,14 @@ def recipe_of_net(program: Program, net: str) -> Recipe:
     if data is None:
         return recipe
     return replace(recipe, data=_resolve_data_section(program, None, data, Budget()))
+
+
+def recipe_of_weights(program: Program) -> Recipe:
+    """The recipe in the text of a checkpoint, by which its weights are used: that of its run, or
+    for imported weights, which lack one, the default with the text's data section."""
+    if program.find_section("train") is None:
+        return recipe_of_net(program, program.resolve_net_name())
+    return resolve_recipe(program)
 
 
 def _check(program: Program, name: str | None, recipe: Recipe, budget: Budget) -> None:
