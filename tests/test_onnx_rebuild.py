@@ -23,7 +23,7 @@ LOCAL = {"locally_connected", "local_small"}
 """Nets of layers whose weights differ from place to place, which no operator of ONNX has."""
 NORMALISED = {"weight"}
 """Nets whose weights are stored as their values, without the lengths that were learned."""
-MAX_LINES_ADDED = 20
+MAX_LINES_ADDED = 13
 
 
 def rebuild(netdsl: Any, network: Network, options: ExportOptions) -> tuple[Program, Network, Any]:
