@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from netdsl.interchange.structure_groups import (
     group_starts,
     height,
+    is_pool,
     is_unit_layer,
     layer_name,
     size,
@@ -54,6 +55,8 @@ class _Pattern:
     key: Key
     group_count: int
     occurrences: list[Sequence]
+    is_repeated: bool
+    """Whether it is all that some repeat consists of."""
 
     @property
     def is_group(self) -> bool:
@@ -90,6 +93,7 @@ class Draft:
             self._fold_best(lambda p: p.is_gate)
             or self._fold_variants()
             or self._fold_best(lambda p: p.is_group)
+            or self._fold_best(lambda p: p.is_repeated)
             or self._fold_best(lambda p: True)
         ):
             self._map(fold_runs)
@@ -140,7 +144,8 @@ class Draft:
                 continue
             unified = unify(pattern.occurrences, self.blocks)
             gain = _gain(pattern.occurrences, unified)
-            if gain < (_MIN_GAIN if pattern.is_group else _MIN_CHAIN_GAIN):
+            is_unit = pattern.is_group or pattern.is_repeated
+            if gain < (_MIN_GAIN if is_unit else _MIN_CHAIN_GAIN):
                 continue
             if not pattern.is_group and len(unified.params) > _MAX_CHAIN_PARAMS:
                 continue
@@ -171,6 +176,12 @@ class Draft:
     def _patterns(self) -> Iterator[_Pattern]:
         """Runs of groups without labels, by their keys; those of one key do not overlap."""
         found: dict[Key, _Pattern] = {}
+        repeated = {
+            sequence_key(i.body)
+            for sequence in self._bodies()
+            for i in sequence
+            if isinstance(i, RepeatItem)
+        }
         for sequence in self._bodies():
             keys = [item_key(i) for i in sequence]
             is_plain = [self._is_plain(i) for i in sequence]
@@ -181,9 +192,12 @@ class Draft:
                     if not all(is_plain[starts[i + n - 1] : end]):
                         break
                     key = tuple(keys[start:end])
+                    is_part = end - start < len(sequence)
+                    if is_part and is_pool(sequence[start]) and n > 1:
+                        continue  # a pooling ends a part
                     if ends.get(key, 0) <= start:
                         ends[key] = end
-                        pattern = found.setdefault(key, _Pattern(key, n, []))
+                        pattern = found.setdefault(key, _Pattern(key, n, [], key in repeated))
                         pattern.occurrences.append(sequence[start:end])
         return iter(found.values())
 

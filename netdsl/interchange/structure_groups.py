@@ -54,6 +54,11 @@ def group_starts(sequence: Sequence) -> list[int]:
     return [*starts, len(sequence)]
 
 
+def is_pool(item: Item) -> bool:
+    """Whether an item ends a part rather than begins one."""
+    return isinstance(item, CallItem) and item.name in ("maxpool", "avgpool")
+
+
 def spans_of(sequence: Sequence, lengths: SequenceOf[int]) -> Iterator[tuple[int, int]]:
     """The places in a sequence of parts that have one of some lengths and consist of groups."""
     starts = group_starts(sequence)
