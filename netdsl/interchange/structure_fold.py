@@ -42,6 +42,8 @@ _MIN_GAIN = 5
 _MIN_CHAIN_GAIN = 12
 """Words that a block of one group must save, and one of several groups."""
 _MAX_CHAIN_PARAMS = 4
+_MAX_BLOCKS = 40
+"""Blocks of a net; more are no help to a reader."""
 _MAX_SELECTED = 64
 """Occurrences of which each is tried to be left out."""
 _BLOCK_COST = 5
@@ -89,15 +91,19 @@ class Draft:
     def fold(self) -> None:
         self._fold_units()
         self._map(fold_runs)
-        while (
+        while len(self.blocks) < _MAX_BLOCKS and self._fold_once():
+            self._map(fold_runs)
+        self.chains, self.blocks = inline_blocks(self.chains, self.blocks)
+
+    def _fold_once(self) -> bool:
+        """Makes one block, if one saves anything: small parts of units first, chains last."""
+        return (
             self._fold_best(lambda p: p.is_gate)
             or self._fold_variants()
             or self._fold_best(lambda p: p.is_group)
             or self._fold_best(lambda p: p.is_repeated)
             or self._fold_best(lambda p: True)
-        ):
-            self._map(fold_runs)
-        self.chains, self.blocks = inline_blocks(self.chains, self.blocks)
+        )
 
     def _bodies(self) -> Iterator[Sequence]:
         for chain in (*self.chains, *(b.body for b in self.blocks.values())):

@@ -45,7 +45,7 @@ def group_starts(sequence: Sequence) -> list[int]:
         name = layer_name(item)
         before = layer_name(sequence[i - 1]) if i else None
         is_trailer = (
-            name in _TRAILERS
+            (name in _TRAILERS and name != before)
             or (name in _NORMS and before in _PRODUCTS)
             or (name in _LATE and is_unit_layer(before))
         )
