@@ -32,7 +32,7 @@ from netdsl.training.recipe.losses import Objective, ObjectiveKind
 from netdsl.training.recipe.optimizers import OPTIMIZERS
 from netdsl.training.recipe.precision import PRECISIONS
 from netdsl.training.recipe.schedules import SCHEDULES
-from netdsl.values import Argument, Symbol, Value
+from netdsl.values import Symbol, Value
 
 
 @dataclass(frozen=True)
@@ -253,8 +253,7 @@ def resolve_recipe(
 def default_recipe(net: str) -> Recipe:
     """The recipe for a net whose file has none: every key has its default."""
     values = SIGNATURE.bind((), None) | {"net": net}
-    data = resolve_data((Argument("source", Symbol("digits")),), None)
-    return Recipe(**values | {"data": data})
+    return Recipe(**values | {"data": resolve_data((), None)})
 
 
 def recipe_of_net(program: Program, net: str) -> Recipe:
