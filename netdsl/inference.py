@@ -18,7 +18,6 @@ from netdsl.data.samples import Batch, Dataset, Samples, evaluation_batches
 from netdsl.errors import fail
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
-from netdsl.language.program import Program
 from netdsl.ops.loss import rank_classes
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
@@ -30,7 +29,7 @@ from netdsl.training.checks import (
 )
 from netdsl.training.job import split_samples
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
-from netdsl.training.recipe.recipe import Recipe, recipe_of_net, resolve_recipe
+from netdsl.training.recipe.recipe import recipe_of_weights
 from netdsl.training.run.score import Score, evaluate, evaluate_views
 from netdsl.training.step.compile import compile_evaluation
 from netdsl.training.step.graphs import scoring_graph
@@ -87,14 +86,6 @@ _OTHER_SPLIT = (
 )
 
 
-def find_recipe(program: Program) -> Recipe:
-    """The recipe that weights were trained with; imported ones have none, and predictions need
-    only the net and how images are prepared."""
-    if program.find_section("train") is not None:
-        return resolve_recipe(program)
-    return recipe_of_net(program, program.resolve_net_name())
-
-
 class Predictor:
     """A checkpoint ready to run. Raises NetError if it does not fit its own net."""
 
@@ -102,7 +93,7 @@ class Predictor:
         self.checkpoint = checkpoint.load_best(path)
         self.backend = backend
         self.program = self.checkpoint.program()
-        self.recipe = find_recipe(self.program)
+        self.recipe = recipe_of_weights(self.program)
         self.state = State(backend)
         self.classes = self.checkpoint.classes
 

@@ -88,8 +88,9 @@ def _try(test: NodeTest, path: Path, constants: Sequence[str]) -> str:
     except NetError as e:
         first = e.diagnostics[0]
         return " ".join((*first.notes, first.message)[:1]).replace(str(path), "the model")
-    wanted = next(iter(test.outputs.values())).astype(np.float32)
+    wanted = next(iter(test.outputs.values()))
     rtol = max(test.rtol, 1e-4 if wanted.dtype.itemsize > 2 else 2e-2)
+    wanted = wanted.astype(np.float32)
     if found.size != wanted.size:
         return f"gives {found.size} values, not {wanted.size}"
     is_same = np.allclose(found.reshape(wanted.shape), wanted, rtol, max(test.atol, 1e-5))

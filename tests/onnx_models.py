@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from netdsl.types import Array
 from tests.onnx_conformance import run_import
 
+IR_VERSION = 10
+"""Of onnx 1.16, the oldest that the import is made for."""
 _LINE = re.compile(r"([\w, ]+?) = (\w+)\(([^)]*)\)(?: (.*))?")
 
 
@@ -57,7 +58,7 @@ class ModelText:
             [numpy_helper.from_array(v, k) for k, v in self.arrays().items()],
         )
         opsets = [helper.make_opsetid("", self.opset)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=min(8, onnx.IR_VERSION))
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
     def write(self, folder: Path) -> Path:
         path = folder / f"{re.sub(chr(92) + 'W+', '_', self.name)}.onnx"
@@ -409,6 +410,32 @@ MODELS: Sequence[ModelText] = (
         opset=7,
     ),
     ModelText("dropout", "a = Dropout(x)\nb = Identity(a)\ny = Relu(b)", X),
+    ModelText("max of pixels", "y = GlobalMaxPool(x)", X),
+    ModelText(
+        "gelu of opset 20", "a = Gelu(x)\nb = Mish(a)\ny = Gelu(b) approximate=tanh", X, opset=20
+    ),
+    ModelText("swish of opset 24", "y = Swish(x)", X, opset=24),
+    ModelText(
+        "group norm",
+        "y = GroupNormalization(x, g, b) num_groups=2",
+        (1, 6, 4, 4),
+        {"g": (6,), "b": (6,)},
+        opset=21,
+    ),
+    ModelText(
+        "group norm of opset 18",
+        "y = GroupNormalization(x, g, b) num_groups=2",
+        (1, 6, 4, 4),
+        {"g": (2,), "b": (2,)},
+        opset=18,
+    ),
+    ModelText(
+        "sizes",
+        "n = Size(x)\nu = Unsqueeze(n, axis)\nf = Reshape(x, u)\ns = Shape(x)\nr = Reshape(f, s)\n"
+        "e = Expand(r, s)\ny = Relu(e)",
+        X,
+        {"axis": i64(0)},
+    ),
     ModelText("squares", "y = Mul(x, x)", X),
     ModelText(
         "TensorFlow",

@@ -1,17 +1,212 @@
-"""ONNX models as nets: operators and idioms against onnxruntime."""
+"""ONNX models as nets: operators and idioms against onnxruntime, the command, the ONNX project's
+own tests."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from tests.onnx_models import MODELS, ModelText, difference
+from netdsl.interchange.axis_views import ViewError, axis_size, flat, row_view
+from netdsl.interchange.imported_net import ImportOptions
+from netdsl.interchange.layer_graph import layer_graph
+from netdsl.interchange.onnx_import import import_onnx
+from netdsl.interchange.onnx_operators import RULES
+from netdsl.ir.interpreter import evaluate_results
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.training.store import checkpoint
+from tests.conftest import HypothesisDraw
+from tests.golden import GOLDEN_FOLDER
+from tests.onnx_conformance import node_tests, run_node_test
+from tests.onnx_models import MODELS, ModelText, difference, run_onnxruntime
+
+CONFORMANCE = GOLDEN_FOLDER / "onnx_conformance.txt"
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda m: m.name)
 def test_the_import_computes_what_onnxruntime_does(model: ModelText, tmp_path: Path) -> None:
     assert difference(model.write(tmp_path), {"x": model.input()}) < 1e-4
+
+
+def test_every_operator_is_in_a_model() -> None:
+    used = {name for m in MODELS for name in re.findall(r"= (\w+)\(", m.lines)}
+    assert {name for name in RULES if "." not in name} <= used
+
+
+@given(st.data())
+def test_a_view_moves_values_as_numpy_does(data: st.DataObject) -> None:
+    """A chain of transpositions and reshapes, read off the atoms, against NumPy's result."""
+    draw = HypothesisDraw(data)
+    shape = (1, *(draw.choice((1, 2, 3, 4, 6)) for _ in range(3)))
+    values = np.arange(np.prod(shape)).reshape(shape)
+    view, expected = row_view("x", shape), values
+    for _ in range(draw.integer(1, 5)):
+        perm = data.draw(st.permutations(range(view.rank)))
+        view, expected = view.transpose(perm), expected.transpose(perm)
+        sizes = list(expected.shape)
+        at = draw.integer(0, len(sizes) - 1)
+        factor = draw.choice([n for n in range(1, 7) if sizes[at] % n == 0])
+        sizes[at : at + 1] = [factor, sizes[at] // factor]
+        if len(sizes) > 5:
+            sizes[:2] = [sizes[0] * sizes[1]]
+        view, expected = view.reshape(sizes), expected.reshape(sizes)
+    assert view.shape == expected.shape
+    atoms = flat(view.base)
+    split = values.reshape(tuple(a.size for a in atoms))
+    order = [atoms.index(a) for a in flat(view.axes)]
+    assert np.array_equal(split.transpose(order).reshape(view.shape), expected)
+    assert tuple(map(axis_size, view.base)) == shape
+
+
+def test_a_view_refuses_what_no_split_gives() -> None:
+    with pytest.raises(ViewError):
+        row_view("x", (1, 6, 4)).reshape((1, 4, 6))
+
+
+SMALL = ModelText(
+    "small-net",
+    "c = Conv(x, w, b) pads=[1,1,1,1]\nr = Relu(c)\nm = MaxPool(r) kernel_shape=[2,2] "
+    "strides=[2,2]\nf = Flatten(m)\ng = Gemm(f, v, u) transB=1\ny = Softmax(g)",
+    (1, 3, 8, 8),
+    {"w": (4, 3, 3, 3), "b": (4,), "v": (5, 64), "u": (5,)},
+)
+
+
+def test_the_command_writes_a_net_that_its_weights_carry(netdsl: Any, tmp_path: Path) -> None:
+    SMALL.write(tmp_path)
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne\n")
+    command = ("import", "small_net.onnx", "-o", "x.net", "--weights", "x.safetensors")
+    code, out, err = netdsl(*command, "--classes", "classes.txt", "--normalize", "imagenet")
+    assert (code, err) == (0, "")
+    assert "437 params" in out
+    assert "the softmax at the end is left out" in out
+    text = (tmp_path / "x.net").read_text()
+    assert "# Imported from small_net.onnx." in text
+    assert "normalize = imagenet" in text
+    assert netdsl("test", "x.net")[0] == 0
+    assert netdsl("check", "x.net")[0] == 0
+    assert netdsl("fmt", "--check", "x.net")[0] == 0
+    found = checkpoint.load(tmp_path / "x.safetensors")
+    assert found.net_text == text
+    assert found.classes == ("a", "b", "c", "d", "e")
+    from PIL import Image
+
+    Image.new("RGB", (20, 16), "red").save(tmp_path / "red.png")
+    code, out, _ = netdsl("predict", "x.safetensors", "red.png", "--device", "reference", "--json")
+    assert code == 0
+    pixels = (np.array([1.0, 0, 0]) - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    image = np.broadcast_to(pixels.reshape(1, 3, 1, 1), (1, 3, 8, 8)).astype(np.float32)
+    expected = run_onnxruntime(tmp_path / "small_net.onnx", {"x": image})[0]
+    for name, share in json.loads(out)[0]["top"]:
+        assert share == pytest.approx(expected["abcde".index(name)], abs=1e-5)
+
+
+def test_all_that_cannot_be_expressed_is_listed_and_nothing_is_written(
+    netdsl: Any, tmp_path: Path
+) -> None:
+    lines = "a = Sin(x)\nb = Conv(x, w)\nc = Cos(b)\nd = Einsum(c, a) equation=ij\ny = Sin(d)"
+    ModelText("odd", lines, (1, 3, 8, 8), {"w": (4, 3, 3, 3)}).write(tmp_path)
+    code, _, err = netdsl("import", "odd.onnx", "-o", "odd.net", "--weights", "odd.safetensors")
+    assert code == 2
+    assert "3 operators that netdsl cannot express, at 4 places" in err
+    assert "Sin: there is no layer for it (a, y)" in err
+    assert "Cos: there is no layer for it (c)" in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["odd.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("x.onnx", "-o", "x.txt"), "does not end in `.net`"),
+        (("x.onnx", "-o", "x.net", "--weights", "x.bin"), "does not end in `.safetensors`"),
+        (("x.onnx", "-o", "x.net"), "cannot read x.onnx"),
+        (("text.onnx", "-o", "x.net"), "is no ONNX file, or damaged"),
+        (("small_net.onnx", "-o", "x.net", "--normalize", "nothing"), "unknown statistics"),
+        (("small_net.onnx", "-o", "x.net", "--normalize", "by("), "--normalize"),
+        (("small_net.onnx", "-o", "x.net", "--classes", "none.txt"), "none.txt"),
+    ],
+)
+def test_what_the_command_refuses(
+    netdsl: Any, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    SMALL.write(tmp_path)
+    (tmp_path / "text.onnx").write_text("version https://git-lfs.github.com/spec/v1\n")
+    code, _, err = netdsl("import", *arguments)
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "x.net").exists()
+
+
+def test_squeezenet_is_a_short_net(data_dir: Path, tmp_path: Path) -> None:
+    source, out = data_dir / "squeezenet1_0.onnx", tmp_path / "squeezenet.net"
+    weights = tmp_path / "squeezenet.safetensors"
+    report = import_onnx(source, out, weights, ImportOptions())
+    assert report.values["params"] == 1_248_424
+    assert len(out.read_text().splitlines()) < 40
+    found = checkpoint.load(weights)
+    network = elaborate(found.program(), None, Settings())
+    image = np.random.default_rng(0).standard_normal((1, 227, 227, 3)).astype(np.float32)
+    scores = evaluate_results(network.graph, {**found.states, network.image_input: image})["main"]
+    expected = run_onnxruntime(source, {"data": image.transpose(0, 3, 1, 2)})
+    assert np.abs(scores.ravel() - expected.ravel()).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_names_of_modules_stay(tmp_path: Path) -> None:
+    """Labels come from the graph's names, and a weight's name says where a layer belongs."""
+    from netdsl.interchange.onnx_import import read_onnx
+
+    model = ModelText(
+        "names",
+        "a = Conv(x, stem.conv.weight)\nb = Relu(a)\ny = Conv(b, head.weight, head.bias)",
+        (1, 3, 8, 8),
+        {"stem.conv.weight": (4, 3, 3, 3), "head.weight": (2, 4, 1, 1), "head.bias": (2,)},
+    )
+    found = read_onnx(model.write(tmp_path)).graph
+    assert [n for n in found.nodes if n != "x"] == ["stem.conv", "relu", "head"]
+    assert found.nodes["head"].states == {"weight": "head.weight", "bias": "head.bias"}
+
+
+def test_a_graph_has_the_form_of_a_net_of_our_own(tmp_path: Path) -> None:
+    """The layers of an import are those of the net that it writes."""
+    from netdsl.interchange.onnx_import import read_onnx
+
+    path, out = SMALL.write(tmp_path), tmp_path / "x.net"
+    import_onnx(path, out, None, ImportOptions())
+    from netdsl.language.program import load_program
+
+    written = layer_graph(elaborate(load_program(str(out)), None, Settings()))
+    found = read_onnx(path).graph
+    assert [(n.layer, n.shape) for n in written.nodes.values()] == [
+        (n.layer, n.shape) for n in found.nodes.values()
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # NumPy's, while the tests are made
+def test_the_node_tests_of_onnx_pass(tmp_path: Path) -> None:
+    """Those that do not are in the golden file, with the reason. Tests of other versions of onnx
+    that it does not know are left out."""
+    import os
+
+    found = {t.name: run_node_test(t, tmp_path) for t in node_tests()}
+    if os.environ.get("NETDSL_GOLDEN") == "write":
+        passed = sum(not reason for reason in found.values())
+        lines = [f"{name}: {reason or 'passes'}" for name, reason in sorted(found.items())]
+        CONFORMANCE.write_text("\n".join((f"{passed} of {len(found)} pass", *lines)) + "\n")
+    known = dict(line.split(": ", 1) for line in CONFORMANCE.read_text().splitlines()[1:])
+    assert len(known.keys() & found.keys()) > 300
+    wrong = {
+        name: reason
+        for name, reason in found.items()
+        if name in known and (reason == "") != (known[name] == "passes")
+    }
+    assert not wrong

@@ -18,7 +18,6 @@ from netdsl.api.inputs import Inputs, read_inputs
 from netdsl.api.prediction import Prediction, make_predictions
 from netdsl.errors import fail
 from netdsl.file_io import split_file_and_name
-from netdsl.inference import find_recipe
 from netdsl.insight.compile_target import CompileTarget, build_unoptimized_graph, prepare_target
 from netdsl.insight.summary import LayerRow, summarise
 from netdsl.ir.export import to_networkx
@@ -28,7 +27,7 @@ from netdsl.language.program import build_program, load_program, reject_read
 from netdsl.runtime.state import draw_initial_value
 from netdsl.training.checks import check_classes, evaluation_transform
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
-from netdsl.training.recipe.recipe import recipe_of_net, resolve_recipe
+from netdsl.training.recipe.recipe import recipe_of_net, recipe_of_weights, resolve_recipe
 from netdsl.training.recipe.resolved_recipe import resolve_file
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
@@ -226,7 +225,8 @@ def _load_checkpoint(path: Path, device: str) -> Net:
     weights = checkpoint.inference_states(saved.states)
     given = Given(weights, saved.classes, saved.metrics, saved.origin)
     program = saved.program()
-    return Net(NetOfRecipe(program, find_recipe(program)), None, device, given)
+    recipe = recipe_of_weights(program)
+    return Net(NetOfRecipe(program, recipe), None, device, given)
 
 
 def _load_file(place: str, device: str) -> Net:

@@ -24,16 +24,11 @@ _NO_SIDE = (
 )
 
 
-def mismatch_error(
-    network: Network,
-    forms: Sequence[ModuleForm],
-    modules: Sequence[ForeignModule],
-    fitting: int,
-    origin: str,
-) -> NetError:
-    """The error for modules that cannot be assigned to the layers of a net: lists the layers and
-    modules whose shapes the other side lacks, else where the order of the names stops fitting."""
-    net = network.name
+def check_shapes(
+    network: Network, forms: Sequence[ModuleForm], modules: Sequence[ForeignModule], origin: str
+) -> None:
+    """Raises NetError with the layers and modules whose shapes the other side lacks, whatever their
+    order, if a layer is left without a module."""
     missing, extra = _unpaired(forms, modules)
     if missing:
         notes = [
@@ -43,7 +38,13 @@ def mismatch_error(
         layers = "layer" if len(missing) == 1 else "layers"
         message = f"{origin} has no weights of the right shape for {len(missing):,} {layers} of"
         is_side = all(_is_side_layer(network, f) for f in missing)
-        return fail(f"{message} `{net}`", notes=notes, help=_NO_SIDE if is_side else _OTHER_NET)
+        help = _NO_SIDE if is_side else _OTHER_NET
+        raise fail(f"{message} `{network.name}`", notes=notes, help=help)
+
+
+def order_error(net: str, forms: Sequence[ModuleForm], fitting: int, origin: str) -> NetError:
+    """The error for modules of the right shapes in another order than the net's; the first
+    `fitting` layers have one."""
     place = forms[min(fitting, len(forms) - 1)]
     return fail(
         f"{origin} has weights of all shapes of `{net}`, but the order and nesting of their names "

@@ -15,12 +15,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from netdsl.errors import fail
+from netdsl.errors import NetError, fail
 from netdsl.interchange.module_tree import ForeignModule, ModuleNode
 from netdsl.interchange.torch_layout import ModuleForm
 from netdsl.language.network import LayerInfo, Network
 
 MAX_SEARCH_STEPS = 300_000
+MAX_RUNS = 300
+"""Children of one node whose names differ in more than numbers."""
 _MAX_TIES = 6
 _Score = tuple[int, int, int]
 """Siblings that read each other, containers that are blocks of the net, words in common."""
@@ -161,20 +163,25 @@ class _Search:
     def spend_step(self) -> None:
         self.steps += 1
         if self.steps > MAX_SEARCH_STEPS:
-            raise fail(
-                "the names leave too many ways to assign the weights",
-                help="siblings that follow each other need numbers in their names: conv1, conv2",
-            )
+            raise _search_error()
+
+
+def _search_error() -> NetError:
+    return fail(
+        "the names leave too many ways to assign the weights",
+        help="siblings that follow each other need numbers in their names: conv1, conv2",
+    )
 
 
 @dataclass(frozen=True)
 class _Placement:
     """How far the children of a node are placed: how many of each run, where the last one of each
-    run begins, and the index of the next layer."""
+    run begins, the index of the next layer, and how many modules are left out."""
 
     counts: tuple[int, ...]
     begins: tuple[int, ...]
     index: int
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -209,6 +216,8 @@ class _Arrangement:
         if self.end > len(self.search.forms):
             return None
         count = len(self.node.runs)
+        if count > MAX_RUNS:
+            raise _search_error()
         ways = {_Placement((0,) * count, (-1,) * count, self.first): [_Way(_ZERO)]}
         for _ in range(sum(map(len, self.node.runs))):
             ways = self._place_one_more(ways)
@@ -229,7 +238,6 @@ class _Arrangement:
     ) -> dict[_Placement, list[_Way]]:
         found: dict[_Placement, list[_Way]] = {}
         for at, before in ways.items():
-            self.search.spend_step()
             for after, way in self._next_ways(at, before):
                 found.setdefault(after, []).append(way)
         return {at: _best_ways(several) for at, several in found.items()}
@@ -238,6 +246,7 @@ class _Arrangement:
         for run, count in enumerate(at.counts):
             if count == len(self.node.runs[run]):
                 continue
+            self.search.spend_step()
             child = self.node.runs[run][count]
             solution = None
             if at.index + child.size <= self.end:
@@ -245,17 +254,9 @@ class _Arrangement:
             if solution is not None:
                 after, chain = _advance(at, run, at.index, child.size), self._chain(at, run)
                 yield from ((after, way.then(chain, solution)) for way in ways)
-            if self._is_spare(at, child):
-                yield from ((_advance(at, run, at.begins[run], 0), way) for way in ways)
-
-    def _is_spare(self, at: _Placement, child: ModuleNode) -> bool:
-        """Whether a child may be left out: what is left then still fills the layers."""
-        if not self.spare:
-            return False
-        placed = sum(
-            c.size for run, n in zip(self.node.runs, at.counts, strict=True) for c in run[:n]
-        )
-        return placed - (at.index - self.first) + child.size <= self.spare
+            if at.skipped + child.size <= self.spare:
+                skipped = _advance(at, run, at.begins[run], 0, child.size)
+                yield from ((skipped, way) for way in ways)
 
     def _chain(self, at: _Placement, run: int) -> int:
         """Whether the next layer reads what the run's child before it gives."""
@@ -281,10 +282,10 @@ def _add_scores(*scores: _Score) -> _Score:
     return chains, blocks, words
 
 
-def _advance(at: _Placement, run: int, begin: int, size: int) -> _Placement:
+def _advance(at: _Placement, run: int, begin: int, size: int, skipped: int = 0) -> _Placement:
     counts = tuple(n + (i == run) for i, n in enumerate(at.counts))
     begins = tuple(begin if i == run else n for i, n in enumerate(at.begins))
-    return _Placement(counts, begins, at.index + size)
+    return _Placement(counts, begins, at.index + size, at.skipped + skipped)
 
 
 def _join_pairs(solutions: Iterable[_Solution]) -> _Pairs:

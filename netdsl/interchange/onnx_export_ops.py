@@ -43,20 +43,14 @@ class ExportSite:
 
     def own_nodes(self) -> list[Node]:
         """The nodes between inputs and result, in an order in which they can run."""
-        found, left = dict[str, Node](), [self.result]
-        while left:
-            name = left.pop()
-            if name not in found and name not in self.inputs:
-                found[name] = self.graph[name]
-                left += self.graph[name].args
         ordered: dict[str, Node] = {}
         stack = [(self.result, False)]
         while stack:
             name, is_ready = stack.pop()
             if is_ready:
-                ordered[name] = found[name]
-            elif name in found and name not in ordered:
-                stack += [(name, True), *((a, False) for a in reversed(found[name].args))]
+                ordered[name] = self.graph[name]
+            elif name not in ordered and name not in self.inputs:
+                stack += [(name, True), *((a, False) for a in reversed(self.graph[name].args))]
         return list(ordered.values())
 
     def find(self, op: str) -> Node:
@@ -74,10 +68,9 @@ def emit_layer_by_ops(site: ExportSite) -> ExportValue:
     """Writes a layer operator by operator."""
     values: dict[str, ExportValue | Node] = dict(site.inputs)
     for node in site.own_nodes():
-        if node.name not in site.inputs:
-            operands = [values[a] for a in node.args]
-            is_constant = all(isinstance(x, Node) for x in operands)
-            values[node.name] = node if is_constant else OP_RULES[node.op](site, node, *operands)
+        operands = [values[a] for a in node.args]
+        is_constant = all(isinstance(x, Node) for x in operands)
+        values[node.name] = node if is_constant else OP_RULES[node.op](site, node, *operands)
     result = values[site.result]
     if isinstance(result, Node):
         raise internal_error(f"{site.path} does not depend on its input")
@@ -85,17 +78,18 @@ def emit_layer_by_ops(site: ExportSite) -> ExportValue:
 
 
 def missing_ops(site: ExportSite) -> list[str]:
-    """The operators of a layer that have no rule, or not for weights computed from others."""
-    graph, missing = site.graph, []
+    """The operators of a layer that have no rule, or that compute weights from others, from which
+    these could not be restored."""
+    missing, leaves = set(), dict[str, set[str]]()
     for node in site.own_nodes():
-        leaves = {graph[n].op for n in graph.backward_slice(node.name)}
-        if "input" not in leaves:
-            is_written = not node.args or "state" not in leaves
-        else:
-            is_written = node.op in OP_RULES and node.attrs.get("keepdims", True)
-        if not is_written:
-            missing.append(node.op)
-    return sorted(set(missing))
+        parts = (leaves.get(a, {"input"}) for a in node.args)
+        leaves[node.name] = set().union(*parts) if node.args else {node.op}
+        if "input" in leaves[node.name]:
+            if node.op not in OP_RULES or not node.attrs.get("keepdims", True):
+                missing.add(node.op)
+        elif node.args and "state" in leaves[node.name]:
+            missing.add(node.op)
+    return sorted(missing)
 
 
 OpRule = Callable[..., ExportValue]

@@ -173,9 +173,8 @@ def _convert_input(value: Any, origin: str) -> OnnxInput:
     name = as_text(value.name)
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not tensor.HasField("shape"):
-        raise fail(
-            f"{origin}: the input `{escape_line(name)}` is no tensor with a known number of axes"
-        )
+        message = f"the input `{escape_line(name)}` is no tensor with a known number of axes"
+        raise fail(f"{origin}: {message}")
     shape = tuple(d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim)
     if len(shape) > MAX_AXES:
         raise fail(f"{origin}: the input `{escape_line(name)}` has {len(shape)} axes")

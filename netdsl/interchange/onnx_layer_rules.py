@@ -362,6 +362,9 @@ def _reduce(global_layer: str, layer: str) -> Rule:
 def _reduce_pixels(
     call: OnnxCall, view: View, inside: set[Any], global_layer: str, layer: str
 ) -> View:
+    if len(view.base) == 3:  # a row
+        wanted = (*view.base[:2], (), view.base[2])
+        view = replace(view, node=call.arrange(view, wanted), base=wanted, pixels=None)
     if len(view.base) != 4:
         raise UnsupportedError("it reduces other axes than height and width")
     height, width = set(view.base[1]), set(view.base[2])

@@ -17,7 +17,7 @@ from netdsl.interchange.onnx_export import (
 )
 from netdsl.json_schema import SchemaError, read_json
 from netdsl.language.elaborate import elaborate
-from netdsl.training.recipe.recipe import resolve_recipe
+from netdsl.training.recipe.recipe import recipe_of_weights
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
 from netdsl.types import Array
@@ -84,7 +84,7 @@ def restore_checkpoint(
         found = checkpoint.from_content(about, {}, origin)
     except SchemaError as e:
         raise fail(f"the metadata of {origin} is damaged: {e}", help=_REBUILD) from None
-    recipe = resolve_recipe(found.program())
+    recipe = recipe_of_weights(found.program())
     network = elaborate(found.program(), recipe.net, recipe.settings(training=False, batch=1))
     size = sum(n.type.size for n in network.graph.states)
     given = sum(math.prod(v.shape) for v in constants.values())

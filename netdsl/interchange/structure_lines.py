@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from netdsl.interchange.layer_graph import LayerGraph
 from netdsl.interchange.structure_groups import group_starts, size
-from netdsl.interchange.structure_names import RESERVED, Naming, Path, identifier
+from netdsl.interchange.structure_names import Naming, identifier
 from netdsl.interchange.structure_tree import (
     CallItem,
     LabelItem,
@@ -29,15 +29,16 @@ STEM, HEAD = "stem", "head"
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Items of one module."""
+class _ModulePart:
+    """Items of one module; `count` is how many of their nodes have its name."""
 
     name: str
     items: Sequence
+    count: int
 
     @property
     def is_single(self) -> bool:
-        return len(item_nodes(self.items)) < 2
+        return self.count < 2
 
 
 def cut_by_modules(
@@ -45,10 +46,10 @@ def cut_by_modules(
 ) -> tuple[tuple[StatementItem, ...], bool]:
     """The statements, with a statement for each module if their names say something; and whether
     they do. A label is a wish."""
-    depth = _depth([*naming.paths.values()])
-    parts = [_module_parts(st.items, naming, depth) for st in statements]
+    parts = [_module_parts(st.items, naming) for st in statements]
     named = [p for ps in parts for p in ps if not p.is_single and _label(p.name)]
-    if not _MIN_PARTS <= len(named) <= _MANY:
+    covered = sum(len(item_nodes(p.items)) for p in named)
+    if not _MIN_PARTS <= len(named) <= _MANY or 2 * covered < len(naming.paths):
         return statements, False
     found = []
     for st, ps in zip(statements, parts, strict=True):
@@ -58,52 +59,36 @@ def cut_by_modules(
     return _with_ends(tuple(found)), True
 
 
-def _module_parts(items: Sequence, naming: Naming, depth: int) -> list[_Part]:
+def _module_parts(items: Sequence, naming: Naming) -> list[_ModulePart]:
     """Runs of items in one module; what has no name belongs to the part before it."""
-    found: list[_Part] = []
+    found: list[_ModulePart] = []
     starts = {*group_starts(items)}
     for i, item in enumerate(items):
         path = naming.path_of(item.nodes)
-        name = "_".join(path[depth : depth + 1]) if len(path) > depth else "_".join(path)
-        is_same = bool(found) and (not name or name == found[-1].name or i not in starts)
-        if is_same:
-            found[-1] = replace(found[-1], items=(*found[-1].items, item))
+        name = path[0] if path else ""
+        count = sum(bool(naming.paths[n]) for n in item.nodes)
+        if found and (not name or name == found[-1].name or i not in starts):
+            before = found[-1]
+            count = before.count + (count if name == before.name else 0)
+            found[-1] = _ModulePart(before.name, (*before.items, item), count)
         else:
-            found.append(_Part(name, (item,)))
+            found.append(_ModulePart(name, (item,), count))
     return found
 
 
-def _depth(paths: SequenceOf[Path]) -> int:
-    """How many leading segments most paths have in common: `features` says nothing."""
-    depth = 0
-    known = [p for p in paths if p]
-    while known:
-        first = [p[depth] for p in known if len(p) > depth + 1]
-        common = max(set(first), key=first.count, default="")
-        if first.count(common) * 5 < len(known) * 4:
-            return depth
-        inner = [p for p in known if len(p) > depth + 1 and p[depth] == common]
-        if any(p[depth + 1].isdigit() for p in inner):
-            return depth
-        depth += 1
-    return depth
-
-
-def _merge_singles(parts: list[_Part]) -> list[_Part]:
+def _merge_singles(parts: list[_ModulePart]) -> list[_ModulePart]:
     """Neighbours of one node each as one part."""
-    found: list[_Part] = []
+    found: list[_ModulePart] = []
     for part in parts:
         if found and part.is_single and (found[-1].is_single or not found[-1].name):
-            found[-1] = _Part("", (*found[-1].items, *part.items))
+            found[-1] = _ModulePart("", (*found[-1].items, *part.items), 0)
         else:
             found.append(part)
     return found
 
 
 def _label(name: str) -> str | None:
-    label = identifier(name)
-    is_layer = label.rstrip("0123456789_") in RESERVED
-    return label if label and not is_layer else None
+    return identifier(name) or None
 
 
 def _cut(
@@ -153,16 +138,33 @@ def _stages(items: Sequence, graph: LayerGraph) -> Iterator[Sequence]:
         first = group[0]
         is_pool = isinstance(first, CallItem) and first.name in ("maxpool", "avgpool")
         joins_labels = any(isinstance(i, LabelItem) for i in walk_items(group))
-        begins = (area != before and not is_pool) or joins_labels
+        is_large = isinstance(first, CallItem) and bool(first.branches) and size(group) > _LONG
+        is_end = end == len(items) and _is_head(group)
+        begins = ((area != before and not is_pool) or joins_labels or is_large) and not is_end
         if begins and run and not _is_head(run):
-            yield run
-            run = ()
+            kept = _expansion_start(run) if _reads_depthwise(group, graph) else len(run)
+            if kept:
+                yield run[:kept]
+            run = run[kept:]
         run = (*run, *group)
-        if is_pool and area != before:
+        if (is_pool and area != before) or is_large:
             yield run
             run = ()
     if run:
         yield run
+
+
+def _reads_depthwise(group: Sequence, graph: LayerGraph) -> bool:
+    """Whether a group begins with a depthwise convolution, which widens nothing itself."""
+    nodes = item_nodes(group)
+    return bool(nodes) and graph.nodes[nodes[0]].layer == "depthwise"
+
+
+def _expansion_start(run: Sequence) -> int:
+    """Where the product at the end of a run begins: it widens what follows the run."""
+    last = run[-1]
+    is_product = isinstance(last, CallItem) and last.branches is None and len(item_nodes(run)) > 3
+    return group_starts(run)[-2] if is_product else len(run)
 
 
 def _is_head(run: Sequence) -> bool:
@@ -192,6 +194,7 @@ def _with_ends(statements: tuple[StatementItem, ...]) -> tuple[StatementItem, ..
     if len(chains) < _MIN_PARTS:
         return statements
     for place, label in ((chains[0], STEM), (chains[-1], HEAD)):
-        if not found[place].label or found[place].label == f"s{place}":
+        own = found[place].label or ""
+        if not own or (own[0] == "s" and own[1:].isdigit()):
             found[place] = replace(found[place], label=label)
     return tuple(found)

@@ -45,11 +45,12 @@ def net_name(text: str) -> str:
     return f"{name}_" if name in _KEYWORDS else name
 
 
-def unique_name(name: str, taken: Container[str]) -> str:
-    """A name that is not taken, with a number if needed."""
+def unique_name(name: str, taken: Container[str], numbered: Container[str] = ()) -> str:
+    """A name that is not taken, with a number if needed. Calls of what is in `numbered` are called
+    `conv1`, `conv2` and so on."""
     stem = name.rstrip("0123456789")
-    if name in RESERVED or stem in RESERVED or stem in taken:
-        name += "_"  # `conv1` is the name of an unnamed layer
+    if name in RESERVED or stem in numbered:
+        name += "_"
     found, n = name, 1
     while found in taken:
         n += 1
@@ -129,7 +130,20 @@ class Naming:
 
 
 def graph_naming(graph: LayerGraph) -> Naming:
-    return Naming({n.name: node_path(n) for n in graph.nodes.values()})
+    """The paths of nodes, without what most of them begin with: `features` says nothing."""
+    paths = {n.name: node_path(n) for n in graph.nodes.values()}
+    depth = _common_depth([p for p in paths.values() if p])
+    return Naming({n: p[depth:] if len(p) > depth else p for n, p in paths.items()})
+
+
+def _common_depth(paths: SequenceOf[Path]) -> int:
+    """How many leading segments four of five paths have in common."""
+    depth = 0
+    while True:
+        counts = Counter(p[: depth + 1] for p in paths if len(p) > depth + 1)
+        if not counts or counts.most_common(1)[0][1] * 5 < len(paths) * 4:
+            return depth
+        depth += 1
 
 
 def name_blocks(
@@ -144,6 +158,11 @@ def name_blocks(
         for item in walk_items(body):
             if isinstance(item, CallItem) and item.name in uses:
                 uses[item.name].append(item.nodes)
+    modules: dict[str, str] = {}
+    for name in reversed([*blocks]):  # the largest block of a module gets its name
+        if not _is_plain_unit(blocks[name].body):
+            used = {*taken, *modules.values()}
+            modules[name] = naming.name_of_uses(uses[name], used)
     names: dict[str, str] = {}
     found: dict[str, BlockItem] = {}
 
@@ -155,11 +174,16 @@ def name_blocks(
 
     for name, block in blocks.items():
         body = map_sequences(block.body, rename)
-        used = {*taken, *found}
-        wish = naming.name_of_uses(uses[name], used) or _content_name(body, found)
-        names[name] = letter_name(wish, used)
+        own = modules.pop(name, "")
+        used = {*taken, *found, *modules.values()}
+        names[name] = letter_name(own or _content_name(body, found), used)
         found[names[name]] = replace(block, name=names[name], body=body)
     return [map_sequences(c, rename) for c in chains], found
+
+
+def _is_plain_unit(body: Sequence) -> bool:
+    """Whether a block is a few layers, whose initials name it best."""
+    return len(body) < 5 and all(map(_initial, body))
 
 
 def _content_name(body: Sequence, blocks: Mapping[str, BlockItem]) -> str:
@@ -176,7 +200,7 @@ def _content_name(body: Sequence, blocks: Mapping[str, BlockItem]) -> str:
 
 def _initial(item: Item) -> str:
     """The letter of a layer; empty for anything else."""
-    if not isinstance(item, CallItem) or item.name not in LAYERS:
+    if not isinstance(item, CallItem) or item.name not in LAYERS or item.branches is not None:
         return ""
     return _LETTERS.get(item.name, item.name[0])
 
@@ -219,16 +243,24 @@ def label_statements(
             used.add(outputs[name])
     needed = _needed_labels(statements)
     inputs = [n.name for n in graph.nodes.values() if n.layer == INPUT]
+    needed |= {*inputs} if len(inputs) > 1 else set()
+    numbered = {
+        i.name
+        for st in statements
+        if not st.label and st.node not in needed and st.output is None
+        for i in walk_items(st.items)
+        if isinstance(i, CallItem)
+    }
     labels: dict[str, str] = {}
     found = []
     for st in statements:
         wish = st.label
-        if st.node in needed or (len(inputs) > 1 and st.node in inputs):
+        if st.node in needed and not wish:
             own = identifier(_split_path(st.node)[-1])
-            wish = wish or (own if st.node in inputs and own not in _KEYWORDS else "x")
+            wish = own if st.node in inputs and own not in _KEYWORDS else "x"
         label = None
         if wish and st.output is None and st.node not in labels:
-            label = unique_name(wish, used)
+            label = unique_name(wish, used, numbered)
             used.add(label)
             labels[st.node] = label
         output = outputs[st.output] if st.output else None

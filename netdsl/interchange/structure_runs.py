@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from netdsl.interchange.structure_groups import group_starts, size
+from netdsl.interchange.structure_groups import group_starts
 from netdsl.interchange.structure_tree import (
+    CallItem,
     IfItem,
     Item,
     LabelItem,
@@ -19,45 +20,43 @@ _MAX_PERIOD = 8
 
 
 def fold_runs(sequence: Sequence) -> Sequence:
-    """The sequence with repeats of groups."""
+    """The sequence with repeats of groups, first of single ones."""
+    for period in range(1, min(_MAX_PERIOD, len(sequence) // 2) + 1):
+        sequence = _absorb(_fold_period(sequence, period))
+    return sequence
+
+
+def _fold_period(sequence: Sequence, period: int) -> Sequence:
     starts = group_starts(sequence)
+    last = len(starts) - 1
     found: list[Item] = []
     group = 0
-    while group < len(starts) - 1:
-        period, count = _best_run(sequence, starts, group)
-        start, end = starts[group], starts[group + period]
-        if count < 2:
-            found += sequence[start:end]
+    while group < last:
+        count, end = 1, min(group + period, last)
+        part = sequence[starts[group] : starts[end]]
+        while end + period <= last and sequence[starts[end] : starts[end + period]] == part:
+            count, end = count + 1, end + period
+        if count < 2 or (period > 1 and _is_pool(part[0])):
+            found += sequence[starts[group] : starts[group + 1]]
             group += 1
             continue
-        part = sequence[start:end]
         channels = part[0].channels
-        if channels != sequence[end].channels:
+        nodes = item_nodes(sequence[starts[group] : starts[end]])
+        if channels != sequence[starts[group + period]].channels:
             part = tuple(map(_forget_channels, part))
-        group += period * count
-        nodes = item_nodes(sequence[start : starts[group]])
         found.append(RepeatItem(part, count, nodes, channels))
-    return _absorb(tuple(found))
+        group = end
+    return tuple(found)
+
+
+def _is_pool(item: Item) -> bool:
+    """Whether an item ends a part rather than begins one."""
+    return isinstance(item, CallItem) and item.name in ("maxpool", "avgpool")
 
 
 def _forget_channels(item: Item) -> Item:
     """The item without the channels that flow in: they are others in each repeat."""
     return item if isinstance(item, LabelItem | IfItem) else replace(item, channels=None)
-
-
-def _best_run(sequence: Sequence, starts: list[int], first: int) -> tuple[int, int]:
-    """The groups and the count of the run at a group that saves most."""
-    best, best_gain = (1, 1), 0
-    last = len(starts) - 1
-    for period in range(1, min(_MAX_PERIOD, (last - first) // 2) + 1):
-        part = sequence[starts[first] : starts[first + period]]
-        count, end = 1, first + period
-        while end + period <= last and sequence[starts[end] : starts[end + period]] == part:
-            count, end = count + 1, end + period
-        gain = (count - 1) * size(part)
-        if count > 1 and gain > best_gain:
-            best, best_gain = (period, count), gain
-    return best
 
 
 def _absorb(sequence: Sequence) -> Sequence:

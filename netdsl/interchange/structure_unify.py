@@ -87,9 +87,9 @@ class Unifier:
     ) -> None:
         self.blocks = blocks
         self.channels = tuple(o[0].channels for o in occurrences)
-        is_sum = any(c.name == "add" for c in _calls(occurrences[0]) if isinstance(c, CallItem))
+        reads_input &= all(map(_reads_input, _calls(occurrences[0])))
         unknown = (None,) * len(occurrences)
-        self.chooser = _Chooser(unknown if is_sum or not reads_input else self.channels)
+        self.chooser = _Chooser(self.channels if reads_input else unknown)
         self.body = self._unify(occurrences)
 
     def _unify(self, occurrences: SequenceOf[Sequence]) -> Sequence:
@@ -164,6 +164,13 @@ class Unifier:
             for i in range(len(self.channels))
         )
         return Unified(self.body if body is None else body, tuple(params), rows)
+
+
+def _reads_input(call: CallItem | RepeatItem) -> bool:
+    """Whether a reader expects `in.channels` beside a call: beside a gate, but not a sum."""
+    if isinstance(call, RepeatItem) or call.branches is None:
+        return True
+    return call.name != "add" and not all(call.branches)
 
 
 def _calls(items: Sequence) -> Iterator[CallItem | RepeatItem]:

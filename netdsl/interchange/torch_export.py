@@ -15,7 +15,7 @@ from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.safetensors_file import as_bytes, encode_header
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
-from netdsl.training.recipe.recipe import resolve_recipe
+from netdsl.training.recipe.recipe import recipe_of_weights
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint, inference_states
 from netdsl.types import Array
@@ -25,7 +25,7 @@ def export_torch(content: Checkpoint, out: Path) -> ExportReport:
     """Writes the weights of a checkpoint to a safetensors file that PyTorch's `load_state_dict`
     takes: modules have the paths of layers. Raises NetError if they do not fit their net."""
     program = content.program()
-    recipe = resolve_recipe(program)
+    recipe = recipe_of_weights(program)
     network = elaborate(program, recipe.net, Settings(shrink=recipe.small))
     given = inference_states(content.states)
     match_states(network.graph.states, shapes_of(given), (), content.origin)

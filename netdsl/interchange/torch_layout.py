@@ -127,11 +127,12 @@ def _fc_form(name: str, shape: Shape, inputs: Shape, order: Array | None) -> Sta
 def _local_form(name: str, shape: Shape, state: str, channels: int) -> StateForm:
     """PyTorch has no such layer; this is how those are usually written that unfold the image: 1 x K
     x C x H x W x taps, bias 1 x K x H x W."""
-    h, w, outer, *inner = shape
-    if not inner:
-        there: Shape = (1, outer, h, w) if state == "bias" else (1, outer, 1, h, w, 1)
-        return StateForm(name, shape, there, shape, (2, 0, 1))
-    taps = inner[0] // channels
+    if state == "weight_g":
+        return StateForm(name, shape, shape, shape, tuple(range(len(shape))))
+    h, w, outer = shape[:3]
+    if state == "bias":
+        return StateForm(name, shape, (1, outer, h, w), shape, (2, 0, 1))
+    taps = shape[3] // channels
     there = (1, outer, channels, h, w, taps)
     return StateForm(name, shape, there, (h, w, outer, taps, channels), (2, 4, 0, 1, 3))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from netdsl.errors import fail
 from netdsl.interchange.expressions import ExpressionTable
-from netdsl.interchange.match_errors import ambiguity_error, mismatch_error
+from netdsl.interchange.match_errors import ambiguity_error, check_shapes, order_error
 from netdsl.interchange.module_tree import ForeignModule, ModuleNode, module_tree
 from netdsl.interchange.name_matching import match_modules
 from netdsl.interchange.tensor_files import ForeignTensors
@@ -101,9 +101,10 @@ def _match_paths(forms: Sequence[ModuleForm], tree: ModuleNode) -> list[_Pair] |
 def _match_structure(
     network: Network, forms: Sequence[ModuleForm], tree: ModuleNode, origin: str
 ) -> list[_Pair]:
+    check_shapes(network, forms, list(tree.modules()), origin)
     found = match_modules(network, forms, tree)
     if isinstance(found, int):
-        raise mismatch_error(network, forms, list(tree.modules()), found, origin)
+        raise order_error(network.name, forms, found, origin)
     expressions, first = ExpressionTable(), dict(found.pairs)
     chosen = expressions.outputs(network, _sources(forms, first))
     for open_question in found.ambiguities:

@@ -268,6 +268,14 @@ def recipe_of_net(program: Program, net: str) -> Recipe:
     return replace(recipe, data=_resolve_data_section(program, None, data, Budget()))
 
 
+def recipe_of_weights(program: Program) -> Recipe:
+    """The recipe in the text of a checkpoint, by which its weights are used: that of its run, or
+    for imported weights, which lack one, the default with the text's data section."""
+    if program.find_section("train") is None:
+        return recipe_of_net(program, program.resolve_net_name())
+    return resolve_recipe(program)
+
+
 def _check(program: Program, name: str | None, recipe: Recipe, budget: Budget) -> None:
     budget.spend_steps(len(stage_names(program, name)), recipe.spans["train"])
     if recipe.after and recipe.init:
