@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import islice
 
 import numpy as np
@@ -249,8 +250,10 @@ def layer_graph_of(
     """The finished records as a graph, and the states by its keys."""
     nodes: dict[str, LayerNode] = {}
     states: dict[str, Array] = {}
+    owners: dict[object, str] = {}
     for record in records.values():
-        keys = {key: f"{record.name}.{key}" for key in record.states}
+        owner = owners.setdefault(_fingerprint(record), record.name)
+        keys = {key: f"{owner}.{key}" for key in record.states}
         states |= {keys[key]: value for key, value in record.states.items()}
         arguments: tuple[Argument, ...]
         if record.layer == INPUT:
@@ -262,3 +265,13 @@ def layer_graph_of(
         )
     shapes = {key: value.shape for key, value in states.items()}
     return LayerGraph(name, nodes, dict(outputs), shapes), states
+
+
+def _fingerprint(record: LayerRecord) -> object:
+    """What layers that share their weights have in common: weights that are equal and not of one
+    value, as initial ones may be."""
+    weight = record.states.get("weight")
+    if weight is None or weight.size < 2 or np.all(weight == weight.flat[0]):
+        return record.name
+    arrays = ((key, v.shape, sha256(v.tobytes()).digest()) for key, v in record.states.items())
+    return record.layer, tuple(sorted(arrays))
