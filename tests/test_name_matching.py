@@ -213,6 +213,16 @@ def test_own_names_and_shapes_are_taken_as_they_are() -> None:
         np.testing.assert_array_equal(found.states[name], value)
 
 
+def test_metadata_decide_between_layouts_of_one_shape() -> None:
+    """3 channels and 3x3: names and shapes are the same in both layouts."""
+    network = network_of("net a { input(4x4x3)\n c: conv(3, 3x3, bias=no) }")
+    values = numbered_states(network)["c.weight"]
+    as_is = match_tensors(network, foreign({"c.weight": values})).states["c.weight"]
+    turned = match_tensors(network, foreign({"c.weight": values}, format="pt")).states["c.weight"]
+    np.testing.assert_array_equal(as_is, values)
+    np.testing.assert_array_equal(turned, values.transpose(0, 2, 3, 1))
+
+
 def test_too_many_ways_end_the_search() -> None:
     from netdsl.interchange import name_matching
 
