@@ -19,6 +19,7 @@ from netdsl.errors import NetError
 from netdsl.interchange.class_names import read_class_names
 from netdsl.interchange.imported_net import ImportOptions
 from netdsl.interchange.tensor_files import read_tensors
+from netdsl.interchange.torch_export import load_network
 from netdsl.interchange.weights_import import import_weights
 from netdsl.training.store import checkpoint
 from netdsl.types import Array
@@ -279,3 +280,15 @@ def test_a_checkpoint_of_a_net_with_other_labels(netdsl: Any, folder: Path) -> N
     for name, value in theirs.states.items():
         new = name.replace("c.conv1", "begin.conv1").replace("head", "end")
         np.testing.assert_array_equal(mine.states[new], value)
+
+
+@pytest.mark.parametrize("net", ["mine", "a"])
+def test_nets_of_used_files(net: str, folder: Path) -> None:
+    """The checkpoint contains what it needs of them, and no sections of the other file."""
+    (folder / "m.net").write_text('use "x.net"\nnet mine = a(classes=3)\n')
+    out = folder / "y.safetensors"
+    options = ImportOptions(normalize="imagenet")
+    import_weights(folder / "w.safetensors", f"{folder / 'm.net'}:{net}", out, options)
+    network = load_network(checkpoint.load(out))
+    assert network.name == net
+    assert network.params == sum(v.size for v in TENSORS.values())
