@@ -275,7 +275,7 @@ def test_the_axis_of_a_single_channel_may_be_left_out(tmp_path: Path) -> None:
         (np.zeros((2, 6, 6, 3), np.int32), "2x6x6x3 int32"),
         (np.zeros((2, 6, 6, 3), bool), "bool"),
         (None, "NoneType"),
-        ([PICTURES[0], 3], "a int is no picture"),
+        ([PICTURES[0], 3], "type int, which is no picture"),
         ([np.zeros((6, 6, 1), np.uint8)], "6x6x1, but the net takes"),
         ("nowhere.png", "there is no picture nowhere.png"),
         (["nowhere.png"], "there is no picture nowhere.png"),
