@@ -131,12 +131,14 @@ class View:
         return found[-1] if found else None
 
     def reorder_values(self, values: Array, axis: Axis) -> Array:
-        """An array whose first axis runs over the atoms of `axis`, in the order of the base."""
+        """An array whose last axis runs over the atoms of `axis`, in the order of the base."""
         order = {a: i for i, a in enumerate(flat(self.base))}
         perm = sorted(range(len(axis)), key=lambda i: order[axis[i]])
-        split = values.reshape(*(a.size for a in axis), *values.shape[1:])
-        rest = range(len(axis), split.ndim)
-        return np.transpose(split, (*perm, *rest)).reshape(values.shape)
+        split = values.reshape(*values.shape[:-1], *(a.size for a in axis))
+        first = values.ndim - 1
+        return np.transpose(split, (*range(first), *(first + p for p in perm))).reshape(
+            values.shape
+        )
 
 
 def row_view(node: str, shape: Sequence[int]) -> View:

@@ -153,7 +153,7 @@ def linear(call: OnnxCall, view: View, weights: Array, bias: Array | None) -> Vi
     inside = {a for axis in view.base[1:] for a in axis}
     out = new_axis(units)
     if set(last) == inside:
-        matrix = view.reorder_values(weights, last).T
+        matrix = view.reorder_values(weights.T, last)
         states, has_bias = _with_bias({"weight": matrix}, bias)
         arguments = {"units": units, "bias": has_bias}
         node = call.emit("fc", [call.records.use(view)], arguments, states)
@@ -180,8 +180,9 @@ def _as_pixels(call: OnnxCall, view: View) -> View:
 def _gemm(call: OnnxCall) -> View:
     if call.integer("transA", 0):
         raise UnsupportedError("its first operand is transposed")
-    weights = call.required(1) * np.float32(call.number("alpha", 1.0))
+    weights, factor = call.required(1), call.number("alpha", 1.0)
     weights = weights.T if call.integer("transB", 0) else weights
+    weights = weights if factor == 1 else weights * np.float32(factor)
     bias = call.constant(2)
     return linear(call, call.view(), weights, _gemm_bias(bias, weights, call.number("beta", 1.0)))
 
