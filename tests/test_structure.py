@@ -51,6 +51,7 @@ FEW = (
     "siamese:siamese",
     "norms:weight",
     "receptive_field:linear",
+    "scales:q224",
 )
 """Nets of every run; the others are slow."""
 NETS = [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in ZOO]
@@ -59,7 +60,7 @@ GOLDEN = (
     "mobilenet:mobilenet_v2",
     "googlenet:googlenet",
     "unet:unet",
-    *FEW[-5:],
+    *FEW[-6:],
 )
 EVALUATED = ("resnet:resnet8", "densenet:densenet_small", "unet:unet_small", "siamese:halves")
 """Small nets whose values are compared."""
@@ -68,7 +69,6 @@ MORE_LINES = 4
 LONGER = {
     "convnext": "each residual has a rate of its own, which no expression gives",
     "efficientnet": "each residual has a rate of its own, which no expression gives",
-    "scales": "its blocks are those of another file",
     "side_by_side": "its nets are instances",
 }
 """... and the files in which it is still longer."""
