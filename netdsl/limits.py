@@ -65,3 +65,5 @@ MAX_ONNX_DEPTH = 8
 """Graphs inside graphs of an ONNX file."""
 MAX_FOLDED_VALUES = 10**7
 """Values of a constant that an ONNX graph computes, other than its weights."""
+MAX_WEIGHT_USES = 16
+"""How often the weights of an ONNX graph are used, on average: each use gets a copy."""

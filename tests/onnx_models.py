@@ -436,6 +436,12 @@ MODELS: Sequence[ModelText] = (
         X,
         {"axis": i64(0)},
     ),
+    ModelText(
+        "one convolution twice",
+        "a = Conv(x, w)\nb = Relu(a)\ny = Conv(b, w)",
+        X,
+        {"w": (3, 3, 3, 3)},
+    ),
     ModelText("squares", "y = Mul(x, x)", X),
     ModelText(
         "TensorFlow",

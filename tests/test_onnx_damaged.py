@@ -18,6 +18,7 @@ pytest.importorskip("onnx")
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from netdsl.errors import NetError
+from netdsl.interchange import onnx_net, onnx_wire
 from netdsl.interchange.imported_net import ImportOptions
 from netdsl.interchange.onnx_import import import_onnx
 from tests.onnx_models import MODELS, ModelText, f32, i64
@@ -27,6 +28,8 @@ BASES = tuple(
     for m in MODELS
     if m.name in ("conv and bias", "reshape and matmul", "batch norm", "channel shuffle", "gelu 0")
 )
+MAX_NODES = 1000
+"""The limit of nodes while hostile files are read."""
 MAX_PEAK = 64 * 2**20
 """Bytes that reading a file of a few kilobytes may take."""
 
@@ -171,7 +174,7 @@ def many_nodes() -> Any:
     """A file whose graph is in many pieces, each of one node."""
     piece = type(conv_model())()
     piece.graph.node.append(helper.make_node("Relu", ["y"], ["z"]))
-    return conv_model().SerializeToString() + 20_001 * piece.SerializeToString()
+    return conv_model().SerializeToString() + (MAX_NODES + 1) * piece.SerializeToString()
 
 
 def old_opset() -> Any:
@@ -189,6 +192,14 @@ def many_large_constants() -> Any:
     lines = ["c0 = Expand(v, s)"]
     lines += [f"c{i + 1} = Add(c{i}, c{i})" for i in range(40)]
     return with_constant("\n".join((*lines, "y = Mul(x, c40)")), v=f32(1), s=i64(10**6))
+
+
+def weights_used_often() -> Any:
+    """A vector that 60 normalisations use: each has weights of its own."""
+    lines = ["a0 = Relu(x)"]
+    lines += [f"a{i + 1} = BatchNormalization(a{i}, v, v, v, v)" for i in range(60)]
+    constants = {"v": np.ones(1000, np.float32)}
+    return ModelText("often", "\n".join(lines), (1, 1000, 1, 1), constants).model()
 
 
 def large_padding() -> Any:
@@ -219,10 +230,11 @@ HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
     "recursive function": (recursive_function, "call themselves"),
     "exploding functions": (exploding_functions, "expand to more than"),
     "nested graphs": (nested_graphs, "nests graphs more than"),
-    "many nodes": (many_nodes, "more than 20,000 nodes"),
+    "many nodes": (many_nodes, "more than 1,000 nodes"),
     "old opset": (old_opset, "opset 5"),
     "large constant": (large_constant, "ConstantOfShape: there is no layer"),
     "many large constants": (many_large_constants, "more constants than"),
+    "weights used often": (weights_used_often, "uses the same weights too often"),
     "large padding": (large_padding, "Pad: "),
     "no file": (external("weights.bin"), "not beside"),
     "parent": (external("../weights.bin"), "outside of the model's folder"),
@@ -236,7 +248,11 @@ HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_files_give_an_error_in_little_memory(name: str, tmp_path: Path) -> None:
+def test_hostile_files_give_an_error_in_little_memory(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_wire, "MAX_ONNX_NODES", MAX_NODES)
+    monkeypatch.setattr(onnx_net, "MAX_FOLDED_VALUES", 10**5)
     make, message = HOSTILE[name]
     folder = tmp_path / "model"
     (folder / "folder").mkdir(parents=True)

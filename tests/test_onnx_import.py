@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("onnx")
@@ -42,6 +42,7 @@ def test_every_operator_is_in_a_model() -> None:
     assert {name for name in RULES if "." not in name} <= used
 
 
+@settings(max_examples=50)
 @given(st.data())
 def test_a_view_moves_values_as_numpy_does(data: st.DataObject) -> None:
     """A chain of transpositions and reshapes, read off the atoms, against NumPy's result."""
@@ -173,6 +174,14 @@ def test_names_of_modules_stay(tmp_path: Path) -> None:
     found = read_onnx(model.write(tmp_path)).graph
     assert [n for n in found.nodes if n != "x"] == ["stem.conv", "relu", "head"]
     assert found.nodes["head"].states == {"weight": "head.weight", "bias": "head.bias"}
+
+
+def test_a_convolution_that_is_used_twice_has_its_weights_once(tmp_path: Path) -> None:
+    model = next(m for m in MODELS if m.name == "one convolution twice")
+    out = tmp_path / "x.net"
+    report = import_onnx(model.write(tmp_path), out, None, ImportOptions())
+    assert report.values["params"] == 81
+    assert "shared" in out.read_text()
 
 
 def test_a_graph_has_the_form_of_a_net_of_our_own(tmp_path: Path) -> None:

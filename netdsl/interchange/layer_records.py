@@ -65,10 +65,12 @@ class LayerRecord:
 
 @dataclass
 class LayerRecords:
-    """Emits layers for a batch of `batch` samples. `pixels` is the factor and the offset that turn
-    the bytes of the input into what the net expects, if it takes bytes."""
+    """Emits layers for a batch of `batch` samples, with at most `max_values` values of states in
+    all. `pixels` is the factor and the offset that turn the bytes of the input into what the net
+    expects, if it takes bytes."""
 
     batch: int
+    max_values: int
     records: dict[str, LayerRecord] = field(default_factory=dict)
     builder: Builder = field(default_factory=Builder)
     pixels: Pixels | None = None
@@ -212,6 +214,9 @@ class LayerRecords:
             if key not in given or given[key].shape != shape:
                 found = given[key].shape if key in given else None
                 raise fail(f"`{key}` of `{name}` has the shape {found}, and needs {shape}")
+            self.max_values -= given[key].size
+        if self.max_values < 0:
+            raise fail("it uses the same weights too often")
         return {key: np.asarray(given[key], np.float32) for key in shapes}
 
 
@@ -268,10 +273,10 @@ def layer_graph_of(
 
 
 def _fingerprint(record: LayerRecord) -> object:
-    """What layers that share their weights have in common: weights that are equal and not of one
-    value, as initial ones may be."""
+    """What layers that share their weights have in common: arguments, and weights that are equal.
+    Weights of one value, such as zeros, are equal by chance: exporters store equal ones once."""
     weight = record.states.get("weight")
     if weight is None or weight.size < 2 or np.all(weight == weight.flat[0]):
         return record.name
     arrays = ((key, v.shape, sha256(v.tobytes()).digest()) for key, v in record.states.items())
-    return record.layer, tuple(sorted(arrays))
+    return record.layer, tuple(record.arguments.items()), tuple(sorted(arrays))

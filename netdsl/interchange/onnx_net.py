@@ -22,6 +22,7 @@ from netdsl.interchange.onnx_call import OnnxCall, UnsupportedError
 from netdsl.interchange.onnx_graph import OnnxGraph, OnnxInput, OnnxNode
 from netdsl.interchange.onnx_idioms import IDIOM_DOMAIN, replace_idioms
 from netdsl.interchange.onnx_operators import RULES
+from netdsl.limits import MAX_FOLDED_VALUES, MAX_WEIGHT_USES
 from netdsl.text_escaping import escape_line
 from netdsl.types import Array, dims
 
@@ -61,7 +62,9 @@ def _build(graph: OnnxGraph, name: str, is_channels_second: bool) -> ImportedNet
     inputs = [i for i in graph.inputs if graph.use_counts[i.name]]
     if not inputs:
         raise fail(f"{graph.origin} computes a constant: its outputs need no input")
-    records = LayerRecords(_batch(inputs, graph.origin))
+    given_values = sum(v.size for v in graph.constants.values())
+    limit = MAX_WEIGHT_USES * given_values + MAX_FOLDED_VALUES
+    records = LayerRecords(_batch(inputs, graph.origin), limit)
     values: dict[str, Any] = dict(graph.constants)
     orders = {}
     for given in inputs:
