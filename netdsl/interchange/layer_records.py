@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import islice
 
 import numpy as np
@@ -52,7 +53,8 @@ _POSITIONAL = {
 
 @dataclass
 class LayerRecord:
-    """A layer call that may still change. `arguments` holds what differs from the defaults."""
+    """A layer call that may still change. `arguments` holds what differs from the defaults,
+    `weight_source` is what the weight was read from."""
 
     name: str
     layer: str
@@ -60,6 +62,7 @@ class LayerRecord:
     inputs: list[str]
     states: dict[str, Array]
     shape: Shape
+    weight_source: str = ""
 
 
 @dataclass
@@ -87,6 +90,7 @@ class LayerRecords:
         inputs: Sequence[str],
         arguments: Mapping[str, Value] | None = None,
         states: Mapping[str, Array] | None = None,
+        weight_source: str = "",
     ) -> str:
         """Adds a layer and returns its name. Raises NetError where the layer refuses its arguments
         or inputs, or where its states have other shapes than those given."""
@@ -105,9 +109,9 @@ class LayerRecords:
         if steps > MAX_ELABORATION_STEPS:
             raise fail(f"the net has more than {MAX_ELABORATION_STEPS:,} layers and operators")
         arrays = self._check_states(unique, emitted, dict(states or {}))
-        return self._add(
-            LayerRecord(unique, layer, dict(given), list(inputs), arrays, y.type.shape[1:]), y
-        )
+        shape = y.type.shape[1:]
+        found = LayerRecord(unique, layer, given, list(inputs), arrays, shape, weight_source)
+        return self._add(found, y)
 
     def emit_bias(self, name: str, source: str, offsets: Array) -> str:
         """Adds an offset for each channel, which is no layer: `fuse` makes it part of one."""
@@ -249,16 +253,13 @@ def _format(layer: str, arguments: Mapping[str, Value]) -> tuple[Argument, ...]:
 
 
 def _identity(record: LayerRecord) -> object:
-    """What layers that share their weights have in common: their weights in the same memory, not
-    only equal ones, and all arguments. Values for each channel are never shared: exporters store
-    equal ones, such as zeros, once."""
-    if "weight" not in record.states:
+    """What layers that share their weights have in common: what the weight was read from, not only
+    its values, and all arguments and states. Values for each channel are never shared by
+    themselves: exporters store equal ones, such as zeros, once."""
+    if "weight" not in record.states or not record.weight_source:
         return record.name
-    places = tuple(
-        (key, v.__array_interface__["data"][0], v.shape, v.strides)
-        for key, v in record.states.items()
-    )
-    return (record.layer, tuple(record.arguments.items()), places)
+    arrays = tuple((k, v.shape, sha256(v.tobytes()).digest()) for k, v in record.states.items())
+    return record.layer, tuple(record.arguments.items()), record.weight_source, arrays
 
 
 def layer_graph_of(
