@@ -31,6 +31,7 @@ BIAS = "bias"
 """One offset for each channel: no layer of netdsl, but of the records until they are fused."""
 _POSITIONAL = {
     "conv": 2,
+    "local": 2,
     "convtranspose": 2,
     "depthwise": 1,
     "fc": 1,
