@@ -18,9 +18,7 @@ from netdsl.training.store import checkpoint
 from tests.onnx_checkpoints import draw_states, evaluate_scores, model_inputs
 from tests.test_zoo import NETS, PROGRAMS, lines, parts
 
-QUICK = {"layer", "mobilenet_small", "siamese"}
-LOCAL = {"locally_connected", "local_small"}
-"""Nets of layers whose weights differ from place to place, which no operator of ONNX has."""
+QUICK = {"layer", "local_small", "mobilenet_small", "siamese"}
 NORMALISED = {"weight"}
 """Nets whose weights are stored as their values, without the lengths that were learned."""
 MAX_LINES_ADDED = 13
@@ -52,11 +50,7 @@ def exported_params(network: Network) -> int:
 
 @pytest.mark.parametrize(
     ("file", "net"),
-    [
-        pytest.param(f, n, id=n, marks=[] if n in QUICK else [pytest.mark.slow])
-        for f, n in NETS
-        if n not in LOCAL
-    ],
+    [pytest.param(f, n, id=n, marks=[] if n in QUICK else [pytest.mark.slow]) for f, n in NETS],
 )
 def test_a_net_of_the_zoo_is_rebuilt(netdsl: Any, file: str, net: str) -> None:
     """With the parameters of the original, in a text that is not much longer; with batch norms
@@ -70,12 +64,3 @@ def test_a_net_of_the_zoo_is_rebuilt(netdsl: Any, file: str, net: str) -> None:
     after = sum(map(lines, parts(program, list(program.nets))))
     assert after <= before + MAX_LINES_ADDED
     rebuild(netdsl, network, ExportOptions())
-
-
-def test_weights_of_places_are_refused(netdsl: Any) -> None:
-    network = elaborate(PROGRAMS["mlp"], "local_small", Settings(batch=2))
-    model = make_model(export_graph(network, draw_states(network), ExportOptions()), {})
-    Path("x.onnx").write_bytes(model.SerializeToString())
-    code, _, err = netdsl("import", "x.onnx", "-o", "x.net", "--rebuild")
-    assert code == 2
-    assert "MatMul" in err

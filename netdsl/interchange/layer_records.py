@@ -31,6 +31,7 @@ BIAS = "bias"
 """One offset for each channel: no layer of netdsl, but of the records until they are fused."""
 _POSITIONAL = {
     "conv": 2,
+    "local": 2,
     "convtranspose": 2,
     "depthwise": 1,
     "fc": 1,
@@ -53,7 +54,8 @@ _POSITIONAL = {
 
 @dataclass
 class LayerRecord:
-    """A layer call that may still change. `arguments` holds what differs from the defaults."""
+    """A layer call that may still change. `arguments` holds what differs from the defaults,
+    `weight_source` is what the weight was read from."""
 
     name: str
     layer: str
@@ -61,6 +63,7 @@ class LayerRecord:
     inputs: list[str]
     states: dict[str, Array]
     shape: Shape
+    weight_source: str = ""
 
 
 @dataclass
@@ -88,6 +91,7 @@ class LayerRecords:
         inputs: Sequence[str],
         arguments: Mapping[str, Value] | None = None,
         states: Mapping[str, Array] | None = None,
+        weight_source: str = "",
     ) -> str:
         """Adds a layer and returns its name. Raises NetError where the layer refuses its arguments
         or inputs, or where its states have other shapes than those given."""
@@ -106,9 +110,9 @@ class LayerRecords:
         if steps > MAX_ELABORATION_STEPS:
             raise fail(f"the net has more than {MAX_ELABORATION_STEPS:,} layers and operators")
         arrays = self._check_states(unique, emitted, dict(states or {}))
-        return self._add(
-            LayerRecord(unique, layer, dict(given), list(inputs), arrays, y.type.shape[1:]), y
-        )
+        shape = y.type.shape[1:]
+        found = LayerRecord(unique, layer, given, list(inputs), arrays, shape, weight_source)
+        return self._add(found, y)
 
     def emit_bias(self, name: str, source: str, offsets: Array) -> str:
         """Adds an offset for each channel, which is no layer: `fuse` makes it part of one."""
@@ -249,6 +253,16 @@ def _format(layer: str, arguments: Mapping[str, Value]) -> tuple[Argument, ...]:
     )
 
 
+def _identity(record: LayerRecord) -> object:
+    """What layers that share their weights have in common: what the weight was read from, not only
+    its values, and all arguments and states. Values for each channel are never shared by
+    themselves: exporters store equal ones, such as zeros, once."""
+    if "weight" not in record.states or not record.weight_source:
+        return record.name
+    arrays = tuple((k, v.shape, sha256(v.tobytes()).digest()) for k, v in record.states.items())
+    return record.layer, tuple(record.arguments.items()), record.weight_source, arrays
+
+
 def layer_graph_of(
     name: str, records: Mapping[str, LayerRecord], outputs: Mapping[str, str]
 ) -> tuple[LayerGraph, dict[str, Array]]:
@@ -257,7 +271,7 @@ def layer_graph_of(
     states: dict[str, Array] = {}
     owners: dict[object, str] = {}
     for record in records.values():
-        owner = owners.setdefault(_fingerprint(record), record.name)
+        owner = owners.setdefault(_identity(record), record.name)
         keys = {key: f"{owner}.{key}" for key in record.states}
         states |= {keys[key]: value for key, value in record.states.items()}
         arguments: tuple[Argument, ...]
@@ -270,13 +284,3 @@ def layer_graph_of(
         )
     shapes = {key: value.shape for key, value in states.items()}
     return LayerGraph(name, nodes, dict(outputs), shapes), states
-
-
-def _fingerprint(record: LayerRecord) -> object:
-    """What layers that share their weights have in common: arguments, and weights that are equal.
-    Weights of one value, such as zeros, are equal by chance: exporters store equal ones once."""
-    weight = record.states.get("weight")
-    if weight is None or weight.size < 2 or np.all(weight == weight.flat[0]):
-        return record.name
-    arrays = ((key, v.shape, sha256(v.tobytes()).digest()) for key, v in record.states.items())
-    return record.layer, tuple(record.arguments.items()), tuple(sorted(arrays))

@@ -114,7 +114,8 @@ class OnnxCall:
         arguments: Mapping[str, Value] | None = None,
         states: Mapping[str, Array] | None = None,
     ) -> str:
-        return self.records.emit(self.name(layer), layer, inputs, arguments, states)
+        source = self.node.inputs[1] if "weight" in (states or {}) else ""
+        return self.records.emit(self.name(layer), layer, inputs, arguments, states, source)
 
     def emit_like(
         self,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from netdsl.interchange.onnx_graph import Attribute, OnnxGraph, OnnxNode
+from netdsl.interchange.onnx_local_idiom import find_local_layer
 
 IDIOM_DOMAIN = "netdsl"
 _COMMUTATIVE = ("Add", "Mul")
@@ -48,7 +49,7 @@ def replace_idioms(graph: OnnxGraph) -> OnnxGraph:
     for node in reversed(graph.nodes):
         if needed.isdisjoint(node.outputs):
             continue
-        found = _find_idiom(graph, node) or node
+        found = _find_idiom(graph, node) or find_local_layer(graph, node) or node
         found = replace(found, outputs=tuple(n if n in needed else "" for n in found.outputs))
         kept.append(found)
         needed.update(found.inputs)

@@ -20,6 +20,7 @@ from netdsl.interchange.onnx_call import (
     per_channel,
 )
 from netdsl.interchange.onnx_elementwise_rules import multiply
+from netdsl.interchange.onnx_local_idiom import LOCAL
 from netdsl.interchange.padding_text import pair, write_padding
 from netdsl.ops.windows import Pads, dilated_size
 from netdsl.types import Array
@@ -95,6 +96,23 @@ def _conv(call: OnnxCall) -> View:
         return call.image_result(call.emit("depthwise", [node], arguments, states), view)
     arguments |= {"channels": channels, "groups": groups}
     return call.image_result(call.emit("conv", [node], arguments, states), view)
+
+
+def _local(call: OnnxCall) -> View:
+    """Matrices [OH,OW,C*R*S,K] become weights [OH,OW,K,R*S*C]."""
+    view = call.view()
+    node, matrices = call.image(view), call.required(1)
+    oh, ow, _, units = matrices.shape
+    kernel = call.integers("kernel_shape") or ()
+    window = _written_window(_window(call, view, node, kernel))
+    split = matrices.reshape(oh, ow, -1, *kernel, units)
+    weights = split.transpose(0, 1, 5, 3, 4, 2).reshape(oh, ow, units, -1)
+    states, offsets = {"weight": weights}, call.constant(2)
+    if offsets is not None:
+        states["bias"] = offsets.transpose(1, 2, 0)
+    arguments = {k: v for k, v in window.items() if k != "dilation"}
+    arguments |= {"channels": units, "bias": offsets is not None}
+    return call.image_result(call.emit("local", [node], arguments, states), view)
 
 
 def _conv_transpose(call: OnnxCall) -> View:
@@ -407,6 +425,7 @@ LAYER_RULES: dict[str, Rule] = {
     "ReduceMax": _reduce("globalmaxpool", "maxpool"),
     "ReduceMean": _reduce("globalavgpool", "avgpool"),
     "ReduceSum": _reduce_sum,
+    LOCAL: _local,
     "netdsl.layernorm": _normalize_idiom("layernorm"),
     "netdsl.rmsnorm": _normalize_idiom("rmsnorm"),
 }
