@@ -90,8 +90,7 @@ class Predictor:
     """A checkpoint ready to run. Raises NetError if it does not fit its own net."""
 
     def __init__(self, path: Path, backend: Backend) -> None:
-        best = path / "best.safetensors"
-        self.checkpoint = checkpoint.load(best if path.is_dir() and best.exists() else path)
+        self.checkpoint = checkpoint.load_best(path)
         self.backend = backend
         self.program = self.checkpoint.program()
         self.recipe = recipe_of_weights(self.program)

@@ -48,7 +48,7 @@ def command(*args: str) -> str:
 def test_help_imports_nothing_heavy() -> None:
     heavy = ("numpy", "networkx", "lark", "rich.table")
     assert loaded("import netdsl.cli", heavy) == []
-    assert loaded("import netdsl; netdsl.load", heavy) == []
+    assert loaded("import netdsl; netdsl.__all__", heavy) == []
 
 
 def test_networkx_is_imported_only_where_a_graph_is_made() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,16 @@ WORDS = {
         "NETDSL_GOLDEN",
         "NETDSL_THREADS",
     ),
-    *("NETDSL_VECTOR", "DiGraph", "AssertionError", "recipe.net", "metrics.jsonl", "no_decay"),
-    *("normal", "lr", "pad", "conv1.weight", "conv1.bias"),
+    *(
+        "NETDSL_VECTOR",
+        "DiGraph",
+        "AssertionError",
+        "KeyboardInterrupt",
+        "recipe.net",
+        "metrics.jsonl",
+        "no_decay",
+    ),
+    *("KeyboardInterrupt", "normal", "lr", "pad", "conv1.weight", "conv1.bias"),
 }
 """What is named in the pages and is no name of the code."""
 
@@ -92,7 +101,8 @@ def code_without_blocks(page: Path) -> list[str]:
     return CODE.findall(text)
 
 
-def defined_names() -> set[str]:
+@cache
+def defined_names() -> frozenset[str]:
     """Every name that the package or the tests define: functions, classes, fields, constants."""
     found = set(WORDS)
     for path in (*(ROOT / "netdsl").rglob("*.py"), *(ROOT / "tests").glob("*.py")):
@@ -105,7 +115,7 @@ def defined_names() -> set[str]:
                 found.add(node.arg)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.add(node.value)
-    return found
+    return frozenset(found)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

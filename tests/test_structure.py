@@ -70,7 +70,6 @@ LONGER = {
     "efficientnet": "each residual has a rate of its own, which no expression gives",
     "scales": "its blocks are those of another file",
     "side_by_side": "its nets are instances",
-    "siamese": "shared chains are of one layer each",
 }
 """... and the files in which it is still longer."""
 

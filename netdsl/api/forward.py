@@ -34,7 +34,7 @@ _COMPILE_LOCK = Lock()
 
 
 @dataclass(frozen=True)
-class Forward:
+class Computation:
     """What is computed: the value at a place, or without one `scores` and `probabilities`; from
     floats or from bytes."""
 
@@ -88,7 +88,7 @@ class ForwardRunner:
 
     def __init__(self, net: NetOfRecipe, weights: Mapping[str, Array], device: str) -> None:
         self._net, self._weights, self._device = net, weights, device
-        self._compiled: OrderedDict[tuple[Forward, int], _Compiled] = OrderedDict()
+        self._compiled: OrderedDict[tuple[Computation, int], _Compiled] = OrderedDict()
         self._lock = Lock()
 
     @cached_property
@@ -105,38 +105,39 @@ class ForwardRunner:
 
     def run(self, inputs: Inputs, at: str | None = None) -> dict[str, Array]:
         """The results of all images by name, each [N,...]."""
-        forward = Forward(at, inputs.are_floats)
+        computation = Computation(at, inputs.are_floats)
         count = len(inputs)
         if count == 0:
-            graph = forward.build(self._net.elaborate(1, inputs.are_floats))
+            graph = computation.build(self._net.elaborate(1, inputs.are_floats))
             return {k: _empty(graph, name) for k, name in graph.outputs.items()}
         limit = 1 if count == 1 else self._batch_limit
         parts = []
         for start in range(0, count, limit):
-            images = inputs.batch(start, min(start + limit, count))
-            size = _fit_size(len(images), limit)
-            padded = images[np.minimum(np.arange(size), len(images) - 1)]
-            found = self._find_compiled(forward, size).run(padded)
-            parts.append({k: v[: len(images)] for k, v in found.items()})
+            end = min(start + limit, count)
+            images, size = inputs.batch(start, end), _fit_size(end - start, limit)
+            if len(images) < size:
+                images = images[np.minimum(np.arange(size), len(images) - 1)]
+            found = self._find_compiled(computation, size).run(images)
+            parts.append({k: v[: end - start] for k, v in found.items()})
         if len(parts) == 1:
             return parts[0]
         return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
-    def _find_compiled(self, forward: Forward, size: int) -> _Compiled:
-        key = forward, size
+    def _find_compiled(self, computation: Computation, size: int) -> _Compiled:
+        key = computation, size
         with self._lock:
             found = self._compiled.get(key)
             if found is None:
-                found = self._compiled[key] = self._compile(forward, size)
+                found = self._compiled[key] = self._compile(computation, size)
                 if len(self._compiled) > _MAX_EXECUTORS:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(key)
             return found
 
-    def _compile(self, forward: Forward, size: int) -> _Compiled:
+    def _compile(self, computation: Computation, size: int) -> _Compiled:
         with _COMPILE_LOCK:
-            network = self._net.elaborate(size, forward.takes_floats)
-            graph = forward.build(network)
+            network = self._net.elaborate(size, computation.takes_floats)
+            graph = computation.build(network)
             if not self._state.arrays:
                 self._state.load(self._weights, network.graph.states, "the net")
             return _Compiled(graph, network.image_input, self._backend, self._state)

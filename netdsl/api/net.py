@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,7 @@ from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.recipe.recipe import recipe_of_net, recipe_of_weights, resolve_recipe
 from netdsl.training.recipe.resolved_recipe import resolve_file
 from netdsl.training.store import checkpoint
-from netdsl.training.store.checkpoint import SUFFIX
+from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
 from netdsl.types import Array
 
 
@@ -133,19 +134,26 @@ class Net:
         return MappingProxyType(found)
 
     def __repr__(self) -> str:
-        shape = "x".join(map(str, self._network.image_shape))
-        return f"<netdsl.Net {self.name}: {shape}, {self.params:,} parameters>"
+        return f"<netdsl.Net {self.name}, {self.params:,} parameters>"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a checkpoint (`.safetensors`) that all commands read. Raises NetError if it
+        cannot."""
+        about = self.text, self.classes, self.metrics
+        checkpoint.save(Path(path), Checkpoint(self.weights, *about, progress={}))
 
     # ---- what it computes
 
     def __call__(self, images: Any, at: str | None = None) -> Array:
         """The scores of images, [N, classes], or the value at a place of the net, [N,H,W,C] or
-        [N,C]; places are the paths that `netdsl summary` shows. Images are those of `predict`.
-        Raises NetError if there is no such place."""
-        if at is not None:
-            self._network.find_node(at)
-            return self._runner.run(self._inputs(images), at)["value"]
-        return self._runner.run(self._inputs(images))["scores"]
+        [N,C]; places are the paths that `netdsl summary` shows. A net that gives images has no
+        scores, so its own value is that at its last place. Images are those of `predict`. Raises
+        NetError if there is no such place."""
+        if at is None and self._has_scores:
+            return self._runner.run(self._inputs(images))["scores"]
+        place = at or self._network.output_paths["main"]
+        self._network.find_node(place)
+        return self._runner.run(self._inputs(images), place)["value"]
 
     def predict(self, images: Any) -> list[Prediction]:
         """The most likely class of each image.
@@ -161,6 +169,12 @@ class Net:
     def probabilities(self, images: Any) -> Array:
         """The probabilities of all classes, [N, classes], for images as in `predict`."""
         return self._runner.run(self._inputs(images))["probabilities"]
+
+    @property
+    def _has_scores(self) -> bool:
+        """Whether the net gives one score per class."""
+        output = self._network.graph[self._network.graph.outputs["main"]]
+        return math.prod(output.type.shape[1:-1]) == 1
 
     def _inputs(self, images: Any) -> Inputs:
         prepare = evaluation_transform(self._network, self._source.recipe.data)
@@ -207,8 +221,7 @@ def load(place: str | os.PathLike[str], device: str = "auto") -> Net:
 
 
 def _load_checkpoint(path: Path, device: str) -> Net:
-    best = path / f"best{SUFFIX}"
-    saved = checkpoint.load(best if best.exists() else path)
+    saved = checkpoint.load_best(path)
     weights = checkpoint.inference_states(saved.states)
     given = Given(weights, saved.classes, saved.metrics, saved.origin)
     program = saved.program()

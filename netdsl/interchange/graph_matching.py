@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from netdsl.errors import fail
-from netdsl.interchange.graph_units import ColourTable, Source, UnitGraph
+from netdsl.interchange.graph_units import ColourTable, UnitGraph, UnitSource
 
 MAX_UNITS = 5_000
 MAX_MATCHES = 200
@@ -108,16 +108,16 @@ def _refine(graph: UnitGraph, table: ColourTable, marks: Mapping[int, int]) -> t
     return tuple(colours[i] for i in range(len(graph.units)))
 
 
-def _readers(graph: UnitGraph) -> dict[int, list[tuple[int | str, Source]]]:
+def _readers(graph: UnitGraph) -> dict[int, list[tuple[int | str, UnitSource]]]:
     """The units and outputs that read each unit."""
-    found: dict[int, list[tuple[int | str, Source]]] = {}
+    found: dict[int, list[tuple[int | str, UnitSource]]] = {}
     for reader, source in _readings(graph):
         for k in source.units:
             found.setdefault(k, []).append((reader, source))
     return found
 
 
-def _readings(graph: UnitGraph) -> Iterator[tuple[int | str, Source]]:
+def _readings(graph: UnitGraph) -> Iterator[tuple[int | str, UnitSource]]:
     yield from ((i, unit.source) for i, unit in enumerate(graph.units))
     yield from graph.outputs.items()
 

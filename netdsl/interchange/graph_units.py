@@ -21,14 +21,14 @@ _COMMUTATIVE = frozenset(("add", "mul"))
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class UnitSource:
     """What a unit reads: the result of another one (`unit`), an input of the net (`unit` is -1), or
     a join of several, in which nested joins of one kind are one. `units` are all units in it,
     `depth` says how deeply joins are nested."""
 
     unit: int
     join: str = ""
-    parts: tuple[Source, ...] = ()
+    parts: tuple[UnitSource, ...] = ()
     units: frozenset[int] = frozenset()
     depth: int = 0
 
@@ -40,7 +40,7 @@ class Unit:
     node: LayerNode
     norm: LayerNode | None
     shape: tuple[object, ...]
-    source: Source
+    source: UnitSource
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class UnitGraph:
     """The units of a net in the order in which they run; `outputs` are what its outputs read."""
 
     units: tuple[Unit, ...]
-    outputs: Mapping[str, Source]
+    outputs: Mapping[str, UnitSource]
 
 
 def unit_graph(graph: LayerGraph, has_sizes: bool = True) -> UnitGraph:
@@ -56,10 +56,10 @@ def unit_graph(graph: LayerGraph, has_sizes: bool = True) -> UnitGraph:
     of images are no part of a unit's shape."""
     norms = _folded_norms(graph)
     units: list[Unit] = []
-    sources: dict[str, Source] = {}
+    sources: dict[str, UnitSource] = {}
     for node in graph.nodes.values():
         if node.layer == INPUT:
-            sources[node.name] = Source(-1)
+            sources[node.name] = UnitSource(-1)
         elif node.name in norms:
             sources[node.name] = sources[node.inputs[0]]
         elif node.states:
@@ -67,7 +67,7 @@ def unit_graph(graph: LayerGraph, has_sizes: bool = True) -> UnitGraph:
             shape = _unit_shape(graph, node, has_sizes)
             units.append(Unit(node, norm, shape, sources[node.inputs[0]]))
             number = len(units) - 1
-            sources[node.name] = Source(number, units=frozenset((number,)))
+            sources[node.name] = UnitSource(number, units=frozenset((number,)))
         elif node.layer in _JOINS:
             sources[node.name] = _join(node.layer, [sources[p] for p in node.inputs])
         else:
@@ -96,7 +96,7 @@ _MAX_PARTS, MAX_DEPTH = 10_000, 100
 """Parts of a join; a net that adds values to themselves again and again would have many more."""
 
 
-def _join(kind: str, parts: list[Source]) -> Source:
+def _join(kind: str, parts: list[UnitSource]) -> UnitSource:
     if len(parts) == 1:
         return parts[0]
     flat = [q for p in parts for q in (p.parts if p.join == kind != "sub" else (p,))]
@@ -104,7 +104,7 @@ def _join(kind: str, parts: list[Source]) -> Source:
     depth = 1 + max(p.depth for p in kept)
     if depth > MAX_DEPTH:
         raise fail(f"joins are nested more than {MAX_DEPTH} deep without weights between them")
-    return Source(-1, kind, kept, frozenset().union(*(p.units for p in parts)), depth)
+    return UnitSource(-1, kind, kept, frozenset().union(*(p.units for p in parts)), depth)
 
 
 def _unit_shape(graph: LayerGraph, node: LayerNode, has_sizes: bool) -> tuple[object, ...]:
@@ -137,11 +137,11 @@ class ColourTable:
     def number(self, *parts: object) -> int:
         return self._numbers.setdefault(parts, len(self._numbers))
 
-    def source(self, source: Source, colours: Mapping[int, int]) -> int:
+    def source(self, source: UnitSource, colours: Mapping[int, int]) -> int:
         """The number of what a unit reads, given those of the units in it."""
         return self._source(source, colours, {})
 
-    def _source(self, source: Source, colours: Mapping[int, int], known: dict[int, int]) -> int:
+    def _source(self, source: UnitSource, colours: Mapping[int, int], known: dict[int, int]) -> int:
         if not source.join:
             return self.number("unit", colours[source.unit] if source.unit >= 0 else "input")
         if id(source) not in known:

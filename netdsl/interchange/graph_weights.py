@@ -14,6 +14,7 @@ from netdsl.interchange.graph_matching import UnitMatch, match_units
 from netdsl.interchange.graph_units import PRODUCTS, Unit, UnitGraph, unit_graph
 from netdsl.interchange.imported_net import ImportedNet
 from netdsl.interchange.layer_graph import LayerNode, Shape, layer_graph
+from netdsl.interchange.match_errors import NO_SIDE_OUTPUTS, is_side_only
 from netdsl.interchange.weights_match import MatchedModule, WeightsMatch
 from netdsl.language.network import Network
 from netdsl.text_escaping import escape_line
@@ -34,7 +35,7 @@ def match_graph(network: Network, given: ImportedNet, origin: str) -> WeightsMat
         here, there = unit_graph(graph, False), unit_graph(given.graph, False)
         match = match_units(here, there)
     if isinstance(match, int):
-        raise _difference_error(network.name, here, there, match, origin)
+        raise _difference_error(network, here, there, match, origin)
     _check_choices(network, here, there, match, origin)
     epsilons = {x.path: float(x.arguments["eps"]) for x in network.layers if "eps" in x.arguments}
     states: dict[str, Array] = {}
@@ -83,12 +84,14 @@ class _Transfer:
     origin: str
 
     def states(self, epsilons: Mapping[str, float]) -> Iterator[tuple[str, Array]]:
-        node = self.unit.node
-        if node.layer not in PRODUCTS:
+        node, norm, folded = self.unit.node, self.unit.norm, self.other.norm
+        is_alike = node.states.keys() == self.other.node.states.keys()
+        if node.layer not in PRODUCTS or (is_alike and (norm is None) == (folded is None)):
             yield from self._copy(node, self.other.node)
+            if norm is not None and folded is not None:
+                yield from self._copy(norm, folded)
             return
         weight, bias = self._product()
-        norm, folded = self.unit.norm, self.other.norm
         if norm is None and folded is not None:
             raise self._error("has a batch normalisation there, and none here")
         yield self._state(node, "weight", weight)
@@ -188,20 +191,22 @@ def _choice_error(
 
 
 def _difference_error(
-    net: str, here: UnitGraph, there: UnitGraph, index: int, origin: str
+    network: Network, here: UnitGraph, there: UnitGraph, index: int, origin: str
 ) -> NetError:
     help = (
         "`netdsl import MODEL.onnx -o x.net --weights x.safetensors` writes the net of the file, "
         "and `netdsl diff` compares it with this one"
     )
     if index == len(here.units):
-        message = f"{origin} has more layers with weights than `{net}`, or other outputs"
+        message = f"{origin} has more layers with weights than `{network.name}`, or other outputs"
         counts = f"{len(there.units):,} there, {len(here.units):,} here"
         return fail(message, notes=[counts], help=help)
     node = here.units[index].node
+    if is_side_only(network, node.states.values()):
+        help = NO_SIDE_OUTPUTS
     return fail(
-        f"{origin} has nothing like the layer `{node.name}` of `{net}`: {node.layer} with a result "
-        f"of {dims(node.shape)}, and what it reads",
+        f"{origin} has nothing like the layer `{node.name}` of `{network.name}`: {node.layer} with "
+        f"a result of {dims(node.shape)}, and what it reads",
         notes=[f"{index:,} of {len(here.units):,} layers before it have their like"],
         help=help,
     )

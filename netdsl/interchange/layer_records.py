@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import islice
 
 import numpy as np
@@ -248,19 +249,6 @@ def _format(layer: str, arguments: Mapping[str, Value]) -> tuple[Argument, ...]:
     )
 
 
-def _identity(record: LayerRecord) -> object:
-    """What layers that share their weights have in common: their weights in the same memory, not
-    only equal ones, and all arguments. Values for each channel are never shared: exporters store
-    equal ones, such as zeros, once."""
-    if "weight" not in record.states:
-        return record.name
-    places = tuple(
-        (key, v.__array_interface__["data"][0], v.shape, v.strides)
-        for key, v in record.states.items()
-    )
-    return (record.layer, tuple(record.arguments.items()), places)
-
-
 def layer_graph_of(
     name: str, records: Mapping[str, LayerRecord], outputs: Mapping[str, str]
 ) -> tuple[LayerGraph, dict[str, Array]]:
@@ -269,7 +257,7 @@ def layer_graph_of(
     states: dict[str, Array] = {}
     owners: dict[object, str] = {}
     for record in records.values():
-        owner = owners.setdefault(_identity(record), record.name)
+        owner = owners.setdefault(_fingerprint(record), record.name)
         keys = {key: f"{owner}.{key}" for key in record.states}
         states |= {keys[key]: value for key, value in record.states.items()}
         arguments: tuple[Argument, ...]
@@ -282,3 +270,13 @@ def layer_graph_of(
         )
     shapes = {key: value.shape for key, value in states.items()}
     return LayerGraph(name, nodes, dict(outputs), shapes), states
+
+
+def _fingerprint(record: LayerRecord) -> object:
+    """What layers that share their weights have in common: weights that are equal and not of one
+    value, as initial ones may be."""
+    weight = record.states.get("weight")
+    if weight is None or weight.size < 2 or np.all(weight == weight.flat[0]):
+        return record.name
+    arrays = ((key, v.shape, sha256(v.tobytes()).digest()) for key, v in record.states.items())
+    return record.layer, tuple(sorted(arrays))

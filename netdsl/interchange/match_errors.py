@@ -18,7 +18,7 @@ _OTHER_NET = (
     "`net mine = NET(classes=10)`"
 )
 
-_NO_SIDE = (
+NO_SIDE_OUTPUTS = (
     "these are of side outputs, which only training uses: a net without them takes the weights, "
     "as in `net mine = NET(auxiliaries=no)` in a file that has a `use` of this one"
 )
@@ -37,8 +37,8 @@ def check_shapes(
         ]
         layers = "layer" if len(missing) == 1 else "layers"
         message = f"{origin} has no weights of the right shape for {len(missing):,} {layers} of"
-        is_side = all(_is_side_layer(network, f) for f in missing)
-        help = _NO_SIDE if is_side else _OTHER_NET
+        is_side = is_side_only(network, (x.name for f in missing for x in f.states.values()))
+        help = NO_SIDE_OUTPUTS if is_side else _OTHER_NET
         raise fail(f"{message} `{network.name}`", notes=notes, help=help)
 
 
@@ -74,10 +74,9 @@ def ambiguity_error(
     )
 
 
-def _is_side_layer(network: Network, form: ModuleForm) -> bool:
-    """Whether only side outputs need a layer."""
-    main = network.graph.backward_slice(network.graph.outputs["main"])
-    return not any(state.name in main for state in form.states.values())
+def is_side_only(network: Network, states: Iterable[str]) -> bool:
+    """Whether only side outputs need these states."""
+    return network.graph.backward_slice(network.graph.outputs["main"]).isdisjoint(states)
 
 
 def _unpaired(

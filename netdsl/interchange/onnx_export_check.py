@@ -12,6 +12,7 @@ import numpy as np
 from netdsl.backends.base import Backend
 from netdsl.errors import fail
 from netdsl.interchange.onnx_export_builder import TO_NCHW
+from netdsl.interchange.onnx_model import import_onnx
 from netdsl.ir.subgraph import extract_subgraph
 from netdsl.language.network import Network
 from netdsl.optional_imports import NotInstalledError, import_optional
@@ -21,9 +22,9 @@ from netdsl.runtime.state import State
 from netdsl.types import Array
 
 CHECKED_BATCHES = (1, 3)
-TOLERANCE, HALF_TOLERANCE = 1e-3, 2e-2
+TOLERANCE, HALF_TOLERANCE = 1e-3, 0.1
 """The largest difference of a score, as a share of the largest score. Rounding gives 1e-6 in most
-nets and 1e-4 in some; what is wrong gives more."""
+nets and 1e-4 in some, with float16 1e-3 and 3e-2; what is wrong gives more."""
 _MIN_SCALE = 0.01
 """What differences are a share of where all scores are smaller: sums of what cancels out are only
 rounding."""
@@ -39,7 +40,7 @@ class ModelComparison:
 
 
 def compare_with_runtime(
-    model: Any, network: Network, backend: Backend, state: State, is_half: bool
+    model: bytes, network: Network, backend: Backend, state: State, is_half: bool
 ) -> ModelComparison | None:
     """Runs a model and the net that it was made of on the same random inputs, in each of
     CHECKED_BATCHES; None if onnxruntime is not there. The net must be elaborated for the largest of
@@ -108,15 +109,15 @@ def relative_difference(found: Array, expected: Array) -> float:
     return float(np.abs(found[finite] - expected[finite]).max()) / largest
 
 
-def _check_overflow(runtime: Any, model: Any, given: Mapping[str, Array]) -> None:
+def _check_overflow(runtime: Any, model: bytes, given: Mapping[str, Array]) -> None:
     """Raises NetError with the first node whose result float16 cannot hold. Where onnxruntime has
     no kernels for float16, as on most CPUs, it computes in float32, and scores do not show that."""
-    shown = type(model)()
-    shown.CopyFrom(model)
+    shown = import_onnx().load_model_from_string(model)
     del shown.graph.output[:]
-    for node in model.graph.node:
+    for node in shown.graph.node:
         shown.graph.output.add(name=node.output[0])
-    for node, value in zip(model.graph.node, _run(_open(runtime, shown), given, 1), strict=True):
+    session = _open(runtime, shown.SerializeToString())
+    for node, value in zip(shown.graph.node, _run(session, given, 1), strict=True):
         if not np.isfinite(value).all():
             raise fail(
                 f"`{node.name}` gives values beyond 65,504, the largest of float16, for a random "
@@ -125,14 +126,12 @@ def _check_overflow(runtime: Any, model: Any, given: Mapping[str, Array]) -> Non
             )
 
 
-def _open(runtime: Any, model: Any) -> Any:
+def _open(runtime: Any, model: bytes) -> Any:
     """A session of onnxruntime for a model."""
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # what is wrong is raised too
     with _translate_errors():
-        return runtime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _run(session: Any, given: Mapping[str, Array], count: int) -> list[Array]:

@@ -124,8 +124,9 @@ class ExportWeights:
         """The states that the constants of an exported graph hold, in float32. Raises NetError if a
         constant is missing or has another shape."""
         for name, shape, _ in self._restores:
-            if name not in constants or constants[name].shape != shape:
-                found = dims(constants[name].shape) if name in constants else "missing"
+            value = constants.get(name)
+            if value is None or value.shape != shape or value.dtype.kind != "f":
+                found = "missing" if value is None else f"{dims(value.shape)} {value.dtype}"
                 raise fail(
                     f"{origin} does not fit the net in its metadata: `{name}` is {found}",
                     help="it was changed after its export; `--rebuild` reads it as any other file",

@@ -39,9 +39,8 @@ def write_onnx(trained: Predictor, out: Path, options: ExportOptions, is_raw: bo
     graph = export_graph(network, trained.state.snapshot(), options)
     check_range(graph)
     metadata = describe_model(trained.checkpoint, trained.recipe.data, graph, options)
-    model = make_model(graph, metadata)
-    found = compare_with_runtime(model, network, trained.backend, trained.state, options.is_half)
-    content: bytes = model.SerializeToString()
+    content: bytes = make_model(graph, metadata).SerializeToString()
+    found = compare_with_runtime(content, network, trained.backend, trained.state, options.is_half)
     write_atomically(out, content)
     return _report(out, graph, len(content), found)
 

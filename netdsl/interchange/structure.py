@@ -7,21 +7,19 @@ from dataclasses import dataclass, replace
 
 from netdsl.errors import NetError, fail
 from netdsl.interchange.layer_graph import INPUT, LayerGraph, layer_graph
-from netdsl.interchange.structure_calls import Arguments
 from netdsl.interchange.structure_flow import flat_statements, statements
 from netdsl.interchange.structure_fold import Draft
 from netdsl.interchange.structure_graph import (
     difference,
     graph_arguments,
-    shared_groups,
     without_identities,
 )
 from netdsl.interchange.structure_lines import HEAD, STEM, cut_by_modules, cut_by_size
 from netdsl.interchange.structure_names import graph_naming, label_statements, name_blocks, net_name
+from netdsl.interchange.structure_sharing import merge_chains, name_chains, share_layers
 from netdsl.interchange.structure_text import NetText
 from netdsl.interchange.structure_tree import (
     BlockItem,
-    CallItem,
     Sequence,
     StatementItem,
     item_nodes,
@@ -84,9 +82,11 @@ def fold_graph(graph: LayerGraph) -> StructuredNet:
 
 def _fold(graph: LayerGraph) -> _Layout:
     arguments = graph_arguments(graph)
-    shared, chains = _share(graph, arguments)
+    shared, chains = share_layers(graph, arguments)
     naming = graph_naming(graph)
-    flat, is_cut = cut_by_modules(statements(graph, arguments, shared), naming)
+    whole, chains = merge_chains(statements(graph, arguments, shared), chains, graph)
+    whole, chains = name_chains(whole, chains, naming, ())
+    flat, is_cut = cut_by_modules(whole, naming)
     draft = Draft([*(st.items for st in flat), *chains.values()], {*chains})
     draft.fold()
     taken = {*chains, STEM, HEAD, *(st.label for st in flat if st.label)}
@@ -100,21 +100,9 @@ def _fold(graph: LayerGraph) -> _Layout:
 
 def _lay_flat(graph: LayerGraph) -> _Layout:
     arguments = graph_arguments(graph)
-    shared, chains = _share(graph, arguments)
+    shared, chains = share_layers(graph, arguments)
     flat = flat_statements(graph, arguments, shared)
     return _Layout(flat, flat, chains, {})
-
-
-def _share(
-    graph: LayerGraph, arguments: Mapping[str, Arguments]
-) -> tuple[dict[str, str], dict[str, Sequence]]:
-    """The shared chain that a node uses, and these chains."""
-    groups = shared_groups(graph, arguments)
-    shared = {node: f"w{i}" for i, group in enumerate(groups, 1) for node in group}
-    return shared, {
-        shared[first]: (CallItem(graph.nodes[first].layer, arguments[first], None, (first,)),)
-        for first, *_ in groups
-    }
 
 
 def write_net(graph: LayerGraph, layout: _Layout) -> StructuredNet:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from netdsl.interchange.structure_groups import (
     group_starts,
     height,
+    is_pool,
     is_unit_layer,
     layer_name,
     size,
@@ -41,6 +42,8 @@ _MIN_GAIN = 5
 _MIN_CHAIN_GAIN = 12
 """Words that a block of one group must save, and one of several groups."""
 _MAX_CHAIN_PARAMS = 4
+_MAX_BLOCKS = 40
+"""Blocks of a net; more are no help to a reader."""
 _MAX_SELECTED = 64
 """Occurrences of which each is tried to be left out."""
 _BLOCK_COST = 5
@@ -54,6 +57,8 @@ class _Pattern:
     key: Key
     group_count: int
     occurrences: list[Sequence]
+    is_repeated: bool
+    """Whether it is all that some repeat consists of."""
 
     @property
     def is_group(self) -> bool:
@@ -86,14 +91,19 @@ class Draft:
     def fold(self) -> None:
         self._fold_units()
         self._map(fold_runs)
-        while (
+        while len(self.blocks) < _MAX_BLOCKS and self._fold_once():
+            self._map(fold_runs)
+        self.chains, self.blocks = inline_blocks(self.chains, self.blocks)
+
+    def _fold_once(self) -> bool:
+        """Makes one block, if one saves anything: small parts of units first, chains last."""
+        return (
             self._fold_best(lambda p: p.is_gate)
             or self._fold_variants()
             or self._fold_best(lambda p: p.is_group)
+            or self._fold_best(lambda p: p.is_repeated)
             or self._fold_best(lambda p: True)
-        ):
-            self._map(fold_runs)
-        self.chains, self.blocks = inline_blocks(self.chains, self.blocks)
+        )
 
     def _bodies(self) -> Iterator[Sequence]:
         for chain in (*self.chains, *(b.body for b in self.blocks.values())):
@@ -140,7 +150,8 @@ class Draft:
                 continue
             unified = unify(pattern.occurrences, self.blocks)
             gain = _gain(pattern.occurrences, unified)
-            if gain < (_MIN_GAIN if pattern.is_group else _MIN_CHAIN_GAIN):
+            is_unit = pattern.is_group or pattern.is_repeated
+            if gain < (_MIN_GAIN if is_unit else _MIN_CHAIN_GAIN):
                 continue
             if not pattern.is_group and len(unified.params) > _MAX_CHAIN_PARAMS:
                 continue
@@ -171,6 +182,12 @@ class Draft:
     def _patterns(self) -> Iterator[_Pattern]:
         """Runs of groups without labels, by their keys; those of one key do not overlap."""
         found: dict[Key, _Pattern] = {}
+        repeated = {
+            sequence_key(i.body)
+            for sequence in self._bodies()
+            for i in sequence
+            if isinstance(i, RepeatItem)
+        }
         for sequence in self._bodies():
             keys = [item_key(i) for i in sequence]
             is_plain = [self._is_plain(i) for i in sequence]
@@ -181,9 +198,12 @@ class Draft:
                     if not all(is_plain[starts[i + n - 1] : end]):
                         break
                     key = tuple(keys[start:end])
+                    is_part = end - start < len(sequence)
+                    if is_part and is_pool(sequence[start]) and n > 1:
+                        continue  # a pooling ends a part
                     if ends.get(key, 0) <= start:
                         ends[key] = end
-                        pattern = found.setdefault(key, _Pattern(key, n, []))
+                        pattern = found.setdefault(key, _Pattern(key, n, [], key in repeated))
                         pattern.occurrences.append(sequence[start:end])
         return iter(found.values())
 

@@ -45,13 +45,18 @@ def group_starts(sequence: Sequence) -> list[int]:
         name = layer_name(item)
         before = layer_name(sequence[i - 1]) if i else None
         is_trailer = (
-            name in _TRAILERS
+            (name in _TRAILERS and name != before)
             or (name in _NORMS and before in _PRODUCTS)
             or (name in _LATE and is_unit_layer(before))
         )
         if i == 0 or not is_trailer:
             starts.append(i)
     return [*starts, len(sequence)]
+
+
+def is_pool(item: Item) -> bool:
+    """Whether an item ends a part rather than begins one."""
+    return isinstance(item, CallItem) and item.name in ("maxpool", "avgpool")
 
 
 def spans_of(sequence: Sequence, lengths: SequenceOf[int]) -> Iterator[tuple[int, int]]:

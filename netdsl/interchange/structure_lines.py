@@ -9,8 +9,8 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 
 from netdsl.interchange.layer_graph import LayerGraph
-from netdsl.interchange.structure_groups import group_starts, size
-from netdsl.interchange.structure_names import Naming, identifier
+from netdsl.interchange.structure_groups import group_starts, is_pool, size
+from netdsl.interchange.structure_names import GENERIC, Naming, identifier
 from netdsl.interchange.structure_tree import (
     CallItem,
     LabelItem,
@@ -23,6 +23,8 @@ from netdsl.interchange.structure_tree import (
 _MIN_PARTS = 3
 _LONG = 24
 """Words of a statement that is cut."""
+_MAX_UNIT = 3
+"""Layers of a product with its normalisation and activation."""
 _MANY = 24
 """Modules of which a net is not one line each."""
 STEM, HEAD = "stem", "head"
@@ -77,18 +79,22 @@ def _module_parts(items: Sequence, naming: Naming) -> list[_ModulePart]:
 
 
 def _merge_singles(parts: list[_ModulePart]) -> list[_ModulePart]:
-    """Neighbours of one node each as one part."""
+    """Neighbours of one node each as one part; a pooling ends the part before it."""
     found: list[_ModulePart] = []
     for part in parts:
-        if found and part.is_single and (found[-1].is_single or not found[-1].name):
-            found[-1] = _ModulePart("", (*found[-1].items, *part.items), 0)
+        before = found[-1] if found else None
+        if before and part.is_single and is_pool(part.items[0]) and len(part.items) == 1:
+            found[-1] = replace(before, items=(*before.items, *part.items))
+        elif before and part.is_single and (before.is_single or not before.name):
+            found[-1] = _ModulePart("", (*before.items, *part.items), 0)
         else:
             found.append(part)
     return found
 
 
 def _label(name: str) -> str | None:
-    return identifier(name) or None
+    label = identifier(name)
+    return label if label and label not in GENERIC else None
 
 
 def _cut(
@@ -136,18 +142,20 @@ def _stages(items: Sequence, graph: LayerGraph) -> Iterator[Sequence]:
         group = items[start:end]
         area, before = _area(group, graph), _area_before(group, graph)
         first = group[0]
-        is_pool = isinstance(first, CallItem) and first.name in ("maxpool", "avgpool")
         joins_labels = any(isinstance(i, LabelItem) for i in walk_items(group))
         is_large = isinstance(first, CallItem) and bool(first.branches) and size(group) > _LONG
         is_end = end == len(items) and _is_head(group)
-        begins = ((area != before and not is_pool) or joins_labels or is_large) and not is_end
+        begins = (
+            (area != before and not is_pool(first)) or joins_labels or is_large
+        ) and not is_end
         if begins and run and not _is_head(run):
-            kept = _expansion_start(run) if _reads_depthwise(group, graph) else len(run)
+            is_late = _reads_depthwise(group, graph) or _is_head(group)
+            kept = _expansion_start(run) if is_late else len(run)
             if kept:
                 yield run[:kept]
             run = run[kept:]
         run = (*run, *group)
-        if (is_pool and area != before) or is_large:
+        if (is_pool(first) and area != before and len(run) > len(group)) or is_large:
             yield run
             run = ()
     if run:
@@ -162,9 +170,9 @@ def _reads_depthwise(group: Sequence, graph: LayerGraph) -> bool:
 
 def _expansion_start(run: Sequence) -> int:
     """Where the product at the end of a run begins: it widens what follows the run."""
-    last = run[-1]
-    is_product = isinstance(last, CallItem) and last.branches is None and len(item_nodes(run)) > 3
-    return group_starts(run)[-2] if is_product else len(run)
+    start = group_starts(run)[-2]
+    is_unit = isinstance(run[start], CallItem) and len(item_nodes(run[start:])) <= _MAX_UNIT
+    return start if is_unit and start else len(run)
 
 
 def _is_head(run: Sequence) -> bool:

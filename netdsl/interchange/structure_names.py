@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from netdsl.interchange.layer_graph import INPUT, LayerGraph, LayerNode
+from netdsl.interchange.structure_groups import group_starts
 from netdsl.interchange.structure_tree import (
     BlockItem,
     CallItem,
@@ -30,6 +31,8 @@ _KEYWORDS = frozenset(
 )
 RESERVED = frozenset((*_KEYWORDS, *LAYERS, *CONSTANTS, *FUNCTIONS))
 """Names that no label, block or parameter gets."""
+GENERIC = frozenset(("features", "layers", "blocks", "modules", "model", "module", "branch", "net"))
+"""Names of modules that say nothing about them."""
 _LETTERS = {"convtranspose": "t", "hardswish": "h", "globalavgpool": "p", "hardsigmoid": "h"}
 Path = tuple[str, ...]
 
@@ -74,14 +77,20 @@ def letter_name(name: str, taken: Container[str]) -> str:
 # ---- paths ------------------------------------------------------------------------------------
 
 
-def node_path(node: LayerNode) -> Path:
-    """The modules that a node is in, from its name or else from its states' keys; may be empty."""
-    if re.search(r"[./]", node.name):
-        return _split_path(node.name)[:-1]
+def node_path(node: LayerNode, is_top_level: bool) -> Path:
+    """The modules that a node is in, from its name or else from its states' keys; may be empty. A
+    name alone counts if it `is_top_level`, as beside names with paths."""
+    if is_top_level or _is_path(node.name):
+        path = _split_path(node.name)
+        return path[:-1] or path
     for key in node.states.values():
         path = _split_path(key)
         return path[:-1] or path
     return ()
+
+
+def _is_path(name: str) -> bool:
+    return "." in name or "/" in name
 
 
 @cache
@@ -126,12 +135,13 @@ class Naming:
     def _module_name(self, nodes: tuple[str, ...]) -> str:
         path = self.path_of(nodes)
         name = identifier(path[-1]).rstrip("0123456789_").lower() if path else ""
-        return name if len(name) > 1 and name not in RESERVED else ""
+        return name if len(name) > 1 and name not in RESERVED | GENERIC else ""
 
 
 def graph_naming(graph: LayerGraph) -> Naming:
     """The paths of nodes, without what most of them begin with: `features` says nothing."""
-    paths = {n.name: node_path(n) for n in graph.nodes.values()}
+    has_paths = 2 * sum(map(_is_path, graph.nodes)) > len(graph.nodes)
+    paths = {n.name: node_path(n, has_paths) for n in graph.nodes.values()}
     depth = _common_depth([p for p in paths.values() if p])
     return Naming({n: p[depth:] if len(p) > depth else p for n, p in paths.items()})
 
@@ -212,8 +222,8 @@ def _join_name(join: CallItem, blocks: Mapping[str, BlockItem]) -> str:
     if join.name == "add":
         if any(_calls_layer(b, "depthwise", blocks) for b in branches):
             return "inverted"
-        main = max(map(len, branches))
-        return {2: "basic", 3: "bottleneck"}.get(main, "residual")
+        main = max(len(group_starts(b)) - 1 for b in branches)
+        return {1: "residual", 2: "basic"}.get(main, "bottleneck")
     if join.name == "concat":
         return "inception" if len(branches) > 2 else "mix" if all(branches) else "dense"
     return "part"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from netdsl.interchange.structure_groups import group_starts
+from netdsl.interchange.structure_groups import group_starts, is_pool
 from netdsl.interchange.structure_tree import (
-    CallItem,
     IfItem,
     Item,
     LabelItem,
@@ -36,7 +35,7 @@ def _fold_period(sequence: Sequence, period: int) -> Sequence:
         part = sequence[starts[group] : starts[end]]
         while end + period <= last and sequence[starts[end] : starts[end + period]] == part:
             count, end = count + 1, end + period
-        if count < 2 or (period > 1 and _is_pool(part[0])):
+        if count < 2 or (period > 1 and is_pool(part[0])):
             found += sequence[starts[group] : starts[group + 1]]
             group += 1
             continue
@@ -47,11 +46,6 @@ def _fold_period(sequence: Sequence, period: int) -> Sequence:
         found.append(RepeatItem(part, count, nodes, channels))
         group = end
     return tuple(found)
-
-
-def _is_pool(item: Item) -> bool:
-    """Whether an item ends a part rather than begins one."""
-    return isinstance(item, CallItem) and item.name in ("maxpool", "avgpool")
 
 
 def _forget_channels(item: Item) -> Item:

@@ -28,8 +28,8 @@ Key = tuple[Hashable, ...]
 COUNT = "*"
 """The name of a repeat's count among the arguments of a sequence."""
 _SHORT_NAMES = {"channels": "c", "units": "c", "kernel": "k", COUNT: "n"}
-_USUAL = ("stride", "dilation", "groups", "multiplier")
-"""Parameters that a reader expects to be 1 unless they are given."""
+_USUAL = ("stride", "dilation", "groups", "multiplier", "bias")
+"""Parameters whose defaults a reader knows."""
 _FACTORS = range(2, 9)
 _MIN_ROWS = 3
 """Different rows that must agree before one parameter is written as a multiple of another."""

@@ -76,10 +76,11 @@ def residual_chains(sequences: SequenceOf[Sequence]) -> Iterator[list[Variant]]:
                 join = unit.items[0]
                 assert isinstance(join, CallItem)
                 main = (join.branches or ())[1 - unit.place]
-                if not unit.shortcut and unit.place == 1 and len(group_starts(main)) > 2:
+                if not unit.shortcut and len(group_starts(main)) > 2:
                     mains.add(id(main))
                     key = sequence_key(main)
-                    found.setdefault(key, []).append(Variant(unit.items, main))
+                    residual = Variant(unit.items, main, (), True, unit.place)
+                    found.setdefault(key, []).append(residual)
     lengths = sorted({len(key) for key in found if isinstance(key, tuple)}, reverse=True)
     for sequence in sequences:
         last = 0
@@ -118,8 +119,12 @@ def unify_variants(variants: SequenceOf[Variant], blocks: Blocks) -> Unified | N
     condition = _condition(unifier, [v.is_residual for v in variants], unifier.body, True)
     if condition is None:
         return None
-    join = CallItem("add", (), (unifier.body, (IfItem(condition),)))
-    return unifier.result((join,))
+    places = {v.place for v in variants if v.is_residual}
+    if len(places) > 1:
+        return None
+    shortcut = (IfItem(condition),)
+    branches = (unifier.body, shortcut) if 1 in places else (shortcut, unifier.body)
+    return unifier.result((CallItem("add", (), branches),))
 
 
 def _unify_projections(variants: SequenceOf[Variant], unifier: Unifier) -> Unified | None:

@@ -111,6 +111,13 @@ def _checksum(text: str, states: Mapping[str, Array]) -> str:
     return digest.hexdigest()
 
 
+def load_best(path: Path) -> Checkpoint:
+    """Reads a checkpoint, or from the directory of a run its best one. Raises NetError as `load`
+    does."""
+    best = path / f"best{SUFFIX}"
+    return load(best if best.is_file() else path)
+
+
 def load(path: Path) -> Checkpoint:
     """Reads a checkpoint. Raises NetError where the file is missing, damaged or not ours. Every
     size is held against the file's own before anything of that size is made."""

@@ -9,7 +9,7 @@ from netdsl.errors import NetError, Span
 from netdsl.runtime.state import State
 from netdsl.signature import BoundCall
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
-from netdsl.training.store.checkpoint import SUFFIX, inference_states, load
+from netdsl.training.store.checkpoint import inference_states, load_best
 from netdsl.types import Array, Node
 
 
@@ -19,10 +19,8 @@ def load_initial_weights(
     """Returns the weights that `weights(...)` names and the states that take their values from
     them. Raises NetError if they do not fit."""
 
-    path = Path(init.arguments["file"])
-    best = path / f"best{SUFFIX}"
     try:
-        found = load(best if best.is_file() else path)
+        found = load_best(Path(init.arguments["file"]))
     except NetError as e:
         raise e.with_default_span(span) from None
     given, help = (
