@@ -36,10 +36,16 @@ class ZooNet:
         return f"{self.path.stem}:{self.name}"
 
 
-def zoo_nets() -> Iterator[ZooNet]:
-    for path in MODELS:
-        program = load_program(str(path))
-        yield from (ZooNet(path, n) for n in program.nets if program.has_all_defaults(n))
+def nets_of(path: Path) -> Iterator[ZooNet]:
+    """The nets of a file that need no arguments."""
+    program = load_program(str(path))
+    return (ZooNet(path, n) for n in program.nets if program.has_all_defaults(n))
+
+
+def find_net(spec: str) -> ZooNet:
+    """The net of a file in models/, both by name: `resnet:resnet50`."""
+    file, net = spec.split(":")
+    return ZooNet(next(p for p in MODELS if p.stem == file), net)
 
 
 def anonymous(graph: LayerGraph) -> LayerGraph:
@@ -92,7 +98,7 @@ def count_net_lines(program: Program, net: str) -> int:
 
 def main() -> None:
     print("| net | calls | as written | structured | without names |\n|---|--:|--:|--:|--:|")
-    for net in zoo_nets():
+    for net in (n for path in MODELS for n in nets_of(path)):
         graph = net.graph
         counts = (
             len(graph.nodes),

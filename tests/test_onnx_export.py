@@ -27,6 +27,7 @@ from netdsl.language.parse import parse
 from netdsl.language.program import build_program, load_program
 from netdsl.layers import LAYERS
 from netdsl.ops import OPS
+from netdsl.training.recipe.recipe import resolve_recipe
 from netdsl.training.store import checkpoint
 from netdsl.types import dims
 from tests.conftest import ROOT, HypothesisDraw
@@ -353,6 +354,19 @@ ZOO = [
 ]
 
 
+def most_difference(saved: checkpoint.Checkpoint) -> float:
+    """1e-4, or a few times what rounding to float32 makes of the scores: 56 layers of a few
+    channels without a shortcut amplify it."""
+    program = saved.program()
+    recipe = resolve_recipe(program)
+    network = elaborate(program, recipe.net, recipe.settings(training=False, batch=2))
+    inputs, _ = model_inputs(network, 2)
+    wide = {k: v.astype(np.float64) for k, v in saved.states.items()}
+    exact = evaluate_scores(network, wide, inputs)
+    found = evaluate_scores(network, saved.states, inputs)
+    return max(1e-4, 4 * relative_difference(found, exact))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("file", "net"), ZOO)
 def test_every_net_of_the_zoo(netdsl: Any, tmp_path: Path, file: str, net: str) -> None:
@@ -361,7 +375,7 @@ def test_every_net_of_the_zoo(netdsl: Any, tmp_path: Path, file: str, net: str) 
     saved = write_checkpoint(path, zoo_text(program, net, 8))
     code, out, err = netdsl("export", str(path), "-o", "x.onnx", "--json")
     assert (code, err) == (0, "")
-    assert json.loads(out)["difference"] < 1e-4
+    assert json.loads(out)["difference"] < most_difference(saved)
     model = onnx.load("x.onnx")
     found = restore_checkpoint(metadata_of(model), constants_of(model), "x.onnx")
     assert found.net_text == saved.net_text
@@ -376,4 +390,5 @@ def test_every_net_of_the_zoo(netdsl: Any, tmp_path: Path, file: str, net: str) 
         ).astype(np.uint8)
         for x in pixels
     }
-    assert relative_difference(run_model(again, given), run_model(model, given)) < 1e-4
+    difference = relative_difference(run_model(again, given), run_model(model, given))
+    assert difference < most_difference(saved)

@@ -6,8 +6,9 @@ import copy
 import pickle
 import signal
 import threading
+import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,15 @@ def test_any_number_of_images_gives_what_each_gives(net: package.Net, count: int
         np.testing.assert_allclose(found[-1:], net(images[-1]), atol=1e-6)
 
 
+def test_results_stay_when_the_net_runs_again(net: package.Net) -> None:
+    found = [net(PICTURES), net(PICTURES, at="stem"), net.probabilities(PICTURES)]
+    before = [x.copy() for x in found]
+    for x in (net(PICTURES[::-1]), net(PICTURES[::-1], at="stem")):
+        x[...] = 0
+    for now, then in zip(found, before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
 def test_batches_are_bounded_and_executors_few(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,7 +275,7 @@ def test_the_axis_of_a_single_channel_may_be_left_out(tmp_path: Path) -> None:
         (np.zeros((2, 6, 6, 3), np.int32), "2x6x6x3 int32"),
         (np.zeros((2, 6, 6, 3), bool), "bool"),
         (None, "NoneType"),
-        ([PICTURES[0], 3], "a int is no picture"),
+        ([PICTURES[0], 3], "type int, which is no picture"),
         ([np.zeros((6, 6, 1), np.uint8)], "6x6x1, but the net takes"),
         ("nowhere.png", "there is no picture nowhere.png"),
         (["nowhere.png"], "there is no picture nowhere.png"),
@@ -326,27 +336,24 @@ def test_threads_that_share_a_net_get_what_one_gets(folder: Path) -> None:
 
 
 def test_other_threads_run_while_a_net_computes(tmp_path: Path) -> None:
-    """A kernel that takes long leaves the interpreter's lock: another thread counts meanwhile."""
-    (tmp_path / "slow.net").write_text(
-        "net slow { input(64x64x64) -> conv(256, 5x5) -> conv(8, 1x1) }"
-    )
-    net, x = package.load(tmp_path / "slow.net", device="cpu"), np.ones((4, 64, 64, 64))
-    net(x, at="conv2")
-    during: list[int] = []
-    counter, is_over = 0, threading.Event()
+    """A thread that asks for the time again and again never waits for most of a kernel's. One of
+    several attempts is enough: the machine may be busy with others."""
+    (tmp_path / "slow.net").write_text("net slow { input(64x64x64) -> conv(256, 5x5) }")
+    net, x = package.load(tmp_path / "slow.net", device="cpu"), np.ones((4, 64, 64, 64), np.float32)
+    net(x, at="conv1")
+    assert min(measure_longest_wait(lambda: net(x, at="conv1")) for _ in range(4)) < 0.4
 
-    def compute() -> None:
-        before = counter
-        net(x, at="conv2")
-        during.append(counter - before)
-        is_over.set()
 
+def measure_longest_wait(compute: Callable[[], Any]) -> float:
+    """How long this thread has to wait at most while another one computes, as a share of that."""
     thread = threading.Thread(target=compute)
+    longest, start = 0.0, time.perf_counter()
     thread.start()
-    while not is_over.is_set():
-        counter += 1
-    thread.join()
-    assert during[0] > 10_000
+    last = start
+    while thread.is_alive():
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    return longest / (time.perf_counter() - start)
 
 
 def test_a_net_that_is_dropped_is_freed(folder: Path) -> None:
@@ -425,6 +432,8 @@ def test_a_run_is_that_of_the_command(netdsl: Any, tmp_path: Path) -> None:
         assert all((ours.states[k] == other.states[k]).all() for k in ours.states)
     memory = run_tiny(tmp_path, tmp_path / "c", set={"train.epochs": 2, "train.seed": 7})
     assert list(memory.history) == [dict(m) for m in result.history]
+    assert 'source = arrays(path="x.npz")' in result.net.text
+    assert "source = none" in memory.net.text
 
 
 def test_a_run_ends_early_where_on_epoch_says_so_and_goes_on(folder: Path, tmp_path: Path) -> None:

@@ -188,10 +188,10 @@ def test_imported_weights_start_a_run_with_another_head(netdsl: Any, tmp_path: P
     netdsl("import", "t.safetensors", "--into", "a.net", "-o", "y.safetensors")
     init = 'epochs = 1, init = weights("y.safetensors", except=["head.*", "stem.conv1.*"])'
     (tmp_path / "b.net").write_text(plain.replace("epochs = 1", init))
-    code, _, err = netdsl("train", "b.net", "--device", "reference", "--out", "run")
+    code, _, err = netdsl("train", "b.net", "--device", "reference", "--dry-run")
     assert code == 0, err
     (tmp_path / "c.net").write_text(plain.replace("epochs = 1", init.replace("y.", "t.")))
-    code, _, err = netdsl("train", "c.net", "--device", "reference")
+    code, _, err = netdsl("train", "c.net", "--device", "reference", "--dry-run")
     assert (code, "netdsl import t.safetensors --into FILE.net:NET" in err) == (2, True)
 
 

@@ -63,7 +63,8 @@ def read_inputs(given: Any, shape: tuple[int, ...], prepare: Preprocessing) -> I
         pictures = [Path(x) if isinstance(x, str | os.PathLike) else x for x in given]
         wrong = [x for x in pictures if not isinstance(x, Path) and not _is_picture(x)]
         if wrong:
-            raise fail(f"a {type(wrong[0]).__name__} is no picture", help=_HELP)
+            kind = type(wrong[0]).__name__
+            raise fail(f"one of the images is of type {kind}, which is no picture", help=_HELP)
         return Inputs(pictures, False, prepare)
     array = np.asarray(given)
     if array.dtype.kind == "f":

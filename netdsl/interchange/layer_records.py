@@ -273,10 +273,10 @@ def layer_graph_of(
 
 
 def _fingerprint(record: LayerRecord) -> object:
-    """What layers that share their weights have in common: weights that are equal and not of one
-    value, as initial ones may be."""
+    """What layers that share their weights have in common: arguments, and weights that are equal.
+    Weights of one value, such as zeros, are equal by chance: exporters store equal ones once."""
     weight = record.states.get("weight")
     if weight is None or weight.size < 2 or np.all(weight == weight.flat[0]):
         return record.name
     arrays = ((key, v.shape, sha256(v.tobytes()).digest()) for key, v in record.states.items())
-    return record.layer, tuple(sorted(arrays))
+    return record.layer, tuple(record.arguments.items()), tuple(sorted(arrays))

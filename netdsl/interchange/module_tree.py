@@ -99,7 +99,7 @@ def _build_node(path: str, modules: Iterable[ForeignModule], depth: int) -> Modu
 
 
 _Rank = tuple[tuple[int, str], ...]
-_NUMBER = re.compile(r"\d+x\d+|(\d{1,9})([a-z]?)(?![a-z0-9])|(\d{1,9})", re.IGNORECASE)
+_NUMBER = re.compile(r"\d{1,4}x\d{1,4}|(\d{1,9})([a-z]?)(?![a-z0-9])|(\d{1,9})", re.IGNORECASE)
 
 
 def _numbered_runs(

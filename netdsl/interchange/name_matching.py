@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from netdsl.errors import NetError, fail
 from netdsl.interchange.module_tree import ForeignModule, ModuleNode
@@ -23,7 +24,7 @@ from netdsl.language.network import LayerInfo, Network
 MAX_SEARCH_STEPS = 300_000
 MAX_RUNS = 300
 """Children of one node whose names differ in more than numbers."""
-_MAX_TIES = 6
+_MAX_TIES, MAX_AMBIGUITIES = 24, 200
 _Score = tuple[int, int, int]
 """Siblings that read each other, containers that are blocks of the net, words in common."""
 _Pairs = tuple[tuple[int, ForeignModule], ...]
@@ -55,11 +56,13 @@ class Assignment:
 
 @dataclass(frozen=True)
 class _Solution:
-    """The best assignments of a part of the tree to the layers from some index on."""
+    """The best assignments of a part of the tree to the layers from some index on; `is_cut` if
+    there are more than were kept."""
 
     score: _Score
     pairs: _Pairs
     ambiguities: tuple[Ambiguity, ...] = ()
+    is_cut: bool = False
 
 
 def match_modules(
@@ -72,6 +75,8 @@ def match_modules(
     solution = search.solve(_unwrap(tree), 0, is_top=True) if search.spare >= 0 else None
     if solution is None:
         return search.deepest
+    if solution.is_cut:
+        raise _search_error()
     return Assignment(solution.pairs, solution.ambiguities)
 
 
@@ -191,9 +196,11 @@ class _Way:
     score: _Score
     last: _Solution | None = None
     before: _Way | None = None
+    is_cut: bool = False
 
     def then(self, chain: int, solution: _Solution) -> _Way:
-        return _Way(_add_scores(self.score, solution.score, (chain, 0, 0)), solution, self)
+        score = _add_scores(self.score, solution.score, (chain, 0, 0))
+        return _Way(score, solution, self, self.is_cut or solution.is_cut)
 
     def solutions(self) -> Iterator[_Solution]:
         way: _Way | None = self
@@ -225,13 +232,12 @@ class _Arrangement:
         choices = _best_ways(complete)
         if not choices:
             return None
-        solutions = tuple(choices[0].solutions())
-        pairs = _join_pairs(solutions)
-        below = (a for s in solutions for a in s.ambiguities)
-        ties = (Ambiguity(pairs, _join_pairs(w.solutions())) for w in choices[1:])
+        ambiguities = tuple(islice(_ambiguities(choices), MAX_AMBIGUITIES + 1))
+        is_cut = len(ambiguities) > MAX_AMBIGUITIES or any(w.is_cut for w in choices)
         is_block = (self.first, self.end) in self.search.dataflow.blocks
         score = _add_scores(choices[0].score, (0, int(is_block), 0))
-        return _Solution(score, pairs, (*below, *ties))
+        pairs = _join_pairs(choices[0].solutions())
+        return _Solution(score, pairs, ambiguities[:MAX_AMBIGUITIES], is_cut)
 
     def _place_one_more(
         self, ways: Mapping[_Placement, Sequence[_Way]]
@@ -274,12 +280,27 @@ def _best_ways(ways: Iterable[_Way]) -> list[_Way]:
     best = [w for w in found if w.score == top]
     if len(best) > 1:  # modules that are left out can be so at several moments
         best = list({tuple(map(id, w.solutions())): w for w in best}.values())
-    return best[:_MAX_TIES]
+    if len(best) > _MAX_TIES:
+        return [replace(w, is_cut=True) for w in best[:_MAX_TIES]]
+    return best
 
 
 def _add_scores(*scores: _Score) -> _Score:
     chains, blocks, words = map(sum, zip(*scores, strict=True))
     return chains, blocks, words
+
+
+def _ambiguities(choices: Sequence[_Way]) -> Iterator[Ambiguity]:
+    """What the first of several equal ways leaves open: what its parts do, the other ways, and what
+    their parts leave open."""
+    pairs = _join_pairs(choices[0].solutions())
+    yield from (a for s in choices[0].solutions() for a in s.ambiguities)
+    for way in choices[1:]:
+        others = _join_pairs(way.solutions())
+        yield Ambiguity(pairs, others)
+        for solution in way.solutions():
+            for inner in solution.ambiguities:
+                yield Ambiguity(pairs, tuple((dict(others) | dict(inner.other)).items()))
 
 
 def _advance(at: _Placement, run: int, begin: int, size: int, skipped: int = 0) -> _Placement:

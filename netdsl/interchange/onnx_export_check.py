@@ -22,9 +22,9 @@ from netdsl.runtime.state import State
 from netdsl.types import Array
 
 CHECKED_BATCHES = (1, 3)
-TOLERANCE, HALF_TOLERANCE = 1e-3, 0.1
+TOLERANCE, HALF_TOLERANCE = 1e-2, 0.1
 """The largest difference of a score, as a share of the largest score. Rounding gives 1e-6 in most
-nets and 1e-4 in some, with float16 1e-3 and 3e-2; what is wrong gives more."""
+nets and 1e-3 in the worst, with float16 1e-3 and 3e-2; what is wrong gives more."""
 _MIN_SCALE = 0.01
 """What differences are a share of where all scores are smaller: sums of what cancels out are only
 rounding."""

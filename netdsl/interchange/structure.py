@@ -14,9 +14,17 @@ from netdsl.interchange.structure_graph import (
     graph_arguments,
     without_identities,
 )
-from netdsl.interchange.structure_lines import HEAD, STEM, cut_by_modules, cut_by_size
-from netdsl.interchange.structure_names import graph_naming, label_statements, name_blocks, net_name
+from netdsl.interchange.structure_lines import cut_by_modules, cut_by_size
+from netdsl.interchange.structure_names import (
+    HEAD,
+    STEM,
+    graph_naming,
+    label_statements,
+    name_blocks,
+    net_name,
+)
 from netdsl.interchange.structure_sharing import merge_chains, name_chains, share_layers
+from netdsl.interchange.structure_tables import fold_tables
 from netdsl.interchange.structure_text import NetText
 from netdsl.interchange.structure_tree import (
     BlockItem,
@@ -95,7 +103,7 @@ def _fold(graph: LayerGraph) -> _Layout:
     if not is_cut:
         found = cut_by_size(found, graph)
     chains = dict(zip(chains, folded[len(flat) :], strict=True))
-    return _Layout(flat, found, chains, blocks)
+    return _Layout(flat, fold_tables(found, blocks, {*chains}), chains, blocks)
 
 
 def _lay_flat(graph: LayerGraph) -> _Layout:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from netdsl.interchange.layer_graph import LayerGraph
 from netdsl.interchange.structure_groups import group_starts, is_pool, size
-from netdsl.interchange.structure_names import GENERIC, Naming, identifier
+from netdsl.interchange.structure_names import GENERIC, HEAD, STEM, Naming, identifier
 from netdsl.interchange.structure_tree import (
     CallItem,
     LabelItem,
@@ -27,7 +27,6 @@ _MAX_UNIT = 3
 """Layers of a product with its normalisation and activation."""
 _MANY = 24
 """Modules of which a net is not one line each."""
-STEM, HEAD = "stem", "head"
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ RESERVED = frozenset((*_KEYWORDS, *LAYERS, *CONSTANTS, *FUNCTIONS))
 """Names that no label, block or parameter gets."""
 GENERIC = frozenset(("features", "layers", "blocks", "modules", "model", "module", "branch", "net"))
 """Names of modules that say nothing about them."""
+STEM, HEAD = "stem", "head"
+"""Labels of the first and the last statement."""
 _LETTERS = {"convtranspose": "t", "hardswish": "h", "globalavgpool": "p", "hardsigmoid": "h"}
 Path = tuple[str, ...]
 
@@ -251,7 +253,7 @@ def label_statements(
         if name != "main":
             outputs[name] = unique_name(identifier(name) or "side", used)
             used.add(outputs[name])
-    needed = _needed_labels(statements)
+    needed = needed_labels(statements)
     inputs = [n.name for n in graph.nodes.values() if n.layer == INPUT]
     needed |= {*inputs} if len(inputs) > 1 else set()
     numbered = {
@@ -278,7 +280,7 @@ def label_statements(
     return tuple(found), labels, outputs
 
 
-def _needed_labels(statements: tuple[StatementItem, ...]) -> set[str]:
+def needed_labels(statements: tuple[StatementItem, ...]) -> set[str]:
     """Nodes whose values something reads that does not follow directly."""
     needed, current = set(), None
     for st in statements:

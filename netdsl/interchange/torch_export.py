@@ -24,9 +24,7 @@ from netdsl.types import Array
 def export_torch(content: Checkpoint, out: Path) -> ExportReport:
     """Writes the weights of a checkpoint to a safetensors file that PyTorch's `load_state_dict`
     takes: modules have the paths of layers. Raises NetError if they do not fit their net."""
-    program = content.program()
-    recipe = recipe_of_weights(program)
-    network = elaborate(program, recipe.net, Settings(shrink=recipe.small))
+    network = load_network(content)
     given = inference_states(content.states)
     match_states(network.graph.states, shapes_of(given), (), content.origin)
     tensors = torch_tensors(network, given)
@@ -39,6 +37,13 @@ def export_torch(content: Checkpoint, out: Path) -> ExportReport:
     counts = {"net": network.name, "weights": str(out), "tensors": len(tensors)}
     line = f"{out}: {len(tensors):,} tensors of `{network.name}` with PyTorch's names and layouts"
     return ExportReport((line,), counts)
+
+
+def load_network(content: Checkpoint) -> Network:
+    """The net that a checkpoint carries. Raises NetError for all that is wrong in its text."""
+    program = content.program()
+    recipe = recipe_of_weights(program)
+    return elaborate(program, recipe.net, Settings(shrink=recipe.small))
 
 
 def torch_tensors(network: Network, states: Mapping[str, Array]) -> dict[str, Array]:

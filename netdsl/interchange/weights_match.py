@@ -15,7 +15,7 @@ from netdsl.interchange.torch_layout import COUNTER, ModuleForm, Shape, module_f
 from netdsl.language.network import Network
 from netdsl.types import Array
 
-_MAX_TENSORS, _MAX_DEPTH = 20_000, 60
+_MAX_TENSORS, _MAX_NAME, _MAX_DEPTH = 20_000, 1_000, 60
 _Pair = tuple[ModuleForm, ForeignModule]
 
 
@@ -47,12 +47,11 @@ def match_tensors(network: Network, given: ForeignTensors) -> WeightsMatch:
     forms = module_forms(network)
     shapes = {n: tuple(t.shape) for n, t in given.tensors.items() if not n.endswith(COUNTER)}
     tree = module_tree(shapes)
-    is_torch = given.metadata.get("format") == "pt"
-    own = None if is_torch else _match_own_names(forms, given, shapes)
-    named = None if own else _match_paths(forms, tree)
-    own = own or (None if named else _match_own_names(forms, given, shapes))
-    if own is not None:
-        return own
+    named = _match_paths(forms, tree)
+    if named is None or given.metadata.get("format") != "pt":
+        own = _match_own_names(forms, given.tensors)
+        if own is not None:
+            return own
     pairs = named or _match_structure(network, forms, tree, given.origin)
     used = {name for _, module in pairs for name in module.states.values()}
     return WeightsMatch(
@@ -68,24 +67,31 @@ def _check_names(given: ForeignTensors) -> None:
         raise fail(f"{given.origin} holds no weights")
     if len(given.tensors) > _MAX_TENSORS:
         raise fail(f"{given.origin} holds {len(given.tensors):,} tensors, over {_MAX_TENSORS:,}")
+    if max(map(len, given.tensors)) > _MAX_NAME:
+        raise fail(f"{given.origin} has names of more than {_MAX_NAME:,} characters")
     if max(name.count(".") for name in given.tensors) > _MAX_DEPTH:
         raise fail(f"{given.origin} has names of more than {_MAX_DEPTH} parts")
 
 
+def match_own_names(network: Network, tensors: Mapping[str, Array]) -> WeightsMatch | None:
+    """The match of tensors that have the net's own names and shapes, as in a checkpoint; None if
+    they have not."""
+    return _match_own_names(module_forms(network), tensors)
+
+
 def _match_own_names(
-    forms: Sequence[ModuleForm], given: ForeignTensors, shapes: Mapping[str, Shape]
+    forms: Sequence[ModuleForm], tensors: Mapping[str, Array]
 ) -> WeightsMatch | None:
-    """The match of a file that has the net's own names and shapes, as in a checkpoint."""
     states = {s.name: s.shape for form in forms for s in form.states.values()}
-    if any(shapes.get(name) != shape for name, shape in states.items()):
+    if any(n not in tensors or tensors[n].shape != shape for n, shape in states.items()):
         return None
     modules = (
         MatchedModule(f.path, f.path, tuple(s.shape for s in f.states.values())) for f in forms
     )
     return WeightsMatch(
-        {name: given.tensors[name] for name in states},
+        {name: tensors[name] for name in states},
         tuple(modules),
-        {n: shape for n, shape in shapes.items() if n not in states},
+        {n: tuple(v.shape) for n, v in tensors.items() if n not in states},
         ("the file has the net's own names and shapes: its values are taken as they are",),
     )
 
