@@ -77,13 +77,11 @@ def read_damaged(folder: Path, cases: range) -> None:
             raise AssertionError(f"case {seed}") from e
 
 
-@pytest.mark.filterwarnings("ignore")  # NumPy's, about numbers that are not finite
 def test_damaged_files_give_an_error_or_a_net(tmp_path: Path) -> None:
     read_damaged(tmp_path, range(60))
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
 def test_a_thousand_damaged_files(tmp_path: Path) -> None:
     read_damaged(tmp_path, range(1000, 2000))
 

@@ -3,7 +3,9 @@ own tests."""
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -19,15 +21,17 @@ pytest.importorskip("onnxruntime")
 from netdsl.interchange.axis_views import ViewError, axis_size, flat, row_view
 from netdsl.interchange.imported_net import ImportOptions
 from netdsl.interchange.layer_graph import layer_graph
-from netdsl.interchange.onnx_import import import_onnx
+from netdsl.interchange.onnx_idioms import IDIOMS
+from netdsl.interchange.onnx_import import import_onnx, read_onnx
 from netdsl.interchange.onnx_operators import RULES
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.program import load_program
 from netdsl.training.store import checkpoint
 from tests.conftest import HypothesisDraw
 from tests.golden import GOLDEN_FOLDER
 from tests.onnx_conformance import node_tests, run_node_test
-from tests.onnx_models import MODELS, ModelText, difference, run_onnxruntime
+from tests.onnx_models import MODELS, ModelText, difference, f32, i64, run_onnxruntime
 
 CONFORMANCE = GOLDEN_FOLDER / "onnx_conformance.txt"
 
@@ -40,6 +44,53 @@ def test_the_import_computes_what_onnxruntime_does(model: ModelText, tmp_path: P
 def test_every_operator_is_in_a_model() -> None:
     used = {name for m in MODELS for name in re.findall(r"= (\w+)\(", m.lines)}
     assert {name for name in RULES if "." not in name} <= used
+
+
+_PATTERN_ATTRIBUTES = {
+    "ReduceMean": " axes=[1]",
+    "ReduceMax": " axes=[1]",
+    "HardSigmoid": f" alpha={1 / 6}",
+}
+_PATTERN_OPERANDS = {"Clip": ", low, six", "ReduceSum": ", axis"}
+
+
+def _pattern_model(pattern: str) -> ModelText:
+    """The nodes of a pattern as a model."""
+    lines: list[str] = []
+    constants: dict[str, Any] = {"low": f32(0), "six": f32(6), "axis": i64(1)}
+
+    def add(part: ast.expr) -> str:
+        if isinstance(part, ast.Name):
+            constants.update({part.id: f32(1e-5)} if part.id.startswith("c_") else {})
+            return part.id
+        if isinstance(part, ast.Constant):
+            name = f"k{len(constants)}"
+            constants[name] = np.array(part.value, np.float32)
+            return name
+        assert isinstance(part, ast.Call)
+        assert isinstance(part.func, ast.Name)
+        operator = part.func.id
+        inputs = ", ".join(map(add, part.args)) + _PATTERN_OPERANDS.get(operator, "")
+        result = f"v{len(lines)}"
+        lines.append(f"{result} = {operator}({inputs}){_PATTERN_ATTRIBUTES.get(operator, '')}")
+        return result
+
+    add(ast.parse(pattern, mode="eval").body)
+    return ModelText("pattern", "\n".join(lines), (1, 3, 5, 4), constants)
+
+
+@pytest.mark.parametrize(
+    ("layer", "pattern"), [(i.operator, p) for i in IDIOMS for p in i.patterns]
+)
+def test_a_pattern_is_its_layer(layer: str, pattern: str, tmp_path: Path) -> None:
+    model = _pattern_model(pattern)
+    path = model.write(tmp_path)
+    found = read_onnx(path)
+    if layer == "softmax":  # at the end of a net it is left out
+        assert found.notes
+    else:
+        assert [n.layer for n in found.graph.nodes.values()] == ["input", layer]
+    assert difference(path, {"x": 3 * model.input()}) < 1e-4
 
 
 @settings(max_examples=50)
@@ -163,8 +214,6 @@ def test_squeezenet_is_a_short_net(data_dir: Path, tmp_path: Path) -> None:
 
 def test_names_of_modules_stay(tmp_path: Path) -> None:
     """Labels come from the graph's names, and a weight's name says where a layer belongs."""
-    from netdsl.interchange.onnx_import import read_onnx
-
     model = ModelText(
         "names",
         "a = Conv(x, stem.conv.weight)\nb = Relu(a)\ny = Conv(b, head.weight, head.bias)",
@@ -186,12 +235,8 @@ def test_a_convolution_that_is_used_twice_has_its_weights_once(tmp_path: Path) -
 
 def test_a_graph_has_the_form_of_a_net_of_our_own(tmp_path: Path) -> None:
     """The layers of an import are those of the net that it writes."""
-    from netdsl.interchange.onnx_import import read_onnx
-
     path, out = SMALL.write(tmp_path), tmp_path / "x.net"
     import_onnx(path, out, None, ImportOptions())
-    from netdsl.language.program import load_program
-
     written = layer_graph(elaborate(load_program(str(out)), None, Settings()))
     found = read_onnx(path).graph
     assert [(n.layer, n.shape) for n in written.nodes.values()] == [
@@ -204,8 +249,6 @@ def test_a_graph_has_the_form_of_a_net_of_our_own(tmp_path: Path) -> None:
 def test_the_node_tests_of_onnx_pass(tmp_path: Path) -> None:
     """Those that do not are in the golden file, with the reason. Tests of other versions of onnx
     that it does not know are left out."""
-    import os
-
     found = {t.name: run_node_test(t, tmp_path) for t in node_tests()}
     if os.environ.get("NETDSL_GOLDEN") == "write":
         passed = sum(not reason for reason in found.values())

@@ -375,5 +375,6 @@ ELEMENTWISE_RULES: dict[str, Rule] = {
     "netdsl.relu6": _activation("relu6"),
     "netdsl.silu": _activation("silu"),
     "netdsl.softmax": _softmax("softmax"),
+    "netdsl.softplus": _activation("softplus"),
     "netdsl.softsign": _activation("softsign"),
 }

@@ -210,6 +210,7 @@ _TANH = tuple(f"Tanh(Mul(0.7978845608, Add(x, Mul(0.044715, {cube}))))" for cube
 IDIOMS = (
     Idiom("silu", ("Mul(x, Sigmoid(x))",)),
     Idiom("mish", ("Mul(x, Tanh(Softplus(x)))",)),
+    Idiom("softplus", ("Where(Greater(x, 20), x, Softplus(x))",)),
     Idiom("softsign", ("Div(x, Add(1, Abs(x)))",)),
     Idiom("hardswish", ("Mul(x, HardSigmoid(x))",), _hard_sigmoid_attributes),
     Idiom(

@@ -24,6 +24,7 @@ from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
 
 
+@np.errstate(all="ignore")  # weights may be infinite
 def read_onnx(path: Path) -> ImportedNet:
     """The net of an ONNX file as layer calls, with its weights, whatever .net its metadata hold.
     Raises NetError if it is damaged or has operators that cannot be expressed."""
@@ -41,6 +42,7 @@ def _class_names(graph: OnnxGraph) -> tuple[str, ...]:
     return tuple(names) if is_valid and len(set(names)) == len(names) else ()
 
 
+@np.errstate(all="ignore")
 def import_onnx(
     source: Path, out: Path, weights: Path | None, options: ImportOptions
 ) -> ImportReport:

@@ -13,7 +13,7 @@ import numpy as np
 
 from netdsl.errors import Diagnostic, NetError, fail
 from netdsl.interchange.axis_views import IMAGE_ORDER, View, ViewError, atoms_of, flat
-from netdsl.interchange.constant_folding import fold
+from netdsl.interchange.constant_folding import FOLDABLE, fold
 from netdsl.interchange.imported_net import ImportedNet
 from netdsl.interchange.layer_fusion import drop_final_softmax, fuse
 from netdsl.interchange.layer_names import LayerNamer
@@ -149,7 +149,7 @@ def _emit_nodes(graph: OnnxGraph, records: LayerRecords, values: dict[str, Any])
     problems: list[_Problem] = []
     for node in graph.nodes:
         is_known = all(not name or name in values for name in node.inputs)
-        if node.operator not in RULES and not _can_fold(node, values):
+        if node.operator not in RULES and not _can_fold(node, values, is_known):
             problems.append(_Problem(node.operator, node.place, _NO_LAYER))
         elif is_known:
             operands = tuple(values[name] if name else None for name in node.inputs)
@@ -162,8 +162,11 @@ def _emit_nodes(graph: OnnxGraph, records: LayerRecords, values: dict[str, Any])
         raise _unsupported_error(graph, problems)
 
 
-def _can_fold(node: OnnxNode, values: Mapping[str, Any]) -> bool:
-    return all(not name or isinstance(values.get(name), np.ndarray) for name in node.inputs)
+def _can_fold(node: OnnxNode, values: Mapping[str, Any], is_known: bool) -> bool:
+    """Whether the operands are constants, or may be if those that are not known were."""
+    if not is_known:
+        return node.operator in FOLDABLE
+    return all(not name or isinstance(values[name], np.ndarray) for name in node.inputs)
 
 
 def _emit_node(call: OnnxCall, problems: list[_Problem]) -> tuple[View | Array, ...]:

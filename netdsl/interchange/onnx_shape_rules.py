@@ -14,6 +14,7 @@ from netdsl.interchange.constant_folding import resolve_shape
 from netdsl.interchange.onnx_call import OnnxCall, Rule, UnsupportedError
 from netdsl.interchange.onnx_elementwise_rules import ordered_view
 from netdsl.interchange.padding_text import pair
+from netdsl.limits import MAX_AXES
 from netdsl.types import Array
 from netdsl.values import Size, Symbol, Value
 
@@ -33,6 +34,8 @@ def _reshape(call: OnnxCall) -> View:
 def reshape(call: OnnxCall, view: View, shape: Sequence[int]) -> View:
     """The view under another shape: another name of its axes, or a layer where that is not
     enough."""
+    if len(shape) > MAX_AXES:
+        raise UnsupportedError(f"it makes {len(shape)} axes")
     try:
         return view.reshape(shape)
     except ViewError:
@@ -64,6 +67,8 @@ def _squeeze(call: OnnxCall) -> View:
 def _unsqueeze(call: OnnxCall) -> View:
     view, axes = call.view(), call.integers("axes", 1) or ()
     rank = view.rank + len(axes)
+    if rank > MAX_AXES:
+        raise UnsupportedError(f"it makes {rank} axes")
     new = {call.axis(a, rank) for a in axes}
     rest = iter(view.axes)
     return replace(view, axes=tuple(() if i in new else next(rest) for i in range(rank)))
