@@ -34,7 +34,12 @@ from netdsl.interchange.structure_tree import (
     walk_sequences,
 )
 from netdsl.interchange.structure_unify import Key, Unified, item_key, sequence_key, unify
-from netdsl.interchange.structure_variants import projected_units, residual_chains, unify_variants
+from netdsl.interchange.structure_variants import (
+    Variant,
+    projected_units,
+    residual_chains,
+    unify_variants,
+)
 
 _MAX_PATTERN = 8
 """Groups of a sequence that can become a block."""
@@ -133,14 +138,41 @@ class Draft:
         """Makes one block of residual units that differ in their shortcut."""
         sequences = list(self._bodies())
         for variants in (*projected_units(sequences), *residual_chains(sequences)):
-            parts = [v.items for v in variants]
-            if not all(self._is_plain(i) for part in parts for i in part):
+            if not all(self._is_plain(i) for v in variants for i in v.items):
                 continue
-            unified = unify_variants(variants, self.blocks)
-            if unified is not None and _gain(parts, unified) >= _MIN_GAIN:
+            found = self._unify_variants(variants)
+            if found is not None and found[2] >= _MIN_GAIN:
+                parts, unified, _ = found
                 self._apply({sequence_key(p) for p in parts}, parts, unified)
                 return True
         return False
+
+    def _unify_variants(
+        self, variants: list[Variant]
+    ) -> tuple[list[Sequence], Unified, float] | None:
+        """The sequences of variants with their block and what it saves, without those that have no
+        sum and cost more words than they save."""
+        best = self._try_variants(variants)
+        for other in variants if best and len(variants) <= _MAX_SELECTED else ():
+            fewer = [v for v in variants if v is not other]
+            if other.is_residual or all(v.is_residual for v in fewer):
+                continue
+            smaller = self._try_variants(fewer)
+            if (
+                smaller
+                and best
+                and len(smaller[1].params) < len(best[1].params)
+                and smaller[2] > best[2]
+            ):
+                return self._unify_variants(fewer)
+        return best
+
+    def _try_variants(
+        self, variants: list[Variant]
+    ) -> tuple[list[Sequence], Unified, float] | None:
+        unified = unify_variants(variants, self.blocks)
+        parts = [v.items for v in variants]
+        return (parts, unified, _gain(parts, unified)) if unified else None
 
     def _fold_best(self, is_wanted: Callable[[_Pattern], bool]) -> bool:
         """Makes a block of what saves most: of single groups first, the innermost ones."""
