@@ -235,6 +235,23 @@ def test_nets_of_any_layers_come_back(seed: int) -> None:
     assert_same_graph(graph, fold_graph(graph))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "net n { input(4x4x4) }",
+        "net n { x: input(4x4x4); output a: relu; x }",
+        "net n { x: input(4x4x4); y: relu; output a: y; output b: y; output c: x; y }",
+        "net n { one: input(4); two: input(3); one }",
+        "net n { x: input(4x4x4); relu; x }",
+        "net n { x: input(4x4x4); add { identity | x | x | relu } }",
+        "net n { input(4); identity -> identity }",
+    ],
+)
+def test_the_smallest_graphs_come_back(text: str) -> None:
+    graph = graph_of_text(text)
+    assert_same_graph(graph, fold_graph(graph))
+
+
 def test_deep_nesting_is_written_with_labels() -> None:
     depth = 200
     lines = ["x0: input(2x2x2)"]

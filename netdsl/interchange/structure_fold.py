@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Container, Iterator
-from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TypeVar
 
 from netdsl.interchange.structure_groups import (
     group_starts,
@@ -34,7 +35,12 @@ from netdsl.interchange.structure_tree import (
     walk_sequences,
 )
 from netdsl.interchange.structure_unify import Key, Unified, item_key, sequence_key, unify
-from netdsl.interchange.structure_variants import projected_units, residual_chains, unify_variants
+from netdsl.interchange.structure_variants import (
+    Variant,
+    projected_units,
+    residual_chains,
+    unify_variants,
+)
 
 _MAX_PATTERN = 8
 """Groups of a sequence that can become a block."""
@@ -48,6 +54,9 @@ _MAX_SELECTED = 64
 """Occurrences of which each is tried to be left out."""
 _BLOCK_COST = 5
 _FREE_PARAMS = 3
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,47 @@ class _Pattern:
         first = self.occurrences[0][0]
         is_call = isinstance(first, CallItem) and first.branches is None
         return len(self.key) == 1 and (is_call or isinstance(first, RepeatItem))
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A block and the sequences that it can stand for."""
+
+    occurrences: list[Sequence]
+    unified: Unified
+
+    @cached_property
+    def gain(self) -> float:
+        """The words that the block saves; many parameters count as words."""
+        params, body = self.unified.params, self.unified.body
+        optional = {p.name for p in params if p.is_optional}
+        words = (2 if name in optional else 1 for row in self.unified.rows for name, _ in row)
+        calls = 2 * len(self.occurrences) + sum(words)
+        many = max(0, len(params) - _FREE_PARAMS) * (2 if height(body) else 5)
+        block = _BLOCK_COST + len(params) + size(body) + many
+        return sum(map(size, self.occurrences)) - calls - block
+
+
+def _without_costly(
+    found: list[T],
+    attempt: Callable[[list[T]], _Candidate | None],
+    can_spare: Callable[[T, list[T]], bool],
+) -> _Candidate | None:
+    """The block of what is found, without what costs a parameter and more words than it saves."""
+    whole = attempt(found)
+    for other in found if whole and len(found) <= _MAX_SELECTED else ():
+        fewer = [x for x in found if x is not other]
+        part = attempt(fewer) if can_spare(other, fewer) else None
+        if not whole or not part or part.gain <= whole.gain:
+            continue
+        if len(part.unified.params) < len(whole.unified.params):
+            return _without_costly(fewer, attempt, can_spare)
+    return whole
+
+
+def _can_spare(other: Variant, fewer: list[Variant]) -> bool:
+    """Whether a variant may stay outside: a chain without a sum, if there are others."""
+    return not other.is_residual and not all(v.is_residual for v in fewer)
 
 
 @dataclass
@@ -123,24 +173,26 @@ class Draft:
                 part = sequence[start:end]
                 if len(part) > 1 and all(is_unit_layer(layer_name(i)) for i in part):
                     found.setdefault(sequence_key(part), []).append(part)
-        for key, occurrences in found.items():
+        for occurrences in found.values():
             if len(occurrences) > 1:
-                occurrences, unified = self._select(occurrences, False)
-                if _gain(occurrences, unified) > 0:
-                    self._apply({key}, occurrences, unified)
+                found_block = self._select(occurrences, False)
+                if found_block.gain > 0:
+                    self._apply(found_block)
 
     def _fold_variants(self) -> bool:
         """Makes one block of residual units that differ in their shortcut."""
         sequences = list(self._bodies())
         for variants in (*projected_units(sequences), *residual_chains(sequences)):
-            parts = [v.items for v in variants]
-            if not all(self._is_plain(i) for part in parts for i in part):
-                continue
-            unified = unify_variants(variants, self.blocks)
-            if unified is not None and _gain(parts, unified) >= _MIN_GAIN:
-                self._apply({sequence_key(p) for p in parts}, parts, unified)
-                return True
+            if all(self._is_plain(i) for v in variants for i in v.items):
+                found = _without_costly(variants, self._unify_variants, _can_spare)
+                if found is not None and found.gain >= _MIN_GAIN:
+                    self._apply(found)
+                    return True
         return False
+
+    def _unify_variants(self, variants: list[Variant]) -> _Candidate | None:
+        unified = unify_variants(variants, self.blocks)
+        return _Candidate([v.items for v in variants], unified) if unified else None
 
     def _fold_best(self, is_wanted: Callable[[_Pattern], bool]) -> bool:
         """Makes a block of what saves most: of single groups first, the innermost ones."""
@@ -149,7 +201,7 @@ class Draft:
             if len(pattern.occurrences) < 2 or pattern.is_trivial or not is_wanted(pattern):
                 continue
             unified = unify(pattern.occurrences, self.blocks)
-            gain = _gain(pattern.occurrences, unified)
+            gain = _Candidate(pattern.occurrences, unified).gain
             is_unit = pattern.is_group or pattern.is_repeated
             if gain < (_MIN_GAIN if is_unit else _MIN_CHAIN_GAIN):
                 continue
@@ -160,24 +212,17 @@ class Draft:
                 best = ((depth, gain), pattern)
         if best is None:
             return False
-        key, occurrences = best[1].key, best[1].occurrences
-        self._apply({key}, *self._select(occurrences))
+        self._apply(self._select(best[1].occurrences))
         return True
 
-    def _select(
-        self, occurrences: list[Sequence], reads_input: bool = True
-    ) -> tuple[list[Sequence], Unified]:
-        """The occurrences without those that cost more words than they save, and their body."""
-        unified = unify(occurrences, self.blocks, reads_input)
-        gain = _gain(occurrences, unified)
-        for other in occurrences if 2 < len(occurrences) <= _MAX_SELECTED else ():
-            fewer = [o for o in occurrences if o is not other]
-            if len(fewer) < 2:
-                break
-            smaller = unify(fewer, self.blocks, reads_input)
-            if len(smaller.params) < len(unified.params) and _gain(fewer, smaller) > gain:
-                return self._select(fewer, reads_input)
-        return occurrences, unified
+    def _select(self, occurrences: list[Sequence], reads_input: bool = True) -> _Candidate:
+        """The block of the occurrences without the costly ones."""
+
+        def attempt(chosen: list[Sequence]) -> _Candidate:
+            return _Candidate(chosen, unify(chosen, self.blocks, reads_input))
+
+        found = _without_costly(occurrences, attempt, lambda _, fewer: len(fewer) > 1)
+        return found or attempt(occurrences)
 
     def _patterns(self) -> Iterator[_Pattern]:
         """Runs of groups without labels, by their keys; those of one key do not overlap."""
@@ -215,10 +260,10 @@ class Draft:
             for i in walk_items((item,))
         )
 
-    def _apply(
-        self, keys: Container[Key], occurrences: SequenceOf[Sequence], unified: Unified
-    ) -> None:
+    def _apply(self, found: _Candidate) -> None:
         """Makes a block of a pattern and calls it at each of its occurrences."""
+        occurrences, unified = found.occurrences, found.unified
+        keys = {sequence_key(o) for o in occurrences}
         name = f"block {len(self.blocks)}"
         rows = {(o, item_nodes(o)): r for o, r in zip(occurrences, unified.rows, strict=True)}
         lengths = sorted({len(o) for o in occurrences}, reverse=True)
@@ -239,12 +284,3 @@ class Draft:
 
         self._map(change)
         self.blocks[name] = BlockItem(name, unified.params, unified.body)
-
-
-def _gain(occurrences: SequenceOf[Sequence], unified: Unified) -> float:
-    """The words that a block saves; many parameters count as words."""
-    optional = {p.name for p in unified.params if p.is_optional}
-    calls = sum(2 + sum(2 if name in optional else 1 for name, _ in row) for row in unified.rows)
-    many = max(0, len(unified.params) - _FREE_PARAMS) * (2 if height(unified.body) else 5)
-    block = _BLOCK_COST + len(unified.params) + size(unified.body) + many
-    return sum(map(size, occurrences)) - calls - block

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from netdsl.interchange.structure_groups import group_starts, size, spans_of
 from netdsl.interchange.structure_tree import (
     IN_CHANNELS,
-    BlockParameter,
     CallItem,
     IfItem,
     Scaled,
@@ -91,24 +90,6 @@ def residual_chains(sequences: SequenceOf[Sequence]) -> Iterator[list[Variant]]:
                 found[key].append(Variant(part, part, (), False))
                 last = end
     yield from (v for v in found.values() if any(not x.is_residual for x in v))
-
-
-def select_variants(variants: list[Variant], blocks: Blocks) -> list[Variant]:
-    """The variants without chains that need more parameters than those in sums."""
-    residual = [v for v in variants if v.is_residual]
-    count = len(Unifier([v.common for v in residual], blocks).result().params)
-    found = list(residual)
-    for v in variants:
-        if not v.is_residual:
-            pair = Unifier([residual[0].common, v.common], blocks).result()
-            needed = {p.name.rstrip("0123456789") for p in pair.params} - {"stride"}
-            if len(needed) <= max(count, 2) and sum(map(_is_stride, pair.params)) < 2:
-                found.append(v)
-    return [v for v in variants if any(v is f for f in found)]
-
-
-def _is_stride(param: BlockParameter) -> bool:
-    return param.name.startswith("stride")
 
 
 def unify_variants(variants: SequenceOf[Variant], blocks: Blocks) -> Unified | None:
