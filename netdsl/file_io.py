@@ -70,7 +70,8 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
     `open_regular_file` does, and if the file is larger."""
     with open_regular_file(path) as f:
         try:
-            content = f.read(max_bytes + 1)
+            size = os.fstat(f.fileno()).st_size  # `read` takes memory for all it may return
+            content = f.read(min(size, max_bytes) + 1)
         except OSError as e:
             raise fail(f"cannot read {path}: {e.strerror or e}") from None
     if len(content) > max_bytes:

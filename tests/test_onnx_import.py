@@ -150,6 +150,8 @@ def test_the_command_writes_a_net_that_its_weights_carry(netdsl: Any, tmp_path: 
     found = checkpoint.load(tmp_path / "x.safetensors")
     assert found.net_text == text
     assert found.classes == ("a", "b", "c", "d", "e")
+    (tmp_path / "mine.net").write_text('use "x.net"\nnet mine = small_net(classes=3)\n')
+    assert '"params": 307' in netdsl("summary", "mine.net:mine", "--json")[1]
     from PIL import Image
 
     Image.new("RGB", (20, 16), "red").save(tmp_path / "red.png")

@@ -84,7 +84,7 @@ class Net:
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the scores: numbers if nothing names them."""
-        scores = self._network.graph[self._network.graph.outputs["main"]].type.shape[-1]
+        scores = self._network.main_output.type.shape[-1]
         return self._given.classes or tuple(map(str, range(scores)))
 
     @property
@@ -173,7 +173,7 @@ class Net:
     @property
     def _has_scores(self) -> bool:
         """Whether the net gives one score per class."""
-        output = self._network.graph[self._network.graph.outputs["main"]]
+        output = self._network.main_output
         return math.prod(output.type.shape[1:-1]) == 1
 
     def _inputs(self, images: Any) -> Inputs:

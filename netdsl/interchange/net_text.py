@@ -21,6 +21,8 @@ from netdsl.text_escaping import escape_line
 from netdsl.types import dims
 
 _MAX_SHAPES = 5
+_MIN_CROPPED_SIDE = 96
+"""Smaller images, such as those of CIFAR, are taken whole."""
 _RESIZE_RATIO = 256 / 224
 """Short side of a picture to the crop taken of its middle, as most nets for ImageNet are
 evaluated."""
@@ -85,7 +87,7 @@ def data_entries(
     else:
         usual = "; `--normalize imagenet` is what most weights of PyTorch expect"
         note = "pixels are scaled to 0..1 and not normalised" + usual * (channels == 3)
-    if channels == 3:
+    if channels == 3 and min(height, width) >= _MIN_CROPPED_SIDE:
         side = round(min(height, width) * _RESIZE_RATIO)
         entries.append(f"eval_transform = [resize({side}), center_crop]")
     return entries, note

@@ -10,6 +10,7 @@ import numpy as np
 
 from netdsl.file_io import write_atomically
 from netdsl.interchange.class_names import read_class_names
+from netdsl.interchange.class_parameter import add_class_parameter
 from netdsl.interchange.imported_net import ImportedNet, ImportOptions, ImportReport
 from netdsl.interchange.net_text import data_entries, write_net_text
 from netdsl.interchange.onnx_graph import OnnxGraph, read_graph
@@ -73,12 +74,13 @@ def _rebuild(
     imported = net_from_onnx(graph, net_name(source))
     structured = structure(imported.graph)
     network = elaborate_structured(structured)
+    structured = add_class_parameter(structured, network)
     keys = state_keys(network, structured, imported.graph)
     states = {name: np.ascontiguousarray(imported.states[key]) for name, key in keys.items()}
     states = adapt_first_layers(network, states, options.is_bgr, options.scale)
     entries, note = data_entries(network, options.normalize, imported.pixels)
     text = write_net_text(structured, network, source.name, entries)
-    scores = network.graph[network.graph.outputs["main"]].type.shape[-1]
+    scores = network.main_output.type.shape[-1]
     classes = _class_names(graph) if options.classes is None else ()
     if len(classes) != scores:
         classes = read_class_names(options.classes, scores)

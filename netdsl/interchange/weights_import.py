@@ -37,7 +37,7 @@ def import_weights(source: Path, target: str, out: Path, options: ImportOptions)
     match, given = _match(network, source)
     states = adapt_first_layers(network, match.states, options.is_bgr, options.scale)
     text, data_note = weights_text(program, network, options.normalize, given.pixels)
-    scores = network.graph[network.graph.outputs["main"]].type.shape[-1]
+    scores = network.main_output.type.shape[-1]
     names = given.classes if options.classes is None else ()
     classes = names if len(names) == scores else read_class_names(options.classes, scores)
     checkpoint.save(out, Checkpoint(states, text, classes, {}, {}))

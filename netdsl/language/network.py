@@ -120,13 +120,17 @@ class Network:
         return sum(n.type.size for n in nodes if n.op == "state" and n.attrs["trainable"])
 
     @property
+    def main_output(self) -> Node:
+        return self.graph[self.graph.outputs["main"]]
+
+    @property
     def dtype(self) -> str:
         """The element type of the main output."""
-        return self.graph[self.graph.outputs["main"]].type.dtype
+        return self.main_output.type.dtype
 
     @cached_property
     def batch(self) -> int:
-        return self.graph[self.graph.outputs["main"]].type.shape[0]
+        return self.main_output.type.shape[0]
 
     @cached_property
     def _main_nodes(self) -> frozenset[str]:

@@ -187,7 +187,7 @@ def evaluation_graph(network: Network, recipe: Recipe) -> Graph:
     b = Builder(network.graph, network.dtype)
     labels, weights = _targets(b, network.batch)
     with b.at(None, "score"):
-        scores = class_scores(b, network.graph[network.graph.outputs["main"]])
+        scores = class_scores(b, network.main_output)
         results = _score_sums(b, recipe, scores, labels, weights)
         results["probabilities"] = _emit_probabilities(b, network, scores)
     return verify_graph(b.build(results, name=f"{network.name}.eval"))
@@ -198,7 +198,7 @@ def prediction_graph(network: Network) -> Graph:
     gives more than one score per class."""
     b = Builder(network.graph, network.dtype)
     with b.at(None, "score"):
-        scores = class_scores(b, network.graph[network.graph.outputs["main"]])
+        scores = class_scores(b, network.main_output)
         results = {"scores": scores, "probabilities": _emit_probabilities(b, network, scores)}
     return verify_graph(b.build(results, name=f"{network.name}.predict"))
 
