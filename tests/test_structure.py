@@ -330,6 +330,11 @@ def test_different_calls_have_different_arguments(call: str, other: str) -> None
     assert canonical(call) != canonical(other)
 
 
+def test_padding_of_one_pixel_windows_is_kept() -> None:
+    graph = graph_of_text("net n { input(4x4x4); maxpool(1x1, pad=same) -> conv(4, 1x1, pad=0) }")
+    assert_same_graph(graph, fold_graph(graph))
+
+
 def test_every_digit_of_a_number_is_written() -> None:
     text = "net n { input(4x4x4); batchnorm(eps=0.00012345678901234567) -> dropout(1e-7) }"
     assert_same_graph(graph_of_text(text), fold_graph(graph_of_text(text)))

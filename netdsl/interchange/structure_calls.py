@@ -19,7 +19,7 @@ from netdsl.values import Argument, Call, Size, Symbol, Value
 Arguments = tuple[tuple[str, Value], ...]
 SAME = Symbol("same")
 _INPUT_SIGNATURE = Signature(INPUT, (Param("shape", Shape()),))
-_CENTRED = ("conv", "depthwise", "local")
+CENTRED = ("conv", "depthwise", "local")
 """Layers whose `pad=same` means half of the kernel on each side, whatever the stride."""
 
 
@@ -39,7 +39,7 @@ def canonical_arguments(node: LayerNode) -> Arguments:
     found: dict[str, Value] = {}
     for param in signature.params:
         value = bound[param.name]
-        if isinstance(param.type, Padding) and node.layer in _CENTRED:
+        if isinstance(param.type, Padding) and node.layer in CENTRED:
             dilation = bound.get("dilation", (1, 1))
             if resolve_padding(value, bound["kernel"], dilation) == resolve_padding(
                 "same", bound["kernel"], dilation

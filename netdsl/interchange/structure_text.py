@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from netdsl.interchange.structure_calls import SAME, layer_signature
+from netdsl.interchange.structure_calls import CENTRED, SAME, layer_signature
 from netdsl.interchange.structure_tree import (
     BlockItem,
     CallItem,
@@ -20,7 +20,6 @@ from netdsl.interchange.structure_tree import (
     StatementItem,
     Term,
 )
-from netdsl.layers import LAYERS
 from netdsl.signature import REQUIRED
 from netdsl.values import Argument, Call, Size, format_value
 
@@ -111,7 +110,7 @@ def format_row(row: tuple[Term, ...]) -> str:
 def call_text(call: CallItem, positional: Container[str]) -> str:
     """A call with its arguments, those in `positional` without their names."""
     args = dict(call.args)
-    if args.get("pad") == SAME and _is_one_pixel(args.get("kernel")) and call.name in LAYERS:
+    if call.name in CENTRED and args.get("pad") == SAME and _is_one_pixel(args.get("kernel")):
         del args["pad"]
     texts = ((name, term_text(value)) for name, value in args.items())
     parts = [text if name in positional else f"{name}={text}" for name, text in texts]
