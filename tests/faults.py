@@ -2664,7 +2664,7 @@ FAULTS = (
     Fault(
         "flattened-rows",
         "interchange",
-        "netdsl/interchange/onnx_export_layers.py",
+        "netdsl/interchange/onnx_export/layer_rules.py",
         "layout = StoredLayout(shape, (shape[0], *x.flattened), TO_NCHW, shape)",
         "layout = unchanged(shape)",
         ("tests/test_onnx_export.py",),
@@ -2672,7 +2672,7 @@ FAULTS = (
     Fault(
         "folded-variance",
         "interchange",
-        "netdsl/interchange/onnx_export_weights.py",
+        "netdsl/interchange/onnx_export/weights.py",
         "gamma / np.sqrt(variance + norm.eps)",
         "gamma / np.sqrt(variance)",
         ("tests/test_onnx_export.py",),
@@ -2680,7 +2680,7 @@ FAULTS = (
     Fault(
         "folded-mean",
         "interchange",
-        "netdsl/interchange/onnx_export_weights.py",
+        "netdsl/interchange/onnx_export/weights.py",
         "(self._wide(bias) if bias else 0) - mean",
         "(self._wide(bias) if bias else 0) + mean",
         ("tests/test_onnx_export.py",),
@@ -2688,7 +2688,7 @@ FAULTS = (
     Fault(
         "folded-shared-product",
         "interchange",
-        "netdsl/interchange/onnx_export.py",
+        "netdsl/interchange/onnx_export/exporter.py",
         " and reads[before] == 1 and is_own",
         " and is_own",
         ("tests/test_onnx_export.py",),
@@ -2696,7 +2696,7 @@ FAULTS = (
     Fault(
         "grouped-transposed-factors",
         "interchange",
-        "netdsl/interchange/onnx_export_weights.py",
+        "netdsl/interchange/onnx_export/weights.py",
         'groups = product.attrs["groups"]',
         "groups = 1",
         ("tests/test_onnx_export.py",),
@@ -2704,7 +2704,7 @@ FAULTS = (
     Fault(
         "pads-of-axes",
         "interchange",
-        "netdsl/interchange/onnx_export_ops.py",
+        "netdsl/interchange/onnx_export/operator_rules.py",
         "[top, left, bottom, right]}",
         "[top, bottom, left, right]}",
         ("tests/test_onnx_export.py",),
@@ -2712,7 +2712,7 @@ FAULTS = (
     Fault(
         "counted-padding",
         "interchange",
-        "netdsl/interchange/onnx_export_ops.py",
+        "netdsl/interchange/onnx_export/operator_rules.py",
         "includes = int(counted == pad and",
         "includes = int(counted != pad and",
         ("tests/test_onnx_export.py",),
@@ -2720,7 +2720,7 @@ FAULTS = (
     Fault(
         "output-padding",
         "interchange",
-        "netdsl/interchange/onnx_export_layers.py",
+        "netdsl/interchange/onnx_export/layer_rules.py",
         "+ 1 - sum(pad)",
         "- sum(pad)",
         ("tests/test_onnx_export.py",),
@@ -2728,7 +2728,7 @@ FAULTS = (
     Fault(
         "lrn-alpha",
         "interchange",
-        "netdsl/interchange/onnx_export_ops.py",
+        "netdsl/interchange/onnx_export/operator_rules.py",
         'a["alpha"] * size',
         'a["alpha"]',
         ("tests/test_onnx_export.py",),
@@ -2736,7 +2736,7 @@ FAULTS = (
     Fault(
         "resize-corners",
         "interchange",
-        "netdsl/interchange/onnx_export_layers.py",
+        "netdsl/interchange/onnx_export/layer_rules.py",
         '"half_pixel"',
         '"align_corners"',
         ("tests/test_onnx_export.py",),
@@ -2744,7 +2744,7 @@ FAULTS = (
     Fault(
         "restored-layout",
         "interchange",
-        "netdsl/interchange/onnx_export_builder.py",
+        "netdsl/interchange/onnx_export/builder.py",
         "tuple(self.perm.index(a) for a in range(len(self.perm)))",
         "self.perm",
         ("tests/test_onnx_export.py",),
@@ -2752,7 +2752,7 @@ FAULTS = (
     Fault(
         "restored-identity",
         "interchange",
-        "netdsl/interchange/onnx_export_weights.py",
+        "netdsl/interchange/onnx_export/weights.py",
         "float(np.sqrt(1 + norm.eps))",
         "1.0",
         ("tests/test_onnx_export.py",),
@@ -2760,7 +2760,7 @@ FAULTS = (
     Fault(
         "shuffle-groups",
         "interchange",
-        "netdsl/interchange/onnx_export_layers.py",
+        "netdsl/interchange/onnx_export/layer_rules.py",
         "name, 0, groups, c // groups, *rest",
         "name, 0, c // groups, groups, *rest",
         ("tests/test_onnx_export.py",),

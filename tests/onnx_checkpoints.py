@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from netdsl.interchange.onnx_export_check import draw_inputs, to_channels_first
+from netdsl.interchange.onnx_export.comparison import draw_inputs, to_channels_first
 from netdsl.ir.interpreter import evaluate_graph, evaluate_results
 from netdsl.language import syntax as s
 from netdsl.language.elaborate import elaborate

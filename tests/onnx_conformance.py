@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from netdsl.errors import NetError
-from netdsl.interchange.constant_folding import FOLDABLE
 from netdsl.interchange.layer_graph import INPUT
-from netdsl.interchange.onnx_import import read_onnx
-from netdsl.interchange.onnx_operators import RULES
-from netdsl.interchange.structure import elaborate_structured, state_keys, structure
+from netdsl.interchange.onnx_import.constant_folding import FOLDABLE
+from netdsl.interchange.onnx_import.importer import read_onnx
+from netdsl.interchange.onnx_import.operators import RULES
+from netdsl.interchange.structure.structured_net import elaborate_structured, state_keys, structure
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import build_program, reject_read

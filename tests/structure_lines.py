@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from netdsl.interchange.layer_graph import LayerGraph, layer_graph
-from netdsl.interchange.structure import fold_graph
+from netdsl.interchange.structure.structured_net import fold_graph
 from netdsl.language import syntax as s
 from netdsl.language.elaborate import elaborate
 from netdsl.language.program import Program, load_program

@@ -18,9 +18,9 @@ import pytest
 from netdsl.errors import NetError
 from netdsl.interchange.class_names import read_class_names
 from netdsl.interchange.imported_net import ImportOptions
-from netdsl.interchange.tensor_files import read_tensors
-from netdsl.interchange.torch_export import load_network
-from netdsl.interchange.weights_import import import_weights
+from netdsl.interchange.weights.importer import import_weights
+from netdsl.interchange.weights.tensor_files import read_tensors
+from netdsl.interchange.weights.torch_export import load_network
 from netdsl.training.store import checkpoint
 from netdsl.types import Array
 from tests.forged_checkpoints import frame_safetensors

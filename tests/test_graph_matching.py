@@ -12,13 +12,13 @@ import pytest
 
 from netdsl.backends import open_backend
 from netdsl.errors import NetError
-from netdsl.interchange.graph_weights import match_graph
 from netdsl.interchange.imported_net import ImportedNet, ImportOptions
 from netdsl.interchange.layer_graph import LayerGraph, layer_graph
-from netdsl.interchange.tensor_files import ForeignTensors
-from netdsl.interchange.torch_export import torch_tensors
-from netdsl.interchange.weights_import import import_weights
-from netdsl.interchange.weights_match import match_tensors
+from netdsl.interchange.weights.graph_weights import match_graph
+from netdsl.interchange.weights.importer import import_weights
+from netdsl.interchange.weights.tensor_files import ForeignTensors
+from netdsl.interchange.weights.tensor_matching import match_tensors
+from netdsl.interchange.weights.torch_export import torch_tensors
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.parse import parse

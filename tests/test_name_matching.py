@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from netdsl.errors import NetError
-from netdsl.interchange.module_tree import module_tree, split_number
-from netdsl.interchange.name_matching import match_modules
-from netdsl.interchange.tensor_files import ForeignTensors
-from netdsl.interchange.torch_export import torch_tensors
-from netdsl.interchange.torch_layout import COUNTER, module_forms
-from netdsl.interchange.weights_match import match_tensors
+from netdsl.interchange.weights.module_tree import module_tree, split_number
+from netdsl.interchange.weights.name_matching import match_modules
+from netdsl.interchange.weights.tensor_files import ForeignTensors
+from netdsl.interchange.weights.tensor_matching import match_tensors
+from netdsl.interchange.weights.torch_export import torch_tensors
+from netdsl.interchange.weights.torch_layout import COUNTER, module_forms
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.parse import parse
@@ -237,7 +237,7 @@ def test_metadata_decide_between_layouts_of_one_shape() -> None:
 
 
 def test_too_many_ways_end_the_search() -> None:
-    from netdsl.interchange import name_matching
+    from netdsl.interchange.weights import name_matching
 
     network = network_of("net a { input(4x4x4)\n conv(4, 1x1, bias=no) * 16 -> conv(3, 1x1) }")
     names = [f"{chr(97 + i)}{chr(97 + j)}" for i in range(4) for j in range(4)]

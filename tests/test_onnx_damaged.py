@@ -18,9 +18,10 @@ pytest.importorskip("onnx")
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from netdsl.errors import NetError
-from netdsl.interchange import onnx_net, onnx_wire
 from netdsl.interchange.imported_net import ImportOptions
-from netdsl.interchange.onnx_import import import_onnx
+from netdsl.interchange.onnx_import import net as onnx_net
+from netdsl.interchange.onnx_import import wire_format as onnx_wire
+from netdsl.interchange.onnx_import.importer import import_onnx
 from tests.onnx_models import MODELS, ModelText, f32, i64
 
 BASES = tuple(

@@ -15,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netdsl.errors import NetError
-from netdsl.interchange import onnx_export_layers, onnx_export_ops, onnx_model
-from netdsl.interchange.onnx_export import ExportOptions, export_graph, restore_states
-from netdsl.interchange.onnx_export_check import relative_difference
-from netdsl.interchange.onnx_metadata import restore_checkpoint
-from netdsl.interchange.onnx_model import make_model
+from netdsl.interchange.onnx_export import layer_rules as onnx_export_layers
+from netdsl.interchange.onnx_export import model as onnx_model
+from netdsl.interchange.onnx_export import operator_rules as onnx_export_ops
+from netdsl.interchange.onnx_export.comparison import relative_difference
+from netdsl.interchange.onnx_export.exporter import ExportOptions, export_graph, restore_states
+from netdsl.interchange.onnx_export.metadata import restore_checkpoint
+from netdsl.interchange.onnx_export.model import make_model
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.network_builder import ShrinkSettings

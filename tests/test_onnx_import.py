@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from netdsl.interchange.axis_views import ViewError, axis_size, flat, row_view
 from netdsl.interchange.imported_net import ImportOptions
 from netdsl.interchange.layer_graph import layer_graph
-from netdsl.interchange.onnx_idioms import IDIOMS
-from netdsl.interchange.onnx_import import import_onnx, read_onnx
-from netdsl.interchange.onnx_operators import RULES
+from netdsl.interchange.onnx_import.axis_views import ViewError, axis_size, flat, row_view
+from netdsl.interchange.onnx_import.idioms import IDIOMS
+from netdsl.interchange.onnx_import.importer import import_onnx, read_onnx
+from netdsl.interchange.onnx_import.operators import RULES
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import load_program

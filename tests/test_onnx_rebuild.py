@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from netdsl.interchange.onnx_export import ExportOptions, export_graph
-from netdsl.interchange.onnx_export_check import relative_difference
-from netdsl.interchange.onnx_model import make_model
+from netdsl.interchange.onnx_export.comparison import relative_difference
+from netdsl.interchange.onnx_export.exporter import ExportOptions, export_graph
+from netdsl.interchange.onnx_export.model import make_model
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.network_builder import ShrinkSettings

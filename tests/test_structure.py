@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 
 from netdsl.errors import NetError
 from netdsl.interchange.layer_graph import LayerGraph, layer_graph
-from netdsl.interchange.structure import (
+from netdsl.interchange.structure.calls import canonical_arguments
+from netdsl.interchange.structure.fold import Draft
+from netdsl.interchange.structure.graph import difference, without_identities
+from netdsl.interchange.structure.structured_net import (
     StructuredNet,
     elaborate_structured,
     fold_graph,
@@ -22,9 +25,6 @@ from netdsl.interchange.structure import (
     state_keys,
     structure,
 )
-from netdsl.interchange.structure_calls import canonical_arguments
-from netdsl.interchange.structure_fold import Draft
-from netdsl.interchange.structure_graph import difference, without_identities
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_text

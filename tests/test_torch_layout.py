@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from netdsl.backends import open_backend
 from netdsl.errors import NetError
-from netdsl.interchange.torch_layout import COUNTER, module_forms
+from netdsl.interchange.weights.torch_layout import COUNTER, module_forms
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.parse import parse
@@ -196,7 +196,7 @@ def test_imported_weights_start_a_run_with_another_head(netdsl: Any, tmp_path: P
 
 
 def test_a_net_that_lacks_states_is_refused(tmp_path: Path) -> None:
-    from netdsl.interchange.torch_export import export_torch
+    from netdsl.interchange.weights.torch_export import export_torch
 
     states = write_weights(tmp_path / "x.safetensors")
     del states["head.bias"]

@@ -12,7 +12,7 @@ from netdsl.cli.prediction import WeightsArgument
 from netdsl.errors import fail
 
 if TYPE_CHECKING:
-    from netdsl.interchange.onnx_writing import ExportReport
+    from netdsl.interchange.onnx_export.writing import ExportReport
 
 ONNX_SUFFIX, WEIGHTS_SUFFIX = ".onnx", ".safetensors"
 
@@ -73,7 +73,7 @@ def export(
 
 
 def _export_weights(weights: Path, out: Path, layout: str | None) -> ExportReport:
-    from netdsl.interchange.torch_export import export_torch, load_weights
+    from netdsl.interchange.weights.torch_export import export_torch, load_weights
 
     if layout != "torch":
         message = (
@@ -92,8 +92,8 @@ def _export_onnx(
 ) -> ExportReport:
     from netdsl.backends import open_backend
     from netdsl.inference import Predictor
-    from netdsl.interchange.onnx_export import ExportOptions
-    from netdsl.interchange.onnx_writing import write_onnx
+    from netdsl.interchange.onnx_export.exporter import ExportOptions
+    from netdsl.interchange.onnx_export.writing import write_onnx
 
     options = ExportOptions(is_half, keeps_batch_norms)
     return write_onnx(Predictor(weights, open_backend(device)), out, options, is_raw)

@@ -83,7 +83,7 @@ def import_(
 def _import_weights(
     source: Path, into: str, out: Path, weights: Path | None, options: ImportOptions
 ) -> ImportReport:
-    from netdsl.interchange.weights_import import import_weights
+    from netdsl.interchange.weights.importer import import_weights
 
     _require_suffix(out, WEIGHTS_SUFFIX, "with `--into`, `-o` names the weights")
     if weights is not None:
@@ -94,8 +94,8 @@ def _import_weights(
 def _import_net(
     source: Path, out: Path, weights: Path | None, options: ImportOptions
 ) -> ImportReport:
-    from netdsl.interchange.onnx_import import import_onnx
-    from netdsl.interchange.weights_import import missing_target
+    from netdsl.interchange.onnx_import.importer import import_onnx
+    from netdsl.interchange.weights.importer import missing_target
 
     if source.suffix.lower() != ".onnx":
         raise missing_target(source)

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 from netdsl.errors import NetError
-from netdsl.interchange.structure import StructuredNet
+from netdsl.interchange.structure.structured_net import StructuredNet
 from netdsl.language import syntax as s
 from netdsl.language.elaborate import elaborate
 from netdsl.language.format import format_text

@@ -9,8 +9,8 @@ import numpy as np
 
 from netdsl.data.config import STATISTICS, resolve_data
 from netdsl.errors import NetError, fail
-from netdsl.interchange.axis_views import Pixels
-from netdsl.interchange.structure import StructuredNet
+from netdsl.interchange.onnx_import.axis_views import Pixels
+from netdsl.interchange.structure.structured_net import StructuredNet
 from netdsl.language.budget import Budget
 from netdsl.language.format import format_text
 from netdsl.language.network import Network

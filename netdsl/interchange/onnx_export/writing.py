@@ -1,0 +1,90 @@
+"""Writes a checkpoint as an ONNX file: exported, checked, compared, and only then written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from netdsl.file_io import write_atomically
+from netdsl.inference import Predictor
+from netdsl.interchange.onnx_export.comparison import (
+    CHECKED_BATCHES,
+    ModelComparison,
+    compare_with_runtime,
+)
+from netdsl.interchange.onnx_export.exporter import (
+    SCORES,
+    ExportedGraph,
+    ExportOptions,
+    export_graph,
+)
+from netdsl.interchange.onnx_export.metadata import describe_model
+from netdsl.interchange.onnx_export.model import check_range, make_model
+from netdsl.types import format_bytes
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export has written: lines for people, and the same as JSON."""
+
+    lines: tuple[str, ...]
+    values: Mapping[str, Any]
+
+
+def write_onnx(trained: Predictor, out: Path, options: ExportOptions, is_raw: bool) -> ExportReport:
+    """Writes a checkpoint as an ONNX file, whose input is bytes [N,H,W,C], or with `is_raw` what
+    the net sees: normalised floats [N,C,H,W]. Raises NetError, and writes nothing, if ONNX cannot
+    express the net or if onnxruntime computes other scores."""
+    settings = trained.recipe.settings(training=False, batch=max(CHECKED_BATCHES))
+    if is_raw:
+        settings = replace(settings, input_dtype=None, prepare=None)
+    network = trained.network(settings)
+    graph = export_graph(network, trained.state.snapshot(), options)
+    check_range(graph)
+    metadata = describe_model(trained.checkpoint, trained.recipe.data, graph, options)
+    content: bytes = make_model(graph, metadata).SerializeToString()
+    found = compare_with_runtime(content, network, trained.backend, trained.state, options.is_half)
+    write_atomically(out, content)
+    return _report(out, graph, len(content), found)
+
+
+def _report(
+    out: Path, graph: ExportedGraph, size: int, found: ModelComparison | None
+) -> ExportReport:
+    inputs = [f"`{x.name}` {x.dtype} {_shape(x.shape)}" for x in graph.inputs]
+    lines = [
+        f"{out}: `{graph.name}`, opset {graph.opset}, {len(graph.nodes)} nodes, "
+        f"{format_bytes(size)}",
+        f"{', '.join(inputs)} -> `{SCORES}` float32 {_shape(graph.output_shape)}",
+    ]
+    if graph.folded:
+        lines.append(
+            f"{graph.folded} batch norms are folded into the weights before them; to train on from "
+            "the file, export with `--keep-batchnorm`"
+        )
+    if found is None:
+        lines.append("not run: `pip install onnxruntime` compares its scores with netdsl's")
+    else:
+        lines.append(
+            f"onnxruntime {found.runtime} computes the same scores: the largest difference is "
+            f"{found.difference:.1e} of the largest score"
+        )
+    values = {
+        "model": str(out),
+        "net": graph.name,
+        "opset": graph.opset,
+        "nodes": len(graph.nodes),
+        "bytes": size,
+        "inputs": [{"name": x.name, "dtype": x.dtype, "shape": x.shape} for x in graph.inputs],
+        "output": {"name": SCORES, "shape": graph.output_shape},
+        "folded": graph.folded,
+        "difference": found.difference if found else None,
+        "onnxruntime": found.runtime if found else None,
+    }
+    return ExportReport(tuple(lines), values)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"[{','.join(map(str, ('N', *shape)))}]"

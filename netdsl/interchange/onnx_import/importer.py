@@ -1,0 +1,119 @@
+"""An ONNX model as a .net, and its weights beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from netdsl.file_io import write_atomically
+from netdsl.interchange.class_names import read_class_names
+from netdsl.interchange.class_parameter import add_class_parameter
+from netdsl.interchange.imported_net import ImportedNet, ImportOptions, ImportReport
+from netdsl.interchange.net_text import data_entries, write_net_text
+from netdsl.interchange.onnx_export.metadata import CLASSES, NET, restore_checkpoint
+from netdsl.interchange.onnx_import.graph import OnnxGraph, read_graph
+from netdsl.interchange.onnx_import.net import net_from_onnx, net_name
+from netdsl.interchange.pixel_convention import adapt_first_layers
+from netdsl.interchange.structure.structured_net import elaborate_structured, state_keys, structure
+from netdsl.json_schema import SchemaError, read_json
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.network import Network
+from netdsl.training.store import checkpoint
+from netdsl.training.store.checkpoint import Checkpoint
+
+
+@np.errstate(all="ignore")  # weights may be infinite
+def read_onnx(path: Path) -> ImportedNet:
+    """The net of an ONNX file as layer calls, with its weights, whatever .net its metadata hold.
+    Raises NetError if it is damaged or has operators that cannot be expressed."""
+    graph = read_graph(path)
+    return replace(net_from_onnx(graph, net_name(path)), classes=_class_names(graph))
+
+
+def _class_names(graph: OnnxGraph) -> tuple[str, ...]:
+    """The names of the classes in the metadata of a model that netdsl exported; else none."""
+    try:
+        names = read_json(graph.metadata.get(CLASSES, "[]"))
+    except SchemaError:
+        return ()
+    is_valid = isinstance(names, list) and all(isinstance(n, str) for n in names)
+    return tuple(names) if is_valid and len(set(names)) == len(names) else ()
+
+
+@np.errstate(all="ignore")
+def import_onnx(
+    source: Path, out: Path, weights: Path | None, options: ImportOptions
+) -> ImportReport:
+    """Writes the net of an ONNX file to `out`, and its weights as a checkpoint to `weights`. Raises
+    NetError if it is damaged or has operators that cannot be expressed; then nothing is written."""
+    graph = read_graph(source)
+    if NET in graph.metadata and not options.is_rebuild:
+        found, notes = _restore(graph, options), ["the .net in its metadata is taken as it is"]
+    else:
+        found, notes = _rebuild(graph, source, options)
+    network = elaborate(found.program(), None, Settings())
+    if weights is not None:
+        checkpoint.save(weights, found)
+    write_atomically(out, found.net_text.encode())
+    return _report(source, out, weights, found, network, notes)
+
+
+def _restore(graph: OnnxGraph, options: ImportOptions) -> Checkpoint:
+    found = restore_checkpoint(graph.metadata, graph.constants, graph.origin)
+    if options.classes is None:
+        return found
+    return replace(found, classes=read_class_names(options.classes, len(found.classes)))
+
+
+def _rebuild(
+    graph: OnnxGraph, source: Path, options: ImportOptions
+) -> tuple[Checkpoint, list[str]]:
+    imported = net_from_onnx(graph, net_name(source))
+    structured = structure(imported.graph)
+    network = elaborate_structured(structured)
+    structured = add_class_parameter(structured, network)
+    keys = state_keys(network, structured, imported.graph)
+    states = {name: np.ascontiguousarray(imported.states[key]) for name, key in keys.items()}
+    states = adapt_first_layers(network, states, options.is_bgr, options.scale)
+    entries, note = data_entries(network, options.normalize, imported.pixels)
+    text = write_net_text(structured, network, source.name, entries)
+    scores = network.main_output.type.shape[-1]
+    classes = _class_names(graph) if options.classes is None else ()
+    if len(classes) != scores:
+        classes = read_class_names(options.classes, scores)
+    notes = [*imported.notes, *filter(None, [note])]
+    return Checkpoint(states, text, classes, {}, {}, str(source)), notes
+
+
+def _report(
+    source: Path,
+    out: Path,
+    weights: Path | None,
+    found: Checkpoint,
+    network: Network,
+    notes: list[str],
+) -> ImportReport:
+    line_count = len(found.net_text.splitlines())
+    values: Mapping[str, object] = {
+        "source": str(source),
+        "net": str(out),
+        "weights": None if weights is None else str(weights),
+        "name": network.name,
+        "layers": len(network.layers),
+        "lines": line_count,
+        "params": network.params,
+        "macs": network.macs,
+        "notes": notes,
+    }
+    lines = [
+        f"{source}: {len(network.layers):,} layers, {network.params:,} params, "
+        f"{network.macs:,} MACs",
+        *(f"note: {n}" for n in notes),
+        f"{out}: net `{network.name}`, {line_count:,} lines",
+    ]
+    if weights is not None:
+        lines.append(f"{weights}: {len(found.states):,} arrays")
+    return ImportReport(tuple(lines), values)

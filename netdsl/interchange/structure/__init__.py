@@ -1,0 +1,1 @@
+"""A graph of layer calls as a readable net."""

@@ -1,0 +1,1 @@
+"""Weights of other programs for nets, and those of nets for PyTorch."""

@@ -1,0 +1,79 @@
+"""Weights of other programs for an existing net, by names, structure and shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from netdsl.errors import NetError, fail
+from netdsl.file_io import split_file_and_name
+from netdsl.interchange.class_names import read_class_names
+from netdsl.interchange.imported_net import ImportedNet, ImportOptions, ImportReport
+from netdsl.interchange.layer_graph import layer_graph
+from netdsl.interchange.onnx_import.axis_views import Pixels
+from netdsl.interchange.onnx_import.importer import read_onnx
+from netdsl.interchange.pixel_convention import adapt_first_layers
+from netdsl.interchange.weights.checkpoint_text import weights_text
+from netdsl.interchange.weights.graph_weights import match_graph
+from netdsl.interchange.weights.match_report import report_match
+from netdsl.interchange.weights.tensor_files import read_tensors
+from netdsl.interchange.weights.tensor_matching import WeightsMatch, match_own_names, match_tensors
+from netdsl.interchange.weights.torch_export import load_network
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.network import Network
+from netdsl.language.program import load_program
+from netdsl.training.store import checkpoint
+from netdsl.training.store.checkpoint import Checkpoint
+
+ONNX_SUFFIX = ".onnx"
+
+
+def import_weights(source: Path, target: str, out: Path, options: ImportOptions) -> ImportReport:
+    """Writes the weights of `source` for the net `target` (FILE.net:NET) to `out`, a checkpoint.
+    Raises NetError if they do not fit."""
+    path, name = split_file_and_name(target)
+    program = load_program(path)
+    network = elaborate(program, name, Settings())
+    match, given = _match(network, source)
+    states = adapt_first_layers(network, match.states, options.is_bgr, options.scale)
+    text, data_note = weights_text(program, network, options.normalize, given.pixels)
+    scores = network.main_output.type.shape[-1]
+    names = given.classes if options.classes is None else ()
+    classes = names if len(names) == scores else read_class_names(options.classes, scores)
+    checkpoint.save(out, Checkpoint(states, text, classes, {}, {}))
+    return report_match(match, network, str(source), out, (*match.notes, data_note))
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What a file says besides its weights: names of classes, and what it does with pixels."""
+
+    classes: tuple[str, ...] = ()
+    pixels: Pixels | None = None
+
+
+def _match(network: Network, source: Path) -> tuple[WeightsMatch, _Origin]:
+    """The states of a net from a file: a model by structure, a checkpoint of netdsl by its names or
+    else by structure, other tensors by names and shapes."""
+    if source.suffix.lower() == ONNX_SUFFIX:
+        model = read_onnx(source)
+        return match_graph(network, model, str(source)), _Origin(model.classes, model.pixels)
+    tensors = read_tensors(source)
+    if checkpoint.METADATA_KEY not in tensors.metadata:
+        return match_tensors(network, tensors), _Origin()
+    content = checkpoint.load(source)
+    states = checkpoint.inference_states(content.states)
+    match = match_own_names(network, states)
+    if match is None:
+        other = load_network(content)
+        model = ImportedNet(layer_graph(other), states)
+        match = match_graph(network, model, str(source))
+    return match, _Origin(content.classes)
+
+
+def missing_target(source: Path) -> NetError:
+    """The error for weights without a net, with what to do about them."""
+    return fail(
+        f"{source} holds weights without a net",
+        help="`--into FILE.net:NET` names the net that they belong to",
+    )

@@ -1,0 +1,118 @@
+"""What to say about weights that do not fit a net, or fit it in several ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from netdsl.errors import NetError, fail
+from netdsl.interchange.weights.module_tree import ForeignModule
+from netdsl.interchange.weights.name_matching import Ambiguity
+from netdsl.interchange.weights.torch_layout import ModuleForm, Shape
+from netdsl.language.network import Network
+from netdsl.text_escaping import escape_line
+from netdsl.types import dims
+
+_MAX_LISTED = 7
+_OTHER_NET = (
+    "if only the count of classes differs, write a net of your own: `use` the file, then "
+    "`net mine = NET(classes=10)`"
+)
+
+NO_SIDE_OUTPUTS = (
+    "these are of side outputs, which only training uses: a net without them takes the weights, "
+    "as in `net mine = NET(auxiliaries=no)` in a file that has a `use` of this one"
+)
+
+
+def check_shapes(
+    network: Network, forms: Sequence[ModuleForm], modules: Sequence[ForeignModule], origin: str
+) -> None:
+    """Raises NetError with the layers and modules whose shapes the other side lacks, whatever their
+    order, if a layer is left without a module."""
+    missing, extra = _unpaired(forms, modules)
+    if missing:
+        notes = [
+            *_list("only in the net", (_describe_form(f) for f in missing)),
+            *_list("only in the file", (describe_module(m) for m in extra)),
+        ]
+        layers = "layer" if len(missing) == 1 else "layers"
+        message = f"{origin} has no weights of the right shape for {len(missing):,} {layers} of"
+        is_side = is_side_only(network, (x.name for f in missing for x in f.states.values()))
+        help = NO_SIDE_OUTPUTS if is_side else _OTHER_NET
+        raise fail(f"{message} `{network.name}`", notes=notes, help=help)
+
+
+def order_error(net: str, forms: Sequence[ModuleForm], fitting: int, origin: str) -> NetError:
+    """The error for modules of the right shapes in another order than the net's; the first
+    `fitting` layers have one."""
+    place = forms[min(fitting, len(forms) - 1)]
+    return fail(
+        f"{origin} has weights of all shapes of `{net}`, but the order and nesting of their names "
+        "are not those of the net",
+        notes=[f"{fitting:,} of {len(forms):,} layers fit, up to {_describe_form(place)}"],
+        help="modules that belong together need one prefix, and those that follow each other "
+        "numbers: block1.conv1, block1.conv2",
+    )
+
+
+def ambiguity_error(
+    net: str, forms: Sequence[ModuleForm], question: Ambiguity, origin: str
+) -> NetError:
+    """The error for two assignments that compute different outputs."""
+    other = dict(question.other)
+    open_layers = [(i, m) for i, m in question.chosen if other.get(i) != m]
+    notes = [
+        f"`{forms[i].path}` could be `{escape_line(m.path)}`"
+        + (f" or `{escape_line(other[i].path)}`" if i in other else "")
+        for i, m in open_layers
+    ]
+    return fail(
+        f"neither names nor shapes say which weights of {origin} belong to {len(open_layers):,} "
+        f"layers of `{net}`",
+        notes=_shorten(notes),
+        help="name the modules in the file after the net's layers, as `netdsl summary` lists them",
+    )
+
+
+def is_side_only(network: Network, states: Iterable[str]) -> bool:
+    """Whether only side outputs need these states."""
+    return network.graph.backward_slice(network.graph.outputs["main"]).isdisjoint(states)
+
+
+def _unpaired(
+    forms: Sequence[ModuleForm], modules: Sequence[ForeignModule]
+) -> tuple[list[ModuleForm], list[ForeignModule]]:
+    """The layers and modules that are left over when each layer takes a module of its shapes,
+    whatever their order."""
+    left = list(modules)
+    missing = []
+    for form in forms:
+        fitting = next((k for k, m in enumerate(left) if form.fits(m.shapes)), None)
+        if fitting is None:
+            missing.append(form)
+        else:
+            del left[fitting]
+    return missing, left
+
+
+def _list(title: str, lines: Iterable[str]) -> list[str]:
+    found = list(lines)
+    return [f"{title}:", *(f"  {line}" for line in _shorten(found))] if found else []
+
+
+def _shorten(lines: list[str]) -> list[str]:
+    more = len(lines) - _MAX_LISTED
+    return [*lines[:_MAX_LISTED], *([f"and {more:,} more"] if more > 0 else [])]
+
+
+def _describe_form(form: ModuleForm) -> str:
+    shapes = {k: s.torch_shape for k, s in form.states.items()}
+    return f"{form.path} ({form.layer}): {_shapes(shapes)}"
+
+
+def describe_module(module: ForeignModule) -> str:
+    return f"{escape_line(module.path)}: {_shapes(module.shapes)}"
+
+
+def _shapes(shapes: Mapping[str, Shape]) -> str:
+    return ", ".join(f"{escape_line(k)} {dims(shape)}".strip() for k, shape in shapes.items())

@@ -1,0 +1,84 @@
+"""What was matched with what, as lines for people and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from netdsl.interchange.imported_net import ImportReport
+from netdsl.interchange.weights.tensor_matching import MatchedModule, WeightsMatch
+from netdsl.language.network import Network
+from netdsl.text_escaping import escape_line
+from netdsl.types import dims
+
+_MAX_ROWS = 40
+_MAX_UNUSED = 8
+
+
+def report_match(
+    match: WeightsMatch, network: Network, origin: str, out: Path, notes: Sequence[str]
+) -> ImportReport:
+    """Says which module of the file each layer's states come from, and what the net has no use
+    for."""
+    size = sum(math.prod(shape) for m in match.modules for shape in m.shapes)
+    values = {
+        "net": network.name,
+        "weights": str(out),
+        "matched": [
+            {"layer": m.path, "source": m.source, "shapes": [list(x) for x in m.shapes]}
+            for m in match.modules
+        ],
+        "unused": {name: list(shape) for name, shape in match.unused.items()},
+        "notes": list(notes),
+    }
+    lines = (
+        *_table(match.modules),
+        *_unused_lines(match),
+        *notes,
+        f"{out}: all {len(match.modules):,} layers of `{network.name}` have their weights, "
+        f"{size:,} values from {escape_line(origin)}",
+    )
+    return ImportReport(tuple(line for line in lines if line), values)
+
+
+def _table(modules: Sequence[MatchedModule]) -> Iterator[str]:
+    """A row for each layer, or in large nets for each group of them that one module contains."""
+    depth = 1_000
+    rows = list(_rows(modules, depth))
+    while len(rows) > _MAX_ROWS and depth > 1:
+        depth = min(depth, max(m.source.count(".") for m in modules) + 1) - 1
+        rows = list(_rows(modules, depth))
+    widths = [max(len(row[k]) for row in rows) for k in (0, 1)]
+    for source, path, what in rows:
+        yield f"{source:<{widths[0]}} -> {path:<{widths[1]}}  {what}".rstrip()
+
+
+def _rows(modules: Sequence[MatchedModule], depth: int) -> Iterator[tuple[str, str, str]]:
+    groups: dict[str, list[MatchedModule]] = {}
+    for m in modules:
+        groups.setdefault(".".join(m.source.split(".")[:depth]), []).append(m)
+    for group, inside in groups.items():
+        if len(inside) == 1:
+            (m,) = inside
+            yield escape_line(m.source), m.path, "  ".join(map(dims, m.shapes))
+            continue
+        path = ".".join((*_common_parts([m.path.split(".") for m in inside]), "*"))
+        yield f"{escape_line(group)}.*", path, f"{len(inside):,} layers"
+
+
+def _common_parts(paths: Sequence[Sequence[str]]) -> Iterator[str]:
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            return
+        yield parts[0]
+
+
+def _unused_lines(match: WeightsMatch) -> Iterator[str]:
+    if match.unused:
+        yield "the net has no use for:"
+    for name, shape in list(match.unused.items())[:_MAX_UNUSED]:
+        yield f"  {escape_line(name)}  {dims(shape)}"
+    more = len(match.unused) - _MAX_UNUSED
+    if more > 0:
+        yield f"  and {more:,} more"

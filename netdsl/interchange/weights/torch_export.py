@@ -1,0 +1,63 @@
+"""The weights of a checkpoint as PyTorch has them: its names of states, its order of axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from netdsl.errors import fail
+from netdsl.file_io import write_atomically
+from netdsl.interchange.onnx_export.writing import ExportReport
+from netdsl.interchange.weights.torch_layout import COUNTER, module_forms
+from netdsl.language.elaborate import Settings, elaborate
+from netdsl.language.network import Network
+from netdsl.safetensors_file import as_bytes, encode_header
+from netdsl.training.recipe.initial_weights import match_states, shapes_of
+from netdsl.training.recipe.recipe import recipe_of_weights
+from netdsl.training.store import checkpoint
+from netdsl.training.store.checkpoint import Checkpoint, inference_states
+from netdsl.types import Array
+
+
+def export_torch(content: Checkpoint, out: Path) -> ExportReport:
+    """Writes the weights of a checkpoint to a safetensors file that PyTorch's `load_state_dict`
+    takes: modules have the paths of layers. Raises NetError if they do not fit their net."""
+    network = load_network(content)
+    given = inference_states(content.states)
+    match_states(network.graph.states, shapes_of(given), (), content.origin)
+    tensors = torch_tensors(network, given)
+    ordered = sorted(tensors.items(), key=lambda item: (item[1].dtype != np.int64, item[0]))
+    try:
+        header = encode_header({"format": "pt"}, ordered)
+    except ValueError as e:
+        raise fail(f"{out} could not be read back, so it is not written: {e}") from None
+    write_atomically(out, header, *(as_bytes(array) for _, array in ordered))
+    counts = {"net": network.name, "weights": str(out), "tensors": len(tensors)}
+    line = f"{out}: {len(tensors):,} tensors of `{network.name}` with PyTorch's names and layouts"
+    return ExportReport((line,), counts)
+
+
+def load_network(content: Checkpoint) -> Network:
+    """The net that a checkpoint carries. Raises NetError for all that is wrong in its text."""
+    program = content.program()
+    recipe = recipe_of_weights(program)
+    return elaborate(program, recipe.net, Settings(shrink=recipe.small))
+
+
+def torch_tensors(network: Network, states: Mapping[str, Array]) -> dict[str, Array]:
+    """The states of a net as a `state_dict`, in the order in which the layers run."""
+    found: dict[str, Array] = {}
+    for form in module_forms(network):
+        for name, state in form.states.items():
+            found[f"{form.path}.{name}"] = state.to_torch(states[state.name])
+        if "running_mean" in form.states:
+            found[f"{form.path}.{COUNTER}"] = np.zeros((), np.int64)
+    return found
+
+
+def load_weights(path: Path) -> Checkpoint:
+    """The checkpoint in a file, or the best one of a run's directory."""
+    best = path / f"best{checkpoint.SUFFIX}"
+    return checkpoint.load(best if best.is_file() else path)
