@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -453,6 +453,15 @@ def test_a_run_ends_early_where_on_epoch_says_so_and_goes_on(folder: Path, tmp_p
         assert all((resumed.net.weights[k] == v).all() for k, v in whole.net.weights.items())
 
 
+@pytest.fixture
+def plain_interrupt() -> Iterator[None]:
+    """SIGINT as Python handles it, also if the tests run where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("plain_interrupt")
 def test_an_interrupted_run_is_saved_and_goes_on(folder: Path, tmp_path: Path) -> None:
     assert find_plain_interrupt() == (signal.SIGINT,)
 
