@@ -53,7 +53,12 @@ def export(
 
     Example: netdsl export runs/cifar-1 -o cifar.onnx
     """
+    from netdsl.training.store.output_files import check_outputs
+
+    check_outputs([out], [weights])
     if out.suffix.lower() == WEIGHTS_SUFFIX:
+        if device != "auto":
+            raise fail("`--device` is for models (.onnx), whose scores are computed")
         if is_raw or is_half or keeps_batch_norms:
             raise fail("`--raw`, `--half` and `--keep-batchnorm` are for models (.onnx)")
         report = _export_weights(weights, out, layout)

@@ -88,6 +88,8 @@ def _import_weights(
     _require_suffix(out, WEIGHTS_SUFFIX, "with `--into`, `-o` names the weights")
     if weights is not None:
         raise fail("`--weights` goes without `--into`", help="with `--into`, `-o` is the weights")
+    if options.is_rebuild:
+        raise fail("`--rebuild` goes without `--into`", help="with `--into`, the net is yours")
     return import_weights(source, into, out, options)
 
 
@@ -99,6 +101,11 @@ def _import_net(
 
     if source.suffix.lower() != ".onnx":
         raise missing_target(source)
+    if weights is None and (options.classes is not None or options.is_bgr or options.scale != 1):
+        raise fail(
+            "`--classes`, `--bgr` and `--scale` are for the weights, and none are written",
+            help="`--weights FILE.safetensors` writes them beside the net",
+        )
     _require_suffix(out, NET_SUFFIX, "`-o` names the net, `--weights` its weights")
     if weights is not None:
         _require_suffix(weights, WEIGHTS_SUFFIX, "`--weights` names the weights")

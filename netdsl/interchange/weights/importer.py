@@ -7,9 +7,11 @@ from pathlib import Path
 
 from netdsl.errors import NetError, fail
 from netdsl.file_io import split_file_and_name
-from netdsl.interchange.class_names import read_class_names
+from netdsl.interchange.class_names import ClassNames, read_class_names
 from netdsl.interchange.imported_net import ImportedNet, ImportOptions, ImportReport
 from netdsl.interchange.layer_graph import layer_graph
+from netdsl.interchange.net_text import check_pixel_options
+from netdsl.interchange.non_finite import describe_non_finite
 from netdsl.interchange.onnx_import.axis_views import Pixels
 from netdsl.interchange.onnx_import.importer import read_onnx
 from netdsl.interchange.pixel_convention import adapt_first_layers
@@ -24,6 +26,7 @@ from netdsl.language.network import Network
 from netdsl.language.program import load_program
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
+from netdsl.training.store.output_files import check_outputs
 
 ONNX_SUFFIX = ".onnx"
 
@@ -32,16 +35,21 @@ def import_weights(source: Path, target: str, out: Path, options: ImportOptions)
     """Writes the weights of `source` for the net `target` (FILE.net:NET) to `out`, a checkpoint.
     Raises NetError if they do not fit."""
     path, name = split_file_and_name(target)
+    check_outputs([out], [source, Path(path), *filter(None, [options.classes])])
     program = load_program(path)
     network = elaborate(program, name, Settings())
     match, given = _match(network, source)
     states = adapt_first_layers(network, match.states, options.is_bgr, options.scale)
-    text, data_note = weights_text(program, network, options.normalize, given.pixels)
+    check_pixel_options(options, given.pixels, str(source))
+    text, data_note = weights_text(program, network, options, given.pixels)
     scores = network.main_output.type.shape[-1]
     names = given.classes if options.classes is None else ()
-    classes = names if len(names) == scores else read_class_names(options.classes, scores)
-    checkpoint.save(out, Checkpoint(states, text, classes, {}, {}))
-    return report_match(match, network, str(source), out, (*match.notes, data_note))
+    classes = ClassNames(names)
+    if len(names) != scores:
+        classes = read_class_names(options.classes, scores)
+    checkpoint.save(out, Checkpoint(states, text, classes.names, {}, {}))
+    notes = (*match.notes, data_note, classes.note, describe_non_finite(states))
+    return report_match(match, network, str(source), out, [n for n in notes if n])
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from netdsl.errors import fail
 from netdsl.file_io import write_atomically
+from netdsl.interchange.non_finite import describe_non_finite
 from netdsl.interchange.onnx_export.writing import ExportReport
 from netdsl.interchange.weights.torch_layout import COUNTER, module_forms
 from netdsl.language.elaborate import Settings, elaborate
@@ -18,6 +19,7 @@ from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.recipe.recipe import recipe_of_weights
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint, inference_states
+from netdsl.training.store.output_files import PRODUCER
 from netdsl.types import Array
 
 
@@ -30,13 +32,14 @@ def export_torch(content: Checkpoint, out: Path) -> ExportReport:
     tensors = torch_tensors(network, given)
     ordered = sorted(tensors.items(), key=lambda item: (item[1].dtype != np.int64, item[0]))
     try:
-        header = encode_header({"format": "pt"}, ordered)
+        header = encode_header({"format": "pt"} | PRODUCER, ordered)
     except ValueError as e:
         raise fail(f"{out} could not be read back, so it is not written: {e}") from None
     write_atomically(out, header, *(as_bytes(array) for _, array in ordered))
     counts = {"net": network.name, "weights": str(out), "tensors": len(tensors)}
     line = f"{out}: {len(tensors):,} tensors of `{network.name}` with PyTorch's names and layouts"
-    return ExportReport((line,), counts)
+    warning = describe_non_finite(tensors)
+    return ExportReport((line, *([f"note: {warning}"] if warning else [])), counts)
 
 
 def load_network(content: Checkpoint) -> Network:
