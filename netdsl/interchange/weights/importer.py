@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from netdsl.errors import NetError, fail
+from netdsl.errors import fail
 from netdsl.file_io import split_file_and_name
+from netdsl.file_kinds import CHECKPOINT, ONNX, RUN, TENSORS, check_kind, recognise
 from netdsl.interchange.class_names import ClassNames, read_class_names
 from netdsl.interchange.imported_net import ImportedNet, ImportOptions, ImportReport
 from netdsl.interchange.layer_graph import layer_graph
@@ -27,8 +28,6 @@ from netdsl.language.program import load_program
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
 from netdsl.training.store.output_files import check_outputs
-
-ONNX_SUFFIX = ".onnx"
 
 
 def import_weights(source: Path, target: str, out: Path, options: ImportOptions) -> ImportReport:
@@ -63,11 +62,14 @@ class _Origin:
 def _match(network: Network, source: Path) -> tuple[WeightsMatch, _Origin]:
     """The states of a net from a file: a model by structure, a checkpoint of netdsl by its names or
     else by structure, other tensors by names and shapes."""
-    if source.suffix.lower() == ONNX_SUFFIX:
+    kind = recognise(source)
+    if kind is RUN:
+        source, kind = source / f"best{checkpoint.SUFFIX}", CHECKPOINT
+    if kind is ONNX:
         model = read_onnx(source)
         return match_graph(network, model, str(source)), _Origin(model.classes, model.pixels)
     tensors = read_tensors(source)
-    if checkpoint.METADATA_KEY not in tensors.metadata:
+    if kind is not CHECKPOINT:
         return match_tensors(network, tensors), _Origin()
     content = checkpoint.load(source)
     states = checkpoint.inference_states(content.states)
@@ -79,9 +81,11 @@ def _match(network: Network, source: Path) -> tuple[WeightsMatch, _Origin]:
     return match, _Origin(content.classes)
 
 
-def missing_target(source: Path) -> NetError:
-    """The error for weights without a net, with what to do about them."""
-    return fail(
-        f"{source} holds weights without a net",
-        help="`--into FILE.net:NET` names the net that they belong to",
-    )
+def check_model(source: Path) -> None:
+    """Raises NetError if a file is no model, with what to do about weights."""
+    if recognise(source) in (TENSORS, CHECKPOINT):
+        raise fail(
+            f"{source} holds weights; a .net is written for a model (.onnx)",
+            help="`--into FILE.net:NET -o x.safetensors` names the net that they belong to",
+        )
+    check_kind(source, ONNX)
