@@ -19,12 +19,16 @@ import pytest
 from onnx import helper, numpy_helper
 
 from netdsl.cli.app import BAD_INPUT, OK
+from netdsl.data.pictures import write_picture
 from netdsl.interchange.imported_net import ImportOptions
 from netdsl.interchange.onnx_export.comparison import draw_inputs
 from netdsl.interchange.onnx_import.importer import import_onnx
+from netdsl.interchange.weights.tensor_files import read_tensors
 from netdsl.interchange.weights.torch_export import load_network
 from netdsl.pickles import pickle_error
+from netdsl.runtime.state import draw_initial_value
 from netdsl.training.store import checkpoint
+from netdsl.training.store.checkpoint import Checkpoint
 from tests.onnx_checkpoints import evaluate_scores, run_model
 
 RNG = np.random.default_rng(0)
@@ -192,6 +196,44 @@ def test_lines_that_convert_a_pickle(name: str, tmp_path: Path) -> None:
     assert states.keys() == {"w"}
     assert target.endswith(".safetensors")
     assert Path(target) != tmp_path / name
+
+
+def test_weights_by_the_names_of_where_they_come_from(netdsl: Any, folder: Path) -> None:
+    weights = {"stem.weight": CONSTANTS["w"], "classifier.0.weight": CONSTANTS["fc"].T}
+    np.savez(folder / "w.npz", **{k: v.astype(np.float32) for k, v in weights.items()})
+    assert netdsl("import", "w.npz", *INTO, "w.safetensors")[0] == OK
+    code, out, err = netdsl("export", "w.safetensors", *TORCH, "x.safetensors", "--names", "w.npz")
+    assert (code, "the names of w.npz" in out) == (OK, True), err
+    found = read_tensors(folder / "x.safetensors").tensors
+    assert found.keys() == weights.keys()
+    for name, value in weights.items():
+        np.testing.assert_array_equal(found[name], value.astype(np.float32))
+    for rest in (("-o", "x.onnx"), (*TORCH, "w.npz.safetensors", "--device", "cpu")):
+        assert netdsl("export", "w.safetensors", "--names", "w.npz", *rest)[0] == BAD_INPUT
+
+
+def test_a_net_with_other_outputs_than_class_scores(netdsl: Any, folder: Path) -> None:
+    """Side outputs may give anything; a net of images predicts no classes, but gives its values."""
+    head = "net n { input(8x8x3)\n x: conv(4, 3x3, pad=same, bias=no) -> relu"
+    picture = np.zeros((8, 8, 3), np.uint8)
+    write_picture(folder / "p.png", picture)
+    tail = " -> globalavgpool\n fc(5, bias=no)\n output z: x -> fc(9) }"
+    for rest, has_scores in ((tail, True), (" }", False)):
+        found = checkpoint.load(folder / "m.safetensors")
+        text = head + rest + "\ndata { normalize = none }\n"
+        network = load_network(replace(found, net_text=text))
+        states = {n.name: draw_initial_value(n, 1) for n in network.graph.states}
+        given = Checkpoint(states, text, tuple("abcde"), {}, {})
+        checkpoint.save(folder / "n.safetensors", given)
+        code, _, err = netdsl("predict", "n.safetensors", "p.png")
+        assert (code == OK) == has_scores
+        if not has_scores:
+            assert "one score per class is needed" in err
+            assert "netdsl export" in err
+        assert netdsl("filters", "n.safetensors", "-o", "f.png")[0] == OK
+        assert netdsl("activations", "n.safetensors", "p.png", "x", "-o", "f.png")[0] == OK
+        code, out, err = netdsl("export", "n.safetensors", "-o", "n.onnx")
+        assert (code, "side outputs are left out: `z`" in out) == (OK, has_scores), err
 
 
 # ---- options

@@ -25,7 +25,7 @@ from netdsl.language.format import format_file
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program, load_program, reject_read
 from netdsl.runtime.state import draw_initial_value
-from netdsl.training.checks import check_classes, evaluation_transform
+from netdsl.training.checks import check_class_scores, evaluation_transform
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.recipe.recipe import recipe_of_net, recipe_of_weights, resolve_recipe
 from netdsl.training.recipe.resolved_recipe import resolve_file
@@ -162,7 +162,7 @@ class Net:
         normalised) as in `netdsl predict`: a path, an image of Pillow, a list of these, or bytes
         (uint8) [N,H,W,C] or [H,W,C]; or floats [N, *input_shape], which are taken as they are. For
         a single channel, the last axis may be left out. Raises NetError for anything else."""
-        check_classes(self._network, self.classes)
+        check_class_scores(self._network, self.classes, self._given.origin)
         found = self._runner.run(self._inputs(images))
         return make_predictions(self.classes, found["scores"], found["probabilities"])
 

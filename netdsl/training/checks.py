@@ -201,6 +201,21 @@ def check_classes(network: Network, classes: tuple[str, ...]) -> None:
             )
 
 
+def check_class_scores(network: Network, classes: tuple[str, ...], origin: str) -> None:
+    """Raises NetError if the main output of a trained net does not give one score for each of its
+    classes. Side outputs may give anything."""
+    out = network.main_output
+    shape = out.type.shape[1:]
+    if math.prod(shape[:-1]) != 1 or shape[-1] != len(classes):
+        raise fail(
+            f"`{network.name}` gives {dims(shape)}, but one score per class is needed; {origin} "
+            f"names {len(classes):,}",
+            out.span,
+            help="`netdsl activations` draws the values of any place, and Python's "
+            "`netdsl.load(WEIGHTS)(images)` returns them; `netdsl export` takes the net as it is",
+        )
+
+
 def check_loss(network: Network, recipe: Recipe) -> None:
     """Raises NetError if the net ends with a softmax that the loss applies itself."""
     for name in network.graph.outputs.values():

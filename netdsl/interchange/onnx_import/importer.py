@@ -102,8 +102,10 @@ def _rebuild(
     if len(classes.names) != scores:
         classes = read_class_names(options.classes, scores)
     nothing = "the file carries no .net that `--rebuild` could ignore"
+    sides = ", ".join(f"`{name}`" for name in imported.graph.outputs if name != "main")
+    side = f"{sides}: a side output, which `predict` and `export` leave out" if sides else ""
     unused = nothing if options.is_rebuild and NET not in graph.metadata else ""
-    notes = [n for n in (*imported.notes, note, classes.note, unused) if n]
+    notes = [n for n in (*imported.notes, note, classes.note, side, unused) if n]
     return Checkpoint(states, text, classes.names, {}, {}, str(source)), notes
 
 
