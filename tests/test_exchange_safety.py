@@ -318,6 +318,22 @@ def test_the_count_of_classes_is_blamed_only_where_it_differs(netdsl: Any, folde
         assert (code, "NET(classes=10)" in err) == (BAD_INPUT, is_blamed), err
 
 
+@pytest.mark.parametrize(("size", "shape"), [("8x6", "8x6"), ("8", "8x8")])
+def test_models_of_images_of_any_size(size: str, shape: str, netdsl: Any, folder: Path) -> None:
+    model = onnx.load(str(folder / "m.onnx"))
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"side{axis}"
+    onnx.save(model, str(folder / "open.onnx"))
+    code, _, err = netdsl("import", "open.onnx", "-o", "x.net")
+    assert (code, "`--size 224x224`" in err) == (BAD_INPUT, True)
+    assert netdsl("import", "open.onnx", "-o", "x.net", "--size", size)[0] == OK
+    assert f"input({shape}x3)" in (folder / "x.net").read_text()
+    code, out, _ = netdsl("import", "open.onnx", *INTO, "x.safetensors")
+    assert (code, "are in the file" in out) == (OK, False)
+    for name, given in (("open.onnx", "8x"), ("open.onnx", "0"), ("m.onnx", "8")):
+        assert netdsl("import", name, "-o", "x.net", "--size", given)[0] == BAD_INPUT
+
+
 # ---- values
 
 

@@ -16,7 +16,7 @@ from netdsl.interchange.imported_net import ImportedNet, ImportOptions, ImportRe
 from netdsl.interchange.net_text import check_pixel_options, data_entries, write_net_text
 from netdsl.interchange.non_finite import describe_non_finite
 from netdsl.interchange.onnx_export.metadata import CLASSES, NET, restore_checkpoint
-from netdsl.interchange.onnx_import.graph import OnnxGraph, read_graph
+from netdsl.interchange.onnx_import.graph import OnnxGraph, fix_size, read_graph
 from netdsl.interchange.onnx_import.net import net_from_onnx, net_name
 from netdsl.interchange.pixel_convention import adapt_first_layers
 from netdsl.interchange.structure.structured_net import elaborate_structured, state_keys, structure
@@ -29,10 +29,13 @@ from netdsl.training.store.output_files import check_net_output, check_outputs
 
 
 @np.errstate(all="ignore")  # weights may be infinite
-def read_onnx(path: Path) -> ImportedNet:
-    """The net of an ONNX file as layer calls, with its weights, whatever .net its metadata hold.
-    Raises NetError if it is damaged or has operators that cannot be expressed."""
+def read_onnx(path: Path, size: tuple[int, int] | None = None) -> ImportedNet:
+    """The net of an ONNX file as layer calls, with its weights, whatever .net its metadata hold;
+    for images of this `size` if it leaves theirs open. Raises NetError if it is damaged or has
+    operators that cannot be expressed."""
     graph = read_graph(path)
+    if size is not None and any(i.is_image_of_any_size for i in graph.inputs):
+        graph = fix_size(graph, size)
     return replace(net_from_onnx(graph, net_name(path)), classes=_class_names(graph))
 
 
@@ -55,6 +58,8 @@ def import_onnx(
     outputs = [out] if weights is None else [out, weights]
     check_outputs(outputs, [source, *filter(None, [options.classes])])
     graph = read_graph(source)
+    if options.size is not None:
+        graph = fix_size(graph, options.size)
     if NET in graph.metadata and not options.is_rebuild:
         found, notes = _restore(graph, options)
     else:
