@@ -34,6 +34,7 @@ from tests.onnx_checkpoints import evaluate_scores, run_model
 RNG = np.random.default_rng(0)
 CONSTANTS = {
     "w": RNG.normal(size=(4, 3, 3, 3)),
+    "one": np.array(0.1),
     "fc": RNG.normal(size=(4, 5)),
     "mean": np.array([0.4, 0.5, 0.6]).reshape(1, 3, 1, 1),
     "std": np.array([0.2, 0.3, 0.25]).reshape(1, 3, 1, 1),
@@ -269,7 +270,12 @@ def test_an_export_says_itself_what_its_pixels_are(netdsl: Any, folder: Path) ->
 
 
 @pytest.mark.parametrize(
-    "first", [[("Sub", "mean"), ("Div", "std")], [("Mul", "std"), ("Add", "mean")]]
+    "first",
+    [
+        [("Sub", "mean"), ("Div", "std")],
+        [("Mul", "std"), ("Add", "mean")],
+        [("Mul", "one"), ("Sub", "mean"), ("Div", "std")],
+    ],
 )
 @pytest.mark.parametrize("scale", [1.0, 255.0])
 def test_a_model_that_normalises_its_pixels(
@@ -282,6 +288,7 @@ def test_a_model_that_normalises_its_pixels(
     options = ImportOptions(is_bgr=True, scale=scale)
     report = import_onnx(tmp_path / "m.onnx", tmp_path / "m.net", out, options)
     assert "imagenet" not in " ".join(report.lines)
+    assert "reversed for red, green, blue" in " ".join(report.lines)
     found = checkpoint.load(out)
     network = load_network(found)
     (name,) = draw_inputs(network)

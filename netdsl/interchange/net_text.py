@@ -96,7 +96,8 @@ def data_entries(
     elif pixels is not None:
         entries += _describe_pixels(pixels, options.is_bgr)
     elif normalizes_itself(network):
-        note = "the net normalises its pixels itself; they are scaled to 0..1 before"
+        note = "the net normalises pixels itself, and gets them from 0 to 1"
+        note += "; `--scale 255` is for one that expects bytes" * (options.scale == 1)
     else:
         usual = "; `--normalize imagenet` is what most weights of PyTorch expect"
         note = "pixels are scaled to 0..1 and not normalised" + usual * (channels == 3)

@@ -18,7 +18,7 @@ from netdsl.interchange.non_finite import describe_non_finite
 from netdsl.interchange.onnx_export.metadata import CLASSES, NET, restore_checkpoint
 from netdsl.interchange.onnx_import.graph import OnnxGraph, fix_size, read_graph
 from netdsl.interchange.onnx_import.net import net_from_onnx, net_name
-from netdsl.interchange.pixel_convention import adapt_first_layers
+from netdsl.interchange.pixel_convention import adapt_first_layers, describe_change
 from netdsl.interchange.structure.structured_net import elaborate_structured, state_keys, structure
 from netdsl.json_schema import SchemaError, read_json
 from netdsl.language.elaborate import Settings, elaborate
@@ -110,7 +110,8 @@ def _rebuild(
     sides = ", ".join(f"`{name}`" for name in imported.graph.outputs if name != "main")
     side = f"{sides}: a side output, which `predict` and `export` leave out" if sides else ""
     unused = nothing if options.is_rebuild and NET not in graph.metadata else ""
-    notes = [n for n in (*imported.notes, note, classes.note, side, unused) if n]
+    change = describe_change(options.is_bgr, options.scale)
+    notes = [n for n in (*imported.notes, note, change, classes.note, side, unused) if n]
     return Checkpoint(states, text, classes.names, {}, {}, str(source)), notes
 
 

@@ -15,7 +15,7 @@ from netdsl.interchange.net_text import check_pixel_options
 from netdsl.interchange.non_finite import describe_non_finite
 from netdsl.interchange.onnx_import.axis_views import Pixels
 from netdsl.interchange.onnx_import.importer import read_onnx
-from netdsl.interchange.pixel_convention import adapt_first_layers
+from netdsl.interchange.pixel_convention import adapt_first_layers, describe_change
 from netdsl.interchange.weights.checkpoint_text import weights_text
 from netdsl.interchange.weights.graph_weights import match_graph
 from netdsl.interchange.weights.match_report import report_match
@@ -47,7 +47,8 @@ def import_weights(source: Path, target: str, out: Path, options: ImportOptions)
     if len(names) != scores:
         classes = read_class_names(options.classes, scores)
     checkpoint.save(out, Checkpoint(states, text, classes.names, {}, {}))
-    notes = (*match.notes, data_note, classes.note, describe_non_finite(states))
+    change = describe_change(options.is_bgr, options.scale)
+    notes = (*match.notes, data_note, change, classes.note, describe_non_finite(states))
     return report_match(match, network, str(source), out, [n for n in notes if n])
 
 

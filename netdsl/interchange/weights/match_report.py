@@ -36,7 +36,7 @@ def report_match(
     lines = (
         *_table(match.modules),
         *_unused_lines(match),
-        *notes,
+        *(f"note: {n}" for n in notes if n),
         f"{out}: all {len(match.modules):,} layers of `{network.name}` have their weights, "
         f"{size:,} values from {escape_line(origin)}",
     )
