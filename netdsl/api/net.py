@@ -28,7 +28,7 @@ from netdsl.runtime.state import draw_initial_value
 from netdsl.training.checks import check_classes, evaluation_transform
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.recipe.recipe import recipe_of_net, recipe_of_weights, resolve_recipe
-from netdsl.training.recipe.resolved_recipe import resolve_file
+from netdsl.training.recipe.resolved_recipe import resolve_file, resolve_net_file
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
 from netdsl.types import Array
@@ -76,16 +76,19 @@ class Net:
 
     @property
     def text(self) -> str:
-        """The net and its recipe as one self-contained .net text with all defaults."""
+        """The net and its recipe as one self-contained .net text with all defaults; the recipe
+        names the net, whatever other nets the text holds."""
         program = self._source.program
-        recipe = self._target if program.has_recipe(self._target) else None
-        return format_file(resolve_file(program, recipe))
+        if program.has_recipe(self._target):
+            return format_file(resolve_file(program, self._target))
+        return format_file(resolve_net_file(program, self.name))
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the scores: numbers if nothing names them."""
-        scores = self._network.main_output.type.shape[-1]
-        return self._given.classes or tuple(map(str, range(scores)))
+        scores, names = self._network.main_output.type.shape[-1], self._given.classes
+        is_named = bool(names) and (self._given.weights is not None or len(names) == scores)
+        return names if is_named else tuple(map(str, range(scores)))
 
     @property
     def metrics(self) -> dict[str, Any]:

@@ -6,14 +6,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from netdsl.data.config import SIGNATURE as DATA
-from netdsl.errors import NetError
+from netdsl.errors import NetError, Source, Span
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
 from netdsl.language.inline import inline_uses
 from netdsl.language.parse import parse_expression
 from netdsl.language.program import Program, evaluate_section
 from netdsl.signature import Signature
-from netdsl.training.recipe.recipe import SIGNATURE, stage_names
+from netdsl.training.recipe.recipe import SIGNATURE, find_recipe_of_net, stage_names
 from netdsl.values import Symbol, Value, format_value
 
 
@@ -32,6 +32,21 @@ def resolve_file(program: Program, name: str | None) -> s.File:
     own += [_resolve_section(without_expectations(program), stage, budget) for stage in before]
     last = replace(_resolve_section(program, name, budget), name=None)
     return replace(file, items=(*kept, *own, last))
+
+
+def resolve_net_file(program: Program, net: str) -> s.File:
+    """Returns one self-contained file of a net, which may be any of those that the program sees:
+    with the recipe of `recipe_of_net`, now unnamed. Its recipe names the net, so that what reads
+    the text uses this one and no other."""
+    section = find_recipe_of_net(program, net)
+    if section is not None:
+        return resolve_file(program, section.name)
+    span = Span(Source(program.name, ""), 0, 0)
+    others = tuple(i for i in program.items if not isinstance(i, s.Section) or i.kind != "train")
+    data = () if program.sections("data") else (s.Section(span, "data", None, ()),)
+    entry = s.SectionEntry(span, "net", s.Name(span, net))
+    own = s.Section(span, "train", None, (entry,))
+    return resolve_file(replace(program, items=(*others, *data, own)), None)
 
 
 def _resolve_data(program: Program, section: s.Section, budget: Budget) -> s.Section:
