@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from netdsl.data.array_advice import advise_axes
 from netdsl.data.config import DataConfig
 from netdsl.data.data_source import DataSource
 from netdsl.data.inventory import abbreviate
@@ -161,6 +162,10 @@ def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | No
     """Raises NetError if images of this shape (None: pictures of any size) do not fit the net's
     input after the preprocessing of the data section."""
     wanted = network.graph[network.image_input]
+    reorder = None if image is None else advise_axes((1, *image), network.image_shape)
+    if image is not None and reorder:
+        message = f"the images are {dims(image)}, but the net needs {dims(network.image_shape)}"
+        raise fail(message, wanted.span, help=reorder)
     for key, prepare, count in (
         ("augment", training_transform(network, data), data.batch),
         ("eval_transform", evaluation_transform(network, data), evaluation_batch(network, data)),
