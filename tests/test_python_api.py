@@ -560,6 +560,24 @@ def test_data_that_do_not_fit_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_expected_of_a_test_set_is_not_judged_without_one(
+    folder: Path, tmp_path: Path
+) -> None:
+    text = "train { epochs = 1, expect test_accuracy >= 2, expect val_accuracy >= 0 }"
+    (tmp_path / "tiny.net").write_text(TINY.partition("train")[0] + text)
+    note = "`expect test_accuracy >= 2` is not judged: the data have no `x_test`"
+    with pytest.raises(LookupError):
+        run_tiny(tmp_path, tmp_path / "run", on_epoch=lambda m: {}["stop"])
+    for options in ({}, {"set": {"train.epochs": 2}}):
+        result = package.train(resume=tmp_path / "run", data=(PICTURES, LABELS), **options)
+        assert result.ok
+        assert [x.text for x in result.expectations] == ["val_accuracy >= 0"]
+    first = run_tiny(tmp_path, tmp_path / "again", data=(PICTURES, LABELS))
+    assert first.warnings[-1] == note
+    data = {"x_train": PICTURES, "y_train": LABELS, "x_test": PICTURES, "y_test": LABELS}
+    assert not run_tiny(tmp_path, tmp_path / "judged", data=data).ok
+
+
 def test_data_that_are_not_named_are_asked_for(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(package.NetError, match="has no `source`"):
         package.train(folder / "tiny.net", out=tmp_path / "run")

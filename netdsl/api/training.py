@@ -22,7 +22,12 @@ from netdsl.language import syntax as s
 from netdsl.language.elaborate import elaborate
 from netdsl.language.override import override
 from netdsl.language.program import Program, build_program, parse_file
-from netdsl.training.recipe.expectations import ExpectationResult, judge_expectations
+from netdsl.language.unparse import expression_text
+from netdsl.training.recipe.expectations import (
+    ExpectationResult,
+    judge_expectations,
+    needs_test_set,
+)
 from netdsl.training.recipe.lints import recipe_warnings
 from netdsl.training.recipe.recipe import override_recipe, resolve_recipe
 from netdsl.training.recipe.resolved_recipe import without_expectations
@@ -80,8 +85,9 @@ def train(
 
     `data` is the folder of `--data`, or arrays that replace the recipe's source: `(images,
     labels)`, or a mapping with `x_train`, `y_train` and optionally `x_val`, `y_val`, `x_test`,
-    `y_test` and `classes`. Images are uint8 [N,H,W,C] or [N,H,W]; floats [N, *input_shape] are
-    taken as they are. Labels are integers from 0 without gaps, or names.
+    `y_test` and `classes`. Without `x_test`, what the recipe expects of a test set is not judged,
+    and `warnings` of the result says so. Images are uint8 [N,H,W,C] or [N,H,W]; floats [N,
+    *input_shape] are taken as they are. Labels are integers from 0 without gaps, or names.
 
     `set` changes the recipe as `--set` does: `{"train.epochs": 5, "classes": 3}`; a string is .net
     text: `{"train.optimizer": "adam(lr=0.01)"}`.
@@ -98,12 +104,13 @@ def train(
     place = None if file is None else os.fspath(file)
     folder, again = (None if x is None else Path(x) for x in (out, resume))
     with launch(place, folder, again, settings, parse) as start:
-        warnings = tuple(d.message for d in recipe_warnings(start.program, start.name))
+        program, notes = _leave_out_unmeasured(start.program, start.name, given)
+        warnings = (*(d.message for d in recipe_warnings(program, start.name)), *notes)
         for line in warnings:
             show(f"warning: {line}")
         backend = open_backend(device)
         trainer, result = run_stages(
-            start.program, start.name, backend, given, start.out, runner.run, start.saved
+            program, start.name, backend, given, start.out, runner.run, start.saved
         )
     recipe = trainer.recipe
     outcomes = judge_expectations(recipe.expectations, result.metrics, recipe.top_level)
@@ -165,6 +172,21 @@ def fit_arrays(
     backend = open_backend(device)
     trainer, result = run_stages(program, name, backend, dataset, folder, runner.run)
     return load(result.checkpoint, device), trainer.progress.history
+
+
+def _leave_out_unmeasured(
+    program: Program, name: str | None, data: GivenData
+) -> tuple[Program, list[str]]:
+    """The program without expectations of a test set that data in memory do not have, and a note
+    about each: they are about the data that these replace."""
+    if not isinstance(data, Dataset) or data.read_test is not None:
+        return program, []
+    expectations = filter(needs_test_set, resolve_recipe(program, name).expectations)
+    notes = [
+        f"`expect {expression_text(condition)}` is not judged: the data have no `x_test`"
+        for condition in expectations
+    ]
+    return without_expectations(program, needs_test_set) if notes else program, notes
 
 
 def _read_data(data: TrainingData) -> tuple[GivenData, Callable[[str], s.File]]:

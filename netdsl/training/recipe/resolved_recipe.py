@@ -3,6 +3,7 @@ out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from netdsl.data.config import SIGNATURE as DATA
@@ -75,16 +76,20 @@ def _resolve_section(program: Program, name: str | None, budget: Budget) -> s.Se
     return _fill_defaults(program, section, SIGNATURE, budget, net=net, data=known)
 
 
-def without_expectations(program: Program) -> Program:
-    """The program without expectations, for recipes that run before another: only those of the last
-    recipe are judged, and a recipe would inherit those of the unnamed one."""
+def without_expectations(
+    program: Program, is_left_out: Callable[[s.Expression], bool] = lambda condition: True
+) -> Program:
+    """The program without expectations, or without those that are chosen. Recipes that run before
+    another have none: only those of the last recipe are judged, and a recipe would inherit those of
+    the unnamed one."""
+
+    def is_kept(entry: s.SectionEntry | s.Expect) -> bool:
+        return isinstance(entry, s.SectionEntry) or not is_left_out(entry.condition)
 
     def without(item: s.Item) -> s.Item:
         if not isinstance(item, s.Section):
             return item
-        return replace(
-            item, entries=tuple(e for e in item.entries if isinstance(e, s.SectionEntry))
-        )
+        return replace(item, entries=tuple(filter(is_kept, item.entries)))
 
     return replace(program, items=tuple(without(i) for i in program.items))
 
