@@ -20,7 +20,7 @@ from PIL import Image
 
 import netdsl as package
 from netdsl.api import forward
-from netdsl.api.training import format_setting
+from netdsl.api.arguments import format_setting
 from netdsl.backends import open_backend
 from netdsl.inference import Predictor
 from netdsl.interrupt import find_plain_interrupt

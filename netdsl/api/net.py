@@ -13,6 +13,7 @@ from typing import Any
 
 import networkx as nx
 
+from netdsl.api.arguments import read_path, require_device
 from netdsl.api.forward import ForwardRunner, NetOfRecipe
 from netdsl.api.inputs import Inputs, read_inputs
 from netdsl.api.prediction import Prediction, make_predictions
@@ -214,13 +215,15 @@ def load(place: str | os.PathLike[str], device: str = "auto") -> Net:
     the recipe. `device` is that of `--device`.
 
     Raises NetError if there is no such net, if it has errors, or if the file is damaged."""
-    path = Path(place)
+    given = read_path(place, "place", "give a run directory, a checkpoint or a .net file")
+    require_device(device)
+    path = Path(given)
     if path.suffix == ".onnx":
         help = "`netdsl import x.onnx -o x.net --weights x.safetensors` converts it"
         raise fail(f"{path} is a file of ONNX", help=help)
     if path.suffix == SUFFIX or path.is_dir():
         return _load_checkpoint(path, device)
-    return _load_file(os.fspath(place), device)
+    return _load_file(given, device)
 
 
 def _load_checkpoint(path: Path, device: str) -> Net:

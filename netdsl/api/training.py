@@ -6,15 +6,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from netdsl.api.arguments import format_settings, read_path, require_device
 from netdsl.api.net import Net, load
 from netdsl.backends import open_backend
 from netdsl.data.arrays import dataset_from_arrays
 from netdsl.data.samples import Dataset
-from netdsl.data.sources import GivenData
+from netdsl.data.sources import NO_SOURCE, GivenData
 from netdsl.errors import fail
 from netdsl.file_io import split_file_and_name
 from netdsl.interrupt import defer_interrupts, find_plain_interrupt
@@ -97,13 +97,15 @@ def train(
     continues it. So does Ctrl-C, which saves the run first and then raises KeyboardInterrupt.
     Nothing is printed unless `verbose`. Raises NetError for all that is wrong with file, data or
     machine, and if the loss is no longer finite."""
-    settings = [f"{key}={format_setting(value)}" for key, value in (set or {}).items()]
+    place, folder, again = _read_places(file, out, resume)
+    require_device(device)
+    settings = format_settings(set)
     given, parse = _read_data(data)
     show: Callable[[str], None] = print if verbose else lambda line: None
     runner = _Runner(on_epoch, show)
-    place = None if file is None else os.fspath(file)
-    folder, again = (None if x is None else Path(x) for x in (out, resume))
     with launch(place, folder, again, settings, parse) as start:
+        if given is None:
+            _require_source(start.program, start.name, resume is not None)
         program, notes = _leave_out_unmeasured(start.program, start.name, given)
         warnings = (*(d.message for d in recipe_warnings(program, start.name)), *notes)
         for line in warnings:
@@ -161,7 +163,8 @@ def fit_arrays(
     run directory is `folder`. `choose_settings` gives what to set in the program and its recipe of
     that name, `make_dataset` the data for the shape of the net's input. The recipe's expectations,
     which are about its own data, are not judged."""
-    path, name = split_file_and_name(os.fspath(file))
+    require_device(device)
+    path, name = split_file_and_name(read_path(file, "file"))
     tree = drop_source(parse_file(path))
     settings = choose_settings(build_program(tree), name)
     program = without_expectations(override_recipe(tree, settings, name))
@@ -172,6 +175,38 @@ def fit_arrays(
     backend = open_backend(device)
     trainer, result = run_stages(program, name, backend, dataset, folder, runner.run)
     return load(result.checkpoint, device), trainer.progress.history
+
+
+_NET_HELP = """give the file of its recipe; after `net.save("x.safetensors")`, `set={"train.init": \
+'weights("x.safetensors")'}` starts from its weights"""
+
+
+def _read_places(file: Any, out: Any, resume: Any) -> tuple[str | None, Path | None, Path | None]:
+    """The file of a run, its directory, and that of the run to resume. Raises NetError unless there
+    is a new run or one to resume."""
+    if file is None and resume is None:
+        help = 'netdsl.train("FILE.net"), or netdsl.train(resume="DIR")'
+        raise fail("there is no file to train", help=help)
+    if resume is not None and (file is not None or out is not None):
+        help = '`set` changes it: netdsl.train(resume="DIR", set={"train.epochs": 20})'
+        raise fail("a resumed run has its own file and directory", help=help)
+    of_net = _NET_HELP if isinstance(file, Net) else None
+    place = None if file is None else read_path(file, "file", of_net)
+    folder = None if out is None else Path(read_path(out, "out"))
+    return place, folder, None if resume is None else Path(read_path(resume, "resume"))
+
+
+def _require_source(program: Program, name: str | None, is_resumed: bool) -> None:
+    """Raises NetError if a recipe whose data were not given names none itself."""
+    if resolve_recipe(program, name).data.source.record is not NO_SOURCE:
+        return
+    if is_resumed:
+        help = "give the same again: netdsl.train(resume=..., data=...)"
+        raise fail("this run was trained on data that were given, such as arrays", help=help)
+    help = (
+        '`data=(images, labels)` or `data="DIR"` gives them; `source = ...` in the file names some'
+    )
+    raise fail("the data section has no `source`", help=help)
 
 
 def _leave_out_unmeasured(
@@ -203,21 +238,3 @@ def drop_source(file: s.File) -> s.File:
     if not any(isinstance(i, s.Section) and i.kind == "data" for i in file.items):
         file = replace(file, items=(*file.items, s.Section(file.span, "data", None, ())))
     return override(file, ["data.source=none"])
-
-
-def format_setting(value: Any) -> str:
-    """A value as .net text. Raises NetError if it is none."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(format_setting, value))}]"
-    if isinstance(value, Real):
-        return repr(float(value)) if not isinstance(value, Integral) else str(int(value))
-    raise fail(
-        f"`set` takes numbers, yes or no, lists and .net text, not a {type(value).__name__}",
-        help='{"train.epochs": 5, "train.optimizer": "adam(lr=0.01)"}',
-    )
