@@ -24,6 +24,7 @@ from netdsl.runtime.state import State
 from netdsl.training.checks import (
     check_classes,
     check_images,
+    check_scores,
     evaluation_batch,
     evaluation_transform,
 )
@@ -113,6 +114,7 @@ class Predictor:
         return self.network(self.recipe.settings(training=False, batch=batch))
 
     def _executor(self, network: Network) -> FoldedExecutor:
+        check_scores(network)
         check_classes(network, self.classes)
         folded = compile_evaluation(network, self.recipe)
         executor = FoldedExecutor(folded, self.backend, self.state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 import signal
 import threading
@@ -198,8 +199,13 @@ def test_a_net_of_images_gives_images(tmp_path: Path) -> None:
     net, x = package.load(tmp_path / "a.net", device="cpu"), np.ones((5, 4, 4, 2))
     np.testing.assert_array_equal(net(x), net(x, at="y"))
     assert net(x).shape == (5, 4, 4, 3)
-    with pytest.raises(package.NetError, match="one score per class is needed"):
-        net.predict(x)
+    net.save(tmp_path / "a.safetensors")
+    Image.new("RGBA", (4, 4)).save(tmp_path / "x.png")
+    predictor = Predictor(tmp_path / "a.safetensors", open_backend("reference"))
+    for predict in (net.predict, net.probabilities, predictor.predict):
+        with pytest.raises(package.NetError, match="4x4x3, but one score per class is need") as e:
+            predict([tmp_path / "x.png"])
+        assert str(e.value).endswith("help: from Python, `net(images)` gives its values")
 
 
 def test_a_net_of_two_inputs_says_what_it_is(tmp_path: Path) -> None:
@@ -263,13 +269,29 @@ def test_the_axis_of_a_single_channel_may_be_left_out(tmp_path: Path) -> None:
     for same in (x, x[..., 0], list(x)):
         np.testing.assert_array_equal(net(same), net(x))
     np.testing.assert_allclose(net(x[1, ..., 0]), net(x[1]), atol=1e-6)
+    np.testing.assert_allclose(net(x[1, ..., 0] / 255), net(x[1]), atol=1e-6)
+    np.testing.assert_allclose(net(x[..., 0] / 255), net(x), atol=1e-6)
+    with pytest.raises(package.NetError, match=r"transpose\(0, 2, 3, 1\)"):
+        net(x.transpose(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize(
     ("images", "complaint"),
     [
         (np.zeros((2, 6, 6, 4), np.uint8), "2x6x6x4, but the net takes height x width x 3"),
-        (np.zeros((2, 6, 6), np.uint8), "2x6x6, but the net takes height x width x 3"),
+        (np.zeros((2, 6, 6), np.uint8), "the images are 2x6x6, but the net takes height x width"),
+        (np.zeros((2, 6, 6), np.uint8), r"np.repeat\(images\[..., None\], 3, axis=-1\)"),
+        (np.zeros((2, 6, 6, 1), np.uint8), r"np.repeat\(images, 3, axis=-1\)"),
+        (np.zeros((2, 6, 6, 4), np.uint8), r"images\[..., :3\]"),
+        (PICTURES.transpose(0, 3, 1, 2), r"images.transpose\(0, 2, 3, 1\)"),
+        (PICTURES[0].transpose(2, 0, 1), r"images.transpose\(1, 2, 0\)"),
+        (PICTURES.transpose(0, 3, 1, 2) / 255, r"images.transpose\(0, 2, 3, 1\)"),
+        (PICTURES.astype(np.int64), r"images.astype\(np.uint8\)"),
+        ([[1.0], [2.0, 3.0]], "cannot be made an array"),
+        (b"PNG", "PIL.Image.open"),
+        (io.BytesIO(b"PNG"), "PIL.Image.open"),
+        (np.array(["nowhere.png"]), "there is no picture nowhere.png"),
+        (np.full((1, 6, 6, 3), np.inf), "a score of image 0 is not a number"),
         (np.zeros((2, 0, 6, 3), np.uint8), "but the net takes"),
         (np.zeros((2, 7, 6, 3)), "2x7x6x3, but the net takes 6x6x3 for each image"),
         (np.zeros((2, 6, 6, 3), np.int32), "2x6x6x3 int32"),
@@ -284,11 +306,48 @@ def test_the_axis_of_a_single_channel_may_be_left_out(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_image_is_refused(net: package.Net, images: Any, complaint: str) -> None:
-    with pytest.raises(package.NetError, match=complaint):
-        net.predict(images)
+    for compute in (net.predict, net.probabilities):
+        with pytest.raises(package.NetError, match=complaint):
+            compute(images)
+
+
+def test_no_images_have_no_predictions(net: package.Net) -> None:
+    for nothing in ([], (), iter(()), np.zeros((0, 6, 6, 3), np.uint8)):
+        assert net.predict(nothing) == []
+    assert net.probabilities([]).shape == net([]).shape == (0, 3)
+    assert net([], at="stem").shape == (0, 6, 6, 4)
+
+
+def test_pictures_may_come_from_an_iterator_or_an_array_of_paths(
+    net: package.Net, tmp_path: Path
+) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path, picture in zip(paths, PICTURES, strict=False):
+        Image.fromarray(picture).save(path)
+    wanted = net.predict(paths)
+    strings = np.array([str(path) for path in paths])
+    for same in (iter(paths), (Image.open(p) for p in paths), strings, strings.astype(object)):
+        assert net.predict(same) == wanted
+
+
+def test_how_many_classes_are_asked_for_is_no_negative_number(net: package.Net) -> None:
+    found = net.predict(PICTURES[0])[0]
+    assert (found.top(0), len(found.top(99))) == ([], 3)
+    with pytest.raises(package.NetError, match="there are no -1"):
+        found.top(-1)
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x.pth", "x", "x.net"])
+def test_a_checkpoint_has_its_suffix(net: package.Net, tmp_path: Path, name: str) -> None:
+    with pytest.raises(package.NetError, match=r"does not end in `.safetensors`"):
+        net.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_place_that_is_not_there_is_an_error_with_help(net: package.Net) -> None:
+    for wrong, complaint in [("", "has no place ``"), (0, "type int"), (["stem"], "type list")]:
+        with pytest.raises(package.NetError, match=complaint):
+            net(PICTURES, at=wrong)  # type: ignore[arg-type]
     with pytest.raises(package.NetError, match="has no place `conv1`") as e:
         net(PICTURES, at="conv1")
     assert "stem.conv1" in str(e.value)
@@ -447,7 +506,13 @@ def test_a_run_ends_early_where_on_epoch_says_so_and_goes_on(folder: Path, tmp_p
 
     with pytest.raises(LookupError):
         run_tiny(folder, tmp_path / "crashed", on_epoch=crash)
-    for name in ("short", "crashed"):
+    with pytest.raises(package.NetError, match="`on_epoch` has returned a value of type int"):
+        run_tiny(folder, tmp_path / "counted", on_epoch=lambda m: 12)
+    with pytest.raises(package.NetError, match="`on_epoch` is of type int"):
+        run_tiny(folder, tmp_path / "none", on_epoch=3)
+    stopped = run_tiny(folder, tmp_path / "stopped", on_epoch=lambda m: np.float32(m["epoch"]) > 1)
+    assert list(stopped.history) == list(short.history)
+    for name in ("short", "crashed", "counted"):
         resumed = package.train(resume=tmp_path / name, data=(PICTURES, LABELS), device="cpu")
         assert list(resumed.history) == list(whole.history)
         assert all((resumed.net.weights[k] == v).all() for k, v in whole.net.weights.items())

@@ -21,6 +21,14 @@ def read_path(given: Any, name: str, help: str | None = None) -> str:
     return str(os.fspath(given))
 
 
+def read_place(given: Any) -> str:
+    """The path of a place in a net. Raises NetError if it is not one text."""
+    if not isinstance(given, str):
+        help = '`at` is the path of one place, as in `net.places`: net(images, at="conv1")'
+        raise fail(f"`at` is of type {type(given).__name__}", help=help)
+    return given
+
+
 def require_device(device: str) -> None:
     """Raises NetError if there is no device of that name, or if the one that is asked for cannot be
     used here: before any work, not when the first image comes."""

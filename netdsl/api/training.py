@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from netdsl.api.arguments import format_settings, read_path, require_device
 from netdsl.api.net import Net, load
 from netdsl.backends import open_backend
@@ -93,12 +95,14 @@ def train(
     text: `{"train.optimizer": "adam(lr=0.01)"}`.
 
     `on_epoch` is called with the metrics of every epoch, after it is saved. If it returns True, the
-    epoch is the last one, and the run ends as usual. What it raises ends the run at once; `resume`
-    continues it. So does Ctrl-C, which saves the run first and then raises KeyboardInterrupt.
-    Nothing is printed unless `verbose`. Raises NetError for all that is wrong with file, data or
-    machine, and if the loss is no longer finite."""
+    epoch is the last one, and the run ends as usual; False or None goes on. What it raises ends the
+    run at once; `resume` continues it. So does Ctrl-C, which saves the run first and then raises
+    KeyboardInterrupt. Nothing is printed unless `verbose`. Raises NetError for all that is wrong
+    with file, data or machine, and if the loss is no longer finite."""
     place, folder, again = _read_places(file, out, resume)
     require_device(device)
+    if on_epoch is not None and not callable(on_epoch):
+        raise fail(f"`on_epoch` is of type {type(on_epoch).__name__}, which cannot be called")
     settings = format_settings(set)
     given, parse = _read_data(data)
     show: Callable[[str], None] = print if verbose else lambda line: None
@@ -140,7 +144,7 @@ class _Runner:
 
         def on_epoch(metrics: dict[str, Any]) -> object:
             self.show(format_epoch(metrics, trainer.recipe.epochs))
-            return self.on_epoch(dict(metrics)) if self.on_epoch else None
+            return _is_stop(self.on_epoch(dict(metrics))) if self.on_epoch else False
 
         try:
             with defer_interrupts(find_plain_interrupt) as is_stop_requested:
@@ -150,6 +154,22 @@ class _Runner:
         except KeyboardInterrupt as e:
             e.add_note(f"resume the run with netdsl.train(resume={str(out)!r})")
             raise
+
+
+def _is_stop(returned: Any) -> bool:
+    """Whether what `on_epoch` has returned ends the run: any true or false value of Python or NumPy
+    says so, None does not. Anything else, such as the count that `file.write` returns, could mean
+    either. Raises NetError for it."""
+    if returned is None:
+        return False
+    value = np.asarray(returned)
+    if value.dtype == bool and value.ndim == 0:
+        return bool(value)
+    raise fail(
+        f"`on_epoch` has returned a value of type {type(returned).__name__}",
+        help="True ends the run, and False or None goes on; the epoch is saved, so `resume` "
+        "continues the run",
+    )
 
 
 def fit_arrays(

@@ -192,6 +192,22 @@ def _prepared_shape(
         raise e.with_default_span(span) from None
 
 
+def has_scores(network: Network) -> bool:
+    """Whether a net gives one score per class, at one position."""
+    return math.prod(network.main_output.type.shape[1:-1]) == 1
+
+
+def check_scores(network: Network) -> None:
+    """Raises NetError if a net gives an image, which has no classes to predict or to count."""
+    if not has_scores(network):
+        output = network.main_output
+        raise fail(
+            f"the net gives {dims(output.type.shape[1:])}, but one score per class is needed",
+            output.span,
+            help="from Python, `net(images)` gives its values",
+        )
+
+
 def check_classes(network: Network, classes: tuple[str, ...]) -> None:
     """Raises NetError if an output does not give one score per class."""
     for name in network.graph.outputs.values():
