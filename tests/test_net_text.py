@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-import netdsl
+import netdsl as package
 from netdsl.language.format import format_file
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, build_program, load_program, reject_read
@@ -67,13 +69,13 @@ def test_a_net_is_the_same_after_every_way_through_its_text(
     (tmp_path / "two.net").write_text(TWO + recipes)
     (tmp_path / "user.net").write_text('use "two.net"\nnet own { input(3) -> fc(2) }\n')
     for file in ("two.net", "user.net"):
-        net = netdsl.load(f"{tmp_path / file}:{name}", device="reference")
+        net = package.load(f"{tmp_path / file}:{name}", device="reference")
         net.save(tmp_path / "x.safetensors")
         (tmp_path / "text.net").write_text(net.text)
         x = -np.ones((1, 4))
         for same in (
-            netdsl.load(tmp_path / "x.safetensors", device="reference"),
-            netdsl.load(f"{tmp_path}/text.net:{name}", device="reference"),
+            package.load(tmp_path / "x.safetensors", device="reference"),
+            package.load(f"{tmp_path}/text.net:{name}", device="reference"),
             pickle.loads(pickle.dumps(net)),
         ):
             assert (same.name, same.text) == (name, net.text)
@@ -82,5 +84,14 @@ def test_a_net_is_the_same_after_every_way_through_its_text(
 
 def test_numbers_name_the_classes_where_the_file_has_data_for_another_net(tmp_path: Path) -> None:
     (tmp_path / "x.net").write_text(TWO + "net ten { input(8x8x1) -> fc(10) }\n" + DATA)
-    assert netdsl.load(f"{tmp_path}/x.net:a").classes == ("0", "1")
-    assert len(netdsl.load(f"{tmp_path}/x.net:ten").classes) == 10
+    assert package.load(f"{tmp_path}/x.net:a").classes == ("0", "1")
+    assert len(package.load(f"{tmp_path}/x.net:ten").classes) == 10
+
+
+def test_a_net_of_several_comes_back_from_onnx(netdsl: Any, tmp_path: Path) -> None:
+    (tmp_path / "two.net").write_text(TWO.replace("net b { input(4)", "net b { input(4) -> relu"))
+    package.load(f"{tmp_path}/two.net:b", device="reference").save(tmp_path / "b.safetensors")
+    assert netdsl("export", "b.safetensors", "-o", "b.onnx")[0] == 0
+    code, out, _ = netdsl("import", "b.onnx", "-o", "y.net", "--weights", "y.safetensors", "--json")
+    assert (code, json.loads(out)["name"]) == (0, "b")
+    assert package.load(tmp_path / "y.safetensors").name == "b"

@@ -205,7 +205,7 @@ def test_a_net_of_images_gives_images(tmp_path: Path) -> None:
     for predict in (net.predict, net.probabilities, predictor.predict):
         with pytest.raises(package.NetError, match="4x4x3, but one score per class is need") as e:
             predict([tmp_path / "x.png"])
-        assert str(e.value).endswith("help: from Python, `net(images)` gives its values")
+        assert "`netdsl.load(WEIGHTS)(images)` returns them" in str(e.value)
 
 
 def test_a_net_of_two_inputs_says_what_it_is(tmp_path: Path) -> None:

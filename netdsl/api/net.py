@@ -25,7 +25,7 @@ from netdsl.language.format import format_file
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program, load_program, reject_read
 from netdsl.runtime.state import draw_initial_value
-from netdsl.training.checks import check_classes, check_scores, evaluation_transform, has_scores
+from netdsl.training.checks import check_class_scores, evaluation_transform, has_scores
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.recipe.recipe import recipe_of_net, recipe_of_weights, resolve_recipe
 from netdsl.training.recipe.resolved_recipe import resolve_file, resolve_net_file
@@ -181,8 +181,7 @@ class Net:
         return self._score(images)["probabilities"]
 
     def _score(self, images: Any) -> dict[str, Array]:
-        check_scores(self._network)
-        check_classes(self._network, self.classes)
+        check_class_scores(self._network, self.classes, self._given.origin)
         found = self._runner.run(self._inputs(images))
         check_numbers(found["scores"])
         return found

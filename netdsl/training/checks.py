@@ -197,17 +197,6 @@ def has_scores(network: Network) -> bool:
     return math.prod(network.main_output.type.shape[1:-1]) == 1
 
 
-def check_scores(network: Network) -> None:
-    """Raises NetError if a net gives an image, which has no classes to predict or to count."""
-    if not has_scores(network):
-        output = network.main_output
-        raise fail(
-            f"the net gives {dims(output.type.shape[1:])}, but one score per class is needed",
-            output.span,
-            help="from Python, `net(images)` gives its values",
-        )
-
-
 def check_classes(network: Network, classes: tuple[str, ...]) -> None:
     """Raises NetError if an output does not give one score per class."""
     for name in network.graph.outputs.values():
@@ -220,6 +209,21 @@ def check_classes(network: Network, classes: tuple[str, ...]) -> None:
                 help=f"end it with `fc({len(classes)})`; `--set classes={len(classes)}` does it "
                 "if the net has such a parameter",
             )
+
+
+def check_class_scores(network: Network, classes: tuple[str, ...], origin: str) -> None:
+    """Raises NetError if the main output of a trained net does not give one score for each of its
+    classes. Side outputs may give anything."""
+    out = network.main_output
+    shape = out.type.shape[1:]
+    if not has_scores(network) or shape[-1] != len(classes):
+        raise fail(
+            f"`{network.name}` gives {dims(shape)}, but one score per class is needed; {origin} "
+            f"names {len(classes):,}",
+            out.span,
+            help="`netdsl activations` draws the values of any place, and Python's "
+            "`netdsl.load(WEIGHTS)(images)` returns them; `netdsl export` takes the net as it is",
+        )
 
 
 def check_loss(network: Network, recipe: Recipe) -> None:

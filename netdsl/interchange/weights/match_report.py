@@ -21,7 +21,8 @@ def report_match(
 ) -> ImportReport:
     """Says which module of the file each layer's states come from, and what the net has no use
     for."""
-    size = sum(math.prod(shape) for m in match.modules for shape in m.shapes)
+    sources = {m.source: m.shapes for m in match.modules}  # a folded norm has its product's
+    size = sum(math.prod(shape) for shapes in sources.values() for shape in shapes)
     values = {
         "net": network.name,
         "weights": str(out),
