@@ -23,6 +23,7 @@ from netdsl.interchange.structure.structured_net import elaborate_structured, st
 from netdsl.json_schema import SchemaError, read_json
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
+from netdsl.training.recipe.recipe import recipe_of_weights
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
 from netdsl.training.store.output_files import check_net_output, check_outputs
@@ -65,7 +66,8 @@ def import_onnx(
     else:
         found, notes = _rebuild(graph, source, options)
     notes += filter(None, [describe_non_finite(found.states)])
-    network = elaborate(found.program(), None, Settings())
+    program = found.program()
+    network = elaborate(program, recipe_of_weights(program).net, Settings())
     content = found.net_text.encode()
     check_net_output(out, content)
     if weights is not None:
