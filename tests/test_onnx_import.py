@@ -186,7 +186,18 @@ def test_all_that_cannot_be_expressed_is_listed_and_nothing_is_written(
         (("text.onnx", "-o", "x.net"), "is no ONNX file, or damaged"),
         (("small_net.onnx", "-o", "x.net", "--normalize", "nothing"), "unknown statistics"),
         (("small_net.onnx", "-o", "x.net", "--normalize", "by("), "--normalize"),
-        (("small_net.onnx", "-o", "x.net", "--classes", "none.txt"), "none.txt"),
+        (
+            (
+                "small_net.onnx",
+                "-o",
+                "x.net",
+                "--weights",
+                "x.safetensors",
+                "--classes",
+                "none.txt",
+            ),
+            "none.txt",
+        ),
     ],
 )
 def test_what_the_command_refuses(

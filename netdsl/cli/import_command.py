@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,6 +60,12 @@ def import_(
     is_rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Ignore the .net that an export of netdsl carries.")
     ] = False,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size", metavar="HxW", help="Images of this size, where the model leaves it open."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Write an ONNX model as a .net with its weights, or fit weights to an existing net.
@@ -67,7 +74,7 @@ def import_(
     """
     from netdsl.interchange.imported_net import ImportOptions
 
-    options = ImportOptions(classes, normalize, is_bgr, scale, is_rebuild)
+    options = ImportOptions(classes, normalize, is_bgr, scale, is_rebuild, _parse_size(size))
     if into is not None:
         report = _import_weights(source, into, out, weights, options)
     else:
@@ -88,6 +95,10 @@ def _import_weights(
     _require_suffix(out, WEIGHTS_SUFFIX, "with `--into`, `-o` names the weights")
     if weights is not None:
         raise fail("`--weights` goes without `--into`", help="with `--into`, `-o` is the weights")
+    if options.size is not None:
+        raise fail("`--size` goes without `--into`", help="with `--into`, the net has its size")
+    if options.is_rebuild:
+        raise fail("`--rebuild` goes without `--into`", help="with `--into`, the net is yours")
     return import_weights(source, into, out, options)
 
 
@@ -95,14 +106,28 @@ def _import_net(
     source: Path, out: Path, weights: Path | None, options: ImportOptions
 ) -> ImportReport:
     from netdsl.interchange.onnx_import.importer import import_onnx
-    from netdsl.interchange.weights.importer import missing_target
+    from netdsl.interchange.weights.importer import check_model
 
-    if source.suffix.lower() != ".onnx":
-        raise missing_target(source)
+    check_model(source)
+    if weights is None and (options.classes is not None or options.is_bgr or options.scale != 1):
+        raise fail(
+            "`--classes`, `--bgr` and `--scale` are for the weights, and none are written",
+            help="`--weights FILE.safetensors` writes them beside the net",
+        )
     _require_suffix(out, NET_SUFFIX, "`-o` names the net, `--weights` its weights")
     if weights is not None:
         _require_suffix(weights, WEIGHTS_SUFFIX, "`--weights` names the weights")
     return import_onnx(source, out, weights, options)
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    """Height and width, as in `224x224`, or one number for both."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text, re.ASCII)
+    if found is None:
+        raise fail(f"`{text}` is no height and width", help="write it as in `--size 224x224`")
+    return int(found[1]), int(found[2] or found[1])
 
 
 def _require_suffix(path: Path, suffix: str, help: str) -> None:

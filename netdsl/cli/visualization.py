@@ -83,8 +83,10 @@ def activations(
     from netdsl.backends import open_backend
     from netdsl.inference import Predictor
     from netdsl.insight.feature_maps import compute_feature_maps, render_feature_maps
+    from netdsl.training.store.output_files import check_outputs
 
     _check_png_suffix(out)
+    check_outputs([out], [image])
     maps = compute_feature_maps(Predictor(weights, open_backend(device)), image, layer)
     _write_picture(out, render_feature_maps(maps))
     height, width, count = maps.shape

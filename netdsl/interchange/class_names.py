@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from netdsl.errors import fail
 from netdsl.file_io import read_regular_file
+from netdsl.text_escaping import escape_line
 
 MAX_CLASSES = 100_000
-_MAX_FILE_BYTES, _MAX_NAME = 10 * 2**20, 200
+_MAX_FILE_BYTES, _MAX_NAME, _MAX_SHOWN = 10 * 2**20, 200, 4
 
 
-def read_class_names(path: Path | None, count: int) -> tuple[str, ...]:
-    """The names of `count` classes in the order of the scores: the lines of a file, or without one
-    the numbers from 0, which ImageNet's classes are known by. Names that occur twice, as ImageNet's
-    cranes do, get a number. Raises NetError if there are more or fewer lines."""
+@dataclass(frozen=True)
+class ClassNames:
+    """The names of classes in the order of the scores; `note` says which of them were renamed."""
+
+    names: tuple[str, ...]
+    note: str = ""
+
+
+def read_class_names(path: Path | None, count: int) -> ClassNames:
+    """The names of `count` classes: the lines of a file, or without one the numbers from 0, which
+    ImageNet's classes are known by. Names that occur twice, as ImageNet's cranes do, get a number.
+    Raises NetError if there are more or fewer lines."""
     if count > MAX_CLASSES:
         raise fail(f"the net gives {count:,} scores; at most {MAX_CLASSES:,} classes have names")
     if path is None:
-        return tuple(map(str, range(count)))
+        return ClassNames(tuple(map(str, range(count))))
     try:
         text = read_regular_file(path, _MAX_FILE_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -33,7 +43,13 @@ def read_class_names(path: Path | None, count: int) -> tuple[str, ...]:
     for i, name in enumerate(names):
         if not 0 < len(name) <= _MAX_NAME:
             raise fail(f"line {i + 1:,} of {path} has {len(name):,} characters, which is no name")
-    return _distinct(names)
+    found = _distinct(names)
+    renamed = [new for new, old in zip(found, names, strict=True) if new != old]
+    if not renamed:
+        return ClassNames(found)
+    shown = ", ".join(f"`{escape_line(n)}`" for n in renamed[:_MAX_SHOWN])
+    rest = ", ..." * (len(renamed) > _MAX_SHOWN)
+    return ClassNames(found, f"{path} repeats names, which get a number: {shown}{rest}")
 
 
 def _distinct(names: list[str]) -> tuple[str, ...]:

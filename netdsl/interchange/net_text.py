@@ -4,12 +4,15 @@ prepared."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from netdsl.data.config import STATISTICS, resolve_data
 from netdsl.errors import NetError, fail
+from netdsl.interchange.imported_net import ImportOptions
 from netdsl.interchange.onnx_import.axis_views import Pixels
+from netdsl.interchange.pixel_convention import normalizes_itself
 from netdsl.interchange.structure.structured_net import StructuredNet
 from netdsl.language.budget import Budget
 from netdsl.language.format import format_text
@@ -18,6 +21,7 @@ from netdsl.language.parse import parse, parse_expression
 from netdsl.language.program import build_program, evaluate_section, reject_read
 from netdsl.language.unparse import expression_text
 from netdsl.text_escaping import escape_line
+from netdsl.training.store.output_files import IMPORT_MARK
 from netdsl.types import dims
 
 _MAX_SHAPES = 5
@@ -33,7 +37,7 @@ def write_net_text(
 ) -> str:
     """The text of a file: where the net comes from, the net itself, its test, and a data section
     with these entries if there are any. Raises NetError if an entry is invalid."""
-    lines = [f"# Imported from {escape_line(origin)}.", structured.text.rstrip(), ""]
+    lines = [f"{IMPORT_MARK}{escape_line(origin)}.", structured.text.rstrip(), ""]
     lines += [f"test {structured.name} {{", *_test_lines(network), "}"]
     if data:
         lines += ["", "data {", *data, "}"]
@@ -65,25 +69,35 @@ def _telling_labels(network: Network) -> list[str]:
     return list(by_size.values())[-_MAX_SHAPES:]
 
 
+def check_pixel_options(options: ImportOptions, pixels: Pixels | None, origin: str) -> None:
+    """Raises NetError for options that contradict what a net for bytes does with its `pixels`."""
+    if pixels is not None and (options.normalize is not None or options.scale != 1):
+        raise fail(
+            f"{origin} takes bytes, and contains what its weights expect",
+            help="leave out `--normalize` and `--scale`: both are read from the model",
+        )
+
+
 def data_entries(
-    network: Network, normalize: str | None, pixels: Pixels | None
+    network: Network, options: ImportOptions, pixels: Pixels | None
 ) -> tuple[list[str], str]:
     """The entries of the data section of a net for images, and a note about what is assumed.
-    `normalize` is as in a data section; otherwise it follows from what a net for bytes does with
-    them."""
+    `--normalize` is as in a data section; otherwise it follows from what a net for bytes does with
+    them, or from the net's own first layers."""
     try:
         height, width, channels = network.image_shape
     except (NetError, ValueError):
-        if normalize is not None:
+        if options.normalize is not None:
             raise fail("`--normalize` is for nets with one image as their input") from None
         return [], ""
     entries, note = [], ""
-    if normalize is not None:
-        entries.append(
-            f"normalize = {expression_text(parse_expression(normalize, '--normalize '))}"
-        )
+    if options.normalize is not None:
+        entries.append(f"normalize = {_parse_statistics(options.normalize)}")
     elif pixels is not None:
-        entries += _describe_pixels(pixels)
+        entries += _describe_pixels(pixels, options.is_bgr)
+    elif normalizes_itself(network):
+        note = "the net normalises pixels itself, and gets them from 0 to 1"
+        note += "; `--scale 255` is for one that expects bytes" * (options.scale == 1)
     else:
         usual = "; `--normalize imagenet` is what most weights of PyTorch expect"
         note = "pixels are scaled to 0..1 and not normalised" + usual * (channels == 3)
@@ -93,9 +107,20 @@ def data_entries(
     return entries, note
 
 
-def _describe_pixels(pixels: Pixels) -> list[str]:
-    """The statistics that a factor and an offset for bytes come from."""
+def _parse_statistics(text: str) -> str:
+    """Statistics as a data section has them. Raises NetError if the text is no expression."""
+    try:
+        return expression_text(parse_expression(text, "--normalize "))
+    except NetError as e:
+        help = "write `imagenet`, or `by(mean=[0.5], std=[0.25])` with a number for each channel"
+        raise NetError(*(replace(d, help=help) for d in e.diagnostics)) from None
+
+
+def _describe_pixels(pixels: Pixels, is_bgr: bool) -> list[str]:
+    """The statistics of red, green and blue that a factor and an offset for bytes come from."""
     factors, offsets = (np.asarray(v, np.float64) for v in pixels)
+    if is_bgr:
+        factors, offsets = factors[::-1], offsets[::-1]
     if (factors <= 0).any():
         raise fail("the net multiplies its pixels by a number that is not positive")
     std = 1 / (255 * factors)

@@ -11,6 +11,7 @@ import numpy as np
 
 from netdsl.backends.base import Backend
 from netdsl.errors import fail
+from netdsl.interchange.non_finite import describe_non_finite
 from netdsl.interchange.onnx_export.builder import TO_NCHW
 from netdsl.interchange.onnx_export.model import import_onnx
 from netdsl.ir.subgraph import extract_subgraph
@@ -25,6 +26,9 @@ CHECKED_BATCHES = (1, 3)
 TOLERANCE, HALF_TOLERANCE = 1e-2, 0.1
 """The largest difference of a score, as a share of the largest score. Rounding gives 1e-6 in most
 nets and 1e-3 in the worst, with float16 1e-3 and 3e-2; what is wrong gives more."""
+_MIN_SPREAD = 1e-5
+"""The least difference between the scores of random images, as a share of the largest score, that
+is more than rounding."""
 _MIN_SCALE = 0.01
 """What differences are a share of where all scores are smaller: sums of what cancels out are only
 rounding."""
@@ -33,10 +37,11 @@ rounding."""
 @dataclass(frozen=True)
 class ModelComparison:
     """How far the scores of onnxruntime are from netdsl's: the largest difference as a share of the
-    largest score."""
+    largest score. `is_constant` if the scores are the same for every image, which shows little."""
 
     difference: float
     runtime: str
+    is_constant: bool = False
 
 
 def compare_with_runtime(
@@ -45,7 +50,7 @@ def compare_with_runtime(
     """Runs a model and the net that it was made of on the same random inputs, in each of
     CHECKED_BATCHES; None if onnxruntime is not there. The net must be elaborated for the largest of
     these batches. Raises NetError if the results differ, if onnxruntime cannot run the model, or if
-    a value overflows float16."""
+    a value overflows float16, or if scores are not finite, which compare with nothing."""
     try:
         runtime = import_optional("onnxruntime", "", "")
     except NotInstalledError:
@@ -55,6 +60,13 @@ def compare_with_runtime(
     if is_half:
         _check_overflow(runtime, model, given)
     expected = compute_scores(network, inputs, backend, state)
+    if not np.isfinite(expected).all():
+        raise fail(
+            f"the scores of `{network.name}` for random images are NaN or infinite, so that there "
+            "is nothing to compare",
+            notes=list(filter(None, [describe_non_finite(state.snapshot())])),
+            help="nothing is written",
+        )
     session = _open(runtime, model)
     found = [_run(session, given, n)[0] for n in CHECKED_BATCHES]
     difference = max(relative_difference(x, expected[: len(x)]) for x in found)
@@ -65,7 +77,8 @@ def compare_with_runtime(
             f"the largest, over {tolerance:g}; nothing is written",
             help="export without `--half`" if is_half else None,
         )
-    return ModelComparison(difference, runtime.__version__)
+    spread = relative_difference(np.broadcast_to(expected[:1], expected.shape), expected)
+    return ModelComparison(difference, runtime.__version__, spread < _MIN_SPREAD)
 
 
 def draw_inputs(network: Network) -> dict[str, Array]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from netdsl.file_io import write_atomically
 from netdsl.inference import Predictor
+from netdsl.interchange.non_finite import describe_non_finite
 from netdsl.interchange.onnx_export.comparison import (
     CHECKED_BATCHES,
     ModelComparison,
@@ -47,11 +48,11 @@ def write_onnx(trained: Predictor, out: Path, options: ExportOptions, is_raw: bo
     content: bytes = make_model(graph, metadata).SerializeToString()
     found = compare_with_runtime(content, network, trained.backend, trained.state, options.is_half)
     write_atomically(out, content)
-    return _report(out, graph, len(content), found)
+    return _report(out, graph, len(content), found, describe_non_finite(trained.state.snapshot()))
 
 
 def _report(
-    out: Path, graph: ExportedGraph, size: int, found: ModelComparison | None
+    out: Path, graph: ExportedGraph, size: int, found: ModelComparison | None, warning: str
 ) -> ExportReport:
     inputs = [f"`{x.name}` {x.dtype} {_shape(x.shape)}" for x in graph.inputs]
     lines = [
@@ -64,6 +65,9 @@ def _report(
             f"{graph.folded} batch norms are folded into the weights before them; to train on from "
             "the file, export with `--keep-batchnorm`"
         )
+    if graph.sides:
+        shown = ", ".join(f"`{name}`" for name in graph.sides)
+        lines.append(f"note: side outputs are left out: {shown}")
     if found is None:
         lines.append("not run: `pip install onnxruntime` compares its scores with netdsl's")
     else:
@@ -71,6 +75,10 @@ def _report(
             f"onnxruntime {found.runtime} computes the same scores: the largest difference is "
             f"{found.difference:.1e} of the largest score"
         )
+        if found.is_constant:
+            lines.append("note: the net gives every image the same scores, so this shows little")
+    if warning:
+        lines.append(f"note: {warning}")
     values = {
         "model": str(out),
         "net": graph.name,
@@ -80,6 +88,7 @@ def _report(
         "inputs": [{"name": x.name, "dtype": x.dtype, "shape": x.shape} for x in graph.inputs],
         "output": {"name": SCORES, "shape": graph.output_shape},
         "folded": graph.folded,
+        "is_constant": found.is_constant if found else None,
         "difference": found.difference if found else None,
         "onnxruntime": found.runtime if found else None,
     }

@@ -8,28 +8,35 @@ from pathlib import Path
 
 import numpy as np
 
+from netdsl.errors import fail
 from netdsl.file_io import write_atomically
-from netdsl.interchange.class_names import read_class_names
+from netdsl.interchange.class_names import ClassNames, read_class_names
 from netdsl.interchange.class_parameter import add_class_parameter
 from netdsl.interchange.imported_net import ImportedNet, ImportOptions, ImportReport
-from netdsl.interchange.net_text import data_entries, write_net_text
+from netdsl.interchange.net_text import check_pixel_options, data_entries, write_net_text
+from netdsl.interchange.non_finite import describe_non_finite
 from netdsl.interchange.onnx_export.metadata import CLASSES, NET, restore_checkpoint
-from netdsl.interchange.onnx_import.graph import OnnxGraph, read_graph
+from netdsl.interchange.onnx_import.graph import OnnxGraph, fix_size, read_graph
 from netdsl.interchange.onnx_import.net import net_from_onnx, net_name
-from netdsl.interchange.pixel_convention import adapt_first_layers
+from netdsl.interchange.pixel_convention import adapt_first_layers, describe_change
 from netdsl.interchange.structure.structured_net import elaborate_structured, state_keys, structure
 from netdsl.json_schema import SchemaError, read_json
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
+from netdsl.training.recipe.recipe import recipe_of_weights
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
+from netdsl.training.store.output_files import check_net_output, check_outputs
 
 
 @np.errstate(all="ignore")  # weights may be infinite
-def read_onnx(path: Path) -> ImportedNet:
-    """The net of an ONNX file as layer calls, with its weights, whatever .net its metadata hold.
-    Raises NetError if it is damaged or has operators that cannot be expressed."""
+def read_onnx(path: Path, size: tuple[int, int] | None = None) -> ImportedNet:
+    """The net of an ONNX file as layer calls, with its weights, whatever .net its metadata hold;
+    for images of this `size` if it leaves theirs open. Raises NetError if it is damaged or has
+    operators that cannot be expressed."""
     graph = read_graph(path)
+    if size is not None and any(i.is_image_of_any_size for i in graph.inputs):
+        graph = fix_size(graph, size)
     return replace(net_from_onnx(graph, net_name(path)), classes=_class_names(graph))
 
 
@@ -49,43 +56,65 @@ def import_onnx(
 ) -> ImportReport:
     """Writes the net of an ONNX file to `out`, and its weights as a checkpoint to `weights`. Raises
     NetError if it is damaged or has operators that cannot be expressed; then nothing is written."""
+    outputs = [out] if weights is None else [out, weights]
+    check_outputs(outputs, [source, *filter(None, [options.classes])])
     graph = read_graph(source)
+    if options.size is not None:
+        graph = fix_size(graph, options.size)
     if NET in graph.metadata and not options.is_rebuild:
-        found, notes = _restore(graph, options), ["the .net in its metadata is taken as it is"]
+        found, notes = _restore(graph, options)
     else:
         found, notes = _rebuild(graph, source, options)
-    network = elaborate(found.program(), None, Settings())
+    notes += filter(None, [describe_non_finite(found.states)])
+    program = found.program()
+    network = elaborate(program, recipe_of_weights(program).net, Settings())
+    content = found.net_text.encode()
+    check_net_output(out, content)
     if weights is not None:
         checkpoint.save(weights, found)
-    write_atomically(out, found.net_text.encode())
+    write_atomically(out, content)
     return _report(source, out, weights, found, network, notes)
 
 
-def _restore(graph: OnnxGraph, options: ImportOptions) -> Checkpoint:
+def _restore(graph: OnnxGraph, options: ImportOptions) -> tuple[Checkpoint, list[str]]:
+    if options.normalize is not None or options.is_bgr or options.scale != 1:
+        raise fail(
+            f"{graph.origin} carries the .net that it was exported from, which says what its "
+            "pixels are",
+            help="leave out `--normalize`, `--bgr` and `--scale`, or ignore it with `--rebuild`",
+        )
     found = restore_checkpoint(graph.metadata, graph.constants, graph.origin)
-    if options.classes is None:
-        return found
-    return replace(found, classes=read_class_names(options.classes, len(found.classes)))
+    notes = ["the .net in its metadata is taken as it is"]
+    if options.classes is not None:
+        classes = read_class_names(options.classes, len(found.classes))
+        found, notes = replace(found, classes=classes.names), [*notes, classes.note]
+    return found, [n for n in notes if n]
 
 
 def _rebuild(
     graph: OnnxGraph, source: Path, options: ImportOptions
 ) -> tuple[Checkpoint, list[str]]:
     imported = net_from_onnx(graph, net_name(source))
+    check_pixel_options(options, imported.pixels, graph.origin)
     structured = structure(imported.graph)
     network = elaborate_structured(structured)
     structured = add_class_parameter(structured, network)
     keys = state_keys(network, structured, imported.graph)
     states = {name: np.ascontiguousarray(imported.states[key]) for name, key in keys.items()}
     states = adapt_first_layers(network, states, options.is_bgr, options.scale)
-    entries, note = data_entries(network, options.normalize, imported.pixels)
+    entries, note = data_entries(network, options, imported.pixels)
     text = write_net_text(structured, network, source.name, entries)
     scores = network.main_output.type.shape[-1]
-    classes = _class_names(graph) if options.classes is None else ()
-    if len(classes) != scores:
+    classes = ClassNames(_class_names(graph) if options.classes is None else ())
+    if len(classes.names) != scores:
         classes = read_class_names(options.classes, scores)
-    notes = [*imported.notes, *filter(None, [note])]
-    return Checkpoint(states, text, classes, {}, {}, str(source)), notes
+    nothing = "the file carries no .net that `--rebuild` could ignore"
+    sides = ", ".join(f"`{name}`" for name in imported.graph.outputs if name != "main")
+    side = f"{sides}: a side output, which `predict` and `export` leave out" if sides else ""
+    unused = nothing if options.is_rebuild and NET not in graph.metadata else ""
+    change = describe_change(options.is_bgr, options.scale)
+    notes = [n for n in (*imported.notes, note, change, classes.note, side, unused) if n]
+    return Checkpoint(states, text, classes.names, {}, {}, str(source)), notes
 
 
 def _report(

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from netdsl.data.config import resolve_data
 from netdsl.errors import NetError, Source, Span
+from netdsl.interchange.imported_net import ImportOptions
 from netdsl.interchange.net_text import data_entries
 from netdsl.interchange.onnx_import.axis_views import Pixels
 from netdsl.language import syntax as s
@@ -23,14 +24,14 @@ _NO_SPAN = Span(Source("import", ""), 0, 0)
 
 
 def weights_text(
-    program: Program, network: Network, normalize: str | None, pixels: Pixels | None
+    program: Program, network: Network, options: ImportOptions, pixels: Pixels | None
 ) -> tuple[str, str]:
     """A self-contained text of a net with one data section and one recipe, and a line that says
     where its data section comes from: that of a recipe for this net in its file or for the one that
-    it is an instance of, else the only one whose recipes train nets for images of this size, else a
-    new one. `normalize`, as it would be written there, or what a net for bytes does with its
-    `pixels`, replaces the section's own. Raises NetError if it is invalid."""
-    entries, note = data_entries(network, normalize, pixels)
+    it is an instance of, else the only one whose recipes train nets for images of this size or that
+    no recipe uses, else a new one. `--normalize`, or what a net for bytes does with its `pixels`,
+    replaces the section's own. Raises NetError if it is invalid."""
+    entries, note = data_entries(network, options, pixels)
     section = _parse_section(entries)
     found = _find_data(program, network)
     if found is not None:
@@ -66,7 +67,7 @@ def _without(section: s.Section, name: str) -> s.Section:
 
 def _find_data(program: Program, network: Network) -> s.Section | None:
     """The data section of a recipe for this net, else of the recipes for nets of its image size, if
-    they have only one."""
+    they have only one, else the only one that no recipe uses."""
     users: dict[str, list[s.Section]] = {}
     for recipe in program.sections("train"):
         net = program.reference_name(recipe, "net") or program.resolve_net_name()
@@ -77,6 +78,8 @@ def _find_data(program: Program, network: Network) -> s.Section | None:
         if net in users:
             return users[net][0]
     alike = [x for net, found in users.items() if _takes(program, net, network) for x in found]
+    used = {x.name for found in users.values() for x in found}
+    alike = alike or [x for x in program.sections("data") if x.name not in used]
     names = {x.name for x in alike}
     return alike[0] if len(names) == 1 else None
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from netdsl.errors import NetError, fail
+from netdsl.errors import fail
 from netdsl.file_io import split_file_and_name
-from netdsl.interchange.class_names import read_class_names
+from netdsl.file_kinds import CHECKPOINT, ONNX, RUN, TENSORS, check_kind, recognise
+from netdsl.interchange.class_names import ClassNames, read_class_names
 from netdsl.interchange.imported_net import ImportedNet, ImportOptions, ImportReport
 from netdsl.interchange.layer_graph import layer_graph
+from netdsl.interchange.net_text import check_pixel_options
+from netdsl.interchange.non_finite import describe_non_finite
 from netdsl.interchange.onnx_import.axis_views import Pixels
 from netdsl.interchange.onnx_import.importer import read_onnx
-from netdsl.interchange.pixel_convention import adapt_first_layers
+from netdsl.interchange.pixel_convention import adapt_first_layers, describe_change
 from netdsl.interchange.weights.checkpoint_text import weights_text
 from netdsl.interchange.weights.graph_weights import match_graph
 from netdsl.interchange.weights.match_report import report_match
@@ -24,24 +27,29 @@ from netdsl.language.network import Network
 from netdsl.language.program import load_program
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
-
-ONNX_SUFFIX = ".onnx"
+from netdsl.training.store.output_files import check_outputs
 
 
 def import_weights(source: Path, target: str, out: Path, options: ImportOptions) -> ImportReport:
     """Writes the weights of `source` for the net `target` (FILE.net:NET) to `out`, a checkpoint.
     Raises NetError if they do not fit."""
     path, name = split_file_and_name(target)
+    check_outputs([out], [source, Path(path), *filter(None, [options.classes])])
     program = load_program(path)
     network = elaborate(program, name, Settings())
     match, given = _match(network, source)
     states = adapt_first_layers(network, match.states, options.is_bgr, options.scale)
-    text, data_note = weights_text(program, network, options.normalize, given.pixels)
+    check_pixel_options(options, given.pixels, str(source))
+    text, data_note = weights_text(program, network, options, given.pixels)
     scores = network.main_output.type.shape[-1]
     names = given.classes if options.classes is None else ()
-    classes = names if len(names) == scores else read_class_names(options.classes, scores)
-    checkpoint.save(out, Checkpoint(states, text, classes, {}, {}))
-    return report_match(match, network, str(source), out, (*match.notes, data_note))
+    classes = ClassNames(names)
+    if len(names) != scores:
+        classes = read_class_names(options.classes, scores)
+    checkpoint.save(out, Checkpoint(states, text, classes.names, {}, {}))
+    change = describe_change(options.is_bgr, options.scale)
+    notes = (*match.notes, data_note, change, classes.note, describe_non_finite(states))
+    return report_match(match, network, str(source), out, [n for n in notes if n])
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,14 @@ class _Origin:
 def _match(network: Network, source: Path) -> tuple[WeightsMatch, _Origin]:
     """The states of a net from a file: a model by structure, a checkpoint of netdsl by its names or
     else by structure, other tensors by names and shapes."""
-    if source.suffix.lower() == ONNX_SUFFIX:
-        model = read_onnx(source)
+    kind = recognise(source)
+    if kind is RUN:
+        source, kind = source / f"best{checkpoint.SUFFIX}", CHECKPOINT
+    if kind is ONNX:
+        model = read_onnx(source, _image_size(network))
         return match_graph(network, model, str(source)), _Origin(model.classes, model.pixels)
     tensors = read_tensors(source)
-    if checkpoint.METADATA_KEY not in tensors.metadata:
+    if kind is not CHECKPOINT:
         return match_tensors(network, tensors), _Origin()
     content = checkpoint.load(source)
     states = checkpoint.inference_states(content.states)
@@ -71,9 +82,20 @@ def _match(network: Network, source: Path) -> tuple[WeightsMatch, _Origin]:
     return match, _Origin(content.classes)
 
 
-def missing_target(source: Path) -> NetError:
-    """The error for weights without a net, with what to do about them."""
-    return fail(
-        f"{source} holds weights without a net",
-        help="`--into FILE.net:NET` names the net that they belong to",
-    )
+def _image_size(network: Network) -> tuple[int, int] | None:
+    """The height and width of a net's images; None if it takes other inputs."""
+    shapes = [n.type.shape[1:] for n in network.graph.inputs]
+    if len(shapes) != 1 or len(shapes[0]) != 3:
+        return None
+    height, width, _ = shapes[0]
+    return height, width
+
+
+def check_model(source: Path) -> None:
+    """Raises NetError if a file is no model, with what to do about weights."""
+    if recognise(source) in (TENSORS, CHECKPOINT):
+        raise fail(
+            f"{source} holds weights; a .net is written for a model (.onnx)",
+            help="`--into FILE.net:NET -o x.safetensors` names the net that they belong to",
+        )
+    check_kind(source, ONNX)

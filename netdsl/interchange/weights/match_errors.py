@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from netdsl.errors import NetError, fail
@@ -13,10 +14,11 @@ from netdsl.text_escaping import escape_line
 from netdsl.types import dims
 
 _MAX_LISTED = 7
-_OTHER_NET = (
-    "if only the count of classes differs, write a net of your own: `use` the file, then "
+_OTHER_COUNT = (
+    "the count of classes differs: write a net of your own, `use` the file, then "
     "`net mine = NET(classes=10)`"
 )
+_OTHER_NET = "are these the weights of another net? `netdsl summary FILE:NET` lists the layers"
 
 NO_SIDE_OUTPUTS = (
     "these are of side outputs, which only training uses: a net without them takes the weights, "
@@ -38,8 +40,32 @@ def check_shapes(
         layers = "layer" if len(missing) == 1 else "layers"
         message = f"{origin} has no weights of the right shape for {len(missing):,} {layers} of"
         is_side = is_side_only(network, (x.name for f in missing for x in f.states.values()))
-        help = NO_SIDE_OUTPUTS if is_side else _OTHER_NET
+        is_count = count_difference(forms, modules) is not None
+        help = NO_SIDE_OUTPUTS if is_side else _OTHER_COUNT if is_count else _OTHER_NET
         raise fail(f"{message} `{network.name}`", notes=notes, help=help)
+
+
+def count_difference(
+    forms: Sequence[ModuleForm], modules: Sequence[ForeignModule]
+) -> tuple[int, list[ForeignModule]] | None:
+    """The count of classes of a net, and the modules that have another one, if all layers without a
+    module of their shapes are heads that differ in it alone; else None."""
+    missing, extra = _unpaired(forms, modules)
+    heads = [[m for m in extra if _differ_in_outputs(f, m)] for f in missing]
+    found = {m.path: m for alike in heads for m in alike}
+    here = {s.torch_shape[0] for f in missing for s in f.states.values()}
+    there = {shape[0] for m in found.values() for shape in m.shapes.values()}
+    is_head = len(here) == len(there) == 1 and all(heads)
+    return (here.pop(), list(found.values())) if is_head else None
+
+
+def _differ_in_outputs(form: ModuleForm, module: ForeignModule) -> bool:
+    """Whether a layer and a module would have the same shapes with as many outputs."""
+    shapes = {k: s.torch_shape for k, s in form.states.items()}
+    return module.shapes.keys() == shapes.keys() and all(
+        module.shapes[k] and math.prod(module.shapes[k][1:]) == math.prod(shape[1:])
+        for k, shape in shapes.items()
+    )
 
 
 def order_error(net: str, forms: Sequence[ModuleForm], fitting: int, origin: str) -> NetError:

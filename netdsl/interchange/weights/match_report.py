@@ -21,7 +21,8 @@ def report_match(
 ) -> ImportReport:
     """Says which module of the file each layer's states come from, and what the net has no use
     for."""
-    size = sum(math.prod(shape) for m in match.modules for shape in m.shapes)
+    sources = {m.source: m.shapes for m in match.modules}  # a folded norm has its product's
+    size = sum(math.prod(shape) for shapes in sources.values() for shape in shapes)
     values = {
         "net": network.name,
         "weights": str(out),
@@ -35,7 +36,7 @@ def report_match(
     lines = (
         *_table(match.modules),
         *_unused_lines(match),
-        *notes,
+        *(f"note: {n}" for n in notes if n),
         f"{out}: all {len(match.modules):,} layers of `{network.name}` have their weights, "
         f"{size:,} values from {escape_line(origin)}",
     )

@@ -1,0 +1,82 @@
+"""What a command must not overwrite: what it reads, and what netdsl's exports have not written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import combinations
+from pathlib import Path
+
+from netdsl.errors import NetError, fail
+from netdsl.file_io import open_regular_file
+from netdsl.file_kinds import METADATA_KEY
+from netdsl.json_schema import SchemaError, read_json
+from netdsl.language.program import SUFFIX as NET_SUFFIX
+from netdsl.limits import MAX_FILE_BYTES
+from netdsl.safetensors_file import read_header
+from netdsl.training.store.checkpoint import SUFFIX
+from netdsl.training.store.run_directory import RUN_FILES
+
+IMPORT_MARK = "# Imported from "
+"""What a .net that an import wrote begins with."""
+PRODUCER = {"producer": "netdsl"}
+"""What the metadata of weights say that were written for another program."""
+_MODEL_MARK = b"\x12\x06netdsl"
+"""What follows the version of the format in an exported model: its producer."""
+
+
+def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path]) -> None:
+    """Raises NetError if an output is a file that the command reads, another output, or a file that
+    was there and that no import or export wrote: a run's, one of another program, a net written by
+    hand. To be called before anything is written."""
+    for out, other in combinations(outputs, 2):
+        if _is_same(out, other):
+            raise fail(f"{out} is named for two outputs", help="give each a file of its own")
+    given = tuple(inputs)
+    for out in outputs:
+        if any(_is_same(out, path) for path in given):
+            raise fail(f"{out} is a file that this command reads", help=_OTHER_NAME)
+        if out.name in RUN_FILES and (out.parent / RUN_FILES[0]).exists():
+            raise fail(f"{out} belongs to the run in {out.parent}", help=_OTHER_NAME)
+        if out.exists() and out.suffix != NET_SUFFIX and not _is_written_here(out):
+            raise fail(_PRESENT.format(out), help=_OTHER_NAME)
+
+
+def check_net_output(out: Path, content: bytes) -> None:
+    """Raises NetError if a .net is there that no import wrote, unless it is the same."""
+    if not out.exists():
+        return
+    with open_regular_file(out) as f:
+        present = f.read(MAX_FILE_BYTES + 1)
+    if present.strip() and present != content and not present.startswith(IMPORT_MARK.encode()):
+        raise fail(_PRESENT.format(out), help=_OTHER_NAME)
+
+
+_OTHER_NAME = "give another name; nothing was written"
+_PRESENT = "{} exists, and no import or export has written it"
+
+
+def _is_same(a: Path, b: Path) -> bool:
+    try:
+        return os.path.samefile(a, b)
+    except (OSError, ValueError):
+        return os.path.realpath(a) == os.path.realpath(b)
+
+
+def _is_written_here(path: Path) -> bool:
+    """Whether an import or export has written a file; an empty one counts as such, and every file
+    that is neither a model nor weights."""
+    with open_regular_file(path) as f:
+        size = os.fstat(f.fileno()).st_size
+        if not size or path.suffix.lower() not in (SUFFIX, ".onnx"):
+            return True
+        if path.suffix.lower() == ".onnx":
+            return f.read(2 + len(_MODEL_MARK))[2:] == _MODEL_MARK
+        about: object = None
+        with suppress(NetError, SchemaError, OSError, TypeError, KeyError):
+            metadata = read_header(f, size).metadata
+            if PRODUCER.items() <= metadata.items():
+                return True
+            about = read_json(read_json(metadata[METADATA_KEY])["about"])
+    return isinstance(about, dict) and not about.get("progress") and not about.get("metrics")
