@@ -582,6 +582,10 @@ def test_labels_may_be_names_and_parts_are_used(folder: Path, tmp_path: Path) ->
         ((PICTURES, LABELS - 1), "`y_train` holds the label -1"),
         ((PICTURES, LABELS * 2), "no training images of"),
         ((PICTURES, LABELS * 0), "are of one class"),
+        (
+            {"x_train": PICTURES, "y_train": LABELS % 2, "classes": ["a", "b", "c"]},
+            "there are 3 classes but no training images of c",
+        ),
         ((PICTURES, LABELS / 2), "`y_train` is 48 float64, but labels are integers or names"),
         ((PICTURES, LABELS * 1.0), r"y_train.astype\(int\)"),
         ((PICTURES, np.eye(3)[LABELS]), r"y_train.argmax\(axis=1\)"),
