@@ -273,6 +273,10 @@ def test_the_axis_of_a_single_channel_may_be_left_out(tmp_path: Path) -> None:
     np.testing.assert_allclose(net(x[..., 0] / 255), net(x), atol=1e-6)
     with pytest.raises(package.NetError, match=r"transpose\(0, 2, 3, 1\)"):
         net(x.transpose(0, 3, 1, 2))
+    colours = np.resize(PICTURES, (3, 4, 4, 3))
+    with pytest.raises(package.NetError, match="are converted to grey"):
+        net(colours)
+    assert net([Image.fromarray(x) for x in colours]).shape == (3, 2)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ def advise_axes(shape: Shape, wanted: Shape, noun: str = "images") -> str | None
 
 def advise_channels(shape: Shape, channels: int, noun: str = "images") -> str | None:
     """How to give pictures, [N,H,W,C] or [N,H,W], the channels that a net takes."""
+    if channels == 1 and len(shape) == 4 and shape[-1] in (3, 4):
+        return f"`[PIL.Image.fromarray(x) for x in {noun}]` are converted to grey"
     if channels == 3 and len(shape) == 4 and shape[-1] == 4:
         return f"`{noun}[..., :3]` leaves the transparency out"
     if channels == 3 and len(shape) == 4 and shape[-1] == 1:
