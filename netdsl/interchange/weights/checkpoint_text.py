@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from netdsl.data.config import resolve_data
-from netdsl.errors import NetError, Source, Span
+from netdsl.errors import Source, Span
 from netdsl.interchange.imported_net import ImportOptions
 from netdsl.interchange.net_text import data_entries
 from netdsl.interchange.onnx_import.axis_views import Pixels
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
-from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.format import format_file
 from netdsl.language.network import Network
 from netdsl.language.parse import parse
 from netdsl.language.program import Program, evaluate_section
-from netdsl.limits import MAX_CHAIN_LENGTH
+from netdsl.training.recipe.net_data import find_data_of_net
 from netdsl.training.recipe.resolved_recipe import resolve_file
 
 _NO_SPAN = Span(Source("import", ""), 0, 0)
@@ -33,7 +32,7 @@ def weights_text(
     replaces the section's own. Raises NetError if it is invalid."""
     entries, note = data_entries(network, options, pixels)
     section = _parse_section(entries)
-    found = _find_data(program, network)
+    found = find_data_of_net(program, network)
     if found is not None:
         own = [e for e in section.entries if _name(e) == "normalize"]
         section = replace(_without(found, "normalize") if own else found, name=None)
@@ -63,40 +62,3 @@ def _name(entry: s.SectionEntry | s.Expect) -> str:
 
 def _without(section: s.Section, name: str) -> s.Section:
     return replace(section, entries=tuple(e for e in section.entries if _name(e) != name))
-
-
-def _find_data(program: Program, network: Network) -> s.Section | None:
-    """The data section of a recipe for this net, else of the recipes for nets of its image size, if
-    they have only one, else the only one that no recipe uses."""
-    users: dict[str, list[s.Section]] = {}
-    for recipe in program.sections("train"):
-        net = program.reference_name(recipe, "net") or program.resolve_net_name()
-        section = program.find_section("data", program.reference_name(recipe, "data"))
-        if section is not None:
-            users.setdefault(net, []).append(section)
-    for net in _bases(program, network.name):
-        if net in users:
-            return users[net][0]
-    alike = [x for net, found in users.items() if _takes(program, net, network) for x in found]
-    used = {x.name for found in users.values() for x in found}
-    alike = alike or [x for x in program.sections("data") if x.name not in used]
-    names = {x.name for x in alike}
-    return alike[0] if len(names) == 1 else None
-
-
-def _bases(program: Program, name: str) -> Iterator[str]:
-    """A net of the file, the one that it is an instance of, and so on."""
-    for _ in range(MAX_CHAIN_LENGTH):
-        yield name
-        item = program.nets.get(name)
-        if not isinstance(item, s.Instance) or item.base == name:
-            return
-        name = item.base
-
-
-def _takes(program: Program, net: str, network: Network) -> bool:
-    """Whether another net of a file takes images of the same size."""
-    try:
-        return elaborate(program, net, Settings()).image_shape == network.image_shape
-    except NetError:
-        return False

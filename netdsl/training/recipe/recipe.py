@@ -9,7 +9,7 @@ from netdsl.data.config import DataConfig, resolve_data
 from netdsl.errors import NetError, Span, fail
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors, limit_error
-from netdsl.language.elaborate import Settings, ShrinkSettings, shrink_settings
+from netdsl.language.elaborate import Settings, ShrinkSettings, elaborate, shrink_settings
 from netdsl.language.evaluate import TopLevel
 from netdsl.language.override import override
 from netdsl.language.program import Program, build_program, evaluate_section
@@ -29,6 +29,7 @@ from netdsl.signature import BoundCall, CallOf, Param, Signature
 from netdsl.training.recipe.expectations import check_expectation
 from netdsl.training.recipe.initial_weights import INITIAL_WEIGHTS
 from netdsl.training.recipe.losses import Objective, ObjectiveKind
+from netdsl.training.recipe.net_data import find_data_of_net
 from netdsl.training.recipe.optimizers import OPTIMIZERS
 from netdsl.training.recipe.precision import PRECISIONS
 from netdsl.training.recipe.schedules import SCHEDULES
@@ -266,14 +267,16 @@ def find_recipe_of_net(program: Program, net: str) -> s.Section | None:
 
 def recipe_of_net(program: Program, net: str) -> Recipe:
     """The recipe in a file that trains this net, the unnamed one first; if there is none, the
-    default one, with the file's data section."""
+    default one, with the data section that `find_data_of_net` finds, if any."""
     section = find_recipe_of_net(program, net)
     if section is not None:
         return resolve_recipe(program, section.name)
-    recipe, data = default_recipe(net), program.find_section("data")
+    recipe = default_recipe(net)
+    data = find_data_of_net(program, elaborate(program, net, Settings()))
     if data is None:
         return recipe
-    return replace(recipe, data=_resolve_data_section(program, None, data, Budget()))
+    entries = evaluate_section(program, data, Budget())
+    return replace(recipe, data=resolve_data(entries, data.span))
 
 
 def recipe_of_weights(program: Program) -> Recipe:
