@@ -11,7 +11,6 @@ from netdsl.cli.app import OK, JsonOption, app, print_json
 from netdsl.cli.display import show_diff
 from netdsl.cli.file_arguments import load_program
 from netdsl.file_io import split_file_and_name
-from netdsl.file_kinds import CHECKPOINT, FOLDER, RUN, recognise
 
 if TYPE_CHECKING:
     from netdsl.language.network import Network
@@ -39,6 +38,7 @@ def diff(a: NetArgument, b: NetArgument, as_json: JsonOption = False) -> int:
 
 def _load_network(place: str) -> Network:
     """The net of that name in a file, or the one that a checkpoint was trained with."""
+    from netdsl.file_kinds import CHECKPOINT, FOLDER, RUN, recognise
     from netdsl.language.elaborate import Settings, elaborate
     from netdsl.training.recipe.recipe import recipe_of_weights
     from netdsl.training.store import checkpoint

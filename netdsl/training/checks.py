@@ -223,7 +223,7 @@ def check_class_scores(network: Network, classes: tuple[str, ...], origin: str) 
     if not has_scores(network) or shape[-1] != len(classes):
         raise fail(
             f"`{network.name}` gives {dims(shape)}, but one score per class is needed; {origin} "
-            f"names {len(classes):,}",
+            + ("has 1 class" if len(classes) == 1 else f"has {len(classes):,} classes"),
             out.span,
             help="`netdsl activations` draws the values of any place, and Python's "
             "`netdsl.load(WEIGHTS)(images)` returns them; `netdsl export` takes the net as it is",
