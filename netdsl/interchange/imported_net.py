@@ -25,10 +25,20 @@ class ImportOptions:
 
 
 @dataclass(frozen=True)
+class PixelNormalization:
+    """What a model does with its pixels before its first layer: those from 0 to 255 times a factor,
+    plus an offset, for each channel. `top` is the largest pixel that the model itself takes."""
+
+    factors: tuple[float, ...]
+    offsets: tuple[float, ...]
+    top: float = 255.0
+
+
+@dataclass(frozen=True)
 class ImportedNet:
     """A foreign net as layer calls, with its weights: `states` holds float32 arrays in netdsl's
-    layout by the keys of `graph.state_shapes`. `notes` say what was left out or assumed. If it
-    takes bytes, `pixels` is the factor and the offset of each channel that its weights expect.
+    layout by the keys of `graph.state_shapes`. `notes` say what was left out or assumed.
+    `pixels` is what the model does with its pixels, if it takes bytes or normalises them itself.
     `classes` are the names of the classes, where the file holds them.
     `orders` holds the axes of each input, by its node, and of each output, in netdsl's order."""
 
@@ -37,7 +47,7 @@ class ImportedNet:
     notes: tuple[str, ...] = ()
     orders: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
-    pixels: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    pixels: PixelNormalization | None = None
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import numpy as np
 
 from netdsl.data.config import STATISTICS, resolve_data
 from netdsl.errors import NetError, fail
-from netdsl.interchange.imported_net import ImportOptions
-from netdsl.interchange.onnx_import.axis_views import Pixels
+from netdsl.interchange.imported_net import ImportOptions, PixelNormalization
 from netdsl.interchange.pixel_convention import normalizes_itself
 from netdsl.interchange.structure.structured_net import StructuredNet
 from netdsl.language.budget import Budget
@@ -69,21 +68,23 @@ def _telling_labels(network: Network) -> list[str]:
     return list(by_size.values())[-_MAX_SHAPES:]
 
 
-def check_pixel_options(options: ImportOptions, pixels: Pixels | None, origin: str) -> None:
-    """Raises NetError for options that contradict what a net for bytes does with its `pixels`."""
+def check_pixel_options(
+    options: ImportOptions, pixels: PixelNormalization | None, origin: str
+) -> None:
+    """Raises NetError for options that contradict what a model does with its `pixels`."""
     if pixels is not None and (options.normalize is not None or options.scale != 1):
         raise fail(
-            f"{origin} takes bytes, and contains what its weights expect",
-            help="leave out `--normalize` and `--scale`: both are read from the model",
+            f"{origin} normalises its pixels itself; `--normalize` or `--scale` would do it again",
+            help="leave them out: what the weights expect is read from the model",
         )
 
 
 def data_entries(
-    network: Network, options: ImportOptions, pixels: Pixels | None
+    network: Network, options: ImportOptions, pixels: PixelNormalization | None
 ) -> tuple[list[str], str]:
     """The entries of the data section of a net for images, and a note about what is assumed.
-    `--normalize` is as in a data section; otherwise it follows from what a net for bytes does with
-    them, or from the net's own first layers."""
+    `--normalize` is as in a data section; otherwise it follows from what the model does with
+    its `pixels`, or from the net's own first layers."""
     try:
         height, width, channels = network.image_shape
     except (NetError, ValueError):
@@ -95,6 +96,8 @@ def data_entries(
         entries.append(f"normalize = {_parse_statistics(options.normalize)}")
     elif pixels is not None:
         entries += _describe_pixels(pixels, options.is_bgr)
+        what = f"normalises them itself: `{entries[0]}`" if entries else "scales them itself"
+        note = f"the model takes pixels from 0 to {pixels.top:g} and {what}"
     elif normalizes_itself(network):
         note = "the net normalises its pixels itself; they are scaled to 0..1 before"
     else:
@@ -115,9 +118,9 @@ def _parse_statistics(text: str) -> str:
         raise NetError(*(replace(d, help=help) for d in e.diagnostics)) from None
 
 
-def _describe_pixels(pixels: Pixels, is_bgr: bool) -> list[str]:
+def _describe_pixels(pixels: PixelNormalization, is_bgr: bool) -> list[str]:
     """The statistics of red, green and blue that a factor and an offset for bytes come from."""
-    factors, offsets = (np.asarray(v, np.float64) for v in pixels)
+    factors, offsets = (np.asarray(v, np.float64) for v in (pixels.factors, pixels.offsets))
     if is_bgr:
         factors, offsets = factors[::-1], offsets[::-1]
     if (factors <= 0).any():

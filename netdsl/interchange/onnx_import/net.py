@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from netdsl.errors import Diagnostic, NetError, fail
-from netdsl.interchange.imported_net import ImportedNet
+from netdsl.interchange.imported_net import ImportedNet, PixelNormalization
 from netdsl.interchange.onnx_import.axis_views import IMAGE_ORDER, View, ViewError, atoms_of, flat
 from netdsl.interchange.onnx_import.call import OnnxCall, UnsupportedError
 from netdsl.interchange.onnx_import.constant_folding import FOLDABLE, fold
@@ -22,6 +22,7 @@ from netdsl.interchange.onnx_import.layer_fusion import drop_final_softmax, fuse
 from netdsl.interchange.onnx_import.layer_names import LayerNamer
 from netdsl.interchange.onnx_import.layer_records import LayerRecords, layer_graph_of
 from netdsl.interchange.onnx_import.operators import RULES
+from netdsl.interchange.onnx_import.pixel_normalization import absorb_normalization
 from netdsl.limits import MAX_FOLDED_VALUES, MAX_WEIGHT_USES
 from netdsl.text_escaping import escape_line
 from netdsl.types import Array, dims
@@ -47,14 +48,16 @@ class _Problem:
 
 def net_from_onnx(graph: OnnxGraph, name: str) -> ImportedNet:
     """The net of an ONNX graph. Raises NetError that lists all operators that netdsl lacks."""
+    graph, pixels = absorb_normalization(graph)
     graph = replace_idioms(graph)
     try:
-        return _build(graph, name, is_channels_second=True)
+        found = _build(graph, name, is_channels_second=True)
     except UnsupportedGraphError as e:
         try:
-            return _build(graph, name, is_channels_second=False)
+            found = _build(graph, name, is_channels_second=False)
         except NetError:
             raise e from None
+    return found if pixels is None else replace(found, pixels=pixels)
 
 
 def _build(graph: OnnxGraph, name: str, is_channels_second: bool) -> ImportedNet:
@@ -81,7 +84,8 @@ def _build(graph: OnnxGraph, name: str, is_channels_second: bool) -> ImportedNet
         f"the {layer} at the end is left out: a net ends in scores, and the loss applies it"
         for layer in dropped
     )
-    return ImportedNet(layers, states, notes, orders, pixels=records.pixels)
+    pixels = None if records.pixels is None else PixelNormalization(*records.pixels)
+    return ImportedNet(layers, states, notes, orders, pixels=pixels)
 
 
 def _batch(inputs: Sequence[OnnxInput], origin: str) -> int:

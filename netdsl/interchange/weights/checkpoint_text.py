@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from netdsl.data.config import resolve_data
 from netdsl.errors import NetError, Source, Span
-from netdsl.interchange.imported_net import ImportOptions
+from netdsl.interchange.imported_net import ImportOptions, PixelNormalization
 from netdsl.interchange.net_text import data_entries
-from netdsl.interchange.onnx_import.axis_views import Pixels
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
 from netdsl.language.elaborate import Settings, elaborate
@@ -24,7 +23,7 @@ _NO_SPAN = Span(Source("import", ""), 0, 0)
 
 
 def weights_text(
-    program: Program, network: Network, options: ImportOptions, pixels: Pixels | None
+    program: Program, network: Network, options: ImportOptions, pixels: PixelNormalization | None
 ) -> tuple[str, str]:
     """A self-contained text of a net with one data section and one recipe, and a line that says
     where its data section comes from: that of a recipe for this net in its file or for the one that

@@ -8,11 +8,15 @@ from pathlib import Path
 from netdsl.errors import NetError, fail
 from netdsl.file_io import split_file_and_name
 from netdsl.interchange.class_names import ClassNames, read_class_names
-from netdsl.interchange.imported_net import ImportedNet, ImportOptions, ImportReport
+from netdsl.interchange.imported_net import (
+    ImportedNet,
+    ImportOptions,
+    ImportReport,
+    PixelNormalization,
+)
 from netdsl.interchange.layer_graph import layer_graph
 from netdsl.interchange.net_text import check_pixel_options
 from netdsl.interchange.non_finite import describe_non_finite
-from netdsl.interchange.onnx_import.axis_views import Pixels
 from netdsl.interchange.onnx_import.importer import read_onnx
 from netdsl.interchange.pixel_convention import adapt_first_layers
 from netdsl.interchange.weights.checkpoint_text import weights_text
@@ -57,7 +61,7 @@ class _Origin:
     """What a file says besides its weights: names of classes, and what it does with pixels."""
 
     classes: tuple[str, ...] = ()
-    pixels: Pixels | None = None
+    pixels: PixelNormalization | None = None
 
 
 def _match(network: Network, source: Path) -> tuple[WeightsMatch, _Origin]:
