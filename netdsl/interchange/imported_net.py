@@ -15,13 +15,15 @@ from netdsl.types import Array
 class ImportOptions:
     """How weights are taken over. `normalize` is written as in a data section; `scale` is the
     largest value of the pixels that the weights expect, such as 255; with `is_bgr` they expect the
-    channels in the order blue, green, red. With `is_rebuild` a .net in the file is ignored."""
+    channels in the order blue, green, red. With `is_rebuild` a .net in the file is ignored.
+    Layers of an existing net that match the globs `excluded` are drawn."""
 
     classes: Path | None = None
     normalize: str | None = None
     is_bgr: bool = False
     scale: float = 1.0
     is_rebuild: bool = False
+    excluded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -134,5 +134,5 @@ def _report(
         f"{out}: net `{network.name}`, {line_count:,} lines",
     ]
     if weights is not None:
-        lines.append(f"{weights}: {len(found.states):,} arrays")
+        lines.append(f"{weights}: {len(found.states):,} tensors")
     return ImportReport(tuple(lines), values)

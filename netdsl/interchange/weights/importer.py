@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from netdsl.interchange.non_finite import describe_non_finite
 from netdsl.interchange.onnx_import.importer import read_onnx
 from netdsl.interchange.pixel_convention import adapt_first_layers
 from netdsl.interchange.weights.checkpoint_text import weights_text
+from netdsl.interchange.weights.drawn_layers import draw_layers, find_drawn_layers
 from netdsl.interchange.weights.graph_weights import match_graph
 from netdsl.interchange.weights.match_report import report_match
 from netdsl.interchange.weights.tensor_files import read_tensors
@@ -42,8 +44,10 @@ def import_weights(source: Path, target: str, out: Path, options: ImportOptions)
     check_outputs([out], [source, Path(path), *filter(None, [options.classes])])
     program = load_program(path)
     network = elaborate(program, name, Settings())
-    match, given = _match(network, source)
+    drawn = find_drawn_layers(network, options.excluded)
+    match, given = _match(network, source, drawn)
     states = adapt_first_layers(network, match.states, options.is_bgr, options.scale)
+    states |= draw_layers(network, drawn)
     check_pixel_options(options, given.pixels, str(source))
     text, data_note = weights_text(program, network, options, given.pixels)
     scores = network.main_output.type.shape[-1]
@@ -53,7 +57,7 @@ def import_weights(source: Path, target: str, out: Path, options: ImportOptions)
         classes = read_class_names(options.classes, scores)
     checkpoint.save(out, Checkpoint(states, text, classes.names, {}, {}))
     notes = (*match.notes, data_note, classes.note, describe_non_finite(states))
-    return report_match(match, network, str(source), out, [n for n in notes if n])
+    return report_match(match, network, str(source), out, [n for n in notes if n], drawn)
 
 
 @dataclass(frozen=True)
@@ -64,22 +68,22 @@ class _Origin:
     pixels: PixelNormalization | None = None
 
 
-def _match(network: Network, source: Path) -> tuple[WeightsMatch, _Origin]:
+def _match(network: Network, source: Path, drawn: Collection[str]) -> tuple[WeightsMatch, _Origin]:
     """The states of a net from a file: a model by structure, a checkpoint of netdsl by its names or
     else by structure, other tensors by names and shapes."""
     if source.suffix.lower() == ONNX_SUFFIX:
         model = read_onnx(source)
-        return match_graph(network, model, str(source)), _Origin(model.classes, model.pixels)
+        return match_graph(network, model, str(source), drawn), _Origin(model.classes, model.pixels)
     tensors = read_tensors(source)
     if checkpoint.METADATA_KEY not in tensors.metadata:
-        return match_tensors(network, tensors), _Origin()
+        return match_tensors(network, tensors, drawn), _Origin()
     content = checkpoint.load(source)
     states = checkpoint.inference_states(content.states)
-    match = match_own_names(network, states)
+    match = match_own_names(network, states, drawn)
     if match is None:
         other = load_network(content)
         model = ImportedNet(layer_graph(other), states)
-        match = match_graph(network, model, str(source))
+        match = match_graph(network, model, str(source), drawn)
     return match, _Origin(content.classes)
 
 
