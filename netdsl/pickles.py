@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from netdsl.errors import NetError, fail
@@ -22,14 +23,19 @@ def is_pickle(path: Path, head: bytes) -> bool:
 
 def pickle_error(path: Path) -> NetError:
     """The error for a pickle, with the lines of Python that turn PyTorch's into safetensors."""
-    target = path.with_suffix(".safetensors").name
-    tensors = f'torch.load("{path.name}", weights_only=True)'
+    target = path.with_suffix(".safetensors")
+    if target == path:
+        target = path.with_stem(f"{path.stem}-converted")
+    source, written = json.dumps(str(path)), json.dumps(str(target))
+    states = 'x.get("model", x.get("state_dict", x))'
+    tensors = f"{{k: v.contiguous().clone() for k, v in {states}.items() if torch.is_tensor(v)}}"
     return fail(
         f"{path} is a pickle, which may run code when it is loaded, so it is never read",
         notes=[
-            "import torch; from safetensors.torch import save_file",
-            f'save_file({{k: v.contiguous() for k, v in {tensors}.items()}}, "{target}")',
+            "import torch; from safetensors.torch import save_file; "
+            f"x = torch.load({source}, weights_only=True)",
+            f"save_file({tensors}, {written})",
         ],
         help="these two lines of Python write its weights to a safetensors file, where PyTorch is "
-        "installed",
+        "installed; if it holds a whole module, save the module's `state_dict()` instead",
     )

@@ -28,6 +28,7 @@ FLOORS = [
     "signature",
     "types",
     "safetensors_file",
+    "file_kinds",
     "ops",
     "ir",
     "passes",

@@ -181,9 +181,11 @@ def test_pixels_of_another_order_need_a_convolution(text: str, folder: Path) -> 
 
 
 def test_names_of_classes(tmp_path: Path) -> None:
-    assert read_class_names(None, 3) == ("0", "1", "2")
+    assert read_class_names(None, 3).names == ("0", "1", "2")
     (tmp_path / "c").write_text("a\na (2)\na\na\n")
-    names = read_class_names(tmp_path / "c", 4)
+    found = read_class_names(tmp_path / "c", 4)
+    names = found.names
+    assert "`a (3)`, `a (4)`" in found.note
     assert names[:2] == ("a", "a (2)")
     assert len(set(names)) == 4
     for content, count, why in (("a\nb\n", 3, "2 lines"), ("a\n\nb\n", 3, "0 characters")):

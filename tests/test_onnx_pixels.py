@@ -143,6 +143,27 @@ def test_other_arithmetic_stays_in_the_net(
     )
 
 
+def test_what_the_options_change_is_in_the_report_and_in_the_net(
+    netdsl: Any, tmp_path: Path
+) -> None:
+    """Also a sigmoid, which `predict` does not expect."""
+    lines = "a = Conv(x, w)\nb = GlobalAveragePool(a)\nc = Flatten(b)\ny = Sigmoid(c)"
+    ModelText("caffe", lines, ROWS, {"w": W}).write(tmp_path)
+    options = ("--weights", "x.safetensors", "--bgr", "--scale", "255")
+    code, out, _ = netdsl("import", "caffe.onnx", "-o", "x.net", *options)
+    assert code == 0
+    change = "the file expects blue, green, red and pixels from 0 to 255"
+    assert f"note: {change}" in out
+    assert "note: the sigmoid at the end stays" in out
+    assert change[1:] in (tmp_path / "x.net").read_text().replace("\n# ", " ")
+    code, out, _ = netdsl("import", "caffe.onnx", "--into", "x.net", "-o", "y.safetensors", "--bgr")
+    assert code == 0
+    assert "note: the file expects blue, green, red;" in out
+    text = checkpoint.load(tmp_path / "y.safetensors").net_text
+    assert text.startswith("# The file expects blue, green, red;")
+    assert netdsl("fmt", "--check", "x.net")[0] == 0
+
+
 def test_a_picture_is_normalised_once(netdsl: Any, tmp_path: Path) -> None:
     """From the model to the prediction of a picture, against onnxruntime on its bytes."""
     from PIL import Image
@@ -155,12 +176,12 @@ def test_a_picture_is_normalised_once(netdsl: Any, tmp_path: Path) -> None:
     assert code == 0
     assert "note: the model takes pixels from 0 to 255 and normalises them itself" in out
     assert netdsl("import", "self.onnx", "--into", "x.net", "-o", "y.safetensors")[0] == 0
-    for option in (("--scale", "255"), ("--normalize", "imagenet")):
-        code, _, err = netdsl(
-            "import", "self.onnx", "--into", "x.net", "-o", "z.safetensors", *option
-        )
-        assert code == 2
-        assert "normalises its pixels itself" in err
+    into = ("import", "self.onnx", "--into", "x.net", "-o", "z.safetensors")
+    assert netdsl(*into, "--scale", "255")[0] == 0
+    assert IMAGENET in checkpoint.load(tmp_path / "z.safetensors").net_text
+    code, _, err = netdsl(*into, "--normalize", "imagenet")
+    assert code == 2
+    assert "normalises its pixels itself" in err
     pixels = np.random.default_rng(3).integers(0, 256, (9, 8, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "p.png")
     image = pixels.transpose(2, 0, 1)[None].astype(np.float32)

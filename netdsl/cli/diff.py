@@ -11,6 +11,7 @@ from netdsl.cli.app import OK, JsonOption, app, print_json
 from netdsl.cli.display import show_diff
 from netdsl.cli.file_arguments import load_program
 from netdsl.file_io import split_file_and_name
+from netdsl.file_kinds import CHECKPOINT, FOLDER, RUN, recognise
 
 if TYPE_CHECKING:
     from netdsl.language.network import Network
@@ -39,13 +40,12 @@ def diff(a: NetArgument, b: NetArgument, as_json: JsonOption = False) -> int:
 def _load_network(place: str) -> Network:
     """The net of that name in a file, or the one that a checkpoint was trained with."""
     from netdsl.language.elaborate import Settings, elaborate
-    from netdsl.training.recipe.recipe import resolve_recipe
+    from netdsl.training.recipe.recipe import recipe_of_weights
     from netdsl.training.store import checkpoint
 
     path, name = split_file_and_name(place)
-    weights = Path(path) / "best.safetensors" if Path(path).is_dir() else Path(path)
-    if weights.suffix == ".safetensors":
-        program = checkpoint.load(weights).program()
-        recipe = resolve_recipe(program)
+    if recognise(Path(path)) in (CHECKPOINT, RUN, FOLDER):
+        program = checkpoint.load_best(Path(path)).program()
+        recipe = recipe_of_weights(program)
         return elaborate(program, name or recipe.net, Settings(shrink=recipe.small))
     return elaborate(load_program(path, None, name), name)

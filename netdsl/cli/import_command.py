@@ -104,10 +104,9 @@ def _import_net(
     source: Path, out: Path, weights: Path | None, options: ImportOptions
 ) -> ImportReport:
     from netdsl.interchange.onnx_import.importer import import_onnx
-    from netdsl.interchange.weights.importer import missing_target
+    from netdsl.interchange.weights.importer import check_model
 
-    if source.suffix.lower() != ".onnx":
-        raise missing_target(source)
+    check_model(source)
     if weights is None and (options.classes is not None or options.is_bgr or options.scale != 1):
         raise fail(
             "`--classes`, `--bgr` and `--scale` are for the weights, and none are written",

@@ -29,11 +29,13 @@ class ImportOptions:
 @dataclass(frozen=True)
 class PixelNormalization:
     """What a model does with its pixels before its first layer: those from 0 to 255 times a factor,
-    plus an offset, for each channel. `top` is the largest pixel that the model itself takes."""
+    plus an offset, for each channel. `top` is the largest pixel that the model itself takes; with
+    `is_bytes` these are whole numbers."""
 
     factors: tuple[float, ...]
     offsets: tuple[float, ...]
     top: float = 255.0
+    is_bytes: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ prepared."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -32,11 +33,17 @@ evaluated."""
 
 
 def write_net_text(
-    structured: StructuredNet, network: Network, origin: str, data: Sequence[str]
+    structured: StructuredNet, network: Network, origin: str, data: Sequence[str], change: str = ""
 ) -> str:
-    """The text of a file: where the net comes from, the net itself, its test, and a data section
-    with these entries if there are any. Raises NetError if an entry is invalid."""
-    lines = [f"{IMPORT_MARK}{escape_line(origin)}.", structured.text.rstrip(), ""]
+    """The text of a file: where the net comes from and what changed in its weights, the net itself,
+    its test, and a data section with these entries if there are any. Raises NetError if an entry is
+    invalid."""
+    lines = [
+        f"{IMPORT_MARK}{escape_line(origin)}.",
+        *comment_lines(change),
+        structured.text.rstrip(),
+        "",
+    ]
     lines += [f"test {structured.name} {{", *_test_lines(network), "}"]
     if data:
         lines += ["", "data {", *data, "}"]
@@ -47,6 +54,11 @@ def write_net_text(
         budget = Budget()
         resolve_data(evaluate_section(program, section, budget), section.span)
     return text
+
+
+def comment_lines(note: str) -> list[str]:
+    """A note as comments."""
+    return [f"# {line}" for line in textwrap.wrap(f"{note[:1].upper()}{note[1:]}.", 90) if note]
 
 
 def _test_lines(network: Network) -> Iterator[str]:
@@ -68,15 +80,27 @@ def _telling_labels(network: Network) -> list[str]:
     return list(by_size.values())[-_MAX_SHAPES:]
 
 
-def check_pixel_options(
+def settle_pixels(
     options: ImportOptions, pixels: PixelNormalization | None, origin: str
-) -> None:
-    """Raises NetError for options that contradict what a model does with its `pixels`."""
-    if pixels is not None and (options.normalize is not None or options.scale != 1):
+) -> tuple[ImportOptions, PixelNormalization | None]:
+    """The options that are left for the weights of a model that normalises its pixels itself, and
+    what it does with them if `--scale` says which it takes. Raises NetError for options that would
+    normalise them again."""
+    if pixels is None:
+        return options, None
+    if options.normalize is not None:
         raise fail(
-            f"{origin} normalises its pixels itself; `--normalize` or `--scale` would do it again",
-            help="leave them out: what the weights expect is read from the model",
+            f"{origin} normalises its pixels itself; `--normalize` would do it again",
+            help="leave it out: what the weights expect is read from the model",
         )
+    scale = options.scale if options.scale != 1 else pixels.top
+    if pixels.is_bytes and scale != pixels.top:
+        raise fail(
+            f"{origin} takes bytes, which are not from 0 to {scale:g}",
+            help="leave out `--scale`: what the weights expect is read from the model",
+        )
+    factors = tuple(f * scale / pixels.top for f in pixels.factors)
+    return replace(options, scale=1.0), replace(pixels, factors=factors, top=scale)
 
 
 def data_entries(

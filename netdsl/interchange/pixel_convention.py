@@ -51,6 +51,20 @@ def adapt_first_layers(
     return found
 
 
+def describe_change(is_bgr: bool, scale: float) -> str:
+    """What `adapt_first_layers` does, for the report and the .net; nothing if it does nothing."""
+    expected = [
+        *(["blue, green, red"] if is_bgr else []),
+        *([f"pixels from 0 to {scale:g}"] if scale != 1 else []),
+    ]
+    if not expected:
+        return ""
+    return (
+        f"the file expects {' and '.join(expected)}; the weights of the first layer are changed to "
+        "read red, green, blue from 0 to 1"
+    )
+
+
 def normalizes_itself(network: Network) -> bool:
     """Whether the first layer that reads the image computes each channel from itself."""
     return any(is_first and _is_channelwise(x) for x, is_first in _image_readers(network))

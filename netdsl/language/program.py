@@ -10,6 +10,7 @@ from pathlib import Path
 
 from netdsl.errors import Diagnostic, NetError, Span, fail, suggest_name
 from netdsl.file_io import open_regular_file
+from netdsl.file_kinds import NET, check_kind
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors, LimitError, limit_error
 from netdsl.language.evaluate import (
@@ -157,7 +158,9 @@ SUFFIX = ".net"
 
 
 def read_text(path: str) -> str:
-    """Reads a file. Raises NetError if it is not a regular file or cannot be read."""
+    """Reads a file. Raises NetError if it is not a regular file, cannot be read or is of another
+    kind."""
+    check_kind(Path(path), NET)
     with open_regular_file(Path(path)) as f:
         try:
             return decode_text(f.read(MAX_FILE_BYTES + 1), path)

@@ -20,7 +20,7 @@ from netdsl.interchange.onnx_import.graph import OnnxGraph, OnnxInput, OnnxNode
 from netdsl.interchange.onnx_import.idioms import replace_idioms
 from netdsl.interchange.onnx_import.layer_fusion import drop_final_softmax, fuse
 from netdsl.interchange.onnx_import.layer_names import LayerNamer
-from netdsl.interchange.onnx_import.layer_records import LayerRecords, layer_graph_of
+from netdsl.interchange.onnx_import.layer_records import LayerRecord, LayerRecords, layer_graph_of
 from netdsl.interchange.onnx_import.operators import RULES
 from netdsl.interchange.onnx_import.pixel_normalization import absorb_normalization
 from netdsl.interchange.onnx_import.unsupported import (
@@ -35,6 +35,11 @@ from netdsl.types import Array, dims
 
 _CHANNELS_SECOND = {2: (0, 1), 3: (0, 2, 1), 4: IMAGE_ORDER, 5: (0, 2, 3, 4, 1)}
 """The axes of an input in the order of netdsl's, by their number."""
+_DROPPED_NOTE = "a net ends in scores, and the loss applies it"
+_SIGMOID_NOTE = (
+    "the sigmoid at the end stays: it is the probability of each class alone, as for images with "
+    "several labels; read it in Python, because `predict` and the losses expect one class an image"
+)
 _TO_CHANNELS_FIRST = (0, 3, 1, 2)
 
 
@@ -72,12 +77,17 @@ def _build(graph: OnnxGraph, name: str, is_channels_second: bool) -> ImportedNet
     outputs, dropped = drop_final_softmax(records.records, outputs)
     kept, outputs = fuse(records.records, outputs)
     layers, states = layer_graph_of(name, kept, outputs)
-    notes = tuple(
-        f"the {layer} at the end is left out: a net ends in scores, and the loss applies it"
-        for layer in dropped
+    notes = (
+        *(f"the {layer} at the end is left out: {_DROPPED_NOTE}" for layer in dropped),
+        *(_SIGMOID_NOTE for name in outputs.values() if _gives_labels(kept[name])),
     )
-    pixels = None if records.pixels is None else PixelNormalization(*records.pixels)
+    pixels = None if records.pixels is None else PixelNormalization(*records.pixels, is_bytes=True)
     return ImportedNet(layers, states, notes, orders, pixels=pixels)
+
+
+def _gives_labels(record: LayerRecord) -> bool:
+    """Whether the layer at the end gives a probability for each class by itself."""
+    return record.layer == "sigmoid" and all(n == 1 for n in record.shape[:-1])
 
 
 def _batch(inputs: Sequence[OnnxInput], origin: str) -> int:

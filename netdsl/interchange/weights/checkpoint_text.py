@@ -35,12 +35,13 @@ def weights_text(
     found = _find_data(program, network)
     if found is not None:
         own = [e for e in section.entries if _name(e) == "normalize"]
-        section = replace(_without(found, "normalize") if own else found, name=None)
+        is_normalized = bool(own) or pixels is not None
+        section = replace(_without(found, "normalize") if is_normalized else found, name=None)
         section = replace(section, entries=(*section.entries, *own))
         called = f"`data {found.name}`" if found.name else "`data`"
-        note = f"images are prepared as in {called} of the net's file" + (
-            ", but for `normalize`" if own else ""
-        )
+        rest = ", but for `normalize`" if is_normalized else ""
+        reason = f"{note}; " if pixels is not None else ""
+        note = f"{reason}images are prepared as in {called} of the net's file{rest}"
     budget = Budget()
     resolve_data(evaluate_section(program, section, budget), section.span)
     net = s.SectionEntry(_NO_SPAN, "net", s.Name(_NO_SPAN, network.name))

@@ -6,8 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from netdsl.errors import NetError, fail
+from netdsl.errors import fail
 from netdsl.file_io import split_file_and_name
+from netdsl.file_kinds import CHECKPOINT, ONNX, RUN, TENSORS, check_kind, recognise
 from netdsl.interchange.class_names import ClassNames, read_class_names
 from netdsl.interchange.imported_net import (
     ImportedNet,
@@ -16,10 +17,10 @@ from netdsl.interchange.imported_net import (
     PixelNormalization,
 )
 from netdsl.interchange.layer_graph import layer_graph
-from netdsl.interchange.net_text import check_pixel_options
+from netdsl.interchange.net_text import comment_lines, settle_pixels
 from netdsl.interchange.non_finite import describe_non_finite
 from netdsl.interchange.onnx_import.importer import read_onnx
-from netdsl.interchange.pixel_convention import adapt_first_layers
+from netdsl.interchange.pixel_convention import adapt_first_layers, describe_change
 from netdsl.interchange.weights.checkpoint_text import weights_text
 from netdsl.interchange.weights.drawn_layers import draw_layers, find_drawn_layers
 from netdsl.interchange.weights.graph_weights import match_graph
@@ -34,8 +35,6 @@ from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
 from netdsl.training.store.output_files import check_outputs
 
-ONNX_SUFFIX = ".onnx"
-
 
 def import_weights(source: Path, target: str, out: Path, options: ImportOptions) -> ImportReport:
     """Writes the weights of `source` for the net `target` (FILE.net:NET) to `out`, a checkpoint.
@@ -46,17 +45,19 @@ def import_weights(source: Path, target: str, out: Path, options: ImportOptions)
     network = elaborate(program, name, Settings())
     drawn = find_drawn_layers(network, options.excluded)
     match, given = _match(network, source, drawn)
+    options, pixels = settle_pixels(options, given.pixels, str(source))
     states = adapt_first_layers(network, match.states, options.is_bgr, options.scale)
     states |= draw_layers(network, drawn)
-    check_pixel_options(options, given.pixels, str(source))
-    text, data_note = weights_text(program, network, options, given.pixels)
+    text, data_note = weights_text(program, network, options, pixels)
+    change = describe_change(options.is_bgr, options.scale)
+    text = "\n".join((*comment_lines(change), text))
     scores = network.main_output.type.shape[-1]
     names = given.classes if options.classes is None else ()
     classes = ClassNames(names)
     if len(names) != scores:
         classes = read_class_names(options.classes, scores)
     checkpoint.save(out, Checkpoint(states, text, classes.names, {}, {}))
-    notes = (*match.notes, data_note, classes.note, describe_non_finite(states))
+    notes = (*match.notes, change, data_note, classes.note, describe_non_finite(states))
     return report_match(match, network, str(source), out, [n for n in notes if n], drawn)
 
 
@@ -71,11 +72,14 @@ class _Origin:
 def _match(network: Network, source: Path, drawn: Collection[str]) -> tuple[WeightsMatch, _Origin]:
     """The states of a net from a file: a model by structure, a checkpoint of netdsl by its names or
     else by structure, other tensors by names and shapes."""
-    if source.suffix.lower() == ONNX_SUFFIX:
+    kind = recognise(source)
+    if kind is RUN:
+        source, kind = source / f"best{checkpoint.SUFFIX}", CHECKPOINT
+    if kind is ONNX:
         model = read_onnx(source)
         return match_graph(network, model, str(source), drawn), _Origin(model.classes, model.pixels)
     tensors = read_tensors(source)
-    if checkpoint.METADATA_KEY not in tensors.metadata:
+    if kind is not CHECKPOINT:
         return match_tensors(network, tensors, drawn), _Origin()
     content = checkpoint.load(source)
     states = checkpoint.inference_states(content.states)
@@ -87,9 +91,11 @@ def _match(network: Network, source: Path, drawn: Collection[str]) -> tuple[Weig
     return match, _Origin(content.classes)
 
 
-def missing_target(source: Path) -> NetError:
-    """The error for weights without a net, with what to do about them."""
-    return fail(
-        f"{source} holds weights without a net",
-        help="`--into FILE.net:NET` names the net that they belong to",
-    )
+def check_model(source: Path) -> None:
+    """Raises NetError if a file is no model, with what to do about weights."""
+    if recognise(source) in (TENSORS, CHECKPOINT):
+        raise fail(
+            f"{source} holds weights; a .net is written for a model (.onnx)",
+            help="`--into FILE.net:NET -o x.safetensors` names the net that they belong to",
+        )
+    check_kind(source, ONNX)

@@ -13,10 +13,11 @@ from netdsl.text_escaping import escape_line
 from netdsl.types import dims
 
 _MAX_LISTED = 7
-_OTHER_NET = (
-    "if only the count of classes differs, write a net of your own: `use` the file, then "
+_OTHER_COUNT = (
+    "the count of classes differs: write a net of your own, `use` the file, then "
     "`net mine = NET(classes=10)`"
 )
+_OTHER_NET = "are these the weights of another net? `netdsl summary FILE:NET` lists the layers"
 
 NO_SIDE_OUTPUTS = (
     "these are of side outputs, which only training uses: a net without them takes the weights, "
@@ -38,8 +39,21 @@ def check_shapes(
         layers = "layer" if len(missing) == 1 else "layers"
         message = f"{origin} has no weights of the right shape for {len(missing):,} {layers} of"
         is_side = is_side_only(network, (x.name for f in missing for x in f.states.values()))
-        help = NO_SIDE_OUTPUTS if is_side else _OTHER_NET
+        is_count = _differ_in_count(missing, extra)
+        help = NO_SIDE_OUTPUTS if is_side else _OTHER_COUNT if is_count else _OTHER_NET
         raise fail(f"{message} `{network.name}`", notes=notes, help=help)
+
+
+def _differ_in_count(missing: Sequence[ModuleForm], extra: Sequence[ForeignModule]) -> bool:
+    """Whether one layer is missing, and a module of the file differs from it in its outputs."""
+    if len(missing) > 1:
+        return False
+    shapes = {k: s.torch_shape for k, s in missing[0].states.items()}
+    return any(
+        m.shapes.keys() == shapes.keys()
+        and all(m.shapes[k][1:] == shape[1:] for k, shape in shapes.items())
+        for m in extra
+    )
 
 
 def order_error(net: str, forms: Sequence[ModuleForm], fitting: int, origin: str) -> NetError:

@@ -10,8 +10,9 @@ from pathlib import Path
 from netdsl.data.npz_archive import open_npz
 from netdsl.errors import fail
 from netdsl.file_io import open_regular_file
+from netdsl.file_kinds import CHECKPOINT, TENSORS, check_kind
 from netdsl.json_schema import SchemaError
-from netdsl.pickles import HEAD_SIZE, PICKLE_SUFFIXES, is_pickle, pickle_error
+from netdsl.pickles import PICKLE_SUFFIXES, pickle_error
 from netdsl.safetensors_file import FLOAT_TYPES, read_header, read_tensor
 from netdsl.types import Array
 
@@ -36,11 +37,10 @@ def read_tensors(path: Path) -> ForeignTensors:
     many where its numbers have 16 bits."""
     if not path.exists():
         raise fail(f"there is no file {path}")
+    check_kind(path, TENSORS, CHECKPOINT)
     with open_regular_file(path) as f:
-        head = f.read(HEAD_SIZE)
-    if is_pickle(path, head):
-        raise pickle_error(path)
-    return _read_npz(path) if head.startswith(_ZIP) else _read_safetensors(path)
+        is_archive = f.read(len(_ZIP)) == _ZIP
+    return _read_npz(path) if is_archive else _read_safetensors(path)
 
 
 def _read_safetensors(path: Path) -> ForeignTensors:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +16,7 @@ import numpy as np
 from netdsl import __version__
 from netdsl.errors import fail
 from netdsl.file_io import replace_non_finite, write_atomically
+from netdsl.file_kinds import CHECKPOINT, METADATA_KEY, check_kind
 from netdsl.json_schema import (
     JsonArray,
     JsonInteger,
@@ -31,7 +33,6 @@ from netdsl.language.program import Program, build_program, reject_read
 from netdsl.language.syntax import File
 from netdsl.language.upgrade import FORMAT, upgrade
 from netdsl.limits import MAX_EPOCHS, MAX_FILE_CHARACTERS
-from netdsl.pickles import HEAD_SIZE, is_pickle, pickle_error
 from netdsl.safetensors_file import (
     MAX_HEADER,
     TensorEntry,
@@ -43,7 +44,6 @@ from netdsl.safetensors_file import (
 from netdsl.text_escaping import escape_line
 from netdsl.types import Array, dims
 
-METADATA_KEY = "netdsl"
 SUFFIX = ".safetensors"
 EMA_SUFFIX = ".ema"
 
@@ -122,23 +122,26 @@ def load(path: Path) -> Checkpoint:
     """Reads a checkpoint. Raises NetError where the file is missing, damaged or not ours. Every
     size is held against the file's own before anything of that size is made."""
     if not path.is_file():
-        raise fail(f"there is no checkpoint {path}", help="a run keeps its in best.safetensors")
+        raise fail(f"there is no checkpoint {path}", help=_find_runs(path))
+    check_kind(path, CHECKPOINT)
     try:
         with path.open("rb") as f:
-            if is_pickle(path, f.peek(HEAD_SIZE)[:HEAD_SIZE]):
-                raise pickle_error(path)
             header = read_header(f, os.fstat(f.fileno()).st_size)
-            if METADATA_KEY not in header.metadata:
-                help = f"`netdsl import {path} --into FILE.net:NET -o x{SUFFIX}` gives them a net"
-                raise fail(f"{path} holds weights, but not of netdsl", help=help)
             states = {e.name: _read_state(f, e) for e in header.entries}
-        return _decode(header.metadata[METADATA_KEY], states, str(path))
+        return _decode(header.metadata.get(METADATA_KEY, ""), states, str(path))
     except ValueError as e:
         raise fail(f"{path} is no checkpoint, or damaged: {e}", help=_RECOVERY) from None
     except OSError as e:
         raise fail(f"cannot read {path}: {e.strerror or e}") from None
 
 
+def _find_runs(folder: Path) -> str:
+    """Where checkpoints are, for a place that is none."""
+    runs = sorted(str(p.parent) for p in islice(folder.glob(f"*/best{SUFFIX}"), _MAX_RUNS))
+    return f"there are {', '.join(runs)}" if runs else f"a run keeps its in best{SUFFIX}"
+
+
+_MAX_RUNS = 8
 _RECOVERY = "is there another of its run: last, best, or one of `keep_every`?"
 
 

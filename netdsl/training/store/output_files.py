@@ -10,11 +10,12 @@ from pathlib import Path
 
 from netdsl.errors import NetError, fail
 from netdsl.file_io import open_regular_file
+from netdsl.file_kinds import METADATA_KEY
 from netdsl.json_schema import SchemaError, read_json
 from netdsl.language.program import SUFFIX as NET_SUFFIX
 from netdsl.limits import MAX_FILE_BYTES
 from netdsl.safetensors_file import read_header
-from netdsl.training.store.checkpoint import METADATA_KEY, SUFFIX
+from netdsl.training.store.checkpoint import SUFFIX
 from netdsl.training.store.run_directory import RUN_FILES
 
 IMPORT_MARK = "# Imported from "
