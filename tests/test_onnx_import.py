@@ -33,6 +33,7 @@ from tests.golden import GOLDEN_FOLDER
 from tests.onnx_conformance import node_tests, run_node_test
 from tests.onnx_models import MODELS, ModelText, difference, f32, i64, run_onnxruntime
 
+BOTH = ("-o", "x.net", "--weights", "x.safetensors")
 CONFORMANCE = GOLDEN_FOLDER / "onnx_conformance.txt"
 
 
@@ -223,7 +224,7 @@ def test_well_known_families_have_their_names(
         (("cut.onnx", "-o", "x.net"), "is no ONNX file, or damaged"),
         (("small_net.onnx", "-o", "x.net", "--normalize", "nothing"), "unknown statistics"),
         (("small_net.onnx", "-o", "x.net", "--normalize", "by("), "--normalize"),
-        (("small_net.onnx", "-o", "x.net", "--classes", "none.txt"), "none.txt"),
+        (("small_net.onnx", *BOTH, "--classes", "none.txt"), "none.txt"),
     ],
 )
 def test_what_the_command_refuses(
@@ -266,6 +267,12 @@ def test_names_of_modules_stay(tmp_path: Path) -> None:
     found = read_onnx(model.write(tmp_path)).graph
     assert [n for n in found.nodes if n != "x"] == ["stem.conv", "relu", "head"]
     assert found.nodes["head"].states == {"weight": "head.weight", "bias": "head.bias"}
+
+
+def test_a_bias_of_zero_before_a_batch_norm_is_left_out(tmp_path: Path) -> None:
+    model = next(m for m in MODELS if m.name == "PyTorch, not optimised")
+    import_onnx(model.write(tmp_path), tmp_path / "x.net", None, ImportOptions())
+    assert "conv(4, 3x3, bias=no) -> batchnorm" in (tmp_path / "x.net").read_text()
 
 
 def test_a_convolution_that_is_used_twice_has_its_weights_once(tmp_path: Path) -> None:
