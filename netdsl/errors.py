@@ -228,6 +228,8 @@ _ALIASES = {
         "patience": "early_stop early_stopping",
         "accumulate": "grad_accumulation",
         "augment": "augmentation",
+        # devices
+        "cuda": "gpu cuda:0 gpu:0 nvidia",
     }.items()
     for alias in aliases.split()
 }

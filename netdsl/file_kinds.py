@@ -68,11 +68,15 @@ _ONNX_FIELDS = b"\x12\x1a\x22\x28\x32\x3a\x42\x72"
 def recognise(path: Path) -> FileKind | None:
     """The kind of a file or folder; None if it is not there or none of those here. Raises NetError
     if it cannot be read."""
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError:  # a folder on the way that may not be searched
+        return None
+    if is_folder:
         if (path / "saved_model.pb").is_file():
             return KERAS
         return RUN if (path / "best.safetensors").is_file() else FOLDER
-    if not path.is_file():
+    if not is_file:
         return None
     with open_regular_file(path) as f:
         head = f.read(_HEAD_SIZE)

@@ -22,7 +22,7 @@ from netdsl.ops.loss import rank_classes
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.training.checks import (
-    check_classes,
+    check_class_scores,
     check_images,
     evaluation_batch,
     evaluation_transform,
@@ -113,7 +113,7 @@ class Predictor:
         return self.network(self.recipe.settings(training=False, batch=batch))
 
     def _executor(self, network: Network) -> FoldedExecutor:
-        check_classes(network, self.classes)
+        check_class_scores(network, self.classes, self.checkpoint.origin)
         folded = compile_evaluation(network, self.recipe)
         executor = FoldedExecutor(folded, self.backend, self.state)
         executor.refresh()

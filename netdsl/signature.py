@@ -181,8 +181,9 @@ class Signature:
         if isinstance(value, Symbol) and value.name not in value.variables:
             if _accepts(param.type, value.name):
                 return f"write `{format_value(value.name)}`"
+            any_name = Symbol("")  # a type that takes any name does not tell whether this is one
             for other in self.params:
-                if _accepts(other.type, value) and not isinstance(other.type, AnyValue):
+                if _accepts(other.type, value) and not _accepts(other.type, any_name):
                     return f"did you mean `{other.name}={value}`?"
         return suggest_for_value(value)
 

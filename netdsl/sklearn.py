@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from netdsl.api.arguments import format_settings
 from netdsl.api.net import Net
-from netdsl.api.training import fit_arrays, format_setting
+from netdsl.api.training import fit_arrays
 from netdsl.data.arrays import dataset_from_arrays
 from netdsl.data.samples import Dataset
 from netdsl.language.override import parameter_names
@@ -75,7 +76,7 @@ class NetClassifier(_base.ClassifierMixin, _base.BaseEstimator):  # type: ignore
             raise ValueError("NetClassifier needs at least two classes, and y has one class")
 
         def choose_settings(program: Program, name: str | None) -> Sequence[str]:
-            return [f"{k}={format_setting(v)}" for k, v in self._settings(program, name, X).items()]
+            return [*format_settings(self._settings(program, name, X)), *format_settings(self.set)]
 
         def make_dataset(shape: tuple[int, ...]) -> Dataset:
             names, samples = list(map(str, self.classes_)), _shape_samples(X, shape)
@@ -101,7 +102,7 @@ class NetClassifier(_base.ClassifierMixin, _base.BaseEstimator):  # type: ignore
         found |= {"data.batch": batch, "data.validation": 0}
         known = {_CLASSES: len(self.classes_), _INPUTS: math.prod(X.shape[1:])}
         parameters = parameter_names(program.net_table, net_name(program, name) or recipe.net)
-        return found | {k: v for k, v in known.items() if k in parameters} | dict(self.set or {})
+        return found | {k: v for k, v in known.items() if k in parameters}
 
     def predict(self, X: Any) -> Array:
         """The most likely class of each sample, [n]."""

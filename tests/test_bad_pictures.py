@@ -66,7 +66,7 @@ def measured(run: Path) -> list[dict[str, Any]]:
 def test_a_run_that_a_bad_picture_ends_goes_on_to_the_same_bits(
     netdsl: Any, pictures: Path, tmp_path: Path, part: str
 ) -> None:
-    assert netdsl("train", "colours.net", "--out", "whole", *DEVICE)[0] == 0
+    assert netdsl("train", "colours.net", "-o", "whole", *DEVICE)[0] == 0
     path, other = (pictures / part / "red" / f"{name}.jpg" for name in ("003", "000"))
     before = cut(path)
     code, _, err = netdsl("train", "colours.net", "--out", "run", *DEVICE)

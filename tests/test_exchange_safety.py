@@ -20,15 +20,21 @@ from onnx import helper, numpy_helper
 
 import netdsl as netdsl_package
 from netdsl.cli.app import BAD_INPUT, OK
+from netdsl.data.pictures import write_picture
 from netdsl.interchange.imported_net import ImportOptions
 from netdsl.interchange.onnx_import.importer import import_onnx
+from netdsl.interchange.weights.tensor_files import read_tensors
+from netdsl.interchange.weights.torch_export import load_network
 from netdsl.pickles import pickle_error
+from netdsl.runtime.state import draw_initial_value
 from netdsl.training.store import checkpoint
+from netdsl.training.store.checkpoint import Checkpoint
 from tests.onnx_checkpoints import run_model
 
 RNG = np.random.default_rng(0)
 CONSTANTS = {
     "w": RNG.normal(size=(4, 3, 3, 3)),
+    "one": np.array(0.1),
     "fc": RNG.normal(size=(4, 5)),
     "mean": np.array([0.4, 0.5, 0.6]).reshape(1, 3, 1, 1),
     "std": np.array([0.2, 0.3, 0.25]).reshape(1, 3, 1, 1),
@@ -193,6 +199,44 @@ def test_lines_that_convert_a_pickle(name: str, tmp_path: Path) -> None:
     assert Path(target) != tmp_path / name
 
 
+def test_weights_by_the_names_of_where_they_come_from(netdsl: Any, folder: Path) -> None:
+    weights = {"stem.weight": CONSTANTS["w"], "classifier.0.weight": CONSTANTS["fc"].T}
+    np.savez(folder / "w.npz", **{k: v.astype(np.float32) for k, v in weights.items()})
+    assert netdsl("import", "w.npz", *INTO, "w.safetensors")[0] == OK
+    code, out, err = netdsl("export", "w.safetensors", *TORCH, "x.safetensors", "--names", "w.npz")
+    assert (code, "the names of w.npz" in out) == (OK, True), err
+    found = read_tensors(folder / "x.safetensors").tensors
+    assert found.keys() == weights.keys()
+    for name, value in weights.items():
+        np.testing.assert_array_equal(found[name], value.astype(np.float32))
+    for rest in (("-o", "x.onnx"), (*TORCH, "w.npz.safetensors", "--device", "cpu")):
+        assert netdsl("export", "w.safetensors", "--names", "w.npz", *rest)[0] == BAD_INPUT
+
+
+def test_a_net_with_other_outputs_than_class_scores(netdsl: Any, folder: Path) -> None:
+    """Side outputs may give anything; a net of images predicts no classes, but gives its values."""
+    head = "net n { input(8x8x3)\n x: conv(4, 3x3, pad=same, bias=no) -> relu"
+    picture = np.zeros((8, 8, 3), np.uint8)
+    write_picture(folder / "p.png", picture)
+    tail = " -> globalavgpool\n fc(5, bias=no)\n output z: x -> fc(9) }"
+    for rest, has_scores in ((tail, True), (" }", False)):
+        found = checkpoint.load(folder / "m.safetensors")
+        text = head + rest + "\ndata { normalize = none }\n"
+        network = load_network(replace(found, net_text=text))
+        states = {n.name: draw_initial_value(n, 1) for n in network.graph.states}
+        given = Checkpoint(states, text, tuple("abcde"), {}, {})
+        checkpoint.save(folder / "n.safetensors", given)
+        code, _, err = netdsl("predict", "n.safetensors", "p.png")
+        assert (code == OK) == has_scores
+        if not has_scores:
+            assert "one score per class is needed" in err
+            assert "netdsl export" in err
+        assert netdsl("filters", "n.safetensors", "-o", "f.png")[0] == OK
+        assert netdsl("activations", "n.safetensors", "p.png", "x", "-o", "f.png")[0] == OK
+        code, out, err = netdsl("export", "n.safetensors", "-o", "n.onnx")
+        assert (code, "side outputs are left out: `z`" in out) == (OK, has_scores), err
+
+
 # ---- options
 
 
@@ -226,7 +270,12 @@ def test_an_export_says_itself_what_its_pixels_are(netdsl: Any, folder: Path) ->
 
 
 @pytest.mark.parametrize(
-    "first", [[("Sub", "mean"), ("Div", "std")], [("Mul", "std"), ("Add", "mean")]]
+    "first",
+    [
+        [("Sub", "mean"), ("Div", "std")],
+        [("Mul", "std"), ("Add", "mean")],
+        [("Mul", "one"), ("Sub", "mean"), ("Div", "std")],
+    ],
 )
 @pytest.mark.parametrize("scale", [1.0, 255.0])
 def test_a_model_that_normalises_its_pixels(
@@ -239,6 +288,7 @@ def test_a_model_that_normalises_its_pixels(
     options = ImportOptions(is_bgr=True, scale=scale)
     report = import_onnx(tmp_path / "m.onnx", tmp_path / "m.net", out, options)
     assert "imagenet" not in " ".join(report.lines)
+    assert "reversed for red, green, blue" in " ".join(report.lines)
     image = np.random.default_rng(1).integers(0, 256, (1, 8, 8, 3), np.uint8)
     mine = netdsl_package.load(out, device="reference")(image)
     turned = np.ascontiguousarray(image[..., ::-1].transpose(0, 3, 1, 2))
@@ -271,6 +321,22 @@ def test_the_count_of_classes_is_blamed_only_where_it_differs(netdsl: Any, folde
         (folder / "n.net").write_text(f"net n {{ input(8x8x3)\n {body} }}\n")
         code, _, err = netdsl("import", "w.safetensors", "--into", "n.net", "-o", "x.safetensors")
         assert (code, "NET(classes=10)" in err) == (BAD_INPUT, is_blamed), err
+
+
+@pytest.mark.parametrize(("size", "shape"), [("8x6", "8x6"), ("8", "8x8")])
+def test_models_of_images_of_any_size(size: str, shape: str, netdsl: Any, folder: Path) -> None:
+    model = onnx.load(str(folder / "m.onnx"))
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"side{axis}"
+    onnx.save(model, str(folder / "open.onnx"))
+    code, _, err = netdsl("import", "open.onnx", "-o", "x.net")
+    assert (code, "`--size 224x224`" in err) == (BAD_INPUT, True)
+    assert netdsl("import", "open.onnx", "-o", "x.net", "--size", size)[0] == OK
+    assert f"input({shape}x3)" in (folder / "x.net").read_text()
+    code, out, _ = netdsl("import", "open.onnx", *INTO, "x.safetensors")
+    assert (code, "are in the file" in out) == (OK, False)
+    for name, given in (("open.onnx", "8x"), ("open.onnx", "0"), ("m.onnx", "8")):
+        assert netdsl("import", name, "-o", "x.net", "--size", given)[0] == BAD_INPUT
 
 
 # ---- values

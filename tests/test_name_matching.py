@@ -22,6 +22,7 @@ from netdsl.interchange.weights.tensor_files import ForeignTensors
 from netdsl.interchange.weights.tensor_matching import match_tensors
 from netdsl.interchange.weights.torch_export import torch_tensors
 from netdsl.interchange.weights.torch_layout import COUNTER, module_forms
+from netdsl.interchange.weights.torch_names import name_states
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.language.parse import parse
@@ -118,6 +119,38 @@ def recover(seed: int) -> bool:
     for name, value in states.items():
         np.testing.assert_array_equal(found[name], value, err_msg=f"{seed}: {name}")
     return True
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(p, marks=() if p.stem in ("resnet18", "googlenet") else pytest.mark.slow)
+        for p in FAMILIES
+    ],
+    ids=lambda p: p.stem,
+)
+def test_states_by_the_names_of_another_program(family: Path) -> None:
+    """They have these names and shapes, and are read back; also where the heads of the file have 7
+    classes more."""
+    target, _, shapes = read_family(family)
+    file, _, net = target.partition(":")
+    network = elaborate(load_program(str(ROOT / file)), net, Settings())
+    states = numbered_states(network)
+    there = {n: np.broadcast_to(np.float32(0.5), shape) for n, shape in shapes.items()}
+    named = name_states(network, states, foreign(there)).tensors
+    assert {n: v.shape for n, v in named.items()} == shapes
+    scores = (network.main_output.type.shape[-1],)
+    heads = {n.rpartition(".")[0] for n, shape in shapes.items() if shape == scores}
+    large = {
+        n: np.repeat(v, 2, 0)[: len(v) + 7]
+        for n, v in there.items()
+        if n.rpartition(".")[0] in heads
+    }
+    again = name_states(network, states, foreign(there | large))
+    assert "as many outputs" in again.notes[0]
+    found = match_tensors(network, foreign(again.tensors)).states
+    for name, value in states.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 def test_renamed_and_shuffled_states_of_drawn_nets_are_recovered() -> None:

@@ -152,15 +152,15 @@ def test_what_the_options_change_is_in_the_report_and_in_the_net(
     options = ("--weights", "x.safetensors", "--bgr", "--scale", "255")
     code, out, _ = netdsl("import", "caffe.onnx", "-o", "x.net", *options)
     assert code == 0
-    change = "the file expects blue, green, red and pixels from 0 to 255"
+    change = "the weights that read the image are reversed for red, green, blue and multiplied"
     assert f"note: {change}" in out
     assert "note: the sigmoid at the end stays" in out
     assert change[1:] in (tmp_path / "x.net").read_text().replace("\n# ", " ")
     code, out, _ = netdsl("import", "caffe.onnx", "--into", "x.net", "-o", "y.safetensors", "--bgr")
     assert code == 0
-    assert "note: the file expects blue, green, red;" in out
+    assert "note: the weights that read the image are reversed" in out
     text = checkpoint.load(tmp_path / "y.safetensors").net_text
-    assert text.startswith("# The file expects blue, green, red;")
+    assert text.startswith("# The weights that read the image are reversed")
     assert netdsl("fmt", "--check", "x.net")[0] == 0
 
 

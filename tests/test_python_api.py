@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 import signal
 import threading
@@ -20,7 +21,7 @@ from PIL import Image
 
 import netdsl as package
 from netdsl.api import forward
-from netdsl.api.training import format_setting
+from netdsl.api.arguments import format_setting
 from netdsl.backends import open_backend
 from netdsl.inference import Predictor
 from netdsl.interrupt import find_plain_interrupt
@@ -198,8 +199,13 @@ def test_a_net_of_images_gives_images(tmp_path: Path) -> None:
     net, x = package.load(tmp_path / "a.net", device="cpu"), np.ones((5, 4, 4, 2))
     np.testing.assert_array_equal(net(x), net(x, at="y"))
     assert net(x).shape == (5, 4, 4, 3)
-    with pytest.raises(package.NetError, match="one score per class is needed"):
-        net.predict(x)
+    net.save(tmp_path / "a.safetensors")
+    Image.new("RGBA", (4, 4)).save(tmp_path / "x.png")
+    predictor = Predictor(tmp_path / "a.safetensors", open_backend("reference"))
+    for predict in (net.predict, net.probabilities, predictor.predict):
+        with pytest.raises(package.NetError, match="4x4x3, but one score per class is need") as e:
+            predict([tmp_path / "x.png"])
+        assert "`netdsl.load(WEIGHTS)(images)` returns them" in str(e.value)
 
 
 def test_a_net_of_two_inputs_says_what_it_is(tmp_path: Path) -> None:
@@ -263,13 +269,29 @@ def test_the_axis_of_a_single_channel_may_be_left_out(tmp_path: Path) -> None:
     for same in (x, x[..., 0], list(x)):
         np.testing.assert_array_equal(net(same), net(x))
     np.testing.assert_allclose(net(x[1, ..., 0]), net(x[1]), atol=1e-6)
+    np.testing.assert_allclose(net(x[1, ..., 0] / 255), net(x[1]), atol=1e-6)
+    np.testing.assert_allclose(net(x[..., 0] / 255), net(x), atol=1e-6)
+    with pytest.raises(package.NetError, match=r"transpose\(0, 2, 3, 1\)"):
+        net(x.transpose(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize(
     ("images", "complaint"),
     [
         (np.zeros((2, 6, 6, 4), np.uint8), "2x6x6x4, but the net takes height x width x 3"),
-        (np.zeros((2, 6, 6), np.uint8), "2x6x6, but the net takes height x width x 3"),
+        (np.zeros((2, 6, 6), np.uint8), "the images are 2x6x6, but the net takes height x width"),
+        (np.zeros((2, 6, 6), np.uint8), r"np.repeat\(images\[..., None\], 3, axis=-1\)"),
+        (np.zeros((2, 6, 6, 1), np.uint8), r"np.repeat\(images, 3, axis=-1\)"),
+        (np.zeros((2, 6, 6, 4), np.uint8), r"images\[..., :3\]"),
+        (PICTURES.transpose(0, 3, 1, 2), r"images.transpose\(0, 2, 3, 1\)"),
+        (PICTURES[0].transpose(2, 0, 1), r"images.transpose\(1, 2, 0\)"),
+        (PICTURES.transpose(0, 3, 1, 2) / 255, r"images.transpose\(0, 2, 3, 1\)"),
+        (PICTURES.astype(np.int64), r"images.astype\(np.uint8\)"),
+        ([[1.0], [2.0, 3.0]], "cannot be made an array"),
+        (b"PNG", "PIL.Image.open"),
+        (io.BytesIO(b"PNG"), "PIL.Image.open"),
+        (np.array(["nowhere.png"]), "there is no picture nowhere.png"),
+        (np.full((1, 6, 6, 3), np.inf), "a score of image 0 is not a number"),
         (np.zeros((2, 0, 6, 3), np.uint8), "but the net takes"),
         (np.zeros((2, 7, 6, 3)), "2x7x6x3, but the net takes 6x6x3 for each image"),
         (np.zeros((2, 6, 6, 3), np.int32), "2x6x6x3 int32"),
@@ -284,11 +306,48 @@ def test_the_axis_of_a_single_channel_may_be_left_out(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_image_is_refused(net: package.Net, images: Any, complaint: str) -> None:
-    with pytest.raises(package.NetError, match=complaint):
-        net.predict(images)
+    for compute in (net.predict, net.probabilities):
+        with pytest.raises(package.NetError, match=complaint):
+            compute(images)
+
+
+def test_no_images_have_no_predictions(net: package.Net) -> None:
+    for nothing in ([], (), iter(()), np.zeros((0, 6, 6, 3), np.uint8)):
+        assert net.predict(nothing) == []
+    assert net.probabilities([]).shape == net([]).shape == (0, 3)
+    assert net([], at="stem").shape == (0, 6, 6, 4)
+
+
+def test_pictures_may_come_from_an_iterator_or_an_array_of_paths(
+    net: package.Net, tmp_path: Path
+) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path, picture in zip(paths, PICTURES, strict=False):
+        Image.fromarray(picture).save(path)
+    wanted = net.predict(paths)
+    strings = np.array([str(path) for path in paths])
+    for same in (iter(paths), (Image.open(p) for p in paths), strings, strings.astype(object)):
+        assert net.predict(same) == wanted
+
+
+def test_how_many_classes_are_asked_for_is_no_negative_number(net: package.Net) -> None:
+    found = net.predict(PICTURES[0])[0]
+    assert (found.top(0), len(found.top(99))) == ([], 3)
+    with pytest.raises(package.NetError, match="there are no -1"):
+        found.top(-1)
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x.pth", "x", "x.net"])
+def test_a_checkpoint_has_its_suffix(net: package.Net, tmp_path: Path, name: str) -> None:
+    with pytest.raises(package.NetError, match=r"does not end in `.safetensors`"):
+        net.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_place_that_is_not_there_is_an_error_with_help(net: package.Net) -> None:
+    for wrong, complaint in [("", "has no place ``"), (0, "type int"), (["stem"], "type list")]:
+        with pytest.raises(package.NetError, match=complaint):
+            net(PICTURES, at=wrong)  # type: ignore[arg-type]
     with pytest.raises(package.NetError, match="has no place `conv1`") as e:
         net(PICTURES, at="conv1")
     assert "stem.conv1" in str(e.value)
@@ -447,7 +506,13 @@ def test_a_run_ends_early_where_on_epoch_says_so_and_goes_on(folder: Path, tmp_p
 
     with pytest.raises(LookupError):
         run_tiny(folder, tmp_path / "crashed", on_epoch=crash)
-    for name in ("short", "crashed"):
+    with pytest.raises(package.NetError, match="`on_epoch` has returned a value of type int"):
+        run_tiny(folder, tmp_path / "counted", on_epoch=lambda m: 12)
+    with pytest.raises(package.NetError, match="`on_epoch` is of type int"):
+        run_tiny(folder, tmp_path / "none", on_epoch=3)
+    stopped = run_tiny(folder, tmp_path / "stopped", on_epoch=lambda m: np.float32(m["epoch"]) > 1)
+    assert list(stopped.history) == list(short.history)
+    for name in ("short", "crashed", "counted"):
         resumed = package.train(resume=tmp_path / name, data=(PICTURES, LABELS), device="cpu")
         assert list(resumed.history) == list(whole.history)
         assert all((resumed.net.weights[k] == v).all() for k, v in whole.net.weights.items())
@@ -508,8 +573,29 @@ def test_labels_may_be_names_and_parts_are_used(folder: Path, tmp_path: Path) ->
         ((PICTURES, LABELS - 1), "`y_train` holds the label -1"),
         ((PICTURES, LABELS * 2), "no training images of"),
         ((PICTURES, LABELS * 0), "are of one class"),
-        ((PICTURES, LABELS / 2), "not one label per image"),
-        ((PICTURES.astype(np.int64), LABELS), "int64"),
+        ((PICTURES, LABELS / 2), "`y_train` is 48 float64, but labels are integers or names"),
+        ((PICTURES, LABELS * 1.0), r"y_train.astype\(int\)"),
+        ((PICTURES, np.eye(3)[LABELS]), r"y_train.argmax\(axis=1\)"),
+        ((PICTURES, LABELS[:, None]), r"y_train.ravel\(\)"),
+        ((PICTURES, None), "`y_train` is scalar object"),
+        ((PICTURES.astype(np.int64), LABELS), r"x_train.astype\(np.uint8\)"),
+        (([PICTURES[0], PICTURES[0, :5]], LABELS[:2]), "`x_train` cannot be made an array"),
+        ((PICTURES.transpose(0, 3, 1, 2), LABELS), r"images.transpose\(0, 2, 3, 1\)"),
+        (
+            (np.where(PICTURES == 0, np.nan, PICTURES), LABELS),
+            "`x_train` holds NaN, first in image",
+        ),
+        ((PICTURES * 1e300, LABELS), "`x_train` holds an infinity, first in image 0"),
+        (
+            {"x_train": PICTURES, "y_train": LABELS, "classes": ["a", "b", "a"]},
+            "two of `classes` are called `a`",
+        ),
+        ({"x_train": PICTURES, "y_train": LABELS, "classes": "abc"}, "`classes` is of type str"),
+        ({"x_train": PICTURES, "y_train": LABELS, "classes": 3}, "`classes` is of type int"),
+        (
+            {"x_train": PICTURES, "y_train": LABELS, "classes": ["a", "b", "c" * 2000]},
+            "has 2,000 characters",
+        ),
         ((PICTURES[:, 0, 0, 0], LABELS), "`x_train` is 48 uint8"),
         ((PICTURES[:0], LABELS[:0]), "holds no images"),
         ((PICTURES, LABELS, LABELS), "images and labels"),
@@ -537,6 +623,24 @@ def test_data_that_do_not_fit_are_refused(
     with pytest.raises(package.NetError, match=complaint):
         run_tiny(folder, tmp_path / "run", data=data)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_expected_of_a_test_set_is_not_judged_without_one(
+    folder: Path, tmp_path: Path
+) -> None:
+    text = "train { epochs = 1, expect test_accuracy >= 2, expect val_accuracy >= 0 }"
+    (tmp_path / "tiny.net").write_text(TINY.partition("train")[0] + text)
+    note = "`expect test_accuracy >= 2` is not judged: the data have no `x_test`"
+    with pytest.raises(LookupError):
+        run_tiny(tmp_path, tmp_path / "run", on_epoch=lambda m: {}["stop"])
+    for options in ({}, {"set": {"train.epochs": 2}}):
+        result = package.train(resume=tmp_path / "run", data=(PICTURES, LABELS), **options)
+        assert result.ok
+        assert [x.text for x in result.expectations] == ["val_accuracy >= 0"]
+    first = run_tiny(tmp_path, tmp_path / "again", data=(PICTURES, LABELS))
+    assert first.warnings[-1] == note
+    data = {"x_train": PICTURES, "y_train": LABELS, "x_test": PICTURES, "y_test": LABELS}
+    assert not run_tiny(tmp_path, tmp_path / "judged", data=data).ok
 
 
 def test_data_that_are_not_named_are_asked_for(folder: Path, tmp_path: Path) -> None:

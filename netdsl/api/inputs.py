@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from netdsl.data.array_advice import advise_axes, advise_channels, advise_image_type
+from netdsl.data.arrays import as_array
 from netdsl.data.pictures import convert_image, is_pillow_image, pictures_from_paths
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.errors import fail
@@ -18,6 +21,8 @@ from netdsl.types import Array, dims
 _HELP = (
     "give pictures (paths, images of Pillow, uint8 arrays [N,H,W,C]), or floats of the net's input"
 )
+
+_ENCODED_HELP = "`PIL.Image.open` reads an open file, or `io.BytesIO(...)` of its content"
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,7 @@ class Inputs:
             return np.asarray(self.prepare(pictures_from_paths([given])))
         if is_pillow_image(given):
             return self.prepare.fit(convert_image(given, channels)[None])
-        picture = _check_bytes(_add_channels(given, channels), channels)
-        return self.prepare.fit(picture[None])
+        return self.prepare.fit(_read_bytes(given, channels)[None])
 
 
 def read_inputs(given: Any, shape: tuple[int, ...], prepare: Preprocessing) -> Inputs:
@@ -59,6 +63,10 @@ def read_inputs(given: Any, shape: tuple[int, ...], prepare: Preprocessing) -> I
     NetError if they are not of a form that is known, or do not have this shape."""
     if isinstance(given, str | os.PathLike) or is_pillow_image(given):
         given = [given]
+    elif isinstance(given, Iterator) and not isinstance(given, io.IOBase):
+        given = list(given)
+    if isinstance(given, list | tuple) and not given:
+        return Inputs((), False, prepare)
     if isinstance(given, list | tuple) and any(map(_is_picture, given)):
         pictures = [Path(x) if isinstance(x, str | os.PathLike) else x for x in given]
         wrong = [x for x in pictures if not isinstance(x, Path) and not _is_picture(x)]
@@ -66,13 +74,19 @@ def read_inputs(given: Any, shape: tuple[int, ...], prepare: Preprocessing) -> I
             kind = type(wrong[0]).__name__
             raise fail(f"one of the images is of type {kind}, which is no picture", help=_HELP)
         return Inputs(pictures, False, prepare)
-    array = np.asarray(given)
+    array = as_array(given, "what is given as images")
+    if array.dtype.kind in "UO" and array.ndim == 1 and any(map(_is_picture, array)):
+        return read_inputs(list(array), shape, prepare)
     if array.dtype.kind == "f":
         return Inputs(_shape_floats(array, shape), True, prepare)
     if array.dtype == np.uint8:
         return Inputs(_shape_bytes(array, shape), False, prepare)
-    what = f"{dims(array.shape)} {array.dtype}" if array.ndim else type(given).__name__
-    raise fail(f"the images are {what}", help=_HELP)
+    if not array.ndim:
+        is_encoded = isinstance(given, bytes | bytearray | io.IOBase)
+        help = _ENCODED_HELP if is_encoded else _HELP
+        raise fail(f"the images are of type {type(given).__name__}", help=help)
+    help = advise_image_type(array.dtype) or _HELP
+    raise fail(f"the images are {dims(array.shape)} {array.dtype}", help=help)
 
 
 def _is_picture(x: Any) -> bool:
@@ -82,13 +96,18 @@ def _is_picture(x: Any) -> bool:
 
 
 def _shape_floats(array: Array, shape: tuple[int, ...]) -> Array:
+    if len(shape) == 3 and shape[2] == 1 and array.shape[-2:] == shape[:2] and array.ndim < 4:
+        array = array[..., None]
     if array.shape == shape:
         array = array[None]
     if array.shape[1:] != shape:
+        help = (
+            "floats are taken as they are: normalised, and of the net's size; uint8 is "
+            "normalised, resized and cropped"
+        )
         raise fail(
             f"the floats are {dims(array.shape)}, but the net takes {dims(shape)} for each image",
-            help="floats are taken as they are: normalised, and of the net's size; uint8 is "
-            "normalised, resized and cropped",
+            help=advise_axes(array.shape, shape) or help,
         )
     return array.astype(np.float32, copy=False)
 
@@ -99,21 +118,21 @@ def _shape_bytes(array: Array, shape: tuple[int, ...]) -> Array:
         if array.shape[1:] != shape:
             raise fail(f"the bytes are {dims(array.shape)}, but the net takes {dims(shape)}")
         return array
-    array = _add_channels(array, shape[2])
-    return _check_bytes(array[None] if array.ndim == 3 else array, shape[2])
+    array = _read_bytes(array, shape[2])
+    return array[None] if array.ndim == 3 else array
 
 
-def _add_channels(array: Array, channels: int) -> Array:
-    """The array with the axis of a single channel, which may be left out: [H,W] or [N,H,W]."""
-    lacks_axis = channels == 1 and (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] != 1))
-    return array[..., None] if lacks_axis else array
-
-
-def _check_bytes(array: Array, channels: int) -> Array:
+def _read_bytes(given: Array, channels: int) -> Array:
+    """Bytes [N,H,W,C] or [H,W,C], with the axis of a single channel, which may be left out: [N,H,W]
+    or [H,W]."""
+    array = given
+    if channels == 1 and (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] != 1)):
+        array = array[..., None]
     if array.ndim not in (3, 4) or array.shape[-1] != channels or 0 in array.shape[1:]:
-        wanted = f"height x width x {channels}"
+        advice = advise_axes(given.shape, (0, 0, channels))
         raise fail(
-            f"the images are {dims(array.shape)}, but the net takes {wanted} for each",
-            help=_HELP,
+            f"the images are {dims(given.shape)}, but the net takes height x width x {channels} "
+            "for each",
+            help=advice or advise_channels(given.shape, channels) or _HELP,
         )
     return array

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,9 +12,10 @@ from typing import Any
 
 import networkx as nx
 
+from netdsl.api.arguments import read_path, read_place, require_device
 from netdsl.api.forward import ForwardRunner, NetOfRecipe
 from netdsl.api.inputs import Inputs, read_inputs
-from netdsl.api.prediction import Prediction, make_predictions
+from netdsl.api.prediction import Prediction, check_numbers, make_predictions
 from netdsl.errors import fail
 from netdsl.file_io import split_file_and_name
 from netdsl.insight.compile_target import CompileTarget, build_unoptimized_graph, prepare_target
@@ -25,10 +25,10 @@ from netdsl.language.format import format_file
 from netdsl.language.parse import parse
 from netdsl.language.program import build_program, load_program, reject_read
 from netdsl.runtime.state import draw_initial_value
-from netdsl.training.checks import check_classes, evaluation_transform
+from netdsl.training.checks import check_class_scores, evaluation_transform, has_scores
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.recipe.recipe import recipe_of_net, recipe_of_weights, resolve_recipe
-from netdsl.training.recipe.resolved_recipe import resolve_file
+from netdsl.training.recipe.resolved_recipe import resolve_file, resolve_net_file
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
 from netdsl.types import Array
@@ -76,16 +76,19 @@ class Net:
 
     @property
     def text(self) -> str:
-        """The net and its recipe as one self-contained .net text with all defaults."""
+        """The net and its recipe as one self-contained .net text with all defaults; the recipe
+        names the net, whatever other nets the text holds."""
         program = self._source.program
-        recipe = self._target if program.has_recipe(self._target) else None
-        return format_file(resolve_file(program, recipe))
+        if program.has_recipe(self._target):
+            return format_file(resolve_file(program, self._target))
+        return format_file(resolve_net_file(program, self.name))
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the scores: numbers if nothing names them."""
-        scores = self._network.main_output.type.shape[-1]
-        return self._given.classes or tuple(map(str, range(scores)))
+        scores, names = self._network.main_output.type.shape[-1], self._given.classes
+        is_named = bool(names) and (self._given.weights is not None or len(names) == scores)
+        return names if is_named else tuple(map(str, range(scores)))
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -139,8 +142,14 @@ class Net:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a checkpoint (`.safetensors`) that all commands read. Raises NetError if it
         cannot."""
+        place = Path(read_path(path, "path"))
+        if place.suffix != SUFFIX:
+            help = (
+                f"a checkpoint is a {SUFFIX}; `netdsl export x{SUFFIX} -o x.onnx` makes ONNX of it"
+            )
+            raise fail(f"{place} does not end in `{SUFFIX}`", help=help)
         about = self.text, self.classes, self.metrics
-        checkpoint.save(Path(path), Checkpoint(self.weights, *about, progress={}))
+        checkpoint.save(place, Checkpoint(self.weights, *about, progress={}))
 
     # ---- what it computes
 
@@ -149,9 +158,9 @@ class Net:
         [N,C]; places are the paths that `netdsl summary` shows. A net that gives images has no
         scores, so its own value is that at its last place. Images are those of `predict`. Raises
         NetError if there is no such place."""
-        if at is None and self._has_scores:
+        if at is None and has_scores(self._network):
             return self._runner.run(self._inputs(images))["scores"]
-        place = at or self._network.output_paths["main"]
+        place = self._network.output_paths["main"] if at is None else read_place(at)
         self._network.find_node(place)
         return self._runner.run(self._inputs(images), place)["value"]
 
@@ -161,20 +170,21 @@ class Net:
         Images are pictures, which go through the net's preprocessing (resized, cropped,
         normalised) as in `netdsl predict`: a path, an image of Pillow, a list of these, or bytes
         (uint8) [N,H,W,C] or [H,W,C]; or floats [N, *input_shape], which are taken as they are. For
-        a single channel, the last axis may be left out. Raises NetError for anything else."""
-        check_classes(self._network, self.classes)
-        found = self._runner.run(self._inputs(images))
+        a single channel, the last axis may be left out. No images have no predictions. Raises
+        NetError for anything else, and if a score is not a number."""
+        found = self._score(images)
         return make_predictions(self.classes, found["scores"], found["probabilities"])
 
     def probabilities(self, images: Any) -> Array:
-        """The probabilities of all classes, [N, classes], for images as in `predict`."""
-        return self._runner.run(self._inputs(images))["probabilities"]
+        """The probabilities of all classes, [N, classes], for images as in `predict`. Raises
+        NetError as `predict` does."""
+        return self._score(images)["probabilities"]
 
-    @property
-    def _has_scores(self) -> bool:
-        """Whether the net gives one score per class."""
-        output = self._network.main_output
-        return math.prod(output.type.shape[1:-1]) == 1
+    def _score(self, images: Any) -> dict[str, Array]:
+        check_class_scores(self._network, self.classes, self._given.origin)
+        found = self._runner.run(self._inputs(images))
+        check_numbers(found["scores"])
+        return found
 
     def _inputs(self, images: Any) -> Inputs:
         prepare = evaluation_transform(self._network, self._source.recipe.data)
@@ -211,13 +221,15 @@ def load(place: str | os.PathLike[str], device: str = "auto") -> Net:
     the recipe. `device` is that of `--device`.
 
     Raises NetError if there is no such net, if it has errors, or if the file is damaged."""
-    path = Path(place)
+    given = read_path(place, "place", "give a run directory, a checkpoint or a .net file")
+    require_device(device)
+    path = Path(given)
     if path.suffix == ".onnx":
         help = "`netdsl import x.onnx -o x.net --weights x.safetensors` converts it"
         raise fail(f"{path} is a file of ONNX", help=help)
     if path.suffix == SUFFIX or path.is_dir():
         return _load_checkpoint(path, device)
-    return _load_file(os.fspath(place), device)
+    return _load_file(given, device)
 
 
 def _load_checkpoint(path: Path, device: str) -> Net:

@@ -25,19 +25,27 @@ class Prediction:
     """The numbers of the classes, the most likely first."""
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
-        """The most likely classes with their probabilities, best first."""
+        """The most likely classes with their probabilities, best first: `count` of them, or all
+        there are."""
+        if count < 0:
+            raise fail(f"`top` takes how many classes, and there are no {count}")
         return [(self.classes[i], float(self.probabilities[i])) for i in self.ranking[:count]]
+
+
+def check_numbers(scores: Array) -> None:
+    """Raises NetError if one of the scores [N, classes] is NaN: there is then no most likely class
+    and no probability."""
+    unknown = np.flatnonzero(np.isnan(scores).any(axis=-1))
+    if unknown.size:
+        message = f"a score of image {unknown[0]} is not a number, so it has no class"
+        help = "look for NaN and infinities in the image, or in `net.weights`; `net(images)` gives "
+        raise fail(message, help=help + "the scores as they are")
 
 
 def make_predictions(
     classes: tuple[str, ...], scores: Array, probabilities: Array
 ) -> list[Prediction]:
-    """The predictions for scores and probabilities [N, classes]. Raises NetError if a score is
-    NaN: there is then no most likely class."""
-    unknown = np.flatnonzero(np.isnan(scores).any(axis=-1))
-    if unknown.size:
-        message = f"a score of image {unknown[0]} is not a number, so it has no class"
-        raise fail(message, help="look for NaN in the image, or in `net.weights`")
+    """The predictions for scores and probabilities [N, classes]."""
     return [
         Prediction(classes[best[0]], int(best[0]), float(p[best[0]]), classes, p, best)
         for best, p in zip(rank_classes(scores), probabilities, strict=True)

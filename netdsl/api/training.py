@@ -6,15 +6,17 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from netdsl.api.arguments import format_settings, read_path, require_device
 from netdsl.api.net import Net, load
 from netdsl.backends import open_backend
 from netdsl.data.arrays import dataset_from_arrays
 from netdsl.data.samples import Dataset
-from netdsl.data.sources import GivenData
+from netdsl.data.sources import NO_SOURCE, GivenData
 from netdsl.errors import fail
 from netdsl.file_io import split_file_and_name
 from netdsl.interrupt import defer_interrupts, find_plain_interrupt
@@ -22,7 +24,12 @@ from netdsl.language import syntax as s
 from netdsl.language.elaborate import elaborate
 from netdsl.language.override import override
 from netdsl.language.program import Program, build_program, parse_file
-from netdsl.training.recipe.expectations import ExpectationResult, judge_expectations
+from netdsl.language.unparse import expression_text
+from netdsl.training.recipe.expectations import (
+    ExpectationResult,
+    judge_expectations,
+    needs_test_set,
+)
 from netdsl.training.recipe.lints import recipe_warnings
 from netdsl.training.recipe.recipe import override_recipe, resolve_recipe
 from netdsl.training.recipe.resolved_recipe import without_expectations
@@ -80,30 +87,36 @@ def train(
 
     `data` is the folder of `--data`, or arrays that replace the recipe's source: `(images,
     labels)`, or a mapping with `x_train`, `y_train` and optionally `x_val`, `y_val`, `x_test`,
-    `y_test` and `classes`. Images are uint8 [N,H,W,C] or [N,H,W]; floats [N, *input_shape] are
-    taken as they are. Labels are integers from 0 without gaps, or names.
+    `y_test` and `classes`. Without `x_test`, what the recipe expects of a test set is not judged,
+    and `warnings` of the result says so. Images are uint8 [N,H,W,C] or [N,H,W]; floats [N,
+    *input_shape] are taken as they are. Labels are integers from 0 without gaps, or names.
 
     `set` changes the recipe as `--set` does: `{"train.epochs": 5, "classes": 3}`; a string is .net
     text: `{"train.optimizer": "adam(lr=0.01)"}`.
 
     `on_epoch` is called with the metrics of every epoch, after it is saved. If it returns True, the
-    epoch is the last one, and the run ends as usual. What it raises ends the run at once; `resume`
-    continues it. So does Ctrl-C, which saves the run first and then raises KeyboardInterrupt.
-    Nothing is printed unless `verbose`. Raises NetError for all that is wrong with file, data or
-    machine, and if the loss is no longer finite."""
-    settings = [f"{key}={format_setting(value)}" for key, value in (set or {}).items()]
+    epoch is the last one, and the run ends as usual; False or None goes on. What it raises ends the
+    run at once; `resume` continues it. So does Ctrl-C, which saves the run first and then raises
+    KeyboardInterrupt. Nothing is printed unless `verbose`. Raises NetError for all that is wrong
+    with file, data or machine, and if the loss is no longer finite."""
+    place, folder, again = _read_places(file, out, resume)
+    require_device(device)
+    if on_epoch is not None and not callable(on_epoch):
+        raise fail(f"`on_epoch` is of type {type(on_epoch).__name__}, which cannot be called")
+    settings = format_settings(set)
     given, parse = _read_data(data)
     show: Callable[[str], None] = print if verbose else lambda line: None
     runner = _Runner(on_epoch, show)
-    place = None if file is None else os.fspath(file)
-    folder, again = (None if x is None else Path(x) for x in (out, resume))
     with launch(place, folder, again, settings, parse) as start:
-        warnings = tuple(d.message for d in recipe_warnings(start.program, start.name))
+        if given is None:
+            _require_source(start.program, start.name, resume is not None)
+        program, notes = _leave_out_unmeasured(start.program, start.name, given)
+        warnings = (*(d.message for d in recipe_warnings(program, start.name)), *notes)
         for line in warnings:
             show(f"warning: {line}")
         backend = open_backend(device)
         trainer, result = run_stages(
-            start.program, start.name, backend, given, start.out, runner.run, start.saved
+            program, start.name, backend, given, start.out, runner.run, start.saved
         )
     recipe = trainer.recipe
     outcomes = judge_expectations(recipe.expectations, result.metrics, recipe.top_level)
@@ -131,7 +144,7 @@ class _Runner:
 
         def on_epoch(metrics: dict[str, Any]) -> object:
             self.show(format_epoch(metrics, trainer.recipe.epochs))
-            return self.on_epoch(dict(metrics)) if self.on_epoch else None
+            return _is_stop(self.on_epoch(dict(metrics))) if self.on_epoch else False
 
         try:
             with defer_interrupts(find_plain_interrupt) as is_stop_requested:
@@ -141,6 +154,22 @@ class _Runner:
         except KeyboardInterrupt as e:
             e.add_note(f"resume the run with netdsl.train(resume={str(out)!r})")
             raise
+
+
+def _is_stop(returned: Any) -> bool:
+    """Whether what `on_epoch` has returned ends the run: any true or false value of Python or NumPy
+    says so, None does not. Anything else, such as the count that `file.write` returns, could mean
+    either. Raises NetError for it."""
+    if returned is None:
+        return False
+    value = np.asarray(returned)
+    if value.dtype == bool and value.ndim == 0:
+        return bool(value)
+    raise fail(
+        f"`on_epoch` has returned a value of type {type(returned).__name__}",
+        help="True ends the run, and False or None goes on; the epoch is saved, so `resume` "
+        "continues the run",
+    )
 
 
 def fit_arrays(
@@ -154,7 +183,8 @@ def fit_arrays(
     run directory is `folder`. `choose_settings` gives what to set in the program and its recipe of
     that name, `make_dataset` the data for the shape of the net's input. The recipe's expectations,
     which are about its own data, are not judged."""
-    path, name = split_file_and_name(os.fspath(file))
+    require_device(device)
+    path, name = split_file_and_name(read_path(file, "file"))
     tree = drop_source(parse_file(path))
     settings = choose_settings(build_program(tree), name)
     program = without_expectations(override_recipe(tree, settings, name))
@@ -165,6 +195,53 @@ def fit_arrays(
     backend = open_backend(device)
     trainer, result = run_stages(program, name, backend, dataset, folder, runner.run)
     return load(result.checkpoint, device), trainer.progress.history
+
+
+_NET_HELP = """give the file of its recipe; after `net.save("x.safetensors")`, `set={"train.init": \
+'weights("x.safetensors")'}` starts from its weights"""
+
+
+def _read_places(file: Any, out: Any, resume: Any) -> tuple[str | None, Path | None, Path | None]:
+    """The file of a run, its directory, and that of the run to resume. Raises NetError unless there
+    is a new run or one to resume."""
+    if file is None and resume is None:
+        help = 'netdsl.train("FILE.net"), or netdsl.train(resume="DIR")'
+        raise fail("there is no file to train", help=help)
+    if resume is not None and (file is not None or out is not None):
+        help = '`set` changes it: netdsl.train(resume="DIR", set={"train.epochs": 20})'
+        raise fail("a resumed run has its own file and directory", help=help)
+    of_net = _NET_HELP if isinstance(file, Net) else None
+    place = None if file is None else read_path(file, "file", of_net)
+    folder = None if out is None else Path(read_path(out, "out"))
+    return place, folder, None if resume is None else Path(read_path(resume, "resume"))
+
+
+def _require_source(program: Program, name: str | None, is_resumed: bool) -> None:
+    """Raises NetError if a recipe whose data were not given names none itself."""
+    if resolve_recipe(program, name).data.source.record is not NO_SOURCE:
+        return
+    if is_resumed:
+        help = "give the same again: netdsl.train(resume=..., data=...)"
+        raise fail("this run was trained on data that were given, such as arrays", help=help)
+    help = (
+        '`data=(images, labels)` or `data="DIR"` gives them; `source = ...` in the file names some'
+    )
+    raise fail("the data section has no `source`", help=help)
+
+
+def _leave_out_unmeasured(
+    program: Program, name: str | None, data: GivenData
+) -> tuple[Program, list[str]]:
+    """The program without expectations of a test set that data in memory do not have, and a note
+    about each: they are about the data that these replace."""
+    if not isinstance(data, Dataset) or data.read_test is not None:
+        return program, []
+    expectations = filter(needs_test_set, resolve_recipe(program, name).expectations)
+    notes = [
+        f"`expect {expression_text(condition)}` is not judged: the data have no `x_test`"
+        for condition in expectations
+    ]
+    return without_expectations(program, needs_test_set) if notes else program, notes
 
 
 def _read_data(data: TrainingData) -> tuple[GivenData, Callable[[str], s.File]]:
@@ -181,21 +258,3 @@ def drop_source(file: s.File) -> s.File:
     if not any(isinstance(i, s.Section) and i.kind == "data" for i in file.items):
         file = replace(file, items=(*file.items, s.Section(file.span, "data", None, ())))
     return override(file, ["data.source=none"])
-
-
-def format_setting(value: Any) -> str:
-    """A value as .net text. Raises NetError if it is none."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(format_setting, value))}]"
-    if isinstance(value, Real):
-        return repr(float(value)) if not isinstance(value, Integral) else str(int(value))
-    raise fail(
-        f"`set` takes numbers, yes or no, lists and .net text, not a {type(value).__name__}",
-        help='{"train.epochs": 5, "train.optimizer": "adam(lr=0.01)"}',
-    )

@@ -21,6 +21,7 @@ def open_backend(device: str = "auto") -> Backend:
 
     Raises NetError with what to install if the device is not available.
     """
+    check_device(device)
     openers = {
         "reference": reference_backend,
         "model": model_backend,
@@ -28,10 +29,14 @@ def open_backend(device: str = "auto") -> Backend:
         "cpu": _open_cpu,
         "auto": _open_auto,
     }
-    if device in openers:
-        return openers[device]()
-    help = suggest_name(device, DEVICES, "devices")
-    raise fail(f"there is no device `{device}`", help=help)
+    return openers[device]()
+
+
+def check_device(device: str) -> None:
+    """Raises NetError if there is no device of that name."""
+    if device not in DEVICES:
+        help = suggest_name(device if isinstance(device, str) else "", DEVICES, "devices")
+        raise fail(f"there is no device `{device}`", help=help)
 
 
 def fusion_of(device: str) -> FusionOptions:

@@ -45,6 +45,12 @@ def export(
         str | None,
         typer.Option("--layout", metavar="torch", help="PyTorch's names and order of axes."),
     ] = None,
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            "--names", metavar="FILE", help="With `--layout torch`: name them as in these weights."
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
@@ -55,18 +61,18 @@ def export(
     """
     from netdsl.training.store.output_files import check_outputs
 
-    check_outputs([out], [weights])
+    check_outputs([out], [weights, *filter(None, [names])])
     if out.suffix.lower() == WEIGHTS_SUFFIX:
         if device != "auto":
             raise fail("`--device` is for models (.onnx), whose scores are computed")
         if is_raw or is_half or keeps_batch_norms:
             raise fail("`--raw`, `--half` and `--keep-batchnorm` are for models (.onnx)")
-        report = _export_weights(weights, out, layout)
+        report = _export_weights(weights, out, layout, names)
     elif out.suffix.lower() != ONNX_SUFFIX:
         formats = f"`{ONNX_SUFFIX}` or `{WEIGHTS_SUFFIX}`"
         raise fail(f"{out} does not end in {formats}, and the suffix chooses the format")
-    elif layout is not None:
-        raise fail(f"`--layout` is for weights ({WEIGHTS_SUFFIX})")
+    elif layout is not None or names is not None:
+        raise fail(f"`--layout` and `--names` are for weights ({WEIGHTS_SUFFIX})")
     else:
         report = _export_onnx(weights, out, is_raw, is_half, keeps_batch_norms, device)
     if as_json:
@@ -77,7 +83,9 @@ def export(
     return OK
 
 
-def _export_weights(weights: Path, out: Path, layout: str | None) -> ExportReport:
+def _export_weights(
+    weights: Path, out: Path, layout: str | None, names: Path | None
+) -> ExportReport:
     from netdsl.interchange.weights.torch_export import export_torch, load_weights
 
     if layout != "torch":
@@ -89,7 +97,7 @@ def _export_weights(weights: Path, out: Path, layout: str | None) -> ExportRepor
         raise fail(
             message, help="`--layout torch` is PyTorch's; netdsl reads checkpoints as they are"
         )
-    return export_torch(load_weights(weights), out)
+    return export_torch(load_weights(weights), out, names)
 
 
 def _export_onnx(

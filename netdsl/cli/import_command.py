@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,6 +66,12 @@ def import_(
             "--except", metavar="GLOB", help='With --into: layers to be drawn, such as "head.*".'
         ),
     ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size", metavar="HxW", help="Images of this size, where the model leaves it open."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Write an ONNX model as a .net with its weights, or fit weights to an existing net.
@@ -74,7 +81,7 @@ def import_(
     from netdsl.interchange.imported_net import ImportOptions
 
     globs = tuple(excluded or ())
-    options = ImportOptions(classes, normalize, is_bgr, scale, is_rebuild, globs)
+    options = ImportOptions(classes, normalize, is_bgr, scale, is_rebuild, _parse_size(size), globs)
     if into is not None:
         report = _import_weights(source, into, out, weights, options)
     else:
@@ -95,6 +102,8 @@ def _import_weights(
     _require_suffix(out, WEIGHTS_SUFFIX, "with `--into`, `-o` names the weights")
     if weights is not None:
         raise fail("`--weights` goes without `--into`", help="with `--into`, `-o` is the weights")
+    if options.size is not None:
+        raise fail("`--size` goes without `--into`", help="with `--into`, the net has its size")
     if options.is_rebuild:
         raise fail("`--rebuild` goes without `--into`", help="with `--into`, the net is yours")
     return import_weights(source, into, out, options)
@@ -118,6 +127,16 @@ def _import_net(
     if weights is not None:
         _require_suffix(weights, WEIGHTS_SUFFIX, "`--weights` names the weights")
     return import_onnx(source, out, weights, options)
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    """Height and width, as in `224x224`, or one number for both."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text, re.ASCII)
+    if found is None:
+        raise fail(f"`{text}` is no height and width", help="write it as in `--size 224x224`")
+    return int(found[1]), int(found[2] or found[1])
 
 
 def _require_suffix(path: Path, suffix: str, help: str) -> None:

@@ -49,7 +49,9 @@ def train(
     file: OptionalFileArgument = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Directory of the run; runs/NAME-N unless given."),
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="Directory of the run; runs/NAME-N unless given."
+        ),
     ] = None,
     resume: ResumeOption = None,
     data: DataOption = None,

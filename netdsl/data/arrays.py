@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from netdsl.data.array_advice import advise_image_type, advise_labels
 from netdsl.data.samples import Dataset, Samples
-from netdsl.errors import fail, suggest_name
+from netdsl.errors import NetError, fail, suggest_name
+from netdsl.limits import MAX_CLASS_NAME
+from netdsl.text_escaping import escape_line
 from netdsl.types import Array, dims
 
 MAX_LABEL = 99_999
@@ -38,7 +42,7 @@ class ArrayHeader:
         return f"`{self.name}` in {self.file}" if self.file else f"`{self.name}`"
 
     def __str__(self) -> str:
-        return f"{self.title} is {dims(self.shape) or 'one value'} {self.dtype}"
+        return f"{self.title} is {dims(self.shape)} {self.dtype}"
 
 
 def check_images_and_labels(images: ArrayHeader, labels: ArrayHeader) -> None:
@@ -50,9 +54,10 @@ def check_images_and_labels(images: ArrayHeader, labels: ArrayHeader) -> None:
         help = "images are bytes from 0 to 255 (uint8): count x height x width x channels"
         if not is_file:
             help += "; floats (and count x values) are taken as the net's input"
-        raise fail(str(images), help=help)
+        raise fail(str(images), help=advise_image_type(images.dtype, images.name) or help)
     if len(labels.shape) != 1 or labels.dtype.kind not in "ui":
-        raise fail(f"{labels}, not one integer per image")
+        help = advise_labels(labels.shape, labels.dtype, labels.name) or "labels are 0, 1, 2, ..."
+        raise fail(f"{labels}, not one integer per image", help=help)
     counts = images.shape[0], labels.shape[0]
     if counts[0] != counts[1]:
         holder = f"{images.file} holds" if is_file else "there are"
@@ -90,9 +95,20 @@ def dataset_from_arrays(given: tuple[Any, Any] | Mapping[str, Any]) -> Dataset:
     return Dataset(sets["train"], names, (lambda: test) if test else None, sets.get("val"))
 
 
-def _name_parts(given: tuple[Any, Any] | Mapping[str, Any]) -> Mapping[str, Any]:
+def as_array(given: Any, title: str) -> Array:
+    """What NumPy makes of a value. Raises NetError if that is no array, as of rows of different
+    lengths."""
+    try:
+        return np.asarray(given)
+    except (ValueError, TypeError) as e:
+        raise fail(
+            f"{title} cannot be made an array: {e}", help="give arrays of one shape"
+        ) from None
+
+
+def _name_parts(given: Any) -> Mapping[str, Any]:
     if not isinstance(given, Mapping):
-        if not isinstance(given, tuple) or len(given) != 2:
+        if not isinstance(given, tuple | list) or len(given) != 2:
             raise fail("data in memory are images and labels", help=_HELP)
         given = {"x_train": given[0], "y_train": given[1]}
     for key in given:
@@ -109,8 +125,9 @@ def _name_parts(given: tuple[Any, Any] | Mapping[str, Any]) -> Mapping[str, Any]
 
 def _number_classes(parts: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Array]]:
     """The names of the classes, and the labels of each part as numbers."""
-    labels = {part: np.asarray(parts[f"y_{part}"]) for part in _PARTS if f"y_{part}" in parts}
-    names = [str(name) for name in parts.get("classes", ())]
+    keys = {part: f"y_{part}" for part in _PARTS if f"y_{part}" in parts}
+    labels = {part: as_array(parts[key], f"`{key}`") for part, key in keys.items()}
+    names = _read_names(parts.get("classes"))
     if all(x.dtype.kind in "ui" for x in labels.values()):
         for part, x in labels.items():
             if x.size:
@@ -121,9 +138,9 @@ def _number_classes(parts: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str
         return tuple(names or map(str, range(1 + highest))), labels
     for part, x in labels.items():
         if x.dtype.kind not in "USObui" or x.ndim != 1:
-            raise fail(f"{ArrayHeader(f'y_{part}', x.shape, x.dtype)}, not one label per image")
+            raise _labels_error(f"y_{part}", x)
     found = {part: [str(name) for name in x] for part, x in labels.items()}
-    names = names or sorted({name for part in found.values() for name in part})
+    names = names or _read_names(sorted({name for part in found.values() for name in part}))
     numbers = {name: i for i, name in enumerate(names)}
     for part, labelled in found.items():
         for name in labelled:
@@ -134,12 +151,61 @@ def _number_classes(parts: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str
     }
 
 
+def _read_names(given: Any) -> list[str]:
+    """The names of classes as given. Raises NetError if they could not be those of a checkpoint: a
+    run must not find that out at its end."""
+    if given is None:
+        return []
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        kind = type(given).__name__
+        raise fail(f"`classes` is of type {kind}", help='give a list of names: ["ant", "bee"]')
+    names = list(map(str, given))
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        help = "each class has a name of its own; without `classes`, their numbers are their names"
+        raise fail(f"two of `classes` are called `{escape_line(twice)}`", help=help)
+    long = next((name for name in names if len(name) > MAX_CLASS_NAME), None)
+    if long is not None:
+        limit = f"names have at most {MAX_CLASS_NAME:,}"
+        raise fail(f"the name of a class has {len(long):,} characters", help=limit)
+    return names
+
+
+def _labels_error(name: str, labels: Array) -> NetError:
+    """The error for labels that are neither integers nor names, one per image."""
+    header, advice = str(ArrayHeader(name, labels.shape, labels.dtype)), None
+    is_whole = labels.dtype.kind != "f" or bool((labels == np.round(labels)).all())
+    if is_whole:
+        advice = advise_labels(labels.shape, labels.dtype, name)
+    wanted = "not one label per image" if labels.ndim != 1 else "but labels are integers or names"
+    return fail(f"{header}, {wanted}", help=advice or "labels are 0, 1, 2, ..., or names")
+
+
+_CHECKED_IMAGES = 256
+"""How many images are checked at once."""
+
+
+def check_finite(images: Array, title: str) -> None:
+    """Raises NetError, naming the first image, if floats hold NaN or an infinity."""
+    for start in range(0, len(images), _CHECKED_IMAGES):
+        part = images[start : start + _CHECKED_IMAGES]
+        is_good = np.isfinite(part).reshape(len(part), -1).all(axis=1)
+        if not is_good.all():
+            wrong = int(np.argmin(is_good))
+            kind = "NaN" if np.isnan(part[wrong]).any() else "an infinity"
+            help = "replace such values, as `np.nan_to_num` does, or leave these images out"
+            raise fail(f"{title} holds {kind}, first in image {start + wrong:,}", help=help)
+
+
 def _make_samples(parts: Mapping[str, Any], part: str, labels: Array) -> Samples:
-    images = np.asarray(parts[f"x_{part}"])
+    images = as_array(parts[f"x_{part}"], f"`x_{part}`")
     if images.dtype.kind == "f":
-        images = images.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is reported below
+            images = images.astype(np.float32, copy=False)
     check_images_and_labels(
         ArrayHeader(f"x_{part}", images.shape, images.dtype),
         ArrayHeader(f"y_{part}", labels.shape, labels.dtype),
     )
+    if images.dtype.kind == "f":
+        check_finite(images, f"`x_{part}`")
     return Samples(images[..., None] if images.ndim == 3 else images, labels.astype(np.int32))

@@ -15,14 +15,16 @@ from netdsl.types import Array
 class ImportOptions:
     """How weights are taken over. `normalize` is written as in a data section; `scale` is the
     largest value of the pixels that the weights expect, such as 255; with `is_bgr` they expect the
-    channels in the order blue, green, red. With `is_rebuild` a .net in the file is ignored.
-    Layers of an existing net that match the globs `excluded` are drawn."""
+    channels in the order blue, green, red. With `is_rebuild` a .net in the file is ignored. `size`
+    is the height and width of images where the file leaves them open. Layers of an
+    existing net that match the globs `excluded` are drawn."""
 
     classes: Path | None = None
     normalize: str | None = None
     is_bgr: bool = False
     scale: float = 1.0
     is_rebuild: bool = False
+    size: tuple[int, int] | None = None
     excluded: tuple[str, ...] = ()
 
 

@@ -123,7 +123,8 @@ def data_entries(
         what = f"normalises them itself: `{entries[0]}`" if entries else "scales them itself"
         note = f"the model takes pixels from 0 to {pixels.top:g} and {what}"
     elif normalizes_itself(network):
-        note = "the net normalises its pixels itself; they are scaled to 0..1 before"
+        note = "the net normalises pixels itself, and gets them from 0 to 1"
+        note += "; `--scale 255` is for one that expects bytes" * (options.scale == 1)
     else:
         usual = "; `--normalize imagenet` is what most weights of PyTorch expect"
         note = "pixels are scaled to 0..1 and not normalised" + usual * (channels == 3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import numpy as np
 
@@ -34,6 +34,8 @@ def adapt_first_layers(
         return found
     if is_bgr and network.image_shape[-1] != 3:
         raise fail(f"`--bgr` is for images of 3 channels, and these have {network.image_shape[-1]}")
+    statistics = f"by(mean=[0], std=[{1 / scale:.7g}])"
+    instead = f'; `--normalize "{statistics}"` scales the pixels instead' if scale != 1 else ""
     changed: set[str] = set()
     for layer, is_first in _image_readers(network):
         factor = np.float32(scale if is_first else 1)
@@ -45,29 +47,28 @@ def adapt_first_layers(
             raise fail(
                 f"`{layer.path}` reads the image, and is no convolution of all its channels",
                 layer.span,
-                help="`--bgr` and `--scale` change the weights of such a convolution",
+                help="`--bgr` and `--scale` change the weights of such a convolution" + instead,
             )
         found |= {name: np.ascontiguousarray(v) for name, v in new.items()}
     return found
 
 
 def describe_change(is_bgr: bool, scale: float) -> str:
-    """What `adapt_first_layers` does, for the report and the .net; nothing if it does nothing."""
-    expected = [
-        *(["blue, green, red"] if is_bgr else []),
-        *([f"pixels from 0 to {scale:g}"] if scale != 1 else []),
-    ]
-    if not expected:
-        return ""
-    return (
-        f"the file expects {' and '.join(expected)}; the weights of the first layer are changed to "
-        "read red, green, blue from 0 to 1"
-    )
+    """A sentence about what `adapt_first_layers` does; empty if it does nothing."""
+    done = ["reversed for red, green, blue"] * is_bgr
+    done += [f"multiplied by {scale:g} for pixels from 0 to 1"] * (scale != 1)
+    return f"the weights that read the image are {' and '.join(done)}" if done else ""
 
 
 def normalizes_itself(network: Network) -> bool:
-    """Whether the first layer that reads the image computes each channel from itself."""
-    return any(is_first and _is_channelwise(x) for x, is_first in _image_readers(network))
+    """Whether the first layer that reads the image computes each channel from itself, or combines
+    it with a constant."""
+    readers = [x for x, is_first in _image_readers(network) if is_first]
+    constants = {x.path for x in network.layers if x.layer_type == "constant"}
+    direct = [x for x in network.layers if network.image_input in x.input_paths]
+    return any(map(_is_channelwise, readers)) or any(
+        not constants.isdisjoint(x.input_paths) for x in (*readers, *direct)
+    )
 
 
 def _adapt(
@@ -100,18 +101,30 @@ def _is_channelwise(layer: LayerInfo) -> bool:
 
 
 def _image_readers(network: Network) -> list[tuple[LayerInfo, bool]]:
-    """The layers that read the image, and those that read what normalises each of its channels;
-    and whether they are the first to change it."""
-    same, normalized = {network.image_input}, set[str]()
+    """The layers that read the image, or a multiple of it, and those that read what normalises each
+    of its channels; and whether they are the first to change it."""
+    same, normalized, constants = {network.image_input}, set[str](), set[str]()
     readers = []
     for layer in network.layers:
-        is_first = not same.isdisjoint(layer.input_paths)
-        if not is_first and normalized.isdisjoint(layer.input_paths):
+        given = set(layer.input_paths)
+        is_first = not same.isdisjoint(given)
+        if layer.layer_type == "constant":
+            constants.add(layer.path)
+        elif not is_first and normalized.isdisjoint(given):
             continue
-        if layer.layer_type in _TRANSPARENT:
+        elif layer.layer_type in _TRANSPARENT:
             (same if is_first else normalized).add(layer.path)
-            continue
-        readers.append((layer, is_first))
-        if _is_channelwise(layer):
-            normalized.add(layer.path)
+        elif is_first and _is_multiple(layer, same, constants):
+            same.add(layer.path)
+        else:
+            readers.append((layer, is_first))
+            if _is_channelwise(layer):
+                normalized.add(layer.path)
     return readers
+
+
+def _is_multiple(layer: LayerInfo, images: Set[str], constants: Set[str]) -> bool:
+    """Whether a layer multiplies an image by constants."""
+    given = layer.input_paths
+    is_product = layer.layer_type == "mul" and sum(p in images for p in given) == 1
+    return is_product and all(p in images or p in constants for p in given)

@@ -5,6 +5,7 @@ So the text that is printed, saved and run is always the same.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -13,6 +14,13 @@ from netdsl.language import syntax as s
 from netdsl.language.parse import parse_expression
 from netdsl.language.uses import NetTable, VisibleNet, own_nets
 from netdsl.limits import MAX_CHAIN_LENGTH
+
+
+class PythonSetting(str):
+    """A setting `key=value` from Python, which messages show without the option."""
+
+    __slots__ = ()
+
 
 UsedNets = Mapping[str, tuple[VisibleNet, ...]]
 
@@ -37,13 +45,36 @@ def override(
         key = key.strip()
         if not equals or not key:
             raise fail(f"`{setting}` is not a setting", help="write `--set train.epochs=5`")
-        value = parse_expression(text, f"--set {setting[: -len(text)] if text else setting}")
+        value = _parse_value(setting, text)
         kind, *path = key.split(".")
         if kind in ("train", "data") and path:
             file = _set_entry(file, kind, path, value, key)
         else:
             file = _set_param(file, key, value, net, used or {})
     return file
+
+
+_UNQUOTED_TEXT = re.compile(r"(?=.*[./*?~])(?=.*[A-Za-z*])[\w\[\], ./*?~-]+")
+"""A glob, a path or a list of these without their quotes."""
+
+
+def _parse_value(setting: str, text: str) -> s.Expression:
+    """The value of a setting, `text`. Raises NetError, with its place in the setting."""
+    before = setting[: len(setting) - len(text)]
+    is_python = isinstance(setting, PythonSetting)
+    try:
+        if is_python:
+            return parse_expression(text, before, "set")
+        return parse_expression(text, f"--set {before}")
+    except NetError as e:
+        if not _UNQUOTED_TEXT.fullmatch(text):
+            raise
+        example = """{"train.freeze": '"conv1.*"'}""" if is_python else _SHELL_EXAMPLE
+        help = f"globs and paths have quotes of their own: {example}"
+        raise NetError(*(replace(d, help=help) for d in e.diagnostics)) from None
+
+
+_SHELL_EXAMPLE = """--set 'train.freeze="conv1.*"'"""
 
 
 def _target_section(setting: str) -> str:

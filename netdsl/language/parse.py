@@ -40,12 +40,12 @@ def count_tokens(text: str) -> int:
     return sum(m[0][0] != "#" for m in _TOKEN_PATTERN.finditer(text))
 
 
-def parse_expression(text: str, prefix: str) -> s.Expression:
-    """Parses one expression; `prefix` is the text before it on the command line.
+def parse_expression(text: str, prefix: str, origin: str = "command line") -> s.Expression:
+    """Parses one expression; `prefix` is the text before it on the command line, or in `origin`.
 
     Raises NetError, with the position on that line, if it is not an expression.
     """
-    source = Source("command line", prefix + text)
+    source = Source(origin, prefix + text)
     check_limits(source)
     try:
         tree = _load_parser().parse(" " * len(prefix) + text, start="expression")

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from netdsl.data.array_advice import advise_axes
 from netdsl.data.config import DataConfig
 from netdsl.data.data_source import DataSource
 from netdsl.data.inventory import abbreviate
@@ -161,6 +162,10 @@ def check_images(network: Network, data: DataConfig, image: tuple[int, ...] | No
     """Raises NetError if images of this shape (None: pictures of any size) do not fit the net's
     input after the preprocessing of the data section."""
     wanted = network.graph[network.image_input]
+    reorder = None if image is None else advise_axes((1, *image), network.image_shape)
+    if image is not None and reorder:
+        message = f"the images are {dims(image)}, but the net needs {dims(network.image_shape)}"
+        raise fail(message, wanted.span, help=reorder)
     for key, prepare, count in (
         ("augment", training_transform(network, data), data.batch),
         ("eval_transform", evaluation_transform(network, data), evaluation_batch(network, data)),
@@ -187,6 +192,11 @@ def _prepared_shape(
         raise e.with_default_span(span) from None
 
 
+def has_scores(network: Network) -> bool:
+    """Whether a net gives one score per class, at one position."""
+    return math.prod(network.main_output.type.shape[1:-1]) == 1
+
+
 def check_classes(network: Network, classes: tuple[str, ...]) -> None:
     """Raises NetError if an output does not give one score per class."""
     for name in network.graph.outputs.values():
@@ -199,6 +209,21 @@ def check_classes(network: Network, classes: tuple[str, ...]) -> None:
                 help=f"end it with `fc({len(classes)})`; `--set classes={len(classes)}` does it "
                 "if the net has such a parameter",
             )
+
+
+def check_class_scores(network: Network, classes: tuple[str, ...], origin: str) -> None:
+    """Raises NetError if the main output of a trained net does not give one score for each of its
+    classes. Side outputs may give anything."""
+    out = network.main_output
+    shape = out.type.shape[1:]
+    if not has_scores(network) or shape[-1] != len(classes):
+        raise fail(
+            f"`{network.name}` gives {dims(shape)}, but one score per class is needed; {origin} "
+            f"names {len(classes):,}",
+            out.span,
+            help="`netdsl activations` draws the values of any place, and Python's "
+            "`netdsl.load(WEIGHTS)(images)` returns them; `netdsl export` takes the net as it is",
+        )
 
 
 def check_loss(network: Network, recipe: Recipe) -> None:

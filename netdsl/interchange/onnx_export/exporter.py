@@ -59,7 +59,8 @@ class ExportInput:
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """A net as ONNX has it. `folded` is the number of batch norms that are part of a product."""
+    """A net as ONNX has it. `folded` is the number of batch norms that are part of a product,
+    `sides` the side outputs that are left out."""
 
     name: str
     opset: int
@@ -69,6 +70,7 @@ class ExportedGraph:
     output_shape: tuple[int, ...]
     folded: int
     weights: ExportWeights
+    sides: tuple[str, ...] = ()
 
 
 def export_graph(
@@ -118,6 +120,7 @@ class _Exporter:
             stored_shape(scores.shape)[1:],
             len(self.folded),
             self.weights,
+            tuple(name for name in self.calls.outputs if name != "main"),
         )
 
     def _paths(self, layer: str) -> Iterator[str]:

@@ -65,6 +65,9 @@ def _report(
             f"{graph.folded} batch norms are folded into the weights before them; to train on from "
             "the file, export with `--keep-batchnorm`"
         )
+    if graph.sides:
+        shown = ", ".join(f"`{name}`" for name in graph.sides)
+        lines.append(f"note: side outputs are left out: {shown}")
     if found is None:
         lines.append("not run: `pip install onnxruntime` compares its scores with netdsl's")
     else:

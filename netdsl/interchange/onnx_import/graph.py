@@ -59,6 +59,18 @@ class OnnxInput:
     def is_float(self) -> bool:
         return self.element_type in FLOATS
 
+    @property
+    def is_image_of_any_size(self) -> bool:
+        """Whether an image has two sides that vary: all but its channels."""
+        is_open = [n is None for n in self.shape[1:]]
+        return is_open in ([False, True, True], [True, True, False])
+
+    def fixed(self, size: tuple[int, int]) -> OnnxInput:
+        """An image of any size with this height and width."""
+        sides = iter(size)
+        batch, *rest = self.shape
+        return replace(self, shape=(batch, *(next(sides) if n is None else n for n in rest)))
+
 
 @dataclass(frozen=True)
 class OnnxGraph:
@@ -112,6 +124,15 @@ def read_graph(path: Path) -> OnnxGraph:
     if missing:
         raise fail(f"{origin}: no node computes the output `{escape_line(missing[0])}`")
     return fold_constants(graph)
+
+
+def fix_size(graph: OnnxGraph, size: tuple[int, int]) -> OnnxGraph:
+    """The graph for images of this height and width. Raises NetError if no input leaves both
+    open."""
+    inputs = tuple(i.fixed(size) if i.is_image_of_any_size else i for i in graph.inputs)
+    if inputs == graph.inputs:
+        raise fail(f"{graph.origin} has no image as its input whose height and width are open")
+    return replace(graph, inputs=inputs)
 
 
 def _convert_node(node: Any, reader: TensorReader) -> OnnxNode:

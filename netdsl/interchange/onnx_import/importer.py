@@ -16,23 +16,27 @@ from netdsl.interchange.imported_net import ImportedNet, ImportOptions, ImportRe
 from netdsl.interchange.net_text import data_entries, settle_pixels, write_net_text
 from netdsl.interchange.non_finite import describe_non_finite
 from netdsl.interchange.onnx_export.metadata import CLASSES, NET, restore_checkpoint
-from netdsl.interchange.onnx_import.graph import OnnxGraph, read_graph
+from netdsl.interchange.onnx_import.graph import OnnxGraph, fix_size, read_graph
 from netdsl.interchange.onnx_import.net import net_from_onnx, net_name
 from netdsl.interchange.pixel_convention import adapt_first_layers, describe_change
 from netdsl.interchange.structure.structured_net import elaborate_structured, state_keys, structure
 from netdsl.json_schema import SchemaError, read_json
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
+from netdsl.training.recipe.recipe import recipe_of_weights
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
 from netdsl.training.store.output_files import check_net_output, check_outputs
 
 
 @np.errstate(all="ignore")  # weights may be infinite
-def read_onnx(path: Path) -> ImportedNet:
-    """The net of an ONNX file as layer calls, with its weights, whatever .net its metadata hold.
-    Raises NetError if it is damaged or has operators that cannot be expressed."""
+def read_onnx(path: Path, size: tuple[int, int] | None = None) -> ImportedNet:
+    """The net of an ONNX file as layer calls, with its weights, whatever .net its metadata hold;
+    for images of this `size` if it leaves theirs open. Raises NetError if it is damaged or has
+    operators that cannot be expressed."""
     graph = read_graph(path)
+    if size is not None and any(i.is_image_of_any_size for i in graph.inputs):
+        graph = fix_size(graph, size)
     return replace(net_from_onnx(graph, net_name(path)), classes=_class_names(graph))
 
 
@@ -55,12 +59,15 @@ def import_onnx(
     outputs = [out] if weights is None else [out, weights]
     check_outputs(outputs, [source, *filter(None, [options.classes])])
     graph = read_graph(source)
+    if options.size is not None:
+        graph = fix_size(graph, options.size)
     if NET in graph.metadata and not options.is_rebuild:
         found, notes = _restore(graph, options)
     else:
         found, notes = _rebuild(graph, source, options)
     notes += filter(None, [describe_non_finite(found.states)])
-    network = elaborate(found.program(), None, Settings())
+    program = found.program()
+    network = elaborate(program, recipe_of_weights(program).net, Settings())
     content = found.net_text.encode()
     check_net_output(out, content)
     if weights is not None:
@@ -103,8 +110,10 @@ def _rebuild(
     if len(classes.names) != scores:
         classes = read_class_names(options.classes, scores)
     nothing = "the file carries no .net that `--rebuild` could ignore"
+    sides = ", ".join(f"`{name}`" for name in imported.graph.outputs if name != "main")
+    side = f"{sides}: a side output, which `predict` and `export` leave out" if sides else ""
     unused = nothing if options.is_rebuild and NET not in graph.metadata else ""
-    notes = [n for n in (*imported.notes, change, note, classes.note, unused) if n]
+    notes = [n for n in (*imported.notes, change, note, classes.note, side, unused) if n]
     return Checkpoint(states, text, classes.names, {}, {}, str(source)), notes
 
 

@@ -109,7 +109,9 @@ def _add_input(
         shown = "x".join("?" if n is None else str(n) for n in shape)
         raise fail(
             f"{graph.origin}: the input `{name}` is {shown}; only the batch may vary",
-            help="export the model with a fixed height and width",
+            help="`--size 224x224` sets the height and width"
+            if given.is_image_of_any_size
+            else "export the model with a fixed height and width",
         )
     sizes = (records.batch, *(n or 1 for n in shape[1:]))
     if not (given.is_bytes or given.is_float):

@@ -76,7 +76,7 @@ def _match(network: Network, source: Path, drawn: Collection[str]) -> tuple[Weig
     if kind is RUN:
         source, kind = source / f"best{checkpoint.SUFFIX}", CHECKPOINT
     if kind is ONNX:
-        model = read_onnx(source)
+        model = read_onnx(source, _image_size(network))
         return match_graph(network, model, str(source), drawn), _Origin(model.classes, model.pixels)
     tensors = read_tensors(source)
     if kind is not CHECKPOINT:
@@ -89,6 +89,15 @@ def _match(network: Network, source: Path, drawn: Collection[str]) -> tuple[Weig
         model = ImportedNet(layer_graph(other), states)
         match = match_graph(network, model, str(source), drawn)
     return match, _Origin(content.classes)
+
+
+def _image_size(network: Network) -> tuple[int, int] | None:
+    """The height and width of a net's images; None if it takes other inputs."""
+    shapes = [n.type.shape[1:] for n in network.graph.inputs]
+    if len(shapes) != 1 or len(shapes[0]) != 3:
+        return None
+    height, width, _ = shapes[0]
+    return height, width
 
 
 def check_model(source: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from netdsl.errors import NetError, fail
@@ -39,20 +40,31 @@ def check_shapes(
         layers = "layer" if len(missing) == 1 else "layers"
         message = f"{origin} has no weights of the right shape for {len(missing):,} {layers} of"
         is_side = is_side_only(network, (x.name for f in missing for x in f.states.values()))
-        is_count = _differ_in_count(missing, extra)
+        is_count = count_difference(forms, modules) is not None
         help = NO_SIDE_OUTPUTS if is_side else _OTHER_COUNT if is_count else _OTHER_NET
         raise fail(f"{message} `{network.name}`", notes=notes, help=help)
 
 
-def _differ_in_count(missing: Sequence[ModuleForm], extra: Sequence[ForeignModule]) -> bool:
-    """Whether one layer is missing, and a module of the file differs from it in its outputs."""
-    if len(missing) > 1:
-        return False
-    shapes = {k: s.torch_shape for k, s in missing[0].states.items()}
-    return any(
-        m.shapes.keys() == shapes.keys()
-        and all(m.shapes[k][1:] == shape[1:] for k, shape in shapes.items())
-        for m in extra
+def count_difference(
+    forms: Sequence[ModuleForm], modules: Sequence[ForeignModule]
+) -> tuple[int, list[ForeignModule]] | None:
+    """The count of classes of a net, and the modules that have another one, if all layers without a
+    module of their shapes are heads that differ in it alone; else None."""
+    missing, extra = _unpaired(forms, modules)
+    heads = [[m for m in extra if _differ_in_outputs(f, m)] for f in missing]
+    found = {m.path: m for alike in heads for m in alike}
+    here = {s.torch_shape[0] for f in missing for s in f.states.values()}
+    there = {shape[0] for m in found.values() for shape in m.shapes.values()}
+    is_head = len(here) == len(there) == 1 and all(heads)
+    return (here.pop(), list(found.values())) if is_head else None
+
+
+def _differ_in_outputs(form: ModuleForm, module: ForeignModule) -> bool:
+    """Whether a layer and a module would have the same shapes with as many outputs."""
+    shapes = {k: s.torch_shape for k, s in form.states.items()}
+    return module.shapes.keys() == shapes.keys() and all(
+        module.shapes[k] and math.prod(module.shapes[k][1:]) == math.prod(shape[1:])
+        for k, shape in shapes.items()
     )
 
 

@@ -46,9 +46,9 @@ def match_tensors(
     """Finds the tensor of every state of a net: by the net's own names, in its own layout or in
     PyTorch's, else by structure. Raises NetError with what does not fit, or is ambiguous. Layers
     `drawn` take none."""
-    _check_names(given)
+    check_names(given)
     forms = _wanted_forms(network, drawn)
-    shapes = {n: tuple(t.shape) for n, t in given.tensors.items() if not n.endswith(COUNTER)}
+    shapes = tensor_shapes(given)
     tree = module_tree(shapes)
     named = _match_paths(forms, tree)
     if named is None or given.metadata.get("format") != "pt":
@@ -78,7 +78,19 @@ def _fitting_shapes(
     return {name: shapes[name] for m in fitting for name in m.states.values()}
 
 
-def _check_names(given: ForeignTensors) -> None:
+def tensor_shapes(given: ForeignTensors) -> dict[str, Shape]:
+    """The shapes of weights by name, without PyTorch's counters."""
+    return {n: tuple(t.shape) for n, t in given.tensors.items() if not n.endswith(COUNTER)}
+
+
+def find_modules(network: Network, shapes: Mapping[str, Shape], origin: str) -> list[_Pair]:
+    """The module of a file for each layer of a net, from the shapes of its weights by name. Raises
+    NetError with what does not fit, or is ambiguous."""
+    forms, tree = module_forms(network), module_tree(shapes)
+    return _match_paths(forms, tree) or _match_structure(network, forms, tree, origin)
+
+
+def check_names(given: ForeignTensors) -> None:
     """Raises NetError if a file has no weights, or more than any net."""
     if not given.tensors:
         raise fail(f"{given.origin} holds no weights")

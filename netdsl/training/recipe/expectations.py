@@ -51,6 +51,11 @@ def check_test_metrics(conditions: Sequence[s.Expression]) -> None:
             raise fail(f"the data have no test set, so there is no `{e.name}`", e.span, help=help)
 
 
+def needs_test_set(condition: s.Expression) -> bool:
+    """Whether an expectation names a metric of the test set."""
+    return any(e.name.startswith("test_") for e in _names(condition))
+
+
 def _names(condition: s.Expression) -> Iterator[s.Name]:
     return (e for e in s.walk(condition) if isinstance(e, s.Name))
 

@@ -256,12 +256,20 @@ def default_recipe(net: str) -> Recipe:
     return Recipe(**values | {"data": resolve_data((), None)})
 
 
+def find_recipe_of_net(program: Program, net: str) -> s.Section | None:
+    """The `train` section of a file that trains this net, the unnamed one first."""
+    for section in sorted(program.sections("train"), key=lambda x: x.name is not None):
+        if program.resolve_net_name(net_name(program, section.name)) == net:
+            return section
+    return None
+
+
 def recipe_of_net(program: Program, net: str) -> Recipe:
     """The recipe in a file that trains this net, the unnamed one first; if there is none, the
     default one, with the file's data section."""
-    for section in sorted(program.sections("train"), key=lambda x: x.name is not None):
-        if program.resolve_net_name(net_name(program, section.name)) == net:
-            return resolve_recipe(program, section.name)
+    section = find_recipe_of_net(program, net)
+    if section is not None:
+        return resolve_recipe(program, section.name)
     recipe, data = default_recipe(net), program.find_section("data")
     if data is None:
         return recipe

@@ -3,17 +3,18 @@ out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from netdsl.data.config import SIGNATURE as DATA
-from netdsl.errors import NetError
+from netdsl.errors import NetError, Source, Span
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
 from netdsl.language.inline import inline_uses
 from netdsl.language.parse import parse_expression
 from netdsl.language.program import Program, evaluate_section
 from netdsl.signature import Signature
-from netdsl.training.recipe.recipe import SIGNATURE, stage_names
+from netdsl.training.recipe.recipe import SIGNATURE, find_recipe_of_net, stage_names
 from netdsl.values import Symbol, Value, format_value
 
 
@@ -32,6 +33,21 @@ def resolve_file(program: Program, name: str | None) -> s.File:
     own += [_resolve_section(without_expectations(program), stage, budget) for stage in before]
     last = replace(_resolve_section(program, name, budget), name=None)
     return replace(file, items=(*kept, *own, last))
+
+
+def resolve_net_file(program: Program, net: str) -> s.File:
+    """Returns one self-contained file of a net, which may be any of those that the program sees:
+    with the recipe of `recipe_of_net`, now unnamed. Its recipe names the net, so that what reads
+    the text uses this one and no other."""
+    section = find_recipe_of_net(program, net)
+    if section is not None:
+        return resolve_file(program, section.name)
+    span = Span(Source(program.name, ""), 0, 0)
+    others = tuple(i for i in program.items if not isinstance(i, s.Section) or i.kind != "train")
+    data = () if program.sections("data") else (s.Section(span, "data", None, ()),)
+    entry = s.SectionEntry(span, "net", s.Name(span, net))
+    own = s.Section(span, "train", None, (entry,))
+    return resolve_file(replace(program, items=(*others, *data, own)), None)
 
 
 def _resolve_data(program: Program, section: s.Section, budget: Budget) -> s.Section:
@@ -60,16 +76,20 @@ def _resolve_section(program: Program, name: str | None, budget: Budget) -> s.Se
     return _fill_defaults(program, section, SIGNATURE, budget, net=net, data=known)
 
 
-def without_expectations(program: Program) -> Program:
-    """The program without expectations, for recipes that run before another: only those of the last
-    recipe are judged, and a recipe would inherit those of the unnamed one."""
+def without_expectations(
+    program: Program, is_left_out: Callable[[s.Expression], bool] = lambda condition: True
+) -> Program:
+    """The program without expectations, or without those that are chosen. Recipes that run before
+    another have none: only those of the last recipe are judged, and a recipe would inherit those of
+    the unnamed one."""
+
+    def is_kept(entry: s.SectionEntry | s.Expect) -> bool:
+        return isinstance(entry, s.SectionEntry) or not is_left_out(entry.condition)
 
     def without(item: s.Item) -> s.Item:
         if not isinstance(item, s.Section):
             return item
-        return replace(
-            item, entries=tuple(e for e in item.entries if isinstance(e, s.SectionEntry))
-        )
+        return replace(item, entries=tuple(filter(is_kept, item.entries)))
 
     return replace(program, items=tuple(without(i) for i in program.items))
 

@@ -32,7 +32,7 @@ from netdsl.language.parse import parse
 from netdsl.language.program import Program, build_program, reject_read
 from netdsl.language.syntax import File
 from netdsl.language.upgrade import FORMAT, upgrade
-from netdsl.limits import MAX_EPOCHS, MAX_FILE_CHARACTERS
+from netdsl.limits import MAX_CLASS_NAME, MAX_EPOCHS, MAX_FILE_CHARACTERS
 from netdsl.safetensors_file import (
     MAX_HEADER,
     TensorEntry,
@@ -224,7 +224,7 @@ _PROGRESS_SCHEMA = JsonObject(
 _CONTENT_SCHEMA = JsonObject(
     {
         "net": JsonString(MAX_FILE_CHARACTERS),
-        "classes": JsonArray(JsonString(1000, allow_surrogates=True), 100_000),
+        "classes": JsonArray(JsonString(MAX_CLASS_NAME, allow_surrogates=True), 100_000),
         "metrics": METRICS_SCHEMA,
         "progress": _PROGRESS_SCHEMA,
     },

@@ -40,18 +40,27 @@ def create_run_directory(path: str, out: Path | None) -> Path:
         if existing_files:
             message = f"{out} already holds {', '.join(existing_files)}"
             raise fail(message, help="give another `--out`; no file is ever overwritten")
-        out.mkdir(parents=True, exist_ok=True)
-        return out
+        return _create(out, exist_ok=True)
     stem = Path(path).stem if path != "-" else "stdin"
-    number = 1
+    runs, number = _create(Path("runs"), exist_ok=True), 1
     while True:
-        directory = Path("runs") / f"{stem}-{number}"
         try:
-            directory.mkdir(parents=True)
+            return _create(runs / f"{stem}-{number}")
         except FileExistsError:
             number += 1
-        else:
-            return directory
+
+
+def _create(folder: Path, exist_ok: bool = False) -> Path:
+    """Creates a folder, which may exist if `exist_ok`; else that is a FileExistsError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+    except FileExistsError:
+        if not exist_ok:
+            raise
+        raise fail(f"cannot create {folder}: there is a file of that name") from None
+    except (OSError, ValueError) as e:  # ValueError: a name with a zero byte
+        raise fail(f"cannot create {folder}: {getattr(e, 'strerror', None) or e}") from None
+    return folder
 
 
 class RunDirectory:

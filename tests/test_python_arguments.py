@@ -1,0 +1,115 @@
+"""What the functions of Python are given besides images: each mistake has an error that says so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import netdsl as package
+
+NET = """net tiny { input(2x2x1) -> fc(2) }
+data { batch = 2, validation = 0 }
+train { epochs = 2 }
+"""
+DATA = np.arange(24, dtype=np.uint8).reshape(6, 2, 2), np.arange(6) % 2
+SETTINGS: list[tuple[Any, str, str]] = [
+    ("train.epochs=1", "`set` is of type str", "a dict"),
+    ([("train.epochs", 1)], "`set` is of type list", "a dict"),
+    ({3: 1}, "`3` in `set` is no name", "a dict"),
+    ({"train.epochs=3": 1}, "`train.epochs=3` in `set` is no name", "a dict"),
+    ({"": 1}, "`` in `set` is no name", "a dict"),
+    ({"train.epochs": "many"}, "must be a whole number, not many", "no variable is called `many`"),
+    ({"train.freeze": ["fc.*"]}, "`.` does not belong here", 'quotes of their own: {"train.freeze'),
+    ({"train.freeze": "fc*.x"}, "does not belong here", "'\"conv1.*\"'"),
+    ({"train.init": "../a b/x"}, "help", "quotes of their own"),
+    ({"train.optimizer": "adam(lr=0.1"}, "a `)` is missing", "is not closed"),
+]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.net").write_text(NET)
+    return tmp_path / "tiny.net"
+
+
+@pytest.mark.parametrize(("given", "message", "help"), SETTINGS)
+def test_a_setting_that_is_wrong_says_how_it_is_written(
+    file: Path, given: Any, message: str, help: str
+) -> None:
+    with pytest.raises(package.NetError) as e:
+        package.train(file, data=DATA, set=given, out=file.parent / "run")
+    assert message in str(e.value)
+    assert help in str(e.value)
+    assert "command line" not in str(e.value)
+    assert "--" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "help"),
+    [
+        ("train.epochs=many", "no variable is called `many` here"),
+        ("train.freeze=fc.*", "help: globs and paths have quotes of their own: --set '"),
+    ],
+)
+def test_the_command_gives_the_same_advice(
+    file: Path, netdsl: Any, setting: str, help: str
+) -> None:
+    code, _, error = netdsl("train", "tiny.net", "--set", setting)
+    assert code == 2
+    assert help in error
+    assert "did you mean" not in error
+    assert "| --set train." in error
+
+
+def test_a_word_that_another_parameter_knows_is_still_found(file: Path, netdsl: Any) -> None:
+    file.write_text(NET.replace("-> fc", "-> conv(4, same) -> fc"))
+    code, _, error = netdsl("check", "tiny.net")
+    assert code == 2
+    assert "did you mean `pad=same`?" in error
+
+
+@pytest.mark.parametrize(
+    ("device", "help"),
+    [
+        ("gpu", "did you mean `cuda`?"),
+        ("cuda:0", "did you mean `cuda`?"),
+        ("CPU", "did you mean `cpu`?"),
+        (None, "devices: auto, cpu, cuda"),
+    ],
+)
+def test_a_device_is_checked_before_any_work(file: Path, device: Any, help: str) -> None:
+    for use in (package.load, lambda f, d: package.train("nowhere.net", device=d)):
+        with pytest.raises(package.NetError, match="there is no device") as e:
+            use(file, device)
+        assert help in str(e.value)
+
+
+def test_places_that_are_none_are_refused(file: Path) -> None:
+    net, out = package.load(file, device="cpu"), file.parent / "run"
+    for wrong, use in [
+        ("`file` is of type Net", lambda: package.train(net)),  # type: ignore[arg-type]
+        ("`file` is of type int", lambda: package.train(3)),  # type: ignore[arg-type]
+        ("`place` is of type NoneType", lambda: package.load(None)),  # type: ignore[arg-type]
+        ("`out` is of type int", lambda: package.train(file, out=3)),  # type: ignore[arg-type]
+        ("there is a file of that name", lambda: package.train(file, data=DATA, out=file)),
+        ("cannot create", lambda: package.train(file, data=DATA, out=file / "run")),
+        ("cannot create", lambda: package.train(file, data=DATA, out="a\0b")),
+        ("has no `source`", lambda: package.train(file, out=out)),
+    ]:
+        with pytest.raises(package.NetError, match=re.escape(wrong)):
+            use()
+    assert not out.exists()
+
+
+def test_a_run_on_arrays_asks_for_them_when_it_is_resumed(file: Path) -> None:
+    out = file.parent / "run"
+    package.train(file, data=DATA, out=out, set={"train.epochs": 1}, device="cpu")
+    with pytest.raises(package.NetError, match="trained on data that were given") as e:
+        package.train(resume=out, set={"train.epochs": 2})
+    assert "data=..." in str(e.value)
+    with pytest.raises(package.NetError, match="contains no run"):
+        package.train(resume=file.parent / "nowhere")
