@@ -121,6 +121,7 @@ def test_a_model_without_the_head_or_with_another(
         (("--except", "*.bias"), "leaves out whole layers"),
         (("--except", "*"), "matches every layer"),
         ((), "has no weights of the right shape"),
+        ((), '--except "head.*"'),
     ],
 )
 def test_what_is_refused(
