@@ -129,10 +129,10 @@ def trials(run: Path, netdsl: Netdsl, count: int, seed: int) -> Counter[tuple[st
 
 
 def test_forged_checkpoints(run: Path, netdsl: Netdsl) -> None:
-    ends = trials(run, netdsl, 300, seed=1)
+    ends = trials(run, netdsl, 200, seed=1)
     codes = Counter(code for _, code in ends.elements())
-    assert codes[2] > 150
-    assert codes[0] > 10
+    assert codes[2] > 100
+    assert codes[0] > 6
 
 
 @pytest.mark.slow

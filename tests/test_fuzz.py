@@ -206,9 +206,9 @@ def test_mutated_trees(tree: s.File, seed: int) -> None:
 
 def test_drawn_texts_mostly_make_sense() -> None:
     """Or what is tried is refused by the parser before it is anything."""
-    made = [grammar_fuzzer.draw_file(grammar_fuzzer.TextDraw(seed)) for seed in range(320)]
-    assert sum(map(_parses, made)) > 240
-    assert sum(map(_checks, made)) > 6
+    made = [grammar_fuzzer.draw_file(grammar_fuzzer.TextDraw(seed)) for seed in range(160)]
+    assert sum(map(_parses, made)) > 120
+    assert sum(map(_checks, made)) > 3
 
 
 def _parses(text: str) -> bool:

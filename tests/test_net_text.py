@@ -72,14 +72,14 @@ def test_a_net_is_the_same_after_every_way_through_its_text(
         net = package.load(f"{tmp_path / file}:{name}", device="reference")
         net.save(tmp_path / "x.safetensors")
         (tmp_path / "text.net").write_text(net.text)
-        x = -np.ones((1, 4))
         for same in (
             package.load(tmp_path / "x.safetensors", device="reference"),
             package.load(f"{tmp_path}/text.net:{name}", device="reference"),
             pickle.loads(pickle.dumps(net)),
         ):
             assert (same.name, same.text) == (name, net.text)
-            np.testing.assert_array_equal(same(x), net(x))
+            assert [x.call for x in same.layers] == [x.call for x in net.layers]
+            np.testing.assert_array_equal(same.weights["fc1.weight"], net.weights["fc1.weight"])
 
 
 def test_numbers_name_the_classes_where_the_file_has_data_for_another_net(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -518,6 +518,15 @@ def test_a_run_ends_early_where_on_epoch_says_so_and_goes_on(folder: Path, tmp_p
         assert all((resumed.net.weights[k] == v).all() for k, v in whole.net.weights.items())
 
 
+@pytest.fixture
+def plain_interrupt() -> Iterator[None]:
+    """SIGINT as Python handles it, also if the tests run where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("plain_interrupt")
 def test_an_interrupted_run_is_saved_and_goes_on(folder: Path, tmp_path: Path) -> None:
     assert find_plain_interrupt() == (signal.SIGINT,)
 
@@ -573,6 +582,10 @@ def test_labels_may_be_names_and_parts_are_used(folder: Path, tmp_path: Path) ->
         ((PICTURES, LABELS - 1), "`y_train` holds the label -1"),
         ((PICTURES, LABELS * 2), "no training images of"),
         ((PICTURES, LABELS * 0), "are of one class"),
+        (
+            {"x_train": PICTURES, "y_train": LABELS % 2, "classes": ["a", "b", "c"]},
+            "there are 3 classes but no training images of c",
+        ),
         ((PICTURES, LABELS / 2), "`y_train` is 48 float64, but labels are integers or names"),
         ((PICTURES, LABELS * 1.0), r"y_train.astype\(int\)"),
         ((PICTURES, np.eye(3)[LABELS]), r"y_train.argmax\(axis=1\)"),

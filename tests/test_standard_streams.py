@@ -314,13 +314,15 @@ ODD = (
 def test_names_that_the_locale_does_not_have(
     locale: dict[str, str], text: Path, tmp_path: Path
 ) -> None:
-    for name in ("größe".encode(), b"gr\xf6\xdfe"):
+    not_utf8 = b"gr\xf6\xdfe"
+    for name in ("größe".encode(), not_utf8):
         path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name + b".net"))
         path.write_bytes(text.read_bytes().replace(b"small", "größe".encode()))
         out = path.with_suffix("")
         given = ("train", str(path), "--out", str(out), "--device", "reference")
         env = {**os.environ, **locale}
-        for args in (given, ("eval", str(out)), ("summary", str(path)), ("check", f"{path}x")):
+        commands = (given, ("eval", str(out)), ("summary", str(path)), ("check", f"{path}x"))
+        for args in commands if name == not_utf8 else commands[:1]:
             found = command(*args, env=env)
             assert found.returncode == (BAD_INPUT if args[0] == "check" else OK), found.stderr
             assert b"Traceback" not in found.stderr

@@ -137,12 +137,16 @@ def _check_class_gaps(dataset: Dataset) -> None:
     counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
     empty = [c for c, n in zip(dataset.classes, counts, strict=True) if not n]
     if empty:
-        raise fail(
-            f"there are {len(counts):,} classes, as the highest label is {dataset.classes[-1]}, "
-            f"but no training images of {abbreviate(empty)}",
-            help="number the classes 0, 1, 2, ... without gaps, as "
-            "`np.unique(labels, return_inverse=True)[1]` does",
-        )
+        highest = str(len(counts) - 1)
+        reason, help = "", "each class needs a training image"
+        if dataset.classes[-1] == highest:
+            reason = f", as the highest label is {highest},"
+            help = (
+                "number the classes 0, 1, 2, ... without gaps, as "
+                "`np.unique(labels, return_inverse=True)[1]` does"
+            )
+        message = f"there are {len(counts):,} classes{reason} but no training images of "
+        raise fail(message + abbreviate(empty), help=help)
 
 
 def check_unchanged(data: DataConfig, samples: Samples) -> None:
