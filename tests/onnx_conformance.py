@@ -113,8 +113,10 @@ def run_import(path: Path, inputs: Mapping[str, Array]) -> Array:
     given = dict(zip(imported.orders, inputs.values(), strict=False))
     for node, origin in zip(nodes, written, strict=True):
         turned = given[origin].transpose(imported.orders[origin])
-        scale, shift = imported.pixels or (1, 0)
-        turned = turned.reshape(node.type.shape) * np.asarray(scale) + np.asarray(shift)
+        turned = turned.reshape(node.type.shape)
+        if imported.pixels is not None:
+            pixels = turned * (255 / imported.pixels.top)
+            turned = pixels * np.array(imported.pixels.factors) + np.array(imported.pixels.offsets)
         feeds[node.name] = turned.astype(np.float32)
     found = _apply_softmax(evaluate_results(network.graph, feeds)["main"], imported.notes)
     return to_onnx(found, imported.orders["main"])

@@ -452,6 +452,13 @@ MODELS: Sequence[ModelText] = (
         {"w": (8, 3, 3, 3), "b": (8,), "v": (8, 5)},
     ),
     ModelText(
+        "PyTorch, not optimised",
+        "n = Shape(x) start=0 end=1\nz = CastLike(k, x)\ne = Expand(z, i)\nc = Conv(x, w, e)\n"
+        "u = BatchNormalization(c, s, o, m, v)\ny = CastLike(u, x)",
+        X,
+        {"w": (4, 3, 3, 3), "k": f32(0), "i": i64(4), "s": (4,), "o": (4,), "m": (4,), "v": ONES4},
+    ),
+    ModelText(
         "bytes",
         "f = Cast(x) to=1\ns = Mul(f, k)\nm = Sub(s, u)\nd = Div(m, v)\n"
         "t = Transpose(d) perm=[0,3,1,2]\ny = Conv(t, w)",

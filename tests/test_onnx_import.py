@@ -33,6 +33,7 @@ from tests.golden import GOLDEN_FOLDER
 from tests.onnx_conformance import node_tests, run_node_test
 from tests.onnx_models import MODELS, ModelText, difference, f32, i64, run_onnxruntime
 
+BOTH = ("-o", "x.net", "--weights", "x.safetensors")
 CONFORMANCE = GOLDEN_FOLDER / "onnx_conformance.txt"
 
 
@@ -178,33 +179,63 @@ def test_all_that_cannot_be_expressed_is_listed_and_nothing_is_written(
 
 
 @pytest.mark.parametrize(
+    ("lines", "shape", "constants", "message"),
+    [
+        (
+            "a = MatMul(x, q)\nt = Transpose(a) perm=[0,2,1]\nb = MatMul(a, t)\ns = Softmax(b)\n"
+            "y = MatMul(s, a)",
+            (1, 5, 4),
+            {"q": (4, 4)},
+            "the model has attention (transformers), which is not in the language",
+        ),
+        ("y = Conv(x, w)", (1, 2, 6, 6, 6), {"w": (2, 2, 3, 3, 3)}, "it is three-dimensional"),
+        (
+            "q = QuantizeLinear(x, s, z)\ny = DequantizeLinear(q, s, z)",
+            (1, 3, 6, 6),
+            {"s": f32(1), "z": np.array(0, np.uint8)},
+            "export the model before it is quantised",
+        ),
+    ],
+)
+def test_well_known_families_have_their_names(
+    lines: str,
+    shape: tuple[int, ...],
+    constants: dict[str, Any],
+    message: str,
+    netdsl: Any,
+    tmp_path: Path,
+) -> None:
+    ModelText("family", lines, shape, constants).write(tmp_path)
+    code, _, err = netdsl("import", "family.onnx", "-o", "x.net")
+    assert code == 2
+    assert message in err
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("x.onnx", "-o", "x.txt"), "does not end in `.net`"),
         (("x.onnx", "-o", "x.net", "--weights", "x.bin"), "does not end in `.safetensors`"),
         (("x.onnx", "-o", "x.net"), "cannot read x.onnx"),
-        (("text.onnx", "-o", "x.net"), "is no ONNX file, or damaged"),
+        (("pointer.onnx", "-o", "x.net"), "is a pointer of Git LFS"),
+        (("text.onnx", "-o", "x.net"), "is text, and no ONNX file"),
+        (("empty.onnx", "-o", "x.net"), "is empty"),
+        (("zeros.onnx", "-o", "x.net"), "begins with zeros"),
+        (("cut.onnx", "-o", "x.net"), "is no ONNX file, or damaged"),
         (("small_net.onnx", "-o", "x.net", "--normalize", "nothing"), "unknown statistics"),
         (("small_net.onnx", "-o", "x.net", "--normalize", "by("), "--normalize"),
-        (
-            (
-                "small_net.onnx",
-                "-o",
-                "x.net",
-                "--weights",
-                "x.safetensors",
-                "--classes",
-                "none.txt",
-            ),
-            "none.txt",
-        ),
+        (("small_net.onnx", *BOTH, "--classes", "none.txt"), "none.txt"),
     ],
 )
 def test_what_the_command_refuses(
     netdsl: Any, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     SMALL.write(tmp_path)
-    (tmp_path / "text.onnx").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "pointer.onnx").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "text.onnx").write_text("<html>not found</html>")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    (tmp_path / "zeros.onnx").write_bytes(bytes(1000))
+    (tmp_path / "cut.onnx").write_bytes((tmp_path / "small_net.onnx").read_bytes()[:-100])
     code, _, err = netdsl("import", *arguments)
     assert code == 2
     assert message in err
@@ -236,6 +267,12 @@ def test_names_of_modules_stay(tmp_path: Path) -> None:
     found = read_onnx(model.write(tmp_path)).graph
     assert [n for n in found.nodes if n != "x"] == ["stem.conv", "relu", "head"]
     assert found.nodes["head"].states == {"weight": "head.weight", "bias": "head.bias"}
+
+
+def test_a_bias_of_zero_before_a_batch_norm_is_left_out(tmp_path: Path) -> None:
+    model = next(m for m in MODELS if m.name == "PyTorch, not optimised")
+    import_onnx(model.write(tmp_path), tmp_path / "x.net", None, ImportOptions())
+    assert "conv(4, 3x3, bias=no) -> batchnorm" in (tmp_path / "x.net").read_text()
 
 
 def test_a_convolution_that_is_used_twice_has_its_weights_once(tmp_path: Path) -> None:

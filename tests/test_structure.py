@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -380,6 +381,40 @@ def test_modules_of_other_programs_name_statements_and_blocks() -> None:
 
 
 # ---- what cannot be written -------------------------------------------------------------------
+
+
+_UNIT = "block unit(c) { conv(c, 3x3, pad=same) -> relu -> conv(c, 3x3, pad=same) -> relu }\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (
+            "unit1: unit(8); unit2: unit(8); maxpool(2x2); unit3: unit(9); unit4: unit(12)",
+            ("unit2: cr(8) * 2", "maxpool(2x2)", "unit3: cr(9) * 2"),
+        ),
+        (
+            "unit1: unit(8); maxpool(2x2); unit2: unit(9); maxpool(2x2); unit3: unit(12)\n"
+            "unit4: concat { unit2 | upsample(2) } -> unit(9)\n"
+            "unit5: concat { unit1 | upsample(2) } -> unit(8)",
+            ("unit3: cr(12) * 2", "unit4: concat { unit2 | upsample(2) } -> cr(9) * 2"),
+        ),
+    ],
+)
+def test_a_module_is_named_without_the_poolings_and_joins_around_it(
+    body: str, expected: tuple[str, ...]
+) -> None:
+    text = f"{_UNIT}net n {{ input(8x8x3); {body}; head: globalavgpool -> fc(3) }}"
+    graph = graph_of_text(text)
+    outside = ("maxpool", "upsample", "concat")
+    names = {n: f"x{i}" for i, (n, x) in enumerate(graph.nodes.items()) if x.layer in outside}
+    nodes = (
+        replace(n, name=names.get(n.name, n.name), inputs=tuple(names.get(i, i) for i in n.inputs))
+        for n in graph.nodes.values()
+    )
+    odd = LayerGraph("n", {n.name: n for n in nodes}, graph.outputs, graph.state_shapes)
+    found = [re.sub(": +", ": ", line.strip()) for line in structure(odd).text.splitlines()]
+    assert {*expected} <= {*found}
 
 
 def test_a_call_that_does_not_fit_its_layer_is_refused() -> None:

@@ -60,6 +60,12 @@ def import_(
     is_rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Ignore the .net that an export of netdsl carries.")
     ] = False,
+    excluded: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--except", metavar="GLOB", help='With --into: layers to be drawn, such as "head.*".'
+        ),
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(
@@ -74,7 +80,8 @@ def import_(
     """
     from netdsl.interchange.imported_net import ImportOptions
 
-    options = ImportOptions(classes, normalize, is_bgr, scale, is_rebuild, _parse_size(size))
+    globs = tuple(excluded or ())
+    options = ImportOptions(classes, normalize, is_bgr, scale, is_rebuild, _parse_size(size), globs)
     if into is not None:
         report = _import_weights(source, into, out, weights, options)
     else:
@@ -114,6 +121,8 @@ def _import_net(
             "`--classes`, `--bgr` and `--scale` are for the weights, and none are written",
             help="`--weights FILE.safetensors` writes them beside the net",
         )
+    if options.excluded:
+        raise fail("`--except` goes with `--into`", help="it leaves out layers of a net of yours")
     _require_suffix(out, NET_SUFFIX, "`-o` names the net, `--weights` its weights")
     if weights is not None:
         _require_suffix(weights, WEIGHTS_SUFFIX, "`--weights` names the weights")

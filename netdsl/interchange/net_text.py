@@ -3,6 +3,7 @@ prepared."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -10,8 +11,7 @@ import numpy as np
 
 from netdsl.data.config import STATISTICS, resolve_data
 from netdsl.errors import NetError, fail
-from netdsl.interchange.imported_net import ImportOptions
-from netdsl.interchange.onnx_import.axis_views import Pixels
+from netdsl.interchange.imported_net import ImportOptions, PixelNormalization
 from netdsl.interchange.pixel_convention import normalizes_itself
 from netdsl.interchange.structure.structured_net import StructuredNet
 from netdsl.language.budget import Budget
@@ -33,11 +33,17 @@ evaluated."""
 
 
 def write_net_text(
-    structured: StructuredNet, network: Network, origin: str, data: Sequence[str]
+    structured: StructuredNet, network: Network, origin: str, data: Sequence[str], change: str = ""
 ) -> str:
-    """The text of a file: where the net comes from, the net itself, its test, and a data section
-    with these entries if there are any. Raises NetError if an entry is invalid."""
-    lines = [f"{IMPORT_MARK}{escape_line(origin)}.", structured.text.rstrip(), ""]
+    """The text of a file: where the net comes from and what changed in its weights, the net itself,
+    its test, and a data section with these entries if there are any. Raises NetError if an entry is
+    invalid."""
+    lines = [
+        f"{IMPORT_MARK}{escape_line(origin)}.",
+        *comment_lines(change),
+        structured.text.rstrip(),
+        "",
+    ]
     lines += [f"test {structured.name} {{", *_test_lines(network), "}"]
     if data:
         lines += ["", "data {", *data, "}"]
@@ -48,6 +54,11 @@ def write_net_text(
         budget = Budget()
         resolve_data(evaluate_section(program, section, budget), section.span)
     return text
+
+
+def comment_lines(note: str) -> list[str]:
+    """A note as comments."""
+    return [f"# {line}" for line in textwrap.wrap(f"{note[:1].upper()}{note[1:]}.", 90) if note]
 
 
 def _test_lines(network: Network) -> Iterator[str]:
@@ -69,21 +80,35 @@ def _telling_labels(network: Network) -> list[str]:
     return list(by_size.values())[-_MAX_SHAPES:]
 
 
-def check_pixel_options(options: ImportOptions, pixels: Pixels | None, origin: str) -> None:
-    """Raises NetError for options that contradict what a net for bytes does with its `pixels`."""
-    if pixels is not None and (options.normalize is not None or options.scale != 1):
+def settle_pixels(
+    options: ImportOptions, pixels: PixelNormalization | None, origin: str
+) -> tuple[ImportOptions, PixelNormalization | None]:
+    """The options that are left for the weights of a model that normalises its pixels itself, and
+    what it does with them if `--scale` says which it takes. Raises NetError for options that would
+    normalise them again."""
+    if pixels is None:
+        return options, None
+    if options.normalize is not None:
         raise fail(
-            f"{origin} takes bytes, and contains what its weights expect",
-            help="leave out `--normalize` and `--scale`: both are read from the model",
+            f"{origin} normalises its pixels itself; `--normalize` would do it again",
+            help="leave it out: what the weights expect is read from the model",
         )
+    scale = options.scale if options.scale != 1 else pixels.top
+    if pixels.is_bytes and scale != pixels.top:
+        raise fail(
+            f"{origin} takes bytes, which are not from 0 to {scale:g}",
+            help="leave out `--scale`: what the weights expect is read from the model",
+        )
+    factors = tuple(f * scale / pixels.top for f in pixels.factors)
+    return replace(options, scale=1.0), replace(pixels, factors=factors, top=scale)
 
 
 def data_entries(
-    network: Network, options: ImportOptions, pixels: Pixels | None
+    network: Network, options: ImportOptions, pixels: PixelNormalization | None
 ) -> tuple[list[str], str]:
     """The entries of the data section of a net for images, and a note about what is assumed.
-    `--normalize` is as in a data section; otherwise it follows from what a net for bytes does with
-    them, or from the net's own first layers."""
+    `--normalize` is as in a data section; otherwise it follows from what the model does with
+    its `pixels`, or from the net's own first layers."""
     try:
         height, width, channels = network.image_shape
     except (NetError, ValueError):
@@ -95,6 +120,8 @@ def data_entries(
         entries.append(f"normalize = {_parse_statistics(options.normalize)}")
     elif pixels is not None:
         entries += _describe_pixels(pixels, options.is_bgr)
+        what = f"normalises them itself: `{entries[0]}`" if entries else "scales them itself"
+        note = f"the model takes pixels from 0 to {pixels.top:g} and {what}"
     elif normalizes_itself(network):
         note = "the net normalises pixels itself, and gets them from 0 to 1"
         note += "; `--scale 255` is for one that expects bytes" * (options.scale == 1)
@@ -116,9 +143,9 @@ def _parse_statistics(text: str) -> str:
         raise NetError(*(replace(d, help=help) for d in e.diagnostics)) from None
 
 
-def _describe_pixels(pixels: Pixels, is_bgr: bool) -> list[str]:
+def _describe_pixels(pixels: PixelNormalization, is_bgr: bool) -> list[str]:
     """The statistics of red, green and blue that a factor and an offset for bytes come from."""
-    factors, offsets = (np.asarray(v, np.float64) for v in pixels)
+    factors, offsets = (np.asarray(v, np.float64) for v in (pixels.factors, pixels.offsets))
     if is_bgr:
         factors, offsets = factors[::-1], offsets[::-1]
     if (factors <= 0).any():

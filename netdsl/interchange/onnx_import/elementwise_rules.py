@@ -160,6 +160,15 @@ def _cast(call: OnnxCall) -> View:
     return replace(call.view(), is_integer=False)
 
 
+def _cast_like(call: OnnxCall) -> Operand:
+    """To the type of another value, which is a float here."""
+    value = call.operands[0]
+    if not isinstance(value, np.ndarray):
+        return replace(call.view(), is_integer=False)
+    call.view(1)
+    return value.astype(np.float32)
+
+
 def _constant_of(call: OnnxCall, view: View, value: float) -> str:
     return call.emit("constant", [call.records.use(view)], {"value": value})
 
@@ -340,6 +349,7 @@ ELEMENTWISE_RULES: dict[str, Rule] = {
     "Abs": _abs,
     "Add": _add,
     "Cast": _cast,
+    "CastLike": _cast_like,
     "Celu": _celu,
     "Clip": _clip,
     "Div": _div,

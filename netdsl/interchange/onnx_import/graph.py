@@ -20,7 +20,7 @@ from netdsl.types import Array
 _STANDARD_DOMAINS = ("", "ai.onnx")
 _SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 """Where PyTorch's exporter notes the modules that a node comes from, as a list in Python's form."""
-_BYTES, _FLOATS = 2, (1, 10, 11, 16)
+_BYTES, FLOATS = 2, (1, 10, 11, 16)
 """Numbers of TensorProto.DataType."""
 Attribute = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | Array | None
 
@@ -57,7 +57,7 @@ class OnnxInput:
 
     @property
     def is_float(self) -> bool:
-        return self.element_type in _FLOATS
+        return self.element_type in FLOATS
 
     @property
     def is_image_of_any_size(self) -> bool:

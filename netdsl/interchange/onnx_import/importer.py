@@ -13,7 +13,7 @@ from netdsl.file_io import write_atomically
 from netdsl.interchange.class_names import ClassNames, read_class_names
 from netdsl.interchange.class_parameter import add_class_parameter
 from netdsl.interchange.imported_net import ImportedNet, ImportOptions, ImportReport
-from netdsl.interchange.net_text import check_pixel_options, data_entries, write_net_text
+from netdsl.interchange.net_text import data_entries, settle_pixels, write_net_text
 from netdsl.interchange.non_finite import describe_non_finite
 from netdsl.interchange.onnx_export.metadata import CLASSES, NET, restore_checkpoint
 from netdsl.interchange.onnx_import.graph import OnnxGraph, fix_size, read_graph
@@ -95,15 +95,16 @@ def _rebuild(
     graph: OnnxGraph, source: Path, options: ImportOptions
 ) -> tuple[Checkpoint, list[str]]:
     imported = net_from_onnx(graph, net_name(source))
-    check_pixel_options(options, imported.pixels, graph.origin)
+    options, pixels = settle_pixels(options, imported.pixels, graph.origin)
     structured = structure(imported.graph)
     network = elaborate_structured(structured)
     structured = add_class_parameter(structured, network)
     keys = state_keys(network, structured, imported.graph)
     states = {name: np.ascontiguousarray(imported.states[key]) for name, key in keys.items()}
     states = adapt_first_layers(network, states, options.is_bgr, options.scale)
-    entries, note = data_entries(network, options, imported.pixels)
-    text = write_net_text(structured, network, source.name, entries)
+    entries, note = data_entries(network, options, pixels)
+    change = describe_change(options.is_bgr, options.scale)
+    text = write_net_text(structured, network, source.name, entries, change)
     scores = network.main_output.type.shape[-1]
     classes = ClassNames(_class_names(graph) if options.classes is None else ())
     if len(classes.names) != scores:
@@ -112,8 +113,7 @@ def _rebuild(
     sides = ", ".join(f"`{name}`" for name in imported.graph.outputs if name != "main")
     side = f"{sides}: a side output, which `predict` and `export` leave out" if sides else ""
     unused = nothing if options.is_rebuild and NET not in graph.metadata else ""
-    change = describe_change(options.is_bgr, options.scale)
-    notes = [n for n in (*imported.notes, note, change, classes.note, side, unused) if n]
+    notes = [n for n in (*imported.notes, change, note, classes.note, side, unused) if n]
     return Checkpoint(states, text, classes.names, {}, {}, str(source)), notes
 
 
@@ -144,5 +144,5 @@ def _report(
         f"{out}: net `{network.name}`, {line_count:,} lines",
     ]
     if weights is not None:
-        lines.append(f"{weights}: {len(found.states):,} arrays")
+        lines.append(f"{weights}: {len(found.states):,} tensors")
     return ImportReport(tuple(lines), values)

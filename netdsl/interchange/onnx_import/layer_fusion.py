@@ -38,6 +38,9 @@ def fuse(
             change(record, source)
             renamed[record.name] = source.name
             reader_counts[source.name] = reader_counts[record.name]
+    for record in kept.values():
+        if record.layer == "batchnorm" and reader_counts[record.inputs[0]] == 1:
+            _drop_zero_bias(kept[record.inputs[0]])
     _nest_concats(kept.values())
     for record in kept.values():
         _fuse_border(record, kept)
@@ -99,6 +102,14 @@ def _find_change(record: LayerRecord, source: LayerRecord) -> _Change | None:
     if source.layer in _OFFSET_NORMS:
         return _add_offsets
     return _scale_with_bias if source.layer == "scale" and len(source.shape) == 3 else None
+
+
+def _drop_zero_bias(source: LayerRecord) -> None:
+    """Leaves out offsets of zero before a batch norm, which has its own."""
+    bias = source.states.get("bias")
+    if source.layer in _WEIGHTED and bias is not None and not bias.any():
+        source.states = {k: v for k, v in source.states.items() if k != "bias"}
+        source.arguments = {**source.arguments, "bias": False}
 
 
 def _add_bias(record: LayerRecord, source: LayerRecord) -> None:

@@ -73,6 +73,8 @@ def _written_window(window: Mapping[str, Any]) -> dict[str, Value]:
 def _kernel_weights(call: OnnxCall, rank: int) -> Array:
     """Weights with height and width at the end, also those of a row."""
     weights = call.required(1)
+    if weights.ndim == rank == 5:
+        raise UnsupportedError("it is three-dimensional; convolutions here move over images")
     if weights.ndim != rank or rank not in (3, 4):
         raise UnsupportedError(f"its weights have {weights.ndim} axes, its input {rank}")
     return weights if rank == 4 else weights[..., None]

@@ -16,6 +16,9 @@ from netdsl.optional_imports import import_optional
 MAX_ONNX_BYTES = 2**31 - 1
 """What protobuf allows; larger models keep their values in files beside it."""
 MIN_OPSET = 7
+_HEAD_SIZE = 256
+_LFS_POINTER = b"version https://git-lfs"
+_TEXT_BYTES = frozenset((*b"\t\n\r", *range(0x20, 0x7F), *range(0x80, 0x100)))
 _OWN_DOMAINS = ("", "ai.onnx")
 
 
@@ -25,6 +28,7 @@ def read_model(path: Path) -> Any:
     origin = str(path)
     onnx = import_onnx_package()
     data = _read_bytes(path)
+    _check_head(data[:_HEAD_SIZE], origin)
     check_wire(memoryview(data), origin)
     from google.protobuf.message import DecodeError
 
@@ -36,6 +40,23 @@ def read_model(path: Path) -> Any:
         raise damaged_error(origin)
     opset(model, origin)
     return _expand_functions(model, origin) if model.functions else model
+
+
+def _check_head(head: bytes, origin: str) -> None:
+    """Raises NetError for what is often found in the place of a model."""
+    copied = "was it downloaded or copied completely?"
+    if not head:
+        raise fail(f"{origin} is empty", help=copied)
+    if not any(head):
+        raise fail(f"{origin} begins with zeros, and is no ONNX file", help=copied)
+    if head.startswith(_LFS_POINTER):
+        message = f"{origin} is a pointer of Git LFS, not the model"
+        raise fail(message, help="`git lfs pull` fetches the model in its place")
+    if all(byte in _TEXT_BYTES for byte in head):
+        raise fail(
+            f"{origin} is text, and no ONNX file",
+            help="a download may have given a page of a website in its place",
+        )
 
 
 def _read_bytes(path: Path) -> bytes:

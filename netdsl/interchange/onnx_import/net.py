@@ -5,56 +5,56 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from netdsl.errors import Diagnostic, NetError, fail
-from netdsl.interchange.imported_net import ImportedNet
+from netdsl.interchange.imported_net import ImportedNet, PixelNormalization
 from netdsl.interchange.onnx_import.axis_views import IMAGE_ORDER, View, ViewError, atoms_of, flat
 from netdsl.interchange.onnx_import.call import OnnxCall, UnsupportedError
 from netdsl.interchange.onnx_import.constant_folding import FOLDABLE, fold
 from netdsl.interchange.onnx_import.graph import OnnxGraph, OnnxInput, OnnxNode
-from netdsl.interchange.onnx_import.idioms import IDIOM_DOMAIN, replace_idioms
+from netdsl.interchange.onnx_import.idioms import replace_idioms
 from netdsl.interchange.onnx_import.layer_fusion import drop_final_softmax, fuse
 from netdsl.interchange.onnx_import.layer_names import LayerNamer
-from netdsl.interchange.onnx_import.layer_records import LayerRecords, layer_graph_of
+from netdsl.interchange.onnx_import.layer_records import LayerRecord, LayerRecords, layer_graph_of
 from netdsl.interchange.onnx_import.operators import RULES
+from netdsl.interchange.onnx_import.pixel_normalization import absorb_normalization
+from netdsl.interchange.onnx_import.unsupported import (
+    NO_LAYER,
+    Problem,
+    UnsupportedGraphError,
+    unsupported_error,
+)
 from netdsl.limits import MAX_FOLDED_VALUES, MAX_WEIGHT_USES
 from netdsl.text_escaping import escape_line
 from netdsl.types import Array, dims
 
 _CHANNELS_SECOND = {2: (0, 1), 3: (0, 2, 1), 4: IMAGE_ORDER, 5: (0, 2, 3, 4, 1)}
 """The axes of an input in the order of netdsl's, by their number."""
-_NO_LAYER = "there is no layer for it"
+_DROPPED_NOTE = "a net ends in scores, and the loss applies it"
+_SIGMOID_NOTE = (
+    "the sigmoid at the end stays: it is the probability of each class alone, as for images with "
+    "several labels; read it in Python, because `predict` and the losses expect one class an image"
+)
 _TO_CHANNELS_FIRST = (0, 3, 1, 2)
-
-
-class UnsupportedGraphError(NetError):
-    """Operators, or orders of axes, that netdsl cannot express."""
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """What cannot be expressed, where, and why."""
-
-    operator: str
-    place: str
-    reason: str
 
 
 def net_from_onnx(graph: OnnxGraph, name: str) -> ImportedNet:
     """The net of an ONNX graph. Raises NetError that lists all operators that netdsl lacks."""
+    graph, pixels = absorb_normalization(graph)
     graph = replace_idioms(graph)
     try:
-        return _build(graph, name, is_channels_second=True)
+        found = _build(graph, name, is_channels_second=True)
     except UnsupportedGraphError as e:
         try:
-            return _build(graph, name, is_channels_second=False)
+            found = _build(graph, name, is_channels_second=False)
         except NetError:
             raise e from None
+    return found if pixels is None else replace(found, pixels=pixels)
 
 
 def _build(graph: OnnxGraph, name: str, is_channels_second: bool) -> ImportedNet:
@@ -77,11 +77,17 @@ def _build(graph: OnnxGraph, name: str, is_channels_second: bool) -> ImportedNet
     outputs, dropped = drop_final_softmax(records.records, outputs)
     kept, outputs = fuse(records.records, outputs)
     layers, states = layer_graph_of(name, kept, outputs)
-    notes = tuple(
-        f"the {layer} at the end is left out: a net ends in scores, and the loss applies it"
-        for layer in dropped
+    notes = (
+        *(f"the {layer} at the end is left out: {_DROPPED_NOTE}" for layer in dropped),
+        *(_SIGMOID_NOTE for name in outputs.values() if _gives_labels(kept[name])),
     )
-    return ImportedNet(layers, states, notes, orders, pixels=records.pixels)
+    pixels = None if records.pixels is None else PixelNormalization(*records.pixels, is_bytes=True)
+    return ImportedNet(layers, states, notes, orders, pixels=pixels)
+
+
+def _gives_labels(record: LayerRecord) -> bool:
+    """Whether the layer at the end gives a probability for each class by itself."""
+    return record.layer == "sigmoid" and all(n == 1 for n in record.shape[:-1])
 
 
 def _batch(inputs: Sequence[OnnxInput], origin: str) -> int:
@@ -148,20 +154,20 @@ _POINTWISE = frozenset(("Add", "Cast", "Clip", "Div", "Identity", "Mul", "Pad", 
 def _emit_nodes(graph: OnnxGraph, records: LayerRecords, values: dict[str, Any]) -> None:
     """Emits every node. Raises NetError with all that cannot be expressed."""
     namer = LayerNamer(graph.nodes)
-    problems: list[_Problem] = []
+    problems: list[Problem] = []
     for node in graph.nodes:
         is_known = all(not name or name in values for name in node.inputs)
         if node.operator not in RULES and not _can_fold(node, values, is_known):
-            problems.append(_Problem(node.operator, node.place, _NO_LAYER))
+            problems.append(Problem(node.operator, node.place, NO_LAYER))
         elif is_known:
             operands = tuple(values[name] if name else None for name in node.inputs)
             call = OnnxCall(node, operands, records, graph.opset, namer)
             found = dict(zip(node.outputs, _emit_node(call, problems), strict=False))
             values.update(found)
             unknown = [n for n in node.outputs if n and n not in found] if found else []
-            problems += [_Problem(node.operator, node.place, f"its result `{n}`") for n in unknown]
+            problems += [Problem(node.operator, node.place, f"its result `{n}`") for n in unknown]
     if problems:
-        raise _unsupported_error(graph, problems)
+        raise unsupported_error(graph, problems)
 
 
 def _can_fold(node: OnnxNode, values: Mapping[str, Any], is_known: bool) -> bool:
@@ -171,7 +177,7 @@ def _can_fold(node: OnnxNode, values: Mapping[str, Any], is_known: bool) -> bool
     return all(not name or isinstance(values[name], np.ndarray) for name in node.inputs)
 
 
-def _emit_node(call: OnnxCall, problems: list[_Problem]) -> tuple[View | Array, ...]:
+def _emit_node(call: OnnxCall, problems: list[Problem]) -> tuple[View | Array, ...]:
     """The results of a node; none if it is a problem."""
     node = call.node
     if not any(isinstance(o, View) for o in call.operands):
@@ -181,7 +187,7 @@ def _emit_node(call: OnnxCall, problems: list[_Problem]) -> tuple[View | Array, 
     try:
         rule = RULES.get(node.operator)
         if rule is None:
-            raise UnsupportedError(_NO_LAYER)
+            raise UnsupportedError(NO_LAYER)
         results = rule(call)
     except UnsupportedError as e:
         reason = str(e)
@@ -193,27 +199,8 @@ def _emit_node(call: OnnxCall, problems: list[_Problem]) -> tuple[View | Array, 
         reason = "its attributes or operands do not fit"
     else:
         return results if isinstance(results, tuple) else (results,)
-    problems.append(_Problem(node.operator, node.place, reason))
+    problems.append(Problem(node.operator, node.place, reason))
     return ()
-
-
-def _unsupported_error(graph: OnnxGraph, problems: Sequence[_Problem]) -> NetError:
-    """One message with every operator, its reason and its places."""
-    places: dict[tuple[str, str], list[str]] = {}
-    for p in problems:
-        operator = p.operator.removeprefix(f"{IDIOM_DOMAIN}.")
-        places.setdefault((escape_line(operator), p.reason), []).append(p.place)
-    notes = tuple(f"{op}: {why} ({', '.join(where)})" for (op, why), where in places.items())
-    count = len({p.operator for p in problems})
-    what = "an operator" if count == 1 else f"{count} operators"
-    return UnsupportedGraphError(
-        Diagnostic(
-            f"{graph.origin} has {what} that netdsl cannot express, at {len(problems)} "
-            + ("place" if len(problems) == 1 else "places"),
-            help="nothing was written",
-            notes=notes,
-        )
-    )
 
 
 def _finish_outputs(

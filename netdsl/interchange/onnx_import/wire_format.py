@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from netdsl.errors import NetError, fail
 from netdsl.limits import MAX_ONNX_DEPTH, MAX_ONNX_NODES, MAX_ONNX_STRUCTURE
 
-DAMAGED_HELP = "was it copied completely? Git LFS leaves a small text in its place"
+DAMAGED_HELP = "was it downloaded or copied completely?"
 
 
 @dataclass

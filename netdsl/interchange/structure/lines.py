@@ -4,6 +4,7 @@ the image gets smaller or larger."""
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from netdsl.interchange.structure.groups import group_starts, is_pool, size
 from netdsl.interchange.structure.names import GENERIC, HEAD, STEM, Naming, identifier
 from netdsl.interchange.structure.tree import (
     CallItem,
+    Item,
     LabelItem,
     Sequence,
     StatementItem,
@@ -61,34 +63,78 @@ def cut_by_modules(
 
 
 def _module_parts(items: Sequence, naming: Naming) -> list[_ModulePart]:
-    """Runs of items in one module; what has no name belongs to the part before it."""
+    """Runs of items in one module; what has no name belongs to the part before it, but for a join
+    of labels, which belongs to the part behind it."""
     found: list[_ModulePart] = []
     starts = {*group_starts(items)}
     for i, item in enumerate(items):
         path = naming.path_of(item.nodes)
         name = path[0] if path else ""
         count = sum(bool(naming.paths[n]) for n in item.nodes)
-        if found and (not name or name == found[-1].name or i not in starts):
+        if found and _is_open_join(found[-1]):
+            found[-1] = _ModulePart(name, (*found[-1].items, item), count)
+        elif not name and i in starts and _joins_labels(item):
+            found.append(_ModulePart("", (item,), 0))
+        elif found and (not name or name == found[-1].name or i not in starts):
             before = found[-1]
             count = before.count + (count if name == before.name else 0)
             found[-1] = _ModulePart(before.name, (*before.items, item), count)
         else:
             found.append(_ModulePart(name, (item,), count))
-    return found
+    return [half for part in found for half in _split_pool(part, naming)]
+
+
+def _joins_labels(item: Item) -> bool:
+    return any(isinstance(i, LabelItem) for i in walk_items((item,)))
+
+
+def _is_open_join(part: _ModulePart) -> bool:
+    return not part.name and len(part.items) == 1 and _joins_labels(part.items[0])
+
+
+def _split_pool(part: _ModulePart, naming: Naming) -> Iterator[_ModulePart]:
+    """A part and the pooling without a name that ends it."""
+    *rest, last = part.items
+    if rest and is_pool(last) and not naming.path_of(last.nodes):
+        yield replace(part, items=tuple(rest))
+        yield _ModulePart("", (last,), 0)
+    else:
+        yield part
 
 
 def _merge_singles(parts: list[_ModulePart]) -> list[_ModulePart]:
-    """Neighbours of one node each as one part; a pooling ends the part before it."""
+    """Neighbours of one node each as one part; a pooling ends the part before it, unless only some
+    of several numbered modules have one: then each is a part by itself, so that they are alike."""
+    uneven = _unevenly_pooled(parts)
     found: list[_ModulePart] = []
     for part in parts:
         before = found[-1] if found else None
-        if before and part.is_single and is_pool(part.items[0]) and len(part.items) == 1:
+        if before and _is_lone_pool(part) and _stem(before) in uneven:
+            found.append(replace(part, name="", count=0))
+        elif before and _is_lone_pool(part):
             found[-1] = replace(before, items=(*before.items, *part.items))
         elif before and part.is_single and (before.is_single or not before.name):
             found[-1] = _ModulePart("", (*before.items, *part.items), 0)
         else:
             found.append(part)
     return found
+
+
+def _is_lone_pool(part: _ModulePart) -> bool:
+    return part.is_single and len(part.items) == 1 and is_pool(part.items[0])
+
+
+def _stem(part: _ModulePart) -> str:
+    """The name of a module without its number; empty for a layer with what belongs to it."""
+    return "" if len(item_nodes(part.items)) <= _MAX_UNIT else re.sub(r"\d+[a-z]?$", "", part.name)
+
+
+def _unevenly_pooled(parts: list[_ModulePart]) -> set[str]:
+    """The names of numbered modules of which some are followed by a pooling and some are not."""
+    followed = {True: set[str](), False: set[str]()}
+    for part, after in itertools.zip_longest(parts, parts[1:]):
+        followed[after is not None and _is_lone_pool(after)].add(_stem(part))
+    return (followed[True] & followed[False]) - {""}
 
 
 def _label(name: str) -> str | None:

@@ -38,7 +38,8 @@ def fold_tables(
     found: list[StatementItem] = []
     for key, group in itertools.groupby(statements, lambda st: _key(st, needed, fixed)):
         run = list(group)
-        loop = _loop(run, blocks) if key is not None and len(run) >= _MIN_ROWS else None
+        is_loop = key is not None and len(run) >= _MIN_ROWS and _keeps_labels(run)
+        loop = _loop(run, blocks) if is_loop else None
         found += [loop] if loop else run
     return tuple(found)
 
@@ -64,6 +65,13 @@ def _label_stem(st: StatementItem) -> str:
     label = "s1" if st.label == STEM else st.label or ""
     stem = label.rstrip("0123456789")
     return stem if stem != label else ""
+
+
+def _keeps_labels(run: SequenceOf[StatementItem]) -> bool:
+    """Whether a loop, which numbers its labels from 1, gives the statements the labels they have;
+    `s1`, `s2` and so on are of our own making."""
+    stem = _label_stem(run[0])
+    return stem == "s" or [st.label for st in run] == [f"{stem}{i + 1}" for i in range(len(run))]
 
 
 def _counted(item: Item) -> Item:

@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from netdsl.data.config import resolve_data
 from netdsl.errors import Source, Span
-from netdsl.interchange.imported_net import ImportOptions
+from netdsl.interchange.imported_net import ImportOptions, PixelNormalization
 from netdsl.interchange.net_text import data_entries
-from netdsl.interchange.onnx_import.axis_views import Pixels
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget
 from netdsl.language.format import format_file
@@ -23,7 +22,7 @@ _NO_SPAN = Span(Source("import", ""), 0, 0)
 
 
 def weights_text(
-    program: Program, network: Network, options: ImportOptions, pixels: Pixels | None
+    program: Program, network: Network, options: ImportOptions, pixels: PixelNormalization | None
 ) -> tuple[str, str]:
     """A self-contained text of a net with one data section and one recipe, and a line that says
     where its data section comes from: that of a recipe for this net in its file or for the one that
@@ -35,12 +34,13 @@ def weights_text(
     found = find_data_of_net(program, network)
     if found is not None:
         own = [e for e in section.entries if _name(e) == "normalize"]
-        section = replace(_without(found, "normalize") if own else found, name=None)
+        is_normalized = bool(own) or pixels is not None
+        section = replace(_without(found, "normalize") if is_normalized else found, name=None)
         section = replace(section, entries=(*section.entries, *own))
         called = f"`data {found.name}`" if found.name else "`data`"
-        note = f"images are prepared as in {called} of the net's file" + (
-            ", but for `normalize`" if own else ""
-        )
+        rest = ", but for `normalize`" if is_normalized else ""
+        reason = f"{note}; " if pixels is not None else ""
+        note = f"{reason}images are prepared as in {called} of the net's file{rest}"
     budget = Budget()
     resolve_data(evaluate_section(program, section, budget), section.span)
     net = s.SectionEntry(_NO_SPAN, "net", s.Name(_NO_SPAN, network.name))

@@ -130,6 +130,14 @@ def _forward(graph: UnitGraph, table: ColourTable, marks: Mapping[int, int]) -> 
     return list(found.values())
 
 
+def find_extra_units(here: UnitGraph, there: UnitGraph) -> list[int]:
+    """The units there whose shape, with all that they read, no unit here has."""
+    table = ColourTable()
+    mine, theirs = (_forward(graph, table, {}) for graph in (here, there))
+    known = set(mine)
+    return [i for i, colour in enumerate(theirs) if colour not in known]
+
+
 def _first_difference(here: UnitGraph, there: UnitGraph) -> int:
     """The first unit here whose shape, with all that it reads, occurs more often than there."""
     table = ColourTable()

@@ -8,7 +8,7 @@ products and concatenations.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from netdsl.errors import fail
@@ -51,16 +51,19 @@ class UnitGraph:
     outputs: Mapping[str, UnitSource]
 
 
-def unit_graph(graph: LayerGraph, has_sizes: bool = True) -> UnitGraph:
-    """The units of a net. Layers without states give what they read. Without `has_sizes` the sizes
-    of images are no part of a unit's shape."""
+def unit_graph(
+    graph: LayerGraph, has_sizes: bool = True, left_out: Collection[str] = ()
+) -> UnitGraph:
+    """The units of a net. Layers without states and those
+    `left_out` give what they read. Without `has_sizes` the sizes of images are no part of a unit's
+    shape."""
     norms = _folded_norms(graph)
     units: list[Unit] = []
     sources: dict[str, UnitSource] = {}
     for node in graph.nodes.values():
         if node.layer == INPUT:
             sources[node.name] = UnitSource(-1)
-        elif node.name in norms:
+        elif node.name in norms or node.name in left_out:
             sources[node.name] = sources[node.inputs[0]]
         elif node.states:
             norm = next((graph.nodes[n] for n, p in norms.items() if p == node.name), None)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from netdsl.errors import NetError, fail
 from netdsl.interchange.imported_net import ImportedNet
-from netdsl.interchange.layer_graph import LayerNode, Shape, layer_graph
+from netdsl.interchange.layer_graph import LayerGraph, LayerNode, Shape, layer_graph
+from netdsl.interchange.weights.drawn_layers import layer_path
 from netdsl.interchange.weights.expressions import ExpressionTable
 from netdsl.interchange.weights.graph_differences import compare_layers
-from netdsl.interchange.weights.graph_matching import UnitMatch, match_units
+from netdsl.interchange.weights.graph_matching import UnitMatch, find_extra_units, match_units
 from netdsl.interchange.weights.graph_units import PRODUCTS, Unit, UnitGraph, unit_graph
 from netdsl.interchange.weights.match_errors import NO_SIDE_OUTPUTS, is_side_only
 from netdsl.interchange.weights.tensor_matching import MatchedModule, WeightsMatch
@@ -23,16 +24,18 @@ from netdsl.types import Array, dims
 _MAX_LISTED = 8
 
 
-def match_graph(network: Network, given: ImportedNet, origin: str) -> WeightsMatch:
+def match_graph(
+    network: Network, given: ImportedNet, origin: str, drawn: Collection[str] = ()
+) -> WeightsMatch:
     """Finds every state of a net in another net. A batch normalisation that is folded into the
     product before it has the identity's values, but for its offset. Raises NetError if the nets
     differ in more than what lies between layers with weights, or if two matches would compute
-    different outputs."""
+    different outputs. The layers `drawn` take nothing."""
     graph = layer_graph(network)
-    here, there = unit_graph(graph), unit_graph(given.graph)
+    here, there = _unit_graphs(graph, given, drawn, has_sizes=True)
     match = match_units(here, there)
     if isinstance(match, int):  # the weights of convolutions fit images of other sizes too
-        here, there = unit_graph(graph, False), unit_graph(given.graph, False)
+        here, there = _unit_graphs(graph, given, drawn, has_sizes=False)
         match = match_units(here, there)
     if isinstance(match, int):
         raise _difference_error(network, here, there, match, origin)
@@ -55,9 +58,26 @@ def match_graph(network: Network, given: ImportedNet, origin: str) -> WeightsMat
     unused = {k: tuple(v.shape) for k, v in given.states.items() if k not in used}
     notes = list(compare_layers(graph, given.graph, here, there, match.pairs))
     if folded:
-        what = "batch normalisations are folded in the file: here they only add their offset"
+        what = "batch norms are folded in the file: here they only add their offset"
         notes.append(f"{folded:,} {what}")
     return WeightsMatch(states, tuple(modules), unused, tuple(notes))
+
+
+def _unit_graphs(
+    graph: LayerGraph, given: ImportedNet, drawn: Collection[str], has_sizes: bool
+) -> tuple[UnitGraph, UnitGraph]:
+    """The units of both nets, without layers that take nothing, and those there like none here."""
+    there = unit_graph(given.graph, has_sizes)
+    if not drawn:
+        return unit_graph(graph, has_sizes), there
+    left_out = [n.name for n in graph.nodes.values() if _paths(n) and _paths(n) <= set(drawn)]
+    here = unit_graph(graph, has_sizes, left_out)
+    extra = [there.units[i].node.name for i in find_extra_units(here, there)]
+    return here, unit_graph(given.graph, has_sizes, extra)
+
+
+def _paths(node: LayerNode) -> set[str]:
+    return {layer_path(key) for key in node.states.values()}
 
 
 def _state_keys(unit: Unit) -> Iterator[str]:

@@ -42,6 +42,8 @@ def check_shapes(
         is_side = is_side_only(network, (x.name for f in missing for x in f.states.values()))
         is_count = count_difference(forms, modules) is not None
         help = NO_SIDE_OUTPUTS if is_side else _OTHER_COUNT if is_count else _OTHER_NET
+        if missing == [forms[-1]] and not is_side:
+            help = f"{help}; or draw this layer: `--except {_layer_glob(missing[0])}`"
         raise fail(f"{message} `{network.name}`", notes=notes, help=help)
 
 
@@ -98,6 +100,10 @@ def ambiguity_error(
         notes=_shorten(notes),
         help="name the modules in the file after the net's layers, as `netdsl summary` lists them",
     )
+
+
+def _layer_glob(form: ModuleForm) -> str:
+    return f'"{form.path}.*"'
 
 
 def is_side_only(network: Network, states: Iterable[str]) -> bool:

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from netdsl.interchange.imported_net import ImportReport
+from netdsl.interchange.weights.drawn_layers import SEED, layer_path
 from netdsl.interchange.weights.tensor_matching import MatchedModule, WeightsMatch
 from netdsl.language.network import Network
 from netdsl.text_escaping import escape_line
 from netdsl.types import dims
 
-_MAX_ROWS = 40
-_MAX_UNUSED = 8
+_MAX_ROWS = 24
+_MAX_UNUSED, _MAX_DRAWN = 8, 8
 
 
 def report_match(
-    match: WeightsMatch, network: Network, origin: str, out: Path, notes: Sequence[str]
+    match: WeightsMatch,
+    network: Network,
+    origin: str,
+    out: Path,
+    notes: Sequence[str],
+    drawn: Collection[str] = (),
 ) -> ImportReport:
     """Says which module of the file each layer's states come from, and what the net has no use
-    for."""
+    for. The layers `drawn` have none in the file."""
     sources = {m.source: m.shapes for m in match.modules}  # a folded norm has its product's
     size = sum(math.prod(shape) for shapes in sources.values() for shape in shapes)
+    paths = dict.fromkeys(layer_path(n.name) for n in network.graph.states)
     values = {
         "net": network.name,
         "weights": str(out),
@@ -31,13 +38,16 @@ def report_match(
             for m in match.modules
         ],
         "unused": {name: list(shape) for name, shape in match.unused.items()},
+        "drawn": [path for path in paths if path in drawn],
         "notes": list(notes),
     }
+    count = f"{len(match.modules):,} of {len(paths):,}" if drawn else f"all {len(paths):,}"
     lines = (
         *_table(match.modules),
         *_unused_lines(match),
-        *(f"note: {n}" for n in notes if n),
-        f"{out}: all {len(match.modules):,} layers of `{network.name}` have their weights, "
+        *_drawn_lines([path for path in paths if path in drawn]),
+        *(f"note: {n}" for n in notes),
+        f"{out}: {count} layers of `{network.name}` have their weights, "
         f"{size:,} values from {escape_line(origin)}",
     )
     return ImportReport(tuple(line for line in lines if line), values)
@@ -66,6 +76,13 @@ def _rows(modules: Sequence[MatchedModule], depth: int) -> Iterator[tuple[str, s
             continue
         path = ".".join((*_common_parts([m.path.split(".") for m in inside]), "*"))
         yield f"{escape_line(group)}.*", path, f"{len(inside):,} layers"
+
+
+def _drawn_lines(paths: Sequence[str]) -> Iterator[str]:
+    if paths:
+        more = len(paths) - _MAX_DRAWN
+        rest = f" and {more:,} more" if more > 0 else ""
+        yield f"drawn from seed {SEED}: {', '.join(paths[:_MAX_DRAWN])}{rest}"
 
 
 def _common_parts(paths: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from netdsl.errors import fail
@@ -40,11 +40,14 @@ class WeightsMatch:
     notes: tuple[str, ...] = ()
 
 
-def match_tensors(network: Network, given: ForeignTensors) -> WeightsMatch:
+def match_tensors(
+    network: Network, given: ForeignTensors, drawn: Collection[str] = ()
+) -> WeightsMatch:
     """Finds the tensor of every state of a net: by the net's own names, in its own layout or in
-    PyTorch's, else by structure. Raises NetError with what does not fit, or is ambiguous."""
+    PyTorch's, else by structure. Raises NetError with what does not fit, or is ambiguous. Layers
+    `drawn` take none."""
     check_names(given)
-    forms = module_forms(network)
+    forms = _wanted_forms(network, drawn)
     shapes = tensor_shapes(given)
     tree = module_tree(shapes)
     named = _match_paths(forms, tree)
@@ -52,6 +55,8 @@ def match_tensors(network: Network, given: ForeignTensors) -> WeightsMatch:
         own = _match_own_names(forms, given.tensors)
         if own is not None:
             return own
+    if drawn:
+        tree = module_tree(_fitting_shapes(forms, tree, shapes))
     pairs = named or _match_structure(network, forms, tree, given.origin)
     used = {name for _, module in pairs for name in module.states.values()}
     return WeightsMatch(
@@ -59,6 +64,18 @@ def match_tensors(network: Network, given: ForeignTensors) -> WeightsMatch:
         tuple(_describe(form, module) for form, module in pairs),
         {n: shape for n, shape in shapes.items() if n not in used},
     )
+
+
+def _wanted_forms(network: Network, drawn: Collection[str]) -> tuple[ModuleForm, ...]:
+    return tuple(f for f in module_forms(network) if f.path not in drawn)
+
+
+def _fitting_shapes(
+    forms: Sequence[ModuleForm], tree: ModuleNode, shapes: Mapping[str, Shape]
+) -> dict[str, Shape]:
+    """The tensors of modules that fit some layer: the others are those of layers left out."""
+    fitting = (m for m in tree.modules() if any(f.fits(m.shapes) for f in forms))
+    return {name: shapes[name] for m in fitting for name in m.states.values()}
 
 
 def tensor_shapes(given: ForeignTensors) -> dict[str, Shape]:
@@ -85,10 +102,12 @@ def check_names(given: ForeignTensors) -> None:
         raise fail(f"{given.origin} has names of more than {_MAX_DEPTH} parts")
 
 
-def match_own_names(network: Network, tensors: Mapping[str, Array]) -> WeightsMatch | None:
-    """The match of tensors that have the net's own names and shapes, as in a checkpoint; None if
-    they have not."""
-    return _match_own_names(module_forms(network), tensors)
+def match_own_names(
+    network: Network, tensors: Mapping[str, Array], drawn: Collection[str] = ()
+) -> WeightsMatch | None:
+    """The match of tensors that have the net's own names and shapes, but for the layers `drawn`, as
+    in a checkpoint; None if they have not."""
+    return _match_own_names(_wanted_forms(network, drawn), tensors)
 
 
 def _match_own_names(
