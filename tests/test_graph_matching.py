@@ -142,7 +142,7 @@ def test_folded_normalisations_get_the_identity_s_values(target: str) -> None:
     network = elaborate(program, name, Settings(batch=2))
     states = noise_states(network)
     found = match_graph(network, fold(network, states), "x.onnx")
-    assert "batch normalisations are folded" in found.notes[-1]
+    assert "batch norms are folded" in found.notes[-1]
     expected = run(network, states)
     difference = np.abs(run(network, found.states) - expected).max()
     assert difference <= 2e-5 * np.abs(expected).max()
