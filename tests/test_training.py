@@ -283,7 +283,7 @@ def test_foreign_weights_are_told(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
     save_file({"a": np.zeros(3)}, tmp_path / "x.safetensors")
-    with pytest.raises(NetError, match="not of netdsl"):
+    with pytest.raises(NetError, match="weights without a net, not a checkpoint"):
         Predictor(tmp_path / "x.safetensors", REFERENCE)
 
 
