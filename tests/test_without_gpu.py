@@ -100,8 +100,8 @@ def bound(graph: Graph, backend: CudaBackend) -> None:
     Executor(graph, backend, state)
 
 
-EVERY_RUN = {"lenet", "alexnet", "resnet", "googlenet", "mobilenet", "densenet", "norms", "unet"}
-"""Nets that have each kind of kernel; the slow test below compiles all."""
+EVERY_RUN = {"lenet", "alexnet", "resnet", "googlenet", "mobilenet", "norms", "unet"}
+"""Nets that have each kind of kernel; the slow tests bind and compile all."""
 ZOO = [
     pytest.param(p, id=p.stem, marks=[] if p.stem in EVERY_RUN else pytest.mark.slow)
     for p in MODELS
