@@ -31,7 +31,7 @@ def weights_text(
     replaces the section's own. Raises NetError if it is invalid."""
     entries, note = data_entries(network, options, pixels)
     section = _parse_section(entries)
-    found = find_data_of_net(program, network)
+    found = find_data_of_net(program, network.name)
     if found is not None:
         own = [e for e in section.entries if _name(e) == "normalize"]
         is_normalized = bool(own) or pixels is not None

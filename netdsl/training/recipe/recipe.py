@@ -9,7 +9,7 @@ from netdsl.data.config import DataConfig, resolve_data
 from netdsl.errors import NetError, Span, fail
 from netdsl.language import syntax as s
 from netdsl.language.budget import Budget, Errors, limit_error
-from netdsl.language.elaborate import Settings, ShrinkSettings, elaborate, shrink_settings
+from netdsl.language.elaborate import Settings, ShrinkSettings, shrink_settings
 from netdsl.language.evaluate import TopLevel
 from netdsl.language.override import override
 from netdsl.language.program import Program, build_program, evaluate_section
@@ -272,7 +272,7 @@ def recipe_of_net(program: Program, net: str) -> Recipe:
     if section is not None:
         return resolve_recipe(program, section.name)
     recipe = default_recipe(net)
-    data = find_data_of_net(program, elaborate(program, net, Settings()))
+    data = find_data_of_net(program, net)
     if data is None:
         return recipe
     entries = evaluate_section(program, data, Budget())

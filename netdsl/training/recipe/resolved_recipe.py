@@ -14,6 +14,7 @@ from netdsl.language.inline import inline_uses
 from netdsl.language.parse import parse_expression
 from netdsl.language.program import Program, evaluate_section
 from netdsl.signature import Signature
+from netdsl.training.recipe.net_data import find_data_of_net
 from netdsl.training.recipe.recipe import SIGNATURE, find_recipe_of_net, stage_names
 from netdsl.values import Symbol, Value, format_value
 
@@ -43,11 +44,11 @@ def resolve_net_file(program: Program, net: str) -> s.File:
     if section is not None:
         return resolve_file(program, section.name)
     span = Span(Source(program.name, ""), 0, 0)
-    others = tuple(i for i in program.items if not isinstance(i, s.Section) or i.kind != "train")
-    data = () if program.sections("data") else (s.Section(span, "data", None, ()),)
+    others = tuple(i for i in program.items if not isinstance(i, s.Section))
+    data = find_data_of_net(program, net) or s.Section(span, "data", None, ())
     entry = s.SectionEntry(span, "net", s.Name(span, net))
     own = s.Section(span, "train", None, (entry,))
-    return resolve_file(replace(program, items=(*others, *data, own)), None)
+    return resolve_file(replace(program, items=(*others, replace(data, name=None), own)), None)
 
 
 def _resolve_data(program: Program, section: s.Section, budget: Budget) -> s.Section:
