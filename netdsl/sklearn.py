@@ -67,6 +67,7 @@ class NetClassifier(_base.ClassifierMixin, _base.BaseEstimator):  # type: ignore
         """Trains on X, [n, features], which is reshaped to the net's input, channels last, or
         [n, *input]. Pictures of bytes (uint8) are normalised by the recipe; all else is taken as it
         is. `y` holds a label for each. Raises ValueError or NetError if they do not fit."""
+        _check_integers(X)
         X, y = _validation.validate_data(
             self, X, y, allow_nd=True, dtype=[np.float32, np.uint8], ensure_min_samples=1
         )
@@ -112,6 +113,7 @@ class NetClassifier(_base.ClassifierMixin, _base.BaseEstimator):  # type: ignore
     def predict_proba(self, X: Any) -> Array:
         """The probabilities of the classes, [n, classes], in the order of `classes_`."""
         _validation.check_is_fitted(self)
+        _check_integers(X)
         X = _validation.validate_data(
             self, X, reset=False, allow_nd=True, dtype=[np.float32, np.uint8]
         )
@@ -122,9 +124,21 @@ class NetClassifier(_base.ClassifierMixin, _base.BaseEstimator):  # type: ignore
 
 
 def _shape_samples(X: Array, shape: tuple[int, ...]) -> Array:
-    """Samples of the shape of the net's input, if they have as many values; bytes stay bytes only
-    where the net takes pictures."""
+    """Rows of features as the net's input, channels last, and images as features if the net takes
+    these; an image of another shape stays as it is, to be refused. Bytes stay bytes only where the
+    net takes pictures."""
     if len(shape) != 3:
         X = X.astype(np.float32, copy=False)
-    fits = math.prod(X.shape[1:]) == math.prod(shape)
+    can_reshape = X.ndim == 2 or len(shape) == 1
+    fits = can_reshape and math.prod(X.shape[1:]) == math.prod(shape)
     return X.reshape(len(X), *shape) if fits else X
+
+
+def _check_integers(X: Any) -> None:
+    """Raises ValueError for pictures of integers other than bytes, which would not be normalised.
+    In a table, integers are numbers like others."""
+    if isinstance(X, np.ndarray) and X.ndim > 2 and X.dtype.kind in "iu" and X.dtype != np.uint8:
+        raise ValueError(
+            f"pictures of {X.dtype} are neither bytes nor floats: X.astype(np.uint8) makes bytes, "
+            "which are normalised"
+        )

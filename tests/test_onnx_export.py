@@ -287,6 +287,15 @@ def test_what_onnxruntime_cannot_run_is_refused(netdsl: Any, tmp_path: Path) -> 
     assert "onnxruntime cannot run the model" in refused(netdsl, path)
 
 
+def test_bytes_are_no_vector_beside_an_image(netdsl: Any, tmp_path: Path) -> None:
+    path = tmp_path / "two.safetensors"
+    net = "image: input(8x8x3); v: input(5); concat { image -> flatten | v } -> fc(5)"
+    text = f"net two {{ {net} }}\ndata {{ batch = 4 }}\ntrain {{ epochs = 1 }}\n"
+    write_checkpoint(path, text)
+    assert "`v` is no image" in refused(netdsl, path)
+    assert netdsl("export", str(path), "-o", "x.onnx", "--raw")[0] == 0
+
+
 def test_without_onnxruntime(netdsl: Any, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     code, out, _ = netdsl("export", str(weights), "-o", "x.onnx")

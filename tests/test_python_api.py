@@ -694,3 +694,16 @@ def test_a_setting_that_is_no_value_is_refused(folder: Path, tmp_path: Path) -> 
         run_tiny(folder, tmp_path / "run", set={"train.epochs": {}})
     with pytest.raises(package.NetError, match="epohcs"):
         run_tiny(folder, tmp_path / "run", set={"train.epohcs": 1})
+
+
+def test_sigmoids_are_probabilities_and_one_score_is_none(tmp_path: Path) -> None:
+    text = "net a {{ input(4) -> fc({}) {} }}"
+    floats = np.random.default_rng(0).normal(0, 1, (3, 4)).astype(np.float32)
+    for count in (1, 3):
+        (tmp_path / "a.net").write_text(text.format(count, "-> sigmoid"))
+        net = package.load(tmp_path / "a.net", device="reference")
+        np.testing.assert_array_equal(net.probabilities(floats), net(floats))
+    (tmp_path / "a.net").write_text(text.format(1, ""))
+    net = package.load(tmp_path / "a.net", device="reference")
+    with pytest.raises(package.NetError, match="a softmax of one is always 1"):
+        net.predict(floats)

@@ -122,6 +122,11 @@ def test_what_does_not_fit_is_refused() -> None:
         NetClassifier(MLP, epochs=1).fit(X, Y).predict(X[:, :3])
     with pytest.raises(NetError, match="the net needs 8x8x1"):
         NetClassifier(ROOT / "models" / "digits.net").fit(X, Y)
+    channels_first = np.zeros((12, 1, 8, 8), np.uint8)
+    with pytest.raises(NetError, match="1x8x8"):
+        NetClassifier(ROOT / "models" / "digits.net").fit(channels_first, np.arange(12) % 10)
+    with pytest.raises(ValueError, match="pictures of int64 are neither bytes nor floats"):
+        NetClassifier(ROOT / "models" / "digits.net").fit(np.zeros((9, 8, 8), np.int64), Y[:9])
     with pytest.raises(NetError, match=r"cannot read nowhere\.net"):
         NetClassifier("nowhere.net").fit(X, Y)
 

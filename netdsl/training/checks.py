@@ -13,6 +13,7 @@ from netdsl.data.inventory import abbreviate
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples
 from netdsl.errors import NetError, Span, fail
+from netdsl.ir.views import strip_views
 from netdsl.language.budget import Budget
 from netdsl.language.elaborate import elaborate
 from netdsl.language.network import Network
@@ -225,9 +226,18 @@ def check_class_scores(network: Network, classes: tuple[str, ...], origin: str) 
             f"`{network.name}` gives {dims(shape)}, but one score per class is needed; {origin} "
             + ("has 1 class" if len(classes) == 1 else f"has {len(classes):,} classes"),
             out.span,
-            help="`netdsl activations` draws the values of any place, and Python's "
-            "`netdsl.load(WEIGHTS)(images)` returns them; `netdsl export` takes the net as it is",
+            help=_VALUES_HELP,
         )
+    if shape[-1] == 1 and strip_views(network.graph, out.name).op != "sigmoid":
+        message = f"`{network.name}` gives one score, and a softmax of one is always 1"
+        help = f"a probability is what `sigmoid` gives; {_VALUES_HELP}"
+        raise fail(message, out.span, help=help)
+
+
+_VALUES_HELP = (
+    "`netdsl activations` draws the values of any place, and Python's "
+    "`netdsl.load(WEIGHTS)(images)` returns them; `netdsl export` takes the net as it is"
+)
 
 
 def check_loss(network: Network, recipe: Recipe) -> None:

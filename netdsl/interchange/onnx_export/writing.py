@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from netdsl.errors import fail
 from netdsl.file_io import write_atomically
 from netdsl.inference import Predictor
 from netdsl.interchange.non_finite import describe_non_finite
@@ -23,6 +24,7 @@ from netdsl.interchange.onnx_export.exporter import (
 )
 from netdsl.interchange.onnx_export.metadata import describe_model
 from netdsl.interchange.onnx_export.model import check_range, make_model
+from netdsl.language.network import Network
 from netdsl.types import format_bytes
 
 
@@ -42,6 +44,8 @@ def write_onnx(trained: Predictor, out: Path, options: ExportOptions, is_raw: bo
     if is_raw:
         settings = replace(settings, input_dtype=None, prepare=None)
     network = trained.network(settings)
+    if not is_raw:
+        _check_inputs(network)
     graph = export_graph(network, trained.state.snapshot(), options)
     check_range(graph)
     metadata = describe_model(trained.checkpoint, trained.recipe.data, graph, options)
@@ -49,6 +53,19 @@ def write_onnx(trained: Predictor, out: Path, options: ExportOptions, is_raw: bo
     found = compare_with_runtime(content, network, trained.backend, trained.state, options.is_half)
     write_atomically(out, content)
     return _report(out, graph, len(content), found, describe_non_finite(trained.state.snapshot()))
+
+
+def _check_inputs(network: Network) -> None:
+    """Raises NetError if bytes are no input of the net: the data section says how images are
+    prepared, and nothing about a vector beside one."""
+    inputs = [n for n in network.graph.inputs if n.type.rank > 1]
+    vectors = [n.name for n in inputs if n.type.rank != 4]
+    if vectors and len(inputs) > 1:
+        raise fail(
+            f"`{vectors[0]}` is no image, and the data section does not say how it is prepared",
+            network.graph[vectors[0]].span,
+            help="`--raw` exports the net without preparation: all its inputs are floats",
+        )
 
 
 def _report(

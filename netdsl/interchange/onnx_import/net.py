@@ -38,7 +38,7 @@ _CHANNELS_SECOND = {2: (0, 1), 3: (0, 2, 1), 4: IMAGE_ORDER, 5: (0, 2, 3, 4, 1)}
 _DROPPED_NOTE = "a net ends in scores, and the loss applies it"
 _SIGMOID_NOTE = (
     "the sigmoid at the end stays: it is the probability of each class alone, as for images with "
-    "several labels; read it in Python, because `predict` and the losses expect one class an image"
+    "several labels; `predict` prints it, and the losses expect one class an image"
 )
 _TO_CHANNELS_FIRST = (0, 3, 1, 2)
 

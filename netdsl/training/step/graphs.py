@@ -204,8 +204,10 @@ def prediction_graph(network: Network) -> Graph:
 
 
 def _emit_probabilities(b: Builder, network: Network, scores: Node) -> Node:
-    is_ready = strip_views(network.graph, network.graph.outputs["main"]).op == "softmax"
-    return scores if is_ready else b.softmax(scores)
+    """The probabilities of classes: a net that ends in a softmax or in sigmoids gives them itself,
+    sigmoids one for each label by itself."""
+    end = strip_views(network.graph, network.graph.outputs["main"]).op
+    return scores if end in ("softmax", "sigmoid") else b.softmax(scores)
 
 
 def scoring_graph(recipe: Recipe, batch: int, classes: int, dtype: str) -> Graph:
