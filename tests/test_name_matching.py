@@ -147,7 +147,7 @@ def test_states_by_the_names_of_another_program(family: Path) -> None:
         if n.rpartition(".")[0] in heads
     }
     again = name_states(network, states, foreign(there | large))
-    assert "as many outputs" in again.notes[0]
+    assert f"{scores[0]:,} classes instead of {scores[0] + 7:,}: " in again.notes[0]
     found = match_tensors(network, foreign(again.tensors)).states
     for name, value in states.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
@@ -235,6 +235,10 @@ def test_what_does_not_fit_is_listed_by_name_and_shape() -> None:
     notes = "\n".join(e.value.diagnostics[0].notes)
     assert "fc1 (fc): weight 10x4, bias 10" in notes
     assert "fc: weight 7x4, bias 7" in notes
+    norm = {f"bn.{k}": (4,) for k in ("weight", "bias", "running_mean", "running_var")}
+    given = foreign({k: np.zeros(shape, np.float32) for k, shape in (tensors | norm).items()})
+    with pytest.raises(NetError, match="an exporter folded them"):
+        match_tensors(network_of("net a { input(8x8x4)\n conv(5, 3x3) -> fc(10) }"), given)
     shuffled = {"b.c.weight": (4, 4, 1, 1), "b.fc.weight": (10, 4), "z.bias": (4,)}
     with pytest.raises(NetError, match="no weights of the right shape"):
         match_tensors(network, foreign({k: np.zeros(s, np.float32) for k, s in shuffled.items()}))

@@ -19,6 +19,10 @@ _OTHER_COUNT = (
     "`net mine = NET(classes=10)`"
 )
 _OTHER_NET = "are these the weights of another net? `netdsl summary FILE:NET` lists the layers"
+_FOLDED_NET = (
+    "the file has batch norms and the net has none: an exporter folded them into the layers before "
+    "them; docs/onnx.md says how to export a model that keeps them"
+)
 
 NO_SIDE_OUTPUTS = (
     "these are of side outputs, which only training uses: a net without them takes the weights, "
@@ -41,10 +45,18 @@ def check_shapes(
         message = f"{origin} has no weights of the right shape for {len(missing):,} {layers} of"
         is_side = is_side_only(network, (x.name for f in missing for x in f.states.values()))
         is_count = count_difference(forms, modules) is not None
-        help = NO_SIDE_OUTPUTS if is_side else _OTHER_COUNT if is_count else _OTHER_NET
+        other_net = _FOLDED_NET if _lacks_norms(forms, modules) else _OTHER_NET
+        help = NO_SIDE_OUTPUTS if is_side else _OTHER_COUNT if is_count else other_net
         if missing == [forms[-1]] and not is_side:
             help = f"{help}; or draw this layer: `--except {_layer_glob(missing[0])}`"
         raise fail(f"{message} `{network.name}`", notes=notes, help=help)
+
+
+def _lacks_norms(forms: Sequence[ModuleForm], modules: Sequence[ForeignModule]) -> bool:
+    """Whether the file has running statistics, and no layer of the net has."""
+    statistics = "running_mean"
+    is_here = any(statistics in form.states for form in forms)
+    return not is_here and any(statistics in module.shapes for module in modules)
 
 
 def count_difference(

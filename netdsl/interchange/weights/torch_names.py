@@ -44,8 +44,10 @@ def name_states(
             found[name] = state.to_torch(states[state.name]).reshape(wanted[name])
     copied = {n: np.ascontiguousarray(given.tensors[n]) for n in shapes if n not in found}
     counters = {n: np.zeros((), np.int64) for n in given.others if n.endswith(COUNTER)}
+    heads = [n for n in resized if n in found]
+    counts = [f"{resized[n][0]:,} classes instead of {shapes[n][0]:,}" for n in heads[:1]]
     notes = (
-        _note(f"as many outputs as `{network.name}` has", [n for n in resized if n in found]),
+        _note("".join(counts), heads),
         _note("copied, as the net has no use for them", list(copied)),
         _note("left out, as they are no weights", [n for n in given.others if n not in counters]),
     )
