@@ -133,12 +133,32 @@ def test_what_import_and_export_wrote_is_written_again(netdsl: Any, folder: Path
     for _ in range(2):
         for command in (
             ("import", "m.onnx", "-o", "m.net", "--weights", "m.safetensors"),
+            ("import", "m.onnx", "-o", "m.net", "--normalize", "none"),
             ("export", "m.safetensors", "-o", "x.onnx"),
             ("export", "m.safetensors", *TORCH, "x.safetensors"),
             ("import", "x.safetensors", *INTO, "y.safetensors"),
         ):
             code, _, err = netdsl(*command)
             assert (code, err) == (OK, "")
+
+
+@pytest.mark.parametrize("edit", [b"# mine\n", b"", None])
+def test_an_imported_net_that_was_edited_is_kept(
+    edit: bytes | None, netdsl: Any, folder: Path
+) -> None:
+    """So is one without a checksum, as versions before it wrote them."""
+    net = folder / "m.net"
+    first, rest = net.read_bytes().split(b"\n", 1)
+    if edit is None:
+        net.write_bytes(first.partition(b" Checksum")[0] + b"\n" + rest)
+    else:
+        net.write_bytes(first + b"\n" + (rest + edit if edit else rest.replace(b"5", b"7")))
+    before = net.read_bytes()
+    shutil.copy(folder / "m.onnx", folder / "other.onnx")
+    code, _, err = netdsl("import", "other.onnx", "-o", "m.net", "--weights", "m.safetensors")
+    assert (code, "nothing was written" in err) == (BAD_INPUT, True), err
+    assert ("edited since" in err) == (edit is not None)
+    assert net.read_bytes() == before
 
 
 KINDS = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import combinations
@@ -18,8 +20,8 @@ from netdsl.safetensors_file import read_header
 from netdsl.training.store.checkpoint import SUFFIX
 from netdsl.training.store.run_directory import RUN_FILES
 
-IMPORT_MARK = "# Imported from "
-"""What a .net that an import wrote begins with."""
+_IMPORT_MARK = re.compile(rb"# Imported from [^\n]*\. Checksum of the rest: ([0-9a-f]{16})\n")
+"""The first line of a .net that an import wrote."""
 PRODUCER = {"producer": "netdsl"}
 """What the metadata of weights say that were written for another program."""
 _MODEL_MARK = b"\x12\x06netdsl"
@@ -43,14 +45,31 @@ def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path]) -> None:
             raise fail(_PRESENT.format(out), help=_OTHER_NAME)
 
 
+def mark_import(origin: str, text: str) -> str:
+    """The text of a .net with a first line that says where it comes from, a name on one line, and
+    what shows later whether it has been edited."""
+    return f"# Imported from {origin}. Checksum of the rest: {_checksum(text.encode())}\n{text}"
+
+
 def check_net_output(out: Path, content: bytes) -> None:
-    """Raises NetError if a .net is there that no import wrote, unless it is the same."""
+    """Raises NetError if a .net is there that no import wrote, or that was edited since, unless it
+    is the same."""
     if not out.exists():
         return
     with open_regular_file(out) as f:
         present = f.read(MAX_FILE_BYTES + 1)
-    if present.strip() and present != content and not present.startswith(IMPORT_MARK.encode()):
-        raise fail(_PRESENT.format(out), help=_OTHER_NAME)
+    if not present.strip() or present == content:
+        return
+    mark = _IMPORT_MARK.match(present)
+    if mark is None:
+        message = f"{out} exists, and it is not as an import has written it"
+        raise fail(message, help=_OTHER_NAME)
+    if mark[1].decode() != _checksum(present[mark.end() :]):
+        raise fail(f"{out} has been edited since it was imported", help=_OTHER_NAME)
+
+
+def _checksum(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 _OTHER_NAME = "give another name; nothing was written"
