@@ -142,6 +142,22 @@ def test_what_import_and_export_wrote_is_written_again(netdsl: Any, folder: Path
             assert (code, err) == (OK, "")
 
 
+def test_a_net_is_saved_over_its_own_file_only(folder: Path) -> None:
+    found = checkpoint.load(folder / "trained.safetensors")
+    checkpoint.save(folder / "copy.safetensors", replace(found, progress={"epoch": 3}))
+    (folder / "precious.safetensors").write_bytes(b"x")
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    net = netdsl_package.load(folder / "trained.safetensors", device="reference")
+    for name in ("run/best", "run/last", "copy", "precious"):
+        with pytest.raises(netdsl_package.NetError, match=r"run in|no import or export") as e:
+            net.save(folder / f"{name}.safetensors")
+        assert "nothing was written" in str(e.value)
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    for name in ("new", "new", "m"):
+        net.save(folder / f"{name}.safetensors")
+        assert checkpoint.load(folder / f"{name}.safetensors").metrics == {"epoch": 3}
+
+
 @pytest.mark.parametrize("edit", [b"# mine\n", b"", None])
 def test_an_imported_net_that_was_edited_is_kept(
     edit: bytes | None, netdsl: Any, folder: Path

@@ -28,10 +28,13 @@ _MODEL_MARK = b"\x12\x06netdsl"
 """What follows the version of the format in an exported model: its producer."""
 
 
-def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path]) -> None:
+def check_outputs(
+    outputs: Sequence[Path], inputs: Iterable[Path] = (), *, is_save: bool = False
+) -> None:
     """Raises NetError if an output is a file that the command reads, another output, or a file that
     was there and that no import or export wrote: a run's, one of another program, a net written by
-    hand. To be called before anything is written."""
+    hand. What a net's own `save` wrote may have been trained, and only `save` writes over it. To be
+    called before anything is written."""
     for out, other in combinations(outputs, 2):
         if _is_same(out, other):
             raise fail(f"{out} is named for two outputs", help="give each a file of its own")
@@ -41,7 +44,7 @@ def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path]) -> None:
             raise fail(f"{out} is a file that this command reads", help=_OTHER_NAME)
         if out.name in RUN_FILES and (out.parent / RUN_FILES[0]).exists():
             raise fail(f"{out} belongs to the run in {out.parent}", help=_OTHER_NAME)
-        if out.exists() and out.suffix != NET_SUFFIX and not _is_written_here(out):
+        if out.exists() and out.suffix != NET_SUFFIX and not _is_written_here(out, is_save):
             raise fail(_PRESENT.format(out), help=_OTHER_NAME)
 
 
@@ -83,9 +86,9 @@ def _is_same(a: Path, b: Path) -> bool:
         return os.path.realpath(a) == os.path.realpath(b)
 
 
-def _is_written_here(path: Path) -> bool:
-    """Whether an import or export has written a file; an empty one counts as such, and every file
-    that is neither a model nor weights."""
+def _is_written_here(path: Path, is_save: bool) -> bool:
+    """Whether an import or export has written a file, or for a `save` also another `save`; an empty
+    one counts as such, and every file that is neither a model nor weights."""
     with open_regular_file(path) as f:
         size = os.fstat(f.fileno()).st_size
         if not size or path.suffix.lower() not in (SUFFIX, ".onnx"):
@@ -98,4 +101,6 @@ def _is_written_here(path: Path) -> bool:
             if PRODUCER.items() <= metadata.items():
                 return True
             about = read_json(read_json(metadata[METADATA_KEY])["about"])
-    return isinstance(about, dict) and not about.get("progress") and not about.get("metrics")
+    if not isinstance(about, dict) or about.get("progress"):  # that of a run
+        return False
+    return is_save or not about.get("metrics")
