@@ -142,14 +142,49 @@ def test_what_import_and_export_wrote_is_written_again(netdsl: Any, folder: Path
             assert (code, err) == (OK, "")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("import", "m.onnx", "-o", "PLACE.net"),
+        ("import", "m.onnx", "-o", "x.net", "--weights", "PLACE.safetensors"),
+        ("import", "m.onnx", *INTO, "PLACE.safetensors"),
+        ("export", "m.safetensors", "-o", "PLACE.onnx"),
+        ("filters", "m.safetensors", "-o", "PLACE.png"),
+        ("visualize", "m.safetensors", "conv1", "-o", "PLACE.png"),
+        ("activations", "m.safetensors", "m.png", "conv1", "-o", "PLACE.png"),
+    ],
+)
+def test_no_folder_is_made_for_what_is_written(
+    command: Sequence[str], netdsl: Any, folder: Path
+) -> None:
+    suffix = Path(command[-1]).suffix
+    (folder / f"link{suffix}").symlink_to(folder / "no" / "x.net")
+    before = set(folder.rglob("*"))
+    for place, complaint in (
+        (f"no/x{suffix}", "there is no folder"),
+        (f"link{suffix}", "there is no folder"),
+        (f"m.npy/x{suffix}", "there is no folder"),
+        (suffix, "is a suffix without a name"),
+        ("", "has no name"),
+    ):
+        code, _, err = netdsl(*command[:-1], place)
+        assert (code, complaint in err, "\nhelp: " in err) == (BAD_INPUT, True, True), err
+    assert set(folder.rglob("*")) == before
+
+
+def test_a_suffix_in_upper_case(netdsl: Any, folder: Path) -> None:
+    _, _, err = netdsl("import", "m.onnx", "-o", "X.NET")
+    assert "X.NET does not end in `.net` in lower case" in err
+
+
 def test_a_net_is_saved_over_its_own_file_only(folder: Path) -> None:
     found = checkpoint.load(folder / "trained.safetensors")
     checkpoint.save(folder / "copy.safetensors", replace(found, progress={"epoch": 3}))
     (folder / "precious.safetensors").write_bytes(b"x")
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     net = netdsl_package.load(folder / "trained.safetensors", device="reference")
-    for name in ("run/best", "run/last", "copy", "precious"):
-        with pytest.raises(netdsl_package.NetError, match=r"run in|no import or export") as e:
+    for name in ("run/best", "run/last", "copy", "precious", "no/x"):
+        with pytest.raises(netdsl_package.NetError, match=r"run in|no import or|no folder") as e:
             net.save(folder / f"{name}.safetensors")
         assert "nothing was written" in str(e.value)
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before

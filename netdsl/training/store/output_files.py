@@ -33,19 +33,45 @@ def check_outputs(
 ) -> None:
     """Raises NetError if an output is a file that the command reads, another output, or a file that
     was there and that no import or export wrote: a run's, one of another program, a net written by
-    hand. What a net's own `save` wrote may have been trained, and only `save` writes over it. To be
-    called before anything is written."""
+    hand. What a net's own `save` wrote may have been trained, and only `save` writes over it. Also
+    raises NetError if its folder does not exist: a misspelt path makes none. To be called before
+    anything is written."""
     for out, other in combinations(outputs, 2):
         if _is_same(out, other):
             raise fail(f"{out} is named for two outputs", help="give each a file of its own")
     given = tuple(inputs)
     for out in outputs:
+        check_name(out)
+        _check_folder(out)
         if any(_is_same(out, path) for path in given):
             raise fail(f"{out} is a file that this command reads", help=_OTHER_NAME)
         if out.name in RUN_FILES and (out.parent / RUN_FILES[0]).exists():
             raise fail(f"{out} belongs to the run in {out.parent}", help=_OTHER_NAME)
-        if out.exists() and out.suffix != NET_SUFFIX and not _is_written_here(out, is_save):
+        if os.path.exists(out) and out.suffix != NET_SUFFIX and not _is_written_here(out, is_save):
             raise fail(_PRESENT.format(out), help=_OTHER_NAME)
+
+
+def check_suffix(out: Path, suffix: str, help: str) -> None:
+    """Raises NetError if a file to be written has another suffix."""
+    check_name(out)
+    if out.suffix != suffix:
+        in_case = " in lower case" * (out.suffix.lower() == suffix)
+        raise fail(f"{out} does not end in `{suffix}`{in_case}", help=help)
+
+
+def check_name(out: Path) -> None:
+    """Raises NetError if a path has no name of a file, or only a suffix as its name."""
+    if not out.name:
+        raise fail("the file to be written has no name", help="give one; nothing was written")
+    if out.name.startswith(".") and not out.suffix:
+        raise fail(f"{out} is a suffix without a name", help=f"write it as in `x{out.name}`")
+
+
+def _check_folder(out: Path) -> None:
+    folder = os.path.dirname(os.path.realpath(out))
+    if not os.path.isdir(folder):
+        message = f"{out} cannot be written: there is no folder {folder}"
+        raise fail(message, help="make the folder first; nothing was written")
 
 
 def mark_import(origin: str, text: str) -> str:
