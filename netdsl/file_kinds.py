@@ -24,7 +24,9 @@ class FileKind:
     help: str
 
 
-NET = FileKind("a .net file", "`netdsl train {}` makes weights for it")
+NET = FileKind(
+    "a .net file", "`netdsl train {}` and `netdsl import WEIGHTS --into {}` make weights for it"
+)
 CHECKPOINT = FileKind(
     "a checkpoint",
     "`netdsl predict`, `eval`, `filters`, `export` and `diff` take it, and a recipe starts from it "

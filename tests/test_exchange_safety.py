@@ -332,8 +332,11 @@ def test_an_export_says_itself_what_its_pixels_are(netdsl: Any, folder: Path) ->
     assert netdsl("export", "m.safetensors", "-o", "x.onnx")[0] == OK
     rest = ("import", "x.onnx", "-o", "x.net", "--weights", "x.safetensors")
     for option in (("--bgr",), ("--scale", "255"), ("--normalize", "imagenet")):
-        code, _, err = netdsl(*rest, *option)
-        assert (code, "--rebuild" in err) == (BAD_INPUT, True)
+        for given in (rest, rest[:-2]):
+            code, _, err = netdsl(*given, *option)
+            needs_weights = given != rest and option[0] != "--normalize"
+            assert (code, "carries the .net" in err, "--rebuild" in err) == (BAD_INPUT, True, True)
+            assert ("--weights" in err) == needs_weights
     code, _, err = netdsl(*rest, "--rebuild", "--normalize", "imagenet")
     assert (code, "normalises its pixels itself" in err) == (BAD_INPUT, True)
     assert netdsl(*rest, "--rebuild", "--bgr")[0] == OK
@@ -406,8 +409,34 @@ def test_models_of_images_of_any_size(size: str, shape: str, netdsl: Any, folder
     assert f"input({shape}x3)" in (folder / "x.net").read_text()
     code, out, _ = netdsl("import", "open.onnx", *INTO, "x.safetensors")
     assert (code, "are in the file" in out) == (OK, False)
-    for name, given in (("open.onnx", "8x"), ("open.onnx", "0"), ("m.onnx", "8")):
-        assert netdsl("import", name, "-o", "x.net", "--size", given)[0] == BAD_INPUT
+    for name, given, complaint in (
+        ("open.onnx", "8x", "no height and width"),
+        ("open.onnx", "0", "no height and width"),
+        ("open.onnx", "100000x8", "at most 99,999 pixels"),
+        ("m.onnx", "8", "is fixed: its input is ?x3x8x8"),
+    ):
+        code, _, err = netdsl("import", name, "-o", "x.net", "--size", given)
+        assert (code, complaint in err) == (BAD_INPUT, True), err
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_models_of_images_with_one_open_side(axis: int, netdsl: Any, folder: Path) -> None:
+    model = onnx.load(str(folder / "m.onnx"))
+    model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "side"
+    onnx.save(model, str(folder / "open.onnx"))
+    code, _, err = netdsl("import", "open.onnx", "-o", "x.net")
+    assert (code, "`--size 224x224`" in err) == (BAD_INPUT, True)
+    for size in ("6x8", "8x6"):
+        is_right = size.split("x")[axis == 2] == "8"
+        code, _, err = netdsl("import", "open.onnx", "-o", "x.net", "--size", size)
+        assert (code == OK, "can be chosen" in err) == (is_right, not is_right), err
+        assert not is_right or f"input({size}x3)" in (folder / "x.net").read_text()
+
+
+def test_accents_are_left_out_of_names(netdsl: Any, folder: Path) -> None:
+    shutil.copy(folder / "m.onnx", folder / "ünïcode 蜂.onnx")
+    assert netdsl("import", "ünïcode 蜂.onnx", "-o", "x.net")[0] == OK
+    assert "net unicode(" in (folder / "x.net").read_text()
 
 
 # ---- values
