@@ -25,7 +25,9 @@ class FileKind:
 
 
 NET = FileKind(
-    "a .net file", "`netdsl train {}` and `netdsl import WEIGHTS --into {}` make weights for it"
+    "a .net file",
+    "`netdsl train {}` makes its weights, `netdsl import MODEL --into {} -o x.safetensors` takes "
+    "those of a model",
 )
 CHECKPOINT = FileKind(
     "a checkpoint",
