@@ -24,7 +24,11 @@ class FileKind:
     help: str
 
 
-NET = FileKind("a .net file", "`netdsl train {}` makes weights for it")
+NET = FileKind(
+    "a .net file",
+    "`netdsl train {}` makes its weights, `netdsl import MODEL --into {} -o x.safetensors` takes "
+    "those of a model",
+)
 CHECKPOINT = FileKind(
     "a checkpoint",
     "`netdsl predict`, `eval`, `filters`, `export` and `diff` take it, and a recipe starts from it "

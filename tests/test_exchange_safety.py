@@ -133,12 +133,83 @@ def test_what_import_and_export_wrote_is_written_again(netdsl: Any, folder: Path
     for _ in range(2):
         for command in (
             ("import", "m.onnx", "-o", "m.net", "--weights", "m.safetensors"),
+            ("import", "m.onnx", "-o", "m.net", "--normalize", "none"),
             ("export", "m.safetensors", "-o", "x.onnx"),
             ("export", "m.safetensors", *TORCH, "x.safetensors"),
             ("import", "x.safetensors", *INTO, "y.safetensors"),
         ):
             code, _, err = netdsl(*command)
             assert (code, err) == (OK, "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("import", "m.onnx", "-o", "PLACE.net"),
+        ("import", "m.onnx", "-o", "x.net", "--weights", "PLACE.safetensors"),
+        ("import", "m.onnx", *INTO, "PLACE.safetensors"),
+        ("export", "m.safetensors", "-o", "PLACE.onnx"),
+        ("filters", "m.safetensors", "-o", "PLACE.png"),
+        ("visualize", "m.safetensors", "conv1", "-o", "PLACE.png"),
+        ("activations", "m.safetensors", "m.png", "conv1", "-o", "PLACE.png"),
+    ],
+)
+def test_no_folder_is_made_for_what_is_written(
+    command: Sequence[str], netdsl: Any, folder: Path
+) -> None:
+    suffix = Path(command[-1]).suffix
+    (folder / f"link{suffix}").symlink_to(folder / "no" / "x.net")
+    before = set(folder.rglob("*"))
+    for place, complaint in (
+        (f"no/x{suffix}", "there is no folder"),
+        (f"link{suffix}", "there is no folder"),
+        (f"m.npy/x{suffix}", "there is no folder"),
+        (suffix, "is a suffix without a name"),
+        ("", "has no name"),
+    ):
+        code, _, err = netdsl(*command[:-1], place)
+        assert (code, complaint in err, "\nhelp: " in err) == (BAD_INPUT, True, True), err
+    assert set(folder.rglob("*")) == before
+
+
+def test_a_suffix_in_upper_case(netdsl: Any, folder: Path) -> None:
+    _, _, err = netdsl("import", "m.onnx", "-o", "X.NET")
+    assert "X.NET does not end in `.net` in lower case" in err
+
+
+def test_a_net_is_saved_over_its_own_file_only(folder: Path) -> None:
+    found = checkpoint.load(folder / "trained.safetensors")
+    checkpoint.save(folder / "copy.safetensors", replace(found, progress={"epoch": 3}))
+    (folder / "precious.safetensors").write_bytes(b"x")
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    net = netdsl_package.load(folder / "trained.safetensors", device="reference")
+    for name in ("run/best", "run/last", "copy", "precious", "no/x"):
+        with pytest.raises(netdsl_package.NetError, match=r"run in|no import or|no folder") as e:
+            net.save(folder / f"{name}.safetensors")
+        assert "nothing was written" in str(e.value)
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    for name in ("new", "new", "m"):
+        net.save(folder / f"{name}.safetensors")
+        assert checkpoint.load(folder / f"{name}.safetensors").metrics == {"epoch": 3}
+
+
+@pytest.mark.parametrize("edit", [b"# mine\n", b"", None])
+def test_an_imported_net_that_was_edited_is_kept(
+    edit: bytes | None, netdsl: Any, folder: Path
+) -> None:
+    """So is one without a checksum, as versions before it wrote them."""
+    net = folder / "m.net"
+    first, rest = net.read_bytes().split(b"\n", 1)
+    if edit is None:
+        net.write_bytes(first.partition(b" Checksum")[0] + b"\n" + rest)
+    else:
+        net.write_bytes(first + b"\n" + (rest + edit if edit else rest.replace(b"5", b"7")))
+    before = net.read_bytes()
+    shutil.copy(folder / "m.onnx", folder / "other.onnx")
+    code, _, err = netdsl("import", "other.onnx", "-o", "m.net", "--weights", "m.safetensors")
+    assert (code, "nothing was written" in err) == (BAD_INPUT, True), err
+    assert ("edited since" in err) == (edit is not None)
+    assert net.read_bytes() == before
 
 
 KINDS = {
@@ -261,8 +332,11 @@ def test_an_export_says_itself_what_its_pixels_are(netdsl: Any, folder: Path) ->
     assert netdsl("export", "m.safetensors", "-o", "x.onnx")[0] == OK
     rest = ("import", "x.onnx", "-o", "x.net", "--weights", "x.safetensors")
     for option in (("--bgr",), ("--scale", "255"), ("--normalize", "imagenet")):
-        code, _, err = netdsl(*rest, *option)
-        assert (code, "--rebuild" in err) == (BAD_INPUT, True)
+        for given in (rest, rest[:-2]):
+            code, _, err = netdsl(*given, *option)
+            needs_weights = given != rest and option[0] != "--normalize"
+            assert (code, "carries the .net" in err, "--rebuild" in err) == (BAD_INPUT, True, True)
+            assert ("--weights" in err) == needs_weights
     code, _, err = netdsl(*rest, "--rebuild", "--normalize", "imagenet")
     assert (code, "normalises its pixels itself" in err) == (BAD_INPUT, True)
     assert netdsl(*rest, "--rebuild", "--bgr")[0] == OK
@@ -335,8 +409,34 @@ def test_models_of_images_of_any_size(size: str, shape: str, netdsl: Any, folder
     assert f"input({shape}x3)" in (folder / "x.net").read_text()
     code, out, _ = netdsl("import", "open.onnx", *INTO, "x.safetensors")
     assert (code, "are in the file" in out) == (OK, False)
-    for name, given in (("open.onnx", "8x"), ("open.onnx", "0"), ("m.onnx", "8")):
-        assert netdsl("import", name, "-o", "x.net", "--size", given)[0] == BAD_INPUT
+    for name, given, complaint in (
+        ("open.onnx", "8x", "no height and width"),
+        ("open.onnx", "0", "no height and width"),
+        ("open.onnx", "100000x8", "at most 99,999 pixels"),
+        ("m.onnx", "8", "is fixed: its input is ?x3x8x8"),
+    ):
+        code, _, err = netdsl("import", name, "-o", "x.net", "--size", given)
+        assert (code, complaint in err) == (BAD_INPUT, True), err
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_models_of_images_with_one_open_side(axis: int, netdsl: Any, folder: Path) -> None:
+    model = onnx.load(str(folder / "m.onnx"))
+    model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "side"
+    onnx.save(model, str(folder / "open.onnx"))
+    code, _, err = netdsl("import", "open.onnx", "-o", "x.net")
+    assert (code, "`--size 224x224`" in err) == (BAD_INPUT, True)
+    for size in ("6x8", "8x6"):
+        is_right = size.split("x")[axis == 2] == "8"
+        code, _, err = netdsl("import", "open.onnx", "-o", "x.net", "--size", size)
+        assert (code == OK, "can be chosen" in err) == (is_right, not is_right), err
+        assert not is_right or f"input({size}x3)" in (folder / "x.net").read_text()
+
+
+def test_accents_are_left_out_of_names(netdsl: Any, folder: Path) -> None:
+    shutil.copy(folder / "m.onnx", folder / "ünïcode 蜂.onnx")
+    assert netdsl("import", "ünïcode 蜂.onnx", "-o", "x.net")[0] == OK
+    assert "net unicode(" in (folder / "x.net").read_text()
 
 
 # ---- values

@@ -31,6 +31,7 @@ from netdsl.training.recipe.recipe import recipe_of_net, recipe_of_weights, reso
 from netdsl.training.recipe.resolved_recipe import resolve_file, resolve_net_file
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import SUFFIX, Checkpoint
+from netdsl.training.store.output_files import check_outputs, check_suffix
 from netdsl.types import Array
 
 
@@ -141,13 +142,11 @@ class Net:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a checkpoint (`.safetensors`) that all commands read. Raises NetError if it
-        cannot."""
+        cannot, and for a file that is there, unless an import, an export or this has written it."""
         place = Path(read_path(path, "path"))
-        if place.suffix != SUFFIX:
-            help = (
-                f"a checkpoint is a {SUFFIX}; `netdsl export x{SUFFIX} -o x.onnx` makes ONNX of it"
-            )
-            raise fail(f"{place} does not end in `{SUFFIX}`", help=help)
+        help = f"a checkpoint is a {SUFFIX}; `netdsl export x{SUFFIX} -o x.onnx` makes ONNX of it"
+        check_suffix(place, SUFFIX, help)
+        check_outputs([place], is_save=True)
         about = self.text, self.classes, self.metrics
         checkpoint.save(place, Checkpoint(self.weights, *about, progress={}))
 

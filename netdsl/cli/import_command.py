@@ -98,8 +98,9 @@ def _import_weights(
     source: Path, into: str, out: Path, weights: Path | None, options: ImportOptions
 ) -> ImportReport:
     from netdsl.interchange.weights.importer import import_weights
+    from netdsl.training.store.output_files import check_suffix
 
-    _require_suffix(out, WEIGHTS_SUFFIX, "with `--into`, `-o` names the weights")
+    check_suffix(out, WEIGHTS_SUFFIX, "with `--into`, `-o` names the weights")
     if weights is not None:
         raise fail("`--weights` goes without `--into`", help="with `--into`, `-o` is the weights")
     if options.size is not None:
@@ -114,18 +115,14 @@ def _import_net(
 ) -> ImportReport:
     from netdsl.interchange.onnx_import.importer import import_onnx
     from netdsl.interchange.weights.importer import check_model
+    from netdsl.training.store.output_files import check_suffix
 
     check_model(source)
-    if weights is None and (options.classes is not None or options.is_bgr or options.scale != 1):
-        raise fail(
-            "`--classes`, `--bgr` and `--scale` are for the weights, and none are written",
-            help="`--weights FILE.safetensors` writes them beside the net",
-        )
     if options.excluded:
         raise fail("`--except` goes with `--into`", help="it leaves out layers of a net of yours")
-    _require_suffix(out, NET_SUFFIX, "`-o` names the net, `--weights` its weights")
+    check_suffix(out, NET_SUFFIX, "`-o` names the net, `--weights` its weights")
     if weights is not None:
-        _require_suffix(weights, WEIGHTS_SUFFIX, "`--weights` names the weights")
+        check_suffix(weights, WEIGHTS_SUFFIX, "`--weights` names the weights")
     return import_onnx(source, out, weights, options)
 
 
@@ -133,12 +130,14 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     """Height and width, as in `224x224`, or one number for both."""
     if text is None:
         return None
-    found = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text, re.ASCII)
+    found = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text, re.ASCII)
     if found is None:
         raise fail(f"`{text}` is no height and width", help="write it as in `--size 224x224`")
-    return int(found[1]), int(found[2] or found[1])
+    sides = found[1], found[2] or found[1]
+    if max(map(len, sides)) > _MAX_SIDE_DIGITS:
+        limit = f"{10**_MAX_SIDE_DIGITS - 1:,}"
+        raise fail(f"`{text}` is too large", help=f"a side has at most {limit} pixels")
+    return int(sides[0]), int(sides[1])
 
 
-def _require_suffix(path: Path, suffix: str, help: str) -> None:
-    if path.suffix != suffix:
-        raise fail(f"{path} does not end in `{suffix}`", help=help)
+_MAX_SIDE_DIGITS = 5

@@ -44,7 +44,7 @@ def filters(
         render_filters,
     )
 
-    _check_png_suffix(out)
+    _check_output(out, weights)
     trained = Predictor(weights, open_backend("reference"))
     network = trained.network(trained.recipe.settings(training=False, batch=1))
     found = find_convolution(network, layer)
@@ -83,10 +83,8 @@ def activations(
     from netdsl.backends import open_backend
     from netdsl.inference import Predictor
     from netdsl.insight.feature_maps import compute_feature_maps, render_feature_maps
-    from netdsl.training.store.output_files import check_outputs
 
-    _check_png_suffix(out)
-    check_outputs([out], [image])
+    _check_output(out, weights, image)
     maps = compute_feature_maps(Predictor(weights, open_backend(device)), image, layer)
     _write_picture(out, render_feature_maps(maps))
     height, width, count = maps.shape
@@ -121,7 +119,7 @@ def visualize(
     from netdsl.insight.feature_visualization import AscentSettings, visualize_channels
     from netdsl.insight.image_grid import make_grid, scale_to_range
 
-    _check_png_suffix(out)
+    _check_output(out, weights)
     layer, channel = _split_channel(place)
     trained = Predictor(weights, open_backend(device))
     channels, found = visualize_channels(
@@ -154,7 +152,10 @@ def _split_channel(place: str) -> tuple[str, int | None]:
     return layer, int(channel)
 
 
-def _check_png_suffix(out: Path) -> None:
+def _check_output(out: Path, *inputs: Path) -> None:
+    from netdsl.training.store.output_files import check_outputs
+
+    check_outputs([out], inputs)
     if out.suffix.lower() != ".png":
         raise fail(f"{out} does not end in .png, and pictures are written as PNG")
 

@@ -21,7 +21,7 @@ from netdsl.language.parse import parse, parse_expression
 from netdsl.language.program import build_program, evaluate_section, reject_read
 from netdsl.language.unparse import expression_text
 from netdsl.text_escaping import escape_line
-from netdsl.training.store.output_files import IMPORT_MARK
+from netdsl.training.store.output_files import mark_import
 from netdsl.types import dims
 
 _MAX_SHAPES = 5
@@ -38,16 +38,11 @@ def write_net_text(
     """The text of a file: where the net comes from and what changed in its weights, the net itself,
     its test, and a data section with these entries if there are any. Raises NetError if an entry is
     invalid."""
-    lines = [
-        f"{IMPORT_MARK}{escape_line(origin)}.",
-        *comment_lines(change),
-        structured.text.rstrip(),
-        "",
-    ]
+    lines = [*comment_lines(change), structured.text.rstrip(), ""]
     lines += [f"test {structured.name} {{", *_test_lines(network), "}"]
     if data:
         lines += ["", "data {", *data, "}"]
-    text = format_text("\n".join(lines) + "\n")
+    text = mark_import(escape_line(origin), format_text("\n".join(lines) + "\n"))
     program = build_program(parse(text, f"{structured.name}.net"), reject_read)
     section = program.find_section("data", None)
     if section is not None:

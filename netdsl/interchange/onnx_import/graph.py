@@ -60,16 +60,30 @@ class OnnxInput:
         return self.element_type in FLOATS
 
     @property
-    def is_image_of_any_size(self) -> bool:
-        """Whether an image has two sides that vary: all but its channels."""
-        is_open = [n is None for n in self.shape[1:]]
-        return is_open in ([False, True, True], [True, True, False])
+    def is_image_of_open_size(self) -> bool:
+        """Whether one or two axes of a batch of images vary."""
+        return len(self.shape) == 4 and 1 <= self.shape[1:].count(None) <= 2
 
-    def fixed(self, size: tuple[int, int]) -> OnnxInput:
-        """An image of any size with this height and width."""
-        sides = iter(size)
-        batch, *rest = self.shape
-        return replace(self, shape=(batch, *(next(sides) if n is None else n for n in rest)))
+    @property
+    def shape_text(self) -> str:
+        """The shape with the batch, as in `1x3x?x?`."""
+        return "x".join("?" if n is None else str(n) for n in self.shape)
+
+    def resized(self, size: tuple[int, int]) -> OnnxInput | None:
+        """Images of an open size with this height and width; None if a side is fixed to another or
+        the channels are open."""
+        for axes in _SIDES:
+            shape = list(self.shape)
+            for axis, side in zip(axes, size, strict=True):
+                shape[axis] = side
+            known = zip(shape, self.shape, strict=True)
+            if None not in shape[1:] and all(given in (None, n) for n, given in known):
+                return replace(self, shape=tuple(shape))
+        return None
+
+
+_SIDES = ((2, 3), (1, 2))
+"""The axes of height and width, with the channels before or behind them."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +141,18 @@ def read_graph(path: Path) -> OnnxGraph:
 
 
 def fix_size(graph: OnnxGraph, size: tuple[int, int]) -> OnnxGraph:
-    """The graph for images of this height and width. Raises NetError if no input leaves both
-    open."""
-    inputs = tuple(i.fixed(size) if i.is_image_of_any_size else i for i in graph.inputs)
-    if inputs == graph.inputs:
-        raise fail(f"{graph.origin} has no image as its input whose height and width are open")
-    return replace(graph, inputs=inputs)
+    """The graph for images of this height and width. Raises NetError if no input leaves one of them
+    open, or if one is fixed to another size."""
+    shapes = ", ".join(i.shape_text for i in graph.inputs)
+    if not any(i.is_image_of_open_size for i in graph.inputs):
+        message = f"{graph.origin}: the size of its images is fixed: its input is {shapes}"
+        raise fail(message, help="leave out `--size`")
+    inputs = [i.resized(size) if i.is_image_of_open_size else i for i in graph.inputs]
+    found = tuple(i for i in inputs if i is not None)
+    if len(found) < len(inputs):
+        message = f"{graph.origin}: its input is {shapes}, not of height {size[0]}, width {size[1]}"
+        raise fail(message, help="only a height or width that is shown as `?` can be chosen")
+    return replace(graph, inputs=found)
 
 
 def _convert_node(node: Any, reader: TensorReader) -> OnnxNode:

@@ -35,7 +35,7 @@ def read_onnx(path: Path, size: tuple[int, int] | None = None) -> ImportedNet:
     for images of this `size` if it leaves theirs open. Raises NetError if it is damaged or has
     operators that cannot be expressed."""
     graph = read_graph(path)
-    if size is not None and any(i.is_image_of_any_size for i in graph.inputs):
+    if size is not None and any(i.is_image_of_open_size for i in graph.inputs):
         graph = fix_size(graph, size)
     return replace(net_from_onnx(graph, net_name(path)), classes=_class_names(graph))
 
@@ -61,10 +61,15 @@ def import_onnx(
     graph = read_graph(source)
     if options.size is not None:
         graph = fix_size(graph, options.size)
-    if NET in graph.metadata and not options.is_rebuild:
-        found, notes = _restore(graph, options)
-    else:
-        found, notes = _rebuild(graph, source, options)
+    carries_net = NET in graph.metadata and not options.is_rebuild
+    if carries_net:
+        _check_pixel_options(graph, options, weights)
+    if weights is None and (options.classes is not None or options.is_bgr or options.scale != 1):
+        raise fail(
+            "`--classes`, `--bgr` and `--scale` are for the weights, and none are written",
+            help="`--weights FILE.safetensors` writes them beside the net",
+        )
+    found, notes = _restore(graph, options) if carries_net else _rebuild(graph, source, options)
     notes += filter(None, [describe_non_finite(found.states)])
     program = found.program()
     network = elaborate(program, recipe_of_weights(program).net, Settings())
@@ -76,13 +81,20 @@ def import_onnx(
     return _report(source, out, weights, found, network, notes)
 
 
+def _check_pixel_options(graph: OnnxGraph, options: ImportOptions, weights: Path | None) -> None:
+    """Raises NetError for options about pixels, which the .net that a model carries describes."""
+    if options.normalize is None and not options.is_bgr and options.scale == 1:
+        return
+    needs_weights = weights is None and (options.is_bgr or options.scale != 1)
+    rest = " and write the weights with `--weights FILE.safetensors`" * needs_weights
+    raise fail(
+        f"{graph.origin} carries the .net that it was exported from, which says what its "
+        "pixels are",
+        help="leave out `--normalize`, `--bgr` and `--scale`, or ignore it with `--rebuild`" + rest,
+    )
+
+
 def _restore(graph: OnnxGraph, options: ImportOptions) -> tuple[Checkpoint, list[str]]:
-    if options.normalize is not None or options.is_bgr or options.scale != 1:
-        raise fail(
-            f"{graph.origin} carries the .net that it was exported from, which says what its "
-            "pixels are",
-            help="leave out `--normalize`, `--bgr` and `--scale`, or ignore it with `--rebuild`",
-        )
     found = restore_checkpoint(graph.metadata, graph.constants, graph.origin)
     notes = ["the .net in its metadata is taken as it is"]
     if options.classes is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -110,7 +111,7 @@ def _add_input(
         raise fail(
             f"{graph.origin}: the input `{name}` is {shown}; only the batch may vary",
             help="`--size 224x224` sets the height and width"
-            if given.is_image_of_any_size
+            if given.is_image_of_open_size
             else "export the model with a fixed height and width",
         )
     sizes = (records.batch, *(n or 1 for n in shape[1:]))
@@ -129,7 +130,8 @@ def _add_input(
 
 
 def _identifier(name: str) -> str:
-    found = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
+    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+    found = re.sub(r"\W+", "_", plain, flags=re.ASCII).strip("_")
     return found if found[:1].isalpha() else f"input_{found}".strip("_")
 
 
