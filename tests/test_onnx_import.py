@@ -275,6 +275,27 @@ def test_a_bias_of_zero_before_a_batch_norm_is_left_out(tmp_path: Path) -> None:
     assert "conv(4, 3x3, bias=no) -> batchnorm" in (tmp_path / "x.net").read_text()
 
 
+@pytest.mark.parametrize("shape", [(1,), (), (1, 1)])
+def test_a_number_added_to_one_value_is_its_bias(shape: tuple[int, ...], tmp_path: Path) -> None:
+    model = ModelText(
+        "one score",
+        "f = Flatten(x)\nm = MatMul(f, w)\ny = Add(b, m)",
+        (2, 3, 2, 2),
+        {"w": (12, 1), "b": shape},
+    )
+    path, out = model.write(tmp_path), tmp_path / "x.net"
+    report = import_onnx(path, out, None, ImportOptions())
+    assert report.values["params"] == 13
+    assert "  fc(1)" in out.read_text()
+    assert difference(path, {"x": model.input()}) < 1e-5
+
+
+def test_a_number_added_to_a_value_that_is_read_again_stays(tmp_path: Path) -> None:
+    lines = "f = Flatten(x)\nm = MatMul(f, w)\na = Add(m, b)\ny = Mul(a, m)"
+    model = ModelText("two readers", lines, (2, 3, 2, 2), {"w": (12, 1), "b": (1,)})
+    assert difference(model.write(tmp_path), {"x": model.input()}) < 1e-5
+
+
 def test_a_convolution_that_is_used_twice_has_its_weights_once(tmp_path: Path) -> None:
     model = next(m for m in MODELS if m.name == "one convolution twice")
     out = tmp_path / "x.net"
