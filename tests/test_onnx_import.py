@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+from netdsl.api.net import load
+from netdsl.errors import NetError
 from netdsl.interchange.imported_net import ImportOptions
 from netdsl.interchange.layer_graph import layer_graph
 from netdsl.interchange.onnx_import.axis_views import ViewError, axis_size, flat, row_view
@@ -273,6 +275,48 @@ def test_a_bias_of_zero_before_a_batch_norm_is_left_out(tmp_path: Path) -> None:
     model = next(m for m in MODELS if m.name == "PyTorch, not optimised")
     import_onnx(model.write(tmp_path), tmp_path / "x.net", None, ImportOptions())
     assert "conv(4, 3x3, bias=no) -> batchnorm" in (tmp_path / "x.net").read_text()
+
+
+@pytest.mark.parametrize("shape", [(1,), (), (1, 1)])
+def test_a_number_added_to_one_value_is_its_bias(shape: tuple[int, ...], tmp_path: Path) -> None:
+    model = ModelText(
+        "one score",
+        "f = Flatten(x)\nm = MatMul(f, w)\ny = Add(b, m)",
+        (2, 3, 2, 2),
+        {"w": (12, 1), "b": shape},
+    )
+    path, out = model.write(tmp_path), tmp_path / "x.net"
+    report = import_onnx(path, out, None, ImportOptions())
+    assert report.values["params"] == 13
+    assert "  fc(1)" in out.read_text()
+    assert difference(path, {"x": model.input()}) < 1e-5
+
+
+def test_a_number_added_to_a_value_that_is_read_again_stays(tmp_path: Path) -> None:
+    lines = "f = Flatten(x)\nm = MatMul(f, w)\na = Add(m, b)\ny = Mul(a, m)"
+    model = ModelText("two readers", lines, (2, 3, 2, 2), {"w": (12, 1), "b": (1,)})
+    assert difference(model.write(tmp_path), {"x": model.input()}) < 1e-5
+
+
+def test_what_takes_a_net_of_two_inputs(netdsl: Any, tmp_path: Path) -> None:
+    from onnx import parser, save_model
+
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> m (float[1,3,8,8] img, float[1,5] vec) => '
+        "(float[1,8] y) { p = GlobalAveragePool(img) f = Flatten(p) y = Concat<axis=1>(f, vec) }"
+    )
+    save_model(parser.parse_model(text), tmp_path / "m.onnx")
+    code, out, err = netdsl("import", "m.onnx", *BOTH)
+    assert (code, err) == (0, "")
+    assert "note: the inputs are `img` (8x8x3), `vec` (5): `check`, `summary`, `test`" in out
+    commands = (("check", "x.net"), ("summary", "x.net"), ("test", "x.net"))
+    export = ("export", "x.safetensors", "-o", "y.onnx", "--raw")
+    assert [netdsl(*c)[0] for c in (*commands, export)] == [0, 0, 0, 0]
+    code, _, err = netdsl("predict", "x.safetensors", "x.png", "--device", "reference")
+    assert (code, "training and prediction take nets of one image" in err) == (2, True)
+    net = load(tmp_path / "x.safetensors")
+    with pytest.raises(NetError, match="has the inputs `img`"):
+        net(np.zeros((1, 8, 8, 3)), np.zeros((1, 5)))  # type: ignore[arg-type]
 
 
 def test_a_convolution_that_is_used_twice_has_its_weights_once(tmp_path: Path) -> None:

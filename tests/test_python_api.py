@@ -213,7 +213,7 @@ def test_a_net_of_two_inputs_says_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "a.net").write_text(text)
     net = package.load(tmp_path / "a.net", device="cpu")
     assert repr(net) == "<netdsl.Net a, 10 parameters>"
-    with pytest.raises(package.NetError, match="has the inputs left, right"):
+    with pytest.raises(package.NetError, match=r"has the inputs `left` \(4\), `right` \(4\)"):
         net(np.ones((1, 4)))
 
 

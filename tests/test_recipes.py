@@ -247,7 +247,13 @@ def test_weights_of_another_run_are_taken_over_by_name(tmp_path: Path) -> None:
     run(tmp_path, "train { epochs = 1 }")
     saved = checkpoint.load(tmp_path / "best.safetensors").states
     init = f'init = weights("{tmp_path}", except="head.*")'
-    state = Trainer(read(f"train {{ {init} }}"), None, REFERENCE).state.snapshot()
+    trainer = Trainer(read(f"train {{ {init} }}"), None, REFERENCE)
+    line = f"weights: 2 of 3 layers from {tmp_path}, 1 drawn: head"
+    assert trainer.opening_lines() == (*trainer.job.inventory.lines(), line)
+    whole = init.replace(', except="head.*"', "")
+    complete = Trainer(read(f"train {{ {whole} }}"), None, REFERENCE)
+    assert complete.opening_lines() == complete.job.inventory.lines()
+    state = trainer.state.snapshot()
     for name in ("stem.conv1.weight", "stem.batchnorm1.running_mean"):
         np.testing.assert_array_equal(state[name], saved[name])
     assert not np.array_equal(state["head.weight"], saved["head.weight"])

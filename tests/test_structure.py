@@ -417,6 +417,29 @@ def test_a_module_is_named_without_the_poolings_and_joins_around_it(
     assert {*expected} <= {*found}
 
 
+@pytest.mark.parametrize(
+    ("body", "head"),
+    [
+        ("(fc(64) -> relu -> dropout(0.3)) * 2 -> fc(10)", "fc(10)"),
+        ("(dropout(0.5) -> fc(64) -> relu) * 2; fc(10)", "fc(10)"),
+        ("mix(8) * 2; dropout -> conv(10, 1x1) -> relu -> globalavgpool", "dropout -> cr(10, 1x1)"),
+        ("conv(24, 1x1) -> relu; globalavgpool -> dropout(0.2) -> fc(10)", "globalavgpool"),
+    ],
+)
+def test_the_head_holds_only_the_layer_of_the_classes(body: str, head: str) -> None:
+    text = (
+        "block mix(c) { conv(c, 1x1) -> relu -> concat { conv(c, 3x3, pad=same) -> relu | "
+        "conv(c, 1x1) -> relu } }\n"
+        "net n { input(32x32x3); (conv(8, 3x3, pad=same) -> relu) * 2 -> maxpool(2x2); "
+        f"(conv(16, 3x3, pad=same) -> relu) * 3 -> maxpool(2x2); {body} }}"
+    )
+    found = structure(anonymous(graph_of_text(text)))
+    states = [n.name for n in elaborate_structured(found).parameters]
+    in_head = [n for n in states if n.startswith("head.")]
+    assert in_head == states[-2:]  # weight and bias of the last layer
+    assert re.search(rf"head: +{re.escape(head)}", found.text)
+
+
 def test_a_call_that_does_not_fit_its_layer_is_refused() -> None:
     graph = graph_of_text("net n { input(4x4x4); conv(4, 3x3) }")
     conv = graph.nodes["conv1"]

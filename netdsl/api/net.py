@@ -157,11 +157,12 @@ class Net:
         [N,C]; places are the paths that `netdsl summary` shows. A net that gives images has no
         scores, so its own value is that at its last place. Images are those of `predict`. Raises
         NetError if there is no such place."""
+        inputs = self._inputs(images)
         if at is None and has_scores(self._network):
-            return self._runner.run(self._inputs(images))["scores"]
+            return self._runner.run(inputs)["scores"]
         place = self._network.output_paths["main"] if at is None else read_place(at)
         self._network.find_node(place)
-        return self._runner.run(self._inputs(images), place)["value"]
+        return self._runner.run(inputs, place)["value"]
 
     def predict(self, images: Any) -> list[Prediction]:
         """The most likely class of each image.

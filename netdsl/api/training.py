@@ -139,7 +139,7 @@ class _Runner:
     show: Callable[[str], None]
 
     def run(self, trainer: Trainer, out: Path) -> Result:
-        for line in trainer.job.inventory.lines():
+        for line in trainer.opening_lines():
             self.show(line)
 
         def on_epoch(metrics: dict[str, Any]) -> object:

@@ -106,7 +106,7 @@ def train(
         def run(trainer: Trainer, out: Path) -> Result:
             if has_stages:
                 echo_stderr(f"train {trainer.job.name or 'section'}: {out}")
-            echo_stderr("\n".join(trainer.job.inventory.lines()))
+            echo_stderr("\n".join(trainer.opening_lines()))
             try:
                 with defer_interrupts() as is_stop_requested:
                     return with_progress(trainer, out, as_json, is_stop_requested, watch_settings)

@@ -13,7 +13,7 @@ from netdsl.errors import Span, fail, suggest_name
 from netdsl.limits import MAX_NAME_CHARACTERS
 from netdsl.ops import OPS
 from netdsl.ops.op import Cost
-from netdsl.types import Graph, Node, TensorType
+from netdsl.types import Graph, Node, TensorType, dims
 from netdsl.values import Argument, Value
 
 _MAX_SHOWN = 6
@@ -83,13 +83,27 @@ class Network:
         return f"{reason}: {', '.join(found[:_MAX_SHOWN])}{more}" if found else None
 
     @cached_property
+    def described_inputs(self) -> tuple[str, ...]:
+        """The inputs, without labels, as names and shapes of one sample."""
+        return tuple(f"`{n.name}` ({dims(n.type.shape[1:])})" for n in self._sample_inputs)
+
+    @cached_property
     def image_input(self) -> str:
         """The name of the single image input. Raises NetError if there is not exactly one."""
-        images = [n for n in self.graph.inputs if n.type.rank > 1]
+        images = self._sample_inputs
         if len(images) != 1:
-            names = ", ".join(n.name for n in images)
-            raise fail(f"`{self.name}` has the inputs {names}; the data sources provide one image")
+            names = ", ".join(self.described_inputs)
+            raise fail(
+                f"`{self.name}` has the inputs {names}; training and prediction take nets of one "
+                "image",
+                help="`netdsl export --raw` writes weights of such a net as an ONNX model, which "
+                "takes all inputs",
+            )
         return images[0].name
+
+    @property
+    def _sample_inputs(self) -> tuple[Node, ...]:
+        return tuple(n for n in self.graph.inputs if n.type.rank > 1)
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -125,8 +125,20 @@ def _rebuild(
     sides = ", ".join(f"`{name}`" for name in imported.graph.outputs if name != "main")
     side = f"{sides}: a side output, which `predict` and `export` leave out" if sides else ""
     unused = nothing if options.is_rebuild and NET not in graph.metadata else ""
-    notes = [n for n in (*imported.notes, change, note, classes.note, side, unused) if n]
-    return Checkpoint(states, text, classes.names, {}, {}, str(source)), notes
+    several = _describe_several(network)
+    notes = [*imported.notes, several, change, note, classes.note, side, unused]
+    return Checkpoint(states, text, classes.names, {}, {}, str(source)), [n for n in notes if n]
+
+
+def _describe_several(network: Network) -> str:
+    """What can be done with a net of several inputs; empty for any other net."""
+    inputs = network.described_inputs
+    if len(inputs) < 2:
+        return ""
+    return (
+        f"the inputs are {', '.join(inputs)}: `check`, `summary`, `test`, `time` and `export` take "
+        "such a net; training and prediction, also in Python, take nets of one image"
+    )
 
 
 def _report(

@@ -29,6 +29,8 @@ def fuse(
     kept = needed_records(records, outputs.values())
     reader_counts = Counter(i for r in kept.values() for i in r.inputs)
     reader_counts.update(outputs.values())
+    for record in kept.values():
+        _make_bias(record, kept, reader_counts)
     renamed: dict[str, str] = {}
     for record in kept.values():
         record.inputs = [renamed.get(i, i) for i in record.inputs]
@@ -48,6 +50,21 @@ def fuse(
             _make_depthwise(record)
     found = {key: renamed.get(name, name) for key, name in outputs.items()}
     return needed_records(kept, found.values()), found
+
+
+def _make_bias(record: LayerRecord, records: Records, reader_counts: Counter[str]) -> None:
+    """Makes a number that is added to a product of one value the bias of that product."""
+    if record.layer != "add" or len(record.inputs) != 2:
+        return
+    source, constant = (records[i] for i in record.inputs)
+    is_number = constant.layer == "constant" and constant.inputs == [source.name]
+    is_read_here = reader_counts[source.name] == 2  # by the sum, and for the shape of the constant
+    if source.layer != "fc" or source.shape[-1] != 1 or not (is_number and is_read_here):
+        return
+    offsets = np.array([constant.arguments["value"]], np.float32)
+    record.layer, record.inputs, record.arguments = BIAS, [source.name], {}
+    record.states = {"bias": offsets}
+    reader_counts[source.name] = 1
 
 
 def _nest_concats(records: Iterable[LayerRecord]) -> None:

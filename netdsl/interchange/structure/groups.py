@@ -15,7 +15,7 @@ def _names(*families: SequenceOf[Layer]) -> frozenset[str]:
     return frozenset(layer.name for family in families for layer in family)
 
 
-_PRODUCTS = _names(convolution.LAYERS) | {"fc"}
+PRODUCTS = _names(convolution.LAYERS) | {"fc"}
 _NORMS = _names(normalization.LAYERS) - {"scale"}
 _OPERATORS = frozenset(op.name for op in OPS.values() if op.is_layer)
 _TRAILERS = _names(activation.LAYERS) | _OPERATORS | {"shuffle", "pixel_shuffle"}
@@ -27,7 +27,7 @@ _POSITIONAL = ("channels", "units", "kernel")
 
 def is_unit_layer(name: object) -> bool:
     """Whether a layer computes, as opposed to pooling and moving values."""
-    return any(name in names for names in (_PRODUCTS, _NORMS, _TRAILERS, _LATE))
+    return any(name in names for names in (PRODUCTS, _NORMS, _TRAILERS, _LATE))
 
 
 def layer_name(item: Item) -> str | None:
@@ -46,7 +46,7 @@ def group_starts(sequence: Sequence) -> list[int]:
         before = layer_name(sequence[i - 1]) if i else None
         is_trailer = (
             (name in _TRAILERS and name != before)
-            or (name in _NORMS and before in _PRODUCTS)
+            or (name in _NORMS and before in PRODUCTS)
             or (name in _LATE and is_unit_layer(before))
         )
         if i == 0 or not is_trailer:

@@ -10,8 +10,8 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 
 from netdsl.interchange.layer_graph import LayerGraph
-from netdsl.interchange.structure.groups import group_starts, is_pool, size
-from netdsl.interchange.structure.names import GENERIC, HEAD, STEM, Naming, identifier
+from netdsl.interchange.structure.groups import PRODUCTS, group_starts, is_pool, size
+from netdsl.interchange.structure.names import GENERIC, HEAD, STEM, TOP, Naming, identifier
 from netdsl.interchange.structure.tree import (
     CallItem,
     Item,
@@ -27,6 +27,8 @@ _LONG = 24
 """Words of a statement that is cut."""
 _MAX_UNIT = 3
 """Layers of a product with its normalisation and activation."""
+_HEAD_LAYERS = frozenset(("globalavgpool", "globalmaxpool", "flatten", "dropout"))
+"""Layers that belong to the head if they stand before its product."""
 _MANY = 24
 """Modules of which a net is not one line each."""
 
@@ -45,7 +47,7 @@ class _ModulePart:
 
 
 def cut_by_modules(
-    statements: tuple[StatementItem, ...], naming: Naming
+    statements: tuple[StatementItem, ...], naming: Naming, graph: LayerGraph
 ) -> tuple[tuple[StatementItem, ...], bool]:
     """The statements, with a statement for each module if their names say something; and whether
     they do. A label is a wish."""
@@ -59,7 +61,7 @@ def cut_by_modules(
         merged = _merge_singles(ps)
         labels = [_label(p.name) if not p.is_single else None for p in merged]
         found += _cut(st, [p.items for p in merged], labels)
-    return _with_ends(tuple(found)), True
+    return _with_ends(tuple(found), graph), True
 
 
 def _module_parts(items: Sequence, naming: Naming) -> list[_ModulePart]:
@@ -170,7 +172,7 @@ def cut_by_size(
     if len(found) == len(statements):
         return statements
     numbered = [replace(st, label=f"s{i}" if _is_chain(st) else None) for i, st in enumerate(found)]
-    return _with_ends(tuple(numbered))
+    return _with_ends(tuple(numbered), graph)
 
 
 def _is_chain(st: StatementItem) -> bool:
@@ -240,14 +242,38 @@ def _pixels(shape: tuple[int, ...]) -> int:
     return shape[0] * shape[1] if len(shape) == 3 else 1
 
 
-def _with_ends(statements: tuple[StatementItem, ...]) -> tuple[StatementItem, ...]:
-    """Names for the first and the last statement where they have none of their own."""
+def _with_ends(
+    statements: tuple[StatementItem, ...], graph: LayerGraph
+) -> tuple[StatementItem, ...]:
+    """Names for the first and the last statement where they have none of their own. The head holds
+    only what depends on the classes, so that `except="head.*"` keeps all that other classes can
+    use."""
     found = list(statements)
     chains = [i for i, st in enumerate(found) if _is_chain(st)]
     if len(chains) < _MIN_PARTS:
         return statements
-    for place, label in ((chains[0], STEM), (chains[-1], HEAD)):
-        own = found[place].label or ""
-        if not own or (own[0] == "s" and own[1:].isdigit()):
-            found[place] = replace(found[place], label=label)
+    first, last = found[chains[0]], found[chains[-1]]
+    found[chains[0]] = first if _has_own_label(first) else replace(first, label=STEM)
+    if not _has_own_label(last) or last.label == HEAD:
+        found[chains[-1] : chains[-1] + 1] = _cut_head(last, graph)
     return tuple(found)
+
+
+def _has_own_label(st: StatementItem) -> bool:
+    return bool(st.label) and re.fullmatch(r"s\d+", st.label or "") is None
+
+
+def _cut_head(st: StatementItem, graph: LayerGraph) -> list[StatementItem]:
+    """The last statement, with the last product and what prepares its operand as the head; layers
+    with weights before those are a statement by itself."""
+    starts = group_starts(st.items)
+    groups = [st.items[a:b] for a, b in itertools.pairwise(starts)]
+    layers = [[graph.nodes[n].layer for n in item_nodes(g)] for g in groups]
+    place = max((i for i, names in enumerate(layers) if PRODUCTS.intersection(names)), default=0)
+    while place and layers[place - 1] and _HEAD_LAYERS.issuperset(layers[place - 1]):
+        place -= 1
+    before = st.items[: starts[place]]
+    if not any(graph.nodes[n].states for n in item_nodes(before)):
+        return [replace(st, label=HEAD)]
+    label = st.label if st.label and st.label != HEAD else TOP
+    return _cut(st, [before, st.items[starts[place] :]], [label, HEAD])

@@ -33,8 +33,8 @@ RESERVED = frozenset((*_KEYWORDS, *LAYERS, *CONSTANTS, *FUNCTIONS))
 """Names that no label, block or parameter gets."""
 GENERIC = frozenset(("features", "layers", "blocks", "modules", "model", "module", "branch", "net"))
 """Names of modules that say nothing about them."""
-STEM, HEAD = "stem", "head"
-"""Labels of the first and the last statement."""
+STEM, TOP, HEAD = "stem", "top", "head"
+"""Labels of the first statement, the one before the last, and the last."""
 _LETTERS = {"convtranspose": "t", "hardswish": "h", "globalavgpool": "p", "hardsigmoid": "h"}
 Path = tuple[str, ...]
 

@@ -18,6 +18,7 @@ from netdsl.interchange.structure.lines import cut_by_modules, cut_by_size
 from netdsl.interchange.structure.names import (
     HEAD,
     STEM,
+    TOP,
     graph_naming,
     label_statements,
     name_blocks,
@@ -94,10 +95,10 @@ def _fold(graph: LayerGraph) -> _Layout:
     naming = graph_naming(graph)
     whole, chains = merge_chains(statements(graph, arguments, shared), chains, graph)
     whole, chains = name_chains(whole, chains, naming, ())
-    flat, is_cut = cut_by_modules(whole, naming)
+    flat, is_cut = cut_by_modules(whole, naming, graph)
     draft = Draft([*(st.items for st in flat), *chains.values()], {*chains})
     draft.fold()
-    taken = {*chains, STEM, HEAD, *(st.label for st in flat if st.label)}
+    taken = {*chains, STEM, TOP, HEAD, *(st.label for st in flat if st.label)}
     folded, blocks = name_blocks(draft.chains, draft.blocks, naming, taken)
     found = tuple(replace(st, items=c) for st, c in zip(flat, folded, strict=False))
     if not is_cut:

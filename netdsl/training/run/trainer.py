@@ -31,7 +31,7 @@ from netdsl.training.store.pipeline_revisions import check_pipeline
 from netdsl.training.store.progress import Progress, load_progress
 from netdsl.training.store.resume import note_changes
 from netdsl.training.store.run_directory import RunDirectory
-from netdsl.training.store.warm_start import initialise_weights
+from netdsl.training.store.warm_start import WarmStart, initialise_weights
 
 
 class Trainer:
@@ -54,6 +54,7 @@ class Trainer:
         self.job = prepare_job(program, recipe_name, data)
         self.recipe = self.job.recipe
         self.backend = backend.as_deterministic() if self.recipe.deterministic else backend
+        self.warm_start: WarmStart | None = None
         free_bytes = self.backend.free_bytes()
         try:
             self._allocate(start, saved)
@@ -80,7 +81,8 @@ class Trainer:
             wanted = match_states(states, shapes_of(weights), (), start.origin)
             self.state.load(weights, wanted, start.origin)
         else:
-            initialise_weights(self.state, states, recipe.init, recipe.spans.get("init"))
+            span = recipe.spans.get("init")
+            self.warm_start = initialise_weights(self.state, states, recipe.init, span)
         self.state.initialise(self.job.step_graph.states, recipe.seed)
         return Progress()
 
@@ -116,6 +118,11 @@ class Trainer:
     @property
     def progress(self) -> Progress:
         return self.stepper.progress
+
+    def opening_lines(self) -> tuple[str, ...]:
+        """What the run learns from and starts with, as lines of text."""
+        warm_start = self.warm_start.lines() if self.warm_start else ()
+        return (*self.job.inventory.lines(), *warm_start)
 
     def run(
         self,
