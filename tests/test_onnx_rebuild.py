@@ -21,7 +21,7 @@ from tests.test_zoo import NETS, PROGRAMS, lines, parts
 QUICK = {"layer", "local_small", "mobilenet_small", "siamese"}
 NORMALISED = {"weight"}
 """Nets whose weights are stored as their values, without the lengths that were learned."""
-MAX_LINES_ADDED = 13
+MAX_LINES_ADDED = 14
 
 
 def rebuild(netdsl: Any, network: Network, options: ExportOptions) -> tuple[Program, Network, Any]:
