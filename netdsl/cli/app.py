@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,9 @@ from netdsl.errors import Diagnostic, NetError
 from netdsl.file_io import replace_non_finite
 from netdsl.standard_streams import STANDARD_OUTPUT
 from netdsl.text_escaping import escape_text
+
+if TYPE_CHECKING:
+    from netdsl.interchange.transfer_report import TransferReport
 
 OK, CHECK_FAILED, BAD_INPUT, INTERNAL_ERROR, INTERRUPTED = 0, 1, 2, 70, 130
 
@@ -155,6 +158,15 @@ def echo(text: str, end: str = "\n") -> None:
 
 def print_json(value: Any) -> None:
     print(json.dumps(replace_non_finite(value), allow_nan=False))
+
+
+def print_transfer_report(report: TransferReport, as_json: bool) -> None:
+    """Prints what an import or an export has done."""
+    if as_json:
+        print_json(report.values)
+    else:
+        for line in report.lines:
+            echo(line)
 
 
 def _version(show: bool) -> None:

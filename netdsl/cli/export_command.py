@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netdsl.cli.app import OK, DeviceOption, JsonOption, app, echo, print_json
+from netdsl.cli.app import OK, DeviceOption, JsonOption, app, print_transfer_report
 from netdsl.cli.prediction import WeightsArgument
 from netdsl.errors import fail
 
 if TYPE_CHECKING:
-    from netdsl.interchange.onnx_export.writing import ExportReport
-
+    from netdsl.interchange.transfer_report import TransferReport
 ONNX_SUFFIX, WEIGHTS_SUFFIX = ".onnx", ".safetensors"
 
 
@@ -75,17 +74,13 @@ def export(
         raise fail(f"`--layout` and `--names` are for weights ({WEIGHTS_SUFFIX})")
     else:
         report = _export_onnx(weights, out, is_raw, is_half, keeps_batch_norms, device)
-    if as_json:
-        print_json(report.values)
-    else:
-        for line in report.lines:
-            echo(line)
+    print_transfer_report(report, as_json)
     return OK
 
 
 def _export_weights(
     weights: Path, out: Path, layout: str | None, names: Path | None
-) -> ExportReport:
+) -> TransferReport:
     from netdsl.interchange.weights.torch_export import export_torch, load_weights
 
     if layout != "torch":
@@ -102,7 +97,7 @@ def _export_weights(
 
 def _export_onnx(
     weights: Path, out: Path, is_raw: bool, is_half: bool, keeps_batch_norms: bool, device: str
-) -> ExportReport:
+) -> TransferReport:
     from netdsl.backends import open_backend
     from netdsl.inference import Predictor
     from netdsl.interchange.onnx_export.exporter import ExportOptions

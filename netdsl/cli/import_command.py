@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from netdsl.cli.app import OK, JsonOption, app, echo, print_json
+from netdsl.cli.app import OK, JsonOption, app, print_transfer_report
 from netdsl.errors import fail
 
 if TYPE_CHECKING:
-    from netdsl.interchange.imported_net import ImportOptions, ImportReport
+    from netdsl.interchange.imported_net import ImportOptions
+    from netdsl.interchange.transfer_report import TransferReport
 
 NET_SUFFIX, WEIGHTS_SUFFIX = ".net", ".safetensors"
 
@@ -86,17 +87,13 @@ def import_(
         report = _import_weights(source, into, out, weights, options)
     else:
         report = _import_net(source, out, weights, options)
-    if as_json:
-        print_json(report.values)
-    else:
-        for line in report.lines:
-            echo(line)
+    print_transfer_report(report, as_json)
     return OK
 
 
 def _import_weights(
     source: Path, into: str, out: Path, weights: Path | None, options: ImportOptions
-) -> ImportReport:
+) -> TransferReport:
     from netdsl.interchange.weights.importer import import_weights
     from netdsl.training.store.output_files import check_suffix
 
@@ -112,7 +109,7 @@ def _import_weights(
 
 def _import_net(
     source: Path, out: Path, weights: Path | None, options: ImportOptions
-) -> ImportReport:
+) -> TransferReport:
     from netdsl.interchange.onnx_import.importer import import_onnx
     from netdsl.interchange.weights.importer import check_model
     from netdsl.training.store.output_files import check_suffix

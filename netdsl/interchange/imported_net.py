@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from netdsl.interchange.layer_graph import LayerGraph
 from netdsl.types import Array
@@ -54,11 +53,3 @@ class ImportedNet:
     orders: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     pixels: PixelNormalization | None = None
-
-
-@dataclass(frozen=True)
-class ImportReport:
-    """What an import has done: lines for people, and the same as JSON."""
-
-    lines: tuple[str, ...]
-    values: Mapping[str, Any]

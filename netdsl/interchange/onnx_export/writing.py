@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from netdsl.errors import fail
 from netdsl.file_io import write_atomically
@@ -24,19 +22,14 @@ from netdsl.interchange.onnx_export.exporter import (
 )
 from netdsl.interchange.onnx_export.metadata import describe_model
 from netdsl.interchange.onnx_export.model import check_range, make_model
+from netdsl.interchange.transfer_report import TransferReport
 from netdsl.language.network import Network
 from netdsl.types import format_bytes
 
 
-@dataclass(frozen=True)
-class ExportReport:
-    """What an export has written: lines for people, and the same as JSON."""
-
-    lines: tuple[str, ...]
-    values: Mapping[str, Any]
-
-
-def write_onnx(trained: Predictor, out: Path, options: ExportOptions, is_raw: bool) -> ExportReport:
+def write_onnx(
+    trained: Predictor, out: Path, options: ExportOptions, is_raw: bool
+) -> TransferReport:
     """Writes a checkpoint as an ONNX file, whose input is bytes [N,H,W,C], or with `is_raw` what
     the net sees: normalised floats [N,C,H,W]. Raises NetError, and writes nothing, if ONNX cannot
     express the net or if onnxruntime computes other scores."""
@@ -70,7 +63,7 @@ def _check_inputs(network: Network) -> None:
 
 def _report(
     out: Path, graph: ExportedGraph, size: int, found: ModelComparison | None, warning: str
-) -> ExportReport:
+) -> TransferReport:
     inputs = [f"`{x.name}` {x.dtype} {_shape(x.shape)}" for x in graph.inputs]
     lines = [
         f"{out}: `{graph.name}`, opset {graph.opset}, {len(graph.nodes)} nodes, "
@@ -109,7 +102,7 @@ def _report(
         "difference": found.difference if found else None,
         "onnxruntime": found.runtime if found else None,
     }
-    return ExportReport(tuple(lines), values)
+    return TransferReport(tuple(lines), values)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -12,7 +12,7 @@ from netdsl.errors import fail
 from netdsl.file_io import write_atomically
 from netdsl.interchange.class_names import ClassNames, read_class_names
 from netdsl.interchange.class_parameter import add_class_parameter
-from netdsl.interchange.imported_net import ImportedNet, ImportOptions, ImportReport
+from netdsl.interchange.imported_net import ImportedNet, ImportOptions
 from netdsl.interchange.net_text import data_entries, settle_pixels, write_net_text
 from netdsl.interchange.non_finite import describe_non_finite
 from netdsl.interchange.onnx_export.metadata import CLASSES, NET, restore_checkpoint
@@ -20,6 +20,7 @@ from netdsl.interchange.onnx_import.graph import OnnxGraph, fix_size, read_graph
 from netdsl.interchange.onnx_import.net import net_from_onnx, net_name
 from netdsl.interchange.pixel_convention import adapt_first_layers, describe_change
 from netdsl.interchange.structure.structured_net import elaborate_structured, state_keys, structure
+from netdsl.interchange.transfer_report import TransferReport
 from netdsl.json_schema import SchemaError, read_json
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
@@ -53,7 +54,7 @@ def _class_names(graph: OnnxGraph) -> tuple[str, ...]:
 @np.errstate(all="ignore")
 def import_onnx(
     source: Path, out: Path, weights: Path | None, options: ImportOptions
-) -> ImportReport:
+) -> TransferReport:
     """Writes the net of an ONNX file to `out`, and its weights as a checkpoint to `weights`. Raises
     NetError if it is damaged or has operators that cannot be expressed; then nothing is written."""
     outputs = [out] if weights is None else [out, weights]
@@ -148,7 +149,7 @@ def _report(
     found: Checkpoint,
     network: Network,
     notes: list[str],
-) -> ImportReport:
+) -> TransferReport:
     line_count = len(found.net_text.splitlines())
     values: Mapping[str, object] = {
         "source": str(source),
@@ -169,4 +170,4 @@ def _report(
     ]
     if weights is not None:
         lines.append(f"{weights}: {len(found.states):,} tensors")
-    return ImportReport(tuple(lines), values)
+    return TransferReport(tuple(lines), values)

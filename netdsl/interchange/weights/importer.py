@@ -13,7 +13,6 @@ from netdsl.interchange.class_names import ClassNames, read_class_names
 from netdsl.interchange.imported_net import (
     ImportedNet,
     ImportOptions,
-    ImportReport,
     PixelNormalization,
 )
 from netdsl.interchange.layer_graph import layer_graph
@@ -21,6 +20,7 @@ from netdsl.interchange.net_text import comment_lines, settle_pixels
 from netdsl.interchange.non_finite import describe_non_finite
 from netdsl.interchange.onnx_import.importer import read_onnx
 from netdsl.interchange.pixel_convention import adapt_first_layers, describe_change
+from netdsl.interchange.transfer_report import TransferReport
 from netdsl.interchange.weights.checkpoint_text import weights_text
 from netdsl.interchange.weights.drawn_layers import draw_layers, find_drawn_layers
 from netdsl.interchange.weights.graph_weights import match_graph
@@ -36,7 +36,7 @@ from netdsl.training.store.checkpoint import Checkpoint
 from netdsl.training.store.output_files import check_outputs
 
 
-def import_weights(source: Path, target: str, out: Path, options: ImportOptions) -> ImportReport:
+def import_weights(source: Path, target: str, out: Path, options: ImportOptions) -> TransferReport:
     """Writes the weights of `source` for the net `target` (FILE.net:NET) to `out`, a checkpoint.
     Raises NetError if they do not fit."""
     path, name = split_file_and_name(target)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from netdsl.interchange.imported_net import ImportReport
+from netdsl.interchange.transfer_report import TransferReport
 from netdsl.interchange.weights.drawn_layers import SEED, layer_path
 from netdsl.interchange.weights.tensor_matching import MatchedModule, WeightsMatch
 from netdsl.language.network import Network
@@ -24,7 +24,7 @@ def report_match(
     out: Path,
     notes: Sequence[str],
     drawn: Collection[str] = (),
-) -> ImportReport:
+) -> TransferReport:
     """Says which module of the file each layer's states come from, and what the net has no use
     for. The layers `drawn` have none in the file."""
     sources = {m.source: m.shapes for m in match.modules}  # a folded norm has its product's
@@ -50,7 +50,7 @@ def report_match(
         f"{out}: {count} layers of `{network.name}` have their weights, "
         f"{size:,} values from {escape_line(origin)}",
     )
-    return ImportReport(tuple(line for line in lines if line), values)
+    return TransferReport(tuple(line for line in lines if line), values)
 
 
 def _table(modules: Sequence[MatchedModule]) -> Iterator[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from netdsl.errors import fail
 from netdsl.file_io import write_atomically
 from netdsl.interchange.non_finite import describe_non_finite
-from netdsl.interchange.onnx_export.writing import ExportReport
+from netdsl.interchange.transfer_report import TransferReport
 from netdsl.interchange.weights.tensor_files import read_tensors
 from netdsl.interchange.weights.torch_layout import COUNTER, module_forms
 from netdsl.interchange.weights.torch_names import NamedStates, name_states
@@ -25,7 +25,7 @@ from netdsl.training.store.output_files import PRODUCER
 from netdsl.types import Array
 
 
-def export_torch(content: Checkpoint, out: Path, names: Path | None = None) -> ExportReport:
+def export_torch(content: Checkpoint, out: Path, names: Path | None = None) -> TransferReport:
     """Writes the weights of a checkpoint to a safetensors file that PyTorch's `load_state_dict`
     takes: modules have the paths of layers, or the names of the weights in the file `names`. Raises
     NetError if they do not fit their net, or the names do not."""
@@ -47,7 +47,7 @@ def export_torch(content: Checkpoint, out: Path, names: Path | None = None) -> E
     what = "PyTorch's layouts" if names is None else f"the names of {names}"
     line = f"{out}: {len(tensors):,} tensors of `{network.name}` with {what}"
     notes = [n for n in (*named.notes, describe_non_finite(tensors)) if n]
-    return ExportReport((line, *(f"note: {n}" for n in notes)), counts | {"notes": notes})
+    return TransferReport((line, *(f"note: {n}" for n in notes)), counts | {"notes": notes})
 
 
 def load_network(content: Checkpoint) -> Network:
