@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from netdsl.api.arguments import format_settings, read_path, require_device
+from netdsl.api.arguments import format_settings, read_path
 from netdsl.api.net import Net, load
 from netdsl.backends import open_backend
 from netdsl.data.arrays import dataset_from_arrays
@@ -100,7 +100,7 @@ def train(
     KeyboardInterrupt. Nothing is printed unless `verbose`. Raises NetError for all that is wrong
     with file, data or machine, and if the loss is no longer finite."""
     place, folder, again = _read_places(file, out, resume)
-    require_device(device)
+    backend = open_backend(device)
     if on_epoch is not None and not callable(on_epoch):
         raise fail(f"`on_epoch` is of type {type(on_epoch).__name__}, which cannot be called")
     settings = format_settings(set)
@@ -114,7 +114,6 @@ def train(
         warnings = (*(d.message for d in recipe_warnings(program, start.name)), *notes)
         for line in warnings:
             show(f"warning: {line}")
-        backend = open_backend(device)
         trainer, result = run_stages(
             program, start.name, backend, given, start.out, runner.run, start.saved
         )
@@ -183,7 +182,7 @@ def fit_arrays(
     run directory is `folder`. `choose_settings` gives what to set in the program and its recipe of
     that name, `make_dataset` the data for the shape of the net's input. The recipe's expectations,
     which are about its own data, are not judged."""
-    require_device(device)
+    backend = open_backend(device)
     path, name = split_file_and_name(read_path(file, "file"))
     tree = drop_source(parse_file(path))
     settings = choose_settings(build_program(tree), name)
@@ -192,7 +191,6 @@ def fit_arrays(
     network = elaborate(program, recipe.net, recipe.settings(training=False, batch=1))
     dataset = make_dataset(network.image_shape)
     runner = _Runner(None, lambda line: None)
-    backend = open_backend(device)
     trainer, result = run_stages(program, name, backend, dataset, folder, runner.run)
     return load(result.checkpoint, device), trainer.progress.history
 

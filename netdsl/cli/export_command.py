@@ -81,7 +81,8 @@ def export(
 def _export_weights(
     weights: Path, out: Path, layout: str | None, names: Path | None
 ) -> TransferReport:
-    from netdsl.interchange.weights.torch_export import export_torch, load_weights
+    from netdsl.interchange.weights.torch_export import export_torch
+    from netdsl.training.store.checkpoint import load_best
 
     if layout != "torch":
         message = (
@@ -92,7 +93,7 @@ def _export_weights(
         raise fail(
             message, help="`--layout torch` is PyTorch's; netdsl reads checkpoints as they are"
         )
-    return export_torch(load_weights(weights), out, names)
+    return export_torch(load_best(weights), out, names)
 
 
 def _export_onnx(

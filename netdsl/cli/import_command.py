@@ -110,8 +110,7 @@ def _import_weights(
 def _import_net(
     source: Path, out: Path, weights: Path | None, options: ImportOptions
 ) -> TransferReport:
-    from netdsl.interchange.onnx_import.importer import import_onnx
-    from netdsl.interchange.weights.importer import check_model
+    from netdsl.interchange.onnx_import.importer import check_model, import_onnx
     from netdsl.training.store.output_files import check_suffix
 
     check_model(source)

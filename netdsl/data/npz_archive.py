@@ -21,7 +21,7 @@ from netdsl.data.memory_limits import check_memory, read_exactly
 from netdsl.errors import NetError, fail
 from netdsl.file_io import open_regular_file
 from netdsl.text_escaping import escape_line
-from netdsl.types import Array, dims
+from netdsl.types import Array
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,6 @@ class NpzMember:
     @property
     def size(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
-
-    def __str__(self) -> str:
-        return f"{dims(self.shape)} {self.dtype}"
 
 
 class _BoundedReader:

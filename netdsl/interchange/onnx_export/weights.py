@@ -1,4 +1,4 @@
-"""ExportWeights on their way into an ONNX graph and back: layouts, computed weights, folded batch
+"""Weights on their way into an ONNX graph and back: layouts, computed weights, folded batch
 norms."""
 
 from __future__ import annotations
@@ -38,9 +38,6 @@ class ExportWeights:
         self._target = target
         self._stored: dict[tuple[str, StoredLayout], str] = {}
         self._restores: list[tuple[str, tuple[int, ...], Restore]] = []
-
-    def state(self, name: str) -> Array:
-        return self._states[name]
 
     def evaluate(self, name: str) -> Array:
         """The value of a node that depends on states and constants alone."""

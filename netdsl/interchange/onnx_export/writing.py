@@ -39,13 +39,14 @@ def write_onnx(
     network = trained.network(settings)
     if not is_raw:
         _check_inputs(network)
-    graph = export_graph(network, trained.state.snapshot(), options)
+    states = trained.state.snapshot()
+    graph = export_graph(network, states, options)
     check_range(graph)
     metadata = describe_model(trained.checkpoint, trained.recipe.data, graph, options)
     content: bytes = make_model(graph, metadata).SerializeToString()
     found = compare_with_runtime(content, network, trained.backend, trained.state, options.is_half)
     write_atomically(out, content)
-    return _report(out, graph, len(content), found, describe_non_finite(trained.state.snapshot()))
+    return _report(out, graph, len(content), found, describe_non_finite(states))
 
 
 def _check_inputs(network: Network) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from netdsl.errors import fail
 from netdsl.file_io import write_atomically
+from netdsl.file_kinds import CHECKPOINT, ONNX, TENSORS, check_kind, recognise
 from netdsl.interchange.class_names import ClassNames, read_class_names
 from netdsl.interchange.class_parameter import add_class_parameter
 from netdsl.interchange.imported_net import ImportedNet, ImportOptions
@@ -171,3 +172,13 @@ def _report(
     if weights is not None:
         lines.append(f"{weights}: {len(found.states):,} tensors")
     return TransferReport(tuple(lines), values)
+
+
+def check_model(source: Path) -> None:
+    """Raises NetError if a file is no model, with what to do about weights."""
+    if recognise(source) in (TENSORS, CHECKPOINT):
+        raise fail(
+            f"{source} holds weights; a .net is written for a model (.onnx)",
+            help="`--into FILE.net:NET -o x.safetensors` names the net that they belong to",
+        )
+    check_kind(source, ONNX)

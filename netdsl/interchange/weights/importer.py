@@ -6,9 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from netdsl.errors import fail
 from netdsl.file_io import split_file_and_name
-from netdsl.file_kinds import CHECKPOINT, ONNX, RUN, TENSORS, check_kind, recognise
+from netdsl.file_kinds import CHECKPOINT, ONNX, RUN, recognise
 from netdsl.interchange.class_names import ClassNames, read_class_names
 from netdsl.interchange.imported_net import (
     ImportedNet,
@@ -98,13 +97,3 @@ def _image_size(network: Network) -> tuple[int, int] | None:
         return None
     height, width, _ = shapes[0]
     return height, width
-
-
-def check_model(source: Path) -> None:
-    """Raises NetError if a file is no model, with what to do about weights."""
-    if recognise(source) in (TENSORS, CHECKPOINT):
-        raise fail(
-            f"{source} holds weights; a .net is written for a model (.onnx)",
-            help="`--into FILE.net:NET -o x.safetensors` names the net that they belong to",
-        )
-    check_kind(source, ONNX)

@@ -19,7 +19,6 @@ from netdsl.language.network import Network
 from netdsl.safetensors_file import as_bytes, encode_header
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.recipe.recipe import recipe_of_weights
-from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint, inference_states
 from netdsl.training.store.output_files import PRODUCER
 from netdsl.types import Array
@@ -66,9 +65,3 @@ def torch_tensors(network: Network, states: Mapping[str, Array]) -> dict[str, Ar
         if "running_mean" in form.states:
             found[f"{form.path}.{COUNTER}"] = np.zeros((), np.int64)
     return found
-
-
-def load_weights(path: Path) -> Checkpoint:
-    """The checkpoint in a file, or the best one of a run's directory."""
-    best = path / f"best{checkpoint.SUFFIX}"
-    return checkpoint.load(best if best.is_file() else path)
