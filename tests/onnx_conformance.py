@@ -18,7 +18,7 @@ from netdsl.interchange.layer_graph import INPUT
 from netdsl.interchange.onnx_import.constant_folding import FOLDABLE
 from netdsl.interchange.onnx_import.importer import read_onnx
 from netdsl.interchange.onnx_import.operators import RULES
-from netdsl.interchange.structure.structured_net import elaborate_structured, state_keys, structure
+from netdsl.interchange.structure.structured_net import state_keys, structure
 from netdsl.ir.interpreter import evaluate_results
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.program import build_program, reject_read
@@ -101,7 +101,7 @@ def run_import(path: Path, inputs: Mapping[str, Array]) -> Array:
     """The main output that the import of a model gives by reference, in netdsl's layout."""
     imported = read_onnx(path)
     structured = structure(imported.graph)
-    network = elaborate_structured(structured)
+    network = structured.network
     keys = state_keys(network, structured, imported.graph)
     first = next(iter(inputs.values()))
     batch = first.shape[0] if first.ndim > 1 else 1

@@ -20,7 +20,6 @@ from netdsl.interchange.structure.fold import Draft
 from netdsl.interchange.structure.graph import difference, without_identities
 from netdsl.interchange.structure.structured_net import (
     StructuredNet,
-    elaborate_structured,
     fold_graph,
     name_states,
     state_keys,
@@ -94,7 +93,7 @@ def graph_of_text(text: str) -> LayerGraph:
 def assert_same_graph(graph: LayerGraph, structured: StructuredNet) -> None:
     """The text is in canonical layout, and gives the graph and its states."""
     assert format_text(structured.text) == structured.text
-    network = elaborate_structured(structured)
+    network = structured.network
     written = without_identities(layer_graph(network))
     wanted = without_identities(graph)
     assert difference(wanted, written, structured.order, structured.outputs) is None
@@ -161,7 +160,7 @@ def test_a_structured_net_computes_the_same(name: str) -> None:
     network = elaborate(net.program, net.name)
     graph = layer_graph(network)
     structured = structure(graph)
-    again = elaborate_structured(structured)
+    again = structured.network
     states = random_states(graph)
     names = state_keys(again, structured, graph)
     ours = values_of(again, {name: states[key] for name, key in names.items()})
@@ -286,7 +285,7 @@ def test_weights_that_a_text_cannot_share_are_copied() -> None:
     tied = LayerGraph(graph.name, nodes, graph.outputs, shapes)
     structured = structure(tied)
     assert_same_graph(tied, structured)
-    keys = [*state_keys(elaborate_structured(structured), structured, tied).values()]
+    keys = [*state_keys(structured.network, structured, tied).values()]
     assert keys.count(first.states["gamma"]) == 2
     assert sum(k.endswith("weight") for k in keys) == 1
 
@@ -434,7 +433,7 @@ def test_the_head_holds_only_the_layer_of_the_classes(body: str, head: str) -> N
         f"(conv(16, 3x3, pad=same) -> relu) * 3 -> maxpool(2x2); {body} }}"
     )
     found = structure(anonymous(graph_of_text(text)))
-    states = [n.name for n in elaborate_structured(found).parameters]
+    states = [n.name for n in found.network.parameters]
     in_head = [n for n in states if n.startswith("head.")]
     assert in_head == states[-2:]  # weight and bias of the last layer
     assert re.search(rf"head: +{re.escape(head)}", found.text)

@@ -20,7 +20,7 @@ from netdsl.interchange.onnx_export.metadata import CLASSES, NET, restore_checkp
 from netdsl.interchange.onnx_import.graph import OnnxGraph, fix_size, read_graph
 from netdsl.interchange.onnx_import.net import net_from_onnx, net_name
 from netdsl.interchange.pixel_convention import adapt_first_layers, describe_change
-from netdsl.interchange.structure.structured_net import elaborate_structured, state_keys, structure
+from netdsl.interchange.structure.structured_net import state_keys, structure
 from netdsl.interchange.transfer_report import TransferReport
 from netdsl.json_schema import SchemaError, read_json
 from netdsl.language.elaborate import Settings, elaborate
@@ -111,7 +111,7 @@ def _rebuild(
     imported = net_from_onnx(graph, net_name(source))
     options, pixels = settle_pixels(options, imported.pixels, graph.origin)
     structured = structure(imported.graph)
-    network = elaborate_structured(structured)
+    network = structured.network
     structured = add_class_parameter(structured, network)
     keys = state_keys(network, structured, imported.graph)
     states = {name: np.ascontiguousarray(imported.states[key]) for name, key in keys.items()}

@@ -18,6 +18,7 @@ from netdsl.interchange.structure.tree import (
     StatementItem,
     map_sequences,
     walk_items,
+    walk_sequences,
 )
 
 Chains = dict[str, Sequence]
@@ -115,7 +116,7 @@ class _Merger:
     def _following(self, name: str) -> Iterator[Item | None]:
         """What follows each use of a chain; None at the end of a sequence."""
         for chain in self.sequences:
-            for sequence in _sequences(chain):
+            for sequence in walk_sequences(chain):
                 for item, after in itertools.pairwise((*sequence, None)):
                     if item is not None and _is_use(item, name):
                         yield after
@@ -181,10 +182,3 @@ class _Merger:
         uses = self._uses()
         self.chains[name] = chain
         self.chains = {k: v for k, v in self.chains.items() if uses[k]}
-
-
-def _sequences(items: Sequence) -> Iterator[Sequence]:
-    for item in items:
-        for branch in (item.branches or ()) if isinstance(item, CallItem) else ():
-            yield from _sequences(branch)
-    yield items

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from netdsl.errors import NetError, fail
 from netdsl.interchange.layer_graph import INPUT, LayerGraph, layer_graph
@@ -54,10 +55,15 @@ class StructuredNet:
     order: tuple[str, ...]
     outputs: Mapping[str, str]
 
-    @property
+    @cached_property
     def file(self) -> s.File:
         """The syntax tree."""
         return parse(self.text, f"{self.name}.net")
+
+    @cached_property
+    def network(self) -> Network:
+        """The elaborated net."""
+        return elaborate(build_program(self.file, reject_read), self.name)
 
 
 def structure(graph: LayerGraph) -> StructuredNet:
@@ -121,7 +127,7 @@ def write_net(graph: LayerGraph, layout: _Layout) -> StructuredNet:
     net = NetText(net_name(graph.name), tuple(layout.blocks.values()), layout.shared, lines, labels)
     order = _call_order(graph, layout.flat)
     found = StructuredNet(net.name, format_text("\n".join(net.lines())), order, outputs)
-    written = without_identities(layer_graph(elaborate_structured(found)))
+    written = without_identities(layer_graph(found.network))
     problem = difference(graph, written, order, outputs)
     if problem is not None:
         raise fail(f"the text of `{net.name}` is not its graph: {problem}")
@@ -132,11 +138,6 @@ def _call_order(graph: LayerGraph, found: tuple[StatementItem, ...]) -> tuple[st
     """Inputs, then calls, in the order of a text's statements."""
     nodes = [n for st in found for n in item_nodes(st.items)]
     return tuple(sorted(nodes, key=lambda n: graph.nodes[n].layer != INPUT))
-
-
-def elaborate_structured(structured: StructuredNet) -> Network:
-    """The network of a structured net."""
-    return elaborate(build_program(structured.file, reject_read), structured.name)
 
 
 def state_keys(network: Network, structured: StructuredNet, graph: LayerGraph) -> Mapping[str, str]:

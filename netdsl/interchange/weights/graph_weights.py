@@ -48,13 +48,7 @@ def match_graph(
         states |= dict(transfer.states(epsilons))
         folded += unit.norm is not None and other.norm is None
         modules += list(_describe(unit, other, given))
-    used = {
-        key
-        for u in there.units
-        for node in (u.node, u.norm)
-        if node
-        for key in node.states.values()
-    }
+    used = {key for unit in there.units for key in _state_keys(unit)}
     unused = {k: tuple(v.shape) for k, v in given.states.items() if k not in used}
     notes = list(compare_layers(graph, given.graph, here, there, match.pairs))
     if folded:
@@ -185,7 +179,7 @@ def _sources(here: UnitGraph, there: UnitGraph, pairs: tuple[int, ...]) -> dict[
     found = {}
     for unit, other in zip(here.units, (there.units[i] for i in pairs), strict=True):
         for key in unit.node.states.values():
-            found[key.rpartition(".")[0]] = other.node.name
+            found[layer_path(key)] = other.node.name
     return found
 
 

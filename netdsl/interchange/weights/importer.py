@@ -77,9 +77,8 @@ def _match(network: Network, source: Path, drawn: Collection[str]) -> tuple[Weig
     if kind is ONNX:
         model = read_onnx(source, _image_size(network))
         return match_graph(network, model, str(source), drawn), _Origin(model.classes, model.pixels)
-    tensors = read_tensors(source)
     if kind is not CHECKPOINT:
-        return match_tensors(network, tensors, drawn), _Origin()
+        return match_tensors(network, read_tensors(source), drawn), _Origin()
     content = checkpoint.load(source)
     states = checkpoint.inference_states(content.states)
     match = match_own_names(network, states, drawn)
