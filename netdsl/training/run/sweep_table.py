@@ -1,0 +1,212 @@
+"""The table of a sweep: means and deviations over seeds, differences to the first row, files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from netdsl.errors import fail, suggest_name
+from netdsl.file_io import replace_non_finite, write_atomically
+from netdsl.training.recipe.expectations import METRICS
+from netdsl.training.run.sweep import RunOutcome
+from netdsl.training.run.sweep_grid import Combination, Grid
+
+DEFAULT_METRICS = ("val_accuracy", "test_accuracy")
+
+
+def choose_metrics(names: Sequence[str]) -> tuple[str, ...]:
+    """The metrics of a table: those of these names, or the default ones. Raises NetError if one
+    does not exist."""
+    for name in names:
+        if name not in METRICS:
+            help = suggest_name(name, METRICS, "metrics are")
+            raise fail(f"there is no metric `{name}`", help=help)
+    return tuple(dict.fromkeys(names)) or DEFAULT_METRICS
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and sample standard deviation (divided by count - 1; None for a single value)."""
+
+    mean: float
+    deviation: float | None
+    count: int
+
+    @property
+    def error(self) -> float | None:
+        """The standard error of the mean."""
+        return None if self.deviation is None else self.deviation / math.sqrt(self.count)
+
+
+def summarize(values: Iterable[float]) -> Summary | None:
+    """None if there are no values."""
+    found = [*values]
+    if not found:
+        return None
+    deviation = statistics.stdev(found) if len(found) > 1 else None
+    return Summary(statistics.fmean(found), deviation, len(found))
+
+
+def summarize_difference(values: Mapping[int, float], base: Mapping[int, float]) -> Summary | None:
+    """The differences of values to those of `base` with the same seeds: a paired comparison."""
+    return summarize(values[seed] - base[seed] for seed in values if seed in base)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of a combination so far."""
+
+    combination: Combination
+    outcomes: tuple[RunOutcome, ...]
+
+    def values(self, metric: str) -> dict[int, float]:
+        """A metric by seed, of the runs that have measured it."""
+        known = {x.run.seed: x.metrics.get(metric) for x in self.outcomes}
+        return {
+            seed: float(v)
+            for seed, v in known.items()
+            if isinstance(v, int | float) and math.isfinite(v)
+        }
+
+    def summarize(self, metric: str) -> Summary | None:
+        return summarize(self.values(metric).values())
+
+    @property
+    def epochs(self) -> Summary | None:
+        return summarize(x.found.epochs for x in self.outcomes if x.found)
+
+    @property
+    def seconds(self) -> Summary | None:
+        return summarize(x.found.seconds for x in self.outcomes if x.found)
+
+    @property
+    def finished(self) -> int:
+        """The number of runs that did not fail."""
+        return sum(x.found is not None for x in self.outcomes)
+
+
+@dataclass(frozen=True)
+class SweepTable:
+    """The outcomes of a sweep so far, as rows."""
+
+    grid: Grid
+    metrics: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @staticmethod
+    def of(grid: Grid, metrics: tuple[str, ...], outcomes: Sequence[RunOutcome]) -> SweepTable:
+        rows: list[list[RunOutcome]] = [[] for _ in grid.combinations]
+        for x in outcomes:
+            rows[x.run.row].append(x)
+        return SweepTable(grid, metrics, tuple(map(Row, grid.combinations, map(tuple, rows))))
+
+    @property
+    def outcomes(self) -> tuple[RunOutcome, ...]:
+        return tuple(x for row in self.rows for x in row.outcomes)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all runs are finished, and all expectations of their recipes hold."""
+        return all(x.ok for x in self.outcomes)
+
+    def difference(self, row: Row, metric: str) -> Summary | None:
+        """How a row differs from the first one, paired by seed."""
+        return summarize_difference(row.values(metric), self.rows[0].values(metric))
+
+    def measured_metrics(self) -> tuple[str, ...]:
+        """The chosen metrics that at least one run has measured."""
+        return tuple(m for m in self.metrics if any(row.values(m) for row in self.rows))
+
+    def as_json(self, out: Path) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "directory": str(out),
+            "axes": {axis.key: axis.texts for axis in self.grid.axes},
+            "rows": [self._row_as_json(row) for row in self.rows],
+            "runs": [_run_as_json(x, out) for x in self.outcomes],
+        }
+
+    def _row_as_json(self, row: Row) -> dict[str, Any]:
+        figures = {}
+        for metric in self.metrics:
+            found, difference = row.summarize(metric), self.difference(row, metric)
+            figures[metric] = {
+                **_summary_as_json(found),
+                "difference": {
+                    **_summary_as_json(difference),
+                    "error": difference.error if difference else None,
+                },
+            }
+        return {
+            **_settings_as_json(row.combination),
+            "finished": row.finished,
+            "failed": len(row.outcomes) - row.finished,
+            "metrics": figures,
+        }
+
+    def as_csv(self) -> str:
+        """A line for each run: its settings, its end, and all the numbers that it has measured."""
+        columns = dict.fromkeys(
+            name for x in self.outcomes for name, v in x.metrics.items() if _is_number(v)
+        )
+        keys = [axis.key for axis in self.grid.axes]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["run", "recipe", *keys, "seed", *_RUN_COLUMNS, *columns, "reason"])
+        for x in self.outcomes:
+            run, found = x.run, x.found
+            figures = (found.epochs, found.seconds) if found else ("", "")
+            metrics = (x.metrics.get(name) for name in columns)
+            settings = (run.recipe, *run.combination.values, run.seed)
+            writer.writerow([run.name, *settings, x.status, *figures, *metrics, x.reason])
+        return text.getvalue()
+
+    def write(self, out: Path) -> None:
+        """Writes sweep.json and sweep.csv to the directory of the sweep."""
+        text = json.dumps(replace_non_finite(self.as_json(out)), allow_nan=False, indent=1)
+        write_atomically(out / "sweep.json", text.encode())
+        write_atomically(out / "sweep.csv", self.as_csv().encode())
+
+
+_RUN_COLUMNS = ("status", "epochs", "seconds")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _settings_as_json(combination: Combination) -> dict[str, Any]:
+    keys = (x.key for x in combination.settings)
+    return {
+        "recipe": combination.recipe,
+        "set": dict(zip(keys, combination.values, strict=True)),
+    }
+
+
+def _summary_as_json(found: Summary | None) -> dict[str, Any]:
+    if found is None:
+        return {"mean": None, "deviation": None, "count": 0}
+    return {"mean": found.mean, "deviation": found.deviation, "count": found.count}
+
+
+def _run_as_json(x: RunOutcome, out: Path) -> dict[str, Any]:
+    expected = [{"text": m.text, "ok": m.ok, "found": m.figures} for m in x.expectations]
+    return {
+        "name": x.run.name,
+        "directory": str(out / x.run.name),
+        **_settings_as_json(x.run.combination),
+        "seed": x.run.seed,
+        "status": x.status,
+        "reason": x.reason,
+        "epochs": x.found.epochs if x.found else None,
+        "seconds": x.found.seconds if x.found else None,
+        "metrics": dict(x.metrics),
+        "expectations": expected,
+    }
