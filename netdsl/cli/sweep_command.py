@@ -107,6 +107,8 @@ def sweep(
     warnings: dict[Diagnostic, None] = {}
     facts = check_sweep(planned, data, out, lambda found: warnings.setdefault(found))
     print_warnings(warnings)
+    for note in planned.list_stage_notes():
+        echo_stderr(note)
     folder = out if out is not None else create_numbered(Path("sweeps"), path)
     runner = SweepRunner(planned, facts, backend, data, folder, _run_quietly)
     try:

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from netdsl.training.run.sweep import RunOutcome
-    from netdsl.training.run.sweep_table import Row, Summary, SweepTable
+    from netdsl.training.run.sweep_table import Estimate, Row, SweepTable
 
 _ABSENT = "-"
 _MAX_LINES = 10
+_WIDE = 10_000
+"""Columns, wider than any table."""
 
 
 def format_outcome(
@@ -42,11 +44,17 @@ def _format_duration(seconds: float) -> str:
 
 
 def show_sweep(table: SweepTable) -> None:
-    """Prints the table, and the first metric again as a grid if exactly two axes vary."""
+    """Prints the table, on a narrow terminal without epochs and seconds, and the first metric again
+    as a grid if exactly two axes vary."""
     metrics = table.measured_metrics()
     has_seeds = any(len(row.outcomes) > 1 for row in table.rows)
     has_difference = bool(metrics) and len(table.rows) > 1
-    make_console().print(_make_table(table, metrics, has_difference))
+    console = make_console()
+    shown = _make_table(table, metrics, has_difference, has_cost=True)
+    unlimited = console.options.update(max_width=_WIDE)
+    if console.measure(shown, options=unlimited).maximum > console.width:
+        shown = _make_table(table, metrics, has_difference, has_cost=False)
+    console.print(shown)
     if has_seeds:
         echo("\nmean ± standard deviation over the seeds")
     if has_difference:
@@ -56,7 +64,9 @@ def show_sweep(table: SweepTable) -> None:
         _show_grid(table, metrics[0])
 
 
-def _make_table(table: SweepTable, metrics: Sequence[str], has_difference: bool) -> Table:
+def _make_table(
+    table: SweepTable, metrics: Sequence[str], has_difference: bool, has_cost: bool
+) -> Table:
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False)
@@ -64,19 +74,20 @@ def _make_table(table: SweepTable, metrics: Sequence[str], has_difference: bool)
     for heading in (*["recipe"] * has_recipes, *table.grid.labels):
         shown.add_column(escape_line(heading), overflow="fold")
     is_incomplete = any(row.finished < len(row.outcomes) for row in table.rows)
-    headings = ["finished"] * is_incomplete
+    headings = ["runs"] * is_incomplete
     for i, metric in enumerate(metrics):
         headings += [metric.replace("_", "\n", 1), *["difference"] * (has_difference and i == 0)]
-    for heading in (*headings, "epochs", "seconds"):
+    for heading in (*headings, *["epochs", "seconds"] * has_cost):
         shown.add_column(heading, justify="right", no_wrap=True)
     for row in table.rows:
         cells = [row.combination.recipe or _ABSENT] * has_recipes + [*row.combination.values]
         cells += [f"{row.finished} of {len(row.outcomes)}"] * is_incomplete
         for i, metric in enumerate(metrics):
-            cells.append(_format_summary(metric, row.summarize(metric)))
+            cells.append(_format_estimate(metric, row.estimate(metric)))
             if has_difference and i == 0:
                 cells.append(_format_difference(table, row, metric))
-        cells += [_format_plain(row.epochs, ".4g"), _format_plain(row.seconds, ",.1f")]
+        if has_cost:
+            cells += [_format_plain(row.epochs, ".4g"), _format_plain(row.seconds, ",.1f")]
         add_row(shown, *cells)
     return shown
 
@@ -99,7 +110,7 @@ def _show_grid(table: SweepTable, metric: str) -> None:
         shown.add_column(escape_line(heading), justify="right")
     for i, head in enumerate(heads):
         rows = table.rows[i * len(columns) : (i + 1) * len(columns)]
-        add_row(shown, head, *(_format_summary(metric, r.summarize(metric)) for r in rows))
+        add_row(shown, head, *(_format_estimate(metric, r.estimate(metric)) for r in rows))
     make_console().print(shown)
 
 
@@ -150,7 +161,7 @@ def _format_spread(metric: str, value: float | None) -> str:
     return f" ± {100 * value:.2f}" if _is_share(metric) else f" ± {value:.4f}"
 
 
-def _format_summary(metric: str, found: Summary | None) -> str:
+def _format_estimate(metric: str, found: Estimate | None) -> str:
     if found is None:
         return _ABSENT
     return _format(metric, found.mean) + _format_spread(metric, found.deviation)
@@ -164,5 +175,5 @@ def _format_difference(table: SweepTable, row: Row, metric: str) -> str:
     return number + _format_spread(metric, found.error)
 
 
-def _format_plain(found: Summary | None, form: str) -> str:
+def _format_plain(found: Estimate | None, form: str) -> str:
     return format(found.mean, form) if found is not None else _ABSENT

@@ -85,6 +85,20 @@ class Sweep:
         """The file with the settings of a run."""
         return override_recipe(self.file, run.settings, run.recipe)
 
+    def list_stage_notes(self) -> list[str]:
+        """A note on each axis that is set in several stages of a recipe."""
+        program, notes = build_program(self.file), []
+        for recipe in self.grid.recipes:
+            stages = [str(name) for name in stage_names(program, recipe)]
+            keys = (a.key for a in self.grid.axes if a.key.startswith("train."))
+            for key in keys if len(stages) > 1 else ():
+                entry = key.removeprefix("train.")
+                if not program.has_recipe(entry.partition(".")[0]):
+                    where = f"{', '.join(stages[:-1])} and {stages[-1]}"
+                    one = f"`train.{stages[-1]}.{entry}` only in {stages[-1]}"
+                    notes.append(f"`{key}` is set in the stages {where}; {one}")
+        return notes
+
 
 @dataclass(frozen=True)
 class DataFacts:

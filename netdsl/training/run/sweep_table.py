@@ -32,7 +32,7 @@ def choose_metrics(names: Sequence[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Summary:
+class Estimate:
     """Mean and sample standard deviation (divided by count - 1; None for a single value)."""
 
     mean: float
@@ -45,18 +45,18 @@ class Summary:
         return None if self.deviation is None else self.deviation / math.sqrt(self.count)
 
 
-def summarize(values: Iterable[float]) -> Summary | None:
+def estimate(values: Iterable[float]) -> Estimate | None:
     """None if there are no values."""
     found = [*values]
     if not found:
         return None
     deviation = statistics.stdev(found) if len(found) > 1 else None
-    return Summary(statistics.fmean(found), deviation, len(found))
+    return Estimate(statistics.fmean(found), deviation, len(found))
 
 
-def summarize_difference(values: Mapping[int, float], base: Mapping[int, float]) -> Summary | None:
+def estimate_difference(values: Mapping[int, float], base: Mapping[int, float]) -> Estimate | None:
     """The differences of values to those of `base` with the same seeds: a paired comparison."""
-    return summarize(values[seed] - base[seed] for seed in values if seed in base)
+    return estimate(values[seed] - base[seed] for seed in values if seed in base)
 
 
 @dataclass(frozen=True)
@@ -75,16 +75,16 @@ class Row:
             if isinstance(v, int | float) and math.isfinite(v)
         }
 
-    def summarize(self, metric: str) -> Summary | None:
-        return summarize(self.values(metric).values())
+    def estimate(self, metric: str) -> Estimate | None:
+        return estimate(self.values(metric).values())
 
     @property
-    def epochs(self) -> Summary | None:
-        return summarize(x.found.epochs for x in self.outcomes if x.found)
+    def epochs(self) -> Estimate | None:
+        return estimate(x.found.epochs for x in self.outcomes if x.found)
 
     @property
-    def seconds(self) -> Summary | None:
-        return summarize(x.found.seconds for x in self.outcomes if x.found)
+    def seconds(self) -> Estimate | None:
+        return estimate(x.found.seconds for x in self.outcomes if x.found)
 
     @property
     def finished(self) -> int:
@@ -116,9 +116,9 @@ class SweepTable:
         """Whether all runs are finished, and all expectations of their recipes hold."""
         return all(x.ok for x in self.outcomes)
 
-    def difference(self, row: Row, metric: str) -> Summary | None:
+    def difference(self, row: Row, metric: str) -> Estimate | None:
         """How a row differs from the first one, paired by seed."""
-        return summarize_difference(row.values(metric), self.rows[0].values(metric))
+        return estimate_difference(row.values(metric), self.rows[0].values(metric))
 
     def measured_metrics(self) -> tuple[str, ...]:
         """The chosen metrics that at least one run has measured."""
@@ -136,11 +136,11 @@ class SweepTable:
     def _row_as_json(self, row: Row) -> dict[str, Any]:
         figures = {}
         for metric in self.metrics:
-            found, difference = row.summarize(metric), self.difference(row, metric)
+            found, difference = row.estimate(metric), self.difference(row, metric)
             figures[metric] = {
-                **_summary_as_json(found),
+                **_estimate_as_json(found),
                 "difference": {
-                    **_summary_as_json(difference),
+                    **_estimate_as_json(difference),
                     "error": difference.error if difference else None,
                 },
             }
@@ -190,7 +190,7 @@ def _settings_as_json(combination: Combination) -> dict[str, Any]:
     }
 
 
-def _summary_as_json(found: Summary | None) -> dict[str, Any]:
+def _estimate_as_json(found: Estimate | None) -> dict[str, Any]:
     if found is None:
         return {"mean": None, "deviation": None, "count": 0}
     return {"mean": found.mean, "deviation": found.deviation, "count": found.count}
