@@ -174,13 +174,13 @@ def name_runs(runs: Sequence[tuple[Combination, int]]) -> list[str]:
 
 def _name_combination(run: Combination) -> str:
     named = zip(run.labels, run.values, strict=True)
-    values = (f"{_keep_plain(label)}={_keep_plain(value)}," for label, value in named)
+    values = (f"{_keep_plain(x)}={_keep_plain(value).strip('_.')}," for x, value in named)
     return (f"{_keep_plain(run.recipe)}," if run.recipe else "") + "".join(values)
 
 
 def _keep_plain(text: str) -> str:
     """A text in which each run of other characters than those of numbers and names is one `_`."""
-    return re.sub(r"[^\w.+-]+", "_", text, flags=re.ASCII).strip("_.")
+    return re.sub(r"[^\w.+-]+", "_", text, flags=re.ASCII)
 
 
 def _checksum(run: Combination, seed: int) -> str:
