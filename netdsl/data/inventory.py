@@ -79,7 +79,7 @@ def make_inventory(source: str, dataset: Dataset, train: Samples, validation: Sa
     if dataset.read_test is not None:
         parts[TEST_SET] = dataset.read_test()
     counts = {
-        part: tuple(int(n) for n in np.bincount(x.labels, minlength=len(dataset.classes)))
+        part: tuple(int(n) for n in x.count_by_class(len(dataset.classes)))
         for part, x in parts.items()
     }
     is_held_out = dataset.validation is None

@@ -135,7 +135,7 @@ def check_class_count(dataset: Dataset) -> None:
 def _check_class_gaps(dataset: Dataset) -> None:
     """Raises NetError if some class has no training sample, where the labels alone define the
     classes."""
-    counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
+    counts = dataset.train.count_by_class(len(dataset.classes))
     empty = [c for c, n in zip(dataset.classes, counts, strict=True) if not n]
     if empty:
         highest = str(len(counts) - 1)
