@@ -619,7 +619,7 @@ def test_labels_may_be_names_and_parts_are_used(folder: Path, tmp_path: Path) ->
         ({"x_train": PICTURES}, "`y_train` is missing"),
         ({"x_test": PICTURES, "y_test": LABELS}, "`x_train` is missing"),
         ({"images": PICTURES, "labels": LABELS}, "no data set `images`"),
-        ({"x_train": PICTURES, "y_train": LABELS, "classes": ["a", "b"]}, "highest label is 2"),
+        ({"x_train": PICTURES, "y_train": LABELS, "classes": ["a", "b"]}, "holds the label 2"),
         (
             {"x_train": PICTURES, "y_train": LABELS.astype(str), "classes": ["0", "1"]},
             "`2`, which is not one of `classes`",

@@ -1,4 +1,4 @@
-"""What to do about arrays that are almost images and labels: the order of axes, types, one-hot."""
+"""What to do about arrays that are almost images and labels: the order of axes, types."""
 
 from __future__ import annotations
 
@@ -41,11 +41,9 @@ def advise_image_type(dtype: np.dtype[Any], noun: str = "images") -> str | None:
 
 
 def advise_labels(shape: Shape, dtype: np.dtype[Any], noun: str = "labels") -> str | None:
-    """How to make one integer per image of labels that are floats, columns or one-hot."""
+    """How to make one integer per image of labels that are floats or a column."""
     if len(shape) == 2 and shape[1] == 1:
         return f"`{noun}.ravel()` has one axis"
-    if len(shape) == 2 and dtype.kind in "fuib":
-        return f"`{noun}.argmax(axis=1)` makes labels of one column per class"
     if len(shape) == 1 and dtype.kind == "f":
         return f"labels are integers: `{noun}.astype(int)`"
     return None

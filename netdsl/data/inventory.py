@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from netdsl.data.samples import Dataset, Samples
 from netdsl.text_escaping import escape_line
 
@@ -17,13 +15,16 @@ MAX_LISTED = 10
 
 @dataclass(frozen=True)
 class Inventory:
-    """`counts` are the images of each part by class, in the order of `classes`; `is_held_out` says
-    whether the validation images are held out from the training images."""
+    """`images` are the number of images of each part, and `counts` those of each class or label, in
+    the order of `classes`; `is_held_out` says whether the validation images are held out from the
+    training images."""
 
     source: str
     classes: tuple[str, ...]
+    images: Mapping[str, int]
     counts: Mapping[str, tuple[int, ...]]
     is_held_out: bool
+    is_multi_label: bool = False
     ignored_files: tuple[str, ...] = ()
     bad_pictures: tuple[str, ...] = ()
 
@@ -39,7 +40,10 @@ class Inventory:
 
     def lines(self) -> tuple[str, ...]:
         """The inventory as lines of text."""
-        count = _pluralize(len(self.classes), "class")
+        noun = "label" if self.is_multi_label else "class"
+        count = _pluralize(len(self.classes), noun)
+        if self.is_multi_label:
+            count += ", several an image"
         first = f"data: {self.source}, {count}: {abbreviate(self.classes)}"
         parts = [f"  {part}: {self._format_part(part)}" for part in self.counts]
         missing = [
@@ -50,22 +54,33 @@ class Inventory:
         return (first, *parts, *missing, *ignored, *format_skipped_pictures(self.bad_pictures))
 
     def _format_part(self, part: str) -> str:
-        numbers = self.counts[part]
-        text = f"{sum(numbers):,}"
-        if part == VALIDATION_SET and self.is_held_out and any(numbers):
-            text += ", held out"
-        if not any(numbers):
+        images, numbers = self.images[part], self.counts[part]
+        text = f"{images:,}"
+        if not images:
             return text
+        if part == VALIDATION_SET and self.is_held_out:
+            text += ", held out"
+        if self.is_multi_label:
+            text += f", {sum(numbers) / images:.3g} labels an image"
+        return f"{text} ({self._format_counts(numbers)})"
+
+    def _format_counts(self, numbers: tuple[int, ...]) -> str:
+        """The images of each class, or how many the rarest and the most frequent have."""
         if len(numbers) <= MAX_LISTED:
             each = (f"{escape_line(c)} {n:,}" for c, n in zip(self.classes, numbers, strict=True))
-            return f"{text} ({', '.join(each)})"
+            return ", ".join(each)
         low, high = min(numbers), max(numbers)
-        return f"{text} ({low:,}{f' to {high:,}' if high > low else ''} of each class)"
+        if self.is_multi_label:
+            rarest = escape_line(self.classes[numbers.index(low)])
+            return f"{low:,}, of {rarest}, to {high:,} of each label"
+        return f"{low:,}{f' to {high:,}' if high > low else ''} of each class"
 
     def as_json(self) -> dict[str, Any]:
         return {
             "source": self.source,
             "classes": list(self.classes),
+            "several_labels": self.is_multi_label,
+            "images": dict(self.images),
             "counts": {part: list(numbers) for part, numbers in self.counts.items()},
             "held_out": self.is_held_out,
             "left_out": list(self.ignored_files),
@@ -84,7 +99,14 @@ def make_inventory(source: str, dataset: Dataset, train: Samples, validation: Sa
     }
     is_held_out = dataset.validation is None
     return Inventory(
-        source, dataset.classes, counts, is_held_out, dataset.ignored_files, dataset.picture_errors
+        source,
+        dataset.classes,
+        {part: len(x) for part, x in parts.items()},
+        counts,
+        is_held_out,
+        train.is_multi_label,
+        dataset.ignored_files,
+        dataset.picture_errors,
     )
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from netdsl.data.array_advice import advise_axes
 from netdsl.data.config import DataConfig
 from netdsl.data.data_source import DataSource
@@ -122,19 +120,29 @@ def check_data(network: Network, data: DataConfig, dataset: Dataset) -> None:
 
 
 def check_class_count(dataset: Dataset) -> None:
-    """Raises NetError if all training samples are of one class: any net would then be right."""
+    """Raises NetError if all training samples are of one class, or have the same labels: any net
+    would then be right."""
     labels = dataset.train.labels
-    if labels.min() == labels.max():
-        name = escape_line(dataset.classes[int(labels[0])])
-        raise fail(
-            f"all {len(labels):,} training images are of one class, `{name}`",
-            help="there must be at least two; in a folder of pictures each has its own folder",
-        )
+    if (labels != labels[0]).any():
+        return
+    if dataset.train.is_multi_label:
+        names = [c for c, has in zip(dataset.classes, labels[0], strict=True) if has]
+        same = f"the same labels, {abbreviate(names)}" if names else "no label"
+        message = f"all {len(labels):,} training images have {same}"
+        raise fail(message, help="there is something to learn only where images differ")
+    name = escape_line(dataset.classes[int(labels[0])])
+    raise fail(
+        f"all {len(labels):,} training images are of one class, `{name}`",
+        help="there must be at least two; in a folder of pictures each has its own folder",
+    )
 
 
 def _check_class_gaps(dataset: Dataset) -> None:
     """Raises NetError if some class has no training sample, where the labels alone define the
-    classes."""
+    classes. Of several labels an image, one may have none: the inventory says so, and the net
+    learns that it is absent."""
+    if dataset.train.is_multi_label:
+        return
     counts = dataset.train.count_by_class(len(dataset.classes))
     empty = [c for c, n in zip(dataset.classes, counts, strict=True) if not n]
     if empty:
