@@ -15,7 +15,7 @@ from netdsl.language.functions import FUNCTIONS
 from netdsl.layers import LAYERS, Layer
 from netdsl.layers.init import INITIALISERS
 from netdsl.signature import REQUIRED, Param, Signature
-from netdsl.training.recipe.expectations import METRICS
+from netdsl.training.metrics.table import METRIC_NAMES
 from netdsl.training.recipe.lints import LINTS
 from netdsl.training.recipe.losses import LOSSES
 from netdsl.training.recipe.optimizers import OPTIMIZERS
@@ -44,8 +44,11 @@ in a file: `train fast { epochs = 2 }` starts from the unnamed `train` and overr
 `netdsl train file.net:fast` picks it, its `net` and `data` keys name a net and a data section.
 `expect CONDITION` lines in `train` are checked when the run ends (exit code 1 if one fails),
 with the metrics """
-    + ", ".join(f"`{m}`" for m in METRICS)
-    + """.
+    + ", ".join(f"`{name}`" for name in METRIC_NAMES)
+    + """;
+`val_recall("ants")` is that of one class. `best = max(val_f1)` chooses the best weights by a metric, which
+`patience` then waits for; by default it is `val_accuracy`, of equal ones the smaller `val_loss`, and without
+validation images `train_loss`.
 
 `after = head` runs the recipe `head` first, in a directory of that name within the run's, and starts
 from its best weights (only the last recipe's expectations are checked);

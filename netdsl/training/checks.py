@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 from netdsl.data.array_advice import advise_axes
 from netdsl.data.config import DataConfig
@@ -10,7 +12,7 @@ from netdsl.data.data_source import DataSource
 from netdsl.data.inventory import abbreviate
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples
-from netdsl.errors import NetError, Span, fail
+from netdsl.errors import NetError, Span, fail, suggest_name
 from netdsl.ir.views import strip_views
 from netdsl.language.budget import Budget
 from netdsl.language.elaborate import elaborate
@@ -19,6 +21,8 @@ from netdsl.language.program import Program
 from netdsl.limits import GLOB_MATCHES_PER_STEP
 from netdsl.ops import OPS
 from netdsl.text_escaping import escape_line
+from netdsl.training.metrics.ranking import check_score_memory
+from netdsl.training.metrics.table import METRICS, MetricName
 from netdsl.training.recipe.initial_weights import match_states
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe
 from netdsl.training.step.graphs import training_graph
@@ -36,6 +40,7 @@ def check_recipe(program: Program, name: str | None, budget: Budget | None = Non
         check_images(network, recipe.data, source.image_shape)
     if source.classes is not None:
         check_classes(network, source.classes)
+        _check_metric_classes(recipe.metric_spans, source.classes)
     check_loss(network, recipe)
     check_batch_norm(network, recipe)
     matches = recipe.glob_count * len(network.graph.states)
@@ -260,4 +265,34 @@ def check_loss(network: Network, recipe: Recipe) -> None:
                 f"`cross_entropy` takes plain scores, but the net ends with `{out.op}`",
                 out.span,
                 help=f"remove `{out.op}`; the loss and `predict` apply it themselves",
+            )
+
+
+def check_metrics(
+    requested: Sequence[tuple[MetricName, Span | None]], dataset: Dataset, validation: Samples
+) -> None:
+    """Raises NetError if a recipe names a metric that these data do not have: of a class that does
+    not exist, or one that is undefined for several labels an image; or if the scores that it needs
+    take too much memory."""
+    _check_metric_classes(requested, dataset.classes)
+    for name, span in requested:
+        if name.metric.needs_one_label and dataset.train.is_multi_label:
+            message = f"`{name}` is not defined for images with several labels"
+            raise fail(message, span, help=f"`{replace(name, metric=METRICS['accuracy'])}` is")
+        if name.metric.needs_scores:
+            test = dataset.read_test() if dataset.read_test and name.part == "test" else None
+            check_score_memory(len(validation if test is None else test), len(dataset.classes))
+
+
+def _check_metric_classes(
+    requested: Sequence[tuple[MetricName, Span | None]], classes: tuple[str, ...]
+) -> None:
+    """Raises NetError for a metric of a class that does not exist."""
+    for name, span in requested:
+        if name.class_name is not None and name.class_name not in classes:
+            help = suggest_name(name.class_name, classes, "the classes are")
+            raise fail(
+                f"the data have no class `{escape_line(name.class_name)}`",
+                span,
+                help=escape_line(help) if help else None,
             )

@@ -25,6 +25,7 @@ from netdsl.training.checks import (
     check_data,
     check_images,
     check_loss,
+    check_metrics,
     check_unchanged,
     evaluation_batch,
     evaluation_transform,
@@ -197,6 +198,7 @@ def prepare_job(
     else:
         dataset.read_test()  # training does not read the test set: report errors in its files now
     train, validation = split_samples(dataset, recipe)
+    check_metrics(recipe.metric_spans, dataset, validation)
     job = Job(*known, dataset, train, validation)
     if job.steps_per_epoch == 0:
         message = f"a batch of {job.images_per_update} is larger than the {len(train)} images"

@@ -1,0 +1,95 @@
+"""Adds up what an evaluation measures, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from netdsl.errors import fail
+from netdsl.ops.loss import predict_classes
+from netdsl.training.metrics.class_counts import count_classes, count_labels, empty_counts
+from netdsl.training.metrics.ranking import rank_scores
+from netdsl.training.metrics.table import Score
+from netdsl.types import Array
+
+THRESHOLD = 0.5
+"""An image is predicted to have a label whose probability is larger."""
+
+
+class Tally:
+    """The sums of an evaluation over images of `classes` classes; with `is_multi_label` over images
+    of several labels each. Images of weight 0 are not counted.
+
+    An image one of whose scores is NaN has no predicted class, a label whose probability is NaN is
+    not predicted; either makes the image a wrong one. With `keeps_scores`, the probabilities of all
+    images are kept for the metrics that need them. With `has_matrix`, `confusion[i, j]` counts the
+    images of class i predicted as j.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        is_multi_label: bool = False,
+        keeps_scores: bool = False,
+        has_matrix: bool = False,
+    ) -> None:
+        self.classes, self.is_multi_label = classes, is_multi_label
+        self.keeps_scores = keeps_scores
+        self.confusion = np.zeros((classes, classes), np.int64) if has_matrix else None
+        self._sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
+        self._counts = empty_counts(classes)
+        self._labels: list[Array] = []
+        self._probabilities: list[Array] = []
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The outputs of the evaluation of a batch that `add` reads."""
+        if self.is_multi_label:
+            return ("loss", "count", "probabilities")
+        kept = ("probabilities",) if self.keeps_scores else ()
+        return (*self._sums, "scores", *kept)
+
+    def add(self, labels: Array, weights: Array, outputs: Mapping[str, Array]) -> None:
+        """Adds a batch: its labels, int32 [N] or indicators [N, classes], its weights [N], each 0
+        or 1, and the outputs of its evaluation."""
+        for key in self._sums:
+            self._sums[key] += float(outputs[key]) if key in outputs else 0.0
+        is_counted = weights > 0
+        labels = labels[is_counted]
+        if self.is_multi_label:
+            self._add_labels(labels > 0, outputs["probabilities"][is_counted])
+        else:
+            self._add_classes(labels, outputs["scores"][is_counted])
+        if self.keeps_scores:
+            self._labels.append(labels)
+            self._probabilities.append(outputs["probabilities"][is_counted])
+
+    def _add_classes(self, labels: Array, scores: Array) -> None:
+        predictions = predict_classes(scores)
+        self._counts += count_classes(labels, predictions, self.classes)
+        if self.confusion is not None:
+            is_known = predictions >= 0
+            np.add.at(self.confusion, (labels[is_known], predictions[is_known]), 1)
+
+    def _add_labels(self, indicators: Array, probabilities: Array) -> None:
+        predictions = probabilities > THRESHOLD
+        self._counts += count_labels(indicators, predictions)
+        is_right = (predictions == indicators) & ~np.isnan(probabilities)
+        self._sums["top1"] += float(is_right.all(axis=1).sum())
+
+    def score(self) -> Score:
+        """The result. Raises NetError if every image was skipped."""
+        n = self._sums["count"]
+        if not n:
+            raise fail("none of the images to evaluate on can be used")
+        loss, top1, top5 = (self._sums[key] / n for key in ("loss", "top1", "top5"))
+        ranking = None
+        if self.keeps_scores:
+            labels, probabilities = map(np.concatenate, (self._labels, self._probabilities))
+            if not self.is_multi_label:
+                labels = labels[:, None] == np.arange(self.classes)
+            ranking = rank_scores(labels > 0, probabilities)
+        return Score(
+            loss, top1, None if self.is_multi_label else top5, int(n), self._counts, ranking
+        )
