@@ -32,6 +32,17 @@ class Samples:
         return Samples(self.images[index], self.labels[index])
 
     @property
+    def is_multi_label(self) -> bool:
+        """Whether an image has several labels, or none, instead of one class."""
+        return self.labels.ndim == 2
+
+    def count_by_class(self, classes: int) -> Array:
+        """How many of the images are of each class, or have each label: [classes]."""
+        if self.is_multi_label:
+            return self.labels.sum(axis=0, dtype=np.int64)
+        return np.bincount(self.labels, minlength=classes)
+
+    @property
     def image_shape(self) -> tuple[int, ...] | None:
         """Height, width and channels of every image; None for files."""
         return None if isinstance(self.images, Pictures) else tuple(self.images.shape[1:])
@@ -183,11 +194,15 @@ def compute_quotas(sizes: Array, count: int) -> Array:
 
 @dataclass(frozen=True)
 class Batch:
-    """`weights` is 0 for samples that pad the last batch or replace a bad picture."""
+    """`labels` int32 [N], for mixed images those with the larger share; or the rows of labels
+    [N, classes] of data with several labels an image. `weights` is 0 for samples that pad the last
+    batch or replace a bad picture. `targets` float32 [N, classes] is the wanted distribution of
+    mixed images, or 1 where an image has the label."""
 
     images: Array | LazyBatch
     labels: Array
     weights: Array
+    targets: Array | None = None
 
 
 def training_batches(
