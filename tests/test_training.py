@@ -138,7 +138,7 @@ def test_a_run_is_evaluated_on_images_that_it_held_out(
     found = json.loads(out)
     assert (code, found["part"], found["images"]) == (0, "validation", 10)
     assert found["loss"] == pytest.approx(saved.metrics["val_loss"], rel=1e-5)
-    assert "10 validation images\n\nrows" in netdsl("eval", "run", *cpu)[1]
+    assert "10 validation images\nmeans" in netdsl("eval", "run", *cpu)[1]
     assert netdsl("train", "all.net", "--out", "all", *cpu)[0] == 0
     out = netdsl("eval", "all", *cpu)[1]
     assert "40 training images\nthe weights were learned from these images\n" in out

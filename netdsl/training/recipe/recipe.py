@@ -166,6 +166,8 @@ class Recipe:
     data: DataConfig
     has_float_images: bool = False
     """Whether the images are floats that the net takes as they are, instead of bytes."""
+    is_multi_label: bool = False
+    """Whether an image of the data has several labels, or none, instead of one class."""
     expectations: tuple[s.Expression, ...] = ()
     spans: Mapping[str, Span] = field(default_factory=dict, compare=False)
     top_level: TopLevel = field(default_factory=TopLevel, compare=False, repr=False)
@@ -189,6 +191,11 @@ class Recipe:
         """The metrics that `best` and the expectations name, with the spans of their names."""
         chosen = [(self.best.metric, self.best.span)] if self.best else []
         return (*chosen, *(found for e in self.expectations for found in find_metrics(e)))
+
+    @property
+    def mixes_labels(self) -> bool:
+        """Whether training mixes images of several classes."""
+        return any(chosen.record.mixes_labels for chosen in self.data.augment)
 
     @property
     def glob_count(self) -> int:

@@ -15,6 +15,7 @@ from netdsl.training.metrics.table import MetricName, Score, measured_names
 from netdsl.training.run.nan_check import Diverged, Fault, find_fault
 from netdsl.training.run.score import evaluate
 from netdsl.training.run.tally import Tally
+from netdsl.training.step.targets import target_inputs
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import inference_states
 
@@ -109,11 +110,7 @@ class Evaluator:
         """The first non-finite value of the validation, given that all weights are finite."""
         states = self.averages.snapshot()
         for batch in self._batches(self.validation):
-            inputs = {
-                self.job.image_input: materialize(batch.images),
-                "labels": batch.labels,
-                "weights": batch.weights,
-            }
+            inputs = {self.job.image_input: materialize(batch.images), **target_inputs(batch)}
             fault = find_fault(self.job.evaluation_graph, {**states, **inputs})
             if fault is not None:
                 return fault

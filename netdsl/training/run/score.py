@@ -12,6 +12,7 @@ from netdsl.data.samples import Batch
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.training.metrics.table import Score
 from netdsl.training.run.tally import Tally
+from netdsl.training.step.targets import target_inputs
 from netdsl.types import Array
 
 Views = tuple[Batch, ...]
@@ -30,7 +31,7 @@ def evaluate(
     executor.refresh()
 
     def run(views: Views) -> Mapping[str, Array]:
-        out = executor.run({image_input: views[0].images, **_targets(views[0])})
+        out = executor.run({image_input: views[0].images, **target_inputs(views[0])})
         on_batch()
         return out
 
@@ -51,7 +52,7 @@ def evaluate_views(
     backend = executor.backend
 
     def run(views: Views) -> Mapping[str, Array]:
-        targets = _targets(views[0])
+        targets = target_inputs(views[0])
         found = [
             backend.download(executor.run({image_input: view.images, **targets})["scores"])
             for view in views
@@ -59,10 +60,6 @@ def evaluate_views(
         return scoring.run({"scores": average_scores(found), **targets})
 
     return _add_batches(backend, views, run, tally)
-
-
-def _targets(batch: Batch) -> dict[str, Array]:
-    return {"labels": batch.labels, "weights": batch.weights}
 
 
 def _add_batches(

@@ -21,9 +21,9 @@ class Tally:
     """The sums of an evaluation over images of `classes` classes; with `is_multi_label` over images
     of several labels each. Images of weight 0 are not counted.
 
-    An image one of whose scores is NaN has no predicted class, a label whose probability is NaN is
-    not predicted; either makes the image a wrong one. With `keeps_scores`, the probabilities of all
-    images are kept for the metrics that need them. With `has_matrix`, `confusion[i, j]` counts the
+    An image one of whose scores is NaN has no predicted class, and a label whose probability is NaN
+    is not predicted. With `keeps_scores`, the probabilities of all images are kept for the metrics
+    that need them. With `has_matrix`, `confusion[i, j]` counts the
     images of class i predicted as j.
     """
 
@@ -46,7 +46,7 @@ class Tally:
     def output_names(self) -> tuple[str, ...]:
         """The outputs of the evaluation of a batch that `add` reads."""
         if self.is_multi_label:
-            return ("loss", "count", "probabilities")
+            return ("loss", "top1", "count", "probabilities")
         kept = ("probabilities",) if self.keeps_scores else ()
         return (*self._sums, "scores", *kept)
 
@@ -73,10 +73,7 @@ class Tally:
             np.add.at(self.confusion, (labels[is_known], predictions[is_known]), 1)
 
     def _add_labels(self, indicators: Array, probabilities: Array) -> None:
-        predictions = probabilities > THRESHOLD
-        self._counts += count_labels(indicators, predictions)
-        is_right = (predictions == indicators) & ~np.isnan(probabilities)
-        self._sums["top1"] += float(is_right.all(axis=1).sum())
+        self._counts += count_labels(indicators, probabilities > THRESHOLD)
 
     def score(self) -> Score:
         """The result. Raises NetError if every image was skipped."""
