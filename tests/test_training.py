@@ -148,7 +148,7 @@ def test_a_run_is_evaluated_on_images_that_it_held_out(
     _write_arrays(
         tmp_path / "x.npz", 40, test_images=np.zeros((6, 4, 4), np.uint8), test_labels=[0] * 6
     )
-    assert "6 test images\n\nrows" in netdsl("eval", "run", *cpu)[1]
+    assert "6 test images\nmeans" in netdsl("eval", "run", *cpu)[1]
     progress = {**saved.progress, "pipeline": {"validation split": 1}}
     checkpoint.save(tmp_path / "old.safetensors", replace(saved, progress=progress))
     _write_arrays(tmp_path / "x.npz")
