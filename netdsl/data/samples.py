@@ -38,6 +38,11 @@ class Samples:
         """Whether an image has several labels, or none, instead of one class."""
         return self.labels.ndim == 2
 
+    @property
+    def targets(self) -> Array | None:
+        """Several labels an image as a step takes them, float32 [N, classes]; else None."""
+        return self.labels.astype(np.float32) if self.is_multi_label else None
+
     def count_by_class(self, classes: int) -> Array:
         """How many of the images are of each class, or have each label: [classes]."""
         if self.is_multi_label:
@@ -207,7 +212,7 @@ def training_batches(
         weights = part.weights  # known after decoding
         if not weights.any():
             raise fail(f"none of the {size:,} pictures of a batch can be used")
-        yield Batch(images, part.labels, weights)
+        yield Batch(images, part.labels, weights, part.targets)
 
 
 def group_batches(batches: Iterator[Batch], size: int) -> Iterator[tuple[Batch, ...]]:
@@ -225,4 +230,5 @@ def evaluation_batches(
         padded_index = np.minimum(np.arange(size), len(part) - 1)
         images = transform(part.images)[padded_index]
         weights = (np.arange(size) < len(part)) * part.weights[padded_index]  # known after decoding
-        yield Batch(images, part.labels[padded_index], weights)
+        padded = Samples(images, part.labels[padded_index])
+        yield Batch(images, padded.labels, weights, padded.targets)
