@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from netdsl.data.augment import AUGMENTATIONS
+from netdsl.data.limit import Limit, LimitKind
 from netdsl.data.sources import NO_SOURCE, SOURCES
-from netdsl.errors import NetError, fail
+from netdsl.errors import NetError, Span, fail
 from netdsl.ir.builder import Builder
 from netdsl.parameter_types import Float, Integer, ListOf, NoneLiteral, OneOf, TypeMismatch
 from netdsl.signature import BoundCall, CallOf, Param, Signature
@@ -114,6 +115,12 @@ SIGNATURE = Signature(
             "count or share of the training images held out, if the source has no validation set",
         ),
         Param(
+            "limit",
+            LimitKind(),
+            None,
+            'count or share of the images left to train on, or of classes: `[("CLASS", 0.1)]`',
+        ),
+        Param(
             "normalize",
             OneOf((NoneLiteral(), CallOf("statistics", STATISTICS))),
             None,
@@ -153,6 +160,9 @@ class DataConfig:
     augment: tuple[BoundCall, ...]
     eval_transform: tuple[BoundCall, ...]
     on_bad_picture: Symbol
+    limit: Limit = None
+    spans: Mapping[str, Span] = field(default_factory=dict, compare=False)
+    """The source spans of the entries."""
 
     @property
     def is_skipping_bad_pictures(self) -> bool:
@@ -196,6 +206,7 @@ def _broadcast_channels(
 def resolve_data(entries: Sequence[Argument], span: Any) -> DataConfig:
     """The configuration given by a section's entries. Raises NetError for invalid entries."""
     try:
-        return DataConfig(**SIGNATURE.bind(entries, span))
+        spans = {e.name: e.span for e in entries if e.name and e.span}
+        return DataConfig(**SIGNATURE.bind(entries, span), spans=spans)
     except NetError as e:
         raise e.with_default_span(span) from None

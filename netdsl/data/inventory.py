@@ -26,6 +26,8 @@ class Inventory:
     is_held_out: bool
     ignored_files: tuple[str, ...] = ()
     bad_pictures: tuple[str, ...] = ()
+    unlimited: int | None = None
+    """The number of training images of which a limit takes a part, if there is one."""
 
     @property
     def missing_classes(self) -> dict[str, tuple[str, ...]]:
@@ -54,6 +56,8 @@ class Inventory:
         text = f"{sum(numbers):,}"
         if part == VALIDATION_SET and self.is_held_out and any(numbers):
             text += ", held out"
+        if part == TRAIN_SET and self.unlimited is not None:
+            text += f" of {self.unlimited:,}, by `limit`"
         if not any(numbers):
             return text
         if len(numbers) <= MAX_LISTED:
@@ -68,13 +72,17 @@ class Inventory:
             "classes": list(self.classes),
             "counts": {part: list(numbers) for part, numbers in self.counts.items()},
             "held_out": self.is_held_out,
+            "unlimited": self.unlimited,
             "left_out": list(self.ignored_files),
             "bad_pictures": list(self.bad_pictures),
         }
 
 
-def make_inventory(source: str, dataset: Dataset, train: Samples, validation: Samples) -> Inventory:
-    """The inventory of a data set with this split."""
+def make_inventory(
+    source: str, dataset: Dataset, train: Samples, validation: Samples, has_limit: bool = False
+) -> Inventory:
+    """The inventory of a data set with this split, of whose training images a limit may have taken
+    a part."""
     parts = {TRAIN_SET: train, VALIDATION_SET: validation}
     if dataset.read_test is not None:
         parts[TEST_SET] = dataset.read_test()
@@ -83,8 +91,15 @@ def make_inventory(source: str, dataset: Dataset, train: Samples, validation: Sa
         for part, x in parts.items()
     }
     is_held_out = dataset.validation is None
+    unlimited = len(dataset.train) - is_held_out * len(validation) if has_limit else None
     return Inventory(
-        source, dataset.classes, counts, is_held_out, dataset.ignored_files, dataset.picture_errors
+        source,
+        dataset.classes,
+        counts,
+        is_held_out,
+        dataset.ignored_files,
+        dataset.picture_errors,
+        unlimited,
     )
 
 

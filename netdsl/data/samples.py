@@ -13,6 +13,7 @@ from netdsl.backends.base import Backend
 from netdsl.backends.lazy_batch import DeviceImages, LazyBatch
 from netdsl.data.pictures import BadPicture, Pictures, SkippedPictures
 from netdsl.data.preprocessing import NO_PREPROCESSING, Preprocessing
+from netdsl.data.rng import AUGMENT_KEY, SPLIT_KEY, make_rng
 from netdsl.errors import fail
 from netdsl.types import Array, dims
 
@@ -133,15 +134,6 @@ class Dataset:
         return f"{len(self.train):,} {images}, {classes}, checksum {checksum:08x}"
 
 
-_SPLIT_KEY, _AUGMENT_KEY = 2**32, 2**33
-"""Second keys beyond any epoch number."""
-
-
-def make_rng(*key: int) -> np.random.Generator:
-    """A generator determined by two numbers."""
-    return np.random.Generator(np.random.Philox(key=np.array(key, dtype=np.uint64)))
-
-
 def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, Samples]:
     """A seeded split: sets `held_out` samples, or that share of them, apart for validation: the
     same share of each class, as nearly as integers allow, and never its last sample."""
@@ -156,7 +148,7 @@ def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, 
     if count > n - np.count_nonzero(sizes):
         message = f"{count:,} samples held out of {n:,} leave a class with none to train on"
         raise fail(message, help=help)
-    order = make_rng(seed, _SPLIT_KEY).permutation(n)
+    order = make_rng(seed, SPLIT_KEY).permutation(n)
     by_class = order[np.argsort(samples.labels[order], kind="stable")]
     rank_in_class = np.arange(n) - np.repeat(
         np.cumsum(sizes) - sizes, sizes
@@ -202,7 +194,7 @@ def training_batches(
     the incomplete batch is dropped. The augmentation of an image depends only on seed, epoch and
     image."""
     order = make_rng(seed, epoch).permutation(len(samples))
-    draws = augment.draw(make_rng(seed, _AUGMENT_KEY + epoch), len(samples))
+    draws = augment.draw(make_rng(seed, AUGMENT_KEY + epoch), len(samples))
     for start in range(first_image, len(samples) - size + 1, size):
         index = order[start : start + size]
         part = samples.take(index)

@@ -10,6 +10,7 @@ from netdsl.data.array_advice import advise_axes
 from netdsl.data.config import DataConfig
 from netdsl.data.data_source import DataSource
 from netdsl.data.inventory import abbreviate
+from netdsl.data.limit import check_limit_classes
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples
 from netdsl.errors import NetError, Span, fail
@@ -38,6 +39,7 @@ def check_recipe(program: Program, name: str | None, budget: Budget | None = Non
         check_images(network, recipe.data, source.image_shape)
     if source.classes is not None:
         check_classes(network, source.classes)
+        _check_limit(recipe, source.classes)
     check_loss(network, recipe)
     check_batch_norm(network, recipe)
     matches = recipe.glob_count * len(network.graph.states)
@@ -57,6 +59,14 @@ def _check_stage(program: Program, recipe: Recipe, network: Network, budget: Bud
     shapes = {n.name: n.type.shape for n in given.graph.states}
     origin = f"`{given.name}`, which `{recipe.after}` trains,"
     match_states(network.graph.states, shapes, (), origin, recipe.spans.get("after"))
+
+
+def _check_limit(recipe: Recipe, classes: tuple[str, ...]) -> None:
+    """Raises NetError if the limit names a class that the data lacks."""
+    try:
+        check_limit_classes(recipe.data.limit, classes)
+    except NetError as e:
+        raise e.with_default_span(recipe.data.spans.get("limit")) from None
 
 
 def check_batch_norm(network: Network, recipe: Recipe) -> None:

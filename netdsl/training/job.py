@@ -10,6 +10,7 @@ import numpy as np
 from netdsl.data import sources
 from netdsl.data.data_source import DatasetNotFound
 from netdsl.data.inventory import Inventory, make_inventory
+from netdsl.data.limit import limit_samples
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples, split
 from netdsl.data.sources import NO_SOURCE, GivenData
@@ -83,7 +84,9 @@ class Job:
         """The inventory of the data."""
         source = self.recipe.data.source
         name = "as given" if source.record is NO_SOURCE else str(source.drop_defaults())
-        return make_inventory(name, self.dataset, self.train, self.validation)
+        return make_inventory(
+            name, self.dataset, self.train, self.validation, self.recipe.data.limit is not None
+        )
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -147,10 +150,17 @@ def elaborate_networks(program: Program, recipe: Recipe) -> tuple[Network, Netwo
 
 def split_samples(dataset: Dataset, recipe: Recipe) -> tuple[Samples, Samples]:
     """The training and validation samples. Validation samples are the source's own, or held out
-    from the training samples."""
-    if dataset.validation is not None:
-        return dataset.train, dataset.validation
-    return split(dataset.train, recipe.data.validation, recipe.seed)
+    from the training samples; a limit then takes a part of the others."""
+    data, seed = recipe.data, recipe.seed
+    train, validation = (
+        (dataset.train, dataset.validation)
+        if dataset.validation is not None
+        else split(dataset.train, data.validation, seed)
+    )
+    try:
+        return limit_samples(train, data.limit, dataset.classes, seed), validation
+    except NetError as e:
+        raise e.with_default_span(data.spans.get("limit")) from None
 
 
 def _resolved_text(program: Program, name: str | None) -> str:
@@ -204,6 +214,7 @@ def prepare_job(
         raise fail(
             message,
             notes=[made] if recipe.accumulate > 1 else [],
-            help="set a smaller `batch` in the data section, or a smaller `accumulate`",
+            help="set a smaller `batch` in the data section, or a smaller `accumulate`"
+            + (", or a larger `limit`" if recipe.data.limit else ""),
         )
     return job
