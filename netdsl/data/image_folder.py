@@ -205,7 +205,7 @@ def _find_nested_folders(directory: Path) -> set[str]:
 def _check_no_empty_class(
     base: Path, classes: Sequence[str], train: Samples, bad: Sequence[BadPicture] = ()
 ) -> None:
-    counts = np.bincount(train.labels, minlength=len(classes))
+    counts = train.count_by_class(len(classes))
     if not counts.all():
         empty = base / classes[int(counts.argmin())]
         default_help = "put some there, or remove the folder"

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from netdsl.data.samples import Dataset, Samples
 from netdsl.text_escaping import escape_line
 
@@ -87,7 +85,7 @@ def make_inventory(
     if dataset.read_test is not None:
         parts[TEST_SET] = dataset.read_test()
     counts = {
-        part: tuple(int(n) for n in np.bincount(x.labels, minlength=len(dataset.classes)))
+        part: tuple(int(n) for n in x.count_by_class(len(dataset.classes)))
         for part, x in parts.items()
     }
     is_held_out = dataset.validation is None

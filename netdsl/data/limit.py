@@ -150,12 +150,6 @@ def _has_class(labels: Array, number: int) -> Array:
     return found
 
 
-def _count_classes(labels: Array, classes: int) -> Array:
-    if labels.ndim == 1:
-        return np.bincount(labels, minlength=classes)
-    return np.count_nonzero(labels, axis=0)
-
-
 def _resolve_amount(amount: int | float, there: int, of: str) -> int:
     """The number of samples that an amount of them is. Raises NetError if it is none, or more than
     there are."""
@@ -173,7 +167,7 @@ def _resolve_amount(amount: int | float, there: int, of: str) -> int:
 
 
 def _check_no_empty_class(whole: Samples, kept: Samples, classes: Sequence[str]) -> None:
-    before, now = (_count_classes(x.labels, len(classes)) for x in (whole, kept))
+    before, now = (x.count_by_class(len(classes)) for x in (whole, kept))
     lost = [name for name, a, b in zip(classes, before, now, strict=True) if a and not b]
     if lost:
         share = "; `1.0` and `none` take all images" if len(kept) == 1 else ""

@@ -14,6 +14,7 @@ from netdsl.backends.lazy_batch import DeviceImages, LazyBatch
 from netdsl.data.pictures import BadPicture, Pictures, SkippedPictures
 from netdsl.data.preprocessing import NO_PREPROCESSING, Preprocessing
 from netdsl.data.rng import AUGMENT_KEY, SPLIT_KEY, make_rng
+from netdsl.data.stratification import choose_stratified
 from netdsl.errors import fail
 from netdsl.types import Array, dims
 
@@ -21,7 +22,8 @@ from netdsl.types import Array, dims
 @dataclass(frozen=True)
 class Samples:
     """Images (bytes [N,H,W,C], which a device may also hold; floats of the net's input shape; or
-    picture files) and labels [N]."""
+    picture files) and labels: one class an image, int32 [N], or several labels an image, uint8
+    [N, classes], 1 where it has the label."""
 
     images: Array | DeviceImages | LazyBatch | Pictures
     labels: Array
@@ -31,6 +33,17 @@ class Samples:
 
     def take(self, index: Array) -> Samples:
         return Samples(self.images[index], self.labels[index])
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image has several labels, or none, instead of one class."""
+        return self.labels.ndim == 2
+
+    def count_by_class(self, classes: int) -> Array:
+        """How many of the images are of each class, or have each label: [classes]."""
+        if self.is_multi_label:
+            return self.labels.sum(axis=0, dtype=np.int64)
+        return np.bincount(self.labels, minlength=classes)
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
@@ -130,13 +143,14 @@ class Dataset:
         return self._format_fingerprint("pictures of these names", checksum)
 
     def _format_fingerprint(self, images: str, checksum: int) -> str:
-        classes = f"{len(self.classes)} classes"
+        classes = f"{len(self.classes)} {'labels' if self.train.is_multi_label else 'classes'}"
         return f"{len(self.train):,} {images}, {classes}, checksum {checksum:08x}"
 
 
 def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, Samples]:
     """A seeded split: sets `held_out` samples, or that share of them, apart for validation: the
-    same share of each class, as nearly as integers allow, and never its last sample."""
+    same share of each class or label, as nearly as integers allow, and never the last sample of a
+    class."""
     n = len(samples)
     count = held_out if isinstance(held_out, int) else round(held_out * n)
     if count == 0 and held_out:
@@ -144,33 +158,12 @@ def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, 
     help = "`validation` is a count, or a share below 1; set a smaller one"
     if count >= n:
         raise fail(f"{count:,} samples cannot be held out of {n:,}", help=help)
-    sizes = np.bincount(samples.labels)
-    if count > n - np.count_nonzero(sizes):
+    if not samples.is_multi_label and count > n - np.count_nonzero(np.bincount(samples.labels)):
         message = f"{count:,} samples held out of {n:,} leave a class with none to train on"
         raise fail(message, help=help)
     order = make_rng(seed, SPLIT_KEY).permutation(n)
-    by_class = order[np.argsort(samples.labels[order], kind="stable")]
-    rank_in_class = np.arange(n) - np.repeat(
-        np.cumsum(sizes) - sizes, sizes
-    )  # of each sample in its class
-    is_held_out = rank_in_class < np.repeat(compute_quotas(sizes, count), sizes)
-    return samples.take(np.sort(by_class[~is_held_out])), samples.take(
-        np.sort(by_class[is_held_out])
-    )
-
-
-def compute_quotas(sizes: Array, count: int) -> Array:
-    """How many samples to take from classes of these sizes, `count` in all, by largest remainder
-    (ties: the smaller class first); never all of a class. `count` may be at most the total less one
-    per class."""
-    shares = sizes.astype(np.int64) * count
-    found, remainders = shares // sizes.sum(), shares % sizes.sum()
-    while missing := count - int(found.sum()):
-        candidates = np.flatnonzero(found + 1 < sizes)
-        ranked = candidates[np.lexsort((found[candidates], -remainders[candidates]))][:missing]
-        found[ranked] += 1
-        remainders[ranked] = 0
-    return found
+    is_held_out = choose_stratified(samples.labels, count, order)
+    return samples.take(np.flatnonzero(~is_held_out)), samples.take(np.flatnonzero(is_held_out))
 
 
 @dataclass(frozen=True)

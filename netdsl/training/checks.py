@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from netdsl.data.array_advice import advise_axes
 from netdsl.data.config import DataConfig
 from netdsl.data.data_source import DataSource
@@ -145,7 +143,7 @@ def check_class_count(dataset: Dataset) -> None:
 def _check_class_gaps(dataset: Dataset) -> None:
     """Raises NetError if some class has no training sample, where the labels alone define the
     classes."""
-    counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
+    counts = dataset.train.count_by_class(len(dataset.classes))
     empty = [c for c, n in zip(dataset.classes, counts, strict=True) if not n]
     if empty:
         highest = str(len(counts) - 1)
