@@ -14,9 +14,11 @@ from netdsl.backends.lazy_batch import DeviceImages, LazyBatch
 from netdsl.data.pictures import BadPicture, Pictures, SkippedPictures
 from netdsl.data.preprocessing import NO_PREPROCESSING, Preprocessing
 from netdsl.data.rng import AUGMENT_KEY, SPLIT_KEY, make_rng
+from netdsl.data.sampling import SHUFFLED, epoch_order
 from netdsl.data.stratification import choose_stratified
 from netdsl.errors import fail
 from netdsl.types import Array, dims
+from netdsl.values import Symbol
 
 
 @dataclass(frozen=True)
@@ -182,16 +184,16 @@ def training_batches(
     epoch: int,
     first_image: int = 0,
     augment: Preprocessing = NO_PREPROCESSING,
+    sampling: Symbol = SHUFFLED,
 ) -> Iterator[Batch]:
     """One epoch, starting at image `first_image` of an order that depends only on seed and epoch;
     the incomplete batch is dropped. The augmentation of an image depends only on seed, epoch and
-    image."""
-    order = make_rng(seed, epoch).permutation(len(samples))
+    image; with balanced sampling on its place in the order, as an image may occur several times."""
+    order, rows = epoch_order(samples.labels, sampling, seed, epoch)
     draws = augment.draw(make_rng(seed, AUGMENT_KEY + epoch), len(samples))
     for start in range(first_image, len(samples) - size + 1, size):
-        index = order[start : start + size]
-        part = samples.take(index)
-        images = augment(part.images, [d[index] for d in draws])
+        part, drawn = samples.take(order[start : start + size]), rows[start : start + size]
+        images = augment(part.images, [d[drawn] for d in draws])
         weights = part.weights  # known after decoding
         if not weights.any():
             raise fail(f"none of the {size:,} pictures of a batch can be used")

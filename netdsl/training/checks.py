@@ -11,6 +11,7 @@ from netdsl.data.inventory import abbreviate
 from netdsl.data.limit import check_limit_classes
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples
+from netdsl.data.sampling import BALANCED
 from netdsl.errors import NetError, Span, fail
 from netdsl.ir.views import strip_views
 from netdsl.language.budget import Budget
@@ -38,6 +39,7 @@ def check_recipe(program: Program, name: str | None, budget: Budget | None = Non
     if source.classes is not None:
         check_classes(network, source.classes)
         _check_limit(recipe, source.classes)
+    check_mixing(network, recipe.data)
     check_loss(network, recipe)
     check_batch_norm(network, recipe)
     matches = recipe.glob_count * len(network.graph.states)
@@ -111,7 +113,7 @@ def _activation_bytes(graph: Graph) -> tuple[int, int]:
 
 def training_transform(network: Network, data: DataConfig) -> Preprocessing:
     """The preprocessing of training images."""
-    return Preprocessing(data.augment, network.image_shape)
+    return Preprocessing(data.image_augmentations, network.image_shape)
 
 
 def evaluation_transform(network: Network, data: DataConfig) -> Preprocessing:
@@ -123,6 +125,7 @@ def check_data(network: Network, data: DataConfig, dataset: Dataset) -> None:
     """Raises NetError if images or classes do not fit the net, or if there are fewer than two
     classes."""
     check_class_count(dataset)
+    check_sampling(data, dataset)
     if data.source.record.classes is None:
         _check_class_gaps(dataset)
     check_images(network, data, dataset.train.image_shape)
@@ -162,7 +165,8 @@ def check_unchanged(data: DataConfig, samples: Samples) -> None:
     """Raises NetError if samples that are no pictures would have to be changed like pictures."""
     shape = samples.image_shape
     kind = "floats" if samples.are_floats else "vectors" if shape and len(shape) != 3 else None
-    for key, calls in (("augment", data.augment), ("eval_transform", data.eval_transform)):
+    changes = (("augment", data.image_augmentations), ("eval_transform", data.eval_transform))
+    for key, calls in changes:
         if kind and calls:
             raise fail(
                 f"`{key}` changes pictures of bytes, but the images are {kind}",
@@ -203,6 +207,28 @@ def _prepared_shape(
         return prepare.compute_output_shape(image, count)
     except NetError as e:
         raise e.with_default_span(span) from None
+
+
+def check_mixing(network: Network, data: DataConfig) -> None:
+    """Raises NetError if the images of a batch cannot be mixed."""
+    for chosen in data.mixings:
+        if data.batch == 1:
+            message = f"`{chosen.name}` mixes the images of a batch, but a batch is one image"
+            raise fail(message, chosen.span, help="set a larger `batch`")
+        if chosen.record.needs_pictures and len(network.image_shape) != 3:
+            message = f"`{chosen.name}` cuts boxes out of pictures, but the net takes vectors"
+            raise fail(message, chosen.span, help="`mixup` mixes vectors too")
+
+
+def check_sampling(data: DataConfig, dataset: Dataset) -> None:
+    """Raises NetError if an epoch cannot be balanced by class."""
+    if data.sampling == BALANCED and dataset.train.is_multi_label:
+        raise fail(
+            "`sampling = balanced` needs one class an image, but these images have several labels",
+            data.spans.get("sampling"),
+            help="leave `sampling` out; `loss = bce(class_weights=balanced)` gives rare labels "
+            "more weight",
+        )
 
 
 def has_scores(network: Network) -> bool:

@@ -13,6 +13,7 @@ from netdsl.data.inventory import Inventory, make_inventory
 from netdsl.data.limit import limit_samples
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples, split
+from netdsl.data.sampling import BALANCED
 from netdsl.data.sources import NO_SOURCE, GivenData
 from netdsl.errors import NetError, Source, fail
 from netdsl.language.elaborate import elaborate
@@ -26,6 +27,7 @@ from netdsl.training.checks import (
     check_data,
     check_images,
     check_loss,
+    check_mixing,
     check_unchanged,
     evaluation_batch,
     evaluation_transform,
@@ -84,8 +86,10 @@ class Job:
         """The inventory of the data."""
         source = self.recipe.data.source
         name = "as given" if source.record is NO_SOURCE else str(source.drop_defaults())
+        data = self.recipe.data
+        is_limited, is_balanced = data.limit is not None, data.sampling == BALANCED
         return make_inventory(
-            name, self.dataset, self.train, self.validation, self.recipe.data.limit is not None
+            name, self.dataset, self.train, self.validation, is_limited, is_balanced
         )
 
     @cached_property
@@ -189,6 +193,7 @@ def prepare_job(
         check_unchanged(recipe.data, data.train)
         recipe = replace(recipe, has_float_images=data.train.are_floats)
     network, evaluating = elaborate_networks(program, recipe)
+    check_mixing(network, recipe.data)
     check_loss(network, recipe)
     check_batch_norm(network, recipe)
     training_graph(network, recipe)
