@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from netdsl.errors import fail
 from netdsl.language.elaborate import Settings, elaborate
 from netdsl.language.network import Network
 from netdsl.ops.loss import rank_classes
+from netdsl.passes.batch_norm_folding import FoldedGraph
 from netdsl.runtime.executor import Executor, FoldedExecutor
 from netdsl.runtime.state import State
 from netdsl.training.checks import (
@@ -31,7 +32,7 @@ from netdsl.training.job import split_samples
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.recipe.recipe import recipe_of_weights
 from netdsl.training.run.score import Score, evaluate, evaluate_views
-from netdsl.training.step.compile import compile_evaluation
+from netdsl.training.step.compile import compile_evaluation, compile_prediction
 from netdsl.training.step.graphs import scoring_graph
 from netdsl.training.store import checkpoint
 from netdsl.training.store.pipeline_revisions import find_split_revision
@@ -112,11 +113,11 @@ class Predictor:
         return evaluation_transform(network, self.recipe.data)(pictures_from_paths([path]))
 
     def _network(self, batch: int) -> Network:
-        return self.network(self.recipe.settings(training=False, batch=batch))
+        network = self.network(self.recipe.settings(training=False, batch=batch))
+        check_class_scores(network, self.recipe, self.classes, self.checkpoint.origin)
+        return network
 
-    def _executor(self, network: Network) -> FoldedExecutor:
-        check_class_scores(network, self.classes, self.checkpoint.origin)
-        folded = compile_evaluation(network, self.recipe)
+    def _executor(self, folded: FoldedGraph) -> FoldedExecutor:
         executor = FoldedExecutor(folded, self.backend, self.state)
         executor.refresh()
         return executor
@@ -133,7 +134,8 @@ class Predictor:
         learning = elaborate(self.program, self.recipe.net, self.recipe.settings(training=True))
         network = self._network(evaluation_batch(learning, data))
         check_images(network, data, samples.image_shape)
-        executor = self._executor(network)
+        recipe = replace(self.recipe, is_multi_label=samples.is_multi_label)
+        executor = self._executor(compile_evaluation(network, recipe))
         n = len(self.classes)
         confusion = np.zeros((n, n), dtype=np.int64)
 
@@ -150,9 +152,8 @@ class Predictor:
         if len(views) == 1:
             score = evaluate(executor, name, views[0], count)
         else:
-            graph = scoring_graph(self.recipe, network.batch, n, network.dtype)
-            scoring = Executor(graph, self.backend, self.state)
-            mean = self.recipe.loss.average_scores
+            scoring = Executor(scoring_graph(network, recipe), self.backend, self.state)
+            mean = recipe.loss.average_scores
             score = evaluate_views(executor, scoring, mean, name, views, count)
         return EvaluationReport(
             score, part.name, self.classes, confusion, part.note, dataset.picture_errors
@@ -207,15 +208,13 @@ class Predictor:
         """Returns the most likely classes of each picture with their probabilities; none if its
         scores contain NaN."""
         network = self._network(1)
-        executor, name = self._executor(network), network.image_input
+        executor, name = (
+            self._executor(compile_prediction(network, self.recipe)),
+            network.image_input,
+        )
         found = []
         for path in images:
-            given = {
-                name: self.load_picture(network, path),
-                "labels": np.zeros(1, np.int32),
-                "weights": np.ones(1, np.float32),
-            }
-            out = executor.run(given)
+            out = executor.run({name: self.load_picture(network, path)})
             scores, shares = (self.backend.download(out[k]) for k in ("scores", "probabilities"))
             best = [i for i in rank_classes(scores)[0, :TOP_K] if i >= 0]
             found.append((path, [(self.classes[i], float(shares[0, i])) for i in best]))

@@ -181,7 +181,7 @@ class Net:
         return self._score(images)["probabilities"]
 
     def _score(self, images: Any) -> dict[str, Array]:
-        check_class_scores(self._network, self.classes, self._given.origin)
+        check_class_scores(self._network, self._source.recipe, self.classes, self._given.origin)
         found = self._runner.run(self._inputs(images))
         check_numbers(found["scores"])
         return found

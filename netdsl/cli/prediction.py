@@ -43,8 +43,9 @@ def evaluate(
         print_json(scores | {"part": report.images, "bad_pictures": list(report.skipped)})
     else:
         s = report.score
+        top5 = "" if s.top5 is None else f"top-5 {s.top5:.2%}  "
         echo(
-            f"accuracy {s.accuracy:.2%}  top-5 {s.top5:.2%}  loss {s.loss:.4f}  "
+            f"accuracy {s.accuracy:.2%}  {top5}loss {s.loss:.4f}  "
             f"{s.images:,} {report.images} images"
         )
         if report.note:

@@ -84,7 +84,7 @@ class Augmentation:
     If it `has_variable_size`, each image gets a size of its own, so images are passed one at a
     time. An augmentation that only moves pixels has `spatial`; for others `output_size` computes
     the resulting size. `revisions` lists the changes in the images that it makes from the same
-    draws.
+    draws. One that `mixes_labels` makes images of several classes.
     """
 
     signature: Signature

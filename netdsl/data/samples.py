@@ -170,11 +170,15 @@ def split(samples: Samples, held_out: int | float, seed: int) -> tuple[Samples, 
 
 @dataclass(frozen=True)
 class Batch:
-    """`weights` is 0 for samples that pad the last batch or replace a bad picture."""
+    """`labels` int32 [N], for mixed images those with the larger share; or the rows of labels
+    [N, classes] of data with several labels an image. `weights` is 0 for samples that pad the last
+    batch or replace a bad picture. `targets` float32 [N, classes] is the wanted distribution of
+    mixed images, or 1 where an image has the label."""
 
     images: Array | LazyBatch
     labels: Array
     weights: Array
+    targets: Array | None = None
 
 
 def training_batches(

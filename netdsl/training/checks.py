@@ -20,11 +20,14 @@ from netdsl.language.network import Network
 from netdsl.language.program import Program
 from netdsl.limits import GLOB_MATCHES_PER_STEP
 from netdsl.ops import OPS
+from netdsl.signature import BoundCall
 from netdsl.text_escaping import escape_line
+from netdsl.training.recipe.class_weights import check_weight_count
 from netdsl.training.recipe.initial_weights import match_states
+from netdsl.training.recipe.losses import CLASS_WEIGHTS
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe
 from netdsl.training.step.graphs import training_graph
-from netdsl.types import Graph, dims
+from netdsl.types import Graph, Node, dims
 
 
 def check_recipe(program: Program, name: str | None, budget: Budget | None = None) -> Network:
@@ -250,7 +253,9 @@ def check_classes(network: Network, classes: tuple[str, ...]) -> None:
             )
 
 
-def check_class_scores(network: Network, classes: tuple[str, ...], origin: str) -> None:
+def check_class_scores(
+    network: Network, recipe: Recipe, classes: tuple[str, ...], origin: str
+) -> None:
     """Raises NetError if the main output of a trained net does not give one score for each of its
     classes. Side outputs may give anything."""
     out = network.main_output
@@ -262,7 +267,11 @@ def check_class_scores(network: Network, classes: tuple[str, ...], origin: str) 
             out.span,
             help=_VALUES_HELP,
         )
-    if shape[-1] == 1 and strip_views(network.graph, out.name).op != "sigmoid":
+    is_sigmoid = "sigmoid" in (
+        recipe.loss.probabilities,
+        strip_views(network.graph, out.name).op,
+    )
+    if shape[-1] == 1 and not is_sigmoid:
         message = f"`{network.name}` gives one score, and a softmax of one is always 1"
         help = f"a probability is what `sigmoid` gives; {_VALUES_HELP}"
         raise fail(message, out.span, help=help)
@@ -275,15 +284,51 @@ _VALUES_HELP = (
 
 
 def check_loss(network: Network, recipe: Recipe) -> None:
-    """Raises NetError if the net ends with a softmax that the loss applies itself."""
+    """Raises NetError if the net ends with a function that the loss applies itself, or if a list of
+    class weights does not have one for each score."""
     for name in network.graph.outputs.values():
         out = network.graph[name]
         while out.op == "reshape":
             out = network.graph[out.args[0]]
-        names = [chosen.name for chosen, _ in recipe.loss.terms]
-        if "cross_entropy" in names and out.op in ("softmax", "log_softmax"):
-            raise fail(
-                f"`cross_entropy` takes plain scores, but the net ends with `{out.op}`",
-                out.span,
-                help=f"remove `{out.op}`; the loss and `predict` apply it themselves",
-            )
+        for chosen, _ in recipe.loss.terms:
+            _check_end(chosen, out)
+    classes = network.main_output.type.shape[-1]
+    for chosen in recipe.loss.class_weights.values():
+        check_weight_count(chosen.arguments[CLASS_WEIGHTS], classes, chosen.span)
+
+
+_APPLIED_ENDS = {
+    "softmax": ("softmax", "log_softmax"),
+    "sigmoid": ("sigmoid", "softmax", "log_softmax"),
+}
+"""The ends of nets that contradict the function of a loss."""
+
+
+def _check_end(loss: BoundCall, end: Node) -> None:
+    function = loss.record.probabilities
+    if end.op not in _APPLIED_ENDS.get(function, ()):
+        return
+    raise fail(
+        f"`{loss.name}` takes plain scores, but the net ends with `{end.op}`",
+        end.span,
+        help=f"remove `{end.op}`; the loss and `predict` apply "
+        + ("it" if function in end.op else f"a {function}")
+        + " themselves",
+    )
+
+
+def check_targets(network: Network, recipe: Recipe) -> None:
+    """Raises NetError if the loss does not suit data with several labels an image."""
+    if not recipe.is_multi_label:
+        return
+    end = strip_views(network.graph, network.graph.outputs["main"])
+    for chosen, _ in recipe.loss.terms:
+        found = chosen.record.probabilities
+        if found == "softmax":
+            message = f"`{chosen.name}` is for one class an image, but an image has several labels"
+            help = "`loss = bce` learns each label by itself"
+            raise fail(f"{message} here", chosen.span or recipe.spans["train"], help=help)
+        if found is None and end.op != "sigmoid":
+            message = f"`{chosen.name}` compares scores with labels, which are 0 or 1"
+            help = "use `loss = bce`, or end the net with `sigmoid`"
+            raise fail(f"{message}, but they may be anything", end.span, help=help)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -28,12 +28,14 @@ from netdsl.training.checks import (
     check_images,
     check_loss,
     check_mixing,
+    check_targets,
     check_unchanged,
     evaluation_batch,
     evaluation_transform,
     training_transform,
 )
 from netdsl.training.recipe.expectations import check_test_metrics
+from netdsl.training.recipe.losses import ClassInputs
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe
 from netdsl.training.recipe.resolved_recipe import resolve_file
 from netdsl.training.step.compile import compile_accumulation, compile_evaluation, compile_step
@@ -53,6 +55,8 @@ class Job:
     dataset: Dataset
     train: Samples
     validation: Samples
+    class_weights: ClassInputs = field(default_factory=dict)
+    """The inputs of a training step for the weights of classes."""
     missing_data: str | None = None
     """Which data are missing, if any; there are then no samples."""
 
@@ -197,7 +201,7 @@ def prepare_job(
     check_loss(network, recipe)
     check_batch_norm(network, recipe)
     training_graph(network, recipe)
-    known = (name, recipe, _resolved_text(program, name), network, evaluating)
+    text = _resolved_text(program, name)
     try:
         dataset = sources.load(recipe.data.source, data, recipe.data.is_skipping_bad_pictures)
     except DatasetNotFound as e:
@@ -205,14 +209,20 @@ def prepare_job(
             raise
         check_images(network, recipe.data, recipe.data.source.record.image_shape)
         nothing = Samples(np.zeros((0, *network.image_shape), np.uint8), np.zeros(0, np.int32))
-        return Job(*known, Dataset(nothing, ()), nothing, nothing, e.diagnostics[0].message)
+        empty = Dataset(nothing, ()), nothing, nothing
+        why = e.diagnostics[0].message
+        return Job(name, recipe, text, network, evaluating, *empty, missing_data=why)
+    recipe = replace(recipe, is_multi_label=dataset.train.is_multi_label)
+    check_targets(network, recipe)
     check_data(network, recipe.data, dataset)
     if dataset.read_test is None:
         check_test_metrics(recipe.expectations)
     else:
         dataset.read_test()  # training does not read the test set: report errors in its files now
     train, validation = split_samples(dataset, recipe)
-    job = Job(*known, dataset, train, validation)
+    counts = train.count_by_class(len(dataset.classes))
+    weights = recipe.loss.find_class_weights(dataset.classes, counts, len(train))
+    job = Job(name, recipe, text, network, evaluating, dataset, train, validation, weights)
     if job.steps_per_epoch == 0:
         message = f"a batch of {job.images_per_update} is larger than the {len(train)} images"
         made = f"`accumulate` combines {recipe.accumulate} batches of {recipe.data.batch}"

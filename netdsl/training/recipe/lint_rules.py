@@ -329,7 +329,7 @@ def find_unmatched_glob(subject: Subject) -> Iterator[Finding]:
 
 
 def find_squashed_scores(subject: Subject) -> Iterator[Finding]:
-    if subject.recipe is None or not any(c.record.logits for c, _ in subject.recipe.loss.terms):
+    if subject.recipe is None or subject.recipe.loss.probabilities is None:
         return
     graph = subject.network.graph
     for name in graph.outputs.values():

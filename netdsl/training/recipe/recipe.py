@@ -156,6 +156,8 @@ class Recipe:
     data: DataConfig
     has_float_images: bool = False
     """Whether the images are floats that the net takes as they are, instead of bytes."""
+    is_multi_label: bool = False
+    """Whether an image of the data has several labels, or none, instead of one class."""
     expectations: tuple[s.Expression, ...] = ()
     spans: Mapping[str, Span] = field(default_factory=dict, compare=False)
     top_level: TopLevel = field(default_factory=TopLevel, compare=False, repr=False)
@@ -168,6 +170,11 @@ class Recipe:
         if self.has_float_images:
             return settings
         return replace(settings, input_dtype="uint8", prepare=self.data.normalize_pixels)
+
+    @property
+    def mixes_labels(self) -> bool:
+        """Whether training mixes images of several classes."""
+        return any(chosen.record.mixes_labels for chosen in self.data.augment)
 
     @property
     def glob_count(self) -> int:

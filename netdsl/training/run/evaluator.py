@@ -13,6 +13,7 @@ from netdsl.runtime.state import State
 from netdsl.training.job import Job
 from netdsl.training.run.nan_check import Diverged, Fault, find_fault
 from netdsl.training.run.score import Score, evaluate
+from netdsl.training.step.targets import target_inputs
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import inference_states
 
@@ -86,11 +87,7 @@ class Evaluator:
         """The first non-finite value of the validation, given that all weights are finite."""
         states = self.averages.snapshot()
         for batch in self._batches(self.validation):
-            inputs = {
-                self.job.image_input: materialize(batch.images),
-                "labels": batch.labels,
-                "weights": batch.weights,
-            }
+            inputs = {self.job.image_input: materialize(batch.images), **target_inputs(batch)}
             fault = find_fault(self.job.evaluation_graph, {**states, **inputs})
             if fault is not None:
                 return fault

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,19 +13,22 @@ from netdsl.data.prefetch import prefetch
 from netdsl.data.samples import Batch
 from netdsl.errors import fail
 from netdsl.runtime.executor import Executor, FoldedExecutor
+from netdsl.training.step.targets import target_inputs
 from netdsl.types import Array
 
 
 @dataclass(frozen=True)
 class Score:
-    """Means over the images of a set."""
+    """Means over the images of a set. The accuracy for several labels an image is the share of
+    images all of whose labels are right; `top5` is then None."""
 
     loss: float
     accuracy: float
-    top5: float
+    top5: float | None
     images: int
 
 
+_SUMS = ("loss", "top1", "top5", "count")
 OnBatch = Callable[[Batch, Mapping[str, Array]], None]
 Part = TypeVar("Part")
 
@@ -41,7 +44,7 @@ def evaluate(
     executor.refresh()
 
     def run_batch(batch: Batch) -> Mapping[str, Array]:
-        out = executor.run({image_input: batch.images, **_targets(batch)})
+        out = executor.run({image_input: batch.images, **target_inputs(batch)})
         if on_batch is not None:
             on_batch(batch, out)
         return out
@@ -64,7 +67,7 @@ def evaluate_views(
     backend = executor.backend
 
     def run_batch(parts: tuple[Batch, ...]) -> Mapping[str, Array]:
-        targets = _targets(parts[0])
+        targets = target_inputs(parts[0])
         found = [
             backend.download(executor.run({image_input: part.images, **targets})["scores"])
             for part in parts
@@ -76,16 +79,12 @@ def evaluate_views(
     return _sum_scores(backend, zip(*views, strict=True), run_batch)
 
 
-def _targets(batch: Batch) -> dict[str, Array]:
-    return {"labels": batch.labels, "weights": batch.weights}
-
-
 def _sum_scores(
     backend: Backend, parts: Iterator[Part], run_batch: Callable[[Part], Mapping[str, Array]]
 ) -> Score:
     """Sums the results of `run_batch`, read back asynchronously, over all parts. Raises NetError if
     every image was skipped."""
-    sums = dict.fromkeys(("loss", "top1", "top5", "count"), 0.0)
+    sums: defaultdict[str, float] = defaultdict(float)
     pending: deque[Readback] = deque()
 
     def collect(most: int) -> None:
@@ -96,10 +95,11 @@ def _sum_scores(
     with closing(prefetch(parts)) as prefetched_parts:
         for part in prefetched_parts:
             out = run_batch(part)
-            pending.append(backend.start_readback({key: out[key] for key in sums}))
+            pending.append(backend.start_readback({k: out[k] for k in _SUMS if k in out}))
             collect(MAX_STEPS_IN_FLIGHT)
     collect(0)
     n = sums["count"]
     if not n:
         raise fail("none of the images to evaluate on can be used")
-    return Score(sums["loss"] / n, sums["top1"] / n, sums["top5"] / n, int(sums["count"]))
+    top5 = sums["top5"] / n if "top5" in sums else None
+    return Score(sums["loss"] / n, sums["top1"] / n, top5, int(n))

@@ -28,6 +28,7 @@ from netdsl.training.run.nan_check import (
     is_finite,
 )
 from netdsl.training.step.loss_scale import SCALE, SCALE_STATES, SKIP_FLAG, scale_metrics
+from netdsl.training.step.targets import target_inputs
 from netdsl.training.store.progress import Progress
 from netdsl.types import Array
 
@@ -114,8 +115,8 @@ class Stepper:
         s, recipe = self.progress, self.job.recipe
         return {
             self.job.image_input: batch.images,
-            "labels": batch.labels,
-            "weights": batch.weights,
+            **target_inputs(batch),
+            **self.job.class_weights,
             "lr": self.learning_rate(),
             "step": np.asarray(s.step + i, dtype=np.int32),
             "update": np.asarray(s.update, dtype=np.int32),
