@@ -80,6 +80,8 @@ class _Part:
     note: str = ""
 
 
+_ALL_LEARNED = "the weights were learned from these images"
+_PART_LEARNED = "the weights were learned from a part of these images, as `limit` says"
 _OTHER_DATA = "the data are not those of the run, which may have learned from some of these images"
 _OTHER_SPLIT = (
     "the weights were learned from most of these images; another version of netdsl held out the "
@@ -183,7 +185,8 @@ class Predictor:
             return _Part("training", dataset.train, _OTHER_DATA)
         revision = find_split_revision(self.checkpoint)
         if revision is None:
-            return _Part("training", dataset.train, "the weights were learned from these images")
+            note = _PART_LEARNED if self.recipe.data.limit else _ALL_LEARNED
+            return _Part("training", dataset.train, note)
         if revision != 1 + len(REVISIONS[SPLIT]):
             return _Part("training", dataset.train, _OTHER_SPLIT)
         return _Part("validation", split_samples(dataset, self.recipe)[1])

@@ -8,8 +8,10 @@ from netdsl.data.array_advice import advise_axes
 from netdsl.data.config import DataConfig
 from netdsl.data.data_source import DataSource
 from netdsl.data.inventory import abbreviate
+from netdsl.data.limit import check_limit_classes
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples
+from netdsl.data.sampling import BALANCED
 from netdsl.errors import NetError, Span, fail
 from netdsl.ir.views import strip_views
 from netdsl.language.budget import Budget
@@ -39,6 +41,8 @@ def check_recipe(program: Program, name: str | None, budget: Budget | None = Non
         check_images(network, recipe.data, source.image_shape)
     if source.classes is not None:
         check_classes(network, source.classes)
+        _check_limit(recipe, source.classes)
+    check_mixing(network, recipe.data)
     check_loss(network, recipe)
     check_batch_norm(network, recipe)
     matches = recipe.glob_count * len(network.graph.states)
@@ -58,6 +62,14 @@ def _check_stage(program: Program, recipe: Recipe, network: Network, budget: Bud
     shapes = {n.name: n.type.shape for n in given.graph.states}
     origin = f"`{given.name}`, which `{recipe.after}` trains,"
     match_states(network.graph.states, shapes, (), origin, recipe.spans.get("after"))
+
+
+def _check_limit(recipe: Recipe, classes: tuple[str, ...]) -> None:
+    """Raises NetError if the limit names a class that the data lacks."""
+    try:
+        check_limit_classes(recipe.data.limit, classes)
+    except NetError as e:
+        raise e.with_default_span(recipe.data.spans.get("limit")) from None
 
 
 def check_batch_norm(network: Network, recipe: Recipe) -> None:
@@ -104,7 +116,7 @@ def _activation_bytes(graph: Graph) -> tuple[int, int]:
 
 def training_transform(network: Network, data: DataConfig) -> Preprocessing:
     """The preprocessing of training images."""
-    return Preprocessing(data.augment, network.image_shape)
+    return Preprocessing(data.image_augmentations, network.image_shape)
 
 
 def evaluation_transform(network: Network, data: DataConfig) -> Preprocessing:
@@ -116,6 +128,7 @@ def check_data(network: Network, data: DataConfig, dataset: Dataset) -> None:
     """Raises NetError if images or classes do not fit the net, or if there are fewer than two
     classes."""
     check_class_count(dataset)
+    check_sampling(data, dataset)
     if data.source.record.classes is None:
         _check_class_gaps(dataset)
     check_images(network, data, dataset.train.image_shape)
@@ -165,7 +178,8 @@ def check_unchanged(data: DataConfig, samples: Samples) -> None:
     """Raises NetError if samples that are no pictures would have to be changed like pictures."""
     shape = samples.image_shape
     kind = "floats" if samples.are_floats else "vectors" if shape and len(shape) != 3 else None
-    for key, calls in (("augment", data.augment), ("eval_transform", data.eval_transform)):
+    changes = (("augment", data.image_augmentations), ("eval_transform", data.eval_transform))
+    for key, calls in changes:
         if kind and calls:
             raise fail(
                 f"`{key}` changes pictures of bytes, but the images are {kind}",
@@ -206,6 +220,28 @@ def _prepared_shape(
         return prepare.compute_output_shape(image, count)
     except NetError as e:
         raise e.with_default_span(span) from None
+
+
+def check_mixing(network: Network, data: DataConfig) -> None:
+    """Raises NetError if the images of a batch cannot be mixed."""
+    for chosen in data.mixings:
+        if data.batch == 1:
+            message = f"`{chosen.name}` mixes the images of a batch, but a batch is one image"
+            raise fail(message, chosen.span, help="set a larger `batch`")
+        if chosen.record.needs_pictures and len(network.image_shape) != 3:
+            message = f"`{chosen.name}` cuts boxes out of pictures, but the net takes vectors"
+            raise fail(message, chosen.span, help="`mixup` mixes vectors too")
+
+
+def check_sampling(data: DataConfig, dataset: Dataset) -> None:
+    """Raises NetError if an epoch cannot be balanced by class."""
+    if data.sampling == BALANCED and dataset.train.is_multi_label:
+        raise fail(
+            "`sampling = balanced` needs one class an image, but these images have several labels",
+            data.spans.get("sampling"),
+            help="leave `sampling` out; `loss = bce(class_weights=balanced)` gives rare labels "
+            "more weight",
+        )
 
 
 def has_scores(network: Network) -> bool:
