@@ -31,15 +31,27 @@ from netdsl.training.checks import (
 from netdsl.training.job import split_samples
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.recipe.recipe import recipe_of_weights
+from netdsl.training.recipe.targets import LABEL_THRESHOLD
 from netdsl.training.run.score import Score, evaluate, evaluate_views
 from netdsl.training.step.compile import compile_evaluation, compile_prediction
-from netdsl.training.step.graphs import scoring_graph
+from netdsl.training.step.graphs import has_label_probabilities, scoring_graph
 from netdsl.training.store import checkpoint
 from netdsl.training.store.pipeline_revisions import find_split_revision
 from netdsl.types import Array
 
 TOP_K = 5
 TopClasses = list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class PicturePrediction:
+    """The most likely classes of a picture with their probabilities; none if its scores contain
+    NaN. Of a net that gives the probability of each label by itself, all of them, and in `labels`
+    those that the picture has; else None."""
+
+    path: Path
+    top: TopClasses
+    labels: TopClasses | None = None
 
 
 @dataclass(frozen=True)
@@ -204,18 +216,18 @@ class Predictor:
         places = np.array([self.classes.index(c) for c in classes], np.int32)
         return Samples(samples.images, places[samples.labels])
 
-    def predict(self, images: Sequence[Path]) -> list[tuple[Path, TopClasses]]:
-        """Returns the most likely classes of each picture with their probabilities; none if its
-        scores contain NaN."""
+    def predict(self, images: Sequence[Path]) -> list[PicturePrediction]:
+        """Returns what the net says of each picture."""
         network = self._network(1)
-        executor, name = (
-            self._executor(compile_prediction(network, self.recipe)),
-            network.image_input,
-        )
+        has_labels = has_label_probabilities(network, self.recipe)
+        executor = self._executor(compile_prediction(network, self.recipe))
         found = []
         for path in images:
-            out = executor.run({name: self.load_picture(network, path)})
+            out = executor.run({network.image_input: self.load_picture(network, path)})
             scores, shares = (self.backend.download(out[k]) for k in ("scores", "probabilities"))
-            best = [i for i in rank_classes(scores)[0, :TOP_K] if i >= 0]
-            found.append((path, [(self.classes[i], float(shares[0, i])) for i in best]))
+            ranked = rank_classes(scores)[0]
+            best = ranked if has_labels else ranked[:TOP_K]
+            top = [(self.classes[i], float(shares[0, i])) for i in best if i >= 0]
+            labels = [(name, p) for name, p in top if p > LABEL_THRESHOLD] if has_labels else None
+            found.append(PicturePrediction(path, top, labels))
         return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from netdsl.data.array_advice import advise_axes
+from netdsl.data.array_advice import ONE_HOT_ADVICE, advise_axes
 from netdsl.data.config import DataConfig
 from netdsl.data.data_source import DataSource
 from netdsl.data.inventory import abbreviate
@@ -26,7 +26,7 @@ from netdsl.training.recipe.class_weights import check_weight_count
 from netdsl.training.recipe.initial_weights import match_states
 from netdsl.training.recipe.losses import CLASS_WEIGHTS
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe
-from netdsl.training.step.graphs import training_graph
+from netdsl.training.step.graphs import has_label_probabilities, training_graph
 from netdsl.types import Graph, Node, dims
 
 
@@ -277,11 +277,7 @@ def check_class_scores(
             out.span,
             help=_VALUES_HELP,
         )
-    is_sigmoid = "sigmoid" in (
-        recipe.loss.probabilities,
-        strip_views(network.graph, out.name).op,
-    )
-    if shape[-1] == 1 and not is_sigmoid:
+    if shape[-1] == 1 and not has_label_probabilities(network, recipe):
         message = f"`{network.name}` gives one score, and a softmax of one is always 1"
         help = f"a probability is what `sigmoid` gives; {_VALUES_HELP}"
         raise fail(message, out.span, help=help)
@@ -327,7 +323,7 @@ def _check_end(loss: BoundCall, end: Node) -> None:
     )
 
 
-def check_targets(network: Network, recipe: Recipe) -> None:
+def check_targets(network: Network, recipe: Recipe, samples: Samples) -> None:
     """Raises NetError if the loss does not suit data with several labels an image."""
     if not recipe.is_multi_label:
         return
@@ -337,6 +333,8 @@ def check_targets(network: Network, recipe: Recipe) -> None:
         if found == "softmax":
             message = f"`{chosen.name}` is for one class an image, but an image has several labels"
             help = "`loss = bce` learns each label by itself"
+            if samples.is_one_hot:
+                help = f"every image has exactly one: {ONE_HOT_ADVICE}; {help}"
             raise fail(f"{message} here", chosen.span or recipe.spans["train"], help=help)
         if found is None and end.op != "sigmoid":
             message = f"`{chosen.name}` compares scores with labels, which are 0 or 1"

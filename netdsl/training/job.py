@@ -213,7 +213,7 @@ def prepare_job(
         why = e.diagnostics[0].message
         return Job(name, recipe, text, network, evaluating, *empty, missing_data=why)
     recipe = replace(recipe, is_multi_label=dataset.train.is_multi_label)
-    check_targets(network, recipe)
+    check_targets(network, recipe, dataset.train)
     check_data(network, recipe.data, dataset)
     if dataset.read_test is None:
         check_test_metrics(recipe.expectations)
