@@ -35,10 +35,11 @@ from netdsl.training.metrics.ranking import can_keep_scores
 from netdsl.training.metrics.table import METRICS, Score
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.recipe.recipe import recipe_of_weights
+from netdsl.training.recipe.targets import LABEL_THRESHOLD
 from netdsl.training.run.score import Views, evaluate, evaluate_views
 from netdsl.training.run.tally import Tally
 from netdsl.training.step.compile import compile_evaluation, compile_prediction
-from netdsl.training.step.graphs import scoring_graph
+from netdsl.training.step.graphs import has_label_probabilities, scoring_graph
 from netdsl.training.store import checkpoint
 from netdsl.training.store.pipeline_revisions import find_split_revision
 from netdsl.types import Array, dims
@@ -55,6 +56,17 @@ class ClassResult:
     name: str
     images: int
     metrics: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class PicturePrediction:
+    """The most likely classes of a picture with their probabilities; none if its scores contain
+    NaN. Of a net that gives the probability of each label by itself, all of them, and in `labels`
+    those that the picture has; else None."""
+
+    path: Path
+    top: TopClasses
+    labels: TopClasses | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +146,8 @@ class _Part:
     note: str = ""
 
 
+_ALL_LEARNED = "the weights were learned from these images"
+_PART_LEARNED = "the weights were learned from a part of these images, as `limit` says"
 _OTHER_DATA = "the data are not those of the run, which may have learned from some of these images"
 _OTHER_SPLIT = (
     "the weights were learned from most of these images; another version of netdsl held out the "
@@ -240,7 +254,8 @@ class Predictor:
             return _Part("training", dataset.train, _OTHER_DATA)
         revision = find_split_revision(self.checkpoint)
         if revision is None:
-            return _Part("training", dataset.train, "the weights were learned from these images")
+            note = _PART_LEARNED if self.recipe.data.limit else _ALL_LEARNED
+            return _Part("training", dataset.train, note)
         if revision != 1 + len(REVISIONS[SPLIT]):
             return _Part("training", dataset.train, _OTHER_SPLIT)
         return _Part("validation", split_samples(dataset, self.recipe)[1])
@@ -258,20 +273,20 @@ class Predictor:
         places = np.array([self.classes.index(c) for c in classes], np.int32)
         return Samples(samples.images, places[samples.labels])
 
-    def predict(self, images: Sequence[Path]) -> list[tuple[Path, TopClasses]]:
-        """Returns the most likely classes of each picture with their probabilities; none if its
-        scores contain NaN."""
+    def predict(self, images: Sequence[Path]) -> list[PicturePrediction]:
+        """Returns what the net says of each picture."""
         network = self._network(1)
-        executor, name = (
-            self._executor(compile_prediction(network, self.recipe)),
-            network.image_input,
-        )
+        has_labels = has_label_probabilities(network, self.recipe)
+        executor = self._executor(compile_prediction(network, self.recipe))
         found = []
         for path in images:
-            out = executor.run({name: self.load_picture(network, path)})
+            out = executor.run({network.image_input: self.load_picture(network, path)})
             scores, shares = (self.backend.download(out[k]) for k in ("scores", "probabilities"))
-            best = [i for i in rank_classes(scores)[0, :TOP_K] if i >= 0]
-            found.append((path, [(self.classes[i], float(shares[0, i])) for i in best]))
+            ranked = rank_classes(scores)[0]
+            best = ranked if has_labels else ranked[:TOP_K]
+            top = [(self.classes[i], float(shares[0, i])) for i in best if i >= 0]
+            labels = [(name, p) for name, p in top if p > LABEL_THRESHOLD] if has_labels else None
+            found.append(PicturePrediction(path, top, labels))
         return found
 
 

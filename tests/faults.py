@@ -1734,8 +1734,8 @@ FAULTS = (
         "epochs-augmented-alike",
         "data",
         "netdsl/data/samples.py",
-        "make_rng(seed, _AUGMENT_KEY + epoch), len(samples))",
-        "make_rng(seed, _AUGMENT_KEY), len(samples))",
+        "make_rng(seed, AUGMENT_KEY + epoch), len(samples))",
+        "make_rng(seed, AUGMENT_KEY), len(samples))",
         ("tests/test_augment.py",),
     ),
     Fault(

@@ -1,4 +1,4 @@
-"""Hold-outs of samples with several labels each: counts, shares of each label, none lost."""
+"""Hold-outs of samples with several labels each: exact counts, shares of labels, none lost."""
 
 from __future__ import annotations
 

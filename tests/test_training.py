@@ -167,10 +167,11 @@ def test_pictures_are_predicted_as_the_test_set_is(run: Any, tmp_path: Path) -> 
         pixels = np.round(digits.images[i] * (255 / 16)).astype(np.uint8)
         paths.append(tmp_path / f"{digits.target[i]}-{i}.png")
         Image.fromarray(pixels).save(paths[-1])
-    for path, top in Predictor(run[1] / "best.safetensors", REFERENCE).predict(paths):
-        right += path.name.startswith(top[0][0])
-        assert len(top) == 5
-        assert [p for _, p in top] == sorted((p for _, p in top), reverse=True)
+    for found in Predictor(run[1] / "best.safetensors", REFERENCE).predict(paths):
+        right += found.path.name.startswith(found.top[0][0])
+        assert len(found.top) == 5
+        assert [p for _, p in found.top] == sorted((p for _, p in found.top), reverse=True)
+        assert found.labels is None
     assert right >= 16
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from netdsl.data.array_advice import ONE_HOT_ADVICE
 from netdsl.data.samples import Dataset, Samples
 from netdsl.text_escaping import escape_line
 
@@ -25,8 +26,14 @@ class Inventory:
     counts: Mapping[str, tuple[int, ...]]
     is_held_out: bool
     is_multi_label: bool = False
+    is_one_hot: bool = False
+    """Whether each of the training images, which could have several labels, has exactly one."""
     ignored_files: tuple[str, ...] = ()
     bad_pictures: tuple[str, ...] = ()
+    unlimited: int | None = None
+    """The number of training images of which a limit takes a part, if there is one."""
+    is_balanced: bool = False
+    """Whether an epoch has as many images of each class."""
 
     @property
     def missing_classes(self) -> dict[str, tuple[str, ...]]:
@@ -46,12 +53,24 @@ class Inventory:
             count += ", several an image"
         first = f"data: {self.source}, {count}: {abbreviate(self.classes)}"
         parts = [f"  {part}: {self._format_part(part)}" for part in self.counts]
+        if self.is_balanced:
+            parts.insert(1, f"  in an epoch: {self._format_epoch()}")
+        if self.is_one_hot:
+            help = f"{ONE_HOT_ADVICE}, among which `loss = cross_entropy` chooses"
+            parts.append(f"  every image has exactly one label: {help}")
         missing = [
             f"  no images {part}: {abbreviate(names)}"
             for part, names in self.missing_classes.items()
         ]
         ignored = [f"  left out: {line}" for line in self.ignored_files]
         return (first, *parts, *missing, *ignored, *format_skipped_pictures(self.bad_pictures))
+
+    def _format_epoch(self) -> str:
+        """What an epoch of balanced sampling has."""
+        numbers = self.counts[TRAIN_SET]
+        low, more = divmod(sum(numbers), sum(n > 0 for n in numbers))
+        each = f"{low:,} or {low + 1:,}" if more else f"{low:,}"
+        return f"{sum(numbers):,}, {each} of each class (`sampling = balanced`)"
 
     def _format_part(self, part: str) -> str:
         images, numbers = self.images[part], self.counts[part]
@@ -60,6 +79,8 @@ class Inventory:
             return text
         if part == VALIDATION_SET and self.is_held_out:
             text += ", held out"
+        if part == TRAIN_SET and self.unlimited is not None:
+            text += f" of {self.unlimited:,}, by `limit`"
         if self.is_multi_label:
             text += f", {sum(numbers) / images:.3g} labels an image"
         return f"{text} ({self._format_counts(numbers)})"
@@ -83,13 +104,23 @@ class Inventory:
             "images": dict(self.images),
             "counts": {part: list(numbers) for part, numbers in self.counts.items()},
             "held_out": self.is_held_out,
+            "unlimited": self.unlimited,
+            "balanced": self.is_balanced,
             "left_out": list(self.ignored_files),
             "bad_pictures": list(self.bad_pictures),
         }
 
 
-def make_inventory(source: str, dataset: Dataset, train: Samples, validation: Samples) -> Inventory:
-    """The inventory of a data set with this split."""
+def make_inventory(
+    source: str,
+    dataset: Dataset,
+    train: Samples,
+    validation: Samples,
+    is_limited: bool = False,
+    is_balanced: bool = False,
+) -> Inventory:
+    """The inventory of a data set with this split, of whose training images a limit may have taken
+    a part, and whose epochs may be balanced."""
     parts = {TRAIN_SET: train, VALIDATION_SET: validation}
     if dataset.read_test is not None:
         parts[TEST_SET] = dataset.read_test()
@@ -98,6 +129,7 @@ def make_inventory(source: str, dataset: Dataset, train: Samples, validation: Sa
         for part, x in parts.items()
     }
     is_held_out = dataset.validation is None
+    unlimited = len(dataset.train) - is_held_out * len(validation) if is_limited else None
     return Inventory(
         source,
         dataset.classes,
@@ -105,8 +137,11 @@ def make_inventory(source: str, dataset: Dataset, train: Samples, validation: Sa
         counts,
         is_held_out,
         train.is_multi_label,
+        train.is_one_hot,
         dataset.ignored_files,
         dataset.picture_errors,
+        unlimited,
+        is_balanced,
     )
 
 

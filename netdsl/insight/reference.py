@@ -8,6 +8,7 @@ from typing import Any
 from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.config import SIGNATURE as DATA
 from netdsl.data.config import STATISTICS
+from netdsl.data.mixing import MIXINGS
 from netdsl.data.sources import SOURCES
 from netdsl.insight.net_tests import EQUAL_SIGNATURE, QUERIES
 from netdsl.insight.published_accuracy import PUBLISHED_SIGNATURE
@@ -137,7 +138,7 @@ def sections_table() -> str:
         parts.append(_format_table(f"`{signature.name}` key and default", rows))
     tables: tuple[tuple[str, Mapping[str, Any]], ...] = (
         ("Sources", SOURCES),
-        ("Augmentations", AUGMENTATIONS),
+        ("Augmentations", {**AUGMENTATIONS, **MIXINGS}),
         ("Losses", LOSSES),
         ("Optimizers", OPTIMIZERS),
         ("Schedules", SCHEDULES),

@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from netdsl.data.array_advice import advise_axes
+from netdsl.data.array_advice import ONE_HOT_ADVICE, advise_axes
 from netdsl.data.config import DataConfig
 from netdsl.data.data_source import DataSource
 from netdsl.data.inventory import abbreviate
+from netdsl.data.limit import check_limit_classes
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples
+from netdsl.data.sampling import BALANCED
 from netdsl.errors import NetError, Span, fail, suggest_name
 from netdsl.ir.views import strip_views
 from netdsl.language.budget import Budget
@@ -28,7 +30,7 @@ from netdsl.training.recipe.class_weights import check_weight_count
 from netdsl.training.recipe.initial_weights import match_states
 from netdsl.training.recipe.losses import CLASS_WEIGHTS
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe
-from netdsl.training.step.graphs import training_graph
+from netdsl.training.step.graphs import has_label_probabilities, training_graph
 from netdsl.types import Graph, Node, dims
 
 
@@ -43,7 +45,9 @@ def check_recipe(program: Program, name: str | None, budget: Budget | None = Non
         check_images(network, recipe.data, source.image_shape)
     if source.classes is not None:
         check_classes(network, source.classes)
+        _check_limit(recipe, source.classes)
         _check_metric_classes(recipe.metric_spans, source.classes)
+    check_mixing(network, recipe.data)
     check_loss(network, recipe)
     check_batch_norm(network, recipe)
     matches = recipe.glob_count * len(network.graph.states)
@@ -63,6 +67,14 @@ def _check_stage(program: Program, recipe: Recipe, network: Network, budget: Bud
     shapes = {n.name: n.type.shape for n in given.graph.states}
     origin = f"`{given.name}`, which `{recipe.after}` trains,"
     match_states(network.graph.states, shapes, (), origin, recipe.spans.get("after"))
+
+
+def _check_limit(recipe: Recipe, classes: tuple[str, ...]) -> None:
+    """Raises NetError if the limit names a class that the data lacks."""
+    try:
+        check_limit_classes(recipe.data.limit, classes)
+    except NetError as e:
+        raise e.with_default_span(recipe.data.spans.get("limit")) from None
 
 
 def check_batch_norm(network: Network, recipe: Recipe) -> None:
@@ -109,7 +121,7 @@ def _activation_bytes(graph: Graph) -> tuple[int, int]:
 
 def training_transform(network: Network, data: DataConfig) -> Preprocessing:
     """The preprocessing of training images."""
-    return Preprocessing(data.augment, network.image_shape)
+    return Preprocessing(data.image_augmentations, network.image_shape)
 
 
 def evaluation_transform(network: Network, data: DataConfig) -> Preprocessing:
@@ -121,6 +133,7 @@ def check_data(network: Network, data: DataConfig, dataset: Dataset) -> None:
     """Raises NetError if images or classes do not fit the net, or if there are fewer than two
     classes."""
     check_class_count(dataset)
+    check_sampling(data, dataset)
     if data.source.record.classes is None:
         _check_class_gaps(dataset)
     check_images(network, data, dataset.train.image_shape)
@@ -170,7 +183,8 @@ def check_unchanged(data: DataConfig, samples: Samples) -> None:
     """Raises NetError if samples that are no pictures would have to be changed like pictures."""
     shape = samples.image_shape
     kind = "floats" if samples.are_floats else "vectors" if shape and len(shape) != 3 else None
-    for key, calls in (("augment", data.augment), ("eval_transform", data.eval_transform)):
+    changes = (("augment", data.image_augmentations), ("eval_transform", data.eval_transform))
+    for key, calls in changes:
         if kind and calls:
             raise fail(
                 f"`{key}` changes pictures of bytes, but the images are {kind}",
@@ -213,6 +227,28 @@ def _prepared_shape(
         raise e.with_default_span(span) from None
 
 
+def check_mixing(network: Network, data: DataConfig) -> None:
+    """Raises NetError if the images of a batch cannot be mixed."""
+    for chosen in data.mixings:
+        if data.batch == 1:
+            message = f"`{chosen.name}` mixes the images of a batch, but a batch is one image"
+            raise fail(message, chosen.span, help="set a larger `batch`")
+        if chosen.record.needs_pictures and len(network.image_shape) != 3:
+            message = f"`{chosen.name}` cuts boxes out of pictures, but the net takes vectors"
+            raise fail(message, chosen.span, help="`mixup` mixes vectors too")
+
+
+def check_sampling(data: DataConfig, dataset: Dataset) -> None:
+    """Raises NetError if an epoch cannot be balanced by class."""
+    if data.sampling == BALANCED and dataset.train.is_multi_label:
+        raise fail(
+            "`sampling = balanced` needs one class an image, but these images have several labels",
+            data.spans.get("sampling"),
+            help="leave `sampling` out; `loss = bce(class_weights=balanced)` gives rare labels "
+            "more weight",
+        )
+
+
 def has_scores(network: Network) -> bool:
     """Whether a net gives one score per class, at one position."""
     return math.prod(network.main_output.type.shape[1:-1]) == 1
@@ -246,11 +282,7 @@ def check_class_scores(
             out.span,
             help=_VALUES_HELP,
         )
-    is_sigmoid = "sigmoid" in (
-        recipe.loss.probabilities,
-        strip_views(network.graph, out.name).op,
-    )
-    if shape[-1] == 1 and not is_sigmoid:
+    if shape[-1] == 1 and not has_label_probabilities(network, recipe):
         message = f"`{network.name}` gives one score, and a softmax of one is always 1"
         help = f"a probability is what `sigmoid` gives; {_VALUES_HELP}"
         raise fail(message, out.span, help=help)
@@ -296,7 +328,7 @@ def _check_end(loss: BoundCall, end: Node) -> None:
     )
 
 
-def check_targets(network: Network, recipe: Recipe) -> None:
+def check_targets(network: Network, recipe: Recipe, samples: Samples) -> None:
     """Raises NetError if the loss does not suit data with several labels an image."""
     if not recipe.is_multi_label:
         return
@@ -306,6 +338,8 @@ def check_targets(network: Network, recipe: Recipe) -> None:
         if found == "softmax":
             message = f"`{chosen.name}` is for one class an image, but an image has several labels"
             help = "`loss = bce` learns each label by itself"
+            if samples.is_one_hot:
+                help = f"every image has exactly one: {ONE_HOT_ADVICE}; {help}"
             raise fail(f"{message} here", chosen.span or recipe.spans["train"], help=help)
         if found is None and end.op != "sigmoid":
             message = f"`{chosen.name}` compares scores with labels, which are 0 or 1"

@@ -11,10 +11,8 @@ from netdsl.ops.loss import predict_classes
 from netdsl.training.metrics.class_counts import count_classes, count_labels, empty_counts
 from netdsl.training.metrics.ranking import rank_scores
 from netdsl.training.metrics.table import Score
+from netdsl.training.recipe.targets import LABEL_THRESHOLD
 from netdsl.types import Array
-
-THRESHOLD = 0.5
-"""An image is predicted to have a label whose probability is larger."""
 
 
 class Tally:
@@ -73,7 +71,7 @@ class Tally:
             np.add.at(self.confusion, (labels[is_known], predictions[is_known]), 1)
 
     def _add_labels(self, indicators: Array, probabilities: Array) -> None:
-        self._counts += count_labels(indicators, probabilities > THRESHOLD)
+        self._counts += count_labels(indicators, probabilities > LABEL_THRESHOLD)
 
     def score(self) -> Score:
         """The result. Raises NetError if every image was skipped."""

@@ -24,6 +24,7 @@ from netdsl.training.store.metrics_log import last_epoch
 FIXED_KEYS = {
     "train.seed": "images that were held out would be trained on",
     "data.validation": "images that were held out would be trained on",
+    "data.limit": "it would be another run",
     "data.source": "it would be another run",
     "train.net": "it would be another run",
     "train.data": "images that were held out would be trained on",
