@@ -24,12 +24,12 @@ from netdsl.cli.app import (
 )
 from netdsl.cli.display import with_progress
 from netdsl.cli.file_arguments import parse_argument
-from netdsl.cli.sweep_display import format_outcome, show_failures, show_sweep
 from netdsl.file_io import split_file_and_name, write_atomically
 from netdsl.interrupt import defer_interrupts
 
 if TYPE_CHECKING:
     from netdsl.errors import Diagnostic
+    from netdsl.training.metrics.table import MetricName
     from netdsl.training.run.callbacks import Result
     from netdsl.training.run.sweep import RunOutcome, SweepRunner
     from netdsl.training.run.sweep_table import SweepTable
@@ -57,7 +57,7 @@ def sweep(
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A metric for the table, instead of the accuracies."),
+        typer.Option(metavar="NAME", help="A metric for the table instead of the default ones."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -88,10 +88,11 @@ def sweep(
     Example: netdsl sweep models/digits.net --vary 'train.optimizer.lr=[0.01, 0.001]' --seeds 3
     """
     from netdsl.backends import open_backend
+    from netdsl.cli.sweep_display import show_failures, show_sweep
     from netdsl.language.override import parse_setting
     from netdsl.training.run.sweep import Sweep, SweepRunner, check_sweep
     from netdsl.training.run.sweep_grid import make_grid
-    from netdsl.training.run.sweep_table import choose_metrics
+    from netdsl.training.run.sweep_table import default_metrics, parse_metrics
     from netdsl.training.store.output_files import check_outputs
     from netdsl.training.store.run_directory import create_numbered
 
@@ -99,14 +100,15 @@ def sweep(
     recipes = [name.strip() for name in names.split(",")] if names is not None else [None]
     fixed = tuple(map(parse_setting, settings or ()))
     grid = make_grid(recipes, vary or (), seeds, fixed)
-    metrics = choose_metrics(metric or ())
+    metrics = parse_metrics(metric or ())
     if csv is not None:
         check_outputs([csv], [Path(path)])
     backend = open_backend(device)
     planned = Sweep(parse_argument(path), grid, fixed)
     warnings: dict[Diagnostic, None] = {}
-    facts = check_sweep(planned, data, out, lambda found: warnings.setdefault(found))
+    facts = check_sweep(planned, metrics, data, out, lambda found: warnings.setdefault(found))
     print_warnings(warnings)
+    metrics = metrics or default_metrics([row.recipe for row in facts])
     for note in planned.list_stage_notes():
         echo_stderr(note)
     folder = out if out is not None else create_numbered(Path("sweeps"), path)
@@ -137,8 +139,9 @@ def _run_quietly(trainer: Trainer, out: Path) -> Result:
         return with_progress(trainer, out, True, is_stop_requested, None)
 
 
-def _run_all(runner: SweepRunner, metrics: tuple[str, ...]) -> SweepTable:
+def _run_all(runner: SweepRunner, metrics: tuple[MetricName, ...]) -> SweepTable:
     """Executes a sweep with a line for each run; the files of its table are written after each."""
+    from netdsl.cli.sweep_display import format_outcome
     from netdsl.training.run.sweep_table import SweepTable
 
     grid, total = runner.sweep.grid, len(runner.sweep.runs)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.table import Table
 
 from netdsl.cli.app import echo, echo_stderr
 from netdsl.cli.display import add_row, make_console
 from netdsl.text_escaping import escape_line
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from netdsl.training.run.sweep import RunOutcome
-    from netdsl.training.run.sweep_table import Estimate, Row, SweepTable
+from netdsl.training.metrics.table import MetricName, format_metric
+from netdsl.training.run.sweep import RunOutcome
+from netdsl.training.run.sweep_table import Estimate, Row, SweepTable
 
 _ABSENT = "-"
 _MAX_LINES = 10
@@ -23,14 +21,14 @@ _WIDE = 10_000
 
 
 def format_outcome(
-    outcome: RunOutcome, metrics: Sequence[str], left: int, pace: float | None
+    outcome: RunOutcome, metrics: Sequence[MetricName], left: int, pace: float | None
 ) -> str:
     """The line of a run that has ended; `pace` is the time that a run takes, in seconds."""
     if outcome.found is None:
         end = f"failed: {outcome.reason}"
     else:
-        known = [(name, outcome.metrics.get(name)) for name in metrics]
-        figures = [f"{_heading(m)} {_format(m, v)}" for m, v in known if v is not None]
+        known = [(name, outcome.metrics.get(str(name))) for name in metrics]
+        figures = [f"{m.title} {format_metric(v, m.metric)}" for m, v in known if v is not None]
         seconds = "finished before" if outcome.is_old else f"{outcome.found.seconds:.1f} s"
         end = ", ".join([*figures, seconds])
     time_left = f", about {_format_duration(left * pace)}" if pace is not None else ""
@@ -46,7 +44,7 @@ def _format_duration(seconds: float) -> str:
 def show_sweep(table: SweepTable) -> None:
     """Prints the table, on a narrow terminal without epochs and seconds, and the first metric again
     as a grid if exactly two axes vary."""
-    metrics = table.measured_metrics()
+    metrics = [m for m in table.metrics if table.is_measured(m)]
     has_seeds = any(len(row.outcomes) > 1 for row in table.rows)
     has_difference = bool(metrics) and len(table.rows) > 1
     console = make_console()
@@ -55,20 +53,21 @@ def show_sweep(table: SweepTable) -> None:
     if console.measure(shown, options=unlimited).maximum > console.width:
         shown = _make_table(table, metrics, has_difference, has_cost=False)
     console.print(shown)
+    for metric in table.metrics:
+        if metric not in metrics:
+            echo(f"`{metric}` was not measured")
     if has_seeds:
         echo("\nmean ± standard deviation over the seeds")
     if has_difference:
         paired = ", paired by seed: mean ± standard error" if has_seeds else ""
-        echo(f"difference: of {_heading(metrics[0])} to the first row{paired}")
+        echo(f"difference: of {metrics[0].title} to the first row{paired}")
     if metrics:
         _show_grid(table, metrics[0])
 
 
 def _make_table(
-    table: SweepTable, metrics: Sequence[str], has_difference: bool, has_cost: bool
+    table: SweepTable, metrics: Sequence[MetricName], has_difference: bool, has_cost: bool
 ) -> Table:
-    from rich.table import Table
-
     shown = Table(box=None, pad_edge=False)
     has_recipes = any(row.combination.recipe for row in table.rows)
     for heading in (*["recipe"] * has_recipes, *table.grid.labels):
@@ -76,7 +75,10 @@ def _make_table(
     is_incomplete = any(row.finished < len(row.outcomes) for row in table.rows)
     headings = ["runs"] * is_incomplete
     for i, metric in enumerate(metrics):
-        headings += [metric.replace("_", "\n", 1), *["difference"] * (has_difference and i == 0)]
+        headings += [
+            metric.title.replace(" ", "\n", 1),
+            *["difference"] * (has_difference and i == 0),
+        ]
     for heading in (*headings, *["epochs", "seconds"] * has_cost):
         shown.add_column(heading, justify="right", no_wrap=True)
     for row in table.rows:
@@ -92,9 +94,7 @@ def _make_table(
     return shown
 
 
-def _show_grid(table: SweepTable, metric: str) -> None:
-    from rich.table import Table
-
+def _show_grid(table: SweepTable, metric: MetricName) -> None:
     grid = table.grid
     recipes = tuple(name or _ABSENT for name in grid.recipes)
     values = (axis.texts for axis in grid.axes)
@@ -103,7 +103,7 @@ def _show_grid(table: SweepTable, metric: str) -> None:
     if len(varied) != 2:
         return
     (down, heads), (across, columns) = varied
-    echo(f"\n{_heading(metric)} by {down} (down) and {across} (across)")
+    echo(f"\n{metric.title} by {down} (down) and {across} (across)")
     shown = Table(box=None, pad_edge=False)
     shown.add_column("", overflow="fold")
     for heading in columns:
@@ -141,37 +141,24 @@ def _list_failed_expectations(table: SweepTable) -> Iterator[str]:
                 yield f"expected {text}: {held}, so this FAILED"
 
 
-def _heading(metric: str) -> str:
-    return metric.replace("_", " ")
-
-
-def _is_share(metric: str) -> bool:
-    """Whether a metric is a share, which is shown in percent."""
-    return not metric.endswith("loss")
-
-
-def _format(metric: str, value: float) -> str:
-    return f"{value:.2%}" if _is_share(metric) else f"{value:.4f}"
-
-
-def _format_spread(metric: str, value: float | None) -> str:
+def _format_spread(metric: MetricName, value: float | None) -> str:
     """A deviation or an error, in percentage points for a share; nothing if there is none."""
     if value is None:
         return ""
-    return f" ± {100 * value:.2f}" if _is_share(metric) else f" ± {value:.4f}"
+    return f" ± {100 * value:.2f}" if metric.metric.is_share else f" ± {value:.4f}"
 
 
-def _format_estimate(metric: str, found: Estimate | None) -> str:
+def _format_estimate(metric: MetricName, found: Estimate | None) -> str:
     if found is None:
         return _ABSENT
-    return _format(metric, found.mean) + _format_spread(metric, found.deviation)
+    return format_metric(found.mean, metric.metric) + _format_spread(metric, found.deviation)
 
 
-def _format_difference(table: SweepTable, row: Row, metric: str) -> str:
+def _format_difference(table: SweepTable, row: Row, metric: MetricName) -> str:
     found = table.difference(row, metric)
     if row is table.rows[0] or found is None:
         return _ABSENT
-    number = f"{100 * found.mean:+.2f}" if _is_share(metric) else f"{found.mean:+.4f}"
+    number = f"{100 * found.mean:+.2f}" if metric.metric.is_share else f"{found.mean:+.4f}"
     return number + _format_spread(metric, found.error)
 
 

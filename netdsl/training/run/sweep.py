@@ -17,9 +17,10 @@ from netdsl.language import syntax as s
 from netdsl.language.format import format_file
 from netdsl.language.override import Setting
 from netdsl.language.program import Program, build_program, reject_read
+from netdsl.training.metrics.table import MetricName, measured_names
 from netdsl.training.recipe.expectations import ExpectationResult, judge_expectations
 from netdsl.training.recipe.lints import recipe_warnings
-from netdsl.training.recipe.recipe import override_recipe, resolve_recipe, stage_names
+from netdsl.training.recipe.recipe import Recipe, override_recipe, resolve_recipe, stage_names
 from netdsl.training.recipe.resolved_recipe import resolve_file
 from netdsl.training.run.stages import RunStage, prepare_stages, run_stages
 from netdsl.training.run.sweep_grid import Combination, Grid, name_runs, seed_setting
@@ -101,25 +102,30 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class DataFacts:
-    """What is known about the data of a row without keeping them."""
+class RowFacts:
+    """What is known about the runs of a row: the recipe, and of the data what needs no memory."""
 
+    recipe: Recipe
     has_test_set: bool
     fingerprint: str
     name_fingerprint: str
 
 
 def check_sweep(
-    sweep: Sweep, data: GivenData, out: Path | None, warn: Callable[[Diagnostic], None]
-) -> tuple[DataFacts, ...]:
-    """Checks every run before the first one starts: its recipe, its data, its initial weights, and
-    that `out`, if given, holds no other run in its place. Returns what is known about the data of
-    each row. Raises NetError, naming the run, if something is wrong."""
+    sweep: Sweep,
+    metrics: Sequence[MetricName],
+    data: GivenData,
+    out: Path | None,
+    warn: Callable[[Diagnostic], None],
+) -> tuple[RowFacts, ...]:
+    """Checks every run before the first one starts: its recipe, its data, its initial weights, that
+    it will measure `metrics`, and that `out`, if given, holds no other run in its place. Returns
+    what is known about each row. Raises NetError, naming the run, if something is wrong."""
     if out is not None and any((out / name).exists() for name in RUN_FILES):
         message = f"{out} is the directory of a run, and a sweep needs one of its own"
         raise fail(message, help="give another `--out`; no file is ever overwritten")
     known: dict[bytes, SweepRun] = {}
-    facts: list[DataFacts] = []
+    facts: list[RowFacts] = []
     for run in sweep.runs:
         with _naming(run):
             program = sweep.load_program(run)
@@ -130,6 +136,7 @@ def check_sweep(
                 check_same_recipe(out / run.name, build_program(resolved, reject_read))
             if run.row == len(facts):  # the first seed
                 facts.append(_check_stages(program, run.recipe, data))
+                _check_metrics(metrics, facts[-1].recipe)
                 for warning in recipe_warnings(program, run.recipe):
                     warn(warning)
     return tuple(facts)
@@ -144,14 +151,26 @@ def _check_different(run: SweepRun, first: SweepRun) -> None:
         )
 
 
-def _check_stages(program: Program, recipe: str | None, data: GivenData) -> DataFacts:
+def _check_stages(program: Program, recipe: str | None, data: GivenData) -> RowFacts:
     jobs = prepare_stages(program, recipe, data)
     for job in jobs:
         init = job.recipe.init
         if init is not None:
             load_initial_weights(init, job.network.graph.states, job.recipe.spans.get("init"))
     dataset = jobs[-1].dataset
-    return DataFacts(dataset.read_test is not None, dataset.fingerprint, dataset.name_fingerprint)
+    return RowFacts(
+        jobs[-1].recipe,
+        dataset.read_test is not None,
+        dataset.fingerprint,
+        dataset.name_fingerprint,
+    )
+
+
+def _check_metrics(metrics: Sequence[MetricName], recipe: Recipe) -> None:
+    for name in metrics:
+        if name not in measured_names(name.part, recipe.requested_metrics):
+            message = f"`{name}` is measured only if the recipe asks for it"
+            raise fail(message, help=f"add `expect {name} >= 0` to the recipe")
 
 
 @contextmanager
@@ -193,7 +212,7 @@ class SweepRunner:
     """Runs a checked sweep in its directory; `run_stage` executes one run or stage of it."""
 
     sweep: Sweep
-    facts: Sequence[DataFacts]
+    facts: Sequence[RowFacts]
     backend: Backend
     data: GivenData
     out: Path

@@ -8,27 +8,36 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from netdsl.errors import fail, suggest_name
 from netdsl.file_io import replace_non_finite, write_atomically
-from netdsl.training.recipe.expectations import METRICS
+from netdsl.language.evaluate import Scope, evaluate
+from netdsl.language.parse import parse_expression
+from netdsl.training.metrics.table import METRIC_NAMES, MetricName
+from netdsl.training.recipe.best import read_metric
+from netdsl.training.recipe.recipe import Recipe
 from netdsl.training.run.sweep import RunOutcome
 from netdsl.training.run.sweep_grid import Combination, Grid
 
-DEFAULT_METRICS = ("val_accuracy", "test_accuracy")
+_ACCURACIES = (METRIC_NAMES["val_accuracy"], METRIC_NAMES["test_accuracy"])
 
 
-def choose_metrics(names: Sequence[str]) -> tuple[str, ...]:
-    """The metrics of a table: those of these names, or the default ones. Raises NetError if one
-    does not exist."""
-    for name in names:
-        if name not in METRICS:
-            help = suggest_name(name, METRICS, "metrics are")
-            raise fail(f"there is no metric `{name}`", help=help)
-    return tuple(dict.fromkeys(names)) or DEFAULT_METRICS
+def parse_metrics(texts: Sequence[str]) -> tuple[MetricName, ...]:
+    """The metrics that the command line names: `val_f1`, `val_recall("ants")`. Raises NetError if
+    one does not exist."""
+    values = (evaluate(parse_expression(text, "--metric "), Scope()) for text in texts)
+    return tuple(dict.fromkeys(map(read_metric, values)))
+
+
+def default_metrics(recipes: Sequence[Recipe]) -> tuple[MetricName, ...]:
+    """The metric that chooses the best epoch in all the recipes, on the validation and on the test
+    images; accuracy unless they have another one in common."""
+    first = recipes[0].best
+    if first is None or any(recipe.best != first for recipe in recipes):
+        return _ACCURACIES
+    return first.metric, replace(first.metric, part="test")
 
 
 @dataclass(frozen=True)
@@ -66,16 +75,16 @@ class Row:
     combination: Combination
     outcomes: tuple[RunOutcome, ...]
 
-    def values(self, metric: str) -> dict[int, float]:
+    def values(self, metric: MetricName) -> dict[int, float]:
         """A metric by seed, of the runs that have measured it."""
-        known = {x.run.seed: x.metrics.get(metric) for x in self.outcomes}
+        known = {x.run.seed: x.metrics.get(str(metric)) for x in self.outcomes}
         return {
             seed: float(v)
             for seed, v in known.items()
             if isinstance(v, int | float) and math.isfinite(v)
         }
 
-    def estimate(self, metric: str) -> Estimate | None:
+    def estimate(self, metric: MetricName) -> Estimate | None:
         return estimate(self.values(metric).values())
 
     @property
@@ -97,11 +106,13 @@ class SweepTable:
     """The outcomes of a sweep so far, as rows."""
 
     grid: Grid
-    metrics: tuple[str, ...]
+    metrics: tuple[MetricName, ...]
     rows: tuple[Row, ...]
 
     @staticmethod
-    def of(grid: Grid, metrics: tuple[str, ...], outcomes: Sequence[RunOutcome]) -> SweepTable:
+    def of(
+        grid: Grid, metrics: tuple[MetricName, ...], outcomes: Sequence[RunOutcome]
+    ) -> SweepTable:
         rows: list[list[RunOutcome]] = [[] for _ in grid.combinations]
         for x in outcomes:
             rows[x.run.row].append(x)
@@ -116,13 +127,13 @@ class SweepTable:
         """Whether all runs are finished, and all expectations of their recipes hold."""
         return all(x.ok for x in self.outcomes)
 
-    def difference(self, row: Row, metric: str) -> Estimate | None:
+    def difference(self, row: Row, metric: MetricName) -> Estimate | None:
         """How a row differs from the first one, paired by seed."""
         return estimate_difference(row.values(metric), self.rows[0].values(metric))
 
-    def measured_metrics(self) -> tuple[str, ...]:
-        """The chosen metrics that at least one run has measured."""
-        return tuple(m for m in self.metrics if any(row.values(m) for row in self.rows))
+    def is_measured(self, metric: MetricName) -> bool:
+        """Whether at least one run has measured a metric."""
+        return any(row.values(metric) for row in self.rows)
 
     def as_json(self, out: Path) -> dict[str, Any]:
         return {
@@ -137,7 +148,7 @@ class SweepTable:
         figures = {}
         for metric in self.metrics:
             found, difference = row.estimate(metric), self.difference(row, metric)
-            figures[metric] = {
+            figures[str(metric)] = {
                 **_estimate_as_json(found),
                 "difference": {
                     **_estimate_as_json(difference),
