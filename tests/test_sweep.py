@@ -333,6 +333,19 @@ def test_the_expectations_of_every_run_are_judged(
     assert ("holds in 0 of 2 runs" in err) is (code == 1)
 
 
+def test_a_table_has_the_metrics_that_choose_or_are_chosen(sweep: Any, tmp_path: Path) -> None:
+    text = NET.replace("epochs = 1", 'epochs = 1, best = max(val_recall("3"))', 1)
+    (tmp_path / "small.net").write_text(text)
+    code, out, err = sweep(":other", "-o", "out")
+    assert code == 0
+    assert re.search(r"seed=1: val recall of 3 \d+\.\d\d%, [\d.]+ s$", err, re.M)
+    assert '`test_recall("3")` was not measured' in out
+    args = (":other", "-o", "out", "--metric", "test_f1", "--metric", "val_loss", "--json")
+    (row,) = json.loads(sweep(*args)[1])["rows"]
+    assert [*row["metrics"]] == ["test_f1", "val_loss"]
+    assert all(m["count"] == 1 for m in row["metrics"].values())
+
+
 REFUSED = [
     (("", "--vary", "train.epoch=[1, 2]"), "epoch"),
     (("", "--vary", "train.epochs=[1, 0]"), "must be a whole number from 1 to"),
@@ -343,6 +356,9 @@ REFUSED = [
     ((":none",), "no `train` section called `none`"),
     ((":other,",), "no `train` section called ``"),
     (("", "--metric", "accuracy"), "there is no metric `accuracy`"),
+    (("", "--metric", "val_roc_auc"), "measured only if the recipe asks for it"),
+    (("", "--metric", 'val_recall("3")'), 'add `expect val_recall("3") >= 0` to the recipe'),
+    (("", "--metric", "val_f1 +"), "--metric val_f1 +"),
     (("", "--csv", "none/x.csv"), "there is no folder"),
     (("", "--csv", "small.net"), "is a file that this command reads"),
 ]
