@@ -146,7 +146,16 @@ def matching_value(r: TextDraw, p: Param) -> str:
 
 VALUES = [
     *("1", "2", "3", "4", "8", "0.5", "1e-3", "0.1", "yes", "no", "none", "3x3", "2x2", "same"),
-    *("[1, 2]", "[1, 1, 1, 1]", '"*.bias"', '("*.bias", 0.1)', "[0.25, 1]", "float16"),
+    *(
+        "refuse",
+        "balanced",
+        "[1, 2]",
+        "[1, 1, 1, 1]",
+        '"*.bias"',
+        '("*.bias", 0.1)',
+        "[0.25, 1]",
+        "float16",
+    ),
 ]
 SCOPE = Scope()
 
