@@ -16,7 +16,14 @@ from netdsl.runtime.state import State
 from netdsl.training.job import prepare_job
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.run.bad_pictures import PictureMonitor, bad_picture_error
-from netdsl.training.run.callbacks import Callbacks, OnEpoch, OnStep, Result, StopRequested
+from netdsl.training.run.callbacks import (
+    Callbacks,
+    OnEpoch,
+    OnStep,
+    Result,
+    StopRequested,
+    format_end,
+)
 from netdsl.training.run.evaluator import Evaluator, ValidationDiverged
 from netdsl.training.run.loop import train
 from netdsl.training.run.memory import out_of_memory_error
@@ -140,6 +147,10 @@ class Trainer:
             f"the run is finished after {epochs:,} epochs, {waited:,} of them since the best; "
             "`--set train.patience=none` continues it",
         )
+
+    def closing_line(self) -> str:
+        """Which epoch of the finished run is the best one, and why it ended."""
+        return format_end(self.progress, self.recipe)
 
     def run(
         self,

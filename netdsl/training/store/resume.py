@@ -25,11 +25,13 @@ from netdsl.types import Node
 FIXED_KEYS = {
     "train.seed": "images that were held out would be trained on",
     "data.validation": "images that were held out would be trained on",
+    "data.limit": "it would be another run",
     "data.source": "it would be another run",
     "train.net": "it would be another run",
     "train.data": "images that were held out would be trained on",
     "train.shrink": "it would have other weights",
     "train.init": "the weights were trained from the old initial ones",
+    "train.best": "the best weights so far were chosen by the old one, and no others were kept",
     "train.after": "the weights were trained from the old initial ones",
 }
 
