@@ -226,6 +226,7 @@ _ALIASES = {
         "clip": "grad_clip",
         "schedule": "scheduler lr_schedule",
         "patience": "early_stop early_stopping",
+        "best": "monitor save_best_only",
         "accumulate": "grad_accumulation",
         "augment": "augmentation",
         # devices

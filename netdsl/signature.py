@@ -252,6 +252,8 @@ def suggest_for_value(value: object) -> str | None:
     """Returns a help line if a value is an unknown bare name, or a call of something that is no
     function."""
     if isinstance(value, Call):
+        if value.name in value.functions and value.arguments:  # kept as a value for its argument
+            return suggest_for_value(value.arguments[0].value)
         return _explain_called_value(value) or _suggest_function(value)
     return _suggest_for_symbol(value) if isinstance(value, Symbol) else None
 

@@ -138,7 +138,7 @@ def test_a_run_is_evaluated_on_images_that_it_held_out(
     found = json.loads(out)
     assert (code, found["part"], found["images"]) == (0, "validation", 10)
     assert found["loss"] == pytest.approx(saved.metrics["val_loss"], rel=1e-5)
-    assert "10 validation images\n\nrows" in netdsl("eval", "run", *cpu)[1]
+    assert "10 validation images\nmeans" in netdsl("eval", "run", *cpu)[1]
     assert netdsl("train", "all.net", "--out", "all", *cpu)[0] == 0
     out = netdsl("eval", "all", *cpu)[1]
     assert "40 training images\nthe weights were learned from these images\n" in out
@@ -148,7 +148,7 @@ def test_a_run_is_evaluated_on_images_that_it_held_out(
     _write_arrays(
         tmp_path / "x.npz", 40, test_images=np.zeros((6, 4, 4), np.uint8), test_labels=[0] * 6
     )
-    assert "6 test images\n\nrows" in netdsl("eval", "run", *cpu)[1]
+    assert "6 test images\nmeans" in netdsl("eval", "run", *cpu)[1]
     progress = {**saved.progress, "pipeline": {"validation split": 1}}
     checkpoint.save(tmp_path / "old.safetensors", replace(saved, progress=progress))
     _write_arrays(tmp_path / "x.npz")

@@ -143,17 +143,19 @@ class _Runner:
             self.show(line)
 
         def on_epoch(metrics: dict[str, Any]) -> object:
-            self.show(format_epoch(metrics, trainer.recipe.epochs))
+            self.show(format_epoch(metrics, trainer.recipe))
             return _is_stop(self.on_epoch(dict(metrics))) if self.on_epoch else False
 
         try:
             with defer_interrupts(find_plain_interrupt) as is_stop_requested:
-                return trainer.run(
+                result = trainer.run(
                     out, lambda step: None, on_epoch, is_stop_requested, log=self.show
                 )
         except KeyboardInterrupt as e:
             e.add_note(f"resume the run with netdsl.train(resume={str(out)!r})")
             raise
+        self.show(trainer.closing_line())
+        return result
 
 
 def _is_stop(returned: Any) -> bool:

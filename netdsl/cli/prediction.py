@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from netdsl.cli.app import OK, DataOption, DeviceOption, JsonOption, app, echo, print_json
-from netdsl.cli.display import show_confusion
 from netdsl.text_escaping import escape_line
 
 if TYPE_CHECKING:
@@ -30,35 +29,27 @@ def evaluate(
         list[int] | None,
         typer.Option(metavar="PIXELS", help="Short side of the pictures; several are averaged."),
     ] = None,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Average each picture with its mirror image.")
+    ] = False,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> int:
-    """Show the accuracy of saved weights on the test images of their data set. Without any, on the
-    validation images: its own, or those that the run held out; else on the training images.
+    """Show the accuracy of saved weights, of all images and by class, on the test images of their
+    data set. Without any, on the validation images: its own, or those that the run held out; else
+    on the training images.
 
     Example: netdsl eval runs/digits-1/best.safetensors
     """
     from netdsl.backends import open_backend
-    from netdsl.data.inventory import format_skipped_pictures
+    from netdsl.cli.evaluation_tables import show_evaluation
     from netdsl.inference import Predictor
 
-    report = Predictor(weights, open_backend(device)).evaluate(data, size or ())
+    report = Predictor(weights, open_backend(device)).evaluate(data, size or (), flip)
     if as_json:
-        keys = ("accuracy", "top5", "loss", "images")
-        scores = {k: getattr(report.score, k) for k in keys}
-        print_json(scores | {"part": report.images, "bad_pictures": list(report.skipped)})
+        print_json(report.as_json())
     else:
-        s = report.score
-        top5 = "" if s.top5 is None else f"top-5 {s.top5:.2%}  "
-        echo(
-            f"accuracy {s.accuracy:.2%}  {top5}loss {s.loss:.4f}  "
-            f"{s.images:,} {report.images} images"
-        )
-        if report.note:
-            echo(report.note)
-        show_confusion(report)
-        for line in format_skipped_pictures(report.skipped):
-            echo(line)
+        show_evaluation(report)
     return OK
 
 

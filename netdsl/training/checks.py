@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 from netdsl.data.array_advice import ONE_HOT_ADVICE, advise_axes
 from netdsl.data.config import DataConfig
@@ -12,7 +14,7 @@ from netdsl.data.limit import check_limit_classes
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples
 from netdsl.data.sampling import BALANCED
-from netdsl.errors import NetError, Span, fail
+from netdsl.errors import NetError, Span, fail, suggest_name
 from netdsl.ir.views import strip_views
 from netdsl.language.budget import Budget
 from netdsl.language.elaborate import elaborate
@@ -22,6 +24,8 @@ from netdsl.limits import GLOB_MATCHES_PER_STEP
 from netdsl.ops import OPS
 from netdsl.signature import BoundCall
 from netdsl.text_escaping import escape_line
+from netdsl.training.metrics.ranking import check_score_memory
+from netdsl.training.metrics.table import METRICS, MetricName
 from netdsl.training.recipe.class_weights import check_weight_count
 from netdsl.training.recipe.initial_weights import match_states
 from netdsl.training.recipe.losses import CLASS_WEIGHTS
@@ -42,6 +46,7 @@ def check_recipe(program: Program, name: str | None, budget: Budget | None = Non
     if source.classes is not None:
         check_classes(network, source.classes)
         _check_limit(recipe, source.classes)
+        _check_metric_classes(recipe.metric_spans, source.classes)
     check_mixing(network, recipe.data)
     check_loss(network, recipe)
     check_batch_norm(network, recipe)
@@ -340,3 +345,33 @@ def check_targets(network: Network, recipe: Recipe, samples: Samples) -> None:
             message = f"`{chosen.name}` compares scores with labels, which are 0 or 1"
             help = "use `loss = bce`, or end the net with `sigmoid`"
             raise fail(f"{message}, but they may be anything", end.span, help=help)
+
+
+def check_metrics(
+    requested: Sequence[tuple[MetricName, Span | None]], dataset: Dataset, validation: Samples
+) -> None:
+    """Raises NetError if a recipe names a metric that these data do not have: of a class that does
+    not exist, or one that is undefined for several labels an image; or if the scores that it needs
+    take too much memory."""
+    _check_metric_classes(requested, dataset.classes)
+    for name, span in requested:
+        if name.metric.needs_one_label and dataset.train.is_multi_label:
+            message = f"`{name}` is not defined for images with several labels"
+            raise fail(message, span, help=f"`{replace(name, metric=METRICS['accuracy'])}` is")
+        if name.metric.needs_scores:
+            test = dataset.read_test() if dataset.read_test and name.part == "test" else None
+            check_score_memory(len(validation if test is None else test), len(dataset.classes))
+
+
+def _check_metric_classes(
+    requested: Sequence[tuple[MetricName, Span | None]], classes: tuple[str, ...]
+) -> None:
+    """Raises NetError for a metric of a class that does not exist."""
+    for name, span in requested:
+        if name.class_name is not None and name.class_name not in classes:
+            help = suggest_name(name.class_name, classes, "the classes are")
+            raise fail(
+                f"the data have no class `{escape_line(name.class_name)}`",
+                span,
+                help=escape_line(help) if help else None,
+            )

@@ -16,7 +16,14 @@ from netdsl.runtime.state import State
 from netdsl.training.job import prepare_job
 from netdsl.training.recipe.initial_weights import match_states, shapes_of
 from netdsl.training.run.bad_pictures import PictureMonitor, bad_picture_error
-from netdsl.training.run.callbacks import Callbacks, OnEpoch, OnStep, Result, StopRequested
+from netdsl.training.run.callbacks import (
+    Callbacks,
+    OnEpoch,
+    OnStep,
+    Result,
+    StopRequested,
+    format_end,
+)
 from netdsl.training.run.evaluator import Evaluator, ValidationDiverged
 from netdsl.training.run.loop import train
 from netdsl.training.run.memory import out_of_memory_error
@@ -123,6 +130,10 @@ class Trainer:
         """What the run learns from and starts with, as lines of text."""
         warm_start = self.warm_start.lines() if self.warm_start else ()
         return (*self.job.inventory.lines(), *warm_start)
+
+    def closing_line(self) -> str:
+        """Which epoch of the finished run is the best one, and why it ended."""
+        return format_end(self.progress, self.recipe)
 
     def run(
         self,

@@ -194,13 +194,12 @@ def _square_sum(b: Builder, g: Node) -> Node:
 
 @pause_garbage_collection()
 def evaluation_graph(network: Network, recipe: Recipe) -> Graph:
-    """The results of `_score_sums` for a batch, and the `probabilities` of the scores."""
+    """The results of `_score_sums` for a batch."""
     b = Builder(network.graph, network.dtype)
     targets = declare_targets(b, recipe, network)
     with b.at(None, "score"):
         scores = class_scores(b, network.main_output)
         results = _score_sums(b, network, recipe, scores, targets)
-        results["probabilities"] = _emit_probabilities(b, network, recipe, scores)
     return verify_graph(b.build(results, name=f"{network.name}.eval"))
 
 
@@ -274,7 +273,7 @@ def _score_sums(
     b: Builder, network: Network, recipe: Recipe, scores: Node, targets: Targets
 ) -> dict[str, Node]:
     """Weighted sums over a batch: `loss`, `top1`, `count`, and `top5` of data with one class an
-    image; and the `scores`."""
+    image; and the `scores` with their `probabilities`."""
     results = {
         "loss": recipe.loss.per_sample(b, scores, targets),
         "top1": _emit_hits(b, network, recipe, scores, targets),
@@ -282,4 +281,6 @@ def _score_sums(
     if targets.labels is not None:
         results["top5"] = b.top_hit(scores, targets.labels, k=5)
     sums = {k: b.reduce_sum(b.mul(v, targets.weights), axes=(0,)) for k, v in results.items()}
-    return sums | {"count": b.reduce_sum(targets.weights, axes=(0,)), "scores": scores}
+    sums["count"] = b.reduce_sum(targets.weights, axes=(0,))
+    probabilities = _emit_probabilities(b, network, recipe, scores)
+    return sums | {"scores": scores, "probabilities": probabilities}

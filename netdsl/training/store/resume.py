@@ -30,6 +30,7 @@ FIXED_KEYS = {
     "train.data": "images that were held out would be trained on",
     "train.shrink": "it would have other weights",
     "train.init": "the weights were trained from the old initial ones",
+    "train.best": "the best weights so far were chosen by the old one, and no others were kept",
     "train.after": "the weights were trained from the old initial ones",
 }
 
