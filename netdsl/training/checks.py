@@ -41,6 +41,7 @@ def check_recipe(program: Program, name: str | None, budget: Budget | None = Non
         check_images(network, recipe.data, source.image_shape)
     if source.classes is not None:
         check_classes(network, source.classes)
+        recipe.loss.check_class_names(source.classes)
     check_loss(network, recipe)
     check_batch_norm(network, recipe)
     matches = recipe.glob_count * len(network.graph.states)
