@@ -239,6 +239,14 @@ _ALIASES = {
         "best": "monitor save_best_only",
         "accumulate": "grad_accumulation",
         "augment": "augmentation",
+        # losses
+        "cross_entropy": "crossentropyloss categorical_crossentropy nll_loss softmax_cross_entropy "
+        "sparse_categorical_crossentropy",
+        "bce": "binary_crossentropy binary_cross_entropy bcewithlogitsloss",
+        "focal": "focal_loss focalloss categorical_focal_crossentropy",
+        "mse": "mean_squared_error mseloss l2",
+        "smoothing": "label_smoothing",
+        "class_weights": "class_weight weight pos_weight alpha",
         # devices
         "cuda": "gpu cuda:0 gpu:0 nvidia",
     }.items()
@@ -297,7 +305,14 @@ _ADVICE = {
     "learning_rate": "the learning rate belongs in the optimizer: `optimizer = sgd(lr=0.1)`",
     "momentum": "it belongs in the optimizer: `optimizer = sgd(lr=0.1, momentum=0.9)`",
     "weight_decay": "it belongs in the optimizer: `optimizer = sgd(lr=0.1, weight_decay=1e-4)`",
-    "smoothing": "it belongs in the loss: `loss = cross_entropy(smoothing=0.1)`",
+    **dict.fromkeys(
+        ("smoothing", "label_smoothing"),
+        "it belongs in the loss: `loss = cross_entropy(smoothing=0.1)`",
+    ),
+    **dict.fromkeys(
+        ("class_weights", "class_weight"),
+        "it belongs in the loss: `loss = cross_entropy(class_weights=balanced)`",
+    ),
 }
 _MAX_LISTED_NAMES = 40
 _PYTHON_LITERALS = {"true": "yes", "false": "no", "none": "no"}
