@@ -209,8 +209,10 @@ _ALIASES = {
         "uniform": "random_uniform",
         "zeros": "zero",
         # losses, schedules and optimizers
-        "cross_entropy": "crossentropyloss crossentropy categorical_crossentropy nll nllloss "
+        "cross_entropy": "crossentropyloss crossentropy categorical_crossentropy nll nllloss nll_loss "
         "sparse_categorical_crossentropy softmax_cross_entropy softmaxwithloss",
+        "bce": "binary_crossentropy binary_cross_entropy bceloss bcewithlogitsloss",
+        "focal": "focal_loss focalloss categorical_focal_crossentropy",
         "mse": "mseloss mean_squared_error l2 euclideanloss",
         "cosine": "cosineannealinglr cosineannealing cosine_annealing cosinedecay cosine_decay",
         "step": "steplr multisteplr multistep multi_step piecewise piecewiseconstantdecay",
@@ -239,12 +241,7 @@ _ALIASES = {
         "best": "monitor save_best_only",
         "accumulate": "grad_accumulation",
         "augment": "augmentation",
-        # losses
-        "cross_entropy": "crossentropyloss categorical_crossentropy nll_loss softmax_cross_entropy "
-        "sparse_categorical_crossentropy",
-        "bce": "binary_crossentropy binary_cross_entropy bcewithlogitsloss",
-        "focal": "focal_loss focalloss categorical_focal_crossentropy",
-        "mse": "mean_squared_error mseloss l2",
+        # arguments of losses
         "smoothing": "label_smoothing",
         "class_weights": "class_weight weight pos_weight alpha",
         # devices

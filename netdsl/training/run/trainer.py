@@ -136,17 +136,11 @@ class Trainer:
 
     def _finished_lines(self) -> tuple[str, ...]:
         """Why a resumed run has nothing left to train, as a line of text."""
-        epochs = self.progress.epoch
         if not self.progress.is_finished(self.recipe):
             return ()
-        if epochs >= self.recipe.epochs:
-            counted = "1 epoch" if epochs == 1 else f"{epochs:,} epochs"
-            return (f"the run is finished after {counted}; `--set train.epochs=N` continues it",)
-        waited = epochs - self.progress.best_epoch
-        return (
-            f"the run is finished after {epochs:,} epochs, {waited:,} of them since the best; "
-            "`--set train.patience=none` continues it",
-        )
+        is_complete = self.progress.epoch >= self.recipe.epochs
+        setting = "train.epochs=N" if is_complete else "train.patience=none"
+        return (f"the run is finished; `--set {setting}` continues it",)
 
     def closing_line(self) -> str:
         """Which epoch of the finished run is the best one, and why it ended."""
