@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 Shape = tuple[int, ...]
+ONE_HOT_ADVICE = "`labels.argmax(axis=1)`, or a column `label` in a table, makes classes of them"
+"""What to do about labels [N, classes] of which each image has exactly one."""
 
 
 def advise_axes(shape: Shape, wanted: Shape, noun: str = "images") -> str | None:

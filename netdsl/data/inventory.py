@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from netdsl.data.array_advice import ONE_HOT_ADVICE
 from netdsl.data.samples import Dataset, Samples
 from netdsl.text_escaping import escape_line
 
@@ -25,6 +26,8 @@ class Inventory:
     counts: Mapping[str, tuple[int, ...]]
     is_held_out: bool
     is_multi_label: bool = False
+    is_one_hot: bool = False
+    """Whether each of the training images, which could have several labels, has exactly one."""
     ignored_files: tuple[str, ...] = ()
     bad_pictures: tuple[str, ...] = ()
     unlimited: int | None = None
@@ -52,6 +55,9 @@ class Inventory:
         parts = [f"  {part}: {self._format_part(part)}" for part in self.counts]
         if self.is_balanced:
             parts.insert(1, f"  in an epoch: {self._format_epoch()}")
+        if self.is_one_hot:
+            help = f"{ONE_HOT_ADVICE}, among which `loss = cross_entropy` chooses"
+            parts.append(f"  every image has exactly one label: {help}")
         missing = [
             f"  no images {part}: {abbreviate(names)}"
             for part, names in self.missing_classes.items()
@@ -131,6 +137,7 @@ def make_inventory(
         counts,
         is_held_out,
         train.is_multi_label,
+        train.is_one_hot,
         dataset.ignored_files,
         dataset.picture_errors,
         unlimited,

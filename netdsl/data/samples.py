@@ -42,6 +42,11 @@ class Samples:
         return self.labels.ndim == 2
 
     @property
+    def is_one_hot(self) -> bool:
+        """Whether the images could have several labels, but each has exactly one."""
+        return self.is_multi_label and bool((self.labels.sum(axis=1, dtype=np.int64) == 1).all())
+
+    @property
     def targets(self) -> Array | None:
         """Several labels an image as a step takes them, float32 [N, classes]; else None."""
         return self.labels.astype(np.float32) if self.is_multi_label else None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
-from netdsl.data.array_advice import advise_axes
+from netdsl.data.array_advice import ONE_HOT_ADVICE, advise_axes
 from netdsl.data.config import DataConfig
 from netdsl.data.data_source import DataSource
 from netdsl.data.inventory import abbreviate
@@ -12,7 +14,7 @@ from netdsl.data.limit import check_limit_classes
 from netdsl.data.preprocessing import Preprocessing
 from netdsl.data.samples import Dataset, Samples
 from netdsl.data.sampling import BALANCED
-from netdsl.errors import NetError, Span, fail
+from netdsl.errors import NetError, Span, fail, suggest_name
 from netdsl.ir.views import strip_views
 from netdsl.language.budget import Budget
 from netdsl.language.elaborate import elaborate
@@ -22,11 +24,13 @@ from netdsl.limits import GLOB_MATCHES_PER_STEP
 from netdsl.ops import OPS
 from netdsl.signature import BoundCall
 from netdsl.text_escaping import escape_line
+from netdsl.training.metrics.ranking import check_score_memory
+from netdsl.training.metrics.table import METRICS, MetricName
 from netdsl.training.recipe.class_weights import check_weight_count
 from netdsl.training.recipe.initial_weights import match_states
 from netdsl.training.recipe.losses import CLASS_WEIGHTS
 from netdsl.training.recipe.recipe import Recipe, resolve_recipe
-from netdsl.training.step.graphs import training_graph
+from netdsl.training.step.graphs import has_label_probabilities, training_graph
 from netdsl.types import Graph, Node, dims
 
 
@@ -41,7 +45,9 @@ def check_recipe(program: Program, name: str | None, budget: Budget | None = Non
         check_images(network, recipe.data, source.image_shape)
     if source.classes is not None:
         check_classes(network, source.classes)
+        recipe.loss.check_class_names(source.classes)
         _check_limit(recipe, source.classes)
+        _check_metric_classes(recipe.metric_spans, source.classes)
     check_mixing(network, recipe.data)
     check_loss(network, recipe)
     check_batch_norm(network, recipe)
@@ -277,11 +283,7 @@ def check_class_scores(
             out.span,
             help=_VALUES_HELP,
         )
-    is_sigmoid = "sigmoid" in (
-        recipe.loss.probabilities,
-        strip_views(network.graph, out.name).op,
-    )
-    if shape[-1] == 1 and not is_sigmoid:
+    if shape[-1] == 1 and not has_label_probabilities(network, recipe):
         message = f"`{network.name}` gives one score, and a softmax of one is always 1"
         help = f"a probability is what `sigmoid` gives; {_VALUES_HELP}"
         raise fail(message, out.span, help=help)
@@ -327,7 +329,7 @@ def _check_end(loss: BoundCall, end: Node) -> None:
     )
 
 
-def check_targets(network: Network, recipe: Recipe) -> None:
+def check_targets(network: Network, recipe: Recipe, samples: Samples) -> None:
     """Raises NetError if the loss does not suit data with several labels an image."""
     if not recipe.is_multi_label:
         return
@@ -337,8 +339,40 @@ def check_targets(network: Network, recipe: Recipe) -> None:
         if found == "softmax":
             message = f"`{chosen.name}` is for one class an image, but an image has several labels"
             help = "`loss = bce` learns each label by itself"
+            if samples.is_one_hot:
+                help = f"every image has exactly one: {ONE_HOT_ADVICE}; {help}"
             raise fail(f"{message} here", chosen.span or recipe.spans["train"], help=help)
         if found is None and end.op != "sigmoid":
             message = f"`{chosen.name}` compares scores with labels, which are 0 or 1"
             help = "use `loss = bce`, or end the net with `sigmoid`"
             raise fail(f"{message}, but they may be anything", end.span, help=help)
+
+
+def check_metrics(
+    requested: Sequence[tuple[MetricName, Span | None]], dataset: Dataset, validation: Samples
+) -> None:
+    """Raises NetError if a recipe names a metric that these data do not have: of a class that does
+    not exist, or one that is undefined for several labels an image; or if the scores that it needs
+    take too much memory."""
+    _check_metric_classes(requested, dataset.classes)
+    for name, span in requested:
+        if name.metric.needs_one_label and dataset.train.is_multi_label:
+            message = f"`{name}` is not defined for images with several labels"
+            raise fail(message, span, help=f"`{replace(name, metric=METRICS['accuracy'])}` is")
+        if name.metric.needs_scores:
+            test = dataset.read_test() if dataset.read_test and name.part == "test" else None
+            check_score_memory(len(validation if test is None else test), len(dataset.classes))
+
+
+def _check_metric_classes(
+    requested: Sequence[tuple[MetricName, Span | None]], classes: tuple[str, ...]
+) -> None:
+    """Raises NetError for a metric of a class that does not exist."""
+    for name, span in requested:
+        if name.class_name is not None and name.class_name not in classes:
+            help = suggest_name(name.class_name, classes, "the classes are")
+            raise fail(
+                f"the data have no class `{escape_line(name.class_name)}`",
+                span,
+                help=escape_line(help) if help else None,
+            )

@@ -27,6 +27,7 @@ from netdsl.training.checks import (
     check_data,
     check_images,
     check_loss,
+    check_metrics,
     check_mixing,
     check_targets,
     check_unchanged,
@@ -213,13 +214,14 @@ def prepare_job(
         why = e.diagnostics[0].message
         return Job(name, recipe, text, network, evaluating, *empty, missing_data=why)
     recipe = replace(recipe, is_multi_label=dataset.train.is_multi_label)
-    check_targets(network, recipe)
+    check_targets(network, recipe, dataset.train)
     check_data(network, recipe.data, dataset)
     if dataset.read_test is None:
         check_test_metrics(recipe.expectations)
     else:
         dataset.read_test()  # training does not read the test set: report errors in its files now
     train, validation = split_samples(dataset, recipe)
+    check_metrics(recipe.metric_spans, dataset, validation)
     counts = train.count_by_class(len(dataset.classes))
     weights = recipe.loss.find_class_weights(dataset.classes, counts, len(train))
     job = Job(name, recipe, text, network, evaluating, dataset, train, validation, weights)

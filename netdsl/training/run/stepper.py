@@ -145,7 +145,7 @@ class Stepper:
     def _collect(self) -> None:
         """Collects the results of the oldest pending update."""
         for found in self._pending.popleft():
-            numbers = found.result()
+            numbers = {name: float(value) for name, value in found.result().items()}
             if not can_continue(numbers):
                 raise Diverged
             self.progress = self.progress.add_batch(numbers["loss"], numbers["accuracy"])
