@@ -14,6 +14,7 @@ from typing import Any
 from netdsl.data.augment import AUGMENTATIONS
 from netdsl.data.config import SIGNATURE as DATA
 from netdsl.data.config import STATISTICS
+from netdsl.data.mixing import MIXINGS
 from netdsl.data.sources import SOURCES
 from netdsl.errors import NetError
 from netdsl.insight.net_tests import QUERIES
@@ -48,7 +49,7 @@ TABLES: dict[str, Sequence[Signature]] = {
     for key, table in (
         ("source", SOURCES),
         ("normalize", STATISTICS),
-        ("augment", AUGMENTATIONS),
+        ("augment", {**AUGMENTATIONS, **MIXINGS}),
         ("eval_transform", {k: a for k, a in AUGMENTATIONS.items() if not a.draw_count}),
         ("loss", LOSSES),
         ("optimizer", OPTIMIZERS),

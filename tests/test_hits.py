@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from netdsl.backends import open_backend
-from netdsl.cli.display import show_confusion
+from netdsl.cli.evaluation_tables import show_confusion
 from netdsl.data import sources
 from netdsl.data.samples import training_batches
 from netdsl.inference import EvaluationReport, Predictor
@@ -30,10 +30,11 @@ from netdsl.ops.example_values import draw_operand
 from netdsl.ops.loss import rank_classes
 from netdsl.ops.op import Operand
 from netdsl.training.job import prepare_job
+from netdsl.training.metrics.class_counts import empty_counts
+from netdsl.training.metrics.table import Score
 from netdsl.training.recipe.losses import LOSSES, Objective
 from netdsl.training.recipe.recipe import resolve_recipe
 from netdsl.training.run.overfit import overfit
-from netdsl.training.run.score import Score
 from netdsl.training.store import checkpoint
 from netdsl.training.store.checkpoint import Checkpoint
 from netdsl.types import Array, TensorType
@@ -268,7 +269,9 @@ def test_what_is_printed_of_a_confusion_is_bounded(data: st.DataObject) -> None:
         confusion[i, j] += 1 + (i * j) % 3
     images = int(confusion.sum())
     names = tuple(f"class{i}" for i in range(n))
-    report = EvaluationReport(Score(1.0, 0.5, 0.5, images), "test", names, confusion)
+    report = EvaluationReport(
+        Score(1.0, 0.5, 0.5, images, empty_counts(n)), "test", names, confusion
+    )
     printed = io.StringIO()
     with redirect_stdout(printed):
         show_confusion(report)

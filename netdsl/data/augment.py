@@ -97,6 +97,10 @@ class Augmentation:
     output_size: Callable[..., Size] = _same_size
     mixes_labels: bool = False
 
+    @property
+    def is_random(self) -> bool:
+        return self.draw_count > 0
+
     def intermediate_sizes(
         self, image_size: Size, window: Size, **arguments: Any
     ) -> tuple[Size, ...]:

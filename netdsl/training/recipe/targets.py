@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from netdsl.ir.builder import Builder
 from netdsl.types import Node
 
+LABEL_THRESHOLD = 0.5
+"""An image is predicted to have the labels with a larger probability."""
+
 
 @dataclass(frozen=True)
 class Targets:

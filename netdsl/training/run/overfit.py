@@ -68,7 +68,11 @@ def overfit(job: Job, backend: Backend, max_steps: int = MAX_STEPS) -> OverfitRe
     state.initialise(graph.states, recipe.seed)
     executor = Executor(graph, backend, state)
     size, steady = recipe.data.batch, job.transform
-    batch = next(training_batches(job.train, size, recipe.seed, 0, augment=steady))
+    batch = next(
+        training_batches(
+            job.train, size, recipe.seed, 0, augment=steady, sampling=recipe.data.sampling
+        )
+    )
     given = {
         job.image_input: batch.images,
         **target_inputs(batch),

@@ -13,11 +13,11 @@ from netdsl.ir.garbage_collection import pause_garbage_collection
 from netdsl.ir.verifier import verify_graph
 from netdsl.ir.views import strip_views
 from netdsl.language.network import Network
-from netdsl.training.recipe.losses import class_scores, pairwise_sum, weighted_mean
+from netdsl.training.recipe.losses import Probabilities, class_scores, pairwise_sum, weighted_mean
 from netdsl.training.recipe.optimizers import Update, emit_update
 from netdsl.training.recipe.precision import has_loss_scale, low_precision
 from netdsl.training.recipe.recipe import Recipe
-from netdsl.training.recipe.targets import Targets
+from netdsl.training.recipe.targets import LABEL_THRESHOLD, Targets
 from netdsl.training.step.loss_scale import SCALE, SKIP_FLAG, LossScale
 from netdsl.training.step.targets import declare_targets
 from netdsl.types import Graph, Node, TensorType
@@ -194,13 +194,12 @@ def _square_sum(b: Builder, g: Node) -> Node:
 
 @pause_garbage_collection()
 def evaluation_graph(network: Network, recipe: Recipe) -> Graph:
-    """The results of `_score_sums` for a batch, and the `probabilities` of the scores."""
+    """The results of `_score_sums` for a batch."""
     b = Builder(network.graph, network.dtype)
     targets = declare_targets(b, recipe, network)
     with b.at(None, "score"):
         scores = class_scores(b, network.main_output)
         results = _score_sums(b, network, recipe, scores, targets)
-        results["probabilities"] = _emit_probabilities(b, network, recipe, scores)
     return verify_graph(b.build(results, name=f"{network.name}.eval"))
 
 
@@ -225,12 +224,32 @@ def scoring_graph(network: Network, recipe: Recipe) -> Graph:
     return verify_graph(b.build(results, name="score"))
 
 
+def find_probability_function(network: Network, recipe: Recipe) -> Probabilities | None:
+    """The function that makes probabilities of scores, as the loss says; None for a net that ends
+    in one itself."""
+    if _find_end(network) in ("softmax", "sigmoid"):
+        return None
+    return recipe.loss.probabilities or "softmax"
+
+
+def has_label_probabilities(network: Network, recipe: Recipe) -> bool:
+    """Whether a trained net gives the probability of each label by itself, instead of those of
+    classes of which an image has one: it ends in sigmoids, or its loss takes the sigmoid of each
+    score."""
+    return "sigmoid" in (_find_end(network), find_probability_function(network, recipe))
+
+
+def _find_end(network: Network) -> str:
+    """The operator that gives the main output."""
+    return strip_views(network.graph, network.graph.outputs["main"]).op
+
+
 def _emit_probabilities(b: Builder, network: Network, recipe: Recipe, scores: Node) -> Node:
-    """The probabilities of classes: a net that ends in a softmax or in sigmoids gives them itself,
-    sigmoids one for each label by itself; otherwise the loss says what they are."""
-    if strip_views(network.graph, network.graph.outputs["main"]).op in ("softmax", "sigmoid"):
+    """The probabilities of classes or labels."""
+    function = find_probability_function(network, recipe)
+    if function is None:
         return scores
-    return b.sigmoid(scores) if recipe.loss.probabilities == "sigmoid" else b.softmax(scores)
+    return b.sigmoid(scores) if function == "sigmoid" else b.softmax(scores)
 
 
 def _emit_hits(
@@ -240,7 +259,7 @@ def _emit_hits(
     found whose probability is above 0.5, and all must be right."""
     if targets.labels is not None:
         return b.top_hit(scores, targets.labels, k=1)
-    zero, half, one = (b.const(v) for v in (0.0, 0.5, 1.0))
+    zero, half, one = (b.const(v) for v in (0.0, LABEL_THRESHOLD, 1.0))
     found = _emit_probabilities(b, network, recipe, scores)
     absent = b.select(b.is_finite(found), one, zero)  # of a NaN, nothing is right
     wanted = b.greater(targets.smooth(b), half)
@@ -254,7 +273,7 @@ def _score_sums(
     b: Builder, network: Network, recipe: Recipe, scores: Node, targets: Targets
 ) -> dict[str, Node]:
     """Weighted sums over a batch: `loss`, `top1`, `count`, and `top5` of data with one class an
-    image; and the `scores`."""
+    image; and the `scores` with their `probabilities`."""
     results = {
         "loss": recipe.loss.per_sample(b, scores, targets),
         "top1": _emit_hits(b, network, recipe, scores, targets),
@@ -262,4 +281,6 @@ def _score_sums(
     if targets.labels is not None:
         results["top5"] = b.top_hit(scores, targets.labels, k=5)
     sums = {k: b.reduce_sum(b.mul(v, targets.weights), axes=(0,)) for k, v in results.items()}
-    return sums | {"count": b.reduce_sum(targets.weights, axes=(0,)), "scores": scores}
+    sums["count"] = b.reduce_sum(targets.weights, axes=(0,))
+    probabilities = _emit_probabilities(b, network, recipe, scores)
+    return sums | {"scores": scores, "probabilities": probabilities}

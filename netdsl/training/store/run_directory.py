@@ -118,14 +118,14 @@ class RunDirectory:
         try:
             best = checkpoint.load(self.best).progress
         except NetError:
-            if s.best_epoch != s.epoch or not whole:
+            if not (whole and self._is_best(s)):
                 raise
             best = {"epoch": 0, "history": []}
         there, history = best.get("epoch"), best.get("history")
         if not isinstance(there, int) or history != [dict(m) for m in s.history[:there]]:
             message = f"{self.best} belongs to another run than {self.last}"
             raise fail(message, help="restore the right one; every run has its own directory")
-        if whole and s.best_epoch == s.epoch != there:
+        if whole and self._is_best(s) and s.epoch != there:
             self._save_for_inference("best", s)
         if whole:
             self._save_periodic(s)
@@ -134,9 +134,13 @@ class RunDirectory:
         """Saves a finished epoch. The last checkpoint is written before the best one, so that if
         the run stops in between, the best one can be restored from it."""
         self.save_last(s)
-        if s.best_epoch == s.epoch:
+        if self._is_best(s):
             self._save_for_inference("best", s)
         self._save_periodic(s)
+
+    def _is_best(self, s: Progress) -> bool:
+        """Whether the last finished epoch is the best one so far."""
+        return s.best_epoch(self.job.recipe.best) == s.epoch
 
     def save_last(self, s: Progress, data: str | None = None) -> None:
         """Saves everything that is needed to resume the run. `data`, if given, is stored instead of
