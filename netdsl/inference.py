@@ -27,6 +27,7 @@ from netdsl.runtime.state import State
 from netdsl.training.checks import (
     check_class_scores,
     check_images,
+    check_targets,
     evaluation_batch,
     evaluation_transform,
 )
@@ -204,6 +205,7 @@ class Predictor:
         network = self._network(evaluation_batch(learning, data))
         check_images(network, data, samples.image_shape)
         recipe = replace(self.recipe, is_multi_label=samples.is_multi_label)
+        check_targets(network, recipe, samples)
         executor = self._executor(compile_evaluation(network, recipe))
         transforms = self._transforms(network, sizes)
         if flip:
@@ -271,7 +273,7 @@ class Predictor:
             message = f"{self.checkpoint.origin} has no class `{strange[0]}`, which the data has"
             raise fail(message, help=f"its classes are {known}")
         places = np.array([self.classes.index(c) for c in classes], np.int32)
-        return Samples(samples.images, places[samples.labels])
+        return samples.renumber(places, len(self.classes))
 
     def predict(self, images: Sequence[Path]) -> list[PicturePrediction]:
         """Returns what the net says of each picture."""

@@ -45,6 +45,7 @@ def check_recipe(program: Program, name: str | None, budget: Budget | None = Non
         check_images(network, recipe.data, source.image_shape)
     if source.classes is not None:
         check_classes(network, source.classes)
+        recipe.loss.check_class_names(source.classes)
         _check_limit(recipe, source.classes)
         _check_metric_classes(recipe.metric_spans, source.classes)
     check_mixing(network, recipe.data)
@@ -340,7 +341,7 @@ def check_targets(network: Network, recipe: Recipe, samples: Samples) -> None:
             help = "`loss = bce` learns each label by itself"
             if samples.is_one_hot:
                 help = f"every image has exactly one: {ONE_HOT_ADVICE}; {help}"
-            raise fail(f"{message} here", chosen.span or recipe.spans["train"], help=help)
+            raise fail(f"{message} here", chosen.span or recipe.spans.get("train"), help=help)
         if found is None and end.op != "sigmoid":
             message = f"`{chosen.name}` compares scores with labels, which are 0 or 1"
             help = "use `loss = bce`, or end the net with `sigmoid`"
